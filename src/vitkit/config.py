@@ -1,0 +1,172 @@
+"""Frozen dataclasses to JSON and back, checked field by field, with dotted overrides.
+
+Level 0: knows nothing of models. Every config of vitkit (a model, a processor, a whole run) is a frozen, keyword-only
+dataclass of plain values; this module is the only reader and writer of their JSON form, and it is strict: an unknown
+key, a missing key or a value of another type is a `ValueError` that names the key, what was given and what there is.
+"""
+
+import dataclasses
+import difflib
+import types
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+Config = TypeVar("Config")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The JSON form of a config: nested dicts, lists for tuples, in field order."""
+    return {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
+
+
+def from_dict(cls: type[Config], data: Mapping[str, Any], *, where: str = "") -> Config:
+    """The config of type `cls` that `to_dict` gave as `data`; fields left out take their defaults.
+
+    `where` prefixes the names in errors. Raises ValueError for unknown or missing keys and for values of a wrong type.
+    """
+    if not isinstance(data, Mapping):
+        raise ValueError(f"{where or cls.__name__}: expected an object with named fields, got {_show(data)}")
+    hints = get_type_hints(cls)
+    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
+    for key in data:
+        if key not in fields:
+            raise ValueError(f"unknown key '{_join(where, key)}'{nearest(str(key), fields)}")
+    values = {name: convert(value, hints[name], _join(where, name)) for name, value in data.items()}
+    for name, field in fields.items():
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if required and name not in values:
+            raise ValueError(f"missing key '{_join(where, name)}'")
+    return cls(**values)
+
+
+def override(config: Config, changes: Mapping[str, Any]) -> Config:
+    """A copy of `config` with dotted names set, as in `{"optimizer.lr": 1e-3}`; text is parsed for its type."""
+    for name, value in changes.items():
+        config = _override_one(config, name.split("."), value, name)
+    return config
+
+
+def _override_one(config: Any, path: Sequence[str], value: Any, full: str) -> Any:
+    hints = get_type_hints(type(config))
+    if path[0] not in hints:
+        raise ValueError(f"unknown key '{full}'{nearest(path[0], hints)}")
+    if path[1:]:
+        inner = getattr(config, path[0])
+        if not dataclasses.is_dataclass(inner):
+            raise ValueError(f"'{full}': '{path[0]}' is {_show(inner)}, it has no fields to set")
+        new = _override_one(inner, path[1:], value, full)
+    else:
+        new = convert(parse(value) if isinstance(value, str) else value, hints[path[0]], full, text=value)
+    return dataclasses.replace(config, **{path[0]: new})
+
+
+def parse(text: str) -> Any:
+    """What a command-line word means: JSON where it is JSON (a number, true, [1, 2]), none, else the word itself."""
+    import json
+
+    if text.lower() in ("none", "true", "false"):
+        return {"none": None, "true": True, "false": False}[text.lower()]
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def convert(value: Any, hint: Any, where: str, *, text: Any = None) -> Any:
+    """`value` as the type `hint`, or ValueError: ints pass for floats, lists for tuples, dicts for dataclasses.
+
+    `text` is the word the value was parsed from; it wins where a string is wanted (a label named "1").
+    """
+    origin, arguments = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return value
+    if origin in (Union, types.UnionType):
+        return _convert_union(value, arguments, where, text)
+    if origin is Literal:
+        if any(value == option and type(value) is type(option) for option in arguments):
+            return value
+        near = nearest(value, arguments) if isinstance(value, str) else ""
+        raise ValueError(f"'{where}' is {_show(value)}; it can be {', '.join(map(repr, arguments))}{near}")
+    if origin is tuple:
+        return _convert_tuple(value, arguments, where)
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise _wrong_type(value, "an object", where)
+        return {
+            convert(key, arguments[0], where): convert(item, arguments[1], f"{where}.{key}")
+            for key, item in value.items()
+        }
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return value if isinstance(value, hint) else from_dict(hint, value, where=where)
+    return _convert_plain(value, hint, where, text)
+
+
+def _convert_plain(value: Any, hint: Any, where: str, text: Any) -> Any:
+    if hint in (None, type(None)):
+        if value is None:
+            return None
+        raise _wrong_type(value, "null", where)
+    if hint is str and isinstance(text, str):
+        return text
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, hint) and not (hint in (int, float) and isinstance(value, bool)):
+        return value
+    names = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+    raise _wrong_type(value, names.get(hint, str(hint)), where)
+
+
+def _convert_union(value: Any, arguments: tuple[Any, ...], where: str, text: Any) -> Any:
+    errors = []
+    # An exact match first, so that an int stays an int in `int | float` and None does not become text.
+    for hint in sorted(arguments, key=lambda hint: type(value) is not hint):
+        try:
+            return convert(value, hint, where, text=None if value is None else text)
+        except ValueError as error:
+            errors.append(str(error))
+    raise ValueError(errors[0] if len(arguments) == 2 and type(None) in arguments else "; or ".join(errors))
+
+
+def _convert_tuple(value: Any, arguments: tuple[Any, ...], where: str) -> tuple[Any, ...]:
+    if not isinstance(value, list | tuple):
+        raise _wrong_type(value, "a list", where)
+    if len(arguments) == 2 and arguments[1] is Ellipsis:
+        return tuple(convert(item, arguments[0], f"{where}[{index}]") for index, item in enumerate(value))
+    if len(value) != len(arguments):
+        raise ValueError(f"'{where}' has {len(value)} values, it takes {len(arguments)}")
+    pairs = enumerate(zip(value, arguments, strict=True))
+    return tuple(convert(item, hint, f"{where}[{index}]") for index, (item, hint) in pairs)
+
+
+def nearest(word: str, options: Any, *, limit: int = 3) -> str:
+    """The end of an error sentence: the options that look like `word`, or all of them where none does."""
+    names = [str(option) for option in options]
+    near = difflib.get_close_matches(word, names, n=limit, cutoff=0.6)
+    if near:
+        return f"; did you mean {' or '.join(repr(name) for name in near)}?"
+    return f"; there is {', '.join(names)}" if names else ""
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return to_dict(value)
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return value
+
+
+def _join(where: str, key: Any) -> str:
+    return f"{where}.{key}" if where else str(key)
+
+
+def _wrong_type(value: Any, wanted: str, where: str) -> ValueError:
+    return ValueError(f"'{where}' is {_show(value)}; it takes {wanted}")
+
+
+def _show(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,53 @@
+"""Initialisation as in the original JAX code, layer by layer (google-research/vision_transformer)."""
+
+import math
+
+from torch import nn
+
+from vitkit.layers.attention import Attention
+from vitkit.layers.block import MLP, LayerScale
+from vitkit.layers.pool import MapPool
+
+# A normal distribution cut at two standard deviations has this share of its standard deviation left.
+TRUNCATED_STD = 0.87962566103423978
+
+
+def init_layers(model: nn.Module) -> None:
+    """Fills the parameters of every layer of `model` of a kind known here, from torch's global generator.
+
+    Attention and MLP weights are Xavier-uniform (query, key and value each by itself), MLP biases normal with std 1e-6,
+    norms one and zero. Patch projections, tables, special tokens and heads are the family's own to fill.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.LayerNorm | nn.GroupNorm):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, Attention):
+            _init_dense(module.qkv, parts=3)
+            _init_dense(module.proj)
+        elif isinstance(module, MLP):
+            for dense in (module.fc1, module.fc2):
+                nn.init.xavier_uniform_(dense.weight)
+                nn.init.normal_(dense.bias, std=1e-6)
+        elif isinstance(module, MapPool):
+            nn.init.xavier_uniform_(module.latent)
+            for dense, parts in ((module.q, 1), (module.kv, 2), (module.proj, 1)):
+                _init_dense(dense, parts=parts)
+        elif isinstance(module, LayerScale):
+            nn.init.constant_(module.gamma, module.initial)
+
+
+def init_lecun(layer: nn.Linear | nn.Conv2d) -> None:
+    """LeCun normal, cut at two standard deviations, and a zero bias: flax's default for dense and convolution."""
+    fan_in = layer.weight[0].numel()
+    std = math.sqrt(1.0 / fan_in) / TRUNCATED_STD
+    nn.init.trunc_normal_(layer.weight, std=std, a=-2 * std, b=2 * std)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+
+
+def _init_dense(layer: nn.Linear, parts: int = 1) -> None:
+    for weight in layer.weight.chunk(parts):
+        nn.init.xavier_uniform_(weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)

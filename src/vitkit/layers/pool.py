@@ -1,0 +1,41 @@
+"""What stands between tokens and a head: attention pooling and the pre-logits layer."""
+
+from collections import OrderedDict
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vitkit.layers.block import MLP, layer_norm
+
+
+class MapPool(nn.Module):
+    """Multi-head attention pooling: one learned query attends to all tokens, then a residual MLP.
+
+    The MAP head of Zhai et al. 2022, "Scaling Vision Transformers", section 3.
+    """
+
+    def __init__(self, width: int, num_heads: int, mlp_width: int, *, act: str = "gelu", norm_eps: float = 1e-6):
+        super().__init__()
+        self.num_heads = num_heads
+        self.latent = nn.Parameter(torch.zeros(1, 1, width))
+        self.q = nn.Linear(width, width)
+        self.kv = nn.Linear(width, 2 * width)
+        self.proj = nn.Linear(width, width)
+        self.norm = layer_norm(width, norm_eps)
+        self.mlp = MLP(width, mlp_width, act=act)
+
+    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b d"]:
+        """One vector a picture."""
+        query = self.q(self.latent.expand(x.shape[0], -1, -1))
+        q = rearrange(query, "b n (h k) -> b h n k", h=self.num_heads)
+        k, v = rearrange(self.kv(x), "b n (two h k) -> two b h n k", two=2, h=self.num_heads).unbind(0)
+        pooled = self.proj(rearrange(F.scaled_dot_product_attention(q, k, v), "b h n k -> b n (h k)"))
+        return (pooled + self.mlp(self.norm(pooled)))[:, 0]
+
+
+def pre_logits(width: int, out: int) -> nn.Sequential:
+    """The hidden layer of the pre-training head: dense, then tanh (ViT paper, section 3.1)."""
+    return nn.Sequential(OrderedDict(fc=nn.Linear(width, out), act=nn.Tanh()))

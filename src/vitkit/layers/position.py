@@ -1,0 +1,69 @@
+"""Position embeddings: the fixed sine-cosine table, and the four dialects of resizing a learned one."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+Grid = tuple[int, int]
+
+
+def sincos2d(grid: Grid, width: int, *, temperature: float = 10_000.0) -> Float[Tensor, "n d"]:
+    """The fixed two-dimensional sine-cosine table of MoCo v3 and big_vision ("Better plain ViT baselines").
+
+    A quarter of the width each for sin x, cos x, sin y, cos y at frequencies temperature^(-k / (d/4 - 1)); x is the
+    column.
+    Raises ValueError where the width is not a multiple of 4 or below 8.
+    """
+    if width % 4 or width < 8:
+        raise ValueError(f"a sine-cosine table needs a width that is a multiple of 4 and at least 8, not {width}")
+    steps = torch.arange(width // 4, dtype=torch.float64) / (width // 4 - 1)
+    omega = temperature**-steps
+    y, x = torch.meshgrid(*(torch.arange(size, dtype=torch.float64) for size in grid), indexing="ij")
+    x, y = x.flatten()[:, None] * omega, y.flatten()[:, None] * omega
+    return torch.cat([x.sin(), x.cos(), y.sin(), y.cos()], dim=1).float()
+
+
+def _bicubic(table: Tensor, old: Grid, new: Grid) -> Tensor:
+    return F.interpolate(table, size=new, mode="bicubic", align_corners=False)
+
+
+def _bicubic_antialias(table: Tensor, old: Grid, new: Grid) -> Tensor:
+    return F.interpolate(table, size=new, mode="bicubic", align_corners=False, antialias=True)
+
+
+def _bilinear_corners(table: Tensor, old: Grid, new: Grid) -> Tensor:
+    return F.interpolate(table, size=new, mode="bilinear", align_corners=True)
+
+
+def _bicubic_offset(table: Tensor, old: Grid, new: Grid) -> Tensor:
+    # DINO scales sampling coordinates by (n + 0.1) / old instead of n / old, against rounding errors of the size.
+    scale = ((new[0] + 0.1) / old[0], (new[1] + 0.1) / old[1])
+    return F.interpolate(table, scale_factor=scale, mode="bicubic", align_corners=False)
+
+
+RESIZES: dict[str, Callable[[Tensor, Grid, Grid], Tensor]] = {
+    "bicubic": _bicubic,  # Hugging Face
+    "bicubic_antialias": _bicubic_antialias,  # timm, and torchvision's weights through its own helper
+    "bilinear_corners": _bilinear_corners,  # Google: scipy.ndimage.zoom of order 1
+    "bicubic_offset": _bicubic_offset,  # DINO, DINOv2 without registers
+}
+
+
+def resize_positions(table: Float[Tensor, "n d"], old: Grid, new: Grid, dialect: str) -> Float[Tensor, "m d"]:
+    """A learned table for a grid `old` (rows, columns) made to fit the grid `new`, in one of the dialects `RESIZES`.
+
+    The arithmetic is float32 whatever the table's type; equal grids give the table itself.
+    """
+    if dialect not in RESIZES:
+        raise ValueError(f"unknown way to resize positions '{dialect}'; there is {', '.join(RESIZES)}")
+    if table.shape[0] != old[0] * old[1]:
+        raise ValueError(f"a table of {table.shape[0]} positions does not fit a grid of {old[0]}x{old[1]}")
+    if old == new:
+        return table
+    picture = rearrange(table.float(), "(r c) d -> 1 d r c", r=old[0], c=old[1])
+    resized = RESIZES[dialect](picture, old, new)
+    return rearrange(resized, "1 d r c -> (r c) d").to(table.dtype)

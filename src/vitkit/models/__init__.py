@@ -1,0 +1,143 @@
+"""Models: one file a family, each with `Config` (a frozen dataclass), `Model` (a final `Backbone`) and `PRESETS`.
+
+A new family is one new file here: it is found by its file name, and every objective, evaluator, exporter, command and
+contract test then works with it. Models know nothing of devices, precision, parallelism or export. Parameter names are
+timm's.
+"""
+
+import dataclasses
+import importlib
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vitkit import config as configs
+from vitkit.layers import Features
+
+
+class Backbone(nn.Module, ABC):
+    """A network that turns images into `Features`, with a head that turns those into logits.
+
+    `images` are float tensors (b, channels, height, width), already normalised, at least one patch high and wide;
+    `width` is that of a token.
+    """
+
+    config: Any
+    width: int
+    head: nn.Module
+
+    @abstractmethod
+    def features(self, images: Float[Tensor, "b c height width"]) -> Features:
+        """The tokens of the images, after the final norm where the family has one before its pooling."""
+
+    @abstractmethod
+    def represent(self, features: Features) -> Float[Tensor, "b *n d"]:
+        """What the head reads: pooled features through the pre-logits layer, if the config has one; (b, d)."""
+
+    @abstractmethod
+    def init_weights(self) -> None:
+        """Fills every parameter and buffer, from torch's global generator; works on a model made on the meta device."""
+
+    def init_buffers(self) -> None:
+        """Fills the buffers that no checkpoint holds (fixed position tables); `init_weights` calls it too."""
+
+    def forward(self, images: Float[Tensor, "b c height width"]) -> Float[Tensor, "b *n classes"]:
+        """Logits; the representation itself where the model has no classes."""
+        return self.head(self.represent(self.features(images)))
+
+    def reset_head(self, num_classes: int) -> None:
+        """Puts a new, zero linear head for `num_classes` in place of head and pre-logits (ViT paper, section 3.2)."""
+        old = next(self.parameters())
+        self.head = (
+            nn.Linear(self.width, num_classes, device=old.device, dtype=old.dtype) if num_classes else nn.Identity()
+        )
+        for parameter in self.head.parameters():
+            nn.init.zeros_(parameter)
+        changes = {"num_classes": num_classes} | ({"pre_logits": 0} if getattr(self.config, "pre_logits", 0) else {})
+        self.config = dataclasses.replace(self.config, **changes)
+        if "pre_logits" in changes:
+            self.pre_logits = nn.Identity()
+
+
+class TokenBackbone(Backbone):
+    """A backbone that is a sequence of blocks over tokens, split so that tokens can be changed in between (masking)."""
+
+    blocks: nn.ModuleList
+
+    @abstractmethod
+    def embed(self, images: Float[Tensor, "b c height width"]) -> Features:
+        """Images to tokens with positions, before the first block."""
+
+    @abstractmethod
+    def encode(self, embedded: Features) -> Features:
+        """Embedded tokens through the blocks and the final norm."""
+
+    def features(self, images: Float[Tensor, "b c height width"]) -> Features:
+        """`encode(embed(images))`."""
+        return self.encode(self.embed(images))
+
+
+def families() -> list[str]:
+    """The names of the families: the files of this folder."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def family(name: str) -> ModuleType:
+    """The module of one family; ValueError where there is no such file."""
+    if name not in families():
+        raise ValueError(f"unknown model family '{name}'{configs.nearest(name, families())}")
+    return importlib.import_module(f"{__name__}.{name}")
+
+
+def presets() -> dict[str, Any]:
+    """Every named config of every family."""
+    return {name: config for each in families() for name, config in family(each).PRESETS.items()}
+
+
+def preset(name: str, **changes: Any) -> Any:
+    """The config of that name, as in `preset("vit-b/16", image_size=384, num_classes=10)`.
+
+    An int for a size means a square. Raises ValueError that lists the near names for an unknown one.
+    """
+    known = presets()
+    if name not in known:
+        raise ValueError(f"unknown model '{name}'{configs.nearest(name, known)}")
+    pairs = {
+        key: (value, value) if key.endswith("_size") and isinstance(value, int) else value
+        for key, value in changes.items()
+    }
+    return configs.override(known[name], pairs)
+
+
+def build(config: Any, *, device: str | torch.device = "cpu", initialise: bool = True) -> Backbone:
+    """The model of that config with fresh weights; undefined ones on the meta device or with `initialise=False`."""
+    module = family(type(config).__module__.rpartition(".")[2])
+    with torch.device("meta"):
+        model = module.Model(config)
+    if torch.device(device).type == "meta":
+        return model
+    model = model.to_empty(device=device)
+    if initialise:
+        model.init_weights()
+    else:
+        model.init_buffers()
+    return model
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The JSON form of a model config: its fields, and its family under `family`."""
+    return {"family": type(config).__module__.rpartition(".")[2], **configs.to_dict(config)}
+
+
+def from_dict(data: Mapping[str, Any]) -> Any:
+    """The model config that `to_dict` gave as `data`; ValueError as `config.from_dict`."""
+    if not isinstance(data.get("family"), str):
+        raise ValueError("a model config needs its 'family'")
+    rest = {key: value for key, value in data.items() if key != "family"}
+    return configs.from_dict(family(data["family"]).Config, rest)

@@ -1,0 +1,248 @@
+"""The Vision Transformer of "An Image is Worth 16x16 Words", with the options of its public descendants as config.
+
+Dosovitskiy et al. 2021, section 3.1; big_vision's heads and sizes (Zhai et al. 2022; Beyer et al. 2022).
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vitkit.layers import (
+    MLP,
+    Attention,
+    Block,
+    Features,
+    MapPool,
+    PatchEmbed,
+    init_layers,
+    init_lecun,
+    layer_norm,
+    pre_logits,
+    resize_positions,
+    sincos2d,
+)
+from vitkit.models import TokenBackbone
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """A plain ViT; sizes are (rows, columns) in pixels.
+
+    `position_tokens` says which tokens have a row in the position table: the patches, the class token and the
+    patches, or every token, registers too. `norm` is the final LayerNorm: on all tokens before pooling, or on the
+    pooled vector. `pre_logits` is the width of a tanh layer before the head, 0 for none; `num_classes` 0 means no head.
+    """
+
+    image_size: tuple[int, int] = (224, 224)
+    patch_size: tuple[int, int] = (16, 16)
+    channels: int = 3
+    width: int = 768
+    depth: int = 12
+    num_heads: int = 12
+    mlp_width: int = 3072
+    num_classes: int = 1000
+    class_token: bool = True
+    num_registers: int = 0
+    pool: Literal["token", "gap", "map", "none"] = "token"
+    norm: Literal["tokens", "pooled"] = "tokens"
+    pre_logits: int = 0
+    position: Literal["learned", "sincos2d", "none"] = "learned"
+    position_tokens: Literal["patches", "class+patches", "all"] = "class+patches"
+    position_resize: Literal["bicubic", "bicubic_antialias", "bilinear_corners", "bicubic_offset"] = "bilinear_corners"
+    activation: Literal["gelu", "gelu_tanh", "relu", "silu"] = "gelu"
+    norm_eps: float = 1e-6
+    qkv_bias: bool = True
+    qk_norm: bool = False
+    layer_scale: float | None = None
+    stochastic_depth: float = 0.0
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot be built, before any memory is taken."""
+        for name in ("patch_size", "channels", "width", "depth", "num_heads", "mlp_width"):
+            value = getattr(self, name)
+            if min(value) < 1 if isinstance(value, tuple) else value < 1:
+                raise ValueError(f"{name} is {value}; it must be at least 1")
+        if self.width % self.num_heads:
+            raise ValueError(f"the width {self.width} is not a multiple of the number of heads {self.num_heads}")
+        if self.pool == "token" and not self.class_token:
+            raise ValueError("pool='token' reads the class token, but class_token is false; pool can be 'gap' or 'map'")
+        if any(size < patch for size, patch in zip(self.image_size, self.patch_size, strict=True)):
+            raise ValueError(f"image_size {self.image_size} is smaller than one patch of {self.patch_size}")
+        if self.pool == "none" and self.norm == "pooled":
+            raise ValueError("norm='pooled' needs a pool, but pool is 'none'")
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches at the native image size."""
+        return self.image_size[0] // self.patch_size[0], self.image_size[1] // self.patch_size[1]
+
+    @property
+    def num_special(self) -> int:
+        """How many tokens stand before the patches."""
+        return int(self.class_token) + self.num_registers
+
+    @property
+    def num_special_positions(self) -> int:
+        """How many rows of the position table stand before those of the patches; none in a sine-cosine table."""
+        if self.position != "learned":
+            return 0
+        return {"patches": 0, "class+patches": int(self.class_token), "all": self.num_special}[self.position_tokens]
+
+
+class ViT(TokenBackbone):
+    """The Vision Transformer: patches and positions (equation 1), encoder blocks (2-3), final norm and head (4)."""
+
+    sincos: Tensor
+
+    def __init__(self, config: Config):
+        super().__init__()
+        self.config = config
+        self.width = config.width
+        self.patch_embed = PatchEmbed(config.channels, config.width, config.patch_size)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width)) if config.class_token else None
+        registers = config.num_registers
+        self.reg_token = nn.Parameter(torch.zeros(1, registers, config.width)) if registers else None
+        rows = config.num_special_positions + math.prod(config.grid)
+        self.pos_embed = nn.Parameter(torch.zeros(1, rows, config.width)) if config.position == "learned" else None
+        if config.position == "sincos2d":
+            self.register_buffer("sincos", sincos2d(config.grid, config.width), persistent=False)
+        self.pos_drop = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(self._block(index) for index in range(config.depth))
+        self.norm = layer_norm(config.width, config.norm_eps) if config.norm == "tokens" else nn.Identity()
+        self.attn_pool = (
+            MapPool(config.width, config.num_heads, config.mlp_width, act=config.activation, norm_eps=config.norm_eps)
+            if config.pool == "map"
+            else None
+        )
+        self.fc_norm = layer_norm(config.width, config.norm_eps) if config.norm == "pooled" else nn.Identity()
+        self.pre_logits = pre_logits(config.width, config.pre_logits) if config.pre_logits else nn.Identity()
+        out = config.pre_logits or config.width
+        self.head = nn.Linear(out, config.num_classes) if config.num_classes else nn.Identity()
+
+    def _block(self, index: int) -> Block:
+        config = self.config
+        attention = Attention(
+            config.width,
+            config.num_heads,
+            qkv_bias=config.qkv_bias,
+            qk_norm_eps=config.norm_eps if config.qk_norm else None,
+            dropout=config.attention_dropout,
+        )
+        return Block(
+            attention,
+            MLP(config.width, config.mlp_width, act=config.activation, dropout=config.dropout),
+            width=config.width,
+            norm_eps=config.norm_eps,
+            layer_scale=config.layer_scale,
+            # Linear in depth from 0 for the first block to the full rate for the last (Huang et al. 2016; DeiT).
+            drop_path=config.stochastic_depth * index / max(config.depth - 1, 1),
+            dropout=config.dropout,
+        )
+
+    def embed(self, images: Float[Tensor, "b c height width"]) -> Features:
+        """Special tokens and patches with their positions (equation 1)."""
+        patches = self.patch_embed(images)
+        grid = (patches.shape[2], patches.shape[3])
+        tokens = rearrange(patches, "b d r c -> b (r c) d")
+        special = [
+            token.expand(images.shape[0], -1, -1) for token in (self.cls_token, self.reg_token) if token is not None
+        ]
+        positions = self.positions(grid)
+        if positions is None:
+            tokens = torch.cat([*special, tokens], dim=1)
+        else:
+            # Special tokens that the table does not cover (registers) come after those it does, and stay as they are.
+            num_rows = self.config.num_special_positions
+            head = torch.cat(special, dim=1) if special else tokens[:, :0]
+            head = torch.cat([head[:, :num_rows] + positions[:, :num_rows], head[:, num_rows:]], dim=1)
+            tokens = torch.cat([head, tokens + positions[:, num_rows:]], dim=1)
+        return Features(tokens=self.pos_drop(tokens), grid=grid, num_special=self.config.num_special)
+
+    def encode(self, embedded: Features) -> Features:
+        """All blocks and the final norm (equations 2-4)."""
+        tokens = embedded.tokens
+        for block in self.blocks:
+            tokens = block(tokens)
+        return embedded.with_tokens(self.norm(tokens))
+
+    def positions(self, grid: tuple[int, int]) -> Float[Tensor, "1 rows d"] | None:
+        """The position table for a grid of that many rows and columns of patches, special rows first; None for none."""
+        config = self.config
+        if config.position == "none":
+            return None
+        if config.position == "sincos2d":
+            # Not resized but computed: the table is a formula.
+            table = self.sincos if grid == config.grid else sincos2d(grid, config.width).to(self.sincos)
+            return table[None]
+        if self.pos_embed is None:
+            raise ValueError("a learned position table is missing")
+        special, patches = self.pos_embed[0].tensor_split([config.num_special_positions])
+        return torch.cat([special, resize_positions(patches, config.grid, grid, config.position_resize)])[None]
+
+    def represent(self, features: Features) -> Float[Tensor, "b *n d"]:
+        """The class token, the patches' mean or attention pool, or every token; then norm and pre-logits."""
+        if self.config.pool == "token":
+            pooled = features.class_token
+        elif self.config.pool == "gap":
+            pooled = features.patches.mean(dim=1)
+        elif self.attn_pool is not None:
+            pooled = self.attn_pool(features.patches)
+        else:
+            pooled = features.tokens
+        return self.pre_logits(self.fc_norm(pooled))
+
+    def init_weights(self) -> None:
+        """As the original JAX code: Xavier for attention and MLP, LeCun for patches, zeros for class token and head."""
+        init_layers(self)
+        init_lecun(self.patch_embed.proj)
+        for layer in self.pre_logits.children():
+            if isinstance(layer, nn.Linear):
+                init_lecun(layer)
+        for token in (self.cls_token, self.reg_token):
+            if token is not None:
+                nn.init.zeros_(token)
+        if self.pos_embed is not None:
+            nn.init.normal_(self.pos_embed, std=0.02)
+        for parameter in self.head.parameters():
+            nn.init.zeros_(parameter)
+        self.init_buffers()
+
+    def init_buffers(self) -> None:
+        """The sine-cosine table, where the config asks for one."""
+        if self.config.position == "sincos2d":
+            self.sincos.copy_(sincos2d(self.config.grid, self.config.width))
+
+
+Model = ViT
+
+# width, depth, heads, MLP width; Ti to H from the paper and AugReg, the rest from big_vision.
+SIZES = {
+    "mu": (32, 1, 2, 128),
+    "ti": (192, 12, 3, 768),
+    "s": (384, 12, 6, 1536),
+    "m": (512, 12, 8, 2048),
+    "b": (768, 12, 12, 3072),
+    "l": (1024, 24, 16, 4096),
+    "so400m": (1152, 27, 16, 4304),
+    "h": (1280, 32, 16, 5120),
+    "g": (1408, 40, 16, 6144),
+    "g-opt": (1536, 40, 16, 6144),
+    "G": (1664, 48, 16, 8192),
+    "G-opt": (1536, 48, 16, 8192),
+    "e": (1792, 56, 16, 15360),
+}
+
+
+def _preset(size: str, patch: int) -> Config:
+    width, depth, num_heads, mlp_width = SIZES[size]
+    return Config(patch_size=(patch, patch), width=width, depth=depth, num_heads=num_heads, mlp_width=mlp_width)
+
+
+PRESETS = {f"vit-{size}/{patch}": _preset(size, patch) for size in SIZES for patch in (8, 14, 16, 32)}
