@@ -1,1 +1,52 @@
-"""The Vision Transformer, whole."""
+"""The Vision Transformer, whole: classify, train, fine-tune, evaluate, explain, convert, export and serve.
+
+`vitkit.load(source)` gives a classifier of any checkpoint. The names below are imported when they are first used, so
+that `import vitkit` costs next to nothing.
+"""
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vitkit.checkpoints import convert
+    from vitkit.data.processor import Processor
+    from vitkit.images import ImageError, Limits, open_image
+    from vitkit.predict import Classifier, Prediction, Predictor, load
+
+__version__ = version("vitkit")
+
+_HOMES = {
+    "Classifier": "vitkit.predict",
+    "ImageError": "vitkit.images",
+    "Limits": "vitkit.images",
+    "Prediction": "vitkit.predict",
+    "Predictor": "vitkit.predict",
+    "Processor": "vitkit.data.processor",
+    "convert": "vitkit.checkpoints",
+    "load": "vitkit.predict",
+    "open_image": "vitkit.images",
+}
+
+__all__ = [
+    "Classifier",
+    "ImageError",
+    "Limits",
+    "Prediction",
+    "Predictor",
+    "Processor",
+    "__version__",
+    "convert",
+    "load",
+    "open_image",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'vitkit' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

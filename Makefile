@@ -1,0 +1,54 @@
+# Two commands: `make demo` sets everything up and runs the main job, `make test` sets everything up and passes the tests.
+# A fresh machine needs git, make and Python 3.11 or newer; everything else goes into the folder .venv beside this file.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+# How many seconds `make fuzz` looks for inputs that break a reader.
+FUZZ_SECONDS ?= 600
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help demo test test-all check format docs fuzz clean
+
+help: ## what there is to make
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+demo: $(VENV)/demo ## set up, train a ViT on the embedded digits, evaluate, classify, write a report
+	$(BIN)/vitkit demo
+
+test: $(VENV)/dev ## set up and run the tests (under 5 minutes)
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-all: $(VENV)/dev ## the slow tests too
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m ""
+
+check: $(VENV)/dev ## formatting, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+format: $(VENV)/dev ## put the code into form
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+docs: $(VENV)/dev ## write the generated pages (the commands' help)
+	$(BIN)/python docs/generate.py
+
+fuzz: $(VENV)/dev ## ten minutes of looking for inputs that break a reader
+	VITKIT_FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest -n 2 tests/fuzz
+
+clean: ## remove what was installed and built
+	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .ruff_cache .hypothesis
+
+$(VENV)/python: scripts/venv.py
+	$(PYTHON) scripts/venv.py $(VENV)
+	@touch $@
+
+$(VENV)/demo: $(VENV)/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install -q -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/dev: $(VENV)/demo pyproject.toml constraints.txt
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	@touch $@

@@ -1,0 +1,108 @@
+"""`vitkit classify`."""
+
+import csv as csv_format
+import json as json_format
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from tyro.conf import Positional, arg
+
+if TYPE_CHECKING:
+    from vitkit.predict import Outcome, Prediction
+
+
+def classify(
+    model: Annotated[Positional[str], arg(metavar="MODEL")],
+    images: Annotated[Positional[tuple[str, ...]], arg(metavar="IMAGE...")],
+    *,
+    top: int = 5,
+    json: bool = False,
+    csv: bool = False,
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+    device: str = "auto",
+    batch_size: int | None = None,
+    revision: str | None = None,
+    allow_truncated: bool = False,
+) -> int:
+    """Say what is on photos.
+
+    Prints the likeliest classes of every image. An image that cannot be read is reported and the others are still
+    classified; the exit code is then 2.
+
+    Args:
+        model: A checkpoint: a folder, a file of any dialect, or a hub id such as google/vit-base-patch16-224.
+        images: Files, folders, globs, or - for standard input (an image, or one path a line).
+        top: How many classes to show.
+        json: One JSON object a line for each image.
+        csv: Comma-separated rows, one for each class shown.
+        precision: The arithmetic of the network.
+        device: Where it runs: auto, cpu, cuda, cuda:1, mps.
+        batch_size: Images in one pass; 8 on a CPU, 64 on a GPU.
+        revision: Branch, tag or commit of a hub id.
+        allow_truncated: Also accept image files that are cut short.
+    """
+    from vitkit.cli._outcomes import arguments_to_images, count_failures
+    from vitkit.predict import Predictor, load, top_predictions
+
+    if json and csv:
+        raise ValueError("choose one of --json and --csv")
+    if top < 1:
+        raise ValueError(f"--top is {top}; it must be at least 1")
+    sources = arguments_to_images(images)
+    classifier = load(model, revision=revision)
+    if not classifier.labels:
+        raise ValueError(f"the model '{model}' has no classes to tell apart; `vitkit embed` gives its features")
+    predictor = Predictor(
+        classifier.model,
+        classifier.processor,
+        precision=precision,
+        device=device,
+        batch_size=batch_size,
+        allow_truncated=allow_truncated,
+    )
+    rows = (
+        (outcome, top_predictions(outcome.output, classifier.labels, top) if outcome.output is not None else [])
+        for outcome in predictor.logits(sources)
+    )
+    write = _write_json if json else _write_csv if csv else _write_table
+    return count_failures(write(rows))
+
+
+def _write_json(rows: Iterator[tuple["Outcome", list["Prediction"]]]) -> Iterator["Outcome"]:
+    for outcome, predictions in rows:
+        line: dict[str, Any] = {"path": str(outcome.source)}
+        if outcome.error is not None:
+            line["error"] = {"code": outcome.error.code, "message": str(outcome.error)}
+        else:
+            line["predictions"] = [{"label": p.label, "index": p.index, "score": p.score} for p in predictions]
+        print(json_format.dumps(line, ensure_ascii=False), flush=True)
+        yield outcome
+
+
+def _write_csv(rows: Iterator[tuple["Outcome", list["Prediction"]]]) -> Iterator["Outcome"]:
+    writer = csv_format.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(["path", "rank", "label", "index", "score", "error"])
+    for outcome, predictions in rows:
+        if outcome.error is not None:
+            writer.writerow([outcome.source, "", "", "", "", outcome.error.code])
+        for rank, prediction in enumerate(predictions, start=1):
+            score = f"{prediction.score:.6f}"
+            writer.writerow([outcome.source, rank, prediction.label, prediction.index, score, ""])
+        yield outcome
+
+
+def _write_table(rows: Iterator[tuple["Outcome", list["Prediction"]]]) -> Iterator["Outcome"]:
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False, soft_wrap=True)
+    for outcome, predictions in rows:
+        console.print(Text(str(outcome.source), style="bold"))
+        if outcome.error is not None:
+            console.print(Text(f"  cannot be read: {outcome.error}", style="red"))
+        for prediction in predictions:
+            filled = round(20 * prediction.score)
+            bar = "#" * filled + "." * (20 - filled)
+            console.print(Text(f"  {prediction.score:6.1%}  {bar}  {prediction.label}"))
+        yield outcome

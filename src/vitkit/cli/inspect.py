@@ -1,0 +1,69 @@
+"""`vitkit inspect`."""
+
+import json as json_format
+from typing import Annotated, Any
+
+from tyro.conf import Positional, arg
+
+
+def inspect(
+    model: Annotated[Positional[str], arg(metavar="MODEL")], *, json: bool = False, revision: str | None = None
+) -> None:
+    """Say what a checkpoint or an architecture is.
+
+    Architecture, parameters, arithmetic for one image, preprocessing, labels, and where it came from.
+
+    Args:
+        model: A folder, a file of any dialect, a hub id, or the name of an architecture (`vitkit models`).
+        json: One JSON object.
+        revision: Branch, tag or commit of a hub id.
+    """
+    facts = _facts(model, revision)
+    if json:
+        print(json_format.dumps(facts, ensure_ascii=False))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold")
+    for section, entries in facts.items():
+        if isinstance(entries, dict):
+            table.add_row(section)
+            for name, value in entries.items():
+                table.add_row(f"  {name}", _text(value))
+        else:
+            table.add_row(section, _text(entries))
+    Console(highlight=False).print(table)
+
+
+def _facts(name: str, revision: str | None) -> dict[str, Any]:
+    from vitkit import checkpoints, config, models
+    from vitkit.evaluate.flops import flops
+
+    if name in models.presets():
+        checkpoint = None
+        model = models.build(models.preset(name), device="meta")
+    else:
+        checkpoint = checkpoints.load(name, revision=revision)
+        model = checkpoint.model
+    facts: dict[str, Any] = {
+        "source": name,
+        "architecture": models.to_dict(model.config),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "FLOPs per image": flops(model),
+    }
+    if checkpoint is not None:
+        labels = checkpoint.labels
+        facts["preprocessing"] = config.to_dict(checkpoint.processor)
+        facts["labels"] = {"count": len(labels), "first": list(labels[:3])}
+        facts["origin"] = config.to_dict(checkpoint.origin)
+    return facts
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | list | tuple):
+        return "none" if value is None else str(value)
+    if isinstance(value, int):
+        return f"{value:,}" if value < 1_000_000_000 else f"{value:,} ({value / 1e9:.2f} G)"
+    return " x ".join(map(str, value)) if all(isinstance(item, int) for item in value) else ", ".join(map(str, value))

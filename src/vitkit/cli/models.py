@@ -1,0 +1,41 @@
+"""`vitkit models`."""
+
+import json as json_format
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+
+def models(name: Annotated[Positional[str], arg(metavar="NAME")] = "", *, json: bool = False) -> None:
+    """List the architectures there are.
+
+    Sizes are for 224 x 224 images and 1000 classes. `vitkit inspect NAME` tells more of one.
+
+    Args:
+        name: Only those with this in their name.
+        json: One JSON object a line.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from vitkit import models as zoo
+    from vitkit.config import nearest
+
+    found = {preset: config for preset, config in zoo.presets().items() if name in preset}
+    if not found:
+        raise ValueError(f"no architecture has '{name}' in its name{nearest(name, zoo.presets())}")
+    rows = []
+    for preset, config in found.items():
+        model = zoo.build(config, device="meta")
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        rows.append({"name": preset, "parameters": parameters, "width": model.width})
+    if json:
+        for row in rows:
+            print(json_format.dumps(row))
+        return
+    table = Table("name", box=None, pad_edge=False)
+    table.add_column("parameters", justify="right")
+    table.add_column("width", justify="right")
+    for row in rows:
+        table.add_row(row["name"], f"{row['parameters']:,}", str(row["width"]))
+    Console(highlight=False).print(table)

@@ -1,0 +1,105 @@
+"""`Classifier`: a network with its processor and labels, and `load`, which makes one of any checkpoint."""
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vitkit import checkpoints
+from vitkit.data.processor import Processor
+from vitkit.layers import Features
+from vitkit.models import Backbone
+from vitkit.predict.inputs import expand
+from vitkit.predict.predictor import Prediction, Predictor, top_predictions
+
+
+class Classifier(nn.Module):
+    """A model that is ready for photos: `model` the network, `processor` what it wants of an image, `labels` its
+    classes.
+
+    Called on a float tensor (b, channels, height, width) of normalised images it gives logits (b, classes).
+    Raises ValueError where the number of labels is not the number of classes.
+    """
+
+    def __init__(
+        self,
+        model: Backbone,
+        processor: Processor,
+        labels: tuple[str, ...],
+        origin: checkpoints.Origin | None = None,
+    ):
+        super().__init__()
+        classes = model.config.num_classes
+        if classes != len(labels):
+            raise ValueError(f"the model has {classes} classes, but there are {len(labels)} labels")
+        self.model = model
+        self.processor = processor
+        self.labels = labels
+        self.origin = origin
+
+    @property
+    def config(self) -> Any:
+        """The config of the network."""
+        return self.model.config
+
+    def forward(self, images: Float[Tensor, "b c height width"]) -> Float[Tensor, "b *n classes"]:
+        """Logits of normalised images."""
+        return self.model(images)
+
+    def features(self, images: Float[Tensor, "b c height width"]) -> Features:
+        """The tokens of normalised images after the network's final norm."""
+        return self.model.features(images)
+
+    def classify(self, images: Any, *, top: int = 5, **options: Any) -> Iterator[tuple[Any, list[Prediction]]]:
+        """Each image with its `top` classes, best first, as they come.
+
+        `images` is one image or many: paths, folders, globs, bytes, PIL, numpy or torch images. `options` are those of
+        `Predictor`. Raises ValueError for a model without classes, and `ImageError` for an image that cannot be read.
+        """
+        if not self.labels:
+            raise ValueError("this model has no classes: use `embed`, or give it a head by fine-tuning")
+        predictor = Predictor(self.model, self.processor, **options)
+        for image, logits in _outputs(predictor.logits(_images(images))):
+            yield image, top_predictions(logits, self.labels, top)
+
+    def embed(self, images: Any, **options: Any) -> Iterator[tuple[Any, np.ndarray]]:
+        """Each image with its representation (d,), float32; arguments and errors as `classify`."""
+        return _outputs(Predictor(self.model, self.processor, **options).embeddings(_images(images)))
+
+    def save(self, folder: str | os.PathLike[str], **options: Any) -> None:
+        """Writes a checkpoint folder: weights, config with labels, preprocessing; `options` are those of `checkpoints.save`."""
+        checkpoints.save(self.checkpoint(), folder, **options)
+
+    def checkpoint(self) -> checkpoints.Checkpoint:
+        """The same four parts as `checkpoints` handles them."""
+        return checkpoints.Checkpoint(
+            model=self.model, processor=self.processor, labels=self.labels, origin=self.origin or checkpoints.Origin()
+        )
+
+
+def load(source: str | os.PathLike[str], **options: Any) -> Classifier:
+    """The classifier of any checkpoint: a folder, a file of any dialect, or a hub id; `options` as `checkpoints.load`."""
+    loaded = checkpoints.load(source, **options)
+    return Classifier(loaded.model.eval(), loaded.processor, loaded.labels, loaded.origin)
+
+
+def _images(images: Any) -> Iterable[Any]:
+    """One image or many, as many; names of folders and globs become the files they mean."""
+    single = isinstance(images, str | Path | bytes) or not isinstance(images, list | tuple | Iterator)
+    for image in [images] if single else images:
+        if isinstance(image, str | Path):
+            yield from expand([str(image)])
+        else:
+            yield image
+
+
+def _outputs(outcomes: Iterable[Any]) -> Iterator[tuple[Any, np.ndarray]]:
+    for outcome in outcomes:
+        if outcome.error is not None:
+            name = outcome.source if isinstance(outcome.source, str | Path) else "an image"
+            raise type(outcome.error)(outcome.error.code, f"{name}: {outcome.error}")
+        yield outcome.source, outcome.output
