@@ -6,6 +6,7 @@ from torch import nn
 
 from vitkit.layers.attention import Attention
 from vitkit.layers.block import MLP, LayerScale
+from vitkit.layers.convolution import StdConv
 from vitkit.layers.pool import MapPool
 
 # A normal distribution cut at two standard deviations has this share of its standard deviation left.
@@ -16,12 +17,15 @@ def init_layers(model: nn.Module) -> None:
     """Fills the parameters of every layer of `model` of a kind known here, from torch's global generator.
 
     Attention and MLP weights are Xavier-uniform (query, key and value each by itself), MLP biases normal with std 1e-6,
-    norms one and zero. Patch projections, tables, special tokens and heads are the family's own to fill.
+    standardised convolutions LeCun normal, norms one and zero (the last one of a residual branch of convolutions zero
+    and zero). Patch projections, tables, special tokens and heads are the family's own to fill.
     """
     for module in model.modules():
         if isinstance(module, nn.LayerNorm | nn.GroupNorm):
-            nn.init.ones_(module.weight)
+            nn.init.constant_(module.weight, getattr(module, "initial", 1.0))
             nn.init.zeros_(module.bias)
+        elif isinstance(module, StdConv):
+            init_lecun(module)
         elif isinstance(module, Attention):
             _init_dense(module.qkv, parts=3)
             _init_dense(module.proj)

@@ -97,15 +97,18 @@ class Config:
 
 
 class ViT(TokenBackbone):
-    """The Vision Transformer: patches and positions (equation 1), encoder blocks (2-3), final norm and head (4)."""
+    """The Vision Transformer: patches and positions (equation 1), encoder blocks (2-3), final norm and head (4).
+
+    It can be handed its patch embedding, so that a family composes its own; it gives a map of `config.grid`.
+    """
 
     sincos: Tensor
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, patch_embed: PatchEmbed | None = None):
         super().__init__()
         self.config = config
         self.width = config.width
-        self.patch_embed = PatchEmbed(config.channels, config.width, config.patch_size)
+        self.patch_embed = patch_embed or PatchEmbed(config.channels, config.width, config.patch_size)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width)) if config.class_token else None
         registers = config.num_registers
         self.reg_token = nn.Parameter(torch.zeros(1, registers, config.width)) if registers else None
@@ -128,12 +131,9 @@ class ViT(TokenBackbone):
 
     def _block(self, index: int) -> Block:
         config = self.config
+        eps = config.norm_eps if config.qk_norm else None
         attention = Attention(
-            config.width,
-            config.num_heads,
-            qkv_bias=config.qkv_bias,
-            qk_norm_eps=config.norm_eps if config.qk_norm else None,
-            dropout=config.attention_dropout,
+            config.width, config.num_heads, qkv_bias=config.qkv_bias, qk_norm_eps=eps, dropout=config.attention_dropout
         )
         return Block(
             attention,
@@ -245,4 +245,5 @@ def _preset(size: str, patch: int) -> Config:
     return Config(patch_size=(patch, patch), width=width, depth=depth, num_heads=num_heads, mlp_width=mlp_width)
 
 
+TINY = Config(image_size=(32, 32), patch_size=(8, 8), width=32, depth=2, num_heads=2, mlp_width=64, num_classes=5)
 PRESETS = {f"vit-{size}/{patch}": _preset(size, patch) for size in SIZES for patch in (8, 14, 16, 32)}

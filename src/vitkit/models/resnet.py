@@ -1,0 +1,124 @@
+"""ResNet with GroupNorm and standardised convolutions: the "ResNet (BiT)" baseline of the ViT paper, section 4.1.
+
+Big Transfer (Kolesnikov et al. 2020), whose checkpoints are pre-activation ("v2") with symmetric padding; big_vision's
+later "bit" is post-activation with SAME padding, as the stem of the hybrids: both are configs of this family.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vitkit.layers import (
+    Features,
+    GroupNorm,
+    PostBottleneck,
+    PreBottleneck,
+    ResNetStem,
+    StdConv,
+    init_layers,
+    resnet_stages,
+    resnet_stride,
+    resnet_width,
+)
+from vitkit.models import Backbone
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """A BiT ResNet; `image_size` is (rows, columns) in pixels, and any other size works too.
+
+    `depths` are the bottlenecks in each stage, `stem_width` is 64 times the width factor. The epsilon of the weight
+    standardisation goes on the variance in BiT (1e-10) and in timm (1e-8), on the standard deviation in big_vision's
+    "bit" (1e-5, with `norm_eps` 1e-6, padding "same" and order "post"). `num_classes` 0 means no head.
+    """
+
+    image_size: tuple[int, int] = (224, 224)
+    channels: int = 3
+    depths: tuple[int, ...] = (3, 4, 6, 3)
+    stem_width: int = 64
+    num_groups: int = 32
+    num_classes: int = 1000
+    order: Literal["pre", "post"] = "pre"
+    padding: Literal["symmetric", "same"] = "symmetric"
+    norm_eps: float = 1e-5
+    weight_eps: float = 1e-10
+    weight_eps_on: Literal["std", "variance"] = "variance"
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot be built, before any memory is taken."""
+        if min(self.image_size) < 1 or self.channels < 1:
+            raise ValueError(f"image_size is {self.image_size}, channels {self.channels}; all must be at least 1")
+        if not self.depths or any(depth < 1 for depth in self.depths):
+            raise ValueError(f"depths is {self.depths}; there is at least 1 stage, with at least 1 bottleneck each")
+        if self.num_groups < 1 or self.stem_width < 1 or self.stem_width % self.num_groups:
+            raise ValueError(f"the stem's width {self.stem_width} is not a multiple of the {self.num_groups} groups")
+
+    @property
+    def width(self) -> int:
+        """How many channels the last stage gives."""
+        return resnet_width(self.stem_width, self.depths)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the last map at the native image size: every halving rounds up."""
+        stride = resnet_stride(self.depths)
+        return -(-self.image_size[0] // stride), -(-self.image_size[1] // stride)
+
+
+class ResNet(Backbone):
+    """Root, stages, final norm, global average pooling and a linear head; parameter names are timm's `resnetv2`.
+
+    timm keeps the head as a 1x1 convolution `head.fc`; here it is the linear layer `head`, with the same numbers.
+    """
+
+    def __init__(self, config: Config):
+        super().__init__()
+        self.config = config
+        self.width = config.width
+        same, pre = config.padding == "same", config.order == "pre"
+        conv = partial(StdConv, same=same, eps=config.weight_eps, eps_on=config.weight_eps_on)
+        norm = partial(GroupNorm, config.num_groups, eps=config.norm_eps)
+        stem_norm = None if pre else norm
+        self.stem = ResNetStem(config.channels, config.stem_width, conv=conv, norm=stem_norm, same=same)
+        bottleneck = PreBottleneck if pre else PostBottleneck
+        self.stages = resnet_stages(config.stem_width, config.depths, bottleneck=bottleneck, conv=conv, norm=norm)
+        self.norm = norm(self.width) if pre else nn.Identity()
+        self.head = nn.Linear(self.width, config.num_classes) if config.num_classes else nn.Identity()
+
+    def features(self, images: Float[Tensor, "b c height width"]) -> Features:
+        """The cells of the last map as tokens; none of them is special."""
+        x = self.stages(self.stem(images))
+        # In the pre-activation order the last sum is still without norm and activation; after the other it stays as is.
+        x = F.relu(self.norm(x))
+        return Features(tokens=rearrange(x, "b d r c -> b (r c) d"), grid=(x.shape[2], x.shape[3]))
+
+    def represent(self, features: Features) -> Float[Tensor, "b d"]:
+        """The mean over the map."""
+        return features.patches.mean(dim=1)
+
+    def init_weights(self) -> None:
+        """LeCun normal for the convolutions, norms one and zero, a zero head (BiT, section 3.3)."""
+        init_layers(self)
+        for parameter in self.head.parameters():
+            nn.init.zeros_(parameter)
+
+
+Model = ResNet
+
+# Depths by layers; 50 to 152 from He et al. 2016, 200 from He et al. 2016b as the ViT paper's R200x3.
+DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3), 200: (3, 24, 36, 3)}
+
+
+def _preset(layers: int, factor: int) -> Config:
+    return Config(depths=DEPTHS[layers], stem_width=64 * factor)
+
+
+TINY = Config(image_size=(40, 40), depths=(1, 2), stem_width=8, num_groups=4, num_classes=5)
+# BiT's published sizes and those of the ViT paper's Table 6.
+SIZES = ((50, 1), (50, 2), (50, 3), (101, 1), (101, 3), (152, 1), (152, 2), (152, 4), (200, 3))
+PRESETS = {f"bit-r{layers}x{factor}": _preset(layers, factor) for layers, factor in SIZES}
