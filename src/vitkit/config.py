@@ -75,7 +75,8 @@ def parse(text: str) -> Any:
 def convert(value: Any, hint: Any, where: str, *, text: Any = None) -> Any:
     """`value` as the type `hint`, or ValueError: ints pass for floats, lists for tuples, dicts for dataclasses.
 
-    `text` is the word the value was parsed from; it wins where a string is wanted (a label named "1").
+    `text` is the word the value was parsed from; it wins where a string is wanted (a label named "1", a pool named
+    "none").
     """
     origin, arguments = get_origin(hint), get_args(hint)
     if hint is Any:
@@ -83,6 +84,8 @@ def convert(value: Any, hint: Any, where: str, *, text: Any = None) -> Any:
     if origin in (Union, types.UnionType):
         return _convert_union(value, arguments, where, text)
     if origin is Literal:
+        if text in arguments:
+            return text
         if any(value == option and type(value) is type(option) for option in arguments):
             return value
         near = nearest(value, arguments) if isinstance(value, str) else ""
