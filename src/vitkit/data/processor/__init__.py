@@ -1,0 +1,20 @@
+"""From a picture to the numbers that a model was trained on; the settings travel with the weights.
+
+processor.py     `Processor`: resize, centre crop, rescale, normalise
+geometry.py      which size a picture is resized to and where it is cropped, by each library's rounding
+huggingface.py   preprocessor_config.json, every generation of it
+timm.py          the pretrained_cfg of timm
+"""
+
+from vitkit.data.processor.processor import (
+    HALF,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Crop,
+    Interpolation,
+    Picture,
+    Processor,
+    Resize,
+)
+
+__all__ = ["HALF", "IMAGENET_MEAN", "IMAGENET_STD", "Crop", "Interpolation", "Picture", "Processor", "Resize"]

@@ -1,0 +1,179 @@
+"""preprocessor_config.json of HF transformers: read in every generation, written for all of them.
+
+Generations: `feature_extractor_type` with whole numbers for sizes and no `do_rescale` (v4 before 2023), the slow and
+the Fast image processors of v4 (the latter with many nulls), v5, and `processor_config.json` with the settings under
+`image_processor`.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any, Final
+
+from vitkit.config import from_dict, to_dict
+from vitkit.data.processor.geometry import Interpolation, Size
+from vitkit.data.processor.processor import HALF, IMAGENET_MEAN, IMAGENET_STD, Processor
+
+#: Pillow's numbers for its filters.
+_RESAMPLE: Final[dict[int, Interpolation]] = {
+    0: "nearest",
+    1: "lanczos",
+    2: "bilinear",
+    3: "bicubic",
+    4: "box",
+    5: "hamming",
+}
+_CLIP_MEAN: Final = (0.48145466, 0.4578275, 0.40821073)
+_CLIP_STD: Final = (0.26862954, 0.26130258, 0.27577711)
+_SQUASH: Final = {"do_center_crop": False, "size": {"height": 224, "width": 224}, "resample": 3}
+_SHORTEST: Final = {"do_center_crop": True, "size": {"shortest_edge": 224}, "crop_size": 224, "resample": 3}
+_CLIP: Final = _SHORTEST | {"image_mean": _CLIP_MEAN, "image_std": _CLIP_STD}
+_CROPPED: Final = {"do_center_crop": True, "size": {"height": 256, "width": 256}, "crop_size": 224, "resample": 3}
+_ALWAYS: Final = {"do_resize": True, "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True}
+
+#: What each class of transformers does where its file is silent.
+_DEFAULTS: Final[dict[str, dict[str, Any]]] = {
+    "ViT": _SQUASH | {"resample": 2, "image_mean": HALF, "image_std": HALF},
+    "DeiT": _CROPPED | {"image_mean": IMAGENET_MEAN, "image_std": IMAGENET_STD},
+    "Beit": _SQUASH | {"image_mean": HALF, "image_std": HALF},
+    "Siglip": _SQUASH | {"image_mean": HALF, "image_std": HALF},
+    "CLIP": _CLIP,
+    "Bit": _CLIP,
+}
+#: Steps that change pixels and that `Processor` has no setting for; the others of a file are bookkeeping.
+_KNOWN_STEPS: Final = frozenset({"do_resize", "do_rescale", "do_normalize", "do_center_crop", "do_convert_rgb"})
+_HARMLESS_STEPS: Final = frozenset({"do_reduce_labels"})
+
+
+def _kind(config: Mapping[str, Any]) -> str:
+    """The model family in the class name: ViT for ViTImageProcessorFast, ViTFeatureExtractor and so on."""
+    name = config.get("image_processor_type") or config.get("feature_extractor_type") or "ViTImageProcessor"
+    return re.sub(r"(ImageProcessor|FeatureExtractor)\w*$", "", str(name))
+
+
+def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The file's settings over the defaults of its class, nulls counting as absent."""
+    kind = _kind(config)
+    stated = {key: value for key, value in config.items() if value is not None}
+    strange = [
+        key
+        for key, value in stated.items()
+        if key.startswith("do_") and value and key not in _KNOWN_STEPS | _HARMLESS_STEPS
+    ]
+    if "crop_pct" in stated:
+        strange.append("crop_pct")
+    if strange:
+        raise ValueError(f"the image processor has steps that vitkit does not do: {', '.join(sorted(strange))}")
+    settings = _ALWAYS | _DEFAULTS.get(kind, {}) | stated
+    wanted = ("size", "resample", "image_mean", "image_std", "do_center_crop")
+    if missing := [key for key in wanted if key not in settings]:
+        raise ValueError(f"{kind}ImageProcessor is not known, so its file must state {', '.join(missing)}")
+    return settings
+
+
+def _size(value: Any, name: str) -> Size:
+    """(rows, columns) of a size in any of its forms that fix both."""
+    match value:
+        case int():
+            return value, value
+        case {"height": int(rows), "width": int(columns)}:
+            return rows, columns
+        case [int(rows), int(columns)]:
+            return rows, columns
+        case _:
+            raise ValueError(f"{name} is a whole number or has height and width, got {value!r}")
+
+
+def _resize_fields(settings: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """The `Processor` fields for how a file says to resize."""
+    size = settings["size"]
+    if isinstance(size, Mapping):
+        size = {key: value for key, value in size.items() if value is not None}
+    if not settings["do_resize"]:
+        return {"resize": "none"}
+    resample = settings["resample"]
+    if resample not in _RESAMPLE or isinstance(resample, bool):
+        raise ValueError(f"resample is one of {sorted(_RESAMPLE)} (Pillow's filters), got {resample!r}")
+    if isinstance(size, int) and kind in ("CLIP", "Bit"):
+        size = {"shortest_edge": size}
+    interpolation = _RESAMPLE[resample]
+    if isinstance(size, Mapping) and set(size) == {"shortest_edge"}:
+        return {"resize": "shortest", "resize_to": int(size["shortest_edge"]), "interpolation": interpolation}
+    return {"resize": "squash", "resize_to": _size(size, "size"), "interpolation": interpolation}
+
+
+def _numbers(value: Any, channels: int) -> tuple[float, ...]:
+    return (float(value),) * channels if isinstance(value, int | float) else tuple(float(number) for number in value)
+
+
+def _read_plain(config: Mapping[str, Any]) -> Processor:
+    """The processor by the words of transformers alone."""
+    settings, kind = _settings(config), _kind(config)
+    how = _resize_fields(settings, kind)
+    if settings["do_center_crop"]:
+        size = _size(settings.get("crop_size"), "crop_size")
+    elif how["resize"] == "squash":
+        size = how["resize_to"]
+    else:
+        size = _size(how.get("resize_to", settings["size"]), "size")
+    normalize = settings["do_normalize"]
+    mean = _numbers(settings["image_mean"], 3)
+    std = _numbers(settings["image_std"], len(mean))
+    if how.get("resize_to") == size:
+        how["resize_to"] = None
+    return Processor(
+        size=size,
+        center_crop="huggingface" if settings["do_center_crop"] else "none",
+        fill=(0,) * len(mean),
+        rescale=float(settings["rescale_factor"]) if settings["do_rescale"] else 1.0,
+        mean=mean if normalize else (0.0,) * len(mean),
+        std=std if normalize else (1.0,) * len(mean),
+        **how,
+    )
+
+
+def read(config: Mapping[str, Any]) -> Processor:
+    """The processor of a preprocessor_config.json; errors: ValueError that names the setting."""
+    if isinstance(config.get("image_processor"), Mapping):
+        config = config["image_processor"]
+    plain = _read_plain(config)
+    own = config.get("vitkit") or {}
+    checked = from_dict(Processor, to_dict(plain) | dict(own), where="vitkit")
+    return replace(plain, **{name: getattr(checked, name) for name in own})
+
+
+def _nearest_size(processor: Processor) -> dict[str, int]:
+    """The size that transformers is told: exact where it can be, else the nearest."""
+    to = processor.size if processor.resize_to is None else processor.resize_to
+    if processor.resize == "shortest":
+        return {"shortest_edge": to if isinstance(to, int) else max(to)}
+    rows, columns = (to, to) if isinstance(to, int) else to
+    return {"height": rows, "width": columns}
+
+
+def write(processor: Processor) -> dict[str, Any]:
+    """The content of preprocessor_config.json, sorted as transformers sorts it."""
+    rows, columns = processor.size
+    crops = processor.center_crop != "none"
+    config: dict[str, Any] = {
+        "do_center_crop": crops,
+        "do_convert_rgb": processor.channels == 3,
+        "do_normalize": True,
+        "do_rescale": True,
+        "do_resize": processor.resize != "none",
+        "image_mean": list(processor.mean),
+        "image_processor_type": "ViTImageProcessor",
+        "image_std": list(processor.std),
+        "resample": next(key for key, name in _RESAMPLE.items() if name == processor.interpolation),
+        "rescale_factor": processor.rescale,
+        "size": _nearest_size(processor),
+    }
+    if crops:
+        config["crop_size"] = {"height": rows, "width": columns}
+    plain = _read_plain(config)
+    own = {
+        field.name: to_dict(processor)[field.name]
+        for field in fields(processor)
+        if getattr(processor, field.name) != getattr(plain, field.name)
+    }
+    return dict(sorted((config | ({"vitkit": own} if own else {})).items()))

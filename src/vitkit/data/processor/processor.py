@@ -1,0 +1,218 @@
+"""The processor: a picture of any kind in, the float32 tensor that a model was trained on out."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from math import floor
+from typing import TYPE_CHECKING, Any, Final, get_args
+
+import numpy as np
+from jaxtyping import Float32
+from PIL import Image
+
+from vitkit.data.processor.geometry import Crop, Interpolation, Resize, Size, resize_and_crop, resize_whole, resized
+from vitkit.images import (
+    DEFAULT_LIMITS,
+    Channels,
+    Limits,
+    Profile,
+    array_to_bytes,
+    as_array,
+    find_channels,
+    is_tensor,
+    open_image,
+    to_rgb,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+#: Anything that is a picture: a path, bytes, an open binary file, a PIL picture, a numpy array or a torch tensor.
+Picture = Any
+
+IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
+IMAGENET_STD: Final = (0.229, 0.224, 0.225)
+#: Mean and standard deviation that turn 0..1 into -1..1, as Google's ViTs are trained.
+HALF: Final = (0.5, 0.5, 0.5)
+
+
+@lru_cache(maxsize=64)
+def _table(rescale: float, mean: tuple[float, ...], std: tuple[float, ...]) -> Float32[np.ndarray, "c 256"]:
+    """What each of the 256 levels becomes, one row for each channel, in the originals' own order of rounding."""
+    levels = (np.arange(256, dtype=np.float64) * rescale).astype(np.float32)
+    return (levels - np.array(mean, np.float32)[:, None]) / np.array(std, np.float32)[:, None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Processor:
+    """Resize, centre-crop, rescale and normalise, bit for bit as HF transformers' PIL processor and timm's eval do.
+
+    size           rows and columns of the model's input
+    resize         "squash" to `resize_to` whatever the shape; "shortest": short side to `resize_to`, or, if that is
+                   (rows, columns), the smallest that covers it; "longest": the largest that fits inside; or "none"
+    resize_to      None stands for `size`
+    interpolation  Pillow's filter; it always works against aliasing
+    center_crop    "none", or to `size` by one library's rounding, padded with `fill` where the picture is smaller
+    rescale        factor from 0..255, before the mean is taken off
+    mean, std      one number for each channel: three for RGB, one for a model of grey pictures
+    background     what transparent pixels show
+    profile        "convert" embedded ICC profiles to sRGB, or "ignore" them as HF transformers and timm do
+    """
+
+    size: Size = (224, 224)
+    resize: Resize = "squash"
+    resize_to: int | Size | None = None
+    interpolation: Interpolation = "bilinear"
+    center_crop: Crop = "none"
+    fill: tuple[int, ...] = (0, 0, 0)
+    rescale: float = 1 / 255
+    mean: tuple[float, ...] = HALF
+    std: tuple[float, ...] = HALF
+    background: tuple[int, int, int] = (255, 255, 255)
+    profile: Profile = "convert"
+
+    def __post_init__(self) -> None:
+        for name, kinds in (
+            ("resize", Resize),
+            ("interpolation", Interpolation),
+            ("center_crop", Crop),
+            ("profile", Profile),
+        ):
+            if getattr(self, name) not in get_args(kinds):
+                raise ValueError(f"Processor.{name} is one of {list(get_args(kinds))}, got {getattr(self, name)!r}")
+        if len(self.size) != 2 or min(self.size) < 1:
+            raise ValueError(f"Processor.size is (rows, columns), both at least 1, got {self.size!r}")
+        if len(self.mean) not in (1, 3) or len(self.mean) != len(self.std):
+            raise ValueError(f"mean and std have 3 numbers (RGB) or 1 (grey), got {self.mean!r} and {self.std!r}")
+        if not all(self.std):
+            raise ValueError(f"std divides, so none may be 0: got {self.std!r}")
+        if len(self.fill) == 3 and self.channels == 1 and len(set(self.fill)) == 1:
+            object.__setattr__(self, "fill", self.fill[:1])
+        if len(self.fill) != self.channels:
+            raise ValueError(f"fill has {self.channels} numbers, one for each channel, got {self.fill!r}")
+        if self.resize == "squash" and self.center_crop == "none" and self._target != self.size:
+            raise ValueError(
+                f"squashed to {self.resize_to!r} without a crop, a picture cannot have the size {self.size}"
+            )
+
+    @property
+    def channels(self) -> int:
+        """3 for RGB, 1 for grey."""
+        return len(self.mean)
+
+    @property
+    def _target(self) -> int | Size:
+        if isinstance(self.resize_to, int) and self.resize != "shortest":
+            return self.resize_to, self.resize_to
+        return self.size if self.resize_to is None else self.resize_to
+
+    @classmethod
+    def squash(cls, size: int | Size, **fields: Any) -> "Processor":
+        """A processor that resizes to the input size whatever the picture's shape: Google's and HF's ViT."""
+        return cls(size=(size, size) if isinstance(size, int) else size, resize="squash", **fields)
+
+    @classmethod
+    def crop(cls, size: int | Size, crop_fraction: float = 0.9, **fields: Any) -> "Processor":
+        """A processor that keeps the middle `crop_fraction` of the short side: timm's and torchvision's way."""
+        if not 0 < crop_fraction <= 1:
+            raise ValueError(f"crop_fraction is above 0 and at most 1, got {crop_fraction}")
+        rows, columns = (size, size) if isinstance(size, int) else size
+        to = floor(rows / crop_fraction), floor(columns / crop_fraction)
+        settings: dict[str, Any] = {
+            "resize": "shortest",
+            "resize_to": to[0] if to[0] == to[1] else to,
+            "interpolation": "bicubic",
+            "center_crop": "torchvision",
+        }
+        return cls(size=(rows, columns), **(settings | fields))
+
+    def picture(
+        self,
+        image: Picture,
+        *,
+        channels: Channels | None = None,
+        limits: Limits = DEFAULT_LIMITS,
+        allow_truncated: bool = False,
+    ) -> Image.Image:
+        """What the model sees of a picture, before it becomes numbers: resized and cropped, mode RGB (or L).
+
+        Errors: ImageError for files, ValueError and TypeError for pictures in memory.
+        """
+        if isinstance(image, Image.Image | np.ndarray) or is_tensor(image):
+            rgb = to_rgb(image, channels=channels, background=self.background, profile=self.profile)
+        else:
+            rgb = open_image(
+                image,
+                limits=limits,
+                background=self.background,
+                allow_truncated=allow_truncated,
+                profile=self.profile,
+            )
+        flat = rgb if self.channels == 3 else rgb.convert("L")
+        target = resized((flat.height, flat.width), self.resize, self._target)
+        if self.center_crop == "none":
+            return resize_whole(flat, target, self.interpolation)
+        return resize_and_crop(flat, target, self.interpolation, self.center_crop, self.size, self.fill)
+
+    def array(self, image: Picture, **options: Any) -> Float32[np.ndarray, "c h w"]:
+        """One picture as numbers, without torch, so that decoding threads need none; options as for `picture`."""
+        pixels = np.asarray(self.picture(image, **options))
+        pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+        table = _table(self.rescale, tuple(self.mean), tuple(self.std))
+        numbers = np.empty((self.channels, *pixels.shape[:2]), np.float32)
+        for channel, row in enumerate(table):
+            np.take(row, pixels[..., channel], out=numbers[channel], mode="clip")
+        return numbers
+
+    def __call__(self, images: Picture | Sequence[Picture], **options: Any) -> 'Float32[Tensor, "b c h w"]':
+        """One picture, a list of them, or an array (b, c, h, w) or (b, h, w, c), as a batch; options of `picture`."""
+        import torch
+
+        arrays = [self.array(image, **choices) for image, choices in _each(images, options)]
+        if not arrays:
+            return torch.empty((0, self.channels, *self.size))
+        if len({array.shape for array in arrays}) > 1:
+            raise ValueError(
+                f"pictures of different shapes stay different with resize={self.resize!r} and center_crop='none'; "
+                "give them one by one"
+            )
+        return torch.from_numpy(np.stack(arrays))
+
+    def to_huggingface(self) -> dict[str, Any]:
+        """The content of preprocessor_config.json; what transformers has no word for is under "vitkit"."""
+        from vitkit.data.processor.huggingface import write
+
+        return write(self)
+
+    @classmethod
+    def from_huggingface(cls, config: Mapping[str, Any]) -> "Processor":
+        """The processor that a preprocessor_config.json or processor_config.json of any age describes."""
+        from vitkit.data.processor.huggingface import read
+
+        return read(config)
+
+    @classmethod
+    def from_timm(cls, pretrained_cfg: Mapping[str, Any]) -> "Processor":
+        """The processor of timm's eval transform for a pretrained_cfg (or a config.json that holds one)."""
+        from vitkit.data.processor.timm import read
+
+        return read(pretrained_cfg)
+
+
+def _each(images: Any, options: dict[str, Any]) -> Iterator[tuple[Picture, dict[str, Any]]]:
+    """Every single picture in what a caller gave, with its options."""
+    if isinstance(images, list | tuple):
+        for image in images:
+            yield image, options
+    elif (is_tensor(images) or isinstance(images, np.ndarray)) and images.ndim == 4:
+        if 0 in images.shape[1:]:
+            raise ValueError(
+                f"a batch of pictures has the shape (b, c, h, w) or (b, h, w, c), got {tuple(images.shape)}"
+            )
+        # The whole batch says what white is, so that a dark picture among bright ones is not brightened.
+        pixels = array_to_bytes(as_array(images))
+        channels = find_channels(pixels.shape[1:], options.get("channels"), is_tensor(images))
+        for image in pixels:
+            yield image, options | {"channels": channels}
+    else:
+        yield images, options

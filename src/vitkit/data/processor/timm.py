@@ -1,0 +1,44 @@
+"""timm's pretrained_cfg: the settings that its eval transform is made from."""
+
+from collections.abc import Mapping
+from math import floor
+from typing import Any, Final, get_args
+
+from vitkit.data.processor.geometry import Interpolation
+from vitkit.data.processor.processor import IMAGENET_MEAN, IMAGENET_STD, Processor
+
+#: timm's own defaults for what a cfg leaves out.
+_CROP_FRACTION: Final = 0.875
+_KEYS: Final = ("input_size", "crop_pct", "crop_mode", "interpolation", "mean", "std")
+
+
+def read(pretrained_cfg: Mapping[str, Any]) -> Processor:
+    """The processor of `timm.data.create_transform(**timm.data.resolve_data_config(pretrained_cfg=...))`.
+
+    Errors: ValueError for a cfg without any of the keys, or with a value that timm's eval transform does not have.
+    """
+    cfg = pretrained_cfg.get("pretrained_cfg", pretrained_cfg)
+    if not any(key in cfg for key in _KEYS):
+        raise ValueError(f"a pretrained_cfg has some of {', '.join(_KEYS)}; this has {', '.join(cfg) or 'nothing'}")
+    channels, rows, columns = cfg.get("input_size") or (3, 224, 224)
+    fraction = cfg.get("crop_pct") or _CROP_FRACTION
+    mode, interpolation = cfg.get("crop_mode") or "center", cfg.get("interpolation") or "bicubic"
+    if interpolation not in get_args(Interpolation):
+        raise ValueError(f"interpolation is one of {list(get_args(Interpolation))}, got {interpolation!r}")
+    mean, std = tuple(cfg.get("mean") or IMAGENET_MEAN), tuple(cfg.get("std") or IMAGENET_STD)
+    if len(mean) != channels:
+        raise ValueError(f"input_size has {channels} channels, but mean has {len(mean)} numbers")
+    to = floor(rows / fraction), floor(columns / fraction)
+    how: dict[str, Any] = {"resize_to": to}
+    if mode == "center":
+        how = {"resize": "shortest", "resize_to": to[0] if to[0] == to[1] else to}
+    elif mode == "squash":
+        how["resize"] = "squash"
+    elif mode == "border":
+        how |= {"resize": "longest", "fill": tuple(round(255 * value) for value in mean)}
+    else:
+        raise ValueError(f"crop_mode is 'center', 'squash' or 'border', got {mode!r}")
+    how = {"fill": (0,) * channels} | how
+    return Processor(
+        size=(rows, columns), interpolation=interpolation, center_crop="torchvision", mean=mean, std=std, **how
+    )

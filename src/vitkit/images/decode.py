@@ -1,0 +1,211 @@
+"""Untrusted bytes to an RGB picture: probe, decode what the probe left, apply the contract of `vitkit.images`."""
+
+import io
+import os
+import stat
+import struct
+from typing import BinaryIO, Final
+
+import numpy as np
+from PIL import Image, ImageFile
+from PIL.AvifImagePlugin import AvifImageFile
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from vitkit.images.color import Color, Profile, check_background, over, split_alpha, to_srgb
+from vitkit.images.depth import floats_to_bytes, integers_to_bytes
+from vitkit.images.errors import ImageError
+from vitkit.images.formats import BIG
+from vitkit.images.header import Header
+from vitkit.images.limits import DEFAULT_LIMITS, Limits
+from vitkit.images.orientation import read_orientation, upright
+from vitkit.images.probe import probe, recognise
+
+Source = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
+
+# The decoders are called by name: Image.open would try others, and warns through process-wide state.
+_DECODERS: Final[dict[str, type[ImageFile.ImageFile]]] = {
+    "JPEG": JpegImageFile,
+    "PNG": PngImageFile,
+    "WEBP": WebPImageFile,
+    "GIF": GifImageFile,
+    "BMP": BmpImageFile,
+    "TIFF": TiffImageFile,
+    "AVIF": AvifImageFile,
+}
+#: In these formats a sound header that the decoder refuses means a pixel layout that it does not know.
+_MANY_LAYOUTS: Final = frozenset({"BMP", "TIFF"})
+
+
+def _read_file(path: str | os.PathLike[str], limits: Limits) -> bytes:
+    try:
+        # Not blocking: a named pipe without a writer would hold a whole batch up.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except (OSError, ValueError) as error:
+        reason = {FileNotFoundError: "it does not exist", PermissionError: "permission denied"}.get(type(error))
+        raise ImageError("unreadable", f"the file cannot be opened: {reason or 'the system refuses'}") from None
+    with open(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ImageError("unreadable", "this is a folder or a device, not a file")
+        return _read_stream(file, limits)
+
+
+def _read_stream(file: BinaryIO, limits: Limits) -> bytes:
+    """All bytes of a file, but no more than the first kilobyte of one that is no picture."""
+    try:
+        start = file.read(1024)
+        if not isinstance(start, bytes):
+            raise TypeError(f"a picture file is opened in binary mode, but reading gave {type(start).__name__}")
+        recognise(start)
+        data = start + file.read(limits.max_bytes + 1 - len(start)) if len(start) <= limits.max_bytes else start
+    except OSError:
+        raise ImageError("unreadable", "the file cannot be read: the system reports an error") from None
+    return data
+
+
+def read_source(source: Source, limits: Limits) -> bytes:
+    """The bytes of a path, of bytes, or of an open binary file; errors: ImageError, TypeError for anything else."""
+    if isinstance(source, bytes):
+        return source
+    if isinstance(source, bytearray | memoryview):
+        return bytes(source)
+    if isinstance(source, str | os.PathLike):
+        return _read_file(source, limits)
+    if hasattr(source, "read"):
+        return _read_stream(source, limits)
+    raise TypeError(f"a picture comes as a path, bytes or an open binary file, got {type(source).__name__}")
+
+
+def _open(header: Header) -> ImageFile.ImageFile:
+    """Let the decoder read the cleaned header, and make sure that it sees the size that was checked."""
+    decoder = _DECODERS.get(header.format) or Image.OPEN[header.format][0]
+    try:
+        image = decoder(io.BytesIO(header.clean), "")
+    except Exception:
+        # Decoders raise a dozen kinds of error on broken files, with texts that hold addresses.
+        code = "unsupported_format" if header.format in _MANY_LAYOUTS else "corrupt"
+        raise ImageError(code, f"the {header.format} decoder does not accept the file") from None
+    if image.size != (header.width, header.height):
+        raise ImageError("corrupt", "the file states two different sizes")
+    return image
+
+
+def _ends_early(error: Exception) -> bool:
+    """Whether a decoder's error says that data are missing rather than wrong."""
+    text = str(error).lower()
+    return isinstance(error, EOFError | struct.error) or "truncated" in text or "not large enough" in text
+
+
+def _rehearse(header: Header) -> None:
+    """Decode a big JPEG without an end marker at an eighth of its size, to find a missing end in little memory."""
+    image = _open(header)
+    image.draft(image.mode, (header.width // 8, header.height // 8))
+    _load(image, allow_truncated=False)
+
+
+def _load(image: ImageFile.ImageFile, allow_truncated: bool) -> None:
+    try:
+        image.load()
+    except MemoryError:
+        raise ImageError("too_large", "there is not enough memory to decode the picture") from None
+    except Exception as error:
+        if not _ends_early(error):
+            raise ImageError("corrupt", "the picture's data are damaged") from None
+        if not allow_truncated or not _keep_what_is_there(image):
+            raise ImageError("truncated", "the file ends before its picture does") from None
+
+
+def _keep_what_is_there(image: ImageFile.ImageFile) -> bool:
+    """Make a picture of the rows that were decoded before the end; False if the decoder has given none."""
+    image.tile = []
+    try:
+        image.load()
+    except (OSError, ValueError, AttributeError):
+        return False
+    return True
+
+
+def _key_to_alpha(image: Image.Image, header: Header) -> Image.Image | None:
+    """The alpha channel that a colour key or an alpha table stands for (PNG tRNS, GIF clear index)."""
+    key = header.transparency
+    if not key:
+        return None
+    if image.mode == "P":
+        table = key if header.format == "PNG" else tuple(0 if i == key[0] else 255 for i in range(256))
+        return image.point([*table, *[255] * (256 - len(table))], "L")
+    if header.format == "GIF":  # without a colour table the indices are grey levels
+        return image.point([0 if i == key[0] else 255 for i in range(256)], "L") if image.mode == "L" else None
+    pixels = np.asarray(image)
+    if image.mode in ("1", "L"):  # the decoder has spread fewer than 8 bits over 0 to 255
+        spread = key[0] * 255 // ((1 << header.bits) - 1)
+        opaque = pixels.astype(np.uint8) * (255 if image.mode == "1" else 1) != spread
+    elif image.mode.startswith("I"):
+        opaque = pixels != key[0]
+    else:  # of 16-bit colours the decoder has kept the upper halves
+        opaque = (pixels != np.array(key) >> max(header.bits - 8, 0)).any(axis=-1)
+    return Image.fromarray(opaque.astype(np.uint8) * 255)
+
+
+def _eight_bits(image: Image.Image, header: Header) -> Image.Image:
+    """Whole numbers and floats of more than 8 bits to grey of 8 bits."""
+    if image.mode == "F":
+        values = floats_to_bytes(np.asarray(image), clip=True)
+    elif image.mode.startswith("I"):
+        wide = np.asarray(image)
+        if image.mode == "I" and header.bits == 32 and not header.signed:
+            wide = wide.view(np.uint32)  # the decoder keeps unsigned numbers in a signed type
+        values = integers_to_bytes(wide, header.bits - header.signed)
+    else:
+        return image
+    return Image.fromarray(255 - values if header.inverted else values)
+
+
+def _place(image: Image.Image, alpha: Image.Image | None, header: Header) -> tuple[Image.Image, Image.Image | None]:
+    """Put a frame that is smaller than its canvas on it; what it leaves free is transparent."""
+    if header.placed is None:
+        return image, alpha
+    left, top, *size = header.placed
+    canvas, opaque = Image.new(image.mode, size), Image.new("L", size)
+    canvas.paste(image, (left, top))
+    opaque.paste(alpha if alpha is not None else Image.new("L", image.size, 255), (left, top))
+    return canvas, opaque
+
+
+def open_image(
+    source: Source,
+    *,
+    limits: Limits = DEFAULT_LIMITS,
+    background: Color = (255, 255, 255),
+    allow_truncated: bool = False,
+    profile: Profile = "convert",
+) -> Image.Image:
+    """The picture in a file or in bytes, as the contract of `vitkit.images` says: upright, sRGB, 8 bits, mode RGB.
+
+    background       what shows through transparent pixels
+    allow_truncated  take a JPEG, PNG, GIF or BMP file that ends early; what is missing is grey, black or the background
+    profile          "convert" turns embedded ICC profiles into sRGB, "ignore" takes the numbers as they are
+
+    Safe in threads: no process-wide state is read or changed. Errors: ImageError.
+    """
+    check_background(background)
+    header = probe(read_source(source, limits), limits, allow_truncated=allow_truncated)
+    if not header.complete and header.width * header.height * 4 > BIG:
+        _rehearse(header)
+    loaded = _open(header)
+    _load(loaded, allow_truncated)
+    key = _key_to_alpha(loaded, header)
+    orientation = header.orientation
+    if header.format in ("AVIF", "HEIF"):  # the decoder reports the turn that the item properties ask for
+        orientation = read_orientation(loaded.info.get("exif") or b"")
+    embedded = header.profile or (loaded.info.get("icc_profile") if header.format in ("AVIF", "HEIF") else None)
+    image, alpha = split_alpha(_eight_bits(loaded, header))
+    image, alpha = _place(image, key if alpha is None else alpha, header)
+    try:
+        flat = over(to_srgb(image, embedded, profile), alpha, background)
+    except ValueError:
+        raise ImageError("unsupported_format", f"a {header.format} file of an unknown kind of colour") from None
+    return upright(flat, orientation)

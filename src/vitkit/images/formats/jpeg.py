@@ -1,0 +1,165 @@
+"""JPEG (ITU-T T.81): baseline, extended and progressive Huffman files of 8 bits with 1, 3 or 4 components."""
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from vitkit.images.errors import ImageError
+from vitkit.images.formats import MAX_PARTS, MAX_PROFILE, check_size, corrupt, truncated
+from vitkit.images.header import Header
+from vitkit.images.limits import Limits
+from vitkit.images.orientation import read_orientation
+
+_SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
+_APP0, _APP1, _APP2, _APP14 = 0xE0, 0xE1, 0xE2, 0xEE
+_ALONE: Final = frozenset({0x01, *range(0xD0, 0xD8)})
+_FRAMES: Final = frozenset({0xC0, 0xC1, 0xC2})
+#: Lossless, hierarchical and arithmetic coding: no camera writes them, and few decoders are tested on them.
+_OTHER_FRAMES: Final = frozenset({0xC3, *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0)})
+_TABLES: Final = frozenset({0xC4, 0xDB, 0xDD})  # Huffman, quantisation, restart interval
+
+#: Decoding a progressive file visits every pixel once for each scan; real files have about ten.
+_SCANS_AT_FULL_SIZE: Final = 20
+_MAX_SCANS: Final = 500
+
+
+def sniff(data: bytes) -> bool:
+    """Whether the file begins as JPEG files do."""
+    return data.startswith(b"\xff\xd8\xff")
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """(marker, start, end) of each segment up to and with the first start of scan; `start` is that of the 0xFF."""
+    at = 2
+    for _ in range(MAX_PARTS):
+        start = data.find(b"\xff", at)
+        if start < 0:
+            raise truncated()
+        at = start + 1
+        while at < len(data) and data[at] == 0xFF:
+            at += 1
+        if at >= len(data):
+            raise truncated()
+        marker = data[at]
+        at += 1
+        if marker == 0 or marker == _SOI or marker in _ALONE:
+            continue
+        if marker == _EOI:
+            raise corrupt("the picture ends before its first scan")
+        if at + 2 > len(data):
+            raise truncated()
+        (length,) = struct.unpack_from(">H", data, at)
+        if length < 2:
+            raise corrupt("a segment is shorter than its own length field")
+        if at + length > len(data):
+            raise truncated()
+        yield marker, at - 2, at + length
+        if marker == _SOS:
+            return
+        at += length
+    raise corrupt(f"more than {MAX_PARTS} segments before the picture")
+
+
+def _frame(payload: bytes) -> tuple[int, int, list[tuple[int, int]]]:
+    """Width, height and the (horizontal, vertical) sampling factor of each component."""
+    if len(payload) < 6:
+        raise corrupt("the frame header is too short")
+    bits, height, width, components = struct.unpack_from(">BHHB", payload)
+    if bits != 8:
+        raise ImageError("unsupported_format", f"a JPEG file of {bits} bits for each sample; only 8 are read")
+    if components not in (1, 3, 4) or len(payload) < 6 + 3 * components:
+        raise corrupt(f"the frame header names {components} components")
+    if height == 0:
+        raise ImageError("unsupported_format", "a JPEG file that gives its height only after the picture")
+    factors = [(payload[i] >> 4, payload[i] & 15) for i in range(7, 7 + 3 * components, 3)]
+    if any(not (1 <= h <= 4 and 1 <= v <= 4) for h, v in factors):
+        raise corrupt("a sampling factor is not between 1 and 4")
+    return width, height, factors
+
+
+def _fewest_bits(width: int, height: int, factors: list[tuple[int, int]], progressive: bool) -> int:
+    """No encoder can write this many pixels in fewer bits: each block of 8 x 8 needs a code or two of a bit."""
+    widest, tallest = max(h for h, _ in factors), max(v for _, v in factors)
+    blocks = sum(-(-width * h // (8 * widest)) * -(-height * v // (8 * tallest)) for h, v in factors)
+    return blocks * (1 if progressive else 2)
+
+
+def _profile(parts: dict[int, bytes], total: int) -> bytes | None:
+    """Put an ICC profile together from its numbered segments (ICC.1:2022, annex B.4)."""
+    if not parts or sorted(parts) != list(range(1, total + 1)):
+        return None
+    profile = b"".join(parts[number] for number in sorted(parts))
+    return profile if len(profile) <= MAX_PROFILE else None
+
+
+def _check_scans(data: bytes, start: int, end: int, pixels: int, limits: Limits) -> None:
+    scans = data.count(b"\xff\xda", start, end)
+    if scans > _MAX_SCANS or scans * pixels > _SCANS_AT_FULL_SIZE * limits.max_pixels:
+        raise ImageError(
+            "too_many_pixels", f"the picture has {pixels} pixels in {scans} scans, too much work to decode"
+        )
+
+
+@dataclass
+class _Start:
+    """What a file says before its first scan; `kept` are the pieces that the decoder needs."""
+
+    kept: list[bytes]
+    width: int = 0
+    height: int = 0
+    factors: list[tuple[int, int]] = field(default_factory=list)
+    progressive: bool = False
+    orientation: int = 1
+    profile_parts: dict[int, bytes] = field(default_factory=dict)
+    profile_total: int = 0
+    scan: int = 0
+
+
+def _read_start(data: bytes, limits: Limits) -> _Start:
+    found = _Start(kept=[data[:2]])
+    for marker, start, end in _segments(data):
+        payload = data[start + 4 : end]
+        if marker in _FRAMES:
+            if found.factors:
+                raise corrupt("two frame headers")
+            found.width, found.height, found.factors = _frame(payload)
+            found.progressive = marker == 0xC2
+            check_size(found.width, found.height, limits)
+        elif marker in _OTHER_FRAMES:
+            raise ImageError("unsupported_format", "a lossless, hierarchical or arithmetic JPEG file")
+        elif marker == _APP1 and payload.startswith(b"Exif\0\0"):
+            found.orientation = read_orientation(payload)
+        elif marker == _APP2 and payload.startswith(b"ICC_PROFILE\0") and len(payload) > 14:
+            found.profile_parts[payload[12]], found.profile_total = payload[14:], payload[13]
+        elif marker == _SOS:
+            found.scan = start
+        is_colour = (marker == _APP0 and payload[:4] == b"JFIF") or (marker == _APP14 and payload[:5] == b"Adobe")
+        if marker in _FRAMES or marker in _TABLES or is_colour:
+            found.kept.append(data[start:end])
+    if not found.factors:
+        raise corrupt("a scan comes before the frame header")
+    return found
+
+
+def read(data: bytes, limits: Limits, allow_truncated: bool) -> Header:
+    """Header of a JPEG file; of a file with several pictures (MPO, ultra HDR) the first is taken."""
+    found = _read_start(data, limits)
+    width, height, scan = found.width, found.height, found.scan
+    end = data.find(b"\xff\xd9", scan)
+    complete = end >= 0
+    end = end if complete else len(data)
+    _check_scans(data, scan, end, width * height, limits)
+    if not allow_truncated and (end - scan) * 8 < _fewest_bits(width, height, found.factors, found.progressive):
+        raise truncated()
+    # The end marker makes the decoder fill in what is missing instead of waiting for it.
+    end_marker = b"\xff\xd9" if complete or allow_truncated else b""
+    return Header(
+        format="JPEG",
+        width=width,
+        height=height,
+        clean=b"".join([*found.kept, data[scan:end], end_marker]),
+        orientation=found.orientation,
+        profile=_profile(found.profile_parts, found.profile_total),
+        complete=complete or allow_truncated,
+    )

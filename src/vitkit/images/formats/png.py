@@ -1,0 +1,204 @@
+"""PNG and APNG (W3C PNG third edition): every chunk is checked, and only the pixels' own go to the decoder."""
+
+import re
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+from vitkit.images.errors import ImageError
+from vitkit.images.formats import BIG, MAX_PARTS, MAX_PROFILE, check_frames, check_size, corrupt, truncated
+from vitkit.images.header import Header
+from vitkit.images.limits import Limits
+from vitkit.images.orientation import read_orientation
+
+_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
+_NAME: Final = re.compile(rb"[A-Za-z]{4}")
+#: Colour type -> channels and allowed bit depths (table 11.1).
+_LAYOUTS: Final = {0: (1, {1, 2, 4, 8, 16}), 2: (3, {8, 16}), 3: (1, {1, 2, 4, 8}), 4: (2, {8, 16}), 6: (4, {8, 16})}
+_GREY, _COLOUR, _PALETTE = 0, 2, 3
+#: A chunk whose name begins with a lower-case letter may be left out.
+_ANCILLARY: Final = ord("a")
+_USEFUL: Final = frozenset({b"PLTE", b"tRNS", b"iCCP", b"eXIf", b"acTL"})
+#: First column and row, and steps, of the seven passes of an interlaced file (section 8.1).
+_PASSES: Final = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+#: Deflate cannot expand a byte to more than this many.
+_DEFLATE: Final = 1032
+
+
+class _Layout(NamedTuple):
+    """The fields of IHDR."""
+
+    width: int
+    height: int
+    bits: int
+    colour: int
+    interlaced: bool
+
+    @property
+    def pixel_bytes(self) -> int:
+        """Bytes of all scan lines, filter bytes included."""
+        depth = self.bits * _LAYOUTS[self.colour][0]
+        total = 0
+        for x, y, step_x, step_y in _PASSES if self.interlaced else ((0, 0, 1, 1),):
+            columns, rows = -(-(self.width - x) // step_x), -(-(self.height - y) // step_y)
+            if columns > 0 and rows > 0:
+                total += rows * (1 + -(-columns * depth // 8))
+        return total
+
+
+def sniff(data: bytes) -> bool:
+    """Whether the file begins as PNG files do."""
+    return data.startswith(_SIGNATURE)
+
+
+def _chunks(data: bytes, allow_truncated: bool) -> Iterator[tuple[bytes, bytes, bool]]:
+    """(name, payload, whether its checksum is right) of each chunk, IEND excluded."""
+    at = len(_SIGNATURE)
+    for _ in range(MAX_PARTS):
+        if at + 12 > len(data):
+            if allow_truncated:
+                return
+            raise truncated()
+        length, name = struct.unpack_from(">I4s", data, at)
+        if not _NAME.fullmatch(name):
+            raise corrupt("a chunk has no proper name")
+        payload = data[at + 8 : at + 8 + length]
+        at += 12 + length
+        if at > len(data):
+            if not allow_truncated:
+                raise truncated()
+            yield name, payload, False
+            return
+        yield name, payload, struct.unpack_from(">I", data, at - 4)[0] == zlib.crc32(payload, zlib.crc32(name))
+        if name == b"IEND":
+            return
+    raise corrupt(f"more than {MAX_PARTS} chunks")
+
+
+def _layout(payload: bytes, limits: Limits) -> _Layout:
+    if len(payload) != 13:
+        raise corrupt("the header chunk has the wrong length")
+    width, height, bits, colour, compression, filtering, interlaced = struct.unpack(">IIBBBBB", payload)
+    if bits not in _LAYOUTS.get(colour, (0, set()))[1]:
+        raise corrupt(f"colour type {colour} with {bits} bits does not exist")
+    if compression or filtering or interlaced > 1:
+        raise corrupt("an unknown compression, filter or interlace method")
+    check_size(width, height, limits)
+    return _Layout(width, height, bits, colour, bool(interlaced))
+
+
+def _inflated_size(parts: list[bytes], wanted: int) -> int:
+    """Bytes that the compressed pixels give, counted in small pieces and only up to `wanted`."""
+    inflate, total = zlib.decompressobj(), 0
+    try:
+        for part in parts:
+            rest = part
+            while rest and total < wanted:
+                total += len(inflate.decompress(rest, 1 << 18))
+                rest = inflate.unconsumed_tail
+        while total < wanted and not inflate.eof and (piece := inflate.decompress(b"", 1 << 18)):
+            total += len(piece)
+    except zlib.error:
+        raise corrupt("its compressed pixels cannot be unpacked") from None
+    return total
+
+
+def _profile(payload: bytes) -> bytes | None:
+    """Unpack iCCP: name, zero, method 0, deflated profile; a broken or oversized one counts as absent."""
+    name_end = payload.find(b"\0")
+    if not 0 < name_end < 80 or payload[name_end + 1 : name_end + 2] != b"\0":
+        return None
+    try:
+        profile = zlib.decompressobj().decompress(payload[name_end + 2 :], MAX_PROFILE + 1)
+    except zlib.error:
+        return None
+    return profile if len(profile) <= MAX_PROFILE else None
+
+
+def _transparency(payload: bytes, layout: _Layout) -> tuple[int, ...] | None:
+    """tRNS: a colour key for grey and colour files, a table of alphas for palettes; None where it makes no sense."""
+    if layout.colour == _PALETTE:
+        return tuple(payload[:256])
+    channels = {_GREY: 1, _COLOUR: 3}.get(layout.colour)
+    return struct.unpack(f">{channels}H", payload) if channels and len(payload) == 2 * channels else None
+
+
+def _chunk(name: bytes, payload: bytes) -> bytes:
+    return struct.pack(">I", len(payload)) + name + payload + struct.pack(">I", zlib.crc32(payload, zlib.crc32(name)))
+
+
+def _check_pixels(layout: _Layout, pixels: list[bytes]) -> None:
+    """Refuse a file whose compressed data cannot hold its pixels, before they are given memory."""
+    if not any(pixels):
+        raise corrupt("it has no pixels")
+    wanted = layout.pixel_bytes
+    if sum(map(len, pixels)) * _DEFLATE < wanted or (wanted > BIG and _inflated_size(pixels, wanted) < wanted):
+        raise truncated()
+
+
+def _check_order(name: bytes, previous: bytes, seen_pixels: bool) -> None:
+    """Refuse chunks that may not be where they are, and those without which nobody can read the file."""
+    if name == b"IHDR":
+        raise corrupt("two header chunks")
+    if name == b"IDAT" and seen_pixels and previous != b"IDAT":
+        raise corrupt("the pixel chunks do not follow each other")
+    if name[0] < _ANCILLARY and name not in (b"PLTE", b"IDAT", b"IEND"):
+        raise ImageError("unsupported_format", "a PNG file with an unknown critical chunk")
+
+
+def _gather(data: bytes, limits: Limits, allow_truncated: bool) -> tuple[_Layout, dict[bytes, bytes], list[bytes]]:
+    """The header, the first chunk of each other kind that matters, and the pixel chunks."""
+    layout: _Layout | None = None
+    found: dict[bytes, bytes] = {}
+    pixels: list[bytes] = []
+    previous = b""
+    for name, payload, is_right in _chunks(data, allow_truncated):
+        if layout is None:
+            if name != b"IHDR" or not is_right:
+                raise corrupt("it does not begin with a sound header chunk")
+            layout = _layout(payload, limits)
+        else:
+            _check_order(name, previous, bool(pixels))
+            if not is_right and name[0] < _ANCILLARY and not allow_truncated:
+                raise corrupt("a checksum is wrong")
+            if name == b"IDAT":
+                pixels.append(payload)
+            elif is_right and name in _USEFUL:
+                found.setdefault(name, payload)
+        previous = name
+    if layout is None:
+        raise truncated()
+    return layout, found, pixels
+
+
+def _clean(layout: _Layout, palette: bytes | None, pixels: list[bytes]) -> bytes:
+    """A PNG file of these pixels and nothing else."""
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", *layout[:4], 0, 0, layout.interlaced))]
+    if layout.colour == _PALETTE:
+        if palette is None or len(palette) % 3 or not 0 < len(palette) <= 768:
+            raise corrupt("its palette is missing or has the wrong length")
+        chunks.append((b"PLTE", palette))
+    chunks += [(b"IDAT", b"".join(pixels)), (b"IEND", b"")]
+    return _SIGNATURE + b"".join(_chunk(name, payload) for name, payload in chunks)
+
+
+def read(data: bytes, limits: Limits, allow_truncated: bool) -> Header:
+    """Header of a PNG file; of an animated one the picture that viewers without animation show."""
+    layout, found, pixels = _gather(data, limits, allow_truncated)
+    animation = found.get(b"acTL", b"")
+    frames = max(1, struct.unpack_from(">I", animation)[0]) if len(animation) == 8 else 1
+    check_frames(frames, limits)
+    if not allow_truncated:
+        _check_pixels(layout, pixels)
+    return Header(
+        format="PNG",
+        width=layout.width,
+        height=layout.height,
+        clean=_clean(layout, found.get(b"PLTE"), pixels),
+        frames=frames,
+        orientation=read_orientation(found.get(b"eXIf", b"")),
+        profile=_profile(found[b"iCCP"]) if b"iCCP" in found else None,
+        transparency=_transparency(found[b"tRNS"], layout) if b"tRNS" in found else None,
+        bits=layout.bits,
+    )

@@ -1,0 +1,185 @@
+"""TIFF 6.0, first page: its directory is read here, checked, and written anew for the decoder."""
+
+import struct
+from collections.abc import Mapping
+from typing import Final
+
+from vitkit.images.errors import ImageError
+from vitkit.images.formats import MAX_PARTS, MAX_PROFILE, check_frames, check_size, corrupt, truncated
+from vitkit.images.header import Header
+from vitkit.images.limits import Limits
+
+_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER = 256, 257, 258, 259, 262, 266
+_STRIP_OFFSETS, _ORIENTATION, _SAMPLES, _ROWS_PER_STRIP, _STRIP_SIZES, _PLANAR = 273, 274, 277, 278, 279, 284
+_GROUP3, _GROUP4, _PREDICTOR, _COLOUR_MAP = 292, 293, 317, 320
+_TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_SIZES, _EXTRA_SAMPLES, _SAMPLE_FORMAT = 322, 323, 324, 325, 338, 339
+_JPEG_TABLES, _SUBSAMPLING, _POSITIONING, _PROFILE = 347, 530, 531, 34675
+
+#: Tags that say how the pixels are stored; the decoder gets these and no others.
+_PIXEL_TAGS: Final = frozenset(
+    {_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER, _STRIP_OFFSETS, _SAMPLES, _ROWS_PER_STRIP}
+    | {_STRIP_SIZES, _PLANAR, _GROUP3, _GROUP4, _PREDICTOR, _COLOUR_MAP, _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS}
+    | {_TILE_SIZES, _EXTRA_SAMPLES, _SAMPLE_FORMAT, _JPEG_TABLES, _SUBSAMPLING, _POSITIONING}
+)
+#: The most bytes that one stored byte can become: nothing, fax codes, LZW, JPEG, Deflate, PackBits.
+_EXPANSION: Final = {1: 1, 2: None, 3: None, 4: None, 5: 4096, 7: 1024, 8: 1032, 32773: 64, 32946: 1032}
+_TYPE_FORMATS: Final = {1: "B", 3: "H", 4: "I", 7: "B"}
+_Tags = dict[int, tuple[int, ...]]
+
+
+def sniff(data: bytes) -> bool:
+    """Whether the file begins as TIFF files do."""
+    return data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+def _read_directory(data: bytes, order: str, at: int) -> tuple[_Tags, int]:
+    """The whole-number tags of the directory at this place, and where the next directory is."""
+    if at + 2 > len(data):
+        raise truncated()
+    (count,) = struct.unpack_from(order + "H", data, at)
+    if at + 2 + 12 * count > len(data):
+        raise truncated()
+    tags: _Tags = {}
+    for entry in range(at + 2, at + 2 + 12 * count, 12):
+        tag, kind, number = struct.unpack_from(order + "HHI", data, entry)
+        if tag not in _PIXEL_TAGS and tag not in (_ORIENTATION, _PROFILE):
+            continue
+        code = _TYPE_FORMATS.get(kind)
+        if code is None or number == 0 or tag in tags:
+            raise corrupt(f"tag {tag} is given twice or has no whole numbers")
+        size = struct.calcsize(code) * number
+        place = entry + 8 if size <= 4 else struct.unpack_from(order + "I", data, entry + 8)[0]
+        if place + size > len(data):
+            if tag in (_ORIENTATION, _PROFILE):
+                continue
+            raise truncated()
+        tags[tag] = struct.unpack_from(f"{order}{number}{code}", data, place)
+    following = at + 2 + 12 * count
+    return tags, struct.unpack_from(order + "I", data, following)[0] if following + 4 <= len(data) else 0
+
+
+def _count_pages(data: bytes, order: str, at: int, limits: Limits) -> int:
+    """Pages in the chain of directories, which may bite its own tail."""
+    seen: set[int] = set()
+    while at and at not in seen and at + 2 <= len(data) and len(seen) < limits.max_frames:
+        seen.add(at)
+        following = at + 2 + 12 * struct.unpack_from(order + "H", data, at)[0]
+        at = struct.unpack_from(order + "I", data, following)[0] if following + 4 <= len(data) else 0
+    return 1 + len(seen)
+
+
+def _one(tags: Mapping[int, tuple[int, ...]], tag: int, default: int | None = None) -> int:
+    values = tags.get(tag)
+    if values is None:
+        if default is None:
+            raise corrupt(f"tag {tag} is missing")
+        return default
+    return values[0]
+
+
+def _piece_shape(tags: _Tags, width: int, height: int, limits: Limits) -> tuple[int, int, int, int]:
+    """Tag of the offsets, tag of the sizes, and width and height of a strip or tile."""
+    if _TILE_OFFSETS not in tags:
+        rows = min(_one(tags, _ROWS_PER_STRIP, height), height)
+        if rows < 1:
+            raise corrupt("a strip has no rows")
+        return _STRIP_OFFSETS, _STRIP_SIZES, width, rows
+    tile_width, tile_height = _one(tags, _TILE_WIDTH), _one(tags, _TILE_HEIGHT)
+    if tile_width % 16 or tile_height % 16:
+        raise corrupt("the sides of a tile are not multiples of 16")
+    check_size(tile_width, tile_height, limits)
+    return _TILE_OFFSETS, _TILE_SIZES, tile_width, tile_height
+
+
+def _check_pieces(data: bytes, tags: _Tags, bits_of_pixel: int, limits: Limits) -> None:
+    """Hold the places and sizes of all strips or tiles against the file and against the picture's size."""
+    width, height, compression = _one(tags, _WIDTH), _one(tags, _HEIGHT), _one(tags, _COMPRESSION, 1)
+    offset_tag, size_tag, piece_width, piece_height = _piece_shape(tags, width, height, limits)
+    planes = _one(tags, _SAMPLES, 1) if _one(tags, _PLANAR, 1) == 2 else 1
+    pieces = -(-width // piece_width) * -(-height // piece_height) * planes
+    offsets = tags.get(offset_tag, ())
+    if len(offsets) < pieces:
+        raise corrupt(f"the picture needs {pieces} strips or tiles, the file lists {len(offsets)}")
+    row_bytes = -(-piece_width * bits_of_pixel // (8 * planes))
+    sizes = tags.get(size_tag)
+    if sizes is None:
+        if compression != 1:
+            raise corrupt("the sizes of its strips are missing")
+        sizes = tuple(row_bytes * min(piece_height, height - i * piece_height) for i in range(pieces))
+        tags[size_tag] = sizes
+    if len(sizes) < pieces:
+        raise corrupt("the sizes of some strips are missing")
+    offsets, sizes = offsets[:pieces], sizes[:pieces]
+    if any(offset + size > len(data) for offset, size in zip(offsets, sizes, strict=True)):
+        raise truncated()
+    # Strips that share their bytes would let a small file ask for endless work.
+    if sum(sizes) > len(data):
+        raise corrupt("its strips overlap")
+    expansion, wanted = _EXPANSION[compression], -(-width * height * bits_of_pixel // 8)
+    if expansion is not None and sum(sizes) * expansion < wanted:
+        raise truncated()
+    tags[offset_tag], tags[size_tag] = offsets, sizes
+
+
+def _rewrite(data: bytes, order: str, tags: _Tags) -> bytes:
+    """The file with one new directory at its end, which holds these tags and names no next page."""
+    body = bytearray(data + b"\0" * (len(data) & 1))
+    entries = []
+    for tag in sorted(tags.keys() & _PIXEL_TAGS):
+        values = tags[tag]
+        kind = 7 if tag == _JPEG_TABLES else 3 if max(values) < 65_536 else 4
+        packed = struct.pack(f"{order}{len(values)}{_TYPE_FORMATS[kind]}", *values)
+        if len(packed) > 4:
+            place = len(body)
+            body += packed + b"\0" * (len(packed) & 1)
+            packed = struct.pack(order + "I", place)
+        entries.append(struct.pack(order + "HHI", tag, kind, len(values)) + packed.ljust(4, b"\0"))
+    struct.pack_into(order + "I", body, 4, len(body))
+    body += struct.pack(order + "H", len(entries)) + b"".join(entries) + b"\0\0\0\0"
+    return bytes(body)
+
+
+def _pixel_bits(tags: _Tags) -> int:
+    """Bits of one pixel, all samples together."""
+    samples, bits = _one(tags, _SAMPLES, 1), tags.get(_BITS, (1,))
+    if not 1 <= samples <= 8:
+        raise ImageError("unsupported_format", f"a TIFF file of {samples} samples for each pixel")
+    if any(not 1 <= depth <= 64 for depth in bits):
+        raise corrupt("a sample has no bits, or more than 64")
+    return sum(bits[:samples]) if len(bits) >= samples else bits[0] * samples
+
+
+def read(data: bytes, limits: Limits, allow_truncated: bool) -> Header:
+    """Header of a TIFF file; a truncated one is refused even with `allow_truncated`, as its directory is often last."""
+    if data[2] == 43 or data[3] == 43:
+        raise ImageError("unsupported_format", "a BigTIFF file")
+    if len(data) < 8:
+        raise truncated()
+    order = "<" if data[:2] == b"II" else ">"
+    tags, following = _read_directory(data, order, struct.unpack_from(order + "I", data, 4)[0])
+    width, height = _one(tags, _WIDTH), _one(tags, _HEIGHT)
+    check_size(width, height, limits)
+    compression = _one(tags, _COMPRESSION, 1)
+    if compression not in _EXPANSION:
+        raise ImageError("unsupported_format", f"a TIFF file with compression {compression}")
+    if any(len(values) > MAX_PARTS for tag, values in tags.items() if tag != _PROFILE):
+        raise corrupt(f"a tag with more than {MAX_PARTS} values")
+    frames = _count_pages(data, order, following, limits)
+    check_frames(frames, limits)
+    _check_pieces(data, tags, _pixel_bits(tags), limits)
+    depth, photometric = tags.get(_BITS, (1,))[0], _one(tags, _PHOTOMETRIC, 0)
+    sample_format, orientation = _one(tags, _SAMPLE_FORMAT, 1), _one(tags, _ORIENTATION, 1)
+    profile = tags.get(_PROFILE)
+    return Header(
+        format="TIFF",
+        width=width,
+        height=height,
+        clean=_rewrite(data, order, tags),
+        frames=frames,
+        orientation=orientation if 1 <= orientation <= 8 else 1,
+        profile=bytes(profile) if profile and max(profile) < 256 and len(profile) <= MAX_PROFILE else None,
+        bits=depth,
+        signed=sample_format == 2,
+        # Up to 8 bits the decoder turns white-is-zero round itself.
+        inverted=photometric == 0 and depth > 8,
+    )

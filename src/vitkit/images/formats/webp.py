@@ -1,0 +1,128 @@
+"""WebP (RFC 9649): still pictures, and the first frame of animated ones taken out as a still picture."""
+
+import struct
+from collections.abc import Iterator
+from typing import Final
+
+from vitkit.images.formats import MAX_PARTS, MAX_PROFILE, check_frames, check_size, corrupt, truncated
+from vitkit.images.header import Header, Placed
+from vitkit.images.limits import Limits
+from vitkit.images.orientation import read_orientation
+
+_ALPHA_FLAG: Final = 0x10
+_ANIMATION_FLAG: Final = 0x02
+
+
+def sniff(data: bytes) -> bool:
+    """Whether the file begins as WebP files do."""
+    return data[:4] == b"RIFF" and data[8:12] == b"WEBP"
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    at = 0
+    for _ in range(MAX_PARTS):
+        if at + 8 > len(data):
+            return
+        name, length = struct.unpack_from("<4sI", data, at)
+        if at + 8 + length > len(data):
+            raise truncated()
+        yield name, data[at + 8 : at + 8 + length]
+        at += 8 + length + (length & 1)
+    raise corrupt(f"more than {MAX_PARTS} chunks")
+
+
+def _three(data: bytes, at: int) -> int:
+    return int.from_bytes(data[at : at + 3], "little")
+
+
+def _bitstream_size(name: bytes, payload: bytes) -> tuple[int, int]:
+    """Width and height that the coded picture itself states, which is what the decoder will allocate."""
+    if name == b"VP8L":
+        if len(payload) < 5 or payload[0] != 0x2F:
+            raise corrupt("the lossless picture has no proper start")
+        packed = struct.unpack_from("<I", payload, 1)[0]
+        return (packed & 0x3FFF) + 1, ((packed >> 14) & 0x3FFF) + 1
+    if len(payload) < 10 or payload[0] & 1 or payload[3:6] != b"\x9d\x01\x2a":
+        raise corrupt("the picture has no proper start")
+    if _three(payload, 0) >> 5 > len(payload) - 10:
+        raise truncated()
+    width, height = struct.unpack_from("<HH", payload, 6)
+    return width & 0x3FFF, height & 0x3FFF
+
+
+def _chunk(name: bytes, payload: bytes) -> bytes:
+    return name + struct.pack("<I", len(payload)) + payload + b"\0" * (len(payload) & 1)
+
+
+def _still(parts: dict[bytes, bytes], limits: Limits) -> tuple[bytes, int, int]:
+    """A file of one still picture from the chunks ALPH, VP8 or VP8L, with its width and height."""
+    name = b"VP8L" if b"VP8L" in parts else b"VP8 "
+    if name not in parts:
+        raise corrupt("it has no picture")
+    width, height = _bitstream_size(name, parts[name])
+    check_size(width, height, limits)
+    body = _chunk(name, parts[name])
+    if name == b"VP8 " and b"ALPH" in parts:
+        size = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+        body = _chunk(b"VP8X", bytes([_ALPHA_FLAG, 0, 0, 0]) + size) + _chunk(b"ALPH", parts[b"ALPH"]) + body
+    return b"RIFF" + struct.pack("<I", 4 + len(body)) + b"WEBP" + body, width, height
+
+
+def _gather(data: bytes, limits: Limits) -> tuple[dict[bytes, bytes], int]:
+    """The first chunk of each kind, and the number of frames."""
+    (length,) = struct.unpack_from("<I", data, 4)
+    if 8 + length > len(data):
+        raise truncated()
+    found: dict[bytes, bytes] = {}
+    frames = 0
+    for name, payload in _chunks(data[12 : 8 + length]):
+        frames += name == b"ANMF"
+        found.setdefault(name, payload)
+        check_frames(frames, limits)
+    return found, max(1, frames)
+
+
+def _canvas(payload: bytes, limits: Limits) -> tuple[int, int, bool]:
+    """Width and height of the canvas, and whether it is animated, from the chunk VP8X."""
+    if len(payload) < 10:
+        raise corrupt("the header chunk has the wrong length")
+    width, height = _three(payload, 4) + 1, _three(payload, 7) + 1
+    check_size(width, height, limits)
+    return width, height, bool(payload[0] & _ANIMATION_FLAG)
+
+
+def _first_picture(found: dict[bytes, bytes], limits: Limits) -> tuple[bytes, int, int, Placed | None]:
+    """A still file of the first frame, its width and height, and its place where it does not fill the canvas."""
+    if b"VP8X" not in found:
+        return *_still(found, limits), None
+    canvas_width, canvas_height, animated = _canvas(found[b"VP8X"], limits)
+    left = top = 0
+    parts = found
+    if animated:
+        frame = found.get(b"ANMF", b"")
+        if len(frame) < 16:
+            raise corrupt("it has no frame")
+        left, top, parts = 2 * _three(frame, 0), 2 * _three(frame, 3), dict(_chunks(frame[16:]))
+    clean, width, height = _still(parts, limits)
+    if (width, height) == (canvas_width, canvas_height) and not left and not top:
+        return clean, width, height, None
+    if not animated or left + width > canvas_width or top + height > canvas_height:
+        raise corrupt("the header and the picture state different sizes")
+    return clean, width, height, (left, top, canvas_width, canvas_height)
+
+
+def read(data: bytes, limits: Limits, allow_truncated: bool) -> Header:
+    """Header of a WebP file; a truncated one is always refused, because its decoder has no half results."""
+    found, frames = _gather(data, limits)
+    clean, width, height, placed = _first_picture(found, limits)
+    profile = found.get(b"ICCP")
+    return Header(
+        format="WEBP",
+        width=width,
+        height=height,
+        clean=clean,
+        frames=frames,
+        orientation=read_orientation(found.get(b"EXIF", b"")),
+        profile=profile if profile and len(profile) <= MAX_PROFILE else None,
+        placed=placed,
+    )
