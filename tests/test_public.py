@@ -1,0 +1,53 @@
+"""What `import vitkit` promises: its names, and that it costs nothing before they are used."""
+
+import subprocess
+import sys
+
+import pytest
+
+import vitkit
+
+NAMES = [
+    "Classifier",
+    "ImageError",
+    "Limits",
+    "Prediction",
+    "Predictor",
+    "Processor",
+    "__version__",
+    "convert",
+    "load",
+    "open_image",
+]
+
+
+def modules_after(statement: str) -> set[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; {statement}; print('\\n'.join(sys.modules))"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return set(done.stdout.split())
+
+
+def test_the_public_names_are_pinned() -> None:
+    assert sorted(vitkit.__all__) == vitkit.__all__ == NAMES
+    for name in NAMES:
+        assert getattr(vitkit, name) is not None
+    assert dir(vitkit) == NAMES
+
+
+def test_importing_vitkit_imports_no_heavy_library() -> None:
+    heavy = {"torch", "numpy", "PIL", "huggingface_hub", "safetensors", "matplotlib", "jax", "rich", "tyro"}
+    assert not modules_after("import vitkit") & heavy
+
+
+def test_help_imports_no_torch() -> None:
+    script = "from vitkit import cli; cli.main(['--help']); [cli.verb(name) for name in cli.verbs()]"
+    assert not modules_after(script) & {"torch", "PIL", "matplotlib", "huggingface_hub", "jax"}
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match=r"nothing_of_this_name"):
+        vitkit.nothing_of_this_name  # noqa: B018
