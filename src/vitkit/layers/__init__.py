@@ -4,13 +4,15 @@ The letters in shapes: b batch, n tokens, d width, h heads, k width of a head, c
 """
 
 from vitkit.layers.attention import Attention
+from vitkit.layers.axial import AxialBlock
 from vitkit.layers.block import MLP, Block, DropPath, LayerScale, activation, layer_norm
-from vitkit.layers.convolution import GroupNorm, MaxPoolSame, StdConv, pad_same, same_padding
+from vitkit.layers.convolution import BatchNorm, GroupNorm, MaxPoolSame, StdConv, pad_same, same_padding
 from vitkit.layers.features import Features
 from vitkit.layers.init import init_layers, init_lecun
 from vitkit.layers.patches import PatchEmbed
 from vitkit.layers.pool import MapPool, pre_logits
 from vitkit.layers.position import RESIZES, resize_positions, sincos2d
+from vitkit.layers.relative import RelativeLineAttention
 from vitkit.layers.resnet import (
     PostBottleneck,
     PreBottleneck,
@@ -24,6 +26,8 @@ __all__ = [
     "MLP",
     "RESIZES",
     "Attention",
+    "AxialBlock",
+    "BatchNorm",
     "Block",
     "DropPath",
     "Features",
@@ -34,6 +38,7 @@ __all__ = [
     "PatchEmbed",
     "PostBottleneck",
     "PreBottleneck",
+    "RelativeLineAttention",
     "ResNetStem",
     "StdConv",
     "activation",

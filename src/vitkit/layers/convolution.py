@@ -86,3 +86,29 @@ class GroupNorm(nn.GroupNorm):
     def __init__(self, num_groups: int, width: int, *, eps: float, initial: float = 1.0):
         super().__init__(num_groups, width, eps=eps)
         self.initial = initial
+
+
+class BatchNorm(nn.Module):
+    """BatchNorm over dimension 1 of a tensor with any number after it, in training from the batch at hand.
+
+    Without the counter of batches that torch's own keeps beside its statistics: a whole number among the weights, of
+    use only for a cumulative average. `initial` is the scale it starts with.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, width: int, *, eps: float = 1e-5, momentum: float = 0.1, initial: float = 1.0):
+        super().__init__()
+        self.eps = eps
+        self.momentum = momentum
+        self.initial = initial
+        self.weight = nn.Parameter(torch.full((width,), initial))
+        self.bias = nn.Parameter(torch.zeros(width))
+        self.register_buffer("running_mean", torch.zeros(width))
+        self.register_buffer("running_var", torch.ones(width))
+
+    def forward(self, x: Float[Tensor, "b c *n"]) -> Float[Tensor, "b c *n"]:
+        """`x` with mean 0 and variance 1 in each channel, then scaled and shifted."""
+        statistics = (self.running_mean, self.running_var)
+        return F.batch_norm(x, *statistics, self.weight, self.bias, self.training, self.momentum, self.eps)

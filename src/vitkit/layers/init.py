@@ -6,7 +6,7 @@ from torch import nn
 
 from vitkit.layers.attention import Attention
 from vitkit.layers.block import MLP, LayerScale
-from vitkit.layers.convolution import StdConv
+from vitkit.layers.convolution import BatchNorm, StdConv
 from vitkit.layers.pool import MapPool
 
 # A normal distribution cut at two standard deviations has this share of its standard deviation left.
@@ -24,6 +24,11 @@ def init_layers(model: nn.Module) -> None:
         if isinstance(module, nn.LayerNorm | nn.GroupNorm):
             nn.init.constant_(module.weight, getattr(module, "initial", 1.0))
             nn.init.zeros_(module.bias)
+        elif isinstance(module, BatchNorm):
+            nn.init.constant_(module.weight, module.initial)
+            nn.init.ones_(module.running_var)
+            for tensor in (module.bias, module.running_mean):
+                nn.init.zeros_(tensor)
         elif isinstance(module, StdConv):
             init_lecun(module)
         elif isinstance(module, Attention):

@@ -1,7 +1,7 @@
 """Hybrids: a Vision Transformer whose patches are cut from the feature map of a ResNet (ViT paper, section 3.1).
 
-The stem is the original code's (google-research/vision_transformer); R26 and the root-only ones are those of "How to train
-your ViT?" (Steiner et al. 2021).
+The stem is that of the original code (google-research/vision_transformer); R26 and the root-only ones come from "How to
+train your ViT?" (Steiner et al. 2021).
 """
 
 from collections import OrderedDict

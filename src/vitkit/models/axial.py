@@ -1,0 +1,173 @@
+"""Axial-ViT: a Vision Transformer that attends along rows, then along columns (ViT paper, appendix D.6).
+
+"Instead of a self-attention followed by an MLP" each block is a row attention and an MLP, followed by a column
+attention and an MLP. The tokens keep the shape of the picture, there is no class token, and the head reads their mean.
+
+Neither code nor weights were published. Not in the paper, and chosen here as for the plain ViT: the position table
+(a learned vector a patch; scenic's `factorised` table is the alternative), that rows come before columns, pre-norm
+blocks with all biases, and the final norm.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vitkit.layers import (
+    MLP,
+    Attention,
+    AxialBlock,
+    Features,
+    PatchEmbed,
+    init_layers,
+    init_lecun,
+    layer_norm,
+    pre_logits,
+    resize_positions,
+)
+from vitkit.models import TokenBackbone, vit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """An Axial-ViT; sizes are (rows, columns) in pixels.
+
+    `depth` counts pairs of a row block and a column block, so that the depth of the plain ViT it stands for stays.
+    `position` is a learned table with a row for each patch, two learned ones of half the width, for the row and for
+    the column (`factorised`), or none. `pre_logits` is the width of a tanh layer before the head, 0 for none;
+    `num_classes` 0 means no head.
+    """
+
+    image_size: tuple[int, int] = (224, 224)
+    patch_size: tuple[int, int] = (16, 16)
+    channels: int = 3
+    width: int = 768
+    depth: int = 12
+    num_heads: int = 12
+    mlp_width: int = 3072
+    num_classes: int = 1000
+    pre_logits: int = 0
+    position: Literal["learned", "factorised", "none"] = "learned"
+    position_resize: Literal["bicubic", "bicubic_antialias", "bilinear_corners", "bicubic_offset"] = "bilinear_corners"
+    activation: Literal["gelu", "gelu_tanh", "relu", "silu"] = "gelu"
+    norm_eps: float = 1e-6
+    qkv_bias: bool = True
+    stochastic_depth: float = 0.0
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot be built, before any memory is taken."""
+        for name in ("patch_size", "channels", "width", "depth", "num_heads", "mlp_width"):
+            value = getattr(self, name)
+            if min(value) < 1 if isinstance(value, tuple) else value < 1:
+                raise ValueError(f"{name} is {value}; it must be at least 1")
+        if self.width % self.num_heads:
+            raise ValueError(f"the width {self.width} is not a multiple of the number of heads {self.num_heads}")
+        if self.position == "factorised" and self.width % 2:
+            raise ValueError(f"position='factorised' halves the width, but {self.width} is odd")
+        if any(size < patch for size, patch in zip(self.image_size, self.patch_size, strict=True)):
+            raise ValueError(f"image_size {self.image_size} is smaller than one patch of {self.patch_size}")
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches at the native image size."""
+        return self.image_size[0] // self.patch_size[0], self.image_size[1] // self.patch_size[1]
+
+
+class AxialViT(TokenBackbone):
+    """Patches and positions, row and column blocks in turn, final norm, mean and head.
+
+    Parameter names are those of the plain ViT with twice the blocks: rows are even, columns odd.
+    """
+
+    def __init__(self, config: Config):
+        super().__init__()
+        self.config = config
+        self.width = config.width
+        self.patch_embed = PatchEmbed(config.channels, config.width, config.patch_size)
+        rows, columns = config.grid
+        learned, factorised = config.position == "learned", config.position == "factorised"
+        self.pos_embed = nn.Parameter(torch.zeros(1, rows * columns, config.width)) if learned else None
+        half = config.width // 2
+        self.pos_embed_row = nn.Parameter(torch.zeros(1, rows, half)) if factorised else None
+        self.pos_embed_column = nn.Parameter(torch.zeros(1, columns, half)) if factorised else None
+        self.pos_drop = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(self._block(index) for index in range(2 * config.depth))
+        self.norm = layer_norm(config.width, config.norm_eps)
+        self.pre_logits = pre_logits(config.width, config.pre_logits) if config.pre_logits else nn.Identity()
+        out = config.pre_logits or config.width
+        self.head = nn.Linear(out, config.num_classes) if config.num_classes else nn.Identity()
+
+    def _block(self, index: int) -> AxialBlock:
+        config = self.config
+        return AxialBlock(
+            Attention(config.width, config.num_heads, qkv_bias=config.qkv_bias, dropout=config.attention_dropout),
+            MLP(config.width, config.mlp_width, act=config.activation, dropout=config.dropout),
+            "column" if index % 2 else "row",
+            width=config.width,
+            norm_eps=config.norm_eps,
+            # Linear in depth from 0 for the first block to the full rate for the last, as in the plain ViT.
+            drop_path=config.stochastic_depth * index / (2 * config.depth - 1),
+            dropout=config.dropout,
+        )
+
+    def embed(self, images: Float[Tensor, "b c height width"]) -> Features:
+        """The patches with their positions."""
+        patches = self.patch_embed(images)
+        grid = (patches.shape[2], patches.shape[3])
+        tokens = rearrange(patches, "b d r c -> b (r c) d")
+        positions = self.positions(grid)
+        return Features(tokens=self.pos_drop(tokens if positions is None else tokens + positions), grid=grid)
+
+    def encode(self, embedded: Features) -> Features:
+        """All blocks, rows and columns in turn, and the final norm."""
+        tokens = embedded.tokens
+        for block in self.blocks:
+            tokens = block(tokens, embedded.grid)
+        return embedded.with_tokens(self.norm(tokens))
+
+    def positions(self, grid: tuple[int, int]) -> Float[Tensor, "1 n d"] | None:
+        """The position table for a grid of that many rows and columns of patches; None for none."""
+        native, dialect = self.config.grid, self.config.position_resize
+        if self.pos_embed is not None:
+            return resize_positions(self.pos_embed[0], native, grid, dialect)[None]
+        if self.pos_embed_row is None or self.pos_embed_column is None:
+            return None
+        row = resize_positions(self.pos_embed_row[0], (native[0], 1), (grid[0], 1), dialect)
+        column = resize_positions(self.pos_embed_column[0], (1, native[1]), (1, grid[1]), dialect)
+        return torch.cat([row.repeat_interleave(grid[1], dim=0), column.repeat(grid[0], 1)], dim=1)[None]
+
+    def represent(self, features: Features) -> Float[Tensor, "b d"]:
+        """The mean of the patches, through the pre-logits layer where there is one."""
+        return self.pre_logits(features.patches.mean(dim=1))
+
+    def init_weights(self) -> None:
+        """As the plain ViT: Xavier for attention and MLP, LeCun for patches, normal positions, a zero head."""
+        init_layers(self)
+        init_lecun(self.patch_embed.proj)
+        for layer in self.pre_logits.children():
+            if isinstance(layer, nn.Linear):
+                init_lecun(layer)
+        for table in (self.pos_embed, self.pos_embed_row, self.pos_embed_column):
+            if table is not None:
+                nn.init.normal_(table, std=0.02)
+        for parameter in self.head.parameters():
+            nn.init.zeros_(parameter)
+
+
+Model = AxialViT
+
+
+def _preset(size: str, patch: int) -> Config:
+    width, depth, num_heads, mlp_width = vit.SIZES[size]
+    return Config(patch_size=(patch, patch), width=width, depth=depth, num_heads=num_heads, mlp_width=mlp_width)
+
+
+TINY = Config(
+    image_size=(24, 32), patch_size=(8, 8), width=32, depth=1, num_heads=2, mlp_width=64, num_classes=5, pre_logits=16
+)
+PRESETS = {f"axial-vit-{size}/{patch}": _preset(size, patch) for size in ("ti", "s", "b", "l") for patch in (16, 32)}

@@ -1,0 +1,159 @@
+"""AxialResNet: a ResNet whose 3x3 convolutions are attention along the columns, then along the rows.
+
+The convolutional baseline of the ViT paper's appendix D.6, which follows the published code of Axial-DeepLab (Wang et
+al. 2020); its presets are that code's. Which of its sizes the paper trained, and how, is not public.
+"""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from functools import partial
+
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vitkit.layers import BatchNorm, Features, RelativeLineAttention, ResNetStem, init_layers
+from vitkit.models import Backbone
+
+EXPANSION = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """An AxialResNet; `image_size` is (rows, columns) in pixels.
+
+    The tables of relative positions are made for the maps of that size, and stretched for those of another. `depths`
+    are the bottlenecks in each stage, `stem_width` is 64 times the width factor: S 0.5, M 0.75, L 1.
+    """
+
+    image_size: tuple[int, int] = (224, 224)
+    channels: int = 3
+    depths: tuple[int, ...] = (3, 4, 6, 3)
+    stem_width: int = 64
+    num_heads: int = 8
+    num_classes: int = 1000
+    norm_eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot be built, before any memory is taken."""
+        if min(self.image_size) < 1 or self.channels < 1 or self.stem_width < 1 or self.num_heads < 1:
+            raise ValueError(f"all sizes, channels, widths and heads must be at least 1; given is {self}")
+        if not self.depths or any(depth < 1 for depth in self.depths):
+            raise ValueError(f"depths is {self.depths}; there is at least 1 stage, with at least 1 bottleneck each")
+        if self.stem_width % self.num_heads:
+            raise ValueError(f"the stem's width {self.stem_width} is not a multiple of the {self.num_heads} heads")
+
+    @property
+    def width(self) -> int:
+        """How many channels the last stage gives."""
+        return EXPANSION * 2 * self.stem_width * 2 ** (len(self.depths) - 1)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the last map at the native image size."""
+        return self.map_size(len(self.depths) - 1)
+
+    def map_size(self, stage: int) -> tuple[int, int]:
+        """Rows and columns of the map that comes out of a stage; every halving rounds up."""
+        stride = 4 * 2**stage
+        return -(-self.image_size[0] // stride), -(-self.image_size[1] // stride)
+
+
+def plain_conv(in_width: int, out_width: int, kernel: int, stride: int = 1) -> nn.Conv2d:
+    """A convolution without bias, half its kernel padded on every side."""
+    return nn.Conv2d(in_width, out_width, kernel, stride=stride, padding=kernel // 2, bias=False)
+
+
+class AxialBottleneck(nn.Module):
+    """The post-activation bottleneck with attention along both axes for its 3x3 convolution.
+
+    A stride is an average of 2x2 cells after the attention; the last norm starts at zero. `lengths` are the rows and
+    columns of the map that comes in.
+    """
+
+    def __init__(self, in_width: int, width: int, stride: int, *, num_heads: int, lengths: tuple[int, int], eps: float):
+        super().__init__()
+        out_width = EXPANSION * width
+        self.conv1 = plain_conv(in_width, width, 1)
+        self.norm1 = BatchNorm(width, eps=eps)
+        self.column = RelativeLineAttention(width, num_heads, lengths[0], norm_eps=eps)
+        self.row = RelativeLineAttention(width, num_heads, lengths[1], norm_eps=eps)
+        # Rounding up, as the strided convolution of the shortcut does; the original has even sizes only.
+        self.pool = nn.AvgPool2d(stride, ceil_mode=True) if stride > 1 else nn.Identity()
+        self.conv2 = plain_conv(width, out_width, 1)
+        self.norm2 = BatchNorm(out_width, eps=eps, initial=0.0)
+        shortcut: OrderedDict[str, nn.Module] = OrderedDict(
+            conv=plain_conv(in_width, out_width, 1, stride), norm=BatchNorm(out_width, eps=eps)
+        )
+        self.downsample = nn.Sequential(shortcut) if in_width != out_width or stride != 1 else nn.Identity()
+
+    def forward(self, x: Float[Tensor, "b c rows columns"]) -> Float[Tensor, "b d new_rows new_columns"]:
+        """ReLU of the shortcut and the branch."""
+        rows, columns = x.shape[2], x.shape[3]
+        y = F.relu(self.norm1(self.conv1(x)))
+        y = self.column(rearrange(y, "b d r c -> (b c) d r"))
+        y = self.row(rearrange(y, "(b c) d r -> (b r) d c", c=columns))
+        y = F.relu(self.pool(rearrange(y, "(b r) d c -> b d r c", r=rows)))
+        return F.relu(self.norm2(self.conv2(y)) + self.downsample(x))
+
+
+class AxialResNet(Backbone):
+    """Root, stages of axial bottlenecks, global average pooling and a linear head."""
+
+    def __init__(self, config: Config):
+        super().__init__()
+        self.config = config
+        self.width = config.width
+        norm = partial(BatchNorm, eps=config.norm_eps)
+        self.stem = ResNetStem(config.channels, config.stem_width, conv=plain_conv, norm=norm, same=False)
+        self.stages = nn.Sequential(*(self._stage(stage) for stage in range(len(config.depths))))
+        self.head = nn.Linear(self.width, config.num_classes) if config.num_classes else nn.Identity()
+
+    def _stage(self, stage: int) -> nn.Sequential:
+        config = self.config
+        width = 2 * config.stem_width * 2**stage
+        # The stage before expanded its width to twice, which is this one's.
+        in_width = config.stem_width if stage == 0 else width
+        lengths = config.map_size(max(stage - 1, 0))
+        blocks = []
+        for block in range(config.depths[stage]):
+            stride = 2 if block == 0 and stage > 0 else 1
+            blocks.append(
+                AxialBottleneck(
+                    in_width, width, stride, num_heads=config.num_heads, lengths=lengths, eps=config.norm_eps
+                )
+            )
+            in_width, lengths = EXPANSION * width, config.map_size(stage)
+        return nn.Sequential(OrderedDict(blocks=nn.Sequential(*blocks)))
+
+    def features(self, images: Float[Tensor, "b c height width"]) -> Features:
+        """The cells of the last map as tokens; none of them is special."""
+        x = self.stages(self.stem(images))
+        return Features(tokens=rearrange(x, "b d r c -> b (r c) d"), grid=(x.shape[2], x.shape[3]))
+
+    def represent(self, features: Features) -> Float[Tensor, "b d"]:
+        """The mean over the map."""
+        return features.patches.mean(dim=1)
+
+    def init_weights(self) -> None:
+        """As Axial-DeepLab: He normal convolutions, normal attention; the head starts at zero as everywhere here."""
+        init_layers(self)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            elif isinstance(module, RelativeLineAttention):
+                module.init_weights()
+        for parameter in self.head.parameters():
+            nn.init.zeros_(parameter)
+
+
+Model = AxialResNet
+
+TINY = Config(image_size=(40, 40), depths=(1, 2), stem_width=8, num_heads=2, num_classes=5)
+PRESETS = {
+    "axial-resnet26-s": Config(depths=(1, 2, 4, 1), stem_width=32),
+    "axial-resnet50-s": Config(stem_width=32),
+    "axial-resnet50-m": Config(stem_width=48),
+    "axial-resnet50-l": Config(stem_width=64),
+}
