@@ -1,0 +1,133 @@
+"""One training step under `jit` over a mesh of devices: the batch is cut among them, XLA adds up the gradients.
+
+Parameters are whole on every device, or spread too (`shard_parameters`); the arithmetic is the same, and so are the
+random numbers, so that one device and many agree.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from einops import rearrange
+from flax import struct
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from vitkit.jax.optimizer import Plan, learning_rate, make_optimizer
+from vitkit.jax.vit import ViT
+
+Batch = Mapping[str, Any]
+
+
+@struct.dataclass
+class TrainState:
+    """All that a run is: how many updates it has made, weights, moments and, where asked for, the average."""
+
+    step: jax.Array
+    params: Any
+    moments: Any
+    average: Any = None
+
+    @property
+    def best_params(self) -> Any:
+        """The averaged weights where there are, else the weights."""
+        return self.params if self.average is None else self.average
+
+
+def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
+    """A mesh of one axis, `data`, over these devices or all there are."""
+    return Mesh(np.array(jax.devices() if devices is None else list(devices)), ("data",))
+
+
+def make_state(params: Any, plan: Plan, mesh: Mesh) -> TrainState:
+    """The state before the first update, on the devices of the mesh; the parameters are copied."""
+
+    def fresh(params: Any) -> TrainState:
+        average = params if plan.average is not None else None
+        return TrainState(jnp.zeros((), jnp.int32), params, make_optimizer(plan).init(params), average)
+
+    params = jax.tree.map(jnp.asarray, params)
+    return jax.jit(fresh, out_shardings=shardings(jax.eval_shape(fresh, params), plan, mesh))(params)
+
+
+def shardings(state: TrainState, plan: Plan, mesh: Mesh) -> Any:
+    """Where each array of a state lives: everywhere, or cut along its longest axis that the devices divide."""
+
+    def place(value: Any) -> NamedSharding:
+        fits = [size if size % mesh.size == 0 else 0 for size in value.shape]
+        if not plan.shard_parameters or not any(fits):
+            return NamedSharding(mesh, PartitionSpec())
+        axis = int(np.argmax(fits))
+        return NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))
+
+    return jax.tree.map(place, state)
+
+
+def place_batch(batch: Batch, mesh: Mesh) -> dict[str, jax.Array]:
+    """The batch of this process cut along its first axis over the devices; ValueError where it does not divide."""
+    size = np.asarray(batch["labels"]).shape[0]
+    if size * jax.process_count() % mesh.size:
+        raise ValueError(f"a batch of {size} does not divide over {mesh.size} devices: make it a multiple")
+    place = NamedSharding(mesh, PartitionSpec("data"))
+    arrays = {name: np.asarray(batch[name]) for name in ("images", "labels")}
+    return {name: jax.make_array_from_process_local_data(place, array) for name, array in arrays.items()}
+
+
+def make_step(
+    model: ViT, plan: Plan, mesh: Mesh
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
+    """The compiled update: a state and a placed batch to the next state and its numbers; the old state is used up.
+
+    A batch holds `images` (b, c, height, width) and `labels`, class numbers (b,) or shares of classes (b, classes).
+    """
+    optimizer, rate = make_optimizer(plan), learning_rate(plan)
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+        key = jax.random.fold_in(jax.random.key(plan.seed), state.step)
+        loss, gradients = _gradients(model, plan, state.params, batch, key)
+        updates, moments = optimizer.update(gradients, state.moments, state.params)
+        params = optax.apply_updates(state.params, updates)
+        average = state.average
+        if plan.average is not None:
+            average = jax.tree.map(lambda old, new: old + (1 - plan.average) * (new - old), average, params)
+        numbers = {"loss": loss, "learning_rate": rate(state.step), "gradient_norm": optax.global_norm(gradients)}
+        new = TrainState(state.step + 1, params, moments, average)
+        return jax.lax.with_sharding_constraint(new, shardings(new, plan, mesh)), numbers
+
+    return jax.jit(step, donate_argnums=0)
+
+
+def _gradients(model: ViT, plan: Plan, params: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, Any]:
+    """Mean loss and its gradient, over the parts of the batch one after the other."""
+
+    def loss(params: Any, images: jax.Array, labels: jax.Array, key: jax.Array) -> jax.Array:
+        images = rearrange(images, "b c h w -> b h w c")
+        logits = model.apply({"params": params}, images, train=True, rngs={"dropout": key})
+        return losses(logits, labels, plan).mean()
+
+    if plan.accumulate == 1:
+        return jax.value_and_grad(loss)(params, batch["images"], batch["labels"], key)
+    # Every part takes its share of each device's pictures, so that none has to move.
+    parts = {name: rearrange(array, "(b a) ... -> a b ...", a=plan.accumulate) for name, array in batch.items()}
+
+    def add(total: Any, part: Any) -> tuple[Any, None]:
+        images, labels, index = part
+        one = jax.value_and_grad(loss)(params, images, labels, jax.random.fold_in(key, index))
+        return jax.tree.map(jnp.add, total, one), None
+
+    zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
+    total, _ = jax.lax.scan(add, zero, (parts["images"], parts["labels"], jnp.arange(plan.accumulate)))
+    return jax.tree.map(lambda value: value / plan.accumulate, total)
+
+
+def losses(logits: jax.Array, labels: jax.Array, plan: Plan) -> jax.Array:
+    """The loss of each sample, in float32."""
+    logits = logits.astype(jnp.float32)
+    classes = logits.shape[-1]
+    targets = labels if labels.ndim == logits.ndim else jax.nn.one_hot(labels, classes)
+    targets = targets.astype(jnp.float32) * (1 - plan.label_smoothing) + plan.label_smoothing / classes
+    if plan.loss == "sigmoid":
+        return optax.sigmoid_binary_cross_entropy(logits, targets).sum(axis=-1)
+    return optax.softmax_cross_entropy(logits, targets)

@@ -1,0 +1,163 @@
+"""The Vision Transformer in Flax, line beside line with `models/vit.py`, its parameters in the original Google tree."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from einops import rearrange
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from vitkit.jax.features import Features
+from vitkit.jax.layers import Block, MapPool, layer_norm
+from vitkit.jax.position import resize_positions, sincos2d
+from vitkit.models.vit import Config
+
+
+class Positions(nn.Module):
+    """The position table: `pos_embedding`, or a formula with no parameter, or none."""
+
+    config: Config
+
+    @nn.compact
+    def __call__(self, grid: tuple[int, int]) -> Float[Array, "1 rows d"] | None:
+        """The table for a grid of that many rows and columns of patches, special rows first; None for none."""
+        config = self.config
+        if config.position == "none":
+            return None
+        if config.position == "sincos2d":
+            return jnp.asarray(sincos2d(grid, config.width))[None]
+        num_special = config.num_special_positions
+        shape = (1, num_special + config.grid[0] * config.grid[1], config.width)
+        table = self.param("pos_embedding", nn.initializers.normal(0.02), shape)[0]
+        special, patches = table[:num_special], table[num_special:]
+        return jnp.concatenate([special, resize_positions(patches, config.grid, grid, config.position_resize)])[None]
+
+
+class Transformer(nn.Module):
+    """Positions, encoder blocks and final norm: what the original tree holds under `Transformer`."""
+
+    config: Config
+    dtype: DTypeLike = jnp.float32
+    remat: bool = False
+
+    def setup(self) -> None:
+        """Blocks as `encoderblock_0`, `encoderblock_1`, ...; with `remat` their activations are computed twice."""
+        config = self.config
+        self.posembed_input = Positions(config)
+        self.drop = nn.Dropout(config.dropout)
+        block = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
+        self.encoderblock = [
+            block(
+                num_heads=config.num_heads,
+                mlp_width=config.mlp_width,
+                act=config.activation,
+                norm_eps=config.norm_eps,
+                qkv_bias=config.qkv_bias,
+                qk_norm=config.qk_norm,
+                layer_scale=config.layer_scale,
+                drop_path=config.stochastic_depth * index / max(config.depth - 1, 1),
+                dropout=config.dropout,
+                attention_dropout=config.attention_dropout,
+                dtype=self.dtype,
+            )
+            for index in range(config.depth)
+        ]
+        self.encoder_norm = layer_norm(config.norm_eps, self.dtype) if config.norm == "tokens" else None
+
+    def embed(
+        self, special: Float[Array, "b s d"], patches: Float[Array, "b p d"], grid: tuple[int, int], train: bool
+    ) -> Float[Array, "b n d"]:
+        """Special tokens and patches with their positions, then dropout (equation 1)."""
+        positions = self.posembed_input(grid)
+        if positions is not None:
+            # Special tokens that the table does not cover (registers) come after those it does, and stay as they are.
+            num_rows = self.config.num_special_positions
+            positions = positions.astype(self.dtype)
+            special = special.at[:, :num_rows].add(positions[:, :num_rows])
+            patches = patches + positions[:, num_rows:]
+        tokens = self.drop(jnp.concatenate([special, patches], axis=1), deterministic=not train)
+        self.sow("intermediates", "embedded", tokens)
+        return tokens
+
+    def encode(self, tokens: Float[Array, "b n d"], train: bool) -> Float[Array, "b n d"]:
+        """All blocks and the final norm (equations 2-4)."""
+        for block in self.encoderblock:
+            tokens = block(tokens, train)
+        return tokens if self.encoder_norm is None else self.encoder_norm(tokens)
+
+
+class ViT(nn.Module):
+    """The Vision Transformer (ViT paper, section 3.1), every option of `models.vit.Config` included.
+
+    `dtype` is that of the arithmetic, bfloat16 say; parameters are kept in theirs. `remat` trades time for memory in
+    training. Training (`train=True`) reads the random stream `dropout` where the config has any. Images are floats
+    (b, height, width, c), of any size of at least one patch. ValueError for wrong channels and too small images.
+    """
+
+    config: Config
+    dtype: DTypeLike = jnp.float32
+    remat: bool = False
+
+    def setup(self) -> None:
+        """Parameters and modules under the names of the original tree, registers and `fc_norm` beside them."""
+        config = self.config
+        zeros = nn.initializers.zeros
+        self.embedding = nn.Conv(config.width, config.patch_size, config.patch_size, "VALID", dtype=self.dtype)
+        self.cls = self.param("cls", zeros, (1, 1, config.width)) if config.class_token else None
+        registers = config.num_registers
+        self.registers = self.param("registers", zeros, (1, registers, config.width)) if registers else None
+        self.Transformer = Transformer(config, self.dtype, self.remat)
+        self.MAPHead_0 = (
+            MapPool(config.num_heads, config.mlp_width, config.activation, config.norm_eps, self.dtype)
+            if config.pool == "map"
+            else None
+        )
+        self.fc_norm = layer_norm(config.norm_eps, self.dtype) if config.norm == "pooled" else None
+        self.pre_logits = nn.Dense(config.pre_logits, dtype=self.dtype) if config.pre_logits else None
+        self.head = nn.Dense(config.num_classes, kernel_init=zeros, dtype=self.dtype) if config.num_classes else None
+
+    def embed(self, images: Float[Array, "b height width c"], *, train: bool = False) -> Features:
+        """Special tokens and patches with their positions (equation 1)."""
+        config = self.config
+        if images.shape[3] != config.channels:
+            raise ValueError(f"the model takes images with {config.channels} channels, these have {images.shape[3]}")
+        if images.shape[1] < config.patch_size[0] or images.shape[2] < config.patch_size[1]:
+            patch, size = (f"{each[0]}x{each[1]}" for each in (config.patch_size, images.shape[1:3]))
+            raise ValueError(f"an image of {size} pixels is smaller than one patch of {patch}")
+        patches = self.embedding(images)
+        grid = (patches.shape[1], patches.shape[2])
+        patches = rearrange(patches, "b r c d -> b (r c) d")
+        given = [token for token in (self.cls, self.registers) if token is not None]
+        special = jnp.concatenate(given, axis=1) if given else jnp.zeros((1, 0, config.width))
+        special = jnp.broadcast_to(special.astype(self.dtype), (images.shape[0], *special.shape[1:]))
+        tokens = self.Transformer.embed(special, patches, grid, train)
+        return Features(tokens=tokens, grid=grid, num_special=config.num_special)
+
+    def encode(self, embedded: Features, *, train: bool = False) -> Features:
+        """All blocks and the final norm (equations 2-4)."""
+        return embedded.replace(tokens=self.Transformer.encode(embedded.tokens, train))
+
+    def features(self, images: Float[Array, "b height width c"], *, train: bool = False) -> Features:
+        """`encode(embed(images))`."""
+        return self.encode(self.embed(images, train=train), train=train)
+
+    def represent(self, features: Features) -> Float[Array, "b *n d"]:
+        """The class token, the patches' mean or attention pool, or every token; then norm and pre-logits."""
+        if self.config.pool == "token":
+            pooled = features.class_token
+        elif self.config.pool == "gap":
+            pooled = features.patches.mean(axis=1)
+        elif self.MAPHead_0 is not None:
+            pooled = self.MAPHead_0(features.patches)
+        else:
+            pooled = features.tokens
+        pooled = pooled if self.fc_norm is None else self.fc_norm(pooled)
+        return pooled if self.pre_logits is None else jnp.tanh(self.pre_logits(pooled))
+
+    def classify(self, features: Features) -> Float[Array, "b *n classes"]:
+        """Logits; the representation itself where the model has no classes."""
+        representation = self.represent(features)
+        return representation if self.head is None else self.head(representation)
+
+    def __call__(self, images: Float[Array, "b height width c"], *, train: bool = False) -> Float[Array, "b *n k"]:
+        """Logits of the images."""
+        return self.classify(self.features(images, train=train))

@@ -1,0 +1,248 @@
+"""The Flax ViT says what the PyTorch ViT says."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from twins import TINY, answers, params_of, pictures, torch_twin
+
+from vitkit.jax import position
+from vitkit.jax.convert import flatten, to_flax
+from vitkit.jax.load import shapes
+from vitkit.jax.vit import ViT
+from vitkit.layers import RESIZES, sincos2d
+from vitkit.layers import resize_positions as torch_resize
+from vitkit.models.vit import PRESETS
+
+UP_TO_B = [name for name in PRESETS if name.split("-")[1].split("/")[0] in ("mu", "ti", "s", "m", "b")]
+
+OPTIONS = {
+    "plain": {},
+    "gap": {"pool": "gap", "class_token": False},
+    "gap with a class token": {"pool": "gap"},
+    "map": {"pool": "map", "class_token": False},
+    "map with tanh": {"pool": "map", "activation": "gelu_tanh"},
+    "every token": {"pool": "none"},
+    "no head": {"num_classes": 0},
+    "pre-logits": {"pre_logits": 24},
+    "pre-logits of every token": {"pool": "none", "pre_logits": 24},
+    "norm after pooling": {"pool": "gap", "norm": "pooled"},
+    "sine-cosine": {"position": "sincos2d", "pool": "gap", "class_token": False},
+    "sine-cosine with a class token": {"position": "sincos2d"},
+    "no positions": {"position": "none"},
+    "positions of patches": {"position_tokens": "patches"},
+    "positions of all": {"position_tokens": "all", "num_registers": 3},
+    "registers": {"num_registers": 3},
+    "registers, positions of patches": {"num_registers": 2, "position_tokens": "patches"},
+    "registers without a class token": {"num_registers": 2, "class_token": False, "pool": "gap"},
+    "tanh": {"activation": "gelu_tanh"},
+    "relu": {"activation": "relu"},
+    "silu": {"activation": "silu"},
+    "eps": {"norm_eps": 1e-12},
+    "big eps": {"norm_eps": 1e-2},
+    "no qkv bias": {"qkv_bias": False},
+    "qk norm": {"qk_norm": True},
+    "layer scale": {"layer_scale": 0.3},
+    "dropout does not show": {"dropout": 0.5, "attention_dropout": 0.5, "stochastic_depth": 0.5},
+    "not square": {"image_size": (40, 24), "patch_size": (8, 4)},
+    "one channel": {"channels": 1},
+}
+
+
+def close(given: np.ndarray, expected: np.ndarray, tolerance: float = 1e-5) -> None:
+    """Within `tolerance`, also relative to the size of the numbers where they are above one."""
+    assert given.shape == expected.shape
+    assert np.abs(given - expected).max() <= tolerance * max(1.0, np.abs(expected).max())
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_every_option(options):
+    config = replace(TINY, **options)
+    close(*answers(config, pictures(2, *config.image_size, config.channels)))
+
+
+@pytest.mark.parametrize("name", UP_TO_B)
+def test_presets_with_one_block(name):
+    config = replace(PRESETS[name], depth=1, num_classes=10, image_size=(56, 56) if "14" in name else (64, 64))
+    close(*answers(config, pictures(1, *config.image_size, 3)))
+
+
+def test_full_tiny():
+    close(*answers(PRESETS["vit-ti/16"], pictures(1, 224, 224, 3)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", UP_TO_B)
+def test_full_presets(name):
+    config = PRESETS[name]
+    size = tuple(side - side % config.patch_size[0] for side in config.image_size)
+    close(*answers(replace(config, image_size=size), pictures(1, *size, 3)))
+
+
+@pytest.mark.parametrize("name", ["vit-ti/16", "vit-b/16", "vit-b/32", "vit-l/16", "vit-h/14", "vit-G/14"])
+def test_shapes_of_presets(name):
+    """Any size, nothing computed: names and shapes are those of the PyTorch model."""
+    from vitkit import models
+
+    model = models.build(PRESETS[name], device="meta")
+    expected = {key: np.broadcast_to(np.float32(0), value.shape) for key, value in model.state_dict().items()}
+    for key, shape in shapes(PRESETS[name]).items():
+        assert len(shape) in (1, 2, 3, 4), key
+    count = sum(int(np.prod(shape)) for shape in shapes(PRESETS[name]).values())
+    assert count == sum(value.size for value in expected.values())
+
+
+@pytest.mark.parametrize("dialect", RESIZES)
+@pytest.mark.parametrize("size", [(32, 32), (24, 40), (64, 48), (9, 100), (33, 39)])
+def test_other_sizes(dialect, size):
+    config = replace(TINY, position_resize=dialect, image_size=(32, 40))
+    close(*answers(config, pictures(2, *size, 3)))
+
+
+@pytest.mark.parametrize("dialect", RESIZES)
+@pytest.mark.parametrize("old, new", [((4, 4), (7, 7)), ((14, 14), (24, 24)), ((5, 3), (1, 9)), ((16, 16), (7, 12))])
+def test_resize(dialect, old, new):
+    table = np.random.default_rng(1).standard_normal((old[0] * old[1], 8), dtype=np.float32)
+    expected = torch_resize(torch.from_numpy(table), old, new, dialect).numpy()
+    close(np.asarray(position.resize_positions(jnp.asarray(table), old, new, dialect)), expected)
+
+
+def test_sincos():
+    close(position.sincos2d((5, 9), 32), sincos2d((5, 9), 32).numpy(), 1e-6)
+    with pytest.raises(ValueError, match="multiple of 4"):
+        position.sincos2d((2, 2), 30)
+
+
+def test_unknown_dialect():
+    with pytest.raises(ValueError, match="unknown way to resize positions 'nearest'; there is bicubic"):
+        position.resize_positions(jnp.zeros((4, 8)), (2, 2), (3, 3), "nearest")
+    with pytest.raises(ValueError, match="5 positions does not fit a grid of 2x2"):
+        position.resize_positions(jnp.zeros((5, 8)), (2, 2), (3, 3), "bicubic")
+
+
+def test_wrong_pictures():
+    params = params_of(torch_twin(TINY))
+    with pytest.raises(ValueError, match="3 channels, these have 1"):
+        ViT(TINY).apply({"params": params}, pictures(1, 32, 32, 1))
+    with pytest.raises(ValueError, match="7x32 pixels is smaller than one patch of 8x8"):
+        ViT(TINY).apply({"params": params}, pictures(1, 7, 32, 3))
+
+
+def test_features_and_weights():
+    """Tokens, representation, and the attention weights of every block."""
+    config = replace(TINY, num_registers=2, pre_logits=12)
+    model, images = torch_twin(config), pictures(2, 32, 40, 3)
+    vit, variables = ViT(config), {"params": params_of(model)}
+    with torch.no_grad():
+        embedded = model.embed(torch.from_numpy(images).permute(0, 3, 1, 2))
+        expected = model.encode(embedded)
+        weights = model.blocks[0].attention_weights(embedded.tokens)
+    given, state = vit.apply(variables, images, method="features", mutable=["intermediates"])
+    assert (given.grid, given.num_special) == (expected.grid, expected.num_special) == ((4, 5), 3)
+    close(np.asarray(given.tokens), expected.tokens.numpy())
+    close(np.asarray(given.map), expected.map.permute(0, 2, 3, 1).numpy())
+    close(np.asarray(given.special), expected.special.numpy())
+    found = state["intermediates"]["Transformer"]["encoderblock_0"]["MultiHeadDotProductAttention_0"]["attention"][0]
+    close(np.asarray(found), weights.numpy())
+    with torch.no_grad():
+        close(np.asarray(vit.apply(variables, given, method="represent")), model.represent(expected).numpy())
+
+
+@pytest.mark.parametrize("options", [{}, {"pool": "map", "class_token": False}, {"qk_norm": True, "layer_scale": 0.2}])
+def test_gradients(options):
+    """Of the loss with respect to every parameter, the position table through a resize included."""
+    config = replace(TINY, **options)
+    model, images, labels = torch_twin(config), pictures(3, 24, 40, 3), np.array([0, 3, 1])
+    F.cross_entropy(model(torch.from_numpy(images).permute(0, 3, 1, 2)), torch.from_numpy(labels)).backward()
+    expected = to_flax({name: value.grad for name, value in model.named_parameters()}, config.num_heads)
+
+    def loss(params):
+        logits = ViT(config).apply({"params": params}, images)
+        return -jax.nn.log_softmax(logits)[jnp.arange(3), labels].mean()
+
+    given = flatten(jax.jit(jax.grad(loss))(params_of(model)))
+    assert set(given) == set(expected)
+    for name, value in expected.items():
+        close(np.asarray(given[name]), value)
+
+
+def test_vmap_and_jit():
+    variables, images = {"params": params_of(torch_twin(TINY))}, pictures(3, 32, 32, 3)
+    vit = ViT(TINY)
+    whole = vit.apply(variables, images)
+    each = jax.vmap(lambda image: vit.apply(variables, image[None])[0])(images)
+    close(np.asarray(each), np.asarray(whole))
+    close(np.asarray(jax.jit(vit.apply)(variables, images)), np.asarray(whole))
+    many = jax.tree.map(lambda value: jnp.stack([value, 2 * value]), variables)
+    assert jax.vmap(vit.apply, (0, None))(many, images).shape == (2, 3, 5)
+
+
+@pytest.mark.parametrize("options", [{}, {"pool": "map"}, {"pool": "gap", "norm": "pooled", "qk_norm": True}])
+def test_bfloat16(options):
+    config = replace(TINY, **options)
+    model, images = torch_twin(config), pictures(2, 32, 32, 3)
+    with torch.no_grad():
+        expected = model(torch.from_numpy(images).permute(0, 3, 1, 2)).numpy()
+    given = ViT(config, dtype=jnp.bfloat16).apply({"params": params_of(model)}, images)
+    assert given.dtype == jnp.bfloat16
+    close(np.asarray(given, np.float32), expected, 2e-2)
+
+
+def test_remat():
+    """Same answers and gradients, dropout included; and it is really there."""
+    config = replace(TINY, dropout=0.2, stochastic_depth=0.3)
+    params, images = params_of(torch_twin(config)), pictures(2, 32, 32, 3)
+
+    def loss(params, remat):
+        logits = ViT(config, remat=remat).apply({"params": params}, images, train=True, rngs={"dropout": jax.random.key(1)})
+        return (logits**2).sum()
+
+    plain, again = (jax.value_and_grad(loss)(params, remat) for remat in (False, True))
+    jax.tree.map(lambda a, b: close(np.asarray(b), np.asarray(a)), plain, again)
+    assert "remat" in str(jax.make_jaxpr(jax.grad(loss), static_argnums=1)(params, True))
+    assert "remat" not in str(jax.make_jaxpr(jax.grad(loss), static_argnums=1)(params, False))
+
+
+@pytest.mark.parametrize("option", ["dropout", "attention_dropout", "stochastic_depth"])
+def test_dropout_trains(option):
+    """In training each kind changes the answer, from its random stream only, and keeps the mean."""
+    config = replace(TINY, **{option: 0.5})
+    vit, variables = ViT(config), {"params": params_of(torch_twin(config))}
+    images = pictures(2, 32, 32, 3)
+
+    def run(seed):
+        return np.asarray(vit.apply(variables, images, train=True, rngs={"dropout": jax.random.key(seed)}))
+
+    assert not np.allclose(run(0), run(1))
+    assert (run(0) == run(0)).all()
+    assert not np.allclose(run(0), vit.apply(variables, images))
+
+
+def test_stochastic_depth_drops_whole_samples():
+    config = replace(TINY, depth=2, stochastic_depth=0.5)
+    vit, variables = ViT(config), {"params": params_of(torch_twin(config))}
+    images = np.broadcast_to(pictures(1, 32, 32, 3), (64, 32, 32, 3))
+    rngs = {"dropout": jax.random.key(0)}
+    tokens = vit.apply(variables, images, train=True, rngs=rngs, method="features").tokens
+    # The last block drops each of its two branches or not: four outcomes, and no more.
+    assert len(np.unique(np.asarray(tokens[:, 0, 0]).round(4))) == 4
+
+
+def test_initialisation():
+    """As the original: Xavier over the flattened matrix, LeCun for patches, zero head and class token."""
+    config = replace(TINY, width=64, mlp_width=256, num_registers=2, pre_logits=32)
+    flat = flatten(ViT(config).init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))["params"])
+    assert {name: value.shape for name, value in flat.items()} == shapes(config)
+    block = "Transformer/encoderblock_0"
+    for name in ("query", "key", "value", "out"):
+        kernel = np.asarray(flat[f"{block}/MultiHeadDotProductAttention_0/{name}/kernel"])
+        assert 0.95 < np.abs(kernel).max() / np.sqrt(6 / 128) <= 1
+    assert 0.95 < np.abs(flat[f"{block}/MlpBlock_0/Dense_0/kernel"]).max() / np.sqrt(6 / 320) <= 1
+    assert 0 < np.abs(flat[f"{block}/MlpBlock_0/Dense_1/bias"]).max() < 1e-5
+    assert float(flat["embedding/kernel"].std()) == pytest.approx(np.sqrt(1 / 192), rel=0.05)
+    assert float(flat["Transformer/posembed_input/pos_embedding"].std()) == pytest.approx(0.02, rel=0.1)
+    assert all((flat[name] == 0).all() for name in ("cls", "registers", "head/kernel", "head/bias"))
