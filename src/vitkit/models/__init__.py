@@ -1,8 +1,10 @@
-"""Models: one file a family, each with `Config` (a frozen dataclass), `Model` (a final `Backbone`) and `PRESETS`.
+"""Models: one file a family, each with `Config` (a frozen dataclass), `Model`, `PRESETS` and `TINY`.
 
-A new family is one new file here: it is found by its file name, and every objective, evaluator, exporter, command and
-contract test then works with it. Models know nothing of devices, precision, parallelism or export. Parameter names are
-timm's.
+`Model(config)` makes a final `Backbone`: the class itself, or a function that composes one of another family's (the
+hybrid is a ViT handed its patch embedding). `TINY` is a config that runs in milliseconds, on which the contract tests
+try every family. A new family is one new file here: it is found by its file name, and every objective, evaluator,
+exporter, command and contract test then works with it. Models know nothing of devices, precision, parallelism or
+export. Parameter names are timm's.
 """
 
 import dataclasses
@@ -32,6 +34,11 @@ class Backbone(nn.Module, ABC):
     width: int
     head: nn.Module
 
+    @property
+    def pool_width(self) -> int:
+        """How wide what the tokens are pooled to is: the head without pre-logits reads as much."""
+        return self.width
+
     @abstractmethod
     def features(self, images: Float[Tensor, "b c height width"]) -> Features:
         """The tokens of the images, after the final norm where the family has one before its pooling."""
@@ -55,7 +62,9 @@ class Backbone(nn.Module, ABC):
         """Puts a new, zero linear head for `num_classes` in place of head and pre-logits (ViT paper, section 3.2)."""
         old = next(self.parameters())
         self.head = (
-            nn.Linear(self.width, num_classes, device=old.device, dtype=old.dtype) if num_classes else nn.Identity()
+            nn.Linear(self.pool_width, num_classes, device=old.device, dtype=old.dtype)
+            if num_classes
+            else nn.Identity()
         )
         for parameter in self.head.parameters():
             nn.init.zeros_(parameter)
