@@ -55,8 +55,10 @@ def _read_file(path: str | os.PathLike[str], limits: Limits) -> bytes:
 
 
 def _read_stream(file: BinaryIO, limits: Limits) -> bytes:
-    """All bytes of a file, but no more than the first kilobyte of one that is no picture."""
+    """All bytes of a file from its start, but no more than a kilobyte of one that is no picture."""
     try:
+        if hasattr(file, "seekable") and file.seekable():
+            file.seek(0)
         start = file.read(1024)
         if not isinstance(start, bytes):
             raise TypeError(f"a picture file is opened in binary mode, but reading gave {type(start).__name__}")

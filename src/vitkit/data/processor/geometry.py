@@ -62,7 +62,7 @@ def crop_start(length: int, crop: int, rule: Crop) -> int:
 
 def _crop(picture: Image.Image, size: Size, rule: Crop, fill: tuple[int, ...]) -> Image.Image:
     top, left = crop_start(picture.height, size[0], rule), crop_start(picture.width, size[1], rule)
-    if (top < 0 or left < 0) and any(fill):
+    if (picture.height < size[0] or picture.width < size[1]) and any(fill):
         color = fill if len(fill) == 3 else fill[0]
         canvas = Image.new(picture.mode, (size[1], size[0]), color)
         canvas.paste(picture, (-left, -top))

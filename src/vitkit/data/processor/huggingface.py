@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from vitkit.config import from_dict, to_dict
 from vitkit.data.processor.geometry import Interpolation, Size
-from vitkit.data.processor.processor import HALF, IMAGENET_MEAN, IMAGENET_STD, Processor
+from vitkit.data.processor.processor import HALF, Processor
 
 #: Pillow's numbers for its filters.
 _RESAMPLE: Final[dict[int, Interpolation]] = {
@@ -34,7 +34,7 @@ _ALWAYS: Final = {"do_resize": True, "do_rescale": True, "rescale_factor": 1 / 2
 #: What each class of transformers does where its file is silent.
 _DEFAULTS: Final[dict[str, dict[str, Any]]] = {
     "ViT": _SQUASH | {"resample": 2, "image_mean": HALF, "image_std": HALF},
-    "DeiT": _CROPPED | {"image_mean": IMAGENET_MEAN, "image_std": IMAGENET_STD},
+    "DeiT": _CROPPED | {"image_mean": HALF, "image_std": HALF},
     "Beit": _SQUASH | {"image_mean": HALF, "image_std": HALF},
     "Siglip": _SQUASH | {"image_mean": HALF, "image_std": HALF},
     "CLIP": _CLIP,
@@ -119,8 +119,6 @@ def _read_plain(config: Mapping[str, Any]) -> Processor:
     normalize = settings["do_normalize"]
     mean = _numbers(settings["image_mean"], 3)
     std = _numbers(settings["image_std"], len(mean))
-    if how.get("resize_to") == size:
-        how["resize_to"] = None
     return Processor(
         size=size,
         center_crop="huggingface" if settings["do_center_crop"] else "none",
@@ -128,6 +126,7 @@ def _read_plain(config: Mapping[str, Any]) -> Processor:
         rescale=float(settings["rescale_factor"]) if settings["do_rescale"] else 1.0,
         mean=mean if normalize else (0.0,) * len(mean),
         std=std if normalize else (1.0,) * len(mean),
+        profile="ignore",  # transformers takes the numbers of a file as they are
         **how,
     )
 

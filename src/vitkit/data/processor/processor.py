@@ -56,7 +56,8 @@ class Processor:
     rescale        factor from 0..255, before the mean is taken off
     mean, std      one number for each channel: three for RGB, one for a model of grey pictures
     background     what transparent pixels show
-    profile        "convert" embedded ICC profiles to sRGB, or "ignore" them as HF transformers and timm do
+    profile        "convert" embedded ICC profiles to sRGB, or "ignore" them, as HF transformers and timm do and as
+                   processors read from their files therefore do too
     """
 
     size: Size = (224, 224)
@@ -86,25 +87,28 @@ class Processor:
             raise ValueError(f"mean and std have 3 numbers (RGB) or 1 (grey), got {self.mean!r} and {self.std!r}")
         if not all(self.std):
             raise ValueError(f"std divides, so none may be 0: got {self.std!r}")
-        if len(self.fill) == 3 and self.channels == 1 and len(set(self.fill)) == 1:
-            object.__setattr__(self, "fill", self.fill[:1])
+        self._settle()
         if len(self.fill) != self.channels:
             raise ValueError(f"fill has {self.channels} numbers, one for each channel, got {self.fill!r}")
-        if self.resize == "squash" and self.center_crop == "none" and self._target != self.size:
+        if self.resize == "squash" and self.center_crop == "none" and self.resize_to is not None:
             raise ValueError(
-                f"squashed to {self.resize_to!r} without a crop, a picture cannot have the size {self.size}"
+                f"resize_to={self.resize_to!r} without a crop cannot give pictures of the size {self.size}"
             )
+
+    def _settle(self) -> None:
+        """One way of writing each setting, so that equal processors compare equal."""
+        to = self.resize_to
+        if self.resize != "shortest":
+            to = (to, to) if isinstance(to, int) else to
+            to = None if to == self.size or self.resize == "none" else to
+        object.__setattr__(self, "resize_to", to)
+        if self.channels == 1 and len(self.fill) == 3 and len(set(self.fill)) == 1:
+            object.__setattr__(self, "fill", self.fill[:1])
 
     @property
     def channels(self) -> int:
         """3 for RGB, 1 for grey."""
         return len(self.mean)
-
-    @property
-    def _target(self) -> int | Size:
-        if isinstance(self.resize_to, int) and self.resize != "shortest":
-            return self.resize_to, self.resize_to
-        return self.size if self.resize_to is None else self.resize_to
 
     @classmethod
     def squash(cls, size: int | Size, **fields: Any) -> "Processor":
@@ -149,7 +153,8 @@ class Processor:
                 profile=self.profile,
             )
         flat = rgb if self.channels == 3 else rgb.convert("L")
-        target = resized((flat.height, flat.width), self.resize, self._target)
+        to = self.size if self.resize_to is None else self.resize_to
+        target = resized((flat.height, flat.width), self.resize, to)
         if self.center_crop == "none":
             return resize_whole(flat, target, self.interpolation)
         return resize_and_crop(flat, target, self.interpolation, self.center_crop, self.size, self.fill)

@@ -38,7 +38,12 @@ def read(pretrained_cfg: Mapping[str, Any]) -> Processor:
         how |= {"resize": "longest", "fill": tuple(round(255 * value) for value in mean)}
     else:
         raise ValueError(f"crop_mode is 'center', 'squash' or 'border', got {mode!r}")
-    how = {"fill": (0,) * channels} | how
     return Processor(
-        size=(rows, columns), interpolation=interpolation, center_crop="torchvision", mean=mean, std=std, **how
+        size=(rows, columns),
+        interpolation=interpolation,
+        center_crop="torchvision",
+        mean=mean,
+        std=std,
+        profile="ignore",  # timm takes the numbers of a file as they are
+        **({"fill": (0,) * channels} | how),
     )
