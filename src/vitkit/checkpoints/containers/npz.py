@@ -1,0 +1,167 @@
+"""NumPy archives: every member's header checked against the archive's directory before an array is allocated."""
+
+import math
+import os
+import struct
+import warnings
+import zipfile
+import zlib
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import torch
+from numpy.lib import format as npy
+from torch import Tensor
+
+from vitkit.checkpoints.errors import CheckpointError
+from vitkit.checkpoints.tensors import Info, Tensors
+
+MAX_MEMBERS = 20_000
+MAX_DIRECTORY = 8 << 20
+# Weights hardly compress. What unpacks to more than this many times its size, and is large, is a bomb.
+MAX_RATIO = 50
+SMALL = 64 << 20
+PIECE = 1 << 20
+END_RECORD, ZIP64_LOCATOR, MAX_COMMENT = 22, 20, 65_535
+STORED_OR_DEFLATED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+
+DTYPES = {
+    "f2": torch.float16,
+    "f4": torch.float32,
+    "f8": torch.float64,
+    "V2": torch.bfloat16,  # numpy has no bfloat16, and saves that of JAX as two bytes of no type
+    "i1": torch.int8,
+    "i2": torch.int16,
+    "i4": torch.int32,
+    "i8": torch.int64,
+    "u1": torch.uint8,
+    "b1": torch.bool,
+}
+
+Header = tuple[tuple[int, ...], bool, np.dtype]
+
+
+def open_file(path: Path) -> Tensors:
+    """The arrays of one archive, by their names without `.npy`."""
+    members = _members(path)
+    infos: dict[str, Info] = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for name, member in members.items():
+                with archive.open(member) as file:
+                    shape, _, dtype = _header(file, name, member.file_size)
+                infos[name] = Info(shape, DTYPES[dtype.str[1:]])
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        raise _damaged(error) from None
+    return Tensors(infos, lambda name: _read(path, members[name], name))
+
+
+def _members(path: Path) -> dict[str, zipfile.ZipInfo]:
+    try:
+        _check_directory(path)
+        with zipfile.ZipFile(path) as archive:
+            found = archive.infolist()
+    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"this is no .npz archive: {str(error).lower()}") from None
+    members: dict[str, zipfile.ZipInfo] = {}
+    for member in found:
+        name = member.filename.removesuffix(".npy")
+        if not member.filename.endswith(".npy") or name.startswith("/") or ".." in name.split("/") or "\\" in name:
+            raise CheckpointError(f"the archive has a member {member.filename[:80]!r}, which is no array")
+        if name in members:
+            raise CheckpointError(f"the archive has {name[:80]!r} twice")
+        if member.compress_type not in STORED_OR_DEFLATED or member.flag_bits & 1:
+            raise CheckpointError(f"{name[:80]!r} is compressed or encrypted in a way no .npz is")
+        members[name] = member
+    _check_total(list(members.values()), path.stat().st_size)
+    return members
+
+
+def _check_directory(path: Path) -> None:
+    """Bounds the archive's directory by its own end record, before zipfile makes an object of each entry."""
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - END_RECORD - MAX_COMMENT - ZIP64_LOCATOR))
+        tail = file.read()
+        at = tail.rfind(b"PK\5\6")
+        if at < 0 or at + END_RECORD > len(tail):
+            raise CheckpointError("this is no .npz archive: it has no zip directory")
+        entries, length = struct.unpack_from("<HL", tail, at + 10)
+        locator = at - ZIP64_LOCATOR
+        if locator >= 0 and tail[locator:at].startswith(b"PK\6\7"):
+            file.seek(min(struct.unpack_from("<Q", tail, locator + 8)[0], size))
+            record = file.read(56)
+            if len(record) == 56:
+                entries, length = struct.unpack_from("<QQ", record, 32)
+    if entries > MAX_MEMBERS or length > MAX_DIRECTORY:
+        raise CheckpointError(f"the archive has {entries:,} members in a directory of {length:,} bytes: too many")
+
+
+def _check_total(members: list[zipfile.ZipInfo], size: int) -> None:
+    unpacked = sum(member.file_size for member in members)
+    if unpacked > SMALL and unpacked > MAX_RATIO * size:
+        raise CheckpointError(f"a bomb: {size:,} bytes that unpack to {unpacked:,}")
+
+
+def _header(file: IO[bytes], name: str, size: int) -> Header:
+    """Shape, order and type of one member of `size` bytes; they must account for all of it."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            version = npy.read_magic(file)
+            readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+            if version not in readers:
+                raise ValueError(f"version {version} of the array format")
+            shape, fortran, dtype = readers[version](file)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError, OverflowError, UserWarning) as error:
+        raise CheckpointError(f"{name[:80]!r} has no array header: {str(error).splitlines()[0][:120]}") from None
+    if dtype.hasobject:
+        raise CheckpointError(f"{name[:80]!r} is an array of Python objects, which would run code; it is not read")
+    if dtype.str[1:] not in DTYPES:
+        raise CheckpointError(f"{name[:80]!r} has the type {dtype}; there is {', '.join(DTYPES)}")
+    if any(type(side) is not int or side < 0 for side in shape) or len(shape) > 8:
+        raise CheckpointError(f"{name[:80]!r} has the shape {str(shape)[:80]}")
+    declared = math.prod(shape) * dtype.itemsize
+    if declared != size - file.tell():
+        raise CheckpointError(
+            f"{name[:80]!r} is {dtype} of shape {shape}, {declared:,} bytes, but has {size - file.tell():,}"
+        )
+    return shape, fortran, dtype
+
+
+def _read(path: Path, member: zipfile.ZipInfo, name: str) -> Tensor:
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open(member) as file:
+            shape, fortran, dtype = _header(file, name, member.file_size)
+            buffer = bytearray(math.prod(shape) * dtype.itemsize)
+            filled = _fill(file, buffer)
+            if filled != len(buffer):
+                raise CheckpointError(f"{path.name}: {name!r} ends after {filled:,} of {len(buffer):,} bytes")
+            file.read(1)  # the end of the member is where its checksum is compared
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        raise _damaged(error) from None
+    array = np.frombuffer(buffer, dtype=np.dtype(("<" if dtype.str[1] == "V" else dtype.str[0]) + dtype.str[1:]))
+    if dtype.str[1] == "V":
+        array = array.view(np.int16)
+    elif dtype.str[0] == ">":
+        array = array.astype(dtype.newbyteorder("<"))
+    tensor = torch.from_numpy(array)
+    if dtype.str[1] == "V":
+        tensor = tensor.view(torch.bfloat16)
+    return tensor.reshape(shape[::-1]).permute(*range(len(shape))[::-1]) if fortran else tensor.reshape(shape)
+
+
+def _fill(file: IO[bytes], buffer: bytearray) -> int:
+    """Reads into the buffer a piece at a time, so that a value never lies in memory twice; how much there was."""
+    view, filled = memoryview(buffer), 0
+    while piece := file.read(min(PIECE, len(buffer) - filled)) if filled < len(buffer) else b"":
+        view[filled : filled + len(piece)] = piece
+        filled += len(piece)
+    return filled
+
+
+def _damaged(error: Exception) -> CheckpointError:
+    return CheckpointError(f"the archive is damaged: {str(error)[:120]}")

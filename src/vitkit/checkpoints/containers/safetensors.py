@@ -1,0 +1,99 @@
+"""safetensors files: the header checked by our own reader, the values mapped into memory by the safetensors library."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vitkit.checkpoints.errors import CheckpointError
+from vitkit.checkpoints.strict_json import parse_json
+from vitkit.checkpoints.tensors import Info, Tensors
+
+# The format allows 100 MB; the header of the largest ViT is a twentieth of this, and parsed JSON is 20 times its text.
+MAX_HEADER = 2 << 20
+
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+
+def open_file(path: Path) -> Tensors:
+    """The tensors of one file; CheckpointError where the header lies about the file in any way."""
+    infos = read_header(path)
+    opened: list[Any] = []
+
+    def read(name: str) -> Tensor:
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            if not opened:
+                opened.append(safe_open(path, framework="pt"))
+            return opened[0].get_tensor(name)
+        except SafetensorError as error:
+            raise CheckpointError(f"{path.name}: {str(error).splitlines()[0]}") from None
+
+    return Tensors(infos, read)
+
+
+def read_header(path: Path) -> dict[str, Info]:
+    """Names, shapes and types, with every byte of the file accounted for once."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(8)
+        length = int.from_bytes(start, "little")
+        if len(start) < 8 or length > size - 8:
+            raise CheckpointError(f"truncated: the header should have {length:,} bytes, the file has {size:,}")
+        if length > MAX_HEADER:
+            raise CheckpointError(f"a header of {length:,} bytes; more than {MAX_HEADER:,} is refused")
+        text = file.read(length)
+    if not text.startswith(b"{"):
+        raise CheckpointError("this is no safetensors file: its header does not start with '{'")
+    header = parse_json(text, "the header")
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise CheckpointError("the header's __metadata__ is not text under names")
+    entries = {name: _entry(name, value) for name, value in header.items()}
+    _check_layout({name: span for name, (_, span) in entries.items()}, size - 8 - length)
+    return {name: info for name, (info, _) in entries.items()}
+
+
+def _entry(name: str, value: Any) -> tuple[Info, tuple[int, int]]:
+    if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
+        raise CheckpointError(f"the header's entry of {name[:80]!r} is not dtype, shape and data_offsets")
+    dtype, shape, span = value["dtype"], value["shape"], value["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise CheckpointError(f"{name[:80]!r} has the type {str(dtype)[:20]!r}; there is {', '.join(DTYPES)}")
+    if not _naturals(shape) or not _naturals(span) or len(span) != 2 or len(shape) > 8:
+        raise CheckpointError(f"{name[:80]!r} has a shape or data_offsets that are not a few natural numbers")
+    size = math.prod(shape) * DTYPES[dtype].itemsize
+    if span[1] - span[0] != size:
+        raise CheckpointError(
+            f"{name[:80]!r} is {dtype} of shape {tuple(shape)}, {size:,} bytes, but has {span[1] - span[0]:,}"
+        )
+    return Info(tuple(shape), DTYPES[dtype]), (span[0], span[1])
+
+
+def _check_layout(spans: dict[str, tuple[int, int]], size: int) -> None:
+    end = 0
+    for name, (start, stop) in sorted(spans.items(), key=lambda item: item[1]):
+        if start != end:
+            kind = "overlaps another tensor" if start < end else "leaves a hole before it"
+            raise CheckpointError(f"{name[:80]!r} {kind}: it starts at byte {start:,}, the one before ends at {end:,}")
+        end = stop
+    if end != size:
+        raise CheckpointError(f"the tensors have {end:,} bytes, the file has {size:,} for them")
+
+
+def _naturals(value: Any) -> bool:
+    return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)

@@ -1,0 +1,119 @@
+"""big_vision's `.npz` files: positions on patches only, token, mean or MAP pooling, blocks one by one or stacked."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from vitkit.checkpoints import jax_names, preprocessing
+from vitkit.checkpoints.errors import CheckpointError
+from vitkit.checkpoints.formats import Description, Format, Found
+from vitkit.checkpoints.formats.npz import DIALECT, LACKS, MEANS, meaning, num_heads
+from vitkit.checkpoints.inference import infer_vit
+from vitkit.checkpoints.npz_file import write_npz
+from vitkit.checkpoints.table import Rule, Table
+from vitkit.checkpoints.tensors import Info, Tensors
+
+if TYPE_CHECKING:
+    from vitkit.checkpoints import Checkpoint
+
+ATTENTION = "MultiHeadDotProductAttention_0"
+STACKED = "Transformer/encoderblock/"
+PREFIX = "params/"
+TABLE = Table(
+    (
+        *jax_names.vit(ATTENTION, "LayerNorm_1", "MlpBlock_0"),
+        Rule("pos_embed", ("pos_embedding",)),
+        Rule("attn_pool.latent", ("MAPHead_0/probe",)),
+        *jax_names.projections("attn_pool.q", f"MAPHead_0/{ATTENTION}", ("query",)),
+        *jax_names.projections("attn_pool.kv", f"MAPHead_0/{ATTENTION}", ("key", "value")),
+        *jax_names.output("attn_pool.proj", f"MAPHead_0/{ATTENTION}"),
+        *jax_names.norm("attn_pool.norm", "MAPHead_0/LayerNorm_0"),
+        *jax_names.dense("attn_pool.mlp.fc1", "MAPHead_0/MlpBlock_0/Dense_0"),
+        *jax_names.dense("attn_pool.mlp.fc2", "MAPHead_0/MlpBlock_0/Dense_1"),
+    )
+)
+
+
+def unstacked(tensors: Tensors) -> Tensors:
+    """Blocks that a scan over depth stored as one array with a leading axis, one by one."""
+    stacked = {name: info for name, info in tensors.infos.items() if name.startswith(STACKED)}
+    depths = {info.shape[0] if info.shape else 0 for info in stacked.values()}
+    if not stacked:
+        return tensors
+    if len(depths) > 1 or depths == {0} or max(depths) > 1000:
+        raise CheckpointError(f"the stacked blocks have depths {sorted(depths)}")
+    infos = {name: info for name, info in tensors.infos.items() if name not in stacked}
+    origin: dict[str, tuple[str, int]] = {}
+    for name, info in stacked.items():
+        for index in range(depths.copy().pop()):
+            new = f"Transformer/encoderblock_{index}/{name.removeprefix(STACKED)}"
+            infos[new], origin[new] = Info(info.shape[1:], info.dtype), (name, index)
+    whole: dict[str, Tensor] = {}
+
+    def read(name: str) -> Tensor:
+        if name not in origin:
+            return tensors.read(name)
+        source, index = origin[name]
+        if source not in whole:
+            whole[source] = tensors.read(source)
+        return whole[source][index]
+
+    return Tensors(infos, read)
+
+
+def describe(found: Found) -> Description:
+    """A file without a position table has the fixed sine-cosine one."""
+    notes: list[str] = []
+    shapes = TABLE.shapes(found.tensors)
+    fixed = {} if "pos_embed" in shapes else {"position": "sincos2d"}
+    config = infer_vit(
+        shapes,
+        dialect=DIALECT | fixed | {"position_order": ("patches", "class+patches")},
+        stated={"num_heads": num_heads(found, ATTENTION)},
+        overrides=found.overrides,
+        image_size=found.image_size,
+        notes=notes,
+    )
+    return Description(config=config, processor=preprocessing.big_vision(config), notes=tuple(notes))
+
+
+def obstacle(config: Any) -> str | None:
+    """Positions on patches only or none stored, tanh-GELU, epsilon 1e-6."""
+    for name, value in LACKS.items():
+        if getattr(config, name) != value:
+            return f"big_vision's .npz cannot say {name}={getattr(config, name)!r}; to='vitkit' can"
+    if config.position == "none" or config.pool == "none":
+        return "big_vision's .npz cannot say position='none' or pool='none'; to='vitkit' can"
+    if config.class_token != (config.pool == "token"):
+        return f"big_vision's .npz has a class token only where pool='token', not {config.pool!r}; to='vitkit' can"
+    if config.position == "learned" and config.num_special_positions:
+        return "big_vision's .npz has no position for the class token, this model has one; to='npz' has it too"
+    return meaning(config, "big_vision's .npz", MEANS)
+
+
+def write(checkpoint: "Checkpoint", path: Path) -> None:
+    """One archive, everything under `params/`."""
+    saved = TABLE.saved(checkpoint.model.state_dict(), checkpoint.model.config.num_heads)
+    write_npz({PREFIX + name: tensor for name, tensor in saved.items()}, path)
+
+
+FORMAT = Format(
+    name="big_vision",
+    targets=("big_vision", "npz"),
+    family="vit",
+    table=TABLE,
+    anchors=(r"embedding/kernel",),
+    aliases=(
+        (r"(encoderblock(?:_\d+)?)/LayerNorm_2/", r"\1/LayerNorm_1/"),
+        (r"(encoderblock(?:_\d+)?)/MultiHeadDotProductAttention_1/", r"\1/MultiHeadDotProductAttention_0/"),
+        (r"(encoderblock(?:_\d+)?)/MlpBlock_3/", r"\1/MlpBlock_0/"),
+        (r"^Transformer/pos_embedding$", "pos_embedding"),
+    ),
+    suffix=".npz",
+    accepts=lambda config: True,
+    arrange=unstacked,
+    describe=describe,
+    obstacle=obstacle,
+    write=write,
+)

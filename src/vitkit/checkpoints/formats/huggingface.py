@@ -1,0 +1,132 @@
+"""Hugging Face transformers' ViT: the names in its files (v4) and those in memory since 5.9, with or without `vit.`."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vitkit.checkpoints.errors import CheckpointError
+from vitkit.checkpoints.folder import write_json, write_weights
+from vitkit.checkpoints.formats import Description, Format, Found
+from vitkit.checkpoints.huggingface_config import MODEL_TYPES, read_config, to_config
+from vitkit.checkpoints.inference import infer_vit
+from vitkit.checkpoints.preprocessing import fitted
+from vitkit.checkpoints.table import FUSED3, Rule, Table
+from vitkit.data.processor import Processor
+
+if TYPE_CHECKING:
+    from vitkit.checkpoints import Checkpoint
+
+LAYER = "encoder.layer.{i}"
+QKV = tuple(f"{LAYER}.attention.attention.{part}.{{leaf}}" for part in ("query", "key", "value"))
+PAIRS = {
+    "patch_embed.proj.{leaf}": "embeddings.patch_embeddings.projection.{leaf}",
+    "cls_token": "embeddings.cls_token",
+    "pos_embed": "embeddings.position_embeddings",
+    "blocks.{i}.norm1.{leaf}": f"{LAYER}.layernorm_before.{{leaf}}",
+    "blocks.{i}.attn.proj.{leaf}": f"{LAYER}.attention.output.dense.{{leaf}}",
+    "blocks.{i}.norm2.{leaf}": f"{LAYER}.layernorm_after.{{leaf}}",
+    "blocks.{i}.mlp.fc1.{leaf}": f"{LAYER}.intermediate.dense.{{leaf}}",
+    "blocks.{i}.mlp.fc2.{leaf}": f"{LAYER}.output.dense.{{leaf}}",
+    "norm.{leaf}": "layernorm.{leaf}",
+    "head.{leaf}": "classifier.{leaf}",
+}
+TABLE = Table(
+    (
+        *(Rule(ours, (theirs,)) for ours, theirs in PAIRS.items()),
+        Rule("blocks.{i}.attn.qkv.{leaf}", QKV, FUSED3),
+    )
+)
+DIALECT = {
+    "activation": "gelu",
+    "norm_eps": 1e-12,
+    "position_resize": "bicubic",
+    "position_order": ("class+patches",),
+}
+LACKS = {
+    "class_token": True,
+    "num_registers": 0,
+    "pool": "token",
+    "norm": "tokens",
+    "pre_logits": 0,
+    "position": "learned",
+    "qk_norm": False,
+    "layer_scale": None,
+}
+
+
+def describe(found: Found) -> Description:
+    """By config.json; a bare state dict by the defaults of transformers' ViTConfig."""
+    notes: list[str] = []
+    stated: Mapping[str, Any] = {}
+    labels: tuple[str, ...] | None = None
+    if found.config is None:
+        notes.append("no config.json: norm_eps and activation are transformers' defaults")
+    else:
+        stated, labels = read_config(found.config)
+    config = infer_vit(
+        TABLE.shapes(found.tensors),
+        dialect=DIALECT,
+        stated=stated,
+        overrides=found.overrides,
+        image_size=found.image_size,
+        notes=notes,
+    )
+    if found.preprocessor is None:
+        notes.append("no preprocessor_config.json: transformers' default is taken")
+        processor = fitted(Processor.squash(config.image_size), config)
+    else:
+        try:
+            processor = Processor.from_huggingface(found.preprocessor)
+        except (ValueError, TypeError, KeyError) as error:
+            raise CheckpointError(f"preprocessor_config.json: {error}") from None
+    return Description(config=config, processor=processor, labels=labels, notes=tuple(notes))
+
+
+def obstacle(config: Any) -> str | None:
+    """What transformers' ViT has no word for."""
+    for name, value in LACKS.items():
+        if getattr(config, name) != value:
+            return f"transformers' ViT cannot say {name}={getattr(config, name)!r}; to='vitkit' can"
+    if config.position_tokens == "patches":
+        return "transformers' ViT has a position for the class token, this model has none; to='vitkit' can say it"
+    return None
+
+
+def write(checkpoint: "Checkpoint", folder: Path) -> None:
+    """config.json, model.safetensors with the names of v4 (which v5 writes too), preprocessor_config.json."""
+    config = checkpoint.model.config
+    saved = TABLE.saved(checkpoint.model.state_dict(), config.num_heads)
+    if config.num_classes:
+        saved = {name if name.startswith("classifier.") else f"vit.{name}": tensor for name, tensor in saved.items()}
+    write_weights(saved, folder)
+    write_json(to_config(checkpoint), folder / "config.json")
+    write_json(checkpoint.processor.to_huggingface(), folder / "preprocessor_config.json")
+
+
+FORMAT = Format(
+    name="huggingface",
+    targets=("huggingface",),
+    family="vit",
+    table=TABLE,
+    anchors=(r"(?:vit\.)?embeddings\.patch_embeddings\.projection\.weight",),
+    aliases=(
+        (r"^vit\.", ""),
+        (r"^layers\.(\d+)\.attention\.q_proj\.", r"encoder.layer.\1.attention.attention.query."),
+        (r"^layers\.(\d+)\.attention\.k_proj\.", r"encoder.layer.\1.attention.attention.key."),
+        (r"^layers\.(\d+)\.attention\.v_proj\.", r"encoder.layer.\1.attention.attention.value."),
+        (r"^layers\.(\d+)\.attention\.o_proj\.", r"encoder.layer.\1.attention.output.dense."),
+        (r"^layers\.(\d+)\.mlp\.fc1\.", r"encoder.layer.\1.intermediate.dense."),
+        (r"^layers\.(\d+)\.mlp\.fc2\.", r"encoder.layer.\1.output.dense."),
+        (r"^layers\.(\d+)\.layernorm_", r"encoder.layer.\1.layernorm_"),
+    ),
+    ignored=(
+        (r"pooler\.dense\.(weight|bias)", "the pooler, which classification does not use"),
+        (r"embeddings\.mask_token", "the mask token of pre-training"),
+        (r"embeddings\.position_ids", "position ids, which are a count"),
+        (r"decoder\..*", "the decoder of pre-training"),
+    ),
+    accepts=lambda config: config is None or config.get("model_type") in MODEL_TYPES,
+    describe=describe,
+    obstacle=obstacle,
+    write=write,
+)

@@ -1,0 +1,142 @@
+"""timm's names, which are ours: its hub folders, and the official files of DeiT, DeiT III, DINO, DINOv2 and MAE."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vitkit import config as configs
+from vitkit.checkpoints import preprocessing
+from vitkit.checkpoints.errors import CheckpointError
+from vitkit.checkpoints.folder import write_json, write_weights
+from vitkit.checkpoints.formats import Description, Format, Found
+from vitkit.checkpoints.formats.npz import meaning
+from vitkit.checkpoints.inference import infer_vit
+from vitkit.checkpoints.table import Rule, Table
+from vitkit.checkpoints.timm_config import read_config, to_config
+from vitkit.data.processor import Processor
+from vitkit.models.vit import Config
+
+if TYPE_CHECKING:
+    from vitkit.checkpoints import Checkpoint
+
+TABLE = Table(
+    tuple(
+        Rule(name, (name,))
+        for name in (
+            *("patch_embed.proj.{leaf}", "cls_token", "reg_token", "pos_embed"),
+            *("blocks.{i}.norm1.{leaf}", "blocks.{i}.norm2.{leaf}", "blocks.{i}.ls1.gamma", "blocks.{i}.ls2.gamma"),
+            *("blocks.{i}.attn.qkv.{leaf}", "blocks.{i}.attn.proj.{leaf}"),
+            *("blocks.{i}.attn.q_norm.{leaf}", "blocks.{i}.attn.k_norm.{leaf}"),
+            *("blocks.{i}.mlp.fc1.{leaf}", "blocks.{i}.mlp.fc2.{leaf}"),
+            *("norm.{leaf}", "fc_norm.{leaf}", "pre_logits.fc.{leaf}", "head.{leaf}", "attn_pool.latent"),
+            *(f"attn_pool.{part}.{{leaf}}" for part in ("q", "kv", "proj", "norm", "mlp.fc1", "mlp.fc2")),
+        )
+    )
+)
+DIALECT = {
+    "activation": "gelu",
+    "norm_eps": 1e-6,
+    "position_order": ("class+patches", "all", "patches"),
+    "position_resize": "bicubic_antialias",
+}
+# The official files tell of their lineage by their names and wrappers alone. First match wins.
+LINEAGES: tuple[tuple[str, str, str, float], ...] = (
+    (r"dinov2|dino_v2", "DINOv2", "bicubic_offset", 1.0),
+    (r"dino|teacher\.|backbone\.", "DINO", "bicubic_offset", 7 / 8),
+    (r"deit[-_]?3", "DeiT III", "bicubic", 1.0),
+    (r"mae", "MAE", "bicubic", 7 / 8),
+    (r"deit|(^|\.)model\.$", "DeiT", "bicubic", 7 / 8),
+    (r"", "DeiT", "bicubic_antialias", 7 / 8),
+)
+
+
+def describe(found: Found) -> Description:
+    """By config.json where there is one, else by the lineage that the file's name and wrapper tell of."""
+    notes: list[str] = []
+    stated: Mapping[str, Any] = {}
+    labels: tuple[str, ...] | None = None
+    shapes = TABLE.shapes(found.tensors)
+    dialect: dict[str, Any] = dict(DIALECT)
+    lineage = _lineage(found)
+    if found.config is not None:
+        stated, labels = read_config(found.config)
+    else:
+        dialect["position_resize"] = lineage[2]
+        notes.append(f"no config.json: positions are resized as {lineage[1]} does")
+    if "num_registers" not in stated and "reg_token" in shapes:
+        dialect["position_order"] = ("patches", "class+patches", "all")
+    if "fc_norm.weight" in shapes:
+        # timm moves the norm behind the pool where it pools by mean, and MAE's fine-tuned files do the same.
+        dialect["pool"] = "gap"
+    config = infer_vit(
+        shapes, dialect=dialect, stated=stated, overrides=found.overrides, image_size=found.image_size, notes=notes
+    )
+    return Description(
+        config=config, processor=_processor(found, config, lineage, notes), labels=labels, notes=tuple(notes)
+    )
+
+
+def _lineage(found: Found) -> tuple[str, str, str, float]:
+    for lineage in LINEAGES:
+        if re.search(lineage[0], found.file_name.lower()) or (lineage[0] and re.search(lineage[0], found.wrapper)):
+            return lineage
+    raise AssertionError("the last lineage matches anything")
+
+
+def _processor(found: Found, config: Config, lineage: tuple[str, str, str, float], notes: list[str]) -> Processor:
+    stated = found.config or {}
+    own = stated.get("vitkit")
+    try:
+        if isinstance(own, Mapping) and "processor" in own:
+            return configs.from_dict(Processor, own["processor"], where="vitkit.processor")
+        if isinstance(stated.get("pretrained_cfg"), Mapping):
+            cfg = dict(stated["pretrained_cfg"])
+            return Processor.from_timm(cfg | {"input_size": (config.channels, *config.image_size)})
+        if found.preprocessor is not None:
+            return Processor.from_huggingface(found.preprocessor)
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"the preprocessing: {error}") from None
+    notes.append(f"no preprocessing in the file: {lineage[1]}'s is taken")
+    return preprocessing.meta(config, lineage[3])
+
+
+def obstacle(config: Any) -> str | None:
+    """What timm's `VisionTransformer` has no argument for."""
+    if config.pre_logits:
+        return "timm's VisionTransformer has no pre_logits layer; to='npz' or 'vitkit' has"
+    if config.position == "sincos2d":
+        return "timm's VisionTransformer has no fixed sine-cosine table; to='vitkit' has"
+    if config.norm == "pooled" and config.pool == "map":
+        return "timm's VisionTransformer has no norm='pooled' with pool='map'; to='vitkit' has"
+    if config.position_tokens == "class+patches" and config.num_registers and config.position == "learned":
+        return "timm's VisionTransformer has no positions for the class token but not the registers; to='vitkit' has"
+    return meaning(config, "timm's config.json", {"norm_eps": 1e-6})
+
+
+def write(checkpoint: "Checkpoint", folder: Path) -> None:
+    """model.safetensors and a config.json that `timm.create_model("local-dir:...", pretrained=True)` opens."""
+    write_weights(TABLE.saved(checkpoint.model.state_dict(), checkpoint.model.config.num_heads), folder)
+    write_json(to_config(checkpoint), folder / "config.json")
+
+
+FORMAT = Format(
+    name="timm",
+    targets=("timm",),
+    family="vit",
+    table=TABLE,
+    anchors=(r"patch_embed\.proj\.weight",),
+    aliases=(
+        (r"^(blocks\.\d+)\.gamma_([12])$", r"\1.ls\2.gamma"),  # DeiT III
+        (r"^register_tokens$", "reg_token"),  # DINOv2
+    ),
+    ignored=(
+        (r"mask_token", "the mask token of pre-training"),
+        (r"decoder.*", "MAE's decoder"),
+        (r"head\.(mlp|last_layer).*", "DINO's projection head"),
+    ),
+    accepts=lambda config: config is None or ("model_type" not in config and not isinstance(config.get("model"), dict)),
+    describe=describe,
+    obstacle=obstacle,
+    write=write,
+)

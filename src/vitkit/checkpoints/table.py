@@ -1,0 +1,197 @@
+"""Two-way key tables: patterns of our names, patterns of theirs, and a transform with its inverse.
+
+One table a format and family says everything about names and layouts; this module alone interprets it, for reading and
+for writing. In patterns `{i}` is a number and `{leaf}` is `weight` or `bias`; `{name}` is any name.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from vitkit.checkpoints.errors import CheckpointError, listing
+from vitkit.checkpoints.tensors import Shape, Tensors
+
+PLACEHOLDERS = {"{i}": r"(?P<i>0|[1-9]\d*)", "{leaf}": r"(?P<leaf>weight|bias)", "{name}": r"(?P<name>.+)"}
+
+
+@dataclass(frozen=True)
+class Transform:
+    """Their tensors to ours (`load`), and ours to theirs (`save`, which is told the number of heads)."""
+
+    load: Callable[[Sequence[Tensor]], Tensor]
+    save: Callable[[Tensor, int], Sequence[Tensor]]
+
+
+SAME = Transform(lambda parts: parts[0], lambda ours, heads: [ours])
+TRANSPOSED = Transform(lambda parts: parts[0].t(), lambda ours, heads: [ours.t()])
+# A JAX convolution is stored as rows, columns, in, out.
+CONVOLUTION = Transform(
+    lambda parts: rearrange(parts[0], "r c i o -> o i r c"), lambda ours, heads: [rearrange(ours, "o i r c -> r c i o")]
+)
+# Query, key and value (or key and value) in one matrix, one below the other.
+FUSED3 = Transform(lambda parts: torch.cat(list(parts)), lambda ours, heads: ours.chunk(3))
+# JAX attention keeps the head axis: kernels (d, h, k) for the input projections, (h, k, d) for the output one.
+_IN = "d h k -> (h k) d"
+_SPLIT = "(h k) d -> d h k"
+
+
+def _load_heads(parts: Sequence[Tensor]) -> Tensor:
+    return torch.cat([rearrange(part, _IN) for part in parts])
+
+
+def _load_head_biases(parts: Sequence[Tensor]) -> Tensor:
+    return torch.cat([rearrange(part, "h k -> (h k)") for part in parts])
+
+
+def heads_in(parts: int) -> Transform:
+    """JAX input projections of attention, `parts` of them fused in ours."""
+    return Transform(_load_heads, lambda ours, heads: [rearrange(each, _SPLIT, h=heads) for each in ours.chunk(parts)])
+
+
+def head_biases(parts: int) -> Transform:
+    """The biases that go with `heads_in`."""
+    return Transform(
+        _load_head_biases,
+        lambda ours, heads: [rearrange(each, "(h k) -> h k", h=heads) for each in ours.chunk(parts)],
+    )
+
+
+HEADS_OUT = Transform(
+    lambda parts: rearrange(parts[0], "h k d -> d (h k)"),
+    lambda ours, heads: [rearrange(ours, "d (h k) -> h k d", h=heads)],
+)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One line of a table: our pattern, their patterns, and what happens to the values."""
+
+    ours: str
+    theirs: tuple[str, ...]
+    transform: Transform = SAME
+
+    @cached_property
+    def our_regex(self) -> re.Pattern[str]:
+        """Matches our names."""
+        return _regex(self.ours)
+
+    @cached_property
+    def their_regexes(self) -> tuple[re.Pattern[str], ...]:
+        """Match their names, part by part."""
+        return tuple(map(_regex, self.theirs))
+
+    def names(self, match: re.Match[str]) -> list[str]:
+        """Their names for the numbers and leaves of a match."""
+        return [pattern.format(**match.groupdict()) for pattern in self.theirs]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One tensor of ours and where it comes from."""
+
+    ours: str
+    theirs: list[str]
+    transform: Transform
+
+
+@dataclass(frozen=True)
+class Table:
+    """The rules of one format for one family."""
+
+    rules: tuple[Rule, ...]
+
+    def knows(self, name: str) -> bool:
+        """Whether a name of theirs has a line here."""
+        return any(regex.fullmatch(name) for rule in self.rules for regex in rule.their_regexes)
+
+    def step(self, ours: str) -> Step | None:
+        """Where a tensor of ours comes from or goes to; None where the format has no place for it."""
+        for rule in self.rules:
+            if match := rule.our_regex.fullmatch(ours):
+                return Step(ours, rule.names(match), rule.transform)
+        return None
+
+    def shapes(self, tensors: Tensors) -> dict[str, Shape]:
+        """The shapes of those tensors of ours that the file has whole, worked out without reading a value."""
+        shapes: dict[str, Shape] = {}
+        for rule in self.rules:
+            for name in tensors.infos:
+                match = rule.their_regexes[0].fullmatch(name)
+                parts = rule.names(match) if match else []
+                if match and all(part in tensors.infos for part in parts):
+                    shape = _loaded_shape(rule.transform, [tensors.infos[part].shape for part in parts])
+                    if shape is not None:
+                        shapes.setdefault(rule.ours.format(**match.groupdict()), shape)
+        return shapes
+
+    def plan(self, expected: Mapping[str, Shape], tensors: Tensors, num_heads: int) -> list[Step]:
+        """How each tensor of ours is made, all names and shapes checked.
+
+        Raises CheckpointError that lists every tensor that is missing, unknown, of another shape or not of numbers.
+        """
+        steps = [self.step(name) for name in expected]
+        homeless = [name for name, step in zip(expected, steps, strict=True) if step is None]
+        if homeless:
+            raise CheckpointError(f"this format has no place for {listing(homeless)}")
+        plan = [step for step in steps if step is not None]
+        wanted = {
+            name: tuple(shape)
+            for step in plan
+            for name, shape in zip(step.theirs, _saved_shapes(step, expected[step.ours], num_heads), strict=True)
+        }
+        problems = list(_problems(wanted, tensors))
+        if problems:
+            raise CheckpointError("; ".join(problems))
+        return plan
+
+    def saved(self, state: Mapping[str, Tensor], num_heads: int) -> dict[str, Tensor]:
+        """Our tensors under their names and in their layout; CheckpointError where the format has no place for one."""
+        result: dict[str, Tensor] = {}
+        for name, tensor in state.items():
+            step = self.step(name)
+            if step is None:
+                raise CheckpointError(f"this format has no place for {name}")
+            parts = step.transform.save(tensor.detach(), num_heads)
+            result.update(zip(step.theirs, (part.contiguous() for part in parts), strict=True))
+        return result
+
+
+def _regex(pattern: str) -> re.Pattern[str]:
+    text = re.escape(pattern).replace(r"\{", "{").replace(r"\}", "}")
+    for placeholder, regex in PLACEHOLDERS.items():
+        text = text.replace(placeholder, regex)
+    return re.compile(text)
+
+
+def _loaded_shape(transform: Transform, shapes: list[Shape]) -> Shape | None:
+    try:
+        return tuple(transform.load([torch.empty(shape, device="meta") for shape in shapes]).shape)
+    except (RuntimeError, ValueError):
+        return None  # not of the form the transform takes: `plan` says so, with both shapes
+
+
+def _saved_shapes(step: Step, shape: Shape, num_heads: int) -> list[Shape]:
+    return [tuple(part.shape) for part in step.transform.save(torch.empty(shape, device="meta"), num_heads)]
+
+
+def _problems(wanted: Mapping[str, Shape], tensors: Tensors) -> Iterable[str]:
+    if missing := [name for name in wanted if name not in tensors.infos]:
+        yield f"{_count(missing)} missing: {listing(missing)}"
+    if extra := [name for name in tensors.infos if name not in wanted]:
+        yield f"{_count(extra)} unknown: {listing(extra)}"
+    present = [(name, shape, tensors.infos[name]) for name, shape in wanted.items() if name in tensors.infos]
+    if other := [
+        f"{name} is {info.shape}, the model takes {shape}" for name, shape, info in present if info.shape != shape
+    ]:
+        yield f"{_count(other)} of another shape: {listing(other)}"
+    if whole := [f"{name} is {info.dtype}" for name, _, info in present if not info.dtype.is_floating_point]:
+        yield f"{_count(whole)} not of floating-point numbers: {listing(whole)}"
+
+
+def _count(names: list[str]) -> str:
+    return "1 tensor is" if len(names) == 1 else f"{len(names)} tensors are"

@@ -1,0 +1,144 @@
+"""timm's config.json: the architecture it names, the arguments it was built with, labels and preprocessing."""
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from vitkit import config as configs
+from vitkit.checkpoints.errors import CheckpointError
+from vitkit.data.processor import Processor
+
+if TYPE_CHECKING:
+    from vitkit.checkpoints import Checkpoint
+
+POOLS = {"token": "token", "avg": "gap", "map": "map", "": "none"}
+ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_tanh", "relu": "relu", "silu": "silu", "swish": "silu"}
+# Of timm's own SigLIP entries, those it builds with tanh-GELU.
+SIGLIP_TANH = re.compile(
+    r"vit_(base_patch32|so400m_patch16|giantopt_patch16)_siglip|vit_large_patch16_siglip_(gap_)?512"
+)
+# Any of timm's plain ViTs serves: `model_args` states everything.
+ARCHITECTURE = "vit_base_patch16_224"
+EXACT = ("position_resize", "stochastic_depth", "dropout", "attention_dropout", "layer_scale", "position_tokens")
+
+
+def read_config(stated: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...] | None]:
+    """Fields of our config that timm's config.json states, and names of classes; CheckpointError for strange ones."""
+    arguments = stated.get("model_args") or {}
+    cfg = stated.get("pretrained_cfg") or {}
+    name = stated.get("architecture") or ""
+    if not isinstance(arguments, Mapping) or not isinstance(cfg, Mapping) or not isinstance(name, str):
+        raise CheckpointError("config.json: architecture is no text, or model_args or pretrained_cfg no object")
+    if "quickgelu" in name:
+        raise CheckpointError(f"{name} is a CLIP model, which is not a plain ViT")
+    fields: dict[str, Any] = {}
+    pool = arguments.get("global_pool", stated.get("global_pool"))
+    if pool is not None:
+        fields["pool"] = _option(pool, POOLS, "global_pool")
+    act = arguments.get("act_layer") or ("gelu_tanh" if SIGLIP_TANH.match(name) else None)
+    if act is not None:
+        fields["activation"] = _option(act, ACTIVATIONS, "act_layer")
+    if isinstance(heads := arguments.get("num_heads"), int):
+        fields["num_heads"] = heads
+    size = arguments.get("img_size")
+    if size is None and cfg.get("input_size") is not None:
+        size = cfg["input_size"][1:] if isinstance(cfg["input_size"], list) else cfg["input_size"]
+    if size is not None:
+        fields["image_size"] = _pair(size)
+    own = stated.get("vitkit")
+    if isinstance(own, Mapping):
+        fields |= {key: own[key] for key in EXACT if key in own}
+    return fields, _labels(stated, cfg)
+
+
+def _option(value: Any, options: Mapping[str, str], name: str) -> str:
+    if not isinstance(value, str) or value not in options:
+        raise CheckpointError(
+            f"config.json says {name} {str(value)[:40]!r}; vitkit has {', '.join(map(repr, options))}"
+        )
+    return options[value]
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    sides = (value, value) if type(value) is int else value
+    if (
+        not isinstance(sides, list | tuple)
+        or len(sides) != 2
+        or not all(type(side) is int and side > 0 for side in sides)
+    ):
+        raise CheckpointError(f"config.json: {str(value)[:60]} is no image size")
+    return sides[0], sides[1]
+
+
+def _labels(stated: Mapping[str, Any], cfg: Mapping[str, Any]) -> tuple[str, ...] | None:
+    names = stated.get("label_names", cfg.get("label_names"))
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return None
+    words = stated.get("label_descriptions", cfg.get("label_descriptions"))
+    described = words if isinstance(words, Mapping) else {}
+    return tuple(str(described.get(name, name)) for name in names)
+
+
+def to_config(checkpoint: "Checkpoint") -> dict[str, Any]:
+    """The config.json from which timm builds this model; what timm has no word for is under `vitkit`."""
+    config = checkpoint.model.config
+    ratio = config.mlp_width / config.width
+    arguments = {
+        "img_size": list(config.image_size),
+        "patch_size": list(config.patch_size),
+        "in_chans": config.channels,
+        "embed_dim": config.width,
+        "depth": config.depth,
+        "num_heads": config.num_heads,
+        # timm rounds width times ratio down: half a unit more, where the division is not exact, gives the same width.
+        "mlp_ratio": ratio
+        if int(config.width * ratio) == config.mlp_width
+        else (config.mlp_width + 0.5) / config.width,
+        "qkv_bias": config.qkv_bias,
+        "qk_norm": config.qk_norm,
+        "init_values": config.layer_scale,
+        "class_token": config.class_token,
+        "reg_tokens": config.num_registers,
+        "no_embed_class": config.position_tokens == "patches",
+        "pos_embed": "learn" if config.position == "learned" else "none",
+        "global_pool": {ours: theirs for theirs, ours in POOLS.items()}[config.pool],
+        "fc_norm": config.norm == "pooled",
+        "act_layer": config.activation,
+    }
+    cfg = pretrained_cfg(checkpoint.processor, config)
+    own: dict[str, Any] = {name: getattr(config, name) for name in EXACT if name != "position_tokens"}
+    if Processor.from_timm(cfg) != checkpoint.processor:
+        own["processor"] = configs.to_dict(checkpoint.processor)
+    return {
+        "architecture": ARCHITECTURE,
+        "num_classes": config.num_classes,
+        "num_features": config.width,
+        "global_pool": arguments["global_pool"],
+        "model_args": arguments,
+        "label_names": list(checkpoint.labels),
+        "pretrained_cfg": cfg,
+        "vitkit": own,
+    }
+
+
+def pretrained_cfg(processor: Processor, config: Any) -> dict[str, Any]:
+    """The nearest that timm's eval transform has to a processor."""
+    to = processor.resize_to if processor.resize_to is not None else processor.size
+    short = to if isinstance(to, int) else min(to)
+    modes = {"shortest": "center", "squash": "squash", "longest": "border", "none": "center"}
+    # timm divides the size by the fraction and rounds down: the middle of the fractions that give `short`.
+    fraction = min(processor.size) / (short + 0.5) if short > min(processor.size) else 1.0
+    if int(min(processor.size) / round(fraction, 3)) == short:
+        fraction = round(fraction, 3)
+    return {
+        "num_classes": config.num_classes,
+        "input_size": [config.channels, *processor.size],
+        "fixed_input_size": True,
+        "interpolation": processor.interpolation,
+        "crop_pct": fraction,
+        "crop_mode": modes[processor.resize],
+        "mean": list(processor.mean),
+        "std": list(processor.std),
+        "first_conv": "patch_embed.proj",
+        "classifier": "head",
+    }
