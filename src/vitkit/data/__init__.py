@@ -1,0 +1,149 @@
+"""Data: one file a source of labelled pictures (digits, folder, ...), and what stands between a source and a model.
+
+A source is a file with a function `open_source(location) -> {split: Source}`, found by its file name: `digits`,
+`folder:photos/`. It names the splits it was published with, or gives one split, `all`. Adding a source is one file.
+`processor` is the evaluation preprocessing that travels with the weights; `augment`, `mixing` and `loader` serve training.
+"""
+
+import importlib
+import pkgutil
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from vitkit.config import nearest
+
+Label = int | tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One labelled picture: `image` upright, of mode RGB, any size; `label` a class or several; `key` its name in messages."""
+
+    image: Image.Image
+    label: Label
+    key: str
+
+
+class Source(ABC):
+    """Labelled pictures by number: 0 to `len(source) - 1`, in an order that is the same on every machine and every run.
+
+    `classes` are the names that labels count. Reading must be safe from several processes at once.
+    """
+
+    classes: tuple[str, ...]
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many pictures there are."""
+
+    @abstractmethod
+    def read(self, index: int) -> Example:
+        """The picture with its label; `ImageError` where it cannot be decoded."""
+
+    @abstractmethod
+    def label(self, index: int) -> Label:
+        """The label alone, without reading the picture."""
+
+
+class Subset(Source):
+    """Some pictures of another source, in the order given."""
+
+    def __init__(self, source: Source, indices: np.ndarray):
+        self.source = source
+        self.indices = indices
+        self.classes = source.classes
+
+    def __len__(self) -> int:
+        """How many pictures there are."""
+        return int(self.indices.shape[0])
+
+    def read(self, index: int) -> Example:
+        """As the source reads it."""
+        return self.source.read(int(self.indices[index]))
+
+    def label(self, index: int) -> Label:
+        """As the source gives it."""
+        return self.source.label(int(self.indices[index]))
+
+
+def sources() -> list[str]:
+    """The names of the sources: the files of this folder that can open one."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if _opens(module.name))
+
+
+def splits(name: str) -> dict[str, Source]:
+    """What a source holds, by split: `splits("digits")`, `splits("folder:photos/")`; the source's own, or `all`.
+
+    Raises ValueError for an unknown kind of source and whatever the source finds wrong with the location.
+    """
+    kind, _, location = name.partition(":")
+    if kind not in (module.name for module in pkgutil.iter_modules(__path__)) or not _opens(kind):
+        raise ValueError(f"unknown data source '{kind}' in '{name}'{nearest(kind, sources())}")
+    found: dict[str, Source] = importlib.import_module(f"{__name__}.{kind}").open_source(location)
+    return found
+
+
+def source(name: str) -> Source:
+    """Everything that a source of one split holds; ValueError where it comes in several."""
+    found = splits(name)
+    if list(found) != ["all"]:
+        raise ValueError(f"'{name}' comes in splits: {', '.join(found)}; name one")
+    return found["all"]
+
+
+def train_and_val(name: str, *, val: str | None = None, held_out: float = 0.2, seed: int = 0) -> tuple[Source, Source]:
+    """What to train on and what to evaluate on: the source `val`, else the source's own split, else a share held out.
+
+    The share is stratified and depends on `seed` alone. Raises ValueError where the two do not fit together.
+    """
+    found = splits(name)
+    training = found.get("train") or found.get("all")
+    if training is None:
+        raise ValueError(f"'{name}' has nothing to train on; it has the splits {', '.join(found)}")
+    if val is not None:
+        others = splits(val)
+        validation = others.get("val") or others.get("test") or others.get("all")
+        if validation is None:
+            raise ValueError(f"'{val}' has nothing to evaluate on; it has the splits {', '.join(others)}")
+    elif "all" in found:
+        kept, held = stratified_split(training, held_out, seed)
+        return Subset(training, kept), Subset(training, held)
+    else:
+        validation = found.get("val") or found.get("test")
+        if validation is None:
+            raise ValueError(f"'{name}' has nothing to evaluate on; it has the splits {', '.join(found)}")
+    if training.classes != validation.classes:
+        lacking = sorted(set(validation.classes) - set(training.classes))
+        detail = (
+            f"it has {', '.join(lacking)}, which training lacks" if lacking else "it has other classes or another order"
+        )
+        raise ValueError(f"the validation set '{val or name}' does not fit '{name}': {detail}")
+    return training, validation
+
+
+def stratified_split(source: Source, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The numbers of the pictures kept and of those held out, ascending: `share` of every class, at least one of each.
+
+    Pictures with several labels count with their first. Raises ValueError for a share outside 0..1 and for a class of
+    a single picture, which cannot be in both.
+    """
+    if not 0.0 < share < 1.0:
+        raise ValueError(f"the held-out share is {share}; it must lie between 0 and 1")
+    labels = [source.label(index) for index in range(len(source))]
+    first = np.array([label if isinstance(label, int) else min(label, default=-1) for label in labels])
+    random = np.random.default_rng(seed)
+    held = np.zeros(first.shape[0], dtype=bool)
+    for label in np.unique(first):
+        members = random.permutation(np.flatnonzero(first == label))
+        if members.shape[0] < 2:
+            name = source.classes[label] if label >= 0 else "no label"
+            raise ValueError(f"the class '{name}' has a single picture: it cannot be both trained on and held out")
+        held[members[: max(1, round(share * members.shape[0]))]] = True
+    return np.flatnonzero(~held), np.flatnonzero(held)
+
+
+def _opens(name: str) -> bool:
+    return hasattr(importlib.import_module(f"{__name__}.{name}"), "open_source")

@@ -1,0 +1,68 @@
+"""Objectives: one file a training method, each with a frozen `Config` and `build(config, backbone) -> Objective`.
+
+A new objective is one new file here, found by its file name, and it then works with every model and the one loop. All that
+a method needs beside the backbone (a teacher, a centre, a mask token) lives in it as submodules, parameters and buffers,
+so it is moved, sharded, saved and restored with it.
+"""
+
+import importlib
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vitkit import config as configs
+from vitkit.data.loader import Batch
+from vitkit.models import Backbone
+
+
+class Objective(nn.Module, ABC):
+    """A backbone with what it is trained for; `backbone` is what is evaluated and saved in the end."""
+
+    backbone: Backbone
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        """`loss`, which is minimised, and further scalars worth seeing; all are means over the batch."""
+
+    def after_step(self, progress: float) -> None:
+        """Called after every update of the weights; `progress` runs from just above 0 to 1 at the end of the run."""
+
+
+def objectives() -> list[str]:
+    """The names of the objectives: the files of this folder."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def objective(name: str) -> ModuleType:
+    """The module of one objective; ValueError where there is no such file."""
+    if name not in objectives():
+        raise ValueError(f"unknown objective '{name}'{configs.nearest(name, objectives())}")
+    return importlib.import_module(f"{__name__}.{name}")
+
+
+def build(config: Any, backbone: Backbone) -> Objective:
+    """The objective of that config around a backbone."""
+    built: Objective = objective(_name(config)).build(config, backbone)
+    return built
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The JSON form of an objective's config: its fields, and its file name under `objective`."""
+    return {"objective": _name(config), **configs.to_dict(config)}
+
+
+def from_dict(data: Mapping[str, Any]) -> Any:
+    """The config that `to_dict` gave as `data`; ValueError as `config.from_dict`."""
+    if not isinstance(data.get("objective"), str):
+        raise ValueError("the config of an objective needs its name under 'objective'")
+    rest = {key: value for key, value in data.items() if key != "objective"}
+    return configs.from_dict(objective(data["objective"]).Config, rest, where="objective")
+
+
+def _name(config: Any) -> str:
+    return type(config).__module__.rpartition(".")[2]

@@ -1,0 +1,15 @@
+"""Train: the one loop. A `Run` says everything; its run folder holds what came of it, and goes on from where it was stopped.
+
+run.py        `Run`, the whole of a run as one frozen config      folder.py   the run folder
+launch.py     `train(run, folder)`: from a run to its folder      loop.py     the loop itself
+optim.py, schedule.py   the update of the weights                 state.py    states that survive a kill
+events.py, signals.py   the log, the bar, asked to stop           report.py, page.py, charts.py   report.html
+"""
+
+from vitkit.train.folder import RunFolder
+from vitkit.train.launch import Result, train
+from vitkit.train.loop import TrainingStopped
+from vitkit.train.run import Data, Machine, Run
+from vitkit.train.signals import Interrupted
+
+__all__ = ["Data", "Interrupted", "Machine", "Result", "Run", "RunFolder", "TrainingStopped", "train"]

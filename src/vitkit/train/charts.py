@@ -1,0 +1,122 @@
+"""Charts as SVG text that takes its colours from the page it stands in; no script, no library."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+WIDTH, HEIGHT = 480, 270
+LEFT, RIGHT, TOP, BOTTOM = 52, 16, 14, 40
+
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A named series; `style` is a class of the page (`quiet`, `train`, `held`), `dots` marks each point with its value."""
+
+    name: str
+    points: Sequence[Point]
+    style: str
+    dots: bool = False
+
+
+def line_chart(
+    lines: Sequence[Line], *, title: str, percent: bool = False, limits: tuple[float, float] | None = None
+) -> str:
+    """A chart of series over steps; raises ValueError where there is not one point."""
+    points = [point for line in lines for point in line.points]
+    if not points:
+        raise ValueError(f"nothing to draw in '{title}'")
+    low, high = limits or _limits([y for _, y in points])
+    last = max(x for x, _ in points) or 1.0
+
+    def place(point: Point) -> Point:
+        x = LEFT + (WIDTH - LEFT - RIGHT) * point[0] / last
+        y = TOP + (HEIGHT - TOP - BOTTOM) * (high - min(max(point[1], low), high)) / (high - low)
+        return x, y
+
+    parts = [_frame(title)]
+    for value in ticks(low, high):
+        y = place((0.0, value))[1]
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{show(value, percent=percent)}</text>')
+    for value in ticks(0.0, last, most=4):
+        x = place((value, low))[0]
+        parts.append(f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 20}" text-anchor="middle">{value:,.0f}</text>')
+    parts.append(f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 4}" text-anchor="end">step</text>')
+    for line in lines:
+        parts.append(_series(line, [place(point) for point in line.points], percent))
+    return "".join(parts) + "</svg>"
+
+
+def reliability_chart(bins: Sequence[tuple[float, float, int]]) -> str:
+    """How often a prediction is right against how certain the model is of it; a bin is (certainty, accuracy, pictures)."""
+    side, pad = 270, 40
+    inner = side - 2 * pad
+    parts = [f'<svg viewBox="0 0 {side} {side}" role="img" aria-label="calibration">']
+    x0, x1, y0, y1 = pad, side - pad, side - pad, pad
+    parts.append(f'<line class="grid" x1="{x0}" y1="{y0}" x2="{x1}" y2="{y0}"/>')
+    parts.append(f'<line class="grid" x1="{x0}" y1="{y0}" x2="{x0}" y2="{y1}"/>')
+    parts.append(f'<line class="ideal" x1="{x0}" y1="{y0}" x2="{x1}" y2="{y1}"/>')
+    most = max((count for _, _, count in bins), default=1)
+    for certainty, accuracy, count in bins:
+        x, y = x0 + inner * certainty, y0 - inner * accuracy
+        radius = 3 + 7 * math.sqrt(count / most)
+        tip = f"{count} pictures: {certainty:.0%} certain on average, {accuracy:.0%} right"
+        parts.append(f'<circle class="held" cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}"><title>{tip}</title></circle>')
+    for share in (0.0, 0.5, 1.0):
+        parts.append(f'<text x="{x0 + inner * share}" y="{y0 + 18}" text-anchor="middle">{share:.0%}</text>')
+        parts.append(f'<text x="{x0 - 6}" y="{y0 - inner * share + 4}" text-anchor="end">{share:.0%}</text>')
+    parts.append(f'<text x="{x1}" y="{y0 + 34}" text-anchor="end">certain</text>')
+    parts.append(f'<text x="{x0 - 30}" y="{y1 - 14}">right</text>')
+    return "".join(parts) + "</svg>"
+
+
+def smoothed(points: Sequence[Point], share: float = 0.1) -> list[Point]:
+    """The points with each value averaged over the ones around it: a window of `share` of them."""
+    half = max(1, int(len(points) * share) // 2)
+    windows = [points[max(0, index - half) : index + half + 1] for index in range(len(points))]
+    return [(x, sum(y for _, y in window) / len(window)) for (x, _), window in zip(points, windows, strict=True)]
+
+
+def ticks(low: float, high: float, *, most: int = 5) -> list[float]:
+    """Round numbers from `low` to `high`: 1, 2 or 5 times a power of ten apart, at most `most` + 1 of them."""
+    span = max(high - low, 1e-12)
+    rough = span / most
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(power * times for times in (1, 2, 5, 10) if power * times >= rough * 0.999)
+    first = math.ceil(low / step - 1e-9)
+    return [number * step for number in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def show(value: float, *, percent: bool = False) -> str:
+    """A number as a label: short, and without zeros that say nothing."""
+    if percent:
+        return f"{value * 100:.4g}%"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def _limits(values: Sequence[float]) -> tuple[float, float]:
+    finite = sorted(value for value in values if math.isfinite(value))
+    if not finite:
+        return 0.0, 1.0
+    low, high = min(0.0, finite[0]), finite[-1]
+    return low, high if high > low else low + 1.0
+
+
+def _frame(title: str) -> str:
+    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">'
+
+
+def _series(line: Line, places: Sequence[Point], percent: bool) -> str:
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+    parts = [f'<polyline class="{line.style}" points="{path}"/>']
+    if line.dots:
+        for (x, y), (step, value) in zip(places, line.points, strict=True):
+            shown = f"{value:.2%}" if percent else f"{value:.4g}"
+            tip = f"{escape(line.name)} at step {step:,.0f}: {shown}"
+            parts.append(
+                f'<circle class="{line.style}" cx="{x:.1f}" cy="{y:.1f}" r="3.5"><title>{tip}</title></circle>'
+            )
+    return "".join(parts)

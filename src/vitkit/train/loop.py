@@ -1,0 +1,120 @@
+"""The one training loop: every objective, every model; it has no branch on either."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vitkit import parallel
+from vitkit.data.loader import Batch
+from vitkit.objectives import Objective
+from vitkit.train.optim import set_rate
+from vitkit.train.run import Run
+from vitkit.train.schedule import factor
+
+STEP = 3  # the stream of random numbers for dropout and the like; `data.loader` has 1 and 2
+
+
+class TrainingStopped(ValueError):
+    """The run cannot go on as it is; nothing was updated."""
+
+
+@dataclass
+class Training:
+    """All that a run changes as it goes; what is random in a step depends on (seed, step) alone, so it needs no saving."""
+
+    run: Run
+    objective: Objective
+    optimizer: torch.optim.Optimizer
+    total: int
+    step: int = 0
+
+    @property
+    def consumed(self) -> int:
+        """How many training samples have been used: all there is to know about the loader."""
+        return self.step * self.run.batch_size
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is saved."""
+        objective, optimizer = self.objective.state_dict(), self.optimizer.state_dict()
+        return {"step": self.step, "objective": objective, "optimizer": optimizer}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes back to what was saved."""
+        self.objective.load_state_dict(state["objective"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step = state["step"]
+
+
+def fit(training: Training, batches: Iterator[Batch], after: Callable[[dict[str, float], Batch], bool]) -> None:
+    """Updates the weights until the run is over, or until `after`, called with the scalars of each step, says to stop."""
+    training.objective.train()
+    device = next(training.objective.parameters()).device
+    while training.step < training.total:
+        batch = next(batches)
+        scalars = update(training, batch.to(device))
+        training.step += 1
+        training.objective.after_step(training.step / training.total)
+        if after(scalars, batch):
+            return
+
+
+def update(training: Training, batch: Batch) -> dict[str, float]:
+    """One update of the weights, and the objective's scalars with the learning `rate` and the gradient's `norm`.
+
+    Raises TrainingStopped, before anything is changed, where the loss or the gradient is not finite.
+    """
+    run, step = training.run, training.step
+    torch.manual_seed(step_seed(run.seed, step, parallel.rank()))
+    rate = run.optimizer.rate * factor(run.schedule, step, training.total)
+    set_rate(training.optimizer, rate)
+    training.optimizer.zero_grad()
+    scalars = backward(training.objective, batch, run.accumulate)
+    gradients = [parameter.grad for parameter in training.objective.parameters() if parameter.grad is not None]
+    norm = nn.utils.get_total_norm(gradients)
+    values = {name: value.item() for name, value in scalars.items()} | {"rate": rate, "norm": norm.item()}
+    refuse_non_finite(values, batch, step)
+    if run.optimizer.clip is not None:
+        nn.utils.clip_grads_with_norm_(training.objective.parameters(), run.optimizer.clip, norm)
+    training.optimizer.step()
+    return values
+
+
+def backward(objective: Objective, batch: Batch, parts: int) -> dict[str, Tensor]:
+    """Adds up the gradients of a batch in equal parts, one after the other; the scalars are means over the batch."""
+    sums: dict[str, Tensor] = {}
+    for part in split(batch, parts):
+        scalars = objective(part)
+        (scalars["loss"] / parts).backward()
+        for name, value in scalars.items():
+            sums[name] = sums.get(name, 0.0) + parallel.mean(value.detach()) / parts
+    return sums
+
+
+def split(batch: Batch, parts: int) -> list[Batch]:
+    """The batch in equal parts."""
+    if parts == 1:
+        return [batch]
+    size = batch.images.shape[0] // parts
+    pairs = zip(batch.images.split(size), batch.targets.split(size), strict=True)
+    return [
+        Batch(images, targets, batch.keys[index * size : (index + 1) * size])
+        for index, (images, targets) in enumerate(pairs)
+    ]
+
+
+def refuse_non_finite(values: dict[str, float], batch: Batch, step: int) -> None:
+    """Raises TrainingStopped that names the batch where a process has a loss or a gradient that is not finite."""
+    broken = [name for name in ("loss", "norm") if not np.isfinite(values[name])]
+    if parallel.any_true(bool(broken)):
+        what = " and ".join({"loss": "the loss", "norm": "the gradient"}[name] for name in broken) or "another process"
+        keys = ", ".join(batch.keys)
+        raise TrainingStopped(f"{what} is not finite in step {step}; nothing was updated. The batch: {keys}")
+
+
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """The seed of all that is random in one step of one process: dropout, stochastic depth, masks."""
+    return int(np.random.SeedSequence([seed, STEP, step, rank]).generate_state(1, np.uint64)[0])

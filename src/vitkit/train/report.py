@@ -1,0 +1,263 @@
+"""report.html of a run folder: what the run came to, how it got there, and every kind of mistake it makes, as pictures."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+from vitkit import checkpoints, evaluate
+from vitkit.config import to_dict
+from vitkit.data import Source, train_and_val
+from vitkit.data.augment import Transform
+from vitkit.data.loader import evaluation_batches
+from vitkit.evaluate import Predictions, calibration, confusion, top1
+from vitkit.train import charts, run
+from vitkit.train.charts import Line
+from vitkit.train.events import read
+from vitkit.train.folder import RunFolder
+from vitkit.train.page import page, picture, tile
+from vitkit.train.run import Run
+from vitkit.train.state import write_file
+
+MOST_MISTAKES = 24
+MOST_CLASSES = 20  # in a confusion matrix that can still be read
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All that a report tells of."""
+
+    run: Run
+    events: list[dict[str, Any]]
+    training: Source
+    held_out: Source
+    predictions: Predictions
+    parameters: int
+
+    def of(self, kind: str) -> list[dict[str, Any]]:
+        """The events of one kind."""
+        return [event for event in self.events if event["kind"] == kind]
+
+    @property
+    def mistakes(self) -> list[int]:
+        """The pictures whose likeliest class is wrong, the most certain mistake first."""
+        wrong = (~top1.hits(self.predictions, 1)) & (self.predictions.targets.sum(dim=1) > 0)
+        certainty = self.predictions.scores.amax(dim=1).masked_fill(~wrong, -1.0)
+        order: list[int] = certainty.argsort(descending=True, stable=True)[: int(wrong.sum())].tolist()
+        return order
+
+
+def write(place: RunFolder) -> None:
+    """Writes the report of what a run folder holds; ValueError where no model has been kept yet."""
+    if not place.best.is_dir():
+        raise ValueError(f"'{place.path}' has nothing to report yet: no model was evaluated")
+    write_file(place.report, html(gather(place)).encode())
+
+
+def gather(place: RunFolder) -> Findings:
+    """Reads a run folder and judges its best model."""
+    of = place.run()
+    training, held_out = train_and_val(
+        of.data.source, val=of.data.val, held_out=of.data.held_out, seed=of.data.split_seed
+    )
+    best = checkpoints.load(place.best)
+    transform = Transform(best.processor)
+    subject = evaluate.Subject(
+        best.model, lambda: evaluation_batches(held_out, transform, batch_size=of.batch_size), held_out.classes
+    )
+    parameters = sum(parameter.numel() for parameter in best.model.parameters())
+    return Findings(of, read(place.log), training, held_out, subject.predictions, parameters)
+
+
+def html(findings: Findings) -> str:
+    """The report as one page."""
+    parts = [head(findings), curves(findings), mistakes(findings), classes(findings), certainty(findings)]
+    return page(findings.run.name, "\n".join([*parts, config(findings)]))
+
+
+def head(findings: Findings) -> str:
+    """The numbers that matter."""
+    labelled = int((findings.predictions.targets.sum(dim=1) > 0).sum())
+    wrong = len(findings.mistakes)
+    evaluations, steps = findings.of("evaluation"), findings.of("step")
+    best = max(evaluations, key=lambda event: event[findings.run.best], default={"step": 0})
+    start, end = findings.events[0]["time"], findings.events[-1]["time"]
+    speeds = sorted(event["images_per_second"] for event in steps if event["images_per_second"])
+    data = findings.run.data
+    split = f"a stratified {data.held_out:.0%} held out with seed {data.split_seed}" if data.val is None else data.val
+    tiles = [
+        tile(f"{(labelled - wrong) / labelled:.2%}", "of held-out pictures right", first=True),
+        tile(f"{wrong} of {labelled}", "wrong"),
+        tile(f"{best['step']:,}", "step of the best model"),
+        tile(f"{findings.parameters / 1e6:.3g} M", "parameters"),
+        tile(duration(end - start), "training"),
+        tile(f"{speeds[len(speeds) // 2]:,.0f}" if speeds else "-", "images a second"),
+    ]
+    return (
+        f"<h1>{escape(findings.run.name)}</h1>"
+        f'<p class="lead">Learned {len(findings.training.classes)} classes from {len(findings.training):,} pictures of '
+        f"<code>{escape(data.source)}</code>, and judged on {len(findings.held_out):,} that it never saw "
+        f"({escape(split)}).</p>"
+        f'<div class="tiles">{"".join(tiles)}</div>'
+    )
+
+
+def curves(findings: Findings) -> str:
+    """Loss and accuracy over the steps."""
+    steps, evaluations = findings.of("step"), findings.of("evaluation")
+    if not steps or not evaluations:
+        return ""
+    loss = [(event["step"], event["loss"]) for event in steps]
+    held = [(event["step"], event["top1.loss"]) for event in evaluations if "top1.loss" in event]
+    right = [(event["step"], event[findings.run.best]) for event in evaluations]
+    learned = [(event["step"], event["accuracy"]) for event in steps if "accuracy" in event]
+    low = min(y for _, y in [*right, *charts.smoothed(learned)])
+    charts_ = [
+        (
+            "Loss",
+            [
+                Line("training", loss, "quiet"),
+                Line("training, smoothed", charts.smoothed(loss), "train"),
+                Line("held out", held, "held", dots=True),
+            ],
+            {},
+        ),
+        (
+            "Accuracy",
+            [
+                Line("training", charts.smoothed(learned), "train"),
+                Line("held out", right, "held", dots=True),
+            ],
+            {"percent": True, "limits": (max(0.0, min(low, 0.9) - 0.02), 1.0)},
+        ),
+    ]
+    key = (
+        '<p class="key"><span><i style="background:var(--rust)"></i>training, on changed pictures</span>'
+        '<span><i style="background:var(--blue)"></i>held out</span></p>'
+    )
+    cards = "".join(
+        f'<div class="card"><h3>{title}</h3>{charts.line_chart(lines, title=title, **options)}{key}</div>'
+        for title, lines, options in charts_
+    )
+    return f'<h2>How it learned</h2><div class="pair">{cards}</div>'
+
+
+def mistakes(findings: Findings) -> str:
+    """The pictures it is wrong about, the surest first."""
+    found = findings.mistakes
+    if not found:
+        return "<h2>Mistakes</h2><p>None: every held-out picture is classified as its label says.</p>"
+    shown = found[:MOST_MISTAKES]
+    more = f", the {len(shown)} surest of {len(found)}" if len(found) > len(shown) else ""
+    cards = "".join(_mistake(findings, index) for index in shown)
+    return (
+        f"<h2>Its mistakes{more}</h2><p class='soft'>Sorted by how sure it was. Some of these may be wrong labels.</p>"
+        f'<div class="pictures">{cards}</div>'
+    )
+
+
+def _mistake(findings: Findings, index: int) -> str:
+    names, scores = findings.held_out.classes, findings.predictions.scores[index]
+    guess = int(findings.predictions.logits[index].argmax())
+    truth = [label for label, share in enumerate(findings.predictions.targets[index].tolist()) if share > 0]
+    true_names = ", ".join(names[label] for label in truth)
+    score = sum(float(scores[label]) for label in truth)
+    image = picture(findings.held_out.read(index).image, alt=f"{true_names}, taken for {names[guess]}")
+    return (
+        f"<figure>{image}<figcaption><span>is</span> <b>{escape(true_names)}</b> <span>{score:.0%}</span><br>"
+        f'<span>said</span> <span class="said">{escape(names[guess])}</span> <span>{float(scores[guess]):.0%}</span><br>'
+        f"<small>{escape(findings.predictions.keys[index])}</small></figcaption></figure>"
+    )
+
+
+def classes(findings: Findings) -> str:
+    """Which classes are taken for which, and how well each is found."""
+    names = findings.held_out.classes
+    counts = confusion.matrix(findings.predictions)
+    results = sorted(confusion.per_class(counts, names), key=lambda result: result.f1)
+    rows = "".join(
+        f"<tr><td>{escape(each.name)}</td><td>{each.pictures}</td>{_bar(each.recall)}{_bar(each.precision)}</tr>"
+        for each in results
+        if each.pictures
+    )
+    table = (
+        '<div class="card scroll"><h3>Class by class, the hardest first</h3><table class="classes"><tr><th>class</th>'
+        f"<th>pictures</th><th>found</th><th>right when said</th></tr>{rows}</table></div>"
+    )
+    values: list[list[int]] = counts.tolist()
+    shown = matrix(values, names) if len(names) <= MOST_CLASSES else pairs(values, names)
+    return f'<h2>What it takes for what</h2><div class="pair">{shown}{table}</div>'
+
+
+def matrix(counts: Sequence[Sequence[int]], names: Sequence[str]) -> str:
+    """The confusion matrix as a table; rows are the truth."""
+    most_wrong = max((value for r, row in enumerate(counts) for c, value in enumerate(row) if r != c), default=0) or 1
+    rows = []
+    for truth, row in enumerate(counts):
+        cells = []
+        for guess, value in enumerate(row):
+            kind = "zero" if value == 0 else "hit" if truth == guess else "miss"
+            share = 10 + 60 * value / max(1, sum(row)) if kind == "hit" else 20 + 60 * value / most_wrong
+            tip = f"{escape(names[truth])} taken for {escape(names[guess])}: {value}"
+            cells.append(f'<td class="{kind}" style="--share:{share:.0f}%" title="{tip}">{value}</td>')
+        rows.append(f"<tr><th>{escape(names[truth])}</th>{''.join(cells)}</tr>")
+    header = "".join(f"<th>{escape(name)}</th>" for name in names)
+    return (
+        '<div class="card scroll"><h3>Rows are what it is, columns what it said</h3>'
+        f'<table class="matrix"><tr><th></th>{header}</tr>{"".join(rows)}</table></div>'
+    )
+
+
+def pairs(counts: Sequence[Sequence[int]], names: Sequence[str]) -> str:
+    """The classes most often taken for another, where there are too many for a matrix."""
+    wrong = [(value, r, c) for r, row in enumerate(counts) for c, value in enumerate(row) if r != c and value]
+    rows = "".join(
+        f"<tr><td>{escape(names[truth])}</td><td>{escape(names[guess])}</td><td>{value}</td></tr>"
+        for value, truth, guess in sorted(wrong, reverse=True)[:MOST_CLASSES]
+    )
+    return (
+        '<div class="card scroll"><h3>Most often confused</h3><table class="classes"><tr><th>is</th><th>said</th>'
+        f"<th>pictures</th></tr>{rows}</table></div>"
+    )
+
+
+def certainty(findings: Findings) -> str:
+    """Whether it is right as often as it says."""
+    found = calibration.bins(findings.predictions)
+    total = sum(each.pictures for each in found)
+    gap = sum((each.certainty - each.accuracy) * each.pictures for each in found) / total
+    manner = (
+        "too sure of itself"
+        if gap > 0.01
+        else "less sure than it could be"
+        if gap < -0.01
+        else "as sure as it is right"
+    )
+    chart = charts.reliability_chart([(each.certainty, each.accuracy, each.pictures) for each in found])
+    return (
+        "<h2>Is it as sure as it is right?</h2>"
+        f"<p>On average it is {manner}: its certainty is {gap * 100:+.1f} points from its accuracy. A dot is a group of "
+        f'pictures of like certainty, larger for more pictures; on the dashed line they agree.</p><div class="card small">'
+        f"{chart}</div>"
+    )
+
+
+def config(findings: Findings) -> str:
+    """Everything needed to repeat the run."""
+    start = findings.events[0]
+    where = f"torch {start['torch']}, Python {start['python']}, {start['device']}" if "torch" in start else ""
+    text = escape(run.to_json(findings.run))
+    return f"<details><summary>The whole run as config.json</summary><p class='soft'>{where}</p><pre>{text}</pre></details>"
+
+
+def duration(seconds: float) -> str:
+    """A time as people say it."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    if seconds < 3600:
+        return f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
+    return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:.0f} min"
+
+
+def _bar(share: float) -> str:
+    return f'<td><span class="bar"><i style="width:{share * 100:.0f}%"></i></span>{share:.1%}</td>'

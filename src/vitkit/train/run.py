@@ -1,0 +1,121 @@
+"""`Run`: the whole of a training run as one frozen config, to JSON and back."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from vitkit import config as configs
+from vitkit import models, objectives
+from vitkit.data.augment import Augment
+from vitkit.data.processor import Processor
+from vitkit.train.optim import Optimizer
+from vitkit.train.schedule import Schedule
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """What is learned from and what is judged on: `val`, else the source's own split, else a share held out (stratified)."""
+
+    source: str
+    val: str | None = None
+    held_out: float = 0.2
+    split_seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """Where and how fast, never what: a run goes on with the same numbers when these change."""
+
+    device: str = "auto"
+    workers: int = 0
+    log_every: int = 10
+    save_every: int = 1000
+    keep: int = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A training run; `model` is the config of a family and `objective` that of an objective.
+
+    Its length is `steps` updates, or `epochs` passes over the training pictures. `accumulate` splits a batch into parts whose
+    gradients are added before the update. After every `evaluate_every` steps, and at the end, the model is judged by
+    `evaluators`; the one with the highest `best` number is kept.
+    """
+
+    name: str
+    model: Any
+    objective: Any
+    data: Data
+    processor: Processor
+    augment: Augment = field(default_factory=Augment)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    schedule: Schedule = field(default_factory=Schedule)
+    batch_size: int = 128
+    accumulate: int = 1
+    steps: int | None = None
+    epochs: float | None = None
+    seed: int = 0
+    evaluators: tuple[str, ...] = ("top1", "confusion")
+    evaluate_every: int = 1000
+    best: str = "top1.accuracy"
+    machine: Machine = field(default_factory=Machine)
+
+    def __post_init__(self) -> None:
+        """Refuses what would fail in the middle of a run."""
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError(f"a run lasts for steps or for epochs: steps is {self.steps} and epochs {self.epochs}")
+        for name in ("batch_size", "accumulate", "evaluate_every", "steps", "epochs"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} is {value}; it must be above 0")
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"a batch of {self.batch_size} cannot be split into {self.accumulate} equal parts")
+        if self.best.partition(".")[0] not in self.evaluators:
+            raise ValueError(f"the best model is chosen by '{self.best}', but the evaluators are {self.evaluators}")
+
+    def total_steps(self, num_examples: int) -> int:
+        """How many updates the run has over that many training pictures."""
+        if self.steps is not None:
+            return self.steps
+        return max(1, math.ceil((self.epochs or 0.0) * num_examples / self.batch_size))
+
+
+def to_dict(run: Run) -> dict[str, Any]:
+    """The JSON form of a run."""
+    data = configs.to_dict(run)
+    return data | {"model": models.to_dict(run.model), "objective": objectives.to_dict(run.objective)}
+
+
+def from_dict(data: Mapping[str, Any]) -> Run:
+    """The run that `to_dict` gave as `data`; ValueError as `config.from_dict`."""
+    for key in ("model", "objective"):
+        if not isinstance(data.get(key), Mapping):
+            raise ValueError(f"a run needs its '{key}' as an object with named fields")
+    parts = {"model": models.from_dict(data["model"]), "objective": objectives.from_dict(data["objective"])}
+    return configs.from_dict(Run, {**data, **parts})
+
+
+def to_json(run: Run) -> str:
+    """The text of a run's config.json."""
+    return json.dumps(to_dict(run), indent=2) + "\n"
+
+
+def from_json(text: str) -> Run:
+    """The run of a config.json; ValueError for text that is none."""
+    return from_dict(json.loads(text))
+
+
+def differences(one: Run, other: Run) -> list[str]:
+    """The dotted names that two runs disagree on, how they are computed (`machine`) left out."""
+    first, second = _flat(to_dict(one)), _flat(to_dict(other))
+    names = sorted(first.keys() | second.keys())
+    return [name for name in names if first.get(name) != second.get(name) and not name.startswith("machine.")]
+
+
+def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value})
+    return flat
