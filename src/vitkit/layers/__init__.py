@@ -3,16 +3,24 @@
 The letters in shapes: b batch, n tokens, d width, h heads, k width of a head, c channels, rows and columns of the grid.
 """
 
-from vitkit.layers.attention import Attention
+from vitkit.layers.attention import Attention, attention_weights
 from vitkit.layers.axial import AxialBlock
 from vitkit.layers.block import MLP, Block, DropPath, LayerScale, activation, layer_norm
 from vitkit.layers.convolution import BatchNorm, GroupNorm, MaxPoolSame, StdConv, pad_same, same_padding
-from vitkit.layers.features import Features
-from vitkit.layers.init import init_layers, init_lecun
+from vitkit.layers.encoder import encoder_blocks
+from vitkit.layers.features import Features, join_tokens
+from vitkit.layers.init import init_layers, init_lecun, init_mae, init_truncated
 from vitkit.layers.patches import PatchEmbed
-from vitkit.layers.pool import MapPool, pre_logits
+from vitkit.layers.pool import MapPool, pool_tokens, pre_logits
 from vitkit.layers.position import RESIZES, resize_positions, sincos2d
 from vitkit.layers.relative import RelativeLineAttention
+from vitkit.layers.relative_bias import (
+    RELATIVE_RESIZES,
+    relative_bias,
+    relative_index,
+    relative_rows,
+    resize_relative,
+)
 from vitkit.layers.resnet import (
     PostBottleneck,
     PreBottleneck,
@@ -21,9 +29,12 @@ from vitkit.layers.resnet import (
     resnet_stride,
     resnet_width,
 )
+from vitkit.layers.rotary import axial_rotation, rotary_periods, rotate
+from vitkit.layers.swiglu import SwiGLU
 
 __all__ = [
     "MLP",
+    "RELATIVE_RESIZES",
     "RESIZES",
     "Attention",
     "AxialBlock",
@@ -41,16 +52,30 @@ __all__ = [
     "RelativeLineAttention",
     "ResNetStem",
     "StdConv",
+    "SwiGLU",
     "activation",
+    "attention_weights",
+    "axial_rotation",
+    "encoder_blocks",
     "init_layers",
     "init_lecun",
+    "init_mae",
+    "init_truncated",
+    "join_tokens",
     "layer_norm",
     "pad_same",
+    "pool_tokens",
     "pre_logits",
+    "relative_bias",
+    "relative_index",
+    "relative_rows",
     "resize_positions",
+    "resize_relative",
     "resnet_stages",
     "resnet_stride",
     "resnet_width",
+    "rotary_periods",
+    "rotate",
     "same_padding",
     "sincos2d",
 ]

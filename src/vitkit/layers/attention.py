@@ -1,16 +1,34 @@
 """Multi-head self-attention with fused query, key and value (Vaswani et al. 2017; ViT paper, equations 5-8)."""
 
+from typing import Literal
+
+import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from vitkit.layers.rotary import rotate
+
+
+def attention_weights(
+    q: Float[Tensor, "b h n k"], k: Float[Tensor, "b h m k"], bias: Float[Tensor, "..."] | None = None
+) -> Float[Tensor, "b h n m"]:
+    """softmax(q k^T / sqrt(k) + bias) in float32: what the fused kernel uses inside and does not give out."""
+    logits = (q.float() * q.shape[-1] ** -0.5) @ k.float().transpose(-2, -1)
+    if bias is not None:
+        logits = logits + bias
+    return logits.softmax(dim=-1)
 
 
 class Attention(nn.Module):
     """Multi-head self-attention; rows of `qkv` are the query, key and value blocks, heads contiguous inside each.
 
     `bias` is added to the logits before the softmax: a relative position bias or a mask of zeros and minus infinity, of
-    a shape that broadcasts to (b, h, n, n). Raises ValueError where the width is not a multiple of the heads.
+    a shape that broadcasts to (b, h, n, n); `rotation` turns the queries and keys of the patches (`layers.rotary`).
+    `qkv_bias` "qv" is BEiT's: the key, whose bias no softmax would notice, has none. `relative_rows` gives the layer a
+    table of relative position biases that the model makes into `bias` for the grid at hand (`layers.relative_bias`);
+    it is kept here because it belongs to this block. Raises ValueError where the width is not a multiple of the heads.
     """
 
     def __init__(
@@ -18,8 +36,9 @@ class Attention(nn.Module):
         width: int,
         num_heads: int,
         *,
-        qkv_bias: bool = True,
+        qkv_bias: bool | Literal["qv"] = True,
         qk_norm_eps: float | None = None,
+        relative_rows: int = 0,
         dropout: float = 0.0,
     ):
         super().__init__()
@@ -27,29 +46,45 @@ class Attention(nn.Module):
             raise ValueError(f"the width {width} is not a multiple of the number of heads {num_heads}")
         self.num_heads = num_heads
         self.dropout = dropout
-        self.qkv = nn.Linear(width, 3 * width, bias=qkv_bias)
+        self.qkv = nn.Linear(width, 3 * width, bias=qkv_bias is True)
+        self.q_bias = nn.Parameter(torch.zeros(width)) if qkv_bias == "qv" else None
+        self.v_bias = nn.Parameter(torch.zeros(width)) if qkv_bias == "qv" else None
         self.q_norm = nn.LayerNorm(width // num_heads, eps=qk_norm_eps) if qk_norm_eps else nn.Identity()
         self.k_norm = nn.LayerNorm(width // num_heads, eps=qk_norm_eps) if qk_norm_eps else nn.Identity()
+        self.relative_position_bias_table = (
+            nn.Parameter(torch.zeros(relative_rows, num_heads)) if relative_rows else None
+        )
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Float[Tensor, "b n d"], bias: Float[Tensor, "..."] | None = None) -> Float[Tensor, "b n d"]:
+    def forward(
+        self,
+        x: Float[Tensor, "b n d"],
+        bias: Float[Tensor, "..."] | None = None,
+        rotation: Float[Tensor, "2 p k"] | None = None,
+    ) -> Float[Tensor, "b n d"]:
         """The attended and projected tokens."""
-        q, k, v = self.heads(x)
+        q, k, v = self.heads(x, rotation)
         dropout = self.dropout if self.training else 0.0
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
         return self.proj(rearrange(x, "b h n k -> b n (h k)"))
 
-    def weights(self, x: Float[Tensor, "b n d"], bias: Float[Tensor, "..."] | None = None) -> Float[Tensor, "b h n n"]:
+    def weights(
+        self,
+        x: Float[Tensor, "b n d"],
+        bias: Float[Tensor, "..."] | None = None,
+        rotation: Float[Tensor, "2 p k"] | None = None,
+    ) -> Float[Tensor, "b h n n"]:
         """The weights that `forward` uses inside its fused kernel: softmax(q k^T / sqrt(k) + bias), in float32."""
-        q, k, _ = self.heads(x)
-        logits = (q.float() * q.shape[-1] ** -0.5) @ k.float().transpose(-2, -1)
-        if bias is not None:
-            logits = logits + bias
-        return logits.softmax(dim=-1)
+        q, k, _ = self.heads(x, rotation)
+        return attention_weights(q, k, bias)
 
     def heads(
-        self, x: Float[Tensor, "b n d"]
+        self, x: Float[Tensor, "b n d"], rotation: Float[Tensor, "2 p k"] | None = None
     ) -> tuple[Float[Tensor, "b h n k"], Float[Tensor, "b h n k"], Float[Tensor, "b h n k"]]:
         """Query, key and value, one slice a head."""
-        q, k, v = rearrange(self.qkv(x), "b n (three h k) -> three b h n k", three=3, h=self.num_heads).unbind(0)
-        return self.q_norm(q), self.k_norm(k), v
+        qkv = self.qkv(x)
+        if self.q_bias is not None and self.v_bias is not None:
+            qkv = qkv + torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias]).to(qkv.dtype)
+        q, k, v = rearrange(qkv, "b n (three h k) -> three b h n k", three=3, h=self.num_heads).unbind(0)
+        q, k = self.q_norm(q), self.k_norm(k)
+        return (q, k, v) if rotation is None else (rotate(q, rotation), rotate(k, rotation), v)

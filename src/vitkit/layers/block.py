@@ -99,13 +99,21 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Float[Tensor, "b n d"], bias: Float[Tensor, "..."] | None = None) -> Float[Tensor, "b n d"]:
-        """The tokens after attention and MLP; `bias` as in `Attention`."""
-        x = x + self.drop_path(self.ls1(self.dropout(self.attn(self.norm1(x), bias))))
+    def forward(
+        self,
+        x: Float[Tensor, "b n d"],
+        bias: Float[Tensor, "..."] | None = None,
+        rotation: Float[Tensor, "2 p k"] | None = None,
+    ) -> Float[Tensor, "b n d"]:
+        """The tokens after attention and MLP; `bias` and `rotation` as in `Attention`."""
+        x = x + self.drop_path(self.ls1(self.dropout(self.attn(self.norm1(x), bias, rotation))))
         return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
 
     def attention_weights(
-        self, x: Float[Tensor, "b n d"], bias: Float[Tensor, "..."] | None = None
+        self,
+        x: Float[Tensor, "b n d"],
+        bias: Float[Tensor, "..."] | None = None,
+        rotation: Float[Tensor, "2 p k"] | None = None,
     ) -> Float[Tensor, "b h n n"]:
-        """The attention weights that `forward(x)` uses."""
-        return self.attn.weights(self.norm1(x), bias)
+        """The attention weights that `forward` uses."""
+        return self.attn.weights(self.norm1(x), bias, rotation)

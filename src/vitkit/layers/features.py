@@ -1,7 +1,9 @@
 """`Features`: what every backbone returns, and all that heads, objectives, evaluators and explanations read."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
@@ -44,3 +46,21 @@ class Features:
     def with_tokens(self, tokens: Float[Tensor, "b n d"]) -> "Features":
         """The same picture with other tokens."""
         return replace(self, tokens=tokens)
+
+
+def join_tokens(
+    special: Sequence[Float[Tensor, "1 s d"] | None],
+    patches: Float[Tensor, "b d r c"],
+    positions: Float[Tensor, "1 rows d"] | None,
+) -> Float[Tensor, "b n d"]:
+    """The special tokens in their order (None is left out), then the patches in row-major order, with positions added.
+
+    A table with a row for some special tokens has them first; those behind (registers) stay as they are.
+    """
+    tokens = rearrange(patches, "b d r c -> b (r c) d")
+    first = torch.cat([token for token in special if token is not None] or [tokens[:1, :0]], dim=1)
+    if positions is not None:
+        num_rows = positions.shape[1] - tokens.shape[1]
+        first = torch.cat([first[:, :num_rows] + positions[:, :num_rows], first[:, num_rows:]], dim=1)
+        tokens = tokens + positions[:, num_rows:]
+    return torch.cat([first.expand(tokens.shape[0], -1, -1), tokens], dim=1)

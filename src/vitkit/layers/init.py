@@ -1,4 +1,4 @@
-"""Initialisation as in the original JAX code, layer by layer (google-research/vision_transformer)."""
+"""Initialisation layer by layer: as in the original JAX code, and as in its PyTorch descendants."""
 
 import math
 
@@ -8,6 +8,7 @@ from vitkit.layers.attention import Attention
 from vitkit.layers.block import MLP, LayerScale
 from vitkit.layers.convolution import BatchNorm, StdConv
 from vitkit.layers.pool import MapPool
+from vitkit.layers.swiglu import SwiGLU
 
 # A normal distribution cut at two standard deviations has this share of its standard deviation left.
 TRUNCATED_STD = 0.87962566103423978
@@ -34,7 +35,8 @@ def init_layers(model: nn.Module) -> None:
         elif isinstance(module, Attention):
             _init_dense(module.qkv, parts=3)
             _init_dense(module.proj)
-        elif isinstance(module, MLP):
+            _zero_biases(module)
+        elif isinstance(module, MLP | SwiGLU):
             for dense in (module.fc1, module.fc2):
                 nn.init.xavier_uniform_(dense.weight)
                 nn.init.normal_(dense.bias, std=1e-6)
@@ -44,6 +46,45 @@ def init_layers(model: nn.Module) -> None:
                 _init_dense(dense, parts=parts)
         elif isinstance(module, LayerScale):
             nn.init.constant_(module.gamma, module.initial)
+
+
+def init_truncated(model: nn.Module, *, std: float = 0.02, cut: float = 2.0) -> None:
+    """Fills `model` as DeiT, DINO and BEiT do: normal weights cut at +-`cut`, zero biases, norms one and zero.
+
+    Special tokens and tables, which are parameters of the model itself, are drawn in the same way; patch projections
+    are as PyTorch makes a convolution.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=std, a=-cut, b=cut)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Conv2d | nn.LayerNorm):
+            module.reset_parameters()
+        elif isinstance(module, LayerScale):
+            nn.init.constant_(module.gamma, module.initial)
+        elif isinstance(module, Attention):
+            _zero_biases(module)
+    for parameter in model.parameters(recurse=False):
+        nn.init.trunc_normal_(parameter, std=std, a=-cut, b=cut)
+
+
+def init_mae(model: nn.Module, *, std: float = 0.02) -> None:
+    """Fills `model` as MAE does: Xavier-uniform weights, those of patches too, zero biases, normal special tokens.
+
+    The attention's three projections are one matrix to it; the fixed position table is the caller's to fill.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            nn.init.xavier_uniform_(module.weight.flatten(1))
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm):
+            module.reset_parameters()
+        elif isinstance(module, LayerScale):
+            nn.init.constant_(module.gamma, module.initial)
+    for parameter in model.parameters(recurse=False):
+        nn.init.normal_(parameter, std=std)
 
 
 def init_lecun(layer: nn.Linear | nn.Conv2d) -> None:
@@ -60,3 +101,9 @@ def _init_dense(layer: nn.Linear, parts: int = 1) -> None:
         nn.init.xavier_uniform_(weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
+
+
+def _zero_biases(attention: Attention) -> None:
+    for parameter in (attention.q_bias, attention.v_bias, attention.relative_position_bias_table):
+        if parameter is not None:
+            nn.init.zeros_(parameter)

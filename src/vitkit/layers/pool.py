@@ -9,6 +9,23 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitkit.layers.block import MLP, layer_norm
+from vitkit.layers.features import Features
+
+
+def pool_tokens(features: Features, pool: str) -> Float[Tensor, "b *n d"]:
+    """The class token (`token`), the patches' mean (`gap`), one beside the other (`token+gap`) or all tokens (`none`).
+
+    Raises ValueError for another word.
+    """
+    if pool == "token":
+        return features.class_token
+    if pool == "gap":
+        return features.patches.mean(dim=1)
+    if pool == "token+gap":
+        return torch.cat([features.class_token, features.patches.mean(dim=1)], dim=1)
+    if pool == "none":
+        return features.tokens
+    raise ValueError(f"unknown pool '{pool}'; there is token, gap, token+gap, none")
 
 
 class MapPool(nn.Module):

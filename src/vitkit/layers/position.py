@@ -11,16 +11,16 @@ from torch import Tensor
 Grid = tuple[int, int]
 
 
-def sincos2d(grid: Grid, width: int, *, temperature: float = 10_000.0) -> Float[Tensor, "n d"]:
-    """The fixed two-dimensional sine-cosine table of MoCo v3 and big_vision ("Better plain ViT baselines").
+def sincos2d(grid: Grid, width: int, *, temperature: float = 10_000.0, endpoint: bool = True) -> Float[Tensor, "n d"]:
+    """The fixed two-dimensional sine-cosine table of big_vision ("Better plain ViT baselines"), and that of MAE.
 
     A quarter of the width each for sin x, cos x, sin y, cos y at frequencies temperature^(-k / (d/4 - 1)); x is the
-    column.
+    column. Without `endpoint` they are temperature^(-k / (d/4)): MAE's table, and MoCo v3's with its halves swapped.
     Raises ValueError where the width is not a multiple of 4 or below 8.
     """
     if width % 4 or width < 8:
         raise ValueError(f"a sine-cosine table needs a width that is a multiple of 4 and at least 8, not {width}")
-    steps = torch.arange(width // 4, dtype=torch.float64) / (width // 4 - 1)
+    steps = torch.arange(width // 4, dtype=torch.float64) / (width // 4 - endpoint)
     omega = temperature**-steps
     y, x = torch.meshgrid(*(torch.arange(size, dtype=torch.float64) for size in grid), indexing="ij")
     x, y = x.flatten()[:, None] * omega, y.flatten()[:, None] * omega
@@ -53,11 +53,17 @@ RESIZES: dict[str, Callable[[Tensor, Grid, Grid], Tensor]] = {
 }
 
 
-def resize_positions(table: Float[Tensor, "n d"], old: Grid, new: Grid, dialect: str) -> Float[Tensor, "m d"]:
+def resize_positions(
+    table: Float[Tensor, "n d"], old: Grid, new: Grid, dialect: str, *, special: int = 0
+) -> Float[Tensor, "m d"]:
     """A learned table for a grid `old` (rows, columns) made to fit the grid `new`, in one of the dialects `RESIZES`.
 
-    The arithmetic is float32 whatever the table's type; equal grids give the table itself.
+    Its first `special` rows, of tokens that are no patches, stay as they are. The arithmetic is float32 whatever the
+    table's type; equal grids give the table itself.
     """
+    if special:
+        first, patches = table.tensor_split([special])
+        return torch.cat([first, resize_positions(patches, old, new, dialect)])
     if dialect not in RESIZES:
         raise ValueError(f"unknown way to resize positions '{dialect}'; there is {', '.join(RESIZES)}")
     if table.shape[0] != old[0] * old[1]:

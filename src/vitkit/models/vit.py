@@ -8,20 +8,22 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from einops import rearrange
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitkit.layers import (
-    MLP,
-    Attention,
-    Block,
     Features,
     MapPool,
     PatchEmbed,
+    encoder_blocks,
     init_layers,
     init_lecun,
+    init_mae,
+    init_truncated,
+    join_tokens,
     layer_norm,
+    pool_tokens,
     pre_logits,
     resize_positions,
     sincos2d,
@@ -35,7 +37,9 @@ class Config:
 
     `position_tokens` says which tokens have a row in the position table: the patches, the class token and the
     patches, or every token, registers too. `norm` is the final LayerNorm: on all tokens before pooling, or on the
-    pooled vector. `pre_logits` is the width of a tanh layer before the head, 0 for none; `num_classes` 0 means no head.
+    pooled vector. `token+gap` is the class token beside the patches' mean, DINOv2's linear head reads both.
+    `pre_logits` is the width of a tanh layer before the head, 0 for none; `num_classes` 0 means no head. `init` is how
+    fresh weights are drawn: as the original JAX code, as DeiT and DINO (truncated normal), or as MAE.
     """
 
     image_size: tuple[int, int] = (224, 224)
@@ -48,20 +52,23 @@ class Config:
     num_classes: int = 1000
     class_token: bool = True
     num_registers: int = 0
-    pool: Literal["token", "gap", "map", "none"] = "token"
+    pool: Literal["token", "gap", "map", "none", "token+gap"] = "token"
     norm: Literal["tokens", "pooled"] = "tokens"
     pre_logits: int = 0
     position: Literal["learned", "sincos2d", "none"] = "learned"
     position_tokens: Literal["patches", "class+patches", "all"] = "class+patches"
     position_resize: Literal["bicubic", "bicubic_antialias", "bilinear_corners", "bicubic_offset"] = "bilinear_corners"
+    mlp: Literal["mlp", "swiglu"] = "mlp"
     activation: Literal["gelu", "gelu_tanh", "relu", "silu"] = "gelu"
     norm_eps: float = 1e-6
     qkv_bias: bool = True
     qk_norm: bool = False
     layer_scale: float | None = None
     stochastic_depth: float = 0.0
+    stochastic_depth_shape: Literal["linear", "constant"] = "linear"
     dropout: float = 0.0
     attention_dropout: float = 0.0
+    init: Literal["jax", "truncated", "mae"] = "jax"
 
     def __post_init__(self) -> None:
         """Refuses what cannot be built, before any memory is taken."""
@@ -71,8 +78,8 @@ class Config:
                 raise ValueError(f"{name} is {value}; it must be at least 1")
         if self.width % self.num_heads:
             raise ValueError(f"the width {self.width} is not a multiple of the number of heads {self.num_heads}")
-        if self.pool == "token" and not self.class_token:
-            raise ValueError("pool='token' reads the class token, but class_token is false; pool can be 'gap' or 'map'")
+        if "token" in self.pool and not self.class_token:
+            raise ValueError(f"pool='{self.pool}' reads the class token, but there is none; pool can be 'gap' or 'map'")
         if any(size < patch for size, patch in zip(self.image_size, self.patch_size, strict=True)):
             raise ValueError(f"image_size {self.image_size} is smaller than one patch of {self.patch_size}")
         if self.pool == "none" and self.norm == "pooled":
@@ -117,52 +124,43 @@ class ViT(TokenBackbone):
         if config.position == "sincos2d":
             self.register_buffer("sincos", sincos2d(config.grid, config.width), persistent=False)
         self.pos_drop = nn.Dropout(config.dropout)
-        self.blocks = nn.ModuleList(self._block(index) for index in range(config.depth))
+        self.blocks = encoder_blocks(
+            config.depth,
+            width=config.width,
+            num_heads=config.num_heads,
+            mlp_width=config.mlp_width,
+            mlp=config.mlp,
+            activation=config.activation,
+            norm_eps=config.norm_eps,
+            qkv_bias=config.qkv_bias,
+            qk_norm=config.qk_norm,
+            layer_scale=config.layer_scale,
+            stochastic_depth=config.stochastic_depth,
+            stochastic_depth_shape=config.stochastic_depth_shape,
+            dropout=config.dropout,
+            attention_dropout=config.attention_dropout,
+        )
         self.norm = layer_norm(config.width, config.norm_eps) if config.norm == "tokens" else nn.Identity()
         self.attn_pool = (
             MapPool(config.width, config.num_heads, config.mlp_width, act=config.activation, norm_eps=config.norm_eps)
             if config.pool == "map"
             else None
         )
-        self.fc_norm = layer_norm(config.width, config.norm_eps) if config.norm == "pooled" else nn.Identity()
-        self.pre_logits = pre_logits(config.width, config.pre_logits) if config.pre_logits else nn.Identity()
-        out = config.pre_logits or config.width
+        self.fc_norm = layer_norm(self.pool_width, config.norm_eps) if config.norm == "pooled" else nn.Identity()
+        self.pre_logits = pre_logits(self.pool_width, config.pre_logits) if config.pre_logits else nn.Identity()
+        out = config.pre_logits or self.pool_width
         self.head = nn.Linear(out, config.num_classes) if config.num_classes else nn.Identity()
 
-    def _block(self, index: int) -> Block:
-        config = self.config
-        eps = config.norm_eps if config.qk_norm else None
-        attention = Attention(
-            config.width, config.num_heads, qkv_bias=config.qkv_bias, qk_norm_eps=eps, dropout=config.attention_dropout
-        )
-        return Block(
-            attention,
-            MLP(config.width, config.mlp_width, act=config.activation, dropout=config.dropout),
-            width=config.width,
-            norm_eps=config.norm_eps,
-            layer_scale=config.layer_scale,
-            # Linear in depth from 0 for the first block to the full rate for the last (Huang et al. 2016; DeiT).
-            drop_path=config.stochastic_depth * index / max(config.depth - 1, 1),
-            dropout=config.dropout,
-        )
+    @property
+    def pool_width(self) -> int:
+        """Twice the width of a token where the pool is `token+gap`."""
+        return self.width * (2 if self.config.pool == "token+gap" else 1)
 
     def embed(self, images: Float[Tensor, "b c height width"]) -> Features:
         """Special tokens and patches with their positions (equation 1)."""
         patches = self.patch_embed(images)
         grid = (patches.shape[2], patches.shape[3])
-        tokens = rearrange(patches, "b d r c -> b (r c) d")
-        special = [
-            token.expand(images.shape[0], -1, -1) for token in (self.cls_token, self.reg_token) if token is not None
-        ]
-        positions = self.positions(grid)
-        if positions is None:
-            tokens = torch.cat([*special, tokens], dim=1)
-        else:
-            # Special tokens that the table does not cover (registers) come after those it does, and stay as they are.
-            num_rows = self.config.num_special_positions
-            head = torch.cat(special, dim=1) if special else tokens[:, :0]
-            head = torch.cat([head[:, :num_rows] + positions[:, :num_rows], head[:, num_rows:]], dim=1)
-            tokens = torch.cat([head, tokens + positions[:, num_rows:]], dim=1)
+        tokens = join_tokens([self.cls_token, self.reg_token], patches, self.positions(grid))
         return Features(tokens=self.pos_drop(tokens), grid=grid, num_special=self.config.num_special)
 
     def encode(self, embedded: Features) -> Features:
@@ -183,36 +181,37 @@ class ViT(TokenBackbone):
             return table[None]
         if self.pos_embed is None:
             raise ValueError("a learned position table is missing")
-        special, patches = self.pos_embed[0].tensor_split([config.num_special_positions])
-        return torch.cat([special, resize_positions(patches, config.grid, grid, config.position_resize)])[None]
+        special, dialect = config.num_special_positions, config.position_resize
+        return resize_positions(self.pos_embed[0], config.grid, grid, dialect, special=special)[None]
 
     def represent(self, features: Features) -> Float[Tensor, "b *n d"]:
         """The class token, the patches' mean or attention pool, or every token; then norm and pre-logits."""
-        if self.config.pool == "token":
-            pooled = features.class_token
-        elif self.config.pool == "gap":
-            pooled = features.patches.mean(dim=1)
-        elif self.attn_pool is not None:
-            pooled = self.attn_pool(features.patches)
-        else:
-            pooled = features.tokens
+        pooled = self.attn_pool(features.patches) if self.attn_pool else pool_tokens(features, self.config.pool)
         return self.pre_logits(self.fc_norm(pooled))
 
     def init_weights(self) -> None:
-        """As the original JAX code: Xavier for attention and MLP, LeCun for patches, zeros for class token and head."""
+        """By `config.init`; JAX: Xavier for attention and MLP, LeCun for patches, zeros for class token and head."""
+        if self.config.init == "jax":
+            self._init_jax()
+        elif self.config.init == "truncated":
+            init_truncated(self)
+        else:
+            init_mae(self)
+            if self.pos_embed is not None:
+                table = sincos2d(self.config.grid, self.width, endpoint=False)
+                self.pos_embed.data.copy_(F.pad(table, (0, 0, self.config.num_special_positions, 0)))
+        self.init_buffers()
+
+    def _init_jax(self) -> None:
         init_layers(self)
-        init_lecun(self.patch_embed.proj)
-        for layer in self.pre_logits.children():
-            if isinstance(layer, nn.Linear):
+        for layer in (self.patch_embed.proj, *self.pre_logits.children()):
+            if isinstance(layer, nn.Conv2d | nn.Linear):
                 init_lecun(layer)
-        for token in (self.cls_token, self.reg_token):
-            if token is not None:
-                nn.init.zeros_(token)
+        for parameter in (self.cls_token, self.reg_token, *self.head.parameters()):
+            if parameter is not None:
+                nn.init.zeros_(parameter)
         if self.pos_embed is not None:
             nn.init.normal_(self.pos_embed, std=0.02)
-        for parameter in self.head.parameters():
-            nn.init.zeros_(parameter)
-        self.init_buffers()
 
     def init_buffers(self) -> None:
         """The sine-cosine table, where the config asks for one."""

@@ -1,0 +1,57 @@
+"""A stack of encoder blocks from plain numbers: what every plain-shaped family is made of."""
+
+from typing import Literal
+
+from torch import nn
+
+from vitkit.layers.attention import Attention
+from vitkit.layers.block import MLP, Block
+from vitkit.layers.swiglu import SwiGLU
+
+
+def encoder_blocks(
+    depth: int,
+    *,
+    width: int,
+    num_heads: int,
+    mlp_width: int,
+    mlp: Literal["mlp", "swiglu"] = "mlp",
+    activation: str = "gelu",
+    norm_eps: float = 1e-6,
+    qkv_bias: bool | Literal["qv"] = True,
+    qk_norm: bool = False,
+    relative_rows: int = 0,
+    layer_scale: float | None = None,
+    stochastic_depth: float = 0.0,
+    stochastic_depth_shape: Literal["linear", "constant"] = "linear",
+    dropout: float = 0.0,
+    attention_dropout: float = 0.0,
+) -> nn.ModuleList:
+    """`depth` blocks; see `Attention`, `MLP`, `SwiGLU` and `Block` for the numbers.
+
+    Stochastic depth grows linearly from 0 for the first block to the full rate for the last (Huang et al. 2016; DeiT),
+    or has the full rate in every block (DeiT III, DINOv2).
+    """
+
+    def block(index: int) -> Block:
+        linear = stochastic_depth_shape == "linear"
+        return Block(
+            Attention(
+                width,
+                num_heads,
+                qkv_bias=qkv_bias,
+                qk_norm_eps=norm_eps if qk_norm else None,
+                relative_rows=relative_rows,
+                dropout=attention_dropout,
+            ),
+            SwiGLU(width, mlp_width, dropout=dropout)
+            if mlp == "swiglu"
+            else MLP(width, mlp_width, act=activation, dropout=dropout),
+            width=width,
+            norm_eps=norm_eps,
+            layer_scale=layer_scale,
+            drop_path=stochastic_depth * (index / max(depth - 1, 1) if linear else 1.0),
+            dropout=dropout,
+        )
+
+    return nn.ModuleList(block(index) for index in range(depth))
