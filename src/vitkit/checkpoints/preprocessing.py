@@ -31,7 +31,8 @@ def torchvision(config: Config) -> Processor:
 
 
 def fitted(processor: Processor, config: Config) -> Processor:
-    """The processor for a model of grey pictures where the config has one channel; else as it is."""
+    """The processor as published weights were evaluated: no colour management; grey pictures for a single channel."""
+    processor = replace(processor, profile="ignore")
     if config.channels == 1 and processor.channels == 3:
         return replace(processor, mean=HALF[:1], std=HALF[:1], fill=(0,))
     return processor
