@@ -1,0 +1,181 @@
+"""The commands as people type them: output, exit codes, and one clear line for what goes wrong."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vitkit import checkpoints, models
+from vitkit.cli import main, verb, verbs
+from vitkit.data.processor import Processor
+
+LABELS = ("red", "green", "blue")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint folder with a tiny model of three classes, and photos beside it."""
+    root = tmp_path_factory.mktemp("commands")
+    torch.manual_seed(0)
+    model = models.build(models.preset("vit-mu/16", image_size=32, num_classes=3))
+    torch.nn.init.normal_(model.head.weight)
+    checkpoint = checkpoints.Checkpoint(model=model, processor=Processor.squash(32), labels=LABELS)
+    checkpoints.save(checkpoint, root / "model")
+    (root / "photos").mkdir()
+    generator = np.random.default_rng(0)
+    for index in range(3):
+        pixels = generator.integers(0, 256, (40, 50, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / "photos" / f"{index}.png")
+    (root / "broken.jpg").write_bytes(b"not a picture")
+    return root
+
+
+def test_classify_for_people(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["classify", str(folder / "model"), str(folder / "photos")]) == 0
+    out = capsys.readouterr().out
+    assert out.count("%") == 9
+    for name in (*LABELS, "0.png", "1.png", "2.png"):
+        assert name in out
+
+
+def test_classify_json_lines_and_a_broken_image(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = [str(folder / "photos" / "0.png"), str(folder / "broken.jpg"), str(folder / "photos" / "1.png")]
+    assert main(["classify", str(folder / "model"), *images, "--json", "--top", "2"]) == 2
+    captured = capsys.readouterr()
+    rows = [json.loads(line) for line in captured.out.splitlines()]
+    assert [row["path"] for row in rows] == images
+    assert set(rows[0]) == {"path", "predictions"}
+    assert [set(prediction) for prediction in rows[0]["predictions"]] == [{"label", "index", "score"}] * 2
+    assert rows[0]["predictions"][0]["label"] == LABELS[rows[0]["predictions"][0]["index"]]
+    assert set(rows[1]) == {"path", "error"}
+    assert rows[1]["error"]["code"] == "not_an_image"
+    assert "1 of 3 images could not be read" in captured.err
+
+
+def test_classify_csv(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["classify", str(folder / "model"), str(folder / "photos"), str(folder / "broken.jpg"), "--csv"]) == 2
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert len(rows) == 10
+    assert [row["rank"] for row in rows[:3]] == ["1", "2", "3"]
+    assert rows[-1]["error"] == "not_an_image"
+
+
+@pytest.mark.parametrize("kind", ["list", "image"])
+def test_standard_input_is_a_list_or_an_image(folder: Path, kind: str) -> None:
+    photo = folder / "photos" / "0.png"
+    done = subprocess.run(
+        [sys.executable, "-m", "vitkit", "classify", str(folder / "model"), "-", "--json"],
+        input=f"{photo}\n\n".encode() if kind == "list" else photo.read_bytes(),
+        capture_output=True,
+    )
+    assert done.returncode == 0, done.stderr
+    (row,) = map(json.loads, done.stdout.splitlines())
+    assert row["path"] == (str(photo) if kind == "list" else "-")
+    assert len(row["predictions"]) == 3
+
+
+def test_embed_json_and_npz(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["embed", str(folder / "model"), str(folder / "photos")]
+    assert main(arguments) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [len(row["embedding"]) for row in rows] == [32] * 3
+    out = tmp_path / "features.npz"
+    assert main([*arguments, str(folder / "broken.jpg"), "--out", str(out)]) == 2
+    with np.load(out) as saved:
+        assert [Path(path).name for path in saved["paths"]] == ["0.png", "1.png", "2.png"]
+        np.testing.assert_allclose(saved["embeddings"], [row["embedding"] for row in rows], atol=1e-6)
+    assert main([*arguments, "--out", str(tmp_path / "features.txt")]) == 1
+    assert main(["embed", str(folder / "model"), str(folder / "broken.jpg"), "--out", str(tmp_path / "none.npz")]) == 1
+    assert not (tmp_path / "none.npz").exists()
+
+
+def test_convert_and_back(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["convert", str(folder / "model"), str(tmp_path / "timm"), "--to", "timm"]) == 0
+    assert "timm" in capsys.readouterr().out
+    assert main(["convert", str(folder / "model"), str(tmp_path / "timm"), "--to", "timm"]) == 1
+    assert "exists" in capsys.readouterr().err
+    before = checkpoints.load(folder / "model").model.state_dict()
+    after = checkpoints.load(tmp_path / "timm").model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_models_and_inspect(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "vit-b/", "--json"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {row["name"]: row["parameters"] for row in rows}["vit-b/16"] == 86_567_656
+    assert main(["inspect", "vit-b/16", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["parameters"] == 86_567_656
+    assert facts["FLOPs per image"] == pytest.approx(35.1e9, rel=0.01)
+    assert main(["inspect", str(folder / "model")]) == 0
+    out = capsys.readouterr().out
+    for word in ("parameters", "FLOPs per image", "preprocessing", "labels", "origin", "red"):
+        assert word in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["clasify"], "unknown command 'clasify'; did you mean 'classify'?"),
+        (["classify", "{folder}/model"], "give at least one image"),
+        (["classify", "{folder}/model", "{folder}/photos", "--json", "--csv"], "choose one"),
+        (["classify", "{folder}/model", "{folder}/photos", "--top", "0"], "--top is 0"),
+        (["classify", "{folder}/nothing", "{folder}/photos"], "nothing"),
+        (["classify", "{folder}/model", "{folder}/*.webp"], "no file matches"),
+        (["classify", "{folder}/model", "{folder}/photos", "--device", "gpu"], "unknown device 'gpu'"),
+        (["models", "resnext"], "no architecture has 'resnext' in its name"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_mistakes_get_one_line(
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+) -> None:
+    assert main([argument.format(folder=folder) for argument in arguments]) == 1
+    error = capsys.readouterr().err
+    assert words in error
+    assert len(error.splitlines()) == 1
+    assert error.startswith("vitkit: ")
+
+
+def test_an_architecture_is_not_a_checkpoint(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["classify", "vit-b/16", str(folder / "photos")]) == 1
+    assert "architecture" in capsys.readouterr().err
+
+
+def test_no_command_and_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 1
+    assert main(["--help"]) == 0
+    out = capsys.readouterr().out
+    for name in verbs():
+        assert name in out
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("vitkit ")
+
+
+@pytest.mark.parametrize("name", verbs())
+def test_every_command_documents_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    doc = verb(name).__doc__ or ""
+    assert doc.splitlines()[0].endswith(".")
+    with pytest.raises(SystemExit) as caught:
+        main([name, "--help"])
+    assert caught.value.code == 0
+    out = capsys.readouterr().out
+    assert doc.splitlines()[0] in out
+    parameters = [word for word in verb(name).__annotations__ if word != "return"]
+    for parameter in parameters:
+        assert f"{parameter}:" in doc, f"`vitkit {name}` does not say what {parameter} is"
+
+
+def test_the_page_of_commands_is_what_they_say() -> None:
+    root = Path(__file__).parents[2]
+    script = "import sys; sys.path.insert(0, 'docs'); import generate; sys.stdout.write(generate.page())"
+    done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=True)
+    written = (root / "docs" / "commands.md").read_text(encoding="utf-8")
+    assert written == done.stdout, "the help has changed: run `make docs`"

@@ -1,0 +1,69 @@
+"""The README's code runs: every Python block, and every command line that needs no network or GPU."""
+
+import contextlib
+import io
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vitkit import checkpoints, models
+from vitkit.cli import main
+from vitkit.data.processor import Processor
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md"]
+
+
+def blocks(language: str) -> list[str]:
+    fence = re.compile(rf"^```{language}\n(.*?)^```", re.MULTILINE | re.DOTALL)
+    return [block for page in PAGES for block in fence.findall(page.read_text(encoding="utf-8"))]
+
+
+def command_lines() -> list[str]:
+    lines = [line.split("  #")[0].strip() for block in blocks("sh") for line in block.splitlines()]
+    return [line for line in lines if line.startswith("vitkit ")]
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder where what the README names lies: a tiny model under the hub's name, photos, an original .npz."""
+    torch.manual_seed(0)
+    model = models.build(models.preset("vit-mu/16", image_size=32, num_classes=5))
+    torch.nn.init.normal_(model.head.weight)
+    checkpoint = checkpoints.Checkpoint(
+        model=model, processor=Processor.squash(32), labels=("cat", "dog", "bird", "fish", "horse")
+    )
+    (tmp_path / "google").mkdir()
+    checkpoints.save(checkpoint, tmp_path / "google" / "vit-base-patch16-224")
+    checkpoints.save(checkpoint, tmp_path / "ViT-B_16.npz", to="npz")
+    generator = np.random.default_rng(0)
+    (tmp_path / "photos").mkdir()
+    for name in ("cat.jpg", "dog.jpg", "photos/a.jpg", "photos/b.jpg"):
+        Image.fromarray(generator.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_there_is_something_to_run() -> None:
+    assert blocks("python")
+    assert command_lines()
+
+
+@pytest.mark.parametrize("block", blocks("python"), ids=lambda block: block.splitlines()[0])
+def test_python_blocks(block: str, place: Path) -> None:
+    with contextlib.redirect_stdout(io.StringIO()):
+        exec(block, {})  # the README is ours
+
+
+@pytest.mark.parametrize("line", command_lines())
+def test_commands(line: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = shlex.split(line)[1:]
+    if words[0] == "demo":
+        pytest.skip("`vitkit demo` trains for a minute: tests/cli has it, shortened")
+    with contextlib.redirect_stdout(io.StringIO()):
+        assert main(words) == 0
