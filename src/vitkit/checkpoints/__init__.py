@@ -1,6 +1,6 @@
 """Checkpoints: any ViT's weights in, any dialect out, every tensor accounted for, nothing run.
 
-formats/        one file per foreign dialect: a two-way key table and what tensors do not tell
+dialects/       one file per foreign dialect: a two-way key table and what tensors do not tell
 containers/     one file per kind of weights file: headers checked before memory is taken
 locate, pull    what a user types to files on this disk; recognise: whose names they are
 """
@@ -43,7 +43,7 @@ class Checkpoint:
 
 def formats() -> list[str]:
     """The names that `to=` and `format=` take."""
-    from vitkit.checkpoints.formats import targets
+    from vitkit.checkpoints.dialects import targets
 
     return targets()
 
@@ -100,7 +100,7 @@ def save(
     obstacle where the format cannot express the model, and what can.
     """
     from vitkit.checkpoints.atomic import write_file, write_folder
-    from vitkit.checkpoints.formats import named
+    from vitkit.checkpoints.dialects import named
 
     classes = checkpoint.model.config.num_classes
     if len(checkpoint.labels) != classes:

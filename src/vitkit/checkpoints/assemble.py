@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from vitkit import models
 from vitkit.checkpoints import Checkpoint, Origin, preprocessing
+from vitkit.checkpoints.dialects import Description, Found
 from vitkit.checkpoints.errors import CheckpointError
-from vitkit.checkpoints.formats import Description, Found
 from vitkit.checkpoints.locate import Files
 from vitkit.checkpoints.recognise import Recognised, recognise
 from vitkit.data.labels import default_labels

@@ -7,7 +7,7 @@ FAMILIES: tuple[tuple[str, str], ...] = (
     (r"conv_root[/.]|patch_embed\.backbone\.", "a hybrid of a ResNet and a ViT"),
     (r"dist_token|distillation_token|head_dist\.", "a distilled DeiT, with a distillation token"),
     (r"relative_position_(bias|index)|\.q_bias|rel_pos", "a BEiT or another ViT with relative positions"),
-    (r"\.w12\.|weights_in\.|mlp\.gate_proj|\.w1\.", "a ViT with a gated MLP (DINOv2 giant, EVA)"),
+    (r"weights_in\.|mlp\.gate_proj|\.w1\.|fc1_g\.", "a ViT with a gated MLP of another layout (EVA)"),
     (r"rope_embed|rope_embeddings|\.rope\.", "a ViT with rotary positions (DINOv3, EVA)"),
     (r"MixerBlock|mlp_tokens|token_mixing", "an MLP-Mixer"),
     (r"norm_pre\.|pre_layrnorm|ln_pre|^visual\.|text_model\.", "a CLIP model, with a norm before its blocks"),

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from vitkit import config as configs
 from vitkit.checkpoints.errors import CheckpointError
+from vitkit.checkpoints.expressible import TRAINING, beside
 
 if TYPE_CHECKING:
     from vitkit.checkpoints import Checkpoint
@@ -24,7 +25,8 @@ ACTIVATIONS = {
     "swish": "silu",
 }
 WRITTEN = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "relu": "relu", "silu": "silu"}
-EXACT = ("position_resize", "stochastic_depth")
+# Dropout rates have their own words in transformers, and someone may change those.
+BESIDE = tuple(name for name in TRAINING if "dropout" not in name)
 MAX_SIDE = 100_000
 
 
@@ -79,7 +81,7 @@ def read_config(data: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...
         if name in values and not all(0 < side <= MAX_SIDE for side in values[name]):
             raise CheckpointError(f"config.json: {name} is {values[name]}")
     values["activation"] = ACTIVATIONS[stated.hidden_act]
-    values |= {key: value for key, value in (stated.vitkit or {}).items() if key in EXACT}
+    values |= {key: value for key, value in (stated.vitkit or {}).items() if key in BESIDE}
     return values, _labels(stated.id2label)
 
 
@@ -115,7 +117,7 @@ def to_config(checkpoint: "Checkpoint") -> dict[str, Any]:
         "num_hidden_layers": config.depth,
         "patch_size": _side(config.patch_size),
         "qkv_bias": config.qkv_bias,
-        "vitkit": {name: getattr(config, name) for name in EXACT},
+        "vitkit": beside(config),
     }
     if config.num_classes:
         data["id2label"] = {str(index): label for index, label in enumerate(checkpoint.labels)}

@@ -46,7 +46,7 @@ def infer_vit(
             raise CheckpointError(f"the config says {name} {stated[name]}, the tensors say {seen[name]}")
     fields = {**dialect, **seen, **stated, **overrides}
     if "num_heads" not in fields:
-        fields["num_heads"] = _num_heads(shapes, fields["width"], notes)
+        fields["num_heads"] = _num_heads(shapes, fields, notes)
     if fields.get("pool") is None:
         fields["pool"] = "map" if "attn_pool.latent" in shapes else "token" if fields["class_token"] else "gap"
     fields |= _positions(shapes, fields, image_size, notes) | overrides
@@ -92,12 +92,14 @@ def _structure(shapes: Mapping[str, Shape]) -> dict[str, Any]:
         raise CheckpointError(
             f"the patches have width {width}, but the first attention is {qkv}, not {(3 * width, width)}"
         )
+    hidden, mlp_width = _shape(shapes, "blocks.0.mlp.fc1.weight", 2)[0], _shape(shapes, "blocks.0.mlp.fc2.weight", 2)[1]
     return {
         "patch_size": (rows, columns),
         "channels": channels,
         "width": width,
         "depth": len(blocks),
-        "mlp_width": _shape(shapes, "blocks.0.mlp.fc1.weight", 2)[0],
+        "mlp": "swiglu" if hidden == 2 * mlp_width else "mlp",
+        "mlp_width": mlp_width,
         "num_classes": _shape(shapes, "head.weight", 2)[0] if "head.weight" in shapes else 0,
         "class_token": "cls_token" in shapes,
         "num_registers": _shape(shapes, "reg_token", 3)[1] if "reg_token" in shapes else 0,
@@ -117,10 +119,12 @@ def _shape(shapes: Mapping[str, Shape], name: str, axes: int) -> Shape:
     return shapes[name]
 
 
-def _num_heads(shapes: Mapping[str, Shape], width: int, notes: list[str]) -> int:
+def _num_heads(shapes: Mapping[str, Shape], fields: Mapping[str, Any], notes: list[str]) -> int:
+    width = fields["width"]
     if "blocks.0.attn.q_norm.weight" in shapes:
         return width // _shape(shapes, "blocks.0.attn.q_norm.weight", 1)[0]
-    if width in HEADS:
+    # The gated ViTs (DINOv2 giant) have heads of the common width, others of 1536 have 16.
+    if width in HEADS and fields["mlp"] == "mlp":
         notes.append(f"{HEADS[width]} heads: the file does not say, ViTs of width {width} have that many")
         return HEADS[width]
     if width % HEAD_WIDTH == 0:

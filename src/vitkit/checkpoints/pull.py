@@ -31,7 +31,8 @@ def pull(name: str, revision: str | None) -> tuple[Path, str]:
         ) from None
     except errors.RepositoryNotFoundError:
         raise CheckpointError(f"the Hub has no public repository {name}, nor a private one for this token") from None
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, errors.HTTPError, OSError):
+    # The HTTP library behind the Hub differs by its version; this name for its errors does not.
+    except (errors.LocalEntryNotFoundError, errors.HTTPError, OSError):  # pyright: ignore[reportPrivateImportUsage]
         at = f" at {revision}" if revision else ""
         raise CheckpointError(f"{name}{at} is not in the Hub's cache, and the Hub cannot be reached") from None
     if not any((folder / each).is_file() for each in ("model.safetensors", "model.safetensors.index.json")):

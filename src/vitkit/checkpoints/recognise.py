@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from vitkit.checkpoints.dialects import Format, all_formats, named, targets
 from vitkit.checkpoints.errors import CheckpointError, listing
 from vitkit.checkpoints.foreign import family_of
-from vitkit.checkpoints.formats import Format, all_formats, named, targets
 from vitkit.checkpoints.tensors import Tensors
 
 # What training scripts wrap a state dict in, the wanted one first where a file has several copies of the weights.

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from vitkit import config as configs
 from vitkit.checkpoints.errors import CheckpointError
+from vitkit.checkpoints.expressible import TRAINING, beside
 from vitkit.data.processor import Processor
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ SIGLIP_TANH = re.compile(
 )
 # Any of timm's plain ViTs serves: `model_args` states everything.
 ARCHITECTURE = "vit_base_patch16_224"
-EXACT = ("position_resize", "stochastic_depth", "dropout", "attention_dropout", "layer_scale", "position_tokens")
+BESIDE = (*TRAINING, "layer_scale")
 
 
 def read_config(stated: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...] | None]:
@@ -47,7 +48,7 @@ def read_config(stated: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, .
         fields["image_size"] = _pair(size)
     own = stated.get("vitkit")
     if isinstance(own, Mapping):
-        fields |= {key: own[key] for key in EXACT if key in own}
+        fields |= {key: own[key] for key in BESIDE if key in own}
     return fields, _labels(stated, cfg)
 
 
@@ -106,7 +107,7 @@ def to_config(checkpoint: "Checkpoint") -> dict[str, Any]:
         "act_layer": config.activation,
     }
     cfg = pretrained_cfg(checkpoint.processor, config)
-    own: dict[str, Any] = {name: getattr(config, name) for name in EXACT if name != "position_tokens"}
+    own = beside(config) | {"layer_scale": config.layer_scale}
     if Processor.from_timm(cfg) != checkpoint.processor:
         own["processor"] = configs.to_dict(checkpoint.processor)
     return {

@@ -30,7 +30,7 @@ def open_file(path: Path) -> Tensors:
 
 
 def _inside(index: Path, shard: str) -> Path:
-    suffix = ".safetensors" if index.name.endswith(".safetensors.index.json") else ".bin"
+    suffix = ".safetensors" if ".safetensors.index." in index.name else ".bin"
     if shard in ("", ".", "..") or "/" in shard or "\\" in shard or "\0" in shard or not shard.endswith(suffix):
         raise CheckpointError(f"the index names {shard[:80]!r}, which is no *{suffix} file beside it")
     path = index.parent / shard

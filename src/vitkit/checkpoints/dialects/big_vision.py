@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from vitkit.checkpoints import jax_names, preprocessing
+from vitkit.checkpoints.dialects import Description, Format, Found
+from vitkit.checkpoints.dialects.npz import DIALECT, MEANS, num_heads
 from vitkit.checkpoints.errors import CheckpointError
-from vitkit.checkpoints.formats import Description, Format, Found
-from vitkit.checkpoints.formats.npz import DIALECT, LACKS, MEANS, meaning, num_heads
+from vitkit.checkpoints.expressible import lacking, meaning
 from vitkit.checkpoints.inference import infer_vit
 from vitkit.checkpoints.npz_file import write_npz
 from vitkit.checkpoints.table import Rule, Table
@@ -17,6 +18,8 @@ from vitkit.checkpoints.tensors import Info, Tensors
 if TYPE_CHECKING:
     from vitkit.checkpoints import Checkpoint
 
+WHAT = "big_vision's .npz"
+POOLS = ("token", "gap", "map")
 ATTENTION = "MultiHeadDotProductAttention_0"
 STACKED = "Transformer/encoderblock/"
 PREFIX = "params/"
@@ -80,16 +83,13 @@ def describe(found: Found) -> Description:
 
 def obstacle(config: Any) -> str | None:
     """Positions on patches only or none stored, tanh-GELU, epsilon 1e-6."""
-    for name, value in LACKS.items():
-        if getattr(config, name) != value:
-            return f"big_vision's .npz cannot say {name}={getattr(config, name)!r}; to='vitkit' can"
-    if config.position == "none" or config.pool == "none":
-        return "big_vision's .npz cannot say position='none' or pool='none'; to='vitkit' can"
-    if config.class_token != (config.pool == "token"):
-        return f"big_vision's .npz has a class token only where pool='token', not {config.pool!r}; to='vitkit' can"
+    if config.position == "none":
+        return f"{WHAT} cannot say position='none'; to='vitkit' can"
     if config.position == "learned" and config.num_special_positions:
-        return "big_vision's .npz has no position for the class token, this model has one; to='npz' has it too"
-    return meaning(config, "big_vision's .npz", MEANS)
+        return f"{WHAT} has no position for the class token, this model has one; to='npz' has it too"
+    fixed = {"class_token": config.pool == "token", "pool": config.pool if config.pool in POOLS else "gap"}
+    free = ("position", "position_tokens", "pre_logits", *MEANS)
+    return lacking(config, WHAT, fixed=fixed, free=free) or meaning(config, WHAT, MEANS)
 
 
 def write(checkpoint: "Checkpoint", path: Path) -> None:

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vitkit.checkpoints.dialects import Description, Format, Found
 from vitkit.checkpoints.errors import CheckpointError
+from vitkit.checkpoints.expressible import lacking
 from vitkit.checkpoints.folder import write_json, write_weights
-from vitkit.checkpoints.formats import Description, Format, Found
 from vitkit.checkpoints.huggingface_config import MODEL_TYPES, read_config, to_config
 from vitkit.checkpoints.inference import infer_vit
 from vitkit.checkpoints.preprocessing import fitted
@@ -42,16 +43,6 @@ DIALECT = {
     "position_resize": "bicubic",
     "position_order": ("class+patches",),
 }
-LACKS = {
-    "class_token": True,
-    "num_registers": 0,
-    "pool": "token",
-    "norm": "tokens",
-    "pre_logits": 0,
-    "position": "learned",
-    "qk_norm": False,
-    "layer_scale": None,
-}
 
 
 def describe(found: Found) -> Description:
@@ -84,12 +75,11 @@ def describe(found: Found) -> Description:
 
 def obstacle(config: Any) -> str | None:
     """What transformers' ViT has no word for."""
-    for name, value in LACKS.items():
-        if getattr(config, name) != value:
-            return f"transformers' ViT cannot say {name}={getattr(config, name)!r}; to='vitkit' can"
     if config.position_tokens == "patches":
         return "transformers' ViT has a position for the class token, this model has none; to='vitkit' can say it"
-    return None
+    return lacking(
+        config, "transformers' ViT", fixed={}, free=("activation", "norm_eps", "qkv_bias", "position_tokens")
+    )
 
 
 def write(checkpoint: "Checkpoint", folder: Path) -> None:

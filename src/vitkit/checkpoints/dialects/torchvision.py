@@ -6,14 +6,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from vitkit.checkpoints import preprocessing
-from vitkit.checkpoints.formats import Description, Format, Found
-from vitkit.checkpoints.formats.npz import meaning
+from vitkit.checkpoints.dialects import Description, Format, Found
+from vitkit.checkpoints.expressible import lacking, meaning
 from vitkit.checkpoints.inference import infer_vit
 from vitkit.checkpoints.table import Rule, Table
 
 if TYPE_CHECKING:
     from vitkit.checkpoints import Checkpoint
 
+WHAT = "torchvision's VisionTransformer"
+MEANS = {"activation": "gelu", "norm_eps": 1e-6}
 LAYER = "encoder.layers.encoder_layer_{i}"
 PAIRS = {
     "patch_embed.proj.{leaf}": "conv_proj.{leaf}",
@@ -30,16 +32,6 @@ PAIRS = {
     "head.{leaf}": "heads.head.{leaf}",
 }
 TABLE = Table(tuple(Rule(ours, (theirs,)) for ours, theirs in PAIRS.items()))
-LACKS = {
-    "class_token": True,
-    "num_registers": 0,
-    "pool": "token",
-    "norm": "tokens",
-    "position": "learned",
-    "qkv_bias": True,
-    "qk_norm": False,
-    "layer_scale": None,
-}
 
 
 def describe(found: Found) -> Description:
@@ -63,16 +55,14 @@ def describe(found: Found) -> Description:
 
 def obstacle(config: Any) -> str | None:
     """The paper's model alone, square, with exact GELU and epsilon 1e-6."""
-    for name, value in LACKS.items():
-        if getattr(config, name) != value:
-            return f"torchvision's VisionTransformer has no {name}={getattr(config, name)!r}; to='vitkit' can say it"
     if config.position_tokens == "patches":
-        return "torchvision's VisionTransformer has a position for the class token, this model has none"
+        return f"{WHAT} has a position for the class token, this model has none; to='vitkit' can say it"
     if config.patch_size[0] != config.patch_size[1] or config.image_size[0] != config.image_size[1]:
-        return f"torchvision's VisionTransformer is square, not {config.image_size}; to='huggingface' is not"
+        return f"{WHAT} is square, not {config.image_size}; to='huggingface' can say it"
     if config.channels != 3:
-        return f"torchvision's VisionTransformer has 3 channels, not {config.channels}; to='huggingface' can say it"
-    return meaning(config, "torchvision's VisionTransformer", {"activation": "gelu", "norm_eps": 1e-6})
+        return f"{WHAT} has 3 channels, not {config.channels}; to='huggingface' can say it"
+    said = lacking(config, WHAT, fixed={}, free=("position_tokens", "pre_logits", *MEANS))
+    return said or meaning(config, WHAT, MEANS)
 
 
 def write(checkpoint: "Checkpoint", path: Path) -> None:

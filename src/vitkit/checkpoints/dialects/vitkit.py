@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 from vitkit import config as configs
 from vitkit import models
 from vitkit.checkpoints import inference, preprocessing
+from vitkit.checkpoints.dialects import Description, Format, Found
 from vitkit.checkpoints.errors import CheckpointError
 from vitkit.checkpoints.folder import write_json, write_weights
-from vitkit.checkpoints.formats import Description, Format, Found
 from vitkit.checkpoints.table import Rule, Table
 from vitkit.data.processor import Processor
 

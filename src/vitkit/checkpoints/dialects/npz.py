@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitkit.checkpoints import jax_names, preprocessing
-from vitkit.checkpoints.formats import Description, Format, Found
+from vitkit.checkpoints.dialects import Description, Format, Found
+from vitkit.checkpoints.expressible import lacking, meaning
 from vitkit.checkpoints.inference import infer_vit
 from vitkit.checkpoints.npz_file import write_npz
 from vitkit.checkpoints.table import Rule, Table
@@ -12,6 +13,7 @@ from vitkit.checkpoints.table import Rule, Table
 if TYPE_CHECKING:
     from vitkit.checkpoints import Checkpoint
 
+WHAT = "Google's .npz"
 ATTENTION = "MultiHeadDotProductAttention_1"
 DIALECT = {
     "activation": "gelu_tanh",
@@ -21,13 +23,6 @@ DIALECT = {
 }
 # What a file of this dialect means, whoever wrote it: a model that differs would be another model once read back.
 MEANS = {"activation": "gelu_tanh", "norm_eps": 1e-6}
-LACKS = {
-    "num_registers": 0,
-    "norm": "tokens",
-    "qkv_bias": True,
-    "qk_norm": False,
-    "layer_scale": None,
-}
 TABLE = Table(
     (
         *jax_names.vit(ATTENTION, "LayerNorm_2", "MlpBlock_3"),
@@ -58,24 +53,11 @@ def num_heads(found: Found, attention: str) -> int:
 
 def obstacle(config: Any) -> str | None:
     """Learned positions with a row for the class token, token or mean pooling, tanh-GELU, epsilon 1e-6."""
-    for name, value in (LACKS | {"position": "learned"}).items():
-        if getattr(config, name) != value:
-            return f"Google's .npz cannot say {name}={getattr(config, name)!r}; to='vitkit' can"
-    if config.pool != ("token" if config.class_token else "gap"):
-        return f"Google's .npz cannot say pool={config.pool!r} class_token={config.class_token}; to='vitkit' can"
     if config.class_token and config.position_tokens == "patches":
-        return "Google's .npz has a position for the class token, this model has none; to='big_vision' has none either"
-    return meaning(config, "Google's .npz", MEANS)
-
-
-def meaning(config: Any, what: str, means: dict[str, Any]) -> str | None:
-    """The obstacle of a format that says nothing of some fields, and means something by it."""
-    other = {name: getattr(config, name) for name, value in means.items() if getattr(config, name) != value}
-    if not other:
-        return None
-    has = ", ".join(f"{name}={value!r}" for name, value in other.items())
-    wants = {name: means[name] for name in other}
-    return f"{what} always means {wants}, this model has {has}: load it with config={wants} to accept the difference"
+        return f"{WHAT} has a position for the class token, this model has none; to='big_vision' has none either"
+    fixed = {"pool": "token" if config.class_token else "gap"}
+    free = ("class_token", "position_tokens", "pre_logits", *MEANS)
+    return lacking(config, WHAT, fixed=fixed, free=free) or meaning(config, WHAT, MEANS)
 
 
 def write(checkpoint: "Checkpoint", path: Path) -> None:

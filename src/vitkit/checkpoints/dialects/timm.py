@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from vitkit import config as configs
 from vitkit.checkpoints import preprocessing
+from vitkit.checkpoints.dialects import Description, Format, Found
 from vitkit.checkpoints.errors import CheckpointError
+from vitkit.checkpoints.expressible import lacking, meaning
 from vitkit.checkpoints.folder import write_json, write_weights
-from vitkit.checkpoints.formats import Description, Format, Found
-from vitkit.checkpoints.formats.npz import meaning
 from vitkit.checkpoints.inference import infer_vit
 from vitkit.checkpoints.table import Rule, Table
-from vitkit.checkpoints.timm_config import read_config, to_config
+from vitkit.checkpoints.timm_config import POOLS, read_config, to_config
 from vitkit.data.processor import Processor
 from vitkit.models.vit import Config
 
@@ -40,6 +40,7 @@ DIALECT = {
     "position_order": ("class+patches", "all", "patches"),
     "position_resize": "bicubic_antialias",
 }
+FREE = ("qkv_bias", "qk_norm", "layer_scale")
 # The official files tell of their lineage by their names and wrappers alone. First match wins.
 LINEAGES: tuple[tuple[str, str, str, float], ...] = (
     (r"dinov2|dino_v2", "DINOv2", "bicubic_offset", 1.0),
@@ -103,15 +104,16 @@ def _processor(found: Found, config: Config, lineage: tuple[str, str, str, float
 
 def obstacle(config: Any) -> str | None:
     """What timm's `VisionTransformer` has no argument for."""
-    if config.pre_logits:
-        return "timm's VisionTransformer has no pre_logits layer; to='npz' or 'vitkit' has"
-    if config.position == "sincos2d":
-        return "timm's VisionTransformer has no fixed sine-cosine table; to='vitkit' has"
-    if config.norm == "pooled" and config.pool == "map":
-        return "timm's VisionTransformer has no norm='pooled' with pool='map'; to='vitkit' has"
+    what = "timm's VisionTransformer"
     if config.position_tokens == "class+patches" and config.num_registers and config.position == "learned":
-        return "timm's VisionTransformer has no positions for the class token but not the registers; to='vitkit' has"
-    return meaning(config, "timm's config.json", {"norm_eps": 1e-6})
+        return f"{what} has no positions for the class token but not the registers; to='vitkit' can say it"
+    fixed = {
+        "pool": config.pool if config.pool in POOLS.values() else "token",
+        "norm": config.norm if config.pool != "map" else "tokens",
+        "position": "none" if config.position == "none" else "learned",
+    }
+    free = ("class_token", "num_registers", "position_tokens", "activation", "norm_eps", *FREE)
+    return lacking(config, what, fixed=fixed, free=free) or meaning(config, "timm's config.json", {"norm_eps": 1e-6})
 
 
 def write(checkpoint: "Checkpoint", folder: Path) -> None:
@@ -129,6 +131,8 @@ FORMAT = Format(
     aliases=(
         (r"^(blocks\.\d+)\.gamma_([12])$", r"\1.ls\2.gamma"),  # DeiT III
         (r"^register_tokens$", "reg_token"),  # DINOv2
+        (r"^(blocks\.\d+\.mlp)\.w12\.", r"\1.fc1."),  # DINOv2 giant
+        (r"^(blocks\.\d+\.mlp)\.w3\.", r"\1.fc2."),
     ),
     ignored=(
         (r"mask_token", "the mask token of pre-training"),

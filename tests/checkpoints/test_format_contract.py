@@ -1,0 +1,186 @@
+"""Every format: what it can express comes back bit for bit, what it cannot is refused in words."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_vits import EXPRESSED, GOOGLE, TINY, checkpoint, images
+
+from vitkit import checkpoints
+from vitkit.checkpoints import CheckpointError
+from vitkit.checkpoints.dialects import all_formats, named
+from vitkit.data.processor import IMAGENET_MEAN, IMAGENET_STD, Processor
+
+CASES = [(name, index) for name in EXPRESSED for index in range(len(EXPRESSED[name]))]
+
+
+def test_every_format_of_the_folder_is_tested() -> None:
+    assert {each.name for each in all_formats() if each.family in (None, "vit")} <= set(EXPRESSED)
+    assert checkpoints.formats() == sorted({target for each in all_formats() for target in each.targets})
+
+
+def _target(folder: Path, name: str) -> Path:
+    return folder / f"written{named(name)[0].suffix}"
+
+
+@pytest.mark.parametrize(("name", "index"), CASES)
+def test_save_then_load_is_bit_exact(name: str, index: int, tmp_path: Path) -> None:
+    made = checkpoint(EXPRESSED[name][index])
+    target = _target(tmp_path, name)
+    assert checkpoints.save(made, target, to=name) == name
+    loaded = checkpoints.load(target)
+    assert loaded.origin.format == name
+    state = made.model.state_dict()
+    assert loaded.model.state_dict().keys() == state.keys()
+    for key, tensor in loaded.model.state_dict().items():
+        assert torch.equal(tensor, state[key]), key
+    batch = images(made.model.config.image_size, made.model.config.channels)
+    assert torch.equal(loaded.model(batch), made.model(batch))
+    assert loaded.labels == made.labels
+    if named(name)[0].suffix == "":
+        assert loaded.model.config == made.model.config
+        assert loaded.processor == made.processor
+    assert [path.name for path in tmp_path.iterdir()] == [target.name]
+
+
+@pytest.mark.parametrize(("name", "index"), CASES)
+def test_the_vitkit_layout_holds_what_any_format_holds(name: str, index: int, tmp_path: Path) -> None:
+    made = checkpoint(EXPRESSED[name][index])
+    checkpoints.save(made, tmp_path / "ours", to="vitkit")
+    loaded = checkpoints.load(tmp_path / "ours")
+    assert loaded.model.config == made.model.config
+    assert loaded.processor == made.processor
+    assert all(torch.equal(a, b) for a, b in zip(loaded.model.parameters(), made.model.parameters(), strict=True))
+
+
+def test_default_is_huggingface_where_it_can_say_the_config_and_ours_elsewhere(tmp_path: Path) -> None:
+    assert checkpoints.save(checkpoint(TINY), tmp_path / "a") == "huggingface"
+    assert checkpoints.save(checkpoint(EXPRESSED["big_vision"][1]), tmp_path / "b") == "vitkit"
+    assert checkpoints.save(checkpoint(EXPRESSED["big_vision"][1]), tmp_path / "b.npz", to="npz") == "big_vision"
+    assert checkpoints.save(checkpoint(GOOGLE), tmp_path / "c.npz", to="npz") == "npz"
+
+
+REFUSED = [
+    ("huggingface", dict(class_token=False, pool="gap"), "transformers' ViT cannot say class_token=False; to='vitkit'"),
+    ("huggingface", dict(num_registers=2), "num_registers=2"),
+    ("huggingface", dict(layer_scale=0.1), "layer_scale=0.1"),
+    ("huggingface", dict(pre_logits=8), "pre_logits=8"),
+    ("huggingface", dict(position="sincos2d"), "position='sincos2d'"),
+    ("huggingface", dict(position_tokens="patches"), "position for the class token"),
+    ("huggingface", dict(pool="gap"), "pool='gap'"),
+    ("timm", dict(norm_eps=1e-12), "norm_eps"),
+    ("timm", dict(pre_logits=8), "pre_logits=8"),
+    ("timm", dict(position="sincos2d"), "position='sincos2d'"),
+    ("timm", dict(num_registers=2), "registers"),
+    ("npz", dict(), r"activation='gelu'.*config=\{'activation': 'gelu_tanh'\}"),
+    ("npz", dict(activation="gelu_tanh", pool="gap"), "pool='gap'"),
+    ("npz", dict(activation="gelu_tanh", qkv_bias=False), "qkv_bias"),
+    ("npz", dict(activation="gelu_tanh", pool="none"), "pool='none'"),
+    ("big_vision", dict(activation="gelu_tanh"), "no position for the class token"),
+    ("big_vision", dict(activation="gelu_tanh", position="none"), "position='none'"),
+    ("torchvision", dict(image_size=(32, 48)), "square"),
+    ("torchvision", dict(channels=1), "3 channels"),
+    ("torchvision", dict(activation="gelu_tanh"), "activation"),
+    ("torchvision", dict(norm="pooled"), "norm='pooled'"),
+]
+
+
+@pytest.mark.parametrize(("name", "changes", "words"), REFUSED)
+def test_what_a_format_cannot_say_is_refused_with_a_sentence(name: str, changes: dict, words: str, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=words) as caught:
+        checkpoints.save(checkpoint(dataclasses.replace(TINY, **changes)), _target(tmp_path, name), to=name)
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_new_field_of_the_config_is_never_dropped() -> None:
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Newer(type(TINY)):
+        novelty: int = 0
+
+    fields = {field.name: getattr(TINY, field.name) for field in dataclasses.fields(TINY)}
+    for each in all_formats():
+        if each.family == "vit":
+            assert "novelty" in (each.obstacle(Newer(**(fields | {"novelty": 1}))) or ""), each.name
+
+
+def test_accepting_a_meaning_makes_a_conversion_possible(tmp_path: Path) -> None:
+    checkpoints.save(checkpoint(TINY), tmp_path / "hf", to="huggingface")
+    with pytest.raises(CheckpointError, match="accept the difference"):
+        checkpoints.convert(tmp_path / "hf", tmp_path / "out.npz", "npz")
+    checkpoints.convert(tmp_path / "hf", tmp_path / "out.npz", "npz", config={"activation": "gelu_tanh"})
+    assert checkpoints.load(tmp_path / "out.npz").origin.format == "npz"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_types_of_numbers_are_kept_or_made_float32(dtype: torch.dtype, tmp_path: Path) -> None:
+    made = checkpoint(TINY)
+    made.model.to(dtype)
+    checkpoints.save(made, tmp_path / "a")
+    assert next(checkpoints.load(tmp_path / "a").model.parameters()).dtype == torch.float32
+    kept = checkpoints.load(tmp_path / "a", dtype=None)
+    assert all(torch.equal(a, b) for a, b in zip(kept.model.parameters(), made.model.parameters(), strict=True))
+
+
+def test_npz_of_bfloat16_is_read_from_void_arrays(tmp_path: Path) -> None:
+    made = checkpoint(GOOGLE)
+    checkpoints.save(made, tmp_path / "a.npz", to="npz")
+    with np.load(tmp_path / "a.npz") as arrays:
+        halves = {name: (arrays[name].view(np.uint32) >> 16).astype(np.uint16).view("V2") for name in arrays}
+    np.savez(tmp_path / "b.npz", **halves)
+    loaded = checkpoints.load(tmp_path / "b.npz", dtype=None).model
+    for ours, theirs in zip(made.model.parameters(), loaded.parameters(), strict=True):
+        assert theirs.dtype == torch.bfloat16
+        assert torch.allclose(ours, theirs.float(), rtol=2**-7, atol=0)
+
+
+def test_fortran_order_and_big_endian_arrays(tmp_path: Path) -> None:
+    made = checkpoint(GOOGLE)
+    checkpoints.save(made, tmp_path / "a.npz", to="npz")
+    with np.load(tmp_path / "a.npz") as arrays:
+        other = {name: np.asfortranarray(arrays[name]).astype(">f4", order="F") for name in arrays}
+    np.savez_compressed(tmp_path / "b.npz", **other)
+    loaded = checkpoints.load(tmp_path / "b.npz").model
+    assert all(torch.equal(a, b) for a, b in zip(made.model.parameters(), loaded.parameters(), strict=True))
+
+
+def test_preprocessing_and_labels_travel(tmp_path: Path) -> None:
+    processor = Processor.crop(32, 0.9, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    made = checkpoint(TINY, processor=processor, labels=("a", "b", "c", "d", "e"))
+    for name in ("huggingface", "timm", "vitkit"):
+        checkpoints.save(made, tmp_path / name, to=name)
+        loaded = checkpoints.load(tmp_path / name)
+        assert loaded.processor == processor
+        assert loaded.labels == made.labels
+
+
+def test_number_of_labels_must_fit(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="5 classes, but there are 3 labels"):
+        checkpoints.save(checkpoint(TINY, labels=("a", "b", "c")), tmp_path / "x")
+
+
+def test_num_classes_puts_a_new_head(tmp_path: Path) -> None:
+    checkpoints.save(checkpoint(TINY), tmp_path / "x")
+    loaded = checkpoints.load(tmp_path / "x", num_classes=3)
+    assert loaded.model.config.num_classes == 3
+    assert loaded.labels == ("class 0", "class 1", "class 2")
+    assert not loaded.model.head.weight.any()
+    assert checkpoints.load(tmp_path / "x", num_classes=0).labels == ()
+
+
+def test_image_size_resizes_the_table_and_the_processor(tmp_path: Path) -> None:
+    made = checkpoint(TINY)
+    checkpoints.save(made, tmp_path / "x")
+    loaded = checkpoints.load(tmp_path / "x", image_size=(48, 64))
+    batch = images((48, 64))
+    assert torch.allclose(loaded.model(batch), made.model(batch), atol=1e-6)
+    assert loaded.model.config.image_size == (48, 64)
+    assert loaded.processor.size == (48, 64)
+    checkpoints.save(loaded, tmp_path / "y")
+    assert torch.equal(checkpoints.load(tmp_path / "y").model(batch), loaded.model(batch))
+    fixed = checkpoint(EXPRESSED["vitkit"][0])
+    checkpoints.save(fixed, tmp_path / "z")
+    resized = checkpoints.load(tmp_path / "z", image_size=32).model
+    assert torch.allclose(resized(images((32, 32))), fixed.model(images((32, 32))), atol=1e-6)

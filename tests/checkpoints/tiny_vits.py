@@ -1,0 +1,84 @@
+"""Tiny models with random weights, of ours and of the libraries that are the oracles."""
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import nn
+
+from vitkit import models
+from vitkit.checkpoints import Checkpoint
+from vitkit.data.labels import default_labels
+from vitkit.data.processor import Processor
+from vitkit.models.vit import Config
+
+TINY = Config(
+    image_size=(32, 32),
+    patch_size=(8, 8),
+    width=64,
+    depth=2,
+    num_heads=1,
+    mlp_width=96,
+    num_classes=5,
+    activation="gelu",
+)
+# What each format has to say: its dialect, and the options that only some have.
+GOOGLE = dataclasses.replace(TINY, activation="gelu_tanh", num_heads=4)
+EXPRESSED: dict[str, list[Config]] = {
+    "huggingface": [
+        dataclasses.replace(TINY, position_resize="bicubic", num_heads=4, norm_eps=1e-12),
+        dataclasses.replace(TINY, image_size=(48, 32), qkv_bias=False, activation="gelu_tanh", num_classes=0),
+        dataclasses.replace(TINY, patch_size=(16, 8), channels=1, stochastic_depth=0.1, dropout=0.1),
+    ],
+    "timm": [
+        dataclasses.replace(TINY, position_resize="bicubic_antialias"),
+        dataclasses.replace(TINY, num_heads=4, num_registers=3, position_tokens="patches", layer_scale=1e-4),
+        dataclasses.replace(TINY, num_registers=2, position_tokens="all", image_size=(24, 48)),
+        dataclasses.replace(TINY, class_token=False, pool="gap", norm="pooled", position_tokens="patches"),
+        dataclasses.replace(TINY, class_token=False, pool="map", activation="gelu_tanh", position_tokens="patches"),
+        dataclasses.replace(TINY, qk_norm=True, num_heads=2, qkv_bias=False, num_classes=0),
+    ],
+    "npz": [
+        GOOGLE,
+        dataclasses.replace(GOOGLE, pre_logits=32),
+        dataclasses.replace(GOOGLE, class_token=False, pool="gap", num_classes=0),
+    ],
+    "big_vision": [
+        dataclasses.replace(GOOGLE, position_tokens="patches"),
+        dataclasses.replace(GOOGLE, class_token=False, pool="map", position_tokens="patches"),
+        dataclasses.replace(GOOGLE, class_token=False, pool="gap", position_tokens="patches", pre_logits=64),
+    ],
+    "torchvision": [
+        dataclasses.replace(TINY, position_resize="bicubic"),
+        dataclasses.replace(TINY, pre_logits=32, position_resize="bicubic"),
+    ],
+    "vitkit": [
+        dataclasses.replace(TINY, position="sincos2d", class_token=False, pool="map", image_size=(40, 24)),
+        dataclasses.replace(TINY, layer_scale=0.1, num_registers=2, pool="gap", norm="pooled", pre_logits=16),
+        dataclasses.replace(TINY, pool="none", position="none", num_classes=0),
+    ],
+}
+
+
+def fill(module: nn.Module, seed: int = 0) -> nn.Module:
+    """Random numbers in every parameter, norms and biases too, so that no two of them are alike."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in sorted(module.named_parameters()):
+            noise = torch.randn(parameter.shape, generator=generator) * 0.1
+            parameter.copy_(noise + 1 if "norm" in name and name.endswith("weight") else noise)
+    return module.eval()
+
+
+def images(size: tuple[int, int], channels: int = 3) -> torch.Tensor:
+    """Two pictures of noise."""
+    return torch.randn(2, channels, *size, generator=torch.Generator().manual_seed(1))
+
+
+def checkpoint(config: Config, **fields: Any) -> Checkpoint:
+    """A checkpoint of that config with random weights."""
+    model = fill(models.build(config))
+    mean = (0.5,) * (3 if config.channels == 3 else 1)
+    processor = Processor.squash(config.image_size, mean=mean, std=mean, fill=(0,) * len(mean))
+    made = {"model": model, "processor": processor, "labels": default_labels(config.num_classes)} | fields
+    return Checkpoint(**made)
