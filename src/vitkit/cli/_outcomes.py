@@ -1,4 +1,4 @@
-"""What `classify` and `embed` share: arguments to images, and outcomes to an exit code."""
+"""What commands share: words to settings, arguments to images, and outcomes to an exit code."""
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,6 +9,15 @@ from vitkit.predict.inputs import expand
 
 if TYPE_CHECKING:
     from vitkit.predict import Outcome
+
+
+def settings(words: Sequence[str]) -> dict[str, str]:
+    """The fields of a config that words like `pool=none` set; ValueError for a word that is none."""
+    pairs = [word.partition("=") for word in words]
+    for (name, equals, _), word in zip(pairs, words, strict=True):
+        if not name or not equals:
+            raise ValueError(f"--set takes NAME=VALUE, not '{word}'")
+    return {name: value for name, _, value in pairs}
 
 
 class StandardInput(bytes):

@@ -23,6 +23,7 @@ def classify(
     device: str = "auto",
     batch_size: int | None = None,
     revision: str | None = None,
+    set: tuple[str, ...] = (),  # noqa: A002 - the option's name
     allow_truncated: bool = False,
 ) -> int:
     """Say what is on photos.
@@ -40,9 +41,10 @@ def classify(
         device: Where it runs: auto, cpu, cuda, cuda:1, mps.
         batch_size: Images in one pass; 8 on a CPU, 64 on a GPU.
         revision: Branch, tag or commit of a hub id.
+        set: Fields of the model's config as NAME=VALUE, where the file cannot tell them (pool=none).
         allow_truncated: Also accept image files that are cut short.
     """
-    from vitkit.cli._outcomes import arguments_to_images, count_failures
+    from vitkit.cli._outcomes import arguments_to_images, count_failures, settings
     from vitkit.predict import Predictor, load, top_predictions
 
     if json and csv:
@@ -50,7 +52,7 @@ def classify(
     if top < 1:
         raise ValueError(f"--top is {top}; it must be at least 1")
     sources = arguments_to_images(images)
-    classifier = load(model, revision=revision)
+    classifier = load(model, revision=revision, config=settings(set))
     if not classifier.labels:
         raise ValueError(f"the model '{model}' has no classes to tell apart; `vitkit embed` gives its features")
     predictor = Predictor(

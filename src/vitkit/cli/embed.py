@@ -21,6 +21,7 @@ def embed(
     device: str = "auto",
     batch_size: int | None = None,
     revision: str | None = None,
+    set: tuple[str, ...] = (),  # noqa: A002 - the option's name
 ) -> int:
     """Turn photos into feature vectors.
 
@@ -35,14 +36,15 @@ def embed(
         device: Where it runs: auto, cpu, cuda, cuda:1, mps.
         batch_size: Images in one pass; 8 on a CPU, 64 on a GPU.
         revision: Branch, tag or commit of a hub id.
+        set: Fields of the model's config as NAME=VALUE, where the file cannot tell them (pool=none).
     """
-    from vitkit.cli._outcomes import arguments_to_images, count_failures
+    from vitkit.cli._outcomes import arguments_to_images, count_failures, settings
     from vitkit.predict import Predictor, load
 
     if out is not None and out.suffix != ".npz":
         raise ValueError(f"--out writes .npz files, not '{out.name}'")
     sources = arguments_to_images(images)
-    classifier = load(model, revision=revision)
+    classifier = load(model, revision=revision, config=settings(set))
     predictor = Predictor(
         classifier.model, classifier.processor, precision=precision, device=device, batch_size=batch_size
     )

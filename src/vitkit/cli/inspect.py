@@ -7,7 +7,11 @@ from tyro.conf import Positional, arg
 
 
 def inspect(
-    model: Annotated[Positional[str], arg(metavar="MODEL")], *, json: bool = False, revision: str | None = None
+    model: Annotated[Positional[str], arg(metavar="MODEL")],
+    *,
+    json: bool = False,
+    revision: str | None = None,
+    set: tuple[str, ...] = (),  # noqa: A002 - the option's name
 ) -> None:
     """Say what a checkpoint or an architecture is.
 
@@ -17,8 +21,11 @@ def inspect(
         model: A folder, a file of any dialect, a hub id, or the name of an architecture (`vitkit models`).
         json: One JSON object.
         revision: Branch, tag or commit of a hub id.
+        set: Fields of the model's config as NAME=VALUE, where the file cannot tell them (pool=none).
     """
-    facts = _facts(model, revision)
+    from vitkit.cli._outcomes import settings
+
+    facts = _facts(model, revision, settings(set))
     if json:
         print(json_format.dumps(facts, ensure_ascii=False))
         return
@@ -31,21 +38,21 @@ def inspect(
         if isinstance(entries, dict):
             table.add_row(section)
             for name, value in entries.items():
-                table.add_row(f"  {name}", _text(value))
+                table.add_row(f"  {name}", _text(value, name))
         else:
             table.add_row(section, _text(entries))
     Console(highlight=False).print(table)
 
 
-def _facts(name: str, revision: str | None) -> dict[str, Any]:
+def _facts(name: str, revision: str | None, changes: dict[str, str]) -> dict[str, Any]:
     from vitkit import checkpoints, config, models
     from vitkit.evaluate.flops import flops
 
     if name in models.presets():
         checkpoint = None
-        model = models.build(models.preset(name), device="meta")
+        model = models.build(models.preset(name, **changes), device="meta")
     else:
-        checkpoint = checkpoints.load(name, revision=revision)
+        checkpoint = checkpoints.load(name, revision=revision, config=changes)
         model = checkpoint.model
     facts: dict[str, Any] = {
         "source": name,
@@ -61,9 +68,12 @@ def _facts(name: str, revision: str | None) -> dict[str, Any]:
     return facts
 
 
-def _text(value: Any) -> str:
+def _text(value: Any, name: str = "") -> str:
     if isinstance(value, bool) or not isinstance(value, int | list | tuple):
         return "none" if value is None else str(value)
     if isinstance(value, int):
         return f"{value:,}" if value < 1_000_000_000 else f"{value:,} ({value / 1e9:.2f} G)"
-    return " x ".join(map(str, value)) if all(isinstance(item, int) for item in value) else ", ".join(map(str, value))
+    if name.endswith("size"):
+        return " x ".join(map(str, value))
+    separator = ", " if all(isinstance(item, int | float) for item in value) else "\n"
+    return separator.join(map(str, value)) or "none"
