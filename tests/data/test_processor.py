@@ -24,7 +24,7 @@ from vitkit.images import ImageError
 #: Odd and even, portrait and landscape, smaller and larger than any target, equal to it, and lines.
 SIZES = [
     (224, 224), (256, 256), (225, 224), (300, 451), (451, 300), (500, 375), (375, 500), (101, 640), (640, 101),
-    (33, 57), (57, 33), (223, 249), (248, 248), (249, 333), (1, 1), (7, 300), (96, 96), (97, 96), (1024, 683),
+    (33, 57), (57, 33), (223, 249), (248, 248), (249, 333), (1, 1), (7, 300), (96, 96), (97, 96), (512, 341),
 ]  # fmt: skip
 
 
@@ -99,7 +99,7 @@ def test_equal_to_the_eval_transform_of_timm(cfg: dict) -> None:
         np.testing.assert_array_equal(processor.array(image), transform(image).numpy(), err_msg=f"{height} x {width}")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(height=st.integers(1, 400), width=st.integers(1, 400), target=st.integers(1, 90), ratio=st.floats(0.5, 1.0))
 def test_equal_to_both_for_any_size(height: int, width: int, target: int, ratio: float) -> None:
     image = photo(height, width)

@@ -9,7 +9,8 @@ Contract (docs/images.md has it as a table, tests/images holds it fast):
 * What comes out: EXIF orientation applied; palettes, CMYK, YCCK, Lab and embedded ICC profiles turned into sRGB; alpha
   laid over a background (white); more than 8 bits cut to the upper 8; the first frame of an animation.
 * What cannot be read raises `ImageError`, with a `code` of `CODES` and a message fit for a stranger's eyes. No warning
-  is raised, nothing is printed, and no process-wide state is touched, so decoding may run in threads.
+  is raised and nothing is printed; decoding may run in threads, since it neither reads nor changes state of the
+  process (with one exception, `libtiff.silence`).
 
 Level 0: Pillow and numpy only.
 """

@@ -4,6 +4,7 @@ import io
 import os
 import stat
 import struct
+from dataclasses import replace
 from typing import BinaryIO, Final
 
 import numpy as np
@@ -19,8 +20,9 @@ from PIL.WebPImagePlugin import WebPImageFile
 from vitkit.images.color import Color, Profile, check_background, over, split_alpha, to_srgb
 from vitkit.images.depth import floats_to_bytes, integers_to_bytes
 from vitkit.images.errors import ImageError
-from vitkit.images.formats import BIG
+from vitkit.images.formats import BIG, truncated
 from vitkit.images.header import Header
+from vitkit.images.libtiff import silence
 from vitkit.images.limits import DEFAULT_LIMITS, Limits
 from vitkit.images.orientation import read_orientation, upright
 from vitkit.images.probe import probe, recognise
@@ -84,6 +86,8 @@ def read_source(source: Source, limits: Limits) -> bytes:
 
 def _open(header: Header) -> ImageFile.ImageFile:
     """Let the decoder read the cleaned header, and make sure that it sees the size that was checked."""
+    if header.format == "TIFF":
+        silence()
     decoder = _DECODERS.get(header.format) or Image.OPEN[header.format][0]
     try:
         image = decoder(io.BytesIO(header.clean), "")
@@ -102,11 +106,23 @@ def _ends_early(error: Exception) -> bool:
     return isinstance(error, EOFError | struct.error) or "truncated" in text or "not large enough" in text
 
 
-def _rehearse(header: Header) -> None:
-    """Decode a big JPEG without an end marker at an eighth of its size, to find a missing end in little memory."""
-    image = _open(header)
-    image.draft(image.mode, (header.width // 8, header.height // 8))
-    _load(image, allow_truncated=False)
+def _finished(header: Header) -> Header:
+    """The header of a JPEG without an end marker, the marker put in its place; error: truncated.
+
+    Whether more than the marker is missing shows in what comes after: a decoder that has all its pixels never looks
+    at it, one that has not turns other bytes into other pixels. Of a big picture an eighth of the size shows that.
+    """
+    pictures = set()
+    for filler in (b"\x55", b"\xaa", b"\xff\0"):
+        whole = replace(header, clean=header.clean + filler * 64 + b"\xff\xd9", complete=True)
+        image = _open(whole)
+        if header.width * header.height * 4 > BIG:
+            image.draft(image.mode, (header.width // 8, header.height // 8))
+        _load(image, allow_truncated=False)
+        pictures.add(image.tobytes())
+    if len(pictures) > 1:
+        raise truncated()
+    return whole
 
 
 def _load(image: ImageFile.ImageFile, allow_truncated: bool) -> None:
@@ -118,7 +134,7 @@ def _load(image: ImageFile.ImageFile, allow_truncated: bool) -> None:
         if not _ends_early(error):
             raise ImageError("corrupt", "the picture's data are damaged") from None
         if not allow_truncated or not _keep_what_is_there(image):
-            raise ImageError("truncated", "the file ends before its picture does") from None
+            raise truncated() from None
 
 
 def _keep_what_is_there(image: ImageFile.ImageFile) -> bool:
@@ -191,12 +207,11 @@ def open_image(
     allow_truncated  take a JPEG, PNG, GIF or BMP file that ends early; what is missing is grey, black or the background
     profile          "convert" turns embedded ICC profiles into sRGB, "ignore" takes the numbers as they are
 
-    Safe in threads: no process-wide state is read or changed. Errors: ImageError.
+    Safe in threads: nothing of the process is read or changed (but for `libtiff.silence`). Errors: ImageError.
     """
     check_background(background)
     header = probe(read_source(source, limits), limits, allow_truncated=allow_truncated)
-    if not header.complete and header.width * header.height * 4 > BIG:
-        _rehearse(header)
+    header = header if header.complete else _finished(header)
     loaded = _open(header)
     _load(loaded, allow_truncated)
     key = _key_to_alpha(loaded, header)

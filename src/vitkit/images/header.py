@@ -28,7 +28,7 @@ class Header:
     signed         samples are signed whole numbers
     inverted       0 is white, and the decoder does not know
     placed         (left, top, canvas width, canvas height) when the first frame covers only a part of its canvas
-    complete       False when an end marker is missing, so that only decoding shows whether all pixels are there
+    complete       False when a JPEG has no end marker, so that only decoding shows whether all pixels are there
     """
 
     format: Format

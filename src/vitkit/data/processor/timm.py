@@ -29,9 +29,9 @@ def read(pretrained_cfg: Mapping[str, Any]) -> Processor:
     if len(mean) != channels:
         raise ValueError(f"input_size has {channels} channels, but mean has {len(mean)} numbers")
     to = floor(rows / fraction), floor(columns / fraction)
-    how: dict[str, Any] = {"resize_to": to}
+    how: dict[str, Any] = {"resize_to": to, "fill": (0,) * channels}
     if mode == "center":
-        how = {"resize": "shortest", "resize_to": to[0] if to[0] == to[1] else to}
+        how |= {"resize": "shortest", "resize_to": to[0] if to[0] == to[1] else to}
     elif mode == "squash":
         how["resize"] = "squash"
     elif mode == "border":
@@ -45,5 +45,5 @@ def read(pretrained_cfg: Mapping[str, Any]) -> Processor:
         mean=mean,
         std=std,
         profile="ignore",  # timm takes the numbers of a file as they are
-        **({"fill": (0,) * channels} | how),
+        **how,
     )

@@ -114,11 +114,13 @@ def read(data: bytes, limits: Limits, allow_truncated: bool) -> Header:
     places = b""
     clean = bytearray(data)
     for name, start, end in _boxes(data, 0, len(data)):
-        if name == b"ispe" and end - start >= 12:
+        if name == b"ftyp":  # an image sequence is read as the still picture that stands for it
+            clean[start:end] = data[start:end].replace(b"avis", b"avif")
+        elif name == b"ispe" and end - start >= 12:
             sizes.append(struct.unpack_from(">II", data, start + 4))
         elif name == b"iloc" and not places:
             places = data[start:end]
-        elif name == b"moov":  # an image sequence; without it the decoder takes the still picture
+        elif name == b"moov":
             clean[start - 4 : start] = b"free"
         elif name == b"iinf":
             # Items of EXIF and XMP become items of an unknown kind, so that nothing parses them.
@@ -129,7 +131,6 @@ def read(data: bytes, limits: Limits, allow_truncated: bool) -> Header:
     for width, height in sizes:
         check_size(width, height, limits)
     if kind == "AVIF":
-        clean[8:12] = b"avif"
         _check_coded_sizes(data, places, max(width * height for width, height in sizes), limits)
     width, height = max(sizes, key=lambda size: size[0] * size[1])
     return Header(format=kind, width=width, height=height, clean=bytes(clean))

@@ -150,7 +150,9 @@ def read(data: bytes, limits: Limits, allow_truncated: bool) -> Header:
     complete = end >= 0
     end = end if complete else len(data)
     _check_scans(data, scan, end, width * height, limits)
-    if not allow_truncated and (end - scan) * 8 < _fewest_bits(width, height, found.factors, found.progressive):
+    # Nobody can tell how many scans should follow in a progressive file that has no end marker.
+    is_short = (end - scan) * 8 < _fewest_bits(width, height, found.factors, found.progressive)
+    if not allow_truncated and (is_short or (found.progressive and not complete)):
         raise truncated()
     # The end marker makes the decoder fill in what is missing instead of waiting for it.
     end_marker = b"\xff\xd9" if complete or allow_truncated else b""
