@@ -49,7 +49,7 @@ class Features:
 
 
 def join_tokens(
-    special: Sequence[Float[Tensor, "1 s d"] | None],
+    special: Sequence[Float[Tensor, "1 _ d"] | None],
     patches: Float[Tensor, "b d r c"],
     positions: Float[Tensor, "1 rows d"] | None,
 ) -> Float[Tensor, "b n d"]:
