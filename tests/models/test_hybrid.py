@@ -260,6 +260,8 @@ def test_what_cannot_be_built_is_refused() -> None:
         hybrid.Config(depths=(3, 0, 6))
     with pytest.raises(ValueError, match=r"stem's width 48 is not a multiple of the 32 groups"):
         hybrid.Config(stem_width=48)
+    with pytest.raises(ValueError, match=r"init='truncated' says nothing of a ResNet"):
+        hybrid.Config(init="truncated")
     with pytest.raises(ValueError, match=r"takes images with 3 channels, these have 1"):
         models.build(hybrid.TINY)(torch.zeros(1, 1, 36, 32))
     assert isinstance(models.build(hybrid.TINY, device="meta"), vit.ViT)

@@ -1,7 +1,8 @@
 """Two-way key tables: patterns of our names, patterns of theirs, and a transform with its inverse.
 
 One table a format and family says everything about names and layouts; this module alone interprets it, for reading and
-for writing. In patterns `{i}` is a number and `{leaf}` is `weight` or `bias`; `{name}` is any name.
+for writing. In patterns `{i}` and `{j}` are numbers, `{i+1}` and `{j+1}` the same counted from 1 (`{j+1:02}`: in two
+digits), `{leaf}` is `weight` or `bias`, and `{name}` any name.
 """
 
 import re
@@ -16,7 +17,16 @@ from torch import Tensor
 from vitkit.checkpoints.errors import CheckpointError, listing
 from vitkit.checkpoints.tensors import Shape, Tensors
 
-PLACEHOLDERS = {"{i}": r"(?P<i>0|[1-9]\d*)", "{leaf}": r"(?P<leaf>weight|bias)", "{name}": r"(?P<name>.+)"}
+# Numbers are short: a name of a thousand digits is nobody's layer.
+PLACEHOLDERS = {
+    "{i}": r"(?P<i>0|[1-9]\d{0,4})",
+    "{j}": r"(?P<j>0|[1-9]\d{0,4})",
+    "{i+1}": r"(?P<i_from_1>[1-9]\d{0,4})",
+    "{j+1}": r"(?P<j_from_1>[1-9]\d{0,4})",
+    "{j+1:02}": r"(?P<j_from_1>0[1-9]|[1-9]\d{1,4})",
+    "{leaf}": r"(?P<leaf>weight|bias)",
+    "{name}": r"(?P<name>.+)",
+}
 
 
 @dataclass(frozen=True)
@@ -87,7 +97,7 @@ class Rule:
 
     def names(self, match: re.Match[str]) -> list[str]:
         """Their names for the numbers and leaves of a match."""
-        return [pattern.format(**match.groupdict()) for pattern in self.theirs]
+        return [_filled(pattern, match) for pattern in self.theirs]
 
 
 @dataclass(frozen=True)
@@ -126,7 +136,7 @@ class Table:
                 if match and all(part in tensors.infos for part in parts):
                     shape = _loaded_shape(rule.transform, [tensors.infos[part].shape for part in parts])
                     if shape is not None:
-                        shapes.setdefault(rule.ours.format(**match.groupdict()), shape)
+                        shapes.setdefault(_filled(rule.ours, match), shape)
         return shapes
 
     def plan(self, expected: Mapping[str, Shape], tensors: Tensors, num_heads: int) -> list[Step]:
@@ -162,10 +172,22 @@ class Table:
 
 
 def _regex(pattern: str) -> re.Pattern[str]:
-    text = re.escape(pattern).replace(r"\{", "{").replace(r"\}", "}")
+    text = re.escape(pattern).replace(r"\{", "{").replace(r"\}", "}").replace(r"\+", "+")
     for placeholder, regex in PLACEHOLDERS.items():
         text = text.replace(placeholder, regex)
     return re.compile(text)
+
+
+def _filled(pattern: str, match: re.Match[str]) -> str:
+    """The pattern with what another one matched in its places."""
+    groups = match.groupdict()
+    for letter in "ij":
+        if f"{letter}_from_1" in groups:
+            groups[letter] = str(int(groups[f"{letter}_from_1"]) - 1)
+        if letter in groups:
+            number = int(groups[letter]) + 1
+            pattern = pattern.replace(f"{{{letter}+1}}", str(number)).replace(f"{{{letter}+1:02}}", f"{number:02}")
+    return pattern.format(**groups)
 
 
 def _loaded_shape(transform: Transform, shapes: list[Shape]) -> Shape | None:

@@ -45,6 +45,8 @@ class Config(vit.Config):
     def __post_init__(self) -> None:
         """Refuses what cannot be built, before any memory is taken."""
         super().__post_init__()
+        if self.init != "jax":
+            raise ValueError(f"init='{self.init}' says nothing of a ResNet; a hybrid's init is 'jax'")
         if any(depth < 1 for depth in self.depths):
             raise ValueError(f"depths is {self.depths}; every stage needs at least 1 bottleneck")
         if self.num_groups < 1 or self.stem_width < 1 or self.stem_width % self.num_groups:
