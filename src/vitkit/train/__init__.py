@@ -1,4 +1,5 @@
-"""Train: the one loop. A `Run` says everything; its run folder holds what came of it, and goes on from where it was stopped.
+"""Train: the one loop. A `Run` says everything; its run folder holds what came of it, and goes on from where it was
+stopped.
 
 run.py        `Run`, the whole of a run as one frozen config      folder.py   the run folder
 launch.py     `train(run, folder)`: from a run to its folder      loop.py     the loop itself

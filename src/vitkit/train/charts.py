@@ -13,7 +13,9 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Line:
-    """A named series; `style` is a class of the page (`quiet`, `train`, `held`), `dots` marks each point with its value."""
+    """A named series; `style` is a class of the page (`quiet`, `train`, `held`), `dots` marks each point with its
+    value.
+    """
 
     name: str
     points: Sequence[Point]
@@ -51,7 +53,9 @@ def line_chart(
 
 
 def reliability_chart(bins: Sequence[tuple[float, float, int]]) -> str:
-    """How often a prediction is right against how certain the model is of it; a bin is (certainty, accuracy, pictures)."""
+    """How often a prediction is right against how certain the model is of it; a bin is (certainty, accuracy,
+    pictures).
+    """
     side, pad = 270, 40
     inner = side - 2 * pad
     parts = [f'<svg viewBox="0 0 {side} {side}" role="img" aria-label="calibration">']

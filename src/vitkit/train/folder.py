@@ -1,4 +1,6 @@
-"""The run folder: config.json, log.jsonl, checkpoints/ (states to go on from), best/ (a checkpoint folder), report.html."""
+"""The run folder: config.json, log.jsonl, checkpoints/ (states to go on from), best/ (a checkpoint folder),
+report.html.
+"""
 
 from pathlib import Path
 

@@ -1,4 +1,6 @@
-"""From a `Run` to a run folder: builds the parts, goes on from the newest state, trains, judges, keeps the best, reports."""
+"""From a `Run` to a run folder: builds the parts, goes on from the newest state, trains, judges, keeps the best,
+reports.
+"""
 
 import platform
 from collections.abc import Callable, Iterable
@@ -26,18 +28,19 @@ MOST_UNREADABLE = 0.01
 
 @dataclass(frozen=True)
 class Result:
-    """What a run came to: its folder, the number that chose the best model and at which step."""
+    """What a run came to: its folder, the score of the model that was kept, and after which step that was."""
 
     folder: Path
-    best: float
+    score: float
     step: int
 
 
 def train(run: Run, folder: str | Path, *, console: Console | None = None) -> Result:
     """Trains a run in its folder, or goes on where it was stopped; a run that is over is only reported.
 
-    `console` shows the progress. Raises ValueError before anything is computed for a run that does not fit together or a
-    folder that holds another; TrainingStopped for a loss that is not finite; Interrupted, saved, for SIGTERM and Ctrl-C.
+    `console` shows the progress. Raises ValueError before anything is computed for a run that does not fit together or
+    a folder that holds another; TrainingStopped for a loss that is not finite; Interrupted, saved, for SIGTERM and
+    Ctrl-C.
     """
     training_source, validation = train_and_val(
         run.data.source, val=run.data.val, held_out=run.data.held_out, seed=run.data.split_seed
@@ -56,7 +59,7 @@ def train(run: Run, folder: str | Path, *, console: Console | None = None) -> Re
         ) as events:
             session.go(training_source, events)
     report.write(place)
-    return Result(place.path, session.best, session.best_step)
+    return Result(place.path, session.score, session.kept_step)
 
 
 def check(run: Run, source: Source) -> None:
@@ -87,8 +90,8 @@ class Session:
         self.training = training
         self.place = place
         self.validation = validation
-        self.best = float("-inf")
-        self.best_step = 0
+        self.score = float("-inf")
+        self.kept_step = 0
         self.unreadable = 0
 
     def resume(self) -> None:
@@ -96,15 +99,15 @@ class Session:
         saved = state.load_newest(self.place.states)
         if saved is not None:
             self.training.load_state_dict(saved["training"])
-            self.best, self.best_step, self.unreadable = saved["best"], saved["best_step"], saved["unreadable"]
+            self.score, self.kept_step, self.unreadable = saved["score"], saved["kept_step"], saved["unreadable"]
         rewind(self.place.log, self.training.step)
 
     def save(self) -> None:
         """Writes the state."""
         content = {
             "training": self.training.state_dict(),
-            "best": self.best,
-            "best_step": self.best_step,
+            "score": self.score,
+            "kept_step": self.kept_step,
             "unreadable": self.unreadable,
         }
         state.save(self.place.states, self.training.step, content, keep=self.training.run.machine.keep)
@@ -171,18 +174,18 @@ class Session:
                 )
 
     def judge(self, events: Events) -> None:
-        """Evaluates the model, and keeps it if it is the best so far."""
+        """Evaluates the model, and keeps it if it is the best so far, or the last is wanted."""
         run, backbone = self.training.run, self.training.objective.backbone
         subject = subject_of(run, backbone, self.validation)
         numbers = evaluate.evaluate(subject, run.evaluators)
-        if run.best not in numbers:
-            raise ValueError(f"the best model is chosen by '{run.best}', but there is {', '.join(numbers)}")
-        step, value = self.training.step, numbers[run.best]
-        if value > self.best:
-            self.best, self.best_step = value, step
+        if run.score not in numbers:
+            raise ValueError(f"models are judged by '{run.score}', but there is {', '.join(numbers)}")
+        step, value = self.training.step, numbers[run.score]
+        if value > self.score or run.keep == "last":
+            self.score, self.kept_step = value, step
             keep(run, backbone, self.validation.classes, self.place.best)
         events.write("evaluation", step, **numbers)
-        events.say(f"step {step:>6} of {self.training.total}   {run.best} {value:.2%}   best {self.best:.2%}")
+        events.say(f"step {step:>6} of {self.training.total}   {run.score} {value:.2%}")
         events.pause()
 
 

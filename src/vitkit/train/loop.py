@@ -18,13 +18,15 @@ from vitkit.train.schedule import factor
 STEP = 3  # the stream of random numbers for dropout and the like; `data.loader` has 1 and 2
 
 
-class TrainingStopped(ValueError):
+class TrainingStopped(ValueError):  # noqa: N818 - an end, as StopIteration is
     """The run cannot go on as it is; nothing was updated."""
 
 
 @dataclass
 class Training:
-    """All that a run changes as it goes; what is random in a step depends on (seed, step) alone, so it needs no saving."""
+    """All that a run changes as it goes; what is random in a step depends on (seed, step) alone, so it needs no
+    saving.
+    """
 
     run: Run
     objective: Objective
@@ -50,7 +52,9 @@ class Training:
 
 
 def fit(training: Training, batches: Iterator[Batch], after: Callable[[dict[str, float], Batch], bool]) -> None:
-    """Updates the weights until the run is over, or until `after`, called with the scalars of each step, says to stop."""
+    """Updates the weights until the run is over, or until `after`, called with the scalars of each step, says to
+    stop.
+    """
     training.objective.train()
     device = next(training.objective.parameters()).device
     while training.step < training.total:

@@ -11,9 +11,9 @@ from torch import nn
 class Optimizer:
     """AdamW (Loshchilov and Hutter 2019) with gradients clipped to the global norm `clip`, None for no clipping.
 
-    `decay` says what `weight_decay` multiplies at each update: `rate` the learning rate of that step, as in the ViT paper and
-    PyTorch; `schedule` only the schedule's share of the peak rate, as in big_vision. At a peak rate of 1e-3, 0.1 in the
-    first is 1e-4 in the second.
+    `decay` says what `weight_decay` multiplies at each update: `rate` the learning rate of that step, as in the ViT
+    paper and PyTorch; `schedule` only the schedule's share of the peak rate, as in big_vision. At a peak rate of 1e-3,
+    0.1 in the first is 1e-4 in the second.
     """
 
     name: Literal["adamw"] = "adamw"
@@ -27,9 +27,8 @@ class Optimizer:
     def __post_init__(self) -> None:
         """Refuses what cannot train."""
         if self.rate <= 0.0 or self.weight_decay < 0.0:
-            raise ValueError(
-                f"optimizer.rate is {self.rate} and weight_decay {self.weight_decay}: a rate is above 0, a decay at least 0"
-            )
+            given = f"optimizer.rate is {self.rate} and weight_decay {self.weight_decay}"
+            raise ValueError(f"{given}; the rate must be above 0, the decay at least 0")
         if self.clip is not None and self.clip <= 0.0:
             raise ValueError(f"optimizer.clip is {self.clip}; it must be above 0, or none for no clipping")
 
@@ -47,8 +46,8 @@ def build(config: Optimizer, module: nn.Module) -> torch.optim.Optimizer:
 def parameter_groups(module: nn.Module) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
     """The parameters by name: those under weight decay, and the rest.
 
-    Only the matrices and kernels of dense layers and convolutions decay (big_vision's `.*/kernel`): no bias, norm, scale,
-    position table, class token or other learned token.
+    Only the matrices and kernels of dense layers and convolutions decay (big_vision's `.*/kernel`): no bias, norm,
+    scale, position table, class token or other learned token.
     """
     decayed, kept = {}, {}
     for name, parameter in module.named_parameters():

@@ -12,48 +12,70 @@ STYLE = """
 @media (prefers-color-scheme: dark) { :root { --paper: #121417; --card: #1b1e23; --ink: #e8e8e6; --soft: #9ba0a8;
   --rule: #2c3037; --blue: #7ea4ff; --rust: #ff9a62; --quiet: #4a505b; } }
 * { box-sizing: border-box; }
-body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto,
-  "Helvetica Neue", sans-serif; -webkit-text-size-adjust: 100%; }
+body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, -apple-system, "Segoe UI",
+  Roboto, "Helvetica Neue", sans-serif; -webkit-text-size-adjust: 100%; }
 main { max-width: 1080px; margin: 0 auto; padding: 2rem 1rem 4rem; }
 h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 .4rem; letter-spacing: -.01em; }
 h2 { font-size: 1.15rem; margin: 2.6rem 0 .2rem; }
-p { margin: .2rem 0 .9rem; max-width: 68ch; } p.lead { font-size: 1.08rem; } .soft, figcaption span { color: var(--soft); }
+p { margin: .2rem 0 .9rem; max-width: 68ch; }
+p.lead { font-size: 1.08rem; }
+.soft, figcaption span { color: var(--soft); }
 .card { background: var(--card); border: 1px solid var(--rule); border-radius: 10px; padding: 1rem; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(138px, 1fr)); gap: .7rem; margin: 1.4rem 0 0; }
 .tile { background: var(--card); border: 1px solid var(--rule); border-radius: 10px; padding: .7rem .9rem; }
-.tile b { display: block; font-size: 1.55rem; line-height: 1.25; font-weight: 650; font-variant-numeric: tabular-nums; }
-.tile.first b { color: var(--blue); } .tile span { color: var(--soft); font-size: .86rem; }
-.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 380px), 1fr)); gap: .9rem; margin-top: .7rem; }
+.tile b { display: block; font-size: 1.55rem; line-height: 1.25; font-weight: 650; font-variant-numeric: tabular-nums;
+  }
+.tile.first b { color: var(--blue); }
+.tile span { color: var(--soft); font-size: .86rem; }
+.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 380px), 1fr)); gap: .9rem; margin-top:
+  .7rem; }
 .pair h3 { font-size: .95rem; margin: 0 0 .3rem; font-weight: 600; }
 .key { font-size: .84rem; color: var(--soft); display: flex; gap: 1.1rem; margin: 0; flex-wrap: wrap; }
-.key i { display: inline-block; width: 1rem; height: 3px; border-radius: 2px; vertical-align: middle; margin-right: .4rem; }
-svg { width: 100%; height: auto; display: block; } svg text { fill: var(--soft); font-size: 13px; }
+.key i { display: inline-block; width: 1rem; height: 3px; border-radius: 2px; vertical-align: middle; margin-right:
+  .4rem; }
+svg { width: 100%; height: auto; display: block; }
+svg text { fill: var(--soft); font-size: 13px; }
 svg.small, .small svg { max-width: 320px; margin: 0 auto; }
-.grid { stroke: var(--rule); stroke-width: 1; } .ideal { stroke: var(--quiet); stroke-width: 1.5; stroke-dasharray: 4 4; }
+.grid { stroke: var(--rule); stroke-width: 1; }
+.ideal { stroke: var(--quiet); stroke-width: 1.5; stroke-dasharray: 4 4; }
 polyline { fill: none; stroke-width: 2.4; stroke-linejoin: round; stroke-linecap: round; }
 polyline.quiet { stroke: var(--quiet); stroke-width: 1; opacity: .8; }
-polyline.train { stroke: var(--rust); } polyline.held { stroke: var(--blue); }
-circle.held { fill: var(--blue); stroke: var(--card); stroke-width: 1.2; } circle.train { fill: var(--rust); }
+polyline.train { stroke: var(--rust); }
+polyline.held { stroke: var(--blue); }
+circle.held { fill: var(--blue); stroke: var(--card); stroke-width: 1.2; }
+circle.train { fill: var(--rust); }
 .scroll { overflow-x: auto; -webkit-overflow-scrolling: touch; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92rem; }
-table.classes { width: 100%; } .classes td, .classes th { padding: .3rem .6rem; text-align: right; white-space: nowrap; }
-.classes tr + tr td { border-top: 1px solid var(--rule); } .classes th { color: var(--soft); font-weight: 500; }
+table.classes { width: 100%; }
+.classes td, .classes th { padding: .3rem .6rem; text-align: right; white-space: nowrap; }
+.classes tr + tr td { border-top: 1px solid var(--rule); }
+.classes th { color: var(--soft); font-weight: 500; }
 .classes :is(td, th):first-child { text-align: left; }
-.bar { display: inline-block; width: 84px; height: 7px; border-radius: 4px; background: var(--rule); vertical-align: middle;
-  margin-right: .5rem; overflow: hidden; } .bar i { display: block; height: 100%; background: var(--blue); }
-table.matrix { margin: 0 auto; } .matrix td { width: 2.6rem; height: 2.3rem; text-align: center; border: 2px solid var(--card);
-  border-radius: 5px; font-size: .88rem; } .matrix th { font-weight: 500; color: var(--soft); padding: .15rem .45rem;
-  font-size: .88rem; max-width: 9rem; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
+.bar { display: inline-block; width: 84px; height: 7px; border-radius: 4px; background: var(--rule); vertical-align:
+  middle; margin-right: .5rem; overflow: hidden; }
+.bar + b { display: inline-block; min-width: 3.6em; font-weight: 400; }
+.bar i { display: block; height: 100%; background: var(--blue); }
+table.matrix { margin: 0 auto; }
+.matrix td { width: 2.6rem; height: 2.3rem; text-align: center; border: 2px solid var(--card); border-radius: 5px;
+  font-size: .88rem; }
+.matrix th { font-weight: 500; color: var(--soft); padding: .15rem .45rem; font-size: .88rem; max-width: 9rem;
+  overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 .matrix td.zero { color: transparent; background: color-mix(in srgb, var(--rule) 35%, transparent); }
 .matrix td.hit { background: color-mix(in srgb, var(--blue) var(--share), var(--card)); }
 .matrix td.miss { background: color-mix(in srgb, var(--rust) var(--share), var(--card)); font-weight: 650; }
-.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(132px, 1fr)); gap: .8rem; margin-top: .7rem; }
+.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(132px, 1fr)); gap: .8rem; margin-top:
+  .7rem; }
 figure { margin: 0; background: var(--card); border: 1px solid var(--rule); border-radius: 10px; overflow: hidden; }
 figure img { display: block; width: 100%; aspect-ratio: 1; object-fit: contain; background: #000; }
 figure img.pixels { image-rendering: pixelated; }
-figcaption { padding: .5rem .65rem .6rem; font-size: .88rem; line-height: 1.4; } figcaption b { font-weight: 650; }
-figcaption .said { color: var(--rust); font-weight: 650; } figcaption small { color: var(--soft); overflow-wrap: anywhere; }
-details { margin-top: 2.6rem; } summary { cursor: pointer; font-weight: 600; } pre { font-size: .82rem; overflow-x: auto; }
+figcaption { padding: .5rem .65rem .6rem; font-size: .88rem; line-height: 1.4; }
+figcaption b { font-weight: 650; }
+figcaption .said { color: var(--rust); font-weight: 650; }
+figcaption em { font-style: normal; font-variant-numeric: tabular-nums; }
+figcaption small { color: var(--soft); overflow-wrap: anywhere; }
+details { margin-top: 2.6rem; }
+summary { cursor: pointer; font-weight: 600; }
+pre { font-size: .82rem; overflow-x: auto; }
 """
 
 

@@ -1,18 +1,19 @@
-"""report.html of a run folder: what the run came to, how it got there, and every kind of mistake it makes, as pictures."""
+"""report.html of a run folder: what the run came to, how it got there, and every kind of mistake it makes, as
+pictures.
+"""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
 
 from vitkit import checkpoints, evaluate
-from vitkit.config import to_dict
 from vitkit.data import Source, train_and_val
 from vitkit.data.augment import Transform
 from vitkit.data.loader import evaluation_batches
-from vitkit.evaluate import Predictions, calibration, confusion, top1
+from vitkit.evaluate import Predictions, top1
 from vitkit.train import charts, run
 from vitkit.train.charts import Line
+from vitkit.train.confused import certainty, classes
 from vitkit.train.events import read
 from vitkit.train.folder import RunFolder
 from vitkit.train.page import page, picture, tile
@@ -20,7 +21,6 @@ from vitkit.train.run import Run
 from vitkit.train.state import write_file
 
 MOST_MISTAKES = 24
-MOST_CLASSES = 20  # in a confusion matrix that can still be read
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,14 @@ class Findings:
     def of(self, kind: str) -> list[dict[str, Any]]:
         """The events of one kind."""
         return [event for event in self.events if event["kind"] == kind]
+
+    @property
+    def kept(self) -> int:
+        """The step of the model that is reported on."""
+        evaluations = self.of("evaluation")
+        if self.run.keep == "last":
+            return int(evaluations[-1]["step"])
+        return int(max(evaluations, key=lambda event: event[self.run.score])["step"])
 
     @property
     def mistakes(self) -> list[int]:
@@ -71,24 +79,37 @@ def gather(place: RunFolder) -> Findings:
 
 def html(findings: Findings) -> str:
     """The report as one page."""
-    parts = [head(findings), curves(findings), mistakes(findings), classes(findings), certainty(findings)]
-    return page(findings.run.name, "\n".join([*parts, config(findings)]))
+    predictions, names = findings.predictions, findings.held_out.classes
+    parts = [
+        head(findings),
+        curves(findings),
+        mistakes(findings),
+        classes(predictions, names),
+        certainty(predictions),
+        config(findings),
+    ]
+    return page(findings.run.name, "\n".join(parts))
 
 
 def head(findings: Findings) -> str:
     """The numbers that matter."""
     labelled = int((findings.predictions.targets.sum(dim=1) > 0).sum())
     wrong = len(findings.mistakes)
-    evaluations, steps = findings.of("evaluation"), findings.of("step")
-    best = max(evaluations, key=lambda event: event[findings.run.best], default={"step": 0})
+    steps = findings.of("step")
+    kept = findings.kept
     start, end = findings.events[0]["time"], findings.events[-1]["time"]
     speeds = sorted(event["images_per_second"] for event in steps if event["images_per_second"])
     data = findings.run.data
+    flattered = (
+        f" Of {len(findings.of('evaluation'))} models it is the best on these pictures, which flatters it a little."
+        if findings.run.keep == "best" and len(findings.of("evaluation")) > 1
+        else ""
+    )
     split = f"a stratified {data.held_out:.0%} held out with seed {data.split_seed}" if data.val is None else data.val
     tiles = [
         tile(f"{(labelled - wrong) / labelled:.2%}", "of held-out pictures right", first=True),
         tile(f"{wrong} of {labelled}", "wrong"),
-        tile(f"{best['step']:,}", "step of the best model"),
+        tile(f"{kept:,}", f"step of this model, the {findings.run.keep} one"),
         tile(f"{findings.parameters / 1e6:.3g} M", "parameters"),
         tile(duration(end - start), "training"),
         tile(f"{speeds[len(speeds) // 2]:,.0f}" if speeds else "-", "images a second"),
@@ -97,7 +118,7 @@ def head(findings: Findings) -> str:
         f"<h1>{escape(findings.run.name)}</h1>"
         f'<p class="lead">Learned {len(findings.training.classes)} classes from {len(findings.training):,} pictures of '
         f"<code>{escape(data.source)}</code>, and judged on {len(findings.held_out):,} that it never saw "
-        f"({escape(split)}).</p>"
+        f"({escape(split)}).{flattered}</p>"
         f'<div class="tiles">{"".join(tiles)}</div>'
     )
 
@@ -109,7 +130,7 @@ def curves(findings: Findings) -> str:
         return ""
     loss = [(event["step"], event["loss"]) for event in steps]
     held = [(event["step"], event["top1.loss"]) for event in evaluations if "top1.loss" in event]
-    right = [(event["step"], event[findings.run.best]) for event in evaluations]
+    right = [(event["step"], event[findings.run.score]) for event in evaluations]
     learned = [(event["step"], event["accuracy"]) for event in steps if "accuracy" in event]
     low = min(y for _, y in [*right, *charts.smoothed(learned)])
     charts_ = [
@@ -163,82 +184,11 @@ def _mistake(findings: Findings, index: int) -> str:
     true_names = ", ".join(names[label] for label in truth)
     score = sum(float(scores[label]) for label in truth)
     image = picture(findings.held_out.read(index).image, alt=f"{true_names}, taken for {names[guess]}")
+    sure = f"{float(scores[guess]):.0%}"
+    said = f"<span>said</span> <span class='said'>{escape(names[guess])}</span> <span>{sure}</span>"
     return (
-        f"<figure>{image}<figcaption><span>is</span> <b>{escape(true_names)}</b> <span>{score:.0%}</span><br>"
-        f'<span>said</span> <span class="said">{escape(names[guess])}</span> <span>{float(scores[guess]):.0%}</span><br>'
+        f"<figure>{image}<figcaption><span>is</span> <b>{escape(true_names)}</b> <span>{score:.0%}</span><br>{said}<br>"
         f"<small>{escape(findings.predictions.keys[index])}</small></figcaption></figure>"
-    )
-
-
-def classes(findings: Findings) -> str:
-    """Which classes are taken for which, and how well each is found."""
-    names = findings.held_out.classes
-    counts = confusion.matrix(findings.predictions)
-    results = sorted(confusion.per_class(counts, names), key=lambda result: result.f1)
-    rows = "".join(
-        f"<tr><td>{escape(each.name)}</td><td>{each.pictures}</td>{_bar(each.recall)}{_bar(each.precision)}</tr>"
-        for each in results
-        if each.pictures
-    )
-    table = (
-        '<div class="card scroll"><h3>Class by class, the hardest first</h3><table class="classes"><tr><th>class</th>'
-        f"<th>pictures</th><th>found</th><th>right when said</th></tr>{rows}</table></div>"
-    )
-    values: list[list[int]] = counts.tolist()
-    shown = matrix(values, names) if len(names) <= MOST_CLASSES else pairs(values, names)
-    return f'<h2>What it takes for what</h2><div class="pair">{shown}{table}</div>'
-
-
-def matrix(counts: Sequence[Sequence[int]], names: Sequence[str]) -> str:
-    """The confusion matrix as a table; rows are the truth."""
-    most_wrong = max((value for r, row in enumerate(counts) for c, value in enumerate(row) if r != c), default=0) or 1
-    rows = []
-    for truth, row in enumerate(counts):
-        cells = []
-        for guess, value in enumerate(row):
-            kind = "zero" if value == 0 else "hit" if truth == guess else "miss"
-            share = 10 + 60 * value / max(1, sum(row)) if kind == "hit" else 20 + 60 * value / most_wrong
-            tip = f"{escape(names[truth])} taken for {escape(names[guess])}: {value}"
-            cells.append(f'<td class="{kind}" style="--share:{share:.0f}%" title="{tip}">{value}</td>')
-        rows.append(f"<tr><th>{escape(names[truth])}</th>{''.join(cells)}</tr>")
-    header = "".join(f"<th>{escape(name)}</th>" for name in names)
-    return (
-        '<div class="card scroll"><h3>Rows are what it is, columns what it said</h3>'
-        f'<table class="matrix"><tr><th></th>{header}</tr>{"".join(rows)}</table></div>'
-    )
-
-
-def pairs(counts: Sequence[Sequence[int]], names: Sequence[str]) -> str:
-    """The classes most often taken for another, where there are too many for a matrix."""
-    wrong = [(value, r, c) for r, row in enumerate(counts) for c, value in enumerate(row) if r != c and value]
-    rows = "".join(
-        f"<tr><td>{escape(names[truth])}</td><td>{escape(names[guess])}</td><td>{value}</td></tr>"
-        for value, truth, guess in sorted(wrong, reverse=True)[:MOST_CLASSES]
-    )
-    return (
-        '<div class="card scroll"><h3>Most often confused</h3><table class="classes"><tr><th>is</th><th>said</th>'
-        f"<th>pictures</th></tr>{rows}</table></div>"
-    )
-
-
-def certainty(findings: Findings) -> str:
-    """Whether it is right as often as it says."""
-    found = calibration.bins(findings.predictions)
-    total = sum(each.pictures for each in found)
-    gap = sum((each.certainty - each.accuracy) * each.pictures for each in found) / total
-    manner = (
-        "too sure of itself"
-        if gap > 0.01
-        else "less sure than it could be"
-        if gap < -0.01
-        else "as sure as it is right"
-    )
-    chart = charts.reliability_chart([(each.certainty, each.accuracy, each.pictures) for each in found])
-    return (
-        "<h2>Is it as sure as it is right?</h2>"
-        f"<p>On average it is {manner}: its certainty is {gap * 100:+.1f} points from its accuracy. A dot is a group of "
-        f'pictures of like certainty, larger for more pictures; on the dashed line they agree.</p><div class="card small">'
-        f"{chart}</div>"
     )
 
 
@@ -247,7 +197,8 @@ def config(findings: Findings) -> str:
     start = findings.events[0]
     where = f"torch {start['torch']}, Python {start['python']}, {start['device']}" if "torch" in start else ""
     text = escape(run.to_json(findings.run))
-    return f"<details><summary>The whole run as config.json</summary><p class='soft'>{where}</p><pre>{text}</pre></details>"
+    summary = "<summary>The whole run as config.json</summary>"
+    return f"<details>{summary}<p class='soft'>{where}</p><pre>{text}</pre></details>"
 
 
 def duration(seconds: float) -> str:
@@ -257,7 +208,3 @@ def duration(seconds: float) -> str:
     if seconds < 3600:
         return f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
     return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:.0f} min"
-
-
-def _bar(share: float) -> str:
-    return f'<td><span class="bar"><i style="width:{share * 100:.0f}%"></i></span>{share:.1%}</td>'

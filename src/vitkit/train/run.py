@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from vitkit import config as configs
 from vitkit import models, objectives
@@ -16,7 +16,9 @@ from vitkit.train.schedule import Schedule
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """What is learned from and what is judged on: `val`, else the source's own split, else a share held out (stratified)."""
+    """What is learned from and what is judged on: `val`, else the source's own split, else a share held out
+    (stratified).
+    """
 
     source: str
     val: str | None = None
@@ -39,9 +41,10 @@ class Machine:
 class Run:
     """A training run; `model` is the config of a family and `objective` that of an objective.
 
-    Its length is `steps` updates, or `epochs` passes over the training pictures. `accumulate` splits a batch into parts whose
-    gradients are added before the update. After every `evaluate_every` steps, and at the end, the model is judged by
-    `evaluators`; the one with the highest `best` number is kept.
+    Its length is `steps` updates, or `epochs` passes over the training pictures. `accumulate` splits a batch into parts
+    whose gradients are added before the update. After every `evaluate_every` steps, and at the end, the model is judged
+    by `evaluators`; kept is the `last` model, or the `best`: the one whose number `score` was highest. The best number
+    of a run is chosen by the held-out pictures, so it flatters a little; the last is not.
     """
 
     name: str
@@ -59,7 +62,8 @@ class Run:
     seed: int = 0
     evaluators: tuple[str, ...] = ("top1", "confusion")
     evaluate_every: int = 1000
-    best: str = "top1.accuracy"
+    score: str = "top1.accuracy"
+    keep: Literal["best", "last"] = "best"
     machine: Machine = field(default_factory=Machine)
 
     def __post_init__(self) -> None:
@@ -72,8 +76,8 @@ class Run:
                 raise ValueError(f"{name} is {value}; it must be above 0")
         if self.batch_size % self.accumulate:
             raise ValueError(f"a batch of {self.batch_size} cannot be split into {self.accumulate} equal parts")
-        if self.best.partition(".")[0] not in self.evaluators:
-            raise ValueError(f"the best model is chosen by '{self.best}', but the evaluators are {self.evaluators}")
+        if self.score.partition(".")[0] not in self.evaluators:
+            raise ValueError(f"models are judged by '{self.score}', but the evaluators are {self.evaluators}")
 
     def total_steps(self, num_examples: int) -> int:
         """How many updates the run has over that many training pictures."""

@@ -9,8 +9,8 @@ from typing import Literal
 class Schedule:
     """A linear warm-up from 0, a decay, and a linear cooldown to 0 laid over both; all lengths in steps.
 
-    `end` is the share of the peak where `linear` stops. `rsqrt` decays as 1 / sqrt(1 + (step - warmup) / timescale), with
-    no need to know the end. `constant` does not decay.
+    `end` is the share of the peak where `linear` stops. `rsqrt` decays as 1 / sqrt(1 + (step - warmup) / timescale),
+    with no need to know the end. `constant` does not decay.
     """
 
     decay: Literal["cosine", "linear", "rsqrt", "constant"] = "cosine"

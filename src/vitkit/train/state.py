@@ -1,8 +1,8 @@
 """Where a run stands, on disk: written so that a kill at any moment leaves the newest whole state to go on from.
 
-A state is a folder `step-00000120` with `state.pt` and `MANIFEST.json` (size and SHA-256). It is written under a temporary name,
-flushed to the disk, and renamed; a folder whose manifest does not fit is passed over for the one before. `state.pt` holds
-tensors and plain values only and is read with `weights_only=True`.
+A state is a folder `step-00000120` with `state.pt` and `MANIFEST.json` (size and SHA-256). It is written under a
+temporary name, flushed to the disk, and renamed; a folder whose manifest does not fit is passed over for the one
+before. `state.pt` holds tensors and plain values only and is read with `weights_only=True`.
 """
 
 import hashlib
@@ -22,8 +22,8 @@ _TEMPORARY = ".tmp"
 def save(folder: Path, step: int, state: dict[str, Any], *, keep: int) -> Path:
     """Writes the state of a step into the folder of states, then removes all but the `keep` newest.
 
-    Raises ValueError for `keep` below 2: with one, a state that turns out damaged would be the last. OSError passes through
-    (a full disk), the older states are still there.
+    Raises ValueError for `keep` below 2: with one, a state that turns out damaged would be the last. OSError passes
+    through (a full disk), the older states are still there.
     """
     if keep < 2:
         raise ValueError(f"keep is {keep}; it must be at least 2, so that a damaged state is not the last")
