@@ -1,0 +1,42 @@
+"""The Hugging Face ViT API on our layers: code written for transformers' ViT runs after changing the import.
+
+Models, config, image processor and pipeline have the names, arguments, outputs and errors of transformers 4 and 5;
+docs/coming-from-transformers.md has the table. The arithmetic is that of `vitkit.layers` and `vitkit.data.processor`.
+Nothing here imports transformers.
+"""
+
+from vitkit.transformers.batch import BatchFeature
+from vitkit.transformers.classification import ViTForImageClassification
+from vitkit.transformers.configuration import ViTConfig
+from vitkit.transformers.image_processing import ViTImageProcessor
+from vitkit.transformers.masked import ViTForMaskedImageModeling
+from vitkit.transformers.model import ViTModel
+from vitkit.transformers.outputs import (
+    BaseModelOutputWithPooling,
+    ImageClassifierOutput,
+    MaskedImageModelingOutput,
+    ModelOutput,
+)
+from vitkit.transformers.pipelines import pipeline
+from vitkit.transformers.pretrained import ViTPreTrainedModel
+
+# One class under the names it had: the slow, the fast and the PIL one, and the extractor before them.
+ViTImageProcessorFast = ViTImageProcessorPil = ViTFeatureExtractor = ViTImageProcessor
+
+__all__ = [
+    "BaseModelOutputWithPooling",
+    "BatchFeature",
+    "ImageClassifierOutput",
+    "MaskedImageModelingOutput",
+    "ModelOutput",
+    "ViTConfig",
+    "ViTFeatureExtractor",
+    "ViTForImageClassification",
+    "ViTForMaskedImageModeling",
+    "ViTImageProcessor",
+    "ViTImageProcessorFast",
+    "ViTImageProcessorPil",
+    "ViTModel",
+    "ViTPreTrainedModel",
+    "pipeline",
+]
