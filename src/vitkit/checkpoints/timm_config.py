@@ -20,7 +20,7 @@ SIGLIP_TANH = re.compile(
 )
 # Any of timm's plain ViTs serves: `model_args` states everything.
 ARCHITECTURE = "vit_base_patch16_224"
-BESIDE = (*TRAINING, "layer_scale")
+BESIDE = (*TRAINING, "layer_scale", "position_tokens")
 
 
 def read_config(stated: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...] | None]:
@@ -107,7 +107,7 @@ def to_config(checkpoint: "Checkpoint") -> dict[str, Any]:
         "act_layer": config.activation,
     }
     cfg = pretrained_cfg(checkpoint.processor, config)
-    own = beside(config) | {"layer_scale": config.layer_scale}
+    own = beside(config) | {"layer_scale": config.layer_scale, "position_tokens": config.position_tokens}
     if Processor.from_timm(cfg) != checkpoint.processor:
         own["processor"] = configs.to_dict(checkpoint.processor)
     return {
