@@ -1,0 +1,171 @@
+"""DINOv3: a ViT whose only positions are rotations of queries and keys (Simeoni et al. 2025, sections 3.2 and 5)."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vitkit.layers import (
+    Features,
+    PatchEmbed,
+    axial_rotation,
+    encoder_blocks,
+    init_truncated,
+    join_tokens,
+    layer_norm,
+    pool_tokens,
+)
+from vitkit.models import TokenBackbone, vit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """A DINOv3 backbone; sizes are (rows, columns) in pixels.
+
+    `qkv_bias` means a bias of query and value; that of the key is masked in the original, so it is left out here.
+    `rotary_base` is the longest period but one, `rotary_rescale` how far training stretches or shrinks all places at
+    random (1 for not at all). `num_classes` 0 means no head.
+    """
+
+    image_size: tuple[int, int] = (224, 224)
+    patch_size: tuple[int, int] = (16, 16)
+    channels: int = 3
+    width: int = 768
+    depth: int = 12
+    num_heads: int = 12
+    mlp_width: int = 3072
+    num_classes: int = 0
+    num_registers: int = 4
+    pool: Literal["token", "gap", "token+gap"] = "token"
+    mlp: Literal["mlp", "swiglu"] = "mlp"
+    activation: Literal["gelu", "gelu_tanh", "relu", "silu"] = "gelu"
+    norm_eps: float = 1e-5
+    qkv_bias: bool = True
+    rotary_base: float = 100.0
+    rotary_rescale: float = 2.0
+    layer_scale: float | None = 1e-5
+    stochastic_depth: float = 0.0
+    stochastic_depth_shape: Literal["linear", "constant"] = "constant"
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot be built, before any memory is taken."""
+        # The plain ViT of the same numbers has the same limits.
+        names = ("image_size", "patch_size", "channels", "width", "depth", "num_heads", "mlp_width")
+        vit.Config(**{name: getattr(self, name) for name in names})
+        if self.width // self.num_heads % 4:
+            raise ValueError(f"heads are {self.width // self.num_heads} wide; rotary positions need a multiple of 4")
+        if self.rotary_rescale < 1:
+            raise ValueError(f"rotary_rescale is {self.rotary_rescale}; it must be at least 1")
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches at the native image size."""
+        return self.image_size[0] // self.patch_size[0], self.image_size[1] // self.patch_size[1]
+
+
+class DINOv3(TokenBackbone):
+    """Class token, registers and patches through blocks that turn queries and keys of patches by where they lie.
+
+    Parameter names are timm's, but for LayerScale (`ls1.gamma`) and the gated MLP, whose two first matrices are one.
+    """
+
+    def __init__(self, config: Config):
+        super().__init__()
+        self.config = config
+        self.width = config.width
+        self.patch_embed = PatchEmbed(config.channels, config.width, config.patch_size)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width))
+        registers = config.num_registers
+        self.reg_token = nn.Parameter(torch.zeros(1, registers, config.width)) if registers else None
+        self.blocks = encoder_blocks(
+            config.depth,
+            width=config.width,
+            num_heads=config.num_heads,
+            mlp_width=config.mlp_width,
+            mlp=config.mlp,
+            activation=config.activation,
+            norm_eps=config.norm_eps,
+            qkv_bias="qv" if config.qkv_bias else False,
+            layer_scale=config.layer_scale,
+            stochastic_depth=config.stochastic_depth,
+            stochastic_depth_shape=config.stochastic_depth_shape,
+            dropout=config.dropout,
+            attention_dropout=config.attention_dropout,
+        )
+        self.norm = layer_norm(config.width, config.norm_eps)
+        self.head = nn.Linear(self.pool_width, config.num_classes) if config.num_classes else nn.Identity()
+
+    @property
+    def pool_width(self) -> int:
+        """Twice the width of a token where the pool is `token+gap`."""
+        return self.width * (2 if self.config.pool == "token+gap" else 1)
+
+    def embed(self, images: Float[Tensor, "b c height width"]) -> Features:
+        """Class token, registers and patches; no positions yet."""
+        patches = self.patch_embed(images)
+        tokens = join_tokens([self.cls_token, self.reg_token], patches, None)
+        return Features(
+            tokens=tokens, grid=(patches.shape[2], patches.shape[3]), num_special=1 + self.config.num_registers
+        )
+
+    def encode(self, embedded: Features) -> Features:
+        """All blocks, every one with the same rotation, and the final norm."""
+        tokens, rotation = embedded.tokens, self.rotation(embedded.grid, embedded.tokens.device)
+        for block in self.blocks:
+            tokens = block(tokens, None, rotation)
+        return embedded.with_tokens(self.norm(tokens))
+
+    def rotation(self, grid: tuple[int, int], device: torch.device) -> Float[Tensor, "2 p k"]:
+        """How the patches of a grid are turned; in training with all places stretched by a random factor."""
+        config = self.config
+        scale: Tensor | float = 1.0
+        if self.training and config.rotary_rescale > 1:
+            # Log-uniform between 1 / rescale and rescale, one factor for the batch.
+            scale = config.rotary_rescale ** (2 * torch.rand((), device=device) - 1)
+        head_width = config.width // config.num_heads
+        return axial_rotation(grid, head_width, base=config.rotary_base, scale=scale, device=device)
+
+    def represent(self, features: Features) -> Float[Tensor, "b d"]:
+        """The class token, the patches' mean, or both."""
+        return pool_tokens(features, self.config.pool)
+
+    def init_weights(self) -> None:
+        """Truncated normal weights; special tokens likewise."""
+        init_truncated(self)
+
+
+Model = DINOv3
+
+# width, depth, heads, MLP width, gated or not; the gated ones are those of the "plus" sizes and 7B.
+SIZES: dict[str, tuple[int, int, int, int, Literal["mlp", "swiglu"]]] = {
+    "s": (384, 12, 6, 1536, "mlp"),
+    "s+": (384, 12, 6, 1536, "swiglu"),
+    "b": (768, 12, 12, 3072, "mlp"),
+    "l": (1024, 24, 16, 4096, "mlp"),
+    "l+": (1024, 24, 16, 4096, "swiglu"),
+    "h+": (1280, 32, 20, 5120, "swiglu"),
+    "7b": (4096, 40, 32, 8192, "swiglu"),
+}
+
+
+def _preset(size: str) -> Config:
+    width, depth, num_heads, mlp_width, mlp = SIZES[size]
+    return Config(width=width, depth=depth, num_heads=num_heads, mlp_width=mlp_width, mlp=mlp, qkv_bias=size != "7b")
+
+
+TINY = Config(
+    image_size=(32, 32),
+    patch_size=(8, 8),
+    width=32,
+    depth=2,
+    num_heads=2,
+    mlp_width=64,
+    num_classes=5,
+    num_registers=2,
+    layer_scale=0.1,
+)
+PRESETS = {f"dinov3-{size}/16": _preset(size) for size in SIZES}
