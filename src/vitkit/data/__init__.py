@@ -2,7 +2,8 @@
 
 A source is a file with a function `open_source(location) -> {split: Source}`, found by its file name: `digits`,
 `folder:photos/`. It names the splits it was published with, or gives one split, `all`. Adding a source is one file.
-`processor` is the evaluation preprocessing that travels with the weights; `augment`, `mixing` and `loader` serve training.
+`processor` is the evaluation preprocessing that travels with the weights; `augment`, `mixing` and `loader` serve
+training.
 """
 
 import importlib
@@ -20,7 +21,9 @@ Label = int | tuple[int, ...]
 
 @dataclass(frozen=True)
 class Example:
-    """One labelled picture: `image` upright, of mode RGB, any size; `label` a class or several; `key` its name in messages."""
+    """One labelled picture: `image` upright, of mode RGB, any size; `label` a class or several; `key` its name in
+    messages.
+    """
 
     image: Image.Image
     label: Label

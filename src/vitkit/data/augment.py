@@ -1,7 +1,7 @@
 """Changes to training pictures that leave the label true; each a function of a picture and a random generator.
 
-The generator is seeded per sample (see `loader`), so that a picture is changed in the same way whichever process reads it.
-A further kind of change is one function here and one field of `Augment`.
+The generator is seeded per sample (see `loader`), so that a picture is changed in the same way whichever process reads
+it. A further kind of change is one function here and one field of `Augment`.
 """
 
 import math
@@ -18,8 +18,8 @@ from vitkit.data.processor import Processor
 class Augment:
     """What is done to a training picture; by default nothing.
 
-    `rotate` is the largest turn in degrees, `shift` the largest move as a share of the side, `zoom` the largest growth or
-    shrinkage as a share, each either way; `flip` mirrors every second picture left to right.
+    `rotate` is the largest turn in degrees, `shift` the largest move as a share of the side, `zoom` the largest growth
+    or shrinkage as a share, each either way; `flip` mirrors every second picture left to right.
     """
 
     rotate: float = 0.0
@@ -35,7 +35,9 @@ class Augment:
 
 
 class Transform:
-    """A picture to what the model reads, (channels, rows, columns) float32: the processor's, with changes in between."""
+    """A picture to what the model reads, (channels, rows, columns) float32: the processor's, with changes in
+    between.
+    """
 
     def __init__(self, processor: Processor, augment: Augment | None = None):
         self.processor = processor
@@ -61,7 +63,9 @@ def augmented(picture: Image.Image, augment: Augment, random: np.random.Generato
 
 
 def move(picture: Image.Image, augment: Augment, random: np.random.Generator) -> Image.Image:
-    """The picture turned, moved and zoomed around its middle in one bilinear resampling; black comes in from outside."""
+    """The picture turned, moved and zoomed around its middle in one bilinear resampling; black comes in from
+    outside.
+    """
     turn, across, down, growth = random.uniform(-1.0, 1.0, size=4)
     angle = math.radians(turn * augment.rotate)
     scale = 1.0 / (1.0 + growth * augment.zoom)

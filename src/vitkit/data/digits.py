@@ -1,4 +1,6 @@
-"""`digits`: the 1,797 handwritten digits of the UCI optdigits test set, 8x8 pixels, inside the package (see digits.md)."""
+"""`digits`: the 1,797 handwritten digits of the UCI optdigits test set, 8x8 pixels, inside the package (see
+digits.md).
+"""
 
 from importlib.resources import files
 

@@ -1,8 +1,9 @@
 """Batches of a source. For training, sample number g of a run is a pure function of (seed, g) and of nothing else.
 
-An epoch is a permutation drawn from (seed, epoch); the stream of samples is one epoch after the other, and a batch may cross
-the edge. What is random in a sample is drawn from (seed, epoch, index). So the order, and every pixel, is the same for any
-number of workers and any world size, and where a run stands is one integer: how many samples it has consumed.
+An epoch is a permutation drawn from (seed, epoch); the stream of samples is one epoch after the other, and a batch may
+cross the edge. What is random in a sample is drawn from (seed, epoch, index). So the order, and every pixel, is the
+same for any number of workers and any world size, and where a run stands is one integer: how many samples it has
+consumed.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -79,7 +80,9 @@ def training_batches(source: Source, transform: Transform, stream: Stream, *, co
 
 
 def evaluation_batches(source: Source, transform: Transform, *, batch_size: int, workers: int = 0) -> Iterator[Batch]:
-    """Every picture once, in order, unchanged; the last batch may be smaller. An unreadable picture is an ImageError."""
+    """Every picture once, in order, unchanged; the last batch may be smaller. An unreadable picture is an
+    ImageError.
+    """
     places = (
         [(0, index) for index in range(start, min(start + batch_size, len(source)))]
         for start in range(0, len(source), batch_size)

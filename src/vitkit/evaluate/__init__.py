@@ -1,7 +1,7 @@
 """Evaluators: a model in, named numbers out; one file each, found by its file name.
 
-An evaluator is a file with a function `evaluate(subject) -> {name: number}`. The subject holds the model and the pictures, and
-runs the model over them once, however many evaluators ask. A new evaluator is one new file here.
+An evaluator is a file with a function `evaluate(subject) -> {name: number}`. The subject holds the model and the
+pictures, and runs the model over them once, however many evaluators ask. A new evaluator is one new file here.
 """
 
 import importlib

@@ -1,4 +1,6 @@
-"""Which classes are taken for which, and how well each class is found, so that rare classes count as much as common ones."""
+"""Which classes are taken for which, and how well each class is found, so that rare classes count as much as common
+ones.
+"""
 
 from dataclasses import dataclass
 

@@ -11,7 +11,9 @@ from vitkit.evaluate import Predictions, Subject
 
 
 def evaluate(subject: Subject) -> dict[str, float]:
-    """`accuracy`, `top5` where there are more than five classes, `loss` (softmax cross-entropy) and how many `pictures`."""
+    """`accuracy`, `top5` where there are more than five classes, `loss` (softmax cross-entropy) and how many
+    `pictures`.
+    """
     predictions = subject.predictions
     labelled = predictions.targets.sum(dim=1) > 0
     if not labelled.any():

@@ -35,8 +35,6 @@ def tiny() -> Run:
             num_heads=3,
             mlp_width=192,
             num_classes=10,
-            class_token=False,
-            pool="gap",
         ),
         objective=supervised.Config(label_smoothing=0.1),
         data=Data(source="digits", held_out=0.2, split_seed=0),

@@ -56,7 +56,7 @@ def reliability_chart(bins: Sequence[tuple[float, float, int]]) -> str:
     """How often a prediction is right against how certain the model is of it; a bin is (certainty, accuracy,
     pictures).
     """
-    side, pad = 270, 40
+    side, pad = 280, 48
     inner = side - 2 * pad
     parts = [f'<svg viewBox="0 0 {side} {side}" role="img" aria-label="calibration">']
     x0, x1, y0, y1 = pad, side - pad, side - pad, pad
@@ -73,7 +73,7 @@ def reliability_chart(bins: Sequence[tuple[float, float, int]]) -> str:
         parts.append(f'<text x="{x0 + inner * share}" y="{y0 + 18}" text-anchor="middle">{share:.0%}</text>')
         parts.append(f'<text x="{x0 - 6}" y="{y0 - inner * share + 4}" text-anchor="end">{share:.0%}</text>')
     parts.append(f'<text x="{x1}" y="{y0 + 34}" text-anchor="end">certain</text>')
-    parts.append(f'<text x="{x0 - 30}" y="{y1 - 14}">right</text>')
+    parts.append(f'<text x="{x0 - 42}" y="{y1 - 14}">right</text>')
     return "".join(parts) + "</svg>"
 
 

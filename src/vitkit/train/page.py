@@ -23,7 +23,7 @@ p.lead { font-size: 1.08rem; }
 .card { background: var(--card); border: 1px solid var(--rule); border-radius: 10px; padding: 1rem; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(138px, 1fr)); gap: .7rem; margin: 1.4rem 0 0; }
 .tile { background: var(--card); border: 1px solid var(--rule); border-radius: 10px; padding: .7rem .9rem; }
-.tile b { display: block; font-size: 1.55rem; line-height: 1.25; font-weight: 650; font-variant-numeric: tabular-nums;
+.tile b { display: block; white-space: nowrap; font-size: 1.4rem; line-height: 1.25; font-weight: 650; font-variant-numeric: tabular-nums;
   }
 .tile.first b { color: var(--blue); }
 .tile span { color: var(--soft); font-size: .86rem; }
@@ -53,7 +53,7 @@ table.classes { width: 100%; }
 .classes :is(td, th):first-child { text-align: left; }
 .bar { display: inline-block; width: 84px; height: 7px; border-radius: 4px; background: var(--rule); vertical-align:
   middle; margin-right: .5rem; overflow: hidden; }
-.bar + b { display: inline-block; min-width: 3.6em; font-weight: 400; }
+.bar + b { display: inline-block; min-width: 4.1em; font-weight: 400; }
 .bar i { display: block; height: 100%; background: var(--blue); }
 table.matrix { margin: 0 auto; }
 .matrix td { width: 2.6rem; height: 2.3rem; text-align: center; border: 2px solid var(--card); border-radius: 5px;
@@ -73,6 +73,7 @@ figcaption b { font-weight: 650; }
 figcaption .said { color: var(--rust); font-weight: 650; }
 figcaption em { font-style: normal; font-variant-numeric: tabular-nums; }
 figcaption small { color: var(--soft); overflow-wrap: anywhere; }
+@media (max-width: 560px) { .bar { width: 36px; } .classes td, .classes th { padding: .3rem .35rem; } }
 details { margin-top: 2.6rem; }
 summary { cursor: pointer; font-weight: 600; }
 pre { font-size: .82rem; overflow-x: auto; }
