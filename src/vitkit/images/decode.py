@@ -41,6 +41,7 @@ _DECODERS: Final[dict[str, type[ImageFile.ImageFile]]] = {
 }
 #: In these formats a sound header that the decoder refuses means a pixel layout that it does not know.
 _MANY_LAYOUTS: Final = frozenset({"BMP", "TIFF"})
+_PIECE: Final = 1 << 20
 
 
 def _read_file(path: str | os.PathLike[str], limits: Limits) -> bytes:
@@ -50,9 +51,10 @@ def _read_file(path: str | os.PathLike[str], limits: Limits) -> bytes:
     except (OSError, ValueError) as error:
         reason = {FileNotFoundError: "it does not exist", PermissionError: "permission denied"}.get(type(error))
         raise ImageError("unreadable", f"the file cannot be opened: {reason or 'the system refuses'}") from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ImageError("unreadable", "this is a folder or a device, not a file")
     with open(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ImageError("unreadable", "this is a folder or a device, not a file")
         return _read_stream(file, limits)
 
 
@@ -65,10 +67,14 @@ def _read_stream(file: BinaryIO, limits: Limits) -> bytes:
         if not isinstance(start, bytes):
             raise TypeError(f"a picture file is opened in binary mode, but reading gave {type(start).__name__}")
         recognise(start)
-        data = start + file.read(limits.max_bytes + 1 - len(start)) if len(start) <= limits.max_bytes else start
+        # Piece by piece: a read of all that is allowed would ask for all that memory at once.
+        pieces, total = [start], len(start)
+        while total <= limits.max_bytes and (piece := file.read(_PIECE)):
+            pieces.append(piece)
+            total += len(piece)
     except OSError:
         raise ImageError("unreadable", "the file cannot be read: the system reports an error") from None
-    return data
+    return b"".join(pieces)
 
 
 def read_source(source: Source, limits: Limits) -> bytes:
@@ -100,10 +106,13 @@ def _open(header: Header) -> ImageFile.ImageFile:
     return image
 
 
+_SIGNS_OF_AN_END: Final = ("truncated", "not large enough", "not enough image data")
+
+
 def _ends_early(error: Exception) -> bool:
     """Whether a decoder's error says that data are missing rather than wrong."""
     text = str(error).lower()
-    return isinstance(error, EOFError | struct.error) or "truncated" in text or "not large enough" in text
+    return isinstance(error, EOFError | struct.error) or any(sign in text for sign in _SIGNS_OF_AN_END)
 
 
 def _finished(header: Header) -> Header:

@@ -103,7 +103,7 @@ def _check_decoder(name: Format) -> None:
     """Refuse what this Pillow has no decoder for."""
     available = features.check("avif") if name == "AVIF" else name in Image.OPEN
     if not available:
-        raise ImageError("unsupported_format", f"{name} files are not read by this installation of Pillow")
+        raise ImageError("unsupported_format", f"{name} files are not read by this installation")
 
 
 def read(data: bytes, limits: Limits, allow_truncated: bool) -> Header:

@@ -11,7 +11,7 @@ from vitkit.images.header import Header
 from vitkit.images.limits import Limits
 from vitkit.images.orientation import read_orientation
 
-_SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
+_SOI, _EOI, _SOS, _RESTART_INTERVAL = 0xD8, 0xD9, 0xDA, 0xDD
 _APP0, _APP1, _APP2, _APP14 = 0xE0, 0xE1, 0xE2, 0xEE
 _ALONE: Final = frozenset({0x01, *range(0xD0, 0xD8)})
 _FRAMES: Final = frozenset({0xC0, 0xC1, 0xC2})
@@ -110,6 +110,7 @@ class _Start:
     height: int = 0
     factors: list[tuple[int, int]] = field(default_factory=list)
     progressive: bool = False
+    restarts: bool = False
     orientation: int = 1
     profile_parts: dict[int, bytes] = field(default_factory=dict)
     profile_total: int = 0
@@ -132,6 +133,8 @@ def _read_start(data: bytes, limits: Limits) -> _Start:
             found.orientation = read_orientation(payload)
         elif marker == _APP2 and payload.startswith(b"ICC_PROFILE\0") and len(payload) > 14:
             found.profile_parts[payload[12]], found.profile_total = payload[14:], payload[13]
+        elif marker == _RESTART_INTERVAL:
+            found.restarts = any(payload)
         elif marker == _SOS:
             found.scan = start
         is_colour = (marker == _APP0 and payload[:4] == b"JFIF") or (marker == _APP14 and payload[:5] == b"Adobe")
@@ -150,9 +153,9 @@ def read(data: bytes, limits: Limits, allow_truncated: bool) -> Header:
     complete = end >= 0
     end = end if complete else len(data)
     _check_scans(data, scan, end, width * height, limits)
-    # Nobody can tell how many scans should follow in a progressive file that has no end marker.
+    # Without an end marker nobody can tell how many scans, or how many restarts, should still follow.
     is_short = (end - scan) * 8 < _fewest_bits(width, height, found.factors, found.progressive)
-    if not allow_truncated and (is_short or (found.progressive and not complete)):
+    if not allow_truncated and (is_short or (not complete and (found.progressive or found.restarts))):
         raise truncated()
     # The end marker makes the decoder fill in what is missing instead of waiting for it.
     end_marker = b"\xff\xd9" if complete or allow_truncated else b""
