@@ -14,10 +14,19 @@ NAMES = [
     "Prediction",
     "Predictor",
     "Processor",
+    "ViTConfig",
+    "ViTFeatureExtractor",
+    "ViTForImageClassification",
+    "ViTForMaskedImageModeling",
+    "ViTImageProcessor",
+    "ViTImageProcessorFast",
+    "ViTImageProcessorPil",
+    "ViTModel",
     "__version__",
     "convert",
     "load",
     "open_image",
+    "pipeline",
 ]
 
 

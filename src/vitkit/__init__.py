@@ -13,6 +13,17 @@ if TYPE_CHECKING:
     from vitkit.data.processor import Processor
     from vitkit.images import ImageError, Limits, open_image
     from vitkit.predict import Classifier, Prediction, Predictor, load
+    from vitkit.transformers import (
+        ViTConfig,
+        ViTFeatureExtractor,
+        ViTForImageClassification,
+        ViTForMaskedImageModeling,
+        ViTImageProcessor,
+        ViTImageProcessorFast,
+        ViTImageProcessorPil,
+        ViTModel,
+        pipeline,
+    )
 
 __version__ = version("vitkit")
 
@@ -23,9 +34,18 @@ _HOMES = {
     "Prediction": "vitkit.predict",
     "Predictor": "vitkit.predict",
     "Processor": "vitkit.data.processor",
+    "ViTConfig": "vitkit.transformers",
+    "ViTFeatureExtractor": "vitkit.transformers",
+    "ViTForImageClassification": "vitkit.transformers",
+    "ViTForMaskedImageModeling": "vitkit.transformers",
+    "ViTImageProcessor": "vitkit.transformers",
+    "ViTImageProcessorFast": "vitkit.transformers",
+    "ViTImageProcessorPil": "vitkit.transformers",
+    "ViTModel": "vitkit.transformers",
     "convert": "vitkit.checkpoints",
     "load": "vitkit.predict",
     "open_image": "vitkit.images",
+    "pipeline": "vitkit.transformers",
 }
 
 __all__ = [
@@ -35,10 +55,19 @@ __all__ = [
     "Prediction",
     "Predictor",
     "Processor",
+    "ViTConfig",
+    "ViTFeatureExtractor",
+    "ViTForImageClassification",
+    "ViTForMaskedImageModeling",
+    "ViTImageProcessor",
+    "ViTImageProcessorFast",
+    "ViTImageProcessorPil",
+    "ViTModel",
     "__version__",
     "convert",
     "load",
     "open_image",
+    "pipeline",
 ]
 
 

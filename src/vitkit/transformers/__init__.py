@@ -21,9 +21,22 @@ from vitkit.transformers.pipelines import pipeline
 from vitkit.transformers.pretrained import ViTPreTrainedModel
 
 # One class under the names it had: the slow, the fast and the PIL one, and the extractor before them.
+AutoFeatureExtractor = AutoImageProcessor = ViTImageProcessor
 ViTImageProcessorFast = ViTImageProcessorPil = ViTFeatureExtractor = ViTImageProcessor
 
+# There is one family here; a folder of another is refused by its type.
+AutoConfig = ViTConfig
+AutoModel = ViTModel
+AutoModelForImageClassification = ViTForImageClassification
+AutoModelForMaskedImageModeling = ViTForMaskedImageModeling
+
 __all__ = [
+    "AutoConfig",
+    "AutoFeatureExtractor",
+    "AutoImageProcessor",
+    "AutoModel",
+    "AutoModelForImageClassification",
+    "AutoModelForMaskedImageModeling",
     "BaseModelOutputWithPooling",
     "BatchFeature",
     "ImageClassifierOutput",

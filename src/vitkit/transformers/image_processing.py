@@ -1,4 +1,4 @@
-"""`ViTImageProcessor`: pictures of any kind in, what the model was trained on out, bit for bit as transformers with PIL."""
+"""`ViTImageProcessor`: pictures of any kind in, pixel values out, bit for bit as transformers with PIL."""
 
 import copy
 import json
@@ -67,6 +67,18 @@ class ViTImageProcessor:
     model_input_names: ClassVar[list[str]] = ["pixel_values"]
     backend: ClassVar[str] = "pil"
 
+    do_resize: bool
+    size: SizeDict
+    resample: int
+    do_rescale: bool
+    rescale_factor: float
+    do_normalize: bool
+    image_mean: list[float]
+    image_std: list[float]
+    do_center_crop: bool | None
+    crop_size: SizeDict | None
+    data_format: str
+
     def __init__(self, *args: Any, **kwargs: Any):
         given = dict(zip(DEFAULTS, args, strict=False)) | kwargs
         self.other = {name: given.pop(name) for name in ("vitkit",) if name in given}
@@ -124,6 +136,8 @@ class ViTImageProcessor:
         """What preprocessor_config.json holds."""
         transient = ("device", "disable_grouping", "default_to_square", "input_data_format", "return_tensors")
         named = {name: getattr(self, name) for name in DEFAULTS if name not in transient}
+        if self.data_format == DEFAULTS["data_format"]:
+            del named["data_format"]
         said = {name: dict(v) if isinstance(v, dict) else v for name, v in named.items() if v is not None}
         return dict(sorted((said | self.other | {"image_processor_type": "ViTImageProcessor"}).items()))
 
@@ -160,7 +174,7 @@ class ViTImageProcessor:
     def from_dict(
         cls, image_processor_dict: Mapping[str, Any], return_unused_kwargs: bool = False, **kwargs: Any
     ) -> Any:
-        """The processor of a file's content with settings over it; `return_unused_kwargs` gives also what is no setting."""
+        """The processor of a file's content with settings over it; and, if asked for, what of them is none."""
         data = image_processor_dict.get("image_processor") or image_processor_dict
         unused = {name: kwargs.pop(name) for name in list(kwargs) if return_unused_kwargs and name not in DEFAULTS}
         known = {name: value for name, value in data.items() if name in (*DEFAULTS, *TYPES, "vitkit")}

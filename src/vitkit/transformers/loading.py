@@ -130,16 +130,19 @@ def _mapped(name: str, key_mapping: Mapping[str, str]) -> str:
 
 
 def _dtype(wanted: torch.dtype | str | None, config: ViTConfig, tensors: Tensors) -> torch.dtype:
-    if isinstance(wanted, torch.dtype):
-        return wanted
     if wanted not in (None, "auto"):
-        named = getattr(torch, wanted.removeprefix("torch."), None)
-        if not isinstance(named, torch.dtype):
-            raise ValueError(f"unknown dtype '{wanted}'; there is auto, float32, bfloat16, float16, float64")
-        return named
+        return named_dtype(wanted)
     stated = config.dtype
     kinds = [info.dtype for info in tensors.infos.values() if info.dtype.is_floating_point]
     return stated if isinstance(stated, torch.dtype) else kinds[0] if kinds else torch.float32
+
+
+def named_dtype(dtype: torch.dtype | str) -> torch.dtype:
+    """The type of that name; ValueError for one that there is not."""
+    named = dtype if isinstance(dtype, torch.dtype) else getattr(torch, dtype.removeprefix("torch."), None)
+    if not isinstance(named, torch.dtype):
+        raise ValueError(f"unknown dtype '{dtype}'; there is auto, float32, bfloat16, float16, float64")
+    return named
 
 
 def _device(device_map: Any) -> torch.device:

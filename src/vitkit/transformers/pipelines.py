@@ -75,8 +75,12 @@ class Pipeline:
         """Where the model is."""
         return self.model.device
 
-    def __call__(self, inputs: Any, **options: Any) -> Any:
-        """The answers; `options` are those of the task, and `batch_size` and `timeout` (seconds, for addresses)."""
+    def __call__(self, inputs: Any = None, **options: Any) -> Any:
+        """The answers; `options` are those of the task, and `batch_size` and `timeout` (seconds, for addresses).
+
+        `images` is another name for the first argument. Raises TypeError for options that the task does not have.
+        """
+        inputs = options.pop("images", inputs)
         batch_size = options.pop("batch_size", self.batch_size)
         timeout = options.pop("timeout", 30.0)
         single = isinstance(inputs, str | bytes) or not isinstance(inputs, Iterable) or hasattr(inputs, "__array__")

@@ -1,5 +1,6 @@
 """What all models of this folder can do: load, save, count, checkpoint activations, prune heads, change kernels."""
 
+import copy
 import os
 from abc import ABC
 from collections.abc import Iterable, Mapping
@@ -77,6 +78,17 @@ class ViTPreTrainedModel(nn.Module, ABC):
     ) -> Any:
         """The model of a folder or a hub id, in evaluation mode; see `loading.load` for every argument."""
         return loading.load(cls, pretrained_model_name_or_path, *model_args, **kwargs)
+
+    @classmethod
+    def from_config(cls, config: ViTConfig, **kwargs: Any) -> Any:
+        """A fresh model of a copy of the config; `attn_implementation`, `dtype` and arguments of the constructor."""
+        config = copy.deepcopy(config)
+        config._attn_implementation = kwargs.pop("attn_implementation", config._attn_implementation)
+        dtype = kwargs.pop("torch_dtype", None) or kwargs.pop("dtype", None) or config.dtype
+        model = cls(config, **kwargs)
+        return model if dtype in (None, "auto") else model.to(loading.named_dtype(dtype))
+
+    _from_config = from_config
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **options: Any) -> None:
         """Writes config.json and model.safetensors; see `saving.save` for every option."""
