@@ -1,0 +1,72 @@
+"""Attention distance: how far each head looks, by depth (ViT paper, Figures 7 right and 11)."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vitkit.explain import Dots, Explanation, Subject
+from vitkit.explain.look import look, token_backbone
+from vitkit.explain.subject import need_images
+from vitkit.layers import Features
+from vitkit.models import Backbone
+
+#: Images in one pass: their weights, one layer at a time, are what takes memory.
+BATCH = 8
+
+
+def patch_distances(grid: tuple[int, int], patch_size: tuple[int, int]) -> Float[Tensor, "p p"]:
+    """Euclidean distances in pixels between the centres of all patches, row-major."""
+    rows, columns = (
+        torch.arange(size, dtype=torch.float32) * step for size, step in zip(grid, patch_size, strict=True)
+    )
+    centres = torch.cartesian_prod(rows, columns)
+    return torch.linalg.vector_norm(centres[:, None] - centres[None], dim=-1)
+
+
+def attention_distance(
+    weights: Float[Tensor, "b h n n"], grid: tuple[int, int], patch_size: tuple[int, int]
+) -> Float[Tensor, "b h"]:
+    """The distance in pixels that the attention of a mean patch spans: sum over keys of weight times distance.
+
+    As a loop: `sum(weight[i, j] * distance(i, j) for j in patches)`, averaged over i in patches. Rows and columns of
+    special tokens are left out and the rest is not renormalised, so what goes to the class token counts as no distance.
+    """
+    distances = patch_distances(grid, patch_size).to(weights.device)
+    num_special = weights.shape[-1] - distances.shape[0]
+    between_patches = weights[..., num_special:, num_special:]
+    return torch.einsum("bhij,ij->bh", between_patches, distances) / distances.shape[0]
+
+
+def distances_by_layer(model: Backbone, images: Float[Tensor, "b c height width"]) -> Float[Tensor, "b layers h"]:
+    """The attention distance of every head of every layer for each image."""
+    patch_size = token_backbone(model).config.patch_size
+    found: list[Tensor] = []
+
+    def see(_: int, weights: Tensor, embedded: Features) -> None:
+        layers.append(attention_distance(weights, embedded.grid, patch_size).cpu())
+
+    for batch in images.split(BATCH):
+        layers: list[Tensor] = []
+        look(model, batch, see)
+        found.append(torch.stack(layers, dim=1))
+    return torch.cat(found)
+
+
+def explain(subject: Subject) -> Explanation:
+    """The mean attention distance over all images of the subject (the paper takes 128), one dot a head.
+
+    Arrays: `distance` (layers, heads) in pixels; `per_image` (b, layers, heads); `uniform`, the distance that attention
+    to all patches alike has.
+    """
+    need_images(subject)
+    per_image = distances_by_layer(subject.model, subject.pixels)
+    mean = per_image.mean(dim=0).numpy()
+    with torch.no_grad():
+        grid = token_backbone(subject.model).embed(subject.pixels[:1]).grid
+    uniform = patch_distances(grid, subject.model.config.patch_size).mean().numpy()
+    images = per_image.shape[0]
+    title = f"Attention distance, mean of {images} image{'s' if images > 1 else ''}"
+    return Explanation(
+        arrays={"distance": mean, "per_image": per_image.numpy(), "uniform": uniform},
+        drawing=Dots(title, mean, "mean attention distance (pixels)", float(uniform)),
+    )

@@ -1,0 +1,161 @@
+"""Drawings to figures: the one place that knows matplotlib, without its global state."""
+
+import os
+from functools import singledispatch
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib import colormaps
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from PIL import Image
+
+from vitkit.explain import Dots, Overlay, Tiles
+
+#: Pixels an inch; sizes below are in inches, so that a figure's size in pixels is known before it is drawn.
+DPI = 120
+CELL = 3.0
+MARGIN = 0.15
+TITLE = 0.5
+CAPTION = 0.3
+FOOTER = 0.5
+MOST_ACROSS = 7
+HEAT = "inferno"
+
+
+def save(figure: Figure, path: str | os.PathLike[str]) -> None:
+    """Writes a figure as PNG; ValueError for a path of another type."""
+    if Path(path).suffix.lower() != ".png":
+        raise ValueError(f"figures are written as .png files, not '{os.fspath(path)}'")
+    # Without matplotlib's version in it, the same figure is the same file.
+    figure.savefig(path, dpi=DPI, format="png", metadata={"Software": None})
+
+
+def blank(width: float, height: float, title: str) -> Figure:
+    """An empty white figure of so many inches with a title."""
+    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
+    FigureCanvasAgg(figure)
+    figure.text(MARGIN / width, 1 - 0.5 * TITLE / height, title, ha="left", va="center", size=12, weight="bold")
+    return figure
+
+
+@singledispatch
+def draw(drawing: Any) -> Figure:
+    """The figure of a drawing of `vitkit.explain`."""
+    raise TypeError(f"nothing is known of how to draw a {type(drawing).__name__}")
+
+
+@draw.register
+def _(drawing: Overlay) -> Figure:
+    cells = 1 + len(drawing.maps)
+    across = min(cells, MOST_ACROSS)
+    lines = -(-cells // across)
+    heights = [CELL * min(max(picture.height / picture.width, 0.5), 2.0) + CAPTION for picture in drawing.pictures]
+    footer = FOOTER if any(each.style == "heat" for each in drawing.maps) else MARGIN
+    width = across * (CELL + MARGIN) + MARGIN
+    height = TITLE + lines * sum(heights) + footer
+    figure = blank(width, height, drawing.title)
+    top = height - TITLE
+    for index, (picture, cell) in enumerate(zip(drawing.pictures, heights, strict=True)):
+        shown = [(drawing.captions[index] or "picture", picture)]
+        shown += [(each.name, over_picture(picture, each.values[index], each.style)) for each in drawing.maps]
+        for place, (caption, image) in enumerate(shown):
+            left = MARGIN + (place % across) * (CELL + MARGIN)
+            bottom = top - (place // across + 1) * cell
+            axes = figure.add_axes((left / width, bottom / height, CELL / width, (cell - CAPTION) / height))
+            axes.imshow(image, interpolation="lanczos")
+            axes.set_axis_off()
+            axes.set_title(_short(caption), size=9, pad=3)
+        top -= lines * cell
+    if footer == FOOTER:
+        _heat_key(figure, width, height)
+    return figure
+
+
+def _heat_key(figure: Figure, width: float, height: float) -> None:
+    axes = figure.add_axes((MARGIN / width, 0.22 / height, 1.2 / width, 0.12 / height))
+    axes.imshow(np.linspace(0, 1, 128)[None], aspect="auto", cmap=HEAT)
+    axes.set_axis_off()
+    text = "least value to 98th percentile of each map"
+    figure.text((MARGIN + 1.3) / width, 0.28 / height, text, ha="left", va="center", size=8)
+
+
+def _short(text: str, most: int = 38) -> str:
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
+def over_picture(
+    picture: Image.Image, values: Float[np.ndarray, "rows columns"], style: str = "heat"
+) -> Float[np.ndarray, "height width 3"]:
+    """A picture with a map of its patches drawn into it in one of the styles of `Map`; colours in 0..1."""
+    colours = np.asarray(picture.convert("RGB"), dtype=np.float32) / 255
+    share = _scaled(values, style)
+    smooth = Image.Resampling.NEAREST if style == "mask" else Image.Resampling.BICUBIC
+    level = np.asarray(Image.fromarray(share.astype(np.float32)).resize(picture.size, smooth)).clip(0, 1)[..., None]
+    if style == "light":
+        return colours * level
+    grey = colours.mean(axis=-1, keepdims=True)
+    if style == "mask":
+        return np.where(level > 0, colours, 0.75 + 0.2 * grey)
+    heat = colormaps[HEAT](level[..., 0])[..., :3]
+    # Where there is heat its colour covers; where there is none the picture shows through, dark, so that nothing white
+    # in it is taken for heat.
+    cover = 0.15 + 0.55 * level
+    return (1 - cover) * 0.6 * grey + cover * heat
+
+
+def _scaled(values: np.ndarray, style: str) -> np.ndarray:
+    """A map in 0..1. Heat starts at the least value, since rollout gives every patch something, and ends at the 98th
+    percentile, since single patches draw attention whatever they show; light is a share of the largest (the paper)."""
+    low, high = (values.min(), np.quantile(values, 0.98)) if style == "heat" else (0.0, values.max())
+    return np.clip((values - low) / (high - low), 0, 1) if high > low else np.zeros_like(values)
+
+
+@draw.register
+def _(drawing: Tiles) -> Figure:
+    down, across, rows, columns = drawing.tiles.shape[:4]
+    gap = max(1, round(0.08 * rows))
+    coloured = drawing.tiles.ndim == 5
+    sheet = np.full((down * (rows + gap) - gap, across * (columns + gap) - gap, *drawing.tiles.shape[4:]), np.nan)
+    for y in range(down):
+        for x in range(across):
+            top, left = y * (rows + gap), x * (columns + gap)
+            sheet[top : top + rows, left : left + columns] = drawing.tiles[y, x]
+    labels = 0.5 if drawing.x_label else MARGIN
+    bar = 0 if coloured else 1.0
+    side = 6.0
+    high = side * sheet.shape[0] / sheet.shape[1]
+    width, height = labels + side + MARGIN + bar, TITLE + high + labels
+    figure = blank(width, height, drawing.title)
+    axes = figure.add_axes((labels / width, labels / height, side / width, high / height))
+    sheet = np.nan_to_num(sheet, nan=1.0) if coloured else np.ma.masked_invalid(sheet)
+    image = axes.imshow(sheet, interpolation="nearest", vmin=drawing.low, vmax=1, cmap="viridis", aspect="auto")
+    axes.set(xticks=[], yticks=[], xlabel=drawing.x_label, ylabel=drawing.y_label)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    if not coloured:
+        place = figure.add_axes(((labels + side + MARGIN) / width, labels / height, 0.18 / width, high / height))
+        figure.colorbar(image, cax=place).set_label(drawing.scale)
+    return figure
+
+
+@draw.register
+def _(drawing: Dots) -> Figure:
+    layers, heads = drawing.values.shape
+    width, height = 6.4, 4.8
+    figure = blank(width, height, drawing.title)
+    axes = figure.add_axes((0.8 / width, 0.6 / height, (width - 0.95) / width, (height - 0.6 - TITLE) / height))
+    colours = colormaps["viridis"](np.linspace(0, 0.9, heads))
+    for head in range(heads):
+        label = f"head {head}" if heads <= 6 else None
+        axes.scatter(range(layers), drawing.values[:, head], s=22, color=colours[head], label=label, zorder=3)
+    axes.plot(range(layers), drawing.values.mean(axis=1), color="0.55", linewidth=1.2, label="mean of heads")
+    axes.axhline(drawing.uniform, color="0.55", linestyle="--", linewidth=1, label="all patches alike")
+    axes.set(xlabel="layer", ylabel=drawing.y_label, ylim=(0, None))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False, fontsize=8)
+    return figure

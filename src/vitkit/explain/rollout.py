@@ -1,0 +1,81 @@
+"""Attention rollout: how much of each patch reaches the output through all layers (ViT paper, Figures 6 and 14)."""
+
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vitkit.explain import Explanation, Map, Overlay, Subject
+from vitkit.explain.look import find_layers, look, patch_map, query_name, query_of, token_backbone
+from vitkit.explain.subject import need_images, top_classes
+from vitkit.layers import Features
+from vitkit.models import Backbone
+
+Fusion = Literal["mean", "max", "min"]
+
+
+def step(
+    weights: Float[Tensor, "b h n n"], *, fusion: Fusion = "mean", discard: float = 0.0, num_special: int = 0
+) -> Float[Tensor, "b n n"]:
+    """One layer's mixing of tokens: heads fused, identity added for the residual, rows normalised to one.
+
+    `discard` sets that share of the smallest fused weights given to patches to zero first, in each picture; what is
+    given to special tokens stays. Abnar and Zuidema 2020, "Quantifying Attention Flow in Transformers"; the paper fuses
+    by the mean and discards nothing.
+    Raises ValueError for an unknown fusion and a share outside 0..1.
+    """
+    if fusion not in get_args(Fusion):
+        raise ValueError(f"unknown fusion of heads '{fusion}'; there is {', '.join(get_args(Fusion))}")
+    if not 0 <= discard < 1:
+        raise ValueError(f"the share to discard is {discard}; it is at least 0 and below 1")
+    fused = weights.mean(dim=1) if fusion == "mean" else weights.amax(dim=1) if fusion == "max" else weights.amin(dim=1)
+    if discard:
+        fused = fused.clone()
+        to_patches = fused[:, :, num_special:]
+        flat = to_patches.flatten(1)
+        order = flat.argsort(dim=1)[:, : int(discard * flat.shape[1])]
+        to_patches.copy_(flat.scatter(1, order, 0.0).view_as(to_patches))
+    mixed = fused + torch.eye(fused.shape[-1], device=fused.device)
+    return mixed / mixed.sum(dim=-1, keepdim=True)
+
+
+def rollout(
+    model: Backbone,
+    images: Float[Tensor, "b c height width"],
+    *,
+    layer: int = -1,
+    fusion: Fusion = "mean",
+    discard: float = 0.0,
+) -> tuple[Float[Tensor, "b n n"], Features]:
+    """The product of the steps of the first layer to `layer`, the last one leftmost, and the model's final features.
+
+    Row i says what the output token i is made of. One layer's weights are in memory at a time.
+    """
+    backbone = token_backbone(model)
+    (last,) = find_layers(backbone, [layer])
+    product: list[Tensor] = []
+
+    def see(_: int, weights: Tensor, embedded: Features) -> None:
+        mixed = step(weights, fusion=fusion, discard=discard, num_special=embedded.num_special)
+        product[:] = [mixed @ product[0] if product else mixed]
+
+    features = look(backbone, images, see, range(last + 1))
+    return product[0], features
+
+
+def explain(subject: Subject, *, layer: int = -1, fusion: Fusion = "mean", discard: float = 0.0) -> Explanation:
+    """Rollout from the first layer through `layer`, over each picture, and as in the paper's Figure 6.
+
+    Arrays: `rollout` (b, n, n), tokens of that layer in rows; `maps` (b, rows, columns).
+    """
+    need_images(subject)
+    product, features = rollout(subject.model, subject.pixels, layer=layer, fusion=fusion, discard=discard)
+    query = query_of(token_backbone(subject.model), features)
+    maps = patch_map(product, features, query).cpu().numpy()
+    drawn = (Map("rollout", maps), Map("picture x rollout", maps, "light"))
+    title = f"Attention rollout to {query_name(query)}"
+    return Explanation(
+        arrays={"rollout": product.cpu().numpy(), "maps": maps},
+        drawing=Overlay(title, subject.pictures, top_classes(subject, features), drawn),
+    )
