@@ -74,7 +74,7 @@ FORMAT = Format(
     targets=("npz",),
     family="resnet",
     table=TABLE,
-    anchors=(r"resnet/root_block/standardized_conv2d/kernel",),
+    anchors=(r"resnet/root_block/standardized_conv2d(_\d+)?/kernel",),
     # Files of fine-tuned models number their layers: standardized_conv2d_17.
     aliases=((r"/(standardized_conv2d|group_norm|conv2d)_\d+/", r"/\1/"),),
     suffix=".npz",

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vitkit import config as configs
 from vitkit.checkpoints import preprocessing, timm_config
 from vitkit.checkpoints.dialects import Description, Format, Found, bit_npz, timm
 from vitkit.checkpoints.expressible import meaning
@@ -10,6 +11,7 @@ from vitkit.checkpoints.folder import write_json, write_weights
 from vitkit.checkpoints.inference_resnet import infer_resnet
 from vitkit.checkpoints.table import Rule, Table, Transform
 from vitkit.checkpoints.timm_processor import stated_processor
+from vitkit.data.processor import Processor
 from vitkit.models.resnet import DEPTHS
 
 if TYPE_CHECKING:
@@ -68,6 +70,8 @@ def write(checkpoint: "Checkpoint", folder: Path) -> None:
         "label_names": list(checkpoint.labels),
         "pretrained_cfg": cfg,
     }
+    if Processor.from_timm(cfg) != checkpoint.processor:
+        stated["vitkit"] = {"processor": configs.to_dict(checkpoint.processor)}
     write_weights(TABLE.saved(checkpoint.model.state_dict(), 1), folder)
     write_json(stated, folder / "config.json")
 

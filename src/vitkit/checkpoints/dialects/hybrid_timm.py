@@ -54,10 +54,13 @@ def obstacle(config: Any) -> str | None:
 def write(checkpoint: "Checkpoint", folder: Path) -> None:
     """model.safetensors and a config.json that `timm.create_model("local-dir:...", pretrained=True)` opens."""
     config = checkpoint.model.config
-    stated = timm_config.to_config(checkpoint) | {"architecture": ARCHITECTURES[config.depths]}
-    stated["model_args"] |= {"patch_size": list(config.map_patch)}
+    stated = timm_config.to_config(checkpoint)
     first = f"{BACKBONE}.stem.conv" if config.depths else f"{BACKBONE}.conv"
-    stated["pretrained_cfg"] |= {"first_conv": first}
+    stated |= {
+        "architecture": ARCHITECTURES[config.depths],
+        "model_args": {**stated["model_args"], "patch_size": list(config.map_patch)},
+        "pretrained_cfg": {**stated["pretrained_cfg"], "first_conv": first},
+    }
     write_weights(TABLE.saved(checkpoint.model.state_dict(), config.num_heads), folder)
     write_json(stated, folder / "config.json")
 
