@@ -345,6 +345,7 @@ def good_tiff() -> dict[str, Good]:
     planes = [rgb[..., i].tobytes() for i in range(3)]
     files["planes"] = Good(tiff(rgb, strips=planes, t284=2), rgb)
     rows = [rgb[i : i + 5].tobytes() for i in range(0, ROWS, 5)]
+    files["too_many_values"] = Good(tiff(rgb, t278=[ROWS] * 513, t262=[2, 3]), rgb)
     files["strips"] = Good(tiff(rgb, strips=rows, t278=5), rgb)
     files["deflate"] = Good(tiff(rgb, strips=[zlib.compress(row) for row in rows], t278=5, t259=8), rgb)
     for compression in ("tiff_lzw", "tiff_adobe_deflate", "packbits"):

@@ -21,6 +21,11 @@ _PIXEL_TAGS: Final = frozenset(
     | {_STRIP_SIZES, _PLANAR, _GROUP3, _GROUP4, _PREDICTOR, _COLOUR_MAP, _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS}
     | {_TILE_SIZES, _EXTRA_SAMPLES, _SAMPLE_FORMAT, _JPEG_TABLES, _SUBSAMPLING, _POSITIONING}
 )
+#: Tags of several values; of the others the first counts, and the decoder would warn of more.
+_LISTS: Final = frozenset(
+    {_BITS, _STRIP_OFFSETS, _STRIP_SIZES, _COLOUR_MAP, _TILE_OFFSETS, _TILE_SIZES, _EXTRA_SAMPLES, _SAMPLE_FORMAT}
+    | {_JPEG_TABLES, _SUBSAMPLING, _PROFILE}
+)
 #: The most bytes that one stored byte can become: nothing, fax codes, LZW, JPEG, Deflate, PackBits.
 _EXPANSION: Final = {1: 1, 2: None, 3: None, 4: None, 5: 4096, 7: 1024, 8: 1032, 32773: 64, 32946: 1032}
 _TYPE_FORMATS: Final = {1: "B", 3: "H", 4: "I", 7: "B"}
@@ -53,7 +58,8 @@ def _read_directory(data: bytes, order: str, at: int) -> tuple[_Tags, int]:
             if tag in (_ORIENTATION, _PROFILE):
                 continue
             raise truncated()
-        tags[tag] = struct.unpack_from(f"{order}{number}{code}", data, place)
+        values = struct.unpack_from(f"{order}{number}{code}", data, place)
+        tags[tag] = values if tag in _LISTS else values[:1]
     following = at + 2 + 12 * count
     return tags, struct.unpack_from(order + "I", data, following)[0] if following + 4 <= len(data) else 0
 

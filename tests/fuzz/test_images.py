@@ -1,0 +1,182 @@
+"""Fuzzing of the probe, the decoder and the processor: mutated picture files give a picture or an `ImageError`.
+
+A short run is part of the tests. With VITKIT_FUZZ_SECONDS set (`make fuzz`) a second test goes on for so long with
+fresh seeds; it prints the seed of what fails, and `mutated(seed)` makes the same file again. What is found becomes a
+small case in tests/hostile_files.py.
+"""
+
+import os
+import re
+import struct
+import time
+import warnings
+import zlib
+
+import numpy as np
+import pytest
+from hostile_files import bad
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from picture_files import good
+from PIL import Image
+
+from vitkit.data.processor import Processor
+from vitkit.images import CODES, ImageError, Limits, open_image, probe
+
+LEAK = re.compile(r"0x[0-9a-f]{4,}|Traceback|/[a-z]+/|<_io|PIL\b|object at", re.IGNORECASE)
+LIMITS = Limits(max_pixels=2_000_000, max_bytes=4_000_000)
+SECONDS = float(os.environ.get("VITKIT_FUZZ_SECONDS", "0"))
+#: Processor time that one small file may take, ten times what is usual.
+PATIENCE = 5.0
+#: Numbers that headers break on.
+TELLING = (
+    0,
+    1,
+    2,
+    7,
+    8,
+    9,
+    0x7F,
+    0x80,
+    0xFF,
+    0x100,
+    0x7FFF,
+    0x8000,
+    0xFFFF,
+    0x10000,
+    0x7FFFFFFF,
+    0x80000000,
+    0xFFFFFFFF,
+)
+
+SEEDS = [file.data for file in [*good().values(), *bad().values()] if 8 < len(file.data) < 60_000]
+
+
+def mended(data: bytes) -> bytes:
+    """A PNG with right checksums and a WebP with the right length, so that mutations reach what lies behind them."""
+    if data[:4] == b"RIFF" and len(data) > 8:
+        return data[:4] + struct.pack("<I", len(data) - 8) + data[8:]
+    if data[:8] != b"\x89PNG\r\n\x1a\n":
+        return data
+    whole, at = bytearray(data), 8
+    while at + 12 <= len(data):
+        end = at + 8 + struct.unpack_from(">I", data, at)[0]
+        if end + 4 > len(data):
+            break
+        struct.pack_into(">I", whole, end, zlib.crc32(whole[at + 4 : end]))
+        at = end + 4
+    return bytes(whole)
+
+
+def mutate(data: bytes, kind: int, where: float, value: int, other: bytes) -> bytes:
+    """One change of one kind at one place, `where` being the share of the file before it."""
+    changed, at = bytearray(data), int(where * len(data))
+    # Half of all changes hit the first 100 bytes, where the headers are.
+    at = at % min(100, len(data)) if data and value % 2 else at
+    width = (1, 2, 4)[value % 3]
+    if kind == 0 and data:
+        changed[at % len(data)] ^= 1 << value % 8
+    elif kind == 1:
+        number = TELLING[value % len(TELLING)] & ((1 << 8 * width) - 1)
+        changed[at : at + width] = number.to_bytes(width, ("big", "little")[value % 2])
+    elif kind == 2:
+        del changed[at:]
+    elif kind == 3:
+        del changed[at : at + 1 + value % 64]
+    elif kind == 4:
+        changed[at:at] = changed[at : at + 1 + value % 64] * (1 + value % 5)
+    elif kind == 5:
+        start = int(where * len(other))
+        changed[at : at + value % 200] = other[start : start + value % 200]
+    elif kind == 6:
+        changed = changed[:at] + other[at:]
+    return bytes(changed)
+
+
+def mutated(seed: int) -> bytes:
+    """The file that a seed stands for."""
+    random = np.random.default_rng(seed)
+    data, other = (SEEDS[int(random.integers(len(SEEDS)))] for _ in range(2))
+    for _ in range(int(random.integers(1, 4))):
+        data = mutate(data, int(random.integers(7)), float(random.random()), int(random.integers(2**31)), other)
+    return mended(data) if random.random() < 0.7 else data
+
+
+def attempt(data: bytes, allow_truncated: bool) -> Image.Image | ImageError:
+    """The picture or the error."""
+    try:
+        header = probe(data, LIMITS, allow_truncated=allow_truncated)
+        assert len(header.clean) <= 2 * len(data) + 4096
+        return open_image(data, limits=LIMITS, allow_truncated=allow_truncated)
+    except ImageError as error:
+        return error
+
+
+def check(data: bytes, allow_truncated: bool) -> str:
+    """The property: a picture within the limits or a clean error, no warning, in reasonable time; "ok" or the code."""
+    start = time.process_time()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        result = attempt(data, allow_truncated)
+        if isinstance(result, Image.Image):
+            assert result.mode == "RGB"
+            assert 0 < result.width * result.height <= LIMITS.max_pixels
+            for processor in (Processor.squash(16), Processor.crop(16, mean=(0.5,), std=(0.5,))):
+                array = processor.array(result)
+                assert array.shape == (processor.channels, 16, 16)
+                assert np.isfinite(array).all()
+    assert not caught, [str(warning.message) for warning in caught]
+    assert time.process_time() - start < PATIENCE
+    if isinstance(result, Image.Image):
+        return "ok"
+    assert result.code in CODES
+    assert not LEAK.search(str(result)), result
+    assert result.__suppress_context__ or result.__context__ is None
+    return result.code
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    first=st.integers(0, len(SEEDS) - 1),
+    second=st.integers(0, len(SEEDS) - 1),
+    changes=st.lists(st.tuples(st.integers(0, 6), st.floats(0, 1), st.integers(0, 2**31)), max_size=5),
+    mend=st.booleans(),
+    allow_truncated=st.booleans(),
+)
+def test_mutated_files(first: int, second: int, changes: list, mend: bool, allow_truncated: bool) -> None:
+    data = SEEDS[first]
+    for change in changes:
+        data = mutate(data, *change, SEEDS[second])
+    check(mended(data) if mend else data, allow_truncated)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    mark=st.sampled_from(
+        [b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"BM", b"II*\0", b"MM\0*", b"RIFF0000WEBP"]
+    ),
+    rest=st.binary(max_size=400),
+)
+def test_a_mark_and_rubbish(mark: bytes, rest: bytes) -> None:
+    assert check(mark + rest, False) in {*CODES, "ok"}
+
+
+def test_seeds_reach_pictures_and_every_code() -> None:
+    """Mutation is not so wild that nothing survives, nor so tame that nothing breaks."""
+    outcomes = [check(mutated(seed), bool(seed % 3 == 0)) for seed in range(600)]
+    assert {"ok", "corrupt", "truncated", "too_many_pixels", "unsupported_format", "not_an_image"} <= set(outcomes)
+    assert outcomes.count("ok") > 60
+
+
+@pytest.mark.skipif(not SECONDS, reason="set VITKIT_FUZZ_SECONDS, as `make fuzz` does")
+def test_mutated_files_for_long() -> None:
+    seed, end = time.time_ns(), time.monotonic() + SECONDS
+    count = 0
+    while time.monotonic() < end:
+        try:
+            check(mutated(seed + count), bool(count % 3 == 0))
+        except Exception:
+            print(f"mutated({seed + count}) of tests/fuzz/test_images.py fails, allow_truncated={count % 3 == 0}")
+            raise
+        count += 1
+    print(f"{count} mutated pictures")

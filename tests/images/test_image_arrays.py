@@ -1,0 +1,194 @@
+"""Pictures in memory: every type, shape and range, and what is refused with a sentence."""
+
+import io
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from picture_files import encode, exif, good, jpeg, over, png, scene, stored, wide_profile
+from PIL import Image
+
+from vitkit.images import ImageError, find_channels, open_image, to_rgb
+
+
+def pixels(picture: Image.Image) -> np.ndarray:
+    assert picture.mode == "RGB"
+    return np.asarray(picture)
+
+
+def test_shapes() -> None:
+    rgb = scene()
+    luma = rgb[..., 0]
+    alpha = np.full((*luma.shape, 1), 100, np.uint8)
+    three = np.repeat(luma[..., None], 3, -1)
+    for given_array, wanted in (
+        (rgb, rgb),
+        (luma, three),
+        (luma[..., None], three),
+        (np.concatenate([rgb, alpha], -1), over(rgb, alpha[..., 0])),
+        (np.concatenate([luma[..., None], alpha], -1), over(three, alpha[..., 0])),
+    ):
+        assert np.abs(pixels(to_rgb(given_array)).astype(int) - wanted).max() <= 1
+        if given_array.ndim == 3:
+            first = given_array.transpose(2, 0, 1)
+            for array in (first, torch.from_numpy(first.copy()), torch.from_numpy(given_array.copy())):
+                assert np.abs(pixels(to_rgb(array)).astype(int) - wanted).max() <= 1
+
+
+@settings(max_examples=100, deadline=None)
+@given(height=st.integers(1, 8), width=st.integers(1, 8), channels=st.sampled_from([1, 3, 4]))
+def test_small_pictures_follow_the_rule_and_the_word(height: int, width: int, channels: int) -> None:
+    """The sizes at which other software guesses wrongly: everything from 1 x 1 to 8 x 8."""
+    last = np.random.default_rng(0).integers(0, 256, (height, width, channels), dtype=np.uint8)
+    first = np.ascontiguousarray(last.transpose(2, 0, 1))
+    assert to_rgb(last).size == to_rgb(last, channels="last").size == (width, height)
+    assert to_rgb(torch.from_numpy(first)).size == to_rgb(first, channels="first").size == (width, height)
+    assert np.array_equal(pixels(to_rgb(torch.from_numpy(first))), pixels(to_rgb(last)))
+    assert np.array_equal(pixels(to_rgb(first, channels="first")), pixels(to_rgb(last, channels="last")))
+
+
+def test_the_rule_for_shapes_that_leave_it_open() -> None:
+    assert find_channels((3, 40, 3), None, False) == "last"
+    assert find_channels((3, 40, 3), None, True) == "first"
+    assert find_channels((2, 40, 3), None, True) == "last"
+    assert find_channels((2, 40, 50), None, False) == "first"
+    assert find_channels((4, 40, 50), None, False) == "first"
+
+
+def test_types() -> None:
+    luma = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    for array in (
+        luma.astype(np.int16),
+        luma.astype(np.int64),
+        luma.astype(np.uint32),
+        luma.astype(np.uint16) * 256 + 77,
+        luma.astype(np.int32) * 257,
+        luma / 255,
+        (luma / 255).astype(np.float32),
+        luma.astype(np.float32),
+        luma.astype(np.float64) * 257,
+        torch.from_numpy(luma.copy()).float() / 255,
+        torch.from_numpy(luma.copy()).to(torch.int32),
+        torch.from_numpy(luma.copy()).double() / 255,
+        (torch.from_numpy(luma.copy()).float() / 255).requires_grad_(),
+        Image.fromarray(luma),
+        Image.fromarray(luma.astype(np.uint16) * 257),
+        Image.fromarray(luma.astype(np.int32)),
+        Image.fromarray(luma.astype(np.int32) * 257),
+        Image.fromarray(luma.astype(np.float32)),
+        Image.fromarray((luma / 255).astype(np.float32)),
+    ):
+        assert np.array_equal(pixels(to_rgb(array))[..., 0], luma), array
+    for half in (torch.float16, torch.bfloat16):
+        near = pixels(to_rgb(torch.from_numpy(luma.copy()).to(half) / 255))[..., 0]
+        assert np.abs(near.astype(int) - luma).max() <= 1
+    bits = luma > 99
+    for array in (bits, torch.from_numpy(bits), Image.fromarray(bits)):
+        assert np.array_equal(pixels(to_rgb(array))[..., 0], bits * 255)
+    assert np.array_equal(pixels(to_rgb(np.asfortranarray(scene())[::-1, ::2])), scene()[::-1, ::2])
+
+
+@pytest.mark.parametrize(
+    ("array", "words"),
+    [
+        (np.zeros((6, 50, 50)), r"\(6, 50, 50\).*1, 2, 3 or 4"),
+        (np.zeros((50, 50, 5)), r"\(50, 50, 5\)"),
+        (np.zeros(9), r"\(9,\)"),
+        (np.zeros((1, 3, 5, 5)), r"\(1, 3, 5, 5\)"),
+        (np.zeros((0, 5, 3)), "no zero"),
+        (np.full((5, 5), -1.5), "normalised"),
+        (np.full((5, 5), 1e6), "normalised"),
+        (np.full((5, 5), np.nan), "NaN"),
+        (np.full((5, 5), np.inf), "NaN or infinite"),
+        (np.full((5, 5), -1), "from 0 to 255"),
+        (np.full((5, 5), 70_000), "from 0 to 255"),
+        (np.zeros((5, 5), complex), "complex"),
+        (np.array([["a"]]), "array of"),
+        (np.zeros((5, 5), object), "object"),
+        (torch.randn(3, 9, 9) * 2, "normalised"),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_what_no_picture_can_be_is_refused(array: object, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        to_rgb(array)
+
+
+def test_wrong_words_are_refused() -> None:
+    with pytest.raises(ValueError, match="channels"):
+        to_rgb(scene(), channels="middle")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="24 channels first"):
+        to_rgb(scene(), channels="first")
+    with pytest.raises(TypeError, match="NoneType"):
+        to_rgb(None)
+    with pytest.raises(TypeError, match="list"):
+        to_rgb([[1, 2]])
+
+
+@pytest.mark.parametrize(
+    "mode", ["1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV", "I", "F"]
+)
+def test_every_mode_of_pillow(mode: str) -> None:
+    image = Image.fromarray(scene())
+    if mode in ("PA", "P"):
+        image = image.quantize(200).convert(mode)
+    elif mode in ("La", "RGBa"):
+        image = image.convert({"La": "LA", "RGBa": "RGBA"}[mode]).convert(mode)
+    else:
+        image = image.convert(mode)
+    wanted = {"1": "1", "I": "L", "F": "L", "L": "L", "LA": "L", "La": "L"}.get(mode, "RGB")
+    reference = np.asarray(Image.fromarray(scene()).convert(wanted).convert("RGB")).astype(int)
+    distance = np.abs(pixels(to_rgb(image)).astype(int) - reference)
+    assert distance.max() <= {"P": 80, "PA": 80, "CMYK": 1, "YCbCr": 3, "HSV": 12}.get(mode, 1)
+    assert distance.mean() < 6
+
+
+def test_transparency_of_pillow_pictures() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for name in good():
+            if name.startswith(("png/grey", "png/rgb", "png/palette", "gif/")) and "16" not in name:
+                opened = Image.open(io.BytesIO(good()[name].data))
+                ours, file = pixels(to_rgb(opened)).astype(int), good()[name]
+                if name not in ("png/grey_2_key", "png/grey_4_key"):  # Pillow keeps these keys unscaled
+                    assert np.abs(ours - file.pixels).max() <= max(file.within, 1), name
+
+
+def test_a_picture_from_image_open_is_as_from_its_file_and_a_made_one_as_it_is() -> None:
+    rgb = scene()
+    data = encode(Image.fromarray(stored(rgb, 6)), "WEBP", exif=b"Exif\0\0" + exif(6), lossless=True)
+    assert np.array_equal(pixels(to_rgb(Image.open(io.BytesIO(data)))), pixels(open_image(data)))
+    made = Image.open(io.BytesIO(data)).transpose(Image.Transpose.ROTATE_270)
+    assert np.array_equal(pixels(to_rgb(made)), rgb)
+    data = jpeg(icc_profile=wide_profile())
+    opened = Image.open(io.BytesIO(data))
+    assert np.array_equal(pixels(to_rgb(opened)), pixels(open_image(data)))
+    assert np.array_equal(pixels(to_rgb(opened, profile="ignore")), np.asarray(opened))
+    assert np.array_equal(pixels(to_rgb(opened.convert("RGB").copy())), np.asarray(opened))
+    plain = Image.fromarray(rgb)
+    assert to_rgb(plain) is plain
+
+
+def test_a_lazy_picture_that_is_broken_is_an_image_error() -> None:
+    opened = Image.open(io.BytesIO(jpeg()[:-300]))
+    with pytest.raises(ImageError) as caught:
+        to_rgb(opened)
+    assert "0x" not in str(caught.value)
+    with pytest.raises(ValueError, match="no pixels"):
+        to_rgb(Image.new("RGB", (0, 4)))
+
+
+def test_the_background_shows_through() -> None:
+    array = np.zeros((4, 4, 4), np.uint8)
+    assert pixels(to_rgb(array, background=(9, 8, 7)))[0, 0].tolist() == [9, 8, 7]
+
+
+def test_images_need_no_torch() -> None:
+    code = "import sys; from vitkit.images import open_image; open_image(sys.stdin.buffer.read())"
+    code += "; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], input=png(scene(), 8, 2), check=True, timeout=60)
