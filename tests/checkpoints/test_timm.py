@@ -14,20 +14,27 @@ from vitkit.data.processor import IMAGENET_MEAN, IMAGENET_STD, Processor
 
 timm = pytest.importorskip("timm")
 
-SMALL = dict(embed_dim=64, depth=2, num_heads=4, mlp_ratio=1.5, num_classes=5)
+SMALL = {"embed_dim": 64, "depth": 2, "num_heads": 4, "mlp_ratio": 1.5, "num_classes": 5}
 CASES: list[dict[str, Any]] = [
-    dict(img_size=32, patch_size=8),
-    dict(img_size=(32, 48), patch_size=(16, 8), qkv_bias=False),
-    dict(img_size=48, patch_size=16, reg_tokens=3, no_embed_class=True, init_values=1e-5),
-    dict(img_size=32, patch_size=8, reg_tokens=2, num_heads=2),
-    dict(img_size=32, patch_size=8, no_embed_class=True),
-    dict(img_size=32, patch_size=8, class_token=False, global_pool="avg"),
-    dict(img_size=32, patch_size=8, class_token=False, global_pool="avg", fc_norm=False, act_layer="gelu_tanh"),
-    dict(img_size=32, patch_size=8, global_pool="avg"),
-    dict(img_size=32, patch_size=8, class_token=False, global_pool="map", act_layer="gelu_tanh"),
-    dict(img_size=32, patch_size=8, qk_norm=True),
-    dict(img_size=32, patch_size=8, num_classes=0, in_chans=1),
-    dict(img_size=32, patch_size=8, pos_embed="none", embed_dim=72, num_heads=3, mlp_ratio=3.7362),
+    {"img_size": 32, "patch_size": 8},
+    {"img_size": (32, 48), "patch_size": (16, 8), "qkv_bias": False},
+    {"img_size": 48, "patch_size": 16, "reg_tokens": 3, "no_embed_class": True, "init_values": 1e-5},
+    {"img_size": 32, "patch_size": 8, "reg_tokens": 2, "num_heads": 2},
+    {"img_size": 32, "patch_size": 8, "no_embed_class": True},
+    {"img_size": 32, "patch_size": 8, "class_token": False, "global_pool": "avg"},
+    {
+        "img_size": 32,
+        "patch_size": 8,
+        "class_token": False,
+        "global_pool": "avg",
+        "fc_norm": False,
+        "act_layer": "gelu_tanh",
+    },
+    {"img_size": 32, "patch_size": 8, "global_pool": "avg"},
+    {"img_size": 32, "patch_size": 8, "class_token": False, "global_pool": "map", "act_layer": "gelu_tanh"},
+    {"img_size": 32, "patch_size": 8, "qk_norm": True},
+    {"img_size": 32, "patch_size": 8, "num_classes": 0, "in_chans": 1},
+    {"img_size": 32, "patch_size": 8, "pos_embed": "none", "embed_dim": 72, "num_heads": 3, "mlp_ratio": 3.7362},
 ]
 
 
@@ -100,10 +107,16 @@ def test_processor_survives_timm(processor: Processor, tmp_path: Path) -> None:
 
 def test_hub_config_without_arguments(tmp_path: Path) -> None:
     """The folders on the Hub: an architecture, pretrained_cfg, label names, no arguments."""
-    theirs = _theirs(dict(img_size=32, patch_size=8))
+    theirs = _theirs({"img_size": 32, "patch_size": 8})
     torch.save(theirs.state_dict(), tmp_path / "pytorch_model.bin")
-    cfg = dict(input_size=[3, 32, 32], crop_pct=0.9, interpolation="bicubic", mean=[0.5] * 3, std=[0.5] * 3)
-    config = dict(architecture="vit_test", num_classes=5, num_features=64, global_pool="token", pretrained_cfg=cfg)
+    cfg = {"input_size": [3, 32, 32], "crop_pct": 0.9, "interpolation": "bicubic", "mean": [0.5] * 3, "std": [0.5] * 3}
+    config = {
+        "architecture": "vit_test",
+        "num_classes": 5,
+        "num_features": 64,
+        "global_pool": "token",
+        "pretrained_cfg": cfg,
+    }
     names = {"label_names": ["n1", "n2", "n3", "n4", "n5"], "label_descriptions": {"n1": "one", "n2": "two"}}
     (tmp_path / "config.json").write_text(json.dumps(config | names))
     loaded = checkpoints.load(tmp_path, config={"num_heads": 4})
@@ -175,7 +188,14 @@ def test_dinov2_file(tmp_path: Path) -> None:
     loaded = _load(official, tmp_path / "dinov2_vits14_reg4_pretrain.pth")
     assert (loaded.model.config.num_registers, loaded.model.config.position_tokens) == (4, "class+patches")
     theirs = _theirs(
-        dict(img_size=32, patch_size=8, num_classes=0, init_values=1e-5, reg_tokens=4, no_embed_class=True)
+        {
+            "img_size": 32,
+            "patch_size": 8,
+            "num_classes": 0,
+            "init_values": 1e-5,
+            "reg_tokens": 4,
+            "no_embed_class": True,
+        }
     )
     with torch.no_grad():
         theirs.load_state_dict(state | {"cls_token": state["cls_token"] + 1})
@@ -185,7 +205,13 @@ def test_dinov2_file(tmp_path: Path) -> None:
 def test_dinov2_giant_names(tmp_path: Path) -> None:
     from timm.layers import SwiGLUPacked
 
-    arguments = dict(num_classes=0, init_values=1e-5, mlp_layer=SwiGLUPacked, act_layer=torch.nn.SiLU, mlp_ratio=3.0)
+    arguments = {
+        "num_classes": 0,
+        "init_values": 1e-5,
+        "mlp_layer": SwiGLUPacked,
+        "act_layer": torch.nn.SiLU,
+        "mlp_ratio": 3.0,
+    }
     theirs = _theirs(dict(img_size=32, patch_size=8, **arguments))
     official = {
         key.replace("mlp.fc1", "mlp.w12").replace("mlp.fc2", "mlp.w3"): v for key, v in theirs.state_dict().items()

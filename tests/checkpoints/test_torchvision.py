@@ -16,10 +16,10 @@ from vitkit.data.processor import IMAGENET_MEAN
 vision_transformer = pytest.importorskip("torchvision.models.vision_transformer")
 
 CASES: list[dict[str, Any]] = [
-    dict(image_size=32, patch_size=8, hidden_dim=64, num_heads=1, mlp_dim=96),
-    dict(image_size=48, patch_size=16, hidden_dim=128, num_heads=2, mlp_dim=64),
-    dict(image_size=56, patch_size=14, hidden_dim=192, num_heads=3, mlp_dim=64, representation_size=32),
-    dict(image_size=64, patch_size=32, hidden_dim=384, num_heads=6, mlp_dim=64),
+    {"image_size": 32, "patch_size": 8, "hidden_dim": 64, "num_heads": 1, "mlp_dim": 96},
+    {"image_size": 48, "patch_size": 16, "hidden_dim": 128, "num_heads": 2, "mlp_dim": 64},
+    {"image_size": 56, "patch_size": 14, "hidden_dim": 192, "num_heads": 3, "mlp_dim": 64, "representation_size": 32},
+    {"image_size": 64, "patch_size": 32, "hidden_dim": 384, "num_heads": 6, "mlp_dim": 64},
 ]
 
 

@@ -13,11 +13,32 @@ from vitkit.checkpoints import CheckpointError
 from vitkit.models.vit import Config
 
 SIZES: list[dict[str, Any]] = [
-    dict(image_size=32, patch_size=8, hidden_size=32, num_attention_heads=2, intermediate_size=64),
-    dict(image_size=(48, 32), patch_size=16, hidden_size=64, num_attention_heads=4, intermediate_size=80),
-    dict(image_size=24, patch_size=8, hidden_size=48, num_attention_heads=3, intermediate_size=96, layer_norm_eps=1e-6),
-    dict(image_size=28, patch_size=14, hidden_size=32, num_attention_heads=1, qkv_bias=False, hidden_act="gelu_new"),
-    dict(image_size=32, patch_size=8, hidden_size=64, num_attention_heads=2, num_channels=1, hidden_act="relu"),
+    {"image_size": 32, "patch_size": 8, "hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64},
+    {"image_size": (48, 32), "patch_size": 16, "hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 80},
+    {
+        "image_size": 24,
+        "patch_size": 8,
+        "hidden_size": 48,
+        "num_attention_heads": 3,
+        "intermediate_size": 96,
+        "layer_norm_eps": 1e-6,
+    },
+    {
+        "image_size": 28,
+        "patch_size": 14,
+        "hidden_size": 32,
+        "num_attention_heads": 1,
+        "qkv_bias": False,
+        "hidden_act": "gelu_new",
+    },
+    {
+        "image_size": 32,
+        "patch_size": 8,
+        "hidden_size": 64,
+        "num_attention_heads": 2,
+        "num_channels": 1,
+        "hidden_act": "relu",
+    },
 ]
 
 

@@ -45,6 +45,7 @@ class Stated:
     image_size: int | tuple[int, int] | None = None
     patch_size: int | tuple[int, int] | None = None
     num_channels: int | None = None
+    architectures: tuple[str, ...] = ()
     id2label: dict[str, str] | None = None
     vitkit: dict[str, Any] | None = None
 
@@ -80,6 +81,9 @@ def read_config(data: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...
             values[name] = (size, size)
         if name in values and not all(0 < side <= MAX_SIDE for side in values[name]):
             raise CheckpointError(f"config.json: {name} is {values[name]}")
+    if stated.id2label is not None and any("ForImageClassification" in name for name in stated.architectures):
+        # A file that should have a head and has none is not a model without one.
+        values["num_classes"] = len(stated.id2label)
     values["activation"] = ACTIVATIONS[stated.hidden_act]
     values |= {key: value for key, value in (stated.vitkit or {}).items() if key in BESIDE}
     return values, _labels(stated.id2label)

@@ -173,6 +173,8 @@ def _positions(
         side = math.isqrt(max(rows - specials[tokens], 0))
         if side and side * side == rows - specials[tokens]:
             size = (side * patch[0], side * patch[1])
+            if tokens == "patches" and fields["class_token"] and len(order) > 1:
+                notes.append("no positions for special tokens: the rows of the table are a square without them")
             return {"image_size": size, "position": "learned", "position_tokens": tokens}
     raise CheckpointError(
         f"a position table of {rows} rows is no square grid: state image_size=(rows, columns) in pixels"

@@ -119,7 +119,7 @@ def _unknown(tensors: Tensors, config: Mapping[str, Any] | None, wanted: str | N
         return "it holds no tensors"
     if family := family_of(names):
         return f"this is {family}: vitkit reads plain ViTs so far"
-    if config is not None and isinstance(config.get("model_type"), str):
+    if wanted is None and config is not None and isinstance(config.get("model_type"), str):
         return f"config.json says model_type {config['model_type'][:40]!r}: vitkit reads plain ViTs so far"
     if wanted is not None:
         return f"it is not of the format '{wanted}': its tensors are {listing(names, 5)}"

@@ -41,6 +41,9 @@ def read_config(stated: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, .
         fields["activation"] = _option(act, ACTIVATIONS, "act_layer")
     if isinstance(heads := arguments.get("num_heads"), int):
         fields["num_heads"] = heads
+    if isinstance(classes := stated.get("num_classes"), int):
+        fields["num_classes"] = classes
+    fields["position"] = "none" if arguments.get("pos_embed", "learn") in ("none", "") else "learned"
     size = arguments.get("img_size")
     if size is None and cfg.get("input_size") is not None:
         size = cfg["input_size"][1:] if isinstance(cfg["input_size"], list) else cfg["input_size"]

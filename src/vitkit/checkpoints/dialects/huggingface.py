@@ -57,7 +57,7 @@ def describe(found: Found) -> Description:
     config = infer_vit(
         TABLE.shapes(found.tensors),
         dialect=DIALECT,
-        stated=stated,
+        stated={"class_token": True, "position": "learned", **stated},
         overrides=found.overrides,
         image_size=found.image_size,
         notes=notes,

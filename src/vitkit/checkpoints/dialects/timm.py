@@ -55,7 +55,7 @@ LINEAGES: tuple[tuple[str, str, str, float], ...] = (
 def describe(found: Found) -> Description:
     """By config.json where there is one, else by the lineage that the file's name and wrapper tell of."""
     notes: list[str] = []
-    stated: Mapping[str, Any] = {}
+    stated: Mapping[str, Any] = {"position": "learned"}
     labels: tuple[str, ...] | None = None
     shapes = TABLE.shapes(found.tensors)
     dialect: dict[str, Any] = dict(DIALECT)

@@ -45,7 +45,7 @@ def describe(found: Found) -> Description:
             "position_resize": "bicubic",
             "position_order": ("class+patches",),
         },
-        stated={},
+        stated={"class_token": True, "position": "learned"},
         overrides=found.overrides,
         image_size=found.image_size,
         notes=notes,

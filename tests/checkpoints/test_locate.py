@@ -1,0 +1,179 @@
+"""From what a user types to files: folders, files, subtrees, the Hub and its cache."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import huggingface_hub
+import numpy as np
+import pytest
+import torch
+from huggingface_hub import errors
+from tiny_vits import EXPRESSED, GOOGLE, TINY, checkpoint
+
+from vitkit import checkpoints
+from vitkit.checkpoints import CheckpointError
+from vitkit.checkpoints.pull import PATTERNS
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def _refused(source: Any, words: str, **options: Any) -> None:
+    with pytest.raises(CheckpointError, match=words) as caught:
+        checkpoints.load(source, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_nothing_of_that_name(tmp_path: Path) -> None:
+    checkpoints.save(checkpoint(TINY), tmp_path / "flowers")
+    _refused(tmp_path / "flower", "there is no file or folder .*; did you mean .*flowers")
+    _refused(str(tmp_path / "x.safetensors"), "there is no file or folder")
+    _refused("./nowhere", "there is no file or folder ./nowhere here")
+    _refused("weights/missing.npz", "there is no file or folder")
+    _refused("vit-b/16", r"vit-b/16 is an architecture without weights: models\.build")
+
+
+def test_folders(tmp_path: Path) -> None:
+    checkpoints.save(checkpoint(TINY), tmp_path / "run" / "best")
+    _refused(tmp_path / "run", r"run has no weights: none of model\.safetensors.*; .*best has")
+    (tmp_path / "empty").mkdir()
+    _refused(tmp_path / "empty", "has no weights")
+    checkpoints.save(checkpoint(GOOGLE), tmp_path / "jax" / "a.npz", to="npz")
+    assert checkpoints.load(tmp_path / "jax").origin.format == "npz"
+    checkpoints.save(checkpoint(GOOGLE), tmp_path / "jax" / "b.npz", to="npz")
+    _refused(tmp_path / "jax", r"several weights files, name one: a\.npz, b\.npz")
+    (tmp_path / "x.txt").write_text("hello")
+    _refused(tmp_path / "x.txt", r"x\.txt is no weights file: those end in \.safetensors")
+    _refused(tmp_path / "run" / "best", "is on this disk: a revision", revision="main")
+
+
+def test_the_file_of_a_folder_brings_the_config_beside_it(tmp_path: Path) -> None:
+    made = checkpoint(TINY, labels=("a", "b", "c", "d", "e"))
+    checkpoints.save(made, tmp_path / "x")
+    assert checkpoints.load(tmp_path / "x" / "model.safetensors").labels == made.labels
+    shutil.copy(tmp_path / "x" / "model.safetensors", tmp_path / "x" / "other.safetensors")
+    assert checkpoints.load(tmp_path / "x" / "other.safetensors").labels != made.labels
+
+
+def test_subtrees_of_two_towers(tmp_path: Path) -> None:
+    made = checkpoint(EXPRESSED["big_vision"][1])
+    checkpoints.save(made, tmp_path / "a.npz", to="big_vision")
+    with np.load(tmp_path / "a.npz") as arrays:
+        image = {name.replace("params/", "params/img/"): arrays[name] for name in arrays}
+        plain = {name.removeprefix("params/"): arrays[name] for name in arrays}
+    text = {"params/txt/Embed_0/embedding": np.zeros((4, 4), np.float32), "params/t": np.zeros(1, np.float32)}
+    np.savez(tmp_path / "siglip.npz", **image, **text)
+    state = made.model.state_dict()
+    for source in (f"{tmp_path}/siglip.npz:img", f"{tmp_path}/siglip.npz:params/img", f"{tmp_path}/siglip.npz"):
+        loaded = checkpoints.load(source).model.state_dict()
+        assert all(torch.equal(loaded[name], state[name]) for name in state)
+    _refused(f"{tmp_path}/siglip.npz:image", "no subtree 'image'; there is params/img, params/t, params/txt")
+    np.savez(tmp_path / "plain.npz", **plain)
+    assert checkpoints.load(tmp_path / "plain.npz").origin.format == "big_vision"
+
+
+@pytest.mark.parametrize("prefix", ["opt/target/", "params/", "opt/target/params/"])
+def test_prefixes_of_google_files(prefix: str, tmp_path: Path) -> None:
+    made = checkpoint(GOOGLE)
+    checkpoints.save(made, tmp_path / "a.npz", to="npz")
+    with np.load(tmp_path / "a.npz") as arrays:
+        wrapped = {prefix + name: arrays[name] for name in arrays}
+        slots = {f"opt/state/param_states/{name}/momentum": arrays[name] for name in arrays}
+    np.savez(tmp_path / "b.npz", **wrapped, **slots)
+    loaded = checkpoints.load(tmp_path / "b.npz")
+    assert "left out: opt, beside the weights" in loaded.origin.notes
+    assert all(torch.equal(a, b) for a, b in zip(loaded.model.parameters(), made.model.parameters(), strict=True))
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The Hub's cache with one model in it, as huggingface_hub lays it out, and no network."""
+    from huggingface_hub import constants
+
+    root = tmp_path / "hub"
+    repo = root / "models--owner--tiny"
+    snapshot = repo / "snapshots" / COMMIT
+    (repo / "refs").mkdir(parents=True)
+    (repo / "refs" / "main").write_text(COMMIT)
+    (repo / "blobs").mkdir()
+    snapshot.mkdir(parents=True)
+    checkpoints.save(checkpoint(TINY), tmp_path / "made")
+    for path in (tmp_path / "made").iterdir():
+        shutil.copy(path, repo / "blobs" / f"blob-{path.name}")
+        (snapshot / path.name).symlink_to(Path("../../blobs") / f"blob-{path.name}")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(root))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    return root
+
+
+def test_hub_ids_from_the_cache(cache: Path) -> None:
+    for source, options in [
+        ("owner/tiny", {}),
+        (f"owner/tiny@{COMMIT}", {}),
+        ("owner/tiny", {"revision": COMMIT}),
+        ("owner/tiny@main", {"revision": "main"}),
+    ]:
+        loaded = checkpoints.load(source, **options)
+        assert loaded.origin.revision == COMMIT
+        assert loaded.model.config.width == 64
+    _refused("owner/tiny@main", "two revisions: main in owner/tiny@main, and v2", revision="v2")
+    _refused("owner/tiny@v2", "owner/tiny at v2 is not in the Hub's cache, and the Hub cannot be reached")
+    _refused("owner/other", "owner/other is not in the Hub's cache.* no file or folder owner/other here")
+
+
+def test_shards_in_the_cache_are_links_to_blobs(cache: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    repo = cache / "models--owner--tiny"
+    snapshot = repo / "snapshots" / COMMIT
+    tensors = load_file(snapshot / "model.safetensors")
+    (snapshot / "model.safetensors").unlink()
+    names = sorted(tensors)
+    parts = {"model-00001-of-00002.safetensors": names[:9], "model-00002-of-00002.safetensors": names[9:]}
+    for shard, inside in parts.items():
+        save_file({name: tensors[name] for name in inside}, repo / "blobs" / shard)
+        (snapshot / shard).symlink_to(Path("../../blobs") / shard)
+    weight_map = {name: shard for shard, inside in parts.items() for name in inside}
+    import json
+
+    (snapshot / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    assert checkpoints.load("owner/tiny").model.config.width == 64
+
+
+def _response(status: int) -> httpx2.Response:
+    return httpx2.Response(status, request=httpx2.Request("GET", "http://hub.invalid"))
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (errors.RepositoryNotFoundError("x", response=_response(404)), "no public repository owner/tiny"),
+        (errors.GatedRepoError("x", response=_response(403)), "terms"),
+        (errors.RevisionNotFoundError("x", response=_response(404)), "has no revision v9"),
+        (errors.HfHubHTTPError("x", response=_response(500)), "cannot be reached"),
+        (httpx2.ProxyError("x\ny"), "cannot be reached"),
+        (errors.LocalEntryNotFoundError("x"), "not in the Hub's cache"),
+    ],
+)
+def test_what_the_hub_answers(error: Exception, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: Any, **options: Any) -> str:
+        raise error
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    _refused("owner/tiny@v9", words)
+
+
+def test_only_safetensors_and_configs_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+    (tmp_path / COMMIT).mkdir()
+
+    def download(name: str, **options: Any) -> str:
+        asked.update(options, name=name)
+        return str(tmp_path / COMMIT)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    _refused("owner/tiny@v1", "owner/tiny has no model.safetensors on the Hub or in its cache")
+    assert (asked["name"], asked["revision"]) == ("owner/tiny", "v1")
+    assert set(asked["allow_patterns"]) == set(PATTERNS)
+    assert all(pattern.endswith((".json", ".safetensors")) for pattern in PATTERNS)
