@@ -3,6 +3,7 @@
 Pre-training has one bias table for all blocks, fine-tuning one a block, which starts as a copy.
 """
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Literal
@@ -169,6 +170,25 @@ class BEiT(TokenBackbone):
                 parameter.mul_(0.001)
         if self.rel_pos_bias is not None:
             nn.init.zeros_(self.rel_pos_bias.relative_position_bias_table)
+
+
+def for_fine_tuning(pretrained: BEiT, num_classes: int) -> BEiT:
+    """A model for `num_classes` that starts where pre-training ended: a copy of the shared table in every block.
+
+    The mean of the patches is pooled; its norm and the head are fresh, as in BEiT's own fine-tuning. Raises ValueError
+    for a model whose blocks do not share a table.
+    """
+    config = pretrained.config
+    if config.relative != "shared":
+        raise ValueError(f"fine-tuning starts from relative='shared', this model has relative='{config.relative}'")
+    model = BEiT(dataclasses.replace(config, relative="blocks", pool="gap", num_classes=num_classes))
+    model.init_weights()
+    state = pretrained.state_dict()
+    table = state.pop("rel_pos_bias.relative_position_bias_table")
+    kept = {name: tensor for name, tensor in state.items() if name.startswith(("blocks", "patch_embed", "cls", "pos"))}
+    tables = {f"blocks.{index}.attn.relative_position_bias_table": table for index in range(config.depth)}
+    model.load_state_dict(model.state_dict() | kept | tables)
+    return model.to(table)
 
 
 Model = BEiT
