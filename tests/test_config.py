@@ -89,3 +89,12 @@ def test_overrides_that_do_not_fit() -> None:
         configs.override(config, {"inner.rte": "1"})
     with pytest.raises(ValueError, match=r"'name.x': 'name' is 'x', it has no fields"):
         configs.override(config, {"name.x": "1"})
+
+
+def test_overrides_are_made_together() -> None:
+    from vitkit import models
+
+    for names in (["width", "num_heads"], ["num_heads", "width"]):
+        assert models.preset("r+vit-ti/16", **{name: {"width": 64, "num_heads": 4}[name] for name in names}).width == 64
+    changed = configs.override(Outer(size=(1, 2)), {"inner.rate": "0.5", "inner.kind": "none", "name": "y"})
+    assert changed == Outer(size=(1, 2), name="y", inner=Inner(rate=0.5, kind="none"))

@@ -40,24 +40,30 @@ def from_dict(cls: type[Config], data: Mapping[str, Any], *, where: str = "") ->
 
 
 def override(config: Config, changes: Mapping[str, Any]) -> Config:
-    """A copy of `config` with dotted names set, as in `{"optimizer.lr": 1e-3}`; text is parsed for its type."""
-    for name, value in changes.items():
-        config = _override_one(config, name.split("."), value, name)
-    return config
+    """A copy of `config` with dotted names set, as in `{"optimizer.lr": 1e-3}`; text is parsed for its type.
+
+    All changes are made at once, so that fields which must agree can change together.
+    """
+    return _override(config, [(name.split("."), value, name) for name, value in changes.items()])
 
 
-def _override_one(config: Any, path: Sequence[str], value: Any, full: str) -> Any:
+def _override(config: Any, changes: Sequence[tuple[list[str], Any, str]]) -> Any:
     hints = get_type_hints(type(config))
-    if path[0] not in hints:
-        raise ValueError(f"unknown key '{full}'{nearest(path[0], hints)}")
-    if path[1:]:
-        inner = getattr(config, path[0])
-        if not dataclasses.is_dataclass(inner):
-            raise ValueError(f"'{full}': '{path[0]}' is {_show(inner)}, it has no fields to set")
-        new = _override_one(inner, path[1:], value, full)
-    else:
-        new = convert(parse(value) if isinstance(value, str) else value, hints[path[0]], full, text=value)
-    return dataclasses.replace(config, **{path[0]: new})
+    values: dict[str, Any] = {}
+    inner: dict[str, list[tuple[list[str], Any, str]]] = {}
+    for (first, *rest), value, full in changes:
+        if first not in hints:
+            raise ValueError(f"unknown key '{full}'{nearest(first, hints)}")
+        if rest:
+            inner.setdefault(first, []).append((rest, value, full))
+        else:
+            values[first] = convert(parse(value) if isinstance(value, str) else value, hints[first], full, text=value)
+    for first, deeper in inner.items():
+        part = values.get(first, getattr(config, first))
+        if not dataclasses.is_dataclass(part):
+            raise ValueError(f"'{deeper[0][2]}': '{first}' is {_show(part)}, it has no fields to set")
+        values[first] = _override(part, deeper)
+    return dataclasses.replace(config, **values)
 
 
 def parse(text: str) -> Any:
