@@ -61,14 +61,17 @@ def pairs(counts: Sequence[Sequence[int]], names: Sequence[str]) -> str:
 
 def certainty(predictions: Predictions) -> str:
     """Whether it is right as often as it says, and how often it is right on the pictures it is surest of."""
-    found = calibration.bins(predictions)
+    predictions = calibration.labelled(predictions)
+    found = [each for each in calibration.bins(predictions, num=10) if each.pictures]
     total = sum(each.pictures for each in found)
-    gap = sum((each.certainty - each.accuracy) * each.pictures for each in found) / total
+    gap = sum((each.confidence - each.accuracy) * each.pictures for each in found) / total
     manner = "too sure of itself" if gap > 0.01 else "less sure than it could be" if gap < -0.01 else "as sure as right"
-    chart = charts.reliability_chart([(each.certainty, each.accuracy, each.pictures) for each in found])
+    chart = charts.reliability_chart([(each.confidence, each.accuracy, each.pictures) for each in found])
+    temperature = calibration.temperature(predictions)
     return (
         "<h2>Does it know when it is wrong?</h2>"
-        f"<p>On average it is {manner}: its certainty is {gap * 100:+.1f} points from its accuracy.</p>"
+        f"<p>On average it is {manner}: its certainty is {gap * 100:+.1f} points from its accuracy. "
+        f"Its scores fit best with the logits divided by {temperature:.2f}.</p>"
         '<div class="pair"><div class="card small"><h3>Certainty against truth</h3>'
         f"{chart}<p class='soft'>A dot is a group of pictures of like certainty, larger for more pictures; on the "
         f"dashed line it is right as often as it says.</p></div>{abstaining(predictions)}</div>"
@@ -77,10 +80,10 @@ def certainty(predictions: Predictions) -> str:
 
 def abstaining(predictions: Predictions) -> str:
     """How often it is right where it may stay silent about the pictures it is least sure of."""
-    labelled = predictions.targets.sum(dim=1) > 0
-    order = predictions.scores.amax(dim=1)[labelled].argsort(descending=True, stable=True)
-    right = top1.hits(predictions, 1)[labelled][order]
-    certain = predictions.scores.amax(dim=1)[labelled][order]
+    predictions = calibration.labelled(predictions)
+    certain = predictions.scores.amax(dim=1)
+    order = certain.argsort(descending=True, stable=True)
+    right, certain = top1.hits(predictions, 1)[order], certain[order]
     rows = []
     for share in (1.0, 0.99, 0.95, 0.9, 0.8, 0.5):
         answered = max(1, round(share * right.shape[0]))

@@ -23,7 +23,8 @@ p.lead { font-size: 1.08rem; }
 .card { background: var(--card); border: 1px solid var(--rule); border-radius: 10px; padding: 1rem; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(138px, 1fr)); gap: .7rem; margin: 1.4rem 0 0; }
 .tile { background: var(--card); border: 1px solid var(--rule); border-radius: 10px; padding: .7rem .9rem; }
-.tile b { display: block; white-space: nowrap; font-size: 1.4rem; line-height: 1.25; font-weight: 650; font-variant-numeric: tabular-nums;
+.tile b { display: block; white-space: nowrap; font-size: 1.4rem; line-height: 1.25; font-weight: 650;
+  font-variant-numeric: tabular-nums;
   }
 .tile.first b { color: var(--blue); }
 .tile span { color: var(--soft); font-size: .86rem; }

@@ -1,0 +1,68 @@
+"""A run small enough to be trained dozens of times in a test."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+
+from vitkit import config
+from vitkit.data.augment import Augment
+from vitkit.data.digits import Digits
+from vitkit.data.processor import Processor
+from vitkit.models import vit
+from vitkit.objectives import supervised
+from vitkit.train import Data, Machine, Run
+from vitkit.train.optim import Optimizer
+from vitkit.train.schedule import Schedule
+
+MODEL = vit.Config(
+    image_size=(8, 8),
+    patch_size=(4, 4),
+    width=16,
+    depth=2,
+    num_heads=2,
+    mlp_width=32,
+    num_classes=10,
+    dropout=0.1,
+    attention_dropout=0.1,
+    stochastic_depth=0.1,
+)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Models this small are faster in one thread than in two that wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def few_digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first 240 digits: 192 to learn from, so that twelve batches of 28 cross an epoch, and 48 held out."""
+    monkeypatch.setattr(Digits, "__len__", lambda self: 240)
+
+
+@pytest.fixture
+def small_run() -> Callable[..., Run]:
+    """Twelve steps over two epochs of digits, with everything random that there is; dotted changes by keyword."""
+
+    def make(**changes: object) -> Run:
+        run = Run(
+            name="small",
+            model=MODEL,
+            objective=supervised.Config(label_smoothing=0.1),
+            data=Data(source="digits", held_out=0.2),
+            processor=Processor.squash(8, interpolation="bicubic"),
+            augment=Augment(rotate=10.0, shift=0.1, zoom=0.1, flip=True),
+            optimizer=Optimizer(rate=1e-2),
+            schedule=Schedule(warmup=3),
+            batch_size=28,
+            steps=12,
+            evaluate_every=5,
+            machine=Machine(device="cpu", save_every=4, log_every=1),
+        )
+        return config.override(run, {name.replace("__", "."): value for name, value in changes.items()})
+
+    return make

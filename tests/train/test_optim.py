@@ -1,0 +1,64 @@
+"""What weight decay touches and how far it moves a weight, against the formulas of both conventions."""
+
+import pytest
+import torch
+from torch import nn
+
+from vitkit import models
+from vitkit.train import optim
+from vitkit.train.optim import Optimizer
+
+
+@pytest.mark.parametrize("name", models.families())
+def test_only_kernels_decay(name: str) -> None:
+    model = models.build(models.family(name).TINY)
+    decayed, kept = optim.parameter_groups(model)
+    assert sorted([*decayed, *kept]) == sorted(
+        name for name, parameter in model.named_parameters() if parameter.requires_grad
+    )
+    kernels = {
+        f"{where}.{part}"
+        for where, module in model.named_modules()
+        for part, parameter in module.named_parameters(recurse=False)
+        if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d) and part == "weight" and parameter.requires_grad
+    }
+    assert set(decayed) == kernels
+    assert not [name for name in decayed if "pos_embed" in name or "token" in name or "norm" in name]
+
+
+@pytest.mark.parametrize(("decay", "amount"), [("rate", 0.1), ("schedule", 1e-4)])
+def test_both_conventions_of_weight_decay_by_hand(decay: str, amount: float) -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(3, 2).double()
+    config = Optimizer(rate=1e-3, weight_decay=amount, decay=decay, betas=(0.9, 0.99), eps=1e-8)  # type: ignore[arg-type]
+    optimizer = optim.build(config, layer)
+    weight, bias = layer.weight.detach().clone(), layer.bias.detach().clone()
+    m, v = torch.zeros_like(weight), torch.zeros_like(weight)
+    for step in range(1, 6):
+        share = 0.2 * step  # of the peak rate, as a schedule gives it
+        optim.set_rate(optimizer, config.rate * share)
+        gradient = torch.randn_like(weight)
+        layer.weight.grad, layer.bias.grad = gradient.clone(), torch.zeros_like(bias)
+        optimizer.step()
+        m, v = 0.9 * m + 0.1 * gradient, 0.99 * v + 0.01 * gradient**2
+        adam = (m / (1 - 0.9**step)) / ((v / (1 - 0.99**step)).sqrt() + 1e-8)
+        shrink = amount * share * (config.rate if decay == "rate" else 1.0)
+        weight = weight - config.rate * share * adam - shrink * weight
+    torch.testing.assert_close(layer.weight.detach(), weight, atol=1e-12, rtol=1e-12)
+    assert torch.equal(layer.bias.detach(), bias)
+
+
+def test_frozen_parameters_are_left_out() -> None:
+    layer = nn.Linear(2, 2)
+    layer.weight.requires_grad_(False)
+    decayed, kept = optim.parameter_groups(layer)
+    assert not decayed
+    assert list(kept) == ["bias"]
+    optim.build(Optimizer(), layer)
+
+
+def test_what_cannot_train_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"optimizer\.rate is 0"):
+        Optimizer(rate=0.0)
+    with pytest.raises(ValueError, match=r"optimizer\.clip is 0"):
+        Optimizer(clip=0.0)

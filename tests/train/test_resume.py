@@ -1,0 +1,167 @@
+"""A run stopped anywhere and taken up again ends with the same bits as one that was not."""
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from vitkit.config import override
+from vitkit.train import Interrupted, Run, RunFolder, launch, state, train
+from vitkit.train.events import read
+from vitkit.train.loop import Training
+
+
+class Killed(BaseException):
+    """What `kill -9` leaves: nothing is done after it."""
+
+
+def kill_at(monkeypatch: pytest.MonkeyPatch, step: int, how: Callable[[], Any]) -> None:
+    """Ends the run when step number `step` is about to be counted as done."""
+    original = launch.Events.step
+
+    def hooked(self: Any, number: int, scalars: dict[str, float]) -> None:
+        original(self, number, scalars)
+        if number == step:
+            how()
+
+    monkeypatch.setattr(launch.Events, "step", hooked)
+
+
+def final(folder: Path) -> dict[str, Any]:
+    saved = state.load_newest(RunFolder(folder).states)
+    assert saved is not None
+    return saved
+
+
+def story(folder: Path) -> list[dict[str, Any]]:
+    """What the log tells, without the times."""
+    events = [event for event in read(folder / "log.jsonl") if event["kind"] in ("step", "evaluation")]
+    return [
+        {key: value for key, value in event.items() if key not in ("time", "images_per_second")} for event in events
+    ]
+
+
+def assert_equal(one: Any, other: Any) -> None:
+    assert type(one) is type(other)
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other)
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key, value in one.items():
+            assert_equal(value, other[key])
+    elif isinstance(one, list | tuple):
+        for a, b in zip(one, other, strict=True):
+            assert_equal(a, b)
+    else:
+        assert one == other
+
+
+@pytest.fixture
+def whole(small_run: Callable[..., Run], tmp_path: Path) -> Path:
+    train(small_run(accumulate=2), tmp_path / "whole")
+    return tmp_path / "whole"
+
+
+@pytest.mark.parametrize("step", range(1, 12))
+def test_stopped_by_a_signal_after_any_step(
+    small_run: Callable[..., Run], tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    run = small_run(accumulate=2)
+    with monkeypatch.context() as patch:
+        kill_at(patch, step, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(Interrupted, match=f"SIGTERM after step {step}") as stopped:
+            train(run, tmp_path / "run")
+    assert stopped.value.exit_code == 143
+    assert final(tmp_path / "run")["training"]["step"] == step
+    assert not (tmp_path / "run" / "report.html").exists()
+    # With other workers, which changes nothing.
+    result = train(override(run, {"machine.workers": 1 if step == 7 else 0}), tmp_path / "run")
+    assert_equal(final(tmp_path / "run"), final(whole))
+    assert story(tmp_path / "run") == story(whole)
+    assert result.score == max(event["top1.accuracy"] for event in story(whole) if event["kind"] == "evaluation")
+    assert (tmp_path / "run" / "report.html").exists()
+
+
+@pytest.mark.parametrize("step", [1, 3, 4, 6, 9, 12])
+def test_killed_after_any_step_and_again(
+    small_run: Callable[..., Run], tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    def kill() -> None:
+        raise Killed
+
+    run = small_run(accumulate=2)
+    for at in (step, min(12, step + 2)):
+        with monkeypatch.context() as patch:
+            kill_at(patch, at, kill)
+            with pytest.raises(Killed):
+                train(run, tmp_path / "run")
+    train(run, tmp_path / "run")
+    assert_equal(final(tmp_path / "run"), final(whole))
+    assert story(tmp_path / "run") == story(whole)
+    kinds = [event["kind"] for event in read(tmp_path / "run" / "log.jsonl")]
+    assert kinds.count("evaluation") == 3  # none told twice
+
+
+def test_a_run_that_is_over_computes_nothing(
+    small_run: Callable[..., Run], tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = (whole / "best" / "model.safetensors").stat().st_mtime_ns
+
+    def refuse(self: Training, *_: object) -> None:
+        raise AssertionError("a step was taken")
+
+    monkeypatch.setattr("vitkit.train.loop.update", refuse)
+    assert train(small_run(accumulate=2), whole).folder == whole
+    assert (whole / "best" / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_another_run_is_refused_and_nothing_touched(small_run: Callable[..., Run], whole: Path) -> None:
+    before = {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match=r"holds another run, which differs in optimizer\.rate: choose another folder"):
+        train(small_run(accumulate=2, optimizer__rate=0.5), whole)
+    with pytest.raises(ValueError, match="is not the config of a run"):
+        train(small_run(), whole / "best")
+    assert {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()} == before
+
+
+def test_a_folder_with_other_things_is_refused(small_run: Callable[..., Run], tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").write_text("dear")
+    with pytest.raises(ValueError, match="exists and is no run folder"):
+        train(small_run(), tmp_path)
+    assert os.listdir(tmp_path) == ["letter.txt"]
+    with pytest.raises(ValueError, match="exists and is no run folder"):
+        train(small_run(), tmp_path / "letter.txt")
+
+
+def test_a_broken_loss_saves_and_names_the_batch(
+    small_run: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = launch.training_batches
+
+    def poisoned(*arguments: Any, consumed: int) -> Any:
+        for number, batch in enumerate(original(*arguments, consumed=consumed)):
+            if number == 6:
+                batch.images[0] = float("nan")
+            yield batch
+
+    monkeypatch.setattr(launch, "training_batches", poisoned)
+    with pytest.raises(launch.TrainingStopped, match=r"in step 6; nothing was updated\. The batch: digit"):
+        train(small_run(), tmp_path / "run")
+    assert final(tmp_path / "run")["training"]["step"] == 6
+    stopped = read(tmp_path / "run" / "log.jsonl")[-1]
+    assert stopped["kind"] == "stopped"
+    assert "digit" in stopped["reason"]
+
+
+def test_the_config_in_the_folder_is_the_run(small_run: Callable[..., Run], whole: Path) -> None:
+    assert RunFolder(whole).run() == small_run(accumulate=2)
+    text = json.loads((whole / "config.json").read_text())
+    text["optimizer"]["speed"] = 1
+    (whole / "config.json").write_text(json.dumps(text))
+    with pytest.raises(ValueError, match=r"config\.json is not the config of a run: unknown key 'optimizer\.speed'"):
+        RunFolder(whole).run()
