@@ -202,6 +202,21 @@ def _place(image: Image.Image, alpha: Image.Image | None, header: Header) -> tup
     return canvas, opaque
 
 
+def _layers(header: Header, allow_truncated: bool) -> tuple[Image.Image, Image.Image | None, Header]:
+    """The decoded colours, their alpha, and the header with what only the decoder knew.
+
+    The decoded picture itself ends here, so that its memory is free for what comes next.
+    """
+    loaded = _open(header)
+    _load(loaded, allow_truncated)
+    if header.format in ("AVIF", "HEIF"):  # the decoder reports the turn that the item properties ask for
+        orientation, embedded = read_orientation(loaded.info.get("exif") or b""), loaded.info.get("icc_profile")
+        header = replace(header, orientation=orientation, profile=embedded or None)
+    key = _key_to_alpha(loaded, header)
+    image, alpha = split_alpha(_eight_bits(loaded, header))
+    return *_place(image, key if alpha is None else alpha, header), replace(header, clean=b"")
+
+
 def open_image(
     source: Source,
     *,
@@ -220,18 +235,9 @@ def open_image(
     """
     check_background(background)
     header = probe(read_source(source, limits), limits, allow_truncated=allow_truncated)
-    header = header if header.complete else _finished(header)
-    loaded = _open(header)
-    _load(loaded, allow_truncated)
-    key = _key_to_alpha(loaded, header)
-    orientation = header.orientation
-    if header.format in ("AVIF", "HEIF"):  # the decoder reports the turn that the item properties ask for
-        orientation = read_orientation(loaded.info.get("exif") or b"")
-    embedded = header.profile or (loaded.info.get("icc_profile") if header.format in ("AVIF", "HEIF") else None)
-    image, alpha = split_alpha(_eight_bits(loaded, header))
-    image, alpha = _place(image, key if alpha is None else alpha, header)
+    image, alpha, header = _layers(header if header.complete else _finished(header), allow_truncated)
     try:
-        flat = over(to_srgb(image, embedded, profile), alpha, background)
+        image = to_srgb(image, header.profile, profile)
     except ValueError:
         raise ImageError("unsupported_format", f"a {header.format} file of an unknown kind of colour") from None
-    return upright(flat, orientation)
+    return upright(over(image, alpha, background), header.orientation)

@@ -10,6 +10,7 @@ The rules, for files and arrays alike:
     floats              0 to 1 becomes 0 to 255, rounded to nearest; see `floats_to_bytes` for other ranges
 """
 
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
@@ -17,11 +18,22 @@ from jaxtyping import Bool, Float, Integer, UInt8
 
 #: Floats may miss 0 and 1 (or 255) by this much, which arithmetic does to honest pictures.
 _SLACK: Final = 1e-3
+#: Samples that are converted at a time.
+_PIECE: Final = 1 << 20
+
+
+def _in_pieces(convert: Callable[[np.ndarray], np.ndarray], values: np.ndarray) -> UInt8[np.ndarray, "*s"]:
+    """Convert some rows at a time, so that wide intermediate numbers never exist for a whole picture."""
+    done = np.empty(values.shape, np.uint8)
+    rows = max(1, _PIECE // max(1, values[:1].size))
+    for start in range(0, values.shape[0], rows):
+        done[start : start + rows] = convert(values[start : start + rows])
+    return done
 
 
 def integers_to_bytes(values: Integer[np.ndarray, "*s"], bits: int) -> UInt8[np.ndarray, "*s"]:
     """The most significant 8 of `bits` bits; negative values are black. Fewer than 8 bits are taken as they are."""
-    return np.clip(values >> max(bits - 8, 0), 0, 255).astype(np.uint8)
+    return _in_pieces(lambda piece: np.clip(piece >> max(bits - 8, 0), 0, 255), values)
 
 
 def floats_to_bytes(values: Float[np.ndarray, "*s"], *, clip: bool) -> UInt8[np.ndarray, "*s"]:
@@ -43,7 +55,7 @@ def floats_to_bytes(values: Float[np.ndarray, "*s"], *, clip: bool) -> UInt8[np.
             "give the picture before it is normalised"
         )
     white = 1.0 if high <= 1 + _SLACK else 255.0 if high <= 255 + _SLACK else 65535.0
-    return np.rint(np.clip(values.astype(np.float64) * (255.0 / white), 0, 255)).astype(np.uint8)
+    return _in_pieces(lambda piece: np.rint(np.clip(piece.astype(np.float64) * (255.0 / white), 0, 255)), values)
 
 
 def array_to_bytes(values: np.ndarray) -> UInt8[np.ndarray, "*s"]:

@@ -52,9 +52,9 @@ def sniff(data: bytes) -> bool:
     return data.startswith(_SIGNATURE)
 
 
-def _chunks(data: bytes, allow_truncated: bool) -> Iterator[tuple[bytes, bytes, bool]]:
+def _chunks(data: bytes, allow_truncated: bool) -> Iterator[tuple[bytes, memoryview, bool]]:
     """(name, payload, whether its checksum is right) of each chunk, IEND excluded."""
-    at = len(_SIGNATURE)
+    at, whole = len(_SIGNATURE), memoryview(data)
     for _ in range(MAX_PARTS):
         if at + 12 > len(data):
             if allow_truncated:
@@ -63,7 +63,7 @@ def _chunks(data: bytes, allow_truncated: bool) -> Iterator[tuple[bytes, bytes, 
         length, name = struct.unpack_from(">I4s", data, at)
         if not _NAME.fullmatch(name):
             raise corrupt("a chunk has no proper name")
-        payload = data[at + 8 : at + 8 + length]
+        payload = whole[at + 8 : at + 8 + length]
         at += 12 + length
         if at > len(data):
             if not allow_truncated:
@@ -88,12 +88,12 @@ def _layout(payload: bytes, limits: Limits) -> _Layout:
     return _Layout(width, height, bits, colour, bool(interlaced))
 
 
-def _inflated_size(parts: list[bytes], wanted: int) -> int:
+def _inflated_size(parts: list[memoryview], wanted: int) -> int:
     """Bytes that the compressed pixels give, counted in small pieces and only up to `wanted`."""
     inflate, total = zlib.decompressobj(), 0
     try:
         for part in parts:
-            rest = part
+            rest: bytes | memoryview = part
             while rest and total < wanted:
                 total += len(inflate.decompress(rest, 1 << 18))
                 rest = inflate.unconsumed_tail
@@ -124,11 +124,15 @@ def _transparency(payload: bytes, layout: _Layout) -> tuple[int, ...] | None:
     return struct.unpack(f">{channels}H", payload) if channels and len(payload) == 2 * channels else None
 
 
-def _chunk(name: bytes, payload: bytes) -> bytes:
-    return struct.pack(">I", len(payload)) + name + payload + struct.pack(">I", zlib.crc32(payload, zlib.crc32(name)))
+def _chunk(name: bytes, *payload: bytes | memoryview) -> list[bytes | memoryview]:
+    """The pieces of a chunk."""
+    length, checksum = sum(map(len, payload)), zlib.crc32(name)
+    for piece in payload:
+        checksum = zlib.crc32(piece, checksum)
+    return [struct.pack(">I", length), name, *payload, struct.pack(">I", checksum)]
 
 
-def _check_pixels(layout: _Layout, pixels: list[bytes]) -> None:
+def _check_pixels(layout: _Layout, pixels: list[memoryview]) -> None:
     """Refuse a file whose compressed data cannot hold its pixels, before they are given memory."""
     if not any(pixels):
         raise corrupt("it has no pixels")
@@ -148,17 +152,17 @@ def _check_order(name: bytes, previous: bytes, seen_pixels: bool) -> None:
         raise ImageError("unsupported_format", "a PNG file with an unknown critical chunk")
 
 
-def _gather(data: bytes, limits: Limits, allow_truncated: bool) -> tuple[_Layout, dict[bytes, bytes], list[bytes]]:
+def _gather(data: bytes, limits: Limits, allow_truncated: bool) -> tuple[_Layout, dict[bytes, bytes], list[memoryview]]:
     """The header, the first chunk of each other kind that matters, and the pixel chunks."""
     layout: _Layout | None = None
     found: dict[bytes, bytes] = {}
-    pixels: list[bytes] = []
+    pixels: list[memoryview] = []
     previous = b""
     for name, payload, is_right in _chunks(data, allow_truncated):
         if layout is None:
             if name != b"IHDR" or not is_right:
                 raise corrupt("it does not begin with a sound header chunk")
-            layout = _layout(payload, limits)
+            layout = _layout(bytes(payload), limits)
         else:
             _check_order(name, previous, bool(pixels))
             if not is_right and name[0] < _ANCILLARY and not allow_truncated:
@@ -166,22 +170,21 @@ def _gather(data: bytes, limits: Limits, allow_truncated: bool) -> tuple[_Layout
             if name == b"IDAT":
                 pixels.append(payload)
             elif is_right and name in _USEFUL:
-                found.setdefault(name, payload)
+                found.setdefault(name, bytes(payload))
         previous = name
     if layout is None:
         raise truncated()
     return layout, found, pixels
 
 
-def _clean(layout: _Layout, palette: bytes | None, pixels: list[bytes]) -> bytes:
+def _clean(layout: _Layout, palette: bytes | None, pixels: list[memoryview]) -> bytes:
     """A PNG file of these pixels and nothing else."""
-    chunks = [(b"IHDR", struct.pack(">IIBBBBB", *layout[:4], 0, 0, layout.interlaced))]
+    pieces = [_SIGNATURE, *_chunk(b"IHDR", struct.pack(">IIBBBBB", *layout[:4], 0, 0, layout.interlaced))]
     if layout.colour == _PALETTE:
         if palette is None or len(palette) % 3 or not 0 < len(palette) <= 768:
             raise corrupt("its palette is missing or has the wrong length")
-        chunks.append((b"PLTE", palette))
-    chunks += [(b"IDAT", b"".join(pixels)), (b"IEND", b"")]
-    return _SIGNATURE + b"".join(_chunk(name, payload) for name, payload in chunks)
+        pieces += _chunk(b"PLTE", palette)
+    return b"".join([*pieces, *_chunk(b"IDAT", *pixels), *_chunk(b"IEND")])
 
 
 def read(data: bytes, limits: Limits, allow_truncated: bool) -> Header:

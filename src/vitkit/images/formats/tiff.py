@@ -129,7 +129,8 @@ def _check_pieces(data: bytes, tags: _Tags, bits_of_pixel: int, limits: Limits) 
 
 def _rewrite(data: bytes, order: str, tags: _Tags) -> bytes:
     """The file with one new directory at its end, which holds these tags and names no next page."""
-    body = bytearray(data + b"\0" * (len(data) & 1))
+    body = bytearray(data)
+    body += b"\0" * (len(data) & 1)
     entries = []
     for tag in sorted(tags.keys() & _PIXEL_TAGS):
         values = tags[tag]
