@@ -40,7 +40,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def few_digits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first 240 digits: 192 to learn from, so that twelve batches of 28 cross an epoch, and 48 held out."""
+    """The first 240 digits: 191 to learn from, so that twelve batches of 28 cross an epoch, and 49 held out."""
     monkeypatch.setattr(Digits, "__len__", lambda self: 240)
 
 

@@ -1,0 +1,103 @@
+"""Evaluators against scikit-learn and by hand, and their contract over the folder."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import confusion_matrix, f1_score, log_loss, recall_score, top_k_accuracy_score
+
+from vitkit import evaluate, models
+from vitkit.data.loader import Batch
+from vitkit.evaluate import Predictions, Subject, confusion, top1
+from vitkit.models import vit
+
+CLASSES = tuple("abcdefgh")
+
+
+def random_predictions(num: int = 300) -> Predictions:
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.randint(0, 7, (num,), generator=generator)  # class h never occurs
+    logits = torch.randn(num, 8, generator=generator) + 2 * torch.eye(8)[truth]
+    return Predictions(logits=logits, targets=torch.eye(8)[truth], keys=tuple(map(str, range(num))))
+
+
+class Given(Subject):
+    """A subject whose predictions are known."""
+
+    def __init__(self, known: Predictions):
+        self.classes = CLASSES
+        self.known = known
+
+    @property
+    def predictions(self) -> Predictions:  # type: ignore[override]
+        return self.known
+
+
+def test_top1_is_that_of_scikit_learn() -> None:
+    known = random_predictions()
+    truth, scores = known.targets.argmax(dim=1).numpy(), known.scores.double().numpy()
+    numbers = evaluate.evaluate(Given(known), ["top1"])
+    assert numbers["top1.accuracy"] == pytest.approx((scores.argmax(axis=1) == truth).mean())
+    assert numbers["top1.top5"] == pytest.approx(top_k_accuracy_score(truth, scores, k=5, labels=range(8)))
+    normal = scores / scores.sum(axis=1, keepdims=True)
+    assert numbers["top1.loss"] == pytest.approx(log_loss(truth, normal, labels=range(8)), rel=1e-5)
+    assert numbers["top1.pictures"] == 300
+
+
+def test_confusion_is_that_of_scikit_learn() -> None:
+    known = random_predictions()
+    truth, guess = known.targets.argmax(dim=1).numpy(), known.logits.argmax(dim=1).numpy()
+    counts = confusion.matrix(known)
+    np.testing.assert_array_equal(counts.numpy(), confusion_matrix(truth, guess, labels=range(8)))
+    numbers = evaluate.evaluate(Given(known), ["confusion"])
+    assert numbers["confusion.mean_recall"] == pytest.approx(
+        recall_score(truth, guess, labels=range(7), average="macro")
+    )
+    f1 = f1_score(truth, guess, average=None, labels=range(7))
+    assert numbers["confusion.mean_f1"] == pytest.approx(f1.mean())
+    assert confusion.per_class(counts, CLASSES)[7].pictures == 0
+
+
+def test_with_several_true_classes_any_of_them_is_right_and_pictures_without_one_do_not_count() -> None:
+    logits = torch.tensor([[3.0, 2.0, 1.0], [3.0, 2.0, 1.0], [0.0, 2.0, 1.0], [9.0, 0.0, 0.0]])
+    targets = torch.tensor([[1.0, 1.0, 0.0], [0.0, 1.0, 1.0], [0.0, 0.0, 1.0], [0.0, 0.0, 0.0]])
+    known = Predictions(logits=logits, targets=targets, keys=tuple("wxyz"))
+    numbers = top1.evaluate(Given(known))
+    assert numbers["accuracy"] == pytest.approx(1 / 3)
+    assert numbers["pictures"] == 3
+    assert "top5" not in numbers
+    assert top1.hits(known, 2).tolist() == [True, True, True, False]
+    with pytest.raises(ValueError, match="none of the pictures has a label"):
+        top1.evaluate(Given(Predictions(logits=logits, targets=targets * 0, keys=tuple("wxyz"))))
+
+
+@pytest.mark.parametrize("name", evaluate.evaluators())
+def test_every_evaluator_gives_finite_numbers_of_a_model(name: str) -> None:
+    torch.manual_seed(0)
+    model = models.build(vit.TINY).train()
+    images = torch.randn(6, model.config.channels, *model.config.image_size)
+    targets = torch.eye(model.config.num_classes)[[0, 1, 2, 0, 1, 2]]
+    passes = []
+
+    def batches() -> list[Batch]:
+        passes.append(model.training)
+        return [Batch(images[:4], targets[:4], tuple("abcd")), Batch(images[4:], targets[4:], tuple("ef"))]
+
+    subject = Subject(model, batches, tuple(f"c{index}" for index in range(model.config.num_classes)))
+    numbers = evaluate.evaluate(subject, [name, "top1"])
+    assert all(key.startswith((f"{name}.", "top1.")) for key in numbers)
+    assert all(isinstance(value, float) and math.isfinite(value) for value in numbers.values())
+    assert passes[0] is False
+    assert passes.count(False) == len(passes), "pictures are seen in evaluation mode"
+    assert len([each for each in passes if not each]) >= 1
+    assert model.training, "and the model is given back as it was"
+    with torch.no_grad():
+        torch.testing.assert_close(subject.predictions.logits, model.eval()(images), atol=1e-5, rtol=1e-5)
+
+
+def test_an_unknown_evaluator_lists_the_near_ones() -> None:
+    with pytest.raises(ValueError, match="unknown evaluator 'top'; did you mean 'top1'"):
+        evaluate.evaluator("top")
+    with pytest.raises(ValueError, match="unknown evaluator 'flops'"):
+        evaluate.evaluator("flops")

@@ -1,0 +1,131 @@
+"""The contract of objectives, over every file of the folder and every family of models; the losses by hand."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from vitkit import models, objectives
+from vitkit.data.loader import Batch
+from vitkit.models import vit
+from vitkit.objectives import supervised
+
+PAIRS = [(objective, family) for objective in objectives.objectives() for family in models.families()]
+
+
+def batch_for(model: models.Backbone, num: int = 4) -> Batch:
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(num, model.config.channels, *model.config.image_size, generator=generator)
+    classes = max(1, model.config.num_classes)
+    targets = torch.eye(classes)[[index % classes for index in range(num)]]
+    return Batch(images, targets, tuple(map(str, range(num))))
+
+
+def build(objective: str, family: str) -> objectives.Objective:
+    torch.manual_seed(0)
+    backbone = models.build(models.family(family).TINY)
+    config = objectives.objective(objective).Config()
+    try:
+        return objectives.build(config, backbone)
+    except ValueError as error:
+        pytest.skip(f"{objective} refuses {family}: {error}")
+
+
+@pytest.mark.parametrize(("objective", "family"), PAIRS)
+def test_two_updates_with_any_model(objective: str, family: str) -> None:
+    built = build(objective, family).train()
+    batch = batch_for(built.backbone)
+    optimizer = torch.optim.SGD(built.parameters(), lr=0.05)
+    losses = []
+    for step in range(2):
+        scalars = built(batch)
+        assert all(value.ndim == 0 and value.isfinite() for value in scalars.values())
+        optimizer.zero_grad()
+        scalars["loss"].backward()
+        optimizer.step()
+        built.after_step((step + 1) / 2)
+        losses.append(scalars["loss"].item())
+    assert losses[0] != losses[1]
+    reached = [name for name, each in built.named_parameters() if each.grad is not None and each.grad.abs().sum() > 0]
+    assert reached
+
+
+@pytest.mark.parametrize(("objective", "family"), PAIRS)
+def test_it_is_restored_by_its_state(objective: str, family: str) -> None:
+    one, other = build(objective, family), build(objective, family)
+    with torch.no_grad():
+        for tensor in one.state_dict().values():
+            if tensor.is_floating_point():
+                tensor.add_(0.01)
+    other.load_state_dict(one.state_dict())
+    batch = batch_for(one.backbone)
+    for module in (one, other):
+        module.eval()
+    assert torch.equal(one(batch)["loss"], other(batch)["loss"])
+
+
+@pytest.mark.parametrize("name", objectives.objectives())
+def test_a_config_goes_to_json_and_back(name: str) -> None:
+    config = objectives.objective(name).Config()
+    data = objectives.to_dict(config)
+    assert data["objective"] == name
+    assert objectives.from_dict(data) == config
+    with pytest.raises(ValueError, match=r"unknown key 'objective\.nonsense'"):
+        objectives.from_dict({**data, "nonsense": 1})
+
+
+def test_unknown_objectives_list_what_there_is() -> None:
+    with pytest.raises(ValueError, match="unknown objective 'supervise'; did you mean 'supervised'"):
+        objectives.objective("supervise")
+    with pytest.raises(ValueError, match="needs its name under 'objective'"):
+        objectives.from_dict({})
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_softmax_by_hand(smoothing: float) -> None:
+    logits = torch.randn(5, 3, dtype=torch.float64)
+    targets = torch.tensor([[1, 0, 0], [0, 1, 0], [0, 0, 1], [0.3, 0.7, 0], [0, 1, 0]], dtype=torch.float64)
+    total = 0.0
+    for row in range(5):
+        normal = math.log(sum(math.exp(logits[row, c]) for c in range(3)))
+        for c in range(3):
+            target = (1 - smoothing) * float(targets[row, c]) + smoothing / 3
+            total -= target * (float(logits[row, c]) - normal)
+    loss = supervised.cross_entropy(logits, targets, kind="softmax", label_smoothing=smoothing)
+    assert loss.item() == pytest.approx(total / 5, rel=1e-12)
+
+
+def test_softmax_is_torchs_with_class_numbers() -> None:
+    logits, labels = torch.randn(6, 10), torch.arange(6)
+    ours = supervised.cross_entropy(logits, torch.eye(10)[labels], kind="softmax", label_smoothing=0.2)
+    torch.testing.assert_close(ours, nn.functional.cross_entropy(logits, labels, label_smoothing=0.2))
+
+
+def test_sigmoid_by_hand_sums_over_classes() -> None:
+    logits = torch.randn(4, 3, dtype=torch.float64)
+    targets = torch.tensor([[1, 0, 1], [0, 0, 0], [0, 1, 0], [1, 1, 1]], dtype=torch.float64)
+    total = 0.0
+    for row in range(4):
+        for c in range(3):
+            share = 1 / (1 + math.exp(-float(logits[row, c])))
+            total -= math.log(share) if targets[row, c] else math.log(1 - share)
+    assert supervised.cross_entropy(logits, targets, kind="sigmoid").item() == pytest.approx(total / 4, rel=1e-12)
+
+
+def test_the_bias_of_the_head_starts_where_it_is_told() -> None:
+    backbone = models.build(vit.TINY)
+    supervised.build(supervised.Config(loss="sigmoid", head_bias=-10.0), backbone)
+    assert isinstance(backbone.head, nn.Linear)
+    assert backbone.head.bias.tolist() == [-10.0] * backbone.config.num_classes
+    objective = supervised.build(supervised.Config(loss="sigmoid", head_bias=-10.0), backbone)
+    # One class of all is wrong at first: -log(1/(1 + e^10)), and the rest next to nothing.
+    assert objective(batch_for(backbone))["loss"].item() == pytest.approx(10.0, abs=0.01)
+
+
+def test_what_cannot_be_learned_is_refused() -> None:
+    with pytest.raises(ValueError, match="label_smoothing is 1"):
+        supervised.Config(label_smoothing=1.0)
+    headless = models.build(vit.Config(**{**vars(vit.TINY), "num_classes": 0}))
+    with pytest.raises(ValueError, match="needs a model with a head"):
+        supervised.build(supervised.Config(), headless)

@@ -1,0 +1,150 @@
+"""The report holds what it should, needs nothing else, and its charts are where the numbers are."""
+
+import re
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from vitkit.evaluate import Predictions, confusion
+from vitkit.train import Run, RunFolder, charts, confused, page, report, train
+
+
+class Checker(HTMLParser):
+    """Every tag that is opened is closed, in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: list[tuple[str, dict[str, str | None]]] = []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.seen.append((tag, dict(attributes)))
+        if tag not in ("meta", "img", "br", "line", "circle", "polyline"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.seen.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+@pytest.fixture
+def place(small_run: Callable[..., Run], tmp_path: Path) -> RunFolder:
+    train(small_run(name="a <small> run", keep="last"), tmp_path / "run")
+    return RunFolder(tmp_path / "run")
+
+
+def test_it_is_one_file_that_says_everything(place: RunFolder) -> None:
+    text = place.report.read_text()
+    findings = report.gather(place)
+    wrong = len(findings.mistakes)
+    assert 0 < wrong < 49, "a run of twelve steps is neither perfect nor always wrong"
+    assert f"{wrong} of 49" in text
+    assert f"{(49 - wrong) / 49:.2%}" in text
+    assert "a &lt;small&gt; run" in text
+    assert "<small> run" not in text
+    assert "a stratified 20% held out with seed 0" in text
+    assert '"held_out": 0.2' in text.replace("&quot;", '"')
+    checker = Checker()
+    checker.feed(text)
+    assert checker.open == []
+    tags = [tag for tag, _ in checker.seen]
+    assert tags.count("svg") == 3
+    pictures = [attributes["src"] for tag, attributes in checker.seen if tag == "img"]
+    assert len(pictures) == min(wrong, report.MOST_MISTAKES)
+    assert all(source and source.startswith("data:image/png;base64,") for source in pictures)
+    # Nothing is fetched, nothing runs.
+    assert not {"script", "link", "iframe"} & set(tags)
+    assert not re.search(r"https?://", text)
+
+
+def test_mistakes_come_surest_first_and_are_mistakes(place: RunFolder) -> None:
+    findings = report.gather(place)
+    scores = findings.predictions.scores
+    sure = [float(scores[index].max()) for index in findings.mistakes]
+    assert sure == sorted(sure, reverse=True)
+    for index in findings.mistakes:
+        assert int(scores[index].argmax()) != findings.held_out.label(index)
+        assert findings.predictions.keys[index] == findings.held_out.read(index).key
+
+
+def test_the_numbers_in_the_log_are_those_of_the_kept_model(place: RunFolder) -> None:
+    findings = report.gather(place)
+    last = findings.of("evaluation")[-1]
+    assert findings.kept == last["step"] == 12
+    right = 49 - len(findings.mistakes)
+    assert last["top1.accuracy"] == pytest.approx(right / 49)
+
+
+def test_the_best_model_says_that_it_was_chosen(small_run: Callable[..., Run], tmp_path: Path) -> None:
+    train(small_run(), tmp_path / "run")
+    assert "Of 3 models it is the best on these pictures" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_a_run_without_a_model_has_no_report(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="has nothing to report yet"):
+        report.write(RunFolder(tmp_path))
+
+
+def predictions(truth: list[int], guess: list[int], classes: int) -> Predictions:
+    logits = 4.0 * torch.eye(classes)[guess]
+    return Predictions(logits=logits, targets=torch.eye(classes)[truth], keys=tuple(map(str, range(len(truth)))))
+
+
+def test_no_mistake_and_many_classes_have_their_own_words() -> None:
+    names = tuple(f"class & {index}" for index in range(30))
+    table = confused.classes(predictions([0, 1, 2, 2], [0, 1, 1, 2], 30), names)
+    assert "Most often confused" in table
+    assert "<td>class &amp; 2</td><td>class &amp; 1</td><td>1</td>" in table
+    few = confused.matrix(confusion.matrix(predictions([0, 1], [0, 1], 2)).tolist(), ("a", "b"))
+    assert few.count('class="hit"') == 2
+    assert few.count('class="miss"') == 0
+
+
+def test_staying_silent_counts_the_least_certain_out() -> None:
+    logits = torch.tensor([[4.0, 0.0]] * 9 + [[0.1, 0.0]])
+    known = Predictions(logits=logits, targets=torch.eye(2)[[0] * 9 + [1]], keys=tuple("abcdefghij"))
+    table = confused.abstaining(known)
+    assert "<td>1 of 10</td>" in table
+    assert "<td>0 of 9</td>" in table
+
+
+def test_a_line_is_drawn_where_its_numbers_are() -> None:
+    line = charts.Line("held out", [(0, 0.0), (50, 0.5), (100, 1.0)], "held", dots=True)
+    root = ElementTree.fromstring(charts.line_chart([line], title="t", percent=True, limits=(0.0, 1.0)))
+    dots = [(float(dot.attrib["cx"]), float(dot.attrib["cy"])) for dot in root.iter("circle")]
+    left, right = charts.LEFT, charts.WIDTH - charts.RIGHT
+    top, bottom = charts.TOP, charts.HEIGHT - charts.BOTTOM
+    expected = [(left, bottom), ((left + right) / 2, (top + bottom) / 2), (right, top)]
+    assert [pytest.approx(point, abs=0.06) for point in expected] == dots
+    assert [dot.findtext("title") for dot in root.iter("circle")][1] == "held out at step 50: 50.00%"
+
+
+def test_ticks_are_round_and_inside() -> None:
+    assert charts.ticks(0.0, 1.0) == pytest.approx([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
+    assert charts.ticks(0.0, 2.3) == pytest.approx([0.0, 0.5, 1.0, 1.5, 2.0])
+    assert charts.ticks(0.0, 1200, most=4) == pytest.approx([0, 500, 1000])
+    with pytest.raises(ValueError, match="nothing to draw in 'loss'"):
+        charts.line_chart([], title="loss")
+
+
+def test_smoothing_keeps_a_line_straight() -> None:
+    points = [(float(x), 3.0) for x in range(50)]
+    assert charts.smoothed(points) == points
+
+
+def test_large_photos_become_small_and_digits_stay_sharp() -> None:
+    photo, digit = Image.new("RGB", (3000, 2000), "red"), Image.new("RGB", (8, 8))
+    assert len(page.picture(photo, alt="a photo")) < 10_000
+    assert 'class="pixels"' in page.picture(digit, alt='8 "taken" for 3')
+    assert 'alt="8 &quot;taken&quot; for 3"' in page.picture(digit, alt='8 "taken" for 3')
+
+
+def test_durations_are_said_as_people_say_them() -> None:
+    assert [report.duration(seconds) for seconds in (9.4, 97, 3700)] == ["9 s", "1 min 37 s", "1 h 1 min"]
