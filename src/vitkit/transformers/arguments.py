@@ -23,7 +23,8 @@ def either_order(newer: Sequence[str]) -> Callable[[Forward], Forward]:
     """
 
     def decorate(forward: Forward) -> Forward:
-        older = list(inspect.signature(forward).parameters)[1:]
+        parameters = inspect.signature(forward).parameters.values()
+        older = [each.name for each in parameters if each.kind is not each.KEYWORD_ONLY][1:]
 
         @functools.wraps(forward)
         def call(self: Any, *args: Any, **kwargs: Any) -> Any:

@@ -57,10 +57,10 @@ class ViTLayer(nn.Module):
     def __init__(self, config: ViTConfig, drop_path: float = 0.0):
         super().__init__()
         self.attention = ViTAttention(config)
-        self.mlp = MLP(config.hidden_size, config.intermediate_size)
-        self.mlp.act = make_activation(config.hidden_act)
         self.layernorm_before = layer_norm(config.hidden_size, config.layer_norm_eps)
         self.layernorm_after = layer_norm(config.hidden_size, config.layer_norm_eps)
+        self.mlp = MLP(config.hidden_size, config.intermediate_size)
+        self.mlp.act = make_activation(config.hidden_act)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.drop_path = DropPath(drop_path)
 

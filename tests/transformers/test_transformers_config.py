@@ -1,0 +1,124 @@
+"""ViTConfig beside transformers' own: fields, defaults, labels, JSON, errors."""
+
+import dataclasses
+import json
+import logging
+import re
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from vitkit import ViTConfig
+
+CASES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "three labels": {"num_labels": 3},
+    "named labels": {"id2label": {0: "cat", 1: "dog", 2: "owl"}, "label2id": {"cat": 0, "dog": 1, "owl": 2}},
+    "sizes": {"image_size": [32, 64], "patch_size": [8, 8], "pooler_output_size": 17, "problem_type": "regression"},
+    "unknown": {"favourite": "blue", "nested": {"a": [1, 2]}, "dtype": "bfloat16", "architectures": ["ViTModel"]},
+    "shared": {"output_hidden_states": True, "return_dict": False, "chunk_size_feed_forward": 3},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_json_is_theirs(theirs: ModuleType, case: str) -> None:
+    expected = json.loads(theirs.ViTConfig(**CASES[case]).to_json_string())
+    del expected["transformers_version"]
+    text = ViTConfig(**CASES[case]).to_json_string()
+    assert json.loads(text) == expected
+    assert text == json.dumps(expected, indent=2, sort_keys=True) + "\n"
+
+
+def test_fields_and_defaults_are_theirs(theirs: ModuleType) -> None:
+    reference, ours = theirs.ViTConfig(), ViTConfig()
+    own = [
+        field.name for field in dataclasses.fields(theirs.ViTConfig) if field.name in theirs.ViTConfig.__annotations__
+    ]
+    assert [field.name for field in dataclasses.fields(ours)] == own
+    for name in [*own, "num_labels", "id2label", "label2id", "problem_type", "return_dict", "output_attentions"]:
+        assert getattr(ours, name) == getattr(reference, name), name
+    assert ViTConfig.model_type == "vit"
+    assert ours.use_return_dict
+
+
+def test_positions_are_version_4s() -> None:
+    values = [48, 2, 4, 96, "relu", 0.1, 0.2, 0.3, 1e-6, 64, 8, 1, False, 8, 24, "relu"]
+    config = ViTConfig(*values)
+    assert [getattr(config, field.name) for field in dataclasses.fields(config)] == values
+    with pytest.raises(TypeError, match=r"takes 16 positional values \(hidden_size, .*\), not 17"):
+        ViTConfig(*values, 1)
+    with pytest.raises(TypeError, match="got hidden_size both by place and by name"):
+        ViTConfig(48, hidden_size=48)
+
+
+def test_labels_follow_the_number_and_the_map_wins(caplog: pytest.LogCaptureFixture) -> None:
+    config = ViTConfig()
+    config.num_labels = 4
+    assert config.label2id == {"LABEL_0": 0, "LABEL_1": 1, "LABEL_2": 2, "LABEL_3": 3}
+    named = ViTConfig(id2label={"0": "a", "1": "b", "2": "c"})
+    assert named.id2label == {0: "a", 1: "b", 2: "c"}
+    assert named.label2id == {"a": 0, "b": 1, "c": 2}
+    named.num_labels = 3
+    assert named.id2label[0] == "a", "as many as there are: nothing changes"
+    with caplog.at_level(logging.WARNING):
+        assert ViTConfig(id2label={0: "a", 1: "b", 2: "c"}, num_labels=7).num_labels == 3
+    words = "You passed `num_labels=7` which is incompatible to the `id2label` map of length `3`."
+    assert words in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        loaded = ViTConfig.from_dict({"id2label": {"0": "a", "1": "b", "2": "c"}}, num_labels=7)
+    assert loaded.num_labels == 7
+    assert loaded.id2label[6] == "LABEL_6"
+    assert words in caplog.text
+    assert ViTConfig(num_labels=0).num_labels == 0
+
+
+def test_unknown_keys_are_kept_read_and_written(tmp_path: Path, theirs: ModuleType) -> None:
+    config = ViTConfig(favourite="blue", drop_path_rate=0.1, torch_dtype="float16")
+    assert config.favourite == "blue"
+    assert config.dtype is config.torch_dtype is torch.float16
+    config.save_pretrained(tmp_path)
+    again = ViTConfig.from_pretrained(tmp_path)
+    assert again.favourite == "blue"
+    assert again.name_or_path == str(tmp_path)
+    assert again.to_dict() == config.to_dict()
+    assert theirs.ViTConfig.from_pretrained(tmp_path).favourite == "blue"
+    theirs.ViTConfig(favourite="red", num_labels=3).save_pretrained(tmp_path)
+    config, unused = ViTConfig.from_pretrained(tmp_path, hidden_size=64, nobody=1, return_unused_kwargs=True)
+    assert (config.favourite, config.num_labels, config.hidden_size, unused) == ("red", 3, 64, {"nobody": 1})
+    assert ViTConfig.from_json_file(tmp_path / "config.json").num_labels == 3
+    assert ViTConfig.from_pretrained(tmp_path / "config.json").num_labels == 3
+
+
+def test_equality_and_copies() -> None:
+    assert ViTConfig(num_labels=3) == ViTConfig(num_labels=3) != ViTConfig(num_labels=4)
+    assert ViTConfig(**json.loads(ViTConfig(num_labels=3, image_size=(32, 48)).to_json_string())).image_size == (32, 48)
+    config = ViTConfig()
+    config.update({"hidden_size": 12})
+    assert config.hidden_size == 12
+    assert repr(config).startswith('ViTConfig {\n  "attention_probs_dropout_prob"')
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"hidden_size": "768"}, "'hidden_size' is '768'; it takes a whole number"),
+        ({"qkv_bias": 1}, "'qkv_bias' is 1; it takes true or false"),
+        ({"problem_type": "ranking"}, "problem_type is 'ranking'; it can be None, 'regression'"),
+        ({"problem_type": "single_label_classification", "num_labels": 1}, "requires `num_labels > 1`"),
+    ],
+)
+def test_wrong_values_are_refused(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(words)):
+        ViTConfig(**settings)
+
+
+def test_another_kind_of_model_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(ValueError, match="is a model of type 'bert', not 'vit'"):
+        ViTConfig.from_pretrained(tmp_path)
+    with pytest.raises(OSError, match=r"is no folder here"):
+        ViTConfig.from_pretrained(tmp_path / "nothing")

@@ -1,0 +1,262 @@
+"""Folders: theirs open here, ours there, in every form; what does not fit is said."""
+
+import json
+import logging
+import re
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import huggingface_hub
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from vitkit import ViTConfig, ViTForImageClassification, ViTForMaskedImageModeling, ViTModel
+
+OURS = {kind.__name__: kind for kind in (ViTModel, ViTForImageClassification, ViTForMaskedImageModeling)}
+SMALL = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "image_size": 16,
+    "patch_size": 8,
+    "encoder_stride": 8,
+}
+IMAGES = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def folder(theirs: ModuleType, tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    model = theirs.ViTForImageClassification(theirs.ViTConfig(**SMALL, num_labels=3))
+    model.save_pretrained(tmp_path / "theirs")
+    return tmp_path / "theirs"
+
+
+def make(kind: Any = ViTForImageClassification, **settings: Any) -> Any:
+    torch.manual_seed(0)
+    return kind(ViTConfig(**SMALL | settings)).eval()
+
+
+@pytest.mark.parametrize("newer", [False, True], ids=["v4 names", "v5 names"])
+@pytest.mark.parametrize("kind", OURS)
+def test_theirs_open_here_and_ours_there(theirs: ModuleType, kind: str, newer: bool, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    reference = getattr(theirs, kind)(theirs.ViTConfig(**SMALL, num_labels=3)).eval()
+    reference.save_pretrained(tmp_path / "theirs", save_original_format=not newer)
+    held = load_file(tmp_path / "theirs" / "model.safetensors")
+    assert any("q_proj" in name for name in held) == newer
+    model, report = OURS[kind].from_pretrained(tmp_path / "theirs", output_loading_info=True)
+    assert not any(report.values())
+    assert not model.training
+    torch.testing.assert_close(model(IMAGES)[0], reference(IMAGES)[0], atol=1e-5, rtol=1e-5)
+    model.save_pretrained(tmp_path / "ours", save_original_format=not newer)
+    written = load_file(tmp_path / "ours" / "model.safetensors")
+    assert written.keys() == held.keys()
+    assert all(torch.equal(written[name], held[name]) for name in held)
+    config = [json.loads((tmp_path / name / "config.json").read_text()) for name in ("theirs", "ours")]
+    assert config[0] | {"transformers_version": None} == config[1] | {"transformers_version": None}
+    again, report = getattr(theirs, kind).from_pretrained(tmp_path / "ours", output_loading_info=True)
+    assert not any(report.values())
+    assert torch.equal(again(IMAGES)[0], reference(IMAGES)[0])
+
+
+@pytest.mark.parametrize("source", OURS)
+@pytest.mark.parametrize("kind", OURS)
+def test_reports_of_what_is_missing_and_not_used_are_theirs(
+    theirs: ModuleType, source: str, kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make(OURS[source], num_labels=3).save_pretrained(tmp_path)
+    _, expected = getattr(theirs, kind).from_pretrained(tmp_path, output_loading_info=True)
+    with caplog.at_level(logging.WARNING, logger="vitkit"):
+        model, report = OURS[kind].from_pretrained(tmp_path, output_loading_info=True)
+    assert report["missing_keys"] == expected["missing_keys"]
+    assert report["mismatched_keys"] == expected["mismatched_keys"] == set()
+    assert {name.removeprefix("vit.") for name in report["unexpected_keys"]} == {
+        name.removeprefix("vit.") for name in expected["unexpected_keys"]
+    }
+    assert ("drawn afresh" in caplog.text) == bool(report["missing_keys"])
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+    loaded, held = model.base_model.state_dict(), make(OURS[source], num_labels=3).base_model.state_dict()
+    assert all(
+        torch.equal(loaded[name], held[name]) for name in loaded.keys() & held.keys() if "mask_token" not in name
+    )
+
+
+def test_another_number_of_classes(folder: Path, theirs: ModuleType) -> None:
+    with pytest.raises(
+        RuntimeError, match=re.escape("size mismatch for classifier.bias is (3,), the model has (7,); classifier")
+    ):
+        ViTForImageClassification.from_pretrained(folder, num_labels=7)
+    options: dict[str, Any] = {"num_labels": 7, "ignore_mismatched_sizes": True, "output_loading_info": True}
+    model, report = ViTForImageClassification.from_pretrained(folder, **options)
+    _, expected = theirs.ViTForImageClassification.from_pretrained(folder, **options)
+    assert {(name, tuple(a), tuple(b)) for name, a, b in expected["mismatched_keys"]} == report["mismatched_keys"]
+    assert model(IMAGES).logits.shape == (2, 7)
+    assert model.classifier.bias.abs().max() == 0
+    assert model.config.id2label[6] == "LABEL_6"
+    labels = {0: "a", 1: "b"}
+    model = ViTForImageClassification.from_pretrained(
+        folder, id2label=labels, label2id={"a": 0, "b": 1}, ignore_mismatched_sizes=True
+    )
+    assert model.config.id2label == labels
+    assert model.num_labels == 2
+
+
+def test_types_devices_kernels_and_arguments(folder: Path) -> None:
+    load = ViTForImageClassification.from_pretrained
+    assert load(folder).dtype is torch.float32
+    for dtype in (torch.bfloat16, "bfloat16"):
+        model = load(folder, dtype=dtype)
+        assert model.dtype is model.config.dtype is torch.bfloat16
+    assert load(folder, torch_dtype=torch.float16).dtype is torch.float16
+    load(folder, dtype="bfloat16").save_pretrained(folder / "half")
+    assert load(folder / "half").dtype is torch.bfloat16
+    assert json.loads((folder / "half" / "config.json").read_text())["dtype"] == "bfloat16"
+    assert load(folder, attn_implementation="eager").config._attn_implementation == "eager"
+    for place in ("cpu", {"": "cpu"}, torch.device("cpu"), "auto"):
+        assert load(folder, device_map=place).device.type in ("cpu", "cuda")
+    assert ViTModel.from_pretrained(folder, add_pooling_layer=False).pooler is None
+    assert load(folder, config=ViTConfig(**SMALL, num_labels=3, layer_norm_eps=1e-3)).vit.layernorm.eps == 1e-3
+    assert load(folder, output_attentions=True)(IMAGES).attentions is not None
+    with pytest.raises(ValueError, match="device_map places parts"):
+        load(folder, device_map={"vit": 0, "classifier": 1})
+    with pytest.raises(ValueError, match="unknown dtype 'float33'"):
+        load(folder, dtype="float33")
+    with pytest.raises(TypeError, match="unexpected keyword argument 'nobody'"):
+        load(folder, nobody=1)
+    with pytest.raises(ValueError, match="weights_only=False would run code"):
+        load(folder, weights_only=False)
+
+
+def test_sharded_variant_subfolder_and_pickled_files(folder: Path, theirs: ModuleType) -> None:
+    model = ViTForImageClassification.from_pretrained(folder)
+    expected = model(IMAGES).logits
+    model.save_pretrained(folder / "shards", max_shard_size="20KB")
+    assert (folder / "shards" / "model.safetensors.index.json").exists()
+    model.save_pretrained(folder / "fp16", variant="fp16")
+    assert (folder / "fp16" / "model.fp16.safetensors").exists()
+    model.save_pretrained(folder / "both", variant="fp16", max_shard_size="20KB")
+    assert (folder / "both" / "model.safetensors.index.fp16.json").exists()
+    for name, options in (("shards", {}), ("fp16", {"variant": "fp16"}), ("both", {"variant": "fp16"})):
+        again, report = ViTForImageClassification.from_pretrained(
+            folder, subfolder=name, output_loading_info=True, **options
+        )
+        assert not any(report.values())
+        assert torch.equal(again(IMAGES).logits, expected)
+        theirs_again = theirs.ViTForImageClassification.from_pretrained(folder / name, **options)
+        torch.testing.assert_close(theirs_again(IMAGES).logits, expected, atol=1e-5, rtol=1e-5)
+    model.dialect = "v4"
+    old = folder / "old"
+    old.mkdir()
+    model.config.save_pretrained(old)
+    torch.save(model.state_dict(), old / "pytorch_model.bin")
+    assert torch.equal(ViTForImageClassification.from_pretrained(old)(IMAGES).logits, expected)
+    assert torch.equal(ViTForImageClassification.from_pretrained(old, use_safetensors=False)(IMAGES).logits, expected)
+    with pytest.raises(OSError, match=re.escape("has none of model.safetensors, model.safetensors.index.json")):
+        ViTForImageClassification.from_pretrained(old, use_safetensors=True)
+    with pytest.raises(ValueError, match="would write a pickle"):
+        model.save_pretrained(old, safe_serialization=False)
+
+
+def test_tensors_from_elsewhere_and_names_mapped(folder: Path) -> None:
+    model = ViTForImageClassification.from_pretrained(folder)
+    held = {f"net.{name}": tensor for name, tensor in model.state_dict().items()}
+    again = ViTForImageClassification.from_pretrained(folder, state_dict=held, key_mapping={r"^net\.": ""})
+    assert torch.equal(again(IMAGES).logits, model(IMAGES).logits)
+    save_file(held, folder / "model.safetensors")
+    again = ViTForImageClassification.from_pretrained(folder, key_mapping={r"^net\.": ""})
+    assert torch.equal(again(IMAGES).logits, model(IMAGES).logits)
+    model.save_pretrained(
+        folder / "doubled", state_dict={name: 2 * tensor for name, tensor in model.state_dict().items()}
+    )
+    doubled = ViTForImageClassification.from_pretrained(folder / "doubled")
+    assert torch.equal(doubled.classifier.weight, 2 * model.classifier.weight)
+    model.save_pretrained(folder / "nothing", is_main_process=False)
+    assert not (folder / "nothing").exists()
+
+
+def test_folders_that_are_no_model(tmp_path: Path, folder: Path) -> None:
+    with pytest.raises(OSError, match="is no folder here"):
+        ViTModel.from_pretrained(tmp_path / "nowhere")
+    (folder / "config.json").unlink()
+    with pytest.raises(
+        OSError, match=r"has no config\.json: pass config=, or write it with model\.config\.save_pretrained"
+    ):
+        ViTForImageClassification.from_pretrained(folder)
+    assert ViTForImageClassification.from_pretrained(folder, config=ViTConfig(**SMALL, num_labels=3))
+    (folder / "config.json").write_text('{"model_type": "deit"}')
+    with pytest.raises(ValueError, match=r"is a model of type 'deit', not 'vit': try vitkit\.load"):
+        ViTForImageClassification.from_pretrained(folder)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="should be a directory, not a file"):
+        make().save_pretrained(tmp_path / "file")
+    with pytest.raises(TypeError, match=r"takes a vitkit\.ViTConfig, not builtins\.dict"):
+        ViTModel({})  # type: ignore[arg-type]
+
+
+def test_files_of_the_hub_are_asked_for_one_by_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def download(repo_id: str, filename: str, **options: Any) -> str:
+        asked.append((repo_id, filename, options))
+        if not (folder / filename).exists():
+            raise huggingface_hub.errors.EntryNotFoundError(filename)
+        return str(folder / filename)
+
+    model = ViTForImageClassification.from_pretrained(folder)
+    model.save_pretrained(folder / "shards", max_shard_size="20KB")
+    (folder / "model.safetensors").unlink()
+    for file in (folder / "shards").iterdir():
+        file.rename(folder / file.name)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    options = {"revision": "v1", "cache_dir": "here", "local_files_only": True, "token": "secret"}
+    again = ViTForImageClassification.from_pretrained("someone/vit", **options)
+    assert torch.equal(again(IMAGES).logits, model(IMAGES).logits)
+    assert [name for _, name, _ in asked[:3]] == ["config.json", "model.safetensors", "model.safetensors.index.json"]
+    assert len(asked) > 5
+    assert all(repo == "someone/vit" and given == {"subfolder": None, **options} for repo, _, given in asked)
+    assert again.name_or_path == "someone/vit"
+
+
+def test_uploads(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+
+    class Api:
+        def __init__(self, token: Any):
+            calls.append(token)
+
+        def create_repo(self, repo_id: str, **options: Any) -> Any:
+            calls.append((repo_id, options))
+            return SimpleNamespace(repo_id=f"me/{repo_id}")
+
+        def upload_folder(self, **options: Any) -> Any:
+            calls.append(options | {"files": sorted(path.name for path in Path(options["folder_path"]).iterdir())})
+            return SimpleNamespace(commit_url="the commit")
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    model = ViTForImageClassification.from_pretrained(folder)
+    assert (
+        model.push_to_hub("vit", private=True, token="secret", commit_message="new", max_shard_size="20KB")
+        == "the commit"
+    )
+    assert calls[:2] == ["secret", ("vit", {"private": True, "exist_ok": True})]
+    assert calls[2]["repo_id"] == "me/vit"
+    assert calls[2]["commit_message"] == "new"
+    assert calls[2]["files"][:2] == ["config.json", "model-00001-of-00005.safetensors"]
+    assert model.config.push_to_hub("vit") == "the commit"
+    assert calls[-1]["files"] == ["config.json"]
+    model.save_pretrained(folder / "pushed", push_to_hub=True, repo_id="other")
+    assert calls[-1]["repo_id"] == "me/other"
+    assert calls[-1]["allow_patterns"] == ["config.json", "model*"]
+
+
+def test_models_from_a_config_leave_it_alone() -> None:
+    config = ViTConfig(**SMALL)
+    model = ViTModel.from_config(config, attn_implementation="eager", dtype=torch.bfloat16, add_pooling_layer=False)
+    assert model.dtype is torch.bfloat16
+    assert model.config._attn_implementation == "eager"
+    assert config._attn_implementation is None
+    assert model.pooler is None
