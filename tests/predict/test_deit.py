@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 import vitkit
 from vitkit.cli import main
+from vitkit.data.processor import IMAGENET_MEAN, IMAGENET_STD, Processor
+from vitkit.predict import Predictor
 
 
 @pytest.fixture(scope="module")
@@ -29,28 +30,27 @@ def test_accuracy_through_the_command(weights: Path, shared: Path, capsys: pytes
     assert np.mean([rank < 5 for rank in ranks]) == pytest.approx(0.952, abs=0.0041)
 
 
-def stated(path: Path) -> np.ndarray:
-    """The reference's preprocessing: short side 256 bicubic, the long one rounded, centre 224 rounded down."""
-    image = Image.open(path).convert("RGB")
-    scale = 256 / min(image.size)
-    width, height = (256 if side == min(image.size) else round(side * scale) for side in image.size)
-    left, top = (width - 224) // 2, (height - 224) // 2
-    image = image.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + 224, top + 224))
-    pixels = np.asarray(image, np.float32) / 255
-    return ((pixels - np.float32([0.485, 0.456, 0.406])) / np.float32([0.229, 0.224, 0.225])).transpose(2, 0, 1)
+# The reference rounds the long side to the nearest pixel and the crop's offset down, and knows no colour profiles.
+STATED = Processor(
+    size=(224, 224),
+    resize="shortest",
+    resize_to=(256, 256),
+    center_crop="huggingface",
+    interpolation="bicubic",
+    mean=IMAGENET_MEAN,
+    std=IMAGENET_STD,
+    profile="ignore",
+)
 
 
 def test_logits_equal_the_reference(weights: Path, shared: Path) -> None:
     model = vitkit.load(weights)
     with np.load(weights / "reference_logits.npz") as reference:
         files, labels, expected = reference["files"], reference["labels"], reference["logits"]
-    logits = []
-    for start in range(0, 250, 25):
-        batch = [stated(shared / "data" / "imagenet_sample" / name) for name in files[start : start + 25]]
-        with torch.no_grad():
-            logits.append(model(torch.from_numpy(np.stack(batch))).numpy())
-    np.testing.assert_allclose(np.concatenate(logits), expected, atol=1e-3)
-    assert (np.concatenate(logits).argmax(1) == labels).mean() == pytest.approx(0.828)
+    photos = [shared / "data" / "imagenet_sample" / name for name in files]
+    logits = np.stack([outcome.output for outcome in Predictor(model.model, STATED).logits(photos)])
+    np.testing.assert_allclose(logits, expected, atol=1e-3)
+    assert (logits.argmax(1) == labels).mean() == pytest.approx(0.828)
 
 
 def test_logits_of_noise_equal_the_reference(weights: Path) -> None:
