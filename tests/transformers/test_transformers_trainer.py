@@ -1,0 +1,143 @@
+"""transformers' own Trainer trains our class: accumulation, evaluation, checkpoints, resuming, the best model."""
+
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+
+from vitkit import ViTConfig, ViTForImageClassification, ViTForMaskedImageModeling, ViTImageProcessor
+
+SMALL = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "image_size": 16,
+    "patch_size": 8,
+    "encoder_stride": 8,
+    "num_labels": 3,
+}
+
+
+class Colours(Dataset[dict[str, Any]]):
+    """Noisy squares whose strongest channel is their class; a column beside that no model takes."""
+
+    def __len__(self) -> int:
+        return 24
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        pixels = np.random.default_rng(index).integers(0, 100, (20, 20, 3), dtype=np.uint8)
+        pixels[..., index % 3] += 150
+        image = Image.fromarray(pixels)
+        values = ViTImageProcessor(size=16)(image, return_tensors="pt").pixel_values[0]
+        return {"pixel_values": values, "labels": index % 3, "file_name": "unused"}
+
+
+class Hidden(Colours):
+    """The same squares with some patches to paint."""
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        mask = torch.tensor([True, False, False, True])
+        return {"pixel_values": super().__getitem__(index)["pixel_values"], "bool_masked_pos": mask}
+
+
+def arguments(theirs: ModuleType, folder: Path, **settings: Any) -> Any:
+    pytest.importorskip("accelerate", reason="transformers.Trainer needs it: pip install accelerate")
+    return theirs.TrainingArguments(
+        str(folder),
+        **{
+            "max_steps": 12,
+            "per_device_train_batch_size": 4,
+            "gradient_accumulation_steps": 2,
+            "learning_rate": 3e-3,
+            "logging_steps": 1,
+            "eval_strategy": "steps",
+            "eval_steps": 6,
+            "save_steps": 6,
+            "report_to": [],
+            "use_cpu": True,
+            "disable_tqdm": True,
+            "dataloader_pin_memory": False,
+        }
+        | settings,
+    )
+
+
+def make() -> ViTForImageClassification:
+    torch.manual_seed(0)
+    return ViTForImageClassification(ViTConfig(**SMALL))
+
+
+def accuracy(result: Any) -> dict[str, float]:
+    return {"accuracy": float((result.predictions.argmax(-1) == result.label_ids).mean())}
+
+
+def test_it_trains_evaluates_saves_and_resumes(theirs: ModuleType, tmp_path: Path) -> None:
+    model = make()
+    trainer = theirs.Trainer(
+        model,
+        arguments(theirs, tmp_path, load_best_model_at_end=True, metric_for_best_model="accuracy"),
+        train_dataset=Colours(),
+        eval_dataset=Colours(),
+        processing_class=ViTImageProcessor(size=16),
+        compute_metrics=accuracy,
+    )
+    losses = [entry["loss"] for entry in trainer.train() and trainer.state.log_history if "loss" in entry]
+    assert losses[0] == pytest.approx(np.log(3), abs=0.2), "accumulated batches count each picture once"
+    assert trainer.evaluate()["eval_accuracy"] >= 0.9
+    assert trainer.predict(Colours()).predictions.shape == (24, 3)
+    model.save_pretrained(tmp_path / "model")
+    again = ViTForImageClassification.from_pretrained(tmp_path / "model")
+    assert torch.equal(again.classifier.weight, model.classifier.weight)
+    trainer.save_model(str(tmp_path / "weights"))
+    with pytest.raises(OSError, match=r"transformers\.Trainer writes only the weights of models that are not its own"):
+        ViTForImageClassification.from_pretrained(tmp_path / "weights")
+    again = ViTForImageClassification.from_pretrained(tmp_path / "weights", config=model.config)
+    assert torch.equal(again.classifier.weight, model.classifier.weight)
+    assert ViTImageProcessor.from_pretrained(tmp_path / "weights").size.height == 16
+
+    resumed = make()
+    trainer = theirs.Trainer(resumed, arguments(theirs, tmp_path), train_dataset=Colours(), eval_dataset=Colours())
+    trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-6"))
+    rerun = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert rerun == pytest.approx(losses, abs=1e-5)
+
+
+def test_it_trains_as_theirs_does(theirs: ModuleType, tmp_path: Path) -> None:
+    """The same weights, data and seed through both classes: the same losses, with recomputed layers too."""
+    ours = make()
+    reference = theirs.ViTForImageClassification(theirs.ViTConfig(**SMALL))
+    reference.load_state_dict(ours.state_dict())
+    histories = []
+    for model, settings in ((reference, {}), (ours, {"activation_checkpointing": True})):
+        given = {
+            "max_steps": 5,
+            "eval_strategy": "no",
+            "save_strategy": "no",
+            "optim": "adamw_torch",
+            "max_grad_norm": 0.5,
+        }
+        trainer = theirs.Trainer(model, arguments(theirs, tmp_path, **given, **settings), train_dataset=Colours())
+        trainer.train()
+        histories.append(
+            [(entry["loss"], entry["grad_norm"]) for entry in trainer.state.log_history if "loss" in entry]
+        )
+    assert len(histories[0]) == 5
+    np.testing.assert_allclose(histories[0], histories[1], rtol=1e-4)
+    for name, parameter in ours.named_parameters():
+        torch.testing.assert_close(parameter, dict(reference.named_parameters())[name], atol=1e-4, rtol=1e-3)
+
+
+def test_it_trains_masked_image_modelling(theirs: ModuleType, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = ViTForMaskedImageModeling(ViTConfig(**SMALL))
+    given = {"eval_strategy": "no", "save_strategy": "no", "max_steps": 8}
+    trainer = theirs.Trainer(model, arguments(theirs, tmp_path, **given), train_dataset=Hidden())
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert losses[-1] < 0.9 * losses[0]
