@@ -173,7 +173,7 @@ def test_bare_state_dicts_of_both_generations(library: Any, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("kind", "words"), [("DeiT", "a distilled DeiT"), ("Beit", "model_type .beit."), ("Dinov2", "model_type 'dinov2'")]
+    ("kind", "words"), [("Data2VecVision", "model_type 'data2vec-vision'"), ("IJepa", "model_type 'ijepa'")]
 )
 def test_other_families_are_named(library: Any, kind: str, words: str, tmp_path: Path) -> None:
     config = getattr(library, f"{kind}Config")(

@@ -38,6 +38,10 @@ EXPRESSED: dict[str, list[Config]] = {
         dataclasses.replace(TINY, class_token=False, pool="map", activation="gelu_tanh", position_tokens="patches"),
         dataclasses.replace(TINY, qk_norm=True, num_heads=2, qkv_bias=False, num_classes=0),
     ],
+    "dinov2_huggingface": [
+        dataclasses.replace(TINY, layer_scale=0.1, mlp_width=128, pool="token+gap", position_resize="bicubic"),
+        dataclasses.replace(TINY, layer_scale=1.0, mlp="swiglu", mlp_width=88, num_registers=2, num_classes=0),
+    ],
     "npz": [
         GOOGLE,
         dataclasses.replace(GOOGLE, pre_logits=32),

@@ -14,6 +14,7 @@ from vitkit.checkpoints.errors import CheckpointError
 from vitkit.checkpoints.locate import Files
 from vitkit.checkpoints.recognise import Recognised, recognise
 from vitkit.data.labels import default_labels
+from vitkit.models.beit import BEiT
 
 
 def assemble(
@@ -91,6 +92,12 @@ def _resize(model: models.Backbone, image_size: tuple[int, int]) -> None:
         with torch.no_grad():
             table = model.positions(config.grid)  # type: ignore[operator]
         model.pos_embed = nn.Parameter(table.detach().clone())
+    if isinstance(model, BEiT):
+        with torch.no_grad():
+            tables = model.tables(config.grid)
+        for name, table in tables.items():
+            where, _, leaf = name.rpartition(".")
+            setattr(model.get_submodule(where), leaf, nn.Parameter(table.clone(memory_format=torch.contiguous_format)))
     model.config = config
     for module in model.modules():
         for name, buffer in module.named_buffers(recurse=False):

@@ -37,4 +37,4 @@ def meaning(config: Any, what: str, means: Mapping[str, Any]) -> str | None:
 
 def beside(config: Any) -> dict[str, Any]:
     """The fields to write beside a foreign config, so that reading it gives this config again."""
-    return {name: getattr(config, name) for name in TRAINING}
+    return {name: getattr(config, name) for name in TRAINING if hasattr(config, name)}

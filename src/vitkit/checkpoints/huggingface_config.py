@@ -120,7 +120,7 @@ def to_config(checkpoint: "Checkpoint") -> dict[str, Any]:
         "num_channels": config.channels,
         "num_hidden_layers": config.depth,
         "patch_size": _side(config.patch_size),
-        "qkv_bias": config.qkv_bias,
+        "qkv_bias": getattr(config, "qkv_bias", True),
         "vitkit": beside(config),
     }
     if config.num_classes:

@@ -126,8 +126,10 @@ class BEiT(TokenBackbone):
     def encode(self, embedded: Features) -> Features:
         """All blocks, each with its bias for the grid at hand, and the final norm where it is on all tokens."""
         tokens, index = embedded.tokens, relative_index(embedded.grid, device=embedded.tokens.device)
-        for block, table in zip(self.blocks, self.tables(embedded.grid), strict=True):
-            tokens = block(tokens, relative_bias(table, index) if table is not None else None)
+        tables = [*self.tables(embedded.grid).values()]
+        for number, block in enumerate(self.blocks):
+            # A table a block, or one for all.
+            tokens = block(tokens, relative_bias(tables[number % len(tables)], index) if tables else None)
         return embedded.with_tokens(self.norm(tokens))
 
     def positions(self, grid: tuple[int, int]) -> Float[Tensor, "1 rows d"] | None:
@@ -137,18 +139,17 @@ class BEiT(TokenBackbone):
         native, dialect = self.config.grid, self.config.position_resize
         return resize_positions(self.pos_embed[0], native, grid, dialect, special=1)[None]
 
-    def tables(self, grid: tuple[int, int]) -> list[Float[Tensor, "rows h"]] | list[None]:
-        """Every block's table of relative biases, made to fit the grid; None where the model has none."""
-        depth, native, dialect = self.config.depth, self.config.grid, self.config.relative_resize
-        if self.config.relative == "none":
-            return [None] * depth
-        if self.rel_pos_bias is not None:
-            return [resize_relative(self.rel_pos_bias.relative_position_bias_table, native, grid, dialect)] * depth
-        tables = [block.get_parameter("attn.relative_position_bias_table") for block in self.blocks]
-        if grid == native:
-            return list(tables)
+    def tables(self, grid: tuple[int, int]) -> dict[str, Float[Tensor, "rows h"]]:
+        """The tables of relative biases by their names, made to fit the grid: one a block, one for all, or none."""
+        names = [f"blocks.{index}.attn.relative_position_bias_table" for index in range(self.config.depth)]
+        if self.config.relative != "blocks":
+            names = ["rel_pos_bias.relative_position_bias_table"] if self.config.relative == "shared" else []
+        tables = [self.get_parameter(name) for name in names]
+        if not tables or grid == self.config.grid:
+            return dict(zip(names, tables, strict=True))
         # One resize for all: the heads of all blocks side by side.
-        return list(resize_relative(torch.cat(tuple(tables), dim=1), native, grid, dialect).chunk(depth, dim=1))
+        wide = resize_relative(torch.cat(tuple(tables), dim=1), self.config.grid, grid, self.config.relative_resize)
+        return dict(zip(names, wide.chunk(len(names), dim=1), strict=True))
 
     def represent(self, features: Features) -> Float[Tensor, "b d"]:
         """The patches' mean and its norm, or the class token."""
