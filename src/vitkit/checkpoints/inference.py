@@ -40,6 +40,8 @@ def infer_vit(
     CheckpointError where they contradict each other or leave the config open.
     """
     overrides = parse_overrides(Config, overrides)
+    known = get_type_hints(Config)
+    stated = _typed(Config, {name: value for name, value in stated.items() if name in known}, {}, "config.json")
     seen = _structure(shapes)
     for name in STRUCTURE:
         if name in stated and stated[name] != seen[name]:
@@ -50,9 +52,8 @@ def infer_vit(
     if fields.get("pool") is None:
         fields["pool"] = "map" if "attn_pool.latent" in shapes else "token" if fields["class_token"] else "gap"
     fields |= _positions(shapes, fields, image_size, notes) | overrides
-    known = {field: value for field, value in fields.items() if field in get_type_hints(Config)}
     try:
-        config = configs.from_dict(Config, known)
+        config = configs.from_dict(Config, {name: value for name, value in fields.items() if name in known})
     except ValueError as error:
         raise CheckpointError(str(error)) from None
     check_fixed_positions(config)
@@ -61,18 +62,22 @@ def infer_vit(
 
 def parse_overrides(cls: type, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """What the caller states, as values of the config's fields; text is parsed, one number for a size is a square."""
+    plain = {name: configs.parse(value) if isinstance(value, str) else value for name, value in overrides.items()}
+    sides = {name: (value, value) for name, value in plain.items() if name.endswith("_size") and isinstance(value, int)}
+    return _typed(cls, plain | sides, overrides, "config")
+
+
+def _typed(cls: type, values: Mapping[str, Any], texts: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The values as the types of the config's fields; `texts` are the words they were parsed from."""
     hints = get_type_hints(cls)
     result: dict[str, Any] = {}
-    for name, value in overrides.items():
+    for name, value in values.items():
         if name not in hints:
-            raise CheckpointError(f"unknown key '{name}' in config{configs.nearest(name, hints)}")
-        plain = configs.parse(value) if isinstance(value, str) else value
-        if name.endswith("_size") and isinstance(plain, int):
-            plain = (plain, plain)
+            raise CheckpointError(f"unknown key '{name}' in {where}{configs.nearest(name, hints)}")
         try:
-            result[name] = configs.convert(plain, hints[name], name, text=value)
+            result[name] = configs.convert(value, hints[name], name, text=texts.get(name))
         except ValueError as error:
-            raise CheckpointError(str(error)) from None
+            raise CheckpointError(f"{where}: {error}") from None
     return result
 
 

@@ -1,9 +1,19 @@
 """Preprocessing for files that hold none: what each lineage of weights was evaluated with."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
+from vitkit.checkpoints.errors import CheckpointError
 from vitkit.data.processor import HALF, IMAGENET_MEAN, IMAGENET_STD, Processor
 from vitkit.models.vit import Config
+
+
+def stated(read: Callable[[], Processor], where: str) -> Processor:
+    """What `read` makes of a file's words; CheckpointError that names the file where they make no sense."""
+    try:
+        return read()
+    except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
+        raise CheckpointError(f"{where}: {' '.join(str(error).split())[:300]}") from None
 
 
 def google(config: Config) -> Processor:

@@ -116,8 +116,8 @@ def _header(file: IO[bytes], name: str, size: int) -> Header:
             if version not in readers:
                 raise ValueError(f"version {version} of the array format")
             shape, fortran, dtype = readers[version](file)
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError, OverflowError, UserWarning) as error:
-        raise CheckpointError(f"{name[:80]!r} has no array header: {str(error).splitlines()[0][:120]}") from None
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError, OverflowError, UserWarning):
+        raise CheckpointError(f"{name[:80]!r} does not start as an array of numpy's does") from None
     if dtype.hasobject:
         raise CheckpointError(f"{name[:80]!r} is an array of Python objects, which would run code; it is not read")
     if dtype.str[1:] not in DTYPES:

@@ -53,8 +53,7 @@ def _reason(text: str) -> str:
         return f"it is a pickle that wants {found[1]}: only tensors and plain values are read, no code is run"
     if ".tar" in text:
         return "it is a .tar of torch 0.1, which only pickle can read, and pickle runs code: it is not read"
-    first = text.strip().splitlines()[0][:160] if text.strip() else "the data ends early"
-    return f"it is no file of tensors that is safe to read: {first}"
+    return "it is damaged, or no file of tensors as torch.save writes them"
 
 
 def _check_archive(path: Path) -> None:

@@ -4,13 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vitkit.checkpoints import preprocessing
 from vitkit.checkpoints.dialects import Description, Format, Found
-from vitkit.checkpoints.errors import CheckpointError
 from vitkit.checkpoints.expressible import lacking
 from vitkit.checkpoints.folder import write_json, write_weights
 from vitkit.checkpoints.huggingface_config import MODEL_TYPES, read_config, to_config
 from vitkit.checkpoints.inference import infer_vit
-from vitkit.checkpoints.preprocessing import fitted
 from vitkit.checkpoints.table import FUSED3, Rule, Table
 from vitkit.data.processor import Processor
 
@@ -64,12 +63,10 @@ def describe(found: Found) -> Description:
     )
     if found.preprocessor is None:
         notes.append("no preprocessor_config.json: transformers' default is taken")
-        processor = fitted(Processor.squash(config.image_size), config)
+        processor = preprocessing.fitted(Processor.squash(config.image_size), config)
     else:
-        try:
-            processor = Processor.from_huggingface(found.preprocessor)
-        except (ValueError, TypeError, KeyError) as error:
-            raise CheckpointError(f"preprocessor_config.json: {error}") from None
+        words = found.preprocessor
+        processor = preprocessing.stated(lambda: Processor.from_huggingface(words), "preprocessor_config.json")
     return Description(config=config, processor=processor, labels=labels, notes=tuple(notes))
 
 

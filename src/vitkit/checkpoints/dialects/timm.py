@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from vitkit import config as configs
 from vitkit.checkpoints import preprocessing
 from vitkit.checkpoints.dialects import Description, Format, Found
-from vitkit.checkpoints.errors import CheckpointError
 from vitkit.checkpoints.expressible import lacking, meaning
 from vitkit.checkpoints.folder import write_json, write_weights
 from vitkit.checkpoints.inference import infer_vit
@@ -86,18 +85,17 @@ def _lineage(found: Found) -> tuple[str, str, str, float]:
 
 
 def _processor(found: Found, config: Config, lineage: tuple[str, str, str, float], notes: list[str]) -> Processor:
-    stated = found.config or {}
-    own = stated.get("vitkit")
-    try:
-        if isinstance(own, Mapping) and "processor" in own:
-            return configs.from_dict(Processor, own["processor"], where="vitkit.processor")
-        if isinstance(stated.get("pretrained_cfg"), Mapping):
-            cfg = dict(stated["pretrained_cfg"])
-            return Processor.from_timm(cfg | {"input_size": (config.channels, *config.image_size)})
-        if found.preprocessor is not None:
-            return Processor.from_huggingface(found.preprocessor)
-    except (ValueError, TypeError) as error:
-        raise CheckpointError(f"the preprocessing: {error}") from None
+    config_json, preprocessor = found.config or {}, found.preprocessor
+    own, cfg = config_json.get("vitkit"), config_json.get("pretrained_cfg")
+    if isinstance(own, Mapping) and "processor" in own:
+        return preprocessing.stated(
+            lambda: configs.from_dict(Processor, own["processor"], where="vitkit.processor"), "config.json"
+        )
+    if isinstance(cfg, Mapping):
+        sized = dict(cfg) | {"input_size": (config.channels, *config.image_size)}
+        return preprocessing.stated(lambda: Processor.from_timm(sized), "config.json: pretrained_cfg")
+    if preprocessor is not None:
+        return preprocessing.stated(lambda: Processor.from_huggingface(preprocessor), "preprocessor_config.json")
     notes.append(f"no preprocessing in the file: {lineage[1]}'s is taken")
     return preprocessing.meta(config, lineage[3])
 

@@ -39,8 +39,11 @@ def describe(found: Found) -> Description:
     labels = stated.get("labels", [])
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
         raise CheckpointError("config.json: labels is not a list of texts")
+    words = found.preprocessor
     processor = (
-        preprocessing.google(config) if found.preprocessor is None else Processor.from_huggingface(found.preprocessor)
+        preprocessing.google(config)
+        if words is None
+        else preprocessing.stated(lambda: Processor.from_huggingface(words), "preprocessor_config.json")
     )
     return Description(config=config, processor=processor, labels=tuple(labels))
 
