@@ -1,0 +1,123 @@
+"""Side by side with transformers 4.57.6 in a process of its own: `python scripts/transformers4.py FOLDER` makes it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from test_transformers_side_by_side import CLOSE, COMMON, CONFIGS, OURS
+
+from vitkit import ViTConfig, ViTImageProcessor
+from vitkit.transformers.names import to_v5
+
+ORACLE = Path(__file__).parent / "oracle_transformers4.py"
+CASES = [(name, kind) for name in CONFIGS for kind in OURS]
+
+
+def make(name: str, kind: str) -> Any:
+    torch.manual_seed(0)
+    model = OURS[kind](ViTConfig(**COMMON | {"num_attention_heads": 4} | CONFIGS[name] | extra(name)))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return model.eval()
+
+
+def extra(name: str) -> dict[str, Any]:
+    # One head cannot be pruned.
+    return {"num_attention_heads": 4} if name == "google" else {}
+
+
+def given(model: Any, kind: str) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    config = model.config
+    inputs = {
+        "pixel_values": torch.randn(2, config.num_channels, config.image_size, config.image_size, generator=generator),
+        "head_mask": torch.rand(config.num_hidden_layers, config.num_attention_heads, generator=generator),
+    }
+    if kind == "ViTForImageClassification":
+        inputs["labels"] = torch.tensor([0, 3])
+    elif kind == "ViTForMaskedImageModeling":
+        inputs["bool_masked_pos"] = torch.rand(2, model.vit.embeddings.patch_embeddings.num_patches) < 0.5
+    return inputs
+
+
+def pictures(shared: Path) -> list[Image.Image]:
+    generator = np.random.default_rng(0)
+    made = [Image.fromarray(generator.integers(0, 256, (33, 57, 3), dtype=np.uint8))]
+    photos = sorted((shared / "data" / "imagenet_sample").glob("*.JPEG"))[::10]
+    return made + [Image.open(path).convert("RGB") for path in photos]
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory, shared: Path) -> Path:
+    packages = os.environ.get("VITKIT_TRANSFORMERS4")
+    if not packages or not Path(packages).is_dir():
+        pytest.skip("needs transformers 4: run scripts/transformers4.py FOLDER and set VITKIT_TRANSFORMERS4 to it")
+    folder = tmp_path_factory.mktemp("version4")
+    for name, kind in CASES:
+        model = make(name, kind)
+        model.save_pretrained(folder / f"{name}-{kind}")
+        arrays = {key: tensor.numpy() for key, tensor in given(model, kind).items()}
+        np.savez(folder / f"{name}-{kind}" / "given.npz", **arrays)
+    ViTImageProcessor(size=100).save_pretrained(folder / "pictures")
+    for index, picture in enumerate(pictures(shared)):
+        picture.save(folder / "pictures" / f"{index:04}.png")
+    path = os.pathsep.join([packages, os.environ.get("PYTHONPATH", "")])
+    run = [sys.executable, str(ORACLE), str(folder)]
+    environment = {**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(run, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+def compare(expected: dict[str, np.ndarray], prefix: str, output: Any, dtype: torch.dtype = torch.float32) -> None:
+    compared = 0
+    for name, value in output.items():
+        for index, tensor in enumerate(value if isinstance(value, tuple) else [value]):
+            want = torch.from_numpy(expected[f"{prefix}.{name}.{index}"])
+            torch.testing.assert_close(tensor.float(), want, **CLOSE[dtype])
+            compared += 1
+    assert compared == len([key for key in expected if key.startswith(f"{prefix}.")])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "kind"), CASES)
+def test_version_4_agrees(answers: Path, name: str, kind: str) -> None:
+    """Outputs, gradients, head masks, pruned heads, half precision; and the folder that version 4 writes opens."""
+    folder = answers / f"{name}-{kind}"
+    expected = dict(np.load(folder / "out.npz"))
+    model, inputs = make(name, kind), given(make(name, kind), kind)
+    inputs = {key: torch.from_numpy(array) for key, array in np.load(folder / "given.npz").items()}
+    mask = inputs.pop("head_mask")
+    compare(expected, "plain", model(**inputs, output_attentions=True, output_hidden_states=True))
+    compare(expected, "masked", model(**inputs, head_mask=mask, output_attentions=True))
+    gradients = {key[9:]: value for key, value in expected.items() if key.startswith("gradient.")}
+    if gradients:
+        model(**inputs).loss.backward()
+        own = dict(model.named_parameters())
+        for key, value in gradients.items():
+            ours = own["vit." + to_v5(key[4:]) if key.startswith("vit.") else key]
+            torch.testing.assert_close(ours.grad, torch.from_numpy(value), **CLOSE[torch.float32])
+        assert len(gradients) == len(own)
+    model.prune_heads({0: [1], 1: [0]})
+    compare(expected, "pruned", model(**inputs))
+    again, report = OURS[kind].from_pretrained(folder / "again", output_loading_info=True)
+    assert not any(report.values())
+    compare(expected, "plain", again(**inputs, output_attentions=True, output_hidden_states=True))
+    compare(expected, "half", again.bfloat16()(**inputs), torch.bfloat16)
+
+
+@pytest.mark.slow
+def test_the_slow_processor_of_version_4_has_the_same_bits(answers: Path, shared: Path) -> None:
+    expected = np.load(answers / "pictures" / "out.npz")
+    ours = ViTImageProcessor.from_pretrained(answers / "pictures" / "again")
+    images = pictures(shared)
+    assert len(images) == len(expected.files) > 20
+    for name, image in zip(expected.files, images, strict=True):
+        assert np.array_equal(ours(image).pixel_values[0], expected[name])
