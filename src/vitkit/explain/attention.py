@@ -67,7 +67,7 @@ def explain(subject: Subject, *, layer: int | None = None, head: int | None = No
     if len(drawn) > 1:
         drawn.insert(0, Map("mean", maps[:, :, list(heads)].mean(axis=(1, 2))))
     title = f"Attention of {query_name(found.query)}"
-    captions = top_classes(subject, found.features)
+    captions = top_classes(subject)
     return Explanation(
         arrays={
             "layers": np.array(found.layers),

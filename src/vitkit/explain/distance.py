@@ -5,13 +5,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vitkit.explain import Dots, Explanation, Subject
-from vitkit.explain.look import look, token_backbone
+from vitkit.explain.look import BATCH, look, token_backbone
 from vitkit.explain.subject import need_images
 from vitkit.layers import Features
 from vitkit.models import Backbone
-
-#: Images in one pass: their weights, one layer at a time, are what takes memory.
-BATCH = 8
 
 
 def patch_distances(grid: tuple[int, int], patch_size: tuple[int, int]) -> Float[Tensor, "p p"]:

@@ -62,7 +62,7 @@ def explain(subject: Subject, *, number: int = 28) -> Explanation:
     return Explanation(
         arrays={"filters": found, "variance": variance.cpu().numpy()},
         drawing=Tiles(
-            f"Embedding filters: {number} principal components, {float(variance.sum()):.0%} of the variance",
+            f"Embedding filters: first {number} components, {float(variance.sum()):.0%} of variance",
             tiles.reshape(down, across, *colours.shape[1:]),
         ),
     )

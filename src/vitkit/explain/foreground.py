@@ -43,7 +43,7 @@ def explain(subject: Subject, *, layer: int = -1, head: int | None = None, share
     if head is None:
         drawn.insert(0, Map("mean of heads", mean_mask.astype(np.float32), "mask"))
     title = f"{share:.0%} of the attention of {query_name(found.query)}, layer {found.layers[0]}"
-    captions = top_classes(subject, found.features)
+    captions = top_classes(subject)
     return Explanation(
         arrays={"masks": masks, "mean_mask": mean_mask, "maps": maps.cpu().numpy()},
         drawing=Overlay(title, subject.pictures, captions, tuple(drawn)),

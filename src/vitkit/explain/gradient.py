@@ -29,7 +29,7 @@ from vitkit.models import Backbone, TokenBackbone
 def class_attention(
     model: Backbone, image: Float[Tensor, "b c height width"], classes: Sequence[int] | None = None
 ) -> tuple[Float[Tensor, "b n n"], list[int], Features]:
-    """R less the identity, for the logit of one class an image (None: the likeliest), those classes, and the features.
+    """R less the identity, for the logit of one class an image (None: the likeliest), those classes, and the embedding.
 
     Gradients of one image do not touch those of another. Raises ValueError for a model without classes, a class that
     there is not, and a model that is convolutional.
@@ -50,16 +50,14 @@ def class_attention(
     try:
         # A picture that wants a gradient has one go through all blocks, frozen parameters or not.
         with evaluating(backbone), torch.enable_grad():
-            features = backbone.features(image.detach().requires_grad_())
-            logits = backbone.head(backbone.represent(features))
+            logits = backbone(image.detach().requires_grad_())
             chosen = _classes(logits, classes)
             gradients = torch.autograd.grad(logits[range(len(chosen)), chosen].sum(), middles)
     finally:
         for handle in handles:
             handle.remove()
-    with evaluating(backbone):
-        relevance = _relevance(backbone, inputs, gradients)
-    return relevance, chosen, features.with_tokens(features.tokens.detach())
+    with evaluating(backbone), torch.no_grad():
+        return _relevance(backbone, inputs, gradients), chosen, backbone.embed(image)
 
 
 def _checked(model: Backbone) -> TokenBackbone:
@@ -101,11 +99,10 @@ def _relevance(
     block: Any
     for block, (args, kwargs), gradient in zip(model.blocks, inputs, gradients, strict=True):
         args = (args[0].detach(), *args[1:])
-        with torch.no_grad():
-            weights = block.attention_weights(*args, **kwargs)
+        weights = block.attention_weights(*args, **kwargs)
         weighted = (weights * weight_gradient(block, args[0], gradient)).clamp(min=0).mean(dim=1)
         relevance = relevance + weighted @ relevance
-    return (relevance - identity).detach()
+    return relevance - identity
 
 
 def weight_gradient(
@@ -134,7 +131,6 @@ def explain(subject: Subject, *, label: str | int | None = None) -> Explanation:
     given = None if label is None else [_find(subject, label)]
     maps: list[Tensor] = []
     classes: list[int] = []
-    captions: list[str] = []
     query: Query = "class"
     # One by one: a graph of every activation is kept.
     for image in subject.pixels.split(1):
@@ -142,7 +138,6 @@ def explain(subject: Subject, *, label: str | int | None = None) -> Explanation:
         query = query_of(token_backbone(subject.model), features)
         maps.append(patch_map(relevance, features, query))
         classes += chosen
-        captions += top_classes(subject, features)
     found = torch.cat(maps).cpu().numpy()
     names = sorted({label_name(subject, index) for index in classes})
     what = f"'{names[0]}'" if len(names) == 1 else "the likeliest class"
@@ -150,7 +145,7 @@ def explain(subject: Subject, *, label: str | int | None = None) -> Explanation:
     title = f"Gradient-weighted attention of {query_name(query)}"
     return Explanation(
         arrays={"classes": np.array(classes), "maps": found},
-        drawing=Overlay(title, subject.pictures, tuple(captions), drawn),
+        drawing=Overlay(title, subject.pictures, top_classes(subject), drawn),
     )
 
 

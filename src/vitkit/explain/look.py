@@ -13,13 +13,16 @@ from vitkit.models import Backbone, TokenBackbone
 
 Query = Literal["class", "patches"]
 
+#: Images in one pass where there may be many.
+BATCH = 8
+
 
 def token_backbone(model: Backbone) -> TokenBackbone:
-    """The model itself; ValueError where it is convolutional or its blocks do not tell their attention weights."""
+    """The model itself; ValueError where it has no blocks over tokens or these do not tell their attention weights."""
     if not isinstance(model, TokenBackbone):
         raise ValueError(
-            f"{type(model).__name__} is convolutional: it has no tokens that attend to each other, so there is no "
-            "attention to explain; use a Vision Transformer"
+            f"{type(model).__name__} is built of stages over maps, like a convolutional network: it has no sequence of "
+            "blocks over tokens, so there is no attention between patches to explain; use a Vision Transformer"
         )
     for block in model.blocks:
         if not hasattr(block, "attention_weights"):

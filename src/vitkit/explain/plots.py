@@ -1,6 +1,7 @@
 """Drawings to figures: the one place that knows matplotlib, without its global state."""
 
 import os
+import textwrap
 from functools import singledispatch
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,13 @@ from vitkit.explain import Dots, Overlay, Tiles
 DPI = 120
 CELL = 3.0
 MARGIN = 0.15
-TITLE = 0.5
+TITLE = 0.4
 CAPTION = 0.3
 FOOTER = 0.5
 MOST_ACROSS = 7
 HEAT = "inferno"
+#: Laid over what a mask leaves out: a tint that neither black nor white has.
+OUTSIDE = (0.2, 0.1, 0.35)
 
 
 def save(figure: Figure, path: str | os.PathLike[str]) -> None:
@@ -34,12 +37,16 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> None:
     figure.savefig(path, dpi=DPI, format="png", metadata={"Software": None})
 
 
-def blank(width: float, height: float, title: str) -> Figure:
-    """An empty white figure of so many inches with a title."""
-    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
+def blank(width: float, height: float, title: str) -> tuple[Figure, float]:
+    """A white figure, `width` inches wide and `height` high below its title, and its whole height."""
+    # About nine bold letters fit on an inch.
+    lines = textwrap.wrap(title, max(1, int(9 * (width - 2 * MARGIN)))) or [""]
+    whole = height + TITLE + 0.22 * (len(lines) - 1)
+    figure = Figure(figsize=(width, whole), dpi=DPI, facecolor="white")
     FigureCanvasAgg(figure)
-    figure.text(MARGIN / width, 1 - 0.5 * TITLE / height, title, ha="left", va="center", size=12, weight="bold")
-    return figure
+    words = "\n".join(lines)
+    figure.text(MARGIN / width, 1 - 0.12 / whole, words, ha="left", va="top", size=12, weight="bold")
+    return figure, whole
 
 
 @singledispatch
@@ -56,9 +63,8 @@ def _(drawing: Overlay) -> Figure:
     heights = [CELL * min(max(picture.height / picture.width, 0.5), 2.0) + CAPTION for picture in drawing.pictures]
     footer = FOOTER if any(each.style == "heat" for each in drawing.maps) else MARGIN
     width = across * (CELL + MARGIN) + MARGIN
-    height = TITLE + lines * sum(heights) + footer
-    figure = blank(width, height, drawing.title)
-    top = height - TITLE
+    top = lines * sum(heights) + footer
+    figure, height = blank(width, top, drawing.title)
     for index, (picture, cell) in enumerate(zip(drawing.pictures, heights, strict=True)):
         shown = [(drawing.captions[index] or "picture", picture)]
         shown += [(each.name, over_picture(picture, each.values[index], each.style)) for each in drawing.maps]
@@ -99,7 +105,7 @@ def over_picture(
         return colours * level
     grey = colours.mean(axis=-1, keepdims=True)
     if style == "mask":
-        return np.where(level > 0, colours, 0.75 + 0.2 * grey)
+        return np.where(level > 0, colours, 0.4 * grey + np.array(OUTSIDE, dtype=np.float32))
     heat = colormaps[HEAT](level[..., 0])[..., :3]
     # Where there is heat its colour covers; where there is none the picture shows through, dark, so that nothing white
     # in it is taken for heat.
@@ -128,8 +134,8 @@ def _(drawing: Tiles) -> Figure:
     bar = 0 if coloured else 1.0
     side = 6.0
     high = side * sheet.shape[0] / sheet.shape[1]
-    width, height = labels + side + MARGIN + bar, TITLE + high + labels
-    figure = blank(width, height, drawing.title)
+    width = labels + side + MARGIN + bar
+    figure, height = blank(width, high + labels, drawing.title)
     axes = figure.add_axes((labels / width, labels / height, side / width, high / height))
     sheet = np.nan_to_num(sheet, nan=1.0) if coloured else np.ma.masked_invalid(sheet)
     image = axes.imshow(sheet, interpolation="nearest", vmin=drawing.low, vmax=1, cmap="viridis", aspect="auto")
@@ -145,9 +151,9 @@ def _(drawing: Tiles) -> Figure:
 @draw.register
 def _(drawing: Dots) -> Figure:
     layers, heads = drawing.values.shape
-    width, height = 6.4, 4.8
-    figure = blank(width, height, drawing.title)
-    axes = figure.add_axes((0.8 / width, 0.6 / height, (width - 0.95) / width, (height - 0.6 - TITLE) / height))
+    width, high = 6.4, 4.2
+    figure, height = blank(width, high, drawing.title)
+    axes = figure.add_axes((0.8 / width, 0.6 / height, (width - 0.95) / width, (high - 0.7) / height))
     colours = colormaps["viridis"](np.linspace(0, 0.9, heads))
     for head in range(heads):
         label = f"head {head}" if heads <= 6 else None

@@ -77,5 +77,5 @@ def explain(subject: Subject, *, layer: int = -1, fusion: Fusion = "mean", disca
     title = f"Attention rollout to {query_name(query)}"
     return Explanation(
         arrays={"rollout": product.cpu().numpy(), "maps": maps},
-        drawing=Overlay(title, subject.pictures, top_classes(subject, features), drawn),
+        drawing=Overlay(title, subject.pictures, top_classes(subject), drawn),
     )

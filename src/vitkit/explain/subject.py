@@ -1,16 +1,19 @@
 """From pictures of any kind to a `Subject`: the model's input, and the same view large enough for people."""
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from vitkit.data.processor import HALF, Processor
 from vitkit.explain import Subject
-from vitkit.layers import Features
-from vitkit.models import Backbone
+from vitkit.explain.look import BATCH, evaluating
+from vitkit.images import ImageError
+from vitkit.models import Backbone, TokenBackbone
 
 #: The short side of the pictures that are drawn, in pixels.
 DRAWN_SIDE = 512
@@ -22,15 +25,29 @@ def read(model: Backbone, processor: Processor, images: Sequence[Any], labels: S
     Raises `ImageError` for a file that cannot be read, and ValueError where the images differ in shape after
     preprocessing.
     """
-    originals = [_original(processor).picture(image) for image in images]
-    pictures = tuple(large_view(processor, original) for original in originals)
-    device = next(model.parameters()).device
-    return Subject(model=model, pixels=processor(originals).to(device), pictures=pictures, labels=tuple(labels))
+    originals = [_original(processor, image) for image in images]
+    pixels = processor(originals).to(next(model.parameters()).device)
+    pictures = tuple(_in_patches(model, pixels, large_view(processor, original)) for original in originals)
+    return Subject(model=model, pixels=pixels, pictures=pictures, labels=tuple(labels))
 
 
-def _original(processor: Processor) -> Processor:
+def _in_patches(model: Backbone, pixels: Tensor, picture: Image.Image) -> Image.Image:
+    """The picture without the remainder at the right and the bottom that fills no patch, which the model leaves out."""
+    if not isinstance(model, TokenBackbone):
+        return picture
+    height, width = (
+        1 - side % patch / side for side, patch in zip(pixels.shape[2:], model.config.patch_size, strict=True)
+    )
+    return picture.crop((0, 0, round(picture.width * width), round(picture.height * height)))
+
+
+def _original(processor: Processor, image: Any) -> Image.Image:
     plain = {"resize_to": None, "mean": HALF, "std": HALF, "fill": (0, 0, 0)}
-    return dataclasses.replace(processor, resize="none", center_crop="none", **plain)
+    try:
+        return dataclasses.replace(processor, resize="none", center_crop="none", **plain).picture(image)
+    except ImageError as error:
+        name = image if isinstance(image, str | os.PathLike) else "an image"
+        raise ImageError(error.code, f"{name}: {error}") from None
 
 
 def large_view(processor: Processor, original: Image.Image) -> Image.Image:
@@ -60,14 +77,14 @@ def need_images(subject: Subject) -> None:
         raise ValueError("this explanation is of an image: give at least one")
 
 
-def top_classes(subject: Subject, features: Features) -> tuple[str, ...]:
-    """The likeliest class of each image with its softmax score; empty captions for a model without classes."""
+def top_classes(subject: Subject) -> tuple[str, ...]:
+    """The likeliest class of each image with its softmax score; empty captions for a model that does not classify."""
     if not subject.model.config.num_classes:
-        return ("",) * features.tokens.shape[0]
-    with torch.no_grad():
-        logits = subject.model.head(subject.model.represent(features))
+        return ("",) * subject.pixels.shape[0]
+    with evaluating(subject.model), torch.no_grad():
+        logits = torch.cat([subject.model(batch) for batch in subject.pixels.split(BATCH)])
     if logits.ndim != 2:
-        return ("",) * features.tokens.shape[0]
+        return ("",) * subject.pixels.shape[0]
     scores, classes = logits.softmax(dim=-1).max(dim=-1)
     return tuple(
         f"{label_name(subject, int(index))} {float(score):.0%}" for score, index in zip(scores, classes, strict=True)
