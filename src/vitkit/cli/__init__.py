@@ -55,8 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             tyro.cli(verb(words[0]), prog=f"vitkit {words[0]}", args=words[1:], config=(tyro.conf.FlagCreatePairsOff,))
             or 0
         )
-    except KeyboardInterrupt:
-        return _fail("interrupted", code=130)
+    except KeyboardInterrupt as error:
+        # A training run that was asked to end says what it saved, and which signal it was.
+        return _fail(str(error) or "interrupted", code=getattr(error, "exit_code", 130))
     except BrokenPipeError:
         # The reader of our output has gone (`vitkit ... | head`): nothing more to say, and nothing to flush at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -6,6 +6,7 @@ same for any number of workers and any world size, and where a run stands is one
 consumed.
 """
 
+import signal
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -169,9 +170,16 @@ def _loader(dataset: "_Training | _Evaluation", places: Iterable[list[Place]], w
         num_workers=workers,
         collate_fn=_Collate(len(dataset.source.classes)),
         pin_memory=torch.cuda.is_available(),
+        worker_init_fn=_leave_signals_to_main,
         # Without its own generator it would draw from torch's global one, and change the run.
         generator=torch.Generator(),
     )
+
+
+def _leave_signals_to_main(worker: int) -> None:
+    # Ctrl-C and a scheduler's SIGTERM reach every process: the main one needs its batches until it has saved.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _random(seed: int, stream: int, epoch: int, index: int) -> np.random.Generator:

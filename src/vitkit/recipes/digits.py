@@ -46,7 +46,7 @@ def tiny() -> Run:
         steps=1200,
         evaluate_every=100,
         keep="last",
-        machine=Machine(save_every=300),
+        machine=Machine(threads=1, save_every=300),
     )
 
 

@@ -3,7 +3,8 @@ reports.
 """
 
 import platform
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,7 +50,7 @@ def train(run: Run, folder: str | Path, *, console: Console | None = None) -> Re
     device = parallel.start(run.machine.device)
     place = RunFolder(Path(folder))
     place.claim(run)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), threads(run.machine.threads):
         training = begin(run, run.total_steps(len(training_source)), device)
         session = Session(training, place, validation)
         session.resume()
@@ -58,8 +59,19 @@ def train(run: Run, folder: str | Path, *, console: Console | None = None) -> Re
             place.log, total=total, batch_size=run.batch_size, every=run.machine.log_every, console=console
         ) as events:
             session.go(training_source, events)
-    report.write(place)
+        report.write(place)
     return Result(place.path, session.score, session.kept_step)
+
+
+@contextmanager
+def threads(num: int | None) -> Iterator[None]:
+    """That many threads of torch on the CPU while it is entered; None changes nothing."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(num or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def check(run: Run, source: Source) -> None:

@@ -28,10 +28,15 @@ class Data:
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """Where and how fast, never what: a run goes on with the same numbers when these change."""
+    """Where and how fast, never what: a run goes on with the same numbers when these change, but for rounding.
+
+    `workers` are processes that prepare batches beside the training, `threads` those of torch on the CPU, None for its
+    own choice: one for a very small model, where two would mostly wait for each other.
+    """
 
     device: str = "auto"
     workers: int = 0
+    threads: int | None = None
     log_every: int = 10
     save_every: int = 1000
     keep: int = 2
