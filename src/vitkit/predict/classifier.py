@@ -92,7 +92,8 @@ def _images(images: Any) -> Iterable[Any]:
     single = isinstance(images, str | Path | bytes) or not isinstance(images, list | tuple | Iterator)
     for image in [images] if single else images:
         if isinstance(image, str | Path):
-            yield from expand([str(image)])
+            # A name that means itself comes back as it was given, a Path as a Path.
+            yield from (image if name == str(image) else name for name in expand([str(image)]))
         else:
             yield image
 
