@@ -1,12 +1,13 @@
 """The JAX/Flax twin of `models/vit`: the same shapes and arithmetic, with parameters in the original Google tree.
 
-    config, params = vitkit.jax.load("ViT-B_16.npz")         # a Google file, or whatever vitkit.checkpoints knows
-    logits = vitkit.jax.ViT(config).apply({"params": params}, images)      # images (b, height, width, c)
+    checkpoint = vitkit.jax.load("ViT-B_16.npz")        # a Google file, or whatever vitkit.checkpoints knows
+    logits = checkpoint.model().apply({"params": checkpoint.params}, images)        # images (b, height, width, c)
 
 Nothing imports this folder but `cli` and `transformers/flax`. Its files: `vit` and `layers` (the modules, Flax linen,
 because a linen parameter tree *is* the original tree), `position` (the four ways to resize), `npz` (Google's files),
-`convert` (to and from the PyTorch twin, bit for bit), `load`, `flax_vit` (the Hugging Face Flax classes), `step` (one
-sharded training step) and `fit` (supervised training and fine-tuning).
+`convert` (to and from the PyTorch twin, bit for bit), `load`, `flax_vit` (the Hugging Face Flax classes, with
+`flax_config`, `outputs` and `pretrained`), `optimizer` (the numbers of a run), `step` (one sharded training step) and
+`fit` (supervised training and fine-tuning).
 Arrays are NHWC inside; only the Hugging Face classes and `fit` take NCHW. Importing it without its extra is an
 ImportError that says what to type.
 """
@@ -19,6 +20,7 @@ if _MISSING:
 from vitkit.jax.convert import flatten, nest, to_flax, to_torch  # noqa: E402
 from vitkit.jax.features import Features  # noqa: E402
 from vitkit.jax.fit import Fitted, evaluate, fit  # noqa: E402
+from vitkit.jax.flax_vit import FlaxViTForImageClassification, FlaxViTModel  # noqa: E402
 from vitkit.jax.load import FlaxCheckpoint, load, save  # noqa: E402
 from vitkit.jax.optimizer import Plan, learning_rate, make_optimizer  # noqa: E402
 from vitkit.jax.step import TrainState, make_mesh, make_state, make_step, place_batch  # noqa: E402
@@ -28,6 +30,8 @@ __all__ = [
     "Features",
     "Fitted",
     "FlaxCheckpoint",
+    "FlaxViTForImageClassification",
+    "FlaxViTModel",
     "Plan",
     "TrainState",
     "ViT",

@@ -1,4 +1,4 @@
-"""The weights of the PyTorch twin as a Flax tree and back, bit for bit, by one table of modules and five layouts.
+"""The weights of the PyTorch twin as a Flax tree and back, bit for bit, by one table of modules and six layouts.
 
 A flat tree has its names joined by `/`, as in a Google file (`Transformer/encoderblock_0/...`); `flatten` and `nest`
 go between it and what Flax takes. Arrays are numpy, bfloat16 as ml_dtypes.
@@ -23,7 +23,8 @@ MAP = "MAPHead_0"
 MAP_ATTENTION = f"{MAP}/MultiHeadDotProductAttention_0"
 
 # PyTorch module, layout, Flax modules; several Flax modules are stacked in that order in the one of PyTorch.
-MODULES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+Modules = tuple[tuple[str, str, tuple[str, ...]], ...]
+MODULES: Modules = (
     ("cls_token", "table", ("cls",)),
     ("reg_token", "table", ("registers",)),
     ("pos_embed", "table", ("Transformer/posembed_input/pos_embedding",)),
@@ -78,12 +79,12 @@ LAYOUTS: dict[str, tuple[tuple[str, str, Change, Change], ...]] = {
 }
 
 
-def to_flax(state: Mapping[str, "torch.Tensor | np.ndarray"], num_heads: int) -> Flat:
+def to_flax(state: Mapping[str, "torch.Tensor | np.ndarray"], num_heads: int, modules: Modules = MODULES) -> Flat:
     """The flat Flax tree of a PyTorch state dict; ValueError that names what the table does not know."""
     flat: Flat = {}
     for name, value in state.items():
-        array, number, pattern = _array(value), *_numbered(name, r"blocks\.(\d+)\.", "blocks.{n}.")
-        for torch_name, layout, flax_names in MODULES:
+        array, number, pattern = _array(value), *_numbered(name, r"\.(\d+)\.", ".{n}.")
+        for torch_name, layout, flax_names in modules:
             leaf = next((leaf for leaf in LAYOUTS[layout] if torch_name + leaf[0] == pattern), None)
             if leaf is not None:
                 parts = np.split(array, len(flax_names)) if flax_names[1:] else [array]
@@ -95,7 +96,7 @@ def to_flax(state: Mapping[str, "torch.Tensor | np.ndarray"], num_heads: int) ->
     return flat
 
 
-def to_numpy(flat: Mapping[str, Any]) -> Flat:
+def to_numpy(flat: Mapping[str, Any], modules: Modules = MODULES) -> Flat:
     """The state dict of the PyTorch twin as numpy arrays; ValueError that names what the table does not know."""
     state: Flat = {}
     left = dict(flat)
@@ -103,7 +104,7 @@ def to_numpy(flat: Mapping[str, Any]) -> Flat:
         if name not in left:
             continue
         number, pattern = _numbered(name, r"encoderblock_(\d+)/", "encoderblock_{n}/")
-        for torch_name, layout, flax_names in MODULES:
+        for torch_name, layout, flax_names in modules:
             leaf = next((leaf for leaf in LAYOUTS[layout] if pattern in [each + leaf[1] for each in flax_names]), None)
             if leaf is not None:
                 keys = [each.format(n=number) + leaf[1] for each in flax_names]
@@ -145,8 +146,8 @@ def _numbered(name: str, pattern: str, template: str) -> tuple[str, str]:
 
 
 def _array(value: Any) -> np.ndarray:
-    if isinstance(value, np.ndarray):
-        return value
+    if not hasattr(value, "detach"):
+        return np.asarray(value)
     value = value.detach().cpu()
     if str(value.dtype) == "torch.bfloat16":
         import torch

@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from einops import rearrange
 from flax import serialization
 from jax.sharding import Mesh
 
@@ -18,7 +17,7 @@ from vitkit import config as configs
 from vitkit import models
 from vitkit.jax.load import FlaxCheckpoint, load, save
 from vitkit.jax.optimizer import Plan
-from vitkit.jax.step import TrainState, losses, make_mesh, make_state, make_step, place_batch
+from vitkit.jax.step import TrainState, logits, losses, make_mesh, make_state, make_step, place_batch
 from vitkit.jax.vit import ViT
 from vitkit.models.vit import Config
 
@@ -94,15 +93,14 @@ def evaluate(
         total += [np.asarray(right)[:size].sum(), np.asarray(loss)[:size].sum(), size]
     if total[2] == 0:
         raise ValueError("there is nothing to evaluate on: the validation batches are empty")
-    return {"validation_top1": total[0] / total[2], "validation_loss": total[1] / total[2]}
+    right, loss, count = total.tolist()
+    return {"validation_top1": right / count, "validation_loss": loss / count}
 
 
 def _scores_of(params: Any, batch: Mapping[str, jax.Array], *, model: ViT, plan: Plan) -> tuple[jax.Array, jax.Array]:
-    logits = model.apply({"params": params}, rearrange(batch["images"], "b c h w -> b h w c"))
-    if not isinstance(logits, jax.Array):
-        raise TypeError(f"the model gave {type(logits)}, not logits")
+    scores = logits(model, params, batch["images"])
     labels = batch["labels"] if batch["labels"].ndim == 1 else batch["labels"].argmax(axis=-1)
-    return logits.argmax(axis=-1) == labels, losses(logits, batch["labels"], plan)
+    return scores.argmax(axis=-1) == labels, losses(scores, batch["labels"], plan)
 
 
 _scores = jax.jit(_scores_of, static_argnames=("model", "plan"))
@@ -135,8 +133,10 @@ class _Run:
         """Writes what is due after a step: the best checkpoint, the log, and the state, whole or not at all."""
         done = row["step"]
         scores = [each["validation_top1"] for each in log if "validation_top1" in each]
-        if ("validation_top1" in row and row["validation_top1"] >= max(scores)) or (not scores and done == self.plan.steps):
-            save(self.folder / "best", replace(now, params=jax.device_get(now.params)))
+        if ("validation_top1" in row and row["validation_top1"] >= max(scores)) or (
+            not scores and done == self.plan.steps
+        ):
+            save(self.folder / "best", replace(now, params=jax.device_get(now.params)), overwrite=True)
         if len(row) > 1:
             self.log.write_text("".join(json.dumps(each) + "\n" for each in log))
         if _due(int(done), self.plan.checkpoint_every, self.plan):

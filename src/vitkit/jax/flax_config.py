@@ -22,7 +22,7 @@ ACTIVATIONS = {
 
 @dataclass(kw_only=True)
 class ViTAttributes:
-    """The fields of a ViTConfig with its defaults (transformers 4 and 5); what else a `config.json` has is in `other`."""
+    """The fields of a ViTConfig with its defaults (transformers 4 and 5); other keys are in `other`."""
 
     hidden_size: int = 768
     num_hidden_layers: int = 12
@@ -120,6 +120,8 @@ def attributes_of(config: Config, labels: Mapping[int, str] | None = None) -> di
         qkv_bias=config.qkv_bias,
         dropout=config.dropout,
         attention_dropout=config.attention_dropout,
+        # It has no parameters and shows in training only.
+        stochastic_depth=config.stochastic_depth,
     )
     other = [each.name for each in fields(config) if getattr(config, each.name) != getattr(plain, each.name)]
     if other:

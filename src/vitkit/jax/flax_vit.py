@@ -77,7 +77,9 @@ class FlaxViTPreTrainedModel(ABC):
         """
         config = self.config
         attentions = getattr(config, "output_attentions", False) if output_attentions is None else output_attentions
-        hidden = getattr(config, "output_hidden_states", False) if output_hidden_states is None else output_hidden_states
+        hidden = (
+            getattr(config, "output_hidden_states", False) if output_hidden_states is None else output_hidden_states
+        )
         as_dict = getattr(config, "use_return_dict", True) if return_dict is None else return_dict
         tokens, last, hidden_states, weights = _forward(
             self.params if params is None else params,
@@ -99,6 +101,7 @@ class FlaxViTPreTrainedModel(ABC):
 
     @params.setter
     def params(self, params: Mapping[str, Any]) -> None:
+        """Takes others in their place; ValueError where they do not fit, or where the model holds none."""
         if not self._is_initialized:
             raise ValueError("made with _do_init=False, this model holds no params: give them to each call")
         check(self.module.config, params)
@@ -214,7 +217,7 @@ def _forward(
     module: ViT,
     train: bool,
     capture: tuple[bool, bool],
-) -> tuple[jax.Array, jax.Array, tuple[jax.Array, ...] | None, tuple[jax.Array, ...] | None]:
+) -> tuple[Any, Any, tuple[Any, ...] | None, tuple[Any, ...] | None]:
     """Tokens, what is after the pooling, and the hidden states and attentions where `capture` asks for them."""
 
     def run(bound: ViT, images: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 
 from vitkit import config as configs
 from vitkit.jax import npz
-from vitkit.jax.convert import Flat, flatten, nest, to_flax
+from vitkit.jax.convert import Flat, flatten, nest, to_flax, to_torch
 from vitkit.jax.position import resize_positions
 from vitkit.jax.vit import ViT
 from vitkit.models.vit import Config
@@ -24,14 +24,15 @@ QUERY = "Transformer/encoderblock_0/MultiHeadDotProductAttention_0/query/kernel"
 class FlaxCheckpoint:
     """A config and its parameters (a nested tree of numpy or jax arrays).
 
-    `spelling` is how the `.npz` that they came from names them, None where they came from elsewhere. `extra` holds what
-    `vitkit.checkpoints` knows beside the weights (labels, preprocessing) and `save` hands back to it.
+    `spelling` is how the `.npz` that they came from names them, None where they came from elsewhere. `processor` and
+    `labels` are those of `vitkit.checkpoints`, None where nothing says them: `save` then writes the lineage's own.
     """
 
     config: Config
     params: dict[str, Any]
     spelling: npz.Spelling | None = None
-    extra: dict[str, Any] = field(default_factory=dict)
+    processor: Any = None
+    labels: tuple[str, ...] | None = None
 
     def model(self, *, dtype: DTypeLike = jnp.float32, remat: bool = False) -> ViT:
         """The module to apply the parameters with."""
@@ -44,7 +45,7 @@ class FlaxCheckpoint:
             kernel = np.zeros((self.config.width, num_classes), np.float32)
             params["head"] = {"kernel": kernel, "bias": np.zeros(num_classes, np.float32)}
         config = replace(self.config, num_classes=num_classes, pre_logits=0)
-        return replace(self, config=config, params=params)
+        return replace(self, config=config, params=params, labels=None)
 
     def with_image_size(self, image_size: tuple[int, int]) -> "FlaxCheckpoint":
         """The same model for another native size: a learned table is resized once, in the config's dialect."""
@@ -54,7 +55,12 @@ class FlaxCheckpoint:
             special, patches = np.split(np.asarray(flat[npz.POSITIONS])[0], [config.num_special_positions])
             patches = resize_positions(jnp.asarray(patches), self.config.grid, config.grid, config.position_resize)
             flat[npz.POSITIONS] = np.concatenate([special, np.asarray(patches)])[None]
-        return replace(self, config=config, params=nest(flat))
+        processor = self.processor
+        if processor is not None:
+            from vitkit.checkpoints.preprocessing import resized
+
+            processor = resized(processor, image_size)
+        return replace(self, config=config, params=nest(flat), processor=processor)
 
 
 def load(source: str | Path, **changes: Any) -> FlaxCheckpoint:
@@ -72,15 +78,16 @@ def load(source: str | Path, **changes: Any) -> FlaxCheckpoint:
     return checkpoint
 
 
-def save(target: str | Path, checkpoint: FlaxCheckpoint) -> None:
+def save(target: str | Path, checkpoint: FlaxCheckpoint, *, overwrite: bool = False) -> None:
     """Writes a Google file where `target` ends in `.npz`, else a checkpoint folder that the PyTorch side opens too.
 
-    A checkpoint that came from an `.npz` is written as that file spelled it: same names, same order, same bytes.
+    A folder that is there is refused unless `overwrite`. A checkpoint that came from an `.npz` is written as that file
+    spelled it: same names, same order, same bytes.
     """
     if str(target).endswith(".npz"):
         npz.write(target, flatten(checkpoint.params), checkpoint.spelling)
     else:
-        raise NotImplementedError
+        _save_through_torch(Path(target), checkpoint, overwrite)
 
 
 def config_of(flat: Flat, spelling: npz.Spelling, **changes: Any) -> Config:
@@ -143,3 +150,35 @@ def shapes(config: Config) -> dict[str, tuple[int, ...]]:
     images = jax.ShapeDtypeStruct((1, *config.image_size, config.channels), jnp.float32)
     tree = jax.eval_shape(ViT(config).init, jax.random.key(0), images)
     return {name: tuple(value.shape) for name, value in flatten(tree["params"]).items()}
+
+
+def _through_torch(source: str | Path, changes: Mapping[str, Any]) -> FlaxCheckpoint:
+    from vitkit import checkpoints
+
+    rest = dict(changes)
+    image_size = rest.pop("image_size", None)
+    found = checkpoints.load(source, image_size=image_size, config=rest, dtype=None)
+    config = found.model.config
+    if not isinstance(config, Config):
+        family = type(config).__module__.rpartition(".")[2]
+        raise ValueError(f"{source} is of the family '{family}': the Flax twin covers the plain ViT; use PyTorch")
+    params = nest(to_flax(found.model.state_dict(), config.num_heads))
+    return FlaxCheckpoint(config=config, params=params, processor=found.processor, labels=found.labels)
+
+
+def _save_through_torch(folder: Path, checkpoint: FlaxCheckpoint, overwrite: bool) -> None:
+    from vitkit import checkpoints, models
+    from vitkit.checkpoints import preprocessing
+    from vitkit.data.labels import default_labels
+
+    config = checkpoint.config
+    model = models.build(config, initialise=False)
+    model.load_state_dict(to_torch(flatten(checkpoint.params)), assign=True)
+    big_vision = checkpoint.spelling is not None and checkpoint.spelling.dialect == "big_vision"
+    default = preprocessing.big_vision if big_vision else preprocessing.google
+    whole = checkpoints.Checkpoint(
+        model=model.eval(),
+        processor=checkpoint.processor or default(config),
+        labels=checkpoint.labels if checkpoint.labels is not None else default_labels(config.num_classes),
+    )
+    checkpoints.save(whole, folder, overwrite=overwrite)

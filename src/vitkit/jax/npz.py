@@ -48,7 +48,9 @@ def read(path: str | Path) -> tuple[Flat, Spelling]:
     names = list(arrays)
     prefix = next((each for each in PREFIXES if f"{each}embedding/kernel" in arrays), "")
     if f"{prefix}embedding/kernel" not in arrays:
-        raise ValueError(f"{path} holds no 'embedding/kernel': not a Vision Transformer of Google's; it has {names[:5]}")
+        raise ValueError(
+            f"{path} holds no 'embedding/kernel': not a Vision Transformer of Google's; it has {names[:5]}"
+        )
     names = [name for name in names if name.startswith(prefix) and not (prefix == "" and name.startswith("opt/"))]
     if hybrid := [name for name in names if name.removeprefix(prefix).startswith(("conv_root", "block1"))]:
         raise ValueError(f"{path} is a hybrid (it has '{hybrid[0]}'): the Flax twin covers the plain ViT; use PyTorch")

@@ -13,12 +13,12 @@ class Plan:
     """A supervised run: `steps` updates, each of one batch.
 
     The learning rate rises linearly from 0 over `warmup_steps`, then falls to `final_learning_rate` by `schedule`.
-    `weight_decay` is AdamW's (multiplied by the learning rate), on kernels only, as in big_vision. `clip` is the largest
-    norm of a gradient. `loss` is a softmax cross-entropy or a sum over classes of sigmoid ones. `accumulate` cuts a
-    batch into that many parts, one after the other. `average` is the decay of a Polyak average of the weights, which is
-    then what is evaluated and saved. `momentum_precision` is that of the first moments (bfloat16 in the original).
-    `shard_parameters` spreads parameters and moments over the devices too. The `_every` are in steps, 0 for only at the
-    end.
+    `weight_decay` is AdamW's (multiplied by the learning rate), on kernels only, as in big_vision. `clip` is the
+    largest norm of a gradient. `loss` is a softmax cross-entropy or a sum over classes of sigmoid ones.
+    `accumulate` cuts a batch into that many parts, one after the other. `average` is the decay of a Polyak average
+    of the weights, which is then what is evaluated and saved. `momentum_precision` is that of the first moments
+    (bfloat16 in the original). `shard_parameters` spreads parameters and moments over the devices too. The `_every`
+    are in steps, 0 for only at the end.
     """
 
     steps: int

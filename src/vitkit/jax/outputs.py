@@ -1,6 +1,5 @@
 """What the Hugging Face Flax classes return: ordered, indexable, with attributes, and JAX pytrees."""
 
-from abc import ABC
 from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any
@@ -9,8 +8,8 @@ from flax import struct
 from jaxtyping import Array, Float
 
 
-class Output(ABC):
-    """Named results: `output.logits`, `output["logits"]` and `output[0]` are the same; fields left None do not count."""
+class Output:
+    """Named results: `output.logits`, `output["logits"]`, `output[0]` are the same; fields left None do not count."""
 
     def keys(self) -> tuple[str, ...]:
         """The names that have a value, in order."""

@@ -5,6 +5,7 @@ random numbers, so that one device and many agree.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -75,6 +76,7 @@ def place_batch(batch: Batch, mesh: Mesh) -> dict[str, jax.Array]:
     return {name: jax.make_array_from_process_local_data(place, array) for name, array in arrays.items()}
 
 
+@lru_cache(maxsize=8)
 def make_step(
     model: ViT, plan: Plan, mesh: Mesh
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
@@ -89,10 +91,10 @@ def make_step(
         loss, gradients = _gradients(model, plan, state.params, batch, key)
         updates, moments = optimizer.update(gradients, state.moments, state.params)
         params = optax.apply_updates(state.params, updates)
-        average = state.average
-        if plan.average is not None:
-            average = jax.tree.map(lambda old, new: old + (1 - plan.average) * (new - old), average, params)
-        numbers = {"loss": loss, "learning_rate": rate(state.step), "gradient_norm": optax.global_norm(gradients)}
+        average, decay = state.average, plan.average
+        if decay is not None:
+            average = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, average, params)
+        numbers = {"loss": loss, "learning_rate": rate(state.step), "gradient_norm": optax.tree.norm(gradients)}
         new = TrainState(state.step + 1, params, moments, average)
         return jax.lax.with_sharding_constraint(new, shardings(new, plan, mesh)), numbers
 
@@ -103,9 +105,7 @@ def _gradients(model: ViT, plan: Plan, params: Any, batch: Batch, key: jax.Array
     """Mean loss and its gradient, over the parts of the batch one after the other."""
 
     def loss(params: Any, images: jax.Array, labels: jax.Array, key: jax.Array) -> jax.Array:
-        images = rearrange(images, "b c h w -> b h w c")
-        logits = model.apply({"params": params}, images, train=True, rngs={"dropout": key})
-        return losses(logits, labels, plan).mean()
+        return losses(logits(model, params, images, key), labels, plan).mean()
 
     if plan.accumulate == 1:
         return jax.value_and_grad(loss)(params, batch["images"], batch["labels"], key)
@@ -122,12 +122,19 @@ def _gradients(model: ViT, plan: Plan, params: Any, batch: Batch, key: jax.Array
     return jax.tree.map(lambda value: value / plan.accumulate, total)
 
 
-def losses(logits: jax.Array, labels: jax.Array, plan: Plan) -> jax.Array:
+def logits(model: ViT, params: Any, images: jax.Array, key: jax.Array | None = None) -> jax.Array:
+    """Logits of pictures (b, c, height, width); with a `key` as in training."""
+    rngs = {} if key is None else {"dropout": key}
+    result = model.apply({"params": params}, rearrange(images, "b c h w -> b h w c"), train=key is not None, rngs=rngs)
+    return jnp.asarray(result)
+
+
+def losses(scores: jax.Array, labels: jax.Array, plan: Plan) -> jax.Array:
     """The loss of each sample, in float32."""
-    logits = logits.astype(jnp.float32)
-    classes = logits.shape[-1]
-    targets = labels if labels.ndim == logits.ndim else jax.nn.one_hot(labels, classes)
+    scores = scores.astype(jnp.float32)
+    classes = scores.shape[-1]
+    targets = labels if labels.ndim == scores.ndim else jax.nn.one_hot(labels, classes)
     targets = targets.astype(jnp.float32) * (1 - plan.label_smoothing) + plan.label_smoothing / classes
     if plan.loss == "sigmoid":
-        return optax.sigmoid_binary_cross_entropy(logits, targets).sum(axis=-1)
-    return optax.softmax_cross_entropy(logits, targets)
+        return optax.sigmoid_binary_cross_entropy(scores, targets).sum(axis=-1)
+    return optax.softmax_cross_entropy(scores, targets)

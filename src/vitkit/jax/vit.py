@@ -1,5 +1,7 @@
 """The Vision Transformer in Flax, line beside line with `models/vit.py`, its parameters in the original Google tree."""
 
+from dataclasses import replace
+
 import flax.linen as nn
 import jax.numpy as jnp
 from einops import rearrange
@@ -134,7 +136,7 @@ class ViT(nn.Module):
 
     def encode(self, embedded: Features, *, train: bool = False) -> Features:
         """All blocks and the final norm (equations 2-4)."""
-        return embedded.replace(tokens=self.Transformer.encode(embedded.tokens, train))
+        return replace(embedded, tokens=self.Transformer.encode(embedded.tokens, train))
 
     def features(self, images: Float[Array, "b height width c"], *, train: bool = False) -> Features:
         """`encode(embed(images))`."""

@@ -1,0 +1,282 @@
+"""The Flax classes of transformers 4 against transformers' PyTorch ViT of today, from the same folders."""
+
+import importlib
+import json
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+import transformers
+from twins import params_of, torch_twin
+
+from vitkit.jax import FlaxViTForImageClassification, FlaxViTModel, flatten
+from vitkit.jax.flax_config import ViTAttributes, attributes_of, model_config
+from vitkit.jax.load import shapes
+from vitkit.models.vit import PRESETS, Config
+
+SMALL = {
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "image_size": 32,
+    "patch_size": 8,
+}
+
+CONFIGS = {
+    "small": {},
+    "tanh, no bias": {"hidden_act": "gelu_pytorch_tanh", "qkv_bias": False, "layer_norm_eps": 1e-6},
+    "grey": {"num_channels": 1, "patch_size": 16, "hidden_act": "relu"},
+    "not square": {"image_size": [32, 48], "patch_size": [16, 8]},
+    "pooler": {"pooler_output_size": 20, "hidden_act": "silu"},
+}
+
+
+def pictures(config, count: int = 2) -> np.ndarray:
+    size = config.image_size if not isinstance(config.image_size, int) else (config.image_size,) * 2
+    return np.random.default_rng(0).standard_normal((count, config.num_channels, *size), dtype=np.float32)
+
+
+def reference(cls, folder, changes=None):
+    """transformers' model with every parameter random, saved to `folder`."""
+    torch.manual_seed(0)
+    config = transformers.ViTConfig(**{**SMALL, **(changes or {})}, num_labels=5, attn_implementation="eager")
+    model = cls(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    model.save_pretrained(folder)
+    return model
+
+
+def close(given, expected, tolerance: float = 1e-5) -> None:
+    expected = np.asarray(expected)
+    assert given.shape == expected.shape
+    assert np.abs(np.asarray(given) - expected).max() <= tolerance * max(1.0, np.abs(expected).max())
+
+
+@pytest.mark.parametrize("changes", CONFIGS.values(), ids=CONFIGS)
+def test_model(tmp_path, changes):
+    expected_model = reference(transformers.ViTModel, tmp_path, changes)
+    model = FlaxViTModel.from_pretrained(tmp_path)
+    images = pictures(model.config)
+    with torch.no_grad():
+        expected = expected_model(torch.from_numpy(images), output_attentions=True, output_hidden_states=True)
+    output = model(images, output_attentions=True, output_hidden_states=True)
+    assert output.keys() == ("last_hidden_state", "pooler_output", "hidden_states", "attentions")
+    close(output.last_hidden_state, expected.last_hidden_state)
+    close(output.pooler_output, expected.pooler_output)
+    assert (len(output.hidden_states), len(output.attentions)) == (4, 3)
+    for given, wanted in zip(output.hidden_states + output.attentions, expected[2] + expected[3], strict=True):
+        close(given, wanted)
+    assert model.num_parameters() == expected_model.num_parameters()
+
+
+@pytest.mark.parametrize("changes", CONFIGS.values(), ids=CONFIGS)
+def test_classifier_and_folders_of_ours(tmp_path, changes):
+    """Logits as transformers'; and the folder we write opens there with nothing missing, with the same logits."""
+    expected_model = reference(transformers.ViTForImageClassification, tmp_path / "theirs", changes)
+    model = FlaxViTForImageClassification.from_pretrained(tmp_path / "theirs", from_pt=True)
+    images = pictures(model.config)
+    with torch.no_grad():
+        expected = expected_model(torch.from_numpy(images)).logits
+    close(model(images).logits, expected)
+    model.save_pretrained(tmp_path / "ours")
+    opened, info = transformers.ViTForImageClassification.from_pretrained(tmp_path / "ours", output_loading_info=True)
+    assert not any(info[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    for name, value in expected_model.state_dict().items():
+        assert torch.equal(opened.state_dict()[name], value), name
+    again = FlaxViTForImageClassification.from_pretrained(tmp_path / "ours")
+    assert all((flatten(again.params)[name] == value).all() for name, value in flatten(model.params).items())
+    assert again.config.id2label == model.config.id2label
+
+
+def test_v5_names_and_shards(tmp_path):
+    """Files with the names of 5.9 in memory, and files in several parts."""
+    expected_model = reference(transformers.ViTForImageClassification, tmp_path / "one")
+    images = torch.from_numpy(pictures(expected_model.config))
+    expected_model.save_pretrained(tmp_path / "new", save_original_format=False)
+    expected_model.save_pretrained(tmp_path / "parts", max_shard_size="20KB")
+    assert len(list((tmp_path / "parts").glob("*.safetensors"))) > 1
+    for folder in ("new", "parts"):
+        model = FlaxViTForImageClassification.from_pretrained(tmp_path / folder)
+        with torch.no_grad():
+            close(model(images.numpy()).logits, expected_model(images).logits)
+
+
+def test_pytorch_side_opens_what_we_write(tmp_path):
+    from vitkit import checkpoints
+
+    model = FlaxViTForImageClassification(ViTAttributes(**SMALL))
+    model.save_pretrained(tmp_path / "folder")
+    opened = checkpoints.load(tmp_path / "folder").model
+    images = pictures(model.config)
+    with torch.no_grad():
+        close(model(images).logits, opened(torch.from_numpy(images)))
+
+
+def test_pooler_and_head_are_new_where_there_is_none(tmp_path):
+    reference(transformers.ViTForImageClassification, tmp_path)
+    with pytest.warns(UserWarning, match="newly initialised, .* pre_logits/bias, pre_logits/kernel"):
+        model = FlaxViTModel.from_pretrained(tmp_path)
+    assert model._missing_keys == {"pre_logits/kernel", "pre_logits/bias"}
+    with pytest.raises(ValueError, match=r"head/kernel is \(32, 5\), not \(32, 9\).*ignore_mismatched_sizes=True"):
+        FlaxViTForImageClassification.from_pretrained(tmp_path, num_labels=9)
+    with pytest.warns(UserWarning, match="head/bias, head/kernel"):
+        model = FlaxViTForImageClassification.from_pretrained(tmp_path, num_labels=9, ignore_mismatched_sizes=True)
+    assert model.config.num_labels == 9
+    assert model(pictures(model.config)).logits.shape == (2, 9)
+    with pytest.raises(ValueError, match="unknown attribute 'num_label'; did you mean 'num_labels'"):
+        FlaxViTForImageClassification.from_pretrained(tmp_path, num_label=9)
+
+
+def test_google_file(tmp_path):
+    """An original file as it is: same logits as the twin's, positions of other sizes apart."""
+    import vitkit.jax as twin
+
+    config = Config(image_size=(32, 32), patch_size=(8, 8), width=32, depth=1, num_heads=4, mlp_width=64, num_classes=5)
+    for options, name in (({}, "plain"), ({"pre_logits": 12}, "pre")):
+        whole = Config(**{**vars(config), **options, "activation": "gelu_tanh"})
+        checkpoint = twin.FlaxCheckpoint(config=whole, params=params_of(torch_twin(whole)))
+        twin.save(tmp_path / f"{name}.npz", checkpoint)
+    model = FlaxViTForImageClassification.from_pretrained(tmp_path / "plain.npz")
+    assert (model.config.hidden_act, model.config.layer_norm_eps) == ("gelu_pytorch_tanh", 1e-6)
+    plain = twin.load(tmp_path / "plain.npz")
+    images = pictures(model.config)
+    close(model(images).logits, plain.model().apply({"params": plain.params}, images.transpose(0, 2, 3, 1)))
+    with pytest.raises(ValueError, match="has a pre-logits layer before its head"):
+        FlaxViTForImageClassification.from_pretrained(tmp_path / "pre.npz")
+    with pytest.warns(UserWarning, match="head/bias, head/kernel"):
+        FlaxViTForImageClassification.from_pretrained(tmp_path / "pre.npz", num_labels=5)
+    assert FlaxViTModel.from_pretrained(tmp_path / "pre.npz")(images).pooler_output.shape == (2, 12)
+
+
+@pytest.fixture(scope="module")
+def small():
+    return FlaxViTForImageClassification(ViTAttributes(**SMALL, num_channels=3), seed=3)
+
+
+def test_outputs_are_ordered_indexable_and_pytrees(small):
+    images = pictures(small.config)
+    output = small(images, output_hidden_states=True)
+    assert list(output) == ["logits", "hidden_states"]
+    assert output[0] is output["logits"] is output.logits
+    assert output[:1] == (output.logits,)
+    assert (len(output), "attentions" in output, output.attentions) == (2, False, None)
+    with pytest.raises(KeyError, match="no 'attentions' here; there is logits, hidden_states"):
+        output["attentions"]
+    assert [name for name, _ in output.items()] == ["logits", "hidden_states"]
+    assert output.values() == output.to_tuple()
+    plain = small(images, output_hidden_states=True, return_dict=False)
+    assert isinstance(plain, tuple)
+    assert (plain[0] == output.logits).all()
+    assert len(plain[1]) == 4
+    assert type(jax.jit(small)(images)) is type(output)
+    assert jax.tree.map(jnp.shape, output)[0] == (2, 2)
+
+
+def test_config_decides_outputs():
+    config = ViTAttributes(**SMALL, output_attentions=True, use_return_dict=False)
+    assert len(FlaxViTModel(config)(pictures(config))) == 3
+
+
+@pytest.mark.parametrize("module", ["transformers", "vitkit.transformers"])
+def test_any_object_with_the_attributes_will_do(tmp_path, module):
+    config = importlib.import_module(module).ViTConfig(**SMALL, num_labels=3)
+    model = FlaxViTForImageClassification(config)
+    logits = model(pictures(config)).logits
+    assert logits.shape == (2, 3)
+    model.save_pretrained(tmp_path)
+    again = FlaxViTForImageClassification.from_pretrained(tmp_path, config=config)
+    assert (again(pictures(config)).logits == logits).all()
+    with pytest.raises(ValueError, match="set num_labels in the config that you give"):
+        FlaxViTForImageClassification.from_pretrained(tmp_path, config=config, num_labels=3)
+
+
+def test_params_seed_and_no_init(small):
+    config = small.config
+    again, other = (FlaxViTForImageClassification(config, seed=seed).params for seed in (3, 4))
+    assert (again["head"]["kernel"] == small.params["head"]["kernel"]).all()
+    assert not (other["head"]["kernel"] == small.params["head"]["kernel"]).all()
+    assert 0.01 < float(small.params["embedding"]["kernel"].std()) < 0.03
+    bare = FlaxViTForImageClassification(config, _do_init=False)
+    with pytest.raises(AttributeError, match="holds no params"):
+        _ = bare.params
+    with pytest.raises(ValueError, match="holds no params"):
+        bare.params = again
+    params = bare.init_weights(jax.random.key(3), (1, 32, 32, 3))
+    images = pictures(config)
+    assert (bare(images, params=params).logits == small(images).logits).all()
+    with pytest.raises(ValueError, match="missing"):
+        small.params = {"head": again["head"]}
+    assert bare.required_params == {tuple(name.split("/")) for name in shapes(bare.module.config)}
+
+
+def test_from_pretrained_without_init(tmp_path, small):
+    small.save_pretrained(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model, params = FlaxViTForImageClassification.from_pretrained(tmp_path, _do_init=False)
+    images = pictures(small.config)
+    assert (model(images, params=params).logits == small(images).logits).all()
+    data = json.loads((tmp_path / "config.json").read_text())
+    assert (data["model_type"], data["architectures"]) == ("vit", ["ViTForImageClassification"])
+
+
+def test_precision(small, tmp_path):
+    images = pictures(small.config)
+    half = small.to_bf16(small.params)
+    assert {value.dtype for value in jax.tree.leaves(half)} == {jnp.dtype("bfloat16")}
+    assert {value.dtype for value in jax.tree.leaves(small.to_fp32(half))} == {jnp.dtype("float32")}
+    assert small.to_fp16(small.params)["cls"].dtype == jnp.float16
+    mask = jax.tree.map(lambda value: value.ndim > 1, small.params)
+    assert small.to_bf16(small.params, mask)["head"]["bias"].dtype == jnp.float32
+    model = FlaxViTForImageClassification(small.config, seed=3, dtype=jnp.bfloat16)
+    assert model(images).logits.dtype == jnp.bfloat16
+    close(model(images).logits.astype(jnp.float32), small(images).logits, 2e-2)
+    close(small(images, params=half).logits, small(images).logits, 2e-2)
+    small.save_pretrained(tmp_path, params=half)
+    again = FlaxViTForImageClassification.from_pretrained(tmp_path)
+    assert again.params["cls"].dtype == jnp.bfloat16
+
+
+def test_training_and_gradients():
+    config = ViTAttributes(**SMALL, hidden_dropout_prob=0.3, attention_probs_dropout_prob=0.2)
+    model, images = FlaxViTForImageClassification(config), pictures(config)
+    first, second = (model(images, dropout_rng=jax.random.key(seed), train=True).logits for seed in (0, 1))
+    assert not np.allclose(first, second)
+
+    def loss(params):
+        return (model(images, params=params).logits ** 2).sum()
+
+    gradients = jax.grad(loss)(model.params)
+    assert all(float(jnp.abs(value).max()) > 0 for name, value in flatten(gradients).items() if "key/bias" not in name)
+
+
+def test_any_size(small):
+    wide = np.zeros((1, 3, 48, 24), np.float32)
+    assert small(wide, output_attentions=True).attentions[0].shape == (1, 4, 19, 19)
+    with pytest.raises(ValueError, match="3 channels, these have 1"):
+        small(wide[:, :1])
+
+
+@pytest.mark.parametrize("name", ["vit-ti/16", "vit-b/32", "vit-h/14"])
+def test_attributes_there_and_back(name):
+    config = Config(**{**vars(PRESETS[name]), "position_resize": "bicubic", "num_classes": 3})
+    attributes = ViTAttributes.from_dict(attributes_of(config))
+    assert model_config(attributes, classifier=True) == config
+    assert ViTAttributes.from_dict(json.loads(json.dumps(attributes.to_dict()))) == ViTAttributes.from_dict(
+        {**attributes_of(config), "model_type": "vit"}
+    )
+
+
+def test_what_hugging_face_cannot_say():
+    with pytest.raises(ValueError, match=r"has no num_registers=4, pool='gap': use vitkit.jax.ViT"):
+        attributes_of(Config(pool="gap", num_registers=4))
+    with pytest.raises(ValueError, match="unknown hidden_act 'tanh'; there is gelu"):
+        model_config(ViTAttributes(hidden_act="tanh"), classifier=True)
+    with pytest.raises(ValueError, match="pooler_act is 'relu'"):
+        model_config(ViTAttributes(pooler_act="relu"), classifier=False)
