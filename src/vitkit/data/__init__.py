@@ -9,7 +9,7 @@ training.
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image
@@ -72,6 +72,39 @@ class Subset(Source):
         return self.source.label(int(self.indices[index]))
 
 
+class Relabelled(Source):
+    """Another source with its labels counted by other classes, of which it need not have all."""
+
+    def __init__(self, source: Source, classes: tuple[str, ...]):
+        self.source = source
+        self.classes = classes
+        self.numbers = [classes.index(name) for name in source.classes]
+
+    def __len__(self) -> int:
+        """How many pictures there are."""
+        return len(self.source)
+
+    def read(self, index: int) -> Example:
+        """As the source reads it, the label renumbered."""
+        return replace(self.source.read(index), label=self.label(index))
+
+    def label(self, index: int) -> Label:
+        """The number among the new classes."""
+        label = self.source.label(index)
+        return self.numbers[label] if isinstance(label, int) else tuple(self.numbers[each] for each in label)
+
+
+def fitted(source: Source, classes: tuple[str, ...], *, name: str) -> Source:
+    """The source with its labels counted by `classes`; ValueError that names the classes it has beyond them."""
+    if source.classes == classes:
+        return source
+    lacking = [each for each in source.classes if each not in classes]
+    if lacking:
+        shown = ", ".join(lacking[:5]) + (f" and {len(lacking) - 5} more" if lacking[5:] else "")
+        raise ValueError(f"'{name}' is judged on classes that training lacks: {shown}")
+    return Relabelled(source, classes)
+
+
 def sources() -> list[str]:
     """The names of the sources: the files of this folder that can open one."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__) if _opens(module.name))
@@ -118,13 +151,7 @@ def train_and_val(name: str, *, val: str | None = None, held_out: float = 0.2, s
         validation = found.get("val") or found.get("test")
         if validation is None:
             raise ValueError(f"'{name}' has nothing to evaluate on; it has the splits {', '.join(found)}")
-    if training.classes != validation.classes:
-        lacking = sorted(set(validation.classes) - set(training.classes))
-        detail = (
-            f"it has {', '.join(lacking)}, which training lacks" if lacking else "it has other classes or another order"
-        )
-        raise ValueError(f"the validation set '{val or name}' does not fit '{name}': {detail}")
-    return training, validation
+    return training, fitted(validation, training.classes, name=val or name)
 
 
 def stratified_split(source: Source, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
