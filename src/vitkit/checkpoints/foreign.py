@@ -1,4 +1,7 @@
-"""What a file is whose tensors no format explains: families that are not plain ViTs, by a name only they have."""
+"""What a file is whose tensors no dialect explains, by a name that only its family has.
+
+Asked only then: a family that gets a dialect of its own needs no change here.
+"""
 
 import re
 from collections.abc import Iterable

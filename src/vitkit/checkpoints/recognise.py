@@ -44,7 +44,7 @@ def recognise(tensors: Tensors, config: Mapping[str, Any] | None, wanted: str | 
         raise CheckpointError(_unknown(tensors, config, wanted))
     best = min(found, key=lambda each: len(each.strange))
     if best.strange and (family := family_of(best.strange)):
-        raise CheckpointError(f"this is {family}: vitkit reads plain ViTs so far ({listing(best.strange, 3)})")
+        raise CheckpointError(f"this is {family}, in a layout that vitkit does not read ({listing(best.strange, 3)})")
     return best
 
 
@@ -118,9 +118,9 @@ def _unknown(tensors: Tensors, config: Mapping[str, Any] | None, wanted: str | N
     if not names:
         return "it holds no tensors"
     if family := family_of(names):
-        return f"this is {family}: vitkit reads plain ViTs so far"
+        return f"this is {family}, in a layout that vitkit does not read"
     if wanted is None and config is not None and isinstance(config.get("model_type"), str):
-        return f"config.json says model_type {config['model_type'][:40]!r}: vitkit reads plain ViTs so far"
+        return f"config.json says model_type {config['model_type'][:40]!r}, which vitkit does not read"
     if wanted is not None:
         return f"it is not of the format '{wanted}': its tensors are {listing(names, 5)}"
     return f"its tensors are those of no format of {', '.join(targets())}: {listing(names, 5)}"
