@@ -190,6 +190,7 @@ def test_another_resolution_at_load_is_the_same_as_at_run_time(library: Any, nam
 def test_another_number_of_classes_puts_new_heads(library: Any, name: str, tmp_path: Path) -> None:
     theirs(library, name).save_pretrained(tmp_path)
     loaded = checkpoints.load(tmp_path, num_classes=3)
+    assert loaded.origin.notes[-1] == "the head of 5 classes gave way to a new, zero one of 3"
     assert loaded.model(images((32, 32))).shape == (2, 3)
     assert not any(tensor.any() for key, tensor in loaded.model.state_dict().items() if key.startswith("head"))
 

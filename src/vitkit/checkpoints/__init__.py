@@ -82,8 +82,10 @@ def load(
         return checkpoint
     from vitkit.data.labels import default_labels
 
+    note = f"the head of {checkpoint.model.config.num_classes} classes gave way to a new, zero one of {num_classes}"
     checkpoint.model.reset_head(num_classes)
-    return dataclasses.replace(checkpoint, labels=default_labels(num_classes))
+    origin = dataclasses.replace(origin, notes=(*origin.notes, note))
+    return dataclasses.replace(checkpoint, labels=default_labels(num_classes), origin=origin)
 
 
 def save(
