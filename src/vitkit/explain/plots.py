@@ -39,8 +39,8 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> None:
 
 def blank(width: float, height: float, title: str) -> tuple[Figure, float]:
     """A white figure, `width` inches wide and `height` high below its title, and its whole height."""
-    # About nine bold letters fit on an inch.
-    lines = textwrap.wrap(title, max(1, int(9 * (width - 2 * MARGIN)))) or [""]
+    # Between nine and ten bold letters fit on an inch.
+    lines = textwrap.wrap(title, max(1, int(9.5 * (width - 2 * MARGIN)))) or [""]
     whole = height + TITLE + 0.22 * (len(lines) - 1)
     figure = Figure(figsize=(width, whole), dpi=DPI, facecolor="white")
     FigureCanvasAgg(figure)
