@@ -21,7 +21,7 @@ from vitkit.train import train
 @pytest.mark.parametrize("name", recipes.recipes())
 def test_a_recipe_says_how_it_is_run(name: str) -> None:
     function = recipes.recipes()[name]
-    assert f"vitkit train {name}" in (function.__doc__ or "")
+    assert f'train(recipe("{name}"), ' in (function.__doc__ or "")
     run = function()
     assert run.name == name
     assert runs.from_json(runs.to_json(run)) == run

@@ -40,7 +40,7 @@ def build(config: Optimizer, module: nn.Module) -> torch.optim.Optimizer:
     groups = [{"params": list(decayed.values()), "weight_decay": weight_decay}]
     if kept:
         groups.append({"params": list(kept.values()), "weight_decay": 0.0})
-    return torch.optim.AdamW(groups, lr=config.rate, betas=config.betas, eps=config.eps)
+    return torch.optim.AdamW(groups, lr=config.rate, betas=config.betas, eps=config.eps, fused=True)
 
 
 def parameter_groups(module: nn.Module) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
