@@ -1,4 +1,5 @@
-"""Processes that train together: who am I, how many are we, and numbers agreed between all. The only user of torch.distributed.
+"""Processes that train together: who am I, how many are we, and numbers agreed between all. The only user of
+torch.distributed.
 
 Level 0. One process today: everything answers for a world of one, and a launch with more is refused before it computes
 anything, so that no run believes it is parallel when it is not.

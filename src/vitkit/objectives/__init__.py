@@ -1,8 +1,8 @@
 """Objectives: one file a training method, each with a frozen `Config` and `build(config, backbone) -> Objective`.
 
-A new objective is one new file here, found by its file name, and it then works with every model and the one loop. All that
-a method needs beside the backbone (a teacher, a centre, a mask token) lives in it as submodules, parameters and buffers,
-so it is moved, sharded, saved and restored with it.
+A new objective is one new file here, found by its file name, and it then works with every model and the one loop. All
+that a method needs beside the backbone (a teacher, a centre, a mask token) lives in it as submodules, parameters and
+buffers, so it is moved, sharded, saved and restored with it.
 """
 
 import importlib

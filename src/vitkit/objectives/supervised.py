@@ -17,9 +17,9 @@ from vitkit.objectives import Objective
 class Config:
     """What the labels mean: `softmax` says one class is right, `sigmoid` asks of every class by itself.
 
-    `label_smoothing` is the share of each target spread evenly over all classes. `head_bias` is where the biases of the head
-    start, None leaves them: with sigmoid and n classes about -log(n), so that no class is likely before the first step
-    (-6.9 for ImageNet-1k, -10 for ImageNet-21k and JFT in the original).
+    `label_smoothing` is the share of each target spread evenly over all classes. `head_bias` is where the biases of the
+    head start, None leaves them: with sigmoid and n classes about -log(n), so that no class is likely before the first
+    step (-6.9 for ImageNet-1k, -10 for ImageNet-21k and JFT in the original).
     """
 
     loss: Literal["softmax", "sigmoid"] = "softmax"
@@ -59,7 +59,9 @@ class Supervised(Objective):
 def cross_entropy(
     logits: Float[Tensor, "b classes"], targets: Float[Tensor, "b classes"], *, kind: str, label_smoothing: float = 0.0
 ) -> Float[Tensor, ""]:
-    """-sum_c t_c log softmax(l)_c, or -sum_c [t_c log s(l_c) + (1 - t_c) log s(-l_c)] with the sigmoid s; mean over b."""
+    """-sum_c t_c log softmax(l)_c, or -sum_c [t_c log s(l_c) + (1 - t_c) log s(-l_c)] with the sigmoid s; mean over
+    b.
+    """
     targets = torch.lerp(targets, torch.full_like(targets, 1 / targets.shape[1]), label_smoothing)
     if kind == "softmax":
         return F.cross_entropy(logits, targets)
