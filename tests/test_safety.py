@@ -25,7 +25,9 @@ def dotted(node: ast.AST) -> str:
     while isinstance(node, ast.Attribute):
         parts.append(node.attr)
         node = node.value
-    return ".".join(reversed([*parts, node.id])) if isinstance(node, ast.Name) else ".".join(reversed(parts))
+    # `load(path).eval()` is a method of what `load` gives, not the builtin.
+    root = node.id if isinstance(node, ast.Name) else "<value>"
+    return ".".join([root, *reversed(parts)])
 
 
 def keywords(call: ast.Call) -> dict[str, object]:
@@ -125,7 +127,7 @@ def test_the_gate_sees_what_it_should(source: str) -> None:
 
 
 def test_the_gate_lets_honest_code_through() -> None:
-    honest = "import re\nimport numpy as np\nnp.load(path, allow_pickle=False)\nre.compile('x')\nmodel.eval()\n"
+    honest = "import re\nimport numpy as np\nnp.load(path, allow_pickle=False)\nre.compile('x')\nmodel.eval()\nload(x).eval()\n"
     assert list(findings(honest)) == []
     (home, *_) = TORCH_LOAD
     assert list(findings("import torch\ntorch.load(path, weights_only=True)", home)) == []

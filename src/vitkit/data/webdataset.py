@@ -1,0 +1,137 @@
+"""`webdataset:shards/train-{000..099}.tar`: tar shards of samples, as in 0001.jpg with 0001.cls or 0001.json.
+
+A label is the number in `.cls` (or `.cls.txt`), or `label` (or `cls`) in `.json`, a list there for several. Class names
+are the lines of a `classes.txt` beside the shards, else numbers.
+"""
+
+import glob
+import json
+import re
+from pathlib import Path
+
+from vitkit.data import Example, Label, Source
+from vitkit.data.shards import Member, index, read
+from vitkit.images import ImageError, open_image
+
+PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif")
+LABELS = ("cls", "cls.txt", "json")
+SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+MAX_LABEL = 10_000_000
+
+
+class WebDataset(Source):
+    """The samples of some shards, in the order of the shards; a key is the shard's name and the sample's.
+
+    Raises ValueError that names the shard for whatever `shards.index` refuses, and for samples without picture or
+    label.
+    """
+
+    def __init__(self, shards: list[Path]):
+        self.pictures: list[tuple[Path, Member]] = []
+        self.labels: list[Label] = []
+        self.keys: list[str] = []
+        for shard in shards:
+            for key, members in index(shard).items():
+                self._add(shard, key, members)
+        self.classes = _classes(shards[0].parent, self.labels)
+
+    def _add(self, shard: Path, key: str, members: dict[str, Member]) -> None:
+        picture = next((members[name] for name in PICTURES if name in members), None)
+        if picture is None:
+            return  # what has no picture is no sample: a note, a checksum
+        kind = next((name for name in LABELS if name in members), None)
+        if kind is None:
+            raise ValueError(f"{shard.name}: the sample '{key}' has no label: a .cls or .json file")
+        self.labels.append(_label(read(shard, members[kind]), kind, f"{shard.name}: the label of '{key}'"))
+        self.pictures.append((shard, picture))
+        self.keys.append(f"{shard.name}/{key}")
+
+    def __len__(self) -> int:
+        """How many pictures there are."""
+        return len(self.pictures)
+
+    def read(self, index: int) -> Example:
+        """The picture, decoded; `ImageError` that names it where that fails."""
+        shard, member = self.pictures[index]
+        try:
+            image = open_image(read(shard, member))
+        except ImageError as error:
+            raise ImageError(error.code, f"{self.keys[index]}: {error}") from None
+        return Example(image=image, label=self.labels[index], key=self.keys[index])
+
+    def label(self, index: int) -> Label:
+        """The class number, or several."""
+        return self.labels[index]
+
+
+def open_source(location: str) -> dict[str, Source]:
+    """The shards of a folder, a glob or a range `{000..099}`, by split where their names begin with train, val or test.
+
+    Raises ValueError where there are none.
+    """
+    found = _shards(location)
+    if not found:
+        raise ValueError(
+            f"there are no tar shards at '{location}': write webdataset:FOLDER or webdataset:a-{{00..99}}.tar"
+        )
+    named: dict[str, list[Path]] = {}
+    for shard in found:
+        start = re.split(r"[^a-z]", shard.name.lower())[0]
+        split = next((split for split, names in SPLITS.items() if start in names), "all")
+        named.setdefault(split, []).append(shard)
+    if "all" in named and len(named) > 1:
+        named = {"all": found}
+    return {split: WebDataset(shards) for split, shards in named.items()}
+
+
+def _shards(location: str) -> list[Path]:
+    path = Path(location).expanduser()
+    if path.is_dir():
+        return sorted(path.glob("*.tar"))
+    names = [text for pattern in _expand(str(path)) for text in (sorted(glob.glob(pattern)) or [pattern])]
+    missing = [name for name in names if not Path(name).is_file()]
+    if missing and not glob.has_magic(location):
+        raise ValueError(f"there is no shard '{missing[0]}'")
+    return [Path(name) for name in names if name not in missing]
+
+
+def _expand(text: str) -> list[str]:
+    """`a-{08..11}.tar` as the four names it stands for, widths kept."""
+    match = re.search(r"\{(\d+)\.\.(\d+)\}", text)
+    if match is None:
+        return [text]
+    first, last = int(match[1]), int(match[2])
+    if last < first or last - first >= 1_000_000:
+        raise ValueError(f"'{match[0]}' is no range of shards")
+    width = len(match[1]) if match[1].startswith("0") else 0
+    numbers = [str(number).zfill(width) for number in range(first, last + 1)]
+    return [name for number in numbers for name in _expand(text[: match.start()] + number + text[match.end() :])]
+
+
+def _label(data: bytes, kind: str, name: str) -> Label:
+    try:
+        value = json.loads(data.decode("utf-8"))
+    except ValueError:
+        raise ValueError(f"{name} is not a number and no JSON") from None
+    if isinstance(value, dict):
+        value = value.get("label", value.get("cls"))
+    numbers = [_class_number(number, name) for number in (value if isinstance(value, list) else [value])]
+    return tuple(numbers) if isinstance(value, list) else numbers[0]
+
+
+def _class_number(value: object, name: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_LABEL:
+        raise ValueError(f"{name} is {str(value)[:40]!r}; it must be a class number, counted from 0")
+    return value
+
+
+def _classes(folder: Path, labels: list[Label]) -> tuple[str, ...]:
+    numbers = [number for label in labels for number in ((label,) if isinstance(label, int) else label)]
+    highest = max(numbers, default=-1)
+    names = folder / "classes.txt"
+    if not names.is_file():
+        return tuple(str(number) for number in range(highest + 1))
+    classes = tuple(line.strip() for line in names.read_text(encoding="utf-8").splitlines() if line.strip())
+    if highest >= len(classes):
+        raise ValueError(f"a label is {highest}, but classes.txt names {len(classes)} classes, counted from 0")
+    return classes
