@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from vitkit import ViTConfig, ViTForImageClassification, ViTForMaskedImageModeling, ViTModel
+from vitkit import ViTConfig, ViTForImageClassification, ViTForMaskedImageModeling, ViTImageProcessor, ViTModel, load
 
 OURS = {kind.__name__: kind for kind in (ViTModel, ViTForImageClassification, ViTForMaskedImageModeling)}
 SMALL = {
@@ -260,3 +260,15 @@ def test_models_from_a_config_leave_it_alone() -> None:
     assert model.config._attn_implementation == "eager"
     assert config._attn_implementation is None
     assert model.pooler is None
+
+
+def test_the_folder_is_the_same_model_for_vitkit_load(folder: Path) -> None:
+    """The drop-in and `models.vit` are two faces of one arithmetic."""
+    drop_in = ViTForImageClassification.from_pretrained(folder)
+    ViTImageProcessor(size=16).save_pretrained(folder)
+    own = load(folder).model
+    with torch.no_grad():
+        got = drop_in(IMAGES, output_attentions=True)
+        torch.testing.assert_close(got.logits, own(IMAGES), atol=1e-6, rtol=1e-6)
+        embedded = own.embed(IMAGES).tokens
+        torch.testing.assert_close(got.attentions[0], own.blocks[0].attention_weights(embedded), atol=1e-6, rtol=1e-6)

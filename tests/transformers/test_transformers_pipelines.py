@@ -2,6 +2,7 @@
 
 import doctest
 import io
+import re
 import subprocess
 import sys
 import urllib.request
@@ -88,7 +89,8 @@ def test_one_many_and_streams(checkpoint: str) -> None:
     stream = classify(PHOTO for _ in range(3))
     assert isinstance(stream, Iterator)
     assert list(stream) == [close] * 3
-    assert classify(np.asarray(PHOTO)) == classify(torch.from_numpy(np.asarray(PHOTO))) == classify(png()) == one
+    pixels = np.array(PHOTO)
+    assert classify(pixels) == classify(torch.from_numpy(pixels)) == classify(png()) == one
     assert classify(images=PHOTO, top_k=1) == one[:1]
 
 
@@ -110,6 +112,8 @@ def test_what_cannot_be_done_is_said(checkpoint: str, offline_cwd: Path) -> None
         classify(PHOTO, function_to_apply="tanh")
     with pytest.raises(ValueError, match="unknown task 'text-generation'; there is image-classification"):
         pipeline("text-generation")
+    with pytest.raises(TypeError, match="options for loading a model, dtype, but the model is there already"):
+        pipeline("image-classification", classify.model, dtype="float16")
     with pytest.raises(ValueError, match="needs image_processor="):
         pipeline("image-classification", ViTForImageClassification(ViTConfig(**SMALL)))
     with pytest.raises(ValueError, match="No pooled output was returned"):
@@ -240,3 +244,25 @@ def test_every_public_name_is_there_and_sorted() -> None:
     names = vitkit.transformers.__all__
     assert names == sorted(names)
     assert all(getattr(vitkit.transformers, name) is not None for name in names)
+
+
+def test_the_code_of_our_own_page_runs(checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("peft", reason="pip install peft")
+    page = (Path(__file__).parents[2] / "docs" / "coming-from-transformers.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
+    PHOTO.save("cat.jpg")
+    scope: dict[str, Any] = {}
+    for block in blocks:
+        exec(compile(block, "coming-from-transformers.md", "exec"), scope)
+    assert "torch.Size([1, 4, 197, 197])" in capsys.readouterr().out
+    assert len(blocks) == 3
+    assert sorted(path.name for path in Path("my-model").iterdir()) == [
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+    ]
+    named = re.findall(r"`vitkit(?:\.transformers)?\.(ViT\w+|pipeline|BatchFeature)`", page)
+    assert set(named) <= set(vitkit.transformers.__all__)
+    table = page.partition("## Better")[0]
+    public = set(vitkit.transformers.__all__) - {"ModelOutput"}
+    assert not [name for name in public if f"`{name}`" not in table and f'`{name}("' not in table]

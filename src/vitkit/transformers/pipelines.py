@@ -165,12 +165,15 @@ def pipeline(
         task = "image-feature-extraction" if isinstance(model, ViTModel) else "image-classification"
     if task not in TASKS:
         raise ValueError(f"unknown task '{task}'; there is {', '.join(TASKS)}")
-    if not isinstance(model, ViTPreTrainedModel):
-        model = TASKS[task].family.from_pretrained(model or DEFAULT, **model_options)
-    assert isinstance(model, ViTPreTrainedModel)
-    processor = image_processor or feature_extractor or model.name_or_path
+    if isinstance(model, ViTPreTrainedModel):
+        if model_options:
+            raise TypeError(f"options for loading a model, {', '.join(model_options)}, but the model is there already")
+        network = model
+    else:
+        network: ViTPreTrainedModel = TASKS[task].family.from_pretrained(model or DEFAULT, **model_options)
+    processor = image_processor or feature_extractor or network.name_or_path
     if processor == "":
         raise ValueError("a model that was not loaded from anywhere needs image_processor=")
     if not isinstance(processor, ViTImageProcessor):
         processor = ViTImageProcessor.from_pretrained(processor)
-    return Pipeline(task, model, processor, device=device, batch_size=batch_size)
+    return Pipeline(task, network, processor, device=device, batch_size=batch_size)
