@@ -19,15 +19,16 @@ import vitkit.jax as twin
 from vitkit.jax.convert import flatten, to_flax
 from vitkit.jax.step import losses, make_mesh, make_state, make_step, place_batch
 
+ONE = replace(TINY, depth=1)
+
 
 def batch(size: int = 8, seed: int = 0, classes: int = 5) -> dict[str, np.ndarray]:
-    """Pictures that say their class: its row of patches is brighter."""
+    """Noise on the pattern of a class."""
     random = np.random.default_rng(seed)
     labels = random.integers(0, classes, size)
     images = random.standard_normal((size, 3, 32, 32), dtype=np.float32)
-    for image, label in zip(images, labels, strict=True):
-        image[:, :, 6 * label : 6 * label + 6] += 3.0
-    return {"images": images, "labels": labels}
+    patterns = np.random.default_rng(99).standard_normal((5, 3, 8, 8), dtype=np.float32)
+    return {"images": images + np.tile(patterns[labels], (1, 1, 4, 4)), "labels": labels}
 
 
 def batches(start: int):
@@ -53,7 +54,7 @@ def moved(flat):
     return {name: value for name, value in flat.items() if not name.endswith("key/bias")}
 
 
-def run_steps(plan, steps: int = 3, devices=None, config=TINY):
+def run_steps(plan, steps: int = 3, devices=None, config=ONE):
     mesh = make_mesh(devices or jax.devices()[:1])
     state = make_state(params_of(torch_twin(config)), plan, mesh)
     step = make_step(twin.ViT(config, remat=plan.remat), plan, mesh)
@@ -66,7 +67,7 @@ def run_steps(plan, steps: int = 3, devices=None, config=TINY):
 
 def torch_steps(optimizer_of, plan, steps: int = 3):
     """The same run in PyTorch: clipping, decay of the kernels alone, the schedule."""
-    model, rate = torch_twin(TINY), twin.learning_rate(plan)
+    model, rate = torch_twin(ONE), twin.learning_rate(plan)
     kernels = {"attn.qkv.weight", "attn.proj.weight", "fc1.weight", "fc2.weight", "patch_embed.proj.weight"}
     decayed = [each for name, each in model.named_parameters() if name.endswith((*kernels, "head.weight"))]
     rest = [each for name, each in model.named_parameters() if not name.endswith((*kernels, "head.weight"))]
@@ -81,7 +82,7 @@ def torch_steps(optimizer_of, plan, steps: int = 3):
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), plan.clip)
         optimizer.step()
-    return to_flax(model.state_dict(), TINY.num_heads)
+    return to_flax(model.state_dict(), ONE.num_heads)
 
 
 def test_adamw_is_pytorchs():
@@ -133,8 +134,8 @@ def test_accumulation_and_remat_change_nothing():
 def test_average_and_bfloat16_moments():
     plan = twin.Plan(steps=10, learning_rate=1e-2, average=0.5, momentum_precision="bfloat16")
     mesh = make_mesh(jax.devices()[:1])
-    state = make_state(params_of(torch_twin(TINY)), plan, mesh)
-    step = make_step(twin.ViT(TINY), plan, mesh)
+    state = make_state(params_of(torch_twin(ONE)), plan, mesh)
+    step = make_step(twin.ViT(ONE), plan, mesh)
     average = jax.device_get(state.params)
     for _, one in zip(range(3), batches(0), strict=False):
         state, _ = step(state, place_batch(one, mesh))
@@ -177,7 +178,7 @@ def test_two_devices_are_one():
     here = str(Path(__file__).parent)
     path = os.pathsep.join([here, os.environ.get("PYTHONPATH", "")])
     flags = "--xla_force_host_platform_device_count=2"
-    variables = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": path, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    variables = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": path}
     done = subprocess.run(
         [sys.executable, "-c", TWO_DEVICES],
         env={**os.environ, **variables},
@@ -190,7 +191,7 @@ def test_two_devices_are_one():
 
 
 PLAN = twin.Plan(
-    steps=60, learning_rate=3e-3, warmup_steps=5, log_every=20, evaluate_every=20, checkpoint_every=20, average=0.9
+    steps=60, learning_rate=1e-2, warmup_steps=5, log_every=20, evaluate_every=20, checkpoint_every=20, average=0.9
 )
 
 
@@ -272,9 +273,9 @@ def test_fine_tuning_from_a_checkpoint(whole, tmp_path):
 
 def test_errors():
     with pytest.raises(ValueError, match="the batches ended after 1 steps of 3"):
-        twin.fit(TINY, lambda start: iter([batch()]), twin.Plan(steps=3))
+        twin.fit(ONE, lambda start: iter([batch()]), twin.Plan(steps=3))
     with pytest.raises(ValueError, match="nothing to evaluate on"):
-        twin.fit(TINY, batches, twin.Plan(steps=1), validation=lambda start: iter([]))
+        twin.fit(ONE, batches, twin.Plan(steps=1), validation=lambda start: iter([]))
     with pytest.raises(ValueError, match="warmup_steps is 5; it must lie between 0 and steps, 3"):
         twin.Plan(steps=3, warmup_steps=5)
     with pytest.raises(ValueError, match="steps is 0"):
