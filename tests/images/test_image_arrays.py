@@ -110,9 +110,9 @@ def test_types() -> None:
         (np.zeros((5, 5), complex), "complex"),
         (np.array([["a"]]), "array of"),
         (np.zeros((5, 5), object), "object"),
-        (torch.randn(3, 9, 9) * 2, "normalised"),
+        (torch.linspace(-2, 2, 243).reshape(3, 9, 9), "normalised"),
     ],
-    ids=lambda value: str(value)[:20],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_what_no_picture_can_be_is_refused(array: object, words: str) -> None:
     with pytest.raises(ValueError, match=words):
