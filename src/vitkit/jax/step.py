@@ -5,7 +5,7 @@ random numbers, so that one device and many agree.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import partial
 from typing import Any
 
 import jax
@@ -76,7 +76,6 @@ def place_batch(batch: Batch, mesh: Mesh) -> dict[str, jax.Array]:
     return {name: jax.make_array_from_process_local_data(place, array) for name, array in arrays.items()}
 
 
-@lru_cache(maxsize=8)
 def make_step(
     model: ViT, plan: Plan, mesh: Mesh
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
@@ -84,21 +83,24 @@ def make_step(
 
     A batch holds `images` (b, c, height, width) and `labels`, class numbers (b,) or shares of classes (b, classes).
     """
-    optimizer, rate = make_optimizer(plan), learning_rate(plan)
+    return partial(_step, model=model, plan=plan, mesh=mesh)
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
-        key = jax.random.fold_in(jax.random.key(plan.seed), state.step)
-        loss, gradients = _gradients(model, plan, state.params, batch, key)
-        updates, moments = optimizer.update(gradients, state.moments, state.params)
-        params = optax.apply_updates(state.params, updates)
-        average, decay = state.average, plan.average
-        if decay is not None:
-            average = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, average, params)
-        numbers = {"loss": loss, "learning_rate": rate(state.step), "gradient_norm": optax.tree.norm(gradients)}
-        new = TrainState(state.step + 1, params, moments, average)
-        return jax.lax.with_sharding_constraint(new, shardings(new, plan, mesh)), numbers
 
-    return jax.jit(step, donate_argnums=0)
+@partial(jax.jit, static_argnames=("model", "plan", "mesh"), donate_argnums=0)
+def _step(
+    state: TrainState, batch: Batch, *, model: ViT, plan: Plan, mesh: Mesh
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    key = jax.random.fold_in(jax.random.key(plan.seed), state.step)
+    loss, gradients = _gradients(model, plan, state.params, batch, key)
+    updates, moments = make_optimizer(plan).update(gradients, state.moments, state.params)
+    params = optax.apply_updates(state.params, updates)
+    average, decay = state.average, plan.average
+    if decay is not None:
+        average = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, average, params)
+    rate = learning_rate(plan)(state.step)
+    numbers = {"loss": loss, "learning_rate": rate, "gradient_norm": optax.tree.norm(gradients)}
+    new = TrainState(state.step + 1, params, moments, average)
+    return jax.lax.with_sharding_constraint(new, shardings(new, plan, mesh)), numbers
 
 
 def _gradients(model: ViT, plan: Plan, params: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, Any]:
