@@ -7,23 +7,8 @@ from pathlib import Path
 
 from vitkit.data import Example, Source
 from vitkit.images import ImageError, open_image
+from vitkit.images.suffixes import SUFFIXES
 
-# What counts as a picture by its name; what is in it is for `images` to judge.
-SUFFIXES = (
-    ".jpg",
-    ".jpeg",
-    ".jpe",
-    ".jfif",
-    ".png",
-    ".webp",
-    ".gif",
-    ".bmp",
-    ".tif",
-    ".tiff",
-    ".avif",
-    ".heic",
-    ".heif",
-)
 # The names of split folders, by the split they mean.
 SPLITS = {
     "train": ("train", "training"),
@@ -95,7 +80,6 @@ def _pictures(path: Path, name: str) -> list[str]:
     for folder, subfolders, files in os.walk(path / name):
         subfolders[:] = sorted(each for each in subfolders if not each.startswith("."))
         inside = Path(folder).relative_to(path)
-        found += [
-            (inside / file).as_posix() for file in files if file.lower().endswith(SUFFIXES) and not file.startswith(".")
-        ]
+        pictures = (file for file in files if Path(file).suffix.lower() in SUFFIXES and not file.startswith("."))
+        found += [(inside / file).as_posix() for file in pictures]
     return sorted(found)

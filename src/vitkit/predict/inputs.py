@@ -5,25 +5,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-# What a folder is searched for; a file named on the command line is read whatever its name says.
-SUFFIXES = frozenset(
-    [
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".png",
-        ".apng",
-        ".webp",
-        ".gif",
-        ".bmp",
-        ".tif",
-        ".tiff",
-        ".avif",
-        ".heic",
-        ".heif",
-    ]
-)
+from vitkit.images.suffixes import SUFFIXES
 
 
 def expand(names: Iterable[str]) -> Iterator[str]:
