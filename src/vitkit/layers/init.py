@@ -41,7 +41,7 @@ def init_layers(model: nn.Module) -> None:
                 nn.init.xavier_uniform_(dense.weight)
                 nn.init.normal_(dense.bias, std=1e-6)
         elif isinstance(module, MapPool):
-            nn.init.xavier_uniform_(module.latent)
+            nn.init.xavier_uniform_(module.latent[0])
             for dense, parts in ((module.q, 1), (module.kv, 2), (module.proj, 1)):
                 _init_dense(dense, parts=parts)
         elif isinstance(module, LayerScale):
