@@ -87,6 +87,10 @@ class TokenBackbone(Backbone):
     def encode(self, embedded: Features) -> Features:
         """Embedded tokens through the blocks and the final norm."""
 
+    def positions(self, grid: tuple[int, int]) -> Float[Tensor, "1 rows d"] | None:
+        """What `embed` adds to the tokens of a grid for where they are, special rows first; None for nothing."""
+        return None
+
     def features(self, images: Float[Tensor, "b c height width"]) -> Features:
         """`encode(embed(images))`."""
         return self.encode(self.embed(images))
