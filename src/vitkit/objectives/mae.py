@@ -1,0 +1,122 @@
+"""Masked autoencoding: the encoder sees a quarter of the patches, a light decoder paints the rest (He et al. 2021)."""
+
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange, repeat
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from vitkit.data.loader import Batch
+from vitkit.models import Backbone
+from vitkit.models.deit import DeiT
+from vitkit.models.mae import MAEDecoder
+from vitkit.models.vit import ViT
+from vitkit.objectives import Objective
+from vitkit.objectives.masked import patch_pixels
+
+PATCH_EPS = 1e-6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """The share of patches that are `masked`, the decoder's size, and whether pixels are `normalised` patch by patch.
+
+    Normalised means the mean taken off and divided by the standard deviation of the patch's own pixels, all channels
+    together (section 4.1, "Reconstruction target").
+    """
+
+    masked: float = 0.75
+    normalised: bool = True
+    decoder_width: int = 512
+    decoder_depth: int = 8
+    decoder_heads: int = 16
+
+    def __post_init__(self) -> None:
+        """Refuses a share that leaves nothing to see or to paint."""
+        if not 0.0 < self.masked < 1.0:
+            raise ValueError(f"masked is {self.masked}; it must lie between 0 and 1")
+
+
+class MAE(Objective):
+    """A plain ViT over the visible patches, and the decoder.
+
+    Raises ValueError for a backbone whose blocks need the whole grid (relative biases, rotations, rows and columns) or
+    that has no class token. Positions that start as the sine-cosine table (init="mae") are kept fixed.
+    """
+
+    def __init__(self, config: Config, backbone: Backbone):
+        super().__init__()
+        if not isinstance(backbone, ViT | DeiT):
+            raise ValueError(
+                "MAE encodes the visible patches alone, which a plain ViT can; "
+                f"the layers of {type(backbone).__name__} need the whole grid"
+            )
+        if isinstance(backbone, ViT) and not backbone.config.class_token:
+            raise ValueError("MAE's decoder reads a class token: set class_token, the pool can be any")
+        self.config = config
+        self.backbone: ViT | DeiT = backbone
+        self.decoder = MAEDecoder(
+            backbone.width,
+            backbone.config.grid,
+            patch_size=backbone.config.patch_size,
+            channels=backbone.config.channels,
+            decoder_width=config.decoder_width,
+            depth=config.decoder_depth,
+            num_heads=config.decoder_heads,
+            norm_eps=backbone.config.norm_eps,
+        )
+        self.decoder.init_weights()
+        if isinstance(backbone, ViT) and backbone.config.init == "mae" and backbone.pos_embed is not None:
+            backbone.pos_embed.requires_grad_(False)
+
+    def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        """`loss`: the squared error of a masked patch's pixels, averaged over pixels and patches."""
+        # On the CPU, so that a seed means the same masks on every device.
+        noise = torch.rand(batch.images.shape[0], self.num_patches(batch.images))
+        painted, masked = self.paint(batch.images, noise.to(batch.images.device))
+        return {"loss": (painted.float() - self.target(batch.images)).square().mean(dim=2)[masked].mean()}
+
+    def num_patches(self, images: Float[Tensor, "b c height width"]) -> int:
+        """How many patches pictures of that size have."""
+        rows, columns = self.grid(images)
+        return rows * columns
+
+    def grid(self, images: Float[Tensor, "b c height width"]) -> tuple[int, int]:
+        """Rows and columns of patches in pictures of that size."""
+        height, width = self.backbone.config.patch_size
+        return images.shape[2] // height, images.shape[3] // width
+
+    def paint(
+        self, images: Float[Tensor, "b c height width"], noise: Float[Tensor, "b p"]
+    ) -> tuple[Float[Tensor, "b p pixels"], Bool[Tensor, "b p"]]:
+        """The pixels of every patch as the decoder sees them, (row, column, channel), and which patches were masked.
+
+        The patches with the smallest `noise` are visible, in the order of their noise as in the original.
+        """
+        embedded = self.backbone.embed(images)
+        order = noise.argsort(dim=1)
+        restore = order.argsort(dim=1)
+        visible = int(noise.shape[1] * (1 - self.config.masked))
+        if visible < 1:
+            raise ValueError(f"masking {self.config.masked:.0%} of {noise.shape[1]} patches leaves none to see")
+        index = repeat(order[:, :visible], "b v -> b v d", d=embedded.tokens.shape[2])
+        tokens = torch.cat([embedded.special, embedded.patches.gather(1, index)], dim=1)
+        encoded = self.backbone.encode(embedded.with_tokens(tokens))
+        # Of several special tokens the decoder reads the first.
+        seen = torch.cat([encoded.special[:, :1], encoded.patches], dim=1)
+        return self.decoder(seen, restore, embedded.grid), restore >= visible
+
+    def target(self, images: Float[Tensor, "b c height width"]) -> Float[Tensor, "b p pixels"]:
+        """What is to be painted: the pixels of every patch, normalised by their own mean and unbiased variance."""
+        pixels = patch_pixels(images, self.grid(images), self.backbone.config.patch_size)
+        pixels = rearrange(pixels, "b p h w c -> b p (h w c)").float()
+        if not self.config.normalised:
+            return pixels
+        variance, mean = torch.var_mean(pixels, dim=2, keepdim=True)
+        return (pixels - mean) / (variance + PATCH_EPS).sqrt()
+
+
+def build(config: Config, backbone: Backbone) -> MAE:
+    """The objective around a backbone."""
+    return MAE(config, backbone)
