@@ -1,6 +1,8 @@
 """Evaluators against scikit-learn and by hand, and their contract over the folder."""
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -72,9 +74,15 @@ def test_with_several_true_classes_any_of_them_is_right_and_pictures_without_one
         top1.evaluate(Given(Predictions(logits=logits, targets=targets * 0, keys=tuple("wxyz"))))
 
 
+# What the evaluators that take an argument are given: a label file for the pictures below.
+LABEL_FILE = {"a": [0], "b": [1, 2], "c": [], "d": [0], "e": [1], "f": [2]}
+
+
 @pytest.mark.parametrize("name", evaluate.evaluators())
-def test_every_evaluator_gives_finite_numbers_of_a_model(name: str) -> None:
+def test_every_evaluator_gives_finite_numbers_of_a_model(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
+    (tmp_path / "labels.json").write_text(json.dumps(LABEL_FILE))
+    word = f"{name}:{tmp_path / 'labels.json'}" if name == "real" else name
     model = models.build(vit.TINY).train()
     images = torch.randn(6, model.config.channels, *model.config.image_size)
     targets = torch.eye(model.config.num_classes)[[0, 1, 2, 0, 1, 2]]
@@ -84,13 +92,18 @@ def test_every_evaluator_gives_finite_numbers_of_a_model(name: str) -> None:
         passes.append(model.training)
         return [Batch(images[:4], targets[:4], tuple("abcd")), Batch(images[4:], targets[4:], tuple("ef"))]
 
-    subject = Subject(model, batches, tuple(f"c{index}" for index in range(model.config.num_classes)))
-    numbers = evaluate.evaluate(subject, [name, "top1"])
-    assert all(key.startswith((f"{name}.", "top1.")) for key in numbers)
+    def training() -> list[Batch]:
+        more = torch.randn(20, *images.shape[1:])
+        return [Batch(more, torch.eye(model.config.num_classes)[[0, 1] * 10], tuple(map(str, range(20))))]
+
+    names = tuple(f"c{index}" for index in range(model.config.num_classes))
+    subject = Subject(model, batches, names, training=training)
+    numbers = evaluate.evaluate(subject, [word, "top1"])
+    assert all(key.startswith((f"{name}.", f"{name}:labels.", "top1.")) for key in numbers)
+    assert any(key.startswith((f"{name}.", f"{name}:")) for key in numbers)
     assert all(isinstance(value, float) and math.isfinite(value) for value in numbers.values())
-    assert passes[0] is False
-    assert passes.count(False) == len(passes), "pictures are seen in evaluation mode"
-    assert len([each for each in passes if not each]) >= 1
+    if evaluate.reads(word) != "model":
+        assert passes == [False], "pictures are seen once, in evaluation mode"
     assert model.training, "and the model is given back as it was"
     with torch.no_grad():
         torch.testing.assert_close(subject.predictions.logits, model.eval()(images), atol=1e-5, rtol=1e-5)
@@ -99,5 +112,11 @@ def test_every_evaluator_gives_finite_numbers_of_a_model(name: str) -> None:
 def test_an_unknown_evaluator_lists_the_near_ones() -> None:
     with pytest.raises(ValueError, match="unknown evaluator 'top'; did you mean 'top1'"):
         evaluate.evaluator("top")
-    with pytest.raises(ValueError, match="unknown evaluator 'flops'"):
-        evaluate.evaluator("flops")
+    with pytest.raises(ValueError, match="unknown evaluator 'vtab'"):
+        evaluate.evaluator("vtab")
+    with pytest.raises(ValueError, match="'top1' takes no argument, but 'top1:5' gives one"):
+        evaluate.evaluator("top1:5")
+    with pytest.raises(ValueError, match="'subset:' names no argument"):
+        evaluate.evaluator("subset:")
+    with pytest.raises(ValueError, match="'real' takes an argument: write real:LABELS"):
+        evaluate.evaluator("real")

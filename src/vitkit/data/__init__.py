@@ -73,12 +73,15 @@ class Subset(Source):
 
 
 class Relabelled(Source):
-    """Another source with its labels counted by other classes, of which it need not have all."""
+    """Another source with its labels counted by other classes, of which it need not have all.
 
-    def __init__(self, source: Source, classes: tuple[str, ...]):
+    `numbers` are those of the source's classes among the new ones; by name if not given.
+    """
+
+    def __init__(self, source: Source, classes: tuple[str, ...], numbers: tuple[int, ...] | None = None):
         self.source = source
         self.classes = classes
-        self.numbers = [classes.index(name) for name in source.classes]
+        self.numbers = tuple(map(classes.index, source.classes)) if numbers is None else numbers
 
     def __len__(self) -> int:
         """How many pictures there are."""

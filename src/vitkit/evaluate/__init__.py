@@ -1,23 +1,29 @@
 """Evaluators: a model in, named numbers out; one file each, found by its file name.
 
 An evaluator is a file with a function `evaluate(subject) -> {name: number}`. The subject holds the model and the
-pictures, and runs the model over them once, however many evaluators ask. A new evaluator is one new file here.
+pictures, and runs the model over them once, however many evaluators ask. A new evaluator is one new file here. One that
+takes an argument has it as a second parameter, and is asked for as `name:argument` (`real:labels.json`). One that does
+not need the model's own classes says what it reads: `READS = "representations"`, or `"model"`.
 """
 
 import importlib
+import inspect
 import pkgutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from types import ModuleType
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from vitkit.config import nearest
 from vitkit.data.loader import Batch
 from vitkit.models import Backbone
+
+Batches = Callable[[], Iterable[Batch]]
 
 
 @dataclass(frozen=True)
@@ -34,39 +40,106 @@ class Predictions:
         return self.logits.softmax(dim=1)
 
 
-class Subject:
-    """A model under evaluation with the labelled pictures it is judged by.
+@dataclass(frozen=True)
+class Representations:
+    """What the head reads of pictures that have a label, in float32 on the CPU, with what is true."""
 
-    `batches` is called for every pass over the pictures. The model is put into evaluation mode for a pass, and back.
+    vectors: Float[Tensor, "n d"]
+    targets: Float[Tensor, "n classes"]
+
+    @property
+    def labels(self) -> Int[Tensor, " n"]:
+        """The class of each picture, the first where there are several."""
+        return self.targets.argmax(dim=1)
+
+
+class Subject:
+    """A model under evaluation with the labelled pictures it is judged by, and those that an evaluator may learn from.
+
+    `batches`, and `training` if given, are called for a pass over the pictures, their targets counted by `classes`.
+    The model is put into evaluation mode for a pass, and back.
     """
 
-    def __init__(self, model: Backbone, batches: Callable[[], Iterable[Batch]], classes: tuple[str, ...]):
+    def __init__(self, model: Backbone, batches: Batches, classes: tuple[str, ...], *, training: Batches | None = None):
         self.model = model
         self.batches = batches
         self.classes = classes
+        self.training = training
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
 
     @cached_property
     def predictions(self) -> Predictions:
-        """The logits of every picture, in order."""
-        logits, targets, keys = [], [], []
-        for batch, output in self._outputs():
-            logits.append(output)
-            targets.append(batch.targets)
-            keys.extend(batch.keys)
-        if not logits:
-            raise ValueError("there are no pictures to evaluate on")
-        return Predictions(logits=torch.cat(logits), targets=torch.cat(targets), keys=tuple(keys))
+        """The logits of every picture, in order; ValueError where they are not logits of the pictures' classes."""
+        if self.model.config.num_classes == 0:
+            raise ValueError("the model has no classes to be right about: judge it by knn, fewshot or probe")
+        logits, targets = self._judged.logits, self._judged.targets
+        if logits.shape != targets.shape:
+            raise ValueError(
+                f"the model's logits for {targets.shape[0]} pictures of {targets.shape[1]} classes "
+                f"have the shape {tuple(logits.shape)}"
+            )
+        return Predictions(logits=logits, targets=targets, keys=self._judged.keys)
 
-    def _outputs(self) -> Iterator[tuple[Batch, Tensor]]:
-        device = next(self.model.parameters()).device
+    @cached_property
+    def representations(self) -> Representations:
+        """The representations of the pictures to judge by, in order, those without a label left out."""
+        return self._judged.representations
+
+    @cached_property
+    def training_representations(self) -> Representations:
+        """The same of the pictures to learn from; ValueError where there are none."""
+        if self.training is None:
+            raise ValueError("knn, fewshot and probe learn from labelled pictures, and no training pictures were given")
+        return self._look(self.training, logits=False).representations
+
+    @cached_property
+    def _judged(self) -> "_Seen":
+        return self._look(self.batches, logits=True)
+
+    def _look(self, batches: Batches, *, logits: bool) -> "_Seen":
+        rows = list(self._rows(batches, logits))
+        if not rows:
+            raise ValueError("there are no pictures to evaluate on")
+        said, vectors, targets, keys = zip(*rows, strict=True)
+        names = tuple(key for part in keys for key in part)
+        return _Seen(torch.cat(said), torch.cat(vectors), torch.cat(targets), names)
+
+    def _rows(self, batches: Batches, logits: bool) -> Iterator[tuple[Tensor, Tensor, Tensor, tuple[str, ...]]]:
+        parameter = next(self.model.parameters())
         training = self.model.training
         self.model.eval()
         try:
             with torch.inference_mode():
-                for batch in self.batches():
-                    yield batch, self.model(batch.images.to(device)).float().cpu()
+                for batch in batches():
+                    # One pass of the network serves both.
+                    features = self.model.features(batch.images.to(parameter.device, parameter.dtype))
+                    vectors = self.model.represent(features).float().cpu()
+                    said = self.model.logits(features).float().cpu() if logits else vectors[:, :0]
+                    yield said, vectors, batch.targets, batch.keys
         finally:
             self.model.train(training)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    logits: Tensor
+    vectors: Tensor
+    targets: Tensor
+    keys: tuple[str, ...]
+
+    @property
+    def representations(self) -> Representations:
+        """Those of the pictures that have a label; ValueError where none has, or a picture has no single vector."""
+        if self.vectors.ndim != 2:
+            raise ValueError("this model gives a vector for every token: give it a pooling to have one for a picture")
+        labelled = self.targets.sum(dim=1) > 0
+        if not labelled.any():
+            raise ValueError("none of the pictures has a label")
+        return Representations(vectors=self.vectors[labelled], targets=self.targets[labelled])
 
 
 def evaluators() -> list[str]:
@@ -74,19 +147,49 @@ def evaluators() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(__path__) if _judges(module.name))
 
 
-def evaluator(name: str) -> ModuleType:
-    """The module of one evaluator; ValueError where there is no such file."""
+def evaluator(word: str) -> ModuleType:
+    """The module that a word like `top1` or `real:labels.json` asks for.
+
+    Raises ValueError where there is no such file, and for an argument that is missing or one too many.
+    """
+    name, colon, argument = word.partition(":")
     if name not in (module.name for module in pkgutil.iter_modules(__path__)) or not _judges(name):
         raise ValueError(f"unknown evaluator '{name}'{nearest(name, evaluators())}")
-    return importlib.import_module(f"{__name__}.{name}")
+    module = importlib.import_module(f"{__name__}.{name}")
+    parameters = list(inspect.signature(module.evaluate).parameters.values())
+    if colon and (len(parameters) == 1 or not argument):
+        raise ValueError(
+            f"the evaluator '{name}' takes no argument, but '{word}' gives one"
+            if argument
+            else f"'{word}' names no argument after the colon"
+        )
+    if not colon and len(parameters) > 1 and parameters[1].default is inspect.Parameter.empty:
+        raise ValueError(f"the evaluator '{name}' takes an argument: write {name}:{parameters[1].name.upper()}")
+    return module
+
+
+def reads(word: str) -> str:
+    """What an evaluator judges a model by: `predictions`, `representations` or the `model` alone."""
+    return getattr(evaluator(word), "READS", "predictions")
 
 
 def evaluate(subject: Subject, names: Iterable[str]) -> dict[str, float]:
-    """The numbers of several evaluators, each under `evaluator.number`."""
+    """The numbers of several evaluators, each under `evaluator.number`; under `evaluator:argument.number` if it has
+    one.
+    """
     modules = {name: evaluator(name) for name in names}
-    return {
-        f"{name}.{key}": value for name, module in modules.items() for key, value in module.evaluate(subject).items()
-    }
+    numbers: dict[str, float] = {}
+    for word, module in modules.items():
+        name, colon, argument = word.partition(":")
+        found = module.evaluate(subject, argument) if colon else module.evaluate(subject)
+        prefix = f"{name}:{Path(argument).stem}" if colon else name
+        numbers |= {f"{prefix}.{key}": value for key, value in found.items()}
+    return numbers
+
+
+def right(predicted: Int[Tensor, " n"], targets: Float[Tensor, "n classes"]) -> float:
+    """The share of pictures whose predicted class is among the true ones."""
+    return (targets.gather(1, predicted[:, None]) > 0).double().mean().item()
 
 
 def _judges(name: str) -> bool:

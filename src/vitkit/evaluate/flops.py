@@ -5,7 +5,16 @@ import copy
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from vitkit.evaluate import Subject
 from vitkit.models import Backbone
+
+READS = "model"
+
+
+def evaluate(subject: Subject) -> dict[str, float]:
+    """`giga`, billions of floating-point operations an image, and `million_parameters`."""
+    parameters = sum(parameter.numel() for parameter in subject.model.parameters())
+    return {"giga": flops(subject.model) / 1e9, "million_parameters": parameters / 1e6}
 
 
 def flops(model: Backbone, image_size: tuple[int, int] | None = None) -> int:
@@ -16,8 +25,9 @@ def flops(model: Backbone, image_size: tuple[int, int] | None = None) -> int:
     """
     size = image_size or model.config.image_size
     twin = copy.deepcopy(model).to("meta") if next(model.parameters()).device.type != "meta" else model
+    dtype = next(twin.parameters()).dtype
     training = twin.training
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        twin.eval()(torch.empty(1, model.config.channels, *size, device="meta"))
+        twin.eval()(torch.empty(1, model.config.channels, *size, device="meta", dtype=dtype))
     twin.train(training)
     return counter.get_total_flops()

@@ -14,20 +14,24 @@ def evaluate(subject: Subject) -> dict[str, float]:
     """`accuracy`, `top5` where there are more than five classes, `loss` (softmax cross-entropy) and how many
     `pictures`.
     """
-    predictions = subject.predictions
+    return numbers(subject.predictions)
+
+
+def numbers(predictions: Predictions) -> dict[str, float]:
+    """The same of predictions at hand; ValueError where none of the pictures has a label."""
     labelled = predictions.targets.sum(dim=1) > 0
     if not labelled.any():
         raise ValueError("none of the pictures has a label")
     truth = predictions.targets / predictions.targets.sum(dim=1, keepdim=True).clamp(min=1.0)
     loss = -(truth * predictions.logits.log_softmax(dim=1)).sum(dim=1)
-    numbers = {
+    found = {
         "accuracy": hits(predictions, 1)[labelled].double().mean().item(),
         "loss": loss[labelled].double().mean().item(),
         "pictures": float(labelled.sum()),
     }
     if predictions.targets.shape[1] > 5:
-        numbers["top5"] = hits(predictions, 5)[labelled].double().mean().item()
-    return numbers
+        found["top5"] = hits(predictions, 5)[labelled].double().mean().item()
+    return found
 
 
 def hits(predictions: Predictions, k: int) -> Bool[Tensor, " n"]:

@@ -55,8 +55,12 @@ class Backbone(nn.Module, ABC):
         """Fills the buffers that no checkpoint holds (fixed position tables); `init_weights` calls it too."""
 
     def forward(self, images: Float[Tensor, "b c height width"]) -> Float[Tensor, "b *n classes"]:
-        """Logits; the representation itself where the model has no classes."""
-        return self.head(self.represent(self.features(images)))
+        """`logits(features(images))`."""
+        return self.logits(self.features(images))
+
+    def logits(self, features: Features) -> Float[Tensor, "b *n classes"]:
+        """Features to logits; the representation itself where the model has no classes."""
+        return self.head(self.represent(features))
 
     def reset_head(self, num_classes: int) -> None:
         """Puts a new, zero linear head for `num_classes` in place of head and pre-logits (ViT paper, section 3.2)."""

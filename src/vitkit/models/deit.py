@@ -120,9 +120,9 @@ class DeiT(TokenBackbone):
         first, second = features.special.unbind(1)
         return torch.stack([self.head(first), self.head_dist(second)], dim=1)
 
-    def forward(self, images: Float[Tensor, "b c height width"]) -> Float[Tensor, "b classes"]:
+    def logits(self, features: Features) -> Float[Tensor, "b classes"]:
         """The mean of the two heads' logits (not of their probabilities), in training too: see `both`."""
-        return self.both(self.features(images)).mean(dim=1)
+        return self.both(features).mean(dim=1)
 
     def reset_head(self, num_classes: int) -> None:
         """Puts two new, zero heads for `num_classes` in place of the old ones."""

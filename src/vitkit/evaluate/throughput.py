@@ -1,0 +1,79 @@
+"""How many images a second the network takes, without reading them: the median over batches, after a warm-up."""
+
+import copy
+import statistics
+import time
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vitkit.evaluate import Subject
+from vitkit.models import Backbone
+
+READS = "model"
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+WARM_UP, BATCHES = 3, 20
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """A speed, and what it was measured with."""
+
+    images_per_second: float
+    batch_size: int
+    precision: str
+    device: str
+
+
+def evaluate(subject: Subject, precision: str = "") -> dict[str, float]:
+    """`float32_images_per_second` and `batch_size`, of the first batch of the pictures, where the model is.
+
+    `precision` is the model's own, or one of `PRECISIONS` (`throughput:bfloat16`).
+    """
+    first = next(iter(subject.batches()), None)
+    if first is None:
+        raise ValueError("there are no pictures to evaluate on")
+    found = measure(subject.model, first.images, precision)
+    return {
+        f"{found.precision}_images_per_second": found.images_per_second,
+        "batch_size": float(found.batch_size),
+    }
+
+
+def measure(
+    model: Backbone,
+    images: Float[Tensor, "b c height width"],
+    precision: str = "",
+    *,
+    warm_up: int = WARM_UP,
+    batches: int = BATCHES,
+) -> Throughput:
+    """The speed of a model on a batch that is already where the model is; ValueError for an unknown precision."""
+    if precision and precision not in PRECISIONS:
+        raise ValueError(f"unknown precision '{precision}'; there is {', '.join(PRECISIONS)}")
+    parameter = next(model.parameters())
+    dtype = PRECISIONS[precision] if precision else parameter.dtype
+    timed = model if dtype == parameter.dtype else copy.deepcopy(model).to(dtype)
+    training = timed.training
+    images = images.to(parameter.device, dtype)
+    seconds = []
+    try:
+        timed.eval()
+        with torch.inference_mode():
+            for _ in range(warm_up + batches):
+                start = time.perf_counter()
+                timed(images)
+                if parameter.device.type != "cpu":
+                    # The call returns when the work is queued; it is over when the device says so.
+                    torch.accelerator.synchronize(parameter.device)
+                seconds.append(time.perf_counter() - start)
+    finally:
+        timed.train(training)
+    return Throughput(
+        images_per_second=images.shape[0] / statistics.median(seconds[warm_up:]),
+        batch_size=images.shape[0],
+        precision=str(dtype).removeprefix("torch."),
+        device=str(parameter.device),
+    )
