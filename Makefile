@@ -17,11 +17,13 @@ help: ## what there is to make
 demo: $(VENV)/demo ## set up, train a ViT on the embedded digits, evaluate, classify, write a report
 	$(BIN)/vitkit demo
 
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q
+
 test: $(VENV)/dev ## set up and run the tests (under 5 minutes)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(PYTEST)
 
 test-all: $(VENV)/dev ## the slow tests too
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m ""
+	$(PYTEST) -m ""
 
 check: $(VENV)/dev ## formatting, lint and types
 	$(BIN)/ruff format --check .

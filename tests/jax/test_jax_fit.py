@@ -122,6 +122,7 @@ def test_losses():
     near(given, expected.sum(dim=1).numpy(), 1e-5)
 
 
+@pytest.mark.slow
 def test_accumulation_and_remat_change_nothing():
     plan = twin.Plan(steps=10, learning_rate=0.1, optimizer="sgd")
     expected, numbers = run_steps(plan)
