@@ -24,7 +24,8 @@ def parse(location: str) -> tuple[str, dict[str, str]]:
     path, mark, text = location.rpartition("#")
     if not mark or "=" not in text:
         return location, {}
-    chosen = dict(part.partition("=")[::2] for part in text.split(","))
+    parts = [part.partition("=") for part in text.split(",")]
+    chosen = {kind: column for kind, _, column in parts}
     for kind in chosen:
         if kind not in NAMES:
             raise ValueError(f"'#{text}' names no column of vitkit's: '{kind}'{nearest(kind, NAMES)}")
@@ -46,6 +47,29 @@ def choose(kind: str, columns: Iterable[str], chosen: Mapping[str, str], where: 
         f"{where} has no column that is called like {kind}s ({', '.join(NAMES[kind][:4])}, ...); it has "
         f"{', '.join(map(str, columns)) or 'none'}: name it with #{kind}=COLUMN behind the location"
     )
+
+
+def choose_fitting(kind: str, fitting: list[str], columns: list[str], chosen: Mapping[str, str], where: str) -> str:
+    """The one column that fits, or of several (or none) that with the likeliest name."""
+    if kind in chosen or not fitting:
+        return choose(kind, columns, chosen, where)
+    if len(fitting) > 1 and not any(name.lower() in NAMES[kind] for name in fitting):
+        raise ValueError(f"{where} has several columns of {kind}s, {', '.join(fitting)}: name one with #{kind}=COLUMN")
+    return fitting[0] if len(fitting) == 1 else choose(kind, fitting, chosen, where)
+
+
+def kind_of(feature: Any) -> Any:
+    """The type of a feature as `datasets` writes it ("Image", "ClassLabel"), None for what is none."""
+    return feature.get("_type") if isinstance(feature, dict) else None
+
+
+def class_names(feature: Any) -> tuple[str, ...] | None:
+    """The names of a ClassLabel, or of the ClassLabels of a list, in the three ways `datasets` has written it."""
+    inner: Any = feature[0] if isinstance(feature, list) and feature else feature
+    if kind_of(inner) in ("Sequence", "List", "LargeList"):
+        inner = inner["feature"]
+    names = inner.get("names") if kind_of(inner) == "ClassLabel" else None
+    return tuple(map(str, names)) if isinstance(names, list) else None
 
 
 def split_of(path: str) -> str | None:
