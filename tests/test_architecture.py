@@ -15,11 +15,11 @@ FILES = sorted(ROOT.rglob("*.py"))
 LEVELS = {
     "config": 0, "parallel": 0, "layers": 0, "images": 0,
     "models": 1, "data": 1,
-    "objectives": 2, "evaluate": 2, "checkpoints": 2,
-    "train": 3, "predict": 3, "explain": 3,
+    "checkpoints": 1.5,  # a teacher is a checkpoint
+    "objectives": 2, "evaluate": 2,
+    "train": 3, "predict": 3, "explain": 3, "jax": 3,
     "transformers": 4, "serve": 4, "export": 4, "recipes": 4,
     "bench": 5,
-    "jax": 5,
     "cli": 6, "__main__": 7,
 }  # fmt: skip
 SAYS_NOTHING = {"utils", "util", "common", "misc", "helpers", "helper", "base", "core", "manager", "tools", "stuff"}
@@ -30,6 +30,7 @@ ONLY_IN = {
     "matplotlib": ["explain/plots.py"],
     "starlette": ["serve/http.py"],
     "jax": ["jax/", "transformers/flax.py"],
+    "vitkit.jax": ["__init__.py", "jax/", "transformers/", "cli/"],
 }
 MOST_LINES = 250
 MOST_FUNCTION_LINES = 40

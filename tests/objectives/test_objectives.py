@@ -1,15 +1,22 @@
 """The contract of objectives, over every file of the folder and every family of models; the losses by hand."""
 
+import atexit
+import dataclasses
 import math
+import shutil
+import tempfile
+from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from vitkit import models, objectives
+from vitkit import checkpoints, models, objectives
 from vitkit.data.loader import Batch
+from vitkit.data.processor import Processor
 from vitkit.models import vit
-from vitkit.objectives import supervised
+from vitkit.objectives import distillation, supervised
 
 PAIRS = [(objective, family) for objective in objectives.objectives() for family in models.families()]
 
@@ -22,10 +29,24 @@ def batch_for(model: models.Backbone, num: int = 4) -> Batch:
     return Batch(images, targets, tuple(map(str, range(num))))
 
 
+@cache
+def teacher(channels: int) -> Path:
+    """A checkpoint of a tiny model with the classes of all tiny models."""
+    folder = Path(tempfile.mkdtemp()) / "teacher"
+    atexit.register(shutil.rmtree, folder.parent)
+    model = models.build(dataclasses.replace(vit.TINY, channels=channels))
+    processor = Processor.squash(32)
+    labels = tuple(f"class {number}" for number in range(model.config.num_classes))
+    checkpoints.save(checkpoints.Checkpoint(model=model, processor=processor, labels=labels), folder)
+    return folder
+
+
 def build(objective: str, family: str) -> objectives.Objective:
     torch.manual_seed(0)
     backbone = models.build(models.family(family).TINY)
     config = objectives.objective(objective).Config()
+    if isinstance(config, distillation.Config):
+        config = dataclasses.replace(config, teacher=str(teacher(backbone.config.channels)))
     try:
         return objectives.build(config, backbone)
     except ValueError as error:
