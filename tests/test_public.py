@@ -9,6 +9,8 @@ import vitkit
 
 NAMES = [
     "Classifier",
+    "FlaxViTForImageClassification",
+    "FlaxViTModel",
     "ImageError",
     "Limits",
     "Prediction",

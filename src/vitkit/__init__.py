@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from vitkit.checkpoints import convert
     from vitkit.data.processor import Processor
     from vitkit.images import ImageError, Limits, open_image
+    from vitkit.jax import FlaxViTForImageClassification, FlaxViTModel
     from vitkit.predict import Classifier, Prediction, Predictor, load
     from vitkit.transformers import (
         ViTConfig,
@@ -29,6 +30,8 @@ __version__ = version("vitkit")
 
 _HOMES = {
     "Classifier": "vitkit.predict",
+    "FlaxViTForImageClassification": "vitkit.jax",
+    "FlaxViTModel": "vitkit.jax",
     "ImageError": "vitkit.images",
     "Limits": "vitkit.images",
     "Prediction": "vitkit.predict",
@@ -50,6 +53,8 @@ _HOMES = {
 
 __all__ = [
     "Classifier",
+    "FlaxViTForImageClassification",
+    "FlaxViTModel",
     "ImageError",
     "Limits",
     "Prediction",

@@ -280,3 +280,13 @@ def test_what_hugging_face_cannot_say():
         model_config(ViTAttributes(hidden_act="tanh"), classifier=True)
     with pytest.raises(ValueError, match="pooler_act is 'relu'"):
         model_config(ViTAttributes(pooler_act="relu"), classifier=False)
+
+
+def test_the_names_of_version_4_are_at_the_top():
+    import vitkit
+    import vitkit.transformers
+
+    assert vitkit.FlaxViTModel is vitkit.transformers.FlaxViTModel is twin.FlaxViTModel
+    assert vitkit.FlaxViTForImageClassification is vitkit.transformers.FlaxViTForImageClassification
+    with pytest.raises(AttributeError, match=r"no attribute 'FlaxBert'"):
+        vitkit.transformers.FlaxBert  # noqa: B018

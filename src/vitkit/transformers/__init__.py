@@ -2,8 +2,10 @@
 
 Models, config, image processor and pipeline have the names, arguments, outputs and errors of transformers 4 and 5;
 docs/coming-from-transformers.md has the table. The arithmetic is that of `vitkit.layers` and `vitkit.data.processor`.
-Nothing here imports transformers.
+Nothing here imports transformers. The Flax classes of version 4 are those of `vitkit.jax`, imported when they are used.
 """
+
+from typing import Any
 
 from vitkit.transformers.batch import BatchFeature
 from vitkit.transformers.classification import ViTForImageClassification
@@ -53,3 +55,11 @@ __all__ = [
     "ViTPreTrainedModel",
     "pipeline",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("FlaxViTForImageClassification", "FlaxViTModel"):
+        import vitkit.jax
+
+        return getattr(vitkit.jax, name)
+    raise AttributeError(f"module 'vitkit.transformers' has no attribute '{name}'")
