@@ -286,7 +286,11 @@ def test_the_names_of_version_4_are_at_the_top():
     import vitkit
     import vitkit.transformers
 
-    assert vitkit.FlaxViTModel is vitkit.transformers.FlaxViTModel is twin.FlaxViTModel
-    assert vitkit.FlaxViTForImageClassification is vitkit.transformers.FlaxViTForImageClassification
+    assert vitkit.FlaxViTModel is vitkit.transformers.FlaxViTModel is FlaxViTModel
+    assert (
+        vitkit.FlaxViTForImageClassification
+        is vitkit.transformers.FlaxViTForImageClassification
+        is FlaxViTForImageClassification
+    )
     with pytest.raises(AttributeError, match=r"no attribute 'FlaxBert'"):
         vitkit.transformers.FlaxBert  # noqa: B018
