@@ -1,16 +1,20 @@
 """What is seen of a run while it goes on: log.jsonl, one JSON object a line, and a progress bar for people."""
 
 import json
+import resource
 import sys
 import time
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from vitkit.train.loggers import Logger
 from vitkit.train.state import write_file
 
 
@@ -20,7 +24,17 @@ class Events:
     Where the console is no terminal the bar is left out, and one line an evaluation remains.
     """
 
-    def __init__(self, log: Path, *, total: int, batch_size: int, every: int, console: Console | None = None):
+    def __init__(
+        self,
+        log: Path,
+        *,
+        total: int,
+        batch_size: int,
+        every: int,
+        console: Console | None = None,
+        loggers: Sequence[Logger] = (),
+    ):
+        self.loggers = loggers
         self.file = log.open("a", encoding="utf-8")
         self.batch_size = batch_size
         self.every = every
@@ -48,11 +62,17 @@ class Events:
     ) -> None:
         self.bar.stop()
         self.file.close()
+        for logger in self.loggers:
+            logger.close()
 
     def write(self, kind: str, step: int, **values: Any) -> None:
         """Adds one line to the log, at once."""
         self.file.write(json.dumps({"kind": kind, "step": step, "time": round(time.time(), 3), **values}) + "\n")
         self.file.flush()
+        numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
+        if kind in ("step", "evaluation"):
+            for logger in self.loggers:
+                logger.scalars(kind, step, numbers)
 
     def say(self, text: str) -> None:
         """A line for people."""
@@ -62,7 +82,7 @@ class Events:
         """After each step; every few of them are logged."""
         self.recent.append((time.monotonic(), step))
         speed = self.images_per_second()
-        shown = f"loss {scalars['loss']:.3f}  {speed:,.0f} images/s"
+        shown = f"loss {scalars['loss']:.3f}  {speed:,.0f} images/s  {memory_in_use() / 1e9:.1f} GB"
         self.bar.update(self.task, completed=step, shown=shown)
         if step % self.every == 0 or step == 1:
             self.write("step", step, images_per_second=round(speed, 1), **scalars)
@@ -77,6 +97,14 @@ class Events:
     def pause(self) -> None:
         """Forgets the speed so far: what follows is no training."""
         self.recent.clear()
+
+
+def memory_in_use() -> int:
+    """The most bytes that this process has held so far: on the GPU where it uses one, else in memory."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated()
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
 
 
 def read(log: Path) -> list[dict[str, Any]]:

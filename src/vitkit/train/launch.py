@@ -2,21 +2,22 @@
 reports.
 """
 
+import os
 import platform
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
-from vitkit import checkpoints, evaluate, models, objectives, parallel
+from vitkit import checkpoints, evaluate, parallel
 from vitkit.data import Source, train_and_val
 from vitkit.data.augment import Transform
 from vitkit.data.loader import Batch, Stream, evaluation_batches, training_batches
 from vitkit.models import Backbone
-from vitkit.train import optim, report, state
+from vitkit.train import checks, loggers, report, state
+from vitkit.train.begin import begin, judged, machine
 from vitkit.train.events import Events, rewind
 from vitkit.train.folder import RunFolder
 from vitkit.train.loop import Training, TrainingStopped, fit
@@ -29,70 +30,55 @@ MOST_UNREADABLE = 0.01
 
 @dataclass(frozen=True)
 class Result:
-    """What a run came to: its folder, the score of the model that was kept, and after which step that was."""
+    """What a run came to: its folder, the score of the model that was kept, and after which step that was.
+
+    `main` says whether this process is the one that writes, where several train together.
+    """
 
     folder: Path
     score: float
     step: int
+    main: bool = True
 
 
 def train(run: Run, folder: str | Path, *, console: Console | None = None) -> Result:
     """Trains a run in its folder, or goes on where it was stopped; a run that is over is only reported.
 
-    `console` shows the progress. Raises ValueError before anything is computed for a run that does not fit together or
-    a folder that holds another; TrainingStopped for a loss that is not finite; Interrupted, saved, for SIGTERM and
-    Ctrl-C.
+    `console` shows the progress. Under torchrun every process calls it, and the first writes. Raises ValueError before
+    anything is computed for a run that does not fit together or a folder that holds another; TrainingStopped for a loss
+    that is not finite; Interrupted, saved, for SIGTERM and Ctrl-C.
     """
+    if not run.data.source:
+        raise ValueError(f"'{run.name}' needs pictures: say --data SOURCE, as in --data parquet:/data/imagenet")
     training_source, validation = train_and_val(
         run.data.source, val=run.data.val, held_out=run.data.held_out, seed=run.data.split_seed
     )
-    check(run, training_source)
-    device = parallel.start(run.machine.device)
+    checks.check(run, training_source)
     place = RunFolder(Path(folder))
-    place.claim(run)
-    with torch.random.fork_rng(devices=[]), threads(run.machine.threads):
+    random = torch.random.fork_rng(devices=[])
+    with parallel.together(run.machine.device, run.machine.parallel) as device, random, machine(run):
+        checks.refuse_pairs(run, device)
+        if parallel.is_main():
+            checks.refuse_full_disk(run, place.path)
+            place.claim(run)
+        parallel.from_main(0.0)
         training = begin(run, run.total_steps(len(training_source)), device)
         session = Session(training, place, validation)
         session.resume()
-        total = training.total
         with Events(
-            place.log, total=total, batch_size=run.batch_size, every=run.machine.log_every, console=console
+            place.log if parallel.is_main() else Path(os.devnull),
+            total=training.total,
+            batch_size=run.batch_size,
+            every=run.machine.log_every,
+            console=console if parallel.is_main() else None,
+            loggers=loggers.opened(run, place.path) if parallel.is_main() else (),
         ) as events:
             session.go(training_source, events)
-        report.write(place)
-    return Result(place.path, session.score, session.kept_step)
-
-
-@contextmanager
-def threads(num: int | None) -> Iterator[None]:
-    """That many threads of torch on the CPU while it is entered; None changes nothing."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(num or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def check(run: Run, source: Source) -> None:
-    """Raises ValueError where model, processor and pictures do not fit together."""
-    classes = len(source.classes)
-    if run.model.num_classes != classes:
-        raise ValueError(f"the model has {run.model.num_classes} classes, '{run.data.source}' has {classes}")
-    if run.model.channels != run.processor.channels:
-        raise ValueError(f"the model takes {run.model.channels} channels, the processor gives {run.processor.channels}")
-    if tuple(run.model.image_size) != tuple(run.processor.size):
-        raise ValueError(f"the model takes images of {run.model.image_size}, the processor gives {run.processor.size}")
-    for name in run.evaluators:
-        evaluate.evaluator(name)
-
-
-def begin(run: Run, total: int, device: torch.device) -> Training:
-    """The start of a run: fresh weights from its seed, and their optimiser."""
-    torch.manual_seed(run.seed)
-    # Made on the CPU, so that a seed means the same weights on every device.
-    objective = objectives.build(run.objective, models.build(run.model)).to(device)
-    return Training(run, objective, optim.build(run.optimizer, objective), total)
+        main = parallel.is_main()
+        if main:
+            report.write(place)
+        parallel.from_main(0.0)
+    return Result(place.path, session.score, session.kept_step, main)
 
 
 class Session:
@@ -112,17 +98,25 @@ class Session:
         if saved is not None:
             self.training.load_state_dict(saved["training"])
             self.score, self.kept_step, self.unreadable = saved["score"], saved["kept_step"], saved["unreadable"]
-        rewind(self.place.log, self.training.step)
+        if parallel.is_main():
+            rewind(self.place.log, self.training.step)
+        parallel.from_main(0.0)
 
     def save(self) -> None:
-        """Writes the state."""
+        """Writes the state; all processes take part, and the main one writes.
+
+        It is gathered whole: one file with one digest that is there or not, read without unpickling, and good for any
+        number of processes and either way of sharing. Its price is memory for it on the main process's machine.
+        """
         content = {
             "training": self.training.state_dict(),
             "score": self.score,
             "kept_step": self.kept_step,
             "unreadable": self.unreadable,
         }
-        state.save(self.place.states, self.training.step, content, keep=self.training.run.machine.keep)
+        if parallel.is_main():
+            state.save(self.place.states, self.training.step, content, keep=self.training.run.machine.keep)
+        parallel.from_main(0.0)
 
     def go(self, source: Source, events: Events) -> None:
         """Trains to the end."""
@@ -153,8 +147,9 @@ class Session:
                 events.write("stopped", training.step, reason=str(error))
                 self.save()
                 raise
-            if stop.number is not None and training.step < training.total:
-                raise Interrupted(stop.number, training.step)
+            number = parallel.largest(stop.number or 0)
+            if number and training.step < training.total:
+                raise Interrupted(number, training.step)
 
     def after(self, events: Events, stop: StopRequest) -> Callable[[dict[str, float], Batch], bool]:
         """What is done between two steps."""
@@ -176,27 +171,32 @@ class Session:
 
     def count_unreadable(self, batch: Batch, events: Events) -> None:
         """Logs pictures that were replaced; TrainingStopped where there are too many."""
-        if batch.replaced:
-            self.unreadable += len(batch.replaced)
-            events.write("unreadable", self.training.step, pictures=list(batch.replaced))
+        found = parallel.total(len(batch.replaced))
+        if found:
+            self.unreadable += found
+            events.write("unreadable", self.training.step, number=found, pictures=list(batch.replaced))
             if self.unreadable > max(10, MOST_UNREADABLE * self.training.consumed):
+                last = f", the last: {batch.replaced[-1]}" if batch.replaced else ""
                 raise TrainingStopped(
-                    f"{self.unreadable} of {self.training.consumed} training pictures could not be read, "
-                    f"the last: {batch.replaced[-1]}"
+                    f"{self.unreadable} of {self.training.consumed} training pictures could not be read{last}"
                 )
 
     def judge(self, events: Events) -> None:
         """Evaluates the model, and keeps it if it is the best so far, or the last is wanted."""
-        run, backbone = self.training.run, self.training.objective.backbone
-        subject = subject_of(run, backbone, self.validation)
-        numbers = evaluate.evaluate(subject, run.evaluators)
-        if run.score not in numbers:
-            raise ValueError(f"models are judged by '{run.score}', but there is {', '.join(numbers)}")
-        step, value = self.training.step, numbers[run.score]
+        run, step = self.training.run, self.training.step
+        model = judged(self.training)
+        value = 0.0
+        if parallel.is_main():
+            numbers = evaluate.evaluate(subject_of(run, model, self.validation), run.evaluators)
+            if run.score not in numbers:
+                raise ValueError(f"models are judged by '{run.score}', but there is {', '.join(numbers)}")
+            value = numbers[run.score]
+            events.write("evaluation", step, **numbers)
+        value = parallel.from_main(value)
         if value > self.score or run.keep == "last":
             self.score, self.kept_step = value, step
-            keep(run, backbone, self.validation.classes, self.place.best)
-        events.write("evaluation", step, **numbers)
+            if parallel.is_main():
+                keep(run, model, self.validation.classes, self.place.best)
         events.say(f"step {step:>6} of {self.training.total}   {run.score} {value:.2%}")
         events.pause()
 

@@ -1,7 +1,8 @@
 """The one training loop: every objective, every model; it has no branch on either."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from vitkit import parallel
 from vitkit.data.loader import Batch
 from vitkit.objectives import Objective
+from vitkit.train.average import Average
 from vitkit.train.optim import set_rate
 from vitkit.train.run import Run
 from vitkit.train.schedule import factor
@@ -33,6 +35,13 @@ class Training:
     optimizer: torch.optim.Optimizer
     total: int
     step: int = 0
+    average: Average | None = None
+    scaler: torch.amp.GradScaler | None = None
+    module: nn.Module = field(init=False)  # the objective as it is called: wrapped, where processes train together
+
+    def __post_init__(self) -> None:
+        """One process calls the objective itself."""
+        self.module = self.objective
 
     @property
     def consumed(self) -> int:
@@ -40,15 +49,47 @@ class Training:
         return self.step * self.run.batch_size
 
     def state_dict(self) -> dict[str, Any]:
-        """What is saved."""
-        objective, optimizer = self.objective.state_dict(), self.optimizer.state_dict()
-        return {"step": self.step, "objective": objective, "optimizer": optimizer}
+        """What is saved: whole tensors, whatever the number of processes, so that any other number can go on."""
+        state = {
+            "step": self.step,
+            "objective": parallel.whole(self.objective.state_dict()),
+            "optimizer": parallel.whole(self.optimizer.state_dict()),
+        }
+        if self.average is not None:
+            state["average"] = parallel.whole(self.average.values)
+        if self.scaler is not None:
+            state["scaler"] = self.scaler.state_dict()
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes back to what was saved."""
-        self.objective.load_state_dict(state["objective"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        own = self.objective.state_dict()
+        weights = {name: parallel.like(value, own.get(name, value)) for name, value in state["objective"].items()}
+        self.objective.load_state_dict(weights)
+        self.optimizer.load_state_dict(shares(self.optimizer, state["optimizer"]))
+        if self.average is not None:
+            values = self.average.values
+            self.average.load({name: parallel.like(value, values[name]) for name, value in state["average"].items()})
+        if self.scaler is not None:
+            self.scaler.load_state_dict(state["scaler"])
         self.step = state["step"]
+
+
+def shares(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    """The state of an optimiser with every tensor as the parameter it belongs to is: a shard, where that is one."""
+    if "state" not in state:
+        return state
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+    def fitted(value: Any, parameter: Tensor) -> Any:
+        whole = isinstance(value, Tensor) and value.shape == parameter.shape
+        return parallel.like(value, parameter) if whole else value
+
+    moments = {
+        number: {name: fitted(value, parameters[number]) for name, value in entries.items()}
+        for number, entries in state["state"].items()
+    }
+    return {**state, "state": moments}
 
 
 def fit(training: Training, batches: Iterator[Batch], after: Callable[[dict[str, float], Batch], bool]) -> None:
@@ -62,6 +103,8 @@ def fit(training: Training, batches: Iterator[Batch], after: Callable[[dict[str,
         scalars = update(training, batch.to(device))
         training.step += 1
         training.objective.after_step(training.step / training.total)
+        if training.average is not None:
+            training.average.update(training.objective.backbone, training.step)
         if after(scalars, batch):
             return
 
@@ -76,23 +119,41 @@ def update(training: Training, batch: Batch) -> dict[str, float]:
     rate = run.optimizer.rate * factor(run.schedule, step, training.total)
     set_rate(training.optimizer, rate)
     training.optimizer.zero_grad()
-    scalars = backward(training.objective, batch, run.accumulate)
+    scalars = backward(training.module, batch, run.accumulate, precision=run.precision, scaler=training.scaler)
+    if training.scaler is not None:
+        training.scaler.unscale_(training.optimizer)
     gradients = [parameter.grad for parameter in training.objective.parameters() if parameter.grad is not None]
-    norm = nn.utils.get_total_norm(gradients)
+    norm = parallel.whole(nn.utils.get_total_norm(gradients))
     values = {name: value.item() for name, value in scalars.items()} | {"rate": rate, "norm": norm.item()}
-    refuse_non_finite(values, batch, step)
+    # With a scaler, a gradient that overflowed is its business: it leaves the update out and scales less.
+    refuse_non_finite(values, batch, step, names=("loss",) if training.scaler else ("loss", "norm"))
     if run.optimizer.clip is not None:
         nn.utils.clip_grads_with_norm_(training.objective.parameters(), run.optimizer.clip, norm)
-    training.optimizer.step()
+    if training.scaler is None:
+        training.optimizer.step()
+    else:
+        training.scaler.step(training.optimizer)
+        training.scaler.update()
     return values
 
 
-def backward(objective: Objective, batch: Batch, parts: int) -> dict[str, Tensor]:
+def backward(
+    module: nn.Module,
+    batch: Batch,
+    parts: int,
+    *,
+    precision: str = "float32",
+    scaler: torch.amp.GradScaler | None = None,
+) -> dict[str, Tensor]:
     """Adds up the gradients of a batch in equal parts, one after the other; the scalars are means over the batch."""
     sums: dict[str, Tensor] = {}
-    for part in split(batch, parts):
-        scalars = objective(part)
-        (scalars["loss"] / parts).backward()
+    kind, low = batch.images.device.type, precision != "float32"
+    for number, part in enumerate(split(batch, parts)):
+        with parallel.accumulating(module) if number < parts - 1 else nullcontext():
+            with torch.autocast(kind, dtype=getattr(torch, precision)) if low else nullcontext():
+                scalars = module(part)
+            loss = scalars["loss"] / parts
+            (loss if scaler is None else scaler.scale(loss)).backward()
         for name, value in scalars.items():
             sums[name] = sums.get(name, 0.0) + parallel.mean(value.detach()) / parts
     return sums
@@ -110,9 +171,11 @@ def split(batch: Batch, parts: int) -> list[Batch]:
     ]
 
 
-def refuse_non_finite(values: dict[str, float], batch: Batch, step: int) -> None:
+def refuse_non_finite(
+    values: dict[str, float], batch: Batch, step: int, names: tuple[str, ...] = ("loss", "norm")
+) -> None:
     """Raises TrainingStopped that names the batch where a process has a loss or a gradient that is not finite."""
-    broken = [name for name in ("loss", "norm") if not np.isfinite(values[name])]
+    broken = [name for name in names if not np.isfinite(values[name])]
     if parallel.any_true(bool(broken)):
         what = " and ".join({"loss": "the loss", "norm": "the gradient"}[name] for name in broken) or "another process"
         keys = ", ".join(batch.keys)

@@ -1,28 +1,39 @@
-"""The update of the weights: which optimiser, and what weight decay means and touches."""
+"""The update of the weights: which optimiser, what weight decay means and touches, and how fast each layer learns."""
 
+import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
+from vitkit.train.lion import Lion
+from vitkit.train.together import Together
+
 
 @dataclass(frozen=True, kw_only=True)
 class Optimizer:
-    """AdamW (Loshchilov and Hutter 2019) with gradients clipped to the global norm `clip`, None for no clipping.
+    """The optimiser, with gradients clipped to the global norm `clip`, None for no clipping.
+
+    `adamw` (Loshchilov and Hutter 2019), `adam` (decay as part of the gradient), `sgd` with `momentum` (the paper's
+    fine-tuning), `lion` (Chen et al. 2023), `muon` (Jordan 2024) for the matrices inside blocks and adamw for the rest,
+    its steps scaled to the size of adamw's so that rates carry over.
 
     `decay` says what `weight_decay` multiplies at each update: `rate` the learning rate of that step, as in the ViT
     paper and PyTorch; `schedule` only the schedule's share of the peak rate, as in big_vision. At a peak rate of 1e-3,
-    0.1 in the first is 1e-4 in the second.
+    0.1 in the first is 1e-4 in the second. `layer_decay` multiplies the rate once for each block between a layer and
+    the head (BEiT, MAE: 0.65 to 0.9).
     """
 
-    name: Literal["adamw"] = "adamw"
+    name: Literal["adamw", "adam", "sgd", "lion", "muon"] = "adamw"
     rate: float = 1e-3
     weight_decay: float = 0.1
     decay: Literal["rate", "schedule"] = "rate"
     betas: tuple[float, float] = (0.9, 0.999)
+    momentum: float = 0.9
     eps: float = 1e-8
     clip: float | None = 1.0
+    layer_decay: float = 1.0
 
     def __post_init__(self) -> None:
         """Refuses what cannot train."""
@@ -31,16 +42,45 @@ class Optimizer:
             raise ValueError(f"{given}; the rate must be above 0, the decay at least 0")
         if self.clip is not None and self.clip <= 0.0:
             raise ValueError(f"optimizer.clip is {self.clip}; it must be above 0, or none for no clipping")
+        if not 0.0 < self.layer_decay <= 1.0:
+            raise ValueError(f"optimizer.layer_decay is {self.layer_decay}; it must be above 0 and at most 1")
+        if self.name in ("adam", "sgd") and self.decay == "schedule" and self.weight_decay:
+            raise ValueError(
+                f"decay='schedule' is beside the gradient; in {self.name} decay is part of the gradient"
+            )
 
 
 def build(config: Optimizer, module: nn.Module) -> torch.optim.Optimizer:
-    """The optimiser over the parameters of `module` that take gradients, in two groups: decayed and not."""
+    """The optimiser over the parameters of `module` that take gradients, in groups of one decay and one share of the
+    rate.
+    """
+    if config.name == "muon":
+        return _muon(config, module)
+    groups = rate_groups(config, module, *parameter_groups(module))
+    if config.name == "sgd":
+        return torch.optim.SGD(groups, lr=config.rate, momentum=config.momentum)
+    if config.name == "lion":
+        return Lion(groups, lr=config.rate, betas=config.betas)
+    kind = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
+    return kind(groups, lr=config.rate, betas=config.betas, eps=config.eps, fused=True)
+
+
+def _muon(config: Optimizer, module: nn.Module) -> torch.optim.Optimizer:
     decayed, kept = parameter_groups(module)
-    weight_decay = config.weight_decay / config.rate if config.decay == "schedule" else config.weight_decay
-    groups = [{"params": list(decayed.values()), "weight_decay": weight_decay}]
-    if kept:
-        groups.append({"params": list(kept.values()), "weight_decay": 0.0})
-    return torch.optim.AdamW(groups, lr=config.rate, betas=config.betas, eps=config.eps, fused=True)
+    inner = {name: each for name, each in decayed.items() if each.ndim == 2 and ".blocks." in f".{name}"}
+    outer = {name: each for name, each in decayed.items() if name not in inner}
+    if not inner:
+        raise ValueError("muon is for the matrices inside blocks, and here none learns: use adamw")
+    matrices = torch.optim.Muon(
+        rate_groups(config, module, inner, {}),
+        lr=config.rate,
+        momentum=config.momentum,
+        adjust_lr_fn="match_rms_adamw",
+    )
+    rest = rate_groups(config, module, outer, kept)
+    if not rest:
+        return matrices
+    return Together([matrices, torch.optim.AdamW(rest, lr=config.rate, betas=config.betas, eps=config.eps, fused=True)])
 
 
 def parameter_groups(module: nn.Module) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
@@ -57,7 +97,44 @@ def parameter_groups(module: nn.Module) -> tuple[dict[str, nn.Parameter], dict[s
     return decayed, kept
 
 
+def rate_groups(
+    config: Optimizer, module: nn.Module, decayed: dict[str, nn.Parameter], kept: dict[str, nn.Parameter]
+) -> list[dict[str, Any]]:
+    """The groups an optimiser takes; `scale` is a group's share of the learning rate."""
+    weight_decay = config.weight_decay / config.rate if config.decay == "schedule" else config.weight_decay
+    shares = layer_shares(module, config.layer_decay)
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for amount, named in ((weight_decay, decayed), (0.0, kept)):
+        for name, parameter in named.items():
+            groups.setdefault((amount, shares[name]), []).append(parameter)
+    return [{"params": members, "weight_decay": amount, "scale": share} for (amount, share), members in groups.items()]
+
+
+def layer_shares(module: nn.Module, layer_decay: float) -> dict[str, float]:
+    """The share of the learning rate of every parameter: layer_decay ^ (depth + 1 - layer).
+
+    Layer 0 is what stands before the blocks, layer i + 1 is block i, and depth + 1 what comes after them.
+    """
+    names = [name for name, _ in module.named_parameters()]
+    if layer_decay == 1.0:
+        return dict.fromkeys(names, 1.0)
+    found = {name: re.search(r"(?:^|\.)blocks\.(\d+)\.", name) for name in names}
+    numbers = [int(match[1]) for match in found.values() if match]
+    if not numbers:
+        raise ValueError("optimizer.layer_decay needs a model with blocks; set it to 1")
+    depth = max(numbers) + 1
+
+    def layer(name: str) -> int:
+        match = found[name]
+        if match:
+            return int(match[1]) + 1
+        before = any(part in name for part in ("patch_embed", "pos_embed", "cls_token", "reg_token", "mask_token"))
+        return 0 if before else depth + 1
+
+    return {name: layer_decay ** (depth + 1 - layer(name)) for name in names}
+
+
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Sets the learning rate of the next update."""
+    """Sets the learning rate of the next update, of each group its share."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get("scale", 1.0)

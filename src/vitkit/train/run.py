@@ -12,6 +12,7 @@ from vitkit.data.augment import Augment
 from vitkit.data.processor import Processor
 from vitkit.train.optim import Optimizer
 from vitkit.train.schedule import Schedule
+from vitkit.train.tune import Tune
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +32,10 @@ class Machine:
     """Where and how fast, never what: a run goes on with the same numbers when these change, but for rounding.
 
     `workers` are processes that prepare batches beside the training, `threads` those of torch on the CPU, None for its
-    own choice: one for a very small model, where two would mostly wait for each other.
+    own choice: one for a very small model, where two would mostly wait for each other. `parallel` is how the processes
+    of torchrun share the work: each holds the whole model (ddp) or a shard of it (fsdp). `recompute` keeps no
+    activations inside blocks and computes them again in the backward pass; `compile` compiles the blocks; `tf32` allows
+    the shorter matrix products of NVIDIA GPUs. `loggers` also tell tensorboard, wandb or mlflow.
     """
 
     device: str = "auto"
@@ -40,6 +44,11 @@ class Machine:
     log_every: int = 10
     save_every: int = 1000
     keep: int = 2
+    parallel: Literal["none", "ddp", "fsdp"] = "none"
+    recompute: bool = False
+    compile: bool = False
+    tf32: bool = False
+    loggers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +59,11 @@ class Run:
     whose gradients are added before the update. After every `evaluate_every` steps, and at the end, the model is judged
     by `evaluators`; kept is the `last` model, or the `best`: the one whose number `score` was highest. The best number
     of a run is chosen by the held-out pictures, so it flatters a little; the last is not.
+
+    `start` is a checkpoint whose weights the run starts from, its head replaced by a zero one; `tune` says what of them
+    learns. `precision` is that of the products in training (autocast; weights and sums stay float32). `average` is the
+    share of its past that a running mean of the weights keeps at each step (Polyak averaging; the paper's 0.9999); then
+    the mean is what is judged and saved.
     """
 
     name: str
@@ -65,6 +79,10 @@ class Run:
     steps: int | None = None
     epochs: float | None = None
     seed: int = 0
+    start: str | None = None
+    tune: Tune = field(default_factory=Tune)
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    average: float | None = None
     evaluators: tuple[str, ...] = ("top1", "confusion")
     evaluate_every: int = 1000
     score: str = "top1.accuracy"
@@ -79,6 +97,8 @@ class Run:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name} is {value}; it must be above 0")
+        if self.average is not None and not 0.0 < self.average < 1.0:
+            raise ValueError(f"average is {self.average}; it lies between 0 and 1, or is none for no averaging")
         if self.batch_size % self.accumulate:
             raise ValueError(f"a batch of {self.batch_size} cannot be split into {self.accumulate} equal parts")
         if self.score.partition(".")[0] not in self.evaluators:

@@ -1,0 +1,35 @@
+"""`vitkit recipes`."""
+
+import json as json_format
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+
+def recipes(name: Annotated[Positional[str], arg(metavar="NAME")] = "", *, json: bool = False) -> None:
+    """List the training recipes there are.
+
+    With the full name of one: all that is said of it, its command and the number to expect.
+
+    Args:
+        name: Only those with this in their name.
+        json: One JSON object a line.
+    """
+    import inspect
+
+    from vitkit import recipes as book
+    from vitkit.config import nearest
+
+    known = book.recipes()
+    found = {each: inspect.getdoc(function) or "" for each, function in known.items() if name in each}
+    if not found:
+        raise ValueError(f"no recipe has '{name}' in its name{nearest(name, known)}")
+    if json:
+        for each, text in found.items():
+            print(json_format.dumps({"name": each, "text": text}))
+    elif name in known:
+        print(found[name])
+    else:
+        width = max(map(len, found))
+        for each, text in found.items():
+            print(f"{each:<{width}}  {text.splitlines()[0]}")

@@ -1,0 +1,51 @@
+"""`vitkit train`."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+
+def train(
+    recipe: Annotated[Positional[str], arg(metavar="RECIPE")] = "",
+    *,
+    out: Path | None = None,
+    data: str | None = None,
+    val: str | None = None,
+    start: str | None = None,
+    set: tuple[str, ...] = (),  # noqa: A002 - the option's name
+    parallel: Literal["none", "ddp", "fsdp"] | None = None,
+    repeat: Annotated[Path | None, arg(name="from", metavar="CONFIG")] = None,
+) -> None:
+    """Run a training recipe.
+
+    Writes a run folder: config.json, log.jsonl, checkpoints/, best/ and report.html. A run that was stopped goes on
+    with the same command. On several GPUs: `torchrun --nproc-per-node 8 -m vitkit train RECIPE --parallel ddp`.
+
+    Args:
+        recipe: Its name (`vitkit recipes`).
+        out: The run folder; runs/RECIPE if not given.
+        data: The data source to train on, as in parquet:/data/imagenet; the recipe's own if not given.
+        val: What to judge on, if not the data's own split.
+        start: The checkpoint to start from, if not the recipe's.
+        set: Fields of the run as NAME=VALUE, with dots for parts (optimizer.rate=1e-3, steps=100).
+        parallel: How torchrun's processes share: each a whole model (ddp), or shards of it (fsdp).
+        repeat: The config.json of a run to repeat, in place of a recipe.
+    """
+    from vitkit import config
+    from vitkit.cli._outcomes import settings
+    from vitkit.recipes import recipe as by_name
+    from vitkit.train import Result, events
+    from vitkit.train import run as runs
+    from vitkit.train import train as go
+
+    if bool(recipe) == (repeat is not None):
+        raise ValueError("give the name of a recipe (`vitkit recipes`), or --from with the config.json of a run")
+    run = by_name(recipe) if repeat is None else runs.from_json(repeat.read_text(encoding="utf-8"))
+    given = {"data.source": data, "data.val": val, "start": start, "machine.parallel": parallel}
+    changes = {name: value for name, value in given.items() if value is not None} | settings(set)
+    run = config.override(run, changes)
+    folder = out or Path("runs") / run.name
+    result: Result = go(run, folder, console=events.console())
+    if result.main:
+        print(f"{folder / 'best'}: {run.score} {result.score:.4f}, of step {result.step}; see {folder / 'report.html'}")

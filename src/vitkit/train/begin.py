@@ -1,0 +1,83 @@
+"""The start of a run, and its model as it is judged and saved: all that is applied to a model from outside, in order.
+
+Weights, then what of them learns, then the objective, device, recomputation, shards, compilation, wrapper, optimiser.
+"""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from vitkit import models, objectives, parallel
+from vitkit.models import Backbone
+from vitkit.train import optim, start, tune
+from vitkit.train.average import Average
+from vitkit.train.loop import Training
+from vitkit.train.run import Run
+
+
+def begin(run: Run, total: int, device: torch.device) -> Training:
+    """A run before its first step, its fresh weights drawn from its seed."""
+    torch.manual_seed(run.seed)
+    # Made on the CPU, so that a seed means the same weights on every device.
+    backbone = start.backbone(run)
+    tune.apply(run.tune, backbone)
+    objective = objectives.build(run.objective, backbone).to(device)
+    blocks = [part for name, part in objective.named_modules() if name.rpartition(".")[0].endswith("blocks")]
+    if run.machine.recompute:
+        recompute(blocks)
+    parallel.shard(objective, run.machine.parallel)
+    if run.machine.compile:
+        for block in blocks:
+            block.compile()
+    training = Training(run, objective, optim.build(run.optimizer, objective), total)
+    training.module = parallel.wrap(objective, run.machine.parallel)
+    if run.average is not None:
+        training.average = Average(objective.backbone, run.average)
+    if run.precision == "float16":
+        training.scaler = torch.amp.GradScaler(device.type)
+    return training
+
+
+def recompute(blocks: list[nn.Module]) -> None:
+    """Lets blocks keep only their input; what is inside is computed again in the backward pass, dropout included."""
+    for block in blocks:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+
+
+def judged(training: Training) -> Backbone:
+    """The model as it is evaluated and saved, on this process's device: whole, averaged and merged.
+
+    The trained one itself where that is all; all processes take part.
+    """
+    backbone, run = training.objective.backbone, training.run
+    sharded = run.machine.parallel == "fsdp"
+    if training.average is None and not run.tune.lora_rank and not sharded:
+        return backbone
+    state = parallel.whole(backbone.state_dict())
+    if training.average is not None:
+        state |= parallel.whole(training.average.values)
+    if sharded:
+        model = models.build(backbone.config, initialise=False).to(next(iter(state.values())).device)
+    else:
+        model = copy.deepcopy(backbone)
+    model.load_state_dict(state)
+    tune.merge(model)
+    return model
+
+
+@contextmanager
+def machine(run: Run) -> Iterator[None]:
+    """The threads of torch and the precision of matrix products that a run asks for, while it is entered."""
+    threads, products = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    torch.set_num_threads(run.machine.threads or threads)
+    torch.set_float32_matmul_precision("high" if run.machine.tf32 else products)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_float32_matmul_precision(products)

@@ -1,0 +1,27 @@
+"""The weights that a run starts from: fresh ones of its seed, or those of a checkpoint with a new head."""
+
+from vitkit import checkpoints, models
+from vitkit.models import Backbone
+from vitkit.train.run import Run
+
+
+def backbone(run: Run) -> Backbone:
+    """The model of a run before its first step, on the CPU.
+
+    A checkpoint's position table is resized to the run's pictures and its head replaced by a zero one (ViT paper,
+    section 3.2). Raises ValueError where it is of another architecture, by what differs.
+    """
+    model = models.build(run.model, initialise=run.start is None)
+    if run.start is None:
+        return model
+    size, classes = tuple(run.model.image_size), run.model.num_classes
+    given = checkpoints.load(run.start, image_size=(size[0], size[1]), num_classes=classes).model
+    ours = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    theirs = {name: tuple(tensor.shape) for name, tensor in given.state_dict().items()}
+    differ = [name for name in sorted(ours.keys() | theirs.keys()) if ours.get(name) != theirs.get(name)]
+    if differ:
+        name = differ[0]
+        shapes = f"'{name}' is {theirs.get(name, 'missing')} there and {ours.get(name, 'missing')} here"
+        raise ValueError(f"'{run.start}' is of another architecture than the run: {shapes} ({len(differ)} differ)")
+    model.load_state_dict(given.state_dict())
+    return model
