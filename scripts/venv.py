@@ -11,10 +11,12 @@ OLDEST = (3, 11)
 
 
 def main(folder: Path) -> None:
-    """Makes the environment at `folder` and sees that pip works in it; leaves with one line where that is not to be had."""
+    """Makes the environment at `folder`, with a pip that works; leaves with one line where that is not to be had."""
     if sys.version_info < OLDEST:
         found = ".".join(map(str, sys.version_info[:3]))
-        sys.exit(f"vitkit needs Python 3.11 or newer, this is {found}: run `make PYTHON=python3.12 ...` with a newer one")
+        sys.exit(
+            f"vitkit needs Python 3.11 or newer, this is {found}: name a newer one, as in `make PYTHON=python3.12`"
+        )
     python = folder / "bin" / "python"
     if python.exists() and subprocess.run([python, "-m", "pip", "--version"], capture_output=True).returncode == 0:
         return
@@ -27,7 +29,7 @@ def main(folder: Path) -> None:
     pip = [sys.executable, "-m", "pip", "--python", python, "install", "-q", "pip"]
     if made.returncode == 0 and subprocess.run(pip, capture_output=True).returncode == 0:
         return
-    sys.exit("this Python cannot make virtual environments: install python3-venv (apt install python3-venv) and try again")
+    sys.exit("this Python makes no virtual environments: `apt install python3-venv` or the like, then try again")
 
 
 if __name__ == "__main__":

@@ -127,7 +127,8 @@ def test_the_gate_sees_what_it_should(source: str) -> None:
 
 
 def test_the_gate_lets_honest_code_through() -> None:
-    honest = "import re\nimport numpy as np\nnp.load(path, allow_pickle=False)\nre.compile('x')\nmodel.eval()\nload(x).eval()\n"
+    honest = "import re\nimport numpy as np\nnp.load(path, allow_pickle=False)\nre.compile('x')\n"
+    honest += "model.eval()\nload(path).eval()\n"
     assert list(findings(honest)) == []
     (home, *_) = TORCH_LOAD
     assert list(findings("import torch\ntorch.load(path, weights_only=True)", home)) == []

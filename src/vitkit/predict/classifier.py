@@ -71,7 +71,7 @@ class Classifier(nn.Module):
         return _outputs(Predictor(self.model, self.processor, **options).embeddings(_images(images)))
 
     def save(self, folder: str | os.PathLike[str], **options: Any) -> None:
-        """Writes a checkpoint folder: weights, config with labels, preprocessing; `options` are those of `checkpoints.save`."""
+        """Writes a checkpoint folder (weights, config, preprocessing); `options` are those of `checkpoints.save`."""
         checkpoints.save(self.checkpoint(), folder, **options)
 
     def checkpoint(self) -> checkpoints.Checkpoint:
@@ -82,15 +82,15 @@ class Classifier(nn.Module):
 
 
 def load(source: str | os.PathLike[str], **options: Any) -> Classifier:
-    """The classifier of any checkpoint: a folder, a file of any dialect, or a hub id; `options` as `checkpoints.load`."""
+    """The classifier of any checkpoint: a folder, a file, or a hub id; `options` are those of `checkpoints.load`."""
     loaded = checkpoints.load(source, **options)
     return Classifier(loaded.model.eval(), loaded.processor, loaded.labels, loaded.origin)
 
 
 def _images(images: Any) -> Iterable[Any]:
     """One image or many, as many; names of folders and globs become the files they mean."""
-    single = isinstance(images, str | Path | bytes) or not isinstance(images, list | tuple | Iterator)
-    for image in [images] if single else images:
+    many: Iterable[Any] = images if isinstance(images, list | tuple | Iterator) else [images]
+    for image in many:
         if isinstance(image, str | Path):
             # A name that means itself comes back as it was given, a Path as a Path.
             yield from (image if name == str(image) else name for name in expand([str(image)]))
