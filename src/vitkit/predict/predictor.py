@@ -130,7 +130,7 @@ def top_predictions(logits: np.ndarray, labels: Sequence[str], top: int) -> list
     shifted = np.exp((logits - logits.max()).astype(np.float64))
     scores = shifted / shifted.sum()
     best = np.argsort(-scores, kind="stable")[:top]
-    return [Prediction(label=labels[index], index=index, score=float(scores[index])) for index in best.tolist()]
+    return [Prediction(label=labels[int(index)], index=int(index), score=float(scores[index])) for index in best]
 
 
 def _device(name: str) -> torch.device:
