@@ -16,7 +16,7 @@ from vitkit import checkpoints, models, objectives
 from vitkit.data.loader import Batch
 from vitkit.data.processor import Processor
 from vitkit.models import vit
-from vitkit.objectives import distillation, supervised
+from vitkit.objectives import dino, distillation, supervised
 
 PAIRS = [(objective, family) for objective in objectives.objectives() for family in models.families()]
 
@@ -47,6 +47,8 @@ def build(objective: str, family: str) -> objectives.Objective:
     config = objectives.objective(objective).Config()
     if isinstance(config, distillation.Config):
         config = dataclasses.replace(config, teacher=str(teacher(backbone.config.channels)))
+    if isinstance(config, dino.Config):  # the published head has 65536 outputs
+        config = dataclasses.replace(config, outputs=64, hidden=32, bottleneck=16, local_crops=2)
     try:
         return objectives.build(config, backbone)
     except ValueError as error:
