@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from vitkit.evaluate import Predictions, confusion
-from vitkit.train import Run, RunFolder, charts, confused, page, report, train
+from vitkit.train import Run, RunFolder, charts, confused, mistakes, page, report, train
 
 
 class Checker(HTMLParser):
@@ -43,7 +43,7 @@ def place(small_run: Callable[..., Run], tmp_path: Path) -> RunFolder:
 def test_it_is_one_file_that_says_everything(place: RunFolder) -> None:
     text = place.report.read_text()
     findings = report.gather(place)
-    wrong = len(findings.mistakes)
+    wrong = len(mistakes.surest(findings.predictions))
     assert 0 < wrong < 49, "a run of twelve steps is neither perfect nor always wrong"
     assert f"{wrong} of 49" in text
     assert f"{(49 - wrong) / 49:.2%}" in text
@@ -57,7 +57,7 @@ def test_it_is_one_file_that_says_everything(place: RunFolder) -> None:
     tags = [tag for tag, _ in checker.seen]
     assert tags.count("svg") == 3
     pictures = [attributes["src"] for tag, attributes in checker.seen if tag == "img"]
-    assert len(pictures) == min(wrong, report.MOST_MISTAKES)
+    assert len(pictures) == min(wrong, mistakes.MOST)
     assert all(source and source.startswith("data:image/png;base64,") for source in pictures)
     # Nothing is fetched, nothing runs.
     assert not {"script", "link", "iframe"} & set(tags)
@@ -67,9 +67,9 @@ def test_it_is_one_file_that_says_everything(place: RunFolder) -> None:
 def test_mistakes_come_surest_first_and_are_mistakes(place: RunFolder) -> None:
     findings = report.gather(place)
     scores = findings.predictions.scores
-    sure = [float(scores[index].max()) for index in findings.mistakes]
+    sure = [float(scores[index].max()) for index in mistakes.surest(findings.predictions)]
     assert sure == sorted(sure, reverse=True)
-    for index in findings.mistakes:
+    for index in mistakes.surest(findings.predictions):
         assert int(scores[index].argmax()) != findings.held_out.label(index)
         assert findings.predictions.keys[index] == findings.held_out.read(index).key
 
@@ -78,7 +78,7 @@ def test_the_numbers_in_the_log_are_those_of_the_kept_model(place: RunFolder) ->
     findings = report.gather(place)
     last = findings.of("evaluation")[-1]
     assert findings.kept == last["step"] == 12
-    right = 49 - len(findings.mistakes)
+    right = 49 - len(mistakes.surest(findings.predictions))
     assert last["top1.accuracy"] == pytest.approx(right / 49)
 
 

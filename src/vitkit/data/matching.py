@@ -76,5 +76,5 @@ def _plain(name: str) -> str:
 
 
 def _some(names: Sequence[str], most: int = 3) -> str:
-    shown = ", ".join(names[:most])
+    shown = ", ".join(name.partition(",")[0] for name in names[:most])
     return f"{shown} and {len(names) - most} more" if len(names) > most else shown

@@ -10,17 +10,15 @@ from vitkit import checkpoints, evaluate
 from vitkit.data import Source, train_and_val
 from vitkit.data.augment import Transform
 from vitkit.data.loader import evaluation_batches
-from vitkit.evaluate import Predictions, top1
-from vitkit.train import charts, run
+from vitkit.evaluate import Predictions
+from vitkit.train import charts, mistakes, run
 from vitkit.train.charts import Line
 from vitkit.train.confused import certainty, classes
 from vitkit.train.events import read
 from vitkit.train.folder import RunFolder
-from vitkit.train.page import page, picture, tile
+from vitkit.train.page import page, tile
 from vitkit.train.run import Run
 from vitkit.train.state import write_file
-
-MOST_MISTAKES = 24
 
 
 @dataclass(frozen=True)
@@ -45,14 +43,6 @@ class Findings:
         if self.run.keep == "last":
             return int(evaluations[-1]["step"])
         return int(max(evaluations, key=lambda event: event[self.run.score])["step"])
-
-    @property
-    def mistakes(self) -> list[int]:
-        """The pictures whose likeliest class is wrong, the most certain mistake first."""
-        wrong = (~top1.hits(self.predictions, 1)) & (self.predictions.targets.sum(dim=1) > 0)
-        certainty = self.predictions.scores.amax(dim=1).masked_fill(~wrong, -1.0)
-        order: list[int] = certainty.argsort(descending=True, stable=True)[: int(wrong.sum())].tolist()
-        return order
 
 
 def write(place: RunFolder) -> None:
@@ -83,7 +73,7 @@ def html(findings: Findings) -> str:
     parts = [
         head(findings),
         curves(findings),
-        mistakes(findings),
+        mistakes.section(findings.held_out, predictions),
         classes(predictions, names),
         certainty(predictions),
         config(findings),
@@ -94,7 +84,7 @@ def html(findings: Findings) -> str:
 def head(findings: Findings) -> str:
     """The numbers that matter."""
     labelled = int((findings.predictions.targets.sum(dim=1) > 0).sum())
-    wrong = len(findings.mistakes)
+    wrong = len(mistakes.surest(findings.predictions))
     steps = findings.of("step")
     kept = findings.kept
     start, end = findings.events[0]["time"], findings.events[-1]["time"]
@@ -161,35 +151,6 @@ def curves(findings: Findings) -> str:
         for title, lines, options in charts_
     )
     return f'<h2>How it learned</h2><div class="pair">{cards}</div>'
-
-
-def mistakes(findings: Findings) -> str:
-    """The pictures it is wrong about, the surest first."""
-    found = findings.mistakes
-    if not found:
-        return "<h2>Mistakes</h2><p>None: every held-out picture is classified as its label says.</p>"
-    shown = found[:MOST_MISTAKES]
-    more = f", the {len(shown)} surest of {len(found)}" if len(found) > len(shown) else ""
-    cards = "".join(_mistake(findings, index) for index in shown)
-    return (
-        f"<h2>Its mistakes{more}</h2><p class='soft'>Sorted by how sure it was. Some of these may be wrong labels.</p>"
-        f'<div class="pictures">{cards}</div>'
-    )
-
-
-def _mistake(findings: Findings, index: int) -> str:
-    names, scores = findings.held_out.classes, findings.predictions.scores[index]
-    guess = int(findings.predictions.logits[index].argmax())
-    truth = [label for label, share in enumerate(findings.predictions.targets[index].tolist()) if share > 0]
-    true_names = ", ".join(names[label] for label in truth)
-    score = sum(float(scores[label]) for label in truth)
-    image = picture(findings.held_out.read(index).image, alt=f"{true_names}, taken for {names[guess]}")
-    sure = f"{float(scores[guess]):.0%}"
-    said = f"<span>said</span> <span class='said'>{escape(names[guess])}</span> <span>{sure}</span>"
-    return (
-        f"<figure>{image}<figcaption><span>is</span> <b>{escape(true_names)}</b> <span>{score:.0%}</span><br>{said}<br>"
-        f"<small>{escape(findings.predictions.keys[index])}</small></figcaption></figure>"
-    )
 
 
 def config(findings: Findings) -> str:

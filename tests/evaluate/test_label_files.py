@@ -1,0 +1,162 @@
+"""ReaL's labels, subsets of classes, VTAB's protocol and the speed of a network."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vitkit import evaluate, models
+from vitkit.data import Example, Label, Source
+from vitkit.data.loader import Batch
+from vitkit.evaluate import Predictions, Subject, real, subset, throughput, vtab
+from vitkit.models import vit
+
+LOGITS = torch.tensor([[3.0, 2.0, 1.0, 5.0], [0.0, 2.0, 1.0, 9.0], [4.0, 0.0, 5.0, 0.0], [1.0, 0.0, 0.0, 2.0]])
+KEYS = tuple(f"n01440764/ILSVRC2012_val_0000000{number}.JPEG" for number in (2, 1, 4, 3))
+
+
+class Given(Subject):
+    """A subject whose predictions are known."""
+
+    def __init__(self, truth: list[int]):
+        self.classes = ("cat", "dog", "fox", "tench, Tinca tinca")
+        self.known = Predictions(logits=LOGITS, targets=torch.eye(4)[truth], keys=KEYS)
+
+    @property
+    def predictions(self) -> Predictions:  # type: ignore[override]
+        return self.known
+
+
+def test_real_labels_go_to_pictures_by_the_number_in_their_name(tmp_path: Path) -> None:
+    # Of val_1 nobody saw anything; val_2 is 3 as said; val_3 is 0 or 1, and 3 was said; val_4 is 0 or 2, and 2 was.
+    (tmp_path / "real.json").write_text("[[], [3], [0, 1], [0, 2]]")
+    numbers = evaluate.evaluate(Given([0, 0, 0, 0]), [f"real:{tmp_path / 'real.json'}", "top1"])
+    assert numbers["real:real.accuracy"] == pytest.approx(2 / 3)
+    assert numbers["real:real.pictures"] == 3
+    assert numbers["top1.accuracy"] == 0.0
+
+
+def test_labels_by_file_name(tmp_path: Path) -> None:
+    names = {KEYS[0]: [3], KEYS[1].rpartition("/")[2]: [3], KEYS[2]: [0], KEYS[3]: []}
+    (tmp_path / "labels.json").write_text(json.dumps(names))
+    assert real.evaluate(Given([0] * 4), str(tmp_path / "labels.json"))["accuracy"] == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[[], [3], [0]]", "do not mention 1 of 4 pictures, first 'n01440764/ILSVRC2012_val_00000004.JPEG'"),
+        ("[[], [3], [0], [4]]", "has the label 4, the model has the classes 0 to 3"),
+        ("[1, 2]", "neither a list of label lists nor an object"),
+        ('{"a": [true]}', "neither a list of label lists nor an object"),
+        ("[[", "is not JSON"),
+    ],
+)
+def test_label_files_that_do_not_fit_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "real.json").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        real.evaluate(Given([0] * 4), str(tmp_path / "real.json"))
+
+
+@pytest.mark.parametrize("text", ["[0, 1, 2]", "0\n1\n2\n", '["cat", "Dog", 2]', "fox\ncat\n\ndog"])
+def test_a_subset_cannot_be_answered_outside_of_it(tmp_path: Path, text: str) -> None:
+    (tmp_path / "animals.txt").write_text(text)
+    # Without the fourth class: cat, dog, fox, cat is said; the third picture is of the fourth and is left out.
+    numbers = evaluate.evaluate(Given([0, 2, 3, 0]), [f"subset:{tmp_path / 'animals.txt'}"])
+    assert numbers["subset:animals.accuracy"] == pytest.approx(2 / 3)
+    assert numbers["subset:animals.pictures"] == 3
+    assert numbers["subset:animals.classes"] == 3
+
+
+def test_a_subset_without_a_file_is_what_the_pictures_have() -> None:
+    numbers = subset.evaluate(Given([0, 1, 0, 0]))
+    assert numbers["classes"] == 2
+    assert numbers["accuracy"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("[4]", "lists the class 4"), ("\n", "lists no classes"), ("cow", "cow is")]
+)
+def test_subsets_that_do_not_fit_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "animals.txt").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        subset.evaluate(Given([0] * 4), str(tmp_path / "animals.txt"))
+
+
+def test_vtab_averages_are_those_the_paper_printed() -> None:
+    # Table 9's last column and Table 2.
+    printed = {"ViT-H/14 (JFT)": 77.63, "ViT-L/16 (JFT)": 76.28, "ViT-L/16 (I21k)": 72.72}
+    assert len(vtab.TASKS) == len(set(vtab.TASKS)) == 19
+    for name, mean in printed.items():
+        averages = vtab.averages(vtab.PUBLISHED[name])
+        assert averages["mean"] == pytest.approx(mean, abs=0.06)
+        weighted = sum(averages[group] * len(tasks) for group, tasks in vtab.GROUPS.items()) / 19
+        assert weighted == pytest.approx(averages["mean"])
+    with pytest.raises(ValueError, match="VTAB has no task 'pet'; did you mean 'pets'"):
+        vtab.averages({"pet": 1.0})
+    with pytest.raises(ValueError, match="mean of 19 tasks; there is no score for caltech101, cifar100"):
+        vtab.averages({"dtd": 1.0})
+
+
+class Many(Source):
+    """Pictures whose label is half their number."""
+
+    classes = tuple(map(str, range(2000)))
+
+    def __init__(self, num: int):
+        self.num = num
+
+    def __len__(self) -> int:
+        return self.num
+
+    def read(self, index: int) -> Example:
+        return Example(image=Image.new("RGB", (2, 2)), label=self.label(index), key=str(index))
+
+    def label(self, index: int) -> Label:
+        return index // 2
+
+
+@pytest.mark.parametrize(("num", "start"), [(1000, 800), (1020, 820), (4000, 3600)])
+def test_vtab_takes_800_and_200_that_do_not_meet(num: int, start: int) -> None:
+    own = vtab.splits(Many(num), seed=None)
+    assert [own.val200.label(index) for index in range(200)] == [(start + index) // 2 for index in range(200)]
+    for seed in (0, 1):
+        found = vtab.splits(Many(num), seed=seed)
+        train, val, both = (each.indices for each in (found.train800, found.val200, found.train800val200))  # type: ignore[attr-defined]
+        assert (len(train), len(val), len(both)) == (800, 200, 1000)
+        assert len(np.unique(both)) == 1000
+        np.testing.assert_array_equal(both, [*train, *val])
+    again = vtab.splits(Many(num), seed=1).train800.indices  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(again, train)
+    with pytest.raises(ValueError, match="takes 1000 training pictures, and there are 999"):
+        vtab.splits(Many(999))
+
+
+def test_throughput_is_the_median_after_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = models.build(vit.TINY).train()
+    images = torch.randn(4, model.config.channels, *model.config.image_size)
+    # Two slow calls to warm up, then 1, 2 and 9 seconds.
+    times = iter([0.0, 50.0, 50.0, 90.0, 100.0, 101.0, 200.0, 202.0, 300.0, 309.0])
+    monkeypatch.setattr(throughput.time, "perf_counter", lambda: next(times))
+    modes = []
+    model.blocks[0].register_forward_hook(lambda module, *_: modes.append(module.training))
+    found = throughput.measure(model, images, warm_up=2, batches=3)
+    assert found == throughput.Throughput(images_per_second=2.0, batch_size=4, precision="float32", device="cpu")
+    assert modes == [False] * 5
+    assert model.training
+
+
+def test_throughput_in_another_precision_leaves_the_model_as_it_was() -> None:
+    model = models.build(vit.TINY)
+    images = torch.randn(2, model.config.channels, *model.config.image_size)
+    subject = Subject(model, lambda: [Batch(images, torch.eye(5)[:2], ("a", "b"))], tuple("abcde"))
+    numbers = evaluate.evaluate(subject, ["throughput:bfloat16", "flops"])
+    assert numbers["throughput:bfloat16.bfloat16_images_per_second"] > 0
+    assert numbers["throughput:bfloat16.batch_size"] == 2
+    assert numbers["flops.million_parameters"] == sum(each.numel() for each in model.parameters()) / 1e6
+    assert next(model.parameters()).dtype == torch.float32
+    with pytest.raises(ValueError, match="unknown precision 'int3'; there is float32"):
+        evaluate.evaluate(subject, ["throughput:int3"])
