@@ -15,6 +15,7 @@ def train(
     start: str | None = None,
     set: tuple[str, ...] = (),  # noqa: A002 - the option's name
     parallel: Literal["none", "ddp", "fsdp"] | None = None,
+    backend: Literal["torch", "jax"] = "torch",
     repeat: Annotated[Path | None, arg(name="from", metavar="CONFIG")] = None,
 ) -> None:
     """Run a training recipe.
@@ -30,6 +31,7 @@ def train(
         start: The checkpoint to start from, if not the recipe's.
         set: Fields of the run as NAME=VALUE, with dots for parts (optimizer.rate=1e-3, steps=100).
         parallel: How torchrun's processes share: each a whole model (ddp), or shards of it (fsdp).
+        backend: What computes: PyTorch, or the JAX twin (plain ViTs, supervised; pip install 'vitkit[jax]').
         repeat: The config.json of a run to repeat, in place of a recipe.
     """
     from vitkit import config
@@ -46,6 +48,16 @@ def train(
     changes = {name: value for name, value in given.items() if value is not None} | settings(set)
     run = config.override(run, changes)
     folder = out or Path("runs") / run.name
+    if backend == "jax":
+        from vitkit.jax import run as twin
+
+        fitted = twin.train(run, folder, report=lambda row: print(_row(row), flush=True))
+        print(f"{folder / 'best'}: {_row(fitted.log[-1])}")
+        return
     result: Result = go(run, folder, console=events.console())
     if result.main:
         print(f"{folder / 'best'}: {run.score} {result.score:.4f}, of step {result.step}; see {folder / 'report.html'}")
+
+
+def _row(numbers: dict[str, float]) -> str:
+    return "   ".join(f"{name} {value:.4g}" for name, value in numbers.items())

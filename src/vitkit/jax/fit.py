@@ -133,9 +133,8 @@ class _Run:
         """Writes what is due after a step: the best checkpoint, the log, and the state, whole or not at all."""
         done = row["step"]
         scores = [each["validation_top1"] for each in log if "validation_top1" in each]
-        if ("validation_top1" in row and row["validation_top1"] >= max(scores)) or (
-            not scores and done == self.plan.steps
-        ):
+        best = "validation_top1" in row and (self.plan.keep == "last" or row["validation_top1"] >= max(scores))
+        if best or (not scores and done == self.plan.steps):
             save(self.folder / "best", replace(now, params=jax.device_get(now.params)), overwrite=True)
         if len(row) > 1:
             self.log.write_text("".join(json.dumps(each) + "\n" for each in log))

@@ -17,8 +17,9 @@ class Plan:
     largest norm of a gradient. `loss` is a softmax cross-entropy or a sum over classes of sigmoid ones.
     `accumulate` cuts a batch into that many parts, one after the other. `average` is the decay of a Polyak average
     of the weights, which is then what is evaluated and saved. `momentum_precision` is that of the first moments
-    (bfloat16 in the original). `shard_parameters` spreads parameters and moments over the devices too. The `_every`
-    are in steps, 0 for only at the end.
+    (bfloat16 in the original). `shard_parameters` spreads parameters and moments over the devices too. `keep`
+    says which checkpoint a run with validation leaves: that of the highest top-1, or the last. The `_every` are in
+    steps, 0 for only at the end.
     """
 
     steps: int
@@ -40,6 +41,7 @@ class Plan:
     remat: bool = False
     shard_parameters: bool = False
     seed: int = 0
+    keep: Literal["best", "last"] = "best"
     log_every: int = 10
     evaluate_every: int = 0
     checkpoint_every: int = 0

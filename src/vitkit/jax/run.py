@@ -1,0 +1,129 @@
+"""A `Run` of `vitkit.train` on the twin: the same recipe, data, order of samples and seeds, trained by JAX."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from vitkit import config as configs
+from vitkit import models
+from vitkit.data import train_and_val
+from vitkit.data.augment import Transform
+from vitkit.data.loader import Batch, Stream, evaluation_batches, training_batches
+from vitkit.jax.convert import nest, to_flax
+from vitkit.jax.fit import Fitted, fit
+from vitkit.jax.load import FlaxCheckpoint, load
+from vitkit.jax.optimizer import Plan
+from vitkit.models import vit
+from vitkit.objectives import supervised
+from vitkit.train import Run
+from vitkit.train.checks import check
+from vitkit.train.tune import Tune
+
+
+def train(run: Run, folder: str | Path, *, report: Callable[[dict[str, float]], None] | None = None) -> Fitted:
+    """Trains a run in its folder, or goes on where it was stopped; `best/` opens on both sides.
+
+    `report` is called with each row of the log. Raises ValueError before anything is computed for what the twin cannot
+    do: another family than the plain ViT, another objective than the supervised one, and what `plan` refuses.
+    """
+    training, validation = train_and_val(
+        run.data.source, val=run.data.val, held_out=run.data.held_out, seed=run.data.split_seed
+    )
+    check(run, training)
+    numbers = plan(run, run.total_steps(len(training)))
+    stream = Stream(batch_size=run.batch_size, seed=run.seed, workers=run.machine.workers)
+
+    def batches(step: int) -> Iterator[Mapping[str, np.ndarray]]:
+        transform = Transform(run.processor, run.augment)
+        consumed = step * run.batch_size
+        return map(arrays, training_batches(training, transform, stream, consumed=consumed))
+
+    def held_out(step: int) -> Iterator[Mapping[str, np.ndarray]]:
+        transform = Transform(run.processor)
+        return map(arrays, evaluation_batches(validation, transform, batch_size=run.batch_size))
+
+    begin = start(run, training.classes)
+    return fit(begin, batches, numbers, validation=held_out, out=folder, report=report)
+
+
+def start(run: Run, classes: tuple[str, ...]) -> FlaxCheckpoint:
+    """The weights that a run starts from, with its processor and class names: fresh ones, or a checkpoint's."""
+    if run.start is None:
+        begin = fresh(run.model, run.seed)
+    else:
+        begin = load(run.start).with_head(len(classes)).with_image_size(tuple(run.model.image_size))
+        if begin.config != run.model:
+            raise ValueError(f"'{run.start}' is of another architecture than the run: {begin.config} and {run.model}")
+    return replace(begin, processor=run.processor, labels=classes)
+
+
+def fresh(config: vit.Config, seed: int) -> FlaxCheckpoint:
+    """New weights, the same as the PyTorch twin draws from that seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        state = models.build(config).state_dict()
+    return FlaxCheckpoint(config=config, params=nest(to_flax(state, config.num_heads)))
+
+
+def plan(run: Run, steps: int) -> Plan:
+    """The numbers of a run as the twin's `Plan`; ValueError that names every setting it has no word for."""
+    refuse(run)
+    optimizer, schedule = run.optimizer, run.schedule
+    # Here decay is multiplied by the rate, as in the paper; big_vision's is relative to the peak.
+    decay = optimizer.weight_decay / (1.0 if optimizer.decay == "rate" else optimizer.rate)
+    return configs.from_dict(
+        Plan,
+        {
+            "steps": steps,
+            "learning_rate": optimizer.rate,
+            "warmup_steps": schedule.warmup,
+            "schedule": schedule.decay,
+            "final_learning_rate": schedule.end * optimizer.rate if schedule.decay == "linear" else 0.0,
+            "optimizer": optimizer.name,
+            "betas": optimizer.betas,
+            "momentum": optimizer.momentum,
+            "weight_decay": decay,
+            "clip": optimizer.clip,
+            "loss": run.objective.loss,
+            "label_smoothing": run.objective.label_smoothing,
+            "accumulate": run.accumulate,
+            "average": run.average,
+            "precision": run.precision,
+            "remat": run.machine.recompute,
+            "seed": run.seed,
+            "keep": run.keep,
+            "log_every": run.machine.log_every,
+            "evaluate_every": run.evaluate_every,
+            "checkpoint_every": run.machine.save_every,
+        },
+    )
+
+
+def refuse(run: Run) -> None:
+    """Raises ValueError that names every setting of a run that the twin does not have."""
+    optimizer, schedule = run.optimizer, run.schedule
+    settings = {
+        f"model of the family {type(run.model).__module__.rpartition('.')[2]}": type(run.model) is not vit.Config,
+        "objective but the supervised one": not isinstance(run.objective, supervised.Config),
+        f"optimizer.name={optimizer.name}": optimizer.name not in ("adamw", "sgd"),
+        f"optimizer.layer_decay={optimizer.layer_decay}": optimizer.layer_decay != 1.0,
+        f"optimizer.eps={optimizer.eps}": optimizer.eps != 1e-8,
+        "weight decay with sgd": optimizer.name == "sgd" and optimizer.weight_decay != 0.0,
+        f"schedule.decay={schedule.decay}": schedule.decay == "rsqrt",
+        f"schedule.cooldown={schedule.cooldown}": schedule.cooldown != 0,
+        "objective.head_bias": getattr(run.objective, "head_bias", None) is not None,
+        "tune": run.tune != Tune(),
+        "precision=float16": run.precision == "float16",
+        f"machine.parallel={run.machine.parallel}": run.machine.parallel != "none",
+    }
+    refused = [name for name, given in settings.items() if given]
+    if refused:
+        raise ValueError(f"the JAX backend has no {', no '.join(refused)}: use --backend torch")
+
+
+def arrays(batch: Batch) -> dict[str, np.ndarray]:
+    """A batch of the loader as numpy: labels are shares of classes, so that mixing and smoothing carry over."""
+    return {"images": batch.images.numpy(), "labels": batch.targets.numpy()}
