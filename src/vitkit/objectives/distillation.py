@@ -58,6 +58,8 @@ class Distillation(Objective):
     going on with another teacher is a ValueError. So is one that has other classes, or a student without a head.
     """
 
+    scale: Tensor
+    shift: Tensor
     teacher_digest: Tensor
 
     def __init__(self, config: Config, backbone: Backbone, teacher: Backbone, processor: Processor):

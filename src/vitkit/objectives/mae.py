@@ -1,6 +1,7 @@
 """Masked autoencoding: the encoder sees a quarter of the patches, a light decoder paints the rest (He et al. 2021)."""
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from einops import rearrange, repeat
@@ -55,7 +56,7 @@ class MAE(Objective):
         if isinstance(backbone, ViT) and not backbone.config.class_token:
             raise ValueError("MAE's decoder reads a class token: set class_token, the pool can be any")
         self.config = config
-        self.backbone: ViT | DeiT = backbone
+        self.backbone = backbone
         self.decoder = MAEDecoder(
             backbone.width,
             backbone.config.grid,
@@ -69,6 +70,11 @@ class MAE(Objective):
         self.decoder.init_weights()
         if isinstance(backbone, ViT) and backbone.config.init == "mae" and backbone.pos_embed is not None:
             backbone.pos_embed.requires_grad_(False)
+
+    @property
+    def encoder(self) -> ViT | DeiT:
+        """The backbone, which `__init__` has checked."""
+        return cast(ViT | DeiT, self.backbone)
 
     def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """`loss`: the squared error of a masked patch's pixels, averaged over pixels and patches."""
@@ -84,7 +90,7 @@ class MAE(Objective):
 
     def grid(self, images: Float[Tensor, "b c height width"]) -> tuple[int, int]:
         """Rows and columns of patches in pictures of that size."""
-        height, width = self.backbone.config.patch_size
+        height, width = self.encoder.config.patch_size
         return images.shape[2] // height, images.shape[3] // width
 
     def paint(
@@ -94,7 +100,7 @@ class MAE(Objective):
 
         The patches with the smallest `noise` are visible, in the order of their noise as in the original.
         """
-        embedded = self.backbone.embed(images)
+        embedded = self.encoder.embed(images)
         order = noise.argsort(dim=1)
         restore = order.argsort(dim=1)
         visible = int(noise.shape[1] * (1 - self.config.masked))
@@ -102,14 +108,14 @@ class MAE(Objective):
             raise ValueError(f"masking {self.config.masked:.0%} of {noise.shape[1]} patches leaves none to see")
         index = repeat(order[:, :visible], "b v -> b v d", d=embedded.tokens.shape[2])
         tokens = torch.cat([embedded.special, embedded.patches.gather(1, index)], dim=1)
-        encoded = self.backbone.encode(embedded.with_tokens(tokens))
+        encoded = self.encoder.encode(embedded.with_tokens(tokens))
         # Of several special tokens the decoder reads the first.
         seen = torch.cat([encoded.special[:, :1], encoded.patches], dim=1)
         return self.decoder(seen, restore, embedded.grid), restore >= visible
 
     def target(self, images: Float[Tensor, "b c height width"]) -> Float[Tensor, "b p pixels"]:
         """What is to be painted: the pixels of every patch, normalised by their own mean and unbiased variance."""
-        pixels = patch_pixels(images, self.grid(images), self.backbone.config.patch_size)
+        pixels = patch_pixels(images, self.grid(images), self.encoder.config.patch_size)
         pixels = rearrange(pixels, "b p h w c -> b p (h w c)").float()
         if not self.config.normalised:
             return pixels

@@ -1,7 +1,7 @@
 """Masked patch prediction: guessing the colours of corrupted patches (ViT paper, appendix B.1.2)."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -54,12 +54,12 @@ class Masked(Objective):
     def __init__(self, config: Config, backbone: Backbone):
         super().__init__()
         self.config = config
-        self.backbone = token_backbone(backbone, "masked patch prediction")
-        channels = self.backbone.config.channels
+        self.backbone = backbone = token_backbone(backbone, "masked patch prediction")
+        channels = backbone.config.channels
         if not len(config.mean) == len(config.std) == channels:
             given = f"mean has {len(config.mean)} numbers and std {len(config.std)}"
             raise ValueError(f"{given}, but the model takes {channels} channels")
-        rows, columns = self.backbone.config.patch_size
+        rows, columns = backbone.config.patch_size
         colours = 2 ** (config.bits * channels)
         outputs = {"mean_colour": colours, "small_colours": SMALL**2 * colours, "pixels": rows * columns * channels}
         self.mask_token = nn.Parameter(torch.empty(backbone.width))
@@ -68,13 +68,18 @@ class Masked(Objective):
         nn.init.trunc_normal_(self.predict.weight, std=0.02)
         nn.init.zeros_(self.predict.bias)
 
+    @property
+    def encoder(self) -> TokenBackbone:
+        """The backbone, which `__init__` has checked."""
+        return cast(TokenBackbone, self.backbone)
+
     def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """`loss` over the corrupted patches, and `accuracy`: how many of their colours are guessed."""
-        embedded = self.backbone.embed(batch.images)
+        embedded = self.encoder.embed(batch.images)
         chosen = random_mask(batch.images.shape[0], embedded.patches.shape[1], self.config.corrupted)
-        encoded = self.backbone.encode(self.corrupt(embedded, chosen))
+        encoded = self.encoder.encode(self.corrupt(embedded, chosen))
         guess = self.predict(encoded.patches[chosen.to(batch.images.device)]).float()
-        pixels = patch_pixels(batch.images, embedded.grid, self.backbone.config.patch_size)[chosen]
+        pixels = patch_pixels(batch.images, embedded.grid, self.encoder.config.patch_size)[chosen]
         if self.config.target == "pixels":
             return {"loss": F.mse_loss(guess, rearrange(pixels, "n h w c -> n (h w c)"))}
         target = self.colours(pixels)
@@ -94,11 +99,11 @@ class Masked(Objective):
         # Another one: any but itself.
         others = (torch.arange(p) + torch.randint(1, max(p, 2), (b, p))) % p
         device, width = embedded.tokens.device, embedded.tokens.shape[2]
-        positions = patch_positions(self.backbone, embedded)
+        positions = patch_positions(self.encoder, embedded)
         moved = (embedded.patches - positions).gather(1, repeat(others.to(device), "b p -> b p d", d=width))
         patches = torch.where(swapped.to(device)[..., None], moved + positions, embedded.patches)
         mixed = embedded.with_tokens(torch.cat([embedded.special, patches], dim=1))
-        return put_mask(mixed, self.backbone, self.mask_token, replaced)
+        return put_mask(mixed, self.encoder, self.mask_token, replaced)
 
     def colours(self, pixels: Float[Tensor, "n h w c"]) -> Int[Tensor, "n places"]:
         """The class of each patch's mean colour, or of each of its 4x4 mean colours: R + 8 G + 64 B, levels 0..7."""

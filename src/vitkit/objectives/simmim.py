@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from einops import rearrange, repeat
@@ -9,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from vitkit.data.loader import Batch
-from vitkit.models import Backbone
+from vitkit.models import Backbone, TokenBackbone
 from vitkit.objectives import Objective
 from vitkit.objectives.masked import patch_pixels, put_mask, token_backbone
 
@@ -40,22 +41,27 @@ class SimMIM(Objective):
     def __init__(self, config: Config, backbone: Backbone):
         super().__init__()
         self.config = config
-        self.backbone = token_backbone(backbone, "SimMIM")
-        rows, columns = self.backbone.config.patch_size
+        self.backbone = backbone = token_backbone(backbone, "SimMIM")
+        rows, columns = backbone.config.patch_size
         self.span = (max(1, config.unit // rows), max(1, config.unit // columns))
         if any(config.unit > patch and config.unit % patch for patch in (rows, columns)):
             raise ValueError(f"a unit of {config.unit} pixels is not a whole number of patches of {rows}x{columns}")
         self.mask_token = nn.Parameter(torch.empty(backbone.width))
-        self.decoder = nn.Linear(backbone.width, self.backbone.config.channels * rows * columns)
+        self.decoder = nn.Linear(backbone.width, backbone.config.channels * rows * columns)
         nn.init.trunc_normal_(self.mask_token, std=0.02)
+
+    @property
+    def encoder(self) -> TokenBackbone:
+        """The backbone, which `__init__` has checked."""
+        return cast(TokenBackbone, self.backbone)
 
     def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """`loss`: how far off, on average, a masked pixel's normalised colour is in a channel."""
-        embedded = self.backbone.embed(batch.images)
+        embedded = self.encoder.embed(batch.images)
         masked = unit_mask(batch.images.shape[0], embedded.grid, self.span, self.config.masked)
-        encoded = self.backbone.encode(put_mask(embedded, self.backbone, self.mask_token, masked))
+        encoded = self.encoder.encode(put_mask(embedded, self.encoder, self.mask_token, masked))
         painted = self.decoder(encoded.patches[masked.to(batch.images.device)]).float()
-        pixels = patch_pixels(batch.images, embedded.grid, self.backbone.config.patch_size)[masked]
+        pixels = patch_pixels(batch.images, embedded.grid, self.encoder.config.patch_size)[masked]
         return {"loss": (painted - rearrange(pixels, "n h w c -> n (c h w)")).abs().mean()}
 
 

@@ -1,0 +1,151 @@
+"""Every objective on the loop: stopped after any step and taken up again it ends with the same bits; parts add up."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from vitkit import checkpoints, models, objectives
+from vitkit.data.augment import Augment
+from vitkit.data.processor import Processor
+from vitkit.models import vit
+from vitkit.objectives import dino, distillation, mae, simmim
+from vitkit.train import Data, Machine, Run, RunFolder, launch, state, train
+from vitkit.train.optim import Optimizer
+from vitkit.train.schedule import Schedule
+
+MODEL = vit.Config(
+    image_size=(16, 16), patch_size=(4, 4), width=16, depth=2, num_heads=2, mlp_width=32, num_classes=10,
+    dropout=0.1, attention_dropout=0.1, stochastic_depth=0.1,
+)  # fmt: skip
+# What is too large by default for a picture of 16 pixels.
+SMALL: dict[str, dict[str, Any]] = {
+    "dino": {"outputs": 32, "hidden": 16, "bottleneck": 8, "local_crops": 2, "epochs": 3, "temperature_epochs": 2,
+             "teacher_temperatures": (0.04, 0.07)},
+    "mae": {"decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2},
+    "simmim": {"unit": 8},
+}  # fmt: skip
+
+
+class Killed(BaseException):
+    """What `kill -9` leaves."""
+
+
+def small_run(name: str, teacher: str, **changes: Any) -> Run:
+    module = objectives.objective(name)
+    config = module.Config(**SMALL.get(name, {}))
+    if isinstance(config, distillation.Config):
+        config = dataclasses.replace(config, teacher=teacher)
+    run = Run(
+        name="small",
+        model=MODEL,
+        objective=config,
+        data=Data(source="digits"),
+        processor=Processor.squash(16),
+        augment=Augment(shift=0.1, flip=True),
+        optimizer=Optimizer(rate=1e-2),
+        schedule=Schedule(warmup=1),
+        batch_size=8,
+        steps=3,
+        evaluate_every=3,
+        evaluators=("top1",),
+        keep="last",
+        machine=Machine(device="cpu", threads=1, save_every=1, log_every=1),
+    )
+    return dataclasses.replace(run, **changes)
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> str:
+    torch.manual_seed(5)
+    model = models.build(dataclasses.replace(MODEL, init="truncated"))
+    folder = tmp_path_factory.mktemp("teacher") / "checkpoint"
+    labels = tuple(map(str, range(10)))
+    checkpoints.save(checkpoints.Checkpoint(model=model, processor=Processor.squash(16), labels=labels), folder)
+    return str(folder)
+
+
+@pytest.fixture(autouse=True)
+def few_digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vitkit.data.digits.Digits.__len__", lambda self: 60)
+
+
+def final(folder: Path) -> dict[str, Any]:
+    saved = state.load_newest(RunFolder(folder).states)
+    assert saved is not None
+    return saved["training"]
+
+
+def kill_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    original: Callable[..., None] = launch.Events.step
+
+    def hooked(self: Any, number: int, scalars: dict[str, float]) -> None:
+        original(self, number, scalars)
+        if number == step:
+            raise Killed
+
+    monkeypatch.setattr(launch.Events, "step", hooked)
+
+
+def assert_equal(one: Any, other: Any) -> None:
+    assert type(one) is type(other)
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other)
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key, value in one.items():
+            assert_equal(value, other[key])
+    elif isinstance(one, list | tuple):
+        for a, b in zip(one, other, strict=True):
+            assert_equal(a, b)
+    else:
+        assert one == other
+
+
+@pytest.mark.parametrize("name", objectives.objectives())
+def test_a_run_that_was_killed_ends_with_the_same_bits(
+    name: str, tmp_path: Path, teacher: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = small_run(name, teacher)
+    train(run, tmp_path / "whole")
+    for step in (2, 3):  # killed before it was saved: from step 1, then from step 2
+        with monkeypatch.context() as patch:
+            kill_at(patch, step)
+            with pytest.raises(Killed):
+                train(run, tmp_path / "run")
+    train(run, tmp_path / "run")
+    assert final(tmp_path / "run")["step"] == 3
+    assert_equal(final(tmp_path / "run"), final(tmp_path / "whole"))
+    # What is kept loads, and is the objective's backbone.
+    kept = checkpoints.load(tmp_path / "run" / "best").model.state_dict()
+    saved = final(tmp_path / "run")["objective"]
+    for key, tensor in kept.items():
+        assert torch.equal(tensor, saved[f"backbone.{key}"]), key
+
+
+@pytest.mark.parametrize("name", objectives.objectives())
+def test_the_state_holds_all_that_changed(name: str, tmp_path: Path, teacher: str) -> None:
+    # From the state alone, in an objective that was built with other numbers.
+    run = small_run(name, teacher)
+    train(run, tmp_path / "run")
+    saved = final(tmp_path / "run")["objective"]
+    torch.manual_seed(99)
+    built = objectives.build(run.objective, models.build(run.model))
+    built.load_state_dict(saved)
+    assert_equal(dict(built.state_dict()), dict(saved))
+
+
+def test_dinos_centre_in_parts(tmp_path: Path, teacher: str) -> None:
+    train(small_run("dino", teacher, accumulate=2), tmp_path / "run")
+    saved = final(tmp_path / "run")["objective"]
+    assert saved["center"].abs().sum() > 0
+    assert saved["progress"].item() == 1
+
+
+def test_the_defaults_are_the_published_numbers() -> None:
+    assert (mae.Config().masked, mae.Config().decoder_width, mae.Config().decoder_depth) == (0.75, 512, 8)
+    assert (simmim.Config().masked, simmim.Config().unit) == (0.6, 32)
+    assert (dino.Config().outputs, dino.Config().momentum, dino.Config().local_crops) == (65536, 0.996, 8)
