@@ -128,6 +128,15 @@ def from_main(number: float) -> float:
     return float(held.item())
 
 
+def everyones(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The names that each process has, in the order of the processes."""
+    if world_size() == 1:
+        return names
+    found: list[tuple[str, ...]] = [()] * world_size()
+    _group().all_gather_object(found, names)
+    return tuple(name for part in found for name in part)
+
+
 def whole(value: Any) -> Any:
     """Anything with tensors in it, each made whole out of its shards; all processes take part."""
     if world_size() == 1:

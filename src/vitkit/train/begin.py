@@ -3,8 +3,7 @@
 Weights, then what of them learns, then the objective, device, recomputation, shards, compilation, wrapper, optimiser.
 """
 
-import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
@@ -43,7 +42,7 @@ def begin(run: Run, total: int, device: torch.device) -> Training:
     return training
 
 
-def recompute(blocks: list[nn.Module]) -> None:
+def recompute(blocks: Iterable[nn.Module]) -> None:
     """Lets blocks keep only their input; what is inside is computed again in the backward pass, dropout included."""
     for block in blocks:
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)
@@ -55,18 +54,14 @@ def judged(training: Training) -> Backbone:
     The trained one itself where that is all; all processes take part.
     """
     backbone, run = training.objective.backbone, training.run
-    sharded = run.machine.parallel == "fsdp"
-    if training.average is None and not run.tune.lora_rank and not sharded:
+    if training.average is None and not run.tune.lora_rank and run.machine.parallel != "fsdp":
         return backbone
     state = parallel.whole(backbone.state_dict())
     if training.average is not None:
         state |= parallel.whole(training.average.values)
-    if sharded:
-        model = models.build(backbone.config, initialise=False).to(next(iter(state.values())).device)
-    else:
-        model = copy.deepcopy(backbone)
-    model.load_state_dict(state)
-    tune.merge(model)
+    # A new one: what is wrapped, compiled or parametrised cannot be copied without its wrapping.
+    model = models.build(backbone.config, initialise=False).to(next(iter(state.values())).device)
+    model.load_state_dict(tune.merged(state, run.tune))
     return model
 
 

@@ -178,7 +178,7 @@ def refuse_non_finite(
     broken = [name for name in names if not np.isfinite(values[name])]
     if parallel.any_true(bool(broken)):
         what = " and ".join({"loss": "the loss", "norm": "the gradient"}[name] for name in broken) or "another process"
-        keys = ", ".join(batch.keys)
+        keys = ", ".join(parallel.everyones(batch.keys))
         raise TrainingStopped(f"{what} is not finite in step {step}; nothing was updated. The batch: {keys}")
 
 

@@ -1,7 +1,7 @@
 """What of a model learns: all of it, parts by name, the head alone (a linear probe), or low-rank changes (LoRA)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -75,11 +75,14 @@ def add_low_rank(tune: Tune, backbone: Backbone) -> None:
             parametrize.register_parametrization(layer, "weight", change)
 
 
-def merge(backbone: Backbone) -> None:
-    """Makes the changed weights the weights, in place: afterwards the model is a plain one with the same outputs."""
-    for module in list(backbone.modules()):
-        if parametrize.is_parametrized(module, "weight"):
-            parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
+def merged(state: Mapping[str, Tensor], tune: Tune) -> dict[str, Tensor]:
+    """The state of a plain model from that of one with low-rank changes: changed weights under their own names."""
+    marker, plain = ".parametrizations.weight.", dict(state)
+    for name in [name for name in state if name.endswith(f"{marker}original")]:
+        layer = name.removesuffix(f"{marker}original")
+        up, down = (plain.pop(f"{layer}{marker}0.{part}") for part in ("up", "down"))
+        plain[f"{layer}.weight"] = plain.pop(name) + tune.lora_scale * (up @ down)
+    return plain
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:

@@ -1,0 +1,97 @@
+"""How a run is computed: recomputation and compilation change no number, autocast few, and what cannot be is refused."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from vitkit.data.digits import Digits
+from vitkit.train import Run, checks, events, train
+from vitkit.train.events import read
+
+
+def losses(run: Run, folder: Path) -> list[float]:
+    train(run, folder)
+    return [event["loss"] for event in read(folder / "log.jsonl") if event["kind"] == "step"]
+
+
+def test_recomputing_changes_no_bit(small_run: Callable[..., Run], tmp_path: Path) -> None:
+    plain = losses(small_run(steps=6), tmp_path / "plain")
+    assert losses(small_run(steps=6, machine__recompute=True), tmp_path / "again") == plain
+
+
+def test_bfloat16_learns_nearly_the_same(small_run: Callable[..., Run], tmp_path: Path) -> None:
+    plain = losses(small_run(steps=6), tmp_path / "plain")
+    low = losses(small_run(steps=6, precision="bfloat16"), tmp_path / "low")
+    assert low == pytest.approx(plain, rel=0.02)
+    assert low != plain
+
+
+@pytest.mark.slow
+def test_compiled_blocks_learn_the_same(small_run: Callable[..., Run], tmp_path: Path) -> None:
+    still = {f"model__{name}": 0.0 for name in ("dropout", "attention_dropout", "stochastic_depth")}
+    plain = losses(small_run(steps=3, **still), tmp_path / "plain")
+    compiled = losses(small_run(steps=3, machine__compile=True, **still), tmp_path / "compiled")
+    assert compiled == pytest.approx(plain, rel=1e-4)
+
+
+def test_tf32_is_for_the_run_only(small_run: Callable[..., Run], tmp_path: Path) -> None:
+    before = torch.get_float32_matmul_precision()
+    train(small_run(steps=1, schedule__warmup=0, machine__tf32=True), tmp_path / "run")
+    assert torch.get_float32_matmul_precision() == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"precision": "float16"}, "float16 trains on a GPU only"),
+        ({"machine__loggers": ["tensorbord"]}, "unknown logger 'tensorbord'"),
+        ({"data__source": ""}, "needs pictures: say --data"),
+        ({"average": 1.0}, "average is 1.0"),
+        ({"tune__freeze": ["*"]}, "nothing learns"),
+        ({"model__num_classes": 7}, "the model has 7 classes"),
+        ({"model__image_size": [16, 16]}, "the processor gives"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_a_step(
+    small_run: Callable[..., Run], tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        train(small_run(**changes), tmp_path / "run")
+    assert not (tmp_path / "run" / "log.jsonl").exists() or not read(tmp_path / "run" / "log.jsonl")
+
+
+def test_a_disk_that_is_full_is_refused(
+    small_run: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(ValueError, match="the run needs about 0.00 GB"):
+        train(small_run(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_label_out_of_range_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Digits, "label", lambda self, index: 10 if index == 5 else 3)
+    with pytest.raises(ValueError, match="picture 5 has the label 10, but there are 10 classes"):
+        checks.refuse_labels(Digits())
+
+
+def test_loggers_are_told(small_run: Callable[..., Run], tmp_path: Path) -> None:
+    told: list[tuple[str, int, dict[str, float]]] = []
+
+    class Memory:
+        def scalars(self, kind: str, step: int, values: dict[str, float]) -> None:
+            told.append((kind, step, values))
+
+        def close(self) -> None:
+            told.append(("close", 0, {}))
+
+    with events.Events(tmp_path / "log.jsonl", total=2, batch_size=4, every=1, loggers=[Memory()]) as bar:
+        bar.step(1, {"loss": 2.0})
+        bar.write("start", 1, torch="2")
+    assert told == [("step", 1, {"loss": 2.0, "images_per_second": 0.0}), ("close", 0, {})]
+    assert events.memory_in_use() > 10_000_000

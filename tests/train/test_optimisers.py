@@ -1,0 +1,160 @@
+"""Lion, Muon, layer-wise rates and the running mean against their formulas, step by step in float64."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from vitkit import models
+from vitkit.models import vit
+from vitkit.train import optim
+from vitkit.train.average import Average
+from vitkit.train.optim import Optimizer
+from vitkit.train.together import Together
+
+
+def test_lion_by_hand() -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(3, 2, bias=False).double()
+    config = Optimizer(name="lion", rate=1e-3, weight_decay=0.5, betas=(0.9, 0.99))
+    optimizer = optim.build(config, layer)
+    weight, momentum = layer.weight.detach().clone(), torch.zeros(2, 3, dtype=torch.float64)
+    for step in range(5):
+        rate = 1e-3 * (step + 1)
+        optim.set_rate(optimizer, rate)
+        gradient = torch.randn(2, 3, dtype=torch.float64)
+        layer.weight.grad = gradient.clone()
+        optimizer.step()
+        direction = (0.9 * momentum + 0.1 * gradient).sign()
+        weight = weight - rate * (direction + 0.5 * weight)
+        momentum = 0.99 * momentum + 0.01 * gradient
+    torch.testing.assert_close(layer.weight.detach(), weight, atol=1e-12, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+def test_decay_that_is_part_of_the_gradient(name: str) -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(3, 2, bias=False).double()
+    optimizer = optim.build(Optimizer(name=name, rate=1e-2, weight_decay=0.1, momentum=0.9), layer)  # type: ignore[arg-type]
+    weight = layer.weight.detach().clone()
+    first, second = torch.zeros_like(weight), torch.zeros_like(weight)
+    for step in range(1, 5):
+        gradient = torch.randn_like(weight)
+        layer.weight.grad = gradient.clone()
+        optimizer.step()
+        gradient = gradient + 0.1 * weight
+        if name == "sgd":
+            first = 0.9 * first + gradient
+            weight = weight - 1e-2 * first
+        else:
+            first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
+            move = first / (1 - 0.9**step) / ((second / (1 - 0.999**step)).sqrt() + 1e-8)
+            weight = weight - 1e-2 * move
+    torch.testing.assert_close(layer.weight.detach(), weight, atol=1e-12, rtol=1e-12)
+
+
+def newton_schulz(matrix: Tensor) -> Tensor:
+    """Jordan 2024: five steps of X <- a X + (b A + c A^2) X with A = X X^T, in bfloat16."""
+    x = matrix.bfloat16()
+    tall = x.shape[0] > x.shape[1]
+    x = x.T if tall else x
+    x = x / x.norm().clamp(min=1e-7)
+    for _ in range(5):
+        a = x @ x.T
+        x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+    return x.T if tall else x
+
+
+def test_muon_moves_matrices_in_blocks_by_orthogonal_steps() -> None:
+    torch.manual_seed(0)
+    model = models.build(vit.TINY)
+    config = Optimizer(name="muon", rate=1e-2, weight_decay=0.1)
+    optimizer = optim.build(config, model)
+    assert isinstance(optimizer, Together)
+    muon = {id(each) for group in optimizer.parts[0].param_groups for each in group["params"]}
+    named = dict(model.named_parameters())
+    assert {name for name, each in named.items() if id(each) in muon} == {
+        name for name, each in named.items() if name.startswith("blocks.") and each.ndim == 2
+    }
+    before = {name: each.detach().clone() for name, each in named.items()}
+    for each in named.values():
+        each.grad = torch.randn_like(each)
+    optim.set_rate(optimizer, 5e-3)
+    optimizer.step()
+    for name, each in named.items():
+        old, gradient = before[name], each.grad
+        assert gradient is not None
+        if id(each) in muon:
+            # Nesterov's momentum from zero: g + 0.9 (0.1 g) weighted as torch does, a multiple of g.
+            step = newton_schulz(gradient).float() * 0.2 * math.sqrt(max(each.shape))
+            expected = old * (1 - 5e-3 * 0.1) - 5e-3 * step
+            torch.testing.assert_close(each.detach(), expected, atol=2e-4, rtol=2e-2)
+        else:
+            decay = 0.1 if name.endswith("weight") and each.ndim > 1 else 0.0
+            expected = old * (1 - 5e-3 * decay) - 5e-3 * gradient.sign()
+            torch.testing.assert_close(each.detach(), expected, atol=1e-4, rtol=1e-3)
+
+
+def test_optimisers_together_go_on_from_their_state() -> None:
+    def start() -> tuple[nn.Module, torch.optim.Optimizer]:
+        torch.manual_seed(0)
+        model = models.build(vit.TINY)
+        return model, optim.build(Optimizer(name="muon"), model)
+
+    def step(model: nn.Module, optimizer: torch.optim.Optimizer, seed: int) -> None:
+        torch.manual_seed(seed)
+        for each in model.parameters():
+            each.grad = torch.randn_like(each)
+        optimizer.step()
+
+    (one, first), (two, second) = start(), start()
+    for seed in range(3):
+        step(one, first, seed)
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    two.load_state_dict(one.state_dict())
+    optim.set_rate(first, 0.5)
+    optim.set_rate(second, 0.5)
+    step(one, first, 9)
+    step(two, second, 9)
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+
+
+def test_layers_nearer_the_pixels_learn_slower() -> None:
+    model = models.build(vit.TINY)  # two blocks
+    optimizer = optim.build(Optimizer(rate=1.0, layer_decay=0.5), model)
+    optim.set_rate(optimizer, 0.8)
+    rates = {id(each): group["lr"] for group in optimizer.param_groups for each in group["params"]}
+    found = {name: rates[id(each)] for name, each in model.named_parameters()}
+    for name, rate in found.items():
+        power = 3 if name.split(".")[0] in ("patch_embed", "pos_embed", "cls_token") else 0
+        power = {"0": 2, "1": 1}[name.split(".")[1]] if name.startswith("blocks.") else power
+        assert rate == 0.8 * 0.5**power, name
+    assert set(optim.layer_shares(model, 1.0).values()) == {1.0}
+    with pytest.raises(ValueError, match="needs a model with blocks"):
+        optim.layer_shares(nn.Linear(2, 2), 0.9)
+
+
+def test_the_mean_of_weights_by_hand() -> None:
+    layer = nn.Linear(2, 2).double()
+    average, expected = Average(layer, 0.3), layer.weight.detach().clone()
+    for step in range(1, 8):
+        with torch.no_grad():
+            layer.weight.add_(torch.randn(2, 2))
+        average.update(layer, step)
+        keep = min(0.3, (1 + step) / (10 + step))
+        expected = keep * expected + (1 - keep) * layer.weight.detach()
+    torch.testing.assert_close(average.values["weight"], expected, atol=1e-14, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"layer_decay": 0.0}, r"optimizer\.layer_decay is 0"),
+        ({"name": "sgd", "decay": "schedule"}, "in sgd decay is part of the gradient"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(fields: dict[str, object], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Optimizer(**fields)  # type: ignore[arg-type]

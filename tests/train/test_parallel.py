@@ -1,0 +1,133 @@
+"""Two processes under torchrun: the numbers of one, stopped together, gone on with by any number of them."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from vitkit import parallel
+from vitkit.config import override
+from vitkit.train import Run, RunFolder, state, train
+from vitkit.train.events import read
+from vitkit.train.run import to_json
+
+SCRIPT = Path(__file__).with_name("train_by_torchrun.py")
+
+
+@pytest.fixture
+def calm_run(small_run: Callable[..., Run]) -> Callable[..., Run]:
+    """Without what each process draws for itself (dropout), so that two can be compared with one."""
+
+    def make(**changes: Any) -> Run:
+        none = {f"model__{name}": 0.0 for name in ("dropout", "attention_dropout", "stochastic_depth")}
+        # Without this rate the rounding of sums in another order grows over twelve steps.
+        return small_run(**{**none, "optimizer__rate": 1e-3, "average": 0.9, **changes})
+
+    return make
+
+
+def torchrun(run: Run, folder: Path, *trouble: str) -> "subprocess.CompletedProcess[str]":
+    config = folder.with_suffix(".json")
+    config.write_text(to_json(run))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [*command, str(SCRIPT), str(config), str(folder), *trouble],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+
+
+def losses(folder: Path) -> list[float]:
+    return [event["loss"] for event in read(folder / "log.jsonl") if event["kind"] == "step"]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    saved = state.load_newest(RunFolder(folder).states)
+    assert saved is not None
+    return saved["training"]["objective"]
+
+
+def assert_close(one: Path, other: Path) -> None:
+    assert losses(one) == pytest.approx(losses(other), abs=1e-5)
+    mine, theirs = weights(one), weights(other)
+    assert mine.keys() == theirs.keys()
+    for name, value in mine.items():
+        assert type(value) is torch.Tensor
+        torch.testing.assert_close(value, theirs[name], atol=1e-4, rtol=1e-3)
+
+
+@pytest.fixture
+def whole(calm_run: Callable[..., Run], tmp_path: Path) -> Path:
+    train(calm_run(), tmp_path / "whole")
+    return tmp_path / "whole"
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_two_processes_have_the_losses_of_one(
+    calm_run: Callable[..., Run], tmp_path: Path, whole: Path, kind: str
+) -> None:
+    done = torchrun(calm_run(machine__parallel=kind, accumulate=2), tmp_path / "two")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len(losses(tmp_path / "two")) == 12
+    assert_close(tmp_path / "two", whole)
+    assert (tmp_path / "two" / "report.html").exists()
+    judged = [[e["top1.loss"] for e in read(f / "log.jsonl") if "top1.loss" in e] for f in (tmp_path / "two", whole)]
+    assert judged[0] == pytest.approx(judged[1], abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_a_signal_to_one_of_two_ends_both_and_one_alone_goes_on(
+    calm_run: Callable[..., Run], tmp_path: Path, whole: Path, kind: str
+) -> None:
+    run = calm_run(machine__parallel=kind)
+    start = time.monotonic()
+    done = torchrun(run, tmp_path / "two", "term", "7", "1")
+    assert done.returncode != 0
+    assert time.monotonic() - start < 120
+    assert [(tmp_path / "two" / f"exit-{rank}").read_text() for rank in (0, 1)] == ["143", "143"], done.stderr[-3000:]
+    saved = state.load_newest(tmp_path / "two" / "checkpoints")
+    assert saved is not None
+    assert saved["training"]["step"] == 7
+    # Alone, on the same samples in the same order: the losses of a run that always was.
+    train(override(run, {"machine.parallel": "none"}), tmp_path / "two")
+    assert_close(tmp_path / "two", whole)
+
+
+def test_a_broken_number_in_one_stops_both_before_the_update(
+    calm_run: Callable[..., Run], tmp_path: Path, whole: Path
+) -> None:
+    done = torchrun(calm_run(machine__parallel="ddp"), tmp_path / "two", "nan", "8", "1")
+    assert done.returncode != 0
+    for rank in (0, 1):
+        text = (tmp_path / "two" / f"stopped-{rank}").read_text()
+        assert "in step 8; nothing was updated" in text
+        # Both name the pictures of both.
+        assert text.partition("The batch: ")[2].count("digit") == 28
+    saved = state.load_newest(tmp_path / "two" / "checkpoints")
+    assert saved is not None
+    assert saved["training"]["step"] == 8
+    assert all(torch.isfinite(value).all() for value in saved["training"]["objective"].values())
+    assert losses(tmp_path / "two") == pytest.approx(losses(whole)[:8], abs=1e-5)
+
+
+def test_launches_that_cannot_be_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with (
+        pytest.raises(ValueError, match="fsdp shares a model among processes, but there is one"),
+        parallel.together("cpu", "fsdp"),
+    ):
+        pass
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with (
+        pytest.raises(ValueError, match="launched as 2 processes: say how they share, with --parallel ddp or fsdp"),
+        parallel.together("cpu", "none"),
+    ):
+        pass

@@ -1,0 +1,114 @@
+"""What learns and what does not; low-rank changes that start as nothing and end as weights; starts from checkpoints."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import vitkit
+from vitkit import checkpoints, models
+from vitkit.data.processor import Processor
+from vitkit.models import vit
+from vitkit.train import Run, start, train, tune
+from vitkit.train.begin import begin, judged
+from vitkit.train.tune import Tune
+
+
+def model() -> models.Backbone:
+    torch.manual_seed(0)
+    built = models.build(vit.TINY)
+    nn.init.normal_(built.head.weight)
+    return built.eval()
+
+
+def learning(backbone: nn.Module) -> set[str]:
+    return {name for name, each in backbone.named_parameters() if each.requires_grad}
+
+
+def test_patterns_say_what_learns() -> None:
+    probe = model()
+    tune.apply(Tune(only=("head.*",)), probe)
+    assert learning(probe) == {"head.weight", "head.bias"}
+    part = model()
+    tune.apply(Tune(freeze=("patch_embed.*", "pos_embed", "cls_token", "blocks.0.*")), part)
+    assert learning(part) == {name for name in learning(model()) if name.startswith(("blocks.1.", "norm.", "head."))}
+    with pytest.raises(ValueError, match=r"'blocks\.7\.\*' matches none of the model's parameters, such as cls_token"):
+        tune.apply(Tune(freeze=("blocks.7.*",)), model())
+    with pytest.raises(ValueError, match="nothing learns"):
+        tune.apply(Tune(freeze=("*",)), model())
+
+
+def test_low_rank_changes_are_nothing_at_first_and_weights_in_the_end() -> None:
+    images, plain = torch.randn(2, 3, 32, 32), model()
+    changed = model()
+    tune.apply(Tune(lora_rank=3, lora_scale=0.5), changed)
+    with torch.no_grad():
+        assert torch.equal(changed(images), plain(images))
+    thin = {name for name in learning(changed) if not name.startswith("head.")}
+    assert len(thin) == 2 * 2 * 2
+    assert all(name.endswith((".up", ".down")) for name in thin)
+    expected = {}
+    for name, layer in changed.named_modules():
+        if name.endswith(("attn.qkv", "attn.proj")):
+            change = layer.parametrizations["weight"][0]  # type: ignore[index]
+            nn.init.normal_(change.up)
+            product = change.up.detach().double() @ change.down.detach().double()
+            expected[f"{name}.weight"] = plain.get_parameter(f"{name}.weight").detach().double() + 0.5 * product
+    with torch.no_grad():
+        before = changed(images)
+    assert not torch.allclose(before, plain(images))
+    plain.load_state_dict(tune.merged(changed.state_dict(), Tune(lora_rank=3, lora_scale=0.5)))
+    with torch.no_grad():
+        assert torch.equal(plain(images), before)
+    for name, value in expected.items():
+        torch.testing.assert_close(plain.get_parameter(name).detach().double(), value, atol=1e-6, rtol=1e-5)
+
+
+def test_a_lora_run_saves_a_plain_model_and_leaves_the_rest(small_run: Callable[..., Run], tmp_path: Path) -> None:
+    run = small_run(tune__lora_rank=2, average=0.5, keep="last")
+    fresh = start.backbone(run).state_dict()
+    train(run, tmp_path / "run")
+    saved = vitkit.load(tmp_path / "run" / "best").model.state_dict()
+    assert saved.keys() == fresh.keys()
+    torch.manual_seed(run.seed)
+    first = start.backbone(run).state_dict()
+    moved = {name for name, value in saved.items() if not torch.equal(value, first[name])}
+    assert moved == {
+        *(f"blocks.{index}.attn.{part}.weight" for index in (0, 1) for part in ("qkv", "proj")),
+        "head.weight",
+        "head.bias",
+    }
+
+
+def test_the_mean_is_what_is_judged(small_run: Callable[..., Run]) -> None:
+    training = begin(small_run(average=0.9), 12, torch.device("cpu"))
+    assert training.average is not None
+    for value in training.average.values.values():
+        value.fill_(0.25)
+    found = judged(training)
+    assert found is not training.objective.backbone
+    assert all(torch.all(value == 0.25) for value in found.parameters())
+    assert begin(small_run(), 12, torch.device("cpu")).average is None
+
+
+def test_a_run_starts_from_a_checkpoint_with_a_zero_head(small_run: Callable[..., Run], tmp_path: Path) -> None:
+    labels = tuple("abcde")
+    checkpoints.save(
+        checkpoints.Checkpoint(model=model(), processor=Processor.squash(32), labels=labels), tmp_path / "c"
+    )
+    changes = {f"model__{name}": getattr(vit.TINY, name) for name in ("width", "depth", "mlp_width", "num_heads")}
+    run = small_run(**changes, model__patch_size=[8, 8], model__image_size=[16, 16], start=str(tmp_path / "c"))
+    built, given = start.backbone(run), model()
+    assert not built.head.weight.any()  # type: ignore[union-attr]
+    assert built.head.weight.shape == (10, 32)  # type: ignore[union-attr]
+    assert built.pos_embed.shape == (1, 5, 32)  # type: ignore[union-attr]
+    for name, value in given.state_dict().items():
+        if not name.startswith(("head.", "pos_embed")):
+            assert torch.equal(built.state_dict()[name], value)
+    other = small_run(**{**changes, "model__mlp_width": 48}, model__patch_size=[8, 8], start=str(tmp_path / "c"))
+    with pytest.raises(
+        ValueError, match=r"of another architecture than the run: 'blocks\.0\.mlp\.fc1\.bias' is \(64,\)"
+    ):
+        start.backbone(other)

@@ -1,0 +1,61 @@
+"""A process of a small parallel run, started by torchrun: CONFIG FOLDER [nan|term STEP RANK]."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vitkit.data.digits import Digits
+from vitkit.train import launch, train
+from vitkit.train.run import from_json
+
+
+def main(config: str, folder: str, trouble: str = "", step: str = "0", rank: str = "0") -> None:
+    """Trains; at that step of that process the trouble happens."""
+    torch.set_num_threads(1)
+    Digits.__len__ = lambda self: 240  # as in the tests of this folder
+    built = launch.begin
+
+    def begun(run: Any, *arguments: Any) -> Any:
+        training = built(run, *arguments)
+        shards = [each for each in training.objective.parameters() if hasattr(each, "to_local")]
+        assert bool(shards) == (run.machine.parallel == "fsdp")
+        assert all(each.to_local().numel() <= (each.shape[0] + 1) // 2 * each[0].numel() for each in shards)
+        return training
+
+    launch.begin = begun
+    here = os.environ["RANK"] == rank
+    if trouble == "nan" and here:
+        original = launch.training_batches
+
+        def poisoned(*arguments: Any, consumed: int) -> Any:
+            for number, batch in enumerate(original(*arguments, consumed=consumed)):
+                if number == int(step):
+                    batch.images[0] = float("nan")
+                yield batch
+
+        launch.training_batches = poisoned
+    if trouble == "term" and here:
+        told = launch.Events.step
+
+        def hooked(self: Any, number: int, scalars: dict[str, float]) -> None:
+            told(self, number, scalars)
+            if number == int(step):
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        launch.Events.step = hooked
+    try:
+        train(from_json(Path(config).read_text()), folder)
+    except launch.Interrupted as error:
+        Path(folder, f"exit-{os.environ['RANK']}").write_text(str(error.exit_code))
+        sys.exit(error.exit_code)
+    except launch.TrainingStopped as error:
+        Path(folder, f"stopped-{os.environ['RANK']}").write_text(str(error))
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
