@@ -12,8 +12,10 @@ from PIL import Image
 from vitkit import checkpoints, models
 from vitkit.cli import main
 from vitkit.data.processor import Processor
+from vitkit.objectives import supervised
 from vitkit.predict import load
-from vitkit.train import evaluation
+from vitkit.train import Data, Machine, Run, evaluation, train
+from vitkit.train.events import read
 
 COLOURS = {"blue": (0, 0, 255), "green": (0, 255, 0), "red": (255, 0, 0)}
 
@@ -177,3 +179,21 @@ def test_pictures_of_other_classes_are_fine_where_nothing_asks_the_model_for_its
         "--train", f"folder:{place / 'more_fruit'}",
     )  # fmt: skip
     assert (found["classes"], found["pictures"], found["training_pictures"]) == (2, 4, 6)
+
+
+def test_a_run_may_be_judged_by_what_learns(place: Path, tmp_path: Path) -> None:
+    run = Run(
+        name="judged by neighbours",
+        objective=supervised.Config(),
+        model=models.preset("vit-mu/16", image_size=32, num_classes=3),
+        data=Data(source=f"folder:{place / 'photos'}"),
+        processor=Processor.squash(32),
+        evaluators=("knn",),
+        score="knn.k20",
+        batch_size=12,
+        steps=2,
+        machine=Machine(device="cpu"),
+    )
+    result = train(run, tmp_path / "run")
+    last = [event for event in read(tmp_path / "run" / "log.jsonl") if event["kind"] == "evaluation"][-1]
+    assert result.score == last["knn.k20"] > 0

@@ -142,7 +142,7 @@ class Session:
         batches = training_batches(source, transform, stream, consumed=training.consumed)
         with StopRequest() as stop:
             try:
-                fit(training, batches, self.after(events, stop))
+                fit(training, batches, self.after(events, stop, source))
             except TrainingStopped as error:
                 events.write("stopped", training.step, reason=str(error))
                 self.save()
@@ -151,7 +151,7 @@ class Session:
             if number and training.step < training.total:
                 raise Interrupted(number, training.step)
 
-    def after(self, events: Events, stop: StopRequest) -> Callable[[dict[str, float], Batch], bool]:
+    def after(self, events: Events, stop: StopRequest, source: Source) -> Callable[[dict[str, float], Batch], bool]:
         """What is done between two steps."""
         training, run = self.training, self.training.run
 
@@ -160,7 +160,7 @@ class Session:
             events.step(step, scalars)
             self.count_unreadable(batch, events)
             if over or step % run.evaluate_every == 0:
-                self.judge(events)
+                self.judge(events, source)
             stopping = parallel.any_true(stop.number is not None)
             if over or stopping or step % run.machine.save_every == 0:
                 self.save()
@@ -181,13 +181,13 @@ class Session:
                     f"{self.unreadable} of {self.training.consumed} training pictures could not be read{last}"
                 )
 
-    def judge(self, events: Events) -> None:
+    def judge(self, events: Events, source: Source) -> None:
         """Evaluates the model, and keeps it if it is the best so far, or the last is wanted."""
         run, step = self.training.run, self.training.step
         model = judged(self.training)
         value = 0.0
         if parallel.is_main():
-            numbers = evaluate.evaluate(subject_of(run, model, self.validation), run.evaluators)
+            numbers = evaluate.evaluate(subject_of(run, model, self.validation, source), run.evaluators)
             if run.score not in numbers:
                 raise ValueError(f"models are judged by '{run.score}', but there is {', '.join(numbers)}")
             value = numbers[run.score]
@@ -201,14 +201,14 @@ class Session:
         events.pause()
 
 
-def subject_of(run: Run, backbone: Backbone, source: Source) -> evaluate.Subject:
-    """A model with the pictures that a run judges it by."""
+def subject_of(run: Run, backbone: Backbone, source: Source, training: Source) -> evaluate.Subject:
+    """A model with the pictures that a run judges it by, and those (unchanged) that k-NN and the like learn from."""
 
-    def batches() -> Iterable[Batch]:
+    def batches(of: Source) -> Iterable[Batch]:
         transform = Transform(run.processor)
-        return evaluation_batches(source, transform, batch_size=run.batch_size, workers=run.machine.workers)
+        return evaluation_batches(of, transform, batch_size=run.batch_size, workers=run.machine.workers)
 
-    return evaluate.Subject(backbone, batches, source.classes)
+    return evaluate.Subject(backbone, lambda: batches(source), source.classes, training=lambda: batches(training))
 
 
 def keep(run: Run, backbone: Backbone, classes: tuple[str, ...], folder: Path) -> None:
