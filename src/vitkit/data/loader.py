@@ -3,12 +3,15 @@
 An epoch is a permutation drawn from (seed, epoch); the stream of samples is one epoch after the other, and a batch may
 cross the edge. What is random in a sample is drawn from (seed, epoch, index). So the order, and every pixel, is the
 same for any number of workers and any world size, and where a run stands is one integer: how many samples it has
-consumed.
+consumed. With repeats, R samples in a row are copies of one picture, each changed in its own way. What mixes a batch is
+drawn from (seed, its first sample); a picture's partner is R places before it in the batch of all processes (before the
+first comes the last), so each process reads R pictures more than its share.
 """
 
 import signal
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 
 import numpy as np
 import torch
@@ -17,10 +20,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from vitkit.data import Label, Source
-from vitkit.data.augment import Transform
+from vitkit.data.augment import Augment, Transform
+from vitkit.data.mixing import Mix, draw
 from vitkit.images import ImageError
 
-ORDER, SAMPLE = 1, 2  # the streams of random numbers that a seed gives
+ORDER, SAMPLE, MIX = 1, 2, 4  # the streams of random numbers that a seed gives; `train.loop` has 3
 MAX_TRIES = 20
 
 
@@ -65,19 +69,27 @@ def permutation(num: int, seed: int, epoch: int) -> np.ndarray:
     return _random(seed, ORDER, epoch, 0).permutation(num)
 
 
-def sample_random(seed: int, epoch: int, index: int) -> np.random.Generator:
+def sample_random(seed: int, epoch: int, index: int, copy: int = 0) -> np.random.Generator:
     """The generator for all that is random in one sample."""
-    return _random(seed, SAMPLE, epoch, index)
+    return _random(seed, SAMPLE, epoch, index, copy)
 
 
 def training_batches(source: Source, transform: Transform, stream: Stream, *, consumed: int = 0) -> Iterator[Batch]:
     """Endless batches of this process, from the sample after the first `consumed` of the run on.
 
     An unreadable picture is replaced by another that depends on (seed, epoch, index) alone, and is named in the batch.
+    Raises ValueError for batches too small to be mixed.
     """
-    return iter(
-        _loader(_Training(source, transform, stream.seed), _places(len(source), stream, consumed), stream.workers)
-    )
+    augment = transform.augment
+    if augment.mixing.active and stream.batch_size < 2 * augment.repeats:
+        raise ValueError(
+            f"a batch of {stream.batch_size} cannot be mixed: with {augment.repeats} copies of each picture it takes "
+            f"at least {2 * augment.repeats}"
+        )
+    dataset = _Training(source, transform, stream.seed)
+    places = _places(len(source), stream, augment, consumed)
+    collate = _MixingCollate(len(source.classes), augment, stream) if augment.mixing.active else None
+    return iter(_loader(dataset, places, stream.workers, collate))
 
 
 def evaluation_batches(source: Source, transform: Transform, *, batch_size: int, workers: int = 0) -> Iterator[Batch]:
@@ -85,28 +97,37 @@ def evaluation_batches(source: Source, transform: Transform, *, batch_size: int,
     ImageError.
     """
     places = (
-        [(0, index) for index in range(start, min(start + batch_size, len(source)))]
+        [Place(0, index) for index in range(start, min(start + batch_size, len(source)))]
         for start in range(0, len(source), batch_size)
     )
     return iter(_loader(_Evaluation(source, transform), places, workers))
 
 
-Place = tuple[int, int]  # epoch and index
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Which sample: the picture's number, its epoch, which of its copies, and the sample that its batch starts with."""
+
+    epoch: int
+    index: int
+    copy: int = 0
+    start: int = 0
 
 
-def _places(num: int, stream: Stream, consumed: int) -> Iterator[list[Place]]:
-    share = stream.batch_size // stream.world_size
-    epoch, order = -1, np.empty(0, dtype=np.int64)
-    start = consumed + stream.rank * share
-    while True:
+def _places(num: int, stream: Stream, augment: Augment, consumed: int) -> Iterator[list[Place]]:
+    size, share, repeats = stream.batch_size, stream.batch_size // stream.world_size, augment.repeats
+    # Alone, a process has all partners in its own batch.
+    before = repeats if augment.mixing.active and stream.world_size > 1 else 0
+    orders: dict[int, np.ndarray] = {}
+    for start in count(consumed, size):
+        first = stream.rank * share
         batch: list[Place] = []
-        for number in range(start, start + share):
-            if number // num != epoch:
-                epoch = number // num
-                order = permutation(num, stream.seed, epoch)
-            batch.append((epoch, int(order[number % num])))
+        for number in range(first - before, first + share):
+            epoch, position = divmod(start + number % size, num)
+            if epoch not in orders:
+                orders[epoch] = permutation(num, stream.seed, epoch)
+            batch.append(Place(epoch, int(orders[epoch][position // repeats]), position % repeats, start))
+        orders = {epoch: order for epoch, order in orders.items() if epoch >= start // num}
         yield batch
-        start += stream.batch_size
 
 
 @dataclass(frozen=True)
@@ -115,6 +136,7 @@ class _Sample:
     label: Label
     key: str
     replaced: tuple[str, ...] = ()
+    start: int = 0
 
 
 @dataclass(frozen=True)
@@ -124,13 +146,14 @@ class _Training(Dataset[_Sample]):
     seed: int
 
     def __getitem__(self, place: Place) -> _Sample:
-        epoch, index = place
-        random = sample_random(self.seed, epoch, index)
+        index = place.index
+        random = sample_random(self.seed, place.epoch, index, place.copy)
         replaced: list[str] = []
         for _ in range(MAX_TRIES):
             try:
                 example = self.source.read(index)
-                return _Sample(self.transform(example.image, random), example.label, example.key, tuple(replaced))
+                image = self.transform(example.image, random)
+                return _Sample(image, example.label, example.key, tuple(replaced), place.start)
             except ImageError as error:
                 replaced.append(f"picture {index}: {error}")
                 index = int(random.integers(len(self.source)))
@@ -143,7 +166,7 @@ class _Evaluation(Dataset[_Sample]):
     transform: Transform
 
     def __getitem__(self, place: Place) -> _Sample:
-        example = self.source.read(place[1])
+        example = self.source.read(place.index)
         return _Sample(self.transform(example.image), example.label, example.key)
 
 
@@ -163,12 +186,40 @@ class _Collate:
         )
 
 
-def _loader(dataset: "_Training | _Evaluation", places: Iterable[list[Place]], workers: int) -> DataLoader[Batch]:
+@dataclass(frozen=True)
+class _MixingCollate:
+    """The batch of all processes mixed, as far as this one needs it."""
+
+    num_classes: int
+    augment: Augment
+    stream: Stream
+
+    def __call__(self, samples: Sequence[_Sample]) -> Batch:
+        repeats = self.augment.repeats
+        if self.stream.world_size == 1:
+            samples = [*samples[-repeats:], *samples]
+        collate = _Collate(self.num_classes)
+        own, partners = collate(samples[repeats:]), collate(samples[:-repeats])
+        size = own.images.shape[-2], own.images.shape[-1]
+        mix = draw(self.augment.mixing, size, _random(self.stream.seed, MIX, 0, samples[0].start))
+        if mix == Mix():
+            return own
+        pair = partners.images.numpy(), partners.targets.numpy()
+        images, targets = mix(own.images.numpy(), own.targets.numpy(), pair)
+        return Batch(torch.from_numpy(images), torch.from_numpy(targets), own.keys, own.replaced)
+
+
+def _loader(
+    dataset: "_Training | _Evaluation",
+    places: Iterable[list[Place]],
+    workers: int,
+    collate: _MixingCollate | None = None,
+) -> DataLoader[Batch]:
     return DataLoader(
         dataset,
         batch_sampler=places,  # type: ignore[arg-type]
         num_workers=workers,
-        collate_fn=_Collate(len(dataset.source.classes)),
+        collate_fn=collate or _Collate(len(dataset.source.classes)),
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=_leave_signals_to_main,
         # Without its own generator it would draw from torch's global one, and change the run.
@@ -182,6 +233,6 @@ def _leave_signals_to_main(worker: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def _random(seed: int, stream: int, epoch: int, index: int) -> np.random.Generator:
-    # A counter-based generator: each (epoch, index) has 2^128 numbers of its own, and nothing is hashed.
-    return np.random.Generator(np.random.Philox(key=[seed, stream], counter=[0, 0, index, epoch]))
+def _random(seed: int, stream: int, epoch: int, index: int, copy: int = 0) -> np.random.Generator:
+    # A counter-based generator: each (epoch, index, copy) has 2^64 draws of its own, and nothing is hashed.
+    return np.random.Generator(np.random.Philox(key=[seed, stream], counter=[0, copy, index, epoch]))

@@ -1,0 +1,60 @@
+"""Augmentation as published recipes have it, by name."""
+
+from vitkit.config import nearest
+from vitkit.data.augment import Augment
+from vitkit.data.crop import Crop
+from vitkit.data.mixing import Mixing
+from vitkit.data.photometric import Jitter
+from vitkit.data.randaugment import RandAugment
+
+#: "How to train your ViT?" (AugReg), table 1: RandAugment's layers and magnitude, Mixup's strength. The names are the
+#: paper's and big_vision's; files of checkpoints are named otherwise: their light0 is light1, their light1 is light2.
+AUGREG: dict[str, tuple[int, float, float]] = {
+    "none": (0, 0.0, 0.0),
+    "light1": (2, 0.0, 0.0),
+    "light2": (2, 10.0, 0.2),
+    "medium1": (2, 15.0, 0.2),
+    "medium2": (2, 15.0, 0.5),
+    "strong1": (2, 20.0, 0.5),
+    "strong2": (2, 20.0, 0.8),
+}
+
+
+def augreg(name: str) -> Augment:
+    """One of the seven strengths of AugReg: Inception crop as TensorFlow has it, flip, RandAugment, Mixup.
+
+    light1 is not nothing: at magnitude 0 RandAugment still takes colours, contrast and light away. Raises ValueError
+    for another name.
+    """
+    if name not in AUGREG:
+        raise ValueError(f"unknown augmentation '{name}'{nearest(name, AUGREG)}")
+    layers, magnitude, alpha = AUGREG[name]
+    return Augment(
+        crop=inception("tensorflow"),
+        flip=True,
+        randaugment=RandAugment(layers=layers, magnitude=magnitude),
+        mixing=Mixing(mixup=alpha),
+    )
+
+
+def inception(kind: str) -> Crop:
+    """The Inception crop of `tensorflow` (Google's recipes) or `torchvision` (DeiT, timm), resized as each does it."""
+    if kind == "tensorflow":
+        return Crop(kind="tensorflow", resampling="bilinear_aliased")
+    if kind == "torchvision":
+        return Crop(kind="torchvision", resampling="bicubic")
+    raise ValueError(f"unknown Inception crop '{kind}'{nearest(kind, ('tensorflow', 'torchvision'))}")
+
+
+def deit3() -> Augment:
+    """DeiT III's pre-training on ImageNet-1k: Inception crop, flip, three-augment, jitter, Mixup or CutMix, 3
+    repeats.
+    """
+    return Augment(
+        crop=inception("torchvision"),
+        flip=True,
+        three_augment=True,
+        jitter=Jitter(brightness=0.3, contrast=0.3, saturation=0.3),
+        mixing=Mixing(mixup=0.8, cutmix=1.0, share="drawn"),
+        repeats=3,
+    )

@@ -1,0 +1,167 @@
+"""Mixup, CutMix and repeats: the formulas by loops, and the same batches for any workers, processes and resuming."""
+
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+from test_loader import Noise, assert_same, joined
+
+from vitkit.data.augment import Augment, Transform
+from vitkit.data.crop import Crop
+from vitkit.data.erasing import Erasing
+from vitkit.data.loader import Batch, Stream, permutation, training_batches
+from vitkit.data.mixing import Mix, Mixing, draw
+from vitkit.data.photometric import Jitter
+from vitkit.data.processor import Processor
+from vitkit.data.randaugment import RandAugment
+
+EVERYTHING = Augment(
+    crop=Crop(kind="tensorflow"),
+    flip=True,
+    three_augment=True,
+    randaugment=RandAugment(layers=2, magnitude=10.0),
+    jitter=Jitter(brightness=0.3, contrast=0.3, saturation=0.3, hue=0.1),
+    erasing=Erasing(probability=0.5),
+    mixing=Mixing(mixup=0.8, cutmix=1.0, probability=0.9),
+    repeats=3,
+)
+
+
+def take(num: int, augment: Augment, *, consumed: int = 0, **options: int) -> list[Batch]:
+    stream = Stream(**{"batch_size": 8, "seed": 3, **options})
+    transform = Transform(Processor.squash(8), augment)
+    return list(islice(training_batches(Noise(broken=(5,)), transform, stream, consumed=consumed), num))
+
+
+CASES = {
+    "everything": EVERYTHING,
+    "mixup": Augment(mixing=Mixing(mixup=0.5)),
+    "cutmix": Augment(flip=True, mixing=Mixing(cutmix=1.0)),
+    "repeats": Augment(flip=True, rotate=20.0, repeats=3),
+    "randaugment": Augment(randaugment=RandAugment(layers=2)),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_workers_processes_and_resuming_change_nothing(name: str) -> None:
+    whole = take(7, CASES[name])
+    if name in ("everything", "mixup"):
+        assert_same(whole, take(7, CASES[name], workers=2))
+    for consumed in (8, 24, 40):
+        assert_same(whole[consumed // 8 :], take(7 - consumed // 8, CASES[name], consumed=consumed))
+    for world in (2, 4, 8):
+        ranks = [take(7, CASES[name], rank=rank, world_size=world) for rank in range(world)]
+        together = [joined([ranks[rank][step] for rank in range(world)]) for step in range(7)]
+        for one, other in zip(whole, together, strict=True):
+            assert one.keys == other.keys
+            assert torch.equal(one.images, other.images)
+            assert torch.equal(one.targets, other.targets)
+            # Each process tells of its own share: nothing is counted twice.
+        told = [name for step in range(7) for rank in range(world) for name in ranks[rank][step].replaced]
+        assert told == [name for batch in whole for name in batch.replaced]
+    assert any(batch.replaced for batch in whole)
+
+
+@pytest.mark.parametrize("repeats", [1, 3])
+def test_a_batch_is_mixed_with_itself_rolled(repeats: int) -> None:
+    changes = {"flip": True, "rotate": 30.0, "repeats": repeats}
+    plain = take(6, Augment(**changes))
+    mixed = take(6, Augment(**changes, mixing=Mixing(mixup=0.5)))
+    shares = []
+    for one, other in zip(plain, mixed, strict=True):
+        partner = [(row - repeats) % 8 for row in range(8)]
+        images, targets = one.images.double(), one.targets.double()
+        # The one share of the step, found from the pictures themselves.
+        difference = (images - images[partner]).flatten()
+        share = float((other.images.double() - images[partner]).flatten() @ difference / (difference @ difference))
+        for row in range(8):
+            expected = share * images[row] + (1 - share) * images[partner[row]]
+            torch.testing.assert_close(other.images[row].double(), expected, atol=1e-5, rtol=0)
+            expected = share * targets[row] + (1 - share) * targets[partner[row]]
+            torch.testing.assert_close(other.targets[row].double(), expected, atol=1e-5, rtol=0)
+            if repeats == 3:  # never with a copy of itself
+                assert one.keys[row] != one.keys[partner[row]]
+        assert 0.5 <= share <= 1.0
+        shares.append(round(share, 6))
+    assert len(set(shares)) == 6  # another one each step
+    assert [batch.keys for batch in plain] == [batch.keys for batch in mixed]
+
+
+def test_cutmix_takes_a_box_and_its_true_share() -> None:
+    plain, mixed = take(6, Augment()), take(6, Augment(mixing=Mixing(cutmix=1.0)))
+    for one, other in zip(plain, mixed, strict=True):
+        partner = one.images.roll(1, 0)
+        inside = (other.images != one.images).any(dim=1).any(dim=0)
+        rows, columns = np.flatnonzero(inside.any(dim=1)), np.flatnonzero(inside.any(dim=0))
+        expected, area = one.images.clone(), 0
+        if rows.size:
+            top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
+            expected[:, :, top:bottom, left:right] = partner[:, :, top:bottom, left:right]
+            area = (bottom - top) * (right - left)
+        assert torch.equal(other.images, expected)
+        share = 1 - area / 64
+        torch.testing.assert_close(other.targets, share * one.targets + (1 - share) * one.targets.roll(1, 0))
+
+
+def draws(mixing: Mixing, num: int = 3000) -> list[Mix]:
+    random = np.random.default_rng(0)
+    return [draw(mixing, (32, 48), random) for _ in range(num)]
+
+
+def test_the_shares_have_their_distributions() -> None:
+    drawn = np.array([mix.share for mix in draws(Mixing(mixup=0.4, share="drawn"))])
+    # Beta(p, p): mean 1/2, variance 1 / (4 (2p + 1)).
+    assert abs(drawn.mean() - 0.5) < 0.03
+    assert abs(drawn.var() - 1 / (4 * 1.8)) < 0.01
+    larger = np.array([mix.share for mix in draws(Mixing(mixup=0.4))])
+    np.testing.assert_allclose(larger, np.maximum(drawn, 1 - drawn))
+    cut = draws(Mixing(cutmix=1.0))
+    for mix in cut:
+        assert mix.box is not None
+        top, bottom, left, right = mix.box
+        assert 0 <= top <= bottom <= 32
+        assert 0 <= left <= right <= 48
+        assert mix.share == 1 - (bottom - top) * (right - left) / (32 * 48)
+    assert 0.55 < np.mean([mix.share for mix in cut]) < 0.72  # half, had the border not cut the boxes
+
+
+def test_one_or_the_other_or_none() -> None:
+    both = draws(Mixing(mixup=0.8, cutmix=1.0, switch=0.3, probability=0.6))
+    none = [mix == Mix() for mix in both]
+    cut = [mix.box is not None for mix in both]
+    assert abs(np.mean(none) - 0.4) < 0.03
+    assert abs(np.mean(cut) - 0.6 * 0.3) < 0.03
+    assert not Mixing(mixup=1.0, probability=0.0).active
+    assert set(draws(Mixing(), 10)) == {Mix()}
+
+
+def test_repeats_are_a_function_of_the_sample_number() -> None:
+    augment = Augment(flip=True, rotate=30.0, repeats=3)
+    batch = joined(take(6, augment))
+    order = [str(index) if index != 5 else None for epoch in range(3) for index in permutation(23, 3, epoch)[:8]]
+    # An epoch is still 23 samples, of 8 pictures: the last of them has two copies.
+    for number, key in enumerate(batch.keys):
+        epoch, position = divmod(number, 23)
+        wanted = order[epoch * 8 + position // 3]
+        assert wanted is None or key == wanted
+    copies = batch.images[:3] if batch.keys[0] == batch.keys[2] else batch.images[3:6]
+    assert not torch.equal(copies[0], copies[1])
+    assert not torch.equal(copies[1], copies[2])
+    # Samples do not depend on the size of the batches they come in.
+    other = joined(take(12, augment, batch_size=4))
+    assert torch.equal(batch.images, other.images)
+    # The first copy is the sample that there is without repeats.
+    single = joined(take(3, Augment(flip=True, rotate=30.0)))
+    assert torch.equal(single.images[0], batch.images[0])
+    assert torch.equal(single.images[1], batch.images[3])
+
+
+def test_batches_that_cannot_be_mixed_are_refused() -> None:
+    with pytest.raises(ValueError, match="a batch of 1 cannot be mixed"):
+        take(1, Augment(mixing=Mixing(mixup=0.2)), batch_size=1)
+    with pytest.raises(ValueError, match="with 3 copies of each picture it takes at least 6"):
+        take(1, Augment(mixing=Mixing(cutmix=0.2), repeats=3), batch_size=4)
+    for settings, words in (({"mixup": -0.1}, "mixing.mixup"), ({"switch": 1.5}, "switch 1.5")):
+        with pytest.raises(ValueError, match=words):
+            Mixing(**settings)
