@@ -1,4 +1,4 @@
-"""How a run is computed: recomputation and compilation change no number, autocast few, and what cannot be is refused."""
+"""How a run is computed: recomputing and compiling change no number, autocast few; what cannot be is refused."""
 
 import shutil
 from collections.abc import Callable
@@ -69,7 +69,7 @@ def test_a_disk_that_is_full_is_refused(
     small_run: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
-    with pytest.raises(ValueError, match="the run needs about 0.00 GB"):
+    with pytest.raises(ValueError, match="the run needs about"):
         train(small_run(), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -64,12 +64,14 @@ def finetune(
     the checkpoint's own; `resolution` is a side in pixels. `part` is what learns: all, the head, or LoRA's low-rank
     changes and the head. Raises ValueError where checkpoint, data and resolution do not fit together.
     """
+    if steps is not None and epochs is not None:
+        raise ValueError(f"a run lasts for --steps or --epochs, not both: got {steps} and {epochs}")
     source, _ = train_and_val(data, val=val, held_out=held_out, seed=0)
     suits, chosen = defaults(len(source)), absolute(model)
     config, processor = _prepared(chosen, len(source.classes), resolution)
-    size = batch_size or suits.batch_size
-    length: dict[str, Any] = {"epochs": epochs} if epochs is not None else {"steps": steps or suits.steps}
-    total = steps or (suits.steps if epochs is None else max(1, round(epochs * len(source) / size)))
+    size = suits.batch_size if batch_size is None else batch_size
+    length = {"steps": suits.steps if steps is None and epochs is None else steps, "epochs": epochs}
+    total = length["steps"] or max(1, round((epochs or 0.0) * len(source) / max(1, size)))
     return Run(
         name=f"{Path(model).stem or 'model'} on {data}",
         model=config,
@@ -77,17 +79,18 @@ def finetune(
         data=Data(source=data, val=val, held_out=held_out),
         processor=processor,
         augment=Augment(flip=True),
-        optimizer=Optimizer(name="sgd", rate=rate or suits.rate * PART_RATE[part], weight_decay=0.0),
-        schedule=Schedule(decay="cosine", warmup=min(suits.warmup, total // 5)),
+        optimizer=Optimizer(name="sgd", rate=suits.rate * PART_RATE[part] if rate is None else rate, weight_decay=0.0),
+        schedule=Schedule(decay="cosine", warmup=min(suits.warmup, int(total) // 5)),
         batch_size=size,
-        **length,
+        steps=None if length["steps"] is None else int(length["steps"]),
+        epochs=epochs,
         seed=seed,
         start=chosen,
         tune=Tune(
             only=("head.*",) if part == "head" else (),
             lora_rank=LORA_RANK if part == "lora" else 0,
         ),
-        evaluate_every=max(1, total // 10),
+        evaluate_every=max(1, int(total) // 10),
     )
 
 
@@ -106,9 +109,7 @@ def _prepared(model: str, classes: int, resolution: int | None) -> tuple[Any, An
     calm = {name: 0.0 for name in ("dropout", "attention_dropout", "stochastic_depth") if hasattr(config, name)}
     processor = loaded.processor
     if tuple(processor.size) != side:
-        raise ValueError(
-            f"'{model}' takes {side}, but its processor gives {processor.size}: set --resolution"
-        )
+        raise ValueError(f"'{model}' takes {side}, but its processor gives {processor.size}: set --resolution")
     return replace(config, **calm), processor
 
 

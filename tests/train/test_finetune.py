@@ -1,0 +1,147 @@
+"""`vitkit finetune` and `vitkit train` from the first word to a checkpoint that is opened; one line for what is wrong."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import vitkit
+from vitkit import checkpoints, models
+from vitkit.cli import main
+from vitkit.data.processor import Processor
+from vitkit.models import vit
+from vitkit.train import RunFolder
+from vitkit.train import finetune as finetuning
+
+COLOURS = {"blue": (40, 60, 200), "green": (40, 200, 60), "red": (200, 50, 40)}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small checkpoint `model` and a folder `photos` of three colours, eight pictures each."""
+    root = tmp_path_factory.mktemp("finetune")
+    torch.manual_seed(0)
+    config = dataclasses.replace(vit.TINY, image_size=(16, 16), dropout=0.1)
+    model = models.build(config)
+    labels = tuple("abcde")
+    processor = Processor.crop(16, 0.8)
+    checkpoints.save(checkpoints.Checkpoint(model=model, processor=processor, labels=labels), root / "model")
+    generator = np.random.default_rng(0)
+    for name, colour in COLOURS.items():
+        (root / "photos" / name).mkdir(parents=True)
+        for index in range(8):
+            pixels = np.clip(np.array(colour) + generator.integers(-30, 30, (20, 24, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(root / "photos" / name / f"{index}.png")
+    return root
+
+
+def test_from_photos_to_a_model_that_transformers_opens(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["finetune", str(place / "model"), "--data", f"folder:{place / 'photos'}", "--out", str(tmp_path / "run")]
+    words += ["--resolution", "24", "--steps", "40", "--rate", "0.05", "--batch-size", "8"]
+    assert main([*words, "--set", "machine.device=cpu", "machine.threads=1"]) == 0
+    assert "top1.accuracy 1.0000" in capsys.readouterr().out
+    run = RunFolder(tmp_path / "run").run()
+    assert (run.model.image_size, run.model.num_classes, run.model.dropout) == ((24, 24), 3, 0.0)
+    assert run.processor.size == (24, 24)
+    assert run.processor.resize_to == 30  # the share of the checkpoint's own crop
+    assert run.start == str(place / "model")
+    best = tmp_path / "run" / "best"
+    classifier = vitkit.load(best)
+    assert classifier.labels == ("blue", "green", "red")
+    photo = place / "photos" / "green" / "0.png"
+    ((_, (first, *_)),) = classifier.classify(str(photo))
+    assert first.label == "green"
+    transformers = pytest.importorskip("transformers")
+    theirs = transformers.AutoModelForImageClassification.from_pretrained(best).eval()
+    assert theirs.config.id2label == {0: "blue", 1: "green", 2: "red"}
+    pixels = classifier.processor(str(photo))
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(pixel_values=pixels).logits, classifier(pixels), atol=1e-5, rtol=1e-4)
+    # Again: nothing is computed, and nothing else is accepted in its place.
+    assert main([*words, "--set", "machine.device=cpu", "machine.threads=1"]) == 0
+    assert main([*words, "--seed", "1"]) == 1
+    assert "holds another run, which differs in seed" in capsys.readouterr().err
+    # Repeated from its own words.
+    again = ["train", "--from", str(tmp_path / "run" / "config.json"), "--out", str(tmp_path / "again")]
+    assert main([*again, "--set", "steps=2", "schedule.warmup=1"]) == 0
+    assert RunFolder(tmp_path / "again").run().start == run.start
+
+
+@pytest.mark.parametrize("part", ["head", "lora"])
+def test_a_part_alone_learns(place: Path, tmp_path: Path, part: str) -> None:
+    words = ["finetune", str(place / "model"), "--data", f"folder:{place / 'photos'}", "--out", str(tmp_path / "run")]
+    assert main([*words, "--part", part, "--steps", "6", "--set", "machine.device=cpu", "keep=last"]) == 0
+    saved = vitkit.load(tmp_path / "run" / "best").model.state_dict()
+    first = vitkit.load(place / "model").model.state_dict()
+    moved = {name for name in saved if name[:4] != "head" and not torch.equal(saved[name], first[name])}
+    assert moved == (
+        set() if part == "head" else {f"blocks.{i}.attn.{p}.weight" for i in (0, 1) for p in ("qkv", "proj")}
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (["--resolution", "30"], "a resolution of 30 is not a multiple of the patch size 8; 32 is"),
+        (["--data", "folder:{place}/nothing"], "there is no folder"),
+        (["--data", "folder:{empty}"], "has no pictures"),
+        (["--val", "folder:{other}"], "is judged on classes that training lacks: yellow"),
+        (["--epochs", "2", "--steps", "3"], "--steps or --epochs, not both"),
+        (["--rate", "0"], "optimizer.rate is 0"),
+        (["--batch-size", "0"], "batch_size is 0"),
+        (["--out", "{place}"], "exists and is no run folder"),
+        (["--set", "optimiser.rate=1"], "unknown key 'optimiser.rate'; did you mean"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_mistakes_get_one_line_and_write_nothing(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], error: str
+) -> None:
+    (tmp_path / "empty" / "cats").mkdir(parents=True)
+    for name in ("red", "yellow"):
+        (tmp_path / "other" / name).mkdir(parents=True)
+        Image.new("RGB", (20, 20)).save(tmp_path / "other" / name / "1.png")
+    given = [word.format(place=place, empty=tmp_path / "empty", other=tmp_path / "other") for word in words]
+    defaults = {"--data": f"folder:{place / 'photos'}", "--out": str(tmp_path / "run")}
+    rest = [word for name, value in defaults.items() if name not in given for word in (name, value)]
+    before = sorted(place.rglob("*"))
+    assert main(["finetune", str(place / "model"), *rest, *given]) == 1
+    said = capsys.readouterr().err
+    assert error in said
+    assert len(said.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+    assert sorted(place.rglob("*")) == before
+
+
+def test_commands_that_are_incomplete(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train"]) == 1
+    assert "give the name of a recipe" in capsys.readouterr().err
+    assert main(["train", "digits.tine"]) == 1
+    assert "did you mean 'digits.tiny'" in capsys.readouterr().err
+    assert main(["recipes", "--json"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert "digits.tiny" in [row["name"] for row in rows]
+    assert main(["recipes", "digits.tiny"]) == 0
+    assert "To" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("pictures", "steps", "batch_size", "rate"),
+    [
+        (20, 500, 16, 0.01),
+        (2_000, 500, 32, 0.01),
+        (3_680, 500, 64, 0.01),
+        (50_000, 10_000, 512, 0.01),
+        (1_281_167, 20_000, 512, 0.03),
+    ],
+)
+def test_defaults_are_those_of_the_papers(pictures: int, steps: int, batch_size: int, rate: float) -> None:
+    found = finetuning.defaults(pictures)
+    assert (found.steps, found.batch_size, found.rate) == (steps, batch_size, rate)
+    assert found.warmup in (100, 500)
