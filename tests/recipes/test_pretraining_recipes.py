@@ -1,0 +1,70 @@
+"""Every recipe that learns without labels or from a teacher takes two steps, made narrow but otherwise as it is."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vitkit import checkpoints, models, recipes
+from vitkit.config import override
+from vitkit.data.processor import Processor
+from vitkit.models import vit
+from vitkit.objectives import dino, distillation
+from vitkit.recipes import distillation as taught
+from vitkit.recipes import pretraining
+from vitkit.train import Run, train
+
+NAMES = [name for name in recipes.recipes() if name.partition(".")[0] in ("pretraining", "distillation")]
+
+
+def narrow(run: Run, teacher: Path) -> Run:
+    """The run on some digits, one thin block deep; crops, views and masks stay as they are."""
+    changes: dict[str, Any] = {
+        "data.source": "digits", "model.num_classes": 10, "model.depth": 1, "model.width": 48, "model.num_heads": 3,
+        "model.mlp_width": 48, "batch_size": 4, "epochs": None, "steps": 2, "schedule.warmup": 1,
+        "evaluate_every": 2, "machine.workers": 0, "machine.threads": 1, "augment.repeats": 1,
+    }  # fmt: skip
+    if isinstance(run.objective, dino.Config):
+        changes |= {"objective.outputs": 32, "objective.hidden": 16, "objective.local_crops": 2}
+    if isinstance(run.objective, distillation.Config):
+        changes["objective.teacher"] = str(teacher)
+    return override(run, changes)
+
+
+@pytest.fixture
+def teacher(tmp_path: Path) -> Path:
+    model = models.build(dataclasses.replace(vit.TINY, num_classes=10))
+    labels = tuple(map(str, range(10)))
+    folder = tmp_path / "teacher"
+    checkpoints.save(checkpoints.Checkpoint(model=model, processor=Processor.squash(32), labels=labels), folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_two_steps(name: str, tmp_path: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vitkit.data.digits.Digits.__len__", lambda self: 40)
+    result = train(narrow(recipes.recipe(name), teacher), tmp_path / "run")
+    assert result.step == 2
+    assert checkpoints.load(tmp_path / "run" / "best").labels == tuple(map(str, range(10)))
+
+
+def test_the_published_numbers() -> None:
+    mae, dinos = pretraining.mae_b16_imagenet(), pretraining.dino_s16_imagenet()
+    assert mae.optimizer.rate == pytest.approx(2.4e-3)
+    assert (mae.batch_size, mae.epochs, mae.optimizer.betas) == (4096, 800.0, (0.9, 0.95))
+    assert dinos.optimizer.rate == pytest.approx(2e-3)
+    assert (dinos.objective.teacher_temperatures, dinos.objective.temperature_epochs) == ((0.04, 0.07), 30)
+    assert pretraining.simmim_b16_imagenet().optimizer.rate == pytest.approx(4e-4)
+    assert pretraining.masked_b16_imagenet().optimizer.rate == pytest.approx(2e-4)
+    assert taught.deit_ti16_imagenet().optimizer.rate == pytest.approx(1e-3)
+    # The objective counts in the epochs of its run.
+    assert dinos.objective.epochs == dinos.epochs
+
+
+def test_colours_are_counted_in_the_processors_numbers() -> None:
+    for name in NAMES:
+        run = recipes.recipe(name)
+        numbers = getattr(run.objective, "colours", run.objective)
+        if getattr(numbers, "mean", None) is not None:
+            assert (numbers.mean, numbers.std) == (run.processor.mean, run.processor.std), name
