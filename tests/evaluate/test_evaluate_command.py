@@ -132,7 +132,7 @@ def test_the_table_and_the_page_say_the_numbers(
     for evaluator, name, value in evaluation.rows_of(numbers):
         assert evaluator in out
         assert any(name in line and value in line for line in out.splitlines())
-        assert f"<td>{evaluator}</td><td>{name}</td><td>{value}</td>" in text
+        assert f"<span class='soft'>{evaluator}</span> {name}</td><td>{value}</td>" in text
     checker = Checker()
     checker.feed(text)
     assert checker.open == []

@@ -213,11 +213,10 @@ def head(evaluation: Evaluation) -> str:
 def table(numbers: dict[str, float]) -> str:
     """Every number, evaluator by evaluator."""
     rows = "".join(
-        f"<tr><td>{escape(evaluator)}</td><td>{escape(name)}</td><td>{shown}</td></tr>"
+        f"<tr><td><span class='soft'>{escape(evaluator)}</span> {escape(name)}</td><td>{shown}</td></tr>"
         for evaluator, name, shown in rows_of(numbers)
     )
-    header = "<tr><th>by</th><th>number</th><th></th></tr>"
-    return f'<h2>All numbers</h2><div class="card scroll"><table class="classes">{header}{rows}</table></div>'
+    return f'<h2>All numbers</h2><div class="card scroll"><table class="classes">{rows}</table></div>'
 
 
 def rows_of(numbers: dict[str, float]) -> Sequence[tuple[str, str, str]]:
