@@ -140,6 +140,16 @@ def test_what_is_refused(folder: Path) -> None:
         data.splits(f"parquet:{folder / 'data'}")
 
 
+def test_a_split_that_hides_its_labels_is_left_out(folder: Path) -> None:
+    write(folder / "data" / "test-00000-of-00001.parquet", {"image": pictures(range(2)), "label": [-1, -1]}, FEATURES)
+    assert list(data.splits(f"parquet:{folder}")) == ["train"]
+    with pytest.raises(ValueError, match=r"test-00000-of-00001\.parquet: no picture has a label"):
+        data.splits(f"parquet:{folder / 'data'}/test*.parquet")
+    write(folder / "data" / "test-00000-of-00001.parquet", {"image": pictures(range(2)), "label": [-1, 1]}, FEATURES)
+    with pytest.raises(ValueError, match="row 0: the label is -1; there are 2 classes"):
+        data.splits(f"parquet:{folder}")
+
+
 def test_a_broken_picture_is_an_image_error_with_its_row(tmp_path: Path) -> None:
     rows = [{"bytes": b"none", "path": None}, {"bytes": None, "path": "/etc/passwd"}, None]
     write(tmp_path / "a.parquet", {"image": pa.array(rows, STRUCT), "label": [0, 0, 0]}, FEATURES)

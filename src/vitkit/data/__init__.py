@@ -1,9 +1,10 @@
 """Data: one file a source of labelled pictures (digits, folder, ...), and what stands between a source and a model.
 
 A source is a file with a function `open_source(location) -> {split: Source}`, found by its file name: `digits`,
-`folder:photos/`. It names the splits it was published with, or gives one split, `all`. Adding a source is one file.
-`processor` is the evaluation preprocessing that travels with the weights; `augment`, `mixing` and `loader` serve
-training.
+`folder:photos/`, `csv:photos.csv`, `jsonl:photos.jsonl`, `parquet:photos/`, `webdataset:shards/`, `hub:owner/name`. It
+names the splits it was published with, or gives one split, `all`. Adding a source is one file.
+`processor` is the evaluation preprocessing that travels with the weights; `augment` with its parts (`crop`,
+`randaugment`, `photometric`, `erasing`, `mixing`), `presets` and `loader` serve training.
 """
 
 import importlib

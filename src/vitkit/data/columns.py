@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vitkit.config import nearest
-from vitkit.data import Label
+from vitkit.data import Label, Source
 
 #: What a column of pictures, of labels and of splits is called, the likeliest name first.
 NAMES: dict[str, tuple[str, ...]] = {
@@ -79,6 +79,29 @@ def split_of(path: str) -> str | None:
         if word in SPLITS:
             return SPLITS[word]
     return None
+
+
+class Unlabelled(ValueError):  # noqa: N818 - a state, as KeyError's missing key is
+    """No picture of a split has a label."""
+
+
+def refuse_unlabelled(values: Sequence[Any], where: str) -> None:
+    """Raises `Unlabelled` where all labels are missing or -1, as published test sets have them."""
+    if values and all(value is None or value == -1 for value in values):
+        raise Unlabelled(f"{where}: no picture has a label")
+
+
+def labelled(splits: Mapping[str, Callable[[], Source]]) -> dict[str, Source]:
+    """The splits opened, without those that hide their labels; ValueError where that leaves none."""
+    found, hidden = {}, None
+    for name, opened in splits.items():
+        try:
+            found[name] = opened()
+        except Unlabelled as error:
+            hidden = error
+    if hidden is not None and not found:
+        raise hidden
+    return found
 
 
 def number(

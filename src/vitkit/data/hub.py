@@ -4,11 +4,12 @@ A configuration stands behind a colon, a revision behind an at sign: `hub:owner/
 their features, or named: `hub:uoft-cs/cifar100#label=coarse_label`. No code of a data set is ever run.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from vitkit.data import Example, Label, Source
-from vitkit.data.columns import SPLITS, choose_fitting, class_names, kind_of, number, parse
+from vitkit.data.columns import SPLITS, choose_fitting, class_names, kind_of, labelled, number, parse, refuse_unlabelled
 from vitkit.images import ImageError, open_image
 
 
@@ -30,6 +31,7 @@ class Table(Source):
         if self.image not in pictures:
             raise ValueError(f"the split '{name}': the column '{self.image}' holds no pictures")
         values = table.select_columns([label])[:][label]
+        refuse_unlabelled(values, name)
         self.classes, self.labels = number(values, class_names(features[label]), lambda row: f"{name} row {row}")
         # Undecoded: what a picture may be is for `images` to judge.
         self.pictures = table.select_columns([self.image]).cast_column(self.image, Image(decode=False))
@@ -66,7 +68,8 @@ def open_source(location: str) -> dict[str, Source]:
     """The splits of a data set, train, val and test by these names whatever it calls them; ImportError without
     `datasets`.
 
-    Raises ValueError where there is no such data set, or it comes in configurations and none is named.
+    Splits without any label are left out. Raises ValueError where there is no such data set, or it comes in
+    configurations and none is named.
     """
     try:
         import datasets
@@ -83,4 +86,6 @@ def open_source(location: str) -> dict[str, Source]:
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"the data set '{name}' cannot be opened: {type(error).__name__}: {reason}") from None
     tables = {str(split): table for split, table in found.items()}
-    return {SPLITS.get(split.lower(), split): Table(table, split, chosen) for split, table in tables.items()}
+    return labelled(
+        {SPLITS.get(split.lower(), split): partial(Table, table, split, chosen) for split, table in tables.items()}
+    )

@@ -7,13 +7,23 @@ features that `datasets` leaves in them, else by the columns' names, or named: `
 import json
 import os
 from collections import OrderedDict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vitkit.data import Example, Label, Source
-from vitkit.data.columns import choose_fitting, class_names, kind_of, number, parse, split_of
+from vitkit.data.columns import (
+    choose_fitting,
+    class_names,
+    kind_of,
+    labelled,
+    number,
+    parse,
+    refuse_unlabelled,
+    split_of,
+)
 from vitkit.images import ImageError, open_image
 
 #: How much of the files a process keeps at hand. Pictures come in random order, and a row group is read whole.
@@ -51,6 +61,7 @@ class Parquet(Source):
         self.groups = groups
         # Among all rows: where each row group begins, and above where each file does.
         self.starts = np.cumsum([0, *(rows for _, _, rows in groups)])
+        refuse_unlabelled(values, os.path.basename(paths[0]))
         self.classes, self.labels = number(values, names, self._name)
         self._forget()
 
@@ -113,7 +124,8 @@ class Parquet(Source):
 
 
 def open_source(location: str) -> dict[str, Source]:
-    """The tables by split where their names begin with train, val or test, or a folder's does; else as `all`.
+    """The tables by split where their names begin with train, val or test, or a folder's does; else as `all`. Splits
+    without any label are left out.
 
     Raises ValueError where there are none, ImportError without pyarrow.
     """
@@ -129,7 +141,7 @@ def open_source(location: str) -> dict[str, Source]:
         named.setdefault(split_of(below) or "all", []).append(path)
     if "all" in named and len(named) > 1:
         named = {"all": paths}
-    return {split: Parquet(system, some, chosen) for split, some in named.items()}
+    return labelled({split: partial(Parquet, system, some, chosen) for split, some in named.items()})
 
 
 def _find(name: str) -> tuple[Any, str, list[str]]:
