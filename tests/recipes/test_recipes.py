@@ -9,7 +9,7 @@ from PIL import Image
 from rich.console import Console
 
 import vitkit
-from vitkit import recipes
+from vitkit import models, recipes
 from vitkit.config import override
 from vitkit.data.digits import Digits
 from vitkit.recipes import digits
@@ -21,7 +21,8 @@ from vitkit.train import train
 @pytest.mark.parametrize("name", recipes.recipes())
 def test_a_recipe_says_how_it_is_run(name: str) -> None:
     function = recipes.recipes()[name]
-    assert f'train(recipe("{name}"), ' in (function.__doc__ or "")
+    doc = function.__doc__ or ""
+    assert f"vitkit train {name} --data " in doc or f'train(recipe("{name}"), ' in doc
     run = function()
     assert run.name == name
     assert runs.from_json(runs.to_json(run)) == run
@@ -77,3 +78,17 @@ def test_the_demos_model_is_the_papers(tmp_path: Path) -> None:
     config = digits.tiny().model
     assert (config.pool, config.class_token, config.position) == ("token", True, "learned")
     assert dataclasses.replace(config, num_classes=10) == config
+
+
+PUBLISHED = [name for name in recipes.recipes() if name.startswith(("vit.", "augreg.", "transfer.", "cifar10."))]
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_recipe_without_its_pictures_says_so_and_its_model_can_be_built(name: str, tmp_path: Path) -> None:
+    run = recipes.recipe(name)
+    with pytest.raises(ValueError, match="needs pictures: say --data"):
+        train(run, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    model = models.build(run.model, device="meta")
+    assert tuple(run.model.image_size) == tuple(run.processor.size)
+    assert sum(parameter.numel() for parameter in model.parameters()) > 1_000_000

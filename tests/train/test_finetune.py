@@ -1,4 +1,4 @@
-"""`vitkit finetune` and `vitkit train` from the first word to a checkpoint that is opened; one line for what is wrong."""
+"""`vitkit finetune` and `train` from the first word to a checkpoint that is opened; one line for what is wrong."""
 
 import dataclasses
 import json
