@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+import vitkit
 from vitkit.config import override
 from vitkit.train import Interrupted, Run, RunFolder, launch, state, train
 from vitkit.train.events import read
@@ -105,6 +106,42 @@ def test_killed_after_any_step_and_again(
     assert story(tmp_path / "run") == story(whole)
     kinds = [event["kind"] for event in read(tmp_path / "run" / "log.jsonl")]
     assert kinds.count("evaluation") == 3  # none told twice
+
+
+EVERYTHING: dict[str, Any] = {
+    "accumulate": 2,
+    "average": 0.9,
+    "precision": "bfloat16",
+    "augment__randaugment": {"layers": 2, "magnitude": 10.0},
+    "augment__mixing": {"mixup": 0.5},
+}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        EVERYTHING,
+        {**EVERYTHING, "optimizer__name": "muon", "optimizer__layer_decay": 0.8},
+        {"optimizer__name": "lion", "tune__lora_rank": 2, "average": 0.5},
+        {"optimizer__name": "sgd", "machine__recompute": True},
+    ],
+    ids=["everything", "muon", "lion, lora", "sgd, recomputed"],
+)
+def test_all_that_a_run_can_hold_goes_on(
+    small_run: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    run = small_run(**changes)
+    train(run, tmp_path / "whole")
+    for step in (1, 5, 7, 11):
+        with monkeypatch.context() as patch:
+            kill_at(patch, step, lambda: os.kill(os.getpid(), signal.SIGTERM))
+            with pytest.raises(Interrupted):
+                train(run, tmp_path / "run")
+    train(run, tmp_path / "run")
+    assert_equal(final(tmp_path / "run"), final(tmp_path / "whole"))
+    assert story(tmp_path / "run") == story(tmp_path / "whole")
+    best = [vitkit.load(tmp_path / name / "best").model.state_dict() for name in ("run", "whole")]
+    assert_equal(*best)
 
 
 def test_a_run_that_is_over_computes_nothing(
