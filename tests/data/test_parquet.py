@@ -6,6 +6,7 @@ import sys
 from itertools import islice
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -84,6 +85,20 @@ def test_workers_and_copies_read_the_same(folder: Path) -> None:
         assert torch.equal(one.images, other.images)
         assert one.keys == other.keys
     assert_rows(pickle.loads(pickle.dumps(source)), list(range(11)))
+
+
+def test_a_remote_file_system_is_read_by_workers_too(folder: Path) -> None:
+    remote = fsspec.filesystem("memory")
+    remote.put(str(folder / "data"), "/bucket", recursive=True)
+    source = data.splits("parquet:memory://bucket")["train"]
+    assert_rows(source, list(range(11)))
+    transform = Transform(Processor.squash(4))
+    batches = [
+        list(islice(training_batches(each, transform, Stream(batch_size=4, workers=workers)), 3))
+        for each, workers in ((source, 2), (data.splits(f"parquet:{folder}")["train"], 0))
+    ]
+    for one, other in zip(*batches, strict=True):
+        assert torch.equal(one.images, other.images)
 
 
 def test_plain_bytes_names_and_several_labels(tmp_path: Path) -> None:

@@ -96,7 +96,9 @@ class Parquet(Source):
     def _group(self, group: int) -> Any:
         """The picture column of a row group, from the cache or from its file."""
         if self._process != os.getpid():
-            self._forget()  # a forked worker must not move the read position of its parent's files
+            # A worker must neither move the read position of its parent's files nor speak on its connections.
+            self._forget()
+            self.system = type(self.system)(*self.system.storage_args, **self.system.storage_options)
         if group in self._cache:
             self._cache.move_to_end(group)
             return self._cache[group]
