@@ -3,7 +3,10 @@ stopped.
 
 run.py        `Run`, the whole of a run as one frozen config      folder.py   the run folder
 launch.py     `train(run, folder)`: from a run to its folder      loop.py     the loop itself
+begin.py, start.py      its model before the first step           checks.py   what is refused before any
+finetune.py   from a checkpoint and pictures to a `Run`           tune.py     what learns: all, the head, LoRA
 optim.py, schedule.py   the update of the weights                 state.py    states that survive a kill
+lion.py, together.py, average.py   optimisers, running mean       loggers.py  TensorBoard, W&B, MLflow
 events.py, signals.py   the log, the bar, asked to stop           report.py, page.py, charts.py   report.html
 """
 
