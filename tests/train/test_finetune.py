@@ -145,3 +145,17 @@ def test_defaults_are_those_of_the_papers(pictures: int, steps: int, batch_size:
     found = finetuning.defaults(pictures)
     assert (found.steps, found.batch_size, found.rate) == (steps, batch_size, rate)
     assert found.warmup in (100, 500)
+
+
+def test_the_report_says_whose_split_it_was(place: Path, tmp_path: Path) -> None:
+    data = tmp_path / "photos"
+    for split in ("train", "val"):
+        for name, colour in COLOURS.items():
+            (data / split / name).mkdir(parents=True)
+            for index in range(3):
+                Image.new("RGB", (20, 20), colour).save(data / split / name / f"{index}.png")
+    words = ["finetune", str(place / "model"), "--data", f"folder:{data}", "--out", str(tmp_path / "run")]
+    assert main([*words, "--steps", "2", "--batch-size", "4", "--set", "machine.device=cpu"]) == 0
+    text = (tmp_path / "run" / "report.html").read_text()
+    assert "(its own split)" in text
+    assert "held out with seed" not in text

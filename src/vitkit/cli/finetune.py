@@ -61,4 +61,5 @@ def finetune(
         seed=seed,
     )
     result: Result = train(config.override(run, settings(set)), out, console=events.console())
-    print(f"{result.folder / 'best'}: {run.score} {result.score:.4f}, of step {result.step}; see {out / 'report.html'}")
+    if result.main:
+        print(f"{out / 'best'}: {run.score} {result.score:.4f}, of step {result.step}; see {out / 'report.html'}")

@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from vitkit import checkpoints, evaluate
-from vitkit.data import Source, train_and_val
+from vitkit.data import Source, Subset, train_and_val
 from vitkit.data.augment import Transform
 from vitkit.data.loader import evaluation_batches
 from vitkit.evaluate import Predictions
@@ -95,7 +95,9 @@ def head(findings: Findings) -> str:
         if findings.run.keep == "best" and len(findings.of("evaluation")) > 1
         else ""
     )
-    split = f"a stratified {data.held_out:.0%} held out with seed {data.split_seed}" if data.val is None else data.val
+    shared = isinstance(findings.held_out, Subset)
+    split = f"a stratified {data.held_out:.0%} held out with seed {data.split_seed}" if shared else "its own split"
+    split = data.val or split
     tiles = [
         tile(f"{(labelled - wrong) / labelled:.2%}", "of held-out pictures right", first=True),
         tile(f"{wrong} of {labelled}", "wrong"),
