@@ -144,6 +144,38 @@ def h14_jft() -> Run:
     return _jft("h14_jft", "vit-h/14", rate=3e-4, epochs=14)
 
 
+def r50_b32_jft() -> Run:
+    """R50+ViT-B/32 on JFT-300M, 7 epochs, as a configuration (ViT paper, Table 3). JFT is not public.
+
+    `vitkit train vit.r50_b32_jft --data SOURCE`; the paper's figure is in its Table 6, time not measured here.
+    """
+    return _jft("r50_b32_jft", "r50+vit-b/32", rate=1e-3, epochs=7)
+
+
+def r50_b16_jft() -> Run:
+    """R50+ViT-B/16 on JFT-300M, 7 epochs, as a configuration (ViT paper, Table 3). JFT is not public.
+
+    `vitkit train vit.r50_b16_jft --data SOURCE`; the paper's figure is in its Table 6, time not measured here.
+    """
+    return _jft("r50_b16_jft", "r50+vit-b/16", rate=1e-3, epochs=7)
+
+
+def r50_l32_jft() -> Run:
+    """R50+ViT-L/32 on JFT-300M, 7 epochs, as a configuration (ViT paper, Table 3). JFT is not public.
+
+    `vitkit train vit.r50_l32_jft --data SOURCE`; the paper's figure is in its Table 6, time not measured here.
+    """
+    return _jft("r50_l32_jft", "r50+vit-l/32", rate=2e-4, epochs=7)
+
+
+def r50_l16_jft() -> Run:
+    """R50+ViT-L/16 on JFT-300M, 14 epochs, as a configuration (ViT paper, Table 3). JFT is not public.
+
+    `vitkit train vit.r50_l16_jft --data SOURCE`; the paper's figure is in its Table 6, time not measured here.
+    """
+    return _jft("r50_l16_jft", "r50+vit-l/16", rate=4e-4, epochs=14)
+
+
 def _imagenet(name: str, size: str) -> Run:
     # The paper does not say which loss; softmax is what it fine-tunes with.
     run = _pretraining(name, _dropped(size, IMAGENET, 0.1), supervised.Config(), rate=3e-3, decay=0.3)
