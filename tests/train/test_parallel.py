@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -89,11 +88,13 @@ def test_a_signal_to_one_of_two_ends_both_and_one_alone_goes_on(
     calm_run: Callable[..., Run], tmp_path: Path, whole: Path, kind: str
 ) -> None:
     run = calm_run(machine__parallel=kind)
-    start = time.monotonic()
     done = torchrun(run, tmp_path / "two", "term", "7", "1")
     assert done.returncode != 0
-    assert time.monotonic() - start < 120
-    assert [(tmp_path / "two" / f"exit-{rank}").read_text() for rank in (0, 1)] == ["143", "143"], done.stderr[-3000:]
+    told = float((tmp_path / "two" / "signalled").read_text())
+    for rank in (0, 1):
+        code, ended = (tmp_path / "two" / f"exit-{rank}").read_text().split()
+        assert code == "143"
+        assert float(ended) - told < 10.0
     saved = state.load_newest(tmp_path / "two" / "checkpoints")
     assert saved is not None
     assert saved["training"]["step"] == 7

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +45,14 @@ def main(config: str, folder: str, trouble: str = "", step: str = "0", rank: str
         def hooked(self: Any, number: int, scalars: dict[str, float]) -> None:
             told(self, number, scalars)
             if number == int(step):
+                Path(folder, "signalled").write_text(str(time.time()))
                 os.kill(os.getpid(), signal.SIGTERM)
 
         launch.Events.step = hooked
     try:
         train(from_json(Path(config).read_text()), folder)
     except launch.Interrupted as error:
-        Path(folder, f"exit-{os.environ['RANK']}").write_text(str(error.exit_code))
+        Path(folder, f"exit-{os.environ['RANK']}").write_text(f"{error.exit_code} {time.time()}")
         sys.exit(error.exit_code)
     except launch.TrainingStopped as error:
         Path(folder, f"stopped-{os.environ['RANK']}").write_text(str(error))
