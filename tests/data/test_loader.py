@@ -1,13 +1,14 @@
 """The loader is a pure function of (seed, sample number): workers, processes and resuming change nothing."""
 
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from vitkit.data import Example, Source
+from vitkit.data import Example, Source, source
 from vitkit.data.augment import Augment, Transform, move
 from vitkit.data.loader import Batch, Stream, evaluation_batches, permutation, sample_random, training_batches
 from vitkit.data.processor import Processor
@@ -28,7 +29,7 @@ class Noise(Source):
     def __len__(self) -> int:
         return 23
 
-    def read(self, index: int) -> Example:
+    def read(self, index: int, **opening: object) -> Example:
         if index in self.broken:
             raise ImageError("truncated", "it ends too soon")
         pixels = np.random.default_rng(index).integers(0, 256, (10, 12, 3), dtype=np.uint8)
@@ -172,3 +173,19 @@ def test_moving_by_whole_pixels_is_a_shift_and_by_nothing_the_same() -> None:
     turned = np.asarray(move(image, Augment(rotate=90.0), Fixed(1, 0, 0, 0)))  # type: ignore[arg-type]
     # Clockwise, and bilinear weights of 1 to within a rounding of the sine.
     np.testing.assert_allclose(turned.astype(int), np.rot90(np.asarray(image), -1).astype(int), atol=1)
+
+
+def test_files_are_opened_as_the_processor_says(tmp_path: Path) -> None:
+    """What a processor says of backgrounds and profiles holds for files of a source as for those of a predictor."""
+    (tmp_path / "a").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 4), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a" / "1.png")
+    data = (tmp_path / "a" / "1.png").read_bytes()
+    seen = []
+    for background in ((255, 255, 255), (0, 0, 0)):
+        processor = Processor.squash(16, background=background, profile="ignore")
+        assert Transform(processor).opening == {"background": background, "profile": "ignore"}
+        (batch,) = evaluation_batches(source(f"folder:{tmp_path}"), Transform(processor), batch_size=1)
+        np.testing.assert_array_equal(batch.images[0].numpy(), processor.array(data))
+        seen.append(batch.images)
+    assert not torch.equal(*seen)

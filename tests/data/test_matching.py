@@ -19,7 +19,7 @@ class Three(Source):
     def __len__(self) -> int:
         return len(self.classes)
 
-    def read(self, index: int) -> Example:
+    def read(self, index: int, **opening: object) -> Example:
         return Example(image=Image.new("RGB", (4, 4)), label=self.label(index), key=str(index))
 
     def label(self, index: int) -> Label:

@@ -112,7 +112,7 @@ class Many(Source):
     def __len__(self) -> int:
         return self.num
 
-    def read(self, index: int) -> Example:
+    def read(self, index: int, **opening: object) -> Example:
         return Example(image=Image.new("RGB", (2, 2)), label=self.label(index), key=str(index))
 
     def label(self, index: int) -> Label:

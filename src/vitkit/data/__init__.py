@@ -11,13 +11,23 @@ import importlib
 import pkgutil
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypedDict, Unpack
 
 import numpy as np
 from PIL import Image
 
 from vitkit.config import nearest
+from vitkit.images import ImageError, Profile, open_image
 
 Label = int | tuple[int, ...]
+
+
+class Opening(TypedDict, total=False):
+    """How picture files are opened: a model's processor says what its weights have seen (`Processor`)."""
+
+    profile: Profile
+    background: tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -44,12 +54,29 @@ class Source(ABC):
         """How many pictures there are."""
 
     @abstractmethod
-    def read(self, index: int) -> Example:
-        """The picture with its label; `ImageError` where it cannot be decoded."""
+    def read(self, index: int, **opening: Unpack[Opening]) -> Example:
+        """The picture with its label; `ImageError` where it cannot be decoded. `opening` is for `images.open_image`."""
 
     @abstractmethod
     def label(self, index: int) -> Label:
         """The label alone, without reading the picture."""
+
+
+class EncodedSource(Source):
+    """A source of picture files: it says where each lies, and all are opened in one way."""
+
+    @abstractmethod
+    def encoded(self, index: int) -> tuple[bytes | Path, str]:
+        """The file of a picture, or its bytes, and its key."""
+
+    def read(self, index: int, **opening: Unpack[Opening]) -> Example:
+        """The picture, decoded; `ImageError` that names it where that fails."""
+        data, key = self.encoded(index)
+        try:
+            image = open_image(data, **opening)
+        except ImageError as error:
+            raise ImageError(error.code, f"{key}: {error}") from None
+        return Example(image=image, label=self.label(index), key=key)
 
 
 class Subset(Source):
@@ -64,9 +91,9 @@ class Subset(Source):
         """How many pictures there are."""
         return int(self.indices.shape[0])
 
-    def read(self, index: int) -> Example:
+    def read(self, index: int, **opening: Unpack[Opening]) -> Example:
         """As the source reads it."""
-        return self.source.read(int(self.indices[index]))
+        return self.source.read(int(self.indices[index]), **opening)
 
     def label(self, index: int) -> Label:
         """As the source gives it."""
@@ -88,9 +115,9 @@ class Relabelled(Source):
         """How many pictures there are."""
         return len(self.source)
 
-    def read(self, index: int) -> Example:
+    def read(self, index: int, **opening: Unpack[Opening]) -> Example:
         """As the source reads it, the label renumbered."""
-        return replace(self.source.read(index), label=self.label(index))
+        return replace(self.source.read(index, **opening), label=self.label(index))
 
     def label(self, index: int) -> Label:
         """The number among the new classes."""

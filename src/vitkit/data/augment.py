@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float32
 from PIL import Image
 
+from vitkit.data import Opening
 from vitkit.data.crop import Crop, crop_and_resize
 from vitkit.data.erasing import Erasing, erase
 from vitkit.data.mixing import Mixing
@@ -77,6 +78,8 @@ class Transform:
         if self.augment.colors and processor.channels == 1:
             raise ValueError("the processor gives grey pictures: randaugment, jitter and three_augment need colour")
         self.augment.crop.check(processor.size)
+        # How the weights have seen pictures opened, which is not always how `images` opens them.
+        self.opening = Opening(profile=processor.profile, background=processor.background)
         # The geometry is done when the changes have been made: what is left is the numbers.
         self.numbers = replace(processor, resize="none", resize_to=None, center_crop="none")
 

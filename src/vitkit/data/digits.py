@@ -3,11 +3,12 @@ digits.md).
 """
 
 from importlib.resources import files
+from typing import Unpack
 
 import numpy as np
 from PIL import Image
 
-from vitkit.data import Example, Source
+from vitkit.data import Example, Opening, Source
 
 
 class Digits(Source):
@@ -25,7 +26,7 @@ class Digits(Source):
         """1797."""
         return int(self.labels.shape[0])
 
-    def read(self, index: int) -> Example:
+    def read(self, index: int, **opening: Unpack[Opening]) -> Example:
         """The digit in three equal channels."""
         image = Image.fromarray(self.images[index]).convert("RGB")
         return Example(image=image, label=self.label(index), key=f"digit {index}")

@@ -5,8 +5,7 @@ photos/val/...
 import os
 from pathlib import Path
 
-from vitkit.data import Example, Source
-from vitkit.images import ImageError, open_image
+from vitkit.data import EncodedSource, Source
 from vitkit.images.suffixes import SUFFIXES
 
 # The names of split folders, by the split they mean.
@@ -17,7 +16,7 @@ SPLITS = {
 }
 
 
-class Folder(Source):
+class Folder(EncodedSource):
     """The pictures below the class folders of a folder, classes and pictures in the order of their names.
 
     A key is a picture's path inside the folder. Raises ValueError where there are no class folders, and for a class
@@ -42,14 +41,9 @@ class Folder(Source):
         """How many pictures there are."""
         return len(self.keys)
 
-    def read(self, index: int) -> Example:
-        """The picture, decoded; `ImageError` that names it where that fails."""
-        key = self.keys[index]
-        try:
-            image = open_image(self.path / key)
-        except ImageError as error:
-            raise ImageError(error.code, f"{key}: {error}") from None
-        return Example(image=image, label=self.labels[index], key=key)
+    def encoded(self, index: int) -> tuple[bytes | Path, str]:
+        """The file of a picture, or its bytes, and its key."""
+        return self.path / self.keys[index], self.keys[index]
 
     def label(self, index: int) -> int:
         """The number of its class folder."""

@@ -8,12 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vitkit.data import Example, Label, Source
+from vitkit.data import EncodedSource, Label, Source
 from vitkit.data.columns import SPLITS, choose_fitting, class_names, kind_of, labelled, number, parse, refuse_unlabelled
-from vitkit.images import ImageError, open_image
 
 
-class Table(Source):
+class Table(EncodedSource):
     """One split of a data set, in its order; a key is the split's name and the number of the row.
 
     Raises ValueError that names the row for labels that are none.
@@ -40,15 +39,10 @@ class Table(Source):
         """How many pictures there are."""
         return len(self.labels)
 
-    def read(self, index: int) -> Example:
-        """The picture, decoded; `ImageError` that names it where that fails."""
-        key = f"{self.name} row {index}"
+    def encoded(self, index: int) -> tuple[bytes | Path, str]:
+        """The file of a picture, or its bytes, and its key."""
         value = self.pictures[index][self.image] or {}
-        try:
-            image = open_image(value.get("bytes") or _cached(value.get("path")))
-        except ImageError as error:
-            raise ImageError(error.code, f"{key}: {error}") from None
-        return Example(image=image, label=self.labels[index], key=key)
+        return value.get("bytes") or _cached(value.get("path")), f"{self.name} row {index}"
 
     def label(self, index: int) -> Label:
         """The class number, or several."""

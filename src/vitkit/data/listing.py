@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vitkit.data import Example, Label, Source
+from vitkit.data import EncodedSource, Label, Source
 from vitkit.data.columns import SPLITS, choose, number
-from vitkit.images import ImageError, open_image
 
 
 @dataclass(frozen=True)
@@ -19,7 +18,7 @@ class Row:
     fields: Mapping[str, Any]
 
 
-class Listing(Source):
+class Listing(EncodedSource):
     """The pictures of a list, in its order; a key is a picture's path as the list has it, relative to the list."""
 
     def __init__(self, folder: Path, keys: list[str], labels: list[Label], classes: tuple[str, ...]):
@@ -32,14 +31,9 @@ class Listing(Source):
         """How many pictures there are."""
         return len(self.keys)
 
-    def read(self, index: int) -> Example:
-        """The picture, decoded; `ImageError` that names it where that fails."""
-        key = self.keys[index]
-        try:
-            image = open_image(self.folder / key)
-        except ImageError as error:
-            raise ImageError(error.code, f"{key}: {error}") from None
-        return Example(image=image, label=self.labels[index], key=key)
+    def encoded(self, index: int) -> tuple[bytes | Path, str]:
+        """The file of a picture, or its bytes, and its key."""
+        return self.folder / self.keys[index], self.keys[index]
 
     def label(self, index: int) -> Label:
         """The class number, or several."""

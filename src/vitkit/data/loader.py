@@ -151,7 +151,7 @@ class _Training(Dataset[_Sample]):
         replaced: list[str] = []
         for _ in range(MAX_TRIES):
             try:
-                example = self.source.read(index)
+                example = self.source.read(index, **self.transform.opening)
                 image = self.transform(example.image, random)
                 return _Sample(image, example.label, example.key, tuple(replaced), place.start)
             except ImageError as error:
@@ -166,7 +166,7 @@ class _Evaluation(Dataset[_Sample]):
     transform: Transform
 
     def __getitem__(self, place: Place) -> _Sample:
-        example = self.source.read(place.index)
+        example = self.source.read(place.index, **self.transform.opening)
         return _Sample(self.transform(example.image), example.label, example.key)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from vitkit.data import Example, Label, Source
+from vitkit.data import EncodedSource, Label, Source
 from vitkit.data.columns import (
     choose_fitting,
     class_names,
@@ -24,13 +24,12 @@ from vitkit.data.columns import (
     refuse_unlabelled,
     split_of,
 )
-from vitkit.images import ImageError, open_image
 
 #: How much of the files a process keeps at hand. Pictures come in random order, and a row group is read whole.
 CACHE_BYTES = 512 << 20
 
 
-class Parquet(Source):
+class Parquet(EncodedSource):
     """The rows of some Parquet files, file by file; a key is a file's name and the number of the row in it.
 
     Row groups are read as they are asked for, and the latest `cache_bytes` of them kept: write files of pictures with
@@ -69,16 +68,12 @@ class Parquet(Source):
         """How many pictures there are."""
         return int(self.starts[-1])
 
-    def read(self, index: int) -> Example:
-        """The picture, decoded; `ImageError` that names it where that fails."""
+    def encoded(self, index: int) -> tuple[bytes | Path, str]:
+        """The file of a picture, or its bytes, and its key."""
         group = int(np.searchsorted(self.starts, index, side="right")) - 1
         value = self._group(group)[index - int(self.starts[group])].as_py()
         data = value.get("bytes") if isinstance(value, dict) else value
-        try:
-            image = open_image(data or b"")
-        except ImageError as error:
-            raise ImageError(error.code, f"{self._name(index)}: {error}") from None
-        return Example(image=image, label=self.labels[index], key=self._name(index))
+        return data or b"", self._name(index)
 
     def label(self, index: int) -> Label:
         """The class number, or several."""

@@ -9,9 +9,8 @@ import json
 import re
 from pathlib import Path
 
-from vitkit.data import Example, Label, Source
+from vitkit.data import EncodedSource, Label, Source
 from vitkit.data.shards import Member, index, read
-from vitkit.images import ImageError, open_image
 
 PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif")
 LABELS = ("cls", "cls.txt", "json")
@@ -19,7 +18,7 @@ SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("
 MAX_LABEL = 10_000_000
 
 
-class WebDataset(Source):
+class WebDataset(EncodedSource):
     """The samples of some shards, in the order of the shards; a key is the shard's name and the sample's.
 
     Raises ValueError that names the shard for whatever `shards.index` refuses, and for samples without picture or
@@ -50,14 +49,9 @@ class WebDataset(Source):
         """How many pictures there are."""
         return len(self.pictures)
 
-    def read(self, index: int) -> Example:
-        """The picture, decoded; `ImageError` that names it where that fails."""
-        shard, member = self.pictures[index]
-        try:
-            image = open_image(read(shard, member))
-        except ImageError as error:
-            raise ImageError(error.code, f"{self.keys[index]}: {error}") from None
-        return Example(image=image, label=self.labels[index], key=self.keys[index])
+    def encoded(self, index: int) -> tuple[bytes | Path, str]:
+        """The file of a picture, or its bytes, and its key."""
+        return read(*self.pictures[index]), self.keys[index]
 
     def label(self, index: int) -> Label:
         """The class number, or several."""
