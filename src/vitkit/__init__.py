@@ -1,4 +1,4 @@
-"""The Vision Transformer, whole: classify, train, fine-tune, evaluate, explain, convert, export and serve.
+"""The Vision Transformer, whole: classify, train, fine-tune, evaluate, explain and convert.
 
 `vitkit.load(source)` gives a classifier of any checkpoint. The names below are imported when they are first used, so
 that `import vitkit` costs next to nothing.

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -67,6 +68,34 @@ def test_classify_csv(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert rows[-1]["error"] == "not_an_image"
 
 
+def test_a_name_that_is_no_text_stops_nothing(folder: Path, tmp_path: Path) -> None:
+    photo = (folder / "photos" / "0.png").read_bytes()
+    (tmp_path / "a.png").write_bytes(photo)
+    odd = os.fsencode(tmp_path) + b"/b\xff.png"
+    Path(os.fsdecode(odd)).write_bytes(photo)
+    for encoding in ("utf-8", "ascii"):
+        for options in ([], ["--json"], ["--csv"]):
+            done = subprocess.run(
+                [sys.executable, "-m", "vitkit", "classify", str(folder / "model"), str(tmp_path), *options],
+                capture_output=True,
+                env={**os.environ, "PYTHONIOENCODING": encoding},
+            )
+            assert done.returncode == 0, done.stderr
+            if options == ["--json"]:
+                rows = [json.loads(line) for line in done.stdout.decode(encoding).splitlines()]
+                assert [os.fsencode(row["path"]) for row in rows] == [os.fsencode(tmp_path) + b"/a.png", odd]
+
+
+def test_noise_on_standard_input_is_an_image_that_cannot_be_read(folder: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "vitkit", "classify", str(folder / "model"), "-", "--json"],
+        input=bytes(range(256)) * 10,
+        capture_output=True,
+    )
+    assert done.returncode == 2
+    assert json.loads(done.stdout)["error"]["code"] == "not_an_image"
+
+
 @pytest.mark.parametrize("kind", ["list", "image"])
 def test_standard_input_is_a_list_or_an_image(folder: Path, kind: str) -> None:
     photo = folder / "photos" / "0.png"
@@ -129,7 +158,10 @@ def test_models_and_inspect(folder: Path, capsys: pytest.CaptureFixture[str]) ->
         (["classify", "{folder}/model", "{folder}/photos", "--top", "0"], "--top is 0"),
         (["classify", "{folder}/nothing", "{folder}/photos"], "nothing"),
         (["classify", "{folder}/model", "{folder}/*.webp"], "no file matches"),
-        (["classify", "{folder}/model", "{folder}/photos", "--device", "gpu"], "unknown device 'gpu'"),
+        (["classify", "{folder}/model", "{folder}/photos", "{folder}/*.webp"], "no file matches"),
+        (["convert", "{folder}/model", "{folder}/x", "--to", "keras"], "unknown dialect 'keras'"),
+        (["embed", "{folder}/model", "{folder}/photos", "--out", "{folder}/no/x.npz"], "there is no folder"),
+        (["classify", "{folder}/model", "{folder}/photos", "--device", "gpu"], "there is no device 'gpu' here"),
         (["models", "resnext"], "no architecture has 'resnext' in its name"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -145,7 +145,8 @@ def test_labels_and_classes_must_agree() -> None:
     ("options", "words"),
     [
         ({"precision": "int3"}, "unknown precision 'int3'"),
-        ({"device": "gpu"}, "unknown device 'gpu'"),
+        ({"device": "cuda:99"}, "there is no device 'cuda:99' here"),
+        ({"device": "gpu"}, "there is no device 'gpu' here; there is auto, cpu"),
         ({"batch_size": 0}, "batch size is 0"),
     ],
 )
@@ -171,3 +172,28 @@ def test_expand_folders_globs_and_plain_names(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"holds no image files"):
         list(expand([str(tmp_path / "empty")]))
+
+
+def test_the_callers_model_keeps_its_mode(classifier: Classifier, photos: list[Path]) -> None:
+    classifier.train()
+    first = [outcome.output for outcome in Predictor(classifier.model, classifier.processor).logits(photos)]
+    assert classifier.model.training
+    classifier.eval()
+    second = [outcome.output for outcome in Predictor(classifier.model, classifier.processor).logits(photos)]
+    np.testing.assert_array_equal(np.stack(first), np.stack(second))
+
+
+def test_numbers_that_are_none_are_an_error_not_a_class(photos: list[Path]) -> None:
+    model = models.build(models.preset("vit-mu/16", image_size=32, num_classes=3))
+    torch.nn.init.constant_(model.head.bias, float("nan"))
+    outcomes = list(Predictor(model, Processor.squash(32)).logits(photos[:2]))
+    assert [outcome.error.code for outcome in outcomes if outcome.error] == ["not_finite"] * 2
+
+
+def test_the_bar_changes_nothing(
+    classifier: Classifier, photos: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    quiet = [outcome.output for outcome in Predictor(classifier.model, classifier.processor).logits(photos)]
+    watched = Predictor(classifier.model, classifier.processor, progress=True).logits(photos)
+    np.testing.assert_array_equal(np.stack(quiet), np.stack([outcome.output for outcome in watched]))
+    assert capsys.readouterr().out == ""

@@ -6,6 +6,7 @@ line on standard error and exit code 1 (2 where some of many inputs failed); VIT
 No verb imports torch before it runs, so that help is immediate.
 """
 
+import io
 import os
 import pkgutil
 import sys
@@ -38,6 +39,10 @@ def usage() -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        # A file name may hold what the terminal cannot show: it is then escaped, and nothing stops.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     if not words or words[0] in ("-h", "--help", "help"):
         print(usage())
         return 0 if words else 1

@@ -1,5 +1,6 @@
 """What commands share: words to settings, arguments to images, and outcomes to an exit code."""
 
+import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -8,7 +9,7 @@ from vitkit.images import sniff
 from vitkit.predict.inputs import expand
 
 if TYPE_CHECKING:
-    from vitkit.predict import Outcome
+    from vitkit.predict import Classifier, Outcome
 
 
 def settings(words: Sequence[str]) -> dict[str, str]:
@@ -27,25 +28,48 @@ class StandardInput(bytes):
         return "-"
 
 
-def arguments_to_images(arguments: Sequence[str]) -> Iterator[Any]:
-    """The images that the arguments of a command mean; ValueError where there are none."""
+def arguments_to_images(arguments: Sequence[str]) -> list[Any]:
+    """The images that the arguments of a command mean; ValueError where one means none, before anything is run."""
     if not arguments:
         raise ValueError("give at least one image: a file, a folder, a glob, or - for standard input")
-    return _images(arguments)
+    return [image for argument in arguments for image in (_standard_input() if argument == "-" else expand([argument]))]
 
 
-def _images(arguments: Sequence[str]) -> Iterator[Any]:
-    for argument in arguments:
-        if argument != "-":
-            yield from expand([argument])
-            continue
-        data = sys.stdin.buffer.read()
-        if not data.strip():
-            raise ValueError("standard input is empty: it takes an image, or one path a line")
-        if sniff(data) is not None:
-            yield StandardInput(data)
-        else:
-            yield from expand(line for line in data.decode("utf-8", "surrogateescape").splitlines() if line.strip())
+def _standard_input() -> Iterator[Any]:
+    data = sys.stdin.buffer.read()
+    if not data.strip():
+        raise ValueError("standard input is empty: it takes an image, or one path a line")
+    if sniff(data) is not None or not _is_text(data):
+        yield StandardInput(data)
+    else:
+        yield from expand(line for line in data.decode("utf-8").splitlines() if line.strip())
+
+
+def _is_text(data: bytes) -> bool:
+    try:
+        return "\0" not in data.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+
+
+def opened(model: str, revision: str | None, image_size: int | None, words: Sequence[str]) -> "Classifier":
+    """The checkpoint that a command is given; what had to be guessed about it is said on standard error."""
+    from vitkit.predict import load
+
+    classifier = load(model, revision=revision, image_size=image_size, config=settings(words))
+    for note in classifier.origin.notes if classifier.origin else ():
+        print(f"vitkit: {note}", file=sys.stderr)
+    return classifier
+
+
+def shows_progress() -> bool:
+    """Whether somebody watches standard error while the results go elsewhere."""
+    return sys.stderr.isatty() and not sys.stdout.isatty()
+
+
+def json_line(row: dict[str, Any]) -> str:
+    """One line of JSON in characters that standard output takes."""
+    return json.dumps(row, ensure_ascii=(sys.stdout.encoding or "").lower().replace("-", "") != "utf8")
 
 
 def count_failures(outcomes: Iterable["Outcome"]) -> int:

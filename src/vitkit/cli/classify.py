@@ -1,7 +1,6 @@
 """`vitkit classify`."""
 
 import csv as csv_format
-import json as json_format
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -22,6 +21,7 @@ def classify(
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
     device: str = "auto",
     batch_size: int | None = None,
+    image_size: int | None = None,
     revision: str | None = None,
     set: tuple[str, ...] = (),  # noqa: A002 - the option's name
     allow_truncated: bool = False,
@@ -40,19 +40,20 @@ def classify(
         precision: The arithmetic of the network.
         device: Where it runs: auto, cpu, cuda, cuda:1, mps.
         batch_size: Images in one pass; 8 on a CPU, 64 on a GPU.
+        image_size: The side in pixels to look at images in; the model's own if not given.
         revision: Branch, tag or commit of a hub id.
         set: Fields of the model's config as NAME=VALUE, where the file cannot tell them (pool=none).
         allow_truncated: Also accept image files that are cut short.
     """
-    from vitkit.cli._outcomes import arguments_to_images, count_failures, settings
-    from vitkit.predict import Predictor, load, top_predictions
+    from vitkit.cli._outcomes import arguments_to_images, count_failures, opened, shows_progress
+    from vitkit.predict import Predictor, top_predictions
 
     if json and csv:
         raise ValueError("choose one of --json and --csv")
     if top < 1:
         raise ValueError(f"--top is {top}; it must be at least 1")
     sources = arguments_to_images(images)
-    classifier = load(model, revision=revision, config=settings(set))
+    classifier = opened(model, revision, image_size, set)
     if not classifier.labels:
         raise ValueError(f"the model '{model}' has no classes to tell apart; `vitkit embed` gives its features")
     predictor = Predictor(
@@ -62,6 +63,7 @@ def classify(
         device=device,
         batch_size=batch_size,
         allow_truncated=allow_truncated,
+        progress=shows_progress(),
     )
     rows = (
         (outcome, top_predictions(outcome.output, classifier.labels, top) if outcome.output is not None else [])
@@ -72,13 +74,15 @@ def classify(
 
 
 def _write_json(rows: Iterator[tuple["Outcome", list["Prediction"]]]) -> Iterator["Outcome"]:
+    from vitkit.cli._outcomes import json_line
+
     for outcome, predictions in rows:
         line: dict[str, Any] = {"path": str(outcome.source)}
         if outcome.error is not None:
             line["error"] = {"code": outcome.error.code, "message": str(outcome.error)}
         else:
             line["predictions"] = [{"label": p.label, "index": p.index, "score": p.score} for p in predictions]
-        print(json_format.dumps(line, ensure_ascii=False), flush=True)
+        print(json_line(line), flush=True)
         yield outcome
 
 

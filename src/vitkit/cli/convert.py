@@ -1,7 +1,7 @@
 """`vitkit convert`."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from tyro.conf import Positional, arg
 
@@ -10,7 +10,8 @@ def convert(
     source: Annotated[Positional[str], arg(metavar="SOURCE")],
     target: Annotated[Positional[Path], arg(metavar="TARGET")],
     *,
-    to: Literal["huggingface", "timm", "npz", "big_vision", "torchvision", "vitkit"],
+    to: str,
+    image_size: int | None = None,
     revision: str | None = None,
     set: tuple[str, ...] = (),  # noqa: A002 - the option's name
     overwrite: bool = False,
@@ -21,16 +22,20 @@ def convert(
 
     Args:
         source: A checkpoint: a folder, a file of any dialect, or a hub id.
-        target: Where to write: a folder, or a file for npz and torchvision.
-        to: The dialect to write.
+        target: Where to write: a folder, or a file for npz and big_vision (.npz) and torchvision (.pth).
+        to: The dialect to write: huggingface, timm, npz, big_vision, torchvision, or vitkit (any model).
+        image_size: Resize the position table to images of this side in pixels.
         revision: Branch, tag or commit of a hub id.
         set: Fields of the model's config as NAME=VALUE, where the file cannot tell them (activation=gelu_tanh).
         overwrite: Replace a target that exists.
     """
     from vitkit import checkpoints
     from vitkit.cli._outcomes import settings
+    from vitkit.config import nearest
 
-    checkpoint = checkpoints.load(source, revision=revision, config=settings(set))
+    if to not in checkpoints.formats():
+        raise ValueError(f"unknown dialect '{to}'{nearest(to, checkpoints.formats())}")
+    checkpoint = checkpoints.load(source, revision=revision, image_size=image_size, config=settings(set))
     checkpoints.save(checkpoint, target, to=to, overwrite=overwrite)
     parameters = sum(parameter.numel() for parameter in checkpoint.model.parameters())
     print(f"{target}: {checkpoint.origin.format} to {to}, {parameters:,} parameters")

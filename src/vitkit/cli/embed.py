@@ -1,8 +1,7 @@
 """`vitkit embed`."""
 
-import json as json_format
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
@@ -20,6 +19,8 @@ def embed(
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
     device: str = "auto",
     batch_size: int | None = None,
+    image_size: int | None = None,
+    allow_truncated: bool = False,
     revision: str | None = None,
     set: tuple[str, ...] = (),  # noqa: A002 - the option's name
 ) -> int:
@@ -35,30 +36,42 @@ def embed(
         precision: The arithmetic of the network.
         device: Where it runs: auto, cpu, cuda, cuda:1, mps.
         batch_size: Images in one pass; 8 on a CPU, 64 on a GPU.
+        image_size: The side in pixels to look at images in; the model's own if not given.
+        allow_truncated: Also accept image files that are cut short.
         revision: Branch, tag or commit of a hub id.
         set: Fields of the model's config as NAME=VALUE, where the file cannot tell them (pool=none).
     """
-    from vitkit.cli._outcomes import arguments_to_images, count_failures, settings
-    from vitkit.predict import Predictor, load
+    from vitkit.cli._outcomes import arguments_to_images, count_failures, opened, shows_progress
+    from vitkit.predict import Predictor
 
     if out is not None and out.suffix != ".npz":
         raise ValueError(f"--out writes .npz files, not '{out.name}'")
+    if out is not None and not out.parent.is_dir():
+        raise ValueError(f"there is no folder '{out.parent}' to write '{out.name}' into")
     sources = arguments_to_images(images)
-    classifier = load(model, revision=revision, config=settings(set))
+    classifier = opened(model, revision, image_size, set)
     predictor = Predictor(
-        classifier.model, classifier.processor, precision=precision, device=device, batch_size=batch_size
+        classifier.model,
+        classifier.processor,
+        precision=precision,
+        device=device,
+        batch_size=batch_size,
+        allow_truncated=allow_truncated,
+        progress=shows_progress(),
     )
     outcomes = predictor.embeddings(sources)
     return count_failures(_print_json(outcomes)) if out is None else _save(outcomes, out)
 
 
 def _print_json(outcomes: "Iterator[Outcome]") -> "Iterator[Outcome]":
+    from vitkit.cli._outcomes import json_line
+
     for outcome in outcomes:
         if outcome.error is not None or outcome.output is None:
             rest = {"error": {"code": outcome.error.code, "message": str(outcome.error)}} if outcome.error else {}
         else:
             rest = {"embedding": outcome.output.tolist()}
-        print(json_format.dumps({"path": str(outcome.source), **rest}, ensure_ascii=False), flush=True)
+        print(json_line({"path": str(outcome.source), **rest}), flush=True)
         yield outcome
 
 
@@ -67,6 +80,7 @@ def _save(outcomes: "Iterator[Outcome]", out: Path) -> int:
 
     import numpy as np
 
+    from vitkit.checkpoints.atomic import write_file
     from vitkit.cli._outcomes import count_failures
 
     kept: list[Outcome] = []
@@ -83,6 +97,14 @@ def _save(outcomes: "Iterator[Outcome]", out: Path) -> int:
     rows = [outcome.output for outcome in kept if outcome.output is not None]
     if not rows:
         raise ValueError("no image could be read: nothing was written")
-    np.savez(out, paths=np.array([str(outcome.source) for outcome in kept]), embeddings=np.stack(rows))
+    names = np.array([str(outcome.source) for outcome in kept])
+    write_file(out, lambda part: _write(part, paths=names, embeddings=np.stack(rows)), overwrite=True)
     print(f"{out}: {len(rows)} embeddings of width {rows[0].shape[-1]}")
     return code
+
+
+def _write(path: Path, **arrays: Any) -> None:
+    import numpy as np
+
+    with path.open("wb") as file:
+        np.savez(file, **arrays)

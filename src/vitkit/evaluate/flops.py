@@ -24,10 +24,10 @@ def flops(model: Backbone, image_size: tuple[int, int] | None = None) -> int:
     `image_size` is (rows, columns), the model's own by default. Nothing is computed: it runs on the meta device.
     """
     size = image_size or model.config.image_size
-    twin = copy.deepcopy(model).to("meta") if next(model.parameters()).device.type != "meta" else model
+    # The counter follows gradients through modules, and trips over parameters that are broadcast: there are none to
+    # follow.
+    twin = copy.deepcopy(model).to("meta").eval().requires_grad_(False)
     dtype = next(twin.parameters()).dtype
-    training = twin.training
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        twin.eval()(torch.empty(1, model.config.channels, *size, device="meta", dtype=dtype))
-    twin.train(training)
+    with FlopCounterMode(display=False) as counter:
+        twin(torch.empty(1, model.config.channels, *size, device="meta", dtype=dtype))
     return counter.get_total_flops()

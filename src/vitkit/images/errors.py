@@ -10,6 +10,7 @@ Code = Literal[
     "truncated",
     "corrupt",
     "unreadable",
+    "not_finite",
 ]
 
 #: Every code with its meaning; batch output, logs and servers share these words.
@@ -21,6 +22,7 @@ CODES: Final[dict[Code, str]] = {
     "truncated": "the file ends before the picture does",
     "corrupt": "the file breaks the rules of its own format",
     "unreadable": "the file could not be opened: missing, a folder, no permission",
+    "not_finite": "read, but the network gave values that are no numbers",
 }
 
 

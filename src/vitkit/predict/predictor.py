@@ -2,7 +2,7 @@
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -41,8 +41,8 @@ class Predictor:
     """Runs a model over any number of images: in order, one outcome for each, an unreadable one never stops the others.
 
     `precision` is float32 (exact), bfloat16, float16 or auto (today float32); `device` a torch device or auto (a GPU if
-    there is one). `threads` decode and preprocess; `limits` bound what they read, `allow_truncated` accepts images cut
-    short.
+    there is one). Threads decode and preprocess; `limits` bound what they read, `allow_truncated` accepts images cut
+    short. `progress` draws a bar on standard error.
     """
 
     def __init__(
@@ -55,6 +55,7 @@ class Predictor:
         batch_size: int | None = None,
         limits: Limits | None = None,
         allow_truncated: bool = False,
+        progress: bool = False,
     ):
         if precision not in ("auto", *PRECISIONS):
             raise ValueError(f"unknown precision '{precision}'; there is auto, {', '.join(PRECISIONS)}")
@@ -66,15 +67,26 @@ class Predictor:
         self.batch_size = batch_size or (8 if self.device.type == "cpu" else 64)
         self.limits = limits or Limits()
         self.allow_truncated = allow_truncated
+        self.progress = progress
         self.model = _placed(model, self.device, self.dtype)
 
     def logits(self, images: Iterable[Any]) -> Iterator[Outcome]:
         """The logits of each image, (classes,)."""
-        return self._stream(images, self.model)
+        return self._watched(images, self.model)
 
     def embeddings(self, images: Iterable[Any]) -> Iterator[Outcome]:
         """What the head reads of each image: the pooled representation, (d,)."""
-        return self._stream(images, lambda batch: self.model.represent(self.model.features(batch)))
+        return self._watched(images, lambda batch: self.model.represent(self.model.features(batch)))
+
+    def _watched(self, images: Iterable[Any], network: Callable[[Tensor], Tensor]) -> Iterator[Outcome]:
+        outcomes = self._stream(images, network)
+        if not self.progress:
+            return outcomes
+        from rich.console import Console
+        from rich.progress import track
+
+        total = len(images) if isinstance(images, Sized) else None
+        return iter(track(outcomes, "images", total=total, console=Console(stderr=True), transient=True))
 
     def _stream(self, images: Iterable[Any], network: Callable[[Tensor], Tensor]) -> Iterator[Outcome]:
         threads = min(8, os.cpu_count() or 1)
@@ -113,12 +125,23 @@ class Predictor:
             stacked = torch.from_numpy(np.stack([pixels for _, pixels in group]))
             rows = self._forward(stacked, network)
             for (position, _), row in zip(group, rows, strict=True):
-                outcomes[position] = Outcome(source=batch[position][0], output=row)
+                outcomes[position] = _outcome(batch[position][0], row)
         return iter([outcome for outcome in outcomes if outcome is not None])
 
     def _forward(self, pixels: Tensor, network: Callable[[Tensor], Tensor]) -> np.ndarray:
-        with torch.inference_mode():
-            return network(pixels.to(self.device, self.dtype)).float().cpu().numpy()
+        training = self.model.training
+        self.model.eval()
+        try:
+            with torch.inference_mode():
+                return network(pixels.to(self.device, self.dtype)).float().cpu().numpy()
+        finally:
+            self.model.train(training)
+
+
+def _outcome(source: Any, row: np.ndarray) -> Outcome:
+    if np.isfinite(row).all():
+        return Outcome(source=source, output=row)
+    return Outcome(source=source, error=ImageError("not_finite", "the network gave no numbers for it: try float32"))
 
 
 def top_predictions(logits: np.ndarray, labels: Sequence[str], top: int) -> list[Prediction]:
@@ -134,19 +157,22 @@ def top_predictions(logits: np.ndarray, labels: Sequence[str], top: int) -> list
 
 
 def _device(name: str) -> torch.device:
+    here = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    here += ["mps"] if torch.backends.mps.is_available() else []
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"unknown device '{name}'; there is auto, cpu, cuda, cuda:0, mps") from None
+    if name == "cuda" and torch.cuda.is_available():
+        return torch.device("cuda")
+    if name not in here:
+        raise ValueError(f"there is no device '{name}' here; there is auto, {', '.join(here)}")
+    return torch.device(name)
 
 
 def _placed(model: Backbone, device: torch.device, dtype: torch.dtype) -> Backbone:
-    """The model in evaluation mode on that device in that type; a copy where the caller's own would change."""
+    """The model on that device in that type; a copy where the caller's own would change."""
     parameter = next(model.parameters())
     if parameter.device != device or parameter.dtype != dtype:
         import copy
 
         model = copy.deepcopy(model).to(device, dtype)
-    return model.eval()
+    return model
