@@ -45,9 +45,7 @@ class Optimizer:
         if not 0.0 < self.layer_decay <= 1.0:
             raise ValueError(f"optimizer.layer_decay is {self.layer_decay}; it must be above 0 and at most 1")
         if self.name in ("adam", "sgd") and self.decay == "schedule" and self.weight_decay:
-            raise ValueError(
-                f"decay='schedule' is beside the gradient; in {self.name} decay is part of the gradient"
-            )
+            raise ValueError(f"decay='schedule' is beside the gradient; in {self.name} decay is part of the gradient")
 
 
 def build(config: Optimizer, module: nn.Module) -> torch.optim.Optimizer:
