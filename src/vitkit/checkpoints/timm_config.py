@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from vitkit import config as configs
+from vitkit.checkpoints import timm_names
 from vitkit.checkpoints.errors import CheckpointError
 from vitkit.checkpoints.expressible import TRAINING, beside
 from vitkit.data.processor import Processor
@@ -23,15 +24,19 @@ ARCHITECTURE = "vit_base_patch16_224"
 BESIDE = (*TRAINING, "layer_scale", "position_tokens")
 
 
-def read_config(stated: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...] | None]:
-    """Fields of our config that timm's config.json states, and names of classes; CheckpointError for strange ones."""
+def read_config(
+    stated: Mapping[str, Any], known: re.Pattern[str] = timm_names.VITS
+) -> tuple[dict[str, Any], tuple[str, ...] | None]:
+    """Fields of our config that timm's config.json states, and names of classes; CheckpointError for strange ones.
+
+    `known` are the names of architectures whose tensors these can be.
+    """
     arguments = stated.get("model_args") or {}
     cfg = stated.get("pretrained_cfg") or {}
     name = stated.get("architecture") or ""
     if not isinstance(arguments, Mapping) or not isinstance(cfg, Mapping) or not isinstance(name, str):
         raise CheckpointError("config.json: architecture is no text, or model_args or pretrained_cfg no object")
-    if "quickgelu" in name:
-        raise CheckpointError(f"{name} is a CLIP model, which is not a plain ViT")
+    timm_names.check(name, known)
     fields: dict[str, Any] = {}
     pool = arguments.get("global_pool", stated.get("global_pool"))
     if pool is not None:
@@ -39,8 +44,9 @@ def read_config(stated: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, .
     act = arguments.get("act_layer") or ("gelu_tanh" if SIGLIP_TANH.match(name) else None)
     if act is not None:
         fields["activation"] = _option(act, ACTIVATIONS, "act_layer")
-    if isinstance(heads := arguments.get("num_heads"), int):
-        fields["num_heads"] = heads
+    for field, of_the_name in zip(("depth", "num_heads"), timm_names.size(name), strict=True):
+        if isinstance(value := arguments.get(field, of_the_name), int):
+            fields[field] = value
     if isinstance(classes := stated.get("num_classes"), int):
         fields["num_classes"] = classes
     fields["position"] = "none" if arguments.get("pos_embed", "learn") in ("none", "") else "learned"

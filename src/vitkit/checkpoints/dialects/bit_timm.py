@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitkit import config as configs
-from vitkit.checkpoints import preprocessing, timm_config
+from vitkit.checkpoints import preprocessing, timm_config, timm_names
 from vitkit.checkpoints.dialects import Description, Format, Found, bit_npz, timm
 from vitkit.checkpoints.expressible import meaning
 from vitkit.checkpoints.folder import write_json, write_weights
@@ -36,7 +36,7 @@ ENTRIES = {
 def describe(found: Found) -> Description:
     """By config.json where there is one; else as timm builds it, preprocessed as the original."""
     notes: list[str] = []
-    stated, labels = ({}, None) if found.config is None else timm_config.read_config(found.config)
+    stated, labels = ({}, None) if found.config is None else timm_config.read_config(found.config, timm_names.RESNETS)
     size = {"image_size": stated["image_size"]} if "image_size" in stated else {}
     config = infer_resnet(
         TABLE.shapes(found.tensors),
