@@ -34,6 +34,26 @@ def test_nothing_of_that_name(tmp_path: Path) -> None:
     _refused("vit-b/16", r"vit-b/16 is an architecture without weights: models\.build")
 
 
+@pytest.mark.parametrize(
+    ("name", "near"), [("vit-b/17", "vit-b/16"), ("vit-b16", "vit-b/16"), ("vit_base_patch16_224", "vit-b/16")]
+)
+def test_names_of_architectures_bring_the_near_presets(cache: Path, name: str, near: str) -> None:
+    _refused(name, f"; presets are architectures without weights; did you mean .*'{near}'")
+
+
+def test_whose_config_is_broken(tmp_path: Path) -> None:
+    checkpoints.save(checkpoint(TINY), tmp_path / "flowers")
+    (tmp_path / "flowers" / "config.json").write_text("{")
+    with pytest.raises(CheckpointError) as caught:
+        checkpoints.load(tmp_path / "flowers")
+    assert str(caught.value).startswith(f"{tmp_path / 'flowers'}")
+    assert str(caught.value).count("flowers") == 1
+    assert "config.json" in str(caught.value)
+    with pytest.raises(CheckpointError) as caught:
+        checkpoints.load(tmp_path / "nowhere")
+    assert str(caught.value).count("nowhere") == 1
+
+
 def test_folders(tmp_path: Path) -> None:
     checkpoints.save(checkpoint(TINY), tmp_path / "run" / "best")
     _refused(tmp_path / "run", r"run has no weights: none of model\.safetensors.*; .*best has")
@@ -119,6 +139,7 @@ def test_hub_ids_from_the_cache(cache: Path) -> None:
         assert loaded.model.config.width == 64
     _refused("owner/tiny@main", "two revisions: main in owner/tiny@main, and v2", revision="v2")
     _refused("owner/tiny@v2", "owner/tiny at v2 is not in the Hub's cache, and the Hub cannot be reached")
+    _refused("owner/tinny", "; the cache has owner/tiny ")
     _refused("owner/other", "owner/other is not in the Hub's cache.* no file or folder owner/other here")
 
 

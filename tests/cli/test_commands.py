@@ -73,17 +73,16 @@ def test_a_name_that_is_no_text_stops_nothing(folder: Path, tmp_path: Path) -> N
     (tmp_path / "a.png").write_bytes(photo)
     odd = os.fsencode(tmp_path) + b"/b\xff.png"
     Path(os.fsdecode(odd)).write_bytes(photo)
-    for encoding in ("utf-8", "ascii"):
-        for options in ([], ["--json"], ["--csv"]):
-            done = subprocess.run(
-                [sys.executable, "-m", "vitkit", "classify", str(folder / "model"), str(tmp_path), *options],
-                capture_output=True,
-                env={**os.environ, "PYTHONIOENCODING": encoding},
-            )
-            assert done.returncode == 0, done.stderr
-            if options == ["--json"]:
-                rows = [json.loads(line) for line in done.stdout.decode(encoding).splitlines()]
-                assert [os.fsencode(row["path"]) for row in rows] == [os.fsencode(tmp_path) + b"/a.png", odd]
+    for encoding, option in (("utf-8", "--json"), ("ascii", "--csv")):
+        done = subprocess.run(
+            [sys.executable, "-m", "vitkit", "classify", str(folder / "model"), str(tmp_path), option],
+            capture_output=True,
+            env={**os.environ, "PYTHONIOENCODING": encoding},
+        )
+        assert done.returncode == 0, done.stderr
+        if option == "--json":
+            rows = [json.loads(line) for line in done.stdout.decode(encoding).splitlines()]
+            assert [os.fsencode(row["path"]) for row in rows] == [os.fsencode(tmp_path) + b"/a.png", odd]
 
 
 def test_noise_on_standard_input_is_an_image_that_cannot_be_read(folder: Path) -> None:

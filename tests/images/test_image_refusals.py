@@ -42,7 +42,8 @@ def outcome(data: bytes, **options: bool) -> bytes | str:
 
 def test_there_are_enough_of_them() -> None:
     assert len(bad()) >= 80
-    assert {code for file in bad().values() for code in file.codes} == set(CODES) - {"unreadable"}
+    # A missing file is no hostile one, and what the network makes of a picture comes later.
+    assert {code for file in bad().values() for code in file.codes} == set(CODES) - {"unreadable", "not_finite"}
 
 
 @pytest.mark.parametrize("name", bad())

@@ -196,6 +196,7 @@ def test_bfloat16(options):
     close(np.asarray(given, np.float32), expected, 2e-2)
 
 
+@pytest.mark.slow
 def test_remat():
     """Same answers and gradients, dropout included; and it is really there."""
     config = replace(TINY, dropout=0.2, stochastic_depth=0.3)

@@ -83,7 +83,7 @@ def test_two_processes_have_the_losses_of_one(
     assert judged[0] == pytest.approx(judged[1], abs=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+@pytest.mark.parametrize("kind", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
 def test_a_signal_to_one_of_two_ends_both_and_one_alone_goes_on(
     calm_run: Callable[..., Run], tmp_path: Path, whole: Path, kind: str
 ) -> None:
