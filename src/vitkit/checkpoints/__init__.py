@@ -7,6 +7,7 @@ locate, pull    what a user types to files on this disk; recognise: whose names 
 
 import dataclasses
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +72,10 @@ def load(
 
     text = os.fspath(source)
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
-    files = locate(text, revision)
+    try:
+        files = locate(text, revision)
+    except CheckpointError as error:
+        raise CheckpointError(_of(text, str(error))) from None
     try:
         checkpoint = assemble(files, format=format, image_size=size, overrides=config or {}, dtype=dtype)
     except CheckpointError as error:
@@ -86,6 +90,12 @@ def load(
     checkpoint.model.reset_head(num_classes)
     origin = dataclasses.replace(origin, notes=(*origin.notes, note))
     return dataclasses.replace(checkpoint, labels=default_labels(num_classes), origin=origin)
+
+
+def _of(source: str, error: str) -> str:
+    """The sentence with the source that it is about, which most that `locate` says have already."""
+    named = re.search(rf"(?<!\S){re.escape(source)}(?!\w|[.-]\w)", error)
+    return error if named else f"{source}: {error}"
 
 
 def save(

@@ -14,7 +14,7 @@ def write_file(target: Path, write: Callable[[Path], None], *, overwrite: bool) 
     if target.is_dir():
         raise CheckpointError(f"{target} is a folder, and this format is one file")
     if target.exists() and not overwrite:
-        raise CheckpointError(f"{target} exists: say overwrite=True to replace it")
+        raise CheckpointError(f"{target} exists: say overwrite=True (--overwrite) to replace it")
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
     os.close(handle)
@@ -65,7 +65,7 @@ def check_folder(target: Path, *, overwrite: bool) -> None:
         raise CheckpointError(f"{target} is a file, and this format is a folder")
     inside = list(target.iterdir()) if target.is_dir() else []
     if inside and not overwrite:
-        raise CheckpointError(f"{target} exists and is not empty: say overwrite=True to replace it")
+        raise CheckpointError(f"{target} exists and is not empty: say overwrite=True (--overwrite) to replace it")
     if inside and (not (target / "config.json").is_file() or any(path.is_dir() for path in inside)):
         raise CheckpointError(f"{target} is not empty and no checkpoint folder: it is not replaced")
 

@@ -32,7 +32,11 @@ def meaning(config: Any, what: str, means: Mapping[str, Any]) -> str | None:
         return None
     has = ", ".join(f"{name}={value!r}" for name, value in other.items())
     wants = {name: means[name] for name in other}
-    return f"{what} always means {wants}, this model has {has}: load it with config={wants} to accept the difference"
+    options = " ".join(f"--set {name}={value}" for name, value in wants.items())
+    return (
+        f"{what} always means {wants}, this model has {has}: "
+        f"load it with config={wants} ({options}) to accept the difference"
+    )
 
 
 def beside(config: Any) -> dict[str, Any]:

@@ -136,7 +136,8 @@ def _num_heads(shapes: Mapping[str, Shape], fields: Mapping[str, Any], notes: li
         notes.append(f"{width // HEAD_WIDTH} heads: the file does not say, taken as {HEAD_WIDTH} wide each")
         return width // HEAD_WIDTH
     raise CheckpointError(
-        f"the file does not say how many heads share the width {width}: state config={{'num_heads': ...}}"
+        f"the file does not say how many heads share the width {width}: "
+        "state config={'num_heads': ...} (--set num_heads=...)"
     )
 
 
@@ -182,5 +183,6 @@ def _positions(
                 notes.append("no positions for special tokens: the rows of the table are a square without them")
             return {"image_size": size, "position": "learned", "position_tokens": tokens}
     raise CheckpointError(
-        f"a position table of {rows} rows is no square grid: state image_size=(rows, columns) in pixels"
+        f"a position table of {rows} rows is no square grid: "
+        "state image_size=(rows, columns) in pixels (--set image_size='[rows, columns]')"
     )

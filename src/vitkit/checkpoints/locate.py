@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vitkit import models
 from vitkit.checkpoints.containers import SUFFIXES, open_weights
 from vitkit.checkpoints.errors import CheckpointError, listing
 from vitkit.checkpoints.strict_json import read_json
 from vitkit.checkpoints.tensors import Tensors
+from vitkit.config import nearest
 
 # In the order they are looked for in a folder.
 WEIGHTS = (
@@ -20,6 +22,13 @@ WEIGHTS = (
     "pytorch_model.bin.index.json",
 )
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+# Timm's and transformers' words for the sizes and patches of our presets.
+ABBREVIATIONS = (
+    *((rf"-{word}(?=-|/|\d|$)", f"-{short}") for word, short in (("tiny", "ti"), ("small", "s"), ("base", "b"))),
+    *((rf"-{word}(?=-|/|\d|$)", f"-{short}") for word, short in (("large", "l"), ("huge", "h"), ("giant", "g"))),
+    (r"-patch(\d+)", r"/\1"),
+    (r"(/\d+)-\d{3}$", r"\1"),
+)
 SUBTREE = re.compile(r"(?P<path>.+\.npz):(?P<tree>[\w./-]+)")
 
 
@@ -61,25 +70,36 @@ def locate(source: str, revision: str | None) -> Files:
 def _from_hub(source: str, path: Path, revision: str | None) -> tuple[Path, str | None]:
     name, at, pinned = source.partition("@")
     if not HUB_ID.fullmatch(name) or path.suffix.lower() in SUFFIXES:
-        raise CheckpointError(f"there is no file or folder {source} here{_near(path)}")
-    if name in _architectures():
+        presets = "" if path.suffix.lower() in SUFFIXES else near_presets(name)
+        raise CheckpointError(f"there is no file or folder {source} here{_near(path)}{presets}")
+    if name in models.presets():
         raise CheckpointError(
             f"{name} is an architecture without weights: models.build(models.preset({name!r})) makes fresh ones"
         )
     if at and revision is not None and pinned != revision:
         raise CheckpointError(f"two revisions: {pinned} in {source}, and {revision}")
-    from vitkit.checkpoints.pull import pull
+    from vitkit.checkpoints import pull
 
     try:
-        return pull(name, pinned or revision)
+        return pull.pull(name, pinned or revision)
     except CheckpointError as error:
-        raise CheckpointError(f"{error} (and there is no file or folder {source} here{_near(path)})") from None
+        cached = [each for each in pull.near(name) if each != name]
+        hint = f"; the cache has {' and '.join(cached)}" if cached else ""
+        here = f"and there is no file or folder {source} here{_near(path)}"
+        raise CheckpointError(f"{error}{hint} ({here}){near_presets(name)}") from None
 
 
-def _architectures() -> Mapping[str, Any]:
-    from vitkit import models
-
-    return models.presets()
+def near_presets(name: str) -> str:
+    """The end of an error sentence: the presets that an architecture's name is like; "" where it is like none."""
+    presets = models.presets()
+    spoken = name.lower().replace("_", "-")
+    for word, short in ABBREVIATIONS:
+        spoken = re.sub(word, short, spoken)
+    family = re.split(r"[-/]", spoken)[0]
+    near = difflib.get_close_matches(spoken, presets, n=3, cutoff=0.6)
+    if not near or family not in {re.split(r"[-/]", preset)[0] for preset in presets}:
+        return ""
+    return f"; presets are architectures without weights{nearest(spoken, presets)}"
 
 
 def _near(path: Path) -> str:

@@ -1,5 +1,6 @@
 """Checkpoints from the Hugging Face Hub: safetensors and config files only, at a pinned commit, kept in its cache."""
 
+import difflib
 from pathlib import Path
 
 from vitkit.checkpoints.errors import CheckpointError
@@ -41,3 +42,12 @@ def pull(name: str, revision: str | None) -> tuple[Path, str]:
             "files of other kinds are read when you download and name them"
         )
     return folder, folder.name
+
+
+def near(name: str) -> list[str]:
+    """The models in the Hub's cache on this disk whose names are like `name`."""
+    from huggingface_hub import constants
+
+    folders = Path(constants.HF_HUB_CACHE).glob("models--*--*")
+    cached = [folder.name.removeprefix("models--").replace("--", "/", 1) for folder in folders]
+    return difflib.get_close_matches(name, cached, n=3, cutoff=0.6)

@@ -120,7 +120,16 @@ def _unknown(tensors: Tensors, config: Mapping[str, Any] | None, wanted: str | N
     if family := family_of(names):
         return f"this is {family}, in a layout that vitkit does not read"
     if wanted is None and config is not None and isinstance(config.get("model_type"), str):
-        return f"config.json says model_type {config['model_type'][:40]!r}, which vitkit does not read"
+        return _not_of_the_type(config["model_type"], names, config)
     if wanted is not None:
         return f"it is not of the format '{wanted}': its tensors are {listing(names, 5)}"
     return f"its tensors are those of no format of {', '.join(targets())}: {listing(names, 5)}"
+
+
+def _not_of_the_type(kind: str, names: list[str], config: Mapping[str, Any]) -> str:
+    """Either no layout takes this model_type, or one does and the tensors are not under its names."""
+    stated = f"config.json says model_type {kind[:40]!r}"
+    # npz formats take any config.json: those that take one without model_type too do not go by it.
+    if not any(each.accepts(config) and not each.accepts({}) for each in all_formats()):
+        return f"{stated}, which vitkit does not read"
+    return f"{stated}, but the tensors do not have the names of that layout: {listing(names, 5)}"
