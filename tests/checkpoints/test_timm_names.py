@@ -43,6 +43,7 @@ def described(name: str) -> tuple[Any, Any]:
     return model, recognised.format.describe(found).config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_heads_and_depth_of_every_architecture(name: str) -> None:
     if REFUSED.match(name):

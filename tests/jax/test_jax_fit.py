@@ -174,6 +174,7 @@ print("agreed")
 """
 
 
+@pytest.mark.slow
 def test_two_devices_are_one():
     """A process with two CPU devices: the same weights as on one, with dropout, and with parameters spread too."""
     here = str(Path(__file__).parent)
@@ -272,6 +273,7 @@ def test_fine_tuning_from_a_checkpoint(whole, tmp_path):
     twin.save(tmp_path / "out.npz", fitted.checkpoint)
 
 
+@pytest.mark.slow
 def test_errors():
     with pytest.raises(ValueError, match="the batches ended after 1 steps of 3"):
         twin.fit(ONE, lambda start: iter([batch()]), twin.Plan(steps=3))
