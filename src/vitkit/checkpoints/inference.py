@@ -167,12 +167,9 @@ def _positions(
             if (size[0] // patch[0]) * (size[1] // patch[1]) == rows - specials[tokens]:
                 return {"image_size": size, "position": "learned", "position_tokens": tokens}
     if "image_size" in fields:
-        size, grid = (
-            fields["image_size"],
-            [side // each for side, each in zip(fields["image_size"], patch, strict=True)],
-        )
+        size = fields["image_size"]
         raise CheckpointError(
-            f"the config says image_size {size[0]}x{size[1]}, {grid[0]}x{grid[1]} patches, "
+            f"the config says image_size {size[0]}x{size[1]}, {size[0] // patch[0]}x{size[1] // patch[1]} patches, "
             f"but the position table has {rows} rows"
         )
     for tokens in order:
