@@ -3,13 +3,10 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from vitkit import evaluate, models
-from vitkit.data import Example, Label, Source
 from vitkit.data.loader import Batch
 from vitkit.evaluate import Predictions, Subject, real, subset, throughput, vtab
 from vitkit.models import vit
@@ -99,40 +96,6 @@ def test_vtab_averages_are_those_the_paper_printed() -> None:
         vtab.averages({"pet": 1.0})
     with pytest.raises(ValueError, match="mean of 19 tasks; there is no score for caltech101, cifar100"):
         vtab.averages({"dtd": 1.0})
-
-
-class Many(Source):
-    """Pictures whose label is half their number."""
-
-    classes = tuple(map(str, range(2000)))
-
-    def __init__(self, num: int):
-        self.num = num
-
-    def __len__(self) -> int:
-        return self.num
-
-    def read(self, index: int, **opening: object) -> Example:
-        return Example(image=Image.new("RGB", (2, 2)), label=self.label(index), key=str(index))
-
-    def label(self, index: int) -> Label:
-        return index // 2
-
-
-@pytest.mark.parametrize(("num", "start"), [(1000, 800), (1020, 820), (4000, 3600)])
-def test_vtab_takes_800_and_200_that_do_not_meet(num: int, start: int) -> None:
-    own = vtab.splits(Many(num), seed=None)
-    assert [own.val200.label(index) for index in range(200)] == [(start + index) // 2 for index in range(200)]
-    for seed in (0, 1):
-        found = vtab.splits(Many(num), seed=seed)
-        train, val, both = (each.indices for each in (found.train800, found.val200, found.train800val200))  # type: ignore[attr-defined]
-        assert (len(train), len(val), len(both)) == (800, 200, 1000)
-        assert len(np.unique(both)) == 1000
-        np.testing.assert_array_equal(both, [*train, *val])
-    again = vtab.splits(Many(num), seed=1).train800.indices  # type: ignore[attr-defined]
-    np.testing.assert_array_equal(again, train)
-    with pytest.raises(ValueError, match="takes 1000 training pictures, and there are 999"):
-        vtab.splits(Many(999))
 
 
 def test_throughput_is_the_median_after_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,8 @@
 
 A source is a file with a function `open_source(location) -> {split: Source}`, found by its file name: `digits`,
 `folder:photos/`, `csv:photos.csv`, `jsonl:photos.jsonl`, `parquet:photos/`, `webdataset:shards/`, `hub:owner/name`. It
-names the splits it was published with, or gives one split, `all`. Adding a source is one file.
+names the splits it was published with, or gives one split, `all`. `part:` is a part of another source, `vtab:` a task
+of VTAB-1k. Adding a source is one file.
 `processor` is the evaluation preprocessing that travels with the weights; `augment` with its parts (`crop`,
 `randaugment`, `photometric`, `erasing`, `mixing`), `presets` and `loader` serve training.
 """

@@ -1,35 +1,21 @@
 """VTAB-1k: 19 tasks of 1000 training pictures each, and one number for them all (Zhai et al. 2020).
 
-Hyper-parameters are chosen by training on 800 pictures and judging on 200; the model is then trained on all 1000 and
-judged once on the whole test set. A score is top-1 accuracy; that of a group, and of all, the mean over its tasks.
+The pictures of a task are the source `vtab:TASK` (`vitkit.data.vtab`): hyper-parameters are chosen by training on 800
+of them and judging on 200; the model is then trained on all 1000 and judged once on the whole test set. A score is
+top-1 accuracy; that of a group, and of all, the mean over its tasks.
 `PUBLISHED` are the ViT paper's results (Table 9), in percent.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-
-import numpy as np
 
 from vitkit.config import nearest
-from vitkit.data import Source, Subset
+from vitkit.data import vtab
 
 GROUPS: dict[str, tuple[str, ...]] = {
-    "natural": ("caltech101", "cifar100", "dtd", "flowers102", "pets", "sun397", "svhn"),
-    "specialised": ("camelyon", "eurosat", "resisc45", "retinopathy"),
-    "structured": (
-        "clevr_count",
-        "clevr_distance",
-        "dmlab",
-        "dsprites_location",
-        "dsprites_orientation",
-        "kitti_distance",
-        "smallnorb_azimuth",
-        "smallnorb_elevation",
-    ),
+    group: tuple(name for name, task in vtab.TASKS.items() if task.group == group)
+    for group in ("natural", "specialised", "structured")
 }
-TASKS: tuple[str, ...] = tuple(task for tasks in GROUPS.values() for task in tasks)
-TRAIN, VAL = 800, 200
-VAL_FROM = 0.9  # where in a training set the 200 begin
+TASKS: tuple[str, ...] = tuple(vtab.TASKS)
 
 
 def _row(text: str) -> dict[str, float]:
@@ -47,32 +33,6 @@ PUBLISHED: dict[str, dict[str, float]] = {
         "90.8 84.1 74.1 99.3 92.7 61.0 80.9 82.5 95.6 85.2 75.3 70.3 56.1 41.9 74.7 64.9 79.9 30.5 41.7"
     ),
 }
-
-
-@dataclass(frozen=True)
-class Splits:
-    """The training pictures of a task: to choose hyper-parameters by, and then all 1000 to train on."""
-
-    train800: Source
-    val200: Source
-    train800val200: Source
-
-
-def splits(training: Source, *, seed: int | None = 0) -> Splits:
-    """The pictures of a task's training set that VTAB-1k takes: its first 800, and the 200 from nine tenths on.
-
-    The order is a permutation by `seed`; None leaves the source's own, which is right for records in the order of
-    TensorFlow Datasets, VTAB's, and wrong for folders, which come class by class. Raises ValueError for a set too
-    small for that.
-    """
-    total = len(training)
-    start = max(TRAIN, int(VAL_FROM * total))
-    if total < TRAIN + VAL:
-        raise ValueError(f"VTAB-1k takes {TRAIN + VAL} training pictures, and there are {total}")
-    start = min(start, total - VAL)
-    order = np.arange(total) if seed is None else np.random.default_rng(seed).permutation(total)
-    train, val = order[:TRAIN], order[start : start + VAL]
-    return Splits(Subset(training, train), Subset(training, val), Subset(training, np.concatenate([train, val])))
 
 
 def averages(scores: Mapping[str, float]) -> dict[str, float]:

@@ -1,0 +1,144 @@
+"""Parts of a source, and VTAB's tasks as sources: which pictures are taken, and what is refused."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vitkit import data
+from vitkit.data import Source, vtab
+from vitkit.evaluate import vtab as protocol
+
+
+def labels(source: Source) -> list[int]:
+    found = [source.label(index) for index in range(len(source))]
+    assert all(isinstance(each, int) for each in found)
+    return found  # type: ignore[return-value]
+
+
+def keys(source: Source) -> list[str]:
+    return [source.read(index).key for index in range(len(source))]
+
+
+def test_a_part_of_the_classes_counts_them_anew() -> None:
+    whole, some = data.source("digits"), data.source("part:classes=5-7+0@digits")
+    assert some.classes == ("5", "6", "7", "0")
+    assert len(some) == sum(label in (5, 6, 7, 0) for label in labels(whole))
+    for index in (0, 3, len(some) - 1):
+        example = some.read(index)
+        assert some.classes[example.label] == str(whole.label(int(example.key.removeprefix("digit "))))  # type: ignore[index]
+
+
+def test_shares_are_stratified_nested_and_leave_a_rest() -> None:
+    small, large = (set(keys(data.source(f"part:share={share}@digits"))) for share in (0.05, 0.2))
+    assert small < large
+    found = labels(data.source("part:number=7@digits"))
+    assert np.bincount(found).tolist() == [7] * 10
+    drawn, rest = (set(keys(data.source(f"part:number=7{word}@digits"))) for word in ("", ",rest=1"))
+    assert not drawn & rest
+    assert len(drawn | rest) == 1797
+    other = set(keys(data.source("part:number=7,seed=1@digits")))
+    assert other != drawn
+
+
+def table(path: Path, numbers: dict[str, int], classes: int) -> str:
+    """A JSON-lines file with that many tiny pictures in each split, labels in turn; as a source."""
+    Image.new("RGB", (2, 2)).save(path / "0.png")
+    lines = []
+    for split, number in numbers.items():
+        for index in range(number):
+            name = f"{split}{index}.png"
+            os.link(path / "0.png", path / name)
+            lines.append(json.dumps({"image": name, "label": index % classes, "split": split}))
+    (path / "all.jsonl").write_text("\n".join(lines) + "\n")
+    return f"jsonl:{path / 'all.jsonl'}"
+
+
+def test_a_part_cuts_down_only_what_is_trained_on(tmp_path: Path) -> None:
+    found = data.splits(f"part:share=0.5,classes=0+1@{table(tmp_path, {'train': 42, 'test': 30}, 3)}")
+    assert {name: len(each) for name, each in found.items()} == {"train": 14, "test": 20}
+
+
+@pytest.mark.parametrize(
+    ("location", "message"),
+    [
+        ("digits", "a part is written part:classes=0-4"),
+        ("classes=0-4@", "a part is written part:classes=0-4"),
+        ("shares=0.1@digits", "says nothing of a part; did you mean 'share'"),
+        ("share=2@digits", "above 0 and at most 1"),
+        ("share=x@digits", "'share=x' of a part: could not convert"),
+        ("number=0@digits", "at least 1"),
+        ("share=0.5,number=3@digits", "not both"),
+        ("rest=1@digits", "give one"),
+        ("classes=0-10@digits", "no class 10 to take a part of; there are 10"),
+        ("classes=nine@digits", "no class 'nine' to take a part of"),
+        ("classes=1+0-3@digits", "names a class twice"),
+        ("share=1.0,rest=1@digits", "leaves none to judge on"),
+    ],
+)
+def test_parts_that_mean_nothing_are_refused(location: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        data.splits(f"part:{location}")
+
+
+def test_the_tasks_are_those_of_the_protocol() -> None:
+    assert tuple(vtab.TASKS) == protocol.TASKS
+    assert [len(tasks) for tasks in protocol.GROUPS.values()] == [7, 4, 8]
+    assert sum(task.classes for task in vtab.TASKS.values()) == 102 + 100 + 47 + 102 + 37 + 397 + 10 + 62 + 83
+    assert len({task.source for task in vtab.TASKS.values()}) == 19
+
+
+@pytest.mark.parametrize(
+    ("task", "classes", "splits", "test"),
+    [
+        ("svhn", 10, {"train": 2200, "test": 50}, 50),  # 90 and 10 % of the training set
+        ("dtd", 47, {"train": 900, "val": 300, "test": 60}, 60),  # three published splits
+        ("eurosat", 10, {"train": 2000}, 400),  # 60, 20 and 20 % of the only one
+        ("dsprites_location", 16, {"train": 3000}, 300),
+        ("smallnorb_elevation", 9, {"train": 900, "test": 800}, 400),  # half of the test set validates
+    ],
+)
+def test_a_task_takes_a_thousand_and_keeps_its_test_set(
+    tmp_path: Path, task: str, classes: int, splits: dict[str, int], test: int
+) -> None:
+    source = table(tmp_path, splits, classes)
+    full, tune = data.splits(f"vtab:{task}@{source}"), data.splits(f"vtab:{task}:tune@{source}")
+    assert {name: len(each) for name, each in full.items()} == {"train": 1000, "test": test}
+    assert {name: len(each) for name, each in tune.items()} == {"train": 800, "val": 200}
+    both = set(keys(tune["train"])) | set(keys(tune["val"]))
+    assert both == set(keys(full["train"]))
+    assert len(both) == 1000
+    assert not both & set(keys(full["test"]))
+    assert labels(full["train"]) == labels(tune["train"]) + labels(tune["val"])
+    # Folders come class by class, so the order is permuted before it is cut, and always in the same way.
+    assert labels(tune["train"]) != sorted(labels(tune["train"]))
+    assert keys(data.splits(f"vtab:{task}@{source}")["train"]) == keys(full["train"])
+
+
+def test_the_order_of_the_benchmarks_records_can_be_kept(tmp_path: Path) -> None:
+    found = data.splits(table(tmp_path, {"train": 1000, "test": 10}, 10))
+    spans = vtab.spans_of(vtab.TASKS["svhn"], found, "here", seed=None)
+    assert keys(spans.train) + keys(spans.val) == keys(found["train"])
+    assert len(spans.train) == 900
+
+
+@pytest.mark.parametrize(
+    ("location", "numbers", "message"),
+    [
+        ("pet@{}", {"train": 10}, "VTAB has no task 'pet'; did you mean 'pets'"),
+        ("pets:test@{}", {"train": 10}, "written vtab:TASK, vtab:TASK:tune"),
+        ("pets@", {"train": 10}, "written vtab:TASK"),
+        ("svhn@{}", {"train": 1000}, "has no test split, and the task was published with one"),
+        ("eurosat@{}", {"train": 1000}, "takes 800 pictures of a part of 'eurosat' that has only 600"),
+        ("svhn@{}", {"test": 10}, "has nothing to train on; it has the splits test"),
+        ("dtd@{}", {"train": 900, "val": 300, "test": 9}, "'dtd' has 47 classes, but the pictures given have 10"),
+    ],
+)
+def test_tasks_that_do_not_fit_are_refused(
+    tmp_path: Path, location: str, numbers: dict[str, int], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        data.splits("vtab:" + location.format(table(tmp_path, numbers, 10)))
