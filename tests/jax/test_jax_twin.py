@@ -65,6 +65,22 @@ def test_every_option(options):
     close(*answers(config, pictures(2, *config.image_size, config.channels)))
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"position": "relative"}, "no position='relative'"),
+        ({"position": "factorised"}, "no position='factorised'"),
+        ({"position_at": "layers"}, "no position_at='layers'"),
+        ({"pool": "token+gap"}, r"no pool='token\+gap'"),
+        ({"mlp": "swiglu"}, "no mlp='swiglu'"),
+    ],
+    ids=str,
+)
+def test_what_only_pytorch_has_is_refused(options, words):
+    with pytest.raises(ValueError, match=words):
+        shapes(replace(TINY, **options))
+
+
 @pytest.mark.parametrize("name", UP_TO_B)
 def test_presets_with_one_block(name):
     config = replace(PRESETS[name], depth=1, num_classes=10, image_size=(56, 56) if "14" in name else (64, 64))

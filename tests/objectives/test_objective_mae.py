@@ -19,6 +19,12 @@ def built(config: mae.Config = CONFIG, model: vit.Config | deit.Config = MODEL) 
     return mae.build(config, models.build(model))
 
 
+@pytest.mark.parametrize("changes", [{"position": "relative"}, {"position_at": "layers"}], ids=str)
+def test_positions_of_the_whole_grid_inside_the_layers_are_refused(changes: dict) -> None:
+    with pytest.raises(ValueError, match="layers read positions of the whole grid"):
+        built(model=dataclasses.replace(MODEL, **changes))
+
+
 def pictures(num: int = 3) -> torch.Tensor:
     return torch.randn(num, 3, 32, 32, generator=torch.Generator().manual_seed(5))
 

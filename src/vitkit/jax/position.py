@@ -1,4 +1,4 @@
-"""Position tables of the twin: sine-cosine, and the four dialects of resizing, each a matrix a grid axis.
+"""Position tables of the twin: sine-cosine, and the dialects of resizing, each a matrix a grid axis.
 
 Every dialect of `vitkit.layers.RESIZES` is linear in the table and separable, so a resize is two small constant
 matrices, made by numpy in float64 when the shapes are known: it jits, differentiates and shards as any product.
@@ -61,11 +61,19 @@ def _bilinear_corners(old: int, new: int) -> np.ndarray:
     return np.maximum(1.0 - np.abs(place[:, None] - np.arange(old)[None]), 0.0)
 
 
+def _bilinear_antialias(old: int, new: int) -> np.ndarray:
+    stretch = max(old / new, 1.0)
+    centre = (np.arange(new)[:, None] + 0.5) * old / new
+    matrix = np.maximum(1.0 - np.abs((np.arange(old)[None] + 0.5 - centre) / stretch), 0.0)
+    return matrix / matrix.sum(axis=1, keepdims=True)
+
+
 RESIZES: dict[str, Callable[[int, int], np.ndarray]] = {
     "bicubic": _bicubic,
     "bicubic_antialias": _bicubic_antialias,
     "bilinear_corners": _bilinear_corners,
     "bicubic_offset": _bicubic_offset,
+    "bilinear_antialias": _bilinear_antialias,
 }
 
 

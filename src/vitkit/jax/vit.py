@@ -14,6 +14,19 @@ from vitkit.jax.position import resize_positions, sincos2d
 from vitkit.models.vit import Config
 
 
+def check(config: Config) -> None:
+    """ValueError that names an option of the config that only the PyTorch model has."""
+    lacking = {
+        "position": config.position in ("factorised", "relative"),
+        "position_at": config.position_at != "stem",
+        "pool": config.pool == "token+gap",
+        "mlp": config.mlp != "mlp",
+        "stochastic_depth_shape": config.stochastic_depth > 0 and config.stochastic_depth_shape != "linear",
+    }
+    for name in (name for name, lacks in lacking.items() if lacks):
+        raise ValueError(f"the Flax twin has no {name}='{getattr(config, name)}': use PyTorch")
+
+
 class Positions(nn.Module):
     """The position table: `pos_embedding`, or a formula with no parameter, or none."""
 
@@ -88,7 +101,7 @@ class Transformer(nn.Module):
 
 
 class ViT(nn.Module):
-    """The Vision Transformer (ViT paper, section 3.1), every option of `models.vit.Config` included.
+    """The Vision Transformer (ViT paper, section 3.1): the options of `models.vit.Config` but those that `check` names.
 
     `dtype` is that of the arithmetic, bfloat16 say; parameters are kept in theirs. `remat` trades time for memory in
     training. Training (`train=True`) reads the random stream `dropout` where the config has any. Images are floats
@@ -102,6 +115,7 @@ class ViT(nn.Module):
     def setup(self) -> None:
         """Parameters and modules under the names of the original tree, registers and `fc_norm` beside them."""
         config = self.config
+        check(config)
         zeros = nn.initializers.zeros
         self.embedding = nn.Conv(config.width, config.patch_size, config.patch_size, "VALID", dtype=self.dtype)
         self.cls = self.param("cls", zeros, (1, 1, config.width)) if config.class_token else None

@@ -7,12 +7,19 @@ from vitkit.layers.attention import Attention, attention_weights
 from vitkit.layers.axial import AxialBlock
 from vitkit.layers.block import MLP, Block, DropPath, LayerScale, activation, layer_norm
 from vitkit.layers.convolution import BatchNorm, GroupNorm, MaxPoolSame, StdConv, pad_same, same_padding
-from vitkit.layers.encoder import encoder_blocks
+from vitkit.layers.encoder import Place, encoder_blocks, run_blocks
 from vitkit.layers.features import Features, join_tokens
 from vitkit.layers.init import init_layers, init_lecun, init_mae, init_truncated
 from vitkit.layers.patches import PatchEmbed
 from vitkit.layers.pool import MapPool, pool_tokens, pre_logits
-from vitkit.layers.position import RESIZES, resize_positions, sincos2d
+from vitkit.layers.position import (
+    RESIZES,
+    factorised_tables,
+    resize_positions,
+    resize_tables,
+    sincos2d,
+    with_special_rows,
+)
 from vitkit.layers.relative import RelativeLineAttention
 from vitkit.layers.relative_bias import (
     RELATIVE_RESIZES,
@@ -21,6 +28,7 @@ from vitkit.layers.relative_bias import (
     relative_rows,
     resize_relative,
 )
+from vitkit.layers.relative_vectors import num_offsets, relative_logits, resize_offsets
 from vitkit.layers.resnet import (
     PostBottleneck,
     PreBottleneck,
@@ -47,6 +55,7 @@ __all__ = [
     "MapPool",
     "MaxPoolSame",
     "PatchEmbed",
+    "Place",
     "PostBottleneck",
     "PreBottleneck",
     "RelativeLineAttention",
@@ -57,25 +66,32 @@ __all__ = [
     "attention_weights",
     "axial_rotation",
     "encoder_blocks",
+    "factorised_tables",
     "init_layers",
     "init_lecun",
     "init_mae",
     "init_truncated",
     "join_tokens",
     "layer_norm",
+    "num_offsets",
     "pad_same",
     "pool_tokens",
     "pre_logits",
     "relative_bias",
     "relative_index",
+    "relative_logits",
     "relative_rows",
+    "resize_offsets",
     "resize_positions",
     "resize_relative",
+    "resize_tables",
     "resnet_stages",
     "resnet_stride",
     "resnet_width",
     "rotary_periods",
     "rotate",
+    "run_blocks",
     "same_padding",
     "sincos2d",
+    "with_special_rows",
 ]

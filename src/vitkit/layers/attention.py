@@ -8,6 +8,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vitkit.layers.relative_vectors import relative_logits
 from vitkit.layers.rotary import rotate
 
 
@@ -27,8 +28,9 @@ class Attention(nn.Module):
     `bias` is added to the logits before the softmax: a relative position bias or a mask of zeros and minus infinity, of
     a shape that broadcasts to (b, h, n, n); `rotation` turns the queries and keys of the patches (`layers.rotary`).
     `qkv_bias` "qv" is BEiT's: the key, whose bias no softmax would notice, has none. `relative_rows` gives the layer a
-    table of relative position biases that the model makes into `bias` for the grid at hand (`layers.relative_bias`);
-    it is kept here because it belongs to this block. Raises ValueError where the width is not a multiple of the heads.
+    table of relative position biases that the model makes into `bias` for the grid at hand (`layers.relative_bias`),
+    `num_offsets` one of the vectors that it hands back as `relative` (`layers.relative_vectors`); they are kept here
+    because they belong to this block. Raises ValueError where the width is not a multiple of the heads.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class Attention(nn.Module):
         qkv_bias: bool | Literal["qv"] = True,
         qk_norm_eps: float | None = None,
         relative_rows: int = 0,
+        num_offsets: int = 0,
         dropout: float = 0.0,
     ):
         super().__init__()
@@ -54,6 +57,7 @@ class Attention(nn.Module):
         self.relative_position_bias_table = (
             nn.Parameter(torch.zeros(relative_rows, num_heads)) if relative_rows else None
         )
+        self.relative_positions = nn.Parameter(torch.zeros(num_offsets, width // num_heads)) if num_offsets else None
         self.proj = nn.Linear(width, width)
 
     def forward(
@@ -61,9 +65,11 @@ class Attention(nn.Module):
         x: Float[Tensor, "b n d"],
         bias: Float[Tensor, "..."] | None = None,
         rotation: Float[Tensor, "2 p k"] | None = None,
+        relative: Float[Tensor, "offsets k"] | None = None,
     ) -> Float[Tensor, "b n d"]:
         """The attended and projected tokens."""
         q, k, v = self.heads(x, rotation)
+        bias = with_relative(bias, q, relative)
         dropout = self.dropout if self.training else 0.0
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
         return self.proj(rearrange(x, "b h n k -> b n (h k)"))
@@ -73,10 +79,11 @@ class Attention(nn.Module):
         x: Float[Tensor, "b n d"],
         bias: Float[Tensor, "..."] | None = None,
         rotation: Float[Tensor, "2 p k"] | None = None,
+        relative: Float[Tensor, "offsets k"] | None = None,
     ) -> Float[Tensor, "b h n n"]:
         """The weights that `forward` uses inside its fused kernel: softmax(q k^T / sqrt(k) + bias), in float32."""
         q, k, _ = self.heads(x, rotation)
-        return attention_weights(q, k, bias)
+        return attention_weights(q, k, with_relative(bias, q.float(), relative))
 
     def heads(
         self, x: Float[Tensor, "b n d"], rotation: Float[Tensor, "2 p k"] | None = None
@@ -88,3 +95,13 @@ class Attention(nn.Module):
         q, k, v = rearrange(qkv, "b n (three h k) -> three b h n k", three=3, h=self.num_heads).unbind(0)
         q, k = self.q_norm(q), self.k_norm(k)
         return (q, k, v) if rotation is None else (rotate(q, rotation), rotate(k, rotation), v)
+
+
+def with_relative(
+    bias: Float[Tensor, "..."] | None, q: Float[Tensor, "b h n k"], relative: Float[Tensor, "offsets k"] | None
+) -> Float[Tensor, "..."] | None:
+    """The bias and the logits of the relative positions, where there are any."""
+    if relative is None:
+        return bias
+    logits = relative_logits(q, relative)
+    return logits if bias is None else logits + bias

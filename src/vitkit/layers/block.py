@@ -104,9 +104,10 @@ class Block(nn.Module):
         x: Float[Tensor, "b n d"],
         bias: Float[Tensor, "..."] | None = None,
         rotation: Float[Tensor, "2 p k"] | None = None,
+        relative: Float[Tensor, "offsets k"] | None = None,
     ) -> Float[Tensor, "b n d"]:
-        """The tokens after attention and MLP; `bias` and `rotation` as in `Attention`."""
-        x = x + self.drop_path(self.ls1(self.dropout(self.attn(self.norm1(x), bias, rotation))))
+        """The tokens after attention and MLP; `bias`, `rotation` and `relative` as in `Attention`."""
+        x = x + self.drop_path(self.ls1(self.dropout(self.attn(self.norm1(x), bias, rotation, relative))))
         return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
 
     def attention_weights(
@@ -114,6 +115,7 @@ class Block(nn.Module):
         x: Float[Tensor, "b n d"],
         bias: Float[Tensor, "..."] | None = None,
         rotation: Float[Tensor, "2 p k"] | None = None,
+        relative: Float[Tensor, "offsets k"] | None = None,
     ) -> Float[Tensor, "b h n n"]:
         """The attention weights that `forward` uses."""
-        return self.attn.weights(self.norm1(x), bias, rotation)
+        return self.attn.weights(self.norm1(x), bias, rotation, relative)

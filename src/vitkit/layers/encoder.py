@@ -1,12 +1,44 @@
 """A stack of encoder blocks from plain numbers: what every plain-shaped family is made of."""
 
-from typing import Literal
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from vitkit.layers.attention import Attention
 from vitkit.layers.block import MLP, Block
 from vitkit.layers.swiglu import SwiGLU
+
+
+@dataclass(frozen=True)
+class Place:
+    """What one block is told of where its tokens lie; None is nothing.
+
+    `added` goes onto the tokens before the block (a position table of its own, special rows first); `bias`, `rotation`
+    and `relative` are those of `Attention`.
+    """
+
+    added: Float[Tensor, "n d"] | None = None
+    bias: Float[Tensor, "..."] | None = None
+    rotation: Float[Tensor, "2 p k"] | None = None
+    relative: Float[Tensor, "offsets k"] | None = None
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """The keywords that the block takes."""
+        given = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "added"}
+        return {name: tensor for name, tensor in given.items() if tensor is not None}
+
+
+def run_blocks(
+    blocks: Iterable[nn.Module], tokens: Float[Tensor, "b n d"], places: Iterable[Place]
+) -> Float[Tensor, "b n d"]:
+    """The tokens through all blocks, each told its place; there are as many places as blocks."""
+    for block, place in zip(blocks, places, strict=True):
+        tokens = block(tokens if place.added is None else tokens + place.added, **place.told)
+    return tokens
 
 
 def encoder_blocks(
@@ -21,6 +53,7 @@ def encoder_blocks(
     qkv_bias: bool | Literal["qv"] = True,
     qk_norm: bool = False,
     relative_rows: int = 0,
+    num_offsets: int = 0,
     layer_scale: float | None = None,
     stochastic_depth: float = 0.0,
     stochastic_depth_shape: Literal["linear", "constant"] = "linear",
@@ -42,6 +75,7 @@ def encoder_blocks(
                 qkv_bias=qkv_bias,
                 qk_norm_eps=norm_eps if qk_norm else None,
                 relative_rows=relative_rows,
+                num_offsets=num_offsets,
                 dropout=attention_dropout,
             ),
             SwiGLU(width, mlp_width, dropout=dropout)

@@ -36,6 +36,8 @@ def init_layers(model: nn.Module) -> None:
             _init_dense(module.qkv, parts=3)
             _init_dense(module.proj)
             _zero_biases(module)
+            if module.relative_positions is not None:
+                nn.init.normal_(module.relative_positions, std=0.02)
         elif isinstance(module, MLP | SwiGLU):
             for dense in (module.fc1, module.fc2):
                 nn.init.xavier_uniform_(dense.weight)
@@ -65,6 +67,8 @@ def init_truncated(model: nn.Module, *, std: float = 0.02, cut: float = 2.0) -> 
             nn.init.constant_(module.gamma, module.initial)
         elif isinstance(module, Attention):
             _zero_biases(module)
+            if module.relative_positions is not None:
+                nn.init.trunc_normal_(module.relative_positions, std=std, a=-cut, b=cut)
     for parameter in model.parameters(recurse=False):
         nn.init.trunc_normal_(parameter, std=std, a=-cut, b=cut)
 
@@ -83,6 +87,8 @@ def init_mae(model: nn.Module, *, std: float = 0.02) -> None:
             module.reset_parameters()
         elif isinstance(module, LayerScale):
             nn.init.constant_(module.gamma, module.initial)
+        elif isinstance(module, Attention) and module.relative_positions is not None:
+            nn.init.normal_(module.relative_positions, std=std)
     for parameter in model.parameters(recurse=False):
         nn.init.normal_(parameter, std=std)
 

@@ -1,4 +1,4 @@
-"""Position embeddings: the fixed sine-cosine table, and the four dialects of resizing a learned one."""
+"""Position embeddings: the fixed sine-cosine table, and the dialects of resizing a learned one."""
 
 from collections.abc import Callable
 
@@ -45,11 +45,16 @@ def _bicubic_offset(table: Tensor, old: Grid, new: Grid) -> Tensor:
     return F.interpolate(table, scale_factor=scale, mode="bicubic", align_corners=False)
 
 
+def _bilinear_antialias(table: Tensor, old: Grid, new: Grid) -> Tensor:
+    return F.interpolate(table, size=new, mode="bilinear", align_corners=False, antialias=True)
+
+
 RESIZES: dict[str, Callable[[Tensor, Grid, Grid], Tensor]] = {
     "bicubic": _bicubic,  # Hugging Face
     "bicubic_antialias": _bicubic_antialias,  # timm, and torchvision's weights through its own helper
     "bilinear_corners": _bilinear_corners,  # Google: scipy.ndimage.zoom of order 1
     "bicubic_offset": _bicubic_offset,  # DINO, DINOv2 without registers
+    "bilinear_antialias": _bilinear_antialias,  # FlexiViT and NaFlex: jax.image.resize, linear
 }
 
 
@@ -73,3 +78,33 @@ def resize_positions(
     picture = rearrange(table.float(), "(r c) d -> 1 d r c", r=old[0], c=old[1])
     resized = RESIZES[dialect](picture, old, new)
     return rearrange(resized, "1 d r c -> (r c) d").to(table.dtype)
+
+
+def resize_tables(
+    tables: Float[Tensor, "t n d"], old: Grid, new: Grid, dialect: str, *, special: int = 0
+) -> Float[Tensor, "t m d"]:
+    """As `resize_positions` for several tables of one grid at once, one for each layer, say."""
+    if old == new:
+        return tables
+    wide = rearrange(tables, "t n d -> n (t d)")
+    resized = resize_positions(wide, old, new, dialect, special=special)
+    return rearrange(resized, "n (t d) -> t n d", t=tables.shape[0])
+
+
+def factorised_tables(
+    row: Float[Tensor, "t rows e"], column: Float[Tensor, "t columns e"], new: Grid, dialect: str
+) -> Float[Tensor, "t n d"]:
+    """Tables of a grid `new` made of one vector for each row and one for each column, half the width each.
+
+    The vector of the patch (r, c) is row[r] beside column[c] (ViT paper, appendix D.4, "2-dimensional"). Along an axis
+    of another length the vectors are resized in the dialect, as a grid of one row or one column.
+    """
+    row = resize_tables(row, (row.shape[1], 1), (new[0], 1), dialect)
+    column = resize_tables(column, (1, column.shape[1]), (1, new[1]), dialect)
+    return torch.cat([row.repeat_interleave(new[1], dim=1), column.repeat(1, new[0], 1)], dim=2)
+
+
+def with_special_rows(tables: Float[Tensor, "t rows d"], num_patches: int, num_special: int) -> Float[Tensor, "t n d"]:
+    """The tables with a row of zeros for each of `num_special` tokens before the patches that they have none for."""
+    first, patches = tables.tensor_split([tables.shape[1] - num_patches], dim=1)
+    return torch.cat([F.pad(first, (0, 0, 0, num_special - first.shape[1])), patches], dim=1)

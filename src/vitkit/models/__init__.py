@@ -22,6 +22,9 @@ from torch import Tensor, nn
 from vitkit import config as configs
 from vitkit.layers import Features
 
+# What families are made with, not families.
+_MEANS = {"packing", "positions"}
+
 
 class Backbone(nn.Module, ABC):
     """A network that turns images into `Features`, with a head that turns those into logits.
@@ -101,8 +104,8 @@ class TokenBackbone(Backbone):
 
 
 def families() -> list[str]:
-    """The names of the families: the files of this folder."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+    """The names of the families: the files of this folder, but for the means they share."""
+    return sorted({module.name for module in pkgutil.iter_modules(__path__)} - _MEANS)
 
 
 def family(name: str) -> ModuleType:

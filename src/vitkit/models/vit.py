@@ -3,7 +3,7 @@
 Dosovitskiy et al. 2021, section 3.1; big_vision's heads and sizes (Zhai et al. 2022; Beyer et al. 2022).
 """
 
-import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +16,7 @@ from vitkit.layers import (
     Features,
     MapPool,
     PatchEmbed,
+    Place,
     encoder_blocks,
     init_layers,
     init_lecun,
@@ -23,21 +24,33 @@ from vitkit.layers import (
     init_truncated,
     join_tokens,
     layer_norm,
+    num_offsets,
     pool_tokens,
     pre_logits,
-    resize_positions,
+    run_blocks,
     sincos2d,
 )
-from vitkit.models import TokenBackbone
+from vitkit.models import TokenBackbone, positions
+
+# The fields of the config that a block is made of.
+BLOCK = (
+    *("width", "num_heads", "mlp_width", "mlp", "activation", "norm_eps", "qkv_bias", "qk_norm", "layer_scale"),
+    *("stochastic_depth", "stochastic_depth_shape", "dropout", "attention_dropout"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """A plain ViT; sizes are (rows, columns) in pixels.
 
-    `position_tokens` says which tokens have a row in the position table: the patches, the class token and the
-    patches, or every token, registers too. `norm` is the final LayerNorm: on all tokens before pooling, or on the
-    pooled vector. `token+gap` is the class token beside the patches' mean, DINOv2's linear head reads both.
+    `position` is what tells patches where they are (appendix D.4): a learned vector for each place in their sequence,
+    `factorised` ones of half the width for row and column (the paper's 2-D), `relative` ones that attention reads for
+    every offset of two patches (`layers.relative_vectors`), a fixed sine-cosine table, or none. `position_at` is where
+    a table is added: to what the stem gives, or before every layer, one of its own (`layers`) or the same (`shared`).
+    `position_tokens` says which tokens have a row in a learned table: the patches, the class token and the patches, or
+    every token, registers too; a factorised table has rows for patches alone. `norm` is the final LayerNorm: on all
+    tokens before pooling, or on the pooled vector. `token+gap` is the class token beside the patches' mean, DINOv2's
+    linear head reads both.
     `pre_logits` is the width of a tanh layer before the head, 0 for none; `num_classes` 0 means no head. `init` is how
     fresh weights are drawn: as the original JAX code, as DeiT and DINO (truncated normal), or as MAE.
     """
@@ -55,9 +68,10 @@ class Config:
     pool: Literal["token", "gap", "map", "none", "token+gap"] = "token"
     norm: Literal["tokens", "pooled"] = "tokens"
     pre_logits: int = 0
-    position: Literal["learned", "sincos2d", "none"] = "learned"
+    position: positions.Position = "learned"
+    position_at: positions.PositionAt = "stem"
     position_tokens: Literal["patches", "class+patches", "all"] = "class+patches"
-    position_resize: Literal["bicubic", "bicubic_antialias", "bilinear_corners", "bicubic_offset"] = "bilinear_corners"
+    position_resize: positions.Resize = "bilinear_corners"
     mlp: Literal["mlp", "swiglu"] = "mlp"
     activation: Literal["gelu", "gelu_tanh", "relu", "silu"] = "gelu"
     norm_eps: float = 1e-6
@@ -84,6 +98,7 @@ class Config:
             raise ValueError(f"image_size {self.image_size} is smaller than one patch of {self.patch_size}")
         if self.pool == "none" and self.norm == "pooled":
             raise ValueError("norm='pooled' needs a pool, but pool is 'none'")
+        positions.check(self)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -97,7 +112,7 @@ class Config:
 
     @property
     def num_special_positions(self) -> int:
-        """How many rows of the position table stand before those of the patches; none in a sine-cosine table."""
+        """How many rows of the position table stand before those of the patches; a learned table alone has any."""
         if self.position != "learned":
             return 0
         return {"patches": 0, "class+patches": int(self.class_token), "all": self.num_special}[self.position_tokens]
@@ -109,6 +124,9 @@ class ViT(TokenBackbone):
     It can be handed its patch embedding, so that a family composes its own; it gives a map of `config.grid`.
     """
 
+    pos_embed: nn.Parameter | None
+    pos_embed_row: nn.Parameter | None
+    pos_embed_column: nn.Parameter | None
     sincos: Tensor
 
     def __init__(self, config: Config, patch_embed: PatchEmbed | None = None):
@@ -119,27 +137,11 @@ class ViT(TokenBackbone):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width)) if config.class_token else None
         registers = config.num_registers
         self.reg_token = nn.Parameter(torch.zeros(1, registers, config.width)) if registers else None
-        rows = config.num_special_positions + math.prod(config.grid)
-        self.pos_embed = nn.Parameter(torch.zeros(1, rows, config.width)) if config.position == "learned" else None
-        if config.position == "sincos2d":
-            self.register_buffer("sincos", sincos2d(config.grid, config.width), persistent=False)
+        positions.add_tables(self, config)
         self.pos_drop = nn.Dropout(config.dropout)
-        self.blocks = encoder_blocks(
-            config.depth,
-            width=config.width,
-            num_heads=config.num_heads,
-            mlp_width=config.mlp_width,
-            mlp=config.mlp,
-            activation=config.activation,
-            norm_eps=config.norm_eps,
-            qkv_bias=config.qkv_bias,
-            qk_norm=config.qk_norm,
-            layer_scale=config.layer_scale,
-            stochastic_depth=config.stochastic_depth,
-            stochastic_depth_shape=config.stochastic_depth_shape,
-            dropout=config.dropout,
-            attention_dropout=config.attention_dropout,
-        )
+        offsets = num_offsets(config.grid) if config.position == "relative" else 0
+        fields = {name: getattr(config, name) for name in BLOCK}
+        self.blocks = encoder_blocks(config.depth, num_offsets=offsets, **fields)
         self.norm = layer_norm(config.width, config.norm_eps) if config.norm == "tokens" else nn.Identity()
         self.attn_pool = (
             MapPool(config.width, config.num_heads, config.mlp_width, act=config.activation, norm_eps=config.norm_eps)
@@ -164,25 +166,19 @@ class ViT(TokenBackbone):
         return Features(tokens=self.pos_drop(tokens), grid=grid, num_special=self.config.num_special)
 
     def encode(self, embedded: Features) -> Features:
-        """All blocks and the final norm (equations 2-4)."""
-        tokens = embedded.tokens
-        for block in self.blocks:
-            tokens = block(tokens)
-        return embedded.with_tokens(self.norm(tokens))
+        """All blocks and the final norm (equations 2-4); positions before each layer where the config wants them so."""
+        return embedded.with_tokens(self.norm(run_blocks(self.blocks, embedded.tokens, self.places(embedded.grid))))
+
+    def places(self, grid: tuple[int, int]) -> Iterator[Place]:
+        """The tables and vectors of positions that belong to the layers, where the config has such."""
+        return positions.places(self, self.blocks, grid)
 
     def positions(self, grid: tuple[int, int]) -> Float[Tensor, "1 rows d"] | None:
-        """The position table for a grid of that many rows and columns of patches, special rows first; None for none."""
-        config = self.config
-        if config.position == "none":
-            return None
-        if config.position == "sincos2d":
-            # Not resized but computed: the table is a formula.
-            table = self.sincos if grid == config.grid else sincos2d(grid, config.width).to(self.sincos)
-            return table[None]
-        if self.pos_embed is None:
-            raise ValueError("a learned position table is missing")
-        special, dialect = config.num_special_positions, config.position_resize
-        return resize_positions(self.pos_embed[0], config.grid, grid, dialect, special=special)[None]
+        """The position table for a grid of that many rows and columns of patches, special rows first.
+
+        None where `embed` adds none: no positions, relative ones, or tables that every layer adds.
+        """
+        return positions.tables(self, grid) if self.config.position_at == "stem" else None
 
     def represent(self, features: Features) -> Float[Tensor, "b *n d"]:
         """The class token, the patches' mean or attention pool, or every token; then norm and pre-logits."""
@@ -210,8 +206,7 @@ class ViT(TokenBackbone):
         for parameter in (self.cls_token, self.reg_token, *self.head.parameters()):
             if parameter is not None:
                 nn.init.zeros_(parameter)
-        if self.pos_embed is not None:
-            nn.init.normal_(self.pos_embed, std=0.02)
+        positions.init_tables(self)
 
     def init_buffers(self) -> None:
         """The sine-cosine table, where the config asks for one."""

@@ -53,6 +53,13 @@ class MAE(Objective):
                 "MAE encodes the visible patches alone, which a plain ViT can; "
                 f"the layers of {type(backbone).__name__} need the whole grid"
             )
+        if isinstance(backbone, ViT) and (
+            backbone.config.position == "relative" or backbone.config.position_at != "stem"
+        ):
+            raise ValueError(
+                "MAE encodes the visible patches alone, but this model's layers read positions of the whole grid: "
+                "set position_at='stem' and a position other than 'relative'"
+            )
         if isinstance(backbone, ViT) and not backbone.config.class_token:
             raise ValueError("MAE's decoder reads a class token: set class_token, the pool can be any")
         self.config = config

@@ -83,8 +83,8 @@ def describe(found: Found) -> Description:
 
 def obstacle(config: Any) -> str | None:
     """Positions on patches only or none stored, tanh-GELU, epsilon 1e-6."""
-    if config.position == "none":
-        return f"{WHAT} cannot say position='none'; to='vitkit' can"
+    if config.position not in ("learned", "sincos2d"):
+        return f"{WHAT} cannot say position='{config.position}'; to='vitkit' can"
     if config.position == "learned" and config.num_special_positions:
         return f"{WHAT} has no position for the class token, this model has one; to='npz' has it too"
     fixed = {"class_token": config.pool == "token", "pool": config.pool if config.pool in POOLS else "gap"}

@@ -1,0 +1,126 @@
+"""What families share about position tables: making them, fitting them to a grid, and telling blocks of them.
+
+Tables are parameters of the model itself, with timm's name where timm has one: `pos_embed` (t, rows, width), or
+`pos_embed_row` and `pos_embed_column` of half the width. There is one table, or one for each layer (t).
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vitkit.layers import (
+    Place,
+    factorised_tables,
+    resize_offsets,
+    resize_tables,
+    sincos2d,
+    with_special_rows,
+)
+
+Position = Literal["learned", "factorised", "relative", "sincos2d", "none"]
+PositionAt = Literal["stem", "layers", "shared"]
+Resize = Literal["bicubic", "bicubic_antialias", "bilinear_corners", "bicubic_offset", "bilinear_antialias"]
+NAMES = ("pos_embed", "pos_embed_row", "pos_embed_column")
+# Where each kind can be added; relative ones are in every layer's attention whatever this says.
+AT: dict[str, tuple[str, ...]] = {
+    "learned": get_args(PositionAt),
+    "factorised": get_args(PositionAt),
+    "relative": ("stem",),
+    "sincos2d": ("stem", "shared"),
+    "none": ("stem",),
+}
+
+
+def check(config: Any) -> None:
+    """ValueError for positions that cannot be: `position`, `position_at` and `width` of a model's config."""
+    if config.position == "factorised" and config.width % 2:
+        raise ValueError(f"position='factorised' halves the width, but {config.width} is odd")
+    at = getattr(config, "position_at", "stem")
+    if at not in AT[config.position]:
+        able = " or ".join(f"'{place}'" for place in AT[config.position])
+        raise ValueError(f"position_at is '{at}'; with position='{config.position}' it can be {able}")
+
+
+def add_tables(model: nn.Module, config: Any) -> None:
+    """Gives the model the tables of its config, zeros yet: parameters, or the buffer `sincos`; None for the others."""
+    special = getattr(config, "num_special_positions", 0)
+    count = config.depth if getattr(config, "position_at", "stem") == "layers" else 1
+    rows, columns = config.grid
+    shapes = dict.fromkeys(NAMES)
+    if config.position == "learned":
+        shapes["pos_embed"] = (count, special + rows * columns, config.width)
+    elif config.position == "factorised":
+        shapes["pos_embed_row"] = (count, rows, config.width // 2)
+        shapes["pos_embed_column"] = (count, columns, config.width // 2)
+    for name, shape in shapes.items():
+        model.register_parameter(name, None if shape is None else nn.Parameter(torch.zeros(shape)))
+    if config.position == "sincos2d":
+        model.register_buffer("sincos", sincos2d(config.grid, config.width), persistent=False)
+
+
+def init_tables(model: nn.Module) -> None:
+    """Learned tables as the original code draws them: normal with a deviation of 0.02."""
+    for table in held(model).values():
+        nn.init.normal_(table, std=0.02)
+
+
+def held(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The learned tables that the model has, by their names."""
+    found = {name: getattr(model, name, None) for name in NAMES}
+    return {name: table for name, table in found.items() if table is not None}
+
+
+def tables(model: nn.Module, grid: tuple[int, int]) -> Float[Tensor, "t rows d"] | None:
+    """All tables for a grid of that many rows and columns of patches, special rows first; None where there are none."""
+    config: Any = model.config
+    learned, dialect = held(model), getattr(config, "position_resize", "")
+    if "pos_embed" in learned:
+        special = learned["pos_embed"].shape[1] - math.prod(config.grid)
+        return resize_tables(learned["pos_embed"], config.grid, grid, dialect, special=special)
+    if learned:
+        return factorised_tables(learned["pos_embed_row"], learned["pos_embed_column"], grid, dialect)
+    if config.position != "sincos2d":
+        return None
+    # Not resized but computed: the table is a formula.
+    fixed: Tensor = model.sincos  # type: ignore[assignment]
+    return (fixed if grid == config.grid else sincos2d(grid, config.width).to(fixed))[None]
+
+
+def places(model: nn.Module, blocks: nn.ModuleList, grid: tuple[int, int]) -> Iterator[Place]:
+    """What each block is told where positions are not added at the stem: its table, its vectors for all offsets."""
+    config: Any = model.config
+    added = tables(model, grid) if getattr(config, "position_at", "stem") != "stem" else None
+    if added is not None:
+        added = with_special_rows(added, math.prod(grid), config.num_special)
+    block: Any
+    for index, block in enumerate(blocks):
+        vectors = block.attn.relative_positions
+        yield Place(
+            added=None if added is None else added[index % added.shape[0]],
+            relative=None if vectors is None else resize_offsets(vectors, config.grid, grid),
+        )
+
+
+def fitted(model: nn.Module, config: Any) -> dict[str, Tensor]:
+    """Every tensor of positions that the model holds, by its name, made to fit the grid of another config."""
+    old, new = model.config, config
+    found: dict[str, Tensor] = {}
+    learned = held(model)
+    for name, table in learned.items():
+        special = table.shape[1] - math.prod(old.grid) if name == "pos_embed" else 0
+        sizes = {
+            "pos_embed": (old.grid, new.grid),
+            "pos_embed_row": ((old.grid[0], 1), (new.grid[0], 1)),
+            "pos_embed_column": ((1, old.grid[1]), (1, new.grid[1])),
+        }[name]
+        found[name] = resize_tables(table, *sizes, old.position_resize, special=special)
+    if getattr(config, "position", None) == "sincos2d":
+        found["sincos"] = sincos2d(new.grid, new.width).to(model.sincos)  # type: ignore[arg-type]
+    for name, table in model.named_parameters():
+        if name.endswith("attn.relative_positions"):
+            found[name] = resize_offsets(table, old.grid, new.grid)
+    return found
