@@ -6,7 +6,7 @@ ways to share: `ddp`, every process holds the whole model, and `fsdp` (FSDP2), e
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any, Literal
@@ -128,6 +128,32 @@ def from_main(number: float) -> float:
     return float(held.item())
 
 
+def by_main(action: Callable[[], None]) -> None:
+    """Lets the main process do something while the others wait; what it refuses is refused in all of them.
+
+    So a launch that cannot be ends with one reason, and not with processes that lost the one they waited for.
+    """
+    refusal: list[tuple[type[Exception], str] | None] = [None]
+    if is_main():
+        try:
+            action()
+        except (ValueError, OSError, ImportError) as error:
+            if world_size() == 1:
+                raise
+            kind = next(each for each in (OSError, ImportError, ValueError) if isinstance(error, each))
+            refusal = [(kind, str(error))]
+    if world_size() > 1:
+        _group().broadcast_object_list(refusal, src=0)
+    if refusal[0] is not None:
+        kind, text = refusal[0]
+        raise kind(text)
+
+
+def background_group() -> Any:
+    """A way of its own for what goes on beside the training, on the CPU; None for a world of one. All must ask."""
+    return _group().new_group(backend="gloo", timeout=LONGEST_WAIT) if world_size() > 1 else None
+
+
 def everyones(names: tuple[str, ...]) -> tuple[str, ...]:
     """The names that each process has, in the order of the processes."""
     if world_size() == 1:
@@ -148,9 +174,14 @@ def whole(value: Any) -> Any:
     return value.full_tensor() if hasattr(value, "full_tensor") else value
 
 
+def is_shard(value: Tensor) -> bool:
+    """Whether a tensor is this process's part of one that all of them have together."""
+    return hasattr(value, "device_mesh")
+
+
 def like(value: Tensor, other: Tensor) -> Tensor:
-    """A whole tensor as `other` is: this process's shard of it, where that is one."""
-    if world_size() == 1 or not hasattr(other, "device_mesh"):
+    """A whole tensor as `other` is: this process's shard of it, where that is one; a shard stays what it is."""
+    if world_size() == 1 or not is_shard(other) or is_shard(value):
         return value
     from torch.distributed.tensor import DTensor, distribute_tensor
 

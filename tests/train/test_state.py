@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 import torch
@@ -103,8 +103,8 @@ def test_a_kill_at_any_call_to_the_disk_leaves_a_whole_state(tmp_path: Path, mon
 def test_a_full_disk_leaves_the_state_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     state.save(tmp_path, 1, content(1), keep=2)
 
-    def full(value: object, path: Path) -> None:
-        path.write_bytes(b"half")
+    def full(value: object, file: BinaryIO) -> None:
+        file.write(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)

@@ -1,8 +1,9 @@
 """Where a run stands, on disk: written so that a kill at any moment leaves the newest whole state to go on from.
 
-A state is a folder `step-00000120` with `state.pt` and `MANIFEST.json` (size and SHA-256). It is written under a
-temporary name, flushed to the disk, and renamed; a folder whose manifest does not fit is passed over for the one
-before. `state.pt` holds tensors and plain values only and is read with `weights_only=True`.
+A state is a folder `step-00000120` with a MANIFEST.json (size and SHA-256 of every file, and a seal over itself). It is
+written under a temporary name, flushed to the disk, and renamed; a folder that its manifest does not fit is passed over
+for the one before. A whole state is one file, `state.pt`: tensors and plain values only, read with `weights_only=True`.
+A sharded one has a file of each process (`train.shards`).
 """
 
 import hashlib
@@ -10,64 +11,131 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+
+from vitkit import parallel
+
+# Given the path, the shape and the dtype of a saved tensor: the empty one that its values go into.
+Like = Callable[[str, tuple[int, ...], torch.dtype], Tensor]
 
 _NAME = re.compile(r"step-(\d+)")
 _TEMPORARY = ".tmp"
+_MANIFEST = "MANIFEST.json"
+_WHOLE = "state.pt"
 
 
 def save(folder: Path, step: int, state: dict[str, Any], *, keep: int) -> Path:
-    """Writes the state of a step into the folder of states, then removes all but the `keep` newest.
+    """Writes the whole state of a step into the folder of states, then removes all but the `keep` newest.
 
     Raises ValueError for `keep` below 2: with one, a state that turns out damaged would be the last. OSError passes
     through (a full disk), the older states are still there.
     """
+    temporary = opened(folder, step, keep=keep)
+    with (temporary / _WHOLE).open("wb") as file:
+        torch.save(state, file)
+    files = {_WHOLE: flushed(temporary / _WHOLE)}
+    return published(temporary, {"step": step, "files": files}, keep=keep)
+
+
+def opened(folder: Path, step: int, *, keep: int) -> Path:
+    """An empty temporary folder for the files of a step's state; what a kill left of an earlier one goes."""
     if keep < 2:
         raise ValueError(f"keep is {keep}; it must be at least 2, so that a damaged state is not the last")
     folder.mkdir(parents=True, exist_ok=True)
-    target = folder / f"step-{step:08d}"
-    temporary = folder / (target.name + _TEMPORARY)
-    shutil.rmtree(temporary, ignore_errors=True)
+    for left in folder.glob(f"step-*{_TEMPORARY}"):
+        shutil.rmtree(left)
+    temporary = folder / (_named(step) + _TEMPORARY)
     temporary.mkdir()
-    torch.save(state, temporary / "state.pt")
-    _flush(temporary / "state.pt")
-    write_file(temporary / "MANIFEST.json", json.dumps(_manifest(temporary / "state.pt", step)).encode())
+    return temporary
+
+
+def published(temporary: Path, manifest: dict[str, Any], *, keep: int) -> Path:
+    """Gives a state whose files are on the disk its manifest and its name, and removes all but the `keep` newest."""
+    text = json.dumps(manifest | {"seal": _seal(manifest)})
+    write_file(temporary / _MANIFEST, text.encode())
+    _flush(temporary)
+    target = temporary.with_name(temporary.name.removesuffix(_TEMPORARY))
     if target.exists():  # the same step, saved before a resume
         shutil.rmtree(target)
     temporary.rename(target)
-    _flush(folder)
-    for old in states(folder)[:-keep]:
+    _flush(target.parent)
+    for old in states(target.parent)[:-keep]:
         shutil.rmtree(old)
     return target
 
 
-def load_newest(folder: Path) -> dict[str, Any] | None:
-    """The newest state that is whole, None where there is none."""
-    for path in reversed(states(folder)):
-        if is_whole(path):
-            state: dict[str, Any] = torch.load(path / "state.pt", weights_only=True, map_location="cpu")
-            return state
-    return None
+def load_newest(folder: Path, like: Like | None = None) -> dict[str, Any] | None:
+    """The newest state that is whole, None where there is none; all processes take part.
+
+    The tensors of a sharded state are read into what `like` gives for them: this process's shards, of any number.
+    """
+    path = newest(folder)
+    if path is None:
+        return None
+    if (path / _WHOLE).exists():
+        state: dict[str, Any] = torch.load(path / _WHOLE, weights_only=True, map_location="cpu")
+        return state
+    from vitkit.train import shards  # torch.distributed.checkpoint is slow to import
+
+    return shards.load(path, manifest(path), like or (lambda path, shape, dtype: torch.empty(shape, dtype=dtype)))
+
+
+def newest(folder: Path) -> Path | None:
+    """The newest state that is whole: the same in all processes, each of which reads its part of the files."""
+    before = float("inf")
+    while True:
+        steps = [_step(path) for path in states(folder) if _step(path) < before] if parallel.is_main() else []
+        before = parallel.from_main(float(max(steps, default=-1)))
+        if before < 0:
+            return None
+        path = folder / _named(int(before))
+        if not parallel.any_true(not is_whole(path, parallel.rank(), parallel.world_size())):
+            return path
 
 
 def states(folder: Path) -> list[Path]:
     """The folders of states, oldest first, whole or not; temporary ones do not count."""
     if not folder.is_dir():
         return []
-    found = {path: match for path in folder.iterdir() if (match := _NAME.fullmatch(path.name))}
-    return sorted(found, key=lambda path: int(found[path][1]))
+    return sorted((path for path in folder.iterdir() if _NAME.fullmatch(path.name)), key=_step)
 
 
-def is_whole(path: Path) -> bool:
-    """Whether the files of a state are those its manifest was written for."""
+def is_whole(path: Path, rank: int = 0, world_size: int = 1) -> bool:
+    """Whether the files of a state, or those that are this process's to read, are what its manifest was written for."""
     try:
-        manifest = json.loads((path / "MANIFEST.json").read_bytes())
-        return manifest == _manifest(path / "state.pt", int(path.name.removeprefix("step-")))
+        files = manifest(path)["files"]
+        return all(files[name] == _digest(path / name) for name in sorted(files)[rank::world_size])
     except (OSError, ValueError):
         return False
+
+
+def manifest(path: Path) -> dict[str, Any]:
+    """The manifest of a state; ValueError for one that was damaged or is of another step, OSError where it is none."""
+    try:
+        held = json.loads((path / _MANIFEST).read_bytes())
+    except RecursionError:
+        raise ValueError(f"{path / _MANIFEST} is nested too deep") from None
+    if not isinstance(held, dict) or held.get("step") != _step(path):
+        raise ValueError(f"{path / _MANIFEST} is not that of '{path.name}'")
+    if "files" not in held:  # as vitkit 0.1 wrote it, for a whole state
+        return {"step": held["step"], "files": {_WHOLE: {"size": held.get("size"), "sha256": held.get("sha256")}}}
+    seal = held.pop("seal", None)
+    if seal != _seal(held) or not isinstance(held["files"], dict):
+        raise ValueError(f"{path / _MANIFEST} is damaged")
+    if any(Path(name).name != name for name in held["files"]):
+        raise ValueError(f"{path / _MANIFEST} names files of another folder")
+    return held
+
+
+def flushed(path: Path) -> dict[str, Any]:
+    """What a manifest says of a file, once that is on the disk."""
+    _flush(path)
+    return _digest(path)
 
 
 def write_file(path: Path, content: bytes) -> None:
@@ -81,10 +149,22 @@ def write_file(path: Path, content: bytes) -> None:
     _flush(path.parent)
 
 
-def _manifest(path: Path, step: int) -> dict[str, Any]:
+def _named(step: int) -> str:
+    return f"step-{step:08d}"
+
+
+def _step(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))
+
+
+def _seal(manifest: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+def _digest(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"step": step, "size": path.stat().st_size, "sha256": digest}
+    return {"size": path.stat().st_size, "sha256": digest}
 
 
 def _flush(path: Path) -> None:
