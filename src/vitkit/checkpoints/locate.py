@@ -124,6 +124,8 @@ def _weights_in(folder: Path) -> Path:
         raise CheckpointError(
             f"{folder} has several weights files, name one: {listing([path.name for path in others])}"
         )
+    if "export" in (_json(folder, "config.json") or {}):
+        raise CheckpointError(f"{folder} is an exported model, to predict and evaluate with: its checkpoint is wanted")
     hint = f"; {folder / 'best'} has" if (folder / "best" / WEIGHTS[0]).is_file() else ""
     raise CheckpointError(f"{folder} has no weights: none of {', '.join(WEIGHTS)}{hint}")
 

@@ -13,6 +13,7 @@ from vitkit import checkpoints
 from vitkit.data.processor import Processor
 from vitkit.layers import Features
 from vitkit.models import Backbone
+from vitkit.predict.backends import exported, is_export
 from vitkit.predict.inputs import expand
 from vitkit.predict.predictor import Prediction, Predictor, top_predictions
 
@@ -82,7 +83,15 @@ class Classifier(nn.Module):
 
 
 def load(source: str | os.PathLike[str], **options: Any) -> Classifier:
-    """The classifier of any checkpoint: a folder, a file, or a hub id; `options` are those of `checkpoints.load`."""
+    """The classifier of any checkpoint: a folder, a file, or a hub id; `options` are those of `checkpoints.load`.
+
+    The folder of an exported model (`vitkit export`) takes none of them: it is as it was exported.
+    """
+    if is_export(Path(source).expanduser()):
+        if changed := [name for name, value in options.items() if value]:
+            raise ValueError(f"{source} is an exported model, which {' and '.join(changed)} cannot change: export again")
+        model, processor, labels = exported(Path(source).expanduser())
+        return Classifier(model, processor, labels, checkpoints.Origin(source=str(source), format=model.export.target))
     loaded = checkpoints.load(source, **options)
     return Classifier(loaded.model.eval(), loaded.processor, loaded.labels, loaded.origin)
 

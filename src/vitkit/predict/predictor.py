@@ -15,6 +15,7 @@ from torch import Tensor
 from vitkit.data.processor import Processor
 from vitkit.images import ImageError, Limits
 from vitkit.models import Backbone
+from vitkit.predict.backends import Exported
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -62,7 +63,7 @@ class Predictor:
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"the batch size is {batch_size}; it must be at least 1")
         self.processor = processor
-        self.device = _device(device)
+        self.device = _device("cpu" if device == "auto" and isinstance(model, Exported) else device)
         self.dtype = PRECISIONS["float32" if precision == "auto" else precision]
         self.batch_size = batch_size or (8 if self.device.type == "cpu" else 64)
         self.limits = limits or Limits()

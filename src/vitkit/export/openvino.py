@@ -1,0 +1,24 @@
+"""OpenVINO's own format: an .xml that describes the graph, and a .bin with the weights."""
+
+import warnings
+from pathlib import Path
+
+from vitkit.export.trace import Traced
+
+# In float16 the weights take half the space; it computes in float32 all the same.
+TOLERANCES = {"float32": 1e-4, "float16": 2e-2}
+
+
+def write(traced: Traced, path: Path, precision: str) -> None:
+    """Converts torch's graph without a detour through ONNX, and writes both files."""
+    try:
+        import openvino
+    except ImportError:
+        raise ImportError("exporting to OpenVINO needs openvino: pip install 'vitkit[export]'") from None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = openvino.convert_model(traced.program)
+    model.inputs[0].get_tensor().set_names({"images"})
+    for output, name in zip(model.outputs, traced.outputs, strict=True):
+        output.get_tensor().set_names({name})
+    openvino.save_model(model, str(path), compress_to_fp16=precision == "float16")

@@ -1,0 +1,33 @@
+"""Programs of torch.export (.pt2), run by PyTorch; checked whole before PyTorch reads them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from vitkit.checkpoints.errors import CheckpointError
+from vitkit.predict.backends import Runner
+from vitkit.predict.backends.program_check import check
+
+FILE = "model.pt2"
+
+
+def open_file(path: Path, outputs: Sequence[str]) -> Runner:
+    """The program; CheckpointError for an archive that could do more than compute, or that PyTorch refuses."""
+    with path.open("rb") as file:
+        check(file, path.name)
+        file.seek(0)
+        try:
+            module = torch.export.load(file).module()
+        except Exception:
+            # The reader asserts and raises whatever comes to its mind on a program that does not hold together.
+            raise CheckpointError(f"{path.name} is no program that this PyTorch ({torch.__version__}) takes") from None
+    places = {name: index for index, name in enumerate(outputs)}
+
+    def run(images: np.ndarray, wanted: Sequence[str]) -> list[np.ndarray]:
+        with torch.inference_mode():
+            answers = module(torch.from_numpy(images))
+        return [answers[places[name]].numpy() for name in wanted]
+
+    return run
