@@ -55,6 +55,7 @@ def load(
     format: str | None = None,  # noqa: A002 - the word that users know
     revision: str | None = None,
     image_size: int | tuple[int, int] | None = None,
+    patch_size: int | tuple[int, int] | None = None,
     num_classes: int | None = None,
     config: Mapping[str, Any] | None = None,
     dtype: torch.dtype | None = torch.float32,
@@ -63,21 +64,24 @@ def load(
 
     The format and the config are found from the tensors; `format` and `config` (fields of the model's config) state
     what they cannot tell. `image_size` in pixels says which grid a position table is for, and resizes the table to it
-    where the file says another. `num_classes` puts a new, zero head in place of the file's, 0 none. Weights become
-    `dtype`, None keeps the file's. The model is in evaluation mode. Raises CheckpointError, one line, for whatever is
-    wrong, and ValueError for an unknown format.
+    where the file says another. `patch_size` resizes the patch projection (FlexiViT; `layers.resize_patches`), and the
+    table to the number of such patches in the image. `num_classes` puts a new, zero head in place of the file's, 0
+    none. Weights become `dtype`, None keeps the file's. The model is in evaluation mode. Raises CheckpointError, one
+    line, for whatever is wrong, and ValueError for an unknown format.
     """
     from vitkit.checkpoints.assemble import assemble
     from vitkit.checkpoints.locate import locate
 
     text = os.fspath(source)
-    size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    size, patch = ((each, each) if isinstance(each, int) else each for each in (image_size, patch_size))
     try:
         files = locate(text, revision)
     except CheckpointError as error:
         raise CheckpointError(_of(text, str(error))) from None
     try:
-        checkpoint = assemble(files, format=format, image_size=size, overrides=config or {}, dtype=dtype)
+        checkpoint = assemble(
+            files, format=format, image_size=size, patch_size=patch, overrides=config or {}, dtype=dtype
+        )
     except CheckpointError as error:
         raise CheckpointError(f"{text}: {error}") from None
     origin = dataclasses.replace(checkpoint.origin, source=text, revision=files.revision)

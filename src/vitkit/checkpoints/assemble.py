@@ -1,11 +1,10 @@
 """From files to a model: recognise, describe, plan, and only then read, each tensor once and into its place."""
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vitkit import models
 from vitkit.checkpoints import Checkpoint, Origin, preprocessing
@@ -14,7 +13,6 @@ from vitkit.checkpoints.errors import CheckpointError
 from vitkit.checkpoints.locate import Files
 from vitkit.checkpoints.recognise import Recognised, recognise
 from vitkit.data.labels import default_labels
-from vitkit.models.beit import BEiT
 
 
 def assemble(
@@ -22,6 +20,7 @@ def assemble(
     *,
     format: str | None,  # noqa: A002
     image_size: tuple[int, int] | None,
+    patch_size: tuple[int, int] | None = None,
     overrides: Mapping[str, Any],
     dtype: torch.dtype | None,
 ) -> Checkpoint:
@@ -41,10 +40,17 @@ def assemble(
     model = _model(described.config, recognised, dtype)
     processor = described.processor
     notes = recognised.notes + described.notes
-    if image_size is not None and image_size != described.config.image_size:
-        notes += (f"made for {described.config.image_size}, resized to {image_size}",)
-        _resize(model, image_size)
-        processor = preprocessing.resized(processor, image_size)
+    config = described.config
+    patch = None if patch_size == getattr(config, "patch_size", None) else patch_size
+    image = None if image_size == config.image_size else image_size
+    if image is not None or patch is not None:
+        # Both at once: a table that is resized twice loses twice.
+        _resize(model, image, patch)
+    if patch is not None:
+        notes += (f"made for patches of {config.patch_size}, resized to {patch}",)
+    if image is not None:
+        notes += (f"made for {config.image_size}, resized to {image}",)
+        processor = preprocessing.resized(processor, image)
     origin = Origin(format=recognised.format.name, notes=notes)
     return Checkpoint(model=model.eval(), processor=processor, labels=labels, origin=origin)
 
@@ -81,28 +87,8 @@ def _model(config: Any, recognised: Recognised, dtype: torch.dtype | None) -> mo
     return model
 
 
-def _resize(model: models.Backbone, image_size: tuple[int, int]) -> None:
-    """Makes another size the model's native one, its position table resized in the dialect of the config."""
+def _resize(model: models.Backbone, image_size: tuple[int, int] | None, patch_size: tuple[int, int] | None) -> None:
     try:
-        config = dataclasses.replace(model.config, image_size=image_size)
+        model.resize(image_size, patch_size)
     except ValueError as error:
         raise CheckpointError(str(error)) from None
-    positions = getattr(model, "pos_embed", None)
-    if isinstance(positions, nn.Parameter):
-        with torch.no_grad():
-            table = model.positions(config.grid)  # type: ignore[operator]
-        model.pos_embed = nn.Parameter(table.detach().clone())
-    if isinstance(model, BEiT):
-        with torch.no_grad():
-            tables = model.tables(config.grid)
-        for name, table in tables.items():
-            where, _, leaf = name.rpartition(".")
-            setattr(model.get_submodule(where), leaf, nn.Parameter(table.clone(memory_format=torch.contiguous_format)))
-    model.config = config
-    for module in model.modules():
-        for name, buffer in module.named_buffers(recurse=False):
-            if name == "sincos":
-                module.register_buffer(
-                    name, buffer.new_empty(config.grid[0] * config.grid[1], buffer.shape[1]), persistent=False
-                )
-    model.init_buffers()

@@ -7,7 +7,10 @@ from typing import Any
 # Shapes tell these, in every format.
 SHAPES = ("image_size", "patch_size", "channels", "width", "depth", "num_heads", "mlp_width", "num_classes")
 # These do not change what a trained model gives at its own size; where a format has a config, ours go beside it.
-TRAINING = ("position_resize", "stochastic_depth", "stochastic_depth_shape", "dropout", "attention_dropout", "init")
+TRAINING = (
+    *("position_resize", "stochastic_depth", "stochastic_depth_shape", "dropout", "attention_dropout", "init"),
+    "patch_sizes",
+)
 
 
 def lacking(config: Any, what: str, *, fixed: Mapping[str, Any], free: Collection[str]) -> str | None:

@@ -21,10 +21,11 @@ def check(config: Config) -> None:
         "position_at": config.position_at != "stem",
         "pool": config.pool == "token+gap",
         "mlp": config.mlp != "mlp",
+        "patch_sizes": bool(config.patch_sizes),
         "stochastic_depth_shape": config.stochastic_depth > 0 and config.stochastic_depth_shape != "linear",
     }
     for name in (name for name, lacks in lacking.items() if lacks):
-        raise ValueError(f"the Flax twin has no {name}='{getattr(config, name)}': use PyTorch")
+        raise ValueError(f"the Flax twin has no {name}={getattr(config, name)!r}: use PyTorch")
 
 
 class Positions(nn.Module):

@@ -10,7 +10,7 @@ from vitkit.layers.convolution import BatchNorm, GroupNorm, MaxPoolSame, StdConv
 from vitkit.layers.encoder import Place, encoder_blocks, run_blocks
 from vitkit.layers.features import Features, join_tokens
 from vitkit.layers.init import init_layers, init_lecun, init_mae, init_truncated
-from vitkit.layers.patches import PatchEmbed
+from vitkit.layers.patches import PatchEmbed, resize_patches
 from vitkit.layers.pool import MapPool, pool_tokens, pre_logits
 from vitkit.layers.position import (
     RESIZES,
@@ -82,6 +82,7 @@ __all__ = [
     "relative_logits",
     "relative_rows",
     "resize_offsets",
+    "resize_patches",
     "resize_positions",
     "resize_relative",
     "resize_tables",

@@ -24,7 +24,6 @@ class RelativeLineAttention(nn.Module):
         if width % (2 * num_heads):
             raise ValueError(f"the width {width} is not a multiple of twice the number of heads {num_heads}")
         self.num_heads = num_heads
-        self.length = length
         value = width // num_heads
         self.parts = (value // 2, value // 2, value)
         self.qkv = nn.Conv1d(width, 2 * width, 1, bias=False)
@@ -32,6 +31,15 @@ class RelativeLineAttention(nn.Module):
         self.relative = nn.Parameter(torch.zeros(2 * value, 2 * length - 1))
         self.norm_logits = BatchNorm(3 * num_heads, eps=norm_eps)
         self.norm_out = BatchNorm(2 * width, eps=norm_eps)
+
+    @property
+    def length(self) -> int:
+        """The length of the lines that the table is made for."""
+        return (self.relative.shape[1] + 1) // 2
+
+    def resize(self, length: int) -> None:
+        """Makes another length the one that the table is for."""
+        self.relative = nn.Parameter(self.stretched(length).detach().clone())
 
     def forward(self, x: Float[Tensor, "b c n"]) -> Float[Tensor, "b c n"]:
         """The attended lines."""
@@ -50,13 +58,16 @@ class RelativeLineAttention(nn.Module):
         out = self.norm_out(rearrange(torch.stack(out), "two b h k n -> b (h k two) n"))
         return rearrange(out, "b (c two) n -> two b c n", two=2).sum(dim=0)
 
+    def stretched(self, length: int) -> Float[Tensor, "k distances"]:
+        """The table for lines of that length, the distance 0 in its middle."""
+        if length == 1:
+            return self.relative[:, self.length - 1 : self.length]
+        sizes = (1, 2 * self.length - 1), (1, 2 * length - 1)
+        return resize_positions(self.relative.T, *sizes, "bilinear_corners").T
+
     def relative_to(self, length: int) -> Float[Tensor, "k n n"]:
         """The vector for every pair of places (i, j) in a line of that length: column i - j off the table's middle."""
-        if length == 1:
-            table = self.relative[:, self.length - 1 : self.length]
-        else:
-            sizes = (1, 2 * self.length - 1), (1, 2 * length - 1)
-            table = resize_positions(self.relative.T, *sizes, "bilinear_corners").T
+        table = self.stretched(length)
         place = torch.arange(length, device=table.device)
         return table[:, place[:, None] - place[None, :] + length - 1]
 

@@ -20,7 +20,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitkit import config as configs
-from vitkit.layers import Features
+from vitkit.layers import Features, PatchEmbed
+from vitkit.models import positions
 
 # What families are made with, not families.
 _MEANS = {"packing", "positions"}
@@ -65,6 +66,28 @@ class Backbone(nn.Module, ABC):
         """Features to logits; the representation itself where the model has no classes."""
         return self.head(self.represent(features))
 
+    def resize(self, image_size: tuple[int, int] | None = None, patch_size: tuple[int, int] | None = None) -> None:
+        """Makes another size of images (pixels), or of patches (FlexiViT's PI-resize), the model's native one.
+
+        What depends on them is resized once, in the dialect of the config. Raises ValueError for sizes that the family
+        cannot have, and leaves the model as it was.
+        """
+        if patch_size is not None and not hasattr(self.config, "patch_size"):
+            raise ValueError(f"{type(self).__name__} cuts no patches whose size could change")
+        changes = {"image_size": image_size, "patch_size": patch_size}
+        given = {name: size for name, size in changes.items() if size is not None}
+        config = dataclasses.replace(self.config, **given)
+        with torch.no_grad():
+            self.fit(config)
+        self.config = config
+        self.init_buffers()
+
+    def fit(self, config: Any) -> None:
+        """Makes parameters and buffers that depend on the sizes of the config fit another one, for `resize`.
+
+        A family whose tensors know of sizes says here how they change; those of a convolution do not.
+        """
+
     def reset_head(self, num_classes: int) -> None:
         """Puts a new, zero linear head for `num_classes` in place of head and pre-logits (ViT paper, section 3.2)."""
         old = next(self.parameters())
@@ -84,6 +107,7 @@ class Backbone(nn.Module, ABC):
 class TokenBackbone(Backbone):
     """A backbone that is a sequence of blocks over tokens, split so that tokens can be changed in between (masking)."""
 
+    patch_embed: PatchEmbed
     blocks: nn.ModuleList
 
     @abstractmethod
@@ -97,6 +121,12 @@ class TokenBackbone(Backbone):
     def positions(self, grid: tuple[int, int]) -> Float[Tensor, "1 rows d"] | None:
         """What `embed` adds to the tokens of a grid for where they are, special rows first; None for nothing."""
         return None
+
+    def fit(self, config: Any) -> None:
+        """The patch projection, tables of positions, and vectors for offsets."""
+        if config.patch_size != self.config.patch_size:
+            self.patch_embed.resize(config.patch_size)
+        positions.fit(self, config)
 
     def features(self, images: Float[Tensor, "b c height width"]) -> Features:
         """`encode(embed(images))`."""

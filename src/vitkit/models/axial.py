@@ -11,7 +11,6 @@ blocks with all biases, and the final norm.
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -26,9 +25,8 @@ from vitkit.layers import (
     init_lecun,
     layer_norm,
     pre_logits,
-    resize_positions,
 )
-from vitkit.models import TokenBackbone, vit
+from vitkit.models import TokenBackbone, positions, vit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +49,7 @@ class Config:
     num_classes: int = 1000
     pre_logits: int = 0
     position: Literal["learned", "factorised", "none"] = "learned"
-    position_resize: Literal["bicubic", "bicubic_antialias", "bilinear_corners", "bicubic_offset"] = "bilinear_corners"
+    position_resize: positions.Resize = "bilinear_corners"
     activation: Literal["gelu", "gelu_tanh", "relu", "silu"] = "gelu"
     norm_eps: float = 1e-6
     qkv_bias: bool = True
@@ -67,8 +65,7 @@ class Config:
                 raise ValueError(f"{name} is {value}; it must be at least 1")
         if self.width % self.num_heads:
             raise ValueError(f"the width {self.width} is not a multiple of the number of heads {self.num_heads}")
-        if self.position == "factorised" and self.width % 2:
-            raise ValueError(f"position='factorised' halves the width, but {self.width} is odd")
+        positions.check(self)
         if any(size < patch for size, patch in zip(self.image_size, self.patch_size, strict=True)):
             raise ValueError(f"image_size {self.image_size} is smaller than one patch of {self.patch_size}")
 
@@ -89,12 +86,7 @@ class AxialViT(TokenBackbone):
         self.config = config
         self.width = config.width
         self.patch_embed = PatchEmbed(config.channels, config.width, config.patch_size)
-        rows, columns = config.grid
-        learned, factorised = config.position == "learned", config.position == "factorised"
-        self.pos_embed = nn.Parameter(torch.zeros(1, rows * columns, config.width)) if learned else None
-        half = config.width // 2
-        self.pos_embed_row = nn.Parameter(torch.zeros(1, rows, half)) if factorised else None
-        self.pos_embed_column = nn.Parameter(torch.zeros(1, columns, half)) if factorised else None
+        positions.add_tables(self, config)
         self.pos_drop = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(self._block(index) for index in range(2 * config.depth))
         self.norm = layer_norm(config.width, config.norm_eps)
@@ -132,14 +124,7 @@ class AxialViT(TokenBackbone):
 
     def positions(self, grid: tuple[int, int]) -> Float[Tensor, "1 n d"] | None:
         """The position table for a grid of that many rows and columns of patches; None for none."""
-        native, dialect = self.config.grid, self.config.position_resize
-        if self.pos_embed is not None:
-            return resize_positions(self.pos_embed[0], native, grid, dialect)[None]
-        if self.pos_embed_row is None or self.pos_embed_column is None:
-            return None
-        row = resize_positions(self.pos_embed_row[0], (native[0], 1), (grid[0], 1), dialect)
-        column = resize_positions(self.pos_embed_column[0], (1, native[1]), (1, grid[1]), dialect)
-        return torch.cat([row.repeat_interleave(grid[1], dim=0), column.repeat(grid[0], 1)], dim=1)[None]
+        return positions.tables(self, grid)
 
     def represent(self, features: Features) -> Float[Tensor, "b d"]:
         """The mean of the patches, through the pre-logits layer where there is one."""
@@ -152,9 +137,7 @@ class AxialViT(TokenBackbone):
         for layer in self.pre_logits.children():
             if isinstance(layer, nn.Linear):
                 init_lecun(layer)
-        for table in (self.pos_embed, self.pos_embed_row, self.pos_embed_column):
-            if table is not None:
-                nn.init.normal_(table, std=0.02)
+        positions.init_tables(self)
         for parameter in self.head.parameters():
             nn.init.zeros_(parameter)
 

@@ -132,6 +132,14 @@ class AxialResNet(Backbone):
         x = self.stages(self.stem(images))
         return Features(tokens=rearrange(x, "b d r c -> b (r c) d"), grid=(x.shape[2], x.shape[3]))
 
+    def fit(self, config: Config) -> None:
+        """The tables of relative positions, each stretched to the lines of its map."""
+        for stage, blocks in enumerate(self.stages):
+            for index, block in enumerate(blocks.blocks):  # type: ignore[arg-type]
+                rows, columns = config.map_size(stage if index else max(stage - 1, 0))
+                block.column.resize(rows)
+                block.row.resize(columns)
+
     def represent(self, features: Features) -> Float[Tensor, "b d"]:
         """The mean over the map."""
         return features.patches.mean(dim=1)

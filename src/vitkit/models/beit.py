@@ -26,7 +26,7 @@ from vitkit.layers import (
     resize_positions,
     resize_relative,
 )
-from vitkit.models import TokenBackbone, vit
+from vitkit.models import TokenBackbone, positions, vit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class Config:
     relative: Literal["blocks", "shared", "none"] = "blocks"
     relative_resize: Literal["geometric", "geometric_linear", "bilinear"] = "geometric"
     position: Literal["learned", "none"] = "none"
-    position_resize: Literal["bicubic", "bicubic_antialias", "bilinear_corners", "bicubic_offset"] = "bicubic"
+    position_resize: positions.Resize = "bicubic"
     activation: Literal["gelu", "gelu_tanh", "relu", "silu"] = "gelu"
     norm_eps: float = 1e-6
     layer_scale: float | None = 0.1
@@ -150,6 +150,13 @@ class BEiT(TokenBackbone):
         # One resize for all: the heads of all blocks side by side.
         wide = resize_relative(torch.cat(tuple(tables), dim=1), self.config.grid, grid, self.config.relative_resize)
         return dict(zip(names, wide.chunk(len(names), dim=1), strict=True))
+
+    def fit(self, config: Config) -> None:
+        """The tables of relative biases too."""
+        tables = self.tables(config.grid)
+        super().fit(config)
+        for name, table in tables.items():
+            positions.put(self, name, table)
 
     def represent(self, features: Features) -> Float[Tensor, "b d"]:
         """The patches' mean and its norm, or the class token."""

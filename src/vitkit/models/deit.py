@@ -23,7 +23,7 @@ from vitkit.layers import (
     layer_norm,
     resize_positions,
 )
-from vitkit.models import TokenBackbone, vit
+from vitkit.models import TokenBackbone, positions, vit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class Config:
     num_heads: int = 12
     mlp_width: int = 3072
     num_classes: int = 1000
-    position_resize: Literal["bicubic", "bicubic_antialias", "bilinear_corners", "bicubic_offset"] = "bicubic"
+    position_resize: positions.Resize = "bicubic"
     activation: Literal["gelu", "gelu_tanh", "relu", "silu"] = "gelu"
     norm_eps: float = 1e-6
     qkv_bias: bool = True

@@ -47,6 +47,8 @@ class Config(vit.Config):
         super().__post_init__()
         if self.init != "jax":
             raise ValueError(f"init='{self.init}' says nothing of a ResNet; a hybrid's init is 'jax'")
+        if self.patch_sizes:
+            raise ValueError("patch_sizes is for patches cut from pixels; a hybrid's are cut from its ResNet's map")
         if any(depth < 1 for depth in self.depths):
             raise ValueError(f"depths is {self.depths}; every stage needs at least 1 bottleneck")
         if self.num_groups < 1 or self.stem_width < 1 or self.stem_width % self.num_groups:

@@ -50,7 +50,7 @@ def add_tables(model: nn.Module, config: Any) -> None:
     special = getattr(config, "num_special_positions", 0)
     count = config.depth if getattr(config, "position_at", "stem") == "layers" else 1
     rows, columns = config.grid
-    shapes = dict.fromkeys(NAMES)
+    shapes: dict[str, tuple[int, int, int] | None] = dict.fromkeys(NAMES)
     if config.position == "learned":
         shapes["pos_embed"] = (count, special + rows * columns, config.width)
     elif config.position == "factorised":
@@ -76,7 +76,7 @@ def held(model: nn.Module) -> dict[str, nn.Parameter]:
 
 def tables(model: nn.Module, grid: tuple[int, int]) -> Float[Tensor, "t rows d"] | None:
     """All tables for a grid of that many rows and columns of patches, special rows first; None where there are none."""
-    config: Any = model.config
+    config = config_of(model)
     learned, dialect = held(model), getattr(config, "position_resize", "")
     if "pos_embed" in learned:
         special = learned["pos_embed"].shape[1] - math.prod(config.grid)
@@ -86,13 +86,13 @@ def tables(model: nn.Module, grid: tuple[int, int]) -> Float[Tensor, "t rows d"]
     if config.position != "sincos2d":
         return None
     # Not resized but computed: the table is a formula.
-    fixed: Tensor = model.sincos  # type: ignore[assignment]
+    fixed = model.get_buffer("sincos")
     return (fixed if grid == config.grid else sincos2d(grid, config.width).to(fixed))[None]
 
 
 def places(model: nn.Module, blocks: nn.ModuleList, grid: tuple[int, int]) -> Iterator[Place]:
     """What each block is told where positions are not added at the stem: its table, its vectors for all offsets."""
-    config: Any = model.config
+    config = config_of(model)
     added = tables(model, grid) if getattr(config, "position_at", "stem") != "stem" else None
     if added is not None:
         added = with_special_rows(added, math.prod(grid), config.num_special)
@@ -105,22 +105,33 @@ def places(model: nn.Module, blocks: nn.ModuleList, grid: tuple[int, int]) -> It
         )
 
 
-def fitted(model: nn.Module, config: Any) -> dict[str, Tensor]:
-    """Every tensor of positions that the model holds, by its name, made to fit the grid of another config."""
-    old, new = model.config, config
-    found: dict[str, Tensor] = {}
-    learned = held(model)
-    for name, table in learned.items():
-        special = table.shape[1] - math.prod(old.grid) if name == "pos_embed" else 0
-        sizes = {
-            "pos_embed": (old.grid, new.grid),
-            "pos_embed_row": ((old.grid[0], 1), (new.grid[0], 1)),
-            "pos_embed_column": ((1, old.grid[1]), (1, new.grid[1])),
-        }[name]
-        found[name] = resize_tables(table, *sizes, old.position_resize, special=special)
+def fit(model: nn.Module, config: Any) -> None:
+    """Makes every tensor of positions that the model holds fit the grid of another config, which is not yet its own."""
+    old, new = config_of(model).grid, config.grid
+    tables_of = {
+        "pos_embed": (old, new),
+        "pos_embed_row": ((old[0], 1), (new[0], 1)),
+        "pos_embed_column": ((1, old[1]), (1, new[1])),
+    }
+    for name, table in held(model).items():
+        special = table.shape[1] - math.prod(old) if name == "pos_embed" else 0
+        before, after = tables_of[name]
+        put(model, name, resize_tables(table, before, after, config.position_resize, special=special))
     if getattr(config, "position", None) == "sincos2d":
-        found["sincos"] = sincos2d(new.grid, new.width).to(model.sincos)  # type: ignore[arg-type]
-    for name, table in model.named_parameters():
+        fixed = model.get_buffer("sincos")
+        model.register_buffer("sincos", sincos2d(new, config.width).to(fixed), persistent=False)
+    for name, table in list(model.named_parameters()):
         if name.endswith("attn.relative_positions"):
-            found[name] = resize_offsets(table, old.grid, new.grid)
-    return found
+            put(model, name, resize_offsets(table, old, new))
+
+
+def put(model: nn.Module, name: str, tensor: Tensor) -> None:
+    """A new parameter in place of the one of that name."""
+    where, _, leaf = name.rpartition(".")
+    value = tensor.detach().clone(memory_format=torch.contiguous_format)
+    setattr(model.get_submodule(where), leaf, nn.Parameter(value, model.get_parameter(name).requires_grad))
+
+
+def config_of(model: nn.Module) -> Any:
+    """The config of a model of any family."""
+    return model.config

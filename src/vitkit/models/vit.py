@@ -52,7 +52,9 @@ class Config:
     tokens before pooling, or on the pooled vector. `token+gap` is the class token beside the patches' mean, DINOv2's
     linear head reads both.
     `pre_logits` is the width of a tanh layer before the head, 0 for none; `num_classes` 0 means no head. `init` is how
-    fresh weights are drawn: as the original JAX code, as DeiT and DINO (truncated normal), or as MAE.
+    fresh weights are drawn: as the original JAX code, as DeiT and DINO (truncated normal), or as MAE. `patch_sizes` are
+    sides in pixels that training draws from, one for each batch, to make a model that works at all of them (FlexiViT,
+    Beyer et al. 2023): the projection and the table stay those of `patch_size`, and are resized for the batch.
     """
 
     image_size: tuple[int, int] = (224, 224)
@@ -83,6 +85,7 @@ class Config:
     dropout: float = 0.0
     attention_dropout: float = 0.0
     init: Literal["jax", "truncated", "mae"] = "jax"
+    patch_sizes: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuses what cannot be built, before any memory is taken."""
@@ -99,6 +102,10 @@ class Config:
         if self.pool == "none" and self.norm == "pooled":
             raise ValueError("norm='pooled' needs a pool, but pool is 'none'")
         positions.check(self)
+        if any(not 1 <= side <= min(self.image_size) for side in self.patch_sizes):
+            raise ValueError(
+                f"patch_sizes is {self.patch_sizes}; each is 1 to {min(self.image_size)}, the image's side"
+            )
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -133,7 +140,8 @@ class ViT(TokenBackbone):
         super().__init__()
         self.config = config
         self.width = config.width
-        self.patch_embed = patch_embed or PatchEmbed(config.channels, config.width, config.patch_size)
+        sizes = (config.channels, config.width, config.patch_size)
+        self.patch_embed = patch_embed or PatchEmbed(*sizes, drawn=config.patch_sizes)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width)) if config.class_token else None
         registers = config.num_registers
         self.reg_token = nn.Parameter(torch.zeros(1, registers, config.width)) if registers else None
@@ -174,10 +182,7 @@ class ViT(TokenBackbone):
         return positions.places(self, self.blocks, grid)
 
     def positions(self, grid: tuple[int, int]) -> Float[Tensor, "1 rows d"] | None:
-        """The position table for a grid of that many rows and columns of patches, special rows first.
-
-        None where `embed` adds none: no positions, relative ones, or tables that every layer adds.
-        """
+        """The table for a grid, special rows first; None where `embed` adds none, but the layers do or nothing does."""
         return positions.tables(self, grid) if self.config.position_at == "stem" else None
 
     def represent(self, features: Features) -> Float[Tensor, "b *n d"]:

@@ -53,6 +53,8 @@ class MAE(Objective):
                 "MAE encodes the visible patches alone, which a plain ViT can; "
                 f"the layers of {type(backbone).__name__} need the whole grid"
             )
+        if isinstance(backbone, ViT) and backbone.config.patch_sizes:
+            raise ValueError("MAE paints patches of one size, but the model draws from patch_sizes: set it to ()")
         if isinstance(backbone, ViT) and (
             backbone.config.position == "relative" or backbone.config.position_at != "stem"
         ):

@@ -119,6 +119,8 @@ def token_backbone(backbone: Backbone, what: str) -> TokenBackbone:
     """The backbone, or ValueError where it is not tokens between an embedding and an encoder."""
     if not isinstance(backbone, TokenBackbone):
         raise ValueError(f"{what} changes tokens before the encoder; {type(backbone).__name__} has only a map")
+    if getattr(backbone.config, "patch_sizes", ()):
+        raise ValueError(f"{what} guesses patches of one size, but the model draws from patch_sizes: set it to ()")
     return backbone
 
 
