@@ -3,15 +3,17 @@
 Weights, then what of them learns, then the objective, device, recomputation, shards, compilation, wrapper, optimiser.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from vitkit import models, objectives, parallel
+from vitkit.evaluate.flops import Count, recomputing
 from vitkit.models import Backbone
 from vitkit.train import optim, start, tune
 from vitkit.train.average import Average
@@ -45,7 +47,13 @@ def begin(run: Run, total: int, device: torch.device) -> Training:
 def recompute(blocks: Iterable[nn.Module]) -> None:
     """Lets blocks keep only their input; what is inside is computed again in the backward pass, dropout included."""
     for block in blocks:
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+        block.forward = partial(_recomputed, block.forward)
+
+
+def _recomputed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    # Only the step that is counted is told: contexts mean something else to a compiler.
+    told = {"context_fn": recomputing} if Count.counting else {}
+    return checkpoint(forward, *args, use_reentrant=False, **told, **kwargs)
 
 
 def judged(training: Training) -> Backbone:

@@ -16,12 +16,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from vitkit.train.loggers import Logger
 from vitkit.train.state import write_file
+from vitkit.train.utilisation import Peak
 
 
 class Events:
     """Writes what happens; a context, so that the bar ends with it. `console` is where people look, None for nowhere.
 
-    Where the console is no terminal the bar is left out, and one line an evaluation remains.
+    Where the console is no terminal the bar is left out, and one line an evaluation remains. With `peak`, what this
+    process's device can do, the share of it that is done (`mfu`) is shown and logged.
     """
 
     def __init__(
@@ -33,11 +35,14 @@ class Events:
         every: int,
         console: Console | None = None,
         loggers: Sequence[Logger] = (),
+        peak: Peak | None = None,
     ):
         self.loggers = loggers
         self.file = log.open("a", encoding="utf-8")
         self.batch_size = batch_size
         self.every = every
+        self.peak = peak
+        self.flops: float | None = None  # of one step in this process, once they are counted
         self.console = console or Console(quiet=True)
         self.recent: deque[tuple[float, int]] = deque(maxlen=50)
         self.bar = Progress(
@@ -82,10 +87,14 @@ class Events:
         """After each step; every few of them are logged."""
         self.recent.append((time.monotonic(), step))
         speed = self.images_per_second()
-        shown = f"loss {scalars['loss']:.3f}  {speed:,.0f} images/s  {memory_in_use() / 1e9:.1f} GB"
+        cost = {"images_per_second": round(speed, 1), "memory_gb": round(memory_in_use() / 1e9, 3)}
+        shown = f"loss {scalars['loss']:.3f}  {speed:,.0f} images/s  {cost['memory_gb']:.1f} GB"
+        if self.peak is not None and self.flops and speed:
+            cost["mfu"] = round(self.peak.share(self.flops, self.batch_size / speed), 4)
+            shown += f"  {cost['mfu']:.0%} MFU"
         self.bar.update(self.task, completed=step, shown=shown)
         if step % self.every == 0 or step == 1:
-            self.write("step", step, images_per_second=round(speed, 1), **scalars)
+            self.write("step", step, **cost, **scalars)
 
     def images_per_second(self) -> float:
         """Over the last steps, evaluations between them left out."""

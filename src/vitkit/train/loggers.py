@@ -1,4 +1,4 @@
-"""Other places that scalars of a run are told to, where they are installed: TensorBoard, Weights & Biases, MLflow."""
+"""Where scalars of a run are told beside the log: TensorBoard always, Weights & Biases and MLflow on request."""
 
 import importlib
 from collections.abc import Callable, Mapping
@@ -20,10 +20,12 @@ class Logger(Protocol):
 
 
 class TensorBoard:
-    """Event files in the folder `tensorboard` of the run."""
+    """Event files in the folder `tensorboard` of the run; a run that goes on hides what was told after its `step`."""
 
-    def __init__(self, run: Run, folder: Path):
-        self.writer = _imported("torch.utils.tensorboard", "tensorboard").SummaryWriter(str(folder / "tensorboard"))
+    def __init__(self, folder: Path, step: int = 0):
+        from torch.utils.tensorboard.writer import SummaryWriter  # slow to import, and not needed for --help
+
+        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
 
     def scalars(self, kind: str, step: int, values: Mapping[str, float]) -> None:
         """Adds each under its kind."""
@@ -72,18 +74,27 @@ class MLflow:
 
 
 KINDS: dict[str, Callable[[Run, Path], Logger]] = {
-    "tensorboard": TensorBoard,
     "wandb": WeightsAndBiases,
     "mlflow": MLflow,
 }
 
 
-def opened(run: Run, folder: Path) -> tuple[Logger, ...]:
-    """The loggers that `machine.loggers` names; ImportError with the line to type where one is not installed."""
+def refuse(run: Run) -> None:
+    """Raises ValueError for an unknown logger, and ImportError with the line to type for one that is not installed."""
     unknown = [name for name in run.machine.loggers if name not in KINDS]
     if unknown:
-        raise ValueError(f"unknown logger '{unknown[0]}'; there is {', '.join(KINDS)}")
-    return tuple(KINDS[name](run, folder) for name in run.machine.loggers)
+        known = f"there is {', '.join(KINDS)}, and TensorBoard's files are always written"
+        raise ValueError(f"unknown logger '{unknown[0]}'; {known}")
+    for name in run.machine.loggers:
+        _imported(name, name)
+
+
+def opened(run: Run, folder: Path, step: int = 0) -> tuple[Logger, ...]:
+    """TensorBoard, and the loggers that `machine.loggers` names, for a run that has taken `step` steps; it has passed
+    `refuse`.
+    """
+    asked = tuple(KINDS[name](run, folder) for name in run.machine.loggers)
+    return (TensorBoard(folder, step), *asked)
 
 
 def _imported(module: str, package: str) -> Any:

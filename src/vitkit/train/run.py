@@ -35,7 +35,10 @@ class Machine:
     own choice: one for a very small model, where two would mostly wait for each other. `parallel` is how the processes
     of torchrun share the work: each holds the whole model (ddp) or a shard of it (fsdp). `recompute` keeps no
     activations inside blocks and computes them again in the backward pass; `compile` compiles the blocks; `tf32` allows
-    the shorter matrix products of NVIDIA GPUs. `loggers` also tell tensorboard, wandb or mlflow.
+    the shorter matrix products of NVIDIA GPUs. `loggers` also tell wandb or mlflow what
+    TensorBoard's files in the run folder always say. A `state` to go on from is gathered whole into one file, or is
+    sharded: each process writes its part; auto is sharded for fsdp. Either is taken up again by any number of
+    processes. With `save_beside` it is copied and written while the training goes on.
     """
 
     device: str = "auto"
@@ -44,6 +47,8 @@ class Machine:
     log_every: int = 10
     save_every: int = 1000
     keep: int = 2
+    state: Literal["auto", "whole", "sharded"] = "auto"
+    save_beside: bool = False
     parallel: Literal["none", "ddp", "fsdp"] = "none"
     recompute: bool = False
     compile: bool = False

@@ -1,0 +1,114 @@
+"""The arithmetic of a step is counted as it happens, the machine's rate is known or measured, and both are logged."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
+
+from vitkit import models
+from vitkit.evaluate.flops import Count, flops, recomputing
+from vitkit.models import vit
+from vitkit.train import Run, train, utilisation
+from vitkit.train.events import read
+from vitkit.train.utilisation import Peak, published
+
+
+def test_products_are_counted_by_hand() -> None:
+    layer, rows = nn.Linear(32, 48, bias=False), torch.randn(5, 32, requires_grad=True)
+    with Count() as count:
+        out = layer(rows)
+        assert count.total == 2 * 5 * 32 * 48
+        out.sum().backward()
+    assert count.total == 3 * 2 * 5 * 32 * 48
+    frozen = layer.requires_grad_(False)
+    with Count() as count:
+        frozen(rows.detach())
+    assert count.total == 2 * 5 * 32 * 48
+
+
+def test_a_model_is_counted_as_torch_counts_it() -> None:
+    model = models.build(vit.TINY)
+    images = torch.zeros(2, model.config.channels, *model.config.image_size)
+    with FlopCounterMode(display=False) as theirs, torch.no_grad():
+        model(images)
+    assert flops(model) * 2 == theirs.get_total_flops()
+    with FlopCounterMode(display=False) as theirs:
+        model(images).sum().backward()
+    with Count() as ours:
+        model(images).sum().backward()
+    assert ours.total == theirs.get_total_flops()
+    # What is done twice is worth one.
+    for block in model.blocks:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False, context_fn=recomputing)
+    with Count() as again:
+        model(images).sum().backward()
+    assert again.total == ours.total
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "tera"),
+    [
+        ("NVIDIA H200", "bfloat16", 989.4),
+        ("NVIDIA H100 PCIe", "bfloat16", 756.0),
+        ("NVIDIA H100 80GB HBM3", "tf32", 494.7),
+        ("NVIDIA A100-SXM4-80GB", "float32", 19.5),
+        ("NVIDIA L40S", "float16", 362.1),
+        ("Tesla T4", "bfloat16", None),
+        ("NVIDIA A10G", "float16", None),
+        ("A graphics card", "float32", None),
+    ],
+)
+def test_known_gpus_and_others(name: str, kind: str, tera: float | None) -> None:
+    found = published(name, kind)
+    assert (found is None) == (tera is None)
+    if found is not None and tera is not None:
+        assert found.rate == tera * 1e12
+        assert found.share(found.rate / 4, 0.5) == 0.5
+
+
+def test_a_rate_is_measured_where_none_is_known() -> None:
+    found = utilisation.peak(torch.device("cpu"), "float32")
+    assert found.rate > 1e8
+    assert found.source.startswith("measured: a float32 product of 512 x 512, ")
+    assert utilisation.peak(torch.device("cpu"), "float32") is found
+
+
+def test_a_run_tells_its_cost_and_goes_on_without_counting_again(
+    small_run: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vitkit.train.launch.peak", lambda *_, **__: Peak(1e12, "given"))
+    whole = train(small_run(), tmp_path / "whole").folder / "log.jsonl"
+    events = read(whole)
+    (cost,) = (event for event in events if event["kind"] == "cost")
+    model = models.build(small_run().model)
+    assert 2.5 < cost["flops_per_image"] / flops(model) < 3.1
+    (start,) = (event for event in events if event["kind"] == "start")
+    assert (start["peak_flops"], start["peak_source"]) == (1e12, "given")
+    steps = [event for event in events if event["kind"] == "step"]
+    for event in steps:
+        if event["images_per_second"]:
+            expected = cost["flops_per_image"] * event["images_per_second"] / 1e12
+            assert event["mfu"] == pytest.approx(expected, abs=1e-4)
+        assert event["memory_gb"] > 0.01
+    assert any("mfu" in event for event in steps)
+
+    (tmp_path / "whole" / "best").rename(tmp_path / "best")
+    for state in sorted((tmp_path / "whole" / "checkpoints").iterdir())[1:]:
+        state.rename(tmp_path / state.name)
+    monkeypatch.setattr("vitkit.train.loop.Count", None)  # would fail if it were called
+    train(small_run(), tmp_path / "whole")
+    again = [event["loss"] for event in read(whole) if event["kind"] == "step"]
+    assert again == [event["loss"] for event in steps]
+
+    # TensorBoard's files say the same, with what a run did twice told once.
+    found = EventAccumulator(str(tmp_path / "whole" / "tensorboard")).Reload()
+    told = {scalar.step: scalar.value for scalar in found.Scalars("step/loss")}
+    assert len(found.Scalars("step/loss")) == len(told) == 12
+    assert [told[event["step"]] for event in steps] == pytest.approx([event["loss"] for event in steps], rel=1e-6)
+    assert [scalar.step for scalar in found.Scalars("evaluation/top1.accuracy")] == [5, 10, 12]
