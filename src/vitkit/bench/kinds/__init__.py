@@ -1,0 +1,39 @@
+"""Kinds of measurement: one file each, found by its file name.
+
+`UNIT` is what rates are counted in; with `SHOWS_SECONDS` a table shows times. `DEFAULTS` are the options that a person
+who says nothing gets. `jobs(options)` gives the sections. `limits(job, contenders)` are the contenders that measure
+what the machine could do, and `work(job)` how much of that one item needs. `REFERENCES` are the peers whose answers are
+taken as right, the first of them that works; `judge(outputs, reference, contender)` says how far an answer is from
+that, and whether that is still the same answer; `DIFFERENCE` is what the number means.
+"""
+
+import pkgutil
+from importlib import import_module
+from types import ModuleType
+
+from vitkit.bench import Job, Options, machine
+from vitkit.config import nearest
+
+
+def kinds() -> list[str]:
+    """The names of the kinds: the files of this folder."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def kind(name: str) -> ModuleType:
+    """The module of one kind; ValueError with the nearest names for an unknown one."""
+    if name not in kinds():
+        raise ValueError(f"unknown kind of measurement '{name}'{nearest(name, kinds())}")
+    return import_module(f"{__name__}.{name}")
+
+
+def job_of(options: Options, model: str, batch: int) -> Job:
+    """A job of the options' kind, before its weights and photos are written."""
+    return Job(
+        kind=options.kind,
+        task=options.kind,
+        model=model,
+        batch=batch,
+        threads=options.threads or machine.threads(),
+        device=machine.device(options.device),
+    )

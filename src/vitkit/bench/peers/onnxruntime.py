@@ -1,0 +1,69 @@
+"""ONNX Runtime on a graph that torch.onnx exports; int8 by its own dynamic quantisation of the matrix products."""
+
+from pathlib import Path
+from typing import Any
+
+from vitkit.bench import Contender, Job, Prepared
+
+NEEDS = ("onnxruntime", "onnx", "onnxscript")
+
+
+def precisions(kind: str, device: str) -> tuple[str, ...]:
+    """Float32 and int8 on a CPU: it has no bfloat16 products there; float32 and float16 on a GPU."""
+    return ("float32", "int8") if device == "cpu" else ("float32", "float16")
+
+
+def make(job: Job, contender: Contender) -> None:
+    """Exports the graph for the batch, and quantises it where int8 is asked for."""
+    graph = _graph(job, contender.precision)
+    if graph.exists():
+        return
+    graph.parent.mkdir(parents=True, exist_ok=True)
+    if contender.precision != "int8":
+        _export(job, contender.precision, graph)
+        return
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    plain = _graph(job, "float32")
+    if not plain.exists():
+        _export(job, "float32", plain)
+    quantize_dynamic(plain, graph, weight_type=QuantType.QInt8, op_types_to_quantize=["MatMul", "Gemm"])
+
+
+def _export(job: Job, precision: str, graph: Path) -> None:
+    import torch
+
+    from vitkit import load
+
+    dtype = getattr(torch, precision)
+    model = load(f"{job.folder}/vitkit").model.eval().to(dtype)
+    example = torch.zeros(job.batch, 3, *job.image_size, dtype=dtype)
+    with torch.inference_mode():
+        torch.onnx.export(model, (example,), graph, dynamo=True, input_names=["images"], output_names=["logits"])
+
+
+def inference(job: Job, contender: Contender) -> Prepared:
+    """`InferenceSession.run` with all graph optimisations."""
+    import onnxruntime
+
+    from vitkit.bench import torch_network
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = job.threads
+    options.inter_op_num_threads = 1
+    wanted = "CPUExecutionProvider" if job.device == "cpu" else "CUDAExecutionProvider"
+    if wanted not in onnxruntime.get_available_providers():
+        raise ValueError(f"this ONNX Runtime has no {wanted}; install onnxruntime-gpu")
+    session: Any = onnxruntime.InferenceSession(str(_graph(job, contender.precision)), options, providers=[wanted])
+    batch = torch_network.pictures(job)
+    fed = {session.get_inputs()[0].name: batch.astype("float16") if contender.precision == "float16" else batch}
+
+    def run() -> Any:
+        return session.run(None, fed)[0]
+
+    notes = {"provider": session.get_providers()[0]}
+    return Prepared(run=run, items=job.batch, outputs=run(), notes=notes)
+
+
+def _graph(job: Job, precision: str) -> Path:
+    return Path(job.folder) / "onnx" / f"{precision}-{job.batch}.onnx"

@@ -1,0 +1,76 @@
+"""torchvision's VisionTransformer and transforms; `compile=MODE` and `autocast=true` are settings."""
+
+from typing import Any
+
+import numpy as np
+
+from vitkit.bench import Contender, Job, Prepared
+from vitkit.bench.peers import timm
+
+NEEDS = ("torchvision", "torch")
+
+
+def precisions(kind: str, device: str) -> tuple[str, ...]:
+    """As timm's."""
+    return timm.precisions(kind, device)
+
+
+def inference(job: Job, contender: Contender) -> Prepared:
+    """`VisionTransformer(...)(batch)`."""
+    from vitkit.bench import torch_network
+
+    return torch_network.passes(job, contender, _model(job), lambda output: output)
+
+
+def training(job: Job, contender: Contender) -> Prepared:
+    """A step of its model by hand."""
+    from vitkit.bench import torch_network
+
+    return torch_network.steps(job, contender, _model(job), lambda output: output)
+
+
+def data(job: Job, contender: Contender) -> Prepared:
+    """Its v2 transforms on the decoded tensor, resized with antialias: the fast way that its documentation gives."""
+    import torch
+    from torchvision.io import ImageReadMode, decode_image
+    from torchvision.transforms import v2
+
+    from vitkit.bench.kinds.data import each_file
+
+    torch.set_num_threads(job.threads)
+    transform = v2.Compose(
+        [
+            v2.Resize(job.image_size, antialias=True),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize([0.5, 0.5, 0.5], [0.5, 0.5, 0.5]),
+        ]
+    )
+
+    def one(name: str) -> np.ndarray:
+        return transform(decode_image(name, mode=ImageReadMode.RGB)).numpy()
+
+    return each_file(job, one, "decode_image, transforms.v2")
+
+
+def _model(job: Job) -> Any:
+    import torchvision
+
+    from vitkit.checkpoints import load
+    from vitkit.checkpoints.dialects.torchvision import FORMAT, TABLE
+
+    ours = load(f"{job.folder}/vitkit").model
+    config = ours.config
+    obstacle = FORMAT.obstacle(config) if type(config).__module__.endswith(".vit") else "its only family is ViT"
+    if obstacle:
+        raise ValueError(f"torchvision has no such model: {obstacle}")
+    model = torchvision.models.VisionTransformer(
+        image_size=config.image_size[0],
+        patch_size=config.patch_size[0],
+        num_layers=config.depth,
+        num_heads=config.num_heads,
+        hidden_dim=config.width,
+        mlp_dim=config.mlp_width,
+        num_classes=config.num_classes,
+    )
+    model.load_state_dict(TABLE.saved(ours.state_dict(), config.num_heads))
+    return model
