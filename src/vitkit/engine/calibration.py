@@ -1,0 +1,110 @@
+"""What activations look like on pictures: from it, the ranges of 8-bit layers, and which channels to make smaller."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vitkit.engine.dense import Dense
+from vitkit.engine.quantised import Range
+from vitkit.layers import Block
+
+# How many tokens of a layer's input are kept to try ranges on; every token counts for the largest values.
+KEPT_ROWS = 512
+# Which share of the largest value a range may end at: outliers are cut where that makes the whole error smaller.
+CUTS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
+
+
+@dataclass
+class Seen:
+    """The inputs of one dense layer: a sample of them, and every channel's largest and smallest value."""
+
+    rows: list[Tensor] = field(default_factory=list)
+    low: Tensor | None = None
+    high: Tensor | None = None
+
+    def look(self, x: Float[Tensor, "*b i"]) -> None:
+        """Takes note of one input."""
+        flat = x.detach().float().flatten(0, -2)
+        low, high = flat.amin(0), flat.amax(0)
+        self.low = low if self.low is None else torch.minimum(self.low, low)
+        self.high = high if self.high is None else torch.maximum(self.high, high)
+        step = max(flat.shape[0] // 64, 1)
+        if sum(part.shape[0] for part in self.rows) < KEPT_ROWS:
+            self.rows.append(flat[::step].clone())
+
+    @property
+    def largest(self) -> Float[Tensor, " i"]:
+        """Every channel's largest absolute value."""
+        if self.low is None or self.high is None:
+            raise ValueError("a layer saw no picture: 8-bit arithmetic needs at least one to be calibrated on")
+        return torch.maximum(self.low.abs(), self.high.abs())
+
+    def range(self, divisor: Float[Tensor, " i"] | None = None) -> Range:
+        """The range with the least squared error on the sample, of inputs divided channel by channel."""
+        if self.low is None or self.high is None:
+            raise ValueError("a layer saw no picture: 8-bit arithmetic needs at least one to be calibrated on")
+        by = torch.ones_like(self.low) if divisor is None else divisor
+        sample = torch.cat(self.rows) / by
+        low, high = min(float((self.low / by).min()), 0.0), max(float((self.high / by).max()), 1e-6)
+        found = [_range(low * cut, high * cut) for cut in CUTS]
+        errors = [float(((each.whole(sample).float() - each.zero) * each.scale - sample).square().mean()) for each in found]
+        return found[errors.index(min(errors))]
+
+
+def watch(model: nn.Module) -> dict[str, Seen]:
+    """Makes every dense layer of the blocks of a fused model take note of its inputs, by name."""
+    notes = {}
+    for name, module in model.named_modules():
+        if isinstance(module, Dense) and name.startswith("blocks."):
+            notes[name] = Seen()
+            module.watch = notes[name].look
+    return notes
+
+
+def smooth(block: Block, prefix: str, seen: Mapping[str, Seen], strength: float = 0.5) -> dict[str, Tensor]:
+    """Moves the size of large channels from the inputs of a block's matrices into their weights; gives the divisors.
+
+    The factor of a channel is its largest input to the power of `strength`, over its largest weight to the rest (Xiao
+    et al. 2023, "SmoothQuant", equation 4). The LayerNorm before takes the division, and for the projection the values
+    do, so that the block computes what it did. Changes the block.
+    """
+    divisors = {}
+    norms = (("attn.qkv", "attn.query", block.norm1, block.attn.qkv), ("mlp.fc1", "mlp.fc1", block.norm2, block.mlp.fc1))
+    for name, other, norm, linear in norms:
+        place = f"{prefix}.{name}" if f"{prefix}.{name}" in seen else f"{prefix}.{other}"
+        if place not in seen or not isinstance(norm, nn.LayerNorm):
+            continue
+        by = _divisor(seen[place].largest, linear.weight, strength)
+        norm.weight.div_(by)
+        norm.bias.div_(by)
+        linear.weight.mul_(by)
+        divisors[place] = by
+        if name == "attn.qkv" and place.endswith("query"):
+            divisors[f"{prefix}.attn.key_value"] = by
+    place = f"{prefix}.attn.proj"
+    if place in seen:
+        by = _divisor(seen[place].largest, block.attn.proj.weight, strength)
+        values = slice(2 * by.shape[0], None)
+        block.attn.qkv.weight[values].div_(by[:, None])
+        bias = block.attn.v_bias if block.attn.v_bias is not None else None
+        if block.attn.qkv.bias is not None:
+            block.attn.qkv.bias[values].div_(by)
+        elif bias is not None:
+            bias.div_(by)
+        block.attn.proj.weight.mul_(by)
+        divisors[place] = by
+    return divisors
+
+
+def _divisor(largest: Float[Tensor, " i"], weight: Float[Tensor, "o i"], strength: float) -> Float[Tensor, " i"]:
+    by = largest.clamp(min=1e-5) ** strength / weight.abs().amax(dim=0).clamp(min=1e-5) ** (1 - strength)
+    # Powers of two change no digit of a weight or a bias, only its exponent.
+    return torch.exp2(by.clamp(1e-4, 1e4).log2().round())
+
+
+def _range(low: float, high: float) -> Range:
+    scale = (high - low) / 255
+    return Range(scale=scale, zero=round(-low / scale))

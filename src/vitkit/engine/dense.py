@@ -1,0 +1,95 @@
+"""A dense layer for inference: weights packed once, bias and activation in the product, the residual added by it."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+# oneDNN's names (and the variant it wants) for the activations that it applies inside a product.
+FUSED = {"": ("none", ""), "gelu": ("gelu", "none"), "gelu_tanh": ("gelu", "tanh"), "relu": ("relu", ""),
+         "silu": ("swish", "")}  # fmt: skip
+PLAIN: dict[str, Callable[[Tensor], Tensor]] = {
+    "": lambda x: x,
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "relu": F.relu,
+    "silu": F.silu,
+}
+# What the layout of packed weights is chosen for: the tokens of eight pictures of 14x14 patches. Others work as well.
+ROWS_EXPECTED = 8 * 197
+
+
+def activation_name(module: nn.Module) -> str | None:
+    """The name in `PLAIN` of an activation module; None for one that is not among them."""
+    if isinstance(module, nn.GELU):
+        return "gelu" if module.approximate == "none" else "gelu_tanh"
+    return {nn.ReLU: "relu", nn.SiLU: "silu", nn.Identity: ""}.get(type(module))
+
+
+class Dense(nn.Module):
+    """act(x W^T + b), then + residual or * factor, for a fixed `weight` (out, in) and `bias` (out,).
+
+    With `packed` the weight is kept in oneDNN's blocked layout and everything is one operation (the bias, an activation
+    alone or the sum or product alone); without, it is what torch does step by step, on any device. `watch`, if set, is
+    shown every input: how activations are calibrated.
+    """
+
+    def __init__(
+        self, weight: Float[Tensor, "o i"], bias: Float[Tensor, " o"] | None, *, dtype: torch.dtype, packed: bool,
+        act: str = "",
+    ):  # fmt: skip
+        super().__init__()
+        self.act = act
+        self.dtype = dtype
+        self.packed = packed
+        self.watch: Callable[[Tensor], None] | None = None
+        weight = weight.detach().to(dtype)
+        bias = None if bias is None else bias.detach().to(dtype)
+        # Not parameters: a packed weight can be neither moved nor converted, only multiplied with.
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), ROWS_EXPECTED) if packed else weight
+        self.bias = bias
+
+    def forward(
+        self,
+        x: Float[Tensor, "*b i"],
+        *,
+        residual: Float[Tensor, "*b o"] | None = None,
+        factor: Float[Tensor, "*b o"] | None = None,
+    ) -> Float[Tensor, "*b o"]:
+        """The product; at most one of `residual` and `factor`, and neither beside an activation."""
+        x = x.to(self.dtype)
+        if self.watch is not None:
+            self.watch(x)
+        if not self.packed:
+            y = PLAIN[self.act](F.linear(x, self.weight, self.bias))
+            return y + residual if residual is not None else y * factor if factor is not None else y
+        x = x.contiguous()
+        if residual is not None or factor is not None:
+            other, how = (residual, "add") if residual is not None else (factor, "mul")
+            return torch.ops.mkldnn._linear_pointwise(x, other.contiguous(), self.weight, self.bias, how)
+        name, variant = FUSED[self.act]
+        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, name, [], variant)
+
+
+class PatchDense(nn.Module):
+    """The patch projection as a dense layer: a convolution whose stride is its kernel sees every pixel once.
+
+    Takes (b, c, rows, columns) and gives (b, d, rows / patch, columns / patch), what the convolution would.
+    """
+
+    def __init__(self, convolution: nn.Conv2d, make: Callable[..., nn.Module]):
+        super().__init__()
+        self.patch = (convolution.kernel_size[0], convolution.kernel_size[1])
+        self.dense = make("proj", convolution.weight.flatten(1), convolution.bias)
+
+    def forward(self, x: Float[Tensor, "b c height width"]) -> Float[Tensor, "b d rows columns"]:
+        """One vector a patch, laid out as a picture; a remainder at the right and the bottom is left out."""
+        x = x.to(self.dense.dtype)
+        height, width = self.patch
+        rows, columns = x.shape[2] // height, x.shape[3] // width
+        x = x[:, :, : rows * height, : columns * width]
+        # einops would do, but its check of every size is a part of the time of a small network.
+        patches = x.unflatten(3, (columns, width)).unflatten(2, (rows, height)).permute(0, 2, 4, 1, 3, 5).flatten(3)
+        return self.dense(patches.flatten(1, 2)).transpose(1, 2).unflatten(2, (rows, columns))
