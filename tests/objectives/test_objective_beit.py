@@ -9,7 +9,9 @@ import torch
 from torch.nn import functional
 
 from vitkit import models
+from vitkit.data import masks
 from vitkit.data.loader import Batch
+from vitkit.layers.dalle import WordEncoder
 from vitkit.models import vit
 from vitkit.objectives import beit, masked
 
@@ -29,7 +31,7 @@ def batch(num: int = 8) -> Batch:
 
 def test_the_statistics_of_20000_masks_of_the_published_code() -> None:
     lot = random.Random(0)
-    counts = np.array([beit.block_mask((14, 14), 75, 16, lot).sum() for _ in range(20_000)])
+    counts = np.array([masks.block_mask((14, 14), 75, 16, lot).sum() for _ in range(20_000)])
     assert counts.mean() == pytest.approx(74.47, abs=0.05)
     assert (counts == 75).mean() == pytest.approx(0.666, abs=0.012)
     assert counts.max() == 75
@@ -38,15 +40,15 @@ def test_the_statistics_of_20000_masks_of_the_published_code() -> None:
 
 def test_exactly_75_in_the_second_version() -> None:
     torch.manual_seed(0)
-    masks = beit.block_masks(300, (14, 14), beit.Config())
-    assert (masks.sum(dim=1) == 75).all()
-    assert not torch.equal(masks[0], masks[1])
-    loose = beit.block_masks(300, (14, 14), beit.Config(exact=False))
+    drawn = masks.block_masks(300, (14, 14), 75 / 196, 16, exact=True)
+    assert (drawn.sum(dim=1) == 75).all()
+    assert not torch.equal(drawn[0], drawn[1])
+    loose = masks.block_masks(300, (14, 14), 75 / 196, 16, exact=False)
     assert (loose.sum(dim=1) < 75).any()
     # Blocks: a masked patch has masked neighbours much more often than of 75 scattered ones.
-    grid = masks.reshape(300, 14, 14)
+    grid = drawn.reshape(300, 14, 14)
     assert (grid[:, 1:] & grid[:, :-1]).sum() / grid[:, :-1].sum() > 0.6
-    assert (beit.block_masks(20, (2, 2), beit.Config()).sum(dim=1) == 2).all()
+    assert (masks.block_masks(20, (2, 2), 75 / 196, 16, exact=True).sum(dim=1) == 2).all()
 
 
 def test_first_the_tokenizer_learns_then_the_backbone() -> None:
@@ -69,7 +71,7 @@ def test_first_the_tokenizer_learns_then_the_backbone() -> None:
     assert torch.equal(codes, objective.tokenizer.codebook)
     # The loss by its own steps.
     torch.manual_seed(3)
-    mask = beit.block_masks(8, (4, 4), SMALL)
+    mask = masks.block_masks(8, (4, 4), SMALL.masked, SMALL.smallest, exact=SMALL.exact)
     words = objective.tokenizer.words(objective.tokenizer.vectors(given.images)).flatten(1)
     embedded = objective.encoder.embed(given.images)
     encoded = objective.encoder.encode(masked.put_mask(embedded, objective.encoder, objective.mask_token, mask))
@@ -105,6 +107,48 @@ def test_the_tokenizer_learns_to_repaint_with_many_words() -> None:
     assert first["loss"] > 0.9 * variance
     assert last["loss"] < 0.5 * variance
     assert last["words"] > 12
+
+
+def published() -> WordEncoder:
+    """DALL-E's encoder made narrow, its random weights large enough that pictures get different words."""
+    torch.manual_seed(2)
+    encoder = WordEncoder(hidden=4, words=32)
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return encoder.eval().requires_grad_(False)
+
+
+def test_with_the_published_tokenizer_the_backbone_learns_from_the_first_step() -> None:
+    torch.manual_seed(0)
+    encoder = published()
+    objective = beit.BEiT(SMALL, models.build(vit.TINY), encoder)
+    given = batch()
+    torch.manual_seed(3)
+    scalars = objective(given)
+    scalars["loss"].backward()
+    assert objective.mask_token.grad is not None
+    assert not any(parameter.requires_grad for parameter in objective.published.parameters())
+    # The words, picture by picture: 32 pixels in 0..1 become 8 a patch, and a word stands for 8 of them.
+    for image, found in zip(given.images, objective.words(given.images, (4, 4)), strict=True):
+        small = functional.interpolate(image[None] * 0.5 + 0.5, size=(32, 32), mode="bicubic", antialias=True)
+        assert torch.equal(found, encoder(small.clamp(0, 1)).argmax(1)[0])
+    assert scalars["words"] > 1
+
+
+def test_the_published_tokenizer_is_in_the_state_by_its_fingerprint() -> None:
+    one, other = (beit.BEiT(SMALL, models.build(vit.TINY), published()) for _ in range(2))
+    state = one.state_dict()
+    assert "published_digest" in state
+    assert not [name for name in state if name.startswith("published.")]
+    other.load_state_dict(state)
+    with torch.no_grad():
+        other.published.blocks.input.w.add_(1.0)
+    other = beit.BEiT(SMALL, models.build(vit.TINY), other.published)
+    with pytest.raises(ValueError, match="the published is another than the one"):
+        other.load_state_dict(state)
+    with pytest.raises(ValueError, match=r"codes is 512 .* has 32 words"):
+        beit.BEiT(beit.Config(), models.build(vit.TINY), published())
 
 
 def test_what_cannot_be_is_refused() -> None:

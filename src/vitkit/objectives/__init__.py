@@ -5,13 +5,16 @@ that a method needs beside the backbone (a teacher, a centre, a mask token) live
 buffers, so it is moved, sharded, saved and restored with it.
 """
 
+import hashlib
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from functools import partial
 from types import ModuleType
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -31,6 +34,25 @@ class Objective(nn.Module, ABC):
 
     def after_step(self, progress: float) -> None:
         """Called after every update of the weights; `progress` runs from just above 0 to 1 at the end of the run."""
+
+
+def keep_by_digest(objective: Objective, name: str) -> None:
+    """Leaves a part that never learns, and that a file of its own holds, out of the state of a run.
+
+    In its place is its fingerprint, the buffer `name_digest`; to go on with another part is a ValueError.
+    """
+    objective.register_buffer(f"{name}_digest", digest(objective.get_submodule(name).state_dict()))
+    objective.register_state_dict_post_hook(partial(_leave_out, name))
+    objective.register_load_state_dict_pre_hook(partial(_put_in, name))
+
+
+def digest(state: Mapping[str, Tensor]) -> Tensor:
+    """The SHA-256 of named weights, (32,) bytes."""
+    found = hashlib.sha256()
+    for name in sorted(state):
+        found.update(name.encode())
+        found.update(state[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return torch.frombuffer(bytearray(found.digest()), dtype=torch.uint8).clone()
 
 
 def objectives() -> list[str]:
@@ -66,3 +88,16 @@ def from_dict(data: Mapping[str, Any]) -> Any:
 
 def _name(config: Any) -> str:
     return type(config).__module__.rpartition(".")[2]
+
+
+def _leave_out(part: str, module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+    for name in [name for name in state if name.startswith(f"{prefix}{part}.")]:
+        del state[name]
+
+
+def _put_in(part: str, module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    saved = state.get(f"{prefix}{part}_digest")
+    if saved is not None and not torch.equal(saved.cpu(), module.get_buffer(f"{part}_digest").cpu()):
+        raise ValueError(f"the {part} is another than the one that this run began with; put that one back")
+    for name, tensor in module.get_submodule(part).state_dict(prefix=f"{prefix}{part}.").items():
+        state[name] = tensor

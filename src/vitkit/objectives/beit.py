@@ -1,30 +1,30 @@
-"""BEiT: naming the visual words of masked blocks (Bao et al. 2021, section 2), with a tokenizer learned on the spot.
+"""BEiT: naming the visual words of masked blocks (Bao et al. 2021, section 2).
 
-The published tokenizer is DALL-E's encoder. Here it is a small one with a codebook as in BEiT v2 (Peng et al. 2022,
-section 3.2: cosine similarity, codes as running means), which learns to repaint pictures in the first part of the run
-and then stays as it is while the backbone learns to guess its words.
+The published tokenizer is DALL-E's encoder, for those who have its file. Without it, it is a small one with a codebook
+as in BEiT v2 (Peng et al. 2022, section 3.2: cosine similarity, codes as running means), which learns to repaint
+pictures in the first part of the run and then stays as it is while the backbone learns to guess its words.
 """
 
 import math
-import random
 from dataclasses import dataclass
 from typing import cast
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from vitkit import parallel
+from vitkit.checkpoints.words import load_words
 from vitkit.data.loader import Batch
+from vitkit.data.masks import block_masks
+from vitkit.data.processor import HALF
+from vitkit.layers.dalle import STRIDE, WordEncoder
 from vitkit.models import Backbone, TokenBackbone
-from vitkit.objectives import Objective
+from vitkit.objectives import Objective, keep_by_digest
 from vitkit.objectives.masked import patch_pixels, put_mask, token_backbone
 
-ATTEMPTS = 10  # at placing a block
-ASPECT = 0.3  # of a block: between this and its inverse
 COMMITMENT = 0.25  # how much the encoder is held to the codes, after van den Oord et al. 2017
 
 
@@ -35,6 +35,9 @@ class Config:
     `exact` adds or frees single patches until the number is right (BEiT v2); without, a picture may have fewer (BEiT).
     The tokenizer has `codes` words of `code_width` numbers, layers of `hidden` channels, and `tokenizer_share` of the
     run to learn (let the warm-up of the rate last longer); a code keeps `code_decay` of itself in each step.
+
+    `tokenizer` is the file of DALL-E's encoder (encoder.pkl, or its tensors in any container) to be taken instead:
+    `codes` are then its 8192, nothing of it learns, and `mean` and `std` are those of the processor.
     """
 
     masked: float = 75 / 196
@@ -45,6 +48,9 @@ class Config:
     hidden: int = 128
     code_decay: float = 0.99
     tokenizer_share: float = 0.1
+    tokenizer: str = ""
+    mean: tuple[float, ...] = HALF
+    std: tuple[float, ...] = HALF
 
     def __post_init__(self) -> None:
         """Refuses shares that are none."""
@@ -120,18 +126,25 @@ class Tokenizer(nn.Module):
 
 
 class BEiT(Objective):
-    """A backbone with a mask token, a linear layer from its tokens to words, and the tokenizer.
+    """A backbone with a mask token, a linear layer from its tokens to words, and a tokenizer: DALL-E's or a new one.
 
-    Raises ValueError for a backbone without tokens.
+    Raises ValueError for a backbone without tokens, and for one of other channels or words than DALL-E's.
     """
 
     progress: Tensor
 
-    def __init__(self, config: Config, backbone: Backbone):
+    def __init__(self, config: Config, backbone: Backbone, published: WordEncoder | None = None):
         super().__init__()
         self.config = config
         self.backbone = backbone = token_backbone(backbone, "BEiT")
-        self.tokenizer = Tokenizer(config, backbone.config.channels, backbone.config.patch_size)
+        channels = backbone.config.channels
+        if published is not None and (published.words, channels) != (config.codes, 3):
+            given = f"codes is {config.codes} and the model takes {channels} channels"
+            raise ValueError(f"{given}; DALL-E's tokenizer has {published.words} words for pictures of 3")
+        self.published = published
+        if published is not None:
+            keep_by_digest(self, "published")
+        self.tokenizer = Tokenizer(config, channels, backbone.config.patch_size) if published is None else None
         self.mask_token = nn.Parameter(torch.empty(backbone.width))
         self.lm_head = nn.Linear(backbone.width, config.codes)
         nn.init.trunc_normal_(self.mask_token, std=0.02)
@@ -147,77 +160,58 @@ class BEiT(Objective):
     @property
     def tokenizer_learns(self) -> bool:
         """Whether the run is in its first part."""
-        return self.progress.item() < self.config.tokenizer_share
+        return self.tokenizer is not None and self.progress.item() < self.config.tokenizer_share
 
     def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """`loss`: first of the repainted pixels, then of the guessed words; `words` is how many are in use, as the
-        exponential of the entropy of their shares.
+        exponential of the entropy of their shares, and `accuracy` how many are guessed.
         """
+        if self.tokenizer is not None and self.tokenizer_learns:
+            return self.repaint(batch.images, self.tokenizer)
         embedded = self.encoder.embed(batch.images)
-        height, width = (side * each for side, each in zip(embedded.grid, self.encoder.config.patch_size, strict=True))
-        with torch.set_grad_enabled(self.tokenizer_learns and torch.is_grad_enabled()):
-            vectors = self.tokenizer.vectors(batch.images[:, :, :height, :width])
-        words = rearrange(self.tokenizer.words(vectors), "b r s -> b (r s)")
-        shares = words.flatten().bincount(minlength=self.config.codes) / words.numel()
-        in_use = (-torch.xlogy(shares, shares).sum()).exp()
-        if self.tokenizer_learns:
-            painted, distance = self.tokenizer.repaint(vectors)
-            pixels = patch_pixels(batch.images, embedded.grid, self.encoder.config.patch_size)
-            target = rearrange(pixels, "b p h w c -> b p (h w c)")
-            return {"loss": F.mse_loss(painted.float(), target) + COMMITMENT * distance, "words": in_use}
-        masked = block_masks(words.shape[0], embedded.grid, self.config).to(words.device)
+        words = rearrange(self.words(batch.images, embedded.grid), "b r s -> b (r s)")
+        share, smallest, exact = self.config.masked, self.config.smallest, self.config.exact
+        masked = block_masks(words.shape[0], embedded.grid, share, smallest, exact=exact).to(words.device)
         encoded = self.encoder.encode(put_mask(embedded, self.encoder, self.mask_token, masked))
-        return {"loss": F.cross_entropy(self.lm_head(encoded.patches[masked]).float(), words[masked]), "words": in_use}
+        guess, truth = self.lm_head(encoded.patches[masked]).float(), words[masked]
+        hits = (guess.argmax(dim=1) == truth).float().mean()
+        return {"loss": F.cross_entropy(guess, truth), "words": self.in_use(words), "accuracy": hits}
+
+    def repaint(self, images: Float[Tensor, "b c height width"], tokenizer: Tokenizer) -> dict[str, Float[Tensor, ""]]:
+        """The scalars of a step in which the tokenizer learns."""
+        patch = self.encoder.config.patch_size
+        grid = (images.shape[2] // patch[0], images.shape[3] // patch[1])
+        vectors = tokenizer.vectors(images[:, :, : grid[0] * patch[0], : grid[1] * patch[1]])
+        painted, distance = tokenizer.repaint(vectors)
+        target = rearrange(patch_pixels(images, grid, patch), "b p h w c -> b p (h w c)")
+        loss = F.mse_loss(painted.float(), target) + COMMITMENT * distance
+        return {"loss": loss, "words": self.in_use(tokenizer.words(vectors))}
+
+    @torch.no_grad()
+    def words(self, images: Float[Tensor, "b c height width"], grid: tuple[int, int]) -> Int[Tensor, "b r s"]:
+        """The word of each patch; DALL-E reads pictures so small that a word is a patch (112 pixels of 224)."""
+        if self.published is None:
+            patch = self.encoder.config.patch_size
+            tokenizer = cast(Tokenizer, self.tokenizer)
+            return tokenizer.words(tokenizer.vectors(images[:, :, : grid[0] * patch[0], : grid[1] * patch[1]]))
+        mean, std = (images.new_tensor(each)[:, None, None] for each in (self.config.mean, self.config.std))
+        size = [side * STRIDE for side in grid]
+        # The original shrinks the 8-bit picture with Lanczos' filter, which torch has not.
+        small = F.interpolate((images * std + mean).float(), size=size, mode="bicubic", antialias=True)
+        return self.published.read(small.clamp(0, 1))
+
+    def in_use(self, words: Int[Tensor, "*b"]) -> Float[Tensor, ""]:
+        """How many words are in use."""
+        shares = words.flatten().bincount(minlength=self.config.codes) / words.numel()
+        return (-torch.xlogy(shares, shares).sum()).exp()
 
     def after_step(self, progress: float) -> None:
         """The codes move while the tokenizer learns."""
-        if self.tokenizer_learns:
+        if self.tokenizer is not None and self.tokenizer_learns:
             self.tokenizer.learn(round(progress * 2**40))
         self.progress.fill_(progress)
 
 
-def block_masks(num: int, grid: tuple[int, int], config: Config) -> Bool[Tensor, "b p"]:
-    """The masks of that many pictures, each its own; drawn from torch's generator."""
-    count = max(1, round(config.masked * grid[0] * grid[1]))
-    lot = random.Random(int(torch.randint(2**62, ())))
-    masks = []
-    for _ in range(num):
-        mask = block_mask(grid, count, config.smallest, lot)
-        if config.exact:
-            flat = mask.reshape(-1)
-            surplus = int(flat.sum()) - count
-            flat[lot.sample([*np.flatnonzero(flat == (surplus > 0))], abs(surplus))] = surplus < 0
-        masks.append(torch.from_numpy(mask.reshape(-1)))
-    return torch.stack(masks)
-
-
-def block_mask(grid: tuple[int, int], count: int, smallest: int, lot: random.Random) -> np.ndarray:
-    """Blocks until `count` patches are masked or none fits any more (section 2.3, algorithm 1; the published code).
-
-    A block's area is uniform between `smallest` and what is left to mask, its shape log-uniform between 0.3 and its
-    inverse; it is smaller than the grid both ways.
-    """
-    mask = np.zeros(grid, dtype=bool)
-    left = count
-    while left > 0:
-        for _ in range(ATTEMPTS):
-            area = lot.uniform(smallest, left)
-            aspect = math.exp(lot.uniform(math.log(ASPECT), -math.log(ASPECT)))
-            height, width = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-            if height >= grid[0] or width >= grid[1]:
-                continue
-            top, start = lot.randint(0, grid[0] - height), lot.randint(0, grid[1] - width)
-            block = mask[top : top + height, start : start + width]
-            new = block.size - int(block.sum())
-            if 0 < new <= left:
-                block[:] = True
-                left -= new
-                break
-        else:
-            break
-    return mask
-
-
 def build(config: Config, backbone: Backbone) -> BEiT:
-    """The objective around a backbone."""
-    return BEiT(config, backbone)
+    """The objective around a backbone, its tokenizer read from the disk where the config names one."""
+    return BEiT(config, backbone, load_words(config.tokenizer) if config.tokenizer else None)

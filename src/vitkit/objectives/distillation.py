@@ -4,10 +4,8 @@ A student with a distillation token (`models.deit`) learns labels with its class
 any other model learns both with its one head.
 """
 
-import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +17,7 @@ from vitkit.data.loader import Batch
 from vitkit.data.processor import Processor
 from vitkit.models import Backbone
 from vitkit.models.deit import DeiT
-from vitkit.objectives import Objective
+from vitkit.objectives import Objective, keep_by_digest
 from vitkit.objectives.supervised import cross_entropy
 
 
@@ -60,7 +58,6 @@ class Distillation(Objective):
 
     scale: Tensor
     shift: Tensor
-    teacher_digest: Tensor
 
     def __init__(self, config: Config, backbone: Backbone, teacher: Backbone, processor: Processor):
         super().__init__()
@@ -81,9 +78,7 @@ class Distillation(Objective):
         theirs = torch.tensor([processor.mean, processor.std])
         self.register_buffer("scale", (ours[1] / theirs[1])[:, None, None], persistent=False)
         self.register_buffer("shift", ((ours[0] - theirs[0]) / theirs[1])[:, None, None], persistent=False)
-        self.register_buffer("teacher_digest", digest(teacher.state_dict()))
-        self.register_state_dict_post_hook(_leave_out_teacher)
-        self.register_load_state_dict_pre_hook(_put_in_teacher)
+        keep_by_digest(self, "teacher")
         self.train()
 
     def train(self, mode: bool = True) -> "Distillation":
@@ -135,28 +130,6 @@ class Distillation(Objective):
         p, q = (teacher / t).log_softmax(dim=1), (student / t).log_softmax(dim=1)
         divergence = (p.exp() * (p - q)).sum(dim=1) * t**2
         return divergence.mean() / (1 if self.config.average == "batch" else student.shape[1])
-
-
-def digest(state: Mapping[str, Tensor]) -> Tensor:
-    """The SHA-256 of named weights, (32,) bytes."""
-    found = hashlib.sha256()
-    for name in sorted(state):
-        found.update(name.encode())
-        found.update(state[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return torch.frombuffer(bytearray(found.digest()), dtype=torch.uint8).clone()
-
-
-def _leave_out_teacher(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
-    for name in [name for name in state if name.startswith(f"{prefix}teacher.")]:
-        del state[name]
-
-
-def _put_in_teacher(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    saved = state.get(f"{prefix}teacher_digest")
-    if saved is not None and not torch.equal(saved.cpu(), module.get_buffer("teacher_digest").cpu()):
-        raise ValueError("the teacher is another than the one that this run began with; put that one back")
-    for name, tensor in module.get_submodule("teacher").state_dict(prefix=f"{prefix}teacher.").items():
-        state[name] = tensor
 
 
 def build(config: Config, backbone: Backbone) -> Distillation:

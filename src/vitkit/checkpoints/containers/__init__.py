@@ -15,6 +15,7 @@ SUFFIXES = {
     ".pt": "pickled",
     ".bin": "pickled",
     ".ckpt": "pickled",
+    ".pkl": "pickled",
     ".json": "sharded",
 }
 

@@ -1,7 +1,8 @@
 """Files of `torch.save`: the only place that calls `torch.load`, always with `weights_only=True`, no way around it.
 
 What such a file may hold beside tensors is plain values and `argparse.Namespace`, which the official DINO and MAE files
-keep their arguments in, and which is data. Anything else is refused by name.
+keep their arguments in, and which is data. DALL-E's encoder was published as a pickled module: an empty class stands in
+for its classes, by name, and takes their attributes and nothing else. Anything else is refused by name.
 """
 
 import argparse
@@ -19,6 +20,16 @@ from vitkit.checkpoints.tensors import Info, Tensors
 
 MAX_DEPTH = 8
 ZIP = b"PK\x03\x04"
+# The classes of DALL-E's encoder, none of which is imported or called.
+MODULES = (
+    *("dall_e.encoder.Encoder", "dall_e.encoder.EncoderBlock", "dall_e.utils.Conv2d"),
+    *("torch.nn.modules.container.Sequential", "torch.nn.modules.linear.Identity"),
+    *("torch.nn.modules.activation.ReLU", "torch.nn.modules.pooling.MaxPool2d"),
+)
+
+
+class Shell:
+    """What stands in for a pickled module: its attributes, as data."""
 
 
 def open_file(path: Path) -> Tensors:
@@ -31,6 +42,8 @@ def open_file(path: Path) -> Tensors:
     if zipped:
         _check_archive(path)
     loaded = _load(path, zipped)
+    if isinstance(loaded, Shell):
+        loaded = _inside(loaded, 0)
     if not isinstance(loaded, Mapping):
         raise CheckpointError(f"holds {type(loaded).__name__}, not tensors under names")
     tensors = dict(_flatten(loaded, "", 0))
@@ -42,10 +55,20 @@ def open_file(path: Path) -> Tensors:
 
 def _load(path: Path, zipped: bool) -> Any:
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace, *((Shell, name) for name in MODULES)]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except Exception as error:  # the unpickler meets whatever bytes there are: any failure of it is a bad file
         raise CheckpointError(_reason(str(error))) from None
+
+
+def _inside(shell: Shell, depth: int) -> dict[Any, Any]:
+    """The parameters of a pickled module, those of its parts in dicts of their own."""
+    if depth > MAX_DEPTH:
+        raise CheckpointError(f"modules nested deeper than {MAX_DEPTH}")
+    held = vars(shell)
+    parts = [held.get(kind) for kind in ("_parameters", "_buffers", "_modules")]
+    found = {name: value for part in parts if isinstance(part, Mapping) for name, value in part.items()}
+    return {name: _inside(value, depth + 1) if isinstance(value, Shell) else value for name, value in found.items()}
 
 
 def _reason(text: str) -> str:
