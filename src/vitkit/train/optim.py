@@ -1,6 +1,8 @@
 """The update of the weights: which optimiser, what weight decay means and touches, and how fast each layer learns."""
 
+import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,7 +15,8 @@ from vitkit.train.together import Together
 
 @dataclass(frozen=True, kw_only=True)
 class Optimizer:
-    """The optimiser, with gradients clipped to the global norm `clip`, None for no clipping.
+    """The optimiser, with gradients clipped to the norm `clip`, None for no clipping: that of `all` of them together,
+    or of each `tensor` by itself, as DINO's code does.
 
     `adamw` (Loshchilov and Hutter 2019), `adam` (decay as part of the gradient), `sgd` with `momentum` (the paper's
     fine-tuning), `lion` (Chen et al. 2023), `muon` (Jordan 2024) for the matrices inside blocks and adamw for the rest,
@@ -21,18 +24,21 @@ class Optimizer:
 
     `decay` says what `weight_decay` multiplies at each update: `rate` the learning rate of that step, as in the ViT
     paper and PyTorch; `schedule` only the schedule's share of the peak rate, as in big_vision. At a peak rate of 1e-3,
-    0.1 in the first is 1e-4 in the second. `layer_decay` multiplies the rate once for each block between a layer and
+    0.1 in the first is 1e-4 in the second. With `final_decay` it goes there on a cosine over the run (DINO: 0.04 to 0.4).
+    `layer_decay` multiplies the rate once for each block between a layer and
     the head (BEiT, MAE: 0.65 to 0.9).
     """
 
     name: Literal["adamw", "adam", "sgd", "lion", "muon"] = "adamw"
     rate: float = 1e-3
     weight_decay: float = 0.1
+    final_decay: float | None = None
     decay: Literal["rate", "schedule"] = "rate"
     betas: tuple[float, float] = (0.9, 0.999)
     momentum: float = 0.9
     eps: float = 1e-8
     clip: float | None = 1.0
+    clip_by: Literal["all", "tensor"] = "all"
     layer_decay: float = 1.0
 
     def __post_init__(self) -> None:
@@ -40,6 +46,9 @@ class Optimizer:
         if self.rate <= 0.0 or self.weight_decay < 0.0:
             given = f"optimizer.rate is {self.rate} and weight_decay {self.weight_decay}"
             raise ValueError(f"{given}; the rate must be above 0, the decay at least 0")
+        if self.final_decay is not None and min(self.weight_decay, self.final_decay) <= 0.0:
+            given = f"optimizer.weight_decay is {self.weight_decay} and final_decay {self.final_decay}"
+            raise ValueError(f"{given}; a decay that changes goes from one number above 0 to another")
         if self.clip is not None and self.clip <= 0.0:
             raise ValueError(f"optimizer.clip is {self.clip}; it must be above 0, or none for no clipping")
         if not 0.0 < self.layer_decay <= 1.0:
@@ -136,3 +145,25 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Sets the learning rate of the next update, of each group its share."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group.get("scale", 1.0)
+
+
+def set_decay(optimizer: torch.optim.Optimizer, config: Optimizer, progress: float) -> None:
+    """Sets the weight decay of the next update, where it changes over the run; `progress` is 0 before the first."""
+    if config.final_decay is None:
+        return
+    value = config.final_decay + (config.weight_decay - config.final_decay) * (1 + math.cos(math.pi * progress)) / 2
+    for group in optimizer.param_groups:
+        if group["weight_decay"] > 0:
+            group["weight_decay"] = value / config.rate if config.decay == "schedule" else value
+
+
+def clip_gradients(config: Optimizer, parameters: Iterable[nn.Parameter], norm: torch.Tensor) -> None:
+    """Scales gradients down to the norm that the config allows; `norm` is that of all of them."""
+    if config.clip is None:
+        return
+    if config.clip_by == "all":
+        nn.utils.clip_grads_with_norm_(parameters, config.clip, norm)
+        return
+    for parameter in parameters:
+        if parameter.grad is not None:
+            nn.utils.clip_grad_norm_([parameter], config.clip)
