@@ -16,10 +16,13 @@ LEVELS: dict[str, float] = {
     "config": 0, "parallel": 0, "layers": 0, "images": 0,
     "models": 1, "data": 1,
     "checkpoints": 1.5,  # a teacher is a checkpoint
+    "explain": 1.8,  # attention is judged too
+    "engine": 1.5,
     "objectives": 2, "evaluate": 2,
-    "train": 3, "predict": 3, "explain": 3, "jax": 3.5,
+    "train": 3, "predict": 3, "jax": 3.5,
     "transformers": 4, "serve": 4, "export": 4, "recipes": 4,
     "bench": 5,
+    "paper": 5,
     "cli": 6, "__main__": 7,
 }  # fmt: skip
 SAYS_NOTHING = {"utils", "util", "common", "misc", "helpers", "helper", "base", "core", "manager", "tools", "stuff"}

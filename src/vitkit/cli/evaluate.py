@@ -32,14 +32,15 @@ def evaluate(
 
     Of its answers: `top1` (and top-5), `confusion`, `calibration`, `real:FILE` (accuracy by a JSON file of labels, such
     as ReaL's real.json), `subset` (among the classes that the photos have, as for ImageNet-A and -R; `subset:FILE`
-    lists them). Of its representations, whatever its classes: `knn`, `fewshot`, `probe`, which learn from --train. Of
-    itself: `throughput` (`throughput:bfloat16`), `flops`. The classes of the photos are found among the model's by
-    name; WordNet ids (n01440764) name ImageNet's.
+    lists them). Of its representations, whatever its classes: `knn`, `fewshot`, `probe`, `linear` (DINO's protocol),
+    which learn from --train. Of its attention: `segmentation:FOLDER` of masks, PNGs of object numbers named as the
+    photos. Of itself: `throughput` (`throughput:bfloat16`), `flops`. The classes of the photos are found among the
+    model's by name; WordNet ids (n01440764) name ImageNet's.
 
     Args:
         model: A checkpoint: a folder, a file of any dialect, or a hub id.
         data: The photos to judge by, as in folder:photos/val; of splits, val or test.
-        train: The photos that knn, fewshot and probe learn from; the train split of the data if not given.
+        train: The photos that knn, fewshot, probe and linear learn from; the train split of the data if not given.
         evaluators: What to find out.
         out: The folder to write evaluation.json and report.html into.
         json: Print one JSON object in place of the table.

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from vitkit.config import nearest
 from vitkit.data.loader import Batch
+from vitkit.data.processor import Processor
 from vitkit.models import Backbone
 
 Batches = Callable[[], Iterable[Batch]]
@@ -56,15 +57,27 @@ class Representations:
 class Subject:
     """A model under evaluation with the labelled pictures it is judged by, and those that an evaluator may learn from.
 
-    `batches`, and `training` if given, are called for a pass over the pictures, their targets counted by `classes`.
+    `processor` is how its pictures were prepared, for evaluators that lay something over them. `batches`, and
+    `training` if given, are called for a pass over the pictures, their targets counted by `classes`.
     The model is put into evaluation mode for a pass, and back.
     """
 
-    def __init__(self, model: Backbone, batches: Batches, classes: tuple[str, ...], *, training: Batches | None = None):
+    processor: Processor | None = None
+
+    def __init__(
+        self,
+        model: Backbone,
+        batches: Batches,
+        classes: tuple[str, ...],
+        *,
+        training: Batches | None = None,
+        processor: Processor | None = None,
+    ):
         self.model = model
         self.batches = batches
         self.classes = classes
         self.training = training
+        self.processor = processor
 
     @property
     def device(self) -> torch.device:
@@ -93,7 +106,9 @@ class Subject:
     def training_representations(self) -> Representations:
         """The same of the pictures to learn from; ValueError where there are none."""
         if self.training is None:
-            raise ValueError("knn, fewshot and probe learn from labelled pictures, and no training pictures were given")
+            raise ValueError(
+                "knn, fewshot, probe and linear learn from labelled pictures, and no training pictures were given"
+            )
         return self._look(self.training, logits=False).representations
 
     @cached_property

@@ -66,8 +66,8 @@ class Judge:
             training = None
         elif training is None:
             raise ValueError(
-                f"knn, fewshot and probe learn from labelled pictures, and '{self.data}' has no train split: name a "
-                "source to train them on, or hold a share out"
+                f"knn, fewshot, probe and linear learn from labelled pictures, and '{self.data}' has no train split: "
+                "name a source to train them on, or hold a share out"
             )
         if "predictions" not in self.kinds:
             return training, judged if training is None else fitted(judged, training.classes, name=self.data)
@@ -146,7 +146,8 @@ def run(
 
         return read
 
-    subject = Subject(model, batches(judged), judged.classes, training=None if training is None else batches(training))
+    learnt = None if training is None else batches(training)
+    subject = Subject(model, batches(judged), judged.classes, training=learnt, processor=processor)
     numbers = evaluate.evaluate(subject, judge.evaluators)
     parameter = next(model.parameters())
     return Evaluation(
