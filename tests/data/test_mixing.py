@@ -11,7 +11,7 @@ from vitkit.data.augment import Augment, Transform
 from vitkit.data.crop import Crop
 from vitkit.data.erasing import Erasing
 from vitkit.data.loader import Batch, Stream, permutation, training_batches
-from vitkit.data.mixing import Mix, Mixing, draw
+from vitkit.data.mixing import Mix, Mixing, draw, draw_of, partner
 from vitkit.data.photometric import Jitter
 from vitkit.data.processor import Processor
 from vitkit.data.randaugment import RandAugment
@@ -38,6 +38,8 @@ CASES = {
     "everything": EVERYTHING,
     "mixup": Augment(mixing=Mixing(mixup=0.5)),
     "cutmix": Augment(flip=True, mixing=Mixing(cutmix=1.0)),
+    "pairs": Augment(mixing=Mixing(mixup=0.8, cutmix=1.0, mode="pair"), repeats=3),
+    "elements": Augment(mixing=Mixing(mixup=0.8, cutmix=1.0, mode="elem")),
     "repeats": Augment(flip=True, rotate=20.0, repeats=3),
     "randaugment": Augment(randaugment=RandAugment(layers=2)),
 }
@@ -165,3 +167,71 @@ def test_batches_that_cannot_be_mixed_are_refused() -> None:
     for settings, words in (({"mixup": -0.1}, "mixing.mixup"), ({"switch": 1.5}, "switch 1.5")):
         with pytest.raises(ValueError, match=words):
             Mixing(**settings)
+
+
+MODES = [(mode, repeats) for mode in ("batch", "pair", "elem") for repeats in (1, 3)]
+
+
+@pytest.mark.parametrize(("mode", "repeats"), MODES)
+def test_every_mode_is_the_loop_over_its_draws(mode: str, repeats: int) -> None:
+    changes = {"flip": True, "repeats": repeats}
+    mixing = Mixing(mixup=0.8, cutmix=1.0, probability=0.8, share="drawn", mode=mode)
+    plain, mixed = take(6, Augment(**changes)), take(6, Augment(**changes, mixing=mixing))
+    together = [
+        joined([take(6, Augment(**changes, mixing=mixing), rank=rank, world_size=4)[step] for rank in range(4)])
+        for step in range(6)
+    ]
+    for step, (one, other) in enumerate(zip(plain, mixed, strict=True)):
+        for row in range(8):
+            number = partner(row, 8, repeats, mode)
+            # The draw belongs to the step's first sample, and to the picture, its pair or the whole batch.
+            owner = {"batch": 0, "pair": 1 + min(row, number), "elem": 1 + row}[mode]
+            random = np.random.Generator(np.random.Philox(key=[3, 4], counter=[0, owner, step * 8, 0]))
+            mix = draw(mixing, (8, 8), random)
+            images, targets = one.images.numpy(), one.targets.numpy()
+            pair = images[number : number + 1], targets[number : number + 1]
+            expected = mix(images[row : row + 1], targets[row : row + 1], pair)
+            np.testing.assert_array_equal(other.images[row], expected[0][0])
+            np.testing.assert_array_equal(other.targets[row], expected[1][0])
+        assert torch.equal(other.images, together[step].images)
+        assert torch.equal(other.targets, together[step].targets)
+
+
+def test_partners_of_pairs_choose_each_other() -> None:
+    for size, repeats in ((8, 1), (7, 1), (12, 3), (16, 3), (256, 3)):
+        partners = [partner(number, size, repeats, "pair") for number in range(size)]
+        assert [partners[each] for each in partners] == list(range(size))
+        whole = size - size % (2 * repeats)
+        assert all(number // repeats != partners[number] // repeats for number in range(whole))
+    assert [partner(number, 4, 1, "batch") for number in range(4)] == [3, 0, 1, 2]
+
+
+@pytest.mark.parametrize("mode", ["batch", "pair", "elem"])
+def test_two_pictures_are_mixed_as_timm_does(mode: str) -> None:
+    """With two pictures the partner is the other one in both, and the shares can be given to timm."""
+    theirs = pytest.importorskip("timm.data.mixup")
+    images, labels = torch.rand(2, 3, 12, 10), torch.tensor([1, 3])
+    for seed in range(40):
+        mixing = Mixing(mixup=0.8, cutmix=1.0, share="drawn", mode=mode)
+        random = [np.random.default_rng([seed, draw_of(row, 2, 1, mode)]) for row in range(2)]
+        mixes = [draw(mixing, (12, 10), each) for each in random]
+        mixup = theirs.Mixup(0.8, 1.0, mode=mode, label_smoothing=0.1, num_classes=5)
+        given = {"batch": mixes[:1], "pair": mixes[:1], "elem": mixes}[mode]
+        shares, cut = np.array([mix.share for mix in given]), np.array([mix.box is not None for mix in given])
+        boxes = iter([mix for mix in given if mix.box is not None])
+        mixup._params_per_batch = lambda shares=shares, cut=cut: (shares[0], cut[0])
+        mixup._params_per_elem = lambda _, shares=shares, cut=cut: (shares.astype(np.float32), cut)
+        original = theirs.cutmix_bbox_and_lam
+        theirs.cutmix_bbox_and_lam = lambda *_, boxes=boxes, **__: next((mix.box, mix.share) for mix in boxes)
+        try:
+            expected, targets = mixup(images.clone(), labels)
+        finally:
+            theirs.cutmix_bbox_and_lam = original
+        ones = torch.eye(5)[labels]
+        for row, mix in enumerate(mixes):
+            other = slice(1 - row, 2 - row)
+            pair = images[other].numpy(), ones[other].numpy()
+            found, target = mix(images[row : row + 1].numpy(), ones[row : row + 1].numpy(), pair)
+            np.testing.assert_allclose(found[0], expected[row], atol=1e-6)
+            smoothed = torch.lerp(torch.from_numpy(target), torch.full_like(ones[:1], 1 / 5), 0.1)
+            np.testing.assert_allclose(smoothed[0], targets[row], atol=1e-6)

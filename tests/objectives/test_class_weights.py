@@ -1,9 +1,15 @@
 """Class weights against a loop over pictures, and that parts of a batch add up to the whole."""
 
+from typing import Literal
+
+import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from vitkit import models
+from vitkit import models, objectives
+from vitkit.config import override
+from vitkit.data import Example, Label, Source
 from vitkit.models import vit
 from vitkit.objectives import supervised
 
@@ -44,3 +50,82 @@ def test_weights_that_fit_nothing_are_refused() -> None:
         supervised.build(supervised.Config(class_weights=(1.0, 2.0)), models.build(vit.TINY))
     with pytest.raises(ValueError, match="none may be below 0"):
         supervised.Config(class_weights=(1.0, -2.0))
+
+
+class Labelled(Source):
+    """Labels without pictures."""
+
+    def __init__(self, labels: list[Label], classes: int):
+        self.labels = labels
+        self.classes = tuple(f"class {number}" for number in range(classes))
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def read(self, index: int, **_: object) -> Example:
+        raise NotImplementedError
+
+    def label(self, index: int) -> Label:
+        return self.labels[index]
+
+
+COUNTS = [50, 7, 3, 30, 10]
+LABELS: list[Label] = [label for label, count in enumerate(COUNTS) for _ in range(count)]
+
+
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+def test_balanced_is_scikit_learns(kind: Literal["softmax", "sigmoid"]) -> None:
+    theirs = pytest.importorskip("sklearn.utils.class_weight").compute_class_weight(
+        "balanced", classes=np.arange(5), y=np.array(LABELS)
+    )
+    config = supervised.Config(loss=kind, class_weights="balanced").fitted(Labelled([*LABELS, -1], 5))
+    assert config.class_weights == pytest.approx(theirs / theirs.mean())
+    built = supervised.build(config, models.build(vit.TINY))
+    assert built.class_weights is not None
+    assert built.class_weights.tolist() == pytest.approx(theirs / theirs.mean())
+    # Every class adds the same to the loss of a pass over the pictures.
+    assert np.ptp(np.array(config.class_weights) * COUNTS) == pytest.approx(0, abs=1e-9)
+
+
+def test_effective_numbers_are_between_none_and_balanced() -> None:
+    config = supervised.Config(class_weights="effective").fitted(Labelled(LABELS, 5))
+    expected = np.array([(1 - 0.999) / (1 - 0.999**count) for count in COUNTS])
+    assert config.class_weights == pytest.approx(expected / expected.mean())
+
+
+def test_positive_weights_are_torchs_pos_weight() -> None:
+    rows: list[Label] = [(0, 1), (1,), (1, 2), (), 0, (3, 4), -1, (2, 4)]
+    config = supervised.Config(loss="sigmoid", positive_weights="balanced").fitted(Labelled(rows, 5))
+    assert config.positive_weights == pytest.approx([6 / 2, 5 / 3, 6 / 2, 7 / 1, 6 / 2])
+    built = supervised.build(config, models.build(vit.TINY))
+    torch.manual_seed(0)
+    logits, targets = torch.randn(4, 5), (torch.rand(4, 5) > 0.6).float()
+    weights = torch.tensor(config.positive_weights)
+    theirs = nn.BCEWithLogitsLoss(pos_weight=weights, reduction="sum")(logits, targets) / 4
+    torch.testing.assert_close(
+        supervised.cross_entropy(logits, targets, kind="sigmoid", positive_weights=built.positive_weights), theirs
+    )
+
+
+def test_what_cannot_be_balanced_is_refused() -> None:
+    balanced = supervised.Config(class_weights="balanced")
+    with pytest.raises(ValueError, match=r"'class 5' has no training picture to balance it by \(2 classes have none\)"):
+        balanced.fitted(Labelled(LABELS, 7))
+    with pytest.raises(ValueError, match="class_weights='balanced' is counted from training labels"):
+        supervised.build(balanced, models.build(vit.TINY))
+    with pytest.raises(ValueError, match="loss is softmax, not sigmoid"):
+        supervised.Config(positive_weights="balanced")
+    every = supervised.Config(loss="sigmoid", positive_weights="balanced")
+    with pytest.raises(ValueError, match="every training picture has the label 'class 1'"):
+        every.fitted(Labelled([(0, 1), (1, 2), (1,)], 3))
+    assert supervised.Config().fitted(Labelled([], 3)) == supervised.Config()
+
+
+def test_words_and_numbers_come_from_the_command_line_and_json() -> None:
+    run = {"objective": "supervised", "class_weights": [1.0, 2.0], "positive_weights": None}
+    assert objectives.from_dict(run).class_weights == (1.0, 2.0)
+    changed = override(supervised.Config(), {"class_weights": "balanced"})
+    assert changed.class_weights == "balanced"
+    assert objectives.from_dict(objectives.to_dict(changed)) == changed
+    with pytest.raises(ValueError, match="balanced"):
+        override(supervised.Config(), {"class_weights": "balancd"})

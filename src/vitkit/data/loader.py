@@ -4,8 +4,8 @@ An epoch is a permutation drawn from (seed, epoch); the stream of samples is one
 cross the edge. What is random in a sample is drawn from (seed, epoch, index). So the order, and every pixel, is the
 same for any number of workers and any world size, and where a run stands is one integer: how many samples it has
 consumed. With repeats, R samples in a row are copies of one picture, each changed in its own way. What mixes a batch is
-drawn from (seed, its first sample); a picture's partner is R places before it in the batch of all processes (before the
-first comes the last), so each process reads R pictures more than its share.
+drawn from (seed, its first sample), and the number of the picture where each has its own; its partner is found in the
+batch of all processes (see `mixing.partner`), so each process reads a few pictures more than its share.
 """
 
 import signal
@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from vitkit.data import Label, Source
 from vitkit.data.augment import Augment, Transform
-from vitkit.data.mixing import Mix, draw
+from vitkit.data.mixing import draw, draws, partner
 from vitkit.images import ImageError
 
 ORDER, SAMPLE, MIX = 1, 2, 4  # the streams of random numbers that a seed gives; `train.loop` has 3
@@ -81,21 +81,23 @@ def training_batches(source: Source, transform: Transform, stream: Stream, *, co
     Raises ValueError for batches too small to be mixed.
     """
     augment = transform.augment
-    if augment.mixing.active and stream.batch_size < 2 * augment.repeats:
-        raise ValueError(
-            f"a batch of {stream.batch_size} cannot be mixed: with {augment.repeats} copies of each picture it takes "
-            f"at least {2 * augment.repeats}"
-        )
+    refuse_unmixable(augment, stream)
     dataset = _Training(source, transform, stream.seed)
     places = _places(len(source), stream, augment, consumed)
     collate = _MixingCollate(len(source.classes), augment, stream) if augment.mixing.active else None
     return iter(_loader(dataset, places, stream.workers, collate))
 
 
+def refuse_unmixable(augment: Augment, stream: Stream) -> None:
+    """Raises ValueError for batches too small to be mixed."""
+    least = 2 * augment.repeats
+    if augment.mixing.active and stream.batch_size < least:
+        copies = f"with {augment.repeats} copies of each picture it takes at least {least}"
+        raise ValueError(f"a batch of {stream.batch_size} cannot be mixed: {copies}")
+
+
 def evaluation_batches(source: Source, transform: Transform, *, batch_size: int, workers: int = 0) -> Iterator[Batch]:
-    """Every picture once, in order, unchanged; the last batch may be smaller. An unreadable picture is an
-    ImageError.
-    """
+    """Every picture once, in order, unchanged; the last batch may be smaller. ImageError for an unreadable picture."""
     places = (
         [Place(0, index) for index in range(start, min(start + batch_size, len(source)))]
         for start in range(0, len(source), batch_size)
@@ -114,20 +116,28 @@ class Place:
 
 
 def _places(num: int, stream: Stream, augment: Augment, consumed: int) -> Iterator[list[Place]]:
-    size, share, repeats = stream.batch_size, stream.batch_size // stream.world_size, augment.repeats
-    # Alone, a process has all partners in its own batch.
-    before = repeats if augment.mixing.active and stream.world_size > 1 else 0
+    size, repeats = stream.batch_size, augment.repeats
+    numbers = _numbers(stream, augment)
     orders: dict[int, np.ndarray] = {}
     for start in count(consumed, size):
-        first = stream.rank * share
         batch: list[Place] = []
-        for number in range(first - before, first + share):
-            epoch, position = divmod(start + number % size, num)
+        for number in numbers:
+            epoch, position = divmod(start + number, num)
             if epoch not in orders:
                 orders[epoch] = permutation(num, stream.seed, epoch)
             batch.append(Place(epoch, int(orders[epoch][position // repeats]), position % repeats, start))
         orders = {epoch: order for epoch, order in orders.items() if epoch >= start // num}
         yield batch
+
+
+def _numbers(stream: Stream, augment: Augment) -> list[int]:
+    """Which pictures of the batch of all processes are this one's, and then which are partners of these elsewhere."""
+    share = stream.batch_size // stream.world_size
+    own = range(stream.rank * share, (stream.rank + 1) * share)
+    if not augment.mixing.active:
+        return list(own)
+    partners = {partner(number, stream.batch_size, augment.repeats, augment.mixing.mode) for number in own}
+    return [*own, *sorted(partners.difference(own))]
 
 
 @dataclass(frozen=True)
@@ -195,18 +205,20 @@ class _MixingCollate:
     stream: Stream
 
     def __call__(self, samples: Sequence[_Sample]) -> Batch:
-        repeats = self.augment.repeats
-        if self.stream.world_size == 1:
-            samples = [*samples[-repeats:], *samples]
-        collate = _Collate(self.num_classes)
-        own, partners = collate(samples[repeats:]), collate(samples[:-repeats])
-        size = own.images.shape[-2], own.images.shape[-1]
-        mix = draw(self.augment.mixing, size, _random(self.stream.seed, MIX, 0, samples[0].start))
-        if mix == Mix():
-            return own
-        pair = partners.images.numpy(), partners.targets.numpy()
-        images, targets = mix(own.images.numpy(), own.targets.numpy(), pair)
-        return Batch(torch.from_numpy(images), torch.from_numpy(targets), own.keys, own.replaced)
+        mixing, repeats, size = self.augment.mixing, self.augment.repeats, self.stream.batch_size
+        share, start = size // self.stream.world_size, samples[0].start
+        numbers = _numbers(self.stream, self.augment)
+        whole = _Collate(self.num_classes)(samples)
+        places = {number: place for place, number in enumerate(numbers)}
+        others = [places[partner(number, size, repeats, mixing.mode)] for number in numbers[:share]]
+        images, targets = whole.images.numpy(), whole.targets.numpy()
+        mixed, shares = images[:share].copy(), targets[:share].copy()
+        for drawn, rows in draws(numbers[:share], size, repeats, mixing.mode).items():
+            mix = draw(mixing, images.shape[-2:], _random(self.stream.seed, MIX, 0, start, drawn))
+            theirs = [others[row] for row in rows]
+            mixed[rows], shares[rows] = mix(images[rows], targets[rows], (images[theirs], targets[theirs]))
+        replaced = tuple(name for sample in samples[:share] for name in sample.replaced)
+        return Batch(torch.from_numpy(mixed), torch.from_numpy(shares), whole.keys[:share], replaced)
 
 
 def _loader(

@@ -1,6 +1,7 @@
 """Mixup and CutMix: every picture of a batch with another one of it, and the targets in the same shares."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,10 +16,11 @@ Targets = Float32[np.ndarray, "b classes"]
 class Mixing:
     """Mixup with a share from Beta(mixup, mixup), CutMix with one from Beta(cutmix, cutmix); 0 is without.
 
-    One share is drawn a step for the whole batch, as big_vision does and timm and DeiT in their batch mode. A step
-    mixes with `probability`; where both are on, `switch` is CutMix's part. `share` is mixup's: `larger` takes the
-    larger of a and 1 - a for the picture itself (big_vision), `drawn` takes a (timm; Zhang et al. 2017). A picture's
-    partner is the one before it in the batch of all processes, so nothing depends on how many there are.
+    `mode` says for what a share is drawn (timm's words): for the whole `batch` of a step, as in big_vision and DeiT,
+    for each `pair` of pictures that are mixed with each other, or for each `elem`ent. It mixes with `probability`;
+    where both are on, `switch` is CutMix's part. `share` is mixup's: `larger` takes the larger of a and 1 - a for the
+    picture itself (big_vision), `drawn` takes a (timm; Zhang et al. 2017). Partners (see `partner`) are found in the
+    batch of all processes, so nothing depends on how many there are.
     """
 
     mixup: float = 0.0
@@ -26,6 +28,7 @@ class Mixing:
     probability: float = 1.0
     switch: float = 0.5
     share: Literal["larger", "drawn"] = "larger"
+    mode: Literal["batch", "pair", "elem"] = "batch"
 
     def __post_init__(self) -> None:
         """Refuses what is no strength and no probability."""
@@ -59,6 +62,34 @@ class Mix:
             mixed = images.copy()
             mixed[:, :, top:bottom, left:right] = partners[0][:, :, top:bottom, left:right]
         return mixed, targets * share + partners[1] * other
+
+
+def partner(number: int, size: int, repeats: int, mode: str) -> int:
+    """Which picture of a batch of `size` is mixed into that number, where each comes in `repeats` copies in a row.
+
+    The one before, so many copies back that it is another picture. In `pair` mode the batch is cut into groups of two
+    pictures with their copies, and first and last of a group, second and last but one, ... go together; what is left
+    over in the middle of the last group is its own partner.
+    """
+    if mode != "pair":
+        return (number - repeats) % size
+    start = number - number % (2 * repeats)
+    return start + min(2 * repeats, size - start) - 1 - (number - start)
+
+
+def draw_of(number: int, size: int, repeats: int, mode: str) -> int:
+    """The number of the draw that picture is mixed by, of its step's: 0 for the batch, from 1 on for parts of it."""
+    if mode == "batch":
+        return 0
+    return 1 + (min(number, partner(number, size, repeats, mode)) if mode == "pair" else number)
+
+
+def draws(numbers: Sequence[int], size: int, repeats: int, mode: str) -> dict[int, list[int]]:
+    """The places of `numbers` by the draw that each is mixed by."""
+    found: dict[int, list[int]] = {}
+    for place, number in enumerate(numbers):
+        found.setdefault(draw_of(number, size, repeats, mode), []).append(place)
+    return found
 
 
 def draw(mixing: Mixing, size: tuple[int, int], random: np.random.Generator) -> Mix:

@@ -3,6 +3,7 @@
 from vitkit.config import nearest
 from vitkit.data.augment import Augment
 from vitkit.data.crop import Crop
+from vitkit.data.erasing import Erasing
 from vitkit.data.mixing import Mixing
 from vitkit.data.photometric import Jitter
 from vitkit.data.randaugment import RandAugment
@@ -44,6 +45,26 @@ def inception(kind: str) -> Crop:
     if kind == "torchvision":
         return Crop(kind="torchvision", resampling="bicubic")
     raise ValueError(f"unknown Inception crop '{kind}'{nearest(kind, ('tensorflow', 'torchvision'))}")
+
+
+#: timm's "rand-m9-mstd0.5-inc1": RandAugment of DeiT, MAE's and BEiT's fine-tuning.
+RAND_M9 = RandAugment(layers=2, magnitude=9.0, noise=0.5, operations="increasing")
+
+
+def deit(repeats: int = 3) -> Augment:
+    """DeiT's training (Touvron et al. 2021, table 9): Inception crop, flip, RandAugment, erasing, Mixup or CutMix.
+
+    The colour jitter of 0.3 in its command is off, as RandAugment is on. Repeated augmentation is for training from
+    scratch; fine-tuning takes 1.
+    """
+    return Augment(
+        crop=inception("torchvision"),
+        flip=True,
+        randaugment=RAND_M9,
+        erasing=Erasing(probability=0.25),
+        mixing=Mixing(mixup=0.8, cutmix=1.0, share="drawn"),
+        repeats=repeats,
+    )
 
 
 def deit3() -> Augment:

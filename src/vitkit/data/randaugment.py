@@ -15,6 +15,8 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image
 
+from vitkit.data import increasing
+
 Pixels = UInt8[np.ndarray, "h w 3"]
 Operation = Callable[[np.ndarray, float, np.random.Generator], np.ndarray]
 FILL = 128
@@ -22,8 +24,10 @@ FILL = 128
 
 @dataclass(frozen=True, kw_only=True)
 class RandAugment:
-    """`layers` operations one after the other, each drawn from all sixteen, at one `magnitude`; no layers, nothing.
+    """`layers` operations one after the other, each drawn from all of a set, at one `magnitude`; no layers, nothing.
 
+    `operations` are the sixteen of the `tensorflow` original, or timm's and DeiT's `increasing` fifteen, whose
+    magnitude has a standard deviation of `noise` (see `increasing`).
     `contrast` is what grey the operation Contrast moves away from: `original` keeps the defect of the original, the
     number of pixels / 256, so 196 at 224 x 224 and white for large pictures; `mean` is the mean grey it was meant to
     be.
@@ -32,6 +36,8 @@ class RandAugment:
     layers: int = 0
     magnitude: float = 10.0
     contrast: Literal["original", "mean"] = "original"
+    operations: Literal["tensorflow", "increasing"] = "tensorflow"
+    noise: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuses what is no number of layers and no magnitude."""
@@ -40,10 +46,17 @@ class RandAugment:
                 f"randaugment.layers is {self.layers} and magnitude {self.magnitude}; layers are at least 0, the "
                 "magnitude lies between 0 and 100"
             )
+        if self.noise < 0.0 or (self.noise and self.operations == "tensorflow"):
+            raise ValueError(
+                f"randaugment.noise is {self.noise} with the {self.operations} operations: it is at least 0, and only "
+                "the increasing ones have any"
+            )
 
 
 def randaugment(picture: Image.Image, config: RandAugment, random: np.random.Generator) -> Image.Image:
     """The picture (mode RGB) after `layers` random operations."""
+    if config.operations == "increasing":
+        return increasing.augmented(picture, config.magnitude, config.noise, config.layers, random)
     pixels = np.asarray(picture)
     for name in random.choice(list(OPERATIONS), size=config.layers):
         if name == "Contrast" and config.contrast == "mean":

@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitkit import config as configs
+from vitkit.data import Source
 from vitkit.data.loader import Batch
 from vitkit.models import Backbone
 
@@ -71,6 +72,11 @@ def build(config: Any, backbone: Backbone) -> Objective:
     """The objective of that config around a backbone."""
     built: Objective = objective(_name(config)).build(config, backbone)
     return built
+
+
+def fitted(config: Any, training: Source) -> Any:
+    """The config with what it leaves to the training pictures filled in (`class_weights="balanced"`)."""
+    return config.fitted(training) if hasattr(config, "fitted") else config
 
 
 def to_dict(config: Any) -> dict[str, Any]:
