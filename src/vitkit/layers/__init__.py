@@ -7,10 +7,12 @@ from vitkit.layers.attention import Attention, attention_weights
 from vitkit.layers.axial import AxialBlock
 from vitkit.layers.block import MLP, Block, DropPath, LayerScale, activation, layer_norm
 from vitkit.layers.convolution import BatchNorm, GroupNorm, MaxPoolSame, StdConv, pad_same, same_padding
-from vitkit.layers.encoder import Place, encoder_blocks, run_blocks
+from vitkit.layers.encoder import encoder_blocks, run_blocks
 from vitkit.layers.features import Features, join_tokens
 from vitkit.layers.init import init_layers, init_lecun, init_mae, init_truncated
+from vitkit.layers.packing import Packed, run_packed
 from vitkit.layers.patches import PatchEmbed, resize_patches
+from vitkit.layers.place import Place
 from vitkit.layers.pool import MapPool, pool_tokens, pre_logits
 from vitkit.layers.position import (
     RESIZES,
@@ -54,6 +56,7 @@ __all__ = [
     "LayerScale",
     "MapPool",
     "MaxPoolSame",
+    "Packed",
     "PatchEmbed",
     "Place",
     "PostBottleneck",
@@ -92,6 +95,7 @@ __all__ = [
     "rotary_periods",
     "rotate",
     "run_blocks",
+    "run_packed",
     "same_padding",
     "sincos2d",
     "with_special_rows",

@@ -1,5 +1,6 @@
 """Multi-head self-attention with fused query, key and value (Vaswani et al. 2017; ViT paper, equations 5-8)."""
 
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -89,9 +90,31 @@ class Attention(nn.Module):
         self, x: Float[Tensor, "b n d"], rotation: Float[Tensor, "2 p k"] | None = None
     ) -> tuple[Float[Tensor, "b h n k"], Float[Tensor, "b h n k"], Float[Tensor, "b h n k"]]:
         """Query, key and value, one slice a head."""
+        return self._split(self._project(x), rotation)
+
+    def packed(
+        self, x: Float[Tensor, "n d"], shapes: Sequence[tuple[int, int]], told: Sequence[Mapping[str, Tensor]]
+    ) -> Float[Tensor, "n d"]:
+        """`forward` of groups of (pictures, tokens of one) that follow each other, each with its own keywords."""
+        parts = self._project(x).split([count * length for count, length in shapes])
+        groups = []
+        for part, shape, words in zip(parts, shapes, told, strict=True):
+            q, k, v = self._split(part.unflatten(0, shape), words.get("rotation"))
+            bias = with_relative(words.get("bias"), q, words.get("relative"))
+            dropout = self.dropout if self.training else 0.0
+            attended = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
+            groups.append(rearrange(attended, "b h n k -> (b n) (h k)"))
+        return self.proj(torch.cat(groups))
+
+    def _project(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b three_d"]:
         qkv = self.qkv(x)
         if self.q_bias is not None and self.v_bias is not None:
             qkv = qkv + torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias]).to(qkv.dtype)
+        return qkv
+
+    def _split(
+        self, qkv: Float[Tensor, "b n three_d"], rotation: Float[Tensor, "2 p k"] | None
+    ) -> tuple[Float[Tensor, "b h n k"], Float[Tensor, "b h n k"], Float[Tensor, "b h n k"]]:
         q, k, v = rearrange(qkv, "b n (three h k) -> three b h n k", three=3, h=self.num_heads).unbind(0)
         q, k = self.q_norm(q), self.k_norm(k)
         return (q, k, v) if rotation is None else (rotate(q, rotation), rotate(k, rotation), v)

@@ -1,12 +1,14 @@
 """The pre-norm encoder block and what it is made of (ViT paper, equations 2-3)."""
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from vitkit.layers.attention import Attention
+from vitkit.layers.place import Place
 
 ACTIVATIONS = {
     "gelu": nn.GELU,
@@ -35,11 +37,19 @@ class DropPath(nn.Module):
         super().__init__()
         self.rate = rate
 
-    def forward(self, x: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
-        """`x` with a share `rate` of its samples zeroed in training; `x` itself otherwise."""
+    def forward(
+        self, x: Float[Tensor, "b ..."], lengths: Int[Tensor, " pictures"] | None = None
+    ) -> Float[Tensor, "b ..."]:
+        """`x` with a share `rate` of its samples zeroed in training; `x` itself otherwise.
+
+        `lengths` are the tokens of each picture where pictures are packed one after the other (`layers.packing`).
+        """
         if self.rate == 0.0 or not self.training:
             return x
-        keep = torch.rand(x.shape[0], *([1] * (x.ndim - 1)), device=x.device) >= self.rate
+        samples = x.shape[0] if lengths is None else lengths.shape[0]
+        keep = torch.rand(samples, *([1] * (x.ndim - 1)), device=x.device) >= self.rate
+        if lengths is not None:
+            keep = keep.repeat_interleave(lengths.to(x.device), dim=0)
         return x * keep.to(x.dtype) / (1.0 - self.rate)
 
 
@@ -109,6 +119,18 @@ class Block(nn.Module):
         """The tokens after attention and MLP; `bias`, `rotation` and `relative` as in `Attention`."""
         x = x + self.drop_path(self.ls1(self.dropout(self.attn(self.norm1(x), bias, rotation, relative))))
         return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
+
+    def packed(
+        self, x: Float[Tensor, "n d"], shapes: Sequence[tuple[int, int]], places: Sequence[Place]
+    ) -> Float[Tensor, "n d"]:
+        """`forward` of groups of (pictures, tokens of one) that follow each other, each told its place."""
+        lengths = None
+        if self.training and self.drop_path.rate:
+            counts, sizes = (torch.tensor(each) for each in zip(*shapes, strict=True))
+            lengths = sizes.repeat_interleave(counts)
+        told = [place.told for place in places]
+        x = x + self.drop_path(self.ls1(self.dropout(self.attn.packed(self.norm1(x), shapes, told))), lengths)
+        return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))), lengths)
 
     def attention_weights(
         self,

@@ -1,41 +1,24 @@
 """A stack of encoder blocks from plain numbers: what every plain-shaped family is made of."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitkit.layers.attention import Attention
 from vitkit.layers.block import MLP, Block
+from vitkit.layers.place import Place
 from vitkit.layers.swiglu import SwiGLU
-
-
-@dataclass(frozen=True)
-class Place:
-    """What one block is told of where its tokens lie; None is nothing.
-
-    `added` goes onto the tokens before the block (a position table of its own, special rows first); `bias`, `rotation`
-    and `relative` are those of `Attention`.
-    """
-
-    added: Float[Tensor, "n d"] | None = None
-    bias: Float[Tensor, "..."] | None = None
-    rotation: Float[Tensor, "2 p k"] | None = None
-    relative: Float[Tensor, "offsets k"] | None = None
-
-    @property
-    def told(self) -> dict[str, Any]:
-        """The keywords that the block takes."""
-        given = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "added"}
-        return {name: tensor for name, tensor in given.items() if tensor is not None}
 
 
 def run_blocks(
     blocks: Iterable[nn.Module], tokens: Float[Tensor, "b n d"], places: Iterable[Place]
-) -> Float[Tensor, "b n d"]:
-    """The tokens through all blocks, each told its place; there are as many places as blocks."""
+) -> Float[Tensor, "b m d"]:
+    """The tokens through all blocks, each told its place; there are as many places as blocks.
+
+    Blocks of this package's layers give as many tokens as they take; those made for inference may give fewer.
+    """
     for block, place in zip(blocks, places, strict=True):
         tokens = block(tokens if place.added is None else tokens + place.added, **place.told)
     return tokens

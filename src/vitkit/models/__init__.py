@@ -11,7 +11,7 @@ import dataclasses
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitkit import config as configs
-from vitkit.layers import Features, PatchEmbed
+from vitkit.layers import Features, PatchEmbed, Place
 from vitkit.models import positions
 
 # What families are made with, not families.
@@ -109,6 +109,7 @@ class TokenBackbone(Backbone):
 
     patch_embed: PatchEmbed
     blocks: nn.ModuleList
+    norm: nn.Module
 
     @abstractmethod
     def embed(self, images: Float[Tensor, "b c height width"]) -> Features:
@@ -117,6 +118,16 @@ class TokenBackbone(Backbone):
     @abstractmethod
     def encode(self, embedded: Features) -> Features:
         """Embedded tokens through the blocks and the final norm."""
+
+    def places(self, grid: tuple[int, int]) -> Iterator[Place]:
+        """What each block is told of a grid of so many rows and columns; what `encode` and packing (`packing`) run on.
+
+        Raises ValueError for a family whose blocks are not told but laid out by the grid.
+        """
+        raise ValueError(
+            f"the blocks of {type(self).__name__} need one grid at a time: pictures of several sizes cannot be packed, "
+            "run it on each size by itself"
+        )
 
     def positions(self, grid: tuple[int, int]) -> Float[Tensor, "1 rows d"] | None:
         """What `embed` adds to the tokens of a grid for where they are, special rows first; None for nothing."""

@@ -5,6 +5,7 @@ Pre-training has one bias table for all blocks, fine-tuning one a block, which s
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from vitkit.layers import (
     Features,
     PatchEmbed,
+    Place,
     encoder_blocks,
     init_truncated,
     join_tokens,
@@ -25,6 +27,7 @@ from vitkit.layers import (
     relative_rows,
     resize_positions,
     resize_relative,
+    run_blocks,
 )
 from vitkit.models import TokenBackbone, positions, vit
 
@@ -125,12 +128,14 @@ class BEiT(TokenBackbone):
 
     def encode(self, embedded: Features) -> Features:
         """All blocks, each with its bias for the grid at hand, and the final norm where it is on all tokens."""
-        tokens, index = embedded.tokens, relative_index(embedded.grid, device=embedded.tokens.device)
-        tables = [*self.tables(embedded.grid).values()]
-        for number, block in enumerate(self.blocks):
-            # A table a block, or one for all.
-            tokens = block(tokens, relative_bias(tables[number % len(tables)], index) if tables else None)
-        return embedded.with_tokens(self.norm(tokens))
+        return embedded.with_tokens(self.norm(run_blocks(self.blocks, embedded.tokens, self.places(embedded.grid))))
+
+    def places(self, grid: tuple[int, int]) -> Iterator[Place]:
+        """The bias of every block for the grid, made when its turn comes: from a table of its own, or one for all."""
+        index = relative_index(grid, device=self.cls_token.device)
+        tables = [*self.tables(grid).values()]
+        for number in range(self.config.depth):
+            yield Place(bias=relative_bias(tables[number % len(tables)], index) if tables else None)
 
     def positions(self, grid: tuple[int, int]) -> Float[Tensor, "1 rows d"] | None:
         """The absolute table for a grid of that many rows and columns of patches, the class token's row first."""

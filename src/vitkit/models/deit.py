@@ -7,6 +7,7 @@ et al. 2022, "DeiT III".
 import copy
 import dataclasses
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,11 +18,13 @@ from torch import Tensor, nn
 from vitkit.layers import (
     Features,
     PatchEmbed,
+    Place,
     encoder_blocks,
     init_truncated,
     join_tokens,
     layer_norm,
     resize_positions,
+    run_blocks,
 )
 from vitkit.models import TokenBackbone, positions, vit
 
@@ -101,10 +104,11 @@ class DeiT(TokenBackbone):
 
     def encode(self, embedded: Features) -> Features:
         """All blocks and the final norm."""
-        tokens = embedded.tokens
-        for block in self.blocks:
-            tokens = block(tokens)
-        return embedded.with_tokens(self.norm(tokens))
+        return embedded.with_tokens(self.norm(run_blocks(self.blocks, embedded.tokens, self.places(embedded.grid))))
+
+    def places(self, grid: tuple[int, int]) -> Iterator[Place]:
+        """Nothing: positions are in the tokens."""
+        return (Place() for _ in self.blocks)
 
     def positions(self, grid: tuple[int, int]) -> Float[Tensor, "1 rows d"]:
         """The position table for a grid of that many rows and columns of patches, the two special rows first."""

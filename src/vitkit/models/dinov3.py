@@ -1,5 +1,6 @@
 """DINOv3: a ViT whose only positions are rotations of queries and keys (Simeoni et al. 2025, sections 3.2 and 5)."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,12 +11,14 @@ from torch import Tensor, nn
 from vitkit.layers import (
     Features,
     PatchEmbed,
+    Place,
     axial_rotation,
     encoder_blocks,
     init_truncated,
     join_tokens,
     layer_norm,
     pool_tokens,
+    run_blocks,
 )
 from vitkit.models import TokenBackbone, vit
 
@@ -114,10 +117,12 @@ class DINOv3(TokenBackbone):
 
     def encode(self, embedded: Features) -> Features:
         """All blocks, every one with the same rotation, and the final norm."""
-        tokens, rotation = embedded.tokens, self.rotation(embedded.grid, embedded.tokens.device)
-        for block in self.blocks:
-            tokens = block(tokens, None, rotation)
-        return embedded.with_tokens(self.norm(tokens))
+        return embedded.with_tokens(self.norm(run_blocks(self.blocks, embedded.tokens, self.places(embedded.grid))))
+
+    def places(self, grid: tuple[int, int]) -> Iterator[Place]:
+        """One rotation for all blocks."""
+        rotation = self.rotation(grid, self.cls_token.device)
+        return (Place(rotation=rotation) for _ in self.blocks)
 
     def rotation(self, grid: tuple[int, int], device: torch.device) -> Float[Tensor, "2 p k"]:
         """How the patches of a grid are turned; in training with all places stretched by a random factor."""

@@ -1,0 +1,123 @@
+"""Packed pictures of random sizes: what the model says of each is what it says of it alone."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from vitkit import models
+from vitkit.layers import Packed
+from vitkit.models import beit, dino, dinov3, packing, vit
+
+TOKENS = dataclasses.replace(vit.TINY, image_size=(24, 32))
+VARIANTS = {
+    **{name: models.family(name).TINY for name in ("vit", "hybrid", "deit", "beit", "dino", "dinov3", "mae")},
+    "gap": dataclasses.replace(TOKENS, pool="gap", class_token=False, norm="pooled"),
+    "map": dataclasses.replace(TOKENS, pool="map", pre_logits=16),
+    "bicubic": dataclasses.replace(TOKENS, position_resize="bicubic"),
+    "antialias": dataclasses.replace(TOKENS, position_resize="bicubic_antialias", qk_norm=True),
+    "factorised": dataclasses.replace(TOKENS, position="factorised"),
+    "layers": dataclasses.replace(TOKENS, position_at="layers", num_registers=2),
+    "shared": dataclasses.replace(TOKENS, position="factorised", position_at="shared"),
+    "relative": dataclasses.replace(TOKENS, position="relative"),
+    "sincos": dataclasses.replace(TOKENS, position="sincos2d"),
+    "beit shared": dataclasses.replace(beit.TINY, relative="shared"),
+    "dinov3 no bias": dataclasses.replace(dinov3.TINY, qkv_bias=False),
+}
+
+
+def made(config) -> models.Backbone:
+    torch.manual_seed(0)
+    model = models.build(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model.eval()
+
+
+def pictures(model: models.Backbone, seed: int = 0, number: int = 7) -> list[torch.Tensor]:
+    """Random sizes and aspect ratios of one patch and more, some with a remainder, two of them alike."""
+    generator = torch.Generator().manual_seed(seed)
+    side = model.config.patch_size[0]
+    sizes = [tuple((side + torch.randint(4 * side, (2,), generator=generator)).tolist()) for _ in range(number - 2)]
+    sizes += [(2 * side, 3 * side), (2 * side, 3 * side)]
+    return [torch.randn(model.config.channels, *size, generator=generator) for size in sizes]
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+@torch.no_grad()
+def test_every_head_says_of_a_packed_picture_what_it_says_of_it_alone(name: str) -> None:
+    model = made(VARIANTS[name])
+    images = pictures(model)
+    alone = torch.cat([model(image[None]) for image in images])
+    for tokens in (packing.TOKENS, 30):
+        torch.testing.assert_close(packing.logits(model, images, tokens=tokens), alone, atol=1e-5, rtol=1e-4)
+    for image, features in zip(images, packing.features(model, images), strict=True):
+        expected = model.features(image[None])
+        assert features.grid == expected.grid
+        assert features.num_special == expected.num_special
+        torch.testing.assert_close(features.tokens, expected.tokens, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_no_picture_feels_another() -> None:
+    model = made(TOKENS)
+    images = pictures(model)
+    before = packing.logits(model, images)
+    changed = [images[0] + 5.0, *images[1:]]
+    after = packing.logits(model, changed)
+    assert (after[0] - before[0]).abs().max() > 1e-3
+    torch.testing.assert_close(after[1:], before[1:], atol=1e-6, rtol=1e-6)
+    shuffled = packing.logits(model, images[::-1])
+    torch.testing.assert_close(shuffled.flip(0), before, atol=1e-5, rtol=1e-5)
+
+
+def test_gradients_are_those_of_the_pictures_alone() -> None:
+    model = made(dataclasses.replace(TOKENS, pool="gap", position="relative"))
+    images = pictures(model)
+    packing.logits(model, images).square().sum().backward()
+    packed = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    model.zero_grad()
+    sum(model(image[None]).square().sum() for image in images).backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(packed[name], parameter.grad, atol=1e-3, rtol=1e-3)
+
+
+def test_stochastic_depth_drops_whole_pictures() -> None:
+    model = made(dataclasses.replace(TOKENS, stochastic_depth=0.5, position="none"))
+    block = model.blocks[1].train()
+    with torch.no_grad():
+        model.blocks[1].mlp.fc2.weight.zero_()
+        model.blocks[1].mlp.fc2.bias.zero_()
+        packed = packing.pack(model, pictures(model, number=40))
+        changed = block.packed(packed.tokens, packed.shapes, list(model.places((3, 4)))[:1] * len(packed.shapes))
+    same = packed.with_tokens((changed == packed.tokens).float()).split()
+    kept = torch.cat([group.tokens.flatten(1).mean(dim=1) for group in same])
+    assert 8 <= (kept == 1).sum() <= 32
+    assert ((kept == 1) | (kept < 0.1)).all()
+
+
+def test_what_cannot_be_packed_says_so() -> None:
+    for name, words in (("axial", "need one grid at a time"), ("resnet", "no sequence of tokens")):
+        model = made(models.family(name).TINY)
+        with pytest.raises(ValueError, match=words):
+            packing.logits(model, [torch.randn(3, 48, 48), torch.randn(3, 48, 64)])
+    model = made(dataclasses.replace(TOKENS, pool="none"))
+    with pytest.raises(ValueError, match="differ in number"):
+        packing.logits(model, pictures(model))
+    assert len(packing.features(model, pictures(model))) == 7
+    with pytest.raises(ValueError, match="smaller than one patch"):
+        packing.logits(made(dino.TINY), [torch.randn(3, 4, 32)])
+    with pytest.raises(ValueError, match="no pictures"):
+        packing.logits(model=made(dino.TINY), images=[])
+    with pytest.raises(ValueError, match="one number of special tokens"):
+        Packed.join([])
+
+
+def test_a_pack_wastes_nothing() -> None:
+    model = made(TOKENS)
+    images = pictures(model)
+    packed = packing.pack(model, images)
+    rows = [1 + (image.shape[1] // 8) * (image.shape[2] // 8) for image in images]
+    assert packed.tokens.shape == (sum(rows), 32)
+    assert sorted(length for count, length in packed.shapes for _ in range(count)) == sorted(rows)
