@@ -149,6 +149,16 @@ def by_main(action: Callable[[], None]) -> None:
         raise kind(text)
 
 
+@contextmanager
+def leaving_together(*agreed: type[BaseException]) -> Iterator[None]:
+    """With exceptions that all processes raise, lets none go before the main one has: the first to go ends the rest."""
+    try:
+        yield
+    except agreed:
+        from_main(0.0)
+        raise
+
+
 def background_group() -> Any:
     """A way of its own for what goes on beside the training, on the CPU; None for a world of one. All must ask."""
     return _group().new_group(backend="gloo", timeout=LONGEST_WAIT) if world_size() > 1 else None

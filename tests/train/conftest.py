@@ -44,7 +44,7 @@ def few_digits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Digits, "__len__", lambda self: 240)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def small_run() -> Callable[..., Run]:
     """Twelve steps over two epochs of digits, with everything random that there is; dotted changes by keyword."""
 

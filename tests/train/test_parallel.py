@@ -70,19 +70,6 @@ def whole(calm_run: Callable[..., Run], tmp_path: Path) -> Path:
     return tmp_path / "whole"
 
 
-@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
-def test_two_processes_have_the_losses_of_one(
-    calm_run: Callable[..., Run], tmp_path: Path, whole: Path, kind: str
-) -> None:
-    done = torchrun(calm_run(machine__parallel=kind, accumulate=2), tmp_path / "two")
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert len(losses(tmp_path / "two")) == 12
-    assert_close(tmp_path / "two", whole)
-    assert (tmp_path / "two" / "report.html").exists()
-    judged = [[e["top1.loss"] for e in read(f / "log.jsonl") if "top1.loss" in e] for f in (tmp_path / "two", whole)]
-    assert judged[0] == pytest.approx(judged[1], abs=1e-4)
-
-
 @pytest.mark.parametrize("kind", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
 def test_a_signal_to_one_of_two_ends_both_and_one_alone_goes_on(
     calm_run: Callable[..., Run], tmp_path: Path, whole: Path, kind: str
@@ -101,23 +88,6 @@ def test_a_signal_to_one_of_two_ends_both_and_one_alone_goes_on(
     # Alone, on the same samples in the same order: the losses of a run that always was.
     train(override(run, {"machine.parallel": "none"}), tmp_path / "two")
     assert_close(tmp_path / "two", whole)
-
-
-def test_a_broken_number_in_one_stops_both_before_the_update(
-    calm_run: Callable[..., Run], tmp_path: Path, whole: Path
-) -> None:
-    done = torchrun(calm_run(machine__parallel="ddp"), tmp_path / "two", "nan", "8", "1")
-    assert done.returncode != 0
-    for rank in (0, 1):
-        text = (tmp_path / "two" / f"stopped-{rank}").read_text()
-        assert "in step 8; nothing was updated" in text
-        # Both name the pictures of both.
-        assert text.partition("The batch: ")[2].count("digit") == 28
-    saved = state.load_newest(tmp_path / "two" / "checkpoints")
-    assert saved is not None
-    assert saved["training"]["step"] == 8
-    assert all(torch.isfinite(value).all() for value in saved["training"]["objective"].values())
-    assert losses(tmp_path / "two") == pytest.approx(losses(whole)[:8], abs=1e-5)
 
 
 def test_launches_that_cannot_be_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

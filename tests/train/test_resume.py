@@ -25,8 +25,8 @@ def kill_at(monkeypatch: pytest.MonkeyPatch, step: int, how: Callable[[], Any]) 
     """Ends the run when step number `step` is about to be counted as done."""
     original = launch.Events.step
 
-    def hooked(self: Any, number: int, scalars: dict[str, float]) -> None:
-        original(self, number, scalars)
+    def hooked(self: Any, number: int, *rest: Any) -> None:
+        original(self, number, *rest)
         if number == step:
             how()
 
@@ -43,7 +43,8 @@ def story(folder: Path) -> list[dict[str, Any]]:
     """What the log tells, without the times."""
     events = [event for event in read(folder / "log.jsonl") if event["kind"] in ("step", "evaluation")]
     return [
-        {key: value for key, value in event.items() if key not in ("time", "images_per_second")} for event in events
+        {key: value for key, value in event.items() if key not in ("time", "images_per_second", "memory_gb", "mfu")}
+        for event in events
     ]
 
 

@@ -1,4 +1,4 @@
-"""A process of a small parallel run, started by torchrun: CONFIG FOLDER [nan|term STEP RANK]."""
+"""A process of a small parallel run, started by torchrun: CONFIG FOLDER [term STEP RANK]."""
 
 import os
 import signal
@@ -29,21 +29,11 @@ def main(config: str, folder: str, trouble: str = "", step: str = "0", rank: str
 
     launch.begin = begun
     here = os.environ["RANK"] == rank
-    if trouble == "nan" and here:
-        original = launch.training_batches
-
-        def poisoned(*arguments: Any, consumed: int) -> Any:
-            for number, batch in enumerate(original(*arguments, consumed=consumed)):
-                if number == int(step):
-                    batch.images[0] = float("nan")
-                yield batch
-
-        launch.training_batches = poisoned
     if trouble == "term" and here:
         told = launch.Events.step
 
-        def hooked(self: Any, number: int, scalars: dict[str, float]) -> None:
-            told(self, number, scalars)
+        def hooked(self: Any, number: int, *rest: Any) -> None:
+            told(self, number, *rest)
             if number == int(step):
                 Path(folder, "signalled").write_text(str(time.time()))
                 os.kill(os.getpid(), signal.SIGTERM)
@@ -54,9 +44,6 @@ def main(config: str, folder: str, trouble: str = "", step: str = "0", rank: str
     except launch.Interrupted as error:
         Path(folder, f"exit-{os.environ['RANK']}").write_text(f"{error.exit_code} {time.time()}")
         sys.exit(error.exit_code)
-    except launch.TrainingStopped as error:
-        Path(folder, f"stopped-{os.environ['RANK']}").write_text(str(error))
-        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
 from vitkit import evaluate, models
@@ -10,8 +12,8 @@ from vitkit.data import Source
 from vitkit.train.run import Run
 
 
-def check(run: Run, source: Source) -> None:
-    """Raises ValueError where model, processor, optimiser and pictures do not fit together."""
+def check(run: Run, source: Source, validation: Source | None = None) -> None:
+    """Raises ValueError where model, processor, objective, pictures and those to judge by do not fit together."""
     classes = len(source.classes)
     if run.model.num_classes != classes:
         raise ValueError(f"the model has {run.model.num_classes} classes, '{run.data.source}' has {classes}")
@@ -21,17 +23,71 @@ def check(run: Run, source: Source) -> None:
         raise ValueError(f"the model takes images of {run.model.image_size}, the processor gives {run.processor.size}")
     for name in run.evaluators:
         evaluate.evaluator(name)
-    refuse_labels(source)
+    refuse_remainder(run.model)
+    refuse_other_numbers(run)
+    learned = refuse_labels(source)
+    if validation is not None:
+        refuse_untaught(learned, refuse_labels(validation, "held-out picture"), source.classes)
+    if getattr(run.objective, "loss", None) == "softmax":
+        refuse_several(source)
 
 
-def refuse_labels(source: Source) -> None:
-    """Raises ValueError for a label that is none of the classes; -1 stands for no label."""
-    classes = len(source.classes)
+def refuse_remainder(model: Any) -> None:
+    """Raises ValueError for pictures that are no whole number of patches: the model would not see their edge."""
+    for side, patch in zip(model.image_size, getattr(model, "patch_size", model.image_size), strict=True):
+        if side % patch:
+            near = max(patch, round(side / patch) * patch)
+            raise ValueError(f"images of {side} pixels are not a multiple of the patch size {patch}; {near} is")
+
+
+def refuse_other_numbers(run: Run) -> None:
+    """Raises ValueError for an objective that counts colours, or epochs, otherwise than its run does."""
+    objective: Any = run.objective
+    numbers = getattr(objective, "colours", None) or objective
+    for name in ("mean", "std"):
+        given, wanted = getattr(numbers, name, None), getattr(run.processor, name)
+        if given is not None and len(given) == len(wanted) and not np.allclose(given, wanted, atol=1e-4):
+            raise ValueError(
+                f"the objective counts colours by the {name} {_short(given)}, the processor by {_short(wanted)}: they "
+                "must be equal"
+            )
+    epochs = getattr(objective, "epochs", None)
+    if epochs is not None and run.epochs is not None and epochs != run.epochs:
+        raise ValueError(f"objective.epochs is {epochs:g} and the run's epochs are {run.epochs:g}: they must be equal")
+
+
+def _short(numbers: tuple[float, ...]) -> str:
+    return "(" + ", ".join(f"{number:.4g}" for number in numbers) + ")"
+
+
+def refuse_untaught(learned: set[int], judged: set[int], classes: tuple[str, ...]) -> None:
+    """Raises ValueError for classes that are judged on and have no training picture."""
+    lacking = sorted(judged - learned)
+    if lacking and learned:
+        shown = ", ".join(classes[number] for number in lacking[:5])
+        more = f" and {len(lacking) - 5} more" if lacking[5:] else ""
+        raise ValueError(f"there is no training picture of {shown}{more}, which the model is judged on")
+
+
+def refuse_several(source: Source) -> None:
+    """Raises ValueError for pictures with several labels where one class is to be right."""
+    for index in range(len(source)):
+        label = source.label(index)
+        if isinstance(label, tuple) and len(label) > 1:
+            names = ", ".join(source.classes[number] for number in label[:3])
+            raise ValueError(f"picture {index} has several labels ({names}): set objective.loss=sigmoid")
+
+
+def refuse_labels(source: Source, what: str = "picture") -> set[int]:
+    """The classes that have pictures; ValueError for a label that is none of the classes; -1 stands for no label."""
+    classes, found = len(source.classes), set()
     for index in range(len(source)):
         label = source.label(index)
         for number in label if isinstance(label, tuple) else (label,):
             if not -1 <= number < classes:
-                raise ValueError(f"picture {index} has the label {number}, but there are {classes} classes, from 0")
+                raise ValueError(f"{what} {index} has the label {number}, but there are {classes} classes, from 0")
+            found.add(number)
+    return found - {-1}
 
 
 def refuse_full_disk(run: Run, folder: Path) -> None:
@@ -51,6 +107,10 @@ def refuse_full_disk(run: Run, folder: Path) -> None:
 
 def refuse_pairs(run: Run, device: torch.device) -> None:
     """Raises ValueError for settings that do not go together."""
+    if run.machine.keep < 2:
+        raise ValueError(
+            f"machine.keep is {run.machine.keep}; it must be at least 2: the last state may be a damaged one"
+        )
     if run.precision == "float16" and device.type != "cuda":
         raise ValueError(f"float16 trains on a GPU only, not on {device.type}: use bfloat16 or float32")
     if run.machine.parallel == "fsdp":

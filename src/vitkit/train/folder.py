@@ -20,11 +20,8 @@ class RunFolder:
         self.best = path / "best"
         self.report = path / "report.html"
 
-    def claim(self, run: Run) -> None:
-        """Makes the folder this run's own, or finds that it is already.
-
-        Raises ValueError, with nothing written, where it holds another run or other things.
-        """
+    def refuse(self, run: Run) -> None:
+        """Raises ValueError, with nothing written, where the folder holds another run or other things."""
         if self.config.exists():
             names = runs.differences(self.run(), run)
             if names:
@@ -33,6 +30,12 @@ class RunFolder:
             return
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise ValueError(f"'{self.path}' exists and is no run folder: choose another name, or an empty folder")
+
+    def claim(self, run: Run) -> None:
+        """Makes the folder this run's own, or finds that it is already; ValueError as `refuse`."""
+        self.refuse(run)
+        if self.config.exists():
+            return
         self.path.mkdir(parents=True, exist_ok=True)
         write_file(self.config, runs.to_json(run).encode())
 

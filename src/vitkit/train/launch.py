@@ -5,24 +5,26 @@ reports.
 import os
 import platform
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
-from vitkit import checkpoints, evaluate, parallel
+from vitkit import checkpoints, evaluate, objectives, parallel
 from vitkit.data import Source, train_and_val
 from vitkit.data.augment import Transform
-from vitkit.data.loader import Batch, Stream, evaluation_batches, training_batches
+from vitkit.data.loader import Batch, Stream, evaluation_batches, refuse_unmixable, training_batches
 from vitkit.models import Backbone
-from vitkit.train import checks, loggers, report, state
+from vitkit.train import checks, loggers, report
 from vitkit.train.begin import begin, judged, machine
-from vitkit.train.events import Events, rewind
+from vitkit.train.events import Events, read, rewind
 from vitkit.train.folder import RunFolder
-from vitkit.train.loop import Training, TrainingStopped, fit
+from vitkit.train.loop import Training, TrainingStopped, fit, places
 from vitkit.train.run import Run
+from vitkit.train.saving import NotSaved, Saver, like
 from vitkit.train.signals import Interrupted, StopRequest
+from vitkit.train.utilisation import peak
 
 # A run whose pictures cannot be read more often than this learns from something else than it says.
 MOST_UNREADABLE = 0.01
@@ -50,30 +52,27 @@ def train(run: Run, folder: str | Path, *, console: Console | None = None) -> Re
     """
     if not run.data.source:
         raise ValueError(f"'{run.name}' needs pictures: say --data SOURCE, as in --data parquet:/data/imagenet")
-    training_source, validation = train_and_val(
-        run.data.source, val=run.data.val, held_out=run.data.held_out, seed=run.data.split_seed
-    )
-    checks.check(run, training_source)
     place = RunFolder(Path(folder))
     random = torch.random.fork_rng(devices=[])
     with parallel.together(run.machine.device, run.machine.parallel) as device, random, machine(run):
-        checks.refuse_pairs(run, device)
-        if parallel.is_main():
-            checks.refuse_full_disk(run, place.path)
-            place.claim(run)
-        parallel.from_main(0.0)
-        training = begin(run, run.total_steps(len(training_source)), device)
-        session = Session(training, place, validation)
-        session.resume()
-        with Events(
-            place.log if parallel.is_main() else Path(os.devnull),
-            total=training.total,
-            batch_size=run.batch_size,
-            every=run.machine.log_every,
-            console=console if parallel.is_main() else None,
-            loggers=loggers.opened(run, place.path) if parallel.is_main() else (),
-        ) as events:
-            session.go(training_source, events)
+        parallel.by_main(lambda: place.refuse(run))
+        training, training_source, validation = prepared(run, place, device)
+        # All that can be refused has been: nothing is written before.
+        parallel.by_main(lambda: place.claim(run))
+        agreed = parallel.leaving_together(TrainingStopped, Interrupted, NotSaved)
+        with agreed, Saver(place.states, run.machine) as saver:
+            session = Session(training, place, validation, saver)
+            session.resume()
+            with Events(
+                place.log if parallel.is_main() else Path(os.devnull),
+                total=training.total,
+                batch_size=run.batch_size,
+                every=run.machine.log_every,
+                console=console if parallel.is_main() else None,
+                loggers=loggers.opened(run, place.path, training.step) if parallel.is_main() else (),
+                peak=peak(device, run.precision, tf32=run.machine.tf32),
+            ) as events:
+                session.go(training_source, events)
         main = parallel.is_main()
         if main:
             report.write(place)
@@ -81,42 +80,61 @@ def train(run: Run, folder: str | Path, *, console: Console | None = None) -> Re
     return Result(place.path, session.score, session.kept_step, main)
 
 
+def prepared(run: Run, place: RunFolder, device: torch.device) -> tuple[Training, Source, Source]:
+    """A run before its first step, and the pictures that it learns from and is judged by; ValueError for one that
+    cannot be.
+    """
+    checks.refuse_pairs(run, device)
+    loggers.refuse(run)
+    source, validation = train_and_val(
+        run.data.source, val=run.data.val, held_out=run.data.held_out, seed=run.data.split_seed
+    )
+    checks.check(run, source, validation)
+    run = replace(run, objective=objectives.fitted(run.objective, source))
+    refuse_unmixable(run.augment, stream(run))
+    parallel.by_main(lambda: checks.refuse_full_disk(run, place.path))
+    return begin(run, run.total_steps(len(source)), device), source, validation
+
+
 class Session:
     """One process's part of a run, from start or resume to the end or a stop."""
 
-    def __init__(self, training: Training, place: RunFolder, validation: Source):
+    def __init__(self, training: Training, place: RunFolder, validation: Source, saver: Saver):
         self.training = training
         self.place = place
         self.validation = validation
+        self.saver = saver
         self.score = float("-inf")
         self.kept_step = 0
         self.unreadable = 0
 
     def resume(self) -> None:
         """Goes to the newest whole state, if there is one, and forgets what was logged after it."""
-        saved = state.load_newest(self.place.states)
+        saved = self.saver.newest(like(places(self.training)))
         if saved is not None:
             self.training.load_state_dict(saved["training"])
             self.score, self.kept_step, self.unreadable = saved["score"], saved["kept_step"], saved["unreadable"]
+        flops = 0.0
         if parallel.is_main():
             rewind(self.place.log, self.training.step)
-        parallel.from_main(0.0)
+            flops = next((event["flops_per_image"] for event in read(self.place.log) if event["kind"] == "cost"), 0.0)
+        # Counted once in a run: the step that is counted is not compiled, and no other may differ when a run goes on.
+        self.training.flops = parallel.from_main(flops) * self.share or None
 
-    def save(self) -> None:
-        """Writes the state; all processes take part, and the main one writes.
+    @property
+    def share(self) -> float:
+        """The pictures of a batch that are this process's."""
+        return self.training.run.batch_size / parallel.world_size()
 
-        It is gathered whole: one file with one digest that is there or not, read without unpickling, and good for any
-        number of processes and either way of sharing. Its price is memory for it on the main process's machine.
-        """
+    def save(self, *, last: bool) -> None:
+        """Writes the state; all processes take part. After the `last` one the run ends."""
         content = {
             "training": self.training.state_dict(),
             "score": self.score,
             "kept_step": self.kept_step,
             "unreadable": self.unreadable,
         }
-        if parallel.is_main():
-            state.save(self.place.states, self.training.step, content, keep=self.training.run.machine.keep)
-        parallel.from_main(0.0)
+        self.saver.save(self.training.step, content, last=last)
 
     def go(self, source: Source, events: Events) -> None:
         """Trains to the end."""
@@ -130,22 +148,20 @@ class Session:
             total=training.total,
             pictures=len(source),
             held_out=len(self.validation),
-        )
-        stream = Stream(
-            batch_size=run.batch_size,
-            seed=run.seed,
-            rank=parallel.rank(),
-            world_size=parallel.world_size(),
-            workers=run.machine.workers,
+            peak_flops=events.peak.rate if events.peak else None,
+            peak_source=events.peak.source if events.peak else None,
         )
         transform = Transform(run.processor, run.augment)
-        batches = training_batches(source, transform, stream, consumed=training.consumed)
+        batches = training_batches(source, transform, stream(run), consumed=training.consumed)
         with StopRequest() as stop:
             try:
                 fit(training, batches, self.after(events, stop, source))
             except TrainingStopped as error:
                 events.write("stopped", training.step, reason=str(error))
-                self.save()
+                try:
+                    self.save(last=True)
+                except NotSaved as failure:
+                    raise TrainingStopped(f"{error}; {failure}") from None
                 raise
             number = parallel.largest(stop.number or 0)
             if number and training.step < training.total:
@@ -157,13 +173,16 @@ class Session:
 
         def after(scalars: dict[str, float], batch: Batch) -> bool:
             step, over = training.step, training.step == training.total
+            if step == 1:
+                events.write("cost", step, flops_per_image=(training.flops or 0) / self.share)
+            events.flops = training.flops
             events.step(step, scalars)
             self.count_unreadable(batch, events)
             if over or step % run.evaluate_every == 0:
                 self.judge(events, source)
             stopping = parallel.any_true(stop.number is not None)
             if over or stopping or step % run.machine.save_every == 0:
-                self.save()
+                self.save(last=over or stopping)
                 events.pause()
             return stopping
 
@@ -199,6 +218,17 @@ class Session:
                 keep(run, model, self.validation.classes, self.place.best)
         events.say(f"step {step:>6} of {self.training.total}   {run.score} {value:.2%}")
         events.pause()
+
+
+def stream(run: Run) -> Stream:
+    """How the training samples of a run come to this process; ValueError where they cannot be dealt out evenly."""
+    return Stream(
+        batch_size=run.batch_size,
+        seed=run.seed,
+        rank=parallel.rank(),
+        world_size=parallel.world_size(),
+        workers=run.machine.workers,
+    )
 
 
 def subject_of(run: Run, backbone: Backbone, source: Source, training: Source) -> evaluate.Subject:

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from vitkit import parallel
 from vitkit.data.loader import Batch
+from vitkit.evaluate.flops import Count
 from vitkit.objectives import Objective
 from vitkit.train.average import Average
-from vitkit.train.optim import set_rate
+from vitkit.train.optim import clip_gradients, set_decay, set_rate
 from vitkit.train.run import Run
 from vitkit.train.schedule import factor
 
@@ -37,6 +38,7 @@ class Training:
     step: int = 0
     average: Average | None = None
     scaler: torch.amp.GradScaler | None = None
+    flops: float | None = None  # of one step of this process, counted in the first one
     module: nn.Module = field(init=False)  # the objective as it is called: wrapped, where processes train together
 
     def __post_init__(self) -> None:
@@ -49,20 +51,20 @@ class Training:
         return self.step * self.run.batch_size
 
     def state_dict(self) -> dict[str, Any]:
-        """What is saved: whole tensors, whatever the number of processes, so that any other number can go on."""
+        """What is saved; its tensors are this process's shards, where the model is sharded."""
         state = {
             "step": self.step,
-            "objective": parallel.whole(self.objective.state_dict()),
-            "optimizer": parallel.whole(self.optimizer.state_dict()),
+            "objective": self.objective.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
         }
         if self.average is not None:
-            state["average"] = parallel.whole(self.average.values)
+            state["average"] = self.average.values
         if self.scaler is not None:
             state["scaler"] = self.scaler.state_dict()
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes back to what was saved."""
+        """Goes back to what was saved: whole tensors, of which a process takes its shard, or its shards."""
         own = self.objective.state_dict()
         weights = {name: parallel.like(value, own.get(name, value)) for name, value in state["objective"].items()}
         self.objective.load_state_dict(weights)
@@ -73,6 +75,18 @@ class Training:
         if self.scaler is not None:
             self.scaler.load_state_dict(state["scaler"])
         self.step = state["step"]
+
+
+def places(training: Training) -> dict[str, Tensor]:
+    """For the tensors in a state of a run, by their paths there, those that lie as they have to here.
+
+    The moments of an optimiser are not there before its first step; they lie as their parameter does.
+    """
+    places = {f"objective/{name}": value for name, value in training.objective.state_dict().items()}
+    if training.average is not None:
+        places |= {f"average/{name}": value for name, value in training.average.values.items()}
+    parameters = [parameter for group in training.optimizer.param_groups for parameter in group["params"]]
+    return places | {f"optimizer/state/{number}": parameter for number, parameter in enumerate(parameters)}
 
 
 def shares(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
@@ -118,8 +132,12 @@ def update(training: Training, batch: Batch) -> dict[str, float]:
     torch.manual_seed(step_seed(run.seed, step, parallel.rank()))
     rate = run.optimizer.rate * factor(run.schedule, step, training.total)
     set_rate(training.optimizer, rate)
+    set_decay(training.optimizer, run.optimizer, step / training.total)
     training.optimizer.zero_grad()
-    scalars = backward(training.module, batch, run.accumulate, precision=run.precision, scaler=training.scaler)
+    with Count() if training.flops is None else nullcontext() as count:
+        scalars = backward(training.module, batch, run.accumulate, precision=run.precision, scaler=training.scaler)
+    if count is not None:
+        training.flops = count.total
     if training.scaler is not None:
         training.scaler.unscale_(training.optimizer)
     gradients = [parameter.grad for parameter in training.objective.parameters() if parameter.grad is not None]
@@ -127,8 +145,7 @@ def update(training: Training, batch: Batch) -> dict[str, float]:
     values = {name: value.item() for name, value in scalars.items()} | {"rate": rate, "norm": norm.item()}
     # With a scaler, a gradient that overflowed is its business: it leaves the update out and scales less.
     refuse_non_finite(values, batch, step, names=("loss",) if training.scaler else ("loss", "norm"))
-    if run.optimizer.clip is not None:
-        nn.utils.clip_grads_with_norm_(training.objective.parameters(), run.optimizer.clip, norm)
+    clip_gradients(run.optimizer, training.objective.parameters(), norm)
     if training.scaler is None:
         training.optimizer.step()
     else:

@@ -167,6 +167,8 @@ def _described(manifest: dict[str, Any]) -> tuple[Metadata, dict[str, str]]:
         if not isinstance(dtype, torch.dtype):
             raise ValueError(f"'{entry['dtype']}' is no kind of number")
         size, chunks = torch.Size(entry["shape"]), []
+        if min(size, default=0) < 0:
+            raise ValueError(f"the shape of '{name}' is {list(size)}")
         for home, offsets, sizes in entry["chunks"]:
             chunks.append(ChunkStorageMetadata(torch.Size(offsets), torch.Size(sizes)))
             if home not in manifest["files"] or min([0, *offsets, *sizes]) < 0:

@@ -61,11 +61,11 @@ def published(temporary: Path, manifest: dict[str, Any], *, keep: int) -> Path:
     _flush(temporary)
     target = temporary.with_name(temporary.name.removesuffix(_TEMPORARY))
     if target.exists():  # the same step, saved before a resume
-        shutil.rmtree(target)
+        _remove(target)
     temporary.rename(target)
     _flush(target.parent)
     for old in states(target.parent)[:-keep]:
-        shutil.rmtree(old)
+        _remove(old)
     return target
 
 
@@ -165,6 +165,12 @@ def _digest(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {"size": path.stat().st_size, "sha256": digest}
+
+
+def _remove(path: Path) -> None:
+    # It is no state any more before the first of its files goes.
+    gone = path.rename(path.with_name(f"{path.name}.old{_TEMPORARY}"))
+    shutil.rmtree(gone)
 
 
 def _flush(path: Path) -> None:

@@ -1,0 +1,102 @@
+"""Saves in a loop and is killed at random moments: KIND FOLDER KILLS SEED, where KIND is whole, sharded or two.
+
+Imports once; each victim is a fork that saves state after state until SIGKILL. After every kill the newest whole state
+is loaded and compared with what was saved for its step. Prints JSON: how often each thing was found.
+"""
+
+import json
+import os
+import random
+import signal
+import socket
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vitkit.train import shards, state
+
+SIZE = 400_000  # numbers of each of five tensors: 8 MB a state
+
+
+def content(step: int) -> dict[str, Any]:
+    weights = {f"layer {number}": torch.full((4, SIZE // 4), float(step * 10 + number)) for number in range(5)}
+    return {"training": {"step": step, "objective": weights, "moments": {0: torch.tensor(float(step))}}, "score": 0.1}
+
+
+def save_for_ever(kind: str, folder: Path, step: int) -> None:
+    save = state.save if kind == "whole" else shards.save
+    while True:
+        step += 1
+        save(folder, step, content(step), keep=2)
+
+
+def join(rank: int, port: int) -> None:
+    os.environ |= {"WORLD_SIZE": "2", "RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.distributed.init_process_group("gloo")
+
+
+def victim(kind: str, folder: Path, step: int, rank: int, port: int) -> int:
+    child = os.fork()
+    if child == 0:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # a process that lost the other one complains
+        if kind == "two":
+            join(rank, port)
+        save_for_ever(kind, folder, step)
+    return child
+
+
+def free_port() -> int:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        return held.getsockname()[1]
+
+
+def wait_for_more(folder: Path, step: int) -> None:
+    """Until the first save after a step is done, so that there is something to lose."""
+    end = time.monotonic() + 120
+    while not any(int(path.name.removeprefix("step-")) > step for path in state.states(folder)):
+        if time.monotonic() > end:
+            raise TimeoutError("no state was saved")
+        time.sleep(0.005)
+
+
+def same(one: Any, other: Any) -> bool:
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(value, other[key]) for key, value in one.items())
+    return one == other
+
+
+def main(kind: str, folder: Path, kills: int, seed: int) -> None:
+    chance, found, step = random.Random(seed), Counter[str](), 0
+    for _ in range(kills):
+        port = free_port()
+        children = [victim(kind, folder, step, rank, port) for rank in range(2 if kind == "two" else 1)]
+        wait_for_more(folder, step)
+        time.sleep(chance.uniform(0.0, 0.15))
+        os.kill(children[chance.randrange(len(children))], signal.SIGKILL)
+        if len(children) > 1:
+            time.sleep(chance.uniform(0.0, 0.05))
+        for child in children:
+            if os.waitpid(child, os.WNOHANG) == (0, 0):
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+        found["cut short"] += any(folder.glob("*.tmp"))
+        found["damaged"] += sum(not state.is_whole(path) for path in state.states(folder))
+        loaded = state.load_newest(folder)
+        assert loaded is not None, "nothing to go on from"
+        assert loaded["training"]["step"] > step, "a state that was whole is lost"
+        step = loaded["training"]["step"]
+        assert same(loaded, content(step)), f"the state of step {step} is not what was saved"
+        found["good"] += 1
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))

@@ -1,0 +1,234 @@
+"""Sharded states in one process: what comes back, what is damaged, what is hostile, and saves beside the training."""
+
+import hashlib
+import json
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_resume import assert_equal
+
+from vitkit.train import content, pieces, shards, state
+from vitkit.train.run import Machine
+from vitkit.train.saving import NotSaved, Saver, copied
+
+
+def held(step: int) -> dict[str, Any]:
+    weights = torch.full((6, 5), float(step))
+    numbers: dict[str, Any] = {
+        f"{kind}": torch.arange(3).to(kind) for kind in (torch.bfloat16, torch.int64, torch.bool)
+    }
+    moments = {0: {"step": torch.tensor(3.0), "exp_avg": weights + 1}, 12: {"empty": torch.zeros(0, 4)}}
+    groups = [{"lr": 0.1 + 0.2, "betas": (0.9, 0.999), "fused": None, "params": [0, 12]}]
+    # Two names for one tensor, and a view of a part of one.
+    tensors = {"weights": weights, "tied": weights, "row": weights[2], "column": weights[:, 1]}
+    return {
+        "training": {"step": step, "objective": tensors | numbers, "optimizer": {"state": moments, "groups": groups}},
+        "score": float("-inf"),
+    }
+
+
+def newest(folder: Path) -> dict[str, Any]:
+    loaded = state.load_newest(folder)
+    assert loaded is not None
+    return loaded
+
+
+def test_all_that_a_state_holds_comes_back(tmp_path: Path) -> None:
+    shards.save(tmp_path, 1, held(1), keep=2)
+    shards.save(tmp_path, 2, held(2), keep=2)
+    shards.save(tmp_path, 2, held(2), keep=2)  # again
+    state.save(tmp_path, 3, held(3), keep=2)
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["step-00000002", "step-00000003"]
+    assert_equal(newest(tmp_path), held(3))
+    (tmp_path / "step-00000003" / "state.pt").unlink()
+    assert_equal(newest(tmp_path), held(2))
+    assert sorted(os.listdir(tmp_path / "step-00000002")) == ["MANIFEST.json", "shard-00000.safetensors"]
+
+
+def test_what_cannot_be_held_is_named() -> None:
+    for value, words in (
+        ({1: torch.zeros(1), "1": torch.zeros(1)}, "two tensors at 'a/1'"),
+        (object(), "'a' is a object"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            content.parted({"a": value})
+    with pytest.raises(ValueError, match="an entry that is none"):
+        content.joined({"a": {"tensor": "gone"}}, {})
+
+
+@pytest.mark.parametrize(
+    "damage", ["flip", "cut", "no shard", "manifest flip", "manifest cut", "other step", "no manifest"]
+)
+def test_a_damaged_one_is_passed_over(tmp_path: Path, damage: str) -> None:
+    shards.save(tmp_path, 1, held(1), keep=2)
+    shards.save(tmp_path, 2, held(2), keep=2)
+    path = tmp_path / "step-00000002"
+    file = path / ("MANIFEST.json" if "manifest" in damage else "shard-00000.safetensors")
+    data = bytearray(file.read_bytes())
+    if damage.startswith("no"):
+        file.unlink()
+    elif damage == "other step":
+        path.rename(tmp_path / "step-00000005")
+    elif damage.endswith("cut"):
+        file.write_bytes(data[:-10])
+    elif damage == "manifest flip":
+        # A learning rate with another digit is still JSON.
+        file.write_bytes(bytes(data).replace(b"0.30000000000000004", b"0.30000000000000014"))
+    else:
+        data[len(data) // 2] ^= 1
+        file.write_bytes(data)
+    assert_equal(newest(tmp_path), held(1))
+
+
+class Bomb:
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str]]:
+        return os.mkdir, ("executed",)
+
+
+def sealed(manifest: Any) -> bytes:
+    """A manifest that passes for whole, as one who means harm would write it."""
+    manifest.pop("seal", None)
+    text = json.dumps(manifest, sort_keys=True)
+    return json.dumps(manifest | {"seal": hashlib.sha256(text.encode()).hexdigest()}).encode()
+
+
+HOSTILE: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "a dtype that is a function": lambda manifest: manifest["tensors"][NAME].update(dtype="load"),
+    "a dtype that is none": lambda manifest: manifest["tensors"][NAME].update(dtype="float33"),
+    "a dtype that is a list": lambda manifest: manifest["tensors"][NAME].update(dtype=[]),
+    "a shape beyond memory": lambda manifest: manifest["tensors"][NAME].update(shape=[1 << 40, 5]),
+    "pieces beyond memory": lambda manifest: manifest["tensors"][NAME].update(
+        shape=[1 << 40], chunks=[[SHARD, [0], [1 << 40]]]
+    ),
+    "a shape below nothing": lambda manifest: manifest["tensors"][NAME].update(shape=[-6, -5]),
+    "a piece below nothing": lambda manifest: manifest["tensors"][NAME]["chunks"][0].__setitem__(1, [-6, 0]),
+    "a piece of another file": lambda manifest: manifest["tensors"][NAME]["chunks"][0].__setitem__(0, "/etc/passwd"),
+    "a piece of another shape": lambda manifest: manifest["tensors"][NAME].update(
+        shape=[5, 6], chunks=[[SHARD, [0, 0], [5, 6]]]
+    ),
+    "another kind of number": lambda manifest: manifest["tensors"][NAME].update(dtype="int32"),
+    "no tensors": lambda manifest: manifest.pop("tensors"),
+    "a content that is none": lambda manifest: manifest.update(content={"a": {"__reduce__": ["os.mkdir", "executed"]}}),
+}
+NAME, SHARD = "training/objective/weights", "shard-00000.safetensors"
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_manifest_is_an_error_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shards.save(tmp_path / "states", 1, held(1), keep=2)
+    file = tmp_path / "states" / "step-00000001" / "MANIFEST.json"
+    manifest = json.loads(file.read_bytes())
+    HOSTILE[name](manifest)
+    file.write_bytes(sealed(manifest))
+    with pytest.raises(ValueError, match=r"\S"):
+        state.load_newest(tmp_path / "states")
+    assert os.listdir(tmp_path) == ["states"]
+
+
+@pytest.mark.parametrize("where", ["MANIFEST.json", "shard-00000.safetensors", ".metadata", "state.pt"])
+def test_a_pickle_in_any_place_does_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    shards.save(tmp_path / "states", 1, held(1), keep=2)
+    path = tmp_path / "states" / "step-00000001"
+    (path / where).write_bytes(pickle.dumps(Bomb(), protocol=2))
+    manifest = json.loads((path / "MANIFEST.json").read_bytes()) if where != "MANIFEST.json" else None
+    if manifest is not None:
+        # The digests fit: only what is read, and how, stands between the file and the machine.
+        names = {*manifest["files"], where}
+        manifest["files"] = {name: state.flushed(path / name) for name in names}
+        (path / "MANIFEST.json").write_bytes(sealed(manifest))
+    if where in (".metadata", "MANIFEST.json"):
+        assert_equal(state.load_newest(tmp_path / "states"), held(1) if where == ".metadata" else None)
+    else:
+        with pytest.raises((ValueError, OSError, pickle.UnpicklingError)):
+            state.load_newest(tmp_path / "states")
+    assert os.listdir(tmp_path) == ["states"]
+    # The bomb is one.
+    pickle.loads(pickle.dumps(Bomb()))
+    assert (tmp_path / "executed").is_dir()
+
+
+@pytest.mark.parametrize("name", ["../state.pt", "..", "/etc/passwd", "a/b"])
+def test_a_manifest_names_only_its_own_files(tmp_path: Path, name: str) -> None:
+    state.save(tmp_path, 1, {"a": 1}, keep=2)
+    file = tmp_path / "step-00000001" / "MANIFEST.json"
+    file.write_bytes(sealed({"step": 1, "files": {name: {}}}))
+    assert state.load_newest(tmp_path) is None
+
+
+def test_a_manifest_nested_without_end_is_passed_over(tmp_path: Path) -> None:
+    state.save(tmp_path, 1, {"a": 1}, keep=2)
+    (tmp_path / "step-00000001" / "MANIFEST.json").write_text("[" * 100_000)
+    assert state.load_newest(tmp_path) is None
+
+
+def test_states_of_the_first_release_are_read(tmp_path: Path) -> None:
+    path = state.save(tmp_path, 7, {"a": 1}, keep=2)
+    old = {"step": 7, **state.flushed(path / "state.pt")}
+    (path / "MANIFEST.json").write_text(json.dumps(old))
+    assert state.load_newest(tmp_path) == {"a": 1}
+    (path / "MANIFEST.json").write_text(json.dumps(old | {"size": 1}))
+    assert state.load_newest(tmp_path) is None
+
+
+KINDS = {"whole": Machine(save_beside=True), "sharded": Machine(save_beside=True, state="sharded")}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_save_beside_keeps_what_was_there_when_it_began(tmp_path: Path, kind: str) -> None:
+    with Saver(tmp_path, KINDS[kind]) as saver:
+        for step in (1, 2, 3):
+            changing = held(step)
+            saver.save(step, changing)
+            changing["training"]["objective"]["weights"].fill_(-1.0)  # the next update
+            changing["training"]["optimizer"]["state"][0]["exp_avg"].zero_()
+    assert_equal(newest(tmp_path), held(3))
+    assert len(state.states(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_save_beside_that_failed_is_told_at_the_next_and_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    with Saver(tmp_path, KINDS[kind]) as saver:
+        saver.save(1, held(1))
+        saver.wait()
+        monkeypatch.setattr(state, "published", full)
+        saver.save(2, held(2))
+        with pytest.raises(NotSaved, match=r"state of step 2 .* No space left on device; .* from 'step-00000001'"):
+            saver.save(3, held(3))
+    with pytest.raises(NotSaved, match="state of step 4"), Saver(tmp_path, KINDS[kind]) as saver:
+        saver.save(4, held(4))
+    with pytest.raises(KeyError) as other, Saver(tmp_path, KINDS[kind]) as saver:  # noqa: PT012 - the end of a context
+        saver.save(5, held(5))
+        raise KeyError
+    assert "state of step 5" in other.value.__notes__[0]
+    with pytest.raises(NotSaved, match="state of step 6"), Saver(tmp_path, KINDS[kind]) as saver:
+        saver.save(6, held(6), last=True)
+    monkeypatch.undo()
+    assert_equal(newest(tmp_path), held(1))
+
+
+def full(*arguments: Any, **options: Any) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def test_a_copy_shares_nothing() -> None:
+    one = held(1)
+    other = copied(one)
+    assert_equal(other, one)
+    one["training"]["objective"]["weights"].zero_()
+    assert_equal(other, held(1))
+
+
+def test_a_file_that_is_not_its_manifest_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="describes no state"):
+        pieces.Reader(tmp_path, {"step": 1, "files": {}, "tensors": {"a": {}}})

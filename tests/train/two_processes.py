@@ -1,0 +1,130 @@
+"""Runs in two processes: a list of jobs in one launch, because starting Python twice takes longer than a small run.
+
+`in_two(jobs, folder)` for tests; as a script, one of the two processes: JOBS.json. A job is a config, a folder and
+perhaps trouble in the second process: a SIGTERM after a step, or a picture that is not a number in it. Left in the
+folder of each: `ended-RANK.json` with how it ended, when, and the keys of its pictures.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vitkit.train import Run
+from vitkit.train.run import from_json, to_json
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run to its end, or until `trouble` (term, nan) at a step of the second process."""
+
+    run: Run
+    folder: Path
+    trouble: str = ""
+    step: int = 0
+
+
+@dataclass(frozen=True)
+class End:
+    """How a process of a job ended: `error` is the name and the text of what it raised."""
+
+    error: str
+    time: float
+    told: float
+    keys: list[list[str]]
+
+
+def in_two(jobs: Iterable[Job], scratch: Path, timeout: float = 300.0) -> None:
+    """Runs the jobs one after the other in two processes that start once."""
+    jobs = list(jobs)
+    scratch.mkdir(parents=True, exist_ok=True)
+    rows = [asdict(job) | {"run": to_json(job.run), "folder": str(job.folder)} for job in jobs]
+    sockets = [socket.socket() for _ in jobs]
+    for each, row in zip(sockets, rows, strict=True):
+        each.bind(("127.0.0.1", 0))
+        row["port"] = each.getsockname()[1]
+        each.close()
+    (scratch / "jobs.json").write_text(json.dumps(rows))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    processes, errors = [], [scratch / f"errors-{rank}" for rank in (0, 1)]
+    for rank in (0, 1):
+        with errors[rank].open("wb") as log:
+            command = [sys.executable, __file__, str(scratch / "jobs.json")]
+            own = environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            processes.append(subprocess.Popen(command, env=own, stdout=log, stderr=log))
+    try:
+        codes = [process.wait(timeout) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    assert codes == [0, 0], "\n".join(each.read_text()[-3000:] for each in errors)
+
+
+def ends(folder: Path) -> tuple[End, End]:
+    """How the last job in a folder ended in each process."""
+    first, second = (End(**json.loads((folder / f"ended-{rank}.json").read_text())) for rank in (0, 1))
+    return first, second
+
+
+def work(path: str) -> None:
+    """One process's part of all jobs."""
+    import torch
+
+    from vitkit.data.digits import Digits
+
+    torch.set_num_threads(1)
+    Digits.__len__ = lambda self: 240  # as in the tests of this folder
+    for row in json.loads(Path(path).read_text()):
+        os.environ["MASTER_PORT"] = str(row["port"])
+        run, folder = from_json(row["run"]), Path(row["folder"])
+        end = do(run, folder, row["trouble"] if os.environ["RANK"] == "1" else "", row["step"])
+        folder.mkdir(exist_ok=True)
+        (folder / f"ended-{os.environ['RANK']}.json").write_text(json.dumps(asdict(end)))
+
+
+def do(run: Run, folder: Path, trouble: str, step: int) -> End:
+    """One job in this process."""
+    from vitkit.train import Interrupted, TrainingStopped, launch, train
+    from vitkit.train.saving import NotSaved
+
+    told, error, keys = 0.0, "", []
+    loaded, stepped = launch.training_batches, launch.Events.step
+
+    def noted(*arguments: Any, consumed: int) -> Any:
+        for batch in loaded(*arguments, consumed=consumed):
+            keys.append(list(batch.keys))
+            if trouble == "nan" and len(keys) == step + 1:
+                batch.images[0] = float("nan")
+            yield batch
+
+    def signalled(self: Any, number: int, *rest: Any) -> None:
+        nonlocal told
+        stepped(self, number, *rest)
+        if trouble == "term" and number == step:
+            told = time.time()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with ExitStack() as stack:
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        patch.setattr(launch, "training_batches", noted)
+        patch.setattr(launch.Events, "step", signalled)
+        try:
+            train(run, folder)
+        except (Interrupted, TrainingStopped, NotSaved, ValueError, OSError) as raised:
+            error = f"{type(raised).__name__}: {raised}"
+    return End(error, time.time(), told, keys)
+
+
+if __name__ == "__main__":
+    work(sys.argv[1])
