@@ -1,0 +1,126 @@
+"""What is wrong with a run is one clear line, before anything is computed; pictures with several labels are trained on."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vitkit import checkpoints, models
+from vitkit.data import Relabelled
+from vitkit.data.digits import Digits
+from vitkit.data.processor import Processor
+from vitkit.models import vit
+from vitkit.objectives import beit, dino, masked
+from vitkit.train import Run, checks, train
+from vitkit.train.events import read
+
+COLOURS = [
+    (masked.Config(mean=(0.4, 0.5, 0.5)), r"counts colours by the mean \(0\.4, 0\.5, 0\.5\), the processor by \(0\.5,"),
+    (masked.Config(std=(0.2, 0.2, 0.2)), r"counts colours by the std \(0\.2, 0\.2, 0\.2\)"),
+    (beit.Config(mean=(0.1, 0.1, 0.1)), "counts colours by the mean"),
+]
+
+
+@pytest.mark.parametrize(("objective", "words"), COLOURS, ids=["mean", "std", "beit"])
+def test_objectives_count_as_their_run_does(small_run: Callable[..., Run], objective: Any, words: str) -> None:
+    run = dataclasses.replace(small_run(), objective=objective)
+    with pytest.raises(ValueError, match=words):
+        checks.check(run, Digits())
+    good = dataclasses.replace(objective, mean=run.processor.mean, std=run.processor.std)
+    checks.check(dataclasses.replace(run, objective=good), Digits())
+
+
+def test_objectives_count_epochs_as_their_run_does(small_run: Callable[..., Run]) -> None:
+    run = dataclasses.replace(small_run(), steps=None, epochs=30.0, objective=dino.Config(epochs=100))
+    with pytest.raises(ValueError, match=r"objective\.epochs is 100 and the run's epochs are 30: they must be equal"):
+        checks.check(run, Digits())
+    checks.check(dataclasses.replace(run, objective=dino.Config(epochs=30)), Digits())
+
+
+def test_a_size_that_patches_do_not_fill_is_refused(small_run: Callable[..., Run]) -> None:
+    run = small_run(model__image_size=[10, 10], processor__size=[10, 10])
+    with pytest.raises(ValueError, match="images of 10 pixels are not a multiple of the patch size 4; 8 is"):
+        checks.check(run, Digits())
+
+
+def test_classes_are_learned_before_they_are_judged(small_run: Callable[..., Run]) -> None:
+    class Some(Digits):
+        def label(self, index: int) -> int:
+            return super().label(index) % 4
+
+    with pytest.raises(ValueError, match="there is no training picture of 4, 5, 6, 7, 8 and 1 more, which the model"):
+        checks.check(small_run(), Some(), Digits())
+    checks.check(small_run(), Digits(), Some())
+    renamed = Relabelled(Digits(), tuple("abcdefghijk"), tuple(range(1, 11)))
+    with pytest.raises(ValueError, match="the model has 10 classes, 'digits' has 11"):
+        checks.check(small_run(), renamed)
+
+
+def test_a_label_of_the_held_out_out_of_range_is_refused(small_run: Callable[..., Run]) -> None:
+    class Wrong(Digits):
+        def label(self, index: int) -> int:
+            return 12 if index == 3 else 0
+
+    with pytest.raises(ValueError, match="held-out picture 3 has the label 12, but there are 10 classes"):
+        checks.check(small_run(), Digits(), Wrong())
+
+
+def test_folders_without_pictures_and_classes_that_training_lacks(
+    small_run: Callable[..., Run], tmp_path: Path
+) -> None:
+    for split, name in (("train", "cat"), ("train", "dog"), ("val", "cat"), ("val", "fox")):
+        (tmp_path / "photos" / split / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "photos" / split / name / "1.png")
+    run = small_run(data__source=f"folder:{tmp_path / 'photos'}", model__num_classes=2)
+    with pytest.raises(ValueError, match="is judged on classes that training lacks: fox"):
+        train(run, tmp_path / "run")
+    (tmp_path / "photos" / "val" / "fox" / "1.png").unlink()
+    with pytest.raises(ValueError, match="fox' has no pictures"):
+        train(run, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(small_run: Callable[..., Run], tmp_path: Path) -> None:
+    model = models.build(dataclasses.replace(vit.TINY, num_classes=2))
+    made = checkpoints.Checkpoint(model=model, processor=Processor.squash(32), labels=("a", "b"))
+    checkpoints.save(made, tmp_path / "other")
+    with pytest.raises(ValueError, match="is of another architecture than the run: 'blocks"):
+        train(small_run(start=str(tmp_path / "other")), tmp_path / "run")
+    assert not (tmp_path / "run" / "log.jsonl").exists()
+
+
+@pytest.fixture
+def several(tmp_path: Path) -> Path:
+    """Pictures with up to three of red, green and blue in them, as a table of labels."""
+    random, rows = np.random.default_rng(0), ["image,label"]
+    for number in range(120):
+        has = random.random(3) < 0.5
+        colour = np.where(has, 230, 20) + random.integers(-15, 16, (8, 8, 3))
+        Image.fromarray(colour.astype(np.uint8)).save(tmp_path / f"{number}.png")
+        names = "|".join(name for name, there in zip(("red", "green", "blue"), has, strict=True) if there)
+        rows.append(f"{number}.png,{names}")
+    (tmp_path / "photos.csv").write_text("\n".join(rows) + "\n")
+    return tmp_path / "photos.csv"
+
+
+def test_several_labels_a_picture(small_run: Callable[..., Run], several: Path, tmp_path: Path) -> None:
+    run = small_run(data__source=f"csv:{several}", model__num_classes=3, augment__flip=False)
+    with pytest.raises(ValueError, match=r"has several labels \(.*\): set objective\.loss=sigmoid"):
+        train(run, tmp_path / "softmax")
+    good = dataclasses.replace(
+        run,
+        objective=dataclasses.replace(run.objective, loss="sigmoid", label_smoothing=0.0, positive_weights="balanced"),
+        evaluators=("average_precision",),
+        score="average_precision.mean",
+        steps=60,
+        evaluate_every=60,
+    )
+    result = train(good, tmp_path / "run")
+    assert result.score > 0.95
+    (judged,) = (event for event in read(result.folder / "log.jsonl") if event["kind"] == "evaluation")
+    assert judged["average_precision.mean"] == result.score
+    assert (result.folder / "report.html").exists()
