@@ -12,6 +12,7 @@ import torch
 
 import vitkit
 from vitkit.config import override
+from vitkit.data.digits import Digits
 from vitkit.train import Interrupted, Run, RunFolder, launch, state, train
 from vitkit.train.events import read
 from vitkit.train.loop import Training
@@ -69,23 +70,45 @@ def whole(small_run: Callable[..., Run], tmp_path: Path) -> Path:
     return tmp_path / "whole"
 
 
+EVERYTHING: dict[str, Any] = {
+    "accumulate": 2,
+    "average": 0.9,
+    "precision": "bfloat16",
+    "augment__randaugment": {"layers": 2, "magnitude": 10.0},
+    "augment__mixing": {"mixup": 0.5},
+}
+
+
+@pytest.fixture(scope="module")
+def everything(small_run: Callable[..., Run], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of all that is random (dropout too), not stopped."""
+    folder = tmp_path_factory.mktemp("everything") / "whole"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Digits, "__len__", lambda self: 240)
+        train(small_run(**EVERYTHING), folder)
+    return folder
+
+
 @pytest.mark.parametrize("step", range(1, 12))
-def test_stopped_by_a_signal_after_any_step(
-    small_run: Callable[..., Run], tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, step: int
+def test_stopped_after_any_step_and_again(
+    small_run: Callable[..., Run], tmp_path: Path, everything: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
-    run = small_run(accumulate=2)
-    with monkeypatch.context() as patch:
-        kill_at(patch, step, lambda: os.kill(os.getpid(), signal.SIGTERM))
-        with pytest.raises(Interrupted, match=f"SIGTERM after step {step}") as stopped:
-            train(run, tmp_path / "run")
-    assert stopped.value.exit_code == 143
-    assert final(tmp_path / "run")["training"]["step"] == step
+    run, ways = small_run(**EVERYTHING), ("auto", "sharded")
+    again = 1 + (step + 4) % 11
+    for number, stop in enumerate(sorted({step, again})):
+        changes = {"machine.state": ways[(step + number) % 2], "machine.save_beside": step % 3 == 0}
+        with monkeypatch.context() as patch:
+            kill_at(patch, stop, lambda: os.kill(os.getpid(), signal.SIGTERM))
+            with pytest.raises(Interrupted, match=f"SIGTERM after step {stop}") as stopped:
+                train(override(run, changes), tmp_path / "run")
+        assert stopped.value.exit_code == 143
+        assert final(tmp_path / "run")["training"]["step"] == stop
     assert not (tmp_path / "run" / "report.html").exists()
     # With other workers, which changes nothing.
-    result = train(override(run, {"machine.workers": 1 if step == 7 else 0}), tmp_path / "run")
-    assert_equal(final(tmp_path / "run"), final(whole))
-    assert story(tmp_path / "run") == story(whole)
-    assert result.score == max(event["top1.accuracy"] for event in story(whole) if event["kind"] == "evaluation")
+    result = train(override(run, {"machine.workers": 2 if step in (3, 7) else 0}), tmp_path / "run")
+    assert_equal(final(tmp_path / "run"), final(everything))
+    assert story(tmp_path / "run") == story(everything)
+    assert result.score == max(event["top1.accuracy"] for event in story(everything) if event["kind"] == "evaluation")
     assert (tmp_path / "run" / "report.html").exists()
 
 
@@ -107,15 +130,6 @@ def test_killed_after_any_step_and_again(
     assert story(tmp_path / "run") == story(whole)
     kinds = [event["kind"] for event in read(tmp_path / "run" / "log.jsonl")]
     assert kinds.count("evaluation") == 3  # none told twice
-
-
-EVERYTHING: dict[str, Any] = {
-    "accumulate": 2,
-    "average": 0.9,
-    "precision": "bfloat16",
-    "augment__randaugment": {"layers": 2, "magnitude": 10.0},
-    "augment__mixing": {"mixup": 0.5},
-}
 
 
 @pytest.mark.parametrize(
