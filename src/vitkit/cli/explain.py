@@ -68,7 +68,7 @@ def explain(
     }
     sources = list(arguments_to_images(images)) if images else []
     classifier = load(model, revision=revision)
-    placed = Predictor(classifier.model, classifier.processor, device=device)
+    placed = Predictor(classifier.model, classifier.processor, precision="float32", device=device)
     shown = subject.read(placed.model, classifier.processor, sources, classifier.labels)
     given = {name: value for name, value in options.items() if value is not None}
     explanation = explanations.explain(method, shown, **given)

@@ -35,6 +35,11 @@ class Seen:
         if sum(part.shape[0] for part in self.rows) < KEPT_ROWS:
             self.rows.append(flat[::step].clone())
 
+    def outside(self) -> "Seen":
+        """The same, no longer bound to the inference mode in which it was seen."""
+        low, high = (None if end is None else end.clone() for end in (self.low, self.high))
+        return Seen([part.clone() for part in self.rows], low, high)
+
     @property
     def largest(self) -> Float[Tensor, " i"]:
         """Every channel's largest absolute value."""
@@ -50,7 +55,9 @@ class Seen:
         sample = torch.cat(self.rows) / by
         low, high = min(float((self.low / by).min()), 0.0), max(float((self.high / by).max()), 1e-6)
         found = [_range(low * cut, high * cut) for cut in CUTS]
-        errors = [float(((each.whole(sample).float() - each.zero) * each.scale - sample).square().mean()) for each in found]
+        errors = [
+            float(((each.whole(sample).float() - each.zero) * each.scale - sample).square().mean()) for each in found
+        ]
         return found[errors.index(min(errors))]
 
 
@@ -71,31 +78,27 @@ def smooth(block: Block, prefix: str, seen: Mapping[str, Seen], strength: float 
     et al. 2023, "SmoothQuant", equation 4). The LayerNorm before takes the division, and for the projection the values
     do, so that the block computes what it did. Changes the block.
     """
-    divisors = {}
-    norms = (("attn.qkv", "attn.query", block.norm1, block.attn.qkv), ("mlp.fc1", "mlp.fc1", block.norm2, block.mlp.fc1))
-    for name, other, norm, linear in norms:
-        place = f"{prefix}.{name}" if f"{prefix}.{name}" in seen else f"{prefix}.{other}"
-        if place not in seen or not isinstance(norm, nn.LayerNorm):
-            continue
-        by = _divisor(seen[place].largest, linear.weight, strength)
+    divisors: dict[str, Tensor] = {}
+    mlp = block.mlp.fc1
+    pairs = [("attn.query" if f"{prefix}.attn.query" in seen else "attn.qkv", block.norm1, block.attn.qkv)]
+    pairs += [("mlp.fc1", block.norm2, mlp)] if isinstance(mlp, nn.Linear) else []
+    for name, norm, linear in pairs:
+        by = _divisor(seen[f"{prefix}.{name}"].largest, linear.weight, strength)
         norm.weight.div_(by)
         norm.bias.div_(by)
         linear.weight.mul_(by)
-        divisors[place] = by
-        if name == "attn.qkv" and place.endswith("query"):
-            divisors[f"{prefix}.attn.key_value"] = by
-    place = f"{prefix}.attn.proj"
-    if place in seen:
-        by = _divisor(seen[place].largest, block.attn.proj.weight, strength)
-        values = slice(2 * by.shape[0], None)
-        block.attn.qkv.weight[values].div_(by[:, None])
-        bias = block.attn.v_bias if block.attn.v_bias is not None else None
-        if block.attn.qkv.bias is not None:
-            block.attn.qkv.bias[values].div_(by)
-        elif bias is not None:
-            bias.div_(by)
-        block.attn.proj.weight.mul_(by)
-        divisors[place] = by
+        # The same tokens go into the other half of a matrix that was split: keys and values, the value of a gate.
+        for other in (name, "attn.key_value" if name == "attn.query" else "mlp.value" if name == "mlp.fc1" else name):
+            divisors[f"{prefix}.{other}"] = by
+    by = _divisor(seen[f"{prefix}.attn.proj"].largest, block.attn.proj.weight, strength)
+    values = slice(2 * by.shape[0], None)
+    block.attn.qkv.weight[values].div_(by[:, None])
+    if block.attn.v_bias is not None:
+        block.attn.v_bias.div_(by)
+    elif block.attn.qkv.bias is not None:
+        block.attn.qkv.bias[values].div_(by)
+    block.attn.proj.weight.mul_(by)
+    divisors[f"{prefix}.attn.proj"] = by
     return divisors
 
 

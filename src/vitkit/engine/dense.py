@@ -66,8 +66,8 @@ class Dense(nn.Module):
             y = PLAIN[self.act](F.linear(x, self.weight, self.bias))
             return y + residual if residual is not None else y * factor if factor is not None else y
         x = x.contiguous()
-        if residual is not None or factor is not None:
-            other, how = (residual, "add") if residual is not None else (factor, "mul")
+        other, how = (residual, "add") if residual is not None else (factor, "mul")
+        if other is not None:
             return torch.ops.mkldnn._linear_pointwise(x, other.contiguous(), self.weight, self.bias, how)
         name, variant = FUSED[self.act]
         return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, name, [], variant)
@@ -79,14 +79,15 @@ class PatchDense(nn.Module):
     Takes (b, c, rows, columns) and gives (b, d, rows / patch, columns / patch), what the convolution would.
     """
 
-    def __init__(self, convolution: nn.Conv2d, make: Callable[..., nn.Module]):
+    def __init__(self, convolution: nn.Conv2d, make: Callable[..., nn.Module], dtype: torch.dtype):
         super().__init__()
         self.patch = (convolution.kernel_size[0], convolution.kernel_size[1])
+        self.dtype = dtype
         self.dense = make("proj", convolution.weight.flatten(1), convolution.bias)
 
     def forward(self, x: Float[Tensor, "b c height width"]) -> Float[Tensor, "b d rows columns"]:
         """One vector a patch, laid out as a picture; a remainder at the right and the bottom is left out."""
-        x = x.to(self.dense.dtype)
+        x = x.to(self.dtype)
         height, width = self.patch
         rows, columns = x.shape[2] // height, x.shape[3] // width
         x = x[:, :, : rows * height, : columns * width]

@@ -125,7 +125,7 @@ def _fast(module: nn.Module, parent: nn.Module, place: str, recipe: Recipe) -> n
     if isinstance(module, StdConv):
         return FoldedConv(module, recipe.dtype)
     if isinstance(parent, PatchEmbed) and isinstance(module, nn.Conv2d) and _sees_once(module):
-        return PatchDense(module, make)
+        return PatchDense(module, make, recipe.inner)
     if type(module) is nn.Linear:
         # The head and what is before it: little work, and logits that float32 tells apart.
         return Dense(module.weight, module.bias, dtype=torch.float32, packed=recipe.packed)
@@ -170,6 +170,6 @@ def _convert(network: nn.Module, recipe: Recipe) -> None:
             module.register_forward_pre_hook(_as_weight)
 
 
-def _as_weight(module: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def _as_weight(module: nn.Conv2d, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Pictures come in as float32; whichever convolution is the first reads them in its own type."""
     return (arguments[0].to(module.weight.dtype), *arguments[1:])

@@ -27,7 +27,11 @@ class Machine:
         """One phrase for people: the device and what it has."""
         kinds = [name for name in ("bfloat16", "float16", "int8") if getattr(self, name)]
         how = " in tiles (AMX)" if self.tiles else ""
-        return f"{self.device} with {', '.join(kinds)}{how}" if kinds else f"{self.device} without arithmetic below float32"
+        return (
+            f"{self.device} with {', '.join(kinds)}{how}"
+            if kinds
+            else f"{self.device} without arithmetic below float32"
+        )
 
 
 def machine(device: torch.device) -> Machine:

@@ -12,12 +12,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vitkit import engine
 from vitkit.data.processor import Processor
+from vitkit.engine.check import probe
+from vitkit.engine.merging import Reduction
 from vitkit.images import ImageError, Limits
 from vitkit.models import Backbone
 from vitkit.predict.backends import Exported
+from vitkit.predict.placing import as_it_is, device_of, placed
 
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+Network = Callable[[Backbone, Tensor], Tensor]
+# What `precision` can be beside auto.
+PRECISIONS = engine.PRECISIONS
+# How many pictures 8-bit layers are calibrated on, at most.
+CALIBRATION = 32
 
 
 @dataclass(frozen=True)
@@ -41,9 +49,13 @@ class Outcome:
 class Predictor:
     """Runs a model over any number of images: in order, one outcome for each, an unreadable one never stops the others.
 
-    `precision` is float32 (exact), bfloat16, float16 or auto (today float32); `device` a torch device or auto (a GPU if
-    there is one). Threads decode and preprocess; `limits` bound what they read, `allow_truncated` accepts images cut
-    short. `progress` draws a bar on standard error.
+    `precision` is float32 (exact: the model's own operations), bfloat16, float16, int8, or auto: the fastest that the
+    machine has circuits for and that is near float32 on this model, float32 where there is none. `statement` says which
+    it is, why, and how far off. A model in another precision is a copy of the weights as they are at the first picture.
+    8-bit layers are calibrated on `calibration`, images of any kind, or on the first ones that come. `merge_tokens` is
+    how many tokens every block merges away (ToMe): faster, and another answer; evaluate it.
+    `device` is a torch device or auto (a GPU if there is one). Threads decode and preprocess; `limits` bound what they
+    read, `allow_truncated` accepts images cut short. `progress` draws a bar on standard error.
     """
 
     def __init__(
@@ -54,6 +66,8 @@ class Predictor:
         precision: str = "auto",
         device: str = "auto",
         batch_size: int | None = None,
+        calibration: Iterable[Any] = (),
+        merge_tokens: Reduction = 0,
         limits: Limits | None = None,
         allow_truncated: bool = False,
         progress: bool = False,
@@ -63,23 +77,73 @@ class Predictor:
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"the batch size is {batch_size}; it must be at least 1")
         self.processor = processor
-        self.device = _device("cpu" if device == "auto" and isinstance(model, Exported) else device)
-        self.dtype = PRECISIONS["float32" if precision == "auto" else precision]
+        self.device = device_of("cpu" if device == "auto" and isinstance(model, Exported) else device)
         self.batch_size = batch_size or (8 if self.device.type == "cpu" else 64)
         self.limits = limits or Limits()
         self.allow_truncated = allow_truncated
         self.progress = progress
-        self.model = _placed(model, self.device, self.dtype)
+        self._given = model
+        self._precision = precision
+        self._merge = merge_tokens
+        self._calibration = calibration
+        self._ready: engine.Engine | None = None
+
+    @property
+    def model(self) -> Backbone:
+        """The network that runs; it takes pictures of type `dtype` on `device`.
+
+        It is made when it is first asked for. Raises ValueError where the precision cannot be used with this model.
+        """
+        return self._engine().model
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the pictures that `model` takes."""
+        network = self._engine().model
+        return torch.float32 if isinstance(network, engine.Fast) else next(network.parameters()).dtype
+
+    @property
+    def precision(self) -> str:
+        """The one of `PRECISIONS` that runs."""
+        return self._engine().precision
+
+    @property
+    def statement(self) -> str:
+        """One line for people: which path runs, why, and how far it is from float32."""
+        return self._engine().statement
+
+    def _engine(self, first: Tensor | None = None) -> engine.Engine:
+        """What runs; 8-bit layers are calibrated on `first` where nothing else was given."""
+        if self._ready is None:
+            network = placed(self._given, self.device)
+            dtype = next(network.parameters()).dtype
+            if not isinstance(network, Backbone) or dtype != torch.float32:
+                self._ready = as_it_is(network, self._precision)
+            else:
+                self._ready = engine.accelerate(
+                    network,
+                    precision=self._precision,
+                    merge=self._merge,
+                    pictures=lambda: self._pictures(first),
+                )
+        return self._ready
+
+    def _pictures(self, first: Tensor | None) -> Tensor:
+        """The pictures to calibrate on, normalised: those given, else the first of the stream, else soft noise."""
+        images = [self._read(image) for image in islice(self._calibration, CALIBRATION)]
+        if images:
+            return torch.from_numpy(np.stack(images)).to(self.device)
+        return probe(self._given, count=8).to(self.device) if first is None else first.to(self.device)
 
     def logits(self, images: Iterable[Any]) -> Iterator[Outcome]:
         """The logits of each image, (classes,)."""
-        return self._watched(images, self.model)
+        return self._watched(images, lambda model, batch: model(batch))
 
     def embeddings(self, images: Iterable[Any]) -> Iterator[Outcome]:
         """What the head reads of each image: the pooled representation, (d,)."""
-        return self._watched(images, lambda batch: self.model.represent(self.model.features(batch)))
+        return self._watched(images, lambda model, batch: model.represent(model.features(batch)))
 
-    def _watched(self, images: Iterable[Any], network: Callable[[Tensor], Tensor]) -> Iterator[Outcome]:
+    def _watched(self, images: Iterable[Any], network: Network) -> Iterator[Outcome]:
         outcomes = self._stream(images, network)
         if not self.progress:
             return outcomes
@@ -89,7 +153,7 @@ class Predictor:
         total = len(images) if isinstance(images, Sized) else None
         return iter(track(outcomes, "images", total=total, console=Console(stderr=True), transient=True))
 
-    def _stream(self, images: Iterable[Any], network: Callable[[Tensor], Tensor]) -> Iterator[Outcome]:
+    def _stream(self, images: Iterable[Any], network: Network) -> Iterator[Outcome]:
         threads = min(8, os.cpu_count() or 1)
         source = iter(images)
         with ThreadPoolExecutor(threads, thread_name_prefix="vitkit-decode") as pool:
@@ -110,9 +174,7 @@ class Predictor:
     def _read(self, image: Any) -> np.ndarray:
         return self.processor.array(image, limits=self.limits, allow_truncated=self.allow_truncated)
 
-    def _run(
-        self, batch: Sequence[tuple[Any, "Future[np.ndarray]"]], network: Callable[[Tensor], Tensor]
-    ) -> Iterator[Outcome]:
+    def _run(self, batch: Sequence[tuple[Any, "Future[np.ndarray]"]], network: Network) -> Iterator[Outcome]:
         outcomes: list[Outcome | None] = [None] * len(batch)
         shapes: dict[tuple[int, ...], list[tuple[int, np.ndarray]]] = {}
         for position, (image, future) in enumerate(batch):
@@ -129,14 +191,15 @@ class Predictor:
                 outcomes[position] = _outcome(batch[position][0], row)
         return iter([outcome for outcome in outcomes if outcome is not None])
 
-    def _forward(self, pixels: Tensor, network: Callable[[Tensor], Tensor]) -> np.ndarray:
-        training = self.model.training
-        self.model.eval()
+    def _forward(self, pixels: Tensor, network: Network) -> np.ndarray:
+        model = self._engine(pixels).model
+        training = model.training
+        model.eval()
         try:
             with torch.inference_mode():
-                return network(pixels.to(self.device, self.dtype)).float().cpu().numpy()
+                return network(model, pixels.to(self.device, self.dtype)).float().cpu().numpy()
         finally:
-            self.model.train(training)
+            model.train(training)
 
 
 def _outcome(source: Any, row: np.ndarray) -> Outcome:
@@ -155,25 +218,3 @@ def top_predictions(logits: np.ndarray, labels: Sequence[str], top: int) -> list
     scores = shifted / shifted.sum()
     best = np.argsort(-scores, kind="stable")[:top]
     return [Prediction(label=labels[int(index)], index=int(index), score=float(scores[index])) for index in best]
-
-
-def _device(name: str) -> torch.device:
-    here = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
-    here += ["mps"] if torch.backends.mps.is_available() else []
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name == "cuda" and torch.cuda.is_available():
-        return torch.device("cuda")
-    if name not in here:
-        raise ValueError(f"there is no device '{name}' here; there is auto, {', '.join(here)}")
-    return torch.device(name)
-
-
-def _placed(model: Backbone, device: torch.device, dtype: torch.dtype) -> Backbone:
-    """The model on that device in that type; a copy where the caller's own would change."""
-    parameter = next(model.parameters())
-    if parameter.device != device or parameter.dtype != dtype:
-        import copy
-
-        model = copy.deepcopy(model).to(device, dtype)
-    return model

@@ -1,0 +1,180 @@
+"""Engine: a model made fast for inference, checked against the model in float32 before it is used.
+
+`accelerate` picks a path (`path.paths`) for the machine at hand, makes a copy of the model whose parts are fused and
+packed (`fuse.fused`), compares it with the original on a probe picture, and goes to the next path where it differs too
+much or fails. The model itself is not touched. What the engine does not know (a new kind of layer) stays as it is.
+"""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vitkit.engine import calibration, check
+from vitkit.engine.attend import attention_way
+from vitkit.engine.block import is_plain
+from vitkit.engine.fuse import Recipe, fused, mergeable, special_read
+from vitkit.engine.machine import Machine, machine
+from vitkit.engine.merging import Merging, Reduction, schedule
+from vitkit.engine.path import PRECISIONS, TYPES, Path, paths
+from vitkit.layers import Block, Features
+from vitkit.models import Backbone, TokenBackbone
+
+__all__ = ["PRECISIONS", "Engine", "Fast", "Machine", "Path", "accelerate", "machine", "paths"]
+
+# Pictures in one go through the network on a CPU: what fills the products and still stays near the cache.
+CHUNK = 8
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A network that is ready: `model` runs float32 pictures in `precision`; `statement` says why, and how far off."""
+
+    model: Backbone
+    precision: str
+    fused: bool
+    difference: float
+    statement: str
+
+
+class Fast(Backbone):
+    """A fast network behind the interface of the model it was made of; it takes pictures of any floating type.
+
+    Batches go through in chunks, whose results are the same whatever the size of the batch. Where the head reads
+    special tokens alone, `features` has these only and the patches are missing.
+    """
+
+    def __init__(self, network: Backbone, *, dtype: torch.dtype, chunk: int | None):
+        super().__init__()
+        self.network = network
+        self.config = network.config
+        self.width = network.width
+        self.dtype = dtype
+        self.chunk = chunk
+        self.eval()
+
+    @property
+    def pool_width(self) -> int:
+        """That of the network."""
+        return self.network.pool_width
+
+    def features(self, images: Float[Tensor, "b c height width"]) -> Features:
+        """The tokens of the images, chunk by chunk."""
+        images = images.to(self.dtype)
+        if self.chunk is None or images.shape[0] <= self.chunk:
+            return self.network.features(images)
+        parts = [self.network.features(part) for part in images.split(self.chunk)]
+        return parts[0].with_tokens(torch.cat([part.tokens for part in parts]))
+
+    def represent(self, features: Features) -> Float[Tensor, "b *n d"]:
+        """That of the network."""
+        return self.network.represent(features)
+
+    def logits(self, features: Features) -> Float[Tensor, "b *n classes"]:
+        """That of the network."""
+        return self.network.logits(features)
+
+    def init_weights(self) -> None:
+        """Not for a network whose weights are packed: RuntimeError."""
+        raise RuntimeError("a fast network has the weights of the model it was made of: initialise that one")
+
+
+def accelerate(
+    model: Backbone,
+    *,
+    precision: str = "auto",
+    merge: Reduction = 0,
+    proportional: bool = True,
+    pictures: Callable[[], Float[Tensor, "b c rows columns"]] | None = None,
+) -> Engine:
+    """The fastest path that is allowed, works, and is near enough to `model` in float32 on its device.
+
+    `merge` is how many tokens every block merges away (see `merging.schedule`), `proportional` whether attention then
+    minds their sizes. `pictures` gives normalised pictures to calibrate 8-bit layers on, if that path is tried.
+    Raises ValueError where the precision asked for is not to be had: unknown, not on this machine, or too far off.
+    """
+    here = machine(next(model.parameters()).device)
+    merging = merge not in (0, [])
+    if merging and not mergeable(model):
+        raise ValueError("tokens can be merged in plain encoder blocks with positions added before the first one only")
+    images = check.probe(model)
+    exact: list[Tensor] = []
+    refused: list[str] = []
+    for path in paths(precision, here, model, merging=merging):
+        if not path.fused and path.precision == "float32":
+            return Engine(model, "float32", False, 0.0, _sentence(path, 0.0, refused))
+        exact = exact or check.answers(model, images)
+        try:
+            base, recipe = _recipe(model, path, here, images, pictures)
+            network = _network(base, recipe, path)
+            off = check.difference(exact, check.answers(network, images))
+        except (RuntimeError, NotImplementedError) as error:
+            refused.append(f"{path.words} failed ({str(error).splitlines()[0][:120]})")
+            continue
+        if off > path.bound:
+            refused.append(f"{path.words} was off by {off:.1%}, more than the {path.bound:.1%} allowed")
+            continue
+        words = _sentence(path, off, refused)
+        if merging:
+            network = _network(base, replace(recipe, merging=_merging(model, merge, proportional, images)), path)
+            changed = check.difference(exact, check.answers(network, images))
+            words += f"; merging tokens ({merge} a block) changes it by {changed:.1%} more or less"
+        return Engine(network, path.precision, path.fused, off, words)
+    raise ValueError(f"{precision} cannot be used with this model here: {'; '.join(refused)}")
+
+
+def _recipe(
+    model: Backbone, path: Path, here: Machine, images: Tensor, pictures: Callable[[], Tensor] | None
+) -> tuple[Backbone, Recipe]:
+    """What the copy is made of, and how: for 8-bit layers a smoothed twin, and the ranges of their inputs."""
+    on_cpu = images.device.type == "cpu"
+    inner = torch.bfloat16 if path.precision == "int8" and here.bfloat16 else TYPES.get(path.precision, torch.float32)
+    recipe = Recipe(
+        dtype=torch.float32 if path.precision == "int8" else inner,
+        inner=inner,
+        packed=here.packs and on_cpu and inner != torch.float16,
+        way=attention_way(here, inner),
+        mixed=on_cpu,
+        depth=len(model.blocks) if isinstance(model, TokenBackbone) else 0,
+        keep=special_read(model, images),
+    )
+    if path.precision != "int8":
+        return model, recipe
+    watched = fused(model, replace(recipe, dtype=inner))
+    notes = calibration.watch(watched)
+    if not notes:
+        raise RuntimeError("it has no dense layers in blocks")
+    with torch.inference_mode():
+        for part in (images if pictures is None else pictures()).split(CHUNK):
+            watched(part)
+    # Outside of inference mode, whose tensors no copy could change.
+    notes = {name: note.outside() for name, note in notes.items()}
+    base, divisors = copy.deepcopy(model).requires_grad_(False), {}
+    for number, twin in enumerate(base.blocks if isinstance(base, TokenBackbone) else ()):
+        if isinstance(twin, Block) and is_plain(twin):
+            divisors |= calibration.smooth(twin, f"blocks.{number}", notes)
+    return base, replace(recipe, ranges={name: note.range(divisors.get(name)) for name, note in notes.items()})
+
+
+def _network(base: Backbone, recipe: Recipe, path: Path) -> Backbone:
+    if not path.fused:
+        network = copy.deepcopy(base).eval().requires_grad_(False).to(recipe.dtype)
+        return Fast(network, dtype=recipe.dtype, chunk=None)
+    chunk = CHUNK if next(base.parameters()).device.type == "cpu" else None
+    return Fast(fused(base, recipe), dtype=torch.float32, chunk=chunk)
+
+
+def _merging(model: Backbone, merge: Reduction, proportional: bool, images: Tensor) -> Merging:
+    if not isinstance(model, TokenBackbone):
+        raise ValueError("a model without tokens has none to merge")
+    with torch.inference_mode():
+        num_special = model.embed(images[:1]).num_special
+    return Merging(schedule(merge, len(model.blocks)), num_special, proportional=proportional)
+
+
+def _sentence(path: Path, off: float, refused: list[str]) -> str:
+    said = "exact" if not path.fused and path.precision == "float32" else f"off float32 by {off:.2%} of its spread"
+    return f"{path.words}: {path.why}; {said}" + "".join(f"; {reason}" for reason in refused)
