@@ -202,6 +202,9 @@ def _photos(options: Options, module: ModuleType, folder: Path) -> tuple[str, ..
     from vitkit.predict import expand
 
     names = list(expand([options.photos]))[: module.NEEDS_PHOTOS]
+    absent = [name for name in names if not Path(name).is_file()]
+    if absent:
+        raise ValueError(f"there are no photos in '{absent[0]}': give a folder, a file or a glob")
     return tuple(str(Path(name).resolve()) for name in names)
 
 

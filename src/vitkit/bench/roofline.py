@@ -8,6 +8,7 @@ network reaches it: the share of it that a contender reaches says how much of th
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -82,9 +83,9 @@ def _ways(precision: str, device: torch.device) -> dict[str, Callable[..., Calla
     if precision == "int8":
         return {"onednn int8 packed": _packed_int8} if device.type == "cpu" else {"torch._int_mm": _int8}
     dtype = getattr(torch, precision)
-    ways: dict[str, Callable[..., Callable[[], Any]]] = {"linear": lambda *shape: _linear(*shape, dtype)}
+    ways: dict[str, Callable[..., Callable[[], Any]]] = {"linear": partial(_linear, dtype=dtype)}
     if device.type == "cpu" and dtype != torch.float16 and torch.backends.mkldnn.is_available():
-        ways["onednn packed"] = lambda *shape: _packed(*shape, dtype)
+        ways["onednn packed"] = partial(_packed, dtype=dtype)
     return ways
 
 
@@ -112,7 +113,7 @@ def _int8(rows: int, inner: int, columns: int, device: torch.device) -> Callable
     rows = -(-rows // 32) * 32  # cuBLAS takes whole tiles only
     x = torch.randint(-127, 127, (rows, inner), dtype=torch.int8, device=device)
     weight = torch.randint(-127, 127, (columns, inner), dtype=torch.int8, device=device).t()
-    return lambda: torch._int_mm(x, weight)
+    return lambda: torch._int_mm(x, weight)  # type: ignore[reportPrivateImportUsage]
 
 
 def _operands(

@@ -12,7 +12,7 @@ from vitkit.bench.kinds import kind
 if TYPE_CHECKING:
     from vitkit.bench.measure import Report, Section
 
-HEAD = ("contender", "median", "quartiles", "to best peer", "of limit", "peak memory", "difference", "verdict")
+HEAD = ("contender", "rate", "to best peer", "of limit", "memory", "differs", "verdict")
 NONE = "-"
 
 
@@ -25,8 +25,9 @@ def show(report: "Report") -> None:
     console = Console(highlight=False)
     for section in report.sections:
         table = Table(box=None, pad_edge=False, header_style="bold")
-        for number, (name, unit) in enumerate(zip(HEAD, _units(report), strict=True)):
-            table.add_column(f"{name}\n{unit}", justify="left" if number in (0, len(HEAD) - 1) else "right")
+        for place, (name, unit) in enumerate(zip(_head(report), _units(report), strict=True)):
+            side = "left" if place in (0, len(HEAD) - 1) else "right"
+            table.add_column(f"{name}\n{unit}", justify=side, overflow="fold")
         for row in ordered(section):
             style = "green" if row.is_vitkit and row.counts else "" if row.counts else "dim"
             table.add_row(*(Text(cell) for cell in cells(report, row)), style=style)
@@ -89,7 +90,7 @@ def markdown(report: "Report") -> str:
         *(["* Stopped by hand before it was done."] if report.interrupted else []),
     ]
     for section in report.sections:
-        head = [f"{name}, {unit}" if unit else name for name, unit in zip(HEAD, _units(report), strict=True)]
+        head = [f"{name}, {unit}" if unit else name for name, unit in zip(_head(report), _units(report), strict=True)]
         lines += ["", f"## {title(section)}", "", _line(head), _line(["---"] + ["---:"] * (len(HEAD) - 2) + ["---"])]
         lines += [_line(cells(report, row)) for row in ordered(section)]
         lines += [""] + [f"* {remark}" for remark in remarks(report, section)]
@@ -118,19 +119,19 @@ def cells(report: "Report", row: Row) -> list[str]:
     share = row.share_of_limit
     return [
         row.contender.name,
-        NONE if rate is None else number(rate.median),
-        NONE if rate is None else _range(rate),
+        NONE if rate is None else f"{number(rate.median)} ({_range(rate)})",
         NONE if row.ratio is None else f"{row.ratio.median:.2f}x",
         NONE if share is None else f"{share:.0%}",
         NONE if not row.peak_bytes else f"{row.peak_bytes / 2**20:,.0f}",
         NONE if row.difference is None else f"{row.difference:.2g}",
-        row.verdict + (f": {row.reason}" if row.reason else ""),
+        row.verdict,
     ]
 
 
 def remarks(report: "Report", section: "Section") -> list[str]:
     """The sentences under a table."""
     lines = [figures.conclusion(section.rows)]
+    lines += [f"{row.contender.name}, {row.verdict}: {row.reason}." for row in section.rows if row.reason]
     for row in section.limits:
         rate, name = row.rate, row.contender.precision
         if rate is None:
@@ -161,9 +162,12 @@ def _range(spread: Spread) -> str:
     return f"{number(spread.low)} to {number(spread.high)}"
 
 
+def _head(report: "Report") -> list[str]:
+    return ["time" if name == "rate" and kind(report.kind).SHOWS_SECONDS else name for name in HEAD]
+
+
 def _units(report: "Report") -> list[str]:
-    unit = kind(report.kind).UNIT
-    return ["", unit, unit, "", "", "MiB", "", ""]
+    return ["", kind(report.kind).UNIT, "", "", "MiB", "", ""]
 
 
 def _versions(report: "Report") -> dict[str, str]:
@@ -199,9 +203,10 @@ def _line(words: list[str]) -> str:
 def _legend(report: "Report") -> list[str]:
     module = kind(report.kind)
     return [
-        "How to read it: ratios are the result; absolute figures belong to this machine in that hour. `to best peer`",
-        "is the median over the rounds of the ratio to the fastest peer of the same precision that gave the right answer,",
+        "How to read it: ratios are the result; absolute figures (medians and quartiles) belong to this machine",
+        "in that hour. `memory` is the most that the process (on a GPU: its tensors) held while it ran. `to best peer`",
+        "is the median over the rounds of the ratio to the fastest peer of the same precision with the right answer,",
         "taken within a round, so that what else the machine did falls out of it. `of limit` is the share of the",
-        f"measured limit. `difference` is the {module.DIFFERENCE}; a contender",
+        f"measured limit. `differs` is the {module.DIFFERENCE}; a contender",
         "beyond what its precision explains is `wrong`, and no ratio is made of it.",
     ]

@@ -37,16 +37,16 @@ def inference(job: Job, contender: Contender) -> Prepared:
 
 def photos(job: Job, contender: Contender) -> Prepared:
     """The loop that timm's documentation shows: its own transform, one picture at a time, the likeliest class."""
-    import timm
     import torch
     from PIL import Image
+    from timm.data.config import resolve_model_data_config
+    from timm.data.transforms_factory import create_transform
 
     from vitkit.bench import torch_network
 
     device = torch_network.start(job)
     model = _model(job).eval().to(device)
-    settings = timm.data.resolve_model_data_config(model)
-    transform: Any = timm.data.create_transform(**settings, is_training=False)
+    transform: Any = create_transform(**resolve_model_data_config(model), is_training=False)
 
     def run() -> list[int]:
         found = []
@@ -70,13 +70,13 @@ def training(job: Job, contender: Contender) -> Prepared:
 
 def data(job: Job, contender: Contender) -> Prepared:
     """Its evaluation transform, told to squash bilinearly to the same size and statistics as the others."""
-    import timm.data
     from PIL import Image
+    from timm.data.transforms_factory import create_transform
 
     from vitkit.bench.kinds.data import each_file
 
     half = (0.5, 0.5, 0.5)
-    transform: Any = timm.data.create_transform(
+    transform: Any = create_transform(
         input_size=(3, *job.image_size), crop_pct=1.0, crop_mode="squash", interpolation="bilinear", mean=half, std=half
     )
     return each_file(job, lambda name: transform(Image.open(name).convert("RGB")).numpy(), "create_transform")
