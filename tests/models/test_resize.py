@@ -153,6 +153,16 @@ def test_load_and_convert_take_a_patch_size(tmp_path) -> None:
     assert checkpoints.load(tmp_path / "b").model.config.patch_size == (16, 16)
 
 
+def test_a_flexivit_file_resizes_positions_as_its_code(tmp_path) -> None:
+    config = dataclasses.replace(vit.TINY, position_tokens="patches", activation="gelu_tanh")
+    held = Checkpoint(model=made(config), processor=Processor.squash((32, 32)), labels=default_labels(5))
+    for name, dialect in (("flexivit_s_i1k.npz", "bilinear_antialias"), ("vit_s.npz", "bilinear_corners")):
+        checkpoints.save(held, tmp_path / name, to="big_vision")
+        loaded = checkpoints.load(tmp_path / name, patch_size=4)
+        assert loaded.model.config.position_resize == dialect
+        assert loaded.model.config.grid == (8, 8)
+
+
 FLEXIBLE = dataclasses.replace(vit.TINY, patch_sizes=(4, 8, 16), position_resize="bilinear_antialias")
 
 

@@ -70,6 +70,10 @@ def describe(found: Found) -> Description:
     notes: list[str] = []
     shapes = TABLE.shapes(found.tensors)
     fixed = {} if "pos_embed" in shapes else {"position": "sincos2d"}
+    if "flexivit" in found.file_name.lower():
+        # Its code resizes tables with jax.image.resize; nothing but its name tells a FlexiViT.
+        fixed = {"position_resize": "bilinear_antialias"}
+        notes.append("a FlexiViT by its name: positions are resized as its code does, patch_size=... sets the patches")
     config = infer_vit(
         shapes,
         dialect=DIALECT | fixed | {"position_order": ("patches", "class+patches")},
