@@ -1,17 +1,24 @@
 """The report holds what it should, needs nothing else, and its charts are where the numbers are."""
 
+import dataclasses
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from vitkit import models
+from vitkit.data.digits import Digits
+from vitkit.data.processor import Processor
 from vitkit.evaluate import Predictions, confusion
-from vitkit.train import Run, RunFolder, charts, confused, mistakes, page, report, train
+from vitkit.explain import rollout
+from vitkit.models import vit
+from vitkit.train import Run, RunFolder, attended, charts, confused, mistakes, page, report, train
 
 
 class Checker(HTMLParser):
@@ -57,11 +64,51 @@ def test_it_is_one_file_that_says_everything(place: RunFolder) -> None:
     tags = [tag for tag, _ in checker.seen]
     assert tags.count("svg") == 3
     pictures = [attributes["src"] for tag, attributes in checker.seen if tag == "img"]
-    assert len(pictures) == min(wrong, mistakes.MOST)
-    assert all(source and source.startswith("data:image/png;base64,") for source in pictures)
+    # Each with where the model looked, larger than the digit.
+    assert len(pictures) == 2 * min(wrong, mistakes.MOST)
+    kinds = [(source or "").partition(";")[0] for source in pictures]
+    assert kinds == ["data:image/png", "data:image/jpeg"] * min(wrong, mistakes.MOST)
+    assert "it is bright where the model looked: attention rolled out" in text
+    assert "% MFU" in text
     # Nothing is fetched, nothing runs.
     assert not {"script", "link", "iframe"} & set(tags)
     assert not re.search(r"https?://", text)
+
+
+def test_the_light_is_the_map(tmp_path: Path) -> None:
+    picture = Image.new("RGB", (64, 64), (200, 100, 50))
+    values = np.zeros((4, 4), np.float32)
+    values[0, 0] = 1.0
+    shown = np.asarray(attended.lit(picture, values)).astype(float)
+    assert shown[:8, :8].mean(axis=(0, 1)) == pytest.approx([200, 100, 50], rel=0.05)
+    assert shown[-32:, -32:].mean(axis=(0, 1)) == pytest.approx(np.array([200, 100, 50]) * attended.DARKEST, abs=1.0)
+    # A map that is the same everywhere takes no light away.
+    assert attended.lit(picture, np.full((2, 2), 0.3)).getpixel((5, 5)) == (200, 100, 50)
+
+
+def test_what_has_no_attention_shows_its_gradient() -> None:
+    source, processor = Digits(), Processor.squash(40)
+    for family, kind in (("resnet", False), ("vit", True)):
+        module = models.family(family)
+        tiny = dataclasses.replace(module.TINY, num_classes=10)
+        model = models.build(tiny)
+        for parameter in model.parameters():  # a zero head has no gradient
+            torch.nn.init.normal_(parameter, std=0.1)
+        assert attended.looks(model) is kind
+        size = model.config.image_size[0]
+        seen = attended.attended(model, Processor.squash(size), source)([3, 1, 4, 1, 5])
+        assert len(seen) == 5
+        assert seen[1].tobytes() == seen[3].tobytes() != seen[0].tobytes()
+        assert min(seen[0].size) >= processor.size[0]
+    slope = attended.gradient(models.build(models.family("resnet").TINY), torch.randn(2, 3, 40, 40))
+    assert tuple(slope.shape) == (2, 2, 2)
+
+
+def test_rollout_is_that_of_explain() -> None:
+    model, pixels = models.build(vit.TINY), torch.randn(2, 3, *vit.TINY.image_size)
+    product, features = rollout.rollout(model, pixels)
+    expected = product[:, 0, features.num_special :].reshape(2, *features.grid)
+    torch.testing.assert_close(attended.attention(model, pixels), expected)
 
 
 def test_mistakes_come_surest_first_and_are_mistakes(place: RunFolder) -> None:

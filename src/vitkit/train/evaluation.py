@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from vitkit import __version__, evaluate
+from vitkit import __version__, checkpoints, evaluate
 from vitkit.data import Source, fitted, splits, train_and_val
 from vitkit.data.augment import Transform
 from vitkit.data.loader import Batch, evaluation_batches
@@ -108,6 +108,7 @@ class Evaluation:
     predictions: Predictions | None
     device: str
     precision: str
+    best: checkpoints.Checkpoint | None = None
 
     def to_dict(self) -> dict[str, object]:
         """The JSON form: the numbers, with all that is needed to get them again."""
@@ -159,6 +160,7 @@ def run(
         predictions=subject.predictions if "predictions" in judge.kinds else None,
         device=str(parameter.device),
         precision=str(parameter.dtype).removeprefix("torch."),
+        best=checkpoints.Checkpoint(model=model, processor=processor, labels=labels),
     )
 
 
@@ -179,7 +181,7 @@ def html(evaluation: Evaluation) -> str:
     if predictions is not None and bool((predictions.targets.sum(dim=1) > 0).any()):
         names = evaluation.judged.classes
         parts += [
-            mistakes.section(evaluation.judged, predictions),
+            mistakes.section(evaluation.judged, predictions, evaluation.best),
             classes(predictions, names),
             certainty(predictions),
         ]

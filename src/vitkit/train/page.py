@@ -51,8 +51,9 @@ table.classes { width: 100%; }
 .classes td, .classes th { padding: .3rem .6rem; text-align: right; white-space: nowrap; }
 .classes tr + tr td { border-top: 1px solid var(--rule); }
 .classes th { color: var(--soft); font-weight: 500; }
-.classes :is(td, th):first-child { text-align: left; }
-.bar { display: inline-block; width: 84px; height: 7px; border-radius: 4px; background: var(--rule); vertical-align:
+.classes :is(td, th):first-child { text-align: left; white-space: normal; overflow-wrap: anywhere; min-width: 5.5rem; }
+.pair > * { min-width: 0; }
+.bar { display: inline-block; width: 48px; height: 7px; border-radius: 4px; background: var(--rule); vertical-align:
   middle; margin-right: .5rem; overflow: hidden; }
 .bar + b { display: inline-block; min-width: 4.1em; font-weight: 400; }
 .bar i { display: block; height: 100%; background: var(--blue); }
@@ -66,6 +67,8 @@ table.matrix { margin: 0 auto; }
 .matrix td.miss { background: color-mix(in srgb, var(--rust) var(--share), var(--card)); font-weight: 650; }
 .pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(132px, 1fr)); gap: .8rem; margin-top:
   .7rem; }
+.pictures.wide { grid-template-columns: repeat(auto-fill, minmax(min(100%, 236px), 1fr)); }
+.seen { display: grid; grid-template-columns: 1fr 1fr; }
 figure { margin: 0; background: var(--card); border: 1px solid var(--rule); border-radius: 10px; overflow: hidden; }
 figure img { display: block; width: 100%; aspect-ratio: 1; object-fit: contain; background: #000; }
 figure img.pixels { image-rendering: pixelated; }

@@ -30,7 +30,12 @@ class Findings:
     training: Source
     held_out: Source
     predictions: Predictions
-    parameters: int
+    best: checkpoints.Checkpoint
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers the model has learned."""
+        return sum(parameter.numel() for parameter in self.best.model.parameters())
 
     def of(self, kind: str) -> list[dict[str, Any]]:
         """The events of one kind."""
@@ -63,8 +68,7 @@ def gather(place: RunFolder) -> Findings:
     subject = evaluate.Subject(
         best.model, lambda: evaluation_batches(held_out, transform, batch_size=of.batch_size), held_out.classes
     )
-    parameters = sum(parameter.numel() for parameter in best.model.parameters())
-    return Findings(of, read(place.log), training, held_out, subject.predictions, parameters)
+    return Findings(of, read(place.log), training, held_out, subject.predictions, best)
 
 
 def html(findings: Findings) -> str:
@@ -73,7 +77,7 @@ def html(findings: Findings) -> str:
     parts = [
         head(findings),
         curves(findings),
-        mistakes.section(findings.held_out, predictions),
+        mistakes.section(findings.held_out, predictions, findings.best),
         classes(predictions, names),
         certainty(predictions),
         config(findings),
@@ -89,6 +93,8 @@ def head(findings: Findings) -> str:
     kept = findings.kept
     start, end = findings.events[0]["time"], findings.events[-1]["time"]
     speeds = sorted(event["images_per_second"] for event in steps if event["images_per_second"])
+    used = sorted(event["mfu"] for event in steps if "mfu" in event)
+    share = f", {used[len(used) // 2]:.0%} MFU" if used else ""
     data = findings.run.data
     flattered = (
         f" Of {len(findings.of('evaluation'))} models it is the best on these pictures, which flatters it a little."
@@ -104,7 +110,7 @@ def head(findings: Findings) -> str:
         tile(f"{kept:,}", f"step of this model, the {findings.run.keep} one"),
         tile(f"{findings.parameters / 1e6:.3g} M", "parameters"),
         tile(duration(end - start), "training"),
-        tile(f"{speeds[len(speeds) // 2]:,.0f}" if speeds else "-", "images a second"),
+        tile(f"{speeds[len(speeds) // 2]:,.0f}" if speeds else "-", f"images a second{share}"),
     ]
     return (
         f"<h1>{escape(findings.run.name)}</h1>"
