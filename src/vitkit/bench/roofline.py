@@ -129,7 +129,8 @@ def _copy(device: torch.device) -> Prepared:
     target = torch.empty_like(source)
 
     def run() -> None:
-        target.copy_(source)
+        with torch.inference_mode():
+            target.copy_(source)
         synchronise(device)
 
     return Prepared(run=run, items=2.0 * COPIED_BYTES, notes={"moves": "one byte read, one written"})

@@ -12,7 +12,7 @@ from vitkit.bench.kinds import kind
 if TYPE_CHECKING:
     from vitkit.bench.measure import Report, Section
 
-HEAD = ("contender", "rate", "to best peer", "of limit", "memory", "differs", "verdict")
+HEAD = ("contender", "rate", "ratio", "limit", "memory", "differs", "verdict")
 NONE = "-"
 
 
@@ -24,7 +24,7 @@ def show(report: "Report") -> None:
 
     console = Console(highlight=False)
     for section in report.sections:
-        table = Table(box=None, pad_edge=False, header_style="bold")
+        table = Table(box=None, pad_edge=False, padding=(0, 1), collapse_padding=True, header_style="bold")
         for place, (name, unit) in enumerate(zip(_head(report), _units(report), strict=True)):
             side = "left" if place in (0, len(HEAD) - 1) else "right"
             table.add_column(f"{name}\n{unit}", justify=side, overflow="fold")
@@ -167,7 +167,7 @@ def _head(report: "Report") -> list[str]:
 
 
 def _units(report: "Report") -> list[str]:
-    return ["", kind(report.kind).UNIT, "", "", "MiB", "", ""]
+    return ["", kind(report.kind).UNIT, "best peer", "share", "MiB", "", ""]
 
 
 def _versions(report: "Report") -> dict[str, str]:
@@ -203,10 +203,10 @@ def _line(words: list[str]) -> str:
 def _legend(report: "Report") -> list[str]:
     module = kind(report.kind)
     return [
-        "How to read it: ratios are the result; absolute figures (medians and quartiles) belong to this machine",
-        "in that hour. `memory` is the most that the process (on a GPU: its tensors) held while it ran. `to best peer`",
-        "is the median over the rounds of the ratio to the fastest peer of the same precision with the right answer,",
-        "taken within a round, so that what else the machine did falls out of it. `of limit` is the share of the",
-        f"measured limit. `differs` is the {module.DIFFERENCE}; a contender",
-        "beyond what its precision explains is `wrong`, and no ratio is made of it.",
+        "How to read it: ratios are the result; absolute figures (medians and quartiles) belong to this machine in",
+        "that hour. `ratio` is to the fastest peer of the same precision that gave the right answer: the median over",
+        "the rounds of the ratio within a round, so that what else the machine did falls out of it. `limit` is the",
+        "share of the measured limit. `memory` is the most that the process (on a GPU: its tensors) held while it ran.",
+        f"`differs` is the {module.DIFFERENCE}; a contender beyond what its",
+        "precision explains is `wrong`, and no ratio is made of it.",
     ]

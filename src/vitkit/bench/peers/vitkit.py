@@ -9,6 +9,7 @@ from vitkit.bench import Contender, Job, Prepared
 
 NEEDS = ("vitkit", "torch")
 ENDLESS = 10**9  # steps: the race ends it
+CALIBRATED_ON = 32
 
 
 def precisions(kind: str, device: str) -> tuple[str, ...]:
@@ -38,7 +39,7 @@ def inference(job: Job, contender: Contender) -> Prepared:
         with torch.inference_mode():
             return predictor.model(batch)
 
-    return torch_network.ready(job, once, device, {"how": "Predictor"})
+    return torch_network.ready(job, once, device, {"runs": predictor.precision, "how": predictor.statement})
 
 
 def photos(job: Job, contender: Contender) -> Prepared:
@@ -131,6 +132,14 @@ def startup(job: Job, contender: Contender) -> Prepared:
     return processes([sys.executable, *words], 1)
 
 
+class Numbers:
+    """What `Predictor` needs of a processor, for pictures that are numbers already."""
+
+    def array(self, image: Any, **options: Any) -> Any:
+        """The picture itself."""
+        return image
+
+
 def _predictor(job: Job, contender: Contender) -> Any:
     import inspect
 
@@ -142,9 +151,17 @@ def _predictor(job: Job, contender: Contender) -> Any:
     for name in options:
         if name not in takes:
             raise ValueError(f"Predictor has no setting '{name}'{nearest(name, takes)}")
-    loaded = load(f"{job.folder}/vitkit")
-    settings = {"precision": contender.precision, "device": job.device, "batch_size": job.batch, **options}
-    return Predictor(loaded.model, loaded.processor, **settings)
+    noise = np.random.default_rng(2).standard_normal((CALIBRATED_ON, 3, *job.image_size), dtype=np.float32)
+    settings: dict[str, Any] = {
+        "precision": contender.precision,
+        "device": job.device,
+        "batch_size": job.batch,
+        **options,
+    }
+    # Layers in 8 bits are calibrated on as many pictures, of the same noise, as those of the other peers.
+    settings.setdefault("calibration", list(noise))
+    processor: Any = Numbers()
+    return Predictor(load(f"{job.folder}/vitkit").model, processor, **settings)
 
 
 def _parsed(contender: Contender) -> dict[str, Any]:
