@@ -1,0 +1,110 @@
+"""What can be refused is refused in one line before a file is written; a full disk leaves the state before it."""
+
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vitkit.data.augment import Augment
+from vitkit.data.mixing import Mixing
+from vitkit.train import Run, RunFolder, state, train
+from vitkit.train.run import to_json
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"precision": "float16"}, "float16 trains on a GPU only"),
+        ({"machine__loggers": ["tensorbord"]}, "unknown logger 'tensorbord'"),
+        ({"machine__keep": 1}, "machine.keep is 1; it must be at least 2"),
+        ({"tune__freeze": ["*"]}, "nothing learns"),
+        ({"model__num_classes": 7}, "the model has 7 classes"),
+        ({"evaluators": ["top1", "top2"]}, "unknown evaluator 'top2'"),
+        ({"batch_size": 1, "augment": Augment(mixing=Mixing(mixup=1.0))}, "a batch of 1 cannot be mixed"),
+        ({"data__source": "folder:nowhere"}, "nowhere"),
+        ({"start": "nowhere.safetensors"}, "nowhere"),
+    ],
+)
+def test_nothing_is_written_for_a_run_that_cannot_be(
+    small_run: Callable[..., Run], tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
+    with pytest.raises((ValueError, OSError), match=words) as error:
+        train(small_run(**changes), tmp_path / "run")
+    assert "\n" not in str(error.value)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_checkpoint_of_another_architecture_leaves_no_folder(small_run: Callable[..., Run], tmp_path: Path) -> None:
+    train(small_run(steps=1, schedule__warmup=0), tmp_path / "first")
+    run = small_run(start=str(tmp_path / "first" / "best"), model__depth=3)
+    with pytest.raises(ValueError, match="is of another architecture than the run"):
+        train(run, tmp_path / "second")
+    assert os.listdir(tmp_path) == ["first"]
+    # In an empty folder that is there already, nothing is left either.
+    (tmp_path / "third").mkdir()
+    with pytest.raises(ValueError, match="is of another architecture than the run"):
+        train(run, tmp_path / "third")
+    assert os.listdir(tmp_path / "third") == []
+
+
+def test_a_folder_of_another_run_is_refused_before_the_pictures_are_looked_for(
+    small_run: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(small_run(steps=1, schedule__warmup=0), tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    monkeypatch.setattr("vitkit.train.launch.train_and_val", None)
+    with pytest.raises(ValueError, match="holds another run, which differs in steps: choose another folder"):
+        train(small_run(steps=2, schedule__warmup=0), tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+LIMITED = """
+import resource, signal, sys
+from pathlib import Path
+import torch
+from vitkit.cli import main
+from vitkit.data.digits import Digits
+from vitkit.train import state
+Digits.__len__ = lambda self: 240
+torch.set_num_threads(1)
+# No file grows beyond this: the disk is full in the middle of the state of step 8.
+original, limit = state.opened, int(sys.argv[1])
+def opened(folder, step, **options):
+    if step == 8:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    return original(folder, step, **options)
+state.opened = opened
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "beside"), [("whole", False), ("sharded", True), pytest.param("sharded", False, marks=pytest.mark.slow)]
+)
+def test_a_disk_that_fills_up_in_a_save_ends_in_one_line(
+    small_run: Callable[..., Run], tmp_path: Path, kind: str, beside: bool
+) -> None:
+    run = small_run(machine__state=kind, machine__save_beside=beside, evaluate_every=100)
+    (tmp_path / "run.json").write_text(to_json(run))
+    folder = tmp_path / "run"
+    words = ["train", "--from", str(tmp_path / "run.json"), "--out", str(folder)]
+    done = subprocess.run([sys.executable, "-c", LIMITED, "20000", *words], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 1, done.stderr[-2000:]
+    assert done.stderr.splitlines()[-1].startswith("vitkit: the state of step 8 could not be written into")
+    assert "the run goes on from 'step-00000004'" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    saved = state.load_newest(RunFolder(folder).states)
+    assert saved is not None
+    assert saved["training"]["step"] == 4
+    # With room, the same command goes on.
+    assert train(run, folder).folder == folder
+    last = state.load_newest(RunFolder(folder).states)
+    assert last is not None
+    assert last["training"]["step"] == 12
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
