@@ -1,0 +1,177 @@
+"""What the training loop costs over one written by hand: `python benchmarks/loop_overhead.py [ROUNDS]`.
+
+Both train the same model on the same batches with the same losses, bit for bit, in blocks of a few steps that take
+turns (A B A B ...), in one thread. Counted is everything between two evaluations: the update, the checks, the log and
+the bar. CPU time of the process stands beside wall time, because a machine may be shared. Prints a table and writes it
+to benchmarks/loop-overhead_<hardware>_<date>.md.
+"""
+
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from vitkit.data import train_and_val
+from vitkit.data.augment import Transform
+from vitkit.data.loader import Batch, Stream, training_batches
+from vitkit.data.processor import Processor
+from vitkit.models import vit
+from vitkit.objectives import supervised
+from vitkit.train import Data, Machine, Run, RunFolder
+from vitkit.train.begin import begin
+from vitkit.train.events import Events
+from vitkit.train.launch import Session
+from vitkit.train.loop import fit, step_seed
+from vitkit.train.optim import Optimizer
+from vitkit.train.saving import Saver
+from vitkit.train.schedule import Schedule, factor
+from vitkit.train.signals import StopRequest
+
+BLOCK, BATCH = 5, 8
+
+
+def model(width: int) -> vit.Config:
+    """Four blocks on 64 tokens; a narrow model has as many tensors, and hardly any arithmetic."""
+    return vit.Config(
+        image_size=(32, 32),
+        patch_size=(4, 4),
+        width=width,
+        depth=4,
+        num_heads=width // 16,
+        mlp_width=4 * width,
+        num_classes=10,
+        dropout=0.1,
+    )
+
+
+@dataclass
+class Clock:
+    """Seconds a step of blocks of steps, by the wall and by the processor."""
+
+    wall: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+
+    def block(self, action: Callable[[], None]) -> None:
+        wall, cpu = time.perf_counter(), time.process_time()
+        action()
+        self.wall.append((time.perf_counter() - wall) / BLOCK)
+        self.cpu.append((time.process_time() - cpu) / BLOCK)
+
+
+def run_of(width: int, rounds: int) -> Run:
+    return Run(
+        name="overhead",
+        model=model(width),
+        objective=supervised.Config(),
+        data=Data(source="digits"),
+        processor=Processor.squash(32),
+        optimizer=Optimizer(rate=1e-3),
+        schedule=Schedule(warmup=10),
+        batch_size=BATCH,
+        steps=(rounds + 1) * BLOCK,
+        evaluate_every=10**9,
+        machine=Machine(device="cpu", save_every=10**9, log_every=10),
+    )
+
+
+def batches(run: Run) -> Iterator[Batch]:
+    source, _ = train_and_val(run.data.source, held_out=run.data.held_out)
+    return training_batches(source, Transform(run.processor, run.augment), Stream(batch_size=run.batch_size))
+
+
+def by_hand(run: Run, losses: list[float]) -> Callable[[], None]:
+    """Five steps as one would write them, of a model and an optimiser made as the loop's are."""
+    made, stream = begin(run, run.steps or 0, torch.device("cpu")), batches(run)
+    objective, optimizer, parameters = made.objective, made.optimizer, list(made.objective.parameters())
+    objective.train()
+
+    def block() -> None:
+        for _ in range(BLOCK):
+            step, batch = len(losses), next(stream)
+            torch.manual_seed(step_seed(run.seed, step, 0))
+            for group in optimizer.param_groups:
+                group["lr"] = run.optimizer.rate * factor(run.schedule, step, run.steps or 0)
+            optimizer.zero_grad()
+            loss = objective(batch)["loss"]
+            loss.backward()
+            nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            losses.append(loss.item())
+
+    return block
+
+
+def measure(width: int, rounds: int) -> tuple[Clock, Clock]:
+    run, ours, theirs = run_of(width, rounds), Clock(), Clock()
+    training = begin(run, run.steps or 0, torch.device("cpu"))
+    losses: list[float] = []
+    expected: list[float] = []
+    hand, stream = by_hand(run, expected), batches(run)
+    source, validation = train_and_val(run.data.source, held_out=run.data.held_out)
+    with tempfile.TemporaryDirectory() as name, Saver(Path(name) / "checkpoints", run.machine) as saver:
+        session = Session(training, RunFolder(Path(name)), validation, saver)
+        log = Path(name) / "log.jsonl"
+        with Events(log, total=training.total, batch_size=BATCH, every=10) as events, StopRequest() as stop:
+            after = session.after(events, stop, source)
+
+            def once(scalars: dict[str, float], batch: Batch) -> bool:
+                losses.append(scalars["loss"])
+                # The last step would be judged and saved.
+                return (training.step < training.total and after(scalars, batch)) or training.step % BLOCK == 0
+
+            for number in range(rounds + 1):
+                pair = [(ours, lambda: fit(training, stream, once)), (theirs, hand)]
+                for clock, block in pair if number % 2 else reversed(pair):
+                    # The first block of each warms up; in the loop's, the first step is counted, in operations.
+                    (clock if number else Clock()).block(block)
+    assert losses == expected, "the loop and the one by hand have other losses"
+    return ours, theirs
+
+
+def rows(width: int, rounds: int) -> str:
+    """The lines of the table for a model of some width."""
+    clocks, lines = measure(width, rounds), []
+    for name in ("cpu", "wall"):
+        a, b = (getattr(clock, name) for clock in clocks)
+        one, two = (statistics.median(each) * 1e3 for each in (a, b))
+        more = statistics.median(mine - other for mine, other in zip(a, b, strict=True)) * 1e3
+        lines.append(f"| {width} | {rounds} | {name} | {one:.2f} | {two:.2f} | {more:+.3f} | {more / two:+.2%} |\n")
+    return "".join(lines)
+
+
+def hardware() -> str:
+    try:
+        text = subprocess.run(["lscpu"], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return platform.machine()
+    return next((line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("Model name")), "cpu")
+
+
+def main(rounds: int = 40) -> None:
+    torch.set_num_threads(1)
+    text = "| width | blocks | time a step | loop, ms | by hand, ms | median of the differences, ms | share |\n"
+    text += "|---|---|---|---|---|---|---|\n" + rows(192, rounds) + rows(16, 5 * rounds)
+    print(text)
+    name = "-".join("".join(c if c.isalnum() else " " for c in hardware().lower()).split())
+    page = Path(__file__).with_name(f"loop-overhead_{name}_{date.today().isoformat()}.md")
+    page.write_text(
+        f"# The loop's overhead over one by hand\n\n`python benchmarks/loop_overhead.py {rounds}`: ViT of depth 4 on "
+        f"64 tokens, batches of {BATCH}, blocks of {BLOCK} steps of each in turns, one thread of {hardware()}, torch "
+        f"{torch.__version__}; load at the end {os.getloadavg()[0]:.0f} on {os.cpu_count()} cores. The losses are "
+        f"equal bit for bit over all steps. The narrow model has as many tensors and little arithmetic: its "
+        f"difference in ms is the cost of the loop itself.\n\n{text}"
+    )
+
+
+if __name__ == "__main__":
+    main(*(int(word) for word in sys.argv[1:]))
