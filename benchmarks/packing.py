@@ -61,6 +61,13 @@ def alone(model: models.TokenBackbone, pictures: Sequence[Tensor]) -> Tensor:
     return torch.cat([model(picture[None]) for picture in pictures])
 
 
+def processor() -> str:
+    """The processor's name, as far as the system tells it."""
+    info = Path("/proc/cpuinfo")
+    names = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
+    return names[0].partition(":")[2].strip() if names else platform.processor() or platform.machine()
+
+
 def seconds(function: Callable[[], object], device: str) -> float:
     """How long it takes: of this thread's time on a CPU, of the wall's on an accelerator."""
     if device == "cpu":
@@ -136,9 +143,7 @@ def report(options: argparse.Namespace) -> str:
     lengths = [1 + (each.shape[1] // 16) * (each.shape[2] // 16) for each in pictures]
     cores = attentions(lengths, model.config.num_heads, device, dtype)
     core_times = measured(cores, options.rounds, device)
-    where = (
-        torch.cuda.get_device_name() if device != "cpu" else f"{platform.processor() or platform.machine()}, 1 thread"
-    )
+    where = torch.cuda.get_device_name() if device != "cpu" else f"{processor()}, 1 thread"
     real, padding = sum(lengths), len(lengths) * max(lengths)
     lines = [
         f"# Packing against padding, {options.model}, {len(pictures)} pictures of mixed sizes",

@@ -18,7 +18,7 @@ from vitkit.layers import Features
 from vitkit.layers.packing import Packed, run_packed
 from vitkit.models import Backbone, TokenBackbone
 
-#: Pixels are taken in packs of about this many tokens: more is not faster, and takes memory in proportion.
+#: At most so many tokens in one pack, which bounds the memory that activations take.
 TOKENS = 4096
 
 
