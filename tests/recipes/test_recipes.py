@@ -11,11 +11,14 @@ from rich.console import Console
 import vitkit
 from vitkit import models, recipes
 from vitkit.config import override
+from vitkit.data import vtab as tasks
 from vitkit.data.digits import Digits
-from vitkit.recipes import digits
+from vitkit.data.presets import deit
+from vitkit.evaluate import vtab as evaluate_vtab
+from vitkit.recipes import digits, vtab
 from vitkit.recipes.drawing import side_by_side, text_lines
+from vitkit.train import Result, Run, train
 from vitkit.train import run as runs
-from vitkit.train import train
 
 
 @pytest.mark.parametrize("name", recipes.recipes())
@@ -80,7 +83,9 @@ def test_the_demos_model_is_the_papers(tmp_path: Path) -> None:
     assert dataclasses.replace(config, num_classes=10) == config
 
 
-PUBLISHED = [name for name in recipes.recipes() if name.startswith(("vit.", "augreg.", "transfer.", "cifar10."))]
+PUBLISHED = [
+    name for name in recipes.recipes() if name.startswith(("vit.", "augreg.", "transfer.", "cifar10.", "deit."))
+]
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -91,4 +96,70 @@ def test_a_recipe_without_its_pictures_says_so_and_its_model_can_be_built(name: 
     assert not (tmp_path / "run").exists()
     model = models.build(run.model, device="meta")
     assert tuple(run.model.image_size) == tuple(run.processor.size)
-    assert sum(parameter.numel() for parameter in model.parameters()) > 1_000_000
+    assert sum(parameter.numel() for parameter in model.parameters()) > 500_000
+
+
+@pytest.mark.parametrize("task", tasks.TASKS)
+def test_a_task_of_vtab(task: str) -> None:
+    run = recipes.recipe(f"vtab.{task}")
+    assert run.data.source == f"vtab:{task}"
+    assert run.model.num_classes == tasks.TASKS[task].classes
+    assert (run.steps, run.batch_size, run.optimizer.name, run.optimizer.rate) == (2_500, 512, "sgd", 0.01)
+    published = evaluate_vtab.PUBLISHED["ViT-L/16 (I21k)"][task]
+    assert f": {published} % (" in (recipes.recipes()[f"vtab.{task}"].__doc__ or "")
+
+
+def test_the_benchmark_of_all_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[tuple[str, float, Path]] = []
+
+    def told(run: Run, folder: Path) -> Result:
+        done.append((run.data.source, run.optimizer.rate, folder))
+        score = 0.5 if run.optimizer.rate == 0.01 else 0.6
+        return Result(folder, score if ":tune" in run.data.source else len(done) / 1000, 1)
+
+    monkeypatch.setattr(vtab, "train", told)
+    found = vtab.benchmark(tmp_path, {"dtd": "folder:/data/dtd"})
+    assert [source for source, _, _ in done] == [
+        f"vtab:{task}@folder:/data/dtd" if task == "dtd" else f"vtab:{task}" for task in tasks.TASKS
+    ]
+    assert {rate for _, rate, _ in done} == {0.01}
+    natural = [found[task] for task in evaluate_vtab.GROUPS["natural"]]
+    assert found["natural"] == pytest.approx(sum(natural) / 7)
+    assert found["mean"] == pytest.approx(sum(found[task] for task in tasks.TASKS) / 19)
+    # With rates to choose from, the best on the 200 is trained with on the thousand.
+    done.clear()
+    vtab.benchmark(tmp_path, rates=(0.01, 0.03))
+    assert [(source, rate) for source, rate, _ in done[:3]] == [
+        ("vtab:caltech101:tune", 0.01), ("vtab:caltech101:tune", 0.03), ("vtab:caltech101", 0.03),
+    ]  # fmt: skip
+    assert len({folder for _, _, folder in done}) == len(done) == 57
+    with pytest.raises(ValueError, match="VTAB has no task 'cars'"):
+        vtab.benchmark(tmp_path, {"cars": "folder:/data/cars"})
+
+
+def test_tables_3_and_4_of_the_paper() -> None:
+    rows = {
+        "vit.b16_imagenet": (300, 3e-3, 0.3, 1.0), "vit.l16_imagenet21k": (90, 1e-3, 0.03, None),
+        "vit.h14_imagenet21k": (90, 1e-3, 0.03, None), "vit.h14_jft": (14, 3e-4, 0.1, None),
+        "vit.r50_b16_jft": (7, 8e-4, 0.1, None), "vit.r50_b32_jft": (7, 8e-4, 0.1, None),
+        "vit.r50_l32_jft": (7, 2e-4, 0.1, None), "vit.r50_l16_jft": (14, 4e-4, 0.1, None),
+    }  # fmt: skip
+    for name, (epochs, rate, decay, clip) in rows.items():
+        run = recipes.recipe(name)
+        found = (run.epochs, run.optimizer.rate, run.optimizer.weight_decay, run.optimizer.clip)
+        assert found == (epochs, rate, decay, clip), name
+        assert (run.batch_size, run.schedule.warmup, run.optimizer.betas) == (4096, 10_000, (0.9, 0.999))
+    steps = {"cifar10": 10_000, "cifar100": 10_000, "pets": 500, "flowers": 500, "imagenet": 20_000, "vtab": 2_500}
+    for name, number in steps.items():
+        run = recipes.recipe(f"transfer.{name}")
+        assert (run.steps, run.batch_size, run.optimizer.weight_decay) == (number, 512, 0.0)
+        assert (run.optimizer.name, run.optimizer.momentum, run.optimizer.clip) == ("sgd", 0.9, 1.0)
+
+
+def test_deits_recipe_is_its_command() -> None:
+    for name in ("deit.s16_imagenet", "distillation.deit_s16_imagenet"):
+        run = recipes.recipe(name)
+        assert run.augment == deit()
+        assert (run.optimizer.rate, run.optimizer.weight_decay, run.optimizer.clip) == (1e-3, 0.05, None)
+        assert (run.batch_size, run.epochs, run.objective.label_smoothing) == (1024, 300, 0.1)
+        assert run.model.stochastic_depth == 0.1

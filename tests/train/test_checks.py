@@ -1,4 +1,4 @@
-"""What is wrong with a run is one clear line, before anything is computed; pictures with several labels are trained on."""
+"""What is wrong with a run is one clear line, before anything is computed; pictures with several labels are trained."""
 
 import dataclasses
 from collections.abc import Callable
@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from vitkit import checkpoints, models
-from vitkit.data import Relabelled
+from vitkit.data import Relabelled, train_and_val
 from vitkit.data.digits import Digits
 from vitkit.data.processor import Processor
 from vitkit.models import vit
@@ -124,3 +124,21 @@ def test_several_labels_a_picture(small_run: Callable[..., Run], several: Path, 
     (judged,) = (event for event in read(result.folder / "log.jsonl") if event["kind"] == "evaluation")
     assert judged["average_precision.mean"] == result.score
     assert (result.folder / "report.html").exists()
+
+
+def test_weights_counted_from_labels_are_those_of_the_run(small_run: Callable[..., Run], tmp_path: Path) -> None:
+    run = small_run(objective__class_weights="balanced", steps=3)
+    folder = train(run, tmp_path / "run").folder
+    assert '"class_weights": "balanced"' in (folder / "config.json").read_text()
+    source, _ = train_and_val("digits", held_out=0.2, seed=0)
+    given = dataclasses.replace(run, objective=run.objective.fitted(source))
+    assert isinstance(given.objective.class_weights, tuple)
+    losses = [
+        [event["loss"] for event in read(place / "log.jsonl") if event["kind"] == "step"]
+        for place in (
+            folder,
+            train(given, tmp_path / "given").folder,
+            train(small_run(steps=3), tmp_path / "none").folder,
+        )
+    ]
+    assert losses[0] == losses[1] != losses[2]
