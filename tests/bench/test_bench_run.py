@@ -20,7 +20,7 @@ def test_every_kind_runs_and_is_right(kind: str, tmp_path: Path, capsys: pytest.
     for section in found["sections"]:
         assert {row["peer"] for row in section["rows"]} == {"vitkit", "timm"}
         for row in section["rows"]:
-            assert row["verdict"] in ("right", "unchecked"), row
+            assert row["verdict"] in ("right", "measured"), row
             assert len(row["rates"]) == 2
             assert row["peak_bytes"] > 2**20
         assert "times as fast" in section["conclusion"]

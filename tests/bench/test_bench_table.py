@@ -65,18 +65,19 @@ def test_ratios_are_to_the_fastest_right_peer_of_the_same_precision() -> None:
         row("openvino", [25.0] * 3),
         row("cheat", [99.0] * 3, verdict="wrong"),
         row("fell", [99.0] * 2, verdict="failed"),
+        row("unknown", [99.0] * 3, verdict="unchecked"),
         row("timm", [5.0] * 3, "float32"),
         row("vitkit", [50.0] * 3, "int8"),
     ]
     figures.compare(rows)
     assert [each.against for each in rows] == [
         *["openvino bfloat16"] * 3,
-        "",
-        "",
+        *[""] * 3,
         "timm float32",
         "openvino bfloat16",
     ]
-    assert [None if each.ratio is None else each.ratio.median for each in rows] == [1.2, 0.8, 1.0, None, None, 1.0, 2.0]
+    medians = [None if each.ratio is None else each.ratio.median for each in rows]
+    assert medians == [1.2, 0.8, 1.0, None, None, None, 1.0, 2.0]
     assert figures.conclusion(rows) == (
         "The fastest of vitkit (vitkit int8) is 2.00 times as fast (2.00 to 2.00) "
         "as the fastest peer (openvino bfloat16)."

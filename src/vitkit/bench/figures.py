@@ -27,7 +27,11 @@ class Spread:
 
 @dataclass(kw_only=True)
 class Row:
-    """One contender in a table. `verdict` is right, wrong, unchecked, failed, missing or interrupted."""
+    """One contender in a table.
+
+    `verdict` is right, wrong, measured (there is no answer to compare), unchecked (there is, and nothing to hold it
+    against), failed or missing.
+    """
 
     contender: Contender
     verdict: str
@@ -47,7 +51,7 @@ class Row:
     @property
     def counts(self) -> bool:
         """Whether its speed may be compared: it was measured, and it did the job."""
-        return self.rate is not None and self.verdict in ("right", "unchecked")
+        return self.rate is not None and self.verdict in ("right", "measured")
 
     @property
     def is_vitkit(self) -> bool:

@@ -116,7 +116,7 @@ def section(
     variables = environment(job.threads, job.device)
     found = race(job, [*limits, *racing], plan, lambda contender: Worker(variables), say)
     laps = {lap.contender: lap for lap in found.laps}
-    reference, answers = ("", None) if found.interrupted else _reference(module, job, laps, plan, say)
+    reference, answers = _reference(module, job, laps, plan, None if found.interrupted else say)
     rows = [_row(module, each, reasons[each], laps.get(each), answers) for each in contenders]
     bounds = [_row(module, each, "", laps[each], None) for each in limits]
     figures.compare(rows)
@@ -141,7 +141,7 @@ def _row(module: ModuleType, contender: Contender, reason: str, lap: Lap | None,
         return Row(contender=contender, verdict=verdict, reason=reason, versions=versions)
     row = Row(
         contender=contender,
-        verdict="unchecked",
+        verdict="measured" if lap.outputs is None else "unchecked",
         rates=lap.rates,
         rate=figures.spread(lap.rates) if lap.rates else None,
         peak_bytes=lap.peak_bytes,
@@ -160,9 +160,12 @@ def _row(module: ModuleType, contender: Contender, reason: str, lap: Lap | None,
 
 
 def _reference(
-    module: ModuleType, job: Job, laps: dict[Contender, Lap], plan: Plan, say: Callable[[str], None]
+    module: ModuleType, job: Job, laps: dict[Contender, Lap], plan: Plan, say: Callable[[str], None] | None
 ) -> tuple[str, np.ndarray | None]:
-    """The answers that are taken as right: of a contender of the race, or of one that is run for them alone."""
+    """The answers that are taken as right: of a contender of the race, or of one that is run for them alone.
+
+    After an interrupt (`say` is None) none is run.
+    """
     variables = environment(job.threads, job.device)
 
     def start(contender: Contender) -> Worker:
@@ -171,7 +174,7 @@ def _reference(
     for name, precision in module.REFERENCES:
         wanted = Contender(peer=name, precision=precision, module=peers.peer(name).__name__)
         ran = laps.get(wanted)
-        if ran is None and not peers.missing(peers.peer(name)):
+        if ran is None and say is not None and not peers.missing(peers.peer(name)):
             only = replace(plan, rounds=1, seconds=0.0, warm_up=0)
             ran = race(job, [wanted], only, start, say).laps[0]
         if ran is not None and ran.outputs is not None and not ran.failure:
