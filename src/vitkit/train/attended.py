@@ -65,7 +65,7 @@ def gradient(model: Backbone, pixels: Float[Tensor, "b c height width"]) -> Floa
     with evaluating(model), torch.enable_grad():
         given = pixels.detach().requires_grad_()
         (slope,) = torch.autograd.grad(model(given).amax(dim=1).sum(), given)
-    size = [max(1, side // CELL) for side in pixels.shape[2:]]
+    size = max(1, pixels.shape[2] // CELL), max(1, pixels.shape[3] // CELL)
     return F.adaptive_avg_pool2d(slope.float().abs().amax(dim=1, keepdim=True), size)[:, 0]
 
 
