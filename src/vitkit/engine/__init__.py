@@ -44,11 +44,17 @@ class Fast(Backbone):
     """A fast network behind the interface of the model it was made of; it takes pictures of any floating type.
 
     Batches go through in chunks, whose results are the same whatever the size of the batch. Where the head reads
-    special tokens alone, `features` has these only and the patches are missing.
+    special tokens alone, `features` has these only and the patches are missing. `original` is the model it was made of,
+    for whoever wants to look inside.
     """
 
-    def __init__(self, network: Backbone, *, dtype: torch.dtype, chunk: int | None):
+    original: Backbone
+
+    def __init__(self, network: Backbone, original: Backbone, path: Path, *, dtype: torch.dtype, chunk: int | None):
         super().__init__()
+        # Not a part of this module: it is neither switched nor moved with it.
+        object.__setattr__(self, "original", original)
+        self.precision = path.precision
         self.network = network
         self.config = network.config
         self.width = network.width
@@ -109,7 +115,7 @@ def accelerate(
         exact = exact or check.answers(model, images)
         try:
             base, recipe = _recipe(model, path, here, images, pictures)
-            network = _network(base, recipe, path)
+            network = _network(model, base, recipe, path)
             off = check.difference(exact, check.answers(network, images))
         except (RuntimeError, NotImplementedError) as error:
             refused.append(f"{path.words} failed ({str(error).splitlines()[0][:120]})")
@@ -119,7 +125,7 @@ def accelerate(
             continue
         words = _sentence(path, off, refused)
         if merging:
-            network = _network(base, replace(recipe, merging=_merging(model, merge, proportional, images)), path)
+            network = _network(model, base, replace(recipe, merging=_merging(model, merge, proportional, images)), path)
             changed = check.difference(exact, check.answers(network, images))
             words += f"; merging tokens ({merge} a block) changes it by {changed:.1%} more or less"
         return Engine(network, path.precision, path.fused, off, words)
@@ -159,12 +165,12 @@ def _recipe(
     return base, replace(recipe, ranges={name: note.range(divisors.get(name)) for name, note in notes.items()})
 
 
-def _network(base: Backbone, recipe: Recipe, path: Path) -> Backbone:
+def _network(model: Backbone, base: Backbone, recipe: Recipe, path: Path) -> Fast:
     if not path.fused:
         network = copy.deepcopy(base).eval().requires_grad_(False).to(recipe.dtype)
-        return Fast(network, dtype=recipe.dtype, chunk=None)
+        return Fast(network, model, path, dtype=recipe.dtype, chunk=None)
     chunk = CHUNK if next(base.parameters()).device.type == "cpu" else None
-    return Fast(fused(base, recipe), dtype=torch.float32, chunk=chunk)
+    return Fast(fused(base, recipe), model, path, dtype=torch.float32, chunk=chunk)
 
 
 def _merging(model: Backbone, merge: Reduction, proportional: bool, images: Tensor) -> Merging:

@@ -74,6 +74,8 @@ class Subject:
         processor: Processor | None = None,
     ):
         self.model = model
+        # A model made fast answers like any other, but has no parts to look into: the one it was made of has.
+        self.exact: Backbone = getattr(model, "original", model)
         self.batches = batches
         self.classes = classes
         self.training = training

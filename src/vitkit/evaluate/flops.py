@@ -72,8 +72,8 @@ def recomputing() -> tuple[AbstractContextManager[None], AbstractContextManager[
 
 def evaluate(subject: Subject) -> dict[str, float]:
     """`giga`, billions of floating-point operations an image, and `million_parameters`."""
-    parameters = sum(parameter.numel() for parameter in subject.model.parameters())
-    return {"giga": flops(subject.model) / 1e9, "million_parameters": parameters / 1e6}
+    parameters = sum(parameter.numel() for parameter in subject.exact.parameters())
+    return {"giga": flops(subject.exact) / 1e9, "million_parameters": parameters / 1e6}
 
 
 def flops(model: Backbone, image_size: tuple[int, int] | None = None) -> int:

@@ -54,7 +54,7 @@ def evaluate(subject: Subject, blocks: str = str(BLOCKS)) -> dict[str, float]:
         raise ValueError(f"linear takes a number of blocks, as in linear:4, not '{blocks}'")
     if subject.training is None:
         raise ValueError("linear learns from labelled pictures, and no training pictures were given")
-    training, judged = (freeze(subject.model, each(), int(blocks)) for each in (subject.training, subject.batches))
+    training, judged = (freeze(subject.exact, each(), int(blocks)) for each in (subject.training, subject.batches))
     labels, num_classes = training.targets.argmax(dim=1), training.targets.shape[1]
     kept, held = probe.split(labels)
     tried: list[tuple[float, int, bool, float]] = []

@@ -42,8 +42,8 @@ def evaluate(subject: Subject, masks: str) -> dict[str, float]:
         rows = [row for row, path in enumerate(paths) if path is not None]
         if not rows:
             continue
-        images = batch.images[rows].to(subject.device, next(subject.model.parameters()).dtype)
-        guessed = guesses(attention_maps(subject.model, images, [-1]).maps[:, 0], subject.model.config.patch_size)
+        images = batch.images[rows].to(subject.device, next(subject.exact.parameters()).dtype)
+        guessed = guesses(attention_maps(subject.exact, images, [-1]).maps[:, 0], subject.exact.config.patch_size)
         for guess, path in zip(guessed, (path for path in paths if path is not None), strict=True):
             truth = view(read_mask(path), subject.processor)[: guess.shape[1], : guess.shape[2]]
             overlaps = jaccard(guess.numpy(), truth)

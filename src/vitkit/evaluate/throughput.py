@@ -35,7 +35,7 @@ def evaluate(subject: Subject, precision: str = "") -> dict[str, float]:
     first = next(iter(subject.batches()), None)
     if first is None:
         raise ValueError("there are no pictures to evaluate on")
-    found = measure(subject.model, first.images, precision)
+    found = measure(subject.exact if precision else subject.model, first.images, precision)
     return {
         f"{found.precision}_images_per_second": found.images_per_second,
         "batch_size": float(found.batch_size),
@@ -74,6 +74,6 @@ def measure(
     return Throughput(
         images_per_second=images.shape[0] / statistics.median(seconds[warm_up:]),
         batch_size=images.shape[0],
-        precision=str(dtype).removeprefix("torch."),
+        precision=getattr(timed, "precision", str(dtype).removeprefix("torch.")),
         device=str(parameter.device),
     )

@@ -159,7 +159,7 @@ def run(
         numbers=numbers,
         predictions=subject.predictions if "predictions" in judge.kinds else None,
         device=str(parameter.device),
-        precision=str(parameter.dtype).removeprefix("torch."),
+        precision=getattr(model, "precision", str(parameter.dtype).removeprefix("torch.")),
         best=checkpoints.Checkpoint(model=model, processor=processor, labels=labels),
     )
 
