@@ -112,7 +112,8 @@ def data(job: Job, contender: Contender) -> Prepared:
     """`Processor.array` of one file after the other; settings are fields of the processor."""
     from vitkit import Processor, config
 
-    processor = config.override(Processor.squash(job.image_size), dict(contender.settings))
+    # Colour profiles are left alone, as all the others do.
+    processor = config.override(Processor.squash(job.image_size, profile="ignore"), dict(contender.settings))
 
     def run() -> None:
         for name in job.photos:
