@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -31,6 +32,8 @@ class Saver:
         self.keep = machine.keep
         self.sharded = sharded(machine)
         self.beside = machine.save_beside
+        if self.sharded:  # slow to import: now, and not in the first save
+            import_module("vitkit.train.shards")
         # Talks about states must not mix with the exchange of gradients.
         self.group = parallel.background_group() if self.sharded else None
         self.thread = ThreadPoolExecutor(1, "save") if self.beside and not self.sharded else None
@@ -87,7 +90,7 @@ class Saver:
         return _done(state.save, self.folder, step, dict(held), keep=self.keep)
 
     def _sharded(self, step: int, held: Mapping[str, Any], beside: bool) -> Future[Any]:
-        from vitkit.train import shards  # torch.distributed.checkpoint is slow to import
+        from vitkit.train import shards
 
         options = {"keep": self.keep, "group": self.group}
         if beside:
