@@ -60,6 +60,11 @@ def table(path: Path, numbers: dict[str, int], classes: int) -> str:
 def test_a_part_cuts_down_only_what_is_trained_on(tmp_path: Path) -> None:
     found = data.splits(f"part:share=0.5,classes=0+1@{table(tmp_path, {'train': 42, 'test': 30}, 3)}")
     assert {name: len(each) for name, each in found.items()} == {"train": 14, "test": 20}
+    (alone,) = data.splits(f"part:split=train,number=2@jsonl:{tmp_path / 'all.jsonl'}").items()
+    assert (alone[0], len(alone[1])) == ("all", 6)
+    inner = f"part:split=train,number=5@jsonl:{tmp_path / 'all.jsonl'}"
+    drawn, rest = (set(keys(data.source(f"part:share=0.8{word}@{inner}"))) for word in ("", ",rest=1"))
+    assert (len(drawn), len(rest), len(drawn | rest)) == (12, 3, 15)
 
 
 @pytest.mark.parametrize(
@@ -76,6 +81,7 @@ def test_a_part_cuts_down_only_what_is_trained_on(tmp_path: Path) -> None:
         ("classes=0-10@digits", "no class 10 to take a part of; there are 10"),
         ("classes=nine@digits", "no class 'nine' to take a part of"),
         ("classes=1+0-3@digits", "names a class twice"),
+        ("split=train@digits", "'digits' has no split 'train'; there is all"),
         ("share=1.0,rest=1@digits", "leaves none to judge on"),
     ],
 )

@@ -3,8 +3,8 @@
 What is kept stands before the first at sign, comma by comma: `classes` by number or name, in ranges and sums (`0-4+7`,
 `cat+dog`), counted anew from 0; then `number` of pictures a class or a `share` of them, drawn by `seed` (0 if not
 given) from the training split alone, so that what is judged on stays whole: `part:share=0.03@parquet:/data/imagenet`.
-With `rest=1` it is all but these pictures, to judge on where a source has no split of its own. Shares of one seed are
-nested: the smaller is inside the larger.
+With `rest=1` it is all but these pictures, to judge on where a source has no split of its own, and `split=train` is one
+split as if there were no other. Shares of one seed are nested: the smaller is inside the larger.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -24,6 +24,7 @@ class Part:
     number: int | None = None
     seed: int = 0
     rest: int = 0
+    split: str | None = None
 
     def __post_init__(self) -> None:
         """Refuses what would leave nothing."""
@@ -44,6 +45,10 @@ def open_source(location: str) -> dict[str, Source]:
         raise ValueError(f"a part is written part:classes=0-4,share=0.1@SOURCE, not 'part:{location}'")
     part = read(text)
     found = splits(name)
+    if part.split is not None:
+        if part.split not in found:
+            raise ValueError(f"'{name}' has no split '{part.split}'{nearest(part.split, found)}")
+        found = {"all": found[part.split]}
     if part.classes is not None:
         found = {split: of_classes(each, numbers(part.classes, each.classes)) for split, each in found.items()}
     return {split: drawn(each, part) if split in ("train", "all") else each for split, each in found.items()}
@@ -58,7 +63,7 @@ def read(text: str) -> Part:
         if not equals or name not in known:
             raise ValueError(f"'{word}' says nothing of a part{nearest(name, known)}")
         try:
-            kind = {"classes": str, "share": float}.get(name, int)
+            kind = {"classes": str, "share": float, "split": str}.get(name, int)
             part = replace(part, **{name: kind(value)})
         except ValueError as error:
             raise ValueError(f"'{word}' of a part: {error}") from None

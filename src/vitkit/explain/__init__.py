@@ -82,7 +82,30 @@ class Dots:
     uniform: float
 
 
-Drawing = Overlay | Tiles | Dots
+@dataclass(frozen=True)
+class Curve:
+    """Points of one kind, left to right; `spread` is half the length of each one's error bar."""
+
+    name: str
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    spread: tuple[float, ...] = ()
+    joined: bool = True
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Numbers against numbers, or against things by name: then x counts `x_names` from 0."""
+
+    title: str
+    x_label: str
+    y_label: str
+    curves: tuple[Curve, ...]
+    x_names: tuple[str, ...] = ()
+    log_x: bool = False
+
+
+Drawing = Overlay | Tiles | Dots | Curves
 
 
 @dataclass(frozen=True)
@@ -126,4 +149,16 @@ def explain(method: str, subject: Subject, **options: Any) -> Explanation:
     return function(subject, **options)
 
 
-__all__ = ["Dots", "Drawing", "Explanation", "Map", "Overlay", "Subject", "Tiles", "explain", "methods"]
+__all__ = [
+    "Curve",
+    "Curves",
+    "Dots",
+    "Drawing",
+    "Explanation",
+    "Map",
+    "Overlay",
+    "Subject",
+    "Tiles",
+    "explain",
+    "methods",
+]

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from vitkit.explain import Dots, Overlay, Tiles
+from vitkit.explain import Curves, Dots, Overlay, Tiles
 
 #: Pixels an inch; sizes below are in inches, so that a figure's size in pixels is known before it is drawn.
 DPI = 120
@@ -164,4 +164,27 @@ def _(drawing: Dots) -> Figure:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.25)
     axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+@draw.register
+def _(drawing: Curves) -> Figure:
+    below = 0.6 if not drawing.x_names else 0.3 + 0.075 * max(map(len, drawing.x_names))
+    width, high = 6.4, 3.6 + below
+    figure, height = blank(width, high, drawing.title)
+    axes = figure.add_axes((0.8 / width, below / height, (width - 0.95) / width, (high - below - 0.1) / height))
+    colours = colormaps["viridis"](np.linspace(0, 0.9, max(2, len(drawing.curves))))
+    for place, curve in enumerate(drawing.curves):
+        spread = curve.spread if curve.spread and np.isfinite(curve.spread).all() else None
+        style = {"marker": "os^Dv<>P"[place % 8], "markersize": 5, "linewidth": 1.2, "capsize": 2}
+        line = "-" if curve.joined and not drawing.x_names else "none"
+        axes.errorbar(curve.x, curve.y, spread, color=colours[place], label=curve.name, linestyle=line, **style)
+    if drawing.x_names:
+        axes.set_xticks(range(len(drawing.x_names)), drawing.x_names, rotation=45, ha="right", fontsize=8)
+    if drawing.log_x:
+        axes.set_xscale("log")
+    axes.set(xlabel="" if drawing.x_names else drawing.x_label, ylabel=drawing.y_label)
+    axes.grid(alpha=0.25)
+    if len(drawing.curves) > 1:
+        axes.legend(frameon=False, fontsize=8)
     return figure

@@ -1,0 +1,136 @@
+"""`vitkit paper`."""
+
+import json as json_format
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+if TYPE_CHECKING:
+    from vitkit.paper import Exhibit, Table
+
+
+def paper(
+    name: Annotated[Positional[str], arg(metavar="NAME")] = "",
+    *,
+    scale: Literal["small", "full"] | None = None,
+    out: Path | None = None,
+    data: str = "digits",
+    model: str | None = None,
+    seeds: int = 3,
+    steps: int | None = None,
+    device: str = "auto",
+    json: bool = False,
+) -> None:
+    """Make the tables and figures of the ViT paper again.
+
+    Without a name: the list of them. With one: what it shows, the published numbers, and the commands that make it at
+    full scale. With --scale small it is made here and now on the pictures at hand: OUT gets result.md with the
+    published numbers beside ours, result.json and figures; the same command goes on where it was stopped. With --scale
+    full, what needs no training: counts of parameters and FLOPs, and the drawings of a model (--model).
+
+    Args:
+        name: A table, figure or study (table8, figure5, selfsupervision).
+        scale: Make it: at a scale that fits this machine, or at the paper's own.
+        out: The folder to write into; runs/paper/NAME if not given.
+        data: The pictures for small scale; the embedded digits if not given (parquet:/data/cifar10).
+        model: A checkpoint to draw, for figure6, figure7 and figure14.
+        seeds: How often each model is trained, to tell differences from noise.
+        steps: How many updates a model gets; the study's own number if not given.
+        device: Where it runs: auto, cpu, cuda, cuda:1, mps.
+        json: Print one JSON object, or one a line for the list.
+    """
+    from vitkit import paper as exhibits
+
+    if not name:
+        _list(exhibits.exhibits(), json)
+        return
+    found = exhibits.exhibit(name)
+    if scale is None:
+        _show(name, found, json)
+        return
+    if model is not None and not exhibits.looks_at_a_model(name):
+        raise ValueError(f"{found.title} is not drawn of a model: --model is for figure6, figure7 and figure14")
+    _make(name, scale, json, out=out or Path("runs") / "paper" / name, data=data, model=model, seeds=seeds,
+          steps=steps, device=device)  # fmt: skip
+
+
+def _list(found: "dict[str, Exhibit]", json: bool) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    if json:
+        for name, each in found.items():
+            print(json_format.dumps(_record(name, each)))
+        return
+    table = Table("name", box=None, pad_edge=False)
+    table.add_column("small scale", justify="right")
+    table.add_column("what it is")
+    for name, each in found.items():
+        table.add_row(name, f"{max(1, round(60 * each.minutes))} s" if each.minutes < 1 else f"{each.minutes:g} min",
+                      each.title.partition(": ")[2] or each.title)  # fmt: skip
+    Console(highlight=False).print(table)
+    print("\n`vitkit paper NAME` shows one with its commands; `vitkit paper NAME --scale small` makes it here.")
+
+
+def _record(name: str, each: "Exhibit") -> dict[str, object]:
+    return {
+        "name": name,
+        "title": each.title,
+        "section": each.section,
+        "shows": each.shows,
+        "published": each.published.to_dict(),
+        "full": list(each.full),
+        "needs": each.needs,
+        "small": _small(name),
+        "small_is": each.small,
+        "minutes": each.minutes,
+    }
+
+
+def _small(name: str) -> str:
+    return f"vitkit paper {name} --scale small --out runs/paper/{name}"
+
+
+def _show(name: str, each: "Exhibit", json: bool) -> None:
+    if json:
+        print(json_format.dumps(_record(name, each)))
+        return
+    print(f"{each.title} ({each.section})\n{each.shows}\n\nPublished:")
+    _print(each.published)
+    print(f"\nAt full scale it needs {each.needs}:" if each.needs else "\nAt full scale:")
+    for line in each.full:
+        print(f"  {line}")
+    print(f"\nAt small scale, about {each.minutes:g} minutes of one CPU core. {each.small}\n  {_small(name)}")
+
+
+def _make(name: str, scale: str, json: bool, **settings: object) -> None:
+    import sys
+    import time
+
+    from vitkit import paper as exhibits
+    from vitkit.paper import write
+    from vitkit.paper.small import Small
+
+    start = time.process_time()
+    small = Small(**settings, say=lambda text: print(text, file=sys.stderr, flush=True))  # type: ignore[arg-type]
+    found = (exhibits.full if scale == "full" else exhibits.study)(name, small)
+    seconds = time.process_time() - start
+    paths = write.write(name, exhibits.exhibit(name), found, small, seconds)
+    if json:
+        print(json_format.dumps(write.to_dict(name, exhibits.exhibit(name), found, small, seconds)))
+        return
+    _print(found.table)
+    for remark in found.remarks:
+        print(f"* {remark}")
+    print(f"\n{', '.join(str(path) for path in paths)} ({seconds:.0f} s of CPU)")
+
+
+def _print(content: "Table") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*content.columns, box=None, pad_edge=False)
+    for row in content.words():
+        table.add_row(*row)
+    Console(highlight=False).print(table)

@@ -1,0 +1,52 @@
+"""Figure 9: the class token against global average pooling (appendix D.3): the learning rate makes the difference."""
+
+from vitkit.paper import Exhibit, Findings, Table, commands
+from vitkit.paper.comparison import findings
+from vitkit.paper.small import Small, Variant
+
+STEPS = 200
+RATES = (3e-3, 1e-3, 3e-4)
+
+
+def _full() -> tuple[str, ...]:
+    lines = []
+    for name, rate, settings in (
+        ("cls", 8e-4, ()),
+        ("gap", 8e-4, ("model.class_token=false", "model.pool=gap")),
+        ("gap_lower", 3e-4, ("model.class_token=false", "model.pool=gap")),
+    ):
+        out = f"runs/figure9_{name}"
+        changes = (f"optimizer.rate={rate}", *settings)
+        lines.append(commands.pretrain("vit.b16_jft", commands.JFT, *changes, out=out))
+        lines.append(commands.fewshot(f"{out}/best"))
+    return tuple(lines)
+
+
+EXHIBIT = Exhibit(
+    title="Figure 9: class token or average pooling",
+    section="appendix D.3",
+    shows="5-shot accuracy on ImageNet during pre-training with a class token and with global average pooling.",
+    published=Table(
+        ("head", "learning rate", "result (curves; no numbers are printed)"),
+        (
+            ("class token", 8e-4, "the reference"),
+            ("average pooling", 8e-4, "clearly worse"),
+            ("average pooling", 3e-4, "as good as the class token"),
+        ),
+    ),
+    full=_full(),
+    needs=commands.NEEDS_JFT,
+    small="Both heads, each at three learning rates.",
+    minutes=2.5,
+)
+
+
+def study(small: Small) -> Findings:
+    """Both heads at every rate."""
+    heads = {"class token": small.vit(), "average pooling": small.vit(class_token=False, pool="gap")}
+    variants = {
+        f"{head}, rate {rate:g}": Variant(model, {"optimizer__rate": rate})
+        for head, model in heads.items()
+        for rate in RATES
+    }
+    return findings(EXHIBIT.title, small.sweep(variants, STEPS), {}, small)

@@ -1,0 +1,72 @@
+"""Table 8: position embeddings - which, and where they are added (appendix D.4)."""
+
+from typing import Any
+
+from vitkit.paper import Exhibit, Findings, Table, commands
+from vitkit.paper.comparison import findings
+from vitkit.paper.small import Small, Variant
+
+STEPS = 200
+# 5-shot on ImageNet of ViT-B/16 from JFT-300M, in percent: kind, then at the stem, in every layer, shared by them.
+PUBLISHED = {
+    "1-D, stem": 64.206,
+    "none": 61.382,
+    "1-D, every layer": 63.964,
+    "1-D, shared": 64.292,
+    "2-D, stem": 64.001,
+    "2-D, every layer": 64.046,
+    "2-D, shared": 64.022,
+    "relative": 64.032,
+}
+KINDS: dict[str, dict[str, Any]] = {
+    "1-D": {"position": "learned"},
+    "2-D": {"position": "factorised"},
+    "relative": {"position": "relative"},
+    "none": {"position": "none"},
+    "sine-cosine": {"position": "sincos2d"},
+}
+PLACES = {"stem": "stem", "every layer": "layers", "shared": "shared"}
+
+
+def options(name: str) -> dict[str, Any]:
+    """The fields of the model's config that a variant's name means."""
+    kind, _, place = name.partition(", ")
+    return {**KINDS[kind], **({"position_at": PLACES[place]} if place else {})}
+
+
+def _full() -> tuple[str, ...]:
+    lines = []
+    for name in PUBLISHED:
+        out = f"runs/table8_{name.replace(', ', '_').replace(' ', '_')}"
+        settings = tuple(f"model.{key}={value}" for key, value in options(name).items())
+        lines.append(commands.pretrain("vit.b16_jft", commands.JFT, *settings, out=out))
+        lines.append(commands.fewshot(f"{out}/best"))
+    return tuple(lines)
+
+
+EXHIBIT = Exhibit(
+    title="Table 8: position embeddings",
+    section="appendix D.4",
+    shows="5-shot accuracy on ImageNet of ViT-B/16 with no, 1-D, 2-D and relative positions, at the stem, in every "
+    "layer, or shared by all layers: none is worse, the others are alike.",
+    published=Table(
+        ("positions", "at the stem", "in every layer", "in every layer, shared"),
+        (
+            ("none", 0.61382, None, None),
+            ("1-D", 0.64206, 0.63964, 0.64292),
+            ("2-D", 0.64001, 0.64046, 0.64022),
+            ("relative", 0.64032, None, None),
+        ),
+    ),
+    full=_full(),
+    needs=commands.NEEDS_JFT,
+    small="The same eight variants and the fixed sine-cosine table in a ViT of 16 patches (64 at 32 pixels).",
+    minutes=3,
+)
+
+
+def study(small: Small) -> Findings:
+    """All variants against learned 1-D positions at the stem, the paper's default."""
+    names = [*PUBLISHED, "sine-cosine"]
+    variants = {name: Variant(small.vit(**options(name))) for name in names}
+    return findings(EXHIBIT.title, small.sweep(variants, STEPS), PUBLISHED, small, "ViT-B/16, 5-shot ImageNet (%)")

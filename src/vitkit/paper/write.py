@@ -1,0 +1,66 @@
+"""The findings of a study as files: result.json, result.md with the published numbers beside ours, and figures."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vitkit import __version__
+from vitkit.explain import plots
+from vitkit.paper import Exhibit, Findings, Table
+from vitkit.paper.small import Small
+from vitkit.train.state import write_file
+
+
+def write(name: str, exhibit: Exhibit, findings: Findings, small: Small, seconds: float) -> list[Path]:
+    """Writes everything into the study's folder and gives the paths; `seconds` are those of CPU."""
+    small.out.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for label, drawing in findings.drawings.items():
+        path = small.out / (f"{name}-{label}.png" if label else f"{name}.png")
+        plots.save(plots.draw(drawing), path)
+        paths.append(path)
+    record = to_dict(name, exhibit, findings, small, seconds)
+    figures = [path.name for path in paths]
+    texts = {
+        "result.json": json.dumps(record, indent=2) + "\n",
+        "result.md": markdown(exhibit, findings, small, figures),
+    }
+    for file, text in texts.items():
+        write_file(small.out / file, text.encode())
+    return [*paths, *(small.out / file for file in texts)]
+
+
+def to_dict(name: str, exhibit: Exhibit, findings: Findings, small: Small, seconds: float) -> dict[str, Any]:
+    """The JSON form: what was found, and all that is needed to find it again."""
+    return {
+        "name": name,
+        "title": exhibit.title,
+        "data": small.data,
+        "seeds": small.seeds,
+        "steps": small.steps,
+        "model": small.model,
+        "cpu_seconds": round(seconds, 1),
+        "torch": torch.__version__,
+        "vitkit": __version__,
+        "published": exhibit.published.to_dict(),
+        "found": findings.table.to_dict(),
+        "remarks": list(findings.remarks),
+        "numbers": dict(findings.numbers),
+    }
+
+
+def markdown(exhibit: Exhibit, findings: Findings, small: Small, figures: list[str]) -> str:
+    """The page of a study: what was done, what was found, what may be said of it, what was published."""
+    parts = [f"# {exhibit.title}, at small scale", exhibit.shows, f"{exhibit.small} Pictures: `{small.data}`."]
+    parts += [table(findings.table), *(f"![]({name})" for name in figures)]
+    parts.append("\n".join(f"* {remark}" for remark in findings.remarks))
+    parts += [f"## As published ({exhibit.section})", table(exhibit.published)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def table(content: Table) -> str:
+    """A table in Markdown."""
+    lines = ["| " + " | ".join(content.columns) + " |", "|" + "---|" * len(content.columns)]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in content.words()])

@@ -1,0 +1,175 @@
+"""The ViT paper's tables and figures: the list, every command line, the FLOPs of Table 6, and studies of two steps."""
+
+import functools
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tyro
+
+from vitkit import cli, paper
+from vitkit.config import override
+from vitkit.data import splits, vtab
+from vitkit.explain import Curve, Curves, plots
+from vitkit.models import presets
+from vitkit.paper import table3, table4, table6, table8, write
+from vitkit.paper.small import Small
+from vitkit.recipes import recipe, recipes
+
+NAMES = list(paper.exhibits())
+COMPUTED = ("figure1", "table1", "table3", "table4", "table6")
+# One of each kind of study; the others are made of the same parts and are slow tests.
+LIGHT = ("figure3", "figure7", "table8", "table9", "objectnet", "selfsupervision")
+
+
+def settings_of(command: str) -> dict[str, Any]:
+    """The words of a command line as its function gets them; SystemExit where they do not parse."""
+    program, verb, *words = shlex.split(command)
+    assert program == "vitkit"
+    given: dict[str, Any] = {}
+
+    @functools.wraps(cli.verb(verb))
+    def keep(*arguments: Any, **named: Any) -> None:
+        given.update(named)
+        given["arguments"] = arguments
+
+    tyro.cli(keep, args=words, config=(tyro.conf.FlagCreatePairsOff,))
+    return given
+
+
+def test_every_table_and_figure_is_there() -> None:
+    expected = [f"figure{number}" for number in range(1, 15)] + [f"table{number}" for number in range(1, 10)]
+    assert [*expected, "objectnet", "selfsupervision"] == NAMES
+    for name, each in paper.exhibits().items():
+        assert each.title
+        assert each.shows.endswith(".") or ":" in each.shows
+        assert each.full
+        assert each.published.rows
+        assert each.minutes < 10, name
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_command_parses_and_its_recipe_takes_its_settings(name: str) -> None:
+    for line in paper.exhibit(name).full:
+        verb, words = line.split()[1], settings_of(line)
+        values = words.get("set", ())
+        changes = dict(each.split("=", 1) for each in values)
+        if verb == "train":
+            chosen = words.get("recipe") or words["arguments"][0]
+            run = override(recipe(chosen), {"data.source": words["data"], **changes})
+            assert run.data.source == words["data"]
+        elif verb == "finetune":
+            base = override(recipe("transfer.imagenet"), changes)
+            patch = 14 if "h14" in line else 32
+            assert words["resolution"] % patch == 0 or words["resolution"] in (518, 512)
+            assert base.batch_size == words["batch_size"]
+        elif verb == "recipes":
+            assert (words.get("name") or words["arguments"][0]) in recipes()
+        else:
+            assert verb in ("evaluate", "explain", "inspect", "models", "paper")
+
+
+@pytest.mark.parametrize("row", table6.ROWS, ids=lambda row: f"{row.preset}-{row.epochs}")
+def test_the_exaflops_of_table_6_within_five_percent(row: table6.Row) -> None:
+    assert row.preset in presets()
+    assert table6.exaflops(row.preset, row.epochs) == pytest.approx(row.exaflops, rel=table6.WITHIN)
+
+
+def test_the_rows_outside_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = (table6.Row("vit-b/32", "vit.b32_jft", 7, (0.0,) * 6, 100), table6.ROWS[1])
+    monkeypatch.setattr(table6, "ROWS", rows)
+    assert table6.study(Small(out=tmp_path)).remarks[0] == "Outside of 5%: vit-b/32, 7 epochs."
+
+
+def test_recipes_have_the_published_settings(tmp_path: Path) -> None:
+    for study in (table3.study, table4.study):
+        assert "differ: none." in study(Small(out=tmp_path)).remarks[0]
+
+
+def test_a_recipe_that_differs_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = ("ViT-B/{16,32}", "JFT-300M", 7, 8e-4, "cosine", 0.2, 0.0)
+    monkeypatch.setattr(table3, "ROWS", {"vit.b16_jft": row})
+    found = table3.study(Small(out=tmp_path))
+    assert found.remarks[0] == "Recipes that differ: vit.b16_jft: decay of the rate, weight decay."
+
+
+def test_the_variants_of_table_8_are_different_models(tmp_path: Path) -> None:
+    small = Small(out=tmp_path)
+    configs = [small.vit(**table8.options(name)) for name in (*table8.PUBLISHED, "sine-cosine")]
+    assert len(set(configs)) == 9
+
+
+def made(name: str, out: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """A study of one seed and two steps on 600 digits, as its result.json."""
+    monkeypatch.setattr("vitkit.data.digits.Digits.__len__", lambda self: 600)
+    small = Small(out=out, seeds=1, steps=2, device="cpu")
+    found = paper.study(name, small)
+    paths = write.write(name, paper.exhibit(name), found, small, 1.0)
+    assert all(path.stat().st_size for path in paths)
+    text = (out / "result.md").read_text()
+    assert paper.exhibit(name).title in text
+    assert "As published" in text
+    return json.loads((out / "result.json").read_text())
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in (*LIGHT, *COMPUTED) else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
+)
+def test_a_study_of_two_steps(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = made(name, tmp_path / "out", monkeypatch)
+    assert record["found"]["rows"]
+    assert record["numbers"]
+    assert all(len(row) == len(record["found"]["columns"]) for row in record["found"]["rows"])
+    if name in ("table8", "figure3"):
+        # One seed: nothing may be claimed.
+        assert any("One seed says nothing of the spread" in remark for remark in record["remarks"])
+
+
+def test_a_study_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vitkit.data.digits.Digits.__len__", lambda self: 600)
+    said: list[str] = []
+    small = Small(out=tmp_path, seeds=1, steps=2, device="cpu", say=said.append)
+    first = small.train(small.run("one", small.vit(), data=small.upstream, seed=0, steps=2))
+    stamp = (first.folder / "best" / "model.safetensors").stat().st_mtime_ns
+    again = small.train(small.run("one", small.vit(), data=small.upstream, seed=0, steps=2))
+    assert (first.folder / "best" / "model.safetensors").stat().st_mtime_ns == stamp
+    assert again.score == first.score
+    assert len(said) == 2
+
+
+def test_pretraining_and_transfer_share_no_class(tmp_path: Path) -> None:
+    small = Small(out=tmp_path)
+    up, down = (next(iter(splits(source).values())).classes for source in (small.upstream, small.downstream))
+    assert not set(up) & set(down)
+    assert {*up, *down} == set("0123456789")
+
+
+@pytest.mark.parametrize(("seeds", "steps"), [(0, None), (3, 0)])
+def test_no_seeds_and_no_steps_are_refused(seeds: int, steps: int | None, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="both are at least 1"):
+        Small(out=tmp_path, seeds=seeds, steps=steps)
+
+
+def test_too_few_classes_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="has 3 classes; a study takes at least 4"):
+        _ = Small(out=tmp_path, data="part:classes=0-2@digits").classes
+
+
+def test_curves_are_drawn(tmp_path: Path) -> None:
+    lines = (Curve("a", (1.0, 10.0), (2.0, 3.0), (0.1, 0.2)), Curve("b", (1.0, 10.0), (3.0, 2.0), (float("nan"),) * 2))
+    for name, drawing in {
+        "plain": Curves("Title", "x", "y", lines, log_x=True),
+        "named": Curves("Title", "", "y", lines[:1], ("first", "second")),
+    }.items():
+        plots.save(plots.draw(drawing), tmp_path / f"{name}.png")
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_vtab_lines_have_the_classes_of_their_tasks() -> None:
+    lines = [line for line in paper.exhibit("table9").full if ":tune" not in line]
+    assert len(lines) == 19
+    for line, (task, about) in zip(lines, vtab.TASKS.items(), strict=True):
+        assert f"vtab:{task} " in line
+        assert f"model.num_classes={about.classes}" in line
