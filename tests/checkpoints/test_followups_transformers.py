@@ -24,6 +24,7 @@ BASE: dict[str, Any] = {
 # name: class, config, its fields, and what of its outputs is compared.
 CASES: dict[str, tuple[str, str, dict[str, Any], str]] = {
     "deit": ("DeiTForImageClassificationWithTeacher", "DeiTConfig", {"num_labels": 5}, "logits"),
+    "deit single": ("DeiTForImageClassification", "DeiTConfig", {"num_labels": 5}, "logits"),
     "deit without classes": ("DeiTModel", "DeiTConfig", {"layer_norm_eps": 1e-6}, "tokens"),
     "beit": (
         "BeitForImageClassification",

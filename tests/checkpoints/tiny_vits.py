@@ -42,6 +42,10 @@ EXPRESSED: dict[str, list[Config]] = {
         dataclasses.replace(TINY, layer_scale=0.1, mlp_width=128, pool="token+gap", position_resize="bicubic"),
         dataclasses.replace(TINY, layer_scale=1.0, mlp="swiglu", mlp_width=88, num_registers=2, num_classes=0),
     ],
+    "deit_single_huggingface": [
+        dataclasses.replace(TINY, num_registers=1, position_tokens="all", position_resize="bicubic"),
+        dataclasses.replace(TINY, num_registers=1, position_tokens="all", position_resize="bicubic", norm_eps=1e-12),
+    ],
     "npz": [
         GOOGLE,
         dataclasses.replace(GOOGLE, pre_logits=32),

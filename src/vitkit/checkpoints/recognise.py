@@ -12,8 +12,11 @@ from vitkit.checkpoints.foreign import family_of
 from vitkit.checkpoints.tensors import Tensors
 
 # What training scripts wrap a state dict in, the wanted one first where a file has several copies of the weights.
-WRAPPERS = ("teacher", "state_dict_ema", "model_ema", "ema", "model", "state_dict", "params", "img", "student")
-PLAIN = ("module", "_orig_mod", "backbone", "opt/target", "target", "net")
+WRAPPERS = (
+    *("teacher", "state_dict_ema", "model_ema", "ema", "base_encoder", "model", "state_dict", "params", "img"),
+    *("momentum_encoder", "student"),
+)
+PLAIN = ("module", "_orig_mod", "backbone", "encoder", "opt/target", "target", "net")
 # Parts of a training state beside the weights.
 BESIDE = re.compile(
     rf"({'|'.join(WRAPPERS)}|opt|optimizer|optim|lr_scheduler|scheduler|scaler|loss_scaler|fp16_scaler|amp|dino_loss"

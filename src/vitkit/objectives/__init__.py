@@ -9,7 +9,7 @@ import hashlib
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from types import ModuleType
 from typing import Any
@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitkit import config as configs
+from vitkit.checkpoints.parts import Layout, load_parts
 from vitkit.data import Source
 from vitkit.data.loader import Batch
 from vitkit.models import Backbone
@@ -45,6 +46,13 @@ def keep_by_digest(objective: Objective, name: str) -> None:
     objective.register_buffer(f"{name}_digest", digest(objective.get_submodule(name).state_dict()))
     objective.register_state_dict_post_hook(partial(_leave_out, name))
     objective.register_load_state_dict_pre_hook(partial(_put_in, name))
+
+
+def load_into(objective: Objective, source: str, parts: Iterable[str], layouts: Sequence[Layout], *, what: str) -> None:
+    """Puts the tensors of those names from a published checkpoint into an objective; errors as `load_parts`."""
+    state = objective.state_dict()
+    wanted = {name: tuple(state[name].shape) for name in parts}
+    objective.load_state_dict(state | load_parts(source, wanted, layouts, what=what))
 
 
 def digest(state: Mapping[str, Tensor]) -> Tensor:

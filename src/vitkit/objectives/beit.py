@@ -16,16 +16,25 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from vitkit import parallel
+from vitkit.checkpoints.parts import TOKEN, Layout
+from vitkit.checkpoints.table import Rule, Table
 from vitkit.checkpoints.words import load_words
 from vitkit.data.loader import Batch
 from vitkit.data.masks import block_masks
 from vitkit.data.processor import HALF
 from vitkit.layers.dalle import STRIDE, WordEncoder
 from vitkit.models import Backbone, TokenBackbone
-from vitkit.objectives import Objective, keep_by_digest
+from vitkit.objectives import Objective, keep_by_digest, load_into
 from vitkit.objectives.masked import patch_pixels, put_mask, token_backbone
 
 COMMITMENT = 0.25  # how much the encoder is held to the codes, after van den Oord et al. 2017
+
+LAYOUTS = (
+    Layout(
+        Table((Rule("mask_token", ("mask_token",), TOKEN), Rule("lm_head.{leaf}", ("lm_head.{leaf}",)))),
+        aliases=((r"^(?:beit\.)?embeddings\.mask_token$", "mask_token"),),
+    ),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +46,8 @@ class Config:
     run to learn (let the warm-up of the rate last longer); a code keeps `code_decay` of itself in each step.
 
     `tokenizer` is the file of DALL-E's encoder (encoder.pkl, or its tensors in any container) to be taken instead:
-    `codes` are then its 8192, nothing of it learns, and `mean` and `std` are those of the processor.
+    `codes` are then its 8192, nothing of it learns, and `mean` and `std` are those of the processor. `start` is a
+    checkpoint whose mask token and head these go on from: BEiT's own, or transformers' BeitForMaskedImageModeling.
     """
 
     masked: float = 75 / 196
@@ -49,6 +59,7 @@ class Config:
     code_decay: float = 0.99
     tokenizer_share: float = 0.1
     tokenizer: str = ""
+    start: str = ""
     mean: tuple[float, ...] = HALF
     std: tuple[float, ...] = HALF
 
@@ -213,5 +224,9 @@ class BEiT(Objective):
 
 
 def build(config: Config, backbone: Backbone) -> BEiT:
-    """The objective around a backbone, its tokenizer read from the disk where the config names one."""
-    return BEiT(config, backbone, load_words(config.tokenizer) if config.tokenizer else None)
+    """The objective around a backbone, its tokenizer and its own parts as the config says."""
+    objective = BEiT(config, backbone, load_words(config.tokenizer) if config.tokenizer else None)
+    if config.start:
+        parts = ("mask_token", "lm_head.weight", "lm_head.bias")
+        load_into(objective, config.start, parts, LAYOUTS, what="BEiT's mask token and head of words")
+    return objective

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -12,10 +13,28 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitkit import parallel
+from vitkit.checkpoints.parts import Layout
+from vitkit.checkpoints.table import Rule, Table
 from vitkit.data.loader import Batch
 from vitkit.data.views import Colours, random_crops, recolour
+from vitkit.layers.prototypes import Prototypes
 from vitkit.models import Backbone
-from vitkit.objectives import Objective
+from vitkit.objectives import Objective, load_into
+
+MODELS = (("student", "student"), ("backbone", "teacher"))  # here, and in files
+# A full checkpoint: two models, two heads, and the loss's centre.
+LAYOUTS = (
+    Layout(
+        Table(
+            (
+                Rule("center", ("dino_loss.center",)),
+                *(Rule(f"{ours}.{{name}}", (f"{theirs}.backbone.{{name}}",)) for ours, theirs in MODELS),
+                *(Rule(f"{theirs}_head.{{name}}", (f"{theirs}.head.{{name}}",)) for _, theirs in MODELS),
+            )
+        ),
+        aliases=((r"^(student|teacher)\.module\.", r"\1."),),
+    ),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +45,9 @@ class Config:
     of the model's in whole patches: 96 of 224), each of a share of the picture's area. `outputs` is K, the number of
     prototypes; with `fixed_norm` all have length 1. The teacher's temperature goes in equal steps, one an epoch, from
     the first to the second of `teacher_temperatures`, reached in the last of `temperature_epochs`. The last layer rests
-    for `freeze_epochs`. The teacher's `momentum` goes to 1 on a cosine. Defaults are the published code's.
+    for `freeze_epochs`. The teacher's `momentum` goes to 1 on a cosine: what it starts from is a memory of
+    1 / (1 - momentum) steps, which must be short beside the run. Defaults are the published code's. `start` is a full
+    checkpoint of DINO's, from whose student, teacher, heads and centre this goes on.
     """
 
     outputs: int = 65536
@@ -45,6 +66,7 @@ class Config:
     freeze_epochs: int = 1
     momentum: float = 0.996
     center_momentum: float = 0.9
+    start: str = ""
 
     def __post_init__(self) -> None:
         """Refuses what collapses or cannot be counted."""
@@ -74,20 +96,6 @@ class Head(nn.Module):
     def forward(self, x: Float[Tensor, "b d"], *, rest: bool = False) -> Float[Tensor, "b k"]:
         """The logits; with `rest` the last layer gets no gradient, so that no optimiser touches it."""
         return self.last_layer(F.normalize(self.mlp(x).float(), dim=1), rest=rest)
-
-
-class Prototypes(nn.Module):
-    """A dense layer without bias whose rows are a length and a direction; names as in DINO's checkpoints."""
-
-    def __init__(self, width: int, outputs: int, *, fixed_norm: bool):
-        super().__init__()
-        self.weight_g = nn.Parameter(torch.ones(outputs, 1), requires_grad=not fixed_norm)
-        self.weight_v = nn.Parameter(torch.empty(outputs, width).uniform_(-(width**-0.5), width**-0.5))
-
-    def forward(self, x: Float[Tensor, "b d"], *, rest: bool = False) -> Float[Tensor, "b k"]:
-        """The products with the rows."""
-        weight = self.weight_g * F.normalize(self.weight_v, dim=1)
-        return F.linear(x, weight.detach() if rest else weight)
 
 
 class DINO(Objective):
@@ -226,5 +234,10 @@ def _three_sevenths(size: Sequence[int], backbone: Backbone) -> tuple[int, int]:
 
 
 def build(config: Config, backbone: Backbone) -> DINO:
-    """The objective around a backbone."""
-    return DINO(config, backbone)
+    """The objective around a backbone, or as the full checkpoint has it that the config names."""
+    objective = DINO(config, backbone)
+    if config.start:
+        # The state but for the progress of the run, and for heads that classify, which DINO has not.
+        parts = [name for name in objective.state_dict() if not re.match(r"progress$|(student|backbone)\.head\.", name)]
+        load_into(objective, config.start, parts, LAYOUTS, what="DINO's student, teacher, heads and centre")
+    return objective

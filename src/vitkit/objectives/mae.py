@@ -8,6 +8,10 @@ from einops import rearrange, repeat
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from vitkit.checkpoints.dialects import huggingface
+from vitkit.checkpoints.huggingface_folder import ALIASES, MLP_ALIASES
+from vitkit.checkpoints.parts import Layout, load_parts
+from vitkit.checkpoints.table import FUSED3, Rule, Table
 from vitkit.data.loader import Batch
 from vitkit.models import Backbone
 from vitkit.models.deit import DeiT
@@ -17,6 +21,27 @@ from vitkit.objectives import Objective
 from vitkit.objectives.masked import patch_pixels
 
 PATCH_EPS = 1e-6
+OWN = (
+    *("mask_token", "decoder_pos_embed", "decoder_embed.{leaf}", "decoder_norm.{leaf}", "decoder_pred.{leaf}"),
+    *(
+        f"decoder_blocks.{{i}}.{part}.{{leaf}}"
+        for part in ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
+    ),
+)
+# The decoder in MAE's own files, and in transformers', whose blocks are named as the encoder's.
+LAYOUTS = (
+    Layout(Table(tuple(Rule(name, (name,)) for name in OWN))),
+    Layout(
+        Table(
+            (
+                *(Rule(name, (f"decoder.{name}",)) for name in OWN if "blocks" not in name),
+                *(Rule(f"decoder_{ours}", (theirs,)) for ours, theirs in huggingface.PAIRS.items() if "blocks" in ours),
+                Rule("decoder_blocks.{i}.attn.qkv.{leaf}", huggingface.QKV, FUSED3),
+            )
+        ),
+        aliases=((r"^decoder\.decoder_(?:layers|encoder\.layer)\.", "layers."), *ALIASES, *MLP_ALIASES),
+    ),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +49,8 @@ class Config:
     """The share of patches that are `masked`, the decoder's size, and whether pixels are `normalised` patch by patch.
 
     Normalised means the mean taken off and divided by the standard deviation of the patch's own pixels, all channels
-    together (section 4.1, "Reconstruction target").
+    together (section 4.1, "Reconstruction target"). `start` is a checkpoint whose decoder this one goes on from: a
+    full file of MAE's, or transformers' ViTMAEForPreTraining.
     """
 
     masked: float = 0.75
@@ -32,6 +58,7 @@ class Config:
     decoder_width: int = 512
     decoder_depth: int = 8
     decoder_heads: int = 16
+    start: str = ""
 
     def __post_init__(self) -> None:
         """Refuses a share that leaves nothing to see or to paint."""
@@ -133,5 +160,11 @@ class MAE(Objective):
 
 
 def build(config: Config, backbone: Backbone) -> MAE:
-    """The objective around a backbone."""
-    return MAE(config, backbone)
+    """The objective around a backbone, its decoder as the config says."""
+    objective = MAE(config, backbone)
+    if config.start:
+        wanted = {name: tuple(each.shape) for name, each in objective.decoder.state_dict().items()}
+        heads = config.decoder_heads
+        found = load_parts(config.start, wanted, LAYOUTS, what="MAE's decoder", num_heads=heads)
+        objective.decoder.load_state_dict(found)
+    return objective

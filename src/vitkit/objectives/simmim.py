@@ -9,10 +9,26 @@ from einops import rearrange, repeat
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from vitkit.checkpoints.parts import POINTWISE, TOKEN, Layout
+from vitkit.checkpoints.table import Rule, Table
 from vitkit.data.loader import Batch
 from vitkit.models import Backbone, TokenBackbone
-from vitkit.objectives import Objective
+from vitkit.objectives import Objective, load_into
 from vitkit.objectives.masked import patch_pixels, put_mask, token_backbone
+
+# The parts in SimMIM's files; transformers has the mask token among the embeddings.
+LAYOUTS = (
+    Layout(
+        Table(
+            (
+                Rule("mask_token", ("encoder.mask_token",), TOKEN),
+                Rule("decoder.weight", ("decoder.0.weight",), POINTWISE),
+                Rule("decoder.bias", ("decoder.0.bias",)),
+            )
+        ),
+        aliases=((r"^(?:vit|beit|deit)\.embeddings\.mask_token$", "encoder.mask_token"),),
+    ),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,10 +36,13 @@ class Config:
     """The share of squares that are `masked`, and how many pixels a side one has (`unit`).
 
     A unit is a whole number of patches each way; where a patch is no smaller, the patches themselves are masked.
+    `start` is a checkpoint whose mask token and decoder these go on from: a file of SimMIM's pre-training, or
+    transformers' ViTForMaskedImageModeling.
     """
 
     masked: float = 0.6
     unit: int = 32
+    start: str = ""
 
     def __post_init__(self) -> None:
         """Refuses what masks nothing."""
@@ -79,5 +98,9 @@ def unit_mask(num: int, grid: tuple[int, int], span: tuple[int, int], share: flo
 
 
 def build(config: Config, backbone: Backbone) -> SimMIM:
-    """The objective around a backbone."""
-    return SimMIM(config, backbone)
+    """The objective around a backbone, its own parts as the config says."""
+    objective = SimMIM(config, backbone)
+    if config.start:
+        parts = ("mask_token", "decoder.weight", "decoder.bias")
+        load_into(objective, config.start, parts, LAYOUTS, what="SimMIM's mask token and decoder")
+    return objective

@@ -16,6 +16,7 @@ SUFFIXES = {
     ".bin": "pickled",
     ".ckpt": "pickled",
     ".pkl": "pickled",
+    ".tar": "pickled",  # as in MoCo v3's .pth.tar, which is no archive of files
     ".json": "sharded",
 }
 

@@ -4,11 +4,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from vitkit.checkpoints import timm_folder as library
 from vitkit.checkpoints.dialects import Description, Format, Found, beit_huggingface, timm
 from vitkit.checkpoints.expressible import lacking, meaning
 from vitkit.checkpoints.inference_like import infer_like, relative_image_size
 from vitkit.checkpoints.table import Rule, Table
+from vitkit.checkpoints.tensors import Info, Tensors
 from vitkit.data.processor import HALF, Processor
 from vitkit.models import beit
 
@@ -29,6 +32,20 @@ TABLE = Table(
         *(Rule(f"blocks.{{i}}.ls{number}.gamma", (f"blocks.{{i}}.gamma_{number}",)) for number in (1, 2)),
     )
 )
+
+
+def arrange(tensors: Tensors) -> Tensors:
+    """SimMIM's pre-training had no final norm: as its own fine-tuning does, one is put behind the mean of the patches.
+
+    Told by the mask token of a file without any such norm.
+    """
+    names, token = tensors.infos.keys(), tensors.infos.get("mask_token")
+    if token is None or "norm.weight" in names or "fc_norm.weight" in names:
+        return tensors
+    info = Info((token.shape[-1],), token.dtype)
+    fresh = {"fc_norm.weight": torch.ones(info.shape), "fc_norm.bias": torch.zeros(info.shape)}
+    infos = {**tensors.infos, **dict.fromkeys(fresh, info)}
+    return Tensors(infos, lambda name: fresh[name] if name in fresh else tensors.read(name))
 
 
 def describe(found: Found) -> Description:
@@ -87,9 +104,11 @@ FORMAT = Format(
         (r".*relative_position_index", "index tables, which are computed"),
         (r"mask_token", "the mask token of pre-training"),
         (r"lm_head\.(weight|bias)", "the head of masked image modelling"),
+        (r"decoder\.0\.(weight|bias)", "SimMIM's decoder"),
         (r"cls_pt_layers\..*", "the blocks of BEiT v2's pre-training of the class token"),
     ),
     accepts=timm.FORMAT.accepts,
+    arrange=arrange,
     describe=describe,
     obstacle=obstacle,
     write=write,

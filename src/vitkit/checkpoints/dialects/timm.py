@@ -1,5 +1,6 @@
 """timm's names, which are ours: its hub folders, and the official files of DeiT, DeiT III, DINO, DINOv2 and MAE."""
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -44,6 +45,7 @@ FREE = ("qkv_bias", "qk_norm", "layer_scale")
 LINEAGES: tuple[tuple[str, str, str, float], ...] = (
     (r"dinov2|dino_v2", "DINOv2", "bicubic_offset", 1.0),
     (r"dino|teacher\.|backbone\.", "DINO", "bicubic_offset", 7 / 8),
+    (r"base_encoder\.|moco|vit-[sb]-300ep", "MoCo v3", "bicubic", 7 / 8),
     (r"deit[-_]?3", "DeiT III", "bicubic", 1.0),
     (r"mae", "MAE", "bicubic", 7 / 8),
     (r"deit|(^|\.)model\.$", "DeiT", "bicubic", 7 / 8),
@@ -63,6 +65,9 @@ def describe(found: Found) -> Description:
         stated, labels = read_config(found.config)
     else:
         dialect["position_resize"] = lineage[2]
+        if lineage[1] == "MoCo v3":
+            # Its small ViT has heads of half the usual width.
+            stated = {**stated, "num_heads": 12}
         notes.append(f"no config.json: positions are resized as {lineage[1]} does")
     if "num_registers" not in stated and "reg_token" in shapes:
         dialect["position_order"] = ("patches", "class+patches", "all")
@@ -97,7 +102,8 @@ def _processor(found: Found, config: Config, lineage: tuple[str, str, str, float
     if preprocessor is not None:
         return preprocessing.stated(lambda: Processor.from_huggingface(preprocessor), "preprocessor_config.json")
     notes.append(f"no preprocessing in the file: {lineage[1]}'s is taken")
-    return preprocessing.meta(config, lineage[3])
+    processor = preprocessing.meta(config, lineage[3])
+    return dataclasses.replace(processor, interpolation="bilinear") if lineage[1] == "MoCo v3" else processor
 
 
 def obstacle(config: Any) -> str | None:
@@ -136,6 +142,7 @@ FORMAT = Format(
         (r"mask_token", "the mask token of pre-training"),
         (r"decoder.*", "MAE's decoder"),
         (r"head\.(mlp|last_layer).*", "DINO's projection head"),
+        (r"head\.\d+\..*", "MoCo v3's projector"),
     ),
     accepts=lambda config: config is None or ("model_type" not in config and not isinstance(config.get("model"), dict)),
     describe=describe,
