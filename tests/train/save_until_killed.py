@@ -12,6 +12,7 @@ import socket
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +58,15 @@ def free_port() -> int:
 
 def wait_for_more(folder: Path, step: int) -> None:
     """Until the first save after a step is done, so that there is something to lose."""
+    wait(lambda: any(int(path.name.removeprefix("step-")) > step for path in state.states(folder)))
+
+
+def wait(there: Callable[[], bool]) -> None:
     end = time.monotonic() + 120
-    while not any(int(path.name.removeprefix("step-")) > step for path in state.states(folder)):
+    while not there():
         if time.monotonic() > end:
             raise TimeoutError("no state was saved")
-        time.sleep(0.005)
+        time.sleep(0.001)
 
 
 def same(one: Any, other: Any) -> bool:
@@ -78,7 +83,9 @@ def main(kind: str, folder: Path, kills: int, seed: int) -> None:
         port = free_port()
         children = [victim(kind, folder, step, rank, port) for rank in range(2 if kind == "two" else 1)]
         wait_for_more(folder, step)
-        time.sleep(chance.uniform(0.0, 0.15))
+        # A save is under way when the kill is decided; it comes anywhere in it, or in the next.
+        wait(lambda: any(folder.glob("*.tmp")))
+        time.sleep(chance.uniform(0.0, 0.03))
         os.kill(children[chance.randrange(len(children))], signal.SIGKILL)
         if len(children) > 1:
             time.sleep(chance.uniform(0.0, 0.05))
