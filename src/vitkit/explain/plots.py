@@ -169,7 +169,7 @@ def _(drawing: Dots) -> Figure:
 
 @draw.register
 def _(drawing: Curves) -> Figure:
-    below = 0.6 if not drawing.x_names else 0.3 + 0.075 * max(map(len, drawing.x_names))
+    below = 0.6 if not drawing.x_names else 0.3 + 0.06 * max(map(len, drawing.x_names))
     width, high = 6.4, 3.6 + below
     figure, height = blank(width, high, drawing.title)
     axes = figure.add_axes((0.8 / width, below / height, (width - 0.95) / width, (high - below - 0.1) / height))

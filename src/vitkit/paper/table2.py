@@ -23,9 +23,9 @@ def _full() -> tuple[str, ...]:
             out, start = f"runs/{recipe}_{name}", f"runs/{recipe}/best"
             source = commands.IMAGENET if name == "imagenet" else f"parquet:/data/{name}"
             extra = "average=0.9999" if name == "imagenet" else ""
-            size = side if name == "imagenet" else 384
-            side_of = size if "h14" not in recipe or size == 518 else 392
-            lines.append(commands.finetune(start, source, out, steps=steps, rate=rate, resolution=side_of, extra=extra))
+            usual = commands.H14_AT_384 if "h14" in recipe else 384
+            size = side if name == "imagenet" else usual
+            lines.append(commands.finetune(start, source, out, steps=steps, rate=rate, resolution=size, extra=extra))
         real = f"runs/{recipe}_imagenet/best --data {commands.IMAGENET} --with top1,real:real.json"
         lines.append(f"vitkit evaluate {real}")
     return tuple(lines)
