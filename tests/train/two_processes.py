@@ -44,7 +44,7 @@ class End:
     keys: list[list[str]]
 
 
-def in_two(jobs: Iterable[Job], scratch: Path, timeout: float = 300.0) -> None:
+def in_two(jobs: Iterable[Job], scratch: Path, timeout: float = 900.0) -> None:
     """Runs the jobs one after the other in two processes that start once."""
     jobs = list(jobs)
     scratch.mkdir(parents=True, exist_ok=True)
