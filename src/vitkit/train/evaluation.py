@@ -160,7 +160,7 @@ def run(
         predictions=subject.predictions if "predictions" in judge.kinds else None,
         device=str(parameter.device),
         precision=getattr(model, "precision", str(parameter.dtype).removeprefix("torch.")),
-        best=checkpoints.Checkpoint(model=model, processor=processor, labels=labels),
+        best=checkpoints.Checkpoint(model=subject.exact, processor=processor, labels=labels),
     )
 
 
