@@ -10,6 +10,7 @@ import torch
 import vitkit
 from vitkit.cli import main
 from vitkit.data.processor import IMAGENET_MEAN, IMAGENET_STD, Processor
+from vitkit.engine import machine
 from vitkit.predict import Predictor
 
 
@@ -48,7 +49,8 @@ def test_logits_equal_the_reference(weights: Path, shared: Path) -> None:
     with np.load(weights / "reference_logits.npz") as reference:
         files, labels, expected = reference["files"], reference["labels"], reference["logits"]
     photos = [shared / "data" / "imagenet_sample" / name for name in files]
-    logits = np.stack([outcome.output for outcome in Predictor(model.model, STATED).logits(photos)])
+    exact = Predictor(model.model, STATED, precision="float32")
+    logits = np.stack([outcome.output for outcome in exact.logits(photos)])
     np.testing.assert_allclose(logits, expected, atol=1e-3)
     assert (logits.argmax(1) == labels).mean() == pytest.approx(0.828)
 
@@ -58,3 +60,34 @@ def test_logits_of_noise_equal_the_reference(weights: Path) -> None:
     noise = torch.from_numpy(np.random.default_rng(0).standard_normal((2, 3, 224, 224)).astype(np.float32))
     with np.load(weights / "reference_noise.npz") as reference, torch.no_grad():
         np.testing.assert_allclose(model(noise).numpy(), reference["logits"], atol=1e-4)
+
+
+@pytest.mark.slow
+def test_every_precision_on_the_photos(weights: Path, shared: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """How often each path says what float32 says, and how often what is true; merging tokens costs what is known."""
+    model = vitkit.load(weights)
+    photos = sorted((shared / "data" / "imagenet_sample").iterdir())
+    truth = 4 * np.arange(len(photos))
+
+    def run(precision: str, **options: int) -> tuple[np.ndarray, str]:
+        predictor = Predictor(model.model, model.processor, precision=precision, calibration=photos[::8], **options)
+        rows = np.stack([outcome.output for outcome in predictor.logits(photos)])
+        return rows.argmax(1), predictor.statement
+
+    exact, _ = run("float32")
+    right = (exact == truth).mean()
+    # The least agreement with float32, and the most of accuracy that may be lost: one photo is 0.4 points.
+    allowed = {"auto": (0.995, 0.004), "bfloat16": (0.995, 0.004)}
+    if machine(torch.device("cpu")).int8:
+        allowed["int8"] = (0.96, 0.008)
+    for precision, (agreement, loss) in allowed.items():
+        found, statement = run(precision)
+        with capsys.disabled():
+            agreed, accuracy = (found == exact).mean(), (found == truth).mean()
+            print(f"\n{precision}: agrees {agreed:.1%}, top-1 {accuracy:.1%} (float32 {right:.1%}); {statement}")
+        assert agreed >= agreement
+        assert accuracy >= right - loss - 1e-9
+    merged, statement = run("auto", merge_tokens=8)
+    with capsys.disabled():
+        print(f"\n8 tokens merged: top-1 {(merged == truth).mean():.1%}; {statement}")
+    assert (merged == truth).mean() >= right - 0.03

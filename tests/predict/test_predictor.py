@@ -197,3 +197,15 @@ def test_the_bar_changes_nothing(
     watched = Predictor(classifier.model, classifier.processor, progress=True).logits(photos)
     np.testing.assert_array_equal(np.stack(quiet), np.stack([outcome.output for outcome in watched]))
     assert capsys.readouterr().out == ""
+
+
+def test_what_was_made_of_the_weights_is_kept_until_they_change(classifier: Classifier) -> None:
+    first = classifier.predictor(batch_size=2)
+    assert classifier.predictor(batch_size=2) is first
+    assert classifier.predictor(batch_size=3) is not first
+    second = classifier.predictor(batch_size=3)
+    with torch.no_grad():
+        classifier.model.get_parameter("head.bias").add_(0.0)
+    assert classifier.predictor(batch_size=3) is not second
+    calibrated = classifier.predictor(calibration=[np.zeros((8, 8, 3), np.uint8)])
+    assert classifier.predictor(calibration=[np.zeros((8, 8, 3), np.uint8)]) is not calibrated

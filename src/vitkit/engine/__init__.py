@@ -27,6 +27,8 @@ __all__ = ["PRECISIONS", "Engine", "Fast", "Machine", "Path", "accelerate", "mac
 
 # Pictures in one go through the network on a CPU: what fills the products and still stays near the cache.
 CHUNK = 8
+# How many pictures of those there are a path is compared with float32 on.
+JUDGED = 4
 
 
 @dataclass(frozen=True)
@@ -107,16 +109,18 @@ def accelerate(
     if merging and not mergeable(model):
         raise ValueError("tokens can be merged in plain encoder blocks with positions added before the first one only")
     images = check.probe(model)
-    exact: list[Tensor] = []
     refused: list[str] = []
     for path in paths(precision, here, model, merging=merging):
         if not path.fused and path.precision == "float32":
             return Engine(model, "float32", False, 0.0, _sentence(path, 0.0, refused))
-        exact = exact or check.answers(model, images)
+        if path.precision == "int8" and pictures is not None:
+            # Ranges seen on photos are not made for noise.
+            images = pictures()
+        exact = check.answers(model, images[:JUDGED])
         try:
-            base, recipe = _recipe(model, path, here, images, pictures)
+            base, recipe = _recipe(model, path, here, images)
             network = _network(model, base, recipe, path)
-            off = check.difference(exact, check.answers(network, images))
+            off = check.difference(exact, check.answers(network, images[:JUDGED]))
         except (RuntimeError, NotImplementedError) as error:
             refused.append(f"{path.words} failed ({str(error).splitlines()[0][:120]})")
             continue
@@ -126,15 +130,13 @@ def accelerate(
         words = _sentence(path, off, refused)
         if merging:
             network = _network(model, base, replace(recipe, merging=_merging(model, merge, proportional, images)), path)
-            changed = check.difference(exact, check.answers(network, images))
+            changed = check.difference(exact, check.answers(network, images[:JUDGED]))
             words += f"; merging tokens ({merge} a block) changes it by {changed:.1%} more or less"
         return Engine(network, path.precision, path.fused, off, words)
     raise ValueError(f"{precision} cannot be used with this model here: {'; '.join(refused)}")
 
 
-def _recipe(
-    model: Backbone, path: Path, here: Machine, images: Tensor, pictures: Callable[[], Tensor] | None
-) -> tuple[Backbone, Recipe]:
+def _recipe(model: Backbone, path: Path, here: Machine, images: Tensor) -> tuple[Backbone, Recipe]:
     """What the copy is made of, and how: for 8-bit layers a smoothed twin, and the ranges of their inputs."""
     on_cpu = images.device.type == "cpu"
     inner = torch.bfloat16 if path.precision == "int8" and here.bfloat16 else TYPES.get(path.precision, torch.float32)
@@ -154,7 +156,7 @@ def _recipe(
     if not notes:
         raise RuntimeError("it has no dense layers in blocks")
     with torch.inference_mode():
-        for part in (images if pictures is None else pictures()).split(CHUNK):
+        for part in images.split(CHUNK):
             watched(part)
     # Outside of inference mode, whose tensors no copy could change.
     notes = {name: note.outside() for name, note in notes.items()}

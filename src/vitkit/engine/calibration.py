@@ -1,5 +1,6 @@
 """What activations look like on pictures: from it, the ranges of 8-bit layers, and which channels to make smaller."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -54,11 +55,12 @@ class Seen:
         by = torch.ones_like(self.low) if divisor is None else divisor
         sample = torch.cat(self.rows) / by
         low, high = min(float((self.low / by).min()), 0.0), max(float((self.high / by).max()), 1e-6)
-        found = [_range(low * cut, high * cut) for cut in CUTS]
-        errors = [
-            float(((each.whole(sample).float() - each.zero) * each.scale - sample).square().mean()) for each in found
-        ]
-        return found[errors.index(min(errors))]
+        if not math.isfinite(high - low):
+            raise RuntimeError("a layer's input is no number")
+        # One end after the other: where an activation has a floor, cutting it costs more than it gives.
+        high = min((high * cut for cut in CUTS), key=lambda end: _error(sample, _range(low, end)))
+        low = min((low * cut for cut in CUTS), key=lambda end: _error(sample, _range(end, high)))
+        return _range(low, high)
 
 
 def watch(model: nn.Module) -> dict[str, Seen]:
@@ -106,6 +108,10 @@ def _divisor(largest: Float[Tensor, " i"], weight: Float[Tensor, "o i"], strengt
     by = largest.clamp(min=1e-5) ** strength / weight.abs().amax(dim=0).clamp(min=1e-5) ** (1 - strength)
     # Powers of two change no digit of a weight or a bias, only its exponent.
     return torch.exp2(by.clamp(1e-4, 1e4).log2().round())
+
+
+def _error(sample: Tensor, through: Range) -> float:
+    return float(((through.whole(sample).float() - through.zero) * through.scale - sample).square().mean())
 
 
 def _range(low: float, high: float) -> Range:

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from jaxtyping import Float
@@ -16,6 +17,10 @@ from vitkit.models import Backbone
 from vitkit.predict.backends import exported, is_export
 from vitkit.predict.inputs import expand
 from vitkit.predict.predictor import Prediction, Predictor, top_predictions
+
+# The last predictor of each classifier: what it made of the weights is not made again for every call. Not an attribute,
+# which would be copied and pickled with the module.
+_LAST: "WeakKeyDictionary[Classifier, tuple[Any, Predictor]]" = WeakKeyDictionary()
 
 
 class Classifier(nn.Module):
@@ -63,13 +68,21 @@ class Classifier(nn.Module):
         """
         if not self.labels:
             raise ValueError("this model has no classes: use `embed`, or give it a head by fine-tuning")
-        predictor = Predictor(self.model, self.processor, **options)
-        for image, logits in _outputs(predictor.logits(_images(images))):
+        for image, logits in _outputs(self.predictor(**options).logits(_images(images))):
             yield image, top_predictions(logits, self.labels, top)
 
     def embed(self, images: Any, **options: Any) -> Iterator[tuple[Any, np.ndarray]]:
         """Each image with its representation (d,), float32; arguments and errors as `classify`."""
-        return _outputs(Predictor(self.model, self.processor, **options).embeddings(_images(images)))
+        return _outputs(self.predictor(**options).embeddings(_images(images)))
+
+    def predictor(self, **options: Any) -> Predictor:
+        """A `Predictor` with these options; that of the call before where neither they nor the weights have changed."""
+        state = _state(self, options)
+        found = _LAST.get(self)
+        if found is None or state is None or found[0] != state:
+            found = (state, Predictor(self.model, self.processor, **options))
+            _LAST[self] = found
+        return found[1]
 
     def save(self, folder: str | os.PathLike[str], **options: Any) -> None:
         """Writes a checkpoint folder (weights, config, preprocessing); `options` are those of `checkpoints.save`."""
@@ -89,11 +102,22 @@ def load(source: str | os.PathLike[str], **options: Any) -> Classifier:
     """
     if is_export(Path(source).expanduser()):
         if changed := [name for name, value in options.items() if value]:
-            raise ValueError(f"{source} is an exported model, which {' and '.join(changed)} cannot change: export again")
+            raise ValueError(
+                f"{source} is an exported model, which {' and '.join(changed)} cannot change: export again"
+            )
         model, processor, labels = exported(Path(source).expanduser())
         return Classifier(model, processor, labels, checkpoints.Origin(source=str(source), format=model.export.target))
     loaded = checkpoints.load(source, **options)
     return Classifier(loaded.model.eval(), loaded.processor, loaded.labels, loaded.origin)
+
+
+def _state(classifier: Classifier, options: dict[str, Any]) -> tuple[Any, ...] | None:
+    """What a predictor depends on, told apart by every change of a weight; None where that cannot be known."""
+    tensors = [*classifier.model.parameters(), *classifier.model.buffers()]
+    if any(tensor.is_inference() for tensor in tensors) or options.get("calibration"):
+        return None
+    weights = tuple((tensor.data_ptr(), tensor._version) for tensor in tensors)
+    return (classifier.processor, id(classifier.model), tuple(sorted(options.items())), weights)
 
 
 def _images(images: Any) -> Iterable[Any]:
