@@ -114,7 +114,7 @@ def _judge(checkpoint: Checkpoint, part: Path, found: list[Export], tolerance: f
     except ImportError:
         raise
     except Exception as error:
-        raise ExportError(f"{found[-1].target} does not run this model once exported: {_line(error)}") from error
+        raise ExportError(f"{found[-1].target} does not run this model once exported: {_line(error, part)}") from error
     for name, value in difference.items():
         if not value <= tolerance * scale[name]:
             raise ExportError(
@@ -125,8 +125,9 @@ def _judge(checkpoint: Checkpoint, part: Path, found: list[Export], tolerance: f
     _write_config(checkpoint, found[-1], part)
 
 
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
+def _line(error: Exception, part: Path | None = None) -> str:
+    text = str(error).replace(f"{part}: ", "")
+    return " ".join(text.split())[:300] or type(error).__name__
 
 
 def _module(name: str) -> ModuleType:

@@ -16,7 +16,7 @@ _ORIGINS = ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "fr
 
 @dataclass(frozen=True)
 class Traced:
-    """The graph from `images` to `outputs`, and how its tokens are laid out; `model` is the model as it was traced."""
+    """The graph from `images` to `outputs`, and how its tokens are laid out."""
 
     program: torch.export.ExportedProgram
     outputs: tuple[str, ...]
@@ -25,16 +25,19 @@ class Traced:
 
 
 class _Answers(nn.Module):
-    """Logits (where there are classes), representation and tokens of one pass."""
+    """The outputs of one pass that `names` names."""
 
-    def __init__(self, model: Backbone):
+    def __init__(self, model: Backbone, names: tuple[str, ...]):
         super().__init__()
         self.model = model
+        self.names = names
 
     def forward(self, images: Float[Tensor, "b c height width"]) -> tuple[Tensor, ...]:
         features = self.model.features(images)
-        answers = (self.model.represent(features), features.tokens)
-        return (self.model.logits(features), *answers) if self.model.config.num_classes else answers
+        answers = {"representation": self.model.represent(features), "tokens": features.tokens}
+        if "logits" in self.names:
+            answers["logits"] = self.model.logits(features)
+        return tuple(answers[name] for name in self.names)
 
 
 def trace(model: Backbone) -> Traced:
@@ -50,14 +53,16 @@ def trace(model: Backbone) -> Traced:
     images = torch.zeros(2, model.config.channels, rows, columns)
     with torch.no_grad():
         features = plain.features(images)
+        # Without pooling the representation is the tokens, and OpenVINO takes no tensor as two outputs.
+        pooled = () if plain.represent(features) is features.tokens else ("representation",)
+        names = (*(("logits",) if model.config.num_classes else ()), *pooled, "tokens")
         program = torch.export.export(
-            _Answers(plain), (images,), dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1)}}
+            _Answers(plain, names), (images,), dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1)}}
         )
     _forget(program)
-    names = ("representation", "tokens")
     return Traced(
         program=program,
-        outputs=("logits", *names) if model.config.num_classes else names,
+        outputs=names,
         grid=features.grid,
         num_special=features.num_special,
     )

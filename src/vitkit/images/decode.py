@@ -17,6 +17,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from vitkit.images import turbo
 from vitkit.images.color import Color, Profile, check_background, over, split_alpha, to_srgb
 from vitkit.images.depth import floats_to_bytes, integers_to_bytes
 from vitkit.images.errors import ImageError
@@ -217,6 +218,11 @@ def _layers(header: Header, allow_truncated: bool) -> tuple[Image.Image, Image.I
     return *_place(image, key if alpha is None else alpha, header), replace(header, clean=b"")
 
 
+def _fast_layers(header: Header) -> tuple[Image.Image, None, Header] | None:
+    pixels = turbo.decode(header)
+    return None if pixels is None else (Image.fromarray(pixels), None, replace(header, clean=b""))
+
+
 def open_image(
     source: Source,
     *,
@@ -235,7 +241,8 @@ def open_image(
     """
     check_background(background)
     header = probe(read_source(source, limits), limits, allow_truncated=allow_truncated)
-    image, alpha, header = _layers(header if header.complete else _finished(header), allow_truncated)
+    header = header if header.complete else _finished(header)
+    image, alpha, header = _fast_layers(header) or _layers(header, allow_truncated)
     try:
         image = to_srgb(image, header.profile, profile)
     except ValueError:

@@ -117,7 +117,7 @@ class Predictor:
         if self._ready is None:
             network = placed(self._given, self.device)
             dtype = next(network.parameters()).dtype
-            if not isinstance(network, Backbone) or dtype != torch.float32:
+            if not isinstance(network, Backbone) or isinstance(network, Exported) or dtype != torch.float32:
                 self._ready = as_it_is(network, self._precision)
             else:
                 self._ready = engine.accelerate(

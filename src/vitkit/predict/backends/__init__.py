@@ -36,8 +36,8 @@ VERSION = 1
 class Export:
     """What config.json says of an export under `export`.
 
-    `outputs` names the model's outputs in order: `logits` (where it has classes), `representation`, `tokens`, the last
-    laid out as `grid` and `num_special` say. `difference` is how far the farthest of them was from the model's own.
+    `outputs` names the model's outputs in order: `logits` (where it has classes), `representation` (where that is not
+    the tokens), and `tokens`, laid out as `grid` and `num_special` say. `difference` is how far the farthest of them was from the model's own.
     """
 
     target: str
@@ -76,7 +76,7 @@ class Exported(models.Backbone):
     def features(self, images: Float[Tensor, "b c height width"]) -> Answered:
         """The tokens, with the logits and the representation that came with them."""
         found = self._run(images, self.export.outputs)
-        representation = found["representation"]
+        representation = found.get("representation", found["tokens"])
         return Answered(
             tokens=found["tokens"],
             grid=self.export.grid,
@@ -174,8 +174,8 @@ def _exported(folder: Path) -> tuple[Exported, Processor, tuple[str, ...]]:
     if stated_config.get("vitkit") != VERSION:
         raise CheckpointError(f"an export of version {stated_config.get('vitkit')!r}; this vitkit reads {VERSION}")
     export = from_dict(Export, stated_config["export"], where="export")
-    if not {"representation", "tokens"} <= set(export.outputs) or min(*export.grid, export.width) < 1:
-        raise ValueError(f"an export gives a representation and tokens, not {export.outputs} of grid {export.grid}")
+    if "tokens" not in export.outputs or len(export.grid) != 2 or min(*export.grid, export.width) < 1:
+        raise ValueError(f"an export gives tokens, not {export.outputs} of grid {export.grid}")
     config = models.from_dict(stated_config["model"] if isinstance(stated_config.get("model"), dict) else {})
     labels = stated_config.get("labels", [])
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):

@@ -38,7 +38,9 @@ _ATEN: Final = frozenset(
     squeeze stack sub sum sym_size t tanh tensor_split tile to transpose unbind unflatten unsqueeze upsample_bicubic2d
     upsample_bilinear2d var var_mean view where zeros zeros_like""".split()
 )
-_TARGET: Final = re.compile(r"torch\.ops\.aten\.(?P<aten>\w{1,60})\.\w{1,40}|_operator\.(?:add|sub|mul|floordiv|getitem)")
+_TARGET: Final = re.compile(
+    r"torch\.ops\.aten\.(?P<aten>\w{1,60})\.\w{1,40}|_operator\.(?:add|sub|mul|floordiv|getitem)"
+)
 _NAME: Final = re.compile(r"[\w./+\- ]{0,200}")
 _EINSUM: Final = re.compile(r"[a-zA-Z, ]{1,80}->[a-zA-Z ]{0,40}")
 _SIZE: Final = re.compile(

@@ -1,0 +1,169 @@
+"""Programs of torch.export from strangers: whatever could run code is refused before torch reads the archive."""
+
+import io
+import json
+import pickle
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_exporters import checkpoint
+
+import vitkit
+from vitkit import checkpoints, export
+from vitkit.predict.backends.program_check import check
+
+MODEL, WEIGHTS = "models/model.json", "data/weights/model_weights_config.json"
+CONSTANTS, SAMPLES = "data/constants/model_constants_config.json", "data/sample_inputs/model.pt"
+
+
+class Bomb:
+    """Leaves a file behind when it is unpickled."""
+
+    def __init__(self, canary: Path):
+        self.canary = canary
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.write_text, (self.canary, "fired"))
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sound") / "out"
+    export.export(checkpoint(), folder, to="program")
+    return folder
+
+
+def members(path: Path) -> dict[str, bytes]:
+    """The archive's parts without the folder that they lie in."""
+    with zipfile.ZipFile(path) as archive:
+        return {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
+
+
+def written(path: Path, parts: Mapping[str, bytes], compression: int = zipfile.ZIP_STORED) -> Path:
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, data in parts.items():
+            archive.writestr(f"model/{name}", data)
+    return path
+
+
+def edited(part: str, edit: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, bytes]], None]:
+    def change(parts: dict[str, bytes]) -> None:
+        value = json.loads(parts[part])
+        edit(value)
+        parts[part] = json.dumps(value).encode()
+
+    return change
+
+
+def first_weight(config: dict[str, Any]) -> dict[str, Any]:
+    return next(iter(config["config"].values()))
+
+
+def nodes(model: dict[str, Any]) -> list[dict[str, Any]]:
+    return model["graph_module"]["graph"]["nodes"]
+
+
+def symbol(model: dict[str, Any]) -> dict[str, Any]:
+    return next(iter(model["graph_module"]["graph"]["sym_int_values"].values()))["as_expr"]
+
+
+def call_spec(model: dict[str, Any]) -> dict[str, Any]:
+    return next(entry["signature"] for entry in model["graph_module"]["module_call_graph"] if entry["signature"])
+
+
+def bomb(canary: Path) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(Bomb(canary), buffer)
+    return buffer.getvalue()
+
+
+def constant(name: str) -> Callable[[dict[str, Any]], None]:
+    entry = {"path_name": name, "is_param": False, "use_pickle": True, "tensor_meta": None}
+    return lambda config: config["config"].update({"evil": entry})
+
+
+HOSTILE: dict[str, tuple[Callable[[dict[str, bytes]], None], str]] = {
+    "a weight that is a pickle": (edited(WEIGHTS, lambda c: first_weight(c).update(use_pickle=True)), "is a pickle"),
+    "a weight that may be one": (edited(WEIGHTS, lambda c: first_weight(c).update(use_pickle=0)), "is a pickle"),
+    "a constant that is a pickle": (edited(CONSTANTS, constant("tensor_0")), "is a pickle"),
+    "a custom object": (edited(CONSTANTS, constant("custom_obj_0")), "is a pickle"),
+    "an opaque object": (edited(CONSTANTS, constant("opaque_obj_0")), "is a pickle"),
+    "weights of the old layout": (lambda parts: parts.update({"data/weights/model.pt": b"x"}), "a part 'data/weights/model.pt'"),
+    "a compiled library": (lambda parts: parts.update({"data/aotinductor/model/a.so": b"x"}), "that a plain program does not have"),
+    "a second model": (lambda parts: parts.update({"models/other.json": parts[MODEL]}), "that a plain program does not have"),
+    "a weight from elsewhere": (edited(WEIGHTS, lambda c: first_weight(c).update(path_name="../../x")), "is a pickle"),
+    "guards": (edited(MODEL, lambda m: m.update(guards_code=["__import__('os').system('x')"])), "guards, which are Python code"),
+    "an operator of another module": (edited(MODEL, lambda m: nodes(m)[0].update(target="torch.serialization.os.system")), "the operator"),
+    "an operator that maps files": (edited(MODEL, lambda m: nodes(m)[0].update(target="torch.ops.aten.from_file.default")), "the operator"),
+    "an operator of a library": (edited(MODEL, lambda m: nodes(m)[0].update(target="torch.ops.evil.run.default")), "the operator"),
+    "an extension": (edited(MODEL, lambda m: nodes(m)[0].update(target="#evil")), "the operator"),
+    "a size that is Python": (edited(MODEL, lambda m: symbol(m).update(expr_str="__import__('os').system('x')")), "a size is given as"),
+    "a size without end": (edited(MODEL, lambda m: symbol(m).update(expr_str="Pow(Integer(9), Integer(99999999))")), "a size is given as"),
+    "a name that is Python": (edited(MODEL, lambda m: nodes(m)[0].update(name="x = __import__('os')")), "is no name"),
+    "metadata that is Python": (edited(MODEL, lambda m: nodes(m)[0].update(metadata={"a": "f(1)"})), "is no name"),
+    "arguments of a type by name": (
+        edited(MODEL, lambda m: call_spec(m).update(in_spec='[1, {"type": "evil.Type", "context": "null", "children_spec": []}]')),
+        "nested in 'evil.Type'",
+    ),
+    "arguments that are no JSON": (edited(MODEL, lambda m: call_spec(m).update(in_spec="(*, *)")), "is not JSON"),
+    "a tensor larger than its bytes": (
+        edited(WEIGHTS, lambda c: first_weight(c)["tensor_meta"].update(sizes=[{"as_int": 10**12}])),
+        "smaller than the tensor",
+    ),
+    "no program": (lambda parts: parts.pop(MODEL), "missing"),
+    "a program that is no object": (lambda parts: parts.update({MODEL: b"[]"}), "not laid out|no program"),
+    "a program that is no JSON": (lambda parts: parts.update({MODEL: b"\xff"}), "not JSON"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_what_could_do_more_than_compute_is_refused(name: str, sound: Path, tmp_path: Path) -> None:
+    change, says = HOSTILE[name]
+    parts = members(sound / "model.pt2")
+    change(parts)
+    for path in sound.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    written(tmp_path / "model.pt2", parts)
+    with pytest.raises(checkpoints.CheckpointError, match=says) as caught:
+        vitkit.load(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("where", [SAMPLES, "data/weights/weight_0"])
+def test_a_pickle_never_fires(where: str, sound: Path, tmp_path: Path) -> None:
+    """The canary is what `torch.export.load` itself would set off (torch 2.15)."""
+    parts, canary = members(sound / "model.pt2"), tmp_path / "canary"
+    parts[where] = bomb(canary)
+    if where != SAMPLES:
+        edited(WEIGHTS, lambda config: first_weight(config).update(use_pickle=True))(parts)
+    path = written(tmp_path / "model.pt2", parts)
+    with path.open("rb") as file, pytest.raises(checkpoints.CheckpointError, match="pickle"):
+        check(file, path.name)
+    assert not canary.exists()
+    pickle.loads(pickle.dumps(Bomb(canary)))
+    assert canary.exists(), "the canary works"
+
+
+def test_a_zip_bomb_is_refused(sound: Path, tmp_path: Path) -> None:
+    parts = members(sound / "model.pt2")
+    parts["data/weights/weight_0"] = b"\0" * 50_000_000
+    path = written(tmp_path / "model.pt2", parts, zipfile.ZIP_DEFLATED)
+    with path.open("rb") as file, pytest.raises(checkpoints.CheckpointError, match="larger than the file|no .pt2"):
+        check(file, path.name)
+
+
+def test_no_archive_at_all(tmp_path: Path) -> None:
+    for data in (b"", b"PK\x03\x04", b"\0" * 4096):
+        (tmp_path / "model.pt2").write_bytes(data)
+        with (tmp_path / "model.pt2").open("rb") as file, pytest.raises(checkpoints.CheckpointError, match="no .pt2"):
+            check(file, "model.pt2")
+
+
+def test_what_vitkit_wrote_passes(sound: Path) -> None:
+    with (sound / "model.pt2").open("rb") as file:
+        check(file, "model.pt2")
+    assert not members(sound / "model.pt2")[SAMPLES]
