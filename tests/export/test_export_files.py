@@ -80,7 +80,7 @@ def test_openvino_keeps_weights_in_half_the_space(exported: Callable[..., Path],
 
 
 def test_a_pad_of_zero_before_a_maximum_stays_one(tmp_path: Path) -> None:
-    """ONNX Runtime folds it into the pool as minus infinity; BiT's answers were 2.5e-3 off (`onnx._keep_zero_padding`)."""
+    """ONNX Runtime folds it into the pool as minus infinity; BiT's answers were 2.5e-3 off."""
     needs("onnx")
     made = checkpoint("resnet")
     found = export.export(made, tmp_path / "out", to="onnx")
@@ -97,7 +97,7 @@ def test_the_command_fixes_the_size_and_the_export_classifies(
     pictures(tmp_path / "photos", 3)
     side = 2 * made.model.config.image_size[0]
     assert cli.main(["export", "best", "--to", "program", "--image-size", str(side)]) == 0
-    assert f"best-program: program, " in capsys.readouterr().out
+    assert "best-program: program, " in capsys.readouterr().out
     outputs = []
     for model in (["best", "--image-size", str(side)], ["best-program"]):
         assert cli.main(["embed", model[0], "photos", *model[1:], "--out", f"{model[0]}.npz"]) == 0

@@ -86,27 +86,39 @@ def constant(name: str) -> Callable[[dict[str, Any]], None]:
     return lambda config: config["config"].update({"evil": entry})
 
 
+def operator(target: str) -> Callable[[dict[str, bytes]], None]:
+    return edited(MODEL, lambda model: nodes(model)[0].update(target=target))
+
+
+def size(text: str) -> Callable[[dict[str, bytes]], None]:
+    return edited(MODEL, lambda model: symbol(model).update(expr_str=text))
+
+
+def added(name: str) -> Callable[[dict[str, bytes]], None]:
+    return lambda parts: parts.update({name: parts[MODEL]})
+
+
 HOSTILE: dict[str, tuple[Callable[[dict[str, bytes]], None], str]] = {
     "a weight that is a pickle": (edited(WEIGHTS, lambda c: first_weight(c).update(use_pickle=True)), "is a pickle"),
     "a weight that may be one": (edited(WEIGHTS, lambda c: first_weight(c).update(use_pickle=0)), "is a pickle"),
     "a constant that is a pickle": (edited(CONSTANTS, constant("tensor_0")), "is a pickle"),
     "a custom object": (edited(CONSTANTS, constant("custom_obj_0")), "is a pickle"),
     "an opaque object": (edited(CONSTANTS, constant("opaque_obj_0")), "is a pickle"),
-    "weights of the old layout": (lambda parts: parts.update({"data/weights/model.pt": b"x"}), "a part 'data/weights/model.pt'"),
-    "a compiled library": (lambda parts: parts.update({"data/aotinductor/model/a.so": b"x"}), "that a plain program does not have"),
-    "a second model": (lambda parts: parts.update({"models/other.json": parts[MODEL]}), "that a plain program does not have"),
+    "weights of the old layout": (added("data/weights/model.pt"), "a part 'data/weights/model.pt'"),
+    "a compiled library": (added("data/aotinductor/model/a.so"), "that a plain program does not have"),
+    "a second model": (added("models/other.json"), "that a plain program does not have"),
     "a weight from elsewhere": (edited(WEIGHTS, lambda c: first_weight(c).update(path_name="../../x")), "is a pickle"),
-    "guards": (edited(MODEL, lambda m: m.update(guards_code=["__import__('os').system('x')"])), "guards, which are Python code"),
-    "an operator of another module": (edited(MODEL, lambda m: nodes(m)[0].update(target="torch.serialization.os.system")), "the operator"),
-    "an operator that maps files": (edited(MODEL, lambda m: nodes(m)[0].update(target="torch.ops.aten.from_file.default")), "the operator"),
-    "an operator of a library": (edited(MODEL, lambda m: nodes(m)[0].update(target="torch.ops.evil.run.default")), "the operator"),
-    "an extension": (edited(MODEL, lambda m: nodes(m)[0].update(target="#evil")), "the operator"),
-    "a size that is Python": (edited(MODEL, lambda m: symbol(m).update(expr_str="__import__('os').system('x')")), "a size is given as"),
-    "a size without end": (edited(MODEL, lambda m: symbol(m).update(expr_str="Pow(Integer(9), Integer(99999999))")), "a size is given as"),
+    "guards": (edited(MODEL, lambda m: m.update(guards_code=["f(1)"])), "guards, which are Python code"),
+    "an operator of another module": (operator("torch.serialization.os.system"), "the operator"),
+    "an operator that maps files": (operator("torch.ops.aten.from_file.default"), "the operator"),
+    "an operator of a library": (operator("torch.ops.evil.run.default"), "the operator"),
+    "an extension": (operator("#evil"), "the operator"),
+    "a size that is Python": (size("__import__('os').system('x')"), "a size is given as"),
+    "a size without end": (size("Pow(Integer(9), Integer(99999999))"), "a size is given as"),
     "a name that is Python": (edited(MODEL, lambda m: nodes(m)[0].update(name="x = __import__('os')")), "is no name"),
     "metadata that is Python": (edited(MODEL, lambda m: nodes(m)[0].update(metadata={"a": "f(1)"})), "is no name"),
     "arguments of a type by name": (
-        edited(MODEL, lambda m: call_spec(m).update(in_spec='[1, {"type": "evil.Type", "context": "null", "children_spec": []}]')),
+        edited(MODEL, lambda m: call_spec(m).update(in_spec=json.dumps([1, {"type": "evil.Type"}]))),
         "nested in 'evil.Type'",
     ),
     "arguments that are no JSON": (edited(MODEL, lambda m: call_spec(m).update(in_spec="(*, *)")), "is not JSON"),
@@ -152,14 +164,14 @@ def test_a_zip_bomb_is_refused(sound: Path, tmp_path: Path) -> None:
     parts = members(sound / "model.pt2")
     parts["data/weights/weight_0"] = b"\0" * 50_000_000
     path = written(tmp_path / "model.pt2", parts, zipfile.ZIP_DEFLATED)
-    with path.open("rb") as file, pytest.raises(checkpoints.CheckpointError, match="larger than the file|no .pt2"):
+    with path.open("rb") as file, pytest.raises(checkpoints.CheckpointError, match=r"larger than the file|no \.pt2"):
         check(file, path.name)
 
 
 def test_no_archive_at_all(tmp_path: Path) -> None:
     for data in (b"", b"PK\x03\x04", b"\0" * 4096):
         (tmp_path / "model.pt2").write_bytes(data)
-        with (tmp_path / "model.pt2").open("rb") as file, pytest.raises(checkpoints.CheckpointError, match="no .pt2"):
+        with (tmp_path / "model.pt2").open("rb") as file, pytest.raises(checkpoints.CheckpointError, match=r"no \.pt2"):
             check(file, "model.pt2")
 
 

@@ -1,8 +1,8 @@
 """Export: a model as a file for another runtime, kept only where it gives the model's own answers.
 
-An exporter is a file here, named as its target and as the backend in `predict.backends` that runs what it writes. It has
-`write(traced, path, precision)`, which writes the model's file, and `TOLERANCES`: the precisions it can write with how
-far each may differ. A new target is one file here and one there.
+An exporter is a file here, named as its target and as the backend in `predict.backends` that runs what it writes. It
+has `write(traced, path, precision)`, which writes the model's file, and `TOLERANCES`: the precisions it can write with
+how far each may differ. A new target is one file here and one there.
 
 The result is a folder: the model's file, `config.json` (the model's config, its labels, and what was exported) and
 `preprocessor_config.json`. `vitkit.load` and every command that predicts take it in place of a checkpoint.

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from vitkit import engine
 from vitkit.data.processor import Processor
+from vitkit.data.processor.resampling import RESAMPLINGS, Resampling, array
 from vitkit.engine.check import probe
 from vitkit.engine.merging import Reduction
 from vitkit.images import ImageError, Limits
@@ -55,7 +56,8 @@ class Predictor:
     8-bit layers are calibrated on `calibration`, images of any kind, or on the first ones that come. `merge_tokens` is
     how many tokens every block merges away (ToMe): faster, and another answer; evaluate it.
     `device` is a torch device or auto (a GPU if there is one). Threads decode and preprocess; `limits` bound what they
-    read, `allow_truncated` accepts images cut short. `progress` draws a bar on standard error.
+    read, `allow_truncated` accepts images cut short; `resampling` is by pillow, or by torch: faster, and the pixels of
+    transformers' default backend. `progress` draws a bar on standard error.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Predictor:
         merge_tokens: Reduction = 0,
         limits: Limits | None = None,
         allow_truncated: bool = False,
+        resampling: Resampling = "pillow",
         progress: bool = False,
     ):
         if precision not in ("auto", *PRECISIONS):
@@ -81,6 +84,9 @@ class Predictor:
         self.batch_size = batch_size or (8 if self.device.type == "cpu" else 64)
         self.limits = limits or Limits()
         self.allow_truncated = allow_truncated
+        if resampling not in RESAMPLINGS:
+            raise ValueError(f"resampling is by {' or '.join(RESAMPLINGS)}, not by '{resampling}'")
+        self.resampling = resampling
         self.progress = progress
         self._given = model
         self._precision = precision
@@ -172,7 +178,10 @@ class Predictor:
                     future.cancel()
 
     def _read(self, image: Any) -> np.ndarray:
-        return self.processor.array(image, limits=self.limits, allow_truncated=self.allow_truncated)
+        reading = {"limits": self.limits, "allow_truncated": self.allow_truncated}
+        if self.resampling == "torch":
+            return array(self.processor, image, **reading)
+        return self.processor.array(image, **reading)
 
     def _run(self, batch: Sequence[tuple[Any, "Future[np.ndarray]"]], network: Network) -> Iterator[Outcome]:
         outcomes: list[Outcome | None] = [None] * len(batch)

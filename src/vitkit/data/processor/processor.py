@@ -7,7 +7,7 @@ from math import floor
 from typing import TYPE_CHECKING, Any, Final, get_args
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, UInt8
 from PIL import Image
 
 from vitkit.data.processor.geometry import Crop, Interpolation, Resize, Size, resize_and_crop, resize_whole, resized
@@ -142,16 +142,7 @@ class Processor:
 
         Errors: ImageError for files, ValueError and TypeError for pictures in memory.
         """
-        if isinstance(image, Image.Image | np.ndarray) or is_tensor(image):
-            rgb = to_rgb(image, channels=channels, background=self.background, profile=self.profile)
-        else:
-            rgb = open_image(
-                image,
-                limits=limits,
-                background=self.background,
-                allow_truncated=allow_truncated,
-                profile=self.profile,
-            )
+        rgb = self.rgb(image, channels=channels, limits=limits, allow_truncated=allow_truncated)
         flat = rgb if self.channels == 3 else rgb.convert("L")
         to = self.size if self.resize_to is None else self.resize_to
         target = resized((flat.height, flat.width), self.resize, to)
@@ -159,9 +150,18 @@ class Processor:
             return resize_whole(flat, target, self.interpolation)
         return resize_and_crop(flat, target, self.interpolation, self.center_crop, self.size, self.fill)
 
+    def rgb(self, image: Picture, *, channels: Channels | None = None, **reading: Any) -> Image.Image:
+        """The whole picture, of mode RGB; `reading` are the `limits` and `allow_truncated` of a file."""
+        if isinstance(image, Image.Image | np.ndarray) or is_tensor(image):
+            return to_rgb(image, channels=channels, background=self.background, profile=self.profile)
+        return open_image(image, background=self.background, profile=self.profile, **reading)
+
     def array(self, image: Picture, **options: Any) -> Float32[np.ndarray, "c h w"]:
         """One picture as numbers, without torch, so that decoding threads need none; options as for `picture`."""
-        pixels = np.asarray(self.picture(image, **options))
+        return self.numbers(np.asarray(self.picture(image, **options)))
+
+    def numbers(self, pixels: UInt8[np.ndarray, "h w *c"]) -> Float32[np.ndarray, "c h w"]:
+        """Levels to numbers: rescaled, and normalised by channel."""
         pixels = pixels[..., None] if pixels.ndim == 2 else pixels
         table = _table(self.rescale, tuple(self.mean), tuple(self.std))
         numbers = np.empty((self.channels, *pixels.shape[:2]), np.float32)

@@ -1,8 +1,8 @@
 """Backends: what runs an exported model; one file for each target, found by its file name.
 
 A backend is a file with `FILE`, the name of the model's file in the folder of an export, and
-`open_file(path, outputs) -> Runner`. `exported(folder)` makes a `Backbone` of the folder, so that whatever reads logits,
-representations or tokens (`Predictor`, `Classifier`, every evaluator) takes an exported model as it takes any other.
+`open_file(path, outputs) -> Runner`. `exported(folder)` makes a `Backbone` of the folder, so that whatever reads
+logits, representations or tokens (`Predictor`, `Classifier`, every evaluator) takes an exported model as any other.
 An export comes from a stranger like any checkpoint: no backend runs code that lies in a file.
 """
 
@@ -37,7 +37,8 @@ class Export:
     """What config.json says of an export under `export`.
 
     `outputs` names the model's outputs in order: `logits` (where it has classes), `representation` (where that is not
-    the tokens), and `tokens`, laid out as `grid` and `num_special` say. `difference` is how far the farthest of them was from the model's own.
+    the tokens), and `tokens`, laid out as `grid` and `num_special` say. `difference` is how far the farthest of them
+    was from the model's own.
     """
 
     target: str

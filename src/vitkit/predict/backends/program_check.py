@@ -28,24 +28,25 @@ _PLAIN: Final = {"archive_format", "archive_version", ".data/version", "byteorde
 _TENSORS: Final = re.compile(r"data/(weights/weight|constants/tensor)_\d{1,6}")
 
 #: Operators without side effects on anything but tensors; the contract test of exports shows which are needed.
-_ATEN: Final = frozenset(
-    """_assert_tensor_metadata add adaptive_avg_pool2d alias amax arange avg_pool2d batch_norm bmm cat chunk clamp clone
-    constant_pad_nd contiguous conv1d conv2d cos cumsum detach div dropout einsum embedding eq exp expand fill_ flatten
-    floor_divide full full_like gather ge gelu group_norm gt index index_select layer_norm le linear logical_not lt
-    masked_fill matmul max max_pool2d mean meshgrid min mm movedim mul narrow native_group_norm native_layer_norm ne neg
-    new_zeros numpy_T ones ones_like outer pad permute pow promote_types relu repeat repeat_interleave reshape roll
-    rsqrt rsub scaled_dot_product_attention select sigmoid silu sin slice softmax split split_with_sizes sqrt square
-    squeeze stack sub sum sym_size t tanh tensor_split tile to transpose unbind unflatten unsqueeze upsample_bicubic2d
-    upsample_bilinear2d var var_mean view where zeros zeros_like""".split()
-)
+_WORDS: Final = """
+_assert_tensor_metadata add adaptive_avg_pool2d alias amax arange avg_pool2d batch_norm bmm cat chunk clamp clone
+constant_pad_nd contiguous conv1d conv2d cos cumsum detach div dropout einsum embedding eq exp expand fill_ flatten
+floor_divide full full_like gather ge gelu group_norm gt index index_select layer_norm le linear logical_not lt
+masked_fill matmul max max_pool2d mean meshgrid min mm movedim mul narrow native_group_norm native_layer_norm ne neg
+new_zeros numpy_T ones ones_like outer pad permute pow promote_types relu repeat repeat_interleave reshape roll
+rsqrt rsub scaled_dot_product_attention select sigmoid silu sin slice softmax split split_with_sizes sqrt square
+squeeze stack sub sum sym_size t tanh tensor_split tile to transpose unbind unflatten unsqueeze upsample_bicubic2d
+upsample_bilinear2d var var_mean view where zeros zeros_like
+"""
+_ATEN: Final = frozenset(_WORDS.split())
 _TARGET: Final = re.compile(
     r"torch\.ops\.aten\.(?P<aten>\w{1,60})\.\w{1,40}|_operator\.(?:add|sub|mul|floordiv|getitem)"
 )
 _NAME: Final = re.compile(r"[\w./+\- ]{0,200}")
 _EINSUM: Final = re.compile(r"[a-zA-Z, ]{1,80}->[a-zA-Z ]{0,40}")
 _SIZE: Final = re.compile(
-    r"(?:Symbol\('s\d{1,6}'(?:, (?:positive|integer|nonnegative)=True){0,3}\)|Integer\(-?\d{1,12}\)|(?:Mul|Add)\(|\)|, )"
-    r"{1,40}"
+    r"(?:Symbol\('s\d{1,6}'(?:, (?:positive|integer|nonnegative)=True){0,3}\)|Integer\(-?\d{1,12}\)"
+    r"|(?:Mul|Add)\(|\)|, ){1,40}"
 )
 
 
