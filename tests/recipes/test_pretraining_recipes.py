@@ -1,6 +1,7 @@
 """Every recipe that learns without labels or from a teacher takes two steps, made narrow but otherwise as it is."""
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,27 @@ def test_the_published_numbers() -> None:
     assert taught.deit_ti16_imagenet().optimizer.rate == pytest.approx(1e-3)
     # The objective counts in the epochs of its run.
     assert dinos.objective.epochs == dinos.epochs
+
+
+def remembered(run: Run) -> float:
+    """The share of the random teacher of the first step that is left in that of the last."""
+    steps = run.total_steps(pretraining.IMAGENET)
+    logs = (math.log(dino.teacher_momentum(run.objective, step / steps)) for step in range(steps))
+    return math.exp(sum(logs))
+
+
+def test_the_teacher_forgets_what_it_started_from() -> None:
+    """Where it does not, the student learns a random network, whose centred answers are uniform: `kl` 0, log K."""
+    assert remembered(pretraining.dino_cifar10()) < 1e-9
+    assert remembered(pretraining.dino_s16_imagenet()) < 1e-9
+    short = override(pretraining.dino_cifar10(), {"objective.momentum": 0.996, "steps": 250})
+    assert remembered(short) == pytest.approx(0.606, abs=0.01)  # what happened on the digits
+
+
+def test_the_decay_and_the_clipping_of_dino() -> None:
+    optimizer = pretraining.dino_s16_imagenet().optimizer
+    assert (optimizer.weight_decay, optimizer.final_decay) == (0.04, 0.4)
+    assert (optimizer.clip, optimizer.clip_by) == (3.0, "tensor")
 
 
 def test_colours_are_counted_in_the_processors_numbers() -> None:

@@ -1,5 +1,8 @@
 """What weight decay touches and how far it moves a weight, against the formulas of both conventions."""
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -57,8 +60,41 @@ def test_frozen_parameters_are_left_out() -> None:
     optim.build(Optimizer(), layer)
 
 
+@pytest.mark.parametrize("decay", ["rate", "schedule"])
+def test_a_decay_that_changes_follows_a_cosine_and_leaves_biases_alone(decay: str) -> None:
+    config = Optimizer(rate=1e-2, weight_decay=0.04, final_decay=0.4, decay=decay)  # type: ignore[arg-type]
+    optimizer = optim.build(config, nn.Linear(3, 2))
+    scale = config.rate if decay == "schedule" else 1.0
+    for step in range(11):
+        optim.set_decay(optimizer, config, step / 10)
+        # DINO's table: final + (base - final) (1 + cos(pi t / T)) / 2
+        expected = 0.4 + 0.5 * (0.04 - 0.4) * (1 + math.cos(math.pi * step / 10))
+        kernels, rest = (group["weight_decay"] for group in optimizer.param_groups)
+        assert (kernels * scale, rest) == (pytest.approx(expected), 0.0)
+    same = optim.build(replace(config, final_decay=None), nn.Linear(3, 2))
+    optim.set_decay(same, replace(config, final_decay=None), 0.5)
+    assert same.param_groups[0]["weight_decay"] * scale == pytest.approx(0.04)
+
+
+def test_gradients_are_clipped_together_or_tensor_by_tensor() -> None:
+    torch.manual_seed(0)
+    gradients = [torch.randn(2, 3) * 10, torch.randn(2) * 0.01]
+    for clip_by in ("all", "tensor"):
+        layer = nn.Linear(3, 2)
+        for parameter, gradient in zip(layer.parameters(), gradients, strict=True):
+            parameter.grad = gradient.clone()
+        norm = nn.utils.get_total_norm(gradients)
+        config = Optimizer(clip=3.0, clip_by=clip_by)  # type: ignore[arg-type]
+        optim.clip_gradients(config, layer.parameters(), norm)
+        for parameter, gradient in zip(layer.parameters(), gradients, strict=True):
+            of = norm if clip_by == "all" else gradient.norm()
+            torch.testing.assert_close(parameter.grad, gradient * min(1.0, 3.0 / (of.item() + 1e-6)))
+
+
 def test_what_cannot_train_is_refused() -> None:
     with pytest.raises(ValueError, match=r"optimizer\.rate is 0"):
         Optimizer(rate=0.0)
     with pytest.raises(ValueError, match=r"optimizer\.clip is 0"):
         Optimizer(clip=0.0)
+    with pytest.raises(ValueError, match=r"weight_decay is 0\.0 and final_decay 0\.4"):
+        Optimizer(weight_decay=0.0, final_decay=0.4)
