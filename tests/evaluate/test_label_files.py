@@ -36,6 +36,22 @@ def test_real_labels_go_to_pictures_by_the_number_in_their_name(tmp_path: Path) 
     assert numbers["top1.accuracy"] == 0.0
 
 
+def test_the_published_layout_of_real(tmp_path: Path) -> None:
+    # 50,000 lists in one line, the first of ILSVRC2012_val_00000001.JPEG; about one in fourteen is empty.
+    labels = [
+        [] if number % 14 == 0 else [number % 4, (number + 1) % 4][: 1 + number % 2] for number in range(1, 50_001)
+    ]
+    (tmp_path / "real.json").write_text(json.dumps(labels))
+    found = real.read(tmp_path / "real.json")
+    assert len(found) == 50_000
+    assert found["ILSVRC2012_val_00000001.JPEG"] == [1, 2]
+    assert found["ILSVRC2012_val_00050000.JPEG"] == labels[-1]
+    numbers = real.evaluate(Given([0] * 4), str(tmp_path / "real.json"))
+    # Said of val_2, 1, 4, 3: class 3, 3, 2, 3. Their labels are [2], [1, 2], [0], [3, 0].
+    assert numbers["pictures"] == 4
+    assert numbers["accuracy"] == pytest.approx(1 / 4)
+
+
 def test_labels_by_file_name(tmp_path: Path) -> None:
     names = {KEYS[0]: [3], KEYS[1].rpartition("/")[2]: [3], KEYS[2]: [0], KEYS[3]: []}
     (tmp_path / "labels.json").write_text(json.dumps(names))

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import tyro
 
-from vitkit import cli, paper
+from vitkit import cli, models, paper
 from vitkit.config import override
 from vitkit.data import splits, vtab
 from vitkit.explain import Curve, Curves, plots
-from vitkit.models import presets
-from vitkit.paper import table3, table4, table6, table8, write
+from vitkit.models import presets, resnet, vit
+from vitkit.paper import figure12, table3, table4, table6, table8, write
 from vitkit.paper.small import Small
 from vitkit.recipes import recipe, recipes
 
@@ -165,6 +165,23 @@ def test_curves_are_drawn(tmp_path: Path) -> None:
     }.items():
         plots.save(plots.draw(drawing), tmp_path / f"{name}.png")
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_memory_of_a_step_grows_by_the_picture() -> None:
+    model = models.build(vit.TINY, device="meta")
+    two, four, six = (figure12.saved(model, 32, pictures) for pictures in (2, 4, 6))
+    assert six - four == four - two > 0
+    # At least what enters the dense layers of each block: norms' and attention's output, the MLP's wide activation.
+    tokens, width = 17, vit.TINY.width
+    assert (four - two) // 2 > vit.TINY.depth * tokens * (3 * width + vit.TINY.mlp_width) * 4
+    # The standardised filters of a ResNet are kept once, however many pictures there are.
+    model = models.build(resnet.TINY, device="meta")
+    each, fits = figure12.memory(resnet.TINY, 40)
+    filters = sum(p.numel() for p in model.parameters() if p.ndim == 4) * 4
+    once = figure12.saved(model, 40, 2) - 2 * each
+    assert once >= filters
+    weights = sum(p.numel() for p in model.parameters()) * 4 * 4
+    assert fits == (figure12.MEMORY - weights - once) // each
 
 
 def test_vtab_lines_have_the_classes_of_their_tasks() -> None:

@@ -50,7 +50,8 @@ class Exhibit:
     """What the paper shows in one place, and how it is made again.
 
     `full` are the commands at the paper's scale and `needs` what they read that is not inside the package, empty for
-    what is computed. `small` says what the study does in its stead, and `minutes` what that takes of one CPU core.
+    what is computed. `small` says what the study does in its stead, and `minutes` about what that takes of one CPU
+    core, at 20 thousandths of a second for a step of 32 digits.
     """
 
     title: str
@@ -120,7 +121,7 @@ def shown(cell: Cell) -> str:
     if cell is None:
         return "-"
     if isinstance(cell, float):
-        return f"{cell:,.0f}" if abs(cell) >= 1000 else f"{cell:.4g}"
+        return f"{cell:,.0f}" if abs(cell) >= 1000 else f"{cell:.5g}"
     return f"{cell:,}" if isinstance(cell, int) else cell
 
 

@@ -79,18 +79,23 @@ def speed(config: object, size: int, *, batches: int) -> float:
 
 
 def memory(config: object, size: int) -> tuple[int, int]:
-    """The bytes that a training step keeps of one picture, and how many pictures fit `MEMORY`; on the meta device."""
+    """The bytes that a training step keeps of each picture, and how many pictures fit `MEMORY`; on the meta device.
+
+    What is kept once a step, as standardised filters are, is what two and four pictures have in common. (Of one picture
+    alone torch keeps some tensors in another form.)
+    """
     model = models.build(config, device="meta").train()
-    kept = saved(model, size)
+    two, four = (saved(model, size, pictures) for pictures in (2, 4))
+    each, once = (four - two) // 2, 2 * two - four
     weights = sum(parameter.numel() for parameter in model.parameters()) * BYTES * COPIES
-    return kept, max(0, (MEMORY - weights) // kept)
+    return each, max(0, (MEMORY - weights - once) // each)
 
 
-def saved(model: Backbone, size: int) -> int:
-    """The bytes of all tensors that autograd keeps of one picture, each storage once, the weights left out."""
+def saved(model: Backbone, size: int, pictures: int) -> int:
+    """The bytes of all tensors that autograd keeps of some pictures, each storage once, the weights left out."""
     known = {id(parameter) for parameter in model.parameters()}
     found: dict[int, int] = {}
-    alive = []
+    alive = []  # so that no number of a tensor is given twice
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         origin = tensor if tensor._base is None else tensor._base
@@ -100,5 +105,5 @@ def saved(model: Backbone, size: int) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        model(torch.empty(1, 3, size, size, device="meta"))
+        model(torch.empty(pictures, 3, size, size, device="meta"))
     return sum(found.values())
