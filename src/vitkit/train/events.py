@@ -86,6 +86,9 @@ class Events:
     def step(self, step: int, scalars: dict[str, float]) -> None:
         """After each step; every few of them are logged."""
         self.recent.append((time.monotonic(), step))
+        logged = step % self.every == 0 or step == 1
+        if self.bar.disable and not logged:
+            return
         speed = self.images_per_second()
         cost = {"images_per_second": round(speed, 1), "memory_gb": round(memory_in_use() / 1e9, 3)}
         shown = f"loss {scalars['loss']:.3f}  {speed:,.0f} images/s  {cost['memory_gb']:.1f} GB"
@@ -93,7 +96,7 @@ class Events:
             cost["mfu"] = round(self.peak.share(self.flops, self.batch_size / speed), 4)
             shown += f"  {cost['mfu']:.0%} MFU"
         self.bar.update(self.task, completed=step, shown=shown)
-        if step % self.every == 0 or step == 1:
+        if logged:
             self.write("step", step, **cost, **scalars)
 
     def images_per_second(self) -> float:

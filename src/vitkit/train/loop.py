@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,11 @@ class Training:
     def __post_init__(self) -> None:
         """One process calls the objective itself."""
         self.module = self.objective
+
+    @cached_property
+    def parameters(self) -> list[nn.Parameter]:
+        """Those of the objective; listed once, for a walk over all modules is felt in every step of a small model."""
+        return list(self.objective.parameters())
 
     @property
     def consumed(self) -> int:
@@ -140,12 +146,12 @@ def update(training: Training, batch: Batch) -> dict[str, float]:
         training.flops = count.total
     if training.scaler is not None:
         training.scaler.unscale_(training.optimizer)
-    gradients = [parameter.grad for parameter in training.objective.parameters() if parameter.grad is not None]
+    gradients = [parameter.grad for parameter in training.parameters if parameter.grad is not None]
     norm = parallel.whole(nn.utils.get_total_norm(gradients))
     values = {name: value.item() for name, value in scalars.items()} | {"rate": rate, "norm": norm.item()}
     # With a scaler, a gradient that overflowed is its business: it leaves the update out and scales less.
     refuse_non_finite(values, batch, step, names=("loss",) if training.scaler else ("loss", "norm"))
-    clip_gradients(run.optimizer, training.objective.parameters(), norm)
+    clip_gradients(run.optimizer, training.parameters, norm)
     if training.scaler is None:
         training.optimizer.step()
     else:
