@@ -10,7 +10,7 @@ from PIL import Image
 
 from vitkit.data.processor import Processor
 from vitkit.data.processor.resampling import array
-from vitkit.images import ImageError, open_image, probe, turbo
+from vitkit.images import ImageError, open_image, open_pixels, probe, turbo
 
 
 @pytest.fixture
@@ -66,6 +66,7 @@ def test_a_jpeg_is_bit_for_bit_what_pillow_decodes(layout: str, size: tuple[int,
     if layout != "cmyk":
         assert turbo.decode(probe(data)) is not None, "Pillow had to decode it"
     np.testing.assert_array_equal(np.asarray(open_image(data)), np.asarray(slow(data)))
+    np.testing.assert_array_equal(open_pixels(data), np.asarray(slow(data)))
 
 
 def outcome(opened: Any, data: bytes, **options: Any) -> Any:
@@ -91,7 +92,8 @@ def test_a_damaged_jpeg_is_what_pillow_makes_of_it(allow_truncated: bool, slow: 
             for place in random.integers(200, len(data) - 2, 4):
                 data[place] = int(random.integers(0, 256))
         wanted = outcome(slow, bytes(data), allow_truncated=allow_truncated)
-        assert outcome(open_image, bytes(data), allow_truncated=allow_truncated) == wanted
+        for opened in (open_image, open_pixels):
+            assert outcome(opened, bytes(data), allow_truncated=allow_truncated) == wanted
         seen.add(type(wanted))
     assert seen == {bytes, tuple}, "both pictures and errors were among them"
 

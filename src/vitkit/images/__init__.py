@@ -22,6 +22,7 @@ from vitkit.images.depth import array_to_bytes
 from vitkit.images.errors import CODES, Code, ImageError
 from vitkit.images.header import FORMATS, Format, Header
 from vitkit.images.limits import DEFAULT_LIMITS, Limits
+from vitkit.images.pixels import open_pixels
 from vitkit.images.probe import probe, sniff
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "find_channels",
     "is_tensor",
     "open_image",
+    "open_pixels",
     "probe",
     "sniff",
     "to_rgb",

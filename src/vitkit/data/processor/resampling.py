@@ -8,11 +8,12 @@ and is what transformers 5 does by default. `Processor` itself stays with Pillow
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, UInt8
+from PIL import Image
 
 from vitkit.data.processor.geometry import MAX_RESIZED, crop_start, resized
 from vitkit.data.processor.processor import Picture, Processor
-from vitkit.images import DEFAULT_LIMITS, Limits
+from vitkit.images import DEFAULT_LIMITS, Limits, is_tensor, open_pixels
 
 Resampling = Literal["pillow", "torch"]
 RESAMPLINGS: tuple[Resampling, ...] = ("pillow", "torch")
@@ -29,19 +30,33 @@ def array(
 
     Errors as `Processor.array`.
     """
-    picture = processor.rgb(image, limits=limits, allow_truncated=allow_truncated)
+    reading = {"limits": limits, "allow_truncated": allow_truncated}
+    if isinstance(image, Image.Image | np.ndarray) or is_tensor(image):
+        pixels = np.array(processor.rgb(image))
+    else:
+        pixels = open_pixels(image, background=processor.background, profile=processor.profile, **reading)
     to = processor.size if processor.resize_to is None else processor.resize_to
-    rows, columns = resized((picture.height, picture.width), processor.resize, to)
+    rows, columns = resized((pixels.shape[0], pixels.shape[1]), processor.resize, to)
     crops = processor.center_crop != "none"
     size = processor.size if crops else (rows, columns)
     known = processor.interpolation in ("bilinear", "bicubic") and processor.channels == 3
     if not known or rows < size[0] or columns < size[1] or rows * columns > MAX_RESIZED:
-        return processor.array(picture)
-    pixels = _resized(np.array(picture), (rows, columns), processor.interpolation)
+        return processor.array(Image.fromarray(pixels))
+    pixels = _resized(pixels, (rows, columns), processor.interpolation)
     if crops:
         top, left = (crop_start(n, m, processor.center_crop) for n, m in zip((rows, columns), size, strict=True))
         pixels = pixels[top : top + size[0], left : left + size[1]]
-    return processor.numbers(pixels)
+    return _numbers(pixels, processor)
+
+
+def _numbers(pixels: UInt8[np.ndarray, "h w c"], processor: Processor) -> Float32[np.ndarray, "c h w"]:
+    """Rescaled and normalised in one multiplication and one subtraction: `Processor.numbers` but for float rounding."""
+    std = np.array(processor.std, np.float64)
+    factor, shift = processor.rescale / std, np.array(processor.mean, np.float64) / std
+    numbers = np.empty((processor.channels, *pixels.shape[:2]), np.float32)
+    np.multiply(np.moveaxis(pixels, -1, 0), factor.astype(np.float32)[:, None, None], out=numbers)
+    numbers -= shift.astype(np.float32)[:, None, None]
+    return numbers
 
 
 def _resized(pixels: np.ndarray, to: tuple[int, int], filter_name: str) -> np.ndarray:

@@ -32,6 +32,6 @@ def open_file(path: Path, outputs: Sequence[str]) -> Runner:
         raise CheckpointError(f"{path.name} makes {names} of {inputs}, not {list(outputs)} of images")
 
     def run(images: np.ndarray, wanted: Sequence[str]) -> list[np.ndarray]:
-        return session.run(list(wanted), {"images": images})
+        return [np.asarray(value) for value in session.run(list(wanted), {"images": images})]
 
     return run
