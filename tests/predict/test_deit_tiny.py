@@ -21,7 +21,21 @@ def weights(shared: Path) -> Path:
 
 def test_accuracy_through_the_command(weights: Path, shared: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The reference has 82.8 % and 95.2 % with roundings of its own in resizing and cropping; one photo is 0.4 %."""
-    assert main(["classify", str(weights), str(shared / "data" / "imagenet_sample"), "--json", "--top", "5"]) == 0
+    assert (
+        main(
+            [
+                "classify",
+                str(weights),
+                str(shared / "data" / "imagenet_sample"),
+                "--json",
+                "--top",
+                "5",
+                "--precision",
+                "float32",
+            ]
+        )
+        == 0
+    )
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert len(rows) == 250
     # In order of file names the photos are of classes 0, 4, 8, ...
