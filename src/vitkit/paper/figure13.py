@@ -60,12 +60,12 @@ def study(small: Small) -> Findings:
     rows = tuple((*row, round(speeds[str(row[0])])) for row in found.table.rows)
     kinds = {each.name: [(each.flops, each)] for each in outcomes}
     by_speed = {each.name: [(speeds[each.name], each)] for each in outcomes}
-    fast = against_flops("Figure 13: 5-shot accuracy against pictures a second, at small scale", by_speed)
+    fast = against_flops("Figure 13: held-out accuracy against pictures a second, at small scale", by_speed)
     return replace(
         found,
         table=Table((*found.table.columns, "pictures a second"), rows),
         drawings={
-            "": against_flops("Figure 13: 5-shot accuracy against FLOPs a picture, at small scale", kinds),
+            "": against_flops("Figure 13: held-out accuracy against FLOPs a picture, at small scale", kinds),
             "speed": replace(fast, x_label="pictures a second, this processor"),
         },
         numbers={**found.numbers, "pictures_per_second": speeds},

@@ -61,5 +61,5 @@ def study(small: Small) -> Findings:
     for each in outcomes:
         kinds.setdefault(named[each.name][0], []).append((each.flops * PASSES * pictures, each))
     found = findings(EXHIBIT.title, outcomes, {}, small)
-    title = "Figure 5: 5-shot accuracy against pre-training FLOPs, at small scale"
+    title = "Figure 5: held-out accuracy against pre-training FLOPs, at small scale"
     return replace(found, drawings={"": against_flops(title, kinds), "all": found.drawings[""]})

@@ -79,7 +79,7 @@ def study(small: Small) -> Findings:
         line: [(each.flops, each) for each in outcomes if each.name == BASE or each.name.startswith(f"{line} ")]
         for line in LINES
     }
-    drawing = against_flops("Figure 8: 5-shot accuracy against FLOPs a picture, at small scale", kinds)
+    drawing = against_flops("Figure 8: held-out accuracy against FLOPs a picture, at small scale", kinds)
     return replace(found, drawings={"": drawing, "all": found.drawings[""]})
 
 
