@@ -14,8 +14,8 @@ SCALE = "Ours is a model of 0.1 million parameters, pre-trained for seconds on f
 # Seen with Table 8's variants, three seeds of 100 steps against one of two steps.
 FEW_CLASSES = (
     " On the digits, pre-training on five classes takes 5-shot accuracy on the other five below that of a hardly "
-    "trained model (41 % after 100 steps, 49 % after 2): so few classes teach what tells them apart and nothing else. Held-out "
-    "accuracy is the number to read."
+    "trained model (41 % after 100 steps, 49 % after 2): so few classes teach what tells them apart and nothing "
+    "else. Held-out accuracy is the number to read."
 )
 
 
