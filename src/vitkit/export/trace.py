@@ -33,6 +33,7 @@ class _Answers(nn.Module):
         self.names = names
 
     def forward(self, images: Float[Tensor, "b c height width"]) -> tuple[Tensor, ...]:
+        """The outputs of normalised images, in order."""
         features = self.model.features(images)
         answers = {"representation": self.model.represent(features), "tokens": features.tokens}
         if "logits" in self.names:
