@@ -1,4 +1,4 @@
-"""A dense layer for inference: weights packed once, bias and activation in the product, the residual added by it."""
+"""A dense layer for inference: weights packed once, bias and activation in the product, the residual added in place."""
 
 from collections.abc import Callable
 
@@ -31,9 +31,9 @@ def activation_name(module: nn.Module) -> str | None:
 class Dense(nn.Module):
     """act(x W^T + b), then + residual or * factor, for a fixed `weight` (out, in) and `bias` (out,).
 
-    With `packed` the weight is kept in oneDNN's blocked layout and everything is one operation (the bias, an activation
-    alone or the sum or product alone); without, it is what torch does step by step, on any device. `watch`, if set, is
-    shown every input: how activations are calibrated.
+    With `packed` the weight is kept in oneDNN's blocked layout, bias and activation are part of the product, and what
+    is added or multiplied after it is so in place; without, it is what torch does step by step, on any device.
+    `watch`, if set, is shown every input: how activations are calibrated.
     """
 
     def __init__(
@@ -66,11 +66,10 @@ class Dense(nn.Module):
             y = PLAIN[self.act](F.linear(x, self.weight, self.bias))
             return y + residual if residual is not None else y * factor if factor is not None else y
         x = x.contiguous()
-        other, how = (residual, "add") if residual is not None else (factor, "mul")
-        if other is not None:
-            return torch.ops.mkldnn._linear_pointwise(x, other.contiguous(), self.weight, self.bias, how)
         name, variant = FUSED[self.act]
-        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, name, [], variant)
+        y = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, name, [], variant)
+        # In place while it is in the cache: oneDNN's own addition looks at every element of the bias on every call.
+        return y.add_(residual) if residual is not None else y.mul_(factor) if factor is not None else y
 
 
 class PatchDense(nn.Module):
