@@ -9,6 +9,7 @@ the blocks and the mean patch are chosen by a fifth of the training pictures, no
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -144,7 +145,11 @@ def block_vectors(
     patch; in float32 on the CPU.
     """
     kept: list[Tensor] = []
-    handles = [block.register_forward_hook(lambda _, __, out: kept.append(out)) for block in model.blocks[-count:]]
+
+    def keep(block: nn.Module, args: Any, out: Tensor) -> None:
+        kept.append(out)
+
+    handles = [block.register_forward_hook(keep) for block in model.blocks[-count:]]
     try:
         features = model.features(images)
     finally:
