@@ -75,7 +75,7 @@ def beit_b16_imagenet() -> Run:
     return _imagenet(
         "beit_b16_imagenet",
         model=preset("beit-b/16-pt", num_classes=1000, stochastic_depth=0.1),
-        objective=beit.Config(codes=8192, hidden=256, tokenizer_share=0.01),
+        objective=beit.Config(codes=8192, hidden=256, tokenizer_share=0.01, mean=IMAGENET_MEAN, std=IMAGENET_STD),
         augment=Augment(
             crop=Crop(kind="torchvision"), flip=True, jitter=Jitter(brightness=0.4, contrast=0.4, saturation=0.4)
         ),
