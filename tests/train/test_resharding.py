@@ -125,7 +125,7 @@ def test_two_go_on_with_the_same_bits_in_every_way(
 def test_what_the_main_process_refuses_all_refuse(two: Path) -> None:
     for end in ends(two / "fsdp"):
         assert end.error.startswith("ValueError: ")
-        assert "holds another run, which differs in optimizer.rate" in end.error
+        assert "holds another run, which differs in accumulate, optimizer.rate" in end.error
 
 
 def test_shards_of_two_go_on_in_one_on_the_same_pictures(

@@ -26,7 +26,7 @@ def convert(
         target: Where to write: a folder, or a file for npz and big_vision (.npz) and torchvision (.pth).
         to: The dialect to write: huggingface, timm, npz, big_vision, torchvision, or vitkit (any model).
         image_size: Resize the position table to images of this side in pixels.
-        patch_size: Resize the patch projection to patches of this side in pixels, and the position table to their number.
+        patch_size: Resize the patch projection to patches of this side in pixels, and the positions with it.
         revision: Branch, tag or commit of a hub id.
         set: Fields of the model's config as NAME=VALUE, where the file cannot tell them (activation=gelu_tanh).
         overwrite: Replace a target that exists.

@@ -24,9 +24,8 @@ class Optimizer:
 
     `decay` says what `weight_decay` multiplies at each update: `rate` the learning rate of that step, as in the ViT
     paper and PyTorch; `schedule` only the schedule's share of the peak rate, as in big_vision. At a peak rate of 1e-3,
-    0.1 in the first is 1e-4 in the second. With `final_decay` it goes there on a cosine over the run (DINO: 0.04 to 0.4).
-    `layer_decay` multiplies the rate once for each block between a layer and
-    the head (BEiT, MAE: 0.65 to 0.9).
+    0.1 in the first is 1e-4 in the second. With `final_decay` it goes there on a cosine over the run (DINO: 0.04 to
+    0.4). `layer_decay` multiplies the rate once for each block between a layer and the head (BEiT, MAE: 0.65 to 0.9).
     """
 
     name: Literal["adamw", "adam", "sgd", "lion", "muon"] = "adamw"
