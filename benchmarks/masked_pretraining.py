@@ -7,6 +7,7 @@ One thread each. The number of pre-training steps is what the CPU time of a few 
 """
 
 import argparse
+import json
 import time
 from dataclasses import replace
 from datetime import date
@@ -95,6 +96,15 @@ def trial_minutes(data: str, steps: int, target: str, out: Path) -> float:
     return timed(run, out / f"trial-{steps}")[1]
 
 
+def planned(out: Path, data: str, minutes: float, target: str) -> int:
+    """How many steps take 95 % of these CPU minutes, by a few trial steps; those of a run that was begun stay."""
+    config = out / "pretraining" / "config.json"
+    if config.exists():
+        return json.loads(config.read_text())["steps"]
+    trial, longer = (trial_minutes(data, steps, target, out) for steps in (30, 60))
+    return int(minutes * 0.95 / ((longer - trial) / 30))
+
+
 def main() -> None:
     """Pre-trains, fine-tunes twice for each seed, writes the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -106,8 +116,7 @@ def main() -> None:
     parser.add_argument("--target", default="mean_colour", help="what is guessed: see vitkit.objectives.masked")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    trial, longer = (trial_minutes(options.data, steps, options.target, options.out) for steps in (30, 60))
-    steps = int(options.minutes * 0.95 / ((longer - trial) / 30))
+    steps = planned(options.out, options.data, options.minutes, options.target)
     knn, minutes = timed(pretraining(options.data, steps, options.target), options.out / "pretraining")
     rows = []
     for seed in range(options.seeds):
@@ -125,8 +134,9 @@ def main() -> None:
         f"{options.steps} --seeds {options.seeds} --target {options.target}`, one thread, bfloat16 products, "
         f"torch {torch.__version__}.",
         "",
-        f"Pre-training: {steps} steps of 128 pictures, {minutes:.1f} CPU minutes with its evaluation: {knn:.2%} by 20 "
-        "neighbours.",
+        f"Pre-training: {steps} steps of 128 pictures, by trial steps {0.95 * options.minutes:.0f} CPU minutes"
+        + (f" ({minutes:.1f} in all, with its evaluation)" if minutes > 1 else "")
+        + f"; {knn:.2%} by 20 neighbours afterwards.",
         "",
         f"Fine-tuning: {options.steps} steps of 128 pictures, the same for both but for where they start.",
         "",

@@ -17,6 +17,7 @@ from vitkit.models import vit
 from vitkit.objectives import beit, dino, masked
 from vitkit.train import Run, checks, train
 from vitkit.train.events import read
+from vitkit.train.finetune import finetune
 
 COLOURS = [
     (masked.Config(mean=(0.4, 0.5, 0.5)), r"counts colours by the mean \(0\.4, 0\.5, 0\.5\), the processor by \(0\.5,"),
@@ -123,6 +124,17 @@ def test_several_labels_a_picture(small_run: Callable[..., Run], several: Path, 
     assert result.score > 0.95
     (judged,) = (event for event in read(result.folder / "log.jsonl") if event["kind"] == "evaluation")
     assert judged["average_precision.mean"] == result.score
+    assert (result.folder / "report.html").exists()
+
+
+def test_finetuning_asks_of_each_class_where_pictures_have_several_labels(several: Path, tmp_path: Path) -> None:
+    model = models.build(dataclasses.replace(vit.TINY, image_size=(16, 16)))
+    made = checkpoints.Checkpoint(model=model, processor=Processor.squash(16), labels=tuple("abcde"))
+    checkpoints.save(made, tmp_path / "model")
+    run = finetune(str(tmp_path / "model"), f"csv:{several}", steps=60, batch_size=16, rate=0.03)
+    assert (run.objective.loss, run.score) == ("sigmoid", "average_precision.mean")
+    result = train(run, tmp_path / "run")
+    assert result.score > 0.8
     assert (result.folder / "report.html").exists()
 
 

@@ -69,13 +69,19 @@ def refuse_untaught(learned: set[int], judged: set[int], classes: tuple[str, ...
         raise ValueError(f"there is no training picture of {shown}{more}, which the model is judged on")
 
 
+def with_several(source: Source) -> int | None:
+    """The first picture with several labels, if there is one."""
+    labels = (source.label(index) for index in range(len(source)))
+    return next((index for index, label in enumerate(labels) if isinstance(label, tuple) and len(label) > 1), None)
+
+
 def refuse_several(source: Source) -> None:
     """Raises ValueError for pictures with several labels where one class is to be right."""
-    for index in range(len(source)):
-        label = source.label(index)
-        if isinstance(label, tuple) and len(label) > 1:
-            names = ", ".join(source.classes[number] for number in label[:3])
-            raise ValueError(f"picture {index} has several labels ({names}): set objective.loss=sigmoid")
+    index = with_several(source)
+    label = None if index is None else source.label(index)
+    if isinstance(label, tuple):
+        names = ", ".join(source.classes[number] for number in label[:3])
+        raise ValueError(f"picture {index} has several labels ({names}): set objective.loss=sigmoid")
 
 
 def refuse_labels(source: Source, what: str = "picture") -> set[int]:

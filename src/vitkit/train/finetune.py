@@ -7,11 +7,12 @@ from typing import Any, Literal
 import torch
 
 from vitkit import checkpoints
-from vitkit.data import train_and_val
+from vitkit.data import Source, train_and_val
 from vitkit.data.augment import Augment
 from vitkit.data.crop import Crop
 from vitkit.engine import machine
 from vitkit.objectives import supervised
+from vitkit.train.checks import with_several
 from vitkit.train.optim import Optimizer
 from vitkit.train.run import Data, Run
 from vitkit.train.schedule import Schedule
@@ -69,7 +70,8 @@ def finetune(
     SGD with momentum 0.9, cosine, no decay, clipped to 1, as in the paper; no dropout, as in AugReg; Inception crops
     and flips, as in the original code. The processor is the checkpoint's own; `resolution` is a side in pixels. `part`
     is what learns: all, the head, or LoRA's low-rank changes and the head. Products are bfloat16 where this machine has
-    circuits for them. Raises ValueError where checkpoint, data and resolution do not fit together.
+    circuits for them. Where pictures have several labels, each class is a question of its own (sigmoid) and the model
+    is judged by mean average precision. Raises ValueError where checkpoint, data and resolution do not fit together.
     """
     if steps is not None and epochs is not None:
         raise ValueError(f"a run lasts for --steps or --epochs, not both: got {steps} and {epochs}")
@@ -82,7 +84,6 @@ def finetune(
     return Run(
         name=f"{Path(model).stem or 'model'} on {data}",
         model=config,
-        objective=supervised.Config(),
         data=Data(source=data, val=val, held_out=held_out),
         processor=processor,
         augment=Augment(crop=Crop(kind="torchvision", area=CROP_AREA), flip=True),
@@ -99,7 +100,19 @@ def finetune(
             lora_rank=LORA_RANK if part == "lora" else 0,
         ),
         evaluate_every=max(1, int(total) // 10),
+        **_judged(source),
     )
+
+
+def _judged(source: Source) -> dict[str, Any]:
+    """What is minimised and what is looked at, by how many labels a picture has."""
+    if with_several(source) is None:
+        return {"objective": supervised.Config()}
+    return {
+        "objective": supervised.Config(loss="sigmoid"),
+        "evaluators": ("average_precision",),
+        "score": "average_precision.mean",
+    }
 
 
 def precision_here() -> Literal["float32", "bfloat16"]:

@@ -26,6 +26,7 @@ p.lead { font-size: 1.08rem; }
 .tile b { display: block; white-space: nowrap; font-size: 1.4rem; line-height: 1.25; font-weight: 650;
   font-variant-numeric: tabular-nums;
   }
+.tile.long b { font-size: 1.05rem; line-height: 1.67; }
 .tile.first b { color: var(--blue); }
 .tile span { color: var(--soft); font-size: .86rem; }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 380px), 1fr)); gap: .9rem; margin-top:
@@ -95,7 +96,8 @@ def page(title: str, body: str) -> str:
 
 def tile(value: str, name: str, *, first: bool = False) -> str:
     """A number worth a box of its own."""
-    return f'<div class="tile{" first" if first else ""}"><b>{escape(value)}</b><span>{escape(name)}</span></div>'
+    kinds = " first" * first + " long" * (len(value) > 10)
+    return f'<div class="tile{kinds}"><b>{escape(value)}</b><span>{escape(name)}</span></div>'
 
 
 def picture(image: Image.Image, *, alt: str, most: int = 192) -> str:
