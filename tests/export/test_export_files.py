@@ -111,6 +111,7 @@ def test_the_command_fixes_the_size_and_the_export_classifies(
     assert "--overwrite" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_export_of_deit_tiny_answers_as_it_does(shared: Path, tmp_path: Path) -> None:
     weights = shared / "weights/deit_tiny_patch16_224"
     if not weights.is_dir():

@@ -132,6 +132,7 @@ def test_accumulation_and_remat_change_nothing():
         near(others, numbers, 1e-4)
 
 
+@pytest.mark.slow
 def test_average_and_bfloat16_moments():
     plan = twin.Plan(steps=10, learning_rate=1e-2, average=0.5, momentum_precision="bfloat16")
     mesh = make_mesh(jax.devices()[:1])
@@ -255,6 +256,7 @@ def test_the_best_checkpoint_opens_on_both_sides(whole):
     assert config.num_classes == again.config.num_classes
 
 
+@pytest.mark.slow
 def test_fine_tuning_from_a_checkpoint(whole, tmp_path):
     """Another head, another size, bfloat16, from what the first run wrote, without a folder."""
     _, folder, _ = whole

@@ -20,8 +20,8 @@ from vitkit.recipes import recipe, recipes
 
 NAMES = list(paper.exhibits())
 COMPUTED = ("figure1", "table1", "table3", "table4", "table6")
-# One of each kind of study; the others are made of the same parts and are slow tests.
-LIGHT = ("figure3", "figure7", "table8", "table9", "objectnet", "selfsupervision")
+# The others are made of the same parts and are slow tests.
+LIGHT = ("figure7", "objectnet")
 
 
 def settings_of(command: str) -> dict[str, Any]:

@@ -139,7 +139,7 @@ def test_finetuning_asks_of_each_class_where_pictures_have_several_labels(severa
 
 
 def test_weights_counted_from_labels_are_those_of_the_run(small_run: Callable[..., Run], tmp_path: Path) -> None:
-    run = small_run(objective__class_weights="balanced", steps=3)
+    run = small_run(objective__class_weights="balanced", steps=5)
     folder = train(run, tmp_path / "run").folder
     assert '"class_weights": "balanced"' in (folder / "config.json").read_text()
     source, _ = train_and_val("digits", held_out=0.2, seed=0)
@@ -150,7 +150,7 @@ def test_weights_counted_from_labels_are_those_of_the_run(small_run: Callable[..
         for place in (
             folder,
             train(given, tmp_path / "given").folder,
-            train(small_run(steps=3), tmp_path / "none").folder,
+            train(small_run(steps=5), tmp_path / "none").folder,
         )
     ]
     assert losses[0] == losses[1] != losses[2]

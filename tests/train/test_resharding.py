@@ -15,6 +15,9 @@ from vitkit.data.digits import Digits
 from vitkit.train import Run, RunFolder, launch, state, train
 from vitkit.train.events import read
 
+# Two processes for each of nine runs take a minute; `test_parallel` starts some in every run of the tests.
+pytestmark = pytest.mark.slow
+
 CALM = {f"model__{name}": 0.0 for name in ("dropout", "attention_dropout", "stochastic_depth")}
 WAYS: dict[str, dict[str, Any]] = {
     "ddp": {"machine__parallel": "ddp"},
@@ -113,7 +116,6 @@ def test_two_go_on_with_the_same_bits(two: Path) -> None:
     assert_same_bits(two, "sharded", 2)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("way", "form"), [*zip(WAYS, ("whole", "sharded", "sharded", "whole"), strict=True)])
 def test_two_go_on_with_the_same_bits_in_every_way(
     small_run: Callable[..., Run], tmp_path: Path, way: str, form: str
