@@ -62,7 +62,7 @@ def inference(job: Job, contender: Contender) -> Prepared:
 
 
 def _quantised(network: Any, job: Job) -> Any:
-    import nncf
+    import nncf  # pyright: ignore[reportMissingImports]
 
     generator = np.random.default_rng(2)
     size = (job.batch, 3, *job.image_size)
