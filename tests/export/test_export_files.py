@@ -71,6 +71,7 @@ def test_the_program_is_one_that_torch_alone_runs(exported: Callable[..., Path])
     torch.testing.assert_close(module(images)[0], made.model(images), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_openvino_keeps_weights_in_half_the_space(exported: Callable[..., Path], tmp_path: Path) -> None:
     whole = exported("openvino")
     found = export.export(checkpoint(), tmp_path / "half", to="openvino", precision="float16")
@@ -79,6 +80,7 @@ def test_openvino_keeps_weights_in_half_the_space(exported: Callable[..., Path],
     assert sizes[0] < 0.6 * sizes[1]
 
 
+@pytest.mark.slow
 def test_a_pad_of_zero_before_a_maximum_stays_one(tmp_path: Path) -> None:
     """ONNX Runtime folds it into the pool as minus infinity; BiT's answers were 2.5e-3 off."""
     needs("onnx")

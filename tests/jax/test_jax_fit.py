@@ -219,6 +219,7 @@ def test_it_learns(whole):
     assert [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()] == fitted.log
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_bit_for_bit(whole, tmp_path):
     config, _, fitted = whole
 

@@ -226,6 +226,7 @@ def test_from_pretrained_without_init(tmp_path, small):
     assert (data["model_type"], data["architectures"]) == ("vit", ["ViTForImageClassification"])
 
 
+@pytest.mark.slow
 def test_precision(small, tmp_path):
     images = pictures(small.config)
     half = small.to_bf16(small.params)
@@ -243,6 +244,7 @@ def test_precision(small, tmp_path):
     assert again.params["cls"].dtype == jnp.bfloat16
 
 
+@pytest.mark.slow
 def test_training_and_gradients():
     config = ViTAttributes(**SMALL, hidden_dropout_prob=0.3, attention_probs_dropout_prob=0.2)
     model, images = FlaxViTForImageClassification(config), pictures(config)

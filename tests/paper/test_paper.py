@@ -19,7 +19,7 @@ from vitkit.paper.small import Small
 from vitkit.recipes import recipe, recipes
 
 NAMES = list(paper.exhibits())
-COMPUTED = ("figure1", "table1", "table3", "table4", "table6")
+COMPUTED = ("figure1", "table1", "table3", "table4")
 # The others are made of the same parts and are slow tests.
 LIGHT = ("figure7", "objectnet")
 

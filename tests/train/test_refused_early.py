@@ -85,7 +85,8 @@ sys.exit(main(sys.argv[2:]))
 
 
 @pytest.mark.parametrize(
-    ("kind", "beside"), [("whole", False), ("sharded", True), pytest.param("sharded", False, marks=pytest.mark.slow)]
+    ("kind", "beside"),
+    [("whole", False), *(pytest.param("sharded", each, marks=pytest.mark.slow) for each in (True, False))],
 )
 def test_a_disk_that_fills_up_in_a_save_ends_in_one_line(
     small_run: Callable[..., Run], tmp_path: Path, kind: str, beside: bool

@@ -283,6 +283,7 @@ torch.testing.assert_close(got.attentions[1], expected.attentions[1])
 """
 
 
+@pytest.mark.slow
 def test_compiled_models_agree() -> None:
     """In a process without shape checks, which the compiler cannot see through."""
     done = subprocess.run([sys.executable, "-W", "error", "-c", COMPILED], capture_output=True, text=True)
