@@ -41,13 +41,13 @@ fuzz: $(VENV)/dev ## ten minutes of looking for inputs that break a reader
 	VITKIT_FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest -n 2 tests/fuzz
 
 clean: ## remove what was installed and built
-	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist src/*.egg-info src/vitkit/kernels/*.so .pytest_cache .ruff_cache .hypothesis
 
 $(VENV)/python: scripts/venv.py
 	$(PYTHON) scripts/venv.py $(VENV)
 	@touch $@
 
-$(VENV)/demo: $(VENV)/python pyproject.toml constraints.txt
+$(VENV)/demo: $(VENV)/python pyproject.toml constraints.txt $(wildcard src/vitkit/kernels/*.c)
 	$(BIN)/python -m pip install -q -c constraints.txt -e .
 	@touch $@
 

@@ -7,19 +7,21 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from vitkit import kernels
 from vitkit.engine.machine import Machine
 
-Way = Literal["fused", "products"]
+Way = Literal["fused", "kernel", "products"]
 
 
 def attention_way(machine: Machine, dtype: torch.dtype) -> Way:
     """The way for that machine and type.
 
     torch's fused kernel is the best where the CPU has tiles and in float32. On a CPU whose only bfloat16 arithmetic is
-    AVX-512's it is not: two batched products and a softmax take 60 % of its time (benchmarks of the engine).
+    AVX-512's it is not: two batched products and a softmax take 60 % of its time, and our own kernel, where it was
+    compiled, half of that.
     """
-    products = machine.packs and machine.bfloat16 and not machine.tiles and dtype == torch.bfloat16
-    return "products" if products else "fused"
+    slow = machine.packs and machine.bfloat16 and not machine.tiles and dtype == torch.bfloat16
+    return "fused" if not slow else "kernel" if kernels.available() else "products"
 
 
 def attend(
@@ -30,7 +32,9 @@ def attend(
     way: Way,
 ) -> Float[Tensor, "b m d"]:
     """The attended values, heads side by side; `bias` broadcasts to (b, h, m, n)."""
-    if way == "products":
+    if way == "kernel" and kernels.takes(q, k, v):
+        return kernels.attention(q, k, v, bias)
+    if way != "fused":
         return _products(q, k, v, bias)
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=None if bias is None else bias.to(q.dtype))
     return out.transpose(1, 2).flatten(2)

@@ -1,0 +1,27 @@
+"""The compiled library beside this file, if the machine that vitkit was installed on had a C compiler."""
+
+import ctypes
+import os
+from functools import lru_cache
+from pathlib import Path
+
+# The number in the C files: what is called has the arguments that are known here.
+INTERFACE = 1
+
+
+@lru_cache(maxsize=1)
+def library() -> ctypes.CDLL | None:
+    """The library; None where there is none, it is of another version of vitkit, or VITKIT_KERNELS is 0."""
+    if os.environ.get("VITKIT_KERNELS") == "0":
+        return None
+    # torch brings the OpenMP runtime that the kernels share with it, and must be loaded before them.
+    import torch  # noqa: F401
+
+    for path in sorted(Path(__file__).parent.glob("native.*")):
+        try:
+            found = ctypes.CDLL(str(path))
+            if found.vitkit_interface() == INTERFACE:
+                return found
+        except (OSError, AttributeError):
+            continue
+    return None
