@@ -8,13 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vitkit import kernels
 from vitkit.engine.attend import attend, attention_way
 from vitkit.engine.machine import Machine, machine
-from vitkit.kernels import library
+from vitkit.kernels import attention, library
 
 needs_kernels = pytest.mark.skipif(
-    not kernels.available(), reason="needs a C compiler at installation and a CPU with AVX-512 bfloat16"
+    not attention.available(), reason="needs a C compiler at installation and a CPU with AVX-512 bfloat16"
 )
 SHAPES = [
     (1, 1, 1, 1, 16),
@@ -51,7 +50,7 @@ def test_it_is_attention(shape: tuple[int, ...], bias: str) -> None:
     q, k, v = heads(b, h, m, width), heads(b, h, n, width, seed=1), heads(b, h, n, width, seed=2)
     sizes = {"none": None, "heads": (h, m, n), "pictures": (b, 1, m, n), "keys": (b, 1, 1, n)}[bias]
     added = None if sizes is None else 2 * torch.randn(*sizes, generator=torch.Generator().manual_seed(3))
-    found = kernels.attention(q, k, v, added)
+    found = attention.attention(q, k, v, added)
     assert found.shape == (b, m, h * width)
     assert near(found, true(q, k, v, added))
     # No further from the truth than torch's own kernel, on the whole.
@@ -69,36 +68,36 @@ def test_views_of_one_projection_are_read_where_they_are() -> None:
     qkv = heads(2, 29, 3, 4, 32)
     views = [qkv[:, :, part].transpose(1, 2) for part in range(3)]
     apart = [view.contiguous() for view in views]
-    assert torch.equal(kernels.attention(*views), kernels.attention(*apart))
+    assert torch.equal(attention.attention(*views), attention.attention(*apart))
 
 
 @needs_kernels
 def test_the_threads_do_not_change_a_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     q, k, v = (heads(2, 3, 67, 64, seed=seed) for seed in range(3))
-    alone = kernels.attention(q, k, v)
+    alone = attention.attention(q, k, v)
     for threads in (2, 3, 7):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        assert torch.equal(kernels.attention(q, k, v), alone)
+        assert torch.equal(attention.attention(q, k, v), alone)
 
 
 @needs_kernels
 def test_a_picture_alone_is_the_picture_in_a_batch() -> None:
     q, k, v = (heads(3, 2, 20, 32, seed=seed) for seed in range(3))
-    together = kernels.attention(q, k, v)
+    together = attention.attention(q, k, v)
     for index in range(3):
-        assert torch.equal(kernels.attention(q[index : index + 1], k[index : index + 1], v[index : index + 1])[0],
+        assert torch.equal(attention.attention(q[index : index + 1], k[index : index + 1], v[index : index + 1])[0],
                            together[index])  # fmt: skip
 
 
 @needs_kernels
 def test_extremes_stay_numbers() -> None:
     q, k, v = (heads(1, 1, 20, 32, seed=seed) for seed in range(3))
-    assert near(kernels.attention(q * 100, k * 100, v), true(q * 100, k * 100, v))
+    assert near(attention.attention(q * 100, k * 100, v), true(q * 100, k * 100, v))
     hidden = torch.zeros(20, 20)
     hidden[:, 5:] = -torch.inf
-    assert near(kernels.attention(q, k, v, hidden), true(q, k, v, hidden))
+    assert near(attention.attention(q, k, v, hidden), true(q, k, v, hidden))
     low = torch.full((20, 20), -1e30)
-    assert near(kernels.attention(q, k, v, low), true(q, k, v, low))
+    assert near(attention.attention(q, k, v, low), true(q, k, v, low))
 
 
 @needs_kernels
@@ -113,7 +112,7 @@ def test_what_it_does_not_take_is_refused() -> None:
         (good, good[:, :, :0], good[:, :, :0]),
     ):
         with pytest.raises(ValueError, match="attention takes bfloat16 heads"):
-            kernels.attention(q, k, v)
+            attention.attention(q, k, v)
 
 
 @needs_kernels
@@ -127,7 +126,7 @@ def test_the_way_is_chosen_by_what_there_is(monkeypatch: pytest.MonkeyPatch) -> 
     small = Machine("CPU", bfloat16=True, float16=False, int8=True, tiles=False, packs=True)
     large = Machine("CPU", bfloat16=True, float16=False, int8=True, tiles=True, packs=True)
     for there, way in ((True, "kernel"), (False, "products")):
-        monkeypatch.setattr(kernels, "available", lambda there=there: there)
+        monkeypatch.setattr(attention, "available", lambda there=there: there)
         assert attention_way(small, torch.bfloat16) == way
         assert attention_way(large, torch.bfloat16) == "fused"
         assert attention_way(small, torch.float32) == "fused"
@@ -136,12 +135,12 @@ def test_the_way_is_chosen_by_what_there_is(monkeypatch: pytest.MonkeyPatch) -> 
 def test_without_the_library_nothing_else_changes() -> None:
     """As where there was no compiler: vitkit says so when asked, and classifies in another way."""
     code = (
-        "import torch; from vitkit import engine, kernels, models;"
-        "assert not kernels.available();"
+        "import torch; from vitkit import engine, models; from vitkit.kernels import attention;"
+        "assert not attention.available();"
         "model = models.build(models.preset('vit-ti/16', image_size=(32, 32))).eval();"
         "made = engine.accelerate(model); print(made.precision);"
-        "from vitkit.kernels import attention; x = torch.zeros(1, 1, 1, 16).bfloat16();\n"
-        "try: attention(x, x, x)\nexcept RuntimeError as error: print(error)"
+        "x = torch.zeros(1, 1, 1, 16).bfloat16();\n"
+        "try: attention.attention(x, x, x)\nexcept RuntimeError as error: print(error)"
     )
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, env={"VITKIT_KERNELS": "0"}
@@ -163,4 +162,4 @@ def test_it_was_compiled_here_if_it_could_be() -> None:
         pytest.skip("needs a C compiler")
     assert library.library() is not None
     if machine(torch.device("cpu")).bfloat16 and not machine(torch.device("cpu")).tiles:
-        assert kernels.available()
+        assert attention.available()

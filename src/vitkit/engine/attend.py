@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from vitkit import kernels
 from vitkit.engine.machine import Machine
+from vitkit.kernels import attention
 
 Way = Literal["fused", "kernel", "products"]
 
@@ -21,7 +21,7 @@ def attention_way(machine: Machine, dtype: torch.dtype) -> Way:
     compiled, half of that.
     """
     slow = machine.packs and machine.bfloat16 and not machine.tiles and dtype == torch.bfloat16
-    return "fused" if not slow else "kernel" if kernels.available() else "products"
+    return "fused" if not slow else "kernel" if attention.available() else "products"
 
 
 def attend(
@@ -32,8 +32,8 @@ def attend(
     way: Way,
 ) -> Float[Tensor, "b m d"]:
     """The attended values, heads side by side; `bias` broadcasts to (b, h, m, n)."""
-    if way == "kernel" and kernels.takes(q, k, v):
-        return kernels.attention(q, k, v, bias)
+    if way == "kernel" and attention.takes(q, k, v):
+        return attention.attention(q, k, v, bias)
     if way != "fused":
         return _products(q, k, v, bias)
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=None if bias is None else bias.to(q.dtype))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from vitkit.engine.attend import Way, attend
 from vitkit.engine.dense import activation_name
 from vitkit.engine.merging import Merging
+from vitkit.engine.quantised import quantising
 from vitkit.layers import MLP, Attention, Block, LayerScale, SwiGLU, rotate
 from vitkit.layers.attention import with_relative
 
@@ -65,6 +66,11 @@ class FusedAttention(nn.Module):
         q, k, v = self.heads(x, rotation)
         return self.answer(q, k, v, with_relative(bias, q, relative) if self.keep is None else bias, residual)
 
+    @property
+    def first(self) -> list[nn.Module]:
+        """The layers that the tokens go into."""
+        return [self.qkv] if self.keep is None else [self.query, self.key_value]
+
     def answer(
         self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, residual: Tensor | None
     ) -> Float[Tensor, "b m d"]:
@@ -108,6 +114,11 @@ class FusedMLP(nn.Module):
             self.fc1 = make("fc1", mlp.fc1.weight, mlp.fc1.bias, act=activation_name(mlp.act))
         self.fc2 = make("fc2", *scaled(mlp.fc2, gamma))
 
+    @property
+    def first(self) -> list[nn.Module]:
+        """The layers that the tokens go into."""
+        return [self.fc1, self.value] if self.gated else [self.fc1]
+
     def forward(self, x: Float[Tensor, "*b d"], residual: Float[Tensor, "*b d"] | None = None) -> Float[Tensor, "*b d"]:
         """Each token on its own, added to the residual if there is one."""
         hidden = self.fc1(x)
@@ -133,8 +144,8 @@ class FusedBlock(nn.Module):
         last: bool = False,
     ):
         super().__init__()
-        self.norm1, self.attn = block.norm1, attention
-        self.norm2, self.mlp = block.norm2, mlp
+        self.norm1, self.attn = quantising(block.norm1, *attention.first), attention
+        self.norm2, self.mlp = quantising(block.norm2, *mlp.first), mlp
         self.index = index
         self.merging = merging
         self.last = last

@@ -11,6 +11,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from vitkit.engine.dense import FUSED
+from vitkit.kernels import quantise
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class Range:
 
     def whole(self, x: Float[Tensor, "*n"]) -> UInt8[Tensor, "*n"]:
         """The nearest of the 256 values, the ends for what lies beyond them."""
+        if quantise.available() and quantise.takes(x):
+            return quantise.quantise(x, self.scale, self.zero)
         # Truncation after adding a half rounds, where nothing is negative.
         return x.float().mul(1 / self.scale).add_(self.zero + 0.5).clamp_(0, 255).to(torch.uint8)
 
@@ -63,3 +66,25 @@ class QuantisedDense(nn.Module):
         out, dtype = (Range(1.0, 0), self.dtype) if self.to_range is None else (self.to_range, torch.uint8)
         y = torch.ops.onednn.qlinear_pointwise(*given, self.bias, out.scale, out.zero, dtype, name, [], variant)
         return y if factor is None else y * factor
+
+
+class QuantisingNorm(nn.Module):
+    """A LayerNorm that gives whole numbers of 8 bits: what the 8-bit layer after it takes."""
+
+    def __init__(self, norm: nn.LayerNorm, to: Range):
+        super().__init__()
+        self.norm = norm
+        self.to_range = to
+
+    def forward(self, x: Float[Tensor, "*b d"]) -> UInt8[Tensor, "*b d"]:
+        """The normalised numbers, rounded."""
+        return quantise.quantise(x, self.to_range.scale, self.to_range.zero, self.norm)
+
+
+def quantising(norm: nn.Module, *layers: nn.Module) -> nn.Module:
+    """The norm before these layers, with their rounding in it where they agree on one and the kernel is there."""
+    ranges = {layer.taken if isinstance(layer, QuantisedDense) else None for layer in layers}
+    (to, *others) = ranges
+    if to is None or others or not isinstance(norm, nn.LayerNorm) or not quantise.available():
+        return norm
+    return QuantisingNorm(norm, to) if quantise.normalises(norm, norm.normalized_shape[-1]) else norm

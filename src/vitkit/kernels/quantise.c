@@ -1,0 +1,102 @@
+/* Rows of numbers to whole numbers of 8 bits, normalised on the way if wanted: one pass over the memory in place of
+   the five that separate operations take. */
+
+#include <stdint.h>
+
+struct quantise {
+    const void *x; /* (rows, width), dense */
+    const float *weight, *bias; /* of a LayerNorm, or none */
+    uint8_t *out; /* (rows, width), dense */
+    int64_t rows, width;
+    float epsilon, inverse, zero; /* out is x * inverse + zero, rounded */
+    int32_t brief; /* x is bfloat16, else float32 */
+};
+
+#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
+#include <immintrin.h>
+
+#define TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq")))
+#define INLINE static inline __attribute__((always_inline)) TARGET
+enum { LANES = 16 };
+
+extern void GOMP_parallel(void (*)(void *), void *, unsigned, unsigned) __attribute__((weak));
+extern int omp_get_thread_num(void) __attribute__((weak));
+extern int omp_get_num_threads(void) __attribute__((weak));
+
+INLINE __m512 some(const struct quantise *job, int64_t row, int64_t at, __mmask16 valid)
+{
+    int64_t place = row * job->width + at;
+    if (!job->brief)
+        return _mm512_maskz_loadu_ps(valid, (const float *)job->x + place);
+    __m256i halves = _mm256_maskz_loadu_epi16(valid, (const uint16_t *)job->x + place);
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
+}
+
+INLINE __mmask16 part(const struct quantise *job, int64_t at)
+{
+    return job->width - at >= LANES ? 0xffff : (__mmask16)((1u << (job->width - at)) - 1);
+}
+
+TARGET static void share(void *argument)
+{
+    const struct quantise *job = argument;
+    int64_t thread = omp_get_thread_num ? omp_get_thread_num() : 0;
+    int64_t threads = omp_get_num_threads ? omp_get_num_threads() : 1;
+    const __m512 inverse = _mm512_set1_ps(job->inverse), most = _mm512_set1_ps(255.0f), least = _mm512_setzero_ps();
+    /* Truncation after adding a half rounds, where nothing is negative. */
+    const __m512 zero = _mm512_set1_ps(job->zero + 0.5f);
+    for (int64_t row = job->rows * thread / threads; row < job->rows * (thread + 1) / threads; row++) {
+        __m512 mean = _mm512_setzero_ps(), factor = _mm512_set1_ps(1.0f);
+        if (job->weight) {
+            __m512 sum = _mm512_setzero_ps(), squares = _mm512_setzero_ps();
+            for (int64_t at = 0; at < job->width; at += LANES)
+                sum = _mm512_add_ps(sum, some(job, row, at, part(job, at)));
+            mean = _mm512_set1_ps(_mm512_reduce_add_ps(sum) / (float)job->width);
+            for (int64_t at = 0; at < job->width; at += LANES) {
+                __mmask16 valid = part(job, at);
+                __m512 off = _mm512_maskz_sub_ps(valid, some(job, row, at, valid), mean);
+                squares = _mm512_fmadd_ps(off, off, squares);
+            }
+            float variance = _mm512_reduce_add_ps(squares) / (float)job->width;
+            factor = _mm512_set1_ps(1.0f / __builtin_sqrtf(variance + job->epsilon));
+        }
+        for (int64_t at = 0; at < job->width; at += LANES) {
+            __mmask16 valid = part(job, at);
+            __m512 x = some(job, row, at, valid);
+            if (job->weight) {
+                x = _mm512_mul_ps(_mm512_sub_ps(x, mean), factor);
+                x = _mm512_mul_ps(x, _mm512_maskz_loadu_ps(valid, job->weight + at));
+                if (job->bias)
+                    x = _mm512_add_ps(x, _mm512_maskz_loadu_ps(valid, job->bias + at));
+            }
+            x = _mm512_add_ps(_mm512_mul_ps(x, inverse), zero);
+            x = _mm512_min_ps(_mm512_max_ps(x, least), most);
+            _mm_mask_storeu_epi8(job->out + row * job->width + at, valid, _mm512_cvtusepi32_epi8(_mm512_cvttps_epi32(x)));
+        }
+    }
+}
+
+int vitkit_quantise_runs(void)
+{
+    return __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("avx512dq");
+}
+
+void vitkit_quantise(struct quantise *job, int threads)
+{
+    if (threads > 1 && job->rows > 1 && GOMP_parallel && omp_get_thread_num && omp_get_num_threads)
+        GOMP_parallel(share, job, (unsigned)threads, 0);
+    else
+        share(job);
+}
+#else
+int vitkit_quantise_runs(void)
+{
+    return 0;
+}
+
+void vitkit_quantise(struct quantise *job, int threads)
+{
+    (void)job, (void)threads;
+}
+#endif

@@ -1,0 +1,98 @@
+"""The compiled rounding to 8 bits against torch's operations, alone and behind a LayerNorm, and what it refuses."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from vitkit.engine.quantised import QuantisedDense, QuantisingNorm, Range, quantising
+from vitkit.kernels import quantise
+
+needs_kernels = pytest.mark.skipif(
+    not quantise.available(), reason="needs a C compiler at installation and a CPU with AVX-512"
+)
+
+
+def numbers(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return (3 * torch.randn(*shape, generator=torch.Generator().manual_seed(0))).to(dtype)
+
+
+def by_torch(x: Tensor, scale: float, zero: int) -> Tensor:
+    return x.float().mul(1 / scale).add_(zero + 0.5).clamp_(0, 255).to(torch.uint8)
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(2, 7, 64), (5, 1), (3, 17), (1, 250), (0, 16), (2, 0)], ids=str)
+def test_it_rounds_as_torch_does(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    x = numbers(*shape, dtype=dtype)
+    for scale, zero in ((0.02, 128), (0.0313, 0), (0.5, 3)):
+        assert torch.equal(quantise.quantise(x, scale, zero), by_torch(x, scale, zero))
+
+
+@needs_kernels
+def test_ends_and_views() -> None:
+    x = torch.tensor([-1e9, -1.0, 0.0, 1.0, 1e9, torch.inf, -torch.inf])
+    assert quantise.quantise(x, 0.1, 10).tolist() == [0, 0, 10, 20, 255, 255, 0]
+    x = numbers(6, 8, 20)
+    assert torch.equal(quantise.quantise(x[:, ::2, 3:], 0.05, 99), by_torch(x[:, ::2, 3:], 0.05, 99))
+
+
+@needs_kernels
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("width", [16, 31, 192, 770])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_behind_a_layer_norm(width: int, dtype: torch.dtype, bias: bool) -> None:
+    norm = nn.LayerNorm(width, eps=1e-6, bias=bias).requires_grad_(False)
+    for number, parameter in enumerate(norm.parameters()):
+        parameter.copy_(1 - number + 0.3 * numbers(width))
+    x = numbers(4, 9, width, dtype=dtype) + 5
+    scale, zero = 0.04, 120
+    exact = nn.functional.layer_norm(
+        x.double(), (width,), norm.weight.double(), None if norm.bias is None else norm.bias.double(), 1e-6
+    )
+    found, wanted = quantise.quantise(x, scale, zero, norm).double(), (exact / scale + zero).clamp(0, 255)
+    # Half a step is the rounding; the rest is float32's.
+    assert float((found - wanted).abs().max()) < 0.502
+
+
+@needs_kernels
+def test_the_threads_do_not_change_a_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, norm = numbers(13, 40), nn.LayerNorm(40)
+    alone = quantise.quantise(x, 0.05, 90, norm)
+    for threads in (2, 5, 16):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        assert torch.equal(quantise.quantise(x, 0.05, 90, norm), alone)
+
+
+@needs_kernels
+def test_what_it_does_not_take_is_refused() -> None:
+    with pytest.raises(ValueError, match="takes float32 or bfloat16 on a CPU"):
+        quantise.quantise(numbers(2, 3).double(), 1.0, 0)
+    for norm in (nn.LayerNorm(4), nn.LayerNorm(3).bfloat16(), nn.LayerNorm(3, elementwise_affine=False)):
+        with pytest.raises(ValueError, match="a LayerNorm over 3 channels in float32"):
+            quantise.quantise(numbers(2, 3), 1.0, 0, norm)
+
+
+def test_a_range_rounds_the_same_with_and_without_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = numbers(5, 33)
+    here = Range(0.03, 77).whole(x)
+    monkeypatch.setattr(quantise, "available", lambda: False)
+    assert torch.equal(Range(0.03, 77).whole(x), here)
+    assert torch.equal(Range(0.03, 77).whole(x.double()), here)
+
+
+@needs_kernels
+def test_a_norm_rounds_only_for_layers_that_agree() -> None:
+    try:
+        one, two = (
+            QuantisedDense(numbers(8, 16), None, taken=Range(scale, 5), dtype=torch.float32) for scale in (1, 2)
+        )
+    except (RuntimeError, NotImplementedError):
+        pytest.skip("needs a CPU with 8-bit products (AVX-512 VNNI)")
+    norm = nn.LayerNorm(16)
+    assert isinstance(quantising(norm, one), QuantisingNorm)
+    assert isinstance(quantising(norm, one, one), QuantisingNorm)
+    assert quantising(norm, one, two) is norm
+    assert quantising(norm, one, nn.Linear(16, 8)) is norm
+    assert quantising(nn.Identity(), one) is not norm
+    assert quantising(norm.bfloat16(), one) is norm
