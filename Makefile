@@ -47,7 +47,7 @@ $(VENV)/python: scripts/venv.py
 	$(PYTHON) scripts/venv.py $(VENV)
 	@touch $@
 
-$(VENV)/demo: $(VENV)/python pyproject.toml constraints.txt $(wildcard src/vitkit/kernels/*.c)
+$(VENV)/demo: $(VENV)/python pyproject.toml constraints.txt $(wildcard src/vitkit/kernels/*.[ch])
 	$(BIN)/python -m pip install -q -c constraints.txt -e .
 	@touch $@
 

@@ -35,6 +35,7 @@ class Attention(ctypes.Structure):
         ("bias", ctypes.c_void_p),
         ("bias_strides", ctypes.c_int64 * 3),
         ("out", ctypes.c_void_p),
+        ("row", ctypes.c_void_p),
         ("sizes", ctypes.c_int64 * 5),
         ("scale", ctypes.c_float),
         ("failed", ctypes.c_int32),
@@ -69,11 +70,14 @@ def attention(
     k: BFloat16[Tensor, "b h n k"],
     v: BFloat16[Tensor, "b h n k"],
     bias: Float[Tensor, "..."] | None = None,
+    rows: Float[Tensor, "b h m 2"] | None = None,
 ) -> BFloat16[Tensor, "b m d"]:
     """The attended values, heads side by side; `bias` broadcasts to (b, h, m, n).
 
-    Tensors may be views of one (b, n, 3, h, k). Raises RuntimeError where it is not `available`, ValueError for what
-    it does not take (`takes`) and for shapes that do not fit; memory that is refused is a MemoryError.
+    Tensors may be views of one (b, n, 3, h, k). `rows`, float32 and dense, is filled with what the backward pass needs
+    of every row of weights: its highest logit as a power of two, and one over its sum. Raises RuntimeError where it is
+    not `available`, ValueError for what it does not take (`takes`) and for shapes that do not fit; memory that is
+    refused is a MemoryError.
     """
     routine = _routine()
     if routine is None:
@@ -85,7 +89,10 @@ def attention(
             f"attention takes bfloat16 heads on a CPU, not {q.dtype} {[*q.shape]}, {[*k.shape]}, {[*v.shape]}"
         )
     out = torch.empty(b, m, h * width, dtype=torch.bfloat16)
-    call = Attention(_heads(q), _heads(k), _heads(v), None, (0, 0, 0), out.data_ptr(), (b, h, m, n, width), width**-0.5)
+    sizes = (ctypes.c_int64 * 5)(b, h, m, n, width)
+    call = Attention(_heads(q), _heads(k), _heads(v), None, (0, 0, 0), out.data_ptr(), None, sizes, width**-0.5)
+    if rows is not None:
+        call.row = rows.data_ptr()
     if bias is not None:
         # Kept by this name until the call is over.
         bias = bias.float()

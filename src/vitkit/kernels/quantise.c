@@ -14,14 +14,11 @@ struct quantise {
 
 #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
 #include <immintrin.h>
+#include "threads.h"
 
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq")))
 #define INLINE static inline __attribute__((always_inline)) TARGET
 enum { LANES = 16 };
-
-extern void GOMP_parallel(void (*)(void *), void *, unsigned, unsigned) __attribute__((weak));
-extern int omp_get_thread_num(void) __attribute__((weak));
-extern int omp_get_num_threads(void) __attribute__((weak));
 
 INLINE __m512 some(const struct quantise *job, int64_t row, int64_t at, __mmask16 valid)
 {
@@ -40,12 +37,12 @@ INLINE __mmask16 part(const struct quantise *job, int64_t at)
 TARGET static void share(void *argument)
 {
     const struct quantise *job = argument;
-    int64_t thread = omp_get_thread_num ? omp_get_thread_num() : 0;
-    int64_t threads = omp_get_num_threads ? omp_get_num_threads() : 1;
+    int64_t from, to;
+    own(job->rows, &from, &to);
     const __m512 inverse = _mm512_set1_ps(job->inverse), most = _mm512_set1_ps(255.0f), least = _mm512_setzero_ps();
     /* Truncation after adding a half rounds, where nothing is negative. */
     const __m512 zero = _mm512_set1_ps(job->zero + 0.5f);
-    for (int64_t row = job->rows * thread / threads; row < job->rows * (thread + 1) / threads; row++) {
+    for (int64_t row = from; row < to; row++) {
         __m512 mean = _mm512_setzero_ps(), factor = _mm512_set1_ps(1.0f);
         if (job->weight) {
             __m512 sum = _mm512_setzero_ps(), squares = _mm512_setzero_ps();
@@ -84,10 +81,7 @@ int vitkit_quantise_runs(void)
 
 void vitkit_quantise(struct quantise *job, int threads)
 {
-    if (threads > 1 && job->rows > 1 && GOMP_parallel && omp_get_thread_num && omp_get_num_threads)
-        GOMP_parallel(share, job, (unsigned)threads, 0);
-    else
-        share(job);
+    together(share, job, threads);
 }
 #else
 int vitkit_quantise_runs(void)

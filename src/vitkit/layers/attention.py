@@ -9,6 +9,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vitkit.kernels.packed_attention import better, packed_attention, takes
 from vitkit.layers.relative_vectors import relative_logits
 from vitkit.layers.rotary import rotate
 
@@ -69,7 +70,10 @@ class Attention(nn.Module):
         relative: Float[Tensor, "offsets k"] | None = None,
     ) -> Float[Tensor, "b n d"]:
         """The attended and projected tokens."""
-        q, k, v = self.heads(x, rotation)
+        qkv = self._project(x)
+        if bias is None and rotation is None and relative is None and self._by_kernel(qkv):
+            return self.proj(packed_attention(qkv, self.num_heads))
+        q, k, v = self._split(qkv, rotation)
         bias = with_relative(bias, q, relative)
         dropout = self.dropout if self.training else 0.0
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
@@ -111,6 +115,11 @@ class Attention(nn.Module):
         if self.q_bias is not None and self.v_bias is not None:
             qkv = qkv + torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias]).to(qkv.dtype)
         return qkv
+
+    def _by_kernel(self, qkv: Float[Tensor, "b n three_d"]) -> bool:
+        """Whether our own kernel does this attention, and faster: bfloat16 on a CPU without tiles."""
+        plain = isinstance(self.q_norm, nn.Identity) and not (self.training and self.dropout)
+        return plain and takes(qkv, self.num_heads) and better()
 
     def _split(
         self, qkv: Float[Tensor, "b n three_d"], rotation: Float[Tensor, "2 p k"] | None

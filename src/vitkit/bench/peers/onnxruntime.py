@@ -22,12 +22,16 @@ def make(job: Job, contender: Contender) -> None:
     if contender.precision != "int8":
         _export(job, contender.precision, graph)
         return
+    import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     plain = _graph(job, "float32")
     if not plain.exists():
         _export(job, "float32", plain)
-    quantize_dynamic(plain, graph, weight_type=QuantType.QInt8, op_types_to_quantize=["MatMul", "Gemm"])
+    # The exporter notes shapes under names that the quantiser gives to other tensors.
+    exported = onnx.load(plain)
+    del exported.graph.value_info[:]
+    quantize_dynamic(exported, graph, weight_type=QuantType.QInt8, op_types_to_quantize=["MatMul", "Gemm"])
 
 
 def _export(job: Job, precision: str, graph: Path) -> None:
