@@ -4,7 +4,7 @@ Weights, then what of them learns, then the objective, device, recomputation, sh
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from vitkit import models, objectives, parallel
 from vitkit.evaluate.flops import Count, recomputing
 from vitkit.models import Backbone
-from vitkit.train import optim, start, tune
+from vitkit.train import memory, optim, start, tune
 from vitkit.train.average import Average
 from vitkit.train.loop import Training
 from vitkit.train.run import Run
@@ -74,13 +74,16 @@ def judged(training: Training) -> Backbone:
 
 
 @contextmanager
-def machine(run: Run) -> Iterator[None]:
-    """The threads of torch and the precision of matrix products that a run asks for, while it is entered."""
+def machine(run: Run, device: torch.device) -> Iterator[None]:
+    """The threads of torch and the precision of matrix products that a run asks for, while it is entered; on a CPU its
+    memory stays with the process.
+    """
     threads, products = torch.get_num_threads(), torch.get_float32_matmul_precision()
     torch.set_num_threads(run.machine.threads or threads)
     torch.set_float32_matmul_precision("high" if run.machine.tf32 else products)
     try:
-        yield
+        with memory.kept() if device.type == "cpu" else nullcontext():
+            yield
     finally:
         torch.set_num_threads(threads)
         torch.set_float32_matmul_precision(products)

@@ -54,7 +54,7 @@ def train(run: Run, folder: str | Path, *, console: Console | None = None) -> Re
         raise ValueError(f"'{run.name}' needs pictures: say --data SOURCE, as in --data parquet:/data/imagenet")
     place = RunFolder(Path(folder))
     random = torch.random.fork_rng(devices=[])
-    with parallel.together(run.machine.device, run.machine.parallel) as device, random, machine(run):
+    with parallel.together(run.machine.device, run.machine.parallel) as device, random, machine(run, device):
         parallel.by_main(lambda: place.refuse(run))
         training, training_source, validation = prepared(run, place, device)
         # All that can be refused has been: nothing is written before.

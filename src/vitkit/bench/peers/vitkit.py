@@ -81,6 +81,8 @@ def training(job: Job, contender: Contender) -> Prepared:
         training.step += 1
         return loss
 
+    # As `train` sets the machine up; the process ends with the race.
+    begin.machine(training.run, device).__enter__()
     losses = np.array([step() for _ in range(torch_network.STEPS_COMPARED)], np.float32)
     return Prepared(run=step, items=job.batch, outputs=losses, notes={"optimizer": "the loop's AdamW, fused"})
 
