@@ -108,12 +108,6 @@ TARGET static void share(void *argument)
     free(scratch);
 }
 
-/* The number of the interface above: kernels/library.py asks. */
-int vitkit_interface(void)
-{
-    return 1;
-}
-
 int vitkit_attention_runs(void)
 {
     return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw") &&
@@ -127,11 +121,6 @@ int vitkit_attention(struct attention *job, int threads)
     return job->failed;
 }
 #else
-int vitkit_interface(void)
-{
-    return 1;
-}
-
 int vitkit_attention_runs(void)
 {
     return 0;

@@ -1,4 +1,4 @@
-"""The compiled library beside this file, if the machine that vitkit was installed on had a C compiler."""
+"""The compiled libraries beside this file, if the machine that vitkit was installed on had a C compiler."""
 
 import ctypes
 import os
@@ -9,15 +9,19 @@ from pathlib import Path
 INTERFACE = 1
 
 
-@lru_cache(maxsize=1)
-def library() -> ctypes.CDLL | None:
-    """The library; None where there is none, it is of another version of vitkit, or VITKIT_KERNELS is 0."""
+@lru_cache(maxsize=2)
+def library(name: str = "native") -> ctypes.CDLL | None:
+    """The library: `native`, which runs on torch's threads, or `pictures`, which has none.
+
+    None where it was not compiled, is of another version of vitkit, or VITKIT_KERNELS is 0.
+    """
     if os.environ.get("VITKIT_KERNELS") == "0":
         return None
-    # torch brings the OpenMP runtime that the kernels share with it, and must be loaded before them.
-    import torch  # noqa: F401
+    if name == "native":
+        # torch brings the OpenMP runtime that these kernels share with it, and must be loaded before them.
+        import torch  # noqa: F401
 
-    for path in sorted(Path(__file__).parent.glob("native.*")):
+    for path in sorted(Path(__file__).parent.glob(f"{name}.*")):
         try:
             found = ctypes.CDLL(str(path))
             if found.vitkit_interface() == INTERFACE:
