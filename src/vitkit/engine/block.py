@@ -10,6 +10,7 @@ from vitkit.engine.attend import Way, attend
 from vitkit.engine.dense import activation_name
 from vitkit.engine.merging import Merging
 from vitkit.engine.quantised import quantising
+from vitkit.kernels import attention as kernel
 from vitkit.layers import MLP, Attention, Block, LayerScale, SwiGLU, rotate
 from vitkit.layers.attention import with_relative
 
@@ -44,6 +45,9 @@ class FusedAttention(nn.Module):
         self.relative_position_bias_table = attention.relative_position_bias_table
         self.relative_positions = attention.relative_positions
         weight, bias = attention.qkv.weight, attention.qkv.bias
+        whole = weight.shape[1] % (self.num_heads * kernel.LANES) == 0
+        # The kernel reads the heads where the projection puts them.
+        self.direct = way == "kernel" and whole and keep is None and isinstance(self.q_norm, nn.Identity)
         if attention.q_bias is not None and attention.v_bias is not None:
             bias = torch.cat([attention.q_bias, torch.zeros_like(attention.q_bias), attention.v_bias])
         if keep is None:
@@ -63,6 +67,8 @@ class FusedAttention(nn.Module):
         residual: Float[Tensor, "b m d"] | None = None,
     ) -> Float[Tensor, "b m d"]:
         """The attended and projected tokens, added to the residual if there is one."""
+        if self.direct and bias is None and rotation is None and relative is None:
+            return self.proj(kernel.packed(self.qkv(x), self.num_heads), residual=residual)
         q, k, v = self.heads(x, rotation)
         return self.answer(q, k, v, with_relative(bias, q, relative) if self.keep is None else bias, residual)
 

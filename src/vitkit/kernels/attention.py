@@ -70,14 +70,11 @@ def attention(
     k: BFloat16[Tensor, "b h n k"],
     v: BFloat16[Tensor, "b h n k"],
     bias: Float[Tensor, "..."] | None = None,
-    rows: Float[Tensor, "b h m 2"] | None = None,
 ) -> BFloat16[Tensor, "b m d"]:
     """The attended values, heads side by side; `bias` broadcasts to (b, h, m, n).
 
-    Tensors may be views of one (b, n, 3, h, k). `rows`, float32 and dense, is filled with what the backward pass needs
-    of every row of weights: its highest logit as a power of two, and one over its sum. Raises RuntimeError where it is
-    not `available`, ValueError for what it does not take (`takes`) and for shapes that do not fit; memory that is
-    refused is a MemoryError.
+    Tensors may be views. Raises RuntimeError where it is not `available`, ValueError for what it does not take
+    (`takes`) and for shapes that do not fit; memory that is refused is a MemoryError.
     """
     routine = _routine()
     if routine is None:
@@ -89,10 +86,9 @@ def attention(
             f"attention takes bfloat16 heads on a CPU, not {q.dtype} {[*q.shape]}, {[*k.shape]}, {[*v.shape]}"
         )
     out = torch.empty(b, m, h * width, dtype=torch.bfloat16)
-    sizes = (ctypes.c_int64 * 5)(b, h, m, n, width)
-    call = Attention(_heads(q), _heads(k), _heads(v), None, (0, 0, 0), out.data_ptr(), None, sizes, width**-0.5)
-    if rows is not None:
-        call.row = rows.data_ptr()
+    call = Attention(
+        _heads(q), _heads(k), _heads(v), None, (0, 0, 0), out.data_ptr(), None, (b, h, m, n, width), width**-0.5
+    )
     if bias is not None:
         # Kept by this name until the call is over.
         bias = bias.float()
@@ -102,6 +98,41 @@ def attention(
     if routine(ctypes.byref(call), torch.get_num_threads()):
         raise MemoryError("attention found no memory to work in")
     return out
+
+
+def packed(
+    qkv: BFloat16[Tensor, "b n three_d"], num_heads: int, rows: Float[Tensor, "b h n 2"] | None = None
+) -> BFloat16[Tensor, "b n d"]:
+    """`attention` of query, key and value that lie in one dense tensor, (3, h, k) its last axis; `rows` as there.
+
+    Nothing but the addresses is worked out in Python, which is felt in small networks. Raises RuntimeError where it is
+    not `available`, ValueError for what it does not take (`takes_packed`); refused memory is a MemoryError.
+    """
+    routine = _routine()
+    if routine is None:
+        raise RuntimeError("the kernels of vitkit are not compiled here, or this CPU cannot run them")
+    if not takes_packed(qkv, num_heads):
+        raise ValueError(
+            f"packed attention takes bfloat16 on a CPU, not {qkv.dtype} {[*qkv.shape]} for {num_heads} heads"
+        )
+    qkv = qkv.contiguous()
+    b, n, three = qkv.shape
+    width, start = three // (3 * num_heads), qkv.data_ptr()
+    out = torch.empty(b, n, three // 3, dtype=torch.bfloat16)
+    # Two bytes a number, and a third of them each for the queries, the keys and the values.
+    q, k, v = (Heads(start + part * three // 3 * 2, n * three, width, three) for part in range(3))
+    kept = None if rows is None else rows.data_ptr()
+    call = Attention(q, k, v, None, (0, 0, 0), out.data_ptr(), kept, (b, num_heads, n, n, width), width**-0.5)
+    if routine(ctypes.byref(call), torch.get_num_threads()):
+        raise MemoryError("attention found no memory to work in")
+    return out
+
+
+def takes_packed(qkv: Tensor, num_heads: int) -> bool:
+    """Whether this is what `packed` reads: bfloat16 on a CPU, heads of whole vectors."""
+    if qkv.dtype != torch.bfloat16 or qkv.device.type != "cpu" or qkv.ndim != 3:
+        return False
+    return qkv.shape[2] % (3 * num_heads * LANES) == 0 and qkv.shape[1] > 0
 
 
 def _heads(x: Tensor) -> Heads:

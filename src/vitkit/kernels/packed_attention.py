@@ -62,31 +62,18 @@ def _tiles() -> bool:
     return bool(ask is not None and ask())
 
 
-def takes(qkv: Tensor, num_heads: int) -> bool:
-    """Whether this is what `packed_attention` reads: bfloat16 on a CPU, heads of whole vectors."""
-    if qkv.dtype != torch.bfloat16 or qkv.device.type != "cpu" or qkv.ndim != 3:
-        return False
-    return qkv.shape[2] % (3 * num_heads * attention.LANES) == 0 and qkv.shape[1] > 0
-
-
 def packed_attention(qkv: BFloat16[Tensor, "b n three_d"], num_heads: int) -> BFloat16[Tensor, "b n d"]:
     """softmax(q k^T / sqrt(k)) v, heads side by side; `qkv` is laid out as a `layers.Attention` projects it.
 
-    Raises RuntimeError where it is not `available`, ValueError for what it does not take.
+    Raises what `attention.packed` does.
     """
-    if not takes(qkv, num_heads):
-        raise ValueError(
-            f"packed attention takes bfloat16 on a CPU, not {qkv.dtype} {[*qkv.shape]} for {num_heads} heads"
-        )
     return _forward(qkv, num_heads)[0]
 
 
 @torch.library.custom_op("vitkit::packed_attention", mutates_args=())
 def _forward(qkv: Tensor, num_heads: int) -> tuple[Tensor, Tensor]:
-    b, n, _ = qkv.shape
-    q, k, v = qkv.contiguous().view(b, n, 3, num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
-    rows = torch.empty(b, num_heads, n, 2)
-    return attention.attention(q, k, v, rows=rows), rows
+    rows = torch.empty(qkv.shape[0], num_heads, qkv.shape[1], 2)
+    return attention.packed(qkv, num_heads, rows), rows
 
 
 @_forward.register_fake

@@ -9,7 +9,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitkit.kernels.packed_attention import better, packed_attention, takes
+from vitkit.kernels.attention import takes_packed
+from vitkit.kernels.packed_attention import better, packed_attention
 from vitkit.layers.relative_vectors import relative_logits
 from vitkit.layers.rotary import rotate
 
@@ -119,7 +120,7 @@ class Attention(nn.Module):
     def _by_kernel(self, qkv: Float[Tensor, "b n three_d"]) -> bool:
         """Whether our own kernel does this attention, and faster: bfloat16 on a CPU without tiles."""
         plain = isinstance(self.q_norm, nn.Identity) and not (self.training and self.dropout)
-        return plain and takes(qkv, self.num_heads) and better()
+        return plain and takes_packed(qkv, self.num_heads) and better()
 
     def _split(
         self, qkv: Float[Tensor, "b n three_d"], rotation: Float[Tensor, "2 p k"] | None
