@@ -18,6 +18,7 @@ def embed(
     out: Path | None = None,
     precision: Literal["auto", "float32", "bfloat16", "float16", "int8"] = "auto",
     merge_tokens: int = 0,
+    resampling: Literal["pillow", "torch", "draft"] = "pillow",
     device: str = "auto",
     batch_size: int | None = None,
     image_size: int | None = None,
@@ -37,6 +38,7 @@ def embed(
         precision: The arithmetic of the network; auto is the fastest that is near float32 here, which is exact. int8 is
             calibrated on the first photos.
         merge_tokens: How many tokens every block merges away (ToMe): faster, another answer.
+        resampling: `pillow` or `torch` by whose pixels; `draft` decodes large JPEG files small: faster, other pixels.
         device: Where it runs: auto, cpu, cuda, cuda:1, mps.
         batch_size: Images in one pass; 8 on a CPU, 64 on a GPU.
         image_size: The side in pixels to look at images in; the model's own if not given.
@@ -58,6 +60,7 @@ def embed(
         classifier.processor,
         precision=precision,
         merge_tokens=merge_tokens,
+        resampling=resampling,
         device=device,
         batch_size=batch_size,
         allow_truncated=allow_truncated,

@@ -19,20 +19,34 @@ from vitkit.images.header import Header
 _COLORS: Final = {"YCbCr": "RGB", "RGB": "RGB", "Gray": "GRAY"}
 
 
-def decode(header: Header) -> UInt8[np.ndarray, "h w *c"] | None:
-    """The pixels (h, w, 3), or (h, w) of a grey picture; None where Pillow has to decode."""
+def decode(header: Header, least: tuple[int, int] | None = None) -> UInt8[np.ndarray, "h w *c"] | None:
+    """The pixels (h, w, 3), or (h, w) of a grey picture; None where Pillow has to decode.
+
+    With `least` (rows, columns) the picture is decoded at a half, a quarter or an eighth of its size where both sides
+    stay at least that long: fewer coefficients of each block are used, which is faster, and other pixels.
+    """
     if header.format != "JPEG" or not header.complete:
         return None
     decoder = equal_decoder()
-    return None if decoder is None else _decode(decoder, header.clean, (header.height, header.width))
+    size = header.height, header.width
+    return None if decoder is None else _decode(decoder, header.clean, size, _fraction(size, least))
 
 
-def _decode(decoder: ModuleType, data: bytes, size: tuple[int, int]) -> np.ndarray | None:
+def _fraction(size: tuple[int, int], least: tuple[int, int] | None) -> int:
+    """The largest divisor that a decoder has and that leaves a picture of `size` at least so large; 1 for none."""
+    if least is None:
+        return 1
+    return next((by for by in (8, 4, 2) if size[0] >= by * least[0] and size[1] >= by * least[1]), 1)
+
+
+def _decode(decoder: ModuleType, data: bytes, size: tuple[int, int], fraction: int = 1) -> np.ndarray | None:
     try:
         height, width, color, _ = decoder.decode_jpeg_header(data)
         if (height, width) != size or color not in _COLORS:
             return None
-        pixels = decoder.decode_jpeg(data, _COLORS[color])
+        least = [(side + fraction - 1) // fraction for side in size]
+        smaller = {} if fraction == 1 else {"min_height": least[0], "min_width": least[1]}
+        pixels = decoder.decode_jpeg(data, _COLORS[color], **smaller)
     except (ValueError, MemoryError, RuntimeError):
         return None
     return pixels[..., 0] if pixels.shape[-1] == 1 else pixels

@@ -6,15 +6,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from vitkit import engine
-from vitkit.data.processor import Processor
-from vitkit.data.processor.resampling import RESAMPLINGS, Resampling, array
+from vitkit.data.processor import Processor, draft
+from vitkit.data.processor import resampling as by_torch
 from vitkit.engine.check import probe
 from vitkit.engine.merging import Reduction
 from vitkit.images import ImageError, Limits
@@ -25,6 +25,13 @@ from vitkit.predict.placing import as_it_is, device_of, placed
 Network = Callable[[Backbone, Tensor], Tensor]
 # What `precision` can be beside auto.
 PRECISIONS = engine.PRECISIONS
+Resampling = Literal["pillow", "torch", "draft"]
+# How pictures are read, by the name of it.
+READERS: dict[Resampling, Callable[..., np.ndarray]] = {
+    "pillow": lambda processor, image, **reading: processor.array(image, **reading),
+    "torch": by_torch.array,
+    "draft": draft.array,
+}
 # How many pictures 8-bit layers are calibrated on, at most.
 CALIBRATION = 32
 
@@ -56,8 +63,9 @@ class Predictor:
     8-bit layers are calibrated on `calibration`, images of any kind, or on the first ones that come. `merge_tokens` is
     how many tokens every block merges away (ToMe): faster, and another answer; evaluate it.
     `device` is a torch device or auto (a GPU if there is one). Threads decode and preprocess; `limits` bound what they
-    read, `allow_truncated` accepts images cut short; `resampling` is by pillow, or by torch: faster, and the pixels of
-    transformers' default backend. `progress` draws a bar on standard error.
+    read, `allow_truncated` accepts images cut short; `resampling` is pillow (its pixels), torch (those of transformers'
+    default backend) or draft (large JPEG files are decoded small: several times faster, other pixels). `progress` draws
+    a bar on standard error.
     """
 
     def __init__(
@@ -84,8 +92,8 @@ class Predictor:
         self.batch_size = batch_size or (8 if self.device.type == "cpu" else 64)
         self.limits = limits or Limits()
         self.allow_truncated = allow_truncated
-        if resampling not in RESAMPLINGS:
-            raise ValueError(f"resampling is by {' or '.join(RESAMPLINGS)}, not by '{resampling}'")
+        if resampling not in READERS:
+            raise ValueError(f"resampling is {', '.join(READERS)}, not '{resampling}'")
         self.resampling = resampling
         self.progress = progress
         self._given = model
@@ -178,10 +186,8 @@ class Predictor:
                     future.cancel()
 
     def _read(self, image: Any) -> np.ndarray:
-        reading = {"limits": self.limits, "allow_truncated": self.allow_truncated}
-        if self.resampling == "torch":
-            return array(self.processor, image, **reading)
-        return self.processor.array(image, **reading)
+        read = READERS[self.resampling]
+        return read(self.processor, image, limits=self.limits, allow_truncated=self.allow_truncated)
 
     def _run(self, batch: Sequence[tuple[Any, "Future[np.ndarray]"]], network: Network) -> Iterator[Outcome]:
         outcomes: list[Outcome | None] = [None] * len(batch)

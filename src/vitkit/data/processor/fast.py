@@ -31,18 +31,21 @@ def resize_and_crop(
 
     None where that is left to Pillow: other filters, crops that reach outside, very large pictures, another Pillow.
     """
+    if pixels.ndim != 3 or not resizes(to, name, rule, size):
+        return None
     size = to if rule == "none" else size
-    if name not in _FILTERS or pixels.ndim != 3 or to[0] * to[1] > MAX_RESIZED or to[0] < size[0] or to[1] < size[1]:
-        return None
-    order = rows_before_columns()
-    if order is None:
-        return None
     top, left = (0, 0) if rule == "none" else (crop_start(n, m, rule) for n, m in zip(to, size, strict=True))
     if pixels.shape[:2] == to:
         return pixels[top : top + size[0], left : left + size[1]]
     given = pixels.shape[0], pixels.shape[1]
-    rows_first = order == "steep" and _steep(given, to)
+    rows_first = rows_before_columns() == "steep" and _steep(given, to)
     return resize.resize(pixels, to, (top, left, *size), cubic=name == "bicubic", rows_first=rows_first)
+
+
+def resizes(to: Size, name: Interpolation, rule: Crop, size: Size) -> bool:
+    """Whether pictures of RGB are resized here to `to` and cropped to `size` by that filter and rule."""
+    inside = rule == "none" or (to[0] >= size[0] and to[1] >= size[1])
+    return name in _FILTERS and inside and to[0] * to[1] <= MAX_RESIZED and rows_before_columns() is not None
 
 
 def _steep(given: Size, to: Size) -> bool:

@@ -5,8 +5,6 @@ at one pixel in fifty, and by more where Pillow (13) takes the columns before th
 and is what transformers 5 does by default. `Processor` itself stays with Pillow.
 """
 
-from typing import Literal
-
 import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image
@@ -14,9 +12,6 @@ from PIL import Image
 from vitkit.data.processor.geometry import MAX_RESIZED, crop_start, resized
 from vitkit.data.processor.processor import Picture, Processor
 from vitkit.images import DEFAULT_LIMITS, Limits, is_tensor, open_pixels
-
-Resampling = Literal["pillow", "torch"]
-RESAMPLINGS: tuple[Resampling, ...] = ("pillow", "torch")
 
 
 def array(
