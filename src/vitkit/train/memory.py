@@ -8,8 +8,7 @@ from contextlib import contextmanager
 # Of glibc's malloc.h: what is freed at the end of the heap goes back to the system beyond this many bytes (-1: never),
 # and blocks of this many get pages of their own, which are returned at once.
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
-USUAL = 128 * 1024  # both, as they are at first
-LARGEST = 32 * 1024 * 1024  # the most that the second takes
+LARGEST = 32 * 1024 * 1024  # the most that the second takes, and what it comes to by itself once such blocks are freed
 
 
 @contextmanager
@@ -29,6 +28,6 @@ def kept() -> Iterator[None]:
     try:
         yield
     finally:
-        tune(TRIM_THRESHOLD, USUAL)
-        tune(MMAP_THRESHOLD, USUAL)
+        # Once set they no longer follow what is freed: leave them where that takes them, not at their small beginnings.
+        tune(TRIM_THRESHOLD, 2 * LARGEST)
         library.malloc_trim(0)

@@ -1,6 +1,8 @@
 """vitkit itself, by its public interface; settings are handed on: to `Predictor`, to a run, to `Processor`."""
 
+import atexit
 import sys
+from contextlib import ExitStack
 from typing import Any, get_args, get_type_hints
 
 import numpy as np
@@ -81,8 +83,10 @@ def training(job: Job, contender: Contender) -> Prepared:
         training.step += 1
         return loss
 
-    # As `train` sets the machine up; the process ends with the race.
-    begin.machine(training.run, device).__enter__()
+    # As `train` sets the machine up, until the process ends.
+    kept = ExitStack()
+    kept.enter_context(begin.machine(training.run, device))
+    atexit.register(kept.close)
     losses = np.array([step() for _ in range(torch_network.STEPS_COMPARED)], np.float32)
     return Prepared(run=step, items=job.batch, outputs=losses, notes={"optimizer": "the loop's AdamW, fused"})
 
