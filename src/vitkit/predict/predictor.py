@@ -27,7 +27,7 @@ Network = Callable[[Backbone, Tensor], Tensor]
 PRECISIONS = engine.PRECISIONS
 Resampling = Literal["pillow", "torch", "draft"]
 # How pictures are read, by the name of it.
-READERS: dict[Resampling, Callable[..., np.ndarray]] = {
+READERS: dict[str, Callable[..., np.ndarray]] = {
     "pillow": lambda processor, image, **reading: processor.array(image, **reading),
     "torch": by_torch.array,
     "draft": draft.array,
