@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from vitkit import engine
-from vitkit.data.processor import Processor, draft
+from vitkit.data.processor import Processor, draft, on_device
 from vitkit.data.processor import resampling as by_torch
 from vitkit.engine.check import probe
 from vitkit.engine.merging import Reduction
@@ -96,6 +96,8 @@ class Predictor:
             raise ValueError(f"resampling is {', '.join(READERS)}, not '{resampling}'")
         self.resampling = resampling
         self.progress = progress
+        # A GPU is handed bytes and normalises them itself.
+        self._bytes = self.device.type == "cuda" and resampling == "pillow" and isinstance(processor, Processor)
         self._given = model
         self._precision = precision
         self._merge = merge_tokens
@@ -146,7 +148,7 @@ class Predictor:
         """The pictures to calibrate on, normalised: those given, else the first of the stream, else soft noise."""
         images = [self._read(image) for image in islice(self._calibration, CALIBRATION)]
         if images:
-            return torch.from_numpy(np.stack(images)).to(self.device)
+            return self._normalised(images).to(self.device)
         return probe(self._given, count=8).to(self.device) if first is None else first.to(self.device)
 
     def logits(self, images: Iterable[Any]) -> Iterator[Outcome]:
@@ -186,7 +188,7 @@ class Predictor:
                     future.cancel()
 
     def _read(self, image: Any) -> np.ndarray:
-        read = READERS[self.resampling]
+        read = Processor.levels if self._bytes else READERS[self.resampling]
         return read(self.processor, image, limits=self.limits, allow_truncated=self.allow_truncated)
 
     def _run(self, batch: Sequence[tuple[Any, "Future[np.ndarray]"]], network: Network) -> Iterator[Outcome]:
@@ -200,11 +202,17 @@ class Predictor:
                 outcomes[position] = Outcome(source=image, error=error)
         # A processor that keeps sizes gives several shapes: each is a batch of its own.
         for group in shapes.values():
-            stacked = torch.from_numpy(np.stack([pixels for _, pixels in group]))
-            rows = self._forward(stacked, network)
+            rows = self._forward(self._normalised([pixels for _, pixels in group]), network)
             for (position, _), row in zip(group, rows, strict=True):
                 outcomes[position] = _outcome(batch[position][0], row)
         return iter([outcome for outcome in outcomes if outcome is not None])
+
+    def _normalised(self, pictures: Sequence[np.ndarray]) -> Tensor:
+        stacked = torch.from_numpy(np.stack(pictures))
+        if not self._bytes:
+            return stacked
+        levels = stacked if stacked.ndim == 4 else stacked[..., None]
+        return on_device.numbers(self.processor, on_device.handed(levels, self.device))
 
     def _forward(self, pixels: Tensor, network: Network) -> np.ndarray:
         model = self._engine(pixels).model

@@ -39,7 +39,7 @@ HALF: Final = (0.5, 0.5, 0.5)
 
 
 @lru_cache(maxsize=64)
-def _table(rescale: float, mean: tuple[float, ...], std: tuple[float, ...]) -> Float32[np.ndarray, "c 256"]:
+def table(rescale: float, mean: tuple[float, ...], std: tuple[float, ...]) -> Float32[np.ndarray, "c 256"]:
     """What each of the 256 levels becomes, one row for each channel, in the originals' own order of rounding."""
     levels = (np.arange(256, dtype=np.float64) * rescale).astype(np.float32)
     return (levels - np.array(mean, np.float32)[:, None]) / np.array(std, np.float32)[:, None]
@@ -189,9 +189,9 @@ class Processor:
     def numbers(self, pixels: UInt8[np.ndarray, "h w *c"]) -> Float32[np.ndarray, "c h w"]:
         """Levels to numbers: rescaled, and normalised by channel."""
         pixels = pixels[..., None] if pixels.ndim == 2 else pixels
-        table = _table(self.rescale, tuple(self.mean), tuple(self.std))
+        rows = table(self.rescale, tuple(self.mean), tuple(self.std))
         numbers = np.empty((self.channels, *pixels.shape[:2]), np.float32)
-        for channel, row in enumerate(table):
+        for channel, row in enumerate(rows):
             np.take(row, pixels[..., channel], out=numbers[channel], mode="clip")
         return numbers
 
