@@ -159,7 +159,7 @@ def report(options: argparse.Namespace, accuracy: float, rows: list[Row], run: R
     lines = [
         "# A small student of DeiT-Tiny on flowers, taught and alone",
         "",
-        f"{found}, by `benchmarks/distillation.py`.",
+        f"{machine.words(found)}, by `benchmarks/distillation.py`.",
         f"Teacher at {options.size} pixels with a fitted head: {accuracy:.1%}.",
         f"Every run: {run.steps} steps of {run.batch_size}, {options.epochs:g} epochs, one thread; the last model.",
         "",

@@ -64,6 +64,11 @@ def describe(device: str) -> dict[str, Any]:
     return found
 
 
+def words(found: dict[str, Any]) -> str:
+    """The processor of a description as people say it: its name, cores and abilities."""
+    return f"{found['processor']}, {found['cores']} cores ({', '.join(found['flags'])})"
+
+
 def short_name(found: dict[str, Any]) -> str:
     """For a file name: letters, digits and hyphens, as in `amd-epyc-2-cores` or `nvidia-h200`."""
     text = found["gpu"][0].split(",")[0] if found.get("gpu") else f"{found['processor']} {found['cores']} cores"

@@ -81,7 +81,7 @@ def markdown(report: "Report") -> str:
         f"* Command: `{report.command}`",
         f"* Date: {report.date}",
         *([f"* GPU: {gpus}"] if gpus else []),
-        f"* Processor: {found['processor']}, {found['cores']} cores ({', '.join(found['flags'])})",
+        f"* Processor: {machine.words(found)}",
         f"* Memory: {NONE if memory is None else f'{memory / 2**30:.0f} GiB'}; load when it began: {found['load']}",
         f"* System: {found['system']}, Python {found['python']}",
         f"* Versions: {', '.join(f'{name} {version}' for name, version in _versions(report).items())}",
