@@ -141,7 +141,8 @@ def report(objective: str, result: dict[str, Any]) -> None:
     lines = [
         "# Learning without labels on CIFAR-10, in minutes of one core",
         "",
-        f"{machine.words(found)}, {date.today().isoformat()}, by `benchmarks/pretraining.py`. Accuracy of 20 nearest neighbours.",
+        f"{machine.words(found)}, {date.today().isoformat()}, by `benchmarks/pretraining.py`.",
+        "Accuracy of 20 nearest neighbours.",
         "",
         "| objective | parameters | steps x batch | CPU minutes | loss, first to last | fresh | raw pixels | trained |",
         "|---|---|---|---|---|---|---|---|",
