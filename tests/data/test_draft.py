@@ -57,13 +57,15 @@ def test_it_is_near_the_whole_way(processor: Processor, size: tuple[int, int], f
     ("given", "interpolation"),
     [
         (jpeg(100, 120), "bicubic"),
+        (jpeg(3, 200), "lanczos"),
+        (jpeg(1, 3), "bicubic"),
         (jpeg(600, 700), "lanczos"),
         (jpeg(600, 700, mode="L"), "bicubic"),
         (jpeg(600, 700, mode="CMYK"), "bicubic"),
         (np.full((600, 700, 3), 7, np.uint8), "bicubic"),
         (Image.new("RGB", (700, 600), (1, 2, 3)), "bicubic"),
     ],
-    ids=["small", "another filter", "grey", "cmyk", "array", "picture"],
+    ids=["small", "three rows", "three pixels", "another filter", "grey", "cmyk", "array", "picture"],
 )
 def test_where_nothing_is_gained_it_is_the_whole_way(given: object, interpolation: str) -> None:
     processor = Processor.squash(64, interpolation=interpolation)  # type: ignore[arg-type]

@@ -113,7 +113,7 @@ class Seen:
     def __init__(self, monkeypatch: pytest.MonkeyPatch):
         self.count = 0
         monkeypatch.setattr("vitkit.layers.attention.packed_attention", self)
-        monkeypatch.setattr(kernel, "_tiles", lambda: False)
+        monkeypatch.setattr(kernel.attention, "tiles", lambda: False)
 
     def __call__(self, qkv: Tensor, num_heads: int) -> Tensor:
         """One call."""
@@ -140,7 +140,7 @@ def test_a_layer_uses_it_where_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
         Attention(64, 2, qkv_bias="qv")(x)
     assert seen.count == 3
     assert float((near.float() - exact).detach().abs().max()) < 0.02
-    monkeypatch.setattr(kernel, "_tiles", lambda: True)
+    monkeypatch.setattr(kernel.attention, "tiles", lambda: True)
     with torch.autocast("cpu", torch.bfloat16):
         layer(x)
     assert seen.count == 3, "a CPU with tiles has a faster one"
@@ -154,7 +154,7 @@ def test_a_layer_learns_the_same_by_either(monkeypatch: pytest.MonkeyPatch) -> N
     for tiles in (False, True):
         torch.manual_seed(1)
         layer = Attention(64, 2)
-        monkeypatch.setattr(kernel, "_tiles", lambda tiles=tiles: tiles)
+        monkeypatch.setattr(kernel.attention, "tiles", lambda tiles=tiles: tiles)
         with torch.autocast("cpu", torch.bfloat16):
             layer(x).float().square().mean().backward()
         gradients.append([parameter.grad for parameter in layer.parameters()])

@@ -6,6 +6,8 @@ from functools import lru_cache
 
 import torch
 
+from vitkit.kernels import attention
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -60,7 +62,7 @@ def _cpu() -> Machine:
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
         and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
     )
-    tiles = has("_is_amx_tile_supported")
+    tiles = attention.tiles()
     return Machine(
         f"{torch.backends.cpu.get_cpu_capability()} CPU",
         bfloat16=has("_is_avx512_bf16_supported") or tiles,

@@ -58,6 +58,13 @@ def available() -> bool:
     return _routine() is not None
 
 
+@lru_cache(maxsize=1)
+def tiles() -> bool:
+    """Whether the CPU multiplies whole tiles (Intel AMX): torch's own attention is then the faster one."""
+    ask = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return bool(ask is not None and ask())
+
+
 def takes(q: Tensor, k: Tensor, v: Tensor) -> bool:
     """Whether these are what `attention` reads: bfloat16 on a CPU, heads of whole vectors, the last axis dense."""
     return q.shape[-1] % LANES == 0 and all(

@@ -53,13 +53,7 @@ def better() -> bool:
     """
     if not available() or torch.compiler.is_exporting() or torch._C._are_functorch_transforms_active():
         return False
-    return not _tiles()
-
-
-@lru_cache(maxsize=1)
-def _tiles() -> bool:
-    ask = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return bool(ask is not None and ask())
+    return not attention.tiles()
 
 
 def packed_attention(qkv: BFloat16[Tensor, "b n three_d"], num_heads: int) -> BFloat16[Tensor, "b n d"]:

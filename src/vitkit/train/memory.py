@@ -16,7 +16,7 @@ def kept() -> Iterator[None]:
     """Freed memory stays with the process while it is entered; nothing happens where the C library is not glibc.
 
     A step of training takes and frees the same gigabytes as the one before: without this every page of them is asked
-    for and cleared again, three quarters of a million times a step of ViT-S/16 with 16 pictures.
+    for and cleared again: 0.75 to 1.3 million page faults in seven steps of ViT-S/16 with 16 pictures, 0.36 with it.
     """
     library = ctypes.CDLL(None) if sys.platform == "linux" else None
     tune = getattr(library, "mallopt", None)

@@ -42,7 +42,8 @@ def array(
         return (GAP * to[0], GAP * to[1]) if able else size
 
     pixels = open_pixels(image, background=processor.background, profile=processor.profile, needed=needed, **reading)
+    # A picture of PIL's, for an array of three rows might be taken for three channels.
     if not whole:
-        return processor.array(pixels)
+        return processor.array(Image.fromarray(pixels))
     found = fast.resize_and_crop(pixels, whole[0], processor.interpolation, processor.center_crop, processor.size)
-    return processor.array(pixels) if found is None else processor.numbers(found)
+    return processor.array(Image.fromarray(pixels)) if found is None else processor.numbers(found)

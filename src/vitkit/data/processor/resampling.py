@@ -1,8 +1,8 @@
 """The same processing with torch's resampling of whole levels: the pixels of transformers' torchvision backend.
 
 Pillow's and torch's resampling are the same filters rounded in other places: on photos they differ by one or two levels
-at one pixel in fifty, and by more where Pillow (13) takes the columns before the rows. torch's is three times as fast,
-and is what transformers 5 does by default. `Processor` itself stays with Pillow.
+at one pixel in fifty, and by more where Pillow (13) takes the rows before the columns. torch's is what transformers 5
+does by default. `Processor` itself stays with Pillow's pixels.
 """
 
 import numpy as np
