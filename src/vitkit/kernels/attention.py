@@ -1,14 +1,13 @@
 """Attention in bfloat16 by one call of C: softmax(q k^T / sqrt(k) + bias) v, logits and sums in float32."""
 
 import ctypes
-from collections.abc import Callable
 from functools import lru_cache
 
 import torch
 from jaxtyping import BFloat16, Float
 from torch import Tensor
 
-from vitkit.kernels.library import library
+from vitkit.kernels import library
 
 # Channels of a head come in vectors of this many.
 LANES = 16
@@ -42,20 +41,9 @@ class Attention(ctypes.Structure):
     )
 
 
-@lru_cache(maxsize=1)
-def _routine() -> Callable[[object, int], int] | None:
-    """The C routine where this machine can run it."""
-    found = library()
-    if found is None or not found.vitkit_attention_runs():
-        return None
-    routine = found.vitkit_attention
-    routine.argtypes = (ctypes.c_void_p, ctypes.c_int)
-    return routine
-
-
 def available() -> bool:
     """Whether `attention` can be called here: it was compiled, and the CPU has AVX-512 with bfloat16."""
-    return _routine() is not None
+    return library.routine("attention", "attention") is not None
 
 
 @lru_cache(maxsize=1)
@@ -83,9 +71,7 @@ def attention(
     Tensors may be views. Raises RuntimeError where it is not `available`, ValueError for what it does not take
     (`takes`) and for shapes that do not fit; memory that is refused is a MemoryError.
     """
-    routine = _routine()
-    if routine is None:
-        raise RuntimeError("the kernels of vitkit are not compiled here, or this CPU cannot run them")
+    routine = library.required("attention", "attention")
     b, h, m, width = q.shape
     n = k.shape[2]
     if not takes(q, k, v) or k.shape != (b, h, n, width) or v.shape != k.shape or n == 0:
@@ -115,9 +101,7 @@ def packed(
     Nothing but the addresses is worked out in Python, which is felt in small networks. Raises RuntimeError where it is
     not `available`, ValueError for what it does not take (`takes_packed`); refused memory is a MemoryError.
     """
-    routine = _routine()
-    if routine is None:
-        raise RuntimeError("the kernels of vitkit are not compiled here, or this CPU cannot run them")
+    routine = library.required("attention", "attention")
     if not takes_packed(qkv, num_heads):
         raise ValueError(
             f"packed attention takes bfloat16 on a CPU, not {qkv.dtype} {[*qkv.shape]} for {num_heads} heads"

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
@@ -29,3 +30,20 @@ def library(name: str = "native") -> ctypes.CDLL | None:
         except (OSError, AttributeError):
             continue
     return None
+
+
+@lru_cache(maxsize=8)
+def routine(name: str, runs: str, file: str = "native") -> Callable[..., int] | None:
+    """The C function `vitkit_NAME` of that library where `vitkit_RUNS_runs` says that this machine can run it."""
+    found = library(file)
+    if found is None or not getattr(found, f"vitkit_{runs}_runs")():
+        return None
+    return getattr(found, f"vitkit_{name}")
+
+
+def required(name: str, runs: str, file: str = "native") -> Callable[..., int]:
+    """The same; RuntimeError where there is none."""
+    found = routine(name, runs, file)
+    if found is None:
+        raise RuntimeError("the kernels of vitkit are not compiled here, or this CPU cannot run them")
+    return found

@@ -4,16 +4,13 @@ torch knows it as two operations of its own, so that autograd, its compiler and 
 """
 
 import ctypes
-from collections.abc import Callable
-from functools import lru_cache
 
 import torch
 from jaxtyping import BFloat16
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from vitkit.kernels import attention
-from vitkit.kernels.library import library
+from vitkit.kernels import attention, library
 
 
 class Gradients(ctypes.Structure):
@@ -32,19 +29,9 @@ class Gradients(ctypes.Structure):
     )
 
 
-@lru_cache(maxsize=1)
-def _routine() -> Callable[[object, int], int] | None:
-    found = library()
-    if found is None or not attention.available():
-        return None
-    routine = found.vitkit_attention_backward
-    routine.argtypes = (ctypes.c_void_p, ctypes.c_int)
-    return routine
-
-
 def available() -> bool:
     """Whether `packed_attention` can be called here: see `attention.available`."""
-    return _routine() is not None
+    return library.routine("attention_backward", "attention") is not None
 
 
 def better() -> bool:
@@ -78,9 +65,7 @@ def _(qkv: Tensor, num_heads: int) -> tuple[Tensor, Tensor]:
 
 @torch.library.custom_op("vitkit::packed_attention_backward", mutates_args=())
 def _backward(dout: Tensor, qkv: Tensor, out: Tensor, rows: Tensor, num_heads: int) -> Tensor:
-    routine = _routine()
-    if routine is None:
-        raise RuntimeError("the kernels of vitkit are not compiled here, or this CPU cannot run them")
+    routine = library.required("attention_backward", "attention")
     b, n, three = qkv.shape
     width = three // (3 * num_heads)
     dout, qkv = dout.contiguous(), qkv.contiguous()

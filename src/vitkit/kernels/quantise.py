@@ -1,14 +1,12 @@
 """Numbers to whole numbers of 8 bits by one call of C, after a LayerNorm if there is one."""
 
 import ctypes
-from collections.abc import Callable
-from functools import lru_cache
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from vitkit.kernels.library import library
+from vitkit.kernels import library
 
 
 class Quantise(ctypes.Structure):
@@ -28,21 +26,9 @@ class Quantise(ctypes.Structure):
     )
 
 
-@lru_cache(maxsize=1)
-def _routine() -> Callable[[object, int], int] | None:
-    """The C routine where this machine can run it."""
-    found = library()
-    if found is None or not found.vitkit_quantise_runs():
-        return None
-    routine = found.vitkit_quantise
-    routine.argtypes = (ctypes.c_void_p, ctypes.c_int)
-    routine.restype = None
-    return routine
-
-
 def available() -> bool:
     """Whether `quantise` can be called here: it was compiled, and the CPU has AVX-512."""
-    return _routine() is not None
+    return library.routine("quantise", "quantise") is not None
 
 
 def quantise(
@@ -53,9 +39,7 @@ def quantise(
     Takes float32 and bfloat16 on a CPU, and a norm over the last axis in float32. Raises RuntimeError where it is not
     `available`, ValueError for anything else.
     """
-    routine = _routine()
-    if routine is None:
-        raise RuntimeError("the kernels of vitkit are not compiled here, or this CPU cannot run them")
+    routine = library.required("quantise", "quantise")
     if not takes(x):
         raise ValueError(f"quantise takes float32 or bfloat16 on a CPU, not {x.dtype} on {x.device}")
     if norm is not None and not normalises(norm, x.shape[-1]):

@@ -1,13 +1,11 @@
 """Resampling of RGB levels in fixed point by one call of C: the arithmetic of Pillow's resize, inside a window."""
 
 import ctypes
-from collections.abc import Callable
-from functools import lru_cache
 
 import numpy as np
 from jaxtyping import UInt8
 
-from vitkit.kernels.library import library
+from vitkit.kernels import library
 
 Size = tuple[int, int]
 
@@ -25,19 +23,9 @@ class Resize(ctypes.Structure):
     )
 
 
-@lru_cache(maxsize=1)
-def _routine() -> Callable[[object], int] | None:
-    found = library("pictures")
-    if found is None or not found.vitkit_resize_runs():
-        return None
-    routine = found.vitkit_resize
-    routine.argtypes = (ctypes.c_void_p,)
-    return routine
-
-
 def available() -> bool:
     """Whether `resize` can be called here: it was compiled, and the CPU has AVX2."""
-    return _routine() is not None
+    return library.routine("resize", "resize", "pictures") is not None
 
 
 def resize(
@@ -54,9 +42,7 @@ def resize(
     before the horizontal one. Raises RuntimeError where it is not `available`, ValueError for what is no RGB picture,
     an empty one, or a window that reaches beyond it; memory that is refused is a MemoryError.
     """
-    routine = _routine()
-    if routine is None:
-        raise RuntimeError("the kernels of vitkit are not compiled here, or this CPU cannot run them")
+    routine = library.required("resize", "resize", "pictures")
     top, left, rows, columns = window
     inside = 0 <= top < top + rows <= to[0] and 0 <= left < left + columns <= to[1]
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size or not inside:

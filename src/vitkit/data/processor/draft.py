@@ -9,7 +9,7 @@ from jaxtyping import Float32
 from PIL import Image
 
 from vitkit.data.processor import fast
-from vitkit.data.processor.geometry import Size, resized
+from vitkit.data.processor.geometry import Size
 from vitkit.data.processor.processor import Picture, Processor
 from vitkit.images import DEFAULT_LIMITS, Limits, is_tensor, open_pixels
 
@@ -34,7 +34,7 @@ def array(
     whole: list[Size] = []
 
     def needed(size: Size) -> Size:
-        to = resized(size, processor.resize, processor.size if processor.resize_to is None else processor.resize_to)
+        to = processor.resized(size)
         whole.append(to)
         able = processor.channels == 3 and fast.resizes(
             to, processor.interpolation, processor.center_crop, processor.size

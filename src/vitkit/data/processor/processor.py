@@ -148,8 +148,7 @@ class Processor:
         return self._shaped(rgb if self.channels == 3 else rgb.convert("L"))
 
     def _shaped(self, flat: Image.Image) -> Image.Image:
-        to = self.size if self.resize_to is None else self.resize_to
-        target = resized((flat.height, flat.width), self.resize, to)
+        target = self.resized((flat.height, flat.width))
         if self.center_crop == "none":
             return resize_whole(flat, target, self.interpolation)
         return resize_and_crop(flat, target, self.interpolation, self.center_crop, self.size, self.fill)
@@ -164,25 +163,21 @@ class Processor:
         """One picture as numbers, without torch, so that decoding threads need none; options as for `picture`."""
         return self.numbers(self.levels(image, **options))
 
+    def resized(self, size: Size) -> Size:
+        """The rows and columns that a picture of `size` (rows, columns) is resized to, before it is cropped."""
+        return resized(size, self.resize, self.size if self.resize_to is None else self.resize_to)
+
     def levels(
-        self,
-        image: Picture,
-        *,
-        channels: Channels | None = None,
-        limits: Limits = DEFAULT_LIMITS,
-        allow_truncated: bool = False,
+        self, image: Picture, *, channels: Channels | None = None, **reading: Any
     ) -> UInt8[np.ndarray, "h w *c"]:
-        """The levels of `picture`, by the fast way where it gives the same ones; errors as there."""
-        reading = {"limits": limits, "allow_truncated": allow_truncated}
+        """The levels of `picture`, by the fast way where it gives the same ones; options and errors as there."""
         if self.channels != 3 or self.interpolation not in ("bilinear", "bicubic"):
             return np.asarray(self.picture(image, channels=channels, **reading))
         if isinstance(image, Image.Image | np.ndarray) or is_tensor(image):
             pixels = np.asarray(self.rgb(image, channels=channels))
         else:
             pixels = open_pixels(image, background=self.background, profile=self.profile, **reading)
-        to = resized(
-            (pixels.shape[0], pixels.shape[1]), self.resize, self.size if self.resize_to is None else self.resize_to
-        )
+        to = self.resized((pixels.shape[0], pixels.shape[1]))
         found = fast.resize_and_crop(pixels, to, self.interpolation, self.center_crop, self.size)
         return np.asarray(self._shaped(Image.fromarray(pixels))) if found is None else found
 

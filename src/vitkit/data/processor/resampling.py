@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image
 
-from vitkit.data.processor.geometry import MAX_RESIZED, crop_start, resized
+from vitkit.data.processor.geometry import MAX_RESIZED, crop_start
 from vitkit.data.processor.processor import Picture, Processor
 from vitkit.images import DEFAULT_LIMITS, Limits, is_tensor, open_pixels
 
@@ -30,8 +30,7 @@ def array(
         pixels = np.array(processor.rgb(image))
     else:
         pixels = open_pixels(image, background=processor.background, profile=processor.profile, **reading)
-    to = processor.size if processor.resize_to is None else processor.resize_to
-    rows, columns = resized((pixels.shape[0], pixels.shape[1]), processor.resize, to)
+    rows, columns = processor.resized((pixels.shape[0], pixels.shape[1]))
     crops = processor.center_crop != "none"
     size = processor.size if crops else (rows, columns)
     known = processor.interpolation in ("bilinear", "bicubic") and processor.channels == 3
