@@ -3,18 +3,21 @@
     python benchmarks/distillation.py --teacher deit_tiny_patch16_224/ --data folder:flowers --out runs/distillation
 
 The teacher gets a head for the classes at hand first: logistic regression on its frozen representations, the strength
-of its penalty chosen on a fifth of the training photos. Then, for every seed, two runs with equal steps, batches,
-rates and augmentation, one thread each. Writes `distillation_<hardware>_<date>.md` beside this file.
+of its penalty chosen on a fifth of the training photos, all of them as coarse as the student's and blown up to the
+teacher's size. Then, for every seed, two runs with equal steps, batches, rates and augmentation, one thread each.
+Writes `distillation_<hardware>_<date>.md` beside this file.
 """
 
 import argparse
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from vitkit import checkpoints
@@ -22,7 +25,7 @@ from vitkit.bench import machine
 from vitkit.data import Source, train_and_val
 from vitkit.data.augment import Augment, Transform
 from vitkit.data.crop import Crop
-from vitkit.data.loader import evaluation_batches
+from vitkit.data.loader import Batch, evaluation_batches
 from vitkit.data.processor import Processor
 from vitkit.data.processor.processor import IMAGENET_MEAN, IMAGENET_STD
 from vitkit.evaluate import Subject, probe, right
@@ -70,8 +73,9 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--teacher", required=True, help="a checkpoint of other classes, such as ImageNet's")
     parser.add_argument("--data", required=True, help="photos as a source")
     parser.add_argument("--out", type=Path, required=True, help="where the runs go; those that were stopped go on")
-    parser.add_argument("--size", type=int, default=96, help="pixels a side, of student and teacher")
-    parser.add_argument("--epochs", type=float, default=30.0)
+    parser.add_argument("--size", type=int, default=96, help="pixels a side of the student's pictures")
+    parser.add_argument("--teacher-size", type=int, default=160, help="what they are blown up to for the teacher")
+    parser.add_argument("--epochs", type=float, default=60.0)
     parser.add_argument("--seeds", type=int, default=2)
     return parser.parse_args()
 
@@ -81,14 +85,15 @@ def teacher(options: argparse.Namespace, training: Source, judged: Source, folde
     if folder.exists():
         loaded = checkpoints.load(folder)
     else:
-        loaded = checkpoints.load(options.teacher, image_size=options.size, num_classes=len(training.classes))
-    transform = Transform(loaded.processor)
-    subject = Subject(
-        loaded.model,
-        lambda: evaluation_batches(judged, transform, batch_size=50),
-        training.classes,
-        training=lambda: evaluation_batches(training, transform, batch_size=50),
-    )
+        loaded = checkpoints.load(options.teacher, image_size=options.teacher_size, num_classes=len(training.classes))
+    transform = Transform(student(options, training, None, 0).processor)
+
+    def seen(source: Source) -> Iterator[Batch]:
+        for batch in evaluation_batches(source, transform, batch_size=50):
+            size = (options.teacher_size, options.teacher_size)
+            yield replace(batch, images=F.interpolate(batch.images, size=size, mode="bicubic", antialias=True))
+
+    subject = Subject(loaded.model, lambda: seen(judged), training.classes, training=lambda: seen(training))
     if not folder.exists():
         put_head(subject)
         checkpoints.save(replace(loaded, labels=training.classes), folder)
@@ -160,7 +165,8 @@ def report(options: argparse.Namespace, accuracy: float, rows: list[Row], run: R
         "# A small student of DeiT-Tiny on flowers, taught and alone",
         "",
         f"{machine.words(found)}, by `benchmarks/distillation.py`.",
-        f"Teacher at {options.size} pixels with a fitted head: {accuracy:.1%}.",
+        f"Photos of {options.size} pixels; the teacher, with a fitted head, sees them blown up to "
+        f"{options.teacher_size}: {accuracy:.1%}.",
         f"Every run: {run.steps} steps of {run.batch_size}, {options.epochs:g} epochs, one thread; the last model.",
         "",
         "| student | seed | accuracy | CPU minutes |",

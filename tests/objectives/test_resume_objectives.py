@@ -1,6 +1,7 @@
 """Every objective on the loop: stopped after any step and taken up again it ends with the same bits; parts add up."""
 
 import dataclasses
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from vitkit.data.processor import Processor
 from vitkit.models import vit
 from vitkit.objectives import dino, distillation, mae, simmim
 from vitkit.train import Data, Machine, Run, RunFolder, launch, state, train
+from vitkit.train.events import read
 from vitkit.train.optim import Optimizer
 from vitkit.train.schedule import Schedule
 
@@ -150,3 +152,23 @@ def test_the_defaults_are_the_published_numbers() -> None:
     assert (mae.Config().masked, mae.Config().decoder_width, mae.Config().decoder_depth) == (0.75, 512, 8)
     assert (simmim.Config().masked, simmim.Config().unit) == (0.6, 32)
     assert (dino.Config().outputs, dino.Config().momentum, dino.Config().local_crops) == (65536, 0.996, 8)
+
+
+def test_a_step_is_counted_anew_where_an_objective_begins_another_part(teacher: str, tmp_path: Path) -> None:
+    """BEiT's tokenizer costs something else than what comes after it; a run that goes on counts no more than one."""
+
+    def costs(folder: Path) -> list[tuple[int, int, float]]:
+        events = [event for event in read(folder / "log.jsonl") if event["kind"] == "cost"]
+        return [(event["step"], event["phase"], event["flops_per_image"]) for event in events]
+
+    whole = train(small_run("beit", teacher), tmp_path / "whole").folder
+    (first, zero, tokenizer), (second, one, backbone) = costs(whole)
+    assert (first, zero, second, one) == (1, 0, 3, 1)
+    assert tokenizer > 0 < backbone != tokenizer
+    for last in (1, 2):
+        for saved in (whole / "checkpoints").iterdir():
+            if int(saved.name.rpartition("-")[2].partition(".")[0]) > last:
+                shutil.rmtree(saved) if saved.is_dir() else saved.unlink()
+        shutil.rmtree(whole / "best")
+        train(small_run("beit", teacher), whole)
+        assert costs(whole) == [(1, 0, tokenizer), (3, 1, backbone)]

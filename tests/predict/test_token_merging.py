@@ -104,6 +104,18 @@ def test_sizes_weigh_what_attention_reads_and_tokens_find_their_places_again() -
     torch.testing.assert_close(back[:, 0], x[:, 0])
 
 
+def test_equal_tokens_come_back_as_they_were() -> None:
+    """Pairs of tokens that are alike in all: merged, then put back in their places, nothing is lost."""
+    torch.manual_seed(0)
+    pairs = torch.randn(2, 4, 6).repeat_interleave(2, dim=1)
+    x = torch.cat([torch.randn(2, 1, 6), pairs], dim=1)
+    merging = Merging([4], 1)
+    merging.begin()
+    once = merging.merge(0, x, x[:, None])
+    assert once.shape == (2, 5, 6)
+    torch.testing.assert_close(merging.unmerge(once), x)
+
+
 @pytest.mark.parametrize("pool", ["token", "gap", "map"])
 def test_a_whole_model_merges_and_says_how_much_it_changed(pool: str) -> None:
     torch.manual_seed(0)

@@ -29,9 +29,12 @@ MODEL = vit.Config(
 )
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
-    """Models this small are faster in one thread than in two that wait for each other."""
+    """Models this small are faster in one thread than in two that wait for each other.
+
+    For whole files: runs that several tests are compared with must have as many threads, or sums differ in a bit.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -90,10 +90,10 @@ INLINE void slopes(float *logits, float *dweights, uint16_t *rounded, const floa
     }
 }
 
-/* to[column][word]: a word is a column of two neighbouring rows of x. */
-TARGET static void turn(uint32_t *to, const float *x, int64_t padded)
+/* to[column][word]: a word is a column of two neighbouring ones of so many rows of x, a multiple of GROUP. */
+TARGET static void turn(uint32_t *to, const float *x, int64_t rows, int64_t padded)
 {
-    for (int64_t group = 0; group < BLOCK; group += GROUP)
+    for (int64_t group = 0; group < rows; group += GROUP)
         for (int64_t column = 0; column < padded; column += LANES) {
             __m512i r[16];
             for (int i = 0; i < LANES; i++) {
@@ -108,14 +108,15 @@ TARGET static void turn(uint32_t *to, const float *x, int64_t padded)
         }
 }
 
-/* Adds the block's part of a gradient of keys or values: turned (n, block) times down (block, width). */
-TARGET static void gather(float *to, const uint32_t *turned, const uint32_t *down, int64_t n, int64_t width)
+/* Adds the block's part of a gradient of keys or values: turned (n, queries) times down (queries, width). */
+TARGET static void gather(float *to, const uint32_t *turned, const uint32_t *down, int64_t n, int64_t width,
+                          int64_t queries)
 {
     for (int64_t first = 0; first < n; first += ROWS) {
         const uint32_t *rows[ROWS];
         for (int i = 0; i < ROWS; i++)
             rows[i] = turned + (first + i < n ? first + i : n - 1) * (BLOCK / 2);
-        products(to + first * width, width, rows, down, width, BLOCK / 2, 1);
+        products(to + first * width, width, rows, down, width, queries / 2, 1);
     }
 }
 
@@ -123,14 +124,14 @@ TARGET static void gather(float *to, const uint32_t *turned, const uint32_t *dow
 TARGET static void block(const struct gradients *job, struct room *room, int64_t picture, int64_t head, int64_t first)
 {
     int64_t n = job->n, width = job->width, padded = up(n, LANES);
-    int64_t count = n - first < BLOCK ? n - first : BLOCK, all = job->h * width;
+    int64_t count = n - first < BLOCK ? n - first : BLOCK, whole = up(count, GROUP), all = job->h * width;
     const uint16_t *q = job->q + picture * job->picture + head * job->head + first * job->token;
     const uint16_t *out = job->out + (picture * n + first) * all + head * width;
     const uint16_t *dout = job->dout + (picture * n + first) * all + head * width;
     const float *kept = job->row + 2 * ((picture * job->h + head) * n + first);
-    words_down(room->queries_down, q, job->token, count, BLOCK, width);
-    words_down(room->dout_down, dout, all, count, BLOCK, width);
-    for (int64_t at = 0; at < BLOCK; at += ROWS) {
+    words_down(room->queries_down, q, job->token, count, whole, width);
+    words_down(room->dout_down, dout, all, count, whole, width);
+    for (int64_t at = 0; at < count; at += ROWS) {
         const uint32_t *asked[ROWS], *given[ROWS], *sloped[ROWS];
         for (int i = 0; i < ROWS; i++) { /* beyond the last query the last one again, which is then not counted */
             int64_t row = at + i < count ? at + i : count - 1;
@@ -153,10 +154,12 @@ TARGET static void block(const struct gradients *job, struct room *room, int64_t
         for (int64_t i = 0; i < ROWS && at + i < count; i++)
             narrow(dq + i * job->token, room->dqueries + i * width, width);
     }
-    turn(room->weights_down, room->logits, padded);
-    turn(room->slopes_down, room->dweights, padded);
-    gather(room->dvalues, room->weights_down, room->dout_down, n, width);
-    gather(room->dkeys, room->slopes_down, room->queries_down, n, width);
+    for (int64_t i = up(count, ROWS) * padded; i < whole * padded; i++)
+        room->logits[i] = room->dweights[i] = 0.0f;
+    turn(room->weights_down, room->logits, whole, padded);
+    turn(room->slopes_down, room->dweights, whole, padded);
+    gather(room->dvalues, room->weights_down, room->dout_down, n, width, whole);
+    gather(room->dkeys, room->slopes_down, room->queries_down, n, width, whole);
 }
 
 TARGET static void share(void *argument)

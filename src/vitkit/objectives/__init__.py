@@ -34,6 +34,11 @@ class Objective(nn.Module, ABC):
     def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """`loss`, which is minimised, and further scalars worth seeing; all are means over the batch."""
 
+    @property
+    def phase(self) -> int:
+        """Which part of its run it is in, from 0; a step of another part costs something else."""
+        return 0
+
     def after_step(self, progress: float) -> None:
         """Called after every update of the weights; `progress` runs from just above 0 to 1 at the end of the run."""
 

@@ -173,6 +173,11 @@ class BEiT(Objective):
         """Whether the run is in its first part."""
         return self.tokenizer is not None and self.progress.item() < self.config.tokenizer_share
 
+    @property
+    def phase(self) -> int:
+        """0 while the tokenizer learns, then 1."""
+        return 0 if self.tokenizer_learns else 1
+
     def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """`loss`: first of the repainted pixels, then of the guessed words; `words` is how many are in use, as the
         exponential of the entropy of their shares, and `accuracy` how many are guessed.

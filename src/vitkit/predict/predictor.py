@@ -1,11 +1,8 @@
-"""`Predictor`: a network over a stream of images, with decoding in threads beside it."""
+"""`Predictor`: a network over a stream of images of any kind, whose unreadable ones stop nothing."""
 
-import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +16,7 @@ from vitkit.engine.check import probe
 from vitkit.engine.merging import Reduction
 from vitkit.images import ImageError, Limits
 from vitkit.models import Backbone
+from vitkit.predict import stream
 from vitkit.predict.backends import Exported
 from vitkit.predict.placing import as_it_is, device_of, placed
 
@@ -170,42 +168,43 @@ class Predictor:
         return iter(track(outcomes, "images", total=total, console=Console(stderr=True), transient=True))
 
     def _stream(self, images: Iterable[Any], network: Network) -> Iterator[Outcome]:
-        threads = min(8, os.cpu_count() or 1)
-        source = iter(images)
-        with ThreadPoolExecutor(threads, thread_name_prefix="vitkit-decode") as pool:
-            waiting: deque[tuple[Any, Future[np.ndarray]]] = deque()
-            try:
-                while True:
-                    # The next batch decodes while this one is in the network.
-                    for image in islice(source, 2 * self.batch_size - len(waiting)):
-                        waiting.append((image, pool.submit(self._read, image)))
-                    if not waiting:
-                        return
-                    batch = [waiting.popleft() for _ in range(min(self.batch_size, len(waiting)))]
-                    yield from self._run(batch, network)
-            finally:
-                for _, future in waiting:
-                    future.cancel()
+        source, size = iter(images), self.batch_size
+
+        def run(batch: Sequence[stream.Pair]) -> Sequence[Outcome]:
+            return self._run(batch, network)
+
+        # The first pictures that can be read make the network.
+        while self._ready is None:
+            first = list(islice(source, size))
+            if not first:
+                return
+            yield from stream.ahead(first, self._read, run, size)
+        lanes = stream.lanes() if self.device.type == "cpu" and isinstance(self.model, engine.Fast) else 1
+        window = list(islice(source, 2 * lanes))
+        rest = chain(window, source)
+        if 1 < lanes and len(window) == 2 * lanes:
+            yield from stream.in_lanes(rest, self._read, run, size, lanes)
+        else:
+            yield from stream.ahead(rest, self._read, run, size)
 
     def _read(self, image: Any) -> np.ndarray:
         read = Processor.levels if self._bytes else READERS[self.resampling]
         return read(self.processor, image, limits=self.limits, allow_truncated=self.allow_truncated)
 
-    def _run(self, batch: Sequence[tuple[Any, "Future[np.ndarray]"]], network: Network) -> Iterator[Outcome]:
+    def _run(self, batch: Sequence[stream.Pair], network: Network) -> Sequence[Outcome]:
         outcomes: list[Outcome | None] = [None] * len(batch)
         shapes: dict[tuple[int, ...], list[tuple[int, np.ndarray]]] = {}
-        for position, (image, future) in enumerate(batch):
-            try:
-                pixels = future.result()
+        for position, (image, pixels) in enumerate(batch):
+            if isinstance(pixels, ImageError):
+                outcomes[position] = Outcome(source=image, error=pixels)
+            else:
                 shapes.setdefault(pixels.shape, []).append((position, pixels))
-            except ImageError as error:
-                outcomes[position] = Outcome(source=image, error=error)
         # A processor that keeps sizes gives several shapes: each is a batch of its own.
         for group in shapes.values():
             rows = self._forward(self._normalised([pixels for _, pixels in group]), network)
             for (position, _), row in zip(group, rows, strict=True):
                 outcomes[position] = _outcome(batch[position][0], row)
-        return iter([outcome for outcome in outcomes if outcome is not None])
+        return [outcome for outcome in outcomes if outcome is not None]
 
     def _normalised(self, pictures: Sequence[np.ndarray]) -> Tensor:
         stacked = torch.from_numpy(np.stack(pictures))

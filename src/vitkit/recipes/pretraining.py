@@ -148,12 +148,13 @@ def simmim_cifar10() -> Run:
 
 
 def beit_cifar10() -> Run:
-    """BEiT on CIFAR-10: 256 words, learned in the first tenth of the run.
+    """BEiT on CIFAR-10: patches of 8 pixels, half of them masked; 256 words, learned in the first tenth of the run.
 
     `vitkit train pretraining.beit_cifar10 --data parquet:cifar10`, or
     `train(recipe("pretraining.beit_cifar10"), "runs/beit-cifar10")` in Python.
     """
-    return _cifar10("beit_cifar10", beit.Config(codes=256, smallest=4), warmup=200)
+    objective = beit.Config(codes=256, masked=0.5, smallest=1)
+    return _cifar10("beit_cifar10", objective, warmup=1000, steps=8000, patch_size=(8, 8), depth=6)
 
 
 def mae_cifar10() -> Run:
@@ -215,11 +216,10 @@ def _cifar10(
     **changes: Any,
 ) -> Run:
     # Objectives of patches teach the class token nothing: what represents a picture is the mean of its patches.
-    options: dict[str, Any] = {"init": "truncated", "patch_size": (4, 4), "pool": "gap"} | changes
+    options: dict[str, Any] = {"init": "truncated", "patch_size": (4, 4), "pool": "gap", "depth": 4} | changes
     model = vit.Config(
         image_size=(32, 32),
         width=128,
-        depth=4,
         num_heads=4,
         mlp_width=512,
         num_classes=10,

@@ -107,6 +107,7 @@ class Session:
         self.score = float("-inf")
         self.kept_step = 0
         self.unreadable = 0
+        self.told = -1  # the phase of the objective that was logged with its cost
 
     def resume(self) -> None:
         """Goes to the newest whole state, if there is one, and forgets what was logged after it."""
@@ -114,12 +115,13 @@ class Session:
         if saved is not None:
             self.training.load_state_dict(saved["training"])
             self.score, self.kept_step, self.unreadable = saved["score"], saved["kept_step"], saved["unreadable"]
-        flops = 0.0
+        costs = []
         if parallel.is_main():
             rewind(self.place.log, self.training.step)
-            flops = next((event["flops_per_image"] for event in read(self.place.log) if event["kind"] == "cost"), 0.0)
-        # Counted once in a run: the step that is counted is not compiled, and no other may differ when a run goes on.
-        self.training.flops = parallel.from_main(flops) * self.share or None
+            costs = [event for event in read(self.place.log) if event["kind"] == "cost"]
+        # Counted once in a phase: the step that is counted is not compiled, and no other may differ when a run goes on.
+        self.training.flops = parallel.from_main(costs[-1]["flops_per_image"] if costs else 0.0) * self.share or None
+        self.training.counted = self.told = round(parallel.from_main(costs[-1].get("phase", 0) if costs else -1))
 
     @property
     def share(self) -> float:
@@ -173,8 +175,9 @@ class Session:
 
         def after(scalars: dict[str, float], batch: Batch) -> bool:
             step, over = training.step, training.step == training.total
-            if step == 1:
-                events.write("cost", step, flops_per_image=(training.flops or 0) / self.share)
+            if training.counted != self.told:
+                self.told = training.counted
+                events.write("cost", step, flops_per_image=(training.flops or 0) / self.share, phase=self.told)
             events.flops = training.flops
             events.step(step, scalars)
             self.count_unreadable(batch, events)

@@ -39,7 +39,8 @@ class Training:
     step: int = 0
     average: Average | None = None
     scaler: torch.amp.GradScaler | None = None
-    flops: float | None = None  # of one step of this process, counted in the first one
+    flops: float | None = None  # of one step of this process, counted in the first one of a phase of the objective
+    counted: int = -1  # the phase that they were counted in
     module: nn.Module = field(init=False)  # the objective as it is called: wrapped, where processes train together
 
     def __post_init__(self) -> None:
@@ -140,10 +141,11 @@ def update(training: Training, batch: Batch) -> dict[str, float]:
     set_rate(training.optimizer, rate)
     set_decay(training.optimizer, run.optimizer, step / training.total)
     training.optimizer.zero_grad()
-    with Count() if training.flops is None else nullcontext() as count:
+    phase = training.objective.phase
+    with Count() if training.counted != phase else nullcontext() as count:
         scalars = backward(training.module, batch, run.accumulate, precision=run.precision, scaler=training.scaler)
     if count is not None:
-        training.flops = count.total
+        training.flops, training.counted = count.total, phase
     if training.scaler is not None:
         training.scaler.unscale_(training.optimizer)
     gradients = [parameter.grad for parameter in training.parameters if parameter.grad is not None]
