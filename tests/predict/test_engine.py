@@ -16,7 +16,7 @@ from vitkit.engine import calibration, check
 from vitkit.engine.dense import PLAIN, Dense, PatchDense
 from vitkit.engine.fuse import special_read
 from vitkit.engine.machine import Machine, machine
-from vitkit.engine.path import BOUNDS, SMALL, paths
+from vitkit.engine.path import BOUNDS, EIGHT_BITS, SMALL, paths
 from vitkit.engine.quantised import QuantisedDense, Range
 from vitkit.predict import Predictor
 
@@ -52,7 +52,7 @@ def test_every_family_in_every_precision_is_near_float32_or_refused(family: str,
     model = tiny(family)
     before = copy.deepcopy(model.state_dict())
     blocks = isinstance(model, models.TokenBackbone)
-    if precision == "int8" and not (HERE.int8 and blocks):
+    if precision in EIGHT_BITS and not (getattr(HERE, precision) and blocks):
         with pytest.raises(ValueError, match=r"8-bit products|no dense layers"):
             engine.accelerate(model, precision=precision)
         return

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vitkit.bench import Contender, Job, Prepared
 
-PRODUCTS = ("float32", "bfloat16", "float16", "int8")
+PRODUCTS = ("float32", "bfloat16", "float16", "int8", "float8")
 COPY = "copy"
 COPIED_BYTES = 256 * 2**20
 
@@ -82,6 +82,8 @@ def _time(calls: list[Callable[[], Any]], device: torch.device) -> float:
 def _ways(precision: str, device: torch.device) -> dict[str, Callable[..., Callable[[], Any]]]:
     if precision == "int8":
         return {"onednn int8 packed": _packed_int8} if device.type == "cpu" else {"torch._int_mm": _int8}
+    if precision == "float8":
+        return {"torch scaled_mm": _float8}
     dtype = getattr(torch, precision)
     ways: dict[str, Callable[..., Callable[[], Any]]] = {"linear": partial(_linear, dtype=dtype)}
     if device.type == "cpu" and dtype != torch.float16 and torch.backends.mkldnn.is_available():
@@ -92,6 +94,14 @@ def _ways(precision: str, device: torch.device) -> dict[str, Callable[..., Calla
 def _linear(rows: int, inner: int, columns: int, device: torch.device, dtype: torch.dtype) -> Callable[[], Tensor]:
     x, weight, bias = _operands(rows, inner, columns, device, dtype)
     return lambda: F.linear(x, weight, bias)
+
+
+def _float8(rows: int, inner: int, columns: int, device: torch.device) -> Callable[[], Tensor]:
+    from vitkit.engine.float8 import multiplied, rounded
+
+    x, weight, _ = _operands(rows, inner, columns, device, torch.bfloat16)
+    left, right = rounded(x), rounded(weight)
+    return lambda: multiplied(left, right, torch.bfloat16)
 
 
 def _packed(rows: int, inner: int, columns: int, device: torch.device, dtype: torch.dtype) -> Callable[[], Tensor]:

@@ -16,9 +16,10 @@ def embed(
     images: Annotated[Positional[tuple[str, ...]], arg(metavar="IMAGE...")],
     *,
     out: Path | None = None,
-    precision: Literal["auto", "float32", "bfloat16", "float16", "int8"] = "auto",
+    precision: Literal["auto", "float32", "bfloat16", "float16", "int8", "float8"] = "auto",
     merge_tokens: int = 0,
     resampling: Literal["pillow", "torch", "draft"] = "pillow",
+    compile: bool = False,  # noqa: A002 - the option's name
     device: str = "auto",
     batch_size: int | None = None,
     image_size: int | None = None,
@@ -36,9 +37,10 @@ def embed(
         images: Files, folders, globs, or - for standard input (an image, or one path a line).
         out: Write a .npz file here instead of JSON lines.
         precision: The arithmetic of the network; auto is the fastest that is near float32 here, which is exact. int8 is
-            calibrated on the first photos.
+            calibrated on the first photos, float8 is for GPUs.
         merge_tokens: How many tokens every block merges away (ToMe): faster, another answer.
         resampling: `pillow` or `torch` by whose pixels; `draft` decodes large JPEG files small: faster, other pixels.
+        compile: Have torch's compiler make the network first: for very many images on a GPU; it takes a minute or more.
         device: Where it runs: auto, cpu, cuda, cuda:1, mps.
         batch_size: Images in one pass; 8 on a CPU, 64 on a GPU.
         image_size: The side in pixels to look at images in; the model's own if not given.
@@ -61,6 +63,7 @@ def embed(
         precision=precision,
         merge_tokens=merge_tokens,
         resampling=resampling,
+        compile=compile,
         device=device,
         batch_size=batch_size,
         allow_truncated=allow_truncated,

@@ -21,7 +21,7 @@ def evaluate(
     json: bool = False,
     held_out: float | None = None,
     seed: int = 0,
-    precision: Literal["auto", "float32", "bfloat16", "float16", "int8"] = "auto",
+    precision: Literal["auto", "float32", "bfloat16", "float16", "int8", "float8"] = "auto",
     merge_tokens: int = 0,
     device: str = "auto",
     batch_size: int | None = None,
@@ -48,7 +48,7 @@ def evaluate(
         held_out: Judge on this share of each class of the data, and learn from the rest.
         seed: Which pictures that share is of.
         precision: The arithmetic of the network; auto is the fastest that is near float32 here, which is exact. int8 is
-            calibrated on the first photos.
+            calibrated on the first photos, float8 is for GPUs.
         merge_tokens: How many tokens every block merges away (ToMe): faster, another answer.
         device: Where it runs: auto, cpu, cuda, cuda:1, mps.
         batch_size: Images in one pass; 8 on a CPU, 64 on a GPU.

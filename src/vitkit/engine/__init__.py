@@ -16,10 +16,12 @@ from torch import Tensor
 from vitkit.engine import calibration, check
 from vitkit.engine.attend import attention_way
 from vitkit.engine.block import is_plain
+from vitkit.engine.float8 import Float8Dense
 from vitkit.engine.fuse import Recipe, fused, mergeable, special_read
 from vitkit.engine.machine import Machine, machine
 from vitkit.engine.merging import Merging, Reduction, schedule
 from vitkit.engine.path import PRECISIONS, TYPES, Path, paths
+from vitkit.engine.path import compiled as compiled_ways
 from vitkit.layers import Block, Features
 from vitkit.models import Backbone, TokenBackbone
 
@@ -52,7 +54,15 @@ class Fast(Backbone):
 
     original: Backbone
 
-    def __init__(self, network: Backbone, original: Backbone, path: Path, *, dtype: torch.dtype, chunk: int | None):
+    def __init__(
+        self,
+        network: Backbone,
+        original: Backbone,
+        path: Path,
+        *,
+        dtype: torch.dtype,
+        chunk: int | None,
+    ):
         super().__init__()
         # Not a part of this module: it is neither switched nor moved with it.
         object.__setattr__(self, "original", original)
@@ -62,6 +72,12 @@ class Fast(Backbone):
         self.width = network.width
         self.dtype = dtype
         self.chunk = chunk
+        self.compiled = path.compiled
+        self._run = network.features
+        if path.compiled:
+            # On a GPU with CUDA graphs and the fastest of several kernels for every product.
+            mode = "max-autotune" if next(original.parameters()).device.type == "cuda" else None
+            self._run = torch.compile(network.features, dynamic=False, mode=mode)
         self.eval()
 
     @property
@@ -72,10 +88,22 @@ class Fast(Backbone):
     def features(self, images: Float[Tensor, "b c height width"]) -> Features:
         """The tokens of the images, chunk by chunk."""
         images = images.to(self.dtype)
-        if self.chunk is None or images.shape[0] <= self.chunk:
-            return self.network.features(images)
-        parts = [self.network.features(part) for part in images.split(self.chunk)]
+        if self.chunk is None or 0 < images.shape[0] <= self.chunk:
+            return self._part(images)
+        parts = [self._part(part) for part in images.split(self.chunk)]
         return parts[0].with_tokens(torch.cat([part.tokens for part in parts]))
+
+    def _part(self, images: Tensor) -> Features:
+        if not self.compiled or self.chunk is None:
+            return self._run(images)
+        # Compiled for one size and one kind of tensor: a batch that is not full has zeros behind it.
+        count = images.shape[0]
+        if count < self.chunk or images.is_inference() != torch.is_inference_mode_enabled():
+            images = torch.cat([images, images.new_zeros(self.chunk - count, *images.shape[1:])])
+        torch.compiler.cudagraph_mark_step_begin()
+        found = self._run(images)
+        # A copy: the next run of a CUDA graph writes where this one did.
+        return found.with_tokens(found.tokens[:count].clone())
 
     def represent(self, features: Features) -> Float[Tensor, "b *n d"]:
         """That of the network."""
@@ -97,12 +125,15 @@ def accelerate(
     merge: Reduction = 0,
     proportional: bool = True,
     pictures: Callable[[], Float[Tensor, "b c rows columns"]] | None = None,
+    compiled: int = 0,
 ) -> Engine:
     """The fastest path that is allowed, works, and is near enough to `model` in float32 on its device.
 
     `merge` is how many tokens every block merges away (see `merging.schedule`), `proportional` whether attention then
     minds their sizes. `pictures` gives normalised pictures to calibrate 8-bit layers on, if that path is tried.
-    Raises ValueError where the precision asked for is not to be had: unknown, not on this machine, or too far off.
+    `compiled` is how many pictures a batch torch's compiler makes the network for, 0 for not: minutes of waiting before
+    the first one. Raises ValueError where the precision asked for is not to be had: unknown, not on this machine, or
+    too far off; and for what cannot be compiled.
     """
     here = machine(next(model.parameters()).device)
     merging = merge not in (0, [])
@@ -110,8 +141,11 @@ def accelerate(
         raise ValueError("tokens can be merged in plain encoder blocks with positions added before the first one only")
     images = check.probe(model)
     refused: list[str] = []
-    for path in paths(precision, here, model, merging=merging):
-        if not path.fused and path.precision == "float32":
+    ways = paths(precision, here, model, merging=merging)
+    if compiled and merging:
+        raise ValueError("merging tokens is not for torch's compiler: choose one of them")
+    for path in compiled_ways(ways, here) if compiled else ways:
+        if not path.fused and path.precision == "float32" and not compiled:
             return Engine(model, "float32", False, 0.0, _sentence(path, 0.0, refused))
         if path.precision == "int8" and pictures is not None:
             # Ranges seen on photos are not made for noise.
@@ -119,7 +153,7 @@ def accelerate(
         exact = check.answers(model, images[:JUDGED])
         try:
             base, recipe = _recipe(model, path, here, images)
-            network = _network(model, base, recipe, path)
+            network = _network(model, base, recipe, path, compiled)
             off = check.difference(exact, check.answers(network, images[:JUDGED]))
         except (RuntimeError, NotImplementedError) as error:
             refused.append(f"{path.words} failed ({str(error).splitlines()[0][:120]})")
@@ -139,7 +173,8 @@ def accelerate(
 def _recipe(model: Backbone, path: Path, here: Machine, images: Tensor) -> tuple[Backbone, Recipe]:
     """What the copy is made of, and how: for 8-bit layers a smoothed twin, and the ranges of their inputs."""
     on_cpu = images.device.type == "cpu"
-    inner = torch.bfloat16 if path.precision == "int8" and here.bfloat16 else TYPES.get(path.precision, torch.float32)
+    brief = path.precision == "float8" or (path.precision == "int8" and here.bfloat16)
+    inner = torch.bfloat16 if brief else TYPES.get(path.precision, torch.float32)
     recipe = Recipe(
         dtype=torch.float32 if path.precision == "int8" else inner,
         inner=inner,
@@ -148,6 +183,7 @@ def _recipe(model: Backbone, path: Path, here: Machine, images: Tensor) -> tuple
         mixed=on_cpu,
         depth=len(model.blocks) if isinstance(model, TokenBackbone) else 0,
         keep=special_read(model, images),
+        float8=path.precision == "float8",
     )
     if path.precision != "int8":
         return model, recipe
@@ -167,12 +203,15 @@ def _recipe(model: Backbone, path: Path, here: Machine, images: Tensor) -> tuple
     return base, replace(recipe, ranges={name: note.range(divisors.get(name)) for name, note in notes.items()})
 
 
-def _network(model: Backbone, base: Backbone, recipe: Recipe, path: Path) -> Fast:
+def _network(model: Backbone, base: Backbone, recipe: Recipe, path: Path, compiled: int = 0) -> Fast:
     if not path.fused:
         network = copy.deepcopy(base).eval().requires_grad_(False).to(recipe.dtype)
-        return Fast(network, model, path, dtype=recipe.dtype, chunk=None)
-    chunk = CHUNK if next(base.parameters()).device.type == "cpu" else None
-    return Fast(fused(base, recipe), model, path, dtype=torch.float32, chunk=chunk)
+        return Fast(network, model, path, dtype=recipe.dtype, chunk=compiled or None)
+    chunk = compiled if compiled else CHUNK if next(base.parameters()).device.type == "cpu" else None
+    network = fused(base, recipe)
+    if recipe.float8 and not any(isinstance(module, Float8Dense) for module in network.modules()):
+        raise RuntimeError("it has no dense layers in blocks")
+    return Fast(network, model, path, dtype=torch.float32, chunk=chunk)
 
 
 def _merging(model: Backbone, merge: Reduction, proportional: bool, images: Tensor) -> Merging:
@@ -184,5 +223,6 @@ def _merging(model: Backbone, merge: Reduction, proportional: bool, images: Tens
 
 
 def _sentence(path: Path, off: float, refused: list[str]) -> str:
-    said = "exact" if not path.fused and path.precision == "float32" else f"off float32 by {off:.2%} of its spread"
+    exact = path.precision == "float32" and not (path.fused or path.compiled)
+    said = "exact" if exact else f"off float32 by {off:.2%} of its spread"
     return f"{path.words}: {path.why}; {said}" + "".join(f"; {reason}" for reason in refused)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from vitkit.engine.attend import Way
 from vitkit.engine.block import FusedAttention, FusedBlock, FusedMLP, gamma_of, is_plain
 from vitkit.engine.dense import Dense, PatchDense, activation_name
+from vitkit.engine.float8 import Float8Dense, fits
 from vitkit.engine.merging import Merging
 from vitkit.engine.quantised import QuantisedDense, Range
 from vitkit.layers import MLP, Attention, BatchNorm, Block, PatchEmbed, StdConv, SwiGLU, pad_same
@@ -24,7 +25,7 @@ class Recipe:
 
     `mixed` norms keep float32 numbers of their own. `depth` blocks, of which the last gives only the `keep` first
     tokens, or all (None); `merging` is shared by them. `ranges` are those of the inputs of 8-bit layers by name, none
-    for no such layers.
+    for no such layers; `float8` has the layers of attention and MLPs in 8-bit floating numbers.
     """
 
     dtype: torch.dtype
@@ -36,10 +37,13 @@ class Recipe:
     keep: int | None = None
     merging: Merging | None = None
     ranges: dict[str, Range] = field(default_factory=dict)
+    float8: bool = False
 
     def make(self, prefix: str, name: str, weight: Tensor, bias: Tensor | None, act: str = "") -> nn.Module:
         """The dense layer `prefix.name`."""
         place = f"{prefix}.{name}"
+        if self.float8 and prefix.endswith((".attn", ".mlp")) and fits(weight):
+            return Float8Dense(weight, bias, dtype=self.inner, act=act)
         if place not in self.ranges:
             return Dense(weight, bias, dtype=self.inner, packed=self.packed, act=act)
         dtype = self.inner if name in ("qkv", "query", "key_value", "value") else self.dtype

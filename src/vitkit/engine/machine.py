@@ -13,7 +13,8 @@ from vitkit.kernels import attention
 class Machine:
     """The abilities that decide how a network is run.
 
-    `bfloat16`, `float16` and `int8`: products of that type run in circuits of their own, not by way of float32.
+    `bfloat16`, `float16`, `int8` and `float8`: products of that type run in circuits of their own, not by way of
+    float32.
     `tiles`: the CPU multiplies whole tiles (Intel AMX). `packs`: oneDNN's products of weights packed once are there.
     """
 
@@ -23,11 +24,12 @@ class Machine:
     int8: bool
     tiles: bool = False
     packs: bool = False
+    float8: bool = False
 
     @property
     def words(self) -> str:
         """One phrase for people: the device and what it has."""
-        kinds = [name for name in ("bfloat16", "float16", "int8") if getattr(self, name)]
+        kinds = [name for name in ("bfloat16", "float16", "int8", "float8") if getattr(self, name)]
         how = " in tiles (AMX)" if self.tiles else ""
         return (
             f"{self.device} with {', '.join(kinds)}{how}"
@@ -39,9 +41,9 @@ class Machine:
 def machine(device: torch.device) -> Machine:
     """What the machine of that torch device can do."""
     if device.type == "cuda":
-        # Ampere (8.0) brought bfloat16; every GPU that torch supports multiplies float16.
-        capability = torch.cuda.get_device_capability(device)
-        return Machine(torch.cuda.get_device_name(device), bfloat16=capability >= (8, 0), float16=True, int8=False)
+        # Ampere (8.0) brought bfloat16, Ada (8.9) float8; every GPU that torch supports multiplies float16.
+        capability, name = torch.cuda.get_device_capability(device), torch.cuda.get_device_name(device)
+        return Machine(name, bfloat16=capability >= (8, 0), float16=True, int8=False, float8=capability >= (8, 9))
     if device.type != "cpu":
         return Machine(device.type, bfloat16=False, float16=False, int8=False)
     return _cpu()

@@ -1,27 +1,34 @@
 """The ways to run a network, from the fastest to the exact one, and which of them a machine and a precision allow."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 import torch
 
 from vitkit.engine.machine import Machine
 from vitkit.models import Backbone
 
-PRECISIONS = ("float32", "bfloat16", "float16", "int8")
+PRECISIONS = ("float32", "bfloat16", "float16", "int8", "float8")
 TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # The most that a path may differ from float32 (see `check.difference`) and still be used.
-BOUNDS = {"float32": 1e-3, "bfloat16": 0.08, "float16": 0.02, "int8": 0.3}
+BOUNDS = {"float32": 1e-3, "bfloat16": 0.08, "float16": 0.02, "int8": 0.3, "float8": 0.3}
+# Who has products of 8 bits.
+EIGHT_BITS = {
+    "int8": "a CPU with 8-bit products (AVX-512 VNNI)",
+    "float8": "a GPU with 8-bit products (compute capability 8.9 or more)",
+}
 # Below this many parameters a network is mostly calls, and no arithmetic makes it faster.
 SMALL = 1_000_000
 
 
 @dataclass(frozen=True)
 class Path:
-    """One way: a `precision` of `PRECISIONS`, in a fused copy or step by step; and why this one."""
+    """One way: a `precision` of `PRECISIONS`, in a fused copy or step by step, compiled or not; and why this one."""
 
     precision: str
     fused: bool
     why: str
+    compiled: bool = False
 
     @property
     def bound(self) -> float:
@@ -31,27 +38,41 @@ class Path:
     @property
     def words(self) -> str:
         """One phrase for people."""
+        if self.compiled:
+            return f"{self.precision}, compiled"
         return f"{self.precision}{', weights packed and steps fused' if self.fused else ', step by step'}"
 
 
 def paths(precision: str, machine: Machine, model: Backbone, *, merging: bool = False) -> list[Path]:
-    """What to try, best first; ValueError for an unknown precision, and for int8 on a machine without it.
+    """What to try, best first; ValueError for an unknown precision, and for 8 bits on a machine without them.
 
     `auto` ends with the exact path and so always finds one; a precision by name does not become another.
     """
     if precision not in ("auto", *PRECISIONS):
         raise ValueError(f"unknown precision '{precision}'; there is auto, {', '.join(PRECISIONS)}")
-    if precision == "int8" and not machine.int8:
-        raise ValueError(f"int8 needs a CPU with 8-bit products (AVX-512 VNNI), here is a {machine.words}")
+    for name, circuits in EIGHT_BITS.items():
+        if precision == name and not getattr(machine, name):
+            raise ValueError(f"{name} needs {circuits}, here is a {machine.words}")
     if precision == "auto":
         return _automatic(machine, model, merging)
     asked = f"{precision} was asked for"
     if precision == "float32":
         # Exact means torch's own operations in their own order; merging changes the network, and needs the copy.
         return [Path("float32", merging, asked)]
-    if precision == "int8":
-        return [Path("int8", True, asked)]
+    if precision in EIGHT_BITS:
+        return [Path(precision, True, asked)]
     return [Path(precision, True, asked), *([] if merging else [Path(precision, False, asked)])]
+
+
+def compiled(ways: Iterable[Path], machine: Machine) -> list[Path]:
+    """The same ways for torch's compiler; ValueError for int8, whose layers it cannot see into.
+
+    Nor into packed weights: where there are such it fuses the steps by itself.
+    """
+    if any(path.precision == "int8" for path in ways):
+        raise ValueError("8-bit layers are not for torch's compiler: choose int8 or compile")
+    found = (replace(path, fused=path.fused and not machine.packs, compiled=True) for path in ways)
+    return list(dict.fromkeys(found))
 
 
 def _automatic(machine: Machine, model: Backbone, merging: bool) -> list[Path]:

@@ -38,9 +38,14 @@ def better() -> bool:
     """Whether `packed_attention` is the way to go: it is there, no CPU with tiles (AMX) makes torch's own faster, and
     nobody records the operations for elsewhere or transforms them.
     """
-    if not available() or torch.compiler.is_exporting() or torch._C._are_functorch_transforms_active():
+    if torch.compiler.is_exporting() or torch._C._are_functorch_transforms_active():
         return False
-    return not attention.tiles()
+    return _here()
+
+
+@torch.compiler.assume_constant_result
+def _here() -> bool:
+    return available() and not attention.tiles()
 
 
 def packed_attention(qkv: BFloat16[Tensor, "b n three_d"], num_heads: int) -> BFloat16[Tensor, "b n d"]:

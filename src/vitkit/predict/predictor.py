@@ -63,7 +63,8 @@ class Predictor:
     `device` is a torch device or auto (a GPU if there is one). Threads decode and preprocess; `limits` bound what they
     read, `allow_truncated` accepts images cut short; `resampling` is pillow (its pixels), torch (those of transformers'
     default backend) or draft (large JPEG files are decoded small: several times faster, other pixels). `progress` draws
-    a bar on standard error.
+    a bar on standard error. `compile` has torch's compiler make the network for full batches (on a GPU with CUDA
+    graphs): for very many images, as it takes up to minutes before the first.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Predictor:
         allow_truncated: bool = False,
         resampling: Resampling = "pillow",
         progress: bool = False,
+        compile: bool = False,  # noqa: A002 - the field's word
     ):
         if precision not in ("auto", *PRECISIONS):
             raise ValueError(f"unknown precision '{precision}'; there is auto, {', '.join(PRECISIONS)}")
@@ -99,6 +101,7 @@ class Predictor:
         self._given = model
         self._precision = precision
         self._merge = merge_tokens
+        self._compiled = self.batch_size if compile else 0
         self._calibration = calibration
         self._ready: engine.Engine | None = None
 
@@ -139,6 +142,7 @@ class Predictor:
                     precision=self._precision,
                     merge=self._merge,
                     pictures=lambda: self._pictures(first),
+                    compiled=self._compiled,
                 )
         return self._ready
 
@@ -179,10 +183,12 @@ class Predictor:
             if not first:
                 return
             yield from stream.ahead(first, self._read, run, size)
-        lanes = stream.lanes() if self.device.type == "cpu" and isinstance(self.model, engine.Fast) else 1
+        lanes = 1
+        if self.device.type == "cpu" and isinstance(self.model, engine.Fast) and not self.model.compiled:
+            lanes = stream.lanes()
         window = list(islice(source, 2 * lanes))
         rest = chain(window, source)
-        if 1 < lanes and len(window) == 2 * lanes:
+        if lanes > 1 and len(window) == 2 * lanes:
             yield from stream.in_lanes(rest, self._read, run, size, lanes)
         else:
             yield from stream.ahead(rest, self._read, run, size)

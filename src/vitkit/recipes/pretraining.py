@@ -135,7 +135,7 @@ def masked_cifar10() -> Run:
     `vitkit train pretraining.masked_cifar10 --data parquet:cifar10`, or
     `train(recipe("pretraining.masked_cifar10"), "runs/masked-cifar10")` in Python.
     """
-    return _cifar10("masked_cifar10", masked.Config())
+    return _cifar10("masked_cifar10", masked.Config(), steps=3600)
 
 
 def simmim_cifar10() -> Run:

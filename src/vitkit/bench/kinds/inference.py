@@ -15,7 +15,7 @@ REFERENCES = (("timm", "float32"), ("transformers", "float32"), ("vitkit", "floa
 DIFFERENCE = "relative difference of the logits"
 # How far logits may be from the reference's, as a share of their norm. Rounding to bfloat16 (8 bits) in every layer
 # gives about 0.01, to int8 about 0.1; a wrong weight or a forgotten layer gives 0.5 or more.
-FAR = {"float32": 2e-3, "float16": 2e-2, "bfloat16": 6e-2, "int8": 0.25}
+FAR = {"float32": 2e-3, "float16": 2e-2, "bfloat16": 6e-2, "int8": 0.25, "float8": 0.25}
 FAR_OTHERWISE = 6e-2
 
 
