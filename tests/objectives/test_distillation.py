@@ -90,6 +90,26 @@ def test_each_token_learns_from_its_own(teacher: str) -> None:
     assert objective.backbone.get_parameter("head.weight").grad.abs().sum() == 0  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("model", [vit.TINY, deit.TINY])
+def test_other_classes_are_learned_aside(teacher: str, model: vit.Config | deit.Config) -> None:
+    objective = build(teacher, dataclasses.replace(model, num_classes=3), kind="soft", alpha=0.3, aside=True)
+    assert objective.aside is not None
+    given = dataclasses.replace(batch(), targets=torch.eye(3)[[0, 1, 2, 0]])
+    found = objective.eval()(given)
+    features = objective.backbone.features(given.images)
+    said, taught = objective.backbone.logits(features), objective.teacher(given.images)
+    assert (said.shape, taught.shape) == ((4, 3), (4, 5))
+    labels = functional.cross_entropy(said, given.targets)
+    beside = objective.distance(objective.aside(objective.backbone.represent(features)), taught)
+    torch.testing.assert_close(found["loss"], 0.7 * labels + 0.3 * beside)
+    assert found["accuracy"] == (said.argmax(1) == given.targets.argmax(1)).float().mean()
+    found["loss"].backward()
+    assert all(parameter.grad is not None for parameter in objective.aside.parameters())
+    # It is a part of the run, and none of the student.
+    assert {"aside.weight", "aside.bias"} <= objective.state_dict().keys()
+    assert not [name for name in objective.backbone.state_dict() if "aside" in name]
+
+
 def test_the_teacher_is_frozen_in_evaluation_mode_and_not_in_the_state(tmp_path: Path) -> None:
     path = write(tmp_path / "teacher", axial_resnet.TINY, Processor.squash(40))  # its norms count batches in training
     objective = build(path).train()
@@ -123,7 +143,7 @@ def test_the_teacher_sees_its_own_numbers_and_size(tmp_path: Path) -> None:
 def test_what_does_not_fit_is_refused(teacher: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"needs a teacher: set objective\.teacher"):
         build("")
-    with pytest.raises(ValueError, match="the teacher knows 5 classes, the student 7: fine-tune the teacher first"):
+    with pytest.raises(ValueError, match="the teacher knows 5 classes, the student 7: fine-tune the teacher first, or"):
         build(teacher, dataclasses.replace(vit.TINY, num_classes=7))
     with pytest.raises(ValueError, match="needs a student with a head"):
         build(teacher, dataclasses.replace(vit.TINY, num_classes=0))

@@ -25,6 +25,8 @@ from vitkit.objectives.supervised import cross_entropy
 class Config:
     """`teacher` is any checkpoint that vitkit loads, with the student's classes; the rest is what is learned from it.
 
+    With `aside` it may know other classes (ImageNet's, say): what it says is then learned by a head of its own beside
+    the student's, which ends with the run; the student keeps what both heads read.
     `hard` takes the teacher's likeliest class for the truth, `soft` its probabilities at a `temperature`. The loss is
     (1 - alpha) times the labels' plus alpha times the teacher's. `average` is what soft distillation is averaged over:
     the `batch`, as in the papers, or, as in DeiT's code, all its `elements`, which makes it smaller by the number of
@@ -32,6 +34,7 @@ class Config:
     """
 
     teacher: str = ""
+    aside: bool = False
     kind: Literal["hard", "soft"] = "hard"
     alpha: float = 0.5
     temperature: float = 3.0
@@ -64,13 +67,18 @@ class Distillation(Objective):
         classes, taught = backbone.config.num_classes, teacher.config.num_classes
         if not isinstance(backbone.head, nn.Linear):
             raise ValueError("distillation needs a student with a head: set num_classes")
-        if classes != taught:
-            raise ValueError(f"the teacher knows {taught} classes, the student {classes}: fine-tune the teacher first")
+        if classes != taught and not config.aside:
+            given = f"the teacher knows {taught} classes, the student {classes}"
+            raise ValueError(f"{given}: fine-tune the teacher first, or learn what it says aside (aside=true)")
         channels, seen = backbone.config.channels, teacher.config.channels
         if not channels == seen == len(config.mean or processor.mean) == len(config.std or processor.std):
             raise ValueError(f"the student takes {channels} channels, the teacher {seen}; mean and std are for as many")
         self.config = config
         self.backbone = backbone
+        self.aside = nn.Linear(backbone.head.in_features, taught) if config.aside else None
+        if self.aside is not None:
+            nn.init.trunc_normal_(self.aside.weight, std=0.02)
+            nn.init.zeros_(self.aside.bias)
         self.teacher = teacher.requires_grad_(False)
         self.size = processor.size
         # From the student's numbers to the teacher's.
@@ -94,7 +102,7 @@ class Distillation(Objective):
         smoothing = self.config.label_smoothing
         labels = cross_entropy(first, batch.targets, kind="softmax", label_smoothing=smoothing)
         teacher = self.distance(second, taught)
-        logits = (first + second) / 2
+        logits = first if self.aside is not None else (first + second) / 2
         hits = batch.targets.gather(1, logits.argmax(dim=1, keepdim=True)) >= batch.targets.amax(dim=1, keepdim=True)
         return {
             "loss": torch.lerp(labels, teacher, self.config.alpha),
@@ -106,8 +114,14 @@ class Distillation(Objective):
 
     def answers(
         self, images: Float[Tensor, "b c height width"]
-    ) -> tuple[Float[Tensor, "b classes"], Float[Tensor, "b classes"]]:
-        """The student's logits for the labels and those for the teacher: the same ones without a distillation token."""
+    ) -> tuple[Float[Tensor, "b classes"], Float[Tensor, "b taught"]]:
+        """The student's logits for the labels and those for the teacher: the same ones without a distillation token.
+
+        Of a student with one the teacher's head aside reads what is represented by both tokens.
+        """
+        if self.aside is not None:
+            features = self.backbone.features(images)
+            return self.backbone.logits(features).float(), self.aside(self.backbone.represent(features)).float()
         if isinstance(self.backbone, DeiT):
             first, second = self.backbone.both(self.backbone.features(images)).float().unbind(dim=1)
             return first, second

@@ -1,11 +1,13 @@
-"""Recipes that learn from a teacher: DeiT's, and one in minutes on the digits inside the package."""
+"""Recipes that learn from a teacher: DeiT's, one for photos of flowers, and one for the digits inside the package."""
 
 import dataclasses
 
+from vitkit.data.augment import Augment
+from vitkit.data.crop import Crop
 from vitkit.data.presets import deit
 from vitkit.data.processor import Processor
 from vitkit.data.processor.processor import IMAGENET_MEAN, IMAGENET_STD
-from vitkit.models import preset
+from vitkit.models import preset, vit
 from vitkit.objectives import distillation
 from vitkit.recipes import digits
 from vitkit.train import Data, Machine, Run
@@ -59,6 +61,43 @@ def _deit(name: str, size: str) -> Run:
         evaluate_every=5_000,
         keep="last",
         machine=Machine(workers=8, save_every=5_000),
+    )
+
+
+def flowers_student() -> Run:
+    """A ViT of 0.8 M parameters for photos of 96 pixels, five classes, from scratch, and what a teacher says of them.
+
+    `vitkit train distillation.flowers_student --data folder:flowers --set objective.teacher=deit_tiny_patch16_224`, or
+    `train(recipe("distillation.flowers_student"), "runs/flowers")` in Python with a teacher set: any checkpoint, which
+    keeps its own classes. `benchmarks/distillation.py` measures what the teacher is worth.
+    """
+    model = vit.Config(
+        image_size=(96, 96),
+        patch_size=(16, 16),
+        width=128,
+        depth=4,
+        num_heads=4,
+        mlp_width=512,
+        num_classes=5,
+        class_token=False,
+        pool="gap",
+        init="truncated",
+    )
+    return Run(
+        name="distillation.flowers_student",
+        model=model,
+        objective=distillation.Config(kind="soft", aside=True, alpha=0.7, temperature=2.0, label_smoothing=0.1),
+        data=Data(source="folder:flowers"),
+        processor=Processor.crop(96, 0.875, mean=IMAGENET_MEAN, std=IMAGENET_STD),
+        augment=Augment(crop=Crop(kind="torchvision", area=(0.3, 1.0)), flip=True),
+        optimizer=Optimizer(rate=1e-3, weight_decay=0.05),
+        schedule=Schedule(warmup=190),
+        batch_size=64,
+        epochs=60.0,
+        precision="bfloat16",
+        evaluators=("top1",),
+        evaluate_every=200,
+        keep="last",
     )
 
 
