@@ -43,9 +43,12 @@ def better() -> bool:
     return _here()
 
 
-@torch.compiler.assume_constant_result
 def _here() -> bool:
     return available() and not attention.tiles()
+
+
+# What torch.compiler.assume_constant_result does; calling that imports the whole compiler, a thousand modules.
+_here.__dict__["_dynamo_marked_constant"] = True
 
 
 def packed_attention(qkv: BFloat16[Tensor, "b n three_d"], num_heads: int) -> BFloat16[Tensor, "b n d"]:
