@@ -54,15 +54,7 @@ class Fast(Backbone):
 
     original: Backbone
 
-    def __init__(
-        self,
-        network: Backbone,
-        original: Backbone,
-        path: Path,
-        *,
-        dtype: torch.dtype,
-        chunk: int | None,
-    ):
+    def __init__(self, network: Backbone, original: Backbone, path: Path, *, dtype: torch.dtype, chunk: int | None):
         super().__init__()
         # Not a part of this module: it is neither switched nor moved with it.
         object.__setattr__(self, "original", original)

@@ -69,6 +69,7 @@ def compiled(ways: Iterable[Path], machine: Machine) -> list[Path]:
 
     Nor into packed weights: where there are such it fuses the steps by itself.
     """
+    ways = list(ways)
     if any(path.precision == "int8" for path in ways):
         raise ValueError("8-bit layers are not for torch's compiler: choose int8 or compile")
     found = (replace(path, fused=path.fused and not machine.packs, compiled=True) for path in ways)
