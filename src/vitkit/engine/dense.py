@@ -28,6 +28,13 @@ def activation_name(module: nn.Module) -> str | None:
     return {nn.ReLU: "relu", nn.SiLU: "silu", nn.Identity: ""}.get(type(module))
 
 
+def ended(
+    y: Float[Tensor, "*b o"], residual: Float[Tensor, "*b o"] | None, factor: Float[Tensor, "*b o"] | None
+) -> Float[Tensor, "*b o"]:
+    """What ends a layer that fuses nothing: + residual, * factor, or as it is; of the wider of both types."""
+    return y + residual if residual is not None else y * factor if factor is not None else y
+
+
 class Dense(nn.Module):
     """act(x W^T + b), then + residual or * factor, for a fixed `weight` (out, in) and `bias` (out,).
 
@@ -63,8 +70,7 @@ class Dense(nn.Module):
         if self.watch is not None:
             self.watch(x)
         if not self.packed:
-            y = PLAIN[self.act](F.linear(x, self.weight, self.bias))
-            return y + residual if residual is not None else y * factor if factor is not None else y
+            return ended(PLAIN[self.act](F.linear(x, self.weight, self.bias)), residual, factor)
         x = x.contiguous()
         name, variant = FUSED[self.act]
         y = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, name, [], variant)

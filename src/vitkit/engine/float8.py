@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitkit.engine.dense import PLAIN
+from vitkit.engine.dense import PLAIN, ended
 
 TYPE = torch.float8_e4m3fn
 LARGEST = torch.finfo(TYPE).max
@@ -58,4 +58,4 @@ class Float8Dense(nn.Module):
         """The product; at most one of `residual` and `factor`, and neither beside an activation."""
         y = multiplied(rounded(x.to(self.dtype).flatten(0, -2)), (self.weight, self.scale), self.dtype)
         y = PLAIN[self.act](y if self.bias is None else y + self.bias).unflatten(0, x.shape[:-1])
-        return y + residual if residual is not None else y * factor if factor is not None else y
+        return ended(y, residual, factor)

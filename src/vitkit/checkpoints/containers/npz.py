@@ -52,7 +52,7 @@ def open_file(path: Path) -> Tensors:
                 with archive.open(member) as file:
                     shape, _, dtype = _header(file, name, member.file_size)
                 infos[name] = Info(shape, DTYPES[dtype.str[1:]])
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
         raise _damaged(error) from None
     return Tensors(infos, lambda name: _read(path, members[name], name))
 
@@ -141,7 +141,7 @@ def _read(path: Path, member: zipfile.ZipInfo, name: str) -> Tensor:
             if filled != len(buffer):
                 raise CheckpointError(f"{path.name}: {name!r} ends after {filled:,} of {len(buffer):,} bytes")
             file.read(1)  # the end of the member is where its checksum is compared
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
         raise _damaged(error) from None
     array = np.frombuffer(buffer, dtype=np.dtype(("<" if dtype.str[1] == "V" else dtype.str[0]) + dtype.str[1:]))
     if dtype.str[1] == "V":
