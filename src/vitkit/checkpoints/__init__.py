@@ -57,6 +57,7 @@ def load(
     image_size: int | tuple[int, int] | None = None,
     patch_size: int | tuple[int, int] | None = None,
     num_classes: int | None = None,
+    head: str | os.PathLike[str] | None = None,
     config: Mapping[str, Any] | None = None,
     dtype: torch.dtype | None = torch.float32,
 ) -> Checkpoint:
@@ -66,12 +67,15 @@ def load(
     what they cannot tell. `image_size` in pixels says which grid a position table is for, and resizes the table to it
     where the file says another. `patch_size` resizes the patch projection (FlexiViT; `layers.resize_patches`), and the
     table to the number of such patches in the image. `num_classes` puts a new, zero head in place of the file's, 0
-    none. Weights become `dtype`, None keeps the file's. The model is in evaluation mode. Raises CheckpointError, one
-    line, for whatever is wrong, and ValueError for an unknown format.
+    none; `head` the one of another file, as DINO and DINOv2 publish them apart (`checkpoints.heads`). Weights become
+    `dtype`, None keeps the file's. The model is in evaluation mode. Raises CheckpointError, one line, for whatever is
+    wrong, and ValueError for an unknown format.
     """
     from vitkit.checkpoints.assemble import assemble
     from vitkit.checkpoints.locate import locate
 
+    if head is not None and num_classes is not None:
+        raise ValueError(f"head={os.fspath(head)!r} has its classes: num_classes={num_classes} would put another there")
     text = os.fspath(source)
     size, patch = ((each, each) if isinstance(each, int) else each for each in (image_size, patch_size))
     try:
@@ -86,14 +90,23 @@ def load(
         raise CheckpointError(f"{text}: {error}") from None
     origin = dataclasses.replace(checkpoint.origin, source=text, revision=files.revision)
     checkpoint = dataclasses.replace(checkpoint, origin=origin)
-    if num_classes is None:
-        return checkpoint
+    if head is not None:
+        from vitkit.checkpoints.heads import attach
+
+        return _headed(checkpoint, attach(checkpoint.model, Path(head).expanduser(), config or {}, dtype))
+    if num_classes is not None:
+        note = f"the head of {checkpoint.model.config.num_classes} classes gave way to a new, zero one of {num_classes}"
+        checkpoint.model.reset_head(num_classes)
+        return _headed(checkpoint, note)
+    return checkpoint
+
+
+def _headed(checkpoint: Checkpoint, note: str) -> Checkpoint:
+    """The checkpoint with names for the classes of its new head, and a note of where that is from."""
     from vitkit.data.labels import default_labels
 
-    note = f"the head of {checkpoint.model.config.num_classes} classes gave way to a new, zero one of {num_classes}"
-    checkpoint.model.reset_head(num_classes)
-    origin = dataclasses.replace(origin, notes=(*origin.notes, note))
-    return dataclasses.replace(checkpoint, labels=default_labels(num_classes), origin=origin)
+    origin = dataclasses.replace(checkpoint.origin, notes=(*checkpoint.origin.notes, note))
+    return dataclasses.replace(checkpoint, labels=default_labels(checkpoint.model.config.num_classes), origin=origin)
 
 
 def _of(source: str, error: str) -> str:

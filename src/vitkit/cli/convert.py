@@ -13,6 +13,7 @@ def convert(
     to: str,
     image_size: int | None = None,
     patch_size: int | None = None,
+    head: Path | None = None,
     revision: str | None = None,
     set: tuple[str, ...] = (),  # noqa: A002 - the option's name
     overwrite: bool = False,
@@ -27,6 +28,7 @@ def convert(
         to: The dialect to write: huggingface, timm, npz, big_vision, torchvision, or vitkit (any model).
         image_size: Resize the position table to images of this side in pixels.
         patch_size: Resize the patch projection to patches of this side in pixels, and the positions with it.
+        head: A file with a linear head for a backbone published without one (DINO, DINOv2, DINOv3).
         revision: Branch, tag or commit of a hub id.
         set: Fields of the model's config as NAME=VALUE, where the file cannot tell them (activation=gelu_tanh).
         overwrite: Replace a target that exists.
@@ -38,7 +40,7 @@ def convert(
     if to not in checkpoints.formats():
         raise ValueError(f"unknown dialect '{to}'{nearest(to, checkpoints.formats())}")
     checkpoint = checkpoints.load(
-        source, revision=revision, image_size=image_size, patch_size=patch_size, config=settings(set)
+        source, revision=revision, image_size=image_size, patch_size=patch_size, head=head, config=settings(set)
     )
     checkpoints.save(checkpoint, target, to=to, overwrite=overwrite)
     parameters = sum(parameter.numel() for parameter in checkpoint.model.parameters())

@@ -83,7 +83,7 @@ class Fast(Backbone):
         if self.chunk is None or 0 < images.shape[0] <= self.chunk:
             return self._part(images)
         parts = [self._part(part) for part in images.split(self.chunk)]
-        return parts[0].with_tokens(torch.cat([part.tokens for part in parts]))
+        return Features.join(parts)
 
     def _part(self, images: Tensor) -> Features:
         if not self.compiled or self.chunk is None:
@@ -95,7 +95,7 @@ class Fast(Backbone):
         torch.compiler.cudagraph_mark_step_begin()
         found = self._run(images)
         # A copy: the next run of a CUDA graph writes where this one did.
-        return found.with_tokens(found.tokens[:count].clone())
+        return found.each(lambda tensor: tensor[:count].clone())
 
     def represent(self, features: Features) -> Float[Tensor, "b *n d"]:
         """That of the network."""

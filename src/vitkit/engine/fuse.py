@@ -98,13 +98,13 @@ def special_read(model: Backbone, images: Tensor) -> int | None:
     if not isinstance(model, TokenBackbone) or not all(is_plain(block) for block in model.blocks):
         return None
     with torch.inference_mode():
-        embedded = model.embed(images[:1])
-        tokens = torch.full_like(embedded.tokens, math.nan)
-        tokens[:, : embedded.num_special] = embedded.special
-        features = embedded.with_tokens(tokens)
+        features = model.features(images[:1])
+        tokens = torch.full_like(features.tokens, math.nan)
+        tokens[:, : features.num_special] = features.special
+        features = features.with_tokens(tokens)
         answers = (model.represent(features), model.logits(features))
-    finite = embedded.num_special > 0 and all(bool(answer.isfinite().all()) for answer in answers)
-    return embedded.num_special if finite else None
+    finite = features.num_special > 0 and all(bool(answer.isfinite().all()) for answer in answers)
+    return features.num_special if finite else None
 
 
 def _replace(parent: nn.Module, path: str, recipe: Recipe) -> None:

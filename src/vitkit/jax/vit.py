@@ -20,6 +20,7 @@ def check(config: Config) -> None:
         "position": config.position in ("factorised", "relative"),
         "position_at": config.position_at != "stem",
         "pool": config.pool == "token+gap",
+        "pool_blocks": config.pool_blocks > 1,
         "mlp": config.mlp != "mlp",
         "patch_sizes": bool(config.patch_sizes),
         "stochastic_depth_shape": config.stochastic_depth > 0 and config.stochastic_depth_shape != "linear",

@@ -13,14 +13,20 @@ from vitkit.layers.swiglu import SwiGLU
 
 
 def run_blocks(
-    blocks: Iterable[nn.Module], tokens: Float[Tensor, "b n d"], places: Iterable[Place]
+    blocks: Iterable[nn.Module],
+    tokens: Float[Tensor, "b n d"],
+    places: Iterable[Place],
+    firsts: list[Tensor] | None = None,
 ) -> Float[Tensor, "b m d"]:
     """The tokens through all blocks, each told its place; there are as many places as blocks.
 
-    Blocks of this package's layers give as many tokens as they take; those made for inference may give fewer.
+    Blocks of this package's layers give as many tokens as they take; those made for inference may give fewer. The
+    first token of what each block gives, (b, d), is put at the end of `firsts`.
     """
     for block, place in zip(blocks, places, strict=True):
         tokens = block(tokens if place.added is None else tokens + place.added, **place.told)
+        if firsts is not None:
+            firsts.append(tokens[:, 0].clone())  # a view would keep all the tokens
     return tokens
 
 

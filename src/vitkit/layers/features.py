@@ -1,6 +1,6 @@
 """`Features`: what every backbone returns, and all that heads, objectives, evaluators and explanations read."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,12 +14,14 @@ class Features:
     """Tokens with the shape of the picture they came from.
 
     `tokens` is (b, num_special + rows * columns, d): first the special tokens (class, distillation, registers), then
-    the patches in row-major order. A convolutional backbone has no special tokens.
+    the patches in row-major order. A convolutional backbone has no special tokens. `earlier` are the class tokens of
+    blocks before the last, each behind the final norm, in the order of the blocks: for heads that read several.
     """
 
     tokens: Float[Tensor, "b n d"]
     grid: tuple[int, int]
     num_special: int = 0
+    earlier: Float[Tensor, "b blocks d"] | None = None
 
     @property
     def class_token(self) -> Float[Tensor, "b d"]:
@@ -46,6 +48,17 @@ class Features:
     def with_tokens(self, tokens: Float[Tensor, "b n d"]) -> "Features":
         """The same picture with other tokens."""
         return replace(self, tokens=tokens)
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> "Features":
+        """The same of all tensors, such as a copy or the first of the batch."""
+        return replace(self, tokens=change(self.tokens), earlier=None if self.earlier is None else change(self.earlier))
+
+    @staticmethod
+    def join(parts: Sequence["Features"]) -> "Features":
+        """Batches of pictures of one size as one batch."""
+        earlier = [part.earlier for part in parts if part.earlier is not None]
+        tokens = torch.cat([part.tokens for part in parts])
+        return replace(parts[0], tokens=tokens, earlier=torch.cat(earlier) if earlier else None)
 
 
 def join_tokens(

@@ -15,17 +15,25 @@ from vitkit.layers.features import Features
 def pool_tokens(features: Features, pool: str) -> Float[Tensor, "b *n d"]:
     """The class token (`token`), the patches' mean (`gap`), one beside the other (`token+gap`) or all tokens (`none`).
 
-    Raises ValueError for another word.
+    Where the features have class tokens of earlier blocks, these stand before that of the last. Raises ValueError for
+    another word.
     """
     if pool == "token":
-        return features.class_token
+        return class_tokens(features)
     if pool == "gap":
         return features.patches.mean(dim=1)
     if pool == "token+gap":
-        return torch.cat([features.class_token, features.patches.mean(dim=1)], dim=1)
+        return torch.cat([class_tokens(features), features.patches.mean(dim=1)], dim=1)
     if pool == "none":
         return features.tokens
     raise ValueError(f"unknown pool '{pool}'; there is token, gap, token+gap, none")
+
+
+def class_tokens(features: Features) -> Float[Tensor, "b d"]:
+    """The class tokens of all blocks that the features have them of, one beside the other, the last block's last."""
+    if features.earlier is None:
+        return features.class_token
+    return torch.cat([features.earlier.flatten(1), features.class_token], dim=1)
 
 
 class MapPool(nn.Module):

@@ -24,7 +24,7 @@ from vitkit.layers import Features, PatchEmbed, Place
 from vitkit.models import positions
 
 # What families are made with, not families.
-_MEANS = {"packing", "positions"}
+_MEANS = {"packing", "pooling", "positions"}
 
 
 class Backbone(nn.Module, ABC):

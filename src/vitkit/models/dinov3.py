@@ -20,7 +20,7 @@ from vitkit.layers import (
     pool_tokens,
     run_blocks,
 )
-from vitkit.models import TokenBackbone, vit
+from vitkit.models import TokenBackbone, pooling, vit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +105,7 @@ class DINOv3(TokenBackbone):
     @property
     def pool_width(self) -> int:
         """Twice the width of a token where the pool is `token+gap`."""
-        return self.width * (2 if self.config.pool == "token+gap" else 1)
+        return pooling.width(self.config)
 
     def embed(self, images: Float[Tensor, "b c height width"]) -> Features:
         """Class token, registers and patches; no positions yet."""

@@ -80,6 +80,8 @@ def encode(model: Backbone, packed: Packed) -> Packed:
 def _token_backbone(model: Backbone) -> TokenBackbone:
     if not isinstance(model, TokenBackbone):
         raise ValueError(f"{type(model).__name__} has no sequence of tokens to pack: run it on each size by itself")
+    if getattr(model.config, "pool_blocks", 1) > 1:
+        raise ValueError("pictures for a head that reads several blocks (pool_blocks) cannot be packed: run it on each")
     return model
 
 

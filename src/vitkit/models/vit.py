@@ -4,7 +4,7 @@ Dosovitskiy et al. 2021, section 3.1; big_vision's heads and sizes (Zhai et al. 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -30,7 +30,7 @@ from vitkit.layers import (
     run_blocks,
     sincos2d,
 )
-from vitkit.models import TokenBackbone, positions
+from vitkit.models import TokenBackbone, pooling, positions
 
 # The fields of the config that a block is made of.
 BLOCK = (
@@ -49,13 +49,13 @@ class Config:
     a table is added: to what the stem gives, or before every layer, one of its own (`layers`) or the same (`shared`).
     `position_tokens` says which tokens have a row in a learned table: the patches, the class token and the patches, or
     every token, registers too; a factorised table has rows for patches alone. `norm` is the final LayerNorm: on all
-    tokens before pooling, or on the pooled vector. `token+gap` is the class token beside the patches' mean, DINOv2's
-    linear head reads both. A mean (`gap`) is as good a head as the class token, but needs about a third of its learning
-    rate: 3e-4 for 8e-4 (appendix D.3, Figure 9).
-    `pre_logits` is the width of a tanh layer before the head, 0 for none; `num_classes` 0 means no head. `init` is how
-    fresh weights are drawn: as the original JAX code, as DeiT and DINO (truncated normal), or as MAE. `patch_sizes` are
-    sides in pixels that training draws from, one for each batch, to make a model that works at all of them (FlexiViT,
-    Beyer et al. 2023): the projection and the table stay those of `patch_size`, and are resized for the batch.
+    tokens before pooling, or on the pooled vector. `token+gap` is the class token beside the patches' mean (DINOv2).
+    The class token is that of each of the last `pool_blocks` blocks, side by side behind the norm (DINO's linear heads:
+    4). A mean (`gap`) is as good, at a third of the learning rate: 3e-4 for 8e-4 (appendix D.3, Figure 9). `pre_logits`
+    is the width of a tanh layer before the head, 0 for none; `num_classes` 0 means no head. `init` is how fresh weights
+    are drawn: as the original JAX code, as DeiT and DINO (truncated normal), or as MAE. `patch_sizes` are sides in
+    pixels that training draws from, one for each batch, to make a model that works at all of them (FlexiViT, Beyer et
+    al. 2023): the projection and the table stay those of `patch_size`, and are resized for the batch.
     """
 
     image_size: tuple[int, int] = (224, 224)
@@ -69,6 +69,7 @@ class Config:
     class_token: bool = True
     num_registers: int = 0
     pool: Literal["token", "gap", "map", "none", "token+gap"] = "token"
+    pool_blocks: int = 1
     norm: Literal["tokens", "pooled"] = "tokens"
     pre_logits: int = 0
     position: positions.Position = "learned"
@@ -96,12 +97,9 @@ class Config:
                 raise ValueError(f"{name} is {value}; it must be at least 1")
         if self.width % self.num_heads:
             raise ValueError(f"the width {self.width} is not a multiple of the number of heads {self.num_heads}")
-        if "token" in self.pool and not self.class_token:
-            raise ValueError(f"pool='{self.pool}' reads the class token, but there is none; pool can be 'gap' or 'map'")
         if any(size < patch for size, patch in zip(self.image_size, self.patch_size, strict=True)):
             raise ValueError(f"image_size {self.image_size} is smaller than one patch of {self.patch_size}")
-        if self.pool == "none" and self.norm == "pooled":
-            raise ValueError("norm='pooled' needs a pool, but pool is 'none'")
+        pooling.check(self)
         positions.check(self)
         if any(not 1 <= side <= min(self.image_size) for side in self.patch_sizes):
             raise ValueError(
@@ -144,8 +142,8 @@ class ViT(TokenBackbone):
         sizes = (config.channels, config.width, config.patch_size)
         self.patch_embed = patch_embed or PatchEmbed(*sizes, drawn=config.patch_sizes)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width)) if config.class_token else None
-        registers = config.num_registers
-        self.reg_token = nn.Parameter(torch.zeros(1, registers, config.width)) if registers else None
+        count = config.num_registers
+        self.reg_token = nn.Parameter(torch.zeros(1, count, config.width)) if count else None
         positions.add_tables(self, config)
         self.pos_drop = nn.Dropout(config.dropout)
         offsets = num_offsets(config.grid) if config.position == "relative" else 0
@@ -164,8 +162,8 @@ class ViT(TokenBackbone):
 
     @property
     def pool_width(self) -> int:
-        """Twice the width of a token where the pool is `token+gap`."""
-        return self.width * (2 if self.config.pool == "token+gap" else 1)
+        """The width of a token for each that the pool puts beside another."""
+        return pooling.width(self.config)
 
     def embed(self, images: Float[Tensor, "b c height width"]) -> Features:
         """Special tokens and patches with their positions (equation 1)."""
@@ -176,7 +174,10 @@ class ViT(TokenBackbone):
 
     def encode(self, embedded: Features) -> Features:
         """All blocks and the final norm (equations 2-4); positions before each layer where the config wants them so."""
-        return embedded.with_tokens(self.norm(run_blocks(self.blocks, embedded.tokens, self.places(embedded.grid))))
+        firsts: list[Tensor] | None = [] if self.config.pool_blocks > 1 else None
+        tokens = self.norm(run_blocks(self.blocks, embedded.tokens, self.places(embedded.grid), firsts))
+        earlier = self.norm(torch.stack(firsts[-self.config.pool_blocks : -1], dim=1)) if firsts else None
+        return replace(embedded, tokens=tokens, earlier=earlier)
 
     def places(self, grid: tuple[int, int]) -> Iterator[Place]:
         """The tables and vectors of positions that belong to the layers, where the config has such."""
