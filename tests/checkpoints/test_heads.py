@@ -9,9 +9,12 @@ from tiny_vits import fill, images
 from torch import Tensor, nn
 
 from vitkit import checkpoints, engine, models
-from vitkit.checkpoints import CheckpointError, heads
+from vitkit.checkpoints import Checkpoint, CheckpointError, heads
 from vitkit.cli import main
-from vitkit.models import beit, packing, vit
+from vitkit.data.labels import default_labels
+from vitkit.data.processor import Processor
+from vitkit.models import beit, vit
+from vitkit.predict.backends import Answered
 
 timm = pytest.importorskip("timm")
 
@@ -76,16 +79,16 @@ def test_dino_s_small_head_reads_four_blocks(dino: nn.Module, tmp_path: Path) ->
     assert again.model.config == loaded.model.config
     with torch.no_grad():
         assert torch.equal(again.model(batch), loaded.model(batch))
-    for target in ("timm", "huggingface", "npz", "big_vision", "torchvision"):
-        with pytest.raises(CheckpointError):
-            checkpoints.save(loaded, tmp_path / f"{target}.npz", to=target)
+    for target, suffix in {"timm": "", "huggingface": "", "npz": ".npz", "torchvision": ".pth"}.items():
+        with pytest.raises(CheckpointError, match="cannot say pool_blocks=4"):
+            checkpoints.save(loaded, tmp_path / f"{target}{suffix}", to=target)
 
 
 def test_dino_s_base_head_has_its_columns_in_turn(dino: nn.Module, tmp_path: Path) -> None:
     layer = linear(2 * WIDTH)
     torch.save(of_dino(layer), tmp_path / "head.pth")
     loaded = checkpoints.load(backbone(dino, tmp_path), head=tmp_path / "head.pth", config={"num_heads": 2})
-    assert "the class token and the mean patch, which stood in turn in the file" in loaded.origin.notes[-1]
+    assert "the class token and the mean patch, which stand in turn in the file" in loaded.origin.notes[-1]
     batch = images(SIZE)
     with torch.no_grad():
         tokens, mean = vectors(dino, batch, 1)
@@ -106,6 +109,14 @@ def test_dinov2_s_heads(count: int, patches: bool, registered: nn.Module, tmp_pa
         assert (loaded.model(batch) - expected).abs().max() < 1e-4
 
 
+def test_dinov2_is_judged_at_224_of_256_pixels(registered: nn.Module, tmp_path: Path) -> None:
+    """And at the size of its table's last stage as timm has it, without a margin."""
+    path = backbone(registered, tmp_path).rename(tmp_path / "dinov2_vits14_reg4_pretrain.pth")
+    smaller, own = (checkpoints.load(path, image_size=size, config={"num_heads": 2}).processor for size in (16, 32))
+    assert (smaller.size, smaller.resize_to) == ((16, 16), 18)
+    assert (own.size, own.resize_to) in (((32, 32), 32), ((32, 32), None))
+
+
 def test_the_caller_says_what_a_head_reads(dino: nn.Module, tmp_path: Path) -> None:
     layer = linear(3 * WIDTH)
     torch.save(layer.state_dict(), tmp_path / "head.pth")
@@ -118,7 +129,9 @@ def test_the_caller_says_what_a_head_reads(dino: nn.Module, tmp_path: Path) -> N
     with torch.no_grad():
         tokens, _ = vectors(dino, batch, 3)
         assert (loaded.model(batch) - layer(torch.cat(list(tokens), dim=1))).abs().max() < 1e-4
-    with pytest.raises(CheckpointError, match=r"reads vectors of 96; the class tokens of the last 2 blocks make 64"):
+    with pytest.raises(
+        CheckpointError, match=r"reads vectors of 96, but of the class tokens of the last 2 blocks they are 64"
+    ):
         checkpoints.load(path, head=tmp_path / "head.pth", config=stated | {"pool_blocks": 2})
 
 
@@ -126,11 +139,65 @@ def test_convert_puts_a_head_on(dino: nn.Module, tmp_path: Path, capsys: pytest.
     torch.save(of_dino(linear(4 * WIDTH)), tmp_path / "head.pth")
     words = [str(backbone(dino, tmp_path)), str(tmp_path / "whole"), "--to", "vitkit", "--set", "num_heads=2"]
     assert main(["convert", *words, "--head", str(tmp_path / "head.pth")]) == 0
-    assert checkpoints.load(tmp_path / "whole").model.config.pool_blocks == 4
+    whole = checkpoints.load(tmp_path / "whole")
+    assert whole.model.config.pool_blocks == 4
     capsys.readouterr()
     words[1] = str(tmp_path / "other")
     assert main(["convert", *words, "--head", str(tmp_path / "no.pth")]) == 1
     assert f"there is no file {tmp_path / 'no.pth'}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("times", [1, 2, 4, 5])
+def test_another_head_takes_the_place_of_one(times: int, tmp_path: Path) -> None:
+    """Whatever the first one read; what is written then is read again."""
+    model = fill(models.build(vit.Config(**SMALL_CONFIG, pool_blocks=3, num_classes=9)))
+    config = models.to_dict(model.config)
+    torch.save(linear(times * WIDTH).state_dict(), tmp_path / "head.pth")
+    whole = Checkpoint(model=model, processor=Processor.squash(32), labels=default_labels(9))
+    checkpoints.save(whole, tmp_path / "whole")
+    loaded = checkpoints.load(tmp_path / "whole", head=tmp_path / "head.pth")
+    assert loaded.origin.notes[-1].endswith(" and takes the place of one of 9 classes")
+    assert len(loaded.labels) == loaded.model.config.num_classes == 7
+    batch = images(SIZE)
+    with torch.no_grad():
+        answers = loaded.model(batch)
+        assert checkpoints.save(loaded, tmp_path / "again", to="vitkit") == "vitkit"
+        assert torch.equal(checkpoints.load(tmp_path / "again").model(batch), answers)
+    assert config == models.to_dict(model.config)
+
+
+def test_a_model_s_own_reading_goes_before_that_of_published_heads(tmp_path: Path) -> None:
+    cases: list[tuple[dict[str, Any], int]] = [
+        ({"pool": "gap", "class_token": False}, 1),
+        ({"pool": "token", "pool_blocks": 2}, 2),
+        ({"pool": "token+gap", "pool_blocks": 3}, 4),
+    ]
+    for fields, times in cases:
+        torch.save(linear(times * WIDTH).state_dict(), tmp_path / "head.pth")
+        model = models.build(vit.Config(**SMALL_CONFIG, **fields))
+        heads.attach(model, tmp_path / "head.pth", {})
+        assert {name: getattr(model.config, name) for name in fields} == fields
+    heads.attach(model, tmp_path / "head.pth", {"pool": "token", "pool_blocks": "4"})
+    assert (model.config.pool, model.config.pool_blocks) == ("token", 4)
+
+
+def test_only_dino_s_own_file_has_its_columns_in_turn(tmp_path: Path) -> None:
+    layer = linear(2 * WIDTH)
+    torch.save({f"linear.{name}": value for name, value in layer.state_dict().items()}, tmp_path / "head.pth")
+    model = models.build(vit.Config(**SMALL_CONFIG))
+    heads.attach(model, tmp_path / "head.pth", {})
+    assert torch.equal(model.head.weight, layer.weight)
+
+
+def test_a_head_has_the_type_of_its_model(tmp_path: Path) -> None:
+    torch.save(linear(WIDTH).bfloat16().state_dict(), tmp_path / "head.pth")
+    model = models.build(vit.Config(**SMALL_CONFIG))
+    heads.attach(model, tmp_path / "head.pth", {}, None)
+    assert model.head.weight.dtype == torch.float32
+    for weight in (torch.ones(7, 32, dtype=torch.int64), torch.ones(0, 32)):
+        torch.save({"weight": weight, "bias": torch.ones(weight.shape[0])}, tmp_path / "other.pth")
+        with pytest.raises(CheckpointError, match=r"other\.pth is no linear head"):
+            heads.attach(model, tmp_path / "other.pth", {})
 
 
 def test_what_is_no_head_is_refused(dino: nn.Module, tmp_path: Path) -> None:
@@ -141,7 +208,7 @@ def test_what_is_no_head_is_refused(dino: nn.Module, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"torn\.pth is no linear head"):
         checkpoints.load(path, head=tmp_path / "torn.pth", config=config)
     torch.save({"weight": torch.ones(7, 128), "bias": torch.ones(7)}, tmp_path / "head.pth")
-    with pytest.raises(ValueError, match="num_classes=3 would put another there"):
+    with pytest.raises(ValueError, match="both say which head there is"):
         checkpoints.load(path, head=tmp_path / "head.pth", num_classes=3)
     shallow = models.build(vit.TINY)
     with pytest.raises(CheckpointError, match="pool_blocks is 4; it is 1 to 2, the blocks there are"):
@@ -178,12 +245,32 @@ def test_the_engine_reads_several_blocks_too(pool: Any) -> None:
     assert (fast - exact).std() < 0.03 * exact.std()
 
 
-def test_what_cannot_read_several_blocks_says_so() -> None:
-    model = fill(models.build(vit.Config(**SMALL_CONFIG, pool_blocks=3, num_classes=7)))
-    with pytest.raises(ValueError, match="reads several blocks"):
-        packing.features(model, [torch.zeros(3, 32, 32)])
+def test_making_it_fast_draws_nothing() -> None:
+    model = models.build(vit.Config(**SMALL_CONFIG, pool_blocks=3, num_classes=7, stochastic_depth=0.5)).train()
+    before = torch.get_rng_state()
+    engine.accelerate(model, precision="bfloat16")
+    assert torch.equal(torch.get_rng_state(), before)
+    assert model.training
+
+
+def test_a_batch_is_cut_and_joined_with_all_that_is_of_a_picture() -> None:
+    parts = [
+        Answered(
+            tokens=torch.rand(n, 5, 4), grid=(2, 2), num_special=1, earlier=torch.rand(n, 1, 4), logits=torch.rand(n, 3)
+        )
+        for n in (2, 3)
+    ]
+    joined = Answered.join(parts)
+    assert isinstance(joined, Answered)
+    assert (joined.grid, joined.num_special, joined.representation) == ((2, 2), 1, None)
+    last = joined.each(lambda tensor: tensor[2:])
+    for name in ("tokens", "earlier", "logits"):
+        assert torch.equal(getattr(last, name), getattr(parts[1], name))
+
+
+def test_the_twin_in_flax_says_that_it_reads_one_block() -> None:
     pytest.importorskip("flax")
     from vitkit.jax.vit import check
 
     with pytest.raises(ValueError, match="the Flax twin has no pool_blocks=3"):
-        check(model.config)
+        check(vit.Config(**SMALL_CONFIG, pool_blocks=3))

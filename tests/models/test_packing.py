@@ -57,6 +57,9 @@ def test_every_head_says_of_a_packed_picture_what_it_says_of_it_alone(name: str)
         assert features.grid == expected.grid
         assert features.num_special == expected.num_special
         torch.testing.assert_close(features.tokens, expected.tokens, atol=1e-5, rtol=1e-4)
+        assert (features.earlier is None) == (expected.earlier is None)
+        if features.earlier is not None:
+            torch.testing.assert_close(features.earlier, expected.earlier, atol=1e-5, rtol=1e-4)
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 dialects/       one file per foreign dialect: a two-way key table and what tensors do not tell
 containers/     one file per kind of weights file: headers checked before memory is taken
 locate, pull    what a user types to files on this disk; recognise: whose names they are
+heads           linear heads that are published apart from their backbones
 """
 
 import dataclasses
@@ -71,11 +72,16 @@ def load(
     `dtype`, None keeps the file's. The model is in evaluation mode. Raises CheckpointError, one line, for whatever is
     wrong, and ValueError for an unknown format.
     """
+    from vitkit.checkpoints import heads
     from vitkit.checkpoints.assemble import assemble
     from vitkit.checkpoints.locate import locate
 
     if head is not None and num_classes is not None:
-        raise ValueError(f"head={os.fspath(head)!r} has its classes: num_classes={num_classes} would put another there")
+        raise ValueError(
+            f"head={os.fspath(head)!r} and num_classes={num_classes} both say which head there is: give one"
+        )
+    # What another head reads is not what the file's own does.
+    overrides = {name: value for name, value in (config or {}).items() if head is None or name not in heads.FIELDS}
     text = os.fspath(source)
     size, patch = ((each, each) if isinstance(each, int) else each for each in (image_size, patch_size))
     try:
@@ -83,17 +89,13 @@ def load(
     except CheckpointError as error:
         raise CheckpointError(_of(text, str(error))) from None
     try:
-        checkpoint = assemble(
-            files, format=format, image_size=size, patch_size=patch, overrides=config or {}, dtype=dtype
-        )
+        checkpoint = assemble(files, format=format, image_size=size, patch_size=patch, overrides=overrides, dtype=dtype)
     except CheckpointError as error:
         raise CheckpointError(f"{text}: {error}") from None
     origin = dataclasses.replace(checkpoint.origin, source=text, revision=files.revision)
     checkpoint = dataclasses.replace(checkpoint, origin=origin)
     if head is not None:
-        from vitkit.checkpoints.heads import attach
-
-        return _headed(checkpoint, attach(checkpoint.model, Path(head).expanduser(), config or {}, dtype))
+        return _headed(checkpoint, heads.attach(checkpoint.model, Path(head).expanduser(), config or {}, dtype))
     if num_classes is not None:
         note = f"the head of {checkpoint.model.config.num_classes} classes gave way to a new, zero one of {num_classes}"
         checkpoint.model.reset_head(num_classes)

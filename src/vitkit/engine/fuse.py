@@ -2,7 +2,7 @@
 
 import copy
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -16,7 +16,7 @@ from vitkit.engine.float8 import Float8Dense, fits
 from vitkit.engine.merging import Merging
 from vitkit.engine.quantised import QuantisedDense, Range
 from vitkit.layers import MLP, Attention, BatchNorm, Block, PatchEmbed, StdConv, SwiGLU, pad_same
-from vitkit.models import Backbone, TokenBackbone
+from vitkit.models import Backbone, TokenBackbone, pooling
 
 
 @dataclass(frozen=True)
@@ -98,13 +98,14 @@ def special_read(model: Backbone, images: Tensor) -> int | None:
     if not isinstance(model, TokenBackbone) or not all(is_plain(block) for block in model.blocks):
         return None
     with torch.inference_mode():
-        features = model.features(images[:1])
-        tokens = torch.full_like(features.tokens, math.nan)
-        tokens[:, : features.num_special] = features.special
-        features = features.with_tokens(tokens)
+        embedded = model.embed(images[:1])
+        tokens = torch.full_like(embedded.tokens, math.nan)
+        tokens[:, : embedded.num_special] = embedded.special
+        earlier = pooling.blocks(model.config) - 1
+        features = replace(embedded, tokens=tokens, earlier=tokens[:, :1].repeat(1, earlier, 1) if earlier else None)
         answers = (model.represent(features), model.logits(features))
-    finite = features.num_special > 0 and all(bool(answer.isfinite().all()) for answer in answers)
-    return features.num_special if finite else None
+    finite = embedded.num_special > 0 and all(bool(answer.isfinite().all()) for answer in answers)
+    return embedded.num_special if finite else None
 
 
 def _replace(parent: nn.Module, path: str, recipe: Recipe) -> None:

@@ -1,7 +1,7 @@
 """`Features`: what every backbone returns, and all that heads, objectives, evaluators and explanations read."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from einops import rearrange
@@ -50,15 +50,18 @@ class Features:
         return replace(self, tokens=tokens)
 
     def each(self, change: Callable[[Tensor], Tensor]) -> "Features":
-        """The same of all tensors, such as a copy or the first of the batch."""
-        return replace(self, tokens=change(self.tokens), earlier=None if self.earlier is None else change(self.earlier))
+        """The same of every tensor, such as a copy or the first of the batch."""
+        return replace(self, **{name: change(getattr(self, name)) for name in self._tensors()})
 
     @staticmethod
     def join(parts: Sequence["Features"]) -> "Features":
-        """Batches of pictures of one size as one batch."""
-        earlier = [part.earlier for part in parts if part.earlier is not None]
-        tokens = torch.cat([part.tokens for part in parts])
-        return replace(parts[0], tokens=tokens, earlier=torch.cat(earlier) if earlier else None)
+        """Batches of pictures of one size, and of one class, as one batch."""
+        first = parts[0]
+        return replace(first, **{name: torch.cat([getattr(part, name) for part in parts]) for name in first._tensors()})
+
+    def _tensors(self) -> list[str]:
+        """The fields that have a row for each picture."""
+        return [field.name for field in fields(self) if isinstance(getattr(self, field.name), Tensor)]
 
 
 def join_tokens(

@@ -7,9 +7,10 @@ sequence without a copy. `benchmarks/` holds the measurements that chose this ov
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import repeat
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from vitkit.layers.features import Features
@@ -20,13 +21,15 @@ from vitkit.layers.place import Place
 class Packed:
     """Tokens (n, d) of groups of pictures; each group has `shapes` (pictures, tokens of one) and one grid.
 
-    Within a picture tokens are in the order of `Features`: `num_special` special ones, then the patches.
+    Within a picture tokens are in the order of `Features`: `num_special` special ones, then the patches. `earlier` are
+    the pictures' class tokens of earlier blocks, as there.
     """
 
     tokens: Float[Tensor, "n d"]
     shapes: tuple[tuple[int, int], ...]
     grids: tuple[tuple[int, int], ...]
     num_special: int
+    earlier: Float[Tensor, "pictures blocks d"] | None = None
 
     @classmethod
     def join(cls, groups: Sequence[Features]) -> "Packed":
@@ -44,22 +47,33 @@ class Packed:
     def split(self) -> list[Features]:
         """The groups, each as the `Features` of a batch."""
         parts = self.tokens.split([count * length for count, length in self.shapes])
+        earlier = self.earlier.split([count for count, _ in self.shapes]) if self.earlier is not None else repeat(None)
         return [
-            Features(tokens=part.unflatten(0, shape), grid=grid, num_special=self.num_special)
-            for part, shape, grid in zip(parts, self.shapes, self.grids, strict=True)
+            Features(tokens=part.unflatten(0, shape), grid=grid, num_special=self.num_special, earlier=before)
+            for part, shape, grid, before in zip(parts, self.shapes, self.grids, earlier, strict=False)
         ]
+
+    def starts(self) -> Int[Tensor, " pictures"]:
+        """Where the tokens of each picture begin."""
+        lengths = torch.tensor([length for count, length in self.shapes for _ in range(count)])
+        return (lengths.cumsum(0) - lengths).to(self.tokens.device)
 
     def with_tokens(self, tokens: Float[Tensor, "n d"]) -> "Packed":
         """The same pictures with other tokens."""
         return replace(self, tokens=tokens)
 
 
-def run_packed(blocks: Iterable[nn.Module], packed: Packed, places: Sequence[Iterable[Place]]) -> Packed:
+def run_packed(
+    blocks: Iterable[nn.Module],
+    packed: Packed,
+    places: Sequence[Iterable[Place]],
+    firsts: list[Tensor] | None = None,
+) -> Packed:
     """The packed tokens through all blocks; for each group the places of all blocks, as `run_blocks` takes them.
 
-    Equal to `run_blocks` for each group by itself. The blocks are `Block`s.
+    Equal to `run_blocks` for each group by itself, `firsts` too. The blocks are `Block`s.
     """
-    tokens = packed.tokens
+    tokens, starts = packed.tokens, packed.starts()
     for block, *told in zip(blocks, *places, strict=True):
         if any(place.added is not None for place in told):
             parts = packed.with_tokens(tokens).split()
@@ -70,4 +84,6 @@ def run_packed(blocks: Iterable[nn.Module], packed: Packed, places: Sequence[Ite
                 ]
             ).tokens
         tokens = block.packed(tokens, packed.shapes, told)  # type: ignore[operator]
+        if firsts is not None:
+            firsts.append(tokens[starts])
     return packed.with_tokens(tokens)

@@ -51,6 +51,7 @@ TINY = Config(
     num_classes=5,
     num_registers=2,
     pool="token+gap",
+    pool_blocks=2,
     mlp="swiglu",
     layer_scale=0.1,
     stochastic_depth_shape="constant",

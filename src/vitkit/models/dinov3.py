@@ -104,7 +104,7 @@ class DINOv3(TokenBackbone):
 
     @property
     def pool_width(self) -> int:
-        """Twice the width of a token where the pool is `token+gap`."""
+        """See `pooling.width`."""
         return pooling.width(self.config)
 
     def embed(self, images: Float[Tensor, "b c height width"]) -> Features:

@@ -8,6 +8,7 @@ trained or converted, and each picture's result is that of the picture alone.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from vitkit.layers import Features
 from vitkit.layers.packing import Packed, run_packed
-from vitkit.models import Backbone, TokenBackbone
+from vitkit.models import Backbone, TokenBackbone, pooling
 
 #: At most so many tokens in one pack, which bounds the memory that activations take.
 TOKENS = 4096
@@ -31,7 +32,11 @@ def features(model: Backbone, images: Sequence[Float[Tensor, "c _ _"]], *, token
     found: dict[int, Features] = {}
     for numbers, packed in _packs(_token_backbone(model), images, tokens):
         groups = encode(model, packed).split()
-        singles = [group.with_tokens(token[None]) for group in groups for token in group.tokens]
+        singles = [
+            group.each(lambda tensor, row=row: tensor[row : row + 1])
+            for group in groups
+            for row in range(len(group.tokens))
+        ]
         found.update(zip(numbers, singles, strict=True))
     return [found[number] for number in range(len(images))]
 
@@ -73,15 +78,15 @@ def order(images: Sequence[Float[Tensor, "c _ _"]]) -> list[int]:
 def encode(model: Backbone, packed: Packed) -> Packed:
     """Embedded packed tokens through the blocks and the final norm: `TokenBackbone.encode` of each group."""
     backbone = _token_backbone(model)
-    encoded = run_packed(backbone.blocks, packed, [backbone.places(grid) for grid in packed.grids])
-    return encoded.with_tokens(backbone.norm(encoded.tokens))
+    firsts = pooling.firsts(backbone.config)
+    encoded = run_packed(backbone.blocks, packed, [backbone.places(grid) for grid in packed.grids], firsts)
+    earlier = pooling.earlier(firsts, backbone.config, backbone.norm)
+    return replace(encoded, tokens=backbone.norm(encoded.tokens), earlier=earlier)
 
 
 def _token_backbone(model: Backbone) -> TokenBackbone:
     if not isinstance(model, TokenBackbone):
         raise ValueError(f"{type(model).__name__} has no sequence of tokens to pack: run it on each size by itself")
-    if getattr(model.config, "pool_blocks", 1) > 1:
-        raise ValueError("pictures for a head that reads several blocks (pool_blocks) cannot be packed: run it on each")
     return model
 
 

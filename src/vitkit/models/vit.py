@@ -174,10 +174,9 @@ class ViT(TokenBackbone):
 
     def encode(self, embedded: Features) -> Features:
         """All blocks and the final norm (equations 2-4); positions before each layer where the config wants them so."""
-        firsts: list[Tensor] | None = [] if self.config.pool_blocks > 1 else None
+        firsts = pooling.firsts(self.config)
         tokens = self.norm(run_blocks(self.blocks, embedded.tokens, self.places(embedded.grid), firsts))
-        earlier = self.norm(torch.stack(firsts[-self.config.pool_blocks : -1], dim=1)) if firsts else None
-        return replace(embedded, tokens=tokens, earlier=earlier)
+        return replace(embedded, tokens=tokens, earlier=pooling.earlier(firsts, self.config, self.norm))
 
     def places(self, grid: tuple[int, int]) -> Iterator[Place]:
         """The tables and vectors of positions that belong to the layers, where the config has such."""

@@ -63,8 +63,10 @@ def describe(found: Found) -> Description:
 
 def obstacle(config: Any) -> str | None:
     """What timm's class has no argument for."""
-    if config.pool == "token+gap" or (config.mlp == "swiglu" and config.mlp_width % 8):
-        return f"{WHAT} has no pool {config.pool} with an MLP of width {config.mlp_width}; to='vitkit' can say it"
+    if config.pool == "token+gap":
+        return f"{WHAT} has no pool 'token+gap'; to='vitkit' can say it"
+    if config.mlp == "swiglu" and config.mlp_width % 8:
+        return f"{WHAT} has no SwiGLU of width {config.mlp_width}, only multiples of 8; to='vitkit' can say it"
     free = ("activation", "norm_eps", "num_registers", "layer_scale", "mlp", "qkv_bias", "pool")
     free += ("rotary_base", "rotary_rescale")
     return lacking(config, WHAT, fixed={}, free=free) or meaning(config, WHAT, {"norm_eps": 1e-5, "activation": "gelu"})

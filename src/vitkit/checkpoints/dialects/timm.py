@@ -102,7 +102,9 @@ def _processor(found: Found, config: Config, lineage: tuple[str, str, str, float
     if preprocessor is not None:
         return preprocessing.stated(lambda: Processor.from_huggingface(preprocessor), "preprocessor_config.json")
     notes.append(f"no preprocessing in the file: {lineage[1]}'s is taken")
-    processor = preprocessing.meta(config, lineage[3])
+    # DINOv2's authors judge at 224 of 256 pixels; the table of positions is of a last stage at 518.
+    smaller = lineage[1] == "DINOv2" and found.image_size not in (None, config.image_size)
+    processor = preprocessing.meta(config, 7 / 8 if smaller else lineage[3])
     return dataclasses.replace(processor, interpolation="bilinear") if lineage[1] == "MoCo v3" else processor
 
 
