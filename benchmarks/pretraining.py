@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from datetime import date
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -169,7 +170,7 @@ def report(objective: str, result: dict[str, Any]) -> None:
         knn, curve = each["knn"], each["curve"]
         lines.append(
             f"| {name} | {each['parameters'] / 1e6:.1f} M | {each['steps']} x {each['batch_size']} "
-            f"| {each['cpu_minutes']:.1f} | {curve[0]['loss']:.3f} to {curve[-1]['loss']:.3f} | {knn['pixels']:.1%} "
+            f"| {each['cpu_minutes']:.1f} | {losses(curve)} | {knn['pixels']:.1%} "
             f"| {knn['fresh_pooled']:.1%} | **{knn['pooled']:.1%}** | {knn['fresh_map']:.1%} | **{knn['map']:.1%}** |"
         )
     lines += ["", "What tells a collapse, at the last logged step:", ""]
@@ -182,16 +183,29 @@ def report(objective: str, result: dict[str, Any]) -> None:
     (HERE / f"{stem}.md").write_text("\n".join(lines))
 
 
+def phases(curve: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """The steps of each part of a run, which are told by what is logged of them: BEiT first makes its words."""
+    return [list(steps) for _, steps in groupby(curve, key=lambda step: step.keys() - {"step"})]
+
+
+def losses(curve: list[dict[str, Any]]) -> str:
+    """The first loss and the last of each part."""
+    return ", then ".join(f"{part[0]['loss']:.3f} to {part[-1]['loss']:.3f}" for part in phases(curve))
+
+
 def draw(results: dict[str, Any], path: Path) -> None:
-    """The losses of all objectives, each in its own measure."""
+    """The losses of all objectives, each in its own measure: the last part of a run on the left, one before it right."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(3 * len(results), 2.4), layout="constrained")
     axes = figure.subplots(1, len(results), squeeze=False)[0]
     for axis, (name, each) in zip(axes, sorted(results.items()), strict=True):
-        axis.plot([point["step"] for point in each["curve"]], [point["loss"] for point in each["curve"]], linewidth=1)
-        axis.set_title(name, fontsize=9)
-        axis.tick_params(labelsize=7)
+        *before, last = phases(each["curve"])
+        for steps, place, color in ((last, axis, "C0"), *((part, axis.twinx(), "C1") for part in before)):
+            place.plot([step["step"] for step in steps], [step["loss"] for step in steps], color, linewidth=1)
+            place.tick_params(axis="y", labelsize=7, labelcolor=color)
+        axis.tick_params(axis="x", labelsize=7)
+        axis.set_title(name + " (right: its words)" * bool(before), fontsize=9)
         axis.grid(alpha=0.3)
     figure.savefig(path, dpi=90)
 
