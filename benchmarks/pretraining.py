@@ -194,7 +194,7 @@ def losses(curve: list[dict[str, Any]]) -> str:
 
 
 def draw(results: dict[str, Any], path: Path) -> None:
-    """The losses of all objectives, each in its own measure: the last part of a run on the left, one before it right."""
+    """The losses of all objectives, each in its own measure: a run's last part on the left, one before it right."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(3 * len(results), 2.4), layout="constrained")
