@@ -8,6 +8,7 @@ the end. For every seed two runs with equal steps, batches, rates and augmentati
 """
 
 import argparse
+import json
 import time
 from dataclasses import dataclass, replace
 from datetime import date
@@ -26,6 +27,7 @@ from vitkit.train import Data, Machine, Run, train
 from vitkit.train.schedule import Schedule
 
 HERE = Path(__file__).parent
+TIMES = 10  # that a run is judged
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Row:
 
     taught: bool
     seed: int
-    accuracy: float
+    accuracies: tuple[float, ...]
     cpu_minutes: float
 
 
@@ -49,9 +51,9 @@ def main() -> None:
     for seed in range(options.seeds):
         for taught in (False, True):
             run = student(options, training, folder if taught else None, seed)
-            start = time.process_time()
-            result = train(run, options.out / f"{'taught' if taught else 'alone'}-{seed}")
-            rows.append(Row(taught, seed, result.score, (time.process_time() - start) / 60))
+            start, out = time.process_time(), options.out / f"{'taught' if taught else 'alone'}-{seed}"
+            train(run, out)
+            rows.append(Row(taught, seed, accuracies(out), (time.process_time() - start) / 60))
             print(rows[-1], flush=True)
     report(options, rows, student(options, training, None, 0))
 
@@ -64,7 +66,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="where the runs go; those that were stopped go on")
     parser.add_argument("--size", type=int, default=96, help="pixels a side of the student's pictures")
     parser.add_argument("--teacher-size", type=int, default=128, help="what they are blown up to for the teacher")
-    parser.add_argument("--epochs", type=float, default=60.0)
+    parser.add_argument("--epochs", type=float, default=200.0)
     parser.add_argument("--seeds", type=int, default=2)
     return parser.parse_args()
 
@@ -93,9 +95,15 @@ def student(options: argparse.Namespace, training: Source, taught_by: Path | Non
         steps=steps,
         epochs=None,
         seed=seed,
-        evaluate_every=steps,
+        evaluate_every=max(1, steps // TIMES),
         machine=Machine(threads=1, save_every=100),
     )
+
+
+def accuracies(run: Path) -> tuple[float, ...]:
+    """What the run's log says of the photos held out, each time that they were judged."""
+    events = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return tuple(event["top1.accuracy"] for event in events if event["kind"] == "evaluation")
 
 
 def report(options: argparse.Namespace, rows: list[Row], run: Run) -> None:
@@ -110,15 +118,15 @@ def report(options: argparse.Namespace, rows: list[Row], run: Run) -> None:
         f"{options.teacher_size}. {taught.alpha:.0%} of the loss is its answer, at temperature {taught.temperature:g}.",
         f"Every run: {run.steps} steps of {run.batch_size}, {options.epochs:g} epochs, one thread; the last model.",
         "",
-        "| student | seed | accuracy | CPU minutes |",
-        "|---|---|---|---|",
+        "| student | seed | accuracy | CPU minutes | on the way |",
+        "|---|---|---|---|---|",
     ]
-    for row in rows:
-        name = "taught" if row.taught else "alone"
-        lines.append(f"| {name} | {row.seed} | {row.accuracy:.1%} | {row.cpu_minutes:.1f} |")
+    for row in sorted(rows, key=lambda row: (row.taught, row.seed)):
+        name, before = "taught" if row.taught else "alone", " ".join(f"{each:.1%}" for each in row.accuracies[:-1])
+        lines.append(f"| {name} | {row.seed} | {row.accuracies[-1]:.1%} | {row.cpu_minutes:.1f} | {before} |")
     for name in ("alone", "taught"):
-        scores = [row.accuracy for row in rows if row.taught == (name == "taught")]
-        lines.append(f"| **{name}** | mean | **{sum(scores) / len(scores):.1%}** | |")
+        scores = [row.accuracies[-1] for row in rows if row.taught == (name == "taught")]
+        lines.append(f"| **{name}** | mean | **{sum(scores) / len(scores):.1%}** | | |")
     (HERE / f"{stem}.md").write_text("\n".join([*lines, ""]))
 
 

@@ -98,6 +98,15 @@ def test_an_image_has_the_same_bits_in_any_batch_and_place(precision: str) -> No
     assert torch.equal(said(fast, images.flip(0)).flip(0), together)
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
+def test_no_pictures_have_no_answers(precision: str) -> None:
+    if precision == "int8" and not HERE.int8:
+        pytest.skip("needs a CPU with 8-bit products (AVX-512 VNNI)")
+    model = tiny("vit")
+    fast = engine.accelerate(model, precision=precision, pictures=lambda: pictures(model)).model  # type: ignore[arg-type]
+    assert said(fast, pictures(model)[:0]).shape == (0, 5)
+
+
 def test_the_head_that_reads_one_token_spares_the_others_their_last_block() -> None:
     model = tiny("vit")
     assert special_read(model, pictures(model)) == 1

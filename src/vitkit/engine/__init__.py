@@ -80,7 +80,10 @@ class Fast(Backbone):
     def features(self, images: Float[Tensor, "b c height width"]) -> Features:
         """The tokens of the images, chunk by chunk."""
         images = images.to(self.dtype)
-        if self.chunk is None or 0 < images.shape[0] <= self.chunk:
+        if not images.shape[0]:
+            # Products of nothing are refused by some kernels: none of the tokens of one picture.
+            return self.features(images.new_zeros(1, *images.shape[1:])).each(lambda tensor: tensor[:0])
+        if self.chunk is None or images.shape[0] <= self.chunk:
             return self._part(images)
         parts = [self._part(part) for part in images.split(self.chunk)]
         return Features.join(parts)

@@ -86,17 +86,17 @@ def flowers_student() -> Run:
     return Run(
         name="distillation.flowers_student",
         model=model,
-        objective=distillation.Config(kind="soft", aside=True, alpha=0.7, temperature=2.0, label_smoothing=0.1),
+        objective=distillation.Config(kind="soft", aside=True, alpha=0.9, temperature=2.0, label_smoothing=0.1),
         data=Data(source="folder:flowers"),
         processor=Processor.crop(96, 0.875, mean=IMAGENET_MEAN, std=IMAGENET_STD),
         augment=Augment(crop=Crop(kind="torchvision", area=(0.3, 1.0)), flip=True),
         optimizer=Optimizer(rate=1e-3, weight_decay=0.05),
-        schedule=Schedule(warmup=190),
-        batch_size=64,
-        epochs=60.0,
+        schedule=Schedule(warmup=1_250),
+        batch_size=32,
+        epochs=200.0,
         precision="bfloat16",
         evaluators=("top1",),
-        evaluate_every=200,
+        evaluate_every=1_250,
         keep="last",
     )
 
