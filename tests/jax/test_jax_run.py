@@ -12,8 +12,10 @@ from vitkit import checkpoints, models
 from vitkit.cli import main
 from vitkit.jax import load
 from vitkit.jax import run as twin
+from vitkit.objectives import supervised
 from vitkit.recipes import recipe
 from vitkit.train import train
+from vitkit.train.optim import Optimizer
 
 SHORT = ["--set", "steps=3", "evaluate_every=3", "machine.log_every=1", "schedule.warmup=1", "batch_size=16"]
 SMALL = ["model.depth=1", "model.width=48", "model.mlp_width=96"]
@@ -61,3 +63,10 @@ def test_what_the_twin_cannot_do_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no schedule.decay=rsqrt, no precision=float16: use --backend torch"):
         twin.train(run, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+    objective = supervised.Config(loss="sigmoid", whole_targets=True, class_weights=(1.0,) * 10)
+    run = replace(short(), objective=objective, start_head="kept", optimizer=Optimizer(final_decay=0.4))
+    named = (
+        r"no objective.whole_targets=True, no objective.class_weights=\(1.0, .*, no optimizer.final_decay=0.4, .*kept"
+    )
+    with pytest.raises(ValueError, match=named):
+        twin.train(run, tmp_path / "run")

@@ -168,6 +168,21 @@ def test_the_bias_of_the_head_starts_where_it_is_told() -> None:
     assert objective(batch_for(backbone))["loss"].item() == pytest.approx(10.0, abs=0.01)
 
 
+def test_any_share_of_a_class_can_be_a_whole_one() -> None:
+    """DeiT III's loss: timm's binary cross-entropy with a threshold of 0, averaged over pictures and classes."""
+    timm_loss = pytest.importorskip("timm.loss")
+    model = models.build(dataclasses.replace(vit.TINY, num_classes=10))
+    config = supervised.Config(loss="sigmoid", whole_targets=True, average="elements")
+    targets = torch.lerp(torch.eye(10)[[1, 2, 3]], torch.eye(10)[[3, 2, 9]], 0.2)
+    batch = Batch(torch.randn(3, 3, 32, 32), targets, ("",) * 3)
+    found = objectives.build(config, model)(batch)["loss"]
+    expected = timm_loss.BinaryCrossEntropy(smoothing=0.0, target_threshold=0.0)(model(batch.images), targets)
+    torch.testing.assert_close(found, expected)
+    for changes in ({"whole_targets": True}, {"average": "elements"}):
+        with pytest.raises(ValueError, match="asked of by themselves: loss is softmax"):
+            supervised.Config(**changes)  # type: ignore[arg-type]
+
+
 def test_what_cannot_be_learned_is_refused() -> None:
     with pytest.raises(ValueError, match="label_smoothing is 1"):
         supervised.Config(label_smoothing=1.0)

@@ -13,12 +13,13 @@ from vitkit import models, recipes
 from vitkit.config import override
 from vitkit.data import vtab as tasks
 from vitkit.data.digits import Digits
-from vitkit.data.presets import deit
+from vitkit.data.presets import deit, deit3
 from vitkit.evaluate import vtab as evaluate_vtab
 from vitkit.recipes import digits, vtab
 from vitkit.recipes.drawing import side_by_side, text_lines
 from vitkit.train import Result, Run, train
 from vitkit.train import run as runs
+from vitkit.train.schedule import factor
 
 
 @pytest.mark.parametrize("name", recipes.recipes())
@@ -84,7 +85,9 @@ def test_the_demos_model_is_the_papers(tmp_path: Path) -> None:
 
 
 PUBLISHED = [
-    name for name in recipes.recipes() if name.startswith(("vit.", "augreg.", "transfer.", "cifar10.", "deit."))
+    name
+    for name in recipes.recipes()
+    if name.startswith(("vit.", "augreg.", "transfer.", "cifar10.", "deit.", "deit3."))
 ]
 
 
@@ -163,3 +166,21 @@ def test_deits_recipe_is_its_command() -> None:
         assert (run.optimizer.rate, run.optimizer.weight_decay, run.optimizer.clip) == (1e-3, 0.05, None)
         assert (run.batch_size, run.epochs, run.objective.label_smoothing) == (1024, 300, 0.1)
         assert run.model.stochastic_depth == 0.1
+
+
+def test_deit3_s_recipes_are_its_commands() -> None:
+    for size, image, rate, depth in (("s16", 224, 4e-3, 0.05), ("b16", 192, 3e-3, 0.2), ("h14", 160, 3e-3, 0.6)):
+        run = recipes.recipe(f"deit3.{size}_imagenet")
+        assert run.augment == deit3()
+        assert (run.optimizer.name, run.optimizer.rate, run.optimizer.weight_decay) == ("lamb", rate, 0.05)
+        assert (run.batch_size, run.epochs, run.model.image_size[0]) == (2048, 800, image)
+        assert (run.model.stochastic_depth, run.model.stochastic_depth_shape) == (depth, "constant")
+        assert (run.objective.loss, run.objective.whole_targets, run.objective.average) == ("sigmoid", True, "elements")
+        assert factor(run.schedule, 10**6, 10**6) * rate == pytest.approx(1e-5)
+    larger = recipes.recipe("deit3.b16_384")
+    assert (larger.start, larger.start_head) == ("runs/deit3.b16_224/best", "kept")
+    assert (larger.optimizer.name, larger.optimizer.rate, larger.augment.erasing.probability) == ("adamw", 1e-5, 0.0)
+    assert factor(larger.schedule, 10**5, 10**6) == 1.0
+    whole = recipes.recipe("deit3.l16_imagenet21k")
+    assert (whole.augment.crop.kind, whole.augment.mixing.mixup, whole.augment.mixing.cutmix) == ("simple", 0.0, 1.0)
+    assert recipes.recipe("deit3.l16_from21k").start == "runs/deit3.l16_imagenet21k/best"

@@ -33,6 +33,59 @@ def test_lion_by_hand() -> None:
     torch.testing.assert_close(layer.weight.detach(), weight, atol=1e-12, rtol=1e-12)
 
 
+def test_lamb_by_hand() -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(3, 2).double()
+    config = Optimizer(name="lamb", rate=1e-2, weight_decay=0.5, betas=(0.9, 0.99), eps=1e-6)
+    optimizer = optim.build(config, layer)
+    values = [parameter.detach().clone() for parameter in layer.parameters()]
+    first, second = ([torch.zeros_like(value) for value in values] for _ in range(2))
+    for step in range(1, 6):
+        rate = 1e-2 * step
+        optim.set_rate(optimizer, rate)
+        gradients = [torch.randn_like(value) for value in values]
+        for parameter, gradient in zip(layer.parameters(), gradients, strict=True):
+            parameter.grad = gradient.clone()
+        optimizer.step()
+        for each, gradient in enumerate(gradients):
+            first[each] = 0.9 * first[each] + 0.1 * gradient
+            second[each] = 0.99 * second[each] + 0.01 * gradient**2
+            adam = first[each] / (1 - 0.9**step) / ((second[each] / (1 - 0.99**step)).sqrt() + 1e-6)
+            if each == 0:  # the weight, which decays; the bias takes Adam's step
+                adam = adam + 0.5 * values[each]
+                adam = adam * values[each].norm() / adam.norm()
+            values[each] = values[each] - rate * adam
+    for parameter, value in zip(layer.parameters(), values, strict=True):
+        torch.testing.assert_close(parameter.detach(), value, atol=1e-12, rtol=1e-12)
+
+
+def test_lamb_is_timm_s() -> None:
+    timm_optim = pytest.importorskip("timm.optim")
+    torch.manual_seed(0)
+    layer = nn.Linear(5, 4).double()
+    other = copy.deepcopy(layer)
+    ours = optim.build(Optimizer(name="lamb", rate=3e-3, weight_decay=0.05), layer)
+    groups = [{"params": [other.weight], "weight_decay": 0.05}, {"params": [other.bias], "weight_decay": 0.0}]
+    theirs = timm_optim.Lamb(groups, lr=3e-3, eps=1e-8, max_grad_norm=None)
+    for _ in range(10):
+        for mine, its in zip(layer.parameters(), other.parameters(), strict=True):
+            mine.grad = torch.randn_like(mine)
+            its.grad = mine.grad.clone()
+        ours.step()
+        theirs.step()
+    for mine, its in zip(layer.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(mine, its, atol=1e-10, rtol=1e-10)
+
+
+def test_lamb_moves_a_weight_that_is_nothing_yet() -> None:
+    layer = nn.Linear(3, 2, bias=False)
+    nn.init.zeros_(layer.weight)
+    optimizer = optim.build(Optimizer(name="lamb", rate=0.1, weight_decay=0.1), layer)
+    layer.weight.grad = torch.ones(2, 3)
+    optimizer.step()
+    torch.testing.assert_close(layer.weight.detach(), torch.full((2, 3), -0.1))
+
+
 @pytest.mark.parametrize("name", ["sgd", "adam"])
 def test_decay_that_is_part_of_the_gradient(name: str) -> None:
     torch.manual_seed(0)

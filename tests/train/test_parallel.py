@@ -70,6 +70,17 @@ def whole(calm_run: Callable[..., Run], tmp_path: Path) -> Path:
     return tmp_path / "whole"
 
 
+@pytest.mark.slow
+def test_lamb_measures_whole_tensors_where_each_process_has_a_part(
+    calm_run: Callable[..., Run], tmp_path: Path
+) -> None:
+    run = calm_run(optimizer__name="lamb")
+    train(run, tmp_path / "whole")
+    done = torchrun(override(run, {"machine.parallel": "fsdp"}), tmp_path / "two")
+    assert done.returncode == 0, done.stderr
+    assert_close(tmp_path / "two", tmp_path / "whole")
+
+
 @pytest.mark.parametrize("kind", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
 def test_a_signal_to_one_of_two_ends_both_and_one_alone_goes_on(
     calm_run: Callable[..., Run], tmp_path: Path, whole: Path, kind: str

@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+import vitkit
 from vitkit.data.augment import Augment
 from vitkit.data.mixing import Mixing
 from vitkit.train import Run, RunFolder, state, train
 from vitkit.train.run import to_json
+from vitkit.train.start import backbone
 
 
 @pytest.mark.parametrize(
@@ -50,6 +53,16 @@ def test_a_checkpoint_of_another_architecture_leaves_no_folder(small_run: Callab
     with pytest.raises(ValueError, match="is of another architecture than the run"):
         train(run, tmp_path / "third")
     assert os.listdir(tmp_path / "third") == []
+
+
+def test_a_head_goes_on_where_the_run_says_so(small_run: Callable[..., Run], tmp_path: Path) -> None:
+    train(small_run(steps=1, schedule__warmup=0), tmp_path / "first")
+    start = str(tmp_path / "first" / "best")
+    run = small_run(start=start, start_head="kept")
+    assert torch.equal(backbone(run).head.weight, vitkit.load(start).model.head.weight)
+    assert not backbone(small_run(start=start)).head.weight.any()
+    with pytest.raises(ValueError, match=r"another architecture than the run: 'head.bias' is \(10,\) there and \(9,\)"):
+        backbone(small_run(start=start, start_head="kept", model__num_classes=9))
 
 
 def test_a_folder_of_another_run_is_refused_before_the_pictures_are_looked_for(

@@ -139,8 +139,9 @@ def test_killed_after_any_step_and_again(
         {**EVERYTHING, "optimizer__name": "muon", "optimizer__layer_decay": 0.8},
         {"optimizer__name": "lion", "tune__lora_rank": 2, "average": 0.5},
         {"optimizer__name": "sgd", "machine__recompute": True},
+        {"optimizer__name": "lamb"},
     ],
-    ids=["everything", "muon", "lion, lora", "sgd, recomputed"],
+    ids=["everything", "muon", "lion, lora", "sgd, recomputed", "lamb"],
 )
 def test_all_that_a_run_can_hold_goes_on(
     small_run: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]

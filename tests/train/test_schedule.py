@@ -22,6 +22,14 @@ def test_cosine_is_that_of_the_original_fine_tuning_code() -> None:
     np.testing.assert_allclose(curve(decay="cosine", warmup=WARMUP), expected, atol=1e-15)
 
 
+def test_cosine_ends_at_its_end() -> None:
+    steps = np.arange(TOTAL + 1)
+    progress = np.clip((steps - WARMUP) / (TOTAL - WARMUP), 0.0, 1.0)
+    # DeiT III: from 3e-3 to 1e-5.
+    expected = (1e-5 + (3e-3 - 1e-5) * (1 + np.cos(np.pi * progress)) / 2) * np.minimum(1.0, steps / WARMUP)
+    np.testing.assert_allclose(3e-3 * curve(decay="cosine", warmup=WARMUP, end=1e-5 / 3e-3), expected, atol=1e-15)
+
+
 def test_linear_ends_at_its_end() -> None:
     steps = np.arange(TOTAL + 1)
     progress = np.clip((steps - WARMUP) / (TOTAL - WARMUP), 0.0, 1.0)

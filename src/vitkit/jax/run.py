@@ -1,8 +1,9 @@
 """A `Run` of `vitkit.train` on the twin: the same recipe, data, order of samples and seeds, trained by JAX."""
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +22,13 @@ from vitkit.objectives import supervised
 from vitkit.train import Run
 from vitkit.train.checks import check
 from vitkit.train.tune import Tune
+
+# What the twin has no word for, so that it must be as it is where nothing is said.
+UNKNOWN = {
+    "objective": ("whole_targets", "average", "head_bias", "class_weights", "positive_weights"),
+    "optimizer": ("layer_decay", "eps", "final_decay", "clip_by"),
+    "schedule": ("cooldown",),
+}
 
 
 def train(run: Run, folder: str | Path, *, report: Callable[[dict[str, float]], None] | None = None) -> Fitted:
@@ -81,7 +89,7 @@ def plan(run: Run, steps: int) -> Plan:
             "learning_rate": optimizer.rate,
             "warmup_steps": schedule.warmup,
             "schedule": schedule.decay,
-            "final_learning_rate": schedule.end * optimizer.rate if schedule.decay == "linear" else 0.0,
+            "final_learning_rate": schedule.end * optimizer.rate if schedule.decay in ("cosine", "linear") else 0.0,
             "optimizer": optimizer.name,
             "betas": optimizer.betas,
             "momentum": optimizer.momentum,
@@ -109,12 +117,10 @@ def refuse(run: Run) -> None:
         f"model of the family {type(run.model).__module__.rpartition('.')[2]}": type(run.model) is not vit.Config,
         "objective but the supervised one": not isinstance(run.objective, supervised.Config),
         f"optimizer.name={optimizer.name}": optimizer.name not in ("adamw", "sgd"),
-        f"optimizer.layer_decay={optimizer.layer_decay}": optimizer.layer_decay != 1.0,
-        f"optimizer.eps={optimizer.eps}": optimizer.eps != 1e-8,
         "weight decay with sgd": optimizer.name == "sgd" and optimizer.weight_decay != 0.0,
         f"schedule.decay={schedule.decay}": schedule.decay == "rsqrt",
-        f"schedule.cooldown={schedule.cooldown}": schedule.cooldown != 0,
-        "objective.head_bias": getattr(run.objective, "head_bias", None) is not None,
+        **{f"{part}.{name}={value}": True for part, names in UNKNOWN.items() for name, value in said(run, part, names)},
+        f"start_head={run.start_head}": run.start_head != "new",
         "tune": run.tune != Tune(),
         "precision=float16": run.precision == "float16",
         f"machine.parallel={run.machine.parallel}": run.machine.parallel != "none",
@@ -122,6 +128,14 @@ def refuse(run: Run) -> None:
     refused = [name for name, given in settings.items() if given]
     if refused:
         raise ValueError(f"the JAX backend has no {', no '.join(refused)}: use --backend torch")
+
+
+def said(run: Run, part: str, names: Iterable[str]) -> Iterator[tuple[str, Any]]:
+    """The fields of a part of a run that are not as they are where nothing is said, with their values."""
+    config = getattr(run, part)
+    for each in fields(config):
+        if each.name in names and getattr(config, each.name) != each.default:
+            yield each.name, getattr(config, each.name)
 
 
 def arrays(batch: Batch) -> dict[str, np.ndarray]:

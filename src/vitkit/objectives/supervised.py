@@ -21,17 +21,22 @@ EFFECTIVE = 0.999  # how much of what a picture shows is new, beside all before 
 class Config:
     """What the labels mean: `softmax` says one class is right, `sigmoid` asks of every class by itself.
 
-    `label_smoothing` is the share of each target spread evenly over all classes. `head_bias` is where the biases of the
-    head start, None leaves them: with sigmoid and n classes about -log(n), so that no class is likely before the first
-    step (-6.9 for ImageNet-1k, -10 for ImageNet-21k and JFT in the original). `class_weights`, one a class, multiply
-    what a picture of that class adds to the loss; they are scaled to a mean of 1, so that batches stay comparable.
-    `balanced` takes them from the training labels, 1 / n for a class of n pictures, `effective` from their effective
-    number, 1 / (1 - 0.999^n) (Cui et al. 2019). `positive_weights` are for pictures with several labels under sigmoid:
-    what multiplies the term of a class where it is right; `balanced` is how many pictures lack it for one that has it.
+    `label_smoothing` is the share of each target spread evenly over all classes. `whole_targets` makes any share of a
+    class, as mixing gives it, a whole one (DeiT III). `average` is what sigmoid's terms are averaged over: the pictures
+    of the `batch`, their terms summed, or all its `elements`, which makes it smaller by the number of classes.
+    `head_bias` is where the biases of the head start, None leaves them: with sigmoid and n classes about -log(n), so
+    that no class is likely before the first step (-6.9 for ImageNet-1k, -10 for ImageNet-21k and JFT in the original).
+    `class_weights`, one a class, multiply what a picture of that class adds to the loss; they are scaled to a mean of
+    1, so that batches stay comparable. `balanced` takes them from the training labels, 1 / n for a class of n pictures,
+    `effective` from their effective number, 1 / (1 - 0.999^n) (Cui et al. 2019). `positive_weights` are for pictures
+    with several labels under sigmoid: what multiplies the term of a class where it is right; `balanced` is how many
+    pictures lack it for one that has it.
     """
 
     loss: Literal["softmax", "sigmoid"] = "softmax"
     label_smoothing: float = 0.0
+    whole_targets: bool = False
+    average: Literal["batch", "elements"] = "batch"
     head_bias: float | None = None
     class_weights: tuple[float, ...] | Literal["balanced", "effective"] | None = None
     positive_weights: tuple[float, ...] | Literal["balanced"] | None = None
@@ -43,6 +48,11 @@ class Config:
         for name, weights in (("class", self.class_weights), ("positive", self.positive_weights)):
             if isinstance(weights, tuple) and (not weights or min(weights) < 0.0 or max(weights) == 0.0):
                 raise ValueError(f"{name}_weights are {weights}; none may be below 0, and not all 0")
+        if self.loss != "sigmoid" and (self.whole_targets or self.average != "batch"):
+            given = f"whole_targets={self.whole_targets} and average='{self.average}'"
+            raise ValueError(
+                f"{given} are for classes that are asked of by themselves: loss is {self.loss}, not sigmoid"
+            )
         if self.positive_weights is not None and self.loss != "sigmoid":
             raise ValueError(f"positive_weights weigh one class against its absence: loss is {self.loss}, not sigmoid")
 
@@ -98,14 +108,17 @@ class Supervised(Objective):
         """`loss`, and `accuracy`: how often the likeliest class is the likeliest of the targets too."""
         # In float32 under autocast as well: a softmax in bfloat16 has three digits.
         logits = self.backbone(batch.images).float()
+        targets = (batch.targets > 0).to(batch.targets) if self.config.whole_targets else batch.targets
         loss = cross_entropy(
             logits,
-            batch.targets,
+            targets,
             kind=self.config.loss,
             label_smoothing=self.config.label_smoothing,
             class_weights=self.class_weights,
             positive_weights=self.positive_weights,
         )
+        if self.config.average == "elements":
+            loss = loss / logits.shape[1]
         hits = batch.targets.gather(1, logits.argmax(dim=1, keepdim=True)) >= batch.targets.amax(dim=1, keepdim=True)
         return {"loss": loss, "accuracy": hits.float().mean()}
 

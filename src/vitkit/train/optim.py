@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from vitkit.train.lamb import Lamb
 from vitkit.train.lion import Lion
 from vitkit.train.together import Together
 
@@ -19,8 +20,8 @@ class Optimizer:
     or of each `tensor` by itself, as DINO's code does.
 
     `adamw` (Loshchilov and Hutter 2019), `adam` (decay as part of the gradient), `sgd` with `momentum` (the paper's
-    fine-tuning), `lion` (Chen et al. 2023), `muon` (Jordan 2024) for the matrices inside blocks and adamw for the rest,
-    its steps scaled to the size of adamw's so that rates carry over.
+    fine-tuning), `lion` (Chen et al. 2023), `lamb` (You et al. 2020; DeiT III's), `muon` (Jordan 2024) for the matrices
+    inside blocks and adamw for the rest, its steps scaled to the size of adamw's so that rates carry over.
 
     `decay` says what `weight_decay` multiplies at each update: `rate` the learning rate of that step, as in the ViT
     paper and PyTorch; `schedule` only the schedule's share of the peak rate, as in big_vision. At a peak rate of 1e-3,
@@ -28,7 +29,7 @@ class Optimizer:
     0.4). `layer_decay` multiplies the rate once for each block between a layer and the head (BEiT, MAE: 0.65 to 0.9).
     """
 
-    name: Literal["adamw", "adam", "sgd", "lion", "muon"] = "adamw"
+    name: Literal["adamw", "adam", "sgd", "lion", "lamb", "muon"] = "adamw"
     rate: float = 1e-3
     weight_decay: float = 0.1
     final_decay: float | None = None
@@ -67,6 +68,8 @@ def build(config: Optimizer, module: nn.Module) -> torch.optim.Optimizer:
         return torch.optim.SGD(groups, lr=config.rate, momentum=config.momentum)
     if config.name == "lion":
         return Lion(groups, lr=config.rate, betas=config.betas)
+    if config.name == "lamb":
+        return Lamb(groups, lr=config.rate, betas=config.betas, eps=config.eps)
     kind = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
     return kind(groups, lr=config.rate, betas=config.betas, eps=config.eps, fused=True)
 

@@ -65,10 +65,10 @@ class Run:
     by `evaluators`; kept is the `last` model, or the `best`: the one whose number `score` was highest. The best number
     of a run is chosen by the held-out pictures, so it flatters a little; the last is not.
 
-    `start` is a checkpoint whose weights the run starts from, its head replaced by a zero one; `tune` says what of them
-    learns. `precision` is that of the products in training (autocast; weights and sums stay float32). `average` is the
-    share of its past that a running mean of the weights keeps at each step (Polyak averaging; the paper's 0.9999); then
-    the mean is what is judged and saved.
+    `start` is a checkpoint whose weights the run starts from, its head replaced by a zero one, or, where `start_head`
+    is `kept`, of the same classes and going on; `tune` says what of them learns. `precision` is that of the products in
+    training (autocast; weights and sums stay float32). `average` is the share of its past that a running mean of the
+    weights keeps at each step (Polyak averaging; the paper's 0.9999); then the mean is what is judged and saved.
     """
 
     name: str
@@ -85,6 +85,7 @@ class Run:
     epochs: float | None = None
     seed: int = 0
     start: str | None = None
+    start_head: Literal["new", "kept"] = "new"
     tune: Tune = field(default_factory=Tune)
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     average: float | None = None

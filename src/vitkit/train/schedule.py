@@ -9,8 +9,8 @@ from typing import Literal
 class Schedule:
     """A linear warm-up from 0, a decay, and a linear cooldown to 0 laid over both; all lengths in steps.
 
-    `end` is the share of the peak where `linear` stops. `rsqrt` decays as 1 / sqrt(1 + (step - warmup) / timescale),
-    with no need to know the end. `constant` does not decay.
+    `end` is the share of the peak where `cosine` and `linear` stop. `rsqrt` decays as 1 / sqrt(1 + (step - warmup) /
+    timescale), with no need to know the end. `constant` does not decay.
     """
 
     decay: Literal["cosine", "linear", "rsqrt", "constant"] = "cosine"
@@ -45,7 +45,7 @@ def _decay(schedule: Schedule, step: int, total: int) -> float:
     since = max(0, step - schedule.warmup)
     progress = min(1.0, since / max(1, total - schedule.warmup))
     if schedule.decay == "cosine":
-        return 0.5 * (1.0 + math.cos(math.pi * progress))
+        return schedule.end + (1.0 - schedule.end) * 0.5 * (1.0 + math.cos(math.pi * progress))
     if schedule.decay == "linear":
         return schedule.end + (1.0 - schedule.end) * (1.0 - progress)
     if schedule.decay == "rsqrt":

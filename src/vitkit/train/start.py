@@ -9,13 +9,14 @@ def backbone(run: Run) -> Backbone:
     """The model of a run before its first step, on the CPU.
 
     A checkpoint's position table is resized to the run's pictures and its head replaced by a zero one (ViT paper,
-    section 3.2). Raises ValueError where it is of another architecture, by what differs.
+    section 3.2), or kept. Raises ValueError where it is of another architecture, by what differs.
     """
     model = models.build(run.model, initialise=run.start is None)
     if run.start is None:
         return model
     size, classes = tuple(run.model.image_size), run.model.num_classes
-    given = checkpoints.load(run.start, image_size=(size[0], size[1]), num_classes=classes).model
+    new = classes if run.start_head == "new" else None
+    given = checkpoints.load(run.start, image_size=(size[0], size[1]), num_classes=new).model
     ours = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     theirs = {name: tuple(tensor.shape) for name, tensor in given.state_dict().items()}
     differ = [name for name in sorted(ours.keys() | theirs.keys()) if ours.get(name) != theirs.get(name)]
