@@ -9,12 +9,12 @@ the end. For every seed two runs with equal steps, batches, rates and augmentati
 
 import argparse
 import json
-import time
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 
 import torch
+from pretraining import trained_for
 
 from vitkit import checkpoints
 from vitkit.bench import machine
@@ -23,7 +23,7 @@ from vitkit.data.processor import Processor
 from vitkit.data.processor.processor import IMAGENET_MEAN, IMAGENET_STD
 from vitkit.objectives import supervised
 from vitkit.recipes import recipe
-from vitkit.train import Data, Machine, Run, train
+from vitkit.train import Data, Machine, Run
 from vitkit.train.schedule import Schedule
 
 HERE = Path(__file__).parent
@@ -45,15 +45,15 @@ def main() -> None:
     options = parsed()
     torch.set_num_threads(1)
     training, _ = train_and_val(options.data)
-    folder = options.out / "teacher"
+    folder = options.out / f"{Path(options.teacher).name}-{options.teacher_size}"
     teacher(options, folder)
     rows = []
     for seed in range(options.seeds):
         for taught in (False, True):
             run = student(options, training, folder if taught else None, seed)
-            start, out = time.process_time(), options.out / f"{'taught' if taught else 'alone'}-{seed}"
-            train(run, out)
-            rows.append(Row(taught, seed, accuracies(out), (time.process_time() - start) / 60))
+            out = options.out / f"{'taught' if taught else 'alone'}-{seed}"
+            seconds = trained_for(run, out)
+            rows.append(Row(taught, seed, accuracies(out), seconds / 60))
             print(rows[-1], flush=True)
     report(options, rows, student(options, training, None, 0))
 

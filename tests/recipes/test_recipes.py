@@ -5,6 +5,7 @@ import io
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 from rich.console import Console
 
@@ -17,7 +18,7 @@ from vitkit.data.presets import deit, deit3
 from vitkit.evaluate import vtab as evaluate_vtab
 from vitkit.recipes import digits, vtab
 from vitkit.recipes.drawing import side_by_side, text_lines
-from vitkit.train import Result, Run, train
+from vitkit.train import Result, Run, checks, train
 from vitkit.train import run as runs
 from vitkit.train.schedule import factor
 
@@ -97,6 +98,8 @@ def test_a_recipe_without_its_pictures_says_so_and_its_model_can_be_built(name: 
     with pytest.raises(ValueError, match="needs pictures: say --data"):
         train(run, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+    checks.refuse_remainder(run.model)
+    checks.refuse_pairs(run, torch.device("cpu"))
     model = models.build(run.model, device="meta")
     assert tuple(run.model.image_size) == tuple(run.processor.size)
     assert sum(parameter.numel() for parameter in model.parameters()) > 500_000
@@ -169,7 +172,7 @@ def test_deits_recipe_is_its_command() -> None:
 
 
 def test_deit3_s_recipes_are_its_commands() -> None:
-    for size, image, rate, depth in (("s16", 224, 4e-3, 0.05), ("b16", 192, 3e-3, 0.2), ("h14", 160, 3e-3, 0.6)):
+    for size, image, rate, depth in (("s16", 224, 4e-3, 0.05), ("b16", 192, 3e-3, 0.2), ("h14", 154, 3e-3, 0.6)):
         run = recipes.recipe(f"deit3.{size}_imagenet")
         assert run.augment == deit3()
         assert (run.optimizer.name, run.optimizer.rate, run.optimizer.weight_decay) == ("lamb", rate, 0.05)
@@ -183,4 +186,5 @@ def test_deit3_s_recipes_are_its_commands() -> None:
     assert factor(larger.schedule, 10**5, 10**6) == 1.0
     whole = recipes.recipe("deit3.l16_imagenet21k")
     assert (whole.augment.crop.kind, whole.augment.mixing.mixup, whole.augment.mixing.cutmix) == ("simple", 0.0, 1.0)
-    assert recipes.recipe("deit3.l16_from21k").start == "runs/deit3.l16_imagenet21k/best"
+    after = recipes.recipe("deit3.l16_from21k")
+    assert (after.start, after.start_head) == ("runs/deit3.l16_imagenet21k/best", "drawn")

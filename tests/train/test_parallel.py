@@ -74,7 +74,7 @@ def whole(calm_run: Callable[..., Run], tmp_path: Path) -> Path:
 def test_lamb_measures_whole_tensors_where_each_process_has_a_part(
     calm_run: Callable[..., Run], tmp_path: Path
 ) -> None:
-    run = calm_run(optimizer__name="lamb")
+    run = calm_run(optimizer__name="lamb", model__init="truncated")
     train(run, tmp_path / "whole")
     done = torchrun(override(run, {"machine.parallel": "fsdp"}), tmp_path / "two")
     assert done.returncode == 0, done.stderr

@@ -25,6 +25,11 @@ from vitkit.train.start import backbone
         ({"precision": "float16"}, "float16 trains on a GPU only"),
         ({"machine__loggers": ["tensorbord"]}, "unknown logger 'tensorbord'"),
         ({"machine__keep": 1}, "machine.keep is 1; it must be at least 2"),
+        ({"start_head": "kept"}, "start_head is kept, of a checkpoint to start from, and there is none"),
+        ({"optimizer__name": "lamb"}, "this run's head starts at zero: set model.init=truncated"),
+        ({"optimizer__name": "lamb", "start": "x"}, "this run's head starts at zero: set start_head=drawn"),
+        ({"start": "x", "start_head": "kept", "objective__head_bias": -2.0}, "objective.head_bias replaces them"),
+        ({"optimizer__name": "lamb", "optimizer__decay": "schedule"}, "in lamb decay is part of the step before"),
         ({"tune__freeze": ["*"]}, "nothing learns"),
         ({"model__num_classes": 7}, "the model has 7 classes"),
         ({"evaluators": ["top1", "top2"]}, "unknown evaluator 'top2'"),
@@ -61,6 +66,10 @@ def test_a_head_goes_on_where_the_run_says_so(small_run: Callable[..., Run], tmp
     run = small_run(start=start, start_head="kept")
     assert torch.equal(backbone(run).head.weight, vitkit.load(start).model.head.weight)
     assert not backbone(small_run(start=start)).head.weight.any()
+    torch.manual_seed(0)
+    drawn = backbone(small_run(start=start, start_head="drawn", model__init="truncated", model__num_classes=9))
+    assert drawn.head.weight.std().item() == pytest.approx(0.02, rel=0.3)
+    assert torch.equal(drawn.blocks[1].attn.qkv.weight, vitkit.load(start).model.blocks[1].attn.qkv.weight)
     with pytest.raises(ValueError, match=r"another architecture than the run: 'head.bias' is \(10,\) there and \(9,\)"):
         backbone(small_run(start=start, start_head="kept", model__num_classes=9))
 

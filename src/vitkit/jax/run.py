@@ -1,9 +1,8 @@
 """A `Run` of `vitkit.train` on the twin: the same recipe, data, order of samples and seeds, trained by JAX."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,11 +22,11 @@ from vitkit.train import Run
 from vitkit.train.checks import check
 from vitkit.train.tune import Tune
 
-# What the twin has no word for, so that it must be as it is where nothing is said.
-UNKNOWN = {
-    "objective": ("whole_targets", "average", "head_bias", "class_weights", "positive_weights"),
-    "optimizer": ("layer_decay", "eps", "final_decay", "clip_by"),
-    "schedule": ("cooldown",),
+# What the twin has a word for; all else must be as it is where nothing is said.
+KNOWN = {
+    "objective": ("loss", "label_smoothing"),
+    "optimizer": ("name", "rate", "weight_decay", "decay", "betas", "momentum", "clip"),
+    "schedule": ("decay", "warmup", "end", "timescale"),
 }
 
 
@@ -119,23 +118,28 @@ def refuse(run: Run) -> None:
         f"optimizer.name={optimizer.name}": optimizer.name not in ("adamw", "sgd"),
         "weight decay with sgd": optimizer.name == "sgd" and optimizer.weight_decay != 0.0,
         f"schedule.decay={schedule.decay}": schedule.decay == "rsqrt",
-        **{f"{part}.{name}={value}": True for part, names in UNKNOWN.items() for name, value in said(run, part, names)},
+        **{words: True for part in KNOWN for words in unknown(run, part)},
         f"start_head={run.start_head}": run.start_head != "new",
         "tune": run.tune != Tune(),
         "precision=float16": run.precision == "float16",
+        f"score={run.score}": run.score != "top1.accuracy" and run.keep == "best",
         f"machine.parallel={run.machine.parallel}": run.machine.parallel != "none",
+        "machine.loggers": bool(run.machine.loggers),
     }
     refused = [name for name, given in settings.items() if given]
     if refused:
         raise ValueError(f"the JAX backend has no {', no '.join(refused)}: use --backend torch")
 
 
-def said(run: Run, part: str, names: Iterable[str]) -> Iterator[tuple[str, Any]]:
-    """The fields of a part of a run that are not as they are where nothing is said, with their values."""
+def unknown(run: Run, part: str) -> Iterator[str]:
+    """The fields of a part of a run that the twin has no word for, where they are not at their defaults."""
     config = getattr(run, part)
+    if part == "objective" and not isinstance(config, supervised.Config):
+        return
     for each in fields(config):
-        if each.name in names and getattr(config, each.name) != each.default:
-            yield each.name, getattr(config, each.name)
+        value = getattr(config, each.name)
+        if each.name not in KNOWN[part] and value != each.default:
+            yield f"{part}.{each.name}" + ("" if isinstance(value, tuple) else f"={value}")
 
 
 def arrays(batch: Batch) -> dict[str, np.ndarray]:

@@ -82,7 +82,8 @@ class Config:
 
 
 class Supervised(Objective):
-    """The cross-entropy between the backbone's logits and the targets, summed over classes, averaged over the batch.
+    """The cross-entropy between the backbone's logits and the targets, summed over classes (or their mean, `average`),
+    averaged over the batch.
 
     Raises ValueError for a backbone without a linear head.
     """

@@ -1,8 +1,8 @@
 """DeiT: ViTs on ImageNet-1k alone, by augmentation and regularisation (Touvron et al. 2021, tables 7 and 9).
 
-300 epochs of batches of 1024 at a rate of 5e-4 for every 512 pictures. The original steps its rate once an epoch and
-stops at 1e-5; here it is a cosine to 0 by steps. Nobody has run them to the end with vitkit yet. With a teacher:
-`distillation`.
+300 epochs of batches of 1024 at a rate of 5e-4 for every 512 pictures. The original steps its rate once an epoch; here
+it changes with every step, from 0 up and on a cosine down to 1e-5. Nobody has run them to the end with vitkit yet. With
+a teacher: `distillation`.
 """
 
 from vitkit.data.presets import deit
@@ -50,7 +50,7 @@ def _run(name: str, size: str) -> Run:
         processor=Processor.crop(224, 0.875, interpolation="bicubic", mean=IMAGENET_MEAN, std=IMAGENET_STD),
         augment=deit(),
         optimizer=Optimizer(rate=5e-4 * 1024 / 512, weight_decay=0.05, clip=None),
-        schedule=Schedule(decay="cosine", warmup=5 * IMAGENET // 1024),
+        schedule=Schedule(decay="cosine", warmup=5 * IMAGENET // 1024, end=1e-5 / 1e-3),
         batch_size=1024,
         epochs=300,
         precision="bfloat16",

@@ -1,9 +1,14 @@
 """DeiT III: plain ViTs on ImageNet-1k and -21k by a simple recipe (Touvron et al. 2022, "Revenge of the ViT").
 
-LAMB, every class asked of by itself, one of three changes of colour, LayerScale and much stochastic depth; large models
-learn on small pictures and are then shown larger ones. Numbers are those of the authors' commands; accuracies are of
-their logs and tables, at the size of training. Rates are steps on a cosine to 1e-5 here, there they change once an
-epoch. Nobody has run them to the end with vitkit yet.
+LAMB and, on ImageNet-1k, every class asked of by itself; one of three changes of colour, LayerScale and much stochastic
+depth; large models learn on small pictures and are then shown larger ones, by AdamW. A recipe that goes on from another
+looks for `runs/deit3.OTHER/best` where it is run; `--start FILE` takes an official file in its place.
+
+Numbers are those of the authors' commands; accuracies are of their logs and tables, at the size of training (there is
+none for ImageNet-21k itself). Here rates change every step, rise from 0 and fall to 1e-5 on a cosine that begins after
+the warm-up; there they change every epoch, rise from 1e-6 and fall on a cosine that begins with the run. H/14 sees 154
+and 126 pixels, which are whole patches: of its 160 and 128 the original's projection drops the rest. Nobody has run
+them to the end with vitkit yet.
 """
 
 from dataclasses import replace
@@ -52,11 +57,11 @@ def l16_imagenet() -> Run:
 
 
 def h14_imagenet() -> Run:
-    """DeiT III-H/14 on ImageNet-1k, 800 epochs at 160 pixels: 83.5 %.
+    """DeiT III-H/14 on ImageNet-1k, 800 epochs at 154 pixels: 83.5 %.
 
     `vitkit train deit3.h14_imagenet --data parquet:/data/imagenet`; time not measured here.
     """
-    return _first("h14_imagenet", "h", 160, rate=3e-3, depth=0.6)
+    return _first("h14_imagenet", "h", 154, rate=3e-3, depth=0.6)
 
 
 def b16_224() -> Run:
@@ -132,11 +137,11 @@ def l16_imagenet21k() -> Run:
 
 
 def h14_imagenet21k() -> Run:
-    """DeiT III-H/14 on ImageNet-21k, 90 epochs at 128 pixels; `deit3.h14_from21k` goes on.
+    """DeiT III-H/14 on ImageNet-21k, 90 epochs at 126 pixels; `deit3.h14_from21k` goes on.
 
     `vitkit train deit3.h14_imagenet21k --data webdataset:/data/imagenet21k`; time not measured here.
     """
-    return _imagenet21k("h14_imagenet21k", "h", 128, epochs=90, depth=0.5)
+    return _imagenet21k("h14_imagenet21k", "h", 126, epochs=90, depth=0.5)
 
 
 def s16_from21k() -> Run:
@@ -183,8 +188,8 @@ def _larger(name: str, size: str, image: int, *, depth: float, start: str) -> Ru
     optimizer = Optimizer(rate=FLOOR, weight_decay=0.1, clip=None)
     # The floor of the rate is its peak: after the warm-up it stays.
     schedule = replace(run.schedule, decay="constant")
-    start = f"runs/deit3.{start}/best"
-    return replace(run, augment=augment, optimizer=optimizer, schedule=schedule, start=start, start_head="kept")
+    before = f"runs/deit3.{start}/best"
+    return replace(run, augment=augment, optimizer=optimizer, schedule=schedule, start=before, start_head="kept")
 
 
 def _imagenet21k(name: str, size: str, image: int, *, epochs: int, depth: float) -> Run:
@@ -195,7 +200,8 @@ def _imagenet21k(name: str, size: str, image: int, *, epochs: int, depth: float)
 
 def _from21k(name: str, size: str, *, depth: float, start: str) -> Run:
     run = _run(name, size, 224, depth=depth, pictures=IMAGENET, batch_size=2048, epochs=50)
-    return replace(_at(run, 3e-4, 0.02), augment=_simple(224), start=f"runs/deit3.{start}/best")
+    before = f"runs/deit3.{start}/best"
+    return replace(_at(run, 3e-4, 0.02), augment=_simple(224), start=before, start_head="drawn")
 
 
 def _simple(image: int) -> Augment:

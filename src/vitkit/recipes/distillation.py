@@ -53,7 +53,7 @@ def _deit(name: str, size: str) -> Run:
         processor=Processor.crop(224, 0.875, mean=IMAGENET_MEAN, std=IMAGENET_STD),
         augment=deit(),
         optimizer=Optimizer(rate=5e-4 * 1024 / 512, weight_decay=0.05, clip=None),
-        schedule=Schedule(warmup=5 * IMAGENET // 1024),
+        schedule=Schedule(warmup=5 * IMAGENET // 1024, end=1e-5 / 1e-3),
         batch_size=1024,
         epochs=300.0,
         precision="bfloat16",

@@ -119,6 +119,13 @@ def refuse_pairs(run: Run, device: torch.device) -> None:
         )
     if run.precision == "float16" and device.type != "cuda":
         raise ValueError(f"float16 trains on a GPU only, not on {device.type}: use bfloat16 or float32")
+    if run.start_head == "kept" and getattr(run.objective, "head_bias", None) is not None:
+        raise ValueError("start_head=kept goes on with the biases of the head, and objective.head_bias replaces them")
+    if run.optimizer.name == "lamb" and _starts_at_zero(run):
+        raise ValueError(
+            "lamb moves a tensor by shares of its own length, and this run's head starts at zero: "
+            + ("set model.init=truncated" if run.start is None else "set start_head=drawn")
+        )
     if run.machine.parallel == "fsdp":
         for name, given in (
             ("optimizer.name=muon, which needs whole matrices", run.optimizer.name == "muon"),
@@ -127,3 +134,10 @@ def refuse_pairs(run: Run, device: torch.device) -> None:
         ):
             if given:
                 raise ValueError(f"fsdp does not go with {name}: use ddp")
+
+
+def _starts_at_zero(run: Run) -> bool:
+    """Whether the head is zeros before the first step."""
+    if run.start is not None:
+        return run.start_head == "new"
+    return getattr(run.model, "init", "") == "jax" and run.model.num_classes > 0

@@ -52,5 +52,12 @@ class Lamb(torch.optim.Optimizer):
         if not group["weight_decay"]:
             return update
         update.add_(parameter, alpha=group["weight_decay"])
-        ours, theirs = parameter.norm(), update.norm()
+        ours, theirs = (_whole(each.norm()) for each in (parameter, update))
         return update.mul_(torch.where((ours > 0) & (theirs > 0), ours / theirs, torch.ones_like(ours)))
+
+
+def _whole(norm: torch.Tensor) -> torch.Tensor:
+    """The norm of a whole tensor where each process has a part of it, communicated once."""
+    # A DTensor, whose module takes a while to import where nothing is shared.
+    whole = getattr(norm, "full_tensor", None)
+    return norm if whole is None else whole()

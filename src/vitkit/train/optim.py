@@ -20,8 +20,9 @@ class Optimizer:
     or of each `tensor` by itself, as DINO's code does.
 
     `adamw` (Loshchilov and Hutter 2019), `adam` (decay as part of the gradient), `sgd` with `momentum` (the paper's
-    fine-tuning), `lion` (Chen et al. 2023), `lamb` (You et al. 2020; DeiT III's), `muon` (Jordan 2024) for the matrices
-    inside blocks and adamw for the rest, its steps scaled to the size of adamw's so that rates carry over.
+    fine-tuning), `lion` (Chen et al. 2023), `lamb` (You et al. 2020; DeiT III's; without weight decay it is Adam),
+    `muon` (Jordan 2024) for the matrices inside blocks and adamw for the rest, its steps scaled to the size of adamw's
+    so that rates carry over.
 
     `decay` says what `weight_decay` multiplies at each update: `rate` the learning rate of that step, as in the ViT
     paper and PyTorch; `schedule` only the schedule's share of the peak rate, as in big_vision. At a peak rate of 1e-3,
@@ -53,8 +54,9 @@ class Optimizer:
             raise ValueError(f"optimizer.clip is {self.clip}; it must be above 0, or none for no clipping")
         if not 0.0 < self.layer_decay <= 1.0:
             raise ValueError(f"optimizer.layer_decay is {self.layer_decay}; it must be above 0 and at most 1")
-        if self.name in ("adam", "sgd") and self.decay == "schedule" and self.weight_decay:
-            raise ValueError(f"decay='schedule' is beside the gradient; in {self.name} decay is part of the gradient")
+        if self.name in ("adam", "sgd", "lamb") and self.decay == "schedule" and self.weight_decay:
+            where = "the step before its length is set" if self.name == "lamb" else "the gradient"
+            raise ValueError(f"decay='schedule' is beside the step; in {self.name} decay is part of {where}")
 
 
 def build(config: Optimizer, module: nn.Module) -> torch.optim.Optimizer:

@@ -65,10 +65,11 @@ class Run:
     by `evaluators`; kept is the `last` model, or the `best`: the one whose number `score` was highest. The best number
     of a run is chosen by the held-out pictures, so it flatters a little; the last is not.
 
-    `start` is a checkpoint whose weights the run starts from, its head replaced by a zero one, or, where `start_head`
-    is `kept`, of the same classes and going on; `tune` says what of them learns. `precision` is that of the products in
-    training (autocast; weights and sums stay float32). `average` is the share of its past that a running mean of the
-    weights keeps at each step (Polyak averaging; the paper's 0.9999); then the mean is what is judged and saved.
+    `start` is a checkpoint whose weights the run starts from. Its head is replaced by a `new` one of zeros, or by one
+    `drawn` as in a fresh model, or `kept`, where it has as many classes and in the order of the data's; `tune` says
+    what of them learns. `precision` is that of the products in training (autocast; weights and sums stay float32).
+    `average` is the share of its past that a running mean of the weights keeps at each step (Polyak averaging; the
+    paper's 0.9999); then the mean is what is judged and saved.
     """
 
     name: str
@@ -85,7 +86,7 @@ class Run:
     epochs: float | None = None
     seed: int = 0
     start: str | None = None
-    start_head: Literal["new", "kept"] = "new"
+    start_head: Literal["new", "drawn", "kept"] = "new"
     tune: Tune = field(default_factory=Tune)
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     average: float | None = None
@@ -103,6 +104,10 @@ class Run:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name} is {value}; it must be above 0")
+        if self.start is None and self.start_head != "new":
+            raise ValueError(
+                f"start_head is {self.start_head}, of a checkpoint to start from, and there is none: set start"
+            )
         if self.average is not None and not 0.0 < self.average < 1.0:
             raise ValueError(f"average is {self.average}; it lies between 0 and 1, or is none for no averaging")
         if self.batch_size % self.accumulate:
