@@ -8,22 +8,26 @@ the end. For every seed two runs with equal steps, batches, rates and augmentati
 """
 
 import argparse
-import json
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from pretraining import trained_for
+from torch import Tensor
 
 from vitkit import checkpoints
 from vitkit.bench import machine
 from vitkit.data import Source, train_and_val
+from vitkit.data.augment import Transform
+from vitkit.data.loader import evaluation_batches
 from vitkit.data.processor import Processor
 from vitkit.data.processor.processor import IMAGENET_MEAN, IMAGENET_STD
 from vitkit.objectives import supervised
 from vitkit.recipes import recipe
 from vitkit.train import Data, Machine, Run
+from vitkit.train.events import read
 from vitkit.train.schedule import Schedule
 
 HERE = Path(__file__).parent
@@ -32,19 +36,21 @@ TIMES = 10  # that a run is judged
 
 @dataclass(frozen=True)
 class Row:
-    """One trained student."""
+    """One trained student: accuracies on the way, and, of each photo held out, whether it is right and the loss."""
 
     taught: bool
     seed: int
-    accuracies: tuple[float, ...]
     cpu_minutes: float
+    before: tuple[float, ...]
+    right: Tensor
+    loss: Tensor
 
 
 def main() -> None:
     """Makes the teacher, trains the students, writes the report."""
     options = parsed()
     torch.set_num_threads(1)
-    training, _ = train_and_val(options.data)
+    training, held_out = train_and_val(options.data)
     folder = options.out / f"{Path(options.teacher).name}-{options.teacher_size}"
     teacher(options, folder)
     rows = []
@@ -53,8 +59,8 @@ def main() -> None:
             run = student(options, training, folder if taught else None, seed)
             out = options.out / f"{'taught' if taught else 'alone'}-{seed}"
             seconds = trained_for(run, out)
-            rows.append(Row(taught, seed, accuracies(out), seconds / 60))
-            print(rows[-1], flush=True)
+            rows.append(Row(taught, seed, seconds / 60, on_the_way(out), *judged(out / "best", held_out)))
+            print(f"{out.name}: {rows[-1].right.mean():.1%}, {seconds / 60:.1f} CPU minutes", flush=True)
     report(options, rows, student(options, training, None, 0))
 
 
@@ -100,10 +106,30 @@ def student(options: argparse.Namespace, training: Source, taught_by: Path | Non
     )
 
 
-def accuracies(run: Path) -> tuple[float, ...]:
-    """What the run's log says of the photos held out, each time that they were judged."""
-    events = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    return tuple(event["top1.accuracy"] for event in events if event["kind"] == "evaluation")
+def on_the_way(run: Path) -> tuple[float, ...]:
+    """What the run's log says of the photos held out, each time that they were judged before the end."""
+    return tuple(event["top1.accuracy"] for event in read(run / "log.jsonl") if event["kind"] == "evaluation")[:-1]
+
+
+@torch.inference_mode()
+def judged(folder: Path, photos: Source) -> tuple[Tensor, Tensor]:
+    """Whether each photo is classified rightly, 1 or 0, and its cross-entropy in nats."""
+    loaded = checkpoints.load(folder)
+    batches = list(evaluation_batches(photos, Transform(loaded.processor), batch_size=100))
+    logits, targets = (
+        torch.cat([loaded.model(each.images) for each in batches]),
+        torch.cat([b.targets for b in batches]),
+    )
+    right = (logits.argmax(dim=1) == targets.argmax(dim=1)).float()
+    return right, F.cross_entropy(logits, targets, reduction="none")
+
+
+def gain(rows: list[Row], name: str) -> tuple[float, float]:
+    """Taught minus alone in the mean over seeds and photos, and its standard error over photos."""
+    taught, alone = (
+        torch.stack([getattr(row, name) for row in rows if row.taught is kind]).mean(dim=0) for kind in (True, False)
+    )
+    return (taught - alone).mean().item(), (taught - alone).std().item() / len(taught) ** 0.5
 
 
 def report(options: argparse.Namespace, rows: list[Row], run: Run) -> None:
@@ -118,15 +144,18 @@ def report(options: argparse.Namespace, rows: list[Row], run: Run) -> None:
         f"{options.teacher_size}. {taught.alpha:.0%} of the loss is its answer, at temperature {taught.temperature:g}.",
         f"Every run: {run.steps} steps of {run.batch_size}, {options.epochs:g} epochs, one thread; the last model.",
         "",
-        "| student | seed | accuracy | CPU minutes | on the way |",
-        "|---|---|---|---|---|",
+        "| student | seed | accuracy | cross-entropy | CPU minutes | accuracy on the way |",
+        "|---|---|---|---|---|---|",
     ]
     for row in sorted(rows, key=lambda row: (row.taught, row.seed)):
-        name, before = "taught" if row.taught else "alone", " ".join(f"{each:.1%}" for each in row.accuracies[:-1])
-        lines.append(f"| {name} | {row.seed} | {row.accuracies[-1]:.1%} | {row.cpu_minutes:.1f} | {before} |")
-    for name in ("alone", "taught"):
-        scores = [row.accuracies[-1] for row in rows if row.taught == (name == "taught")]
-        lines.append(f"| **{name}** | mean | **{sum(scores) / len(scores):.1%}** | | |")
+        name, before = "taught" if row.taught else "alone", " ".join(f"{each:.1%}" for each in row.before)
+        scores = f"{row.right.mean():.1%} | {row.loss.mean():.3f}"
+        lines.append(f"| {name} | {row.seed} | {scores} | {row.cpu_minutes:.1f} | {before} |")
+    (points, about), (nats, near) = gain(rows, "right"), gain(rows, "loss")
+    lines.append(
+        f"| **taught, not alone** | mean | **{points:+.1%}** ± {about:.1%} | **{nats:+.3f}** ± {near:.3f} | | |"
+    )
+    lines += ["", f"± is the standard error over the {len(rows[0].right)} photos that both were asked of."]
     (HERE / f"{stem}.md").write_text("\n".join([*lines, ""]))
 
 
