@@ -69,7 +69,8 @@ def flowers_student() -> Run:
 
     `vitkit train distillation.flowers_student --data folder:flowers --set objective.teacher=deit_tiny_patch16_224`, or
     `train(recipe("distillation.flowers_student"), "runs/flowers")` in Python with a teacher set: any checkpoint, which
-    keeps its own classes. `benchmarks/distillation.py` measures what the teacher is worth.
+    keeps its own classes. 73.0 and 74.2 % (two seeds), 54 minutes of one CPU core, with DeiT-Tiny shown 128 pixels; by
+    labels alone 72.2 and 70.8 % (`benchmarks/distillation.py`).
     """
     model = vit.Config(
         image_size=(96, 96),
