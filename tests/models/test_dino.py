@@ -164,6 +164,7 @@ def test_places_are_stretched_in_training_alone() -> None:
 def test_both_pools_side_by_side() -> None:
     model = random(models.build(dino.TINY))
     features = model.features(images())
-    expected = torch.cat([features.tokens[:, 0], features.patches.mean(dim=1)], dim=1)
+    assert features.earlier is not None  # of the block before the last, which the head reads too
+    expected = torch.cat([features.earlier[:, 0], features.tokens[:, 0], features.patches.mean(dim=1)], dim=1)
     assert torch.equal(model.represent(features), expected)
-    assert model.pool_width == 64
+    assert model.pool_width == 3 * 32

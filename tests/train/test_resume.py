@@ -139,7 +139,7 @@ def test_killed_after_any_step_and_again(
         {**EVERYTHING, "optimizer__name": "muon", "optimizer__layer_decay": 0.8},
         {"optimizer__name": "lion", "tune__lora_rank": 2, "average": 0.5},
         {"optimizer__name": "sgd", "machine__recompute": True},
-        {"optimizer__name": "lamb", "model__init": "truncated"},
+        pytest.param({"optimizer__name": "lamb", "model__init": "truncated"}, marks=pytest.mark.slow),
     ],
     ids=["everything", "muon", "lion, lora", "sgd, recomputed", "lamb"],
 )
