@@ -7,7 +7,6 @@ sequence without a copy. `benchmarks/` holds the measurements that chose this ov
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import repeat
 
 import torch
 from jaxtyping import Float, Int
@@ -47,10 +46,11 @@ class Packed:
     def split(self) -> list[Features]:
         """The groups, each as the `Features` of a batch."""
         parts = self.tokens.split([count * length for count, length in self.shapes])
-        earlier = self.earlier.split([count for count, _ in self.shapes]) if self.earlier is not None else repeat(None)
+        counts = [count for count, _ in self.shapes]
+        earlier = [None] * len(counts) if self.earlier is None else self.earlier.split(counts)
         return [
             Features(tokens=part.unflatten(0, shape), grid=grid, num_special=self.num_special, earlier=before)
-            for part, shape, grid, before in zip(parts, self.shapes, self.grids, earlier, strict=False)
+            for part, shape, grid, before in zip(parts, self.shapes, self.grids, earlier, strict=True)
         ]
 
     def starts(self) -> Int[Tensor, " pictures"]:
@@ -73,7 +73,8 @@ def run_packed(
 
     Equal to `run_blocks` for each group by itself, `firsts` too. The blocks are `Block`s.
     """
-    tokens, starts = packed.tokens, packed.starts()
+    tokens = packed.tokens
+    starts = None if firsts is None else packed.starts()
     for block, *told in zip(blocks, *places, strict=True):
         if any(place.added is not None for place in told):
             parts = packed.with_tokens(tokens).split()

@@ -7,7 +7,8 @@ begin.py, start.py      its model before the first step           checks.py   wh
 finetune.py   from a checkpoint and pictures to a `Run`           tune.py     what learns: all, the head, LoRA
 optim.py, schedule.py   the update of the weights                 state.py    states that survive a kill
 saving.py    when and how they are written                        shards.py, pieces.py, content.py   sharded ones
-lion.py, lamb.py, together.py, average.py   the mean, others       loggers.py  TensorBoard, W&B, MLflow
+lion.py, lamb.py, together.py, closure.py   optimisers            average.py  the running mean
+loggers.py   TensorBoard, W&B, MLflow
 events.py, signals.py   the log, the bar, asked to stop           report.py, page.py, charts.py   report.html
 """
 

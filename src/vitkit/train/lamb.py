@@ -1,9 +1,10 @@
 """LAMB: Adam's step, as long for each tensor as the tensor itself (You et al. 2020, "Large Batch Optimization")."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
+
+from vitkit.train.closure import Closure, loss_of
 
 
 class Lamb(torch.optim.Optimizer):
@@ -24,12 +25,9 @@ class Lamb(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+    def step(self, closure: Closure | None = None) -> float | None:  # type: ignore[override]
         """One update; `closure` computes the loss again, as in torch's own optimisers."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = loss_of(closure)
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:

@@ -1,9 +1,10 @@
 """Lion: the sign of a momentum as the step (Chen et al. 2023, "Symbolic Discovery of Optimization Algorithms")."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
+
+from vitkit.train.closure import Closure, loss_of
 
 
 class Lion(torch.optim.Optimizer):
@@ -16,12 +17,9 @@ class Lion(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+    def step(self, closure: Closure | None = None) -> float | None:  # type: ignore[override]
         """One update; `closure` computes the loss again, as in torch's own optimisers."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = loss_of(closure)
         for group in self.param_groups:
             first, second = group["betas"]
             for parameter in group["params"]:

@@ -1,9 +1,11 @@
 """Several optimisers, each for its own parameters, as one."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+
+from vitkit.train.closure import Closure, loss_of
 
 
 class Together(torch.optim.Optimizer):
@@ -22,12 +24,9 @@ class Together(torch.optim.Optimizer):
             self.state.update(part.state)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+    def step(self, closure: Closure | None = None) -> float | None:  # type: ignore[override]
         """One update of every part; the closure is called once."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = loss_of(closure)
         for part in self.parts:
             part.step()
             self.state.update(part.state)

@@ -62,7 +62,7 @@ def _members(path: Path) -> dict[str, zipfile.ZipInfo]:
         _check_directory(path)
         with zipfile.ZipFile(path) as archive:
             found = archive.infolist()
-    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+    except (zipfile.BadZipFile, RuntimeError, ValueError) as error:  # RuntimeError: a newer kind of zip
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(f"this is no .npz archive: {str(error).lower()}") from None

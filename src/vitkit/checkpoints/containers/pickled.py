@@ -84,7 +84,7 @@ def _check_archive(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(member.file_size for member in archive.infolist())
-    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+    except (zipfile.BadZipFile, RuntimeError, ValueError) as error:  # RuntimeError: a newer kind of zip
         raise CheckpointError(f"the archive is damaged: {str(error)[:120]}") from None
     size = path.stat().st_size
     if unpacked > size:
