@@ -7,10 +7,10 @@ from typing import Any
 import torch
 
 from vitkit import __version__
+from vitkit.atomic import write_file
 from vitkit.explain import plots
 from vitkit.paper import Exhibit, Findings, Table
 from vitkit.paper.small import Small
-from vitkit.train.state import write_file
 
 
 def write(name: str, exhibit: Exhibit, findings: Findings, small: Small, seconds: float) -> list[Path]:

@@ -14,8 +14,8 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from vitkit.atomic import write_file
 from vitkit.train.loggers import Logger
-from vitkit.train.state import write_file
 from vitkit.train.utilisation import Peak
 
 

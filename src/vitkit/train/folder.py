@@ -4,9 +4,9 @@ report.html.
 
 from pathlib import Path
 
+from vitkit.atomic import write_file
 from vitkit.train import run as runs
 from vitkit.train.run import Run
-from vitkit.train.state import write_file
 
 
 class RunFolder:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from vitkit import parallel
+from vitkit.atomic import write_file
 
 # Given the path, the shape and the dtype of a saved tensor: the empty one that its values go into.
 Like = Callable[[str, tuple[int, ...], torch.dtype], Tensor]
@@ -136,17 +137,6 @@ def flushed(path: Path) -> dict[str, Any]:
     """What a manifest says of a file, once that is on the disk."""
     _flush(path)
     return _digest(path)
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Writes a file so that its name never stands for half of it: temporary, flushed, renamed."""
-    temporary = path.with_name(path.name + _TEMPORARY)
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    _flush(path.parent)
 
 
 def _named(step: int) -> str:
