@@ -70,6 +70,8 @@ class DeiT(TokenBackbone):
     the second on what a teacher says. Parameter names are DeiT's own.
     """
 
+    head_modules = ("head", "head_dist")
+
     def __init__(self, config: Config):
         super().__init__()
         self.config = config

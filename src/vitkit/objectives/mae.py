@@ -107,6 +107,10 @@ class MAE(Objective):
         if isinstance(backbone, ViT) and backbone.config.init == "mae" and backbone.pos_embed is not None:
             backbone.pos_embed.requires_grad_(False)
 
+    def blocks(self) -> list[nn.Module]:
+        """The encoder blocks and the decoder's."""
+        return [*super().blocks(), *self.decoder.decoder_blocks]
+
     @property
     def encoder(self) -> ViT | DeiT:
         """The backbone, which `__init__` has checked."""
