@@ -6,7 +6,7 @@ from typing import cast
 import torch
 from einops import rearrange, repeat
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from vitkit.checkpoints.dialects import huggingface
 from vitkit.checkpoints.huggingface_folder import ALIASES, MLP_ALIASES
