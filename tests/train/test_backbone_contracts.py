@@ -72,6 +72,9 @@ def test_head_tuning_of_a_model_without_a_head_is_rejected() -> None:
     model = models.build(replace(vit.TINY, num_classes=0))
     with pytest.raises(ValueError, match="the model has none: num_classes is 0"):
         tune.apply(Tune(head_only=True), model)
+    tune.apply(Tune(lora_rank=2), model)
+    assert trained(model)
+    assert all(name.endswith((".up", ".down")) for name in trained(model))
 
 
 @pytest.mark.parametrize("family", WITH_BLOCKS)
@@ -97,7 +100,9 @@ def test_fsdp_shards_exactly_the_encoder_blocks_and_the_rest(family: str, monkey
 @pytest.mark.parametrize("setting", ["recompute", "compile"])
 def test_settings_for_blocks_are_rejected_where_there_are_none(setting: str, small_run: Callable[..., Run]) -> None:
     run = run_of(small_run, "resnet", **{f"machine__{setting}": True})
-    with pytest.raises(ValueError, match=rf"machine\.{setting} works on encoder blocks, and the family resnet has none"):
+    with pytest.raises(
+        ValueError, match=rf"machine\.{setting} works on encoder blocks, and the family resnet has none"
+    ):
         begin(run, 12, torch.device("cpu"))
 
 

@@ -37,10 +37,11 @@ def study(small: Small) -> Findings:
     model = models.build(config, device="meta")
     assert isinstance(model, TokenBackbone)
     tokens = config.grid[0] * config.grid[1]
+    tables = [model.get_parameter(name) for name in ("cls_token", "pos_embed")]
     block = _count(model.blocks[0].parameters())
     rows = (
         ("patches, projected", "1", f"{tokens} x {config.width}", _count(model.patch_embed.parameters())),
-        ("class token and positions", "1", f"{tokens + 1} x {config.width}", _count([model.get_parameter(name) for name in ("cls_token", "pos_embed")])),
+        ("class token and positions", "1", f"{tokens + 1} x {config.width}", _count(tables)),
         ("each block", "2, 3", f"{tokens + 1} x {config.width}", block),
         (f"all {config.depth} blocks", "2, 3", f"{tokens + 1} x {config.width}", config.depth * block),
         ("final norm of the class token", "4", f"{config.width}", _count(model.norm.parameters())),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from vitkit import __version__, checkpoints, evaluate
+from vitkit import __version__, atomic, checkpoints, evaluate
 from vitkit.data import Source, fitted, splits, train_and_val
 from vitkit.data.augment import Transform
 from vitkit.data.loader import Batch, evaluation_batches
@@ -19,7 +19,6 @@ from vitkit.models import Backbone
 from vitkit.train import mistakes
 from vitkit.train.confused import certainty, classes
 from vitkit.train.page import page, tile
-from vitkit.train.state import write_file
 
 Watch = Callable[[Iterable[Batch], int], Iterable[Batch]]
 
@@ -170,8 +169,8 @@ def write(evaluation: Evaluation, folder: Path) -> None:
     if report.exists() and not (folder / "evaluation.json").exists():
         raise ValueError(f"'{report}' is there already, and is not of an evaluation: choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
-    write_file(folder / "evaluation.json", (json.dumps(evaluation.to_dict(), indent=2) + "\n").encode())
-    write_file(report, html(evaluation).encode())
+    atomic.write_text(folder / "evaluation.json", json.dumps(evaluation.to_dict(), indent=2) + "\n")
+    atomic.write_text(report, html(evaluation))
 
 
 def html(evaluation: Evaluation) -> str:

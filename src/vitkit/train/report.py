@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from vitkit import checkpoints, evaluate
+from vitkit import atomic, checkpoints, evaluate
 from vitkit.data import Source, Subset, train_and_val
 from vitkit.data.augment import Transform
 from vitkit.data.loader import evaluation_batches
@@ -18,7 +18,6 @@ from vitkit.train.events import read
 from vitkit.train.folder import RunFolder
 from vitkit.train.page import page, tile
 from vitkit.train.run import Run
-from vitkit.train.state import write_file
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ def write(place: RunFolder) -> None:
     """Writes the report of what a run folder holds; ValueError where no model has been kept yet."""
     if not place.best.is_dir():
         raise ValueError(f"'{place.path}' has nothing to report yet: no model was evaluated")
-    write_file(place.report, html(gather(place)).encode())
+    atomic.write_text(place.report, html(gather(place)))
 
 
 def gather(place: RunFolder) -> Findings:
