@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vitkit.engine.attend import Way
 from vitkit.engine.block import FusedAttention, FusedBlock, FusedMLP, gamma_of, is_plain
-from vitkit.engine.dense import Dense, PatchDense, activation_name
+from vitkit.engine.dense import Dense, PatchDense, fused_name
 from vitkit.engine.float8 import Float8Dense, fits
 from vitkit.engine.merging import Merging
 from vitkit.engine.quantised import QuantisedDense, Range
@@ -128,7 +128,7 @@ def _fast(module: nn.Module, parent: nn.Module, place: str, recipe: Recipe) -> n
     make = partial(recipe.make, place)
     if type(module) is Attention:
         return FusedAttention(module, make, recipe.way)
-    if type(module) is SwiGLU or (type(module) is MLP and activation_name(module.act) is not None):
+    if type(module) is SwiGLU or (type(module) is MLP and fused_name(module.act) is not None):
         return FusedMLP(module, make)
     if isinstance(module, StdConv):
         return FoldedConv(module, recipe.dtype)
