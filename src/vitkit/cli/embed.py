@@ -90,7 +90,7 @@ def _save(outcomes: "Iterator[Outcome]", out: Path) -> int:
 
     import numpy as np
 
-    from vitkit.checkpoints.atomic import write_file
+    from vitkit import atomic
     from vitkit.cli._outcomes import count_failures
 
     saved: list[Outcome] = []
@@ -108,7 +108,7 @@ def _save(outcomes: "Iterator[Outcome]", out: Path) -> int:
     if not rows:
         raise ValueError("no image could be read; nothing was written")
     names = np.array([str(outcome.source) for outcome in saved])
-    write_file(out, lambda part: _write(part, paths=names, embeddings=np.stack(rows)), overwrite=True)
+    atomic.write_file(out, lambda part: _write(part, paths=names, embeddings=np.stack(rows)))
     print(f"{out}: {len(rows)} embeddings of width {rows[0].shape[-1]}")
     return code
 

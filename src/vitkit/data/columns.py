@@ -1,8 +1,6 @@
 """Tables of pictures (CSV, JSON lines, Parquet, the hub): which columns are meant, and what their labels are."""
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from vitkit.config import nearest
@@ -14,9 +12,6 @@ NAMES: dict[str, tuple[str, ...]] = {
     "label": ("label", "labels", "class", "classes", "fine_label", "category", "target", "cls"),
     "split": ("split",),
 }
-SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"} | dict.fromkeys(
-    ("val", "valid", "validation", "dev"), "val"
-)
 
 
 def parse(location: str) -> tuple[str, dict[str, str]]:
@@ -70,15 +65,6 @@ def class_names(feature: Any) -> tuple[str, ...] | None:
         inner = inner["feature"]
     names = inner.get("names") if kind_of(inner) == "ClassLabel" else None
     return tuple(map(str, names)) if isinstance(names, list) else None
-
-
-def split_of(path: str) -> str | None:
-    """The split that a file name or a folder of its path begins with: train-00000-of-00002.parquet, test/0.parquet."""
-    for part in reversed(Path(path).parts):
-        word = re.split(r"[^a-z]", part.lower())[0]
-        if word in SPLITS:
-            return SPLITS[word]
-    return None
 
 
 class Unlabelled(ValueError):  # noqa: N818 - a state, as KeyError's missing key is

@@ -6,14 +6,8 @@ import os
 from pathlib import Path
 
 from vitkit.data import EncodedSource, Source
+from vitkit.data.split_names import NAMES
 from vitkit.images.suffixes import SUFFIXES
-
-# The names of split folders, by the split they mean.
-SPLITS = {
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation"),
-    "test": ("test", "testing"),
-}
 
 
 class Folder(EncodedSource):
@@ -58,7 +52,7 @@ def open_source(location: str) -> dict[str, Source]:
     if not location or not path.is_dir():
         raise ValueError(f"there is no folder '{location}': the source is written folder:PATH")
     names = _subfolders(path)
-    found = {split: name for split, known in SPLITS.items() for name in names if name.lower() in known}
+    found = {split: name for split, known in NAMES.items() for name in names if name.lower() in known}
     # A class may be called "test"; splits are meant where training is one of them, and nothing else stands beside.
     if "train" in found and len(found) == len(names):
         return {split: Folder(path / name) for split, name in found.items()}

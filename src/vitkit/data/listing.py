@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from vitkit.data import EncodedSource, Label, Source
-from vitkit.data.columns import SPLITS, choose, number
+from vitkit.data.columns import choose, number
+from vitkit.data.split_names import SPLITS
 
 
 @dataclass(frozen=True)

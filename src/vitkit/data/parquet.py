@@ -22,8 +22,8 @@ from vitkit.data.columns import (
     number,
     parse,
     refuse_unlabelled,
-    split_of,
 )
+from vitkit.data.split_names import split_of
 
 #: How much of the files a process keeps at hand. Pictures come in random order, and a row group is read whole.
 CACHE_BYTES = 512 << 20

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from vitkit.atomic import write_file
+from vitkit import atomic
 from vitkit.evaluate.protocol import Evaluation
 from vitkit.report import confusion, mistakes
 from vitkit.report.page import page, tile
@@ -17,8 +17,8 @@ def write(evaluation: Evaluation, folder: Path) -> None:
     if report.exists() and not (folder / "evaluation.json").exists():
         raise ValueError(f"'{report}' exists and is not the report of an evaluation; choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
-    write_file(folder / "evaluation.json", (json.dumps(evaluation.to_dict(), indent=2) + "\n").encode())
-    write_file(report, html(evaluation).encode())
+    atomic.write_text(folder / "evaluation.json", json.dumps(evaluation.to_dict(), indent=2) + "\n")
+    atomic.write_text(report, html(evaluation))
 
 
 def html(evaluation: Evaluation) -> str:

@@ -4,7 +4,7 @@ report.html.
 
 from pathlib import Path
 
-from vitkit.atomic import write_file
+from vitkit import atomic
 from vitkit.train import run as runs
 from vitkit.train.run import Run
 
@@ -37,7 +37,7 @@ class RunFolder:
         if self.config.exists():
             return
         self.path.mkdir(parents=True, exist_ok=True)
-        write_file(self.config, runs.to_json(run).encode())
+        atomic.write_text(self.config, runs.to_json(run))
 
     def run(self) -> Run:
         """The run that the folder holds; ValueError where it holds none."""

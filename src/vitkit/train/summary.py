@@ -1,7 +1,6 @@
 """The report of a run folder: reads the run, evaluates its saved model and writes report.html."""
 
-from vitkit import checkpoints, evaluate
-from vitkit.atomic import write_file
+from vitkit import atomic, checkpoints, evaluate
 from vitkit.data import Subset, train_and_val
 from vitkit.data.augment import Transform
 from vitkit.data.loader import evaluation_batches
@@ -15,7 +14,7 @@ def write_report(folder: RunFolder) -> None:
     """Writes the report of a run folder; raises ValueError if no model has been saved yet."""
     if not folder.best.is_dir():
         raise ValueError(f"'{folder.path}' has nothing to report yet: no model was evaluated")
-    write_file(folder.report, html(load_report(folder)).encode())
+    atomic.write_text(folder.report, html(load_report(folder)))
 
 
 def load_report(folder: RunFolder) -> TrainingReport:
