@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from twins import TINY, answers, params_of, pictures, torch_twin
 
-from vitkit.jax import position
+from vitkit.jax import layers
 from vitkit.jax.convert import flatten, to_flax
 from vitkit.jax.load import shapes
 from vitkit.jax.vit import ViT
@@ -126,20 +126,20 @@ def test_other_sizes(dialect, size):
 def test_resize(dialect, old, new):
     table = np.random.default_rng(1).standard_normal((old[0] * old[1], 8), dtype=np.float32)
     expected = torch_resize(torch.from_numpy(table), old, new, dialect).numpy()
-    close(np.asarray(position.resize_positions(jnp.asarray(table), old, new, dialect)), expected)
+    close(np.asarray(layers.resize_positions(jnp.asarray(table), old, new, dialect)), expected)
 
 
 def test_sincos():
-    close(position.sincos2d((5, 9), 32), sincos2d((5, 9), 32).numpy(), 1e-6)
+    close(layers.sincos2d((5, 9), 32), sincos2d((5, 9), 32).numpy(), 1e-6)
     with pytest.raises(ValueError, match="multiple of 4"):
-        position.sincos2d((2, 2), 30)
+        layers.sincos2d((2, 2), 30)
 
 
 def test_unknown_dialect():
     with pytest.raises(ValueError, match="unknown way to resize positions 'nearest'; there is bicubic"):
-        position.resize_positions(jnp.zeros((4, 8)), (2, 2), (3, 3), "nearest")
+        layers.resize_positions(jnp.zeros((4, 8)), (2, 2), (3, 3), "nearest")
     with pytest.raises(ValueError, match="5 positions does not fit a grid of 2x2"):
-        position.resize_positions(jnp.zeros((5, 8)), (2, 2), (3, 3), "bicubic")
+        layers.resize_positions(jnp.zeros((5, 8)), (2, 2), (3, 3), "bicubic")
 
 
 def test_wrong_pictures():

@@ -11,7 +11,7 @@ from random_weights import images, random
 
 from vitkit import models
 from vitkit.layers import relative_index, relative_rows, resize_relative
-from vitkit.layers.relative_bias import geometric_places
+from vitkit.layers.relative import geometric_places
 from vitkit.models import beit
 
 COUNTS = {

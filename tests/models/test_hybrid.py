@@ -109,7 +109,7 @@ def test_equals_the_original_code(shared: Path, monkeypatch: pytest.MonkeyPatch,
     with torch.no_grad():
         torch.testing.assert_close(model(images), logits, atol=1e-4, rtol=0)
     # What PyTorch's padding would have given: the comparison sees it.
-    monkeypatch.setattr("vitkit.layers.convolution.same_padding", lambda *sizes: same_padding(*sizes)[::-1])
+    monkeypatch.setattr("vitkit.layers.resnet.same_padding", lambda *sizes: same_padding(*sizes)[::-1])
     with torch.no_grad():
         assert (model(images) - logits).abs().max() > 1e-3
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from vitkit import models, parallel
+from vitkit import distributed, models
 from vitkit.data.loader import Batch
 from vitkit.data.processor import Processor
 from vitkit.layers.dalle import WordEncoder
@@ -93,7 +93,7 @@ def test_fsdp_shards_exactly_the_encoder_blocks_and_the_rest(family: str, monkey
     monkeypatch.setattr("torch.distributed.fsdp.fully_shard", lambda module, mesh: sharded.append(module))
     monkeypatch.setattr("torch.distributed.device_mesh.init_device_mesh", lambda kind, sizes: None)
     objective = supervised.build(supervised.Config(), tiny(family))
-    parallel.shard(objective, "fsdp", objective.blocks())
+    distributed.shard(objective, "fsdp", objective.blocks())
     assert [id(each) for each in sharded] == [*map(id, objective.backbone.blocks), id(objective)]
 
 

@@ -20,7 +20,7 @@ from vitkit.checkpoints.containers import open_weights
 from vitkit.checkpoints.errors import CheckpointError, listing
 from vitkit.checkpoints.inference import parse_overrides
 from vitkit.checkpoints.tensors import Info, Tensors
-from vitkit.models import Backbone, dinov3, pooling, vit
+from vitkit.models import Backbone, _pooling, dinov3, vit
 
 #: What of a config says what a head reads.
 FIELDS = ("pool", "pool_blocks")
@@ -50,7 +50,7 @@ def attach(model: Backbone, path: Path, overrides: Mapping[str, Any], dtype: tor
         tensors.read(f"{stem}{leaf}").to(dtype or next(model.parameters()).dtype) for leaf in ("weight", "bias")
     )
     reads = f"reads {_words(config)}"
-    if (config.pool, pooling.blocks(config)) == ("token+gap", 1) and stem == INTERLEAVED:
+    if (config.pool, _pooling.blocks(config)) == ("token+gap", 1) and stem == INTERLEAVED:
         weight = rearrange(weight, "classes (d two) -> classes (two d)", two=2)
         reads += ", which stand in turn in the file"
     had = model.config.num_classes
@@ -94,7 +94,7 @@ def _config(file: str, config: Any, width: int, overrides: Mapping[str, Any]) ->
     stated = {name: value for name, value in overrides.items() if name in FIELDS}
     if stated:
         config = _replaced(file, config, parse_overrides(type(config), stated))
-    elif pooling.width(config) != width:
+    elif _pooling.width(config) != width:
         times, rest = divmod(width, config.width)
         if rest or times not in READS:
             known = ", ".join(str(count * config.width) for count in READS)
@@ -103,9 +103,9 @@ def _config(file: str, config: Any, width: int, overrides: Mapping[str, Any]) ->
         if not hasattr(config, "pool_blocks") and changes.pop("pool_blocks") != 1:
             raise CheckpointError(f"{file} reads several blocks, which heads of this family do not")
         config = _replaced(file, config, changes)
-    if pooling.width(config) != width:
+    if _pooling.width(config) != width:
         raise CheckpointError(
-            f"{file} reads vectors of {width}, but of {_words(config)} they are {pooling.width(config)}"
+            f"{file} reads vectors of {width}, but of {_words(config)} they are {_pooling.width(config)}"
         )
     return config
 
@@ -121,8 +121,8 @@ def _words(config: Any) -> str:
     """What is read, as a part of a sentence."""
     tokens = (
         "the class token"
-        if pooling.blocks(config) == 1
-        else f"the class tokens of the last {pooling.blocks(config)} blocks"
+        if _pooling.blocks(config) == 1
+        else f"the class tokens of the last {_pooling.blocks(config)} blocks"
     )
     words = {
         "token": tokens,

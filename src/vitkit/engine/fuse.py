@@ -16,7 +16,7 @@ from vitkit.engine.float8 import Float8Dense, fits
 from vitkit.engine.merging import Merging
 from vitkit.engine.quantised import QuantisedDense, Range
 from vitkit.layers import MLP, Attention, BatchNorm, Block, PatchEmbed, StdConv, SwiGLU, pad_same
-from vitkit.models import Backbone, TokenBackbone, pooling
+from vitkit.models import Backbone, TokenBackbone, _pooling
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def special_read(model: Backbone, images: Tensor) -> int | None:
         embedded = model.embed(images[:1])
         tokens = torch.full_like(embedded.tokens, math.nan)
         tokens[:, : embedded.num_special] = embedded.special
-        earlier = pooling.blocks(model.config) - 1
+        earlier = _pooling.blocks(model.config) - 1
         features = replace(embedded, tokens=tokens, earlier=tokens[:, :1].repeat(1, earlier, 1) if earlier else None)
         answers = (model.represent(features), model.logits(features))
     finite = embedded.num_special > 0 and all(bool(answer.isfinite().all()) for answer in answers)

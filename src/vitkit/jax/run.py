@@ -15,7 +15,7 @@ from vitkit.data.loader import Batch, Stream, evaluation_batches, training_batch
 from vitkit.jax.convert import nest, to_flax
 from vitkit.jax.fit import Fitted, fit
 from vitkit.jax.load import FlaxCheckpoint, load
-from vitkit.jax.optimizer import Plan
+from vitkit.jax.step import Plan
 from vitkit.models import vit
 from vitkit.objectives import supervised
 from vitkit.train import Run

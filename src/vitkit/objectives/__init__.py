@@ -6,8 +6,6 @@ buffers, so it is moved, sharded, saved and restored with it.
 """
 
 import hashlib
-import importlib
-import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
@@ -23,6 +21,9 @@ from vitkit.checkpoints.parts import Layout, load_parts
 from vitkit.data import Source
 from vitkit.data.loader import Batch
 from vitkit.models import Backbone
+from vitkit.registry import Registry
+
+_OBJECTIVES = Registry(__name__, "objective", ("Config", "build"))
 
 
 class Objective(nn.Module, ABC):
@@ -78,15 +79,13 @@ def digest(state: Mapping[str, Tensor]) -> Tensor:
 
 
 def objectives() -> list[str]:
-    """The names of the objectives: the files of this folder."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+    """Returns the names of the objectives."""
+    return _OBJECTIVES.names()
 
 
 def objective(name: str) -> ModuleType:
-    """The module of one objective; ValueError where there is no such file."""
-    if name not in objectives():
-        raise ValueError(f"unknown objective '{name}'{configs.nearest(name, objectives())}")
-    return importlib.import_module(f"{__name__}.{name}")
+    """Returns the module of one objective; ValueError for an unknown name."""
+    return _OBJECTIVES.get(name)
 
 
 def build(config: Any, backbone: Backbone) -> Objective:

@@ -15,7 +15,7 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from vitkit import parallel
+from vitkit import distributed
 from vitkit.checkpoints.parts import TOKEN, Layout
 from vitkit.checkpoints.table import Rule, Table
 from vitkit.checkpoints.words import load_words
@@ -124,7 +124,7 @@ class Tokenizer(nn.Module):
 
         With `seed` for what is random in that: processes that train together must do the same.
         """
-        sums, counts = parallel.mean(self.sums), parallel.mean(self.counts)
+        sums, counts = distributed.mean(self.sums), distributed.mean(self.counts)
         if counts.sum() > 0:
             used = (counts > 0)[:, None]
             moved = torch.lerp(sums / counts.clamp_min(1e-6)[:, None], self.codebook, self.decay)

@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitkit import parallel
+from vitkit import distributed
 from vitkit.checkpoints.parts import Layout
 from vitkit.checkpoints.table import Rule, Table
 from vitkit.data.loader import Batch
 from vitkit.data.views import Colours, random_crops, recolour
-from vitkit.layers.prototypes import Prototypes
+from vitkit.layers.pool import Prototypes
 from vitkit.models import Backbone
 from vitkit.objectives import Objective, load_into
 
@@ -189,7 +189,7 @@ class DINO(Objective):
                 mine.lerp_(other, 1 - share)
             for mine, other in zip(teacher.buffers(), student.buffers(), strict=True):
                 mine.copy_(other)
-        mean = parallel.mean(self.batch_sum) / parallel.mean(self.batch_count)
+        mean = distributed.mean(self.batch_sum) / distributed.mean(self.batch_count)
         self.center.lerp_(mean, 1 - self.config.center_momentum)
         self.batch_sum.zero_()
         self.batch_count.zero_()

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from vitkit import models, objectives, parallel
+from vitkit import distributed, models, objectives
 from vitkit.evaluate.flops import Count, recomputing
 from vitkit.models import Backbone
 from vitkit.train import memory, optim, start, tune
@@ -36,12 +36,12 @@ def begin(run: Run, total: int, device: torch.device) -> Training:
         )
     if run.machine.recompute:
         recompute(blocks)
-    parallel.shard(objective, run.machine.parallel, blocks)
+    distributed.shard(objective, run.machine.parallel, blocks)
     if run.machine.compile:
         for block in blocks:
             block.compile()
     training = Training(run, objective, optim.build(run.optimizer, objective), total)
-    training.module = parallel.wrap(objective, run.machine.parallel)
+    training.module = distributed.wrap(objective, run.machine.parallel)
     if run.average is not None:
         training.average = Average(objective.backbone, run.average)
     if run.precision == "float16":
@@ -69,9 +69,9 @@ def judged(training: Training) -> Backbone:
     backbone, run = training.objective.backbone, training.run
     if training.average is None and not run.tune.lora_rank and run.machine.parallel != "fsdp":
         return backbone
-    state = parallel.whole(backbone.state_dict())
+    state = distributed.whole(backbone.state_dict())
     if training.average is not None:
-        state |= parallel.whole(training.average.values)
+        state |= distributed.whole(training.average.values)
     # A new one: what is wrapped, compiled or parametrised cannot be copied without its wrapping.
     model = models.build(backbone.config, initialise=False).to(next(iter(state.values())).device)
     model.load_state_dict(tune.merged(state, run.tune))

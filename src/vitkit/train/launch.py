@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from vitkit import checkpoints, evaluate, objectives, parallel
+from vitkit import checkpoints, distributed, evaluate, objectives
 from vitkit.data import Source, train_and_val
 from vitkit.data.augment import Transform
 from vitkit.data.loader import Batch, Stream, evaluation_batches, refuse_unmixable, training_batches
@@ -55,29 +55,29 @@ def train(run: Run, folder: str | Path, *, console: Console | None = None) -> Re
         raise ValueError(f"'{run.name}' needs pictures: say --data SOURCE, as in --data parquet:/data/imagenet")
     place = RunFolder(Path(folder))
     random = torch.random.fork_rng(devices=[])
-    with parallel.together(run.machine.device, run.machine.parallel) as device, random, machine(run, device):
-        parallel.by_main(lambda: place.refuse(run))
+    with distributed.together(run.machine.device, run.machine.parallel) as device, random, machine(run, device):
+        distributed.by_main(lambda: place.refuse(run))
         training, training_source, validation = prepared(run, place, device)
         # All that can be refused has been: nothing is written before.
-        parallel.by_main(lambda: place.claim(run))
-        agreed = parallel.leaving_together(TrainingStopped, Interrupted, NotSaved)
+        distributed.by_main(lambda: place.claim(run))
+        agreed = distributed.leaving_together(TrainingStopped, Interrupted, NotSaved)
         with agreed, Saver(place.states, run.machine) as saver:
             session = Session(training, place, validation, saver)
             session.resume()
             with Events(
-                place.log if parallel.is_main() else Path(os.devnull),
+                place.log if distributed.is_main() else Path(os.devnull),
                 total=training.total,
                 batch_size=run.batch_size,
                 every=run.machine.log_every,
-                console=console if parallel.is_main() else None,
-                loggers=loggers.opened(run, place.path, training.step) if parallel.is_main() else (),
+                console=console if distributed.is_main() else None,
+                loggers=loggers.opened(run, place.path, training.step) if distributed.is_main() else (),
                 peak=peak(device, run.precision, tf32=run.machine.tf32),
             ) as events:
                 session.go(training_source, events)
-        main = parallel.is_main()
+        main = distributed.is_main()
         if main:
             write_report(place)
-        parallel.from_main(0.0)
+        distributed.from_main(0.0)
     return Result(place.path, session.score, session.kept_step, main)
 
 
@@ -93,7 +93,7 @@ def prepared(run: Run, place: RunFolder, device: torch.device) -> tuple[Training
     checks.check(run, source, validation)
     run = replace(run, objective=objectives.fitted(run.objective, source))
     refuse_unmixable(run.augment, stream(run))
-    parallel.by_main(lambda: checks.refuse_full_disk(run, place.path))
+    distributed.by_main(lambda: checks.refuse_full_disk(run, place.path))
     return begin(run, run.total_steps(len(source)), device), source, validation
 
 
@@ -117,17 +117,17 @@ class Session:
             self.training.load_state_dict(saved["training"])
             self.score, self.kept_step, self.unreadable = saved["score"], saved["kept_step"], saved["unreadable"]
         costs = []
-        if parallel.is_main():
+        if distributed.is_main():
             rewind(self.place.log, self.training.step)
             costs = [event for event in read(self.place.log) if event["kind"] == "cost"]
         # Counted once in a phase: the step that is counted is not compiled, and no other may differ when a run goes on.
-        self.training.flops = parallel.from_main(costs[-1]["flops_per_image"] if costs else 0.0) * self.share or None
-        self.training.counted = self.told = round(parallel.from_main(costs[-1].get("phase", 0) if costs else -1))
+        self.training.flops = distributed.from_main(costs[-1]["flops_per_image"] if costs else 0.0) * self.share or None
+        self.training.counted = self.told = round(distributed.from_main(costs[-1].get("phase", 0) if costs else -1))
 
     @property
     def share(self) -> float:
         """The pictures of a batch that are this process's."""
-        return self.training.run.batch_size / parallel.world_size()
+        return self.training.run.batch_size / distributed.world_size()
 
     def save(self, *, last: bool) -> None:
         """Writes the state; all processes take part. After the `last` one the run ends."""
@@ -166,7 +166,7 @@ class Session:
                 except NotSaved as failure:
                     raise TrainingStopped(f"{error}; {failure}") from None
                 raise
-            number = parallel.largest(stop.number or 0)
+            number = distributed.largest(stop.number or 0)
             if number and training.step < training.total:
                 raise Interrupted(number, training.step)
 
@@ -184,7 +184,7 @@ class Session:
             self.count_unreadable(batch, events)
             if over or step % run.evaluate_every == 0:
                 self.judge(events, source)
-            stopping = parallel.any_true(stop.number is not None)
+            stopping = distributed.any_true(stop.number is not None)
             if over or stopping or step % run.machine.save_every == 0:
                 self.save(last=over or stopping)
                 events.pause()
@@ -194,7 +194,7 @@ class Session:
 
     def count_unreadable(self, batch: Batch, events: Events) -> None:
         """Logs pictures that were replaced; TrainingStopped where there are too many."""
-        found = parallel.total(len(batch.replaced))
+        found = distributed.total(len(batch.replaced))
         if found:
             self.unreadable += found
             events.write("unreadable", self.training.step, number=found, pictures=list(batch.replaced))
@@ -209,16 +209,16 @@ class Session:
         run, step = self.training.run, self.training.step
         model = judged(self.training)
         value = 0.0
-        if parallel.is_main():
+        if distributed.is_main():
             numbers = evaluate.evaluate(subject_of(run, model, self.validation, source), run.evaluators)
             if run.score not in numbers:
                 raise ValueError(f"models are judged by '{run.score}', but there is {', '.join(numbers)}")
             value = numbers[run.score]
             events.write("evaluation", step, **numbers)
-        value = parallel.from_main(value)
+        value = distributed.from_main(value)
         if value > self.score or run.keep == "last":
             self.score, self.kept_step = value, step
-            if parallel.is_main():
+            if distributed.is_main():
                 keep(run, model, self.validation.classes, self.place.best)
         events.say(f"step {step:>6} of {self.training.total}   {run.score} {value:.2%}")
         events.pause()
@@ -229,8 +229,8 @@ def stream(run: Run) -> Stream:
     return Stream(
         batch_size=run.batch_size,
         seed=run.seed,
-        rank=parallel.rank(),
-        world_size=parallel.world_size(),
+        rank=distributed.rank(),
+        world_size=distributed.world_size(),
         workers=run.machine.workers,
     )
 

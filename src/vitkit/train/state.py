@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vitkit import atomic, parallel
+from vitkit import atomic, distributed
 
 # Given the path, the shape and the dtype of a saved tensor: the empty one that its values go into.
 Like = Callable[[str, tuple[int, ...], torch.dtype], Tensor]
@@ -83,12 +83,12 @@ def newest(folder: Path) -> Path | None:
     """The newest state that is whole: the same in all processes, each of which reads its part of the files."""
     before = float("inf")
     while True:
-        steps = [_step(path) for path in states(folder) if _step(path) < before] if parallel.is_main() else []
-        before = parallel.from_main(float(max(steps, default=-1)))
+        steps = [_step(path) for path in states(folder) if _step(path) < before] if distributed.is_main() else []
+        before = distributed.from_main(float(max(steps, default=-1)))
         if before < 0:
             return None
         path = folder / _named(int(before))
-        if not parallel.any_true(not is_whole(path, parallel.rank(), parallel.world_size())):
+        if not distributed.any_true(not is_whole(path, distributed.rank(), distributed.world_size())):
             return path
 
 

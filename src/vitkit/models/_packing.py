@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vitkit.layers import Features
 from vitkit.layers.packing import Packed, run_packed
-from vitkit.models import Backbone, TokenBackbone, pooling
+from vitkit.models import Backbone, TokenBackbone, _pooling
 
 #: At most so many tokens in one pack, which bounds the memory that activations take.
 TOKENS = 4096
@@ -78,9 +78,9 @@ def order(images: Sequence[Float[Tensor, "c _ _"]]) -> list[int]:
 def encode(model: Backbone, packed: Packed) -> Packed:
     """Embedded packed tokens through the blocks and the final norm: `TokenBackbone.encode` of each group."""
     backbone = _token_backbone(model)
-    firsts = pooling.firsts(backbone.config)
+    firsts = _pooling.firsts(backbone.config)
     encoded = run_packed(backbone.blocks, packed, [backbone.places(grid) for grid in packed.grids], firsts)
-    earlier = pooling.earlier(firsts, backbone.config, backbone.norm)
+    earlier = _pooling.earlier(firsts, backbone.config, backbone.norm)
     return replace(encoded, tokens=backbone.norm(encoded.tokens), earlier=earlier)
 
 
