@@ -21,6 +21,7 @@ from vitkit.train.begin import begin, judged, machine
 from vitkit.train.events import Events, read, rewind
 from vitkit.train.folder import RunFolder
 from vitkit.train.loop import Training, TrainingStopped, fit, places
+from vitkit.train.metrics import Metrics
 from vitkit.train.run import Run
 from vitkit.train.saving import NotSaved, Saver, like
 from vitkit.train.signals import Interrupted, StopRequest
@@ -169,21 +170,22 @@ class Session:
             if number and training.step < training.total:
                 raise Interrupted(number, training.step)
 
-    def after(self, events: Events, stop: StopRequest, source: Source) -> Callable[[dict[str, float], Batch], bool]:
+    def after(self, events: Events, stop: StopRequest, source: Source) -> Callable[[Metrics, Batch], bool]:
         """What is done between two steps."""
         training, run = self.training, self.training.run
 
-        def after(scalars: dict[str, float], batch: Batch) -> bool:
+        def after(scalars: Metrics, batch: Batch) -> bool:
             step, over = training.step, training.step == training.total
             if training.counted != self.told:
                 self.told = training.counted
                 events.write("cost", step, flops_per_image=(training.flops or 0) / self.share, phase=self.told)
             events.flops = training.flops
             events.step(step, scalars)
-            self.count_unreadable(batch, events)
+            unreadable, stops = parallel.totals(len(batch.replaced), int(stop.number is not None))
+            self.count_unreadable(unreadable, batch, events)
             if over or step % run.evaluate_every == 0:
                 self.judge(events, source)
-            stopping = parallel.any_true(stop.number is not None)
+            stopping = stops > 0
             if over or stopping or step % run.machine.save_every == 0:
                 self.save(last=over or stopping)
                 events.pause()
@@ -191,9 +193,8 @@ class Session:
 
         return after
 
-    def count_unreadable(self, batch: Batch, events: Events) -> None:
-        """Logs pictures that were replaced; TrainingStopped where there are too many."""
-        found = parallel.total(len(batch.replaced))
+    def count_unreadable(self, found: int, batch: Batch, events: Events) -> None:
+        """Logs pictures that were replaced, in all processes together; TrainingStopped where there are too many."""
         if found:
             self.unreadable += found
             events.write("unreadable", self.training.step, number=found, pictures=list(batch.replaced))
