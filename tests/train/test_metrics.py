@@ -1,5 +1,6 @@
 """How often training waits for the device and for other processes: once a step, and once more where it logs."""
 
+import copy
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -12,8 +13,10 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vitkit import parallel
+from vitkit import models, parallel
 from vitkit.data.loader import Batch
+from vitkit.models import vit
+from vitkit.objectives import beit, dino
 from vitkit.train import Run, train
 from vitkit.train.begin import begin
 from vitkit.train.events import Events, read
@@ -21,6 +24,7 @@ from vitkit.train.loop import fit
 from vitkit.train.metrics import Metrics
 
 STEPS, EVERY = 12, 5
+THIRD = torch.tensor(0.3).item()  # as a buffer rounds it
 LOGGED = [1, 5, 10]
 
 
@@ -169,3 +173,21 @@ def test_a_broken_number_of_another_process_is_named_here_too(
     monkeypatch.setattr(parallel, "totals", lambda *flags: [1, 0])  # the loss, in one process
     with pytest.raises(ValueError, match="the loss is not finite in step 0; nothing was updated"):
         fit(training, iter(batches(training.run)), lambda scalars, batch: False)
+
+
+def test_objectives_know_their_progress_without_reading_the_device() -> None:
+    backbone = models.build(vit.TINY)
+    made = [
+        dino.build(dino.Config(outputs=8, hidden=8, bottleneck=4), backbone),
+        beit.build(beit.Config(codes=8, code_width=4, hidden=8), models.build(vit.TINY)),
+    ]
+    for objective in made:
+        objective.after_step(0.3)
+        with Reads() as reads:
+            assert objective.done == THIRD
+            assert objective.phase in (0, 1)
+        assert reads.number == 0
+        other = copy.deepcopy(objective)
+        other.after_step(0.7)
+        other.load_state_dict(objective.state_dict())
+        assert other.done == objective.done == objective.state_dict()["progress"].item()
