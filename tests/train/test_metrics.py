@@ -155,6 +155,7 @@ def test_what_is_logged_are_means_over_parts_and_processes(two: Group) -> None:
     assert len(metrics) == 4
     assert "loss" in metrics
     assert dict(metrics) == {"loss": torch.tensor(0.1).item(), "accuracy": 0.25, "rate": 1e-3, "norm": 2.5}
+    assert list(metrics.values())[2:] == [1e-3, 2.5]
     assert two.reduced == [2]  # once, and what is equal in all processes not at all
     with pytest.raises(KeyError):
         metrics["nothing"]

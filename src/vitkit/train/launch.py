@@ -181,15 +181,14 @@ class Session:
                 events.write("cost", step, flops_per_image=(training.flops or 0) / self.share, phase=self.told)
             events.flops = training.flops
             events.step(step, scalars)
-            unreadable, stops = parallel.totals(len(batch.replaced), int(stop.number is not None))
+            unreadable, stopping = parallel.totals(len(batch.replaced), int(stop.number is not None))
             self.count_unreadable(unreadable, batch, events)
             if over or step % run.evaluate_every == 0:
                 self.judge(events, source)
-            stopping = stops > 0
             if over or stopping or step % run.machine.save_every == 0:
-                self.save(last=over or stopping)
+                self.save(last=over or stopping > 0)
                 events.pause()
-            return stopping
+            return stopping > 0
 
         return after
 

@@ -18,15 +18,15 @@ class Metrics(Mapping[str, float]):
     def __init__(self, scalars: Mapping[str, Tensor], equal: Mapping[str, Tensor | float]):
         self.scalars = scalars
         self.equal = equal
-        self.values: dict[str, float] | None = None
+        self.found: dict[str, float] | None = None
 
     def __getitem__(self, name: str) -> float:
         """The value of a scalar; KeyError for an unknown name."""
         if name not in self.scalars and name not in self.equal:
             raise KeyError(name)
-        if self.values is None:
-            self.values = self._read()
-        return self.values[name]
+        if self.found is None:
+            self.found = self._read()
+        return self.found[name]
 
     def __iter__(self) -> Iterator[str]:
         """The names, without reading a value."""
@@ -40,7 +40,8 @@ class Metrics(Mapping[str, float]):
         on_device = {name: value for name, value in self.equal.items() if isinstance(value, Tensor)}
         local = {name: value for name, value in self.equal.items() if not isinstance(value, Tensor)}
         packed = torch.cat([parallel.mean(_packed(self.scalars)), _packed(on_device)])
-        return dict(zip((*self.scalars, *on_device), packed.tolist(), strict=True)) | local
+        names = (*self.scalars, *on_device)
+        return {name: float(value) for name, value in zip(names, packed.tolist(), strict=True)} | local
 
 
 def _packed(values: Mapping[str, Tensor]) -> Tensor:
