@@ -1,6 +1,4 @@
-"""From a `Run` to a run folder: builds the parts, goes on from the newest state, trains, judges, keeps the best,
-reports.
-"""
+"""From a `Run` to a run folder: builds or resumes, trains, evaluates, saves the best model, and reports."""
 
 import os
 import platform
@@ -185,10 +183,11 @@ class Session:
             self.count_unreadable(unreadable, batch, events)
             if over or step % run.evaluate_every == 0:
                 self.judge(events, source)
+                stopping = parallel.any_true(stop.number is not None)  # it may have come during the evaluation
             if over or stopping or step % run.machine.save_every == 0:
-                self.save(last=over or stopping > 0)
+                self.save(last=over or bool(stopping))
                 events.pause()
-            return stopping > 0
+            return bool(stopping)
 
         return after
 
