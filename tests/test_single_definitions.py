@@ -101,7 +101,7 @@ def test_activations_of_flax_are_those_of_torch() -> None:
 
 
 def lists_of_splits(tree: ast.AST) -> Iterator[int]:
-    """Lines of collections that have a second name of a split (valid, validation, dev, training, testing) and another."""
+    """Lines of collections with a second name of a split (valid, validation, dev, training, testing) and another."""
     seconds = set(SPLITS) - set(NAMES)
     for node in ast.walk(tree):
         found = texts(node) & set(SPLITS)

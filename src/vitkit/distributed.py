@@ -109,13 +109,13 @@ def largest(number: int) -> int:
     return int(held.item())
 
 
-def total(number: int) -> int:
-    """The sum of the numbers of all processes."""
+def totals(*numbers: int) -> list[int]:
+    """The sum over all processes of each number, in one all-reduce."""
     if world_size() == 1:
-        return number
-    held = torch.tensor(number, device=_own_device())
+        return list(numbers)
+    held = torch.tensor(numbers, device=_own_device())
     _group().all_reduce(held)
-    return int(held.item())
+    return [int(number) for number in held.tolist()]
 
 
 def from_main(number: float) -> float:

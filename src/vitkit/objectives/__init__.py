@@ -30,6 +30,7 @@ class Objective(nn.Module, ABC):
     """A backbone with what it is trained for; `backbone` is what is evaluated and saved in the end."""
 
     backbone: Backbone
+    done: float
 
     @abstractmethod
     def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
@@ -50,6 +51,22 @@ class Objective(nn.Module, ABC):
 
     def after_step(self, progress: float) -> None:
         """Called after every update of the weights; `progress` runs from just above 0 to 1 at the end of the run."""
+
+
+def keep_progress(objective: Objective) -> None:
+    """Gives an objective the buffer `progress` (0 to 1), which is saved with it, and its copy on the host, `done`.
+
+    So that what depends on it need not wait for the device in every step.
+    """
+    objective.register_buffer("progress", torch.zeros(()))
+    objective.done = 0.0
+    objective.register_load_state_dict_post_hook(_read_progress)
+
+
+def set_progress(objective: Objective, progress: float) -> None:
+    """Sets the progress in both forms; the float is rounded as the buffer is, so that a resumed run has the same."""
+    objective.get_buffer("progress").fill_(progress)
+    objective.done = torch.tensor(progress, dtype=torch.float32).item()
 
 
 def keep_by_digest(objective: Objective, name: str) -> None:
@@ -110,6 +127,10 @@ def from_dict(data: Mapping[str, Any]) -> Any:
         raise ValueError("the config of an objective needs its name under 'objective'")
     rest = {key: value for key, value in data.items() if key != "objective"}
     return configs.from_dict(objective(data["objective"]).Config, rest, where="objective")
+
+
+def _read_progress(objective: Objective, _: object) -> None:
+    objective.done = float(objective.get_buffer("progress").item())
 
 
 def _name(config: Any) -> str:

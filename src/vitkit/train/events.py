@@ -5,7 +5,7 @@ import resource
 import sys
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -83,11 +83,12 @@ class Events:
         """A line for people."""
         self.console.print(text, highlight=False)
 
-    def step(self, step: int, scalars: dict[str, float]) -> None:
-        """After each step; every few of them are logged."""
+    def step(self, step: int, scalars: Mapping[str, float]) -> None:
+        """After each step; every few of them are logged and shown, and only then are their scalars read."""
         self.recent.append((time.monotonic(), step))
-        logged = step % self.every == 0 or step == 1
-        if self.bar.disable and not logged:
+        if step % self.every != 0 and step != 1:
+            if not self.bar.disable:
+                self.bar.update(self.task, completed=step)
             return
         speed = self.images_per_second()
         cost = {"images_per_second": round(speed, 1), "memory_gb": round(memory_in_use() / 1e9, 3)}
@@ -96,8 +97,7 @@ class Events:
             cost["mfu"] = round(self.peak.share(self.flops, self.batch_size / speed), 4)
             shown += f"  {cost['mfu']:.0%} MFU"
         self.bar.update(self.task, completed=step, shown=shown)
-        if logged:
-            self.write("step", step, **cost, **scalars)
+        self.write("step", step, **cost, **scalars)
 
     def images_per_second(self) -> float:
         """Over the last steps, evaluations between them left out."""

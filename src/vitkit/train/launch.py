@@ -1,6 +1,4 @@
-"""From a `Run` to a run folder: builds the parts, goes on from the newest state, trains, judges, keeps the best,
-reports.
-"""
+"""From a `Run` to a run folder: builds or resumes, trains, evaluates, saves the best model, and reports."""
 
 import os
 import platform
@@ -21,6 +19,7 @@ from vitkit.train.begin import begin, judged, machine
 from vitkit.train.events import Events, read, rewind
 from vitkit.train.folder import RunFolder
 from vitkit.train.loop import Training, TrainingStopped, fit, places
+from vitkit.train.metrics import Metrics
 from vitkit.train.run import Run
 from vitkit.train.saving import NotSaved, Saver, like
 from vitkit.train.signals import Interrupted, StopRequest
@@ -170,31 +169,31 @@ class Session:
             if number and training.step < training.total:
                 raise Interrupted(number, training.step)
 
-    def after(self, events: Events, stop: StopRequest, source: Source) -> Callable[[dict[str, float], Batch], bool]:
+    def after(self, events: Events, stop: StopRequest, source: Source) -> Callable[[Metrics, Batch], bool]:
         """What is done between two steps."""
         training, run = self.training, self.training.run
 
-        def after(scalars: dict[str, float], batch: Batch) -> bool:
+        def after(scalars: Metrics, batch: Batch) -> bool:
             step, over = training.step, training.step == training.total
             if training.counted != self.told:
                 self.told = training.counted
                 events.write("cost", step, flops_per_image=(training.flops or 0) / self.share, phase=self.told)
             events.flops = training.flops
             events.step(step, scalars)
-            self.count_unreadable(batch, events)
+            unreadable, stopping = distributed.totals(len(batch.replaced), int(stop.number is not None))
+            self.count_unreadable(unreadable, batch, events)
             if over or step % run.evaluate_every == 0:
                 self.judge(events, source)
-            stopping = distributed.any_true(stop.number is not None)
+                stopping = distributed.any_true(stop.number is not None)  # it may have come during the evaluation
             if over or stopping or step % run.machine.save_every == 0:
-                self.save(last=over or stopping)
+                self.save(last=over or bool(stopping))
                 events.pause()
-            return stopping
+            return bool(stopping)
 
         return after
 
-    def count_unreadable(self, batch: Batch, events: Events) -> None:
-        """Logs pictures that were replaced; TrainingStopped where there are too many."""
-        found = distributed.total(len(batch.replaced))
+    def count_unreadable(self, found: int, batch: Batch, events: Events) -> None:
+        """Logs pictures that were replaced, in all processes together; TrainingStopped where there are too many."""
         if found:
             self.unreadable += found
             events.write("unreadable", self.training.step, number=found, pictures=list(batch.replaced))

@@ -15,6 +15,7 @@ from vitkit.data.loader import Batch
 from vitkit.evaluate.flops import Count
 from vitkit.objectives import Objective
 from vitkit.train.average import Average
+from vitkit.train.metrics import Metrics
 from vitkit.train.optim import clip_gradients, set_decay, set_rate
 from vitkit.train.run import Run
 from vitkit.train.schedule import factor
@@ -113,7 +114,7 @@ def shares(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str,
     return {**state, "state": moments}
 
 
-def fit(training: Training, batches: Iterator[Batch], after: Callable[[dict[str, float], Batch], bool]) -> None:
+def fit(training: Training, batches: Iterator[Batch], after: Callable[[Metrics, Batch], bool]) -> None:
     """Updates the weights until the run is over, or until `after`, called with the scalars of each step, says to
     stop.
     """
@@ -130,10 +131,11 @@ def fit(training: Training, batches: Iterator[Batch], after: Callable[[dict[str,
             return
 
 
-def update(training: Training, batch: Batch) -> dict[str, float]:
+def update(training: Training, batch: Batch) -> Metrics:
     """One update of the weights, and the objective's scalars with the learning `rate` and the gradient's `norm`.
 
-    Raises TrainingStopped, before anything is changed, where the loss or the gradient is not finite.
+    Raises TrainingStopped, before anything is changed, where the loss or the gradient is not finite: that is the one
+    thing for which every step waits for the device.
     """
     run, step = training.run, training.step
     torch.manual_seed(step_seed(run.seed, step, distributed.rank()))
@@ -150,16 +152,16 @@ def update(training: Training, batch: Batch) -> dict[str, float]:
         training.scaler.unscale_(training.optimizer)
     gradients = [parameter.grad for parameter in training.parameters if parameter.grad is not None]
     norm = distributed.whole(nn.utils.get_total_norm(gradients))
-    values = {name: value.item() for name, value in scalars.items()} | {"rate": rate, "norm": norm.item()}
     # With a scaler, a gradient that overflowed is its business: it leaves the update out and scales less.
-    refuse_non_finite(values, batch, step, names=("loss",) if training.scaler else ("loss", "norm"))
+    watched = {"the loss": scalars["loss"]} | ({} if training.scaler else {"the gradient": norm})
+    refuse_non_finite(watched, batch, step)
     clip_gradients(run.optimizer, training.parameters, norm)
     if training.scaler is None:
         training.optimizer.step()
     else:
         training.scaler.step(training.optimizer)
         training.scaler.update()
-    return values
+    return Metrics(scalars, {"rate": rate, "norm": norm})
 
 
 def backward(
@@ -170,7 +172,10 @@ def backward(
     precision: str = "float32",
     scaler: torch.amp.GradScaler | None = None,
 ) -> dict[str, Tensor]:
-    """Adds up the gradients of a batch in equal parts, one after the other; the scalars are means over the batch."""
+    """Adds up the gradients of a batch in equal parts, one after the other.
+
+    The scalars are means over this process's batch, on its device.
+    """
     sums: dict[str, Tensor] = {}
     kind, low = batch.images.device.type, precision != "float32"
     for number, part in enumerate(split(batch, parts)):
@@ -180,7 +185,7 @@ def backward(
             loss = scalars["loss"] / parts
             (loss if scaler is None else scaler.scale(loss)).backward()
         for name, value in scalars.items():
-            sums[name] = sums.get(name, 0.0) + distributed.mean(value.detach()) / parts
+            sums[name] = sums.get(name, 0.0) + value.detach() / parts
     return sums
 
 
@@ -196,13 +201,15 @@ def split(batch: Batch, parts: int) -> list[Batch]:
     ]
 
 
-def refuse_non_finite(
-    values: dict[str, float], batch: Batch, step: int, names: tuple[str, ...] = ("loss", "norm")
-) -> None:
-    """Raises TrainingStopped that names the batch where a process has a loss or a gradient that is not finite."""
-    broken = [name for name in names if not np.isfinite(values[name])]
-    if distributed.any_true(bool(broken)):
-        what = " and ".join({"loss": "the loss", "norm": "the gradient"}[name] for name in broken) or "another process"
+def refuse_non_finite(values: dict[str, Tensor], batch: Batch, step: int) -> None:
+    """Raises TrainingStopped that names the batch where a value of any process is not finite.
+
+    One read of the device for all values, and one all-reduce.
+    """
+    finite = torch.stack([value.detach().isfinite() for value in values.values()]).tolist()
+    broken = distributed.totals(*(int(not each) for each in finite))
+    if any(broken):
+        what = " and ".join(name for name, number in zip(values, broken, strict=True) if number)
         keys = ", ".join(distributed.everyones(batch.keys))
         raise TrainingStopped(f"{what} is not finite in step {step}; nothing was updated. The batch: {keys}")
 
