@@ -188,16 +188,20 @@ def test_patches_are_a_dense_layer() -> None:
         torch.testing.assert_close(found, convolution(images), atol=1e-5, rtol=1e-5)
 
 
-@needs_int8
-def test_a_quantised_layer_is_exact_on_what_it_rounds_to() -> None:
+@pytest.mark.parametrize(
+    ("scale", "zero"), [pytest.param(0.03, 110, marks=needs_int8), pytest.param(0.066, 60, marks=needs_packs)]
+)
+def test_a_quantised_layer_is_exact_on_what_it_rounds_to(scale: float, zero: int) -> None:
+    """The second range gives numbers up to 127, whose sums are exact without VNNI too."""
     torch.manual_seed(0)
     linear, x, residual = nn.Linear(64, 48), torch.randn(2, 7, 64), torch.randn(2, 7, 48)
-    taken = Range(scale=0.03, zero=110)
+    taken = Range(scale=scale, zero=zero)
     made = QuantisedDense(linear.weight, linear.bias, taken=taken, dtype=torch.float32)
     weight = (linear.weight / made.scales[:, None]).round() * made.scales[:, None]
-    rounded = ((x / 0.03).round() + 110).clamp(0, 255)
+    rounded = ((x / scale).round() + zero).clamp(0, 255)
+    assert zero > 100 or rounded.max() <= 127
     with torch.inference_mode():
-        expected = F.linear((rounded - 110) * 0.03, weight, linear.bias)
+        expected = F.linear((rounded - zero) * scale, weight, linear.bias)
         torch.testing.assert_close(made(x), expected, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(made(x, residual=residual), expected + residual, atol=1e-4, rtol=1e-4)
         onward = Range(scale=0.02, zero=10)
