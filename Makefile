@@ -9,20 +9,33 @@ FUZZ_SECONDS ?= 600
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-all check format docs fuzz clean
+.PHONY: help demo test test-avx2 test-all check format docs fuzz clean
 
 help: ## what there is to make
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 demo: $(VENV)/demo ## set up, train a ViT on the embedded digits, evaluate, classify, write a report
 	$(BIN)/vitkit demo
 
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q
 
-test: $(VENV)/dev ## set up and run the tests (under 5 minutes)
+# Limits that make oneDNN, torch's own operations and the kernels use what a CPU with AVX2 has, whatever this CPU has.
+AVX2       := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 VITKIT_KERNELS=avx2
+# Without two files of prediction that read hundreds of photos: their time is that of decoding.
+AVX2_TESTS := tests/predict tests/kernels tests/bench tests/checkpoints/test_heads.py \
+	--ignore=tests/predict/test_hostile_folder.py --ignore=tests/predict/test_deit_tiny.py
+
+test: $(VENV)/dev test-avx2 ## set up and run the tests (under 5 minutes)
 	$(PYTEST)
 
-test-all: $(VENV)/dev ## the slow tests too
+test-avx2: $(VENV)/dev ## engine, prediction, kernels, benchmarks and heads as on an x86 CPU with AVX2 alone
+ifeq ($(filter x86_64 amd64 AMD64,$(shell uname -m)),)
+	@echo "test-avx2: skipped, because this CPU ($(shell uname -m)) is no x86 CPU and has no AVX2"
+else
+	$(AVX2) $(PYTEST) $(AVX2_TESTS)
+endif
+
+test-all: $(VENV)/dev test-avx2 ## the slow tests too
 	$(PYTEST) -m ""
 
 check: $(VENV)/dev ## formatting, lint and types

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vitkit import models, parallel
+from vitkit import distributed, models
 from vitkit.data.loader import Batch
 from vitkit.models import vit
 from vitkit.objectives import beit, dino
@@ -70,9 +70,9 @@ class Group:
 @pytest.fixture
 def two(monkeypatch: pytest.MonkeyPatch) -> Group:
     group = Group()
-    monkeypatch.setattr(parallel, "world_size", lambda: 2)
-    monkeypatch.setattr(parallel, "_group", lambda: group)
-    monkeypatch.setattr(parallel, "_own_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(distributed, "_group", lambda: group)
+    monkeypatch.setattr(distributed, "_own_device", lambda: torch.device("cpu"))
     return group
 
 
@@ -131,13 +131,13 @@ def test_a_run_exchanges_two_vectors_a_step_whatever_it_accumulates(
     counts: dict[str, int] = {}
 
     def counted(name: str) -> None:
-        original = getattr(parallel, name)
+        original = getattr(distributed, name)
 
         def call(*args: Any) -> Any:
             counts[name] = counts.get(name, 0) + 1
             return original(*args)
 
-        monkeypatch.setattr(parallel, name, call)
+        monkeypatch.setattr(distributed, name, call)
 
     for name in ("totals", "mean", "any_true"):
         counted(name)
@@ -173,7 +173,7 @@ def test_a_broken_number_of_another_process_is_named_here_too(
     small_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     training = begin(run_of(small_run), STEPS, torch.device("cpu"))
-    monkeypatch.setattr(parallel, "totals", lambda *flags: [1, 0])  # the loss, in one process
+    monkeypatch.setattr(distributed, "totals", lambda *flags: [1, 0])  # the loss, in one process
     with pytest.raises(ValueError, match="the loss is not finite in step 0; nothing was updated"):
         fit(training, iter(batches(training.run)), lambda scalars, batch: False)
 

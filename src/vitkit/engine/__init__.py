@@ -173,7 +173,7 @@ def _recipe(model: Backbone, path: Path, here: Machine, images: Tensor) -> tuple
     recipe = Recipe(
         dtype=torch.float32 if path.precision == "int8" else inner,
         inner=inner,
-        packed=here.packs and on_cpu and inner != torch.float16,
+        packed=here.packs and on_cpu,
         way=attention_way(here, inner),
         mixed=on_cpu,
         depth=len(model.blocks),
