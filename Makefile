@@ -9,7 +9,7 @@ FUZZ_SECONDS ?= 600
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-all check format docs fuzz clean
+.PHONY: help demo test test-all test-changed check format docs fuzz clean
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -24,6 +24,9 @@ test: $(VENV)/dev ## set up and run the tests (under 5 minutes)
 
 test-all: $(VENV)/dev ## the slow tests too
 	$(PYTEST) -m ""
+
+test-changed: $(VENV)/dev ## the slow tests of the folders that changed in the last four hours, those that fit 15 minutes
+	$(BIN)/python scripts/slow_tests.py
 
 check: $(VENV)/dev ## formatting, lint and types
 	$(BIN)/ruff format --check .
