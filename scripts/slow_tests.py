@@ -1,10 +1,10 @@
 """Run the slow tests of the folders that were changed lately: `python scripts/slow_tests.py [--hours H] [--minutes M]`.
 
-"Lately" is measured from the newest commit, so that a fresh clone of the same commit gives the same answer: everything
-that changed on the main line since its last commit that is at least H hours older. Where there is none (a shallow clone,
-a young repository) every folder counts as changed. `src/vitkit/NAME` and `tests/NAME` both stand for `tests/NAME`.
-No test starts after M minutes; those that were not reached are listed as skipped. A run that still goes on 15 minutes
-later has a test that hangs, and fails.
+"Lately" is measured from the newest commit, so that a fresh clone of it gives the same answer: everything that changed
+on the main line since its last commit that is at least H hours older. Where there is none (a shallow clone, a young
+repository) every folder counts as changed. `src/vitkit/NAME` and `tests/NAME` both stand for `tests/NAME`. No test
+starts after M minutes; those that were not reached are listed as skipped. A run that still goes on 15 minutes later
+has a test that hangs, and fails.
 """
 
 import argparse

@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,11 @@ def name(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
 def imports(tree: ast.AST) -> Iterator[str]:
     """Every module a file imports, inside functions and TYPE_CHECKING too."""
     for node in ast.walk(tree):
@@ -65,7 +71,7 @@ def test_a_file_imports_only_from_lower_levels_or_its_own_folder(path: Path) -> 
     if place == "__init__":
         return  # the lazy front door may name every folder
     assert place in LEVELS, f"{place} has no level: add it to the design and to LEVELS"
-    for module in imports(ast.parse(path.read_text())):
+    for module in imports(parsed(path)):
         parts = module.split(".")
         if parts[0] != "vitkit" or len(parts) == 1 or parts[1] not in LEVELS or parts[1] == place:
             continue
@@ -77,12 +83,12 @@ def test_a_file_imports_only_from_lower_levels_or_its_own_folder(path: Path) -> 
 def test_models_and_data_do_not_know_each_other(path: Path) -> None:
     other = {"models": "vitkit.data", "data": "vitkit.models"}.get(name(path).split("/")[0])
     if other:
-        assert not [module for module in imports(ast.parse(path.read_text())) if module.startswith(other)]
+        assert not [module for module in imports(parsed(path)) if module.startswith(other)]
 
 
 @pytest.mark.parametrize("path", FILES, ids=name)
 def test_forbidden_and_fenced_imports(path: Path) -> None:
-    for module in imports(ast.parse(path.read_text())):
+    for module in imports(parsed(path)):
         if not name(path).startswith(PEERS):
             assert module.split(".")[0] not in NEVER, f"{module} is an oracle of the tests, never a dependency"
         for fenced, homes in ONLY_IN.items():
@@ -100,7 +106,7 @@ def test_a_file_is_small_and_its_name_says_something(path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=name)
 def test_functions_are_small_and_documented(path: Path) -> None:
-    tree = ast.parse(path.read_text())
+    tree = parsed(path)
     assert ast.get_docstring(tree), "a file says what it is for"
     for node in ast.walk(tree):
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
