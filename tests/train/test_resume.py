@@ -147,9 +147,7 @@ def test_killed_after_any_step_and_again(
     "changes",
     [
         pytest.param(EVERYTHING, marks=pytest.mark.slow),
-        pytest.param(
-            {**EVERYTHING, "optimizer__name": "muon", "optimizer__layer_decay": 0.8}, marks=pytest.mark.slow
-        ),
+        pytest.param({**EVERYTHING, "optimizer__name": "muon", "optimizer__layer_decay": 0.8}, marks=pytest.mark.slow),
         {"optimizer__name": "lion", "tune__lora_rank": 2, "average": 0.5},
         {"optimizer__name": "sgd", "machine__recompute": True},
         pytest.param({"optimizer__name": "lamb", "model__init": "truncated"}, marks=pytest.mark.slow),
