@@ -94,7 +94,10 @@ def test_two_updates_with_any_model(objective: str, family: str) -> None:
     assert reached
 
 
-@pytest.mark.parametrize(("objective", "family"), PAIRS)
+@pytest.mark.parametrize(
+    ("objective", "family"),
+    [pair if "vit" in pair else pytest.param(*pair, marks=pytest.mark.slow) for pair in PAIRS],
+)
 def test_it_is_restored_by_its_state(objective: str, family: str) -> None:
     one, other = build(objective, family), build(objective, family)
     with torch.no_grad():
