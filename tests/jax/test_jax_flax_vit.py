@@ -134,6 +134,7 @@ def test_pooler_and_head_are_new_where_there_is_none(tmp_path):
         FlaxViTForImageClassification.from_pretrained(tmp_path, num_label=9)
 
 
+@pytest.mark.slow
 def test_google_file(tmp_path):
     """An original file as it is: same logits as the twin's, positions of other sizes apart."""
     import vitkit.jax as twin
@@ -184,7 +185,7 @@ def test_config_decides_outputs():
     assert len(FlaxViTModel(config)(pictures(config))) == 3
 
 
-@pytest.mark.parametrize("module", ["transformers", "vitkit.transformers"])
+@pytest.mark.parametrize("module", slow_except(["transformers", "vitkit.transformers"], "vitkit.transformers"))
 def test_any_object_with_the_attributes_will_do(tmp_path, module):
     config = importlib.import_module(module).ViTConfig(**SMALL, num_labels=3)
     model = FlaxViTForImageClassification(config)
