@@ -212,6 +212,7 @@ def whole(tmp_path_factory):
     return config, folder, twin.fit(config, batches, PLAN, validation=validation, out=folder)
 
 
+@pytest.mark.slow
 def test_it_learns(whole):
     _, folder, fitted = whole
     assert [row["step"] for row in fitted.log] == [20, 40, 60]
@@ -242,6 +243,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(whole, tmp_path):
         twin.fit(config, batches, replace(PLAN, seed=1), out=tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_opens_on_both_sides(whole):
     from vitkit import checkpoints
 

@@ -108,6 +108,7 @@ def test_v5_names_and_shards(tmp_path):
             close(model(images.numpy()).logits, expected_model(images).logits)
 
 
+@pytest.mark.slow
 def test_pytorch_side_opens_what_we_write(tmp_path):
     from vitkit import checkpoints
 

@@ -92,6 +92,7 @@ def test_presets_with_one_block(name):
     close(*answers(config, pictures(1, *config.image_size, 3)))
 
 
+@pytest.mark.slow
 def test_full_tiny():
     close(*answers(PRESETS["vit-ti/16"], pictures(1, 224, 224, 3)))
 

@@ -73,6 +73,7 @@ def remembered(run: Run) -> float:
     return math.exp(sum(logs))
 
 
+@pytest.mark.slow
 def test_the_teacher_forgets_what_it_started_from() -> None:
     """Where it does not, the student learns a random network, whose centred answers are uniform: `kl` 0, log K."""
     assert remembered(pretraining.dino_cifar10()) < 1e-9

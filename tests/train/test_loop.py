@@ -77,6 +77,7 @@ def test_it_equals_the_same_steps_by_hand_bit_for_bit(small_run: Callable[..., R
         assert torch.equal(one, two)
 
 
+@pytest.mark.slow
 def test_it_learns(small_run: Callable[..., Run]) -> None:
     calm = {f"model__{name}": 0.0 for name in ("dropout", "attention_dropout", "stochastic_depth")}
     run = small_run(steps=150, batch_size=64, augment__flip=False, **calm)

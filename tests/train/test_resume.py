@@ -123,7 +123,7 @@ def test_stopped_after_any_step_and_again(
     assert (tmp_path / "run" / "report.html").exists()
 
 
-@pytest.mark.parametrize("step", slow_except([1, 3, 4, 6, 9, 12], 4, 9))
+@pytest.mark.parametrize("step", slow_except([1, 3, 4, 6, 9, 12], 9))
 def test_killed_after_any_step_and_again(
     small_run: Callable[..., Run], tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
