@@ -9,7 +9,7 @@ FUZZ_SECONDS ?= 600
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-avx2 test-all check format docs fuzz clean
+.PHONY: help demo test test-avx2 test-all test-changed check format docs fuzz clean
 
 help: ## what there is to make
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -37,6 +37,9 @@ endif
 
 test-all: $(VENV)/dev test-avx2 ## the slow tests too
 	$(PYTEST) -m ""
+
+test-changed: $(VENV)/dev ## the slow tests of the folders that changed in the last four hours, those that fit 15 minutes
+	$(BIN)/python scripts/slow_tests.py
 
 check: $(VENV)/dev ## formatting, lint and types
 	$(BIN)/ruff format --check .

@@ -1,6 +1,7 @@
 """Shared fixtures: where the data at hand lies, what the CPU can do, and shape checks for the whole test run."""
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,18 @@ if os.environ.get("VITKIT_CHECK_SHAPES", "1") == "1":
     install_import_hook(["vitkit.layers", "vitkit.models", "vitkit.objectives"], "beartype.beartype")
 
 SHARED = Path(os.environ.get("VITKIT_SHARED", Path(__file__).parents[2] / "shared"))
+STARTED = time.monotonic()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--minutes", type=float, default=None, help="skip, by name, tests not reached in so many minutes")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    minutes = item.config.getoption("minutes")
+    if minutes is not None and time.monotonic() - STARTED > 60 * minutes:
+        pytest.skip(f"{item.nodeid} was not reached in {minutes:g} minutes")
 
 
 @pytest.fixture(scope="session")

@@ -174,6 +174,7 @@ def test_a_broken_picture_is_an_image_error_with_its_row(tmp_path: Path) -> None
             source.read(index)
 
 
+@pytest.mark.slow
 def test_without_pyarrow_the_line_to_type_is_named() -> None:
     code = (
         "import sys; sys.modules['pyarrow'] = None; sys.modules['datasets'] = None\n"

@@ -111,6 +111,7 @@ def test_the_probe_is_scikit_learn_with_the_penalty_it_chose() -> None:
     assert numbers["probe.gradient"] < 1e-6
 
 
+@pytest.mark.slow
 def test_a_feature_that_never_changes_and_a_class_of_one_picture_do_no_harm() -> None:
     training, judged = clouds(60, 1), clouds(30, 2)
     training.vectors[:, 3] = 5.0

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from slow_cases import slow_except
 
 import vitkit
 from vitkit import checkpoints, export, models
@@ -77,7 +78,7 @@ def test_a_family_agrees_once_exported_or_is_refused(family: str, target: str, t
             torch.testing.assert_close(opened(images), made.model(images), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", slow_except(TARGETS, "program"))
 def test_a_model_without_classes_or_pooling(target: str, tmp_path: Path) -> None:
     needs(target)
     made = checkpoint(num_classes=0, pool="none")
@@ -107,6 +108,7 @@ def test_other_answers_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_difference_in_the_tokens_alone_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a zero head the logits of any two models agree."""
     from vitkit.export import program as exporter

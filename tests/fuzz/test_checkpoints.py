@@ -286,6 +286,7 @@ def test_configs(which: int, changes: dict[str, Any], tmp_path: Path) -> None:
     check(tmp_path)
 
 
+@pytest.mark.slow
 def test_seeds_reach_models_and_errors(tmp_path: Path) -> None:
     """Mutation is not so wild that nothing survives, nor so tame that nothing breaks."""
     outcomes = [check(made(seed, tmp_path)) for seed in range(250)]

@@ -96,6 +96,7 @@ def test_hostile_files_cost_little_and_kill_nothing(tmp_path: Path) -> None:
     assert all(result["code"] != "ok" for result in results)
 
 
+@pytest.mark.slow
 def test_odd_files_cost_little_and_kill_nothing(shared: Path) -> None:
     folder = shared / "data/odd_images"
     if not folder.is_dir():

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from slow_cases import slow_except
 
 from vitkit import checkpoints, models, recipes
 from vitkit.config import override
@@ -17,6 +18,8 @@ from vitkit.recipes import pretraining
 from vitkit.train import Run, train
 
 NAMES = [name for name in recipes.recipes() if name.partition(".")[0] in ("pretraining", "distillation")]
+# One of each objective.
+FAST = ["distillation.digits_student", *(f"pretraining.{name}_cifar10" for name in ("beit", "dino", "mae", "masked"))]
 
 
 def narrow(run: Run, teacher: Path) -> Run:
@@ -42,7 +45,7 @@ def teacher(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", slow_except(NAMES, *FAST))
 def test_two_steps(name: str, tmp_path: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vitkit.data.digits.Digits.__len__", lambda self: 40)
     result = train(narrow(recipes.recipe(name), teacher), tmp_path / "run")
@@ -70,6 +73,7 @@ def remembered(run: Run) -> float:
     return math.exp(sum(logs))
 
 
+@pytest.mark.slow
 def test_the_teacher_forgets_what_it_started_from() -> None:
     """Where it does not, the student learns a random network, whose centred answers are uniform: `kl` 0, log K."""
     assert remembered(pretraining.dino_cifar10()) < 1e-9

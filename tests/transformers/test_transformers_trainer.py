@@ -133,6 +133,7 @@ def test_it_trains_as_theirs_does(theirs: ModuleType, tmp_path: Path) -> None:
         torch.testing.assert_close(parameter, dict(reference.named_parameters())[name], atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_it_trains_masked_image_modelling(theirs: ModuleType, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = ViTForMaskedImageModeling(ViTConfig(**SMALL))
