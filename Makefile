@@ -4,12 +4,15 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+# The oldest versions of the dependencies are made for the oldest Python.
+OLDEST_PYTHON ?= python3.11
+OLDEST := .venv-oldest
 # How many seconds `make fuzz` looks for inputs that break a reader.
 FUZZ_SECONDS ?= 600
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-all check format docs fuzz clean
+.PHONY: help demo test test-all test-oldest check format docs fuzz clean
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -24,6 +27,9 @@ test: $(VENV)/dev ## set up and run the tests (under 5 minutes)
 
 test-all: $(VENV)/dev ## the slow tests too
 	$(PYTEST) -m ""
+
+test-oldest: $(OLDEST)/test ## the tests with the oldest versions of all dependencies (constraints-oldest.txt)
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n 2 --dist loadfile -q
 
 check: $(VENV)/dev ## formatting, lint and types
 	$(BIN)/ruff format --check .
@@ -41,7 +47,7 @@ fuzz: $(VENV)/dev ## ten minutes of looking for inputs that break a reader
 	VITKIT_FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest -n 2 tests/fuzz
 
 clean: ## remove what was installed and built
-	rm -rf $(VENV) build dist src/*.egg-info src/vitkit/kernels/*.so .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(OLDEST) build dist src/*.egg-info src/vitkit/kernels/*.so .pytest_cache .ruff_cache .hypothesis
 
 $(VENV)/python: scripts/venv.py
 	$(PYTHON) scripts/venv.py $(VENV)
@@ -53,4 +59,12 @@ $(VENV)/demo: $(VENV)/python pyproject.toml constraints.txt $(wildcard src/vitki
 
 $(VENV)/dev: $(VENV)/demo pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	@touch $@
+
+$(OLDEST)/python: scripts/venv.py
+	$(OLDEST_PYTHON) scripts/venv.py $(OLDEST)
+	@touch $@
+
+$(OLDEST)/test: $(OLDEST)/python pyproject.toml constraints-oldest.txt $(wildcard src/vitkit/kernels/*.[ch])
+	$(OLDEST)/bin/python -m pip install -q -c constraints-oldest.txt -e '.[data,fast,test]'
 	@touch $@

@@ -14,7 +14,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 # A file imports only from lower levels or from its own folder; `models` and `data` do not know each other.
 LEVELS: dict[str, float] = {
     "kernels": -1,
-    "config": 0, "parallel": 0, "layers": 0, "images": 0,
+    "config": 0, "memory": 0, "parallel": 0, "layers": 0, "images": 0,
     "models": 1, "data": 1,
     "checkpoints": 1.5,  # a teacher is a checkpoint
     "explain": 1.8,  # attention is judged too
