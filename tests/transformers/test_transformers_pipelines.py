@@ -142,7 +142,7 @@ def network(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     httpx = SimpleNamespace(stream=lambda method, url: Answer(png()))
     monkeypatch.setattr(urllib.request, "urlopen", urlopen)
-    monkeypatch.setattr(huggingface_hub.utils, "httpx", httpx)
+    monkeypatch.setattr(huggingface_hub.utils, "httpx", httpx, raising=False)
     monkeypatch.setitem(
         sys.modules, "requests", SimpleNamespace(get=lambda url, stream: SimpleNamespace(raw=io.BytesIO(png())))
     )
