@@ -4,12 +4,15 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+# The oldest versions of the dependencies are made for the oldest Python.
+OLDEST_PYTHON ?= python3.11
+OLDEST := .venv-oldest
 # How many seconds `make fuzz` looks for inputs that break a reader.
 FUZZ_SECONDS ?= 600
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-avx2 test-all test-changed check format docs fuzz clean
+.PHONY: help demo test test-avx2 test-all test-changed test-oldest check format docs fuzz clean
 
 help: ## what there is to make
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -41,6 +44,9 @@ test-all: $(VENV)/dev test-avx2 ## the slow tests too
 test-changed: $(VENV)/dev ## the slow tests of the folders that changed in the last four hours, those that fit 15 minutes
 	$(BIN)/python scripts/slow_tests.py
 
+test-oldest: $(OLDEST)/test ## the tests with the oldest versions of all dependencies (constraints-oldest.txt)
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n 2 --dist loadfile -q
+
 check: $(VENV)/dev ## formatting, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -57,7 +63,7 @@ fuzz: $(VENV)/dev ## ten minutes of looking for inputs that break a reader
 	VITKIT_FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest -n 2 tests/fuzz
 
 clean: ## remove what was installed and built
-	rm -rf $(VENV) build dist src/*.egg-info src/vitkit/kernels/*.so .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(OLDEST) build dist src/*.egg-info src/vitkit/kernels/*.so .pytest_cache .ruff_cache .hypothesis
 
 $(VENV)/python: scripts/venv.py
 	$(PYTHON) scripts/venv.py $(VENV)
@@ -69,4 +75,12 @@ $(VENV)/demo: $(VENV)/python pyproject.toml constraints.txt $(wildcard src/vitki
 
 $(VENV)/dev: $(VENV)/demo pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	@touch $@
+
+$(OLDEST)/python: scripts/venv.py
+	$(OLDEST_PYTHON) scripts/venv.py $(OLDEST)
+	@touch $@
+
+$(OLDEST)/test: $(OLDEST)/python pyproject.toml constraints-oldest.txt $(wildcard src/vitkit/kernels/*.[ch])
+	$(OLDEST)/bin/python -m pip install -q -c constraints-oldest.txt -e '.[data,fast,test]'
 	@touch $@

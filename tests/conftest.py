@@ -20,13 +20,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--minutes", type=float, default=None, help="skip, by name, tests not reached in so many minutes")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    minutes = item.config.getoption("minutes")
-    if minutes is not None and time.monotonic() - STARTED > 60 * minutes:
-        pytest.skip(f"{item.nodeid} was not reached in {minutes:g} minutes")
-
-
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder with real photos, weights and oracles; skips when this machine does not have it."""
@@ -61,7 +54,10 @@ NEEDS: dict[str, tuple[str, Callable[[], bool]]] = {
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skips a test marked with `pytest.mark.needs(ABILITY)` where the CPU, or oneDNN's limit, does not give it."""
+    """Skips tests marked with `needs(ABILITY)` that the CPU or oneDNN's limit rules out, and tests after the time limit."""
+    minutes = item.config.getoption("minutes")
+    if minutes is not None and time.monotonic() - STARTED > 60 * minutes:
+        pytest.skip(f"{item.nodeid} was not reached in {minutes:g} minutes")
     for mark in item.iter_markers("needs"):
         (ability,) = mark.args
         reason, there = NEEDS[ability]

@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from oracles import oracle
+from torch import nn
 
 from vitkit import checkpoints, models
 from vitkit.checkpoints import Checkpoint, CheckpointError, preprocessing
@@ -57,7 +59,7 @@ def test_the_originals_files_give_its_logits_and_are_written_as_they_were(
 
 @pytest.mark.parametrize("depths", [(), (1, 2)], ids=str)
 def test_a_hybrid_npz_round_trip_and_timms_reading_of_it(tmp_path: Path, depths: tuple[int, ...]) -> None:
-    from timm.models.vision_transformer_hybrid import HybridEmbed, VisionTransformer, _resnetv2
+    timm_hybrid = oracle("timm.models.vision_transformer_hybrid")
 
     config = hybrid.Config(image_size=(64, 64), patch_size=(32, 32), depths=depths, **SMALL, **ORIGINAL)
     written = checkpoint(config)
@@ -65,10 +67,10 @@ def test_a_hybrid_npz_round_trip_and_timms_reading_of_it(tmp_path: Path, depths:
     assert_same(checkpoints.load(tmp_path / "hybrid.npz", config={"num_heads": 2}), written)
     sizes = {"embed_dim": 32, "depth": 2, "num_heads": 2, "mlp_ratio": 2.0, "num_classes": 5, "img_size": 64}
 
-    def embed(**arguments: object) -> HybridEmbed:
-        return HybridEmbed(_resnetv2(layers=depths), **arguments)
+    def embed(**arguments: object) -> nn.Module:
+        return timm_hybrid.HybridEmbed(timm_hybrid._resnetv2(layers=depths), **arguments)
 
-    theirs = VisionTransformer(patch_size=config.map_patch[0], embed_layer=embed, **sizes)
+    theirs = timm_hybrid.VisionTransformer(patch_size=config.map_patch[0], embed_layer=embed, **sizes)
     theirs.load_pretrained(str(tmp_path / "hybrid.npz"))
     ours = written.model.state_dict()
     assert theirs.state_dict().keys() == ours.keys()
@@ -91,16 +93,18 @@ def test_a_file_of_an_older_flax_has_norms_of_four_axes(tmp_path: Path) -> None:
 def test_bit_npz_round_trip_and_timms_reading_of_it(tmp_path: Path) -> None:
     from functools import partial
 
-    from timm.layers import StdConv2d
-    from timm.models.resnetv2 import ResNetV2
+    timm_layers = oracle("timm.layers")
+    timm_resnet = oracle("timm.models.resnetv2")
 
     written = checkpoint(BIT)
     assert checkpoints.save(written, tmp_path / "bit.npz", to="npz") == "bit_npz"
     read = checkpoints.load(tmp_path / "bit.npz")
     assert read.origin.format == "bit_npz"
     assert_same(read, written)
-    conv = partial(StdConv2d, eps=1e-10)
-    theirs = ResNetV2([2, 1, 3, 1], (128, 256, 512, 1024), 5, stem_chs=32, stem_type="fixed", conv_layer=conv)
+    conv = partial(timm_layers.StdConv2d, eps=1e-10)
+    theirs = timm_resnet.ResNetV2(
+        [2, 1, 3, 1], (128, 256, 512, 1024), 5, stem_chs=32, stem_type="fixed", conv_layer=conv
+    )
     theirs.load_pretrained(str(tmp_path / "bit.npz"))
     images = torch.randn(2, 3, 64, 96)
     with torch.no_grad():
@@ -119,7 +123,7 @@ def test_bit_npz_round_trip_and_timms_reading_of_it(tmp_path: Path) -> None:
     "depths", [(), *(pytest.param(depths, marks=pytest.mark.slow) for depths in ((2, 2, 2, 2), (3, 4, 9)))], ids=str
 )
 def test_timm_opens_a_hybrid_of_ours(tmp_path: Path, depths: tuple[int, ...]) -> None:
-    import timm
+    timm = oracle("timm")
 
     config = hybrid.Config(image_size=(64, 96), patch_size=(32, 32), depths=depths, **SMALL, **TIMM)
     written = checkpoint(config)
@@ -135,7 +139,7 @@ def test_timm_opens_a_hybrid_of_ours(tmp_path: Path, depths: tuple[int, ...]) ->
 
 @pytest.mark.slow
 def test_timm_opens_a_bit_of_ours(tmp_path: Path) -> None:
-    import timm
+    timm = oracle("timm")
 
     written = checkpoint(models.preset("bit-r50x1", num_classes=5, weight_eps=1e-8))
     assert checkpoints.save(written, tmp_path / "bit", to="timm") == "bit_timm"

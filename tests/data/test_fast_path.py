@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from oracles import oracle
 from PIL import Image
 
 from vitkit.data.processor import Processor
@@ -121,18 +122,18 @@ def test_photos_are_bit_for_bit_what_pillow_decodes(shared: Path, slow: Any) -> 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("crops", [False, True], ids=["squash", "crop"])
 def test_torch_resampling_is_that_of_transformers_by_default(interpolation: str, crops: bool) -> None:
-    transformers = pytest.importorskip("transformers", reason="the oracle is transformers, of the extra dev")
-    pytest.importorskip("torchvision", reason="transformers' default backend is torchvision, of the extra dev")
+    transformers = oracle("transformers")
+    oracle("torchvision")
     words: dict[str, Any] = {"resample": {"bilinear": 2, "bicubic": 3}[interpolation]}
     if crops:
         words |= {"size": {"shortest_edge": 64}, "do_center_crop": True, "crop_size": {"height": 56, "width": 56}}
     else:
         words |= {"size": {"height": 56, "width": 56}}
-    oracle = transformers.ViTImageProcessor(**words)
-    processor = Processor.from_huggingface(oracle.to_dict())
+    theirs = transformers.ViTImageProcessor(**words)
+    processor = Processor.from_huggingface(theirs.to_dict())
     for seed, size in enumerate([(100, 80), (67, 143), (56, 56), (300, 211), (70, 60)]):
         picture = open_image(jpeg(size, seed))
-        wanted = oracle(picture, return_tensors="np").pixel_values[0]
+        wanted = theirs(picture, return_tensors="np").pixel_values[0]
         np.testing.assert_allclose(array(processor, picture), wanted, atol=1e-6)
 
 

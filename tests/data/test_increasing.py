@@ -4,6 +4,7 @@ import random as standard
 
 import numpy as np
 import pytest
+from oracles import oracle
 from PIL import Image
 
 from vitkit.data import increasing
@@ -23,7 +24,7 @@ def picture(rows: int = 40, columns: int = 56) -> Image.Image:
 
 @pytest.mark.parametrize("name", increasing.OPERATIONS)
 def test_every_operation_is_timms(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    theirs = pytest.importorskip("timm.data.auto_augment")
+    theirs = oracle("timm.data.auto_augment")
     hparams = {"img_mean": increasing.FILL, "interpolation": Image.Resampling.BICUBIC, "translate_const": 100}
     image = picture()
     for level in LEVELS:
@@ -38,7 +39,7 @@ def test_every_operation_is_timms(name: str, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_the_set_is_timms() -> None:
-    theirs = pytest.importorskip("timm.data.auto_augment")
+    theirs = oracle("timm.data.auto_augment")
     hparams = {"img_mean": increasing.FILL, "translate_const": 100}
     made = theirs.rand_augment_transform("rand-m9-mstd0.5-inc1", hparams)
     assert [operation.name for operation in made.ops] == list(increasing.OPERATIONS)

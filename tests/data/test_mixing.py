@@ -5,6 +5,7 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
+from oracles import oracle
 from test_loader import Noise, assert_same, joined
 
 from vitkit.data.augment import Augment, Transform
@@ -209,7 +210,7 @@ def test_partners_of_pairs_choose_each_other() -> None:
 @pytest.mark.parametrize("mode", ["batch", "pair", "elem"])
 def test_two_pictures_are_mixed_as_timm_does(mode: str) -> None:
     """With two pictures the partner is the other one in both, and the shares can be given to timm."""
-    theirs = pytest.importorskip("timm.data.mixup")
+    theirs = oracle("timm.data.mixup")
     images, labels = torch.rand(2, 3, 12, 10), torch.tensor([1, 3])
     for seed in range(40):
         mixing = Mixing(mixup=0.8, cutmix=1.0, share="drawn", mode=mode)

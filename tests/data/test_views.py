@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from oracles import oracle
 
 from vitkit.data import views
 
@@ -91,7 +92,7 @@ def test_jitter_keeps_grey_pictures_grey() -> None:
 
 
 def test_blur_is_scipys() -> None:
-    ndimage = pytest.importorskip("scipy.ndimage")
+    ndimage = oracle("scipy.ndimage")
     sigma = torch.tensor([0.3, 1.7])
     blurred = views.blur(pictures(2), sigma)
     for image, ours, each in zip(pictures(2), blurred, sigma, strict=True):

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from oracles import oracle
 from slow_cases import slow_except
 from torch import Tensor
 
@@ -63,7 +64,7 @@ def test_stem_counts_and_the_two_ways_to_a_stride_of_16() -> None:
 
 @pytest.mark.parametrize(("timm_name", "name"), TIMM.items())
 def test_names_and_shapes_are_timms(timm_name: str, name: str) -> None:
-    import timm
+    timm = oracle("timm")
 
     with torch.device("meta"):
         theirs = timm.create_model(timm_name, num_classes=1000).state_dict()
@@ -76,7 +77,7 @@ def test_names_and_shapes_are_timms(timm_name: str, name: str) -> None:
     slow_except(["vit_tiny_r_s16_p8_224", "vit_small_r26_s32_224", "vit_base_r50_s16_224"], "vit_tiny_r_s16_p8_224"),
 )
 def test_equals_timm_with_its_epsilons(timm_name: str) -> None:
-    import timm
+    timm = oracle("timm")
 
     torch.manual_seed(0)
     sizes = {"num_heads": 4, "depth": 2, "num_classes": 7}

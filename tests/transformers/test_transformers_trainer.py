@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from oracles import oracle
 from PIL import Image
 from torch.utils.data import Dataset
 
@@ -47,7 +48,7 @@ class Hidden(Colours):
 
 
 def arguments(theirs: ModuleType, folder: Path, **settings: Any) -> Any:
-    pytest.importorskip("accelerate", reason="transformers.Trainer needs it: pip install accelerate")
+    oracle("accelerate")
     return theirs.TrainingArguments(
         str(folder),
         **{

@@ -2,6 +2,7 @@
 
 import datetime
 import shlex
+import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -68,6 +69,10 @@ def measure(
 
     Raises ValueError with the nearest names for an unknown kind, model, peer or precision, before anything is run.
     """
+    if sys.platform == "win32":
+        raise ValueError(
+            "bench runs on Linux and macOS: Windows cannot wait for the worker processes with a time limit"
+        )
     module = kind(options.kind)
     jobs = module.jobs(options)
     contenders = peers.contenders(options.kind, jobs[0].device, options.peers, options.precisions)

@@ -15,4 +15,4 @@ def write_npz(tensors: Mapping[str, Tensor], path: Path) -> None:
         for name, tensor in tensors.items()
     }
     with path.open("wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
+        np.savez(file, **arrays)  # tensors are never arrays of objects, which alone would be pickled

@@ -14,6 +14,15 @@ from vitkit.models import Backbone
 
 READS = "model"
 
+_ATEN = torch.ops.aten
+# Attention on a CPU, which torch 2.9 counts in no formula: its products are those of the attention kernels of GPUs.
+_ON_CPU = {
+    _ATEN._scaled_dot_product_flash_attention_for_cpu: flop_registry[_ATEN._scaled_dot_product_flash_attention],
+    _ATEN._scaled_dot_product_flash_attention_for_cpu_backward: flop_registry[
+        _ATEN._scaled_dot_product_flash_attention_backward
+    ],
+}
+
 
 class Count(TorchDispatchMode):
     """Adds up the floating-point operations of all that runs while it is entered, backward passes included, in `total`.
@@ -44,7 +53,7 @@ class Count(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Runs the operation, and counts it."""
         kwargs = kwargs or {}
-        formula = flop_registry.get(func._overloadpacket)
+        formula = flop_registry.get(func._overloadpacket) or _ON_CPU.get(func._overloadpacket)
         if formula is None and func is not torch.ops.prim.device.default:
             with self:  # outside of autograd, whole functions arrive rather than what they consist of
                 out = func.decompose(*args, **kwargs)

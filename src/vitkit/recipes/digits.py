@@ -52,10 +52,11 @@ def tiny() -> Run:
     )
 
 
-def demo(out: str | Path = "runs/demo", *, console: Console | None = None) -> Path:
+def demo(out: str | Path = "runs/demo", *, console: Console | None = None, keep_memory: bool = False) -> Path:
     """Trains `tiny` in the folder `out`, shows what it makes of held-out digits, and gives the report's path.
 
     A run that was stopped goes on; beside one that is over a new one is made in `out-2`, `out-3`, ... No network.
+    `keep_memory` is that of `vitkit.train.train`.
     """
     screen = console or Console(highlight=False)
     run, start = tiny(), time.monotonic()
@@ -65,7 +66,7 @@ def demo(out: str | Path = "runs/demo", *, console: Console | None = None) -> Pa
         f"A Vision Transformer learns to read handwritten digits: {len(training):,} to learn from, {len(held_out)} "
         f"held out (a stratified fifth, split seed {run.data.split_seed}, training seed {run.seed})."
     )
-    result = train(run, folder, console=screen)
+    result = train(run, folder, console=screen, keep_memory=keep_memory)
     seconds = time.monotonic() - start
     wrong = round((1 - result.score) * len(held_out))
     screen.print(

@@ -4,7 +4,7 @@ Weights, then what of them learns, then the objective, device, recomputation, sh
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -12,10 +12,10 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from vitkit import distributed, models, objectives
+from vitkit import distributed, memory, models, objectives
 from vitkit.evaluate.flops import Count, recomputing
 from vitkit.models import Backbone
-from vitkit.train import memory, optim, start, tune
+from vitkit.train import optim, start, tune
 from vitkit.train.average import Average
 from vitkit.train.loop import Training
 from vitkit.train.run import Run
@@ -79,16 +79,19 @@ def judged(training: Training) -> Backbone:
 
 
 @contextmanager
-def machine(run: Run, device: torch.device) -> Iterator[None]:
-    """The threads of torch and the precision of matrix products that a run asks for, while it is entered; on a CPU its
-    memory stays with the process.
+def machine(run: Run, device: torch.device, *, keep_memory: bool = False) -> Iterator[None]:
+    """Apply the settings of the whole process that were asked for, and restore them afterwards; no others change.
+
+    The run may ask for a number of torch's threads and for TF32 matrix products; with `keep_memory` a process that
+    trains on the CPU keeps the memory that it frees (`vitkit.memory.kept`).
     """
-    threads, products = torch.get_num_threads(), torch.get_float32_matmul_precision()
-    torch.set_num_threads(run.machine.threads or threads)
-    torch.set_float32_matmul_precision("high" if run.machine.tf32 else products)
-    try:
-        with memory.kept() if device.type == "cpu" else nullcontext():
-            yield
-    finally:
-        torch.set_num_threads(threads)
-        torch.set_float32_matmul_precision(products)
+    with ExitStack() as restore:
+        if run.machine.threads is not None:
+            restore.callback(torch.set_num_threads, torch.get_num_threads())
+            torch.set_num_threads(run.machine.threads)
+        if run.machine.tf32:
+            restore.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
+            torch.set_float32_matmul_precision("high")
+        if keep_memory and device.type == "cpu":
+            restore.enter_context(memory.kept())
+        yield

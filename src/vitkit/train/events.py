@@ -1,7 +1,6 @@
 """What is seen of a run while it goes on: log.jsonl, one JSON object a line, and a progress bar for people."""
 
 import json
-import resource
 import sys
 import time
 from collections import deque
@@ -14,7 +13,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from vitkit import atomic
+from vitkit import atomic, memory
 from vitkit.train.loggers import Logger
 from vitkit.train.utilisation import Peak
 
@@ -91,8 +90,11 @@ class Events:
                 self.bar.update(self.task, completed=step)
             return
         speed = self.images_per_second()
-        cost = {"images_per_second": round(speed, 1), "memory_gb": round(memory_in_use() / 1e9, 3)}
-        shown = f"loss {scalars['loss']:.3f}  {speed:,.0f} images/s  {cost['memory_gb']:.1f} GB"
+        cost = {"images_per_second": round(speed, 1)}
+        shown = f"loss {scalars['loss']:.3f}  {speed:,.0f} images/s"
+        if used := memory_in_use():
+            cost["memory_gb"] = round(used / 1e9, 3)
+            shown += f"  {cost['memory_gb']:.1f} GB"
         if self.peak is not None and self.flops and speed:
             cost["mfu"] = round(self.peak.share(self.flops, self.batch_size / speed), 4)
             shown += f"  {cost['mfu']:.0%} MFU"
@@ -112,11 +114,10 @@ class Events:
 
 
 def memory_in_use() -> int:
-    """The most bytes that this process has held so far: on the GPU where it uses one, else in memory."""
+    """The most bytes that this process has used so far: of the GPU where it uses one, else of memory; 0 if unknown."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated()
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024
+    return memory.peak()
 
 
 def read(log: Path) -> list[dict[str, Any]]:

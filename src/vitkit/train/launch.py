@@ -43,10 +43,11 @@ class Result:
     main: bool = True
 
 
-def train(run: Run, folder: str | Path, *, console: Console | None = None) -> Result:
+def train(run: Run, folder: str | Path, *, console: Console | None = None, keep_memory: bool = False) -> Result:
     """Trains a run in its folder, or goes on where it was stopped; a run that is over is only reported.
 
-    `console` shows the progress. Under torchrun every process calls it, and the first writes. Raises ValueError before
+    `console` shows the progress. `keep_memory` keeps freed memory with the process while a CPU trains, as the commands
+    do (`vitkit.memory.kept`). Under torchrun every process calls it, and the first writes. Raises ValueError before
     anything is computed for a run that does not fit together or a folder that holds another; TrainingStopped for a loss
     that is not finite; Interrupted, saved, for SIGTERM and Ctrl-C.
     """
@@ -54,7 +55,8 @@ def train(run: Run, folder: str | Path, *, console: Console | None = None) -> Re
         raise ValueError(f"'{run.name}' needs pictures: say --data SOURCE, as in --data parquet:/data/imagenet")
     place = RunFolder(Path(folder))
     random = torch.random.fork_rng(devices=[])
-    with distributed.together(run.machine.device, run.machine.parallel) as device, random, machine(run, device):
+    group = distributed.together(run.machine.device, run.machine.parallel)
+    with group as device, random, machine(run, device, keep_memory=keep_memory):
         distributed.by_main(lambda: place.refuse(run))
         training, training_source, validation = prepared(run, place, device)
         # All that can be refused has been: nothing is written before.

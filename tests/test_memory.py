@@ -1,14 +1,14 @@
 """Memory that stays with a process that trains, and goes back afterwards."""
 
 import ctypes
-import resource
 import sys
 
 import pytest
 import torch
 
-from vitkit.train import memory
+from vitkit import memory
 
+resource = pytest.importorskip("resource", reason="Windows has no meter of memory")
 needs_glibc = pytest.mark.skipif(
     sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "gnu_get_libc_version"), reason="needs glibc"
 )
