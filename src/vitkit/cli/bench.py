@@ -20,6 +20,8 @@ def bench(
     photos: str | None = None,
     rounds: int = 8,
     seconds: float = 2.0,
+    patience: float = 900.0,
+    prepare: int = 1,
     out: Path | None = None,
     json: bool = False,
 ) -> int:
@@ -41,6 +43,8 @@ def bench(
         photos: A folder of photos for `photos`, `data` and `startup`, in place of noise.
         rounds: How many rounds count, after two to warm up.
         seconds: How long a round lasts at least.
+        patience: Seconds after which a contender that is not prepared (loaded, compiled) has failed.
+        prepare: How many contenders are prepared at the same time; more than one disturbs autotuning.
         out: The folder to write KIND_HARDWARE_DATE.md and .json into.
         json: Print one JSON object in place of the tables.
     """
@@ -49,7 +53,7 @@ def bench(
 
     words = {"models": model, "batches": batch, "precisions": precision, "peers": peers}
     options = options_of(kind, words, threads=threads, device=device, photos=photos)
-    plan = Plan(rounds=rounds, seconds=seconds)
+    plan = Plan(rounds=rounds, seconds=seconds, patience=patience, preparing=prepare)
     command = ["vitkit", *sys.argv[1:]]
     report = measure(options, plan, command, _status())
     if json:
