@@ -15,12 +15,12 @@ def write(out: Path, facts: dict[str, Any], results: list[dict[str, Any]], secon
     kind = "gpu-check-tiny" if facts["options"]["tiny"] else "gpu-check"
     stem = f"{kind}_{facts['short_name']}_{date.today()}"
     page, data, log = (out / f"{stem}.{ending}" for ending in ("md", "json", "log"))
-    page.write_text(markdown(facts, results, seconds), encoding="utf-8")
     kept = [{key: value for key, value in result.items() if key != "log"} for result in results]
     data.write_text(json.dumps({"facts": facts, "seconds": round(seconds, 1), "steps": kept}, indent=1) + "\n")
     failed = [result for result in results if result["log"] and result["outcome"] != "passed"]
     if failed:
         log.write_text("".join(f"== {each['command']}\n{each['log']}\n" for each in failed), encoding="utf-8")
+    page.write_text(markdown(facts, results, seconds), encoding="utf-8")
     return page
 
 
