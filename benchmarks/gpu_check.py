@@ -128,7 +128,7 @@ def run_step(step: Step, result: Result, deadline: float, variables: dict[str, s
     # A contender of a benchmark may use what the rest of the step does not need.
     patience = max(LEAST, result.limit - step.rest)
     command = [word.replace("PATIENCE", f"{patience:.0f}") for word in step.command]
-    result.command = shlex.join(command).replace(f"{work}/", "").replace(sys.executable, "python3")
+    result.command = relative(shlex.join(command).replace(sys.executable, "python3"), work)
     log = work / "log"
     with log.open("wb") as file:
         process = subprocess.Popen(
@@ -140,7 +140,7 @@ def run_step(step: Step, result: Result, deadline: float, variables: dict[str, s
         finally:
             kill(process)
     result.seconds = time.monotonic() - begin
-    result.log = log.read_text(errors="replace")[-200_000:].replace(f"{work}/", "")
+    result.log = relative(log.read_text(errors="replace")[-200_000:], work)
     try:
         result.found, reasons = step.read(result.log)
     except (OSError, ValueError, KeyError, IndexError) as error:
@@ -151,6 +151,11 @@ def run_step(step: Step, result: Result, deadline: float, variables: dict[str, s
         reasons.insert(0, f"stopped after {result.limit:.0f} s")
     result.outcome = "out of time" if not in_time else "failed" if reasons else "passed"
     result.reason = "; ".join(reasons)
+
+
+def relative(text: str, work: Path) -> str:
+    """A text without the folders of this machine."""
+    return text.replace(f"{work}/", "").replace(f"{ROOT}/", "")
 
 
 def wait(process: subprocess.Popen[bytes], limit: float) -> tuple[int, bool]:

@@ -142,7 +142,7 @@ def environment(work: Path, site: Path, device: str) -> dict[str, str]:
         "MPLCONFIGDIR": str(work / "matplotlib"),
         "TORCHINDUCTOR_CACHE_DIR": str(work / "inductor"),
         "TRITON_CACHE_DIR": str(work / "triton"),
-        "TORCHINDUCTOR_COMPILE_THREADS": str(max(1, cores // 4)),
+        "TORCHINDUCTOR_COMPILE_THREADS": str(max(1, cores // 2)),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(1, cores // 4) if device == "cuda" else cores),
         # Plugins of the machine's own pytest may warn, and warnings are errors in the tests.
         "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",

@@ -38,7 +38,7 @@ class Step:
     command: tuple[str, ...]
     share: float
     read: Callable[[str], Found]
-    rest: float = 45.0
+    rest: float = 65.0
 
 
 def steps(options: argparse.Namespace, facts: dict[str, Any], work: Path) -> list[Step]:
@@ -57,7 +57,7 @@ def tests(options: argparse.Namespace, facts: dict[str, Any], work: Path) -> lis
     )
     report = work / "tests.xml"
     command = (PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", *files)
-    return [Step(part="tests", name="CUDA tests", command=command, share=75, read=lambda log: read_tests(report))]
+    return [Step(part="tests", name="CUDA tests", command=command, share=45, read=lambda log: read_tests(report))]
 
 
 def inference(options: argparse.Namespace, facts: dict[str, Any], work: Path) -> list[Step]:
@@ -69,15 +69,14 @@ def inference(options: argparse.Namespace, facts: dict[str, Any], work: Path) ->
     product = Step(
         part="inference", name="matrix product", command=command, share=12, read=lambda log: (json_line(log), [])
     )
-    # The largest batches first: float8 and CUDA graphs of B/16, then L/16.
     peers = ",".join([RACES["inference"], *([FLOAT8] if options.device == "cuda" else []), REFERENCE])
-    models = (("vit-mu/16", 2, 100),) if options.tiny else (("vit-b/16", 256, 110), ("vit-l/16", 128, 130))
+    models = (("vit-mu/16", 2, 100),) if options.tiny else (("vit-b/16", 256, 135), ("vit-l/16", 128, 150))
     return [product, *(race(options, work, "inference", model, peers, precision) for model in models)]
 
 
 def training(options: argparse.Namespace, facts: dict[str, Any], work: Path) -> list[Step]:
     """Steps of training by every library on the same model."""
-    models = (("vit-mu/16", 2, 100),) if options.tiny else (("vit-b/16", 128, 85), ("vit-l/16", 32, 90))
+    models = (("vit-mu/16", 2, 100),) if options.tiny else (("vit-b/16", 128, 80), ("vit-l/16", 32, 85))
     precision = precision_of(options, facts)
     return [race(options, work, "training", model, RACES["training"], precision) for model in models]
 
@@ -115,15 +114,16 @@ def recipe(options: argparse.Namespace, facts: dict[str, Any], work: Path) -> li
         name = f"cifar10.gpu on {data.name}, not compiled"
         source = ("cifar10.gpu", "--data", f"parquet:{data}")
         workers = "1" if options.tiny else str(min(12, max(1, (facts["machine"]["cores"] or 2) - 2)))
-        settings |= {"machine.workers": workers, "machine.compile": "false", "schedule.warmup": "100"}
+        settings |= {"machine.workers": workers, "machine.compile": "false", "schedule.warmup": "100", "epochs": "none"}
         if options.tiny:
             small = {"model.width": 32, "model.depth": 1, "model.num_heads": 2, "model.mlp_width": 64, "batch_size": 16}
             settings |= {key: str(value) for key, value in small.items()} | {"schedule.warmup": "1"}
+            settings["machine.log_every"] = "1"
     settings |= {"steps": steps, "evaluate_every": steps}
     words = [f"{key}={value}" for key, value in settings.items()]
     command = (*VITKIT, "train", *source, "--out", str(run), "--set", *words)
     name = f"{name}, cut to {steps} steps"
-    return [Step(part="recipe", name=name, command=command, share=55, read=lambda log: read_run(run))]
+    return [Step(part="recipe", name=name, command=command, share=45, read=lambda log: read_run(run))]
 
 
 def precision_of(options: argparse.Namespace, facts: dict[str, Any]) -> str:
