@@ -5,7 +5,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-HEAD = ("contender", "images/s", "TFLOP/s", "MFU", "of block products", "ratio to best peer", "GPU MiB", "verdict")
+HEAD = ("contender", "images/s", "TFLOP/s", "MFU", "of block products", "ratio to best peer", "memory, MiB", "verdict")
 LOG_LINES = 30
 
 
