@@ -54,7 +54,7 @@ NEEDS: dict[str, tuple[str, Callable[[], bool]]] = {
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skips tests marked with `needs(ABILITY)` that the CPU or oneDNN's limit rules out, and tests after the time limit."""
+    """Skips tests marked with `needs(ABILITY)` that this CPU cannot run, and every test after the time limit."""
     minutes = item.config.getoption("minutes")
     if minutes is not None and time.monotonic() - STARTED > 60 * minutes:
         pytest.skip(f"{item.nodeid} was not reached in {minutes:g} minutes")
