@@ -8,7 +8,7 @@ import zlib
 from functools import cache
 
 import numpy as np
-from picture_files import (
+from image_files import (
     Bad,
     bmp,
     bmp_run_length,

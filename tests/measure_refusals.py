@@ -11,7 +11,7 @@ import resource
 import sys
 import warnings
 
-from picture_files import good
+from image_files import good
 
 from vitkit.images import ImageError, open_image
 

@@ -10,14 +10,13 @@ from timm.data.random_erasing import RandomErasing
 from torchvision.transforms import functional
 
 from vitkit import config
-from vitkit.data import presets
-from vitkit.data.augment import Augment, Transform, augmented
-from vitkit.data.crop import Crop
-from vitkit.data.erasing import Erasing, erase
-from vitkit.data.mixing import Mixing
-from vitkit.data.photometric import Jitter, jittered, three_augment, turn_hue
+from vitkit.data.augment import Augment, Transform, augmented, presets
+from vitkit.data.augment.crop import Crop
+from vitkit.data.augment.erasing import Erasing, erase
+from vitkit.data.augment.mixing import Mixing
+from vitkit.data.augment.photometric import Jitter, jittered, three_augment, turn_hue
+from vitkit.data.augment.randaugment import RandAugment, randaugment
 from vitkit.data.processor import Processor
-from vitkit.data.randaugment import RandAugment, randaugment
 
 
 @pytest.fixture

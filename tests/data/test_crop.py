@@ -11,7 +11,7 @@ from PIL import Image
 from torchvision.transforms import RandomResizedCrop
 
 from vitkit.data.augment import Augment, Transform
-from vitkit.data.crop import Crop, crop_and_resize, tensorflow_box, torchvision_box
+from vitkit.data.augment.crop import Crop, crop_and_resize, tensorflow_box, torchvision_box
 from vitkit.data.processor import Processor
 
 SIZES = [(224, 224), (375, 500), (500, 375), (32, 32), (40, 400), (400, 40), (7, 5), (1, 1)]

@@ -24,7 +24,7 @@ def test_every_digit_is_that_of_the_original() -> None:
 
 
 def test_it_is_small_and_says_where_it_comes_from() -> None:
-    folder = files("vitkit.data")
+    folder = files("vitkit.data.sources")
     assert len(folder.joinpath("digits.npz").read_bytes()) < 100_000
     text = folder.joinpath("digits.md").read_text()
     assert "10.24432/C50P49" in text
@@ -61,7 +61,7 @@ def test_bad_names_and_shares_say_what_there_is() -> None:
 
 
 def test_the_folder_lists_its_sources() -> None:
-    assert "digits" in data.sources()
-    assert "loader" not in data.sources()
-    for name in data.sources():
-        assert callable(__import__(f"vitkit.data.{name}", fromlist=["open_source"]).open_source)
+    assert "digits" in data.source_names()
+    assert "loader" not in data.source_names()
+    for name in data.source_names():
+        assert callable(__import__(f"vitkit.data.sources.{name}", fromlist=["open_source"]).open_source)

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from vitkit import data
-from vitkit.data.folder import Folder
+from vitkit.data.sources.folder import Folder
 from vitkit.images import ImageError
 
 

@@ -9,7 +9,7 @@ import pytest
 from table_files import pictures, pixels, write
 
 from vitkit import data
-from vitkit.data import hub
+from vitkit.data.sources import hub
 from vitkit.images import ImageError
 
 datasets = pytest.importorskip("datasets")

@@ -8,13 +8,13 @@ import torch
 from test_loader import Noise, assert_same, joined
 
 from vitkit.data.augment import Augment, Transform
-from vitkit.data.crop import Crop
-from vitkit.data.erasing import Erasing
+from vitkit.data.augment.crop import Crop
+from vitkit.data.augment.erasing import Erasing
+from vitkit.data.augment.mixing import Mix, Mixing, draw, draw_of, partner
+from vitkit.data.augment.photometric import Jitter
+from vitkit.data.augment.randaugment import RandAugment
 from vitkit.data.loader import Batch, Stream, permutation, training_batches
-from vitkit.data.mixing import Mix, Mixing, draw, draw_of, partner
-from vitkit.data.photometric import Jitter
 from vitkit.data.processor import Processor
-from vitkit.data.randaugment import RandAugment
 
 EVERYTHING = Augment(
     crop=Crop(kind="tensorflow"),

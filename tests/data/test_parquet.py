@@ -16,8 +16,8 @@ from table_files import STRUCT, pictures, pixels, png, write
 from vitkit import data
 from vitkit.data.augment import Transform
 from vitkit.data.loader import Stream, training_batches
-from vitkit.data.parquet import Parquet
 from vitkit.data.processor import Processor
+from vitkit.data.sources.parquet import Parquet
 from vitkit.images import ImageError
 
 FEATURES = {"image": {"_type": "Image"}, "label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}
@@ -178,7 +178,7 @@ def test_without_pyarrow_the_line_to_type_is_named() -> None:
     code = (
         "import sys; sys.modules['pyarrow'] = None; sys.modules['datasets'] = None\n"
         "from vitkit import data\n"
-        "assert {'parquet', 'hub', 'csv', 'jsonl'} <= set(data.sources())\n"
+        "assert {'parquet', 'hub', 'csv', 'jsonl'} <= set(data.source_names())\n"
         "for name in ('parquet:x', 'hub:a/b'):\n"
         "    try: data.splits(name)\n"
         "    except ImportError as error: assert \"pip install 'vitkit[data]'\" in str(error), error\n"

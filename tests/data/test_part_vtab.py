@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from vitkit import data
-from vitkit.data import Source, vtab
+from vitkit.data import Source
+from vitkit.data.sources import vtab
 from vitkit.evaluate import vtab as protocol
 
 

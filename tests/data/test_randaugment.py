@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from vitkit.data.randaugment import OPERATIONS, RandAugment, contrast_to_mean, randaugment
+from vitkit.data.augment.randaugment import OPERATIONS, RandAugment, contrast_to_mean, randaugment
 
 LEVELS = [0.0, 2.0, 5.0, 10.0, 15.0, 20.0]
 

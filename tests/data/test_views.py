@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from vitkit.data import views
+from vitkit.data.augment import views
 
 PLAIN = views.Colours(mean=(0.0,) * 3, std=(1.0,) * 3, jitter=(0.0,) * 4, jittered=0.0, grey=0.0)
 

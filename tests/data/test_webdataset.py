@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vitkit.data import shards, splits, train_and_val
+from vitkit.data import splits, train_and_val
+from vitkit.data.sources import _tar
 from vitkit.images import ImageError
 
 
@@ -163,12 +164,12 @@ def test_many_members_are_indexed_without_reading_them(tmp_path: Path) -> None:
         for number in range(20_000):
             file.write(tarfile.TarInfo(f"{number}.txt").tobuf(tarfile.USTAR_FORMAT))
         file.write(bytes(1024))
-    assert len(shards.index(tmp_path / "many.tar")) == 20_000
+    assert len(_tar.index(tmp_path / "many.tar")) == 20_000
 
 
 def test_a_shard_that_shrinks_is_noticed(tmp_path: Path) -> None:
     path = write(tmp_path / "a.tar", sample(0))
-    member = shards.index(path)["0000"]["png"]
+    member = _tar.index(path)["0000"]["png"]
     path.write_bytes(path.read_bytes()[:600])
     with pytest.raises(ValueError, match=r"has become shorter"):
-        shards.read(path, member)
+        _tar.read(path, member)

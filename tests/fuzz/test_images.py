@@ -17,7 +17,7 @@ import pytest
 from hostile_files import bad
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from picture_files import good
+from image_files import good
 from PIL import Image
 
 from vitkit.data.processor import Processor

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from picture_files import encode, exif, good, jpeg, over, png, scene, stored, wide_profile
+from image_files import encode, exif, good, jpeg, over, png, scene, stored, wide_profile
 from PIL import Image
 
 from vitkit.images import ImageError, find_channels, open_image, to_rgb

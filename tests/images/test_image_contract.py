@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from picture_files import Good, bmp_run_length, encode, exif, good, jpeg, over, png, scene, stored
+from image_files import Good, bmp_run_length, encode, exif, good, jpeg, over, png, scene, stored
 from PIL import Image, ImageFile, ImageOps
 
 from vitkit.images import CODES, ImageError, Limits, open_image, probe

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from hostile_files import bad
-from picture_files import Good, good
+from image_files import Good, good
 
 from vitkit.images import CODES, ImageError, open_image, probe
 
@@ -106,7 +106,7 @@ def test_odd_files_cost_little_and_kill_nothing(shared: Path) -> None:
 def test_the_measure_itself_can_fail(tmp_path: Path) -> None:
     """A picture that is allowed shows up in the meter, so the meter would show a bomb."""
     import numpy as np
-    from picture_files import png
+    from image_files import png
 
     path = tmp_path / "large.png"
     path.write_bytes(png(np.zeros((3000, 3000, 3), np.uint8), 8, 2))

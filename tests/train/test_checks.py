@@ -11,8 +11,8 @@ from PIL import Image
 
 from vitkit import checkpoints, models
 from vitkit.data import Relabelled, train_and_val
-from vitkit.data.digits import Digits
 from vitkit.data.processor import Processor
+from vitkit.data.sources.digits import Digits
 from vitkit.models import vit
 from vitkit.objectives import beit, dino, masked
 from vitkit.train import Run, checks, train

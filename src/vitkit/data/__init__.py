@@ -22,6 +22,7 @@ from vitkit.config import nearest
 from vitkit.images import ImageError, Profile, open_image
 
 Label = int | tuple[int, ...]
+SOURCES = Path(__file__).parent / "sources"
 
 
 class Opening(TypedDict, total=False):
@@ -137,9 +138,9 @@ def fitted(source: Source, classes: tuple[str, ...], *, name: str) -> Source:
     return Relabelled(source, classes)
 
 
-def sources() -> list[str]:
+def source_names() -> list[str]:
     """The names of the sources: the files of this folder that can open one."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if _opens(module.name))
+    return sorted(module.name for module in pkgutil.iter_modules([str(SOURCES)]) if module.name[0] != "_")
 
 
 def splits(name: str) -> dict[str, Source]:
@@ -148,9 +149,9 @@ def splits(name: str) -> dict[str, Source]:
     Raises ValueError for an unknown kind of source and whatever the source finds wrong with the location.
     """
     kind, _, location = name.partition(":")
-    if kind not in (module.name for module in pkgutil.iter_modules(__path__)) or not _opens(kind):
-        raise ValueError(f"unknown data source '{kind}' in '{name}'{nearest(kind, sources())}")
-    found: dict[str, Source] = importlib.import_module(f"{__name__}.{kind}").open_source(location)
+    if kind not in source_names():
+        raise ValueError(f"unknown data source '{kind}' in '{name}'{nearest(kind, source_names())}")
+    found: dict[str, Source] = importlib.import_module(f"{__name__}.sources.{kind}").open_source(location)
     return found
 
 
@@ -205,7 +206,3 @@ def stratified_split(source: Source, share: float, seed: int) -> tuple[np.ndarra
             raise ValueError(f"the class '{name}' has a single picture: it cannot be both trained on and held out")
         held[members[: max(1, round(share * members.shape[0]))]] = True
     return np.flatnonzero(~held), np.flatnonzero(held)
-
-
-def _opens(name: str) -> bool:
-    return hasattr(importlib.import_module(f"{__name__}.{name}"), "open_source")

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from vitkit.data import Label, Source
 from vitkit.data.augment import Augment, Transform
-from vitkit.data.mixing import draw, draws, partner
+from vitkit.data.augment.mixing import draw, draws, partner
 from vitkit.images import ImageError
 
 ORDER, SAMPLE, MIX = 1, 2, 4  # the streams of random numbers that a seed gives; `train.loop` has 3

@@ -8,7 +8,7 @@ from PIL import Image, ImageFile
 from vitkit.images.color import Color, Profile, check_background, over, split_alpha, to_srgb
 from vitkit.images.depth import array_to_bytes, floats_to_bytes, integers_to_bytes
 from vitkit.images.errors import ImageError
-from vitkit.images.orientation import read_orientation, upright
+from vitkit.images.header import read_orientation, upright
 
 Channels = Literal["first", "last"]
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}

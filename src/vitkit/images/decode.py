@@ -1,13 +1,13 @@
 """Untrusted bytes to an RGB picture: probe, decode what the probe left, apply the contract of `vitkit.images`."""
 
 import io
-import os
-import stat
 import struct
+from collections.abc import Callable
 from dataclasses import replace
-from typing import BinaryIO, Final
+from typing import Final
 
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image, ImageFile
 from PIL.AvifImagePlugin import AvifImageFile
 from PIL.BmpImagePlugin import BmpImageFile
@@ -20,15 +20,12 @@ from PIL.WebPImagePlugin import WebPImageFile
 from vitkit.images import turbo
 from vitkit.images.color import Color, Profile, check_background, over, split_alpha, to_srgb
 from vitkit.images.depth import floats_to_bytes, integers_to_bytes
-from vitkit.images.errors import ImageError
+from vitkit.images.errors import DEFAULT_LIMITS, ImageError, Limits
+from vitkit.images.files import Source, read_source
 from vitkit.images.formats import BIG, truncated
-from vitkit.images.header import Header
-from vitkit.images.libtiff import silence
-from vitkit.images.limits import DEFAULT_LIMITS, Limits
-from vitkit.images.orientation import read_orientation, upright
-from vitkit.images.probe import probe, recognise
-
-Source = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
+from vitkit.images.formats.tiff import silence_libtiff
+from vitkit.images.header import Header, read_orientation, upright
+from vitkit.images.probe import probe
 
 # The decoders are called by name: Image.open would try others, and warns through process-wide state.
 _DECODERS: Final[dict[str, type[ImageFile.ImageFile]]] = {
@@ -42,59 +39,12 @@ _DECODERS: Final[dict[str, type[ImageFile.ImageFile]]] = {
 }
 #: In these formats a sound header that the decoder refuses means a pixel layout that it does not know.
 _MANY_LAYOUTS: Final = frozenset({"BMP", "TIFF"})
-_PIECE: Final = 1 << 20
-
-
-def _read_file(path: str | os.PathLike[str], limits: Limits) -> bytes:
-    try:
-        # Not blocking: a named pipe without a writer would hold a whole batch up.
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    except (OSError, ValueError) as error:
-        reason = {FileNotFoundError: "it does not exist", PermissionError: "permission denied"}.get(type(error))
-        raise ImageError("unreadable", f"the file cannot be opened: {reason or 'the system refuses'}") from None
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise ImageError("unreadable", "this is a folder or a device, not a file")
-    with open(descriptor, "rb") as file:
-        return _read_stream(file, limits)
-
-
-def _read_stream(file: BinaryIO, limits: Limits) -> bytes:
-    """All bytes of a file from its start, but no more than a kilobyte of one that is no picture."""
-    try:
-        if hasattr(file, "seekable") and file.seekable():
-            file.seek(0)
-        start = file.read(1024)
-        if not isinstance(start, bytes):
-            raise TypeError(f"a picture file is opened in binary mode, but reading gave {type(start).__name__}")
-        recognise(start)
-        # Piece by piece: a read of all that is allowed would ask for all that memory at once.
-        pieces, total = [start], len(start)
-        while total <= limits.max_bytes and (piece := file.read(_PIECE)):
-            pieces.append(piece)
-            total += len(piece)
-    except OSError:
-        raise ImageError("unreadable", "the file cannot be read: the system reports an error") from None
-    return b"".join(pieces)
-
-
-def read_source(source: Source, limits: Limits) -> bytes:
-    """The bytes of a path, of bytes, or of an open binary file; errors: ImageError, TypeError for anything else."""
-    if isinstance(source, bytes):
-        return source
-    if isinstance(source, bytearray | memoryview):
-        return bytes(source)
-    if isinstance(source, str | os.PathLike):
-        return _read_file(source, limits)
-    if hasattr(source, "read"):
-        return _read_stream(source, limits)
-    raise TypeError(f"a picture comes as a path, bytes or an open binary file, got {type(source).__name__}")
 
 
 def _open(header: Header) -> ImageFile.ImageFile:
     """Let the decoder read the cleaned header, and make sure that it sees the size that was checked."""
     if header.format == "TIFF":
-        silence()
+        silence_libtiff()
     decoder = _DECODERS.get(header.format) or Image.OPEN[header.format][0]
     try:
         image = decoder(io.BytesIO(header.clean), "")
@@ -237,7 +187,7 @@ def open_image(
     allow_truncated  take a JPEG, PNG, GIF or BMP file that ends early; what is missing is grey, black or the background
     profile          "convert" turns embedded ICC profiles into sRGB, "ignore" takes the numbers as they are
 
-    Safe in threads: nothing of the process is read or changed (but for `libtiff.silence`). Errors: ImageError.
+    Safe in threads: nothing of the process is read or changed (but for `tiff.silence_libtiff`). Errors: ImageError.
     """
     check_background(background)
     header = probe(read_source(source, limits), limits, allow_truncated=allow_truncated)
@@ -248,3 +198,29 @@ def open_image(
     except ValueError:
         raise ImageError("unsupported_format", f"a {header.format} file of an unknown kind of colour") from None
     return upright(over(image, alpha, background), header.orientation)
+
+
+def open_pixels(
+    source: Source,
+    *,
+    limits: Limits = DEFAULT_LIMITS,
+    background: Color = (255, 255, 255),
+    allow_truncated: bool = False,
+    profile: Profile = "convert",
+    needed: Callable[[tuple[int, int]], tuple[int, int]] | None = None,
+) -> UInt8[np.ndarray, "h w 3"]:
+    """The array of what `open_image` gives, with its arguments and errors; it is the caller's to write to.
+
+    `needed` is told the size (rows, columns) of an upright JPEG file and says how large it has to be at least; the
+    array may then be a half, a quarter or an eighth as large.
+    """
+    check_background(background)
+    data = read_source(source, limits)
+    header = probe(data, limits, allow_truncated=allow_truncated)
+    if header.orientation == 1 and (profile == "ignore" or header.profile is None):
+        pixels = turbo.decode(header, None if needed is None else needed((header.height, header.width)))
+        if pixels is not None and pixels.ndim == 3:
+            return pixels
+    return np.array(
+        open_image(data, limits=limits, background=background, allow_truncated=allow_truncated, profile=profile)
+    )

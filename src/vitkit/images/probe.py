@@ -3,10 +3,9 @@
 from types import ModuleType
 from typing import Final
 
-from vitkit.images.errors import ImageError
+from vitkit.images.errors import DEFAULT_LIMITS, ImageError, Limits
 from vitkit.images.formats import avif, bmp, gif, jpeg, png, tiff, webp
 from vitkit.images.header import Header
-from vitkit.images.limits import DEFAULT_LIMITS, Limits
 
 _FORMATS: Final[tuple[ModuleType, ...]] = (jpeg, png, webp, gif, bmp, tiff, avif)
 _READ: Final = "JPEG, PNG, WebP, GIF, BMP, TIFF and AVIF"

@@ -7,15 +7,8 @@ huggingface.py   preprocessor_config.json, every generation of it
 timm.py          the pretrained_cfg of timm
 """
 
-from vitkit.data.processor.processor import (
-    HALF,
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    Crop,
-    Interpolation,
-    Picture,
-    Processor,
-    Resize,
-)
+from vitkit.data.processor.geometry import Crop, Interpolation, Resize
+from vitkit.data.processor.normalization import HALF, IMAGENET_MEAN, IMAGENET_STD
+from vitkit.data.processor.processor import Picture, Processor
 
 __all__ = ["HALF", "IMAGENET_MEAN", "IMAGENET_STD", "Crop", "Interpolation", "Picture", "Processor", "Resize"]

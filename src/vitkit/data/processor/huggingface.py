@@ -7,12 +7,10 @@ the Fast image processors of v4 (the latter with many nulls), v5, and `processor
 
 import re
 from collections.abc import Mapping
-from dataclasses import fields, replace
 from typing import Any, Final
 
-from vitkit.config import from_dict, to_dict
 from vitkit.data.processor.geometry import Interpolation, Size
-from vitkit.data.processor.processor import HALF, Processor
+from vitkit.data.processor.normalization import HALF
 
 #: Pillow's numbers for its filters.
 _RESAMPLE: Final[dict[int, Interpolation]] = {
@@ -106,8 +104,13 @@ def _numbers(value: Any, channels: int) -> tuple[float, ...]:
     return (float(value),) * channels if isinstance(value, int | float) else tuple(float(number) for number in value)
 
 
-def _read_plain(config: Mapping[str, Any]) -> Processor:
-    """The processor by the words of transformers alone."""
+def read(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the `Processor` fields of a preprocessor_config.json, and those stored under "vitkit" in it.
+
+    Raises ValueError that names the setting.
+    """
+    if isinstance(config.get("image_processor"), Mapping):
+        config = config["image_processor"]
     settings, kind = _settings(config), _kind(config)
     how = _resize_fields(settings, kind)
     if settings["do_center_crop"]:
@@ -119,60 +122,45 @@ def _read_plain(config: Mapping[str, Any]) -> Processor:
     normalize = settings["do_normalize"]
     mean = _numbers(settings["image_mean"], 3)
     std = _numbers(settings["image_std"], len(mean))
-    return Processor(
-        size=size,
-        center_crop="huggingface" if settings["do_center_crop"] else "none",
-        fill=(0,) * len(mean),
-        rescale=float(settings["rescale_factor"]) if settings["do_rescale"] else 1.0,
-        mean=mean if normalize else (0.0,) * len(mean),
-        std=std if normalize else (1.0,) * len(mean),
-        profile="ignore",  # transformers takes the numbers of a file as they are
+    found = {
+        "size": size,
+        "center_crop": "huggingface" if settings["do_center_crop"] else "none",
+        "fill": (0,) * len(mean),
+        "rescale": float(settings["rescale_factor"]) if settings["do_rescale"] else 1.0,
+        "mean": mean if normalize else (0.0,) * len(mean),
+        "std": std if normalize else (1.0,) * len(mean),
+        "profile": "ignore",  # transformers does not convert embedded profiles
         **how,
-    )
+    }
+    return found, dict(config.get("vitkit") or {})
 
 
-def read(config: Mapping[str, Any]) -> Processor:
-    """The processor of a preprocessor_config.json; errors: ValueError that names the setting."""
-    if isinstance(config.get("image_processor"), Mapping):
-        config = config["image_processor"]
-    plain = _read_plain(config)
-    own = config.get("vitkit") or {}
-    checked = from_dict(Processor, to_dict(plain) | dict(own), where="vitkit")
-    return replace(plain, **{name: getattr(checked, name) for name in own})
-
-
-def _nearest_size(processor: Processor) -> dict[str, int]:
-    """The size that transformers is told: exact where it can be, else the nearest."""
-    to = processor.size if processor.resize_to is None else processor.resize_to
-    if processor.resize == "shortest":
+def _nearest_size(settings: Mapping[str, Any]) -> dict[str, int]:
+    """Return the size for transformers: exact where transformers can express it, else the nearest."""
+    to = settings["size"] if settings["resize_to"] is None else settings["resize_to"]
+    if settings["resize"] == "shortest":
         return {"shortest_edge": to if isinstance(to, int) else max(to)}
     rows, columns = (to, to) if isinstance(to, int) else to
     return {"height": rows, "width": columns}
 
 
-def write(processor: Processor) -> dict[str, Any]:
-    """The content of preprocessor_config.json, sorted as transformers sorts it."""
-    rows, columns = processor.size
-    crops = processor.center_crop != "none"
+def write(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content of preprocessor_config.json for the fields of a `Processor`, as far as it can express them."""
+    rows, columns = settings["size"]
+    crops = settings["center_crop"] != "none"
     config: dict[str, Any] = {
         "do_center_crop": crops,
-        "do_convert_rgb": processor.channels == 3,
+        "do_convert_rgb": len(settings["mean"]) == 3,
         "do_normalize": True,
         "do_rescale": True,
-        "do_resize": processor.resize != "none",
-        "image_mean": list(processor.mean),
+        "do_resize": settings["resize"] != "none",
+        "image_mean": list(settings["mean"]),
         "image_processor_type": "ViTImageProcessor",
-        "image_std": list(processor.std),
-        "resample": next(key for key, name in _RESAMPLE.items() if name == processor.interpolation),
-        "rescale_factor": processor.rescale,
-        "size": _nearest_size(processor),
+        "image_std": list(settings["std"]),
+        "resample": next(key for key, name in _RESAMPLE.items() if name == settings["interpolation"]),
+        "rescale_factor": settings["rescale"],
+        "size": _nearest_size(settings),
     }
     if crops:
         config["crop_size"] = {"height": rows, "width": columns}
-    plain = _read_plain(config)
-    own = {
-        field.name: to_dict(processor)[field.name]
-        for field in fields(processor)
-        if getattr(processor, field.name) != getattr(plain, field.name)
-    }
-    return dict(sorted((config | ({"vitkit": own} if own else {})).items()))
+    return config

@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from vitkit.data.processor.processor import Processor, table
+from vitkit.data.processor.normalization import table
+from vitkit.data.processor.processor import Processor
 
 
 def handed(levels: UInt8[Tensor, "b h w c"], device: torch.device) -> UInt8[Tensor, "b h w c"]:

@@ -1,17 +1,18 @@
 """The processor: a picture of any kind in, the float32 tensor that a model was trained on out."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
 from math import floor
-from typing import TYPE_CHECKING, Any, Final, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image
 
-from vitkit.data.processor import fast
+from vitkit.config import from_dict, to_dict
+from vitkit.data.processor import fast, huggingface, timm
 from vitkit.data.processor.geometry import Crop, Interpolation, Resize, Size, resize_and_crop, resize_whole, resized
+from vitkit.data.processor.normalization import HALF, normalize
 from vitkit.images import (
     DEFAULT_LIMITS,
     Channels,
@@ -31,18 +32,6 @@ if TYPE_CHECKING:
 
 #: Anything that is a picture: a path, bytes, an open binary file, a PIL picture, a numpy array or a torch tensor.
 Picture = Any
-
-IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
-IMAGENET_STD: Final = (0.229, 0.224, 0.225)
-#: Mean and standard deviation that turn 0..1 into -1..1, as Google's ViTs are trained.
-HALF: Final = (0.5, 0.5, 0.5)
-
-
-@lru_cache(maxsize=64)
-def table(rescale: float, mean: tuple[float, ...], std: tuple[float, ...]) -> Float32[np.ndarray, "c 256"]:
-    """What each of the 256 levels becomes, one row for each channel, in the originals' own order of rounding."""
-    levels = (np.arange(256, dtype=np.float64) * rescale).astype(np.float32)
-    return (levels - np.array(mean, np.float32)[:, None]) / np.array(std, np.float32)[:, None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,12 +172,7 @@ class Processor:
 
     def numbers(self, pixels: UInt8[np.ndarray, "h w *c"]) -> Float32[np.ndarray, "c h w"]:
         """Levels to numbers: rescaled, and normalised by channel."""
-        pixels = pixels[..., None] if pixels.ndim == 2 else pixels
-        rows = table(self.rescale, tuple(self.mean), tuple(self.std))
-        numbers = np.empty((self.channels, *pixels.shape[:2]), np.float32)
-        for channel, row in enumerate(rows):
-            np.take(row, pixels[..., channel], out=numbers[channel], mode="clip")
-        return numbers
+        return normalize(pixels, self.rescale, tuple(self.mean), tuple(self.std))
 
     def __call__(self, images: Picture | Sequence[Picture], **options: Any) -> 'Float32[Tensor, "b c h w"]':
         """One picture, a list of them, or an array (b, c, h, w) or (b, h, w, c), as a batch; options of `picture`."""
@@ -205,24 +189,25 @@ class Processor:
         return torch.from_numpy(np.stack(arrays))
 
     def to_huggingface(self) -> dict[str, Any]:
-        """The content of preprocessor_config.json; what transformers has no word for is under "vitkit"."""
-        from vitkit.data.processor.huggingface import write
-
-        return write(self)
+        """Return the content of preprocessor_config.json; settings that transformers lacks are under "vitkit"."""
+        settings = to_dict(self)
+        config = huggingface.write(settings)
+        readable = to_dict(Processor(**huggingface.read(config)[0]))
+        own = {name: value for name, value in settings.items() if value != readable[name]}
+        return dict(sorted((config | ({"vitkit": own} if own else {})).items()))
 
     @classmethod
     def from_huggingface(cls, config: Mapping[str, Any]) -> "Processor":
-        """The processor that a preprocessor_config.json or processor_config.json of any age describes."""
-        from vitkit.data.processor.huggingface import read
-
-        return read(config)
+        """Return the processor of a preprocessor_config.json or processor_config.json of any version."""
+        settings, own = huggingface.read(config)
+        plain = cls(**settings)
+        checked = from_dict(cls, to_dict(plain) | own, where="vitkit")
+        return replace(plain, **{name: getattr(checked, name) for name in own})
 
     @classmethod
     def from_timm(cls, pretrained_cfg: Mapping[str, Any]) -> "Processor":
-        """The processor of timm's eval transform for a pretrained_cfg (or a config.json that holds one)."""
-        from vitkit.data.processor.timm import read
-
-        return read(pretrained_cfg)
+        """Return the processor of timm's eval transform for a pretrained_cfg (or a config.json that holds one)."""
+        return cls(**timm.read(pretrained_cfg))
 
 
 def _each(images: Any, options: dict[str, Any]) -> Iterator[tuple[Picture, dict[str, Any]]]:

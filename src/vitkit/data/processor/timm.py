@@ -5,14 +5,14 @@ from math import floor
 from typing import Any, Final, get_args
 
 from vitkit.data.processor.geometry import Interpolation
-from vitkit.data.processor.processor import IMAGENET_MEAN, IMAGENET_STD, Processor
+from vitkit.data.processor.normalization import IMAGENET_MEAN, IMAGENET_STD
 
 #: timm's own defaults for what a cfg leaves out.
 _CROP_FRACTION: Final = 0.875
 _KEYS: Final = ("input_size", "crop_pct", "crop_mode", "interpolation", "mean", "std")
 
 
-def read(pretrained_cfg: Mapping[str, Any]) -> Processor:
+def read(pretrained_cfg: Mapping[str, Any]) -> dict[str, Any]:
     """The processor of `timm.data.create_transform(**timm.data.resolve_data_config(pretrained_cfg=...))`.
 
     Errors: ValueError for a cfg without any of the keys, or with a value that timm's eval transform does not have.
@@ -38,12 +38,12 @@ def read(pretrained_cfg: Mapping[str, Any]) -> Processor:
         how |= {"resize": "longest", "fill": tuple(round(255 * value) for value in mean)}
     else:
         raise ValueError(f"crop_mode is 'center', 'squash' or 'border', got {mode!r}")
-    return Processor(
-        size=(rows, columns),
-        interpolation=interpolation,
-        center_crop="torchvision",
-        mean=mean,
-        std=std,
-        profile="ignore",  # timm takes the numbers of a file as they are
+    return {
+        "size": (rows, columns),
+        "interpolation": interpolation,
+        "center_crop": "torchvision",
+        "mean": mean,
+        "std": std,
+        "profile": "ignore",  # timm does not convert embedded profiles
         **how,
-    )
+    }

@@ -14,8 +14,7 @@ A length or an offset from the file is compared with the file before it is used;
 
 from typing import Final
 
-from vitkit.images.errors import ImageError
-from vitkit.images.limits import Limits
+from vitkit.images.errors import ImageError, Limits
 
 #: Chunks, segments or directory entries in one file; real pictures have some thousands at most.
 MAX_PARTS: Final = 65_536

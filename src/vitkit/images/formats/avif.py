@@ -10,11 +10,10 @@ from typing import Final
 
 from PIL import Image, features
 
-from vitkit.images.errors import ImageError
+from vitkit.images.errors import ImageError, Limits
 from vitkit.images.formats import MAX_PARTS, check_size, corrupt, truncated
-from vitkit.images.formats.obu import frame_sizes
+from vitkit.images.formats._av1 import frame_sizes
 from vitkit.images.header import Format, Header
-from vitkit.images.limits import Limits
 
 _AVIF_BRANDS: Final = frozenset({b"avif", b"avis"})
 _HEIF_BRANDS: Final = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})

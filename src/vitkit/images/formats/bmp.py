@@ -3,10 +3,9 @@
 import struct
 from typing import Final
 
-from vitkit.images.errors import ImageError
+from vitkit.images.errors import ImageError, Limits
 from vitkit.images.formats import check_size, corrupt, truncated
 from vitkit.images.header import Header
-from vitkit.images.limits import Limits
 
 _HEADER_SIZES: Final = (12, 40, 52, 56, 64, 108, 124)
 _DEPTHS: Final = (1, 4, 8, 16, 24, 32)

@@ -3,9 +3,9 @@
 import struct
 from typing import Final
 
+from vitkit.images.errors import Limits
 from vitkit.images.formats import BIG, check_frames, check_size, corrupt, truncated
 from vitkit.images.header import Header
-from vitkit.images.limits import Limits
 
 _EXTENSION, _IMAGE, _TRAILER, _GRAPHIC_CONTROL = 0x21, 0x2C, 0x3B, 0xF9
 #: Blocks in one file: at 255 bytes each this is a file of 125 MB.

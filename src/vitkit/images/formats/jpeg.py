@@ -7,11 +7,9 @@ from typing import Final
 
 import numpy as np
 
-from vitkit.images.errors import ImageError
+from vitkit.images.errors import ImageError, Limits
 from vitkit.images.formats import MAX_PARTS, MAX_PROFILE, check_size, corrupt, truncated
-from vitkit.images.header import Header
-from vitkit.images.limits import Limits
-from vitkit.images.orientation import read_orientation
+from vitkit.images.header import Header, read_orientation
 
 _SOI, _EOI, _SOS, _RESTART_INTERVAL = 0xD8, 0xD9, 0xDA, 0xDD
 _APP0, _APP1, _APP2, _APP14 = 0xE0, 0xE1, 0xE2, 0xEE

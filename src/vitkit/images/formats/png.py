@@ -6,11 +6,9 @@ import zlib
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from vitkit.images.errors import ImageError
+from vitkit.images.errors import ImageError, Limits
 from vitkit.images.formats import MAX_PARTS, MAX_PROFILE, check_frames, check_size, corrupt, truncated
-from vitkit.images.header import Header
-from vitkit.images.limits import Limits
-from vitkit.images.orientation import read_orientation
+from vitkit.images.header import Header, read_orientation
 
 _SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 _NAME: Final = re.compile(rb"[A-Za-z]{4}")

@@ -1,13 +1,18 @@
 """TIFF 6.0, first page: its directory is read here, checked, and written anew for the decoder."""
 
+import contextlib
+import ctypes
 import struct
 from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
 from typing import Final
 
-from vitkit.images.errors import ImageError
+import PIL
+
+from vitkit.images.errors import ImageError, Limits
 from vitkit.images.formats import MAX_PARTS, MAX_PROFILE, check_frames, check_size, corrupt, truncated
 from vitkit.images.header import Header
-from vitkit.images.limits import Limits
 
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER = 256, 257, 258, 259, 262, 266
 _STRIP_OFFSETS, _ORIENTATION, _SAMPLES, _ROWS_PER_STRIP, _STRIP_SIZES, _PLANAR = 273, 274, 277, 278, 279, 284
@@ -190,3 +195,22 @@ def read(data: bytes, limits: Limits, allow_truncated: bool) -> Header:
         # Up to 8 bits the decoder turns white-is-zero round itself.
         inverted=photometric == 0 and depth > 8,
     )
+
+
+#: Where the wheels for Linux, macOS and Windows keep their libraries.
+_LIBRARIES = ("../pillow.libs/libtiff-*.so*", ".dylibs/libtiff*.dylib", "../pillow.libs/*tiff*.dll")
+
+
+@cache
+def silence_libtiff() -> bool:
+    """Switch libtiff's printing off, once; False where the library cannot be reached, as in a distribution's Pillow."""
+    for package in PIL.__path__:
+        for pattern in _LIBRARIES:
+            for path in Path(package).parent.glob(f"{Path(package).name}/{pattern}"):
+                with contextlib.suppress(OSError, AttributeError):
+                    library = ctypes.CDLL(str(path.resolve()))
+                    library.TIFFSetErrorHandler.argtypes = [ctypes.c_void_p]
+                    library.TIFFSetErrorHandler.restype = ctypes.c_void_p
+                    library.TIFFSetErrorHandler(None)
+                    return True
+    return False

@@ -4,10 +4,9 @@ import struct
 from collections.abc import Iterator
 from typing import Final
 
+from vitkit.images.errors import Limits
 from vitkit.images.formats import MAX_PARTS, MAX_PROFILE, check_frames, check_size, corrupt, truncated
-from vitkit.images.header import Header, Placed
-from vitkit.images.limits import Limits
-from vitkit.images.orientation import read_orientation
+from vitkit.images.header import Header, Placed, read_orientation
 
 _ALPHA_FLAG: Final = 0x10
 _ANIMATION_FLAG: Final = 0x02

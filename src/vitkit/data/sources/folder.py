@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from vitkit.data import EncodedSource, Source
-from vitkit.images.suffixes import SUFFIXES
+from vitkit.images import SUFFIXES
 
 # The names of split folders, by the split they mean.
 SPLITS = {

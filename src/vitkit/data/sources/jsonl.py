@@ -8,8 +8,8 @@ import json
 from pathlib import Path
 
 from vitkit.data import Source
-from vitkit.data.columns import parse
-from vitkit.data.listing import Row, listed
+from vitkit.data.sources._columns import parse
+from vitkit.data.sources._listing import Row, listed
 
 
 def open_source(location: str) -> dict[str, Source]:

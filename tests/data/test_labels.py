@@ -4,8 +4,7 @@ import pytest
 from PIL import Image
 
 from vitkit.data import Example, Label, Source
-from vitkit.data.labels import imagenet1k, imagenet1k_synsets
-from vitkit.data.matching import matched, numbers_of
+from vitkit.data.labels import imagenet1k, imagenet1k_synsets, matched, numbers_of
 
 LABELS = ("tench, Tinca tinca", "Red wine", "crane", "crane", "maillot, tank suit", "sea_slug")
 

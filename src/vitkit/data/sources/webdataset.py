@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from vitkit.data import EncodedSource, Label, Source
-from vitkit.data.shards import Member, index, read
+from vitkit.data.sources._tar import Member, index, read
 
 PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif")
 LABELS = ("cls", "cls.txt", "json")

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image
 
-from vitkit.data import increasing
+from vitkit.data.augment import randaugment_timm
 
 Pixels = UInt8[np.ndarray, "h w 3"]
 Operation = Callable[[np.ndarray, float, np.random.Generator], np.ndarray]
@@ -56,7 +56,7 @@ class RandAugment:
 def randaugment(picture: Image.Image, config: RandAugment, random: np.random.Generator) -> Image.Image:
     """The picture (mode RGB) after `layers` random operations."""
     if config.operations == "increasing":
-        return increasing.augmented(picture, config.magnitude, config.noise, config.layers, random)
+        return randaugment_timm.augmented(picture, config.magnitude, config.noise, config.layers, random)
     pixels = np.asarray(picture)
     for name in random.choice(list(OPERATIONS), size=config.layers):
         if name == "Contrast" and config.contrast == "mean":

@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from vitkit.data import EncodedSource, Label, Source
-from vitkit.data.columns import SPLITS, choose_fitting, class_names, kind_of, labelled, number, parse, refuse_unlabelled
+from vitkit.data.sources._columns import (
+    SPLITS,
+    choose_fitting,
+    class_names,
+    kind_of,
+    labelled,
+    number,
+    parse,
+    refuse_unlabelled,
+)
 
 
 class Table(EncodedSource):

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from vitkit.data import EncodedSource, Label, Source
-from vitkit.data.columns import (
+from vitkit.data.sources._columns import (
     choose_fitting,
     class_names,
     kind_of,

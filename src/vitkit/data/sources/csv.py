@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from vitkit.data import Source
-from vitkit.data.columns import choose, parse
-from vitkit.data.listing import Row, listed
+from vitkit.data.sources._columns import choose, parse
+from vitkit.data.sources._listing import Row, listed
 
 
 def open_source(location: str) -> dict[str, Source]:

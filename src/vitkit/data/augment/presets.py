@@ -2,11 +2,11 @@
 
 from vitkit.config import nearest
 from vitkit.data.augment import Augment
-from vitkit.data.crop import Crop
-from vitkit.data.erasing import Erasing
-from vitkit.data.mixing import Mixing
-from vitkit.data.photometric import Jitter
-from vitkit.data.randaugment import RandAugment
+from vitkit.data.augment.crop import Crop
+from vitkit.data.augment.erasing import Erasing
+from vitkit.data.augment.mixing import Mixing
+from vitkit.data.augment.photometric import Jitter
+from vitkit.data.augment.randaugment import RandAugment
 
 #: "How to train your ViT?" (AugReg), table 1: RandAugment's layers and magnitude, Mixup's strength. The names are the
 #: paper's and big_vision's; files of checkpoints are named otherwise: their light0 is light1, their light1 is light2.

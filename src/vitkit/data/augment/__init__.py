@@ -13,12 +13,12 @@ from jaxtyping import Float32
 from PIL import Image
 
 from vitkit.data import Opening
-from vitkit.data.crop import Crop, crop_and_resize
-from vitkit.data.erasing import Erasing, erase
-from vitkit.data.mixing import Mixing
-from vitkit.data.photometric import Jitter, jittered, three_augment
+from vitkit.data.augment.crop import Crop, crop_and_resize
+from vitkit.data.augment.erasing import Erasing, erase
+from vitkit.data.augment.mixing import Mixing
+from vitkit.data.augment.photometric import Jitter, jittered, three_augment
+from vitkit.data.augment.randaugment import RandAugment, randaugment
 from vitkit.data.processor import Processor
-from vitkit.data.randaugment import RandAugment, randaugment
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vitkit.data import EncodedSource, Label, Source
-from vitkit.data.columns import SPLITS, choose, number
+from vitkit.data.sources._columns import SPLITS, choose, number
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ class Digits(Source):
     classes = tuple("0123456789")
 
     def __init__(self) -> None:
-        with files("vitkit.data").joinpath("digits.npz").open("rb") as file, np.load(file) as arrays:
+        with files(__package__).joinpath("digits.npz").open("rb") as file, np.load(file) as arrays:
             counts, self.labels = arrays["images"], arrays["labels"]
         # 0..16 set pixels in a cell to 0..255.
         self.images = np.rint(counts * (255 / 16)).astype(np.uint8)

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vitkit.data import increasing
-from vitkit.data.augment import Augment, augmented
-from vitkit.data.presets import RAND_M9, deit
-from vitkit.data.randaugment import RandAugment, randaugment
+from vitkit.data.augment import Augment, augmented, randaugment_timm
+from vitkit.data.augment.presets import RAND_M9, deit
+from vitkit.data.augment.randaugment import RandAugment, randaugment
 
 LEVELS = [0.0, 0.3, 2.5, 5.0, 7.4, 9.0, 10.0]
 
@@ -21,41 +20,41 @@ def picture(rows: int = 40, columns: int = 56) -> Image.Image:
     return Image.fromarray(np.clip(smooth + random.integers(-20, 21, smooth.shape), 0, 255).astype(np.uint8))
 
 
-@pytest.mark.parametrize("name", increasing.OPERATIONS)
+@pytest.mark.parametrize("name", randaugment_timm.OPERATIONS)
 def test_every_operation_is_timms(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     theirs = pytest.importorskip("timm.data.auto_augment")
-    hparams = {"img_mean": increasing.FILL, "interpolation": Image.Resampling.BICUBIC, "translate_const": 100}
+    hparams = {"img_mean": randaugment_timm.FILL, "interpolation": Image.Resampling.BICUBIC, "translate_const": 100}
     image = picture()
     for level in LEVELS:
         if (name, level) == ("PosterizeIncreasing", 10.0):  # no bits: black in the Pillow of its time, an error in ours
-            assert increasing.OPERATIONS[name](image, level).getextrema() == ((0, 0),) * 3
+            assert randaugment_timm.OPERATIONS[name](image, level).getextrema() == ((0, 0),) * 3
             continue
         for sign, chance in ((1.0, 0.1), (-1.0, 0.9)):
             monkeypatch.setattr(standard, "random", lambda chance=chance: chance)
             expected = theirs.AugmentOp(name, prob=1.0, magnitude=level, hparams=hparams)(image)
-            found = increasing.OPERATIONS[name](image, sign * level)
+            found = randaugment_timm.OPERATIONS[name](image, sign * level)
             np.testing.assert_array_equal(np.asarray(found), np.asarray(expected), err_msg=f"{name} {sign * level}")
 
 
 def test_the_set_is_timms() -> None:
     theirs = pytest.importorskip("timm.data.auto_augment")
-    hparams = {"img_mean": increasing.FILL, "translate_const": 100}
+    hparams = {"img_mean": randaugment_timm.FILL, "translate_const": 100}
     made = theirs.rand_augment_transform("rand-m9-mstd0.5-inc1", hparams)
-    assert [operation.name for operation in made.ops] == list(increasing.OPERATIONS)
+    assert [operation.name for operation in made.ops] == list(randaugment_timm.OPERATIONS)
     assert {(each.prob, each.magnitude, each.magnitude_std, each.magnitude_max) for each in made.ops} == {
-        (increasing.PROBABILITY, RAND_M9.magnitude, RAND_M9.noise, None)
+        (randaugment_timm.PROBABILITY, RAND_M9.magnitude, RAND_M9.noise, None)
     }
     assert made.num_layers == RAND_M9.layers
 
 
 def test_operations_and_levels_are_drawn_as_they_should_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    levels: dict[str, list[float]] = {name: [] for name in increasing.OPERATIONS}
+    levels: dict[str, list[float]] = {name: [] for name in randaugment_timm.OPERATIONS}
 
     def note(name: str) -> object:
         return lambda image, level: (levels[name].append(level), image)[1]
 
     for name in levels:
-        monkeypatch.setitem(increasing.OPERATIONS, name, note(name))
+        monkeypatch.setitem(randaugment_timm.OPERATIONS, name, note(name))
     random, image = np.random.default_rng(0), picture()
     for _ in range(3000):
         randaugment(image, RAND_M9, random)
