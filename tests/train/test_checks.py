@@ -77,10 +77,10 @@ def test_folders_without_pictures_and_classes_that_training_lacks(
         (tmp_path / "photos" / split / name).mkdir(parents=True)
         Image.new("RGB", (8, 8)).save(tmp_path / "photos" / split / name / "1.png")
     run = small_run(data__source=f"folder:{tmp_path / 'photos'}", model__num_classes=2)
-    with pytest.raises(ValueError, match="is judged on classes that training lacks: fox"):
+    with pytest.raises(ValueError, match="has classes that the training data lacks: fox"):
         train(run, tmp_path / "run")
     (tmp_path / "photos" / "val" / "fox" / "1.png").unlink()
-    with pytest.raises(ValueError, match="fox' has no pictures"):
+    with pytest.raises(ValueError, match="fox' has no images"):
         train(run, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -33,7 +33,7 @@ from vitkit.train.start import backbone
         ({"tune__freeze": ["*"]}, "nothing learns"),
         ({"model__num_classes": 7}, "the model has 7 classes"),
         ({"evaluators": ["top1", "top2"]}, "unknown evaluator 'top2'"),
-        ({"batch_size": 1, "augment": Augment(mixing=Mixing(mixup=1.0))}, "a batch of 1 cannot be mixed"),
+        ({"batch_size": 1, "augment": Augment(mixing=Mixing(mixup=1.0))}, "batch_size 1 is too small for mixing"),
         ({"data__source": "folder:nowhere"}, "nowhere"),
         ({"start": "nowhere.safetensors"}, "nowhere"),
     ],

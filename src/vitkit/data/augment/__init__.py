@@ -1,7 +1,7 @@
-"""Changes to training pictures that leave the label true; each a function of a picture and a random generator.
+"""Augmentation of training images; each operation is a function of an image and a random generator.
 
-The generator is seeded per sample (see `loader`), so that a picture is changed in the same way whichever process reads
-it. A further kind of change is one file with its config and its function, one field of `Augment`, and one line of
+The generator is seeded per sample (see `loader`), so the result does not depend on the process that reads the image. To
+add an operation, write one file with its config and its function, and add one field to `Augment` and one line to
 `augmented`.
 """
 
@@ -12,31 +12,31 @@ import numpy as np
 from jaxtyping import Float32
 from PIL import Image
 
-from vitkit.data import Opening
+from vitkit.data import ReadOptions
 from vitkit.data.augment.crop import Crop, crop_and_resize
 from vitkit.data.augment.erasing import Erasing, erase
 from vitkit.data.augment.mixing import Mixing
-from vitkit.data.augment.photometric import Jitter, jittered, three_augment
+from vitkit.data.augment.photometric import Jitter, color_jitter, three_augment
 from vitkit.data.augment.randaugment import RandAugment, randaugment
 from vitkit.data.processor import Processor
 
 
 @dataclass(frozen=True, kw_only=True)
 class Augment:
-    """What is done to a training picture, in this order; by default nothing.
+    """Augmentation settings, in the order of application; the default is no augmentation.
 
-    crop           which part is shown, see `Crop`
-    rotate         the largest turn in degrees, either way
-    shift          the largest move as a share of the side, either way
-    zoom           the largest growth or shrinkage as a share
-    flip           mirrors every second picture left to right
-    three_augment  one of no colour, solarize and blur (DeiT III)
+    crop           random crop, see `Crop`
+    rotate         maximum rotation in degrees, in both directions
+    shift          maximum translation as a fraction of the side, in both directions
+    zoom           maximum change of scale as a fraction
+    flip           horizontal flip with probability 0.5
+    three_augment  one of grayscale, solarize and blur (DeiT III)
     randaugment    see `RandAugment`
-    jitter         colours, see `Jitter`
-    erasing        boxes of noise over the prepared picture, see `Erasing`
-    mixing         pictures of a batch with one another, see `Mixing`
-    repeats        so many changed copies of each picture in a row, of 1/repeats of the pictures in an epoch (Hoffer et
-                   al. 2020; 3 in DeiT)
+    jitter         color jitter, see `Jitter`
+    erasing        random erasing of the normalised image, see `Erasing`
+    mixing         Mixup and CutMix within the batch, see `Mixing`
+    repeats        repeated augmentation: an epoch has 1/repeats of the images, each in this many consecutive copies
+                   (Hoffer et al. 2020; 3 in DeiT)
     """
 
     crop: Crop = field(default_factory=Crop)
@@ -52,73 +52,70 @@ class Augment:
     repeats: int = 1
 
     def __post_init__(self) -> None:
-        """Refuses what would leave nothing of the picture."""
+        """Validate the settings."""
         for name, most in (("rotate", 180.0), ("shift", 1.0), ("zoom", 0.9)):
             if not 0.0 <= getattr(self, name) <= most:
-                raise ValueError(f"augment.{name} is {getattr(self, name)}; it lies between 0 and {most}")
+                raise ValueError(f"augment.{name} is {getattr(self, name)}; it must be between 0 and {most}")
         if self.repeats < 1:
             raise ValueError(f"augment.repeats is {self.repeats}; it must be at least 1")
 
     @property
     def colors(self) -> bool:
-        """Whether anything needs the three channels of a colour picture."""
+        """Whether an operation needs RGB images."""
         return self.three_augment or self.randaugment.layers > 0 or self.jitter != Jitter()
 
 
 class Transform:
-    """A picture to what the model reads, (channels, rows, columns) float32: the processor's, with changes in
-    between.
+    """Image to model input (channels, rows, columns) float32: the processor with augmentation.
 
-    Raises ValueError for changes of colour to grey pictures, and for a crop without room.
+    Raises ValueError for color augmentation with a grayscale processor, and if the crop is larger than the image.
     """
 
     def __init__(self, processor: Processor, augment: Augment | None = None):
         self.processor = processor
         self.augment = augment or Augment()
         if self.augment.colors and processor.channels == 1:
-            raise ValueError("the processor gives grey pictures: randaugment, jitter and three_augment need colour")
+            raise ValueError("the processor is grayscale; randaugment, jitter and three_augment need RGB")
         self.augment.crop.check(processor.size)
-        # How the weights have seen pictures opened, which is not always how `images` opens them.
-        self.opening = Opening(profile=processor.profile, background=processor.background)
-        # The geometry is done when the changes have been made: what is left is the numbers.
-        self.numbers = replace(processor, resize="none", resize_to=None, center_crop="none")
+        # The weights may have been trained with other options than the defaults of `open_image`.
+        self.read_options = ReadOptions(profile=processor.profile, background=processor.background)
+        # Rescaling and normalisation only: the augmented image has its final size.
+        self.normalizer = replace(processor, resize="none", resize_to=None, center_crop="none")
 
     def __call__(self, image: Image.Image, random: np.random.Generator | None = None) -> Float32[np.ndarray, "c h w"]:
-        """The picture prepared for training, or for evaluation where there is no generator."""
+        """Preprocess an image with augmentation, or without if there is no generator."""
         if random is None:
-            return self.numbers.array(self.processor.picture(image))
+            return self.normalizer.array(self.processor.picture(image))
         if self.augment.crop.kind == "none":
-            picture = self.processor.picture(image)
+            cropped = self.processor.picture(image)
         else:
-            picture = crop_and_resize(self.numbers.picture(image), self.augment.crop, self.processor, random)
-        array = self.numbers.array(augmented(picture, self.augment, random))
+            cropped = crop_and_resize(self.normalizer.picture(image), self.augment.crop, self.processor, random)
+        array = self.normalizer.array(augmented(cropped, self.augment, random))
         return erase(array, self.augment.erasing, random) if self.augment.erasing.probability else array
 
 
-def augmented(picture: Image.Image, augment: Augment, random: np.random.Generator) -> Image.Image:
-    """The picture, cropped already, after all further changes that `augment` names."""
+def augmented(image: Image.Image, augment: Augment, random: np.random.Generator) -> Image.Image:
+    """Apply all augmentations except crop, erasing and mixing."""
     if augment.rotate or augment.shift or augment.zoom:
-        picture = move(picture, augment, random)
+        image = move(image, augment, random)
     if augment.flip and random.random() < 0.5:
-        picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     if augment.three_augment:
-        picture = three_augment(picture, random)
+        image = three_augment(image, random)
     if augment.randaugment.layers:
-        picture = randaugment(picture, augment.randaugment, random)
-    return jittered(picture, augment.jitter, random) if augment.jitter != Jitter() else picture
+        image = randaugment(image, augment.randaugment, random)
+    return color_jitter(image, augment.jitter, random) if augment.jitter != Jitter() else image
 
 
-def move(picture: Image.Image, augment: Augment, random: np.random.Generator) -> Image.Image:
-    """The picture turned, moved and zoomed around its middle in one bilinear resampling; black comes in from
-    outside.
-    """
-    turn, across, down, growth = random.uniform(-1.0, 1.0, size=4)
-    angle = math.radians(turn * augment.rotate)
+def move(image: Image.Image, augment: Augment, random: np.random.Generator) -> Image.Image:
+    """Rotate, translate and scale an image around its centre with one bilinear resampling; the border is black."""
+    rotation, across, down, growth = random.uniform(-1.0, 1.0, size=4)
+    angle = math.radians(rotation * augment.rotate)
     scale = 1.0 / (1.0 + growth * augment.zoom)
     cos, sin = scale * math.cos(angle), scale * math.sin(angle)
-    x, y = picture.width / 2, picture.height / 2
-    # Pillow asks where each new pixel comes from: turn it back around the middle, then move it back.
-    left = x - cos * x - sin * y - across * augment.shift * picture.width
-    top = y + sin * x - cos * y - down * augment.shift * picture.height
+    x, y = image.width / 2, image.height / 2
+    # Pillow expects the inverse transform: rotate back around the centre, then translate back.
+    left = x - cos * x - sin * y - across * augment.shift * image.width
+    top = y + sin * x - cos * y - down * augment.shift * image.height
     matrix = (cos, sin, left, -sin, cos, top)
-    return picture.transform(picture.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
+    return image.transform(image.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)

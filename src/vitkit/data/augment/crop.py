@@ -1,4 +1,4 @@
-"""Random crops: the part of a picture that is shown, sampled as TensorFlow, torchvision or DeiT III do."""
+"""Random crops with the sampling of TensorFlow, torchvision or DeiT III."""
 
 import math
 from dataclasses import dataclass
@@ -16,23 +16,24 @@ Resampling = Literal[
     "processor", "bilinear_aliased", "nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"
 ]  # fmt: skip
 
-# What the original libraries take where nothing is said: shares of the picture's area, and width over height.
+# Defaults of the libraries: fraction of the image area, and width over height.
 DEFAULT_AREA = {"tensorflow": (0.05, 1.0), "torchvision": (0.08, 1.0)}
 DEFAULT_ASPECT = {"tensorflow": (0.75, 1.33), "torchvision": (3 / 4, 4 / 3)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Crop:
-    """Which part of a training picture is shown, in place of the processor's resizing.
+    """Random crop of a training image, instead of the processor's resizing.
 
-    kind         "tensorflow" and "torchvision" are the two Inception crops, each with its own sampling; "simple" is a
-                 window of the input size out of the picture resized to `short_side` (None: to fit exactly) and padded
-                 by `padding` mirrored pixels, as DeiT III and big_vision's transfers have it; "none" leaves the
-                 processor's way
-    area         the crop's share of the area, from and to; None for the library's own numbers
-    aspect       width over height, from and to; None for the library's own
-    resampling   "processor": its filter; "bilinear_aliased": TensorFlow's, which looks at four pixels however far it
-                 shrinks, and drops fractions
+    kind         "tensorflow" and "torchvision" are the Inception crops of the two libraries; "simple" resizes the image
+                 to `short_side` (None: the input size), pads it by `padding` reflected pixels and takes a random window
+                 of the input size, as in DeiT III and big_vision's transfers; "none" uses the processor
+    area         minimum and maximum fraction of the area; None for the default of the library
+    aspect       minimum and maximum width over height; None for the default of the library
+    short_side   short side in pixels for "simple"
+    padding      padding in pixels for "simple"
+    resampling   "processor": the filter of the processor; "bilinear_aliased": TensorFlow's bilinear resize, without
+                 antialiasing and truncated to integers
     """
 
     kind: Kind = "none"
@@ -43,44 +44,46 @@ class Crop:
     resampling: Resampling = "processor"
 
     def __post_init__(self) -> None:
-        """Refuses ranges that are none."""
+        """Validate the settings."""
         for name, options in (("kind", Kind), ("resampling", Resampling)):
             if getattr(self, name) not in get_args(options):
-                raise ValueError(f"crop.{name} is {getattr(self, name)!r}; there is {', '.join(get_args(options))}")
+                raise ValueError(
+                    f"crop.{name} is {getattr(self, name)!r}; expected one of {', '.join(get_args(options))}"
+                )
         if self.area is not None and not 0.0 < self.area[0] <= self.area[1] <= 1.0:
-            raise ValueError(f"crop.area is {self.area}; it goes from above 0 up to at most 1")
+            raise ValueError(f"crop.area is {self.area}; expected 0 < minimum <= maximum <= 1")
         if self.aspect is not None and not 0.0 < self.aspect[0] <= self.aspect[1]:
-            raise ValueError(f"crop.aspect is {self.aspect}; it goes up from above 0")
+            raise ValueError(f"crop.aspect is {self.aspect}; expected 0 < minimum <= maximum")
         if self.padding < 0 or (self.short_side is not None and self.short_side < 1):
             raise ValueError(
-                f"crop.padding is {self.padding} and crop.short_side {self.short_side}; neither is below 0"
+                f"crop.padding is {self.padding} and crop.short_side {self.short_side}; neither may be negative"
             )
 
     def check(self, size: tuple[int, int]) -> None:
-        """Raises ValueError where a simple crop of that size finds no room."""
+        """Raise ValueError if a simple crop of this size does not fit into the padded image."""
         if self.kind == "simple" and self.short_side and self.short_side + 2 * self.padding < max(size):
             raise ValueError(
-                f"crop.short_side is {self.short_side} with a padding of {self.padding}: no room for {size}"
+                f"crop.short_side {self.short_side} with padding {self.padding} is too small for the input size {size}"
             )
 
 
-def crop_and_resize(picture: Image.Image, crop: Crop, processor: Processor, random: np.random.Generator) -> Image.Image:
-    """A random part of the whole picture at the processor's size."""
+def crop_and_resize(image: Image.Image, crop: Crop, processor: Processor, random: np.random.Generator) -> Image.Image:
+    """Crop an image at random and resize it to the input size of the processor."""
     if crop.kind == "simple":
-        return _simple(picture, crop, processor, random)
+        return _simple(image, crop, processor, random)
     area, aspect = crop.area or DEFAULT_AREA[crop.kind], crop.aspect or DEFAULT_ASPECT[crop.kind]
     sample = tensorflow_box if crop.kind == "tensorflow" else torchvision_box
-    top, left, height, width = sample((picture.height, picture.width), area, aspect, random)
-    return _resize(picture.crop((left, top, left + width, top + height)), processor.size, crop, processor)
+    top, left, height, width = sample((image.height, image.width), area, aspect, random)
+    return _resize(image.crop((left, top, left + width, top + height)), processor.size, crop, processor)
 
 
 def tensorflow_box(
     size: tuple[int, int], area: tuple[float, float], aspect: tuple[float, float], random: np.random.Generator
 ) -> Box:
-    """TensorFlow's sample_distorted_bounding_box around the whole picture; after 100 tries in vain, the whole picture.
+    """TensorFlow's sample_distorted_bounding_box over the full image; the full image after 100 failed attempts.
 
-    The aspect is uniform (not its logarithm), and the height is a uniform whole number (not the area). A crop never
-    reaches the last row or column unless it has all of them: the original draws offsets below, not up to, the room.
+    The aspect ratio is uniform (not its logarithm), and the height is a uniform integer (not the area). A crop reaches
+    the last row or column only if it has all of them, because the original samples offsets below the free space.
     """
     for _ in range(100):
         ratio = np.float32(random.uniform(*aspect))
@@ -93,9 +96,9 @@ def tensorflow_box(
 def _tensorflow_try(
     size: tuple[int, int], area: tuple[float, float], ratio: np.float32, random: np.random.Generator
 ) -> Box | None:
-    """One try, in float32 and with halves rounded to even as the original computes."""
+    """One attempt, in float32 with rounding half to even as in the original; None if it fails."""
     rows, columns = size
-    least, most = (np.float32(share) * np.float32(rows * columns) for share in area)
+    least, most = (np.float32(fraction) * np.float32(rows * columns) for fraction in area)
 
     def width_of(height: int) -> int:
         return round(float(np.float32(height) * ratio))
@@ -106,7 +109,7 @@ def _tensorflow_try(
         highest -= width_of(highest) > columns
     highest = min(highest, rows)
     height = highest if lowest >= highest else int(random.integers(lowest, highest + 1))
-    # Rounding may have left the limits by a little: one row more, or one less.
+    # After rounding, the area may be slightly outside the limits: add or remove one row.
     if height * width_of(height) < least:
         height += 1
     if height * width_of(height) > most:
@@ -122,9 +125,9 @@ def _tensorflow_try(
 def torchvision_box(
     size: tuple[int, int], area: tuple[float, float], aspect: tuple[float, float], random: np.random.Generator
 ) -> Box:
-    """torchvision's RandomResizedCrop, which timm has too: area and the logarithm of the aspect are uniform.
+    """RandomResizedCrop of torchvision and timm: area and the logarithm of the aspect ratio are uniform.
 
-    After ten tries in vain it is the middle, cut only where the picture is longer than any aspect allows.
+    After ten failed attempts, the largest centre crop within the aspect limits.
     """
     rows, columns = size
     for _ in range(10):
@@ -142,21 +145,21 @@ def torchvision_box(
     return (rows - height) // 2, (columns - width) // 2, height, width
 
 
-def _simple(picture: Image.Image, crop: Crop, processor: Processor, random: np.random.Generator) -> Image.Image:
+def _simple(image: Image.Image, crop: Crop, processor: Processor, random: np.random.Generator) -> Image.Image:
     rows, columns = processor.size
     to = crop.short_side or (rows if rows == columns else processor.size)
-    picture = _resize(picture, resized((picture.height, picture.width), "shortest", to), crop, processor)
+    image = _resize(image, resized((image.height, image.width), "shortest", to), crop, processor)
     if crop.padding:
-        pixels = np.asarray(picture)
+        pixels = np.asarray(image)
         edges = [(crop.padding, crop.padding)] * 2 + [(0, 0)] * (pixels.ndim - 2)
-        picture = Image.fromarray(np.pad(pixels, edges, mode="reflect"))
-    top, left = (int(random.integers(room + 1)) for room in (picture.height - rows, picture.width - columns))
-    return picture.crop((left, top, left + columns, top + rows))
+        image = Image.fromarray(np.pad(pixels, edges, mode="reflect"))
+    top, left = (int(random.integers(room + 1)) for room in (image.height - rows, image.width - columns))
+    return image.crop((left, top, left + columns, top + rows))
 
 
-def _resize(picture: Image.Image, to: tuple[int, int], crop: Crop, processor: Processor) -> Image.Image:
+def _resize(image: Image.Image, to: tuple[int, int], crop: Crop, processor: Processor) -> Image.Image:
     if crop.resampling == "bilinear_aliased":
-        whole = (0, 0, picture.width, picture.height)
-        return picture.transform((to[1], to[0]), Image.Transform.EXTENT, whole, Image.Resampling.BILINEAR)
+        extent = (0, 0, image.width, image.height)
+        return image.transform((to[1], to[0]), Image.Transform.EXTENT, extent, Image.Resampling.BILINEAR)
     name: Interpolation = processor.interpolation if crop.resampling == "processor" else crop.resampling
-    return resize_whole(picture, to, name)
+    return resize_whole(image, to, name)

@@ -1,4 +1,4 @@
-"""Random erasing (Zhong et al. 2017): boxes of noise over prepared pictures, sampled as timm and DeiT do."""
+"""Random erasing (Zhong et al. 2017) of normalised images, with the sampling of timm and DeiT."""
 
 import math
 from dataclasses import dataclass
@@ -10,10 +10,13 @@ from jaxtyping import Float32
 
 @dataclass(frozen=True, kw_only=True)
 class Erasing:
-    """With `probability`, 1 to `count` boxes are filled: with noise for each `pixel`, one `channel` colour, or `zero`.
+    """Random erasing settings.
 
-    A box has the share `area` of the picture (split between several boxes); height over width lies between `aspect`
-    and 1 / `aspect`, uniform in the logarithm. Noise is standard normal, in the numbers that the model reads.
+    probability  probability for an image
+    area         minimum and maximum fraction of the image area, divided between the boxes
+    aspect       height over width is between this and its inverse, uniform in the logarithm
+    fill         standard normal noise per "pixel" or per "channel", or "zero"
+    count        maximum number of boxes; the number is uniform from 1
     """
 
     probability: float = 0.0
@@ -23,17 +26,19 @@ class Erasing:
     count: int = 1
 
     def __post_init__(self) -> None:
-        """Refuses what is no probability, no share and no count."""
+        """Validate the settings."""
         if not 0.0 <= self.probability <= 1.0 or not 0.0 < self.area[0] <= self.area[1] <= 1.0:
-            raise ValueError(f"erasing: probability {self.probability} and area {self.area} lie between 0 and 1")
+            raise ValueError(f"erasing: probability {self.probability} and area {self.area} must be between 0 and 1")
         if not 0.0 < self.aspect <= 1.0 or self.count < 1:
-            raise ValueError(f"erasing: aspect {self.aspect} is above 0 and at most 1, count {self.count} at least 1")
+            raise ValueError(
+                f"erasing: aspect {self.aspect} must be above 0 and at most 1, count {self.count} at least 1"
+            )
 
 
 def erase(
     image: Float32[np.ndarray, "c h w"], erasing: Erasing, random: np.random.Generator
 ) -> Float32[np.ndarray, "c h w"]:
-    """The image with its boxes filled, in place; a box that finds no room in ten tries is left out."""
+    """Erase random boxes of an image in place; a box that does not fit after ten attempts is left out."""
     if random.random() >= erasing.probability:
         return image
     channels, rows, columns = image.shape

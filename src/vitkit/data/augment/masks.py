@@ -1,4 +1,4 @@
-"""Random masks of grids of patches, in blocks (BEiT, Bao et al. 2021, section 2.3)."""
+"""Blockwise random masks of patches (BEiT, Bao et al. 2021, section 2.3)."""
 
 import math
 import random
@@ -8,44 +8,44 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-ATTEMPTS = 10  # at placing a block
-ASPECT = 0.3  # of a block: between this and its inverse
+ATTEMPTS = 10  # per block
+ASPECT = 0.3  # height over width of a block is between this and its inverse
 
 
-def block_masks(num: int, grid: tuple[int, int], share: float, smallest: int, *, exact: bool) -> Bool[Tensor, "b p"]:
-    """The masks of that many pictures, each its own, of that share of patches; drawn from torch's generator.
+def block_masks(num: int, grid: tuple[int, int], ratio: float, smallest: int, *, exact: bool) -> Bool[Tensor, "b p"]:
+    """Sample masks of `num` images with `ratio` masked patches, using the global generator of torch.
 
-    `exact` adds or frees single patches until the number is right (BEiT v2); without, a picture may have fewer.
+    With `exact`, single patches are added or removed until the number is exact (BEiT v2); otherwise there may be fewer.
     """
-    count = max(1, round(share * grid[0] * grid[1]))
-    lot = random.Random(int(torch.randint(2**62, ())))
+    count = max(1, round(ratio * grid[0] * grid[1]))
+    generator = random.Random(int(torch.randint(2**62, ())))
     masks = []
     for _ in range(num):
-        mask = block_mask(grid, count, smallest, lot)
+        mask = block_mask(grid, count, smallest, generator)
         if exact:
             flat = mask.reshape(-1)
             surplus = int(flat.sum()) - count
-            flat[lot.sample([*np.flatnonzero(flat == (surplus > 0))], abs(surplus))] = surplus < 0
+            flat[generator.sample([*np.flatnonzero(flat == (surplus > 0))], abs(surplus))] = surplus < 0
         masks.append(torch.from_numpy(mask.reshape(-1)))
     return torch.stack(masks)
 
 
-def block_mask(grid: tuple[int, int], count: int, smallest: int, lot: random.Random) -> np.ndarray:
-    """Blocks until `count` patches are masked or none fits any more (algorithm 1; the published code).
+def block_mask(grid: tuple[int, int], count: int, smallest: int, generator: random.Random) -> np.ndarray:
+    """Add blocks until `count` patches are masked or no block fits (algorithm 1 and the published code).
 
-    A block's area is uniform between `smallest` and what is left to mask, its shape log-uniform between 0.3 and its
-    inverse; it is smaller than the grid both ways.
+    The area of a block is uniform between `smallest` and the number of patches left to mask; height over width is
+    log-uniform between 0.3 and its inverse. A block is smaller than the grid in both directions.
     """
     mask = np.zeros(grid, dtype=bool)
     left = count
     while left > 0:
         for _ in range(ATTEMPTS):
-            area = lot.uniform(smallest, left)
-            aspect = math.exp(lot.uniform(math.log(ASPECT), -math.log(ASPECT)))
+            area = generator.uniform(smallest, left)
+            aspect = math.exp(generator.uniform(math.log(ASPECT), -math.log(ASPECT)))
             height, width = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
             if height >= grid[0] or width >= grid[1]:
                 continue
-            top, start = lot.randint(0, grid[0] - height), lot.randint(0, grid[1] - width)
+            top, start = generator.randint(0, grid[0] - height), generator.randint(0, grid[1] - width)
             block = mask[top : top + height, start : start + width]
             new = block.size - int(block.sum())
             if 0 < new <= left:

@@ -1,4 +1,4 @@
-"""Mixup and CutMix: every picture of a batch with another one of it, and the targets in the same shares."""
+"""Mixup and CutMix of the images and targets of a batch."""
 
 import math
 from collections.abc import Sequence
@@ -14,13 +14,16 @@ Targets = Float32[np.ndarray, "b classes"]
 
 @dataclass(frozen=True, kw_only=True)
 class Mixing:
-    """Mixup with a share from Beta(mixup, mixup), CutMix with one from Beta(cutmix, cutmix); 0 is without.
+    """Mixup and CutMix settings. Partners come from the global batch, so the result is independent of the world size.
 
-    `mode` says for what a share is drawn (timm's words): for the whole `batch` of a step, as in big_vision and DeiT,
-    for each `pair` of pictures that are mixed with each other, or for each `elem`ent. It mixes with `probability`;
-    where both are on, `switch` is CutMix's part. `share` is mixup's: `larger` takes the larger of a and 1 - a for the
-    picture itself (big_vision), `drawn` takes a (timm; Zhang et al. 2017). Partners (see `partner`) are found in the
-    batch of all processes, so nothing depends on how many there are.
+    mixup        alpha of Beta(alpha, alpha) for Mixup; 0 disables it
+    cutmix       alpha of Beta(alpha, alpha) for CutMix; 0 disables it
+    probability  probability of mixing
+    switch       probability of CutMix if both are enabled
+    share        lambda of Mixup: "larger" is the larger of lambda and 1 - lambda, so that the image itself dominates
+                 (big_vision); "drawn" is lambda as sampled (timm; Zhang et al. 2017)
+    mode         sample lambda per "batch", as in big_vision and DeiT, per "pair" of images that are mixed with each
+                 other, or per "elem" (element); timm's names
     """
 
     mixup: float = 0.0
@@ -31,87 +34,83 @@ class Mixing:
     mode: Literal["batch", "pair", "elem"] = "batch"
 
     def __post_init__(self) -> None:
-        """Refuses what is no strength and no probability."""
+        """Validate the settings."""
         if self.mixup < 0.0 or self.cutmix < 0.0:
-            raise ValueError(f"mixing.mixup is {self.mixup} and mixing.cutmix {self.cutmix}; neither is below 0")
+            raise ValueError(f"mixing.mixup is {self.mixup} and mixing.cutmix {self.cutmix}; neither may be negative")
         if not 0.0 <= self.probability <= 1.0 or not 0.0 <= self.switch <= 1.0:
-            raise ValueError(f"mixing: probability {self.probability} and switch {self.switch} lie between 0 and 1")
+            raise ValueError(f"mixing: probability {self.probability} and switch {self.switch} must be between 0 and 1")
 
     @property
     def active(self) -> bool:
-        """Whether any step is mixed."""
+        """Whether any batch is mixed."""
         return self.probability > 0.0 and max(self.mixup, self.cutmix) > 0.0
 
 
 @dataclass(frozen=True)
 class Mix:
-    """What one step does: the picture's own `share`, and for CutMix the `box` (top, bottom, left, right) of the
-    other.
-    """
+    """Sampled parameters: the weight `lam` of the image, and for CutMix the `box` (top, bottom, left, right)."""
 
-    share: float = 1.0
+    lam: float = 1.0
     box: tuple[int, int, int, int] | None = None
 
     def __call__(self, images: Images, targets: Targets, partners: tuple[Images, Targets]) -> tuple[Images, Targets]:
-        """x = a x + (1 - a) x', or x outside and x' inside the box; the targets a t + (1 - a) t'."""
-        share, other = np.float32(self.share), np.float32(1.0 - self.share)
+        """Mix images and targets with those of their partners: lam x + (1 - lam) x', or x' inside the box."""
+        lam, other = np.float32(self.lam), np.float32(1.0 - self.lam)
         if self.box is None:
-            mixed = images * share + partners[0] * other
+            mixed = images * lam + partners[0] * other
         else:
             top, bottom, left, right = self.box
             mixed = images.copy()
             mixed[:, :, top:bottom, left:right] = partners[0][:, :, top:bottom, left:right]
-        return mixed, targets * share + partners[1] * other
+        return mixed, targets * lam + partners[1] * other
 
 
-def partner(number: int, size: int, repeats: int, mode: str) -> int:
-    """Which picture of a batch of `size` is mixed into that number, where each comes in `repeats` copies in a row.
+def partner(position: int, size: int, repeats: int, mode: str) -> int:
+    """Return the position in a batch of `size` that is mixed into `position`; images have `repeats` consecutive copies.
 
-    The one before, so many copies back that it is another picture. In `pair` mode the batch is cut into groups of two
-    pictures with their copies, and first and last of a group, second and last but one, ... go together; what is left
-    over in the middle of the last group is its own partner.
+    This is `repeats` positions earlier, so that it is another image. In `pair` mode the batch is divided into groups of
+    two images with their copies, and the first element of a group is paired with the last, the second with the last but
+    one, and so on; an element in the middle of an incomplete last group is its own partner.
     """
     if mode != "pair":
-        return (number - repeats) % size
-    start = number - number % (2 * repeats)
-    return start + min(2 * repeats, size - start) - 1 - (number - start)
+        return (position - repeats) % size
+    start = position - position % (2 * repeats)
+    return start + min(2 * repeats, size - start) - 1 - (position - start)
 
 
-def draw_of(number: int, size: int, repeats: int, mode: str) -> int:
-    """The number of the draw that picture is mixed by, of its step's: 0 for the batch, from 1 on for parts of it."""
+def mix_group(position: int, size: int, repeats: int, mode: str) -> int:
+    """Return the group of elements that share one sampled lambda: 0 in `batch` mode, else a number from 1."""
     if mode == "batch":
         return 0
-    return 1 + (min(number, partner(number, size, repeats, mode)) if mode == "pair" else number)
+    return 1 + (min(position, partner(position, size, repeats, mode)) if mode == "pair" else position)
 
 
-def draws(numbers: Sequence[int], size: int, repeats: int, mode: str) -> dict[int, list[int]]:
-    """The places of `numbers` by the draw that each is mixed by."""
+def mix_groups(positions: Sequence[int], size: int, repeats: int, mode: str) -> dict[int, list[int]]:
+    """Return the indices into `positions` of each group (see `mix_group`)."""
     found: dict[int, list[int]] = {}
-    for place, number in enumerate(numbers):
-        found.setdefault(draw_of(number, size, repeats, mode), []).append(place)
+    for index, position in enumerate(positions):
+        found.setdefault(mix_group(position, size, repeats, mode), []).append(index)
     return found
 
 
-def draw(mixing: Mixing, size: tuple[int, int], random: np.random.Generator) -> Mix:
-    """What is done to one batch of pictures of `size` (rows, columns)."""
+def sample_mix(mixing: Mixing, size: tuple[int, int], random: np.random.Generator) -> Mix:
+    """Sample the mixing parameters for images of `size` (rows, columns)."""
     if not mixing.active or random.random() >= mixing.probability:
         return Mix()
     cut = mixing.cutmix > 0.0 and (mixing.mixup == 0.0 or random.random() < mixing.switch)
     strength = mixing.cutmix if cut else mixing.mixup
-    share = float(random.beta(strength, strength))
+    lam = float(random.beta(strength, strength))
     if not cut:
-        return Mix(max(share, 1.0 - share) if mixing.share == "larger" else share)
-    box = _box(share, size, random)
-    # What the border cuts off the box changes the shares.
+        return Mix(max(lam, 1.0 - lam) if mixing.share == "larger" else lam)
+    box = _box(lam, size, random)
+    # The border may clip the box, so the weights follow from its area.
     return Mix(1.0 - (box[1] - box[0]) * (box[3] - box[2]) / (size[0] * size[1]), box)
 
 
-def _box(share: float, size: tuple[int, int], random: np.random.Generator) -> tuple[int, int, int, int]:
-    """A box of the picture's shape and 1 - share of its area around any pixel, cut off at the border (Yun et al.
-    2019).
-    """
+def _box(lam: float, size: tuple[int, int], random: np.random.Generator) -> tuple[int, int, int, int]:
+    """Sample a box with 1 - lam of the image area and its aspect ratio, clipped at the border (Yun et al. 2019)."""
     edges: list[int] = []
     for side in size:
-        length, middle = int(side * math.sqrt(1.0 - share)), int(random.integers(side))
+        length, middle = int(side * math.sqrt(1.0 - lam)), int(random.integers(side))
         edges += [max(0, middle - length // 2), min(side, middle + (length + 1) // 2)]
     return edges[0], edges[1], edges[2], edges[3]

@@ -1,4 +1,4 @@
-"""Augmentation as published recipes have it, by name."""
+"""Augmentation settings of published recipes, by name."""
 
 from vitkit.config import nearest
 from vitkit.data.augment import Augment
@@ -8,8 +8,8 @@ from vitkit.data.augment.mixing import Mixing
 from vitkit.data.augment.photometric import Jitter
 from vitkit.data.augment.randaugment import RandAugment
 
-#: "How to train your ViT?" (AugReg), table 1: RandAugment's layers and magnitude, Mixup's strength. The names are the
-#: paper's and big_vision's; files of checkpoints are named otherwise: their light0 is light1, their light1 is light2.
+#: "How to train your ViT?" (AugReg), table 1: RandAugment layers and magnitude, Mixup alpha. The names are those of the
+#: paper and of big_vision. Checkpoint files use other names: their light0 is light1, their light1 is light2.
 AUGREG: dict[str, tuple[int, float, float]] = {
     "none": (0, 0.0, 0.0),
     "light1": (2, 0.0, 0.0),
@@ -22,10 +22,10 @@ AUGREG: dict[str, tuple[int, float, float]] = {
 
 
 def augreg(name: str) -> Augment:
-    """One of the seven strengths of AugReg: Inception crop as TensorFlow has it, flip, RandAugment, Mixup.
+    """Return one of the seven augmentation strengths of AugReg: TensorFlow's Inception crop, flip, RandAugment, Mixup.
 
-    light1 is not nothing: at magnitude 0 RandAugment still takes colours, contrast and light away. Raises ValueError
-    for another name.
+    light1 is not the identity: RandAugment at magnitude 0 still reduces color, contrast and brightness. Raises
+    ValueError for an unknown name.
     """
     if name not in AUGREG:
         raise ValueError(f"unknown augmentation '{name}'{nearest(name, AUGREG)}")
@@ -39,7 +39,7 @@ def augreg(name: str) -> Augment:
 
 
 def inception(kind: str) -> Crop:
-    """The Inception crop of `tensorflow` (Google's recipes) or `torchvision` (DeiT, timm), resized as each does it."""
+    """Return the Inception crop of `tensorflow` (Google's recipes) or `torchvision` (DeiT, timm)."""
     if kind == "tensorflow":
         return Crop(kind="tensorflow", resampling="bilinear_aliased")
     if kind == "torchvision":
@@ -47,15 +47,15 @@ def inception(kind: str) -> Crop:
     raise ValueError(f"unknown Inception crop '{kind}'{nearest(kind, ('tensorflow', 'torchvision'))}")
 
 
-#: timm's "rand-m9-mstd0.5-inc1": RandAugment of DeiT, MAE's and BEiT's fine-tuning.
+#: timm's "rand-m9-mstd0.5-inc1": RandAugment of DeiT, and of fine-tuning in MAE and BEiT.
 RAND_M9 = RandAugment(layers=2, magnitude=9.0, noise=0.5, operations="increasing")
 
 
 def deit(repeats: int = 3) -> Augment:
-    """DeiT's training (Touvron et al. 2021, table 9): Inception crop, flip, RandAugment, erasing, Mixup or CutMix.
+    """Return DeiT's augmentation (Touvron et al. 2021, table 9): crop, flip, RandAugment, erasing, Mixup or CutMix.
 
-    The colour jitter of 0.3 in its command is off, as RandAugment is on. Repeated augmentation is for training from
-    scratch; fine-tuning takes 1.
+    The color jitter of 0.3 in the published command has no effect there, because RandAugment replaces it. Use
+    `repeats=1` for fine-tuning.
     """
     return Augment(
         crop=inception("torchvision"),
@@ -68,9 +68,7 @@ def deit(repeats: int = 3) -> Augment:
 
 
 def deit3() -> Augment:
-    """DeiT III's pre-training on ImageNet-1k: Inception crop, flip, three-augment, jitter, Mixup or CutMix, 3
-    repeats.
-    """
+    """Return DeiT III's augmentation on ImageNet-1k: crop, flip, 3-Augment, jitter, Mixup or CutMix, 3 repeats."""
     return Augment(
         crop=inception("torchvision"),
         flip=True,

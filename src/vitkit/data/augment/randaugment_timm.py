@@ -1,10 +1,10 @@
-"""RandAugment as timm and DeiT run it ("rand-m9-mstd0.5-inc1"): fifteen operations that all grow with the magnitude.
+"""RandAugment of timm and DeiT ("rand-m9-mstd0.5-inc1"): fifteen operations whose effect increases with the magnitude.
 
-Each of the drawn operations is applied with probability one half, at a magnitude drawn from a normal distribution and
-kept between 0 and 10; places are interpolated, and what comes in from outside has ImageNet's mean colour. Beside the
-TensorFlow original (`randaugment`) there is no Cutout, translation is a share of the side, Posterize and Solarize do
-more with a larger magnitude, and colours move either way from the picture. An operation is a function of a picture
-and a level of 0 to 10, negative for the other direction where it has one.
+Each selected operation is applied with probability 0.5, at a magnitude sampled from a normal distribution and clipped
+to 0 to 10. Resampling is bicubic and the border is filled with the mean color of ImageNet. Differences from the
+TensorFlow original (`randaugment`): no Cutout, translation by a fraction of the side, Posterize and Solarize are
+stronger at a larger magnitude, and color operations go in both directions. An operation is a function of an image and a
+magnitude of 0 to 10, negative for the opposite direction where there is one.
 """
 
 from collections.abc import Callable
@@ -15,89 +15,89 @@ from PIL import Image, ImageEnhance, ImageOps
 
 PROBABILITY = 0.5
 HIGHEST = 10.0
-#: ImageNet's mean colour in 8 bits.
+#: Mean color of ImageNet, 8 bits.
 FILL = (124, 116, 104)
 
 
-def augmented(
-    picture: Image.Image, magnitude: float, noise: float, layers: int, random: np.random.Generator
+def randaugment(
+    image: Image.Image, magnitude: float, noise: float, layers: int, random: np.random.Generator
 ) -> Image.Image:
-    """The picture (mode RGB) after `layers` random operations; `noise` is the magnitude's standard deviation."""
+    """Apply `layers` random operations to an RGB image; `noise` is the standard deviation of the magnitude."""
     for name in random.choice(list(OPERATIONS), size=layers):
         if random.random() < PROBABILITY:
-            level = min(HIGHEST, max(0.0, random.normal(magnitude, noise) if noise else magnitude))
+            sampled = min(HIGHEST, max(0.0, random.normal(magnitude, noise) if noise else magnitude))
             sign = 1.0 if random.random() < 0.5 else -1.0
-            picture = OPERATIONS[str(name)](picture, sign * level)
-    return picture
+            image = OPERATIONS[str(name)](image, sign * sampled)
+    return image
 
 
-def autocontrast(picture: Image.Image, level: float) -> Image.Image:
-    """Each channel stretched to all levels."""
-    return ImageOps.autocontrast(picture)
+def autocontrast(image: Image.Image, magnitude: float) -> Image.Image:
+    """Stretch each channel to the full range."""
+    return ImageOps.autocontrast(image)
 
 
-def equalize(picture: Image.Image, level: float) -> Image.Image:
-    """Each channel with its levels spread evenly."""
-    return ImageOps.equalize(picture)
+def equalize(image: Image.Image, magnitude: float) -> Image.Image:
+    """Equalize the histogram of each channel."""
+    return ImageOps.equalize(image)
 
 
-def invert(picture: Image.Image, level: float) -> Image.Image:
-    """255 minus every level."""
-    return ImageOps.invert(picture)
+def invert(image: Image.Image, magnitude: float) -> Image.Image:
+    """Invert all pixel values: 255 - x."""
+    return ImageOps.invert(image)
 
 
-def rotate(picture: Image.Image, level: float) -> Image.Image:
-    """Turned around the middle by 3 degrees a level."""
-    return picture.rotate(level / HIGHEST * 30.0, resample=Image.Resampling.BICUBIC, fillcolor=FILL)
+def rotate(image: Image.Image, magnitude: float) -> Image.Image:
+    """Rotate around the centre by 3 degrees per unit of magnitude."""
+    return image.rotate(magnitude / HIGHEST * 30.0, resample=Image.Resampling.BICUBIC, fillcolor=FILL)
 
 
-def posterize(picture: Image.Image, level: float) -> Image.Image:
-    """Only the upper 4 - int(0.4 level) bits; black at 10, which newer Pillows refuse to do."""
-    bits = 4 - int(abs(level) / HIGHEST * 4)
-    return ImageOps.posterize(picture, bits) if bits else Image.new("RGB", picture.size)
+def posterize(image: Image.Image, magnitude: float) -> Image.Image:
+    """Keep the upper 4 - int(0.4 |magnitude|) bits; black at 10, which newer versions of Pillow do not support."""
+    bits = 4 - int(abs(magnitude) / HIGHEST * 4)
+    return ImageOps.posterize(image, bits) if bits else Image.new("RGB", image.size)
 
 
-def solarize(picture: Image.Image, level: float) -> Image.Image:
-    """Inverted from 256 - int(25.6 level) up; all of it at 10."""
-    return ImageOps.solarize(picture, 256 - min(256, int(abs(level) / HIGHEST * 256)))
+def solarize(image: Image.Image, magnitude: float) -> Image.Image:
+    """Invert pixel values of at least 256 - int(25.6 |magnitude|); all at 10."""
+    return ImageOps.solarize(image, 256 - min(256, int(abs(magnitude) / HIGHEST * 256)))
 
 
-def solarize_add(picture: Image.Image, level: float) -> Image.Image:
-    """Levels below 128 raised by int(11 level)."""
-    more = min(128, int(abs(level) / HIGHEST * 110))
-    return picture.point([min(255, value + more) if value < 128 else value for value in range(256)] * 3)
+def solarize_add(image: Image.Image, magnitude: float) -> Image.Image:
+    """Add int(11 |magnitude|) to pixel values below 128."""
+    more = min(128, int(abs(magnitude) / HIGHEST * 110))
+    return image.point([min(255, value + more) if value < 128 else value for value in range(256)] * 3)
 
 
-def shear_x(picture: Image.Image, level: float) -> Image.Image:
-    """Each row moved by 0.03 of its number a level."""
-    return _moved(picture, (1.0, level / HIGHEST * 0.3, 0.0, 0.0, 1.0, 0.0))
+def shear_x(image: Image.Image, magnitude: float) -> Image.Image:
+    """Shift each row by 0.03 times its index per unit of magnitude."""
+    return _affine(image, (1.0, magnitude / HIGHEST * 0.3, 0.0, 0.0, 1.0, 0.0))
 
 
-def shear_y(picture: Image.Image, level: float) -> Image.Image:
-    """Each column moved by 0.03 of its number a level."""
-    return _moved(picture, (1.0, 0.0, 0.0, level / HIGHEST * 0.3, 1.0, 0.0))
+def shear_y(image: Image.Image, magnitude: float) -> Image.Image:
+    """Shift each column by 0.03 times its index per unit of magnitude."""
+    return _affine(image, (1.0, 0.0, 0.0, magnitude / HIGHEST * 0.3, 1.0, 0.0))
 
 
-def translate_x(picture: Image.Image, level: float) -> Image.Image:
-    """Moved sideways by 4.5 % of its width a level."""
-    return _moved(picture, (1.0, 0.0, level / HIGHEST * 0.45 * picture.width, 0.0, 1.0, 0.0))
+def translate_x(image: Image.Image, magnitude: float) -> Image.Image:
+    """Translate horizontally by 4.5% of the width per unit of magnitude."""
+    return _affine(image, (1.0, 0.0, magnitude / HIGHEST * 0.45 * image.width, 0.0, 1.0, 0.0))
 
 
-def translate_y(picture: Image.Image, level: float) -> Image.Image:
-    """Moved up or down by 4.5 % of its height a level."""
-    return _moved(picture, (1.0, 0.0, 0.0, 0.0, 1.0, level / HIGHEST * 0.45 * picture.height))
+def translate_y(image: Image.Image, magnitude: float) -> Image.Image:
+    """Moved up or down by 4.5 % of its height a magnitude."""
+    return _affine(image, (1.0, 0.0, 0.0, 0.0, 1.0, magnitude / HIGHEST * 0.45 * image.height))
 
 
-def _moved(picture: Image.Image, matrix: tuple[float, ...]) -> Image.Image:
+def _affine(image: Image.Image, matrix: tuple[float, ...]) -> Image.Image:
     bicubic = Image.Resampling.BICUBIC
-    return picture.transform(picture.size, Image.Transform.AFFINE, matrix, bicubic, fillcolor=FILL)
+    return image.transform(image.size, Image.Transform.AFFINE, matrix, bicubic, fillcolor=FILL)
 
 
 def _enhancing(enhancer: Callable[[Image.Image], Any]) -> Callable[[Image.Image, float], Image.Image]:
-    """Away from the picture by the factor 1 + 0.09 level, at least 0.1."""
+    """Return an operation with the enhancement factor max(0.1, 1 + 0.09 magnitude)."""
 
-    def enhance(picture: Image.Image, level: float) -> Image.Image:
-        enhanced: Image.Image = enhancer(picture).enhance(max(0.1, 1.0 + level / HIGHEST * 0.9))
+    def enhance(image: Image.Image, magnitude: float) -> Image.Image:
+        enhanced: Image.Image = enhancer(image).enhance(max(0.1, 1.0 + magnitude / HIGHEST * 0.9))
         return enhanced
 
     return enhance

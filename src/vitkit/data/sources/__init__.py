@@ -1,1 +1,1 @@
-"""Data sources, one file each: a function `open_source(location) -> {split: Source}` (see `vitkit.data`)."""
+"""Data sources, one file each. A file without underscore has `open_source(location) -> {split: Source}`."""

@@ -1,4 +1,4 @@
-"""Tables of pictures (CSV, JSON lines, Parquet, the hub): which columns are meant, and what their labels are."""
+"""Columns and labels of tables of images (CSV, JSON lines, Parquet, Hugging Face Hub)."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -8,7 +8,7 @@ from typing import Any
 from vitkit.config import nearest
 from vitkit.data import Label, Source
 
-#: What a column of pictures, of labels and of splits is called, the likeliest name first.
+#: Names of the image, label and split columns, in order of preference.
 NAMES: dict[str, tuple[str, ...]] = {
     "image": ("image", "img", "path", "file", "file_name", "filename", "image_path", "filepath", "picture", "photo"),
     "label": ("label", "labels", "class", "classes", "fine_label", "category", "target", "cls"),
@@ -20,7 +20,10 @@ SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "tes
 
 
 def parse(location: str) -> tuple[str, dict[str, str]]:
-    """A location and the columns named behind it: `photos.csv#image=file,label=species`; ValueError for others."""
+    """Split `images.csv#image=file,label=species` into the location and the selected columns.
+
+    Raises ValueError for an unknown kind of column.
+    """
     path, mark, text = location.rpartition("#")
     if not mark or "=" not in text:
         return location, {}
@@ -28,12 +31,14 @@ def parse(location: str) -> tuple[str, dict[str, str]]:
     chosen = {kind: column for kind, _, column in parts}
     for kind in chosen:
         if kind not in NAMES:
-            raise ValueError(f"'#{text}' names no column of vitkit's: '{kind}'{nearest(kind, NAMES)}")
+            raise ValueError(
+                f"unknown column kind '{kind}' in '#{text}'; expected image, label or split{nearest(kind, NAMES)}"
+            )
     return path, chosen
 
 
 def choose(kind: str, columns: Iterable[str], chosen: Mapping[str, str], where: str) -> str:
-    """The column that holds the images or the labels: the one named in the location, else the likeliest by its name."""
+    """Return the column of images, labels or splits: the one given in the location, else by its name."""
     columns = list(columns)
     if kind in chosen:
         if chosen[kind] not in columns:
@@ -44,36 +49,36 @@ def choose(kind: str, columns: Iterable[str], chosen: Mapping[str, str], where: 
         if name in lower:
             return lower[name]
     raise ValueError(
-        f"{where} has no column that is called like {kind}s ({', '.join(NAMES[kind][:4])}, ...); it has "
-        f"{', '.join(map(str, columns)) or 'none'}: name it with #{kind}=COLUMN behind the location"
+        f"{where} has no {kind} column ({', '.join(NAMES[kind][:4])}, ...); its columns are "
+        f"{', '.join(map(str, columns)) or 'none'}; append #{kind}=COLUMN to the location"
     )
 
 
-def choose_fitting(kind: str, fitting: list[str], columns: list[str], chosen: Mapping[str, str], where: str) -> str:
-    """The one column that fits, or of several (or none) that with the likeliest name."""
-    if kind in chosen or not fitting:
+def choose_by_type(kind: str, candidates: list[str], columns: list[str], chosen: Mapping[str, str], where: str) -> str:
+    """Return the only column of a fitting type, else choose by name among `candidates` (or all columns)."""
+    if kind in chosen or not candidates:
         return choose(kind, columns, chosen, where)
-    if len(fitting) > 1 and not any(name.lower() in NAMES[kind] for name in fitting):
-        raise ValueError(f"{where} has several columns of {kind}s, {', '.join(fitting)}: name one with #{kind}=COLUMN")
-    return fitting[0] if len(fitting) == 1 else choose(kind, fitting, chosen, where)
+    if len(candidates) > 1 and not any(name.lower() in NAMES[kind] for name in candidates):
+        raise ValueError(f"{where} has several {kind} columns, {', '.join(candidates)}; choose one with #{kind}=COLUMN")
+    return candidates[0] if len(candidates) == 1 else choose(kind, candidates, chosen, where)
 
 
-def kind_of(feature: Any) -> Any:
-    """The type of a feature as `datasets` writes it ("Image", "ClassLabel"), None for what is none."""
+def feature_type(feature: Any) -> Any:
+    """Return the type name of a feature of `datasets` ("Image", "ClassLabel"), None if it has none."""
     return feature.get("_type") if isinstance(feature, dict) else None
 
 
 def class_names(feature: Any) -> tuple[str, ...] | None:
-    """The names of a ClassLabel, or of the ClassLabels of a list, in the three ways `datasets` has written it."""
+    """Return the names of a ClassLabel or of a list of ClassLabels, in any of the three formats of `datasets`."""
     inner: Any = feature[0] if isinstance(feature, list) and feature else feature
-    if kind_of(inner) in ("Sequence", "List", "LargeList"):
+    if feature_type(inner) in ("Sequence", "List", "LargeList"):
         inner = inner["feature"]
-    names = inner.get("names") if kind_of(inner) == "ClassLabel" else None
+    names = inner.get("names") if feature_type(inner) == "ClassLabel" else None
     return tuple(map(str, names)) if isinstance(names, list) else None
 
 
 def split_of(path: str) -> str | None:
-    """The split that a file name or a folder of its path begins with: train-00000-of-00002.parquet, test/0.parquet."""
+    """Return the split that the file name or a folder begins with: train-00000-of-00002.parquet, test/0.parquet."""
     for part in reversed(Path(path).parts):
         word = re.split(r"[^a-z]", part.lower())[0]
         if word in SPLITS:
@@ -81,36 +86,37 @@ def split_of(path: str) -> str | None:
     return None
 
 
-class Unlabelled(ValueError):  # noqa: N818 - a state, as KeyError's missing key is
-    """No picture of a split has a label."""
+class MissingLabelsError(ValueError):
+    """Raised for a split without any label."""
 
 
-def refuse_unlabelled(values: Sequence[Any], where: str) -> None:
-    """Raises `Unlabelled` where all labels are missing or -1, as published test sets have them."""
+def check_labels(values: Sequence[Any], where: str) -> None:
+    """Raise `MissingLabelsError` if all labels are missing or -1, as in published test sets."""
     if values and all(value is None or value == -1 for value in values):
-        raise Unlabelled(f"{where}: no picture has a label")
+        raise MissingLabelsError(f"{where}: no image has a label")
 
 
-def labelled(splits: Mapping[str, Callable[[], Source]]) -> dict[str, Source]:
-    """The splits opened, without those that hide their labels; ValueError where that leaves none."""
-    found, hidden = {}, None
-    for name, opened in splits.items():
+def open_labelled(splits: Mapping[str, Callable[[], Source]]) -> dict[str, Source]:
+    """Open the splits and leave out those without labels. Raises ValueError if none has labels."""
+    found, missing = {}, None
+    for name, open_split in splits.items():
         try:
-            found[name] = opened()
-        except Unlabelled as error:
-            hidden = error
-    if hidden is not None and not found:
-        raise hidden
+            found[name] = open_split()
+        except MissingLabelsError as error:
+            missing = error
+    if missing is not None and not found:
+        raise missing
     return found
 
 
-def number(
+def encode_labels(
     values: Sequence[Any], names: tuple[str, ...] | None, row: Callable[[int], str]
 ) -> tuple[tuple[str, ...], list[Label]]:
-    """The classes and every row's label, from numbers or names, or lists of them where a picture has several.
+    """Return the class names and the label of each row as class indices.
 
-    Without `names` the classes are the names in order, or the numbers up to the highest. Raises ValueError that names
-    the row (`row(index)`) for a label that is missing, of another kind, or not among the classes.
+    `values` are class indices or names, or lists of them. Without `names` the classes are the sorted names, or the
+    indices up to the highest. Raises ValueError that names the row (`row(index)`) for a missing label, a label of a
+    wrong type and an unknown class.
     """
     several = any(isinstance(value, list | tuple) for value in values)
     lists = [value if isinstance(value, list | tuple) else [value] for value in values]
@@ -118,18 +124,18 @@ def number(
         for label in labels:
             if not isinstance(label, int | str) or isinstance(label, bool) or label == "":
                 given = "none" if label is None or label == "" else repr(label)[:40]
-                raise ValueError(f"{row(index)}: the label is {given}; it is a class's number or name")
+                raise ValueError(f"{row(index)}: the label is {given}; expected a class index or name")
     if names is None:
         names = _names(lists, row)
-    numbers = {name: place for place, name in enumerate(names)}
+    indices = {name: index for index, name in enumerate(names)}
     found: list[Label] = []
     for index, labels in enumerate(lists):
         for label in labels:
-            if isinstance(label, str) and label not in numbers:
-                raise ValueError(f"{row(index)}: there is no class '{label[:40]}'{nearest(label, names[:20])}")
+            if isinstance(label, str) and label not in indices:
+                raise ValueError(f"{row(index)}: unknown class '{label[:40]}'{nearest(label, names[:20])}")
             if isinstance(label, int) and not 0 <= label < len(names):
-                raise ValueError(f"{row(index)}: the label is {label}; there are {len(names)} classes, counted from 0")
-        each = [numbers[label] if isinstance(label, str) else label for label in labels]
+                raise ValueError(f"{row(index)}: class index {label} is out of range for {len(names)} classes")
+        each = [indices[label] if isinstance(label, str) else label for label in labels]
         found.append(tuple(sorted(set(each))) if several else each[0])
     return names, found
 
@@ -137,11 +143,11 @@ def number(
 def _names(lists: Sequence[Sequence[int | str]], row: Callable[[int], str]) -> tuple[str, ...]:
     kinds = {type(label): index for index, labels in enumerate(lists) for label in labels}
     if len(kinds) > 1:
-        raise ValueError(f"{row(min(kinds.values()))}: some labels are numbers and some are names")
+        raise ValueError(f"{row(min(kinds.values()))}: labels mix class indices and names")
     every = {label for labels in lists for label in labels}
     if kinds.keys() == {str}:
         return tuple(sorted(map(str, every)))
     highest = max((label for label in every if isinstance(label, int)), default=-1)
     if highest > 10_000_000:
-        raise ValueError(f"the highest label is {highest}; labels are class numbers, counted from 0")
+        raise ValueError(f"the highest label is {highest}; labels are class indices, counted from 0")
     return tuple(str(each) for each in range(highest + 1))

@@ -1,4 +1,4 @@
-"""Tar shards read in place: an index of plain members, nothing extracted, nothing run."""
+"""Index and random access of uncompressed tar shards. Nothing is extracted and no code is run."""
 
 import tarfile
 from dataclasses import dataclass
@@ -7,29 +7,29 @@ from pathlib import Path, PurePosixPath
 MAX_MEMBERS = 2_000_000
 MAX_MEMBER_BYTES = 64 << 20
 MAX_NAME = 1024
-# Deserialising these runs code, so a shard that carries them is not data.
+# Loading these formats can run code, so shards that contain them are rejected.
 PICKLES = frozenset(["pkl", "pickle", "pyd", "pt", "pth", "joblib", "dill", "pyc", "pkl.gz"])
 
 
 @dataclass(frozen=True)
 class Member:
-    """Where one file lies in a shard, in bytes."""
+    """Position of a file in a shard, in bytes."""
 
     offset: int
     size: int
 
 
 def index(shard: Path) -> dict[str, dict[str, Member]]:
-    """The members of a shard by sample and extension: {"0001": {"jpg": Member, "cls": Member}}, in the shard's order.
+    """Return the members of a shard by sample and extension: {"0001": {"jpg": Member, "cls": Member}}.
 
-    A sample is what stands before the first dot of a file name, its folder included, as WebDataset has it. Raises
-    ValueError that names shard and member for a link, a device, a pickle, a name that leaves its folder, a member that
-    is there twice or too large, and for a shard that is cut short, compressed, or no tar file.
+    Members are in the order of the shard. As in WebDataset, the name of a sample is the path up to the first dot of the
+    file name. Raises ValueError that names shard and member for a link, a device, a pickle, a path outside the folder,
+    a duplicate or oversized member, and for a shard that is truncated, compressed or not a tar file.
     """
     size = shard.stat().st_size
     samples: dict[str, dict[str, Member]] = {}
     try:
-        # "r:" takes no compression: a compressed shard has no places to read from, and may unpack to anything.
+        # "r:" accepts no compression: compressed shards have no random access, and their unpacked size is unbounded.
         with tarfile.open(shard, "r:", errorlevel=2) as archive:
             for number, info in enumerate(archive):
                 if number >= MAX_MEMBERS:
@@ -38,10 +38,10 @@ def index(shard: Path) -> dict[str, dict[str, Member]]:
                     continue
                 _check(info, shard)
                 if info.offset_data + info.size > size:
-                    raise ValueError(f"{shard.name} is cut short: '{_shown(info.name)}' ends behind its end")
+                    raise ValueError(f"{shard.name} is truncated: '{_shown(info.name)}' extends beyond its end")
                 key, extension = _split(info.name)
                 if extension in samples.setdefault(key, {}):
-                    raise ValueError(f"{shard.name} has '{_shown(info.name)}' twice")
+                    raise ValueError(f"{shard.name} contains '{_shown(info.name)}' twice")
                 samples[key][extension] = Member(info.offset_data, info.size)
     except (tarfile.TarError, EOFError, OverflowError) as error:
         raise ValueError(f"{shard.name} is not an uncompressed tar file: {type(error).__name__}") from None
@@ -49,7 +49,7 @@ def index(shard: Path) -> dict[str, dict[str, Member]]:
 
 
 def read(shard: Path, member: Member) -> bytes:
-    """The bytes of a member; ValueError where the shard has become shorter since it was indexed."""
+    """Return the bytes of a member. Raises ValueError if the shard has become shorter since it was indexed."""
     with shard.open("rb") as file:
         file.seek(member.offset)
         data = file.read(member.size)
@@ -59,17 +59,17 @@ def read(shard: Path, member: Member) -> bytes:
 
 
 def _check(info: tarfile.TarInfo, shard: Path) -> None:
-    """Refuses a member that is not a plain small file with a plain name."""
+    """Raise ValueError unless a member is a regular file of limited size with a safe name."""
     shown = f"'{_shown(info.name)}'"
-    # Sparse members are regular files to tarfile, but what they hold is not what lies in the archive.
+    # tarfile counts sparse members as regular files, but their content is not stored contiguously.
     if not info.isreg() or info.issparse():
-        kind = "a link" if info.issym() or info.islnk() else "no plain file"
-        raise ValueError(f"{shard.name}: the member {shown} is {kind}; shards hold plain files")
+        kind = "a link" if info.issym() or info.islnk() else "not a regular file"
+        raise ValueError(f"{shard.name}: the member {shown} is {kind}; shards may contain only regular files")
     path = PurePosixPath(info.name)
     if path.is_absolute() or ".." in path.parts or "\0" in info.name or "\\" in info.name or len(info.name) > MAX_NAME:
-        raise ValueError(f"{shard.name}: the member {shown} has a name that is no plain path")
+        raise ValueError(f"{shard.name}: the member {shown} has an unsafe path")
     if _split(info.name)[1].rpartition(".")[2] in PICKLES or _split(info.name)[1] in PICKLES:
-        raise ValueError(f"{shard.name}: the member {shown} is a pickle, which is never opened")
+        raise ValueError(f"{shard.name}: the member {shown} is a pickle; pickles are not supported")
     if info.size > MAX_MEMBER_BYTES:
         raise ValueError(f"{shard.name}: the member {shown} has {info.size:,} bytes; {MAX_MEMBER_BYTES:,} is the limit")
 
@@ -81,6 +81,6 @@ def _split(name: str) -> tuple[str, str]:
 
 
 def _shown(name: str) -> str:
-    """A stranger's name, fit for one line of a message."""
+    """Escape and shorten an untrusted name for an error message."""
     text = name.encode("ascii", "backslashreplace").decode().replace("\n", " ").replace("\0", "?")
     return text if len(text) <= 80 else text[:77] + "..."

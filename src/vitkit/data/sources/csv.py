@@ -1,7 +1,8 @@
-"""`csv:photos.csv`: a table of pictures with a header, as in `path,label`; paths are relative to the file.
+"""Source `csv:images.csv`: a table of images and labels with a header, such as `path,label`.
 
-Columns are found by their names, or named: `csv:photos.csv#image=file,label=species`. A label is a class's name or
-number; several stand with bars between them, `cat|dog`. A column `split` says train, val or test.
+Paths are relative to the file. Columns are found by name, or given: `csv:images.csv#image=file,label=species`. A label
+is a class name or index; several labels are separated by `|`, as in `cat|dog`. An optional column `split` contains
+train, val or test.
 """
 
 import csv
@@ -10,21 +11,21 @@ from typing import Any
 
 from vitkit.data import Source
 from vitkit.data.sources._columns import choose, parse
-from vitkit.data.sources._listing import Row, listed
+from vitkit.data.sources._listing import Row, listing_splits
 
 
 def open_source(location: str) -> dict[str, Source]:
-    """The pictures of a CSV file by split; ValueError that names the line of whatever is wrong."""
+    """Open a CSV file and return its splits. Raises ValueError that names the line of an error."""
     name, chosen = parse(location)
     path = Path(name).expanduser()
     if not path.is_file():
-        raise ValueError(f"there is no file '{name}': the source is written csv:FILE")
+        raise ValueError(f"there is no file '{name}'; expected csv:FILE")
     columns, rows = _rows(path)
-    return listed(path, _with_labels(rows, choose("label", columns, chosen, path.name)), columns, chosen)
+    return listing_splits(path, _with_labels(rows, choose("label", columns, chosen, path.name)), columns, chosen)
 
 
 def _rows(path: Path) -> tuple[list[str], list[Row]]:
-    """The header and the rows; commas, or semicolons or tabs where the header has no comma."""
+    """Read the header and the rows. The delimiter is a comma, or a semicolon or tab if the header has no comma."""
     rows = []
     with path.open(encoding="utf-8-sig", newline="") as file:
         try:
@@ -36,19 +37,19 @@ def _rows(path: Path) -> tuple[list[str], list[Row]]:
             for cells in reader:
                 if cells and len(cells) != len(columns):
                     raise ValueError(
-                        f"{path.name}, line {reader.line_num}: it has {len(cells)} values, the header {len(columns)}"
+                        f"{path.name}, line {reader.line_num}: {len(cells)} values, but the header has {len(columns)}"
                     )
                 if cells:
                     rows.append(Row(reader.line_num, dict(zip(columns, map(str.strip, cells), strict=True))))
         except UnicodeDecodeError:
-            raise ValueError(f"{path.name} is not text in UTF-8") from None
+            raise ValueError(f"{path.name} is not UTF-8 text") from None
         except csv.Error as error:
-            raise ValueError(f"{path.name}, line {len(rows) + 2} or later, is no CSV: {error}") from None
+            raise ValueError(f"{path.name}, line {len(rows) + 2} or later, is not valid CSV: {error}") from None
     return columns, rows
 
 
 def _with_labels(rows: list[Row], column: str) -> list[Row]:
-    """The rows with their labels apart where there are several, and as numbers where all of them are."""
+    """Split labels at `|` and convert them to integers if all are integers."""
     texts = [row.fields[column] for row in rows]
     several = any("|" in text for text in texts)
     lists = [[part.strip() for part in text.split("|") if part.strip()] if several else [text] for text in texts]

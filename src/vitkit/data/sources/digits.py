@@ -1,6 +1,4 @@
-"""`digits`: the 1,797 handwritten digits of the UCI optdigits test set, 8x8 pixels, inside the package (see
-digits.md).
-"""
+"""Source `digits`: the 1,797 handwritten digits of the UCI optdigits test set, included in the package (digits.md)."""
 
 from importlib.resources import files
 from typing import Unpack
@@ -8,36 +6,36 @@ from typing import Unpack
 import numpy as np
 from PIL import Image
 
-from vitkit.data import Example, Opening, Source
+from vitkit.data import Example, ReadOptions, Source
 
 
 class Digits(Source):
-    """White digits on black, 8x8 pixels; a key is the number of the row in the original file."""
+    """Handwritten digits, white on black, 8x8 pixels. The key is the row number in the original file."""
 
     classes = tuple("0123456789")
 
     def __init__(self) -> None:
         with files(__package__).joinpath("digits.npz").open("rb") as file, np.load(file) as arrays:
             counts, self.labels = arrays["images"], arrays["labels"]
-        # 0..16 set pixels in a cell to 0..255.
+        # The original values count the set pixels of a 4x4 cell: 0 to 16, scaled to 0 to 255.
         self.images = np.rint(counts * (255 / 16)).astype(np.uint8)
 
     def __len__(self) -> int:
-        """1797."""
+        """Return 1797."""
         return int(self.labels.shape[0])
 
-    def read(self, index: int, **opening: Unpack[Opening]) -> Example:
-        """The digit in three equal channels."""
+    def read(self, index: int, **options: Unpack[ReadOptions]) -> Example:
+        """Return the digit as an RGB image with three equal channels."""
         image = Image.fromarray(self.images[index]).convert("RGB")
         return Example(image=image, label=self.label(index), key=f"digit {index}")
 
     def label(self, index: int) -> int:
-        """The digit's value."""
+        """Return the digit."""
         return int(self.labels[index])
 
 
 def open_source(location: str) -> dict[str, Source]:
-    """The digits in one split; ValueError for a location, which they do not take."""
+    """Return the digits as the split `all`. Raises ValueError if a location is given."""
     if location:
-        raise ValueError(f"the source 'digits' takes no location, '{location}' was given")
+        raise ValueError(f"the source 'digits' takes no location, got '{location}'")
     return {"all": Digits()}

@@ -1,6 +1,4 @@
-"""`folder:photos/`: a folder of class folders, as in photos/daisy/1.jpg; or photos/train/daisy/1.jpg and
-photos/val/...
-"""
+"""Source `folder:images/`: one folder per class (images/daisy/1.jpg), maybe by split (images/train/daisy/1.jpg)."""
 
 import os
 from pathlib import Path
@@ -8,7 +6,7 @@ from pathlib import Path
 from vitkit.data import EncodedSource, Source
 from vitkit.images import SUFFIXES
 
-# The names of split folders, by the split they mean.
+# Names of split folders.
 SPLITS = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation"),
@@ -17,49 +15,48 @@ SPLITS = {
 
 
 class Folder(EncodedSource):
-    """The pictures below the class folders of a folder, classes and pictures in the order of their names.
+    """Images in class folders, sorted by name. The key of an image is its path inside the folder.
 
-    A key is a picture's path inside the folder. Raises ValueError where there are no class folders, and for a class
-    without a picture, by name.
+    Raises ValueError if there are no class folders or a class folder has no images.
     """
 
     def __init__(self, path: Path):
         self.path = path
         self.classes = tuple(_subfolders(path))
         if not self.classes:
-            raise ValueError(f"the folder '{path}' has no class folders: a class is a folder with its pictures in it")
+            raise ValueError(
+                f"the folder '{path}' has no class folders; put the images of each class in a folder of its own"
+            )
         self.keys: list[str] = []
         self.labels: list[int] = []
         for label, name in enumerate(self.classes):
-            found = _pictures(path, name)
+            found = _images(path, name)
             if not found:
-                raise ValueError(f"the class folder '{path / name}' has no pictures")
+                raise ValueError(f"the class folder '{path / name}' has no images")
             self.keys.extend(found)
             self.labels.extend([label] * len(found))
 
     def __len__(self) -> int:
-        """How many pictures there are."""
+        """Return the number of images."""
         return len(self.keys)
 
     def encoded(self, index: int) -> tuple[bytes | Path, str]:
-        """The file of a picture, or its bytes, and its key."""
+        """Return the path or the bytes of an image file, and its key."""
         return self.path / self.keys[index], self.keys[index]
 
     def label(self, index: int) -> int:
-        """The number of its class folder."""
+        """Return the index of the class folder."""
         return self.labels[index]
 
 
 def open_source(location: str) -> dict[str, Source]:
-    """The split folders of a folder, or the whole as `all`; ValueError where it is no folder or holds nothing to
-    learn.
-    """
+    """Open a folder and return its splits, or `all`. Raises ValueError for a missing folder or class without images."""
     path = Path(location).expanduser()
     if not location or not path.is_dir():
-        raise ValueError(f"there is no folder '{location}': the source is written folder:PATH")
+        raise ValueError(f"there is no folder '{location}'; expected folder:PATH")
     names = _subfolders(path)
     found = {split: name for split, known in SPLITS.items() for name in names if name.lower() in known}
-    # A class may be called "test"; splits are meant where training is one of them, and nothing else stands beside.
+    # A class may be called "test": the folders are splits only if one is "train" and no other folder exists.
     if "train" in found and len(found) == len(names):
         return {split: Folder(path / name) for split, name in found.items()}
     return {"all": Folder(path)}
@@ -69,11 +66,11 @@ def _subfolders(path: Path) -> list[str]:
     return sorted(entry.name for entry in os.scandir(path) if entry.is_dir() and not entry.name.startswith("."))
 
 
-def _pictures(path: Path, name: str) -> list[str]:
+def _images(path: Path, name: str) -> list[str]:
     found = []
     for folder, subfolders, files in os.walk(path / name):
         subfolders[:] = sorted(each for each in subfolders if not each.startswith("."))
         inside = Path(folder).relative_to(path)
-        pictures = (file for file in files if Path(file).suffix.lower() in SUFFIXES and not file.startswith("."))
-        found += [(inside / file).as_posix() for file in pictures]
+        images = (file for file in files if Path(file).suffix.lower() in SUFFIXES and not file.startswith("."))
+        found += [(inside / file).as_posix() for file in images]
     return sorted(found)

@@ -1,7 +1,7 @@
-"""`hub:uoft-cs/cifar10`: a data set of the Hugging Face hub, through its own `datasets` library, kept in its cache.
+"""Source `hub:uoft-cs/cifar10`: a dataset of the Hugging Face Hub, loaded by `datasets` and stored in its cache.
 
-A configuration stands behind a colon, a revision behind an at sign: `hub:owner/name:config@main`. Columns are found by
-their features, or named: `hub:uoft-cs/cifar100#label=coarse_label`. No code of a data set is ever run.
+A configuration follows a colon, a revision an at sign: `hub:owner/name:config@main`. Columns are found by their
+features, or given: `hub:uoft-cs/cifar100#label=coarse_label`. Code of a dataset is never run.
 """
 
 from functools import partial
@@ -11,55 +11,55 @@ from typing import Any
 from vitkit.data import EncodedSource, Label, Source
 from vitkit.data.sources._columns import (
     SPLITS,
-    choose_fitting,
+    check_labels,
+    choose_by_type,
     class_names,
-    kind_of,
-    labelled,
-    number,
+    encode_labels,
+    feature_type,
+    open_labelled,
     parse,
-    refuse_unlabelled,
 )
 
 
 class Table(EncodedSource):
-    """One split of a data set, in its order; a key is the split's name and the number of the row.
+    """One split of a dataset of `datasets`. The key of an image is the split name and the row number.
 
-    Raises ValueError that names the row for labels that are none.
+    Raises ValueError that names the row of an invalid label.
     """
 
     def __init__(self, table: Any, name: str, chosen: dict[str, str]):
         from datasets import Image
 
         features = table.features.to_dict()
-        pictures = [column for column in table.column_names if kind_of(features[column]) == "Image"]
+        image_columns = [column for column in table.column_names if feature_type(features[column]) == "Image"]
         classes = [column for column in table.column_names if class_names(features[column]) is not None]
         self.name = name
-        self.image = choose_fitting("image", pictures, table.column_names, chosen, f"the split '{name}'")
-        label = choose_fitting("label", classes, table.column_names, chosen, f"the split '{name}'")
-        if self.image not in pictures:
-            raise ValueError(f"the split '{name}': the column '{self.image}' holds no pictures")
+        self.image = choose_by_type("image", image_columns, table.column_names, chosen, f"the split '{name}'")
+        label = choose_by_type("label", classes, table.column_names, chosen, f"the split '{name}'")
+        if self.image not in image_columns:
+            raise ValueError(f"the split '{name}': the column '{self.image}' contains no images")
         values = table.select_columns([label])[:][label]
-        refuse_unlabelled(values, name)
-        self.classes, self.labels = number(values, class_names(features[label]), lambda row: f"{name} row {row}")
-        # Undecoded: what a picture may be is for `images` to judge.
-        self.pictures = table.select_columns([self.image]).cast_column(self.image, Image(decode=False))
+        check_labels(values, name)
+        self.classes, self.labels = encode_labels(values, class_names(features[label]), lambda row: f"{name} row {row}")
+        # `datasets` does not decode: `vitkit.images` checks and decodes the bytes.
+        self.images = table.select_columns([self.image]).cast_column(self.image, Image(decode=False))
 
     def __len__(self) -> int:
-        """How many pictures there are."""
+        """Return the number of images."""
         return len(self.labels)
 
     def encoded(self, index: int) -> tuple[bytes | Path, str]:
-        """The file of a picture, or its bytes, and its key."""
-        value = self.pictures[index][self.image] or {}
+        """Return the path or the bytes of an image file, and its key."""
+        value = self.images[index][self.image] or {}
         return value.get("bytes") or _cached(value.get("path")), f"{self.name} row {index}"
 
     def label(self, index: int) -> Label:
-        """The class number, or several."""
+        """Return the class index, or a tuple of class indices."""
         return self.labels[index]
 
 
 def _cached(path: str | None) -> Path | bytes:
-    """A picture that `datasets` unpacked into its cache; nothing where a table names any other file of this machine."""
+    """Return the path if it is inside the cache of `datasets`, else no bytes: a table may not read other files."""
     from datasets import config
 
     homes = (config.HF_CACHE_HOME, config.HF_DATASETS_CACHE)
@@ -68,11 +68,9 @@ def _cached(path: str | None) -> Path | bytes:
 
 
 def open_source(location: str) -> dict[str, Source]:
-    """The splits of a data set, train, val and test by these names whatever it calls them; ImportError without
-    `datasets`.
+    """Load a dataset and return its splits, renamed to train, val and test; splits without labels are left out.
 
-    Splits without any label are left out. Raises ValueError where there is no such data set, or it comes in
-    configurations and none is named.
+    Raises ValueError for an unknown dataset or a missing configuration, ImportError without `datasets`.
     """
     try:
         import datasets
@@ -82,13 +80,13 @@ def open_source(location: str) -> dict[str, Source]:
     path, _, revision = path.partition("@")
     name, _, config = path.partition(":")
     if not name:
-        raise ValueError("a data set of the hub is written hub:OWNER/NAME")
+        raise ValueError("expected hub:OWNER/NAME")
     try:
         found = datasets.load_dataset(name, config or None, revision=revision or None)
-    except (ValueError, OSError) as error:  # what the library and its connections raise
+    except (ValueError, OSError) as error:  # errors of the library and of its connections
         reason = " ".join(str(error).split())[:300]
-        raise ValueError(f"the data set '{name}' cannot be opened: {type(error).__name__}: {reason}") from None
+        raise ValueError(f"the dataset '{name}' cannot be opened: {type(error).__name__}: {reason}") from None
     tables = {str(split): table for split, table in found.items()}
-    return labelled(
+    return open_labelled(
         {SPLITS.get(split.lower(), split): partial(Table, table, split, chosen) for split, table in tables.items()}
     )

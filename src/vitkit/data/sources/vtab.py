@@ -1,9 +1,9 @@
-"""`vtab:eurosat@hub:owner/name`: one of the 19 tasks of VTAB-1k, with the 1,000 training pictures it takes.
+"""Source `vtab:eurosat@hub:owner/name`: one of the 19 tasks of VTAB-1k, with its 1,000 training images.
 
-Zhai et al. 2020, "A Large-scale Study of Representation Learning with the Visual Task Adaptation Benchmark". Behind the
-at sign stands where the task's pictures are (any source: a folder, Parquet files, the hub); without it, the public
-mirror of `TASKS`. `vtab:TASK` trains on all 1,000 (`train`) and is judged on the test set (`test`); `vtab:TASK:tune`
-trains on 800 and is judged on the other 200 (`val`), to choose a learning rate by.
+Zhai et al. 2020, "A Large-scale Study of Representation Learning with the Visual Task Adaptation Benchmark". After the
+at sign follows the source of the images (a folder, Parquet files, the Hub, ...); the default is the public mirror in
+`TASKS`. `vtab:TASK` has all 1,000 training images (`train`) and the test set (`test`). `vtab:TASK:tune` has 800
+training images (`train`) and the other 200 (`val`), for the choice of the learning rate.
 """
 
 from dataclasses import dataclass
@@ -13,18 +13,18 @@ from typing import Unpack
 import numpy as np
 
 from vitkit.config import nearest
-from vitkit.data import Example, Label, Opening, Source, Subset, splits
+from vitkit.data import Example, Label, ReadOptions, Source, Subset, splits
 
 TRAIN, VAL = 800, 200
 
 
 @dataclass(frozen=True)
 class Task:
-    """A task of VTAB: its group, how many classes, its name in the mirror, and where its splits are cut.
+    """A task of VTAB: its group, number of classes, name in the mirror, and the fractions of its splits.
 
-    `train` and `val` are the shares of the published training set that the benchmark trains and validates on; what is
-    left is its test set where none was published. A published validation set is used as it is. `val_of_test` is the
-    share of a published test set that is validated on, the rest being tested on.
+    train, val   fractions of the published training set for training and validation; the rest is the test set if none
+                 was published. A published validation set is used unchanged.
+    val_of_test  fraction of the published test set for validation; the rest is the test set
     """
 
     group: str
@@ -36,7 +36,7 @@ class Task:
 
     @property
     def source(self) -> str:
-        """The public mirror: WebDataset shards on the hub, with the labels that VTAB makes of the annotations."""
+        """Public mirror: WebDataset shards on the Hub with the labels of VTAB."""
         return f"hub:clip-benchmark/wds_{self.mirror}#label=cls"
 
 
@@ -64,8 +64,8 @@ TASKS: dict[str, Task] = {
 
 
 @dataclass(frozen=True)
-class Spans:
-    """A task's own training, validation and test pictures, before the thousand are taken."""
+class TaskSplits:
+    """Full training, validation and test sets of a task, before the 1,000 images are selected."""
 
     train: Source
     val: Source
@@ -73,77 +73,77 @@ class Spans:
 
 
 def open_source(location: str) -> dict[str, Source]:
-    """`train` (1,000) and `test`, or of `TASK:tune` `train` (800) and `val` (200).
+    """Return `train` (1,000 images) and `test`, or for `TASK:tune` `train` (800) and `val` (200).
 
-    Raises ValueError for an unknown task, for pictures of more classes than the task has, and for too few of them.
+    Raises ValueError for an unknown task, a wrong number of classes and too few images.
     """
-    words, at, name = location.partition("@")
-    word, colon, purpose = words.partition(":")
-    if word not in TASKS:
-        raise ValueError(f"VTAB has no task '{word}'{nearest(word, TASKS)}")
+    selection, at, name = location.partition("@")
+    task_name, colon, purpose = selection.partition(":")
+    if task_name not in TASKS:
+        raise ValueError(f"VTAB has no task '{task_name}'{nearest(task_name, TASKS)}")
     if (colon and purpose != "tune") or (at and not name):
-        raise ValueError(f"a task is written vtab:TASK, vtab:TASK:tune or vtab:TASK@SOURCE, not 'vtab:{location}'")
-    task = TASKS[word]
-    spans = spans_of(task, splits(name or task.source), name or task.source)
-    refuse_classes(word, task, spans.train)
-    train, val = first(spans.train, TRAIN, word), first(spans.val, VAL, word)
+        raise ValueError(f"expected vtab:TASK, vtab:TASK:tune or vtab:TASK@SOURCE, got 'vtab:{location}'")
+    task = TASKS[task_name]
+    full = task_splits(task, splits(name or task.source), name or task.source)
+    check_classes(task_name, task, full.train)
+    train, val = first(full.train, TRAIN, task_name), first(full.val, VAL, task_name)
     if purpose:
         return {"train": train, "val": val}
-    return {"train": Joined(train, val), "test": spans.test}
+    return {"train": Concatenation(train, val), "test": full.test}
 
 
-def spans_of(task: Task, found: dict[str, Source], name: str, *, seed: int | None = 0) -> Spans:
-    """Which pictures of a source the benchmark trains, validates and tests on.
+def task_splits(task: Task, found: dict[str, Source], name: str, *, seed: int | None = 0) -> TaskSplits:
+    """Return the training, validation and test sets of a task.
 
-    Where one split is cut, its order is first permuted by `seed`: folders come class by class. None leaves the order
-    of the source, which is right for the records of TensorFlow Datasets, on which the benchmark was defined.
+    A split is shuffled with `seed` before it is divided, because folders are sorted by class. None keeps the
+    order of the source, which is right for the records of TensorFlow Datasets, on which the benchmark is defined.
     """
     training = found.get("train") or found.get("all")
     if training is None:
-        raise ValueError(f"'{name}' has nothing to train on; it has the splits {', '.join(found)}")
+        raise ValueError(f"'{name}' has no training split; its splits are {', '.join(found)}")
     test = found.get("test")
     if "val" in found:
-        return Spans(shuffled(training, seed), shuffled(found["val"], seed), test or found["val"])
+        return TaskSplits(shuffled(training, seed), shuffled(found["val"], seed), test or found["val"])
     if test is not None and task.val_of_test:
-        val, rest = cut(test, [task.val_of_test, 1.0], seed)
-        return Spans(shuffled(training, seed), val, rest)
+        val, rest = divide(test, [task.val_of_test, 1.0], seed)
+        return TaskSplits(shuffled(training, seed), val, rest)
     if test is not None:
-        share = task.train / (task.train + task.val)
-        train, val = cut(training, [share, 1.0], seed)
-        return Spans(train, val, test)
+        fraction = task.train / (task.train + task.val)
+        train, val = divide(training, [fraction, 1.0], seed)
+        return TaskSplits(train, val, test)
     if task.train + task.val > 0.95:
-        raise ValueError(f"'{name}' has no test split, and the task was published with one")
-    train, val, rest = cut(training, [task.train, task.train + task.val, 1.0], seed)
-    return Spans(train, val, rest)
+        raise ValueError(f"'{name}' has no test split, which this task needs")
+    train, val, rest = divide(training, [task.train, task.train + task.val, 1.0], seed)
+    return TaskSplits(train, val, rest)
 
 
-def cut(source: Source, ends: list[float], seed: int | None) -> list[Source]:
-    """The source in parts that end at those shares of it, after a permutation by `seed`, if there is one."""
+def divide(source: Source, ends: list[float], seed: int | None) -> list[Source]:
+    """Divide a source at the given fractions of its length, after shuffling with `seed` unless it is None."""
     order = np.arange(len(source)) if seed is None else np.random.default_rng(seed).permutation(len(source))
-    places = [0, *(int(end * len(source) + 1e-6) for end in ends)]
-    return [Subset(source, order[start:end]) for start, end in pairwise(places)]
+    bounds = [0, *(int(end * len(source) + 1e-6) for end in ends)]
+    return [Subset(source, order[start:end]) for start, end in pairwise(bounds)]
 
 
 def shuffled(source: Source, seed: int | None) -> Source:
-    """The whole source in another order."""
-    return cut(source, [1.0], seed)[0]
+    """Return the source in random order."""
+    return divide(source, [1.0], seed)[0]
 
 
 def first(source: Source, number: int, task: str) -> Source:
-    """The first pictures; ValueError where there are too few."""
+    """Return the first `number` images. Raises ValueError if there are fewer."""
     if len(source) < number:
-        raise ValueError(f"VTAB-1k takes {number} pictures of a part of '{task}' that has only {len(source)}")
+        raise ValueError(f"VTAB-1k needs {number} images of a split of '{task}', which has {len(source)}")
     return Subset(source, np.arange(number))
 
 
-def refuse_classes(name: str, task: Task, source: Source) -> None:
-    """Raises ValueError where the pictures have other classes than the task."""
+def check_classes(name: str, task: Task, source: Source) -> None:
+    """Raise ValueError if the number of classes is not that of the task."""
     if len(source.classes) != task.classes:
-        raise ValueError(f"'{name}' has {task.classes} classes, but the pictures given have {len(source.classes)}")
+        raise ValueError(f"task '{name}' has {task.classes} classes, but its source has {len(source.classes)}")
 
 
-class Joined(Source):
-    """Two sources of the same classes, one after the other."""
+class Concatenation(Source):
+    """Concatenation of two sources with the same classes."""
 
     def __init__(self, one: Source, other: Source):
         self.one = one
@@ -151,19 +151,19 @@ class Joined(Source):
         self.classes = one.classes
 
     def __len__(self) -> int:
-        """Both together."""
+        """Return the number of images of both."""
         return len(self.one) + len(self.other)
 
-    def read(self, index: int, **opening: Unpack[Opening]) -> Example:
-        """As the source that has it reads it."""
-        source, place = self._place(index)
-        return source.read(place, **opening)
+    def read(self, index: int, **options: Unpack[ReadOptions]) -> Example:
+        """Return the example of the source that contains it."""
+        source, inner = self._locate(index)
+        return source.read(inner, **options)
 
     def label(self, index: int) -> Label:
-        """As the source that has it gives it."""
-        source, place = self._place(index)
-        return source.label(place)
+        """Return the label of the source that contains it."""
+        source, inner = self._locate(index)
+        return source.label(inner)
 
-    def _place(self, index: int) -> tuple[Source, int]:
-        here = len(self.one)
-        return (self.one, index) if index < here else (self.other, index - here)
+    def _locate(self, index: int) -> tuple[Source, int]:
+        length = len(self.one)
+        return (self.one, index) if index < length else (self.other, index - length)

@@ -1,7 +1,7 @@
-"""`webdataset:shards/train-{000..099}.tar`: tar shards of samples, as in 0001.jpg with 0001.cls or 0001.json.
+"""Source `webdataset:shards/train-{000..099}.tar`: tar shards of samples, such as 0001.jpg with 0001.cls or 0001.json.
 
-A label is the number in `.cls` (or `.cls.txt`), or `label` (or `cls`) in `.json`, a list there for several. Class names
-are the lines of a `classes.txt` beside the shards, else numbers.
+The label is the class index in `.cls` (or `.cls.txt`), or the field `label` (or `cls`) in `.json`, where it may be a
+list. Class names are the lines of a `classes.txt` in the same folder, else indices.
 """
 
 import glob
@@ -12,21 +12,20 @@ from pathlib import Path
 from vitkit.data import EncodedSource, Label, Source
 from vitkit.data.sources._tar import Member, index, read
 
-PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif")
+SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif")
 LABELS = ("cls", "cls.txt", "json")
 SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 MAX_LABEL = 10_000_000
 
 
 class WebDataset(EncodedSource):
-    """The samples of some shards, in the order of the shards; a key is the shard's name and the sample's.
+    """Samples of tar shards, in order. The key of an image is the shard name and the sample name.
 
-    Raises ValueError that names the shard for whatever `shards.index` refuses, and for samples without picture or
-    label.
+    Raises ValueError that names the shard for an invalid shard (see `_tar.index`) and for a sample without label.
     """
 
     def __init__(self, shards: list[Path]):
-        self.pictures: list[tuple[Path, Member]] = []
+        self.images: list[tuple[Path, Member]] = []
         self.labels: list[Label] = []
         self.keys: list[str] = []
         for shard in shards:
@@ -35,39 +34,37 @@ class WebDataset(EncodedSource):
         self.classes = _classes(shards[0].parent, self.labels)
 
     def _add(self, shard: Path, key: str, members: dict[str, Member]) -> None:
-        picture = next((members[name] for name in PICTURES if name in members), None)
-        if picture is None:
-            return  # what has no picture is no sample: a note, a checksum
+        image = next((members[name] for name in SUFFIXES if name in members), None)
+        if image is None:
+            return  # not a sample, such as a note or a checksum
         kind = next((name for name in LABELS if name in members), None)
         if kind is None:
-            raise ValueError(f"{shard.name}: the sample '{key}' has no label: a .cls or .json file")
+            raise ValueError(f"{shard.name}: the sample '{key}' has no label; expected a .cls or .json file")
         self.labels.append(_label(read(shard, members[kind]), kind, f"{shard.name}: the label of '{key}'"))
-        self.pictures.append((shard, picture))
+        self.images.append((shard, image))
         self.keys.append(f"{shard.name}/{key}")
 
     def __len__(self) -> int:
-        """How many pictures there are."""
-        return len(self.pictures)
+        """Return the number of images."""
+        return len(self.images)
 
     def encoded(self, index: int) -> tuple[bytes | Path, str]:
-        """The file of a picture, or its bytes, and its key."""
-        return read(*self.pictures[index]), self.keys[index]
+        """Return the path or the bytes of an image file, and its key."""
+        return read(*self.images[index]), self.keys[index]
 
     def label(self, index: int) -> Label:
-        """The class number, or several."""
+        """Return the class index, or a tuple of class indices."""
         return self.labels[index]
 
 
 def open_source(location: str) -> dict[str, Source]:
-    """The shards of a folder, a glob or a range `{000..099}`, by split where their names begin with train, val or test.
+    """Open the shards of a folder, a glob or a range `{000..099}` and return their splits, by file name; else `all`.
 
-    Raises ValueError where there are none.
+    Raises ValueError if there are no shards.
     """
     found = _shards(location)
     if not found:
-        raise ValueError(
-            f"there are no tar shards at '{location}': write webdataset:FOLDER or webdataset:a-{{00..99}}.tar"
-        )
+        raise ValueError(f"no tar shards at '{location}'; expected webdataset:FOLDER or webdataset:a-{{00..99}}.tar")
     named: dict[str, list[Path]] = {}
     for shard in found:
         start = re.split(r"[^a-z]", shard.name.lower())[0]
@@ -85,18 +82,18 @@ def _shards(location: str) -> list[Path]:
     names = [text for pattern in _expand(str(path)) for text in (sorted(glob.glob(pattern)) or [pattern])]
     missing = [name for name in names if not Path(name).is_file()]
     if missing and not glob.has_magic(location):
-        raise ValueError(f"there is no shard '{missing[0]}'")
+        raise ValueError(f"shard '{missing[0]}' does not exist")
     return [Path(name) for name in names if name not in missing]
 
 
 def _expand(text: str) -> list[str]:
-    """`a-{08..11}.tar` as the four names it stands for, widths kept."""
+    """Expand `a-{08..11}.tar` to four names of equal width."""
     match = re.search(r"\{(\d+)\.\.(\d+)\}", text)
     if match is None:
         return [text]
     first, last = int(match[1]), int(match[2])
     if last < first or last - first >= 1_000_000:
-        raise ValueError(f"'{match[0]}' is no range of shards")
+        raise ValueError(f"'{match[0]}' is not a valid range of shards")
     width = len(match[1]) if match[1].startswith("0") else 0
     numbers = [str(number).zfill(width) for number in range(first, last + 1)]
     return [name for number in numbers for name in _expand(text[: match.start()] + number + text[match.end() :])]
@@ -106,7 +103,7 @@ def _label(data: bytes, kind: str, name: str) -> Label:
     try:
         value = json.loads(data.decode("utf-8"))
     except ValueError:
-        raise ValueError(f"{name} is not a number and no JSON") from None
+        raise ValueError(f"{name} is neither a number nor JSON") from None
     if isinstance(value, dict):
         value = value.get("label", value.get("cls"))
     numbers = [_class_number(number, name) for number in (value if isinstance(value, list) else [value])]
@@ -115,7 +112,7 @@ def _label(data: bytes, kind: str, name: str) -> Label:
 
 def _class_number(value: object, name: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_LABEL:
-        raise ValueError(f"{name} is {str(value)[:40]!r}; it must be a class number, counted from 0")
+        raise ValueError(f"{name} is {str(value)[:40]!r}; expected a class index, counted from 0")
     return value
 
 
@@ -127,5 +124,5 @@ def _classes(folder: Path, labels: list[Label]) -> tuple[str, ...]:
         return tuple(str(number) for number in range(highest + 1))
     classes = tuple(line.strip() for line in names.read_text(encoding="utf-8").splitlines() if line.strip())
     if highest >= len(classes):
-        raise ValueError(f"a label is {highest}, but classes.txt names {len(classes)} classes, counted from 0")
+        raise ValueError(f"label {highest} is out of range; classes.txt lists {len(classes)} classes")
     return classes
