@@ -1,7 +1,7 @@
-"""Picture files of every kind, made on the spot: sound ones with the pixels they must give, and hostile ones.
+"""Generated image files of every kind: valid files with their expected pixels, and helpers for hostile files.
 
-Nothing here is a real file of anybody's; everything is written from the formats' own rules, byte by byte where no
-library would write it, so that a lying length or a wrong depth is exactly where a test wants it.
+No file is copied from anywhere. Files are written by the rules of the formats, byte by byte where no library would
+write them, so that a false length or a wrong depth is exactly where a test needs it.
 """
 
 import io
@@ -20,7 +20,7 @@ Pixels = np.ndarray
 
 @dataclass(frozen=True)
 class Good:
-    """A file and the RGB picture it must give, within `within` levels."""
+    """A file and its expected RGB pixels, with a tolerance of `within`."""
 
     data: bytes
     pixels: Pixels
@@ -29,14 +29,14 @@ class Good:
 
 @dataclass(frozen=True)
 class Bad:
-    """A file and the codes it may be refused with."""
+    """A file and the error codes it may be rejected with."""
 
     data: bytes
     codes: tuple[str, ...]
 
 
 def scene(rows: int = ROWS, columns: int = COLUMNS) -> Pixels:
-    """An RGB picture in which no two corners, sides or channels are alike."""
+    """Return an RGB image whose corners, sides and channels are all different."""
     y, x = np.mgrid[0:rows, 0:columns]
     red, green, blue = x * 255 // max(columns - 1, 1), y * 255 // max(rows - 1, 1), (x + 2 * y) * 3 % 256
     pixels = np.stack([red, green, blue], axis=-1).astype(np.uint8)
@@ -45,14 +45,14 @@ def scene(rows: int = ROWS, columns: int = COLUMNS) -> Pixels:
 
 
 def grey(values: Pixels) -> Pixels:
-    """One channel shown as RGB."""
+    """Repeat one channel as RGB."""
     return np.repeat(values[..., None], 3, axis=-1).astype(np.uint8)
 
 
-def over(pixels: Pixels, alpha: Pixels, background: tuple[int, int, int] = (255, 255, 255)) -> Pixels:
-    """Pixels seen through alpha (0 to 255) before a background."""
-    share = alpha[..., None] / 255
-    return np.rint(pixels * share + np.array(background) * (1 - share)).astype(np.uint8)
+def composite(pixels: Pixels, alpha: Pixels, background: tuple[int, int, int] = (255, 255, 255)) -> Pixels:
+    """Composite pixels with alpha (0 to 255) composite a background."""
+    opacity = alpha[..., None] / 255
+    return np.rint(pixels * opacity + np.array(background) * (1 - opacity)).astype(np.uint8)
 
 
 def encode(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -62,7 +62,7 @@ def encode(image: Image.Image, kind: str, **options: object) -> bytes:
 
 
 def decoded(data: bytes) -> Pixels:
-    """What Pillow itself makes of a file that it knows well."""
+    """Decode a file with Pillow."""
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
 
@@ -74,7 +74,7 @@ def chunk(name: bytes, payload: bytes) -> bytes:
 
 
 def png(samples: Pixels, bits: int, colour: int, *between: bytes, size: tuple[int, int] | None = None) -> bytes:
-    """A PNG file of samples (rows, columns, channels); `between` are chunks before the pixels, `size` a lie."""
+    """Return a PNG file of samples (rows, columns, channels), with further chunks and optionally a false size."""
     rows, columns, _ = samples.shape
     if bits == 16:
         lines = samples.astype(">u2").reshape(rows, -1).view(np.uint8)
@@ -91,7 +91,7 @@ def png(samples: Pixels, bits: int, colour: int, *between: bytes, size: tuple[in
 
 
 def deep(bits: int, channels: int = 1, seed: int = 0) -> Pixels:
-    """Samples that use all of their bits."""
+    """Return random samples that use all bits."""
     return np.random.default_rng(seed).integers(0, 1 << bits, (ROWS, COLUMNS, channels))
 
 
@@ -110,7 +110,7 @@ def good_png() -> dict[str, Good]:
         alphas = np.random.default_rng(2).integers(0, 256, (1 << bits) - (bits > 1))
         table = np.concatenate([alphas, np.full(256, 255)])[values[..., 0]]
         data = png(values, bits, 3, entries, chunk(b"tRNS", alphas.astype(np.uint8).tobytes()))
-        files[f"palette_{bits}_alpha"] = Good(data, over(palette[values[..., 0]], table), 1)
+        files[f"palette_{bits}_alpha"] = Good(data, composite(palette[values[..., 0]], table), 1)
     wide = deep(16)
     files["grey_16"] = Good(png(wide, 16, 0), grey(wide[..., 0] >> 8))
     key = chunk(b"tRNS", struct.pack(">H", int(wide[5, 6, 0])))
@@ -118,19 +118,19 @@ def good_png() -> dict[str, Good]:
     wide = deep(16, 3)
     files["rgb_16"] = Good(png(wide, 16, 2), (wide >> 8).astype(np.uint8))
     wide = deep(16, 4)
-    files["rgba_16"] = Good(png(wide, 16, 6), over(wide[..., :3] >> 8, wide[..., 3] >> 8), 1)
+    files["rgba_16"] = Good(png(wide, 16, 6), composite(wide[..., :3] >> 8, wide[..., 3] >> 8), 1)
     wide = deep(16, 2)
-    files["grey_alpha_16"] = Good(png(wide, 16, 4), over(grey(wide[..., 0] >> 8), wide[..., 1] >> 8), 1)
+    files["grey_alpha_16"] = Good(png(wide, 16, 4), composite(grey(wide[..., 0] >> 8), wide[..., 1] >> 8), 1)
     small = deep(8, 2)
-    files["grey_alpha"] = Good(png(small, 8, 4), over(grey(small[..., 0]), small[..., 1]), 1)
+    files["grey_alpha"] = Good(png(small, 8, 4), composite(grey(small[..., 0]), small[..., 1]), 1)
     alpha = deep(8)
-    files["rgba"] = Good(png(np.concatenate([rgb, alpha], -1), 8, 6), over(rgb, alpha[..., 0]), 1)
+    files["rgba"] = Good(png(np.concatenate([rgb, alpha], -1), 8, 6), composite(rgb, alpha[..., 0]), 1)
     key = chunk(b"tRNS", struct.pack(">HHH", *map(int, rgb[0, 0])))
     clear = np.where((rgb == rgb[0, 0]).all(-1, keepdims=True), 255, rgb)
     files["rgb_key"] = Good(png(rgb, 8, 2, key), clear)
     files["rgb"] = Good(png(rgb, 8, 2), rgb)
     files["rgb_suggested_palette"] = Good(png(rgb, 8, 2, chunk(b"PLTE", bytes(range(60)))), rgb)
-    files["turned"] = Good(png(rgb, 8, 2, chunk(b"eXIf", exif(6))), np.rot90(rgb, -1))
+    files["rotated"] = Good(png(rgb, 8, 2, chunk(b"eXIf", exif(6))), np.rot90(rgb, -1))
     files["text_bomb"] = Good(png(rgb, 8, 2, chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(50_000_000)))), rgb)
     files["international_text_bomb"] = Good(
         png(rgb, 8, 2, chunk(b"iTXt", b"a\0\1\0\0\0" + zlib.compress(bytes(50_000_000)))), rgb
@@ -155,13 +155,13 @@ def good_png() -> dict[str, Good]:
 
 # Profiles and EXIF ---------------------------------------------------------------------------------------------------
 
-# Adobe RGB (1998) primaries, adapted to the D50 white of profiles, as columns of XYZ.
+# Adobe RGB (1998) primaries, adapted to the D50 white point of profiles, as columns of XYZ.
 _WIDE = np.array([[0.60974, 0.20528, 0.14919], [0.31111, 0.62567, 0.06322], [0.01947, 0.06087, 0.74457]])
 _SRGB = np.array([[0.43607, 0.38515, 0.14307], [0.22249, 0.71687, 0.06061], [0.01392, 0.09708, 0.71410]])
 
 
 def wide_profile(space: bytes = b"RGB ") -> bytes:
-    """An ICC profile (version 2) of three primaries and gamma 2.2, or, for GRAY, of gamma 1.2."""
+    """Return an ICC profile (version 2) with three primaries and gamma 2.2, or for GRAY with gamma 1.2."""
 
     def fixed(values: object) -> bytes:
         return b"".join(struct.pack(">i", round(float(value) * 65536)) for value in values)  # type: ignore[attr-defined]
@@ -174,24 +174,24 @@ def wide_profile(space: bytes = b"RGB ") -> bytes:
             tags[name] = b"curv\0\0\0\0" + struct.pack(">IHH", 1, round(2.2 * 256), 0)
     else:
         tags[b"kTRC"] = b"curv\0\0\0\0" + struct.pack(">IHH", 1, round(1.2 * 256), 0)
-    table, body, place = b"", b"", 128 + 4 + 12 * len(tags)
+    table, body, start = b"", b"", 128 + 4 + 12 * len(tags)
     for name, payload in tags.items():
-        table += name + struct.pack(">II", place + len(body), len(payload))
+        table += name + struct.pack(">II", start + len(body), len(payload))
         body += payload
-    head = struct.pack(">I4sI4s4s4s", place + len(body), b"test", 0x02100000, b"mntr", space, b"XYZ ")
+    head = struct.pack(">I4sI4s4s4s", start + len(body), b"test", 0x02100000, b"mntr", space, b"XYZ ")
     head += bytes(12) + b"acsp" + bytes(28) + fixed((0.9642, 1.0, 0.8249)) + bytes(48)
     return head + struct.pack(">I", len(tags)) + table + body
 
 
-def _to_srgb_levels(linear: Pixels) -> Pixels:
+def _to_srgb(linear: Pixels) -> Pixels:
     linear = np.clip(linear, 0, 1)
     curve = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
     return np.rint(curve * 255).astype(np.uint8)
 
 
 def wide_to_srgb(pixels: Pixels) -> Pixels:
-    """What `wide_profile` says these numbers look like."""
-    return _to_srgb_levels((pixels / 255) ** 2.2 @ (np.linalg.inv(_SRGB) @ _WIDE).T)
+    """Convert pixels from `wide_profile` to sRGB."""
+    return _to_srgb((pixels / 255) ** 2.2 @ (np.linalg.inv(_SRGB) @ _WIDE).T)
 
 
 def exif(orientation: int, order: str = "<") -> bytes:
@@ -201,8 +201,8 @@ def exif(orientation: int, order: str = "<") -> bytes:
 
 
 def stored(pixels: Pixels, orientation: int) -> Pixels:
-    """How upright pixels lie in a file of this EXIF orientation."""
-    ways: dict[int, Callable[[Pixels], Pixels]] = {
+    """Transform upright pixels to the stored pixels of an EXIF orientation."""
+    operations: dict[int, Callable[[Pixels], Pixels]] = {
         1: lambda p: p,
         2: np.fliplr,
         3: lambda p: np.rot90(p, 2),
@@ -212,7 +212,7 @@ def stored(pixels: Pixels, orientation: int) -> Pixels:
         7: lambda p: np.rot90(p.transpose(1, 0, 2), 2),
         8: lambda p: np.rot90(p, -1),
     }
-    return np.ascontiguousarray(ways[orientation](pixels))
+    return np.ascontiguousarray(operations[orientation](pixels))
 
 
 # JPEG ----------------------------------------------------------------------------------------------------------------
@@ -223,8 +223,8 @@ def jpeg(pixels: Pixels | None = None, mode: str = "RGB", **options: object) -> 
     return encode(image, "JPEG", **({"quality": 92} | options))
 
 
-def lying(data: bytes, height: int, width: int) -> bytes:
-    """A JPEG file whose frame header states another size."""
+def with_false_size(data: bytes, height: int, width: int) -> bytes:
+    """Return a JPEG file with a false size in its frame header."""
     at = next(i for i in (data.find(m) for m in (b"\xff\xc0", b"\xff\xc2")) if i >= 0)
     return data[: at + 5] + struct.pack(">HH", height, width) + data[at + 9 :]
 
@@ -261,20 +261,22 @@ def good_jpeg() -> dict[str, Good]:
     files["wrong_exif"] = Good(
         with_segments(plain, segment(0xE1, b"Exif\0\0" + b"II*\0\xff\xff\xff\xff")), decoded(plain)
     )
-    pieces = [wide_profile()[i : i + 200] for i in range(0, len(wide_profile()), 200)]
-    parts = [segment(0xE2, b"ICC_PROFILE\0" + bytes([i + 1, len(pieces)]) + p) for i, p in enumerate(pieces)]
+    profile_parts = [wide_profile()[i : i + 200] for i in range(0, len(wide_profile()), 200)]
+    parts = [
+        segment(0xE2, b"ICC_PROFILE\0" + bytes([i + 1, len(profile_parts)]) + p) for i, p in enumerate(profile_parts)
+    ]
     files["wide_colour"] = Good(with_segments(plain, *parts[::-1]), wide_to_srgb(decoded(plain)), 3)
     files["profile_part_missing"] = Good(with_segments(plain, *parts[1:]), decoded(plain))
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     files["srgb_profile"] = Good(jpeg(icc_profile=srgb), decoded(plain))
-    linear = _to_srgb_levels((np.asarray(Image.open(io.BytesIO(jpeg(mode="L")))) / 255.0) ** 1.2)
+    linear = _to_srgb((np.asarray(Image.open(io.BytesIO(jpeg(mode="L")))) / 255.0) ** 1.2)
     files["grey_profile"] = Good(jpeg(mode="L", icc_profile=wide_profile(b"GRAY")), grey(linear), 3)
     files["profile_of_another_mode"] = Good(jpeg(mode="L", icc_profile=wide_profile()), files["grey"].pixels)
     for orientation in range(1, 9):
         data = jpeg(stored(rgb, orientation), subsampling=0, quality=98)
         for order in "<>":
-            turned = with_segments(data, segment(0xE1, b"Exif\0\0" + exif(orientation, order)))
-            files[f"orientation_{orientation}{order}"] = Good(turned, decoded(jpeg(subsampling=0, quality=98)), 4)
+            rotated = with_segments(data, segment(0xE1, b"Exif\0\0" + exif(orientation, order)))
+            files[f"orientation_{orientation}{order}"] = Good(rotated, decoded(jpeg(subsampling=0, quality=98)), 4)
     return {f"jpeg/{name}": file for name, file in files.items()}
 
 
@@ -282,7 +284,7 @@ def good_jpeg() -> dict[str, Good]:
 
 
 def tiff(samples: Pixels, order: str = "<", *, strips: list[bytes] | None = None, **tags: object) -> bytes:
-    """A TIFF file of samples (rows, columns, channels), uncompressed in one strip; tags are `t<number>=values`."""
+    """Return an uncompressed TIFF file of samples (rows, columns, channels); further tags are `t<number>=values`."""
     rows, columns, channels = samples.shape
     bits = samples.dtype.itemsize * 8
     body = [samples.astype(samples.dtype.newbyteorder(order)).tobytes()] if strips is None else strips
@@ -300,9 +302,9 @@ def tiff(samples: Pixels, order: str = "<", *, strips: list[bytes] | None = None
         kind, code = (3, "H") if max(values) < 65536 else (4, "I")
         packed = struct.pack(f"{order}{len(values)}{code}", *values)
         if len(packed) > 4:
-            place = struct.pack(order + "I", len(data))
+            position = struct.pack(order + "I", len(data))
             data += packed + b"\0" * (len(packed) & 1)
-            packed = place
+            packed = position
         directory += struct.pack(order + "HHI", tag, kind, len(values)) + packed.ljust(4, b"\0")
     struct.pack_into(order + "I", data, 4, len(data))
     return bytes(data) + struct.pack(order + "H", len(entries)) + directory + bytes(4)
@@ -324,19 +326,19 @@ def good_tiff() -> dict[str, Good]:
     files["float_255"] = Good(tiff(byte.astype(np.float32), t339=3), grey(byte[..., 0]))
     broken = byte.astype(np.float32) / 255
     broken[0, 0], broken[0, 1] = np.nan, -5
-    wanted = byte.copy()
-    wanted[0, :2] = 0
-    files["float_not_a_number"] = Good(tiff(broken, t339=3), grey(wanted[..., 0]))
+    expected = byte.copy()
+    expected[0, :2] = 0
+    files["float_not_a_number"] = Good(tiff(broken, t339=3), grey(expected[..., 0]))
     files["unsigned_32"] = Good(tiff(wide.astype(np.uint32) << 16), grey(wide[..., 0] >> 8))
     files["signed_32"] = Good(tiff((signed << 16).astype(np.int32), t339=2), grey(np.clip(signed >> 7, 0, 255)[..., 0]))
     files["white_is_zero_8"] = Good(tiff(byte, t262=0), grey(255 - byte[..., 0]))
     files["white_is_zero_16"] = Good(tiff(wide, t262=0), grey(255 - (wide[..., 0] >> 8)))
     alpha = deep(8, seed=9).astype(np.uint8)
     rgba = np.concatenate([rgb, alpha], -1)
-    files["rgba"] = Good(tiff(rgba, t338=2), over(rgb, alpha[..., 0]), 1)
+    files["rgba"] = Good(tiff(rgba, t338=2), composite(rgb, alpha[..., 0]), 1)
     files["rgb_and_unknown"] = Good(tiff(rgba, t338=0), rgb)
     shaded = np.concatenate([np.rint(rgb * (alpha / 255)).astype(np.uint8), alpha], -1)
-    files["premultiplied"] = Good(tiff(shaded, t338=1), over(rgb, alpha[..., 0]), 2)
+    files["premultiplied"] = Good(tiff(shaded, t338=1), composite(rgb, alpha[..., 0]), 2)
     cmyk = Image.fromarray(rgb).convert("CMYK")
     files["cmyk"] = Good(tiff(np.asarray(cmyk), t262=5), np.asarray(cmyk.convert("RGB")))
     palette = np.random.default_rng(4).integers(0, 256, (256, 3))
@@ -356,8 +358,8 @@ def good_tiff() -> dict[str, Good]:
     compressed = encode(Image.fromarray(rgb), "TIFF", compression="jpeg", quality=95)
     files["jpeg_inside"] = Good(compressed, decoded(compressed))
     for orientation in range(1, 9):
-        turned = tiff(stored(rgb, orientation), t274=orientation)
-        files[f"orientation_{orientation}"] = Good(turned, rgb)
+        rotated = tiff(stored(rgb, orientation), t274=orientation)
+        files[f"orientation_{orientation}"] = Good(rotated, rgb)
     pages = [Image.fromarray(rgb), Image.fromarray(255 - rgb)]
     files["pages"] = Good(encode(pages[0], "TIFF", save_all=True, append_images=pages[1:]), rgb)
     files["wide_colour"] = Good(encode(pages[0], "TIFF", icc_profile=wide_profile()), wide_to_srgb(rgb), 3)
@@ -367,7 +369,7 @@ def good_tiff() -> dict[str, Good]:
 
 
 def _lab(pixels: Pixels) -> Image.Image:
-    """A muted picture in Lab, so that every colour has a place there."""
+    """Convert an image with muted colors, which are all in gamut, to Lab."""
     rgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
     return ImageCms.applyTransform(Image.fromarray(pixels), ImageCms.buildTransform(rgb, lab, "RGB", "LAB"))
 
@@ -379,20 +381,22 @@ def good_others() -> dict[str, Good]:
     rgb, files = scene(), {}
     image = Image.fromarray(rgb)
     indexed = image.quantize(64)
-    shown = np.asarray(indexed.convert("RGB"))
-    files["gif/palette"] = Good(encode(indexed, "GIF"), shown)
-    numbers = np.asarray(indexed)
-    see_through = np.where((numbers == numbers[0, 0])[..., None], 255, shown)
-    files["gif/transparent"] = Good(encode(indexed, "GIF", transparency=int(numbers[0, 0])), see_through)
+    visible = np.asarray(indexed.convert("RGB"))
+    files["gif/palette"] = Good(encode(indexed, "GIF"), visible)
+    indices = np.asarray(indexed)
+    transparent = np.where((indices == indices[0, 0])[..., None], 255, visible)
+    files["gif/transparent"] = Good(encode(indexed, "GIF", transparency=int(indices[0, 0])), transparent)
     grey_image = image.convert("L")
     files["gif/grey"] = Good(encode(grey_image, "GIF"), grey(np.asarray(grey_image)))
     frames = [indexed, Image.fromarray(255 - rgb).quantize(64)]
-    files["gif/animated"] = Good(encode(frames[0], "GIF", save_all=True, append_images=frames[1:], duration=40), shown)
+    files["gif/animated"] = Good(
+        encode(frames[0], "GIF", save_all=True, append_images=frames[1:], duration=40), visible
+    )
     for mode in ("1", "L", "P", "RGB"):
         converted = indexed if mode == "P" else image.convert(mode)
         files[f"bmp/{mode}"] = Good(encode(converted, "BMP"), np.asarray(converted.convert("RGB")))
     files["bmp/32"] = Good(encode(image.convert("RGBA"), "BMP"), rgb)
-    files["bmp/downwards"] = Good(bmp(rgb, downwards=True), rgb)
+    files["bmp/top_down"] = Good(bmp(rgb, top_down=True), rgb)
     files["bmp/trailing"] = Good(bmp(rgb) + bytes(999), rgb)
     coarse = rgb & np.array([0xF8, 0xF8, 0xF8], np.uint8)
     files["bmp/555"] = Good(bmp_16(coarse), np.rint((coarse >> 3) * (255 / 31)), 1)
@@ -403,11 +407,11 @@ def good_others() -> dict[str, Good]:
     files["webp/lossy"] = Good(lossy, decoded(lossy))
     alpha = deep(8).astype(np.uint8)
     clear = Image.fromarray(np.concatenate([rgb, alpha], -1))
-    files["webp/alpha_lossless"] = Good(encode(clear, "WEBP", **lossless), over(rgb, alpha[..., 0]), 1)
+    files["webp/alpha_lossless"] = Good(encode(clear, "WEBP", **lossless), composite(rgb, alpha[..., 0]), 1)
     lossy = encode(clear, "WEBP", quality=90)
-    seen = np.asarray(Image.open(io.BytesIO(lossy)).convert("RGBA"))
-    files["webp/alpha_lossy"] = Good(lossy, over(seen[..., :3], seen[..., 3]), 1)
-    files["webp/turned"] = Good(
+    rgba_pixels = np.asarray(Image.open(io.BytesIO(lossy)).convert("RGBA"))
+    files["webp/alpha_lossy"] = Good(lossy, composite(rgba_pixels[..., :3], rgba_pixels[..., 3]), 1)
+    files["webp/rotated"] = Good(
         encode(Image.fromarray(stored(rgb, 8)), "WEBP", exif=b"Exif\0\0" + exif(8), **lossless), rgb
     )
     files["webp/wide_colour"] = Good(
@@ -419,22 +423,22 @@ def good_others() -> dict[str, Good]:
     lossy = encode(image, "AVIF", quality=90)
     files["avif/plain"] = Good(lossy, decoded(lossy))
     lossy = encode(clear, "AVIF", quality=90)
-    seen = np.asarray(Image.open(io.BytesIO(lossy)).convert("RGBA"))
-    files["avif/alpha"] = Good(lossy, over(seen[..., :3], seen[..., 3]), 1)
-    turned = encode(
+    rgba_pixels = np.asarray(Image.open(io.BytesIO(lossy)).convert("RGBA"))
+    files["avif/alpha"] = Good(lossy, composite(rgba_pixels[..., :3], rgba_pixels[..., 3]), 1)
+    rotated = encode(
         Image.fromarray(stored(rgb, 6)), "AVIF", quality=100, subsampling="4:4:4", exif=b"Exif\0\0" + exif(6)
     )
-    files["avif/turned"] = Good(turned, rgb, 6)
+    files["avif/rotated"] = Good(rotated, rgb, 6)
     moving = encode(image, "AVIF", save_all=True, append_images=[Image.fromarray(255 - rgb)], quality=90)
     files["avif/animated"] = Good(moving, decoded(encode(image, "AVIF", quality=90)), 12)
     return files
 
 
-def bmp(pixels: Pixels, downwards: bool = False, size: tuple[int, int] | None = None) -> bytes:
+def bmp(pixels: Pixels, top_down: bool = False, size: tuple[int, int] | None = None) -> bytes:
     rows, columns, _ = pixels.shape
-    lines = (pixels if downwards else pixels[::-1])[..., ::-1].reshape(rows, -1)
+    lines = (pixels if top_down else pixels[::-1])[..., ::-1].reshape(rows, -1)
     body = np.pad(lines, ((0, 0), (0, -lines.shape[1] % 4))).tobytes()
-    height, width = size or (-rows if downwards else rows, columns)
+    height, width = size or (-rows if top_down else rows, columns)
     head = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 24, 0, len(body), 0, 0, 0, 0)
     return b"BM" + struct.pack("<IHHI", 54 + len(body), 0, 0, 54) + head + body
 
@@ -449,7 +453,7 @@ def bmp_16(pixels: Pixels) -> bytes:
 
 
 def bmp_run_length(rows: int = 8, columns: int = 20, runs: bytes | None = None) -> bytes:
-    """Row i has the grey level 30 * i, which runs say in four bytes a row."""
+    """Return a run-length encoded BMP file; by default row i has the gray value 30 * i."""
     if runs is None:
         runs = b"".join(bytes([columns, i, 0, 0]) for i in reversed(range(rows))) + b"\0\1"
     palette = b"".join(bytes([30 * i % 256] * 3 + [0]) for i in range(256))
@@ -467,13 +471,13 @@ def _three(*values: int) -> bytes:
 
 
 def webp_part(image: Image.Image, canvas: tuple[int, int] = (60, 80), at: tuple[int, int] = (4, 10)) -> bytes:
-    """An animation whose only frame lies at `at` (top, left) of a canvas (rows, columns)."""
+    """Return an animation with one frame at `at` (top, left) of a canvas (rows, columns)."""
     still = encode(image, "WEBP", lossless=True, exact=True)[12:]
-    place = _three(at[1] // 2, at[0] // 2, image.width - 1, image.height - 1, 40) + b"\0"
+    frame = _three(at[1] // 2, at[0] // 2, image.width - 1, image.height - 1, 40) + b"\0"
     return riff(
         (b"VP8X", bytes([0x12, 0, 0, 0]) + _three(canvas[1] - 1, canvas[0] - 1)),
         (b"ANIM", bytes(6)),
-        (b"ANMF", place + still),
+        (b"ANMF", frame + still),
     )
 
 
@@ -485,5 +489,5 @@ def _part(pixels: Pixels) -> Pixels:
 
 @cache
 def good() -> dict[str, Good]:
-    """Every sound file by name."""
+    """Return all valid files by name."""
     return good_png() | good_jpeg() | good_tiff() | good_others()

@@ -152,9 +152,7 @@ def test_what_does_not_fit_is_one_clear_line(place: Path, capsys: pytest.Capture
     photos_, heap = f"folder:{place / 'photos'}", f"folder:{place / 'heap'}"
     fruit = f"folder:{place / 'fruit'}"
     message = refused(capsys, place / "model", "--data", fruit)
-    assert (
-        "has 2 classes (apple, plum), the model 3 (Red, green, blue): apple, plum have no label" in message
-    )
+    assert "has 2 classes (apple, plum), the model 3 (Red, green, blue): apple, plum have no label" in message
     assert "has no train split: name a source to train them on" in refused(
         capsys, place / "model", "--data", heap, "--with", "knn"
     )

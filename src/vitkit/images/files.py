@@ -5,7 +5,7 @@ import stat
 from typing import BinaryIO, Final
 
 from vitkit.images.errors import ImageError, Limits
-from vitkit.images.probe import recognise
+from vitkit.images.probe import detect_format
 
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
 
@@ -16,44 +16,46 @@ SUFFIXES: Final = frozenset(
         *(".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif"),
     )
 )
-_PIECE: Final = 1 << 20
+_CHUNK: Final = 1 << 20
 
 
 def _read_file(path: str | os.PathLike[str], limits: Limits) -> bytes:
     try:
-        # Not blocking: a named pipe without a writer would hold a whole batch up.
+        # Non-blocking: a named pipe without a writer would block the batch.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except (OSError, ValueError) as error:
         reason = {FileNotFoundError: "it does not exist", PermissionError: "permission denied"}.get(type(error))
-        raise ImageError("unreadable", f"the file cannot be opened: {reason or 'the system refuses'}") from None
+        raise ImageError(
+            "unreadable", f"the file cannot be opened: {reason or 'the operating system reports an error'}"
+        ) from None
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise ImageError("unreadable", "this is a folder or a device, not a file")
+        raise ImageError("unreadable", "the path is a folder or a device, not a file")
     with open(descriptor, "rb") as file:
         return _read_stream(file, limits)
 
 
 def _read_stream(file: BinaryIO, limits: Limits) -> bytes:
-    """All bytes of a file from its start, but no more than a kilobyte of one that is no picture."""
+    """Read a file from its start; stop after one kilobyte if it is not an image."""
     try:
         if hasattr(file, "seekable") and file.seekable():
             file.seek(0)
         start = file.read(1024)
         if not isinstance(start, bytes):
-            raise TypeError(f"a picture file is opened in binary mode, but reading gave {type(start).__name__}")
-        recognise(start)
-        # Piece by piece: a read of all that is allowed would ask for all that memory at once.
-        pieces, total = [start], len(start)
-        while total <= limits.max_bytes and (piece := file.read(_PIECE)):
-            pieces.append(piece)
-            total += len(piece)
+            raise TypeError(f"image files must be opened in binary mode, but read() returned {type(start).__name__}")
+        detect_format(start)
+        # In chunks: a single read of the maximum size would allocate all of it.
+        chunks, total = [start], len(start)
+        while total <= limits.max_bytes and (chunk := file.read(_CHUNK)):
+            chunks.append(chunk)
+            total += len(chunk)
     except OSError:
-        raise ImageError("unreadable", "the file cannot be read: the system reports an error") from None
-    return b"".join(pieces)
+        raise ImageError("unreadable", "the file cannot be read: the operating system reports an error") from None
+    return b"".join(chunks)
 
 
 def read_source(source: Source, limits: Limits) -> bytes:
-    """The bytes of a path, of bytes, or of an open binary file; errors: ImageError, TypeError for anything else."""
+    """Return the bytes of a path, of bytes, or of an open binary file. Raises ImageError, or TypeError for others."""
     if isinstance(source, bytes):
         return source
     if isinstance(source, bytearray | memoryview):
@@ -62,4 +64,4 @@ def read_source(source: Source, limits: Limits) -> bytes:
         return _read_file(source, limits)
     if hasattr(source, "read"):
         return _read_stream(source, limits)
-    raise TypeError(f"a picture comes as a path, bytes or an open binary file, got {type(source).__name__}")
+    raise TypeError(f"expected a path, bytes or an open binary file, got {type(source).__name__}")

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from vitkit.data.processor import Processor
-from vitkit.data.processor.geometry import Interpolation, resize_whole, resized
+from vitkit.data.processor.geometry import Interpolation, resize_image, resized_size
 
 Box = tuple[int, int, int, int]  # top, left, height, width
 Kind = Literal["none", "tensorflow", "torchvision", "simple"]
@@ -148,7 +148,7 @@ def torchvision_box(
 def _simple(image: Image.Image, crop: Crop, processor: Processor, random: np.random.Generator) -> Image.Image:
     rows, columns = processor.size
     to = crop.short_side or (rows if rows == columns else processor.size)
-    image = _resize(image, resized((image.height, image.width), "shortest", to), crop, processor)
+    image = _resize(image, resized_size((image.height, image.width), "shortest", to), crop, processor)
     if crop.padding:
         pixels = np.asarray(image)
         edges = [(crop.padding, crop.padding)] * 2 + [(0, 0)] * (pixels.ndim - 2)
@@ -162,4 +162,4 @@ def _resize(image: Image.Image, to: tuple[int, int], crop: Crop, processor: Proc
         extent = (0, 0, image.width, image.height)
         return image.transform((to[1], to[0]), Image.Transform.EXTENT, extent, Image.Resampling.BILINEAR)
     name: Interpolation = processor.interpolation if crop.resampling == "processor" else crop.resampling
-    return resize_whole(image, to, name)
+    return resize_image(image, to, name)

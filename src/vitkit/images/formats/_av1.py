@@ -1,4 +1,4 @@
-"""The sizes in an AV1 bit stream: just enough of the sequence header (AV1 specification, section 5.5)."""
+"""Frame sizes in the sequence headers of an AV1 bitstream (AV1 specification, section 5.5)."""
 
 from collections.abc import Iterator
 
@@ -8,20 +8,20 @@ _SEQUENCE_HEADER = 1
 
 
 class _Bits:
-    """Reads unsigned numbers bit by bit; past the end it raises."""
+    """Reader of unsigned integers from bits; raises ImageError at the end of the data."""
 
     def __init__(self, data: bytes) -> None:
         self._value, self._left = int.from_bytes(data, "big"), 8 * len(data)
 
     def take(self, count: int) -> int:
-        """The next `count` bits as a number."""
+        """Return the next `count` bits as an integer."""
         if count > self._left:
             raise corrupt("a sequence header is too short")
         self._left -= count
         return (self._value >> self._left) & ((1 << count) - 1)
 
     def take_variable(self) -> int:
-        """uvlc() of section 4.10.3."""
+        """Read uvlc() of section 4.10.3."""
         zeros = 0
         while not self.take(1):
             zeros += 1
@@ -52,7 +52,7 @@ def _skip_operating_points(bits: _Bits) -> None:
 
 
 def _sequence_size(payload: bytes) -> tuple[int, int]:
-    """The largest width and height that a sequence header allows its frames."""
+    """Return the maximum width and height of frames in a sequence header."""
     bits = _Bits(payload[:512])
     bits.take(3)  # profile
     bits.take(1)  # still picture
@@ -65,7 +65,7 @@ def _sequence_size(payload: bytes) -> tuple[int, int]:
 
 
 def _length(data: bytes, at: int) -> tuple[int, int]:
-    """leb128() of section 4.10.5: the number and the place after it."""
+    """Read leb128() of section 4.10.5; return the value and the next position."""
     value = 0
     for i in range(8):
         if at >= len(data):
@@ -79,10 +79,10 @@ def _length(data: bytes, at: int) -> tuple[int, int]:
 
 
 def frame_sizes(data: bytes) -> Iterator[tuple[int, int]]:
-    """(width, height) of each sequence header in a run of open bitstream units.
+    """Yield (width, height) of each sequence header in a series of open bitstream units.
 
-    Data that are no such run (a grid description, an alpha item of another codec) end the walk without an error: the
-    decoder refuses them.
+    Other data (a grid description, an alpha item of another codec) ends the iteration without an error; the decoder
+    rejects it.
     """
     at = 0
     for _ in range(MAX_PARTS):
