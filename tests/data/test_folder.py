@@ -81,7 +81,7 @@ def test_invalid_folders_raise(images: Path) -> None:
         data.splits("folder:/nowhere")
     with pytest.raises(ValueError, match="there is no folder ''"):
         data.splits("folder:")
-    with pytest.raises(ValueError, match="deeper' has not a class folders"):
+    with pytest.raises(ValueError, match="deeper' has no class folders"):
         data.splits(f"folder:{images / 'daisy' / 'deeper'}")
     (images / "tulip").mkdir()
     with pytest.raises(ValueError, match=r"the class folder '.*tulip' has not an images"):

@@ -199,7 +199,7 @@ def odd_files(shared: Path) -> dict[str, dict]:
 def test_exif_orientations_of_real_files(shared: Path) -> None:
     """Pixels are equal to Pillow's exif_transpose and close to the reference image.
 
-    The files were compressed again after their rotation, so single pixels differ; means composite blocks of 8 x 8 must not
+    The files were compressed again after their rotation, so single pixels differ; means over blocks of 8 x 8 must not
     differ by more than 2, while a wrong orientation differs by about 40.
     """
 

@@ -94,7 +94,7 @@ def _profile(parts: dict[int, bytes], total: int) -> bytes | None:
 
 
 def _end_and_scans(data: bytes, start: int) -> tuple[int, int]:
-    """Return the position of the first end marker after `start` (-1 if there is none) and the number of scans before it.
+    """Return the position of the first end marker after `start`, -1 if there is none, and the number of scans before.
 
     Vectorised, because a search for pairs of bytes in Python takes a tenth of the time of decoding.
     """
