@@ -50,7 +50,7 @@ def grey(values: Pixels) -> Pixels:
 
 
 def composite(pixels: Pixels, alpha: Pixels, background: tuple[int, int, int] = (255, 255, 255)) -> Pixels:
-    """Composite pixels with alpha (0 to 255) composite a background."""
+    """Composite pixels with alpha (0 to 255) over a background."""
     opacity = alpha[..., None] / 255
     return np.rint(pixels * opacity + np.array(background) * (1 - opacity)).astype(np.uint8)
 

@@ -31,7 +31,7 @@ def default_labels(num_classes: int) -> tuple[str, ...]:
 
 
 def _rows() -> list[list[str]]:
-    text = files(__package__).joinpath("imagenet1k.tsv").read_text(encoding="utf-8")
+    text = files("vitkit.data").joinpath("imagenet1k.tsv").read_text(encoding="utf-8")
     return [line.split("\t") for line in text.splitlines()]
 
 

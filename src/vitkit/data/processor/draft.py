@@ -10,7 +10,7 @@ from PIL import Image
 
 from vitkit.data.processor import fast
 from vitkit.data.processor.geometry import Size
-from vitkit.data.processor.processor import Picture, Processor
+from vitkit.data.processor.processor import ImageInput, Processor
 from vitkit.images import DEFAULT_LIMITS, Limits, is_tensor, open_pixels
 
 # Minimum ratio of decoded to resized pixels along each axis, as Pillow's `reducing_gap`.
@@ -19,7 +19,7 @@ GAP = 2
 
 def array(
     processor: Processor,
-    image: Picture,
+    image: ImageInput,
     *,
     limits: Limits = DEFAULT_LIMITS,
     allow_truncated: bool = False,

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 #: An image: a path, bytes, an open binary file, a PIL image, a numpy array or a torch tensor.
-Picture = Any
+ImageInput = Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +137,7 @@ class Processor:
 
     def picture(
         self,
-        image: Picture,
+        image: ImageInput,
         *,
         channels: Channels | None = None,
         limits: Limits = DEFAULT_LIMITS,
@@ -156,13 +156,13 @@ class Processor:
             return resize_image(image, target, self.interpolation)
         return resize_and_crop(image, target, self.interpolation, self.center_crop, self.size, self.fill)
 
-    def rgb(self, image: Picture, *, channels: Channels | None = None, **options: Any) -> Image.Image:
+    def rgb(self, image: ImageInput, *, channels: Channels | None = None, **options: Any) -> Image.Image:
         """Return the full image in mode RGB; `options` are `limits` and `allow_truncated` for files."""
         if isinstance(image, Image.Image | np.ndarray) or is_tensor(image):
             return to_rgb(image, channels=channels, background=self.background, profile=self.profile)
         return open_image(image, background=self.background, profile=self.profile, **options)
 
-    def array(self, image: Picture, **options: Any) -> Float32[np.ndarray, "c h w"]:
+    def array(self, image: ImageInput, **options: Any) -> Float32[np.ndarray, "c h w"]:
         """Preprocess one image without torch, for decoding threads; options as for `picture`."""
         return self.normalize(self.levels(image, **options))
 
@@ -171,7 +171,7 @@ class Processor:
         return resized_size(size, self.resize, self.size if self.resize_to is None else self.resize_to)
 
     def levels(
-        self, image: Picture, *, channels: Channels | None = None, **options: Any
+        self, image: ImageInput, *, channels: Channels | None = None, **options: Any
     ) -> UInt8[np.ndarray, "h w *c"]:
         """Return the pixels of `picture`, by the fast kernel where the result is equal; options and errors as there."""
         if self.channels != 3 or self.interpolation not in ("bilinear", "bicubic"):
@@ -188,7 +188,7 @@ class Processor:
         """Rescale pixels and normalise them by channel."""
         return normalize(pixels, self.rescale, tuple(self.mean), tuple(self.std))
 
-    def __call__(self, images: Picture | Sequence[Picture], **options: Any) -> 'Float32[Tensor, "b c h w"]':
+    def __call__(self, images: ImageInput | Sequence[ImageInput], **options: Any) -> 'Float32[Tensor, "b c h w"]':
         """Preprocess an image, a list, or an array (b, c, h, w) or (b, h, w, c) to a batch; options of `picture`."""
         import torch
 
@@ -224,7 +224,7 @@ class Processor:
         return cls(**timm.read(pretrained_cfg))
 
 
-def _each(images: Any, options: dict[str, Any]) -> Iterator[tuple[Picture, dict[str, Any]]]:
+def _each(images: Any, options: dict[str, Any]) -> Iterator[tuple[ImageInput, dict[str, Any]]]:
     """Yield every single image of the input with its options."""
     if isinstance(images, list | tuple):
         for image in images:

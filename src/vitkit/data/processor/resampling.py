@@ -10,13 +10,13 @@ from jaxtyping import Float32, UInt8
 from PIL import Image
 
 from vitkit.data.processor.geometry import MAX_RESIZED, crop_start
-from vitkit.data.processor.processor import Picture, Processor
+from vitkit.data.processor.processor import ImageInput, Processor
 from vitkit.images import DEFAULT_LIMITS, Limits, is_tensor, open_pixels
 
 
 def array(
     processor: Processor,
-    image: Picture,
+    image: ImageInput,
     *,
     limits: Limits = DEFAULT_LIMITS,
     allow_truncated: bool = False,

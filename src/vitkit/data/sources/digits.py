@@ -15,7 +15,7 @@ class Digits(Source):
     classes = tuple("0123456789")
 
     def __init__(self) -> None:
-        with files(__package__).joinpath("digits.npz").open("rb") as file, np.load(file) as arrays:
+        with files("vitkit.data.sources").joinpath("digits.npz").open("rb") as file, np.load(file) as arrays:
             counts, self.labels = arrays["images"], arrays["labels"]
         # The original values count the set pixels of a 4x4 cell: 0 to 16, scaled to 0 to 255.
         self.images = np.rint(counts * (255 / 16)).astype(np.uint8)

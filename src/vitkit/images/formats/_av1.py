@@ -55,7 +55,7 @@ def _sequence_size(payload: bytes) -> tuple[int, int]:
     """Return the maximum width and height of frames in a sequence header."""
     bits = _Bits(payload[:512])
     bits.take(3)  # profile
-    bits.take(1)  # still picture
+    bits.take(1)  # still_picture
     if bits.take(1):  # reduced header
         bits.take(5)
     else:
