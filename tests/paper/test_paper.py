@@ -11,7 +11,8 @@ import tyro
 
 from vitkit import cli, models, paper
 from vitkit.config import override
-from vitkit.data import splits, vtab
+from vitkit.data import splits
+from vitkit.data.sources import vtab
 from vitkit.explain import Curve, Curves, plots
 from vitkit.models import presets, resnet, vit
 from vitkit.paper import figure12, table3, table4, table6, table8, write
