@@ -6,7 +6,7 @@ ways to share: `ddp`, every process holds the whole model, and `fsdp` (FSDP2), e
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any, Literal
@@ -58,17 +58,16 @@ def together(device: str = "auto", kind: Kind = "none") -> Iterator[torch.device
         _group().destroy_process_group()
 
 
-def shard(module: nn.Module, kind: Kind) -> None:
-    """With `fsdp`, leaves this process its shard of every parameter, in place; blocks are gathered one at a time."""
+def shard(module: nn.Module, kind: Kind, blocks: Iterable[nn.Module] = ()) -> None:
+    """With `fsdp`, leaves this process its shard of every parameter, in place; `blocks` are gathered one at a time."""
     if kind != "fsdp":
         return
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
     mesh = init_device_mesh(next(module.parameters()).device.type, (world_size(),))
-    for name, part in module.named_modules():
-        if name.rpartition(".")[0].endswith("blocks"):
-            fully_shard(part, mesh=mesh)
+    for block in blocks:
+        fully_shard(block, mesh=mesh)
     fully_shard(module, mesh=mesh)
 
 

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from vitkit import checkpoints, models
-from vitkit.cli import main, verb, verbs
+from vitkit.cli import command, commands, main
 from vitkit.data.processor import Processor
 
 LABELS = ("red", "green", "blue")
@@ -158,10 +158,10 @@ def test_models_and_inspect(folder: Path, capsys: pytest.CaptureFixture[str]) ->
         (["classify", "{folder}/nothing", "{folder}/photos"], "nothing"),
         (["classify", "{folder}/model", "{folder}/*.webp"], "no file matches"),
         (["classify", "{folder}/model", "{folder}/photos", "{folder}/*.webp"], "no file matches"),
-        (["convert", "{folder}/model", "{folder}/x", "--to", "keras"], "unknown dialect 'keras'"),
-        (["embed", "{folder}/model", "{folder}/photos", "--out", "{folder}/no/x.npz"], "there is no folder"),
+        (["convert", "{folder}/model", "{folder}/x", "--to", "keras"], "unknown format 'keras'"),
+        (["embed", "{folder}/model", "{folder}/photos", "--out", "{folder}/no/x.npz"], "does not exist"),
         (["classify", "{folder}/model", "{folder}/photos", "--device", "gpu"], "there is no device 'gpu' here"),
-        (["models", "resnext"], "no architecture has 'resnext' in its name"),
+        (["models", "resnext"], "no architecture name contains 'resnext'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -184,24 +184,24 @@ def test_no_command_and_help_and_version(capsys: pytest.CaptureFixture[str]) -> 
     assert main([]) == 1
     assert main(["--help"]) == 0
     out = capsys.readouterr().out
-    for name in verbs():
+    for name in commands():
         assert name in out
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("vitkit ")
 
 
-@pytest.mark.parametrize("name", verbs())
+@pytest.mark.parametrize("name", commands())
 def test_every_command_documents_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    doc = verb(name).__doc__ or ""
+    doc = command(name).__doc__ or ""
     assert doc.splitlines()[0].endswith(".")
     with pytest.raises(SystemExit) as caught:
         main([name, "--help"])
     assert caught.value.code == 0
     out = capsys.readouterr().out
     assert doc.splitlines()[0] in out
-    parameters = [word for word in verb(name).__annotations__ if word != "return"]
+    parameters = [word for word in command(name).__annotations__ if word != "return"]
     for parameter in parameters:
-        assert f"{parameter}:" in doc, f"`vitkit {name}` does not say what {parameter} is"
+        assert f"{parameter}:" in doc, f"`vitkit {name}` does not document {parameter}"
 
 
 def test_the_page_of_commands_is_what_they_say() -> None:

@@ -14,7 +14,8 @@ from vitkit.cli import main
 from vitkit.data.processor import Processor
 from vitkit.objectives import supervised
 from vitkit.predict import load
-from vitkit.train import Data, Machine, Run, evaluation, train
+from vitkit.report.evaluation import metric_rows
+from vitkit.train import Data, Machine, Run, train
 from vitkit.train.events import read
 
 COLOURS = {"blue": (0, 0, 255), "green": (0, 255, 0), "red": (255, 0, 0)}
@@ -68,12 +69,12 @@ def test_the_numbers_are_those_of_the_val_split_under_the_names_of_the_model(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = asked(capsys, place / "model", "--data", f"folder:{place / 'photos'}")
-    assert (found["pictures"], found["classes"], found["training_pictures"]) == (15, 3, None)
-    assert {key.split(".")[0] for key in found["numbers"]} == {"top1", "confusion", "calibration"}
+    assert (found["images"], found["classes"], found["training_images"]) == (15, 3, None)
+    assert {key.split(".")[0] for key in found["metrics"]} == {"top1", "confusion", "calibration"}
     right = 0
     for path, predictions in load(place / "model").classify(str(place / "photos" / "val"), device="cpu"):
         right += predictions[0].label.lower() == Path(path).parent.name
-    assert found["numbers"]["top1.accuracy"] == pytest.approx(right / 15)
+    assert found["metrics"]["top1.accuracy"] == pytest.approx(right / 15)
 
 
 def test_every_evaluator_of_features_learns_from_the_train_split(
@@ -84,24 +85,24 @@ def test_every_evaluator_of_features_learns_from_the_train_split(
     for model in ("model", "backbone"):
         out = tmp_path / model
         found = asked(capsys, place / model, "--data", data, "--with", "knn, fewshot,probe", "--out", out)
-        assert (found["pictures"], found["training_pictures"]) == (15, 36)
+        assert (found["images"], found["training_images"]) == (15, 36)
         assert json.loads((out / "evaluation.json").read_text()) == found
-        assert {"knn.k10", "knn.k20", "fewshot.5shot", "probe.accuracy"} <= set(found["numbers"])
-        assert found["numbers"]["probe.accuracy"] > 0.5, "colours are not hard to tell apart"
+        assert {"knn.k10", "knn.k20", "fewshot.5shot", "probe.accuracy"} <= set(found["metrics"])
+        assert found["metrics"]["probe.accuracy"] > 0.5, "colours are not hard to tell apart"
         assert "Its mistakes" not in (out / "report.html").read_text()
     other = asked(
         capsys, place / "model", "--data", f"folder:{place / 'photos' / 'val'}", "--train",
         f"folder:{place / 'photos' / 'train'}", "--with", "knn,fewshot,probe",
     )  # fmt: skip
     with_model = json.loads((tmp_path / "model" / "evaluation.json").read_text())
-    assert other["numbers"] == pytest.approx(with_model["numbers"])
+    assert other["metrics"] == pytest.approx(with_model["metrics"])
 
 
 def test_a_share_can_be_held_out(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = (place / "model", "--data", f"folder:{place / 'heap'}", "--held-out", "0.2", "--with", "top1,knn")
     found = asked(capsys, *words)
-    assert (found["pictures"], found["training_pictures"]) == (9, 36)
-    assert asked(capsys, *words)["numbers"] == found["numbers"]
+    assert (found["images"], found["training_images"]) == (9, 36)
+    assert asked(capsys, *words)["metrics"] == found["metrics"]
 
 
 class Checker(HTMLParser):
@@ -128,8 +129,8 @@ def test_the_table_and_the_page_say_the_numbers(
     assert main([*words, "--with", "top1,confusion,calibration,flops", "--out", str(tmp_path / "out")]) == 0
     out = capsys.readouterr().out
     text = (tmp_path / "out" / "report.html").read_text()
-    numbers = json.loads((tmp_path / "out" / "evaluation.json").read_text())["numbers"]
-    for evaluator, name, value in evaluation.rows_of(numbers):
+    numbers = json.loads((tmp_path / "out" / "evaluation.json").read_text())["metrics"]
+    for evaluator, name, value in metric_rows(numbers):
         assert evaluator in out
         assert any(name in line and value in line for line in out.splitlines())
         assert f"<span class='soft'>{evaluator}</span> {name}</td><td>{value}</td>" in text
@@ -145,7 +146,7 @@ def test_the_table_and_the_page_say_the_numbers(
     assert main([*words, "--with", "top1", "--out", str(tmp_path / "out")]) == 0
     (tmp_path / "out" / "evaluation.json").unlink()
     assert main([*words, "--with", "top1", "--out", str(tmp_path / "out")]) == 1
-    assert "is not of an evaluation: choose another folder" in capsys.readouterr().err
+    assert "is not the report of an evaluation; choose another folder" in capsys.readouterr().err
 
 
 def test_what_does_not_fit_is_one_clear_line(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -153,20 +154,22 @@ def test_what_does_not_fit_is_one_clear_line(place: Path, capsys: pytest.Capture
     fruit = f"folder:{place / 'fruit'}"
     message = refused(capsys, place / "model", "--data", fruit)
     assert "has 2 classes (apple, plum), the model 3 (Red, green, blue): apple, plum have no label" in message
-    assert "has no train split: name a source to train them on" in refused(
+    assert "has no train split: set train or held_out" in refused(
         capsys, place / "model", "--data", heap, "--with", "knn"
     )
-    assert "judged on the pictures that are learnt from" in refused(
+    assert "set held_out to split it" in refused(
         capsys, place / "model", "--data", heap, "--train", heap, "--with", "knn"
     )
-    assert "does not learn" in refused(capsys, place / "model", "--data", heap, "--train", photos_)
-    assert "has splits of its own (" in refused(capsys, place / "model", "--data", photos_, "--held-out", "0.2")
-    assert "no classes to be right about" in refused(capsys, place / "backbone", "--data", heap)
+    assert "trains nothing; leave train out" in refused(capsys, place / "model", "--data", heap, "--train", photos_)
+    assert "held_out needs data without splits" in refused(
+        capsys, place / "model", "--data", photos_, "--held-out", "0.2"
+    )
+    assert "has no classes to predict" in refused(capsys, place / "backbone", "--data", heap)
     assert "did you mean 'top1'" in refused(capsys, place / "model", "--data", heap, "--with", "top2")
-    assert "at least one evaluator: average_precision, calibration" in refused(
+    assert "no evaluator is given; choose from average_precision, calibration" in refused(
         capsys, place / "model", "--data", heap, "--with", ","
     )
-    assert "leave one of the two out" in refused(
+    assert "leave one of them out" in refused(
         capsys, place / "model", "--data", heap, "--train", photos_, "--held-out", "0.2", "--with", "knn"
     )
 
@@ -178,7 +181,7 @@ def test_pictures_of_other_classes_are_fine_where_nothing_asks_the_model_for_its
         capsys, place / "model", "--data", f"folder:{place / 'fruit'}", "--with", "fewshot",
         "--train", f"folder:{place / 'more_fruit'}",
     )  # fmt: skip
-    assert (found["classes"], found["pictures"], found["training_pictures"]) == (2, 4, 6)
+    assert (found["classes"], found["images"], found["training_images"]) == (2, 4, 6)
 
 
 def test_a_run_may_be_judged_by_what_learns(place: Path, tmp_path: Path) -> None:

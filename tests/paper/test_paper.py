@@ -27,11 +27,11 @@ LIGHT = ("figure7", "objectnet")
 
 def settings_of(command: str) -> dict[str, Any]:
     """The words of a command line as its function gets them; SystemExit where they do not parse."""
-    program, verb, *words = shlex.split(command)
+    program, name, *words = shlex.split(command)
     assert program == "vitkit"
     given: dict[str, Any] = {}
 
-    @functools.wraps(cli.verb(verb))
+    @functools.wraps(cli.command(name))
     def keep(*arguments: Any, **named: Any) -> None:
         given.update(named)
         given["arguments"] = arguments

@@ -136,7 +136,7 @@ def save(
     classes = checkpoint.model.config.num_classes
     if len(checkpoint.labels) != classes:
         raise CheckpointError(f"the model has {classes} classes, but there are {len(checkpoint.labels)} labels")
-    name = type(checkpoint.model.config).__module__.rpartition(".")[2]
+    name = checkpoint.model.family
     candidates = [*named("huggingface"), *named("vitkit")] if to is None else named(to)
     able = [each for each in candidates if each.family in (None, name)]
     if not able:

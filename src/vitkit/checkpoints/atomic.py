@@ -1,11 +1,9 @@
-"""Writing that happens whole or not at all: into a new name beside the target, to the disk, then renamed."""
+"""What a checkpoint may replace: the rules of `save` and `export` before `vitkit.atomic` writes."""
 
-import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from vitkit import atomic
 from vitkit.checkpoints.errors import CheckpointError
 
 
@@ -15,18 +13,7 @@ def write_file(target: Path, write: Callable[[Path], None], *, overwrite: bool) 
         raise CheckpointError(f"{target} is a folder, and this format is one file")
     if target.exists() and not overwrite:
         raise CheckpointError(f"{target} exists: say overwrite=True (--overwrite) to replace it")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
-    os.close(handle)
-    part = Path(name)
-    try:
-        write(part)
-        _readable(part, 0o666)
-        _flush(part)
-        os.replace(part, target)
-    finally:
-        part.unlink(missing_ok=True)
-    _flush(target.parent)
+    atomic.write_file(target, write)
 
 
 def write_folder(target: Path, write: Callable[[Path], None], *, overwrite: bool) -> None:
@@ -35,28 +22,7 @@ def write_folder(target: Path, write: Callable[[Path], None], *, overwrite: bool
     A folder is replaced only where it looks like a checkpoint: it has a config.json and no folders inside.
     """
     check_folder(target, overwrite=overwrite)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part"))
-    old = part.with_suffix(".old")
-    try:
-        write(part)
-        _readable(part, 0o777)
-        for path in part.iterdir():
-            _flush(path)
-        _flush(part)
-        if target.exists():
-            target.rename(old)
-        try:
-            part.rename(target)
-        except OSError:
-            if old.exists():
-                old.rename(target)
-            raise
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-        if target.exists():
-            shutil.rmtree(old, ignore_errors=True)
-    _flush(target.parent)
+    atomic.write_folder(target, write)
 
 
 def check_folder(target: Path, *, overwrite: bool) -> None:
@@ -68,18 +34,3 @@ def check_folder(target: Path, *, overwrite: bool) -> None:
         raise CheckpointError(f"{target} exists and is not empty: say overwrite=True (--overwrite) to replace it")
     if inside and (not (target / "config.json").is_file() or any(path.is_dir() for path in inside)):
         raise CheckpointError(f"{target} is not empty and no checkpoint folder: it is not replaced")
-
-
-def _readable(path: Path, mode: int) -> None:
-    """The permissions that a file or folder made in the plain way has; temporary ones are private."""
-    mask = os.umask(0)
-    os.umask(mask)
-    path.chmod(mode & ~mask)
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -15,6 +15,7 @@ import torch
 from einops import rearrange
 from torch import nn
 
+from vitkit import models
 from vitkit.checkpoints.containers import open_weights
 from vitkit.checkpoints.errors import CheckpointError, listing
 from vitkit.checkpoints.inference import parse_overrides
@@ -63,7 +64,7 @@ def attach(model: Backbone, path: Path, overrides: Mapping[str, Any], dtype: tor
 def _check(config: Any, file: str) -> None:
     """CheckpointError where the model has no tokens behind a final norm for a head to read."""
     if not isinstance(config, vit.Config | dinov3.Config):
-        family = type(config).__module__.rpartition(".")[2]
+        family = models.family_of(config)
         raise CheckpointError(f"{file}: a head from a file is for ViTs, hybrids, DINO, DINOv2 and DINOv3, not {family}")
     if isinstance(config, vit.Config) and (config.norm != "tokens" or config.pool == "map" or config.pre_logits):
         how = f"norm='{config.norm}', pool='{config.pool}', pre_logits={config.pre_logits}"

@@ -7,24 +7,14 @@ from typing import TYPE_CHECKING, Any
 from vitkit import config as configs
 from vitkit.checkpoints.errors import CheckpointError
 from vitkit.checkpoints.expressible import TRAINING, beside
+from vitkit.layers.activations import CORE, names_in
 
 if TYPE_CHECKING:
     from vitkit.checkpoints import Checkpoint
 
 # These write the same encoder under the same names.
 MODEL_TYPES = ("vit", "vit_mae", "vit_msn")
-ACTIVATIONS = {
-    "gelu": "gelu",
-    "gelu_python": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_fast": "gelu_tanh",
-    "gelu_accurate": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "relu": "relu",
-    "silu": "silu",
-    "swish": "silu",
-}
-WRITTEN = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "relu": "relu", "silu": "silu"}
+ACTIVATIONS = names_in("transformers")
 # Dropout rates have their own words in transformers, and someone may change those.
 BESIDE = tuple(name for name in TRAINING if "dropout" not in name)
 MAX_SIDE = 100_000
@@ -108,7 +98,7 @@ def to_config(checkpoint: "Checkpoint") -> dict[str, Any]:
         "attention_probs_dropout_prob": config.attention_dropout,
         "dtype": str(next(checkpoint.model.parameters()).dtype).removeprefix("torch."),
         "encoder_stride": config.patch_size[0],
-        "hidden_act": WRITTEN[config.activation],
+        "hidden_act": CORE[config.activation].transformers[0],
         "hidden_dropout_prob": config.dropout,
         "hidden_size": config.width,
         "image_size": _side(config.image_size),

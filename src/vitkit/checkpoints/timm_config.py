@@ -9,12 +9,13 @@ from vitkit.checkpoints import timm_names
 from vitkit.checkpoints.errors import CheckpointError
 from vitkit.checkpoints.expressible import TRAINING, beside
 from vitkit.data.processor import Processor
+from vitkit.layers.activations import names_in
 
 if TYPE_CHECKING:
     from vitkit.checkpoints import Checkpoint
 
 POOLS = {"token": "token", "avg": "gap", "map": "map", "": "none"}
-ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_tanh", "relu": "relu", "silu": "silu", "swish": "silu"}
+ACTIVATIONS = names_in("timm")
 # Of timm's own SigLIP entries, those it builds with tanh-GELU.
 SIGLIP_TANH = re.compile(
     r"vit_(base_patch32|so400m_patch16|giantopt_patch16)_siglip|vit_large_patch16_siglip_(gap_)?512"

@@ -7,8 +7,6 @@ source, `vtab:` a task of VTAB-1k. To add a source, add one file.
 `processor` is the evaluation preprocessing that is saved with the weights; `augment` and `loader` serve training.
 """
 
-import importlib
-import pkgutil
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,9 +17,10 @@ from PIL import Image
 
 from vitkit.config import nearest
 from vitkit.images import ImageError, Profile, open_image
+from vitkit.registry import Registry
 
 Label = int | tuple[int, ...]
-SOURCES = Path(__file__).parent / "sources"
+SOURCES = Registry(f"{__name__}.sources", "data source", needs=["open_source"])
 
 
 class ReadOptions(TypedDict, total=False):
@@ -142,7 +141,7 @@ def fitted(source: Source, classes: tuple[str, ...], *, name: str) -> Source:
 
 def source_names() -> list[str]:
     """Return the names of all sources: the public files of `sources/`."""
-    return sorted(module.name for module in pkgutil.iter_modules([str(SOURCES)]) if module.name[0] != "_")
+    return SOURCES.names()
 
 
 def splits(name: str) -> dict[str, Source]:
@@ -153,8 +152,7 @@ def splits(name: str) -> dict[str, Source]:
     kind, _, location = name.partition(":")
     if kind not in source_names():
         raise ValueError(f"unknown data source '{kind}' in '{name}'{nearest(kind, source_names())}")
-    opened: dict[str, Source] = importlib.import_module(f"{__name__}.sources.{kind}").open_source(location)
-    return opened
+    return SOURCES.get(kind).open_source(location)
 
 
 def source(name: str) -> Source:

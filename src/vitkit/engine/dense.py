@@ -7,25 +7,20 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-# oneDNN's names (and the variant it wants) for the activations that it applies inside a product.
-FUSED = {"": ("none", ""), "gelu": ("gelu", "none"), "gelu_tanh": ("gelu", "tanh"), "relu": ("relu", ""),
-         "silu": ("swish", "")}  # fmt: skip
-PLAIN: dict[str, Callable[[Tensor], Tensor]] = {
-    "": lambda x: x,
-    "gelu": F.gelu,
-    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
-    "relu": F.relu,
-    "silu": F.silu,
+from vitkit.layers.activations import CORE, activation_name
+
+# oneDNN's names (and the variant it wants) for the activations that it applies inside a product; "" is none.
+FUSED = {"": ("none", "")} | {name: each.onednn for name, each in CORE.items() if each.onednn is not None}
+PLAIN: dict[str, Callable[[Tensor], Tensor]] = {"": lambda x: x} | {
+    name: each.function for name, each in CORE.items() if each.function is not None
 }
 # What the layout of packed weights is chosen for: the tokens of eight pictures of 14x14 patches. Others work as well.
 ROWS_EXPECTED = 8 * 197
 
 
-def activation_name(module: nn.Module) -> str | None:
+def fused_name(module: nn.Module) -> str | None:
     """The name in `PLAIN` of an activation module; None for one that is not among them."""
-    if isinstance(module, nn.GELU):
-        return "gelu" if module.approximate == "none" else "gelu_tanh"
-    return {nn.ReLU: "relu", nn.SiLU: "silu", nn.Identity: ""}.get(type(module))
+    return "" if isinstance(module, nn.Identity) else activation_name(module)
 
 
 def ended(

@@ -20,6 +20,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from vitkit import atomic
 from vitkit.config import nearest
 from vitkit.models import Backbone
 
@@ -125,7 +126,11 @@ class Explanation:
         """Writes the arrays into an .npz file."""
         if Path(path).suffix != ".npz":
             raise ValueError(f"arrays are written into an .npz file, not '{os.fspath(path)}'")
-        np.savez_compressed(path, **dict[str, Any](self.arrays))
+        atomic.write_file(Path(path), self._compress)
+
+    def _compress(self, path: Path) -> None:
+        with path.open("wb") as file:
+            np.savez_compressed(file, **dict[str, Any](self.arrays))
 
 
 # What explanations are made with, not explanations.

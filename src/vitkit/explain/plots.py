@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
+from vitkit import atomic
 from vitkit.explain import Curves, Dots, Overlay, Tiles
 
 #: Pixels an inch; sizes below are in inches, so that a figure's size in pixels is known before it is drawn.
@@ -34,7 +35,8 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> None:
     if Path(path).suffix.lower() != ".png":
         raise ValueError(f"figures are written as .png files, not '{os.fspath(path)}'")
     # Without matplotlib's version in it, the same figure is the same file.
-    figure.savefig(path, dpi=DPI, format="png", metadata={"Software": None})
+    options: Any = {"dpi": DPI, "format": "png", "metadata": {"Software": None}}
+    atomic.write_file(Path(path), lambda part: figure.savefig(part, **options))
 
 
 def blank(width: float, height: float, title: str) -> tuple[Figure, float]:

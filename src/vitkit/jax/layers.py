@@ -9,11 +9,10 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from vitkit.layers.activations import CORE
+
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "gelu": partial(nn.gelu, approximate=False),
-    "gelu_tanh": partial(nn.gelu, approximate=True),
-    "relu": nn.relu,
-    "silu": nn.silu,
+    name: partial(getattr(nn, each.flax[0]), **each.flax[1]) for name, each in CORE.items() if each.flax is not None
 }
 
 xavier = nn.initializers.xavier_uniform()

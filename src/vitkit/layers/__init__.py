@@ -3,9 +3,10 @@
 The letters in shapes: b batch, n tokens, d width, h heads, k width of a head, c channels, rows and columns of the grid.
 """
 
+from vitkit.layers.activations import ActivationName, activation
 from vitkit.layers.attention import Attention, attention_weights
 from vitkit.layers.axial import AxialBlock
-from vitkit.layers.block import MLP, Block, DropPath, LayerScale, activation, layer_norm
+from vitkit.layers.block import MLP, Block, DropPath, LayerScale, layer_norm
 from vitkit.layers.convolution import BatchNorm, GroupNorm, MaxPoolSame, StdConv, pad_same, same_padding
 from vitkit.layers.encoder import encoder_blocks, run_blocks
 from vitkit.layers.features import Features, join_tokens
@@ -46,6 +47,7 @@ __all__ = [
     "MLP",
     "RELATIVE_RESIZES",
     "RESIZES",
+    "ActivationName",
     "Attention",
     "AxialBlock",
     "BatchNorm",

@@ -1,28 +1,14 @@
 """The pre-norm encoder block and what it is made of (ViT paper, equations 2-3)."""
 
 from collections.abc import Sequence
-from functools import partial
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from vitkit.layers.activations import activation
 from vitkit.layers.attention import Attention
 from vitkit.layers.place import Place
-
-ACTIVATIONS = {
-    "gelu": nn.GELU,
-    "gelu_tanh": partial(nn.GELU, approximate="tanh"),
-    "relu": nn.ReLU,
-    "silu": nn.SiLU,
-}
-
-
-def activation(name: str) -> nn.Module:
-    """The activation of that name: `gelu` is exact (PyTorch weights), `gelu_tanh` its approximation (JAX weights)."""
-    if name not in ACTIVATIONS:
-        raise ValueError(f"unknown activation '{name}'; there is {', '.join(ACTIVATIONS)}")
-    return ACTIVATIONS[name]()
 
 
 def layer_norm(width: int, eps: float) -> nn.LayerNorm:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from vitkit.layers import (
     MLP,
+    ActivationName,
     Attention,
     AxialBlock,
     Features,
@@ -50,7 +51,7 @@ class Config:
     pre_logits: int = 0
     position: Literal["learned", "factorised", "none"] = "learned"
     position_resize: positions.Resize = "bilinear_corners"
-    activation: Literal["gelu", "gelu_tanh", "relu", "silu"] = "gelu"
+    activation: ActivationName = "gelu"
     norm_eps: float = 1e-6
     qkv_bias: bool = True
     stochastic_depth: float = 0.0

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitkit.layers import (
+    ActivationName,
     Features,
     PatchEmbed,
     Place,
@@ -55,7 +56,7 @@ class Config:
     relative_resize: Literal["geometric", "geometric_linear", "bilinear"] = "geometric"
     position: Literal["learned", "none"] = "none"
     position_resize: positions.Resize = "bicubic"
-    activation: Literal["gelu", "gelu_tanh", "relu", "silu"] = "gelu"
+    activation: ActivationName = "gelu"
     norm_eps: float = 1e-6
     layer_scale: float | None = 0.1
     stochastic_depth: float = 0.0

@@ -9,13 +9,13 @@ import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitkit.layers import (
+    ActivationName,
     Features,
     PatchEmbed,
     Place,
@@ -45,7 +45,7 @@ class Config:
     mlp_width: int = 3072
     num_classes: int = 1000
     position_resize: positions.Resize = "bicubic"
-    activation: Literal["gelu", "gelu_tanh", "relu", "silu"] = "gelu"
+    activation: ActivationName = "gelu"
     norm_eps: float = 1e-6
     qkv_bias: bool = True
     stochastic_depth: float = 0.0
@@ -69,6 +69,8 @@ class DeiT(TokenBackbone):
     Its logits are the mean of the two heads' (section 4, "Joint classifiers"); `both` gives them apart, for training
     the second on what a teacher says. Parameter names are DeiT's own.
     """
+
+    head_modules = ("head", "head_dist")
 
     def __init__(self, config: Config):
         super().__init__()

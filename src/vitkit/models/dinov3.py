@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitkit.layers import (
+    ActivationName,
     Features,
     PatchEmbed,
     Place,
@@ -43,7 +44,7 @@ class Config:
     num_registers: int = 4
     pool: Literal["token", "gap", "token+gap"] = "token"
     mlp: Literal["mlp", "swiglu"] = "mlp"
-    activation: Literal["gelu", "gelu_tanh", "relu", "silu"] = "gelu"
+    activation: ActivationName = "gelu"
     norm_eps: float = 1e-5
     qkv_bias: bool = True
     rotary_base: float = 100.0

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitkit.layers import (
+    ActivationName,
     Features,
     MapPool,
     PatchEmbed,
@@ -77,7 +78,7 @@ class Config:
     position_tokens: Literal["patches", "class+patches", "all"] = "class+patches"
     position_resize: positions.Resize = "bilinear_corners"
     mlp: Literal["mlp", "swiglu"] = "mlp"
-    activation: Literal["gelu", "gelu_tanh", "relu", "silu"] = "gelu"
+    activation: ActivationName = "gelu"
     norm_eps: float = 1e-6
     qkv_bias: bool = True
     qk_norm: bool = False

@@ -39,6 +39,14 @@ class Objective(nn.Module, ABC):
         """Which part of its run it is in, from 0; a step of another part costs something else."""
         return 0
 
+    def blocks(self) -> list[nn.Module]:
+        """Blocks that are sharded, checkpointed and compiled one at a time: the encoder blocks of all its backbones."""
+        return [block for part in self.modules() if isinstance(part, Backbone) for block in part.blocks]
+
+    def input_parameters(self) -> tuple[nn.Parameter, ...]:
+        """Parameters of its own that enter the backbone before the first block, as a mask token does."""
+        return ()
+
     def after_step(self, progress: float) -> None:
         """Called after every update of the weights; `progress` runs from just above 0 to 1 at the end of the run."""
 

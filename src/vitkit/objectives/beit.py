@@ -163,6 +163,10 @@ class BEiT(Objective):
         nn.init.zeros_(self.lm_head.bias)
         self.register_buffer("progress", torch.zeros(()))
 
+    def input_parameters(self) -> tuple[nn.Parameter, ...]:
+        """The mask token: it replaces patches before the first block."""
+        return (self.mask_token,)
+
     @property
     def encoder(self) -> TokenBackbone:
         """The backbone, which `__init__` has checked."""

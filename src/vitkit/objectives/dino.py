@@ -2,7 +2,6 @@
 
 import copy
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -238,6 +237,7 @@ def build(config: Config, backbone: Backbone) -> DINO:
     objective = DINO(config, backbone)
     if config.start:
         # The state but for the progress of the run, and for heads that classify, which DINO has not.
-        parts = [name for name in objective.state_dict() if not re.match(r"progress$|(student|backbone)\.head\.", name)]
+        heads = [f"{part}.{name}" for part in ("student", "backbone") for name in backbone.head_parameters()]
+        parts = [name for name in objective.state_dict() if name not in ("progress", *heads)]
         load_into(objective, config.start, parts, LAYOUTS, what="DINO's student, teacher, heads and centre")
     return objective

@@ -1,7 +1,11 @@
 """Figure 1: the model, as a picture; here as what ViT-B/16 does to one, step by step, with its parameters counted."""
 
+from collections.abc import Iterable
+
+from torch import Tensor
+
 from vitkit import models
-from vitkit.models import Backbone
+from vitkit.models import TokenBackbone
 from vitkit.paper import Exhibit, Findings, Table
 from vitkit.paper.small import Small
 
@@ -31,19 +35,21 @@ def study(small: Small) -> Findings:
     """ViT-B/16 part by part."""
     config = models.preset("vit-b/16")
     model = models.build(config, device="meta")
+    assert isinstance(model, TokenBackbone)
     tokens = config.grid[0] * config.grid[1]
-    block = _count(model, "blocks.0.")
+    tables = [model.get_parameter(name) for name in ("cls_token", "pos_embed")]
+    block = _count(model.blocks[0].parameters())
     rows = (
-        ("patches, projected", "1", f"{tokens} x {config.width}", _count(model, "patch_embed.")),
-        ("class token and positions", "1", f"{tokens + 1} x {config.width}", _count(model, "cls_token", "pos_embed")),
+        ("patches, projected", "1", f"{tokens} x {config.width}", _count(model.patch_embed.parameters())),
+        ("class token and positions", "1", f"{tokens + 1} x {config.width}", _count(tables)),
         ("each block", "2, 3", f"{tokens + 1} x {config.width}", block),
         (f"all {config.depth} blocks", "2, 3", f"{tokens + 1} x {config.width}", config.depth * block),
-        ("final norm of the class token", "4", f"{config.width}", _count(model, "norm.")),
-        ("head", "", f"{config.num_classes}", _count(model, "head.")),
-        ("all", "", "", _count(model, "")),
+        ("final norm of the class token", "4", f"{config.width}", _count(model.norm.parameters())),
+        ("head", "", f"{config.num_classes}", _count(model.head_parameters().values())),
+        ("all", "", "", _count(model.parameters())),
     )
     return Findings(table=Table(COLUMNS, rows), numbers={row[0]: row[3] for row in rows})
 
 
-def _count(model: Backbone, *prefixes: str) -> int:
-    return sum(each.numel() for name, each in model.named_parameters() if name.startswith(prefixes))
+def _count(parameters: Iterable[Tensor]) -> int:
+    return sum(each.numel() for each in parameters)

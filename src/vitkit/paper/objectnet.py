@@ -1,9 +1,9 @@
 """ObjectNet: photos in unusual places, judged among the classes that both sets have (appendix D.9)."""
 
 from vitkit import checkpoints
+from vitkit.evaluate import protocol
 from vitkit.paper import Exhibit, Findings, Table, seen
 from vitkit.paper.small import Small
-from vitkit.train import evaluation
 
 EXHIBIT = Exhibit(
     title="ObjectNet",
@@ -22,8 +22,8 @@ def study(small: Small) -> Findings:
     """Half of the classes, judged among all and among themselves."""
     folder = seen.trained(small, "seen", small.vit(), steps=small.length(200))
     loaded = checkpoints.load(folder)
-    judge = evaluation.Judge(data=small.downstream, evaluators=("top1", "subset"), batch_size=64)
-    numbers = evaluation.run(str(folder), loaded.model, loaded.processor, loaded.labels, judge).numbers
+    config = protocol.EvaluationConfig(data=small.downstream, evaluators=("top1", "subset"), batch_size=64)
+    numbers = protocol.run(str(folder), loaded.model, loaded.processor, loaded.labels, config).metrics
     rows = tuple(
         (f"among {words}", round(100 * numbers[f"{name}.accuracy"], 2))
         for name, words in (("top1", "all classes"), ("subset", f"the {numbers['subset.classes']:.0f} asked for"))

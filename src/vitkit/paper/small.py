@@ -15,11 +15,12 @@ from vitkit import checkpoints, config, models
 from vitkit.data import splits
 from vitkit.data.augment import Augment
 from vitkit.data.processor import Processor
+from vitkit.evaluate import protocol
 from vitkit.evaluate.flops import flops
 from vitkit.models import vit
 from vitkit.objectives import supervised
 from vitkit.paper.spread import Trial
-from vitkit.train import Data, Machine, Result, Run, evaluation, train
+from vitkit.train import Data, Machine, Result, Run, train
 from vitkit.train.optim import Optimizer
 from vitkit.train.schedule import Schedule
 
@@ -169,15 +170,15 @@ class Small:
         4.1).
         """
         loaded, data = checkpoints.load(folder), source or self.downstream
-        judge = evaluation.Judge(
+        config = protocol.EvaluationConfig(
             data=data,
             train=self.part(data, f"number={TO_LEARN_FROM}") if self.comes_in_splits else None,
             held_out=None if self.comes_in_splits else 0.5,
             evaluators=("fewshot",),
             batch_size=64,
         )
-        found = evaluation.run(str(folder), loaded.model, loaded.processor, loaded.labels, judge)
-        return found.numbers[f"fewshot.{SHOTS}shot"]
+        found = protocol.run(str(folder), loaded.model, loaded.processor, loaded.labels, config)
+        return found.metrics[f"fewshot.{SHOTS}shot"]
 
     def sweep(self, variants: Mapping[str, Variant], steps: int, *, data: str | None = None) -> list[Outcome]:
         """Every variant pre-trained and judged with every seed."""

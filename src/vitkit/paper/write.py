@@ -6,11 +6,10 @@ from typing import Any
 
 import torch
 
-from vitkit import __version__
+from vitkit import __version__, atomic
 from vitkit.explain import plots
 from vitkit.paper import Exhibit, Findings, Table
 from vitkit.paper.small import Small
-from vitkit.train.state import write_file
 
 
 def write(name: str, exhibit: Exhibit, findings: Findings, small: Small, seconds: float) -> list[Path]:
@@ -28,7 +27,7 @@ def write(name: str, exhibit: Exhibit, findings: Findings, small: Small, seconds
         "result.md": markdown(exhibit, findings, small, figures),
     }
     for file, text in texts.items():
-        write_file(small.out / file, text.encode())
+        atomic.write_text(small.out / file, text)
     return [*paths, *(small.out / file for file in texts)]
 
 

@@ -28,10 +28,15 @@ def begin(run: Run, total: int, device: torch.device) -> Training:
     backbone = start.backbone(run)
     tune.apply(run.tune, backbone)
     objective = objectives.build(run.objective, backbone).to(device)
-    blocks = [part for name, part in objective.named_modules() if name.rpartition(".")[0].endswith("blocks")]
+    blocks = objective.blocks()
+    if not blocks and (run.machine.recompute or run.machine.compile):
+        setting = "recompute" if run.machine.recompute else "compile"
+        raise ValueError(
+            f"machine.{setting} works on encoder blocks, and the family {backbone.family} has none: leave it off"
+        )
     if run.machine.recompute:
         recompute(blocks)
-    parallel.shard(objective, run.machine.parallel)
+    parallel.shard(objective, run.machine.parallel, blocks)
     if run.machine.compile:
         for block in blocks:
             block.compile()

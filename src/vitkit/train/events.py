@@ -14,8 +14,8 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from vitkit import atomic
 from vitkit.train.loggers import Logger
-from vitkit.train.state import write_file
 from vitkit.train.utilisation import Peak
 
 
@@ -130,7 +130,7 @@ def read(log: Path) -> list[dict[str, Any]]:
 def rewind(log: Path, step: int) -> None:
     """Drops what was logged after a step that the run now goes on from, so that nothing is told twice."""
     kept = [event for event in read(log) if event["step"] <= step]
-    write_file(log, "".join(json.dumps(event) + "\n" for event in kept).encode())
+    atomic.write_text(log, "".join(json.dumps(event) + "\n" for event in kept))
 
 
 def console() -> Console:

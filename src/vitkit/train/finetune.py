@@ -96,7 +96,7 @@ def finetune(
         start=chosen,
         precision=precision_here(),
         tune=Tune(
-            only=("head.*",) if part == "head" else (),
+            head_only=part == "head",
             lora_rank=LORA_RANK if part == "lora" else 0,
         ),
         evaluate_every=max(1, int(total) // 10),

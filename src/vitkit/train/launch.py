@@ -16,7 +16,7 @@ from vitkit.data import Source, train_and_val
 from vitkit.data.augment import Transform
 from vitkit.data.loader import Batch, Stream, evaluation_batches, refuse_unmixable, training_batches
 from vitkit.models import Backbone
-from vitkit.train import checks, loggers, report
+from vitkit.train import checks, loggers
 from vitkit.train.begin import begin, judged, machine
 from vitkit.train.events import Events, read, rewind
 from vitkit.train.folder import RunFolder
@@ -24,6 +24,7 @@ from vitkit.train.loop import Training, TrainingStopped, fit, places
 from vitkit.train.run import Run
 from vitkit.train.saving import NotSaved, Saver, like
 from vitkit.train.signals import Interrupted, StopRequest
+from vitkit.train.summary import write_report
 from vitkit.train.utilisation import peak
 
 # A run whose pictures cannot be read more often than this learns from something else than it says.
@@ -75,7 +76,7 @@ def train(run: Run, folder: str | Path, *, console: Console | None = None) -> Re
                 session.go(training_source, events)
         main = parallel.is_main()
         if main:
-            report.write(place)
+            write_report(place)
         parallel.from_main(0.0)
     return Result(place.path, session.score, session.kept_step, main)
 

@@ -2,50 +2,26 @@
 
 from collections.abc import Callable
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitkit.layers import MLP, DropPath, activation, layer_norm
+from vitkit.layers import MLP, DropPath, layer_norm
+from vitkit.layers.activations import ACTIVATIONS
 from vitkit.transformers.attention import ViTAttention
 from vitkit.transformers.configuration import ViTConfig
 from vitkit.transformers.names import Shelf
 
-
-class QuickGELU(nn.Module):
-    """x * sigmoid(1.702 x), the approximation of GELU in CLIP."""
-
-    def forward(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
-        """Each number on its own."""
-        return x * torch.sigmoid(1.702 * x)
-
-
-# The names of transformers for what a ViT may use; three of them are one approximation of GELU.
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "elu": nn.ELU,
-    "gelu": lambda: activation("gelu"),
-    "gelu_fast": lambda: activation("gelu_tanh"),
-    "gelu_new": lambda: activation("gelu_tanh"),
-    "gelu_pytorch_tanh": lambda: activation("gelu_tanh"),
-    "leaky_relu": nn.LeakyReLU,
-    "linear": nn.Identity,
-    "mish": nn.Mish,
-    "quick_gelu": QuickGELU,
-    "relu": lambda: activation("relu"),
-    "relu6": nn.ReLU6,
-    "selu": nn.SELU,
-    "sigmoid": nn.Sigmoid,
-    "silu": lambda: activation("silu"),
-    "swish": lambda: activation("silu"),
-    "tanh": nn.Tanh,
+# The names of transformers for what a ViT may use.
+MODULES: dict[str, Callable[[], nn.Module]] = {
+    name: each.module for each in ACTIVATIONS.values() for name in each.transformers
 }
 
 
 def make_activation(name: str) -> nn.Module:
     """The activation of that name of transformers; ValueError that lists them all for an unknown one."""
-    if name not in ACTIVATIONS:
-        raise ValueError(f"unknown activation '{name}'; there is {', '.join(ACTIVATIONS)}")
-    return ACTIVATIONS[name]()
+    if name not in MODULES:
+        raise ValueError(f"unknown activation '{name}'; there is {', '.join(sorted(MODULES))}")
+    return MODULES[name]()
 
 
 class ViTLayer(nn.Module):

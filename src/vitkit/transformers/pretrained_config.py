@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+from vitkit import atomic
 from vitkit.transformers import hub
 
 logger = logging.getLogger("vitkit.transformers")
@@ -124,7 +125,7 @@ class PreTrainedConfig(ABC):
 
     def to_json_file(self, path: str | os.PathLike[str], use_diff: bool = True) -> None:
         """Writes `to_json_string`."""
-        Path(path).write_text(self.to_json_string(use_diff), encoding="utf-8")
+        atomic.write_text(Path(path), self.to_json_string(use_diff))
 
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **hub_options: Any

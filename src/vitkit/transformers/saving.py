@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from vitkit import atomic
 from vitkit.transformers import hub
 from vitkit.transformers.names import rename, to_v4, to_v5
 
@@ -72,4 +73,5 @@ def _write(state: Mapping[str, Tensor], folder: Path, max_shard_size: int | str,
     )
     index = folder / f"{name}.safetensors.index.json"
     if variant and index.exists():
-        index.rename(folder / f"model.safetensors.index.{variant}.json")
+        atomic.write_bytes(folder / f"model.safetensors.index.{variant}.json", index.read_bytes())
+        index.unlink()

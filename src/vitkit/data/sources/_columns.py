@@ -1,8 +1,6 @@
 """Columns and labels of tables of images (CSV, JSON lines, Parquet, Hugging Face Hub)."""
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from vitkit.config import nearest
@@ -14,9 +12,6 @@ NAMES: dict[str, tuple[str, ...]] = {
     "label": ("label", "labels", "class", "classes", "fine_label", "category", "target", "cls"),
     "split": ("split",),
 }
-SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"} | dict.fromkeys(
-    ("val", "valid", "validation", "dev"), "val"
-)
 
 
 def parse(location: str) -> tuple[str, dict[str, str]]:
@@ -75,15 +70,6 @@ def class_names(feature: Any) -> tuple[str, ...] | None:
         inner = inner["feature"]
     names = inner.get("names") if feature_type(inner) == "ClassLabel" else None
     return tuple(map(str, names)) if isinstance(names, list) else None
-
-
-def split_of(path: str) -> str | None:
-    """Return the split that the file name or a folder begins with: train-00000-of-00002.parquet, test/0.parquet."""
-    for part in reversed(Path(path).parts):
-        word = re.split(r"[^a-z]", part.lower())[0]
-        if word in SPLITS:
-            return SPLITS[word]
-    return None
 
 
 class MissingLabelsError(ValueError):

@@ -10,7 +10,6 @@ from typing import Any
 
 from vitkit.data import EncodedSource, Label, Source
 from vitkit.data.sources._columns import (
-    SPLITS,
     check_labels,
     choose_by_type,
     class_names,
@@ -19,6 +18,7 @@ from vitkit.data.sources._columns import (
     open_labelled,
     parse,
 )
+from vitkit.data.sources._split_names import SPLITS
 
 
 class Table(EncodedSource):

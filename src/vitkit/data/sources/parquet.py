@@ -23,8 +23,8 @@ from vitkit.data.sources._columns import (
     feature_type,
     open_labelled,
     parse,
-    split_of,
 )
+from vitkit.data.sources._split_names import split_of
 
 #: Bytes of row groups that a process caches. Images are read in random order, and a row group is read as one.
 CACHE_BYTES = 512 << 20

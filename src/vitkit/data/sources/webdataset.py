@@ -10,11 +10,11 @@ import re
 from pathlib import Path
 
 from vitkit.data import EncodedSource, Label, Source
+from vitkit.data.sources._split_names import split_of
 from vitkit.data.sources._tar import Member, index, read
 
 SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif")
 LABELS = ("cls", "cls.txt", "json")
-SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 MAX_LABEL = 10_000_000
 
 
@@ -67,9 +67,7 @@ def open_source(location: str) -> dict[str, Source]:
         raise ValueError(f"no tar shards at '{location}'; expected webdataset:FOLDER or webdataset:a-{{00..99}}.tar")
     named: dict[str, list[Path]] = {}
     for shard in found:
-        start = re.split(r"[^a-z]", shard.name.lower())[0]
-        split = next((split for split, names in SPLITS.items() if start in names), "all")
-        named.setdefault(split, []).append(shard)
+        named.setdefault(split_of(shard.name) or "all", []).append(shard)
     if "all" in named and len(named) > 1:
         named = {"all": found}
     return {split: WebDataset(shards) for split, shards in named.items()}

@@ -1,4 +1,4 @@
-"""The look of a report: one HTML file that needs nothing else, on a phone or a wall, by day or by night."""
+"""Layout and style of a report: one HTML file without external resources, with a dark mode, readable on phones."""
 
 import base64
 import io
@@ -43,8 +43,8 @@ svg.small, .small svg { max-width: 320px; margin: 0 auto; }
 polyline { fill: none; stroke-width: 2.4; stroke-linejoin: round; stroke-linecap: round; }
 polyline.quiet { stroke: var(--quiet); stroke-width: 1; opacity: .8; }
 polyline.train { stroke: var(--rust); }
-polyline.held { stroke: var(--blue); }
-circle.held { fill: var(--blue); stroke: var(--card); stroke-width: 1.2; }
+polyline.val { stroke: var(--blue); }
+circle.val { fill: var(--blue); stroke: var(--card); stroke-width: 1.2; }
 circle.train { fill: var(--rust); }
 .scroll { overflow-x: auto; -webkit-overflow-scrolling: touch; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92rem; }
@@ -64,18 +64,18 @@ table.matrix { margin: 0 auto; }
 .matrix th { font-weight: 500; color: var(--soft); padding: .15rem .45rem; font-size: .88rem; max-width: 9rem;
   overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 .matrix td.zero { color: transparent; background: color-mix(in srgb, var(--rule) 35%, transparent); }
-.matrix td.hit { background: color-mix(in srgb, var(--blue) var(--share), var(--card)); }
-.matrix td.miss { background: color-mix(in srgb, var(--rust) var(--share), var(--card)); font-weight: 650; }
-.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(132px, 1fr)); gap: .8rem; margin-top:
+.matrix td.hit { background: color-mix(in srgb, var(--blue) var(--tint), var(--card)); }
+.matrix td.miss { background: color-mix(in srgb, var(--rust) var(--tint), var(--card)); font-weight: 650; }
+.images { display: grid; grid-template-columns: repeat(auto-fill, minmax(132px, 1fr)); gap: .8rem; margin-top:
   .7rem; }
-.pictures.wide { grid-template-columns: repeat(auto-fill, minmax(min(100%, 236px), 1fr)); }
-.seen { display: grid; grid-template-columns: 1fr 1fr; }
+.images.wide { grid-template-columns: repeat(auto-fill, minmax(min(100%, 236px), 1fr)); }
+.overlay { display: grid; grid-template-columns: 1fr 1fr; }
 figure { margin: 0; background: var(--card); border: 1px solid var(--rule); border-radius: 10px; overflow: hidden; }
 figure img { display: block; width: 100%; aspect-ratio: 1; object-fit: contain; background: #000; }
 figure img.pixels { image-rendering: pixelated; }
 figcaption { padding: .5rem .65rem .6rem; font-size: .88rem; line-height: 1.4; }
 figcaption b { font-weight: 650; }
-figcaption .said { color: var(--rust); font-weight: 650; }
+figcaption .wrong { color: var(--rust); font-weight: 650; }
 figcaption em { font-style: normal; font-variant-numeric: tabular-nums; }
 figcaption small { color: var(--soft); overflow-wrap: anywhere; }
 @media (max-width: 560px) { .bar { width: 36px; } .classes td, .classes th { padding: .3rem .35rem; } }
@@ -86,7 +86,7 @@ pre { font-size: .82rem; overflow-x: auto; }
 
 
 def page(title: str, body: str) -> str:
-    """The whole file."""
+    """Returns the complete HTML document."""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -95,13 +95,13 @@ def page(title: str, body: str) -> str:
 
 
 def tile(value: str, name: str, *, first: bool = False) -> str:
-    """A number worth a box of its own."""
+    """Returns a box with a value and its name."""
     kinds = " first" * first + " long" * (len(value) > 10)
     return f'<div class="tile{kinds}"><b>{escape(value)}</b><span>{escape(name)}</span></div>'
 
 
-def picture(image: Image.Image, *, alt: str, most: int = 192) -> str:
-    """An image inside the page, at most that many pixels wide and high; small ones are shown pixel by pixel."""
+def image_tag(image: Image.Image, *, alt: str, most: int = 192) -> str:
+    """Embeds an image of at most `most` pixels per side; images up to 64 pixels are scaled without smoothing."""
     shown = image.copy()
     shown.thumbnail((most, most))
     small = max(shown.size) <= 64
