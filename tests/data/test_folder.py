@@ -84,7 +84,7 @@ def test_invalid_folders_raise(images: Path) -> None:
     with pytest.raises(ValueError, match="deeper' has no class folders"):
         data.splits(f"folder:{images / 'daisy' / 'deeper'}")
     (images / "tulip").mkdir()
-    with pytest.raises(ValueError, match=r"the class folder '.*tulip' has not an images"):
+    with pytest.raises(ValueError, match=r"the class folder '.*tulip' has no images"):
         data.splits(f"folder:{images}")
     paint(images / "tulip" / "only.png")
     with pytest.raises(ValueError, match="the class 'tulip' has a single image"):

@@ -6,10 +6,11 @@ uses Pillow.
 """
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32
 from PIL import Image
 
 from vitkit.data.processor.geometry import MAX_RESIZED, crop_start
+from vitkit.data.processor.normalization import normalize_fused
 from vitkit.data.processor.processor import ImageInput, Processor
 from vitkit.images import DEFAULT_LIMITS, Limits, is_tensor, open_pixels
 
@@ -41,17 +42,7 @@ def array(
     if crops:
         top, left = (crop_start(n, m, processor.center_crop) for n, m in zip((rows, columns), size, strict=True))
         pixels = pixels[top : top + size[0], left : left + size[1]]
-    return _normalize(pixels, processor)
-
-
-def _normalize(pixels: UInt8[np.ndarray, "h w c"], processor: Processor) -> Float32[np.ndarray, "c h w"]:
-    """Rescale and normalise by one multiplication and one subtraction: `Processor.normalize` up to rounding."""
-    std = np.array(processor.std, np.float64)
-    factor, shift = processor.rescale / std, np.array(processor.mean, np.float64) / std
-    normalized = np.empty((processor.channels, *pixels.shape[:2]), np.float32)
-    np.multiply(np.moveaxis(pixels, -1, 0), factor.astype(np.float32)[:, None, None], out=normalized)
-    normalized -= shift.astype(np.float32)[:, None, None]
-    return normalized
+    return normalize_fused(pixels, processor.rescale, processor.mean, processor.std)
 
 
 def _resize(pixels: np.ndarray, to: tuple[int, int], filter_name: str) -> np.ndarray:

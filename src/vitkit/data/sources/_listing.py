@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from vitkit.data import EncodedSource, Label, Source
+from vitkit.data.sources import SPLITS
 from vitkit.data.sources._columns import choose, encode_labels
-from vitkit.data.sources._split_names import SPLITS
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from vitkit.data import EncodedSource, Source
-from vitkit.data.sources._split_names import NAMES
+from vitkit.data.sources import SPLIT_NAMES
 from vitkit.images import SUFFIXES
 
 
@@ -49,7 +49,7 @@ def open_source(location: str) -> dict[str, Source]:
     if not location or not path.is_dir():
         raise ValueError(f"there is no folder '{location}'; expected folder:PATH")
     names = _subfolders(path)
-    found = {split: name for split, known in NAMES.items() for name in names if name.lower() in known}
+    found = {split: name for split, known in SPLIT_NAMES.items() for name in names if name.lower() in known}
     # A class may be called "test": the folders are splits only if one is "train" and no other folder exists.
     if "train" in found and len(found) == len(names):
         return {split: Folder(path / name) for split, name in found.items()}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vitkit.data import EncodedSource, Label, Source
+from vitkit.data.sources import SPLITS
 from vitkit.data.sources._columns import (
     check_labels,
     choose_by_type,
@@ -18,7 +19,6 @@ from vitkit.data.sources._columns import (
     open_labelled,
     parse,
 )
-from vitkit.data.sources._split_names import SPLITS
 
 
 class Table(EncodedSource):

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from vitkit.data import EncodedSource, Label, Source
+from vitkit.data.sources import split_of
 from vitkit.data.sources._columns import (
     check_labels,
     choose_by_type,
@@ -24,7 +25,6 @@ from vitkit.data.sources._columns import (
     open_labelled,
     parse,
 )
-from vitkit.data.sources._split_names import split_of
 
 #: Bytes of row groups that a process caches. Images are read in random order, and a row group is read as one.
 CACHE_BYTES = 512 << 20

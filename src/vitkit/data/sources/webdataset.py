@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from vitkit.data import EncodedSource, Label, Source
-from vitkit.data.sources._split_names import split_of
+from vitkit.data.sources import split_of
 from vitkit.data.sources._tar import Member, index, read
 
 SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif")
