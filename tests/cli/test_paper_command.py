@@ -79,7 +79,7 @@ def test_a_model_of_ones_own_is_drawn_at_full_scale(
     from vitkit.data.processor import Processor
     from vitkit.models import vit
 
-    monkeypatch.setattr("vitkit.data.digits.Digits.__len__", lambda self: 40)
+    monkeypatch.setattr("vitkit.data.sources.digits.Digits.__len__", lambda self: 40)
     labels = tuple(map(str, range(5)))
     checkpoint = checkpoints.Checkpoint(model=models.build(vit.TINY), processor=Processor.squash(32), labels=labels)
     checkpoints.save(checkpoint, tmp_path / "model")

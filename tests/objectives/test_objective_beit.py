@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from vitkit import models
-from vitkit.data import masks
+from vitkit.data.augment import masks
 from vitkit.data.loader import Batch
 from vitkit.layers.dalle import WordEncoder
 from vitkit.models import vit

@@ -74,7 +74,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(autouse=True)
 def few_digits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vitkit.data.digits.Digits.__len__", lambda self: 60)
+    monkeypatch.setattr("vitkit.data.sources.digits.Digits.__len__", lambda self: 60)
 
 
 def final(folder: Path) -> dict[str, Any]:

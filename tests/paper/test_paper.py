@@ -12,7 +12,8 @@ from slow_cases import slow_except
 
 from vitkit import cli, models, paper
 from vitkit.config import override
-from vitkit.data import splits, vtab
+from vitkit.data import splits
+from vitkit.data.sources import vtab
 from vitkit.explain import Curve, Curves, plots
 from vitkit.models import presets, resnet, vit
 from vitkit.paper import figure12, table3, table4, table6, table8, write
@@ -105,7 +106,7 @@ def test_the_variants_of_table_8_are_different_models(tmp_path: Path) -> None:
 
 def made(name: str, out: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """A study of one seed and two steps on 600 digits, as its result.json."""
-    monkeypatch.setattr("vitkit.data.digits.Digits.__len__", lambda self: 600)
+    monkeypatch.setattr("vitkit.data.sources.digits.Digits.__len__", lambda self: 600)
     small = Small(out=out, seeds=1, steps=2, device="cpu")
     found = paper.study(name, small)
     paths = write.write(name, paper.exhibit(name), found, small, 1.0)
@@ -130,7 +131,7 @@ def test_a_study_of_two_steps(name: str, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_a_study_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vitkit.data.digits.Digits.__len__", lambda self: 600)
+    monkeypatch.setattr("vitkit.data.sources.digits.Digits.__len__", lambda self: 600)
     said: list[str] = []
     small = Small(out=tmp_path, seeds=1, steps=2, device="cpu", say=said.append)
     first = small.train(small.run("one", small.vit(), data=small.upstream, seed=0, steps=2))

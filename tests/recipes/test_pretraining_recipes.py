@@ -47,7 +47,7 @@ def teacher(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("name", slow_except(NAMES, *FAST))
 def test_two_steps(name: str, tmp_path: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vitkit.data.digits.Digits.__len__", lambda self: 40)
+    monkeypatch.setattr("vitkit.data.sources.digits.Digits.__len__", lambda self: 40)
     result = train(narrow(recipes.recipe(name), teacher), tmp_path / "run")
     assert result.step == 2
     assert checkpoints.load(tmp_path / "run" / "best").labels == tuple(map(str, range(10)))

@@ -12,9 +12,9 @@ from rich.console import Console
 import vitkit
 from vitkit import models, recipes
 from vitkit.config import override
-from vitkit.data import vtab as tasks
-from vitkit.data.digits import Digits
-from vitkit.data.presets import deit, deit3
+from vitkit.data.augment.presets import deit, deit3
+from vitkit.data.sources import vtab as tasks
+from vitkit.data.sources.digits import Digits
 from vitkit.evaluate import vtab as evaluate_vtab
 from vitkit.recipes import digits, vtab
 from vitkit.recipes.drawing import side_by_side, text_lines

@@ -91,8 +91,8 @@ def test_a_part_alone_learns(place: Path, tmp_path: Path, part: str) -> None:
     [
         (["--resolution", "30"], "a resolution of 30 is not a multiple of the patch size 8; 32 is"),
         (["--data", "folder:{place}/nothing"], "there is no folder"),
-        (["--data", "folder:{empty}"], "has no pictures"),
-        (["--val", "folder:{other}"], "is judged on classes that training lacks: yellow"),
+        (["--data", "folder:{empty}"], "has no images"),
+        (["--val", "folder:{other}"], "has classes that the training data lacks: yellow"),
         (["--epochs", "2", "--steps", "3"], "--steps or --epochs, not both"),
         (["--rate", "0"], "optimizer.rate is 0"),
         (["--batch-size", "0"], "batch_size is 0"),

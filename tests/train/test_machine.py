@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from vitkit.data.digits import Digits
+from vitkit.data.sources.digits import Digits
 from vitkit.train import Run, checks, events, train
 from vitkit.train.events import read
 

@@ -13,7 +13,7 @@ import torch
 
 import vitkit
 from vitkit.data.augment import Augment
-from vitkit.data.mixing import Mixing
+from vitkit.data.augment.mixing import Mixing
 from vitkit.train import Run, RunFolder, state, train
 from vitkit.train.run import to_json
 from vitkit.train.start import backbone
@@ -33,7 +33,7 @@ from vitkit.train.start import backbone
         ({"tune__freeze": ["*"]}, "nothing learns"),
         ({"model__num_classes": 7}, "the model has 7 classes"),
         ({"evaluators": ["top1", "top2"]}, "unknown evaluator 'top2'"),
-        ({"batch_size": 1, "augment": Augment(mixing=Mixing(mixup=1.0))}, "a batch of 1 cannot be mixed"),
+        ({"batch_size": 1, "augment": Augment(mixing=Mixing(mixup=1.0))}, "batch_size 1 is too small for mixing"),
         ({"data__source": "folder:nowhere"}, "nowhere"),
         ({"start": "nowhere.safetensors"}, "nowhere"),
     ],
@@ -90,7 +90,7 @@ import resource, signal, sys
 from pathlib import Path
 import torch
 from vitkit.cli import main
-from vitkit.data.digits import Digits
+from vitkit.data.sources.digits import Digits
 from vitkit.train import state
 Digits.__len__ = lambda self: 240
 torch.set_num_threads(1)

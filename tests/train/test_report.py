@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 
 from vitkit import models
-from vitkit.data.digits import Digits
 from vitkit.data.processor import Processor
+from vitkit.data.sources.digits import Digits
 from vitkit.evaluate import Predictions
 from vitkit.evaluate.confusion import matrix
 from vitkit.explain import rollout

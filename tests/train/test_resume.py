@@ -14,7 +14,7 @@ from slow_cases import slow_except
 
 import vitkit
 from vitkit.config import override
-from vitkit.data.digits import Digits
+from vitkit.data.sources.digits import Digits
 from vitkit.train import Interrupted, Run, RunFolder, launch, state, train
 from vitkit.train.events import read
 from vitkit.train.loop import Training

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from vitkit.data.matching import numbers_of
+from vitkit.data.labels import numbers_of
 from vitkit.evaluate import Predictions, Subject, top1
 
 

@@ -1,6 +1,6 @@
 """VTAB-1k: 19 tasks of 1000 training pictures each, and one number for them all (Zhai et al. 2020).
 
-The pictures of a task are the source `vtab:TASK` (`vitkit.data.vtab`): hyper-parameters are chosen by training on 800
+The pictures of a task are the source `vtab:TASK` (`data.sources.vtab`): hyper-parameters are chosen by training on 800
 of them and judging on 200; the model is then trained on all 1000 and judged once on the whole test set. A score is
 top-1 accuracy; that of a group, and of all, the mean over its tasks.
 `PUBLISHED` are the ViT paper's results (Table 9), in percent.
@@ -9,7 +9,7 @@ top-1 accuracy; that of a group, and of all, the mean over its tasks.
 from collections.abc import Mapping
 
 from vitkit.config import nearest
-from vitkit.data import vtab
+from vitkit.data.sources import vtab
 
 GROUPS: dict[str, tuple[str, ...]] = {
     group: tuple(name for name, task in vtab.TASKS.items() if task.group == group)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from vitkit.data import vtab
+from vitkit.data.sources import vtab
 from vitkit.evaluate.vtab import GROUPS, PUBLISHED, TASKS, averages
 from vitkit.explain import Curve, Curves
 from vitkit.paper import Exhibit, Findings, Table, commands

@@ -7,7 +7,7 @@ Table 3. ImageNet must be your own: each takes `--data`.
 from typing import Any
 
 from vitkit import models
-from vitkit.data.presets import augreg
+from vitkit.data.augment.presets import augreg
 from vitkit.data.processor import Processor
 from vitkit.objectives import supervised
 from vitkit.train import Data, Run

@@ -3,10 +3,10 @@
 from typing import Any
 
 from vitkit.data.augment import Augment
-from vitkit.data.crop import Crop
-from vitkit.data.mixing import Mixing
+from vitkit.data.augment.crop import Crop
+from vitkit.data.augment.mixing import Mixing
+from vitkit.data.augment.randaugment import RandAugment
 from vitkit.data.processor import Processor
-from vitkit.data.randaugment import RandAugment
 from vitkit.models import hybrid, vit
 from vitkit.objectives import supervised
 from vitkit.train import Data, Machine, Run

@@ -5,9 +5,8 @@ it changes with every step, from 0 up and on a cosine down to 1e-5. Nobody has r
 a teacher: `distillation`.
 """
 
-from vitkit.data.presets import deit
-from vitkit.data.processor import Processor
-from vitkit.data.processor.processor import IMAGENET_MEAN, IMAGENET_STD
+from vitkit.data.augment.presets import deit
+from vitkit.data.processor import IMAGENET_MEAN, IMAGENET_STD, Processor
 from vitkit.models import preset
 from vitkit.objectives import supervised
 from vitkit.train import Data, Machine, Run

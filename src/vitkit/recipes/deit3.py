@@ -14,12 +14,11 @@ them to the end with vitkit yet.
 from dataclasses import replace
 
 from vitkit.data.augment import Augment
-from vitkit.data.crop import Crop
-from vitkit.data.erasing import Erasing
-from vitkit.data.mixing import Mixing
-from vitkit.data.presets import deit, deit3
-from vitkit.data.processor import Processor
-from vitkit.data.processor.processor import IMAGENET_MEAN, IMAGENET_STD
+from vitkit.data.augment.crop import Crop
+from vitkit.data.augment.erasing import Erasing
+from vitkit.data.augment.mixing import Mixing
+from vitkit.data.augment.presets import deit, deit3
+from vitkit.data.processor import IMAGENET_MEAN, IMAGENET_STD, Processor
 from vitkit.models import preset
 from vitkit.objectives import supervised
 from vitkit.train import Data, Machine, Run

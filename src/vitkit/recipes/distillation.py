@@ -3,10 +3,9 @@
 import dataclasses
 
 from vitkit.data.augment import Augment
-from vitkit.data.crop import Crop
-from vitkit.data.presets import deit
-from vitkit.data.processor import Processor
-from vitkit.data.processor.processor import IMAGENET_MEAN, IMAGENET_STD
+from vitkit.data.augment.crop import Crop
+from vitkit.data.augment.presets import deit
+from vitkit.data.processor import IMAGENET_MEAN, IMAGENET_STD, Processor
 from vitkit.models import preset, vit
 from vitkit.objectives import distillation
 from vitkit.recipes import digits

@@ -10,11 +10,10 @@ import dataclasses
 from typing import Any
 
 from vitkit.data.augment import Augment
-from vitkit.data.crop import Crop
-from vitkit.data.photometric import Jitter
-from vitkit.data.processor import Processor
-from vitkit.data.processor.processor import IMAGENET_MEAN, IMAGENET_STD
-from vitkit.data.views import Colours
+from vitkit.data.augment.crop import Crop
+from vitkit.data.augment.photometric import Jitter
+from vitkit.data.augment.views import Colours
+from vitkit.data.processor import IMAGENET_MEAN, IMAGENET_STD, Processor
 from vitkit.models import preset, vit
 from vitkit.objectives import beit, dino, mae, masked, simmim
 from vitkit.train import Data, Machine, Run

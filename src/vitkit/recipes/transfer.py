@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from vitkit import models
 from vitkit.data.augment import Augment
-from vitkit.data.presets import inception
+from vitkit.data.augment.presets import inception
 from vitkit.data.processor import Processor
 from vitkit.objectives import supervised
 from vitkit.train import Data, Run

@@ -8,7 +8,7 @@ from typing import Any
 
 from vitkit import models
 from vitkit.data.augment import Augment
-from vitkit.data.presets import augreg, inception
+from vitkit.data.augment.presets import augreg, inception
 from vitkit.data.processor import Processor
 from vitkit.objectives import supervised
 from vitkit.train import Data, Run

@@ -10,10 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from vitkit import models
-from vitkit.data import vtab
 from vitkit.data.augment import Augment
-from vitkit.data.presets import inception
+from vitkit.data.augment.presets import inception
 from vitkit.data.processor import Processor
+from vitkit.data.sources import vtab
 from vitkit.evaluate.vtab import averages
 from vitkit.objectives import supervised
 from vitkit.train import Data, Run, train

@@ -9,7 +9,7 @@ import torch
 from vitkit import checkpoints
 from vitkit.data import Source, train_and_val
 from vitkit.data.augment import Augment
-from vitkit.data.crop import Crop
+from vitkit.data.augment.crop import Crop
 from vitkit.engine import machine
 from vitkit.objectives import supervised
 from vitkit.train.checks import with_several
