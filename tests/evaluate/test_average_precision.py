@@ -1,4 +1,4 @@
-"""Mean average precision against scikit-learn, ties and empty classes included."""
+"""Mean average precision equals scikit-learn's, with ties and empty classes."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from vitkit.evaluate import Predictions, Subject, average_precision
 
 
 class Known(Subject):
-    """A subject whose predictions are known."""
+    """A subject with given predictions."""
 
     def __init__(self, known: Predictions):
         self.known = known
@@ -20,7 +20,7 @@ class Known(Subject):
         return self.known
 
 
-def test_it_is_scikit_learns() -> None:
+def test_average_precision_equals_scikit_learn() -> None:
     metrics = pytest.importorskip("sklearn.metrics")
     random = np.random.default_rng(0)
     logits = torch.from_numpy(random.integers(-4, 5, (60, 5))).float()  # many ties
@@ -37,6 +37,6 @@ def test_it_is_scikit_learns() -> None:
     assert numbers["average_precision.worst"] == pytest.approx(theirs.min())
     weighted = metrics.average_precision_score(targets[:, :5].numpy(), logits[:, :5].numpy(), average="weighted")
     assert numbers["average_precision.weighted"] == pytest.approx(weighted, rel=1e-6)
-    nothing = Known(Predictions(logits=logits, targets=torch.zeros_like(targets), keys=known.known.keys))
-    with pytest.raises(ValueError, match="none of the pictures has a label"):
-        evaluate.evaluate(nothing, ["average_precision"])
+    unlabelled = Known(Predictions(logits=logits, targets=torch.zeros_like(targets), keys=known.known.keys))
+    with pytest.raises(ValueError, match="none of the images has a label"):
+        evaluate.evaluate(unlabelled, ["average_precision"])
