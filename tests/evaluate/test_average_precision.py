@@ -8,7 +8,7 @@ from vitkit import evaluate
 from vitkit.evaluate import Predictions, Subject, average_precision
 
 
-class Known(Subject):
+class FixedSubject(Subject):
     """A subject with given predictions."""
 
     def __init__(self, known: Predictions):
@@ -31,12 +31,12 @@ def test_average_precision_equals_scikit_learn() -> None:
     theirs = metrics.average_precision_score(targets[:, :5].numpy(), logits[:, :5].numpy(), average=None)
     ours = average_precision.average_precision(logits[:, :5], targets[:, :5] > 0)
     np.testing.assert_allclose(ours, theirs, atol=1e-12)
-    known = Known(Predictions(logits=logits, targets=targets, keys=tuple(map(str, range(60)))))
+    known = FixedSubject(Predictions(logits=logits, targets=targets, keys=tuple(map(str, range(60)))))
     numbers = evaluate.evaluate(known, ["average_precision"])
     assert numbers["average_precision.mean"] == pytest.approx(theirs.mean())
     assert numbers["average_precision.worst"] == pytest.approx(theirs.min())
     weighted = metrics.average_precision_score(targets[:, :5].numpy(), logits[:, :5].numpy(), average="weighted")
     assert numbers["average_precision.weighted"] == pytest.approx(weighted, rel=1e-6)
-    unlabelled = Known(Predictions(logits=logits, targets=torch.zeros_like(targets), keys=known.known.keys))
+    unlabelled = FixedSubject(Predictions(logits=logits, targets=torch.zeros_like(targets), keys=known.known.keys))
     with pytest.raises(ValueError, match="none of the images has a label"):
         evaluate.evaluate(unlabelled, ["average_precision"])

@@ -46,10 +46,10 @@ def test_expected_calibration_error_equals_its_loop() -> None:
 def test_temperature_minimises_the_loss_and_recovers_the_true_temperature() -> None:
     predictions = random_predictions(num=4000)
     logits, truth = predictions.logits.double(), predictions.targets.argmax(1)
-    found = minimize_scalar(
+    result = minimize_scalar(
         lambda t: torch.nn.functional.cross_entropy(logits / np.exp(t), truth).item(), bounds=(-4, 4), method="bounded"
     )
-    assert c.temperature(predictions) == pytest.approx(np.exp(found.x), rel=1e-3)
+    assert c.temperature(predictions) == pytest.approx(np.exp(result.x), rel=1e-3)
     assert c.temperature(predictions) == pytest.approx(2.0, rel=0.1)
 
 

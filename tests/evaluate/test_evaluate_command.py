@@ -51,13 +51,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def evaluated(capsys: pytest.CaptureFixture[str], *words: object) -> dict:
-    assert main(["evaluate", *map(str, words), "--device", "cpu", "--json"]) == 0, capsys.readouterr().err
+def evaluated(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict:
+    assert main(["evaluate", *map(str, arguments), "--device", "cpu", "--json"]) == 0, capsys.readouterr().err
     return json.loads(capsys.readouterr().out)
 
 
-def error_of(capsys: pytest.CaptureFixture[str], *words: object) -> str:
-    assert main(["evaluate", *map(str, words), "--device", "cpu"]) == 1
+def error_of(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    assert main(["evaluate", *map(str, arguments), "--device", "cpu"]) == 1
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.count("\n") == 1
@@ -65,13 +65,13 @@ def error_of(capsys: pytest.CaptureFixture[str], *words: object) -> str:
 
 
 def test_metrics_are_those_of_the_val_split(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = evaluated(capsys, folder / "model", "--data", f"folder:{folder / 'photos'}")
-    assert (found["pictures"], found["classes"], found["training_pictures"]) == (15, 3, None)
-    assert {key.split(".")[0] for key in found["numbers"]} == {"top1", "confusion", "calibration"}
+    result = evaluated(capsys, folder / "model", "--data", f"folder:{folder / 'photos'}")
+    assert (result["pictures"], result["classes"], result["training_pictures"]) == (15, 3, None)
+    assert {key.split(".")[0] for key in result["numbers"]} == {"top1", "confusion", "calibration"}
     correct = 0
     for path, predictions in load(folder / "model").classify(str(folder / "photos" / "val"), device="cpu"):
         correct += predictions[0].label.lower() == Path(path).parent.name
-    assert found["numbers"]["top1.accuracy"] == pytest.approx(correct / 15)
+    assert result["numbers"]["top1.accuracy"] == pytest.approx(correct / 15)
 
 
 def test_evaluators_of_features_use_the_train_split(
@@ -81,11 +81,11 @@ def test_evaluators_of_features_use_the_train_split(
     # These evaluators also work for a backbone without classes.
     for model in ("model", "backbone"):
         out = tmp_path / model
-        found = evaluated(capsys, folder / model, "--data", data, "--with", "knn, fewshot,probe", "--out", out)
-        assert (found["pictures"], found["training_pictures"]) == (15, 36)
-        assert json.loads((out / "evaluation.json").read_text()) == found
-        assert {"knn.k10", "knn.k20", "fewshot.5shot", "probe.accuracy"} <= set(found["numbers"])
-        assert found["numbers"]["probe.accuracy"] > 0.5, "colours are easy to classify"
+        result = evaluated(capsys, folder / model, "--data", data, "--with", "knn, fewshot,probe", "--out", out)
+        assert (result["pictures"], result["training_pictures"]) == (15, 36)
+        assert json.loads((out / "evaluation.json").read_text()) == result
+        assert {"knn.k10", "knn.k20", "fewshot.5shot", "probe.accuracy"} <= set(result["numbers"])
+        assert result["numbers"]["probe.accuracy"] > 0.5, "colours are easy to classify"
         assert "Its mistakes" not in (out / "report.html").read_text()
     other = evaluated(
         capsys, folder / "model", "--data", f"folder:{folder / 'photos' / 'val'}", "--train",
@@ -97,9 +97,9 @@ def test_evaluators_of_features_use_the_train_split(
 
 def test_a_fraction_can_be_held_out(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = (folder / "model", "--data", f"folder:{folder / 'heap'}", "--held-out", "0.2", "--with", "top1,knn")
-    found = evaluated(capsys, *arguments)
-    assert (found["pictures"], found["training_pictures"]) == (9, 36)
-    assert evaluated(capsys, *arguments)["numbers"] == found["numbers"]
+    result = evaluated(capsys, *arguments)
+    assert (result["pictures"], result["training_pictures"]) == (9, 36)
+    assert evaluated(capsys, *arguments)["numbers"] == result["numbers"]
 
 
 class Checker(HTMLParser):
@@ -174,11 +174,11 @@ def test_errors_are_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -
 def test_images_of_other_classes_work_with_evaluators_of_features(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = evaluated(
+    result = evaluated(
         capsys, folder / "model", "--data", f"folder:{folder / 'fruit'}", "--with", "fewshot",
         "--train", f"folder:{folder / 'more_fruit'}",
     )  # fmt: skip
-    assert (found["classes"], found["pictures"], found["training_pictures"]) == (2, 4, 6)
+    assert (result["classes"], result["pictures"], result["training_pictures"]) == (2, 4, 6)
 
 
 def test_a_run_can_be_evaluated_by_nearest_neighbours(folder: Path, tmp_path: Path) -> None:

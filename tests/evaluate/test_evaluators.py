@@ -26,7 +26,7 @@ def random_predictions(num: int = 300) -> Predictions:
     return Predictions(logits=logits, targets=torch.eye(8)[truth], keys=tuple(map(str, range(num))))
 
 
-class Given(Subject):
+class FixedSubject(Subject):
     """A subject with given predictions."""
 
     def __init__(self, known: Predictions):
@@ -41,7 +41,7 @@ class Given(Subject):
 def test_top1_equals_scikit_learn() -> None:
     known = random_predictions()
     truth, scores = known.targets.argmax(dim=1).numpy(), known.scores.double().numpy()
-    numbers = evaluate.evaluate(Given(known), ["top1"])
+    numbers = evaluate.evaluate(FixedSubject(known), ["top1"])
     assert numbers["top1.accuracy"] == pytest.approx((scores.argmax(axis=1) == truth).mean())
     assert numbers["top1.top5"] == pytest.approx(top_k_accuracy_score(truth, scores, k=5, labels=range(8)))
     normal = scores / scores.sum(axis=1, keepdims=True)
@@ -54,7 +54,7 @@ def test_confusion_equals_scikit_learn() -> None:
     truth, guess = known.targets.argmax(dim=1).numpy(), known.logits.argmax(dim=1).numpy()
     counts = confusion.matrix(known)
     np.testing.assert_array_equal(counts.numpy(), confusion_matrix(truth, guess, labels=range(8)))
-    numbers = evaluate.evaluate(Given(known), ["confusion"])
+    numbers = evaluate.evaluate(FixedSubject(known), ["confusion"])
     assert numbers["confusion.mean_recall"] == pytest.approx(
         recall_score(truth, guess, labels=range(7), average="macro")
     )
@@ -67,13 +67,13 @@ def test_multi_label_accuracy_excludes_images_without_a_label() -> None:
     logits = torch.tensor([[3.0, 2.0, 1.0], [3.0, 2.0, 1.0], [0.0, 2.0, 1.0], [9.0, 0.0, 0.0]])
     targets = torch.tensor([[1.0, 1.0, 0.0], [0.0, 1.0, 1.0], [0.0, 0.0, 1.0], [0.0, 0.0, 0.0]])
     known = Predictions(logits=logits, targets=targets, keys=tuple("wxyz"))
-    numbers = top1.evaluate(Given(known))
+    numbers = top1.evaluate(FixedSubject(known))
     assert numbers["accuracy"] == pytest.approx(1 / 3)
     assert numbers["pictures"] == 3
     assert "top5" not in numbers
     assert top1.hits(known, 2).tolist() == [True, True, True, False]
     with pytest.raises(ValueError, match="none of the images has a label"):
-        top1.evaluate(Given(Predictions(logits=logits, targets=targets * 0, keys=tuple("wxyz"))))
+        top1.evaluate(FixedSubject(Predictions(logits=logits, targets=targets * 0, keys=tuple("wxyz"))))
 
 
 # The label file for evaluators with an argument.

@@ -12,7 +12,7 @@ from vitkit.models import vit
 CLASSES = 6
 
 
-class Given(Subject):
+class FixedSubject(Subject):
     """A subject with given representations."""
 
     def __init__(self, training: Representations, test: Representations):
@@ -61,7 +61,7 @@ def naive_accuracy(training: Representations, test: Representations, shots: int,
 @pytest.mark.parametrize("width", [20, 400])
 def test_fewshot_equals_the_formula(width: int) -> None:
     training, test = (clouds(num, width, seed, spread=0.5 * width**0.5) for num, seed in ((400, 1), (300, 2)))
-    numbers = evaluate.evaluate(Given(training, test), ["fewshot"])
+    numbers = evaluate.evaluate(FixedSubject(training, test), ["fewshot"])
     for shots in (1, 5, 10, 25):
         expected = [naive_accuracy(training, test, shots, seed) for seed in range(3)]
         actual = [numbers[f"fewshot.{shots}shot_seed{seed}"] for seed in range(3)]

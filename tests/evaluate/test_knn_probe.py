@@ -12,7 +12,7 @@ from vitkit.evaluate import Representations, Subject, knn, probe
 CLASSES = 7
 
 
-class Given(Subject):
+class FixedSubject(Subject):
     """A subject with given representations."""
 
     def __init__(self, training: Representations, test: Representations):
@@ -43,7 +43,7 @@ def clouds(num: int, seed: int, width: int = 12) -> Representations:
 def test_knn_equals_scikit_learn(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(knn, "MAX_SIMILARITIES", limit)  # in one chunk, and in chunks of seven images
     training, test = clouds(300, 1), clouds(250, 2)
-    numbers = evaluate.evaluate(Given(training, test), ["knn"])
+    numbers = evaluate.evaluate(FixedSubject(training, test), ["knn"])
     truth = test.labels.numpy()
     for k in (10, 20, 100, 200):
         oracle = KNeighborsClassifier(
@@ -62,10 +62,10 @@ def test_knn_equals_scikit_learn(limit: int, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_knn_omits_more_neighbours_than_training_images() -> None:
     test = clouds(20, 2)
-    assert "knn.k20" in evaluate.evaluate(Given(clouds(20, 1), test), ["knn"])
-    assert "knn.k100" not in evaluate.evaluate(Given(clouds(20, 1), test), ["knn"])
+    assert "knn.k20" in evaluate.evaluate(FixedSubject(clouds(20, 1), test), ["knn"])
+    assert "knn.k100" not in evaluate.evaluate(FixedSubject(clouds(20, 1), test), ["knn"])
     with pytest.raises(ValueError, match="knn needs at least 10 training images; there are 9"):
-        evaluate.evaluate(Given(clouds(9, 1), test), ["knn"])
+        evaluate.evaluate(FixedSubject(clouds(9, 1), test), ["knn"])
 
 
 @pytest.mark.parametrize("l2", [1.0, 1e-2, 1e-4])
@@ -93,7 +93,7 @@ def test_the_fit_does_not_depend_on_the_start() -> None:
 
 def test_the_probe_equals_scikit_learn_with_the_chosen_penalty() -> None:
     training, test = clouds(300, 1), clouds(250, 2)
-    numbers = evaluate.evaluate(Given(training, test), ["probe"])
+    numbers = evaluate.evaluate(FixedSubject(training, test), ["probe"])
     x, z = training.vectors.double().numpy(), test.vectors.double().numpy()
     mean, std, labels = x.mean(0), x.std(0), training.labels.numpy()
     x, z = (x - mean) / std, (z - mean) / std
@@ -115,7 +115,7 @@ def test_a_constant_feature_and_a_class_with_one_image() -> None:
     training, test = clouds(60, 1), clouds(30, 2)
     training.vectors[:, 3] = 5.0
     targets = torch.eye(CLASSES)[torch.tensor([0] + [1, 2, 3] * 19 + [1, 2])]
-    known = Given(Representations(training.vectors, targets), test)
+    known = FixedSubject(Representations(training.vectors, targets), test)
     assert all(np.isfinite(value) for value in evaluate.evaluate(known, ["probe"]).values())
     train, held_out = probe.split(targets.argmax(1))
     assert 0 in train.tolist()

@@ -15,7 +15,7 @@ LOGITS = torch.tensor([[3.0, 2.0, 1.0, 5.0], [0.0, 2.0, 1.0, 9.0], [4.0, 0.0, 5.
 KEYS = tuple(f"n01440764/ILSVRC2012_val_0000000{number}.JPEG" for number in (2, 1, 4, 3))
 
 
-class Given(Subject):
+class FixedSubject(Subject):
     """A subject with given predictions."""
 
     def __init__(self, truth: list[int]):
@@ -31,7 +31,7 @@ def test_real_labels_are_matched_by_the_number_in_the_file_name(tmp_path: Path) 
     # val_1 has no label; val_2: label 3, predicted 3; val_3: labels 0 and 1, predicted 3; val_4: labels 0 and 2,
     # predicted 2.
     (tmp_path / "real.json").write_text("[[], [3], [0, 1], [0, 2]]")
-    numbers = evaluate.evaluate(Given([0, 0, 0, 0]), [f"real:{tmp_path / 'real.json'}", "top1"])
+    numbers = evaluate.evaluate(FixedSubject([0, 0, 0, 0]), [f"real:{tmp_path / 'real.json'}", "top1"])
     assert numbers["real:real.accuracy"] == pytest.approx(2 / 3)
     assert numbers["real:real.pictures"] == 3
     assert numbers["top1.accuracy"] == 0.0
@@ -43,11 +43,11 @@ def test_the_published_layout_of_real(tmp_path: Path) -> None:
         [] if number % 14 == 0 else [number % 4, (number + 1) % 4][: 1 + number % 2] for number in range(1, 50_001)
     ]
     (tmp_path / "real.json").write_text(json.dumps(labels))
-    found = real.read(tmp_path / "real.json")
-    assert len(found) == 50_000
-    assert found["ILSVRC2012_val_00000001.JPEG"] == [1, 2]
-    assert found["ILSVRC2012_val_00050000.JPEG"] == labels[-1]
-    numbers = real.evaluate(Given([0] * 4), str(tmp_path / "real.json"))
+    result = real.read(tmp_path / "real.json")
+    assert len(result) == 50_000
+    assert result["ILSVRC2012_val_00000001.JPEG"] == [1, 2]
+    assert result["ILSVRC2012_val_00050000.JPEG"] == labels[-1]
+    numbers = real.evaluate(FixedSubject([0] * 4), str(tmp_path / "real.json"))
     # Predicted for val_2, 1, 4, 3: classes 3, 3, 2, 3. Their labels are [2], [1, 2], [0], [3, 0].
     assert numbers["pictures"] == 4
     assert numbers["accuracy"] == pytest.approx(1 / 4)
@@ -56,7 +56,7 @@ def test_the_published_layout_of_real(tmp_path: Path) -> None:
 def test_labels_by_file_name(tmp_path: Path) -> None:
     names = {KEYS[0]: [3], KEYS[1].rpartition("/")[2]: [3], KEYS[2]: [0], KEYS[3]: []}
     (tmp_path / "labels.json").write_text(json.dumps(names))
-    assert real.evaluate(Given([0] * 4), str(tmp_path / "labels.json"))["accuracy"] == pytest.approx(2 / 3)
+    assert real.evaluate(FixedSubject([0] * 4), str(tmp_path / "labels.json"))["accuracy"] == pytest.approx(2 / 3)
 
 
 @pytest.mark.parametrize(
@@ -72,21 +72,21 @@ def test_labels_by_file_name(tmp_path: Path) -> None:
 def test_wrong_label_files_raise(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "real.json").write_text(text)
     with pytest.raises(ValueError, match=message):
-        real.evaluate(Given([0] * 4), str(tmp_path / "real.json"))
+        real.evaluate(FixedSubject([0] * 4), str(tmp_path / "real.json"))
 
 
 @pytest.mark.parametrize("text", ["[0, 1, 2]", "0\n1\n2\n", '["cat", "Dog", 2]', "fox\ncat\n\ndog"])
 def test_predictions_are_restricted_to_the_subset(tmp_path: Path, text: str) -> None:
     (tmp_path / "animals.txt").write_text(text)
     # Predictions without the fourth class: cat, dog, fox, cat. The third image has the fourth class and is excluded.
-    numbers = evaluate.evaluate(Given([0, 2, 3, 0]), [f"subset:{tmp_path / 'animals.txt'}"])
+    numbers = evaluate.evaluate(FixedSubject([0, 2, 3, 0]), [f"subset:{tmp_path / 'animals.txt'}"])
     assert numbers["subset:animals.accuracy"] == pytest.approx(2 / 3)
     assert numbers["subset:animals.pictures"] == 3
     assert numbers["subset:animals.classes"] == 3
 
 
 def test_a_subset_without_a_file_has_the_classes_of_the_images() -> None:
-    numbers = subset.evaluate(Given([0, 1, 0, 0]))
+    numbers = subset.evaluate(FixedSubject([0, 1, 0, 0]))
     assert numbers["classes"] == 2
     assert numbers["accuracy"] == 1.0
 
@@ -97,7 +97,7 @@ def test_a_subset_without_a_file_has_the_classes_of_the_images() -> None:
 def test_wrong_subset_files_raise(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "animals.txt").write_text(text)
     with pytest.raises(ValueError, match=message):
-        subset.evaluate(Given([0] * 4), str(tmp_path / "animals.txt"))
+        subset.evaluate(FixedSubject([0] * 4), str(tmp_path / "animals.txt"))
 
 
 def test_vtab_averages_equal_the_published_ones() -> None:
@@ -123,8 +123,8 @@ def test_throughput_is_the_median_after_the_warm_up(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(throughput.time, "perf_counter", lambda: next(times))
     modes = []
     model.blocks[0].register_forward_hook(lambda module, *_: modes.append(module.training))
-    found = throughput.measure(model, images, warm_up=2, batches=3)
-    assert found == throughput.Throughput(images_per_second=2.0, batch_size=4, precision="float32", device="cpu")
+    result = throughput.measure(model, images, warm_up=2, batches=3)
+    assert result == throughput.Throughput(images_per_second=2.0, batch_size=4, precision="float32", device="cpu")
     assert modes == [False] * 5
     assert model.training
 

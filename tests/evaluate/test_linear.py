@@ -80,10 +80,10 @@ def test_linear_classifies_colours_and_reports_its_settings(monkeypatch: pytest.
     subject = Subject(
         models.build(vit.TINY), lambda: image_batches(80, 1), ("r", "g", "b"), training=lambda: image_batches(160, 0)
     )
-    found = evaluate.evaluate(subject, ["linear:2"])
-    assert found["linear:2.accuracy"] > 0.9
-    assert found["linear:2.blocks"] in (1, 2)
-    assert found["linear:2.rate"] in linear.RATES
+    result = evaluate.evaluate(subject, ["linear:2"])
+    assert result["linear:2.accuracy"] > 0.9
+    assert result["linear:2.blocks"] in (1, 2)
+    assert result["linear:2.rate"] in linear.RATES
     features = linear.extract_features(subject.model, image_batches(16, 1), 9)  # there are two blocks
     assert features.vectors(2, mean_patch=True).shape == (16, 3 * 32)
     assert torch.equal(features.vectors(1, mean_patch=False), features.blocks[:, -1])

@@ -21,7 +21,7 @@ def test_the_jaccard_index_equals_loops_over_pixels() -> None:
     random = np.random.default_rng(0)
     truth = random.choice([0, 1, 2, 7, 255], size=(6, 9))
     predicted = random.random((3, 6, 9)) < 0.4
-    found = segmentation.jaccard(predicted, truth)
+    result = segmentation.jaccard(predicted, truth)
     for row, number in enumerate([1, 2, 7]):
         for column in range(3):
             both = either = 0
@@ -32,20 +32,20 @@ def test_the_jaccard_index_equals_loops_over_pixels() -> None:
                     is_object, is_predicted = truth[r, c] == number, predicted[column, r, c]
                     both += is_object and is_predicted
                     either += is_object or is_predicted
-            assert found[row, column] == pytest.approx(both / either, abs=1e-12)
-    assert found.shape == (3, 3)
+            assert result[row, column] == pytest.approx(both / either, abs=1e-12)
+    assert result.shape == (3, 3)
     assert segmentation.jaccard(predicted, np.zeros((6, 9), int)).shape == (0, 3)
 
 
 def test_means_over_objects_and_images() -> None:
     one = np.array([[0.5, 0.1, 0.3], [0.2, 0.6, 0.4]])  # two objects; two heads and the mean map
     other = np.array([[0.9, 0.7, 0.8]])
-    found = segmentation.summarise([one, other])
-    assert found["jaccard"] == pytest.approx(((0.5 + 0.6) / 2 + 0.9) / 2)
-    assert found["head0"] == pytest.approx((0.35 + 0.9) / 2)
-    assert found["mean_head"] == pytest.approx((found["head0"] + found["head1"]) / 2)
-    assert found["all_heads"] == pytest.approx((0.35 + 0.8) / 2)
-    assert (found["objects"], found["pictures"]) == (3, 2)
+    result = segmentation.summarise([one, other])
+    assert result["jaccard"] == pytest.approx(((0.5 + 0.6) / 2 + 0.9) / 2)
+    assert result["head0"] == pytest.approx((0.35 + 0.9) / 2)
+    assert result["mean_head"] == pytest.approx((result["head0"] + result["head1"]) / 2)
+    assert result["all_heads"] == pytest.approx((0.35 + 0.8) / 2)
+    assert (result["objects"], result["pictures"]) == (3, 2)
 
 
 def subject(keys: tuple[str, ...], model: models.Backbone | None = None) -> Subject:
@@ -72,11 +72,11 @@ def test_masks_made_from_attention_have_a_jaccard_index_of_one(tmp_path: Path) -
         pixels = (mask.view(4, 4).repeat_interleave(16, 0).repeat_interleave(16, 1) * 3).byte()  # 64 pixels a side
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.fromarray(pixels.numpy()).save(tmp_path / name)
-    found = evaluate.evaluate(inputs, [f"segmentation:{tmp_path}"])
+    result = evaluate.evaluate(inputs, [f"segmentation:{tmp_path}"])
     name = f"segmentation:{tmp_path.stem}"
-    assert found[f"{name}.jaccard"] == 1.0
-    assert found[f"{name}.pictures"] == 2
-    assert 0 < found[f"{name}.mean_head"] <= 1
+    assert result[f"{name}.jaccard"] == 1.0
+    assert result[f"{name}.pictures"] == 2
+    assert 0 < result[f"{name}.mean_head"] <= 1
 
 
 def test_masks_are_cropped_like_images_without_interpolation(tmp_path: Path) -> None:

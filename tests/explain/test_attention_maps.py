@@ -19,15 +19,15 @@ def test_weights_equal_an_explicit_softmax(
     tiny: Backbone, factor: tuple[float, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = noise_images(tiny, factor=factor)
-    found = attention_maps(tiny, images)
+    attention = attention_maps(tiny, images)
     kernel = Kernel(monkeypatch)
     with torch.no_grad():
         tiny(images)
     blocks = token_backbone(tiny).blocks
-    assert len(found.weights) == len(kernel.weights) == len(blocks)
-    for block, weights, used in zip(blocks, found.weights, kernel.weights, strict=True):
-        torch.testing.assert_close(weights, between_tokens(block, used, found.features.grid), atol=1e-5, rtol=1e-4)
-    assert found.maps.shape == (2, len(blocks), found.weights[0].shape[1], *found.features.grid)
+    assert len(attention.weights) == len(kernel.weights) == len(blocks)
+    for block, weights, used in zip(blocks, attention.weights, kernel.weights, strict=True):
+        torch.testing.assert_close(weights, between_tokens(block, used, attention.features.grid), atol=1e-5, rtol=1e-4)
+    assert attention.maps.shape == (2, len(blocks), attention.weights[0].shape[1], *attention.features.grid)
 
 
 def test_only_requested_layers_compute_attention_weights(tiny: Backbone) -> None:
@@ -40,9 +40,9 @@ def test_only_requested_layers_compute_attention_weights(tiny: Backbone) -> None
             return _original(*args, **kwargs)
 
         block.attention_weights = counted
-    found = attention_maps(tiny, noise_images(tiny), layers=[-1])
-    assert calls == found.layers == [len(backbone.blocks) - 1]
-    assert len(found.weights) == 1
+    attention = attention_maps(tiny, noise_images(tiny), layers=[-1])
+    assert calls == attention.layers == [len(backbone.blocks) - 1]
+    assert len(attention.weights) == 1
     calls.clear()
     explain.explain("foreground", Subject(tiny, noise_images(tiny)), layer=0)
     assert calls == [0]
@@ -55,14 +55,14 @@ def test_capturing_attention_does_not_change_the_model(tiny: Backbone) -> None:
     tiny.train()
     frozen = next(tiny.modules()).get_submodule("head")
     frozen.eval()
-    found = attention_maps(tiny, images)
+    attention = attention_maps(tiny, images)
     assert tiny.training
     assert not frozen.training
     assert not any(block._forward_pre_hooks for block in tiny.modules())
     tiny.eval()
     with torch.no_grad():
         torch.testing.assert_close(tiny(images), before, atol=0, rtol=0)
-        torch.testing.assert_close(tiny.features(images).tokens, found.features.tokens, atol=0, rtol=0)
+        torch.testing.assert_close(tiny.features(images).tokens, attention.features.tokens, atol=0, rtol=0)
 
 
 def test_hooks_are_removed_after_an_error() -> None:

@@ -164,38 +164,38 @@ def evaluators() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(__path__) if _is_evaluator(module.name))
 
 
-def evaluator(word: str) -> ModuleType:
+def evaluator(spec: str) -> ModuleType:
     """Returns the module of an evaluator, given as `top1` or `real:labels.json`.
 
     Raises ValueError for an unknown evaluator, and for a missing or unexpected argument.
     """
-    name, colon, argument = word.partition(":")
+    name, colon, argument = spec.partition(":")
     if name not in (module.name for module in pkgutil.iter_modules(__path__)) or not _is_evaluator(name):
         raise ValueError(f"unknown evaluator '{name}'{nearest(name, evaluators())}")
     module = importlib.import_module(f"{__name__}.{name}")
     parameters = list(inspect.signature(module.evaluate).parameters.values())
     if colon and (len(parameters) == 1 or not argument):
         raise ValueError(
-            f"the evaluator '{name}' takes no argument, but got '{word}'"
+            f"the evaluator '{name}' takes no argument, but got '{spec}'"
             if argument
-            else f"'{word}' has no argument after the colon"
+            else f"'{spec}' has no argument after the colon"
         )
     if not colon and len(parameters) > 1 and parameters[1].default is inspect.Parameter.empty:
         raise ValueError(f"the evaluator '{name}' needs an argument: write {name}:{parameters[1].name.upper()}")
     return module
 
 
-def reads(word: str) -> str:
+def reads(spec: str) -> str:
     """Returns the input of an evaluator: `predictions`, `representations` or `model`."""
-    return getattr(evaluator(word), "READS", "predictions")
+    return getattr(evaluator(spec), "READS", "predictions")
 
 
 def evaluate(subject: Subject, names: Iterable[str]) -> dict[str, float]:
     """Returns the metrics of several evaluators as `evaluator.metric`, or `evaluator:argument.metric`."""
     modules = {name: evaluator(name) for name in names}
     numbers: dict[str, float] = {}
-    for word, module in modules.items():
-        name, colon, argument = word.partition(":")
+    for spec, module in modules.items():
+        name, colon, argument = spec.partition(":")
         metrics = module.evaluate(subject, argument) if colon else module.evaluate(subject)
         prefix = f"{name}:{Path(argument).stem}" if colon else name
         numbers |= {f"{prefix}.{key}": value for key, value in metrics.items()}

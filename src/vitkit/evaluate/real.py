@@ -24,14 +24,14 @@ def evaluate(subject: Subject, labels: str) -> dict[str, float]:
 def read(path: Path) -> Mapping[str, Sequence[int]]:
     """Reads the labels by file name. Raises ValueError for a file that is not a JSON list or object of lists."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        entries = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ValueError(f"'{path}' is not JSON: {error}") from None
-    if isinstance(found, list):
-        found = {f"ILSVRC2012_val_{number:08d}.JPEG": labels for number, labels in enumerate(found, start=1)}
-    if not isinstance(found, dict) or not all(_are_labels(labels) for labels in found.values()):
+    if isinstance(entries, list):
+        entries = {f"ILSVRC2012_val_{number:08d}.JPEG": labels for number, labels in enumerate(entries, start=1)}
+    if not isinstance(entries, dict) or not all(_are_labels(labels) for labels in entries.values()):
         raise ValueError(f"'{path}' is neither a list of label lists nor an object of them by file name")
-    return found
+    return entries
 
 
 def relabel(predictions: Predictions, labels: Mapping[str, Sequence[int]]) -> Predictions:

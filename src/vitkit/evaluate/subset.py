@@ -28,8 +28,8 @@ def read(path: Path, classes: Sequence[str]) -> list[int]:
     have, and for an empty list.
     """
     text = path.read_text(encoding="utf-8")
-    found = json.loads(text) if text.lstrip().startswith("[") else [line.strip() for line in text.splitlines()]
-    entries = [str(each) for each in found if str(each)]
+    listed = json.loads(text) if text.lstrip().startswith("[") else [line.strip() for line in text.splitlines()]
+    entries = [str(each) for each in listed if str(each)]
     if not entries:
         raise ValueError(f"'{path}' lists no classes")
     named = iter(numbers_of([entry for entry in entries if not entry.isdecimal()], tuple(classes), name=str(path)))

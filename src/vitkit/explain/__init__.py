@@ -139,7 +139,7 @@ def methods() -> list[str]:
     return sorted({module.name for module in pkgutil.iter_modules(__path__)} - _HELPERS)
 
 
-def explain(method: str, subject: Subject, **options: Any) -> Explanation:
+def explain(method: str, subject: Subject, **options: object) -> Explanation:
     """Runs an explanation method. Raises ValueError for an unknown method or option."""
     if method not in methods():
         raise ValueError(

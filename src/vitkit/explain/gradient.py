@@ -25,6 +25,9 @@ from vitkit.explain.subject import label_name, require_images, top_classes
 from vitkit.layers import Attention, Features
 from vitkit.models import Backbone, TokenBackbone
 
+#: Positional and keyword arguments of a block.
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+
 
 def class_attention(
     model: Backbone, image: Float[Tensor, "b c height width"], classes: Sequence[int] | None = None
@@ -37,7 +40,7 @@ def class_attention(
     """
     backbone = _check_model(model)
     blocks: list[Any] = list(backbone.blocks)
-    inputs: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+    inputs: list[Arguments] = []
     after_attention: list[Tensor] = []
     handles = [
         handle
@@ -74,9 +77,9 @@ def _check_model(model: Backbone) -> TokenBackbone:
     return backbone
 
 
-def _store(inputs: list[tuple[tuple[Any, ...], dict[str, Any]]]) -> Callable[..., None]:
-    def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        inputs.append((args, kwargs))
+def _store(inputs: list[Arguments]) -> Callable[..., None]:
+    def before(_: nn.Module, *arguments: Any) -> None:
+        inputs.append(arguments)
 
     return before
 
@@ -91,9 +94,7 @@ def _classes(logits: Tensor, classes: Sequence[int] | None) -> list[int]:
     return chosen
 
 
-def _relevance(
-    model: TokenBackbone, inputs: list[tuple[tuple[Any, ...], dict[str, Any]]], gradients: Sequence[Tensor]
-) -> Tensor:
+def _relevance(model: TokenBackbone, inputs: list[Arguments], gradients: Sequence[Tensor]) -> Tensor:
     tokens = inputs[0][0][0]
     identity = torch.eye(tokens.shape[1], device=tokens.device)
     relevance = identity.expand(tokens.shape[0], -1, -1)

@@ -4,7 +4,6 @@ import os
 import textwrap
 from functools import singledispatch
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -50,7 +49,7 @@ def blank(width: float, height: float, title: str) -> tuple[Figure, float]:
 
 
 @singledispatch
-def draw(drawing: Any) -> Figure:
+def draw(drawing: object) -> Figure:
     """Returns the figure of a drawing."""
     raise TypeError(f"cannot draw a {type(drawing).__name__}; expected a Drawing of vitkit.explain")
 

@@ -3,7 +3,6 @@
 import dataclasses
 import os
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from PIL import Image
@@ -19,7 +18,7 @@ from vitkit.models import Backbone, TokenBackbone
 DISPLAY_SIDE = 512
 
 
-def read(model: Backbone, processor: Processor, images: Sequence[Any], labels: Sequence[str] = ()) -> Subject:
+def read(model: Backbone, processor: Processor, images: Sequence[object], labels: Sequence[str] = ()) -> Subject:
     """Returns the subject of a model and images, given as paths, bytes, PIL images, numpy arrays or torch tensors.
 
     Raises `ImageError` for an image that cannot be read, and ValueError if the images differ in shape after
@@ -41,7 +40,7 @@ def _crop_to_patches(model: Backbone, pixels: Tensor, image: Image.Image) -> Ima
     return image.crop((0, 0, round(image.width * width), round(image.height * height)))
 
 
-def _original(processor: Processor, image: Any) -> Image.Image:
+def _original(processor: Processor, image: object) -> Image.Image:
     plain = {"resize_to": None, "mean": HALF, "std": HALF, "fill": (0, 0, 0)}
     try:
         return dataclasses.replace(processor, resize="none", center_crop="none", **plain).picture(image)

@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vitkit.config import nearest
 from vitkit.explain import Drawing
@@ -41,7 +41,7 @@ class Table:
         """Returns all cells as text, row by row."""
         return [[format_cell(cell) for cell in row] for row in self.rows]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Returns the JSON form."""
         return {"columns": list(self.columns), "rows": [list(row) for row in self.rows]}
 
@@ -72,7 +72,7 @@ class Findings:
     table: Table
     drawings: Mapping[str, Drawing] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
-    numbers: Mapping[str, Any] = field(default_factory=dict)
+    numbers: Mapping[str, object] = field(default_factory=dict)
 
 
 def exhibits() -> dict[str, Exhibit]:

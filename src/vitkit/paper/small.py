@@ -38,7 +38,7 @@ def silent(text: str) -> None:
 class Variant:
     """A variant of a comparison: a model config and the changes to its run."""
 
-    model: Any
+    model: object
     changes: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -120,7 +120,7 @@ class Small:
         size = {"image_size": (self.side, self.side), "patch_size": (PATCH, PATCH)}
         return vit.Config(**{**size, **shape, **changes})
 
-    def run(self, name: str, model: Any, *, data: str, seed: int, steps: int, **changes: Any) -> Run:
+    def run(self, name: str, model: object, *, data: str, seed: int, steps: int, **changes: Any) -> Run:
         """Returns a run from scratch; a double underscore in a keyword of `changes` stands for a dot."""
         num_classes = len(next(iter(splits(data).values())).classes)
         run = Run(
@@ -203,7 +203,7 @@ def slug(name: str) -> str:
     return "".join(each if each.isalnum() or each in "-_." else "-" for each in name.lower())
 
 
-def raw(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+def raw(outcomes: Sequence[Outcome]) -> dict[str, object]:
     """Returns the raw numbers of a sweep for JSON."""
     return {
         each.name: {"accuracy": each.accuracy.values, "fewshot": each.fewshot.values, "flops": each.flops}

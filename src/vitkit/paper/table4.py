@@ -1,10 +1,11 @@
 """Table 4: fine-tuning hyper-parameters, compared with our recipes."""
 
-from typing import Any
+from operator import attrgetter
 
 from vitkit.paper import Exhibit, Findings, Table
 from vitkit.paper.small import Small
 from vitkit.recipes import recipe
+from vitkit.train import Run
 
 # Steps and the learning rates of the sweep.
 PUBLISHED: dict[str, tuple[int, tuple[float, ...]]] = {
@@ -15,7 +16,7 @@ PUBLISHED: dict[str, tuple[int, tuple[float, ...]]] = {
     "flowers": (500, (0.001, 0.003, 0.01, 0.03)),
     "vtab": (2_500, (0.01,)),
 }
-SHARED: dict[str, Any] = {
+SHARED: dict[str, object] = {
     "optimizer.name": "sgd",
     "optimizer.momentum": 0.9,
     "optimizer.weight_decay": 0.0,
@@ -59,7 +60,5 @@ def study(small: Small) -> Findings:
     )
 
 
-def _read(run: Any, name: str) -> Any:
-    for part in name.split("."):
-        run = getattr(run, part)
-    return run
+def _read(run: Run, name: str) -> object:
+    return attrgetter(name)(run)

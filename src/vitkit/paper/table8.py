@@ -1,7 +1,5 @@
 """Table 8: kinds of position embeddings and where they are added (appendix D.4)."""
 
-from typing import Any
-
 from vitkit.paper import Exhibit, Findings, Table, commands
 from vitkit.paper.comparison import findings
 from vitkit.paper.small import Small, Variant
@@ -18,7 +16,7 @@ PUBLISHED = {
     "2-D, shared": 64.022,
     "relative": 64.032,
 }
-KINDS: dict[str, dict[str, Any]] = {
+KINDS: dict[str, dict[str, str]] = {
     "1-D": {"position": "learned"},
     "2-D": {"position": "factorised"},
     "relative": {"position": "relative"},
@@ -28,7 +26,7 @@ KINDS: dict[str, dict[str, Any]] = {
 LOCATIONS = {"stem": "stem", "every layer": "layers", "shared": "shared"}
 
 
-def options(name: str) -> dict[str, Any]:
+def options(name: str) -> dict[str, str]:
     """Returns the fields of the model's config for the name of a variant."""
     kind, _, location = name.partition(", ")
     return {**KINDS[kind], **({"position_at": LOCATIONS[location]} if location else {})}

@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -32,7 +31,7 @@ def write(name: str, exhibit: Exhibit, findings: Findings, small: Small, seconds
     return [*paths, *(small.out / file for file in texts)]
 
 
-def to_dict(name: str, exhibit: Exhibit, findings: Findings, small: Small, seconds: float) -> dict[str, Any]:
+def to_dict(name: str, exhibit: Exhibit, findings: Findings, small: Small, seconds: float) -> dict[str, object]:
     """Returns the JSON form: the findings and the settings to reproduce them."""
     return {
         "name": name,

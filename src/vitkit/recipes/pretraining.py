@@ -135,7 +135,7 @@ def _imagenet(name: str, **parts: Any) -> Run:
 
 def _cifar10(
     name: str,
-    objective: Any,
+    objective: object,
     *,
     betas: tuple[float, float] = (0.9, 0.999),
     warmup: int = 100,

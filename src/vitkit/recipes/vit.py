@@ -4,7 +4,6 @@ JFT-300M is not public. Use another source with `--data`, or read the recipes as
 """
 
 from dataclasses import replace
-from typing import Any
 
 from vitkit import models
 from vitkit.data.augment import Augment
@@ -84,7 +83,7 @@ def _imagenet(name: str, size: str) -> Run:
     return replace(run, schedule=Schedule(decay="cosine", warmup=10_000), epochs=300)
 
 
-def _model(size: str, classes: int, dropout: float) -> Any:
+def _model(size: str, classes: int, dropout: float) -> object:
     """The config of a pre-training model, which has a tanh layer of the token width before the head."""
     config = models.preset(size, num_classes=classes, activation="gelu_tanh", dropout=dropout)
     return replace(config, pre_logits=config.width)
