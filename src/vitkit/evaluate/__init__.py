@@ -43,7 +43,7 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Representations:
-    """Pooled features (the input of the head) and targets of labelled images, float32 on the CPU."""
+    """Pooled features (inputs of the head) and targets of labelled images, float32 on the CPU."""
 
     vectors: Float[Tensor, "n d"]
     targets: Float[Tensor, "n classes"]
@@ -55,7 +55,7 @@ class Representations:
 
 
 class Subject:
-    """A model and labelled images, with outputs that are computed once and shared by all evaluators.
+    """A model and labelled images, with outputs that are computed once for all evaluators.
 
     `batches` returns the evaluation images, and `training` the training images of evaluators that train a classifier;
     the columns of the targets are `classes`. `processor` is the preprocessing of the images, for evaluators that apply
@@ -88,7 +88,7 @@ class Subject:
 
     @cached_property
     def predictions(self) -> Predictions:
-        """Logits of all images, in order. Raises ValueError if their shape does not match the classes of the images."""
+        """Logits of all images, in order. Raises ValueError for a wrong number of classes."""
         if self.model.config.num_classes == 0:
             raise ValueError("the model has no classes; evaluate it with knn, fewshot or probe")
         logits, targets = self._outputs.logits, self._outputs.targets
@@ -148,7 +148,7 @@ class _Outputs:
 
     @property
     def representations(self) -> Representations:
-        """Representations of the labelled images. Raises ValueError if there are none, or without pooling."""
+        """Representations of the labelled images. Raises ValueError without labels or pooling."""
         if self.vectors.ndim != 2:
             raise ValueError(
                 "this model has no pooling and returns one vector per token; set pool to get one vector per image"
@@ -191,7 +191,10 @@ def reads(spec: str) -> str:
 
 
 def evaluate(subject: Subject, names: Iterable[str]) -> dict[str, float]:
-    """Returns the metrics of several evaluators as `evaluator.metric`, or `evaluator:argument.metric`."""
+    """Returns the metrics of several evaluators as `evaluator.metric`.
+
+    Metrics of an evaluator with an argument are named `evaluator:argument.metric`.
+    """
     modules = {name: evaluator(name) for name in names}
     numbers: dict[str, float] = {}
     for spec, module in modules.items():

@@ -8,7 +8,7 @@ from vitkit.evaluate import Subject
 
 
 def evaluate(subject: Subject) -> dict[str, float]:
-    """Returns the `mean` over all classes with images (mAP), the mean `weighted` by class size, and the `worst` class.
+    """Returns `mean` (mAP), `weighted` by class size, and `worst` over classes with images.
 
     Images without a label count as negatives of every class. Raises ValueError if no image has a label.
     """
@@ -23,7 +23,7 @@ def evaluate(subject: Subject) -> dict[str, float]:
 
 
 def average_precision(scores: Float[Tensor, "n classes"], truth: Tensor) -> Float[Tensor, " classes"]:
-    """Returns the average precision of each class: sum_i (r_i - r_(i-1)) p_i over descending scores.
+    """Returns the average precision sum_i (r_i - r_(i-1)) p_i of each class.
 
     r_i and p_i are recall and precision at score i. Images with equal scores count as one threshold, as in
     scikit-learn. Each class needs at least one positive image.

@@ -13,7 +13,7 @@ BINS = 15
 
 @dataclass(frozen=True)
 class Bin:
-    """The images whose confidence is in one range of a reliability diagram; the means of an empty bin are 0."""
+    """One bin of a reliability diagram; the means of an empty bin are 0."""
 
     low: float
     high: float
@@ -23,9 +23,10 @@ class Bin:
 
 
 def evaluate(subject: Subject) -> dict[str, float]:
-    """Returns `ece` and `mce` (expected and maximum calibration error, 15 bins), `brier`, `nll` and `temperature`.
+    """Returns `ece`, `mce`, `brier`, `nll` and `temperature`.
 
-    Dividing the logits by the temperature maximises the likelihood of these images.
+    `ece` and `mce` are the expected and maximum calibration errors over 15 bins. Dividing the logits by the temperature
+    maximises the likelihood of these images.
     """
     predictions = labelled(subject.predictions)
     filled = [each for each in bins(predictions) if each.pictures]
@@ -52,7 +53,7 @@ def labelled(predictions: Predictions) -> Predictions:
 
 
 def bins(predictions: Predictions, num: int = BINS) -> list[Bin]:
-    """Returns the reliability diagram: confidence and accuracy in `num` equal ranges (low, high] of the confidence."""
+    """Returns the reliability diagram over `num` equal ranges (low, high] of the confidence."""
     confidence, guess = predictions.scores.double().max(dim=1)
     correct = predictions.targets.gather(1, guess[:, None])[:, 0] > 0
     # The highest score is never exactly 0, so every image is in one of the half-open ranges.

@@ -21,7 +21,10 @@ class ClassResult:
 
 
 def evaluate(subject: Subject) -> dict[str, float]:
-    """Returns `mean_recall` (balanced accuracy), `mean_f1` and `worst_recall` over the classes with images."""
+    """Returns `mean_recall` (balanced accuracy), `mean_f1` and `worst_recall` over classes.
+
+    Classes without images are excluded.
+    """
     results = [result for result in per_class(matrix(subject.predictions), subject.classes) if result.pictures]
     if not results:
         raise ValueError("none of the images has a label")
@@ -34,7 +37,10 @@ def evaluate(subject: Subject) -> dict[str, float]:
 
 
 def matrix(predictions: Predictions) -> Int[Tensor, "classes classes"]:
-    """Returns the number of images by true class (rows; the first of several) and predicted class (columns)."""
+    """Returns the number of images by true class (rows) and predicted class (columns).
+
+    An image with several labels counts for the first one.
+    """
     num = predictions.targets.shape[1]
     labelled = predictions.targets.sum(dim=1) > 0
     truth, predicted = predictions.targets.argmax(dim=1)[labelled], predictions.logits.argmax(dim=1)[labelled]

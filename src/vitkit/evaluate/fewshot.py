@@ -1,4 +1,4 @@
-"""Few-shot linear classification: closed-form least squares on representations of a few images per class.
+"""Few-shot linear classification by closed-form least squares on representations.
 
 This is big_vision's `fewshot_lsr`, the few-shot evaluation of the ViT paper (section 4.1), in float64. The training
 images of each class are sampled with `numpy.random.default_rng(seed)`. Features are standardised by the sampled images
@@ -19,7 +19,7 @@ CONSTANT = 100.0
 
 
 def evaluate(subject: Subject) -> dict[str, float]:
-    """Returns the accuracy for each number of shots and seed (`5shot_seed0`), and the mean over seeds (`5shot`).
+    """Returns the accuracy by shots and seed (`5shot_seed0`), and the mean over seeds (`5shot`).
 
     A class with fewer training images than shots contributes all of them.
     """
@@ -38,7 +38,7 @@ def evaluate(subject: Subject) -> dict[str, float]:
 
 
 def sample_shots(labels: Int[np.ndarray, " n"], num_classes: int, shots: int, seed: int) -> Int[np.ndarray, " chosen"]:
-    """Returns the indices of the training images: the first `shots` of a permutation of each class, in class order."""
+    """Returns the indices of `shots` training images per class: the first of a permutation."""
     random = np.random.default_rng(seed)
     return np.concatenate([random.permutation(np.flatnonzero(labels == each))[:shots] for each in range(num_classes)])
 

@@ -16,7 +16,7 @@ READS = "model"
 
 
 class Count(TorchDispatchMode):
-    """Context manager that counts floating-point operations in `total`, backward passes included.
+    """Context manager that counts floating-point operations, including backward passes.
 
     A multiplication and an addition count as two. It counts the operations that torch has formulas for: matrix
     products, convolutions and attention, not norms and activations. Operations inside `recomputing` are not counted,
@@ -66,7 +66,7 @@ def _uncounted() -> Iterator[None]:
 
 
 def recomputing() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """The `context_fn` for `torch.utils.checkpoint` that excludes the recomputation from a `Count`."""
+    """The `context_fn` for `torch.utils.checkpoint` that excludes recomputation from `Count`."""
     return nullcontext(), _uncounted()
 
 
@@ -77,7 +77,7 @@ def evaluate(subject: Subject) -> dict[str, float]:
 
 
 def flops(model: Backbone, image_size: tuple[int, int] | None = None) -> int:
-    """Returns the floating-point operations of the forward pass of one image, counted by `Count`.
+    """Returns the floating-point operations of the forward pass of one image.
 
     `image_size` is (rows, columns) and defaults to that of the model. The pass runs on the meta device.
     """

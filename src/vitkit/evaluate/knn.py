@@ -18,7 +18,7 @@ MAX_SIMILARITIES = 2**25  # in memory at a time: 128 MiB
 
 
 def evaluate(subject: Subject) -> dict[str, float]:
-    """Returns the accuracy `k20` for each number of neighbours, and `k20_top5` for more than five classes.
+    """Returns the accuracy `k20` by number of neighbours, and `k20_top5` for over five classes.
 
     Numbers of neighbours above the number of training images are omitted. Raises ValueError if none remains.
     """
@@ -45,7 +45,7 @@ def evaluate(subject: Subject) -> dict[str, float]:
 def neighbours(
     queries: Float[Tensor, "n d"], keys: Float[Tensor, "m d"], labels: Int[Tensor, " m"], k: int
 ) -> tuple[Float[Tensor, "n k"], Int[Tensor, "n k"]]:
-    """Returns the cosine similarities of the `k` nearest keys of each query, in descending order, and their labels."""
+    """Returns the cosine similarities and labels of the `k` nearest keys of each query."""
     keys = F.normalize(keys, dim=1).T
     similarities, indices = [], []
     for chunk in F.normalize(queries, dim=1).split(max(1, MAX_SIMILARITIES // keys.shape[1])):

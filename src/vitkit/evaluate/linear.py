@@ -1,4 +1,4 @@
-"""Linear evaluation of DINO and DINOv2: a linear layer trained with SGD on frozen features of the last blocks.
+"""Linear evaluation of DINO and DINOv2 with frozen features of the last blocks.
 
 Features are the class tokens of the last blocks after the final norm, concatenated, with or without the mean patch
 token of the last block (Caron et al. 2021, section 4.1; Oquab et al. 2023, appendix B.3). As in the original, all
@@ -39,7 +39,7 @@ class FrozenFeatures:
     targets: Float[Tensor, "n classes"]
 
     def vectors(self, count: int, mean_patch: bool) -> Float[Tensor, "n width"]:
-        """Returns the concatenated tokens of the last `count` blocks, optionally with the mean patch token."""
+        """Returns the concatenated tokens of the last `count` blocks, and the mean patch token."""
         tokens = rearrange(self.blocks[:, -count:], "n b d -> n (b d)")
         return torch.cat([tokens, self.patches], dim=1) if mean_patch else tokens
 
@@ -92,9 +92,10 @@ class Heads:
 
 
 def train_heads(x: Float[Tensor, "n d"], labels: Int[Tensor, " n"], num_classes: int, rates: Sequence[float]) -> Heads:
-    """Trains one layer per learning rate with SGD, momentum and cosine decay to 0; initial weights are N(0, 0.01).
+    """Trains one layer per learning rate with SGD, momentum and cosine decay to 0.
 
-    All layers see the same batches in the same order, so each equals a layer that is trained alone.
+    Initial weights are sampled from N(0, 0.01), and there is no weight decay. All layers see the same batches in the same order, so each
+    equals a layer that is trained alone.
     """
     random = torch.Generator().manual_seed(SEED)
     start = torch.randn(num_classes, x.shape[1], generator=random).to(x) * 0.01
@@ -121,7 +122,7 @@ def batch_indices(num: int, random: torch.Generator) -> Iterator[Int[Tensor, " r
 
 
 def extract_features(model: Backbone, batches: Iterable[Batch], count: int) -> FrozenFeatures:
-    """Returns the features of the last `count` blocks, at most all of them, for every labelled image."""
+    """Returns the features of the last `count` blocks for every labelled image."""
     if not isinstance(model, TokenBackbone):
         raise ValueError(f"linear needs encoder blocks over tokens, and {type(model).__name__} has none; use probe")
     parameter, training = next(model.parameters()), model.training
@@ -145,7 +146,7 @@ def extract_features(model: Backbone, batches: Iterable[Batch], count: int) -> F
 def block_vectors(
     model: TokenBackbone, images: Float[Tensor, "b c height width"], count: int
 ) -> tuple[Float[Tensor, "b blocks d"], Float[Tensor, "b d"]]:
-    """Returns the class tokens of the last blocks after the norm, and the mean patch token of the last block.
+    """Returns class tokens of the last blocks after the norm, and the last mean patch token.
 
     For a model without class token, the mean patch tokens replace it. Tensors are float32 on the CPU.
     """

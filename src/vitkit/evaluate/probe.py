@@ -25,7 +25,7 @@ MAX_STEPS = 1000
 
 @dataclass(frozen=True)
 class Probe:
-    """A linear classifier in float64; `gradient` is the largest absolute entry of the gradient of its loss."""
+    """A linear classifier in float64; `gradient` is the largest entry of its loss gradient."""
 
     weight: Float[Tensor, "classes d"]
     bias: Float[Tensor, " classes"]
@@ -37,8 +37,10 @@ class Probe:
 
 
 def evaluate(subject: Subject) -> dict[str, float]:
-    """Returns `accuracy`, `top5` for more than five classes, the chosen `l2`, its accuracy `held_out` on the held-out
-    training images, and the `gradient` of the final fit.
+    """Returns `accuracy`, `top5` for over five classes, `l2`, `held_out` and `gradient`.
+
+    `l2` is the chosen penalty, `held_out` its accuracy on the held-out training images, and `gradient` that of the
+    final fit.
     """
     training, test = subject.training_representations, subject.representations
     mean, deviation = training.vectors.double().mean(dim=0), training.vectors.double().std(dim=0, correction=0)
@@ -88,9 +90,10 @@ def fit_path(
 def fit(
     x: Float[Tensor, "n d"], labels: Int[Tensor, " n"], num_classes: int, l2: float, start: Probe | None = None
 ) -> Probe:
-    """Minimises the mean cross-entropy + l2 / 2 * |weight|^2 over weight and bias (scikit-learn's with C = 1/(l2 n)).
+    """Minimises the mean cross-entropy + l2 / 2 * |weight|^2 over weight and bias.
 
-    The loss is convex, so `start` changes only the number of steps.
+    This is scikit-learn's logistic regression with C = 1 / (l2 n). The loss is convex, so `start` changes only the
+    number of steps.
     """
     weight = torch.zeros(num_classes, x.shape[1], dtype=x.dtype) if start is None else start.weight.clone()
     bias = torch.zeros(num_classes, dtype=x.dtype) if start is None else start.bias.clone()

@@ -1,4 +1,4 @@
-"""Accuracy with other labels for the same images, such as the multi-label ReaL annotations of ImageNet.
+"""Accuracy with other labels for the same images, such as the ReaL labels of ImageNet.
 
 "Are we done with ImageNet?" (Beyer et al. 2020). Its `real.json` is a list that begins with the labels of
 ILSVRC2012_val_00000001.JPEG. For other images, use an object {file name: labels}.
@@ -17,12 +17,15 @@ NUMBERED = re.compile(r"ILSVRC2012_val_(\d{8})\b")
 
 
 def evaluate(subject: Subject, labels: str) -> dict[str, float]:
-    """Returns the metrics of `top1` for the labels of a JSON file; images with an empty label list are excluded."""
+    """Returns the metrics of `top1` for the labels of a JSON file.
+
+    Images with an empty list of labels are excluded.
+    """
     return top1.metrics(relabel(subject.predictions, read(Path(labels))))
 
 
 def read(path: Path) -> Mapping[str, Sequence[int]]:
-    """Reads the labels by file name. Raises ValueError for a file that is not a JSON list or object of lists."""
+    """Reads labels by file name. Raises ValueError unless the file is a list or object of lists."""
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
@@ -35,7 +38,7 @@ def read(path: Path) -> Mapping[str, Sequence[int]]:
 
 
 def relabel(predictions: Predictions, labels: Mapping[str, Sequence[int]]) -> Predictions:
-    """Returns the predictions with other targets: multi-hot, all zero for an empty list of labels.
+    """Returns the predictions with multi-hot targets from `labels`, zero for an empty list.
 
     Raises ValueError for images without an entry in `labels`, and for class indices out of range.
     """

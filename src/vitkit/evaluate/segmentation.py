@@ -86,7 +86,7 @@ def predicted_masks(maps: Float[Tensor, "b heads rows columns"], patch: tuple[in
 def jaccard(
     predicted: Bool[np.ndarray, "masks r c"], truth: Int[np.ndarray, "r c"]
 ) -> Float[np.ndarray, "objects masks"]:
-    """Returns the intersection over union of every object and every predicted mask, over pixels that are not void.
+    """Returns the intersection over union of objects and predicted masks, ignoring void pixels.
 
     As a loop: `for o in objects: for m in masks: |predicted[m] and truth == o| / |predicted[m] or truth == o|`.
     """
@@ -105,7 +105,7 @@ def find_mask(folder: Path, key: str) -> Path | None:
 
 
 def read_mask(path: Path) -> Image.Image:
-    """Reads the object numbers of a mask as an 8-bit image. Raises ValueError for a colour image."""
+    """Reads the object numbers of a mask. Raises ValueError for a colour image."""
     data = path.read_bytes()
     probe(data, DEFAULT_LIMITS)
     with Image.open(path, formats=("PNG",)) as mask:

@@ -1,4 +1,4 @@
-"""Accuracy on a subset of the model's classes, as for ImageNet-A (200 classes), ImageNet-R (200) and ObjectNet (113).
+"""Accuracy on a subset of the model's classes, as for ImageNet-A, ImageNet-R and ObjectNet.
 
 The logits of all other classes are removed, so the model cannot predict them.
 """
@@ -12,9 +12,10 @@ from vitkit.evaluate import Predictions, Subject, top1
 
 
 def evaluate(subject: Subject, classes: str = "") -> dict[str, float]:
-    """Returns the metrics of `top1` for the classes listed in a file or, without a file, the classes of the images.
+    """Returns the metrics of `top1` for the classes listed in a file.
 
-    `classes` is their number. Images of other classes are excluded.
+    Without a file, the classes are those of the images. `classes` is their number. Images of other classes are
+    excluded.
     """
     predictions = subject.predictions
     chosen = read(Path(classes), subject.classes) if classes else present_classes(predictions)
@@ -46,7 +47,7 @@ def present_classes(predictions: Predictions) -> list[int]:
 
 
 def restrict(predictions: Predictions, classes: Sequence[int]) -> Predictions:
-    """Returns the predictions for some classes; images of other classes have a row of zero targets."""
+    """Returns the predictions for some classes; images of other classes have zero targets."""
     columns = list(classes)
     return Predictions(
         logits=predictions.logits[:, columns], targets=predictions.targets[:, columns], keys=predictions.keys

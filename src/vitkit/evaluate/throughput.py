@@ -1,4 +1,4 @@
-"""Images per second of the forward pass, without image loading: the median over batches after a warm-up."""
+"""Images per second of the forward pass: the median over batches after a warm-up."""
 
 import copy
 import statistics
@@ -28,7 +28,7 @@ class Throughput:
 
 
 def evaluate(subject: Subject, precision: str = "") -> dict[str, float]:
-    """Returns `float32_images_per_second` and `batch_size`, measured with the first batch on the model's device.
+    """Returns `float32_images_per_second` and `batch_size`, measured with the first batch.
 
     `precision` is one of `PRECISIONS` (`throughput:bfloat16`); the default is that of the model.
     """
@@ -50,7 +50,7 @@ def measure(
     warm_up: int = WARM_UP,
     batches: int = BATCHES,
 ) -> Throughput:
-    """Measures the throughput of a model on one batch. Raises ValueError for an unknown precision."""
+    """Measures the throughput on one batch. Raises ValueError for an unknown precision."""
     if precision and precision not in PRECISIONS:
         raise ValueError(f"unknown precision '{precision}'; choose from {', '.join(PRECISIONS)}")
     parameter = next(model.parameters())

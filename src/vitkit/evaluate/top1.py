@@ -1,4 +1,4 @@
-"""Top-1 and top-5 accuracy; with multi-hot targets this is the ReaL accuracy (Beyer et al. 2020).
+"""Top-1 and top-5 accuracy; with multi-hot targets, ReaL accuracy (Beyer et al. 2020).
 
 A prediction is correct if it is one of the true classes. Images without a label are excluded, as in big_vision.
 """
@@ -11,12 +11,12 @@ from vitkit.evaluate import Predictions, Subject
 
 
 def evaluate(subject: Subject) -> dict[str, float]:
-    """Returns `accuracy`, `top5` for more than five classes, `loss` (cross-entropy) and the number of `pictures`."""
+    """Returns `accuracy`, `top5` for over five classes, `loss`, and the number of `pictures`."""
     return metrics(subject.predictions)
 
 
 def metrics(predictions: Predictions) -> dict[str, float]:
-    """Returns the metrics of `evaluate` for predictions. Raises ValueError if no image has a label."""
+    """Returns the metrics for predictions. Raises ValueError if no image has a label."""
     labelled = predictions.targets.sum(dim=1) > 0
     if not labelled.any():
         raise ValueError("none of the images has a label")

@@ -1,4 +1,4 @@
-"""Explanations of a model's predictions, one method per file: `explain(subject, *, options) -> Explanation`.
+"""Explanations of a model's predictions; each file with an `explain` function is one method.
 
 An explanation consists of arrays and a `Drawing` of them. Each file also contains the tensor functions of its method
 (`rollout.rollout`, `distance.attention_distance`, ...). They use only `TokenBackbone`, its blocks and `Features`. A
@@ -27,7 +27,7 @@ from vitkit.models import Backbone
 
 @dataclass(frozen=True)
 class Subject:
-    """A model and the images to explain its predictions on; `subject.read` creates one from image files.
+    """A model and the images on which to explain it; `subject.read` creates one from files.
 
     `pixels` are the preprocessed images on the model's device. `pictures` show the same parts of the images at a higher
     resolution, for display. Explanations of the weights alone need no image.
@@ -64,7 +64,7 @@ class Overlay:
 
 @dataclass(frozen=True)
 class Tiles:
-    """A grid of small images: scalar values on a common scale from `low` to 1, or RGB values in 0..1."""
+    """A grid of small images with scalar values from `low` to 1 or RGB values in 0..1."""
 
     title: str
     tiles: Float[np.ndarray, "down across rows columns *rgb"]
@@ -76,7 +76,7 @@ class Tiles:
 
 @dataclass(frozen=True)
 class Dots:
-    """A scatter plot with one value per head and layer; `uniform` is the value of uniform attention."""
+    """A scatter plot of values by head and layer; `uniform` is that of uniform attention."""
 
     title: str
     values: Float[np.ndarray, "layers heads"]
@@ -86,7 +86,7 @@ class Dots:
 
 @dataclass(frozen=True)
 class Curve:
-    """One series of points; `spread` is half the length of each error bar, and `joined` connects the points."""
+    """A series of points; `spread` is half the length of the error bars, `joined` draws lines."""
 
     name: str
     x: tuple[float, ...]

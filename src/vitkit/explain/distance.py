@@ -23,7 +23,7 @@ def patch_distances(grid: tuple[int, int], patch_size: tuple[int, int]) -> Float
 def attention_distance(
     weights: Float[Tensor, "b h n n"], grid: tuple[int, int], patch_size: tuple[int, int]
 ) -> Float[Tensor, "b h"]:
-    """Returns the mean attention distance in pixels: the attention-weighted distance to the keys, mean over queries.
+    """Returns the mean attention distance in pixels, weighted by attention.
 
     As a loop: `sum(weight[i, j] * distance(i, j) for j in patches)`, averaged over i in patches. Special tokens are
     removed without renormalising, so attention to the class token counts as distance zero.

@@ -16,7 +16,7 @@ from vitkit.models import Backbone
 def principal_filters(
     weight: Float[Tensor, "d c rows columns"], number: int
 ) -> tuple[Float[Tensor, "number c rows columns"], Float[Tensor, " number"]]:
-    """Returns the first principal components of `d` filters and the explained variance ratio of each.
+    """Returns the first principal components of filters and their explained variance ratios.
 
     Components are unit vectors, sorted by variance; the entry with the largest magnitude is positive. The mean filter
     is subtracted first. Raises ValueError if `number` exceeds the number of components.

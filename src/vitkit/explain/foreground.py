@@ -1,4 +1,4 @@
-"""Foreground masks: the patches that receive most of a head's attention (DINO; Caron et al. 2021)."""
+"""Foreground masks: patches with most of a head's attention (DINO, Caron et al. 2021)."""
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -11,7 +11,7 @@ from vitkit.explain.subject import require_images, top_classes
 
 
 def foreground_mask(attention: Float[Tensor, "*b rows columns"], share: float = 0.6) -> Bool[Tensor, "*b rows columns"]:
-    """Returns the smallest set of patches that receives at least the fraction `share` of each map's attention.
+    """Returns the smallest set of patches with at least a fraction `share` of each map's sum.
 
     As a loop: drop the patch with the least attention while the dropped attention is at most 1 - share of the total.
     Raises ValueError for a fraction outside (0, 1].

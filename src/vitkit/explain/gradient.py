@@ -32,7 +32,7 @@ Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 def class_attention(
     model: Backbone, image: Float[Tensor, "b c height width"], classes: Sequence[int] | None = None
 ) -> tuple[Float[Tensor, "b n n"], list[int], Features]:
-    """Returns R minus the identity for one class per image, the classes, and the embedded images.
+    """Returns R minus the identity for one class per image, the classes, and the embedding.
 
     `classes` is one class index per image; None takes the predicted class. The gradients of different images are
     independent. Raises ValueError for a model without classes, a class index out of range, and a model without
@@ -126,7 +126,7 @@ def weight_gradient(
 
 
 def explain(subject: Subject, *, label: str | int | None = None) -> Explanation:
-    """Maps of the patches that support the class `label` (name or index), or the predicted class of each image.
+    """Maps of the patches that support class `label` (name or index) or the predicted class.
 
     Arrays: `classes` (b,); `maps` (b, rows, columns).
     """
@@ -153,7 +153,7 @@ def explain(subject: Subject, *, label: str | int | None = None) -> Explanation:
 
 
 def _class_index(subject: Subject, label: str | int) -> int:
-    """Returns the index of a class, given as an index, a full label, or one of the comma-separated names of a label."""
+    """Returns the index of a class, given as an index, a label, or a name within a label."""
     if isinstance(label, int) or label.lstrip("-").isdigit():
         return int(label)
     wanted = label.lower().strip()

@@ -31,7 +31,7 @@ def token_backbone(model: Backbone) -> TokenBackbone:
 
 
 def find_layers(model: TokenBackbone, layers: Sequence[int] | None) -> list[int]:
-    """Returns sorted block indices; negative indices count from the end, None selects all blocks."""
+    """Returns sorted block indices; negative ones count from the end, None means all blocks."""
     depth = len(model.blocks)
     if layers is None:
         return list(range(depth))
@@ -59,11 +59,11 @@ def capture_attention(
     callback: Callable[[int, Float[Tensor, "b h n n"], Features], None],
     layers: Sequence[int] | None = None,
 ) -> Features:
-    """Runs the model, calls `callback(layer, weights, embedded)` for the given layers, and returns the final features.
+    """Runs the model, calls `callback` for the given layers, and returns the final features.
 
-    Weights are float32, and `embedded` is the input of the first block. The weights are computed from the input of a
-    block in addition to its fused attention. Only one layer's weights are in memory at a time, unless `callback` stores
-    them.
+    The arguments of `callback` are the layer, its attention weights and the embedded images. Weights are float32, and
+    `embedded` is the input of the first block. The weights are computed from the input of a block in addition to its
+    fused attention. Only one layer's weights are in memory at a time, unless `callback` stores them.
     """
     model = token_backbone(model)
     embedded: list[Features] = []

@@ -37,7 +37,7 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> None:
 
 
 def blank(width: float, height: float, title: str) -> tuple[Figure, float]:
-    """Returns a white figure with a title, and its total height; `height` is the height below the title, in inches."""
+    """Returns a white figure with a title, and its total height including the title in inches."""
     # About nine and a half bold letters fit in an inch.
     lines = textwrap.wrap(title, max(1, int(9.5 * (width - 2 * MARGIN)))) or [""]
     total = height + TITLE + 0.22 * (len(lines) - 1)
@@ -95,7 +95,7 @@ def _short(text: str, most: int = 38) -> str:
 def overlay(
     image: Image.Image, values: Float[np.ndarray, "rows columns"], style: str = "heat"
 ) -> Float[np.ndarray, "height width 3"]:
-    """Returns an image with a patch map over it in one of the styles of `Map`, as RGB values in 0..1."""
+    """Returns an image with a patch map over it in a style of `Map`, as RGB values in 0..1."""
     colours = np.asarray(image.convert("RGB"), dtype=np.float32) / 255
     scaled = _scale(values, style)
     smooth = Image.Resampling.NEAREST if style == "mask" else Image.Resampling.BICUBIC

@@ -15,7 +15,7 @@ MAX_TILES = 16
 
 
 def position_similarity(model: Backbone) -> Float[Tensor, "rows columns rows columns"]:
-    """Returns the cosine similarity of the position embeddings of all pairs of patches, at the native image size.
+    """Returns the cosine similarities of all position embeddings at the native image size.
 
     Raises ValueError for a model without tokens and for one that adds no position embedding to its patches.
     """

@@ -1,4 +1,4 @@
-"""Attention rollout: attention propagated through all layers (Abnar and Zuidema 2020; ViT paper, Figures 6 and 14)."""
+"""Attention rollout (Abnar and Zuidema 2020; ViT paper, Figures 6 and 14)."""
 
 from typing import Literal, get_args
 
@@ -18,7 +18,7 @@ Fusion = Literal["mean", "max", "min"]
 def step(
     weights: Float[Tensor, "b h n n"], *, fusion: Fusion = "mean", discard: float = 0.0, num_special: int = 0
 ) -> Float[Tensor, "b n n"]:
-    """Returns the token mixing matrix of one layer: fused heads plus identity, with rows normalised to one.
+    """Returns the mixing matrix of a layer: fused heads plus identity, rows normalised to one.
 
     `discard` first sets this fraction of the smallest fused weights to zero, per image; weights of special tokens as
     keys are not changed. Abnar and Zuidema 2020, "Quantifying Attention Flow in Transformers", fuse by the mean and
@@ -47,7 +47,7 @@ def rollout(
     fusion: Fusion = "mean",
     discard: float = 0.0,
 ) -> tuple[Float[Tensor, "b n n"], Features]:
-    """Returns the product of the mixing matrices of all layers up to `layer`, and the model's final features.
+    """Returns the product of the mixing matrices up to `layer`, and the final features.
 
     The last layer is the leftmost factor. Row i gives the contribution of every input token to output token i. Only one
     layer's weights are in memory at a time.
@@ -65,7 +65,7 @@ def rollout(
 
 
 def explain(subject: Subject, *, layer: int = -1, fusion: Fusion = "mean", discard: float = 0.0) -> Explanation:
-    """Rollout from the first layer to `layer`, as a heat map and as in Figure 6 of the ViT paper.
+    """Rollout from the first layer to `layer`, as a heat map and as in the paper's Figure 6.
 
     Arrays: `rollout` (b, n, n) with output tokens in rows; `maps` (b, rows, columns).
     """

@@ -1,4 +1,4 @@
-"""Prepare images for explanations: model input, and the same crop at a resolution for display."""
+"""Prepare images for explanations: model input, and the same crop for display."""
 
 import dataclasses
 import os
@@ -19,7 +19,7 @@ DISPLAY_SIDE = 512
 
 
 def read(model: Backbone, processor: Processor, images: Sequence[object], labels: Sequence[str] = ()) -> Subject:
-    """Returns the subject of a model and images, given as paths, bytes, PIL images, numpy arrays or torch tensors.
+    """Returns the subject of a model and images (paths, bytes, PIL images, arrays or tensors).
 
     Raises `ImageError` for an image that cannot be read, and ValueError if the images differ in shape after
     preprocessing.
@@ -50,7 +50,7 @@ def _original(processor: Processor, image: object) -> Image.Image:
 
 
 def large_view(processor: Processor, original: Image.Image) -> Image.Image:
-    """Returns the part of an image that the model sees, undistorted and with about `DISPLAY_SIDE` pixels per side."""
+    """Returns the part of an image that the model sees, undistorted, at `DISPLAY_SIDE` pixels."""
     if processor.resize == "squash" and processor.center_crop == "none":
         return _to_side(original)
     if processor.resize == "none":
@@ -77,7 +77,10 @@ def require_images(subject: Subject) -> None:
 
 
 def top_classes(subject: Subject) -> tuple[str, ...]:
-    """Returns a caption per image: the predicted class and its softmax score, or empty for a model without classes."""
+    """Returns the predicted class and its softmax score for each image, as captions.
+
+    The captions of a model without classes are empty.
+    """
     if not subject.model.config.num_classes:
         return ("",) * subject.pixels.shape[0]
     with evaluating(subject.model), torch.no_grad():
@@ -91,5 +94,5 @@ def top_classes(subject: Subject) -> tuple[str, ...]:
 
 
 def label_name(subject: Subject, index: int) -> str:
-    """Returns the label of a class up to its first comma, or `class INDEX` if there are no labels."""
+    """Returns the label of a class up to its first comma, or `class INDEX` without labels."""
     return subject.labels[index].split(",")[0] if subject.labels else f"class {index}"

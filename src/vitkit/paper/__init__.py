@@ -1,4 +1,4 @@
-"""The ViT paper, table by table and figure by figure: "An Image is Worth 16x16 Words" (Dosovitskiy et al. 2021).
+"""Tables and figures of the ViT paper, "An Image is Worth 16x16 Words".
 
 Each file with an `EXHIBIT` is one experiment: a table, a figure or an unnumbered study, named like the file. It
 contains a description, the published numbers, the commands at full scale, and `study(small) -> Findings`, which
@@ -26,7 +26,7 @@ Cell = str | float | int | None
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of numbers and text with named columns; None is a value that was not published or not measured."""
+    """Rows of numbers and text with named columns; None is an unknown value."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
@@ -67,7 +67,7 @@ class Exhibit:
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """Results of a study: a table with the published numbers, drawings by name, remarks and raw numbers."""
+    """Results of a study: table with published numbers, drawings, remarks and raw numbers."""
 
     table: Table
     drawings: Mapping[str, Drawing] = field(default_factory=dict)
@@ -83,7 +83,7 @@ def exhibits() -> dict[str, Exhibit]:
 
 
 def exhibit(name: str) -> Exhibit:
-    """Returns the named experiment. Raises ValueError with similar names if there is no such experiment."""
+    """Returns the named experiment. Raises ValueError for an unknown name."""
     known = exhibits()
     if name not in known:
         raise ValueError(f"the paper has no '{name}'{nearest(name, known)}")

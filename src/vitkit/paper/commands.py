@@ -22,7 +22,7 @@ def pretrain(recipe: str, data: str, *settings: str, out: str = "") -> str:
 def finetune(
     start: str, data: str, out: str, *, steps: int, rate: float, resolution: int = 384, extra: str = ""
 ) -> str:
-    """Returns the `vitkit finetune` command of Table 4: SGD, cosine, batch size 512, no weight decay, clipping at 1."""
+    """Returns the `vitkit finetune` command with the hyper-parameters of Table 4."""
     settings = f"{CROP} {extra}".strip()
     return (
         f"vitkit finetune {start} --data {data} --out {out} --resolution {resolution} --steps {steps} --rate {rate} "

@@ -43,7 +43,7 @@ def findings(
 
 
 def by_name(title: str, outcomes: Sequence[Outcome]) -> Curves:
-    """Returns a plot of the 5-shot and held-out accuracy of every variant, with the deviation over seeds."""
+    """Returns a plot of the 5-shot and held-out accuracy of every variant."""
     x = tuple(map(float, range(len(outcomes))))
     curves = []
     for name, trials in (
@@ -58,7 +58,7 @@ def by_name(title: str, outcomes: Sequence[Outcome]) -> Curves:
 
 
 def against_flops(title: str, kinds: Mapping[str, Sequence[tuple[float, Outcome]]]) -> Curves:
-    """Returns a plot of the held-out accuracy of each kind of model against its cost on a logarithmic axis."""
+    """Returns a plot of the held-out accuracy of each kind of model against its cost."""
     curves = []
     for kind, points in kinds.items():
         ordered = sorted(points, key=lambda point: point[0])

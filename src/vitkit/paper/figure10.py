@@ -1,4 +1,4 @@
-"""Figure 10: position embeddings after training with different hyper-parameters (appendix D.4)."""
+"""Figure 10: position embeddings by training hyper-parameters (appendix D.4)."""
 
 from vitkit import explain
 from vitkit.paper import Exhibit, Findings, Table, commands, figure7, seen

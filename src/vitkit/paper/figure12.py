@@ -1,4 +1,4 @@
-"""Figure 12: inference speed by input size, and the largest batch that fits in memory (appendix D.5)."""
+"""Figure 12: speed by input size, and the largest batch that fits in memory (appendix D.5)."""
 
 import torch
 
@@ -79,7 +79,7 @@ def speed(config: object, size: int, *, batches: int) -> float:
 
 
 def memory(config: object, size: int) -> tuple[int, int]:
-    """Returns the bytes that autograd saves per image, and the number of images that fit in `MEMORY`.
+    """Returns the bytes that autograd saves per image, and the images that fit in `MEMORY`.
 
     Runs on the meta device with two and four images to separate the bytes per image from those per step, such as
     standardised filters. (With one image, torch saves some tensors in another form.)
@@ -92,7 +92,7 @@ def memory(config: object, size: int) -> tuple[int, int]:
 
 
 def saved_bytes(model: Backbone, size: int, images: int) -> int:
-    """Returns the bytes of all tensors that autograd saves, without weights; each storage counts once."""
+    """Returns the bytes of all tensors that autograd saves, without the weights."""
     weights = {id(parameter) for parameter in model.parameters()}
     sizes: dict[int, int] = {}
     alive = []  # references prevent that an id is reused

@@ -1,4 +1,4 @@
-"""Figure 13: axial attention, full attention and a ResNet by FLOPs and by speed (appendix D.6)."""
+"""Figure 13: axial attention, full attention and a ResNet by FLOPs and speed (appendix D.6)."""
 
 from dataclasses import replace
 from pathlib import Path

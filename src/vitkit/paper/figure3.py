@@ -1,4 +1,4 @@
-"""Figure 3: ImageNet accuracy after fine-tuning against the pre-training dataset (section 4.3)."""
+"""Figure 3: ImageNet accuracy after fine-tuning by pre-training dataset (section 4.3)."""
 
 from pathlib import Path
 

@@ -70,7 +70,7 @@ def pretrain(small: Small, steps: int) -> dict[float, list[Outcome]]:
 
 
 def plot(title: str, lines: Mapping[str, list[tuple[float, float, float]]], y_label: str) -> Curves:
-    """Returns a plot with one line per model; points are fraction of the images, mean and deviation."""
+    """Returns a plot of points (fraction of the images, mean, deviation), one line per model."""
     curves = [
         Curve(name, *(tuple(column) for column in zip(*points, strict=True)))  # type: ignore[arg-type]
         for name, points in lines.items()

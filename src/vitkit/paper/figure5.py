@@ -1,4 +1,4 @@
-"""Figure 5: accuracy against pre-training compute of ViTs, ResNets and hybrids (section 4.4)."""
+"""Figure 5: accuracy of ViTs, ResNets and hybrids by pre-training compute (section 4.4)."""
 
 from dataclasses import replace
 

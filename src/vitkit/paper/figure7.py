@@ -1,4 +1,4 @@
-"""Figure 7: patch embedding filters, position similarity and attention distance (section 4.5)."""
+"""Figure 7: embedding filters, position similarity and attention distance (section 4.5)."""
 
 import numpy as np
 from jaxtyping import Float
@@ -70,7 +70,7 @@ def study(small: Small) -> Findings:
 
 
 def mean_similarities(similarity: Float[np.ndarray, "rows columns rows columns"]) -> tuple[float, float]:
-    """Returns the mean similarity of horizontally or vertically adjacent patches, and of all other pairs."""
+    """Returns the mean similarity of adjacent patches and of all other pairs."""
     rows, columns = similarity.shape[:2]
     positions = np.stack(np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij"), axis=-1).reshape(-1, 2)
     steps = np.abs(positions[:, None] - positions[None]).sum(axis=-1)

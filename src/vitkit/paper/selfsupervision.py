@@ -1,4 +1,4 @@
-"""Self-supervision by masked patch prediction, a study without a number (section 4.6, appendix B.1.2)."""
+"""Self-supervision by masked patch prediction (section 4.6, appendix B.1.2)."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -39,7 +39,7 @@ EXHIBIT = Exhibit(
 
 
 def starts(small: Small) -> dict[str, Starts]:
-    """Returns the checkpoints of each kind of pre-training, one per seed; None means no pre-training."""
+    """Returns the checkpoints of each pre-training, one per seed; None is no pre-training."""
     model = small.vit()
     kinds: dict[str, dict[str, Any]] = {
         "supervised": {},
@@ -79,7 +79,7 @@ def study(small: Small) -> Findings:
 
 
 def finetune(small: Small, name: str, folders: Starts, rate: float) -> Trial:
-    """Fine-tunes the checkpoint of every seed, or a randomly initialised model, at a learning rate."""
+    """Fine-tunes the checkpoint of every seed, or a randomly initialised model."""
     data = small.part(small.downstream, f"number={figure3.LABELLED}")
     values = []
     for seed, start in enumerate(folders):

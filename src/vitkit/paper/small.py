@@ -1,4 +1,4 @@
-"""Studies at small scale: pre-training on half of the classes, evaluation or fine-tuning on the other half.
+"""Small-scale studies: pre-training on half of the classes, transfer to the other half.
 
 Models are trained by `vitkit.train` in run folders inside the folder of the study. An interrupted study resumes, and
 finished runs are not repeated. The default dataset is the digits of the package, 1,797 images of ten classes.
@@ -121,7 +121,7 @@ class Small:
         return vit.Config(**{**size, **shape, **changes})
 
     def run(self, name: str, model: object, *, data: str, seed: int, steps: int, **changes: Any) -> Run:
-        """Returns a run from scratch; a double underscore in a keyword of `changes` stands for a dot."""
+        """Returns a run from scratch; a double underscore in a keyword of `changes` is a dot."""
         num_classes = len(next(iter(splits(data).values())).classes)
         run = Run(
             name=f"{name}-seed{seed}",
@@ -151,7 +151,7 @@ class Small:
         return result
 
     def finetune(self, name: str, start: Path | None, *, data: str, seed: int, steps: int, **changes: Any) -> Result:
-        """Fine-tunes a checkpoint on a few images of new classes with SGD and no weight decay, as in the paper.
+        """Fine-tunes a checkpoint on a few images of new classes with SGD, as in the paper.
 
         `start` None trains `model` from random initialisation. The evaluation images are all other images of these
         classes.
@@ -167,7 +167,7 @@ class Small:
         return self.train(self.run(name, model, data=data, seed=seed, steps=steps, **settings))
 
     def fewshot(self, folder: Path, source: str | None = None) -> float:
-        """Returns the 5-shot accuracy of a checkpoint on new classes, the mean of three samples (section 4.1)."""
+        """Returns the 5-shot accuracy on new classes, mean of three samples (section 4.1)."""
         loaded, data = checkpoints.load(folder), source or self.downstream
         judge = evaluation.Judge(
             data=data,

@@ -75,7 +75,7 @@ def compare(trials: Sequence[Trial], quantity: str) -> tuple[str, ...]:
 
 
 def student_quantile(probability: float, freedom: int) -> float:
-    """Returns a quantile above the median of Student's t distribution, by integration and bisection."""
+    """Returns a quantile above the median of Student's t distribution."""
     low, high = 0.0, 1e4
     for _ in range(80):
         middle = (low + high) / 2
@@ -84,7 +84,10 @@ def student_quantile(probability: float, freedom: int) -> float:
 
 
 def _half(x: float, freedom: int, slices: int = 400) -> float:
-    """Returns the probability of 0 < t < x: Simpson's rule over a, with t = sqrt(f) tan(a), density cos(a)^(f-1)."""
+    """Returns the probability of 0 < t < x by Simpson's rule.
+
+    The integration variable is a, with t = sqrt(f) tan(a) and the density cos(a)^(f-1).
+    """
     top = math.atan(x / math.sqrt(freedom))
     step = top / slices
     heights = [math.cos(index * step) ** (freedom - 1) for index in range(slices + 1)]

@@ -1,4 +1,4 @@
-"""Table 5: transfer of every ViT from every pre-training dataset (appendix D, with Figure 3)."""
+"""Table 5: transfer of every ViT from every pre-training dataset (appendix D, Figure 3)."""
 
 from vitkit.paper import Exhibit, Findings, Table, commands, figure3
 from vitkit.paper.small import Small

@@ -21,7 +21,7 @@ TOLERANCE = 0.05
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the table: preset, recipe, epochs, and the published accuracies in percent and exaFLOPs."""
+    """A row of the table: preset, recipe, epochs, published accuracies (%) and exaFLOPs."""
 
     preset: str
     recipe: str

@@ -70,7 +70,7 @@ def study(small: Small) -> Findings:
 
 
 def protocol(small: Small, name: str, classes: str, start: Path | None, seed: int) -> tuple[float, float]:
-    """Returns the learning rate that is best on 20 images after training on 80, and the accuracy with all 100."""
+    """Returns the best learning rate on 20 images after training on 80, and the final accuracy."""
     first, last = map(int, classes.split("-"))
     source = f"part:split=train@{small.data}" if small.has_splits else small.data
     hundred = f"part:classes={classes},number={IMAGES // (last - first + 1)},seed={seed}@{source}"

@@ -1,4 +1,4 @@
-"""Save the findings of a study: result.json, result.md with the published numbers, and figures."""
+"""Save the findings of a study as result.json, result.md and figures."""
 
 import json
 from pathlib import Path
@@ -51,7 +51,7 @@ def to_dict(name: str, exhibit: Exhibit, findings: Findings, small: Small, secon
 
 
 def markdown(exhibit: Exhibit, findings: Findings, small: Small, figures: list[str]) -> str:
-    """Returns the Markdown page of a study: description, findings, remarks and published numbers."""
+    """Returns a study as Markdown: description, findings, remarks and published numbers."""
     parts = [f"# {exhibit.title}, at small scale", exhibit.shows, f"{exhibit.small} Dataset: `{small.data}`."]
     parts += [table(findings.table), *(f"![]({name})" for name in figures)]
     parts.append("\n".join(f"* {remark}" for remark in findings.remarks))

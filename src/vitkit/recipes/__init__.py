@@ -63,7 +63,7 @@ def recipes() -> dict[str, Recipe]:
 
 
 def recipe(name: str) -> Run:
-    """Returns the run of the named recipe. Raises ValueError with similar names if there is no such recipe."""
+    """Returns the run of the named recipe. Raises ValueError for an unknown name."""
     known = recipes()
     if name not in known:
         raise ValueError(f"unknown recipe '{name}'{nearest(name, known)}")

@@ -1,4 +1,4 @@
-"""Pre-training with augmentation and regularisation chosen by model size (Steiner et al. 2022, AugReg).
+"""AugReg: pre-training with augmentation chosen by model size (Steiner et al. 2022).
 
 "How to train your ViT? Data, Augmentation, and Regularization in Vision Transformers". The settings are those of
 big_vision's configs, which the authors recommend after their search; the accuracies are from Table 3 of the paper.

@@ -1,4 +1,4 @@
-"""DeiT: ViTs trained on ImageNet-1k alone with augmentation and regularisation (Touvron et al. 2021, Tables 7 and 9).
+"""DeiT: ViTs trained on ImageNet-1k alone (Touvron et al. 2021, Tables 7 and 9).
 
 300 epochs with batch size 1024 and a learning rate of 5e-4 per 512 images. The original updates the learning rate once
 an epoch; here it changes every step: a linear warm-up from 0, then cosine decay to 1e-5. No recipe of this file has

@@ -1,4 +1,4 @@
-"""DeiT III: plain ViTs on ImageNet-1k and ImageNet-21k with a simple recipe (Touvron et al. 2022).
+"""DeiT III: plain ViTs on ImageNet-1k and ImageNet-21k (Touvron et al. 2022).
 
 "DeiT III: Revenge of the ViT". LAMB, a sigmoid loss on ImageNet-1k, one of three colour augmentations, LayerScale and
 strong stochastic depth. Large models are trained at a low resolution and then fine-tuned at higher ones with AdamW.
@@ -99,7 +99,7 @@ def _from_imagenet21k(name: str, size: str, depth: float, start: str) -> Run:
 
 
 def _simple_crop(image: int) -> Augment:
-    """`deit3` with a random crop after resizing and 4 pixels of reflection padding, CutMix only and no repeats."""
+    """`deit3` with a random crop after reflection padding, CutMix only and no repeats."""
     crop = Crop(kind="simple", short_side=image, padding=4)
     return replace(deit3(), crop=crop, mixing=Mixing(cutmix=1.0), repeats=1)
 

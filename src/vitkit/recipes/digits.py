@@ -1,4 +1,4 @@
-"""The recipe and the demo for the digits dataset of the package: about a minute of a laptop CPU, no network."""
+"""The recipe and the demo for the digits dataset: a minute of a laptop CPU, no network."""
 
 import time
 from itertools import count
@@ -62,7 +62,7 @@ RECIPES = (
 
 
 def demo(out: str | Path = "runs/demo", *, console: Console | None = None) -> Path:
-    """Trains `digits.tiny` in the folder `out`, prints predictions for held-out digits and returns the report's path.
+    """Trains `digits.tiny` in `out`, prints predictions, and returns the path of the report.
 
     An interrupted run is resumed. If the run in `out` is finished, the demo uses `out-2`, `out-3`, ... instead.
     """
@@ -88,7 +88,7 @@ def demo(out: str | Path = "runs/demo", *, console: Console | None = None) -> Pa
 
 
 def _choose_folder(out: Path, run: Run) -> Path:
-    """Returns the first of `out`, `out-2`, ... that does not exist or contains this run unfinished."""
+    """Returns the first of `out`, `out-2`, ... that does not exist or is this run unfinished."""
 
     def fits(folder: Path) -> bool:
         run_folder = RunFolder(folder)

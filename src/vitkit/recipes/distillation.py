@@ -1,4 +1,4 @@
-"""Recipes with a teacher: DeiT with a distillation token, a small model for flower images, and one for the digits."""
+"""Recipes with a teacher: distilled DeiT, a small model for flowers, one for the digits."""
 
 import dataclasses
 

@@ -11,7 +11,7 @@ SHADES = " \u2591\u2592\u2593\u2588"
 
 
 def text_lines(image: Image.Image) -> list[str]:
-    """Returns an image as lines of shaded blocks, two characters per pixel to keep the aspect ratio."""
+    """Returns an image as lines of shaded blocks, two characters per pixel."""
     pixels: UInt8[np.ndarray, "h w"] = np.asarray(image.convert("L"))
     shades = pixels.astype(int) * len(SHADES) // 256
     return ["".join(SHADES[shade] * 2 for shade in row) for row in shades]

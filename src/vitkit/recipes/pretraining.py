@@ -1,4 +1,4 @@
-"""Self-supervised pre-training: masked patch prediction, SimMIM, BEiT, MAE and DINO, as published and for CIFAR-10.
+"""Self-supervised pre-training: masked patch prediction, SimMIM, BEiT, MAE and DINO.
 
 The recipes save the last model with an untrained head, which `vitkit finetune` replaces. During training the model is
 evaluated by its 20 nearest neighbours. The ImageNet-1k recipes (`--data folder:...` or `--data parquet:...`) are for

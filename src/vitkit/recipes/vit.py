@@ -1,4 +1,4 @@
-"""ViT pre-training as in Table 3 of the ViT paper, and the later "Better plain ViT baselines" for ImageNet-1k.
+"""ViT pre-training as in the ViT paper's Table 3, and "Better plain ViT baselines".
 
 JFT-300M is not public. Use another source with `--data`, or read the recipes as configurations.
 """
@@ -84,13 +84,13 @@ def _imagenet(name: str, size: str) -> Run:
 
 
 def _model(size: str, classes: int, dropout: float) -> object:
-    """The config of a pre-training model, which has a tanh layer of the token width before the head."""
+    """Returns a model config with a tanh layer before the head, as in the paper."""
     config = models.preset(size, num_classes=classes, activation="gelu_tanh", dropout=dropout)
     return replace(config, pre_logits=config.width)
 
 
 def _pretraining(name: str, model: object, loss: supervised.Config, *, rate: float, decay: float) -> Run:
-    """The settings common to all rows of Table 3: Adam, batch size 4096, 10,000 warm-up steps, Inception crop at 224.
+    """Returns a run with the settings that all rows of Table 3 share.
 
     The run has one epoch, which the caller replaces.
     """

@@ -1,4 +1,4 @@
-"""The 19 tasks of VTAB-1k with the settings of the ViT paper: ViT-L/16 from ImageNet-21k, 1,000 training images each.
+"""The 19 tasks of VTAB-1k with the settings of the ViT paper (ViT-L/16 from ImageNet-21k).
 
 The same learning rate for all tasks, 2,500 steps with batch size 512 at 384 pixels (ViT paper, Table 4 and appendix
 B.1.1), one evaluation on the full test set. `vtab:TASK` reads the images from a public mirror, `vtab:TASK@SOURCE` from
@@ -54,7 +54,7 @@ def benchmark(
     start: str = START,
     rates: Sequence[float] = (0.01,),
 ) -> dict[str, float]:
-    """Trains every task in its own subfolder and returns the 19 accuracies, the mean of each group and the mean of all.
+    """Trains all 19 tasks and returns their accuracies, the group means and the overall mean.
 
     `sources` gives the data sources of tasks that are not read from the public mirror. With several `rates`, each is
     tried on 800 training images, and the one with the best accuracy on the other 200 is used to train on all 1,000
