@@ -94,8 +94,8 @@ class Heads:
 def train_heads(x: Float[Tensor, "n d"], labels: Int[Tensor, " n"], num_classes: int, rates: Sequence[float]) -> Heads:
     """Trains one layer per learning rate with SGD, momentum and cosine decay to 0.
 
-    Initial weights are sampled from N(0, 0.01), and there is no weight decay. All layers see the same batches in the same order, so each
-    equals a layer that is trained alone.
+    Initial weights are sampled from N(0, 0.01), and there is no weight decay. All layers see the same batches in the
+    same order, so each equals a layer that is trained alone.
     """
     random = torch.Generator().manual_seed(SEED)
     start = torch.randn(num_classes, x.shape[1], generator=random).to(x) * 0.01

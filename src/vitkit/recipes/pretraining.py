@@ -28,79 +28,6 @@ IMAGENET = 1_281_167
 CIFAR10_NOTES = "Takes minutes of one CPU core."
 
 
-def _masked_b16_imagenet(name: str) -> Run:
-    return _imagenet(
-        name,
-        model=preset("vit-b/16"),
-        objective=masked.Config(),
-        processor=Processor.squash(224),
-        augment=Augment(crop=Crop(kind="tensorflow"), flip=True),
-        optimizer=Optimizer(rate=2e-4, weight_decay=0.1, clip=None),
-        schedule=Schedule(warmup=10_000),
-        batch_size=4096,
-        steps=100_000,
-    )
-
-
-def _simmim_b16_imagenet(name: str) -> Run:
-    return _imagenet(
-        name,
-        model=preset("beit-b/16-pt", num_classes=1000, stochastic_depth=0.1),
-        objective=simmim.Config(),
-        augment=Augment(crop=Crop(kind="torchvision", area=(0.67, 1.0)), flip=True),
-        optimizer=Optimizer(rate=4e-4, weight_decay=0.05, clip=5.0),
-        schedule=Schedule(warmup=10 * IMAGENET // 2048),
-        batch_size=2048,
-        epochs=800.0,
-    )
-
-
-def _beit_b16_imagenet(name: str) -> Run:
-    return _imagenet(
-        name,
-        model=preset("beit-b/16-pt", num_classes=1000, stochastic_depth=0.1),
-        objective=beit.Config(codes=8192, hidden=256, tokenizer_share=0.01, mean=IMAGENET_MEAN, std=IMAGENET_STD),
-        augment=Augment(
-            crop=Crop(kind="torchvision"), flip=True, jitter=Jitter(brightness=0.4, contrast=0.4, saturation=0.4)
-        ),
-        optimizer=Optimizer(rate=1.5e-3, weight_decay=0.05, clip=3.0),
-        schedule=Schedule(warmup=10 * IMAGENET // 2048),
-        batch_size=2048,
-        epochs=800.0,
-    )
-
-
-def _mae_b16_imagenet(name: str) -> Run:
-    return _imagenet(
-        name,
-        model=preset("mae-b/16", num_classes=1000),
-        objective=mae.Config(),
-        augment=Augment(crop=Crop(kind="torchvision", area=(0.2, 1.0)), flip=True),
-        optimizer=Optimizer(rate=1.5e-4 * 4096 / 256, weight_decay=0.05, betas=(0.9, 0.95), clip=None),
-        schedule=Schedule(warmup=40 * IMAGENET // 4096),
-        batch_size=4096,
-        epochs=800.0,
-    )
-
-
-def _dino_s16_imagenet(name: str) -> Run:
-    return _imagenet(
-        name,
-        model=preset("dino-s/16", num_classes=1000, stochastic_depth=0.1),
-        objective=dino.Config(
-            fixed_norm=False,
-            colours=Colours(mean=IMAGENET_MEAN, std=IMAGENET_STD),
-            epochs=300,
-            teacher_temperatures=(0.04, 0.07),
-            temperature_epochs=30,
-        ),
-        optimizer=Optimizer(rate=5e-4 * 1024 / 256, weight_decay=0.04, final_decay=0.4, clip=3.0, clip_by="tensor"),
-        schedule=Schedule(warmup=10 * IMAGENET // 1024),
-        batch_size=1024,
-        epochs=300.0,
-    )
-
-
 def _dino_cifar10(name: str) -> Run:
     objective = dino.Config(
         outputs=1024,
@@ -172,97 +99,126 @@ def _cifar10(
     )
 
 
+def _on_imagenet(name: str, summary: str, *, expected: str, source: str, notes: str, **overrides: object) -> Recipe:
+    return Recipe(
+        f"pretraining.{name}", summary, _imagenet, overrides, expected, source, data="folder:imagenet", notes=notes
+    )
+
+
+def _on_cifar10(name: str, summary: str, *, notes: str = CIFAR10_NOTES, **overrides: object) -> Recipe:
+    return Recipe(f"pretraining.{name}", summary, _cifar10, overrides, data="parquet:cifar10", notes=notes)
+
+
 RECIPES = (
-    Recipe(
-        name="pretraining.masked_b16_imagenet",
-        summary="Masked patch prediction with ViT-B/16: 3-bit mean colours of half of the patches",
-        base=_masked_b16_imagenet,
+    _on_imagenet(
+        "masked_b16_imagenet",
+        "Masked patch prediction with ViT-B/16: 3-bit mean colours of half of the patches",
         expected="79.9 % on ImageNet-1k after fine-tuning, 2 points above training from scratch",
         source="ViT paper, appendix B.1.2",
-        data="folder:imagenet",
         notes="The paper trains on JFT-300M for 1 M steps and reports that 100,000 steps, or ImageNet, give nearly the "
         "same result. The appendix does not give the weight decay; it is that of the paper's supervised pre-training.",
+        model=preset("vit-b/16"),
+        objective=masked.Config(),
+        processor=Processor.squash(224),
+        augment=Augment(crop=Crop(kind="tensorflow"), flip=True),
+        optimizer=Optimizer(rate=2e-4, weight_decay=0.1, clip=None),
+        schedule=Schedule(warmup=10_000),
+        batch_size=4096,
+        steps=100_000,
     ),
-    Recipe(
-        name="pretraining.simmim_b16_imagenet",
-        summary="SimMIM with ViT-B/16, 60 % of the 32-pixel squares masked",
-        base=_simmim_b16_imagenet,
+    _on_imagenet(
+        "simmim_b16_imagenet",
+        "SimMIM with ViT-B/16, 60 % of the 32-pixel squares masked",
         expected="83.8 % on ImageNet-1k after fine-tuning",
         source="Xie et al. 2022",
-        data="folder:imagenet",
         notes="The original divides the learning rate by ten after epoch 700; here it follows a cosine.",
+        model=preset("beit-b/16-pt", num_classes=1000, stochastic_depth=0.1),
+        objective=simmim.Config(),
+        augment=Augment(crop=Crop(kind="torchvision", area=(0.67, 1.0)), flip=True),
+        optimizer=Optimizer(rate=4e-4, weight_decay=0.05, clip=5.0),
+        schedule=Schedule(warmup=10 * IMAGENET // 2048),
+        batch_size=2048,
+        epochs=800.0,
     ),
-    Recipe(
-        name="pretraining.beit_b16_imagenet",
-        summary="BEiT with ViT-B/16, the masks of BEiT v2, and 8192 visual tokens learned during training",
-        base=_beit_b16_imagenet,
+    _on_imagenet(
+        "beit_b16_imagenet",
+        "BEiT with ViT-B/16, the masks of BEiT v2, and 8192 visual tokens learned during training",
         expected="83.2 % on ImageNet-1k after fine-tuning",
         source="Bao et al. 2021",
-        data="folder:imagenet",
         notes="The published accuracy is with DALL-E's tokenizer; with this small tokenizer it was not measured. The "
         "tokenizer is trained for 8 epochs, within the warm-up of 10.",
+        model=preset("beit-b/16-pt", num_classes=1000, stochastic_depth=0.1),
+        objective=beit.Config(codes=8192, hidden=256, tokenizer_share=0.01, mean=IMAGENET_MEAN, std=IMAGENET_STD),
+        augment=Augment(
+            crop=Crop(kind="torchvision"), flip=True, jitter=Jitter(brightness=0.4, contrast=0.4, saturation=0.4)
+        ),
+        optimizer=Optimizer(rate=1.5e-3, weight_decay=0.05, clip=3.0),
+        schedule=Schedule(warmup=10 * IMAGENET // 2048),
+        batch_size=2048,
+        epochs=800.0,
     ),
-    Recipe(
-        name="pretraining.mae_b16_imagenet",
-        summary="MAE with ViT-B/16, three quarters of the patches masked, pixels normalised per patch",
-        base=_mae_b16_imagenet,
+    _on_imagenet(
+        "mae_b16_imagenet",
+        "MAE with ViT-B/16, three quarters of the patches masked, pixels normalised per patch",
         expected="83.6 % on ImageNet-1k after fine-tuning",
         source="He et al. 2021, Table 8",
-        data="folder:imagenet",
         notes="The published accuracy is after 1600 epochs; the recipe has the 800 epochs of the published command.",
+        model=preset("mae-b/16", num_classes=1000),
+        objective=mae.Config(),
+        augment=Augment(crop=Crop(kind="torchvision", area=(0.2, 1.0)), flip=True),
+        optimizer=Optimizer(rate=1.5e-4 * 4096 / 256, weight_decay=0.05, betas=(0.9, 0.95), clip=None),
+        schedule=Schedule(warmup=40 * IMAGENET // 4096),
+        batch_size=4096,
+        epochs=800.0,
     ),
-    Recipe(
-        name="pretraining.dino_s16_imagenet",
-        summary="DINO with ViT-S/16, the published command for 300 epochs",
-        base=_dino_s16_imagenet,
+    _on_imagenet(
+        "dino_s16_imagenet",
+        "DINO with ViT-S/16, the published command for 300 epochs",
         expected="73.3 % by 20 nearest neighbours",
         source="Caron et al. 2021",
-        data="folder:imagenet",
         notes="Unlike the original, tokens and position embeddings have no weight decay, and the views are crops of "
         "224-pixel images.",
+        model=preset("dino-s/16", num_classes=1000, stochastic_depth=0.1),
+        objective=dino.Config(
+            fixed_norm=False,
+            colours=Colours(mean=IMAGENET_MEAN, std=IMAGENET_STD),
+            epochs=300,
+            teacher_temperatures=(0.04, 0.07),
+            temperature_epochs=30,
+        ),
+        optimizer=Optimizer(rate=5e-4 * 1024 / 256, weight_decay=0.04, final_decay=0.4, clip=3.0, clip_by="tensor"),
+        schedule=Schedule(warmup=10 * IMAGENET // 1024),
+        batch_size=1024,
+        epochs=300.0,
     ),
-    Recipe(
-        name="pretraining.masked_cifar10",
-        summary="Masked patch prediction on CIFAR-10 with a ViT of 0.8 M parameters and 4-pixel patches",
-        base=_cifar10,
-        overrides={"objective": masked.Config(), "steps": 3600},
-        data="parquet:cifar10",
-        notes=CIFAR10_NOTES,
+    _on_cifar10(
+        "masked_cifar10",
+        "Masked patch prediction on CIFAR-10 with a ViT of 0.8 M parameters and 4-pixel patches",
+        objective=masked.Config(),
+        steps=3600,
     ),
-    Recipe(
-        name="pretraining.simmim_cifar10",
-        summary="SimMIM on CIFAR-10 with masked squares of 8 pixels, four patches each",
-        base=_cifar10,
-        overrides={"objective": simmim.Config(unit=8)},
-        data="parquet:cifar10",
-        notes=CIFAR10_NOTES,
+    _on_cifar10(
+        "simmim_cifar10",
+        "SimMIM on CIFAR-10 with masked squares of 8 pixels, four patches each",
+        objective=simmim.Config(unit=8),
     ),
-    Recipe(
-        name="pretraining.beit_cifar10",
-        summary="BEiT on CIFAR-10: 8-pixel patches, half of them masked; 256 visual tokens",
-        base=_cifar10,
-        overrides={
-            "objective": beit.Config(codes=256, masked=0.5, smallest=1),
-            "warmup": 1000,
-            "steps": 8000,
-            "patch_size": (8, 8),
-            "depth": 6,
-        },
-        data="parquet:cifar10",
+    _on_cifar10(
+        "beit_cifar10",
+        "BEiT on CIFAR-10: 8-pixel patches, half of them masked; 256 visual tokens",
+        objective=beit.Config(codes=256, masked=0.5, smallest=1),
+        warmup=1000,
+        steps=8000,
+        patch_size=(8, 8),
+        depth=6,
         notes=f"The tokenizer is trained during the first tenth of the run. {CIFAR10_NOTES}",
     ),
-    Recipe(
-        name="pretraining.mae_cifar10",
-        summary="MAE on CIFAR-10: the encoder sees 16 of 64 patches, which makes it the fastest of these recipes",
-        base=_cifar10,
-        overrides={
-            "objective": mae.Config(decoder_width=64, decoder_depth=1, decoder_heads=2),
-            "init": "mae",
-            "betas": (0.9, 0.95),
-            "steps": 4000,
-        },
-        data="parquet:cifar10",
-        notes=CIFAR10_NOTES,
+    _on_cifar10(
+        "mae_cifar10",
+        "MAE on CIFAR-10: the encoder sees 16 of 64 patches, which makes it the fastest of these recipes",
+        objective=mae.Config(decoder_width=64, decoder_depth=1, decoder_heads=2),
+        init="mae",
+        betas=(0.9, 0.95),
+        steps=4000,
     ),
     Recipe(
         name="pretraining.dino_cifar10",
