@@ -129,7 +129,7 @@ def test_commands_that_are_incomplete(capsys: pytest.CaptureFixture[str]) -> Non
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert "digits.tiny" in [row["name"] for row in rows]
     assert main(["recipes", "digits.tiny"]) == 0
-    assert "To" in capsys.readouterr().out
+    assert "98.6 to 99.2 %" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
