@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vitkit import checkpoints, models
 from vitkit.checkpoints import CheckpointError
-from vitkit.checkpoints.dialects import all_formats
+from vitkit.checkpoints.formats import all_formats
 
 BASE: dict[str, Any] = {
     "image_size": 32,

@@ -10,7 +10,7 @@ from tiny_vits import EXPRESSED, GOOGLE, TINY, checkpoint, images
 
 from vitkit import checkpoints
 from vitkit.checkpoints import CheckpointError
-from vitkit.checkpoints.dialects import all_formats, named
+from vitkit.checkpoints.formats import all_formats, named
 from vitkit.data.processor import IMAGENET_MEAN, IMAGENET_STD, Processor
 
 CASES = [(name, index) for name in EXPRESSED for index in range(len(EXPRESSED[name]))]
@@ -18,7 +18,7 @@ CASES = [(name, index) for name in EXPRESSED for index in range(len(EXPRESSED[na
 
 def test_every_format_of_the_folder_is_tested() -> None:
     assert {each.name for each in all_formats() if each.family in (None, "vit")} <= set(EXPRESSED)
-    assert checkpoints.formats() == sorted({target for each in all_formats() for target in each.targets})
+    assert checkpoints.list_formats() == sorted({target for each in all_formats() for target in each.targets})
 
 
 def _target(folder: Path, name: str) -> Path:

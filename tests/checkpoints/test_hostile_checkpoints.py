@@ -26,7 +26,7 @@ import torch
 from vitkit import checkpoints, models
 import vitkit.checkpoints.containers.npz, vitkit.checkpoints.containers.pickled
 import vitkit.checkpoints.containers.safetensors, vitkit.checkpoints.containers.sharded
-from vitkit.checkpoints.dialects import all_formats
+from vitkit.checkpoints.formats import all_formats
 all_formats()
 
 def peak():

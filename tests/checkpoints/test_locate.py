@@ -14,7 +14,7 @@ from tiny_vits import EXPRESSED, GOOGLE, TINY, checkpoint
 
 from vitkit import checkpoints
 from vitkit.checkpoints import CheckpointError
-from vitkit.checkpoints.pull import PATTERNS
+from vitkit.checkpoints.hub import PATTERNS
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

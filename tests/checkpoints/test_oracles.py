@@ -50,7 +50,7 @@ def test_google_files_are_rewritten_array_for_array(shared: Path, name: str, tmp
 
 @pytest.mark.parametrize("name", ["hybrid_1_1_1_odd_size", "hybrid_2_2", "hybrid_root_only"])
 def test_hybrids_are_named(shared: Path, name: str) -> None:
-    from vitkit.checkpoints.dialects import all_formats
+    from vitkit.checkpoints.formats import all_formats
 
     path = shared / "oracles" / "vit_jax" / f"{name}.npz"
     if any(each.family == "hybrid" for each in all_formats()):

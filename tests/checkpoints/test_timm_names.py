@@ -12,9 +12,10 @@ from safetensors.torch import load_file, save_file
 from tiny_vits import EXPRESSED, checkpoint
 
 from vitkit import checkpoints
-from vitkit.checkpoints import CheckpointError, timm_names
-from vitkit.checkpoints.dialects import Found
-from vitkit.checkpoints.recognise import recognise
+from vitkit.checkpoints import CheckpointError
+from vitkit.checkpoints.detect import recognise
+from vitkit.checkpoints.formats import Found
+from vitkit.checkpoints.formats.timm import _config
 from vitkit.checkpoints.tensors import Info, Tensors
 
 timm = pytest.importorskip("timm")
@@ -52,7 +53,7 @@ def test_heads_and_depth_of_every_architecture(name: str) -> None:
         return
     model, config = described(name)
     assert (config.num_heads, config.depth) == (model.blocks[0].attn.num_heads, len(model.blocks))
-    depth, heads = timm_names.size(name)
+    depth, heads = _config.architecture_size(name)
     assert depth in (None, config.depth)
     assert heads in (None, config.num_heads)
 

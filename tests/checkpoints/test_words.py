@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from vitkit import checkpoints
-from vitkit.checkpoints.words import load_words
+from vitkit.checkpoints.pretraining import load_words
 from vitkit.layers.dalle import WordEncoder
 
 

@@ -15,9 +15,9 @@ import torch
 from einops import rearrange
 from torch import nn
 
+from vitkit.checkpoints.checkpoint import CheckpointError, listing
 from vitkit.checkpoints.containers import open_weights
-from vitkit.checkpoints.errors import CheckpointError, listing
-from vitkit.checkpoints.inference import parse_overrides
+from vitkit.checkpoints.infer.vit import parse_overrides
 from vitkit.checkpoints.tensors import Info, Tensors
 from vitkit.models import Backbone, dinov3, pooling, vit
 

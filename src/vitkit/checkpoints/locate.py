@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from vitkit import models
+from vitkit.checkpoints.checkpoint import CheckpointError, listing
 from vitkit.checkpoints.containers import SUFFIXES, open_weights
-from vitkit.checkpoints.errors import CheckpointError, listing
-from vitkit.checkpoints.strict_json import read_json
+from vitkit.checkpoints.hub import near, pull
+from vitkit.checkpoints.json_files import read_json
 from vitkit.checkpoints.tensors import Tensors
 from vitkit.config import nearest
 
@@ -78,12 +79,10 @@ def _from_hub(source: str, path: Path, revision: str | None) -> tuple[Path, str 
         )
     if at and revision is not None and pinned != revision:
         raise CheckpointError(f"two revisions: {pinned} in {source}, and {revision}")
-    from vitkit.checkpoints import pull
-
     try:
-        return pull.pull(name, pinned or revision)
+        return pull(name, pinned or revision)
     except CheckpointError as error:
-        cached = [each for each in pull.near(name) if each != name]
+        cached = [each for each in near(name) if each != name]
         hint = f"; the cache has {' and '.join(cached)}" if cached else ""
         here = f"and there is no file or folder {source} here{_near(path)}"
         raise CheckpointError(f"{error}{hint} ({here}){near_presets(name)}") from None

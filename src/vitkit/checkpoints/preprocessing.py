@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from vitkit.checkpoints.errors import CheckpointError
+from vitkit.checkpoints.checkpoint import CheckpointError
 from vitkit.data.processor import HALF, IMAGENET_MEAN, IMAGENET_STD, Processor
 from vitkit.models.vit import Config
 

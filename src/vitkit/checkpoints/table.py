@@ -14,7 +14,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from vitkit.checkpoints.errors import CheckpointError, listing
+from vitkit.checkpoints.checkpoint import CheckpointError, listing
 from vitkit.checkpoints.tensors import Shape, Tensors
 
 # Numbers are short: a name of a thousand digits is nobody's layer.

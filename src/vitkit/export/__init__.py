@@ -18,7 +18,7 @@ from types import ModuleType
 from vitkit import models
 from vitkit.checkpoints import Checkpoint
 from vitkit.checkpoints.atomic import check_folder, write_folder
-from vitkit.checkpoints.folder import write_json
+from vitkit.checkpoints.json_files import write_json
 from vitkit.config import nearest, to_dict
 from vitkit.export.parity import differences
 from vitkit.export.trace import Traced, trace

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitkit import parallel
-from vitkit.checkpoints.parts import Layout
+from vitkit.checkpoints.pretraining import Layout
 from vitkit.checkpoints.table import Rule, Table
 from vitkit.data.loader import Batch
 from vitkit.data.views import Colours, random_crops, recolour

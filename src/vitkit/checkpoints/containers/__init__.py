@@ -5,7 +5,7 @@ A header is checked whole, and against the size of the file, before memory is ta
 
 from pathlib import Path
 
-from vitkit.checkpoints.errors import CheckpointError
+from vitkit.checkpoints.checkpoint import CheckpointError
 from vitkit.checkpoints.tensors import Tensors
 
 SUFFIXES = {

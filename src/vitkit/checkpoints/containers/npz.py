@@ -6,6 +6,7 @@ import struct
 import warnings
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
@@ -14,7 +15,7 @@ import torch
 from numpy.lib import format as npy
 from torch import Tensor
 
-from vitkit.checkpoints.errors import CheckpointError
+from vitkit.checkpoints.checkpoint import CheckpointError
 from vitkit.checkpoints.tensors import Info, Tensors
 
 MAX_MEMBERS = 20_000
@@ -55,6 +56,16 @@ def open_file(path: Path) -> Tensors:
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
         raise _damaged(error) from None
     return Tensors(infos, lambda name: _read(path, members[name], name))
+
+
+def write_npz(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Every tensor as an array of its type; bfloat16, which numpy does not have, as float32, which holds it exactly."""
+    arrays = {
+        name: (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).cpu().numpy()
+        for name, tensor in tensors.items()
+    }
+    with path.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
 
 
 def _members(path: Path) -> dict[str, zipfile.ZipInfo]:

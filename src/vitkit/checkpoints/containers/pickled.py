@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vitkit.checkpoints.errors import CheckpointError
+from vitkit.checkpoints.checkpoint import CheckpointError
 from vitkit.checkpoints.tensors import Info, Tensors
 
 MAX_DEPTH = 8

@@ -1,14 +1,15 @@
 """safetensors files: the header checked by our own reader, the values mapped into memory by the safetensors library."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from vitkit.checkpoints.errors import CheckpointError
-from vitkit.checkpoints.strict_json import parse_json
+from vitkit.checkpoints.checkpoint import CheckpointError
+from vitkit.checkpoints.json_files import parse_json
 from vitkit.checkpoints.tensors import Info, Tensors
 
 # The format allows 100 MB; the header of the largest ViT is a twentieth of this, and parsed JSON is 20 times its text.
@@ -44,6 +45,15 @@ def open_file(path: Path) -> Tensors:
             raise CheckpointError(f"{path.name}: {str(error).splitlines()[0]}") from None
 
     return Tensors(infos, read)
+
+
+def write_weights(tensors: Mapping[str, Tensor], folder: Path) -> None:
+    """`model.safetensors`, with the note that readers of transformers look for."""
+    from safetensors.torch import save_file
+
+    # Tensors that share memory are refused by the format: each gets its own.
+    own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    save_file(own, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def read_header(path: Path) -> dict[str, Info]:

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from vitkit.checkpoints.checkpoint import CheckpointError, listing
 from vitkit.checkpoints.containers import open_weights
-from vitkit.checkpoints.errors import CheckpointError, listing
-from vitkit.checkpoints.strict_json import read_json
+from vitkit.checkpoints.json_files import read_json
 from vitkit.checkpoints.tensors import Tensors
 
 MAX_SHARDS = 1000

@@ -1,0 +1,1 @@
+"""Google's `.npz` files: vision_transformer, big_vision and Big Transfer."""

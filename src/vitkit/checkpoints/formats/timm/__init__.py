@@ -1,0 +1,1 @@
+"""timm's names, in its own folders and in the official files of DeiT, DINO, MAE, BEiT and others."""
