@@ -161,7 +161,7 @@ def test_masked_image_modelling(library: Any, tmp_path: Path) -> None:
     model = fill(library.BeitForMaskedImageModeling(config))
     model.save_pretrained(tmp_path)
     loaded = checkpoints.load(tmp_path)
-    assert "left out: the head of masked image modelling" in loaded.origin.notes
+    assert "ignored: the head of masked image modeling" in loaded.origin.notes
     for size in ((32, 32), (48, 40)):
         tokens = (size[0] // 8) * (size[1] // 8)
         mask = torch.rand(2, tokens, generator=torch.Generator().manual_seed(3)) < 0.4
@@ -180,7 +180,7 @@ def test_another_resolution_at_load_is_the_same_as_at_run_time(library: Any, nam
     native = checkpoints.load(tmp_path / "theirs")
     resized = checkpoints.load(tmp_path / "theirs", image_size=(40, 64))
     assert resized.model.config.image_size == (40, 64)
-    assert any("resized to (40, 64)" in note for note in resized.origin.notes)
+    assert any("resized from (32, 32) to (40, 64)" in note for note in resized.origin.notes)
     batch = images((40, 64))
     assert (ours(name, resized.model, batch) - ours(name, native.model, batch)).abs().max() < 1e-5
     checkpoints.save(resized, tmp_path / "resized", to="vitkit")
@@ -191,7 +191,7 @@ def test_another_resolution_at_load_is_the_same_as_at_run_time(library: Any, nam
 def test_another_number_of_classes_puts_new_heads(library: Any, name: str, tmp_path: Path) -> None:
     theirs(library, name).save_pretrained(tmp_path)
     loaded = checkpoints.load(tmp_path, num_classes=3)
-    assert loaded.origin.notes[-1] == "the head of 5 classes gave way to a new, zero one of 3"
+    assert loaded.origin.notes[-1] == "head of 5 classes replaced by a zero one of 3 classes"
     assert loaded.model(images((32, 32))).shape == (2, 3)
     assert not any(tensor.any() for key, tensor in loaded.model.state_dict().items() if key.startswith("head"))
 
@@ -226,13 +226,13 @@ REFUSED = [
 def test_what_the_library_cannot_say_is_refused(layout: str, name: str, changes: dict[str, Any], words: str) -> None:
     small = {"image_size": (28, 28), "patch_size": (14, 14), "num_heads": 2, "width": 32, "depth": 1, "mlp_width": 64}
     config = dataclasses.replace(models.preset(name), **{**small, **changes})
-    obstacle = next(each for each in all_formats() if each.name == layout).obstacle(config)
-    assert obstacle is not None
-    assert words in obstacle
+    unsupported_reason = next(each for each in all_formats() if each.name == layout).unsupported_reason(config)
+    assert unsupported_reason is not None
+    assert words in unsupported_reason
 
 
 def test_a_gated_mlp_of_another_activation_is_refused(library: Any, tmp_path: Path) -> None:
     config = library.DINOv3ViTConfig(**BASE, num_register_tokens=2, use_gated_mlp=True, hidden_act="gelu")
     library.DINOv3ViTModel(config).save_pretrained(tmp_path)
-    with pytest.raises(CheckpointError, match="gated MLP with hidden_act gelu"):
+    with pytest.raises(CheckpointError, match="hidden_act is gelu; a gated MLP needs"):
         checkpoints.load(tmp_path)

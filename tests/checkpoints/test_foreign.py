@@ -22,14 +22,14 @@ NAMES = {
 @pytest.mark.parametrize("family", NAMES)
 def test_the_family_is_named(family: str, tmp_path: Path) -> None:
     torch.save({name: torch.zeros(4, 3, 2, 2) for name in NAMES[family]}, tmp_path / "x.pth")
-    with pytest.raises(CheckpointError, match=f"this is {family}.*, in a layout that vitkit does not read"):
+    with pytest.raises(CheckpointError, match=f"this is {family}.*, in a layout that vitkit does not support"):
         checkpoints.load(tmp_path / "x.pth")
 
 
 def test_names_of_nobody(tmp_path: Path) -> None:
     torch.save({"encoder.weird\x1b[31m": torch.zeros(1)}, tmp_path / "x.pth")
-    with pytest.raises(CheckpointError, match=r"its tensors are those of no format of .*: 'encoder.weird\\x1b\[31m'"):
+    with pytest.raises(CheckpointError, match=r"the tensors match no format of .*: 'encoder.weird\\x1b\[31m'"):
         checkpoints.load(tmp_path / "x.pth")
     torch.save({"epoch": 3}, tmp_path / "y.pth")
-    with pytest.raises(CheckpointError, match="it holds no tensors"):
+    with pytest.raises(CheckpointError, match="the file has no tensors"):
         checkpoints.load(tmp_path / "y.pth")

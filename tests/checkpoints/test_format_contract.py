@@ -10,7 +10,7 @@ from tiny_vits import EXPRESSED, GOOGLE, TINY, checkpoint, images
 
 from vitkit import checkpoints
 from vitkit.checkpoints import CheckpointError
-from vitkit.checkpoints.formats import all_formats, named
+from vitkit.checkpoints.formats import all_formats, formats_for
 from vitkit.data.processor import IMAGENET_MEAN, IMAGENET_STD, Processor
 
 CASES = [(name, index) for name in EXPRESSED for index in range(len(EXPRESSED[name]))]
@@ -22,7 +22,7 @@ def test_every_format_of_the_folder_is_tested() -> None:
 
 
 def _target(folder: Path, name: str) -> Path:
-    return folder / f"written{named(name)[0].suffix}"
+    return folder / f"written{formats_for(name)[0].suffix}"
 
 
 @pytest.mark.parametrize(("name", "index"), CASES)
@@ -39,7 +39,7 @@ def test_save_then_load_is_bit_exact(name: str, index: int, tmp_path: Path) -> N
     batch = images(made.model.config.image_size, made.model.config.channels)
     assert torch.equal(loaded.model(batch), made.model(batch))
     assert loaded.labels == made.labels
-    if named(name)[0].suffix == "":
+    if formats_for(name)[0].suffix == "":
         assert loaded.model.config == made.model.config
         assert loaded.processor == made.processor
     assert [path.name for path in tmp_path.iterdir()] == [target.name]
@@ -66,7 +66,7 @@ REFUSED = [
     (
         "huggingface",
         {"class_token": False, "pool": "gap"},
-        "transformers' ViT cannot say class_token=False",
+        "transformers' ViT cannot store class_token=False",
     ),
     ("huggingface", {"num_registers": 2}, "num_registers=2"),
     ("huggingface", {"layer_scale": 0.1}, "layer_scale=0.1"),
@@ -110,8 +110,8 @@ def test_a_new_field_of_the_config_is_never_dropped() -> None:
         if each.family == "vit":
             config = EXPRESSED[each.name][0]
             fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-            assert each.obstacle(Newer(**fields)) is None
-            assert "novelty" in (each.obstacle(Newer(**(fields | {"novelty": 1}))) or ""), each.name
+            assert each.unsupported_reason(Newer(**fields)) is None
+            assert "novelty" in (each.unsupported_reason(Newer(**(fields | {"novelty": 1}))) or ""), each.name
 
 
 def test_accepting_a_meaning_makes_a_conversion_possible(tmp_path: Path) -> None:

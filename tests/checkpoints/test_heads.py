@@ -80,7 +80,7 @@ def test_dino_s_small_head_reads_four_blocks(dino: nn.Module, tmp_path: Path) ->
     with torch.no_grad():
         assert torch.equal(again.model(batch), loaded.model(batch))
     for target, suffix in {"timm": "", "huggingface": "", "npz": ".npz", "torchvision": ".pth"}.items():
-        with pytest.raises(CheckpointError, match="cannot say pool_blocks=4"):
+        with pytest.raises(CheckpointError, match="cannot store pool_blocks=4"):
             checkpoints.save(loaded, tmp_path / f"{target}{suffix}", to=target)
 
 
@@ -88,7 +88,7 @@ def test_dino_s_base_head_has_its_columns_in_turn(dino: nn.Module, tmp_path: Pat
     layer = linear(2 * WIDTH)
     torch.save(of_dino(layer), tmp_path / "head.pth")
     loaded = checkpoints.load(backbone(dino, tmp_path), head=tmp_path / "head.pth", config={"num_heads": 2})
-    assert "the class token and the mean patch, which stand in turn in the file" in loaded.origin.notes[-1]
+    assert "the class token and the mean patch token, interleaved in the file" in loaded.origin.notes[-1]
     batch = images(SIZE)
     with torch.no_grad():
         tokens, mean = vectors(dino, batch, 1)
@@ -121,7 +121,9 @@ def test_the_caller_says_what_a_head_reads(dino: nn.Module, tmp_path: Path) -> N
     layer = linear(3 * WIDTH)
     torch.save(layer.state_dict(), tmp_path / "head.pth")
     path = backbone(dino, tmp_path)
-    with pytest.raises(CheckpointError, match=r"head\.pth reads vectors of 96; of tokens of 32 heads read 32, 64, 128"):
+    with pytest.raises(
+        CheckpointError, match=r"head\.pth has input width 96; heads for tokens of width 32 have 32, 64, 128"
+    ):
         checkpoints.load(path, head=tmp_path / "head.pth", config={"num_heads": 2})
     stated = {"num_heads": 2, "pool": "token", "pool_blocks": 3}
     loaded = checkpoints.load(path, head=tmp_path / "head.pth", config=stated)
@@ -130,7 +132,7 @@ def test_the_caller_says_what_a_head_reads(dino: nn.Module, tmp_path: Path) -> N
         tokens, _ = vectors(dino, batch, 3)
         assert (loaded.model(batch) - layer(torch.cat(list(tokens), dim=1))).abs().max() < 1e-4
     with pytest.raises(
-        CheckpointError, match=r"reads vectors of 96, but of the class tokens of the last 2 blocks they are 64"
+        CheckpointError, match=r"has input width 96, but the class tokens of the last 2 blocks have width 64"
     ):
         checkpoints.load(path, head=tmp_path / "head.pth", config=stated | {"pool_blocks": 2})
 
@@ -144,7 +146,7 @@ def test_convert_puts_a_head_on(dino: nn.Module, tmp_path: Path, capsys: pytest.
     capsys.readouterr()
     words[1] = str(tmp_path / "other")
     assert main(["convert", *words, "--head", str(tmp_path / "no.pth")]) == 1
-    assert f"there is no file {tmp_path / 'no.pth'}" in capsys.readouterr().err
+    assert f"no such file: {tmp_path / 'no.pth'}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("times", [1, 2, 4, 5])
@@ -156,7 +158,7 @@ def test_another_head_takes_the_place_of_one(times: int, tmp_path: Path) -> None
     whole = Checkpoint(model=model, processor=Processor.squash(32), labels=default_labels(9))
     checkpoints.save(whole, tmp_path / "whole")
     loaded = checkpoints.load(tmp_path / "whole", head=tmp_path / "head.pth")
-    assert loaded.origin.notes[-1].endswith(" and takes the place of one of 9 classes")
+    assert loaded.origin.notes[-1].endswith(" and replaces a head of 9 classes")
     assert len(loaded.labels) == loaded.model.config.num_classes == 7
     batch = images(SIZE)
     with torch.no_grad():
@@ -196,19 +198,19 @@ def test_a_head_has_the_type_of_its_model(tmp_path: Path) -> None:
     assert model.head.weight.dtype == torch.float32
     for weight in (torch.ones(7, 32, dtype=torch.int64), torch.ones(0, 32)):
         torch.save({"weight": weight, "bias": torch.ones(weight.shape[0])}, tmp_path / "other.pth")
-        with pytest.raises(CheckpointError, match=r"other\.pth is no linear head"):
+        with pytest.raises(CheckpointError, match=r"other\.pth is not a linear head"):
             heads.attach(model, tmp_path / "other.pth", {})
 
 
 def test_what_is_no_head_is_refused(dino: nn.Module, tmp_path: Path) -> None:
     path, config = backbone(dino, tmp_path), {"num_heads": 2}
-    with pytest.raises(CheckpointError, match=r"backbone\.pth is no linear head, .* it holds cls_token, pos_embed"):
+    with pytest.raises(CheckpointError, match=r"backbone\.pth is not a linear head .*; it has cls_token, pos_embed"):
         checkpoints.load(path, head=path, config=config)
     torch.save({"weight": torch.ones(7, 32), "bias": torch.ones(6)}, tmp_path / "torn.pth")
-    with pytest.raises(CheckpointError, match=r"torn\.pth is no linear head"):
+    with pytest.raises(CheckpointError, match=r"torn\.pth is not a linear head"):
         checkpoints.load(path, head=tmp_path / "torn.pth", config=config)
     torch.save({"weight": torch.ones(7, 128), "bias": torch.ones(7)}, tmp_path / "head.pth")
-    with pytest.raises(ValueError, match="both say which head there is"):
+    with pytest.raises(ValueError, match="both set the head"):
         checkpoints.load(path, head=tmp_path / "head.pth", num_classes=3)
     shallow = models.build(vit.TINY)
     with pytest.raises(CheckpointError, match="pool_blocks is 4; it is 1 to 2, the blocks there are"):
@@ -217,7 +219,7 @@ def test_what_is_no_head_is_refused(dino: nn.Module, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="not beit"):
         heads.attach(models.build(beit.TINY), tmp_path / "head.pth", {})
     averaged = models.build(vit.Config(**SMALL_CONFIG, class_token=False, pool="gap", norm="pooled"))
-    with pytest.raises(CheckpointError, match="reads tokens behind the final norm"):
+    with pytest.raises(CheckpointError, match="read tokens after the final norm"):
         heads.attach(averaged, tmp_path / "head.pth", {})
 
 

@@ -44,7 +44,7 @@ def test_moco_v3_s_base_encoder_with_its_twelve_narrow_heads(name: str, probe: b
     with torch.no_grad():
         assert torch.equal(loaded.model.features(batch).tokens, model.features(batch).tokens)
     if not probe:
-        assert "left out: MoCo v3's projector" in loaded.origin.notes
+        assert "ignored: MoCo v3's projector" in loaded.origin.notes
 
 
 def simmim(normed: bool) -> tuple[models.Backbone, dict[str, Tensor]]:
@@ -69,7 +69,7 @@ def test_simmim_with_a_final_norm(tmp_path: Path) -> None:
     torch.save({"model": state, "optimizer": {}}, tmp_path / "simmim.pth")
     loaded = checkpoints.load(tmp_path / "simmim.pth", config={"num_heads": 2})
     assert loaded.origin.format == "beit_timm"
-    assert {"weights under 'model.encoder.'", "left out: the mask token of pre-training"} <= {*loaded.origin.notes}
+    assert {"weights under 'model.encoder.'", "ignored: the mask token of pre-training"} <= {*loaded.origin.notes}
     batch = images((32, 32))
     with torch.no_grad():
         assert torch.equal(loaded.model.features(batch).tokens, model.features(batch).tokens)

@@ -156,10 +156,10 @@ def test_our_own_folder_says_everything(tmp_path: Path, family: str) -> None:
 
 def test_what_a_format_cannot_say_is_refused(tmp_path: Path) -> None:
     original = checkpoint(hybrid.Config(image_size=(64, 64), patch_size=(32, 32), depths=(), **SMALL, **ORIGINAL))
-    with pytest.raises(CheckpointError, match=r"timm's hybrid always means .*'weight_eps': 1e-08"):
+    with pytest.raises(CheckpointError, match=r"timm's hybrid always implies .*'weight_eps': 1e-08"):
         checkpoints.save(original, tmp_path / "timm", to="timm")
     tiny = dataclasses.replace(hybrid.TINY, activation="gelu_tanh")
-    with pytest.raises(CheckpointError, match=r"Google's .npz of a hybrid always means {'num_groups': 32}"):
+    with pytest.raises(CheckpointError, match=r"Google's .npz of a hybrid always implies {'num_groups': 32}"):
         checkpoints.save(checkpoint(tiny), tmp_path / "tiny.npz", to="npz")
     with pytest.raises(CheckpointError, match=r"timm has no BiT of depths \(2, 1, 3, 1\)"):
         checkpoints.save(checkpoint(BIT), tmp_path / "bit", to="timm")

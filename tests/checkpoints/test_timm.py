@@ -177,7 +177,7 @@ def test_dino_files(tmp_path: Path) -> None:
     loaded = _load(whole, tmp_path / "dino_deitsmall16_pretrain_full_checkpoint.pth")
     assert _same(loaded, state)
     assert loaded.model.config.position_resize == "bicubic_offset"
-    assert "left out: optimizer, beside the weights" in loaded.origin.notes
+    assert "ignored: optimizer (not model weights)" in loaded.origin.notes
 
 
 def test_dinov2_file(tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ def test_mae_files(tmp_path: Path) -> None:
     assert _same(_load({"model": state}, tmp_path / "mae_pretrain_vit_base.pth"), state)
     loaded = _load({"model": state | decoder}, tmp_path / "mae_pretrain_vit_base_full.pth")
     assert _same(loaded, state)
-    assert "left out: MAE's decoder" in loaded.origin.notes
+    assert "ignored: MAE's decoder" in loaded.origin.notes
     tuned = _plain(global_pool="avg")
     loaded = _load({"model": tuned}, tmp_path / "mae_finetuned_vit_base.pth")
     assert _same(loaded, tuned)

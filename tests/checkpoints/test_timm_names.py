@@ -13,8 +13,8 @@ from tiny_vits import EXPRESSED, checkpoint
 
 from vitkit import checkpoints
 from vitkit.checkpoints import CheckpointError
-from vitkit.checkpoints.detect import recognise
-from vitkit.checkpoints.formats import Found
+from vitkit.checkpoints.detect import detect_format
+from vitkit.checkpoints.formats import RawCheckpoint
 from vitkit.checkpoints.formats.timm import _config
 from vitkit.checkpoints.tensors import Info, Tensors
 
@@ -37,11 +37,11 @@ def described(name: str) -> tuple[Any, Any]:
     infos = {key: Info(tuple(value.shape), value.dtype) for key, value in model.state_dict().items()}
     stated = {"architecture": name, "num_classes": model.num_classes, "pretrained_cfg": model.pretrained_cfg}
     stated = json.loads(json.dumps(stated, default=str))
-    recognised = recognise(Tensors(infos, lambda key: torch.zeros(infos[key].shape)), stated, None)
-    if recognised.strange:
-        raise CheckpointError(f"{recognised.strange[:3]} are unknown")
-    found = Found(tensors=recognised.tensors, config=stated, overrides={}, wrapper=recognised.wrapper)
-    return model, recognised.format.describe(found).config
+    detected = detect_format(Tensors(infos, lambda key: torch.zeros(infos[key].shape)), stated, None)
+    if detected.unknown:
+        raise CheckpointError(f"{detected.unknown[:3]} are unknown")
+    found = RawCheckpoint(tensors=detected.tensors, config=stated, overrides={}, wrapper=detected.wrapper)
+    return model, detected.format.describe(found).config
 
 
 @pytest.mark.slow
@@ -72,11 +72,11 @@ def _stated(folder: Path, **config: Any) -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("vit_base_patch16_rpn_224", r"vit_base_patch16_rpn_224 has its norms behind .*\(post-norm\)"),
+        ("vit_base_patch16_rpn_224", r"vit_base_patch16_rpn_224 applies norms after .*\(post-norm\)"),
         ("vit_base_patch32_clip_quickgelu_224", "is a CLIP model"),
-        ("resnet50", "config.json says architecture 'resnet50', but the tensors are those of a ViT"),
-        ("resnetv2_50x1_bit", "architecture 'resnetv2_50x1_bit', but"),
-        ("swin_tiny_patch4_window7_224", "architecture 'swin_tiny"),
+        ("resnet50", "config.json: architecture is 'resnet50', but the tensors are those of a ViT"),
+        ("resnetv2_50x1_bit", "architecture is 'resnetv2_50x1_bit', but"),
+        ("swin_tiny_patch4_window7_224", "architecture is 'swin_tiny"),
     ],
 )
 def test_architectures_that_are_refused(name: str, words: str, folder: Path) -> None:
@@ -89,13 +89,13 @@ def test_architectures_that_are_refused(name: str, words: str, folder: Path) -> 
 def test_a_block_missing_at_the_end(folder: Path) -> None:
     """Two blocks where the architecture, or the arguments it was built with, say another number."""
     _stated(folder, architecture="vit_tiny_patch16_224.augreg_in21k")
-    with pytest.raises(CheckpointError, match="the config says depth 12, the tensors say 2"):
+    with pytest.raises(CheckpointError, match="depth is 12, but the tensors have 2"):
         checkpoints.load(folder)
     _stated(folder, architecture="vit_tiny_patch16_224", model_args={"depth": 2, "num_heads": 4})
     assert checkpoints.load(folder).model.config.num_heads == 4
     tensors = load_file(folder / "model.safetensors")
     save_file({name: value for name, value in tensors.items() if "blocks.1." not in name}, folder / "model.safetensors")
-    with pytest.raises(CheckpointError, match="the config says depth 2, the tensors say 1"):
+    with pytest.raises(CheckpointError, match="depth is 2, but the tensors have 1"):
         checkpoints.load(folder)
 
 

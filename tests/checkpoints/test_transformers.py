@@ -151,7 +151,7 @@ def test_headless_classes(library: Any, kind: str, tmp_path: Path) -> None:
     loaded = checkpoints.load(tmp_path)
     assert loaded.model.config.num_classes == 0
     assert loaded.labels == ()
-    assert any("left out" in note for note in loaded.origin.notes) or kind == "ViTMSNModel"
+    assert any("ignored" in note for note in loaded.origin.notes) or kind == "ViTMSNModel"
     if kind != "ViTMAEForPreTraining":
         base = theirs if kind != "ViTForMaskedImageModeling" else theirs.vit
         with torch.no_grad():
@@ -173,7 +173,7 @@ def test_bare_state_dicts_of_both_generations(library: Any, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("kind", "words"), [("Data2VecVision", "model_type 'data2vec-vision'"), ("IJepa", "model_type 'ijepa'")]
+    ("kind", "words"), [("Data2VecVision", "model_type is 'data2vec-vision'"), ("IJepa", "model_type is 'ijepa'")]
 )
 def test_other_families_are_named(library: Any, kind: str, words: str, tmp_path: Path) -> None:
     config = getattr(library, f"{kind}Config")(

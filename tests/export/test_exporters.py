@@ -252,7 +252,7 @@ def test_what_an_export_cannot_do_is_said(program: Path) -> None:
         ("keeps its head", lambda: opened.model.reset_head(3)),
         ("no weights to fill", lambda: opened.model.init_weights()),
         ("image_size cannot change", lambda: vitkit.load(program, image_size=64)),
-        ("its checkpoint is wanted", lambda: checkpoints.load(program)),
+        ("pass its checkpoint", lambda: checkpoints.load(program)),
         (
             "features that it has given itself",
             lambda: opened.model.logits(checkpoint().model.features(torch.zeros(1, 3, *size))),

@@ -1,16 +1,16 @@
-"""Checkpoints: any ViT's weights in, any dialect out, every tensor accounted for, nothing run.
+"""Loading, saving and converting ViT checkpoints of any library; no code from a checkpoint is executed.
 
-formats/        one file per library and family: a two-way key table and what tensors do not tell
-containers/     one file per kind of weights file: headers checked before memory is taken
-infer/          a model's config, read off the shapes of its tensors
-locate, hub     what a user types to files on this disk; detect: whose names they are
-load, save      from files to a model, and back
-heads           linear heads that are published apart from their backbones
-pretraining     what published files have beside the backbone, for pre-training that goes on
+load, save    from files to a model, and back; every tensor must be known, present and of the right shape
+formats/      one module per library and model family: a two-way table of tensor names
+containers/   one module per file type (safetensors, npz, torch.save, sharded); headers are validated first
+infer/        infers a model config from tensor shapes
+locate, hub   find the files of a path or Hub id; detect: finds the format from tensor names
+heads         linear heads that are published separately from the backbone
+pretraining   decoders, mask tokens and heads in published files, to continue pre-training
 """
 
 from vitkit.checkpoints.checkpoint import Checkpoint, CheckpointError, Origin
-from vitkit.checkpoints.formats import targets as list_formats
+from vitkit.checkpoints.formats import list_formats
 from vitkit.checkpoints.load import load
 from vitkit.checkpoints.save import convert, save
 

@@ -1,4 +1,4 @@
-"""`Checkpoint`, what `load` returns and `save` takes, and `CheckpointError`, the one error of this folder."""
+"""`Checkpoint`, which `load` returns and `save` takes, and `CheckpointError`."""
 
 from dataclasses import dataclass
 
@@ -7,23 +7,23 @@ from vitkit.models import Backbone
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be found, read, understood or written, said in one line."""
+    """A checkpoint cannot be found, read or written; the message is a single line."""
 
 
 def listing(names: list[str], limit: int = 8) -> str:
-    """Some names for an error line: all of them, or the first ones and how many more."""
+    """Joins names for an error message; after `limit` names it gives the number of the rest."""
     shown = ", ".join(map(_shown, names[:limit]))
     return f"{shown} and {len(names) - limit} more" if len(names) > limit else shown
 
 
 def _shown(name: str) -> str:
-    """A name as it is, or quoted and cut where a stranger made it to hurt a terminal."""
+    """Quotes and truncates names from untrusted files that are unprintable or too long."""
     return name if name.isprintable() and len(name) <= 160 else repr(name[:160])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """Where a checkpoint came from: what was typed, format, commit on the Hub, what was inferred or left out."""
+    """Source of a checkpoint: path or Hub id, format, Hub commit, and notes on inferred or ignored values."""
 
     source: str = ""
     format: str = "vitkit"
@@ -33,7 +33,7 @@ class Origin:
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A model with what makes it usable: preprocessing, and a name for every class (none where it has no head)."""
+    """A model with its image processor and one label per class (no labels if it has no head)."""
 
     model: Backbone
     processor: Processor

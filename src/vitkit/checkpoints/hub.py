@@ -1,4 +1,4 @@
-"""Checkpoints from the Hugging Face Hub: safetensors and config files only, at a pinned commit, kept in its cache."""
+"""Downloads from the Hugging Face Hub into its cache: safetensors and config files only."""
 
 import difflib
 from pathlib import Path
@@ -15,10 +15,10 @@ PATTERNS = (
 )
 
 
-def pull(name: str, revision: str | None) -> tuple[Path, str]:
-    """The folder in the Hub's cache that has `name` at `revision` (the main branch by default), and its commit.
+def download(name: str, revision: str | None) -> tuple[Path, str]:
+    """Downloads `name` at `revision` (default: the main branch); returns the cache folder and the commit.
 
-    Without a network, or with HF_HUB_OFFLINE=1, what the cache has is used. Nothing but `PATTERNS` is downloaded.
+    Only files that match `PATTERNS` are downloaded. Without a network, or with HF_HUB_OFFLINE=1, cached files are used.
     """
     from huggingface_hub import errors, snapshot_download
 
@@ -28,24 +28,24 @@ def pull(name: str, revision: str | None) -> tuple[Path, str]:
         raise CheckpointError(f"{name} on the Hub has no revision {revision}") from None
     except errors.GatedRepoError:
         raise CheckpointError(
-            f"{name} on the Hub asks for its terms to be accepted there, and a token (HF_TOKEN)"
+            f"{name} is a gated repository: accept its terms on the Hub and set a token (HF_TOKEN)"
         ) from None
     except errors.RepositoryNotFoundError:
-        raise CheckpointError(f"the Hub has no public repository {name}, nor a private one for this token") from None
-    # The HTTP library behind the Hub differs by its version; this name for its errors does not.
+        raise CheckpointError(f"the Hub has no public repository {name}, and no private one for this token") from None
+    # huggingface_hub versions use different HTTP libraries; this error name works with all of them.
     except (errors.LocalEntryNotFoundError, errors.HTTPError, OSError):  # pyright: ignore[reportPrivateImportUsage]
         at = f" at {revision}" if revision else ""
         raise CheckpointError(f"{name}{at} is not in the Hub's cache, and the Hub cannot be reached") from None
     if not any((folder / each).is_file() for each in ("model.safetensors", "model.safetensors.index.json")):
         raise CheckpointError(
             f"{name} has no model.safetensors on the Hub or in its cache: "
-            "files of other kinds are read when you download and name them"
+            "to load other file types, download the file and pass its path"
         )
     return folder, folder.name
 
 
-def near(name: str) -> list[str]:
-    """The models in the Hub's cache on this disk whose names are like `name`."""
+def similar_cached_models(name: str) -> list[str]:
+    """Returns names of cached models that are similar to `name`."""
     from huggingface_hub import constants
 
     folders = Path(constants.HF_HUB_CACHE).glob("models--*--*")

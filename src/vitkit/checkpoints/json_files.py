@@ -1,4 +1,4 @@
-"""JSON files; those from strangers: capped in size, no key twice, no NaN, no depth that ends the interpreter."""
+"""Reads untrusted JSON (limited size and depth, no duplicate keys, no NaN) and writes JSON."""
 
 import json
 from collections.abc import Mapping
@@ -8,20 +8,20 @@ from typing import Any
 from vitkit.checkpoints.checkpoint import CheckpointError
 
 MAX_BYTES = 8 << 20
-# A number of more digits than this means nothing in any file here, and costs quadratic time to parse.
+# No valid file has longer numbers, and parsing them takes quadratic time.
 MAX_DIGITS = 30
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object that the file holds; CheckpointError for anything but one well-formed JSON object."""
+    """Returns the JSON object in a file; CheckpointError if it is not one valid JSON object."""
     size = path.stat().st_size
     if size > MAX_BYTES:
-        raise CheckpointError(f"{path.name} has {size:,} bytes; more than {MAX_BYTES:,} is no config")
+        raise CheckpointError(f"{path.name} has {size:,} bytes; the limit is {MAX_BYTES:,}")
     return parse_json(path.read_bytes(), path.name)
 
 
 def parse_json(data: bytes, name: str) -> dict[str, Any]:
-    """As `read_json`, of bytes; `name` is for the error."""
+    """Parses bytes as `read_json` does; `name` is used in error messages."""
     try:
         value = json.loads(
             data.decode("utf-8"),
@@ -37,12 +37,12 @@ def parse_json(data: bytes, name: str) -> dict[str, Any]:
     except ValueError as error:
         raise CheckpointError(f"{name} is not JSON: {error}") from None
     if not isinstance(value, dict):
-        raise CheckpointError(f"{name} holds no JSON object")
+        raise CheckpointError(f"{name} is not a JSON object")
     return value
 
 
 def write_json(data: Mapping[str, Any], path: Path) -> None:
-    """Indented by two, as the libraries write it."""
+    """Writes JSON with an indent of two, as transformers and timm do."""
     path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -50,7 +50,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for key, value in pairs:
         if key in result:
-            raise CheckpointError(f"the key {key[:80]!r} is there twice")
+            raise CheckpointError(f"duplicate key {key[:80]!r}")
         result[key] = value
     return result
 
@@ -61,7 +61,7 @@ def _constant(text: str) -> Any:
 
 def _int(text: str) -> int:
     if len(text) > MAX_DIGITS:
-        raise CheckpointError(f"a number has {len(text)} digits")
+        raise CheckpointError(f"a number has {len(text)} digits; the limit is {MAX_DIGITS}")
     return int(text)
 
 

@@ -1,4 +1,4 @@
-"""From files to a model: recognise, describe, plan, and only then read, each tensor once and into its place."""
+"""Loads a checkpoint: locates files, detects the format, validates names and shapes, then reads the tensors."""
 
 import dataclasses
 import os
@@ -13,8 +13,8 @@ from torch import Tensor
 from vitkit import models
 from vitkit.checkpoints import heads, preprocessing
 from vitkit.checkpoints.checkpoint import Checkpoint, CheckpointError, Origin
-from vitkit.checkpoints.detect import Recognised, recognise
-from vitkit.checkpoints.formats import Description, Found
+from vitkit.checkpoints.detect import Detection, detect_format
+from vitkit.checkpoints.formats import Description, RawCheckpoint
 from vitkit.checkpoints.locate import Files, locate
 from vitkit.data.labels import default_labels
 
@@ -22,7 +22,7 @@ from vitkit.data.labels import default_labels
 def load(
     source: str | os.PathLike[str],
     *,
-    format: str | None = None,  # noqa: A002 - the word that users know
+    format: str | None = None,  # noqa: A002 - the public name
     revision: str | None = None,
     image_size: int | tuple[int, int] | None = None,
     patch_size: int | tuple[int, int] | None = None,
@@ -31,28 +31,27 @@ def load(
     config: Mapping[str, Any] | None = None,
     dtype: torch.dtype | None = torch.float32,
 ) -> Checkpoint:
-    """The checkpoint of a folder, a file of any dialect (`a.npz:img`: a subtree), or a Hub id `owner/name[@revision]`.
+    """Loads a checkpoint from a folder, a file (`a.npz:img`: a subtree of it) or a Hub id `owner/name[@revision]`.
 
-    The format and the config are found from the tensors; `format` and `config` (fields of the model's config) state
-    what they cannot tell. `image_size` in pixels says which grid a position table is for, and resizes the table to it
-    where the file says another. `patch_size` resizes the patch projection (FlexiViT; `layers.resize_patches`), and the
-    table to the number of such patches in the image. `num_classes` puts a new, zero head in place of the file's, 0
-    none; `head` the one of another file, as DINO and DINOv2 publish them apart (`checkpoints.heads`). Weights become
-    `dtype`, None keeps the file's. The model is in evaluation mode. Raises CheckpointError, one line, for whatever is
-    wrong, and ValueError for an unknown format.
+    Format and config are inferred from the tensors; `format` and `config` (fields of the model's config) set what
+    cannot be inferred. `image_size` in pixels resizes the position table if the file has another size; it sets the size
+    of files that do not store it. `patch_size` resizes the patch projection (FlexiViT; `layers.resize_patches`) and the
+    position table. `num_classes` replaces the head by a zero-initialized one, 0 removes it. `head` is the path of a
+    separate file with a linear head, as DINO and DINOv2 publish them (`checkpoints.heads`). Weights are converted to
+    `dtype`; None keeps the dtype of the file. The model is in evaluation mode.
+
+    Raises CheckpointError with a one-line message if the checkpoint is invalid, ValueError for an unknown format.
     """
     if head is not None and num_classes is not None:
-        raise ValueError(
-            f"head={os.fspath(head)!r} and num_classes={num_classes} both say which head there is: give one"
-        )
-    # What another head reads is not what the file's own does.
+        raise ValueError(f"head={os.fspath(head)!r} and num_classes={num_classes} both set the head; pass only one")
+    # With another head, these fields describe its input, not that of the file's head.
     overrides = {name: value for name, value in (config or {}).items() if head is None or name not in heads.FIELDS}
     text = os.fspath(source)
     size, patch = ((each, each) if isinstance(each, int) else each for each in (image_size, patch_size))
     try:
         files = locate(text, revision)
     except CheckpointError as error:
-        raise CheckpointError(_of(text, str(error))) from None
+        raise CheckpointError(_with_source(text, str(error))) from None
     try:
         checkpoint = assemble(files, format=format, image_size=size, patch_size=patch, overrides=overrides, dtype=dtype)
     except CheckpointError as error:
@@ -60,22 +59,22 @@ def load(
     origin = dataclasses.replace(checkpoint.origin, source=text, revision=files.revision)
     checkpoint = dataclasses.replace(checkpoint, origin=origin)
     if head is not None:
-        return _headed(checkpoint, heads.attach(checkpoint.model, Path(head).expanduser(), config or {}, dtype))
+        return _with_head(checkpoint, heads.attach(checkpoint.model, Path(head).expanduser(), config or {}, dtype))
     if num_classes is not None:
-        note = f"the head of {checkpoint.model.config.num_classes} classes gave way to a new, zero one of {num_classes}"
+        note = f"head of {checkpoint.model.config.num_classes} classes replaced by a zero one of {num_classes} classes"
         checkpoint.model.reset_head(num_classes)
-        return _headed(checkpoint, note)
+        return _with_head(checkpoint, note)
     return checkpoint
 
 
-def _headed(checkpoint: Checkpoint, note: str) -> Checkpoint:
-    """The checkpoint with names for the classes of its new head, and a note of where that is from."""
+def _with_head(checkpoint: Checkpoint, note: str) -> Checkpoint:
+    """Returns the checkpoint with default labels for its new head and the note added to its origin."""
     origin = dataclasses.replace(checkpoint.origin, notes=(*checkpoint.origin.notes, note))
     return dataclasses.replace(checkpoint, labels=default_labels(checkpoint.model.config.num_classes), origin=origin)
 
 
-def _of(source: str, error: str) -> str:
-    """The sentence with the source that it is about, which most that `locate` says have already."""
+def _with_source(source: str, error: str) -> str:
+    """Prefixes an error of `locate` with the source, unless the message contains it."""
     named = re.search(rf"(?<!\S){re.escape(source)}(?!\w|[.-]\w)", error)
     return error if named else f"{source}: {error}"
 
@@ -89,34 +88,34 @@ def assemble(
     overrides: Mapping[str, Any],
     dtype: torch.dtype | None,
 ) -> Checkpoint:
-    """The checkpoint of those files; names, shapes and config are checked before the first value is read."""
-    recognised = recognise(files.tensors, files.config, format)
-    found = Found(
-        tensors=recognised.tensors,
+    """Builds the checkpoint; names, shapes and config are validated before the first value is read."""
+    detected = detect_format(files.tensors, files.config, format)
+    raw = RawCheckpoint(
+        tensors=detected.tensors,
         config=files.config,
         preprocessor=files.preprocessor,
         file_name=files.path.name,
-        wrapper=recognised.wrapper,
+        wrapper=detected.wrapper,
         overrides=overrides,
         image_size=image_size,
     )
-    described = recognised.format.describe(found)
+    described = detected.format.describe(raw)
     labels = _labels(described)
-    model = _model(described.config, recognised, dtype)
+    model = _model(described.config, detected, dtype)
     processor = described.processor
-    notes = recognised.notes + described.notes
+    notes = detected.notes + described.notes
     config = described.config
     patch = None if patch_size == getattr(config, "patch_size", None) else patch_size
     image = None if image_size == config.image_size else image_size
     if image is not None or patch is not None:
-        # Both at once: a table that is resized twice loses twice.
+        # Resize both at once: resizing the position table twice loses accuracy twice.
         _resize(model, image, patch)
     if patch is not None:
-        notes += (f"made for patches of {config.patch_size}, resized to {patch}",)
+        notes += (f"patch size resized from {config.patch_size} to {patch}",)
     if image is not None:
-        notes += (f"made for {config.image_size}, resized to {image}",)
+        notes += (f"image size resized from {config.image_size} to {image}",)
         processor = preprocessing.resized(processor, image)
-    origin = Origin(format=recognised.format.name, notes=notes)
+    origin = Origin(format=detected.format.name, notes=notes)
     return Checkpoint(model=model.eval(), processor=processor, labels=labels, origin=origin)
 
 
@@ -128,20 +127,20 @@ def _labels(described: Description) -> tuple[str, ...]:
         return described.labels
     if classes == 0:
         return ()
-    raise CheckpointError(f"the head has {classes} classes, but the config names {len(described.labels)}")
+    raise CheckpointError(f"the head has {classes} classes, but the config has {len(described.labels)} labels")
 
 
-def _model(config: Any, recognised: Recognised, dtype: torch.dtype | None) -> models.Backbone:
-    """A model without memory of its own, given the tensors of the file; buffers that no file holds are computed."""
+def _model(config: Any, detected: Detection, dtype: torch.dtype | None) -> models.Backbone:
+    """Builds the model on the meta device, assigns the tensors of the file and computes the other buffers."""
     try:
         model = models.build(config, device="meta")
     except (RuntimeError, ValueError) as error:
-        raise CheckpointError(f"no model can be built of this config: {str(error).splitlines()[0]}") from None
+        raise CheckpointError(f"cannot build a model from this config: {str(error).splitlines()[0]}") from None
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    plan = recognised.format.table.plan(expected, recognised.tensors, getattr(config, "num_heads", 1))
+    plan = detected.format.table.plan(expected, detected.tensors, getattr(config, "num_heads", 1))
     state: dict[str, Tensor] = {}
     for step in plan:
-        tensor = step.transform.load([recognised.tensors.read(name) for name in step.theirs])
+        tensor = step.transform.load([detected.tensors.read(name) for name in step.theirs])
         state[step.ours] = tensor.to(dtype or tensor.dtype).contiguous()
     model.load_state_dict(state, strict=True, assign=True)
     for module in model.modules():

@@ -1,7 +1,7 @@
-"""What a published file has beside the backbone (a decoder, a mask token, heads), for pre-training that goes on.
+"""Loads decoders, mask tokens, projection heads and tokenizers of published files, to continue pre-training.
 
-A file's backbone is loaded as any checkpoint; what was trained with it belongs to an objective, which says under which
-names it lies in whose files.
+The backbone of a file is loaded like any checkpoint. Its other parts belong to an objective, which defines their names
+in each file layout.
 """
 
 import os
@@ -20,17 +20,17 @@ from vitkit.checkpoints.table import Table, Transform
 from vitkit.checkpoints.tensors import Shape, Tensors
 from vitkit.layers.dalle import WordEncoder
 
-# What training scripts keep the weights under.
+# Keys under which training scripts save the weights.
 WRAPPED = (r"^(?:(?:model|state_dict|module|_orig_mod)\.)+", "")
-# A token is (1, 1, d) in files, and (d,) here.
+# A token is (1, 1, d) in files and (d,) in vitkit.
 TOKEN = Transform(lambda parts: parts[0].flatten(), lambda ours, heads: [ours[None, None]])
-# A dense layer on every patch is a convolution of 1x1 in files.
+# A linear layer on every patch is a 1x1 convolution in files.
 POINTWISE = Transform(lambda parts: parts[0].flatten(1), lambda ours, heads: [ours[:, :, None, None]])
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The names of an objective's parts in one kind of file: a key table, and what brings older names to its own."""
+    """Tensor names of an objective's parts in one kind of file: a table, and aliases of older names."""
 
     table: Table
     aliases: tuple[tuple[str, str], ...] = ()
@@ -39,53 +39,54 @@ class Layout:
 def load_parts(
     source: str, wanted: Mapping[str, Shape], layouts: Sequence[Layout], *, what: str, num_heads: int = 1
 ) -> dict[str, Tensor]:
-    """The tensors of those names and shapes from a folder, a file or a Hub id, in float32.
+    """Loads the tensors with the names and shapes in `wanted` from a folder, file or Hub id, in float32.
 
-    Of the layouts the one that knows most of the file's names is taken. Raises CheckpointError that names the source
-    where it has none of the parts (`what` they are, in words), lacks some, or has them in other shapes.
+    The layout that matches most names in the file is used. Raises CheckpointError if the source has none of the
+    parts, or if some are missing or have other shapes; `what` describes the parts in the message.
     """
     tensors = locate(source, None).tensors
-    best, known = None, tensors.under({})
+    best, known = None, tensors.select({})
     for layout in layouts:
-        told = _told(tensors, layout)
-        if len(told.infos) > len(known.infos):
-            best, known = layout, told
+        matched = _matched(tensors, layout)
+        if len(matched.infos) > len(known.infos):
+            best, known = layout, matched
     if best is None:
-        raise CheckpointError(f"{source} holds no {what}: its tensors are {listing(list(tensors.infos), 5)}")
+        raise CheckpointError(f"{source} has no {what}; its tensors are {listing(list(tensors.infos), 5)}")
     try:
         plan = best.table.plan(wanted, known, num_heads)
     except CheckpointError as error:
-        raise CheckpointError(f"{source}: of {what}, {error}") from None
+        raise CheckpointError(f"{source}: {what}: {error}") from None
     return {step.ours: step.transform.load([known.read(name) for name in step.theirs]).float() for step in plan}
 
 
-def _told(tensors: Tensors, layout: Layout) -> Tensors:
-    """The tensors that the layout knows, under its names."""
+def _matched(tensors: Tensors, layout: Layout) -> Tensors:
+    """Selects the tensors that the layout has, under its names."""
     names: dict[str, str] = {}
     for old in tensors.infos:
         new = old
         for pattern, replacement in (WRAPPED, *layout.aliases):
             new = re.sub(pattern, replacement, new)
-        if layout.table.knows(new):
+        if layout.table.matches(new):
             if new in names:
-                raise CheckpointError(f"{names[new]} and {old} are two names of one tensor")
+                raise CheckpointError(f"{names[new]} and {old} are names of the same tensor")
             names[new] = old
-    return tensors.under(names)
+    return tensors.select(names)
 
 
 def load_words(path: str | os.PathLike[str]) -> WordEncoder:
-    """The encoder of a file, in evaluation mode and without gradients, its sizes read from the tensors.
+    """Loads DALL-E's encoder, in evaluation mode and without gradients; sizes are inferred from the tensors.
 
-    Raises CheckpointError that names every tensor that is missing, unknown or of another shape.
+    `path` is OpenAI's `encoder.pkl` (a pickled module, of which only the tensors are read) or any file of its tensors.
+    Raises CheckpointError that lists every tensor that is missing, unknown or of another shape.
     """
     file = Path(path).expanduser()
     if not file.is_file():
-        raise CheckpointError(f"there is no file '{path}': DALL-E's encoder.pkl, or a .safetensors of its tensors")
+        raise CheckpointError(f"no such file: '{path}'; expected DALL-E's encoder.pkl or a .safetensors of its tensors")
     tensors = open_weights(file)
     first, last = (tensors.infos.get(f"blocks.{part}.w") for part in ("input", "output.conv"))
     if first is None or last is None or len(first.shape) != 4 or len(last.shape) != 4:
-        raise CheckpointError(f"{file.name} is not DALL-E's encoder: it holds {listing(list(tensors.infos), 5)}")
-    # Checked whole on the meta device, so that no memory is taken for a file that lies.
+        raise CheckpointError(f"{file.name} is not DALL-E's encoder; its tensors are {listing(list(tensors.infos), 5)}")
+    # Check all shapes on the meta device first, to allocate no memory for an invalid file.
     with torch.device("meta"):
         model = WordEncoder(hidden=first.shape[0], words=last.shape[0], channels=first.shape[1])
     wanted = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
@@ -93,7 +94,7 @@ def load_words(path: str | os.PathLike[str]) -> WordEncoder:
     wrong = [name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)]
     if wrong:
         raise CheckpointError(
-            f"{file.name} is not DALL-E's encoder: missing, unknown or misshapen {listing(sorted(wrong))}"
+            f"{file.name} is not DALL-E's encoder: missing, unknown or of another shape: {listing(sorted(wrong))}"
         )
     state = {name: tensors.read(name).float().clone() for name in wanted}
     model.load_state_dict(state, assign=True)

@@ -1,4 +1,4 @@
-"""From a model to files, in any format that can express it."""
+"""Saves checkpoints in any format that supports the model."""
 
 import os
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 from vitkit.checkpoints.atomic import write_file, write_folder
 from vitkit.checkpoints.checkpoint import Checkpoint, CheckpointError
-from vitkit.checkpoints.formats import named
+from vitkit.checkpoints.formats import formats_for
 from vitkit.checkpoints.load import load
 
 
@@ -17,27 +17,27 @@ def save(
     to: str | None = None,
     overwrite: bool = False,
 ) -> str:
-    """Writes a checkpoint as `to` (one of `formats()`), by default as huggingface where that can say it, else vitkit.
+    """Writes a checkpoint in the format `to` (one of `list_formats()`) and returns the name of the format.
 
-    The target is a folder, or a file for npz, big_vision and torchvision. It appears whole or not at all; one that is
-    there is refused unless `overwrite`. Returns the name of the format written. Raises CheckpointError that names the
-    obstacle where the format cannot express the model, and what can.
+    By default the format is huggingface if it supports the model, else vitkit. The target is a folder, or a file for
+    npz, big_vision and torchvision. It is written atomically; an existing target is an error unless `overwrite`. Raises
+    CheckpointError with the reason if the format does not support the model.
     """
     classes = checkpoint.model.config.num_classes
     if len(checkpoint.labels) != classes:
         raise CheckpointError(f"the model has {classes} classes, but there are {len(checkpoint.labels)} labels")
     name = type(checkpoint.model.config).__module__.rpartition(".")[2]
-    candidates = [*named("huggingface"), *named("vitkit")] if to is None else named(to)
-    able = [each for each in candidates if each.family in (None, name)]
-    if not able:
-        raise CheckpointError(f"{to} has no layout for the family {name}; to='vitkit' has")
-    obstacles = [each.obstacle(checkpoint.model.config) for each in able]
-    if all(obstacles):
-        raise CheckpointError(str(obstacles[0]))
-    chosen = able[obstacles.index(None)]
+    candidates = [*formats_for("huggingface"), *formats_for("vitkit")] if to is None else formats_for(to)
+    matching = [each for each in candidates if each.family in (None, name)]
+    if not matching:
+        raise CheckpointError(f"{to} does not support the model family {name}; use to='vitkit'")
+    reasons = [each.unsupported_reason(checkpoint.model.config) for each in matching]
+    if all(reasons):
+        raise CheckpointError(str(reasons[0]))
+    chosen = matching[reasons.index(None)]
     path = Path(target).expanduser()
     if chosen.suffix and path.suffix != chosen.suffix:
-        raise CheckpointError(f"{chosen.name} is one file: give a name that ends in {chosen.suffix}, not {path.name}")
+        raise CheckpointError(f"{chosen.name} is a single file: the name must end in {chosen.suffix}, not {path.name}")
     write = write_file if chosen.suffix else write_folder
     write(path, lambda part: chosen.write(checkpoint, part), overwrite=overwrite)
     return chosen.name
@@ -51,7 +51,7 @@ def convert(
     overwrite: bool = False,
     **options: Any,
 ) -> Checkpoint:
-    """Loads a checkpoint and writes it in another dialect; `options` are those of `load`. Returns what was loaded."""
+    """Loads a checkpoint, writes it in the format `to` and returns it; `options` are those of `load`."""
     checkpoint = load(source, **options)
     save(checkpoint, target, to=to, overwrite=overwrite)
     return checkpoint

@@ -1,8 +1,7 @@
-"""Formats: one file per foreign dialect and family, each with a `FORMAT`; found by file name.
+"""Checkpoint formats: one module per library and model family, each with a `FORMAT`, found by file name.
 
-A format is a two-way key table and the few facts that tensors do not tell: which activation, which epsilon, which
-preprocessing. A family of models that a library also writes adds its own file here, with the same `targets`, and edits
-none of the others.
+A format is a two-way table of tensor names plus what the tensors do not say: activation, LayerNorm epsilon and
+preprocessing. To support another family of a library, add a file with the same `targets`; no other file changes.
 """
 
 import importlib
@@ -23,11 +22,12 @@ Json = Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
-    """A checkpoint whose format is known and whose values are unread: `tensors` have the format's own names.
+class RawCheckpoint:
+    """Tensors and JSON files of a checkpoint whose format is known and whose values are not read yet.
 
-    `file_name` and `wrapper` (what stood before every name, as `teacher.`) serve where nothing else tells variants
-    apart. `overrides` are fields of the model's config that the caller states, `image_size` the size in pixels.
+    `tensors` have the format's names. `file_name` and `wrapper` (the prefix that was removed from every name, such as
+    `teacher.`) identify variants that nothing else distinguishes. `overrides` are config fields set by the caller,
+    `image_size` is (height, width) in pixels.
     """
 
     tensors: Tensors
@@ -41,7 +41,7 @@ class Found:
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """What a format makes of a file: the model's config, the preprocessing, names of classes if it has them, notes."""
+    """What a format reads from a checkpoint: model config, processor, class labels if stored, and notes."""
 
     config: Any
     processor: Processor
@@ -51,21 +51,21 @@ class Description:
 
 @dataclass(frozen=True, kw_only=True)
 class Format:
-    """One dialect of checkpoint for one family of models.
+    """A checkpoint format for one family of models.
 
-    name          unique; the name of its file
-    targets       the words of `to=` that mean it; of several formats the first that can express a model is written
-    family        the family of `models` it holds, None for any
-    table         our names and theirs
-    anchors       patterns of names that every file of the format has; what stands before the first is a wrapper
-    aliases       patterns and replacements that bring other generations' names to those of the table
-    ignored       patterns of names that are left out, and what they are
-    suffix        of the one file it writes; "" for a folder
-    accepts       whether a config.json beside the weights may belong to it (None: there is none)
-    arrange       tensors that the table does not take as they are, made so (stacked layers)
-    describe      the config and the rest
-    obstacle      why it cannot express a config and what can, as a sentence; None where it can
-    write         the checkpoint to a new file, or into a new folder
+    name                unique name, saved as `Origin.format`
+    targets             values of `to=` that select this format; the first format that supports the model is written
+    family              the family in `models` that it stores, None for any
+    table               vitkit's tensor names and the format's
+    anchors             patterns of names that every file has; a prefix before the first is a wrapper
+    aliases             patterns and replacements from names of other library versions to those of the table
+    ignored             patterns of names that are ignored, each with a description
+    suffix              suffix of the single file it writes; "" for a folder
+    accepts             whether the config.json (None: missing) may belong to this format
+    arrange             converts tensors that the table cannot map as stored (stacked layers)
+    describe            reads config, processor and labels
+    unsupported_reason  why a config cannot be stored, and which format can store it; None if it can
+    write               writes a checkpoint to a new file or into a new folder
     """
 
     name: str
@@ -78,27 +78,27 @@ class Format:
     suffix: str = ""
     accepts: Callable[[Json | None], bool]
     arrange: Callable[[Tensors], Tensors] = lambda tensors: tensors
-    describe: Callable[[Found], Description]
-    obstacle: Callable[[Any], str | None]
+    describe: Callable[[RawCheckpoint], Description]
+    unsupported_reason: Callable[[Any], str | None]
     write: Callable[[Checkpoint, Path], None]
 
 
 @cache
 def all_formats() -> tuple[Format, ...]:
-    """Every format of this folder, in the order of their names."""
-    found = pkgutil.walk_packages(__path__, f"{__name__}.")
-    names = [each.name for each in found if not each.ispkg and not each.name.rpartition(".")[2].startswith("_")]
+    """Returns every format in this folder and its subfolders, sorted by name."""
+    modules = pkgutil.walk_packages(__path__, f"{__name__}.")
+    names = [each.name for each in modules if not each.ispkg and not each.name.rpartition(".")[2].startswith("_")]
     return tuple(sorted((importlib.import_module(name).FORMAT for name in names), key=lambda each: each.name))
 
 
-def targets() -> list[str]:
-    """The words that `to=` and `format=` take."""
+def list_formats() -> list[str]:
+    """Returns the valid values of `to=` and `format=`."""
     return sorted({target for each in all_formats() for target in each.targets})
 
 
-def named(target: str) -> list[Format]:
-    """The formats that a word means, that of the same name first; ValueError for a word that means none."""
-    found = [each for each in all_formats() if target in each.targets]
-    if not found:
-        raise ValueError(f"unknown format '{target}'{nearest(target, targets())}")
-    return sorted(found, key=lambda each: (each.targets.index(target), each.name != target))
+def formats_for(target: str) -> list[Format]:
+    """Returns the formats that `target` selects, the one with that name first; ValueError for an unknown target."""
+    selected = [each for each in all_formats() if target in each.targets]
+    if not selected:
+        raise ValueError(f"unknown format '{target}'{nearest(target, list_formats())}")
+    return sorted(selected, key=lambda each: (each.targets.index(target), each.name != target))

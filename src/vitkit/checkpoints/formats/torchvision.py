@@ -1,4 +1,4 @@
-"""torchvision's `VisionTransformer` state dicts, old and new names."""
+"""State dicts of torchvision's `VisionTransformer`, with old or new names."""
 
 from pathlib import Path
 from typing import Any
@@ -7,13 +7,13 @@ import torch
 
 from vitkit.checkpoints import preprocessing
 from vitkit.checkpoints.checkpoint import Checkpoint
-from vitkit.checkpoints.formats import Description, Format, Found
-from vitkit.checkpoints.formats._unsupported import lacking, meaning
+from vitkit.checkpoints.formats import Description, Format, RawCheckpoint
+from vitkit.checkpoints.formats._unsupported import implied_mismatch, unsupported_field
 from vitkit.checkpoints.infer.vit import infer_vit
 from vitkit.checkpoints.table import Rule, Table
 
-WHAT = "torchvision's VisionTransformer"
-MEANS = {"activation": "gelu", "norm_eps": 1e-6}
+TITLE = "torchvision's VisionTransformer"
+IMPLIED = {"activation": "gelu", "norm_eps": 1e-6}
 LAYER = "encoder.layers.encoder_layer_{i}"
 PAIRS = {
     "patch_embed.proj.{leaf}": "conv_proj.{leaf}",
@@ -32,39 +32,39 @@ PAIRS = {
 TABLE = Table(tuple(Rule(ours, (theirs,)) for ours, theirs in PAIRS.items()))
 
 
-def describe(found: Found) -> Description:
-    """A state dict holds no config: heads by the table of widths, the rest as the class has it."""
+def describe(raw: RawCheckpoint) -> Description:
+    """Infers the config from shapes; num_heads comes from the table of known widths."""
     notes: list[str] = []
     config = infer_vit(
-        TABLE.shapes(found.tensors),
-        dialect={
+        TABLE.shapes(raw.tensors),
+        defaults={
             "activation": "gelu",
             "norm_eps": 1e-6,
             "position_resize": "bicubic",
             "position_order": ("class+patches",),
         },
-        stated={"class_token": True, "position": "learned"},
-        overrides=found.overrides,
-        image_size=found.image_size,
+        file_config={"class_token": True, "position": "learned"},
+        overrides=raw.overrides,
+        image_size=raw.image_size,
         notes=notes,
     )
     return Description(config=config, processor=preprocessing.torchvision(config), notes=tuple(notes))
 
 
-def obstacle(config: Any) -> str | None:
-    """The paper's model alone, square, with exact GELU and epsilon 1e-6."""
+def unsupported_reason(config: Any) -> str | None:
+    """Requires the ViT paper's model with square RGB images, exact GELU and epsilon 1e-6."""
     if config.position_tokens == "patches":
-        return f"{WHAT} has a position for the class token, this model has none; to='vitkit' can say it"
+        return f"{TITLE} has a position for the class token, but this model has none; use to='vitkit'"
     if config.patch_size[0] != config.patch_size[1] or config.image_size[0] != config.image_size[1]:
-        return f"{WHAT} is square, not {config.image_size}; to='huggingface' can say it"
+        return f"{TITLE} needs square images, not {config.image_size}; use to='huggingface'"
     if config.channels != 3:
-        return f"{WHAT} has 3 channels, not {config.channels}; to='huggingface' can say it"
-    said = lacking(config, WHAT, fixed={}, free=("position_tokens", "pre_logits", *MEANS))
-    return said or meaning(config, WHAT, MEANS)
+        return f"{TITLE} has 3 channels, not {config.channels}; use to='huggingface'"
+    reason = unsupported_field(config, TITLE, fixed={}, free=("position_tokens", "pre_logits", *IMPLIED))
+    return reason or implied_mismatch(config, TITLE, IMPLIED)
 
 
 def write(checkpoint: Checkpoint, path: Path) -> None:
-    """A state dict of plain tensors, as `torch.save` writes it."""
+    """Writes a state dict of plain tensors with `torch.save`."""
     torch.save(TABLE.saved(checkpoint.model.state_dict(), checkpoint.model.config.num_heads), path)
 
 
@@ -78,6 +78,6 @@ FORMAT = Format(
     suffix=".pth",
     accepts=lambda config: config is None or "model_type" not in config,
     describe=describe,
-    obstacle=obstacle,
+    unsupported_reason=unsupported_reason,
     write=write,
 )

@@ -1,4 +1,4 @@
-"""Our own folders: the canonical names, and a config.json that says everything of any model of any family."""
+"""vitkit's own folders: they store every config field of every model family."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from vitkit import models
 from vitkit.checkpoints import preprocessing
 from vitkit.checkpoints.checkpoint import Checkpoint, CheckpointError
 from vitkit.checkpoints.containers.safetensors import write_weights
-from vitkit.checkpoints.formats import Description, Format, Found
+from vitkit.checkpoints.formats import Description, Format, RawCheckpoint
 from vitkit.checkpoints.infer.vit import check_fixed_positions, parse_overrides
 from vitkit.checkpoints.json_files import write_json
 from vitkit.checkpoints.table import Rule, Table
@@ -18,45 +18,49 @@ VERSION = 1
 TABLE = Table((Rule("{name}", ("{name}",)),))
 
 
-def describe(found: Found) -> Description:
-    """All of it is stated; sizes that no tensor could have are refused before a model is built."""
-    stated = found.config or {}
-    if stated["vitkit"] != VERSION:
+def describe(raw: RawCheckpoint) -> Description:
+    """Reads config.json; sizes larger than any tensor are rejected before the model is built."""
+    file_config = raw.config or {}
+    if file_config["vitkit"] != VERSION:
         raise CheckpointError(
-            f"config.json is of version {stated['vitkit']!r} of vitkit's layout; this vitkit reads {VERSION}"
+            f"config.json has version {file_config['vitkit']!r} of vitkit's layout, expected {VERSION}"
         )
     try:
-        config = models.from_dict(stated["model"])
-        config = configs.override(config, parse_overrides(type(config), found.overrides))
+        config = models.from_dict(file_config["model"])
+        config = configs.override(config, parse_overrides(type(config), raw.overrides))
     except ValueError as error:
         raise CheckpointError(f"config.json: {error}") from None
-    largest = max((side for info in found.tensors.infos.values() for side in info.shape), default=0)
-    for name, limit in (("depth", len(found.tensors.infos)), ("width", largest), ("mlp_width", largest)):
+    largest = max((side for info in raw.tensors.infos.values() for side in info.shape), default=0)
+    for name, limit in (("depth", len(raw.tensors.infos)), ("width", largest), ("mlp_width", largest)):
         if getattr(config, name, 0) > limit:
-            raise CheckpointError(f"config.json says {name} {getattr(config, name)}, more than the tensors can hold")
+            raise CheckpointError(f"config.json: {name} is {getattr(config, name)}, more than the tensors can have")
     check_fixed_positions(config)
-    labels = stated.get("labels", [])
+    labels = file_config.get("labels", [])
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
-        raise CheckpointError("config.json: labels is not a list of texts")
-    words = found.preprocessor
+        raise CheckpointError("config.json: labels is not a list of strings")
+    data = raw.preprocessor
     processor = (
         preprocessing.google(config)
-        if words is None
-        else preprocessing.stated(lambda: Processor.from_huggingface(words), "preprocessor_config.json")
+        if data is None
+        else preprocessing.stated(lambda: Processor.from_huggingface(data), "preprocessor_config.json")
     )
     return Description(config=config, processor=processor, labels=tuple(labels))
 
 
 def accepts(config: Any) -> bool:
-    """Whether config.json is ours."""
+    """Returns whether config.json is in vitkit's layout."""
     return config is not None and "vitkit" in config and isinstance(config.get("model"), dict)
 
 
 def write(checkpoint: Checkpoint, folder: Path) -> None:
-    """config.json, model.safetensors, preprocessor_config.json."""
+    """Writes config.json, model.safetensors and preprocessor_config.json."""
     write_weights(checkpoint.model.state_dict(), folder)
-    stated = {"vitkit": VERSION, "model": models.to_dict(checkpoint.model.config), "labels": list(checkpoint.labels)}
-    write_json(stated, folder / "config.json")
+    config_json = {
+        "vitkit": VERSION,
+        "model": models.to_dict(checkpoint.model.config),
+        "labels": list(checkpoint.labels),
+    }
+    write_json(config_json, folder / "config.json")
     write_json(checkpoint.processor.to_huggingface(), folder / "preprocessor_config.json")
 
 
@@ -67,6 +71,6 @@ FORMAT = Format(
     table=TABLE,
     accepts=accepts,
     describe=describe,
-    obstacle=lambda config: None,
+    unsupported_reason=lambda config: None,
     write=write,
 )

@@ -1,1 +1,1 @@
-"""A model's config, read off the shapes of its tensors; one file per group of families."""
+"""Infers a model config from tensor shapes; one module per group of model families."""

@@ -1,4 +1,4 @@
-"""The config of a hybrid or a BiT ResNet, read off the shapes of its tensors; a hybrid's ViT as a plain one's."""
+"""Infers the config of a hybrid or a BiT ResNet from the shapes of its tensors."""
 
 import re
 from collections.abc import Mapping
@@ -19,33 +19,33 @@ VIT_FIELDS = {field.name for field in fields(vit.Config)}
 def infer_hybrid(
     shapes: Mapping[str, Shape],
     *,
-    dialect: Mapping[str, Any],
-    stated: Mapping[str, Any],
+    defaults: Mapping[str, Any],
+    file_config: Mapping[str, Any],
     overrides: Mapping[str, Any],
     image_size: tuple[int, int] | None,
     notes: list[str],
 ) -> hybrid.Config:
-    """The config of the tensors with those (canonical) names and shapes; arguments and errors as `infer_vit`."""
-    said = parse_overrides(hybrid.Config, overrides)
+    """Infers the config of a hybrid; arguments and errors are those of `infer_vit`."""
+    parsed = parse_overrides(hybrid.Config, overrides)
     depths = resnet_depths(shapes, f"{BACKBONE}.stages")
     stride = resnet_stride(depths)
     stem = _convolution(shapes, f"{BACKBONE}.stem.conv.weight" if depths else f"{BACKBONE}.conv.weight")
     width, _, rows, columns = _convolution(shapes, "patch_embed.proj.weight")
-    # As seen from the ViT: a patch of pixels instead of one of the map.
+    # Convert the patch size from feature map cells to pixels for `infer_vit`.
     patch = rows * stride, columns * stride
     pixels = {**shapes, "patch_embed.proj.weight": (width, stem[1], *patch)}
-    size = said.get("image_size") or stated.get("image_size") or image_size
+    size = parsed.get("image_size") or file_config.get("image_size") or image_size
     covered = None if size is None else _covered(size, patch, stride)
     plain = infer_vit(
         pixels,
-        dialect=_only(dialect, VIT_FIELDS | {"position_order"}),
-        stated=_only(stated, VIT_FIELDS) | ({"image_size": covered} if "image_size" in stated else {}),
-        overrides=_only(said, VIT_FIELDS) | ({"image_size": covered} if "image_size" in said else {}),
+        defaults=_only(defaults, VIT_FIELDS | {"position_order"}),
+        file_config=_only(file_config, VIT_FIELDS) | ({"image_size": covered} if "image_size" in file_config else {}),
+        overrides=_only(parsed, VIT_FIELDS) | ({"image_size": covered} if "image_size" in parsed else {}),
         image_size=covered,
         notes=notes,
     )
     values = configs.to_dict(plain) | {"depths": depths, "stem_width": stem[0]}
-    values |= {name: value for name, value in {**dialect, **stated, **said}.items() if name in OWN_FIELDS}
+    values |= {name: value for name, value in {**defaults, **file_config, **parsed}.items() if name in OWN_FIELDS}
     if size is not None and covered == plain.image_size:
         values["image_size"] = size
     try:
@@ -58,13 +58,13 @@ OWN_FIELDS = {field.name for field in fields(hybrid.Config)} - VIT_FIELDS
 
 
 def resnet_depths(shapes: Mapping[str, Shape], where: str) -> tuple[int, ...]:
-    """How many bottlenecks each of the stages has; CheckpointError where one is missing between others."""
+    """Returns the number of bottlenecks per stage; CheckpointError if one is missing."""
     pattern = re.compile(rf"{re.escape(where)}\.(\d{{1,3}})\.blocks\.(\d{{1,3}})\.conv1\.weight")
-    places = {(int(match[1]), int(match[2])) for name in shapes if (match := pattern.fullmatch(name))}
-    stages = max((stage for stage, _ in places), default=-1) + 1
-    depths = tuple(max((block for own, block in places if own == stage), default=0) + 1 for stage in range(stages))
-    all_places = {(stage, block) for stage, depth in enumerate(depths) for block in range(depth)}
-    if absent := sorted(all_places - places):
+    found = {(int(match[1]), int(match[2])) for name in shapes if (match := pattern.fullmatch(name))}
+    stages = max((stage for stage, _ in found), default=-1) + 1
+    depths = tuple(max((b for s, b in found if s == stage), default=0) + 1 for stage in range(stages))
+    expected = {(stage, block) for stage, depth in enumerate(depths) for block in range(depth)}
+    if absent := sorted(expected - found):
         raise CheckpointError(f"bottlenecks are missing: {listing([f'stage {s} block {b}' for s, b in absent])}")
     return depths
 
@@ -72,12 +72,12 @@ def resnet_depths(shapes: Mapping[str, Shape], where: str) -> tuple[int, ...]:
 def _convolution(shapes: Mapping[str, Shape], name: str) -> Shape:
     shape = shapes.get(name, ())
     if len(shape) != 4 or 0 in shape:
-        raise CheckpointError(f"a ResNet of Google's needs {name} with 4 axes, none of them empty")
+        raise CheckpointError(f"{name} is missing or is not a convolution with 4 non-empty axes")
     return shape
 
 
 def _covered(size: tuple[int, int], patch: tuple[int, int], stride: int) -> tuple[int, int]:
-    """The pixels that whole patches span: the ResNet rounds its map up, where the ViT's own patches round down."""
+    """Returns the size covered by complete patches: the ResNet rounds its feature map up, patches round down."""
     rows, columns = (-(-side // stride) * stride // each * each for side, each in zip(size, patch, strict=True))
     return rows, columns
 
@@ -94,11 +94,11 @@ def infer_resnet(
     image_size: tuple[int, int] | None,
     notes: list[str],
 ) -> resnet.Config:
-    """The config of a BiT ResNet: depths, widths and classes from the shapes, `fields` from the format.
+    """Infers depths, widths and classes of a BiT ResNet from shapes; `fields` are the values set by the format.
 
-    Raises CheckpointError where the tensors leave it open.
+    Raises CheckpointError if the tensors do not determine the config.
     """
-    said = parse_overrides(resnet.Config, overrides)
+    parsed = parse_overrides(resnet.Config, overrides)
     stem = _convolution(shapes, "stem.conv.weight")
     head = shapes.get("head.weight", (0, 0))
     values = {"image_size": image_size or (224, 224), **fields} | {
@@ -107,9 +107,9 @@ def infer_resnet(
         "channels": stem[1],
         "num_classes": head[0],
     }
-    if image_size is None and "image_size" not in {**fields, **said}:
-        notes.append("image size 224x224: the file has nothing that would tell, and any size works")
+    if image_size is None and "image_size" not in {**fields, **parsed}:
+        notes.append("image_size is not in the file: using 224x224; any size works")
     try:
-        return configs.from_dict(resnet.Config, values | said)
+        return configs.from_dict(resnet.Config, values | parsed)
     except ValueError as error:
         raise CheckpointError(str(error)) from None

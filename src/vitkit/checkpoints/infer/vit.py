@@ -1,7 +1,7 @@
-"""The config of a plain ViT, read off the shapes of its tensors.
+"""Infers the config of a plain ViT from the shapes of its tensors.
 
-What shapes do not tell (heads, activation, epsilon) comes from the file's own config, else from the format's dialect,
-else from the table of known widths; what the caller states wins.
+Shapes do not determine num_heads, activation and norm_eps. They come from the caller's overrides, else the file's
+config.json, else the format's defaults, else (num_heads) the table of known widths.
 """
 
 import math
@@ -15,11 +15,11 @@ from vitkit.checkpoints.tensors import Shape
 from vitkit.models.vit import SIZES, Config
 
 HEADS = {width: heads for width, _, heads, _ in SIZES.values()}
-# Heads have this width in every ViT up to L, whatever the total.
+# The head dimension of every ViT up to ViT-L.
 HEAD_WIDTH = 64
-# The factor a fresh LayerScale starts from is not in a file of trained ones; DINOv2's stands in.
+# Files do not store the initial value of LayerScale; DINOv2's is used.
 LAYER_SCALE = 1e-5
-# Fixed sine-cosine tables are computed, not read: this bounds the memory that a file's stated size can ask for.
+# Sine-cosine tables are computed from config.json: limits the memory that an untrusted file can allocate.
 MAX_FIXED_POSITIONS = 65_536
 STRUCTURE = ("patch_size", "channels", "width", "depth", "mlp_width", "num_classes")
 
@@ -27,26 +27,27 @@ STRUCTURE = ("patch_size", "channels", "width", "depth", "mlp_width", "num_class
 def infer_vit(
     shapes: Mapping[str, Shape],
     *,
-    dialect: Mapping[str, Any],
-    stated: Mapping[str, Any],
+    defaults: Mapping[str, Any],
+    file_config: Mapping[str, Any],
     overrides: Mapping[str, Any],
     image_size: tuple[int, int] | None,
     notes: list[str],
 ) -> Config:
-    """The config of the tensors with those (canonical) names and shapes.
+    """Infers the config of tensors with these vitkit names and shapes.
 
-    `dialect` are the format's customs, `stated` what the file's own config says, `overrides` what the caller says; each
-    has fields of `Config`. `image_size` is tried where neither says it. Adds to `notes` what was guessed. Raises
-    CheckpointError where they contradict each other or leave the config open.
+    `defaults` (of the format), `file_config` (of the file) and `overrides` (of the caller) map fields of `Config` to
+    values. `image_size` is tried if none of them sets it. Guessed values are added to `notes`. Raises CheckpointError
+    if the sources contradict each other or do not determine the config.
     """
     overrides = parse_overrides(Config, overrides)
     known = get_type_hints(Config)
-    stated = _typed(Config, {name: value for name, value in stated.items() if name in known}, {}, "config.json")
+    from_file = {name: value for name, value in file_config.items() if name in known}
+    file_config = _typed(Config, from_file, {}, "config.json")
     seen = _structure(shapes)
     for name in STRUCTURE:
-        if name in stated and stated[name] != seen[name]:
-            raise CheckpointError(f"the config says {name} {stated[name]}, the tensors say {seen[name]}")
-    fields = {**dialect, **seen, **stated, **overrides}
+        if name in file_config and file_config[name] != seen[name]:
+            raise CheckpointError(f"config.json: {name} is {file_config[name]}, but the tensors have {seen[name]}")
+    fields = {**defaults, **seen, **file_config, **overrides}
     if "num_heads" not in fields:
         fields["num_heads"] = _num_heads(shapes, fields, notes)
     if fields.get("pool") is None:
@@ -61,14 +62,14 @@ def infer_vit(
 
 
 def parse_overrides(cls: type, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """What the caller states, as values of the config's fields; text is parsed, one number for a size is a square."""
+    """Converts overrides to the types of config fields; strings are parsed, a single number is a square size."""
     plain = {name: configs.parse(value) if isinstance(value, str) else value for name, value in overrides.items()}
     sides = {name: (value, value) for name, value in plain.items() if name.endswith("_size") and isinstance(value, int)}
     return _typed(cls, plain | sides, overrides, "config")
 
 
 def _typed(cls: type, values: Mapping[str, Any], texts: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The values as the types of the config's fields; `texts` are the words they were parsed from."""
+    """Converts values to the types of config fields; `texts` are the strings that they were parsed from."""
     hints = get_type_hints(cls)
     result: dict[str, Any] = {}
     for name, value in values.items():
@@ -82,9 +83,9 @@ def _typed(cls: type, values: Mapping[str, Any], texts: Mapping[str, Any], where
 
 
 def check_fixed_positions(config: Any) -> None:
-    """CheckpointError where a table that no file holds would be larger than any model needs."""
+    """Raises CheckpointError if a computed position table would be too large."""
     if getattr(config, "position", None) == "sincos2d" and math.prod(config.grid) > MAX_FIXED_POSITIONS:
-        raise CheckpointError(f"image_size {config.image_size} makes {math.prod(config.grid):,} positions: too many")
+        raise CheckpointError(f"image_size {config.image_size} has too many positions: {math.prod(config.grid):,}")
 
 
 def _structure(shapes: Mapping[str, Shape]) -> dict[str, Any]:
@@ -95,7 +96,7 @@ def _structure(shapes: Mapping[str, Shape]) -> dict[str, Any]:
     qkv = _shape(shapes, "blocks.0.attn.qkv.weight", 2)
     if qkv != (3 * width, width):
         raise CheckpointError(
-            f"the patches have width {width}, but the first attention is {qkv}, not {(3 * width, width)}"
+            f"the patch embedding has width {width}, but blocks.0.attn.qkv is {qkv}, not {(3 * width, width)}"
         )
     hidden, mlp_width = _shape(shapes, "blocks.0.mlp.fc1.weight", 2)[0], _shape(shapes, "blocks.0.mlp.fc2.weight", 2)[1]
     return {
@@ -118,9 +119,9 @@ def _structure(shapes: Mapping[str, Shape]) -> dict[str, Any]:
 
 def _shape(shapes: Mapping[str, Shape], name: str, axes: int) -> Shape:
     if name not in shapes:
-        raise CheckpointError(f"a ViT needs {name}, which is missing or of an impossible shape")
+        raise CheckpointError(f"{name} is missing or has an invalid shape")
     if len(shapes[name]) != axes or 0 in shapes[name]:
-        raise CheckpointError(f"{name} has the shape {shapes[name]}; it takes {axes} axes, none of them empty")
+        raise CheckpointError(f"{name} has shape {shapes[name]}, expected {axes} non-empty axes")
     return shapes[name]
 
 
@@ -128,29 +129,29 @@ def _num_heads(shapes: Mapping[str, Shape], fields: Mapping[str, Any], notes: li
     width = fields["width"]
     if "blocks.0.attn.q_norm.weight" in shapes:
         return width // _shape(shapes, "blocks.0.attn.q_norm.weight", 1)[0]
-    # The gated ViTs (DINOv2 giant) have heads of the common width, others of 1536 have 16.
+    # SwiGLU ViTs of width 1536 (DINOv2 giant) have 24 heads, other ViTs of that width have 16.
     if width in HEADS and fields["mlp"] == "mlp":
-        notes.append(f"{HEADS[width]} heads: the file does not say, ViTs of width {width} have that many")
+        notes.append(f"num_heads is not in the file: using {HEADS[width]}, as in ViTs of width {width}")
         return HEADS[width]
     if width % HEAD_WIDTH == 0:
-        notes.append(f"{width // HEAD_WIDTH} heads: the file does not say, taken as {HEAD_WIDTH} wide each")
+        notes.append(f"num_heads is not in the file: using {width // HEAD_WIDTH}, for a head dimension of {HEAD_WIDTH}")
         return width // HEAD_WIDTH
     raise CheckpointError(
-        f"the file does not say how many heads share the width {width}: "
-        "state config={'num_heads': ...} (--set num_heads=...)"
+        f"num_heads is not in the file and cannot be inferred from width {width}: "
+        "set config={'num_heads': ...} (--set num_heads=...)"
     )
 
 
 def _positions(
     shapes: Mapping[str, Shape], fields: Mapping[str, Any], image_size: tuple[int, int] | None, notes: list[str]
 ) -> dict[str, Any]:
-    """Image size, kind of positions, and which tokens have a row in the table."""
+    """Infers image_size, position and position_tokens."""
     patch = fields["patch_size"]
     if fields.get("position") in ("none", "sincos2d") or "pos_embed" not in shapes:
         size = fields.get("image_size") or image_size
         if size is None:
             size = (224 // patch[0] * patch[0] or patch[0], 224 // patch[1] * patch[1] or patch[1])
-            notes.append(f"image size {size[0]}x{size[1]}: the file has no position table that would tell")
+            notes.append(f"image_size is not in the file: using {size[0]}x{size[1]}")
         return {"image_size": size, "position": fields.get("position", "none"), "position_tokens": "patches"}
     rows = _shape(shapes, "pos_embed", 3)[1]
     specials = {
@@ -161,15 +162,15 @@ def _positions(
     order: Sequence[str] = fields.get("position_order", ("class+patches", "all", "patches"))
     if "position_tokens" in fields:
         order = (fields["position_tokens"],)
-    stated = [size for size in (fields.get("image_size"), image_size) if size is not None]
-    for size in stated:
+    sizes = [size for size in (fields.get("image_size"), image_size) if size is not None]
+    for size in sizes:
         for tokens in order:
             if (size[0] // patch[0]) * (size[1] // patch[1]) == rows - specials[tokens]:
                 return {"image_size": size, "position": "learned", "position_tokens": tokens}
     if "image_size" in fields:
         size = fields["image_size"]
         raise CheckpointError(
-            f"the config says image_size {size[0]}x{size[1]}, {size[0] // patch[0]}x{size[1] // patch[1]} patches, "
+            f"image_size {size[0]}x{size[1]} has {size[0] // patch[0]}x{size[1] // patch[1]} patches, "
             f"but the position table has {rows} rows"
         )
     for tokens in order:
@@ -177,9 +178,9 @@ def _positions(
         if side and side * side == rows - specials[tokens]:
             size = (side * patch[0], side * patch[1])
             if tokens == "patches" and fields["class_token"] and len(order) > 1:
-                notes.append("no positions for special tokens: the rows of the table are a square without them")
+                notes.append("no positions for special tokens: the position table is a square grid without them")
             return {"image_size": size, "position": "learned", "position_tokens": tokens}
     raise CheckpointError(
-        f"a position table of {rows} rows is no square grid: "
-        "state image_size=(rows, columns) in pixels (--set image_size='[rows, columns]')"
+        f"a position table of {rows} rows is not a square grid: "
+        "set image_size=(height, width) in pixels (--set image_size='[height, width]')"
     )

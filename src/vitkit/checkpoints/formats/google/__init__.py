@@ -1,1 +1,1 @@
-"""Google's `.npz` files: vision_transformer, big_vision and Big Transfer."""
+"""Google's `.npz` formats: vision_transformer, big_vision and Big Transfer."""

@@ -1,4 +1,4 @@
-"""Table lines that the JAX formats share: flax names modules after their class and stores kernels input-first."""
+"""Table rules shared by the JAX formats: flax names modules by class and stores kernels input-first."""
 
 import re
 
@@ -7,22 +7,22 @@ from vitkit.checkpoints.tensors import Info, Tensors
 
 
 def dense(ours: str, theirs: str) -> list[Rule]:
-    """A dense layer: the kernel is (in, out)."""
+    """Rules for a dense layer; the kernel is (in, out)."""
     return [Rule(f"{ours}.weight", (f"{theirs}/kernel",), TRANSPOSED), Rule(f"{ours}.bias", (f"{theirs}/bias",))]
 
 
 def convolution(ours: str, theirs: str) -> list[Rule]:
-    """A convolution: the kernel is (rows, columns, in, out)."""
+    """Rules for a convolution; the kernel is (height, width, in, out)."""
     return [Rule(f"{ours}.weight", (f"{theirs}/kernel",), CONVOLUTION), Rule(f"{ours}.bias", (f"{theirs}/bias",))]
 
 
 def norm(ours: str, theirs: str) -> list[Rule]:
-    """A LayerNorm."""
+    """Rules for a LayerNorm."""
     return [Rule(f"{ours}.weight", (f"{theirs}/scale",)), Rule(f"{ours}.bias", (f"{theirs}/bias",))]
 
 
 def projections(ours: str, theirs: str, parts: tuple[str, ...]) -> list[Rule]:
-    """Input projections of attention, fused into one matrix of ours."""
+    """Rules for attention input projections, fused into one matrix in vitkit."""
     kernels, biases = (tuple(f"{theirs}/{part}/{leaf}" for part in parts) for leaf in ("kernel", "bias"))
     return [
         Rule(f"{ours}.weight", kernels, heads_in(len(parts))),
@@ -31,12 +31,12 @@ def projections(ours: str, theirs: str, parts: tuple[str, ...]) -> list[Rule]:
 
 
 def output(ours: str, theirs: str) -> list[Rule]:
-    """The output projection of attention."""
+    """Rules for the attention output projection."""
     return [Rule(f"{ours}.weight", (f"{theirs}/out/kernel",), HEADS_OUT), Rule(f"{ours}.bias", (f"{theirs}/out/bias",))]
 
 
 def vit(attention: str, norm2: str, mlp: str) -> list[Rule]:
-    """What every ViT of the lineage has, with the names its blocks give to attention, second norm and MLP."""
+    """Rules shared by Google's ViTs, given the names of attention, second norm and MLP in a block."""
     block = "Transformer/encoderblock_{i}"
     return [
         Rule("cls_token", ("cls",)),
@@ -54,19 +54,20 @@ def vit(attention: str, norm2: str, mlp: str) -> list[Rule]:
 
 
 def resnet_convolution(ours: str, theirs: str) -> Rule:
-    """A standardised convolution; the stored kernel is raw."""
+    """Rule for a weight-standardized convolution without bias; the stored kernel is not standardized."""
     return Rule(f"{ours}.weight", (f"{theirs}/kernel",), CONVOLUTION)
 
 
 def group_norm(ours: str, theirs: str, leaves: tuple[str, str]) -> list[Rule]:
-    """A GroupNorm, with its words for scale and shift."""
+    """Rules for a GroupNorm; `leaves` are the names of scale and shift."""
     return [
-        Rule(f"{ours}.{leaf}", (f"{theirs}/{word}",)) for leaf, word in zip(("weight", "bias"), leaves, strict=True)
+        Rule(f"{ours}.{leaf}", (f"{theirs}/{their_leaf}",))
+        for leaf, their_leaf in zip(("weight", "bias"), leaves, strict=True)
     ]
 
 
-def squeezed(tensors: Tensors, pattern: str) -> Tensors:
-    """Norms of the shape (1, 1, 1, c), as files of an older flax have, as the vectors they are."""
+def squeeze_norms(tensors: Tensors, pattern: str) -> Tensors:
+    """Flattens norm parameters of shape (1, 1, 1, c), as older flax stores them, to (c,)."""
     old = {
         name
         for name, info in tensors.infos.items()

@@ -1,4 +1,4 @@
-"""big_vision's `.npz` files: positions on patches only, token, mean or MAP pooling, blocks one by one or stacked."""
+"""big_vision's `.npz` files: positions for patches only; token, mean or MAP pooling; optionally stacked blocks."""
 
 from pathlib import Path
 from typing import Any
@@ -8,15 +8,15 @@ from torch import Tensor
 from vitkit.checkpoints import preprocessing
 from vitkit.checkpoints.checkpoint import Checkpoint, CheckpointError
 from vitkit.checkpoints.containers.npz import write_npz
-from vitkit.checkpoints.formats import Description, Format, Found
-from vitkit.checkpoints.formats._unsupported import lacking, meaning
+from vitkit.checkpoints.formats import Description, Format, RawCheckpoint
+from vitkit.checkpoints.formats._unsupported import implied_mismatch, unsupported_field
 from vitkit.checkpoints.formats.google import _names
-from vitkit.checkpoints.formats.google.vit import DIALECT, MEANS, num_heads
+from vitkit.checkpoints.formats.google.vit import DEFAULTS, IMPLIED, num_heads
 from vitkit.checkpoints.infer.vit import infer_vit
 from vitkit.checkpoints.table import Rule, Table
 from vitkit.checkpoints.tensors import Info, Tensors
 
-WHAT = "big_vision's .npz"
+TITLE = "big_vision's .npz"
 POOLS = ("token", "gap", "map")
 ATTENTION = "MultiHeadDotProductAttention_0"
 STACKED = "Transformer/encoderblock/"
@@ -36,66 +36,68 @@ TABLE = Table(
 )
 
 
-def unstacked(tensors: Tensors) -> Tensors:
-    """Blocks that a scan over depth stored as one array with a leading axis, one by one."""
+def unstack(tensors: Tensors) -> Tensors:
+    """Splits blocks that a scan over depth stored as one array with a leading depth axis."""
     stacked = {name: info for name, info in tensors.infos.items() if name.startswith(STACKED)}
     depths = {info.shape[0] if info.shape else 0 for info in stacked.values()}
     if not stacked:
         return tensors
     if len(depths) > 1 or depths == {0} or max(depths) > 1000:
-        raise CheckpointError(f"the stacked blocks have depths {sorted(depths)}")
+        raise CheckpointError(f"stacked blocks have depths {sorted(depths)}, expected one depth from 1 to 1000")
     infos = {name: info for name, info in tensors.infos.items() if name not in stacked}
     origin: dict[str, tuple[str, int]] = {}
     for name, info in stacked.items():
         for index in range(depths.copy().pop()):
             new = f"Transformer/encoderblock_{index}/{name.removeprefix(STACKED)}"
             infos[new], origin[new] = Info(info.shape[1:], info.dtype), (name, index)
-    whole: dict[str, Tensor] = {}
+    stacks: dict[str, Tensor] = {}
 
     def read(name: str) -> Tensor:
         if name not in origin:
             return tensors.read(name)
         source, index = origin[name]
-        if source not in whole:
-            whole[source] = tensors.read(source)
-        return whole[source][index]
+        if source not in stacks:
+            stacks[source] = tensors.read(source)
+        return stacks[source][index]
 
     return Tensors(infos, read)
 
 
-def describe(found: Found) -> Description:
-    """A file without a position table has the fixed sine-cosine one."""
+def describe(raw: RawCheckpoint) -> Description:
+    """Infers the config; without a position table, positions are sine-cosine."""
     notes: list[str] = []
-    shapes = TABLE.shapes(found.tensors)
+    shapes = TABLE.shapes(raw.tensors)
     fixed = {} if "pos_embed" in shapes else {"position": "sincos2d"}
-    if "flexivit" in found.file_name.lower():
-        # Its code resizes tables with jax.image.resize; nothing but its name tells a FlexiViT.
+    if "flexivit" in raw.file_name.lower():
+        # FlexiViT resizes positions with jax.image.resize; only the file name identifies it.
         fixed = {"position_resize": "bilinear_antialias"}
-        notes.append("a FlexiViT by its name: positions are resized as its code does, patch_size=... sets the patches")
+        notes.append(
+            "FlexiViT (by file name): positions are resized as in its code; set the patch size with patch_size=..."
+        )
     config = infer_vit(
         shapes,
-        dialect=DIALECT | fixed | {"position_order": ("patches", "class+patches")},
-        stated={"num_heads": num_heads(found, ATTENTION)},
-        overrides=found.overrides,
-        image_size=found.image_size,
+        defaults=DEFAULTS | fixed | {"position_order": ("patches", "class+patches")},
+        file_config={"num_heads": num_heads(raw, ATTENTION)},
+        overrides=raw.overrides,
+        image_size=raw.image_size,
         notes=notes,
     )
     return Description(config=config, processor=preprocessing.big_vision(config), notes=tuple(notes))
 
 
-def obstacle(config: Any) -> str | None:
-    """Positions on patches only or none stored, tanh-GELU, epsilon 1e-6."""
+def unsupported_reason(config: Any) -> str | None:
+    """Requires positions for patches only or sine-cosine positions, tanh-GELU and epsilon 1e-6."""
     if config.position not in ("learned", "sincos2d"):
-        return f"{WHAT} cannot say position='{config.position}'; to='vitkit' can"
+        return f"{TITLE} cannot store position='{config.position}'; use to='vitkit'"
     if config.position == "learned" and config.num_special_positions:
-        return f"{WHAT} has no position for the class token, this model has one; to='npz' has it too"
+        return f"{TITLE} has no position for the class token, but this model has one; use to='npz'"
     fixed = {"class_token": config.pool == "token", "pool": config.pool if config.pool in POOLS else "gap"}
-    free = ("position", "position_tokens", "pre_logits", *MEANS)
-    return lacking(config, WHAT, fixed=fixed, free=free) or meaning(config, WHAT, MEANS)
+    free = ("position", "position_tokens", "pre_logits", *IMPLIED)
+    return unsupported_field(config, TITLE, fixed=fixed, free=free) or implied_mismatch(config, TITLE, IMPLIED)
 
 
 def write(checkpoint: Checkpoint, path: Path) -> None:
-    """One archive, everything under `params/`."""
+    """Writes one archive with all names under `params/`."""
     saved = TABLE.saved(checkpoint.model.state_dict(), checkpoint.model.config.num_heads)
     write_npz({PREFIX + name: tensor for name, tensor in saved.items()}, path)
 
@@ -114,8 +116,8 @@ FORMAT = Format(
     ),
     suffix=".npz",
     accepts=lambda config: True,
-    arrange=unstacked,
+    arrange=unstack,
     describe=describe,
-    obstacle=obstacle,
+    unsupported_reason=unsupported_reason,
     write=write,
 )

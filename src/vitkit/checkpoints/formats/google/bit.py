@@ -6,13 +6,13 @@ from typing import Any
 from vitkit.checkpoints import preprocessing
 from vitkit.checkpoints.checkpoint import Checkpoint
 from vitkit.checkpoints.containers.npz import write_npz
-from vitkit.checkpoints.formats import Description, Format, Found
-from vitkit.checkpoints.formats._unsupported import meaning
-from vitkit.checkpoints.formats.google._names import group_norm, resnet_convolution, squeezed
+from vitkit.checkpoints.formats import Description, Format, RawCheckpoint
+from vitkit.checkpoints.formats._unsupported import implied_mismatch
+from vitkit.checkpoints.formats.google._names import group_norm, resnet_convolution, squeeze_norms
 from vitkit.checkpoints.infer.resnet import infer_resnet
 from vitkit.checkpoints.table import Rule, Table, Transform
 
-MEANS = {
+IMPLIED = {
     "weight_eps": 1e-10,
     "weight_eps_on": "variance",
     "norm_eps": 1e-5,
@@ -32,7 +32,7 @@ TABLE = Table(
             resnet_convolution(f"{UNIT}.conv{part}", f"{THEIR_UNIT}/{letter}/standardized_conv2d")
             for part, letter in PARTS
         ),
-        # Each norm stands before the convolution of its letter.
+        # Each norm precedes the convolution with its letter.
         *(
             rule
             for part, letter in PARTS
@@ -46,27 +46,27 @@ TABLE = Table(
 )
 
 
-def describe(found: Found) -> Description:
-    """Depths and widths from the tensors; preprocessed as ViTs of the same authors: squashed to size, -1..1."""
+def describe(raw: RawCheckpoint) -> Description:
+    """Infers depths and widths; images are squashed to size and scaled to -1..1, as for Google's ViTs."""
     notes: list[str] = []
     config = infer_resnet(
-        TABLE.shapes(found.tensors),
-        fields=MEANS,
-        overrides=found.overrides,
-        image_size=found.image_size,
+        TABLE.shapes(raw.tensors),
+        fields=IMPLIED,
+        overrides=raw.overrides,
+        image_size=raw.image_size,
         notes=notes,
     )
-    squashed: Any = config
-    return Description(config=config, processor=preprocessing.google(squashed), notes=tuple(notes))
+    any_config: Any = config
+    return Description(config=config, processor=preprocessing.google(any_config), notes=tuple(notes))
 
 
-def obstacle(config: Any) -> str | None:
-    """Anything but Big Transfer's own order, padding and epsilons."""
-    return meaning(config, "Big Transfer's .npz", MEANS)
+def unsupported_reason(config: Any) -> str | None:
+    """Requires Big Transfer's order, padding and epsilons."""
+    return implied_mismatch(config, "Big Transfer's .npz", IMPLIED)
 
 
 def write(checkpoint: Checkpoint, path: Path) -> None:
-    """One archive with the published names."""
+    """Writes one archive with the published names."""
     write_npz(TABLE.saved(checkpoint.model.state_dict(), 1), path)
 
 
@@ -80,8 +80,8 @@ FORMAT = Format(
     aliases=((r"/(standardized_conv2d|group_norm|conv2d)_\d+/", r"/\1/"),),
     suffix=".npz",
     accepts=lambda config: True,
-    arrange=lambda tensors: squeezed(tensors, r"group_norm/(gamma|beta)$"),
+    arrange=lambda tensors: squeeze_norms(tensors, r"group_norm/(gamma|beta)$"),
     describe=describe,
-    obstacle=obstacle,
+    unsupported_reason=unsupported_reason,
     write=write,
 )

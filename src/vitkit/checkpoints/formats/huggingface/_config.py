@@ -1,4 +1,4 @@
-"""transformers' config.json of a ViT: fixed fields are read, each of its type; nothing in it is looked up or run."""
+"""Reading and writing transformers' config.json of a ViT; only known keys are read, and types are checked."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -6,9 +6,9 @@ from typing import Any
 
 from vitkit import config as configs
 from vitkit.checkpoints.checkpoint import Checkpoint, CheckpointError
-from vitkit.checkpoints.formats._unsupported import TRAINING, beside
+from vitkit.checkpoints.formats._unsupported import TRAINING, extra_fields
 
-# These write the same encoder under the same names.
+# These model types have the same encoder with the same tensor names.
 MODEL_TYPES = ("vit", "vit_mae", "vit_msn")
 ACTIVATIONS = {
     "gelu": "gelu",
@@ -22,14 +22,14 @@ ACTIVATIONS = {
     "swish": "silu",
 }
 WRITTEN = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "relu": "relu", "silu": "silu"}
-# Dropout rates have their own words in transformers, and someone may change those.
-BESIDE = tuple(name for name in TRAINING if "dropout" not in name)
+# transformers has its own keys for dropout rates, which users may edit.
+EXTRA = tuple(name for name in TRAINING if "dropout" not in name)
 MAX_SIDE = 100_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stated:
-    """The fields of a ViTConfig that say what is computed, with its defaults; every other key is left alone."""
+class ViTFields:
+    """Fields of ViTConfig that define the computation, with its defaults; other keys are ignored."""
 
     num_attention_heads: int | None = None
     num_hidden_layers: int | None = None
@@ -62,28 +62,30 @@ NAMES = {
 
 
 def read_config(data: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...] | None]:
-    """Fields of our config that it states, and the names of classes; CheckpointError for a field of a wrong type."""
-    known = {field.name for field in fields(Stated)}
+    """Returns vitkit config fields and class labels from config.json; CheckpointError for a wrong type."""
+    known = {field.name for field in fields(ViTFields)}
     try:
-        stated = configs.from_dict(Stated, {key: data[key] for key in data if key in known and data[key] is not None})
+        parsed = configs.from_dict(
+            ViTFields, {key: data[key] for key in data if key in known and data[key] is not None}
+        )
     except ValueError as error:
         raise CheckpointError(f"config.json: {error}") from None
-    if stated.hidden_act not in ACTIVATIONS:
+    if parsed.hidden_act not in ACTIVATIONS:
         raise CheckpointError(
-            f"config.json: hidden_act {stated.hidden_act[:40]!r}{configs.nearest(stated.hidden_act, ACTIVATIONS)}"
+            f"config.json: hidden_act {parsed.hidden_act[:40]!r}{configs.nearest(parsed.hidden_act, ACTIVATIONS)}"
         )
-    values = {ours: getattr(stated, theirs) for theirs, ours in NAMES.items() if getattr(stated, theirs) is not None}
+    values = {ours: getattr(parsed, theirs) for theirs, ours in NAMES.items() if getattr(parsed, theirs) is not None}
     for name in ("image_size", "patch_size"):
         if isinstance(size := values.get(name), int):
             values[name] = (size, size)
         if name in values and not all(0 < side <= MAX_SIDE for side in values[name]):
             raise CheckpointError(f"config.json: {name} is {values[name]}")
-    if stated.id2label is not None and any("ForImageClassification" in name for name in stated.architectures):
-        # A file that should have a head and has none is not a model without one.
-        values["num_classes"] = len(stated.id2label)
-    values["activation"] = ACTIVATIONS[stated.hidden_act]
-    values |= {key: value for key, value in (stated.vitkit or {}).items() if key in BESIDE}
-    return values, _labels(stated.id2label)
+    if parsed.id2label is not None and any("ForImageClassification" in name for name in parsed.architectures):
+        # With num_classes set, a missing head is an error.
+        values["num_classes"] = len(parsed.id2label)
+    values["activation"] = ACTIVATIONS[parsed.hidden_act]
+    values |= {key: value for key, value in (parsed.vitkit or {}).items() if key in EXTRA}
+    return values, _labels(parsed.id2label)
 
 
 def _labels(names: Mapping[str, str] | None) -> tuple[str, ...] | None:
@@ -98,7 +100,7 @@ def _labels(names: Mapping[str, str] | None) -> tuple[str, ...] | None:
 
 
 def to_config(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The config.json from which transformers builds this model; what it has no word for is under `vitkit`."""
+    """Returns the config.json for transformers; fields that it does not have are stored under `vitkit`."""
     config = checkpoint.model.config
     data: dict[str, Any] = {
         "architectures": ["ViTForImageClassification" if config.num_classes else "ViTModel"],
@@ -118,7 +120,7 @@ def to_config(checkpoint: Checkpoint) -> dict[str, Any]:
         "num_hidden_layers": config.depth,
         "patch_size": _side(config.patch_size),
         "qkv_bias": getattr(config, "qkv_bias", True),
-        "vitkit": beside(config),
+        "vitkit": extra_fields(config),
     }
     if config.num_classes:
         data["id2label"] = {str(index): label for index, label in enumerate(checkpoint.labels)}

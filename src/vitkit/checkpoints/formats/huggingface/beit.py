@@ -1,14 +1,13 @@
-"""Hugging Face transformers' BEiT: classification, and the encoder of masked image modelling."""
+"""Hugging Face transformers' BEiT: classification, and the encoder of masked image modeling."""
 
 from pathlib import Path
 from typing import Any
 
 from vitkit.checkpoints.checkpoint import Checkpoint
-from vitkit.checkpoints.formats import Description, Format, Found
-from vitkit.checkpoints.formats._unsupported import lacking
-from vitkit.checkpoints.formats.huggingface import ALIASES, MASK_TOKEN, MLP_ALIASES, vit
-from vitkit.checkpoints.formats.huggingface import _folder as library
-from vitkit.checkpoints.infer.vit_variants import infer_like, relative_image_size
+from vitkit.checkpoints.formats import Description, Format, RawCheckpoint
+from vitkit.checkpoints.formats._unsupported import unsupported_field
+from vitkit.checkpoints.formats.huggingface import ALIASES, MASK_TOKEN, MLP_ALIASES, _folder, vit
+from vitkit.checkpoints.infer.vit_variants import infer_variant, relative_image_size
 from vitkit.checkpoints.table import FUSED3, Rule, Table
 from vitkit.models import beit
 
@@ -33,40 +32,42 @@ TABLE = Table(
     )
 )
 TABLES = ("blocks.0.attn.relative_position_bias_table", "rel_pos_bias.relative_position_bias_table")
-DIALECT = {**vit.DIALECT, "relative_resize": "bilinear"}
+DEFAULTS = {**vit.DEFAULTS, "relative_resize": "bilinear"}
 
 
-def own_fields(shapes: dict[str, Any]) -> dict[str, Any]:
-    """What tells one BEiT from another, by the tensors it has."""
+def family_fields(shapes: dict[str, Any]) -> dict[str, Any]:
+    """Returns the config fields that the tensors of a BEiT determine."""
     relative = next((kind for kind, name in zip(("blocks", "shared"), TABLES, strict=True) if name in shapes), "none")
     pool = "gap" if "fc_norm.weight" in shapes else "token"
     return {"relative": relative, "pool": pool, "position": "learned" if "pos_embed" in shapes else "none"}
 
 
-def describe(found: Found) -> Description:
-    """By config.json; a bare state dict by the library's defaults."""
+def describe(raw: RawCheckpoint) -> Description:
+    """Reads config.json; a bare state dict gets the library's defaults."""
     notes: list[str] = []
-    stated, labels = library.stated_config(found, {}, notes)
-    shapes = TABLE.shapes(found.tensors)
-    stated |= relative_image_size(shapes, TABLES, stated, found)
-    own = own_fields(shapes) | {"relative_resize": "bilinear"}
+    file_config, labels = _folder.read_file_config(raw, {}, notes)
+    shapes = TABLE.shapes(raw.tensors)
+    file_config |= relative_image_size(shapes, TABLES, file_config, raw)
+    extra = family_fields(shapes) | {"relative_resize": "bilinear"}
     if "blocks.0.ls1.gamma" in shapes:
-        own["layer_scale"] = library.option(found, "layer_scale_init_value", 0.1)
-    config = infer_like(beit.Config, shapes, found, dialect=DIALECT, stated=stated, own=own, notes=notes)
-    processor = library.stated_processor(found, config, 7 / 8 if max(config.image_size) < 384 else 1.0, notes)
+        extra["layer_scale"] = _folder.option(raw, "layer_scale_init_value", 0.1)
+    config = infer_variant(
+        beit.Config, shapes, raw, defaults=DEFAULTS, file_config=file_config, extra=extra, notes=notes
+    )
+    processor = _folder.read_processor(raw, config, 7 / 8 if max(config.image_size) < 384 else 1.0, notes)
     return Description(config=config, processor=processor, labels=labels, notes=tuple(notes))
 
 
-def obstacle(config: Any) -> str | None:
-    """Of the ways to resize a table of relative positions the library has one."""
+def unsupported_reason(config: Any) -> str | None:
+    """Rejects fields that transformers' BEiT does not have."""
     free = ("activation", "norm_eps", "relative", "position", "layer_scale", "pool", "relative_resize")
-    return lacking(config, "transformers' BEiT", fixed={}, free=free)
+    return unsupported_field(config, "transformers' BEiT", fixed={}, free=free)
 
 
 def write(checkpoint: Checkpoint, folder: Path) -> None:
-    """A folder in the library's own layout, of `BeitForImageClassification`, or of `BeitModel` without classes."""
+    """Writes a folder for `BeitForImageClassification`, or `BeitModel` if there are no classes."""
     config = checkpoint.model.config
-    stated = {
+    config_json = {
         "architectures": ["BeitForImageClassification" if config.num_classes else "BeitModel"],
         "model_type": "beit",
         "use_relative_position_bias": config.relative == "blocks",
@@ -77,7 +78,7 @@ def write(checkpoint: Checkpoint, folder: Path) -> None:
         "drop_path_rate": config.stochastic_depth,
     }
     tensors = TABLE.saved(checkpoint.model.state_dict(), config.num_heads)
-    library.write_folder(checkpoint, folder, tensors, stated, "beit.")
+    _folder.write_folder(checkpoint, folder, tensors, config_json, "beit.")
 
 
 FORMAT = Format(
@@ -95,11 +96,11 @@ FORMAT = Format(
     ),
     ignored=(
         MASK_TOKEN,
-        (r"lm_head\.(weight|bias)", "the head of masked image modelling"),
-        (r".*relative_position_index", "index tables, which are computed"),
+        (r"lm_head\.(weight|bias)", "the head of masked image modeling"),
+        (r".*relative_position_index", "index tables, which vitkit computes"),
     ),
     accepts=lambda config: config is None or config.get("model_type") == "beit",
     describe=describe,
-    obstacle=obstacle,
+    unsupported_reason=unsupported_reason,
     write=write,
 )

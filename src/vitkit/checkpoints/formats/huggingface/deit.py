@@ -1,14 +1,13 @@
-"""Hugging Face transformers' distilled DeiT, the class with both heads (`DeiTForImageClassificationWithTeacher`)."""
+"""Hugging Face transformers' distilled DeiT with both heads (`DeiTForImageClassificationWithTeacher`)."""
 
 from pathlib import Path
 from typing import Any
 
 from vitkit.checkpoints.checkpoint import Checkpoint
-from vitkit.checkpoints.formats import Description, Format, Found
-from vitkit.checkpoints.formats._unsupported import lacking
-from vitkit.checkpoints.formats.huggingface import ALIASES, MASK_TOKEN, MLP_ALIASES, vit
-from vitkit.checkpoints.formats.huggingface import _folder as library
-from vitkit.checkpoints.infer.vit_variants import infer_like
+from vitkit.checkpoints.formats import Description, Format, RawCheckpoint
+from vitkit.checkpoints.formats._unsupported import unsupported_field
+from vitkit.checkpoints.formats.huggingface import ALIASES, MASK_TOKEN, MLP_ALIASES, _folder, vit
+from vitkit.checkpoints.infer.vit_variants import infer_variant
 from vitkit.checkpoints.table import FUSED3, Rule, Table
 from vitkit.models import deit
 
@@ -23,35 +22,35 @@ TABLE = Table(
         Rule("blocks.{i}.attn.qkv.{leaf}", vit.QKV, FUSED3),
     )
 )
-DIALECT = {**vit.DIALECT, "position_order": ("all",)}
+DEFAULTS = {**vit.DEFAULTS, "position_order": ("all",)}
 
 
 def as_registers(shapes: dict[str, Any]) -> dict[str, Any]:
-    """The shapes as those of a plain ViT, to which the distillation token is a register with a position."""
+    """Renames the distillation token to a register, as `infer_vit` expects."""
     return {("reg_token" if name == "dist_token" else name): shape for name, shape in shapes.items()}
 
 
-def describe(found: Found) -> Description:
-    """By config.json; a bare state dict by the library's defaults."""
+def describe(raw: RawCheckpoint) -> Description:
+    """Reads config.json; a bare state dict gets the library's defaults."""
     notes: list[str] = []
-    stated, labels = library.stated_config(found, {}, notes)
-    shapes = as_registers(TABLE.shapes(found.tensors))
-    config = infer_like(deit.Config, shapes, found, dialect=DIALECT, stated=stated, own={}, notes=notes)
-    processor = library.stated_processor(found, config, 7 / 8, notes)
+    file_config, labels = _folder.read_file_config(raw, {}, notes)
+    shapes = as_registers(TABLE.shapes(raw.tensors))
+    config = infer_variant(deit.Config, shapes, raw, defaults=DEFAULTS, file_config=file_config, extra={}, notes=notes)
+    processor = _folder.read_processor(raw, config, 7 / 8, notes)
     return Description(config=config, processor=processor, labels=labels, notes=tuple(notes))
 
 
-def obstacle(config: Any) -> str | None:
-    """Everything our distilled DeiT is can be said."""
-    return lacking(config, "transformers' DeiT", fixed={}, free=("activation", "norm_eps", "qkv_bias"))
+def unsupported_reason(config: Any) -> str | None:
+    """Rejects fields that transformers' DeiT does not have."""
+    return unsupported_field(config, "transformers' DeiT", fixed={}, free=("activation", "norm_eps", "qkv_bias"))
 
 
 def write(checkpoint: Checkpoint, folder: Path) -> None:
-    """A folder in the library's own layout."""
+    """Writes a folder in the library's layout."""
     config = checkpoint.model.config
     kind = "DeiTForImageClassificationWithTeacher" if config.num_classes else "DeiTModel"
     tensors = TABLE.saved(checkpoint.model.state_dict(), config.num_heads)
-    library.write_folder(checkpoint, folder, tensors, {"architectures": [kind], "model_type": "deit"}, "deit.")
+    _folder.write_folder(checkpoint, folder, tensors, {"architectures": [kind], "model_type": "deit"}, "deit.")
 
 
 FORMAT = Format(
@@ -67,6 +66,6 @@ FORMAT = Format(
     ignored=(MASK_TOKEN, (r"pooler\.dense\.(weight|bias)", "the pooler, which classification does not use")),
     accepts=lambda config: config is None or config.get("model_type") == "deit",
     describe=describe,
-    obstacle=obstacle,
+    unsupported_reason=unsupported_reason,
     write=write,
 )

@@ -1,16 +1,15 @@
-"""Hugging Face transformers' `DeiTForImageClassification`: both special tokens of a distilled DeiT, but one head.
+"""Hugging Face transformers' `DeiTForImageClassification`: class and distillation token, but a single head.
 
-The distillation token is read by no head, so to us the model is a plain ViT with one register that has a position.
+No head reads the distillation token, so vitkit loads the model as a plain ViT with one register.
 """
 
 from pathlib import Path
 from typing import Any
 
 from vitkit.checkpoints.checkpoint import Checkpoint
-from vitkit.checkpoints.formats import Description, Format, Found
-from vitkit.checkpoints.formats._unsupported import lacking
-from vitkit.checkpoints.formats.huggingface import _folder as library
-from vitkit.checkpoints.formats.huggingface import deit, vit
+from vitkit.checkpoints.formats import Description, Format, RawCheckpoint
+from vitkit.checkpoints.formats._unsupported import unsupported_field
+from vitkit.checkpoints.formats.huggingface import _folder, deit, vit
 from vitkit.checkpoints.infer.vit import infer_vit
 from vitkit.checkpoints.table import FUSED3, Rule, Table
 
@@ -23,35 +22,35 @@ TABLE = Table(
 )
 
 
-def describe(found: Found) -> Description:
-    """By config.json; a bare state dict by the library's defaults."""
-    notes = ["one head, on the class token: the distillation token is a register here"]
-    stated, labels = library.stated_config(found, {}, notes)
+def describe(raw: RawCheckpoint) -> Description:
+    """Reads config.json; a bare state dict gets the library's defaults."""
+    notes = ["single head on the class token: the distillation token is loaded as a register"]
+    file_config, labels = _folder.read_file_config(raw, {}, notes)
     config = infer_vit(
-        TABLE.shapes(found.tensors),
-        dialect=deit.DIALECT,
-        stated={"position": "learned", **stated},
-        overrides=found.overrides,
-        image_size=found.image_size,
+        TABLE.shapes(raw.tensors),
+        defaults=deit.DEFAULTS,
+        file_config={"position": "learned", **file_config},
+        overrides=raw.overrides,
+        image_size=raw.image_size,
         notes=notes,
     )
-    processor = library.stated_processor(found, config, 7 / 8, notes)
+    processor = _folder.read_processor(raw, config, 7 / 8, notes)
     return Description(config=config, processor=processor, labels=labels, notes=tuple(notes))
 
 
-def obstacle(config: Any) -> str | None:
-    """Anything but a classifier with a class token and one register, each with its position."""
+def unsupported_reason(config: Any) -> str | None:
+    """Requires a classifier with a class token and one register, both with a position embedding."""
     if (config.num_registers, config.position_tokens, config.class_token) != (1, "all", True) or not config.num_classes:
-        return "transformers' DeiTForImageClassification has a head and one register with a position; to='vitkit' can"
+        return "transformers' DeiTForImageClassification needs a head and one register with a position; use to='vitkit'"
     free = ("num_registers", "position_tokens", "activation", "norm_eps", "qkv_bias")
-    return lacking(config, "transformers' DeiT", fixed={}, free=free)
+    return unsupported_field(config, "transformers' DeiT", fixed={}, free=free)
 
 
 def write(checkpoint: Checkpoint, folder: Path) -> None:
-    """A folder in the library's own layout."""
+    """Writes a folder in the library's layout."""
     tensors = TABLE.saved(checkpoint.model.state_dict(), checkpoint.model.config.num_heads)
-    stated = {"architectures": ["DeiTForImageClassification"], "model_type": "deit"}
-    library.write_folder(checkpoint, folder, tensors, stated, "deit.")
+    config_json = {"architectures": ["DeiTForImageClassification"], "model_type": "deit"}
+    _folder.write_folder(checkpoint, folder, tensors, config_json, "deit.")
 
 
 FORMAT = Format(
@@ -64,6 +63,6 @@ FORMAT = Format(
     ignored=deit.FORMAT.ignored,
     accepts=deit.FORMAT.accepts,
     describe=describe,
-    obstacle=obstacle,
+    unsupported_reason=unsupported_reason,
     write=write,
 )

@@ -4,13 +4,12 @@ from pathlib import Path
 from typing import Any
 
 from vitkit.checkpoints.checkpoint import Checkpoint, CheckpointError
-from vitkit.checkpoints.formats import Description, Format, Found
-from vitkit.checkpoints.formats._unsupported import lacking
-from vitkit.checkpoints.formats.huggingface import MASK_TOKEN
-from vitkit.checkpoints.formats.huggingface import _folder as library
-from vitkit.checkpoints.infer.vit_variants import infer_like
+from vitkit.checkpoints.formats import Description, Format, RawCheckpoint
+from vitkit.checkpoints.formats._unsupported import unsupported_field
+from vitkit.checkpoints.formats.huggingface import MASK_TOKEN, _folder
+from vitkit.checkpoints.infer.vit_variants import infer_variant
 from vitkit.checkpoints.table import FUSED3, Rule, Table
-from vitkit.checkpoints.tensors import Tensors, fused
+from vitkit.checkpoints.tensors import Tensors, fuse_pairs
 from vitkit.models import dinov3
 
 ATTENTION = "layer.{i}.attention"
@@ -35,64 +34,68 @@ TABLE = Table(
         Rule("blocks.{i}.attn.qkv.weight", tuple(f"{ATTENTION}.{part}_proj.weight" for part in "qkv"), FUSED3),
     )
 )
-# The library's own defaults, where a config.json leaves them out.
-DEFAULTS = {"layer_norm_eps": 1e-5}
-DIALECT = {"activation": "gelu", "norm_eps": 1e-5}
-# Heads are 64 wide in all sizes but the largest.
+# The library's defaults for keys that config.json omits.
+CONFIG_DEFAULTS = {"layer_norm_eps": 1e-5}
+DEFAULTS = {"activation": "gelu", "norm_eps": 1e-5}
+# The head dimension is 64 except in the largest size (ViT-7B).
 HEADS_OF_WIDTH = {4096: 32}
 
 
 def arrange(tensors: Tensors) -> Tensors:
-    """The gated MLP's gate and value as one, where the plain one's first matrix is."""
-    return fused(tensors, r"(.*\.mlp)\.gate_proj\.(weight|bias)", r"\1.up_proj.\2", r"\1.up_proj.\2")
+    """Concatenates the gate and value matrices of SwiGLU under the name of the plain MLP's first matrix."""
+    return fuse_pairs(tensors, r"(.*\.mlp)\.gate_proj\.(weight|bias)", r"\1.up_proj.\2", r"\1.up_proj.\2")
 
 
-def own_fields(shapes: dict[str, Any]) -> dict[str, Any]:
-    """What the tensors say that a plain ViT has not."""
+def family_fields(shapes: dict[str, Any]) -> dict[str, Any]:
+    """Returns the config fields beyond a plain ViT's that the tensors determine."""
     return {
         "qkv_bias": "blocks.0.attn.q_bias" in shapes,
         "layer_scale": 1e-5 if "blocks.0.ls1.gamma" in shapes else None,
     }
 
 
-def describe(found: Found) -> Description:
-    """By config.json; a bare state dict by the library's defaults."""
+def describe(raw: RawCheckpoint) -> Description:
+    """Reads config.json; a bare state dict gets the library's defaults."""
     notes: list[str] = []
-    stated, labels = library.stated_config(found, DEFAULTS, notes)
-    if library.option(found, "key_bias", False) or not library.option(found, "mlp_bias", True):
-        raise CheckpointError("config.json: key_bias and mlp_bias are those of no published DINOv3")
-    if library.option(found, "use_gated_mlp", False):
-        if stated["activation"] != "silu":
+    file_config, labels = _folder.read_file_config(raw, CONFIG_DEFAULTS, notes)
+    if _folder.option(raw, "key_bias", False) or not _folder.option(raw, "mlp_bias", True):
+        raise CheckpointError(
+            "config.json: key_bias=True and mlp_bias=False are not supported; no published DINOv3 has them"
+        )
+    if _folder.option(raw, "use_gated_mlp", False):
+        if file_config["activation"] != "silu":
             raise CheckpointError(
-                f"config.json: a gated MLP with hidden_act {stated['activation']}, where all have silu"
+                f"config.json: hidden_act is {file_config['activation']}; a gated MLP needs hidden_act silu"
             )
-        # Ours is of the plain MLP.
-        del stated["activation"]
-    shapes = TABLE.shapes(found.tensors)
-    own = own_fields(shapes) | {"rotary_base": library.option(found, "rope_theta", 100.0)}
-    if found.config is not None:
-        own["rotary_rescale"] = float(found.config.get("pos_embed_rescale") or 1.0)
-        own["layer_scale"] = library.option(found, "layerscale_value", 1.0)
-        own["attention_dropout"] = library.option(found, "attention_dropout", 0.0)
-    dialect = DIALECT | heads(shapes)
-    config = infer_like(dinov3.Config, shapes, found, dialect=dialect, stated=stated, own=own, notes=notes)
-    processor = library.stated_processor(found, config, 1.0, notes)
+        # In vitkit `activation` applies to the plain MLP only.
+        del file_config["activation"]
+    shapes = TABLE.shapes(raw.tensors)
+    extra = family_fields(shapes) | {"rotary_base": _folder.option(raw, "rope_theta", 100.0)}
+    if raw.config is not None:
+        extra["rotary_rescale"] = float(raw.config.get("pos_embed_rescale") or 1.0)
+        extra["layer_scale"] = _folder.option(raw, "layerscale_value", 1.0)
+        extra["attention_dropout"] = _folder.option(raw, "attention_dropout", 0.0)
+    defaults = DEFAULTS | heads(shapes)
+    config = infer_variant(
+        dinov3.Config, shapes, raw, defaults=defaults, file_config=file_config, extra=extra, notes=notes
+    )
+    processor = _folder.read_processor(raw, config, 1.0, notes)
     return Description(config=config, processor=processor, labels=labels, notes=tuple(notes))
 
 
 def heads(shapes: dict[str, Any]) -> dict[str, int]:
-    """The number of heads of the size whose heads are not 64 wide."""
+    """Returns num_heads for the width whose head dimension is not 64."""
     width = shapes.get("patch_embed.proj.weight", (0,))[0]
     return {"num_heads": HEADS_OF_WIDTH[width]} if width in HEADS_OF_WIDTH else {}
 
 
-def obstacle(config: Any) -> str | None:
-    """What transformers' DINOv3 has no word for."""
-    what = "transformers' DINOv3"
+def unsupported_reason(config: Any) -> str | None:
+    """Rejects fields that transformers' DINOv3 does not have."""
+    title = "transformers' DINOv3"
     if config.num_classes:
-        return f"{what} has no class with a head, this model has {config.num_classes} classes; to='vitkit' can say it"
+        return f"{title} has no class with a head, but this model has {config.num_classes} classes; use to='vitkit'"
     if config.layer_scale is None:
-        return f"{what} always has LayerScale, this model has none; to='vitkit' can say it"
+        return f"{title} always has LayerScale, but this model has none; use to='vitkit'"
     free = (
         "activation",
         "norm_eps",
@@ -103,11 +106,11 @@ def obstacle(config: Any) -> str | None:
         "rotary_base",
         "rotary_rescale",
     )
-    return lacking(config, what, fixed={}, free=free)
+    return unsupported_field(config, title, fixed={}, free=free)
 
 
 def write(checkpoint: Checkpoint, folder: Path) -> None:
-    """A folder in the library's own layout."""
+    """Writes a folder in the library's layout."""
     config = checkpoint.model.config
     tensors = TABLE.saved(checkpoint.model.state_dict(), config.num_heads)
     tensors["embeddings.mask_token"] = tensors["embeddings.cls_token"].new_zeros(1, 1, config.width)
@@ -117,7 +120,7 @@ def write(checkpoint: Checkpoint, folder: Path) -> None:
         for name in [name for name in tensors if ".mlp.up_proj." in name]:
             gate, value = tensors.pop(name).chunk(2)
             tensors |= {name.replace("up_proj", "gate_proj"): gate, name: value}
-    stated = {
+    config_json = {
         "architectures": ["DINOv3ViTModel"],
         "model_type": "dinov3_vit",
         "use_gated_mlp": config.mlp == "swiglu",
@@ -132,7 +135,7 @@ def write(checkpoint: Checkpoint, folder: Path) -> None:
         "attention_dropout": config.attention_dropout,
         "drop_path_rate": config.stochastic_depth,
     }
-    library.write_folder(checkpoint, folder, tensors, stated, "")
+    _folder.write_folder(checkpoint, folder, tensors, config_json, "")
 
 
 FORMAT = Format(
@@ -146,6 +149,6 @@ FORMAT = Format(
     accepts=lambda config: config is None or config.get("model_type") == "dinov3_vit",
     arrange=arrange,
     describe=describe,
-    obstacle=obstacle,
+    unsupported_reason=unsupported_reason,
     write=write,
 )

@@ -1,4 +1,4 @@
-"""Hugging Face transformers' ViT: the names in its files (v4) and those in memory since 5.9, with or without `vit.`."""
+"""Hugging Face transformers' ViT: file names (v4) and in-memory names (5.9), with or without `vit.`."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,8 +7,8 @@ from typing import Any
 from vitkit.checkpoints import preprocessing
 from vitkit.checkpoints.checkpoint import Checkpoint
 from vitkit.checkpoints.containers.safetensors import write_weights
-from vitkit.checkpoints.formats import Description, Format, Found
-from vitkit.checkpoints.formats._unsupported import lacking
+from vitkit.checkpoints.formats import Description, Format, RawCheckpoint
+from vitkit.checkpoints.formats._unsupported import unsupported_field
 from vitkit.checkpoints.formats.huggingface._config import MODEL_TYPES, read_config, to_config
 from vitkit.checkpoints.infer.vit import infer_vit
 from vitkit.checkpoints.json_files import write_json
@@ -35,7 +35,7 @@ TABLE = Table(
         Rule("blocks.{i}.attn.qkv.{leaf}", QKV, FUSED3),
     )
 )
-DIALECT = {
+DEFAULTS = {
     "activation": "gelu",
     "norm_eps": 1e-12,
     "position_resize": "bicubic",
@@ -43,43 +43,43 @@ DIALECT = {
 }
 
 
-def describe(found: Found) -> Description:
-    """By config.json; a bare state dict by the defaults of transformers' ViTConfig."""
+def describe(raw: RawCheckpoint) -> Description:
+    """Reads config.json; a bare state dict gets the defaults of transformers' ViTConfig."""
     notes: list[str] = []
-    stated: Mapping[str, Any] = {}
+    file_config: Mapping[str, Any] = {}
     labels: tuple[str, ...] | None = None
-    if found.config is None:
-        notes.append("no config.json: norm_eps and activation are transformers' defaults")
+    if raw.config is None:
+        notes.append("no config.json: using transformers' default norm_eps and activation")
     else:
-        stated, labels = read_config(found.config)
+        file_config, labels = read_config(raw.config)
     config = infer_vit(
-        TABLE.shapes(found.tensors),
-        dialect=DIALECT,
-        stated={"class_token": True, "position": "learned", **stated},
-        overrides=found.overrides,
-        image_size=found.image_size,
+        TABLE.shapes(raw.tensors),
+        defaults=DEFAULTS,
+        file_config={"class_token": True, "position": "learned", **file_config},
+        overrides=raw.overrides,
+        image_size=raw.image_size,
         notes=notes,
     )
-    if found.preprocessor is None:
-        notes.append("no preprocessor_config.json: transformers' default is taken")
+    if raw.preprocessor is None:
+        notes.append("no preprocessor_config.json: using transformers' default")
         processor = preprocessing.fitted(Processor.squash(config.image_size), config)
     else:
-        words = found.preprocessor
-        processor = preprocessing.stated(lambda: Processor.from_huggingface(words), "preprocessor_config.json")
+        data = raw.preprocessor
+        processor = preprocessing.stated(lambda: Processor.from_huggingface(data), "preprocessor_config.json")
     return Description(config=config, processor=processor, labels=labels, notes=tuple(notes))
 
 
-def obstacle(config: Any) -> str | None:
-    """What transformers' ViT has no word for."""
+def unsupported_reason(config: Any) -> str | None:
+    """Rejects fields that transformers' ViT does not have."""
     if config.position_tokens == "patches":
-        return "transformers' ViT has a position for the class token, this model has none; to='vitkit' can say it"
-    return lacking(
+        return "transformers' ViT has a position for the class token, but this model has none; use to='vitkit'"
+    return unsupported_field(
         config, "transformers' ViT", fixed={}, free=("activation", "norm_eps", "qkv_bias", "position_tokens")
     )
 
 
 def write(checkpoint: Checkpoint, folder: Path) -> None:
-    """config.json, model.safetensors with the names of v4 (which v5 writes too), preprocessor_config.json."""
+    """Writes config.json, model.safetensors with v4 names (v5 writes them too) and preprocessor_config.json."""
     config = checkpoint.model.config
     saved = TABLE.saved(checkpoint.model.state_dict(), config.num_heads)
     if config.num_classes:
@@ -108,11 +108,11 @@ FORMAT = Format(
     ignored=(
         (r"pooler\.dense\.(weight|bias)", "the pooler, which classification does not use"),
         (r"embeddings\.mask_token", "the mask token of pre-training"),
-        (r"embeddings\.position_ids", "position ids, which are a count"),
+        (r"embeddings\.position_ids", "position ids, a range of integers"),
         (r"decoder\..*", "the decoder of pre-training"),
     ),
     accepts=lambda config: config is None or config.get("model_type") in MODEL_TYPES,
     describe=describe,
-    obstacle=obstacle,
+    unsupported_reason=unsupported_reason,
     write=write,
 )

@@ -1,1 +1,1 @@
-"""timm's names, in its own folders and in the official files of DeiT, DINO, MAE, BEiT and others."""
+"""timm formats: timm folders, and official files of DeiT, DINO, MAE, BEiT and others with the same names."""

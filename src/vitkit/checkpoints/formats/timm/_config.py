@@ -1,4 +1,4 @@
-"""timm's config.json: the architecture it names, the arguments it was built with, labels and preprocessing."""
+"""timm's config.json: architecture, model arguments, labels and preprocessing."""
 
 import re
 from collections.abc import Mapping
@@ -6,21 +6,21 @@ from typing import Any
 
 from vitkit import config as configs
 from vitkit.checkpoints.checkpoint import Checkpoint, CheckpointError
-from vitkit.checkpoints.formats._unsupported import TRAINING, beside
+from vitkit.checkpoints.formats._unsupported import TRAINING, extra_fields
 from vitkit.data.processor import Processor
 
 POOLS = {"token": "token", "avg": "gap", "map": "map", "": "none"}
 ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_tanh", "relu": "relu", "silu": "silu", "swish": "silu"}
-# Of timm's own SigLIP entries, those it builds with tanh-GELU.
+# timm's SigLIP entry points that use tanh-GELU.
 SIGLIP_TANH = re.compile(
     r"vit_(base_patch32|so400m_patch16|giantopt_patch16)_siglip|vit_large_patch16_siglip_(gap_)?512"
 )
-# Any of timm's plain ViTs serves: `model_args` states everything.
+# Any plain ViT of timm works: `model_args` sets all sizes.
 ARCHITECTURE = "vit_base_patch16_224"
-BESIDE = (*TRAINING, "layer_scale", "position_tokens")
+EXTRA = (*TRAINING, "layer_scale", "position_tokens")
 VITS = re.compile(r"test_vit\d*(\.|$)|(vit|deit3?|beit3?|beitv2|eva|flexivit|aimv2)_")
 RESNETS = re.compile(r"resnetv2_")
-# (name, depth, number of heads), as timm's entry points have them; None where names alike differ. First match wins.
+# (pattern of names, depth, num_heads) of timm's entry points; None where they differ. The first match counts.
 SIZES: tuple[tuple[str, int | None, int | None], ...] = (
     (r"test_vit2?(\.|$)", None, 2),
     (r"test_vit[34](\.|$)", None, 3),
@@ -44,29 +44,31 @@ SIZES: tuple[tuple[str, int | None, int | None], ...] = (
 
 
 def read_config(
-    stated: Mapping[str, Any], known: re.Pattern[str] = VITS
+    config_json: Mapping[str, Any], known: re.Pattern[str] = VITS
 ) -> tuple[dict[str, Any], tuple[str, ...] | None]:
-    """Fields of our config that timm's config.json states, and names of classes; CheckpointError for strange ones.
+    """Returns vitkit config fields and class labels from timm's config.json.
 
-    `known` are the names of architectures whose tensors these can be.
+    Raises CheckpointError for invalid values, and for an architecture name that does not match `known`.
     """
-    arguments = stated.get("model_args") or {}
-    cfg = stated.get("pretrained_cfg") or {}
-    name = stated.get("architecture") or ""
+    arguments = config_json.get("model_args") or {}
+    cfg = config_json.get("pretrained_cfg") or {}
+    name = config_json.get("architecture") or ""
     if not isinstance(arguments, Mapping) or not isinstance(cfg, Mapping) or not isinstance(name, str):
-        raise CheckpointError("config.json: architecture is no text, or model_args or pretrained_cfg no object")
+        raise CheckpointError(
+            "config.json: architecture must be a string, model_args and pretrained_cfg must be objects"
+        )
     check_architecture(name, known)
     fields: dict[str, Any] = {}
-    pool = arguments.get("global_pool", stated.get("global_pool"))
+    pool = arguments.get("global_pool", config_json.get("global_pool"))
     if pool is not None:
         fields["pool"] = _option(pool, POOLS, "global_pool")
     act = arguments.get("act_layer") or ("gelu_tanh" if SIGLIP_TANH.match(name) else None)
     if act is not None:
         fields["activation"] = _option(act, ACTIVATIONS, "act_layer")
-    for field, of_the_name in zip(("depth", "num_heads"), architecture_size(name), strict=True):
-        if isinstance(value := arguments.get(field, of_the_name), int):
+    for field, default in zip(("depth", "num_heads"), architecture_size(name), strict=True):
+        if isinstance(value := arguments.get(field, default), int):
             fields[field] = value
-    if isinstance(classes := stated.get("num_classes"), int):
+    if isinstance(classes := config_json.get("num_classes"), int):
         fields["num_classes"] = classes
     fields["position"] = "none" if arguments.get("pos_embed", "learn") in ("none", "") else "learned"
     size = arguments.get("img_size")
@@ -74,16 +76,16 @@ def read_config(
         size = cfg["input_size"][1:] if isinstance(cfg["input_size"], list) else cfg["input_size"]
     if size is not None:
         fields["image_size"] = _pair(size)
-    own = stated.get("vitkit")
-    if isinstance(own, Mapping):
-        fields |= {key: own[key] for key in BESIDE if key in own}
-    return fields, _labels(stated, cfg)
+    vitkit_fields = config_json.get("vitkit")
+    if isinstance(vitkit_fields, Mapping):
+        fields |= {key: vitkit_fields[key] for key in EXTRA if key in vitkit_fields}
+    return fields, _labels(config_json, cfg)
 
 
 def _option(value: Any, options: Mapping[str, str], name: str) -> str:
     if not isinstance(value, str) or value not in options:
         raise CheckpointError(
-            f"config.json says {name} {str(value)[:40]!r}; vitkit has {', '.join(map(repr, options))}"
+            f"config.json: {name} is {str(value)[:40]!r}, expected one of {', '.join(map(repr, options))}"
         )
     return options[value]
 
@@ -95,21 +97,21 @@ def _pair(value: Any) -> tuple[int, int]:
         or len(sides) != 2
         or not all(type(side) is int and side > 0 for side in sides)
     ):
-        raise CheckpointError(f"config.json: {str(value)[:60]} is no image size")
+        raise CheckpointError(f"config.json: {str(value)[:60]} is not an image size")
     return sides[0], sides[1]
 
 
-def _labels(stated: Mapping[str, Any], cfg: Mapping[str, Any]) -> tuple[str, ...] | None:
-    names = stated.get("label_names", cfg.get("label_names"))
+def _labels(config_json: Mapping[str, Any], cfg: Mapping[str, Any]) -> tuple[str, ...] | None:
+    names = config_json.get("label_names", cfg.get("label_names"))
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         return None
-    words = stated.get("label_descriptions", cfg.get("label_descriptions"))
-    described = words if isinstance(words, Mapping) else {}
-    return tuple(str(described.get(name, name)) for name in names)
+    data = config_json.get("label_descriptions", cfg.get("label_descriptions"))
+    descriptions = data if isinstance(data, Mapping) else {}
+    return tuple(str(descriptions.get(name, name)) for name in names)
 
 
 def to_config(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The config.json from which timm builds this model; what timm has no word for is under `vitkit`."""
+    """Returns the config.json for timm; fields without a timm argument are stored under `vitkit`."""
     config = checkpoint.model.config
     ratio = config.mlp_width / config.width
     arguments = {
@@ -119,7 +121,7 @@ def to_config(checkpoint: Checkpoint) -> dict[str, Any]:
         "embed_dim": config.width,
         "depth": config.depth,
         "num_heads": config.num_heads,
-        # timm rounds width times ratio down: half a unit more, where the division is not exact, gives the same width.
+        # timm rounds width * ratio down: if the division is not exact, 0.5 more gives the same width.
         "mlp_ratio": ratio
         if int(config.width * ratio) == config.mlp_width
         else (config.mlp_width + 0.5) / config.width,
@@ -135,9 +137,12 @@ def to_config(checkpoint: Checkpoint) -> dict[str, Any]:
         "act_layer": config.activation,
     }
     cfg = pretrained_cfg(checkpoint.processor, config)
-    own = beside(config) | {"layer_scale": config.layer_scale, "position_tokens": config.position_tokens}
+    vitkit_fields = extra_fields(config) | {
+        "layer_scale": config.layer_scale,
+        "position_tokens": config.position_tokens,
+    }
     if Processor.from_timm(cfg) != checkpoint.processor:
-        own["processor"] = configs.to_dict(checkpoint.processor)
+        vitkit_fields["processor"] = configs.to_dict(checkpoint.processor)
     return {
         "architecture": ARCHITECTURE,
         "num_classes": config.num_classes,
@@ -146,16 +151,16 @@ def to_config(checkpoint: Checkpoint) -> dict[str, Any]:
         "model_args": arguments,
         "label_names": list(checkpoint.labels),
         "pretrained_cfg": cfg,
-        "vitkit": own,
+        "vitkit": vitkit_fields,
     }
 
 
 def pretrained_cfg(processor: Processor, config: Any) -> dict[str, Any]:
-    """The nearest that timm's eval transform has to a processor."""
+    """Returns the timm eval settings that are closest to a processor."""
     to = processor.resize_to if processor.resize_to is not None else processor.size
     short = to if isinstance(to, int) else min(to)
     modes = {"shortest": "center", "squash": "squash", "longest": "border", "none": "center"}
-    # timm divides the size by the fraction and rounds down: the middle of the fractions that give `short`.
+    # timm rounds size / fraction down: use the middle of the fractions that give `short`.
     fraction = min(processor.size) / (short + 0.5) if short > min(processor.size) else 1.0
     if int(min(processor.size) / round(fraction, 3)) == short:
         fraction = round(fraction, 3)
@@ -174,19 +179,21 @@ def pretrained_cfg(processor: Processor, config: Any) -> dict[str, Any]:
 
 
 def check_architecture(name: str, known: re.Pattern[str]) -> None:
-    """CheckpointError for an architecture that is not of the `known`, or whose tensors mean something else by name."""
+    """Raises CheckpointError for an architecture that does not match `known` or computes something else."""
     if not name:
         return
     shown = name[:60] if name.isprintable() else repr(name[:60])
     if "quickgelu" in name:
         raise CheckpointError(f"{shown} is a CLIP model, which is not a plain ViT")
     if "_rpn_" in name:
-        raise CheckpointError(f"{shown} has its norms behind attention and MLP (post-norm), which vitkit does not read")
+        raise CheckpointError(
+            f"{shown} applies norms after attention and MLP (post-norm), which vitkit does not support"
+        )
     if not known.match(name):
-        what = "ViT, DeiT or BEiT" if known is VITS else "BiT ResNet"
-        raise CheckpointError(f"config.json says architecture {name[:60]!r}, but the tensors are those of a {what}")
+        expected = "ViT, DeiT or BEiT" if known is VITS else "BiT ResNet"
+        raise CheckpointError(f"config.json: architecture is {name[:60]!r}, but the tensors are those of a {expected}")
 
 
 def architecture_size(name: str) -> tuple[int | None, int | None]:
-    """Depth and number of heads of an architecture; None for what its name does not tell."""
+    """Returns depth and num_heads of an architecture; None for values that its name does not determine."""
     return next(((depth, heads) for pattern, depth, heads in SIZES if re.match(pattern, name)), (None, None))

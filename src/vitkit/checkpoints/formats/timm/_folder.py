@@ -1,4 +1,4 @@
-"""What the dialects of timm's other ViTs share: arguments that all its classes have, and how a folder is written."""
+"""Reading and writing folders of timm's DeiT, BEiT, DINOv3 and hybrids."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,42 +10,49 @@ from vitkit import config as configs
 from vitkit.checkpoints import preprocessing
 from vitkit.checkpoints.checkpoint import Checkpoint, CheckpointError
 from vitkit.checkpoints.containers.safetensors import write_weights
-from vitkit.checkpoints.formats import Found
-from vitkit.checkpoints.formats._unsupported import beside
+from vitkit.checkpoints.formats import RawCheckpoint
+from vitkit.checkpoints.formats._unsupported import extra_fields
 from vitkit.checkpoints.formats.timm._config import pretrained_cfg, read_config
 from vitkit.checkpoints.json_files import write_json
 from vitkit.data.processor import Processor
 
 
-def stated_config(found: Found, names: tuple[str, ...] = ()) -> tuple[dict[str, Any], tuple[str, ...] | None]:
-    """Fields that timm's config.json states, our own beside it by `names` too, and names of classes."""
-    if found.config is None:
+def read_file_config(raw: RawCheckpoint, names: tuple[str, ...] = ()) -> tuple[dict[str, Any], tuple[str, ...] | None]:
+    """Returns config fields and class labels from config.json, and the fields `names` stored under `vitkit`."""
+    if raw.config is None:
         return {}, None
-    fields, labels = read_config(found.config)
-    own = found.config.get("vitkit")
-    return fields | ({name: own[name] for name in names if name in own} if isinstance(own, Mapping) else {}), labels
+    fields, labels = read_config(raw.config)
+    vitkit_fields = raw.config.get("vitkit")
+    return fields | (
+        {name: vitkit_fields[name] for name in names if name in vitkit_fields}
+        if isinstance(vitkit_fields, Mapping)
+        else {}
+    ), labels
 
 
-def stated_processor(found: Found, config: Any) -> Processor | None:
-    """What config.json or preprocessor_config.json say, None where there is neither; CheckpointError for nonsense."""
-    stated = found.config or {}
-    own, cfg = stated.get("vitkit"), stated.get("pretrained_cfg")
+def read_processor(raw: RawCheckpoint, config: Any) -> Processor | None:
+    """Reads the processor from config.json or preprocessor_config.json; None if there is neither.
+
+    Raises CheckpointError for invalid values.
+    """
+    data = raw.config or {}
+    vitkit_fields, cfg = data.get("vitkit"), data.get("pretrained_cfg")
     try:
-        if isinstance(own, Mapping) and "processor" in own:
-            return configs.from_dict(Processor, own["processor"], where="vitkit.processor")
+        if isinstance(vitkit_fields, Mapping) and "processor" in vitkit_fields:
+            return configs.from_dict(Processor, vitkit_fields["processor"], where="vitkit.processor")
         if isinstance(cfg, Mapping):
             return Processor.from_timm({**cfg, "input_size": (config.channels, *config.image_size)})
-        return None if found.preprocessor is None else Processor.from_huggingface(found.preprocessor)
+        return None if raw.preprocessor is None else Processor.from_huggingface(raw.preprocessor)
     except (ValueError, TypeError) as error:
-        raise CheckpointError(f"the preprocessing: {error}") from None
+        raise CheckpointError(f"invalid preprocessing: {error}") from None
 
 
-def processor(found: Found, config: Any, crop_fraction: float, notes: list[str]) -> Processor:
-    """What the folder states, else the preprocessing of the original evaluation with ImageNet statistics."""
-    stated = stated_processor(found, config)
-    if stated is not None:
-        return stated
-    notes.append("no preprocessing in the file: the original evaluation's is taken")
+def processor(raw: RawCheckpoint, config: Any, crop_fraction: float, notes: list[str]) -> Processor:
+    """Returns the processor of the folder, else that of the original evaluation with ImageNet statistics."""
+    stored = read_processor(raw, config)
+    if stored is not None:
+        return stored
+    notes.append("no preprocessing in the file: using the preprocessing of the original evaluation")
     return preprocessing.meta(config, crop_fraction)
 
 
@@ -55,28 +62,29 @@ def write_folder(
     tensors: Mapping[str, Tensor],
     architecture: str,
     arguments: Mapping[str, Any],
-    own: tuple[str, ...] = (),
+    extra: tuple[str, ...] = (),
 ) -> None:
-    """model.safetensors and a config.json that `timm.create_model("local-dir:...", pretrained=True)` opens.
+    """Writes model.safetensors and config.json for `timm.create_model("local-dir:...", pretrained=True)`.
 
-    `own` are fields of our config that timm has no word for, which are written beside it.
+    `arguments` are added to `model_args`. `extra` are vitkit config fields without a timm argument, stored under
+    `vitkit` in config.json.
     """
     config = checkpoint.model.config
     ratio = config.mlp_width / config.width
     exact = int(config.width * ratio) == config.mlp_width
     cfg = pretrained_cfg(checkpoint.processor, config)
-    beside_it = beside(config) | {name: getattr(config, name) for name in own}
+    vitkit_fields = extra_fields(config) | {name: getattr(config, name) for name in extra}
     if Processor.from_timm(cfg) != checkpoint.processor:
-        beside_it["processor"] = configs.to_dict(checkpoint.processor)
+        vitkit_fields["processor"] = configs.to_dict(checkpoint.processor)
     pool = {"token": "token", "gap": "avg"}[getattr(config, "pool", "token")]
-    stated = {
+    model_args = {
         "img_size": list(config.image_size),
         "patch_size": list(config.patch_size),
         "in_chans": config.channels,
         "embed_dim": config.width,
         "depth": config.depth,
         "num_heads": config.num_heads,
-        # timm rounds width times ratio down.
+        # timm rounds width * ratio down.
         "mlp_ratio": ratio if exact else (config.mlp_width + 0.5) / config.width,
         "global_pool": pool,
         **arguments,
@@ -88,10 +96,10 @@ def write_folder(
             "num_classes": config.num_classes,
             "num_features": config.width,
             "global_pool": pool,
-            "model_args": stated,
+            "model_args": model_args,
             "label_names": list(checkpoint.labels),
             "pretrained_cfg": cfg,
-            "vitkit": beside_it,
+            "vitkit": vitkit_fields,
         },
         folder / "config.json",
     )

@@ -1,4 +1,4 @@
-"""BEiT's and BEiT v2's official files, pre-trained and fine-tuned, and timm's folders, which have the same names."""
+"""Official files of BEiT and BEiT v2, pre-trained and fine-tuned, and timm folders with the same names."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,18 +7,17 @@ from typing import Any
 import torch
 
 from vitkit.checkpoints.checkpoint import Checkpoint
-from vitkit.checkpoints.formats import Description, Format, Found
-from vitkit.checkpoints.formats._unsupported import lacking, meaning
-from vitkit.checkpoints.formats.huggingface.beit import TABLES, own_fields
-from vitkit.checkpoints.formats.timm import _folder as library
-from vitkit.checkpoints.formats.timm import vit
-from vitkit.checkpoints.infer.vit_variants import infer_like, relative_image_size
+from vitkit.checkpoints.formats import Description, Format, RawCheckpoint
+from vitkit.checkpoints.formats._unsupported import implied_mismatch, unsupported_field
+from vitkit.checkpoints.formats.huggingface.beit import TABLES, family_fields
+from vitkit.checkpoints.formats.timm import _folder, vit
+from vitkit.checkpoints.infer.vit_variants import infer_variant, relative_image_size
 from vitkit.checkpoints.table import Rule, Table
 from vitkit.checkpoints.tensors import Info, Tensors
 from vitkit.data.processor import HALF, Processor
 from vitkit.models import beit
 
-WHAT = "timm's BEiT"
+TITLE = "timm's BEiT"
 OWN = ("relative_resize", "layer_scale")
 SAME = (
     *("patch_embed.proj.{leaf}", "cls_token", "pos_embed", "norm.{leaf}", "fc_norm.{leaf}", "head.{leaf}"),
@@ -35,9 +34,9 @@ TABLE = Table(
 
 
 def arrange(tensors: Tensors) -> Tensors:
-    """SimMIM's pre-training had no final norm: as its own fine-tuning does, one is put behind the mean of the patches.
+    """Adds a LayerNorm with default parameters after mean pooling to SimMIM files, as SimMIM's fine-tuning does.
 
-    Told by the mask token of a file without any such norm.
+    SimMIM's pre-training files have a mask token and no final norm.
     """
     names, token = tensors.infos.keys(), tensors.infos.get("mask_token")
     if token is None or "norm.weight" in names or "fc_norm.weight" in names:
@@ -48,24 +47,26 @@ def arrange(tensors: Tensors) -> Tensors:
     return Tensors(infos, lambda name: fresh[name] if name in fresh else tensors.read(name))
 
 
-def describe(found: Found) -> Description:
-    """By config.json where there is one, else as the official code builds and evaluates it."""
+def describe(raw: RawCheckpoint) -> Description:
+    """Reads config.json; without one, uses the model and preprocessing of the official code."""
     notes: list[str] = []
-    stated, labels = library.stated_config(found, OWN)
-    shapes = TABLE.shapes(found.tensors)
-    stated |= relative_image_size(shapes, TABLES, stated, found)
-    own = own_fields(shapes)
-    own["relative_resize"] = "geometric" if found.config is None else "geometric_linear"
+    file_config, labels = _folder.read_file_config(raw, OWN)
+    shapes = TABLE.shapes(raw.tensors)
+    file_config |= relative_image_size(shapes, TABLES, file_config, raw)
+    extra = family_fields(shapes)
+    extra["relative_resize"] = "geometric" if raw.config is None else "geometric_linear"
     if "blocks.0.ls1.gamma" in shapes:
-        # What it started from: 0.1 in the base size, 1e-5 in the large one.
-        own["layer_scale"] = stated.pop("layer_scale", None) or (0.1 if shapes["cls_token"][-1] < 1024 else 1e-5)
-    own["position_resize"] = "bicubic" if found.config is None else "bicubic_antialias"
-    stated.pop("pool", None)
-    dialect = {**vit.DIALECT, "position_order": ("class+patches",)}
-    config = infer_like(beit.Config, shapes, found, dialect=dialect, stated=stated, own=own, notes=notes)
-    processor = library.processor(found, config, 7 / 8 if max(config.image_size) < 384 else 1.0, notes)
-    if found.config is None and "v2" not in found.file_name.lower():
-        # Version 1 was trained on -1..1, version 2 on ImageNet's statistics.
+        # Initial value of LayerScale: 0.1 in the base size, 1e-5 in the large size.
+        extra["layer_scale"] = file_config.pop("layer_scale", None) or (0.1 if shapes["cls_token"][-1] < 1024 else 1e-5)
+    extra["position_resize"] = "bicubic" if raw.config is None else "bicubic_antialias"
+    file_config.pop("pool", None)
+    defaults = {**vit.DEFAULTS, "position_order": ("class+patches",)}
+    config = infer_variant(
+        beit.Config, shapes, raw, defaults=defaults, file_config=file_config, extra=extra, notes=notes
+    )
+    processor = _folder.processor(raw, config, 7 / 8 if max(config.image_size) < 384 else 1.0, notes)
+    if raw.config is None and "v2" not in raw.file_name.lower():
+        # BEiT was trained on pixel values in -1..1, BEiT v2 on ImageNet statistics.
         processor = _halved(processor)
     return Description(config=config, processor=processor, labels=labels, notes=tuple(notes))
 
@@ -74,14 +75,14 @@ def _halved(processor: Processor) -> Processor:
     return replace(processor, mean=HALF, std=HALF) if processor.channels == 3 else processor
 
 
-def obstacle(config: Any) -> str | None:
-    """Epsilons other than timm's own."""
+def unsupported_reason(config: Any) -> str | None:
+    """Rejects fields that timm does not have, and another norm_eps than timm's."""
     free = ("activation", "norm_eps", "relative", "position", "layer_scale", "pool", "relative_resize")
-    return lacking(config, WHAT, fixed={}, free=free) or meaning(config, WHAT, {"norm_eps": 1e-6})
+    return unsupported_field(config, TITLE, fixed={}, free=free) or implied_mismatch(config, TITLE, {"norm_eps": 1e-6})
 
 
 def write(checkpoint: Checkpoint, folder: Path) -> None:
-    """A folder that timm opens; the weights in it are those of the official code."""
+    """Writes a folder for timm; tensor names are those of the official code."""
     config = checkpoint.model.config
     arguments = {
         "qkv_bias": True,
@@ -91,7 +92,7 @@ def write(checkpoint: Checkpoint, folder: Path) -> None:
         "use_shared_rel_pos_bias": config.relative == "shared",
     }
     tensors = TABLE.saved(checkpoint.model.state_dict(), config.num_heads)
-    library.write_folder(checkpoint, folder, tensors, "beit_base_patch16_224", arguments, OWN)
+    _folder.write_folder(checkpoint, folder, tensors, "beit_base_patch16_224", arguments, OWN)
 
 
 FORMAT = Format(
@@ -101,15 +102,15 @@ FORMAT = Format(
     table=TABLE,
     anchors=(*vit.FORMAT.anchors, r"(.*\.)?blocks\.0\.attn\.q_bias"),
     ignored=(
-        (r".*relative_position_index", "index tables, which are computed"),
+        (r".*relative_position_index", "index tables, which vitkit computes"),
         (r"mask_token", "the mask token of pre-training"),
-        (r"lm_head\.(weight|bias)", "the head of masked image modelling"),
+        (r"lm_head\.(weight|bias)", "the head of masked image modeling"),
         (r"decoder\.0\.(weight|bias)", "SimMIM's decoder"),
-        (r"cls_pt_layers\..*", "the blocks of BEiT v2's pre-training of the class token"),
+        (r"cls_pt_layers\..*", "the blocks that BEiT v2 uses to pre-train the class token"),
     ),
     accepts=vit.FORMAT.accepts,
     arrange=arrange,
     describe=describe,
-    obstacle=obstacle,
+    unsupported_reason=unsupported_reason,
     write=write,
 )

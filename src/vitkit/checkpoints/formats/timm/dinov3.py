@@ -1,21 +1,20 @@
-"""DINOv3's official files, and timm's folders, which split the gated MLP and the biases in other ways."""
+"""Official files of DINOv3, and timm folders, which split SwiGLU and the qkv bias differently."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from vitkit.checkpoints.checkpoint import Checkpoint
-from vitkit.checkpoints.formats import Description, Format, Found
-from vitkit.checkpoints.formats._unsupported import lacking, meaning
+from vitkit.checkpoints.formats import Description, Format, RawCheckpoint
+from vitkit.checkpoints.formats._unsupported import implied_mismatch, unsupported_field
 from vitkit.checkpoints.formats.huggingface import dinov3 as huggingface
-from vitkit.checkpoints.formats.timm import _folder as library
-from vitkit.checkpoints.formats.timm import vit
-from vitkit.checkpoints.infer.vit_variants import infer_like
+from vitkit.checkpoints.formats.timm import _folder, vit
+from vitkit.checkpoints.infer.vit_variants import infer_variant
 from vitkit.checkpoints.table import Rule, Table
-from vitkit.checkpoints.tensors import Tensors, fused, thirds
+from vitkit.checkpoints.tensors import Tensors, fuse_pairs, split_qkv_bias
 from vitkit.models import dinov3
 
-WHAT = "timm's DINOv3"
+TITLE = "timm's DINOv3"
 OWN = ("rotary_rescale", "layer_scale")
 TABLE = Table(
     tuple(
@@ -32,47 +31,51 @@ TABLE = Table(
 
 
 def arrange(tensors: Tensors) -> Tensors:
-    """Gate and value as one; of the three biases in one those of query and value, as the mask leaves no other."""
+    """Concatenates gate and value; splits the qkv bias into query and value, since the key bias is masked."""
     for gate, value in (("fc1_g", "fc1_x"), ("w1", "w2")):
-        tensors = fused(tensors, rf"(.*\.mlp)\.{gate}\.(weight|bias)", rf"\1.{value}.\2", r"\1.fc1.\2")
-    return thirds(tensors, r"(blocks\.\d+\.attn)\.qkv\.bias", r"\1.q_bias", r"\1.v_bias")
+        tensors = fuse_pairs(tensors, rf"(.*\.mlp)\.{gate}\.(weight|bias)", rf"\1.{value}.\2", r"\1.fc1.\2")
+    return split_qkv_bias(tensors, r"(blocks\.\d+\.attn)\.qkv\.bias", r"\1.q_bias", r"\1.v_bias")
 
 
 def accepts(config: Mapping[str, Any] | None) -> bool:
-    """No config.json, or timm's of an architecture of that name."""
+    """Accepts a missing config.json, or a timm config.json of a DINOv3 architecture."""
     return vit.FORMAT.accepts(config) and (config is None or "dinov3" in str(config.get("architecture")))
 
 
-def describe(found: Found) -> Description:
-    """By config.json where there is one, else as the official code builds it."""
+def describe(raw: RawCheckpoint) -> Description:
+    """Reads config.json; without one, uses the model of the official code."""
     notes: list[str] = []
-    stated, labels = library.stated_config(found, OWN)
-    shapes = TABLE.shapes(found.tensors)
-    own = huggingface.own_fields(shapes)
-    arguments = (found.config or {}).get("model_args")
+    file_config, labels = _folder.read_file_config(raw, OWN)
+    shapes = TABLE.shapes(raw.tensors)
+    extra = huggingface.family_fields(shapes)
+    arguments = (raw.config or {}).get("model_args")
     if isinstance(arguments, Mapping) and isinstance(base := arguments.get("rope_temperature"), int | float):
-        own["rotary_base"] = float(base)
-    if "layer_scale" in stated:
-        own["layer_scale"] = stated.pop("layer_scale")
-    dialect = huggingface.DIALECT | huggingface.heads(shapes)
-    config = infer_like(dinov3.Config, shapes, found, dialect=dialect, stated=stated, own=own, notes=notes)
-    processor = library.processor(found, config, 1.0, notes)
+        extra["rotary_base"] = float(base)
+    if "layer_scale" in file_config:
+        extra["layer_scale"] = file_config.pop("layer_scale")
+    defaults = huggingface.DEFAULTS | huggingface.heads(shapes)
+    config = infer_variant(
+        dinov3.Config, shapes, raw, defaults=defaults, file_config=file_config, extra=extra, notes=notes
+    )
+    processor = _folder.processor(raw, config, 1.0, notes)
     return Description(config=config, processor=processor, labels=labels, notes=tuple(notes))
 
 
-def obstacle(config: Any) -> str | None:
-    """What timm's class has no argument for."""
+def unsupported_reason(config: Any) -> str | None:
+    """Rejects fields for which timm's class has no argument."""
     if config.pool == "token+gap":
-        return f"{WHAT} has no pool 'token+gap'; to='vitkit' can say it"
+        return f"{TITLE} has no pool 'token+gap'; use to='vitkit'"
     if config.mlp == "swiglu" and config.mlp_width % 8:
-        return f"{WHAT} has no SwiGLU of width {config.mlp_width}, only multiples of 8; to='vitkit' can say it"
+        return f"{TITLE} has no SwiGLU of width {config.mlp_width}, only multiples of 8; use to='vitkit'"
     free = ("activation", "norm_eps", "num_registers", "layer_scale", "mlp", "qkv_bias", "pool")
     free += ("rotary_base", "rotary_rescale")
-    return lacking(config, WHAT, fixed={}, free=free) or meaning(config, WHAT, {"norm_eps": 1e-5, "activation": "gelu"})
+    return unsupported_field(config, TITLE, fixed={}, free=free) or implied_mismatch(
+        config, TITLE, {"norm_eps": 1e-5, "activation": "gelu"}
+    )
 
 
 def write(checkpoint: Checkpoint, folder: Path) -> None:
-    """A folder that timm opens."""
+    """Writes a folder for timm."""
     config = checkpoint.model.config
     tensors = TABLE.saved(checkpoint.model.state_dict(), config.num_heads)
     gated = config.mlp == "swiglu"
@@ -82,13 +85,13 @@ def write(checkpoint: Checkpoint, folder: Path) -> None:
     arguments = {
         "qkv_bias": config.qkv_bias,
         "swiglu_mlp": gated,
-        # Without it timm keeps gate and value in one matrix.
+        # Without it timm stores gate and value in one matrix.
         "swiglu_align_to": 8 if gated else 0,
         "init_values": config.layer_scale,
         "num_reg_tokens": config.num_registers,
         "rope_temperature": config.rotary_base,
     }
-    library.write_folder(checkpoint, folder, tensors, "vit_small_patch16_dinov3", arguments, OWN)
+    _folder.write_folder(checkpoint, folder, tensors, "vit_small_patch16_dinov3", arguments, OWN)
 
 
 FORMAT = Format(
@@ -104,13 +107,13 @@ FORMAT = Format(
     ),
     ignored=(
         (r"mask_token", "the mask token of pre-training"),
-        (r"rope_embed\.periods", "the periods of the rotations, which are computed"),
+        (r"rope_embed\.periods", "rotary periods, which vitkit computes"),
         (r"blocks\.\d+\.attn\.qkv\.bias_mask", "the mask of the key's bias"),
         (r"local_cls_norm\.(weight|bias)", "the norm of local crops in training"),
     ),
     accepts=accepts,
     arrange=arrange,
     describe=describe,
-    obstacle=obstacle,
+    unsupported_reason=unsupported_reason,
     write=write,
 )

@@ -1,4 +1,4 @@
-"""timm's names, which are ours: its hub folders, and the official files of DeiT, DeiT III, DINO, DINOv2 and MAE."""
+"""timm folders, and official files of DeiT, DeiT III, DINO, DINOv2 and MAE with the same tensor names."""
 
 import dataclasses
 import re
@@ -10,8 +10,8 @@ from vitkit import config as configs
 from vitkit.checkpoints import preprocessing
 from vitkit.checkpoints.checkpoint import Checkpoint
 from vitkit.checkpoints.containers.safetensors import write_weights
-from vitkit.checkpoints.formats import Description, Format, Found
-from vitkit.checkpoints.formats._unsupported import lacking, meaning
+from vitkit.checkpoints.formats import Description, Format, RawCheckpoint
+from vitkit.checkpoints.formats._unsupported import implied_mismatch, unsupported_field
 from vitkit.checkpoints.formats.timm._config import POOLS, read_config, to_config
 from vitkit.checkpoints.infer.vit import infer_vit
 from vitkit.checkpoints.json_files import write_json
@@ -33,15 +33,16 @@ TABLE = Table(
         )
     )
 )
-DIALECT = {
+DEFAULTS = {
     "activation": "gelu",
     "norm_eps": 1e-6,
     "position_order": ("class+patches", "all", "patches"),
     "position_resize": "bicubic_antialias",
 }
 FREE = ("qkv_bias", "qk_norm", "layer_scale")
-# The official files tell of their lineage by their names and wrappers alone. First match wins.
-LINEAGES: tuple[tuple[str, str, str, float], ...] = (
+# Official files are identified by file name or wrapper: pattern, project, position_resize, crop fraction.
+# The first match counts.
+PROJECTS: tuple[tuple[str, str, str, float], ...] = (
     (r"dinov2|dino_v2", "DINOv2", "bicubic_offset", 1.0),
     (r"dino|teacher\.|backbone\.", "DINO", "bicubic_offset", 7 / 8),
     (r"base_encoder\.|moco|vit-[sb]-300ep", "MoCo v3", "bicubic", 7 / 8),
@@ -52,77 +53,84 @@ LINEAGES: tuple[tuple[str, str, str, float], ...] = (
 )
 
 
-def describe(found: Found) -> Description:
-    """By config.json where there is one, else by the lineage that the file's name and wrapper tell of."""
+def describe(raw: RawCheckpoint) -> Description:
+    """Reads config.json; without one, uses the settings of the project found by file name and wrapper."""
     notes: list[str] = []
-    stated: Mapping[str, Any] = {"position": "learned"}
+    file_config: Mapping[str, Any] = {"position": "learned"}
     labels: tuple[str, ...] | None = None
-    shapes = TABLE.shapes(found.tensors)
-    dialect: dict[str, Any] = dict(DIALECT)
-    lineage = _lineage(found)
-    if found.config is not None:
-        stated, labels = read_config(found.config)
+    shapes = TABLE.shapes(raw.tensors)
+    defaults: dict[str, Any] = dict(DEFAULTS)
+    project = _project(raw)
+    if raw.config is not None:
+        file_config, labels = read_config(raw.config)
     else:
-        dialect["position_resize"] = lineage[2]
-        if lineage[1] == "MoCo v3":
-            # Its small ViT has heads of half the usual width.
-            stated = {**stated, "num_heads": 12}
-        notes.append(f"no config.json: positions are resized as {lineage[1]} does")
-    if "num_registers" not in stated and "reg_token" in shapes:
-        dialect["position_order"] = ("patches", "class+patches", "all")
+        defaults["position_resize"] = project[2]
+        if project[1] == "MoCo v3":
+            # MoCo v3's ViT-S has 12 heads of width 32.
+            file_config = {**file_config, "num_heads": 12}
+        notes.append(f"no config.json: positions are resized as {project[1]} does")
+    if "num_registers" not in file_config and "reg_token" in shapes:
+        defaults["position_order"] = ("patches", "class+patches", "all")
     if "fc_norm.weight" in shapes:
-        # timm moves the norm behind the pool where it pools by mean, and MAE's fine-tuned files do the same.
-        dialect["pool"] = "gap"
+        # With mean pooling, timm and MAE's fine-tuned files apply the norm after the pool.
+        defaults["pool"] = "gap"
     config = infer_vit(
-        shapes, dialect=dialect, stated=stated, overrides=found.overrides, image_size=found.image_size, notes=notes
+        shapes,
+        defaults=defaults,
+        file_config=file_config,
+        overrides=raw.overrides,
+        image_size=raw.image_size,
+        notes=notes,
     )
     return Description(
-        config=config, processor=_processor(found, config, lineage, notes), labels=labels, notes=tuple(notes)
+        config=config, processor=_processor(raw, config, project, notes), labels=labels, notes=tuple(notes)
     )
 
 
-def _lineage(found: Found) -> tuple[str, str, str, float]:
-    for lineage in LINEAGES:
-        if re.search(lineage[0], found.file_name.lower()) or (lineage[0] and re.search(lineage[0], found.wrapper)):
-            return lineage
-    raise AssertionError("the last lineage matches anything")
+def _project(raw: RawCheckpoint) -> tuple[str, str, str, float]:
+    for project in PROJECTS:
+        if re.search(project[0], raw.file_name.lower()) or (project[0] and re.search(project[0], raw.wrapper)):
+            return project
+    raise AssertionError("the last pattern matches any name")
 
 
-def _processor(found: Found, config: Config, lineage: tuple[str, str, str, float], notes: list[str]) -> Processor:
-    config_json, preprocessor = found.config or {}, found.preprocessor
-    own, cfg = config_json.get("vitkit"), config_json.get("pretrained_cfg")
-    if isinstance(own, Mapping) and "processor" in own:
+def _processor(raw: RawCheckpoint, config: Config, project: tuple[str, str, str, float], notes: list[str]) -> Processor:
+    config_json, preprocessor = raw.config or {}, raw.preprocessor
+    vitkit_fields, cfg = config_json.get("vitkit"), config_json.get("pretrained_cfg")
+    if isinstance(vitkit_fields, Mapping) and "processor" in vitkit_fields:
         return preprocessing.stated(
-            lambda: configs.from_dict(Processor, own["processor"], where="vitkit.processor"), "config.json"
+            lambda: configs.from_dict(Processor, vitkit_fields["processor"], where="vitkit.processor"), "config.json"
         )
     if isinstance(cfg, Mapping):
         sized = dict(cfg) | {"input_size": (config.channels, *config.image_size)}
         return preprocessing.stated(lambda: Processor.from_timm(sized), "config.json: pretrained_cfg")
     if preprocessor is not None:
         return preprocessing.stated(lambda: Processor.from_huggingface(preprocessor), "preprocessor_config.json")
-    notes.append(f"no preprocessing in the file: {lineage[1]}'s is taken")
-    # DINOv2's authors judge at 224 of 256 pixels; the table of positions is of a last stage at 518.
-    smaller = lineage[1] == "DINOv2" and found.image_size not in (None, config.image_size)
-    processor = preprocessing.meta(config, 7 / 8 if smaller else lineage[3])
-    return dataclasses.replace(processor, interpolation="bilinear") if lineage[1] == "MoCo v3" else processor
+    notes.append(f"no preprocessing in the file: using {project[1]}'s")
+    # DINOv2 is evaluated on a 224 crop of 256 pixels; its position table is from a final stage at 518 pixels.
+    smaller = project[1] == "DINOv2" and raw.image_size not in (None, config.image_size)
+    processor = preprocessing.meta(config, 7 / 8 if smaller else project[3])
+    return dataclasses.replace(processor, interpolation="bilinear") if project[1] == "MoCo v3" else processor
 
 
-def obstacle(config: Any) -> str | None:
-    """What timm's `VisionTransformer` has no argument for."""
-    what = "timm's VisionTransformer"
+def unsupported_reason(config: Any) -> str | None:
+    """Rejects fields for which timm's `VisionTransformer` has no argument."""
+    title = "timm's VisionTransformer"
     if config.position_tokens == "class+patches" and config.num_registers and config.position == "learned":
-        return f"{what} has no positions for the class token but not the registers; to='vitkit' can say it"
+        return f"{title} cannot have positions for the class token but not for registers; use to='vitkit'"
     fixed = {
         "pool": config.pool if config.pool in POOLS.values() else "token",
         "norm": config.norm if config.pool != "map" else "tokens",
         "position": "none" if config.position == "none" else "learned",
     }
     free = ("class_token", "num_registers", "position_tokens", "activation", "norm_eps", *FREE)
-    return lacking(config, what, fixed=fixed, free=free) or meaning(config, "timm's config.json", {"norm_eps": 1e-6})
+    return unsupported_field(config, title, fixed=fixed, free=free) or implied_mismatch(
+        config, "timm's config.json", {"norm_eps": 1e-6}
+    )
 
 
 def write(checkpoint: Checkpoint, folder: Path) -> None:
-    """model.safetensors and a config.json that `timm.create_model("local-dir:...", pretrained=True)` opens."""
+    """Writes model.safetensors and config.json for `timm.create_model("local-dir:...", pretrained=True)`."""
     write_weights(TABLE.saved(checkpoint.model.state_dict(), checkpoint.model.config.num_heads), folder)
     write_json(to_config(checkpoint), folder / "config.json")
 
@@ -147,6 +155,6 @@ FORMAT = Format(
     ),
     accepts=lambda config: config is None or ("model_type" not in config and not isinstance(config.get("model"), dict)),
     describe=describe,
-    obstacle=obstacle,
+    unsupported_reason=unsupported_reason,
     write=write,
 )
