@@ -1,6 +1,6 @@
 """Checkpoint formats: one module per library and model family, each with a `FORMAT`, found by file name.
 
-A format is a two-way table of tensor names plus what the tensors do not say: activation, LayerNorm epsilon and
+A format is a two-way table of tensor names plus the values that tensors do not store: activation, LayerNorm epsilon and
 preprocessing. To support another family of a library, add a file with the same `targets`; no other file changes.
 """
 

@@ -1,4 +1,4 @@
-"""Hybrids and BiT ResNets in and out: Google's `.npz` and timm's folders, read back by timm's own code."""
+"""Hybrids and BiT ResNets: Google's `.npz` files and timm folders, also loaded by timm."""
 
 import dataclasses
 from pathlib import Path
@@ -18,7 +18,7 @@ BIT = resnet.Config(depths=(2, 1, 3, 1), stem_width=32, num_classes=5)
 
 
 def checkpoint(config: hybrid.Config | resnet.Config) -> Checkpoint:
-    """A model of that config with weights of which none is zero."""
+    """Returns a model of this config without zero weights."""
     torch.manual_seed(0)
     model = models.build(config).eval()
     with torch.no_grad():
@@ -37,9 +37,7 @@ def assert_same(one: Checkpoint, other: Checkpoint) -> None:
 
 
 @pytest.mark.parametrize("name", ["hybrid_root_only", "hybrid_2_2", "hybrid_1_1_1_odd_size"])
-def test_the_originals_files_give_its_logits_and_are_written_as_they_were(
-    shared: Path, tmp_path: Path, name: str
-) -> None:
+def test_original_files_give_the_original_logits_and_round_trip(shared: Path, tmp_path: Path, name: str) -> None:
     folder = shared / "oracles" / "vit_jax"
     with np.load(folder / f"{name}.io.npz") as file:
         images, logits = torch.from_numpy(file["images_nhwc"]).permute(0, 3, 1, 2), torch.from_numpy(file["logits"])
@@ -56,7 +54,7 @@ def test_the_originals_files_give_its_logits_and_are_written_as_they_were(
 
 
 @pytest.mark.parametrize("depths", [(), (1, 2)], ids=str)
-def test_a_hybrid_npz_round_trip_and_timms_reading_of_it(tmp_path: Path, depths: tuple[int, ...]) -> None:
+def test_hybrid_npz_round_trip_and_loading_in_timm(tmp_path: Path, depths: tuple[int, ...]) -> None:
     from timm.models.vision_transformer_hybrid import HybridEmbed, VisionTransformer, _resnetv2
 
     config = hybrid.Config(image_size=(64, 64), patch_size=(32, 32), depths=depths, **SMALL, **ORIGINAL)
@@ -75,7 +73,7 @@ def test_a_hybrid_npz_round_trip_and_timms_reading_of_it(tmp_path: Path, depths:
     assert all(torch.equal(value, ours[name]) for name, value in theirs.state_dict().items())
 
 
-def test_a_file_of_an_older_flax_has_norms_of_four_axes(tmp_path: Path) -> None:
+def test_older_flax_files_have_norms_with_four_axes(tmp_path: Path) -> None:
     config = hybrid.Config(image_size=(32, 32), patch_size=(8, 8), depths=(1, 1), **SMALL, **ORIGINAL)
     for made, norms in ((checkpoint(config), ("gn",)), (checkpoint(BIT), ("gamma", "beta"))):
         checkpoints.save(made, tmp_path / "new.npz", to="npz", overwrite=True)
@@ -88,7 +86,7 @@ def test_a_file_of_an_older_flax_has_norms_of_four_axes(tmp_path: Path) -> None:
         assert_same(checkpoints.load(tmp_path / "old.npz"), checkpoints.load(tmp_path / "new.npz"))
 
 
-def test_bit_npz_round_trip_and_timms_reading_of_it(tmp_path: Path) -> None:
+def test_bit_npz_round_trip_and_loading_in_timm(tmp_path: Path) -> None:
     from functools import partial
 
     from timm.layers import StdConv2d
@@ -118,7 +116,7 @@ def test_bit_npz_round_trip_and_timms_reading_of_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "depths", [(), *(pytest.param(depths, marks=pytest.mark.slow) for depths in ((2, 2, 2, 2), (3, 4, 9)))], ids=str
 )
-def test_timm_opens_a_hybrid_of_ours(tmp_path: Path, depths: tuple[int, ...]) -> None:
+def test_timm_loads_our_hybrid(tmp_path: Path, depths: tuple[int, ...]) -> None:
     import timm
 
     config = hybrid.Config(image_size=(64, 96), patch_size=(32, 32), depths=depths, **SMALL, **TIMM)
@@ -134,7 +132,7 @@ def test_timm_opens_a_hybrid_of_ours(tmp_path: Path, depths: tuple[int, ...]) ->
 
 
 @pytest.mark.slow
-def test_timm_opens_a_bit_of_ours(tmp_path: Path) -> None:
+def test_timm_loads_our_bit(tmp_path: Path) -> None:
     import timm
 
     written = checkpoint(models.preset("bit-r50x1", num_classes=5, weight_eps=1e-8))
@@ -148,13 +146,13 @@ def test_timm_opens_a_bit_of_ours(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("family", ["hybrid", "resnet", "axial", "axial_resnet"])
-def test_our_own_folder_says_everything(tmp_path: Path, family: str) -> None:
+def test_vitkit_folder_stores_every_field(tmp_path: Path, family: str) -> None:
     written = checkpoint(models.family(family).TINY)
     assert checkpoints.save(written, tmp_path / family) == "vitkit"
     assert_same(checkpoints.load(tmp_path / family), written)
 
 
-def test_what_a_format_cannot_say_is_refused(tmp_path: Path) -> None:
+def test_unsupported_configs_and_missing_tensors_raise_errors(tmp_path: Path) -> None:
     original = checkpoint(hybrid.Config(image_size=(64, 64), patch_size=(32, 32), depths=(), **SMALL, **ORIGINAL))
     with pytest.raises(CheckpointError, match=r"timm's hybrid always implies .*'weight_eps': 1e-08"):
         checkpoints.save(original, tmp_path / "timm", to="timm")
@@ -163,8 +161,8 @@ def test_what_a_format_cannot_say_is_refused(tmp_path: Path) -> None:
         checkpoints.save(checkpoint(tiny), tmp_path / "tiny.npz", to="npz")
     with pytest.raises(CheckpointError, match=r"timm has no BiT of depths \(2, 1, 3, 1\)"):
         checkpoints.save(checkpoint(BIT), tmp_path / "bit", to="timm")
-    checkpoints.save(original, tmp_path / "whole.npz", to="npz")
-    with np.load(tmp_path / "whole.npz") as file:
+    checkpoints.save(original, tmp_path / "full.npz", to="npz")
+    with np.load(tmp_path / "full.npz") as file:
         part = {key: file[key] for key in file.files if key != "gn_root/scale"}
     np.savez(tmp_path / "part.npz", **part)
     with pytest.raises(CheckpointError, match=r"1 tensor is missing: gn_root/scale"):

@@ -1,4 +1,4 @@
-"""DeiT, BEiT and DINOv3 against timm's classes in both directions, and the official files in their own layouts."""
+"""DeiT, BEiT and DINOv3: conversion to and from timm, and official files in their own layouts."""
 
 import dataclasses
 from pathlib import Path
@@ -41,7 +41,7 @@ def theirs(name: str) -> tuple[Any, dict[str, Any], tuple[int, int]]:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_theirs_to_ours_and_back(name: str, tmp_path: Path) -> None:
+def test_timm_to_vitkit_and_back(name: str, tmp_path: Path) -> None:
     model, arguments, size = theirs(name)
     timm.models.save_for_hf(model, tmp_path / "theirs", model_args=arguments, safe_serialization=True)
     loaded = checkpoints.load(tmp_path / "theirs")
@@ -63,7 +63,7 @@ def test_theirs_to_ours_and_back(name: str, tmp_path: Path) -> None:
 
 
 def official(name: str) -> tuple[models.Backbone, dict[str, Tensor]]:
-    """A model of ours and its tensors as the official code names them, with all that it saves beside."""
+    """Returns a vitkit model and its state dict as the official code saves it, with additional entries."""
     noise = torch.Generator().manual_seed(5)
     if name == "deit":
         model = fill(models.build(dataclasses.replace(deit.TINY, width=64, num_heads=1)))
@@ -110,32 +110,32 @@ def official(name: str) -> tuple[models.Backbone, dict[str, Tensor]]:
         ("dinov3", "dinov3_vits16plus_pretrain_lvd1689m-4057cbaa.pth"),
     ],
 )
-def test_official_to_ours_to_transformers_and_back_bit_for_bit(name: str, file: str, tmp_path: Path) -> None:
+def test_official_to_vitkit_to_transformers_and_back_is_bit_exact(name: str, file: str, tmp_path: Path) -> None:
     model, state = official(name)
     torch.save(state if name == "dinov3" else {"model": state}, tmp_path / file)
     loaded = checkpoints.load(tmp_path / file)
-    kept = loaded.model.state_dict()
-    assert kept.keys() == model.state_dict().keys()
+    state_dict = loaded.model.state_dict()
+    assert state_dict.keys() == model.state_dict().keys()
     for key, tensor in model.state_dict().items():
-        assert torch.equal(kept[key], tensor), key
+        assert torch.equal(state_dict[key], tensor), key
     batch = images((32, 32))
     assert torch.equal(loaded.model(batch), model(batch))
     checkpoints.save(loaded, tmp_path / "hf", to="huggingface")
     again = checkpoints.load(tmp_path / "hf").model.state_dict()
-    assert all(torch.equal(again[key], tensor) for key, tensor in kept.items())
+    assert all(torch.equal(again[key], tensor) for key, tensor in state_dict.items())
     checkpoints.save(loaded, tmp_path / "timm", to="timm")
     again = checkpoints.load(tmp_path / "timm").model.state_dict()
-    assert all(torch.equal(again[key], tensor) for key, tensor in kept.items())
+    assert all(torch.equal(again[key], tensor) for key, tensor in state_dict.items())
 
 
-def test_preprocessing_of_the_official_files(tmp_path: Path) -> None:
+def test_preprocessing_of_official_files(tmp_path: Path) -> None:
     _, state = official("beit ft")
     for file, mean in (("beit_base.pth", (0.5, 0.5, 0.5)), ("beitv2_base.pth", IMAGENET_MEAN)):
         torch.save({"module": state}, tmp_path / file)
         assert checkpoints.load(tmp_path / file).processor.mean == mean
 
 
-def test_tables_are_resized_by_each_project_s_own_rule(tmp_path: Path) -> None:
+def test_tables_are_resized_as_in_each_project(tmp_path: Path) -> None:
     model, state = official("beit ft")
     torch.save({"model": state}, tmp_path / "beit.pth")
     checkpoints.save(checkpoints.load(tmp_path / "beit.pth"), tmp_path / "timm", to="timm")
@@ -154,11 +154,11 @@ def test_tables_are_resized_by_each_project_s_own_rule(tmp_path: Path) -> None:
     assert model.config.relative_resize == "geometric"
 
 
-def test_what_is_left_over_or_missing_is_an_error(tmp_path: Path) -> None:
+def test_unknown_and_missing_tensors_are_errors(tmp_path: Path) -> None:
     for name in ("deit", "beit ft", "beit pt", "dinov3"):
         _, state = official(name)
-        torch.save({**state, "strange.weight": torch.zeros(3)}, tmp_path / "more.pth")
-        with pytest.raises(CheckpointError, match=r"strange\.weight"):
+        torch.save({**state, "unknown.weight": torch.zeros(3)}, tmp_path / "more.pth")
+        with pytest.raises(CheckpointError, match=r"unknown\.weight"):
             checkpoints.load(tmp_path / "more.pth")
         short = {key: tensor for key, tensor in state.items() if key != "blocks.1.norm2.bias"}
         torch.save(short, tmp_path / "less.pth")
@@ -166,7 +166,7 @@ def test_what_is_left_over_or_missing_is_an_error(tmp_path: Path) -> None:
             checkpoints.load(tmp_path / "less.pth")
 
 
-def test_a_relative_table_of_no_grid_is_refused(tmp_path: Path) -> None:
+def test_invalid_relative_position_table_is_rejected(tmp_path: Path) -> None:
     _, state = official("beit ft")
     for key in [key for key in state if key.endswith("bias_table")]:
         state[key] = torch.zeros(51, 1)
@@ -175,12 +175,12 @@ def test_a_relative_table_of_no_grid_is_refused(tmp_path: Path) -> None:
         checkpoints.load(tmp_path / "odd.pth")
 
 
-def test_what_timm_cannot_say_is_refused(tmp_path: Path) -> None:
-    for config, words in (
+def test_configs_unsupported_by_timm_are_rejected(tmp_path: Path) -> None:
+    for config, message in (
         (dataclasses.replace(deit.TINY, norm_eps=1e-12), "norm_eps"),
         (dataclasses.replace(beit.TINY, norm_eps=1e-12), "norm_eps"),
         (dataclasses.replace(dinov3.TINY, pool="token+gap"), "token\\+gap"),
     ):
         made = Checkpoint(model=models.build(config), processor=Processor.squash((32, 32)), labels=tuple("abcde"))
-        with pytest.raises(CheckpointError, match=words):
+        with pytest.raises(CheckpointError, match=message):
             checkpoints.save(made, tmp_path / "x", to="timm")

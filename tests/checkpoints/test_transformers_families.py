@@ -1,4 +1,4 @@
-"""DeiT, BEiT, DINO, DINOv2, DINOv3 and MAE against transformers' own classes, in both directions."""
+"""DeiT, BEiT, DINO, DINOv2, DINOv3 and MAE: conversion to and from transformers."""
 
 import dataclasses
 from pathlib import Path
@@ -21,7 +21,7 @@ BASE: dict[str, Any] = {
     "num_attention_heads": 2,
     "intermediate_size": 64,
 }
-# name: class, config, its fields, and what of its outputs is compared.
+# name: model class, config class, config fields, and the output to compare.
 CASES: dict[str, tuple[str, str, dict[str, Any], str]] = {
     "deit": ("DeiTForImageClassificationWithTeacher", "DeiTConfig", {"num_labels": 5}, "logits"),
     "deit single": ("DeiTForImageClassification", "DeiTConfig", {"num_labels": 5}, "logits"),
@@ -123,7 +123,7 @@ def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_theirs_to_ours_at_native_and_other_sizes(library: Any, name: str, tmp_path: Path) -> None:
+def test_transformers_to_vitkit_at_native_and_other_sizes(library: Any, name: str, tmp_path: Path) -> None:
     model = theirs(library, name)
     model.save_pretrained(tmp_path)
     loaded = checkpoints.load(tmp_path).model
@@ -134,29 +134,29 @@ def test_theirs_to_ours_at_native_and_other_sizes(library: Any, name: str, tmp_p
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_ours_to_theirs_and_back_bit_for_bit(library: Any, name: str, tmp_path: Path) -> None:
+def test_vitkit_to_transformers_and_back_is_bit_exact(library: Any, name: str, tmp_path: Path) -> None:
     theirs(library, name).save_pretrained(tmp_path / "theirs")
     loaded = checkpoints.load(tmp_path / "theirs")
-    # The names in memory since transformers 5 give the same.
+    # In-memory names of transformers 5 give the same result.
     theirs(library, name).save_pretrained(tmp_path / "v5", save_original_format=False)
     same(loaded.model.state_dict(), checkpoints.load(tmp_path / "v5").model.state_dict())
     assert checkpoints.save(loaded, tmp_path / "hf", to="huggingface").endswith("huggingface")
     again = checkpoints.load(tmp_path / "hf")
     same(loaded.model.state_dict(), again.model.state_dict())
     assert again.model.config == loaded.model.config
-    # Ours in theirs: the library opens it, finds every tensor it wants, and computes the same.
+    # transformers loads our folder, finds every tensor and computes the same output.
     kind = CASES[name][0].replace("ViTMAEModel", "ViTModel")
     opened, report = getattr(library, kind).from_pretrained(tmp_path / "hf", output_loading_info=True)
     assert not {key for key in report["missing_keys"] if "pooler" not in key}
     assert not report["unexpected_keys"]
     expected = ours(name, loaded.model, images((32, 32)))
     assert (outputs(name, opened.eval(), images((32, 32))) - expected).abs().max() < 1e-5
-    # And through our own layout.
+    # vitkit's own layout.
     checkpoints.save(again, tmp_path / "ours", to="vitkit")
     same(loaded.model.state_dict(), checkpoints.load(tmp_path / "ours").model.state_dict())
 
 
-def test_masked_image_modelling(library: Any, tmp_path: Path) -> None:
+def test_masked_image_modeling(library: Any, tmp_path: Path) -> None:
     config = library.BeitConfig(**BASE, vocab_size=11, use_mask_token=True, use_shared_relative_position_bias=True)
     model = fill(library.BeitForMaskedImageModeling(config))
     model.save_pretrained(tmp_path)
@@ -175,7 +175,7 @@ def test_masked_image_modelling(library: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["deit", "beit", "beit class token", "dinov2 gated registers", "dinov3", "mae"])
-def test_another_resolution_at_load_is_the_same_as_at_run_time(library: Any, name: str, tmp_path: Path) -> None:
+def test_resizing_at_load_equals_resizing_at_run_time(library: Any, name: str, tmp_path: Path) -> None:
     theirs(library, name).save_pretrained(tmp_path / "theirs")
     native = checkpoints.load(tmp_path / "theirs")
     resized = checkpoints.load(tmp_path / "theirs", image_size=(40, 64))
@@ -188,7 +188,7 @@ def test_another_resolution_at_load_is_the_same_as_at_run_time(library: Any, nam
 
 
 @pytest.mark.parametrize("name", ["deit", "beit", "dinov2 gated"])
-def test_another_number_of_classes_puts_new_heads(library: Any, name: str, tmp_path: Path) -> None:
+def test_num_classes_replaces_the_heads(library: Any, name: str, tmp_path: Path) -> None:
     theirs(library, name).save_pretrained(tmp_path)
     loaded = checkpoints.load(tmp_path, num_classes=3)
     assert loaded.origin.notes[-1] == "head of 5 classes replaced by a zero one of 3 classes"
@@ -196,7 +196,7 @@ def test_another_number_of_classes_puts_new_heads(library: Any, name: str, tmp_p
     assert not any(tensor.any() for key, tensor in loaded.model.state_dict().items() if key.startswith("head"))
 
 
-def test_nothing_is_left_over_and_nothing_missing(library: Any, tmp_path: Path) -> None:
+def test_unknown_and_missing_tensors_are_errors(library: Any, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     for name in ("deit", "beit", "dinov2 gated", "dinov3"):
@@ -204,15 +204,15 @@ def test_nothing_is_left_over_and_nothing_missing(library: Any, tmp_path: Path) 
         path = tmp_path / name / "model.safetensors"
         tensors = load_file(path)
         key = next(key for key in tensors if "layer.1." in key and key.endswith("weight"))
-        save_file({**tensors, "strange.weight": torch.zeros(2)}, path)
-        with pytest.raises(CheckpointError, match=r"strange\.weight"):
+        save_file({**tensors, "unknown.weight": torch.zeros(2)}, path)
+        with pytest.raises(CheckpointError, match=r"unknown\.weight"):
             checkpoints.load(tmp_path / name)
         save_file({other: tensor for other, tensor in tensors.items() if other != key}, path)
         with pytest.raises(CheckpointError, match="missing"):
             checkpoints.load(tmp_path / name)
 
 
-REFUSED = [
+UNSUPPORTED = [
     ("dinov2_huggingface", "dinov2-s/14", {"layer_scale": None}, "always has LayerScale"),
     ("dinov2_huggingface", "dinov2-s/14", {"mlp_width": 70}, "no MLP of width 70 for width 32"),
     ("dinov2_huggingface", "dinov2-s/14", {"num_classes": 5}, "pool='token'"),
@@ -222,16 +222,16 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("layout", "name", "changes", "words"), REFUSED)
-def test_what_the_library_cannot_say_is_refused(layout: str, name: str, changes: dict[str, Any], words: str) -> None:
+@pytest.mark.parametrize(("layout", "name", "changes", "message"), UNSUPPORTED)
+def test_unsupported_reason(layout: str, name: str, changes: dict[str, Any], message: str) -> None:
     small = {"image_size": (28, 28), "patch_size": (14, 14), "num_heads": 2, "width": 32, "depth": 1, "mlp_width": 64}
     config = dataclasses.replace(models.preset(name), **{**small, **changes})
-    unsupported_reason = next(each for each in all_formats() if each.name == layout).unsupported_reason(config)
-    assert unsupported_reason is not None
-    assert words in unsupported_reason
+    reason = next(each for each in all_formats() if each.name == layout).unsupported_reason(config)
+    assert reason is not None
+    assert message in reason
 
 
-def test_a_gated_mlp_of_another_activation_is_refused(library: Any, tmp_path: Path) -> None:
+def test_gated_mlp_with_another_activation_is_rejected(library: Any, tmp_path: Path) -> None:
     config = library.DINOv3ViTConfig(**BASE, num_register_tokens=2, use_gated_mlp=True, hidden_act="gelu")
     library.DINOv3ViTModel(config).save_pretrained(tmp_path)
     with pytest.raises(CheckpointError, match="hidden_act is gelu; a gated MLP needs"):

@@ -1,4 +1,4 @@
-"""Files of families that vitkit does not read are refused with the family's name, not with a list of tensors."""
+"""Errors for unsupported families name the family instead of listing tensors."""
 
 from pathlib import Path
 
@@ -20,13 +20,13 @@ NAMES = {
 
 
 @pytest.mark.parametrize("family", NAMES)
-def test_the_family_is_named(family: str, tmp_path: Path) -> None:
+def test_family_is_named(family: str, tmp_path: Path) -> None:
     torch.save({name: torch.zeros(4, 3, 2, 2) for name in NAMES[family]}, tmp_path / "x.pth")
     with pytest.raises(CheckpointError, match=f"this is {family}.*, in a layout that vitkit does not support"):
         checkpoints.load(tmp_path / "x.pth")
 
 
-def test_names_of_nobody(tmp_path: Path) -> None:
+def test_unknown_tensor_names(tmp_path: Path) -> None:
     torch.save({"encoder.weird\x1b[31m": torch.zeros(1)}, tmp_path / "x.pth")
     with pytest.raises(CheckpointError, match=r"the tensors match no format of .*: 'encoder.weird\\x1b\[31m'"):
         checkpoints.load(tmp_path / "x.pth")

@@ -1,4 +1,4 @@
-"""DALL-E's encoder: against loops over pixels, and out of a pickled module without a class of it being there."""
+"""DALL-E's encoder: compared with naive loops, and loaded from a pickled module whose classes do not exist."""
 
 import itertools
 import pickle
@@ -28,7 +28,7 @@ def tiny() -> WordEncoder:
 
 
 def convolved(x: np.ndarray, w: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """A convolution with as much zero padding as keeps the size, one product at a time."""
+    """Naive convolution with zero padding that preserves the size."""
     outer, _, kernel, _ = w.shape
     half = (kernel - 1) // 2
     padded = np.pad(x, ((0, 0), (half, half), (half, half)))
@@ -39,7 +39,7 @@ def convolved(x: np.ndarray, w: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def naive(state: dict[str, np.ndarray], pixels: np.ndarray) -> np.ndarray:
-    """The logits of one picture by the description of the architecture, in float64."""
+    """Computes the logits of one image naively in float64."""
 
     def conv(name: str, x: np.ndarray) -> np.ndarray:
         return convolved(x, state[f"{name}.w"], state[f"{name}.b"])
@@ -59,19 +59,19 @@ def naive(state: dict[str, np.ndarray], pixels: np.ndarray) -> np.ndarray:
     return conv("blocks.output.conv", np.maximum(x, 0))
 
 
-def test_it_is_what_its_description_says_pixel_by_pixel() -> None:
+def test_encoder_matches_naive_loops() -> None:
     encoder = tiny().double()
     pixels = torch.rand(2, 3, 16, 24, dtype=torch.float64)
     state = {name: value.detach().numpy() for name, value in encoder.state_dict().items()}
     with torch.no_grad():
         logits = encoder(pixels)
-    for picture, found in zip(pixels.numpy(), logits.numpy(), strict=True):
-        np.testing.assert_allclose(found, naive(state, picture), rtol=1e-10, atol=1e-10)
+    for image, output in zip(pixels.numpy(), logits.numpy(), strict=True):
+        np.testing.assert_allclose(output, naive(state, image), rtol=1e-10, atol=1e-10)
     assert torch.equal(encoder.read(pixels), logits.argmax(dim=1))
     assert logits.shape == (2, 7, 2, 3)
 
 
-def test_the_published_size() -> None:
+def test_published_size() -> None:
     with torch.device("meta"):
         encoder = WordEncoder()
     shapes = {name: tuple(value.shape) for name, value in encoder.state_dict().items()}
@@ -84,14 +84,14 @@ def test_the_published_size() -> None:
 
 
 def as_published(encoder: nn.Module, path: Path) -> None:
-    """Pickles it whole, its classes called as OpenAI's were, which are gone when this returns."""
+    """Pickles the module with OpenAI's class names, which no longer exist when this returns."""
     modules = {name: types.ModuleType(name) for name in ("dall_e", "dall_e.encoder", "dall_e.utils")}
-    places = {"WordEncoder": ("dall_e.encoder", "Encoder"), "WordBlock": ("dall_e.encoder", "EncoderBlock")}
-    places["WordConv"] = ("dall_e.utils", "Conv2d")
+    names = {"WordEncoder": ("dall_e.encoder", "Encoder"), "WordBlock": ("dall_e.encoder", "EncoderBlock")}
+    names["WordConv"] = ("dall_e.utils", "Conv2d")
     made: dict[str, type] = {}
-    for ours, (where, theirs) in places.items():
-        made[ours] = type(theirs, (nn.Module,), {"__module__": where, "__qualname__": theirs})
-        setattr(modules[where], theirs, made[ours])
+    for ours, (module_name, theirs) in names.items():
+        made[ours] = type(theirs, (nn.Module,), {"__module__": module_name, "__qualname__": theirs})
+        setattr(modules[module_name], theirs, made[ours])
 
     def copied(module: nn.Module) -> nn.Module:
         kind = made.get(type(module).__name__)
@@ -115,11 +115,11 @@ def as_published(encoder: nn.Module, path: Path) -> None:
             del sys.modules[name]
 
 
-def test_a_pickled_module_is_read_without_its_classes(tmp_path: Path) -> None:
+def test_pickled_module_is_read_without_its_classes(tmp_path: Path) -> None:
     encoder = tiny()
     as_published(encoder, tmp_path / "encoder.pkl")
     with pytest.raises((pickle.UnpicklingError, ModuleNotFoundError)):
-        torch.load(tmp_path / "encoder.pkl", weights_only=True)  # nothing that torch alone would open
+        torch.load(tmp_path / "encoder.pkl", weights_only=True)  # torch alone cannot load it
     loaded = load_words(tmp_path / "encoder.pkl")
     save_file(encoder.state_dict(), tmp_path / "encoder.safetensors")
     converted = load_words(tmp_path / "encoder.safetensors")
@@ -134,7 +134,7 @@ class Evil:
         return (exec, ("raise SystemExit",))
 
 
-def test_what_is_not_the_encoder_is_refused_by_name(tmp_path: Path) -> None:
+def test_other_files_are_rejected(tmp_path: Path) -> None:
     module = nn.Sequential(OrderedDict(blocks=nn.ReLU()))
     module.evil = Evil()  # type: ignore[assignment]
     torch.save(module, tmp_path / "evil.pkl")
