@@ -1,4 +1,4 @@
-"""Loading, saving and converting ViT checkpoints of any library; no code from a checkpoint is executed.
+"""Loads, saves and converts ViT checkpoints of many libraries, without executing their code.
 
 load, save    from files to a model, and back; every tensor must be known, present and of the right shape
 formats/      one module per library and model family: a two-way table of tensor names

@@ -23,7 +23,7 @@ def _shown(name: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """Source of a checkpoint: path or Hub id, format, Hub commit, and notes on inferred or ignored values."""
+    """Source of a checkpoint, its format, Hub commit, and notes on inferred or ignored values."""
 
     source: str = ""
     format: str = "vitkit"

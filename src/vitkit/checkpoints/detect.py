@@ -1,4 +1,4 @@
-"""Detects the format of a file from its tensor names: the format with the fewest unknown names."""
+"""Detects the format of a file: the one with the fewest unknown tensor names."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -53,9 +53,10 @@ class Detection:
 
 
 def detect_format(tensors: Tensors, config: Mapping[str, Any] | None, format_name: str | None) -> Detection:
-    """Returns the format of the tensors; `format_name` restricts the choice to formats with that target.
+    """Returns the format of the tensors.
 
-    Raises CheckpointError if no format matches; the message names the model family or some of the tensors.
+    `format_name` restricts the choice to formats with that target. Raises CheckpointError if no format matches; the
+    message names the model family or some of the tensors.
     """
     formats = all_formats() if format_name is None else tuple(formats_for(format_name))
     found = [each for each in (_try(layout, tensors, config) for layout in formats) if each is not None]
@@ -148,7 +149,7 @@ def _unknown_error(tensors: Tensors, config: Mapping[str, Any] | None, format_na
 
 
 def _model_type_error(kind: str, names: list[str], config: Mapping[str, Any]) -> str:
-    """Returns the error for an unsupported model_type, or for tensor names that do not match the model_type."""
+    """Returns the error for an unsupported model_type or names that do not match it."""
     prefix = f"config.json: model_type is {kind[:40]!r}"
     # Formats that also accept a config.json without model_type (such as npz) do not check it.
     if not any(each.accepts(config) and not each.accepts({}) for each in all_formats()):
@@ -157,6 +158,6 @@ def _model_type_error(kind: str, names: list[str], config: Mapping[str, Any]) ->
 
 
 def family_of(names: Iterable[str]) -> str | None:
-    """Returns a description of the unsupported family that the tensors belong to; None if unknown."""
+    """Returns a description of the unsupported family of the tensors; None if unknown."""
     names = list(names)
     return next((text for regex, text in UNSUPPORTED_FAMILIES if any(re.search(regex, name) for name in names)), None)

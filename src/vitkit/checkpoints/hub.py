@@ -16,9 +16,10 @@ PATTERNS = (
 
 
 def download(name: str, revision: str | None) -> tuple[Path, str]:
-    """Downloads `name` at `revision` (default: the main branch); returns the cache folder and the commit.
+    """Downloads a model; returns its folder in the Hub cache and the commit.
 
-    Only files that match `PATTERNS` are downloaded. Without a network, or with HF_HUB_OFFLINE=1, cached files are used.
+    `revision` defaults to the main branch. Only files that match `PATTERNS` are downloaded. Without a network, or with
+    HF_HUB_OFFLINE=1, cached files are used.
     """
     from huggingface_hub import errors, snapshot_download
 

@@ -1,4 +1,4 @@
-"""Loads a checkpoint: locates files, detects the format, validates names and shapes, then reads the tensors."""
+"""Loads a checkpoint: find files, detect the format, validate names and shapes, read tensors."""
 
 import dataclasses
 import os
@@ -31,7 +31,9 @@ def load(
     config: Mapping[str, Any] | None = None,
     dtype: torch.dtype | None = torch.float32,
 ) -> Checkpoint:
-    """Loads a checkpoint from a folder, a file (`a.npz:img`: a subtree of it) or a Hub id `owner/name[@revision]`.
+    """Loads a checkpoint from a folder, a file or the Hugging Face Hub.
+
+    `source` is a path, a subtree of an archive (`a.npz:img`) or a Hub id `owner/name[@revision]`.
 
     Format and config are inferred from the tensors; `format` and `config` (fields of the model's config) set what
     cannot be inferred. `image_size` in pixels resizes the position table if the file has another size; it sets the size
@@ -68,7 +70,7 @@ def load(
 
 
 def _with_head(checkpoint: Checkpoint, note: str) -> Checkpoint:
-    """Returns the checkpoint with default labels for its new head and the note added to its origin."""
+    """Adds default labels for a new head and a note to the checkpoint."""
     origin = dataclasses.replace(checkpoint.origin, notes=(*checkpoint.origin.notes, note))
     return dataclasses.replace(checkpoint, labels=default_labels(checkpoint.model.config.num_classes), origin=origin)
 
@@ -88,7 +90,7 @@ def assemble(
     overrides: Mapping[str, Any],
     dtype: torch.dtype | None,
 ) -> Checkpoint:
-    """Builds the checkpoint; names, shapes and config are validated before the first value is read."""
+    """Builds the checkpoint; validates names, shapes and config before reading values."""
     detected = detect_format(files.tensors, files.config, format)
     raw = RawCheckpoint(
         tensors=detected.tensors,
@@ -131,7 +133,7 @@ def _labels(described: Description) -> tuple[str, ...]:
 
 
 def _model(config: Any, detected: Detection, dtype: torch.dtype | None) -> models.Backbone:
-    """Builds the model on the meta device, assigns the tensors of the file and computes the other buffers."""
+    """Builds the model on the meta device, assigns tensors of the file and computes buffers."""
     try:
         model = models.build(config, device="meta")
     except (RuntimeError, ValueError) as error:

@@ -90,7 +90,7 @@ def _from_hub(source: str, path: Path, revision: str | None) -> tuple[Path, str 
 
 
 def suggest_presets(name: str) -> str:
-    """Returns the end of an error message that suggests presets similar to `name`; "" if there are none."""
+    """Returns an error message suffix that suggests similar presets; "" if there are none."""
     presets = models.presets()
     short_name = name.lower().replace("_", "-")
     for word, short in ABBREVIATIONS:

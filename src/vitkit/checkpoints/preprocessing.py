@@ -1,4 +1,4 @@
-"""Default preprocessing for checkpoints that do not store it, by the project that trained the weights."""
+"""Default preprocessing of each project, for checkpoints that do not store it."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,7 +9,7 @@ from vitkit.models.vit import Config
 
 
 def stated(read: Callable[[], Processor], where: str) -> Processor:
-    """Calls `read` to parse a stored processor; raises CheckpointError with the file name for invalid values."""
+    """Calls `read` to parse a stored processor; CheckpointError for invalid values."""
     try:
         return read()
     except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
@@ -22,26 +22,32 @@ def google(config: Config) -> Processor:
 
 
 def big_vision(config: Config) -> Processor:
-    """Resizes the short side to 8/7 of the size by area averaging, center crop, -1..1; SigLIP (MAP head) squashes."""
+    """Area resize of the short side to 8/7 of the size, center crop, scaled to -1..1.
+
+    SigLIP models, which have a MAP head, squash images instead.
+    """
     if config.pool == "map":
         return google(config)
     return fitted(Processor.crop(config.image_size, 7 / 8, interpolation="box"), config)
 
 
 def meta(config: Config, crop_fraction: float = 7 / 8) -> Processor:
-    """Bicubic resize of the short side to size / crop_fraction, center crop, ImageNet statistics."""
+    """Bicubic resize of the short side to size / crop_fraction, crop, ImageNet statistics."""
     return fitted(Processor.crop(config.image_size, crop_fraction, mean=IMAGENET_MEAN, std=IMAGENET_STD), config)
 
 
 def torchvision(config: Config) -> Processor:
-    """Bilinear resize to 256 and crop 224, or bicubic to size for the larger SWAG models; ImageNet statistics."""
+    """Bilinear resize to 256 and crop 224, ImageNet statistics.
+
+    The larger SWAG models use a bicubic resize to their size.
+    """
     native = config.image_size == (224, 224)
     processor = meta(config, 7 / 8 if native else 1.0)
     return replace(processor, interpolation="bilinear") if native else processor
 
 
 def fitted(processor: Processor, config: Config) -> Processor:
-    """Disables color management, as in published evaluations, and adapts to grayscale for one channel."""
+    """Disables color management, as in published evaluations; converts to grayscale if needed."""
     processor = replace(processor, profile="ignore")
     if config.channels == 1 and processor.channels == 3:
         return replace(processor, mean=HALF[:1], std=HALF[:1], fill=(0,))

@@ -1,4 +1,4 @@
-"""Loads decoders, mask tokens, projection heads and tokenizers of published files, to continue pre-training.
+"""Loads decoders, mask tokens, heads and tokenizers of published files, for pre-training.
 
 The backbone of a file is loaded like any checkpoint. Its other parts belong to an objective, which defines their names
 in each file layout.
@@ -30,7 +30,7 @@ POINTWISE = Transform(lambda parts: parts[0].flatten(1), lambda ours, heads: [ou
 
 @dataclass(frozen=True)
 class Layout:
-    """Tensor names of an objective's parts in one kind of file: a table, and aliases of older names."""
+    """Tensor names of an objective's parts in one kind of file, with aliases of older names."""
 
     table: Table
     aliases: tuple[tuple[str, str], ...] = ()
@@ -39,7 +39,7 @@ class Layout:
 def load_parts(
     source: str, wanted: Mapping[str, Shape], layouts: Sequence[Layout], *, what: str, num_heads: int = 1
 ) -> dict[str, Tensor]:
-    """Loads the tensors with the names and shapes in `wanted` from a folder, file or Hub id, in float32.
+    """Loads the tensors in `wanted` (names to shapes) from a folder, file or Hub id, in float32.
 
     The layout that matches most names in the file is used. Raises CheckpointError if the source has none of the
     parts, or if some are missing or have other shapes; `what` describes the parts in the message.
@@ -74,7 +74,7 @@ def _matched(tensors: Tensors, layout: Layout) -> Tensors:
 
 
 def load_words(path: str | os.PathLike[str]) -> WordEncoder:
-    """Loads DALL-E's encoder, in evaluation mode and without gradients; sizes are inferred from the tensors.
+    """Loads DALL-E's encoder in evaluation mode, without gradients; infers sizes from tensors.
 
     `path` is OpenAI's `encoder.pkl` (a pickled module, of which only the tensors are read) or any file of its tensors.
     Raises CheckpointError that lists every tensor that is missing, unknown or of another shape.

@@ -17,11 +17,11 @@ def save(
     to: str | None = None,
     overwrite: bool = False,
 ) -> str:
-    """Writes a checkpoint in the format `to` (one of `list_formats()`) and returns the name of the format.
+    """Writes a checkpoint in the format `to` and returns the name of the format.
 
-    By default the format is huggingface if it supports the model, else vitkit. The target is a folder, or a file for
-    npz, big_vision and torchvision. It is written atomically; an existing target is an error unless `overwrite`. Raises
-    CheckpointError with the reason if the format does not support the model.
+    `to` is one of `list_formats()`. The default is huggingface if it supports the model, else vitkit. The target is a
+    folder, or a file for npz, big_vision and torchvision. It is written atomically; an existing target is an error
+    unless `overwrite`. Raises CheckpointError with the reason if the format does not support the model.
     """
     classes = checkpoint.model.config.num_classes
     if len(checkpoint.labels) != classes:
@@ -51,7 +51,7 @@ def convert(
     overwrite: bool = False,
     **options: Any,
 ) -> Checkpoint:
-    """Loads a checkpoint, writes it in the format `to` and returns it; `options` are those of `load`."""
+    """Loads a checkpoint with `load(source, **options)`, writes it as `to` and returns it."""
     checkpoint = load(source, **options)
     save(checkpoint, target, to=to, overwrite=overwrite)
     return checkpoint

@@ -1,4 +1,4 @@
-"""Two-way tables of tensor names: patterns of vitkit's names and of a format's, with a transform and its inverse.
+"""Two-way tables of tensor names between vitkit and a format, with transforms of the values.
 
 Each format and family has one table, used for reading and writing. In patterns, `{i}` and `{j}` are numbers, `{i+1}`
 and `{j+1}` the same numbers counted from 1 (`{j+1:02}`: with two digits), `{leaf}` is `weight` or `bias`, and `{name}`
@@ -79,7 +79,7 @@ HEADS_OUT = Transform(
 
 @dataclass(frozen=True)
 class Rule:
-    """One row of a table: vitkit's name pattern, the format's patterns, and the transform of values."""
+    """One row of a table: vitkit's name pattern, the format's patterns, and a transform."""
 
     ours: str
     theirs: tuple[str, ...]
@@ -127,7 +127,7 @@ class Table:
         return None
 
     def shapes(self, tensors: Tensors) -> dict[str, Shape]:
-        """Returns the shapes of the vitkit tensors whose parts are all in the file, without reading values."""
+        """Returns the shapes of vitkit tensors whose parts are all in the file; reads no values."""
         shapes: dict[str, Shape] = {}
         for rule in self.rules:
             for name in tensors.infos:
@@ -160,7 +160,7 @@ class Table:
         return plan
 
     def saved(self, state: Mapping[str, Tensor], num_heads: int) -> dict[str, Tensor]:
-        """Converts a state dict to the format's names and layouts; CheckpointError if a tensor has no name in it."""
+        """Converts a state dict to the format; CheckpointError if it has no name for a tensor."""
         result: dict[str, Tensor] = {}
         for name, tensor in state.items():
             step = self.step(name)

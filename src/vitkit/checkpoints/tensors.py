@@ -1,4 +1,4 @@
-"""`Tensors`: names, shapes and dtypes of a weights file, which are known before any value is read."""
+"""`Tensors`: names, shapes and dtypes of a weights file, known before values are read."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -22,7 +22,7 @@ class Info:
 
 @dataclass(frozen=True)
 class Tensors:
-    """Named tensors on disk; `read(name)` loads one and raises CheckpointError if the data is invalid."""
+    """Named tensors on disk; `read(name)` loads one, CheckpointError if the data is invalid."""
 
     infos: Mapping[str, Info]
     read: Callable[[str], Tensor]
@@ -48,7 +48,7 @@ class Tensors:
 
 
 def fuse_pairs(tensors: Tensors, first: str, second: str, to: str) -> Tensors:
-    """Concatenates pairs of tensors, such as gate and value of a gated MLP, along the first axis.
+    """Concatenates pairs of tensors, such as gate and value of SwiGLU, along the first axis.
 
     `first` is a pattern of names; `second` and `to` are replacements that give the name of the second tensor and of
     the result. Tensors without a second one are not changed.
@@ -74,7 +74,7 @@ def fuse_pairs(tensors: Tensors, first: str, second: str, to: str) -> Tensors:
 
 
 def split_qkv_bias(tensors: Tensors, pattern: str, query: str, value: str) -> Tensors:
-    """Splits every fused qkv bias that matches `pattern` into query and value bias; drops the key bias."""
+    """Splits fused qkv biases that match `pattern` into query and value; drops the key bias."""
     parts: dict[str, tuple[str, int]] = {}
     for name, info in tensors.infos.items():
         match = re.fullmatch(pattern, name)

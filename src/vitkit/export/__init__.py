@@ -28,7 +28,7 @@ __all__ = ["ExportError", "Traced", "export", "exporter", "targets"]
 
 
 class ExportError(ValueError):
-    """The target does not support the model, or the exported model has different outputs; no file is left."""
+    """The target does not support the model, or the exported model has different outputs."""
 
 
 def targets() -> list[str]:
@@ -51,7 +51,7 @@ def export(
     precision: str = "float32",
     overwrite: bool = False,
 ) -> Export:
-    """Exports a model to the target `to`, runs the exported model and compares its outputs with the original.
+    """Exports a model to the target `to` and compares its outputs with the original.
 
     `precision` is the dtype of the exported weights. The image size is that of the model; the batch size is dynamic.
     The folder is written atomically. Returns the export settings with the measured difference.

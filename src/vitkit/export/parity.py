@@ -14,7 +14,7 @@ SEED = 0
 
 @torch.inference_mode()
 def differences(model: Backbone, exported: Backbone) -> tuple[dict[str, float], dict[str, float]]:
-    """Returns the largest absolute difference and the scale of each output on seeded random images.
+    """Returns the largest difference and the scale of each output on seeded random images.
 
     The scale is the largest absolute value of the original output, at least 1; tolerances are multiples of it. NaN
     gives an infinite difference.

@@ -1,4 +1,4 @@
-"""torch.export program (.pt2), which runs in PyTorch without vitkit and has no pickled objects."""
+"""torch.export program (.pt2) without pickled objects; runs in PyTorch without vitkit."""
 
 from pathlib import Path
 

@@ -41,9 +41,10 @@ class _SelectedOutputs(nn.Module):
 
 
 def trace(model: Backbone) -> Traced:
-    """Traces a copy of a model for images of its config's size, on the CPU in float32 and evaluation mode.
+    """Traces a model for images of its config's size.
 
-    Raises ValueError for a model on the meta device, which has no weights.
+    Traces a copy on the CPU, in float32 and evaluation mode. Raises ValueError for a model on the meta device, which
+    has no weights.
     """
     if next(model.parameters()).device.type == "meta":
         raise ValueError("a model on the meta device has no weights to export")

@@ -1,6 +1,7 @@
-"""Containers: one module per type of weights file, each with `open_file(path) -> Tensors`, which reads headers only.
+"""Weights files: one module per file type, with `open_file(path) -> Tensors`.
 
-Headers are validated, also against the file size, before memory is allocated for values. No code is executed.
+`open_file` reads headers only. Headers are validated, also against the file size, before memory is allocated for
+values. No code is executed.
 """
 
 from pathlib import Path
@@ -22,7 +23,7 @@ SUFFIXES = {
 
 
 def open_weights(path: Path) -> Tensors:
-    """Opens a weights file by its suffix; raises CheckpointError with the file name if it is invalid."""
+    """Opens a weights file by its suffix; CheckpointError with the file name if it is invalid."""
     from importlib import import_module
 
     kind = SUFFIXES.get(path.suffix.lower())

@@ -1,4 +1,4 @@
-"""NumPy archives; headers are validated against the zip directory before an array is allocated."""
+"""NumPy archives; headers are validated before an array is allocated."""
 
 import math
 import os
@@ -59,7 +59,7 @@ def open_file(path: Path) -> Tensors:
 
 
 def write_npz(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Writes tensors as arrays of the same dtype; bfloat16, which numpy does not have, becomes float32."""
+    """Writes tensors as arrays of the same dtype; bfloat16 becomes float32."""
     arrays = {
         name: (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).cpu().numpy()
         for name, tensor in tensors.items()
@@ -92,7 +92,7 @@ def _members(path: Path) -> dict[str, zipfile.ZipInfo]:
 
 
 def _check_directory(path: Path) -> None:
-    """Limits the directory size given in the end record before zipfile creates an object per entry."""
+    """Limits the size of the zip directory before zipfile creates an object per entry."""
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - END_RECORD - MAX_COMMENT - ZIP64_LOCATOR))
@@ -168,7 +168,7 @@ def _read(path: Path, member: zipfile.ZipInfo, name: str) -> Tensor:
 
 
 def _fill(file: IO[bytes], buffer: bytearray) -> int:
-    """Reads into the buffer in chunks, without a second copy in memory; returns the number of bytes read."""
+    """Reads into the buffer in chunks, without a copy; returns the number of bytes read."""
     view, filled = memoryview(buffer), 0
     while chunk := file.read(min(CHUNK, len(buffer) - filled)) if filled < len(buffer) else b"":
         view[filled : filled + len(chunk)] = chunk

@@ -80,7 +80,7 @@ def _reason(text: str) -> str:
 
 
 def _check_archive(path: Path) -> None:
-    """Rejects archives that unpack to more than the file size; torch stores members uncompressed."""
+    """Rejects archives that unpack to more than the file size; torch does not compress."""
     try:
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(member.file_size for member in archive.infolist())

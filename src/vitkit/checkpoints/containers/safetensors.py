@@ -1,4 +1,4 @@
-"""safetensors files: the header is validated here, values are memory-mapped by the safetensors library."""
+"""safetensors files; the header is validated here, the library memory-maps the values."""
 
 import math
 from collections.abc import Mapping

@@ -1,7 +1,8 @@
-"""Checkpoint formats: one module per library and model family, each with a `FORMAT`, found by file name.
+"""Checkpoint formats: one module per library and model family, found by file name.
 
-A format is a two-way table of tensor names plus the values that tensors do not store: activation, LayerNorm epsilon and
-preprocessing. To support another family of a library, add a file with the same `targets`; no other file changes.
+Each module has a `FORMAT`: a two-way table of tensor names plus the values that tensors do not store: activation,
+LayerNorm epsilon and preprocessing. To support another family of a library, add a file with the same `targets`; no
+other file changes.
 """
 
 import importlib
@@ -23,7 +24,7 @@ Json = Mapping[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class RawCheckpoint:
-    """Tensors and JSON files of a checkpoint whose format is known and whose values are not read yet.
+    """Tensors and JSON files of a checkpoint in a known format; no values have been read.
 
     `tensors` have the format's names. `file_name` and `wrapper` (the prefix that was removed from every name, such as
     `teacher.`) identify variants that nothing else distinguishes. `overrides` are config fields set by the caller,
@@ -41,7 +42,7 @@ class RawCheckpoint:
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """What a format reads from a checkpoint: model config, processor, class labels if stored, and notes."""
+    """Model config, processor, labels (None: not stored) and notes read from a checkpoint."""
 
     config: Any
     processor: Processor
@@ -97,7 +98,10 @@ def list_formats() -> list[str]:
 
 
 def formats_for(target: str) -> list[Format]:
-    """Returns the formats that `target` selects, the one with that name first; ValueError for an unknown target."""
+    """Returns the formats that `target` selects, the one with that name first.
+
+    Raises ValueError for an unknown target.
+    """
     selected = [each for each in all_formats() if target in each.targets]
     if not selected:
         raise ValueError(f"unknown format '{target}'{nearest(target, list_formats())}")

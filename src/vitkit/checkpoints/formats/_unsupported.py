@@ -14,7 +14,7 @@ TRAINING = (
 
 
 def unsupported_field(config: Any, title: str, *, fixed: Mapping[str, Any], free: Collection[str]) -> str | None:
-    """Returns an error message for the first config field that the format cannot store; None if there is none.
+    """Returns an error message for the first field that the format cannot store, or None.
 
     `fixed` maps fields to the only value that the format supports, `free` lists fields that may have any value. Every
     other field, including fields added to the config later, must have its default value. `title` names the format.
@@ -29,7 +29,7 @@ def unsupported_field(config: Any, title: str, *, fixed: Mapping[str, Any], free
 
 
 def implied_mismatch(config: Any, title: str, implied: Mapping[str, Any]) -> str | None:
-    """Returns an error message if the config differs from values that the format implies and does not store."""
+    """Returns an error message if the config differs from values that the format implies."""
     other = {name: getattr(config, name) for name, value in implied.items() if getattr(config, name) != value}
     if not other:
         return None
@@ -43,5 +43,5 @@ def implied_mismatch(config: Any, title: str, implied: Mapping[str, Any]) -> str
 
 
 def extra_fields(config: Any) -> dict[str, Any]:
-    """Returns the fields to store under `vitkit` in another library's config.json, so that loading restores them."""
+    """Returns the fields to store under `vitkit` in another library's config.json."""
     return {name: getattr(config, name) for name in TRAINING if hasattr(config, name)}

@@ -77,7 +77,7 @@ def _convolution(shapes: Mapping[str, Shape], name: str) -> Shape:
 
 
 def _covered(size: tuple[int, int], patch: tuple[int, int], stride: int) -> tuple[int, int]:
-    """Returns the size covered by complete patches: the ResNet rounds its feature map up, patches round down."""
+    """Returns the size in pixels that is covered by complete patches of the rounded feature map."""
     rows, columns = (-(-side // stride) * stride // each * each for side, each in zip(size, patch, strict=True))
     return rows, columns
 
@@ -94,9 +94,9 @@ def infer_resnet(
     image_size: tuple[int, int] | None,
     notes: list[str],
 ) -> resnet.Config:
-    """Infers depths, widths and classes of a BiT ResNet from shapes; `fields` are the values set by the format.
+    """Infers depths, widths and classes of a BiT ResNet from tensor shapes.
 
-    Raises CheckpointError if the tensors do not determine the config.
+    `fields` are the values set by the format. Raises CheckpointError if the tensors do not determine the config.
     """
     parsed = parse_overrides(resnet.Config, overrides)
     stem = _convolution(shapes, "stem.conv.weight")

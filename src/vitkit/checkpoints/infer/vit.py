@@ -62,14 +62,14 @@ def infer_vit(
 
 
 def parse_overrides(cls: type, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Converts overrides to the types of config fields; strings are parsed, a single number is a square size."""
+    """Converts overrides to the types of config fields; strings are parsed, sizes may be ints."""
     plain = {name: configs.parse(value) if isinstance(value, str) else value for name, value in overrides.items()}
     sides = {name: (value, value) for name, value in plain.items() if name.endswith("_size") and isinstance(value, int)}
     return _typed(cls, plain | sides, overrides, "config")
 
 
 def _typed(cls: type, values: Mapping[str, Any], texts: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Converts values to the types of config fields; `texts` are the strings that they were parsed from."""
+    """Converts values to the types of config fields; `texts` are their original strings."""
     hints = get_type_hints(cls)
     result: dict[str, Any] = {}
     for name, value in values.items():

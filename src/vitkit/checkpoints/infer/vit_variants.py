@@ -1,4 +1,4 @@
-"""Infers the config of families similar to a plain ViT (DeiT, BEiT, DINOv3) from tensor shapes."""
+"""Infers the config of DeiT, BEiT and DINOv3 from tensor shapes."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -53,7 +53,7 @@ def infer_variant(
 def relative_image_size(
     shapes: Mapping[str, Shape], tables: Sequence[str], file_config: Mapping[str, Any], raw: RawCheckpoint
 ) -> dict[str, Any]:
-    """Infers image_size from the first relative position table in `tables`; {} if there is no such table.
+    """Infers image_size from the first relative position table in `tables`; {} without one.
 
     A size in config.json must match the table. The caller's size is used if it matches. Otherwise the grid is square.
     """

@@ -1,4 +1,4 @@
-"""Table rules shared by the JAX formats: flax names modules by class and stores kernels input-first."""
+"""Table rules shared by the JAX formats; flax stores kernels input-first."""
 
 import re
 
@@ -36,7 +36,7 @@ def output(ours: str, theirs: str) -> list[Rule]:
 
 
 def vit(attention: str, norm2: str, mlp: str) -> list[Rule]:
-    """Rules shared by Google's ViTs, given the names of attention, second norm and MLP in a block."""
+    """Rules shared by Google's ViTs; the arguments are names of modules in a block."""
     block = "Transformer/encoderblock_{i}"
     return [
         Rule("cls_token", ("cls",)),
@@ -54,7 +54,7 @@ def vit(attention: str, norm2: str, mlp: str) -> list[Rule]:
 
 
 def resnet_convolution(ours: str, theirs: str) -> Rule:
-    """Rule for a weight-standardized convolution without bias; the stored kernel is not standardized."""
+    """Rule for a weight-standardized convolution; the stored kernel is not standardized."""
     return Rule(f"{ours}.weight", (f"{theirs}/kernel",), CONVOLUTION)
 
 

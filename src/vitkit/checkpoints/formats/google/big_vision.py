@@ -1,4 +1,4 @@
-"""big_vision's `.npz` files: positions for patches only; token, mean or MAP pooling; optionally stacked blocks."""
+"""big_vision's `.npz` files: no class token position; token, mean or MAP pooling; stacked blocks."""
 
 from pathlib import Path
 from typing import Any

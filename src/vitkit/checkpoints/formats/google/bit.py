@@ -1,4 +1,4 @@
-"""Big Transfer's `.npz` files (google-research/big_transfer): pre-activation ResNets under `resnet/`."""
+"""Big Transfer's `.npz` files (google-research/big_transfer): pre-activation ResNets."""
 
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ TABLE = Table(
 
 
 def describe(raw: RawCheckpoint) -> Description:
-    """Infers depths and widths; images are squashed to size and scaled to -1..1, as for Google's ViTs."""
+    """Infers depths and widths; preprocessing is that of Google's ViTs (squash, -1..1)."""
     notes: list[str] = []
     config = infer_resnet(
         TABLE.shapes(raw.tensors),

@@ -1,4 +1,4 @@
-"""Google's original `.npz` files of hybrids (ViT paper, section 3.1): ViT names plus ResNet names."""
+"""Google's original `.npz` files of hybrids (ViT paper, section 3.1)."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Google's original `.npz` files (google-research/vision_transformer), with pre-Linen or flax Linen names."""
+"""Google's original `.npz` files (google-research/vision_transformer), all flax versions."""
 
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,10 @@ TABLE = Table(
 
 
 def describe(raw: RawCheckpoint) -> Description:
-    """Infers the config; without a class token the pool is "gap". For `unpooled` files set pool="none"."""
+    """Infers the config.
+
+    Without a class token the pool is "gap". For `unpooled` files, which look the same, set pool="none".
+    """
     notes: list[str] = []
     config = infer_vit(
         TABLE.shapes(raw.tensors),
@@ -45,13 +48,13 @@ def describe(raw: RawCheckpoint) -> Description:
 
 
 def num_heads(raw: RawCheckpoint, attention: str) -> int:
-    """Returns num_heads from the first query kernel; 1 if the kernel is missing, which the table reports."""
+    """Returns num_heads from the first query kernel; 1 if it is missing (the table reports it)."""
     info = raw.tensors.infos.get(f"Transformer/encoderblock_0/{attention}/query/kernel")
     return info.shape[1] if info is not None and len(info.shape) == 3 and info.shape[1] else 1
 
 
 def unsupported_reason(config: Any) -> str | None:
-    """Requires a position for the class token, token or mean pooling, tanh-GELU and epsilon 1e-6."""
+    """Requires a class token position, token or mean pooling, tanh-GELU and epsilon 1e-6."""
     if config.class_token and config.position_tokens == "patches":
         return f"{TITLE} has a position for the class token, but this model has none; use to='big_vision'"
     fixed = {"pool": "token" if config.class_token else "gap"}

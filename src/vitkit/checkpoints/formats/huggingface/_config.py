@@ -1,4 +1,4 @@
-"""Reading and writing transformers' config.json of a ViT; only known keys are read, and types are checked."""
+"""Reads and writes transformers' config.json of a ViT; only known keys are read."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -29,7 +29,7 @@ MAX_SIDE = 100_000
 
 @dataclass(frozen=True, kw_only=True)
 class ViTFields:
-    """Fields of ViTConfig that define the computation, with its defaults; other keys are ignored."""
+    """Fields of ViTConfig that define the computation; other keys are ignored."""
 
     num_attention_heads: int | None = None
     num_hidden_layers: int | None = None
@@ -62,7 +62,7 @@ NAMES = {
 
 
 def read_config(data: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...] | None]:
-    """Returns vitkit config fields and class labels from config.json; CheckpointError for a wrong type."""
+    """Returns config fields and labels from config.json; CheckpointError for a wrong type."""
     known = {field.name for field in fields(ViTFields)}
     try:
         parsed = configs.from_dict(
@@ -100,7 +100,7 @@ def _labels(names: Mapping[str, str] | None) -> tuple[str, ...] | None:
 
 
 def to_config(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Returns the config.json for transformers; fields that it does not have are stored under `vitkit`."""
+    """Returns the config.json for transformers; other fields are stored under `vitkit`."""
     config = checkpoint.model.config
     data: dict[str, Any] = {
         "architectures": ["ViTForImageClassification" if config.num_classes else "ViTModel"],

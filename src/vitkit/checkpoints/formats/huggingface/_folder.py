@@ -18,7 +18,7 @@ FileConfig = tuple[dict[str, Any], tuple[str, ...] | None]
 
 
 def read_file_config(raw: RawCheckpoint, defaults: Mapping[str, Any], notes: list[str]) -> FileConfig:
-    """Returns the config fields in config.json, with the library's defaults for missing keys, and class labels."""
+    """Returns config fields (missing keys: library defaults) and labels from config.json."""
     if raw.config is None:
         notes.append("no config.json: using transformers' default norm_eps and activation")
         return {}, None
@@ -26,7 +26,7 @@ def read_file_config(raw: RawCheckpoint, defaults: Mapping[str, Any], notes: lis
 
 
 def read_processor(raw: RawCheckpoint, config: Any, crop_fraction: float, notes: list[str]) -> Processor:
-    """Reads preprocessor_config.json; without one, returns the preprocessing of the original evaluation."""
+    """Reads preprocessor_config.json; the default is that of the original evaluation."""
     if raw.preprocessor is None:
         notes.append("no preprocessor_config.json: using the preprocessing of the original evaluation")
         return preprocessing.meta(config, crop_fraction)
@@ -37,7 +37,7 @@ def read_processor(raw: RawCheckpoint, config: Any, crop_fraction: float, notes:
 
 
 def option(raw: RawCheckpoint, name: str, default: Any) -> Any:
-    """Returns a bool or number from config.json; CheckpointError if its type is not that of `default`."""
+    """Returns a bool or number from config.json; CheckpointError if its type is wrong."""
     value = (raw.config or {}).get(name, default)
     if isinstance(default, float) and type(value) is int:
         value = float(value)

@@ -1,4 +1,4 @@
-"""Hugging Face transformers' distilled DeiT with both heads (`DeiTForImageClassificationWithTeacher`)."""
+"""Hugging Face transformers' `DeiTForImageClassificationWithTeacher`: DeiT with two heads."""
 
 from pathlib import Path
 from typing import Any

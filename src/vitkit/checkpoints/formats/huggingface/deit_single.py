@@ -1,4 +1,4 @@
-"""Hugging Face transformers' `DeiTForImageClassification`: class and distillation token, but a single head.
+"""Hugging Face transformers' `DeiTForImageClassification`: distilled DeiT with a single head.
 
 No head reads the distillation token, so vitkit loads the model as a plain ViT with one register.
 """

@@ -37,7 +37,7 @@ DEFAULTS = {"activation": "gelu", "norm_eps": 1e-6, "position_order": ("class+pa
 
 
 def arrange(tensors: Tensors) -> Tensors:
-    """Renames SwiGLU weights to fc1 and fc2; transformers 5 stores gate and value as two matrices."""
+    """Renames SwiGLU weights to fc1 and fc2; concatenates gate and value of transformers 5."""
 
     def rename(name: str) -> str:
         for old, new in (("weights_in", "fc1"), ("weights_out", "fc2"), ("down_proj", "fc2")):
@@ -75,7 +75,7 @@ def describe(raw: RawCheckpoint) -> Description:
 
 
 def _ratio(config: Any) -> int | None:
-    """Returns the integer `mlp_ratio` that gives the MLP width in the library; None if no ratio does."""
+    """Returns the integer `mlp_ratio` that gives the MLP width; None if no ratio does."""
     for ratio in range(1, 17):
         hidden = config.width * ratio
         if (hidden if config.mlp == "mlp" else (int(hidden * 2 / 3) + 7) // 8 * 8) == config.mlp_width:

@@ -42,7 +42,7 @@ HEADS_OF_WIDTH = {4096: 32}
 
 
 def arrange(tensors: Tensors) -> Tensors:
-    """Concatenates the gate and value matrices of SwiGLU under the name of the plain MLP's first matrix."""
+    """Concatenates gate and value of SwiGLU under the name of the MLP's first matrix."""
     return fuse_pairs(tensors, r"(.*\.mlp)\.gate_proj\.(weight|bias)", r"\1.up_proj.\2", r"\1.up_proj.\2")
 
 

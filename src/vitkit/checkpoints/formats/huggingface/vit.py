@@ -1,4 +1,4 @@
-"""Hugging Face transformers' ViT: file names (v4) and in-memory names (5.9), with or without `vit.`."""
+"""Hugging Face transformers' ViT, with v4 (file) or v5 (in-memory) tensor names."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -79,7 +79,7 @@ def unsupported_reason(config: Any) -> str | None:
 
 
 def write(checkpoint: Checkpoint, folder: Path) -> None:
-    """Writes config.json, model.safetensors with v4 names (v5 writes them too) and preprocessor_config.json."""
+    """Writes config.json, preprocessor_config.json and model.safetensors with v4 names."""
     config = checkpoint.model.config
     saved = TABLE.saved(checkpoint.model.state_dict(), config.num_heads)
     if config.num_classes:

@@ -111,7 +111,7 @@ def _labels(config_json: Mapping[str, Any], cfg: Mapping[str, Any]) -> tuple[str
 
 
 def to_config(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Returns the config.json for timm; fields without a timm argument are stored under `vitkit`."""
+    """Returns the config.json for timm; other fields are stored under `vitkit`."""
     config = checkpoint.model.config
     ratio = config.mlp_width / config.width
     arguments = {
@@ -137,10 +137,8 @@ def to_config(checkpoint: Checkpoint) -> dict[str, Any]:
         "act_layer": config.activation,
     }
     cfg = pretrained_cfg(checkpoint.processor, config)
-    vitkit_fields = extra_fields(config) | {
-        "layer_scale": config.layer_scale,
-        "position_tokens": config.position_tokens,
-    }
+    vitkit_fields = extra_fields(config)
+    vitkit_fields |= {"layer_scale": config.layer_scale, "position_tokens": config.position_tokens}
     if Processor.from_timm(cfg) != checkpoint.processor:
         vitkit_fields["processor"] = configs.to_dict(checkpoint.processor)
     return {
@@ -179,7 +177,7 @@ def pretrained_cfg(processor: Processor, config: Any) -> dict[str, Any]:
 
 
 def check_architecture(name: str, known: re.Pattern[str]) -> None:
-    """Raises CheckpointError for an architecture that does not match `known` or computes something else."""
+    """Raises CheckpointError for an unsupported architecture or one that does not match `known`."""
     if not name:
         return
     shown = name[:60] if name.isprintable() else repr(name[:60])
@@ -195,5 +193,5 @@ def check_architecture(name: str, known: re.Pattern[str]) -> None:
 
 
 def architecture_size(name: str) -> tuple[int | None, int | None]:
-    """Returns depth and num_heads of an architecture; None for values that its name does not determine."""
+    """Returns depth and num_heads of an architecture; None if its name does not determine them."""
     return next(((depth, heads) for pattern, depth, heads in SIZES if re.match(pattern, name)), (None, None))

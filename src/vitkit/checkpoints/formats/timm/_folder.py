@@ -18,7 +18,7 @@ from vitkit.data.processor import Processor
 
 
 def read_file_config(raw: RawCheckpoint, names: tuple[str, ...] = ()) -> tuple[dict[str, Any], tuple[str, ...] | None]:
-    """Returns config fields and class labels from config.json, and the fields `names` stored under `vitkit`."""
+    """Returns config fields and labels from config.json, with `names` from its `vitkit` key."""
     if raw.config is None:
         return {}, None
     fields, labels = read_config(raw.config)
@@ -31,7 +31,7 @@ def read_file_config(raw: RawCheckpoint, names: tuple[str, ...] = ()) -> tuple[d
 
 
 def read_processor(raw: RawCheckpoint, config: Any) -> Processor | None:
-    """Reads the processor from config.json or preprocessor_config.json; None if there is neither.
+    """Reads the processor from config.json or preprocessor_config.json; None if missing.
 
     Raises CheckpointError for invalid values.
     """
@@ -48,7 +48,7 @@ def read_processor(raw: RawCheckpoint, config: Any) -> Processor | None:
 
 
 def processor(raw: RawCheckpoint, config: Any, crop_fraction: float, notes: list[str]) -> Processor:
-    """Returns the processor of the folder, else that of the original evaluation with ImageNet statistics."""
+    """Returns the processor of the folder; the default is that of the original evaluation."""
     stored = read_processor(raw, config)
     if stored is not None:
         return stored

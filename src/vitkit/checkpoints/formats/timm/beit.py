@@ -1,4 +1,4 @@
-"""Official files of BEiT and BEiT v2, pre-trained and fine-tuned, and timm folders with the same names."""
+"""Official files of BEiT and BEiT v2, and timm folders with the same names."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -34,7 +34,7 @@ TABLE = Table(
 
 
 def arrange(tensors: Tensors) -> Tensors:
-    """Adds a LayerNorm with default parameters after mean pooling to SimMIM files, as SimMIM's fine-tuning does.
+    """Adds a default LayerNorm after mean pooling to SimMIM files, as its fine-tuning does.
 
     SimMIM's pre-training files have a mask token and no final norm.
     """

@@ -1,4 +1,4 @@
-"""timm's BiT ResNets, `resnetv2_*_bit`: same names as vitkit except the head, a 1x1 convolution in timm."""
+"""timm's BiT ResNets, `resnetv2_*_bit`; their head is a 1x1 convolution."""
 
 from pathlib import Path
 from typing import Any

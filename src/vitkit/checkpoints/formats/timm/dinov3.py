@@ -1,4 +1,4 @@
-"""Official files of DINOv3, and timm folders, which split SwiGLU and the qkv bias differently."""
+"""Official files of DINOv3, and timm folders; they split SwiGLU and the qkv bias differently."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,7 +31,7 @@ TABLE = Table(
 
 
 def arrange(tensors: Tensors) -> Tensors:
-    """Concatenates gate and value; splits the qkv bias into query and value, since the key bias is masked."""
+    """Concatenates gate and value; drops the masked key bias from the fused qkv bias."""
     for gate, value in (("fc1_g", "fc1_x"), ("w1", "w2")):
         tensors = fuse_pairs(tensors, rf"(.*\.mlp)\.{gate}\.(weight|bias)", rf"\1.{value}.\2", r"\1.fc1.\2")
     return split_qkv_bias(tensors, r"(blocks\.\d+\.attn)\.qkv\.bias", r"\1.q_bias", r"\1.v_bias")

@@ -44,7 +44,7 @@ def describe(raw: RawCheckpoint) -> Description:
 
 
 def unsupported_reason(config: Any) -> str | None:
-    """Rejects what timm's plain ViT rejects, ResNets without a timm entry point, and other epsilons."""
+    """Rejects what timm's ViT rejects, ResNets without a timm entry point, and other epsilons."""
     if config.depths not in ARCHITECTURES:
         return f"timm has no hybrid of depths {config.depths}; use to='vitkit'"
     plain = Config(**{name: getattr(config, name) for name in VIT_FIELDS})

@@ -1,4 +1,4 @@
-"""timm folders, and official files of DeiT, DeiT III, DINO, DINOv2 and MAE with the same tensor names."""
+"""timm folders, and official files of DeiT, DeiT III, DINO, DINOv2 and MAE."""
 
 import dataclasses
 import re
@@ -54,7 +54,7 @@ PROJECTS: tuple[tuple[str, str, str, float], ...] = (
 
 
 def describe(raw: RawCheckpoint) -> Description:
-    """Reads config.json; without one, uses the settings of the project found by file name and wrapper."""
+    """Reads config.json; the default is the project found by file name and wrapper."""
     notes: list[str] = []
     file_config: Mapping[str, Any] = {"position": "learned"}
     labels: tuple[str, ...] | None = None
