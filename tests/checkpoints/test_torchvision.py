@@ -1,6 +1,6 @@
-"""Against torchvision's own class, in both directions.
+"""Conversion to and from torchvision's ViT.
 
-torchvision has one way to another image size: its helper rewrites the state dict for a model built at that size.
+torchvision changes the image size with a helper that resizes the state dict for a model built at that size.
 """
 
 from pathlib import Path

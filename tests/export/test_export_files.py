@@ -1,4 +1,4 @@
-"""What is in the files of an export: checked graphs, a free batch, and nothing of the machine that wrote them."""
+"""Files of an export: valid graphs, a dynamic batch size, and no local paths."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,26 +6,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_exporters import checkpoint, needs, pictures
+from test_exporters import checkpoint, images_in, needs
 
 import vitkit
 from vitkit import checkpoints, cli, export
 
-#: What would tell where a graph was made.
+#: Local path that must not be in the files.
 HOME = str(Path(vitkit.__file__).parent).encode()
 
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """The folder of a small model's export, made once for each target."""
-    made: dict[str, Path] = {}
+    """Exports a small model once per target and returns the folder."""
+    folders: dict[str, Path] = {}
 
     def folder(target: str) -> Path:
         needs(target)
-        if target not in made:
-            made[target] = tmp_path_factory.mktemp(target) / "out"
-            export.export(checkpoint(), made[target], to=target)
-        return made[target]
+        if target not in folders:
+            folders[target] = tmp_path_factory.mktemp(target) / "out"
+            export.export(checkpoint(), folders[target], to=target)
+        return folders[target]
 
     return folder
 
@@ -38,7 +38,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         ("program", ["model.pt2"]),
     ],
 )
-def test_the_folder_holds_what_it_takes_and_no_trace_of_the_machine(
+def test_folder_has_the_expected_files_without_local_paths(
     target: str, files: list[str], exported: Callable[..., Path]
 ) -> None:
     folder = exported(target)
@@ -51,7 +51,7 @@ def test_the_folder_holds_what_it_takes_and_no_trace_of_the_machine(
         assert b"stack_trace" not in data
 
 
-def test_the_onnx_graph_is_sound_and_its_batch_is_free(exported: Callable[..., Path]) -> None:
+def test_onnx_graph_is_valid_with_dynamic_batch_size(exported: Callable[..., Path]) -> None:
     folder = exported("onnx")
     import onnx
 
@@ -68,7 +68,7 @@ def test_the_onnx_graph_is_sound_and_its_batch_is_free(exported: Callable[..., P
     assert not graph.functions
 
 
-def test_the_program_is_one_that_torch_alone_runs(exported: Callable[..., Path]) -> None:
+def test_program_runs_in_torch_without_vitkit(exported: Callable[..., Path]) -> None:
     made = checkpoint()
     module = torch.export.load(exported("program") / "model.pt2").module()
     images = torch.randn(4, 3, *made.model.config.image_size)
@@ -76,31 +76,31 @@ def test_the_program_is_one_that_torch_alone_runs(exported: Callable[..., Path])
 
 
 @pytest.mark.slow
-def test_openvino_keeps_weights_in_half_the_space(exported: Callable[..., Path], tmp_path: Path) -> None:
-    whole = exported("openvino")
-    found = export.export(checkpoint(), tmp_path / "half", to="openvino", precision="float16")
-    assert 0 < found.difference < 2e-2
-    sizes = [(folder / "model.bin").stat().st_size for folder in (tmp_path / "half", whole)]
+def test_openvino_float16_weights_take_half_the_size(exported: Callable[..., Path], tmp_path: Path) -> None:
+    float32 = exported("openvino")
+    result = export.export(checkpoint(), tmp_path / "half", to="openvino", precision="float16")
+    assert 0 < result.difference < 2e-2
+    sizes = [(folder / "model.bin").stat().st_size for folder in (tmp_path / "half", float32)]
     assert sizes[0] < 0.6 * sizes[1]
 
 
 @pytest.mark.slow
-def test_a_pad_of_zero_before_a_maximum_stays_one(tmp_path: Path) -> None:
-    """ONNX Runtime folds it into the pool as minus infinity; BiT's answers were 2.5e-3 off."""
+def test_zero_padding_before_max_pool_is_preserved(tmp_path: Path) -> None:
+    """ONNX Runtime folds it into the pool as minus infinity, which changes BiT's outputs by 2.5e-3."""
     needs("onnx")
     made = checkpoint("resnet")
-    found = export.export(made, tmp_path / "out", to="onnx")
-    assert found.difference < 1e-4
+    result = export.export(made, tmp_path / "out", to="onnx")
+    assert result.difference < 1e-4
 
 
-def test_the_command_fixes_the_size_and_the_export_classifies(
+def test_export_command_sets_the_image_size_and_the_export_classifies(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     made = checkpoint()
     checkpoints.save(made, tmp_path / "best", to="vitkit")
     (tmp_path / "photos").mkdir()
-    pictures(tmp_path / "photos", 3)
+    images_in(tmp_path / "photos", 3)
     side = 2 * made.model.config.image_size[0]
     assert cli.main(["export", "best", "--to", "program", "--image-size", str(side)]) == 0
     assert "best-program: program, " in capsys.readouterr().out
@@ -118,16 +118,16 @@ def test_the_command_fixes_the_size_and_the_export_classifies(
 
 
 @pytest.mark.slow
-def test_the_export_of_deit_tiny_answers_as_it_does(shared: Path, tmp_path: Path) -> None:
+def test_export_of_deit_tiny_has_the_same_predictions(shared: Path, tmp_path: Path) -> None:
     weights = shared / "weights/deit_tiny_patch16_224"
     if not weights.is_dir():
         pytest.skip("needs weights/deit_tiny_patch16_224 in the shared data folder")
     made = checkpoints.load(weights)
     export.export(made, tmp_path / "out", to="program")
-    photos = sorted((shared / "data/imagenet_sample").glob("*.JPEG"))[:4]
-    wanted = vitkit.load(weights).classify([str(path) for path in photos], top=1, precision="float32")
-    given = vitkit.load(tmp_path / "out").classify([str(path) for path in photos], top=1)
-    for (path, one), (same, other) in zip(wanted, given, strict=True):
+    paths = sorted((shared / "data/imagenet_sample").glob("*.JPEG"))[:4]
+    expected = vitkit.load(weights).classify([str(path) for path in paths], top=1, precision="float32")
+    actual = vitkit.load(tmp_path / "out").classify([str(path) for path in paths], top=1)
+    for (path, one), (same, other) in zip(expected, actual, strict=True):
         assert path == same
         assert one[0].label == other[0].label
         assert one[0].score == pytest.approx(other[0].score, abs=1e-4)

@@ -1,4 +1,4 @@
-"""The contract of exports: every family for every target agrees with the model or is refused with a sentence."""
+"""Contract of exports: every family and target matches the original model or raises an ExportError."""
 
 import dataclasses
 import json
@@ -22,8 +22,8 @@ from vitkit.predict.backends import Exported
 FAMILIES = models.families()
 TARGETS = export.targets()
 LIBRARIES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino",), "program": ()}
-# OpenVINO 2026.4 fails to compile it ("Cannot get length of dynamic dimension"): the refusal is what is tested.
-REFUSED = {("axial_resnet", "openvino")}
+# OpenVINO 2026.4 fails to compile it ("Cannot get length of dynamic dimension"): the error is tested.
+UNSUPPORTED = {("axial_resnet", "openvino")}
 
 
 def needs(target: str) -> None:
@@ -32,7 +32,7 @@ def needs(target: str) -> None:
 
 
 def checkpoint(name: str = "vit", seed: int = 0, **changes: object) -> checkpoints.Checkpoint:
-    """A small model of a family with no weight at zero, and what it takes to predict with it."""
+    """Returns a checkpoint of a small model without zero weights."""
     torch.manual_seed(seed)
     model = models.build(dataclasses.replace(models.family(name).TINY, **changes)).eval()
     with torch.no_grad():
@@ -52,10 +52,10 @@ def cases() -> list[object]:
 
 
 @pytest.mark.parametrize(("family", "target"), cases())
-def test_a_family_agrees_once_exported_or_is_refused(family: str, target: str, tmp_path: Path) -> None:
+def test_exported_family_matches_or_raises(family: str, target: str, tmp_path: Path) -> None:
     needs(target)
     made = checkpoint(family)
-    if (family, target) in REFUSED:
+    if (family, target) in UNSUPPORTED:
         with pytest.raises(export.ExportError, match=target):
             export.export(made, tmp_path / "out", to=target)
         assert not list(tmp_path.iterdir())
@@ -64,17 +64,17 @@ def test_a_family_agrees_once_exported_or_is_refused(family: str, target: str, t
     opened = vitkit.load(tmp_path / "out")
     assert opened.labels == made.labels
     assert opened.processor == made.processor
-    # Other images and other numbers of them than the exporter has tried.
+    # Images and batch sizes that the exporter has not tested.
     for batch in (1, 2, 5):
         images = torch.randn(batch, made.model.config.channels, *made.model.config.image_size)
         with torch.inference_mode():
             features = made.model.features(images)
-            given = opened.features(images)
-            assert given.grid == features.grid
-            assert given.num_special == features.num_special
-            torch.testing.assert_close(given.tokens, features.tokens, atol=2e-4, rtol=1e-4)
-            wanted = made.model.represent(features)
-            torch.testing.assert_close(opened.model.represent(given), wanted, atol=2e-4, rtol=1e-4)
+            actual = opened.features(images)
+            assert actual.grid == features.grid
+            assert actual.num_special == features.num_special
+            torch.testing.assert_close(actual.tokens, features.tokens, atol=2e-4, rtol=1e-4)
+            expected = made.model.represent(features)
+            torch.testing.assert_close(opened.model.represent(actual), expected, atol=2e-4, rtol=1e-4)
             torch.testing.assert_close(opened(images), made.model(images), atol=1e-4, rtol=1e-4)
 
 
@@ -97,20 +97,22 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_other_answers_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_export_with_different_outputs_is_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from vitkit.export import program as exporter
 
     other = export.trace(checkpoint(seed=1).model)
     true_write = exporter.write
     monkeypatch.setattr(exporter, "write", lambda traced, path, precision: true_write(other, path, precision))
-    with pytest.raises(export.ExportError, match=r"gives other logits: they differ by .* is allowed; nothing was kept"):
+    with pytest.raises(
+        export.ExportError, match=r"has different logits: the difference is .*, the limit is .*; no files were saved"
+    ):
         export.export(checkpoint(), tmp_path / "out", to="program")
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
-def test_a_difference_in_the_tokens_alone_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a zero head the logits of any two models agree."""
+def test_difference_in_tokens_only_is_detected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a zero head the logits of any two models are equal."""
     from vitkit.export import program as exporter
 
     made, other = checkpoint(), checkpoint(seed=1)
@@ -118,11 +120,11 @@ def test_a_difference_in_the_tokens_alone_is_found(tmp_path: Path, monkeypatch: 
         each.model.reset_head(5)
     traced, true_write = export.trace(other.model), exporter.write
     monkeypatch.setattr(exporter, "write", lambda _, path, precision: true_write(traced, path, precision))
-    with pytest.raises(export.ExportError, match="gives other representations"):
+    with pytest.raises(export.ExportError, match="has different representations"):
         export.export(made, tmp_path / "out", to="program")
 
 
-def test_numbers_that_are_none_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nan_outputs_are_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from vitkit.export import program as exporter
 
     broken = checkpoint()
@@ -130,11 +132,11 @@ def test_numbers_that_are_none_are_not_kept(tmp_path: Path, monkeypatch: pytest.
         broken.model.head.weight.fill_(float("nan"))
     traced, true_write = export.trace(broken.model), exporter.write
     monkeypatch.setattr(exporter, "write", lambda _, path, precision: true_write(traced, path, precision))
-    with pytest.raises(export.ExportError, match="differ by inf"):
+    with pytest.raises(export.ExportError, match="the difference is inf"):
         export.export(checkpoint(), tmp_path / "out", to="program")
 
 
-def test_a_target_that_fails_leaves_nothing_and_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_export_leaves_existing_files_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from vitkit.export import program as exporter
 
     export.export(checkpoint(), tmp_path / "out", to="program")
@@ -145,7 +147,9 @@ def test_a_target_that_fails_leaves_nothing_and_what_was_there(tmp_path: Path, m
         raise RuntimeError("no such operator\nin three lines")
 
     monkeypatch.setattr(exporter, "write", fail)
-    with pytest.raises(export.ExportError, match="program cannot express this model: no such operator in three lines"):
+    with pytest.raises(
+        export.ExportError, match="program does not support this model: no such operator in three lines"
+    ):
         export.export(checkpoint(), tmp_path / "out", to="program", overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
@@ -153,7 +157,7 @@ def test_a_target_that_fails_leaves_nothing_and_what_was_there(tmp_path: Path, m
         export.export(checkpoint(), tmp_path / "out", to="program")
 
 
-def test_the_model_is_not_changed(program: Path) -> None:
+def test_model_is_not_changed(program: Path) -> None:
     made = checkpoint()
     made.model.train()
     before = {name: value.clone() for name, value in made.model.state_dict().items()}
@@ -164,10 +168,10 @@ def test_the_model_is_not_changed(program: Path) -> None:
         torch.testing.assert_close(value, before[name], atol=0, rtol=0)
 
 
-def test_words_that_are_no_target_or_precision(tmp_path: Path) -> None:
+def test_unknown_target_or_precision(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="unknown export target 'onix'; did you mean"):
         export.export(checkpoint(), tmp_path / "out", to="onix")
-    with pytest.raises(ValueError, match="program is written in float32, not in 'float16'"):
+    with pytest.raises(ValueError, match="program supports precision float32, not 'float16'"):
         export.export(checkpoint(), tmp_path / "out", to="program", precision="float16")
     with pytest.raises(ValueError, match="meta device"):
         export.trace(models.build(models.family("vit").TINY, device="meta"))
@@ -175,7 +179,7 @@ def test_words_that_are_no_target_or_precision(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("target", "library"), [("onnx", "onnxscript"), ("openvino", "openvino")])
-def test_a_missing_extra_says_what_to_type(
+def test_missing_extra_error_has_the_install_command(
     target: str, library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, library, None)
@@ -185,22 +189,22 @@ def test_a_missing_extra_says_what_to_type(
 
 
 @pytest.mark.parametrize(("target", "library"), [("onnx", "onnxruntime"), ("openvino", "openvino")])
-def test_a_missing_runtime_says_what_to_type(
+def test_missing_runtime_error_has_the_install_command(
     target: str, library: str, program: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from vitkit.predict.backends import backend
 
     monkeypatch.setitem(sys.modules, library, None)
-    stated = json.loads((program / "config.json").read_text())
-    stated["export"]["target"] = target
-    (tmp_path / "config.json").write_text(json.dumps(stated))
+    config_json = json.loads((program / "config.json").read_text())
+    config_json["export"]["target"] = target
+    (tmp_path / "config.json").write_text(json.dumps(config_json))
     (tmp_path / "preprocessor_config.json").write_bytes((program / "preprocessor_config.json").read_bytes())
     (tmp_path / backend(target).FILE).write_bytes(b"")
     with pytest.raises(ImportError, match=r"pip install 'vitkit\[export\]'$"):
         vitkit.load(tmp_path)
 
 
-def pictures(folder: Path, num: int = 5) -> list[Path]:
+def images_in(folder: Path, num: int = 5) -> list[Path]:
     from PIL import Image
 
     generator = np.random.default_rng(0)
@@ -212,39 +216,39 @@ def pictures(folder: Path, num: int = 5) -> list[Path]:
     return paths
 
 
-def test_predicting_with_an_export_is_predicting_with_the_model(program: Path, tmp_path: Path) -> None:
+def test_predictor_gives_the_same_outputs_with_an_export(program: Path, tmp_path: Path) -> None:
     made, opened = checkpoint(), vitkit.load(program)
-    paths = pictures(tmp_path)
-    paths[2].write_bytes(b"no picture")
+    paths = images_in(tmp_path)
+    paths[2].write_bytes(b"not an image")
     for method in ("logits", "embeddings"):
-        wanted = list(getattr(Predictor(made.model, made.processor, device="cpu"), method)(paths))
-        given = list(getattr(Predictor(opened.model, opened.processor, batch_size=2), method)(paths))
-        assert [each.source for each in given] == paths
-        assert [each.error.code if each.error else None for each in given] == [None, None, "not_an_image", None, None]
-        for one, other in zip(given, wanted, strict=True):
+        expected = list(getattr(Predictor(made.model, made.processor, device="cpu"), method)(paths))
+        actual = list(getattr(Predictor(opened.model, opened.processor, batch_size=2), method)(paths))
+        assert [each.source for each in actual] == paths
+        assert [each.error.code if each.error else None for each in actual] == [None, None, "not_an_image", None, None]
+        for one, other in zip(actual, expected, strict=True):
             if one.output is not None:
                 np.testing.assert_allclose(one.output, other.output, atol=1e-4)
     with pytest.raises(ImageError):
         list(opened.classify(paths))
 
 
-def test_evaluators_judge_an_export_as_the_model(program: Path) -> None:
+def test_evaluators_give_the_same_results_with_an_export(program: Path) -> None:
     made, opened = checkpoint(), vitkit.load(program)
     images = torch.randn(12, 3, *made.model.config.image_size, generator=torch.Generator().manual_seed(0))
     targets = torch.nn.functional.one_hot(torch.arange(12) % 5, 5).float()
     batches = [Batch(images[:7], targets[:7], ("",) * 7), Batch(images[7:], targets[7:], ("",) * 5)]
-    numbers = [
+    results = [
         evaluate(Subject(model, lambda: batches, made.labels, training=lambda: batches), ["top1", "knn"])
         for model in (made.model, opened.model)
     ]
-    assert numbers[0] == pytest.approx(numbers[1], abs=1e-4)
+    assert results[0] == pytest.approx(results[1], abs=1e-4)
 
 
-def test_what_an_export_cannot_do_is_said(program: Path) -> None:
+def test_unsupported_operations_raise_errors(program: Path) -> None:
     opened = vitkit.load(program)
     assert isinstance(opened.model, Exported)
     size = opened.config.image_size
-    for word, call in (
+    for message, call in (
         ("exported for images of shape", lambda: opened(torch.zeros(1, 3, size[0] * 2, size[1]))),
         (
             "runs on the CPU and takes float32",
@@ -254,18 +258,18 @@ def test_what_an_export_cannot_do_is_said(program: Path) -> None:
         ("keeps its head", lambda: opened.model.reset_head(3)),
         ("no weights to fill", lambda: opened.model.init_weights()),
         ("image_size cannot change", lambda: vitkit.load(program, image_size=64)),
-        ("its checkpoint is wanted", lambda: checkpoints.load(program)),
+        ("pass its checkpoint", lambda: checkpoints.load(program)),
         (
             "features that it has given itself",
             lambda: opened.model.logits(checkpoint().model.features(torch.zeros(1, 3, *size))),
         ),
     ):
-        with pytest.raises(ValueError, match=word):
+        with pytest.raises(ValueError, match=message):
             call()
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "says"),
+    ("key", "value", "message"),
     [
         ("target", "tensorrt", "unknown export target 'tensorrt'"),
         ("outputs", ["logits"], "an export gives tokens"),
@@ -274,30 +278,30 @@ def test_what_an_export_cannot_do_is_said(program: Path) -> None:
         ("file", "../../secret", "unknown key 'export.file'"),
     ],
 )
-def test_a_config_that_is_wrong_is_said_in_one_line(
-    key: str, value: object, says: str, program: Path, tmp_path: Path
+def test_invalid_config_raises_one_line_error(
+    key: str, value: object, message: str, program: Path, tmp_path: Path
 ) -> None:
     for path in program.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
-    stated = json.loads((program / "config.json").read_text())
-    stated["export"][key] = value
-    (tmp_path / "config.json").write_text(json.dumps(stated))
-    with pytest.raises(checkpoints.CheckpointError, match=says) as caught:
+    config_json = json.loads((program / "config.json").read_text())
+    config_json["export"][key] = value
+    (tmp_path / "config.json").write_text(json.dumps(config_json))
+    with pytest.raises(checkpoints.CheckpointError, match=message) as caught:
         vitkit.load(tmp_path)
     assert "\n" not in str(caught.value)
-    (tmp_path / "config.json").write_text(json.dumps(stated | {"vitkit": 99}))
+    (tmp_path / "config.json").write_text(json.dumps(config_json | {"vitkit": 99}))
     with pytest.raises(checkpoints.CheckpointError, match="version 99"):
         vitkit.load(tmp_path)
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_a_file_that_is_no_model_is_said_in_one_line(target: str, program: Path, tmp_path: Path) -> None:
+def test_invalid_model_file_raises_one_line_error(target: str, program: Path, tmp_path: Path) -> None:
     needs(target)
     from vitkit.predict.backends import backend
 
-    stated = json.loads((program / "config.json").read_text())
-    stated["export"]["target"] = target
-    (tmp_path / "config.json").write_text(json.dumps(stated))
+    config_json = json.loads((program / "config.json").read_text())
+    config_json["export"]["target"] = target
+    (tmp_path / "config.json").write_text(json.dumps(config_json))
     (tmp_path / "preprocessor_config.json").write_bytes((program / "preprocessor_config.json").read_bytes())
     with pytest.raises(checkpoints.CheckpointError, match=f"there is no {backend(target).FILE}"):
         vitkit.load(tmp_path)

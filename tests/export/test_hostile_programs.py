@@ -1,4 +1,4 @@
-"""Programs of torch.export from strangers: whatever could run code is refused before torch reads the archive."""
+"""Malicious torch.export programs: anything that can run code is rejected before torch reads the archive."""
 
 import io
 import json
@@ -21,7 +21,7 @@ CONSTANTS, SAMPLES = "data/constants/model_constants_config.json", "data/sample_
 
 
 class Bomb:
-    """Leaves a file behind when it is unpickled."""
+    """Writes a file when unpickled."""
 
     def __init__(self, canary: Path):
         self.canary = canary
@@ -31,26 +31,26 @@ class Bomb:
 
 
 @pytest.fixture(scope="module")
-def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("sound") / "out"
+def valid(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("valid") / "out"
     export.export(checkpoint(), folder, to="program")
     return folder
 
 
 def members(path: Path) -> dict[str, bytes]:
-    """The archive's parts without the folder that they lie in."""
+    """Returns the archive members without their folder prefix."""
     with zipfile.ZipFile(path) as archive:
         return {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
 
 
-def written(path: Path, parts: Mapping[str, bytes], compression: int = zipfile.ZIP_STORED) -> Path:
+def write_archive(path: Path, parts: Mapping[str, bytes], compression: int = zipfile.ZIP_STORED) -> Path:
     with zipfile.ZipFile(path, "w", compression) as archive:
         for name, data in parts.items():
             archive.writestr(f"model/{name}", data)
     return path
 
 
-def edited(part: str, edit: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, bytes]], None]:
+def edit_json(part: str, edit: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, bytes]], None]:
     def change(parts: dict[str, bytes]) -> None:
         value = json.loads(parts[part])
         edit(value)
@@ -87,11 +87,11 @@ def constant(name: str) -> Callable[[dict[str, Any]], None]:
 
 
 def operator(target: str) -> Callable[[dict[str, bytes]], None]:
-    return edited(MODEL, lambda model: nodes(model)[0].update(target=target))
+    return edit_json(MODEL, lambda model: nodes(model)[0].update(target=target))
 
 
 def size(text: str) -> Callable[[dict[str, bytes]], None]:
-    return edited(MODEL, lambda model: symbol(model).update(expr_str=text))
+    return edit_json(MODEL, lambda model: symbol(model).update(expr_str=text))
 
 
 def added(name: str) -> Callable[[dict[str, bytes]], None]:
@@ -99,60 +99,66 @@ def added(name: str) -> Callable[[dict[str, bytes]], None]:
 
 
 HOSTILE: dict[str, tuple[Callable[[dict[str, bytes]], None], str]] = {
-    "a weight that is a pickle": (edited(WEIGHTS, lambda c: first_weight(c).update(use_pickle=True)), "is a pickle"),
-    "a weight that may be one": (edited(WEIGHTS, lambda c: first_weight(c).update(use_pickle=0)), "is a pickle"),
-    "a constant that is a pickle": (edited(CONSTANTS, constant("tensor_0")), "is a pickle"),
-    "a custom object": (edited(CONSTANTS, constant("custom_obj_0")), "is a pickle"),
-    "an opaque object": (edited(CONSTANTS, constant("opaque_obj_0")), "is a pickle"),
+    "a weight that is a pickle": (edit_json(WEIGHTS, lambda c: first_weight(c).update(use_pickle=True)), "is a pickle"),
+    "a weight that may be one": (edit_json(WEIGHTS, lambda c: first_weight(c).update(use_pickle=0)), "is a pickle"),
+    "a constant that is a pickle": (edit_json(CONSTANTS, constant("tensor_0")), "is a pickle"),
+    "a custom object": (edit_json(CONSTANTS, constant("custom_obj_0")), "is a pickle"),
+    "an opaque object": (edit_json(CONSTANTS, constant("opaque_obj_0")), "is a pickle"),
     "weights of the old layout": (added("data/weights/model.pt"), "a part 'data/weights/model.pt'"),
     "a compiled library": (added("data/aotinductor/model/a.so"), "that a plain program does not have"),
     "a second model": (added("models/other.json"), "that a plain program does not have"),
-    "a weight from elsewhere": (edited(WEIGHTS, lambda c: first_weight(c).update(path_name="../../x")), "is a pickle"),
-    "guards": (edited(MODEL, lambda m: m.update(guards_code=["f(1)"])), "guards, which are Python code"),
+    "a weight from elsewhere": (
+        edit_json(WEIGHTS, lambda c: first_weight(c).update(path_name="../../x")),
+        "is a pickle",
+    ),
+    "guards": (edit_json(MODEL, lambda m: m.update(guards_code=["f(1)"])), "guards, which are Python code"),
     "an operator of another module": (operator("torch.serialization.os.system"), "the operator"),
     "an operator that maps files": (operator("torch.ops.aten.from_file.default"), "the operator"),
     "an operator of a library": (operator("torch.ops.evil.run.default"), "the operator"),
     "an extension": (operator("#evil"), "the operator"),
     "a size that is Python": (size("__import__('os').system('x')"), "a size is given as"),
-    "a size without end": (size("Pow(Integer(9), Integer(99999999))"), "a size is given as"),
-    "a name that is Python": (edited(MODEL, lambda m: nodes(m)[0].update(name="x = __import__('os')")), "is no name"),
-    "metadata that is Python": (edited(MODEL, lambda m: nodes(m)[0].update(metadata={"a": "f(1)"})), "is no name"),
+    "a size that is too large to compute": (size("Pow(Integer(9), Integer(99999999))"), "a size is given as"),
+    "a name that is Python": (
+        edit_json(MODEL, lambda m: nodes(m)[0].update(name="x = __import__('os')")),
+        "is no name",
+    ),
+    "metadata that is Python": (edit_json(MODEL, lambda m: nodes(m)[0].update(metadata={"a": "f(1)"})), "is no name"),
     "arguments of a type by name": (
-        edited(MODEL, lambda m: call_spec(m).update(in_spec=json.dumps([1, {"type": "evil.Type"}]))),
+        edit_json(MODEL, lambda m: call_spec(m).update(in_spec=json.dumps([1, {"type": "evil.Type"}]))),
         "nested in 'evil.Type'",
     ),
-    "arguments that are no JSON": (edited(MODEL, lambda m: call_spec(m).update(in_spec="(*, *)")), "is not JSON"),
+    "arguments that are no JSON": (edit_json(MODEL, lambda m: call_spec(m).update(in_spec="(*, *)")), "is not JSON"),
     "a tensor larger than its bytes": (
-        edited(WEIGHTS, lambda c: first_weight(c)["tensor_meta"].update(sizes=[{"as_int": 10**12}])),
+        edit_json(WEIGHTS, lambda c: first_weight(c)["tensor_meta"].update(sizes=[{"as_int": 10**12}])),
         "smaller than the tensor",
     ),
-    "no program": (lambda parts: parts.pop(MODEL), "missing"),
+    "missing program": (lambda parts: parts.pop(MODEL), "missing"),
     "a program that is no object": (lambda parts: parts.update({MODEL: b"[]"}), "not laid out|no program"),
     "a program that is no JSON": (lambda parts: parts.update({MODEL: b"\xff"}), "not JSON"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_what_could_do_more_than_compute_is_refused(name: str, sound: Path, tmp_path: Path) -> None:
-    change, says = HOSTILE[name]
-    parts = members(sound / "model.pt2")
+def test_programs_that_could_run_code_are_rejected(name: str, valid: Path, tmp_path: Path) -> None:
+    change, message = HOSTILE[name]
+    parts = members(valid / "model.pt2")
     change(parts)
-    for path in sound.iterdir():
+    for path in valid.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
-    written(tmp_path / "model.pt2", parts)
-    with pytest.raises(checkpoints.CheckpointError, match=says) as caught:
+    write_archive(tmp_path / "model.pt2", parts)
+    with pytest.raises(checkpoints.CheckpointError, match=message) as caught:
         vitkit.load(tmp_path)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("where", [SAMPLES, "data/weights/weight_0"])
-def test_a_pickle_never_fires(where: str, sound: Path, tmp_path: Path) -> None:
-    """The canary is what `torch.export.load` itself would set off (torch 2.15)."""
-    parts, canary = members(sound / "model.pt2"), tmp_path / "canary"
+def test_pickles_are_never_loaded(where: str, valid: Path, tmp_path: Path) -> None:
+    """`torch.export.load` (torch 2.15) alone would unpickle these files and write the canary."""
+    parts, canary = members(valid / "model.pt2"), tmp_path / "canary"
     parts[where] = bomb(canary)
     if where != SAMPLES:
-        edited(WEIGHTS, lambda config: first_weight(config).update(use_pickle=True))(parts)
-    path = written(tmp_path / "model.pt2", parts)
+        edit_json(WEIGHTS, lambda config: first_weight(config).update(use_pickle=True))(parts)
+    path = write_archive(tmp_path / "model.pt2", parts)
     with path.open("rb") as file, pytest.raises(checkpoints.CheckpointError, match="pickle"):
         check(file, path.name)
     assert not canary.exists()
@@ -160,10 +166,10 @@ def test_a_pickle_never_fires(where: str, sound: Path, tmp_path: Path) -> None:
     assert canary.exists(), "the canary works"
 
 
-def test_a_zip_bomb_is_refused(sound: Path, tmp_path: Path) -> None:
-    parts = members(sound / "model.pt2")
+def test_zip_bomb_is_rejected(valid: Path, tmp_path: Path) -> None:
+    parts = members(valid / "model.pt2")
     parts["data/weights/weight_0"] = b"\0" * 50_000_000
-    path = written(tmp_path / "model.pt2", parts, zipfile.ZIP_DEFLATED)
+    path = write_archive(tmp_path / "model.pt2", parts, zipfile.ZIP_DEFLATED)
     with (
         path.open("rb") as file,
         pytest.raises(checkpoints.CheckpointError, match=r"larger than the file|no \.pt2|directory"),
@@ -178,14 +184,14 @@ def sizes_by_directory(path: Path) -> dict[str, int]:
         return _sizes_by_directory(reader, list(reader.get_all_records()), file)
 
 
-def test_sizes_are_those_of_the_parts(sound: Path) -> None:
-    path = sound / "model.pt2"
+def test_sizes_are_those_of_the_parts(valid: Path) -> None:
+    path = valid / "model.pt2"
     assert sizes_by_directory(path) == {name: len(data) for name, data in members(path).items()}
 
 
-def test_a_directory_that_two_readers_could_see_differently_is_refused(sound: Path, tmp_path: Path) -> None:
-    path, parts = tmp_path / "model.pt2", members(sound / "model.pt2")
-    written(path, parts)
+def test_a_directory_that_two_readers_could_see_differently_is_rejected(valid: Path, tmp_path: Path) -> None:
+    path, parts = tmp_path / "model.pt2", members(valid / "model.pt2")
+    write_archive(path, parts)
     data, whole = path.read_bytes(), sizes_by_directory(path)
     # A comment after the directory, also one that looks like another end of the archive; compressed parts.
     for changed in (data[:-2] + b"\4\0" + b"more", data[:-2] + b"\x16\0" + data[-22:-2] + b"\1\0"):
@@ -193,18 +199,18 @@ def test_a_directory_that_two_readers_could_see_differently_is_refused(sound: Pa
         with pytest.raises(checkpoints.CheckpointError, match="directory"):
             sizes_by_directory(path)
     with pytest.raises(checkpoints.CheckpointError, match="directory"):
-        sizes_by_directory(written(path, parts, zipfile.ZIP_DEFLATED))
-    assert sizes_by_directory(written(path, parts)) == whole
+        sizes_by_directory(write_archive(path, parts, zipfile.ZIP_DEFLATED))
+    assert sizes_by_directory(write_archive(path, parts)) == whole
 
 
-def test_no_archive_at_all(tmp_path: Path) -> None:
+def test_file_that_is_not_an_archive(tmp_path: Path) -> None:
     for data in (b"", b"PK\x03\x04", b"\0" * 4096):
         (tmp_path / "model.pt2").write_bytes(data)
         with (tmp_path / "model.pt2").open("rb") as file, pytest.raises(checkpoints.CheckpointError, match=r"no \.pt2"):
             check(file, "model.pt2")
 
 
-def test_what_vitkit_wrote_passes(sound: Path) -> None:
-    with (sound / "model.pt2").open("rb") as file:
+def test_programs_written_by_vitkit_pass(valid: Path) -> None:
+    with (valid / "model.pt2").open("rb") as file:
         check(file, "model.pt2")
-    assert not members(sound / "model.pt2")[SAMPLES]
+    assert not members(valid / "model.pt2")[SAMPLES]

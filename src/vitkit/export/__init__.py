@@ -1,11 +1,11 @@
-"""Export: a model as a file for another runtime, kept only where it gives the model's own answers.
+"""Export to other runtimes: one module per target, found by file name.
 
-An exporter is a file here, named as its target and as the backend in `predict.backends` that runs what it writes. It
-has `write(traced, path, precision)`, which writes the model's file, and `TOLERANCES`: the precisions it can write with
-how far each may differ. A new target is one file here and one there.
+A module has the name of its target, which is also that of the backend in `predict.backends` that runs its files. It has
+`write(traced, path, precision)`, which writes the model file, and `TOLERANCES`, a dict of the supported precisions with
+the largest difference allowed from the original model. To add a target, add a module here and a backend there.
 
-The result is a folder: the model's file, `config.json` (the model's config, its labels, and what was exported) and
-`preprocessor_config.json`. `vitkit.load` and every command that predicts take it in place of a checkpoint.
+The result is a folder with the model file, `config.json` (the model config, its labels and the export settings) and
+`preprocessor_config.json`. `vitkit.load` and every command that predicts accept it in place of a checkpoint.
 """
 
 import importlib
@@ -18,7 +18,7 @@ from types import ModuleType
 from vitkit import models
 from vitkit.checkpoints import Checkpoint
 from vitkit.checkpoints.atomic import check_folder, write_folder
-from vitkit.checkpoints.folder import write_json
+from vitkit.checkpoints.json_files import write_json
 from vitkit.config import nearest, to_dict
 from vitkit.export.parity import differences
 from vitkit.export.trace import Traced, trace
@@ -28,16 +28,16 @@ __all__ = ["ExportError", "Traced", "export", "exporter", "targets"]
 
 
 class ExportError(ValueError):
-    """A model that the target cannot express, or that answers otherwise once exported; nothing was kept."""
+    """The target does not support the model, or the exported model has different outputs."""
 
 
 def targets() -> list[str]:
-    """The names that `to=` takes: the files of this folder that write."""
+    """Returns the valid values of `to=`."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__) if hasattr(_module(module.name), "write"))
 
 
 def exporter(target: str) -> ModuleType:
-    """The module of one target; ValueError where there is no such file."""
+    """Returns the module of a target; ValueError for an unknown target."""
     if target not in targets():
         raise ValueError(f"unknown export target '{target}'{nearest(target, targets())}")
     return _module(target)
@@ -51,21 +51,21 @@ def export(
     precision: str = "float32",
     overwrite: bool = False,
 ) -> Export:
-    """Writes the checkpoint's model for the target `to` into `folder`, runs it there, and compares it with the model.
+    """Exports a model to the target `to` and compares its outputs with the original.
 
-    `precision` is that of the weights in the file. The size of the images is the model's own; the batch is free. The
-    folder appears whole or not at all. Returns what was exported.
+    `precision` is the dtype of the exported weights. The image size is that of the model; the batch size is dynamic.
+    The folder is written atomically. Returns the export settings with the measured difference.
 
-    Raises ExportError where the target cannot express the model or gives other answers, CheckpointError for a folder
-    that is there, ImportError where the target's libraries are not.
+    Raises ExportError if the target does not support the model or its outputs differ, CheckpointError if the folder
+    exists, ImportError if a library of the target is missing.
     """
     module = exporter(to)
     if precision not in module.TOLERANCES:
-        raise ValueError(f"{to} is written in {' or '.join(module.TOLERANCES)}, not in '{precision}'")
+        raise ValueError(f"{to} supports precision {' or '.join(module.TOLERANCES)}, not '{precision}'")
     target = Path(folder).expanduser()
     check_folder(target, overwrite=overwrite)
     traced = trace(checkpoint.model)
-    found: list[Export] = []
+    exports: list[Export] = []
 
     def write(part: Path) -> None:
         try:
@@ -73,16 +73,16 @@ def export(
         except (ImportError, OSError):
             raise
         except Exception as error:
-            raise ExportError(f"{to} cannot express this model: {_line(error)}") from error
-        found.append(_described(checkpoint, traced, to, precision, part))
-        _judge(checkpoint, part, found, module.TOLERANCES[precision])
+            raise ExportError(f"{to} does not support this model: {_one_line(error)}") from error
+        exports.append(_write_json_files(checkpoint, traced, to, precision, part))
+        _verify(checkpoint, part, exports, module.TOLERANCES[precision])
 
     write_folder(target, write, overwrite=overwrite)
-    return found[-1]
+    return exports[-1]
 
 
-def _described(checkpoint: Checkpoint, traced: Traced, to: str, precision: str, part: Path) -> Export:
-    """config.json and preprocessor_config.json beside the model's file."""
+def _write_json_files(checkpoint: Checkpoint, traced: Traced, to: str, precision: str, part: Path) -> Export:
+    """Writes config.json and preprocessor_config.json next to the model file."""
     export = Export(
         target=to,
         outputs=traced.outputs,
@@ -97,35 +97,35 @@ def _described(checkpoint: Checkpoint, traced: Traced, to: str, precision: str, 
 
 
 def _write_config(checkpoint: Checkpoint, export: Export, part: Path) -> None:
-    stated = {
+    config_json = {
         "vitkit": VERSION,
         "export": to_dict(export),
         "model": models.to_dict(checkpoint.model.config),
         "labels": list(checkpoint.labels),
     }
-    write_json(stated, part / "config.json")
+    write_json(config_json, part / "config.json")
 
 
-def _judge(checkpoint: Checkpoint, part: Path, found: list[Export], tolerance: float) -> None:
-    """Opens what was written as a user will, and refuses it where it differs."""
+def _verify(checkpoint: Checkpoint, part: Path, exports: list[Export], tolerance: float) -> None:
+    """Loads the export as a user would and raises ExportError if its outputs differ."""
     try:
         opened, _, _ = exported(part)
         difference, scale = differences(checkpoint.model, opened)
     except ImportError:
         raise
     except Exception as error:
-        raise ExportError(f"{found[-1].target} does not run this model once exported: {_line(error, part)}") from error
+        raise ExportError(f"{exports[-1].target} cannot run the exported model: {_one_line(error, part)}") from error
     for name, value in difference.items():
         if not value <= tolerance * scale[name]:
             raise ExportError(
-                f"the model exported to {found[-1].target} gives other {name}: they differ by {value:.2g}, where "
-                f"{tolerance * scale[name]:.2g} is allowed; nothing was kept"
+                f"the model exported to {exports[-1].target} has different {name}: the difference is {value:.2g}, "
+                f"the limit is {tolerance * scale[name]:.2g}; no files were saved"
             )
-    found.append(replace(found[-1], difference=max(difference.values())))
-    _write_config(checkpoint, found[-1], part)
+    exports.append(replace(exports[-1], difference=max(difference.values())))
+    _write_config(checkpoint, exports[-1], part)
 
 
-def _line(error: Exception, part: Path | None = None) -> str:
+def _one_line(error: Exception, part: Path | None = None) -> str:
     text = str(error).replace(f"{part}: ", "")
     return " ".join(text.split())[:300] or type(error).__name__
 

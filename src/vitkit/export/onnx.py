@@ -1,9 +1,10 @@
-"""ONNX (opset 20), by torch's exporter, checked by onnx.checker."""
+"""ONNX export (opset 20) with torch.onnx.export, validated by onnx.checker."""
 
 import contextlib
 import io
 import logging
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,15 @@ import torch
 from vitkit.export.trace import Traced
 
 TOLERANCES = {"float32": 1e-4}
-#: A protobuf message ends at 2 GB: the weights of larger models lie beside it.
+#: Protobuf messages are limited to 2 GB: larger models store their weights in a separate file.
 _LARGEST = 1_800_000_000
 
 
 def write(traced: Traced, path: Path, precision: str) -> None:
-    """Writes the graph, with its weights in it or, for the largest models, in a file beside it."""
+    """Writes the graph; weights of the largest models go to a separate file."""
     try:
         import onnx
-        import onnxscript  # noqa: F401 - what torch's exporter is written in
+        import onnxscript  # noqa: F401 - used by torch's exporter
     except ImportError:
         raise ImportError("exporting to ONNX needs onnx and onnxscript: pip install 'vitkit[export]'") from None
     with _quiet():
@@ -33,16 +34,16 @@ def write(traced: Traced, path: Path, precision: str) -> None:
             external_data=False,
             verbose=False,
         )
-    _forget(program.model)
-    _keep_zero_padding(program.model.graph)
+    _remove_metadata(program.model)
+    _fix_zero_padding(program.model.graph)
     size = sum(value.const_value.nbytes for value in program.model.graph.initializers.values())
     program.save(str(path), external_data=size > _LARGEST)
     onnx.checker.check_model(str(path), full_check=True)
 
 
 @contextlib.contextmanager
-def _quiet() -> Any:
-    """Without the exporter's chatter: it prints, logs and warns of its own insides."""
+def _quiet() -> Iterator[None]:
+    """Suppresses prints, logs and warnings of the exporter."""
     logger = logging.getLogger("onnxscript")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -54,22 +55,22 @@ def _quiet() -> Any:
         logger.setLevel(level)
 
 
-def _forget(model: Any) -> None:
-    """Takes out what the exporter notes of Python's frames: the paths of this machine's files."""
+def _remove_metadata(model: Any) -> None:
+    """Removes metadata of Python frames, which has local file paths."""
     graph = model.graph
-    for holder in [model, graph, *graph.all_nodes(), *graph.inputs, *graph.outputs, *graph.initializers.values()]:
-        holder.metadata_props.clear()
+    for item in [model, graph, *graph.all_nodes(), *graph.inputs, *graph.outputs, *graph.initializers.values()]:
+        item.metadata_props.clear()
     for node in graph.all_nodes():
         node.doc_string = None
         for value in node.outputs:
             value.metadata_props.clear()
 
 
-def _keep_zero_padding(graph: Any) -> None:
-    """Pads before a max-pool with a number next to zero in place of zero.
+def _fix_zero_padding(graph: Any) -> None:
+    """Replaces zero padding before a max-pool by padding with 1e-30.
 
-    ONNX Runtime (1.31) folds a padding of exactly zero into the pool, which then pads with minus infinity: BiT's
-    answers were 2.5e-3 off. A float32 maximum with 1e-30 is one with 0 wherever it matters.
+    ONNX Runtime (1.31) folds zero padding into the pool, which then pads with minus infinity and changes BiT's outputs
+    by 2.5e-3. The difference between 1e-30 and 0 is negligible.
     """
     import onnx_ir
 

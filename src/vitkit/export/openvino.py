@@ -1,16 +1,16 @@
-"""OpenVINO's own format: an .xml that describes the graph, and a .bin with the weights."""
+"""OpenVINO export: an .xml file with the graph and a .bin file with the weights."""
 
 import warnings
 from pathlib import Path
 
 from vitkit.export.trace import Traced
 
-# In float16 the weights take half the space; it computes in float32 all the same.
+# float16 halves the size of the weights; the computation is in float32.
 TOLERANCES = {"float32": 1e-4, "float16": 2e-2}
 
 
 def write(traced: Traced, path: Path, precision: str) -> None:
-    """Converts torch's graph without a detour through ONNX, and writes both files."""
+    """Converts the torch.export program directly (not through ONNX) and writes both files."""
     try:
         import openvino
     except ImportError:

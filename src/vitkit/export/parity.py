@@ -1,4 +1,4 @@
-"""Whether an exported model gives the answers of the model that it was made from."""
+"""Compares the outputs of an exported model with those of the original model."""
 
 import copy
 
@@ -7,31 +7,32 @@ from torch import Tensor
 
 from vitkit.models import Backbone
 
-#: One image and an odd number of them: neither is the number that a model is traced with.
+#: Batch sizes to test; models are traced with another one.
 BATCHES = (1, 3)
 SEED = 0
 
 
 @torch.inference_mode()
 def differences(model: Backbone, exported: Backbone) -> tuple[dict[str, float], dict[str, float]]:
-    """The largest difference of each output over seeded random images, and what a tolerance for it is a multiple of.
+    """Returns the largest difference and the scale of each output on seeded random images.
 
-    That is the largest value of the model's own output, and at least 1. A number that is none differs by infinity.
+    The scale is the largest absolute value of the original output, at least 1; tolerances are multiples of it. NaN
+    gives an infinite difference.
     """
     model = copy.deepcopy(model).to("cpu", torch.float32).eval()
     generator = torch.Generator().manual_seed(SEED)
-    differing: dict[str, float] = {}
+    largest: dict[str, float] = {}
     scale: dict[str, float] = {}
     for batch in BATCHES:
         images = torch.randn(batch, model.config.channels, *model.config.image_size, generator=generator)
-        expected, given = _answers(model, images), _answers(exported, images)
+        expected, actual = _outputs(model, images), _outputs(exported, images)
         for name, value in expected.items():
-            differing[name] = max(differing.get(name, 0.0), _difference(value, given[name]))
+            largest[name] = max(largest.get(name, 0.0), _difference(value, actual[name]))
             scale[name] = max(scale.get(name, 1.0), float(value.abs().max()))
-    return differing, scale
+    return largest, scale
 
 
-def _answers(model: Backbone, images: Tensor) -> dict[str, Tensor]:
+def _outputs(model: Backbone, images: Tensor) -> dict[str, Tensor]:
     features = model.features(images)
     return {
         "logits": model.logits(features),
@@ -40,8 +41,8 @@ def _answers(model: Backbone, images: Tensor) -> dict[str, Tensor]:
     }
 
 
-def _difference(expected: Tensor, given: Tensor) -> float:
-    if expected.shape != given.shape:
+def _difference(expected: Tensor, actual: Tensor) -> float:
+    if expected.shape != actual.shape:
         return float("inf")
-    largest = float((expected.double() - given.double()).abs().max())
+    largest = float((expected.double() - actual.double()).abs().max())
     return largest if largest == largest else float("inf")

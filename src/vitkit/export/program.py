@@ -1,4 +1,4 @@
-"""A program of torch.export (.pt2): PyTorch without this package; holds no pickle."""
+"""torch.export program (.pt2) without pickled objects; runs in PyTorch without vitkit."""
 
 from pathlib import Path
 
@@ -10,5 +10,5 @@ TOLERANCES = {"float32": 1e-4}
 
 
 def write(traced: Traced, path: Path, precision: str) -> None:
-    """Writes the archive, which `torch.export.load` reads anywhere."""
+    """Writes the archive for `torch.export.load`."""
     torch.export.save(traced.program, path)

@@ -1,8 +1,7 @@
-"""A model as one graph of tensor operations (torch.export), with a free batch and everything else fixed."""
+"""Traces a model with torch.export; only the batch size is dynamic."""
 
 import copy
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -10,13 +9,13 @@ from torch import Tensor, nn
 
 from vitkit.models import Backbone
 
-#: What tells of the machine and the sources that a graph came from.
-_ORIGINS = ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "from_node", "custom")
+#: Node metadata with local file paths and source code.
+_SOURCE_METADATA = ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "from_node", "custom")
 
 
 @dataclass(frozen=True)
 class Traced:
-    """The graph from `images` to `outputs`, and how its tokens are laid out."""
+    """A traced program from `images` to `outputs`, with the layout of its tokens."""
 
     program: torch.export.ExportedProgram
     outputs: tuple[str, ...]
@@ -24,8 +23,8 @@ class Traced:
     num_special: int
 
 
-class _Answers(nn.Module):
-    """The outputs of one pass that `names` names."""
+class _SelectedOutputs(nn.Module):
+    """Returns the outputs in `names` of one forward pass."""
 
     def __init__(self, model: Backbone, names: tuple[str, ...]):
         super().__init__()
@@ -33,34 +32,35 @@ class _Answers(nn.Module):
         self.names = names
 
     def forward(self, images: Float[Tensor, "b c height width"]) -> tuple[Tensor, ...]:
-        """The outputs of normalised images, in order."""
+        """Returns the outputs of normalized images, in order."""
         features = self.model.features(images)
-        answers = {"representation": self.model.represent(features), "tokens": features.tokens}
+        outputs = {"representation": self.model.represent(features), "tokens": features.tokens}
         if "logits" in self.names:
-            answers["logits"] = self.model.logits(features)
-        return tuple(answers[name] for name in self.names)
+            outputs["logits"] = self.model.logits(features)
+        return tuple(outputs[name] for name in self.names)
 
 
 def trace(model: Backbone) -> Traced:
-    """The graph of a model for images of its config's size, on the CPU in float32 and in evaluation mode.
+    """Traces a model for images of its config's size.
 
-    The model is not changed. Raises ValueError for one that has no weights yet (the meta device).
+    Traces a copy on the CPU, in float32 and evaluation mode. Raises ValueError for a model on the meta device, which
+    has no weights.
     """
     if next(model.parameters()).device.type == "meta":
         raise ValueError("a model on the meta device has no weights to export")
     plain = copy.deepcopy(model).to("cpu", torch.float32).eval().requires_grad_(False)
     rows, columns = model.config.image_size
-    # Two images: a batch of one would be taken for a constant.
+    # With batch size 1, torch.export would treat the batch size as a constant.
     images = torch.zeros(2, model.config.channels, rows, columns)
     with torch.no_grad():
         features = plain.features(images)
-        # Without pooling the representation is the tokens, and OpenVINO takes no tensor as two outputs.
+        # Without pooling the representation is the tokens; OpenVINO does not allow the same tensor as two outputs.
         pooled = () if plain.represent(features) is features.tokens else ("representation",)
         names = (*(("logits",) if model.config.num_classes else ()), *pooled, "tokens")
         program = torch.export.export(
-            _Answers(plain, names), (images,), dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1)}}
+            _SelectedOutputs(plain, names), (images,), dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1)}}
         )
-    _forget(program)
+    _remove_metadata(program)
     return Traced(
         program=program,
         outputs=names,
@@ -69,11 +69,11 @@ def trace(model: Backbone) -> Traced:
     )
 
 
-def _forget(program: Any) -> None:
-    """Takes the sample inputs out, which would be kept as a pickle, and what names this machine's files."""
+def _remove_metadata(program: torch.export.ExportedProgram) -> None:
+    """Removes sample inputs, which would be pickled, and metadata with local file paths."""
     program._example_inputs = None
     for module in program.graph_module.modules():
         if isinstance(module, torch.fx.GraphModule):
             for node in module.graph.nodes:
-                for key in _ORIGINS:
+                for key in _SOURCE_METADATA:
                     node.meta.pop(key, None)

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitkit import distributed
-from vitkit.checkpoints.parts import Layout
+from vitkit.checkpoints.pretraining import Layout
 from vitkit.checkpoints.table import Rule, Table
 from vitkit.data.augment.views import Colours, random_crops, recolour
 from vitkit.data.loader import Batch

@@ -20,9 +20,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitkit import models
-from vitkit.checkpoints.errors import CheckpointError
+from vitkit.checkpoints import CheckpointError
+from vitkit.checkpoints.json_files import read_json
 from vitkit.checkpoints.preprocessing import stated
-from vitkit.checkpoints.strict_json import read_json
 from vitkit.config import from_dict, nearest
 from vitkit.data.processor import Processor
 from vitkit.layers import Features

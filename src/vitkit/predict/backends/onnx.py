@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vitkit.checkpoints.errors import CheckpointError
+from vitkit.checkpoints import CheckpointError
 from vitkit.predict.backends import Runner
 
 FILE = "model.onnx"

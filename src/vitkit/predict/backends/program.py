@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vitkit.checkpoints.errors import CheckpointError
+from vitkit.checkpoints import CheckpointError
 from vitkit.predict.backends import Runner
 from vitkit.predict.backends.program_check import check
 

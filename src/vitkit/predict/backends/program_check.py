@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, Final
 
 import torch
 
-from vitkit.checkpoints.errors import CheckpointError
+from vitkit.checkpoints import CheckpointError
 
 _MAX_JSON: Final = 64 << 20
 _MODEL: Final = "models/model.json"
