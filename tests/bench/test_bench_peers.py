@@ -27,9 +27,9 @@ def threads() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
     folder = tmp_path_factory.mktemp("bench")
-    config, shape, obstacles = weights.write(MODEL, folder)
+    config, shape, obstacles = weights.write_weights(MODEL, folder)
     assert not obstacles
-    photos = jpegs.write(folder / "photos", 3)
+    photos = jpegs.write_jpegs(folder / "photos", 3)
     return Job(
         kind="inference",
         task="inference",

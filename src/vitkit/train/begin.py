@@ -25,7 +25,7 @@ def begin(run: Run, total: int, device: torch.device) -> Training:
     """A run before its first step, its fresh weights drawn from its seed."""
     torch.manual_seed(run.seed)
     # Made on the CPU, so that a seed means the same weights on every device.
-    backbone = start.backbone(run)
+    backbone = start.initial_model(run)
     tune.apply(run.tune, backbone)
     objective = objectives.build(run.objective, backbone).to(device)
     blocks = objective.blocks()

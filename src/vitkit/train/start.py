@@ -5,7 +5,7 @@ from vitkit.models import Backbone
 from vitkit.train.run import Run
 
 
-def backbone(run: Run) -> Backbone:
+def initial_model(run: Run) -> Backbone:
     """The model of a run before its first step, on the CPU.
 
     A checkpoint's position table is resized to the run's pictures and its head replaced by a zero one (ViT paper,
