@@ -16,7 +16,7 @@ from vitkit.data.augment import Augment
 from vitkit.data.augment.mixing import Mixing
 from vitkit.train import Run, RunFolder, state, train
 from vitkit.train.run import to_json
-from vitkit.train.start import backbone
+from vitkit.train.start import initial_model
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_a_head_goes_on_where_the_run_says_so(small_run: Callable[..., Run], tmp
     train(small_run(steps=1, schedule__warmup=0), tmp_path / "first")
     start = str(tmp_path / "first" / "best")
     run = small_run(start=start, start_head="kept")
-    assert torch.equal(backbone(run).head.weight, vitkit.load(start).model.head.weight)
+    assert torch.equal(initial_model(run).head.weight, vitkit.load(start).model.head.weight)
     assert not backbone(small_run(start=start)).head.weight.any()
     torch.manual_seed(0)
     drawn = backbone(small_run(start=start, start_head="drawn", model__init="truncated", model__num_classes=9))
