@@ -65,13 +65,13 @@ def test_a_head_goes_on_where_the_run_says_so(small_run: Callable[..., Run], tmp
     start = str(tmp_path / "first" / "best")
     run = small_run(start=start, start_head="kept")
     assert torch.equal(initial_model(run).head.weight, vitkit.load(start).model.head.weight)
-    assert not backbone(small_run(start=start)).head.weight.any()
+    assert not initial_model(small_run(start=start)).head.weight.any()
     torch.manual_seed(0)
-    drawn = backbone(small_run(start=start, start_head="drawn", model__init="truncated", model__num_classes=9))
+    drawn = initial_model(small_run(start=start, start_head="drawn", model__init="truncated", model__num_classes=9))
     assert drawn.head.weight.std().item() == pytest.approx(0.02, rel=0.3)
     assert torch.equal(drawn.blocks[1].attn.qkv.weight, vitkit.load(start).model.blocks[1].attn.qkv.weight)
     with pytest.raises(ValueError, match=r"another architecture than the run: 'head.bias' is \(10,\) there and \(9,\)"):
-        backbone(small_run(start=start, start_head="kept", model__num_classes=9))
+        initial_model(small_run(start=start, start_head="kept", model__num_classes=9))
 
 
 def test_a_folder_of_another_run_is_refused_before_the_pictures_are_looked_for(

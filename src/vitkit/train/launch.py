@@ -14,10 +14,11 @@ from vitkit.data import Source, train_and_val
 from vitkit.data.augment import Transform
 from vitkit.data.loader import Batch, Stream, evaluation_batches, refuse_unmixable, training_batches
 from vitkit.models import Backbone
-from vitkit.train import checks, loggers
+from vitkit.train import checks
 from vitkit.train.begin import begin, judged, machine
 from vitkit.train.events import Events, read, rewind
 from vitkit.train.folder import RunFolder
+from vitkit.train.loggers import check_loggers, open_loggers
 from vitkit.train.loop import Training, TrainingStopped, fit, places
 from vitkit.train.metrics import Metrics
 from vitkit.train.run import Run
@@ -71,7 +72,7 @@ def train(run: Run, folder: str | Path, *, console: Console | None = None, keep_
                 batch_size=run.batch_size,
                 every=run.machine.log_every,
                 console=console if distributed.is_main() else None,
-                loggers=loggers.opened(run, place.path, training.step) if distributed.is_main() else (),
+                loggers=open_loggers(run, place.path, training.step) if distributed.is_main() else (),
                 peak=peak(device, run.precision, tf32=run.machine.tf32),
             ) as events:
                 session.go(training_source, events)
@@ -87,7 +88,7 @@ def prepared(run: Run, place: RunFolder, device: torch.device) -> tuple[Training
     cannot be.
     """
     checks.refuse_pairs(run, device)
-    loggers.refuse(run)
+    check_loggers(run)
     source, validation = train_and_val(
         run.data.source, val=run.data.val, held_out=run.data.held_out, seed=run.data.split_seed
     )
