@@ -9,7 +9,8 @@ import torch
 from test_exporters import checkpoint, images_in, needs
 
 import vitkit
-from vitkit import checkpoints, cli, export
+from vitkit import checkpoints, cli
+from vitkit.inference import runtimes
 
 #: Local path that must not be in the files.
 HOME = str(Path(vitkit.__file__).parent).encode()
@@ -24,7 +25,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         needs(target)
         if target not in folders:
             folders[target] = tmp_path_factory.mktemp(target) / "out"
-            export.export(checkpoint(), folders[target], to=target)
+            runtimes.export(checkpoint(), folders[target], to=target)
         return folders[target]
 
     return folder
@@ -78,7 +79,7 @@ def test_program_runs_in_torch_without_vitkit(exported: Callable[..., Path]) -> 
 @pytest.mark.slow
 def test_openvino_float16_weights_take_half_the_size(exported: Callable[..., Path], tmp_path: Path) -> None:
     float32 = exported("openvino")
-    result = export.export(checkpoint(), tmp_path / "half", to="openvino", precision="float16")
+    result = runtimes.export(checkpoint(), tmp_path / "half", to="openvino", precision="float16")
     assert 0 < result.difference < 2e-2
     sizes = [(folder / "model.bin").stat().st_size for folder in (tmp_path / "half", float32)]
     assert sizes[0] < 0.6 * sizes[1]
@@ -89,7 +90,7 @@ def test_zero_padding_before_max_pool_is_preserved(tmp_path: Path) -> None:
     """ONNX Runtime folds it into the pool as minus infinity, which changes BiT's outputs by 2.5e-3."""
     needs("onnx")
     made = checkpoint("resnet")
-    result = export.export(made, tmp_path / "out", to="onnx")
+    result = runtimes.export(made, tmp_path / "out", to="onnx")
     assert result.difference < 1e-4
 
 
@@ -123,7 +124,7 @@ def test_export_of_deit_tiny_has_the_same_predictions(shared: Path, tmp_path: Pa
     if not weights.is_dir():
         pytest.skip("needs weights/deit_tiny_patch16_224 in the shared data folder")
     made = checkpoints.load(weights)
-    export.export(made, tmp_path / "out", to="program")
+    runtimes.export(made, tmp_path / "out", to="program")
     paths = sorted((shared / "data/imagenet_sample").glob("*.JPEG"))[:4]
     expected = vitkit.load(weights).classify([str(path) for path in paths], top=1, precision="float32")
     actual = vitkit.load(tmp_path / "out").classify([str(path) for path in paths], top=1)

@@ -11,16 +11,16 @@ import torch
 from slow_cases import slow_except
 
 import vitkit
-from vitkit import checkpoints, export, models
+from vitkit import checkpoints, models
 from vitkit.data.loader import Batch
 from vitkit.data.processor import HALF, Processor
 from vitkit.evaluate import Subject, evaluate
 from vitkit.images import ImageError
-from vitkit.predict import Predictor
-from vitkit.predict.backends import Exported
+from vitkit.inference import Predictor, runtimes
+from vitkit.inference.runtimes._exported import Exported
 
 FAMILIES = models.families()
-TARGETS = export.targets()
+TARGETS = runtimes.targets()
 LIBRARIES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino",), "program": ()}
 # OpenVINO 2026.4 fails to compile it ("Cannot get length of dynamic dimension"): the error is tested.
 UNSUPPORTED = {("axial_resnet", "openvino")}
@@ -56,11 +56,11 @@ def test_exported_family_matches_or_raises(family: str, target: str, tmp_path: P
     needs(target)
     made = checkpoint(family)
     if (family, target) in UNSUPPORTED:
-        with pytest.raises(export.ExportError, match=target):
-            export.export(made, tmp_path / "out", to=target)
+        with pytest.raises(runtimes.ExportError, match=target):
+            runtimes.export(made, tmp_path / "out", to=target)
         assert not list(tmp_path.iterdir())
         return
-    export.export(made, tmp_path / "out", to=target)
+    runtimes.export(made, tmp_path / "out", to=target)
     opened = vitkit.load(tmp_path / "out")
     assert opened.labels == made.labels
     assert opened.processor == made.processor
@@ -82,7 +82,7 @@ def test_exported_family_matches_or_raises(family: str, target: str, tmp_path: P
 def test_a_model_without_classes_or_pooling(target: str, tmp_path: Path) -> None:
     needs(target)
     made = checkpoint(num_classes=0, pool="none")
-    export.export(made, tmp_path / "out", to=target)
+    runtimes.export(made, tmp_path / "out", to=target)
     opened = vitkit.load(tmp_path / "out")
     assert opened.labels == ()
     images = torch.randn(3, 3, *made.model.config.image_size)
@@ -93,53 +93,53 @@ def test_a_model_without_classes_or_pooling(target: str, tmp_path: Path) -> None
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("program") / "out"
-    export.export(checkpoint(), folder, to="program")
+    runtimes.export(checkpoint(), folder, to="program")
     return folder
 
 
 def test_export_with_different_outputs_is_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from vitkit.export import program as exporter
+    from vitkit.inference.runtimes import program as exporter
 
-    other = export.trace(checkpoint(seed=1).model)
+    other = runtimes.trace(checkpoint(seed=1).model)
     true_write = exporter.write
     monkeypatch.setattr(exporter, "write", lambda traced, path, precision: true_write(other, path, precision))
     with pytest.raises(
-        export.ExportError, match=r"has different logits: the difference is .*, the limit is .*; no files were saved"
+        runtimes.ExportError, match=r"has different logits: the difference is .*, the limit is .*; no files were saved"
     ):
-        export.export(checkpoint(), tmp_path / "out", to="program")
+        runtimes.export(checkpoint(), tmp_path / "out", to="program")
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
 def test_difference_in_tokens_only_is_detected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a zero head the logits of any two models are equal."""
-    from vitkit.export import program as exporter
+    from vitkit.inference.runtimes import program as exporter
 
     made, other = checkpoint(), checkpoint(seed=1)
     for each in (made, other):
         each.model.reset_head(5)
-    traced, true_write = export.trace(other.model), exporter.write
+    traced, true_write = runtimes.trace(other.model), exporter.write
     monkeypatch.setattr(exporter, "write", lambda _, path, precision: true_write(traced, path, precision))
-    with pytest.raises(export.ExportError, match="has different representations"):
-        export.export(made, tmp_path / "out", to="program")
+    with pytest.raises(runtimes.ExportError, match="has different representations"):
+        runtimes.export(made, tmp_path / "out", to="program")
 
 
 def test_nan_outputs_are_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from vitkit.export import program as exporter
+    from vitkit.inference.runtimes import program as exporter
 
     broken = checkpoint()
     with torch.no_grad():
         broken.model.head.weight.fill_(float("nan"))
-    traced, true_write = export.trace(broken.model), exporter.write
+    traced, true_write = runtimes.trace(broken.model), exporter.write
     monkeypatch.setattr(exporter, "write", lambda _, path, precision: true_write(traced, path, precision))
-    with pytest.raises(export.ExportError, match="the difference is inf"):
-        export.export(checkpoint(), tmp_path / "out", to="program")
+    with pytest.raises(runtimes.ExportError, match="the difference is inf"):
+        runtimes.export(checkpoint(), tmp_path / "out", to="program")
 
 
 def test_failed_export_leaves_existing_files_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from vitkit.export import program as exporter
+    from vitkit.inference.runtimes import program as exporter
 
-    export.export(checkpoint(), tmp_path / "out", to="program")
+    runtimes.export(checkpoint(), tmp_path / "out", to="program")
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
 
     def fail(traced: object, path: Path, precision: str) -> None:
@@ -148,20 +148,20 @@ def test_failed_export_leaves_existing_files_unchanged(tmp_path: Path, monkeypat
 
     monkeypatch.setattr(exporter, "write", fail)
     with pytest.raises(
-        export.ExportError, match="program does not support this model: no such operator in three lines"
+        runtimes.ExportError, match="program does not support this model: no such operator in three lines"
     ):
-        export.export(checkpoint(), tmp_path / "out", to="program", overwrite=True)
+        runtimes.export(checkpoint(), tmp_path / "out", to="program", overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
     with pytest.raises(checkpoints.CheckpointError, match="overwrite"):
-        export.export(checkpoint(), tmp_path / "out", to="program")
+        runtimes.export(checkpoint(), tmp_path / "out", to="program")
 
 
 def test_model_is_not_changed(program: Path) -> None:
     made = checkpoint()
     made.model.train()
     before = {name: value.clone() for name, value in made.model.state_dict().items()}
-    export.trace(made.model)
+    runtimes.trace(made.model)
     assert made.model.training
     assert all(parameter.requires_grad for parameter in made.model.parameters())
     for name, value in made.model.state_dict().items():
@@ -170,11 +170,11 @@ def test_model_is_not_changed(program: Path) -> None:
 
 def test_unknown_target_or_precision(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="unknown export target 'onix'; did you mean"):
-        export.export(checkpoint(), tmp_path / "out", to="onix")
+        runtimes.export(checkpoint(), tmp_path / "out", to="onix")
     with pytest.raises(ValueError, match="program supports precision float32, not 'float16'"):
-        export.export(checkpoint(), tmp_path / "out", to="program", precision="float16")
+        runtimes.export(checkpoint(), tmp_path / "out", to="program", precision="float16")
     with pytest.raises(ValueError, match="meta device"):
-        export.trace(models.build(models.family("vit").TINY, device="meta"))
+        runtimes.trace(models.build(models.family("vit").TINY, device="meta"))
     assert not list(tmp_path.iterdir())
 
 
@@ -184,7 +184,7 @@ def test_missing_extra_error_has_the_install_command(
 ) -> None:
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(ImportError, match=r"pip install 'vitkit\[export\]'$"):
-        export.export(checkpoint(), tmp_path / "out", to=target)
+        runtimes.export(checkpoint(), tmp_path / "out", to=target)
     assert not list(tmp_path.iterdir())
 
 
@@ -192,14 +192,13 @@ def test_missing_extra_error_has_the_install_command(
 def test_missing_runtime_error_has_the_install_command(
     target: str, library: str, program: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vitkit.predict.backends import backend
 
     monkeypatch.setitem(sys.modules, library, None)
     config_json = json.loads((program / "config.json").read_text())
     config_json["export"]["target"] = target
     (tmp_path / "config.json").write_text(json.dumps(config_json))
     (tmp_path / "preprocessor_config.json").write_bytes((program / "preprocessor_config.json").read_bytes())
-    (tmp_path / backend(target).FILE).write_bytes(b"")
+    (tmp_path / runtimes.runtime(target).FILE).write_bytes(b"")
     with pytest.raises(ImportError, match=r"pip install 'vitkit\[export\]'$"):
         vitkit.load(tmp_path)
 
@@ -297,15 +296,14 @@ def test_invalid_config_raises_one_line_error(
 @pytest.mark.parametrize("target", TARGETS)
 def test_invalid_model_file_raises_one_line_error(target: str, program: Path, tmp_path: Path) -> None:
     needs(target)
-    from vitkit.predict.backends import backend
 
     config_json = json.loads((program / "config.json").read_text())
     config_json["export"]["target"] = target
     (tmp_path / "config.json").write_text(json.dumps(config_json))
     (tmp_path / "preprocessor_config.json").write_bytes((program / "preprocessor_config.json").read_bytes())
-    with pytest.raises(checkpoints.CheckpointError, match=f"there is no {backend(target).FILE}"):
+    with pytest.raises(checkpoints.CheckpointError, match=f"there is no {runtimes.runtime(target).FILE}"):
         vitkit.load(tmp_path)
-    (tmp_path / backend(target).FILE).write_bytes(b"\0" * 1000)
-    with pytest.raises(checkpoints.CheckpointError, match=backend(target).FILE) as caught:
+    (tmp_path / runtimes.runtime(target).FILE).write_bytes(b"\0" * 1000)
+    with pytest.raises(checkpoints.CheckpointError, match=runtimes.runtime(target).FILE) as caught:
         vitkit.load(tmp_path)
     assert "\n" not in str(caught.value)

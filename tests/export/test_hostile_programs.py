@@ -13,8 +13,9 @@ import torch
 from test_exporters import checkpoint
 
 import vitkit
-from vitkit import checkpoints, export
-from vitkit.predict.backends.program_check import _sizes_by_directory, check
+from vitkit import checkpoints
+from vitkit.inference import runtimes
+from vitkit.inference.runtimes._program_check import _sizes_by_directory, check
 
 MODEL, WEIGHTS = "models/model.json", "data/weights/model_weights_config.json"
 CONSTANTS, SAMPLES = "data/constants/model_constants_config.json", "data/sample_inputs/model.pt"
@@ -33,7 +34,7 @@ class Bomb:
 @pytest.fixture(scope="module")
 def valid(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("valid") / "out"
-    export.export(checkpoint(), folder, to="program")
+    runtimes.export(checkpoint(), folder, to="program")
     return folder
 
 

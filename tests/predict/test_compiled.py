@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitkit import engine, models
+from vitkit import models
 from vitkit.data.processor import Processor
-from vitkit.engine.float8 import LARGEST, TYPE, Float8Dense, fits, multiplied, rounded
-from vitkit.engine.machine import Machine, machine
-from vitkit.engine.path import Path, compiled, paths
-from vitkit.predict import Predictor
+from vitkit.inference import Predictor, engine
+from vitkit.inference.engine.dense import LARGEST, TYPE, Float8Dense, fits, multiplied, rounded
+from vitkit.inference.engine.machine import Machine, machine
+from vitkit.inference.engine.path import Path, compiled, paths
 
 # What this CPU would be if it multiplied them as a GPU does: torch can do it here too, slowly.
 LIKE_A_GPU = dataclasses.replace(machine(torch.device("cpu")), packs=False, int8=False, float8=True)

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from vitkit import models
-from vitkit.engine.dense import PLAIN, Dense
-from vitkit.engine.machine import Machine, can_pack, machine
-from vitkit.engine.path import paths
+from vitkit.inference.engine.dense import PLAIN, Dense
+from vitkit.inference.engine.machine import Machine, can_pack, machine
+from vitkit.inference.engine.path import paths
 
 CPU = torch.device("cpu")
 cpu_module = sys.modules[Machine.__module__]
@@ -105,7 +105,7 @@ def test_a_type_that_cannot_be_packed_is_multiplied_in_float32(
     dtype: torch.dtype, act: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on a CPU with AVX2 alone: the operands are rounded, the sums are float32, the result is rounded again."""
-    monkeypatch.setattr("vitkit.engine.dense.can_pack", lambda dtype: dtype == torch.float32)
+    monkeypatch.setattr("vitkit.inference.engine.dense.can_pack", lambda dtype: dtype == torch.float32)
     torch.manual_seed(0)
     linear, x = nn.Linear(48, 40).requires_grad_(False), torch.randn(2, 9, 48)
     layer = Dense(linear.weight, linear.bias, dtype=dtype, packed=True, act=act)

@@ -9,11 +9,10 @@ import pytest
 import torch
 
 import vitkit
-from vitkit import engine
 from vitkit.cli import main
 from vitkit.data.processor import IMAGENET_MEAN, IMAGENET_STD, Processor
-from vitkit.engine import machine
-from vitkit.predict import Predictor
+from vitkit.inference import Predictor, engine
+from vitkit.inference.engine import machine
 
 
 @pytest.fixture(scope="module")

@@ -10,15 +10,15 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from vitkit import engine, models
+from vitkit import models
 from vitkit.data.processor import Processor
-from vitkit.engine import calibration, check
-from vitkit.engine.dense import PLAIN, Dense, PatchDense
-from vitkit.engine.fuse import special_read
-from vitkit.engine.machine import Machine, machine
-from vitkit.engine.path import BOUNDS, EIGHT_BITS, SMALL, paths
-from vitkit.engine.quantised import QuantisedDense, Range
-from vitkit.predict import Predictor
+from vitkit.inference import Predictor, engine
+from vitkit.inference.engine import path, quantization
+from vitkit.inference.engine.dense import PLAIN, Dense, PatchDense
+from vitkit.inference.engine.fuse import special_read
+from vitkit.inference.engine.machine import Machine, machine
+from vitkit.inference.engine.path import BOUNDS, EIGHT_BITS, SMALL, paths
+from vitkit.inference.engine.quantization import QuantisedDense, Range
 
 HERE = machine(torch.device("cpu"))
 needs_int8 = pytest.mark.needs("int8")
@@ -61,7 +61,7 @@ def test_every_family_in_every_precision_is_near_float32_or_refused(family: str,
     assert made.precision == precision
     assert made.difference <= BOUNDS[precision]
     assert ("exact" in made.statement) == (precision == "float32")
-    off = check.difference(check.answers(model, images), check.answers(made.model, images))
+    off = path.difference(path.answers(model, images), path.answers(made.model, images))
     # Other pictures than the one it was checked on, where it is not calibrated.
     assert off <= 2 * BOUNDS[precision], f"{made.statement}, but {off:.1%} here"
     assert (precision == "float32") == (off == 0)
@@ -75,12 +75,14 @@ def test_every_family_in_every_precision_is_near_float32_or_refused(family: str,
 def test_fused_in_float32_the_arithmetic_is_the_same(family: str, factor: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Folding, packing, the shortcut of the last block: differences are those of the order of sums."""
     model = tiny(family)
-    monkeypatch.setattr("vitkit.engine.paths", lambda *_, **__: [engine.Path("float32", True, "this is a test")])
+    monkeypatch.setattr(
+        "vitkit.inference.engine.paths", lambda *_, **__: [engine.Path("float32", True, "this is a test")]
+    )
     made = engine.accelerate(model)
     assert made.fused
     images = pictures(model, factor=factor)
     torch.testing.assert_close(said(made.model, images), said(model, images), atol=1e-4, rtol=1e-4)
-    for exact, fast in zip(check.answers(model, images), check.answers(made.model, images), strict=True):
+    for exact, fast in zip(path.answers(model, images), path.answers(made.model, images), strict=True):
         torch.testing.assert_close(fast, exact, atol=1e-4, rtol=1e-4)
 
 
@@ -212,7 +214,7 @@ def test_a_quantised_layer_is_exact_on_what_it_rounds_to(scale: float, zero: int
 
 
 def test_a_range_cuts_outliers_only_where_that_is_better() -> None:
-    flat, spiked = calibration.Seen(), calibration.Seen()
+    flat, spiked = quantization.Seen(), quantization.Seen()
     values = torch.rand(64, 100) - 0.25
     flat.look(values)
     assert flat.range().scale == pytest.approx(1 / 255, rel=0.01)
@@ -220,7 +222,7 @@ def test_a_range_cuts_outliers_only_where_that_is_better() -> None:
     spiked.rows, spiked.low, spiked.high = [values], values.amin(0), values.amax(0) * 10
     assert spiked.range().scale == pytest.approx((0.4 * 7.5 + 0.25) / 255, rel=0.02)
     with pytest.raises(ValueError, match=r"saw no picture"):
-        calibration.Seen().range()
+        quantization.Seen().range()
 
 
 @pytest.mark.parametrize("family", ["vit", "beit", "dino", "dinov3"])
@@ -235,11 +237,11 @@ def test_smoothing_changes_no_function(family: str) -> None:
             names = {"attn.qkv": block.attn.qkv, "attn.proj": block.attn.proj, "mlp.fc1": block.mlp.fc1}
             seen = {}
             for name, layer in names.items():
-                seen[f"blocks.{number}.{name}"] = calibration.Seen()
+                seen[f"blocks.{number}.{name}"] = quantization.Seen()
                 seen[f"blocks.{number}.{name}"].look(
                     torch.randn(9, layer.in_features) * torch.rand(layer.in_features) * 8
                 )
-            divisors = calibration.smooth(block, f"blocks.{number}", seen)  # type: ignore[arg-type]
+            divisors = quantization.smooth(block, f"blocks.{number}", seen)  # type: ignore[arg-type]
             assert len({float(by) for by in divisors[f"blocks.{number}.attn.qkv"]}) > 1
     with torch.inference_mode():
         torch.testing.assert_close(model(images), expected, atol=1e-9, rtol=1e-9)

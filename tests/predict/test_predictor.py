@@ -12,7 +12,7 @@ from PIL import Image
 from vitkit import models
 from vitkit.data.processor import Processor
 from vitkit.images import ImageError
-from vitkit.predict import Classifier, Predictor, expand, stream, top_predictions
+from vitkit.inference import Classifier, Predictor, expand, stream, top_predictions
 
 LABELS = ("red", "green", "blue")
 

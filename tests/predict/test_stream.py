@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from vitkit import engine, models
+from vitkit import models
 from vitkit.data.processor import Processor
 from vitkit.images import ImageError
-from vitkit.predict import Predictor, predictor, stream
+from vitkit.inference import Predictor, engine, predictor, stream
 
 WAYS = {"ahead": stream.ahead, "lanes": partial(stream.in_lanes, lanes=3)}
 needs_lanes = pytest.mark.skipif(not stream._can_be_alone(), reason="needs a torch that runs on OpenMP's threads")

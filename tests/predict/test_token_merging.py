@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from vitkit import engine, models
-from vitkit.engine.merging import Merging, match, schedule
+from vitkit import models
+from vitkit.inference import engine
+from vitkit.inference.engine.merging import Merging, match, schedule
 
 
 def loop(x: Tensor, metric: Tensor, size: list[float], r: int, special: int) -> tuple[list[Tensor], list[float], list]:

@@ -120,9 +120,9 @@ class Explanation:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Saves the drawing as a PNG file."""
-        from vitkit.explain import plots
+        from vitkit.explain import _plots
 
-        plots.save(plots.draw(self.drawing), path)
+        _plots.save(_plots.draw(self.drawing), path)
 
     def save_arrays(self, path: str | os.PathLike[str]) -> None:
         """Saves the arrays as an .npz file. Raises ValueError for a path with another suffix."""

@@ -4,9 +4,9 @@ from itertools import islice
 from pathlib import Path
 
 from vitkit.data import splits
-from vitkit.explain import Subject, subject
+from vitkit.explain import Subject, _inputs
+from vitkit.inference import Predictor, load
 from vitkit.paper.small import Small
-from vitkit.predict import Predictor, load
 
 STEPS = 400
 
@@ -25,7 +25,7 @@ def load_subject(small: Small, checkpoint: str | Path, num_images: int) -> Subje
     source = sources.get("val") or sources.get("test") or next(iter(sources.values()))
     step = max(1, len(source) // num_images)
     images = [source.read(index).image for index in islice(range(0, len(source), step), num_images)]
-    return subject.read(placed.model, classifier.processor, images, classifier.labels)
+    return _inputs.read(placed.model, classifier.processor, images, classifier.labels)
 
 
 def given_or_trained(small: Small) -> str | Path:

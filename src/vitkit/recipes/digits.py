@@ -9,9 +9,9 @@ from rich.console import Console
 from vitkit.data import Source, train_and_val
 from vitkit.data.augment import Augment
 from vitkit.data.processor import Processor
+from vitkit.inference import Classifier, load
 from vitkit.models import vit
 from vitkit.objectives import supervised
-from vitkit.predict import Classifier, load
 from vitkit.recipes import Recipe
 from vitkit.recipes.drawing import side_by_side, text_lines
 from vitkit.train import Data, Machine, Run, RunFolder, train
