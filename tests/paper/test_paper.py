@@ -17,7 +17,7 @@ from vitkit.data.sources import vtab
 from vitkit.explain import Curve, Curves, _plots
 from vitkit.models import presets, resnet, vit
 from vitkit.paper import figure12, table3, table4, table6, table8, write
-from vitkit.paper.small import Small
+from vitkit.paper.small_scale import Small
 from vitkit.recipes import recipe, recipes
 
 NAMES = list(paper.exhibits())

@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from vitkit import atomic
-from vitkit.explain import Curves, Dots, Overlay, Tiles
+from vitkit.explain.drawings import Curves, Dots, Overlay, Tiles
 
 #: Pixels per inch. The sizes below are in inches.
 DPI = 120

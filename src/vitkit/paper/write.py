@@ -8,7 +8,7 @@ import torch
 from vitkit import __version__, atomic
 from vitkit.explain import _plots
 from vitkit.paper import Exhibit, Findings, Table
-from vitkit.paper.small import Small
+from vitkit.paper.small_scale import Small
 
 
 def write(name: str, exhibit: Exhibit, findings: Findings, small: Small, seconds: float) -> list[Path]:

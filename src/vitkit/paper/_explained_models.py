@@ -6,7 +6,7 @@ from pathlib import Path
 from vitkit.data import splits
 from vitkit.explain import Subject, _inputs
 from vitkit.inference import Predictor, load
-from vitkit.paper.small import Small
+from vitkit.paper.small_scale import Small
 
 STEPS = 400
 

@@ -19,7 +19,7 @@ from vitkit.evaluate import protocol
 from vitkit.evaluate.flops import flops
 from vitkit.models import vit
 from vitkit.objectives import supervised
-from vitkit.paper.spread import Trial
+from vitkit.paper._significance import Trial
 from vitkit.train import Data, Machine, Result, Run, train
 from vitkit.train.optim import Optimizer
 from vitkit.train.schedule import Schedule

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from vitkit.explain import Curve, Curves
 from vitkit.paper import Cell, Findings, Table
-from vitkit.paper.small import Outcome, Small, raw
-from vitkit.paper.spread import compare
+from vitkit.paper._significance import compare
+from vitkit.paper.small_scale import Outcome, Small, raw
 
 SHOT = "5-shot, other classes (%)"
 HELD_OUT = "held out, same classes (%)"
