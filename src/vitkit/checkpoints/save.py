@@ -1,10 +1,11 @@
 """Saves checkpoints in any format that supports the model."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from vitkit.checkpoints.atomic import write_file, write_folder
+from vitkit import atomic
 from vitkit.checkpoints.checkpoint import Checkpoint, CheckpointError
 from vitkit.checkpoints.formats import formats_for
 from vitkit.checkpoints.load import load
@@ -55,3 +56,32 @@ def convert(
     checkpoint = load(source, **options)
     save(checkpoint, target, to=to, overwrite=overwrite)
     return checkpoint
+
+
+def write_file(target: Path, write: Callable[[Path], None], *, overwrite: bool) -> None:
+    """One file by `write(path)`; an existing one is refused unless `overwrite`."""
+    if target.is_dir():
+        raise CheckpointError(f"{target} is a folder, and this format is one file")
+    if target.exists() and not overwrite:
+        raise CheckpointError(f"{target} exists: say overwrite=True (--overwrite) to replace it")
+    atomic.write_file(target, write)
+
+
+def write_folder(target: Path, write: Callable[[Path], None], *, overwrite: bool) -> None:
+    """One folder by `write(folder)`; one that is not empty is refused unless `overwrite`, and is then replaced whole.
+
+    A folder is replaced only where it looks like a checkpoint: it has a config.json and no folders inside.
+    """
+    check_folder(target, overwrite=overwrite)
+    atomic.write_folder(target, write)
+
+
+def check_folder(target: Path, *, overwrite: bool) -> None:
+    """CheckpointError where `write_folder` would refuse the target."""
+    if target.exists() and not target.is_dir():
+        raise CheckpointError(f"{target} is a file, and this format is a folder")
+    inside = list(target.iterdir()) if target.is_dir() else []
+    if inside and not overwrite:
+        raise CheckpointError(f"{target} exists and is not empty: say overwrite=True (--overwrite) to replace it")
+    if inside and (not (target / "config.json").is_file() or any(path.is_dir() for path in inside)):
+        raise CheckpointError(f"{target} is not empty and no checkpoint folder: it is not replaced")
