@@ -22,7 +22,7 @@ def help_of(*words: str) -> str:
 
 def page() -> str:
     """The whole page."""
-    from vitkit.cli import verbs
+    from vitkit.cli import commands
 
     parts = [
         "# Commands",
@@ -33,8 +33,8 @@ def page() -> str:
         help_of(),
         "```",
     ]
-    for verb in verbs():
-        parts += ["", f"## vitkit {verb}", "", "```text", help_of(verb), "```"]
+    for name in commands():
+        parts += ["", f"## vitkit {name}", "", "```text", help_of(name), "```"]
     return "\n".join(parts) + "\n"
 
 

@@ -55,7 +55,7 @@ def test_importing_vitkit_imports_no_heavy_library() -> None:
 
 
 def test_help_imports_no_torch() -> None:
-    script = "from vitkit import cli; cli.main(['--help']); [cli.verb(name) for name in cli.verbs()]"
+    script = "from vitkit import cli; cli.main(['--help']); [cli.command(name) for name in cli.commands()]"
     assert not modules_after(script) & {"torch", "PIL", "matplotlib", "huggingface_hub", "jax"}
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from oracles import oracle
 from tiny_vits import fill, images
 from torch import Tensor, nn
 
@@ -16,8 +17,6 @@ from vitkit.data.processor import Processor
 from vitkit.models import beit, vit
 from vitkit.predict.backends import Answered
 
-timm = pytest.importorskip("timm")
-
 SMALL: dict[str, Any] = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 5, "num_heads": 2, "num_classes": 0}
 SMALL_CONFIG: dict[str, Any] = {
     "image_size": (32, 32), "patch_size": (8, 8), "width": 32, "depth": 4, "num_heads": 2, "mlp_width": 64
@@ -28,11 +27,13 @@ WIDTH = 32
 
 @pytest.fixture(scope="module")
 def dino() -> nn.Module:
+    timm = oracle("timm")
     return fill(timm.create_model("vit_small_patch16_224", **SMALL))
 
 
 @pytest.fixture(scope="module")
 def registered() -> nn.Module:
+    timm = oracle("timm")
     return fill(timm.create_model("vit_small_patch14_reg4_dinov2", **SMALL))
 
 
@@ -271,7 +272,7 @@ def test_batch_is_split_and_joined_with_all_outputs() -> None:
 
 
 def test_flax_model_rejects_several_blocks() -> None:
-    pytest.importorskip("flax")
+    pytest.importorskip("flax", reason="needs the extra: pip install 'vitkit[jax]'")
     from vitkit.jax.vit import check
 
     with pytest.raises(ValueError, match="the Flax twin has no pool_blocks=3"):

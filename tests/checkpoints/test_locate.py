@@ -1,10 +1,11 @@
 """Sources of checkpoints: folders, files, subtrees, the Hub and its cache."""
 
+import importlib
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-import httpx2
 import huggingface_hub
 import numpy as np
 import pytest
@@ -162,8 +163,15 @@ def test_cached_shards_are_links_to_blobs(cache: Path) -> None:
     assert checkpoints.load("owner/tiny").model.config.width == 64
 
 
-def _response(status: int) -> httpx2.Response:
-    return httpx2.Response(status, request=httpx2.Request("GET", "http://hub.invalid"))
+def _response(status: int) -> Any:
+    request = SimpleNamespace(method="GET", url="http://hub.invalid")
+    return SimpleNamespace(status_code=status, headers={}, request=request)
+
+
+def _no_proxy() -> Exception:
+    """ProxyError of the HTTP library behind this version of the Hub's client: requests, httpx or httpx2."""
+    library = importlib.import_module(errors.HTTPError.__module__.partition(".")[0])
+    return getattr(library, "exceptions", library).ProxyError("x\ny")
 
 
 @pytest.mark.parametrize(
@@ -173,7 +181,7 @@ def _response(status: int) -> httpx2.Response:
         (errors.GatedRepoError("x", response=_response(403)), "terms"),
         (errors.RevisionNotFoundError("x", response=_response(404)), "has no revision v9"),
         (errors.HfHubHTTPError("x", response=_response(500)), "cannot be reached"),
-        (httpx2.ProxyError("x\ny"), "cannot be reached"),
+        (_no_proxy(), "cannot be reached"),
         (errors.LocalEntryNotFoundError("x"), "not in the Hub's cache"),
     ],
 )

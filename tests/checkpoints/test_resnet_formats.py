@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from oracles import oracle
+from torch import nn
 
 from vitkit import checkpoints, models
 from vitkit.checkpoints import Checkpoint, CheckpointError, preprocessing
@@ -55,7 +57,7 @@ def test_original_files_give_the_original_logits_and_round_trip(shared: Path, tm
 
 @pytest.mark.parametrize("depths", [(), (1, 2)], ids=str)
 def test_hybrid_npz_round_trip_and_loading_in_timm(tmp_path: Path, depths: tuple[int, ...]) -> None:
-    from timm.models.vision_transformer_hybrid import HybridEmbed, VisionTransformer, _resnetv2
+    timm_hybrid = oracle("timm.models.vision_transformer_hybrid")
 
     config = hybrid.Config(image_size=(64, 64), patch_size=(32, 32), depths=depths, **SMALL, **ORIGINAL)
     written = checkpoint(config)
@@ -63,10 +65,10 @@ def test_hybrid_npz_round_trip_and_loading_in_timm(tmp_path: Path, depths: tuple
     assert_same(checkpoints.load(tmp_path / "hybrid.npz", config={"num_heads": 2}), written)
     sizes = {"embed_dim": 32, "depth": 2, "num_heads": 2, "mlp_ratio": 2.0, "num_classes": 5, "img_size": 64}
 
-    def embed(**arguments: object) -> HybridEmbed:
-        return HybridEmbed(_resnetv2(layers=depths), **arguments)
+    def embed(**arguments: object) -> nn.Module:
+        return timm_hybrid.HybridEmbed(timm_hybrid._resnetv2(layers=depths), **arguments)
 
-    theirs = VisionTransformer(patch_size=config.map_patch[0], embed_layer=embed, **sizes)
+    theirs = timm_hybrid.VisionTransformer(patch_size=config.map_patch[0], embed_layer=embed, **sizes)
     theirs.load_pretrained(str(tmp_path / "hybrid.npz"))
     ours = written.model.state_dict()
     assert theirs.state_dict().keys() == ours.keys()
@@ -89,16 +91,18 @@ def test_older_flax_files_have_norms_with_four_axes(tmp_path: Path) -> None:
 def test_bit_npz_round_trip_and_loading_in_timm(tmp_path: Path) -> None:
     from functools import partial
 
-    from timm.layers import StdConv2d
-    from timm.models.resnetv2 import ResNetV2
+    timm_layers = oracle("timm.layers")
+    timm_resnet = oracle("timm.models.resnetv2")
 
     written = checkpoint(BIT)
     assert checkpoints.save(written, tmp_path / "bit.npz", to="npz") == "bit_npz"
     read = checkpoints.load(tmp_path / "bit.npz")
     assert read.origin.format == "bit_npz"
     assert_same(read, written)
-    conv = partial(StdConv2d, eps=1e-10)
-    theirs = ResNetV2([2, 1, 3, 1], (128, 256, 512, 1024), 5, stem_chs=32, stem_type="fixed", conv_layer=conv)
+    conv = partial(timm_layers.StdConv2d, eps=1e-10)
+    theirs = timm_resnet.ResNetV2(
+        [2, 1, 3, 1], (128, 256, 512, 1024), 5, stem_chs=32, stem_type="fixed", conv_layer=conv
+    )
     theirs.load_pretrained(str(tmp_path / "bit.npz"))
     images = torch.randn(2, 3, 64, 96)
     with torch.no_grad():
@@ -117,7 +121,7 @@ def test_bit_npz_round_trip_and_loading_in_timm(tmp_path: Path) -> None:
     "depths", [(), *(pytest.param(depths, marks=pytest.mark.slow) for depths in ((2, 2, 2, 2), (3, 4, 9)))], ids=str
 )
 def test_timm_loads_our_hybrid(tmp_path: Path, depths: tuple[int, ...]) -> None:
-    import timm
+    timm = oracle("timm")
 
     config = hybrid.Config(image_size=(64, 96), patch_size=(32, 32), depths=depths, **SMALL, **TIMM)
     written = checkpoint(config)
@@ -133,7 +137,7 @@ def test_timm_loads_our_hybrid(tmp_path: Path, depths: tuple[int, ...]) -> None:
 
 @pytest.mark.slow
 def test_timm_loads_our_bit(tmp_path: Path) -> None:
-    import timm
+    timm = oracle("timm")
 
     written = checkpoint(models.preset("bit-r50x1", num_classes=5, weight_eps=1e-8))
     assert checkpoints.save(written, tmp_path / "bit", to="timm") == "bit_timm"

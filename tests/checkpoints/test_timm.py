@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from oracles import oracle
 from tiny_vits import SUPPORTED, checkpoint, fill, images
 
 from vitkit import checkpoints
 from vitkit.data.processor import IMAGENET_MEAN, IMAGENET_STD, Processor
 
-timm = pytest.importorskip("timm")
+timm = oracle("timm")
 
 SMALL = {"embed_dim": 64, "depth": 2, "num_heads": 4, "mlp_ratio": 1.5, "num_classes": 5}
 CASES: list[dict[str, Any]] = [

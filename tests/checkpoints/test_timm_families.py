@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from oracles import oracle
 from safetensors.torch import load_file
 from tiny_vits import fill, images
 from torch import Tensor
@@ -16,7 +17,7 @@ from vitkit.data.processor import IMAGENET_MEAN, Processor
 from vitkit.layers import relative_index
 from vitkit.models import beit, deit, dinov3
 
-timm = pytest.importorskip("timm")
+timm = oracle("timm")
 
 SMALL: dict[str, Any] = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2, "mlp_ratio": 2.0}
 SHARED: dict[str, Any] = {"use_rel_pos_bias": False, "use_shared_rel_pos_bias": True, "global_pool": "token"}

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from oracles import oracle
 from safetensors.torch import load_file, save_file
 from tiny_vits import SUPPORTED, checkpoint
 
@@ -18,7 +19,7 @@ from vitkit.checkpoints.formats import RawCheckpoint
 from vitkit.checkpoints.formats.timm import _config
 from vitkit.checkpoints.tensors import Info, Tensors
 
-timm = pytest.importorskip("timm")
+timm = oracle("timm")
 
 MODULES = ("vision_transformer", "deit", "beit", "vision_transformer_hybrid")
 NAMES = [name for module in MODULES for name in timm.list_models(module=module)]

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from oracles import oracle
 from tiny_vits import fill, images
 
 from vitkit import checkpoints
 from vitkit.data.processor import IMAGENET_MEAN
 
-vision_transformer = pytest.importorskip("torchvision.models.vision_transformer")
+vision_transformer = oracle("torchvision.models.vision_transformer")
 
 CASES: list[dict[str, Any]] = [
     {"image_size": 32, "patch_size": 8, "hidden_dim": 64, "num_heads": 1, "mlp_dim": 96},

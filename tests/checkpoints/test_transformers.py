@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from oracles import oracle
 from tiny_vits import TINY, checkpoint, fill, images
 
 from vitkit import checkpoints
@@ -44,7 +45,7 @@ SIZES: list[dict[str, Any]] = [
 
 @pytest.fixture(scope="module")
 def library() -> Any:
-    transformers = pytest.importorskip("transformers")
+    transformers = oracle("transformers")
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     return transformers

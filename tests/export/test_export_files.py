@@ -32,7 +32,11 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 @pytest.mark.parametrize(
     ("target", "files"),
-    [("onnx", ["model.onnx"]), ("openvino", ["model.bin", "model.xml"]), ("program", ["model.pt2"])],
+    [
+        ("onnx", ["model.onnx"]),
+        pytest.param("openvino", ["model.bin", "model.xml"], marks=pytest.mark.slow),
+        ("program", ["model.pt2"]),
+    ],
 )
 def test_folder_has_the_expected_files_without_local_paths(
     target: str, files: list[str], exported: Callable[..., Path]

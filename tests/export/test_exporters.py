@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from slow_cases import slow_except
 
 import vitkit
 from vitkit import checkpoints, export, models
@@ -77,7 +78,7 @@ def test_exported_family_matches_or_raises(family: str, target: str, tmp_path: P
             torch.testing.assert_close(opened(images), made.model(images), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", slow_except(TARGETS, "program"))
 def test_a_model_without_classes_or_pooling(target: str, tmp_path: Path) -> None:
     needs(target)
     made = checkpoint(num_classes=0, pool="none")
@@ -109,6 +110,7 @@ def test_export_with_different_outputs_is_not_saved(tmp_path: Path, monkeypatch:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_difference_in_tokens_only_is_detected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a zero head the logits of any two models are equal."""
     from vitkit.export import program as exporter

@@ -14,7 +14,7 @@ from test_exporters import checkpoint
 
 import vitkit
 from vitkit import checkpoints, export
-from vitkit.predict.backends.program_check import check
+from vitkit.predict.backends.program_check import _sizes_by_directory, check
 
 MODEL, WEIGHTS = "models/model.json", "data/weights/model_weights_config.json"
 CONSTANTS, SAMPLES = "data/constants/model_constants_config.json", "data/sample_inputs/model.pt"
@@ -170,8 +170,37 @@ def test_zip_bomb_is_rejected(valid: Path, tmp_path: Path) -> None:
     parts = members(valid / "model.pt2")
     parts["data/weights/weight_0"] = b"\0" * 50_000_000
     path = write_archive(tmp_path / "model.pt2", parts, zipfile.ZIP_DEFLATED)
-    with path.open("rb") as file, pytest.raises(checkpoints.CheckpointError, match=r"larger than the file|no \.pt2"):
+    with (
+        path.open("rb") as file,
+        pytest.raises(checkpoints.CheckpointError, match=r"larger than the file|no \.pt2|directory"),
+    ):
         check(file, path.name)
+
+
+def sizes_by_directory(path: Path) -> dict[str, int]:
+    """What vitkit reads where torch has no `get_record_size`."""
+    with path.open("rb") as file:
+        reader = torch._C.PyTorchFileReader(file)  # type: ignore[attr-defined]
+        return _sizes_by_directory(reader, list(reader.get_all_records()), file)
+
+
+def test_sizes_are_those_of_the_parts(valid: Path) -> None:
+    path = valid / "model.pt2"
+    assert sizes_by_directory(path) == {name: len(data) for name, data in members(path).items()}
+
+
+def test_a_directory_that_two_readers_could_see_differently_is_rejected(valid: Path, tmp_path: Path) -> None:
+    path, parts = tmp_path / "model.pt2", members(valid / "model.pt2")
+    write_archive(path, parts)
+    data, whole = path.read_bytes(), sizes_by_directory(path)
+    # A comment after the directory, also one that looks like another end of the archive; compressed parts.
+    for changed in (data[:-2] + b"\4\0" + b"more", data[:-2] + b"\x16\0" + data[-22:-2] + b"\1\0"):
+        path.write_bytes(changed)
+        with pytest.raises(checkpoints.CheckpointError, match="directory"):
+            sizes_by_directory(path)
+    with pytest.raises(checkpoints.CheckpointError, match="directory"):
+        sizes_by_directory(write_archive(path, parts, zipfile.ZIP_DEFLATED))
+    assert sizes_by_directory(write_archive(path, parts)) == whole
 
 
 def test_file_that_is_not_an_archive(tmp_path: Path) -> None:

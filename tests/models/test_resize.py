@@ -212,6 +212,6 @@ def test_flexible_positions_are_those_of_jax() -> None:
             matrix = np.maximum(0.0, 1 - np.abs(centre[:, None] - np.arange(7)[None]) / stretch)
             matrices.append(matrix / matrix.sum(axis=1, keepdims=True))
         expected = np.einsum("rp,cq,pqd->rcd", *matrices, table.reshape(7, 7, 6)).reshape(-1, 6)
-        ours = models.positions.resize_tables(torch.from_numpy(table)[None], (7, 7), new, "bilinear_antialias")[0]
+        ours = models._positions.resize_tables(torch.from_numpy(table)[None], (7, 7), new, "bilinear_antialias")[0]
         assert ours.shape[0] == math.prod(new)
         np.testing.assert_allclose(ours.numpy(), expected, atol=1e-5)

@@ -13,13 +13,29 @@ from torch import Tensor, nn
 
 from vitkit import engine, models
 from vitkit.data.processor import Processor
-from vitkit.engine.float8 import LARGEST, TYPE, Float8Dense, fits, rounded
+from vitkit.engine.float8 import LARGEST, TYPE, Float8Dense, fits, multiplied, rounded
 from vitkit.engine.machine import Machine, machine
 from vitkit.engine.path import Path, compiled, paths
 from vitkit.predict import Predictor
 
 # What this CPU would be if it multiplied them as a GPU does: torch can do it here too, slowly.
 LIKE_A_GPU = dataclasses.replace(machine(torch.device("cpu")), packs=False, int8=False, float8=True)
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def multiplies(device: torch.device) -> bool:
+    """Whether this torch multiplies float8 on that device: on CPUs 2.11 does not, and GPUs need 8.9 or more."""
+    row = rounded(torch.ones(16, 16, device=device))
+    try:
+        multiplied(row, row, torch.bfloat16)
+    except (NotImplementedError, RuntimeError):
+        return False
+    return True
+
+
+needs_float8 = pytest.mark.skipif(
+    not multiplies(DEVICE), reason=f"torch {torch.__version__} does not multiply float8 on this {DEVICE.type}"
+)
 
 
 def small() -> models.Backbone:
@@ -43,11 +59,12 @@ def test_rows_use_the_whole_range() -> None:
     torch.testing.assert_close(whole.float() * scale, x, rtol=1 / 16, atol=0.0)
 
 
+@needs_float8
 @pytest.mark.parametrize("act", ["", "gelu"])
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_layer_is_exact_on_what_it_rounds_to(bias: bool, act: str) -> None:
     torch.manual_seed(0)
-    linear, x = nn.Linear(64, 48, bias=bias), torch.randn(2, 7, 64).bfloat16()
+    linear, x = nn.Linear(64, 48, bias=bias).to(DEVICE), torch.randn(2, 7, 64).bfloat16().to(DEVICE)
     made = Float8Dense(linear.weight, linear.bias, dtype=torch.bfloat16, act=act)
     (left, s), (right, t) = rounded(x.flatten(0, 1)), rounded(linear.weight.detach())
     with torch.inference_mode():
@@ -57,7 +74,7 @@ def test_a_layer_is_exact_on_what_it_rounds_to(bias: bool, act: str) -> None:
         expected = (F.gelu(expected) if act else expected).unflatten(0, (2, 7)).float()
         torch.testing.assert_close(made(x).float(), expected, atol=0.02, rtol=0.02)
         if not act:
-            other = torch.randn(2, 7, 48).bfloat16()
+            other = torch.randn(2, 7, 48).bfloat16().to(DEVICE)
             torch.testing.assert_close(made(x, residual=other).float(), expected + other, atol=0.03, rtol=0.02)
             torch.testing.assert_close(made(x, factor=other).float(), expected * other, atol=0.05, rtol=0.05)
 
@@ -73,9 +90,11 @@ def test_float8_is_for_whom_has_it() -> None:
     assert "float8" not in {path.precision for path in automatic}
 
 
+@needs_float8
 def test_a_whole_network_in_float8(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "machine", lambda _: LIKE_A_GPU)
-    model, images = small(), torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    model = small().to(DEVICE)
+    images = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(1)).to(DEVICE)
     made = engine.accelerate(model, precision="float8")
     assert made.statement.startswith("float8")
     kinds = [name.rpartition(".")[2] for name, each in made.model.named_modules() if isinstance(each, Float8Dense)]
@@ -86,6 +105,8 @@ def test_a_whole_network_in_float8(monkeypatch: pytest.MonkeyPatch) -> None:
         engine.accelerate(models.build(models.family("resnet").TINY).eval(), precision="float8")
 
 
+# torch's compiler uses it itself.
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_batch_that_is_not_full_is_filled_up(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[int, bool]] = []

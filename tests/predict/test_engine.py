@@ -21,8 +21,8 @@ from vitkit.engine.quantised import QuantisedDense, Range
 from vitkit.predict import Predictor
 
 HERE = machine(torch.device("cpu"))
-needs_int8 = pytest.mark.skipif(not HERE.int8, reason="needs a CPU with 8-bit products (AVX-512 VNNI)")
-needs_packs = pytest.mark.skipif(not HERE.packs, reason="needs oneDNN's packed products (an x86 CPU)")
+needs_int8 = pytest.mark.needs("int8")
+needs_packs = pytest.mark.needs("packs")
 
 
 def tiny(family: str) -> models.Backbone:
@@ -84,10 +84,8 @@ def test_fused_in_float32_the_arithmetic_is_the_same(family: str, factor: int, m
         torch.testing.assert_close(fast, exact, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("precision", ["bfloat16", "int8", "merged"])
+@pytest.mark.parametrize("precision", ["bfloat16", "float16", pytest.param("int8", marks=needs_int8), "merged"])
 def test_an_image_has_the_same_bits_in_any_batch_and_place(precision: str) -> None:
-    if precision == "int8" and not HERE.int8:
-        pytest.skip("needs a CPU with 8-bit products (AVX-512 VNNI)")
     model = tiny("vit")
     options = {"precision": "bfloat16", "merge": 2} if precision == "merged" else {"precision": precision}
     fast = engine.accelerate(model, **options).model  # type: ignore[arg-type]
@@ -98,10 +96,8 @@ def test_an_image_has_the_same_bits_in_any_batch_and_place(precision: str) -> No
     assert torch.equal(said(fast, images.flip(0)).flip(0), together)
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", pytest.param("int8", marks=needs_int8)])
 def test_no_pictures_have_no_answers(precision: str) -> None:
-    if precision == "int8" and not HERE.int8:
-        pytest.skip("needs a CPU with 8-bit products (AVX-512 VNNI)")
     model = tiny("vit")
     fast = engine.accelerate(model, precision=precision, pictures=lambda: pictures(model)).model  # type: ignore[arg-type]
     assert said(fast, pictures(model)[:0]).shape == (0, 5)
@@ -192,16 +188,20 @@ def test_patches_are_a_dense_layer() -> None:
         torch.testing.assert_close(found, convolution(images), atol=1e-5, rtol=1e-5)
 
 
-@needs_int8
-def test_a_quantised_layer_is_exact_on_what_it_rounds_to() -> None:
+@pytest.mark.parametrize(
+    ("scale", "zero"), [pytest.param(0.03, 110, marks=needs_int8), pytest.param(0.066, 60, marks=needs_packs)]
+)
+def test_a_quantised_layer_is_exact_on_what_it_rounds_to(scale: float, zero: int) -> None:
+    """The second range gives numbers up to 127, whose sums are exact without VNNI too."""
     torch.manual_seed(0)
     linear, x, residual = nn.Linear(64, 48), torch.randn(2, 7, 64), torch.randn(2, 7, 48)
-    taken = Range(scale=0.03, zero=110)
+    taken = Range(scale=scale, zero=zero)
     made = QuantisedDense(linear.weight, linear.bias, taken=taken, dtype=torch.float32)
     weight = (linear.weight / made.scales[:, None]).round() * made.scales[:, None]
-    rounded = ((x / 0.03).round() + 110).clamp(0, 255)
+    rounded = ((x / scale).round() + zero).clamp(0, 255)
+    assert zero > 100 or rounded.max() <= 127
     with torch.inference_mode():
-        expected = F.linear((rounded - 110) * 0.03, weight, linear.bias)
+        expected = F.linear((rounded - zero) * scale, weight, linear.bias)
         torch.testing.assert_close(made(x), expected, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(made(x, residual=residual), expected + residual, atol=1e-4, rtol=1e-4)
         onward = Range(scale=0.02, zero=10)

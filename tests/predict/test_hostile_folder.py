@@ -65,6 +65,7 @@ def test_exactly_the_broken_ones_are_reported(folder: Path, capsys: pytest.Captu
             assert str(folder) not in row["error"]["message"]
 
 
+@pytest.mark.slow
 def test_one_scene_in_every_colour_space_is_the_same_class(shared: Path, tmp_path: Path) -> None:
     """Grey, RGBA, palette and CMYK files of photos that the model is sure of keep the class of the RGB original."""
     import vitkit

@@ -121,7 +121,7 @@ def test_classify_takes_what_people_have(classifier: Classifier, photos: list[Pa
 def test_classify_raises_with_the_name_of_what_cannot_be_read(classifier: Classifier, tmp_path: Path) -> None:
     bad = tmp_path / "bad.jpg"
     bad.write_bytes(b"no")
-    with pytest.raises(ImageError, match=r"bad\.jpg: the file is not a picture") as caught:
+    with pytest.raises(ImageError, match=r"bad\.jpg: the file is not an image") as caught:
         list(classifier.classify(bad))
     assert caught.value.code == "not_an_image"
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from vitkit import parallel
+from vitkit import distributed
 from vitkit.config import override
 from vitkit.train import Run, RunFolder, state, train
 from vitkit.train.events import read
@@ -104,12 +104,12 @@ def test_a_signal_to_one_of_two_ends_both_and_one_alone_goes_on(
 def test_launches_that_cannot_be_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with (
         pytest.raises(ValueError, match="fsdp shares a model among processes, but there is one"),
-        parallel.together("cpu", "fsdp"),
+        distributed.together("cpu", "fsdp"),
     ):
         pass
     monkeypatch.setenv("WORLD_SIZE", "2")
     with (
         pytest.raises(ValueError, match="launched as 2 processes: say how they share, with --parallel ddp or fsdp"),
-        parallel.together("cpu", "none"),
+        distributed.together("cpu", "none"),
     ):
         pass

@@ -11,7 +11,7 @@ from test_resume import EVERYTHING, Killed, assert_equal, kill_at, story
 from two_processes import Job, ends, in_two
 
 from vitkit.config import override
-from vitkit.data.digits import Digits
+from vitkit.data.sources.digits import Digits
 from vitkit.train import Run, RunFolder, launch, state, train
 from vitkit.train.events import read
 

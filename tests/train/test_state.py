@@ -7,6 +7,7 @@ from typing import Any, BinaryIO
 import pytest
 import torch
 
+from vitkit import atomic
 from vitkit.train import state
 
 
@@ -122,12 +123,12 @@ def test_one_state_is_not_enough(tmp_path: Path) -> None:
 
 def test_a_file_is_whole_or_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "config.json"
-    state.write_file(path, b"old")
+    atomic.write_bytes(path, b"old")
 
     def killed(descriptor: int) -> None:
         raise Killed
 
     monkeypatch.setattr(os, "fsync", killed)
     with pytest.raises(Killed):
-        state.write_file(path, b"new")
+        atomic.write_bytes(path, b"new")
     assert path.read_bytes() == b"old"

@@ -68,12 +68,12 @@ def test_low_rank_changes_are_nothing_at_first_and_weights_in_the_end() -> None:
 
 def test_a_lora_run_saves_a_plain_model_and_leaves_the_rest(small_run: Callable[..., Run], tmp_path: Path) -> None:
     run = small_run(tune__lora_rank=2, average=0.5, keep="last")
-    fresh = start.backbone(run).state_dict()
+    fresh = start.initial_model(run).state_dict()
     train(run, tmp_path / "run")
     saved = vitkit.load(tmp_path / "run" / "best").model.state_dict()
     assert saved.keys() == fresh.keys()
     torch.manual_seed(run.seed)
-    first = start.backbone(run).state_dict()
+    first = start.initial_model(run).state_dict()
     moved = {name for name, value in saved.items() if not torch.equal(value, first[name])}
     assert moved == {
         *(f"blocks.{index}.attn.{part}.weight" for index in (0, 1) for part in ("qkv", "proj")),
@@ -100,7 +100,7 @@ def test_a_run_starts_from_a_checkpoint_with_a_zero_head(small_run: Callable[...
     )
     changes = {f"model__{name}": getattr(vit.TINY, name) for name in ("width", "depth", "mlp_width", "num_heads")}
     run = small_run(**changes, model__patch_size=[8, 8], model__image_size=[16, 16], start=str(tmp_path / "c"))
-    built, given = start.backbone(run), model()
+    built, given = start.initial_model(run), model()
     assert not built.head.weight.any()  # type: ignore[union-attr]
     assert built.head.weight.shape == (10, 32)  # type: ignore[union-attr]
     assert built.pos_embed.shape == (1, 5, 32)  # type: ignore[union-attr]
@@ -111,4 +111,4 @@ def test_a_run_starts_from_a_checkpoint_with_a_zero_head(small_run: Callable[...
     with pytest.raises(
         ValueError, match=r"of another architecture than the run: 'blocks\.0\.mlp\.fc1\.bias' is \(64,\)"
     ):
-        start.backbone(other)
+        start.initial_model(other)

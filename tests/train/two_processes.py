@@ -81,7 +81,7 @@ def work(path: str) -> None:
     """One process's part of all jobs."""
     import torch
 
-    from vitkit.data.digits import Digits
+    from vitkit.data.sources.digits import Digits
 
     torch.set_num_threads(1)
     Digits.__len__ = lambda self: 240  # as in the tests of this folder

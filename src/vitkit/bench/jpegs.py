@@ -8,7 +8,7 @@ from PIL import Image, ImageFilter
 SIZES = ((500, 375), (375, 500), (500, 333), (640, 480))
 
 
-def write(folder: Path, count: int) -> tuple[str, ...]:
+def write_jpegs(folder: Path, count: int) -> tuple[str, ...]:
     """Writes `count` JPEG files, quality 90, about as many bytes each as a photo, and returns their names."""
     folder.mkdir(parents=True, exist_ok=True)
     generator = np.random.default_rng(0)

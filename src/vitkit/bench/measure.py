@@ -2,6 +2,7 @@
 
 import datetime
 import shlex
+import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -68,6 +69,10 @@ def measure(
 
     Raises ValueError with the nearest names for an unknown kind, model, peer or precision, before anything is run.
     """
+    if sys.platform == "win32":
+        raise ValueError(
+            "bench runs on Linux and macOS: Windows cannot wait for the worker processes with a time limit"
+        )
     module = kind(options.kind)
     jobs = module.jobs(options)
     contenders = peers.contenders(options.kind, jobs[0].device, options.peers, options.precisions)
@@ -201,7 +206,7 @@ def _photos(options: Options, module: ModuleType, folder: Path) -> tuple[str, ..
     if not module.NEEDS_PHOTOS:
         return ()
     if options.photos is None:
-        return jpegs.write(folder / "photos", module.NEEDS_PHOTOS)
+        return jpegs.write_jpegs(folder / "photos", module.NEEDS_PHOTOS)
     from vitkit.predict import expand
 
     names = list(expand([options.photos]))[: module.NEEDS_PHOTOS]
@@ -218,7 +223,7 @@ def _filled(job: Job, module: ModuleType, folder: Path, photos: tuple[str, ...])
     from vitkit.bench import weights
 
     home = folder / "models" / "".join(letter if letter.isalnum() else "-" for letter in job.model)
-    config, shape, obstacles = weights.write(job.model, home)
+    config, shape, obstacles = weights.write_weights(job.model, home)
     rows, columns = config.image_size
     filled = replace(
         job, folder=str(home), image_size=(rows, columns), classes=config.num_classes, shape=shape, photos=photos

@@ -44,15 +44,25 @@ class Worker:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.said, env=dict(variables)
         )
         self.rest = b""
+        self.sent = time.monotonic()
 
     def ask(self, request: Mapping[str, Any], patience: float) -> dict[str, Any]:
         """The answer; raises Failed where it is an error, does not come in `patience` seconds, or never will."""
+        self.send(request)
+        return self.answer(patience)
+
+    def send(self, request: Mapping[str, Any]) -> None:
+        """Sends a request without waiting for its answer; raises Failed if the process has ended."""
         assert self.process.stdin is not None
+        self.sent = time.monotonic()
         try:
             self.process.stdin.write(json.dumps(request).encode() + b"\n")
             self.process.stdin.flush()
         except BrokenPipeError:
             raise Failed(self._why()) from None
+
+    def answer(self, patience: float) -> dict[str, Any]:
+        """The answer to the request that was sent; raises Failed as `ask` does, and counts `patience` from `send`."""
         answer = json.loads(self._line(patience))
         if "error" in answer:
             raise Failed(answer["error"])
@@ -75,7 +85,7 @@ class Worker:
 
     def _line(self, patience: float) -> bytes:
         assert self.process.stdout is not None
-        end = time.monotonic() + patience
+        end = self.sent + patience
         with selectors.DefaultSelector() as selector:
             selector.register(self.process.stdout, selectors.EVENT_READ)
             while b"\n" not in self.rest:

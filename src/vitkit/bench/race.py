@@ -20,6 +20,14 @@ class Asked(Protocol):
         """The answer to a request, or `Failed`."""
         ...
 
+    def send(self, request: dict[str, Any]) -> None:
+        """Sends a request without waiting for its answer; raises `Failed` if the process has ended."""
+        ...
+
+    def answer(self, patience: float) -> dict[str, Any]:
+        """The answer to the request that was sent, or `Failed`."""
+        ...
+
     def stop(self) -> None:
         """Ends it."""
         ...
@@ -54,16 +62,18 @@ def race(
     start: Callable[[Contender], Asked],
     say: Callable[[str], None] = lambda text: None,
 ) -> Laps:
-    """Prepares every contender, one after the other, then lets them run their rounds in turn.
+    """Prepares every contender, `plan.preparing` at the same time, then lets them run their rounds in turn.
 
     One that fails stays out of the rest and the others go on; an interrupt ends the race with the rounds it has.
     """
     found = Laps(laps=[Lap(contender=contender) for contender in contenders])
     workers: dict[int, Asked] = {}
     try:
-        for number, lap in enumerate(found.laps):
-            say(f"preparing {lap.contender.name}")
-            _prepare(job, lap, plan, lambda number=number, lap=lap: workers.setdefault(number, start(lap.contender)))
+        numbered = list(enumerate(found.laps))
+        for first in range(0, len(numbered), plan.preparing):
+            group = numbered[first : first + plan.preparing]
+            say(f"preparing {', '.join(lap.contender.name for _, lap in group)}")
+            _prepare(job, group, plan, lambda number, lap: workers.setdefault(number, start(lap.contender)))
         for count in range(plan.warm_up + plan.rounds):
             counts = count >= plan.warm_up
             for number, lap in enumerate(found.laps):
@@ -83,23 +93,30 @@ def race(
     return found
 
 
-def _prepare(job: Job, lap: Lap, plan: Plan, start: Callable[[], Asked]) -> None:
+def _prepare(job: Job, group: Sequence[tuple[int, Lap]], plan: Plan, start: Callable[[int, Lap], Asked]) -> None:
+    """Starts the workers of a group and waits until all are prepared."""
     with tempfile.TemporaryDirectory(prefix="vitkit-bench-") as folder:
-        outputs = Path(folder) / "outputs.npy"
-        request = {
-            "do": "prepare",
-            "job": job.to_dict(),
-            "contender": lap.contender.to_dict(),
-            "outputs": str(outputs),
-        }
-        try:
-            answer = start().ask(request, plan.patience)
-        except Failed as failure:
-            lap.failure = str(failure)
-            return
-        lap.notes, lap.seconds_to_prepare = answer["notes"], answer["seconds"]
-        if outputs.exists():
-            lap.outputs = np.load(outputs, allow_pickle=False)
+        sent: list[tuple[Lap, Asked, Path]] = []
+        for number, lap in group:
+            outputs = Path(folder) / f"{number}.npy"
+            contender = lap.contender.to_dict()
+            request = {"do": "prepare", "job": job.to_dict(), "contender": contender, "outputs": str(outputs)}
+            worker = start(number, lap)
+            try:
+                worker.send(request)
+            except Failed as failure:
+                lap.failure = str(failure)
+            else:
+                sent.append((lap, worker, outputs))
+        for lap, worker, outputs in sent:
+            try:
+                answer = worker.answer(plan.patience)
+            except Failed as failure:
+                lap.failure = str(failure)
+                continue
+            lap.notes, lap.seconds_to_prepare = answer["notes"], answer["seconds"]
+            if outputs.exists():
+                lap.outputs = np.load(outputs, allow_pickle=False)
 
 
 def _round(lap: Lap, worker: Asked, plan: Plan, counts: bool) -> None:

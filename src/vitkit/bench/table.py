@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vitkit import atomic
 from vitkit.bench import figures, machine
 from vitkit.bench.figures import Row, Spread
 from vitkit.bench.kinds import kind
@@ -63,8 +64,8 @@ def write(report: "Report", folder: Path) -> tuple[Path, Path]:
     folder.mkdir(parents=True, exist_ok=True)
     name = f"{report.kind}_{machine.short_name(report.machine)}_{report.date[:10]}"
     page, data = folder / f"{name}.md", folder / f"{name}.json"
-    page.write_text(markdown(report), encoding="utf-8")
-    data.write_text(to_json(report) + "\n", encoding="utf-8")
+    atomic.write_text(page, markdown(report))
+    atomic.write_text(data, to_json(report) + "\n")
     return page, data
 
 

@@ -14,7 +14,7 @@ from vitkit.evaluate.flops import flops
 LAYOUTS = ("vitkit", "huggingface", "timm")
 
 
-def write(source: str, folder: Path) -> tuple[Any, dict[str, int], dict[str, str]]:
+def write_weights(source: str, folder: Path) -> tuple[Any, dict[str, int], dict[str, str]]:
     """Writes a model into `folder/<layout>` for every layout that can express it.
 
     `source` is an architecture by its name (`vit-b/16`), which gets random weights, or a checkpoint. Returns the config

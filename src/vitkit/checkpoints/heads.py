@@ -16,11 +16,12 @@ import torch
 from einops import rearrange
 from torch import nn
 
+from vitkit import models
 from vitkit.checkpoints.checkpoint import CheckpointError, listing
 from vitkit.checkpoints.containers import open_weights
 from vitkit.checkpoints.infer.vit import parse_overrides
 from vitkit.checkpoints.tensors import Info, Tensors
-from vitkit.models import Backbone, dinov3, pooling, vit
+from vitkit.models import Backbone, _pooling, dinov3, vit
 
 #: Config fields that define the input of a head.
 FIELDS = ("pool", "pool_blocks")
@@ -50,7 +51,7 @@ def attach(model: Backbone, path: Path, overrides: Mapping[str, Any], dtype: tor
         tensors.read(f"{stem}{leaf}").to(dtype or next(model.parameters()).dtype) for leaf in ("weight", "bias")
     )
     reads = f"reads {_describe(config)}"
-    if (config.pool, pooling.blocks(config)) == ("token+gap", 1) and stem == INTERLEAVED:
+    if (config.pool, _pooling.blocks(config)) == ("token+gap", 1) and stem == INTERLEAVED:
         weight = rearrange(weight, "classes (d two) -> classes (two d)", two=2)
         reads += ", interleaved in the file"
     had = model.config.num_classes
@@ -64,7 +65,7 @@ def attach(model: Backbone, path: Path, overrides: Mapping[str, Any], dtype: tor
 def _check(config: Any, file: str) -> None:
     """Raises CheckpointError if the model has no normalized tokens for a head to read."""
     if not isinstance(config, vit.Config | dinov3.Config):
-        family = type(config).__module__.rpartition(".")[2]
+        family = models.family_of(config)
         raise CheckpointError(f"{file}: heads from files need a ViT, hybrid, DINO, DINOv2 or DINOv3, not {family}")
     if isinstance(config, vit.Config) and (config.norm != "tokens" or config.pool == "map" or config.pre_logits):
         how = f"norm='{config.norm}', pool='{config.pool}', pre_logits={config.pre_logits}"
@@ -94,7 +95,7 @@ def _config(file: str, config: Any, width: int, overrides: Mapping[str, Any]) ->
     given = {name: value for name, value in overrides.items() if name in FIELDS}
     if given:
         config = _replaced(file, config, parse_overrides(type(config), given))
-    elif pooling.width(config) != width:
+    elif _pooling.width(config) != width:
         times, rest = divmod(width, config.width)
         if rest or times not in POOL_BY_WIDTH:
             known = ", ".join(str(count * config.width) for count in POOL_BY_WIDTH)
@@ -105,9 +106,9 @@ def _config(file: str, config: Any, width: int, overrides: Mapping[str, Any]) ->
         if not hasattr(config, "pool_blocks") and changes.pop("pool_blocks") != 1:
             raise CheckpointError(f"{file} reads several blocks, which this model family does not support")
         config = _replaced(file, config, changes)
-    if pooling.width(config) != width:
+    if _pooling.width(config) != width:
         raise CheckpointError(
-            f"{file} has input width {width}, but {_describe(config)} have width {pooling.width(config)}"
+            f"{file} has input width {width}, but {_describe(config)} have width {_pooling.width(config)}"
         )
     return config
 
@@ -123,8 +124,8 @@ def _describe(config: Any) -> str:
     """Returns a description of the head's input."""
     tokens = (
         "the class token"
-        if pooling.blocks(config) == 1
-        else f"the class tokens of the last {pooling.blocks(config)} blocks"
+        if _pooling.blocks(config) == 1
+        else f"the class tokens of the last {_pooling.blocks(config)} blocks"
     )
     names = {
         "token": tokens,

@@ -26,7 +26,7 @@ def save(
     classes = checkpoint.model.config.num_classes
     if len(checkpoint.labels) != classes:
         raise CheckpointError(f"the model has {classes} classes, but there are {len(checkpoint.labels)} labels")
-    name = type(checkpoint.model.config).__module__.rpartition(".")[2]
+    name = checkpoint.model.family
     candidates = [*formats_for("huggingface"), *formats_for("vitkit")] if to is None else formats_for(to)
     matching = [each for each in candidates if each.family in (None, name)]
     if not matching:

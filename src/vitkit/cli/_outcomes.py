@@ -1,4 +1,4 @@
-"""What commands share: words to settings, arguments to images, and outcomes to an exit code."""
+"""Helpers of the commands: config settings, image arguments and exit codes."""
 
 import json
 import sys
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def settings(words: Sequence[str]) -> dict[str, str]:
-    """The fields of a config that words like `pool=none` set; ValueError for a word that is none."""
+    """Parses `NAME=VALUE` settings; ValueError for anything else."""
     pairs = [word.partition("=") for word in words]
     for (name, equals, _), word in zip(pairs, words, strict=True):
         if not name or not equals:
@@ -22,14 +22,14 @@ def settings(words: Sequence[str]) -> dict[str, str]:
 
 
 class StandardInput(bytes):
-    """An image that came in on standard input; it is called `-` in what is printed."""
+    """An image from standard input, printed as `-`."""
 
     def __str__(self) -> str:
         return "-"
 
 
 def arguments_to_images(arguments: Sequence[str]) -> list[Any]:
-    """The images that the arguments of a command mean; ValueError where one means none, before anything is run."""
+    """Expands image arguments; ValueError if an argument matches no file."""
     if not arguments:
         raise ValueError("give at least one image: a file, a folder, a glob, or - for standard input")
     return [image for argument in arguments for image in (_standard_input() if argument == "-" else expand([argument]))]
@@ -38,7 +38,7 @@ def arguments_to_images(arguments: Sequence[str]) -> list[Any]:
 def _standard_input() -> Iterator[Any]:
     data = sys.stdin.buffer.read()
     if not data.strip():
-        raise ValueError("standard input is empty: it takes an image, or one path a line")
+        raise ValueError("standard input is empty; expected an image, or one path per line")
     if sniff(data) is not None or not _is_text(data):
         yield StandardInput(data)
     else:
@@ -52,8 +52,8 @@ def _is_text(data: bytes) -> bool:
         return False
 
 
-def opened(model: str, revision: str | None, image_size: int | None, words: Sequence[str]) -> "Classifier":
-    """The checkpoint that a command is given; what had to be guessed about it is said on standard error."""
+def load_model(model: str, revision: str | None, image_size: int | None, words: Sequence[str]) -> "Classifier":
+    """Loads a checkpoint and prints on standard error what had to be guessed about it."""
     from vitkit.predict import load
 
     classifier = load(model, revision=revision, image_size=image_size, config=settings(words))
@@ -63,17 +63,17 @@ def opened(model: str, revision: str | None, image_size: int | None, words: Sequ
 
 
 def shows_progress() -> bool:
-    """Whether somebody watches standard error while the results go elsewhere."""
+    """Returns whether to show progress: standard error is a terminal and standard output is not."""
     return sys.stderr.isatty() and not sys.stdout.isatty()
 
 
 def json_line(row: dict[str, Any]) -> str:
-    """One line of JSON in characters that standard output takes."""
+    """Returns one line of JSON that the encoding of standard output can represent."""
     return json.dumps(row, ensure_ascii=(sys.stdout.encoding or "").lower().replace("-", "") != "utf8")
 
 
 def count_failures(outcomes: Iterable["Outcome"]) -> int:
-    """Runs through the outcomes; says on standard error how many failed and returns the exit code: 0, or 2 for some."""
+    """Consumes the outcomes, prints how many failed, and returns the exit code: 0, or 2 if some failed."""
     total = failed = 0
     for outcome in outcomes:
         total += 1

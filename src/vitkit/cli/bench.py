@@ -20,36 +20,40 @@ def bench(
     photos: str | None = None,
     rounds: int = 8,
     seconds: float = 2.0,
+    patience: float = 900.0,
+    prepare: int = 1,
     out: Path | None = None,
     json: bool = False,
 ) -> int:
-    """Measure vitkit beside every other library that is installed.
+    """Benchmark vitkit against the other installed libraries.
 
-    KIND is `inference` (the network), `training` (steps), `photos` (JPEG files to classes, every library's own
-    defaults), `data` (JPEG files to numbers, a core) or `startup` (whole processes). Contenders run in processes of
-    their own and take turns, so that a busy machine is busy for all; answers are compared, and one that is wrong is
-    never called fast. The ratios are the result. An interrupt shows what has been measured.
+    KIND is `inference` (the network), `training` (steps), `photos` (JPEG files to classes, with every library's
+    defaults), `data` (JPEG files to tensors, on one core) or `startup` (complete processes). Candidates run in separate
+    processes and take turns, so that load on the machine affects all of them. Their outputs are compared, and a
+    candidate with wrong outputs is not ranked. The result is the ratios. An interrupt shows what has been measured.
 
     Args:
-        kind: What to measure.
-        model: Architectures (vit-ti/16,vit-b/16), which get the same random weights everywhere, or checkpoints.
-        batch: Images in one pass, as in 1,8,32: a table for each.
-        precision: float32, bfloat16, float16, int8, auto; several with commas; `all` for all that each peer has.
-        peers: Who takes part, with settings: vitkit,vitkit:precision=int8,timm:compile=max-autotune. All if not given.
-        threads: Threads of each contender; OMP_NUM_THREADS, else one a core. `data` has one.
-        device: Where it runs: auto, cpu, cuda.
-        photos: A folder of photos for `photos`, `data` and `startup`, in place of noise.
-        rounds: How many rounds count, after two to warm up.
-        seconds: How long a round lasts at least.
-        out: The folder to write KIND_HARDWARE_DATE.md and .json into.
-        json: Print one JSON object in place of the tables.
+        kind: Kind of benchmark.
+        model: Architectures (vit-ti/16,vit-b/16), with the same random weights in all libraries, or checkpoints.
+        batch: Batch sizes, such as 1,8,32; one table each.
+        precision: Comma-separated precisions: float32, bfloat16, float16, int8, auto, or `all`.
+        peers: Candidates with settings, such as vitkit,vitkit:precision=int8,timm:compile=max-autotune (default: all).
+        threads: Threads per candidate (default: OMP_NUM_THREADS, else the number of cores); `data` uses one.
+        device: Device: auto, cpu, cuda.
+        photos: Folder of images for `photos`, `data` and `startup` (default: noise).
+        rounds: Number of measured rounds, after two warm-up rounds.
+        seconds: Minimum duration of a round in seconds.
+        patience: Seconds after which a candidate that is still loading or compiling has failed.
+        prepare: Candidates to prepare at the same time; more than one disturbs autotuning.
+        out: Output folder for KIND_HARDWARE_DATE.md and .json.
+        json: Print one JSON object instead of tables.
     """
     from vitkit.bench import Plan, table
     from vitkit.bench.measure import measure, options_of
 
     words = {"models": model, "batches": batch, "precisions": precision, "peers": peers}
     options = options_of(kind, words, threads=threads, device=device, photos=photos)
-    plan = Plan(rounds=rounds, seconds=seconds)
+    plan = Plan(rounds=rounds, seconds=seconds, patience=patience, preparing=prepare)
     command = ["vitkit", *sys.argv[1:]]
     report = measure(options, plan, command, _status())
     if json:
@@ -63,7 +67,7 @@ def bench(
 
 
 def _status() -> Callable[[str], None]:
-    """What is going on, on one line that is written over, where somebody watches."""
+    """Returns a function that shows the status on one line of a terminal."""
     if not sys.stderr.isatty():
         return lambda text: None
     return lambda text: print(f"\r\033[K{text[:100]}", end="\r", file=sys.stderr, flush=True)

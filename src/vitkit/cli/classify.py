@@ -29,30 +29,30 @@ def classify(
     set: tuple[str, ...] = (),  # noqa: A002 - the option's name
     allow_truncated: bool = False,
 ) -> int:
-    """Say what is on photos.
+    """Classify images.
 
-    Prints the likeliest classes of every image. An image that cannot be read is reported and the others are still
-    classified; the exit code is then 2.
+    Prints the most likely classes of every image. An image that cannot be read is reported, the others are still
+    classified, and the exit code is 2.
 
     Args:
-        model: A checkpoint: a folder, a file of any dialect, or a hub id such as google/vit-base-patch16-224.
-        images: Files, folders, globs, or - for standard input (an image, or one path a line).
-        top: How many classes to show.
-        json: One JSON object a line for each image.
-        csv: Comma-separated rows, one for each class shown.
-        precision: The arithmetic of the network; auto is the fastest that is near float32 here, which is exact. int8 is
-            calibrated on the first photos, float8 is for GPUs.
-        merge_tokens: How many tokens every block merges away (ToMe): faster, another answer.
-        resampling: `pillow` or `torch` by whose pixels; `draft` decodes large JPEG files small: faster, other pixels.
-        compile: Have torch's compiler make the network first: for very many images on a GPU; it takes a minute or more.
-        device: Where it runs: auto, cpu, cuda, cuda:1, mps.
-        batch_size: Images in one pass; 8 on a CPU, 64 on a GPU.
-        image_size: The side in pixels to look at images in; the model's own if not given.
-        revision: Branch, tag or commit of a hub id.
-        set: Fields of the model's config as NAME=VALUE, where the file cannot tell them (pool=none).
-        allow_truncated: Also accept image files that are cut short.
+        model: A checkpoint: a folder, a file of any format, or a Hub id such as google/vit-base-patch16-224.
+        images: Files, folders, globs, or - for standard input (an image, or one path per line).
+        top: Number of classes to show.
+        json: Print one JSON object per line and image.
+        csv: Print CSV, one row per class.
+        precision: Arithmetic of the network; auto is the fastest that stays close to float32. int8 is calibrated on the
+            first images, float8 needs a GPU.
+        merge_tokens: Tokens to merge in every block (ToMe): faster, with different outputs.
+        resampling: Resize like `pillow` or `torch`; `draft` decodes large JPEG files at reduced size (faster).
+        compile: Compile the network with torch.compile, which takes a minute or more.
+        device: Device: auto, cpu, cuda, cuda:1, mps.
+        batch_size: Batch size (default: 8 on a CPU, 64 on a GPU).
+        image_size: Input size in pixels (default: the model's).
+        revision: Branch, tag or commit of a Hub id.
+        set: Fields of the model config as NAME=VALUE, for what a file does not contain (pool=none).
+        allow_truncated: Accept truncated image files.
     """
-    from vitkit.cli._outcomes import arguments_to_images, count_failures, opened, shows_progress
+    from vitkit.cli._outcomes import arguments_to_images, count_failures, load_model, shows_progress
     from vitkit.predict import Predictor, top_predictions
 
     if json and csv:
@@ -60,9 +60,9 @@ def classify(
     if top < 1:
         raise ValueError(f"--top is {top}; it must be at least 1")
     sources = arguments_to_images(images)
-    classifier = opened(model, revision, image_size, set)
+    classifier = load_model(model, revision, image_size, set)
     if not classifier.labels:
-        raise ValueError(f"the model '{model}' has no classes to tell apart; `vitkit embed` gives its features")
+        raise ValueError(f"the model '{model}' has no classes; use `vitkit embed` for its features")
     predictor = Predictor(
         classifier.model,
         classifier.processor,

@@ -18,27 +18,27 @@ def convert(
     set: tuple[str, ...] = (),  # noqa: A002 - the option's name
     overwrite: bool = False,
 ) -> None:
-    """Rewrite a checkpoint in another dialect.
+    """Convert a checkpoint to another format.
 
-    Every tensor is accounted for: one too many, too few or of another shape is an error that names it.
+    Every tensor is accounted for: a missing, unexpected or misshapen tensor is an error that names it.
 
     Args:
-        source: A checkpoint: a folder, a file of any dialect, or a hub id.
-        target: Where to write: a folder, or a file for npz and big_vision (.npz) and torchvision (.pth).
-        to: The dialect to write: huggingface, timm, npz, big_vision, torchvision, or vitkit (any model).
-        image_size: Resize the position table to images of this side in pixels.
-        patch_size: Resize the patch projection to patches of this side in pixels, and the positions with it.
-        head: A file with a linear head for a backbone published without one (DINO, DINOv2, DINOv3).
-        revision: Branch, tag or commit of a hub id.
-        set: Fields of the model's config as NAME=VALUE, where the file cannot tell them (activation=gelu_tanh).
-        overwrite: Replace a target that exists.
+        source: A checkpoint: a folder, a file of any format, or a Hugging Face Hub id.
+        target: Output folder, or file for npz and big_vision (.npz) and torchvision (.pth).
+        to: Output format: huggingface, timm, npz, big_vision, torchvision, or vitkit (any model).
+        image_size: Resize the position embeddings for this image size in pixels.
+        patch_size: Resize the patch embedding to this patch size in pixels.
+        head: File with a linear head for a backbone without one (DINO, DINOv2, DINOv3).
+        revision: Branch, tag or commit of a Hub id.
+        set: Fields of the model config as NAME=VALUE, for what a file does not contain (activation=gelu_tanh).
+        overwrite: Overwrite an existing target.
     """
     from vitkit import checkpoints
     from vitkit.cli._outcomes import settings
     from vitkit.config import nearest
 
     if to not in checkpoints.list_formats():
-        raise ValueError(f"unknown dialect '{to}'{nearest(to, checkpoints.list_formats())}")
+        raise ValueError(f"unknown format '{to}'{nearest(to, checkpoints.list_formats())}")
     checkpoint = checkpoints.load(
         source, revision=revision, image_size=image_size, patch_size=patch_size, head=head, config=settings(set)
     )

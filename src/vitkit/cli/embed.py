@@ -27,36 +27,36 @@ def embed(
     revision: str | None = None,
     set: tuple[str, ...] = (),  # noqa: A002 - the option's name
 ) -> int:
-    """Turn photos into feature vectors.
+    """Compute feature vectors of images.
 
-    Prints one JSON object a line, or writes one .npz with `paths` and `embeddings` (images, width). An image that
-    cannot be read is reported, and left out of the .npz; the exit code is then 2.
+    Prints one JSON object per line, or writes one .npz with `paths` and `embeddings` (images, width). An image that
+    cannot be read is reported and left out of the .npz, and the exit code is 2.
 
     Args:
-        model: A checkpoint: a folder, a file of any dialect, or a hub id.
-        images: Files, folders, globs, or - for standard input (an image, or one path a line).
-        out: Write a .npz file here instead of JSON lines.
-        precision: The arithmetic of the network; auto is the fastest that is near float32 here, which is exact. int8 is
-            calibrated on the first photos, float8 is for GPUs.
-        merge_tokens: How many tokens every block merges away (ToMe): faster, another answer.
-        resampling: `pillow` or `torch` by whose pixels; `draft` decodes large JPEG files small: faster, other pixels.
-        compile: Have torch's compiler make the network first: for very many images on a GPU; it takes a minute or more.
-        device: Where it runs: auto, cpu, cuda, cuda:1, mps.
-        batch_size: Images in one pass; 8 on a CPU, 64 on a GPU.
-        image_size: The side in pixels to look at images in; the model's own if not given.
-        allow_truncated: Also accept image files that are cut short.
-        revision: Branch, tag or commit of a hub id.
-        set: Fields of the model's config as NAME=VALUE, where the file cannot tell them (pool=none).
+        model: A checkpoint: a folder, a file of any format, or a Hugging Face Hub id.
+        images: Files, folders, globs, or - for standard input (an image, or one path per line).
+        out: Output .npz file, instead of JSON lines.
+        precision: Arithmetic of the network; auto is the fastest that stays close to float32. int8 is calibrated on the
+            first images, float8 needs a GPU.
+        merge_tokens: Tokens to merge in every block (ToMe): faster, with different outputs.
+        resampling: Resize like `pillow` or `torch`; `draft` decodes large JPEG files at reduced size (faster).
+        compile: Compile the network with torch.compile, which takes a minute or more.
+        device: Device: auto, cpu, cuda, cuda:1, mps.
+        batch_size: Batch size (default: 8 on a CPU, 64 on a GPU).
+        image_size: Input size in pixels (default: the model's).
+        allow_truncated: Accept truncated image files.
+        revision: Branch, tag or commit of a Hub id.
+        set: Fields of the model config as NAME=VALUE, for what a file does not contain (pool=none).
     """
-    from vitkit.cli._outcomes import arguments_to_images, count_failures, opened, shows_progress
+    from vitkit.cli._outcomes import arguments_to_images, count_failures, load_model, shows_progress
     from vitkit.predict import Predictor
 
     if out is not None and out.suffix != ".npz":
         raise ValueError(f"--out writes .npz files, not '{out.name}'")
     if out is not None and not out.parent.is_dir():
-        raise ValueError(f"there is no folder '{out.parent}' to write '{out.name}' into")
+        raise ValueError(f"the folder '{out.parent}' of --out does not exist")
     sources = arguments_to_images(images)
-    classifier = opened(model, revision, image_size, set)
+    classifier = load_model(model, revision, image_size, set)
     predictor = Predictor(
         classifier.model,
         classifier.processor,
@@ -90,25 +90,25 @@ def _save(outcomes: "Iterator[Outcome]", out: Path) -> int:
 
     import numpy as np
 
-    from vitkit.checkpoints.atomic import write_file
+    from vitkit import atomic
     from vitkit.cli._outcomes import count_failures
 
-    kept: list[Outcome] = []
+    saved: list[Outcome] = []
 
-    def sort() -> "Iterator[Outcome]":
+    def collect() -> "Iterator[Outcome]":
         for outcome in outcomes:
             if outcome.error is None:
-                kept.append(outcome)
+                saved.append(outcome)
             else:
                 print(f"vitkit: {outcome.source}: {outcome.error}", file=sys.stderr)
             yield outcome
 
-    code = count_failures(sort())
-    rows = [outcome.output for outcome in kept if outcome.output is not None]
+    code = count_failures(collect())
+    rows = [outcome.output for outcome in saved if outcome.output is not None]
     if not rows:
-        raise ValueError("no image could be read: nothing was written")
-    names = np.array([str(outcome.source) for outcome in kept])
-    write_file(out, lambda part: _write(part, paths=names, embeddings=np.stack(rows)), overwrite=True)
+        raise ValueError("no image could be read; nothing was written")
+    names = np.array([str(outcome.source) for outcome in saved])
+    atomic.write_file(out, lambda part: _write(part, paths=names, embeddings=np.stack(rows)))
     print(f"{out}: {len(rows)} embeddings of width {rows[0].shape[-1]}")
     return code
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import Positional, arg
 
 if TYPE_CHECKING:
-    from vitkit.train.evaluation import Evaluation
+    from vitkit.evaluate.protocol import Evaluation
 
 
 def evaluate(
@@ -29,36 +29,37 @@ def evaluate(
     revision: str | None = None,
     set: tuple[str, ...] = (),  # noqa: A002 - the option's name
 ) -> None:
-    """Judge a model on labelled photos.
+    """Evaluate a model on labelled images.
 
-    Of its answers: `top1` (and top-5), `confusion`, `calibration`, `real:FILE` (accuracy by a JSON file of labels, such
-    as ReaL's real.json), `subset` (among the classes that the photos have, as for ImageNet-A and -R; `subset:FILE`
-    lists them). Of its representations, whatever its classes: `knn`, `fewshot`, `probe`, `linear` (DINO's protocol),
-    which learn from --train. Of its attention: `segmentation:FOLDER` of masks, PNGs of object numbers named as the
-    photos. Of itself: `throughput` (`throughput:bfloat16`), `flops`. The classes of the photos are found among the
-    model's by name; WordNet ids (n01440764) name ImageNet's.
+    Evaluators of predictions: `top1` (and top-5), `confusion`, `calibration`, `real:FILE` (accuracy with a JSON file of
+    labels, such as ReaL's real.json), `subset` (accuracy among the classes of the images only, as for ImageNet-A and
+    ImageNet-R; `subset:FILE` lists the classes). Evaluators of features: `knn`, `fewshot`, `probe`, `linear` (DINO's
+    protocol); they use the training images of --train. Evaluators of attention: `segmentation:FOLDER`, with one PNG of
+    object ids per image. Evaluators of the model itself: `throughput` (`throughput:bfloat16`), `flops`. Dataset classes
+    are matched to model labels by name; WordNet ids (n01440764) match the ImageNet classes.
 
     Args:
-        model: A checkpoint: a folder, a file of any dialect, or a hub id.
-        data: The photos to judge by, as in folder:photos/val; of splits, val or test.
-        train: The photos that knn, fewshot, probe and linear learn from; the train split of the data if not given.
-        evaluators: What to find out.
-        out: The folder to write evaluation.json and report.html into.
-        json: Print one JSON object in place of the table.
-        held_out: Judge on this share of each class of the data, and learn from the rest.
-        seed: Which pictures that share is of.
-        precision: The arithmetic of the network; auto is the fastest that is near float32 here, which is exact. int8 is
-            calibrated on the first photos, float8 is for GPUs.
-        merge_tokens: How many tokens every block merges away (ToMe): faster, another answer.
-        device: Where it runs: auto, cpu, cuda, cuda:1, mps.
-        batch_size: Images in one pass; 8 on a CPU, 64 on a GPU.
-        workers: Processes that read photos beside the network; 0 reads them in between.
-        revision: Branch, tag or commit of a hub id.
-        set: Fields of the model's config as NAME=VALUE, where the file cannot tell them (pool=none).
+        model: A checkpoint: a folder, a file of any format, or a Hugging Face Hub id.
+        data: Evaluation images, such as folder:photos/val; the val or test split if there are splits.
+        train: Training images of knn, fewshot, probe and linear (default: the train split of the data).
+        evaluators: Evaluators to run.
+        out: Output folder for evaluation.json and report.html.
+        json: Print one JSON object instead of a table.
+        held_out: Fraction of each class to evaluate on; the rest is for training.
+        seed: Seed of the held-out split.
+        precision: Arithmetic of the network; auto is the fastest that stays close to float32. int8 is calibrated on the
+            first images, float8 needs a GPU.
+        merge_tokens: Tokens to merge in every block (ToMe): faster, with different outputs.
+        device: Device: auto, cpu, cuda, cuda:1, mps.
+        batch_size: Batch size (default: 8 on a CPU, 64 on a GPU).
+        workers: Processes that load images; 0 loads them in the main process.
+        revision: Branch, tag or commit of a Hub id.
+        set: Fields of the model config as NAME=VALUE, for what a file does not contain (pool=none).
     """
     from vitkit.cli._outcomes import settings
+    from vitkit.evaluate import protocol
     from vitkit.predict import Predictor, load
-    from vitkit.train import evaluation
+    from vitkit.report import evaluation as report
 
     classifier = load(model, revision=revision, config=settings(set))
     placed = Predictor(
@@ -70,7 +71,7 @@ def evaluate(
         device=device,
         batch_size=batch_size,
     )
-    judge = evaluation.Judge(
+    config = protocol.EvaluationConfig(
         data=data,
         train=train,
         evaluators=tuple(word.strip() for word in evaluators.split(",") if word.strip()),
@@ -79,9 +80,9 @@ def evaluate(
         batch_size=placed.batch_size,
         workers=workers,
     )
-    found = evaluation.run(model, placed.model, classifier.processor, classifier.labels, judge, _progress)
+    found = protocol.run(model, placed.model, classifier.processor, classifier.labels, config, _progress)
     if out is not None:
-        evaluation.write(found, out)
+        report.write(found, out)
     if json:
         print(json_format.dumps(found.to_dict(), ensure_ascii=False))
     else:
@@ -92,7 +93,7 @@ def evaluate(
 
 
 def _some(data: str) -> Iterable[Any]:
-    """A few photos out of the whole of a source, of its train split where there is one."""
+    """Returns about 32 evenly spaced images of a source, from its train split if it has one."""
     from vitkit.data import splits
 
     found = splits(data)
@@ -105,21 +106,21 @@ def _progress(batches: Iterable[Any], total: int) -> Iterable[Any]:
     from rich.progress import track
 
     console = Console(stderr=True)
-    return track(batches, "photos", total=total, console=console, transient=True, disable=not console.is_terminal)
+    return track(batches, "images", total=total, console=console, transient=True, disable=not console.is_terminal)
 
 
 def _write_table(found: "Evaluation") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from vitkit.train.evaluation import rows_of
+    from vitkit.report.evaluation import metric_rows
 
-    table = Table("by", "number", show_edge=False, box=None, header_style="bold")
+    table = Table("evaluator", "metric", show_edge=False, box=None, header_style="bold")
     table.add_column("", justify="right")
     last = ""
-    for evaluator, name, value in rows_of(found.numbers):
+    for evaluator, name, value in metric_rows(found.metrics):
         table.add_row("" if evaluator == last else evaluator, name, value)
         last = evaluator
-    learnt = "" if found.training is None else f", {len(found.training):,} to learn from"
-    print(f"{found.model} on {found.judge.data}: {len(found.judged):,} photos{learnt}")
+    training = "" if found.training is None else f", trained on {len(found.training):,}"
+    print(f"{found.model} on {found.config.data}: {len(found.source):,} images{training}")
     Console(highlight=False).print(table)

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-# The files of `vitkit.explain`, which is not imported here because help must not wait for torch.
+# The modules of `vitkit.explain`, which imports torch and would slow down --help.
 Method = Literal["attention", "distance", "filters", "foreground", "gradient", "positions", "rollout"]
 
 
@@ -26,28 +26,28 @@ def explain(
     device: str = "auto",
     revision: str | None = None,
 ) -> None:
-    """Draw what a model looks at.
+    """Draw attention maps and other explanations of a model.
 
-    Of images: `rollout` (what reaches the output through all layers), `attention` (each head of a layer), `gradient`
-    (what speaks for a class), `foreground` (the patches that hold most of a head's attention), `distance` (how far
-    heads look, over all images). Of the model alone: `positions` (how alike position embeddings are), `filters` (the
-    patch projection). Several images are drawn below each other.
+    Methods for images: `rollout` (attention rollout through all layers), `attention` (every head of a layer),
+    `gradient` (gradient-weighted attention for a class), `foreground` (the patches with most of a head's attention),
+    `distance` (mean attention distance of every head). Methods for the model alone: `positions` (similarity of position
+    embeddings), `filters` (principal components of the patch embedding). Several images are drawn below each other.
 
     Args:
-        model: A checkpoint: a folder, a file of any dialect, or a hub id.
+        model: A checkpoint: a folder, a file of any format, or a Hugging Face Hub id.
         images: Files, folders, globs, or - for standard input; none for positions and filters.
-        out: The PNG file to write.
-        method: What to explain.
-        layer: The layer looked at; rollout goes through it. Negative ones count from the end; the last if not given.
-        head: The only head to draw (attention: in all layers, if no layer is given).
-        label: The class that gradient explains, by name or number; the likeliest if not given.
-        fusion: How rollout makes one of all heads; mean if not given, as in the paper.
-        discard: The share of smallest weights that rollout leaves out; 0 if not given, as in the paper.
-        share: The share of its mass that a foreground mask keeps; 0.6 if not given, as in DINO.
-        number: How many filters to draw; 28 if not given, as in the paper.
-        arrays: Also write the numbers into this .npz file.
-        device: Where it runs: auto, cpu, cuda, cuda:1, mps.
-        revision: Branch, tag or commit of a hub id.
+        out: Output PNG file.
+        method: Explanation method.
+        layer: Layer to explain, or to roll out to; negative numbers count from the end (default: the last).
+        head: Attention head to draw; for attention without --layer, this head in every layer.
+        label: Class name or index for gradient (default: the predicted class).
+        fusion: How rollout combines heads (default: mean, as in the paper).
+        discard: Fraction of the smallest weights that rollout discards (default: 0, as in the paper).
+        share: Fraction of the attention inside a foreground mask (default: 0.6, as in DINO).
+        number: Number of filters to draw (default: 28, as in the paper).
+        arrays: Output .npz file for the values.
+        device: Device: auto, cpu, cuda, cuda:1, mps.
+        revision: Branch, tag or commit of a Hub id.
     """
     from vitkit import explain as explanations
     from vitkit.cli._outcomes import arguments_to_images
@@ -56,7 +56,7 @@ def explain(
 
     for path, suffix in ((out, ".png"), (arrays, ".npz")):
         if path is not None and path.suffix.lower() != suffix:
-            raise ValueError(f"a {suffix} file is written, not '{path}'")
+            raise ValueError(f"the output file must end in {suffix}, not '{path}'")
     options = {
         "layer": layer,
         "head": head,

@@ -17,21 +17,21 @@ def export(
     set: tuple[str, ...] = (),  # noqa: A002 - the option's name
     overwrite: bool = False,
 ) -> None:
-    """Write a model for another runtime.
+    """Export a model to another runtime.
 
-    The model that was written is run there on random images, one and three at a time, and kept only where its answers
-    are the model's own. The result is a folder with labels and preprocessing in it, which `vitkit classify`, `embed`
-    and `evaluate` take as a MODEL. Images have one size, fixed now; how many come at a time is free.
+    The exported model is run on random images with batch sizes 1 and 3 and saved only if its outputs match the model.
+    The result is a folder with labels and preprocessing, which `vitkit classify`, `embed` and `evaluate` accept as
+    MODEL. The image size is fixed, the batch size is dynamic.
 
     Args:
-        model: A checkpoint: a folder, a file of any dialect, or a hub id such as google/vit-base-patch16-224.
-        to: The runtime: onnx (ONNX Runtime and others), openvino, or program (torch.export, .pt2).
-        out: The folder to write; by default the model's name and the runtime's, here (best-onnx).
-        precision: What the weights are kept in; float16, half the space, is for openvino.
-        image_size: The side in pixels of the images it will take; the model's own if not given.
-        revision: Branch, tag or commit of a hub id.
-        set: Fields of the model's config as NAME=VALUE, where the file cannot tell them (pool=none).
-        overwrite: Replace a folder that exists.
+        model: A checkpoint: a folder, a file of any format, or a Hub id such as google/vit-base-patch16-224.
+        to: Runtime: onnx (ONNX Runtime and others), openvino, or program (torch.export, .pt2).
+        out: Output folder (default: MODEL-RUNTIME in the current folder).
+        precision: Precision of the stored weights; float16 needs openvino.
+        image_size: Input size in pixels (default: the model's).
+        revision: Branch, tag or commit of a Hub id.
+        set: Fields of the model config as NAME=VALUE, for what a file does not contain (pool=none).
+        overwrite: Overwrite an existing folder.
     """
     from vitkit import checkpoints, export
     from vitkit.cli._outcomes import settings
@@ -43,6 +43,6 @@ def export(
     size = sum(path.stat().st_size for path in folder.iterdir())
     rows, columns = checkpoint.model.config.image_size
     print(
-        f"{folder}: {to}, {size / 1e6:.1f} MB, images of {rows} x {columns}; its answers are the model's within "
+        f"{folder}: {to}, {size / 1e6:.1f} MB, images of {rows} x {columns}; outputs match within "
         f"{found.difference:.1g}"
     )

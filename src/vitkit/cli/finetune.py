@@ -22,25 +22,25 @@ def finetune(
     seed: int = 0,
     set: tuple[str, ...] = (),  # noqa: A002 - the option's name
 ) -> None:
-    """Teach a checkpoint your own classes.
+    """Fine-tune a checkpoint on your own classes.
 
-    Gives it a new head for the classes found, trains, keeps the best model in OUT/best (`vitkit classify OUT/best
-    photos/`) and shows in OUT/report.html where it errs. A run that was stopped goes on with the same command.
+    Adds a new head for the classes of the data, trains, saves the best model in OUT/best (`vitkit classify OUT/best
+    photos/`) and writes OUT/report.html with its mistakes. The same command resumes a stopped run.
 
     Args:
-        model: A checkpoint: a folder, a file of any dialect, or a hub id.
-        data: What to learn from, as in folder:photos/ (with class folders, or train/ and val/ that hold them).
-        out: The run folder to make.
-        val: What to judge on, if not the data's own val split or a share held out.
-        held_out: The share held out where the data has no split of its own.
-        resolution: The side in pixels, a multiple of the patch size; the checkpoint's own if not given.
-        steps: How many updates; by the number of pictures if not given (500, 10,000 or 20,000).
-        epochs: The same in passes over the pictures.
-        rate: The peak learning rate; by the number of pictures if not given.
-        batch_size: Pictures in one update; by the number of pictures if not given.
-        part: What learns: the full model, the head alone, or low-rank changes (LoRA) and the head.
-        seed: Of the order and the changes of pictures.
-        set: Further fields of the run as NAME=VALUE (average=0.999, optimizer.name=adamw).
+        model: A checkpoint: a folder, a file of any format, or a Hugging Face Hub id.
+        data: Training data, such as folder:photos/ (with class folders, or train/ and val/ that contain them).
+        out: Output run folder.
+        val: Validation data (default: the val split of the data, else a held-out fraction).
+        held_out: Fraction held out for validation if the data has no val split.
+        resolution: Input size in pixels, a multiple of the patch size (default: the checkpoint's).
+        steps: Number of training steps (default: 500, 10,000 or 20,000, by the number of images).
+        epochs: Number of epochs, instead of steps.
+        rate: Peak learning rate (default: by the number of images).
+        batch_size: Batch size (default: by the number of images).
+        part: What to train: the full model, the head only, or LoRA and the head.
+        seed: Seed for shuffling and augmentation.
+        set: More fields of the run as NAME=VALUE (average=0.999, optimizer.name=adamw).
     """
     from vitkit import config
     from vitkit.cli._outcomes import settings
@@ -60,6 +60,7 @@ def finetune(
         part=part,
         seed=seed,
     )
-    result: Result = train(config.override(run, settings(set)), out, console=events.console())
+    run = config.override(run, settings(set))
+    result: Result = train(run, out, console=events.console(), keep_memory=True)
     if result.main:
-        print(f"{out / 'best'}: {run.score} {result.score:.4f}, of step {result.step}; see {out / 'report.html'}")
+        print(f"{out / 'best'}: {run.score} {result.score:.4f} at step {result.step}; see {out / 'report.html'}")

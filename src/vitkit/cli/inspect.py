@@ -13,15 +13,15 @@ def inspect(
     revision: str | None = None,
     set: tuple[str, ...] = (),  # noqa: A002 - the option's name
 ) -> None:
-    """Say what a checkpoint or an architecture is.
+    """Describe a checkpoint or an architecture.
 
-    Architecture, parameters, arithmetic for one image, preprocessing, labels, and where it came from.
+    Prints the architecture, the number of parameters, the FLOPs per image, preprocessing, labels and origin.
 
     Args:
-        model: A folder, a file of any dialect, a hub id, or the name of an architecture (`vitkit models`).
-        json: One JSON object.
-        revision: Branch, tag or commit of a hub id.
-        set: Fields of the model's config as NAME=VALUE, where the file cannot tell them (pool=none).
+        model: A checkpoint folder or file, a Hugging Face Hub id, or the name of an architecture (`vitkit models`).
+        json: Print one JSON object.
+        revision: Branch, tag or commit of a Hub id.
+        set: Fields of the model config as NAME=VALUE, for what a file does not contain (pool=none).
     """
     from vitkit.cli._outcomes import settings
 

@@ -7,13 +7,13 @@ from tyro.conf import Positional, arg
 
 
 def models(name: Annotated[Positional[str], arg(metavar="NAME")] = "", *, json: bool = False) -> None:
-    """List the architectures there are.
+    """List the architectures.
 
-    Sizes are for 224 x 224 images and 1000 classes. `vitkit inspect NAME` tells more of one.
+    Parameter counts are for 224 x 224 images and 1000 classes. `vitkit inspect NAME` describes one in detail.
 
     Args:
-        name: Only those with this in their name.
-        json: One JSON object a line.
+        name: Only names that contain this text.
+        json: Print one JSON object per line.
     """
     from rich.console import Console
     from rich.table import Table
@@ -23,7 +23,7 @@ def models(name: Annotated[Positional[str], arg(metavar="NAME")] = "", *, json: 
 
     found = {preset: config for preset, config in zoo.presets().items() if name in preset}
     if not found:
-        raise ValueError(f"no architecture has '{name}' in its name{nearest(name, zoo.presets())}")
+        raise ValueError(f"no architecture name contains '{name}'{nearest(name, zoo.presets())}")
     rows = []
     for preset, config in found.items():
         model = zoo.build(config, device="meta")

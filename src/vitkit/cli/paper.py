@@ -22,23 +22,23 @@ def paper(
     device: str = "auto",
     json: bool = False,
 ) -> None:
-    """Make the tables and figures of the ViT paper again.
+    """Reproduce the tables and figures of the ViT paper.
 
-    Without a name: the list of them. With one: what it shows, the published numbers, and the commands that make it at
-    full scale. With --scale small it is made here and now on the pictures at hand: OUT gets result.md with the
-    published numbers beside ours, result.json and figures; the same command goes on where it was stopped. With --scale
-    full, what needs no training: counts of parameters and FLOPs, and the drawings of a model (--model).
+    Without a name: list them. With a name: show the published numbers and the commands that reproduce it at full scale.
+    --scale small runs a small version on this machine: OUT gets result.md with the published numbers and ours,
+    result.json and figures; the same command resumes a stopped run. --scale full computes what needs no training:
+    counts of parameters and FLOPs, and figures of a model (--model).
 
     Args:
-        name: A table, figure or study (table8, figure5, selfsupervision).
-        scale: Make it: at a scale that fits this machine, or at the paper's own.
-        out: The folder to write into; runs/paper/NAME if not given.
-        data: The pictures for small scale; the embedded digits if not given (parquet:/data/cifar10).
-        model: A checkpoint to draw, for figure6, figure7 and figure14.
-        seeds: How often each model is trained, to tell differences from noise.
-        steps: How many updates a model gets; the study's own number if not given.
-        device: Where it runs: auto, cpu, cuda, cuda:1, mps.
-        json: Print one JSON object, or one a line for the list.
+        name: Table, figure or study (table8, figure5, selfsupervision).
+        scale: Scale: small fits this machine, full is the paper's.
+        out: Output folder (default: runs/paper/NAME).
+        data: Data for the small scale, such as parquet:/data/cifar10 (default: the embedded digits).
+        model: Checkpoint for figure6, figure7 and figure14.
+        seeds: Training runs per model, to separate differences from noise.
+        steps: Training steps per model (default: the study's).
+        device: Device: auto, cpu, cuda, cuda:1, mps.
+        json: Print one JSON object, or one per line for the list.
     """
     from vitkit import paper as exhibits
 

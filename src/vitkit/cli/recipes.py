@@ -7,23 +7,21 @@ from tyro.conf import Positional, arg
 
 
 def recipes(name: Annotated[Positional[str], arg(metavar="NAME")] = "", *, json: bool = False) -> None:
-    """List the training recipes there are.
+    """List the training recipes.
 
-    With the full name of one: all that is said of it, its command and the number to expect.
+    With the full name of one: its description, its command and the expected result.
 
     Args:
-        name: Only those with this in their name.
-        json: One JSON object a line.
+        name: Only names that contain this text.
+        json: Print one JSON object per line.
     """
-    import inspect
-
     from vitkit import recipes as book
     from vitkit.config import nearest
 
     known = book.recipes()
-    found = {each: inspect.getdoc(function) or "" for each, function in known.items() if name in each}
+    found = {each: entry.description for each, entry in known.items() if name in each}
     if not found:
-        raise ValueError(f"no recipe has '{name}' in its name{nearest(name, known)}")
+        raise ValueError(f"no recipe name contains '{name}'{nearest(name, known)}")
     if json:
         for each, text in found.items():
             print(json_format.dumps({"name": each, "text": text}))

@@ -20,19 +20,19 @@ def train(
 ) -> None:
     """Run a training recipe.
 
-    Writes a run folder: config.json, log.jsonl, checkpoints/, best/ and report.html. A run that was stopped goes on
-    with the same command. On several GPUs: `torchrun --nproc-per-node 8 -m vitkit train RECIPE --parallel ddp`.
+    Writes a run folder: config.json, log.jsonl, checkpoints/, best/ and report.html. The same command resumes a
+    stopped run. On several GPUs: `torchrun --nproc-per-node 8 -m vitkit train RECIPE --parallel ddp`.
 
     Args:
-        recipe: Its name (`vitkit recipes`).
-        out: The run folder; runs/RECIPE if not given.
-        data: The data source to train on, as in parquet:/data/imagenet; the recipe's own if not given.
-        val: What to judge on, if not the data's own split.
-        start: The checkpoint to start from, if not the recipe's.
-        set: Fields of the run as NAME=VALUE, with dots for parts (optimizer.rate=1e-3, steps=100).
-        parallel: How torchrun's processes share: each a whole model (ddp), or shards of it (fsdp).
-        backend: What computes: PyTorch, or the JAX twin (plain ViTs, supervised; pip install 'vitkit[jax]').
-        repeat: The config.json of a run to repeat, in place of a recipe.
+        recipe: Name of a recipe (`vitkit recipes`).
+        out: Output run folder (default: runs/RECIPE).
+        data: Training data, such as parquet:/data/imagenet (default: the recipe's).
+        val: Validation data (default: the data's own split).
+        start: Checkpoint to initialise the weights from (default: the recipe's).
+        set: Fields of the run as NAME=VALUE, with dots for nested fields (optimizer.rate=1e-3, steps=100).
+        parallel: Parallelism under torchrun: replicas (ddp) or sharded parameters (fsdp).
+        backend: Framework: PyTorch, or JAX (plain ViTs, supervised; pip install 'vitkit[jax]').
+        repeat: config.json of a run to repeat, instead of a recipe.
     """
     from vitkit import config
     from vitkit.cli._outcomes import settings
@@ -42,7 +42,7 @@ def train(
     from vitkit.train import train as go
 
     if bool(recipe) == (repeat is not None):
-        raise ValueError("give the name of a recipe (`vitkit recipes`), or --from with the config.json of a run")
+        raise ValueError("give either the name of a recipe (`vitkit recipes`) or --from with the config.json of a run")
     run = by_name(recipe) if repeat is None else runs.from_json(repeat.read_text(encoding="utf-8"))
     given = {"data.source": data, "data.val": val, "start": start, "machine.parallel": parallel}
     changes = {name: value for name, value in given.items() if value is not None} | settings(set)
@@ -54,9 +54,9 @@ def train(
         fitted = twin.train(run, folder, report=lambda row: print(_row(row), flush=True))
         print(f"{folder / 'best'}: {_row(fitted.log[-1])}")
         return
-    result: Result = go(run, folder, console=events.console())
+    result: Result = go(run, folder, console=events.console(), keep_memory=True)
     if result.main:
-        print(f"{folder / 'best'}: {run.score} {result.score:.4f}, of step {result.step}; see {folder / 'report.html'}")
+        print(f"{folder / 'best'}: {run.score} {result.score:.4f} at step {result.step}; see {folder / 'report.html'}")
 
 
 def _row(numbers: dict[str, float]) -> str:

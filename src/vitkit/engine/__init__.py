@@ -173,10 +173,10 @@ def _recipe(model: Backbone, path: Path, here: Machine, images: Tensor) -> tuple
     recipe = Recipe(
         dtype=torch.float32 if path.precision == "int8" else inner,
         inner=inner,
-        packed=here.packs and on_cpu and inner != torch.float16,
+        packed=here.packs and on_cpu,
         way=attention_way(here, inner),
         mixed=on_cpu,
-        depth=len(model.blocks) if isinstance(model, TokenBackbone) else 0,
+        depth=len(model.blocks),
         keep=special_read(model, images),
         float8=path.precision == "float8",
     )
@@ -192,7 +192,7 @@ def _recipe(model: Backbone, path: Path, here: Machine, images: Tensor) -> tuple
     # Outside of inference mode, whose tensors no copy could change.
     notes = {name: note.outside() for name, note in notes.items()}
     base, divisors = copy.deepcopy(model).requires_grad_(False), {}
-    for number, twin in enumerate(base.blocks if isinstance(base, TokenBackbone) else ()):
+    for number, twin in enumerate(base.blocks):
         if isinstance(twin, Block) and is_plain(twin):
             divisors |= calibration.smooth(twin, f"blocks.{number}", notes)
     return base, replace(recipe, ranges={name: note.range(divisors.get(name)) for name, note in notes.items()})

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitkit.engine.attend import Way, attend
-from vitkit.engine.dense import activation_name
+from vitkit.engine.dense import fused_name
 from vitkit.engine.merging import Merging
 from vitkit.engine.quantised import quantising
 from vitkit.kernels import attention as kernel
@@ -23,7 +23,7 @@ def is_plain(block: nn.Module) -> bool:
     if type(block) is not Block or type(block.attn) is not Attention:
         return False
     if type(block.mlp) is MLP:
-        return activation_name(block.mlp.act) is not None
+        return fused_name(block.mlp.act) is not None
     return type(block.mlp) is SwiGLU
 
 
@@ -117,7 +117,7 @@ class FusedMLP(nn.Module):
             self.fc1 = make("fc1", weights[0], biases[0], act="silu")
             self.value = make("value", weights[1], biases[1])
         else:
-            self.fc1 = make("fc1", mlp.fc1.weight, mlp.fc1.bias, act=activation_name(mlp.act))
+            self.fc1 = make("fc1", mlp.fc1.weight, mlp.fc1.bias, act=fused_name(mlp.act))
         self.fc2 = make("fc2", *scaled(mlp.fc2, gamma))
 
     @property

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from vitkit.engine.dense import Dense
 from vitkit.engine.quantised import Range
 from vitkit.layers import Block
+from vitkit.models import Backbone
 
 # How many tokens of a layer's input are kept to try ranges on; every token counts for the largest values.
 KEPT_ROWS = 512
@@ -63,13 +64,14 @@ class Seen:
         return _range(low, high)
 
 
-def watch(model: nn.Module) -> dict[str, Seen]:
+def watch(model: Backbone) -> dict[str, Seen]:
     """Makes every dense layer of the blocks of a fused model take note of its inputs, by name."""
     notes = {}
-    for name, module in model.named_modules():
-        if isinstance(module, Dense) and name.startswith("blocks."):
-            notes[name] = Seen()
-            module.watch = notes[name].look
+    for number, block in enumerate(model.blocks):
+        for name, module in block.named_modules(prefix=f"blocks.{number}"):
+            if isinstance(module, Dense):
+                notes[name] = Seen()
+                module.watch = notes[name].look
     return notes
 
 

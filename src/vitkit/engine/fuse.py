@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from vitkit.engine.attend import Way
 from vitkit.engine.block import FusedAttention, FusedBlock, FusedMLP, gamma_of, is_plain
-from vitkit.engine.dense import Dense, PatchDense, activation_name
+from vitkit.engine.dense import Dense, PatchDense, fused_name
 from vitkit.engine.float8 import Float8Dense, fits
 from vitkit.engine.merging import Merging
 from vitkit.engine.quantised import QuantisedDense, Range
 from vitkit.layers import MLP, Attention, BatchNorm, Block, PatchEmbed, StdConv, SwiGLU, pad_same
-from vitkit.models import Backbone, TokenBackbone, pooling
+from vitkit.models import Backbone, TokenBackbone, _pooling
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,9 @@ def fused(model: Backbone, recipe: Recipe) -> Backbone:
     if recipe.merging is not None and not mergeable(network):
         raise ValueError("tokens can be merged in plain encoder blocks with positions added before the first one only")
     with torch.no_grad():
+        for number, block in enumerate(network.blocks):
+            if is_plain(block) and isinstance(block, Block):
+                network.blocks[number] = _block(block, number, recipe)
         _replace(network, "", recipe)
         _convert(network, recipe)
     return network
@@ -101,7 +104,7 @@ def special_read(model: Backbone, images: Tensor) -> int | None:
         embedded = model.embed(images[:1])
         tokens = torch.full_like(embedded.tokens, math.nan)
         tokens[:, : embedded.num_special] = embedded.special
-        earlier = pooling.blocks(model.config) - 1
+        earlier = _pooling.blocks(model.config) - 1
         features = replace(embedded, tokens=tokens, earlier=tokens[:, :1].repeat(1, earlier, 1) if earlier else None)
         answers = (model.represent(features), model.logits(features))
     finite = embedded.num_special > 0 and all(bool(answer.isfinite().all()) for answer in answers)
@@ -111,6 +114,8 @@ def special_read(model: Backbone, images: Tensor) -> int | None:
 def _replace(parent: nn.Module, path: str, recipe: Recipe) -> None:
     for name, child in list(parent.named_children()):
         place = f"{path}.{name}" if path else name
+        if isinstance(child, FusedBlock):
+            continue
         found = _fast(child, parent, place, recipe)
         if found is None:
             _replace(child, place, recipe)
@@ -121,11 +126,9 @@ def _replace(parent: nn.Module, path: str, recipe: Recipe) -> None:
 def _fast(module: nn.Module, parent: nn.Module, place: str, recipe: Recipe) -> nn.Module | None:
     """The fast form of one module; None where there is none of the whole."""
     make = partial(recipe.make, place)
-    if is_plain(module) and isinstance(module, Block):
-        return _block(module, place, recipe)
     if type(module) is Attention:
         return FusedAttention(module, make, recipe.way)
-    if type(module) is SwiGLU or (type(module) is MLP and activation_name(module.act) is not None):
+    if type(module) is SwiGLU or (type(module) is MLP and fused_name(module.act) is not None):
         return FusedMLP(module, make)
     if isinstance(module, StdConv):
         return FoldedConv(module, recipe.dtype)
@@ -147,9 +150,9 @@ def _sees_once(convolution: nn.Conv2d) -> bool:
     )
 
 
-def _block(block: Block, place: str, recipe: Recipe) -> FusedBlock:
-    stack, _, index = place.rpartition(".")
-    last = stack == "blocks" and int(index) == recipe.depth - 1
+def _block(block: Block, index: int, recipe: Recipe) -> FusedBlock:
+    place = f"blocks.{index}"
+    last = index == recipe.depth - 1
     attention = FusedAttention(
         block.attn,
         partial(recipe.make, f"{place}.attn"),
@@ -160,7 +163,7 @@ def _block(block: Block, place: str, recipe: Recipe) -> FusedBlock:
     if not isinstance(block.mlp, MLP | SwiGLU):
         raise TypeError(f"a block with the MLP {type(block.mlp).__name__} is not plain")
     mlp = FusedMLP(block.mlp, partial(recipe.make, f"{place}.mlp"), gamma=gamma_of(block.ls2))
-    return FusedBlock(block, attention, mlp, int(index), merging=recipe.merging, last=last)
+    return FusedBlock(block, attention, mlp, index, merging=recipe.merging, last=last)
 
 
 def _convert(network: nn.Module, recipe: Recipe) -> None:

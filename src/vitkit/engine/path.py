@@ -56,6 +56,8 @@ def paths(precision: str, machine: Machine, model: Backbone, *, merging: bool = 
     if precision == "auto":
         return _automatic(machine, model, merging)
     asked = f"{precision} was asked for"
+    if precision in ("bfloat16", "float16") and not getattr(machine, precision):
+        asked += f", which is no faster than float32 on this {machine.words}"
     if precision == "float32":
         # Exact means torch's own operations in their own order; merging changes the network, and needs the copy.
         return [Path("float32", merging, asked)]

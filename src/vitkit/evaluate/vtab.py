@@ -1,15 +1,15 @@
-"""VTAB-1k: 19 tasks of 1000 training pictures each, and one number for them all (Zhai et al. 2020).
+"""VTAB-1k: 19 tasks with 1000 training images each (Zhai et al. 2020).
 
-The pictures of a task are the source `vtab:TASK` (`vitkit.data.vtab`): hyper-parameters are chosen by training on 800
-of them and judging on 200; the model is then trained on all 1000 and judged once on the whole test set. A score is
-top-1 accuracy; that of a group, and of all, the mean over its tasks.
-`PUBLISHED` are the ViT paper's results (Table 9), in percent.
+The data source of a task is `vtab:TASK` (`vitkit.data.sources.vtab`). Hyper-parameters are chosen by training on 800
+images and evaluating on 200; the model is then trained on all 1000 and evaluated once on the full test set. The score
+of a task is its top-1 accuracy. The score of a group, or of the benchmark, is the mean over tasks. `PUBLISHED` are the
+ViT paper's results (Table 9), in percent.
 """
 
 from collections.abc import Mapping
 
 from vitkit.config import nearest
-from vitkit.data import vtab
+from vitkit.data.sources import vtab
 
 GROUPS: dict[str, tuple[str, ...]] = {
     group: tuple(name for name, task in vtab.TASKS.items() if task.group == group)
@@ -36,15 +36,15 @@ PUBLISHED: dict[str, dict[str, float]] = {
 
 
 def averages(scores: Mapping[str, float]) -> dict[str, float]:
-    """The mean of each group and of all 19 tasks (`mean`), from a score for each task.
+    """Returns the mean score of each group and of all 19 tasks (`mean`).
 
-    Raises ValueError for a task that is none of VTAB's, and where one is missing.
+    Raises ValueError for an unknown and for a missing task.
     """
     unknown = [task for task in scores if task not in TASKS]
     if unknown:
         raise ValueError(f"VTAB has no task '{unknown[0]}'{nearest(unknown[0], TASKS)}")
     missing = [task for task in TASKS if task not in scores]
     if missing:
-        raise ValueError(f"VTAB is the mean of {len(TASKS)} tasks; there is no score for {', '.join(missing)}")
+        raise ValueError(f"VTAB is the mean of {len(TASKS)} tasks; scores are missing for {', '.join(missing)}")
     means = {group: sum(scores[task] for task in tasks) / len(tasks) for group, tasks in GROUPS.items()}
     return {**means, "mean": sum(scores[task] for task in TASKS) / len(TASKS)}

@@ -1,9 +1,10 @@
-"""Explain: what a model looks at. One file an explanation; its `explain(subject, *, options) -> Explanation`.
+"""Explanations of a model's predictions; each file with an `explain` function is one method.
 
-An explanation is arrays for code and a `Drawing` for people. The files also hold the tensor functions behind them
-(`rollout.rollout`, `distance.attention_distance`, ...). They read `TokenBackbone`, its blocks and `Features` alone: a
-block's `attention_weights` takes what its `forward` takes, so any family, image size and position bias works, and only
-the blocks looked at leave the fused kernel. `plots` alone imports matplotlib.
+An explanation consists of arrays and a `Drawing` of them. Each file also contains the tensor functions of its method
+(`rollout.rollout`, `distance.attention_distance`, ...). They use only `TokenBackbone`, its blocks and `Features`. A
+block's `attention_weights` takes the same arguments as its `forward`, so every family, image size and position bias
+works, and only the explained blocks compute attention weights outside the fused kernel. Only `plots` imports
+matplotlib.
 """
 
 import inspect
@@ -20,16 +21,17 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from vitkit import atomic
 from vitkit.config import nearest
 from vitkit.models import Backbone
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A model and the images to explain it on; `subject.read` makes one of files.
+    """A model and the images on which to explain it; `subject.read` creates one from files.
 
-    `pixels` are normalised images on the model's device, `pictures` what the model sees of each, large enough for
-    people. Explanations of the weights alone need no image.
+    `pixels` are the preprocessed images on the model's device. `pictures` show the same parts of the images at a higher
+    resolution, for display. Explanations of the weights alone need no image.
     """
 
     model: Backbone
@@ -40,9 +42,10 @@ class Subject:
 
 @dataclass(frozen=True)
 class Map:
-    """One number for each patch of each picture, drawn over the picture.
+    """One value per patch of each image, displayed over the image.
 
-    `heat` colours it, `light` darkens the picture in proportion (ViT paper, Figure 6), `mask` keeps patches above zero.
+    Style `heat` is a heat map, `light` multiplies the image by the map (ViT paper, Figure 6), and `mask` shows the
+    patches above zero.
     """
 
     name: str
@@ -52,17 +55,17 @@ class Map:
 
 @dataclass(frozen=True)
 class Overlay:
-    """Pictures, one a row, each beside its maps."""
+    """A grid with one row per image: the image and its maps."""
 
     title: str
-    pictures: tuple[Image.Image, ...]
+    images: tuple[Image.Image, ...]
     captions: tuple[str, ...]
     maps: tuple[Map, ...]
 
 
 @dataclass(frozen=True)
 class Tiles:
-    """Small pictures in rows and columns: grey values on a common scale from `low` to 1, or colours in 0..1."""
+    """A grid of small images with scalar values from `low` to 1 or RGB values in 0..1."""
 
     title: str
     tiles: Float[np.ndarray, "down across rows columns *rgb"]
@@ -74,7 +77,7 @@ class Tiles:
 
 @dataclass(frozen=True)
 class Dots:
-    """One number for each head of each layer, and the level that attention to everything alike would have."""
+    """A scatter plot of values by head and layer; `uniform` is that of uniform attention."""
 
     title: str
     values: Float[np.ndarray, "layers heads"]
@@ -84,7 +87,7 @@ class Dots:
 
 @dataclass(frozen=True)
 class Curve:
-    """Points of one kind, left to right; `spread` is half the length of each one's error bar."""
+    """A series of points; `spread` is half the length of the error bars, `joined` draws lines."""
 
     name: str
     x: tuple[float, ...]
@@ -95,7 +98,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Curves:
-    """Numbers against numbers, or against things by name: then x counts `x_names` from 0."""
+    """A line plot of several series; if `x_names` is given, x values are indices into it."""
 
     title: str
     x_label: str
@@ -110,42 +113,48 @@ Drawing = Overlay | Tiles | Dots | Curves
 
 @dataclass(frozen=True)
 class Explanation:
-    """What was found: named arrays for code, a drawing for people."""
+    """The result of an explanation method: named arrays and a drawing of them."""
 
     arrays: Mapping[str, np.ndarray]
     drawing: Drawing
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Draws it into a PNG file."""
+        """Saves the drawing as a PNG file."""
         from vitkit.explain import plots
 
         plots.save(plots.draw(self.drawing), path)
 
     def save_arrays(self, path: str | os.PathLike[str]) -> None:
-        """Writes the arrays into an .npz file."""
+        """Saves the arrays as an .npz file. Raises ValueError for a path with another suffix."""
         if Path(path).suffix != ".npz":
-            raise ValueError(f"arrays are written into an .npz file, not '{os.fspath(path)}'")
-        np.savez_compressed(path, **dict[str, Any](self.arrays))
+            raise ValueError(f"arrays are saved as an .npz file, not '{os.fspath(path)}'")
+        atomic.write_file(Path(path), self._compress)
+
+    def _compress(self, path: Path) -> None:
+        with path.open("wb") as file:
+            np.savez_compressed(file, **dict[str, Any](self.arrays))
 
 
-# What explanations are made with, not explanations.
-_MEANS = {"look", "plots", "subject"}
+# Files of this folder that are not explanation methods.
+_HELPERS = {"look", "plots", "subject"}
 
 
 def methods() -> list[str]:
-    """The names of the explanations: the files of this folder, but for the means they share."""
-    return sorted({module.name for module in pkgutil.iter_modules(__path__)} - _MEANS)
+    """Returns the names of all explanation methods."""
+    return sorted({module.name for module in pkgutil.iter_modules(__path__)} - _HELPERS)
 
 
-def explain(method: str, subject: Subject, **options: Any) -> Explanation:
-    """The explanation of that name; ValueError for an unknown one and for an option that it does not take."""
+def explain(method: str, subject: Subject, **options: object) -> Explanation:
+    """Runs an explanation method. Raises ValueError for an unknown method or option."""
     if method not in methods():
-        raise ValueError(f"unknown explanation '{method}'{nearest(method, methods())}; there is {', '.join(methods())}")
+        raise ValueError(
+            f"unknown explanation '{method}'{nearest(method, methods())}; choose from {', '.join(methods())}"
+        )
     function = import_module(f"{__name__}.{method}").explain
     known = [name for name in inspect.signature(function).parameters if name != "subject"]
     for name in options:
         if name not in known:
-            raise ValueError(f"'{method}' takes no option '{name}'; it takes {', '.join(known) or 'none'}")
+            raise ValueError(f"'{method}' takes no option '{name}'; its options are: {', '.join(known) or 'none'}")
     return function(subject, **options)
 
 

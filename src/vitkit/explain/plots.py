@@ -1,4 +1,4 @@
-"""Drawings to figures: the one place that knows matplotlib, without its global state."""
+"""Matplotlib figures of explanations, without pyplot's global state."""
 
 import os
 import textwrap
@@ -14,65 +14,67 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
+from vitkit import atomic
 from vitkit.explain import Curves, Dots, Overlay, Tiles
 
-#: Pixels an inch; sizes below are in inches, so that a figure's size in pixels is known before it is drawn.
+#: Pixels per inch. The sizes below are in inches.
 DPI = 120
 CELL = 3.0
 MARGIN = 0.15
 TITLE = 0.4
 CAPTION = 0.3
 FOOTER = 0.5
-MOST_ACROSS = 7
+MAX_COLUMNS = 7
 HEAT = "inferno"
-#: Laid over what a mask leaves out: a tint that neither black nor white has.
+#: Tint of the patches outside a mask.
 OUTSIDE = (0.2, 0.1, 0.35)
 
 
 def save(figure: Figure, path: str | os.PathLike[str]) -> None:
-    """Writes a figure as PNG; ValueError for a path of another type."""
+    """Saves a figure as a PNG file. Raises ValueError for a path with another suffix."""
     if Path(path).suffix.lower() != ".png":
-        raise ValueError(f"figures are written as .png files, not '{os.fspath(path)}'")
-    # Without matplotlib's version in it, the same figure is the same file.
-    figure.savefig(path, dpi=DPI, format="png", metadata={"Software": None})
+        raise ValueError(f"figures are saved as .png files, not '{os.fspath(path)}'")
+    # Without matplotlib's version in the metadata, equal figures give equal files.
+    options: Any = {"dpi": DPI, "format": "png", "metadata": {"Software": None}}
+    atomic.write_file(Path(path), lambda part: figure.savefig(part, **options))
 
 
 def blank(width: float, height: float, title: str) -> tuple[Figure, float]:
-    """A white figure, `width` inches wide and `height` high below its title, and its whole height."""
-    # Between nine and ten bold letters fit on an inch.
+    """Returns a white figure with a title, and its total height including the title in inches."""
+    # About nine and a half bold letters fit in an inch.
     lines = textwrap.wrap(title, max(1, int(9.5 * (width - 2 * MARGIN)))) or [""]
-    whole = height + TITLE + 0.22 * (len(lines) - 1)
-    figure = Figure(figsize=(width, whole), dpi=DPI, facecolor="white")
+    total = height + TITLE + 0.22 * (len(lines) - 1)
+    figure = Figure(figsize=(width, total), dpi=DPI, facecolor="white")
     FigureCanvasAgg(figure)
-    words = "\n".join(lines)
-    figure.text(MARGIN / width, 1 - 0.12 / whole, words, ha="left", va="top", size=12, weight="bold")
-    return figure, whole
+    text = "\n".join(lines)
+    figure.text(MARGIN / width, 1 - 0.12 / total, text, ha="left", va="top", size=12, weight="bold")
+    return figure, total
 
 
 @singledispatch
-def draw(drawing: Any) -> Figure:
-    """The figure of a drawing of `vitkit.explain`."""
-    raise TypeError(f"nothing is known of how to draw a {type(drawing).__name__}")
+def draw(drawing: object) -> Figure:
+    """Returns the figure of a drawing."""
+    raise TypeError(f"cannot draw a {type(drawing).__name__}; expected a Drawing of vitkit.explain")
 
 
 @draw.register
 def _(drawing: Overlay) -> Figure:
     cells = 1 + len(drawing.maps)
-    across = min(cells, MOST_ACROSS)
+    across = min(cells, MAX_COLUMNS)
     lines = -(-cells // across)
-    heights = [CELL * min(max(picture.height / picture.width, 0.5), 2.0) + CAPTION for picture in drawing.pictures]
+    heights = [CELL * min(max(image.height / image.width, 0.5), 2.0) + CAPTION for image in drawing.images]
     footer = FOOTER if any(each.style == "heat" for each in drawing.maps) else MARGIN
     width = across * (CELL + MARGIN) + MARGIN
     top = lines * sum(heights) + footer
     figure, height = blank(width, top, drawing.title)
-    for index, (picture, cell) in enumerate(zip(drawing.pictures, heights, strict=True)):
-        shown = [(drawing.captions[index] or "picture", picture)]
-        shown += [(each.name, over_picture(picture, each.values[index], each.style)) for each in drawing.maps]
-        for place, (caption, image) in enumerate(shown):
-            left = MARGIN + (place % across) * (CELL + MARGIN)
-            bottom = top - (place // across + 1) * cell
+    for index, (image, cell) in enumerate(zip(drawing.images, heights, strict=True)):
+        shown = [(drawing.captions[index] or "image", image)]
+        shown += [(each.name, overlay(image, each.values[index], each.style)) for each in drawing.maps]
+        for position, (caption, pixels) in enumerate(shown):
+            left = MARGIN + (position % across) * (CELL + MARGIN)
+            bottom = top - (position // across + 1) * cell
             axes = figure.add_axes((left / width, bottom / height, CELL / width, (cell - CAPTION) / height))
-            axes.imshow(image, interpolation="lanczos")
+            axes.imshow(pixels, interpolation="lanczos")
             axes.set_axis_off()
             axes.set_title(_short(caption), size=9, pad=3)
         top -= lines * cell
@@ -85,7 +87,7 @@ def _heat_key(figure: Figure, width: float, height: float) -> None:
     axes = figure.add_axes((MARGIN / width, 0.22 / height, 1.2 / width, 0.12 / height))
     axes.imshow(np.linspace(0, 1, 128)[None], aspect="auto", cmap=HEAT)
     axes.set_axis_off()
-    text = "least value to 98th percentile of each map"
+    text = "minimum to 98th percentile of each map"
     figure.text((MARGIN + 1.3) / width, 0.28 / height, text, ha="left", va="center", size=8)
 
 
@@ -93,29 +95,31 @@ def _short(text: str, most: int = 38) -> str:
     return text if len(text) <= most else text[: most - 3] + "..."
 
 
-def over_picture(
-    picture: Image.Image, values: Float[np.ndarray, "rows columns"], style: str = "heat"
+def overlay(
+    image: Image.Image, values: Float[np.ndarray, "rows columns"], style: str = "heat"
 ) -> Float[np.ndarray, "height width 3"]:
-    """A picture with a map of its patches drawn into it in one of the styles of `Map`; colours in 0..1."""
-    colours = np.asarray(picture.convert("RGB"), dtype=np.float32) / 255
-    share = _scaled(values, style)
+    """Returns an image with a patch map over it in a style of `Map`, as RGB values in 0..1."""
+    colours = np.asarray(image.convert("RGB"), dtype=np.float32) / 255
+    scaled = _scale(values, style)
     smooth = Image.Resampling.NEAREST if style == "mask" else Image.Resampling.BICUBIC
-    level = np.asarray(Image.fromarray(share.astype(np.float32)).resize(picture.size, smooth)).clip(0, 1)[..., None]
+    strength = np.asarray(Image.fromarray(scaled.astype(np.float32)).resize(image.size, smooth)).clip(0, 1)[..., None]
     if style == "light":
-        return colours * level
+        return colours * strength
     grey = colours.mean(axis=-1, keepdims=True)
     if style == "mask":
-        return np.where(level > 0, colours, 0.4 * grey + np.array(OUTSIDE, dtype=np.float32))
-    heat = colormaps[HEAT](level[..., 0])[..., :3]
-    # Where there is heat its colour covers; where there is none the picture shows through, dark, so that nothing white
-    # in it is taken for heat.
-    cover = 0.15 + 0.55 * level
+        return np.where(strength > 0, colours, 0.4 * grey + np.array(OUTSIDE, dtype=np.float32))
+    heat = colormaps[HEAT](strength[..., 0])[..., :3]
+    # The image is darkened, so that its white areas do not look like heat.
+    cover = 0.15 + 0.55 * strength
     return (1 - cover) * 0.6 * grey + cover * heat
 
 
-def _scaled(values: np.ndarray, style: str) -> np.ndarray:
-    """A map in 0..1. Heat starts at the least value, since rollout gives every patch something, and ends at the 98th
-    percentile, since single patches draw attention whatever they show; light is a share of the largest (the paper)."""
+def _scale(values: np.ndarray, style: str) -> np.ndarray:
+    """Returns a map in 0..1.
+
+    Heat ranges from the minimum, because rollout is positive everywhere, to the 98th percentile, because single patches
+    can have very high values. Light is relative to the maximum, as in the paper.
+    """
     low, high = (values.min(), np.quantile(values, 0.98)) if style == "heat" else (0.0, values.max())
     return np.clip((values - low) / (high - low), 0, 1) if high > low else np.zeros_like(values)
 
@@ -138,13 +142,13 @@ def _(drawing: Tiles) -> Figure:
     figure, height = blank(width, high + labels, drawing.title)
     axes = figure.add_axes((labels / width, labels / height, side / width, high / height))
     sheet = np.nan_to_num(sheet, nan=1.0) if coloured else np.ma.masked_invalid(sheet)
-    image = axes.imshow(sheet, interpolation="nearest", vmin=drawing.low, vmax=1, cmap="viridis", aspect="auto")
+    mesh = axes.imshow(sheet, interpolation="nearest", vmin=drawing.low, vmax=1, cmap="viridis", aspect="auto")
     axes.set(xticks=[], yticks=[], xlabel=drawing.x_label, ylabel=drawing.y_label)
     for spine in axes.spines.values():
         spine.set_visible(False)
     if not coloured:
-        place = figure.add_axes(((labels + side + MARGIN) / width, labels / height, 0.18 / width, high / height))
-        figure.colorbar(image, cax=place).set_label(drawing.scale)
+        colour_bar = figure.add_axes(((labels + side + MARGIN) / width, labels / height, 0.18 / width, high / height))
+        figure.colorbar(mesh, cax=colour_bar).set_label(drawing.scale)
     return figure
 
 
@@ -159,7 +163,7 @@ def _(drawing: Dots) -> Figure:
         label = f"head {head}" if heads <= 6 else None
         axes.scatter(range(layers), drawing.values[:, head], s=22, color=colours[head], label=label, zorder=3)
     axes.plot(range(layers), drawing.values.mean(axis=1), color="0.55", linewidth=1.2, label="mean of heads")
-    axes.axhline(drawing.uniform, color="0.55", linestyle="--", linewidth=1, label="all patches alike")
+    axes.axhline(drawing.uniform, color="0.55", linestyle="--", linewidth=1, label="uniform attention")
     axes.set(xlabel="layer", ylabel=drawing.y_label, ylim=(0, None))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.25)
@@ -174,11 +178,11 @@ def _(drawing: Curves) -> Figure:
     figure, height = blank(width, high, drawing.title)
     axes = figure.add_axes((0.8 / width, below / height, (width - 0.95) / width, (high - below - 0.1) / height))
     colours = colormaps["viridis"](np.linspace(0, 0.9, max(2, len(drawing.curves))))
-    for place, curve in enumerate(drawing.curves):
+    for position, curve in enumerate(drawing.curves):
         spread = curve.spread if curve.spread and np.isfinite(curve.spread).all() else None
-        style = {"marker": "os^Dv<>P"[place % 8], "markersize": 5, "linewidth": 1.2, "capsize": 2}
+        style = {"marker": "os^Dv<>P"[position % 8], "markersize": 5, "linewidth": 1.2, "capsize": 2}
         line = "-" if curve.joined and not drawing.x_names else "none"
-        axes.errorbar(curve.x, curve.y, spread, color=colours[place], label=curve.name, linestyle=line, **style)
+        axes.errorbar(curve.x, curve.y, spread, color=colours[position], label=curve.name, linestyle=line, **style)
     if drawing.x_names:
         axes.set_xticks(range(len(drawing.x_names)), drawing.x_names, rotation=45, ha="right", fontsize=8)
     if drawing.log_x:

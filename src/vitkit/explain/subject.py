@@ -1,9 +1,8 @@
-"""From pictures of any kind to a `Subject`: the model's input, and the same view large enough for people."""
+"""Prepare images for explanations: model input, and the same crop for display."""
 
 import dataclasses
 import os
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from PIL import Image
@@ -15,33 +14,33 @@ from vitkit.explain.look import BATCH, evaluating
 from vitkit.images import ImageError
 from vitkit.models import Backbone, TokenBackbone
 
-#: The short side of the pictures that are drawn, in pixels.
-DRAWN_SIDE = 512
+#: Short side of the displayed images, in pixels.
+DISPLAY_SIDE = 512
 
 
-def read(model: Backbone, processor: Processor, images: Sequence[Any], labels: Sequence[str] = ()) -> Subject:
-    """The subject for a model and any number of images: paths, bytes, PIL, numpy or torch pictures.
+def read(model: Backbone, processor: Processor, images: Sequence[object], labels: Sequence[str] = ()) -> Subject:
+    """Returns the subject of a model and images (paths, bytes, PIL images, arrays or tensors).
 
-    Raises `ImageError` for a file that cannot be read, and ValueError where the images differ in shape after
+    Raises `ImageError` for an image that cannot be read, and ValueError if the images differ in shape after
     preprocessing.
     """
     originals = [_original(processor, image) for image in images]
     pixels = processor(originals).to(next(model.parameters()).device)
-    pictures = tuple(_in_patches(model, pixels, large_view(processor, original)) for original in originals)
-    return Subject(model=model, pixels=pixels, pictures=pictures, labels=tuple(labels))
+    views = tuple(_crop_to_patches(model, pixels, large_view(processor, original)) for original in originals)
+    return Subject(model=model, pixels=pixels, pictures=views, labels=tuple(labels))
 
 
-def _in_patches(model: Backbone, pixels: Tensor, picture: Image.Image) -> Image.Image:
-    """The picture without the remainder at the right and the bottom that fills no patch, which the model leaves out."""
+def _crop_to_patches(model: Backbone, pixels: Tensor, image: Image.Image) -> Image.Image:
+    """Crops the right and bottom remainder that fills no patch, which the model does not see."""
     if not isinstance(model, TokenBackbone):
-        return picture
+        return image
     height, width = (
         1 - side % patch / side for side, patch in zip(pixels.shape[2:], model.config.patch_size, strict=True)
     )
-    return picture.crop((0, 0, round(picture.width * width), round(picture.height * height)))
+    return image.crop((0, 0, round(image.width * width), round(image.height * height)))
 
 
-def _original(processor: Processor, image: Any) -> Image.Image:
+def _original(processor: Processor, image: object) -> Image.Image:
     plain = {"resize_to": None, "mean": HALF, "std": HALF, "fill": (0, 0, 0)}
     try:
         return dataclasses.replace(processor, resize="none", center_crop="none", **plain).picture(image)
@@ -51,34 +50,37 @@ def _original(processor: Processor, image: Any) -> Image.Image:
 
 
 def large_view(processor: Processor, original: Image.Image) -> Image.Image:
-    """What the model sees of a picture: the same part of it, undistorted, with about `DRAWN_SIDE` pixels a side."""
+    """Returns the part of an image that the model sees, undistorted, at `DISPLAY_SIDE` pixels."""
     if processor.resize == "squash" and processor.center_crop == "none":
         return _to_side(original)
     if processor.resize == "none":
         return _to_side(processor.picture(original).convert("RGB"))
-    factor = max(1, round(DRAWN_SIDE / min(processor.size)))
+    factor = max(1, round(DISPLAY_SIDE / min(processor.size)))
     to = processor.resize_to
     scaled = to if to is None else to * factor if isinstance(to, int) else (to[0] * factor, to[1] * factor)
     size = (processor.size[0] * factor, processor.size[1] * factor)
     return _to_side(dataclasses.replace(processor, size=size, resize_to=scaled).picture(original).convert("RGB"))
 
 
-def _to_side(picture: Image.Image) -> Image.Image:
-    factor = DRAWN_SIDE / min(picture.size)
-    # A very long picture is not blown up with its short side.
-    factor = min(factor, 4 * DRAWN_SIDE / max(picture.size))
-    width, height = (max(1, round(side * factor)) for side in picture.size)
-    return picture.resize((width, height), Image.Resampling.LANCZOS)
+def _to_side(image: Image.Image) -> Image.Image:
+    factor = DISPLAY_SIDE / min(image.size)
+    # The long side of a very elongated image is limited.
+    factor = min(factor, 4 * DISPLAY_SIDE / max(image.size))
+    width, height = (max(1, round(side * factor)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.LANCZOS)
 
 
-def need_images(subject: Subject) -> None:
-    """Raises ValueError where the subject has no image."""
+def require_images(subject: Subject) -> None:
+    """Raises ValueError if the subject has no image."""
     if subject.pixels.shape[0] == 0:
-        raise ValueError("this explanation is of an image: give at least one")
+        raise ValueError("this explanation needs images: give at least one")
 
 
 def top_classes(subject: Subject) -> tuple[str, ...]:
-    """The likeliest class of each image with its softmax score; empty captions for a model that does not classify."""
+    """Returns the predicted class and its softmax score for each image, as captions.
+
+    The captions of a model without classes are empty.
+    """
     if not subject.model.config.num_classes:
         return ("",) * subject.pixels.shape[0]
     with evaluating(subject.model), torch.no_grad():
@@ -92,5 +94,5 @@ def top_classes(subject: Subject) -> tuple[str, ...]:
 
 
 def label_name(subject: Subject, index: int) -> str:
-    """The label of a class, up to its first comma; its number where there are no labels."""
+    """Returns the label of a class up to its first comma, or `class INDEX` without labels."""
     return subject.labels[index].split(",")[0] if subject.labels else f"class {index}"

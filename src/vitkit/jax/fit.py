@@ -1,7 +1,6 @@
 """Supervised training and fine-tuning of the twin: what `vitkit train --backend jax` calls."""
 
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,11 +12,10 @@ import numpy as np
 from flax import serialization
 from jax.sharding import Mesh
 
+from vitkit import atomic, models
 from vitkit import config as configs
-from vitkit import models
 from vitkit.jax.load import FlaxCheckpoint, load, save
-from vitkit.jax.optimizer import Plan
-from vitkit.jax.step import TrainState, logits, losses, make_mesh, make_state, make_step, place_batch
+from vitkit.jax.step import Plan, TrainState, logits, losses, make_mesh, make_state, make_step, place_batch
 from vitkit.jax.vit import ViT
 from vitkit.models.vit import Config
 
@@ -119,7 +117,7 @@ class _Run:
         if path.exists() and path.read_text() != text:
             raise ValueError(f"{folder} holds another run: its config.json is not this one; choose another folder")
         self.state.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        atomic.write_text(path, text)
 
     def resume(self, state: TrainState) -> tuple[TrainState, list[dict[str, float]]]:
         """The state and the log that the folder holds; `state` and none where it is new."""
@@ -137,13 +135,11 @@ class _Run:
         if best or (not scores and done == self.plan.steps):
             save(self.folder / "best", replace(now, params=jax.device_get(now.params)), overwrite=True)
         if len(row) > 1:
-            self.log.write_text("".join(json.dumps(each) + "\n" for each in log))
+            atomic.write_text(self.log, "".join(json.dumps(each) + "\n" for each in log))
         if _due(int(done), self.plan.checkpoint_every, self.plan):
             # The log goes with the state, so that a run that stopped in between does not write a row twice.
             data = serialization.to_bytes({"state": jax.device_get(state), "log": json.dumps(log)})
-            part = self.state.with_suffix(".part")
-            part.write_bytes(data)
-            os.replace(part, self.state)
+            atomic.write_bytes(self.state, data)
 
 
 def _start(source: Config | FlaxCheckpoint | str | Path, plan: Plan) -> FlaxCheckpoint:

@@ -8,16 +8,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from vitkit.layers.activations import CORE, names_in
 from vitkit.models.vit import Config
 
-ACTIVATIONS = {
-    "gelu": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "relu": "relu",
-    "silu": "silu",
-    "swish": "silu",
-}
+ACTIVATIONS = names_in("transformers")
 
 
 @dataclass(kw_only=True)
@@ -127,14 +121,13 @@ def attributes_of(config: Config, labels: Mapping[int, str] | None = None) -> di
     if other:
         given = ", ".join(f"{name}={getattr(config, name)!r}" for name in other)
         raise ValueError(f"the Hugging Face ViT has no {given}: use vitkit.jax.ViT for this model")
-    names = {ours: name for name, ours in reversed(ACTIVATIONS.items())} | {"gelu_tanh": "gelu_pytorch_tanh"}
     count = config.num_classes
     return {
         "hidden_size": config.width,
         "num_hidden_layers": config.depth,
         "num_attention_heads": config.num_heads,
         "intermediate_size": config.mlp_width,
-        "hidden_act": names[config.activation],
+        "hidden_act": CORE[config.activation].transformers[0],
         "hidden_dropout_prob": config.dropout,
         "attention_probs_dropout_prob": config.attention_dropout,
         "layer_norm_eps": config.norm_eps,

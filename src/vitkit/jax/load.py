@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 from vitkit import config as configs
 from vitkit.jax import npz
 from vitkit.jax.convert import Flat, flatten, nest, to_flax, to_torch
-from vitkit.jax.position import resize_positions
+from vitkit.jax.layers import resize_positions
 from vitkit.jax.vit import ViT
 from vitkit.models.vit import Config
 
@@ -160,7 +160,7 @@ def _through_torch(source: str | Path, changes: Mapping[str, Any]) -> FlaxCheckp
     found = checkpoints.load(source, image_size=image_size, config=rest, dtype=None)
     config = found.model.config
     if not isinstance(config, Config):
-        family = type(config).__module__.rpartition(".")[2]
+        family = found.model.family
         raise ValueError(f"{source} is of the family '{family}': the Flax twin covers the plain ViT; use PyTorch")
     params = nest(to_flax(found.model.state_dict(), config.num_heads))
     return FlaxCheckpoint(config=config, params=params, processor=found.processor, labels=found.labels)

@@ -12,12 +12,14 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
+from vitkit import atomic
 from vitkit.jax.convert import Flat
 
 PREFIXES = ("opt/target/params/", "opt/target/", "params/img/", "params/")
@@ -75,7 +77,11 @@ def write(path: str | Path, flat: Mapping[str, Any], spelling: Spelling | None =
         groups[spelling.names.get(key, spelling.prefix + key)].append(np.asarray(flat[key]))
     stacked = {name: STACKED in name for name in groups}
     arrays: dict[str, Any] = {name: np.stack(each) if stacked[name] else each[0] for name, each in groups.items()}
-    with open(path, "wb") as file:
+    atomic.write_file(Path(path), partial(_save, arrays))
+
+
+def _save(arrays: dict[str, Any], path: Path) -> None:
+    with path.open("wb") as file:
         np.savez(file, **arrays)
 
 

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.flax import load_file, save_file
 
+from vitkit import atomic
 from vitkit.config import nearest
 from vitkit.jax.convert import MODULES, Flat, Modules, flatten, to_flax, to_numpy
 from vitkit.jax.flax_config import ViTAttributes, attributes_of
@@ -55,12 +56,11 @@ def write(folder: Any, config: Any, model: Config, params: Mapping[str, Any]) ->
         state = {name if name.startswith("classifier.") else f"vit.{name}": array for name, array in state.items()}
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(
-        {name: jnp.asarray(array) for name, array in state.items()}, folder / "model.safetensors", {"format": "pt"}
-    )
+    tensors = {name: jnp.asarray(array) for name, array in state.items()}
+    atomic.write_file(folder / "model.safetensors", lambda part: save_file(tensors, part, {"format": "pt"}))
     kind = "ViTForImageClassification" if classifier else "ViTModel"
     data = {**config.to_dict(), "architectures": [kind], "model_type": "vit"}
-    (folder / "config.json").write_text(json.dumps(data, indent=2, sort_keys=True) + "\n")
+    atomic.write_text(folder / "config.json", json.dumps(data, indent=2, sort_keys=True) + "\n")
 
 
 @cache

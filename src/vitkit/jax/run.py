@@ -15,7 +15,7 @@ from vitkit.data.loader import Batch, Stream, evaluation_batches, training_batch
 from vitkit.jax.convert import nest, to_flax
 from vitkit.jax.fit import Fitted, fit
 from vitkit.jax.load import FlaxCheckpoint, load
-from vitkit.jax.optimizer import Plan
+from vitkit.jax.step import Plan
 from vitkit.models import vit
 from vitkit.objectives import supervised
 from vitkit.train import Run
@@ -113,7 +113,7 @@ def refuse(run: Run) -> None:
     """Raises ValueError that names every setting of a run that the twin does not have."""
     optimizer, schedule = run.optimizer, run.schedule
     settings = {
-        f"model of the family {type(run.model).__module__.rpartition('.')[2]}": type(run.model) is not vit.Config,
+        f"model of the family {models.family_of(run.model)}": type(run.model) is not vit.Config,
         "objective but the supervised one": not isinstance(run.objective, supervised.Config),
         f"optimizer.name={optimizer.name}": optimizer.name not in ("adamw", "sgd"),
         "weight decay with sgd": optimizer.name == "sgd" and optimizer.weight_decay != 0.0,

@@ -8,12 +8,10 @@ export. Parameter names are timm's.
 """
 
 import dataclasses
-import importlib
-import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -21,10 +19,10 @@ from torch import Tensor, nn
 
 from vitkit import config as configs
 from vitkit.layers import Features, PatchEmbed, Place
-from vitkit.models import positions
+from vitkit.models import _positions
+from vitkit.registry import Registry
 
-# What families are made with, not families.
-_MEANS = {"packing", "pooling", "positions"}
+_FAMILIES = Registry(__name__, "model family", ("Config", "Model", "PRESETS", "TINY"))
 
 
 class Backbone(nn.Module, ABC):
@@ -37,6 +35,39 @@ class Backbone(nn.Module, ABC):
     config: Any
     width: int
     head: nn.Module
+    # Encoder blocks in order; an empty list for a model without them. The stages of a convolutional network are none.
+    blocks: nn.ModuleList
+    # Submodules that come before the blocks, and every submodule that maps the representation to logits.
+    embedding_modules: ClassVar[tuple[str, ...]] = ("patch_embed",)
+    head_modules: ClassVar[tuple[str, ...]] = ("head",)
+
+    @property
+    def family(self) -> str:
+        """Name of the family that the config belongs to: a file of this folder."""
+        return family_of(self.config)
+
+    def layer_of(self, name: str) -> int:
+        """Layer index of a parameter for layer-wise learning rates (BEiT's rule, also MAE's and DINOv2's).
+
+        0 for the embedding (tokens, position tables, `embedding_modules`), i + 1 for block i, and depth + 1 for what
+        comes after the blocks or belongs to all of them. Raises ValueError for a name that is no parameter.
+        """
+        try:
+            self.get_parameter(name)
+        except AttributeError:
+            raise ValueError(f"{type(self).__name__} has no parameter '{name}'") from None
+        module, _, rest = name.partition(".")
+        if module == "blocks":
+            return int(rest.partition(".")[0]) + 1
+        return 0 if not rest or module in self.embedding_modules else len(self.blocks) + 1
+
+    def head_parameters(self) -> dict[str, nn.Parameter]:
+        """Parameters of every head by name; empty for a model without classes."""
+        return {
+            f"{head}.{name}": parameter
+            for head in self.head_modules
+            for name, parameter in self.get_submodule(head).named_parameters()
+        }
 
     @property
     def pool_width(self) -> int:
@@ -108,7 +139,6 @@ class TokenBackbone(Backbone):
     """A backbone that is a sequence of blocks over tokens, split so that tokens can be changed in between (masking)."""
 
     patch_embed: PatchEmbed
-    blocks: nn.ModuleList
     norm: nn.Module
 
     @abstractmethod
@@ -137,7 +167,7 @@ class TokenBackbone(Backbone):
         """The patch projection, tables of positions, and vectors for offsets."""
         if config.patch_size != self.config.patch_size:
             self.patch_embed.resize(config.patch_size)
-        positions.fit(self, config)
+        _positions.fit(self, config)
 
     def features(self, images: Float[Tensor, "b c height width"]) -> Features:
         """`encode(embed(images))`."""
@@ -145,15 +175,18 @@ class TokenBackbone(Backbone):
 
 
 def families() -> list[str]:
-    """The names of the families: the files of this folder, but for the means they share."""
-    return sorted({module.name for module in pkgutil.iter_modules(__path__)} - _MEANS)
+    """Returns the names of the families."""
+    return _FAMILIES.names()
 
 
 def family(name: str) -> ModuleType:
-    """The module of one family; ValueError where there is no such file."""
-    if name not in families():
-        raise ValueError(f"unknown model family '{name}'{configs.nearest(name, families())}")
-    return importlib.import_module(f"{__name__}.{name}")
+    """Returns the module of one family; ValueError for an unknown name."""
+    return _FAMILIES.get(name)
+
+
+def family_of(config: Any) -> str:
+    """The name of the family that a config belongs to."""
+    return type(config).__module__.rpartition(".")[2]
 
 
 def presets() -> dict[str, Any]:
@@ -178,7 +211,7 @@ def preset(name: str, **changes: Any) -> Any:
 
 def build(config: Any, *, device: str | torch.device = "cpu", initialise: bool = True) -> Backbone:
     """The model of that config with fresh weights; undefined ones on the meta device or with `initialise=False`."""
-    module = family(type(config).__module__.rpartition(".")[2])
+    module = family(family_of(config))
     with torch.device("meta"):
         model = module.Model(config)
     if torch.device(device).type == "meta":
@@ -193,7 +226,7 @@ def build(config: Any, *, device: str | torch.device = "cpu", initialise: bool =
 
 def to_dict(config: Any) -> dict[str, Any]:
     """The JSON form of a model config: its fields, and its family under `family`."""
-    return {"family": type(config).__module__.rpartition(".")[2], **configs.to_dict(config)}
+    return {"family": family_of(config), **configs.to_dict(config)}
 
 
 def from_dict(data: Mapping[str, Any]) -> Any:

@@ -101,6 +101,8 @@ class AxialBottleneck(nn.Module):
 class AxialResNet(Backbone):
     """Root, stages of axial bottlenecks, global average pooling and a linear head."""
 
+    embedding_modules = ("stem", "stages")
+
     def __init__(self, config: Config):
         super().__init__()
         self.config = config
@@ -109,6 +111,7 @@ class AxialResNet(Backbone):
         self.stem = ResNetStem(config.channels, config.stem_width, conv=plain_conv, norm=norm, same=False)
         self.stages = nn.Sequential(*(self._stage(stage) for stage in range(len(config.depths))))
         self.head = nn.Linear(self.width, config.num_classes) if config.num_classes else nn.Identity()
+        self.blocks = nn.ModuleList()
 
     def _stage(self, stage: int) -> nn.Sequential:
         config = self.config

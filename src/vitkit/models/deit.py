@@ -9,13 +9,13 @@ import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitkit.layers import (
+    ActivationName,
     Features,
     PatchEmbed,
     Place,
@@ -26,7 +26,7 @@ from vitkit.layers import (
     resize_positions,
     run_blocks,
 )
-from vitkit.models import TokenBackbone, positions, vit
+from vitkit.models import TokenBackbone, _positions, vit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +44,8 @@ class Config:
     num_heads: int = 12
     mlp_width: int = 3072
     num_classes: int = 1000
-    position_resize: positions.Resize = "bicubic"
-    activation: Literal["gelu", "gelu_tanh", "relu", "silu"] = "gelu"
+    position_resize: _positions.Resize = "bicubic"
+    activation: ActivationName = "gelu"
     norm_eps: float = 1e-6
     qkv_bias: bool = True
     stochastic_depth: float = 0.0
@@ -69,6 +69,8 @@ class DeiT(TokenBackbone):
     Its logits are the mean of the two heads' (section 4, "Joint classifiers"); `both` gives them apart, for training
     the second on what a teacher says. Parameter names are DeiT's own.
     """
+
+    head_modules = ("head", "head_dist")
 
     def __init__(self, config: Config):
         super().__init__()

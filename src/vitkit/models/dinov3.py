@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitkit.layers import (
+    ActivationName,
     Features,
     PatchEmbed,
     Place,
@@ -20,7 +21,7 @@ from vitkit.layers import (
     pool_tokens,
     run_blocks,
 )
-from vitkit.models import TokenBackbone, pooling, vit
+from vitkit.models import TokenBackbone, _pooling, vit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +44,7 @@ class Config:
     num_registers: int = 4
     pool: Literal["token", "gap", "token+gap"] = "token"
     mlp: Literal["mlp", "swiglu"] = "mlp"
-    activation: Literal["gelu", "gelu_tanh", "relu", "silu"] = "gelu"
+    activation: ActivationName = "gelu"
     norm_eps: float = 1e-5
     qkv_bias: bool = True
     rotary_base: float = 100.0
@@ -105,7 +106,7 @@ class DINOv3(TokenBackbone):
     @property
     def pool_width(self) -> int:
         """See `pooling.width`."""
-        return pooling.width(self.config)
+        return _pooling.width(self.config)
 
     def embed(self, images: Float[Tensor, "b c height width"]) -> Features:
         """Class token, registers and patches; no positions yet."""

@@ -76,6 +76,8 @@ class ResNet(Backbone):
     timm keeps the head as a 1x1 convolution `head.fc`; here it is the linear layer `head`, with the same numbers.
     """
 
+    embedding_modules = ("stem", "stages")
+
     def __init__(self, config: Config):
         super().__init__()
         self.config = config
@@ -89,6 +91,7 @@ class ResNet(Backbone):
         self.stages = resnet_stages(config.stem_width, config.depths, bottleneck=bottleneck, conv=conv, norm=norm)
         self.norm = norm(self.width) if pre else nn.Identity()
         self.head = nn.Linear(self.width, config.num_classes) if config.num_classes else nn.Identity()
+        self.blocks = nn.ModuleList()
 
     def features(self, images: Float[Tensor, "b c height width"]) -> Features:
         """The cells of the last map as tokens; none of them is special."""

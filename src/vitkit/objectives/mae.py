@@ -6,7 +6,7 @@ from typing import cast
 import torch
 from einops import rearrange, repeat
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from vitkit.checkpoints.formats.huggingface import ALIASES, MLP_ALIASES
 from vitkit.checkpoints.formats.huggingface import vit as huggingface
@@ -106,6 +106,10 @@ class MAE(Objective):
         self.decoder.init_weights()
         if isinstance(backbone, ViT) and backbone.config.init == "mae" and backbone.pos_embed is not None:
             backbone.pos_embed.requires_grad_(False)
+
+    def blocks(self) -> list[nn.Module]:
+        """The encoder blocks and the decoder's."""
+        return [*super().blocks(), *self.decoder.decoder_blocks]
 
     @property
     def encoder(self) -> ViT | DeiT:

@@ -68,6 +68,10 @@ class Masked(Objective):
         nn.init.trunc_normal_(self.predict.weight, std=0.02)
         nn.init.zeros_(self.predict.bias)
 
+    def input_parameters(self) -> tuple[nn.Parameter, ...]:
+        """The mask token: it replaces patches before the first block."""
+        return (self.mask_token,)
+
     @property
     def encoder(self) -> TokenBackbone:
         """The backbone, which `__init__` has checked."""

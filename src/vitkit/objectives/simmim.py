@@ -69,6 +69,10 @@ class SimMIM(Objective):
         self.decoder = nn.Linear(backbone.width, backbone.config.channels * rows * columns)
         nn.init.trunc_normal_(self.mask_token, std=0.02)
 
+    def input_parameters(self) -> tuple[nn.Parameter, ...]:
+        """The mask token: it replaces patches before the first block."""
+        return (self.mask_token,)
+
     @property
     def encoder(self) -> TokenBackbone:
         """The backbone, which `__init__` has checked."""

@@ -1,18 +1,22 @@
-"""Figure 1: the model, as a picture; here as what ViT-B/16 does to one, step by step, with its parameters counted."""
+"""Figure 1: model overview, as a table of the parts of ViT-B/16 with shapes and parameters."""
+
+from collections.abc import Iterable
+
+from torch import Tensor
 
 from vitkit import models
-from vitkit.models import Backbone
+from vitkit.models import TokenBackbone
 from vitkit.paper import Exhibit, Findings, Table
 from vitkit.paper.small import Small
 
-COLUMNS = ("part", "equation", "what comes out", "parameters")
+COLUMNS = ("part", "equation", "output", "parameters")
 
 EXHIBIT = Exhibit(
     title="Figure 1: model overview",
     section="section 3.1",
-    shows="A drawing: patches, linear projection, positions and class token, encoder blocks, head.",
+    shows="A diagram: patches, linear projection, positions and class token, encoder blocks, head.",
     published=Table(
-        ("equation", "says"),
+        ("equation", "formula"),
         (
             ("1", "tokens = [class; patches E] + positions"),
             ("2", "z' = attention(norm(z)) + z"),
@@ -22,28 +26,30 @@ EXHIBIT = Exhibit(
     ),
     full=("vitkit inspect vit-b/16",),
     needs="",
-    small="What the model does to a picture of 224 pixels, counted on the spot; the same at both scales.",
+    small="The shapes and parameters of each part for an image of 224 pixels; the same at both scales.",
     minutes=0.1,
 )
 
 
 def study(small: Small) -> Findings:
-    """ViT-B/16 part by part."""
+    """Counts the parameters of the parts of ViT-B/16."""
     config = models.preset("vit-b/16")
     model = models.build(config, device="meta")
+    assert isinstance(model, TokenBackbone)
     tokens = config.grid[0] * config.grid[1]
-    block = _count(model, "blocks.0.")
+    tables = [model.get_parameter(name) for name in ("cls_token", "pos_embed")]
+    block = _count(model.blocks[0].parameters())
     rows = (
-        ("patches, projected", "1", f"{tokens} x {config.width}", _count(model, "patch_embed.")),
-        ("class token and positions", "1", f"{tokens + 1} x {config.width}", _count(model, "cls_token", "pos_embed")),
+        ("patches, projected", "1", f"{tokens} x {config.width}", _count(model.patch_embed.parameters())),
+        ("class token and positions", "1", f"{tokens + 1} x {config.width}", _count(tables)),
         ("each block", "2, 3", f"{tokens + 1} x {config.width}", block),
         (f"all {config.depth} blocks", "2, 3", f"{tokens + 1} x {config.width}", config.depth * block),
-        ("final norm of the class token", "4", f"{config.width}", _count(model, "norm.")),
-        ("head", "", f"{config.num_classes}", _count(model, "head.")),
-        ("all", "", "", _count(model, "")),
+        ("final norm of the class token", "4", f"{config.width}", _count(model.norm.parameters())),
+        ("head", "", f"{config.num_classes}", _count(model.head_parameters().values())),
+        ("all", "", "", _count(model.parameters())),
     )
     return Findings(table=Table(COLUMNS, rows), numbers={row[0]: row[3] for row in rows})
 
 
-def _count(model: Backbone, *prefixes: str) -> int:
-    return sum(each.numel() for name, each in model.named_parameters() if name.startswith(prefixes))
+def _count(parameters: Iterable[Tensor]) -> int:
+    return sum(each.numel() for each in parameters)

@@ -22,5 +22,5 @@ EXHIBIT = Exhibit(
 
 
 def study(small: Small) -> Findings:
-    """Table 9's study, which is one group here."""
+    """Runs the study of Table 9."""
     return table9.study(small)

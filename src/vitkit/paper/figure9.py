@@ -1,4 +1,4 @@
-"""Figure 9: the class token against global average pooling (appendix D.3): the learning rate makes the difference."""
+"""Figure 9: class token and global average pooling at several learning rates (appendix D.3)."""
 
 from vitkit.paper import Exhibit, Findings, Table, commands
 from vitkit.paper.comparison import findings
@@ -27,7 +27,7 @@ EXHIBIT = Exhibit(
     section="appendix D.3",
     shows="5-shot accuracy on ImageNet during pre-training with a class token and with global average pooling.",
     published=Table(
-        ("head", "learning rate", "result (curves; no numbers are printed)"),
+        ("head", "learning rate", "result (curves without numbers)"),
         (
             ("class token", 8e-4, "the reference"),
             ("average pooling", 8e-4, "clearly worse"),
@@ -36,13 +36,13 @@ EXHIBIT = Exhibit(
     ),
     full=_full(),
     needs=commands.NEEDS_JFT,
-    small="Both heads, each at three learning rates.",
+    small="A ViT with either head at three learning rates.",
     minutes=2.5,
 )
 
 
 def study(small: Small) -> Findings:
-    """Both heads at every rate."""
+    """Trains both heads at every learning rate."""
     heads = {"class token": small.vit(), "average pooling": small.vit(class_token=False, pool="gap")}
     variants = {
         f"{head}, rate {rate:g}": Variant(model, {"optimizer__rate": rate})

@@ -1,7 +1,7 @@
-"""Studies at small scale: pre-training on half of the classes at hand, judging or fine-tuning on the other half.
+"""Small-scale studies: pre-training on half of the classes, transfer to the other half.
 
-Everything is trained by the one loop (`vitkit.train`) in run folders below the study's own; a study that was stopped
-goes on, and one that is over is only read. The digits inside the package are 1,797 pictures of ten classes.
+Models are trained by `vitkit.train` in run folders inside the folder of the study. An interrupted study resumes, and
+finished runs are not repeated. The default dataset is the digits of the package, 1,797 images of ten classes.
 """
 
 import time
@@ -15,11 +15,12 @@ from vitkit import checkpoints, config, models
 from vitkit.data import splits
 from vitkit.data.augment import Augment
 from vitkit.data.processor import Processor
+from vitkit.evaluate import protocol
 from vitkit.evaluate.flops import flops
 from vitkit.models import vit
 from vitkit.objectives import supervised
 from vitkit.paper.spread import Trial
-from vitkit.train import Data, Machine, Result, Run, evaluation, train
+from vitkit.train import Data, Machine, Result, Run, train
 from vitkit.train.optim import Optimizer
 from vitkit.train.schedule import Schedule
 
@@ -27,25 +28,27 @@ RATE = 2e-3
 BATCH = 32
 PATCH = 4
 SHOTS = 5
-TO_LEARN_FROM = 100  # pictures a class that few-shot draws come from, where a source has a training split
+FEWSHOT_POOL = 100  # images per class to sample few-shot images from, for a source with a training split
 
 
 def silent(text: str) -> None:
-    """Says nothing."""
+    """Ignores a message."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """What is compared: a model, and what its run has otherwise than the others."""
+    """A variant of a comparison: a model config and the changes to its run."""
 
-    model: Any
+    model: object
     changes: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a variant came to over seeds: accuracy on held-out pictures of the classes it was trained on, 5-shot
-    accuracy on the classes that it never saw, and its forward pass in floating-point operations a picture.
+    """Results of a variant over seeds.
+
+    `accuracy` is that on held-out images of the training classes, `fewshot` the 5-shot accuracy on the other classes,
+    and `flops` the floating-point operations of the forward pass per image.
     """
 
     name: str
@@ -57,9 +60,10 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class Small:
-    """What a study runs with: where to, on which pictures, how often and how long (None is the study's own length).
+    """Settings of a study: output folder, dataset, number of seeds and number of steps.
 
-    `model` is a checkpoint to look at, for the exhibits that show one. `say` is told of every run.
+    `steps` None is the default of the study. `model` is a checkpoint for the experiments that explain a model. `say` is
+    called with a message after every run.
     """
 
     out: Path
@@ -71,56 +75,54 @@ class Small:
     say: Callable[[str], None] = silent
 
     def __post_init__(self) -> None:
-        """Refuses what nothing can be said of."""
+        """Raises ValueError for fewer than one seed or step."""
         if self.seeds < 1 or (self.steps is not None and self.steps < 1):
-            raise ValueError(f"seeds is {self.seeds} and steps {self.steps}; both are at least 1")
+            raise ValueError(f"seeds is {self.seeds} and steps is {self.steps}; expected at least 1")
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
-        """The classes of the pictures at hand; ValueError where there are too few to learn from some and transfer to
-        others.
-        """
-        found = next(iter(splits(self.data).values())).classes
-        if len(found) < 4:
-            raise ValueError(f"'{self.data}' has {len(found)} classes; a study takes at least 4, half to transfer to")
-        return found
+        """The classes of the dataset. Raises ValueError for fewer than four classes."""
+        classes = next(iter(splits(self.data).values())).classes
+        if len(classes) < 4:
+            raise ValueError(f"'{self.data}' has {len(classes)} classes; a study needs at least 4, half for transfer")
+        return classes
 
     @cached_property
-    def comes_in_splits(self) -> bool:
-        """Whether the source was published with a split to judge on."""
+    def has_splits(self) -> bool:
+        """Whether the dataset has its own evaluation split."""
         return "all" not in splits(self.data)
 
     @property
     def side(self) -> int:
-        """How many pixels a side the models see."""
+        """Image size of the models, in pixels per side."""
         return 16 if self.data == "digits" else 32
 
     @property
     def upstream(self) -> str:
-        """The first half of the classes, to pre-train on."""
+        """The source of the first half of the classes, for pre-training."""
         return f"part:classes=0-{len(self.classes) // 2 - 1}@{self.data}"
 
     @property
     def downstream(self) -> str:
-        """The other half, which pre-training never sees."""
+        """The source of the other half of the classes, for transfer."""
         return f"part:classes={len(self.classes) // 2}-{len(self.classes) - 1}@{self.data}"
 
-    def part(self, source: str, words: str) -> str:
-        """A further part of `upstream` or `downstream`, as in `share=0.1`."""
-        return source.replace("@", f",{words}@", 1)
+    def part(self, source: str, options: str) -> str:
+        """Returns a part of `upstream` or `downstream`, as in `share=0.1`."""
+        return source.replace("@", f",{options}@", 1)
 
     def length(self, steps: int) -> int:
-        """The number of steps asked for, or the study's own."""
+        """Returns the requested number of steps, or the default `steps`."""
         return self.steps or steps
 
     def vit(self, **changes: Any) -> vit.Config:
-        """The plain ViT that studies vary: 0.1 million parameters, patches of 4 pixels."""
+        """Returns the config of the base ViT, with 0.1 million parameters and patches of 4 pixels."""
         shape: dict[str, Any] = {"width": 64, "depth": 3, "num_heads": 4, "mlp_width": 128}
         size = {"image_size": (self.side, self.side), "patch_size": (PATCH, PATCH)}
         return vit.Config(**{**size, **shape, **changes})
 
-    def run(self, name: str, model: Any, *, data: str, seed: int, steps: int, **changes: Any) -> Run:
-        """A run from scratch, for `changes` with dots written as double underscores."""
+    def run(self, name: str, model: object, *, data: str, seed: int, steps: int, **changes: Any) -> Run:
+        """Returns a run from scratch; a double underscore in a keyword of `changes` is a dot."""
         num_classes = len(next(iter(splits(data).values())).classes)
         run = Run(
             name=f"{name}-seed{seed}",
@@ -142,7 +144,7 @@ class Small:
         return config.override(run, {key.replace("__", "."): value for key, value in changes.items()})
 
     def train(self, run: Run) -> Result:
-        """The run in its folder below the study's; only read where it is over."""
+        """Trains a run in a subfolder of the study, or reads its result if it is finished."""
         start = time.process_time()
         result = train(run, self.out / "runs" / run.name)
         seconds = time.process_time() - start
@@ -150,37 +152,36 @@ class Small:
         return result
 
     def finetune(self, name: str, start: Path | None, *, data: str, seed: int, steps: int, **changes: Any) -> Result:
-        """A checkpoint taught few pictures of new classes, as the paper does: SGD, no decay; `start` None is none.
+        """Fine-tunes a checkpoint on a few images of new classes with SGD, as in the paper.
 
-        What it is judged on are all other pictures of these classes.
+        `start` None trains `model` from random initialisation. The evaluation images are all other images of these
+        classes.
         """
-        given = {"optimizer__name": "sgd", "optimizer__weight_decay": 0.0, "optimizer__rate": 0.03, **changes}
+        settings = {"optimizer__name": "sgd", "optimizer__weight_decay": 0.0, "optimizer__rate": 0.03, **changes}
         if start is None:
-            model = given.pop("model")
+            model = settings.pop("model")
         else:
             model = checkpoints.load(start).model.config
-            given["start"] = str(start.resolve())
-        if not self.comes_in_splits:
-            given.setdefault("data__val", self.part(data, "rest=1"))
-        return self.train(self.run(name, model, data=data, seed=seed, steps=steps, **given))
+            settings["start"] = str(start.resolve())
+        if not self.has_splits:
+            settings.setdefault("data__val", self.part(data, "rest=1"))
+        return self.train(self.run(name, model, data=data, seed=seed, steps=steps, **settings))
 
     def fewshot(self, folder: Path, source: str | None = None) -> float:
-        """The 5-shot accuracy of a checkpoint on classes it never saw, the mean of three draws (ViT paper, section
-        4.1).
-        """
+        """Returns the 5-shot accuracy on new classes, mean of three samples (section 4.1)."""
         loaded, data = checkpoints.load(folder), source or self.downstream
-        judge = evaluation.Judge(
+        config = protocol.EvaluationConfig(
             data=data,
-            train=self.part(data, f"number={TO_LEARN_FROM}") if self.comes_in_splits else None,
-            held_out=None if self.comes_in_splits else 0.5,
+            train=self.part(data, f"number={FEWSHOT_POOL}") if self.has_splits else None,
+            held_out=None if self.has_splits else 0.5,
             evaluators=("fewshot",),
             batch_size=64,
         )
-        found = evaluation.run(str(folder), loaded.model, loaded.processor, loaded.labels, judge)
-        return found.numbers[f"fewshot.{SHOTS}shot"]
+        found = protocol.run(str(folder), loaded.model, loaded.processor, loaded.labels, config)
+        return found.metrics[f"fewshot.{SHOTS}shot"]
 
     def sweep(self, variants: Mapping[str, Variant], steps: int, *, data: str | None = None) -> list[Outcome]:
-        """Every variant pre-trained and judged with every seed."""
+        """Pre-trains and evaluates every variant with every seed."""
         outcomes = []
         for name, variant in variants.items():
             accuracy, fewshot, folders = [], [], []
@@ -199,12 +200,12 @@ class Small:
 
 
 def slug(name: str) -> str:
-    """A name as that of a folder."""
+    """Returns a name as a folder name."""
     return "".join(each if each.isalnum() or each in "-_." else "-" for each in name.lower())
 
 
-def raw(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """The numbers behind a sweep, for JSON."""
+def raw(outcomes: Sequence[Outcome]) -> dict[str, object]:
+    """Returns the raw numbers of a sweep for JSON."""
     return {
         each.name: {"accuracy": each.accuracy.values, "fewshot": each.fewshot.values, "flops": each.flops}
         for each in outcomes

@@ -1,4 +1,4 @@
-"""Table 5: every ViT from every pre-training set, fine-tuned (appendix D, with Figure 3)."""
+"""Table 5: transfer of every ViT from every pre-training dataset (appendix D, Figure 3)."""
 
 from vitkit.paper import Exhibit, Findings, Table, commands, figure3
 from vitkit.paper.small import Small
@@ -27,9 +27,9 @@ def _full() -> tuple[str, ...]:
 
 
 EXHIBIT = Exhibit(
-    title="Table 5: transfer from three pre-training sets",
+    title="Table 5: transfer from three pre-training datasets",
     section="appendix D, with Figure 3",
-    shows="Accuracy after fine-tuning at 384 pixels of all ViTs, from ImageNet, ImageNet-21k and JFT-300M.",
+    shows="Accuracy of all ViTs pre-trained on ImageNet, ImageNet-21k and JFT-300M, after fine-tuning at 384 pixels.",
     published=Table(
         COLUMNS,
         (
@@ -54,12 +54,12 @@ EXHIBIT = Exhibit(
         ),
     ),
     full=_full(),
-    needs="ImageNet, ImageNet-21k and JFT-300M (not public), and the sets fine-tuned on",
+    needs="ImageNet, ImageNet-21k and JFT-300M (not public), and the fine-tuning datasets",
     small=figure3.EXHIBIT.small,
     minutes=figure3.EXHIBIT.minutes,
 )
 
 
 def study(small: Small) -> Findings:
-    """Figure 3's, which draws this table."""
+    """Runs the study of Figure 3."""
     return figure3.study(small)

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from vitkit.images.suffixes import SUFFIXES
+from vitkit.images import SUFFIXES
 
 
 def expand(names: Iterable[str]) -> Iterator[str]:

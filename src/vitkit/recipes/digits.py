@@ -1,4 +1,4 @@
-"""Recipes for the digits inside the package: seconds to minutes on a laptop's CPU, no network."""
+"""The recipe and the demo for the digits dataset: a minute of a laptop CPU, no network."""
 
 import time
 from itertools import count
@@ -12,6 +12,7 @@ from vitkit.data.processor import Processor
 from vitkit.models import vit
 from vitkit.objectives import supervised
 from vitkit.predict import Classifier, load
+from vitkit.recipes import Recipe
 from vitkit.recipes.drawing import side_by_side, text_lines
 from vitkit.train import Data, Machine, Run, RunFolder, train
 from vitkit.train.optim import Optimizer
@@ -20,15 +21,10 @@ from vitkit.train.schedule import Schedule
 SIDE = 16
 
 
-def tiny() -> Run:
-    """A ViT of 0.2 M parameters on 1,438 digits of 8x8 pixels, shown at 16x16 in 16 patches; 359 are held out.
-
-    `vitkit demo`, or `train(recipe("digits.tiny"), "runs/digits")` in Python. About 45 seconds of one CPU core. To
-    expect: 98.6 to 99.2 % right after the last step (seeds 0 to 3), on a fifth held out by a stratified split with seed
-    0.
-    """
+def tiny(name: str = "digits.tiny") -> Run:
+    """Returns the run of the recipe `digits.tiny`."""
     return Run(
-        name="digits.tiny",
+        name=name,
         model=vit.Config(
             image_size=(SIDE, SIDE),
             patch_size=(4, 4),
@@ -52,53 +48,67 @@ def tiny() -> Run:
     )
 
 
-def demo(out: str | Path = "runs/demo", *, console: Console | None = None) -> Path:
-    """Trains `tiny` in the folder `out`, shows what it makes of held-out digits, and gives the report's path.
+RECIPES = (
+    Recipe(
+        name="digits.tiny",
+        summary="ViT of 0.2 M parameters on 8x8-pixel digits, resized to 16x16",
+        base=tiny,
+        expected="98.6 to 99.2 % after the last step (seeds 0 to 3)",
+        data="digits",
+        notes='`vitkit demo` runs it; in Python: `train(recipe("digits.tiny"), "runs/digits")`. A stratified split '
+        "(seed 0) gives 1,438 training images and 359 held-out images. About 45 seconds of one CPU core.",
+    ),
+)
 
-    A run that was stopped goes on; beside one that is over a new one is made in `out-2`, `out-3`, ... No network.
+
+def demo(out: str | Path = "runs/demo", *, console: Console | None = None, keep_memory: bool = False) -> Path:
+    """Trains `digits.tiny` in `out`, prints predictions, and returns the path of the report.
+
+    An interrupted run is resumed. If the run in `out` is finished, the demo uses `out-2`, `out-3`, ... instead.
+    `keep_memory` is the option of `vitkit.train.train`.
     """
     screen = console or Console(highlight=False)
     run, start = tiny(), time.monotonic()
-    folder = _free(Path(out), run)
+    folder = _choose_folder(Path(out), run)
     training, held_out = train_and_val(run.data.source, held_out=run.data.held_out, seed=run.data.split_seed)
     screen.print(
-        f"A Vision Transformer learns to read handwritten digits: {len(training):,} to learn from, {len(held_out)} "
-        f"held out (a stratified fifth, split seed {run.data.split_seed}, training seed {run.seed})."
+        f"Training a Vision Transformer on handwritten digits: {len(training):,} training images, {len(held_out)} "
+        f"held-out images (a stratified fifth, split seed {run.data.split_seed}, training seed {run.seed})."
     )
-    result = train(run, folder, console=screen)
+    result = train(run, folder, console=screen, keep_memory=keep_memory)
     seconds = time.monotonic() - start
     wrong = round((1 - result.score) * len(held_out))
     screen.print(
-        f"\n{result.score:.2%} of the held-out digits are read right ({wrong} of {len(held_out)} wrong), after "
+        f"\nAccuracy on the held-out images: {result.score:.2%} ({wrong} of {len(held_out)} wrong), after "
         f"{seconds:.0f} seconds.\n"
     )
-    screen.print(_shown(load(folder / "best"), held_out, screen.width), markup=False)
+    screen.print(_show_predictions(load(folder / "best"), held_out, screen.width), markup=False)
     screen.print(f"\nThe model:   {folder / 'best'}   (vitkit classify {folder / 'best'} IMAGE)")
     screen.print(f"The report:  {folder / 'report.html'}   (open it in a browser)")
     return folder / "report.html"
 
 
-def _free(out: Path, run: Run) -> Path:
-    """`out`, or the first of its numbered neighbours that is not there yet or holds this run unfinished."""
+def _choose_folder(out: Path, run: Run) -> Path:
+    """Returns the first of `out`, `out-2`, ... that does not exist or is this run unfinished."""
 
     def fits(folder: Path) -> bool:
-        place = RunFolder(folder)
-        unfinished = place.config.exists() and not place.report.exists()
-        return not folder.exists() or (unfinished and place.run() == run)
+        run_folder = RunFolder(folder)
+        unfinished = run_folder.config.exists() and not run_folder.report.exists()
+        return not folder.exists() or (unfinished and run_folder.run() == run)
 
     folders = (out if number == 1 else out.with_name(f"{out.name}-{number}") for number in count(1))
     return next(folder for folder in folders if fits(folder))
 
 
-def _shown(classifier: Classifier, held_out: Source, width: int, num: int = 8) -> str:
-    """Some held-out digits, drawn, with what the model says of them."""
+def _show_predictions(classifier: Classifier, held_out: Source, width: int, num: int = 8) -> str:
+    """Returns some held-out digits as text, each with its prediction."""
     cells = []
     for index in range(0, len(held_out), len(held_out) // num)[:num]:
         example = held_out.read(index)
         (_, predictions) = next(iter(classifier.classify(example.image, top=1)))
         best = predictions[0]
-        verdict = "" if best.index == example.label else f", but it is {example.label}"
-        cells.append([*text_lines(example.image), f"a {best.label} ({best.score:.0%}){verdict}"])
+        correction = "" if best.index == example.label else f", label {example.label}"
+        cells.append([*text_lines(example.image), f"{best.label} ({best.score:.0%}){correction}"])
     across = max(1, min(4, width // 22))
     rows = [side_by_side(cells[start : start + across]) for start in range(0, len(cells), across)]
     return "\n\n".join(rows)

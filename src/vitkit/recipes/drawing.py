@@ -1,4 +1,4 @@
-"""Small pictures as text, for a terminal."""
+"""Small images as text for a terminal."""
 
 from collections.abc import Sequence
 
@@ -6,19 +6,19 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-# From no ink to full: space, light, medium and dark shade, full block.
+# From black to white: space, light, medium and dark shade, full block.
 SHADES = " \u2591\u2592\u2593\u2588"
 
 
 def text_lines(image: Image.Image) -> list[str]:
-    """A grey picture as lines of shaded blocks, two characters a pixel so that it is not squeezed."""
+    """Returns an image as lines of shaded blocks, two characters per pixel."""
     pixels: UInt8[np.ndarray, "h w"] = np.asarray(image.convert("L"))
-    levels = pixels.astype(int) * len(SHADES) // 256
-    return ["".join(SHADES[level] * 2 for level in row) for row in levels]
+    shades = pixels.astype(int) * len(SHADES) // 256
+    return ["".join(SHADES[shade] * 2 for shade in row) for row in shades]
 
 
 def side_by_side(columns: Sequence[Sequence[str]], *, gap: int = 4) -> str:
-    """Blocks of lines next to each other, each as wide as its widest line."""
+    """Joins text blocks horizontally; each column is as wide as its longest line."""
     height = max(len(column) for column in columns)
     widths = [max(len(line) for line in column) for column in columns]
     rows = []

@@ -4,7 +4,7 @@ Weights, then what of them learns, then the objective, device, recomputation, sh
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -12,10 +12,10 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from vitkit import models, objectives, parallel
+from vitkit import distributed, memory, models, objectives
 from vitkit.evaluate.flops import Count, recomputing
 from vitkit.models import Backbone
-from vitkit.train import memory, optim, start, tune
+from vitkit.train import optim, start, tune
 from vitkit.train.average import Average
 from vitkit.train.loop import Training
 from vitkit.train.run import Run
@@ -25,18 +25,23 @@ def begin(run: Run, total: int, device: torch.device) -> Training:
     """A run before its first step, its fresh weights drawn from its seed."""
     torch.manual_seed(run.seed)
     # Made on the CPU, so that a seed means the same weights on every device.
-    backbone = start.backbone(run)
+    backbone = start.initial_model(run)
     tune.apply(run.tune, backbone)
     objective = objectives.build(run.objective, backbone).to(device)
-    blocks = [part for name, part in objective.named_modules() if name.rpartition(".")[0].endswith("blocks")]
+    blocks = objective.blocks()
+    if not blocks and (run.machine.recompute or run.machine.compile):
+        setting = "recompute" if run.machine.recompute else "compile"
+        raise ValueError(
+            f"machine.{setting} works on encoder blocks, and the family {backbone.family} has none: leave it off"
+        )
     if run.machine.recompute:
         recompute(blocks)
-    parallel.shard(objective, run.machine.parallel)
+    distributed.shard(objective, run.machine.parallel, blocks)
     if run.machine.compile:
         for block in blocks:
             block.compile()
     training = Training(run, objective, optim.build(run.optimizer, objective), total)
-    training.module = parallel.wrap(objective, run.machine.parallel)
+    training.module = distributed.wrap(objective, run.machine.parallel)
     if run.average is not None:
         training.average = Average(objective.backbone, run.average)
     if run.precision == "float16":
@@ -64,9 +69,9 @@ def judged(training: Training) -> Backbone:
     backbone, run = training.objective.backbone, training.run
     if training.average is None and not run.tune.lora_rank and run.machine.parallel != "fsdp":
         return backbone
-    state = parallel.whole(backbone.state_dict())
+    state = distributed.whole(backbone.state_dict())
     if training.average is not None:
-        state |= parallel.whole(training.average.values)
+        state |= distributed.whole(training.average.values)
     # A new one: what is wrapped, compiled or parametrised cannot be copied without its wrapping.
     model = models.build(backbone.config, initialise=False).to(next(iter(state.values())).device)
     model.load_state_dict(tune.merged(state, run.tune))
@@ -74,16 +79,19 @@ def judged(training: Training) -> Backbone:
 
 
 @contextmanager
-def machine(run: Run, device: torch.device) -> Iterator[None]:
-    """The threads of torch and the precision of matrix products that a run asks for, while it is entered; on a CPU its
-    memory stays with the process.
+def machine(run: Run, device: torch.device, *, keep_memory: bool = False) -> Iterator[None]:
+    """Apply the settings of the whole process that were asked for, and restore them afterwards; no others change.
+
+    The run may ask for a number of torch's threads and for TF32 matrix products; with `keep_memory` a process that
+    trains on the CPU keeps the memory that it frees (`vitkit.memory.kept`).
     """
-    threads, products = torch.get_num_threads(), torch.get_float32_matmul_precision()
-    torch.set_num_threads(run.machine.threads or threads)
-    torch.set_float32_matmul_precision("high" if run.machine.tf32 else products)
-    try:
-        with memory.kept() if device.type == "cpu" else nullcontext():
-            yield
-    finally:
-        torch.set_num_threads(threads)
-        torch.set_float32_matmul_precision(products)
+    with ExitStack() as restore:
+        if run.machine.threads is not None:
+            restore.callback(torch.set_num_threads, torch.get_num_threads())
+            torch.set_num_threads(run.machine.threads)
+        if run.machine.tf32:
+            restore.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
+            torch.set_float32_matmul_precision("high")
+        if keep_memory and device.type == "cpu":
+            restore.enter_context(memory.kept())
+        yield

@@ -1,11 +1,10 @@
 """What is seen of a run while it goes on: log.jsonl, one JSON object a line, and a progress bar for people."""
 
 import json
-import resource
 import sys
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -14,8 +13,8 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from vitkit import atomic, memory
 from vitkit.train.loggers import Logger
-from vitkit.train.state import write_file
 from vitkit.train.utilisation import Peak
 
 
@@ -83,21 +82,24 @@ class Events:
         """A line for people."""
         self.console.print(text, highlight=False)
 
-    def step(self, step: int, scalars: dict[str, float]) -> None:
-        """After each step; every few of them are logged."""
+    def step(self, step: int, scalars: Mapping[str, float]) -> None:
+        """After each step; every few of them are logged and shown, and only then are their scalars read."""
         self.recent.append((time.monotonic(), step))
-        logged = step % self.every == 0 or step == 1
-        if self.bar.disable and not logged:
+        if step % self.every != 0 and step != 1:
+            if not self.bar.disable:
+                self.bar.update(self.task, completed=step)
             return
         speed = self.images_per_second()
-        cost = {"images_per_second": round(speed, 1), "memory_gb": round(memory_in_use() / 1e9, 3)}
-        shown = f"loss {scalars['loss']:.3f}  {speed:,.0f} images/s  {cost['memory_gb']:.1f} GB"
+        cost = {"images_per_second": round(speed, 1)}
+        shown = f"loss {scalars['loss']:.3f}  {speed:,.0f} images/s"
+        if used := memory_in_use():
+            cost["memory_gb"] = round(used / 1e9, 3)
+            shown += f"  {cost['memory_gb']:.1f} GB"
         if self.peak is not None and self.flops and speed:
             cost["mfu"] = round(self.peak.share(self.flops, self.batch_size / speed), 4)
             shown += f"  {cost['mfu']:.0%} MFU"
         self.bar.update(self.task, completed=step, shown=shown)
-        if logged:
-            self.write("step", step, **cost, **scalars)
+        self.write("step", step, **cost, **scalars)
 
     def images_per_second(self) -> float:
         """Over the last steps, evaluations between them left out."""
@@ -112,11 +114,10 @@ class Events:
 
 
 def memory_in_use() -> int:
-    """The most bytes that this process has held so far: on the GPU where it uses one, else in memory."""
+    """The most bytes that this process has used so far: of the GPU where it uses one, else of memory; 0 if unknown."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated()
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024
+    return memory.peak()
 
 
 def read(log: Path) -> list[dict[str, Any]]:
@@ -130,7 +131,7 @@ def read(log: Path) -> list[dict[str, Any]]:
 def rewind(log: Path, step: int) -> None:
     """Drops what was logged after a step that the run now goes on from, so that nothing is told twice."""
     kept = [event for event in read(log) if event["step"] <= step]
-    write_file(log, "".join(json.dumps(event) + "\n" for event in kept).encode())
+    atomic.write_text(log, "".join(json.dumps(event) + "\n" for event in kept))
 
 
 def console() -> Console:

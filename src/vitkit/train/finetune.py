@@ -9,7 +9,7 @@ import torch
 from vitkit import checkpoints
 from vitkit.data import Source, train_and_val
 from vitkit.data.augment import Augment
-from vitkit.data.crop import Crop
+from vitkit.data.augment.crop import Crop
 from vitkit.engine import machine
 from vitkit.objectives import supervised
 from vitkit.train.checks import with_several
@@ -96,7 +96,7 @@ def finetune(
         start=chosen,
         precision=precision_here(),
         tune=Tune(
-            only=("head.*",) if part == "head" else (),
+            head_only=part == "head",
             lora_rank=LORA_RANK if part == "lora" else 0,
         ),
         evaluate_every=max(1, int(total) // 10),

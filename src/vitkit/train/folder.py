@@ -4,9 +4,9 @@ report.html.
 
 from pathlib import Path
 
+from vitkit import atomic
 from vitkit.train import run as runs
 from vitkit.train.run import Run
-from vitkit.train.state import write_file
 
 
 class RunFolder:
@@ -37,7 +37,7 @@ class RunFolder:
         if self.config.exists():
             return
         self.path.mkdir(parents=True, exist_ok=True)
-        write_file(self.config, runs.to_json(run).encode())
+        atomic.write_text(self.config, runs.to_json(run))
 
     def run(self) -> Run:
         """The run that the folder holds; ValueError where it holds none."""

@@ -79,7 +79,7 @@ KINDS: dict[str, Callable[[Run, Path], Logger]] = {
 }
 
 
-def refuse(run: Run) -> None:
+def check_loggers(run: Run) -> None:
     """Raises ValueError for an unknown logger, and ImportError with the line to type for one that is not installed."""
     unknown = [name for name in run.machine.loggers if name not in KINDS]
     if unknown:
@@ -89,7 +89,7 @@ def refuse(run: Run) -> None:
         _imported(name, name)
 
 
-def opened(run: Run, folder: Path, step: int = 0) -> tuple[Logger, ...]:
+def open_loggers(run: Run, folder: Path, step: int = 0) -> tuple[Logger, ...]:
     """TensorBoard, and the loggers that `machine.loggers` names, for a run that has taken `step` steps; it has passed
     `refuse`.
     """

@@ -1,7 +1,6 @@
 """The update of the weights: which optimiser, what weight decay means and touches, and how fast each layer learns."""
 
 import math
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -9,6 +8,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from vitkit.models import Backbone
+from vitkit.objectives import Objective
 from vitkit.train.lamb import Lamb
 from vitkit.train.lion import Lion
 from vitkit.train.together import Together
@@ -78,7 +79,8 @@ def build(config: Optimizer, module: nn.Module) -> torch.optim.Optimizer:
 
 def _muon(config: Optimizer, module: nn.Module) -> torch.optim.Optimizer:
     decayed, kept = parameter_groups(module)
-    inner = {name: each for name, each in decayed.items() if each.ndim == 2 and ".blocks." in f".{name}"}
+    inside = {id(each) for part in _backbones(module).values() for each in part.blocks.parameters()}
+    inner = {name: each for name, each in decayed.items() if each.ndim == 2 and id(each) in inside}
     outer = {name: each for name, each in decayed.items() if name not in inner}
     if not inner:
         raise ValueError("muon is for the matrices inside blocks, and here none learns: use adamw")
@@ -124,25 +126,30 @@ def rate_groups(
 def layer_shares(module: nn.Module, layer_decay: float) -> dict[str, float]:
     """The share of the learning rate of every parameter: layer_decay ^ (depth + 1 - layer).
 
-    Layer 0 is what stands before the blocks, layer i + 1 is block i, and depth + 1 what comes after them.
+    The layer is `Backbone.layer_of` of the backbone that the parameter belongs to. An objective's own parameters have
+    the full rate, but for those that enter the backbone before its first block, which are of layer 0.
     """
     names = [name for name, _ in module.named_parameters()]
     if layer_decay == 1.0:
         return dict.fromkeys(names, 1.0)
-    found = {name: re.search(r"(?:^|\.)blocks\.(\d+)\.", name) for name in names}
-    numbers = [int(match[1]) for match in found.values() if match]
-    if not numbers:
+    backbones = _backbones(module)
+    if not any(len(part.blocks) for part in backbones.values()):
         raise ValueError("optimizer.layer_decay needs a model with blocks; set it to 1")
-    depth = max(numbers) + 1
+    shares = dict.fromkeys(names, 1.0)
+    for prefix, part in backbones.items():
+        for name, _ in part.named_parameters():
+            shares[f"{prefix}{name}"] = layer_decay ** (len(part.blocks) + 1 - part.layer_of(name))
+    if isinstance(module, Objective):
+        inputs = {id(each) for each in module.input_parameters()}
+        first = layer_decay ** (len(module.backbone.blocks) + 1)
+        shares |= {name: first for name, each in module.named_parameters() if id(each) in inputs}
+    return shares
 
-    def layer(name: str) -> int:
-        match = found[name]
-        if match:
-            return int(match[1]) + 1
-        before = any(part in name for part in ("patch_embed", "pos_embed", "cls_token", "reg_token", "mask_token"))
-        return 0 if before else depth + 1
 
-    return {name: layer_decay ** (depth + 1 - layer(name)) for name in names}
+def _backbones(module: nn.Module) -> dict[str, Backbone]:
+    """The backbones in a module, by the prefix of their parameter names."""
+    named = module.named_modules()
+    return {f"{name}." if name else "": part for name, part in named if isinstance(part, Backbone)}
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from vitkit import parallel
+from vitkit import distributed
 from vitkit.train import state
 from vitkit.train.run import Machine
 
@@ -35,7 +35,7 @@ class Saver:
         if self.sharded:  # slow to import: now, and not in the first save
             import_module("vitkit.train.shards")
         # Talks about states must not mix with the exchange of gradients.
-        self.group = parallel.background_group() if self.sharded else None
+        self.group = distributed.background_group() if self.sharded else None
         self.thread = ThreadPoolExecutor(1, "save") if self.beside and not self.sharded else None
         self.written: Future[Any] | None = None
         self.step: int | None = None
@@ -65,7 +65,7 @@ class Saver:
         if self.sharded:
             self.written = self._sharded(step, held, self.beside and not last)
         else:
-            self.written = self._whole(step, parallel.whole(held), self.beside and not last)
+            self.written = self._whole(step, distributed.whole(held), self.beside and not last)
         if last or not self.beside:
             self.wait()
 
@@ -74,7 +74,7 @@ class Saver:
         if self.step is None:
             return
         failure = self._outcome()
-        texts = parallel.everyones((self._sentence(failure),) if failure is not None else ())
+        texts = distributed.everyones((self._sentence(failure),) if failure is not None else ())
         if texts:
             raise NotSaved(texts[0]) from failure
 
@@ -83,7 +83,7 @@ class Saver:
         return state.load_newest(self.folder, like)
 
     def _whole(self, step: int, held: Mapping[str, Any], beside: bool) -> Future[Any] | None:
-        if not parallel.is_main():
+        if not distributed.is_main():
             return None
         if beside and self.thread is not None:
             return self.thread.submit(state.save, self.folder, step, copied(held), keep=self.keep)
@@ -125,7 +125,7 @@ def like(places: Mapping[str, Tensor]) -> state.Like:
     def made(path: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         path = path.removeprefix("training/")
         other = places.get(path, places.get(path.rpartition("/")[0]))
-        if other is not None and parallel.is_shard(other) and tuple(other.shape) == shape:
+        if other is not None and distributed.is_shard(other) and tuple(other.shape) == shape:
             return torch.empty_like(other, dtype=dtype, requires_grad=False)
         return torch.empty(shape, dtype=dtype)
 

@@ -5,7 +5,7 @@ from vitkit.models import Backbone
 from vitkit.train.run import Run
 
 
-def backbone(run: Run) -> Backbone:
+def initial_model(run: Run) -> Backbone:
     """The model of a run before its first step, on the CPU.
 
     A checkpoint's position table is resized to the run's pictures and its head replaced by a zero one (ViT paper,
@@ -25,6 +25,8 @@ def backbone(run: Run) -> Backbone:
         name = differ[0]
         shapes = f"'{name}' is {theirs.get(name, 'missing')} there and {ours.get(name, 'missing')} here"
         raise ValueError(f"'{run.start}' is of another architecture than the run: {shapes} ({len(differ)} differ)")
-    drawn = {name: value for name, value in model.state_dict().items() if name.startswith("head")}
-    model.load_state_dict(given.state_dict() | (drawn if run.start_head == "drawn" else {}))
+    state = given.state_dict()
+    if run.start_head == "drawn":
+        state |= {name: parameter.detach() for name, parameter in model.head_parameters().items()}
+    model.load_state_dict(state)
     return model

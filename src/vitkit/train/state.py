@@ -8,7 +8,6 @@ A sharded one has a file of each process (`train.shards`).
 
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable
@@ -18,13 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vitkit import parallel
+from vitkit import atomic, distributed
 
 # Given the path, the shape and the dtype of a saved tensor: the empty one that its values go into.
 Like = Callable[[str, tuple[int, ...], torch.dtype], Tensor]
 
 _NAME = re.compile(r"step-(\d+)")
-_TEMPORARY = ".tmp"
 _MANIFEST = "MANIFEST.json"
 _WHOLE = "state.pt"
 
@@ -47,9 +45,9 @@ def opened(folder: Path, step: int, *, keep: int) -> Path:
     if keep < 2:
         raise ValueError(f"keep is {keep}; it must be at least 2, so that a damaged state is not the last")
     folder.mkdir(parents=True, exist_ok=True)
-    for left in folder.glob(f"step-*{_TEMPORARY}"):
+    for left in folder.glob(f"step-*{atomic.PART}"):
         shutil.rmtree(left)
-    temporary = folder / (_named(step) + _TEMPORARY)
+    temporary = folder / (_named(step) + atomic.PART)
     temporary.mkdir()
     return temporary
 
@@ -57,15 +55,11 @@ def opened(folder: Path, step: int, *, keep: int) -> Path:
 def published(temporary: Path, manifest: dict[str, Any], *, keep: int) -> Path:
     """Gives a state whose files are on the disk its manifest and its name, and removes all but the `keep` newest."""
     text = json.dumps(manifest | {"seal": _seal(manifest)})
-    write_file(temporary / _MANIFEST, text.encode())
-    _flush(temporary)
-    target = temporary.with_name(temporary.name.removesuffix(_TEMPORARY))
-    if target.exists():  # the same step, saved before a resume
-        _remove(target)
-    temporary.rename(target)
-    _flush(target.parent)
+    atomic.write_text(temporary / _MANIFEST, text)
+    target = temporary.with_name(temporary.name.removesuffix(atomic.PART))
+    atomic.publish(temporary, target)  # in place of one of the same step, saved before a resume
     for old in states(target.parent)[:-keep]:
-        _remove(old)
+        atomic.remove_folder(old)
     return target
 
 
@@ -89,12 +83,12 @@ def newest(folder: Path) -> Path | None:
     """The newest state that is whole: the same in all processes, each of which reads its part of the files."""
     before = float("inf")
     while True:
-        steps = [_step(path) for path in states(folder) if _step(path) < before] if parallel.is_main() else []
-        before = parallel.from_main(float(max(steps, default=-1)))
+        steps = [_step(path) for path in states(folder) if _step(path) < before] if distributed.is_main() else []
+        before = distributed.from_main(float(max(steps, default=-1)))
         if before < 0:
             return None
         path = folder / _named(int(before))
-        if not parallel.any_true(not is_whole(path, parallel.rank(), parallel.world_size())):
+        if not distributed.any_true(not is_whole(path, distributed.rank(), distributed.world_size())):
             return path
 
 
@@ -134,19 +128,8 @@ def manifest(path: Path) -> dict[str, Any]:
 
 def flushed(path: Path) -> dict[str, Any]:
     """What a manifest says of a file, once that is on the disk."""
-    _flush(path)
+    atomic.flush(path)
     return _digest(path)
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Writes a file so that its name never stands for half of it: temporary, flushed, renamed."""
-    temporary = path.with_name(path.name + _TEMPORARY)
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    _flush(path.parent)
 
 
 def _named(step: int) -> str:
@@ -165,17 +148,3 @@ def _digest(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {"size": path.stat().st_size, "sha256": digest}
-
-
-def _remove(path: Path) -> None:
-    # It is no state any more before the first of its files goes.
-    gone = path.rename(path.with_name(f"{path.name}.old{_TEMPORARY}"))
-    shutil.rmtree(gone)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

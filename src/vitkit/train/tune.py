@@ -17,11 +17,12 @@ from vitkit.models import Backbone
 class Tune:
     """Patterns of parameter names (`blocks.0.*`, `*.attn.*`) that learn: `only` those, if any are given, not `freeze`.
 
-    With `lora_rank` above 0 the weights of `lora_layers` get a change of that rank that learns (Hu et al. 2021), times
-    `lora_scale` (alpha / rank); of the rest only the head and what `only` names learns. A linear probe is
-    `only=("head.*",)`.
+    With `head_only` only the model's heads are trained (a linear probe), and what `only` names. With `lora_rank` above
+    0 the weights of `lora_layers` get a change of that rank that learns (Hu et al. 2021), times `lora_scale` (alpha /
+    rank); of the rest only the heads and what `only` names learns.
     """
 
+    head_only: bool = False
     only: tuple[str, ...] = ()
     freeze: tuple[str, ...] = ()
     lora_rank: int = 0
@@ -55,14 +56,19 @@ def apply(tune: Tune, backbone: Backbone) -> None:
     """Freezes what shall not learn, and adds the low-rank changes; ValueError for a pattern that nothing answers to."""
     names = [name for name, _ in backbone.named_parameters()]
     _refuse_strangers((*tune.only, *tune.freeze), names, "parameters")
-    only = (*tune.only, "head.*") if tune.lora_rank else tune.only
+    heads = set(backbone.head_parameters()) if tune.head_only or tune.lora_rank else set()
+    if tune.head_only and not heads:
+        raise ValueError("tune.head_only trains the head, and the model has none: num_classes is 0")
+    everything = not (tune.only or tune.head_only or tune.lora_rank)
     for name, parameter in backbone.named_parameters():
-        learns = (not only or _matches(name, only)) and not _matches(name, tune.freeze)
+        learns = (everything or name in heads or _matches(name, tune.only)) and not _matches(name, tune.freeze)
         parameter.requires_grad_(parameter.requires_grad and learns)
     if tune.lora_rank:
         add_low_rank(tune, backbone)
     if not any(parameter.requires_grad for parameter in backbone.parameters()):
-        raise ValueError(f"nothing learns: tune.only is {tune.only} and tune.freeze {tune.freeze}")
+        raise ValueError(
+            f"nothing learns: tune.head_only is {tune.head_only}, only {tune.only} and freeze {tune.freeze}"
+        )
 
 
 def add_low_rank(tune: Tune, backbone: Backbone) -> None:

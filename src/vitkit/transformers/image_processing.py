@@ -10,12 +10,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from vitkit import atomic
 from vitkit.config import nearest
 from vitkit.data.processor import Processor
 from vitkit.images import as_array, find_channels, is_tensor
 from vitkit.transformers import hub
-from vitkit.transformers.batch import BatchFeature
-from vitkit.transformers.pictures import flat, layout
+from vitkit.transformers.batch import BatchFeature, flat, layout
 
 #: Every setting with its default, in the order that transformers 4 takes them by place.
 DEFAULTS: dict[str, Any] = {
@@ -147,7 +147,7 @@ class ViTImageProcessor:
 
     def to_json_file(self, path: str | os.PathLike[str]) -> None:
         """Writes `to_json_string`."""
-        Path(path).write_text(self.to_json_string(), encoding="utf-8")
+        atomic.write_text(Path(path), self.to_json_string())
 
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **hub_options: Any

@@ -9,11 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from vitkit.predict import Predictor
-from vitkit.transformers.classification import ViTForImageClassification
+from vitkit.transformers.batch import fetch
 from vitkit.transformers.configuration import ViTConfig
 from vitkit.transformers.image_processing import ViTImageProcessor
-from vitkit.transformers.model import ViTModel
-from vitkit.transformers.pictures import fetch
+from vitkit.transformers.modeling import ViTForImageClassification, ViTModel
 from vitkit.transformers.pretrained import ViTPreTrainedModel
 
 DEFAULT = "google/vit-base-patch16-224"

@@ -60,9 +60,7 @@ def _model(job: Job) -> Any:
 
     ours = load(f"{job.folder}/vitkit").model
     config = ours.config
-    obstacle = (
-        FORMAT.unsupported_reason(config) if type(config).__module__.endswith(".vit") else "its only family is ViT"
-    )
+    obstacle = FORMAT.unsupported_reason(config) if ours.family == "vit" else "its only family is ViT"
     if obstacle:
         raise ValueError(f"torchvision has no such model: {obstacle}")
     model = torchvision.models.VisionTransformer(

@@ -83,9 +83,9 @@ def training(job: Job, contender: Contender) -> Prepared:
         training.step += 1
         return loss
 
-    # As `train` sets the machine up, until the process ends.
+    # As `vitkit train` sets the process up, until the process ends.
     kept = ExitStack()
-    kept.enter_context(begin.machine(training.run, device))
+    kept.enter_context(begin.machine(training.run, device, keep_memory=True))
     atexit.register(kept.close)
     losses = np.array([step() for _ in range(torch_network.STEPS_COMPARED)], np.float32)
     return Prepared(run=step, items=job.batch, outputs=losses, notes={"optimizer": "the loop's AdamW, fused"})

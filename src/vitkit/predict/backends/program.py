@@ -1,5 +1,6 @@
 """Programs of torch.export (.pt2), run by PyTorch; checked whole before PyTorch reads them."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +20,10 @@ def open_file(path: Path, outputs: Sequence[str]) -> Runner:
         check(file, path.name)
         file.seek(0)
         try:
-            module = torch.export.load(file).module()
+            with warnings.catch_warnings():
+                # torch 2.9 warns of its own reading; nothing writes to a program's weights.
+                warnings.filterwarnings("ignore", "The given buffer is not writable", UserWarning)
+                module = torch.export.load(file).module()
         except Exception:
             # The reader asserts and raises whatever comes to its mind on a program that does not hold together.
             raise CheckpointError(f"{path.name} is no program that this PyTorch ({torch.__version__}) takes") from None

@@ -9,6 +9,8 @@ text that is more than a name.
 
 import json
 import re
+import struct
+import zipfile
 from collections.abc import Iterator
 from math import prod
 from typing import Any, BinaryIO, Final
@@ -24,6 +26,7 @@ _CONFIGS: Final = {
     "data/constants/": "data/constants/model_constants_config.json",
 }
 _SAMPLES: Final = "data/sample_inputs/model.pt"
+_END_RECORD: Final = struct.Struct("<4s16xH")  # of a zip archive: its signature, and the length of its comment
 _PLAIN: Final = {"archive_format", "archive_version", ".data/version", "byteorder", ".data/serialization_id"}
 _TENSORS: Final = re.compile(r"data/(weights/weight|constants/tensor)_\d{1,6}")
 
@@ -56,10 +59,10 @@ def check(file: BinaryIO, name: str) -> None:
         # PyTorch's own reader of archives: another could see other members in the same bytes.
         reader = torch._C.PyTorchFileReader(file)  # type: ignore[attr-defined]
         records = list(reader.get_all_records())
-        sizes = {record: reader.get_record_size(record) for record in records}
     except RuntimeError:
         raise CheckpointError(f"{name} is no .pt2 archive") from None
     try:
+        sizes = _sizes(reader, records, file)
         _check_records(records, sizes, file)
         for folder, config in _CONFIGS.items():
             _check_payloads(_json(reader, sizes, config), folder, sizes)
@@ -68,6 +71,36 @@ def check(file: BinaryIO, name: str) -> None:
         raise CheckpointError(f"{name}: {error}") from None
     except (KeyError, TypeError, AttributeError, RecursionError):
         raise CheckpointError(f"{name}: the program is not laid out as torch.export lays it out") from None
+
+
+def _sizes(reader: Any, records: list[str], file: BinaryIO) -> dict[str, int]:
+    """The bytes of each record."""
+    try:
+        return {record: reader.get_record_size(record) for record in records}
+    except AttributeError:  # torch 2.9
+        return _sizes_by_directory(reader, records, file)
+    except RuntimeError:
+        raise CheckpointError("a part of it cannot be found") from None
+
+
+def _sizes_by_directory(reader: Any, records: list[str], file: BinaryIO) -> dict[str, int]:
+    """The same by Python's reader of archives, where it cannot see other records than PyTorch's does.
+
+    The directory ends the file, and its entries are PyTorch's in name, order and position, none of them compressed.
+    """
+    file.seek(-_END_RECORD.size, 2)
+    signature, comment = _END_RECORD.unpack(file.read(_END_RECORD.size))
+    try:
+        with zipfile.ZipFile(file) as archive:
+            found = archive.infolist()
+    except (zipfile.BadZipFile, RuntimeError, ValueError, OSError):
+        raise CheckpointError("its directory cannot be read") from None
+    positions = [(record, reader.get_record_header_offset(record)) for record in records]
+    entries = [(entry.filename.partition("/")[2], entry.header_offset) for entry in found]
+    stored = all(each.compress_type == zipfile.ZIP_STORED and each.compress_size == each.file_size for each in found)
+    if (signature, comment) != (b"PK\5\6", 0) or entries != positions or not stored:
+        raise CheckpointError("its directory is not as torch.export writes it")
+    return {record: entry.file_size for record, entry in zip(records, found, strict=True)}
 
 
 def _check_records(records: list[str], sizes: dict[str, int], file: BinaryIO) -> None:

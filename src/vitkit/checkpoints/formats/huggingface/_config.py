@@ -8,21 +8,11 @@ from vitkit import config as configs
 from vitkit.checkpoints.checkpoint import Checkpoint, CheckpointError
 from vitkit.checkpoints.formats._unsupported import TRAINING, extra_fields
 from vitkit.checkpoints.json_files import Json
+from vitkit.layers.activations import CORE, names_in
 
 # These model types have the same encoder with the same tensor names.
 MODEL_TYPES = ("vit", "vit_mae", "vit_msn")
-ACTIVATIONS = {
-    "gelu": "gelu",
-    "gelu_python": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_fast": "gelu_tanh",
-    "gelu_accurate": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "relu": "relu",
-    "silu": "silu",
-    "swish": "silu",
-}
-WRITTEN = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "relu": "relu", "silu": "silu"}
+ACTIVATIONS = names_in("transformers")
 # transformers has its own keys for dropout rates, which users may edit.
 EXTRA = tuple(name for name in TRAINING if "dropout" not in name)
 MAX_SIDE = 100_000
@@ -108,7 +98,7 @@ def to_config(checkpoint: Checkpoint) -> dict[str, Any]:
         "attention_probs_dropout_prob": config.attention_dropout,
         "dtype": str(next(checkpoint.model.parameters()).dtype).removeprefix("torch."),
         "encoder_stride": config.patch_size[0],
-        "hidden_act": WRITTEN[config.activation],
+        "hidden_act": CORE[config.activation].transformers[0],
         "hidden_dropout_prob": config.dropout,
         "hidden_size": config.width,
         "image_size": _side(config.image_size),

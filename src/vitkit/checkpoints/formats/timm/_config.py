@@ -9,9 +9,10 @@ from vitkit.checkpoints.checkpoint import Checkpoint, CheckpointError
 from vitkit.checkpoints.formats._unsupported import TRAINING, extra_fields
 from vitkit.checkpoints.json_files import Json
 from vitkit.data.processor import Processor
+from vitkit.layers.activations import names_in
 
 POOLS = {"token": "token", "avg": "gap", "map": "map", "": "none"}
-ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_tanh", "relu": "relu", "silu": "silu", "swish": "silu"}
+ACTIVATIONS = names_in("timm")
 # timm's SigLIP entry points that use tanh-GELU.
 SIGLIP_TANH = re.compile(
     r"vit_(base_patch32|so400m_patch16|giantopt_patch16)_siglip|vit_large_patch16_siglip_(gap_)?512"

@@ -1,0 +1,170 @@
+"""Evaluation of a model on a data set, outside of any run.
+
+`EvaluationConfig` names the data and the evaluators, `run` evaluates a model, and `Evaluation` holds the metrics.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+
+from vitkit import __version__, checkpoints, evaluate
+from vitkit.data import Source, fitted, splits, train_and_val
+from vitkit.data.augment import Transform
+from vitkit.data.labels import matched
+from vitkit.data.loader import Batch, evaluation_batches
+from vitkit.data.processor import Processor
+from vitkit.evaluate import Predictions, Subject
+from vitkit.models import Backbone
+
+Progress = Callable[[Iterable[Batch], int], Iterable[Batch]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """The data and the evaluators of an evaluation (`top1`, `real:labels.json`, ...).
+
+    The model is evaluated on the `val` or `test` split of `data`, or on all of it. Evaluators that train a classifier
+    use `train`, or the train split of `data`. With `held_out`, this fraction of every class of `data` is for evaluation
+    and the rest for training.
+    """
+
+    data: str
+    train: str | None = None
+    evaluators: tuple[str, ...] = ("top1", "confusion", "calibration")
+    held_out: float | None = None
+    seed: int = 0
+    batch_size: int = 8
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        """Validates the options before any image is read."""
+        if not self.evaluators:
+            raise ValueError(f"no evaluator is given; choose from {', '.join(evaluate.evaluators())}")
+        if self.train is not None and "representations" not in self.reads:
+            raise ValueError(
+                f"train is '{self.train}', but {', '.join(self.evaluators)} trains nothing; leave train out"
+            )
+        if self.train is not None and self.held_out is not None:
+            raise ValueError("train and held_out both choose the training images; leave one of them out")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size is {self.batch_size}; it must be at least 1")
+
+    @property
+    def reads(self) -> set[str]:
+        """What the evaluators read: predictions, representations or the model."""
+        return {evaluate.reads(word) for word in self.evaluators}
+
+    def sources(self, labels: tuple[str, ...]) -> tuple[Source | None, Source]:
+        """Returns the training images, if an evaluator needs them, and the evaluation images.
+
+        Their classes are numbered like the model's `labels` if an evaluator reads predictions. Raises ValueError if the
+        classes do not match.
+        """
+        training, evaluation = self._open()
+        if "representations" not in self.reads:
+            training = None
+        elif training is None:
+            raise ValueError(
+                f"knn, fewshot, probe and linear need labelled training images, but '{self.data}' has no train split: "
+                "set train or held_out"
+            )
+        if "predictions" not in self.reads:
+            return training, evaluation if training is None else fitted(evaluation, training.classes, name=self.data)
+        if not labels:
+            raise ValueError("the model has no classes to predict: use knn, fewshot or probe")
+        matched_training = None if training is None else matched(training, labels, name=self.train or self.data)
+        return matched_training, matched(evaluation, labels, name=self.data)
+
+    def _open(self) -> tuple[Source | None, Source]:
+        found = splits(self.data)
+        if self.held_out is not None:
+            if "all" not in found:
+                raise ValueError(f"'{self.data}' has splits ({', '.join(found)}); held_out needs data without splits")
+            return train_and_val(self.data, held_out=self.held_out, seed=self.seed)
+        name = next((name for name in ("val", "test", "all") if name in found), None)
+        if name is None:
+            raise ValueError(f"'{self.data}' has no val or test split; it has {', '.join(found)}")
+        if self.train is None:
+            return found.get("train"), found[name]
+        if self.train == self.data and name == "all":
+            raise ValueError(f"train and data are both '{self.data}': set held_out to split it")
+        others = splits(self.train)
+        training = others.get("train") or others.get("all")
+        if training is None:
+            raise ValueError(f"'{self.train}' has no train split; it has {', '.join(others)}")
+        return training, found[name]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """The metrics of an evaluation, with `predictions` if an evaluator read them."""
+
+    model: str
+    config: EvaluationConfig
+    source: Source
+    training: Source | None
+    metrics: dict[str, float]
+    predictions: Predictions | None
+    device: str
+    precision: str
+    checkpoint: checkpoints.Checkpoint | None = None
+
+    def to_dict(self) -> dict[str, object]:
+        """Returns the JSON form: the metrics and everything needed to compute them again."""
+        return {
+            "model": self.model,
+            "data": self.config.data,
+            "train": self.config.train,
+            "held_out": self.config.held_out,
+            "seed": self.config.seed,
+            "images": len(self.source),
+            "training_images": None if self.training is None else len(self.training),
+            "classes": len(self.source.classes),
+            "device": self.device,
+            "precision": self.precision,
+            "batch_size": self.config.batch_size,
+            "torch": torch.__version__,
+            "vitkit": __version__,
+            "metrics": self.metrics,
+        }
+
+
+def run(
+    name: str,
+    model: Backbone,
+    processor: Processor,
+    labels: tuple[str, ...],
+    config: EvaluationConfig,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Evaluates the model called `name`.
+
+    `progress` wraps the batches of each pass, and gets their number. Raises ValueError if model, images and evaluators
+    do not fit, and ImageError for an image that cannot be read.
+    """
+    training, source = config.sources(labels)
+    transform = Transform(processor)
+
+    def batches(of: Source) -> Callable[[], Iterable[Batch]]:
+        def read() -> Iterable[Batch]:
+            found = evaluation_batches(of, transform, batch_size=config.batch_size, workers=config.workers)
+            return found if progress is None else progress(found, -(-len(of) // config.batch_size))
+
+        return read
+
+    training_batches = None if training is None else batches(training)
+    subject = Subject(model, batches(source), source.classes, training=training_batches, processor=processor)
+    metrics = evaluate.evaluate(subject, config.evaluators)
+    parameter = next(model.parameters())
+    return Evaluation(
+        model=name,
+        config=config,
+        source=source,
+        training=training,
+        metrics=metrics,
+        predictions=subject.predictions if "predictions" in config.reads else None,
+        device=str(parameter.device),
+        precision=getattr(model, "precision", str(parameter.dtype).removeprefix("torch.")),
+        checkpoint=checkpoints.Checkpoint(model=subject.exact, processor=processor, labels=labels),
+    )

@@ -1,0 +1,103 @@
+"""Activations by name, in one table: the module and function of each, and its names in other formats and libraries."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+# The activations that a model config can have: those that every backend computes.
+ActivationName = Literal["gelu", "gelu_tanh", "relu", "silu"]
+
+
+class QuickGELU(nn.Module):
+    """x * sigmoid(1.702 x), the approximation of GELU in CLIP."""
+
+    def forward(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
+        """Each number on its own."""
+        return x * torch.sigmoid(1.702 * x)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Activation:
+    """One activation: the `module` that it is, and its names in `transformers` and `timm`, the written one first.
+
+    For those of a model config also the torch `function`, the name and variant by which oneDNN fuses it into a product,
+    and the name and arguments of the function of flax.
+    """
+
+    module: Callable[[], nn.Module]
+    transformers: tuple[str, ...]
+    timm: tuple[str, ...] = ()
+    function: Callable[[Tensor], Tensor] | None = None
+    onednn: tuple[str, str] | None = None
+    flax: tuple[str, dict[str, Any]] | None = None
+
+
+ACTIVATIONS: dict[str, Activation] = {
+    "gelu": Activation(
+        module=nn.GELU,
+        transformers=("gelu", "gelu_python"),
+        timm=("gelu",),
+        function=F.gelu,
+        onednn=("gelu", "none"),
+        flax=("gelu", {"approximate": False}),
+    ),
+    "gelu_tanh": Activation(
+        module=partial(nn.GELU, approximate="tanh"),
+        transformers=("gelu_pytorch_tanh", "gelu_new", "gelu_fast", "gelu_accurate"),
+        timm=("gelu_tanh",),
+        function=partial(F.gelu, approximate="tanh"),
+        onednn=("gelu", "tanh"),
+        flax=("gelu", {"approximate": True}),
+    ),
+    "relu": Activation(
+        module=nn.ReLU,
+        transformers=("relu",),
+        timm=("relu",),
+        function=F.relu,
+        onednn=("relu", ""),
+        flax=("relu", {}),
+    ),
+    "silu": Activation(
+        module=nn.SiLU,
+        transformers=("silu", "swish"),
+        timm=("silu", "swish"),
+        function=F.silu,
+        onednn=("swish", ""),
+        flax=("silu", {}),
+    ),
+    # The transformers API alone can name these.
+    "elu": Activation(module=nn.ELU, transformers=("elu",)),
+    "identity": Activation(module=nn.Identity, transformers=("linear",)),
+    "leaky_relu": Activation(module=nn.LeakyReLU, transformers=("leaky_relu",)),
+    "mish": Activation(module=nn.Mish, transformers=("mish",)),
+    "quick_gelu": Activation(module=QuickGELU, transformers=("quick_gelu",)),
+    "relu6": Activation(module=nn.ReLU6, transformers=("relu6",)),
+    "selu": Activation(module=nn.SELU, transformers=("selu",)),
+    "sigmoid": Activation(module=nn.Sigmoid, transformers=("sigmoid",)),
+    "tanh": Activation(module=nn.Tanh, transformers=("tanh",)),
+}
+# Those that a model config can have.
+CORE = {name: each for name, each in ACTIVATIONS.items() if each.function is not None}
+
+
+def activation(name: str) -> nn.Module:
+    """The activation of that name: `gelu` is exact (PyTorch weights), `gelu_tanh` its approximation (JAX weights)."""
+    if name not in CORE:
+        raise ValueError(f"unknown activation '{name}'; there is {', '.join(CORE)}")
+    return CORE[name].module()
+
+
+def activation_name(module: nn.Module) -> str | None:
+    """The name of an activation module that a model config can have; None for another module."""
+    return next((name for name, each in CORE.items() if repr(each.module()) == repr(module)), None)
+
+
+def names_in(library: Literal["transformers", "timm"]) -> dict[str, str]:
+    """The names of a library for the activations that a model config can have, with ours."""
+    return {theirs: name for name, each in CORE.items() for theirs in getattr(each, library)}

@@ -1,0 +1,48 @@
+"""Discovery of implementations: the public modules of a package, by file name.
+
+Every folder of implementations (models, objectives, evaluators, data sources, commands, ...) is a package whose public
+modules have the same attributes. Adding an implementation is adding a file. Modules that start with an underscore are
+private helpers.
+"""
+
+import pkgutil
+from collections.abc import Iterator, Sequence
+from importlib import import_module
+from types import ModuleType
+
+from vitkit.config import nearest
+
+
+class Registry:
+    """The implementations of one kind.
+
+    Args:
+        package: Dotted name of the package, usually `__name__` of its `__init__.py`.
+        kind: What an implementation is called in errors ("model family").
+        needs: Attributes that every implementation has. A module without one is a TypeError.
+    """
+
+    def __init__(self, package: str, kind: str, needs: Sequence[str] = ()):
+        self.package = package
+        self.kind = kind
+        self.needs = tuple(needs)
+
+    def names(self) -> list[str]:
+        """The sorted names, without importing a module."""
+        found = pkgutil.iter_modules(import_module(self.package).__path__)
+        return sorted(module.name for module in found if not module.name.startswith("_"))
+
+    def get(self, name: str) -> ModuleType:
+        """The module of that name; ValueError with the nearest names for an unknown one."""
+        if name not in self.names():
+            raise ValueError(f"unknown {self.kind} '{name}'{nearest(name, self.names())}")
+        module = import_module(f"{self.package}.{name}")
+        for attribute in self.needs:
+            if not hasattr(module, attribute):
+                raise TypeError(f"{module.__name__} is not a {self.kind}: it has no '{attribute}'")
+        return module
+
+    def __iter__(self) -> Iterator[tuple[str, ModuleType]]:
+        """Yields every name with its module."""
+        for name in self.names():
+            yield name, self.get(name)

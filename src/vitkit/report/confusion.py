@@ -1,0 +1,103 @@
+"""Report sections of the confusion matrix, per-class metrics and confidence calibration."""
+
+from collections.abc import Sequence
+from html import escape
+
+from vitkit.evaluate import Predictions, calibration, confusion, top1
+from vitkit.report import charts
+
+MAX_CLASSES = 20  # the largest confusion matrix that stays readable
+
+
+def class_section(predictions: Predictions, names: tuple[str, ...]) -> str:
+    """Returns the confusion matrix (or the most confused pairs) and the metrics of every class."""
+    counts = confusion.matrix(predictions)
+    results = sorted(confusion.per_class(counts, names), key=lambda result: result.f1)
+    rows = "".join(
+        f"<tr><td>{escape(each.name)}</td><td>{each.pictures}</td>{_bar(each.recall)}{_bar(each.precision)}</tr>"
+        for each in results
+        if each.pictures
+    )
+    table = (
+        '<div class="card scroll"><h3>Classes by F1, lowest first</h3><table class="classes"><tr><th>class</th>'
+        f"<th>images</th><th>recall</th><th>precision</th></tr>{rows}</table></div>"
+    )
+    values: list[list[int]] = counts.tolist()
+    shown = matrix(values, names) if len(names) <= MAX_CLASSES else confused_pairs(values, names)
+    return f'<h2>Confusion matrix</h2><div class="pair">{shown}{table}</div>'
+
+
+def matrix(counts: Sequence[Sequence[int]], names: Sequence[str]) -> str:
+    """Returns the confusion matrix as a table; rows are labels, columns predictions."""
+    most_wrong = max((value for r, row in enumerate(counts) for c, value in enumerate(row) if r != c), default=0) or 1
+    rows = []
+    for label, row in enumerate(counts):
+        cells = []
+        for predicted, value in enumerate(row):
+            kind = "zero" if value == 0 else "hit" if label == predicted else "miss"
+            tint = 10 + 60 * value / max(1, sum(row)) if kind == "hit" else 20 + 60 * value / most_wrong
+            tip = f"{escape(names[label])} predicted as {escape(names[predicted])}: {value}"
+            cells.append(f'<td class="{kind}" style="--tint:{tint:.0f}%" title="{tip}">{value}</td>')
+        rows.append(f"<tr><th>{escape(names[label])}</th>{''.join(cells)}</tr>")
+    header = "".join(f"<th>{escape(name)}</th>" for name in names)
+    return (
+        '<div class="card scroll"><h3>Rows are labels, columns are predictions</h3>'
+        f'<table class="matrix"><tr><th></th>{header}</tr>{"".join(rows)}</table></div>'
+    )
+
+
+def confused_pairs(counts: Sequence[Sequence[int]], names: Sequence[str]) -> str:
+    """Returns the most frequent confusions, for more classes than a readable matrix has."""
+    wrong = [(value, r, c) for r, row in enumerate(counts) for c, value in enumerate(row) if r != c and value]
+    rows = "".join(
+        f"<tr><td>{escape(names[label])}</td><td>{escape(names[predicted])}</td><td>{value}</td></tr>"
+        for value, label, predicted in sorted(wrong, reverse=True)[:MAX_CLASSES]
+    )
+    return (
+        '<div class="card scroll"><h3>Most frequent confusions</h3><table class="classes"><tr><th>label</th>'
+        f"<th>predicted</th><th>images</th></tr>{rows}</table></div>"
+    )
+
+
+def confidence_section(predictions: Predictions) -> str:
+    """Returns the reliability diagram and the accuracy at several coverages."""
+    predictions = calibration.labelled(predictions)
+    bins = [each for each in calibration.bins(predictions, num=10) if each.pictures]
+    total = sum(each.pictures for each in bins)
+    gap = sum((each.confidence - each.accuracy) * each.pictures for each in bins) / total
+    verdict = "overconfident" if gap > 0.01 else "underconfident" if gap < -0.01 else "well calibrated"
+    chart = charts.reliability_chart([(each.confidence, each.accuracy, each.pictures) for each in bins])
+    temperature = calibration.temperature(predictions)
+    return (
+        "<h2>Confidence</h2>"
+        f"<p>On average the model is {verdict}: its mean confidence is {gap * 100:+.1f} points from its accuracy. "
+        f"The best temperature for its logits is {temperature:.2f}.</p>"
+        '<div class="pair"><div class="card small"><h3>Reliability diagram</h3>'
+        f"{chart}<p class='soft'>A dot is a bin of images with similar confidence, larger for more images. On the "
+        f"dashed line, confidence equals accuracy.</p></div>{coverage_table(predictions)}</div>"
+    )
+
+
+def coverage_table(predictions: Predictions) -> str:
+    """Returns the accuracy on the most confident 100, 99, 95, 90, 80 and 50 % of the images."""
+    predictions = calibration.labelled(predictions)
+    confidence = predictions.scores.amax(dim=1)
+    order = confidence.argsort(descending=True, stable=True)
+    correct, confidence = top1.hits(predictions, 1)[order], confidence[order]
+    rows = []
+    for coverage in (1.0, 0.99, 0.95, 0.9, 0.8, 0.5):
+        count = max(1, round(coverage * correct.shape[0]))
+        wrong = count - int(correct[:count].sum())
+        rows.append(
+            f"<tr><td>{coverage:.0%}</td><td>{float(confidence[count - 1]):.0%}</td>{_bar(1 - wrong / count)}"
+            f"<td>{wrong} of {count}</td></tr>"
+        )
+    return (
+        '<div class="card scroll"><h3>Accuracy on the most confident images</h3><table class="classes">'
+        "<tr><th>coverage</th><th>confidence from</th><th>accuracy</th><th>wrong</th></tr>"
+        f"{''.join(rows)}</table></div>"
+    )
+
+
+def _bar(fraction: float) -> str:
+    return f'<td><span class="bar"><i style="width:{fraction * 100:.0f}%"></i></span><b>{fraction:.1%}</b></td>'

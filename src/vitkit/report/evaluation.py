@@ -1,0 +1,78 @@
+"""The report of an evaluation: `evaluation.json` for programs and `report.html` for people."""
+
+import json
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+from vitkit import atomic
+from vitkit.evaluate.protocol import Evaluation
+from vitkit.report import confusion, mistakes
+from vitkit.report.page import page, tile
+
+
+def write(evaluation: Evaluation, folder: Path) -> None:
+    """Writes `evaluation.json` and `report.html`; raises ValueError if the folder holds the report of a run."""
+    report = folder / "report.html"
+    if report.exists() and not (folder / "evaluation.json").exists():
+        raise ValueError(f"'{report}' exists and is not the report of an evaluation; choose another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    atomic.write_text(folder / "evaluation.json", json.dumps(evaluation.to_dict(), indent=2) + "\n")
+    atomic.write_text(report, html(evaluation))
+
+
+def html(evaluation: Evaluation) -> str:
+    """Returns the report as one HTML document."""
+    parts = [head(evaluation), table(evaluation.metrics)]
+    predictions = evaluation.predictions
+    if predictions is not None and bool((predictions.targets.sum(dim=1) > 0).any()):
+        parts += [
+            mistakes.section(evaluation.source, predictions, evaluation.checkpoint),
+            confusion.class_section(predictions, evaluation.source.classes),
+            confusion.confidence_section(predictions),
+        ]
+    text = escape(json.dumps(evaluation.to_dict(), indent=2))
+    parts.append(f"<details><summary>All metrics and options (evaluation.json)</summary><pre>{text}</pre></details>")
+    return page(f"{evaluation.model} on {evaluation.config.data}", "\n".join(parts))
+
+
+def head(evaluation: Evaluation) -> str:
+    """Returns the title, a summary and the main metrics."""
+    tiles = []
+    if evaluation.predictions is not None:
+        labelled = int((evaluation.predictions.targets.sum(dim=1) > 0).sum())
+        wrong = len(mistakes.wrong_predictions(evaluation.predictions))
+        if labelled:
+            tiles.append(tile(f"{(labelled - wrong) / labelled:.2%}", "accuracy", first=True))
+        tiles.append(tile(f"{wrong} of {labelled}", "wrong"))
+    tiles.append(tile(f"{len(evaluation.source):,}", "images"))
+    tiles.append(tile(evaluation.precision, f"on {evaluation.device}"))
+    training = ""
+    if evaluation.training is not None:
+        name = evaluation.config.train or evaluation.config.data
+        count = f"{len(evaluation.training):,}"
+        training = f" Classifiers on its features are trained on {count} images of <code>{escape(name)}</code>."
+    return (
+        f"<h1>{escape(evaluation.model)}</h1>"
+        f'<p class="lead">Evaluated on {len(evaluation.source):,} images of '
+        f"<code>{escape(evaluation.config.data)}</code>.{training}</p>"
+        f'<div class="tiles">{"".join(tiles)}</div>'
+    )
+
+
+def table(metrics: dict[str, float]) -> str:
+    """Returns a table of every metric, grouped by evaluator."""
+    rows = "".join(
+        f"<tr><td><span class='soft'>{escape(evaluator)}</span> {escape(name)}</td><td>{value}</td></tr>"
+        for evaluator, name, value in metric_rows(metrics)
+    )
+    return f'<h2>All metrics</h2><div class="card scroll"><table class="classes">{rows}</table></div>'
+
+
+def metric_rows(metrics: dict[str, float]) -> Sequence[tuple[str, str, str]]:
+    """Returns rows of evaluator, metric and formatted value."""
+    rows = []
+    for key, value in metrics.items():
+        evaluator, _, name = key.rpartition(".")
+        rows.append((evaluator, name, f"{value:,.0f}" if value == round(value) and abs(value) > 1 else f"{value:,.4g}"))
+    return rows

@@ -1,0 +1,132 @@
+"""Report section of misclassified images, each with a map of what the model attended to.
+
+Attention maps are computed for the shown images only, so the evaluation itself keeps its fused attention.
+"""
+
+from collections.abc import Callable, Sequence
+from html import escape
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from vitkit.checkpoints import Checkpoint
+from vitkit.data import Source
+from vitkit.data.processor import Processor
+from vitkit.evaluate import Predictions, top1
+from vitkit.explain.look import evaluating, patch_map, query_of, token_backbone
+from vitkit.explain.rollout import rollout
+from vitkit.explain.subject import read
+from vitkit.models import Backbone
+from vitkit.report.page import image_tag
+
+Overlays = Callable[[Sequence[int]], list[Image.Image]]
+MAX_SHOWN = 24
+MIN_BRIGHTNESS = 0.12  # brightness where the map is lowest
+BATCH_SIZE = 4  # attention weights of one layer are in memory for this many images
+CELL = 16  # pixels per side over which a gradient is averaged, like a patch
+
+ROLLOUT = "attention rollout through all layers (ViT paper, Figure 6)"
+GRADIENT = "input gradient of the predicted class"
+
+
+def wrong_predictions(predictions: Predictions) -> list[int]:
+    """Indices of the misclassified images, the most confident mistake first."""
+    wrong = (~top1.hits(predictions, 1)) & (predictions.targets.sum(dim=1) > 0)
+    confidence = predictions.scores.amax(dim=1).masked_fill(~wrong, -1.0)
+    order: list[int] = confidence.argsort(descending=True, stable=True)[: int(wrong.sum())].tolist()
+    return order
+
+
+def section(source: Source, predictions: Predictions, best: Checkpoint | None = None) -> str:
+    """Returns the most confident mistakes with their labels, predictions and, given a model, attention maps.
+
+    `predictions` are in the order of `source`.
+    """
+    wrong = wrong_predictions(predictions)
+    if not wrong:
+        return "<h2>Mistakes</h2><p>None: every validation image is classified correctly.</p>"
+    shown = wrong[:MAX_SHOWN]
+    title = f"Mistakes: the {len(shown)} most confident of {len(wrong)}" if len(wrong) > len(shown) else "Mistakes"
+    overlays: list[Image.Image] = []
+    caption = ""
+    if best is not None:
+        overlays = attention_overlays(best.model, best.processor, source)(shown)
+        kind = ROLLOUT if has_attention(best.model) else GRADIENT
+        caption = f" The second image of each pair is bright where the model looked: {kind}."
+    pairs = zip(shown, overlays or [None] * len(shown), strict=True)
+    cards = "".join(_card(source, predictions, index, overlay) for index, overlay in pairs)
+    return (
+        f"<h2>{title}</h2><p class='soft'>Sorted by confidence. Some of these may be wrong labels."
+        f'{caption}</p><div class="images{" wide" if overlays else ""}">{cards}</div>'
+    )
+
+
+def _card(source: Source, predictions: Predictions, index: int, overlay: Image.Image | None = None) -> str:
+    names, scores = source.classes, predictions.scores[index]
+    predicted = int(predictions.logits[index].argmax())
+    labels = [label for label, target in enumerate(predictions.targets[index].tolist()) if target > 0]
+    true_names = ", ".join(names[label] for label in labels)
+    true_score = sum(float(scores[label]) for label in labels)
+    image = image_tag(source.read(index).image, alt=f"{true_names}, predicted as {names[predicted]}")
+    if overlay is not None:
+        image = f'<div class="overlay">{image}{image_tag(overlay, alt="attention map")}</div>'
+    score = f"{float(scores[predicted]):.0%}"
+    prediction = f"<span>predicted</span> <span class='wrong'>{escape(names[predicted])}</span> <span>{score}</span>"
+    return (
+        f"<figure>{image}<figcaption><span>label</span> <b>{escape(true_names)}</b> <span>{true_score:.0%}</span><br>"
+        f"{prediction}<br><small>{escape(predictions.keys[index])}</small></figcaption></figure>"
+    )
+
+
+def has_attention(model: Backbone) -> bool:
+    """Returns whether the model has attention between patches, so that a rollout exists."""
+    try:
+        token_backbone(model)
+    except ValueError:
+        return False
+    return True
+
+
+def attention_overlays(model: Backbone, processor: Processor, source: Source) -> Overlays:
+    """Returns a function from image indices to the model's input images, dimmed where their attention is low."""
+
+    def overlays(indices: Sequence[int]) -> list[Image.Image]:
+        images: list[Image.Image] = []
+        options = {"profile": processor.profile, "background": processor.background}
+        for start in range(0, len(indices), BATCH_SIZE):
+            batch = [source.read(index, **options).image for index in indices[start : start + BATCH_SIZE]]
+            subject = read(model, processor, batch)
+            pixels = subject.pixels.to(next(model.parameters()).dtype)
+            maps = attention_map(model, pixels) if has_attention(model) else gradient_map(model, pixels)
+            images += [dim(image, each) for image, each in zip(subject.pictures, maps.cpu().numpy(), strict=True)]
+        return images
+
+    return overlays
+
+
+def attention_map(model: Backbone, pixels: Float[Tensor, "b c height width"]) -> Float[Tensor, "b rows columns"]:
+    """Attention rollout to the class token, or to the mean of all patches for models that pool them."""
+    product, features = rollout(model, pixels)
+    return patch_map(product, features, query_of(token_backbone(model), features)).float()
+
+
+def gradient_map(model: Backbone, pixels: Float[Tensor, "b c height width"]) -> Float[Tensor, "b rows columns"]:
+    """Magnitude of the top logit's input gradient, averaged over small squares (Simonyan et al. 2014)."""
+    with evaluating(model), torch.enable_grad():
+        inputs = pixels.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(model(inputs).amax(dim=1).sum(), inputs)
+    size = max(1, pixels.shape[2] // CELL), max(1, pixels.shape[3] // CELL)
+    return F.adaptive_avg_pool2d(gradient.float().abs().amax(dim=1, keepdim=True), size)[:, 0]
+
+
+def dim(image: Image.Image, values: Float[np.ndarray, "rows columns"]) -> Image.Image:
+    """Scales the brightness of an image by a map, from `MIN_BRIGHTNESS` at its minimum to 1 at its maximum."""
+    low, high = float(values.min()), float(values.max())
+    scaled = (values - low) / (high - low) if high > low else np.ones_like(values)
+    mask = Image.fromarray((scaled * 255).astype(np.uint8)).resize(image.size, Image.Resampling.BICUBIC)
+    factor = MIN_BRIGHTNESS + (1 - MIN_BRIGHTNESS) * np.asarray(mask, dtype=np.float32)[..., None] / 255
+    return Image.fromarray((np.asarray(image.convert("RGB")) * factor).astype(np.uint8))

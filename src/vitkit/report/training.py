@@ -1,0 +1,154 @@
+"""The report of a training run: its metrics, its curves, its mistakes and its config."""
+
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+from vitkit.checkpoints import Checkpoint
+from vitkit.data import Source
+from vitkit.evaluate import Predictions
+from vitkit.report import charts, confusion, mistakes
+from vitkit.report.charts import Line
+from vitkit.report.page import page, tile
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingReport:
+    """What the report of a run shows.
+
+    `events` are those of the run's log, `metric` selects the best model, and `selection` is "best" or "last".
+    `data` names the training data and `split` says where the validation images come from; `config` is the run as JSON.
+    `predictions` are those of `model` on the `validation` images.
+    """
+
+    name: str
+    data: str
+    split: str
+    config: str
+    metric: str
+    selection: str
+    events: list[dict[str, Any]]
+    training: Source
+    validation: Source
+    predictions: Predictions
+    model: Checkpoint
+
+    @property
+    def parameters(self) -> int:
+        """The number of parameters."""
+        return sum(parameter.numel() for parameter in self.model.model.parameters())
+
+    def of(self, kind: str) -> list[dict[str, Any]]:
+        """The events of one kind."""
+        return [event for event in self.events if event["kind"] == kind]
+
+    @property
+    def step(self) -> int:
+        """The step after which the model was saved."""
+        evaluations = self.of("evaluation")
+        if self.selection == "last":
+            return int(evaluations[-1]["step"])
+        return int(max(evaluations, key=lambda event: event[self.metric])["step"])
+
+
+def html(report: TrainingReport) -> str:
+    """Returns the report as one HTML document."""
+    predictions, names = report.predictions, report.validation.classes
+    parts = [
+        head(report),
+        curves(report),
+        mistakes.section(report.validation, predictions, report.model),
+        confusion.class_section(predictions, names),
+        confusion.confidence_section(predictions),
+        config(report),
+    ]
+    return page(report.name, "\n".join(parts))
+
+
+def head(report: TrainingReport) -> str:
+    """Returns the title, a summary and the main metrics."""
+    labelled = int((report.predictions.targets.sum(dim=1) > 0).sum())
+    wrong = len(mistakes.wrong_predictions(report.predictions))
+    steps = report.of("step")
+    start, end = report.events[0]["time"], report.events[-1]["time"]
+    speeds = sorted(event["images_per_second"] for event in steps if event["images_per_second"])
+    utilization = sorted(event["mfu"] for event in steps if "mfu" in event)
+    mfu = f", {utilization[len(utilization) // 2]:.0%} MFU" if utilization else ""
+    evaluations = len(report.of("evaluation"))
+    bias = (
+        f" This model is the best of {evaluations} evaluations on these images, so its accuracy is slightly optimistic."
+        if report.selection == "best" and evaluations > 1
+        else ""
+    )
+    tiles = [
+        tile(f"{(labelled - wrong) / labelled:.2%}", "validation accuracy", first=True),
+        tile(f"{wrong} of {labelled}", "wrong"),
+        tile(f"{report.step:,}", f"step of this model ({report.selection})"),
+        tile(f"{report.parameters / 1e6:.3g} M", "parameters"),
+        tile(duration(end - start), "training time"),
+        tile(f"{speeds[len(speeds) // 2]:,.0f}" if speeds else "-", f"images/s{mfu}"),
+    ]
+    return (
+        f"<h1>{escape(report.name)}</h1>"
+        f'<p class="lead">Trained on {len(report.training):,} images of {len(report.training.classes)} classes from '
+        f"<code>{escape(report.data)}</code>, evaluated on {len(report.validation):,} other images "
+        f"({escape(report.split)}).{bias}</p>"
+        f'<div class="tiles">{"".join(tiles)}</div>'
+    )
+
+
+def curves(report: TrainingReport) -> str:
+    """Returns charts of loss and accuracy over the steps."""
+    steps, evaluations = report.of("step"), report.of("evaluation")
+    if not steps or not evaluations:
+        return ""
+    loss = [(event["step"], event["loss"]) for event in steps]
+    val_loss = [(event["step"], event["top1.loss"]) for event in evaluations if "top1.loss" in event]
+    val_accuracy = [(event["step"], event[report.metric]) for event in evaluations]
+    accuracy = [(event["step"], event["accuracy"]) for event in steps if "accuracy" in event]
+    low = min(y for _, y in [*val_accuracy, *charts.smoothed(accuracy)])
+    panels = [
+        (
+            "Loss",
+            [
+                Line("training", loss, "quiet"),
+                Line("training, smoothed", charts.smoothed(loss), "train"),
+                Line("validation", val_loss, "val", dots=True),
+            ],
+            {},
+        ),
+        (
+            "Accuracy",
+            [
+                Line("training", charts.smoothed(accuracy), "train"),
+                Line("validation", val_accuracy, "val", dots=True),
+            ],
+            {"percent": True, "limits": (max(0.0, min(low, 0.9) - 0.02), 1.0)},
+        ),
+    ]
+    key = (
+        '<p class="key"><span><i style="background:var(--rust)"></i>training, on augmented images</span>'
+        '<span><i style="background:var(--blue)"></i>validation</span></p>'
+    )
+    cards = "".join(
+        f'<div class="card"><h3>{title}</h3>{charts.line_chart(lines, title=title, **options)}{key}</div>'
+        for title, lines, options in panels
+    )
+    return f'<h2>Training curves</h2><div class="pair">{cards}</div>'
+
+
+def config(report: TrainingReport) -> str:
+    """Returns the config that repeats the run, and the versions it ran with."""
+    start = report.events[0]
+    versions = f"torch {start['torch']}, Python {start['python']}, {start['device']}" if "torch" in start else ""
+    summary = "<summary>Full config (config.json)</summary>"
+    return f"<details>{summary}<p class='soft'>{versions}</p><pre>{escape(report.config)}</pre></details>"
+
+
+def duration(seconds: float) -> str:
+    """Formats a duration, such as 1 min 37 s."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    if seconds < 3600:
+        return f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
+    return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:.0f} min"

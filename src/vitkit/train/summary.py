@@ -1,0 +1,45 @@
+"""The report of a run folder: reads the run, evaluates its saved model and writes report.html."""
+
+from vitkit import atomic, checkpoints, evaluate
+from vitkit.data import Subset, train_and_val
+from vitkit.data.augment import Transform
+from vitkit.data.loader import evaluation_batches
+from vitkit.report.training import TrainingReport, html
+from vitkit.train import run as runs
+from vitkit.train.events import read
+from vitkit.train.folder import RunFolder
+
+
+def write_report(folder: RunFolder) -> None:
+    """Writes the report of a run folder; raises ValueError if no model has been saved yet."""
+    if not folder.best.is_dir():
+        raise ValueError(f"'{folder.path}' has nothing to report yet: no model was evaluated")
+    atomic.write_text(folder.report, html(load_report(folder)))
+
+
+def load_report(folder: RunFolder) -> TrainingReport:
+    """Reads a run folder and evaluates its saved model on the validation images."""
+    run = folder.run()
+    data = run.data
+    training, validation = train_and_val(data.source, val=data.val, held_out=data.held_out, seed=data.split_seed)
+    model = checkpoints.load(folder.best)
+    transform = Transform(model.processor)
+    subject = evaluate.Subject(
+        model.model,
+        lambda: evaluation_batches(validation, transform, batch_size=run.batch_size),
+        validation.classes,
+    )
+    own_split = f"stratified split of {data.held_out:.0%}, seed {data.split_seed}"
+    return TrainingReport(
+        name=run.name,
+        data=data.source,
+        split=data.val or (own_split if isinstance(validation, Subset) else "its own validation split"),
+        config=runs.to_json(run),
+        metric=run.score,
+        selection=run.keep,
+        events=read(folder.log),
+        training=training,
+        validation=validation,
+        predictions=subject.predictions,
+        model=model,
+    )

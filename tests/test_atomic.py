@@ -1,0 +1,223 @@
+"""Atomic writes: after a crash at any moment there is the old content or the new, and no other code renames files."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import vitkit
+from vitkit import atomic
+
+ROOT = Path(vitkit.__file__).parent
+FILES = sorted(ROOT.rglob("*.py"))
+OLD, NEW = b"old" * 40_000, b"new" * 50_000
+# Calls that change what a crash would leave on the disk; the process dies just before the one with that number.
+CRASH = """
+import os, sys
+from pathlib import Path
+from vitkit import atomic
+at, left = int(sys.argv[2]), []
+def dying(call):
+    def made(*args, **kwargs):
+        left.append(call)
+        if len(left) == at:
+            os._exit(9)
+        return call(*args, **kwargs)
+    return made
+for name in ("open", "fsync", "replace", "rename", "unlink", "mkdir", "rmdir", "chmod"):
+    setattr(os, name, dying(getattr(os, name)))
+def halves(path):
+    with open(path, "wb") as file:
+        file.write(new[: len(new) // 2])
+        file.flush()
+        os.fsync(file.fileno())
+        file.write(new[len(new) // 2 :])
+new = b"new" * 50_000
+target = Path(sys.argv[1])
+if sys.argv[3] == "file":
+    atomic.write_file(target, halves)
+else:
+    atomic.write_folder(target, lambda folder: [halves(folder / name) for name in ("a", "b")])
+print(len(left))
+"""
+
+
+def crash(target: Path, at: int, kind: str) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", CRASH, str(target), str(at), kind], capture_output=True, text=True, check=False
+    )
+    assert done.returncode in (0, 9), done.stderr
+    return done
+
+
+def test_a_crash_leaves_the_old_file_or_the_new_one(tmp_path: Path) -> None:
+    seen = set()
+    for at in range(1, 100):
+        target = tmp_path / f"{at}" / "file"
+        target.parent.mkdir()
+        target.write_bytes(OLD)
+        done = crash(target, at, "file")
+        content = target.read_bytes()
+        assert content in (OLD, NEW)
+        seen.add(content)
+        if done.returncode == 0:
+            assert content == NEW
+            assert [path.name for path in target.parent.iterdir()] == ["file"]
+            break
+    else:
+        pytest.fail("it was never allowed to finish")
+    assert at > 5
+    assert seen == {OLD, NEW}
+
+
+def test_a_crash_leaves_the_old_folder_or_the_new_one(tmp_path: Path) -> None:
+    """Between two renames the old folder has a hidden name, and is complete."""
+    seen = set()
+    for at in range(1, 100):
+        target = tmp_path / f"{at}" / "folder"
+        target.mkdir(parents=True)
+        for name in ("a", "b"):
+            (target / name).write_bytes(OLD)
+        done = crash(target, at, "folder")
+        hidden = list(target.parent.glob(f".folder.*{atomic.OLD}{atomic.PART}"))
+        present = target if target.exists() else hidden[0]
+        content = {path.name: path.read_bytes() for path in present.iterdir()}
+        assert content in ({"a": OLD, "b": OLD}, {"a": NEW, "b": NEW})
+        seen.add(content["a"])
+        if done.returncode == 0:
+            assert content["a"] == NEW
+            assert [path.name for path in target.parent.iterdir()] == ["folder"]
+            break
+    else:
+        pytest.fail("it was never allowed to finish")
+    assert at > 10
+    assert seen == {OLD, NEW}
+
+
+def test_content_is_on_the_disk_before_the_name_and_the_name_before_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[tuple[str, str]] = []
+    fsync, replace = os.fsync, os.replace
+
+    def noted(handle: int) -> None:
+        events.append(("fsync", Path(os.readlink(f"/proc/self/fd/{handle}")).name))
+        fsync(handle)
+
+    def renamed(part: Path, target: Path) -> None:
+        events.append(("replace", part.name))
+        replace(part, target)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    monkeypatch.setattr(os, "replace", renamed)
+    atomic.write_text(tmp_path / "x.json", "{}")
+    part = events[0][1]
+    assert part.startswith(".x.json.")
+    assert events == [("fsync", part), ("replace", part), ("fsync", tmp_path.name)]
+
+
+def test_an_error_leaves_everything_as_it_was(tmp_path: Path) -> None:
+    def fails(path: Path) -> None:
+        (path / "half" if path.is_dir() else path).write_bytes(NEW)
+        raise OSError("no space left on the device")
+
+    (tmp_path / "file").write_bytes(OLD)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "a").write_bytes(OLD)
+    for name, write in (("file", atomic.write_file), ("folder", atomic.write_folder)):
+        with pytest.raises(OSError, match="no space left"):
+            write(tmp_path / name, fails)
+    assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")) == [
+        "file",
+        "folder",
+        "folder/a",
+    ]
+    assert (tmp_path / "file").read_bytes() == (tmp_path / "folder" / "a").read_bytes() == OLD
+
+
+def test_files_are_as_readable_as_plain_ones(tmp_path: Path) -> None:
+    (tmp_path / "plain").write_bytes(b"")
+    (tmp_path / "folder").mkdir()
+    plain, folder = (tmp_path / "plain").stat().st_mode, (tmp_path / "folder").stat().st_mode
+
+    def private(path: Path) -> None:
+        os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
+        path.chmod(0o600)
+
+    atomic.write_file(tmp_path / "x", private)
+    atomic.write_folder(tmp_path / "y", lambda part: private(part / "inside"))
+    assert (tmp_path / "x").stat().st_mode == (tmp_path / "y" / "inside").stat().st_mode == plain
+    assert (tmp_path / "y").stat().st_mode == folder
+
+
+def test_a_device_is_written_to(tmp_path: Path) -> None:
+    atomic.write_bytes(Path("/dev/null"), b"x")
+    assert Path("/dev/null").is_char_device()
+
+
+def renames(tree: ast.AST) -> list[int]:
+    """Lines that call os.replace, os.rename, shutil.move, os.fsync, or `Path.replace` and `Path.rename`."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module in ("os", "shutil"):
+            found += [
+                node.lineno for each in node.names if each.name in ("replace", "rename", "renames", "move", "fsync")
+            ]
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+            continue
+        owner, method = node.func.value, node.func.attr
+        module = owner.id if isinstance(owner, ast.Name) else ""
+        by_module = (module, method) in {("os", name) for name in ("replace", "rename", "renames", "fsync")}
+        # A path's methods take one argument; those of strings and dataclasses take two, or names.
+        by_path = method in ("rename", "replace") and len(node.args) == 1 and not node.keywords
+        if by_module or by_path or (module, method) == ("shutil", "move"):
+            found.append(node.lineno)
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_no_other_code_renames_or_flushes_files(path: Path) -> None:
+    found = renames(ast.parse(path.read_text()))
+    assert bool(found) == (path == ROOT / "atomic.py"), f"use vitkit.atomic instead, in lines {found}"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import os\nos.replace(a, b)",
+        "from os import rename",
+        "path.rename(b)",
+        "a.b.replace(c)",
+        "import shutil\nshutil.move(a, b)",
+    ],
+)
+def test_the_check_finds_every_way_to_rename(code: str) -> None:
+    assert renames(ast.parse(code))
+    assert not renames(ast.parse("text.replace('a', 'b')\ndataclasses.replace(config, width=3)"))
+
+
+# Code that writes to a path that it was given, inside a folder or under a temporary name that `atomic` publishes; the
+# log of a run, which is appended to; and no file of a user's (a pipe, /proc).
+WRITES = {
+    "atomic.py", "checkpoints/json_files.py", "checkpoints/containers/npz.py", "cli/embed.py", "explain/__init__.py",
+    "jax/npz.py", "train/state.py", "train/events.py", "bench/worker.py",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_plain_writes_are_where_they_are_known(path: Path) -> None:
+    lines = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute | ast.Name):
+            method = node.func.attr if isinstance(node.func, ast.Attribute) else node.func.id
+            modes = [each.value for each in node.args if isinstance(each, ast.Constant) and isinstance(each.value, str)]
+            opens = method == "open" and any(set(mode) & set("wax") and len(mode) <= 3 for mode in modes)
+            if method in ("write_text", "write_bytes") and ast.unparse(node.func).startswith("atomic."):
+                continue
+            if opens or method in ("write_text", "write_bytes", "savefig", "fdopen"):
+                lines.append(node.lineno)
+    name = path.relative_to(ROOT).as_posix()
+    assert not lines or name in WRITES or name == "explain/plots.py", f"use vitkit.atomic instead, in lines {lines}"

@@ -1,0 +1,186 @@
+"""What has one definition in the package, read from the syntax trees: activations, split names, parts of a model."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import torch
+from torch import nn
+
+import vitkit
+from vitkit.data.sources import SPLIT_NAMES, SPLITS, split_of
+from vitkit.layers import ActivationName
+from vitkit.layers.activations import ACTIVATIONS, CORE, activation, activation_name, names_in
+
+ROOT = Path(vitkit.__file__).parent
+FILES = sorted(ROOT.rglob("*.py"))
+
+
+def name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def texts(node: ast.AST) -> set[str]:
+    """The string constants that stand directly in a collection, or in the brackets of a type."""
+    if isinstance(node, ast.Dict):
+        items: list[ast.AST | None] = [*node.keys, *node.values]
+    elif isinstance(node, ast.List | ast.Tuple | ast.Set):
+        items = [*node.elts]
+    else:
+        return set()
+    return {each.value for each in items if isinstance(each, ast.Constant) and isinstance(each.value, str)}
+
+
+def maps_of_activations(tree: ast.AST) -> Iterator[int]:
+    known = {*ACTIVATIONS, *(theirs for each in ACTIVATIONS.values() for theirs in (*each.transformers, *each.timm))}
+    for node in ast.walk(tree):
+        if len(texts(node) & (known - {"linear", "identity"})) > 2:
+            yield node.lineno  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_activations_are_listed_once(path: Path) -> None:
+    if name(path) == "predict/backends/program_check.py":
+        return  # a list of torch's operations, in one string
+    found = list(maps_of_activations(ast.parse(path.read_text())))
+    assert bool(found) == (name(path) == "layers/activations.py"), f"use layers.activations, in lines {found}"
+
+
+def test_the_check_of_activations_finds_maps() -> None:
+    assert list(maps_of_activations(ast.parse("x = {'gelu': a, 'relu': b, 'silu': c}")))
+    assert list(maps_of_activations(ast.parse("x: Literal['gelu', 'gelu_tanh', 'relu', 'silu'] = 'gelu'")))
+    assert not list(maps_of_activations(ast.parse("x = ('gelu', 'weight')")))
+
+
+def test_every_activation_of_a_config_is_computed_by_every_backend() -> None:
+    assert set(get_args(ActivationName)) == set(CORE)
+    x = torch.linspace(-4, 4, 101)
+    for each, row in CORE.items():
+        assert row.function is not None
+        assert row.onednn is not None
+        assert row.flax is not None
+        assert torch.equal(activation(each)(x), row.function(x))
+        assert activation_name(activation(each)) == each
+    assert activation_name(nn.Tanh()) is None
+    assert activation_name(nn.Linear(2, 2)) is None
+    with pytest.raises(ValueError, match="unknown activation 'tanh'; there is gelu, gelu_tanh, relu, silu"):
+        activation("tanh")
+
+
+def test_names_of_activations_are_unambiguous() -> None:
+    for library in ("transformers", "timm"):
+        everything = [theirs for each in ACTIVATIONS.values() for theirs in getattr(each, library)]
+        assert len(everything) == len(set(everything))
+    # What is written is read as the same activation.
+    for each, row in CORE.items():
+        assert names_in("transformers")[row.transformers[0]] == each
+        assert names_in("timm")[row.timm[0]] == each
+
+
+def test_names_of_activations_are_those_of_transformers() -> None:
+    """The oracle computes each of our rows under its own name."""
+    library = pytest.importorskip("transformers.activations", reason="transformers is the oracle")
+    x = torch.linspace(-4, 4, 101)
+    assert set(names_in("transformers")) <= set(library.ACT2FN)
+    for row in ACTIVATIONS.values():
+        # Version 5 has fewer of those that no ViT was published with.
+        for theirs in set(row.transformers) & set(library.ACT2FN):
+            torch.testing.assert_close(row.module()(x), library.ACT2FN[theirs](x), atol=1e-5, rtol=1e-5)
+
+
+def test_activations_of_flax_are_those_of_torch() -> None:
+    layers = pytest.importorskip("vitkit.jax.layers", reason="needs the jax extra")
+    x = torch.linspace(-4, 4, 101)
+    assert set(layers.ACTIVATIONS) == set(CORE)
+    for each, function in layers.ACTIVATIONS.items():
+        found = torch.tensor(function(x.numpy()).tolist())
+        torch.testing.assert_close(found, activation(each)(x), atol=1e-5, rtol=1e-5)
+
+
+def lists_of_splits(tree: ast.AST) -> Iterator[int]:
+    """Lines of collections that have a second name of a split (valid, dev, training, testing) and another."""
+    seconds = set(SPLITS) - set(SPLIT_NAMES)
+    for node in ast.walk(tree):
+        found = texts(node) & set(SPLITS)
+        if found & seconds and len(found) > 1:
+            yield node.lineno  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_names_of_splits_are_listed_once(path: Path) -> None:
+    found = list(lists_of_splits(ast.parse(path.read_text())))
+    assert bool(found) == (name(path) == "data/sources/__init__.py"), f"use data.sources.SPLITS, in lines {found}"
+
+
+def test_the_check_of_splits_finds_lists() -> None:
+    assert list(lists_of_splits(ast.parse("x = {'train': 1, 'validation': 2}")))
+    assert not list(lists_of_splits(ast.parse("x = ('val', 'test', 'all')")))
+
+
+def test_every_name_of_a_split_is_read_from_file_names() -> None:
+    for split, names in SPLIT_NAMES.items():
+        for each in names:
+            assert split_of(f"{each}-00000-of-00002.parquet") == split_of(f"{each.upper()}/0.parquet") == split
+    assert split_of("trainer/photos.tar") is None
+
+
+# Tables of names, and what defines the parts: everything else asks the backbone.
+TABLES = ("checkpoints/", "models/", "transformers/", "jax/", "layers/")
+PARTS = re.compile(r"(?<![A-Za-z_])(blocks|head|head_dist|cls_token|dist_token|pos_embed|patch_embed)(?![a-z_])")
+
+
+def greps(tree: ast.AST) -> Iterator[int]:
+    """Lines that look for a part of a model in a name: by `startswith`, `in`, a regular expression or a pattern."""
+
+    def means_a_part(node: ast.AST) -> bool:
+        constants = (each.value for each in ast.walk(node) if isinstance(each, ast.Constant))
+        return any(isinstance(text, str) and PARTS.search(text) for text in constants)
+
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            looks = called.rpartition(".")[2] in ("startswith", "endswith", "removeprefix", "fnmatch", "fnmatchcase")
+            if (looks or called.startswith("re.")) and any(means_a_part(each) for each in node.args):
+                yield node.lineno
+        elif isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.In | ast.NotIn) and means_a_part(node.left):
+            yield node.lineno
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_no_other_code_looks_for_parts_of_a_model_in_names(path: Path) -> None:
+    if name(path).startswith(TABLES):
+        return
+    found = [line for line in greps(ast.parse(path.read_text())) if (name(path), line_of(path, line)) not in NOT_PARTS]
+    assert not found, f"ask the backbone (blocks, layer_of, head_parameters), in lines {found}"
+
+
+def line_of(path: Path, number: int) -> str:
+    return path.read_text().splitlines()[number - 1].strip()
+
+
+# Lines that pick rows of a table of a format, not parameters of a model.
+NOT_PARTS = {
+    ("objectives/mae.py", '*(Rule(name, (f"decoder.{name}",)) for name in OWN if "blocks" not in name),'),
+    (
+        "objectives/mae.py",
+        '*(Rule(f"decoder_{ours}", (theirs,)) for ours, theirs in huggingface.PAIRS.items() if "blocks" in ours),',
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "name.startswith('head')",
+        "name.rpartition('.')[0].endswith('blocks')",
+        "re.search(r'(?:^|\\.)blocks\\.(\\d+)\\.', name)",
+        "'.blocks.' in name",
+        "any(part in name for part in x) or 'pos_embed' in name",
+        "fnmatchcase(name, 'head.*')",
+    ],
+)
+def test_the_check_of_names_finds_what_was_there(code: str) -> None:
+    assert list(greps(ast.parse(code)))
