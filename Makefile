@@ -25,8 +25,9 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q
 # Limits that make oneDNN, torch's own operations and the kernels use what a CPU with AVX2 has, whatever this CPU has.
 AVX2       := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 VITKIT_KERNELS=avx2
 # Without two files of prediction that read hundreds of photos: their time is that of decoding.
-AVX2_TESTS := tests/predict tests/kernels tests/bench tests/checkpoints/test_heads.py \
-	--ignore=tests/predict/test_hostile_folder.py --ignore=tests/predict/test_deit_tiny.py
+AVX2_TESTS := tests/inference tests/kernels tests/bench tests/checkpoints/test_heads.py \
+	--ignore=tests/inference/test_hostile_folder.py --ignore=tests/inference/test_deit_tiny.py \
+	--ignore=tests/inference/test_exporters.py --ignore=tests/inference/test_hostile_programs.py
 
 test: $(VENV)/dev test-avx2 ## set up and run the tests (under 5 minutes)
 	$(PYTEST)

@@ -76,10 +76,10 @@ def draw(model: str) -> None:
     """Saves the figures, each small enough for a repository."""
     import vitkit
     from vitkit import explain
-    from vitkit.explain import subject
+    from vitkit.explain import _inputs
 
     classifier = vitkit.load(model)
-    inputs = subject.read(classifier.model, classifier.processor, [scene()], classifier.labels)
+    inputs = _inputs.read(classifier.model, classifier.processor, [scene()], classifier.labels)
     for method in ("rollout", "gradient", "foreground", "distance", "positions", "filters"):
         path = HERE / f"explain_{method}.png"
         explain.explain(method, inputs).save(path)

@@ -31,7 +31,7 @@ def shared() -> Path:
 def _machine(ability: str) -> bool:
     import torch
 
-    from vitkit.engine.machine import machine
+    from vitkit.inference.engine.machine import machine
 
     return getattr(machine(torch.device("cpu")), ability)
 

@@ -72,7 +72,7 @@ def test_a_gpu_is_measured_on_both_models_against_all_peers(listed: Any) -> None
 def test_every_file_with_a_cuda_test_is_run(listed: Any) -> None:
     (step,) = listed("tests")
     assert "tests/data/test_on_device.py" in step.command
-    assert "tests/predict/test_compiled.py" in step.command
+    assert "tests/inference/test_compiled.py" in step.command
     assert not any(word.endswith(Path(__file__).name) for word in step.command)
 
 

@@ -14,7 +14,8 @@ import vitkit
 from vitkit import memory
 from vitkit.bench import Plan, measure
 from vitkit.checkpoints import atomic
-from vitkit.train import events, state
+from vitkit.train import events
+from vitkit.train.checkpointing import files
 
 ROOT = Path(vitkit.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
@@ -126,7 +127,7 @@ def test_a_log_has_no_memory_where_there_is_no_meter(tmp_path: Path, monkeypatch
     assert "memory_gb" not in events.read(tmp_path / "log.jsonl")[0]
 
 
-@pytest.mark.parametrize("flush", [atomic._flush, state._flush])
+@pytest.mark.parametrize("flush", [atomic._flush, files._flush])
 def test_windows_flushes_files_that_it_may_write_and_no_folders(
     flush: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

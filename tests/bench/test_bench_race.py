@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from vitkit.bench import Contender, Job, Plan
-from vitkit.bench.process import Failed, Worker, environment
-from vitkit.bench.race import race
+from vitkit.bench.race import Failed, Worker, environment, race
 
 JOB = Job(kind="inference", task="inference", model="fake", batch=4, threads=1)
 QUICK = Plan(rounds=3, seconds=0.0, warm_up=1, pause=0.0, patience=30.0)

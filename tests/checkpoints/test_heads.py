@@ -9,13 +9,14 @@ from oracles import oracle
 from tiny_vits import fill, images
 from torch import Tensor, nn
 
-from vitkit import checkpoints, engine, models
+from vitkit import checkpoints, models
 from vitkit.checkpoints import Checkpoint, CheckpointError, heads
 from vitkit.cli import main
 from vitkit.data.labels import default_labels
 from vitkit.data.processor import Processor
+from vitkit.inference import engine
+from vitkit.inference.runtimes._exported import Answered
 from vitkit.models import beit, vit
-from vitkit.predict.backends import Answered
 
 SMALL: dict[str, Any] = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 5, "num_heads": 2, "num_classes": 0}
 SMALL_CONFIG: dict[str, Any] = {

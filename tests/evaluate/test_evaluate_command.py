@@ -12,8 +12,8 @@ from PIL import Image
 from vitkit import checkpoints, models
 from vitkit.cli import main
 from vitkit.data.processor import Processor
+from vitkit.inference import load
 from vitkit.objectives import supervised
-from vitkit.predict import load
 from vitkit.report.evaluation import metric_rows
 from vitkit.train import Data, Machine, Run, train
 from vitkit.train.events import read

@@ -8,8 +8,9 @@ import torch
 
 from vitkit import evaluate, models
 from vitkit.data.loader import Batch
-from vitkit.evaluate import Predictions, Subject, real, subset, throughput, vtab
+from vitkit.evaluate import Predictions, Subject, real, subset, throughput
 from vitkit.models import vit
+from vitkit.recipes import vtab
 
 LOGITS = torch.tensor([[3.0, 2.0, 1.0, 5.0], [0.0, 2.0, 1.0, 9.0], [4.0, 0.0, 5.0, 0.0], [1.0, 0.0, 0.0, 2.0]])
 KEYS = tuple(f"n01440764/ILSVRC2012_val_0000000{number}.JPEG" for number in (2, 1, 4, 3))

@@ -7,9 +7,9 @@ from small_models import noise_images, small
 
 from vitkit import explain
 from vitkit.explain import Subject
+from vitkit.explain._hooks import patch_map, query_of, token_backbone
 from vitkit.explain.attention import attention_maps
 from vitkit.explain.gradient import class_attention
-from vitkit.explain.look import patch_map, query_of, token_backbone
 from vitkit.layers import Features
 from vitkit.models import Backbone
 

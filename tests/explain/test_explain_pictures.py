@@ -14,8 +14,8 @@ from small_models import noise_images, small
 from vitkit import checkpoints, explain, models
 from vitkit.cli import main
 from vitkit.data.processor import IMAGENET_MEAN, IMAGENET_STD, Processor
-from vitkit.explain import Overlay, Subject, plots, subject
-from vitkit.explain.plots import CAPTION, CELL, DPI, FOOTER, MARGIN, TITLE, overlay
+from vitkit.explain import Overlay, Subject, _inputs, _plots
+from vitkit.explain._plots import CAPTION, CELL, DPI, FOOTER, MARGIN, TITLE, overlay
 from vitkit.models import Backbone
 
 LABELS = ("one", "two", "three", "four", "five")
@@ -31,7 +31,7 @@ def random_subject(model: Backbone, sizes: list[tuple[int, int]]) -> Subject:
     generator = np.random.default_rng(0)
     images = [Image.fromarray(generator.integers(0, 256, (*size, 3), dtype=np.uint8)) for size in sizes]
     processor = Processor.squash(model.config.image_size)
-    return subject.read(model, processor, images, LABELS)
+    return _inputs.read(model, processor, images, LABELS)
 
 
 @pytest.mark.parametrize("method", ["attention", "distance", "foreground", "gradient", "rollout"])
@@ -90,12 +90,12 @@ def test_figure_size_and_deterministic_files(tmp_path: Path) -> None:
 def test_many_heads_and_long_titles_are_wrapped() -> None:
     model = models.build(models.preset("vit-mu/16", image_size=32, num_heads=16, pool="gap", num_classes=0))
     image = Image.new("RGB", (64, 64))
-    figure = plots.draw(explain.explain("attention", Subject(model, torch.zeros(1, 3, 32, 32), (image,))).drawing)
+    figure = _plots.draw(explain.explain("attention", Subject(model, torch.zeros(1, 3, 32, 32), (image,))).drawing)
     # The image, the mean, 16 heads and the colour bar in rows of 7.
     assert len(figure.axes) == 1 + 1 + 16 + 1
     assert figure.get_figwidth() == pytest.approx(7 * (CELL + MARGIN) + MARGIN)
     assert figure.get_figheight() == pytest.approx(TITLE + 3 * (CELL + CAPTION) + FOOTER)
-    one = plots.draw(
+    one = _plots.draw(
         explain.explain("attention", Subject(model, torch.zeros(1, 3, 32, 32), (image,)), layer=0, head=0).drawing
     )
     assert one.get_figheight() > TITLE + CELL + CAPTION + FOOTER
@@ -121,16 +121,16 @@ def test_map_styles() -> None:
 def test_the_displayed_image_is_what_the_model_sees() -> None:
     original = Image.fromarray(np.tile(np.linspace(0, 255, 200, dtype=np.uint8), (100, 1)))
     model = small("vit")
-    squashed = subject.large_view(Processor.squash(32), original)
+    squashed = _inputs.large_view(Processor.squash(32), original)
     assert squashed.size == (1024, 512), "the shape of the original, not of the input"
-    cropped = subject.large_view(Processor.crop(32, 0.875), original)
+    cropped = _inputs.large_view(Processor.crop(32, 0.875), original)
     assert cropped.size == (512, 512)
     grey = np.asarray(cropped.convert("L"), dtype=float)
     seen = np.asarray(Processor.crop(32, 0.875).picture(original).convert("L"), dtype=float)
     shrunk = np.asarray(cropped.convert("L").resize((32, 32), Image.Resampling.BOX), dtype=float)
     assert np.abs(shrunk - seen).max() < 4
     assert grey.min() > 30, "the cropped sides are not shown"
-    unresized = subject.read(model, Processor(size=(32, 32), resize="none"), [Image.new("RGB", (44, 32))])
+    unresized = _inputs.read(model, Processor(size=(32, 32), resize="none"), [Image.new("RGB", (44, 32))])
     assert unresized.pixels.shape == (1, 3, 32, 44)
     assert unresized.pictures[0].width / unresized.pictures[0].height == pytest.approx(40 / 32, rel=0.01), (
         "5 patches of 8"
@@ -140,7 +140,7 @@ def test_the_displayed_image_is_what_the_model_sees() -> None:
 def test_an_error_names_the_file(tmp_path: Path) -> None:
     (tmp_path / "broken.jpg").write_bytes(b"not an image")
     with pytest.raises(ValueError, match=r"broken\.jpg: "):
-        subject.read(small("vit"), Processor.squash(32), [tmp_path / "broken.jpg"])
+        _inputs.read(small("vit"), Processor.squash(32), [tmp_path / "broken.jpg"])
 
 
 @pytest.fixture(scope="module")
@@ -215,7 +215,7 @@ def test_rollout_of_a_real_model_lies_on_the_object(shared: Path, tmp_path: Path
         "n01980166_fiddler_crab": (0.1, 0.25, 1.0, 0.85),
     }
     files = [next((shared / "data/imagenet_sample").glob(f"{name.split('_')[0]}_*")) for name in boxes]
-    maps = explain.explain("rollout", subject.read(model, processor, files)).arrays["maps"]
+    maps = explain.explain("rollout", _inputs.read(model, processor, files)).arrays["maps"]
     centre = (np.arange(14) + 0.5) / 14
     for values, (left, top, right, bottom) in zip(maps, boxes.values(), strict=True):
         inside = np.outer((centre > top) & (centre < bottom), (centre > left) & (centre < right))

@@ -10,12 +10,12 @@ from small_models import noise_images, small
 
 from vitkit import explain, models
 from vitkit.explain import Subject
+from vitkit.explain._hooks import token_backbone
 from vitkit.explain.attention import attention_maps
 from vitkit.explain.distance import attention_distance, distances_by_layer
 from vitkit.explain.filters import principal_filters, rgb_filters
 from vitkit.explain.foreground import foreground_mask
 from vitkit.explain.gradient import class_attention
-from vitkit.explain.look import token_backbone
 from vitkit.explain.positions import position_similarity
 from vitkit.explain.rollout import rollout, step
 from vitkit.models import Backbone

@@ -15,7 +15,8 @@ from vitkit.data.augment import Augment
 from vitkit.data.processor import Processor
 from vitkit.models import vit
 from vitkit.objectives import dino, distillation, mae, simmim
-from vitkit.train import Data, Machine, Run, RunFolder, launch, state, train
+from vitkit.train import Data, Machine, Run, RunFolder, launch, train
+from vitkit.train.checkpointing import saving
 from vitkit.train.events import read
 from vitkit.train.optim import Optimizer
 from vitkit.train.schedule import Schedule
@@ -78,7 +79,7 @@ def few_digits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def final(folder: Path) -> dict[str, Any]:
-    saved = state.load_newest(RunFolder(folder).states)
+    saved = saving.load_newest(RunFolder(folder).states)
     assert saved is not None
     return saved["training"]
 

@@ -14,10 +14,10 @@ from vitkit import cli, models, paper
 from vitkit.config import override
 from vitkit.data import splits
 from vitkit.data.sources import vtab
-from vitkit.explain import Curve, Curves, plots
+from vitkit.explain import Curve, Curves, _plots
 from vitkit.models import presets, resnet, vit
 from vitkit.paper import figure12, table3, table4, table6, table8, write
-from vitkit.paper.small import Small
+from vitkit.paper.small_scale import Small
 from vitkit.recipes import recipe, recipes
 
 NAMES = list(paper.exhibits())
@@ -166,7 +166,7 @@ def test_curves_are_plotted(tmp_path: Path) -> None:
         "plain": Curves("Title", "x", "y", lines, log_x=True),
         "named": Curves("Title", "", "y", lines[:1], ("first", "second")),
     }.items():
-        plots.save(plots.draw(drawing), tmp_path / f"{name}.png")
+        _plots.save(_plots.draw(drawing), tmp_path / f"{name}.png")
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -18,9 +18,9 @@ from vitkit.config import override
 from vitkit.data.augment.presets import deit, deit3
 from vitkit.data.sources import vtab as tasks
 from vitkit.data.sources.digits import Digits
-from vitkit.evaluate import vtab as evaluate_vtab
 from vitkit.recipes import digits, vtab
-from vitkit.recipes.drawing import side_by_side, text_lines
+from vitkit.recipes import vtab as evaluate_vtab
+from vitkit.recipes.digits import side_by_side, text_lines
 from vitkit.train import Result, Run, checks, train
 from vitkit.train import run as runs
 from vitkit.train.schedule import factor

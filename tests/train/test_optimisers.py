@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from vitkit import models
 from vitkit.models import vit
 from vitkit.train import optim
-from vitkit.train.average import Average
 from vitkit.train.optim import Optimizer
-from vitkit.train.together import Together
+from vitkit.train.optim._combined import Together
+from vitkit.train.schedule import Average
 
 
 def test_lion_by_hand() -> None:

@@ -14,9 +14,10 @@ import torch
 import vitkit
 from vitkit.data.augment import Augment
 from vitkit.data.augment.mixing import Mixing
-from vitkit.train import Run, RunFolder, state, train
+from vitkit.train import Run, RunFolder, train
+from vitkit.train.checkpointing import saving
 from vitkit.train.run import to_json
-from vitkit.train.start import initial_model
+from vitkit.train.setup import initial_model
 
 
 @pytest.mark.parametrize(
@@ -122,12 +123,12 @@ def test_a_disk_that_fills_up_in_a_save_ends_in_one_line(
     assert done.stderr.splitlines()[-1].startswith("vitkit: the state of step 8 could not be written into")
     assert "the run goes on from 'step-00000004'" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
-    saved = state.load_newest(RunFolder(folder).states)
+    saved = saving.load_newest(RunFolder(folder).states)
     assert saved is not None
     assert saved["training"]["step"] == 4
     # With room, the same command goes on.
     assert train(run, folder).folder == folder
-    last = state.load_newest(RunFolder(folder).states)
+    last = saving.load_newest(RunFolder(folder).states)
     assert last is not None
     assert last["training"]["step"] == 12
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY

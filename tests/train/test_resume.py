@@ -15,7 +15,8 @@ from slow_cases import slow_except
 import vitkit
 from vitkit.config import override
 from vitkit.data.sources.digits import Digits
-from vitkit.train import Interrupted, Run, RunFolder, launch, state, train
+from vitkit.train import Interrupted, Run, RunFolder, launch, train
+from vitkit.train.checkpointing import saving
 from vitkit.train.events import read
 from vitkit.train.loop import Training
 
@@ -37,7 +38,7 @@ def kill_at(monkeypatch: pytest.MonkeyPatch, step: int, how: Callable[[], Any]) 
 
 
 def final(folder: Path) -> dict[str, Any]:
-    saved = state.load_newest(RunFolder(folder).states)
+    saved = saving.load_newest(RunFolder(folder).states)
     assert saved is not None
     return saved
 

@@ -6,9 +6,7 @@ it as the second parameter and is called `name:argument` (`real:labels.json`). A
 model's classes declares its input: `READS = "representations"` or `READS = "model"`.
 """
 
-import importlib
 import inspect
-import pkgutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,12 +17,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vitkit.config import nearest
 from vitkit.data.loader import Batch
 from vitkit.data.processor import Processor
 from vitkit.models import Backbone
+from vitkit.registry import Registry
 
 Batches = Callable[[], Iterable[Batch]]
+_EVALUATORS = Registry(__name__, "evaluator", ("evaluate",), exclude=("protocol",))
 
 
 @dataclass(frozen=True)
@@ -161,7 +160,7 @@ class _Outputs:
 
 def evaluators() -> list[str]:
     """Returns the names of all evaluators."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if _is_evaluator(module.name))
+    return _EVALUATORS.names()
 
 
 def evaluator(spec: str) -> ModuleType:
@@ -170,9 +169,7 @@ def evaluator(spec: str) -> ModuleType:
     Raises ValueError for an unknown evaluator, and for a missing or unexpected argument.
     """
     name, colon, argument = spec.partition(":")
-    if name not in (module.name for module in pkgutil.iter_modules(__path__)) or not _is_evaluator(name):
-        raise ValueError(f"unknown evaluator '{name}'{nearest(name, evaluators())}")
-    module = importlib.import_module(f"{__name__}.{name}")
+    module = _EVALUATORS.get(name)
     parameters = list(inspect.signature(module.evaluate).parameters.values())
     if colon and (len(parameters) == 1 or not argument):
         raise ValueError(
@@ -208,7 +205,3 @@ def evaluate(subject: Subject, names: Iterable[str]) -> dict[str, float]:
 def accuracy(predicted: Int[Tensor, " n"], targets: Float[Tensor, "n classes"]) -> float:
     """Returns the fraction of images whose predicted class is one of their true classes."""
     return (targets.gather(1, predicted[:, None]) > 0).double().mean().item()
-
-
-def _is_evaluator(name: str) -> bool:
-    return hasattr(importlib.import_module(f"{__name__}.{name}"), "evaluate")

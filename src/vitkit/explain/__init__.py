@@ -9,12 +9,10 @@ matplotlib.
 
 import inspect
 import os
-import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -22,8 +20,12 @@ from PIL import Image
 from torch import Tensor
 
 from vitkit import atomic
-from vitkit.config import nearest
+from vitkit.explain import _plots
+from vitkit.explain.drawings import Curve, Curves, Dots, Drawing, Map, Overlay, Tiles
 from vitkit.models import Backbone
+from vitkit.registry import Registry
+
+_METHODS = Registry(__name__, "explanation", ("explain",), exclude=("drawings",))
 
 
 @dataclass(frozen=True)
@@ -41,77 +43,6 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Map:
-    """One value per patch of each image, displayed over the image.
-
-    Style `heat` is a heat map, `light` multiplies the image by the map (ViT paper, Figure 6), and `mask` shows the
-    patches above zero.
-    """
-
-    name: str
-    values: Float[np.ndarray, "b rows columns"]
-    style: Literal["heat", "light", "mask"] = "heat"
-
-
-@dataclass(frozen=True)
-class Overlay:
-    """A grid with one row per image: the image and its maps."""
-
-    title: str
-    images: tuple[Image.Image, ...]
-    captions: tuple[str, ...]
-    maps: tuple[Map, ...]
-
-
-@dataclass(frozen=True)
-class Tiles:
-    """A grid of small images with scalar values from `low` to 1 or RGB values in 0..1."""
-
-    title: str
-    tiles: Float[np.ndarray, "down across rows columns *rgb"]
-    x_label: str = ""
-    y_label: str = ""
-    scale: str = ""
-    low: float = -1.0
-
-
-@dataclass(frozen=True)
-class Dots:
-    """A scatter plot of values by head and layer; `uniform` is that of uniform attention."""
-
-    title: str
-    values: Float[np.ndarray, "layers heads"]
-    y_label: str
-    uniform: float
-
-
-@dataclass(frozen=True)
-class Curve:
-    """A series of points; `spread` is half the length of the error bars, `joined` draws lines."""
-
-    name: str
-    x: tuple[float, ...]
-    y: tuple[float, ...]
-    spread: tuple[float, ...] = ()
-    joined: bool = True
-
-
-@dataclass(frozen=True)
-class Curves:
-    """A line plot of several series; if `x_names` is given, x values are indices into it."""
-
-    title: str
-    x_label: str
-    y_label: str
-    curves: tuple[Curve, ...]
-    x_names: tuple[str, ...] = ()
-    log_x: bool = False
-
-
-Drawing = Overlay | Tiles | Dots | Curves
-
-
-@dataclass(frozen=True)
 class Explanation:
     """The result of an explanation method: named arrays and a drawing of them."""
 
@@ -120,9 +51,7 @@ class Explanation:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Saves the drawing as a PNG file."""
-        from vitkit.explain import plots
-
-        plots.save(plots.draw(self.drawing), path)
+        _plots.save(_plots.draw(self.drawing), path)
 
     def save_arrays(self, path: str | os.PathLike[str]) -> None:
         """Saves the arrays as an .npz file. Raises ValueError for a path with another suffix."""
@@ -135,22 +64,14 @@ class Explanation:
             np.savez_compressed(file, **dict[str, Any](self.arrays))
 
 
-# Files of this folder that are not explanation methods.
-_HELPERS = {"look", "plots", "subject"}
-
-
 def methods() -> list[str]:
     """Returns the names of all explanation methods."""
-    return sorted({module.name for module in pkgutil.iter_modules(__path__)} - _HELPERS)
+    return _METHODS.names()
 
 
 def explain(method: str, subject: Subject, **options: object) -> Explanation:
     """Runs an explanation method. Raises ValueError for an unknown method or option."""
-    if method not in methods():
-        raise ValueError(
-            f"unknown explanation '{method}'{nearest(method, methods())}; choose from {', '.join(methods())}"
-        )
-    function = import_module(f"{__name__}.{method}").explain
+    function = _METHODS.get(method).explain
     known = [name for name in inspect.signature(function).parameters if name != "subject"]
     for name in options:
         if name not in known:

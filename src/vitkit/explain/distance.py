@@ -5,8 +5,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vitkit.explain import Dots, Explanation, Subject
-from vitkit.explain.look import BATCH, capture_attention, token_backbone
-from vitkit.explain.subject import require_images
+from vitkit.explain._hooks import BATCH, capture_attention, token_backbone
+from vitkit.explain._inputs import require_images
 from vitkit.layers import Features
 from vitkit.models import Backbone
 

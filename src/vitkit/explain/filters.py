@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vitkit.explain import Explanation, Subject, Tiles
-from vitkit.explain.look import token_backbone
+from vitkit.explain._hooks import token_backbone
 from vitkit.layers import PatchEmbed
 from vitkit.models import Backbone
 

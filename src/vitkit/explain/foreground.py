@@ -5,9 +5,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from vitkit.explain import Explanation, Map, Overlay, Subject
+from vitkit.explain._hooks import query_name
+from vitkit.explain._inputs import require_images, top_classes
 from vitkit.explain.attention import attention_maps
-from vitkit.explain.look import query_name
-from vitkit.explain.subject import require_images, top_classes
 
 
 def foreground_mask(attention: Float[Tensor, "*b rows columns"], share: float = 0.6) -> Bool[Tensor, "*b rows columns"]:

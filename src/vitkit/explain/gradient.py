@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from vitkit.config import nearest
 from vitkit.explain import Explanation, Map, Overlay, Subject
-from vitkit.explain.look import Query, evaluating, patch_map, query_name, query_of, token_backbone
-from vitkit.explain.subject import label_name, require_images, top_classes
+from vitkit.explain._hooks import Query, evaluating, patch_map, query_name, query_of, token_backbone
+from vitkit.explain._inputs import label_name, require_images, top_classes
 from vitkit.layers import Attention, Features
 from vitkit.models import Backbone, TokenBackbone
 

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vitkit.explain import Explanation, Subject, Tiles
-from vitkit.explain.look import token_backbone
+from vitkit.explain._hooks import token_backbone
 from vitkit.models import Backbone
 
 #: Maximum number of tiles per side of the drawing; larger grids are subsampled. The arrays are complete.

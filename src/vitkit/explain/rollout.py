@@ -7,8 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vitkit.explain import Explanation, Map, Overlay, Subject
-from vitkit.explain.look import capture_attention, find_layers, patch_map, query_name, query_of, token_backbone
-from vitkit.explain.subject import require_images, top_classes
+from vitkit.explain._hooks import capture_attention, find_layers, patch_map, query_name, query_of, token_backbone
+from vitkit.explain._inputs import require_images, top_classes
 from vitkit.layers import Features
 from vitkit.models import Backbone
 

@@ -7,21 +7,21 @@ reproduces the experiment at small scale on any dataset. To add an experiment, a
 saves the results.
 """
 
-import importlib
-import pkgutil
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 from vitkit.config import nearest
 from vitkit.explain import Drawing
+from vitkit.registry import Registry
 
 if TYPE_CHECKING:
-    from vitkit.paper.small import Small
+    from vitkit.paper.small_scale import Small
 
 Cell = str | float | int | None
+
+_MODULES = Registry(__name__, "experiment", ("EXHIBIT", "study"), exclude=("small_scale", "write"))
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,7 @@ class Findings:
 
 def exhibits() -> dict[str, Exhibit]:
     """Returns all experiments by name: figures, tables, then those without a number."""
-    modules = {module.name: _module(module.name) for module in pkgutil.iter_modules(__path__)}
-    known = {name: module.EXHIBIT for name, module in modules.items() if hasattr(module, "EXHIBIT")}
+    known = {name: module.EXHIBIT for name, module in _MODULES}
     return dict(sorted(known.items(), key=lambda pair: _order(pair[0])))
 
 
@@ -93,7 +92,7 @@ def exhibit(name: str) -> Exhibit:
 def study(name: str, small: "Small") -> Findings:
     """Runs an experiment at small scale. Raises ValueError for an unknown name."""
     exhibit(name)
-    return _module(name).study(small)
+    return _MODULES.get(name).study(small)
 
 
 def full(name: str, small: "Small") -> Findings:
@@ -114,7 +113,7 @@ def full(name: str, small: "Small") -> Findings:
 def looks_at_a_model(name: str) -> bool:
     """Returns whether the experiment shows a trained model, which can be any checkpoint."""
     exhibit(name)
-    return bool(getattr(_module(name), "USES_MODEL", False))
+    return bool(getattr(_MODULES.get(name), "USES_MODEL", False))
 
 
 def format_cell(cell: Cell) -> str:
@@ -124,10 +123,6 @@ def format_cell(cell: Cell) -> str:
     if isinstance(cell, float):
         return f"{cell:,.0f}" if abs(cell) >= 1000 else f"{cell:.5g}"
     return f"{cell:,}" if isinstance(cell, int) else cell
-
-
-def _module(name: str) -> ModuleType:
-    return importlib.import_module(f"{__name__}.{name}")
 
 
 def _order(name: str) -> tuple[int, str, int]:

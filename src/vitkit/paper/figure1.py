@@ -7,7 +7,7 @@ from torch import Tensor
 from vitkit import models
 from vitkit.models import TokenBackbone
 from vitkit.paper import Exhibit, Findings, Table
-from vitkit.paper.small import Small
+from vitkit.paper.small_scale import Small
 
 COLUMNS = ("part", "equation", "output", "parameters")
 

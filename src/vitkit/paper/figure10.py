@@ -1,8 +1,8 @@
 """Figure 10: position embeddings by training hyper-parameters (appendix D.4)."""
 
 from vitkit import explain
-from vitkit.paper import Exhibit, Findings, Table, commands, figure7, seen
-from vitkit.paper.small import Small
+from vitkit.paper import Exhibit, Findings, Table, _commands, _explained_models, figure7
+from vitkit.paper.small_scale import Small
 
 SETTINGS = {
     "short": {"rate": 1e-3, "length": 0.5},
@@ -19,8 +19,8 @@ def _full() -> tuple[str, ...]:
         ("14epochs", ()),
     ):
         out = f"runs/figure10_{name}"
-        lines.append(commands.pretrain("vit.l16_jft", commands.JFT, *settings, out=out))
-        lines.append(commands.explain(f"{out}/best", "positions", f"figure10-{name}.png"))
+        lines.append(_commands.pretrain("vit.l16_jft", _commands.JFT, *settings, out=out))
+        lines.append(_commands.explain(f"{out}/best", "positions", f"figure10-{name}.png"))
     return tuple(lines)
 
 
@@ -33,7 +33,7 @@ EXHIBIT = Exhibit(
         (("ViT-L/16, 7 and 14 epochs, two rates", "neighbouring positions are similar in all"),),
     ),
     full=_full(),
-    needs=commands.NEEDS_JFT,
+    needs=_commands.NEEDS_JFT,
     small="A ViT trained with two learning rates and two numbers of steps on all images.",
     minutes=1,
 )
@@ -43,9 +43,11 @@ def study(small: Small) -> Findings:
     """Computes the similarity of position embeddings after each training."""
     drawings, rows = {}, []
     for name, setting in SETTINGS.items():
-        steps = max(1, round(small.length(seen.STEPS) * setting["length"]))
-        folder = seen.train_model(small, f"positions-{name}", small.vit(), steps=steps, optimizer__rate=setting["rate"])
-        explanation = explain.explain("positions", seen.load_subject(small, folder, 1))
+        steps = max(1, round(small.length(_explained_models.STEPS) * setting["length"]))
+        folder = _explained_models.train_model(
+            small, f"positions-{name}", small.vit(), steps=steps, optimizer__rate=setting["rate"]
+        )
+        explanation = explain.explain("positions", _explained_models.load_subject(small, folder, 1))
         near, far = figure7.mean_similarities(explanation.arrays["similarity"])
         rows.append((name, steps, setting["rate"], round(near, 3), round(far, 3)))
         drawings[name] = explanation.drawing
@@ -53,6 +55,6 @@ def study(small: Small) -> Findings:
     return Findings(
         table=Table(columns, tuple(rows)),
         drawings=drawings,
-        remarks=(seen.model_remark(small), "Each training has one seed, so differences are not tested."),
+        remarks=(_explained_models.model_remark(small), "Each training has one seed, so differences are not tested."),
         numbers={str(row[0]): row[3:] for row in rows},
     )

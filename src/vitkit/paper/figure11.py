@@ -2,8 +2,8 @@
 
 from vitkit import explain
 from vitkit.models import hybrid
-from vitkit.paper import Exhibit, Findings, Table, commands, figure7, seen
-from vitkit.paper.small import Small
+from vitkit.paper import Exhibit, Findings, Table, _commands, _explained_models, figure7
+from vitkit.paper.small_scale import Small
 
 EXHIBIT = Exhibit(
     title="Figure 11: attention distance of ViT and hybrid",
@@ -18,8 +18,8 @@ EXHIBIT = Exhibit(
         ),
     ),
     full=(
-        commands.explain(figure7.MODELS["distance"], "distance", "figure11-vit.png", "images/"),
-        commands.explain("runs/vit.r50_l16_jft/best", "distance", "figure11-hybrid.png", "images/"),
+        _commands.explain(figure7.MODELS["distance"], "distance", "figure11-vit.png", "images/"),
+        _commands.explain("runs/vit.r50_l16_jft/best", "distance", "figure11-hybrid.png", "images/"),
     ),
     needs="JFT-300M (not public) for the hybrid, and images",
     small=f"A ViT and a hybrid trained on the given images; distances are means over {figure7.IMAGES} of them.",
@@ -34,14 +34,14 @@ def study(small: Small) -> Findings:
     with_stem = hybrid.Config(**{n: getattr(plain, n) for n in shape}, depths=(1,), stem_width=8, num_groups=4)
     drawings, rows = {}, []
     for name, model in (("vit", plain), ("hybrid", with_stem)):
-        folder = seen.train_model(small, f"distance-{name}", model)
-        explanation = explain.explain("distance", seen.load_subject(small, folder, figure7.IMAGES))
+        folder = _explained_models.train_model(small, f"distance-{name}", model)
+        explanation = explain.explain("distance", _explained_models.load_subject(small, folder, figure7.IMAGES))
         drawings[name] = explanation.drawing
         for layer, heads in enumerate(explanation.arrays["distance"]):
             rows.append((name, layer, *(round(float(value), 2) for value in (heads.min(), heads.mean(), heads.max()))))
     return Findings(
         table=Table(("model", "layer", "nearest head (pixels)", "mean", "farthest head"), tuple(rows)),
         drawings=drawings,
-        remarks=(seen.model_remark(small), "Each model has one seed, so differences are not tested."),
+        remarks=(_explained_models.model_remark(small), "Each model has one seed, so differences are not tested."),
         numbers={f"{row[0]} {row[1]}": row[2:] for row in rows},
     )

@@ -7,7 +7,7 @@ from vitkit.evaluate import throughput
 from vitkit.explain import Curve, Curves
 from vitkit.models import Backbone
 from vitkit.paper import Exhibit, Findings, Table
-from vitkit.paper.small import Small
+from vitkit.paper.small_scale import Small
 
 MODELS = ("vit-ti/16", "vit-s/32", "r+vit-ti/16", "bit-r50x1")
 SIZES = (64, 128, 224)

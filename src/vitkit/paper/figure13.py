@@ -8,9 +8,9 @@ import torch
 from vitkit import checkpoints
 from vitkit.evaluate import throughput
 from vitkit.models import axial, resnet
-from vitkit.paper import Exhibit, Findings, Table, commands
-from vitkit.paper.comparison import against_flops, findings
-from vitkit.paper.small import Small, Variant
+from vitkit.paper import Exhibit, Findings, Table, _commands
+from vitkit.paper._comparison import against_flops, findings
+from vitkit.paper.small_scale import Small, Variant
 
 STEPS = 200
 SPEED_BATCH = 32
@@ -32,12 +32,12 @@ EXHIBIT = Exhibit(
         line
         for recipe in ("vit.b32_jft", "vit.b16_jft", "baselines.axial_b32_jft", "baselines.axial_b16_jft")
         for line in (
-            commands.pretrain(recipe, commands.JFT),
-            commands.fewshot(f"runs/{recipe}/best"),
-            f"vitkit evaluate runs/{recipe}/best --data {commands.IMAGENET} --with throughput,flops",
+            _commands.pretrain(recipe, _commands.JFT),
+            _commands.fewshot(f"runs/{recipe}/best"),
+            f"vitkit evaluate runs/{recipe}/best --data {_commands.IMAGENET} --with throughput,flops",
         )
     ),
-    needs=commands.NEEDS_JFT,
+    needs=_commands.NEEDS_JFT,
     small="ViT and Axial-ViT with patches of 4 and 2 pixels, and a ResNet; speed is measured on one CPU thread.",
     minutes=3.5,
 )

@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from vitkit.paper import Exhibit, Findings, commands, figure6
-from vitkit.paper.small import Small
+from vitkit.paper import Exhibit, Findings, _commands, figure6
+from vitkit.paper.small_scale import Small
 
 USES_MODEL = True
 IMAGES = 16
@@ -14,7 +14,7 @@ EXHIBIT: Exhibit = replace(
     section="appendix D.8",
     shows="As Figure 6, for many randomly selected images.",
     full=(
-        commands.explain(figure6.MODEL, "rollout", "figure14.png", "images/"),
+        _commands.explain(figure6.MODEL, "rollout", "figure14.png", "images/"),
         f"vitkit paper figure14 --scale full --model {figure6.MODEL} --data folder:images/ --out runs/figure14",
     ),
     small=f"Rollout on {IMAGES} images, with `--model` or a model trained on the given images.",

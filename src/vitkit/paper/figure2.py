@@ -1,8 +1,8 @@
 """Figure 2: VTAB by group - natural, specialised, structured (section 4.2)."""
 
-from vitkit.evaluate.vtab import GROUPS, PUBLISHED, averages
 from vitkit.paper import Exhibit, Findings, Table, table9
-from vitkit.paper.small import Small
+from vitkit.paper.small_scale import Small
+from vitkit.recipes.vtab import GROUPS, PUBLISHED, averages
 
 EXHIBIT = Exhibit(
     title="Figure 2: VTAB by group",

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from vitkit.paper import Exhibit, Findings, Table, commands, figure4
-from vitkit.paper.comparison import caveat
-from vitkit.paper.small import Small, slug
-from vitkit.paper.spread import Trial, compare
+from vitkit.paper import Exhibit, Findings, Table, _commands, figure4
+from vitkit.paper._comparison import caveat
+from vitkit.paper._significance import Trial, compare
+from vitkit.paper.small_scale import Small, slug
 
 STEPS, TUNING = 200, 60
 LABELLED = 10
@@ -15,14 +15,14 @@ BETTER = "fine-tuned on the other classes (%)"
 def _full() -> tuple[str, ...]:
     lines = []
     for data, source in (
-        ("imagenet", commands.IMAGENET),
-        ("imagenet21k", commands.IMAGENET_21K),
-        ("jft", commands.JFT),
+        ("imagenet", _commands.IMAGENET),
+        ("imagenet21k", _commands.IMAGENET_21K),
+        ("jft", _commands.JFT),
     ):
         for size in ("b32", "b16", "l32", "l16"):
             out = f"runs/vit.{size}_{data}"
-            lines.append(commands.pretrain(f"vit.{size}_{data}", source))
-            lines.append(commands.finetune(f"{out}/best", commands.IMAGENET, f"{out}_ft", steps=20_000, rate=0.03))
+            lines.append(_commands.pretrain(f"vit.{size}_{data}", source))
+            lines.append(_commands.finetune(f"{out}/best", _commands.IMAGENET, f"{out}_ft", steps=20_000, rate=0.03))
     return tuple(lines)
 
 

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 
 from vitkit.explain import Curve, Curves
 from vitkit.models import resnet
-from vitkit.paper import Exhibit, Findings, Table, commands
-from vitkit.paper.comparison import SHOT, caveat
-from vitkit.paper.small import Outcome, Small, Variant, raw
-from vitkit.paper.spread import compare
+from vitkit.paper import Exhibit, Findings, Table, _commands
+from vitkit.paper._comparison import SHOT, caveat
+from vitkit.paper._significance import compare
+from vitkit.paper.small_scale import Outcome, Small, Variant, raw
 
 STEPS = 200
 FRACTIONS = (0.05, 0.2, 1.0)
@@ -25,8 +25,8 @@ def _full() -> tuple[str, ...]:
     ):
         for fraction, millions in ((0.03, 9), (0.1, 30), (0.3, 90), (1.0, 300)):
             out = f"runs/figure4_{recipe.partition('.')[2]}_{millions}m"
-            data = commands.JFT if fraction == 1.0 else f"part:share={fraction}@{commands.JFT}"
-            lines += [commands.pretrain(recipe, data, out=out), commands.fewshot(f"{out}/best")]
+            data = _commands.JFT if fraction == 1.0 else f"part:share={fraction}@{_commands.JFT}"
+            lines += [_commands.pretrain(recipe, data, out=out), _commands.fewshot(f"{out}/best")]
     return tuple(lines)
 
 
@@ -43,7 +43,7 @@ EXHIBIT = Exhibit(
         ),
     ),
     full=_full(),
-    needs=commands.NEEDS_JFT,
+    needs=_commands.NEEDS_JFT,
     small="Two ViTs and a ResNet, trained with the same number of steps on nested subsets of half of the classes.",
     minutes=3,
 )

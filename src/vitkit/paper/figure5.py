@@ -4,8 +4,8 @@ from dataclasses import replace
 
 from vitkit.models import hybrid, resnet, vit
 from vitkit.paper import Exhibit, Findings, Table, table6
-from vitkit.paper.comparison import against_flops, findings
-from vitkit.paper.small import BATCH, Outcome, Small, Variant
+from vitkit.paper._comparison import against_flops, findings
+from vitkit.paper.small_scale import BATCH, Outcome, Small, Variant
 from vitkit.paper.table6 import PASSES
 
 STEPS = 200

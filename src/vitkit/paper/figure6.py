@@ -1,8 +1,8 @@
 """Figure 6: attention rollout from the class token to the image (section 4.5, appendix D.8)."""
 
 from vitkit import explain
-from vitkit.paper import Exhibit, Findings, Table, commands, seen
-from vitkit.paper.small import Small
+from vitkit.paper import Exhibit, Findings, Table, _commands, _explained_models
+from vitkit.paper.small_scale import Small
 
 USES_MODEL = True
 IMAGES = 6
@@ -16,7 +16,7 @@ EXHIBIT = Exhibit(
         ("method", "definition"), (("attention rollout", "weights averaged over heads, multiplied over layers"),)
     ),
     full=(
-        commands.explain(MODEL, "rollout", "figure6.png", "images/"),
+        _commands.explain(MODEL, "rollout", "figure6.png", "images/"),
         f"vitkit paper figure6 --scale full --model {MODEL} --data folder:images/ --out runs/figure6",
     ),
     needs=f"a ViT with weights (--model {MODEL}) and images (--data folder:images/)",
@@ -27,7 +27,7 @@ EXHIBIT = Exhibit(
 
 def study(small: Small, num_images: int = IMAGES) -> Findings:
     """Computes rollout on `num_images` images."""
-    subject = seen.load_subject(small, seen.given_or_trained(small), num_images)
+    subject = _explained_models.load_subject(small, _explained_models.given_or_trained(small), num_images)
     explanation = explain.explain("rollout", subject)
     values = next(iter(explanation.arrays.values()))
     flat = values.reshape(values.shape[0], -1)
@@ -36,6 +36,6 @@ def study(small: Small, num_images: int = IMAGES) -> Findings:
     return Findings(
         table=Table(("image", "maximum over mean of the rollout"), rows),
         drawings={"": explanation.drawing},
-        remarks=(seen.model_remark(small),),
+        remarks=(_explained_models.model_remark(small),),
         numbers={"most_over_mean": top},
     )

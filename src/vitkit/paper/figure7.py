@@ -4,8 +4,8 @@ import numpy as np
 from jaxtyping import Float
 
 from vitkit import explain
-from vitkit.paper import Exhibit, Findings, Table, commands, seen
-from vitkit.paper.small import Small
+from vitkit.paper import Exhibit, Findings, Table, _commands, _explained_models
+from vitkit.paper.small_scale import Small
 
 USES_MODEL = True
 IMAGES = 128  # as in the paper
@@ -32,7 +32,7 @@ EXHIBIT = Exhibit(
     ),
     full=(
         *(
-            commands.explain(model, method, f"figure7-{method}.png", "images/" if method == "distance" else "")
+            _commands.explain(model, method, f"figure7-{method}.png", "images/" if method == "distance" else "")
             for method, model in MODELS.items()
         ),
         f"vitkit paper figure7 --scale full --model {MODELS['distance']} --data folder:images/ --out runs/figure7",
@@ -45,7 +45,7 @@ EXHIBIT = Exhibit(
 
 def study(small: Small) -> Findings:
     """Computes the three parts and a number for each."""
-    subject = seen.load_subject(small, seen.given_or_trained(small), IMAGES)
+    subject = _explained_models.load_subject(small, _explained_models.given_or_trained(small), IMAGES)
     embed = subject.model.config
     number = min(FILTERS, embed.width, embed.channels * embed.patch_size[0] * embed.patch_size[1])
     filters = explain.explain("filters", subject, number=number)
@@ -64,7 +64,7 @@ def study(small: Small) -> Findings:
     return Findings(
         table=Table(("quantity", "value"), rows),
         drawings={name: each.drawing for name, each in zip(METHODS, (filters, positions, distance), strict=True)},
-        remarks=(seen.model_remark(small),),
+        remarks=(_explained_models.model_remark(small),),
         numbers={**{str(name): value for name, value in rows}, "distance": layers.tolist()},
     )
 

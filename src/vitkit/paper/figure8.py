@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from vitkit.paper import Exhibit, Findings, Table, commands
-from vitkit.paper.comparison import against_flops, findings
-from vitkit.paper.small import Small, Variant
+from vitkit.paper import Exhibit, Findings, Table, _commands
+from vitkit.paper._comparison import against_flops, findings
+from vitkit.paper.small_scale import Small, Variant
 
 STEPS = 200
 BASE = "base"
@@ -38,8 +38,8 @@ def _full() -> tuple[str, ...]:
         else:
             merged["model.pre_logits"] = "model.pre_logits=1024"
         out = f"runs/figure8_{name}"
-        lines.append(commands.pretrain("vit.b32_jft", commands.JFT, *merged.values(), out=out))
-        lines.append(commands.fewshot(f"{out}/best"))
+        lines.append(_commands.pretrain("vit.b32_jft", _commands.JFT, *merged.values(), out=out))
+        lines.append(_commands.fewshot(f"{out}/best"))
     return tuple(lines)
 
 
@@ -58,7 +58,7 @@ EXHIBIT = Exhibit(
         ),
     ),
     full=_full(),
-    needs=commands.NEEDS_JFT,
+    needs=_commands.NEEDS_JFT,
     small="A base model of 3 layers, width 64, MLP 128 and patches of 4, and each dimension below and above it.",
     minutes=4,
 )

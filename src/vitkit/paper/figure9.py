@@ -1,8 +1,8 @@
 """Figure 9: class token and global average pooling at several learning rates (appendix D.3)."""
 
-from vitkit.paper import Exhibit, Findings, Table, commands
-from vitkit.paper.comparison import findings
-from vitkit.paper.small import Small, Variant
+from vitkit.paper import Exhibit, Findings, Table, _commands
+from vitkit.paper._comparison import findings
+from vitkit.paper.small_scale import Small, Variant
 
 STEPS = 200
 RATES = (3e-3, 1e-3, 3e-4)
@@ -17,8 +17,8 @@ def _full() -> tuple[str, ...]:
     ):
         out = f"runs/figure9_{name}"
         changes = (f"optimizer.rate={rate}", *settings)
-        lines.append(commands.pretrain("vit.b16_jft", commands.JFT, *changes, out=out))
-        lines.append(commands.fewshot(f"{out}/best"))
+        lines.append(_commands.pretrain("vit.b16_jft", _commands.JFT, *changes, out=out))
+        lines.append(_commands.fewshot(f"{out}/best"))
     return tuple(lines)
 
 
@@ -35,7 +35,7 @@ EXHIBIT = Exhibit(
         ),
     ),
     full=_full(),
-    needs=commands.NEEDS_JFT,
+    needs=_commands.NEEDS_JFT,
     small="A ViT with either head at three learning rates.",
     minutes=2.5,
 )

@@ -2,8 +2,8 @@
 
 from vitkit import checkpoints
 from vitkit.evaluate import protocol
-from vitkit.paper import Exhibit, Findings, Table, seen
-from vitkit.paper.small import Small
+from vitkit.paper import Exhibit, Findings, Table, _explained_models
+from vitkit.paper.small_scale import Small
 
 EXHIBIT = Exhibit(
     title="ObjectNet",
@@ -20,7 +20,7 @@ EXHIBIT = Exhibit(
 
 def study(small: Small) -> Findings:
     """Evaluates the images of half of the classes with all classes and with that half only."""
-    folder = seen.train_model(small, "seen", small.vit(), steps=small.length(200))
+    folder = _explained_models.train_model(small, "seen", small.vit(), steps=small.length(200))
     loaded = checkpoints.load(folder)
     config = protocol.EvaluationConfig(data=small.downstream, evaluators=("top1", "subset"), batch_size=64)
     numbers = protocol.run(str(folder), loaded.model, loaded.processor, loaded.labels, config).metrics

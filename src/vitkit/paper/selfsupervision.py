@@ -6,10 +6,10 @@ from typing import Any
 
 from vitkit.explain import Curve, Curves
 from vitkit.objectives import masked
-from vitkit.paper import Exhibit, Findings, Table, commands, figure3
-from vitkit.paper.comparison import caveat
-from vitkit.paper.small import Small
-from vitkit.paper.spread import Trial, compare
+from vitkit.paper import Exhibit, Findings, Table, _commands, figure3
+from vitkit.paper._comparison import caveat
+from vitkit.paper._significance import Trial, compare
+from vitkit.paper.small_scale import Small
 
 STEPS, TUNING = 400, 60
 Starts = tuple[Path | None, ...]
@@ -24,13 +24,13 @@ EXHIBIT = Exhibit(
         (("none", 77.91), ("masked patch prediction", 79.9), ("supervised", 84.15)),
     ),
     full=(
-        commands.pretrain("pretraining.masked_b16_imagenet", commands.JFT, out="runs/masked_b16"),
-        commands.finetune("runs/masked_b16/best", commands.IMAGENET, "runs/masked_b16_ft", steps=20_000, rate=0.03),
-        commands.pretrain("vit.b16_jft", commands.JFT),
-        commands.finetune("runs/vit.b16_jft/best", commands.IMAGENET, "runs/b16_ft", steps=20_000, rate=0.03),
-        commands.pretrain("vit.b16_imagenet", commands.IMAGENET),
+        _commands.pretrain("pretraining.masked_b16_imagenet", _commands.JFT, out="runs/masked_b16"),
+        _commands.finetune("runs/masked_b16/best", _commands.IMAGENET, "runs/masked_b16_ft", steps=20_000, rate=0.03),
+        _commands.pretrain("vit.b16_jft", _commands.JFT),
+        _commands.finetune("runs/vit.b16_jft/best", _commands.IMAGENET, "runs/b16_ft", steps=20_000, rate=0.03),
+        _commands.pretrain("vit.b16_imagenet", _commands.IMAGENET),
     ),
-    needs=commands.NEEDS_JFT,
+    needs=_commands.NEEDS_JFT,
     small="Supervised, self-supervised and no pre-training on half of the classes, then fine-tuning on "
     f"{figure3.LABELLED} images of each of the other classes at the better of two learning rates (chosen on the test "
     "images, so all accuracies are slightly too high).",

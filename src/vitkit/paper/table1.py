@@ -2,7 +2,7 @@
 
 from vitkit import models
 from vitkit.paper import Exhibit, Findings, Table
-from vitkit.paper.small import Small
+from vitkit.paper.small_scale import Small
 
 COLUMNS = ("model", "layers", "width", "MLP", "heads", "million parameters")
 PUBLISHED = {

@@ -1,10 +1,10 @@
 """Table 2: comparison of the best models with the state of the art (section 4.2)."""
 
 from vitkit.models import resnet
-from vitkit.paper import Exhibit, Findings, Table, commands, figure3
-from vitkit.paper.comparison import caveat
-from vitkit.paper.small import Small, Variant, raw
-from vitkit.paper.spread import compare
+from vitkit.paper import Exhibit, Findings, Table, _commands, figure3
+from vitkit.paper._comparison import caveat
+from vitkit.paper._significance import compare
+from vitkit.paper.small_scale import Small, Variant, raw
 
 STEPS = 300
 COLUMNS = ("dataset", "ViT-H/14 (JFT)", "ViT-L/16 (JFT)", "ViT-L/16 (ImageNet-21k)", "BiT-L", "Noisy Student")
@@ -18,15 +18,15 @@ MODELS = {"vit.h14_jft": 518, "vit.l16_jft": 512, "vit.l16_imagenet21k": 512}
 def _full() -> tuple[str, ...]:
     lines = []
     for recipe, image_size in MODELS.items():
-        lines.append(commands.pretrain(recipe, commands.IMAGENET_21K if "21k" in recipe else commands.JFT))
+        lines.append(_commands.pretrain(recipe, _commands.IMAGENET_21K if "21k" in recipe else _commands.JFT))
         for name, (steps, rate) in SETS.items():
             out, start = f"runs/{recipe}_{name}", f"runs/{recipe}/best"
-            source = commands.IMAGENET if name == "imagenet" else f"parquet:/data/{name}"
+            source = _commands.IMAGENET if name == "imagenet" else f"parquet:/data/{name}"
             extra = "average=0.9999" if name == "imagenet" else ""
-            default = commands.H14_AT_384 if "h14" in recipe else 384
+            default = _commands.H14_AT_384 if "h14" in recipe else 384
             size = image_size if name == "imagenet" else default
-            lines.append(commands.finetune(start, source, out, steps=steps, rate=rate, resolution=size, extra=extra))
-        real = f"runs/{recipe}_imagenet/best --data {commands.IMAGENET} --with top1,real:real.json"
+            lines.append(_commands.finetune(start, source, out, steps=steps, rate=rate, resolution=size, extra=extra))
+        real = f"runs/{recipe}_imagenet/best --data {_commands.IMAGENET} --with top1,real:real.json"
         lines.append(f"vitkit evaluate {real}")
     return tuple(lines)
 

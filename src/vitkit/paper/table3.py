@@ -1,7 +1,7 @@
 """Table 3: pre-training hyper-parameters, compared with our recipes."""
 
 from vitkit.paper import Cell, Exhibit, Findings, Table
-from vitkit.paper.small import Small
+from vitkit.paper.small_scale import Small
 from vitkit.recipes import recipe
 
 COLUMNS = ("models", "data", "epochs", "learning rate", "schedule", "weight decay", "dropout")

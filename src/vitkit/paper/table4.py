@@ -3,7 +3,7 @@
 from operator import attrgetter
 
 from vitkit.paper import Exhibit, Findings, Table
-from vitkit.paper.small import Small
+from vitkit.paper.small_scale import Small
 from vitkit.recipes import recipe
 from vitkit.train import Run
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from vitkit import models
 from vitkit.evaluate.flops import flops
 from vitkit.explain import Curve, Curves
-from vitkit.paper import Exhibit, Findings, Table, commands
-from vitkit.paper.small import Small
+from vitkit.paper import Exhibit, Findings, Table, _commands
+from vitkit.paper.small_scale import Small
 
 IMAGES = 303e6
 CLASSES = 18_291
@@ -57,15 +57,15 @@ def _full() -> tuple[str, ...]:
     lines = []
     for row in ROWS:
         out = f"runs/{row.recipe}_{row.epochs}ep"
-        lines.append(commands.pretrain(row.recipe, commands.JFT, f"epochs={row.epochs}", out=out))
+        lines.append(_commands.pretrain(row.recipe, _commands.JFT, f"epochs={row.epochs}", out=out))
         lines.append(
-            commands.finetune(
+            _commands.finetune(
                 f"{out}/best",
-                commands.IMAGENET,
+                _commands.IMAGENET,
                 f"{out}_imagenet",
                 steps=20_000,
                 rate=0.03,
-                resolution=commands.H14_AT_384 if "h14" in row.recipe else 384,
+                resolution=_commands.H14_AT_384 if "h14" in row.recipe else 384,
             )
         )
     return tuple(lines)

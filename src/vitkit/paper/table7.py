@@ -2,10 +2,10 @@
 
 from vitkit.explain import Curve, Curves
 from vitkit.models import resnet
-from vitkit.paper import Exhibit, Findings, Table, commands, figure3
-from vitkit.paper.comparison import caveat
-from vitkit.paper.small import Small, Variant
-from vitkit.paper.spread import Trial, compare
+from vitkit.paper import Exhibit, Findings, Table, _commands, figure3
+from vitkit.paper._comparison import caveat
+from vitkit.paper._significance import Trial, compare
+from vitkit.paper.small_scale import Small, Variant
 
 STEPS = 200
 # The best learning rate of each optimiser is chosen by held-out images of the training classes.
@@ -19,8 +19,8 @@ def _full() -> tuple[str, ...]:
     for recipe in ("r50x1_jft", "r152x2_jft"):
         for name, settings in (("adam", ()), ("sgd", sgd)):
             out = f"runs/table7_{recipe}_{name}"
-            lines.append(commands.pretrain(f"baselines.{recipe}", commands.JFT, *settings, out=out))
-            lines.append(commands.finetune(f"{out}/best", commands.IMAGENET, f"{out}_ft", steps=20_000, rate=0.03))
+            lines.append(_commands.pretrain(f"baselines.{recipe}", _commands.JFT, *settings, out=out))
+            lines.append(_commands.finetune(f"{out}/best", _commands.IMAGENET, f"{out}_ft", steps=20_000, rate=0.03))
     return tuple(lines)
 
 
@@ -34,7 +34,7 @@ EXHIBIT = Exhibit(
         (("ResNet50", 77.54, 78.24, 89.33, 88.79), ("ResNet152x2", 84.97, 84.37, 94.01, 93.72)),
     ),
     full=_full(),
-    needs=commands.NEEDS_JFT,
+    needs=_commands.NEEDS_JFT,
     small="A ResNet and a ViT pre-trained with either optimiser at the better of two learning rates, then fine-tuned "
     "with SGD on a few images of the other classes.",
     minutes=3.5,

@@ -1,8 +1,8 @@
 """Table 8: kinds of position embeddings and where they are added (appendix D.4)."""
 
-from vitkit.paper import Exhibit, Findings, Table, commands
-from vitkit.paper.comparison import findings
-from vitkit.paper.small import Small, Variant
+from vitkit.paper import Exhibit, Findings, Table, _commands
+from vitkit.paper._comparison import findings
+from vitkit.paper.small_scale import Small, Variant
 
 STEPS = 200
 # 5-shot ImageNet accuracy of ViT-B/16 from JFT-300M in percent: kind, and at the stem, in every layer, or shared.
@@ -37,8 +37,8 @@ def _full() -> tuple[str, ...]:
     for name in PUBLISHED:
         out = f"runs/table8_{name.replace(', ', '_').replace(' ', '_')}"
         settings = tuple(f"model.{key}={value}" for key, value in options(name).items())
-        lines.append(commands.pretrain("vit.b16_jft", commands.JFT, *settings, out=out))
-        lines.append(commands.fewshot(f"{out}/best"))
+        lines.append(_commands.pretrain("vit.b16_jft", _commands.JFT, *settings, out=out))
+        lines.append(_commands.fewshot(f"{out}/best"))
     return tuple(lines)
 
 
@@ -57,7 +57,7 @@ EXHIBIT = Exhibit(
         ),
     ),
     full=_full(),
-    needs=commands.NEEDS_JFT,
+    needs=_commands.NEEDS_JFT,
     small="The same eight variants and fixed sine-cosine embeddings in a ViT with 16 patches (64 at 32 pixels).",
     minutes=3,
 )

@@ -3,12 +3,12 @@
 from pathlib import Path
 
 from vitkit.data.sources import vtab
-from vitkit.evaluate.vtab import GROUPS, PUBLISHED, TASKS, averages
 from vitkit.explain import Curve, Curves
-from vitkit.paper import Exhibit, Findings, Table, commands
-from vitkit.paper.comparison import caveat
-from vitkit.paper.small import Small, Variant, slug
-from vitkit.paper.spread import Trial, compare
+from vitkit.paper import Exhibit, Findings, Table, _commands
+from vitkit.paper._comparison import caveat
+from vitkit.paper._significance import Trial, compare
+from vitkit.paper.small_scale import Small, Variant, slug
+from vitkit.recipes.vtab import GROUPS, PUBLISHED, TASKS, averages
 
 STEPS, TUNING = 300, 60
 RATES = (0.1, 0.03, 0.01)
@@ -16,7 +16,7 @@ IMAGES = 100  # per task, instead of 1,000
 
 
 def _full() -> tuple[str, ...]:
-    return tuple(commands.pretrain(f"vtab.{task}", f"vtab:{task}") for task in TASKS)
+    return tuple(_commands.pretrain(f"vtab.{task}", f"vtab:{task}") for task in TASKS)
 
 
 EXHIBIT = Exhibit(

@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 
 from vitkit import __version__, atomic
-from vitkit.explain import plots
+from vitkit.explain import _plots
 from vitkit.paper import Exhibit, Findings, Table
-from vitkit.paper.small import Small
+from vitkit.paper.small_scale import Small
 
 
 def write(name: str, exhibit: Exhibit, findings: Findings, small: Small, seconds: float) -> list[Path]:
@@ -17,7 +17,7 @@ def write(name: str, exhibit: Exhibit, findings: Findings, small: Small, seconds
     paths = []
     for label, drawing in findings.drawings.items():
         path = small.out / (f"{name}-{label}.png" if label else f"{name}.png")
-        plots.save(plots.draw(drawing), path)
+        _plots.save(_plots.draw(drawing), path)
         paths.append(path)
     record = to_dict(name, exhibit, findings, small, seconds)
     figures = [path.name for path in paths]

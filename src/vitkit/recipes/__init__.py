@@ -3,13 +3,14 @@
 Each file of this folder lists its recipes in `RECIPES`. To add a recipe, add an entry to a list or add a file.
 """
 
-import importlib
-import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from vitkit.config import nearest
+from vitkit.registry import Registry
 from vitkit.train.run import Run
+
+_MODULES = Registry(__name__, "recipe file", ("RECIPES",))
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,7 @@ class Recipe:
 
 def recipes() -> dict[str, Recipe]:
     """Returns all recipes by name."""
-    modules = [importlib.import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__)]
-    return {entry.name: entry for module in modules for entry in getattr(module, "RECIPES", ())}
+    return {entry.name: entry for _, module in _MODULES for entry in module.RECIPES}
 
 
 def recipe(name: str) -> Run:

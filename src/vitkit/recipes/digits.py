@@ -1,22 +1,47 @@
-"""The recipe and the demo for the digits dataset: a minute of a laptop CPU, no network."""
+"""Small images as text for a terminal."""
 
 import time
+from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
 from rich.console import Console
 
 from vitkit.data import Source, train_and_val
 from vitkit.data.augment import Augment
 from vitkit.data.processor import Processor
+from vitkit.inference import Classifier, load
 from vitkit.models import vit
 from vitkit.objectives import supervised
-from vitkit.predict import Classifier, load
 from vitkit.recipes import Recipe
-from vitkit.recipes.drawing import side_by_side, text_lines
 from vitkit.train import Data, Machine, Run, RunFolder, train
 from vitkit.train.optim import Optimizer
 from vitkit.train.schedule import Schedule
+
+# From black to white: space, light, medium and dark shade, full block.
+SHADES = " \u2591\u2592\u2593\u2588"
+
+
+def text_lines(image: Image.Image) -> list[str]:
+    """Returns an image as lines of shaded blocks, two characters per pixel."""
+    pixels: UInt8[np.ndarray, "h w"] = np.asarray(image.convert("L"))
+    shades = pixels.astype(int) * len(SHADES) // 256
+    return ["".join(SHADES[shade] * 2 for shade in row) for row in shades]
+
+
+def side_by_side(columns: Sequence[Sequence[str]], *, gap: int = 4) -> str:
+    """Joins text blocks horizontally; each column is as wide as its longest line."""
+    height = max(len(column) for column in columns)
+    widths = [max(len(line) for line in column) for column in columns]
+    rows = []
+    for index in range(height):
+        cells = [column[index] if index < len(column) else "" for column in columns]
+        rows.append((" " * gap).join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
+    return "\n".join(rows)
+
 
 SIDE = 16
 

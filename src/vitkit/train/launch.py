@@ -1,10 +1,14 @@
-"""From a `Run` to a run folder: builds or resumes, trains, evaluates, saves the best model, and reports."""
+"""SIGTERM and Ctrl-C ask a run to save and end; the handler only takes a note."""
 
 import os
 import platform
+import signal
+import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Self
 
 import torch
 from rich.console import Console
@@ -15,17 +19,48 @@ from vitkit.data.augment import Transform
 from vitkit.data.loader import Batch, Stream, evaluation_batches, refuse_unmixable, training_batches
 from vitkit.models import Backbone
 from vitkit.train import checks
-from vitkit.train.begin import begin, judged, machine
-from vitkit.train.events import Events, read, rewind
-from vitkit.train.folder import RunFolder
-from vitkit.train.loggers import check_loggers, open_loggers
+from vitkit.train.checkpointing.saving import NotSaved, Saver, like
+from vitkit.train.events import Events, check_loggers, open_loggers, read, rewind
 from vitkit.train.loop import Training, TrainingStopped, fit, places
 from vitkit.train.metrics import Metrics
-from vitkit.train.run import Run
-from vitkit.train.saving import NotSaved, Saver, like
-from vitkit.train.signals import Interrupted, StopRequest
+from vitkit.train.run import Run, RunFolder
+from vitkit.train.setup import begin, judged, machine
 from vitkit.train.summary import write_report
-from vitkit.train.utilisation import peak
+from vitkit.train.utilization import peak
+
+
+class Interrupted(KeyboardInterrupt):
+    """The run was asked to end, has saved, and goes on from there when it is started again."""
+
+    def __init__(self, number: int, step: int):
+        super().__init__(f"stopped by {signal.Signals(number).name} after step {step}; saved, the same command goes on")
+        self.exit_code = 128 + number
+
+
+class StopRequest:
+    """Takes SIGTERM and SIGINT while it is entered; a second Ctrl-C ends at once. Only the main thread gets signals."""
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self.before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self.before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.number is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.number = number
+
 
 # A run whose pictures cannot be read more often than this learns from something else than it says.
 MOST_UNREADABLE = 0.01
