@@ -1,4 +1,4 @@
-"""Saves checkpoints in any format that supports the model."""
+"""Saves checkpoints in any format that supports the model; writes are atomic."""
 
 import os
 from collections.abc import Callable
