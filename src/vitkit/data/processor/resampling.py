@@ -11,7 +11,7 @@ from PIL import Image
 
 from vitkit.data.processor.geometry import MAX_RESIZED, crop_start
 from vitkit.data.processor.normalization import normalize_fused
-from vitkit.data.processor.processor import ImageInput, Processor
+from vitkit.data.processor.processor import FileOptions, ImageInput, Processor
 from vitkit.images import DEFAULT_LIMITS, Limits, is_tensor, open_pixels
 
 
@@ -27,7 +27,7 @@ def array(
     Pillow is used if torch lacks the filter or the crop is larger than the image. Raises the errors of
     `Processor.array`.
     """
-    options = {"limits": limits, "allow_truncated": allow_truncated}
+    options: FileOptions = {"limits": limits, "allow_truncated": allow_truncated}
     if isinstance(image, Image.Image | np.ndarray) or is_tensor(image):
         pixels = np.array(processor.rgb(image))
     else:
