@@ -22,7 +22,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from vitkit import models
 from vitkit.layers import Features
-from vitkit.models import packing
+from vitkit.models import _packing
 
 
 def mixed(number: int, channels: int, seed: int = 0) -> list[Tensor]:
@@ -50,7 +50,7 @@ def padded(model: models.TokenBackbone, pictures: Sequence[Tensor]) -> Tensor:
 
 def padded_in_batches(model: models.TokenBackbone, pictures: Sequence[Tensor], batch: int = 8) -> Tensor:
     """As `padded`, but sorted by size and eight at a time, so that little is padded."""
-    order = packing.order(pictures)
+    order = _packing.order(pictures)
     parts = [padded(model, [pictures[i] for i in order[at : at + batch]]) for at in range(0, len(order), batch)]
     found = torch.cat(parts)
     return found[torch.tensor(order).argsort().to(found.device)]
@@ -130,7 +130,7 @@ def report(options: argparse.Namespace) -> str:
     torch.nn.init.normal_(model.head.weight, std=0.02)
     pictures = [picture.to(device, dtype) for picture in mixed(options.pictures, model.config.channels)]
     ways = {
-        "packed": lambda: packing.logits(model, pictures),
+        "packed": lambda: _packing.logits(model, pictures),
         "padded to the largest": lambda: padded(model, pictures),
         "sorted, 8 at a time, padded": lambda: padded_in_batches(model, pictures),
         "one by one": lambda: alone(model, pictures),

@@ -1,6 +1,8 @@
-"""Shared fixtures: where the data at hand lies, and shape checks switched on for the whole test run."""
+"""Shared fixtures: where the data at hand lies, what the CPU can do, and shape checks for the whole test run."""
 
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,11 @@ if os.environ.get("VITKIT_CHECK_SHAPES", "1") == "1":
     install_import_hook(["vitkit.layers", "vitkit.models", "vitkit.objectives"], "beartype.beartype")
 
 SHARED = Path(os.environ.get("VITKIT_SHARED", Path(__file__).parents[2] / "shared"))
+STARTED = time.monotonic()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--minutes", type=float, default=None, help="skip, by name, tests not reached in so many minutes")
 
 
 @pytest.fixture(scope="session")
@@ -19,3 +26,40 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("needs the shared data folder: set VITKIT_SHARED to it")
     return SHARED
+
+
+def _machine(ability: str) -> bool:
+    import torch
+
+    from vitkit.inference.engine.machine import machine
+
+    return getattr(machine(torch.device("cpu")), ability)
+
+
+def _kernel(name: str) -> bool:
+    from importlib import import_module
+
+    return import_module(f"vitkit.kernels.{name}").available()
+
+
+# What a test may need of the CPU: the words of its skip, and the question, asked where a test needs it.
+NEEDS: dict[str, tuple[str, Callable[[], bool]]] = {
+    "bfloat16": ("a CPU with bfloat16 products (AVX-512 BF16 or AMX)", lambda: _machine("bfloat16")),
+    "int8": ("a CPU with exact 8-bit products (AVX-512 VNNI)", lambda: _machine("int8")),
+    "packs": ("oneDNN's packed products (an x86 CPU)", lambda: _machine("packs")),
+    "attention kernel": ("a C compiler at installation and a CPU with AVX-512 BF16", lambda: _kernel("attention")),
+    "quantise kernel": ("a C compiler at installation and a CPU with AVX-512", lambda: _kernel("quantise")),
+    "resize kernel": ("a C compiler at installation and a CPU with AVX2", lambda: _kernel("resize")),
+}
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skips tests marked with `needs(ABILITY)` that this CPU cannot run, and every test after the time limit."""
+    minutes = item.config.getoption("minutes")
+    if minutes is not None and time.monotonic() - STARTED > 60 * minutes:
+        pytest.skip(f"{item.nodeid} was not reached in {minutes:g} minutes")
+    for mark in item.iter_markers("needs"):
+        (ability,) = mark.args
+        reason, there = NEEDS[ability]
+        if not there():
+            pytest.skip(f"needs {reason}")

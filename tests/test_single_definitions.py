@@ -43,7 +43,7 @@ def maps_of_activations(tree: ast.AST) -> Iterator[int]:
 
 @pytest.mark.parametrize("path", FILES, ids=name)
 def test_activations_are_listed_once(path: Path) -> None:
-    if name(path) == "predict/backends/program_check.py":
+    if name(path) == "inference/runtimes/_program_check.py":
         return  # a list of torch's operations, in one string
     found = list(maps_of_activations(ast.parse(path.read_text())))
     assert bool(found) == (name(path) == "layers/activations.py"), f"use layers.activations, in lines {found}"

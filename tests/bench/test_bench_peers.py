@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from vitkit import cli
-from vitkit.bench import Contender, Job, jpegs, peers, weights
+from vitkit.bench import Contender, Job, _inputs, peers
 from vitkit.bench.kinds import kind, kinds
 from vitkit.bench.measure import options_of
 
@@ -27,9 +27,9 @@ def threads() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
     folder = tmp_path_factory.mktemp("bench")
-    config, shape, obstacles = weights.write(MODEL, folder)
+    config, shape, obstacles = _inputs.write_weights(MODEL, folder)
     assert not obstacles
-    photos = jpegs.write(folder / "photos", 3)
+    photos = _inputs.write_jpegs(folder / "photos", 3)
     return Job(
         kind="inference",
         task="inference",
@@ -111,18 +111,39 @@ def test_one_wrong_weight_matrix_is_beyond_every_rounding(job: Job, tmp_path: Pa
     assert not kind("inference").judge(broken, reference, Contender(peer="vitkit", precision="int8"))[1]
 
 
-def test_the_limit_counts_the_operations_of_a_block(job: Job) -> None:
+@pytest.mark.parametrize(
+    "precision", ["float32", "bfloat16", "float16", pytest.param("int8", marks=pytest.mark.needs("packs"))]
+)
+def test_the_limit_counts_the_operations_of_a_block(job: Job, precision: str) -> None:
     from vitkit.bench import roofline
 
     rows, width, mlp = 2 * job.shape["tokens"], job.shape["width"], job.shape["mlp_width"]
-    expected = 2 * rows * width * (3 * width + width + 2 * mlp)
-    for precision in ("float32", "bfloat16", "int8"):
-        prepared = roofline.inference(job, Contender(peer="limit", precision=precision))
-        prepared.run()
-        assert prepared.items == expected
+    prepared = roofline.inference(job, Contender(peer="limit", precision=precision))
+    prepared.run()
+    assert prepared.items == 2 * rows * width * (3 * width + width + 2 * mlp)
+
+
+def test_the_limit_of_memory_counts_what_is_moved(job: Job) -> None:
+    from vitkit.bench import roofline
+
     assert roofline.inference(job, Contender(peer="limit", precision="copy")).items == 2 * 256 * 2**20
 
 
+def test_the_limit_is_measured_in_what_the_cpu_can_pack(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An AVX2 CPU packs float32 alone, other CPUs than x86 nothing."""
+    from vitkit.bench import roofline
+
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(roofline, "can_pack", lambda dtype: dtype == torch.float32)
+    assert set(roofline._ways("float32", cpu)) == {"linear", "onednn packed"}
+    assert set(roofline._ways("bfloat16", cpu)) == {"linear", "onednn packed in float32"}
+    monkeypatch.setattr(roofline, "can_pack", lambda dtype: False)
+    assert set(roofline._ways("float32", cpu)) == set(roofline._ways("bfloat16", cpu)) == {"linear"}
+    with pytest.raises(ValueError, match=r"int8 on a CPU .* which only x86 CPUs have"):
+        roofline._packed_int8(4, 16, 8, cpu)
+
+
+@pytest.mark.needs("packs")
 def test_packed_products_give_what_linear_gives() -> None:
     from vitkit.bench import roofline
 

@@ -5,9 +5,8 @@ import random
 import numpy as np
 import pytest
 import torch
+from oracles import oracle
 from PIL import Image, ImageFilter, ImageOps
-from timm.data.random_erasing import RandomErasing
-from torchvision.transforms import functional
 
 from vitkit import config
 from vitkit.data.augment import Augment, Transform, augmented, presets
@@ -42,6 +41,7 @@ class Fixed:
 
 
 def test_color_jitter_equals_torchvision(image: Image.Image) -> None:
+    functional = oracle("torchvision.transforms.functional")
     jitter = Jitter(brightness=0.4, contrast=1.5, saturation=0.3, hue=0.1)
     random = Fixed(1.2, 0.8, 0.75, -0.06)
     ours = color_jitter(image, jitter, random)  # type: ignore[arg-type]
@@ -81,13 +81,14 @@ def boxes(images: np.ndarray) -> np.ndarray:
 
 
 def test_erasing_has_the_distribution_of_timm() -> None:
+    random_erasing = oracle("timm.data.random_erasing")
     ours = np.stack([
         erase(np.zeros((3, 32, 32), np.float32), Erasing(probability=0.25), np.random.default_rng(seed))
         for seed in range(3000)
     ])  # fmt: skip
     random.seed(0)
     torch.manual_seed(0)
-    eraser = RandomErasing(probability=0.25, mode="pixel", device="cpu")
+    eraser = random_erasing.RandomErasing(probability=0.25, mode="pixel", device="cpu")
     theirs = np.stack([eraser(torch.zeros(3, 32, 32)).numpy() for _ in range(3000)])
     one, other = boxes(ours), boxes(theirs)
     assert abs(len(one) / 3000 - 0.25) < 0.03

@@ -10,8 +10,8 @@ from PIL import Image, ImageFilter
 from vitkit import models
 from vitkit.data.processor import Processor, draft
 from vitkit.images import ImageError, turbo
+from vitkit.inference import Predictor
 from vitkit.kernels import resize
-from vitkit.predict import Predictor
 
 needs_both = pytest.mark.skipif(
     turbo.equal_decoder() is None or not resize.available(), reason="needs simplejpeg and a C compiler at installation"

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from oracles import oracle
 from PIL import Image
 
 from vitkit.data.processor import Processor
@@ -121,18 +122,18 @@ def test_real_images_equal_pillow_bit_for_bit(shared: Path, slow: Any) -> None:
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("crops", [False, True], ids=["squash", "crop"])
 def test_torch_resampling_equals_the_default_of_transformers(interpolation: str, crops: bool) -> None:
-    transformers = pytest.importorskip("transformers", reason="the oracle is transformers, of the extra dev")
-    pytest.importorskip("torchvision", reason="transformers' default backend is torchvision, of the extra dev")
+    transformers = oracle("transformers")
+    oracle("torchvision")
     settings: dict[str, Any] = {"resample": {"bilinear": 2, "bicubic": 3}[interpolation]}
     if crops:
         settings |= {"size": {"shortest_edge": 64}, "do_center_crop": True, "crop_size": {"height": 56, "width": 56}}
     else:
         settings |= {"size": {"height": 56, "width": 56}}
-    oracle = transformers.ViTImageProcessor(**settings)
-    processor = Processor.from_huggingface(oracle.to_dict())
+    theirs = transformers.ViTImageProcessor(**settings)
+    processor = Processor.from_huggingface(theirs.to_dict())
     for seed, size in enumerate([(100, 80), (67, 143), (56, 56), (300, 211), (70, 60)]):
         image = open_image(jpeg(size, seed))
-        expected = oracle(image, return_tensors="np").pixel_values[0]
+        expected = theirs(image, return_tensors="np").pixel_values[0]
         np.testing.assert_allclose(array(processor, image), expected, atol=1e-6)
 
 

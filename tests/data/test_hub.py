@@ -12,7 +12,7 @@ from vitkit import data
 from vitkit.data.sources import hub
 from vitkit.images import ImageError
 
-datasets = pytest.importorskip("datasets")
+datasets = pytest.importorskip("datasets", reason="needs the extra: pip install 'vitkit[data]'")
 FEATURES = {"image": {"_type": "Image"}, "label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}
 
 

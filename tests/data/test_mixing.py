@@ -5,6 +5,7 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
+from oracles import oracle
 from test_loader import Noise, assert_same, concatenate
 
 from vitkit.data.augment import Augment, Transform
@@ -209,7 +210,7 @@ def test_partners_in_pair_mode_are_mutual() -> None:
 @pytest.mark.parametrize("mode", ["batch", "pair", "elem"])
 def test_two_images_are_mixed_as_in_timm(mode: str) -> None:
     """With two images the partners are those of timm, which gets our sampled values of lambda."""
-    theirs = pytest.importorskip("timm.data.mixup")
+    theirs = oracle("timm.data.mixup")
     images, labels = torch.rand(2, 3, 12, 10), torch.tensor([1, 3])
     for seed in range(40):
         mixing = Mixing(mixup=0.8, cutmix=1.0, share="drawn", mode=mode)

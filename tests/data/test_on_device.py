@@ -7,7 +7,7 @@ from PIL import Image
 
 from vitkit import models
 from vitkit.data.processor import IMAGENET_MEAN, IMAGENET_STD, Processor, on_device
-from vitkit.predict import Predictor
+from vitkit.inference import Predictor
 
 DEVICES = [torch.device("cpu"), *([torch.device("cuda")] if torch.cuda.is_available() else [])]
 

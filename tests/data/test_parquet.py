@@ -178,6 +178,7 @@ def test_a_broken_image_raises_image_error_with_its_row(tmp_path: Path) -> None:
             source.read(index)
 
 
+@pytest.mark.slow
 def test_a_missing_extra_names_the_pip_command() -> None:
     code = (
         "import sys; sys.modules['pyarrow'] = None; sys.modules['datasets'] = None\n"

@@ -11,7 +11,7 @@ from PIL import Image
 from vitkit import data
 from vitkit.data import Source
 from vitkit.data.sources import vtab
-from vitkit.evaluate import vtab as protocol
+from vitkit.recipes import vtab as protocol
 
 
 def labels(source: Source) -> list[int]:

@@ -6,15 +6,15 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-import timm.data
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracles import oracle
 from PIL import Image
-from transformers import DeiTImageProcessorPil, ViTImageProcessorPil
 
 from vitkit.config import from_dict, to_dict
 from vitkit.data.processor import IMAGENET_MEAN, IMAGENET_STD, Processor
@@ -38,8 +38,19 @@ def make_image(height: int, width: int, seed: int = 0, mode: str = "RGB") -> Ima
     return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).convert(mode)
 
 
-def huggingface(image: Image.Image, processor_class: type = ViTImageProcessorPil, **settings: object) -> np.ndarray:
-    return processor_class(**settings)(image, return_tensors="np")["pixel_values"][0]
+def transformers_processor(name: str = "ViTImageProcessorPil") -> Any:
+    """One of transformers' classes; skips where transformers is not installed."""
+    return getattr(oracle("transformers"), name)
+
+
+def huggingface(image: Image.Image, name: str = "ViTImageProcessorPil", **settings: object) -> np.ndarray:
+    return transformers_processor(name)(**settings)(image, return_tensors="np")["pixel_values"][0]
+
+
+def timm_transform(cfg: dict) -> Any:
+    """timm's transform for a pretrained_cfg; skips where timm is not installed."""
+    timm_data = oracle("timm.data")
+    return timm_data.create_transform(**timm_data.resolve_data_config(pretrained_cfg=cfg))
 
 
 HUGGINGFACE = [
@@ -72,7 +83,7 @@ def test_equal_to_the_deit_processor_of_transformers() -> None:
     processor = Processor.from_huggingface({"image_processor_type": "DeiTImageProcessor"})
     for height, width in SIZES:
         image = make_image(height, width)
-        np.testing.assert_array_equal(processor.array(image), huggingface(image, DeiTImageProcessorPil))
+        np.testing.assert_array_equal(processor.array(image), huggingface(image, "DeiTImageProcessorPil"))
 
 
 TIMM = [
@@ -90,7 +101,7 @@ TIMM = [
 
 @pytest.mark.parametrize("cfg", TIMM, ids=lambda cfg: str(cfg)[:60])
 def test_equal_to_the_eval_transform_of_timm(cfg: dict) -> None:
-    transform = timm.data.create_transform(**timm.data.resolve_data_config(pretrained_cfg=cfg))
+    transform = timm_transform(cfg)
     processor = Processor.from_timm(cfg)
     for height, width in SIZES:
         if cfg.get("crop_mode") == "border" and (height, width) in ((1, 1), (7, 300)):
@@ -105,7 +116,7 @@ def test_equal_to_both_for_any_size(height: int, width: int, target: int, ratio:
     image = make_image(height, width)
     if target / ratio * max(height / width, width / height) < 4000:  # the oracles take minutes for such images
         cfg = {"input_size": (3, target, target), "crop_pct": ratio}
-        expected = timm.data.create_transform(**timm.data.resolve_data_config(pretrained_cfg=cfg))(image).numpy()
+        expected = timm_transform(cfg)(image).numpy()
         np.testing.assert_array_equal(Processor.from_timm(cfg).array(image), expected)
         edge = int(target / ratio)
         config = {"size": {"shortest_edge": edge}, "do_center_crop": True, "resample": 3}
@@ -115,7 +126,7 @@ def test_equal_to_both_for_any_size(height: int, width: int, target: int, ratio:
 
 def test_both_libraries_agree_for_squash() -> None:
     squash = {"size": {"height": 224, "width": 224}, "resample": 3}
-    transform = timm.data.create_transform(
+    transform = oracle("timm.data").create_transform(
         input_size=(3, 224, 224),
         crop_mode="squash",
         crop_pct=1.0,
@@ -178,7 +189,7 @@ def test_round_trip_through_json(processor: Processor) -> None:
 @pytest.mark.parametrize("processor", PROCESSORS, ids=str)
 def test_transformers_reads_our_files(processor: Processor, tmp_path: Path) -> None:
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor.to_huggingface()))
-    theirs = ViTImageProcessorPil.from_pretrained(tmp_path)
+    theirs = transformers_processor().from_pretrained(tmp_path)
     if not set(processor.to_huggingface().get("vitkit", {})) - {"profile", "background"} and processor.channels == 3:
         image = make_image(301, 222)
         np.testing.assert_array_equal(processor.array(image), theirs(image, return_tensors="np")["pixel_values"][0])
@@ -202,7 +213,6 @@ VERSIONS = {
         "do_rescale": True, "do_resize": True, "image_mean": [0.5] * 3, "image_processor_type": "ViTImageProcessorFast",
         "image_std": [0.5] * 3, "input_data_format": None, "resample": 2, "rescale_factor": 0.00392156862745098,
         "return_tensors": None, "size": {"height": 224, "width": 224}},
-    "v5": ViTImageProcessorPil().to_dict(),
     "nested": {"processor_class": "X", "image_processor": {"image_processor_type": "ViTImageProcessor"}},
     "empty": {},
 }  # fmt: skip
@@ -211,6 +221,10 @@ VERSIONS = {
 @pytest.mark.parametrize("config", VERSIONS.values(), ids=VERSIONS.keys())
 def test_every_version_of_the_config_reads_the_same(config: dict) -> None:
     assert Processor.from_huggingface(config) == Processor.squash(224, profile="ignore")
+
+
+def test_configs_written_by_transformers() -> None:
+    test_every_version_of_the_config_reads_the_same(transformers_processor()().to_dict())
 
 
 def test_old_configs_of_other_families() -> None:
@@ -252,6 +266,7 @@ def test_unsupported_timm_settings_raise(cfg: dict) -> None:
 
 
 def test_timm_config_files_contain_their_pretrained_cfg() -> None:
+    timm = oracle("timm")
     cfg = timm.create_model("vit_tiny_patch16_224", pretrained=False).pretrained_cfg
     processor = Processor.from_timm({"architecture": "vit_tiny_patch16_224", "pretrained_cfg": cfg})
     assert processor == Processor.crop(224, 0.9, profile="ignore")
@@ -399,7 +414,8 @@ def test_importing_the_processor_does_not_import_torch() -> None:
 def test_real_images_without_profiles(shared: Path) -> None:
     """Real images, compared with transformers and timm."""
     processor = Processor.crop(224, 0.875, mean=IMAGENET_MEAN, std=IMAGENET_STD)
-    transform = timm.data.create_transform(input_size=(3, 224, 224), crop_pct=0.875, interpolation="bicubic")
+    timm_data = oracle("timm.data")
+    transform = timm_data.create_transform(input_size=(3, 224, 224), crop_pct=0.875, interpolation="bicubic")
     processor = replace(processor, profile="ignore")
     squash = Processor(profile="ignore")
     for path in sorted((shared / "data/imagenet_sample").glob("*.JPEG"))[::10]:

@@ -4,6 +4,7 @@ import random as standard
 
 import numpy as np
 import pytest
+from oracles import oracle
 from PIL import Image
 
 from vitkit.data.augment import Augment, augmented, randaugment_timm
@@ -22,7 +23,7 @@ def make_image(rows: int = 40, columns: int = 56) -> Image.Image:
 
 @pytest.mark.parametrize("name", randaugment_timm.OPERATIONS)
 def test_each_operation_equals_timm(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    theirs = pytest.importorskip("timm.data.auto_augment")
+    theirs = oracle("timm.data.auto_augment")
     hparams = {"img_mean": randaugment_timm.FILL, "interpolation": Image.Resampling.BICUBIC, "translate_const": 100}
     image = make_image()
     for magnitude in MAGNITUDES:
@@ -40,7 +41,7 @@ def test_each_operation_equals_timm(name: str, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_set_of_operations_is_that_of_timm() -> None:
-    theirs = pytest.importorskip("timm.data.auto_augment")
+    theirs = oracle("timm.data.auto_augment")
     hparams = {"img_mean": randaugment_timm.FILL, "translate_const": 100}
     made = theirs.rand_augment_transform("rand-m9-mstd0.5-inc1", hparams)
     assert [operation.name for operation in made.ops] == list(randaugment_timm.OPERATIONS)

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from oracles import oracle
 
 from vitkit.data.augment import views
 
@@ -91,7 +92,7 @@ def test_jitter_keeps_gray_images_gray() -> None:
 
 
 def test_blur_equals_scipy() -> None:
-    ndimage = pytest.importorskip("scipy.ndimage")
+    ndimage = oracle("scipy.ndimage")
     sigma = torch.tensor([0.3, 1.7])
     blurred = views.blur(make_images(2), sigma)
     for image, ours, each in zip(make_images(2), blurred, sigma, strict=True):

@@ -286,6 +286,7 @@ def test_configs(which: int, changes: dict[str, Any], tmp_path: Path) -> None:
     check(tmp_path)
 
 
+@pytest.mark.slow
 def test_seeds_reach_models_and_errors(tmp_path: Path) -> None:
     """Some mutated checkpoints are still valid, and some are not."""
     outcomes = [check(write_mutated(seed, tmp_path)) for seed in range(250)]

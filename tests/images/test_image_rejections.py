@@ -96,6 +96,7 @@ def test_hostile_files_have_bounded_cost(tmp_path: Path) -> None:
     assert all(result["code"] != "ok" for result in results)
 
 
+@pytest.mark.slow
 def test_odd_files_have_bounded_cost(shared: Path) -> None:
     folder = shared / "data/odd_images"
     if not folder.is_dir():

@@ -2,19 +2,18 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vitkit.engine.attend import attend, attention_way
-from vitkit.engine.machine import Machine, machine
+from vitkit.inference.engine.blocks import attend, attention_way
+from vitkit.inference.engine.machine import Machine
 from vitkit.kernels import attention, library
 
-needs_kernels = pytest.mark.skipif(
-    not attention.available(), reason="needs a C compiler at installation and a CPU with AVX-512 bfloat16"
-)
+needs_kernels = pytest.mark.needs("attention kernel")
 SHAPES = [
     (1, 1, 1, 1, 16),
     (1, 2, 5, 33, 32),
@@ -155,11 +154,35 @@ def test_a_library_of_another_version_is_not_called(monkeypatch: pytest.MonkeyPa
 
 
 def test_it_was_compiled_here_if_it_could_be() -> None:
-    """A mistake in the C file must not hide behind `optional`."""
+    """A mistake in a C file must not hide behind `optional`."""
+    import os
     import shutil
 
     if shutil.which("cc") is None and shutil.which("gcc") is None:
         pytest.skip("needs a C compiler")
-    assert library.library() is not None
-    if machine(torch.device("cpu")).bfloat16 and not machine(torch.device("cpu")).tiles:
-        assert attention.available()
+    allowed = os.environ.get("VITKIT_KERNELS")
+    if allowed == "0":
+        pytest.skip("VITKIT_KERNELS=0 disables the kernels")
+    native = library.library()
+    assert native is not None
+    assert library.library("pictures") is not None
+    # CPUID answers in the C code as it does in torch; a limit on oneDNN is none on these kernels.
+    assert bool(native.vitkit_attention_runs()) == torch.cpu._is_avx512_bf16_supported()
+    assert bool(native.vitkit_quantise_runs()) == torch.cpu._is_avx512_supported()
+    assert attention.available() == (bool(native.vitkit_attention_runs()) and allowed != "avx2")
+
+
+@pytest.mark.parametrize(
+    ("allowed", "left"), [("0", []), ("avx2", ["resize"]), ("1", ["attention", "quantise", "resize"])]
+)
+def test_the_kernels_can_be_limited(allowed: str, left: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    class Compiled:
+        """A library whose CPU runs everything."""
+
+        def __getattr__(self, name: str) -> Callable[[], int]:
+            return lambda: 1
+
+    monkeypatch.setenv("VITKIT_KERNELS", allowed)
+    monkeypatch.setattr(library, "library", lambda _: None if allowed == "0" else Compiled())
+    names = ("attention", "quantise", "resize")
+    assert [name for name in names if library.routine.__wrapped__(name, name) is not None] == left

@@ -9,9 +9,7 @@ from vitkit.evaluate.flops import Count
 from vitkit.kernels import packed_attention as kernel
 from vitkit.layers.attention import Attention
 
-pytestmark = pytest.mark.skipif(
-    not kernel.available(), reason="needs a C compiler at installation and a CPU with AVX-512 bfloat16"
-)
+pytestmark = pytest.mark.needs("attention kernel")
 SHAPES = [
     (1, 1, 1, 16),
     (2, 7, 3, 32),

@@ -4,13 +4,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vitkit.engine.machine import machine
-from vitkit.engine.quantised import QuantisedDense, QuantisingNorm, Range, quantising
+from vitkit.inference.engine.quantization import QuantisedDense, QuantisingNorm, Range, quantising
 from vitkit.kernels import quantise
 
-needs_kernels = pytest.mark.skipif(
-    not quantise.available(), reason="needs a C compiler at installation and a CPU with AVX-512"
-)
+needs_kernels = pytest.mark.needs("quantise kernel")
 
 
 def numbers(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -83,7 +80,7 @@ def test_a_range_rounds_the_same_with_and_without_the_kernel(monkeypatch: pytest
 
 
 @needs_kernels
-@pytest.mark.skipif(not machine(torch.device("cpu")).int8, reason="needs a CPU with 8-bit products (AVX-512 VNNI)")
+@pytest.mark.needs("int8")
 def test_a_norm_rounds_only_for_layers_that_agree() -> None:
     one, two = (QuantisedDense(numbers(8, 16), None, taken=Range(scale, 5), dtype=torch.float32) for scale in (1, 2))
     norm, identity = nn.LayerNorm(16), nn.Identity()

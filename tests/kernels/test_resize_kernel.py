@@ -9,7 +9,7 @@ from PIL import Image
 from vitkit.data.processor import Processor, fast
 from vitkit.kernels import resize
 
-needs_kernels = pytest.mark.skipif(not resize.available(), reason="needs a C compiler at installation and AVX2")
+needs_kernels = pytest.mark.needs("resize kernel")
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 

@@ -7,7 +7,7 @@ import torch
 
 from vitkit import models
 from vitkit.layers import Packed
-from vitkit.models import beit, dino, dinov3, packing, vit
+from vitkit.models import _packing, beit, dino, dinov3, vit
 
 TOKENS = dataclasses.replace(vit.TINY, image_size=(24, 32))
 VARIANTS = {
@@ -50,9 +50,9 @@ def test_every_head_says_of_a_packed_picture_what_it_says_of_it_alone(name: str)
     model = made(VARIANTS[name])
     images = pictures(model)
     alone = torch.cat([model(image[None]) for image in images])
-    for tokens in (packing.TOKENS, 30):
-        torch.testing.assert_close(packing.logits(model, images, tokens=tokens), alone, atol=1e-5, rtol=1e-4)
-    for image, features in zip(images, packing.features(model, images), strict=True):
+    for tokens in (_packing.TOKENS, 30):
+        torch.testing.assert_close(_packing.logits(model, images, tokens=tokens), alone, atol=1e-5, rtol=1e-4)
+    for image, features in zip(images, _packing.features(model, images), strict=True):
         expected = model.features(image[None])
         assert features.grid == expected.grid
         assert features.num_special == expected.num_special
@@ -66,19 +66,19 @@ def test_every_head_says_of_a_packed_picture_what_it_says_of_it_alone(name: str)
 def test_no_picture_feels_another() -> None:
     model = made(TOKENS)
     images = pictures(model)
-    before = packing.logits(model, images)
+    before = _packing.logits(model, images)
     changed = [images[0] + 5.0, *images[1:]]
-    after = packing.logits(model, changed)
+    after = _packing.logits(model, changed)
     assert (after[0] - before[0]).abs().max() > 1e-3
     torch.testing.assert_close(after[1:], before[1:], atol=1e-6, rtol=1e-6)
-    shuffled = packing.logits(model, images[::-1])
+    shuffled = _packing.logits(model, images[::-1])
     torch.testing.assert_close(shuffled.flip(0), before, atol=1e-5, rtol=1e-5)
 
 
 def test_gradients_are_those_of_the_pictures_alone() -> None:
     model = made(dataclasses.replace(TOKENS, pool="gap", position="relative"))
     images = pictures(model)
-    packing.logits(model, images).square().sum().backward()
+    _packing.logits(model, images).square().sum().backward()
     packed = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
     model.zero_grad()
     sum(model(image[None]).square().sum() for image in images).backward()
@@ -92,7 +92,7 @@ def test_stochastic_depth_drops_whole_pictures() -> None:
     with torch.no_grad():
         model.blocks[1].mlp.fc2.weight.zero_()
         model.blocks[1].mlp.fc2.bias.zero_()
-        packed = packing.pack(model, pictures(model, number=40))
+        packed = _packing.pack(model, pictures(model, number=40))
         changed = block.packed(packed.tokens, packed.shapes, list(model.places((3, 4)))[:1] * len(packed.shapes))
     same = packed.with_tokens((changed == packed.tokens).float()).split()
     kept = torch.cat([group.tokens.flatten(1).mean(dim=1) for group in same])
@@ -104,15 +104,15 @@ def test_what_cannot_be_packed_says_so() -> None:
     for name, words in (("axial", "need one grid at a time"), ("resnet", "no sequence of tokens")):
         model = made(models.family(name).TINY)
         with pytest.raises(ValueError, match=words):
-            packing.logits(model, [torch.randn(3, 48, 48), torch.randn(3, 48, 64)])
+            _packing.logits(model, [torch.randn(3, 48, 48), torch.randn(3, 48, 64)])
     model = made(dataclasses.replace(TOKENS, pool="none"))
     with pytest.raises(ValueError, match="differ in number"):
-        packing.logits(model, pictures(model))
-    assert len(packing.features(model, pictures(model))) == 7
+        _packing.logits(model, pictures(model))
+    assert len(_packing.features(model, pictures(model))) == 7
     with pytest.raises(ValueError, match="smaller than one patch"):
-        packing.logits(made(dino.TINY), [torch.randn(3, 4, 32)])
+        _packing.logits(made(dino.TINY), [torch.randn(3, 4, 32)])
     with pytest.raises(ValueError, match="no pictures"):
-        packing.logits(model=made(dino.TINY), images=[])
+        _packing.logits(model=made(dino.TINY), images=[])
     with pytest.raises(ValueError, match="one number of special tokens"):
         Packed.join([])
 
@@ -120,7 +120,7 @@ def test_what_cannot_be_packed_says_so() -> None:
 def test_a_pack_wastes_nothing() -> None:
     model = made(TOKENS)
     images = pictures(model)
-    packed = packing.pack(model, images)
+    packed = _packing.pack(model, images)
     rows = [1 + (image.shape[1] // 8) * (image.shape[2] // 8) for image in images]
     assert packed.tokens.shape == (sum(rows), 32)
     assert sorted(length for count, length in packed.shapes for _ in range(count)) == sorted(rows)

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 # What of a processor's flags decides how fast a ViT can be.
-FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "amx_int8", "asimd", "bf16", "i8mm")
+FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "amx_int8",
+         "asimd", "bf16", "i8mm")  # fmt: skip
 ALWAYS = ("torch", "numpy", "pillow")
 
 

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vitkit.bench import Contender, Job, Prepared
+from vitkit.inference.engine.machine import can_pack
 
 PRODUCTS = ("float32", "bfloat16", "float16", "int8", "float8")
 COPY = "copy"
@@ -86,8 +87,13 @@ def _ways(precision: str, device: torch.device) -> dict[str, Callable[..., Calla
         return {"torch scaled_mm": _float8}
     dtype = getattr(torch, precision)
     ways: dict[str, Callable[..., Callable[[], Any]]] = {"linear": partial(_linear, dtype=dtype)}
-    if device.type == "cpu" and dtype != torch.float16 and torch.backends.mkldnn.is_available():
+    if device.type != "cpu":
+        return ways
+    if can_pack(dtype):
         ways["onednn packed"] = partial(_packed, dtype=dtype)
+    elif can_pack(torch.float32):
+        # As the engine does where oneDNN cannot pack this type (`engine.dense`).
+        ways["onednn packed in float32"] = partial(_packed, dtype=torch.float32)
     return ways
 
 
@@ -97,7 +103,7 @@ def _linear(rows: int, inner: int, columns: int, device: torch.device, dtype: to
 
 
 def _float8(rows: int, inner: int, columns: int, device: torch.device) -> Callable[[], Tensor]:
-    from vitkit.engine.float8 import multiplied, rounded
+    from vitkit.inference.engine.dense import multiplied, rounded
 
     x, weight, _ = _operands(rows, inner, columns, device, torch.bfloat16)
     left, right = rounded(x), rounded(weight)
@@ -111,11 +117,15 @@ def _packed(rows: int, inner: int, columns: int, device: torch.device, dtype: to
 
 
 def _packed_int8(rows: int, inner: int, columns: int, device: torch.device) -> Callable[[], Tensor]:
+    if not can_pack(torch.float32):
+        raise ValueError(
+            "the limit of int8 on a CPU is measured with oneDNN's packed products, which only x86 CPUs have"
+        )
     x = torch.randint(0, 255, (rows, inner), dtype=torch.uint8)
     weight = torch.randint(-127, 127, (columns, inner), dtype=torch.int8)
     packed = torch.ops.onednn.qlinear_prepack(weight, [rows, inner])
     scales, zeros = torch.full((columns,), 0.01), torch.zeros(columns, dtype=torch.int32)
-    out = (1.0, 0, torch.bfloat16, "none", [], "")
+    out = (1.0, 0, torch.bfloat16 if can_pack(torch.bfloat16) else torch.float32, "none", [], "")
     return lambda: torch.ops.onednn.qlinear_pointwise(x, 0.02, 128, packed, scales, zeros, None, *out)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from vitkit import atomic
-from vitkit.checkpoints.errors import CheckpointError
+from vitkit.checkpoints.checkpoint import CheckpointError
 
 
 def write_file(target: Path, write: Callable[[Path], None], *, overwrite: bool) -> None:

@@ -18,12 +18,20 @@ _MISSING = [name for name in ("jax", "flax", "optax") if importlib.util.find_spe
 if _MISSING:
     raise ImportError(f"vitkit.jax needs {', '.join(_MISSING)}: pip install 'vitkit[jax]'")
 from vitkit.jax.convert import flatten, nest, to_flax, to_torch  # noqa: E402
-from vitkit.jax.features import Features  # noqa: E402
 from vitkit.jax.fit import Fitted, evaluate, fit  # noqa: E402
 from vitkit.jax.flax_vit import FlaxViTForImageClassification, FlaxViTModel  # noqa: E402
 from vitkit.jax.load import FlaxCheckpoint, load, save  # noqa: E402
-from vitkit.jax.optimizer import Plan, learning_rate, make_optimizer  # noqa: E402
-from vitkit.jax.step import TrainState, make_mesh, make_state, make_step, place_batch  # noqa: E402
+from vitkit.jax.outputs import Features  # noqa: E402
+from vitkit.jax.step import (  # noqa: E402  # noqa: E402
+    Plan,
+    TrainState,
+    learning_rate,
+    make_mesh,
+    make_optimizer,
+    make_state,
+    make_step,
+    place_batch,
+)
 from vitkit.jax.vit import ViT  # noqa: E402
 
 __all__ = [

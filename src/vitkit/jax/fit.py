@@ -15,8 +15,7 @@ from jax.sharding import Mesh
 from vitkit import atomic, models
 from vitkit import config as configs
 from vitkit.jax.load import FlaxCheckpoint, load, save
-from vitkit.jax.optimizer import Plan
-from vitkit.jax.step import TrainState, logits, losses, make_mesh, make_state, make_step, place_batch
+from vitkit.jax.step import Plan, TrainState, logits, losses, make_mesh, make_state, make_step, place_batch
 from vitkit.jax.vit import ViT
 from vitkit.models.vit import Config
 

@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 from vitkit import config as configs
 from vitkit.jax import npz
 from vitkit.jax.convert import Flat, flatten, nest, to_flax, to_torch
-from vitkit.jax.position import resize_positions
+from vitkit.jax.layers import resize_positions
 from vitkit.jax.vit import ViT
 from vitkit.models.vit import Config
 

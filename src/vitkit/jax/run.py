@@ -15,12 +15,12 @@ from vitkit.data.loader import Batch, Stream, evaluation_batches, training_batch
 from vitkit.jax.convert import nest, to_flax
 from vitkit.jax.fit import Fitted, fit
 from vitkit.jax.load import FlaxCheckpoint, load
-from vitkit.jax.optimizer import Plan
+from vitkit.jax.step import Plan
 from vitkit.models import vit
 from vitkit.objectives import supervised
 from vitkit.train import Run
 from vitkit.train.checks import check
-from vitkit.train.tune import Tune
+from vitkit.train.tuning import Tune
 
 # What the twin has a word for; all else must be as it is where nothing is said.
 KNOWN = {

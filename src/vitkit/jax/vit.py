@@ -8,9 +8,8 @@ from einops import rearrange
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from vitkit.jax.features import Features
-from vitkit.jax.layers import Block, MapPool, layer_norm
-from vitkit.jax.position import resize_positions, sincos2d
+from vitkit.jax.layers import Block, MapPool, layer_norm, resize_positions, sincos2d
+from vitkit.jax.outputs import Features
 from vitkit.models.vit import Config
 
 

@@ -108,10 +108,13 @@ TARGET static void share(void *argument)
     free(scratch);
 }
 
+/* Whether the CPU has every extension of TARGET. The compiler's runtime reads CPUID, and XCR0 for the registers that the
+   operating system saves. */
 int vitkit_attention_runs(void)
 {
-    return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bf16") &&
+           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("avx512dq");
 }
 
 /* 0, or 1 where there was no memory. */

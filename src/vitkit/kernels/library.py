@@ -8,6 +8,8 @@ from pathlib import Path
 
 # The number in the C files: what is called has the arguments that are known here.
 INTERFACE = 1
+# The kernels that need AVX-512; the others need AVX2.
+AVX512 = frozenset({"attention", "quantise"})
 
 
 @lru_cache(maxsize=2)
@@ -34,7 +36,12 @@ def library(name: str = "native") -> ctypes.CDLL | None:
 
 @lru_cache(maxsize=8)
 def routine(name: str, runs: str, file: str = "native") -> Callable[..., int] | None:
-    """The C function `vitkit_NAME` of that library where `vitkit_RUNS_runs` says that this machine can run it."""
+    """The C function `vitkit_NAME` of that library where `vitkit_RUNS_runs` says that this machine can run it.
+
+    VITKIT_KERNELS=avx2 disables the kernels that need AVX-512.
+    """
+    if runs in AVX512 and os.environ.get("VITKIT_KERNELS") == "avx2":
+        return None
     found = library(file)
     if found is None or not getattr(found, f"vitkit_{runs}_runs")():
         return None
@@ -45,5 +52,7 @@ def required(name: str, runs: str, file: str = "native") -> Callable[..., int]:
     """The same; RuntimeError where there is none."""
     found = routine(name, runs, file)
     if found is None:
-        raise RuntimeError("the kernels of vitkit are not compiled here, or this CPU cannot run them")
+        raise RuntimeError(
+            "the kernels of vitkit are not compiled here, this CPU cannot run them, or VITKIT_KERNELS switches them off"
+        )
     return found

@@ -73,10 +73,12 @@ TARGET static void share(void *argument)
     }
 }
 
+/* Whether the CPU has every extension of TARGET. The compiler's runtime reads CPUID, and XCR0 for the registers that the
+   operating system saves. */
 int vitkit_quantise_runs(void)
 {
-    return __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-           __builtin_cpu_supports("avx512dq");
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
 }
 
 void vitkit_quantise(struct quantise *job, int threads)

@@ -5,43 +5,47 @@ The letters in shapes: b batch, n tokens, d width, h heads, k width of a head, c
 
 from vitkit.layers.activations import ActivationName, activation
 from vitkit.layers.attention import Attention, attention_weights
-from vitkit.layers.axial import AxialBlock
-from vitkit.layers.block import MLP, Block, DropPath, LayerScale, layer_norm
-from vitkit.layers.convolution import BatchNorm, GroupNorm, MaxPoolSame, StdConv, pad_same, same_padding
-from vitkit.layers.encoder import encoder_blocks, run_blocks
+from vitkit.layers.axial import AxialBlock, RelativeLineAttention
+from vitkit.layers.block import MLP, Block, DropPath, LayerScale, SwiGLU, encoder_blocks, layer_norm, run_blocks
 from vitkit.layers.features import Features, join_tokens
 from vitkit.layers.init import init_layers, init_lecun, init_mae, init_truncated
 from vitkit.layers.packing import Packed, run_packed
 from vitkit.layers.patches import PatchEmbed, resize_patches
-from vitkit.layers.place import Place
 from vitkit.layers.pool import MapPool, pool_tokens, pre_logits
 from vitkit.layers.position import (
     RESIZES,
+    Place,
     factorised_tables,
     resize_positions,
     resize_tables,
     sincos2d,
     with_special_rows,
 )
-from vitkit.layers.relative import RelativeLineAttention
-from vitkit.layers.relative_bias import (
+from vitkit.layers.relative import (
     RELATIVE_RESIZES,
+    num_offsets,
     relative_bias,
     relative_index,
+    relative_logits,
     relative_rows,
+    resize_offsets,
     resize_relative,
 )
-from vitkit.layers.relative_vectors import num_offsets, relative_logits, resize_offsets
 from vitkit.layers.resnet import (
+    BatchNorm,
+    GroupNorm,
+    MaxPoolSame,
     PostBottleneck,
     PreBottleneck,
     ResNetStem,
+    StdConv,
+    pad_same,
     resnet_stages,
     resnet_stride,
     resnet_width,
+    same_padding,
 )
 from vitkit.layers.rotary import axial_rotation, rotary_periods, rotate
-from vitkit.layers.swiglu import SwiGLU
 
 __all__ = [
     "MLP",

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vitkit.kernels.attention import takes_packed
 from vitkit.kernels.packed_attention import better, packed_attention
-from vitkit.layers.relative_vectors import relative_logits
+from vitkit.layers.relative import relative_logits
 from vitkit.layers.rotary import rotate
 
 
@@ -31,8 +31,8 @@ class Attention(nn.Module):
     `bias` is added to the logits before the softmax: a relative position bias or a mask of zeros and minus infinity, of
     a shape that broadcasts to (b, h, n, n); `rotation` turns the queries and keys of the patches (`layers.rotary`).
     `qkv_bias` "qv" is BEiT's: the key, whose bias no softmax would notice, has none. `relative_rows` gives the layer a
-    table of relative position biases that the model makes into `bias` for the grid at hand (`layers.relative_bias`),
-    `num_offsets` one of the vectors that it hands back as `relative` (`layers.relative_vectors`); they are kept here
+    table of relative position biases that the model makes into `bias` for the grid at hand (`layers.relative`),
+    `num_offsets` one of the vectors that it hands back as `relative` (`layers.relative`); they are kept here
     because they belong to this block. Raises ValueError where the width is not a multiple of the heads.
     """
 

@@ -1,4 +1,4 @@
-"""Attention along one axis of the grid at a time: within each row, or within each column (Ho et al. 2019)."""
+"""Axial attention with relative positions along one line (Wang et al. 2020, "Axial-DeepLab"; ViT paper, D.6)."""
 
 from typing import Literal
 
@@ -9,6 +9,77 @@ from torch import Tensor, nn
 
 from vitkit.layers.attention import Attention
 from vitkit.layers.block import DropPath, layer_norm
+from vitkit.layers.position import resize_positions
+from vitkit.layers.resnet import BatchNorm
+
+
+class RelativeLineAttention(nn.Module):
+    """Position-sensitive self-attention over lines of channels, (b, c, n); heads are contiguous.
+
+    Queries and keys have half the width of a value. With learned vectors r for every distance i - j of two places, the
+    logits are q_i k_j + q_i r^q_(i-j) + k_j r^k_(j-i), each of the three normalised over the batch, which stands for
+    the usual division by a root; the output is the sum over j of a_ij v_j and of a_ij r^v_(i-j), each normalised too.
+    The table is made for lines of `length` and stretched for others, the distance 0 in its middle.
+    Raises ValueError where the width is not a multiple of twice the heads.
+    """
+
+    def __init__(self, width: int, num_heads: int, length: int, *, norm_eps: float = 1e-5):
+        super().__init__()
+        if width % (2 * num_heads):
+            raise ValueError(f"the width {width} is not a multiple of twice the number of heads {num_heads}")
+        self.num_heads = num_heads
+        value = width // num_heads
+        self.parts = (value // 2, value // 2, value)
+        self.qkv = nn.Conv1d(width, 2 * width, 1, bias=False)
+        self.norm_qkv = BatchNorm(2 * width, eps=norm_eps)
+        self.relative = nn.Parameter(torch.zeros(2 * value, 2 * length - 1))
+        self.norm_logits = BatchNorm(3 * num_heads, eps=norm_eps)
+        self.norm_out = BatchNorm(2 * width, eps=norm_eps)
+
+    @property
+    def length(self) -> int:
+        """The length of the lines that the table is made for."""
+        return (self.relative.shape[1] + 1) // 2
+
+    def resize(self, length: int) -> None:
+        """Makes another length the one that the table is for."""
+        self.relative = nn.Parameter(self.stretched(length).detach().clone())
+
+    def forward(self, x: Float[Tensor, "b c n"]) -> Float[Tensor, "b c n"]:
+        """The attended lines."""
+        q, k, v = rearrange(self.norm_qkv(self.qkv(x)), "b (h k) n -> b h k n", h=self.num_heads).split(
+            self.parts, dim=2
+        )
+        relative_q, relative_k, relative_v = self.relative_to(x.shape[2]).split(self.parts)
+        logits = [
+            torch.einsum("bhki,bhkj->bhij", q, k),
+            torch.einsum("bhki,kij->bhij", q, relative_q),
+            torch.einsum("bhkj,kji->bhij", k, relative_k),
+        ]
+        logits = rearrange(self.norm_logits(torch.cat(logits, dim=1)), "b (three h) i j -> three b h i j", three=3)
+        weights = logits.sum(dim=0).softmax(dim=-1)
+        out = [torch.einsum("bhij,bhkj->bhki", weights, v), torch.einsum("bhij,kij->bhki", weights, relative_v)]
+        out = self.norm_out(rearrange(torch.stack(out), "two b h k n -> b (h k two) n"))
+        return rearrange(out, "b (c two) n -> two b c n", two=2).sum(dim=0)
+
+    def stretched(self, length: int) -> Float[Tensor, "k distances"]:
+        """The table for lines of that length, the distance 0 in its middle."""
+        if length == 1:
+            return self.relative[:, self.length - 1 : self.length]
+        sizes = (1, 2 * self.length - 1), (1, 2 * length - 1)
+        return resize_positions(self.relative.T, *sizes, "bilinear_corners").T
+
+    def relative_to(self, length: int) -> Float[Tensor, "k n n"]:
+        """The vector for every pair of places (i, j) in a line of that length: column i - j off the table's middle."""
+        table = self.stretched(length)
+        place = torch.arange(length, device=table.device)
+        return table[:, place[:, None] - place[None, :] + length - 1]
+
+    def init_weights(self) -> None:
+        """Normal projections and vectors, of a variance of one over what they sum over, as the original code."""
+        nn.init.normal_(self.qkv.weight, std=self.qkv.in_channels**-0.5)
+        nn.init.normal_(self.relative, std=self.parts[2] ** -0.5)
+
 
 Axis = Literal["row", "column"]
 

@@ -1,14 +1,16 @@
-"""The pre-norm encoder block and what it is made of (ViT paper, equations 2-3)."""
+"""Pre-norm encoder block with its MLPs, and the encoder as a list of blocks (ViT paper, equations 2-3)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from vitkit.layers.activations import activation
 from vitkit.layers.attention import Attention
-from vitkit.layers.place import Place
+from vitkit.layers.position import Place
 
 
 def layer_norm(width: int, eps: float) -> nn.LayerNorm:
@@ -127,3 +129,89 @@ class Block(nn.Module):
     ) -> Float[Tensor, "b h n n"]:
         """The attention weights that `forward` uses."""
         return self.attn.weights(self.norm1(x), bias, rotation, relative)
+
+
+def run_blocks(
+    blocks: Iterable[nn.Module],
+    tokens: Float[Tensor, "b n d"],
+    places: Iterable[Place],
+    firsts: list[Tensor] | None = None,
+) -> Float[Tensor, "b m d"]:
+    """The tokens through all blocks, each told its place; there are as many places as blocks.
+
+    Blocks of this package's layers give as many tokens as they take; those made for inference may give fewer. The
+    first token of what each block gives, (b, d), is put at the end of `firsts`.
+    """
+    for block, place in zip(blocks, places, strict=True):
+        tokens = block(tokens if place.added is None else tokens + place.added, **place.told)
+        if firsts is not None:
+            firsts.append(tokens[:, 0].clone())  # a view would keep all the tokens
+    return tokens
+
+
+def encoder_blocks(
+    depth: int,
+    *,
+    width: int,
+    num_heads: int,
+    mlp_width: int,
+    mlp: Literal["mlp", "swiglu"] = "mlp",
+    activation: str = "gelu",
+    norm_eps: float = 1e-6,
+    qkv_bias: bool | Literal["qv"] = True,
+    qk_norm: bool = False,
+    relative_rows: int = 0,
+    num_offsets: int = 0,
+    layer_scale: float | None = None,
+    stochastic_depth: float = 0.0,
+    stochastic_depth_shape: Literal["linear", "constant"] = "linear",
+    dropout: float = 0.0,
+    attention_dropout: float = 0.0,
+) -> nn.ModuleList:
+    """`depth` blocks; see `Attention`, `MLP`, `SwiGLU` and `Block` for the numbers.
+
+    Stochastic depth grows linearly from 0 for the first block to the full rate for the last (Huang et al. 2016; DeiT),
+    or has the full rate in every block (DeiT III, DINOv2).
+    """
+
+    def block(index: int) -> Block:
+        linear = stochastic_depth_shape == "linear"
+        return Block(
+            Attention(
+                width,
+                num_heads,
+                qkv_bias=qkv_bias,
+                qk_norm_eps=norm_eps if qk_norm else None,
+                relative_rows=relative_rows,
+                num_offsets=num_offsets,
+                dropout=attention_dropout,
+            ),
+            SwiGLU(width, mlp_width, dropout=dropout)
+            if mlp == "swiglu"
+            else MLP(width, mlp_width, act=activation, dropout=dropout),
+            width=width,
+            norm_eps=norm_eps,
+            layer_scale=layer_scale,
+            drop_path=stochastic_depth * (index / max(depth - 1, 1) if linear else 1.0),
+            dropout=dropout,
+        )
+
+    return nn.ModuleList(block(index) for index in range(depth))
+
+
+class SwiGLU(nn.Module):
+    """silu(gate) * value between two dense layers; the rows of `fc1` are first the gate, then the value.
+
+    `hidden` is the width of each of the two.
+    """
+
+    def __init__(self, width: int, hidden: int, *, dropout: float = 0.0):
+        super().__init__()
+        self.fc1 = nn.Linear(width, 2 * hidden)
+        self.fc2 = nn.Linear(hidden, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
+        """Each token on its own."""
+        gate, value = self.fc1(x).chunk(2, dim=-1)
+        return self.dropout(self.fc2(self.dropout(F.silu(gate) * value)))

@@ -5,10 +5,9 @@ import math
 from torch import nn
 
 from vitkit.layers.attention import Attention
-from vitkit.layers.block import MLP, LayerScale
-from vitkit.layers.convolution import BatchNorm, StdConv
+from vitkit.layers.block import MLP, LayerScale, SwiGLU
 from vitkit.layers.pool import MapPool
-from vitkit.layers.swiglu import SwiGLU
+from vitkit.layers.resnet import BatchNorm, StdConv
 
 # A normal distribution cut at two standard deviations has this share of its standard deviation left.
 TRUNCATED_STD = 0.87962566103423978

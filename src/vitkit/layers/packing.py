@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from vitkit.layers.features import Features
-from vitkit.layers.place import Place
+from vitkit.layers.position import Place
 
 
 @dataclass(frozen=True)

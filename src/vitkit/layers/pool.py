@@ -1,4 +1,4 @@
-"""What stands between tokens and a head: attention pooling and the pre-logits layer."""
+"""Pooling of tokens, attention pooling (MAP), pre-logits, and the prototype layer of DINO."""
 
 from collections import OrderedDict
 
@@ -10,6 +10,20 @@ from torch import Tensor, nn
 
 from vitkit.layers.block import MLP, layer_norm
 from vitkit.layers.features import Features
+
+
+class Prototypes(nn.Module):
+    """A dense layer without bias whose rows are a length and a direction; names as in DINO's checkpoints."""
+
+    def __init__(self, width: int, outputs: int, *, fixed_norm: bool):
+        super().__init__()
+        self.weight_g = nn.Parameter(torch.ones(outputs, 1), requires_grad=not fixed_norm)
+        self.weight_v = nn.Parameter(torch.empty(outputs, width).uniform_(-(width**-0.5), width**-0.5))
+
+    def forward(self, x: Float[Tensor, "b d"], *, rest: bool = False) -> Float[Tensor, "b k"]:
+        """The products with the rows."""
+        weight = self.weight_g * F.normalize(self.weight_v, dim=1)
+        return F.linear(x, weight.detach() if rest else weight)
 
 
 def pool_tokens(features: Features, pool: str) -> Float[Tensor, "b *n d"]:

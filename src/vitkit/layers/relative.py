@@ -1,77 +1,195 @@
-"""Attention within lines that knows how far apart two places are (Wang et al. 2020, "Axial-DeepLab", section 3.2)."""
+"""Relative position biases and vectors, and how their tables are resized (BEiT, section 2.2; Shaw et al. 2018)."""
+
+from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float
-from torch import Tensor, nn
+from jaxtyping import Float, Int
+from torch import Tensor
 
-from vitkit.layers.convolution import BatchNorm
-from vitkit.layers.position import resize_positions
+Grid = tuple[int, int]
+SPECIAL_ROWS = 3
 
 
-class RelativeLineAttention(nn.Module):
-    """Position-sensitive self-attention over lines of channels, (b, c, n); heads are contiguous.
+def relative_rows(grid: Grid) -> int:
+    """How many rows the table of a grid has: one for each distance in rows and columns, and three more."""
+    return (2 * grid[0] - 1) * (2 * grid[1] - 1) + SPECIAL_ROWS
 
-    Queries and keys have half the width of a value. With learned vectors r for every distance i - j of two places, the
-    logits are q_i k_j + q_i r^q_(i-j) + k_j r^k_(j-i), each of the three normalised over the batch, which stands for
-    the usual division by a root; the output is the sum over j of a_ij v_j and of a_ij r^v_(i-j), each normalised too.
-    The table is made for lines of `length` and stretched for others, the distance 0 in its middle.
-    Raises ValueError where the width is not a multiple of twice the heads.
+
+def relative_index(grid: Grid, *, device: torch.device | str | None = None) -> Int[Tensor, "n n"]:
+    """Which row of the table each pair of tokens (query, key) reads; the class token is the first, patches row-major.
+
+    Patches (r, c) and (s, t) read row (r - s + R - 1) (2 C - 1) + (c - t + C - 1) on a grid of R rows and C columns;
+    the last three rows are class to patch, patch to class, and class to class.
     """
+    rows, columns = grid
+    row = torch.arange(rows, device=device).repeat_interleave(columns)
+    column = torch.arange(columns, device=device).repeat(rows)
+    index = (row[:, None] - row + rows - 1) * (2 * columns - 1) + column[:, None] - column + columns - 1
+    index = F.pad(index, (1, 0, 1, 0), value=relative_rows(grid) - 2)
+    index[0] = relative_rows(grid) - 3
+    index[0, 0] = relative_rows(grid) - 1
+    return index
 
-    def __init__(self, width: int, num_heads: int, length: int, *, norm_eps: float = 1e-5):
-        super().__init__()
-        if width % (2 * num_heads):
-            raise ValueError(f"the width {width} is not a multiple of twice the number of heads {num_heads}")
-        self.num_heads = num_heads
-        value = width // num_heads
-        self.parts = (value // 2, value // 2, value)
-        self.qkv = nn.Conv1d(width, 2 * width, 1, bias=False)
-        self.norm_qkv = BatchNorm(2 * width, eps=norm_eps)
-        self.relative = nn.Parameter(torch.zeros(2 * value, 2 * length - 1))
-        self.norm_logits = BatchNorm(3 * num_heads, eps=norm_eps)
-        self.norm_out = BatchNorm(2 * width, eps=norm_eps)
 
-    @property
-    def length(self) -> int:
-        """The length of the lines that the table is made for."""
-        return (self.relative.shape[1] + 1) // 2
+def relative_bias(table: Float[Tensor, "rows h"], index: Int[Tensor, "n n"]) -> Float[Tensor, "h n n"]:
+    """What attention adds to its logits: the row of the table for every pair of tokens."""
+    return rearrange(table[index], "q k h -> h q k")
 
-    def resize(self, length: int) -> None:
-        """Makes another length the one that the table is for."""
-        self.relative = nn.Parameter(self.stretched(length).detach().clone())
 
-    def forward(self, x: Float[Tensor, "b c n"]) -> Float[Tensor, "b c n"]:
-        """The attended lines."""
-        q, k, v = rearrange(self.norm_qkv(self.qkv(x)), "b (h k) n -> b h k n", h=self.num_heads).split(
-            self.parts, dim=2
+def geometric_places(old: int, new: int) -> Float[Tensor, " old"]:
+    """Where the `old` distances of one axis are put among the `new` ones, 0 in the middle, in geometric steps.
+
+    A small distance says more than a large one, so the table is stretched at its ends: the steps away from the middle
+    are 1, q, q^2 ... with the q between 1.01 and 1.5, found by bisection, that just reaches the new end.
+    """
+    steps, end = old // 2, new // 2
+    low, q, high = 1.01, 1.255, 1.5
+    while high - low > 1e-6:
+        q = (low + high) / 2
+        low, high = (low, q) if (1 - q**steps) / (1 - q) > end else (q, high)
+    half = torch.cumsum(q ** torch.arange(steps, dtype=torch.float64), 0)
+    return torch.cat([-half.flip(0), torch.zeros(1, dtype=torch.float64), half])
+
+
+def linear_matrix(places: Float[Tensor, " m"], targets: Float[Tensor, " n"]) -> Float[Tensor, "n m"]:
+    """The matrix that interpolates values at `places` linearly at `targets`; nearest value beyond the ends."""
+    targets = targets.clamp(places[0], places[-1])
+    left = (torch.searchsorted(places, targets, right=True) - 1).clamp(0, places.shape[0] - 2)
+    share = (targets - places[left]) / (places[left + 1] - places[left])
+    unit = torch.eye(places.shape[0], dtype=places.dtype)
+    return torch.lerp(unit[left], unit[left + 1], share[:, None])
+
+
+def cubic_matrix(places: Float[Tensor, " m"], targets: Float[Tensor, " n"]) -> Float[Tensor, "n m"]:
+    """As `linear_matrix` with the cubic spline through all values whose two end pieces each join without a knot.
+
+    The spline of SciPy's `interp2d`, which the original used. Raises ValueError for fewer than 4 places.
+    """
+    count = places.shape[0]
+    if count < 4:
+        raise ValueError(f"a cubic spline needs a table of at least 4 distances an axis, not {count}")
+    step = places.diff()
+    unit = torch.eye(count, dtype=places.dtype)
+    slope = (unit[1:] - unit[:-1]) / step[:, None]
+    # The second derivatives at the places solve `system @ second = slopes @ values`.
+    system, slopes = torch.zeros_like(unit), torch.zeros_like(unit)
+    for i in range(1, count - 1):
+        system[i, i - 1 : i + 2] = torch.stack([step[i - 1], 2 * (step[i - 1] + step[i]), step[i]])
+        slopes[i] = 6 * (slope[i] - slope[i - 1])
+    system[0, :3] = torch.stack([step[1], -(step[0] + step[1]), step[0]])
+    system[-1, -3:] = torch.stack([step[-1], -(step[-2] + step[-1]), step[-2]])
+    second = torch.linalg.solve(system, slopes)
+    targets = targets.clamp(places[0], places[-1])
+    left = (torch.searchsorted(places, targets, right=True) - 1).clamp(0, count - 2)
+    h, b = step[left][:, None], (targets - places[left])[:, None]
+    a = h - b
+    curve = (a**3 / h - a * h) * second[left] + (b**3 / h - b * h) * second[left + 1]
+    return (a * unit[left] + b * unit[left + 1]) / h + curve / 6
+
+
+def _geometric(matrix: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Grid, Grid], Tensor]:
+    def resize(picture: Tensor, old: Grid, new: Grid) -> Tensor:
+        rows, columns = (
+            matrix(geometric_places(m, n), torch.arange(n, dtype=torch.float64) - n // 2)
+            if m != n
+            else torch.eye(n, dtype=torch.float64)
+            for m, n in zip(old, new, strict=True)
         )
-        relative_q, relative_k, relative_v = self.relative_to(x.shape[2]).split(self.parts)
-        logits = [
-            torch.einsum("bhki,bhkj->bhij", q, k),
-            torch.einsum("bhki,kij->bhij", q, relative_q),
-            torch.einsum("bhkj,kji->bhij", k, relative_k),
-        ]
-        logits = rearrange(self.norm_logits(torch.cat(logits, dim=1)), "b (three h) i j -> three b h i j", three=3)
-        weights = logits.sum(dim=0).softmax(dim=-1)
-        out = [torch.einsum("bhij,bhkj->bhki", weights, v), torch.einsum("bhij,kij->bhki", weights, relative_v)]
-        out = self.norm_out(rearrange(torch.stack(out), "two b h k n -> b (h k two) n"))
-        return rearrange(out, "b (c two) n -> two b c n", two=2).sum(dim=0)
+        return rows.to(picture) @ picture @ columns.to(picture).T
 
-    def stretched(self, length: int) -> Float[Tensor, "k distances"]:
-        """The table for lines of that length, the distance 0 in its middle."""
-        if length == 1:
-            return self.relative[:, self.length - 1 : self.length]
-        sizes = (1, 2 * self.length - 1), (1, 2 * length - 1)
-        return resize_positions(self.relative.T, *sizes, "bilinear_corners").T
+    return resize
 
-    def relative_to(self, length: int) -> Float[Tensor, "k n n"]:
-        """The vector for every pair of places (i, j) in a line of that length: column i - j off the table's middle."""
-        table = self.stretched(length)
-        place = torch.arange(length, device=table.device)
-        return table[:, place[:, None] - place[None, :] + length - 1]
 
-    def init_weights(self) -> None:
-        """Normal projections and vectors, of a variance of one over what they sum over, as the original code."""
-        nn.init.normal_(self.qkv.weight, std=self.qkv.in_channels**-0.5)
-        nn.init.normal_(self.relative, std=self.parts[2] ** -0.5)
+def _bilinear(picture: Tensor, old: Grid, new: Grid) -> Tensor:
+    return F.interpolate(picture[None], size=new, mode="bilinear", align_corners=False)[0]
+
+
+RELATIVE_RESIZES: dict[str, Callable[[Tensor, Grid, Grid], Tensor]] = {
+    "geometric": _geometric(cubic_matrix),  # BEiT
+    "geometric_linear": _geometric(linear_matrix),  # timm
+    "bilinear": _bilinear,  # Hugging Face
+}
+
+
+def resize_relative(table: Float[Tensor, "rows h"], old: Grid, new: Grid, dialect: str) -> Float[Tensor, "rows2 h"]:
+    """A table for the grid `old` (rows, columns) made to fit the grid `new`, in one of the dialects `RELATIVE_RESIZES`.
+
+    The three rows of the class token stay. The arithmetic is float32 whatever the table's type; equal grids give the
+    table itself.
+    """
+    if dialect not in RELATIVE_RESIZES:
+        raise ValueError(f"unknown way to resize a relative table '{dialect}'; there is {', '.join(RELATIVE_RESIZES)}")
+    if table.shape[0] != relative_rows(old):
+        raise ValueError(f"a relative table of {table.shape[0]} rows does not fit a grid of {old[0]}x{old[1]}")
+    if old == new:
+        return table
+    patches, special = table.float().tensor_split([table.shape[0] - SPECIAL_ROWS])
+    sizes = [(2 * grid[0] - 1, 2 * grid[1] - 1) for grid in (old, new)]
+    picture = rearrange(patches, "(r c) h -> h r c", r=sizes[0][0])
+    resized = RELATIVE_RESIZES[dialect](picture, sizes[0], sizes[1])
+    return torch.cat([rearrange(resized, "h r c -> (r c) h"), special]).to(table.dtype)
+
+
+def num_offsets(grid: Grid) -> int:
+    """How many offsets two patches of a grid can have, from -(n - 1) to n - 1: the rows of a table."""
+    return 2 * grid[0] * grid[1] - 1
+
+
+def relative_logits(q: Float[Tensor, "b h n k"], table: Float[Tensor, "offsets k"]) -> Float[Tensor, "b h n n"]:
+    """q_i . r_(i - j) / sqrt(k) for every pair of patches, query i and key j; zero where one is no patch.
+
+    The patches are the last tokens, as many as the table is for; row i - j + p - 1 of its 2 p - 1 is r_(i - j). As a
+    loop: `logits[s + i, s + j] = q[s + i] @ table[i - j + p - 1] * k**-0.5`. Instead of gathering a vector for each
+    pair, every query meets every vector once and the rows are then shifted against each other (Huang et al. 2018).
+    """
+    p = (table.shape[0] + 1) // 2
+    num_special = q.shape[2] - p
+    met = (q[:, :, num_special:] * q.shape[-1] ** -0.5) @ table.flip(0).to(q.dtype).T
+    # Column m of row i is r_(p - 1 - m); j = m + i - p + 1, so that one row further it is one column further left.
+    shifted = F.pad(met, (0, 1)).flatten(-2)[..., p - 1 : p - 1 + p * (2 * p - 1)].unflatten(-1, (p, 2 * p - 1))
+    return F.pad(shifted[..., :p], (num_special, 0, num_special, 0))
+
+
+def resize_offsets(table: Float[Tensor, "offsets k"], old: Grid, new: Grid) -> Float[Tensor, "offsets2 k"]:
+    """A table for the grid `old` made to fit the grid `new`.
+
+    A displacement (r, c) on the new grid is (r (R - 1) / (R2 - 1), c (C - 1) / (C2 - 1)) on the old, where the vectors
+    at the four whole displacements around it are blended bilinearly. An offset can be two displacements (one to the
+    right, or one down and all the way to the left): its vector is the mean over all pairs of patches that have it.
+    Equal grids give the table itself. Raises ValueError for a table of another grid.
+    """
+    if table.shape[0] != num_offsets(old):
+        raise ValueError(f"a table of {table.shape[0]} offsets does not fit a grid of {old[0]}x{old[1]}")
+    if old == new:
+        return table
+    down, right = (_displacements(*sizes, table.device) for sizes in zip(old, new, strict=True))
+    centre, new_centre = old[0] * old[1] - 1, new[0] * new[1] - 1
+    total = torch.zeros(num_offsets(new), table.shape[1], dtype=torch.float64, device=table.device)
+    pairs = torch.zeros(num_offsets(new), 1, dtype=torch.float64, device=table.device)
+    count = (down.pairs[:, None] * right.pairs[None, :]).reshape(-1, 1)
+    offset = (down.new[:, None] * new[1] + right.new[None, :]).flatten() + new_centre
+    pairs.index_add_(0, offset, count)
+    for step, share in down.corners():
+        for other, other_share in right.corners():
+            source = (step[:, None] * old[1] + other[None, :]).flatten() + centre
+            weight = (share[:, None] * other_share[None, :]).reshape(-1, 1) * count
+            total.index_add_(0, offset, weight * table.double()[source])
+    return (total / pairs.clamp(min=1)).to(table.dtype)
+
+
+class _displacements:  # noqa: N801 - a record of this file's
+    """All displacements along one axis: on the new grid, how many pairs have each, and where they lie on the old."""
+
+    def __init__(self, old: int, new: int, device: torch.device):
+        self.new = torch.arange(1 - new, new, device=device)
+        self.pairs = (new - self.new.abs()).double()
+        place = self.new.double() * (old - 1) / max(new - 1, 1)
+        self.low = place.floor().clamp(max=old - 1).long()
+        self.high = (self.low + 1).clamp(max=old - 1)
+        self.share = place - self.low
+
+    def corners(self) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """The whole displacements below and above, each with its share."""
+        return (self.low, 1 - self.share), (self.high, self.share)

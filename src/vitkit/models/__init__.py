@@ -8,8 +8,6 @@ export. Parameter names are timm's.
 """
 
 import dataclasses
-import importlib
-import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from types import ModuleType
@@ -21,10 +19,10 @@ from torch import Tensor, nn
 
 from vitkit import config as configs
 from vitkit.layers import Features, PatchEmbed, Place
-from vitkit.models import positions
+from vitkit.models import _positions
+from vitkit.registry import Registry
 
-# What families are made with, not families.
-_MEANS = {"packing", "pooling", "positions"}
+_FAMILIES = Registry(__name__, "model family", ("Config", "Model", "PRESETS", "TINY"))
 
 
 class Backbone(nn.Module, ABC):
@@ -169,7 +167,7 @@ class TokenBackbone(Backbone):
         """The patch projection, tables of positions, and vectors for offsets."""
         if config.patch_size != self.config.patch_size:
             self.patch_embed.resize(config.patch_size)
-        positions.fit(self, config)
+        _positions.fit(self, config)
 
     def features(self, images: Float[Tensor, "b c height width"]) -> Features:
         """`encode(embed(images))`."""
@@ -177,15 +175,13 @@ class TokenBackbone(Backbone):
 
 
 def families() -> list[str]:
-    """The names of the families: the files of this folder, but for the means they share."""
-    return sorted({module.name for module in pkgutil.iter_modules(__path__)} - _MEANS)
+    """Returns the names of the families."""
+    return _FAMILIES.names()
 
 
 def family(name: str) -> ModuleType:
-    """The module of one family; ValueError where there is no such file."""
-    if name not in families():
-        raise ValueError(f"unknown model family '{name}'{configs.nearest(name, families())}")
-    return importlib.import_module(f"{__name__}.{name}")
+    """Returns the module of one family; ValueError for an unknown name."""
+    return _FAMILIES.get(name)
 
 
 def family_of(config: Any) -> str:

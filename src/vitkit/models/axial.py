@@ -27,7 +27,7 @@ from vitkit.layers import (
     layer_norm,
     pre_logits,
 )
-from vitkit.models import TokenBackbone, positions, vit
+from vitkit.models import TokenBackbone, _positions, vit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class Config:
     num_classes: int = 1000
     pre_logits: int = 0
     position: Literal["learned", "factorised", "none"] = "learned"
-    position_resize: positions.Resize = "bilinear_corners"
+    position_resize: _positions.Resize = "bilinear_corners"
     activation: ActivationName = "gelu"
     norm_eps: float = 1e-6
     qkv_bias: bool = True
@@ -66,7 +66,7 @@ class Config:
                 raise ValueError(f"{name} is {value}; it must be at least 1")
         if self.width % self.num_heads:
             raise ValueError(f"the width {self.width} is not a multiple of the number of heads {self.num_heads}")
-        positions.check(self)
+        _positions.check(self)
         if any(size < patch for size, patch in zip(self.image_size, self.patch_size, strict=True)):
             raise ValueError(f"image_size {self.image_size} is smaller than one patch of {self.patch_size}")
 
@@ -87,7 +87,7 @@ class AxialViT(TokenBackbone):
         self.config = config
         self.width = config.width
         self.patch_embed = PatchEmbed(config.channels, config.width, config.patch_size)
-        positions.add_tables(self, config)
+        _positions.add_tables(self, config)
         self.pos_drop = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(self._block(index) for index in range(2 * config.depth))
         self.norm = layer_norm(config.width, config.norm_eps)
@@ -113,8 +113,8 @@ class AxialViT(TokenBackbone):
         patches = self.patch_embed(images)
         grid = (patches.shape[2], patches.shape[3])
         tokens = rearrange(patches, "b d r c -> b (r c) d")
-        positions = self.positions(grid)
-        return Features(tokens=self.pos_drop(tokens if positions is None else tokens + positions), grid=grid)
+        _positions = self.positions(grid)
+        return Features(tokens=self.pos_drop(tokens if _positions is None else tokens + _positions), grid=grid)
 
     def encode(self, embedded: Features) -> Features:
         """All blocks, rows and columns in turn, and the final norm."""
@@ -125,7 +125,7 @@ class AxialViT(TokenBackbone):
 
     def positions(self, grid: tuple[int, int]) -> Float[Tensor, "1 n d"] | None:
         """The position table for a grid of that many rows and columns of patches; None for none."""
-        return positions.tables(self, grid)
+        return _positions.tables(self, grid)
 
     def represent(self, features: Features) -> Float[Tensor, "b d"]:
         """The mean of the patches, through the pre-logits layer where there is one."""
@@ -138,7 +138,7 @@ class AxialViT(TokenBackbone):
         for layer in self.pre_logits.children():
             if isinstance(layer, nn.Linear):
                 init_lecun(layer)
-        positions.init_tables(self)
+        _positions.init_tables(self)
         for parameter in self.head.parameters():
             nn.init.zeros_(parameter)
 

@@ -30,7 +30,7 @@ from vitkit.layers import (
     resize_relative,
     run_blocks,
 )
-from vitkit.models import TokenBackbone, positions, vit
+from vitkit.models import TokenBackbone, _positions, vit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ class Config:
     relative: Literal["blocks", "shared", "none"] = "blocks"
     relative_resize: Literal["geometric", "geometric_linear", "bilinear"] = "geometric"
     position: Literal["learned", "none"] = "none"
-    position_resize: positions.Resize = "bicubic"
+    position_resize: _positions.Resize = "bicubic"
     activation: ActivationName = "gelu"
     norm_eps: float = 1e-6
     layer_scale: float | None = 0.1
@@ -162,7 +162,7 @@ class BEiT(TokenBackbone):
         tables = self.tables(config.grid)
         super().fit(config)
         for name, table in tables.items():
-            positions.put(self, name, table)
+            _positions.put(self, name, table)
 
     def represent(self, features: Features) -> Float[Tensor, "b d"]:
         """The patches' mean and its norm, or the class token."""

@@ -26,7 +26,7 @@ from vitkit.layers import (
     resize_positions,
     run_blocks,
 )
-from vitkit.models import TokenBackbone, positions, vit
+from vitkit.models import TokenBackbone, _positions, vit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class Config:
     num_heads: int = 12
     mlp_width: int = 3072
     num_classes: int = 1000
-    position_resize: positions.Resize = "bicubic"
+    position_resize: _positions.Resize = "bicubic"
     activation: ActivationName = "gelu"
     norm_eps: float = 1e-6
     qkv_bias: bool = True

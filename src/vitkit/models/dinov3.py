@@ -21,7 +21,7 @@ from vitkit.layers import (
     pool_tokens,
     run_blocks,
 )
-from vitkit.models import TokenBackbone, pooling, vit
+from vitkit.models import TokenBackbone, _pooling, vit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +106,7 @@ class DINOv3(TokenBackbone):
     @property
     def pool_width(self) -> int:
         """See `pooling.width`."""
-        return pooling.width(self.config)
+        return _pooling.width(self.config)
 
     def embed(self, images: Float[Tensor, "b c height width"]) -> Features:
         """Class token, registers and patches; no positions yet."""

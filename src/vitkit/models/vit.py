@@ -31,7 +31,7 @@ from vitkit.layers import (
     run_blocks,
     sincos2d,
 )
-from vitkit.models import TokenBackbone, pooling, positions
+from vitkit.models import TokenBackbone, _pooling, _positions
 
 # The fields of the config that a block is made of.
 BLOCK = (
@@ -46,7 +46,7 @@ class Config:
 
     `position` is what tells patches where they are (appendix D.4): a learned vector for each place in their sequence,
     `factorised` ones of half the width for row and column (the paper's 2-D), `relative` ones that attention reads for
-    every offset of two patches (`layers.relative_vectors`), a fixed sine-cosine table, or none. `position_at` is where
+    every offset of two patches (`layers.relative`), a fixed sine-cosine table, or none. `position_at` is where
     a table is added: to what the stem gives, or before every layer, one of its own (`layers`) or the same (`shared`).
     `position_tokens` says which tokens have a row in a learned table: the patches, the class token and the patches, or
     every token, registers too; a factorised table has rows for patches alone. `norm` is the final LayerNorm: on all
@@ -73,10 +73,10 @@ class Config:
     pool_blocks: int = 1
     norm: Literal["tokens", "pooled"] = "tokens"
     pre_logits: int = 0
-    position: positions.Position = "learned"
-    position_at: positions.PositionAt = "stem"
+    position: _positions.Position = "learned"
+    position_at: _positions.PositionAt = "stem"
     position_tokens: Literal["patches", "class+patches", "all"] = "class+patches"
-    position_resize: positions.Resize = "bilinear_corners"
+    position_resize: _positions.Resize = "bilinear_corners"
     mlp: Literal["mlp", "swiglu"] = "mlp"
     activation: ActivationName = "gelu"
     norm_eps: float = 1e-6
@@ -100,8 +100,8 @@ class Config:
             raise ValueError(f"the width {self.width} is not a multiple of the number of heads {self.num_heads}")
         if any(size < patch for size, patch in zip(self.image_size, self.patch_size, strict=True)):
             raise ValueError(f"image_size {self.image_size} is smaller than one patch of {self.patch_size}")
-        pooling.check(self)
-        positions.check(self)
+        _pooling.check(self)
+        _positions.check(self)
         if any(not 1 <= side <= min(self.image_size) for side in self.patch_sizes):
             raise ValueError(
                 f"patch_sizes is {self.patch_sizes}; each is 1 to {min(self.image_size)}, the image's side"
@@ -145,7 +145,7 @@ class ViT(TokenBackbone):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width)) if config.class_token else None
         count = config.num_registers
         self.reg_token = nn.Parameter(torch.zeros(1, count, config.width)) if count else None
-        positions.add_tables(self, config)
+        _positions.add_tables(self, config)
         self.pos_drop = nn.Dropout(config.dropout)
         offsets = num_offsets(config.grid) if config.position == "relative" else 0
         fields = {name: getattr(config, name) for name in BLOCK}
@@ -164,7 +164,7 @@ class ViT(TokenBackbone):
     @property
     def pool_width(self) -> int:
         """The width of a token for each that the pool puts beside another."""
-        return pooling.width(self.config)
+        return _pooling.width(self.config)
 
     def embed(self, images: Float[Tensor, "b c height width"]) -> Features:
         """Special tokens and patches with their positions (equation 1)."""
@@ -175,17 +175,17 @@ class ViT(TokenBackbone):
 
     def encode(self, embedded: Features) -> Features:
         """All blocks and the final norm (equations 2-4); positions before each layer where the config wants them so."""
-        firsts = pooling.firsts(self.config)
+        firsts = _pooling.firsts(self.config)
         tokens = self.norm(run_blocks(self.blocks, embedded.tokens, self.places(embedded.grid), firsts))
-        return replace(embedded, tokens=tokens, earlier=pooling.earlier(firsts, self.config, self.norm))
+        return replace(embedded, tokens=tokens, earlier=_pooling.earlier(firsts, self.config, self.norm))
 
     def places(self, grid: tuple[int, int]) -> Iterator[Place]:
         """The tables and vectors of positions that belong to the layers, where the config has such."""
-        return positions.places(self, self.blocks, grid)
+        return _positions.places(self, self.blocks, grid)
 
     def positions(self, grid: tuple[int, int]) -> Float[Tensor, "1 rows d"] | None:
         """The table for a grid, special rows first; None where `embed` adds none, but the layers do or nothing does."""
-        return positions.tables(self, grid) if self.config.position_at == "stem" else None
+        return _positions.tables(self, grid) if self.config.position_at == "stem" else None
 
     def represent(self, features: Features) -> Float[Tensor, "b *n d"]:
         """The class token, the patches' mean or attention pool, or every token; then norm and pre-logits."""
@@ -213,7 +213,7 @@ class ViT(TokenBackbone):
         for parameter in (self.cls_token, self.reg_token, *self.head.parameters()):
             if parameter is not None:
                 nn.init.zeros_(parameter)
-        positions.init_tables(self)
+        _positions.init_tables(self)
 
     def init_buffers(self) -> None:
         """The sine-cosine table, where the config asks for one."""

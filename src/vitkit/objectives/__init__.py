@@ -6,8 +6,6 @@ buffers, so it is moved, sharded, saved and restored with it.
 """
 
 import hashlib
-import importlib
-import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
@@ -19,16 +17,20 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitkit import config as configs
-from vitkit.checkpoints.parts import Layout, load_parts
+from vitkit.checkpoints.pretraining import Layout, load_parts
 from vitkit.data import Source
 from vitkit.data.loader import Batch
 from vitkit.models import Backbone
+from vitkit.registry import Registry
+
+_OBJECTIVES = Registry(__name__, "objective", ("Config", "build"))
 
 
 class Objective(nn.Module, ABC):
     """A backbone with what it is trained for; `backbone` is what is evaluated and saved in the end."""
 
     backbone: Backbone
+    done: float
 
     @abstractmethod
     def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
@@ -49,6 +51,22 @@ class Objective(nn.Module, ABC):
 
     def after_step(self, progress: float) -> None:
         """Called after every update of the weights; `progress` runs from just above 0 to 1 at the end of the run."""
+
+
+def keep_progress(objective: Objective) -> None:
+    """Gives an objective the buffer `progress` (0 to 1), which is saved with it, and its copy on the host, `done`.
+
+    So that what depends on it need not wait for the device in every step.
+    """
+    objective.register_buffer("progress", torch.zeros(()))
+    objective.done = 0.0
+    objective.register_load_state_dict_post_hook(_read_progress)
+
+
+def set_progress(objective: Objective, progress: float) -> None:
+    """Sets the progress in both forms; the float is rounded as the buffer is, so that a resumed run has the same."""
+    objective.get_buffer("progress").fill_(progress)
+    objective.done = torch.tensor(progress, dtype=torch.float32).item()
 
 
 def keep_by_digest(objective: Objective, name: str) -> None:
@@ -78,15 +96,13 @@ def digest(state: Mapping[str, Tensor]) -> Tensor:
 
 
 def objectives() -> list[str]:
-    """The names of the objectives: the files of this folder."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+    """Returns the names of the objectives."""
+    return _OBJECTIVES.names()
 
 
 def objective(name: str) -> ModuleType:
-    """The module of one objective; ValueError where there is no such file."""
-    if name not in objectives():
-        raise ValueError(f"unknown objective '{name}'{configs.nearest(name, objectives())}")
-    return importlib.import_module(f"{__name__}.{name}")
+    """Returns the module of one objective; ValueError for an unknown name."""
+    return _OBJECTIVES.get(name)
 
 
 def build(config: Any, backbone: Backbone) -> Objective:
@@ -111,6 +127,10 @@ def from_dict(data: Mapping[str, Any]) -> Any:
         raise ValueError("the config of an objective needs its name under 'objective'")
     rest = {key: value for key, value in data.items() if key != "objective"}
     return configs.from_dict(objective(data["objective"]).Config, rest, where="objective")
+
+
+def _read_progress(objective: Objective, _: object) -> None:
+    objective.done = float(objective.get_buffer("progress").item())
 
 
 def _name(config: Any) -> str:

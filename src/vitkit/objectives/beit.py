@@ -15,16 +15,15 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from vitkit import parallel
-from vitkit.checkpoints.parts import TOKEN, Layout
+from vitkit import distributed
+from vitkit.checkpoints.pretraining import TOKEN, Layout, load_words
 from vitkit.checkpoints.table import Rule, Table
-from vitkit.checkpoints.words import load_words
 from vitkit.data.augment.masks import block_masks
 from vitkit.data.loader import Batch
 from vitkit.data.processor import HALF
 from vitkit.layers.dalle import STRIDE, WordEncoder
 from vitkit.models import Backbone, TokenBackbone
-from vitkit.objectives import Objective, keep_by_digest, load_into
+from vitkit.objectives import Objective, keep_by_digest, keep_progress, load_into, set_progress
 from vitkit.objectives.masked import patch_pixels, put_mask, token_backbone
 
 COMMITMENT = 0.25  # how much the encoder is held to the codes, after van den Oord et al. 2017
@@ -124,7 +123,7 @@ class Tokenizer(nn.Module):
 
         With `seed` for what is random in that: processes that train together must do the same.
         """
-        sums, counts = parallel.mean(self.sums), parallel.mean(self.counts)
+        sums, counts = distributed.mean(self.sums), distributed.mean(self.counts)
         if counts.sum() > 0:
             used = (counts > 0)[:, None]
             moved = torch.lerp(sums / counts.clamp_min(1e-6)[:, None], self.codebook, self.decay)
@@ -141,8 +140,6 @@ class BEiT(Objective):
 
     Raises ValueError for a backbone without tokens, and for one of other channels or words than DALL-E's.
     """
-
-    progress: Tensor
 
     def __init__(self, config: Config, backbone: Backbone, published: WordEncoder | None = None):
         super().__init__()
@@ -161,7 +158,7 @@ class BEiT(Objective):
         nn.init.trunc_normal_(self.mask_token, std=0.02)
         nn.init.trunc_normal_(self.lm_head.weight, std=0.02)
         nn.init.zeros_(self.lm_head.bias)
-        self.register_buffer("progress", torch.zeros(()))
+        keep_progress(self)
 
     def input_parameters(self) -> tuple[nn.Parameter, ...]:
         """The mask token: it replaces patches before the first block."""
@@ -175,7 +172,7 @@ class BEiT(Objective):
     @property
     def tokenizer_learns(self) -> bool:
         """Whether the run is in its first part."""
-        return self.tokenizer is not None and self.progress.item() < self.config.tokenizer_share
+        return self.tokenizer is not None and self.done < self.config.tokenizer_share
 
     @property
     def phase(self) -> int:
@@ -229,7 +226,7 @@ class BEiT(Objective):
         """The codes move while the tokenizer learns."""
         if self.tokenizer is not None and self.tokenizer_learns:
             self.tokenizer.learn(round(progress * 2**40))
-        self.progress.fill_(progress)
+        set_progress(self, progress)
 
 
 def build(config: Config, backbone: Backbone) -> BEiT:

@@ -11,14 +11,14 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitkit import parallel
-from vitkit.checkpoints.parts import Layout
+from vitkit import distributed
+from vitkit.checkpoints.pretraining import Layout
 from vitkit.checkpoints.table import Rule, Table
 from vitkit.data.augment.views import Colours, random_crops, recolour
 from vitkit.data.loader import Batch
-from vitkit.layers.prototypes import Prototypes
+from vitkit.layers.pool import Prototypes
 from vitkit.models import Backbone
-from vitkit.objectives import Objective, load_into
+from vitkit.objectives import Objective, keep_progress, load_into, set_progress
 
 MODELS = (("student", "student"), ("backbone", "teacher"))  # here, and in files
 # A full checkpoint: two models, two heads, and the loss's centre.
@@ -105,7 +105,6 @@ class DINO(Objective):
     """
 
     center: Tensor
-    progress: Tensor
     batch_sum: Tensor
     batch_count: Tensor
 
@@ -124,7 +123,7 @@ class DINO(Objective):
         self.size: tuple[int, int] = tuple(backbone.config.image_size)
         self.local_size = config.local_size or _three_sevenths(self.size, backbone)
         self.register_buffer("center", torch.zeros(1, config.outputs))
-        self.register_buffer("progress", torch.zeros(()))
+        keep_progress(self)
         # What the batch, in parts or whole, adds to the centre after the step.
         self.register_buffer("batch_sum", torch.zeros(1, config.outputs), persistent=False)
         self.register_buffer("batch_count", torch.zeros(()), persistent=False)
@@ -178,22 +177,22 @@ class DINO(Objective):
     def epoch(self) -> int:
         """The number of the current epoch of `config.epochs`."""
         # A float32 such as 29/100 falls short of its epoch by less than this.
-        return min(self.config.epochs - 1, math.floor(self.progress.item() * self.config.epochs + 1e-4))
+        return min(self.config.epochs - 1, math.floor(self.done * self.config.epochs + 1e-4))
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
         """Moves the teacher towards the student, and the centre towards the batch's mean."""
-        share = teacher_momentum(self.config, self.progress.item())
+        share = teacher_momentum(self.config, self.done)
         for teacher, student in ((self.backbone, self.student), (self.teacher_head, self.student_head)):
             for mine, other in zip(teacher.parameters(), student.parameters(), strict=True):
                 mine.lerp_(other, 1 - share)
             for mine, other in zip(teacher.buffers(), student.buffers(), strict=True):
                 mine.copy_(other)
-        mean = parallel.mean(self.batch_sum) / parallel.mean(self.batch_count)
+        mean = distributed.mean(self.batch_sum) / distributed.mean(self.batch_count)
         self.center.lerp_(mean, 1 - self.config.center_momentum)
         self.batch_sum.zero_()
         self.batch_count.zero_()
-        self.progress.fill_(progress)
+        set_progress(self, progress)
 
 
 def dino_loss(teacher: Float[Tensor, "t b k"], student: Float[Tensor, "v b k"]) -> Float[Tensor, ""]:

@@ -1,31 +1,66 @@
-"""From a `Run` to a run folder: builds the parts, goes on from the newest state, trains, judges, keeps the best,
-reports.
-"""
+"""SIGTERM and Ctrl-C ask a run to save and end; the handler only takes a note."""
 
 import os
 import platform
+import signal
+import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Self
 
 import torch
 from rich.console import Console
 
-from vitkit import checkpoints, evaluate, objectives, parallel
+from vitkit import checkpoints, distributed, evaluate, objectives
 from vitkit.data import Source, train_and_val
 from vitkit.data.augment import Transform
 from vitkit.data.loader import Batch, Stream, evaluation_batches, refuse_unmixable, training_batches
 from vitkit.models import Backbone
-from vitkit.train import checks, loggers
-from vitkit.train.begin import begin, judged, machine
-from vitkit.train.events import Events, read, rewind
-from vitkit.train.folder import RunFolder
+from vitkit.train import checks
+from vitkit.train.checkpointing.saving import NotSaved, Saver, like
+from vitkit.train.events import Events, check_loggers, open_loggers, read, rewind
 from vitkit.train.loop import Training, TrainingStopped, fit, places
-from vitkit.train.run import Run
-from vitkit.train.saving import NotSaved, Saver, like
-from vitkit.train.signals import Interrupted, StopRequest
+from vitkit.train.metrics import Metrics
+from vitkit.train.run import Run, RunFolder
+from vitkit.train.setup import begin, judged, machine
 from vitkit.train.summary import write_report
-from vitkit.train.utilisation import peak
+from vitkit.train.utilization import peak
+
+
+class Interrupted(KeyboardInterrupt):
+    """The run was asked to end, has saved, and goes on from there when it is started again."""
+
+    def __init__(self, number: int, step: int):
+        super().__init__(f"stopped by {signal.Signals(number).name} after step {step}; saved, the same command goes on")
+        self.exit_code = 128 + number
+
+
+class StopRequest:
+    """Takes SIGTERM and SIGINT while it is entered; a second Ctrl-C ends at once. Only the main thread gets signals."""
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self.before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self.before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.number is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.number = number
+
 
 # A run whose pictures cannot be read more often than this learns from something else than it says.
 MOST_UNREADABLE = 0.01
@@ -44,10 +79,11 @@ class Result:
     main: bool = True
 
 
-def train(run: Run, folder: str | Path, *, console: Console | None = None) -> Result:
+def train(run: Run, folder: str | Path, *, console: Console | None = None, keep_memory: bool = False) -> Result:
     """Trains a run in its folder, or goes on where it was stopped; a run that is over is only reported.
 
-    `console` shows the progress. Under torchrun every process calls it, and the first writes. Raises ValueError before
+    `console` shows the progress. `keep_memory` keeps freed memory with the process while a CPU trains, as the commands
+    do (`vitkit.memory.kept`). Under torchrun every process calls it, and the first writes. Raises ValueError before
     anything is computed for a run that does not fit together or a folder that holds another; TrainingStopped for a loss
     that is not finite; Interrupted, saved, for SIGTERM and Ctrl-C.
     """
@@ -55,29 +91,30 @@ def train(run: Run, folder: str | Path, *, console: Console | None = None) -> Re
         raise ValueError(f"'{run.name}' needs pictures: say --data SOURCE, as in --data parquet:/data/imagenet")
     place = RunFolder(Path(folder))
     random = torch.random.fork_rng(devices=[])
-    with parallel.together(run.machine.device, run.machine.parallel) as device, random, machine(run, device):
-        parallel.by_main(lambda: place.refuse(run))
+    group = distributed.together(run.machine.device, run.machine.parallel)
+    with group as device, random, machine(run, device, keep_memory=keep_memory):
+        distributed.by_main(lambda: place.refuse(run))
         training, training_source, validation = prepared(run, place, device)
         # All that can be refused has been: nothing is written before.
-        parallel.by_main(lambda: place.claim(run))
-        agreed = parallel.leaving_together(TrainingStopped, Interrupted, NotSaved)
+        distributed.by_main(lambda: place.claim(run))
+        agreed = distributed.leaving_together(TrainingStopped, Interrupted, NotSaved)
         with agreed, Saver(place.states, run.machine) as saver:
             session = Session(training, place, validation, saver)
             session.resume()
             with Events(
-                place.log if parallel.is_main() else Path(os.devnull),
+                place.log if distributed.is_main() else Path(os.devnull),
                 total=training.total,
                 batch_size=run.batch_size,
                 every=run.machine.log_every,
-                console=console if parallel.is_main() else None,
-                loggers=loggers.opened(run, place.path, training.step) if parallel.is_main() else (),
+                console=console if distributed.is_main() else None,
+                loggers=open_loggers(run, place.path, training.step) if distributed.is_main() else (),
                 peak=peak(device, run.precision, tf32=run.machine.tf32),
             ) as events:
                 session.go(training_source, events)
-        main = parallel.is_main()
+        main = distributed.is_main()
         if main:
             write_report(place)
-        parallel.from_main(0.0)
+        distributed.from_main(0.0)
     return Result(place.path, session.score, session.kept_step, main)
 
 
@@ -86,14 +123,14 @@ def prepared(run: Run, place: RunFolder, device: torch.device) -> tuple[Training
     cannot be.
     """
     checks.refuse_pairs(run, device)
-    loggers.refuse(run)
+    check_loggers(run)
     source, validation = train_and_val(
         run.data.source, val=run.data.val, held_out=run.data.held_out, seed=run.data.split_seed
     )
     checks.check(run, source, validation)
     run = replace(run, objective=objectives.fitted(run.objective, source))
     refuse_unmixable(run.augment, stream(run))
-    parallel.by_main(lambda: checks.refuse_full_disk(run, place.path))
+    distributed.by_main(lambda: checks.refuse_full_disk(run, place.path))
     return begin(run, run.total_steps(len(source)), device), source, validation
 
 
@@ -117,17 +154,17 @@ class Session:
             self.training.load_state_dict(saved["training"])
             self.score, self.kept_step, self.unreadable = saved["score"], saved["kept_step"], saved["unreadable"]
         costs = []
-        if parallel.is_main():
+        if distributed.is_main():
             rewind(self.place.log, self.training.step)
             costs = [event for event in read(self.place.log) if event["kind"] == "cost"]
         # Counted once in a phase: the step that is counted is not compiled, and no other may differ when a run goes on.
-        self.training.flops = parallel.from_main(costs[-1]["flops_per_image"] if costs else 0.0) * self.share or None
-        self.training.counted = self.told = round(parallel.from_main(costs[-1].get("phase", 0) if costs else -1))
+        self.training.flops = distributed.from_main(costs[-1]["flops_per_image"] if costs else 0.0) * self.share or None
+        self.training.counted = self.told = round(distributed.from_main(costs[-1].get("phase", 0) if costs else -1))
 
     @property
     def share(self) -> float:
         """The pictures of a batch that are this process's."""
-        return self.training.run.batch_size / parallel.world_size()
+        return self.training.run.batch_size / distributed.world_size()
 
     def save(self, *, last: bool) -> None:
         """Writes the state; all processes take part. After the `last` one the run ends."""
@@ -166,35 +203,35 @@ class Session:
                 except NotSaved as failure:
                     raise TrainingStopped(f"{error}; {failure}") from None
                 raise
-            number = parallel.largest(stop.number or 0)
+            number = distributed.largest(stop.number or 0)
             if number and training.step < training.total:
                 raise Interrupted(number, training.step)
 
-    def after(self, events: Events, stop: StopRequest, source: Source) -> Callable[[dict[str, float], Batch], bool]:
+    def after(self, events: Events, stop: StopRequest, source: Source) -> Callable[[Metrics, Batch], bool]:
         """What is done between two steps."""
         training, run = self.training, self.training.run
 
-        def after(scalars: dict[str, float], batch: Batch) -> bool:
+        def after(scalars: Metrics, batch: Batch) -> bool:
             step, over = training.step, training.step == training.total
             if training.counted != self.told:
                 self.told = training.counted
                 events.write("cost", step, flops_per_image=(training.flops or 0) / self.share, phase=self.told)
             events.flops = training.flops
             events.step(step, scalars)
-            self.count_unreadable(batch, events)
+            unreadable, stopping = distributed.totals(len(batch.replaced), int(stop.number is not None))
+            self.count_unreadable(unreadable, batch, events)
             if over or step % run.evaluate_every == 0:
                 self.judge(events, source)
-            stopping = parallel.any_true(stop.number is not None)
+                stopping = distributed.any_true(stop.number is not None)  # it may have come during the evaluation
             if over or stopping or step % run.machine.save_every == 0:
-                self.save(last=over or stopping)
+                self.save(last=over or bool(stopping))
                 events.pause()
-            return stopping
+            return bool(stopping)
 
         return after
 
-    def count_unreadable(self, batch: Batch, events: Events) -> None:
-        """Logs pictures that were replaced; TrainingStopped where there are too many."""
-        found = parallel.total(len(batch.replaced))
+    def count_unreadable(self, found: int, batch: Batch, events: Events) -> None:
+        """Logs pictures that were replaced, in all processes together; TrainingStopped where there are too many."""
         if found:
             self.unreadable += found
             events.write("unreadable", self.training.step, number=found, pictures=list(batch.replaced))
@@ -209,16 +246,16 @@ class Session:
         run, step = self.training.run, self.training.step
         model = judged(self.training)
         value = 0.0
-        if parallel.is_main():
+        if distributed.is_main():
             numbers = evaluate.evaluate(subject_of(run, model, self.validation, source), run.evaluators)
             if run.score not in numbers:
                 raise ValueError(f"models are judged by '{run.score}', but there is {', '.join(numbers)}")
             value = numbers[run.score]
             events.write("evaluation", step, **numbers)
-        value = parallel.from_main(value)
+        value = distributed.from_main(value)
         if value > self.score or run.keep == "last":
             self.score, self.kept_step = value, step
-            if parallel.is_main():
+            if distributed.is_main():
                 keep(run, model, self.validation.classes, self.place.best)
         events.say(f"step {step:>6} of {self.training.total}   {run.score} {value:.2%}")
         events.pause()
@@ -229,8 +266,8 @@ def stream(run: Run) -> Stream:
     return Stream(
         batch_size=run.batch_size,
         seed=run.seed,
-        rank=parallel.rank(),
-        world_size=parallel.world_size(),
+        rank=distributed.rank(),
+        world_size=distributed.world_size(),
         workers=run.machine.workers,
     )
 

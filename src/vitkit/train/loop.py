@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vitkit import parallel
+from vitkit import distributed
 from vitkit.data.loader import Batch
 from vitkit.evaluate.flops import Count
 from vitkit.objectives import Objective
-from vitkit.train.average import Average
+from vitkit.train.metrics import Metrics
 from vitkit.train.optim import clip_gradients, set_decay, set_rate
 from vitkit.train.run import Run
-from vitkit.train.schedule import factor
+from vitkit.train.schedule import Average, factor
 
 STEP = 3  # the stream of random numbers for dropout and the like; `data.loader` has 1 and 2
 
@@ -73,12 +73,12 @@ class Training:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes back to what was saved: whole tensors, of which a process takes its shard, or its shards."""
         own = self.objective.state_dict()
-        weights = {name: parallel.like(value, own.get(name, value)) for name, value in state["objective"].items()}
+        weights = {name: distributed.like(value, own.get(name, value)) for name, value in state["objective"].items()}
         self.objective.load_state_dict(weights)
         self.optimizer.load_state_dict(shares(self.optimizer, state["optimizer"]))
         if self.average is not None:
             values = self.average.values
-            self.average.load({name: parallel.like(value, values[name]) for name, value in state["average"].items()})
+            self.average.load({name: distributed.like(value, values[name]) for name, value in state["average"].items()})
         if self.scaler is not None:
             self.scaler.load_state_dict(state["scaler"])
         self.step = state["step"]
@@ -104,7 +104,7 @@ def shares(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str,
 
     def fitted(value: Any, parameter: Tensor) -> Any:
         whole = isinstance(value, Tensor) and value.shape == parameter.shape
-        return parallel.like(value, parameter) if whole else value
+        return distributed.like(value, parameter) if whole else value
 
     moments = {
         number: {name: fitted(value, parameters[number]) for name, value in entries.items()}
@@ -113,7 +113,7 @@ def shares(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str,
     return {**state, "state": moments}
 
 
-def fit(training: Training, batches: Iterator[Batch], after: Callable[[dict[str, float], Batch], bool]) -> None:
+def fit(training: Training, batches: Iterator[Batch], after: Callable[[Metrics, Batch], bool]) -> None:
     """Updates the weights until the run is over, or until `after`, called with the scalars of each step, says to
     stop.
     """
@@ -130,13 +130,14 @@ def fit(training: Training, batches: Iterator[Batch], after: Callable[[dict[str,
             return
 
 
-def update(training: Training, batch: Batch) -> dict[str, float]:
+def update(training: Training, batch: Batch) -> Metrics:
     """One update of the weights, and the objective's scalars with the learning `rate` and the gradient's `norm`.
 
-    Raises TrainingStopped, before anything is changed, where the loss or the gradient is not finite.
+    Raises TrainingStopped, before anything is changed, where the loss or the gradient is not finite: that is the one
+    thing for which every step waits for the device.
     """
     run, step = training.run, training.step
-    torch.manual_seed(step_seed(run.seed, step, parallel.rank()))
+    torch.manual_seed(step_seed(run.seed, step, distributed.rank()))
     rate = run.optimizer.rate * factor(run.schedule, step, training.total)
     set_rate(training.optimizer, rate)
     set_decay(training.optimizer, run.optimizer, step / training.total)
@@ -149,17 +150,17 @@ def update(training: Training, batch: Batch) -> dict[str, float]:
     if training.scaler is not None:
         training.scaler.unscale_(training.optimizer)
     gradients = [parameter.grad for parameter in training.parameters if parameter.grad is not None]
-    norm = parallel.whole(nn.utils.get_total_norm(gradients))
-    values = {name: value.item() for name, value in scalars.items()} | {"rate": rate, "norm": norm.item()}
+    norm = distributed.whole(nn.utils.get_total_norm(gradients))
     # With a scaler, a gradient that overflowed is its business: it leaves the update out and scales less.
-    refuse_non_finite(values, batch, step, names=("loss",) if training.scaler else ("loss", "norm"))
+    watched = {"the loss": scalars["loss"]} | ({} if training.scaler else {"the gradient": norm})
+    refuse_non_finite(watched, batch, step)
     clip_gradients(run.optimizer, training.parameters, norm)
     if training.scaler is None:
         training.optimizer.step()
     else:
         training.scaler.step(training.optimizer)
         training.scaler.update()
-    return values
+    return Metrics(scalars, {"rate": rate, "norm": norm})
 
 
 def backward(
@@ -170,17 +171,20 @@ def backward(
     precision: str = "float32",
     scaler: torch.amp.GradScaler | None = None,
 ) -> dict[str, Tensor]:
-    """Adds up the gradients of a batch in equal parts, one after the other; the scalars are means over the batch."""
+    """Adds up the gradients of a batch in equal parts, one after the other.
+
+    The scalars are means over this process's batch, on its device.
+    """
     sums: dict[str, Tensor] = {}
     kind, low = batch.images.device.type, precision != "float32"
     for number, part in enumerate(split(batch, parts)):
-        with parallel.accumulating(module) if number < parts - 1 else nullcontext():
+        with distributed.accumulating(module) if number < parts - 1 else nullcontext():
             with torch.autocast(kind, dtype=getattr(torch, precision)) if low else nullcontext():
                 scalars = module(part)
             loss = scalars["loss"] / parts
             (loss if scaler is None else scaler.scale(loss)).backward()
         for name, value in scalars.items():
-            sums[name] = sums.get(name, 0.0) + parallel.mean(value.detach()) / parts
+            sums[name] = sums.get(name, 0.0) + value.detach() / parts
     return sums
 
 
@@ -196,14 +200,16 @@ def split(batch: Batch, parts: int) -> list[Batch]:
     ]
 
 
-def refuse_non_finite(
-    values: dict[str, float], batch: Batch, step: int, names: tuple[str, ...] = ("loss", "norm")
-) -> None:
-    """Raises TrainingStopped that names the batch where a process has a loss or a gradient that is not finite."""
-    broken = [name for name in names if not np.isfinite(values[name])]
-    if parallel.any_true(bool(broken)):
-        what = " and ".join({"loss": "the loss", "norm": "the gradient"}[name] for name in broken) or "another process"
-        keys = ", ".join(parallel.everyones(batch.keys))
+def refuse_non_finite(values: dict[str, Tensor], batch: Batch, step: int) -> None:
+    """Raises TrainingStopped that names the batch where a value of any process is not finite.
+
+    One read of the device for all values, and one all-reduce.
+    """
+    finite = torch.stack([value.detach().isfinite() for value in values.values()]).tolist()
+    broken = distributed.totals(*(int(not each) for each in finite))
+    if any(broken):
+        what = " and ".join(name for name, number in zip(values, broken, strict=True) if number)
+        keys = ", ".join(distributed.everyones(batch.keys))
         raise TrainingStopped(f"{what} is not finite in step {step}; nothing was updated. The batch: {keys}")
 
 

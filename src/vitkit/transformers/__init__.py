@@ -8,11 +8,9 @@ Nothing here imports transformers. The Flax classes of version 4 are those of `v
 from typing import Any
 
 from vitkit.transformers.batch import BatchFeature
-from vitkit.transformers.classification import ViTForImageClassification
 from vitkit.transformers.configuration import ViTConfig
 from vitkit.transformers.image_processing import ViTImageProcessor
-from vitkit.transformers.masked import ViTForMaskedImageModeling
-from vitkit.transformers.model import ViTModel
+from vitkit.transformers.modeling import ViTForImageClassification, ViTForMaskedImageModeling, ViTModel
 from vitkit.transformers.outputs import (
     BaseModelOutputWithPooling,
     ImageClassifierOutput,

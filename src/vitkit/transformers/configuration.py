@@ -1,13 +1,204 @@
-"""`ViTConfig`: every field and default of transformers 4 and 5, by keyword or by place."""
+"""`ViTConfig`, with the interface and the JSON of transformers' `PretrainedConfig`."""
 
+import copy
 import dataclasses
+import json
+import logging
+import os
+from abc import ABC
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, get_type_hints
+from pathlib import Path
+from typing import Any, ClassVar, Self, get_type_hints
 
 import torch
 
+from vitkit import atomic
 from vitkit import config as configs
-from vitkit.transformers.pretrained_config import RENAMED, SHARED, UNREAD, PreTrainedConfig
+from vitkit.transformers import hub
+
+logger = logging.getLogger("vitkit.transformers")
+
+# Older names, read and stored under the newer one.
+RENAMED = {"torch_dtype": "dtype", "name_or_path": "_name_or_path", "attn_implementation": "_attn_implementation"}
+# Kept in memory, never written: where the config came from and how this process runs it.
+UNWRITTEN = ("_name_or_path", "_attn_implementation")
+# Written by transformers for itself.
+UNREAD = ("transformers_version", "_commit_hash", "model_type")
+# What every config has; written only where it differs from these defaults.
+SHARED: dict[str, Any] = {
+    "architectures": None,
+    "chunk_size_feed_forward": 0,
+    "dtype": None,
+    "id2label": {0: "LABEL_0", 1: "LABEL_1"},
+    "is_encoder_decoder": False,
+    "label2id": {"LABEL_0": 0, "LABEL_1": 1},
+    "output_attentions": False,
+    "output_hidden_states": False,
+    "problem_type": None,
+    "return_dict": True,
+}
+
+
+class PreTrainedConfig(ABC):
+    """The part of a config that is not about the architecture; see `ViTConfig`, its one kind."""
+
+    model_type: ClassVar[str]
+
+    architectures: list[str] | None
+    dtype: Any
+    id2label: dict[int, str]
+    label2id: dict[str, int]
+    output_attentions: Any
+    output_hidden_states: Any
+    problem_type: str | None
+    return_dict: bool
+    pruned_heads: Any
+    _attn_implementation: str | None
+    _name_or_path: str
+
+    @property
+    def num_labels(self) -> int:
+        """How many classes there are; setting another number makes new labels, LABEL_0 and so on."""
+        return len(self.id2label)
+
+    @num_labels.setter
+    def num_labels(self, number: int) -> None:
+        """New labels, unless there are that many."""
+        if getattr(self, "id2label", None) is None or number != self.num_labels:
+            self.id2label = {index: f"LABEL_{index}" for index in range(number)}
+            self.label2id = {label: index for index, label in self.id2label.items()}
+
+    def set_labels(
+        self, number: int | None, id2label: Mapping[Any, str] | None, label2id: Mapping[str, Any] | None
+    ) -> None:
+        """The labels as given: `id2label` wins over another number, with a warning; `label2id` follows from it."""
+        if id2label is None:
+            self.num_labels = 2 if number is None else number
+            return
+        if number is not None and number != len(id2label):
+            logger.warning(
+                f"You passed `num_labels={number}` which is incompatible to the `id2label` map of length "
+                f"`{len(id2label)}`."
+            )
+        self.id2label = {int(index): label for index, label in id2label.items()}
+        given = label2id or {label: index for index, label in self.id2label.items()}
+        self.label2id = {label: int(index) for label, index in given.items()}
+
+    @property
+    def torch_dtype(self) -> Any:
+        """The older name of `dtype`."""
+        return self.dtype
+
+    @torch_dtype.setter
+    def torch_dtype(self, value: Any) -> None:
+        """Sets `dtype`."""
+        self.dtype = value
+
+    @property
+    def use_return_dict(self) -> bool:
+        """The older name of `return_dict`."""
+        return self.return_dict
+
+    @property
+    def name_or_path(self) -> str:
+        """Where the config was read from."""
+        return self._name_or_path
+
+    @name_or_path.setter
+    def name_or_path(self, value: object) -> None:
+        """Kept as text."""
+        self._name_or_path = str(value)
+
+    def update(self, values: Mapping[str, Any]) -> None:
+        """Sets every attribute that is named."""
+        for name, value in values.items():
+            setattr(self, name, value)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every setting, as plain values of JSON."""
+        written = {name: value for name, value in self.__dict__.items() if name not in UNWRITTEN}
+        return {name: _plain(value) for name, value in (written | {"model_type": self.model_type}).items()}
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """As `to_dict`, without what every config has and this one left alone."""
+        return {name: value for name, value in self.to_dict().items() if name not in SHARED or value != SHARED[name]}
+
+    def to_json_string(self, use_diff: bool = True) -> str:
+        """The text of a config.json: `to_diff_dict`, or `to_dict`, sorted."""
+        return json.dumps(self.to_diff_dict() if use_diff else self.to_dict(), indent=2, sort_keys=True) + "\n"
+
+    def to_json_file(self, path: str | os.PathLike[str], use_diff: bool = True) -> None:
+        """Writes `to_json_string`."""
+        atomic.write_text(Path(path), self.to_json_string(use_diff))
+
+    def save_pretrained(
+        self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **hub_options: Any
+    ) -> None:
+        """Writes config.json into a folder, which is made; `push_to_hub` uploads it, as `hub.push` with its options."""
+        folder = hub.made_folder(save_directory)
+        self.to_json_file(folder / "config.json")
+        if push_to_hub:
+            hub.push_folder(folder, ["config.json"], **hub_options)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Uploads config.json; options and result as `hub.push`."""
+        return hub.push(self.save_pretrained, repo_id, **options)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Any:
+        """The config of a folder, a file or a hub id, with `kwargs` set on it; see `from_dict` and `hub.place`."""
+        data, rest = cls.get_config_dict(pretrained_model_name_or_path, **kwargs)
+        kind = data.get("model_type", cls.model_type)
+        if kind != cls.model_type:
+            raise ValueError(f"{pretrained_model_name_or_path} is a model of type '{kind}', not '{cls.model_type}'")
+        rest.setdefault("name_or_path", str(pretrained_model_name_or_path))
+        return cls.from_dict(data, **rest)
+
+    @classmethod
+    def get_config_dict(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The content of config.json, and what of `kwargs` was not about finding it."""
+        place, rest = hub.place(pretrained_model_name_or_path, kwargs)
+        return place.read_json("config.json"), rest
+
+    @classmethod
+    def from_dict(cls, config_dict: Mapping[str, Any], return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
+        """The config of a dict with `kwargs` set on it where it has such an attribute.
+
+        The others are dropped, as in transformers, or come back beside the config with `return_unused_kwargs`.
+        """
+        named = {name: kwargs.pop(name) for name in ("name_or_path", "attn_implementation") if name in kwargs}
+        number = {"num_labels": kwargs["num_labels"]} if kwargs.get("num_labels") is not None else {}
+        config = cls(**{**copy.deepcopy(dict(config_dict)), **number, **named})
+        for name in [name for name in kwargs if hasattr(config, name)]:
+            setattr(config, name, kwargs.pop(name))
+        return (config, kwargs) if return_unused_kwargs else config
+
+    @classmethod
+    def from_json_file(cls, json_file: str | os.PathLike[str]) -> Self:
+        """The config of one file."""
+        return cls(**hub.read_json(Path(json_file)))
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and self.__dict__ == other.__dict__
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__} {self.to_json_string()}"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set):
+        return [_plain(item) for item in value]
+    if isinstance(value, bool | int | float | str | None):
+        return value
+    return str(value).removeprefix("torch.")
+
 
 # In pixels: one number for both sides, or (rows, columns).
 Sizes = int | tuple[int, int]

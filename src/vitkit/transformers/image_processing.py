@@ -15,8 +15,7 @@ from vitkit.config import nearest
 from vitkit.data.processor import Processor
 from vitkit.images import as_array, find_channels, is_tensor
 from vitkit.transformers import hub
-from vitkit.transformers.batch import BatchFeature
-from vitkit.transformers.pictures import flat, layout
+from vitkit.transformers.batch import BatchFeature, flat, layout
 
 #: Every setting with its default, in the order that transformers 4 takes them by place.
 DEFAULTS: dict[str, Any] = {

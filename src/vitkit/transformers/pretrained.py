@@ -1,22 +1,18 @@
-"""What all models of this folder can do: load, save, count, checkpoint activations, prune heads, change kernels."""
+"""`ViTPreTrainedModel`: what the ViT classes share, with the interface of transformers' `PreTrainedModel`."""
 
 import copy
 import os
 from abc import ABC
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from vitkit.transformers import hub, loading, saving
-from vitkit.transformers.attention import IMPLEMENTATIONS
+from vitkit.transformers import hub, loading
 from vitkit.transformers.configuration import ViTConfig
-from vitkit.transformers.embeddings import ViTEmbeddings
+from vitkit.transformers.modules import IMPLEMENTATIONS, ViTEmbeddings
 from vitkit.transformers.names import DIALECTS
-
-if TYPE_CHECKING:
-    from vitkit.transformers.model import ViTModel
 
 
 class ViTPreTrainedModel(nn.Module, ABC):
@@ -92,14 +88,14 @@ class ViTPreTrainedModel(nn.Module, ABC):
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **options: Any) -> None:
         """Writes config.json and model.safetensors; see `saving.save` for every option."""
-        saving.save(self, save_directory, **options)
+        loading.save(self, save_directory, **options)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Uploads what `save_pretrained` writes; options of `hub.push` and `saving.save`. The address of the commit."""
         return hub.push(self.save_pretrained, repo_id, **options)
 
     @property
-    def base_model(self) -> "ViTModel":
+    def base_model(self) -> Any:
         """The model without its head."""
         return getattr(self, self.base_model_prefix, self)  # type: ignore[return-value]
 

@@ -1,0 +1,313 @@
+"""ViT models with the interface of transformers: `ViTModel` and its heads for classification and masked images."""
+
+from collections.abc import Generator, Sequence
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, repeat
+from einops.layers.torch import Rearrange
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from vitkit.layers import layer_norm
+from vitkit.transformers.configuration import ViTConfig, pair
+from vitkit.transformers.modules import ViTAttention, ViTEmbeddings, ViTLayer, make_activation
+from vitkit.transformers.names import (
+    Shelf,
+    accept_both,
+    chosen,
+    either_order,
+    head_masks,
+    other_names,
+    token_bias,
+    write_chosen,
+)
+from vitkit.transformers.outputs import BaseModelOutputWithPooling, ImageClassifierOutput, MaskedImageModelingOutput
+from vitkit.transformers.pretrained import ViTPreTrainedModel
+
+
+def classification_loss(
+    logits: Float[Tensor, "b classes"],
+    labels: Shaped[Tensor, "..."],
+    config: ViTConfig,
+    num_items_in_batch: Tensor | int | None = None,
+) -> Float[Tensor, ""]:
+    """Squared error, cross entropy (labels of -100 left out) or binary cross entropy.
+
+    A `problem_type` of None is settled by the first labels, and written into the config: regression for one class,
+    else single-label for whole numbers, else multi-label. With `num_items_in_batch` cross entropy is the sum over the
+    batch divided by it, so that accumulated batches weigh their pictures alike.
+    """
+    labels = labels.to(logits.device)
+    if config.problem_type is None:
+        if config.num_labels == 1:
+            config.problem_type = "regression"
+        else:
+            whole = labels.dtype in (torch.int64, torch.int32)
+            config.problem_type = "single_label_classification" if whole else "multi_label_classification"
+    if config.problem_type == "regression":
+        return F.mse_loss(logits.squeeze(), labels.squeeze()) if config.num_labels == 1 else F.mse_loss(logits, labels)
+    if config.problem_type == "multi_label_classification":
+        return F.binary_cross_entropy_with_logits(logits, labels)
+    logits, labels = logits.view(-1, config.num_labels), labels.view(-1).long()
+    if num_items_in_batch is None:
+        return F.cross_entropy(logits, labels)
+    items = num_items_in_batch.to(logits.device) if isinstance(num_items_in_batch, Tensor) else num_items_in_batch
+    return F.cross_entropy(logits, labels, reduction="sum") / items
+
+
+# True for all, or the numbers of some; None leaves it to the config.
+Which = bool | int | Sequence[int] | None
+
+
+class ViTPooler(nn.Module):
+    """A dense layer and an activation on the class token."""
+
+    def __init__(self, config: ViTConfig):
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.pooler_output_size or config.hidden_size)
+        self.activation = make_activation(config.pooler_act)
+
+    def forward(self, hidden_states: Float[Tensor, "b n d"]) -> Float[Tensor, "b k"]:
+        """One vector a picture."""
+        return self.activation(self.dense(hidden_states[:, 0]))
+
+
+class ViTModel(ViTPreTrainedModel):
+    """The ViT encoder with, unless switched off, a pooler; `use_mask_token` is for masked image modelling."""
+
+    def __init__(self, config: ViTConfig, add_pooling_layer: bool = True, use_mask_token: bool = False):
+        super().__init__(config)
+        self.embeddings = ViTEmbeddings(config, use_mask_token)
+        # Linear in depth from 0 for the first layer to the full rate for the last (Huang et al. 2016; DeiT).
+        rate, last = getattr(config, "drop_path_rate", 0.0), max(config.num_hidden_layers - 1, 1)
+        self.layers = nn.ModuleList(ViTLayer(config, rate * i / last) for i in range(config.num_hidden_layers))
+        self.layernorm = layer_norm(config.hidden_size, config.layer_norm_eps)
+        self.pooler = ViTPooler(config) if add_pooling_layer else None
+        # Every how many layers to recompute in the backward pass, and how; None for never.
+        self.checkpointing: tuple[int, dict[str, Any]] | None = None
+        self.names = "v5"
+        self.register_load_state_dict_pre_hook(accept_both)
+        self.register_state_dict_post_hook(write_chosen)
+        self.finish()
+
+    @property
+    def encoder(self) -> Shelf:
+        """Where `layer` was before transformers 5.9."""
+        return Shelf(layer=(self, "layers"))
+
+    def attention_of(self, layer: int) -> ViTAttention:
+        """The attention of a layer."""
+        attention = self.layers[layer].attention
+        if not isinstance(attention, ViTAttention):
+            raise TypeError(f"the attention of layer {layer} was replaced by a {type(attention).__name__}")
+        return attention
+
+    def named_modules(
+        self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True
+    ) -> Generator[tuple[str, nn.Module]]:
+        """Every module by its name, then layers and their renamed parts by their older names (`names.OtherName`)."""
+        fresh = memo is None or self not in memo
+        yield from super().named_modules(memo, prefix, remove_duplicate)
+        if fresh and remove_duplicate:
+            yield from other_names(self.layers, f"{prefix}." if prefix else "")
+
+    def modules(self, remove_duplicate: bool = True) -> Generator[nn.Module]:
+        """Every module once."""
+        for _, module in super().named_modules(remove_duplicate=remove_duplicate):
+            yield module
+
+    @either_order(("pixel_values", "bool_masked_pos", "interpolate_pos_encoding", "attention_mask"))
+    def forward(
+        self,
+        pixel_values: Float[Tensor, "b c height width"] | None = None,
+        bool_masked_pos: Tensor | None = None,
+        head_mask: Tensor | None = None,
+        output_attentions: Which = None,
+        output_hidden_states: Which = None,
+        interpolate_pos_encoding: bool | None = None,
+        return_dict: bool | None = None,
+        *,
+        attention_mask: Tensor | None = None,
+    ) -> BaseModelOutputWithPooling | tuple[Any, ...]:
+        """Tokens after the final norm and the pooled class token; what was asked for of the layers beside them.
+
+        `bool_masked_pos` (b, patches) is true where a patch is hidden; `head_mask` and `attention_mask` as in
+        `arguments.head_masks` and `arguments.token_bias`. Raises ValueError for pictures that do not fit.
+        """
+        if pixel_values is None:
+            raise ValueError("You have to specify pixel_values")
+        config = self.config
+        weight = self.embeddings.patch_embeddings.projection.weight
+        tokens = self.embeddings(pixel_values.to(weight.dtype), bool_masked_pos, interpolate_pos_encoding)
+        tokens, hidden_states, attentions = self._encode(
+            tokens,
+            token_bias(attention_mask, tokens.dtype),
+            head_masks(head_mask, config, tokens.dtype),
+            config.output_attentions if output_attentions is None else output_attentions,
+            config.output_hidden_states if output_hidden_states is None else output_hidden_states,
+        )
+        normed = self.layernorm(tokens)
+        output = BaseModelOutputWithPooling(
+            last_hidden_state=normed,
+            pooler_output=None if self.pooler is None else self.pooler(normed),
+            hidden_states=hidden_states,
+            attentions=attentions,
+        )
+        as_output = config.return_dict if return_dict is None else return_dict
+        return output if as_output else output.to_tuple()
+
+    def _encode(
+        self,
+        tokens: Float[Tensor, "b n d"],
+        bias: Tensor | None,
+        masks: Sequence[Tensor | None],
+        output_attentions: Which,
+        output_hidden_states: Which,
+    ) -> tuple[Tensor, tuple[Tensor | None, ...] | None, tuple[Tensor | None, ...] | None]:
+        """All layers, with what was asked for of each."""
+        depth = len(self.layers)
+        weighed = chosen(output_attentions, depth, "output_attentions")
+        kept = chosen(output_hidden_states, depth + 1, "output_hidden_states")
+        states: list[Tensor | None] = [tokens if 0 in kept else None]
+        attentions: list[Tensor | None] = []
+        for index, layer in enumerate(self.layers):
+            result = self._run(index, layer, tokens, bias, masks[index], index in weighed)
+            tokens, weights = result if isinstance(result, tuple) else (result, None)
+            attentions.append(weights)
+            states.append(tokens if index + 1 in kept else None)
+        return tokens, tuple(states) if kept else None, tuple(attentions) if weighed else None
+
+    def _run(self, index: int, layer: nn.Module, *args: Any) -> Any:
+        if self.checkpointing is None or not (self.training and torch.is_grad_enabled()):
+            return layer(*args)
+        every, options = self.checkpointing
+        return layer(*args) if index % every else checkpoint(layer, *args, **options)
+
+
+class ViTForImageClassification(ViTPreTrainedModel):
+    """A ViT that classifies, or, with one label, regresses; with `num_labels=0` it gives the class token."""
+
+    # Trainer then says how many pictures a step has over all its batches.
+    accepts_loss_kwargs: ClassVar[bool] = True
+
+    def __init__(self, config: ViTConfig):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.vit = ViTModel(config, add_pooling_layer=False)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels) if config.num_labels else nn.Identity()
+        self.finish()
+
+    @either_order(("pixel_values", "labels", "interpolate_pos_encoding", "attention_mask"))
+    def forward(
+        self,
+        pixel_values: Float[Tensor, "b c height width"] | None = None,
+        head_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_attentions: Which = None,
+        output_hidden_states: Which = None,
+        interpolate_pos_encoding: bool | None = None,
+        return_dict: bool | None = None,
+        *,
+        attention_mask: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> ImageClassifierOutput | tuple[Any, ...]:
+        """Logits (b, classes), and the loss where there are labels; arguments as in `ViTModel.forward`."""
+        outputs = self.vit(
+            pixel_values,
+            head_mask=head_mask,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            interpolate_pos_encoding=interpolate_pos_encoding,
+            attention_mask=attention_mask,
+            return_dict=True,
+        )
+        logits = self.classifier(outputs.last_hidden_state[:, 0])
+        loss = None if labels is None else classification_loss(logits, labels, self.config, num_items_in_batch)
+        output = ImageClassifierOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+        as_output = self.config.return_dict if return_dict is None else return_dict
+        return output if as_output else output.to_tuple()
+
+
+class ViTForMaskedImageModeling(ViTPreTrainedModel):
+    """A ViT with a mask token, and a decoder that paints `encoder_stride` pixels a side for every patch.
+
+    Pictures and patches need not be square, nor of the config's size where positions are interpolated.
+    """
+
+    def __init__(self, config: ViTConfig):
+        super().__init__(config)
+        self.vit = ViTModel(config, add_pooling_layer=False, use_mask_token=True)
+        rows, columns = pair(config.encoder_stride)
+        self.decoder = nn.Sequential(
+            nn.Conv2d(config.hidden_size, rows * columns * config.num_channels, kernel_size=1),
+            Rearrange("b (c p q) r s -> b c (r p) (s q)", p=rows, q=columns),
+        )
+        self.finish()
+
+    @either_order(("pixel_values", "bool_masked_pos", "interpolate_pos_encoding", "attention_mask"))
+    def forward(
+        self,
+        pixel_values: Float[Tensor, "b c height width"] | None = None,
+        bool_masked_pos: Shaped[Tensor, "b p"] | None = None,
+        head_mask: Tensor | None = None,
+        output_attentions: Which = None,
+        output_hidden_states: Which = None,
+        interpolate_pos_encoding: bool | None = None,
+        return_dict: bool | None = None,
+        *,
+        attention_mask: Tensor | None = None,
+    ) -> MaskedImageModelingOutput | tuple[Any, ...]:
+        """Pixels (b, c, height, width), and the loss where patches are masked; arguments as in `ViTModel.forward`.
+
+        Raises ValueError for a mask where the decoder does not paint whole patches.
+        """
+        patch, stride = self.config.patch_size, self.config.encoder_stride
+        if bool_masked_pos is not None and pair(patch) != pair(stride):
+            raise ValueError(
+                "When `bool_masked_pos` is provided, `patch_size` must be equal to `encoder_stride` to ensure that the "
+                "reconstructed image has the same dimensions as the input. "
+                f"Got `patch_size` = {patch} and `encoder_stride` = {stride}."
+            )
+        outputs = self.vit(
+            pixel_values,
+            bool_masked_pos=bool_masked_pos,
+            head_mask=head_mask,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            interpolate_pos_encoding=interpolate_pos_encoding,
+            attention_mask=attention_mask,
+            return_dict=True,
+        )
+        grid = self.vit.embeddings.patch_embeddings.grid_of(*pixel_values.shape[2:])  # type: ignore[union-attr]
+        patches = rearrange(outputs.last_hidden_state[:, 1:], "b (r s) d -> b d r s", r=grid[0], s=grid[1])
+        pixels = self.decoder(patches)
+        loss = None
+        if bool_masked_pos is not None:
+            loss = masked_loss(pixel_values, pixels, bool_masked_pos, grid)  # type: ignore[arg-type]
+        output = MaskedImageModelingOutput(
+            loss=loss, reconstruction=pixels, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+        as_output = self.config.return_dict if return_dict is None else return_dict
+        return output if as_output else output.to_tuple()
+
+
+def masked_loss(
+    images: Float[Tensor, "b c height width"],
+    painted: Float[Tensor, "b c rows columns"],
+    mask: Shaped[Tensor, "b p"],
+    grid: tuple[int, int],
+) -> Float[Tensor, ""]:
+    """The mean absolute difference over the pixels of masked patches (SimMIM, section 3.4).
+
+    A remainder of the pictures that fills no patch does not count.
+    """
+    height, width = painted.shape[2:]
+    rows, columns = height // grid[0], width // grid[1]
+    pixels = repeat(mask, "b (r s) -> b 1 (r p) (s q)", r=grid[0], p=rows, q=columns)
+    difference = F.l1_loss(images[:, :, :height, :width], painted, reduction="none")
+    return (difference * pixels).sum() / (pixels.sum() + 1e-5) / images.shape[1]

@@ -1,0 +1,196 @@
+"""How often training waits for the device and for other processes: once a step, and once more where it logs."""
+
+import copy
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from vitkit import distributed, models
+from vitkit.data.loader import Batch
+from vitkit.models import vit
+from vitkit.objectives import beit, dino
+from vitkit.train import Run, train
+from vitkit.train.events import Events, read
+from vitkit.train.loop import fit
+from vitkit.train.metrics import Metrics
+from vitkit.train.setup import begin
+
+STEPS, EVERY = 12, 5
+THIRD = torch.tensor(0.3).item()  # as a buffer rounds it
+LOGGED = [1, 5, 10]
+
+
+class Reads(TorchDispatchMode):
+    """Counts what copies a number from the device: `item`, `float`, `bool`; `tolist` is counted by `counted`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.number = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.number += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def lists(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The length of every tensor that `tolist` copied from its device."""
+    found: list[int] = []
+    original = Tensor.tolist
+
+    def tolist(self: Tensor) -> Any:
+        found.append(self.numel())
+        return original(self)
+
+    monkeypatch.setattr(Tensor, "tolist", tolist)
+    return found
+
+
+class Group:
+    """Two processes that have the same numbers."""
+
+    ReduceOp = SimpleNamespace(MAX="max")
+
+    def __init__(self) -> None:
+        self.reduced: list[int] = []
+
+    def all_reduce(self, value: Tensor) -> None:
+        self.reduced.append(value.numel())
+        value.mul_(2)
+
+
+@pytest.fixture
+def two(monkeypatch: pytest.MonkeyPatch) -> Group:
+    group = Group()
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(distributed, "_group", lambda: group)
+    monkeypatch.setattr(distributed, "_own_device", lambda: torch.device("cpu"))
+    return group
+
+
+def batches(run: Run) -> list[Batch]:
+    torch.manual_seed(0)
+    targets = torch.eye(10)[torch.arange(28) % 10]
+    return [Batch(torch.randn(28, 1, 8, 8), targets, ("",) * 28) for _ in range(STEPS)]
+
+
+def trained(run: Run, folder: Path, watch: AbstractContextManager[Any] | None = None) -> list[dict[str, Any]]:
+    """The steps that were logged, and nothing else between two updates; `watch` is entered after initialisation."""
+    training = begin(run, STEPS, torch.device("cpu"))
+    folder.mkdir(exist_ok=True)
+    with Events(folder / "log.jsonl", total=STEPS, batch_size=28, every=EVERY) as events:
+
+        def after(scalars: Metrics, batch: Batch) -> bool:
+            events.step(training.step, scalars)
+            return False
+
+        with watch or nullcontext():
+            fit(training, iter(batches(run)), after)
+    return [event for event in read(folder / "log.jsonl") if event["kind"] == "step"]
+
+
+def run_of(make: Callable[..., Run], accumulate: int = 1) -> Run:
+    return make(model__channels=1, accumulate=accumulate, steps=STEPS)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2, 7])
+def test_the_device_is_read_once_a_step_and_once_more_where_it_logs(
+    accumulate: int, small_run: Callable[..., Run], tmp_path: Path, lists: list[int]
+) -> None:
+    reads = Reads()
+    logged = trained(run_of(small_run, accumulate), tmp_path / "run", reads)
+    assert [event["step"] for event in logged] == LOGGED
+    assert reads.number == 0
+    lists = [length for length in lists if length < 4]  # not of initialisation
+    # Whether loss and gradient are finite, in every step; loss, accuracy and norm where they are logged.
+    assert sorted(lists) == [2] * STEPS + [3] * len(LOGGED)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2, 7])
+def test_processes_exchange_one_vector_a_step_and_one_more_where_it_logs(
+    accumulate: int, small_run: Callable[..., Run], tmp_path: Path, two: Group
+) -> None:
+    logged = trained(run_of(small_run, accumulate), tmp_path / "run")
+    assert [event["step"] for event in logged] == LOGGED
+    assert two.reduced.count(2) == STEPS + len(LOGGED)  # the flags of a step; loss and accuracy of a logged one
+    assert len(two.reduced) == STEPS + len(LOGGED)
+
+
+def test_a_run_exchanges_two_vectors_a_step_whatever_it_accumulates(
+    small_run: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is not finite before an update; unreadable images and a request to stop after it."""
+    counts: dict[str, int] = {}
+
+    def counted(name: str) -> None:
+        original = getattr(distributed, name)
+
+        def call(*args: Any) -> Any:
+            counts[name] = counts.get(name, 0) + 1
+            return original(*args)
+
+        monkeypatch.setattr(distributed, name, call)
+
+    for name in ("totals", "mean", "any_true"):
+        counted(name)
+    train(small_run(accumulate=4, machine__log_every=EVERY, machine__save_every=100), tmp_path / "run")
+    evaluations = [event for event in read(tmp_path / "run" / "log.jsonl") if event["kind"] == "evaluation"]
+    assert 0 < counts.pop("any_true") == len(evaluations) < STEPS
+    assert counts == {"totals": 2 * STEPS, "mean": len(LOGGED)}
+
+
+def test_what_is_logged_are_means_over_parts_and_processes(two: Group) -> None:
+    metrics = Metrics(
+        {"loss": torch.tensor(0.1), "accuracy": torch.tensor(0.25, dtype=torch.bfloat16)},
+        {"rate": 1e-3, "norm": torch.tensor(2.5)},
+    )
+    assert two.reduced == []
+    assert list(metrics) == ["loss", "accuracy", "rate", "norm"]
+    assert len(metrics) == 4
+    assert "loss" in metrics
+    assert dict(metrics) == {"loss": torch.tensor(0.1).item(), "accuracy": 0.25, "rate": 1e-3, "norm": 2.5}
+    assert list(metrics.values())[2:] == [1e-3, 2.5]
+    assert two.reduced == [2]  # once, and what is equal in all processes not at all
+    with pytest.raises(KeyError):
+        metrics["nothing"]
+
+
+def test_wider_numbers_stay_as_they_are() -> None:
+    value = torch.tensor(1 / 3, dtype=torch.float64)
+    assert Metrics({"loss": value, "other": torch.tensor(0.1)}, {})["loss"] == 1 / 3
+    assert math.isnan(Metrics({"loss": torch.tensor(math.nan)}, {})["loss"])
+
+
+def test_a_broken_number_of_another_process_is_named_here_too(
+    small_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = begin(run_of(small_run), STEPS, torch.device("cpu"))
+    monkeypatch.setattr(distributed, "totals", lambda *flags: [1, 0])  # the loss, in one process
+    with pytest.raises(ValueError, match="the loss is not finite in step 0; nothing was updated"):
+        fit(training, iter(batches(training.run)), lambda scalars, batch: False)
+
+
+def test_objectives_know_their_progress_without_reading_the_device() -> None:
+    backbone = models.build(vit.TINY)
+    made = [
+        dino.build(dino.Config(outputs=8, hidden=8, bottleneck=4), backbone),
+        beit.build(beit.Config(codes=8, code_width=4, hidden=8), models.build(vit.TINY)),
+    ]
+    for objective in made:
+        objective.after_step(0.3)
+        with Reads() as reads:
+            assert objective.done == THIRD
+            assert objective.phase in (0, 1)
+        assert reads.number == 0
+        other = copy.deepcopy(objective)
+        other.after_step(0.7)
+        other.load_state_dict(objective.state_dict())
+        assert other.done == objective.done == objective.state_dict()["progress"].item()
