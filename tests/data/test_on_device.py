@@ -22,7 +22,7 @@ DEVICES = [torch.device("cpu"), *([torch.device("cuda")] if torch.cuda.is_availa
 )  # fmt: skip
 def test_it_equals_the_processor(processor: Processor, device: torch.device) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (3, 31, 40, 3), dtype=np.uint8)
-    batch = np.stack([processor.levels(each) for each in pixels])
+    batch = np.stack([processor.pixels(each) for each in pixels])
     batch = batch if batch.ndim == 4 else batch[..., None]
     found = normalize_on_device(processor, to_device(torch.from_numpy(batch), device))
     assert found.device.type == device.type

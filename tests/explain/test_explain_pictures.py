@@ -128,7 +128,7 @@ def test_the_displayed_image_is_what_the_model_sees() -> None:
     cropped = _inputs.large_view(Processor.crop(32, 0.875), original)
     assert cropped.size == (512, 512)
     grey = np.asarray(cropped.convert("L"), dtype=float)
-    seen = np.asarray(Processor.crop(32, 0.875).picture(original).convert("L"), dtype=float)
+    seen = np.asarray(Processor.crop(32, 0.875).image(original).convert("L"), dtype=float)
     shrunk = np.asarray(cropped.convert("L").resize((32, 32), Image.Resampling.BOX), dtype=float)
     assert np.abs(shrunk - seen).max() < 4
     assert grey.min() > 30, "the cropped sides are not shown"

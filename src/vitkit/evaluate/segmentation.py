@@ -120,4 +120,4 @@ def preprocess_mask(mask: Image.Image, processor: Processor) -> Int[np.ndarray, 
     plain = dataclasses.replace(
         processor, interpolation="nearest", mean=(0.5,), std=(0.5,), fill=(VOID,), profile="ignore"
     )
-    return np.asarray(plain.picture(mask)).astype(np.int64)
+    return np.asarray(plain.image(mask)).astype(np.int64)

@@ -43,7 +43,7 @@ def _crop_to_patches(model: Backbone, pixels: Tensor, image: Image.Image) -> Ima
 def _original(processor: Processor, image: object) -> Image.Image:
     plain = {"resize_to": None, "mean": HALF, "std": HALF, "fill": (0, 0, 0)}
     try:
-        return dataclasses.replace(processor, resize="none", center_crop="none", **plain).picture(image)
+        return dataclasses.replace(processor, resize="none", center_crop="none", **plain).image(image)
     except ImageError as error:
         name = image if isinstance(image, str | os.PathLike) else "an image"
         raise ImageError(error.code, f"{name}: {error}") from None
@@ -54,12 +54,12 @@ def large_view(processor: Processor, original: Image.Image) -> Image.Image:
     if processor.resize == "squash" and processor.center_crop == "none":
         return _to_side(original)
     if processor.resize == "none":
-        return _to_side(processor.picture(original).convert("RGB"))
+        return _to_side(processor.image(original).convert("RGB"))
     factor = max(1, round(DISPLAY_SIDE / min(processor.size)))
     to = processor.resize_to
     scaled = to if to is None else to * factor if isinstance(to, int) else (to[0] * factor, to[1] * factor)
     size = (processor.size[0] * factor, processor.size[1] * factor)
-    return _to_side(dataclasses.replace(processor, size=size, resize_to=scaled).picture(original).convert("RGB"))
+    return _to_side(dataclasses.replace(processor, size=size, resize_to=scaled).image(original).convert("RGB"))
 
 
 def _to_side(image: Image.Image) -> Image.Image:

@@ -193,7 +193,7 @@ class Predictor:
             yield from stream.ahead(rest, self._read, run, size)
 
     def _read(self, image: Any) -> np.ndarray:
-        read = Processor.levels if self._bytes else READERS[self.resampling]
+        read = Processor.pixels if self._bytes else READERS[self.resampling]
         return read(self.processor, image, limits=self.limits, allow_truncated=self.allow_truncated)
 
     def _run(self, batch: Sequence[stream.Pair], network: Network) -> Sequence[Outcome]:

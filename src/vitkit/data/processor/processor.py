@@ -148,7 +148,7 @@ class Processor:
         }
         return cls(size=(rows, columns), **(settings | fields))
 
-    def picture(
+    def image(
         self,
         image: ImageInput,
         *,
@@ -178,19 +178,19 @@ class Processor:
         return open_image(image, background=self.background, profile=self.profile, **options)
 
     def array(self, image: ImageInput, **options: Unpack[Options]) -> Float32[np.ndarray, "c h w"]:
-        """Preprocess one image without torch, for decoding threads; options as for `picture`."""
-        return self.normalize(self.levels(image, **options))
+        """Preprocess one image without torch, for decoding threads; options as for `image`."""
+        return self.normalize(self.pixels(image, **options))
 
     def resized_size(self, size: Size) -> Size:
         """Return the size (rows, columns) to which an image of `size` is resized before the crop."""
         return resized_size(size, self.resize, self.size if self.resize_to is None else self.resize_to)
 
-    def levels(
+    def pixels(
         self, image: ImageInput, *, channels: Channels | None = None, **options: Unpack[FileOptions]
     ) -> UInt8[np.ndarray, "h w *c"]:
-        """Return the pixels of `picture`, by the fast kernel where the result is equal; options and errors as there."""
+        """Return the pixels of `image`, by the fast kernel where the result is equal; options and errors as there."""
         if self.channels != 3 or self.interpolation not in ("bilinear", "bicubic"):
-            return np.asarray(self.picture(image, channels=channels, **options))
+            return np.asarray(self.image(image, channels=channels, **options))
         if isinstance(image, Image.Image | np.ndarray) or is_tensor(image):
             pixels = np.asarray(self.rgb(image, channels=channels))
         else:
@@ -206,7 +206,7 @@ class Processor:
     def __call__(
         self, images: ImageInput | Sequence[ImageInput], **options: Unpack[Options]
     ) -> 'Float32[Tensor, "b c h w"]':
-        """Preprocess an image, a list, or an array (b, c, h, w) or (b, h, w, c) to a batch; options of `picture`."""
+        """Preprocess an image, a list, or an array (b, c, h, w) or (b, h, w, c) to a batch; options of `image`."""
         import torch
 
         arrays = [self.array(image, **choices) for image, choices in _each(images, options)]
