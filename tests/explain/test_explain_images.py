@@ -180,7 +180,7 @@ def test_errors_are_one_line(folder: Path, tmp_path: Path, capsys: pytest.Captur
     model, out = str(folder / "model"), str(tmp_path / "out.png")
     for arguments, message in [
         ([model, "--out", out], "give at least one"),
-        ([model, str(folder / "a.png"), "--out", str(tmp_path / "out.jpg")], "a .png file is written"),
+        ([model, str(folder / "a.png"), "--out", str(tmp_path / "out.jpg")], "the output file must end in .png"),
         ([model, str(folder / "a.png"), "--out", out, "--share", "0.5"], "'rollout' takes no option 'share'"),
         ([model, str(folder / "none.png"), "--out", out], "none.png: the file cannot be opened"),
     ]:
