@@ -157,10 +157,10 @@ def good_png() -> dict[str, Good]:
 
 # Adobe RGB (1998) primaries, adapted to the D50 white point of profiles, as columns of XYZ.
 _WIDE = np.array([[0.60974, 0.20528, 0.14919], [0.31111, 0.62567, 0.06322], [0.01947, 0.06087, 0.74457]])
-_SRGB = np.array([[0.43607, 0.38515, 0.14307], [0.22249, 0.71687, 0.06061], [0.01392, 0.09708, 0.71410]])
+SRGB = np.array([[0.43607, 0.38515, 0.14307], [0.22249, 0.71687, 0.06061], [0.01392, 0.09708, 0.71410]])
 
 
-def wide_profile(space: bytes = b"RGB ") -> bytes:
+def wide_profile(space: bytes = b"RGB ", primaries: Pixels = _WIDE) -> bytes:
     """Return an ICC profile (version 2) with three primaries and gamma 2.2, or for GRAY with gamma 1.2."""
 
     def fixed(values: object) -> bytes:
@@ -168,7 +168,7 @@ def wide_profile(space: bytes = b"RGB ") -> bytes:
 
     tags = {b"wtpt": b"XYZ \0\0\0\0" + fixed((0.9642, 1.0, 0.8249))}
     if space == b"RGB ":
-        for name, column in zip((b"rXYZ", b"gXYZ", b"bXYZ"), _WIDE.T, strict=True):
+        for name, column in zip((b"rXYZ", b"gXYZ", b"bXYZ"), primaries.T, strict=True):
             tags[name] = b"XYZ \0\0\0\0" + fixed(column)
         for name in (b"rTRC", b"gTRC", b"bTRC"):
             tags[name] = b"curv\0\0\0\0" + struct.pack(">IHH", 1, round(2.2 * 256), 0)
@@ -183,7 +183,7 @@ def wide_profile(space: bytes = b"RGB ") -> bytes:
     return head + struct.pack(">I", len(tags)) + table + body
 
 
-def _to_srgb(linear: Pixels) -> Pixels:
+def to_srgb(linear: Pixels) -> Pixels:
     linear = np.clip(linear, 0, 1)
     curve = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
     return np.rint(curve * 255).astype(np.uint8)
@@ -191,7 +191,7 @@ def _to_srgb(linear: Pixels) -> Pixels:
 
 def wide_to_srgb(pixels: Pixels) -> Pixels:
     """Convert pixels from `wide_profile` to sRGB."""
-    return _to_srgb((pixels / 255) ** 2.2 @ (np.linalg.inv(_SRGB) @ _WIDE).T)
+    return to_srgb((pixels / 255) ** 2.2 @ (np.linalg.inv(SRGB) @ _WIDE).T)
 
 
 def exif(orientation: int, order: str = "<") -> bytes:
@@ -269,7 +269,7 @@ def good_jpeg() -> dict[str, Good]:
     files["profile_part_missing"] = Good(with_segments(plain, *parts[1:]), decoded(plain))
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     files["srgb_profile"] = Good(jpeg(icc_profile=srgb), decoded(plain))
-    linear = _to_srgb((np.asarray(Image.open(io.BytesIO(jpeg(mode="L")))) / 255.0) ** 1.2)
+    linear = to_srgb((np.asarray(Image.open(io.BytesIO(jpeg(mode="L")))) / 255.0) ** 1.2)
     files["grey_profile"] = Good(jpeg(mode="L", icc_profile=wide_profile(b"GRAY")), grey(linear), 3)
     files["profile_of_another_mode"] = Good(jpeg(mode="L", icc_profile=wide_profile()), files["grey"].pixels)
     for orientation in range(1, 9):
@@ -490,4 +490,6 @@ def _part(pixels: Pixels) -> Pixels:
 @cache
 def good() -> dict[str, Good]:
     """Return all valid files by name."""
-    return good_png() | good_jpeg() | good_tiff() | good_others()
+    from unusual_files import unusual
+
+    return good_png() | good_jpeg() | good_tiff() | good_others() | unusual()

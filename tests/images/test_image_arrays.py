@@ -1,6 +1,7 @@
 """Images in memory: types, shapes, ranges and errors."""
 
 import io
+import math
 import subprocess
 import sys
 import warnings
@@ -10,9 +11,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from image_files import composite, encode, exif, good, jpeg, png, scene, stored, wide_profile
+from image_files import composite, encode, exif, good, jpeg, png, scene, stored, tiff, wide_profile
 from PIL import Image
 
+from vitkit.data.processor import Processor
 from vitkit.images import ImageError, find_channels, open_image, to_rgb
 
 
@@ -192,3 +194,41 @@ def test_images_need_no_torch() -> None:
     code = "import sys; from vitkit.images import open_image; open_image(sys.stdin.buffer.read())"
     code += "; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], input=png(scene(), 8, 2), check=True, timeout=60)
+
+
+def test_data_range_is_the_value_of_white() -> None:
+    dark = np.zeros((4, 4), np.float32)
+    dark[0] = 1
+    assert np.array_equal(pixels(to_rgb(dark, data_range=255))[..., 0], dark)
+    assert np.array_equal(pixels(to_rgb(dark * 0.5, data_range=1))[..., 0], np.rint(dark * 127.5))
+    assert np.array_equal(pixels(to_rgb(Image.fromarray(dark), data_range=255))[..., 0], dark)
+    processor = Processor.squash(4, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), rescale=1.0)
+    for image in (dark, torch.from_numpy(dark), np.stack([dark[..., None]] * 2)):
+        assert processor(image, data_range=255).max() == 1
+    assert np.array_equal(np.asarray(open_image(tiff(dark[..., None], t339=3), data_range=255))[..., 0], dark)
+    assert np.asarray(open_image(tiff(dark[..., None], t339=3))).max() == 255
+    with pytest.raises(ValueError, match=r"values in \[0, 1\], got 0 to 2"):
+        to_rgb(dark * 2, data_range=1)
+    for wrong in (0, -1, math.inf, math.nan):
+        with pytest.raises(ValueError, match="data_range must be a positive number"):
+            to_rgb(dark, data_range=wrong)
+
+
+def test_an_ambiguous_range_warns_once() -> None:
+    from vitkit.images import depth
+
+    mask = np.eye(8, dtype=np.float32)
+    depth._warn_of_range.cache_clear()
+    with pytest.warns(UserWarning, match="pass data_range=255"):
+        assert pixels(to_rgb(mask)).max() == 255
+    depth._warn_of_range.cache_clear()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(3):
+            to_rgb(mask)
+        # Not ambiguous: constant images, other values, a given range.
+        depth._warn_of_range.cache_clear()
+        for image in (mask * 0, mask * 0 + 1, mask * 0.5, mask * 255):
+            to_rgb(image)
+        to_rgb(mask, data_range=1)
+    assert len(caught) == 1

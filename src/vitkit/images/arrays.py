@@ -48,12 +48,12 @@ def find_channels(shape: tuple[int, ...], channels: Channels | None, is_torch: b
     raise ValueError(f"shape {shape} has no channel axis; expected 1, 2, 3 or 4 channels first or last")
 
 
-def _from_array(values: np.ndarray, channels: Channels | None, is_torch: bool) -> Image.Image:
+def _from_array(values: np.ndarray, channels: Channels | None, is_torch: bool, data_range: float | None) -> Image.Image:
     if values.ndim not in (2, 3) or 0 in values.shape:
         raise ValueError(
             f"an image must have the shape (h, w), (h, w, c) or (c, h, w) without zeros, got {values.shape}"
         )
-    pixels = array_to_bytes(values)
+    pixels = array_to_bytes(values, data_range)
     if pixels.ndim == 3:
         if find_channels(pixels.shape, channels, is_torch) == "first":
             pixels = np.moveaxis(pixels, 0, -1)
@@ -62,10 +62,10 @@ def _from_array(values: np.ndarray, channels: Channels | None, is_torch: bool) -
     return Image.fromarray(np.ascontiguousarray(pixels))
 
 
-def _wide_pil(image: Image.Image) -> Image.Image:
+def _wide_pil(image: Image.Image, data_range: float | None) -> Image.Image:
     """Convert modes with more than 8 bits to grayscale; mode I has 8 or 16 bits, depending on its largest value."""
     if image.mode == "F":
-        return Image.fromarray(floats_to_bytes(np.asarray(image), clip=False))
+        return Image.fromarray(floats_to_bytes(np.asarray(image), clip=False, data_range=data_range))
     if image.mode.startswith("I;16"):
         return Image.fromarray(integers_to_bytes(np.asarray(image), 16))
     return Image.fromarray(array_to_bytes(np.asarray(image))) if image.mode == "I" else image
@@ -90,7 +90,7 @@ def _key_to_alpha(image: Image.Image) -> Image.Image:
     return plain
 
 
-def _from_pil(image: Image.Image, background: Color, profile: Profile) -> Image.Image:
+def _from_pil(image: Image.Image, background: Color, profile: Profile, data_range: float | None = None) -> Image.Image:
     if 0 in image.size:
         raise ValueError(f"the image has no pixels: its size is {image.size}")
     if image.mode == "RGB" and type(image) is Image.Image and "transparency" not in image.info:
@@ -103,7 +103,7 @@ def _from_pil(image: Image.Image, background: Color, profile: Profile) -> Image.
     opened = isinstance(image, ImageFile.ImageFile)
     orientation = read_orientation(image.info.get("exif") or b"") if opened else 1
     embedded = image.info.get("icc_profile") if opened else None
-    flat, alpha = split_alpha(_key_to_alpha(_wide_pil(image)))
+    flat, alpha = split_alpha(_key_to_alpha(_wide_pil(image, data_range)))
     return apply_orientation(composite(to_srgb(flat, embedded, profile), alpha, background), orientation)
 
 
@@ -113,6 +113,7 @@ def to_rgb(
     channels: Channels | None = None,
     background: Color = (255, 255, 255),
     profile: Profile = "convert",
+    data_range: float | None = None,
 ) -> Image.Image:
     """Convert an image in memory to an 8-bit RGB PIL image.
 
@@ -121,6 +122,7 @@ def to_rgb(
     channels    position of the channel axis where the shape is ambiguous; by default see `find_channels`
     background  color behind transparent pixels
     profile     "convert" embedded ICC profiles to sRGB, or "ignore" them
+    data_range  value of white in floats; by default 1, 255 or 65535, by the largest value
 
     EXIF orientation and ICC profile are applied only to the direct result of Image.open. A plain RGB image is returned
     without a copy. Raises ValueError for invalid shapes, types and values, TypeError, and ImageError from a lazily
@@ -128,7 +130,8 @@ def to_rgb(
     """
     check_background(background)
     if isinstance(image, Image.Image):
-        return _from_pil(image, background, profile)
+        return _from_pil(image, background, profile, data_range)
     if not is_tensor(image) and not isinstance(image, np.ndarray):
         raise TypeError(f"expected a PIL, numpy or torch image, got {type(image).__name__}")
-    return _from_pil(_from_array(as_array(image), channels, is_tensor(image)), background, profile)
+    plain = _from_array(as_array(image), channels, is_tensor(image), data_range)
+    return _from_pil(plain, background, profile)

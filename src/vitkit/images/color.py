@@ -17,12 +17,19 @@ _MAX_CHANGE: Final = 3
 
 
 def _samples(mode: str) -> Image.Image:
-    """Return a small image with colors spread over the range of a mode."""
-    steps = np.linspace(0, 255, 6).astype(np.uint8)
+    """Return a small image with all grays and, for RGB, all values of each channel and a grid of colors.
+
+    The rows of an RGB image are: grays, then combinations of full and zero channels, each with all 256 values; then a
+    grid of 16 x 16 x 16 colors.
+    """
+    values = np.arange(256, dtype=np.uint8)
     if mode == "L":
-        return Image.fromarray(np.arange(256, dtype=np.uint8)[None])
+        return Image.fromarray(values[None])
+    channels = np.array([[red, green, blue] for red in (0, 1) for green in (0, 1) for blue in (0, 1)], np.uint8)
+    ramps = channels[::-1, None] * values[:, None]
+    steps = np.linspace(0, 255, 16).astype(np.uint8)
     grid = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1)
-    return Image.fromarray(grid.reshape(6, 36, 3))
+    return Image.fromarray(np.concatenate([ramps, grid.reshape(16, 256, 3)]))
 
 
 @lru_cache(maxsize=32)

@@ -19,7 +19,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from vitkit.images import turbo
 from vitkit.images.color import Color, Profile, check_background, composite, split_alpha, to_srgb
-from vitkit.images.depth import floats_to_bytes, integers_to_bytes
+from vitkit.images.depth import floats_to_bytes, integers_to_bytes, wide_to_bytes
 from vitkit.images.errors import DEFAULT_LIMITS, ImageError, Limits
 from vitkit.images.files import Source, read_source
 from vitkit.images.formats import BIG, truncated
@@ -128,15 +128,16 @@ def _key_to_alpha(image: Image.Image, header: Header) -> Image.Image | None:
     return Image.fromarray(opaque.astype(np.uint8) * 255)
 
 
-def _eight_bits(image: Image.Image, header: Header) -> Image.Image:
+def _eight_bits(image: Image.Image, header: Header, data_range: float | None) -> Image.Image:
     """Convert integers and floats with more than 8 bits to 8-bit grayscale."""
     if image.mode == "F":
-        values = floats_to_bytes(np.asarray(image), clip=True)
+        values = floats_to_bytes(np.asarray(image), clip=True, data_range=data_range)
     elif image.mode.startswith("I"):
         wide = np.asarray(image)
         if image.mode == "I" and header.bits == 32 and not header.signed:
             wide = wide.view(np.uint32)  # the decoder returns unsigned values in a signed type
-        values = integers_to_bytes(wide, header.bits - header.signed)
+        convert = wide_to_bytes if header.bits == 32 else integers_to_bytes
+        values = convert(wide, header.bits - header.signed)
     else:
         return image
     return Image.fromarray(255 - values if header.inverted else values)
@@ -155,7 +156,9 @@ def _paste_on_canvas(
     return canvas, opaque
 
 
-def _layers(header: Header, allow_truncated: bool) -> tuple[Image.Image, Image.Image | None, Header]:
+def _layers(
+    header: Header, allow_truncated: bool, data_range: float | None
+) -> tuple[Image.Image, Image.Image | None, Header]:
     """Decode the image and return its colors, alpha, and the header with metadata from the decoder.
 
     The decoded PIL file goes out of scope here to free its memory.
@@ -166,7 +169,7 @@ def _layers(header: Header, allow_truncated: bool) -> tuple[Image.Image, Image.I
         orientation, embedded = read_orientation(loaded.info.get("exif") or b""), loaded.info.get("icc_profile")
         header = replace(header, orientation=orientation, profile=embedded or None)
     key = _key_to_alpha(loaded, header)
-    image, alpha = split_alpha(_eight_bits(loaded, header))
+    image, alpha = split_alpha(_eight_bits(loaded, header, data_range))
     return *_paste_on_canvas(image, key if alpha is None else alpha, header), replace(header, clean=b"")
 
 
@@ -182,6 +185,7 @@ def open_image(
     background: Color = (255, 255, 255),
     allow_truncated: bool = False,
     profile: Profile = "convert",
+    data_range: float | None = None,
 ) -> Image.Image:
     """Read an image file by the contract of `vitkit.images`: upright, sRGB, 8 bits, mode RGB.
 
@@ -190,13 +194,14 @@ def open_image(
     background       color behind transparent pixels
     allow_truncated  accept truncated JPEG, PNG, GIF and BMP files; missing pixels are gray, black or the background
     profile          "convert" embedded ICC profiles to sRGB, or "ignore" them
+    data_range       value of white in files with floats; by default 1, 255 or 65535, by the largest value
 
     Thread-safe: no global state is changed (except by `tiff.silence_libtiff`). Raises ImageError.
     """
     check_background(background)
     header = probe(read_source(source, limits), limits, allow_truncated=allow_truncated)
     header = header if header.complete else _with_end_marker(header)
-    image, alpha, header = _fast_layers(header) or _layers(header, allow_truncated)
+    image, alpha, header = _fast_layers(header) or _layers(header, allow_truncated, data_range)
     try:
         image = to_srgb(image, header.profile, profile)
     except ValueError:
@@ -211,6 +216,7 @@ def open_pixels(
     background: Color = (255, 255, 255),
     allow_truncated: bool = False,
     profile: Profile = "convert",
+    data_range: float | None = None,
     min_size: Callable[[tuple[int, int]], tuple[int, int]] | None = None,
 ) -> UInt8[np.ndarray, "h w 3"]:
     """Read an image file as a writable array; arguments and errors of `open_image`.
@@ -225,6 +231,12 @@ def open_pixels(
         pixels = turbo.decode(header, None if min_size is None else min_size((header.height, header.width)))
         if pixels is not None and pixels.ndim == 3:
             return pixels
-    return np.array(
-        open_image(data, limits=limits, background=background, allow_truncated=allow_truncated, profile=profile)
+    image = open_image(
+        data,
+        limits=limits,
+        background=background,
+        allow_truncated=allow_truncated,
+        profile=profile,
+        data_range=data_range,
     )
+    return np.array(image)

@@ -2,10 +2,11 @@
 
 import os
 import stat
+from io import BytesIO, FileIO
 from typing import BinaryIO, Final
 
 from vitkit.images.errors import ImageError, Limits
-from vitkit.images.probe import detect_format
+from vitkit.images.probe import check_bytes, detect_format
 
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
 
@@ -28,15 +29,20 @@ def _read_file(path: str | os.PathLike[str], limits: Limits) -> bytes:
         raise ImageError(
             "unreadable", f"the file cannot be opened: {reason or 'the operating system reports an error'}"
         ) from None
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)
         raise ImageError("unreadable", "the path is a folder or a device, not a file")
-    with open(descriptor, "rb") as file:
-        return _read_stream(file, limits)
+    # Without a buffer, a single read of the known size fills the result without a copy.
+    with open(descriptor, "rb", buffering=0) as file:
+        return _read_stream(file, limits, status.st_size)
 
 
-def _read_stream(file: BinaryIO, limits: Limits) -> bytes:
-    """Read a file from its start; stop after one kilobyte if it is not an image."""
+def _read_stream(file: BinaryIO | FileIO, limits: Limits, size: int | None = None) -> bytes:
+    """Read a file from its start; stop after one kilobyte if it is not an image.
+
+    `size` is the size of a regular file. The result is at most one chunk larger than the limit.
+    """
     try:
         if hasattr(file, "seekable") and file.seekable():
             file.seek(0)
@@ -44,14 +50,21 @@ def _read_stream(file: BinaryIO, limits: Limits) -> bytes:
         if not isinstance(start, bytes):
             raise TypeError(f"image files must be opened in binary mode, but read() returned {type(start).__name__}")
         detect_format(start)
-        # In chunks: a single read of the maximum size would allocate all of it.
-        chunks, total = [start], len(start)
-        while total <= limits.max_bytes and (chunk := file.read(_CHUNK)):
-            chunks.append(chunk)
-            total += len(chunk)
+        if size is not None:
+            check_bytes(size, limits)
+            file.seek(0)
+            data = file.read(size) or b""
+            if len(data) == size:
+                return data
+            start = data  # it was truncated meanwhile, or a single read is limited
+        # In chunks: a single read of the maximum size would allocate all of it. BytesIO returns its buffer uncopied.
+        buffer = BytesIO()
+        buffer.write(start)
+        while buffer.tell() <= limits.max_bytes and (chunk := file.read(_CHUNK)):
+            buffer.write(chunk)
     except OSError:
         raise ImageError("unreadable", "the file cannot be read: the operating system reports an error") from None
-    return b"".join(chunks)
+    return buffer.getvalue()
 
 
 def read_source(source: Source, limits: Limits) -> bytes:

@@ -50,7 +50,8 @@ class Header:
 
 
 _ORIENTATION_TAG: Final = 0x0112
-_SHORT: Final = 3
+#: Byte, short, long, signed byte, signed short, signed long -> format; writers use all of them for small integers.
+_INTEGERS: Final = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i"}
 
 #: EXIF orientation -> operation that makes the stored pixels upright (EXIF 2.3, section 4.6.4 A).
 _OPERATIONS: Final = {
@@ -78,9 +79,12 @@ def read_orientation(exif: bytes) -> int:
         return 1
     (count,) = struct.unpack_from(order + "H", exif, start)
     for at in range(start + 2, min(start + 2 + 12 * count, len(exif) - 11), 12):
-        tag, kind, number, value = struct.unpack_from(order + "HHIH", exif, at)
+        tag, kind, number = struct.unpack_from(order + "HHI", exif, at)
         if tag == _ORIENTATION_TAG:
-            return value if kind == _SHORT and number == 1 and 1 <= value <= 8 else 1
+            if kind not in _INTEGERS or number != 1:
+                return 1
+            (value,) = struct.unpack_from(order + _INTEGERS[kind], exif, at + 8)
+            return value if 1 <= value <= 8 else 1
     return 1
 
 

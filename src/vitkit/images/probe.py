@@ -35,13 +35,35 @@ _UNSUPPORTED: Final = (
 )
 
 
+#: Image types of a TGA file: with a color map, RGB, gray, and the same with run-length encoding.
+_TGA_TYPES: Final = frozenset({1, 2, 3, 9, 10, 11})
+
+
+def _is_tga(data: bytes) -> bool:
+    """Return whether the first bytes are those of a TGA file, which has no signature: every field must be possible."""
+    if len(data) < 18 or data[1] > 1 or data[2] not in _TGA_TYPES or data[16] not in (8, 15, 16, 24, 32):
+        return False
+    has_map = data[1] == 1
+    if has_map != (data[2] in (1, 9)) or (not has_map and any(data[3:8])):
+        return False
+    return any(data[12:14]) and any(data[14:16]) and data[17] < 64
+
+
+def _unsupported_name(data: bytes) -> str | None:
+    """Return the name of an unsupported format of these first bytes, or None."""
+    # Before the other formats, because an uncompressed TGA file begins like a cursor.
+    if _is_tga(data):
+        return "TGA"
+    return next((name for start, name in _UNSUPPORTED if data.startswith(start)), None)
+
+
 def _unknown(data: bytes) -> ImageError:
     """Return the error for a file of an unsupported format."""
     if not data:
         return ImageError("not_an_image", "the file is empty")
-    for start, name in _UNSUPPORTED:
-        if data.startswith(start):
-            return ImageError("unsupported_format", f"{name} files are not supported; use {_SUPPORTED}")
+    name = _unsupported_name(data)
+    if name is not None:
+        return ImageError("unsupported_format", f"{name} files are not supported; use {_SUPPORTED}")
     if b"<svg" in data[:1024].lower():
         return ImageError("unsupported_format", f"SVG files are not supported; use {_SUPPORTED}")
     return ImageError("not_an_image", f"the file is not an image; expected {_SUPPORTED}")
@@ -52,7 +74,7 @@ def sniff(data: bytes) -> str | None:
     for module in _FORMATS:
         if module.sniff(data):
             return module.__name__.rpartition(".")[2].upper()
-    return next((name for start, name in _UNSUPPORTED if data.startswith(start)), None)
+    return _unsupported_name(data)
 
 
 def detect_format(data: bytes) -> ModuleType:
@@ -66,12 +88,19 @@ def detect_format(data: bytes) -> ModuleType:
     raise _unknown(data)
 
 
+def check_bytes(size: int, limits: Limits) -> None:
+    """Raise ImageError (too_large) for a file with too many bytes."""
+    if size > limits.max_bytes:
+        raise ImageError(
+            "too_large", f"the file has more than {limits.max_bytes} bytes, the limit; set a higher max_bytes"
+        )
+
+
 def probe(data: bytes, limits: Limits = DEFAULT_LIMITS, *, allow_truncated: bool = False) -> Header:
     """Parse the structure of an image file without decoding it.
 
     Memory is a few copies of the file, time is proportional to its size, whatever the file states. Raises ImageError
     with any code of `errors.CODES` except `unreadable`.
     """
-    if len(data) > limits.max_bytes:
-        raise ImageError("too_large", f"the file has more than {limits.max_bytes} bytes, the limit")
+    check_bytes(len(data), limits)
     return detect_format(data).read(data, limits, allow_truncated)

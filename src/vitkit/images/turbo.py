@@ -47,7 +47,8 @@ def _decode(decoder: ModuleType, data: bytes, size: tuple[int, int], divisor: in
         min_size = [(side + divisor - 1) // divisor for side in size]
         smaller = {} if divisor == 1 else {"min_height": min_size[0], "min_width": min_size[1]}
         pixels = decoder.decode_jpeg(data, _COLORS[color], **smaller)
-    except (ValueError, MemoryError, RuntimeError):
+    except Exception:
+        # Any error, also an internal one such as KeyError for rare sampling factors: Pillow decides.
         return None
     return pixels[..., 0] if pixels.shape[-1] == 1 else pixels
 

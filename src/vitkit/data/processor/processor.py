@@ -43,10 +43,11 @@ ImageInput = Any
 
 
 class FileOptions(TypedDict, total=False):
-    """Options for image files, see `vitkit.images.open_image`."""
+    """Options for image files, see `vitkit.images.open_image`; `data_range` is also for arrays."""
 
     limits: Limits
     allow_truncated: bool
+    data_range: float | None
 
 
 class Options(FileOptions, total=False):
@@ -155,12 +156,15 @@ class Processor:
         channels: Channels | None = None,
         limits: Limits = DEFAULT_LIMITS,
         allow_truncated: bool = False,
+        data_range: float | None = None,
     ) -> Image.Image:
         """Resize and crop an image; return it in mode RGB (or L), before normalisation.
 
-        Raises ImageError for files, ValueError and TypeError for images in memory.
+        `data_range` is the value of white in floats. Raises ImageError for files, ValueError and TypeError for images
+        in memory.
         """
-        rgb = self.rgb(image, channels=channels, limits=limits, allow_truncated=allow_truncated)
+        options: FileOptions = {"limits": limits, "allow_truncated": allow_truncated, "data_range": data_range}
+        rgb = self.rgb(image, channels=channels, **options)
         return self._resize_and_crop(rgb if self.channels == 3 else rgb.convert("L"))
 
     def _resize_and_crop(self, image: Image.Image) -> Image.Image:
@@ -172,9 +176,15 @@ class Processor:
     def rgb(
         self, image: ImageInput, *, channels: Channels | None = None, **options: Unpack[FileOptions]
     ) -> Image.Image:
-        """Return the full image in mode RGB; `options` are `limits` and `allow_truncated` for files."""
+        """Return the full image in mode RGB; `limits` and `allow_truncated` are for files, `data_range` for floats."""
         if isinstance(image, Image.Image | np.ndarray) or is_tensor(image):
-            return to_rgb(image, channels=channels, background=self.background, profile=self.profile)
+            return to_rgb(
+                image,
+                channels=channels,
+                background=self.background,
+                profile=self.profile,
+                data_range=options.get("data_range"),
+            )
         return open_image(image, background=self.background, profile=self.profile, **options)
 
     def array(self, image: ImageInput, **options: Unpack[Options]) -> Float32[np.ndarray, "c h w"]:
@@ -192,7 +202,7 @@ class Processor:
         if self.channels != 3 or self.interpolation not in ("bilinear", "bicubic"):
             return np.asarray(self.image(image, channels=channels, **options))
         if isinstance(image, Image.Image | np.ndarray) or is_tensor(image):
-            pixels = np.asarray(self.rgb(image, channels=channels))
+            pixels = np.asarray(self.rgb(image, channels=channels, **options))
         else:
             pixels = open_pixels(image, background=self.background, profile=self.profile, **options)
         to = self.resized_size((pixels.shape[0], pixels.shape[1]))
@@ -252,7 +262,7 @@ def _each(images: ImageInput, options: Options) -> Iterator[tuple[ImageInput, Op
                 f"a batch of images must have the shape (b, c, h, w) or (b, h, w, c), got {tuple(images.shape)}"
             )
         # The range of values is found for the batch, so that a dark image among bright ones is not brightened.
-        pixels = array_to_bytes(as_array(images))
+        pixels = array_to_bytes(as_array(images), options.get("data_range"))
         channels = find_channels(pixels.shape[1:], options.get("channels"), is_tensor(images))
         for image in pixels:
             yield image, {**options, "channels": channels}

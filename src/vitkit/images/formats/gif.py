@@ -8,8 +8,8 @@ from vitkit.images.formats import BIG, check_frames, check_size, corrupt, trunca
 from vitkit.images.header import Header
 
 _EXTENSION, _IMAGE, _TRAILER, _GRAPHIC_CONTROL = 0x21, 0x2C, 0x3B, 0xF9
-#: Maximum number of blocks; with 255 bytes each, this is a file of 125 MB.
-_MAX_BLOCKS: Final = 500_000
+#: Maximum number of blocks, including empty ones; with 255 bytes each, this is a file of 255 MB.
+_MAX_BLOCKS: Final = 1_000_000
 #: An LZW code has at least 3 bits and stands for at most 4096 pixels.
 _PIXELS_PER_BYTE: Final = 4096 * 8 // 3
 
@@ -45,10 +45,10 @@ class _Reader:
             length = data[self.at]
             self.at += 1 + length
             self.blocks += 1
-            if length == 0:
-                return True
             if self.blocks > _MAX_BLOCKS:
                 raise corrupt(f"more than {_MAX_BLOCKS} data blocks")
+            if length == 0:
+                return True
         self.at = size
         return False
 

@@ -3,7 +3,9 @@
 import contextlib
 import ctypes
 import struct
-from collections.abc import Mapping
+import sys
+from array import array
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Final
@@ -26,15 +28,17 @@ _PIXEL_TAGS: Final = frozenset(
     | {_STRIP_SIZES, _PLANAR, _GROUP3, _GROUP4, _PREDICTOR, _COLOUR_MAP, _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS}
     | {_TILE_SIZES, _EXTRA_SAMPLES, _SAMPLE_FORMAT, _JPEG_TABLES, _SUBSAMPLING, _POSITIONING}
 )
-#: Tags with several values; other tags are reduced to the first, because the decoder warns of more.
-_LISTS: Final = frozenset(
-    {_BITS, _STRIP_OFFSETS, _STRIP_SIZES, _COLOUR_MAP, _TILE_OFFSETS, _TILE_SIZES, _EXTRA_SAMPLES, _SAMPLE_FORMAT}
-    | {_JPEG_TABLES, _SUBSAMPLING, _PROFILE}
-)
+#: Tags with several values and their maximum number; other tags are reduced to the first, because the decoder warns of
+#: more. Tags may share their bytes, so the numbers also bound the memory that a small file can ask for.
+_LISTS: Final = {
+    **dict.fromkeys((_STRIP_OFFSETS, _STRIP_SIZES, _TILE_OFFSETS, _TILE_SIZES, _JPEG_TABLES), MAX_PARTS),
+    **dict.fromkeys((_BITS, _EXTRA_SAMPLES, _SAMPLE_FORMAT, _SUBSAMPLING), 64),
+    _COLOUR_MAP: 3 * 256,
+}
 #: Maximum expansion by compression: none, fax codes, LZW, JPEG, Deflate, PackBits.
 _EXPANSION: Final = {1: 1, 2: None, 3: None, 4: None, 5: 4096, 7: 1024, 8: 1032, 32773: 64, 32946: 1032}
 _TYPE_FORMATS: Final = {1: "B", 3: "H", 4: "I", 7: "B"}
-_Tags = dict[int, tuple[int, ...]]
+_Tags = dict[int, Sequence[int]]
 
 
 def sniff(data: bytes) -> bool:
@@ -42,8 +46,39 @@ def sniff(data: bytes) -> bool:
     return data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
+def _values(data: bytes, order: str, entry: int) -> Sequence[int] | None:
+    """Return the values of a directory entry; None for optional ones outside the file. The profile has no values here.
+
+    Raises ImageError for more values than the tag may have, before they are read.
+    """
+    tag, kind, number = struct.unpack_from(order + "HHI", data, entry)
+    code = _TYPE_FORMATS.get(kind)
+    if code is None or number == 0 or (tag == _JPEG_TABLES and code != "B"):
+        raise corrupt(f"tag {tag} has no values or values of a wrong type")
+    size = struct.calcsize(code) * number
+    position = entry + 8 if size <= 4 else struct.unpack_from(order + "I", data, entry + 8)[0]
+    if position + size > len(data):
+        if tag in (_ORIENTATION, _PROFILE):
+            return None
+        raise truncated()
+    if tag == _PROFILE:
+        return (position, size) if code == "B" and size <= MAX_PROFILE else None
+    most = _LISTS.get(tag, number)
+    if number > most:
+        raise corrupt(f"tag {tag} with more than {most} values")
+    # An array takes a tenth of the memory of a tuple.
+    values = array(code)
+    values.frombytes(data[position : position + (size if tag in _LISTS else size // number)])
+    if (order == "<") != (sys.byteorder == "little"):
+        values.byteswap()
+    return values
+
+
 def _read_directory(data: bytes, order: str, at: int) -> tuple[_Tags, int]:
-    """Return the integer tags of the directory at a position, and the position of the next directory."""
+    """Return the integer tags of the directory at a position, and the position of the next directory.
+
+    The profile is returned as its position and size.
+    """
     if at + 2 > len(data):
         raise truncated()
     (count,) = struct.unpack_from(order + "H", data, at)
@@ -51,20 +86,14 @@ def _read_directory(data: bytes, order: str, at: int) -> tuple[_Tags, int]:
         raise truncated()
     tags: _Tags = {}
     for entry in range(at + 2, at + 2 + 12 * count, 12):
-        tag, kind, number = struct.unpack_from(order + "HHI", data, entry)
+        (tag,) = struct.unpack_from(order + "H", data, entry)
         if tag not in _PIXEL_TAGS and tag not in (_ORIENTATION, _PROFILE):
             continue
-        code = _TYPE_FORMATS.get(kind)
-        if code is None or number == 0 or tag in tags:
-            raise corrupt(f"tag {tag} is a duplicate or has no integers")
-        size = struct.calcsize(code) * number
-        position = entry + 8 if size <= 4 else struct.unpack_from(order + "I", data, entry + 8)[0]
-        if position + size > len(data):
-            if tag in (_ORIENTATION, _PROFILE):
-                continue
-            raise truncated()
-        values = struct.unpack_from(f"{order}{number}{code}", data, position)
-        tags[tag] = values if tag in _LISTS else values[:1]
+        if tag in tags:
+            raise corrupt(f"tag {tag} is a duplicate")
+        values = _values(data, order, entry)
+        if values is not None:
+            tags[tag] = values
     following = at + 2 + 12 * count
     return tags, struct.unpack_from(order + "I", data, following)[0] if following + 4 <= len(data) else 0
 
@@ -79,7 +108,7 @@ def _count_pages(data: bytes, order: str, at: int, limits: Limits) -> int:
     return 1 + len(seen)
 
 
-def _one(tags: Mapping[int, tuple[int, ...]], tag: int, default: int | None = None) -> int:
+def _one(tags: Mapping[int, Sequence[int]], tag: int, default: int | None = None) -> int:
     values = tags.get(tag)
     if values is None:
         if default is None:
@@ -89,7 +118,15 @@ def _one(tags: Mapping[int, tuple[int, ...]], tag: int, default: int | None = No
 
 
 def _tile_shape(tags: _Tags, width: int, height: int, limits: Limits) -> tuple[int, int, int, int]:
-    """Return the tag of the offsets, the tag of the sizes, and width and height of a strip or tile."""
+    """Return the tag of the offsets, the tag of the sizes, and width and height of a strip or tile.
+
+    Old writers store the tiles under the tags of strips; they are moved to those of tiles.
+    """
+    if _TILE_WIDTH in tags:
+        for strip_tag, tile_tag in ((_STRIP_OFFSETS, _TILE_OFFSETS), (_STRIP_SIZES, _TILE_SIZES)):
+            values = tags.pop(strip_tag, None)
+            if values is not None:
+                tags.setdefault(tile_tag, values)
     if _TILE_OFFSETS not in tags:
         rows = min(_one(tags, _ROWS_PER_STRIP, height), height)
         if rows < 1:
@@ -174,14 +211,12 @@ def read(data: bytes, limits: Limits, allow_truncated: bool) -> Header:
     compression = _one(tags, _COMPRESSION, 1)
     if compression not in _EXPANSION:
         raise ImageError("unsupported_format", f"a TIFF file with compression {compression}")
-    if any(len(values) > MAX_PARTS for tag, values in tags.items() if tag != _PROFILE):
-        raise corrupt(f"a tag with more than {MAX_PARTS} values")
     frames = _count_pages(data, order, following, limits)
     check_frames(frames, limits)
     _check_tiles(data, tags, _pixel_bits(tags), limits)
     depth, photometric = tags.get(_BITS, (1,))[0], _one(tags, _PHOTOMETRIC, 0)
     sample_format, orientation = _one(tags, _SAMPLE_FORMAT, 1), _one(tags, _ORIENTATION, 1)
-    profile = tags.get(_PROFILE)
+    profile_at, profile_size = tags.get(_PROFILE, (0, 0))
     return Header(
         format="TIFF",
         width=width,
@@ -189,7 +224,7 @@ def read(data: bytes, limits: Limits, allow_truncated: bool) -> Header:
         clean=_rewrite(data, order, tags),
         frames=frames,
         orientation=orientation if 1 <= orientation <= 8 else 1,
-        profile=bytes(profile) if profile and max(profile) < 256 and len(profile) <= MAX_PROFILE else None,
+        profile=data[profile_at : profile_at + profile_size] or None,
         bits=depth,
         signed=sample_format == 2,
         # Up to 8 bits, the decoder handles white-is-zero itself.

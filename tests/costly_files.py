@@ -1,0 +1,55 @@
+"""Hostile image files of up to 20 MB that ask for much time or memory; each is generated when it is needed."""
+
+import struct
+import zlib
+from collections.abc import Callable
+
+import numpy as np
+from image_files import chunk, jpeg
+
+SIZE = 19_000_000
+
+
+def tiff_shared_lists() -> bytes:
+    """Return a TIFF file whose list tags have 19 million values each, which share their bytes."""
+    lists = (258, 273, 279, 320, 324, 325, 338, 339, 347, 530, 34675)
+    start = 8 + 2 + 12 * (len(lists) + 2) + 4
+    entries = {256: (3, 1, 16), 257: (3, 1, 16), **dict.fromkeys(lists, (1, SIZE, start))}
+    directory = b"".join(struct.pack("<HHII", tag, *entries[tag]) for tag in sorted(entries))
+    return b"II*\0" + struct.pack("<IH", 8, len(entries)) + directory + bytes(4) + b"\x01\x7f" * (SIZE // 2)
+
+
+def tiff_longest_lists() -> bytes:
+    """Return a TIFF file whose list tags have as many values as they may, of four bytes each."""
+    most = {273: 65_536, 279: 65_536, 324: 65_536, 325: 65_536, 258: 64, 338: 64, 339: 64, 320: 768}
+    start = 8 + 2 + 12 * (len(most) + 2) + 4
+    entries = {256: (3, 1, 16), 257: (3, 1, 16), **{tag: (4, number, start) for tag, number in most.items()}}
+    directory = b"".join(struct.pack("<HHII", tag, *entries[tag]) for tag in sorted(entries))
+    return b"II*\0" + struct.pack("<IH", 8, len(entries)) + directory + bytes(4) + b"\x01\x7f\x33\x44" * 65_536
+
+
+def gif_empty_chains() -> bytes:
+    """Return a GIF file of six million extensions without data."""
+    return b"GIF89a" + struct.pack("<HHBBB", 8, 8, 0, 0, 0) + b"\x21\xfe\x00" * (SIZE // 3)
+
+
+def png_wrong_sum() -> bytes:
+    """Return a PNG file of 19 MB whose pixels have a wrong checksum."""
+    lines = np.random.default_rng(0).integers(0, 256, (2500, 1 + 2530 * 3), dtype=np.uint8)
+    lines[:, 0] = 0
+    pixels = chunk(b"IDAT", zlib.compress(lines.tobytes(), 0))
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 2530, 2500, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + pixels[:-1] + bytes([pixels[-1] ^ 1]) + chunk(b"IEND", b"")
+
+
+def costly() -> dict[str, tuple[Callable[[], bytes], tuple[str, ...]]]:
+    """Return a generator and the allowed codes of each file, by name; "ok" is an image."""
+    return {
+        "tiff of shared lists": (tiff_shared_lists, ("corrupt",)),
+        "tiff of the longest lists": (tiff_longest_lists, ("corrupt", "truncated")),
+        "gif of empty chains": (gif_empty_chains, ("corrupt",)),
+        "jpeg and fill bytes": (lambda: jpeg() + b"\xff" * SIZE, ("ok",)),
+        "jpeg and fill bytes without an end": (lambda: jpeg()[:-2] + b"\xff" * SIZE, ("ok",)),
+        "jpeg of fill bytes": (lambda: jpeg()[:2] + b"\xff" * SIZE, ("truncated",)),
+        "png with a wrong sum": (png_wrong_sum, ("corrupt",)),
+    }

@@ -1,0 +1,97 @@
+"""Valid image files that few programs write, with their expected pixels; see `image_files`."""
+
+import struct
+import zlib
+
+import numpy as np
+from image_files import (
+    COLUMNS,
+    SRGB,
+    Good,
+    Pixels,
+    deep,
+    grey,
+    jpeg,
+    png,
+    scene,
+    segment,
+    tiff,
+    to_srgb,
+    wide_profile,
+    with_segments,
+)
+from image_files import chunk as png_chunk
+from image_files import decoded as decode
+
+
+def unusual() -> dict[str, Good]:
+    """Return all unusual files by name."""
+    return _jpegs() | _profiles() | _tiffs()
+
+
+def jpeg_441() -> bytes:
+    """Return a JPEG file with 4:4:1 sampling, which simplejpeg does not know: the frame header of a 4:2:0 file edited.
+
+    The scan is longer than the image needs, so the pixels are those of any decoder.
+    """
+    data = bytearray(jpeg(np.full((48, 64, 3), 90, np.uint8), subsampling=2))
+    at = data.find(b"\xff\xc0")
+    data[at + 5 : at + 9] = struct.pack(">HH", 32, 8)
+    data[at + 11] = 0x14
+    return bytes(data)
+
+
+def exif_of(kind: int, packed: bytes) -> bytes:
+    """Return EXIF data with an orientation of a TIFF type and its packed little-endian value."""
+    entry = struct.pack("<HHI", 0x0112, kind, 1) + packed.ljust(4, b"\0")
+    return b"Exif\0\0II*\0" + struct.pack("<IH", 8, 1) + entry + bytes(4)
+
+
+def _jpegs() -> dict[str, Good]:
+    plain = jpeg()
+    pixels = decode(plain)
+    files = {
+        "441": Good(jpeg_441(), decode(jpeg_441())),
+        "fill_bytes_after_the_end": Good(plain + b"\xff" * 100_000, pixels),
+        "fill_bytes_without_the_end": Good(plain[:-2] + b"\xff" * 100_000, pixels),
+        "fill_bytes_before_a_segment": Good(plain[:2] + b"\xff" * 100_000 + plain[2:], pixels),
+    }
+    for name, kind, code in (("byte", 1, "B"), ("long", 4, "I"), ("signed_short", 8, "h"), ("signed_long", 9, "i")):
+        data = with_segments(plain, segment(0xE1, exif_of(kind, struct.pack("<" + code, 6))))
+        files[f"orientation_as_{name}"] = Good(data, np.rot90(pixels, -1))
+    negative = segment(0xE1, exif_of(9, struct.pack("<i", -6)))
+    files["orientation_negative"] = Good(with_segments(plain, negative), pixels)
+    return {f"jpeg/{name}": file for name, file in files.items()}
+
+
+def _profiles() -> dict[str, Good]:
+    """Profiles that differ from sRGB only in the curve: the largest change is 9, at pixel value 15."""
+    rgb = scene()
+    rgb[-4:, :, :] = np.arange(COLUMNS, dtype=np.uint8)[:, None]
+    profile = png_chunk(b"iCCP", b"a\0\0" + zlib.compress(wide_profile(primaries=SRGB)))
+    return {"png/gamma_profile": Good(png(rgb, 8, 2, profile), to_srgb((rgb / 255) ** 2.2), 2)}
+
+
+def tiles(pixels: Pixels, side: int = 16) -> list[bytes]:
+    """Return the bytes of all tiles; those on the right and lower border are padded."""
+    rows, columns, _ = pixels.shape
+    padded = np.pad(pixels, ((0, -rows % side), (0, -columns % side), (0, 0)))
+    return [
+        padded[top : top + side, left : left + side].tobytes()
+        for top in range(0, rows, side)
+        for left in range(0, columns, side)
+    ]
+
+
+def _tiffs() -> dict[str, Good]:
+    rgb, wide = scene(), deep(16)
+    parts = tiles(rgb)
+    packed = [zlib.compress(part) for part in parts]
+    files = {
+        "tiles_in_strip_tags": Good(tiff(rgb, strips=parts, t322=16, t323=16), rgb),
+        "deflate_tiles_in_strip_tags": Good(tiff(rgb, strips=packed, t322=16, t323=16, t259=8), rgb),
+        "signed_32_of_16_bits": Good(tiff(wide.astype(np.int32), t339=2), grey(wide[..., 0] >> 8)),
+        "unsigned_32_of_8_bits": Good(tiff(deep(8).astype(np.uint32)), grey(deep(8)[..., 0])),
+        "signed_32_of_8_bits": Good(tiff(deep(8).astype(np.int32), t339=2), grey(deep(8)[..., 0])),
+    }
+    return {f"tiff/{name}": file for name, file in files.items()}
