@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 from image_files import chunk, jpeg
+from unusual_files import box
 
 SIZE = 19_000_000
 
@@ -42,9 +43,42 @@ def png_wrong_sum() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + header + pixels[:-1] + bytes([pixels[-1] ^ 1]) + chunk(b"IEND", b"")
 
 
+def _avif(locations: bytes, payload: bytes = b"") -> bytes:
+    size = box(b"iprp", box(b"ipco", box(b"ispe", bytes(4), struct.pack(">II", 8, 8))))
+    head = box(b"ftyp", b"avif\0\0\0\0") + box(b"meta", bytes(4), box(b"iloc", locations), size)
+    return head + box(b"mdat", payload)
+
+
+def avif_empty_extents() -> bytes:
+    """Return an AVIF file of 1,000 items with 65,535 extents each, which take no bytes."""
+    items = b"".join(struct.pack(">HHHH", number, 0, 0, 65_535) for number in range(1, 1001))
+    return _avif(b"\1\0\0\0\0\0" + struct.pack(">H", 1000) + items)
+
+
+def avif_shared_units() -> bytes:
+    """Return an AVIF file of 500 items that all begin at the start of the same 65,000 empty units."""
+    units = b"\x12\0" * 65_000
+
+    def file(at: int) -> bytes:
+        items = b"".join(struct.pack(">HHHIH", number, 0, 0, at + number, 1) for number in range(500))
+        return _avif(b"\1\0\0\0\0\x40" + struct.pack(">H", 500) + items, units)
+
+    return file(len(file(0)) - len(units))
+
+
+def avif_sequence_headers() -> bytes:
+    """Return an AVIF file of one item that consists of 60,000 sequence headers."""
+    units = b"\x0a\x05\x18\x15\x3f\xff\xff" * 60_000
+    head = b"\1\0\0\0\x44\0\0\1\0\1\0\0\0\0\0\1"
+    return _avif(head + struct.pack(">II", len(_avif(head + bytes(8))), len(units)), units)
+
+
 def costly() -> dict[str, tuple[Callable[[], bytes], tuple[str, ...]]]:
     """Return a generator and the allowed codes of each file, by name; "ok" is an image."""
     return {
+        "avif of empty extents": (avif_empty_extents, ("corrupt",)),
+        "avif of shared units": (avif_shared_units, ("corrupt",)),
+        "avif of sequence headers": (avif_sequence_headers, ("corrupt",)),
         "tiff of shared lists": (tiff_shared_lists, ("corrupt",)),
         "tiff of the longest lists": (tiff_longest_lists, ("corrupt", "truncated")),
         "gif of empty chains": (gif_empty_chains, ("corrupt",)),

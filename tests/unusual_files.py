@@ -10,6 +10,7 @@ from image_files import (
     Good,
     Pixels,
     deep,
+    encode,
     grey,
     jpeg,
     png,
@@ -22,11 +23,12 @@ from image_files import (
 )
 from image_files import chunk as png_chunk
 from image_files import decoded as decode
+from PIL import Image
 
 
 def unusual() -> dict[str, Good]:
     """Return all unusual files by name."""
-    return _jpegs() | _profiles() | _tiffs()
+    return _jpegs() | _profiles() | _tiffs() | _avifs()
 
 
 def jpeg_441() -> bytes:
@@ -95,3 +97,54 @@ def _tiffs() -> dict[str, Good]:
         "signed_32_of_8_bits": Good(tiff(deep(8).astype(np.int32), t339=2), grey(deep(8)[..., 0])),
     }
     return {f"tiff/{name}": file for name, file in files.items()}
+
+
+def box(name: bytes, *parts: bytes) -> bytes:
+    body = b"".join(parts)
+    return struct.pack(">I4s", 8 + len(body), name) + body
+
+
+def boxes(data: bytes) -> dict[bytes, bytes]:
+    """Return the payload of each box, by name."""
+    found, at = {}, 0
+    while at < len(data):
+        length, name = struct.unpack_from(">I4s", data, at)
+        found[name] = data[at + 8 : at + length]
+        at += length
+    return found
+
+
+def avif_rebuilt(data: bytes, brand: bytes = b"avif", in_idat: bool = False, other: bytes = b"") -> bytes:
+    """Return an AVIF file of one item with its boxes written again.
+
+    brand    major brand
+    in_idat  store the item in the box idat instead of mdat
+    other    further properties of no item
+    """
+    top = boxes(data)
+    meta, item = boxes(top[b"meta"][4:]), top[b"mdat"]
+    properties = boxes(meta[b"iprp"])
+    fixed = {name: box(name, meta[name]) for name in (b"hdlr", b"pitm", b"iinf")}
+    iprp = box(b"iprp", box(b"ipco", properties[b"ipco"], other), box(b"ipma", properties[b"ipma"]))
+    start = box(b"ftyp", brand + bytes(4) + b"avifmif1miaf")
+
+    def whole(offset: int) -> bytes:
+        locations = b"\1\0\0\0" + struct.pack(">HHHHHH", 0x4400, 1, 1, int(in_idat), 0, 1)
+        iloc = box(b"iloc", locations + struct.pack(">II", offset, len(item)))
+        stored = [box(b"idat", item)] if in_idat else []
+        parts = box(b"meta", bytes(4), fixed[b"hdlr"], fixed[b"pitm"], iloc, fixed[b"iinf"], iprp, *stored)
+        return start + parts + (b"" if in_idat else box(b"mdat", item))
+
+    return whole(0) if in_idat else whole(len(whole(0)) - len(item))
+
+
+def _avifs() -> dict[str, Good]:
+    plain = encode(Image.fromarray(scene()), "AVIF", quality=90)
+    larger = box(b"ispe", bytes(4), struct.pack(">II", 800, 600))
+    files = {
+        "rebuilt": avif_rebuilt(plain),
+        "in_idat": avif_rebuilt(plain, in_idat=True),
+        "with_a_larger_item": avif_rebuilt(plain, other=larger),
+        "general_brand": avif_rebuilt(plain, brand=b"mif1"),
+    }
+    return {f"avif/{name}": Good(data, decode(plain)) for name, data in files.items()}

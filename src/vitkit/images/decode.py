@@ -23,6 +23,7 @@ from vitkit.images.depth import floats_to_bytes, integers_to_bytes, wide_to_byte
 from vitkit.images.errors import DEFAULT_LIMITS, ImageError, Limits
 from vitkit.images.files import Source, read_source
 from vitkit.images.formats import BIG, truncated
+from vitkit.images.formats.avif import heif_decoder
 from vitkit.images.formats.tiff import silence_libtiff
 from vitkit.images.header import Header, apply_orientation, read_orientation
 from vitkit.images.probe import probe
@@ -45,7 +46,8 @@ def _open(header: Header) -> ImageFile.ImageFile:
     """Open the cleaned file and check that the decoder reads the size that was checked."""
     if header.format == "TIFF":
         silence_libtiff()
-    decoder = _DECODERS.get(header.format) or Image.OPEN[header.format][0]
+    decoder = _DECODERS.get(header.format) or heif_decoder()
+    assert decoder is not None, "the probe checks the decoder"
     try:
         image = decoder(io.BytesIO(header.clean), "")
     except Exception:
@@ -165,8 +167,10 @@ def _layers(
     """
     loaded = _open(header)
     _load(loaded, allow_truncated)
-    if header.format in ("AVIF", "HEIF"):  # the decoder returns the orientation of the item properties
-        orientation, embedded = read_orientation(loaded.info.get("exif") or b""), loaded.info.get("icc_profile")
+    if header.format in ("AVIF", "HEIF"):
+        # The AVIF decoder returns the orientation of the item properties, the HEIF decoder applies it.
+        exif = loaded.info.get("exif") if header.format == "AVIF" else None
+        orientation, embedded = read_orientation(exif or b""), loaded.info.get("icc_profile")
         header = replace(header, orientation=orientation, profile=embedded or None)
     key = _key_to_alpha(loaded, header)
     image, alpha = split_alpha(_eight_bits(loaded, header, data_range))

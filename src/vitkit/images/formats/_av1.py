@@ -1,10 +1,15 @@
 """Frame sizes in the sequence headers of an AV1 bitstream (AV1 specification, section 5.5)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Final
 
-from vitkit.images.formats import MAX_PARTS, corrupt
+from vitkit.images.formats import corrupt
 
-_SEQUENCE_HEADER = 1
+_SEQUENCE_HEADER: Final = 1
+#: A sequence header with 32 operating points has about 400 bytes.
+_HEADER_BYTES: Final = 512
+#: Maximum number of units in all items; an image of 1,000 tiles has about 3,000.
+_MAX_UNITS: Final = 16_384
 
 
 class _Bits:
@@ -53,7 +58,7 @@ def _skip_operating_points(bits: _Bits) -> None:
 
 def _sequence_size(payload: bytes) -> tuple[int, int]:
     """Return the maximum width and height of frames in a sequence header."""
-    bits = _Bits(payload[:512])
+    bits = _Bits(payload)
     bits.take(3)  # profile
     bits.take(1)  # still_picture
     if bits.take(1):  # reduced header
@@ -78,21 +83,30 @@ def _length(data: bytes, at: int) -> tuple[int, int]:
     return value, at
 
 
-def frame_sizes(data: bytes) -> Iterator[tuple[int, int]]:
-    """Yield (width, height) of each sequence header in a series of open bitstream units.
+def frame_sizes(data: bytes, ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Yield (width, height) of each sequence header in the bitstream units of some ranges (start, end) of a file.
 
-    Other data (a grid description, an alpha item of another codec) ends the iteration without an error; the decoder
-    rejects it.
+    Other data (a grid description, an alpha item of another codec) ends a range without an error; the decoder rejects
+    it. Raises ImageError for more units than `_MAX_UNITS`, in all ranges together, because ranges may overlap.
     """
-    at = 0
-    for _ in range(MAX_PARTS):
-        if at >= len(data):
-            return
+    units = 0
+    for start, end in ranges:
+        for size in _frame_sizes(data, start, end):
+            units += 1
+            if units > _MAX_UNITS:
+                raise corrupt(f"more than {_MAX_UNITS} units")
+            if size is not None:
+                yield size
+
+
+def _frame_sizes(data: bytes, at: int, end: int) -> Iterator[tuple[int, int] | None]:
+    """Yield the size in each sequence header, and None for each other unit."""
+    while at < end:
         head = data[at]
         if head & 0x80:
             return
         at += 2 if head & 4 else 1
-        length, at = _length(data, at) if head & 2 else (len(data) - at, at)
-        if (head >> 3) & 15 == _SEQUENCE_HEADER:
-            yield _sequence_size(data[at : at + length])
+        length, at = _length(data, at) if head & 2 else (end - at, at)
+        is_header = (head >> 3) & 15 == _SEQUENCE_HEADER
+        yield _sequence_size(data[at : min(at + length, at + _HEADER_BYTES, end)]) if is_header else None
         at += length

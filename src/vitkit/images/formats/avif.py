@@ -6,9 +6,11 @@ because the AV1 decoder allocates memory by that header.
 
 import struct
 from collections.abc import Iterator
-from typing import Final
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Final, cast
 
-from PIL import Image, features
+from PIL import Image, ImageFile, features
 
 from vitkit.images.errors import ImageError, Limits
 from vitkit.images.formats import MAX_PARTS, check_size, corrupt, truncated
@@ -18,7 +20,8 @@ from vitkit.images.header import Format, Header
 _AVIF_BRANDS: Final = frozenset({b"avif", b"avis"})
 _HEIF_BRANDS: Final = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
 #: Boxes that contain boxes, and the number of bytes before the first one.
-_CONTAINERS: Final = {b"meta": 4, b"iprp": 0, b"ipco": 0}
+_CONTAINERS: Final = {b"meta": 4, b"iprp": 0}
+_MAX_DEPTH: Final = 4
 
 
 def sniff(data: bytes) -> bool:
@@ -46,7 +49,7 @@ def _boxes(data: bytes, start: int, end: int, depth: int = 0) -> Iterator[tuple[
         if length < payload - at:
             raise corrupt("a box is shorter than its own header")
         yield name, payload, at + length
-        if name in _CONTAINERS and depth < 4:
+        if name in _CONTAINERS and depth < _MAX_DEPTH:
             yield from _boxes(data, payload + _CONTAINERS[name], at + length, depth + 1)
         at += length
     raise corrupt(f"more than {MAX_PARTS} boxes")
@@ -55,12 +58,16 @@ def _boxes(data: bytes, start: int, end: int, depth: int = 0) -> Iterator[tuple[
 def _integer(data: bytes, at: int, size: int) -> tuple[int, int]:
     """Read an unsigned integer of `size` bytes (0, 4 or 8 in iloc); return it and the next position."""
     if at + size > len(data):
-        raise corrupt("the item locations are too short")
+        raise corrupt("an item box is too short")
     return int.from_bytes(data[at : at + size], "big"), at + size
 
 
-def _extents(box: bytes) -> Iterator[tuple[int, int]]:
-    """Yield (offset, length) of each extent in the item location box (ISO/IEC 14496-12, 8.11.3)."""
+def _extents(data: bytes, found: "_Meta") -> Iterator[tuple[int, int]]:
+    """Yield (start, end) of each extent in the item location box (ISO/IEC 14496-12, 8.11.3).
+
+    The number of extents is bounded, because an extent may take no bytes in the box.
+    """
+    box = data[slice(*(found.locations or (0, 0)))]
     version = box[0] if box else 255
     if version > 2 or len(box) < 6:
         raise corrupt("the item locations have an unknown version")
@@ -68,68 +75,176 @@ def _extents(box: bytes) -> Iterator[tuple[int, int]]:
     offset_size, length_size, base_size = sizes >> 12, (sizes >> 8) & 15, (sizes >> 4) & 15
     index_size = sizes & 15 if version else 0
     count, at = _integer(box, 6, 4 if version == 2 else 2)
+    total = 0
     for _ in range(count):
         _, at = _integer(box, at, 4 if version == 2 else 2)
         method, at = _integer(box, at, 2 if version else 0)
         _, at = _integer(box, at, 2)
         base, at = _integer(box, at, base_size)
         extents, at = _integer(box, at, 2)
-        if method & 15:
-            raise ImageError("unsupported_format", "an AVIF file whose image is not stored contiguously")
+        total += extents
+        if total > MAX_PARTS:
+            raise corrupt(f"more than {MAX_PARTS} extents")
+        start, end = _stored_in(found, method & 15, len(data))
         for _ in range(extents):
             _, at = _integer(box, at, index_size)
             offset, at = _integer(box, at, offset_size)
             length, at = _integer(box, at, length_size)
-            yield base + offset, length
+            first = start + base + offset
+            # Length 0 means the rest.
+            last = first + length if length else end
+            if last > end:
+                raise truncated()
+            yield first, last
 
 
-def _check_coded_sizes(data: bytes, locations: bytes, largest: int, limits: Limits) -> None:
+def _stored_in(found: "_Meta", method: int, size: int) -> tuple[int, int]:
+    """Return (start, end) of the data to which the offsets of an item refer: the file, or the box idat."""
+    if method == 0:
+        return 0, size
+    if method == 1 and found.data is not None:
+        return found.data
+    raise ImageError("unsupported_format", "an AVIF file whose items are stored in other items")
+
+
+def _check_coded_sizes(data: bytes, found: "_Meta", limits: Limits) -> None:
     """Check the size of every coded image against the limit and the sizes in the properties."""
-    total = 0
-    for offset, length in _extents(locations):
-        if offset + length > len(data):
-            raise truncated()
-        total += length
-        if total > len(data):
-            raise corrupt("its extents overlap")
-        for width, height in frame_sizes(data[offset : offset + (length or len(data))]):
-            check_size(width, height, limits)
-            if width * height > largest:
-                raise corrupt("the coded image is larger than the size in the properties")
+    largest = max(width * height for width, height in found.sizes.values())
+    ranges = dict.fromkeys(_extents(data, found))  # items may share extents
+    if sum(last - first for first, last in ranges) > 2 * len(data):
+        raise corrupt("its extents overlap")
+    for width, height in frame_sizes(data, ranges):
+        check_size(width, height, limits)
+        if width * height > largest:
+            raise corrupt("the coded image is larger than the size in the properties")
+
+
+@dataclass
+class _Meta:
+    """Item boxes of a file: positions (start, end) in the file, and properties by their number from 1."""
+
+    locations: tuple[int, int] | None = None
+    data: tuple[int, int] | None = None
+    primary: int | None = None
+    associations: tuple[int, int] | None = None
+    sizes: dict[int, tuple[int, int]] = field(default_factory=dict)
+    apertures: dict[int, tuple[int, int]] = field(default_factory=dict)
+    quarter_turns: dict[int, int] = field(default_factory=dict)
+
+
+def _read_properties(data: bytes, start: int, end: int, found: _Meta) -> None:
+    for number, (name, at, stop) in enumerate(_boxes(data, start, end, _MAX_DEPTH), 1):
+        if name == b"ispe" and stop - at >= 12:
+            found.sizes[number] = struct.unpack_from(">II", data, at + 4)
+        elif name == b"clap" and stop - at >= 16:
+            columns, by_columns, rows, by_rows = struct.unpack_from(">IIII", data, at)
+            found.apertures[number] = columns // max(by_columns, 1), rows // max(by_rows, 1)
+        elif name == b"irot" and stop > at:
+            found.quarter_turns[number] = data[at] & 3
+
+
+def _properties_of_primary(data: bytes, found: _Meta) -> list[int]:
+    """Return the numbers of the properties of the primary item (ISO/IEC 23008-12, 9.3.1); empty if there are none."""
+    if found.primary is None or found.associations is None:
+        return []
+    box = data[slice(*found.associations)]
+    if len(box) < 8:
+        return []
+    wide_items, wide_numbers = box[0] >= 1, box[3] & 1
+    count, at = _integer(box, 4, 4)
+    for _ in range(count):
+        item, at = _integer(box, at, 4 if wide_items else 2)
+        number, at = _integer(box, at, 1)
+        width = 2 if wide_numbers else 1
+        if item == found.primary:
+            mask = 0x7FFF if wide_numbers else 0x7F
+            return [_integer(box, at + i * width, width)[0] & mask for i in range(number)]
+        at += number * width
+    return []
+
+
+@cache
+def heif_decoder() -> type[ImageFile.ImageFile] | None:
+    """Return the HEIF decoder of Pillow: a registered plug-in, or pillow-heif (the extra `heif`), which is imported."""
+    if "HEIF" in Image.OPEN:
+        return cast(type[ImageFile.ImageFile], Image.OPEN["HEIF"][0])
+    try:
+        from pillow_heif import HeifImageFile  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        return None
+    return HeifImageFile
 
 
 def _check_decoder(name: Format) -> None:
-    """Raise ImageError if Pillow has no decoder for the format."""
-    available = features.check("avif") if name == "AVIF" else name in Image.OPEN
-    if not available:
-        raise ImageError("unsupported_format", f"no decoder for {name} files is installed")
+    """Raise ImageError if there is no decoder for the format."""
+    if name == "AVIF" and not features.check("avif"):
+        raise ImageError("unsupported_format", "no decoder for AVIF files is installed; install a newer Pillow")
+    if name == "HEIF" and heif_decoder() is None:
+        raise ImageError(
+            "unsupported_format", "no decoder for HEIF (HEIC) files is installed; run pip install 'vitkit[heif]'"
+        )
 
 
-def read(data: bytes, limits: Limits, allow_truncated: bool) -> Header:
-    """Read the header of an AVIF or HEIF file. Truncated files are rejected even with `allow_truncated`."""
-    kind: Format = "AVIF" if data[8:12] in _AVIF_BRANDS else "HEIF"
-    _check_decoder(kind)
-    sizes: list[tuple[int, int]] = []
-    locations = b""
+def _format(data: bytes) -> Format:
+    """Return AVIF if it is the major brand, or a compatible one of a file with a general major brand."""
+    end = min(int.from_bytes(data[:4], "big"), 1024)
+    general = data[8:12] in (b"mif1", b"msf1")
+    brands = {data[8:12]} | ({data[at : at + 4] for at in range(16, end, 4)} if general else set())
+    return "AVIF" if brands & _AVIF_BRANDS else "HEIF"
+
+
+def _clean(data: bytes, limits: Limits) -> tuple[bytes, _Meta]:
+    """Return the file without metadata and animation, and its item boxes."""
+    found = _Meta()
     clean = bytearray(data)
     for name, start, end in _boxes(data, 0, len(data)):
         if name == b"ftyp":  # an image sequence is read as its primary still image
             clean[start:end] = data[start:end].replace(b"avis", b"avif")
-        elif name == b"ispe" and end - start >= 12:
-            sizes.append(struct.unpack_from(">II", data, start + 4))
-        elif name == b"iloc" and not locations:
-            locations = data[start:end]
+        elif name == b"ipco" and not found.sizes:
+            _read_properties(data, start, end, found)
+        elif name == b"ipma" and found.associations is None:
+            found.associations = start, end
+        elif name == b"pitm" and found.primary is None and end - start >= 6:
+            found.primary = int.from_bytes(data[start + 4 : min(end, start + (8 if data[start] else 6))], "big")
+        elif name == b"iloc" and found.locations is None:
+            found.locations = start, end
+        elif name == b"idat" and found.data is None:
+            found.data = start, end
         elif name == b"moov":
             clean[start - 4 : start] = b"free"
         elif name == b"iinf":
             # EXIF and XMP items are renamed to an unknown type, so that they are not parsed.
             items = data[start:end].replace(b"Exif", b"skip").replace(b"mime", b"skip")
             clean[start:end] = items
-    if not sizes or not locations:
+    if not found.sizes or found.locations is None:
         raise corrupt("the size or the location of the image is missing")
-    for width, height in sizes:
+    for width, height in found.sizes.values():
         check_size(width, height, limits)
+    return bytes(clean), found
+
+
+def _transformed(width: int, height: int, properties: list[int], found: _Meta) -> tuple[int, int]:
+    """Return the size of an image after crop and rotation, which the HEIF decoder applies."""
+    for number in properties:
+        if number in found.apertures:
+            columns, rows = found.apertures[number]
+            width, height = min(columns, width), min(rows, height)
+        elif found.quarter_turns.get(number, 0) % 2:
+            width, height = height, width
+    return width, height
+
+
+def read(data: bytes, limits: Limits, allow_truncated: bool) -> Header:
+    """Read the header of an AVIF or HEIF file. Truncated files are rejected even with `allow_truncated`."""
+    kind = _format(data)
+    _check_decoder(kind)
+    clean, found = _clean(data, limits)
     if kind == "AVIF":
-        _check_coded_sizes(data, locations, max(width * height for width, height in sizes), limits)
+        _check_coded_sizes(data, found, limits)
+    properties = _properties_of_primary(data, found)
+    # The other sizes are those of tiles, thumbnails and gain maps.
+    sizes = [found.sizes[number] for number in properties if number in found.sizes] or list(found.sizes.values())
     width, height = max(sizes, key=lambda size: size[0] * size[1])
-    return Header(format=kind, width=width, height=height, clean=bytes(clean))
+    if kind == "HEIF":
+        width, height = _transformed(width, height, properties, found)
+    return Header(format=kind, width=width, height=height, clean=clean)
