@@ -73,6 +73,17 @@ def avif_sequence_headers() -> bytes:
     return _avif(head + struct.pack(">II", len(_avif(head + bytes(8))), len(units)), units)
 
 
+def png_of_zeros() -> bytes:
+    """Return a PNG file of 1 MB that states 119 megapixels of 64 bits, 950 MB, and contains 1 MB less."""
+    compress = zlib.compressobj(9, zlib.DEFLATED)
+    first = compress.compress(bytes(1 << 20)) + compress.flush(zlib.Z_FULL_FLUSH)
+    each = compress.compress(bytes(1 << 20)) + compress.flush(zlib.Z_FULL_FLUSH)
+    rows, columns = 10_900, 10_900
+    parts = first + each * ((rows * (1 + 8 * columns) >> 20) - 2)
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", columns, rows, 16, 6, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", parts) + chunk(b"IEND", b"")
+
+
 def costly() -> dict[str, tuple[Callable[[], bytes], tuple[str, ...]]]:
     """Return a generator and the allowed codes of each file, by name; "ok" is an image."""
     return {
@@ -85,5 +96,6 @@ def costly() -> dict[str, tuple[Callable[[], bytes], tuple[str, ...]]]:
         "jpeg and fill bytes": (lambda: jpeg() + b"\xff" * SIZE, ("ok",)),
         "jpeg and fill bytes without an end": (lambda: jpeg()[:-2] + b"\xff" * SIZE, ("ok",)),
         "jpeg of fill bytes": (lambda: jpeg()[:2] + b"\xff" * SIZE, ("truncated",)),
+        "png of zeros": (png_of_zeros, ("truncated",)),
         "png with a wrong sum": (png_wrong_sum, ("corrupt",)),
     }

@@ -233,14 +233,14 @@ def _webps_and_avifs() -> dict[str, Bad]:
     at, size = avif.find(b"ispe") + 8, struct.pack(">II", 20_000, 20_000)
     vp8 = lossy[20:]
     huge = vp8[:6] + struct.pack("<HH", 16_383, 16_383) + vp8[10:]
-    canvas = (10_000 - 1).to_bytes(3, "little") * 2
+    canvas = (11_000 - 1).to_bytes(3, "little") * 2
     animation = webp_part(image)
     frame = animation.find(b"ANMF")
     sequence = avif.rfind(b"\x0a", 0, avif.find(b"mdat") + 20)
     return {
         "webp bomb": Bad(riff((b"VP8 ", huge)), PIXELS),
         "webp lossless bomb": Bad(riff((b"VP8L", b"\x2f\xff\xff\xff\x0f" + bytes(40))), PIXELS),
-        "webp canvas of 100 MP": Bad(riff((b"VP8X", bytes(4) + canvas), (b"VP8 ", vp8)), PIXELS),
+        "webp canvas of 121 MP": Bad(riff((b"VP8X", bytes(4) + canvas), (b"VP8 ", vp8)), PIXELS),
         "webp canvas with a false size": Bad(
             riff((b"VP8X", bytes(4) + b"\xff\x0f\0\xff\x0f\0"), (b"VP8 ", vp8)), CORRUPT
         ),

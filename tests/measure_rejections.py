@@ -1,5 +1,7 @@
 """Script: opens each file named on standard input in a process of its own, and prints the cost.
 
+The argument is the function, open_image (default) or open_pixels.
+
 Output is one JSON object per line: name, code ("ok" for an image), message, warnings, seconds of CPU time, and the
 increase of peak memory in bytes. The parent process has imported everything and opened one image of each format, so the
 increase is due to the file.
@@ -13,7 +15,9 @@ import warnings
 
 from image_files import good
 
-from vitkit.images import ImageError, open_image
+from vitkit.images import ImageError, open_image, open_pixels
+
+OPENERS = {"open_image": open_image, "open_pixels": open_pixels}
 
 NAMES = (
     "jpeg/plain",
@@ -40,7 +44,7 @@ def memory(name: str) -> int:
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith(name))
 
 
-def measure(path: str) -> dict[str, object]:
+def measure(path: str, function: str) -> dict[str, object]:
     warm_up()
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")  # reset the peak
@@ -48,7 +52,7 @@ def measure(path: str) -> dict[str, object]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            open_image(path)
+            OPENERS[function](path)
             code, message = "ok", ""
         except ImageError as error:
             code, message = error.code, str(error)
@@ -64,11 +68,12 @@ def measure(path: str) -> dict[str, object]:
 
 
 def main() -> None:
+    function = sys.argv[1] if len(sys.argv) > 1 else "open_image"
     warm_up()
     for line in sys.stdin.read().splitlines():
         child = os.fork()
         if child == 0:
-            print(json.dumps(measure(line)), flush=True)
+            print(json.dumps(measure(line, function)), flush=True)
             os._exit(0)
         _, status = os.waitpid(child, 0)
         if status:

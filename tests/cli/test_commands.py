@@ -214,3 +214,46 @@ def test_the_page_of_commands_is_what_they_say() -> None:
     pinned = f"tyro=={version('tyro')}" in (root / "constraints.txt").read_text().splitlines()
     same = (lambda page: page) if pinned else (lambda page: sorted(set(re.findall(r"(?m)^## .*|--[a-z][\w-]*", page))))
     assert same(written) == same(done.stdout), "the help has changed: run `make docs`"
+
+
+@pytest.mark.parametrize("name", ["classify", "embed"])
+def test_limits_of_image_files(folder: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    image = folder / "photos" / "0.png"
+    arguments = [name, str(folder / "model"), str(image), *(["--json"] if name == "classify" else [])]
+    size = image.stat().st_size
+    for options, code in (
+        ([], None),
+        (["--max-pixels", "2000", "--max-bytes", str(size)], None),
+        (["--max-pixels", "1999"], "too_many_pixels"),
+        (["--max-bytes", str(size - 1)], "too_large"),
+    ):
+        assert main([*arguments, *options]) == (2 if code else 0)
+        row = json.loads(capsys.readouterr().out)
+        assert row.get("error", {}).get("code") == code
+    assert main([*arguments, "--max-pixels", "0"]) == 1
+    assert "--max-pixels is 0; it must be at least 1" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_images_of_large_cameras(folder: Path, tmp_path: Path) -> None:
+    """A JPEG of 102 and a PNG of 61 megapixels are classified with the default limits, in bounded memory."""
+    if not Path("/proc/self/status").exists():
+        pytest.skip("memory is measured on Linux")
+    rows, columns = 8736, 11648
+    steps = [(np.arange(count) * 256 // count).astype(np.uint8) for count in (rows, columns)]
+    scene = np.stack([np.add.outer(*steps), np.subtract.outer(*steps), np.maximum.outer(*steps)], axis=-1)
+    Image.fromarray(scene).save(tmp_path / "large.jpg")
+    Image.fromarray(scene[:6336, :9504]).save(tmp_path / "large.png", compress_level=1)
+    code = (
+        "import sys; from vitkit.cli import main; code = main(sys.argv[1:]); "
+        "print(next(line for line in open('/proc/self/status') if line.startswith('VmHWM'))); sys.exit(code)"
+    )
+    command = [sys.executable, "-W", "ignore", "-c", code, "classify", str(folder / "model"), str(tmp_path), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    *lines, peak = done.stdout.split("\n", 2)
+    assert all("predictions" in json.loads(line) for line in lines)
+    memory = int(peak.split()[1]) * 1024
+    print(f"peak memory: {memory / 1e6:.0f} MB")
+    # The images, and 600 MB for torch and the model.
+    assert memory < 17 * rows * columns + 600_000_000

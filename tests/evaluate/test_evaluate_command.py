@@ -199,3 +199,11 @@ def test_a_run_can_be_evaluated_by_nearest_neighbours(folder: Path, tmp_path: Pa
     result = train(run, tmp_path / "run")
     last = [event for event in read(tmp_path / "run" / "log.jsonl") if event["kind"] == "evaluation"][-1]
     assert result.score == last["knn.k20"] > 0
+
+
+def test_limits_of_image_files(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = f"folder:{folder / 'heap'}"
+    pixels = 20 * 24
+    assert evaluated(capsys, folder / "model", "--data", data, "--max-pixels", pixels)["images"] == 45
+    assert "limit max_pixels is 479" in error_of(capsys, folder / "model", "--data", data, "--max-pixels", pixels - 1)
+    assert "the limit max_bytes" in error_of(capsys, folder / "model", "--data", data, "--max-bytes", 100)

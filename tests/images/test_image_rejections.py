@@ -6,6 +6,7 @@ import pickle
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,8 @@ SOURCE = str(Path(vitkit.__file__).parents[1])
 #: Must not appear in messages: addresses, paths, tracebacks, names of library objects.
 LEAK = re.compile(r"0x[0-9a-f]{4,}|Traceback|/[a-z]+/|\\\\|<_io|PIL|libtiff|object at|site-packages", re.IGNORECASE)
 MAX_SECONDS, MAX_MEMORY = 1.0, 16 << 20
+#: Bounds of docs/images.md for accepted files: bytes per pixel, and multiples of the file size.
+PIXEL_BYTES, FILES = 17, 3
 
 
 @pytest.mark.parametrize("name", bad())
@@ -61,11 +64,11 @@ def test_errors_can_be_pickled() -> None:
     assert (error.code, str(error)) == ("truncated", "the file ends early")
 
 
-def measure(paths: list[Path]) -> list[dict]:
+def measure(paths: list[Path], *arguments: str) -> list[dict]:
     if not Path("/proc/self/statm").exists():
         pytest.skip("memory is measured on Linux")
     done = subprocess.run(
-        [sys.executable, "-X", "dev", str(TESTS / "measure_rejections.py")],
+        [sys.executable, "-X", "dev", str(TESTS / "measure_rejections.py"), *arguments],
         input="\n".join(map(str, paths)),
         capture_output=True,
         text=True,
@@ -79,14 +82,14 @@ def measure(paths: list[Path]) -> list[dict]:
     return results
 
 
-def check(results: list[dict]) -> None:
+def check(results: list[dict], seconds: float = MAX_SECONDS) -> None:
     for result in results:
         name = result["name"]
         assert result["code"] in {*CODES, "ok"}, f"{name}: {result['code']}"
         assert not result["warnings"], f"{name} raises warnings: {result['warnings']}"
         assert not LEAK.search(result["message"]), name
         if result["code"] != "ok":
-            assert result["seconds"] <= MAX_SECONDS, f"{name} took {result['seconds']:.2f} s to reject"
+            assert result["seconds"] <= seconds, f"{name} took {result['seconds']:.2f} s to reject"
             memory = result["memory"] - Path(name).stat().st_size
             assert memory <= MAX_MEMORY, f"{name} took {memory >> 20} MB beyond its size to reject"
 
@@ -107,9 +110,9 @@ def test_costly_files_have_bounded_cost(name: str, tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(make())
     results = measure([path])
-    check(results)
+    # Of a PNG, the pixels that its header states are decompressed, in small parts.
+    check(results, 4 * MAX_SECONDS if "zeros" in name else MAX_SECONDS)
     assert results[0]["code"] in codes
-    assert results[0]["seconds"] <= MAX_SECONDS
     assert results[0]["memory"] <= path.stat().st_size * 2 + MAX_MEMORY
 
 
@@ -121,16 +124,61 @@ def test_odd_files_have_bounded_cost(shared: Path) -> None:
     check(measure(sorted(path for path in folder.iterdir() if path.suffix != ".json")))
 
 
-def test_the_measurement_detects_memory(tmp_path: Path) -> None:
-    """The memory of an accepted image is measured, so that of a bomb would be, too."""
-    import numpy as np
-    from image_files import png
+LARGE = {
+    "webp": ("WEBP", "RGB", {"quality": 80}),
+    "webp lossless": ("WEBP", "RGBA", {"lossless": True, "method": 0, "quality": 0}),
+    "png": ("PNG", "RGB", {"compress_level": 1}),
+    "png palette": ("PNG", "P", {"compress_level": 1}),
+    "jpeg": ("JPEG", "RGB", {}),
+    "jpeg progressive": ("JPEG", "CMYK", {"progressive": True, "subsampling": 0}),
+    "tiff": ("TIFF", "RGBA", {}),
+    "tiff of floats": ("TIFF", "F", {}),
+}
 
-    path = tmp_path / "large.png"
-    path.write_bytes(png(np.zeros((3000, 3000, 3), np.uint8), 8, 2))
-    (result,) = measure([path])
-    assert result["code"] == "ok"
-    assert 9_000_000 * 3 < result["memory"] < 9_000_000 * 12
+
+@pytest.mark.parametrize("function", ["open_image", "open_pixels"])
+def test_memory_of_accepted_files_is_bounded(tmp_path: Path, function: str) -> None:
+    """The measurement also detects memory: the decoded image alone has three bytes per pixel."""
+    import numpy as np
+    from image_files import encode
+    from PIL import Image
+
+    side = 2500
+    image = Image.fromarray(np.add.outer(np.arange(side), np.arange(side) * 3).astype(np.uint8))
+    paths = []
+    for name, (kind, mode, options) in LARGE.items():
+        paths.append(tmp_path / name)
+        paths[-1].write_bytes(encode(image.convert("RGB" if mode != "F" else mode).convert(mode), kind, **options))
+    for path, result in zip(paths, measure(paths, function), strict=True):
+        assert result["code"] == "ok", path.name
+        most = PIXEL_BYTES * side**2 + FILES * path.stat().st_size + (1 << 20)
+        assert 3 * side**2 <= result["memory"] <= most, path.name
+
+
+def test_large_images_are_decoded_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    from vitkit.images import decode
+
+    active, most = 0, 0
+
+    def layers(*arguments: object) -> object:
+        nonlocal active, most
+        active += 1
+        most = max(most, active)
+        time.sleep(0.01)
+        active -= 1
+        return original(*arguments)
+
+    original = decode._layers
+    monkeypatch.setattr(decode, "_layers", layers)
+    data = good()["png/rgb"].data
+    for large, expected in ((100, {1}), (10**9, {2, 3, 4})):
+        monkeypatch.setattr(decode, "_LARGE", large)
+        most = 0
+        with ThreadPoolExecutor(4) as pool:
+            assert len({image.tobytes() for image in pool.map(open_image, [data] * 12)}) == 1
+        assert most in expected
 
 
 @pytest.mark.parametrize("name", [name for name in good() if not name.endswith(("line", "column"))])

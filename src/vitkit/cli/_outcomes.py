@@ -3,9 +3,10 @@
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from vitkit.images import sniff
+from vitkit.images import DEFAULT_LIMITS, Limits, sniff
 from vitkit.inference.classifier import expand
 
 if TYPE_CHECKING:
@@ -60,6 +61,15 @@ def load_model(model: str, revision: str | None, image_size: int | None, words: 
     for note in classifier.origin.notes if classifier.origin else ():
         print(f"vitkit: {note}", file=sys.stderr)
     return classifier
+
+
+def limits(max_pixels: int | None, max_bytes: int | None) -> Limits:
+    """Returns the limits of image files by the options --max-pixels and --max-bytes; ValueError for values below 1."""
+    for option, value in (("--max-pixels", max_pixels), ("--max-bytes", max_bytes)):
+        if value is not None and value < 1:
+            raise ValueError(f"{option} is {value}; it must be at least 1")
+    given = {"max_pixels": max_pixels, "max_bytes": max_bytes}
+    return replace(DEFAULT_LIMITS, **{name: value for name, value in given.items() if value is not None})
 
 
 def shows_progress() -> bool:

@@ -28,6 +28,8 @@ def classify(
     revision: str | None = None,
     set: tuple[str, ...] = (),  # noqa: A002 - the option's name
     allow_truncated: bool = False,
+    max_pixels: int | None = None,
+    max_bytes: int | None = None,
 ) -> int:
     """Classify images.
 
@@ -51,8 +53,10 @@ def classify(
         revision: Branch, tag or commit of a Hub id.
         set: Fields of the model config as NAME=VALUE, for what a file does not contain (pool=none).
         allow_truncated: Accept truncated image files.
+        max_pixels: Largest width x height of an image in pixels (default: 120,000,000).
+        max_bytes: Largest size of an image file in bytes (default: 200,000,000).
     """
-    from vitkit.cli._outcomes import arguments_to_images, count_failures, load_model, shows_progress
+    from vitkit.cli._outcomes import arguments_to_images, count_failures, limits, load_model, shows_progress
     from vitkit.inference import Predictor, top_predictions
 
     if json and csv:
@@ -73,6 +77,7 @@ def classify(
         device=device,
         batch_size=batch_size,
         allow_truncated=allow_truncated,
+        limits=limits(max_pixels, max_bytes),
         progress=shows_progress(),
     )
     rows = (

@@ -24,6 +24,8 @@ def embed(
     batch_size: int | None = None,
     image_size: int | None = None,
     allow_truncated: bool = False,
+    max_pixels: int | None = None,
+    max_bytes: int | None = None,
     revision: str | None = None,
     set: tuple[str, ...] = (),  # noqa: A002 - the option's name
 ) -> int:
@@ -45,10 +47,12 @@ def embed(
         batch_size: Batch size (default: 8 on a CPU, 64 on a GPU).
         image_size: Input size in pixels (default: the model's).
         allow_truncated: Accept truncated image files.
+        max_pixels: Largest width x height of an image in pixels (default: 120,000,000).
+        max_bytes: Largest size of an image file in bytes (default: 200,000,000).
         revision: Branch, tag or commit of a Hub id.
         set: Fields of the model config as NAME=VALUE, for what a file does not contain (pool=none).
     """
-    from vitkit.cli._outcomes import arguments_to_images, count_failures, load_model, shows_progress
+    from vitkit.cli._outcomes import arguments_to_images, count_failures, limits, load_model, shows_progress
     from vitkit.inference import Predictor
 
     if out is not None and out.suffix != ".npz":
@@ -67,6 +71,7 @@ def embed(
         device=device,
         batch_size=batch_size,
         allow_truncated=allow_truncated,
+        limits=limits(max_pixels, max_bytes),
         progress=shows_progress(),
     )
     outcomes = predictor.embeddings(sources)

@@ -26,6 +26,8 @@ def evaluate(
     device: str = "auto",
     batch_size: int | None = None,
     workers: int = 0,
+    max_pixels: int | None = None,
+    max_bytes: int | None = None,
     revision: str | None = None,
     set: tuple[str, ...] = (),  # noqa: A002 - the option's name
 ) -> None:
@@ -53,10 +55,12 @@ def evaluate(
         device: Device: auto, cpu, cuda, cuda:1, mps.
         batch_size: Batch size (default: 8 on a CPU, 64 on a GPU).
         workers: Processes that load images; 0 loads them in the main process.
+        max_pixels: Largest width x height of an image in pixels (default: 120,000,000).
+        max_bytes: Largest size of an image file in bytes (default: 200,000,000).
         revision: Branch, tag or commit of a Hub id.
         set: Fields of the model config as NAME=VALUE, for what a file does not contain (pool=none).
     """
-    from vitkit.cli._outcomes import settings
+    from vitkit.cli._outcomes import limits, settings
     from vitkit.evaluate import protocol
     from vitkit.inference import Predictor, load
     from vitkit.report import evaluation as report
@@ -79,6 +83,7 @@ def evaluate(
         seed=seed,
         batch_size=placed.batch_size,
         workers=workers,
+        limits=limits(max_pixels, max_bytes),
     )
     found = protocol.run(model, placed.model, classifier.processor, classifier.labels, config, _progress)
     if out is not None:

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from vitkit.config import nearest
-from vitkit.images import ImageError, Profile, open_image
+from vitkit.images import ImageError, Limits, Profile, open_image
 from vitkit.registry import Registry
 
 Label = int | tuple[int, ...]
@@ -24,8 +24,9 @@ SOURCES = Registry(f"{__name__}.sources", "data source", needs=["open_source"])
 
 
 class ReadOptions(TypedDict, total=False):
-    """Options of `images.open_image` that depend on the model's preprocessing (see `Processor`)."""
+    """Options of `images.open_image`: those of the model's preprocessing (see `Processor`), and the limits."""
 
+    limits: Limits
     profile: Profile
     background: tuple[int, int, int]
 

@@ -15,6 +15,7 @@ from vitkit.data.labels import matched
 from vitkit.data.loader import Batch, evaluation_batches
 from vitkit.data.processor import Processor
 from vitkit.evaluate import ModelOutputs, Predictions
+from vitkit.images import DEFAULT_LIMITS, Limits
 from vitkit.models import Backbone
 
 Progress = Callable[[Iterable[Batch], int], Iterable[Batch]]
@@ -26,7 +27,7 @@ class EvaluationConfig:
 
     The model is evaluated on the `val` or `test` split of `data`, or on all of it. Evaluators that train a classifier
     use `train`, or the train split of `data`. With `held_out`, this fraction of every class of `data` is for evaluation
-    and the rest for training.
+    and the rest for training. `limits` are those of the image files.
     """
 
     data: str
@@ -36,6 +37,7 @@ class EvaluationConfig:
     seed: int = 0
     batch_size: int = 8
     workers: int = 0
+    limits: Limits = DEFAULT_LIMITS
 
     def __post_init__(self) -> None:
         """Validates the options before any image is read."""
@@ -144,7 +146,7 @@ def run(
     do not fit, and ImageError for an image that cannot be read.
     """
     training, source = config.sources(labels)
-    transform = Transform(processor)
+    transform = Transform(processor, limits=config.limits)
 
     def batches(of: Source) -> Callable[[], Iterable[Batch]]:
         def read() -> Iterable[Batch]:

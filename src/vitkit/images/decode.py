@@ -1,8 +1,11 @@
 """Decode untrusted image files to RGB by the contract of `vitkit.images`."""
 
 import io
+import os
 import struct
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Final
 
@@ -40,6 +43,29 @@ _DECODERS: Final[dict[str, type[ImageFile.ImageFile]]] = {
 }
 #: In these formats, a valid header that the decoder rejects means an unsupported pixel layout.
 _MANY_LAYOUTS: Final = frozenset({"BMP", "TIFF"})
+#: Images with more pixels are decoded one at a time in a process, so that threads do not multiply their memory.
+_LARGE: Final = 32_000_000
+_LARGE_LOCK = threading.Lock()
+
+
+def _renew_lock() -> None:
+    """Replace the lock in a forked process, where the thread that held it does not exist."""
+    global _LARGE_LOCK
+    _LARGE_LOCK = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
+
+
+@contextmanager
+def _turn(header: Header) -> Iterator[None]:
+    """Wait until no other large image is decoded, if this one is large."""
+    if header.width * header.height <= _LARGE:
+        yield
+        return
+    with _LARGE_LOCK:
+        yield
 
 
 def _open(header: Header) -> ImageFile.ImageFile:
@@ -204,13 +230,24 @@ def open_image(
     """
     check_background(background)
     header = probe(read_source(source, limits), limits, allow_truncated=allow_truncated)
-    header = header if header.complete else _with_end_marker(header)
-    image, alpha, header = _fast_layers(header) or _layers(header, allow_truncated, data_range)
-    try:
-        image = to_srgb(image, header.profile, profile)
-    except ValueError:
-        raise ImageError("unsupported_format", f"a {header.format} file with an unsupported color space") from None
-    return apply_orientation(composite(image, alpha, background), header.orientation)
+    with _turn(header):
+        header = header if header.complete else _with_end_marker(header)
+        image, alpha, header = _fast_layers(header) or _layers(header, allow_truncated, data_range)
+        try:
+            image = to_srgb(image, header.profile, profile)
+        except ValueError:
+            raise ImageError("unsupported_format", f"a {header.format} file with an unsupported color space") from None
+        return apply_orientation(composite(image, alpha, background), header.orientation)
+
+
+def _to_array(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
+    """Copy an RGB image to a writable array; some rows at a time, because `np.array` takes three copies."""
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    rows = max(1, (1 << 20) // image.width)
+    for top in range(0, image.height, rows):
+        bottom = min(top + rows, image.height)
+        pixels[top:bottom] = np.asarray(image.crop((0, top, image.width, bottom)))
+    return pixels
 
 
 def open_pixels(
@@ -232,7 +269,8 @@ def open_pixels(
     data = read_source(source, limits)
     header = probe(data, limits, allow_truncated=allow_truncated)
     if header.orientation == 1 and (profile == "ignore" or header.profile is None):
-        pixels = turbo.decode(header, None if min_size is None else min_size((header.height, header.width)))
+        with _turn(header):
+            pixels = turbo.decode(header, None if min_size is None else min_size((header.height, header.width)))
         if pixels is not None and pixels.ndim == 3:
             return pixels
     image = open_image(
@@ -243,4 +281,4 @@ def open_pixels(
         profile=profile,
         data_range=data_range,
     )
-    return np.array(image)
+    return _to_array(image)

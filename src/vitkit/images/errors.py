@@ -46,15 +46,15 @@ class ImageError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Limits that are checked before decoding.
+    """Limits that are checked before decoding; the default accepts the files of cameras with 100 megapixels.
 
     max_bytes   file size in bytes
-    max_pixels  width x height; decoding needs at most 12 bytes per pixel
+    max_pixels  width x height; decoding needs at most 17 bytes per pixel
     max_frames  frames or pages; only the first is decoded, the limit bounds the time to skip the others
     """
 
-    max_bytes: int = 20_000_000
-    max_pixels: int = 50_000_000
+    max_bytes: int = 200_000_000
+    max_pixels: int = 120_000_000
     max_frames: int = 1_000
 
     def __post_init__(self) -> None:

@@ -91,9 +91,7 @@ def detect_format(data: bytes) -> ModuleType:
 def check_bytes(size: int, limits: Limits) -> None:
     """Raise ImageError (too_large) for a file with too many bytes."""
     if size > limits.max_bytes:
-        raise ImageError(
-            "too_large", f"the file has more than {limits.max_bytes} bytes, the limit; set a higher max_bytes"
-        )
+        raise ImageError("too_large", f"the file has more than {limits.max_bytes} bytes, the limit max_bytes")
 
 
 def probe(data: bytes, limits: Limits = DEFAULT_LIMITS, *, allow_truncated: bool = False) -> Header:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vitkit.images import Limits
 from vitkit.inference import Predictor
 from vitkit.transformers.batch import fetch
 from vitkit.transformers.configuration import ViTConfig
@@ -63,11 +64,13 @@ class Pipeline:
         *,
         device: int | str | torch.device | None = None,
         batch_size: int | None = None,
+        limits: Limits | None = None,
     ):
         self.task = task
         self.model = model.to(model.device if device in (None, -1) else device).eval()
         self.image_processor = image_processor
         self.batch_size = batch_size
+        self.limits = limits
 
     @property
     def device(self) -> torch.device:
@@ -83,7 +86,7 @@ class Pipeline:
         batch_size = options.pop("batch_size", self.batch_size)
         timeout = options.pop("timeout", 30.0)
         single = isinstance(inputs, str | bytes) or not isinstance(inputs, Iterable) or hasattr(inputs, "__array__")
-        images = (_read(image, timeout) for image in ([inputs] if single else inputs))
+        images = (_read(image, timeout, self.limits) for image in ([inputs] if single else inputs))
         answers = self._answers(images, batch_size, options)
         return next(answers) if single else list(answers) if isinstance(inputs, list | tuple) else answers
 
@@ -96,6 +99,7 @@ class Pipeline:
             precision=PRECISIONS[self.model.dtype],
             device=str(self.device),
             batch_size=batch_size,
+            limits=self.limits,
         )
         for outcome in predictor.logits(images):
             if outcome.error is not None:
@@ -103,9 +107,9 @@ class Pipeline:
             yield task.answer(self.model.config, outcome.output, **options)
 
 
-def _read(image: Any, timeout: float | None) -> Any:
+def _read(image: Any, timeout: float | None, limits: Limits | None) -> Any:
     address = isinstance(image, str) and image.startswith(("http://", "https://"))
-    return fetch(image, timeout=timeout) if address else image
+    return fetch(image, timeout=timeout, limits=limits) if address else image
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
@@ -153,12 +157,14 @@ def pipeline(
     feature_extractor: ViTImageProcessor | str | None = None,
     device: int | str | torch.device | None = None,
     batch_size: int | None = None,
+    limits: Limits | None = None,
     **model_options: Any,
 ) -> Pipeline:
     """A pipeline of a task for a model, or for a folder or hub id of one, with its processor beside it by default.
 
     Without a task, a model that classifies is taken to classify. `model_options` are those of `from_pretrained`
-    (dtype, revision, ...). Raises ValueError for an unknown task and for a model without its processor.
+    (dtype, revision, ...), `limits` (`vitkit.Limits`) bound the size of image files. Raises ValueError for an unknown
+    task and for a model without its processor.
     """
     if task is None:
         task = "image-feature-extraction" if isinstance(model, ViTModel) else "image-classification"
@@ -175,4 +181,4 @@ def pipeline(
         raise ValueError("a model that was not loaded from anywhere needs image_processor=")
     if not isinstance(processor, ViTImageProcessor):
         processor = ViTImageProcessor.from_pretrained(processor)
-    return Pipeline(task, network, processor, device=device, batch_size=batch_size)
+    return Pipeline(task, network, processor, device=device, batch_size=batch_size, limits=limits)

@@ -19,6 +19,7 @@ from vitkit.data.augment.mixing import Mixing
 from vitkit.data.augment.photometric import Jitter, color_jitter, three_augment
 from vitkit.data.augment.randaugment import RandAugment, randaugment
 from vitkit.data.processor import Processor
+from vitkit.images import DEFAULT_LIMITS, Limits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,17 +69,18 @@ class Augment:
 class Transform:
     """Image to model input (channels, rows, columns) float32: the processor with augmentation.
 
-    Raises ValueError for color augmentation with a grayscale processor, and if the crop is larger than the image.
+    `limits` are those of the image files. Raises ValueError for color augmentation with a grayscale processor, and if
+    the crop is larger than the image.
     """
 
-    def __init__(self, processor: Processor, augment: Augment | None = None):
+    def __init__(self, processor: Processor, augment: Augment | None = None, limits: Limits = DEFAULT_LIMITS):
         self.processor = processor
         self.augment = augment or Augment()
         if self.augment.colors and processor.channels == 1:
             raise ValueError("the processor is grayscale; randaugment, jitter and three_augment need RGB")
         self.augment.crop.check(processor.size)
         # The weights may have been trained with other options than the defaults of `open_image`.
-        self.read_options = ReadOptions(profile=processor.profile, background=processor.background)
+        self.read_options = ReadOptions(limits=limits, profile=processor.profile, background=processor.background)
         # Rescaling and normalisation only: the augmented image has its final size.
         self.normalizer = replace(processor, resize="none", resize_to=None, center_crop="none")
 

@@ -32,7 +32,7 @@ def check_size(width: int, height: int, limits: Limits) -> None:
     if width * height > limits.max_pixels:
         raise ImageError(
             "too_many_pixels",
-            f"the image has {width} x {height} = {width * height} pixels; the limit is {limits.max_pixels}",
+            f"the image has {width} x {height} = {width * height} pixels; the limit max_pixels is {limits.max_pixels}",
         )
 
 

@@ -21,7 +21,7 @@ _OTHER_FRAMES: Final = frozenset({0xC3, *range(0xC5, 0xC8), *range(0xC9, 0xCC), 
 _TABLES: Final = frozenset({0xC4, 0xDB, 0xDD})  # Huffman, quantisation, restart interval
 
 #: A progressive file is decoded once per scan; real files have about ten scans.
-_SCANS_AT_FULL_SIZE: Final = 20
+_SCANS_AT_FULL_SIZE: Final = 12
 _MAX_SCANS: Final = 500
 #: Bytes searched for markers at a time.
 _CHUNK: Final = 1 << 18
