@@ -147,4 +147,9 @@ def _avifs() -> dict[str, Good]:
         "with_a_larger_item": avif_rebuilt(plain, other=larger),
         "general_brand": avif_rebuilt(plain, brand=b"mif1"),
     }
-    return {f"avif/{name}": Good(data, decode(plain)) for name, data in files.items()}
+    found = {f"avif/{name}": Good(data, decode(plain)) for name, data in files.items()}
+    first, second = Image.fromarray(scene()), Image.fromarray(255 - scene())
+    moving = encode(first, "AVIF", save_all=True, append_images=[second], quality=90)
+    # Without a primary image, there are only the tracks of the sequence.
+    sequence = moving.replace(b"meta", b"free", 1)
+    return found | {"avif/sequence_only": Good(sequence, decode(plain), 12)}

@@ -13,13 +13,6 @@ from vitkit.images import ImageError, Limits, open_image, probe
 from vitkit.images.formats import avif
 
 
-@pytest.fixture(autouse=True)
-def _fresh_decoder():
-    avif.heif_decoder.cache_clear()
-    yield
-    avif.heif_decoder.cache_clear()
-
-
 def box(name: bytes, *parts: bytes) -> bytes:
     body = b"".join(parts)
     return struct.pack(">I4s", 8 + len(body), name) + body

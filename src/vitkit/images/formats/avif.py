@@ -7,7 +7,6 @@ because the AV1 decoder allocates memory by that header.
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Final, cast
 
 from PIL import Image, ImageFile, features
@@ -15,44 +14,19 @@ from PIL import Image, ImageFile, features
 from vitkit.images.errors import ImageError, Limits
 from vitkit.images.formats import MAX_PARTS, check_size, corrupt, truncated
 from vitkit.images.formats._av1 import frame_sizes
+from vitkit.images.formats._boxes import boxes
+from vitkit.images.formats._sequence import still_of_sequence
 from vitkit.images.header import Format, Header
 
 _AVIF_BRANDS: Final = frozenset({b"avif", b"avis"})
 _HEIF_BRANDS: Final = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
 #: Boxes that contain boxes, and the number of bytes before the first one.
 _CONTAINERS: Final = {b"meta": 4, b"iprp": 0}
-_MAX_DEPTH: Final = 4
 
 
 def sniff(data: bytes) -> bool:
     """Return whether the first bytes are those of a AVIF file."""
     return data[4:8] == b"ftyp" and data[8:12] in _AVIF_BRANDS | _HEIF_BRANDS
-
-
-def _boxes(data: bytes, start: int, end: int, depth: int = 0) -> Iterator[tuple[bytes, int, int]]:
-    """Yield (type, start of the payload, end of the payload) of each box, including nested boxes."""
-    at = start
-    for _ in range(MAX_PARTS):
-        if at + 8 > end:
-            return
-        length, name = struct.unpack_from(">I4s", data, at)
-        payload = at + 8
-        if length == 1:
-            if payload + 8 > end:
-                raise truncated()
-            (length,) = struct.unpack_from(">Q", data, payload)
-            payload += 8
-        elif length == 0:
-            length = end - at
-        if at + length > end:
-            raise truncated()
-        if length < payload - at:
-            raise corrupt("a box is shorter than its own header")
-        yield name, payload, at + length
-        if name in _CONTAINERS and depth < _MAX_DEPTH:
-            yield from _boxes(data, payload + _CONTAINERS[name], at + length, depth + 1)
-        at += length
-    raise corrupt(f"more than {MAX_PARTS} boxes")
 
 
 def _integer(data: bytes, at: int, size: int) -> tuple[int, int]:
@@ -125,6 +99,7 @@ class _Meta:
 
     locations: tuple[int, int] | None = None
     data: tuple[int, int] | None = None
+    sequence: tuple[int, int] | None = None
     primary: int | None = None
     associations: tuple[int, int] | None = None
     sizes: dict[int, tuple[int, int]] = field(default_factory=dict)
@@ -133,7 +108,7 @@ class _Meta:
 
 
 def _read_properties(data: bytes, start: int, end: int, found: _Meta) -> None:
-    for number, (name, at, stop) in enumerate(_boxes(data, start, end, _MAX_DEPTH), 1):
+    for number, (name, at, stop) in enumerate(boxes(data, start, end, {}), 1):
         if name == b"ispe" and stop - at >= 12:
             found.sizes[number] = struct.unpack_from(">II", data, at + 4)
         elif name == b"clap" and stop - at >= 16:
@@ -163,7 +138,6 @@ def _properties_of_primary(data: bytes, found: _Meta) -> list[int]:
     return []
 
 
-@cache
 def heif_decoder() -> type[ImageFile.ImageFile] | None:
     """Return the HEIF decoder of Pillow: a registered plug-in, or pillow-heif (the extra `heif`), which is imported."""
     if "HEIF" in Image.OPEN:
@@ -197,7 +171,7 @@ def _clean(data: bytes, limits: Limits) -> tuple[bytes, _Meta]:
     """Return the file without metadata and animation, and its item boxes."""
     found = _Meta()
     clean = bytearray(data)
-    for name, start, end in _boxes(data, 0, len(data)):
+    for name, start, end in boxes(data, 0, len(data), _CONTAINERS):
         if name == b"ftyp":  # an image sequence is read as its primary still image
             clean[start:end] = data[start:end].replace(b"avis", b"avif")
         elif name == b"ipco" and not found.sizes:
@@ -210,12 +184,15 @@ def _clean(data: bytes, limits: Limits) -> tuple[bytes, _Meta]:
             found.locations = start, end
         elif name == b"idat" and found.data is None:
             found.data = start, end
-        elif name == b"moov":
+        elif name == b"moov" and found.sequence is None:
+            found.sequence = start, end
             clean[start - 4 : start] = b"free"
         elif name == b"iinf":
             # EXIF and XMP items are renamed to an unknown type, so that they are not parsed.
             items = data[start:end].replace(b"Exif", b"skip").replace(b"mime", b"skip")
             clean[start:end] = items
+    if found.locations is None and found.sequence is not None and _format(data) == "AVIF":
+        return _clean(still_of_sequence(data, *found.sequence), limits)
     if not found.sizes or found.locations is None:
         raise corrupt("the size or the location of the image is missing")
     for width, height in found.sizes.values():
@@ -240,8 +217,8 @@ def read(data: bytes, limits: Limits, allow_truncated: bool) -> Header:
     _check_decoder(kind)
     clean, found = _clean(data, limits)
     if kind == "AVIF":
-        _check_coded_sizes(data, found, limits)
-    properties = _properties_of_primary(data, found)
+        _check_coded_sizes(clean, found, limits)
+    properties = _properties_of_primary(clean, found)
     # The other sizes are those of tiles, thumbnails and gain maps.
     sizes = [found.sizes[number] for number in properties if number in found.sizes] or list(found.sizes.values())
     width, height = max(sizes, key=lambda size: size[0] * size[1])
