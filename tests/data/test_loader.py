@@ -12,7 +12,7 @@ from vitkit.data import Example, Source, source
 from vitkit.data.augment import Augment, Transform, move
 from vitkit.data.loader import Batch, Stream, evaluation_batches, permutation, sample_random, training_batches
 from vitkit.data.processor import Processor
-from vitkit.images import ImageError
+from vitkit.images import DEFAULT_LIMITS, ImageError
 
 AUGMENT = Augment(rotate=20.0, shift=0.1, zoom=0.2, flip=True)
 TRANSFORM = Transform(Processor.squash(8), AUGMENT)
@@ -187,7 +187,8 @@ def test_files_are_opened_with_the_options_of_the_processor(tmp_path: Path) -> N
     results = []
     for background in ((255, 255, 255), (0, 0, 0)):
         processor = Processor.squash(16, background=background, profile="ignore")
-        assert Transform(processor).read_options == {"background": background, "profile": "ignore"}
+        expected = {"limits": DEFAULT_LIMITS, "background": background, "profile": "ignore"}
+        assert Transform(processor).read_options == expected
         (batch,) = evaluation_batches(source(f"folder:{tmp_path}"), Transform(processor), batch_size=1)
         np.testing.assert_array_equal(batch.images[0].numpy(), processor.array(data))
         results.append(batch.images)
