@@ -9,6 +9,8 @@ from image_files import chunk, jpeg
 from unusual_files import box
 
 SIZE = 19_000_000
+#: Start of the item locations of one item with one extent, whose offset and length follow.
+_ONE_ITEM = b"\1\0\0\0\x44\0\0\1\0\1\0\0\0\0\0\1"
 
 
 def tiff_shared_lists() -> bytes:
@@ -43,8 +45,8 @@ def png_wrong_sum() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + header + pixels[:-1] + bytes([pixels[-1] ^ 1]) + chunk(b"IEND", b"")
 
 
-def _avif(locations: bytes, payload: bytes = b"") -> bytes:
-    size = box(b"iprp", box(b"ipco", box(b"ispe", bytes(4), struct.pack(">II", 8, 8))))
+def _avif(locations: bytes, payload: bytes = b"", side: int = 8) -> bytes:
+    size = box(b"iprp", box(b"ipco", box(b"ispe", bytes(4), struct.pack(">II", side, side))))
     head = box(b"ftyp", b"avif\0\0\0\0") + box(b"meta", bytes(4), box(b"iloc", locations), size)
     return head + box(b"mdat", payload)
 
@@ -53,6 +55,11 @@ def avif_empty_extents() -> bytes:
     """Return an AVIF file of 1,000 items with 65,535 extents each, which take no bytes."""
     items = b"".join(struct.pack(">HHHH", number, 0, 0, 65_535) for number in range(1, 1001))
     return _avif(b"\1\0\0\0\0\0" + struct.pack(">H", 1000) + items)
+
+
+def avif_empty_units() -> bytes:
+    """Return an AVIF file of one item of 65,000 empty units."""
+    return _avif(_ONE_ITEM + struct.pack(">II", len(_avif(_ONE_ITEM + bytes(8))), 130_000), b"\x12\0" * 65_000)
 
 
 def avif_shared_units() -> bytes:
@@ -69,8 +76,7 @@ def avif_shared_units() -> bytes:
 def avif_sequence_headers() -> bytes:
     """Return an AVIF file of one item that consists of 60,000 sequence headers."""
     units = b"\x0a\x05\x18\x15\x3f\xff\xff" * 60_000
-    head = b"\1\0\0\0\x44\0\0\1\0\1\0\0\0\0\0\1"
-    return _avif(head + struct.pack(">II", len(_avif(head + bytes(8))), len(units)), units)
+    return _avif(_ONE_ITEM + struct.pack(">II", len(_avif(_ONE_ITEM + bytes(8))), len(units)), units, side=10_000)
 
 
 def png_of_zeros() -> bytes:
@@ -88,6 +94,7 @@ def costly() -> dict[str, tuple[Callable[[], bytes], tuple[str, ...]]]:
     """Return a generator and the allowed codes of each file, by name; "ok" is an image."""
     return {
         "avif of empty extents": (avif_empty_extents, ("corrupt",)),
+        "avif of empty units": (avif_empty_units, ("corrupt",)),
         "avif of shared units": (avif_shared_units, ("corrupt",)),
         "avif of sequence headers": (avif_sequence_headers, ("corrupt",)),
         "tiff of shared lists": (tiff_shared_lists, ("corrupt",)),
