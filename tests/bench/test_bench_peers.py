@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from vitkit import cli
-from vitkit.bench import Contender, Job, jpegs, peers, weights
+from vitkit.bench import Contender, Job, _inputs, peers
 from vitkit.bench.kinds import kind, kinds
 from vitkit.bench.measure import options_of
 
@@ -27,9 +27,9 @@ def threads() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
     folder = tmp_path_factory.mktemp("bench")
-    config, shape, obstacles = weights.write(MODEL, folder)
+    config, shape, obstacles = _inputs.write_weights(MODEL, folder)
     assert not obstacles
-    photos = jpegs.write(folder / "photos", 3)
+    photos = _inputs.write_jpegs(folder / "photos", 3)
     return Job(
         kind="inference",
         task="inference",

@@ -1,4 +1,4 @@
-"""What people and code get: PNG files of a known size, .npz files, the command; and real photos if there are some."""
+"""Output of explanations: PNG files, .npz files, the command line, and rollout on real images."""
 
 import struct
 import subprocess
@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small_models import pictures, small
+from small_models import noise_images, small
 
 from vitkit import checkpoints, explain, models
 from vitkit.cli import main
 from vitkit.data.processor import IMAGENET_MEAN, IMAGENET_STD, Processor
-from vitkit.explain import Overlay, Subject, plots, subject
-from vitkit.explain.plots import CAPTION, CELL, DPI, FOOTER, MARGIN, TITLE, over_picture
+from vitkit.explain import Overlay, Subject, _inputs, _plots
+from vitkit.explain._plots import CAPTION, CELL, DPI, FOOTER, MARGIN, TITLE, overlay
 from vitkit.models import Backbone
 
 LABELS = ("one", "two", "three", "four", "five")
@@ -27,31 +27,31 @@ def png_size(path: Path) -> tuple[int, int]:
     return struct.unpack(">II", data[16:24])
 
 
-def drawn_subject(model: Backbone, sizes: list[tuple[int, int]]) -> Subject:
+def random_subject(model: Backbone, sizes: list[tuple[int, int]]) -> Subject:
     generator = np.random.default_rng(0)
     images = [Image.fromarray(generator.integers(0, 256, (*size, 3), dtype=np.uint8)) for size in sizes]
     processor = Processor.squash(model.config.image_size)
-    return subject.read(model, processor, images, LABELS)
+    return _inputs.read(model, processor, images, LABELS)
 
 
 @pytest.mark.parametrize("method", ["attention", "distance", "foreground", "gradient", "rollout"])
 def test_every_explanation_of_images_works_for_every_family(tiny: Backbone, method: str) -> None:
-    shown = drawn_subject(tiny, [(40, 60), (60, 40)])
-    explanation = explain.explain(method, shown)
+    inputs = random_subject(tiny, [(40, 60), (60, 40)])
+    explanation = explain.explain(method, inputs)
     for name, values in explanation.arrays.items():
         assert np.isfinite(values).all(), name
     if isinstance(explanation.drawing, Overlay):
-        assert explanation.drawing.pictures == shown.pictures
+        assert explanation.drawing.images == inputs.pictures
         assert all(caption.split()[0] in LABELS for caption in explanation.drawing.captions)
-        grid = tiny.features(shown.pixels).grid
-        assert all(drawn.values.shape == (2, *grid) for drawn in explanation.drawing.maps)
+        grid = tiny.features(inputs.pixels).grid
+        assert all(each.values.shape == (2, *grid) for each in explanation.drawing.maps)
 
 
 @pytest.mark.parametrize("method", explain.methods())
-def test_every_explanation_is_drawn(method: str, tmp_path: Path) -> None:
-    explain.explain(method, drawn_subject(small("vit"), [(40, 60)])).save(tmp_path / "out.png")
-    with Image.open(tmp_path / "out.png") as picture:
-        assert np.asarray(picture.convert("L")).std() > 5, "the picture is blank"
+def test_every_explanation_is_saved_as_a_figure(method: str, tmp_path: Path) -> None:
+    explain.explain(method, random_subject(small("vit"), [(40, 60)])).save(tmp_path / "out.png")
+    with Image.open(tmp_path / "out.png") as image:
+        assert np.asarray(image.convert("L")).std() > 5, "the figure is blank"
 
 
 def test_methods_are_the_files_of_the_folder() -> None:
@@ -60,22 +60,22 @@ def test_methods_are_the_files_of_the_folder() -> None:
         explain.explain("rolout", Subject(small("vit"), torch.empty(0, 3, 32, 32)))
 
 
-def test_an_option_that_an_explanation_does_not_take_is_refused() -> None:
+def test_an_unknown_option_raises() -> None:
     model = small("vit")
-    with pytest.raises(ValueError, match="'rollout' takes no option 'share'; it takes layer, fusion, discard"):
-        explain.explain("rollout", Subject(model, pictures(model)), share=0.5)
-    with pytest.raises(ValueError, match="'distance' takes no option 'layer'; it takes none"):
-        explain.explain("distance", Subject(model, pictures(model)), layer=1)
+    with pytest.raises(ValueError, match="'rollout' takes no option 'share'; its options are: layer, fusion, discard"):
+        explain.explain("rollout", Subject(model, noise_images(model)), share=0.5)
+    with pytest.raises(ValueError, match="'distance' takes no option 'layer'; its options are: none"):
+        explain.explain("distance", Subject(model, noise_images(model)), layer=1)
 
 
 @pytest.mark.parametrize("method", ["attention", "distance", "foreground", "gradient", "rollout"])
-def test_an_explanation_of_images_needs_one(method: str) -> None:
+def test_an_explanation_of_images_without_images_raises(method: str) -> None:
     with pytest.raises(ValueError, match="give at least one"):
         explain.explain(method, Subject(small("vit"), torch.empty(0, 3, 32, 32)))
 
 
-def test_a_figure_has_the_size_that_its_cells_say_and_is_the_same_file_twice(tmp_path: Path) -> None:
-    explanation = explain.explain("rollout", drawn_subject(small("vit"), [(40, 60), (60, 40)]))
+def test_figure_size_and_deterministic_files(tmp_path: Path) -> None:
+    explanation = explain.explain("rollout", random_subject(small("vit"), [(40, 60), (60, 40)]))
     explanation.save(tmp_path / "a.png")
     explanation.save(tmp_path / "b.png")
     wide, high = CELL * 2 / 3 + CAPTION, CELL * 3 / 2 + CAPTION
@@ -83,67 +83,69 @@ def test_a_figure_has_the_size_that_its_cells_say_and_is_the_same_file_twice(tmp
     height = TITLE + wide + high + FOOTER
     assert png_size(tmp_path / "a.png") == pytest.approx((width * DPI, height * DPI), abs=2)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
-    with pytest.raises(ValueError, match=r"written as .png files, not '.*a.jpg'"):
+    with pytest.raises(ValueError, match=r"saved as .png files, not '.*a.jpg'"):
         explanation.save(tmp_path / "a.jpg")
 
 
-def test_many_heads_take_more_lines_and_a_long_title_too() -> None:
+def test_many_heads_and_long_titles_are_wrapped() -> None:
     model = models.build(models.preset("vit-mu/16", image_size=32, num_heads=16, pool="gap", num_classes=0))
-    picture = Image.new("RGB", (64, 64))
-    figure = plots.draw(explain.explain("attention", Subject(model, torch.zeros(1, 3, 32, 32), (picture,))).drawing)
-    # The picture, the mean and 16 heads on lines of 7.
+    image = Image.new("RGB", (64, 64))
+    figure = _plots.draw(explain.explain("attention", Subject(model, torch.zeros(1, 3, 32, 32), (image,))).drawing)
+    # The image, the mean, 16 heads and the colour bar in rows of 7.
     assert len(figure.axes) == 1 + 1 + 16 + 1
     assert figure.get_figwidth() == pytest.approx(7 * (CELL + MARGIN) + MARGIN)
     assert figure.get_figheight() == pytest.approx(TITLE + 3 * (CELL + CAPTION) + FOOTER)
-    one = plots.draw(
-        explain.explain("attention", Subject(model, torch.zeros(1, 3, 32, 32), (picture,)), layer=0, head=0).drawing
+    one = _plots.draw(
+        explain.explain("attention", Subject(model, torch.zeros(1, 3, 32, 32), (image,)), layer=0, head=0).drawing
     )
     assert one.get_figheight() > TITLE + CELL + CAPTION + FOOTER
 
 
-def test_the_styles_of_a_map() -> None:
-    picture = Image.new("RGB", (40, 20), (255, 128, 0))
+def test_map_styles() -> None:
+    image = Image.new("RGB", (40, 20), (255, 128, 0))
     values = np.array([[0.0, 0.0], [0.0, 1.0]], dtype=np.float32)
     colours = np.array([255, 128, 0]) / 255
-    mask = over_picture(picture, values, "mask")
+    mask = overlay(image, values, "mask")
     assert mask.shape == (20, 40, 3)
     np.testing.assert_allclose(mask[10:, 20:], np.broadcast_to(colours, (10, 20, 3)), atol=1e-6)
     assert np.abs(mask[:10] - colours).max() > 0.3
-    light = over_picture(picture, values, "light")
+    light = overlay(image, values, "light")
     np.testing.assert_allclose(light[-1, -1], colours, atol=1e-6)
     np.testing.assert_allclose(light[0, 0], 0, atol=0.03)
-    heat = over_picture(picture, values, "heat").mean(axis=-1)
+    heat = overlay(image, values, "heat").mean(axis=-1)
     assert heat[-1, -1] > heat[0, 0] + 0.3
-    flat = over_picture(picture, np.ones((2, 2), dtype=np.float32), "heat")
+    flat = overlay(image, np.ones((2, 2), dtype=np.float32), "heat")
     assert np.isfinite(flat).all()
 
 
-def test_the_drawn_picture_is_what_the_model_sees() -> None:
+def test_the_displayed_image_is_what_the_model_sees() -> None:
     original = Image.fromarray(np.tile(np.linspace(0, 255, 200, dtype=np.uint8), (100, 1)))
     model = small("vit")
-    squashed = subject.large_view(Processor.squash(32), original)
+    squashed = _inputs.large_view(Processor.squash(32), original)
     assert squashed.size == (1024, 512), "the shape of the original, not of the input"
-    cropped = subject.large_view(Processor.crop(32, 0.875), original)
+    cropped = _inputs.large_view(Processor.crop(32, 0.875), original)
     assert cropped.size == (512, 512)
     grey = np.asarray(cropped.convert("L"), dtype=float)
     seen = np.asarray(Processor.crop(32, 0.875).picture(original).convert("L"), dtype=float)
     shrunk = np.asarray(cropped.convert("L").resize((32, 32), Image.Resampling.BOX), dtype=float)
     assert np.abs(shrunk - seen).max() < 4
-    assert grey.min() > 30, "the sides that the crop leaves out are not shown"
-    kept = subject.read(model, Processor(size=(32, 32), resize="none"), [Image.new("RGB", (44, 32))])
-    assert kept.pixels.shape == (1, 3, 32, 44)
-    assert kept.pictures[0].width / kept.pictures[0].height == pytest.approx(40 / 32, rel=0.01), "5 patches of 8"
+    assert grey.min() > 30, "the cropped sides are not shown"
+    unresized = _inputs.read(model, Processor(size=(32, 32), resize="none"), [Image.new("RGB", (44, 32))])
+    assert unresized.pixels.shape == (1, 3, 32, 44)
+    assert unresized.pictures[0].width / unresized.pictures[0].height == pytest.approx(40 / 32, rel=0.01), (
+        "5 patches of 8"
+    )
 
 
-def test_a_bad_file_is_named(tmp_path: Path) -> None:
-    (tmp_path / "broken.jpg").write_bytes(b"not a picture")
+def test_an_error_names_the_file(tmp_path: Path) -> None:
+    (tmp_path / "broken.jpg").write_bytes(b"not an image")
     with pytest.raises(ValueError, match=r"broken\.jpg: "):
-        subject.read(small("vit"), Processor.squash(32), [tmp_path / "broken.jpg"])
+        _inputs.read(small("vit"), Processor.squash(32), [tmp_path / "broken.jpg"])
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint folder and two photos."""
+    """A folder with a checkpoint and two images."""
     root = tmp_path_factory.mktemp("explain")
     checkpoint = checkpoints.Checkpoint(model=small("vit"), processor=Processor.squash(32), labels=LABELS)
     checkpoints.save(checkpoint, root / "model")
@@ -152,37 +154,37 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_the_command_writes_the_picture_and_the_arrays(
+def test_the_command_saves_the_figure_and_the_arrays(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, arrays = tmp_path / "out.png", tmp_path / "out.npz"
-    words = ["explain", str(folder / "model"), str(folder / "a.png"), str(folder / "b.png"), "--out", str(out)]
-    assert main([*words, "--arrays", str(arrays)]) == 0
+    command = ["explain", str(folder / "model"), str(folder / "a.png"), str(folder / "b.png"), "--out", str(out)]
+    assert main([*command, "--arrays", str(arrays)]) == 0
     assert "Attention rollout to the class token" in capsys.readouterr().out
     assert png_size(out)[0] == pytest.approx((3 * (CELL + MARGIN) + MARGIN) * DPI, abs=2)
-    with np.load(arrays) as found:
-        assert {name: found[name].shape for name in found} == {"rollout": (2, 17, 17), "maps": (2, 4, 4)}
-    assert main([*words, "--method", "attention", "--layer", "0", "--head", "1", "--arrays", str(arrays)]) == 0
-    with np.load(arrays) as found:
-        shapes = {name: found[name].shape for name in found}
+    with np.load(arrays) as saved:
+        assert {name: saved[name].shape for name in saved} == {"rollout": (2, 17, 17), "maps": (2, 4, 4)}
+    assert main([*command, "--method", "attention", "--layer", "0", "--head", "1", "--arrays", str(arrays)]) == 0
+    with np.load(arrays) as saved:
+        shapes = {name: saved[name].shape for name in saved}
     assert shapes == {"layers": (1,), "weights": (2, 1, 2, 17, 17), "maps": (2, 1, 2, 4, 4)}
 
 
 @pytest.mark.parametrize("method", ["positions", "filters"])
-def test_the_model_alone_is_explained_without_an_image(folder: Path, tmp_path: Path, method: str) -> None:
+def test_explanations_of_the_model_need_no_image(folder: Path, tmp_path: Path, method: str) -> None:
     assert main(["explain", str(folder / "model"), "--out", str(tmp_path / "out.png"), "--method", method]) == 0
     assert png_size(tmp_path / "out.png")[0] > 500
 
 
-def test_what_goes_wrong_is_one_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_are_one_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model, out = str(folder / "model"), str(tmp_path / "out.png")
-    for words, message in [
+    for arguments, message in [
         ([model, "--out", out], "give at least one"),
         ([model, str(folder / "a.png"), "--out", str(tmp_path / "out.jpg")], "a .png file is written"),
         ([model, str(folder / "a.png"), "--out", out, "--share", "0.5"], "'rollout' takes no option 'share'"),
         ([model, str(folder / "none.png"), "--out", out], "none.png: the file cannot be opened"),
     ]:
-        assert main(["explain", *words]) == 1
+        assert main(["explain", *arguments]) == 1
         error = capsys.readouterr().err
         assert message in error
         assert error.count("\n") == 1
@@ -199,13 +201,13 @@ def test_help_imports_neither_torch_nor_matplotlib() -> None:
 
 
 def test_rollout_of_a_real_model_lies_on_the_object(shared: Path, tmp_path: Path) -> None:
-    """Photos whose object was boxed by eye: the weight above each map's least value is denser inside than outside."""
+    """Rollout minus its minimum is larger inside hand-annotated object boxes than outside."""
     from safetensors.torch import load_file
 
     model = models.build(models.preset("vit-ti/16"), initialise=False)
     model.load_state_dict(load_file(shared / "weights/deit_tiny_patch16_224/model.safetensors"))
     processor = Processor.crop(224, 0.875, mean=IMAGENET_MEAN, std=IMAGENET_STD)
-    # Left, top, right and bottom of the object, in shares of the crop.
+    # Left, top, right and bottom of the object, as fractions of the crop.
     boxes = {
         "n01440764_tench": (0.0, 0.38, 1.0, 0.8),
         "n02165105_tiger_beetle": (0.0, 0.38, 0.85, 0.8),
@@ -213,10 +215,10 @@ def test_rollout_of_a_real_model_lies_on_the_object(shared: Path, tmp_path: Path
         "n01980166_fiddler_crab": (0.1, 0.25, 1.0, 0.85),
     }
     files = [next((shared / "data/imagenet_sample").glob(f"{name.split('_')[0]}_*")) for name in boxes]
-    maps = explain.explain("rollout", subject.read(model, processor, files)).arrays["maps"]
+    maps = explain.explain("rollout", _inputs.read(model, processor, files)).arrays["maps"]
     centre = (np.arange(14) + 0.5) / 14
-    for found, (left, top, right, bottom) in zip(maps, boxes.values(), strict=True):
+    for values, (left, top, right, bottom) in zip(maps, boxes.values(), strict=True):
         inside = np.outer((centre > top) & (centre < bottom), (centre > left) & (centre < right))
-        above = found - found.min()
+        above = values - values.min()
         assert above[inside].mean() > 1.5 * above[~inside].mean()
         assert above[inside].sum() > 0.5 * above.sum()

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vitkit.engine.attend import attend, attention_way
-from vitkit.engine.machine import Machine
+from vitkit.inference.engine.blocks import attend, attention_way
+from vitkit.inference.engine.machine import Machine
 from vitkit.kernels import attention, library
 
 needs_kernels = pytest.mark.needs("attention kernel")

@@ -14,9 +14,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from vitkit import models
 from vitkit.evaluate.flops import Count, flops, recomputing
 from vitkit.models import vit
-from vitkit.train import Run, train, utilisation
+from vitkit.train import Run, train, utilization
 from vitkit.train.events import read
-from vitkit.train.utilisation import Peak, published
+from vitkit.train.utilization import Peak, published
 
 
 def test_products_are_counted_by_hand() -> None:
@@ -73,10 +73,10 @@ def test_known_gpus_and_others(name: str, kind: str, tera: float | None) -> None
 
 
 def test_a_rate_is_measured_where_none_is_known() -> None:
-    found = utilisation.peak(torch.device("cpu"), "float32")
+    found = utilization.peak(torch.device("cpu"), "float32")
     assert found.rate > 1e8
     assert found.source.startswith("measured: a float32 product of 512 x 512, ")
-    assert utilisation.peak(torch.device("cpu"), "float32") is found
+    assert utilization.peak(torch.device("cpu"), "float32") is found
 
 
 def test_a_run_tells_its_cost_and_goes_on_without_counting_again(

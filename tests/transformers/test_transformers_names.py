@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from oracles import oracle
 from torch import nn
 
 from vitkit import ViTConfig, ViTForImageClassification, ViTModel
@@ -141,7 +142,7 @@ TARGETS = [["query", "value"], ["q_proj", "v_proj"], "all-linear", r".*encoder\.
 
 @pytest.mark.parametrize("targets", TARGETS, ids=str)
 def test_lora_finds_modules_by_either_format(model: ViTForImageClassification, targets: Any, tmp_path: Path) -> None:
-    peft = pytest.importorskip("peft", reason="pip install peft")
+    peft = oracle("peft")
     before = model(IMAGES).logits
     config = peft.LoraConfig(r=2, target_modules=targets, modules_to_save=["classifier"], init_lora_weights=False)
     base = copy.deepcopy(model)
@@ -172,7 +173,7 @@ def test_lora_finds_modules_by_either_format(model: ViTForImageClassification, t
 # peft uses a deprecated name of transformers.
 @pytest.mark.filterwarnings("ignore:.*will be removed in v6:FutureWarning")
 def test_lora_adapters_load_in_both_libraries(hf: ModuleType, model: ViTForImageClassification, tmp_path: Path) -> None:
-    peft = pytest.importorskip("peft", reason="pip install peft")
+    peft = oracle("peft")
     model.save_pretrained(tmp_path / "base")
     reference = hf.ViTForImageClassification.from_pretrained(tmp_path / "base").eval()
     config = peft.LoraConfig(r=2, target_modules=["q_proj", "fc1"], init_lora_weights=False)

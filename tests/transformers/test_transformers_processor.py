@@ -125,7 +125,7 @@ def test_floats_from_0_to_1_are_recognised(hf: ModuleType) -> None:
     np.testing.assert_allclose(exact[0], floats.transpose(2, 0, 1) * 2 - 1, atol=1e-6)
     unrounded = values(hf.ViTImageProcessorPil(do_resize=False, do_rescale=False)(floats, return_tensors="np"))
     assert np.array_equal(values(ours(floats, do_resize=False, do_rescale=False)), unrounded)
-    with pytest.raises(ValueError, match="before it is normalised"):
+    with pytest.raises(ValueError, match="pass the image before it is normalised"):
         ours(floats * 4 - 2)
 
 

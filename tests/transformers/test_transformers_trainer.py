@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from oracles import oracle
 from PIL import Image
 from torch.utils.data import Dataset
 
@@ -47,7 +48,7 @@ class MaskedDataset(ColorDataset):
 
 
 def arguments(hf: ModuleType, folder: Path, **settings: Any) -> Any:
-    pytest.importorskip("accelerate", reason="transformers.Trainer needs it: pip install accelerate")
+    oracle("accelerate")
     return hf.TrainingArguments(
         str(folder),
         **{
@@ -133,6 +134,7 @@ def test_losses_match_training_of_transformers_model(hf: ModuleType, tmp_path: P
         torch.testing.assert_close(parameter, dict(reference.named_parameters())[name], atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_trainer_trains_masked_image_modelling(hf: ModuleType, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = ViTForMaskedImageModeling(ViTConfig(**SMALL))

@@ -110,7 +110,7 @@ def _make(name: str, scale: str, json: bool, **settings: object) -> None:
 
     from vitkit import paper as exhibits
     from vitkit.paper import write
-    from vitkit.paper.small import Small
+    from vitkit.paper.small_scale import Small
 
     start = time.process_time()
     small = Small(**settings, say=lambda text: print(text, file=sys.stderr, flush=True))  # type: ignore[arg-type]

@@ -11,8 +11,8 @@ import torch
 from vitkit import __version__, checkpoints, evaluate
 from vitkit.data import Source, fitted, splits, train_and_val
 from vitkit.data.augment import Transform
+from vitkit.data.labels import matched
 from vitkit.data.loader import Batch, evaluation_batches
-from vitkit.data.matching import matched
 from vitkit.data.processor import Processor
 from vitkit.evaluate import Predictions, Subject
 from vitkit.models import Backbone

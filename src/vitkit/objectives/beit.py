@@ -16,11 +16,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from vitkit import distributed
-from vitkit.checkpoints.parts import TOKEN, Layout
+from vitkit.checkpoints.pretraining import TOKEN, Layout, load_words
 from vitkit.checkpoints.table import Rule, Table
-from vitkit.checkpoints.words import load_words
+from vitkit.data.augment.masks import block_masks
 from vitkit.data.loader import Batch
-from vitkit.data.masks import block_masks
 from vitkit.data.processor import HALF
 from vitkit.layers.dalle import STRIDE, WordEncoder
 from vitkit.models import Backbone, TokenBackbone

@@ -12,10 +12,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitkit import distributed
-from vitkit.checkpoints.parts import Layout
+from vitkit.checkpoints.pretraining import Layout
 from vitkit.checkpoints.table import Rule, Table
+from vitkit.data.augment.views import Colours, random_crops, recolour
 from vitkit.data.loader import Batch
-from vitkit.data.views import Colours, random_crops, recolour
 from vitkit.layers.pool import Prototypes
 from vitkit.models import Backbone
 from vitkit.objectives import Objective, keep_progress, load_into, set_progress

@@ -1,8 +1,8 @@
 """Figure 2: VTAB by group - natural, specialised, structured (section 4.2)."""
 
-from vitkit.evaluate.vtab import GROUPS, PUBLISHED, averages
 from vitkit.paper import Exhibit, Findings, Table, table9
-from vitkit.paper.small import Small
+from vitkit.paper.small_scale import Small
+from vitkit.recipes.vtab import GROUPS, PUBLISHED, averages
 
 EXHIBIT = Exhibit(
     title="Figure 2: VTAB by group",
@@ -22,5 +22,5 @@ EXHIBIT = Exhibit(
 
 
 def study(small: Small) -> Findings:
-    """Table 9's study, which is one group here."""
+    """Runs the study of Table 9."""
     return table9.study(small)

@@ -1,24 +1,23 @@
-"""The findings of a study as files: result.json, result.md with the published numbers beside ours, and figures."""
+"""Save the findings of a study as result.json, result.md and figures."""
 
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from vitkit import __version__, atomic
-from vitkit.explain import plots
+from vitkit.explain import _plots
 from vitkit.paper import Exhibit, Findings, Table
-from vitkit.paper.small import Small
+from vitkit.paper.small_scale import Small
 
 
 def write(name: str, exhibit: Exhibit, findings: Findings, small: Small, seconds: float) -> list[Path]:
-    """Writes everything into the study's folder and gives the paths; `seconds` are those of CPU."""
+    """Saves all files in the folder of the study and returns their paths; `seconds` is CPU time."""
     small.out.mkdir(parents=True, exist_ok=True)
     paths = []
     for label, drawing in findings.drawings.items():
         path = small.out / (f"{name}-{label}.png" if label else f"{name}.png")
-        plots.save(plots.draw(drawing), path)
+        _plots.save(_plots.draw(drawing), path)
         paths.append(path)
     record = to_dict(name, exhibit, findings, small, seconds)
     figures = [path.name for path in paths]
@@ -31,8 +30,8 @@ def write(name: str, exhibit: Exhibit, findings: Findings, small: Small, seconds
     return [*paths, *(small.out / file for file in texts)]
 
 
-def to_dict(name: str, exhibit: Exhibit, findings: Findings, small: Small, seconds: float) -> dict[str, Any]:
-    """The JSON form: what was found, and all that is needed to find it again."""
+def to_dict(name: str, exhibit: Exhibit, findings: Findings, small: Small, seconds: float) -> dict[str, object]:
+    """Returns the JSON form: the findings and the settings to reproduce them."""
     return {
         "name": name,
         "title": exhibit.title,
@@ -51,8 +50,8 @@ def to_dict(name: str, exhibit: Exhibit, findings: Findings, small: Small, secon
 
 
 def markdown(exhibit: Exhibit, findings: Findings, small: Small, figures: list[str]) -> str:
-    """The page of a study: what was done, what was found, what may be said of it, what was published."""
-    parts = [f"# {exhibit.title}, at small scale", exhibit.shows, f"{exhibit.small} Pictures: `{small.data}`."]
+    """Returns a study as Markdown: description, findings, remarks and published numbers."""
+    parts = [f"# {exhibit.title}, at small scale", exhibit.shows, f"{exhibit.small} Dataset: `{small.data}`."]
     parts += [table(findings.table), *(f"![]({name})" for name in figures)]
     parts.append("\n".join(f"* {remark}" for remark in findings.remarks))
     parts += [f"## As published ({exhibit.section})", table(exhibit.published)]
@@ -60,6 +59,6 @@ def markdown(exhibit: Exhibit, findings: Findings, small: Small, figures: list[s
 
 
 def table(content: Table) -> str:
-    """A table in Markdown."""
+    """Returns a table in Markdown."""
     lines = ["| " + " | ".join(content.columns) + " |", "|" + "---|" * len(content.columns)]
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in content.words()])

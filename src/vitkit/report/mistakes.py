@@ -17,9 +17,9 @@ from vitkit.checkpoints import Checkpoint
 from vitkit.data import Source
 from vitkit.data.processor import Processor
 from vitkit.evaluate import Predictions, top1
-from vitkit.explain.look import evaluating, patch_map, query_of, token_backbone
+from vitkit.explain._hooks import evaluating, patch_map, query_of, token_backbone
+from vitkit.explain._inputs import read
 from vitkit.explain.rollout import rollout
-from vitkit.explain.subject import read
 from vitkit.models import Backbone
 from vitkit.report.page import image_tag
 

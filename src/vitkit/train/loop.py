@@ -14,11 +14,10 @@ from vitkit import distributed
 from vitkit.data.loader import Batch
 from vitkit.evaluate.flops import Count
 from vitkit.objectives import Objective
-from vitkit.train.average import Average
 from vitkit.train.metrics import Metrics
 from vitkit.train.optim import clip_gradients, set_decay, set_rate
 from vitkit.train.run import Run
-from vitkit.train.schedule import factor
+from vitkit.train.schedule import Average, factor
 
 STEP = 3  # the stream of random numbers for dropout and the like; `data.loader` has 1 and 2
 

@@ -7,7 +7,7 @@ from vitkit.data.loader import evaluation_batches
 from vitkit.report.training import TrainingReport, html
 from vitkit.train import run as runs
 from vitkit.train.events import read
-from vitkit.train.folder import RunFolder
+from vitkit.train.run import RunFolder
 
 
 def write_report(folder: RunFolder) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vitkit.predict import Predictor
+from vitkit.inference import Predictor
 from vitkit.transformers.batch import download
 from vitkit.transformers.configuration import ViTConfig
 from vitkit.transformers.image_processing import ViTImageProcessor

@@ -1,4 +1,4 @@
-"""Levels to numbers where the model is: a GPU is handed bytes, a quarter of the numbers, and normalises them itself."""
+"""Normalisation on the device of the model: only bytes are copied, a quarter of the size of float32."""
 
 from functools import lru_cache
 
@@ -6,20 +6,21 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from vitkit.data.processor.processor import Processor, table
+from vitkit.data.processor.normalization import table
+from vitkit.data.processor.processor import Processor
 
 
-def handed(levels: UInt8[Tensor, "b h w c"], device: torch.device) -> UInt8[Tensor, "b h w c"]:
-    """The levels on that device; from pinned memory where that lets the copy go on beside the network."""
+def handed(pixels: UInt8[Tensor, "b h w c"], device: torch.device) -> UInt8[Tensor, "b h w c"]:
+    """Copy pixels to a device; from pinned memory to a GPU, so that the copy is asynchronous."""
     if device.type != "cuda":
-        return levels.to(device)
-    return levels.pin_memory().to(device, non_blocking=True)
+        return pixels.to(device)
+    return pixels.pin_memory().to(device, non_blocking=True)
 
 
-def numbers(processor: Processor, levels: UInt8[Tensor, "b h w c"]) -> Float[Tensor, "b c h w"]:
-    """What `Processor.numbers` gives for each picture, to the bit, on the device that the levels are on."""
-    values = _values(processor, levels.device)
-    planes = [values[channel][levels[..., channel].long()] for channel in range(processor.channels)]
+def numbers(processor: Processor, pixels: UInt8[Tensor, "b h w c"]) -> Float[Tensor, "b c h w"]:
+    """Normalise a batch on its device, bit for bit equal to `Processor.normalize`."""
+    values = _values(processor, pixels.device)
+    planes = [values[channel][pixels[..., channel].long()] for channel in range(processor.channels)]
     return torch.stack(planes, dim=1)
 
 
