@@ -276,5 +276,5 @@ def test_flax_model_rejects_several_blocks() -> None:
     pytest.importorskip("flax", reason="needs the extra: pip install 'vitkit[jax]'")
     from vitkit.jax.vit import check
 
-    with pytest.raises(ValueError, match="the Flax twin has no pool_blocks=3"):
+    with pytest.raises(ValueError, match="the Flax ViT does not support pool_blocks=3"):
         check(vit.Config(**SMALL_CONFIG, pool_blocks=3))
