@@ -139,6 +139,12 @@ def test_errors_of_files(tmp_path):
     np.savez(tmp_path / "none.npz", weight=np.zeros(3))
     with pytest.raises(ValueError, match="has no 'embedding/kernel', so it is not a ViT checkpoint of Google"):
         vitjax.load(tmp_path / "none.npz")
+    norm = "Transformer/encoderblock_0/LayerNorm_2/scale"
+    np.savez(tmp_path / "twice.npz", **flat, **{norm: flat[norm.replace("_2", "_1")]})
+    with pytest.raises(
+        ValueError, match=r"contains .*LayerNorm_1/scale under two names, .*LayerNorm_1.* and .*LayerNorm_2"
+    ):
+        vitjax.load(tmp_path / "twice.npz", image_size=(32, 24))
     np.savez(tmp_path / "more.npz", **flat, extra=np.zeros(3))
     with pytest.raises(ValueError, match="do not match the config: unknown extra"):
         vitjax.load(tmp_path / "more.npz", image_size=(32, 24))

@@ -5,6 +5,7 @@ names of Google's tree: the pooler of Hugging Face is `pre_logits`, the classifi
 square or not; hidden states also without `return_dict`; a single compiled call.
 """
 
+import os
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -136,22 +137,22 @@ class FlaxViTPreTrainedModel(ABC):
         """Number of parameters."""
         return sum(int(np.prod(value.shape)) for value in jax.tree.leaves(self.params if params is None else params))
 
-    def to_bf16(self, params: Params, mask: Any = None) -> Params:
+    def to_bf16(self, params: Params, mask: Params | None = None) -> Params:
         """Returns `params` cast to bfloat16, or only those where `mask` is true."""
         return _cast(params, jnp.bfloat16, mask)
 
-    def to_fp16(self, params: Params, mask: Any = None) -> Params:
+    def to_fp16(self, params: Params, mask: Params | None = None) -> Params:
         """Returns `params` cast to float16; see `to_bf16`."""
         return _cast(params, jnp.float16, mask)
 
-    def to_fp32(self, params: Params, mask: Any = None) -> Params:
+    def to_fp32(self, params: Params, mask: Params | None = None) -> Params:
         """Returns `params` cast to float32; see `to_bf16`."""
         return _cast(params, jnp.float32, mask)
 
     @classmethod
     def from_pretrained(
         cls,
-        source: Any,
+        source: str | os.PathLike[str],
         dtype: DTypeLike = jnp.float32,
         *,
         config: Any = None,
@@ -191,7 +192,7 @@ class FlaxViTPreTrainedModel(ABC):
         model._is_initialized, model._params = True, params
         return model
 
-    def save_pretrained(self, folder: Any, params: Params | None = None) -> None:
+    def save_pretrained(self, folder: str | os.PathLike[str], params: Params | None = None) -> None:
         """Writes `config.json` and `model.safetensors`, which the PyTorch classes open, too."""
         write(folder, self.config, self.module.config, self.params if params is None else params)
 
@@ -240,7 +241,7 @@ def _forward(
     return tokens, last, hidden_states if capture[0] else None, attentions if capture[1] else None
 
 
-def _cast(params: Params, dtype: DTypeLike, mask: Any) -> Params:
+def _cast(params: Params, dtype: DTypeLike, mask: Params | None) -> Params:
     def cast(value: Any, selected: bool = True) -> Any:
         return value.astype(dtype) if selected and jnp.issubdtype(value.dtype, jnp.floating) else value
 

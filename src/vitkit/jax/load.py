@@ -4,6 +4,7 @@ Google's `.npz` files are read directly, other formats by `vitkit.checkpoints`.
 """
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from vitkit import config as configs
+from vitkit.data.processor import Processor
 from vitkit.jax import npz
 from vitkit.jax.convert import POSITIONS, Flat, flatten, nest, to_flax, to_torch
 from vitkit.jax.layers import resize_positions
@@ -35,7 +37,7 @@ class FlaxCheckpoint:
     config: Config
     params: dict[str, Any]
     name_format: npz.NameFormat | None = None
-    processor: Any = None
+    processor: Processor | None = None
     labels: tuple[str, ...] | None = None
 
     def model(self, *, dtype: DTypeLike = jnp.float32, remat: bool = False) -> ViT:
@@ -67,14 +69,14 @@ class FlaxCheckpoint:
         return replace(self, config=config, params=nest(flat), processor=processor)
 
 
-def load(source: str | Path, **changes: Any) -> FlaxCheckpoint:
+def load(source: str | os.PathLike[str], **changes: Any) -> FlaxCheckpoint:
     """Loads a Google `.npz` file, or any checkpoint that `vitkit.checkpoints.load` supports.
 
     `changes` are fields of the config that the file does not store, for example pool="none" for an unpooled model, or
     `image_size` for a position table that is not square. Raises ValueError if weights and config do not match.
     """
     if str(source).endswith(".npz"):
-        flat, name_format = npz.read(source)
+        flat, name_format = npz.read(Path(source))
         config = config_of(flat, name_format, **changes)
         checkpoint = FlaxCheckpoint(config=config, params=nest(flat), name_format=name_format)
     else:
@@ -159,7 +161,7 @@ def shapes(config: Config) -> dict[str, tuple[int, ...]]:
     return {name: tuple(value.shape) for name, value in flatten(tree["params"]).items()}
 
 
-def _load_through_torch(source: str | Path, changes: Mapping[str, Any]) -> FlaxCheckpoint:
+def _load_through_torch(source: str | os.PathLike[str], changes: Mapping[str, Any]) -> FlaxCheckpoint:
     from vitkit import checkpoints
 
     rest = dict(changes)

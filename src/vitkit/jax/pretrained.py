@@ -6,6 +6,7 @@ Hugging Face folders are not loaded by `vitkit.checkpoints`, which ignores the p
 
 import dataclasses
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,7 +28,9 @@ from vitkit.models.vit import Config
 TABLE = Table((*huggingface.TABLE.rules, Rule("pre_logits.fc.{leaf}", ("pooler.dense.{leaf}",))))
 
 
-def read(source: Any, config: Any, changes: Mapping[str, Any], *, classifier: bool) -> tuple[Any, Flat]:
+def read(
+    source: str | os.PathLike[str], config: Any, changes: Mapping[str, Any], *, classifier: bool
+) -> tuple[Any, Flat]:
     """Returns the config and the flat tree of a checkpoint.
 
     `config` is a config, or the class that creates it (by `from_dict`). `changes` override its attributes. The head is
@@ -51,7 +54,7 @@ def read(source: Any, config: Any, changes: Mapping[str, Any], *, classifier: bo
     return config, {name: value for name, value in flat.items() if not name.startswith(unused)}
 
 
-def write(folder: Any, config: Any, model: Config, params: Mapping[str, Any]) -> None:
+def write(folder: str | os.PathLike[str], config: Any, model: Config, params: Mapping[str, Any]) -> None:
     """Writes `config.json` and `model.safetensors` with the names of transformers 4."""
     classifier = bool(model.num_classes)
     state = TABLE.saved(to_torch(flatten(params)), model.num_heads)
@@ -66,7 +69,7 @@ def write(folder: Any, config: Any, model: Config, params: Mapping[str, Any]) ->
     atomic.write_text(folder / "config.json", json.dumps(data, indent=2, sort_keys=True) + "\n")
 
 
-def _huggingface_folder(source: Any) -> Path | None:
+def _huggingface_folder(source: str | os.PathLike[str]) -> Path | None:
     """Returns the folder of a Hugging Face ViT, local or downloaded; None for other checkpoints."""
     from vitkit.checkpoints.locate import locate
 
@@ -93,7 +96,7 @@ def _read_huggingface(folder: Path) -> tuple[dict[str, Any], Flat]:
     return data, to_flax(TABLE.loaded(state), data.get("num_attention_heads", 12))
 
 
-def _read_other(source: Any) -> tuple[dict[str, Any], Flat]:
+def _read_other(source: str | os.PathLike[str]) -> tuple[dict[str, Any], Flat]:
     checkpoint = load(source)
     labels = dict(enumerate(checkpoint.labels)) if checkpoint.labels else None
     return attributes_of(checkpoint.config, labels), flatten(checkpoint.params)

@@ -3,7 +3,7 @@
 import copy
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,7 +13,7 @@ import numpy as np
 from vitkit import atomic
 from vitkit.config import nearest
 from vitkit.data.processor import Processor
-from vitkit.images import as_array, find_channels, is_tensor
+from vitkit.images import Channels, as_array, find_channels, is_tensor
 from vitkit.transformers import hub
 from vitkit.transformers.batch import BatchFeature, iterate_images, parse_layout
 
@@ -209,7 +209,7 @@ class ViTImageProcessor:
         return f"{type(self).__name__} {self.to_json_string()}"
 
 
-def check_names(names: Any, where: str) -> None:
+def check_names(names: Iterable[str], where: str) -> None:
     """Raises TypeError for an unknown setting."""
     for name in names:
         if name not in DEFAULTS:
@@ -235,7 +235,9 @@ def _convert_setting(name: str, value: Any, settings: Mapping[str, Any]) -> Any:
     return int(value) if name == "resample" and value is not None else value
 
 
-def _process_floats(values: np.ndarray, channels: Any, is_torch: bool, settings: Mapping[str, Any]) -> list[np.ndarray]:
+def _process_floats(
+    values: np.ndarray, channels: Channels | None, is_torch: bool, settings: Mapping[str, Any]
+) -> list[np.ndarray]:
     """Rescales and normalises floats that are not resized, without rounding them to 8 bits."""
     if values.ndim == 4:
         return [array for image in values for array in _process_floats(image, channels, is_torch, settings)]

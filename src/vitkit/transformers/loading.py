@@ -21,6 +21,9 @@ from vitkit.transformers.names import rename, to_v4, to_v5
 
 logger = logging.getLogger("vitkit.transformers")
 
+Device = str | int | torch.device | None
+DeviceMap = Device | Mapping[str, Device]
+
 
 @dataclass
 class LoadingReport:
@@ -42,7 +45,7 @@ def load(
     output_loading_info: bool = False,
     dtype: torch.dtype | str | None = "auto",
     torch_dtype: torch.dtype | str | None = None,
-    device_map: Any = None,
+    device_map: DeviceMap = None,
     variant: str | None = None,
     use_safetensors: bool | None = None,
     weights_only: bool = True,
@@ -149,7 +152,7 @@ def parse_dtype(dtype: torch.dtype | str) -> torch.dtype:
     return parsed
 
 
-def _device(device_map: Any) -> torch.device:
+def _device(device_map: DeviceMap) -> torch.device:
     if isinstance(device_map, Mapping):
         if set(device_map) != {""}:
             raise ValueError(
