@@ -122,7 +122,7 @@ def test_mistakes_get_one_line_and_write_nothing(
 
 def test_commands_that_are_incomplete(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train"]) == 1
-    assert "give the name of a recipe" in capsys.readouterr().err
+    assert "give either the name of a recipe" in capsys.readouterr().err
     assert main(["train", "digits.tine"]) == 1
     assert "did you mean 'digits.tiny'" in capsys.readouterr().err
     assert main(["recipes", "--json"]) == 0
@@ -158,5 +158,5 @@ def test_the_report_says_whose_split_it_was(place: Path, tmp_path: Path) -> None
     words = ["finetune", str(place / "model"), "--data", f"folder:{data}", "--out", str(tmp_path / "run")]
     assert main([*words, "--steps", "2", "--batch-size", "4", "--set", "machine.device=cpu"]) == 0
     text = (tmp_path / "run" / "report.html").read_text()
-    assert "(its own split)" in text
+    assert "(its own validation split)" in text
     assert "held out with seed" not in text

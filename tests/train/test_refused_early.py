@@ -92,17 +92,17 @@ from pathlib import Path
 import torch
 from vitkit.cli import main
 from vitkit.data.sources.digits import Digits
-from vitkit.train import state
+from vitkit.train.checkpointing import files
 Digits.__len__ = lambda self: 240
 torch.set_num_threads(1)
 # No file grows beyond this: the disk is full in the middle of the state of step 8.
-original, limit = state.opened, int(sys.argv[1])
+original, limit = files.opened, int(sys.argv[1])
 def opened(folder, step, **options):
     if step == 8:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
     return original(folder, step, **options)
-state.opened = opened
+files.opened = opened
 sys.exit(main(sys.argv[2:]))
 """
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from vitkit import checkpoints, distributed, evaluate, objectives
 from vitkit.data import Source, train_and_val
 from vitkit.data.augment import Transform
-from vitkit.data.loader import Batch, Stream, evaluation_batches, refuse_unmixable, training_batches
+from vitkit.data.loader import Batch, Stream, check_mixing, evaluation_batches, training_batches
 from vitkit.models import Backbone
 from vitkit.train import checks
 from vitkit.train.checkpointing.saving import NotSaved, Saver, like
@@ -129,7 +129,7 @@ def prepared(run: Run, place: RunFolder, device: torch.device) -> tuple[Training
     )
     checks.check(run, source, validation)
     run = replace(run, objective=objectives.fitted(run.objective, source))
-    refuse_unmixable(run.augment, stream(run))
+    check_mixing(run.augment, stream(run))
     distributed.by_main(lambda: checks.refuse_full_disk(run, place.path))
     return begin(run, run.total_steps(len(source)), device), source, validation
 
@@ -272,14 +272,14 @@ def stream(run: Run) -> Stream:
     )
 
 
-def subject_of(run: Run, backbone: Backbone, source: Source, training: Source) -> evaluate.Subject:
+def subject_of(run: Run, backbone: Backbone, source: Source, training: Source) -> evaluate.ModelOutputs:
     """A model with the pictures that a run judges it by, and those (unchanged) that k-NN and the like learn from."""
 
     def batches(of: Source) -> Iterable[Batch]:
         transform = Transform(run.processor)
         return evaluation_batches(of, transform, batch_size=run.batch_size, workers=run.machine.workers)
 
-    return evaluate.Subject(backbone, lambda: batches(source), source.classes, training=lambda: batches(training))
+    return evaluate.ModelOutputs(backbone, lambda: batches(source), source.classes, training=lambda: batches(training))
 
 
 def keep(run: Run, backbone: Backbone, classes: tuple[str, ...], folder: Path) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vitkit import distributed
 from vitkit.data.loader import Batch
-from vitkit.evaluate.flops import Count
+from vitkit.evaluate.flops import FlopCounter
 from vitkit.objectives import Objective
 from vitkit.train.metrics import Metrics
 from vitkit.train.optim import clip_gradients, set_decay, set_rate
@@ -143,7 +143,7 @@ def update(training: Training, batch: Batch) -> Metrics:
     set_decay(training.optimizer, run.optimizer, step / training.total)
     training.optimizer.zero_grad()
     phase = training.objective.phase
-    with Count() if training.counted != phase else nullcontext() as count:
+    with FlopCounter() if training.counted != phase else nullcontext() as count:
         scalars = backward(training.module, batch, run.accumulate, precision=run.precision, scaler=training.scaler)
     if count is not None:
         training.flops, training.counted = count.total, phase

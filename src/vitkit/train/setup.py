@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from vitkit import checkpoints, distributed, memory, models, objectives
-from vitkit.evaluate.flops import Count, recomputing
+from vitkit.evaluate.flops import FlopCounter, exclude_recomputation
 from vitkit.models import Backbone
 from vitkit.train import optim, tuning
 from vitkit.train.loop import Training
@@ -57,7 +57,7 @@ def recompute(blocks: Iterable[nn.Module]) -> None:
 
 def _recomputed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     # Only the step that is counted is told: contexts mean something else to a compiler.
-    told = {"context_fn": recomputing} if Count.counting else {}
+    told = {"context_fn": exclude_recomputation} if FlopCounter.counting else {}
     return checkpoint(forward, *args, use_reentrant=False, **told, **kwargs)
 
 

@@ -94,8 +94,8 @@ class Writer(StorageWriter):
             for name, each in metadata.state_dict_metadata.items()
             if isinstance(each, TensorStorageMetadata)
         }
-        files = dict(result.storage_data for result in written)
-        manifest = {"step": self.step, "files": files, "tensors": tensors, "content": self.rest}
+        digests = dict(result.storage_data for result in written)
+        manifest = {"step": self.step, "files": digests, "tensors": tensors, "content": self.rest}
         files.published(self.temporary, manifest, keep=self.keep)
 
 
