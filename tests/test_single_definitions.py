@@ -66,7 +66,7 @@ def test_every_activation_of_a_config_is_computed_by_every_backend() -> None:
         assert activation_name(activation(each)) == each
     assert activation_name(nn.Tanh()) is None
     assert activation_name(nn.Linear(2, 2)) is None
-    with pytest.raises(ValueError, match="unknown activation 'tanh'; there is gelu, gelu_tanh, relu, silu"):
+    with pytest.raises(ValueError, match="unknown activation 'tanh'; choose one of gelu, gelu_tanh, relu, silu"):
         activation("tanh")
 
 

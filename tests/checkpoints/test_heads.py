@@ -211,7 +211,7 @@ def test_what_is_no_head_is_refused(dino: nn.Module, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="both say which head there is"):
         checkpoints.load(path, head=tmp_path / "head.pth", num_classes=3)
     shallow = models.build(vit.TINY)
-    with pytest.raises(CheckpointError, match="pool_blocks is 4; it is 1 to 2, the blocks there are"):
+    with pytest.raises(CheckpointError, match="pool_blocks is 4; it must be 1 to 2, the depth"):
         heads.attach(shallow, tmp_path / "head.pth", {})
     assert shallow.config == vit.TINY
     with pytest.raises(CheckpointError, match="not beit"):

@@ -11,10 +11,10 @@ import torch
 
 from vitkit.checkpoints.containers import open_weights
 from vitkit.checkpoints.errors import CheckpointError, listing
-from vitkit.layers.dalle import WordEncoder
+from vitkit.layers.dalle import DalleEncoder
 
 
-def load_words(path: str | os.PathLike[str]) -> WordEncoder:
+def load_words(path: str | os.PathLike[str]) -> DalleEncoder:
     """The encoder of a file, in evaluation mode and without gradients, its sizes read from the tensors.
 
     Raises CheckpointError that names every tensor that is missing, unknown or of another shape.
@@ -28,7 +28,7 @@ def load_words(path: str | os.PathLike[str]) -> WordEncoder:
         raise CheckpointError(f"{file.name} is not DALL-E's encoder: it holds {listing(list(tensors.infos), 5)}")
     # Checked whole on the meta device, so that no memory is taken for a file that lies.
     with torch.device("meta"):
-        model = WordEncoder(hidden=first.shape[0], words=last.shape[0], channels=first.shape[1])
+        model = DalleEncoder(hidden=first.shape[0], vocabulary=last.shape[0], channels=first.shape[1])
     wanted = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     found = {name: info.shape for name, info in tensors.infos.items()}
     wrong = [name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)]
