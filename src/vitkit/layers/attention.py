@@ -9,8 +9,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitkit.kernels.attention import takes_packed
-from vitkit.kernels.packed_attention import better, packed_attention
+from vitkit.kernels.attention import supports_packed
+from vitkit.kernels.packed_attention import packed_attention, preferred
 from vitkit.layers.relative import relative_logits
 from vitkit.layers.rotary import rotate
 
@@ -125,7 +125,7 @@ class Attention(nn.Module):
     def _use_kernel(self, qkv: Float[Tensor, "b n three_d"]) -> bool:
         """Whether the C kernel supports this input and is faster: bfloat16 on a CPU without AMX."""
         plain = isinstance(self.q_norm, nn.Identity) and not (self.training and self.dropout)
-        return plain and takes_packed(qkv, self.num_heads) and better()
+        return plain and supports_packed(qkv, self.num_heads) and preferred()
 
     def _split(
         self, qkv: Float[Tensor, "b n three_d"], rotation: Float[Tensor, "2 p k"] | None
