@@ -1,6 +1,6 @@
-"""Hostile picture files: bombs, lies, broken structure and things that are no pictures, with the codes they must get.
+"""Hostile image files (bombs, false headers, corrupt structure, other file types) with their expected error codes.
 
-Every file is small; what it claims is not. `REGRESSIONS` holds what fuzzing found, in its smallest form.
+Every file is small, but can claim a large image. `REGRESSIONS` holds minimised files that fuzzing found.
 """
 
 import struct
@@ -33,7 +33,7 @@ BROKEN = ("corrupt", "truncated")
 NOTHING, FORMAT, LARGE = ("not_an_image",), ("unsupported_format",), ("too_large",)
 
 
-def _no_pictures() -> dict[str, Bad]:
+def _not_images() -> dict[str, Bad]:
     generator = np.random.default_rng(5)
     html = b"<!DOCTYPE html><html><body><img src=x onerror=alert(1)></body></html>"
     svg = b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/passwd"/></svg>'
@@ -110,8 +110,8 @@ def _pngs() -> dict[str, Bad]:
     plain, zeros = png(scene(), 8, 2), chunk(b"IDAT", zlib.compress(bytes(1 << 20)))
     at = plain.find(b"IDAT")
 
-    def broken(place: int) -> bytes:
-        return plain[:place] + bytes([plain[place] ^ 1]) + plain[place + 1 :]
+    def broken(position: int) -> bytes:
+        return plain[:position] + bytes([plain[position] ^ 1]) + plain[position + 1 :]
 
     return {
         "bomb of 169 MP": Bad(mark + _header(13_000, 13_000) + zeros + end, PIXELS),
@@ -156,7 +156,7 @@ def gif(
 
 def _gifs_and_bitmaps() -> dict[str, Bad]:
     rgb = scene()
-    whole = encode(Image.fromarray(rgb).quantize(16), "GIF")
+    complete = encode(Image.fromarray(rgb).quantize(16), "GIF")
     frames = gif(1, 1)[:-1] + (b"," + struct.pack("<HHHHB", 0, 0, 1, 1, 0) + b"\2\2\x4c\1\0") * 1200 + b";"
     return {
         "gif bomb": Bad(gif(65_535, 65_535), PIXELS),
@@ -164,11 +164,11 @@ def _gifs_and_bitmaps() -> dict[str, Bad]:
         "gif frame larger than its screen": Bad(gif(1, 1, (0, 0, 50_000, 50_000)), PIXELS),
         "gif lie of 49 MP": Bad(gif(7000, 7000), TRUNCATED),
         "gif lie of few rows": Bad(gif(9, 900), TRUNCATED),
-        "gif without a picture": Bad(b"GIF89a" + bytes(7) + b";", CORRUPT),
+        "gif without an image": Bad(b"GIF89a" + bytes(7) + b";", CORRUPT),
         "gif without width": Bad(gif(0, 7), CORRUPT),
         "gif of 1201 frames": Bad(frames, LARGE),
-        "gif half": Bad(whole[: len(whole) // 2], TRUNCATED),
-        "gif screen only": Bad(whole[:11], TRUNCATED),
+        "gif half": Bad(complete[: len(complete) // 2], TRUNCATED),
+        "gif screen only": Bad(complete[:11], TRUNCATED),
         "gif unknown block": Bad(b"GIF89a" + bytes(7) + b"\x55", CORRUPT),
         "gif code size 12": Bad(gif(5, 5, data=b"\x0c\2\x4c\1\0"), CORRUPT),
         "gif blocks without end": Bad(b"GIF89a" + bytes(7) + b"!\xfe" + b"\1a" * 600_000, CORRUPT),
@@ -188,7 +188,7 @@ def _gifs_and_bitmaps() -> dict[str, Bad]:
 def _tiffs() -> dict[str, Bad]:
     rgb, blob = scene(), zlib.compress(bytes(2_000_000))
     plain = tiff(rgb)
-    whole = b"".join([blob[:1000]])
+    rubbish = blob[:1000]
     return {
         "bomb": Bad(tiff(rgb, t256=60_000, t257=60_000), PIXELS),
         "lie of 49 MP": Bad(tiff(rgb, t256=7000, t257=7000), BROKEN),
@@ -212,9 +212,9 @@ def _tiffs() -> dict[str, Bad]:
         "65 bits": Bad(tiff(rgb, t258=[65, 65, 65]), BROKEN),
         "doubles": Bad(tiff(deep(8).astype(np.float64), t339=3), FORMAT),
         "deflate of rubbish": Bad(tiff(rgb, strips=[b"rubbish" * 9], t259=8), BROKEN),
-        "jpeg of rubbish": Bad(tiff(rgb, strips=[whole], t259=7, t262=6), BROKEN),
+        "jpeg of rubbish": Bad(tiff(rgb, strips=[rubbish], t259=7, t262=6), BROKEN),
         "fax of rubbish": Bad(tiff(deep(8)[:4], strips=[b""], t258=1, t259=4), BROKEN),
-        "pages that bite their tail": Bad(tiff(rgb, t257=0)[:-4] + b"\x08\0\0\0", BROKEN),
+        "directories in a cycle": Bad(tiff(rgb, t257=0)[:-4] + b"\x08\0\0\0", BROKEN),
     }
 
 
@@ -226,8 +226,8 @@ def _webps_and_avifs() -> dict[str, Bad]:
     vp8 = lossy[20:]
     huge = vp8[:6] + struct.pack("<HH", 16_383, 16_383) + vp8[10:]
     canvas = (10_000 - 1).to_bytes(3, "little") * 2
-    place = webp_part(image)
-    frame = place.find(b"ANMF")
+    animation = webp_part(image)
+    frame = animation.find(b"ANMF")
     sequence = avif.rfind(b"\x0a", 0, avif.find(b"mdat") + 20)
     return {
         "webp bomb": Bad(riff((b"VP8 ", huge)), PIXELS),
@@ -237,8 +237,8 @@ def _webps_and_avifs() -> dict[str, Bad]:
         "webp half": Bad(lossy[: len(lossy) // 2], TRUNCATED),
         "webp inner half": Bad(riff((b"VP8 ", vp8[: len(vp8) // 8])), BROKEN),
         "webp lossless inner half": Bad(riff((b"VP8L", lossless[20 : 20 + len(lossless) // 2])), BROKEN),
-        "webp without a picture": Bad(riff((b"EXIF", exif(6))), CORRUPT),
-        "webp frame outside": Bad(place[: frame + 8] + b"\xff\xff\0" + place[frame + 11 :], CORRUPT),
+        "webp without an image": Bad(riff((b"EXIF", exif(6))), CORRUPT),
+        "webp frame outside": Bad(animation[: frame + 8] + b"\xff\xff\0" + animation[frame + 11 :], CORRUPT),
         "webp no frame": Bad(riff((b"VP8X", b"\x02\0\0\0" + bytes(6)), (b"ANIM", bytes(6))), CORRUPT),
         "webp 1001 frames": Bad(riff((b"VP8X", b"\x02\0\0\0" + bytes(6)), *[(b"ANMF", b"")] * 1001), LARGE),
         "webp no first frame bits": Bad(riff((b"VP8 ", b"\x01" + vp8[1:])), CORRUPT),
@@ -254,7 +254,7 @@ def _webps_and_avifs() -> dict[str, Bad]:
 
 
 def _polyglots() -> dict[str, Bad]:
-    """Files that are two things: only the first bytes count, and what follows is never looked for."""
+    """Files that start as one type and contain another: only the first bytes determine the type."""
     return {
         "html with a jpeg behind": Bad(b"<html>" + jpeg(), NOTHING),
         "pdf with a png behind": Bad(b"%PDF-1.4\n" + png(scene(), 8, 2), NOTHING),
@@ -263,15 +263,15 @@ def _polyglots() -> dict[str, Bad]:
     }
 
 
-#: Found by fuzzing, made small.
+#: Minimised files that fuzzing found.
 REGRESSIONS: dict[str, Bad] = {}
 
 
 @cache
 def bad() -> dict[str, Bad]:
-    """Every hostile file by name."""
+    """Returns all hostile files by name."""
     groups = {
-        "nothing": _no_pictures(),
+        "nothing": _not_images(),
         "jpeg": _jpegs(),
         "png": _pngs(),
         "other": _gifs_and_bitmaps(),

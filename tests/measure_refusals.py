@@ -1,8 +1,8 @@
-"""A program: opens each file named on standard input in a process of its own, and tells what it cost.
+"""Program that opens each file named on standard input in its own process and measures the cost.
 
-One JSON object a line: name, code ("ok" for a picture), message, warnings, seconds of processor time, extra bytes of
-memory at the peak. The parent has imported everything and opened one picture of each format, so that what a child
-needs more is the file's doing.
+It prints one JSON object per line: name, code ("ok" for an image), message, warnings, seconds of processor time, and
+additional peak memory in bytes. The parent process has imported everything and opened one image of each format, so that
+a child process measures the cost of its file only.
 """
 
 import json
@@ -29,13 +29,13 @@ FILES = [good()[name].data for name in NAMES]
 
 
 def warm_up() -> None:
-    """Open a picture of each format, so that the code for it is in memory before anything is measured."""
+    """Opens an image of each format, so that all code is in memory before the measurement."""
     for data in FILES:
         open_image(data)
 
 
 def memory(name: str) -> int:
-    """VmRSS or VmHWM, resident memory now and at its peak, in bytes."""
+    """Returns VmRSS or VmHWM, the current or peak resident memory, in bytes."""
     with open("/proc/self/status") as file:
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith(name))
 
@@ -43,7 +43,7 @@ def memory(name: str) -> int:
 def measure(path: str) -> dict[str, object]:
     warm_up()
     with open("/proc/self/clear_refs", "w") as file:
-        file.write("5")  # forget the peak so far
+        file.write("5")  # reset the peak
     before, used = memory("VmRSS"), resource.getrusage(resource.RUSAGE_SELF)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -1,7 +1,7 @@
-"""Picture files of every kind, made on the spot: sound ones with the pixels they must give, and hostile ones.
+"""Generated image files of every format with their expected pixels, and helpers for hostile files.
 
-Nothing here is a real file of anybody's; everything is written from the formats' own rules, byte by byte where no
-library would write it, so that a lying length or a wrong depth is exactly where a test wants it.
+Files that no library would write are built byte by byte, so that tests can place false lengths and unusual bit depths
+exactly.
 """
 
 import io
@@ -20,7 +20,7 @@ Pixels = np.ndarray
 
 @dataclass(frozen=True)
 class Good:
-    """A file and the RGB picture it must give, within `within` levels."""
+    """A file and its expected RGB pixels; `within` is the tolerance in pixel values."""
 
     data: bytes
     pixels: Pixels
@@ -29,14 +29,14 @@ class Good:
 
 @dataclass(frozen=True)
 class Bad:
-    """A file and the codes it may be refused with."""
+    """A file and the error codes that are accepted for it."""
 
     data: bytes
     codes: tuple[str, ...]
 
 
 def scene(rows: int = ROWS, columns: int = COLUMNS) -> Pixels:
-    """An RGB picture in which no two corners, sides or channels are alike."""
+    """Returns an RGB image whose corners, sides and channels all differ."""
     y, x = np.mgrid[0:rows, 0:columns]
     red, green, blue = x * 255 // max(columns - 1, 1), y * 255 // max(rows - 1, 1), (x + 2 * y) * 3 % 256
     pixels = np.stack([red, green, blue], axis=-1).astype(np.uint8)
@@ -45,14 +45,14 @@ def scene(rows: int = ROWS, columns: int = COLUMNS) -> Pixels:
 
 
 def grey(values: Pixels) -> Pixels:
-    """One channel shown as RGB."""
+    """Converts one channel to RGB."""
     return np.repeat(values[..., None], 3, axis=-1).astype(np.uint8)
 
 
 def over(pixels: Pixels, alpha: Pixels, background: tuple[int, int, int] = (255, 255, 255)) -> Pixels:
-    """Pixels seen through alpha (0 to 255) before a background."""
-    share = alpha[..., None] / 255
-    return np.rint(pixels * share + np.array(background) * (1 - share)).astype(np.uint8)
+    """Composites pixels with alpha (0 to 255) over a background."""
+    opacity = alpha[..., None] / 255
+    return np.rint(pixels * opacity + np.array(background) * (1 - opacity)).astype(np.uint8)
 
 
 def encode(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -62,7 +62,7 @@ def encode(image: Image.Image, kind: str, **options: object) -> bytes:
 
 
 def decoded(data: bytes) -> Pixels:
-    """What Pillow itself makes of a file that it knows well."""
+    """Returns the pixels as Pillow decodes them."""
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
 
@@ -74,7 +74,10 @@ def chunk(name: bytes, payload: bytes) -> bytes:
 
 
 def png(samples: Pixels, bits: int, colour: int, *between: bytes, size: tuple[int, int] | None = None) -> bytes:
-    """A PNG file of samples (rows, columns, channels); `between` are chunks before the pixels, `size` a lie."""
+    """Builds a PNG file of samples (rows, columns, channels).
+
+    `between` are chunks before the pixels; `size` is a false size for the header.
+    """
     rows, columns, _ = samples.shape
     if bits == 16:
         lines = samples.astype(">u2").reshape(rows, -1).view(np.uint8)
@@ -91,7 +94,7 @@ def png(samples: Pixels, bits: int, colour: int, *between: bytes, size: tuple[in
 
 
 def deep(bits: int, channels: int = 1, seed: int = 0) -> Pixels:
-    """Samples that use all of their bits."""
+    """Returns random samples of that many bits."""
     return np.random.default_rng(seed).integers(0, 1 << bits, (ROWS, COLUMNS, channels))
 
 
@@ -161,7 +164,7 @@ _SRGB = np.array([[0.43607, 0.38515, 0.14307], [0.22249, 0.71687, 0.06061], [0.0
 
 
 def wide_profile(space: bytes = b"RGB ") -> bytes:
-    """An ICC profile (version 2) of three primaries and gamma 2.2, or, for GRAY, of gamma 1.2."""
+    """Builds an ICC profile (version 2) with three primaries and gamma 2.2, or for GRAY with gamma 1.2."""
 
     def fixed(values: object) -> bytes:
         return b"".join(struct.pack(">i", round(float(value) * 65536)) for value in values)  # type: ignore[attr-defined]
@@ -183,15 +186,15 @@ def wide_profile(space: bytes = b"RGB ") -> bytes:
     return head + struct.pack(">I", len(tags)) + table + body
 
 
-def _to_srgb_levels(linear: Pixels) -> Pixels:
+def _to_srgb_pixels(linear: Pixels) -> Pixels:
     linear = np.clip(linear, 0, 1)
     curve = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
     return np.rint(curve * 255).astype(np.uint8)
 
 
 def wide_to_srgb(pixels: Pixels) -> Pixels:
-    """What `wide_profile` says these numbers look like."""
-    return _to_srgb_levels((pixels / 255) ** 2.2 @ (np.linalg.inv(_SRGB) @ _WIDE).T)
+    """Converts pixels from `wide_profile` to sRGB."""
+    return _to_srgb_pixels((pixels / 255) ** 2.2 @ (np.linalg.inv(_SRGB) @ _WIDE).T)
 
 
 def exif(orientation: int, order: str = "<") -> bytes:
@@ -201,8 +204,8 @@ def exif(orientation: int, order: str = "<") -> bytes:
 
 
 def stored(pixels: Pixels, orientation: int) -> Pixels:
-    """How upright pixels lie in a file of this EXIF orientation."""
-    ways: dict[int, Callable[[Pixels], Pixels]] = {
+    """Returns upright pixels as stored in a file with this EXIF orientation."""
+    transforms: dict[int, Callable[[Pixels], Pixels]] = {
         1: lambda p: p,
         2: np.fliplr,
         3: lambda p: np.rot90(p, 2),
@@ -212,7 +215,7 @@ def stored(pixels: Pixels, orientation: int) -> Pixels:
         7: lambda p: np.rot90(p.transpose(1, 0, 2), 2),
         8: lambda p: np.rot90(p, -1),
     }
-    return np.ascontiguousarray(ways[orientation](pixels))
+    return np.ascontiguousarray(transforms[orientation](pixels))
 
 
 # JPEG ----------------------------------------------------------------------------------------------------------------
@@ -224,7 +227,7 @@ def jpeg(pixels: Pixels | None = None, mode: str = "RGB", **options: object) -> 
 
 
 def lying(data: bytes, height: int, width: int) -> bytes:
-    """A JPEG file whose frame header states another size."""
+    """Returns a JPEG file with another size in its frame header."""
     at = next(i for i in (data.find(m) for m in (b"\xff\xc0", b"\xff\xc2")) if i >= 0)
     return data[: at + 5] + struct.pack(">HH", height, width) + data[at + 9 :]
 
@@ -267,14 +270,14 @@ def good_jpeg() -> dict[str, Good]:
     files["profile_part_missing"] = Good(with_segments(plain, *parts[1:]), decoded(plain))
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     files["srgb_profile"] = Good(jpeg(icc_profile=srgb), decoded(plain))
-    linear = _to_srgb_levels((np.asarray(Image.open(io.BytesIO(jpeg(mode="L")))) / 255.0) ** 1.2)
+    linear = _to_srgb_pixels((np.asarray(Image.open(io.BytesIO(jpeg(mode="L")))) / 255.0) ** 1.2)
     files["grey_profile"] = Good(jpeg(mode="L", icc_profile=wide_profile(b"GRAY")), grey(linear), 3)
     files["profile_of_another_mode"] = Good(jpeg(mode="L", icc_profile=wide_profile()), files["grey"].pixels)
     for orientation in range(1, 9):
         data = jpeg(stored(rgb, orientation), subsampling=0, quality=98)
         for order in "<>":
-            turned = with_segments(data, segment(0xE1, b"Exif\0\0" + exif(orientation, order)))
-            files[f"orientation_{orientation}{order}"] = Good(turned, decoded(jpeg(subsampling=0, quality=98)), 4)
+            rotated = with_segments(data, segment(0xE1, b"Exif\0\0" + exif(orientation, order)))
+            files[f"orientation_{orientation}{order}"] = Good(rotated, decoded(jpeg(subsampling=0, quality=98)), 4)
     return {f"jpeg/{name}": file for name, file in files.items()}
 
 
@@ -282,7 +285,10 @@ def good_jpeg() -> dict[str, Good]:
 
 
 def tiff(samples: Pixels, order: str = "<", *, strips: list[bytes] | None = None, **tags: object) -> bytes:
-    """A TIFF file of samples (rows, columns, channels), uncompressed in one strip; tags are `t<number>=values`."""
+    """Builds a TIFF file of samples (rows, columns, channels), by default in one uncompressed strip.
+
+    Tags are `t<number>=values`.
+    """
     rows, columns, channels = samples.shape
     bits = samples.dtype.itemsize * 8
     body = [samples.astype(samples.dtype.newbyteorder(order)).tobytes()] if strips is None else strips
@@ -300,9 +306,9 @@ def tiff(samples: Pixels, order: str = "<", *, strips: list[bytes] | None = None
         kind, code = (3, "H") if max(values) < 65536 else (4, "I")
         packed = struct.pack(f"{order}{len(values)}{code}", *values)
         if len(packed) > 4:
-            place = struct.pack(order + "I", len(data))
+            offset = struct.pack(order + "I", len(data))
             data += packed + b"\0" * (len(packed) & 1)
-            packed = place
+            packed = offset
         directory += struct.pack(order + "HHI", tag, kind, len(values)) + packed.ljust(4, b"\0")
     struct.pack_into(order + "I", data, 4, len(data))
     return bytes(data) + struct.pack(order + "H", len(entries)) + directory + bytes(4)
@@ -356,8 +362,8 @@ def good_tiff() -> dict[str, Good]:
     compressed = encode(Image.fromarray(rgb), "TIFF", compression="jpeg", quality=95)
     files["jpeg_inside"] = Good(compressed, decoded(compressed))
     for orientation in range(1, 9):
-        turned = tiff(stored(rgb, orientation), t274=orientation)
-        files[f"orientation_{orientation}"] = Good(turned, rgb)
+        rotated = tiff(stored(rgb, orientation), t274=orientation)
+        files[f"orientation_{orientation}"] = Good(rotated, rgb)
     pages = [Image.fromarray(rgb), Image.fromarray(255 - rgb)]
     files["pages"] = Good(encode(pages[0], "TIFF", save_all=True, append_images=pages[1:]), rgb)
     files["wide_colour"] = Good(encode(pages[0], "TIFF", icc_profile=wide_profile()), wide_to_srgb(rgb), 3)
@@ -367,7 +373,7 @@ def good_tiff() -> dict[str, Good]:
 
 
 def _lab(pixels: Pixels) -> Image.Image:
-    """A muted picture in Lab, so that every colour has a place there."""
+    """Converts an image with muted colours to Lab; all its colours are inside the gamut."""
     rgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
     return ImageCms.applyTransform(Image.fromarray(pixels), ImageCms.buildTransform(rgb, lab, "RGB", "LAB"))
 
@@ -449,7 +455,7 @@ def bmp_16(pixels: Pixels) -> bytes:
 
 
 def bmp_run_length(rows: int = 8, columns: int = 20, runs: bytes | None = None) -> bytes:
-    """Row i has the grey level 30 * i, which runs say in four bytes a row."""
+    """Builds a run-length encoded BMP whose row i has the pixel value 30 * i, in four bytes per row."""
     if runs is None:
         runs = b"".join(bytes([columns, i, 0, 0]) for i in reversed(range(rows))) + b"\0\1"
     palette = b"".join(bytes([30 * i % 256] * 3 + [0]) for i in range(256))
@@ -467,13 +473,13 @@ def _three(*values: int) -> bytes:
 
 
 def webp_part(image: Image.Image, canvas: tuple[int, int] = (60, 80), at: tuple[int, int] = (4, 10)) -> bytes:
-    """An animation whose only frame lies at `at` (top, left) of a canvas (rows, columns)."""
+    """Builds an animation with one frame at `at` (top, left) of a canvas (rows, columns)."""
     still = encode(image, "WEBP", lossless=True, exact=True)[12:]
-    place = _three(at[1] // 2, at[0] // 2, image.width - 1, image.height - 1, 40) + b"\0"
+    frame = _three(at[1] // 2, at[0] // 2, image.width - 1, image.height - 1, 40) + b"\0"
     return riff(
         (b"VP8X", bytes([0x12, 0, 0, 0]) + _three(canvas[1] - 1, canvas[0] - 1)),
         (b"ANIM", bytes(6)),
-        (b"ANMF", place + still),
+        (b"ANMF", frame + still),
     )
 
 
@@ -485,5 +491,5 @@ def _part(pixels: Pixels) -> Pixels:
 
 @cache
 def good() -> dict[str, Good]:
-    """Every sound file by name."""
+    """Returns all valid files by name."""
     return good_png() | good_jpeg() | good_tiff() | good_others()

@@ -154,5 +154,5 @@ def test_unknown_names_list_similar_ones() -> None:
 
 def test_overrides_are_typed() -> None:
     assert configs.override(models.preset("vit-b/16"), {"width": "1536"}).width == 1536
-    with pytest.raises(ValueError, match=r"'width' is 'wide'; it takes a whole number"):
+    with pytest.raises(ValueError, match=r"'width' is 'wide'; expected an integer"):
         configs.override(models.preset("vit-b/16"), {"width": "wide"})

@@ -173,7 +173,7 @@ def test_a_broken_number_of_another_process_is_named_here_too(
     small_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     training = begin(run_of(small_run), STEPS, torch.device("cpu"))
-    monkeypatch.setattr(distributed, "totals", lambda *flags: [1, 0])  # the loss, in one process
+    monkeypatch.setattr(distributed, "all_reduce_sum", lambda *flags: [1, 0])  # the loss, in one process
     with pytest.raises(ValueError, match="the loss is not finite in step 0; nothing was updated"):
         fit(training, iter(batches(training.run)), lambda scalars, batch: False)
 

@@ -108,8 +108,8 @@ TARGET static void run_thread(void *argument)
     free(scratch);
 }
 
-/* Whether the CPU has every extension of TARGET. The compiler's runtime reads CPUID, and XCR0 for the registers that the
-   operating system saves. */
+/* Whether the CPU has every extension of TARGET. The compiler's runtime reads CPUID, and XCR0 for the registers that
+   the operating system saves. */
 int vitkit_attention_runs(void)
 {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bf16") &&

@@ -1,4 +1,4 @@
-"""Attention in bfloat16 by a C kernel: softmax(q k^T / sqrt(k) + bias) v, with float32 logits and sums."""
+"""Attention in bfloat16 by a C kernel, with logits and sums in float32."""
 
 import ctypes
 from functools import lru_cache
@@ -54,7 +54,7 @@ def tiles() -> bool:
 
 
 def takes(q: Tensor, k: Tensor, v: Tensor) -> bool:
-    """Whether `attention` supports these inputs: bfloat16 on a CPU, width a multiple of 16, last axis dense."""
+    """Whether `attention` supports the inputs: bfloat16 on a CPU, width divisible by 16, last axis dense."""
     return q.shape[-1] % VECTOR == 0 and all(
         each.dtype == torch.bfloat16 and each.stride(-1) == 1 and each.device.type == "cpu" for each in (q, k, v)
     )
@@ -66,10 +66,11 @@ def attention(
     v: BFloat16[Tensor, "b h n k"],
     bias: Float[Tensor, "..."] | None = None,
 ) -> BFloat16[Tensor, "b m d"]:
-    """Computes attention; the heads of the output are concatenated, and `bias` broadcasts to (b, h, m, n).
+    """Computes softmax(q k^T / sqrt(k) + bias) v with concatenated heads.
 
-    Tensors can be views. Raises RuntimeError if the kernel is not `available`, ValueError for unsupported inputs
-    (`takes`) and for shapes that do not match, and MemoryError if an allocation fails.
+    `bias` broadcasts to (b, h, m, n). Tensors can be views. Raises RuntimeError if the kernel is not `available`,
+    ValueError for unsupported inputs (`takes`) and for shapes that do not match, and MemoryError if an allocation
+    fails.
     """
     routine = library.required("attention", "attention")
     b, h, m, width = q.shape

@@ -124,7 +124,8 @@ TARGET static void accumulate(float *to, const uint32_t *transposed, const uint3
 }
 
 /* Processes up to 96 queries of one head. */
-TARGET static void block(const struct gradients *job, struct buffers *buffers, int64_t image, int64_t head, int64_t first)
+TARGET static void block(const struct gradients *job, struct buffers *buffers, int64_t image, int64_t head,
+                         int64_t first)
 {
     int64_t n = job->n, width = job->width, padded = up(n, VECTOR);
     int64_t count = n - first < BLOCK ? n - first : BLOCK, rounded_count = up(count, GROUP), all = job->h * width;

@@ -1,4 +1,4 @@
-"""Loading of the compiled libraries in this folder; they are missing if vitkit was installed without a C compiler."""
+"""Loading of the compiled libraries, which are missing without a C compiler."""
 
 import ctypes
 import os
@@ -36,7 +36,7 @@ def library(name: str = "native") -> ctypes.CDLL | None:
 
 @lru_cache(maxsize=8)
 def routine(name: str, runs: str, file: str = "native") -> Callable[..., int] | None:
-    """Returns the C function `vitkit_{name}` of a library; None if it is missing or the CPU cannot run it.
+    """Returns the C function `vitkit_{name}`; None if it is missing or the CPU cannot run it.
 
     The C function `vitkit_{runs}_runs` checks the CPU. VITKIT_KERNELS=avx2 disables the kernels that need AVX-512.
     """

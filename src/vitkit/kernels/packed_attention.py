@@ -54,7 +54,7 @@ _faster_here.__dict__["_dynamo_marked_constant"] = True
 
 
 def packed_attention(qkv: BFloat16[Tensor, "b n three_d"], num_heads: int) -> BFloat16[Tensor, "b n d"]:
-    """Computes softmax(q k^T / sqrt(k)) v with concatenated heads, from the fused projection of `layers.Attention`.
+    """Computes softmax(q k^T / sqrt(k)) v from a fused projection, with concatenated heads.
 
     Raises the exceptions of `attention.packed`.
     """

@@ -44,16 +44,16 @@ INLINE void transpose(__m512i r[16])
 TARGET static void pack_across(uint32_t *to, const uint16_t *x, int64_t token, int64_t n, int64_t padded, int64_t width)
 {
     for (int64_t first = 0; first < padded; first += VECTOR)
-        for (int64_t word = 0; word < width / 2; word += VECTOR) {
-            int64_t words = width / 2 - word < VECTOR ? width / 2 - word : VECTOR;
+        for (int64_t pair = 0; pair < width / 2; pair += VECTOR) {
+            int64_t pairs = width / 2 - pair < VECTOR ? width / 2 - pair : VECTOR;
             __m512i r[16];
             for (int i = 0; i < 16; i++)
-                r[i] = first + i < n ? _mm512_maskz_loadu_epi32((__mmask16)((1u << words) - 1),
-                                                               x + (first + i) * token + 2 * word)
+                r[i] = first + i < n ? _mm512_maskz_loadu_epi32((__mmask16)((1u << pairs) - 1),
+                                                               x + (first + i) * token + 2 * pair)
                                      : _mm512_setzero_si512();
             transpose(r);
-            for (int64_t i = 0; i < words; i++)
-                _mm512_storeu_si512(to + (word + i) * padded + first, r[i]);
+            for (int64_t i = 0; i < pairs; i++)
+                _mm512_storeu_si512(to + (pair + i) * padded + first, r[i]);
         }
 }
 
@@ -65,8 +65,8 @@ TARGET static void pack_down(uint32_t *to, const uint16_t *x, int64_t token, int
             __m256i zero = _mm256_setzero_si256();
             __m256i a = row < n ? _mm256_loadu_si256((const __m256i *)(x + row * token + channel)) : zero;
             __m256i b = row + 1 < n ? _mm256_loadu_si256((const __m256i *)(x + (row + 1) * token + channel)) : zero;
-            __m512i words = _mm512_or_si512(_mm512_cvtepu16_epi32(a), _mm512_slli_epi32(_mm512_cvtepu16_epi32(b), 16));
-            _mm512_storeu_si512(to + row / 2 * width + channel, words);
+            __m512i pairs = _mm512_or_si512(_mm512_cvtepu16_epi32(a), _mm512_slli_epi32(_mm512_cvtepu16_epi32(b), 16));
+            _mm512_storeu_si512(to + row / 2 * width + channel, pairs);
         }
 }
 
@@ -110,12 +110,12 @@ INLINE void products(float *out, int64_t out_row, const uint32_t *const rows[ROW
 INLINE __m512 exp2_below(__m512 x)
 {
     x = _mm512_max_ps(x, _mm512_set1_ps(-126.0f));
-    __m512 whole = _mm512_roundscale_ps(x, 8);
-    __m512 part = _mm512_sub_ps(x, whole);
+    __m512 integer = _mm512_roundscale_ps(x, 8);
+    __m512 fraction = _mm512_sub_ps(x, integer);
     __m512 y = _mm512_set1_ps(9.618129e-3f);
-    y = _mm512_fmadd_ps(y, part, _mm512_set1_ps(5.550411e-2f));
-    y = _mm512_fmadd_ps(y, part, _mm512_set1_ps(2.402265e-1f));
-    y = _mm512_fmadd_ps(y, part, _mm512_set1_ps(6.931472e-1f));
-    y = _mm512_fmadd_ps(y, part, _mm512_set1_ps(1.0f));
-    return _mm512_scalef_ps(y, whole);
+    y = _mm512_fmadd_ps(y, fraction, _mm512_set1_ps(5.550411e-2f));
+    y = _mm512_fmadd_ps(y, fraction, _mm512_set1_ps(2.402265e-1f));
+    y = _mm512_fmadd_ps(y, fraction, _mm512_set1_ps(6.931472e-1f));
+    y = _mm512_fmadd_ps(y, fraction, _mm512_set1_ps(1.0f));
+    return _mm512_scalef_ps(y, integer);
 }

@@ -1,4 +1,4 @@
-"""Resizing of RGB pixels by a C kernel with the fixed-point arithmetic of Pillow, inside a crop window."""
+"""Resizing and cropping of RGB pixels by a C kernel with Pillow's fixed-point arithmetic."""
 
 import ctypes
 

@@ -88,7 +88,7 @@ CORE = {name: each for name, each in ACTIVATIONS.items() if each.function is not
 
 
 def activation(name: str) -> nn.Module:
-    """Returns the module of an activation: `gelu` is exact (PyTorch weights), `gelu_tanh` approximate (JAX weights)."""
+    """Returns the module of an activation; `gelu` is exact, `gelu_tanh` approximate (JAX weights)."""
     if name not in CORE:
         raise ValueError(f"unknown activation '{name}'; choose one of {', '.join(CORE)}")
     return CORE[name].module()

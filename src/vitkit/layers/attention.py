@@ -1,4 +1,4 @@
-"""Multi-head self-attention with fused qkv projection (Vaswani et al. 2017; ViT paper, equations 5-8)."""
+"""Multi-head self-attention (Vaswani et al. 2017; ViT paper, equations 5-8)."""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal
@@ -138,7 +138,7 @@ class Attention(nn.Module):
 def with_relative(
     bias: Float[Tensor, "..."] | None, q: Float[Tensor, "b h n k"], relative: Float[Tensor, "offsets k"] | None
 ) -> Float[Tensor, "..."] | None:
-    """Adds the logits of relative position vectors to the bias; returns the bias itself without such vectors."""
+    """Adds the logits of relative position vectors, if there are any, to the bias."""
     if relative is None:
         return bias
     logits = relative_logits(q, relative)

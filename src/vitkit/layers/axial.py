@@ -1,4 +1,4 @@
-"""Axial attention along the rows or columns of a grid (Wang et al. 2020, "Axial-DeepLab"; ViT paper, D.6)."""
+"""Axial attention along the rows or columns of a grid (Wang et al. 2020; ViT paper, D.6)."""
 
 from typing import Literal
 
@@ -76,7 +76,7 @@ class RelativeLineAttention(nn.Module):
         return table[:, position[:, None] - position[None, :] + length - 1]
 
     def init_weights(self) -> None:
-        """Initialises projections and vectors from normal distributions of variance 1 / fan-in (the original code)."""
+        """Initialises projections and vectors as the original code: normal with variance 1 / fan-in."""
         nn.init.normal_(self.qkv.weight, std=self.qkv.in_channels**-0.5)
         nn.init.normal_(self.relative, std=self.parts[2] ** -0.5)
 
@@ -91,7 +91,7 @@ LINES = {
 
 
 class AxialBlock(nn.Module):
-    """Pre-norm encoder block with attention within each row or column of the grid (ViT paper, appendix D.6).
+    """Pre-norm encoder block with attention along rows or columns (ViT paper, appendix D.6).
 
     It equals a `Block` whose attention is masked to the rows (or columns). Its cost per token grows with the length of
     a line, not with the number of tokens. Stochastic depth drops the branch for complete images, not for lines.

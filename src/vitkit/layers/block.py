@@ -14,7 +14,7 @@ from vitkit.layers.position import PositionInput
 
 
 def layer_norm(width: int, eps: float) -> nn.LayerNorm:
-    """Returns a LayerNorm over the width; eps is 1e-6 for JAX and timm weights, 1e-12 for Hugging Face ViT."""
+    """Returns a LayerNorm; eps is 1e-6 for JAX and timm weights, 1e-12 for Hugging Face ViT."""
     return nn.LayerNorm(width, eps=eps)
 
 
@@ -55,7 +55,7 @@ class LayerScale(nn.Module):
 
 
 class MLP(nn.Module):
-    """MLP of two linear layers with an activation between, dropout after each (ViT paper, section 3.1, Table 3)."""
+    """MLP of two linear layers with activation and dropout (ViT paper, section 3.1, Table 3)."""
 
     def __init__(self, width: int, hidden: int, *, act: str = "gelu", dropout: float = 0.0):
         super().__init__()
@@ -140,10 +140,10 @@ def run_blocks(
     positions: Iterable[PositionInput],
     class_tokens: list[Tensor] | None = None,
 ) -> Float[Tensor, "b m d"]:
-    """Runs tokens through all blocks, each with its positional input; `positions` has one entry per block.
+    """Runs tokens through all blocks, each with its own positional input.
 
-    The blocks of this package return as many tokens as they get; blocks made for inference may return fewer. If
-    `class_tokens` is a list, the first token (b, d) after each block is appended to it.
+    `positions` has one entry per block. The blocks of this package return as many tokens as they get; blocks made for
+    inference may return fewer. If `class_tokens` is a list, the first token (b, d) after each block is appended to it.
     """
     for block, position in zip(blocks, positions, strict=True):
         tokens = block(tokens if position.added is None else tokens + position.added, **position.kwargs)

@@ -16,7 +16,7 @@ STRIDE = 8
 
 
 class DalleConv(nn.Module):
-    """Convolution with an output of the same size; parameters are called `w` and `b` as in the published file."""
+    """Convolution with an output of the same size; parameters are `w` and `b` as in the file."""
 
     def __init__(self, inner: int, outer: int, kernel: int):
         super().__init__()
@@ -29,7 +29,10 @@ class DalleConv(nn.Module):
 
 
 class DalleBlock(nn.Module):
-    """Residual block of four ReLU-convolution layers, scaled by `gain`; the shortcut is 1x1 if widths differ."""
+    """Residual block of four ReLU-convolution layers, scaled by `gain`.
+
+    The shortcut is a 1x1 convolution if the numbers of channels differ.
+    """
 
     def __init__(self, inner: int, outer: int, gain: float):
         super().__init__()
@@ -76,7 +79,7 @@ class DalleEncoder(nn.Module):
         self.blocks = nn.Sequential(parts)
 
     def forward(self, pixels: Float[Tensor, "b c height width"]) -> Float[Tensor, "b vocabulary r s"]:
-        """Returns the logits of the visual tokens; pixel values are in [0, 1], height and width multiples of 8."""
+        """Returns the logits of the visual tokens for pixel values in [0, 1] and sides divisible by 8."""
         return self.blocks((1 - 2 * LOGIT_LAPLACE_EPS) * pixels + LOGIT_LAPLACE_EPS)
 
     def tokenize(self, pixels: Float[Tensor, "b c height width"]) -> Int[Tensor, "b r s"]:

@@ -69,7 +69,7 @@ def join_tokens(
     patches: Float[Tensor, "b d r c"],
     positions: Float[Tensor, "1 rows d"] | None,
 ) -> Float[Tensor, "b n d"]:
-    """Concatenates special tokens (None is skipped) and patches in row-major order, and adds the positions.
+    """Concatenates special tokens (None is skipped) and row-major patches, and adds positions.
 
     If the table has rows for some of the special tokens, they come first; the other special tokens (registers) get no
     position.

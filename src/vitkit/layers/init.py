@@ -94,7 +94,7 @@ def init_mae(model: nn.Module, *, std: float = 0.02) -> None:
 
 
 def init_lecun(layer: nn.Linear | nn.Conv2d) -> None:
-    """Initialises with truncated LeCun normal weights and zero bias: flax's default for dense and convolution."""
+    """Initialises as flax by default: truncated LeCun normal weights and zero bias."""
     fan_in = layer.weight[0].numel()
     std = math.sqrt(1.0 / fan_in) / TRUNCATED_STD
     nn.init.trunc_normal_(layer.weight, std=std, a=-2 * std, b=2 * std)

@@ -1,4 +1,4 @@
-"""Patch embedding: images to a grid of tokens (ViT paper, equation 1), and resizing it to other patch sizes."""
+"""Patch embedding (ViT paper, equation 1), and resizing it to other patch sizes."""
 
 from functools import lru_cache
 
@@ -20,12 +20,13 @@ def patch_resize_matrix(old: int, new: int) -> Float[Tensor, "new old"]:
 
 
 def resize_patches(weight: Float[Tensor, "d c h w"], size: tuple[int, int]) -> Float[Tensor, "d c h2 w2"]:
-    """Resizes a patch projection to another patch size (FlexiViT, Beyer et al. 2023, section 3.4: PI-resize).
+    """Resizes a patch projection to another patch size (FlexiViT, section 3.4: PI-resize).
 
-    For larger patches the tokens of enlarged images do not change: <B x, resized w> = <x, w>; for smaller patches the
-    squared difference is minimal. On flattened kernels the formula is `pinv(kron(B_rows, B_columns).T) @ w`, which is
-    the pseudo-inverse of each axis in turn. The arithmetic is float64; the same size returns the weights themselves.
-    Always start from the trained weights: resizing down loses information that resizing up does not restore.
+    Beyer et al. 2023. For larger patches the tokens of enlarged images do not change: <B x, resized w> = <x, w>; for
+    smaller patches the squared difference is minimal. On flattened kernels the formula is `pinv(kron(B_rows,
+    B_columns).T) @ w`, which is the pseudo-inverse of each axis in turn. The arithmetic is float64; the same size
+    returns the weights themselves. Always start from the trained weights: resizing down loses information that resizing
+    up does not restore.
     """
     if size == tuple(weight.shape[2:]):
         return weight

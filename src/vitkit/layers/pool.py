@@ -27,7 +27,7 @@ class Prototypes(nn.Module):
 
 
 def pool_tokens(features: Features, pool: str) -> Float[Tensor, "b *n d"]:
-    """Pools tokens: class token (`token`), mean of patches (`gap`), both (`token+gap`) or no pooling (`none`).
+    """Pools tokens: class token (`token`), mean (`gap`), both (`token+gap`) or no pooling (`none`).
 
     Class tokens of earlier blocks, if the features have any, are concatenated before that of the last block. Raises
     ValueError for an unknown `pool`.

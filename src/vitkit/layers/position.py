@@ -34,11 +34,12 @@ Grid = tuple[int, int]
 
 
 def sincos2d(grid: Grid, width: int, *, temperature: float = 10_000.0, endpoint: bool = True) -> Float[Tensor, "n d"]:
-    """Returns the fixed 2-D sine-cosine position table of big_vision ("Better plain ViT baselines") or MAE.
+    """Returns the fixed 2-D sine-cosine position table of big_vision or MAE.
 
-    A quarter of the width each is sin x, cos x, sin y, cos y at the frequencies temperature^(-k / (d/4 - 1)); x is the
-    column. With `endpoint=False` the frequencies are temperature^(-k / (d/4)): MAE's table, and MoCo v3's with its
-    halves swapped. Raises ValueError if the width is not a multiple of 4 or is below 8.
+    The default is that of big_vision ("Better plain ViT baselines"). A quarter of the width each is sin x, cos x, sin
+    y, cos y at the frequencies temperature^(-k / (d/4 - 1)); x is the column. With `endpoint=False` the frequencies are
+    temperature^(-k / (d/4)): MAE's table, and MoCo v3's with its halves swapped. Raises ValueError if the width is not
+    a multiple of 4 or is below 8.
     """
     if width % 4 or width < 8:
         raise ValueError(f"width {width} does not fit a sine-cosine table: it must be a multiple of 4 and at least 8")

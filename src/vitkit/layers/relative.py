@@ -1,4 +1,4 @@
-"""Relative position biases and vectors, and resizing of their tables (BEiT, section 2.2; Shaw et al. 2018)."""
+"""Relative position biases (BEiT, section 2.2) and vectors (Shaw et al. 2018), and resizing them."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ SPECIAL_ROWS = 3
 
 
 def relative_rows(grid: Grid) -> int:
-    """Returns the number of rows of a grid's bias table: one per distance in rows and columns, and three more."""
+    """Returns the number of rows of a bias table: one per distance, and three for the class token."""
     return (2 * grid[0] - 1) * (2 * grid[1] - 1) + SPECIAL_ROWS
 
 
@@ -40,7 +40,7 @@ def relative_bias(table: Float[Tensor, "rows h"], index: Int[Tensor, "n n"]) -> 
 
 
 def geometric_positions(old: int, new: int) -> Float[Tensor, " old"]:
-    """Returns the positions of the `old` distances of one axis on the `new` axis, in geometric steps, 0 in the middle.
+    """Returns the positions of the `old` distances of an axis on the `new` axis, in geometric steps.
 
     Small distances need more resolution than large ones. The steps away from the middle are therefore 1, q, q^2 ...,
     where q between 1.01 and 1.5 is found by bisection such that the last step reaches the new end.
@@ -55,7 +55,7 @@ def geometric_positions(old: int, new: int) -> Float[Tensor, " old"]:
 
 
 def linear_matrix(positions: Float[Tensor, " m"], targets: Float[Tensor, " n"]) -> Float[Tensor, "n m"]:
-    """Returns the matrix of linear interpolation from `positions` to `targets`; the nearest value beyond the ends."""
+    """Returns the matrix of linear interpolation from `positions` to `targets`, clamped at the ends."""
     targets = targets.clamp(positions[0], positions[-1])
     left = (torch.searchsorted(positions, targets, right=True) - 1).clamp(0, positions.shape[0] - 2)
     fraction = (targets - positions[left]) / (positions[left + 1] - positions[left])
@@ -135,7 +135,7 @@ def resize_relative(table: Float[Tensor, "rows h"], old: Grid, new: Grid, method
 
 
 def num_offsets(grid: Grid) -> int:
-    """Returns the number of offsets between two patches of a grid, -(n - 1) to n - 1: the rows of a vector table."""
+    """Returns the number of offsets between two of the n patches of a grid, -(n - 1) to n - 1."""
     return 2 * grid[0] * grid[1] - 1
 
 
@@ -182,7 +182,7 @@ def resize_offsets(table: Float[Tensor, "offsets k"], old: Grid, new: Grid) -> F
 
 
 class _Displacements:
-    """All displacements along one axis of the new grid, their numbers of pairs, and their positions on the old grid."""
+    """Displacements along one axis of the new grid, with their pair counts and old positions."""
 
     def __init__(self, old: int, new: int, device: torch.device):
         self.new = torch.arange(1 - new, new, device=device)

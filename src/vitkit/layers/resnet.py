@@ -15,7 +15,7 @@ EpsilonOn = Literal["std", "variance"]
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Returns TensorFlow's SAME padding before and after an axis of `size`; the output size is ceil(size / stride).
+    """Returns TensorFlow's SAME padding before and after an axis: outputs have ceil(size / stride).
 
     An odd total has one more after the axis; PyTorch's symmetric padding would shift every feature.
     """
@@ -124,10 +124,11 @@ EXPANSION = 4
 
 
 class ResNetStem(nn.Module):
-    """Stem of a ResNet: 7x7 convolution with stride 2, norm and ReLU (if `norm` is given), max-pooling with stride 2.
+    """Stem of a ResNet: 7x7 convolution, norm and ReLU (if `norm` is given), max-pooling.
 
-    Without SAME padding the map is padded with zeros before the pooling. BiT has no norm and no ReLU here, so that
-    values can be negative and such a zero can be the maximum. Raises ValueError for a wrong number of channels.
+    Convolution and pooling have stride 2. Without SAME padding the map is padded with zeros before the pooling. BiT has
+    no norm and no ReLU here, so that values can be negative and such a zero can be the maximum. Raises ValueError for a
+    wrong number of channels.
     """
 
     def __init__(self, channels: int, width: int, *, conv: Conv, norm: Norm | None, same: bool = True):
@@ -203,9 +204,10 @@ class PreBottleneck(nn.Module):
 def resnet_stages(
     stem_width: int, depths: tuple[int, ...], *, bottleneck: type[nn.Module], conv: Conv, norm: Norm
 ) -> nn.Sequential:
-    """Builds stages of bottlenecks, `stages.N.blocks.M`; each but the first halves the map and doubles the width.
+    """Builds the stages of a ResNet; each but the first halves the map and doubles the width.
 
-    The input has `stem_width` channels, the output `resnet_width(stem_width, depths)`.
+    Blocks are named `stages.N.blocks.M`. The input has `stem_width` channels, the output `resnet_width(stem_width,
+    depths)`.
     """
     stages = []
     in_width = stem_width

@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def rotary_periods(head_width: int, base: float = 100.0) -> Float[Tensor, " q"]:
-    """Returns the periods of a head's angles, base^(k / q) for k = 0 .. q - 1, q a quarter of the head's width.
+    """Returns the periods base^(k / q), k = 0 .. q - 1, where q is a quarter of the head's width.
 
     Their unit is half the side of the image, so that they do not depend on the resolution. Raises ValueError if the
     head's width is not a multiple of 4.
@@ -46,7 +46,7 @@ def axial_rotation(
 
 
 def rotate(x: Float[Tensor, "b h n k"], rotation: Float[Tensor, "2 p k"]) -> Float[Tensor, "b h n k"]:
-    """Rotates the last p tokens of `x`, which are the patches; the special tokens before them do not change.
+    """Rotates the last p tokens of `x`, the patches; special tokens do not change.
 
     Channels c and c + k / 2 are a plane (a, b) that is rotated to (a cos - b sin, b cos + a sin).
     """

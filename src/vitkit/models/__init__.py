@@ -80,14 +80,14 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def represent(self, features: Features) -> Float[Tensor, "b *n d"]:
-        """Returns the input of the head, (b, d): pooled features, after the pre-logits layer if the config has one."""
+        """Returns the input of the head, (b, d): pooled features, after pre-logits if there are any."""
 
     @abstractmethod
     def init_weights(self) -> None:
         """Initialises every parameter and buffer from torch's global generator, also after `to_empty`."""
 
     def init_buffers(self) -> None:
-        """Fills the buffers that are not in the state dict (fixed position tables); `init_weights` calls it, too."""
+        """Fills the buffers that are not in the state dict; `init_weights` calls it, too."""
 
     def forward(self, images: Float[Tensor, "b c height width"]) -> Float[Tensor, "b *n classes"]:
         """Returns `logits(features(images))`."""
@@ -136,7 +136,7 @@ class Backbone(nn.Module, ABC):
 
 
 class TokenBackbone(Backbone):
-    """A backbone of encoder blocks over tokens, split into `embed` and `encode` so that tokens can be masked."""
+    """A backbone of encoder blocks over tokens, split into `embed` and `encode` for masking."""
 
     patch_embed: PatchEmbed
     norm: nn.Module
@@ -210,7 +210,7 @@ def preset(name: str, **changes: Any) -> Any:
 
 
 def build(config: Any, *, device: str | torch.device = "cpu", initialise: bool = True) -> Backbone:
-    """Builds the model of a config and initialises it, except on the meta device or with `initialise=False`."""
+    """Builds the model of a config; on the meta device or with `initialise=False` uninitialised."""
     module = family(family_of(config))
     with torch.device("meta"):
         model = module.Model(config)

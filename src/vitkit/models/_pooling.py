@@ -1,4 +1,4 @@
-"""Pooling options of a ViT's config: their checks, the pooled width, and class tokens of several blocks."""
+"""Pooling options of a ViT's config: checks, pooled width, class tokens of several blocks."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -28,12 +28,12 @@ def width(config: Any) -> int:
 
 
 def blocks(config: Any) -> int:
-    """Returns the number of last blocks whose class tokens the head reads; 1 for families without the option."""
+    """Returns the number of last blocks whose class tokens the head reads (1 by default)."""
     return getattr(config, "pool_blocks", 1)
 
 
 def class_token_list(config: Any) -> list[Tensor] | None:
-    """Returns an empty list to collect the class tokens of blocks; None if the head reads only the last one."""
+    """Returns an empty list for class tokens of blocks; None if the head reads only the last one."""
     return [] if blocks(config) > 1 else None
 
 

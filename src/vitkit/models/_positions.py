@@ -36,7 +36,7 @@ AT: dict[str, tuple[str, ...]] = {
 
 
 def check(config: Any) -> None:
-    """Raises ValueError for an unsupported combination of `position`, `position_at` and `width` in a config."""
+    """Raises ValueError for unsupported combinations of `position`, `position_at` and `width`."""
     if config.position == "factorised" and config.width % 2:
         raise ValueError(f"position='factorised' needs an even width, not {config.width}")
     at = getattr(config, "position_at", "stem")
@@ -46,7 +46,7 @@ def check(config: Any) -> None:
 
 
 def add_tables(model: nn.Module, config: Any) -> None:
-    """Registers the tables of the config, filled with zeros (parameters) or computed (the buffer `sincos`).
+    """Registers the tables of the config: zero parameters, or the buffer `sincos`.
 
     Parameters for tables that the model does not have are None.
     """
@@ -78,7 +78,7 @@ def learned_tables(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def tables(model: nn.Module, grid: tuple[int, int]) -> Float[Tensor, "t rows d"] | None:
-    """Returns all tables for a grid of (rows, columns) of patches, special rows first; None without tables."""
+    """Returns all tables for a grid of (rows, columns), special rows first; None without tables."""
     config = config_of(model)
     learned, method = learned_tables(model), getattr(config, "position_resize", "")
     if "pos_embed" in learned:
@@ -94,7 +94,7 @@ def tables(model: nn.Module, grid: tuple[int, int]) -> Float[Tensor, "t rows d"]
 
 
 def position_inputs(model: nn.Module, blocks: nn.ModuleList, grid: tuple[int, int]) -> Iterator[PositionInput]:
-    """Yields the positional input of each block: its table if positions are not added at the stem, and its vectors."""
+    """Yields the positional input of each block: its position table and its relative vectors."""
     config = config_of(model)
     added = tables(model, grid) if getattr(config, "position_at", "stem") != "stem" else None
     if added is not None:

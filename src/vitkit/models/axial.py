@@ -1,4 +1,4 @@
-"""Axial-ViT: a Vision Transformer with attention along rows, then along columns (ViT paper, appendix D.6).
+"""Axial-ViT: attention along rows, then along columns (ViT paper, appendix D.6).
 
 "Instead of a self-attention followed by an MLP" each layer is a row attention and an MLP, followed by a column
 attention and an MLP. There is no class token: the tokens form a grid, and the head reads their mean.

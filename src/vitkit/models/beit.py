@@ -1,4 +1,4 @@
-"""BEiT and BEiT v2: ViTs with a relative position bias in attention (Bao et al. 2021; Peng et al. 2022).
+"""BEiT and BEiT v2: ViTs with relative position biases (Bao et al. 2021; Peng et al. 2022).
 
 Pre-training has one bias table for all blocks; fine-tuning has one per block, initialised as a copy of it.
 """
@@ -170,7 +170,7 @@ class BEiT(TokenBackbone):
         return self.fc_norm(pool_tokens(features, self.config.pool))
 
     def init_weights(self) -> None:
-        """Initialises as BEiT's code: truncated normal, output layers of block i divided by sqrt(2 i) (section 2.5).
+        """Initialises as BEiT: truncated normal, output layers of block i divided by sqrt(2 i).
 
         Pre-training truncates at one standard deviation; fine-tuning does not, and scales the head down.
         """
@@ -188,7 +188,7 @@ class BEiT(TokenBackbone):
 
 
 def for_fine_tuning(pretrained: BEiT, num_classes: int) -> BEiT:
-    """Builds a model for fine-tuning from a pre-trained one: every block gets a copy of the shared bias table.
+    """Builds a model for fine-tuning; every block gets a copy of the shared bias table.
 
     It pools the mean of the patches; the norm after it and the head are randomly initialised, as in BEiT's own
     fine-tuning. Raises ValueError for a model whose blocks do not share a table.

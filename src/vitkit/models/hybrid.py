@@ -1,4 +1,4 @@
-"""Hybrids: Vision Transformers whose patches are cut from the feature map of a ResNet (ViT paper, section 3.1).
+"""Hybrids: ViTs over the feature map of a ResNet (ViT paper, section 3.1).
 
 The ResNet is that of the original code (google-research/vision_transformer); R26 and the models with the stem only come
 from "How to train your ViT?" (Steiner et al. 2021).
@@ -69,7 +69,7 @@ class Config(vit.Config):
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns of patches at the native image size: the ResNet rounds up, the patch embedding down."""
+        """Rows and columns of patches; the ResNet rounds its map up, the patch embedding down."""
         rows, columns = (-(-size // self.stride) for size in self.image_size)
         return rows // self.map_patch[0], columns // self.map_patch[1]
 

@@ -1,4 +1,4 @@
-"""Masked autoencoders: configs of plain ViTs as encoders, and the decoder that reconstructs masked patches.
+"""Masked autoencoders: configs of plain ViTs as encoders, and the decoder.
 
 He et al. 2021, "Masked Autoencoders Are Scalable Vision Learners", section 3. Masking and loss belong to the objective.
 The encoder's fixed sine-cosine positions are stored as a trainable table, which fine-tuning trains.
@@ -20,7 +20,7 @@ Model = vit.ViT
 
 
 class MAEDecoder(nn.Module):
-    """Decoder of MAE: tokens of the visible patches to the pixels of every patch (section 3, "MAE decoder").
+    """Decoder of MAE: tokens of visible patches to the pixels of every patch (section 3).
 
     The fixed sine-cosine positions are a parameter without gradient. `grid` is the grid at the native image size.
     """

@@ -130,7 +130,7 @@ class Config:
 
 
 class ViT(TokenBackbone):
-    """Vision Transformer: patches and positions (equation 1), encoder blocks (2-3), final norm and head (4).
+    """Vision Transformer: embedding (equation 1), encoder blocks (2-3), final norm and head (4).
 
     `patch_embed` replaces the default patch embedding, for other families; its output is a map of `config.grid`.
     """

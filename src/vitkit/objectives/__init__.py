@@ -1,8 +1,9 @@
-"""Objectives: one file per training method, each with a frozen `Config` and `build(config, backbone) -> Objective`.
+"""Objectives: one file per training method, each with `Config` and `build(config, backbone)`.
 
-A new objective is one new file here: it is sha256 by its file name and works with every model and the training loop.
-Whatever a method needs besides the backbone (a teacher, a centre, a mask token) is a submodule, parameter or buffer of
-the objective, so that it is moved, sharded, saved and restored with it.
+`Config` is a frozen dataclass, and `build` returns an `Objective`. A new objective is one new file here: it is sha256
+by its file name and works with every model and the training loop. Whatever a method needs besides the backbone (a
+teacher, a centre, a mask token) is a submodule, parameter or buffer of the objective, so that it is moved, sharded,
+saved and restored with it.
 """
 
 import hashlib
@@ -27,7 +28,7 @@ _OBJECTIVES = Registry(__name__, "objective", ("Config", "build"))
 
 
 class Objective(nn.Module, ABC):
-    """Base class of training methods: a backbone, further modules, and the loss; `backbone` is evaluated and saved."""
+    """Base class of training methods; `backbone` is the module that is evaluated and saved."""
 
     backbone: Backbone
     done: float
@@ -42,7 +43,7 @@ class Objective(nn.Module, ABC):
         return 0
 
     def blocks(self) -> list[nn.Module]:
-        """Returns the blocks to shard, checkpoint and compile one at a time: the encoder blocks of all backbones."""
+        """Returns the blocks to shard, checkpoint and compile: the encoder blocks of all backbones."""
         return [block for part in self.modules() if isinstance(part, Backbone) for block in part.blocks]
 
     def input_parameters(self) -> tuple[nn.Parameter, ...]:
@@ -50,7 +51,7 @@ class Objective(nn.Module, ABC):
         return ()
 
     def after_step(self, progress: float) -> None:
-        """Called after every optimizer step; `progress` is the completed fraction of the run, above 0 and up to 1."""
+        """Called after every optimizer step; `progress` is the completed fraction of the run."""
 
 
 def add_progress(objective: Objective) -> None:
@@ -81,7 +82,7 @@ def save_digest_only(objective: Objective, name: str) -> None:
 
 
 def load_into(objective: Objective, source: str, parts: Iterable[str], layouts: Sequence[Layout], *, what: str) -> None:
-    """Loads the tensors named `parts` from a published checkpoint into an objective; errors as in `load_parts`."""
+    """Loads named tensors of a published checkpoint into an objective; errors as in `load_parts`."""
     state = objective.state_dict()
     wanted = {name: tuple(state[name].shape) for name in parts}
     objective.load_state_dict(state | load_parts(source, wanted, layouts, what=what))

@@ -124,7 +124,7 @@ class Tokenizer(nn.Module):
 
     @torch.no_grad()
     def update_codebook(self, seed: int) -> None:
-        """Moves each used code towards the mean of its vectors, and each unused code towards the most used one.
+        """Moves used codes towards the mean of their vectors, unused codes towards the most used one.
 
         `seed` is for the noise on unused codes; it must be the same in all processes of the run.
         """
@@ -231,7 +231,7 @@ class BEiT(Objective):
         return self.published.tokenize(small.clamp(0, 1))
 
     def perplexity(self, tokens: Int[Tensor, "*b"]) -> Float[Tensor, ""]:
-        """Returns the exponential of the entropy of the token frequencies: the effective number of used tokens."""
+        """Returns the perplexity of the token frequencies: the effective number of used tokens."""
         frequencies = tokens.flatten().bincount(minlength=self.config.codes) / tokens.numel()
         return (-torch.xlogy(frequencies, frequencies).sum()).exp()
 

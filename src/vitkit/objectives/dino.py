@@ -82,7 +82,7 @@ class Config:
 
 
 class Head(nn.Module):
-    """Projection head: an MLP of three layers, L2 normalisation, and a weight-normalised layer of K prototypes."""
+    """Projection head: three-layer MLP, L2 normalisation, weight-normalised prototypes."""
 
     def __init__(self, width: int, config: Config):
         super().__init__()
@@ -205,10 +205,11 @@ class DINO(Objective):
 
 
 def dino_loss(teacher: Float[Tensor, "t b k"], student: Float[Tensor, "v b k"]) -> Float[Tensor, ""]:
-    """Cross-entropy between the teacher's probabilities and the student's log-probabilities of different views.
+    """Cross-entropy of the student's log-probabilities with the teacher's on different views.
 
-    As a loop: for t in teacher, for v in student, if t is not v: -(teacher[t] * student[v]).sum(k); then the mean over
-    b and pairs. The teacher's views are the first ones of the student.
+    All pairs of a teacher's and another student's view count. As a loop: for t in teacher, for v in student, if t is
+    not v: -(teacher[t] * student[v]).sum(k); then the mean over b and pairs. The teacher's views are the first ones of
+    the student.
     """
     pairs = -torch.einsum("t b k, v b k -> t v", teacher, student) / teacher.shape[1]
     return (pairs.sum() - pairs.diagonal().sum()) / (pairs.numel() - teacher.shape[0])
@@ -228,7 +229,7 @@ def teacher_momentum(config: Config, progress: float) -> float:
 
 
 def effective_rank(vectors: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
-    """Returns (trace C)^2 / trace(C^2) of the covariance C of vectors: 1 on a line, at most min(n - 1, d)."""
+    """Returns (trace C)^2 / trace(C^2) of the covariance C: 1 on a line, at most min(n - 1, d)."""
     centred = (vectors - vectors.mean(dim=0)).float()
     gram = centred @ centred.T if vectors.shape[0] < vectors.shape[1] else centred.T @ centred
     return gram.trace().square() / gram.square().sum().clamp_min(torch.finfo(gram.dtype).tiny)

@@ -99,7 +99,7 @@ class Distillation(Objective):
         return self
 
     def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """Returns `loss`, its terms `labels` and `teacher`, `accuracy`, and `agree`, the ratio of equal predictions."""
+        """Returns `loss`, its terms `labels` and `teacher`, `accuracy`, and the ratio `agree`."""
         first, second = self.student_logits(batch.images)
         teacher_logits = self.teacher_logits(batch.images)
         smoothing = self.config.label_smoothing
@@ -118,7 +118,7 @@ class Distillation(Objective):
     def student_logits(
         self, images: Float[Tensor, "b c height width"]
     ) -> tuple[Float[Tensor, "b classes"], Float[Tensor, "b teacher_classes"]]:
-        """Returns the student's logits for the labels and those for the teacher; they are equal with a single head.
+        """Returns the student's logits for the labels and for the teacher; equal with a single head.
 
         The separate head for a teacher with other classes reads the representation of the student.
         """

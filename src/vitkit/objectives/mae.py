@@ -1,4 +1,4 @@
-"""Masked autoencoding: encode a quarter of the patches, reconstruct the others by a decoder (He et al. 2021)."""
+"""Masked autoencoding: reconstructing masked patches from a quarter of them (He et al. 2021)."""
 
 from dataclasses import dataclass
 from typing import cast

@@ -79,7 +79,7 @@ class Masked(Objective):
         return cast(TokenBackbone, self.backbone)
 
     def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """Returns `loss` over the corrupted patches and `accuracy`, the fraction of correctly predicted colours."""
+        """Returns `loss` and `accuracy` of the predicted colours of the corrupted patches."""
         embedded = self.encoder.embed(batch.images)
         chosen = random_mask(batch.images.shape[0], embedded.patches.shape[1], self.config.corrupted)
         encoded = self.encoder.encode(self.corrupt(embedded, chosen))
@@ -93,7 +93,7 @@ class Masked(Objective):
         return {"loss": F.cross_entropy(logits, target), "accuracy": (logits.argmax(dim=1) == target).float().mean()}
 
     def corrupt(self, embedded: Features, chosen: Bool[Tensor, "b p"]) -> Features:
-        """Replaces chosen patches by the mask token or by another patch of the same image, or leaves them unchanged.
+        """Replaces chosen patches by the mask token or another patch, or leaves them unchanged.
 
         Position embeddings do not change: a patch embedding is copied without its position. (This is exact without
         dropout on the embedding.)
@@ -112,7 +112,7 @@ class Masked(Objective):
         return apply_mask(mixed, self.encoder, self.mask_token, replaced)
 
     def colours(self, pixels: Float[Tensor, "n h w c"]) -> Int[Tensor, "n cells"]:
-        """Returns the class of each patch's mean colour, or of its 4x4 mean colours: R + 8 G + 64 B for 3 bits."""
+        """Returns colour classes of patches or of their 4x4 cells: R + 8 G + 64 B for 3 bits."""
         mean, std = pixels.new_tensor(self.config.mean), pixels.new_tensor(self.config.std)
         patches = rearrange(pixels * std + mean, "n h w c -> n c h w")
         small = F.adaptive_avg_pool2d(patches, 1 if self.config.target == "mean_colour" else SMALL)
@@ -131,7 +131,7 @@ def token_backbone(backbone: Backbone, what: str) -> TokenBackbone:
 
 
 def random_mask(num: int, patches: int, ratio: float) -> Bool[Tensor, "b p"]:
-    """Samples a mask of that ratio of patches per image, rounded, at least one; on the CPU for all devices."""
+    """Samples a mask of a ratio of patches per image, at least one; on the CPU for all devices."""
     count = max(1, round(ratio * patches))
     return torch.rand(num, patches).argsort(dim=1).argsort(dim=1) < count
 
@@ -155,7 +155,7 @@ def apply_mask(
 def patch_pixels(
     images: Float[Tensor, "b c height width"], grid: tuple[int, int], patch_size: tuple[int, int]
 ) -> Float[Tensor, "b p h w c"]:
-    """Returns the pixels of each patch, row-major; pixels at the right and bottom outside the grid are ignored.
+    """Returns the pixels of each patch, row-major; pixels outside the grid are ignored.
 
     Raises ValueError for images smaller than the grid of patches (a hybrid rounds the size of its map up).
     """

@@ -90,7 +90,7 @@ class SimMIM(Objective):
 
 
 def unit_mask(num: int, grid: tuple[int, int], span: tuple[int, int], ratio: float) -> Bool[Tensor, "b p"]:
-    """Samples a patch mask of that ratio of units, rounded up; a unit is `span` (rows, columns) of patches.
+    """Samples a patch mask of a ratio of units; a unit is `span` (rows, columns) of patches.
 
     Units at the right and the bottom of the grid can be smaller.
     """

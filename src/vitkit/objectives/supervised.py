@@ -1,4 +1,4 @@
-"""Supervised classification with softmax or sigmoid cross-entropy (ViT paper, section 4.1; big_vision's losses)."""
+"""Supervised classification with softmax or sigmoid cross-entropy (ViT paper, section 4.1)."""
 
 from dataclasses import dataclass, replace
 from typing import Literal

@@ -65,7 +65,7 @@ class Saver:
         if self.sharded:
             self.written = self._sharded(step, held, self.beside and not last)
         else:
-            self.written = self._whole(step, distributed.whole(held), self.beside and not last)
+            self.written = self._whole(step, distributed.full(held), self.beside and not last)
         if last or not self.beside:
             self.wait()
 
@@ -74,7 +74,7 @@ class Saver:
         if self.step is None:
             return
         failure = self._outcome()
-        texts = distributed.everyones((self._sentence(failure),) if failure is not None else ())
+        texts = distributed.all_gather((self._sentence(failure),) if failure is not None else ())
         if texts:
             raise NotSaved(texts[0]) from failure
 
@@ -83,7 +83,7 @@ class Saver:
         return state.load_newest(self.folder, like)
 
     def _whole(self, step: int, held: Mapping[str, Any], beside: bool) -> Future[Any] | None:
-        if not distributed.is_main():
+        if not distributed.is_main_process():
             return None
         if beside and self.thread is not None:
             return self.thread.submit(state.save, self.folder, step, copied(held), keep=self.keep)
