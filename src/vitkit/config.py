@@ -8,7 +8,7 @@ with the key, the value and what was expected.
 import dataclasses
 import difflib
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 Config = TypeVar("Config")
@@ -79,7 +79,7 @@ def parse(text: str) -> Any:
         return text
 
 
-def convert(value: Any, hint: Any, where: str, *, text: Any = None) -> Any:
+def convert(value: Any, hint: Any, where: str, *, text: object = None) -> Any:
     """Converts ints to floats, lists to tuples, dicts to dataclasses as `hint` says; else ValueError.
 
     `text` is the string that the value was parsed from; it is used if `hint` is a string (a label named "1", a pool
@@ -111,7 +111,7 @@ def convert(value: Any, hint: Any, where: str, *, text: Any = None) -> Any:
     return _convert_plain(value, hint, where, text)
 
 
-def _convert_plain(value: Any, hint: Any, where: str, text: Any) -> Any:
+def _convert_plain(value: object, hint: Any, where: str, text: object) -> Any:
     if hint in (None, type(None)):
         if value is None:
             return None
@@ -128,7 +128,7 @@ def _convert_plain(value: Any, hint: Any, where: str, text: Any) -> Any:
     raise _wrong_type(value, names.get(hint, str(hint)), where)
 
 
-def _convert_union(value: Any, arguments: tuple[Any, ...], where: str, text: Any) -> Any:
+def _convert_union(value: object, arguments: tuple[Any, ...], where: str, text: object) -> Any:
     errors = []
     # The exact type first, so that an int stays an int in `int | float` and None does not become a string.
     for hint in sorted(arguments, key=lambda hint: type(value) is not hint):
@@ -139,7 +139,7 @@ def _convert_union(value: Any, arguments: tuple[Any, ...], where: str, text: Any
     raise ValueError(errors[0] if len(arguments) == 2 and type(None) in arguments else "; or ".join(errors))
 
 
-def _convert_tuple(value: Any, arguments: tuple[Any, ...], where: str) -> tuple[Any, ...]:
+def _convert_tuple(value: object, arguments: tuple[Any, ...], where: str) -> tuple[Any, ...]:
     if not isinstance(value, list | tuple):
         raise _wrong_type(value, "a list", where)
     if len(arguments) == 2 and arguments[1] is Ellipsis:
@@ -150,7 +150,7 @@ def _convert_tuple(value: Any, arguments: tuple[Any, ...], where: str) -> tuple[
     return tuple(convert(item, hint, f"{where}[{index}]") for index, (item, hint) in pairs)
 
 
-def nearest(word: str, options: Any, *, limit: int = 3) -> str:
+def nearest(word: str, options: Iterable[object], *, limit: int = 3) -> str:
     """Returns the end of an error message: the options similar to `word`, or all of them if none is."""
     names = [str(option) for option in options]
     near = difflib.get_close_matches(word, names, n=limit, cutoff=0.6)
@@ -169,14 +169,14 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _join(where: str, key: Any) -> str:
+def _join(where: str, key: object) -> str:
     return f"{where}.{key}" if where else str(key)
 
 
-def _wrong_type(value: Any, expected: str, where: str) -> ValueError:
+def _wrong_type(value: object, expected: str, where: str) -> ValueError:
     return ValueError(f"'{where}' is {_show(value)}; expected {expected}")
 
 
-def _show(value: Any) -> str:
+def _show(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

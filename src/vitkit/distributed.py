@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
+from types import ModuleType
 from typing import Any, Literal
 
 import torch
@@ -203,7 +204,7 @@ def shard_like(value: Tensor, other: Tensor) -> Tensor:
     return distribute_tensor(value.to(_own_device()), other.device_mesh, other.placements)
 
 
-def _group() -> Any:
+def _group() -> ModuleType:
     import torch.distributed
 
     return torch.distributed

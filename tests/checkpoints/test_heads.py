@@ -223,10 +223,10 @@ def test_what_is_no_head_is_refused(dino: nn.Module, tmp_path: Path) -> None:
 
 def test_a_config_that_reads_what_there_is_not() -> None:
     for blocks in (0, 5):
-        with pytest.raises(ValueError, match=f"pool_blocks is {blocks}; it is 1 to 4"):
+        with pytest.raises(ValueError, match=f"pool_blocks is {blocks}; it must be 1 to 4"):
             vit.Config(**SMALL_CONFIG, pool_blocks=blocks)
     for more in ({"pool": "gap"}, {"pool": "map"}, {"norm": "pooled"}):
-        with pytest.raises(ValueError, match="reads class tokens behind the final norm"):
+        with pytest.raises(ValueError, match="needs pool=.token. or .token.gap. and norm=.tokens."):
             vit.Config(**SMALL_CONFIG, pool_blocks=2, **more)
 
 

@@ -139,12 +139,12 @@ def test_a_run_exchanges_two_vectors_a_step_whatever_it_accumulates(
 
         monkeypatch.setattr(distributed, name, call)
 
-    for name in ("totals", "mean", "any_true"):
+    for name in ("all_reduce_sum", "mean", "any_true"):
         counted(name)
     train(small_run(accumulate=4, machine__log_every=EVERY, machine__save_every=100), tmp_path / "run")
     evaluations = [event for event in read(tmp_path / "run" / "log.jsonl") if event["kind"] == "evaluation"]
     assert 0 < counts.pop("any_true") == len(evaluations) < STEPS
-    assert counts == {"totals": 2 * STEPS, "mean": len(LOGGED)}
+    assert counts == {"all_reduce_sum": 2 * STEPS, "mean": len(LOGGED)}
 
 
 def test_what_is_logged_are_means_over_parts_and_processes(two: Group) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -36,7 +36,7 @@ class Activation:
     timm: tuple[str, ...] = ()
     function: Callable[[Tensor], Tensor] | None = None
     onednn: tuple[str, str] | None = None
-    flax: tuple[str, dict[str, Any]] | None = None
+    flax: tuple[str, dict[str, bool]] | None = None
 
 
 ACTIVATIONS: dict[str, Activation] = {

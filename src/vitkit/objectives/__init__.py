@@ -1,6 +1,6 @@
 """Objectives: one file per training method, each with `Config` and `build(config, backbone)`.
 
-`Config` is a frozen dataclass, and `build` returns an `Objective`. A new objective is one new file here: it is sha256
+`Config` is a frozen dataclass, and `build` returns an `Objective`. A new objective is one new file here: it is found
 by its file name and works with every model and the training loop. Whatever a method needs besides the backbone (a
 teacher, a centre, a mask token) is a submodule, parameter or buffer of the objective, so that it is moved, sharded,
 saved and restored with it.
@@ -139,12 +139,14 @@ def _name(config: Any) -> str:
     return type(config).__module__.rpartition(".")[2]
 
 
-def _remove_from_state_dict(part: str, module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+def _remove_from_state_dict(
+    part: str, module: nn.Module, state: dict[str, Tensor], prefix: str, metadata: object
+) -> None:
     for name in [name for name in state if name.startswith(f"{prefix}{part}.")]:
         del state[name]
 
 
-def _insert_into_state_dict(part: str, module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+def _insert_into_state_dict(part: str, module: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
     saved = state.get(f"{prefix}{part}_digest")
     if saved is not None and not torch.equal(saved.cpu(), module.get_buffer(f"{part}_digest").cpu()):
         raise ValueError(

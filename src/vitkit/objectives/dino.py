@@ -207,9 +207,9 @@ class DINO(Objective):
 def dino_loss(teacher: Float[Tensor, "t b k"], student: Float[Tensor, "v b k"]) -> Float[Tensor, ""]:
     """Cross-entropy of the student's log-probabilities with the teacher's on different views.
 
-    All pairs of a teacher's and another student's view count. As a loop: for t in teacher, for v in student, if t is
-    not v: -(teacher[t] * student[v]).sum(k); then the mean over b and pairs. The teacher's views are the first ones of
-    the student.
+    All pairs of a teacher's view and another view of the student count. As a loop: for t in teacher, for v in student,
+    if t is not v: -(teacher[t] * student[v]).sum(k); then the mean over b and pairs. The teacher's views are the first
+    ones of the student.
     """
     pairs = -torch.einsum("t b k, v b k -> t v", teacher, student) / teacher.shape[1]
     return (pairs.sum() - pairs.diagonal().sum()) / (pairs.numel() - teacher.shape[0])
