@@ -4,12 +4,15 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+# The oldest versions of the dependencies are made for the oldest Python.
+OLDEST_PYTHON ?= python3.11
+OLDEST := .venv-oldest
 # How many seconds `make fuzz` looks for inputs that break a reader.
 FUZZ_SECONDS ?= 600
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-avx2 test-all check format docs fuzz clean
+.PHONY: help demo test test-avx2 test-all test-changed test-oldest check format docs fuzz clean
 
 help: ## what there is to make
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -22,8 +25,9 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q
 # Limits that make oneDNN, torch's own operations and the kernels use what a CPU with AVX2 has, whatever this CPU has.
 AVX2       := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 VITKIT_KERNELS=avx2
 # Without two files of prediction that read hundreds of photos: their time is that of decoding.
-AVX2_TESTS := tests/predict tests/kernels tests/bench tests/checkpoints/test_heads.py \
-	--ignore=tests/predict/test_hostile_folder.py --ignore=tests/predict/test_deit_tiny.py
+AVX2_TESTS := tests/inference tests/kernels tests/bench tests/checkpoints/test_heads.py \
+	--ignore=tests/inference/test_hostile_folder.py --ignore=tests/inference/test_deit_tiny.py \
+	--ignore=tests/inference/test_exporters.py --ignore=tests/inference/test_hostile_programs.py
 
 test: $(VENV)/dev test-avx2 ## set up and run the tests (under 5 minutes)
 	$(PYTEST)
@@ -37,6 +41,12 @@ endif
 
 test-all: $(VENV)/dev test-avx2 ## the slow tests too
 	$(PYTEST) -m ""
+
+test-changed: $(VENV)/dev ## the slow tests of the folders that changed in the last four hours, those that fit 15 minutes
+	$(BIN)/python scripts/slow_tests.py
+
+test-oldest: $(OLDEST)/test ## the tests with the oldest versions of all dependencies (constraints-oldest.txt)
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n 2 --dist loadfile -q
 
 check: $(VENV)/dev ## formatting, lint and types
 	$(BIN)/ruff format --check .
@@ -54,7 +64,7 @@ fuzz: $(VENV)/dev ## ten minutes of looking for inputs that break a reader
 	VITKIT_FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest -n 2 tests/fuzz
 
 clean: ## remove what was installed and built
-	rm -rf $(VENV) build dist src/*.egg-info src/vitkit/kernels/*.so .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(OLDEST) build dist src/*.egg-info src/vitkit/kernels/*.so .pytest_cache .ruff_cache .hypothesis
 
 $(VENV)/python: scripts/venv.py
 	$(PYTHON) scripts/venv.py $(VENV)
@@ -66,4 +76,12 @@ $(VENV)/demo: $(VENV)/python pyproject.toml constraints.txt $(wildcard src/vitki
 
 $(VENV)/dev: $(VENV)/demo pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	@touch $@
+
+$(OLDEST)/python: scripts/venv.py
+	$(OLDEST_PYTHON) scripts/venv.py $(OLDEST)
+	@touch $@
+
+$(OLDEST)/test: $(OLDEST)/python pyproject.toml constraints-oldest.txt $(wildcard src/vitkit/kernels/*.[ch])
+	$(OLDEST)/bin/python -m pip install -q -c constraints-oldest.txt -e '.[data,fast,test]'
 	@touch $@

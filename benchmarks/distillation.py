@@ -22,8 +22,7 @@ from vitkit.bench import machine
 from vitkit.data import Source, train_and_val
 from vitkit.data.augment import Transform
 from vitkit.data.loader import evaluation_batches
-from vitkit.data.processor import Processor
-from vitkit.data.processor.processor import IMAGENET_MEAN, IMAGENET_STD
+from vitkit.data.processor import IMAGENET_MEAN, IMAGENET_STD, Processor
 from vitkit.objectives import supervised
 from vitkit.recipes import recipe
 from vitkit.train import Data, Machine, Run

@@ -28,14 +28,13 @@ from vitkit.data.processor import Processor
 from vitkit.models import vit
 from vitkit.objectives import supervised
 from vitkit.train import Data, Machine, Run, RunFolder
-from vitkit.train.begin import begin
+from vitkit.train.checkpointing.saving import Saver
 from vitkit.train.events import Events
-from vitkit.train.launch import Session
+from vitkit.train.launch import Session, StopRequest
 from vitkit.train.loop import fit, step_seed
 from vitkit.train.optim import Optimizer
-from vitkit.train.saving import Saver
 from vitkit.train.schedule import Schedule, factor
-from vitkit.train.signals import StopRequest
+from vitkit.train.setup import begin
 
 BLOCK, BATCH = 5, 8
 

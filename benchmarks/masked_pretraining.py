@@ -17,7 +17,7 @@ import torch
 
 from vitkit.bench.machine import describe, short_name
 from vitkit.data.augment import Augment
-from vitkit.data.crop import Crop
+from vitkit.data.augment.crop import Crop
 from vitkit.data.processor import Processor
 from vitkit.models import vit
 from vitkit.objectives import masked, supervised

@@ -30,7 +30,7 @@ from vitkit.data import Source, Subset, train_and_val
 from vitkit.data.augment import Transform
 from vitkit.data.loader import evaluation_batches
 from vitkit.data.processor import Processor
-from vitkit.evaluate import right
+from vitkit.evaluate import accuracy
 from vitkit.evaluate.knn import neighbours, vote
 from vitkit.recipes import recipe
 from vitkit.train import Run, train
@@ -143,7 +143,7 @@ def nearest(gallery: Source, queries: Source, processor: Processor, vectors: Cal
 
     (keys, labels), (asked, truth) = represented(gallery), represented(queries)
     similar, classes = neighbours(asked, keys, labels.argmax(dim=1), 20)
-    return right(vote(similar, classes, truth.shape[1]).argmax(dim=1), truth)
+    return accuracy(vote(similar, classes, truth.shape[1]).argmax(dim=1), truth)
 
 
 def report(objective: str, result: dict[str, Any]) -> None:

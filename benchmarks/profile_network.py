@@ -21,9 +21,9 @@ from vitkit import models
 from vitkit.bench import machine
 from vitkit.data.loader import Batch
 from vitkit.data.processor import Processor
+from vitkit.inference import Predictor
 from vitkit.objectives import supervised
-from vitkit.predict import Predictor
-from vitkit.train import Data, Machine, Run, begin, loop
+from vitkit.train import Data, Machine, Run, loop, setup
 
 HERE = Path(__file__).parent
 SHOWN = 16  # operations
@@ -102,12 +102,12 @@ def training(options: argparse.Namespace, device: torch.device) -> Callable[[], 
         steps=1,
         machine=Machine(device=options.device, compile=options.compile),
     )
-    state = begin.begin(run, ENDLESS, device)
+    state = setup.begin(run, ENDLESS, device)
     state.objective.train()
     classes = torch.eye(config.num_classes)[torch.arange(options.batch) % config.num_classes]
     images = torch.randn(options.batch, 3, *config.image_size)
     batch = Batch(images, classes, ("noise",) * options.batch).to(device)
-    kept = begin.machine(run, device)
+    kept = setup.machine(run, device)
     kept.__enter__()  # until the process ends
 
     def once() -> Any:

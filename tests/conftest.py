@@ -1,6 +1,7 @@
 """Shared fixtures: the shared data folder, requirements on the CPU, and shape checks for all tests."""
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,11 @@ if os.environ.get("VITKIT_CHECK_SHAPES", "1") == "1":
     install_import_hook(["vitkit.layers", "vitkit.models", "vitkit.objectives"], "beartype.beartype")
 
 SHARED = Path(os.environ.get("VITKIT_SHARED", Path(__file__).parents[2] / "shared"))
+STARTED = time.monotonic()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--minutes", type=float, default=None, help="skip, by name, tests not reached in so many minutes")
 
 
 @pytest.fixture(scope="session")
@@ -25,7 +31,7 @@ def shared() -> Path:
 def _machine(ability: str) -> bool:
     import torch
 
-    from vitkit.engine.machine import machine
+    from vitkit.inference.engine.machine import machine
 
     return getattr(machine(torch.device("cpu")), ability)
 
@@ -48,7 +54,10 @@ NEEDS: dict[str, tuple[str, Callable[[], bool]]] = {
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skips a test marked with `pytest.mark.needs(ABILITY)` if the CPU, or a limit on oneDNN, does not support it."""
+    """Skips tests marked with `needs(ABILITY)` that this CPU cannot run, and every test after the time limit."""
+    minutes = item.config.getoption("minutes")
+    if minutes is not None and time.monotonic() - STARTED > 60 * minutes:
+        pytest.skip(f"{item.nodeid} was not reached in {minutes:g} minutes")
     for mark in item.iter_markers("needs"):
         (ability,) = mark.args
         reason, supported = NEEDS[ability]

@@ -1,6 +1,6 @@
-"""Hostile image files (bombs, false headers, corrupt structure, other file types) with their expected error codes.
+"""Hostile image files: bombs, false sizes, corrupt structure and files that are not images, with their error codes.
 
-Every file is small, but can claim a large image. `REGRESSIONS` holds minimised files that fuzzing found.
+Every file is small, whatever size it claims. `REGRESSIONS` contains minimised findings of fuzzing.
 """
 
 import struct
@@ -8,7 +8,7 @@ import zlib
 from functools import cache
 
 import numpy as np
-from picture_files import (
+from image_files import (
     Bad,
     bmp,
     bmp_run_length,
@@ -17,13 +17,13 @@ from picture_files import (
     encode,
     exif,
     jpeg,
-    lying,
     png,
     riff,
     scene,
     segment,
     tiff,
     webp_part,
+    with_false_size,
     with_segments,
 )
 from PIL import Image
@@ -68,16 +68,18 @@ def _jpegs() -> dict[str, Bad]:
     scan = plain.find(b"\xff\xda")
     empty_scan = progressive[progressive.rfind(b"\xff\xda") : -2]
     many_scans = progressive[:-2] + empty_scan * 3000 + b"\xff\xd9"
-    big_with_scans = lying(progressive, 7000, 7000)[:-2] + empty_scan * 40 + bytes(200_000) + b"\xff\xd9"
+    big_with_scans = with_false_size(progressive, 7000, 7000)[:-2] + empty_scan * 40 + bytes(200_000) + b"\xff\xd9"
     return {
-        "lie of 400 MP": Bad(lying(plain, 20_000, 20_000), PIXELS),
-        "lie of 4294 MP": Bad(lying(plain, 65_535, 65_535), PIXELS),
-        "lie of 49 MP": Bad(lying(plain, 7000, 7000), TRUNCATED),
-        "progressive lie of 49 MP": Bad(lying(progressive, 7000, 7000), TRUNCATED),
-        "lie of 49 MP without end": Bad(lying(plain, 7000, 7000)[:-2], TRUNCATED),
-        "padded lie of 49 MP without end": Bad(lying(plain, 7000, 7000)[:-2] + bytes(900_000), TRUNCATED),
-        "no height": Bad(lying(plain, 0, 64), (*FORMAT, *CORRUPT)),
-        "no width": Bad(lying(plain, 64, 0), CORRUPT),
+        "false size of 400 MP": Bad(with_false_size(plain, 20_000, 20_000), PIXELS),
+        "false size of 4294 MP": Bad(with_false_size(plain, 65_535, 65_535), PIXELS),
+        "false size of 49 MP": Bad(with_false_size(plain, 7000, 7000), TRUNCATED),
+        "progressive false size of 49 MP": Bad(with_false_size(progressive, 7000, 7000), TRUNCATED),
+        "false size of 49 MP without end": Bad(with_false_size(plain, 7000, 7000)[:-2], TRUNCATED),
+        "padded false size of 49 MP without end": Bad(
+            with_false_size(plain, 7000, 7000)[:-2] + bytes(900_000), TRUNCATED
+        ),
+        "no height": Bad(with_false_size(plain, 0, 64), (*FORMAT, *CORRUPT)),
+        "no width": Bad(with_false_size(plain, 64, 0), CORRUPT),
         "half": Bad(plain[: len(plain) // 2], TRUNCATED),
         "cut by three bytes": Bad(plain[:-3], TRUNCATED),
         "progressive without end": Bad(progressive[:-2], TRUNCATED),
@@ -118,10 +120,12 @@ def _pngs() -> dict[str, Bad]:
         "bomb of 400 MP, 1 bit": Bad(mark + _header(20_000, 20_000, 1, 0) + zeros + end, PIXELS),
         "largest size": Bad(mark + _header(2**31 - 1, 2**31 - 1) + zeros + end, PIXELS),
         "beyond the largest size": Bad(mark + _header(2**32 - 1, 1) + zeros + end, PIXELS),
-        "lie of 49 MP": Bad(mark + _header(7000, 7000) + zeros + end, TRUNCATED),
-        "lie of 49 MP, padded": Bad(mark + _header(7000, 7000) + zeros + chunk(b"IDAT", bytes(150_000)) + end, BROKEN),
-        "lie of 9 MP": Bad(png(scene(), 8, 2, size=(3000, 3000)), TRUNCATED),
-        "lie of few rows": Bad(png(scene(), 8, 2, size=(30, 37)), TRUNCATED),
+        "false size of 49 MP": Bad(mark + _header(7000, 7000) + zeros + end, TRUNCATED),
+        "false size of 49 MP, padded": Bad(
+            mark + _header(7000, 7000) + zeros + chunk(b"IDAT", bytes(150_000)) + end, BROKEN
+        ),
+        "false size of 9 MP": Bad(png(scene(), 8, 2, size=(3000, 3000)), TRUNCATED),
+        "false size of few rows": Bad(png(scene(), 8, 2, size=(30, 37)), TRUNCATED),
         "no size": Bad(mark + _header(0, 5) + zeros + end, CORRUPT),
         "half": Bad(plain[: len(plain) // 2], TRUNCATED),
         "no pixels": Bad(mark + _header(5, 5) + end, CORRUPT),
@@ -162,8 +166,8 @@ def _gifs_and_bitmaps() -> dict[str, Bad]:
         "gif bomb": Bad(gif(65_535, 65_535), PIXELS),
         "gif frame far outside": Bad(gif(10, 10, (60_000, 60_000, 10, 10)), PIXELS),
         "gif frame larger than its screen": Bad(gif(1, 1, (0, 0, 50_000, 50_000)), PIXELS),
-        "gif lie of 49 MP": Bad(gif(7000, 7000), TRUNCATED),
-        "gif lie of few rows": Bad(gif(9, 900), TRUNCATED),
+        "gif false size of 49 MP": Bad(gif(7000, 7000), TRUNCATED),
+        "gif false size of few rows": Bad(gif(9, 900), TRUNCATED),
         "gif without an image": Bad(b"GIF89a" + bytes(7) + b";", CORRUPT),
         "gif without width": Bad(gif(0, 7), CORRUPT),
         "gif of 1201 frames": Bad(frames, LARGE),
@@ -173,7 +177,7 @@ def _gifs_and_bitmaps() -> dict[str, Bad]:
         "gif code size 12": Bad(gif(5, 5, data=b"\x0c\2\x4c\1\0"), CORRUPT),
         "gif blocks without end": Bad(b"GIF89a" + bytes(7) + b"!\xfe" + b"\1a" * 600_000, CORRUPT),
         "bmp bomb": Bad(bmp(rgb, size=(30_000, 30_000)), PIXELS),
-        "bmp lie of 49 MP": Bad(bmp(rgb, size=(7000, 7000)), TRUNCATED),
+        "bmp false size of 49 MP": Bad(bmp(rgb, size=(7000, 7000)), TRUNCATED),
         "bmp negative width": Bad(bmp(rgb, size=(24, -37)), CORRUPT),
         "bmp lowest height": Bad(bmp(rgb, size=(-(2**31), 37)), PIXELS),
         "bmp half": Bad(bmp(rgb)[:900], TRUNCATED),
@@ -188,11 +192,12 @@ def _gifs_and_bitmaps() -> dict[str, Bad]:
 def _tiffs() -> dict[str, Bad]:
     rgb, blob = scene(), zlib.compress(bytes(2_000_000))
     plain = tiff(rgb)
-    rubbish = blob[:1000]
     return {
         "bomb": Bad(tiff(rgb, t256=60_000, t257=60_000), PIXELS),
-        "lie of 49 MP": Bad(tiff(rgb, t256=7000, t257=7000), BROKEN),
-        "deflate lie of 49 MP": Bad(tiff(rgb, strips=[blob], t256=7000, t257=7000, t259=8, t278=7000), TRUNCATED),
+        "false size of 49 MP": Bad(tiff(rgb, t256=7000, t257=7000), BROKEN),
+        "deflate false size of 49 MP": Bad(
+            tiff(rgb, strips=[blob], t256=7000, t257=7000, t259=8, t278=7000), TRUNCATED
+        ),
         "no rows": Bad(tiff(rgb, t257=0), CORRUPT),
         "strip of no rows": Bad(tiff(rgb, t278=0), CORRUPT),
         "strips missing": Bad(tiff(rgb, t278=1), CORRUPT),
@@ -211,10 +216,10 @@ def _tiffs() -> dict[str, Bad]:
         "9 samples": Bad(tiff(rgb, t277=9), FORMAT),
         "65 bits": Bad(tiff(rgb, t258=[65, 65, 65]), BROKEN),
         "doubles": Bad(tiff(deep(8).astype(np.float64), t339=3), FORMAT),
-        "deflate of rubbish": Bad(tiff(rgb, strips=[b"rubbish" * 9], t259=8), BROKEN),
-        "jpeg of rubbish": Bad(tiff(rgb, strips=[rubbish], t259=7, t262=6), BROKEN),
-        "fax of rubbish": Bad(tiff(deep(8)[:4], strips=[b""], t258=1, t259=4), BROKEN),
-        "directories in a cycle": Bad(tiff(rgb, t257=0)[:-4] + b"\x08\0\0\0", BROKEN),
+        "deflate of garbage": Bad(tiff(rgb, strips=[b"garbage" * 9], t259=8), BROKEN),
+        "jpeg of garbage": Bad(tiff(rgb, strips=[blob[:1000]], t259=7, t262=6), BROKEN),
+        "fax of garbage": Bad(tiff(deep(8)[:4], strips=[b""], t258=1, t259=4), BROKEN),
+        "cyclic pages": Bad(tiff(rgb, t257=0)[:-4] + b"\x08\0\0\0", BROKEN),
     }
 
 
@@ -233,7 +238,9 @@ def _webps_and_avifs() -> dict[str, Bad]:
         "webp bomb": Bad(riff((b"VP8 ", huge)), PIXELS),
         "webp lossless bomb": Bad(riff((b"VP8L", b"\x2f\xff\xff\xff\x0f" + bytes(40))), PIXELS),
         "webp canvas of 100 MP": Bad(riff((b"VP8X", bytes(4) + canvas), (b"VP8 ", vp8)), PIXELS),
-        "webp canvas that lies": Bad(riff((b"VP8X", bytes(4) + b"\xff\x0f\0\xff\x0f\0"), (b"VP8 ", vp8)), CORRUPT),
+        "webp canvas with a false size": Bad(
+            riff((b"VP8X", bytes(4) + b"\xff\x0f\0\xff\x0f\0"), (b"VP8 ", vp8)), CORRUPT
+        ),
         "webp half": Bad(lossy[: len(lossy) // 2], TRUNCATED),
         "webp inner half": Bad(riff((b"VP8 ", vp8[: len(vp8) // 8])), BROKEN),
         "webp lossless inner half": Bad(riff((b"VP8L", lossless[20 : 20 + len(lossless) // 2])), BROKEN),
@@ -245,7 +252,7 @@ def _webps_and_avifs() -> dict[str, Bad]:
         "avif bomb": Bad(avif[:at] + size + avif[at + 8 :], PIXELS),
         "avif small claim": Bad(avif[:at] + struct.pack(">II", 4, 4) + avif[at + 8 :], CORRUPT),
         "avif half": Bad(avif[: len(avif) // 2], TRUNCATED),
-        "avif sequence header of rubbish": Bad(
+        "avif sequence header of garbage": Bad(
             avif[: sequence + 2] + b"\xff" * 10 + avif[sequence + 12 :], BROKEN + PIXELS
         ),
         "avif without boxes": Bad(avif[:36], CORRUPT),
@@ -254,22 +261,22 @@ def _webps_and_avifs() -> dict[str, Bad]:
 
 
 def _polyglots() -> dict[str, Bad]:
-    """Files that start as one type and contain another: only the first bytes determine the type."""
+    """Return files of two formats: only the first bytes count."""
     return {
-        "html with a jpeg behind": Bad(b"<html>" + jpeg(), NOTHING),
-        "pdf with a png behind": Bad(b"%PDF-1.4\n" + png(scene(), 8, 2), NOTHING),
+        "html followed by a jpeg": Bad(b"<html>" + jpeg(), NOTHING),
+        "pdf followed by a png": Bad(b"%PDF-1.4\n" + png(scene(), 8, 2), NOTHING),
         "gif mark before a png": Bad(b"GIF89a" + png(scene(), 8, 2), BROKEN + PIXELS),
         "bm mark before a jpeg": Bad(b"BM" + bytes(12) + b"\x28\0\0\0" + jpeg(), (*BROKEN, *PIXELS, *FORMAT)),
     }
 
 
-#: Minimised files that fuzzing found.
+#: Minimised findings of fuzzing.
 REGRESSIONS: dict[str, Bad] = {}
 
 
 @cache
 def bad() -> dict[str, Bad]:
-    """Returns all hostile files by name."""
+    """Return all hostile files by name."""
     groups = {
         "nothing": _not_images(),
         "jpeg": _jpegs(),

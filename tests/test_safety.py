@@ -17,7 +17,7 @@ MODULES = {"pickle", "cPickle", "cloudpickle", "dill", "marshal", "shelve", "job
 CALLS = {"eval", "exec", "compile", "__import__", "execfile"}
 EXTRACTS = {"extract", "extractall", "unpack_archive"}
 # The modules that may call torch.load, with weights_only=True: untrusted .pth files, and our training checkpoints.
-TORCH_LOAD = {"checkpoints/containers/pickled.py", "train/state.py"}
+TORCH_LOAD = {"checkpoints/containers/pickled.py", "train/checkpointing/files.py"}
 
 
 def dotted(node: ast.AST) -> str:

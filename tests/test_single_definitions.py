@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import vitkit
-from vitkit.data.split_names import NAMES, SPLITS, split_of
+from vitkit.data.sources import SPLIT_NAMES, SPLITS, split_of
 from vitkit.layers import ActivationName
 from vitkit.layers.activations import ACTIVATIONS, CORE, activation, activation_name, names_in
 
@@ -43,7 +43,7 @@ def maps_of_activations(tree: ast.AST) -> Iterator[int]:
 
 @pytest.mark.parametrize("path", FILES, ids=name)
 def test_activations_are_listed_once(path: Path) -> None:
-    if name(path) == "predict/backends/program_check.py":
+    if name(path) == "inference/runtimes/_program_check.py":
         return  # a list of torch's operations, in one string
     found = list(maps_of_activations(ast.parse(path.read_text())))
     assert bool(found) == (name(path) == "layers/activations.py"), f"use layers.activations, in lines {found}"
@@ -102,7 +102,7 @@ def test_activations_of_flax_are_those_of_torch() -> None:
 
 def lists_of_splits(tree: ast.AST) -> Iterator[int]:
     """Yields the lines of collections with an alias of a split (valid, dev, training, ...) and another split name."""
-    split_aliases = set(SPLITS) - set(NAMES)
+    split_aliases = set(SPLITS) - set(SPLIT_NAMES)
     for node in ast.walk(tree):
         found = texts(node) & set(SPLITS)
         if found & split_aliases and len(found) > 1:
@@ -112,7 +112,7 @@ def lists_of_splits(tree: ast.AST) -> Iterator[int]:
 @pytest.mark.parametrize("path", FILES, ids=name)
 def test_names_of_splits_are_listed_once(path: Path) -> None:
     found = list(lists_of_splits(ast.parse(path.read_text())))
-    assert bool(found) == (name(path) == "data/split_names.py"), f"use data.split_names, in lines {found}"
+    assert bool(found) == (name(path) == "data/sources/__init__.py"), f"use data.sources.SPLITS, in lines {found}"
 
 
 def test_the_check_of_splits_finds_lists() -> None:
@@ -121,7 +121,7 @@ def test_the_check_of_splits_finds_lists() -> None:
 
 
 def test_every_name_of_a_split_is_read_from_file_names() -> None:
-    for split, names in NAMES.items():
+    for split, names in SPLIT_NAMES.items():
         for each in names:
             assert split_of(f"{each}-00000-of-00002.parquet") == split_of(f"{each.upper()}/0.parquet") == split
     assert split_of("trainer/photos.tar") is None

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from vitkit.checkpoints import convert
     from vitkit.data.processor import Processor
     from vitkit.images import ImageError, Limits, open_image
+    from vitkit.inference import Classifier, Prediction, Predictor, load
     from vitkit.jax import FlaxViTForImageClassification, FlaxViTModel
-    from vitkit.predict import Classifier, Prediction, Predictor, load
     from vitkit.transformers import (
         ViTConfig,
         ViTFeatureExtractor,
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 __version__ = version("vitkit")
 
 _MODULES = {
-    "Classifier": "vitkit.predict",
+    "Classifier": "vitkit.inference",
     "FlaxViTForImageClassification": "vitkit.jax",
     "FlaxViTModel": "vitkit.jax",
     "ImageError": "vitkit.images",
     "Limits": "vitkit.images",
-    "Prediction": "vitkit.predict",
-    "Predictor": "vitkit.predict",
+    "Prediction": "vitkit.inference",
+    "Predictor": "vitkit.inference",
     "Processor": "vitkit.data.processor",
     "ViTConfig": "vitkit.transformers",
     "ViTFeatureExtractor": "vitkit.transformers",
@@ -46,7 +46,7 @@ _MODULES = {
     "ViTImageProcessorPil": "vitkit.transformers",
     "ViTModel": "vitkit.transformers",
     "convert": "vitkit.checkpoints",
-    "load": "vitkit.predict",
+    "load": "vitkit.inference",
     "open_image": "vitkit.images",
     "pipeline": "vitkit.transformers",
 }

@@ -20,17 +20,20 @@ class Registry:
         package: Dotted name of the package, usually `__name__` of its `__init__.py`.
         kind: What an implementation is called in errors ("model family").
         needs: Attributes that every implementation must have; a module without one raises TypeError.
+        exclude: Public modules of the package that are not implementations.
     """
 
-    def __init__(self, package: str, kind: str, needs: Sequence[str] = ()):
+    def __init__(self, package: str, kind: str, needs: Sequence[str] = (), exclude: Sequence[str] = ()):
         self.package = package
         self.kind = kind
         self.needs = tuple(needs)
+        self.exclude = frozenset(exclude)
 
     def names(self) -> list[str]:
         """Returns the sorted names, without importing the modules."""
         modules = pkgutil.iter_modules(import_module(self.package).__path__)
-        return sorted(module.name for module in modules if not module.name.startswith("_"))
+        names = {module.name for module in modules if not module.name.startswith("_")}
+        return sorted(names - self.exclude)
 
     def get(self, name: str) -> ModuleType:
         """Returns the module of a name; ValueError with similar names for an unknown one."""

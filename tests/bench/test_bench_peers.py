@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from vitkit import cli
-from vitkit.bench import Contender, Job, jpegs, peers, weights
+from vitkit.bench import Contender, Job, _inputs, peers
 from vitkit.bench.kinds import kind, kinds
 from vitkit.bench.measure import options_of
 
@@ -27,9 +27,9 @@ def threads() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
     folder = tmp_path_factory.mktemp("bench")
-    config, shape, obstacles = weights.write(MODEL, folder)
+    config, shape, obstacles = _inputs.write_weights(MODEL, folder)
     assert not obstacles
-    photos = jpegs.write(folder / "photos", 3)
+    photos = _inputs.write_jpegs(folder / "photos", 3)
     return Job(
         kind="inference",
         task="inference",
@@ -184,7 +184,7 @@ def test_a_peer_that_cannot_do_a_kind_says_who_can() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["inferense"], "unknown kind of measurement 'inferense'; did you mean 'inference'"),
+        (["inferense"], "unknown kind of benchmark 'inferense'; did you mean 'inference'"),
         (["inference", "--model", "vit-b16"], "did you mean 'vit-b/16'"),
         (["inference", "--batch", "many"], "not 'many'"),
         (["inference", "--rounds", "0"], "rounds is 0"),

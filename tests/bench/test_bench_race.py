@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,7 @@ import numpy as np
 import pytest
 
 from vitkit.bench import Contender, Job, Plan
-from vitkit.bench.process import Failed, Worker, environment
-from vitkit.bench.race import race
+from vitkit.bench.race import Failed, Worker, environment, race
 
 JOB = Job(kind="inference", task="inference", model="fake", batch=4, threads=1)
 QUICK = Plan(rounds=3, seconds=0.0, warm_up=1, pause=0.0, patience=30.0)
@@ -40,6 +40,13 @@ class FakeWorker:
             return {"notes": {}, "seconds": 0.1}
         return {"seconds": next(self.seconds), "items": 8, "calls": 2, "cpu_seconds": 0.5, "peak_bytes": 100}
 
+    def send(self, request: dict[str, Any]) -> None:
+        self.turns.append(f"send {self.name}")
+        self.request = request
+
+    def answer(self, patience: float) -> dict[str, Any]:
+        return self.ask(self.request, patience)
+
     def stop(self) -> None:
         self.stopped += 1
 
@@ -48,11 +55,20 @@ def test_contenders_take_turns_and_warm_up_does_not_count() -> None:
     turns: list[str] = []
     workers = {name: FakeWorker(name, turns, [100.0, 1.0, 2.0, 4.0]) for name in "AB"}
     found = race(JOB, [contender("A"), contender("B")], QUICK, lambda each: workers[each.peer])
-    assert turns == ["prepare A", "prepare B"] + ["round A", "round B"] * 4
+    assert turns == ["send A", "prepare A", "send B", "prepare B"] + ["round A", "round B"] * 4
     assert [lap.rates for lap in found.laps] == [[8.0, 4.0, 2.0]] * 2
     assert found.laps[0].peak_bytes == 100
     assert not found.interrupted
     assert all(worker.stopped for worker in workers.values())
+
+
+def test_several_are_prepared_at_the_same_time() -> None:
+    turns: list[str] = []
+    workers = {name: FakeWorker(name, turns, fails="prepare" if name == "B" else "") for name in "ABC"}
+    plan = replace(QUICK, preparing=2, rounds=1, warm_up=0)
+    found = race(JOB, [contender(name) for name in "ABC"], plan, lambda each: workers[each.peer])
+    assert turns == ["send A", "send B", "prepare A", "prepare B", "send C", "prepare C", "round A", "round C"]
+    assert [lap.failure for lap in found.laps] == ["", "it fell over", ""]
 
 
 @pytest.mark.parametrize("when", ["prepare", "round"])
@@ -110,12 +126,20 @@ def test_one_that_hangs_has_failed_when_patience_ends() -> None:
     assert time.monotonic() - begin < 60
 
 
+def test_patience_counts_from_the_request_also_for_several() -> None:
+    begin = time.monotonic()
+    plan = Plan(rounds=1, seconds=0.0, warm_up=0, pause=0.0, patience=2.0, preparing=3)
+    laps = race(JOB, [contender("hangs", does="hang", number=str(number)) for number in range(3)], plan, start).laps
+    assert [lap.failure for lap in laps] == ["no answer in 2 s"] * 3
+    assert time.monotonic() - begin < 60
+
+
 def test_a_worker_sees_no_gpu_where_the_job_is_the_cpus() -> None:
     assert environment(3, "cpu")["CUDA_VISIBLE_DEVICES"] == ""
     assert environment(3, "cpu")["OMP_NUM_THREADS"] == "3"
 
 
-@pytest.mark.parametrize("given", [{"rounds": 0}, {"seconds": -1.0}, {"warm_up": -1}])
+@pytest.mark.parametrize("given", [{"rounds": 0}, {"seconds": -1.0}, {"warm_up": -1}, {"preparing": 0}])
 def test_a_plan_that_measures_nothing_is_refused(given: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(given))):
         Plan(**given)

@@ -1,7 +1,7 @@
-"""Generators of checkpoints that try to run code, to take all memory, or to lie; every one must be refused.
+"""Generators of malicious or invalid checkpoints that run code or exhaust memory; all of them must be rejected.
 
-Each entry of `CORPUS` writes into an empty folder and returns what to load. Those with a gadget make the file `canary`
-in that folder when their code runs.
+Each entry of `CORPUS` writes into an empty folder and returns the path to load. Entries with a gadget create the file
+`canary` in that folder if their code runs.
 """
 
 import io
@@ -22,7 +22,7 @@ CORPUS: dict[str, Callable[[Path], Path]] = {}
 
 
 class Gadget:
-    """Unpickled, it opens the canary for writing."""
+    """Creates the canary file when unpickled."""
 
     def __init__(self, folder: Path):
         self.canary = str(folder / "canary")
@@ -32,20 +32,20 @@ class Gadget:
 
 
 class Shell(Gadget):
-    """Unpickled, it runs a shell."""
+    """Runs a shell command when unpickled."""
 
     def __reduce__(self) -> Any:
         return os.system, (f"touch {self.canary}",)
 
 
 def entry(make: Callable[[Path], Path]) -> Callable[[Path], Path]:
-    """Adds a generator under its name."""
+    """Registers a generator under its name."""
     CORPUS[make.__name__.strip("_")] = make
     return make
 
 
 def state() -> dict[str, torch.Tensor]:
-    """Names that a format takes for its own."""
+    """Returns tensors with names that a format accepts."""
     return {"patch_embed.proj.weight": torch.zeros(8, 3, 4, 4), "cls_token": torch.zeros(1, 1, 8)}
 
 
@@ -56,7 +56,7 @@ def _pickle_gadget_in_pth(folder: Path) -> Path:
 
 
 @entry
-def _pickle_gadget_beside_tensors(folder: Path) -> Path:
+def _pickle_gadget_next_to_tensors(folder: Path) -> Path:
     torch.save({"model": state(), "epoch": Shell(folder)}, folder / "x.pt")
     return folder / "x.pt"
 
@@ -157,7 +157,7 @@ def _pth_of_a_list(folder: Path) -> Path:
 
 
 @entry
-def _pth_of_dicts_without_end(folder: Path) -> Path:
+def _pth_of_deeply_nested_dicts(folder: Path) -> Path:
     value: dict[str, Any] = {"x": torch.zeros(1)}
     for _ in range(50):
         value = {"model": value}
@@ -187,18 +187,18 @@ for _suffix in (".safetensors", ".npz", ".pth", ".bin"):
 
 
 def npy(header: str, data: bytes = b"", version: bytes = b"\x01\x00") -> bytes:
-    """An array file with that header text."""
+    """Returns an array file with this header text."""
     text = header.encode("latin1") + b"\n"
     return b"\x93NUMPY" + version + struct.pack("<H" if version[0] == 1 else "<I", len(text)) + text + data
 
 
 def header(descr: str = "'<f4'", shape: str = "(2,)", order: str = "False") -> str:
-    """The text of an array header."""
+    """Returns the text of an array header."""
     return f"{{'descr': {descr}, 'fortran_order': {order}, 'shape': {shape}, }}"
 
 
 def archive(folder: Path, members: list[tuple[str, bytes]], compression: int = zipfile.ZIP_STORED) -> Path:
-    """An archive of those members, behind a first one that looks like a ViT's."""
+    """Writes an archive of these members after a valid ViT array."""
     with zipfile.ZipFile(folder / "x.npz", "w", compression) as file:
         file.writestr("embedding/kernel.npy", npy(header(shape="(4, 4, 3, 8)"), bytes(4 * 4 * 4 * 3 * 8)))
         for name, data in members:
@@ -208,7 +208,7 @@ def archive(folder: Path, members: list[tuple[str, bytes]], compression: int = z
 
 @entry
 def _npz_bomb(folder: Path) -> Path:
-    """One megabyte that unpacks to one thousand, with a name and a header that are right."""
+    """One megabyte that unpacks to 1024, with a valid name and header."""
     with zipfile.ZipFile(folder / "x.npz", "w", zipfile.ZIP_DEFLATED) as file, file.open("head/kernel.npy", "w") as out:
         out.write(npy(header(shape="(1024, 262144)")))
         for _ in range(1024):
@@ -224,9 +224,9 @@ NPZ: dict[str, list[tuple[str, bytes]]] = {
     "member above": [("../head.npy", npy(header(), bytes(8)))],
     "member at the root": [("/etc/head.npy", npy(header(), bytes(8)))],
     "member with a backslash": [("a\\..\\head.npy", npy(header(), bytes(8)))],
-    "member that is no array": [("head.py", b"print('hello')")],
-    "header says more": [("head/bias.npy", npy(header(shape="(1000000000,)"), bytes(8)))],
-    "header says less": [("head/bias.npy", npy(header(shape="(1,)"), bytes(8)))],
+    "member that is not an array": [("head.py", b"print('hello')")],
+    "header shape too large": [("head/bias.npy", npy(header(shape="(1000000000,)"), bytes(8)))],
+    "header shape too small": [("head/bias.npy", npy(header(shape="(1,)"), bytes(8)))],
     "negative shape": [("head/bias.npy", npy(header(shape="(-2,)"), bytes(8)))],
     "shape that overflows": [("head/bias.npy", npy(header(shape="(4611686018427387904, 4)"), bytes(8)))],
     "shape of text": [("head/bias.npy", npy(header(shape="'2'"), bytes(8)))],
@@ -267,8 +267,8 @@ def _npz_truncated(folder: Path) -> Path:
 
 
 @entry
-def _npz_directory_that_lies(folder: Path) -> Path:
-    """The directory gives a member another size than its own header does."""
+def _npz_invalid_directory(folder: Path) -> Path:
+    """The zip directory and the header of a member disagree about its size."""
     path = archive(folder, [("cls.npy", npy(header(), bytes(8)))])
     data = bytearray(path.read_bytes())
     at = data.rfind(b"PK\x01\x02")
@@ -287,7 +287,7 @@ def _npz_encrypted(folder: Path) -> Path:
 
 
 def tensors(folder: Path, head: Any, data: bytes = bytes(64), length: int | None = None) -> Path:
-    """A safetensors file with that header, as text or as what becomes JSON."""
+    """Writes a safetensors file with this header, given as bytes or as a JSON value."""
     text = head if isinstance(head, bytes) else json.dumps(head).encode()
     size = struct.pack("<Q", len(text) if length is None else length)
     (folder / "x.safetensors").write_bytes(size + text + data)
@@ -295,15 +295,15 @@ def tensors(folder: Path, head: Any, data: bytes = bytes(64), length: int | None
 
 
 def one(start: Any = 0, stop: Any = 64, shape: Any = (16,), dtype: Any = "F32") -> dict[str, Any]:
-    """A header's entry of one tensor."""
+    """Returns the header entry of a tensor."""
     return {"dtype": dtype, "shape": list(shape) if isinstance(shape, tuple) else shape, "data_offsets": [start, stop]}
 
 
 SAFETENSORS: dict[str, Any] = {
     "overlap": {"a": one(0, 32, (8,)), "b": one(16, 64, (12,))},
     "same bytes twice": {"a": one(), "b": one()},
-    "hole": {"a": one(0, 16, (4,)), "b": one(32, 64, (8,))},
-    "hole at the start": {"a": one(32, 64, (8,))},
+    "gap": {"a": one(0, 16, (4,)), "b": one(32, 64, (8,))},
+    "gap at the start": {"a": one(32, 64, (8,))},
     "bytes left over": {"a": one(0, 32, (8,))},
     "beyond the file": {"a": one(0, 128, (32,))},
     "negative offsets": {"a": one(-64, 0)},
@@ -375,9 +375,9 @@ CORPUS["index has a backslash"] = _sharded("..\\x.safetensors")
 CORPUS["index follows a link"] = _sharded("link.safetensors", _link)
 CORPUS["index names a pickle"] = _sharded("evil.bin", _gadget)
 CORPUS["index names a disguised pickle"] = _sharded("evil.safetensors", _gadget)
-CORPUS["index names nothing"] = _sharded("")
+CORPUS["index names an empty string"] = _sharded("")
 CORPUS["index has a zero byte"] = _sharded("good.safetensors\0")
-CORPUS["index names what is not there"] = _sharded("missing.safetensors")
+CORPUS["index names a missing file"] = _sharded("missing.safetensors")
 CORPUS["index names itself"] = _sharded("model.safetensors.index.json")
 
 

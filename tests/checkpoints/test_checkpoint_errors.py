@@ -1,4 +1,4 @@
-"""What is wrong is said in one line that names it."""
+"""Invalid checkpoints raise one-line errors that name the problem."""
 
 import json
 from collections.abc import Callable
@@ -17,13 +17,13 @@ from vitkit.checkpoints import CheckpointError
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A Hugging Face folder that is right."""
+    """A valid Hugging Face folder."""
     checkpoints.save(checkpoint(TINY), tmp_path / "x", to="huggingface")
     return tmp_path / "x"
 
 
-def _refused(source: Any, words: str, **options: Any) -> str:
-    with pytest.raises(CheckpointError, match=words) as caught:
+def _load_error(source: Any, message: str, **options: Any) -> str:
+    with pytest.raises(CheckpointError, match=message) as caught:
         checkpoints.load(source, **options)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 1000
@@ -44,104 +44,104 @@ def _config(folder: Path, **changes: Any) -> None:
 
 def test_missing_tensors_are_named(folder: Path) -> None:
     _weights(folder, lambda tensors: [tensors.pop("vit.layernorm.bias"), tensors.pop("vit.embeddings.cls_token")])
-    message = _refused(folder, "2 tensors are missing: ")
+    message = _load_error(folder, "2 tensors are missing: ")
     assert "embeddings.cls_token" in message
     assert "layernorm.bias" in message
 
 
-def test_a_part_of_a_fused_matrix_is_named(folder: Path) -> None:
+def test_missing_part_of_a_fused_matrix_is_named(folder: Path) -> None:
     _weights(folder, lambda tensors: tensors.pop("vit.encoder.layer.1.attention.attention.key.bias"))
-    _refused(folder, r"1 tensor is missing: encoder\.layer\.1\.attention\.attention\.key\.bias")
+    _load_error(folder, r"1 tensor is missing: encoder\.layer\.1\.attention\.attention\.key\.bias")
 
 
 def test_unknown_tensors_are_named(folder: Path) -> None:
     _weights(folder, lambda tensors: tensors.update({"vit.surprise": torch.zeros(2), "adapter.x": torch.zeros(1)}))
-    message = _refused(folder, "2 tensors are unknown")
+    message = _load_error(folder, "2 tensors are unknown")
     assert "surprise" in message
     assert "adapter.x" in message
 
 
-def test_many_names_are_cut(folder: Path) -> None:
+def test_long_lists_of_names_are_truncated(folder: Path) -> None:
     _weights(folder, lambda tensors: tensors.update({f"extra.{index}": torch.zeros(1) for index in range(100)}))
-    _refused(folder, "100 tensors are unknown: .* and 92 more")
+    _load_error(folder, "100 tensors are unknown: .* and 92 more")
 
 
-def test_other_shapes_are_named_with_both(folder: Path) -> None:
+def test_wrong_shape_error_has_both_shapes(folder: Path) -> None:
     _weights(folder, lambda tensors: tensors.update({"vit.layernorm.weight": torch.ones(63)}))
-    _refused(folder, r"layernorm\.weight is \(63,\), the model takes \(64,\)")
+    _load_error(folder, r"layernorm\.weight is \(63,\), expected \(64,\)")
 
 
-def test_a_kernel_of_another_shape_in_npz(tmp_path: Path) -> None:
+def test_wrong_kernel_shape_in_npz(tmp_path: Path) -> None:
     checkpoints.save(checkpoint(GOOGLE), tmp_path / "a.npz", to="npz")
     with np.load(tmp_path / "a.npz") as arrays:
         changed = dict(arrays)
     name = "Transformer/encoderblock_1/MultiHeadDotProductAttention_1/out/kernel"
     changed[name] = np.zeros((2, 32, 64), np.float32)
     np.savez(tmp_path / "b.npz", **changed)
-    _refused(tmp_path / "b.npz", rf"{name} is \(2, 32, 64\), the model takes \(4, 16, 64\)")
+    _load_error(tmp_path / "b.npz", rf"{name} is \(2, 32, 64\), expected \(4, 16, 64\)")
 
 
-def test_weights_of_whole_numbers_are_refused(folder: Path) -> None:
+def test_integer_weights_are_rejected(folder: Path) -> None:
     _weights(folder, lambda tensors: tensors.update({"vit.layernorm.weight": torch.ones(64, dtype=torch.int8)}))
-    _refused(folder, r"not of floating-point numbers: layernorm\.weight is torch\.int8")
+    _load_error(folder, r"not floating-point: layernorm\.weight is torch\.int8")
 
 
-def test_a_hole_in_the_blocks(folder: Path) -> None:
-    def lose(tensors: dict[str, torch.Tensor]) -> None:
+def test_missing_block(folder: Path) -> None:
+    def remove(tensors: dict[str, torch.Tensor]) -> None:
         for name in [name for name in tensors if ".layer.0." in name]:
             tensors[name.replace(".layer.0.", ".layer.2.")] = tensors.pop(name)
 
-    _weights(folder, lose)
-    _refused(folder, "blocks are missing: block 0")
+    _weights(folder, remove)
+    _load_error(folder, "blocks are missing: block 0")
 
 
-def test_two_names_of_one_tensor(folder: Path) -> None:
+def test_two_names_of_the_same_tensor(folder: Path) -> None:
     _weights(folder, lambda tensors: tensors.update({"layernorm.bias": tensors["vit.layernorm.bias"].clone()}))
-    _refused(folder, "vit.layernorm.bias and layernorm.bias are two names of one tensor|two names of one tensor")
+    _load_error(folder, "are names of the same tensor")
 
 
-def test_a_head_that_should_be_there(folder: Path) -> None:
+def test_missing_head(folder: Path) -> None:
     _weights(folder, lambda tensors: [tensors.pop("classifier.weight"), tensors.pop("classifier.bias")])
-    _refused(folder, "the config says num_classes 5, the tensors say 0")
+    _load_error(folder, "num_classes is 5, but the tensors have 0")
 
 
-def test_a_position_table_that_should_be_there(folder: Path, tmp_path: Path) -> None:
+def test_missing_position_table(folder: Path, tmp_path: Path) -> None:
     _weights(folder, lambda tensors: tensors.pop("vit.embeddings.position_embeddings"))
-    _refused(folder, "1 tensor is missing: embeddings.position_embeddings")
+    _load_error(folder, "1 tensor is missing: embeddings.position_embeddings")
     state = checkpoint(TINY).model.state_dict()
     del state["pos_embed"]
     torch.save(state, tmp_path / "x.pth")
-    _refused(tmp_path / "x.pth", "1 tensor is missing: pos_embed")
+    _load_error(tmp_path / "x.pth", "1 tensor is missing: pos_embed")
 
 
 CONFIGS: list[tuple[dict[str, Any], str]] = [
-    ({"id2label": {"0": "a", "1": "b"}}, "the config says num_classes 2, the tensors say 5"),
+    ({"id2label": {"0": "a", "1": "b"}}, "num_classes is 2, but the tensors have 5"),
     ({"id2label": {"1": "a", "2": "b", "3": "c", "4": "d", "5": "e"}}, "id2label has 5 names, but none for class 0"),
     ({"id2label": ["a"]}, "'id2label' is"),
-    ({"hidden_size": 128}, "the config says width 128, the tensors say 64"),
-    ({"num_hidden_layers": 10**9}, "the config says depth 1000000000, the tensors say 2"),
+    ({"hidden_size": 128}, "width is 128, but the tensors have 64"),
+    ({"num_hidden_layers": 10**9}, "depth is 1000000000, but the tensors have 2"),
     ({"num_attention_heads": 5}, "64 is not a multiple of the number of heads 5"),
     ({"num_attention_heads": 0}, "num_heads"),
     ({"num_attention_heads": "4"}, "'num_attention_heads' is '4'; expected an integer"),
-    ({"image_size": 64}, "image_size 64x64, 8x8 patches, but the position table has 17 rows"),
+    ({"image_size": 64}, "image_size 64x64 has 8x8 patches, but the position table has 17 rows"),
     ({"image_size": [32]}, "image_size"),
     ({"image_size": 10**12}, "image_size"),
-    ({"patch_size": 16}, r"the config says patch_size \(16, 16\), the tensors say \(8, 8\)"),
+    ({"patch_size": 16}, r"patch_size is \(16, 16\), but the tensors have \(8, 8\)"),
     ({"hidden_act": "gelu_neW"}, "hidden_act 'gelu_neW'; did you mean 'gelu_new'"),
     ({"layer_norm_eps": "tiny"}, "layer_norm_eps"),
-    ({"model_type": "resnet"}, "model_type 'resnet'"),
+    ({"model_type": "resnet"}, "model_type is 'resnet'"),
     ({"vitkit": {"position_resize": "magic"}}, "position_resize"),
 ]
 
 
-@pytest.mark.parametrize(("changes", "words"), CONFIGS)
-def test_config_and_tensors_that_disagree(folder: Path, changes: dict[str, Any], words: str) -> None:
+@pytest.mark.parametrize(("changes", "message"), CONFIGS)
+def test_config_contradicts_tensors(folder: Path, changes: dict[str, Any], message: str) -> None:
     _config(folder, **changes)
-    _refused(folder, words)
+    _load_error(folder, message)
 
 
-def test_keys_that_would_load_code_are_left_alone(folder: Path) -> None:
-    """Files of the Hub may carry them: nothing here looks at them."""
+def test_keys_that_would_load_code_are_ignored(folder: Path) -> None:
+    """Hub files may have keys that load remote code in transformers."""
     code = {"auto_map": {"AutoModel": "evil--repo.Model"}, "trust_remote_code": True, "_attn_implementation": "a/b:c"}
     before = checkpoints.load(folder).model.state_dict()
     _config(folder, **code, custom_pipelines={"x": {"impl": "evil.Pipeline"}})
@@ -149,35 +149,35 @@ def test_keys_that_would_load_code_are_left_alone(folder: Path) -> None:
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_preprocessor_that_makes_no_sense(folder: Path) -> None:
+def test_invalid_preprocessor(folder: Path) -> None:
     (folder / "preprocessor_config.json").write_text(json.dumps({"size": "big", "image_std": [0, 0, 0]}))
-    _refused(folder, "preprocessor_config.json: ")
+    _load_error(folder, "preprocessor_config.json: ")
 
 
-def test_heads_that_nothing_tells(tmp_path: Path) -> None:
+def test_num_heads_cannot_be_inferred(tmp_path: Path) -> None:
     import dataclasses
 
     made = checkpoint(dataclasses.replace(TINY, width=48, num_heads=3))
     torch.save(made.model.state_dict(), tmp_path / "x.pth")
-    _refused(tmp_path / "x.pth", r"the width 48: state config=\{'num_heads': \.\.\.\} \(--set num_heads=")
+    _load_error(tmp_path / "x.pth", r"from width 48: set config=\{'num_heads': \.\.\.\} \(--set num_heads=")
     assert checkpoints.load(tmp_path / "x.pth", config={"num_heads": "3"}).model.config.num_heads == 3
 
 
-def test_a_table_that_is_no_square(tmp_path: Path) -> None:
+def test_position_table_is_not_square(tmp_path: Path) -> None:
     import dataclasses
 
     made = checkpoint(dataclasses.replace(TINY, image_size=(24, 48)))
     torch.save(made.model.state_dict(), tmp_path / "x.pth")
-    _refused(tmp_path / "x.pth", r"19 rows is no square grid: state image_size=.* \(--set image_size='\[")
+    _load_error(tmp_path / "x.pth", r"19 rows is not a square grid: set image_size=.* \(--set image_size='\[")
     assert checkpoints.load(tmp_path / "x.pth", config={"image_size": "[24, 48]"}).model.config.image_size == (24, 48)
     loaded = checkpoints.load(tmp_path / "x.pth", image_size=(24, 48))
     assert loaded.model.config.image_size == (24, 48)
 
 
-def test_overrides_are_checked(folder: Path) -> None:
-    _refused(folder, "unknown key 'num_head' in config; did you mean 'num_heads'", config={"num_head": 2})
-    _refused(folder, "'pool' is 'best'", config={"pool": "best"})
-    _refused(folder, "depth", config={"depth": 0})
+def test_overrides_are_validated(folder: Path) -> None:
+    _load_error(folder, "unknown key 'num_head' in config; did you mean 'num_heads'", config={"num_head": 2})
+    _load_error(folder, "'pool' is 'best'", config={"pool": "best"})
+    _load_error(folder, "depth", config={"depth": 0})
 
 
 def test_unknown_format(folder: Path) -> None:
@@ -185,41 +185,41 @@ def test_unknown_format(folder: Path) -> None:
         checkpoints.load(folder, format="hugginface")
     with pytest.raises(ValueError, match="unknown format 'onnx'"):
         checkpoints.save(checkpoint(TINY), folder.parent / "y", to="onnx")
-    _refused(folder, "not of the format 'timm'", format="timm")
+    _load_error(folder, "not in the format 'timm'", format="timm")
 
 
-def test_vitkit_layout_that_lies(tmp_path: Path) -> None:
+def test_invalid_vitkit_layout(tmp_path: Path) -> None:
     checkpoints.save(checkpoint(TINY), tmp_path / "x", to="vitkit")
     data = json.loads((tmp_path / "x" / "config.json").read_text())
-    for change, words in [
-        ({"model": data["model"] | {"depth": 10**8}}, "depth 100000000, more than the tensors can hold"),
-        ({"model": data["model"] | {"width": 2**40, "num_heads": 1}}, "width 1099511627776"),
-        ({"model": data["model"] | {"num_classes": 10**15}}, "of another shape|no model can be built|classes"),
-        ({"model": data["model"] | {"position": "sincos2d", "image_size": [10**6, 10**6]}}, "too many"),
+    for change, message in [
+        ({"model": data["model"] | {"depth": 10**8}}, "depth is 100000000, more than the tensors can have"),
+        ({"model": data["model"] | {"width": 2**40, "num_heads": 1}}, "width is 1099511627776"),
+        ({"model": data["model"] | {"num_classes": 10**15}}, "of another shape|cannot build a model|classes"),
+        ({"model": data["model"] | {"position": "sincos2d", "image_size": [10**6, 10**6]}}, "too many positions"),
         ({"model": data["model"] | {"family": "os"}}, "unknown model family 'os'"),
-        ({"model": data["model"] | {"surprise": 1}}, "unknown key 'surprise'"),
+        ({"model": data["model"] | {"unknown_field": 1}}, "unknown key 'unknown_field'"),
         ({"vitkit": 99}, "version 99"),
         ({"labels": "abc"}, "labels is not a list"),
-        ({"labels": ["a"]}, "5 classes, but the config names 1"),
+        ({"labels": ["a"]}, "5 classes, but the config has 1 labels"),
     ]:
         (tmp_path / "x" / "config.json").write_text(json.dumps(data | change))
-        _refused(tmp_path / "x", words)
+        _load_error(tmp_path / "x", message)
 
 
-def test_a_model_type_over_tensors_of_another_layout(folder: Path) -> None:
-    save_file({"strange.weight": torch.zeros(2)}, folder / "model.safetensors")
-    _refused(folder, "model_type 'vit', but the tensors do not have the names of that layout: strange.weight")
+def test_model_type_does_not_match_the_tensors(folder: Path) -> None:
+    save_file({"unknown.weight": torch.zeros(2)}, folder / "model.safetensors")
+    _load_error(folder, "model_type is 'vit', but the tensor names do not match that layout: unknown.weight")
 
 
-def test_targets_that_exist(folder: Path, tmp_path: Path) -> None:
+def test_existing_targets(folder: Path, tmp_path: Path) -> None:
     made = checkpoint(TINY)
-    with pytest.raises(CheckpointError, match=r"exists and is not empty: say overwrite=True \(--overwrite\)"):
+    with pytest.raises(CheckpointError, match=r"exists and is not empty: pass overwrite=True \(--overwrite\)"):
         checkpoints.save(made, folder)
     checkpoints.save(made, folder, overwrite=True, to="vitkit")
     assert checkpoints.load(folder).origin.format == "vitkit"
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "letter.txt").write_text("dear")
-    with pytest.raises(CheckpointError, match="no checkpoint folder: it is not replaced"):
+    with pytest.raises(CheckpointError, match="is not replaced: it is not empty and not a checkpoint folder"):
         checkpoints.save(made, tmp_path / "home", overwrite=True)
     assert (tmp_path / "home" / "letter.txt").read_text() == "dear"
     (tmp_path / "empty").mkdir()
@@ -227,12 +227,12 @@ def test_targets_that_exist(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "file.pth").write_text("")
     with pytest.raises(CheckpointError, match=r"file\.pth exists"):
         checkpoints.save(made, tmp_path / "file.pth", to="torchvision")
-    with pytest.raises(CheckpointError, match=r"ends in \.pth, not y"):
+    with pytest.raises(CheckpointError, match=r"must end in \.pth, not y"):
         checkpoints.save(made, tmp_path / "y", to="torchvision")
 
 
-def test_nothing_is_left_of_a_write_that_fails(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The disk fills up while the weights are written: the old checkpoint is whole, and nothing else is there."""
+def test_failed_write_leaves_no_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the disk is full while weights are written, the old checkpoint is complete and no other file is left."""
     import safetensors.torch
 
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -252,7 +252,7 @@ def test_nothing_is_left_of_a_write_that_fails(folder: Path, monkeypatch: pytest
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 
 
-def test_a_checkpoint_can_replace_the_one_it_was_loaded_from(folder: Path) -> None:
+def test_checkpoint_can_replace_its_own_source(folder: Path) -> None:
     loaded = checkpoints.load(folder)
     before = {name: tensor.clone() for name, tensor in loaded.model.state_dict().items()}
     checkpoints.save(loaded, folder, overwrite=True)

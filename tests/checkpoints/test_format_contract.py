@@ -1,4 +1,4 @@
-"""Every format: what it can express comes back bit for bit, what it cannot is refused in words."""
+"""Contract of every format: supported models round-trip bit for bit, unsupported ones raise an error."""
 
 import dataclasses
 from pathlib import Path
@@ -6,28 +6,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_vits import EXPRESSED, GOOGLE, TINY, checkpoint, images
+from tiny_vits import GOOGLE, SUPPORTED, TINY, checkpoint, images
 
 from vitkit import checkpoints
 from vitkit.checkpoints import CheckpointError
-from vitkit.checkpoints.dialects import all_formats, named
+from vitkit.checkpoints.formats import all_formats, formats_for
 from vitkit.data.processor import IMAGENET_MEAN, IMAGENET_STD, Processor
 
-CASES = [(name, index) for name in EXPRESSED for index in range(len(EXPRESSED[name]))]
+CASES = [(name, index) for name in SUPPORTED for index in range(len(SUPPORTED[name]))]
 
 
-def test_every_format_of_the_folder_is_tested() -> None:
-    assert {each.name for each in all_formats() if each.family in (None, "vit")} <= set(EXPRESSED)
-    assert checkpoints.formats() == sorted({target for each in all_formats() for target in each.targets})
+def test_every_format_is_tested() -> None:
+    assert {each.name for each in all_formats() if each.family in (None, "vit")} <= set(SUPPORTED)
+    assert checkpoints.list_formats() == sorted({target for each in all_formats() for target in each.targets})
 
 
 def _target(folder: Path, name: str) -> Path:
-    return folder / f"written{named(name)[0].suffix}"
+    return folder / f"written{formats_for(name)[0].suffix}"
 
 
 @pytest.mark.parametrize(("name", "index"), CASES)
 def test_save_then_load_is_bit_exact(name: str, index: int, tmp_path: Path) -> None:
-    made = checkpoint(EXPRESSED[name][index])
+    made = checkpoint(SUPPORTED[name][index])
     target = _target(tmp_path, name)
     assert checkpoints.save(made, target, to=name) == name
     loaded = checkpoints.load(target)
@@ -39,15 +39,15 @@ def test_save_then_load_is_bit_exact(name: str, index: int, tmp_path: Path) -> N
     batch = images(made.model.config.image_size, made.model.config.channels)
     assert torch.equal(loaded.model(batch), made.model(batch))
     assert loaded.labels == made.labels
-    if named(name)[0].suffix == "":
+    if formats_for(name)[0].suffix == "":
         assert loaded.model.config == made.model.config
         assert loaded.processor == made.processor
     assert [path.name for path in tmp_path.iterdir()] == [target.name]
 
 
 @pytest.mark.parametrize(("name", "index"), CASES)
-def test_the_vitkit_layout_holds_what_any_format_holds(name: str, index: int, tmp_path: Path) -> None:
-    made = checkpoint(EXPRESSED[name][index])
+def test_vitkit_layout_stores_what_any_format_stores(name: str, index: int, tmp_path: Path) -> None:
+    made = checkpoint(SUPPORTED[name][index])
     checkpoints.save(made, tmp_path / "ours", to="vitkit")
     loaded = checkpoints.load(tmp_path / "ours")
     assert loaded.model.config == made.model.config
@@ -55,18 +55,18 @@ def test_the_vitkit_layout_holds_what_any_format_holds(name: str, index: int, tm
     assert all(torch.equal(a, b) for a, b in zip(loaded.model.parameters(), made.model.parameters(), strict=True))
 
 
-def test_default_is_huggingface_where_it_can_say_the_config_and_ours_elsewhere(tmp_path: Path) -> None:
+def test_default_format_is_huggingface_if_supported_else_vitkit(tmp_path: Path) -> None:
     assert checkpoints.save(checkpoint(TINY), tmp_path / "a") == "huggingface"
-    assert checkpoints.save(checkpoint(EXPRESSED["big_vision"][1]), tmp_path / "b") == "vitkit"
-    assert checkpoints.save(checkpoint(EXPRESSED["big_vision"][1]), tmp_path / "b.npz", to="npz") == "big_vision"
+    assert checkpoints.save(checkpoint(SUPPORTED["big_vision"][1]), tmp_path / "b") == "vitkit"
+    assert checkpoints.save(checkpoint(SUPPORTED["big_vision"][1]), tmp_path / "b.npz", to="npz") == "big_vision"
     assert checkpoints.save(checkpoint(GOOGLE), tmp_path / "c.npz", to="npz") == "npz"
 
 
-REFUSED = [
+UNSUPPORTED = [
     (
         "huggingface",
         {"class_token": False, "pool": "gap"},
-        "transformers' ViT cannot say class_token=False",
+        "transformers' ViT cannot store class_token=False",
     ),
     ("huggingface", {"num_registers": 2}, "num_registers=2"),
     ("huggingface", {"layer_scale": 0.1}, "layer_scale=0.1"),
@@ -91,30 +91,28 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("name", "changes", "words"), REFUSED)
-def test_what_a_format_cannot_say_is_refused_with_a_sentence(
-    name: str, changes: dict, words: str, tmp_path: Path
-) -> None:
-    with pytest.raises(CheckpointError, match=words) as caught:
+@pytest.mark.parametrize(("name", "changes", "message"), UNSUPPORTED)
+def test_unsupported_config_raises_one_line_error(name: str, changes: dict, message: str, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=message) as caught:
         checkpoints.save(checkpoint(dataclasses.replace(TINY, **changes)), _target(tmp_path, name), to=name)
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_new_field_of_the_config_is_never_dropped() -> None:
+def test_new_config_field_is_never_dropped() -> None:
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Newer(type(TINY)):
-        novelty: int = 0
+        new_field: int = 0
 
     for each in all_formats():
         if each.family == "vit":
-            config = EXPRESSED[each.name][0]
+            config = SUPPORTED[each.name][0]
             fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-            assert each.obstacle(Newer(**fields)) is None
-            assert "novelty" in (each.obstacle(Newer(**(fields | {"novelty": 1}))) or ""), each.name
+            assert each.unsupported_reason(Newer(**fields)) is None
+            assert "new_field" in (each.unsupported_reason(Newer(**(fields | {"new_field": 1}))) or ""), each.name
 
 
-def test_accepting_a_meaning_makes_a_conversion_possible(tmp_path: Path) -> None:
+def test_accepting_an_implied_value_allows_conversion(tmp_path: Path) -> None:
     checkpoints.save(checkpoint(TINY), tmp_path / "hf", to="huggingface")
     with pytest.raises(CheckpointError, match="accept the difference"):
         checkpoints.convert(tmp_path / "hf", tmp_path / "out.npz", "npz")
@@ -123,16 +121,16 @@ def test_accepting_a_meaning_makes_a_conversion_possible(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_types_of_numbers_are_kept_or_made_float32(dtype: torch.dtype, tmp_path: Path) -> None:
+def test_dtype_is_float32_or_that_of_the_file(dtype: torch.dtype, tmp_path: Path) -> None:
     made = checkpoint(TINY)
     made.model.to(dtype)
     checkpoints.save(made, tmp_path / "a")
     assert next(checkpoints.load(tmp_path / "a").model.parameters()).dtype == torch.float32
-    kept = checkpoints.load(tmp_path / "a", dtype=None)
-    assert all(torch.equal(a, b) for a, b in zip(kept.model.parameters(), made.model.parameters(), strict=True))
+    loaded = checkpoints.load(tmp_path / "a", dtype=None)
+    assert all(torch.equal(a, b) for a, b in zip(loaded.model.parameters(), made.model.parameters(), strict=True))
 
 
-def test_npz_of_bfloat16_is_read_from_void_arrays(tmp_path: Path) -> None:
+def test_bfloat16_npz_is_read_from_void_arrays(tmp_path: Path) -> None:
     made = checkpoint(GOOGLE)
     checkpoints.save(made, tmp_path / "a.npz", to="npz")
     with np.load(tmp_path / "a.npz") as arrays:
@@ -154,7 +152,7 @@ def test_fortran_order_and_big_endian_arrays(tmp_path: Path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(made.model.parameters(), loaded.parameters(), strict=True))
 
 
-def test_preprocessing_and_labels_travel(tmp_path: Path) -> None:
+def test_preprocessing_and_labels_are_saved(tmp_path: Path) -> None:
     processor = Processor.crop(32, 0.9, mean=IMAGENET_MEAN, std=IMAGENET_STD)
     made = checkpoint(TINY, processor=processor, labels=("a", "b", "c", "d", "e"))
     for name in ("huggingface", "timm", "vitkit"):
@@ -164,12 +162,12 @@ def test_preprocessing_and_labels_travel(tmp_path: Path) -> None:
         assert loaded.labels == made.labels
 
 
-def test_number_of_labels_must_fit(tmp_path: Path) -> None:
+def test_number_of_labels_must_match(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="5 classes, but there are 3 labels"):
         checkpoints.save(checkpoint(TINY, labels=("a", "b", "c")), tmp_path / "x")
 
 
-def test_num_classes_puts_a_new_head(tmp_path: Path) -> None:
+def test_num_classes_replaces_the_head(tmp_path: Path) -> None:
     checkpoints.save(checkpoint(TINY), tmp_path / "x")
     loaded = checkpoints.load(tmp_path / "x", num_classes=3)
     assert loaded.model.config.num_classes == 3
@@ -178,7 +176,7 @@ def test_num_classes_puts_a_new_head(tmp_path: Path) -> None:
     assert checkpoints.load(tmp_path / "x", num_classes=0).labels == ()
 
 
-def test_image_size_resizes_the_table_and_the_processor(tmp_path: Path) -> None:
+def test_image_size_resizes_position_table_and_processor(tmp_path: Path) -> None:
     made = checkpoint(TINY)
     checkpoints.save(made, tmp_path / "x")
     loaded = checkpoints.load(tmp_path / "x", image_size=(48, 64))
@@ -188,7 +186,7 @@ def test_image_size_resizes_the_table_and_the_processor(tmp_path: Path) -> None:
     assert loaded.processor.size == (48, 64)
     checkpoints.save(loaded, tmp_path / "y")
     assert torch.equal(checkpoints.load(tmp_path / "y").model(batch), loaded.model(batch))
-    fixed = checkpoint(EXPRESSED["vitkit"][0])
+    fixed = checkpoint(SUPPORTED["vitkit"][0])
     checkpoints.save(fixed, tmp_path / "z")
     resized = checkpoints.load(tmp_path / "z", image_size=32).model
     assert torch.allclose(resized(images((32, 32))), fixed.model(images((32, 32))), atol=1e-6)

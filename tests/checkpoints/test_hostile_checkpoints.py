@@ -1,4 +1,4 @@
-"""Checkpoints from strangers: nothing runs, memory stays small, and one line says what is wrong."""
+"""Malicious checkpoints: no code runs, memory stays small, and the error is one line."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from hostile import CORPUS
 from vitkit import checkpoints
 from vitkit.checkpoints import CheckpointError
 
-# Over what the process had before, for a refused file: the file twice and this much (reliability goals X6 and X7).
+# Limit of additional memory for a rejected file: twice its size plus this (reliability goals X6 and X7).
 SMALL = 64 << 20
 BOMB = 32 << 20
 
@@ -26,13 +26,13 @@ import torch
 from vitkit import checkpoints, models
 import vitkit.checkpoints.containers.npz, vitkit.checkpoints.containers.pickled
 import vitkit.checkpoints.containers.safetensors, vitkit.checkpoints.containers.sharded
-from vitkit.checkpoints.dialects import all_formats
+from vitkit.checkpoints.formats import all_formats
 all_formats()
 
 def peak():
     return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
 
-def refuse(path):
+def is_rejected(path):
     try:
         checkpoints.load(path)
     except checkpoints.CheckpointError:
@@ -41,17 +41,17 @@ def refuse(path):
 
 for folder in sys.argv[2:]:
     source, size = Path(folder, "source").read_text(), int(Path(folder, "size").read_text())
-    for attempt in range(2):  # the first one imports what is imported late
+    for attempt in range(2):  # the first attempt triggers lazy imports
         Path("/proc/self/clear_refs").write_text("5")
         before, start = peak(), time.perf_counter()
-        refused = refuse(source)
+        rejected = is_rejected(source)
         took, grown = time.perf_counter() - start, peak() - before
-    print(Path(folder).name, refused, grown, size, took, sep="|")
+    print(Path(folder).name, rejected, grown, size, took, sep="|")
 """
 
 
 @pytest.mark.parametrize("name", CORPUS)
-def test_it_is_refused_and_nothing_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_rejected_and_runs_no_code(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     source = CORPUS[name](tmp_path)
@@ -66,8 +66,8 @@ def test_it_is_refused_and_nothing_runs(name: str, tmp_path: Path, monkeypatch: 
     assert {path.relative_to(tmp_path) for path in tmp_path.rglob("*")} == before
 
 
-def test_the_corpus_is_large_and_its_gadgets_are_live(tmp_path: Path) -> None:
-    """A canary that cannot sing proves nothing: read without care, the gadgets run."""
+def test_corpus_is_large_and_its_gadgets_work(tmp_path: Path) -> None:
+    """An unsafe load runs the gadgets, so the other tests would detect them."""
     import pickle
 
     assert len(CORPUS) >= 100
@@ -77,9 +77,10 @@ def test_the_corpus_is_large_and_its_gadgets_are_live(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="needs Linux's peak memory meter")
-def test_memory_of_refused_files(tmp_path: Path) -> None:
-    folders = []
-    for index, name in enumerate(CORPUS):
+@pytest.mark.parametrize("every", [5, pytest.param(1, marks=pytest.mark.slow)])
+def test_memory_of_rejected_files(tmp_path: Path, every: int) -> None:
+    names, folders = list(CORPUS)[::every], []
+    for index, name in enumerate(names):
         folder = tmp_path / f"{index:03}"
         folder.mkdir()
         source = CORPUS[name](folder)
@@ -91,10 +92,10 @@ def test_memory_of_refused_files(tmp_path: Path) -> None:
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert result.returncode == 0, result.stderr[-2000:]
     lines = [line.split("|") for line in result.stdout.splitlines()]
-    assert len(lines) == len(CORPUS)
+    assert len(lines) == len(names)
     report = {}
-    for name, (_, refused, grown, size, took) in zip(CORPUS, lines, strict=True):
-        assert refused == "True", name
+    for name, (_, rejected, grown, size, took) in zip(names, lines, strict=True):
+        assert rejected == "True", name
         limit = BOMB if "bomb" in name else SMALL + 2 * int(size)
         if int(grown) > limit or float(took) > 5:
             report[name] = (int(grown), int(size), float(took))

@@ -1,4 +1,4 @@
-"""Files in the original layouts give the numbers that the original implementations give."""
+"""Files in original layouts give the outputs of the original implementations."""
 
 from pathlib import Path
 
@@ -38,7 +38,7 @@ def test_jax_files(shared: Path, folder: str, name: str, format_name: str, tmp_p
 
 
 @pytest.mark.parametrize("name", GOOGLE)
-def test_google_files_are_rewritten_array_for_array(shared: Path, name: str, tmp_path: Path) -> None:
+def test_google_files_round_trip_array_by_array(shared: Path, name: str, tmp_path: Path) -> None:
     path = shared / "oracles" / "vit_jax" / f"{name}.npz"
     checkpoints.convert(path, tmp_path / "again.npz", "npz")
     with np.load(path) as before, np.load(tmp_path / "again.npz") as after:
@@ -49,8 +49,8 @@ def test_google_files_are_rewritten_array_for_array(shared: Path, name: str, tmp
 
 
 @pytest.mark.parametrize("name", ["hybrid_1_1_1_odd_size", "hybrid_2_2", "hybrid_root_only"])
-def test_hybrids_are_named(shared: Path, name: str) -> None:
-    from vitkit.checkpoints.dialects import all_formats
+def test_hybrids_are_detected(shared: Path, name: str) -> None:
+    from vitkit.checkpoints.formats import all_formats
 
     path = shared / "oracles" / "vit_jax" / f"{name}.npz"
     if any(each.family == "hybrid" for each in all_formats()):

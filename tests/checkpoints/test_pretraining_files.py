@@ -1,4 +1,4 @@
-"""The files of MoCo v3 and SimMIM as their authors saved them: what is read, what is left out, by name."""
+"""Official pre-training files of MoCo v3 and SimMIM: which tensors are loaded and which are ignored."""
 
 import dataclasses
 from pathlib import Path
@@ -21,19 +21,19 @@ def moco(probe: bool = False) -> tuple[models.Backbone, dict[str, object]]:
     fill(model)
     state = {f"module.{name}": value for name, value in model.state_dict().items()}
     if not probe:
-        beside = {
+        others = {
             "head.0.weight": torch.ones(8, 48),
             "head.1.running_mean": torch.ones(8),
             "head.1.weight": torch.ones(8),
         }
-        state = {f"module.base_encoder.{name}": value for name, value in (model.state_dict() | beside).items()}
-        state |= {f"module.momentum_encoder.{name}": value + 1 for name, value in (model.state_dict() | beside).items()}
+        state = {f"module.base_encoder.{name}": value for name, value in (model.state_dict() | others).items()}
+        state |= {f"module.momentum_encoder.{name}": value + 1 for name, value in (model.state_dict() | others).items()}
         state["module.predictor.0.weight"] = torch.ones(8, 8)
     return model, {"epoch": 300, "arch": "vit_small", "state_dict": state, "optimizer": {"state": {}}}
 
 
 @pytest.mark.parametrize(("name", "probe"), [("vit-s-300ep.pth.tar", False), ("linear-vit-s-300ep.pth.tar", True)])
-def test_moco_v3_s_base_encoder_with_its_twelve_narrow_heads(name: str, probe: bool, tmp_path: Path) -> None:
+def test_moco_v3_base_encoder_has_twelve_heads(name: str, probe: bool, tmp_path: Path) -> None:
     model, file = moco(probe)
     torch.save(file, tmp_path / name)
     loaded = checkpoints.load(tmp_path / name)
@@ -44,11 +44,11 @@ def test_moco_v3_s_base_encoder_with_its_twelve_narrow_heads(name: str, probe: b
     with torch.no_grad():
         assert torch.equal(loaded.model.features(batch).tokens, model.features(batch).tokens)
     if not probe:
-        assert "left out: MoCo v3's projector" in loaded.origin.notes
+        assert "ignored: MoCo v3's projector" in loaded.origin.notes
 
 
 def simmim(normed: bool) -> tuple[models.Backbone, dict[str, Tensor]]:
-    """SimMIM's ViT in pre-training: behind `encoder.`, with or without a final norm."""
+    """Returns SimMIM's pre-training ViT with the prefix `encoder.`, with or without a final norm."""
     model = models.build(SIMMIM)
     fill(model)
     rename = {"ls1.gamma": "gamma_1", "ls2.gamma": "gamma_2"}
@@ -69,13 +69,13 @@ def test_simmim_with_a_final_norm(tmp_path: Path) -> None:
     torch.save({"model": state, "optimizer": {}}, tmp_path / "simmim.pth")
     loaded = checkpoints.load(tmp_path / "simmim.pth", config={"num_heads": 2})
     assert loaded.origin.format == "beit_timm"
-    assert {"weights under 'model.encoder.'", "left out: the mask token of pre-training"} <= {*loaded.origin.notes}
+    assert {"weights under 'model.encoder.'", "ignored: the mask token of pre-training"} <= {*loaded.origin.notes}
     batch = images((32, 32))
     with torch.no_grad():
         assert torch.equal(loaded.model.features(batch).tokens, model.features(batch).tokens)
 
 
-def test_simmim_without_one_gets_a_fresh_norm_behind_the_mean_as_its_fine_tuning_does(tmp_path: Path) -> None:
+def test_simmim_without_a_final_norm_gets_a_default_norm_after_mean_pooling(tmp_path: Path) -> None:
     model, state = simmim(normed=False)
     torch.save({"model": state}, tmp_path / "simmim.pth")
     loaded = checkpoints.load(tmp_path / "simmim.pth", config={"num_heads": 2})
@@ -88,7 +88,7 @@ def test_simmim_without_one_gets_a_fresh_norm_behind_the_mean_as_its_fine_tuning
         expected = torch.nn.functional.layer_norm(mean, (32,), eps=1e-6)
         found = loaded.model.represent(loaded.model.features(batch))
     torch.testing.assert_close(found, expected)
-    # One that lacks its norm for another reason is still refused.
+    # Without a mask token, a missing norm is an error.
     state.pop("encoder.mask_token")
     torch.save({"model": state}, tmp_path / "broken.pth")
     with pytest.raises(checkpoints.CheckpointError, match=r"missing: norm\.weight, norm\.bias"):

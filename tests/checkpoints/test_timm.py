@@ -1,4 +1,4 @@
-"""Against timm's own class, in both directions, and the official files that share its names."""
+"""Conversion to and from timm's ViT, and official files with the same names."""
 
 import argparse
 import json
@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_vits import EXPRESSED, checkpoint, fill, images
+from oracles import oracle
+from tiny_vits import SUPPORTED, checkpoint, fill, images
 
 from vitkit import checkpoints
 from vitkit.data.processor import IMAGENET_MEAN, IMAGENET_STD, Processor
 
-timm = pytest.importorskip("timm")
+timm = oracle("timm")
 
 SMALL = {"embed_dim": 64, "depth": 2, "num_heads": 4, "mlp_ratio": 1.5, "num_classes": 5}
 CASES: list[dict[str, Any]] = [
@@ -39,7 +40,7 @@ CASES: list[dict[str, Any]] = [
 
 
 def _theirs(arguments: dict[str, Any]) -> Any:
-    """A model with random weights; its config.json comes from timm's own exporter."""
+    """Returns a timm model with random weights."""
     return fill(timm.create_model("vit_base_patch16_224", **{**SMALL, **arguments}))
 
 
@@ -53,7 +54,7 @@ def _save_theirs(model: Any, folder: Path, arguments: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("arguments", CASES)
-def test_theirs_to_ours_and_back(arguments: dict[str, Any], tmp_path: Path) -> None:
+def test_timm_to_vitkit_and_back(arguments: dict[str, Any], tmp_path: Path) -> None:
     theirs = _theirs(arguments)
     _save_theirs(theirs, tmp_path / "theirs", arguments)
     loaded = checkpoints.load(tmp_path / "theirs")
@@ -80,9 +81,9 @@ def test_other_sizes_as_dynamic_img_size(arguments: dict[str, Any], size: tuple[
         assert (checkpoints.load(tmp_path).model(images(size)) - theirs(images(size))).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("index", range(len(EXPRESSED["timm"])))
-def test_what_we_write_opens_in_timm(index: int, tmp_path: Path) -> None:
-    made = checkpoint(EXPRESSED["timm"][index])
+@pytest.mark.parametrize("index", range(len(SUPPORTED["timm"])))
+def test_saved_folder_loads_in_timm(index: int, tmp_path: Path) -> None:
+    made = checkpoint(SUPPORTED["timm"][index])
     checkpoints.save(made, tmp_path / "x", to="timm")
     theirs = timm.create_model(f"local-dir:{tmp_path / 'x'}", pretrained=True).eval()
     batch = images(made.model.config.image_size)
@@ -100,13 +101,13 @@ def test_what_we_write_opens_in_timm(index: int, tmp_path: Path) -> None:
         Processor.crop(32, 1.0, interpolation="bilinear"),
     ],
 )
-def test_processor_survives_timm(processor: Processor, tmp_path: Path) -> None:
-    checkpoints.save(checkpoint(EXPRESSED["timm"][0], processor=processor), tmp_path / "x", to="timm")
+def test_processor_round_trips_through_timm(processor: Processor, tmp_path: Path) -> None:
+    checkpoints.save(checkpoint(SUPPORTED["timm"][0], processor=processor), tmp_path / "x", to="timm")
     assert checkpoints.load(tmp_path / "x").processor == processor
 
 
 def test_hub_config_without_arguments(tmp_path: Path) -> None:
-    """The folders on the Hub: an architecture, pretrained_cfg, label names, no arguments."""
+    """Folders on the Hub have an architecture, pretrained_cfg and label names, but no model_args."""
     theirs = _theirs({"img_size": 32, "patch_size": 8})
     torch.save(theirs.state_dict(), tmp_path / "pytorch_model.bin")
     cfg = {"input_size": [3, 32, 32], "crop_pct": 0.9, "interpolation": "bicubic", "mean": [0.5] * 3, "std": [0.5] * 3}
@@ -148,7 +149,7 @@ def test_deit_file(tmp_path: Path) -> None:
     assert loaded.processor.mean == IMAGENET_MEAN
 
 
-def test_deit3_file_has_its_own_names_and_crop(tmp_path: Path) -> None:
+def test_deit3_file(tmp_path: Path) -> None:
     state = _plain(no_embed_class=True, init_values=1e-4)
     official = {
         key.replace("ls1.gamma", "gamma_1").replace("ls2.gamma", "gamma_2"): value for key, value in state.items()
@@ -165,7 +166,7 @@ def test_dino_files(tmp_path: Path) -> None:
     assert _same(loaded, state)
     assert loaded.model.config.position_resize == "bicubic_offset"
     head = {"mlp.0.weight": torch.zeros(4, 4), "last_layer.weight_g": torch.zeros(4, 1)}
-    whole = {
+    full = {
         "student": {f"module.backbone.{key}": value + 1 for key, value in state.items()},
         "teacher": {f"backbone.{key}": value for key, value in state.items()}
         | {f"head.{key}": value for key, value in head.items()},
@@ -174,10 +175,10 @@ def test_dino_files(tmp_path: Path) -> None:
         "args": argparse.Namespace(arch="vit_small", lr=0.1),
         "dino_loss": {"center": torch.zeros(1, 4)},
     }
-    loaded = _load(whole, tmp_path / "dino_deitsmall16_pretrain_full_checkpoint.pth")
+    loaded = _load(full, tmp_path / "dino_deitsmall16_pretrain_full_checkpoint.pth")
     assert _same(loaded, state)
     assert loaded.model.config.position_resize == "bicubic_offset"
-    assert "left out: optimizer, beside the weights" in loaded.origin.notes
+    assert "ignored: optimizer (not model weights)" in loaded.origin.notes
 
 
 def test_dinov2_file(tmp_path: Path) -> None:
@@ -234,7 +235,7 @@ def test_mae_files(tmp_path: Path) -> None:
     assert _same(_load({"model": state}, tmp_path / "mae_pretrain_vit_base.pth"), state)
     loaded = _load({"model": state | decoder}, tmp_path / "mae_pretrain_vit_base_full.pth")
     assert _same(loaded, state)
-    assert "left out: MAE's decoder" in loaded.origin.notes
+    assert "ignored: MAE's decoder" in loaded.origin.notes
     tuned = _plain(global_pool="avg")
     loaded = _load({"model": tuned}, tmp_path / "mae_finetuned_vit_base.pth")
     assert _same(loaded, tuned)
@@ -251,7 +252,7 @@ def test_wrappers_in_the_names(wrapper: str, tmp_path: Path) -> None:
     assert f"weights under '{wrapper}'" in loaded.origin.notes
 
 
-def test_the_average_is_taken_where_a_training_state_has_one(tmp_path: Path) -> None:
+def test_ema_weights_are_preferred_in_training_checkpoints(tmp_path: Path) -> None:
     state = _plain()
     raw = {key: value + 1 for key, value in state.items()}
     both = {"state_dict": raw, "state_dict_ema": state, "optimizer": {"state": {}}, "epoch": 3}

@@ -1,4 +1,4 @@
-"""What timm's architectures are by their names: heads and depth of all of them, and the ones refused."""
+"""Heads and depth of every timm architecture, and unsupported architectures."""
 
 import json
 import re
@@ -8,96 +8,98 @@ from typing import Any
 
 import pytest
 import torch
+from oracles import oracle
 from safetensors.torch import load_file, save_file
-from tiny_vits import EXPRESSED, checkpoint
+from tiny_vits import SUPPORTED, checkpoint
 
 from vitkit import checkpoints
-from vitkit.checkpoints import CheckpointError, timm_names
-from vitkit.checkpoints.dialects import Found
-from vitkit.checkpoints.recognise import recognise
+from vitkit.checkpoints import CheckpointError
+from vitkit.checkpoints.detect import detect_format
+from vitkit.checkpoints.formats import RawCheckpoint
+from vitkit.checkpoints.formats.timm import _config
 from vitkit.checkpoints.tensors import Info, Tensors
 
-timm = pytest.importorskip("timm")
+timm = oracle("timm")
 
 MODULES = ("vision_transformer", "deit", "beit", "vision_transformer_hybrid")
 NAMES = [name for module in MODULES for name in timm.list_models(module=module)]
 NAMES += [name for name in timm.list_models(module="eva") if "dinov3" in name and "7b" not in name]
-# Blocks of another kind than vitkit has, or other tensors.
-REFUSED = re.compile(
+# Architectures with unsupported blocks or tensors.
+UNSUPPORTED = re.compile(
     r"aimv2|beit3|.*(quickgelu|_rpn_|_xp_|_18x2_|clip|_mci_|resnet26d|resnet50d|_d?pwee_|_dwee_|_dlittle_)"
 )
 
 
-def described(name: str) -> tuple[Any, Any]:
-    """timm's model, without memory, and the config that vitkit infers of its names, shapes and architecture."""
+def infer(name: str) -> tuple[Any, Any]:
+    """Returns timm's model on the meta device and the config that vitkit infers from it."""
     with torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = timm.create_model(name)
     infos = {key: Info(tuple(value.shape), value.dtype) for key, value in model.state_dict().items()}
-    stated = {"architecture": name, "num_classes": model.num_classes, "pretrained_cfg": model.pretrained_cfg}
-    stated = json.loads(json.dumps(stated, default=str))
-    recognised = recognise(Tensors(infos, lambda key: torch.zeros(infos[key].shape)), stated, None)
-    if recognised.strange:
-        raise CheckpointError(f"{recognised.strange[:3]} are unknown")
-    found = Found(tensors=recognised.tensors, config=stated, overrides={}, wrapper=recognised.wrapper)
-    return model, recognised.format.describe(found).config
+    config_json = {"architecture": name, "num_classes": model.num_classes, "pretrained_cfg": model.pretrained_cfg}
+    config_json = json.loads(json.dumps(config_json, default=str))
+    detected = detect_format(Tensors(infos, lambda key: torch.zeros(infos[key].shape)), config_json, None)
+    if detected.unknown:
+        raise CheckpointError(f"{detected.unknown[:3]} are unknown")
+    raw = RawCheckpoint(tensors=detected.tensors, config=config_json, overrides={}, wrapper=detected.wrapper)
+    return model, detected.format.describe(raw).config
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_heads_and_depth_of_every_architecture(name: str) -> None:
-    if REFUSED.match(name):
+    if UNSUPPORTED.match(name):
         with pytest.raises(CheckpointError):
-            described(name)
+            infer(name)
         return
-    model, config = described(name)
+    model, config = infer(name)
     assert (config.num_heads, config.depth) == (model.blocks[0].attn.num_heads, len(model.blocks))
-    depth, heads = timm_names.size(name)
+    depth, heads = _config.architecture_size(name)
     assert depth in (None, config.depth)
     assert heads in (None, config.num_heads)
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A timm folder that says its architecture and nothing else."""
-    checkpoints.save(checkpoint(EXPRESSED["timm"][0]), tmp_path / "x", to="timm")
+    """A timm folder."""
+    checkpoints.save(checkpoint(SUPPORTED["timm"][0]), tmp_path / "x", to="timm")
     return tmp_path / "x"
 
 
-def _stated(folder: Path, **config: Any) -> None:
+def _write_config(folder: Path, **config: Any) -> None:
     (folder / "config.json").write_text(json.dumps(config))
 
 
 @pytest.mark.parametrize(
-    ("name", "words"),
+    ("name", "message"),
     [
-        ("vit_base_patch16_rpn_224", r"vit_base_patch16_rpn_224 has its norms behind .*\(post-norm\)"),
+        ("vit_base_patch16_rpn_224", r"vit_base_patch16_rpn_224 applies norms after .*\(post-norm\)"),
         ("vit_base_patch32_clip_quickgelu_224", "is a CLIP model"),
-        ("resnet50", "config.json says architecture 'resnet50', but the tensors are those of a ViT"),
-        ("resnetv2_50x1_bit", "architecture 'resnetv2_50x1_bit', but"),
-        ("swin_tiny_patch4_window7_224", "architecture 'swin_tiny"),
+        ("resnet50", "config.json: architecture is 'resnet50', but the tensors are those of a ViT"),
+        ("resnetv2_50x1_bit", "architecture is 'resnetv2_50x1_bit', but"),
+        ("swin_tiny_patch4_window7_224", "architecture is 'swin_tiny"),
     ],
 )
-def test_architectures_that_are_refused(name: str, words: str, folder: Path) -> None:
-    _stated(folder, architecture=name)
-    with pytest.raises(CheckpointError, match=words) as caught:
+def test_unsupported_architectures(name: str, message: str, folder: Path) -> None:
+    _write_config(folder, architecture=name)
+    with pytest.raises(CheckpointError, match=message) as caught:
         checkpoints.load(folder)
     assert "\n" not in str(caught.value)
 
 
-def test_a_block_missing_at_the_end(folder: Path) -> None:
-    """Two blocks where the architecture, or the arguments it was built with, say another number."""
-    _stated(folder, architecture="vit_tiny_patch16_224.augreg_in21k")
-    with pytest.raises(CheckpointError, match="the config says depth 12, the tensors say 2"):
+def test_missing_last_block(folder: Path) -> None:
+    """The architecture or its arguments require another number of blocks."""
+    _write_config(folder, architecture="vit_tiny_patch16_224.augreg_in21k")
+    with pytest.raises(CheckpointError, match="depth is 12, but the tensors have 2"):
         checkpoints.load(folder)
-    _stated(folder, architecture="vit_tiny_patch16_224", model_args={"depth": 2, "num_heads": 4})
+    _write_config(folder, architecture="vit_tiny_patch16_224", model_args={"depth": 2, "num_heads": 4})
     assert checkpoints.load(folder).model.config.num_heads == 4
     tensors = load_file(folder / "model.safetensors")
     save_file({name: value for name, value in tensors.items() if "blocks.1." not in name}, folder / "model.safetensors")
-    with pytest.raises(CheckpointError, match="the config says depth 2, the tensors say 1"):
+    with pytest.raises(CheckpointError, match="depth is 2, but the tensors have 1"):
         checkpoints.load(folder)
 
 
-def test_heads_by_the_name_where_the_width_would_tell_another(folder: Path) -> None:
-    _stated(folder, architecture="test_vit")
+def test_num_heads_by_architecture_name(folder: Path) -> None:
+    _write_config(folder, architecture="test_vit")
     assert checkpoints.load(folder).model.config.num_heads == 2

@@ -1,6 +1,6 @@
-"""Against torchvision's own class, in both directions.
+"""Conversion to and from torchvision's ViT.
 
-torchvision has one way to another image size: its helper rewrites the state dict for a model built at that size.
+torchvision changes the image size with a helper that resizes the state dict for a model built at that size.
 """
 
 from pathlib import Path
@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from oracles import oracle
 from tiny_vits import fill, images
 
 from vitkit import checkpoints
 from vitkit.data.processor import IMAGENET_MEAN
 
-vision_transformer = pytest.importorskip("torchvision.models.vision_transformer")
+vision_transformer = oracle("torchvision.models.vision_transformer")
 
 CASES: list[dict[str, Any]] = [
     {"image_size": 32, "patch_size": 8, "hidden_dim": 64, "num_heads": 1, "mlp_dim": 96},

@@ -1,4 +1,4 @@
-"""Against transformers' own classes, in both directions, every generation of names."""
+"""Conversion to and from transformers' ViT, with tensor names of all versions."""
 
 import dataclasses
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from oracles import oracle
 from tiny_vits import TINY, checkpoint, fill, images
 
 from vitkit import checkpoints
@@ -44,7 +45,7 @@ SIZES: list[dict[str, Any]] = [
 
 @pytest.fixture(scope="module")
 def library() -> Any:
-    transformers = pytest.importorskip("transformers")
+    transformers = oracle("transformers")
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     return transformers
@@ -62,7 +63,7 @@ def _size(fields: dict[str, Any]) -> tuple[int, int]:
 
 @pytest.mark.parametrize("fields", SIZES)
 @pytest.mark.parametrize("generation", ["v4", "v5", "sharded", "bin", "sharded bin"])
-def test_theirs_to_ours(library: Any, fields: dict[str, Any], generation: str, tmp_path: Path) -> None:
+def test_transformers_to_vitkit(library: Any, fields: dict[str, Any], generation: str, tmp_path: Path) -> None:
     theirs = _theirs(library, fields)
     if generation in ("v4", "v5"):
         theirs.save_pretrained(tmp_path, save_original_format=generation == "v4")
@@ -95,8 +96,8 @@ def _pickle_the_weights(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("fields", SIZES)
-def test_ours_to_theirs(library: Any, fields: dict[str, Any], tmp_path: Path) -> None:
-    """Loaded from theirs, written by us, opened by them: nothing missing, nothing over, the same numbers."""
+def test_vitkit_to_transformers(library: Any, fields: dict[str, Any], tmp_path: Path) -> None:
+    """A converted folder loads in transformers without missing or unexpected keys, with the same logits."""
     theirs = _theirs(library, fields)
     theirs.save_pretrained(tmp_path / "theirs")
     checkpoints.convert(tmp_path / "theirs", tmp_path / "ours", "huggingface")
@@ -106,7 +107,7 @@ def test_ours_to_theirs(library: Any, fields: dict[str, Any], tmp_path: Path) ->
     assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"))
     batch = images(_size(fields), fields.get("num_channels", 3))
     with torch.no_grad():
-        # gelu_new and the gelu_pytorch_tanh that we write are one function in two orders of arithmetic.
+        # gelu_new and gelu_pytorch_tanh, which vitkit writes, differ in rounding only.
         limit = 1e-6 if fields.get("hidden_act") == "gelu_new" else 0.0
         assert (opened(batch).logits - theirs(batch).logits).abs().max() <= limit
     before, after = theirs.state_dict(), opened.state_dict()
@@ -125,7 +126,7 @@ def test_other_sizes_as_interpolate_pos_encoding(library: Any, size: tuple[int, 
         assert (ours(images(size)) - expected).abs().max() < 1e-5
 
 
-def test_image_processor_opens_what_we_write(library: Any, tmp_path: Path) -> None:
+def test_image_processor_loads_in_transformers(library: Any, tmp_path: Path) -> None:
     checkpoints.save(checkpoint(TINY), tmp_path / "x", to="huggingface")
     processor = library.AutoImageProcessor.from_pretrained(tmp_path / "x")
     assert (processor.size["height"], processor.size["width"]) == (32, 32)
@@ -133,7 +134,7 @@ def test_image_processor_opens_what_we_write(library: Any, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("kind", ["ViTModel", "ViTForMaskedImageModeling", "ViTMAEForPreTraining", "ViTMSNModel"])
 def test_headless_classes(library: Any, kind: str, tmp_path: Path) -> None:
-    """Pooler, mask token and decoder are left out, and the origin says so."""
+    """Pooler, mask token and decoder are ignored, with a note in the origin."""
     if kind == "ViTMAEForPreTraining":
         config = library.ViTMAEConfig(
             **SIZES[0],
@@ -151,7 +152,7 @@ def test_headless_classes(library: Any, kind: str, tmp_path: Path) -> None:
     loaded = checkpoints.load(tmp_path)
     assert loaded.model.config.num_classes == 0
     assert loaded.labels == ()
-    assert any("left out" in note for note in loaded.origin.notes) or kind == "ViTMSNModel"
+    assert any("ignored" in note for note in loaded.origin.notes) or kind == "ViTMSNModel"
     if kind != "ViTMAEForPreTraining":
         base = theirs if kind != "ViTForMaskedImageModeling" else theirs.vit
         with torch.no_grad():
@@ -162,7 +163,7 @@ def test_headless_classes(library: Any, kind: str, tmp_path: Path) -> None:
     assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
 
 
-def test_bare_state_dicts_of_both_generations(library: Any, tmp_path: Path) -> None:
+def test_bare_state_dicts_with_both_names(library: Any, tmp_path: Path) -> None:
     theirs = _theirs(library, SIZES[0])
     torch.save(theirs.state_dict(), tmp_path / "v5.pth")
     torch.save({f"module.{name}": value for name, value in theirs.state_dict().items()}, tmp_path / "wrapped.pth")
@@ -173,19 +174,19 @@ def test_bare_state_dicts_of_both_generations(library: Any, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("kind", "words"), [("Data2VecVision", "model_type 'data2vec-vision'"), ("IJepa", "model_type 'ijepa'")]
+    ("kind", "message"), [("Data2VecVision", "model_type is 'data2vec-vision'"), ("IJepa", "model_type is 'ijepa'")]
 )
-def test_other_families_are_named(library: Any, kind: str, words: str, tmp_path: Path) -> None:
+def test_unsupported_families_are_named(library: Any, kind: str, message: str, tmp_path: Path) -> None:
     config = getattr(library, f"{kind}Config")(
         image_size=32, patch_size=8, hidden_size=32, num_attention_heads=2, num_hidden_layers=1, intermediate_size=64
     )
     getattr(library, f"{kind}Model")(config).save_pretrained(tmp_path)
-    with pytest.raises(CheckpointError, match=words) as caught:
+    with pytest.raises(CheckpointError, match=message) as caught:
         checkpoints.load(tmp_path)
     assert "\n" not in str(caught.value)
 
 
-def test_what_transformers_rewrites_keeps_what_only_we_know(library: Any, tmp_path: Path) -> None:
+def test_vitkit_fields_survive_saving_in_transformers(library: Any, tmp_path: Path) -> None:
     config = dataclasses.replace(TINY, position_resize="bilinear_corners", stochastic_depth=0.2)
     made = checkpoint(config)
     checkpoints.save(made, tmp_path / "ours", to="huggingface")

@@ -1,4 +1,4 @@
-"""Tiny models with random weights, of ours and of the libraries that are the oracles."""
+"""Tiny models with random weights, from vitkit and from the libraries used as references."""
 
 import dataclasses
 from typing import Any
@@ -22,9 +22,9 @@ TINY = Config(
     num_classes=5,
     activation="gelu",
 )
-# What each format has to say: its dialect, and the options that only some have.
+# Configs that each format supports, with the options that only some formats have.
 GOOGLE = dataclasses.replace(TINY, activation="gelu_tanh", num_heads=4)
-EXPRESSED: dict[str, list[Config]] = {
+SUPPORTED: dict[str, list[Config]] = {
     "huggingface": [
         dataclasses.replace(TINY, position_resize="bicubic", num_heads=4, norm_eps=1e-12),
         dataclasses.replace(TINY, image_size=(48, 32), qkv_bias=False, activation="gelu_tanh", num_classes=0),
@@ -69,7 +69,7 @@ EXPRESSED: dict[str, list[Config]] = {
 
 
 def fill(module: nn.Module, seed: int = 0) -> nn.Module:
-    """Random numbers in every parameter, norms and biases too, so that no two of them are alike."""
+    """Fills every parameter, also norms and biases, with random numbers, so that all values differ."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in sorted(module.named_parameters()):
@@ -79,12 +79,12 @@ def fill(module: nn.Module, seed: int = 0) -> nn.Module:
 
 
 def images(size: tuple[int, int], channels: int = 3) -> torch.Tensor:
-    """Two pictures of noise."""
+    """Returns two images of noise."""
     return torch.randn(2, channels, *size, generator=torch.Generator().manual_seed(1))
 
 
 def checkpoint(config: Config, **fields: Any) -> Checkpoint:
-    """A checkpoint of that config with random weights."""
+    """Returns a checkpoint of this config with random weights."""
     model = fill(models.build(config))
     mean = (0.5,) * (3 if config.channels == 3 else 1)
     processor = Processor.squash(config.image_size, mean=mean, std=mean, fill=(0,) * len(mean))

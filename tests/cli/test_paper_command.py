@@ -1,4 +1,4 @@
-"""`vitkit paper`: the list, one exhibit, what is made here, and what cannot be."""
+"""`vitkit paper`: the list, one experiment, what is made here, and what cannot be."""
 
 import json
 from pathlib import Path
@@ -17,11 +17,11 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]
 def test_the_list(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys)
     assert code == 0
-    assert all(name in out for name in paper.exhibits())
+    assert all(name in out for name in paper.experiments())
     assert "vitkit paper NAME --scale small" in out
     _, lines, _ = run(capsys, "--json")
     rows = [json.loads(line) for line in lines.splitlines()]
-    assert [row["name"] for row in rows] == list(paper.exhibits())
+    assert [row["name"] for row in rows] == list(paper.experiments())
     assert all(row["full"] and row["small"].startswith("vitkit paper ") for row in rows)
 
 
@@ -43,9 +43,9 @@ def test_one_of_them(capsys: pytest.CaptureFixture[str]) -> None:
             ["table8", "--scale", "full"],
             "Table 8: position embeddings at full scale needs JFT-300M, which is not public",
         ),
-        (["figure7", "--scale", "full"], "needs a ViT with weights (--model google/vit-large-patch16-224) and photos"),
+        (["figure7", "--scale", "full"], "needs a ViT with weights (--model google/vit-large-patch16-224) and images"),
         (["table8", "--scale", "small", "--model", "x"], "is not drawn of a model: --model is for figure6, figure7"),
-        (["table8", "--scale", "small", "--seeds", "0"], "seeds is 0 and steps None; both are at least 1"),
+        (["table8", "--scale", "small", "--seeds", "0"], "seeds is 0 and steps is None; expected at least 1"),
         (["table8", "--scale", "small", "--data", "digit"], "unknown data source 'digit'"),
     ],
 )
@@ -79,14 +79,14 @@ def test_a_model_of_ones_own_is_drawn_at_full_scale(
     from vitkit.data.processor import Processor
     from vitkit.models import vit
 
-    monkeypatch.setattr("vitkit.data.digits.Digits.__len__", lambda self: 40)
+    monkeypatch.setattr("vitkit.data.sources.digits.Digits.__len__", lambda self: 40)
     labels = tuple(map(str, range(5)))
     checkpoint = checkpoints.Checkpoint(model=models.build(vit.TINY), processor=Processor.squash(32), labels=labels)
     checkpoints.save(checkpoint, tmp_path / "model")
     words = ("figure7", "--scale", "full", "--model", str(tmp_path / "model"), "--out", str(tmp_path / "out"))
     code, out, _ = run(capsys, *words)
     assert code == 0
-    assert f"Drawn of {tmp_path / 'model'}" in out.replace("\n", "")
+    assert f"Model: {tmp_path / 'model'}" in out.replace("\n", "")
     assert {path.name for path in (tmp_path / "out").glob("*.png")} == {
         "figure7-filters.png",
         "figure7-positions.png",

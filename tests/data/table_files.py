@@ -1,4 +1,4 @@
-"""Small tables of pictures for the tests of the Parquet and hub sources."""
+"""Small tables of images for the tests of the Parquet and Hub sources."""
 
 import io
 import json
@@ -23,12 +23,12 @@ def png(number: int) -> bytes:
     return buffer.getvalue()
 
 
-def pictures(numbers: range) -> pa.Array:
+def image_column(numbers: range) -> pa.Array:
     return pa.array([{"bytes": png(number), "path": None} for number in numbers], STRUCT)
 
 
 def write(path: Path, columns: dict[str, Any], features: dict[str, Any] | None = None, rows: int = 3) -> Path:
-    """A Parquet file with row groups of `rows` rows, and the features as `datasets` leaves them."""
+    """Write a Parquet file with row groups of `rows` rows and the features as `datasets` stores them."""
     table = pa.table(columns)
     if features is not None:
         table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})

@@ -1,23 +1,21 @@
-"""Jitter, three-augment, erasing and presets against the originals; the config's way through JSON."""
+"""Color jitter, 3-Augment, erasing and presets against the originals; configs to JSON and back."""
 
 import random
 
 import numpy as np
 import pytest
 import torch
+from oracles import oracle
 from PIL import Image, ImageFilter, ImageOps
-from timm.data.random_erasing import RandomErasing
-from torchvision.transforms import functional
 
 from vitkit import config
-from vitkit.data import presets
-from vitkit.data.augment import Augment, Transform, augmented
-from vitkit.data.crop import Crop
-from vitkit.data.erasing import Erasing, erase
-from vitkit.data.mixing import Mixing
-from vitkit.data.photometric import Jitter, jittered, three_augment, turn_hue
+from vitkit.data.augment import Augment, Transform, augmented, presets
+from vitkit.data.augment.crop import Crop
+from vitkit.data.augment.erasing import Erasing, erase
+from vitkit.data.augment.mixing import Mixing
+from vitkit.data.augment.photometric import Jitter, color_jitter, shift_hue, three_augment
+from vitkit.data.augment.randaugment import RandAugment, randaugment
 from vitkit.data.processor import Processor
-from vitkit.data.randaugment import RandAugment, randaugment
 
 
 @pytest.fixture
@@ -26,7 +24,7 @@ def image() -> Image.Image:
 
 
 class Fixed:
-    """An order that is as written, and numbers that are told."""
+    """Random generator with fixed numbers that does not permute."""
 
     def __init__(self, *numbers: float):
         self.numbers, self.ranges = list(numbers), []
@@ -42,17 +40,18 @@ class Fixed:
         return int(self.numbers.pop(0))
 
 
-def test_jitter_is_torchvisions(image: Image.Image) -> None:
+def test_color_jitter_equals_torchvision(image: Image.Image) -> None:
+    functional = oracle("torchvision.transforms.functional")
     jitter = Jitter(brightness=0.4, contrast=1.5, saturation=0.3, hue=0.1)
     random = Fixed(1.2, 0.8, 0.75, -0.06)
-    ours = jittered(image, jitter, random)  # type: ignore[arg-type]
+    ours = color_jitter(image, jitter, random)  # type: ignore[arg-type]
     theirs = functional.adjust_contrast(functional.adjust_brightness(image, 1.2), 0.8)
     theirs = functional.adjust_hue(functional.adjust_saturation(theirs, 0.75), -0.06)
     assert ours.tobytes() == theirs.tobytes()
     assert random.ranges == [(0.6, 1.4), (0.0, 2.5), (0.7, 1.3), (-0.1, 0.1)]
-    for share in (-0.5, -0.2, 0.0, 0.3, 0.5):
-        assert turn_hue(image, share).tobytes() == functional.adjust_hue(image, share).tobytes()
-    orders = {jittered(image, jitter, np.random.default_rng(seed)).tobytes() for seed in range(5)}
+    for amount in (-0.5, -0.2, 0.0, 0.3, 0.5):
+        assert shift_hue(image, amount).tobytes() == functional.adjust_hue(image, amount).tobytes()
+    orders = {color_jitter(image, jitter, np.random.default_rng(seed)).tobytes() for seed in range(5)}
     assert len(orders) == 5
 
 
@@ -62,16 +61,16 @@ def test_three_augment_is_one_of_three(image: Image.Image) -> None:
         ImageOps.solarize(image),
         image.filter(ImageFilter.GaussianBlur(1.3)),
     ]
-    for choice, picture in enumerate(expected):
+    for choice, result in enumerate(expected):
         random = Fixed(choice, 1.3)
-        assert three_augment(image, random).tobytes() == picture.tobytes()  # type: ignore[arg-type]
+        assert three_augment(image, random).tobytes() == result.tobytes()  # type: ignore[arg-type]
     assert random.ranges == [(0.1, 2.0)]
-    grey = [np.ptp(np.asarray(three_augment(image, np.random.default_rng(s))), axis=2).max() == 0 for s in range(600)]
-    assert 150 < sum(grey) < 250
+    gray = [np.ptp(np.asarray(three_augment(image, np.random.default_rng(s))), axis=2).max() == 0 for s in range(600)]
+    assert 150 < sum(gray) < 250
 
 
 def boxes(images: np.ndarray) -> np.ndarray:
-    """How much of each picture was changed, and height over width, for single boxes."""
+    """Return the changed area and the log of height over width of each image with one box."""
     found = []
     for each in images:
         rows, columns = np.flatnonzero((each != 0).any(axis=(0, 2))), np.flatnonzero((each != 0).any(axis=(0, 1)))
@@ -81,19 +80,20 @@ def boxes(images: np.ndarray) -> np.ndarray:
     return np.array(found)
 
 
-def test_erasing_has_timms_distribution() -> None:
+def test_erasing_has_the_distribution_of_timm() -> None:
+    random_erasing = oracle("timm.data.random_erasing")
     ours = np.stack([
         erase(np.zeros((3, 32, 32), np.float32), Erasing(probability=0.25), np.random.default_rng(seed))
         for seed in range(3000)
     ])  # fmt: skip
     random.seed(0)
     torch.manual_seed(0)
-    eraser = RandomErasing(probability=0.25, mode="pixel", device="cpu")
+    eraser = random_erasing.RandomErasing(probability=0.25, mode="pixel", device="cpu")
     theirs = np.stack([eraser(torch.zeros(3, 32, 32)).numpy() for _ in range(3000)])
     one, other = boxes(ours), boxes(theirs)
     assert abs(len(one) / 3000 - 0.25) < 0.03
     assert abs(len(one) - len(other)) < 120
-    # Areas are about 170 +- 90, logarithms of the aspect 0 +- 0.65: four standard errors of 750 boxes each.
+    # Areas are about 170 +- 90, log aspect ratios 0 +- 0.65: four standard errors of 750 boxes each.
     assert (np.abs(one.mean(axis=0) - other.mean(axis=0)) < [18, 0.14]).all()
     assert (np.abs(one.std(axis=0) - other.std(axis=0)) < [10, 0.07]).all()
     noise = ours[ours != 0]
@@ -101,7 +101,7 @@ def test_erasing_has_timms_distribution() -> None:
     assert abs(noise.std() - 1) < 0.02
 
 
-def test_what_erasing_fills_with() -> None:
+def test_erasing_fill_modes() -> None:
     random = np.random.default_rng(0)
     ones = np.ones((3, 16, 16), np.float32)
     zeroed = erase(ones.copy(), Erasing(probability=1.0, fill="zero"), random)
@@ -115,14 +115,14 @@ def test_what_erasing_fills_with() -> None:
     assert (ones == 1).all()
 
 
-def test_erasing_comes_after_the_numbers(image: Image.Image) -> None:
+def test_erasing_follows_normalisation(image: Image.Image) -> None:
     transform = Transform(Processor.squash(16), Augment(erasing=Erasing(probability=1.0, fill="zero")))
     plain, erased = transform(image), transform(image, np.random.default_rng(0))
     assert ((erased == 0) | (erased == plain)).all()
     assert (erased == 0).all(axis=0).any()
 
 
-def test_the_seven_strengths_of_augreg() -> None:
+def test_augreg_presets() -> None:
     table = {name: presets.augreg(name) for name in presets.AUGREG}
     assert [(each.randaugment.layers, each.randaugment.magnitude, each.mixing.mixup) for each in table.values()] == [
         (0, 0, 0), (2, 0, 0), (2, 10, 0.2), (2, 15, 0.2), (2, 15, 0.5), (2, 20, 0.5), (2, 20, 0.8),
@@ -140,7 +140,7 @@ def test_the_seven_strengths_of_augreg() -> None:
 
 
 @pytest.mark.parametrize("name", [*presets.AUGREG, "deit3"])
-def test_a_config_goes_through_json_and_its_pictures_stay(name: str, image: Image.Image) -> None:
+def test_a_config_round_trips_through_json_and_is_deterministic(name: str, image: Image.Image) -> None:
     augment = presets.deit3() if name == "deit3" else presets.augreg(name)
     assert config.from_dict(Augment, config.to_dict(augment)) == augment
     transform = Transform(Processor.squash(16), augment)
@@ -150,7 +150,7 @@ def test_a_config_goes_through_json_and_its_pictures_stay(name: str, image: Imag
     assert one.shape == (3, 16, 16)
 
 
-def test_configs_written_before_are_read_and_changed_by_dotted_names() -> None:
+def test_old_configs_load_and_dotted_overrides_apply() -> None:
     old = {"rotate": 12.0, "shift": 0.08, "zoom": 0.1, "flip": False}
     assert config.from_dict(Augment, old) == Augment(rotate=12.0, shift=0.08, zoom=0.1)
     changes = {
@@ -172,24 +172,24 @@ def test_configs_written_before_are_read_and_changed_by_dotted_names() -> None:
     )
 
 
-def test_the_order_is_three_augment_then_randaugment_then_jitter(image: Image.Image) -> None:
+def test_operations_are_three_augment_randaugment_jitter_in_order(image: Image.Image) -> None:
     augment = Augment(three_augment=True, jitter=Jitter(brightness=0.9), randaugment=RandAugment(layers=1))
     random, again = np.random.default_rng(8), np.random.default_rng(8)
-    expected = jittered(randaugment(three_augment(image, again), augment.randaugment, again), augment.jitter, again)
+    expected = color_jitter(randaugment(three_augment(image, again), augment.randaugment, again), augment.jitter, again)
     assert augmented(image, augment, random).tobytes() == expected.tobytes()
 
 
-def test_impossible_settings_are_refused() -> None:
-    grey = Processor(mean=(0.5,), std=(0.5,), fill=(0,))
+def test_invalid_settings_raise() -> None:
+    gray = Processor(mean=(0.5,), std=(0.5,), fill=(0,))
     for augment in (Augment(three_augment=True), Augment(jitter=Jitter(hue=0.1)), presets.augreg("light1")):
-        with pytest.raises(ValueError, match="the processor gives grey pictures"):
-            Transform(grey, augment)
-    for make, words in (
+        with pytest.raises(ValueError, match="the processor is grayscale"):
+            Transform(gray, augment)
+    for make, message in (
         (lambda: Jitter(hue=0.6), "jitter.hue"),
         (lambda: Erasing(probability=1.1), "erasing: probability 1.1"),
         (lambda: Erasing(area=(0.5, 0.2)), "erasing: probability 0.0 and area"),
         (lambda: Erasing(count=0), "count 0 at least 1"),
         (lambda: Augment(repeats=0), "augment.repeats is 0"),
     ):
-        with pytest.raises(ValueError, match=words):
+        with pytest.raises(ValueError, match=message):
             make()

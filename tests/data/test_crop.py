@@ -1,4 +1,4 @@
-"""Random crops: both samplings against loops and originals, and how a crop is resized."""
+"""Random crops: sampling against naive loops and the original libraries, and resizing."""
 
 import math
 from collections import Counter
@@ -7,18 +7,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from oracles import oracle
 from PIL import Image
-from torchvision.transforms import RandomResizedCrop
 
 from vitkit.data.augment import Augment, Transform
-from vitkit.data.crop import Crop, crop_and_resize, tensorflow_box, torchvision_box
+from vitkit.data.augment.crop import Crop, crop_and_resize, tensorflow_box, torchvision_box
 from vitkit.data.processor import Processor
 
 SIZES = [(224, 224), (375, 500), (500, 375), (32, 32), (40, 400), (400, 40), (7, 5), (1, 1)]
 
 
 class TorchNumbers:
-    """torch's global generator with numpy's names, so that torchvision draws the very same numbers."""
+    """Global generator of torch with the interface of numpy, so that torchvision samples the same numbers."""
 
     def uniform(self, low: float, high: float) -> float:
         return torch.empty(1).uniform_(low, high).item()
@@ -28,36 +28,37 @@ class TorchNumbers:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_torchvisions_boxes_are_torchvisions(size: tuple[int, int]) -> None:
+def test_torchvision_box_equals_torchvision(size: tuple[int, int]) -> None:
+    transforms = oracle("torchvision.transforms")
     for scale, ratio in (((0.08, 1.0), (3 / 4, 4 / 3)), ((0.3, 0.5), (0.9, 1.1))):
         torch.manual_seed(0)
         image = torch.empty(3, *size)
-        theirs = [RandomResizedCrop.get_params(image, list(scale), list(ratio)) for _ in range(200)]
+        theirs = [transforms.RandomResizedCrop.get_params(image, list(scale), list(ratio)) for _ in range(200)]
         torch.manual_seed(0)
         ours = [torchvision_box(size, scale, ratio, TorchNumbers()) for _ in range(200)]  # type: ignore[arg-type]
-        # Their logarithms are in float32: a rounding may fall otherwise, once in thousands.
+        # torchvision computes logarithms in float32, so rounding differs once in thousands.
         assert sum(a != b for a, b in zip(ours, theirs, strict=True)) <= 2
 
 
 class Recorded:
-    """A generator that remembers what it drew, to be told again."""
+    """Random generator that records its numbers."""
 
     def __init__(self, seed: int):
-        self.random, self.drawn = np.random.default_rng(seed), []
+        self.random, self.sampled = np.random.default_rng(seed), []
 
     def uniform(self, low: float, high: float) -> float:
-        self.drawn.append(self.random.uniform(low, high))
-        return self.drawn[-1]
+        self.sampled.append(self.random.uniform(low, high))
+        return self.sampled[-1]
 
     def integers(self, low: int, high: int | None = None) -> int:
-        self.drawn.append(int(self.random.integers(low, high)))
-        return self.drawn[-1]
+        self.sampled.append(int(self.random.integers(low, high)))
+        return self.sampled[-1]
 
 
-def literal(size: tuple[int, int], area: tuple[float, float], drawn: list[float]) -> tuple[int, int, int, int]:
-    """The sampling as facts tell it, in plain words and double precision, by trying every height there is."""
+def naive_box(size: tuple[int, int], area: tuple[float, float], sampled: list[float]) -> tuple[int, int, int, int]:
+    """Naive sampling in float64 that tries every height."""
     rows, columns = size
-    numbers = iter(drawn)
+    numbers = iter(sampled)
     for _ in range(100):
         ratio = next(numbers)
         low, high = (
@@ -84,42 +85,42 @@ def literal(size: tuple[int, int], area: tuple[float, float], drawn: list[float]
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_tensorflows_boxes_are_those_of_a_literal_loop(size: tuple[int, int]) -> None:
+def test_tensorflow_box_equals_a_naive_loop(size: tuple[int, int]) -> None:
     differ = 0
     for seed in range(300):
         random, area = Recorded(seed), ((0.05, 1.0), (0.3, 0.6))[seed % 2]
         box = tensorflow_box(size, area, (0.75, 1.33), random)  # type: ignore[arg-type]
         try:
-            differ += box != literal(size, area, random.drawn)
+            differ += box != naive_box(size, area, random.sampled)
         except (StopIteration, AssertionError):
             differ += 1
         top, left, height, width = box
         assert 0 <= top <= size[0] - height
         assert 0 <= left <= size[1] - width
-        # An offset is below the room there is, never all of it.
+        # Offsets are smaller than the free space.
         assert top < size[0] - height or top == 0
-    # The original rounds in float32: once in a while a half falls the other way.
+    # The original rounds in float32, so a half is sometimes rounded differently.
     assert differ <= 3
 
 
-def test_the_two_samplings_differ_as_documented() -> None:
+def test_area_distributions_of_both_samplings() -> None:
     random = np.random.default_rng(0)
     boxes = {
         name: np.array([sample((400, 400), (0.05, 1.0), (0.75, 1.33), random) for _ in range(4000)])
         for name, sample in (("tensorflow", tensorflow_box), ("torchvision", torchvision_box))
     }
     area = {name: each[:, 2] * each[:, 3] / 160_000 for name, each in boxes.items()}
-    # The height uniform from 89 to about 390 puts half of the crops below 36 % of the area; a uniform area below 46 %
-    # of it, since the largest crops rarely fit.
+    # A uniform height of 89 to about 390 gives a median area of 36%; a uniform area gives 46%, because the largest
+    # crops rarely fit.
     assert 0.31 < np.median(area["tensorflow"]) < 0.40
     assert 0.42 < np.median(area["torchvision"]) < 0.52
     assert all(0.049 < each.min() < 0.08 and each.max() > 0.85 for each in area.values())
     ratio = boxes["tensorflow"][:, 3] / boxes["tensorflow"][:, 2]
     assert abs(np.mean(ratio) - 1.04) < 0.02
-    assert max(Counter(boxes["tensorflow"][:, 2].tolist()).values()) < 60  # many heights, none preferred
+    assert max(Counter(boxes["tensorflow"][:, 2].tolist()).values()) < 60  # heights are spread evenly
 
 
-def test_tensorflows_resizing_looks_at_four_pixels_and_drops_fractions() -> None:
+def test_tensorflow_resize_is_aliased_bilinear_truncated_to_integers() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (37, 53, 3), dtype=np.uint8)
     crop = Crop(kind="tensorflow", area=(1.0, 1.0), aspect=(53 / 37, 53 / 37), resampling="bilinear_aliased")
     out = crop_and_resize(Image.fromarray(pixels), crop, Processor.squash((16, 20)), np.random.default_rng(0))
@@ -136,7 +137,7 @@ def test_tensorflows_resizing_looks_at_four_pixels_and_drops_fractions() -> None
             assert np.abs(out[row, column] - (exact - 0.5)).max() <= 0.5 + 1e-3
 
 
-def test_a_simple_crop_is_a_window_of_the_padded_picture() -> None:
+def test_a_simple_crop_is_a_window_of_the_padded_image() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8)
     padded = np.pad(pixels, [(2, 2), (2, 2), (0, 0)], mode="reflect")
     windows = {padded[y : y + 8, x : x + 8].tobytes() for y in range(5) for x in range(9)}
@@ -152,20 +153,20 @@ def test_a_simple_crop_is_a_window_of_the_padded_picture() -> None:
 
 @pytest.mark.parametrize("kind", ["tensorflow", "torchvision", "simple"])
 @pytest.mark.parametrize("size", SIZES)
-def test_any_picture_comes_out_at_the_size_of_the_processor(kind: str, size: tuple[int, int]) -> None:
+def test_any_image_is_cropped_to_the_size_of_the_processor(kind: str, size: tuple[int, int]) -> None:
     transform = Transform(Processor.crop(16), Augment(crop=Crop(kind=kind)))  # type: ignore[arg-type]
     image = Image.new("RGB", size, (9, 9, 9))
     for seed in range(5):
         assert transform(image, np.random.default_rng(seed)).shape == (3, 16, 16)
     np.testing.assert_array_equal(transform(image), Processor.crop(16).array(image))
-    grey = Transform(replace(Processor.squash(16), mean=(0.5,), std=(0.5,), fill=(0,)), Augment(crop=Crop(kind=kind)))  # type: ignore[arg-type]
-    assert grey(image, np.random.default_rng(0)).shape == (1, 16, 16)
+    gray = Transform(replace(Processor.squash(16), mean=(0.5,), std=(0.5,), fill=(0,)), Augment(crop=Crop(kind=kind)))  # type: ignore[arg-type]
+    assert gray(image, np.random.default_rng(0)).shape == (1, 16, 16)
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    ("settings", "message"),
     [
-        ({"kind": "inception"}, "crop.kind is 'inception'; there is none, tensorflow"),
+        ({"kind": "inception"}, "crop.kind is 'inception'; expected one of none, tensorflow"),
         ({"area": (0.0, 1.0)}, "crop.area"),
         ({"area": (0.5, 0.4)}, "crop.area"),
         ({"aspect": (0.0, 1.0)}, "crop.aspect"),
@@ -174,8 +175,8 @@ def test_any_picture_comes_out_at_the_size_of_the_processor(kind: str, size: tup
         ({"resampling": "cubic"}, "crop.resampling"),
     ],
 )
-def test_impossible_settings_are_refused(settings: dict, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
+def test_invalid_settings_raise(settings: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         Crop(**settings)
-    with pytest.raises(ValueError, match="no room"):
+    with pytest.raises(ValueError, match="too small for the input size"):
         Transform(Processor.squash(16), Augment(crop=Crop(kind="simple", short_side=12, padding=1)))

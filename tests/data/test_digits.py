@@ -1,4 +1,4 @@
-"""The digits in the package are those of the original set, and the split is what it says."""
+"""The bundled digits against the original dataset, and the stratified split."""
 
 from importlib.resources import files
 
@@ -9,7 +9,7 @@ from sklearn.datasets import load_digits
 from vitkit import data
 
 
-def test_every_digit_is_that_of_the_original() -> None:
+def test_digits_equal_the_original() -> None:
     original, digits = load_digits(), data.source("digits")
     assert len(digits) == 1797
     for index in range(1797):
@@ -23,45 +23,45 @@ def test_every_digit_is_that_of_the_original() -> None:
         assert example.key == f"digit {index}"
 
 
-def test_it_is_small_and_says_where_it_comes_from() -> None:
-    folder = files("vitkit.data")
+def test_the_file_is_small_and_states_its_origin() -> None:
+    folder = files("vitkit.data.sources")
     assert len(folder.joinpath("digits.npz").read_bytes()) < 100_000
     text = folder.joinpath("digits.md").read_text()
     assert "10.24432/C50P49" in text
     assert "CC BY 4.0" in text
 
 
-def test_a_fifth_is_held_out_of_every_class() -> None:
-    training, held_out = data.train_and_val("digits", held_out=0.2, seed=0)
-    assert (len(training), len(held_out)) == (1438, 359)
-    keys = [source.read(index).key for source in (training, held_out) for index in range(len(source))]
+def test_the_validation_split_has_a_fifth_of_every_class() -> None:
+    training, validation = data.train_and_val("digits", held_out=0.2, seed=0)
+    assert (len(training), len(validation)) == (1438, 359)
+    keys = [source.read(index).key for source in (training, validation) for index in range(len(source))]
     assert len(set(keys)) == 1797
-    counts = [np.bincount([source.label(index) for index in range(len(source))]) for source in (training, held_out)]
+    counts = [np.bincount([source.label(index) for index in range(len(source))]) for source in (training, validation)]
     np.testing.assert_array_equal(counts[1], np.rint(0.2 * (counts[0] + counts[1])))
 
 
-def test_the_split_depends_on_its_seed_alone() -> None:
+def test_the_split_depends_only_on_the_seed() -> None:
     digits = data.source("digits")
     one, again, other = (data.stratified_split(digits, 0.2, seed)[1] for seed in (0, 0, 1))
     np.testing.assert_array_equal(one, again)
     assert not np.array_equal(one, other)
-    # Held fast: a published number means these digits.
+    # Published results depend on this split.
     assert one[:8].tolist() == [5, 9, 12, 14, 16, 17, 19, 23]
 
 
-def test_bad_names_and_shares_say_what_there_is() -> None:
+def test_invalid_names_and_fractions_raise() -> None:
     with pytest.raises(ValueError, match="unknown data source 'digit' in 'digit'; did you mean 'digits'"):
         data.splits("digit")
     with pytest.raises(ValueError, match="unknown data source 'loader'"):
         data.splits("loader")
-    with pytest.raises(ValueError, match="takes no location, 'here' was given"):
+    with pytest.raises(ValueError, match="takes no location, got 'here'"):
         data.splits("digits:here")
-    with pytest.raises(ValueError, match=r"held-out share is 1\.0"):
+    with pytest.raises(ValueError, match=r"validation fraction is 1\.0"):
         data.train_and_val("digits", held_out=1.0)
 
 
-def test_the_folder_lists_its_sources() -> None:
-    assert "digits" in data.sources()
-    assert "loader" not in data.sources()
-    for name in data.sources():
-        assert callable(__import__(f"vitkit.data.{name}", fromlist=["open_source"]).open_source)
+def test_source_names_lists_the_files() -> None:
+    assert "digits" in data.source_names()
+    assert "loader" not in data.source_names()
+    for name in data.source_names():
+        assert callable(__import__(f"vitkit.data.sources.{name}", fromlist=["open_source"]).open_source)

@@ -1,4 +1,4 @@
-"""Large JPEG files decoded small: near the whole way, the same where nothing is gained, never another picture."""
+"""Reduced decoding of large JPEG files: close to full decoding, and equal where it does not apply."""
 
 import io
 from pathlib import Path
@@ -10,8 +10,8 @@ from PIL import Image, ImageFilter
 from vitkit import models
 from vitkit.data.processor import Processor, draft
 from vitkit.images import ImageError, turbo
+from vitkit.inference import Predictor
 from vitkit.kernels import resize
-from vitkit.predict import Predictor
 
 needs_both = pytest.mark.skipif(
     turbo.equal_decoder() is None or not resize.available(), reason="needs simplejpeg and a C compiler at installation"
@@ -19,14 +19,14 @@ needs_both = pytest.mark.skipif(
 
 
 def jpeg(rows: int, columns: int, **options: object) -> bytes:
-    """A soft picture: shapes as photos have them, and a little noise."""
+    """Return a JPEG with smooth shapes and a little noise."""
     random = np.random.default_rng(0)
     coarse = Image.fromarray(random.integers(0, 256, (9, 12, 3), dtype=np.uint8)).resize((columns, rows), 3)
     noise = random.integers(-6, 7, (rows, columns, 3))
-    levels = np.clip(np.asarray(coarse.filter(ImageFilter.GaussianBlur(2))) + noise, 0, 255).astype(np.uint8)
+    pixels = np.clip(np.asarray(coarse.filter(ImageFilter.GaussianBlur(2))) + noise, 0, 255).astype(np.uint8)
     buffer = io.BytesIO()
     mode = options.pop("mode", "RGB")
-    Image.fromarray(levels).convert(str(mode)).save(buffer, "JPEG", quality=92, **options)
+    Image.fromarray(pixels).convert(str(mode)).save(buffer, "JPEG", quality=92, **options)
     return buffer.getvalue()
 
 
@@ -40,17 +40,17 @@ def jpeg(rows: int, columns: int, **options: object) -> bytes:
         (Processor.squash((32, 100)), (1000, 401), 2),
     ],
 )
-def test_it_is_near_the_whole_way(processor: Processor, size: tuple[int, int], fraction: int) -> None:
+def test_it_is_close_to_full_decoding(processor: Processor, size: tuple[int, int], fraction: int) -> None:
     decoded: list[tuple[int, ...]] = []
-    whole = turbo._decode
+    full_decode = turbo._decode
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(turbo, "_decode", lambda *given: decoded.append(given[3:]) or whole(*given))
+        patch.setattr(turbo, "_decode", lambda *given: decoded.append(given[3:]) or full_decode(*given))
         found = draft.array(processor, jpeg(*size))
     assert decoded == [(fraction,)]
-    wanted = processor.array(jpeg(*size))
-    assert found.shape == wanted.shape
-    off = np.abs(found - wanted) * 127.5
-    assert off.mean() < 2.5, "levels"
+    expected = processor.array(jpeg(*size))
+    assert found.shape == expected.shape
+    error = np.abs(found - expected) * 127.5
+    assert error.mean() < 2.5, "pixel values"
 
 
 @pytest.mark.parametrize(
@@ -65,22 +65,22 @@ def test_it_is_near_the_whole_way(processor: Processor, size: tuple[int, int], f
         (np.full((600, 700, 3), 7, np.uint8), "bicubic"),
         (Image.new("RGB", (700, 600), (1, 2, 3)), "bicubic"),
     ],
-    ids=["small", "three rows", "three pixels", "another filter", "grey", "cmyk", "array", "picture"],
+    ids=["small", "three rows", "three pixels", "another filter", "gray", "cmyk", "array", "image"],
 )
-def test_where_nothing_is_gained_it_is_the_whole_way(given: object, interpolation: str) -> None:
+def test_it_equals_full_decoding_where_it_does_not_apply(given: object, interpolation: str) -> None:
     processor = Processor.squash(64, interpolation=interpolation)  # type: ignore[arg-type]
     assert np.array_equal(draft.array(processor, given), processor.array(given))
 
 
-def test_a_turned_picture_is_turned() -> None:
+def test_orientation_is_applied() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     processor = Processor.squash(64)
-    turned = jpeg(600, 700, exif=exif)
-    assert np.array_equal(draft.array(processor, turned), processor.array(turned))
+    rotated = jpeg(600, 700, exif=exif)
+    assert np.array_equal(draft.array(processor, rotated), processor.array(rotated))
 
 
-def test_without_the_decoder_it_is_the_whole_way(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_equals_full_decoding_without_the_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(turbo, "equal_decoder", lambda: None)
     processor, data = Processor.squash(64), jpeg(600, 700)
     assert np.array_equal(draft.array(processor, data), processor.array(data))
@@ -88,15 +88,15 @@ def test_without_the_decoder_it_is_the_whole_way(monkeypatch: pytest.MonkeyPatch
 
 def test_errors_are_the_same() -> None:
     data = jpeg(600, 700)
-    for bad in (data[: len(data) // 2], b"no picture", data[:200]):
-        with pytest.raises(ImageError) as whole:
+    for bad in (data[: len(data) // 2], b"not an image", data[:200]):
+        with pytest.raises(ImageError) as full:
             Processor.squash(64).array(bad)
         with pytest.raises(ImageError) as drafted:
             draft.array(Processor.squash(64), bad)
-        assert drafted.value.code == whole.value.code
+        assert drafted.value.code == full.value.code
 
 
-def test_a_predictor_reads_by_the_way_it_is_told(tmp_path: Path) -> None:
+def test_a_predictor_uses_the_chosen_resampling(tmp_path: Path) -> None:
     model = models.build(models.family("vit").TINY).eval()
     rows, columns = model.config.image_size
     (tmp_path / "large.jpg").write_bytes(jpeg(600, 700))

@@ -1,4 +1,4 @@
-"""The faster ways from a file to numbers: the same pixels and the same errors as the slow ones."""
+"""Fast decoding and resizing: the same pixels and errors as the slow path."""
 
 import io
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from oracles import oracle
 from PIL import Image
 
 from vitkit.data.processor import Processor
@@ -15,7 +16,7 @@ from vitkit.images import ImageError, open_image, open_pixels, probe, turbo
 
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A function that opens a file with Pillow's decoder alone."""
+    """Return a function that opens a file with Pillow's decoder only."""
 
     def opened(data: bytes, **options: Any) -> Image.Image:
         with monkeypatch.context() as patch:
@@ -48,23 +49,23 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     **{f"subsampling {name}": {"subsampling": name} for name in ("4:4:4", "4:2:2", "4:2:0")},
     "progressive": {"progressive": True},
     "progressive 4:4:4": {"progressive": True, "subsampling": "4:4:4"},
-    "grey": {"mode": "L"},
+    "gray": {"mode": "L"},
     "cmyk": {"mode": "CMYK"},
     "quality 30": {"quality": 30},
     "quality 100": {"quality": 100},
     "restarts": {"restart_marker_blocks": 3},
-    "kept as RGB": {"keep_rgb": True},
+    "stored as RGB": {"keep_rgb": True},
     **{f"orientation {number}": {"exif": exif(number)} for number in range(2, 9)},
 }
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("size", [(1, 1), (8, 8), (67, 43), (500, 333)], ids=str)
-def test_a_jpeg_is_bit_for_bit_what_pillow_decodes(layout: str, size: tuple[int, int], slow: Any) -> None:
+def test_a_jpeg_equals_pillow_bit_for_bit(layout: str, size: tuple[int, int], slow: Any) -> None:
     needs_simplejpeg()
     data = jpeg(size, **LAYOUTS[layout])
     if layout != "cmyk":
-        assert turbo.decode(probe(data)) is not None, "Pillow had to decode it"
+        assert turbo.decode(probe(data)) is not None, "it was decoded by Pillow"
     np.testing.assert_array_equal(np.asarray(open_image(data)), np.asarray(slow(data)))
     np.testing.assert_array_equal(open_pixels(data), np.asarray(slow(data)))
 
@@ -77,10 +78,10 @@ def outcome(opened: Any, data: bytes, **options: Any) -> Any:
 
 
 @pytest.mark.parametrize("allow_truncated", [False, True])
-def test_a_damaged_jpeg_is_what_pillow_makes_of_it(allow_truncated: bool, slow: Any) -> None:
+def test_a_damaged_jpeg_equals_pillow(allow_truncated: bool, slow: Any) -> None:
     needs_simplejpeg()
     random = np.random.default_rng(1)
-    seen = set()
+    types = set()
     for number in range(60):
         data = bytearray(jpeg((90, 70), number, progressive=bool(number % 3 == 0)))
         kind = number % 4
@@ -89,13 +90,13 @@ def test_a_damaged_jpeg_is_what_pillow_makes_of_it(allow_truncated: bool, slow: 
         elif kind == 1:
             data = data[:-2]
         else:
-            for place in random.integers(200, len(data) - 2, 4):
-                data[place] = int(random.integers(0, 256))
-        wanted = outcome(slow, bytes(data), allow_truncated=allow_truncated)
+            for position in random.integers(200, len(data) - 2, 4):
+                data[position] = int(random.integers(0, 256))
+        expected = outcome(slow, bytes(data), allow_truncated=allow_truncated)
         for opened in (open_image, open_pixels):
-            assert outcome(opened, bytes(data), allow_truncated=allow_truncated) == wanted
-        seen.add(type(wanted))
-    assert seen == {bytes, tuple}, "both pictures and errors were among them"
+            assert outcome(opened, bytes(data), allow_truncated=allow_truncated) == expected
+        types.add(type(expected))
+    assert types == {bytes, tuple}, "both images and errors must occur"
 
 
 def test_a_decoder_that_differs_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,38 +111,38 @@ def test_a_decoder_that_differs_is_not_used(monkeypatch: pytest.MonkeyPatch) -> 
         turbo.equal_decoder.cache_clear()
 
 
-def test_photos_are_bit_for_bit_what_pillow_decodes(shared: Path, slow: Any) -> None:
+def test_real_images_equal_pillow_bit_for_bit(shared: Path, slow: Any) -> None:
     needs_simplejpeg()
-    photos = sorted((shared / "data/imagenet_sample").glob("*.JPEG"))[::10]
-    for path in photos:
+    paths = sorted((shared / "data/imagenet_sample").glob("*.JPEG"))[::10]
+    for path in paths:
         data = path.read_bytes()
         np.testing.assert_array_equal(np.asarray(open_image(data)), np.asarray(slow(data)))
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("crops", [False, True], ids=["squash", "crop"])
-def test_torch_resampling_is_that_of_transformers_by_default(interpolation: str, crops: bool) -> None:
-    transformers = pytest.importorskip("transformers", reason="the oracle is transformers, of the extra dev")
-    pytest.importorskip("torchvision", reason="transformers' default backend is torchvision, of the extra dev")
-    words: dict[str, Any] = {"resample": {"bilinear": 2, "bicubic": 3}[interpolation]}
+def test_torch_resampling_equals_the_default_of_transformers(interpolation: str, crops: bool) -> None:
+    transformers = oracle("transformers")
+    oracle("torchvision")
+    settings: dict[str, Any] = {"resample": {"bilinear": 2, "bicubic": 3}[interpolation]}
     if crops:
-        words |= {"size": {"shortest_edge": 64}, "do_center_crop": True, "crop_size": {"height": 56, "width": 56}}
+        settings |= {"size": {"shortest_edge": 64}, "do_center_crop": True, "crop_size": {"height": 56, "width": 56}}
     else:
-        words |= {"size": {"height": 56, "width": 56}}
-    oracle = transformers.ViTImageProcessor(**words)
-    processor = Processor.from_huggingface(oracle.to_dict())
+        settings |= {"size": {"height": 56, "width": 56}}
+    theirs = transformers.ViTImageProcessor(**settings)
+    processor = Processor.from_huggingface(theirs.to_dict())
     for seed, size in enumerate([(100, 80), (67, 143), (56, 56), (300, 211), (70, 60)]):
-        picture = open_image(jpeg(size, seed))
-        wanted = oracle(picture, return_tensors="np").pixel_values[0]
-        np.testing.assert_allclose(array(processor, picture), wanted, atol=1e-6)
+        image = open_image(jpeg(size, seed))
+        expected = theirs(image, return_tensors="np").pixel_values[0]
+        np.testing.assert_allclose(array(processor, image), expected, atol=1e-6)
 
 
-def test_torch_resampling_is_near_pillows_and_leaves_it_what_it_cannot(tmp_path: Path) -> None:
+def test_torch_resampling_is_close_to_pillow_and_falls_back_to_it(tmp_path: Path) -> None:
     data = jpeg((300, 200))
     for processor in (Processor.squash(56), Processor.crop(56, 0.875)):
-        given, wanted = array(processor, data), processor.array(data)
-        assert np.abs(given - wanted).max() * 255 / 2 < 8
-        assert np.abs(given - wanted).mean() * 255 / 2 < 0.1
+        given, expected = array(processor, data), processor.array(data)
+        assert np.abs(given - expected).max() * 255 / 2 < 8
+        assert np.abs(given - expected).mean() * 255 / 2 < 0.1
     for processor in (
         Processor.squash(56, interpolation="lanczos"),
         Processor.squash(56, mean=(0.5,), std=(0.5,), fill=(0,)),
@@ -149,5 +150,5 @@ def test_torch_resampling_is_near_pillows_and_leaves_it_what_it_cannot(tmp_path:
         Processor(size=(100, 100), resize="longest", center_crop="torchvision", interpolation="bicubic"),
     ):
         np.testing.assert_array_equal(array(processor, data), processor.array(data))
-    with pytest.raises(ImageError, match="not a picture"):
-        array(Processor.squash(56), b"no picture")
+    with pytest.raises(ImageError, match="not an image"):
+        array(Processor.squash(56), b"not an image")

@@ -1,4 +1,4 @@
-"""The hub's data sets, opened by the `datasets` library itself from files at hand: no network."""
+"""Source `hub`, with the `datasets` library reading local files instead of the network."""
 
 import os
 from pathlib import Path
@@ -6,32 +6,32 @@ from typing import Any
 
 import numpy as np
 import pytest
-from table_files import pictures, pixels, write
+from table_files import image_column, pixels, write
 
 from vitkit import data
-from vitkit.data import hub
+from vitkit.data.sources import hub
 from vitkit.images import ImageError
 
-datasets = pytest.importorskip("datasets")
+datasets = pytest.importorskip("datasets", reason="needs the extra: pip install 'vitkit[data]'")
 FEATURES = {"image": {"_type": "Image"}, "label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}
 
 
 @pytest.fixture
 def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """`owner/name` lies in a folder; gives what the library was asked for."""
+    """Load `owner/name` from a folder; return the list of arguments passed to the library."""
     for split, numbers in {"train": range(7), "validation": range(7, 9)}.items():
-        columns = {"image": pictures(numbers), "label": [number % 2 for number in numbers]}
+        columns = {"image": image_column(numbers), "label": [number % 2 for number in numbers]}
         write(tmp_path / "hub" / f"{split}-00000-of-00001.parquet", columns, FEATURES)
-    asked: list[Any] = []
+    requested: list[Any] = []
     load = datasets.load_dataset
 
     def from_folder(name: str, config: str | None, *, revision: str | None) -> Any:
-        asked.append((name, config, revision))
+        requested.append((name, config, revision))
         return load(str(tmp_path / "hub"), cache_dir=str(tmp_path / "cache"))
 
     monkeypatch.setattr(datasets, "load_dataset", from_folder)
     datasets.disable_progress_bars()
-    return asked
+    return requested
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -51,20 +51,20 @@ def test_splits_classes_and_rows(opened: list[Any]) -> None:
         data.splits("hub:owner/name#label=kind")
 
 
-def test_what_cannot_be_opened_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match="is written hub:OWNER/NAME"):
+def test_errors_of_the_library_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="expected hub:OWNER/NAME"):
         data.splits("hub:")
 
-    def refuse(*_: Any, **__: Any) -> None:
+    def fail(*_: Any, **__: Any) -> None:
         raise ValueError("Config name is missing.\nPlease pick one among: ['a', 'b']")
 
-    monkeypatch.setattr(datasets, "load_dataset", refuse)
+    monkeypatch.setattr(datasets, "load_dataset", fail)
     with pytest.raises(ValueError, match=r"'owner/name' cannot be opened: .* pick one among") as caught:
         data.splits("hub:owner/name")
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_a_table_cannot_name_files_of_this_machine(tmp_path: Path) -> None:
+def test_a_table_cannot_read_local_files(tmp_path: Path) -> None:
     outside = write(tmp_path / "secret.png", {"a": [1]})
     image = datasets.Image(decode=False)
     features = datasets.Features({"image": image, "label": datasets.ClassLabel(names=["a"])})

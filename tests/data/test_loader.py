@@ -1,4 +1,4 @@
-"""The loader is a pure function of (seed, sample number): workers, processes and resuming change nothing."""
+"""The loader: batches do not depend on workers, processes and resuming."""
 
 from itertools import islice
 from pathlib import Path
@@ -19,7 +19,7 @@ TRANSFORM = Transform(Processor.squash(8), AUGMENT)
 
 
 class Noise(Source):
-    """Twenty-three pictures of noise, some of which cannot be read."""
+    """Source of 23 noise images, some of them unreadable."""
 
     classes = ("even", "odd", "both")
 
@@ -29,9 +29,9 @@ class Noise(Source):
     def __len__(self) -> int:
         return 23
 
-    def read(self, index: int, **opening: object) -> Example:
+    def read(self, index: int, **options: object) -> Example:
         if index in self.broken:
-            raise ImageError("truncated", "it ends too soon")
+            raise ImageError("truncated", "it is truncated")
         pixels = np.random.default_rng(index).integers(0, 256, (10, 12, 3), dtype=np.uint8)
         return Example(image=Image.fromarray(pixels), label=self.label(index), key=str(index))
 
@@ -53,7 +53,7 @@ def assert_same(one: list[Batch], other: list[Batch]) -> None:
         assert a.replaced == b.replaced
 
 
-def joined(batches: list[Batch]) -> Batch:
+def concatenate(batches: list[Batch]) -> Batch:
     return Batch(
         torch.cat([batch.images for batch in batches]),
         torch.cat([batch.targets for batch in batches]),
@@ -62,27 +62,30 @@ def joined(batches: list[Batch]) -> Batch:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_workers_change_nothing(workers: int) -> None:
+def test_batches_do_not_depend_on_workers(workers: int) -> None:
     assert_same(take(7), take(7, workers=workers))
 
 
 @pytest.mark.parametrize("world", [2, 4, 8])
-def test_the_world_size_changes_nothing(world: int) -> None:
+def test_batches_do_not_depend_on_the_world_size(world: int) -> None:
     ranks = [take(7, rank=rank, world_size=world) for rank in range(world)]
-    together = [joined([ranks[rank][step] for rank in range(world)]) for step in range(7)]
-    assert_same(take(7), together)
+    combined = [concatenate([ranks[rank][step] for rank in range(world)]) for step in range(7)]
+    assert_same(take(7), combined)
 
 
 @pytest.mark.parametrize("consumed", [8, 16, 24, 48])
-def test_it_goes_on_from_any_number_of_samples(consumed: int) -> None:
+def test_it_resumes_after_any_number_of_samples(consumed: int) -> None:
     assert_same(take(7)[consumed // 8 :], take(7 - consumed // 8, consumed=consumed))
-    # Even with another batch size, and in the middle of an epoch.
-    one, other = joined(take(8)[consumed // 8 :]), joined(take(64, batch_size=1, consumed=consumed)[: 64 - consumed])
+    # Also with another batch size, in the middle of an epoch.
+    one, other = (
+        concatenate(take(8)[consumed // 8 :]),
+        concatenate(take(64, batch_size=1, consumed=consumed)[: 64 - consumed]),
+    )
     assert one.keys == other.keys
     assert torch.equal(one.images, other.images)
 
 
-def test_an_epoch_is_every_sample_once_and_epochs_differ() -> None:
+def test_an_epoch_contains_every_sample_once_and_epochs_differ() -> None:
     keys = [key for batch in take(23) for key in batch.keys]
     epochs = [keys[start : start + 23] for start in range(0, 184, 23)]
     assert all(sorted(epoch, key=int) == [str(index) for index in range(23)] for epoch in epochs)
@@ -91,7 +94,7 @@ def test_an_epoch_is_every_sample_once_and_epochs_differ() -> None:
     assert take(1, seed=4)[0].keys != take(1)[0].keys
 
 
-def test_a_picture_changes_from_epoch_to_epoch() -> None:
+def test_augmentation_differs_between_epochs() -> None:
     batches = take(6)
     keys = [key for batch in batches for key in batch.keys]
     images = torch.cat([batch.images for batch in batches])
@@ -99,7 +102,7 @@ def test_a_picture_changes_from_epoch_to_epoch() -> None:
     assert not torch.equal(images[first], images[second])
 
 
-def test_reading_leaves_torchs_global_generator_alone() -> None:
+def test_loading_does_not_use_the_global_generator() -> None:
     torch.manual_seed(0)
     expected = torch.rand(4)
     torch.manual_seed(0)
@@ -108,53 +111,53 @@ def test_reading_leaves_torchs_global_generator_alone() -> None:
     assert torch.equal(torch.rand(4), expected)
 
 
-def test_targets_are_the_share_of_each_class() -> None:
-    batch = joined(take(23)[:3])
+def test_targets_of_single_and_multiple_labels() -> None:
+    batch = concatenate(take(23)[:3])
     for key, target in zip(batch.keys, batch.targets, strict=True):
         expected = [1.0, 1.0, 0.0] if key == "22" else [1.0 - int(key) % 2, int(key) % 2, 0.0]
         assert target.tolist() == expected
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_evaluation_is_every_picture_once_in_order_and_unchanged(workers: int) -> None:
+def test_evaluation_reads_every_image_once_in_order_without_augmentation(workers: int) -> None:
     batches = list(evaluation_batches(Noise(), TRANSFORM, batch_size=5, workers=workers))
     assert [len(batch.keys) for batch in batches] == [5, 5, 5, 5, 3]
-    whole = joined(batches)
-    assert whole.keys == tuple(str(index) for index in range(23))
+    result = concatenate(batches)
+    assert result.keys == tuple(str(index) for index in range(23))
     plain = np.stack([TRANSFORM.processor.array(Noise().read(index).image) for index in range(23)])
-    np.testing.assert_array_equal(whole.images.numpy(), plain)
+    np.testing.assert_array_equal(result.images.numpy(), plain)
 
 
-def test_unreadable_pictures_are_replaced_the_same_way_everywhere_and_named() -> None:
+def test_unreadable_images_are_replaced_deterministically_and_listed() -> None:
     broken = Noise(broken=(1, 5, 7))
     batches = take(6, source=broken)
     assert_same(batches, take(6, source=broken, workers=2))
     assert_same(batches[2:], take(4, source=broken, consumed=16))
-    named = [name for batch in batches for name in batch.replaced]
-    assert {"picture 1: it ends too soon", "picture 5: it ends too soon"} <= set(named)
+    replaced = [name for batch in batches for name in batch.replaced]
+    assert {"image 1: it is truncated", "image 5: it is truncated"} <= set(replaced)
     assert not {"1", "5", "7"} & {key for batch in batches for key in batch.keys}
 
 
-def test_nothing_readable_is_an_error_in_training_and_one_picture_in_evaluation() -> None:
-    with pytest.raises(ValueError, match="20 pictures in a row cannot be read"):
+def test_unreadable_images_raise_in_training_if_all_and_always_in_evaluation() -> None:
+    with pytest.raises(ValueError, match="20 images in a row cannot be read"):
         take(1, source=Noise(broken=tuple(range(23))))
-    with pytest.raises(ImageError, match="it ends too soon"):
+    with pytest.raises(ImageError, match="it is truncated"):
         list(evaluation_batches(Noise(broken=(4,)), TRANSFORM, batch_size=5))
 
 
-def test_batches_that_cannot_be_dealt_are_refused() -> None:
-    with pytest.raises(ValueError, match="a batch of 8 cannot be dealt evenly to 3 processes"):
+def test_uneven_batches_raise() -> None:
+    with pytest.raises(ValueError, match="batch_size 8 is not a multiple of the number of processes, 3"):
         Stream(batch_size=8, world_size=3)
 
 
-def test_without_changes_training_sees_what_evaluation_sees() -> None:
+def test_training_without_augmentation_equals_evaluation() -> None:
     image = Noise().read(0).image
     plain = Transform(Processor.crop(8))
     np.testing.assert_array_equal(plain(image, sample_random(0, 0, 0)), plain(image))
     np.testing.assert_array_equal(plain(image), Processor.crop(8).array(image))
 
 
-def test_moving_by_whole_pixels_is_a_shift_and_by_nothing_the_same() -> None:
+def test_moves_by_integers_shift_pixels_and_zero_is_the_identity() -> None:
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8))
 
     class Fixed:
@@ -170,22 +173,22 @@ def test_moving_by_whole_pixels_is_a_shift_and_by_nothing_the_same() -> None:
     np.testing.assert_array_equal(right[:, 4:], np.asarray(image)[:, :-4])
     down = np.asarray(move(image, Augment(shift=0.25), Fixed(0, 0, 1, 0)))  # type: ignore[arg-type]
     np.testing.assert_array_equal(down[4:], np.asarray(image)[:-4])
-    turned = np.asarray(move(image, Augment(rotate=90.0), Fixed(1, 0, 0, 0)))  # type: ignore[arg-type]
-    # Clockwise, and bilinear weights of 1 to within a rounding of the sine.
-    np.testing.assert_allclose(turned.astype(int), np.rot90(np.asarray(image), -1).astype(int), atol=1)
+    rotated = np.asarray(move(image, Augment(rotate=90.0), Fixed(1, 0, 0, 0)))  # type: ignore[arg-type]
+    # Clockwise; bilinear weights are 1 up to rounding of the sine.
+    np.testing.assert_allclose(rotated.astype(int), np.rot90(np.asarray(image), -1).astype(int), atol=1)
 
 
-def test_files_are_opened_as_the_processor_says(tmp_path: Path) -> None:
-    """What a processor says of backgrounds and profiles holds for files of a source as for those of a predictor."""
+def test_files_are_opened_with_the_options_of_the_processor(tmp_path: Path) -> None:
+    """Background and profile of a processor apply to files of a source as to those of a predictor."""
     (tmp_path / "a").mkdir()
     pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 4), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a" / "1.png")
     data = (tmp_path / "a" / "1.png").read_bytes()
-    seen = []
+    results = []
     for background in ((255, 255, 255), (0, 0, 0)):
         processor = Processor.squash(16, background=background, profile="ignore")
-        assert Transform(processor).opening == {"background": background, "profile": "ignore"}
+        assert Transform(processor).read_options == {"background": background, "profile": "ignore"}
         (batch,) = evaluation_batches(source(f"folder:{tmp_path}"), Transform(processor), batch_size=1)
         np.testing.assert_array_equal(batch.images[0].numpy(), processor.array(data))
-        seen.append(batch.images)
-    assert not torch.equal(*seen)
+        results.append(batch.images)
+    assert not torch.equal(*results)

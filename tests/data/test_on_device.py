@@ -1,4 +1,4 @@
-"""Bytes normalised where the model is: the processor's numbers to the bit, and the predictor that hands them over."""
+"""Normalisation on the device: bit for bit equal to the processor, and the same predictions."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,9 @@ import torch
 from PIL import Image
 
 from vitkit import models
-from vitkit.data.processor import IMAGENET_MEAN, IMAGENET_STD, Processor, on_device
-from vitkit.predict import Predictor
+from vitkit.data.processor import IMAGENET_MEAN, IMAGENET_STD, Processor
+from vitkit.data.processor.resampling import normalize_on_device, to_device
+from vitkit.inference import Predictor
 
 DEVICES = [torch.device("cpu"), *([torch.device("cuda")] if torch.cuda.is_available() else [])]
 
@@ -17,25 +18,25 @@ DEVICES = [torch.device("cpu"), *([torch.device("cuda")] if torch.cuda.is_availa
     "processor",
     [Processor.squash(20), Processor.crop(16, mean=IMAGENET_MEAN, std=IMAGENET_STD),
      Processor.squash(20, mean=(0.5,), std=(0.25,))],
-    ids=["half", "imagenet", "grey"],
+    ids=["half", "imagenet", "gray"],
 )  # fmt: skip
-def test_the_numbers_are_the_processors(processor: Processor, device: torch.device) -> None:
+def test_it_equals_the_processor(processor: Processor, device: torch.device) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (3, 31, 40, 3), dtype=np.uint8)
-    levels = np.stack([processor.levels(each) for each in pixels])
-    levels = levels if levels.ndim == 4 else levels[..., None]
-    found = on_device.numbers(processor, on_device.handed(torch.from_numpy(levels), device))
+    batch = np.stack([processor.pixels(each) for each in pixels])
+    batch = batch if batch.ndim == 4 else batch[..., None]
+    found = normalize_on_device(processor, to_device(torch.from_numpy(batch), device))
     assert found.device.type == device.type
     assert np.array_equal(found.cpu().numpy(), np.stack([processor.array(each) for each in pixels]))
 
 
-def test_a_predictor_that_hands_over_bytes_says_the_same() -> None:
+def test_a_predictor_with_normalisation_on_device_has_the_same_outputs() -> None:
     model = models.build(models.family("vit").TINY).eval()
     processor = Processor.squash(model.config.image_size)
     random = np.random.default_rng(0)
-    pictures = [Image.fromarray(random.integers(0, 256, (30, 44, 3), dtype=np.uint8)) for _ in range(11)]
-    usual = Predictor(model, processor, precision="float32", device="cpu")
-    handing = Predictor(model, processor, precision="float32", device="cpu")
-    assert not usual._bytes, "a CPU has nothing to be handed"
-    handing._bytes = True
-    for one, other in zip(usual.logits(pictures), handing.logits(pictures), strict=True):
+    images = [Image.fromarray(random.integers(0, 256, (30, 44, 3), dtype=np.uint8)) for _ in range(11)]
+    on_host = Predictor(model, processor, precision="float32", device="cpu")
+    with_bytes = Predictor(model, processor, precision="float32", device="cpu")
+    assert not on_host._bytes, "not used on the CPU"
+    with_bytes._bytes = True
+    for one, other in zip(on_host.logits(images), with_bytes.logits(images), strict=True):
         assert np.array_equal(one.output, other.output)

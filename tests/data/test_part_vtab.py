@@ -1,4 +1,4 @@
-"""Parts of a source, and VTAB's tasks as sources: which pictures are taken, and what is refused."""
+"""Sources `part` and `vtab`: selected images and errors."""
 
 import json
 import os
@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from vitkit import data
-from vitkit.data import Source, vtab
-from vitkit.evaluate import vtab as protocol
+from vitkit.data import Source
+from vitkit.data.sources import vtab
+from vitkit.recipes import vtab as protocol
 
 
 def labels(source: Source) -> list[int]:
@@ -23,29 +24,29 @@ def keys(source: Source) -> list[str]:
     return [source.read(index).key for index in range(len(source))]
 
 
-def test_a_part_of_the_classes_counts_them_anew() -> None:
-    whole, some = data.source("digits"), data.source("part:classes=5-7+0@digits")
+def test_selected_classes_are_renumbered() -> None:
+    full, some = data.source("digits"), data.source("part:classes=5-7+0@digits")
     assert some.classes == ("5", "6", "7", "0")
-    assert len(some) == sum(label in (5, 6, 7, 0) for label in labels(whole))
+    assert len(some) == sum(label in (5, 6, 7, 0) for label in labels(full))
     for index in (0, 3, len(some) - 1):
         example = some.read(index)
-        assert some.classes[example.label] == str(whole.label(int(example.key.removeprefix("digit "))))  # type: ignore[index]
+        assert some.classes[example.label] == str(full.label(int(example.key.removeprefix("digit "))))  # type: ignore[index]
 
 
-def test_shares_are_stratified_nested_and_leave_a_rest() -> None:
+def test_shares_are_stratified_and_nested_and_rest_is_the_complement() -> None:
     small, large = (set(keys(data.source(f"part:share={share}@digits"))) for share in (0.05, 0.2))
     assert small < large
     found = labels(data.source("part:number=7@digits"))
     assert np.bincount(found).tolist() == [7] * 10
-    drawn, rest = (set(keys(data.source(f"part:number=7{word}@digits"))) for word in ("", ",rest=1"))
-    assert not drawn & rest
-    assert len(drawn | rest) == 1797
+    sampled, rest = (set(keys(data.source(f"part:number=7{setting}@digits"))) for setting in ("", ",rest=1"))
+    assert not sampled & rest
+    assert len(sampled | rest) == 1797
     other = set(keys(data.source("part:number=7,seed=1@digits")))
-    assert other != drawn
+    assert other != sampled
 
 
 def table(path: Path, numbers: dict[str, int], classes: int) -> str:
-    """A JSON-lines file with that many tiny pictures in each split, labels in turn; as a source."""
+    """Write a JSON-lines file with `numbers` tiny images per split and cyclic labels; return its source name."""
     Image.new("RGB", (2, 2)).save(path / "0.png")
     lines = []
     for split, number in numbers.items():
@@ -57,35 +58,35 @@ def table(path: Path, numbers: dict[str, int], classes: int) -> str:
     return f"jsonl:{path / 'all.jsonl'}"
 
 
-def test_a_part_cuts_down_only_what_is_trained_on(tmp_path: Path) -> None:
+def test_a_part_changes_only_the_training_split(tmp_path: Path) -> None:
     found = data.splits(f"part:share=0.5,classes=0+1@{table(tmp_path, {'train': 42, 'test': 30}, 3)}")
     assert {name: len(each) for name, each in found.items()} == {"train": 14, "test": 20}
     (alone,) = data.splits(f"part:split=train,number=2@jsonl:{tmp_path / 'all.jsonl'}").items()
     assert (alone[0], len(alone[1])) == ("all", 6)
     inner = f"part:split=train,number=5@jsonl:{tmp_path / 'all.jsonl'}"
-    drawn, rest = (set(keys(data.source(f"part:share=0.8{word}@{inner}"))) for word in ("", ",rest=1"))
-    assert (len(drawn), len(rest), len(drawn | rest)) == (12, 3, 15)
+    sampled, rest = (set(keys(data.source(f"part:share=0.8{setting}@{inner}"))) for setting in ("", ",rest=1"))
+    assert (len(sampled), len(rest), len(sampled | rest)) == (12, 3, 15)
 
 
 @pytest.mark.parametrize(
     ("location", "message"),
     [
-        ("digits", "a part is written part:classes=0-4"),
-        ("classes=0-4@", "a part is written part:classes=0-4"),
-        ("shares=0.1@digits", "says nothing of a part; did you mean 'share'"),
+        ("digits", "expected part:classes=0-4"),
+        ("classes=0-4@", "expected part:classes=0-4"),
+        ("shares=0.1@digits", "of a part; did you mean 'share'"),
         ("share=2@digits", "above 0 and at most 1"),
         ("share=x@digits", "'share=x' of a part: could not convert"),
         ("number=0@digits", "at least 1"),
-        ("share=0.5,number=3@digits", "not both"),
-        ("rest=1@digits", "give one"),
-        ("classes=0-10@digits", "no class 10 to take a part of; there are 10"),
-        ("classes=nine@digits", "no class 'nine' to take a part of"),
-        ("classes=1+0-3@digits", "names a class twice"),
+        ("share=0.5,number=3@digits", "share or number, not both"),
+        ("rest=1@digits", "needs a share or a number"),
+        ("classes=0-10@digits", "class 10 of a part is out of range for 10 classes"),
+        ("classes=nine@digits", "unknown class 'nine' of a part"),
+        ("classes=1+0-3@digits", "contains a class twice"),
         ("split=train@digits", "'digits' has no split 'train'; there is all"),
-        ("share=1.0,rest=1@digits", "leaves none to judge on"),
+        ("share=1.0,rest=1@digits", "leaves no images"),
     ],
 )
-def test_parts_that_mean_nothing_are_refused(location: str, message: str) -> None:
+def test_invalid_parts_raise(location: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         data.splits(f"part:{location}")
 
@@ -104,10 +105,10 @@ def test_the_tasks_are_those_of_the_protocol() -> None:
         ("dtd", 47, {"train": 900, "val": 300, "test": 60}, 60),  # three published splits
         ("eurosat", 10, {"train": 2000}, 400),  # 60, 20 and 20 % of the only one
         ("dsprites_location", 16, {"train": 3000}, 300),
-        ("smallnorb_elevation", 9, {"train": 900, "test": 800}, 400),  # half of the test set validates
+        ("smallnorb_elevation", 9, {"train": 900, "test": 800}, 400),  # half of the test set is for validation
     ],
 )
-def test_a_task_takes_a_thousand_and_keeps_its_test_set(
+def test_a_task_has_1000_training_images_and_its_test_set(
     tmp_path: Path, task: str, classes: int, splits: dict[str, int], test: int
 ) -> None:
     source = table(tmp_path, splits, classes)
@@ -119,32 +120,30 @@ def test_a_task_takes_a_thousand_and_keeps_its_test_set(
     assert len(both) == 1000
     assert not both & set(keys(full["test"]))
     assert labels(full["train"]) == labels(tune["train"]) + labels(tune["val"])
-    # Folders come class by class, so the order is permuted before it is cut, and always in the same way.
+    # Folders are sorted by class, so the order is shuffled before the split, with a fixed seed.
     assert labels(tune["train"]) != sorted(labels(tune["train"]))
     assert keys(data.splits(f"vtab:{task}@{source}")["train"]) == keys(full["train"])
 
 
-def test_the_order_of_the_benchmarks_records_can_be_kept(tmp_path: Path) -> None:
+def test_seed_none_keeps_the_order_of_the_source(tmp_path: Path) -> None:
     found = data.splits(table(tmp_path, {"train": 1000, "test": 10}, 10))
-    spans = vtab.spans_of(vtab.TASKS["svhn"], found, "here", seed=None)
-    assert keys(spans.train) + keys(spans.val) == keys(found["train"])
-    assert len(spans.train) == 900
+    sets = vtab.task_splits(vtab.TASKS["svhn"], found, "here", seed=None)
+    assert keys(sets.train) + keys(sets.val) == keys(found["train"])
+    assert len(sets.train) == 900
 
 
 @pytest.mark.parametrize(
     ("location", "numbers", "message"),
     [
         ("pet@{}", {"train": 10}, "VTAB has no task 'pet'; did you mean 'pets'"),
-        ("pets:test@{}", {"train": 10}, "written vtab:TASK, vtab:TASK:tune"),
-        ("pets@", {"train": 10}, "written vtab:TASK"),
-        ("svhn@{}", {"train": 1000}, "has no test split, and the task was published with one"),
-        ("eurosat@{}", {"train": 1000}, "takes 800 pictures of a part of 'eurosat' that has only 600"),
-        ("svhn@{}", {"test": 10}, "has nothing to train on; it has the splits test"),
-        ("dtd@{}", {"train": 900, "val": 300, "test": 9}, "'dtd' has 47 classes, but the pictures given have 10"),
+        ("pets:test@{}", {"train": 10}, "expected vtab:TASK, vtab:TASK:tune"),
+        ("pets@", {"train": 10}, "expected vtab:TASK"),
+        ("svhn@{}", {"train": 1000}, "has no test split, which this task needs"),
+        ("eurosat@{}", {"train": 1000}, "needs 800 images of a split of 'eurosat', which has 600"),
+        ("svhn@{}", {"test": 10}, "has no training split; its splits are test"),
+        ("dtd@{}", {"train": 900, "val": 300, "test": 9}, "'dtd' has 47 classes, but its source has 10"),
     ],
 )
-def test_tasks_that_do_not_fit_are_refused(
-    tmp_path: Path, location: str, numbers: dict[str, int], message: str
-) -> None:
+def test_invalid_tasks_raise(tmp_path: Path, location: str, numbers: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         data.splits("vtab:" + location.format(table(tmp_path, numbers, 10)))

@@ -1,4 +1,4 @@
-"""RandAugment's operations against the formulas of the original, pixel by pixel."""
+"""RandAugment: operations against the formulas of the original, pixel by pixel."""
 
 import math
 from collections.abc import Callable
@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from vitkit.data.randaugment import OPERATIONS, RandAugment, contrast_to_mean, randaugment
+from vitkit.data.augment.randaugment import OPERATIONS, RandAugment, contrast_to_mean, randaugment
 
-LEVELS = [0.0, 2.0, 5.0, 10.0, 15.0, 20.0]
+MAGNITUDES = [0.0, 2.0, 5.0, 10.0, 15.0, 20.0]
 
 
-def picture(seed: int = 0, rows: int = 40, columns: int = 56) -> np.ndarray:
-    """Smooth shapes and noise, all levels used."""
+def make_pixels(seed: int = 0, rows: int = 40, columns: int = 56) -> np.ndarray:
+    """Return smooth shapes with noise that cover the range of pixel values."""
     random = np.random.default_rng(seed)
     small = random.integers(0, 256, (5, 7, 3), dtype=np.uint8)
     smooth = np.asarray(Image.fromarray(small).resize((columns, rows), Image.Resampling.BICUBIC)).astype(int)
@@ -21,7 +21,7 @@ def picture(seed: int = 0, rows: int = 40, columns: int = 56) -> np.ndarray:
 
 
 class Fixed:
-    """Random numbers that are known: signs always plus, places always the same."""
+    """Random generator with fixed numbers."""
 
     def __init__(self, *integers: int, uniform: float = 0.0):
         self.numbers, self.uniform = list(integers), uniform
@@ -40,16 +40,16 @@ def apply(name: str, pixels: np.ndarray, magnitude: float, random: object | None
     return out
 
 
-def test_there_are_the_sixteen() -> None:
+def test_the_operations_are_the_sixteen_of_the_original() -> None:
     names = ["AutoContrast", "Equalize", "Invert", "Rotate", "Posterize", "Solarize", "Color", "Contrast"]
     names += ["Brightness", "Sharpness", "ShearX", "ShearY", "TranslateX", "TranslateY", "Cutout", "SolarizeAdd"]
     assert sorted(OPERATIONS) == sorted(names)
 
 
-def test_what_takes_no_argument_is_pillows() -> None:
-    pixels = picture() // 2 + 30
+def test_operations_without_magnitude_equal_pillow() -> None:
+    pixels = make_pixels() // 2 + 30
     image = Image.fromarray(pixels)
-    for magnitude in LEVELS:
+    for magnitude in MAGNITUDES:
         np.testing.assert_array_equal(apply("Equalize", pixels, magnitude), np.asarray(ImageOps.equalize(image)))
         np.testing.assert_array_equal(apply("Invert", pixels, magnitude), np.asarray(ImageOps.invert(image)))
         stretched = np.asarray(ImageOps.autocontrast(image)).astype(int)
@@ -59,9 +59,9 @@ def test_what_takes_no_argument_is_pillows() -> None:
         np.testing.assert_array_equal(apply(name, flat, 10), flat)
 
 
-@pytest.mark.parametrize("magnitude", LEVELS)
-def test_levels(magnitude: float) -> None:
-    pixels = picture()
+@pytest.mark.parametrize("magnitude", MAGNITUDES)
+def test_posterize_and_solarize(magnitude: float) -> None:
+    pixels = make_pixels()
     bits = {0: 0, 2: 0, 5: 2, 10: 4, 15: 6, 20: 8}[int(magnitude)]
     expected = pixels.astype(int) // 2 ** (8 - bits) * 2 ** (8 - bits)
     np.testing.assert_array_equal(apply("Posterize", pixels, magnitude), expected)
@@ -74,7 +74,7 @@ def test_levels(magnitude: float) -> None:
 
 
 def smoothed(pixels: np.ndarray) -> np.ndarray:
-    """The 3 x 3 kernel 1, 1, 1; 1, 5, 1; 1, 1, 1 over 13 by a naive loop, the border kept."""
+    """The 3 x 3 kernel 1, 1, 1; 1, 5, 1; 1, 1, 1 over 13 by a naive loop; the border is unchanged."""
     out = pixels.copy()
     for row in range(1, pixels.shape[0] - 1):
         for column in range(1, pixels.shape[1] - 1):
@@ -83,12 +83,12 @@ def smoothed(pixels: np.ndarray) -> np.ndarray:
     return out
 
 
-def greys(pixels: np.ndarray) -> np.ndarray:
+def gray_values(pixels: np.ndarray) -> np.ndarray:
     return np.repeat((pixels @ [0.2989, 0.587, 0.114])[..., None], 3, axis=2)
 
 
 DEGENERATE: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "Color": greys,
+    "Color": gray_values,
     "Brightness": np.zeros_like,
     "Contrast": lambda pixels: np.full(pixels.shape, pixels.shape[0] * pixels.shape[1] // 256),
     "Sharpness": smoothed,
@@ -96,19 +96,19 @@ DEGENERATE: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 @pytest.mark.parametrize("name", DEGENERATE)
-@pytest.mark.parametrize("magnitude", LEVELS)
+@pytest.mark.parametrize("magnitude", MAGNITUDES)
 def test_enhancements_extrapolate_by_the_factor(name: str, magnitude: float) -> None:
-    pixels = picture(1)
+    pixels = make_pixels(1)
     factor = {0: 0.1, 2: 0.46, 5: 1.0, 10: 1.9, 15: 2.8, 20: 3.7}[int(magnitude)]
     start = DEGENERATE[name](pixels).astype(np.float64)
     expected = np.clip(start + factor * (pixels - start), 0, 255)
-    # Fractions are dropped, of the greys too.
+    # Values are truncated to integers, also the gray values.
     assert np.abs(apply(name, pixels, magnitude) - expected + 0.5).max() <= 0.5 + (1e-3 if name != "Color" else 3.8)
     if magnitude == 5:
         np.testing.assert_array_equal(apply(name, pixels, magnitude), pixels)
 
 
-def test_the_defect_of_contrast_and_its_mending() -> None:
+def test_contrast_with_and_without_the_defect() -> None:
     dark = np.full((224, 224, 3), 20, np.uint8)
     # At 224 pixels the "mean" is 196: 196 + 1.9 (20 - 196) < 0.
     assert apply("Contrast", dark, 10).max() == 0
@@ -116,37 +116,37 @@ def test_the_defect_of_contrast_and_its_mending() -> None:
     assert abs(int(contrast_to_mean(dark, 10, np.random.default_rng(0)).mean()) - 20) <= 1
     large = np.full((300, 300, 3), 20, np.uint8)
     assert apply("Contrast", large, 0).max() == int(255 + 0.1 * (20 - 255))  # clipped to white
-    image = Image.fromarray(picture(rows=224, columns=224))
-    original, mended = (
+    image = Image.fromarray(make_pixels(rows=224, columns=224))
+    original, fixed = (
         [np.asarray(randaugment(image, config, np.random.default_rng(seed))) for seed in range(60)]
         for config in (RandAugment(layers=1), RandAugment(layers=1, contrast="mean"))
     )
-    differ = sum(not np.array_equal(*pair) for pair in zip(original, mended, strict=True))
+    differ = sum(not np.array_equal(*pair) for pair in zip(original, fixed, strict=True))
     assert 0 < differ < 15  # Contrast alone
 
 
 def moved(pixels: np.ndarray, where: Callable[[int, int], tuple[float, float]]) -> tuple[np.ndarray, np.ndarray]:
-    """Every pixel from its place, by a loop; and where that place is too near to the middle of two pixels to say."""
-    out, unsure = np.full_like(pixels, 128), np.zeros(pixels.shape[:2], bool)
+    """Move every pixel in a naive loop; return also where the source is within rounding of two pixels."""
+    out, ambiguous = np.full_like(pixels, 128), np.zeros(pixels.shape[:2], bool)
     for y in range(pixels.shape[0]):
         for x in range(pixels.shape[1]):
             from_x, from_y = where(x, y)
-            unsure[y, x] = min(abs(from_x % 1 - 0.5), abs(from_y % 1 - 0.5)) < 1e-3
+            ambiguous[y, x] = min(abs(from_x % 1 - 0.5), abs(from_y % 1 - 0.5)) < 1e-3
             column, row = math.floor(from_x + 0.5), math.floor(from_y + 0.5)
             if 0 <= row < pixels.shape[0] and 0 <= column < pixels.shape[1]:
                 out[y, x] = pixels[row, column]
-    return out, unsure
+    return out, ambiguous
 
 
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("magnitude", [0.0, 3.0, 10.0, 15.0])
 @pytest.mark.parametrize("name", ["ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate"])
-def test_geometry_rounds_to_the_nearest_and_fills_with_grey(name: str, magnitude: float, sign: int) -> None:
-    pixels, level = picture(2), sign * magnitude / 10
-    angle = math.radians(30 * level)
+def test_geometric_operations_round_to_nearest_and_fill_with_gray(name: str, magnitude: float, sign: int) -> None:
+    pixels, strength = make_pixels(2), sign * magnitude / 10
+    angle = math.radians(30 * strength)
     middle_x, middle_y = (pixels.shape[1] - 1) / 2, (pixels.shape[0] - 1) / 2
 
-    def turned(x: int, y: int) -> tuple[float, float]:
+    def rotated(x: int, y: int) -> tuple[float, float]:
         across, down = x - middle_x, y - middle_y
         return (
             middle_x + math.cos(angle) * across - math.sin(angle) * down,
@@ -154,22 +154,22 @@ def test_geometry_rounds_to_the_nearest_and_fills_with_grey(name: str, magnitude
         )
 
     where = {
-        "ShearX": lambda x, y: (x + 0.3 * level * y, y),
-        "ShearY": lambda x, y: (x, y + 0.3 * level * x),
-        "TranslateX": lambda x, y: (x + 100 * level, y),
-        "TranslateY": lambda x, y: (x, y + 100 * level),
-        "Rotate": turned,
+        "ShearX": lambda x, y: (x + 0.3 * strength * y, y),
+        "ShearY": lambda x, y: (x, y + 0.3 * strength * x),
+        "TranslateX": lambda x, y: (x + 100 * strength, y),
+        "TranslateY": lambda x, y: (x, y + 100 * strength),
+        "Rotate": rotated,
     }[name]
-    expected, unsure = moved(pixels, where)
+    expected, ambiguous = moved(pixels, where)
     out = apply(name, pixels, magnitude, Fixed(uniform=0.1 if sign > 0 else 0.9))
-    assert unsure.mean() < 0.15
-    np.testing.assert_array_equal(out[~unsure], expected[~unsure])
+    assert ambiguous.mean() < 0.15
+    np.testing.assert_array_equal(out[~ambiguous], expected[~ambiguous])
     if magnitude == 0:
         np.testing.assert_array_equal(out, pixels)
 
 
-def test_cutout_is_a_grey_square_cut_off_at_the_border() -> None:
-    pixels = picture()
+def test_cutout_is_a_gray_square_clipped_at_the_border() -> None:
+    pixels = make_pixels()
     out = apply("Cutout", pixels, 2, Fixed(5, 50))  # half a side of 8 around row 5, column 50
     inside = np.zeros(pixels.shape[:2], bool)
     inside[0:13, 42:56] = True
@@ -178,7 +178,7 @@ def test_cutout_is_a_grey_square_cut_off_at_the_border() -> None:
     np.testing.assert_array_equal(apply("Cutout", pixels, 0, Fixed(5, 50)), pixels)
 
 
-def test_layers_are_drawn_from_all_sixteen_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_operations_are_sampled_uniformly(monkeypatch: pytest.MonkeyPatch) -> None:
     counts = dict.fromkeys(OPERATIONS, 0)
 
     def counting(name: str) -> Callable[..., np.ndarray]:
@@ -192,7 +192,7 @@ def test_layers_are_drawn_from_all_sixteen_alike(monkeypatch: pytest.MonkeyPatch
     for name in OPERATIONS:
         monkeypatch.setitem(OPERATIONS, name, counting(name))
     random = np.random.default_rng(0)
-    image = Image.fromarray(picture())
+    image = Image.fromarray(make_pixels())
     for _ in range(1600):
         randaugment(image, RandAugment(layers=2, magnitude=15.0), random)
     assert sum(counts.values()) == 3200
@@ -200,7 +200,7 @@ def test_layers_are_drawn_from_all_sixteen_alike(monkeypatch: pytest.MonkeyPatch
     assert randaugment(image, RandAugment(), random).tobytes() == image.tobytes()
 
 
-def test_impossible_settings_are_refused() -> None:
+def test_invalid_settings_raise() -> None:
     for settings in ({"layers": -1}, {"magnitude": -1.0}, {"magnitude": 1000.0}):
-        with pytest.raises(ValueError, match="the magnitude lies between 0 and 100"):
+        with pytest.raises(ValueError, match="the magnitude between 0 and 100"):
             RandAugment(**settings)

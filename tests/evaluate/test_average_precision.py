@@ -1,15 +1,16 @@
-"""Mean average precision against scikit-learn, ties and empty classes included."""
+"""Mean average precision equals scikit-learn's, with ties and empty classes."""
 
 import numpy as np
 import pytest
 import torch
+from oracles import oracle
 
 from vitkit import evaluate
-from vitkit.evaluate import Predictions, Subject, average_precision
+from vitkit.evaluate import ModelOutputs, Predictions, average_precision
 
 
-class Known(Subject):
-    """A subject whose predictions are known."""
+class FixedSubject(ModelOutputs):
+    """A subject with given predictions."""
 
     def __init__(self, known: Predictions):
         self.known = known
@@ -20,8 +21,8 @@ class Known(Subject):
         return self.known
 
 
-def test_it_is_scikit_learns() -> None:
-    metrics = pytest.importorskip("sklearn.metrics")
+def test_average_precision_equals_scikit_learn() -> None:
+    metrics = oracle("sklearn.metrics")
     random = np.random.default_rng(0)
     logits = torch.from_numpy(random.integers(-4, 5, (60, 5))).float()  # many ties
     logits[:, 4] = torch.from_numpy(random.standard_normal(60)).float()
@@ -31,12 +32,12 @@ def test_it_is_scikit_learns() -> None:
     theirs = metrics.average_precision_score(targets[:, :5].numpy(), logits[:, :5].numpy(), average=None)
     ours = average_precision.average_precision(logits[:, :5], targets[:, :5] > 0)
     np.testing.assert_allclose(ours, theirs, atol=1e-12)
-    known = Known(Predictions(logits=logits, targets=targets, keys=tuple(map(str, range(60)))))
+    known = FixedSubject(Predictions(logits=logits, targets=targets, keys=tuple(map(str, range(60)))))
     numbers = evaluate.evaluate(known, ["average_precision"])
     assert numbers["average_precision.mean"] == pytest.approx(theirs.mean())
     assert numbers["average_precision.worst"] == pytest.approx(theirs.min())
     weighted = metrics.average_precision_score(targets[:, :5].numpy(), logits[:, :5].numpy(), average="weighted")
     assert numbers["average_precision.weighted"] == pytest.approx(weighted, rel=1e-6)
-    nothing = Known(Predictions(logits=logits, targets=torch.zeros_like(targets), keys=known.known.keys))
-    with pytest.raises(ValueError, match="none of the pictures has a label"):
-        evaluate.evaluate(nothing, ["average_precision"])
+    unlabelled = FixedSubject(Predictions(logits=logits, targets=torch.zeros_like(targets), keys=known.known.keys))
+    with pytest.raises(ValueError, match="none of the images has a label"):
+        evaluate.evaluate(unlabelled, ["average_precision"])

@@ -1,4 +1,4 @@
-"""k-NN against scikit-learn's with DINO's weights; the probe against scikit-learn's logistic regression."""
+"""k-NN equals scikit-learn's with DINO's weights; the probe equals scikit-learn's logistic regression."""
 
 import numpy as np
 import pytest
@@ -7,16 +7,16 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
 from vitkit import evaluate
-from vitkit.evaluate import Representations, Subject, knn, probe
+from vitkit.evaluate import ModelOutputs, Representations, knn, probe
 
 CLASSES = 7
 
 
-class Given(Subject):
-    """A subject whose representations are known."""
+class FixedSubject(ModelOutputs):
+    """A subject with given representations."""
 
-    def __init__(self, training: Representations, judged: Representations):
-        self.known = training, judged
+    def __init__(self, training: Representations, test: Representations):
+        self.known = training, test
 
     @property
     def training_representations(self) -> Representations:  # type: ignore[override]
@@ -39,86 +39,87 @@ def clouds(num: int, seed: int, width: int = 12) -> Representations:
     return Representations(torch.from_numpy(vectors).float(), torch.eye(CLASSES)[torch.from_numpy(labels)])
 
 
-@pytest.mark.parametrize("most", [2**25, 300 * 7])
-def test_knn_is_that_of_scikit_learn(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(knn, "MOST_SIMILARITIES", most)  # in one piece, and seven pictures at a time
-    training, judged = clouds(300, 1), clouds(250, 2)
-    numbers = evaluate.evaluate(Given(training, judged), ["knn"])
-    truth = judged.labels.numpy()
+@pytest.mark.parametrize("limit", [2**25, 300 * 7])
+def test_knn_equals_scikit_learn(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(knn, "MAX_SIMILARITIES", limit)  # in one chunk, and in chunks of seven images
+    training, test = clouds(300, 1), clouds(250, 2)
+    numbers = evaluate.evaluate(FixedSubject(training, test), ["knn"])
+    truth = test.labels.numpy()
     for k in (10, 20, 100, 200):
         oracle = KNeighborsClassifier(
             k, metric="cosine", algorithm="brute", weights=lambda distance: np.exp((1 - distance) / 0.07)
         ).fit(training.vectors.double().numpy(), training.labels.numpy())
-        scores = oracle.predict_proba(judged.vectors.double().numpy())
+        scores = oracle.predict_proba(test.vectors.double().numpy())
         assert numbers[f"knn.k{k}"] == pytest.approx((scores.argmax(1) == truth).mean(), abs=1e-12)
         five = np.argsort(-scores, axis=1)[:, :5]
         hits = (five == truth[:, None]) & (np.take_along_axis(scores, five, 1) > 0)
         assert numbers[f"knn.k{k}_top5"] == pytest.approx(hits.any(1).mean(), abs=1e-12)
-        similar, classes = knn.neighbours(judged.vectors, training.vectors, training.labels, k)
+        similar, classes = knn.neighbours(test.vectors, training.vectors, training.labels, k)
         votes = knn.vote(similar, classes, CLASSES)
         np.testing.assert_allclose((votes / votes.sum(1, keepdim=True)).numpy(), scores, atol=2e-5)
     assert 0.3 < numbers["knn.k20"] < 1.0
 
 
-def test_knn_leaves_out_more_neighbours_than_there_are() -> None:
-    judged = clouds(20, 2)
-    assert "knn.k20" in evaluate.evaluate(Given(clouds(20, 1), judged), ["knn"])
-    assert "knn.k100" not in evaluate.evaluate(Given(clouds(20, 1), judged), ["knn"])
-    with pytest.raises(ValueError, match="knn asks 10 neighbours, and there are 9 training pictures"):
-        evaluate.evaluate(Given(clouds(9, 1), judged), ["knn"])
+def test_knn_omits_more_neighbours_than_training_images() -> None:
+    test = clouds(20, 2)
+    assert "knn.k20" in evaluate.evaluate(FixedSubject(clouds(20, 1), test), ["knn"])
+    assert "knn.k100" not in evaluate.evaluate(FixedSubject(clouds(20, 1), test), ["knn"])
+    with pytest.raises(ValueError, match="knn needs at least 10 training images; there are 9"):
+        evaluate.evaluate(FixedSubject(clouds(9, 1), test), ["knn"])
 
 
 @pytest.mark.parametrize("l2", [1.0, 1e-2, 1e-4])
-def test_the_fit_is_the_optimum_of_scikit_learn(l2: float) -> None:
+def test_the_fit_equals_scikit_learn(l2: float) -> None:
     training = clouds(400, 1)
     x, labels = training.vectors.double(), training.labels
     oracle = LogisticRegression(C=1 / (l2 * 400), tol=1e-10, max_iter=10000).fit(x.numpy(), labels.numpy())
-    found = probe.fit(x, labels, CLASSES, l2)
-    np.testing.assert_allclose(found.weight.numpy(), oracle.coef_, atol=2e-4 * max(1, np.abs(oracle.coef_).max()))
-    # A bias may move for all classes together without changing anything.
+    fitted = probe.fit(x, labels, CLASSES, l2)
+    np.testing.assert_allclose(fitted.weight.numpy(), oracle.coef_, atol=2e-4 * max(1, np.abs(oracle.coef_).max()))
+    # Adding a constant to all biases does not change the probabilities.
     np.testing.assert_allclose(
-        (found.bias - found.bias.mean()).numpy(), oracle.intercept_ - oracle.intercept_.mean(), atol=2e-3
+        (fitted.bias - fitted.bias.mean()).numpy(), oracle.intercept_ - oracle.intercept_.mean(), atol=2e-3
     )
-    np.testing.assert_allclose(found(x).softmax(1).numpy(), oracle.predict_proba(x.numpy()), atol=1e-4)
-    assert found.gradient < 1e-6
+    np.testing.assert_allclose(fitted(x).softmax(1).numpy(), oracle.predict_proba(x.numpy()), atol=1e-4)
+    assert fitted.gradient < 1e-6
 
 
-def test_where_a_fit_starts_does_not_change_where_it_ends() -> None:
+def test_the_fit_does_not_depend_on_the_start() -> None:
     training = clouds(200, 1)
     x = training.vectors.double()
-    warm = probe.path(x, training.labels, CLASSES, (1.0, 0.1, 0.01))[-1]
+    warm = probe.fit_path(x, training.labels, CLASSES, (1.0, 0.1, 0.01))[-1]
     cold = probe.fit(x, training.labels, CLASSES, 0.01)
     torch.testing.assert_close(warm.weight, cold.weight, atol=1e-4, rtol=1e-4)
 
 
-def test_the_probe_is_scikit_learn_with_the_penalty_it_chose() -> None:
-    training, judged = clouds(300, 1), clouds(250, 2)
-    numbers = evaluate.evaluate(Given(training, judged), ["probe"])
-    x, z = training.vectors.double().numpy(), judged.vectors.double().numpy()
+def test_the_probe_equals_scikit_learn_with_the_chosen_penalty() -> None:
+    training, test = clouds(300, 1), clouds(250, 2)
+    numbers = evaluate.evaluate(FixedSubject(training, test), ["probe"])
+    x, z = training.vectors.double().numpy(), test.vectors.double().numpy()
     mean, std, labels = x.mean(0), x.std(0), training.labels.numpy()
     x, z = (x - mean) / std, (z - mean) / std
-    kept, held = (each.numpy() for each in probe.split(training.labels))
+    train, held_out = (each.numpy() for each in probe.split(training.labels))
 
     def oracle(l2: float, rows: np.ndarray) -> LogisticRegression:
         model = LogisticRegression(C=1 / (l2 * len(rows)), tol=1e-10, max_iter=10000)
         return model.fit(x[rows], labels[rows])
 
-    scores = {l2: oracle(l2, kept).score(x[held], labels[held]) for l2 in probe.STRENGTHS}
+    scores = {l2: oracle(l2, train).score(x[held_out], labels[held_out]) for l2 in probe.STRENGTHS}
     assert numbers["probe.held_out"] == pytest.approx(max(scores.values()))
     best = max(l2 for l2, score in scores.items() if score == max(scores.values()))
     assert numbers["probe.l2"] == best
-    assert numbers["probe.accuracy"] == pytest.approx(oracle(best, np.arange(300)).score(z, judged.labels.numpy()))
+    assert numbers["probe.accuracy"] == pytest.approx(oracle(best, np.arange(300)).score(z, test.labels.numpy()))
     assert numbers["probe.gradient"] < 1e-6
 
 
-def test_a_feature_that_never_changes_and_a_class_of_one_picture_do_no_harm() -> None:
-    training, judged = clouds(60, 1), clouds(30, 2)
+@pytest.mark.slow
+def test_a_constant_feature_and_a_class_with_one_image() -> None:
+    training, test = clouds(60, 1), clouds(30, 2)
     training.vectors[:, 3] = 5.0
     targets = torch.eye(CLASSES)[torch.tensor([0] + [1, 2, 3] * 19 + [1, 2])]
-    known = Given(Representations(training.vectors, targets), judged)
+    known = FixedSubject(Representations(training.vectors, targets), test)
     assert all(np.isfinite(value) for value in evaluate.evaluate(known, ["probe"]).values())
-    kept, held = probe.split(targets.argmax(1))
-    assert 0 in kept.tolist()
-    assert sorted([*kept.tolist(), *held.tolist()]) == list(range(60))
-    with pytest.raises(ValueError, match="no class has two of them"):
+    train, held_out = probe.split(targets.argmax(1))
+    assert 0 in train.tolist()
+    assert sorted([*train.tolist(), *held_out.tolist()]) == list(range(60))
+    with pytest.raises(ValueError, match="at least two training images"):
         probe.split(torch.arange(4))

@@ -1,4 +1,4 @@
-"""DINO's linear protocol: its SGD against torch's, one rate at a time, and its features block by block."""
+"""DINO's linear protocol: SGD equals torch's for each learning rate; features equal those of each block."""
 
 import math
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from torch import nn
 
 from vitkit import evaluate, models
 from vitkit.data.loader import Batch
-from vitkit.evaluate import Subject, linear
+from vitkit.evaluate import ModelOutputs, linear
 from vitkit.models import axial, resnet, vit
 
 
@@ -20,12 +20,12 @@ def clouds(num: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     return centres[labels] + torch.randn(num, 4, generator=random, dtype=torch.float64), labels
 
 
-def test_each_rate_learns_as_torchs_sgd_does_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_learning_rate_equals_torch_sgd(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(linear, "BATCH", 16)
     monkeypatch.setattr(linear, "EPOCHS", 3)
     x, labels = clouds(50, 0)
     rates = (0.1, 1.0, 5.0)
-    heads = linear.learn(x, labels, 3, rates)
+    heads = linear.train_heads(x, labels, 3, rates)
     for number, rate in enumerate(rates):
         random = torch.Generator().manual_seed(linear.SEED)
         layer = nn.Linear(4, 3).double()
@@ -38,7 +38,7 @@ def test_each_rate_learns_as_torchs_sgd_does_alone(monkeypatch: pytest.MonkeyPat
             for rows in torch.randperm(50, generator=random).split(16):
                 for group in optimizer.param_groups:
                     group["lr"] = rate * 16 / 256 * (1 + math.cos(math.pi * step / steps)) / 2
-                # torch multiplies what it has gathered with the rate of the moment, and so does the original.
+                # As in torch and in the original, the momentum buffer is multiplied by the current learning rate.
                 optimizer.zero_grad()
                 nn.functional.cross_entropy(layer(x[rows]), labels[rows]).backward()
                 optimizer.step()
@@ -48,7 +48,7 @@ def test_each_rate_learns_as_torchs_sgd_does_alone(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("family", [vit, axial], ids=["vit", "axial"])
-def test_features_are_those_of_the_blocks_behind_the_norm(family: object) -> None:
+def test_features_are_block_outputs_after_the_norm(family: object) -> None:
     torch.manual_seed(0)
     model = models.build(family.TINY).eval()  # type: ignore[attr-defined]
     assert isinstance(model, models.TokenBackbone)
@@ -56,17 +56,17 @@ def test_features_are_those_of_the_blocks_behind_the_norm(family: object) -> Non
     with torch.no_grad():
         vectors, mean = linear.block_vectors(model, images, 2)
         embedded = model.embed(images)
-        tokens, kept = embedded.tokens, []
+        tokens, expected = embedded.tokens, []
         for block in model.blocks:
             tokens = block(tokens, embedded.grid) if family is axial else block(tokens)
             normed = embedded.with_tokens(model.norm(tokens))  # type: ignore[operator]
-            kept.append(normed.class_token if normed.num_special else normed.patches.mean(dim=1))
-    torch.testing.assert_close(vectors, torch.stack(kept[-2:], dim=1))
+            expected.append(normed.class_token if normed.num_special else normed.patches.mean(dim=1))
+    torch.testing.assert_close(vectors, torch.stack(expected[-2:], dim=1))
     torch.testing.assert_close(mean, embedded.with_tokens(model.norm(tokens)).patches.mean(dim=1))  # type: ignore[operator]
 
 
-def pictures(num: int, seed: int) -> Iterator[Batch]:
-    """Pictures of one colour, the class being which channel is bright."""
+def image_batches(num: int, seed: int) -> Iterator[Batch]:
+    """Yields noisy images of one colour; the class is the bright channel."""
     random = torch.Generator().manual_seed(seed)
     for start in range(0, num, 8):
         labels = torch.randint(3, (8,), generator=random)
@@ -74,28 +74,28 @@ def pictures(num: int, seed: int) -> Iterator[Batch]:
         yield Batch(images, torch.eye(3)[labels], tuple(map(str, range(start, start + 8))))
 
 
-def test_it_tells_apart_what_can_be_told_and_says_what_it_chose(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_linear_classifies_colours_and_reports_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(linear, "EPOCHS", 20)
     torch.manual_seed(0)
-    subject = Subject(
-        models.build(vit.TINY), lambda: pictures(80, 1), ("r", "g", "b"), training=lambda: pictures(160, 0)
+    subject = ModelOutputs(
+        models.build(vit.TINY), lambda: image_batches(80, 1), ("r", "g", "b"), training=lambda: image_batches(160, 0)
     )
-    found = evaluate.evaluate(subject, ["linear:2"])
-    assert found["linear:2.accuracy"] > 0.9
-    assert found["linear:2.blocks"] in (1, 2)
-    assert found["linear:2.rate"] in linear.RATES
-    frozen = linear.freeze(subject.model, pictures(16, 1), 9)  # there are two blocks
-    assert frozen.vectors(2, mean_patch=True).shape == (16, 3 * 32)
-    assert torch.equal(frozen.vectors(1, mean_patch=False), frozen.blocks[:, -1])
+    result = evaluate.evaluate(subject, ["linear:2"])
+    assert result["linear:2.accuracy"] > 0.9
+    assert result["linear:2.blocks"] in (1, 2)
+    assert result["linear:2.rate"] in linear.RATES
+    features = linear.extract_features(subject.model, image_batches(16, 1), 9)  # there are two blocks
+    assert features.vectors(2, mean_patch=True).shape == (16, 3 * 32)
+    assert torch.equal(features.vectors(1, mean_patch=False), features.blocks[:, -1])
 
 
-def test_what_cannot_be_learned_is_refused() -> None:
-    def subject(model: models.Backbone, **more: object) -> Subject:
-        return Subject(model, lambda: pictures(8, 1), ("r", "g", "b"), **more)  # type: ignore[arg-type]
+def test_missing_images_and_wrong_models_raise() -> None:
+    def subject(model: models.Backbone, **more: object) -> ModelOutputs:
+        return ModelOutputs(model, lambda: image_batches(8, 1), ("r", "g", "b"), **more)  # type: ignore[arg-type]
 
-    with pytest.raises(ValueError, match="no training pictures were given"):
+    with pytest.raises(ValueError, match="labelled training images, and none were given"):
         linear.evaluate(subject(models.build(vit.TINY)))
     with pytest.raises(ValueError, match="a number of blocks, as in linear:4, not 'four'"):
-        linear.evaluate(subject(models.build(vit.TINY), training=lambda: pictures(8, 1)), "four")
-    with pytest.raises(ValueError, match="has none over tokens: use probe"):
-        linear.evaluate(subject(models.build(resnet.TINY), training=lambda: pictures(8, 1)))
+        linear.evaluate(subject(models.build(vit.TINY), training=lambda: image_batches(8, 1)), "four")
+    with pytest.raises(ValueError, match="has none; use probe"):
+        linear.evaluate(subject(models.build(resnet.TINY), training=lambda: image_batches(8, 1)))

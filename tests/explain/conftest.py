@@ -1,4 +1,4 @@
-"""One small model of each family, those with tokens and those without."""
+"""Small models of every family with tokens and of every family without."""
 
 import pytest
 from small_models import STAGE_FAMILIES, TOKEN_FAMILIES, small
@@ -8,11 +8,11 @@ from vitkit.models import Backbone
 
 @pytest.fixture(params=TOKEN_FAMILIES)
 def tiny(request: pytest.FixtureRequest) -> Backbone:
-    """One model of each family that has tokens."""
+    """A small model of a family with tokens."""
     return small(request.param)
 
 
 @pytest.fixture(params=STAGE_FAMILIES)
 def stages(request: pytest.FixtureRequest) -> Backbone:
-    """One model of each family that has none."""
+    """A small model of a family without tokens."""
     return small(request.param)

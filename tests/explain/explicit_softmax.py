@@ -1,6 +1,6 @@
-"""The oracle for attention weights: a model whose fused kernel is replaced by its definition, which keeps them.
+"""Oracle for attention weights: replaces the fused kernel by an explicit softmax and records the weights.
 
-Written without the code under test, gradients included: autograd's own, through an explicit softmax.
+It does not use the code under test. Gradients are autograd's, through the explicit softmax.
 """
 
 import math
@@ -15,7 +15,7 @@ from vitkit.layers import attention
 
 
 class Kernel:
-    """Stands in for scaled_dot_product_attention; `weights` are those of every call, in order."""
+    """Replaces scaled_dot_product_attention; `weights` are the attention weights of all calls in order."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch):
         self.weights: list[Tensor] = []
@@ -36,7 +36,7 @@ class Kernel:
 
 
 def between_tokens(block: Any, weights: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Weights (b, h, n, n) of what one call of the kernel gave: itself, or an axial block's lines put in place."""
+    """Returns weights (b, h, n, n) from one kernel call; the rows or columns of an axial block are scattered."""
     if not hasattr(block, "axis"):
         return weights
     rows, columns = grid

@@ -1,4 +1,4 @@
-"""Small models of every family whose weights hide nothing, and pictures for them."""
+"""Small models of every family with non-degenerate weights, and noise images for them."""
 
 import torch
 
@@ -11,7 +11,7 @@ STAGE_FAMILIES = [name for name, model in FAMILIES.items() if not isinstance(mod
 
 
 def small(name: str) -> Backbone:
-    """A small model of a family, its parameters large enough that attention is far from uniform."""
+    """Returns a small model whose parameters are large enough that attention is far from uniform."""
     torch.manual_seed(0)
     model = models.build(models.family(name).TINY).eval()
     with torch.no_grad():
@@ -20,8 +20,8 @@ def small(name: str) -> Backbone:
     return model
 
 
-def pictures(model: Backbone, batch: int = 2, factor: tuple[float, float] = (1, 1)) -> torch.Tensor:
-    """Noise of a model's native size, or so many times that."""
+def noise_images(model: Backbone, batch: int = 2, factor: tuple[float, float] = (1, 1)) -> torch.Tensor:
+    """Returns noise images of a model's native size times `factor`."""
     rows, columns = model.config.image_size
     generator = torch.Generator().manual_seed(1)
     return torch.randn(

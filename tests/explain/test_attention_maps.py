@@ -1,36 +1,36 @@
-"""Attention weights are those that the model uses, for every family, and only where they were asked for."""
+"""Attention weights equal those of the model, for every family, and are computed for the requested layers only."""
 
 import pytest
 import torch
 from explicit_softmax import Kernel, between_tokens
-from small_models import pictures, small
+from small_models import noise_images, small
 
 from vitkit import explain
-from vitkit.explain import Subject
+from vitkit.explain import ExplainInputs
+from vitkit.explain._hooks import find_query, patch_map, token_backbone
 from vitkit.explain.attention import attention_maps
 from vitkit.explain.gradient import class_attention
-from vitkit.explain.look import patch_map, query_of, token_backbone
 from vitkit.layers import Features
 from vitkit.models import Backbone
 
 
 @pytest.mark.parametrize("factor", [(1, 1), (1.5, 2)], ids=["native", "larger and not square"])
-def test_weights_are_those_of_a_manual_softmax(
+def test_weights_equal_an_explicit_softmax(
     tiny: Backbone, factor: tuple[float, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    images = pictures(tiny, factor=factor)
-    found = attention_maps(tiny, images)
+    images = noise_images(tiny, factor=factor)
+    attention = attention_maps(tiny, images)
     kernel = Kernel(monkeypatch)
     with torch.no_grad():
         tiny(images)
     blocks = token_backbone(tiny).blocks
-    assert len(found.weights) == len(kernel.weights) == len(blocks)
-    for block, weights, used in zip(blocks, found.weights, kernel.weights, strict=True):
-        torch.testing.assert_close(weights, between_tokens(block, used, found.features.grid), atol=1e-5, rtol=1e-4)
-    assert found.maps.shape == (2, len(blocks), found.weights[0].shape[1], *found.features.grid)
+    assert len(attention.weights) == len(kernel.weights) == len(blocks)
+    for block, weights, used in zip(blocks, attention.weights, kernel.weights, strict=True):
+        torch.testing.assert_close(weights, between_tokens(block, used, attention.features.grid), atol=1e-5, rtol=1e-4)
+    assert attention.maps.shape == (2, len(blocks), attention.weights[0].shape[1], *attention.features.grid)
 
 
-def test_only_the_layers_looked_at_leave_the_fused_kernel(tiny: Backbone) -> None:
+def test_only_requested_layers_compute_attention_weights(tiny: Backbone) -> None:
     calls = []
     backbone = token_backbone(tiny)
     for index, block in enumerate(backbone.blocks):
@@ -40,41 +40,41 @@ def test_only_the_layers_looked_at_leave_the_fused_kernel(tiny: Backbone) -> Non
             return _original(*args, **kwargs)
 
         block.attention_weights = counted
-    found = attention_maps(tiny, pictures(tiny), layers=[-1])
-    assert calls == found.layers == [len(backbone.blocks) - 1]
-    assert len(found.weights) == 1
+    attention = attention_maps(tiny, noise_images(tiny), layers=[-1])
+    assert calls == attention.layers == [len(backbone.blocks) - 1]
+    assert len(attention.weights) == 1
     calls.clear()
-    explain.explain("foreground", Subject(tiny, pictures(tiny)), layer=0)
+    explain.explain("foreground", ExplainInputs(tiny, noise_images(tiny)), layer=0)
     assert calls == [0]
 
 
-def test_looking_changes_nothing(tiny: Backbone) -> None:
-    images = pictures(tiny)
+def test_capturing_attention_does_not_change_the_model(tiny: Backbone) -> None:
+    images = noise_images(tiny)
     with torch.no_grad():
         before = tiny(images)
     tiny.train()
     frozen = next(tiny.modules()).get_submodule("head")
     frozen.eval()
-    found = attention_maps(tiny, images)
+    attention = attention_maps(tiny, images)
     assert tiny.training
     assert not frozen.training
     assert not any(block._forward_pre_hooks for block in tiny.modules())
     tiny.eval()
     with torch.no_grad():
         torch.testing.assert_close(tiny(images), before, atol=0, rtol=0)
-        torch.testing.assert_close(tiny.features(images).tokens, found.features.tokens, atol=0, rtol=0)
+        torch.testing.assert_close(tiny.features(images).tokens, attention.features.tokens, atol=0, rtol=0)
 
 
-def test_a_failed_look_leaves_no_hook_behind() -> None:
+def test_hooks_are_removed_after_an_error() -> None:
     model = small("vit")
     with pytest.raises(ValueError, match="smaller than one patch"):
         attention_maps(model, torch.zeros(1, 3, 4, 4))
-    with pytest.raises(ValueError, match="there is no class 9: the model has classes 0 to 4"):
-        class_attention(model, pictures(model), [9, 9])
+    with pytest.raises(ValueError, match="class 9 is out of range: the model has classes 0 to 4"):
+        class_attention(model, noise_images(model), [9, 9])
     assert not any(module._forward_pre_hooks for module in model.modules())
 
 
-def test_the_query_is_what_the_head_reads() -> None:
+def test_patch_maps_of_both_queries() -> None:
     features = Features(tokens=torch.zeros(1, 6, 4), grid=(2, 2), num_special=2)
     weights = torch.rand(1, 6, 6)
     from_class = patch_map(weights, features, "class")
@@ -89,26 +89,26 @@ def test_the_query_is_what_the_head_reads() -> None:
     ("family", "query"),
     [("vit", "class"), ("axial", "patches"), ("beit", "patches"), ("mae", "patches"), ("dinov3", "class")],
 )
-def test_a_model_without_a_class_token_or_that_pools_patches_says_so(family: str, query: str) -> None:
+def test_the_query_and_the_title_follow_the_pooling(family: str, query: str) -> None:
     model = small(family)
-    images = pictures(model)
-    assert query_of(token_backbone(model), model.features(images)) == query
-    title = explain.explain("rollout", Subject(model, images)).drawing.title
+    images = noise_images(model)
+    assert find_query(token_backbone(model), model.features(images)) == query
+    title = explain.explain("rollout", ExplainInputs(model, images)).drawing.title
     assert ("the class token" in title) == (query == "class")
     assert ("the head reads no class token" in title) == (query == "patches")
 
 
 @pytest.mark.parametrize("method", explain.methods())
-def test_a_network_without_tokens_is_refused_with_a_sentence(stages: Backbone, method: str) -> None:
-    with pytest.raises(ValueError, match=r"is built of stages over maps, .* use a Vision Transformer"):
-        explain.explain(method, Subject(stages, pictures(stages)))
+def test_a_network_without_tokens_raises(stages: Backbone, method: str) -> None:
+    with pytest.raises(ValueError, match=r"has convolutional stages instead .* use a Vision Transformer"):
+        explain.explain(method, ExplainInputs(stages, noise_images(stages)))
 
 
-def test_layers_and_heads_that_there_are_not_are_refused() -> None:
+def test_layers_and_heads_out_of_range_raise() -> None:
     model = small("vit")
-    subject = Subject(model, pictures(model))
-    with pytest.raises(ValueError, match="there is no layer 2: the model has layers 0 to 1"):
+    subject = ExplainInputs(model, noise_images(model))
+    with pytest.raises(ValueError, match="layer 2 is out of range: the model has layers 0 to 1"):
         attention_maps(model, subject.pixels, [2])
     for method in ("attention", "foreground"):
-        with pytest.raises(ValueError, match=r"there is no head 2: .* heads 0 to 1"):
+        with pytest.raises(ValueError, match=r"head 2 is out of range: .* heads 0 to 1"):
             explain.explain(method, subject, head=2)

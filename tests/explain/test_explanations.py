@@ -1,4 +1,4 @@
-"""Each explanation against its definition, written as plain loops or in float64 numpy."""
+"""Every explanation equals its definition, written as plain loops or in float64 numpy."""
 
 import math
 
@@ -6,23 +6,23 @@ import numpy as np
 import pytest
 import torch
 from explicit_softmax import Kernel, between_tokens
-from small_models import pictures, small
+from small_models import noise_images, small
 
 from vitkit import explain, models
-from vitkit.explain import Subject
+from vitkit.explain import ExplainInputs
+from vitkit.explain._hooks import token_backbone
 from vitkit.explain.attention import attention_maps
 from vitkit.explain.distance import attention_distance, distances_by_layer
 from vitkit.explain.filters import principal_filters, rgb_filters
 from vitkit.explain.foreground import foreground_mask
 from vitkit.explain.gradient import class_attention
-from vitkit.explain.look import token_backbone
 from vitkit.explain.positions import position_similarity
 from vitkit.explain.rollout import rollout, step
 from vitkit.models import Backbone
 
 
 def naive_step(weights: np.ndarray, fusion: str, discard: float, num_special: int) -> np.ndarray:
-    """One picture's (h, n, n) weights to (n, n)."""
+    """Returns the (n, n) mixing matrix of one image's (h, n, n) weights."""
     heads, n, _ = weights.shape
     fused = np.zeros((n, n))
     for i in range(n):
@@ -40,23 +40,23 @@ def naive_step(weights: np.ndarray, fusion: str, discard: float, num_special: in
 
 @pytest.mark.parametrize(("fusion", "discard"), [("mean", 0.0), ("max", 0.5), ("min", 0.9)])
 def test_rollout_equals_its_loop(tiny: Backbone, fusion: str, discard: float) -> None:
-    images = pictures(tiny, factor=(1, 1.5))
+    images = noise_images(tiny, factor=(1, 1.5))
     product, features = rollout(tiny, images, fusion=fusion, discard=discard)
-    found = attention_maps(tiny, images)
+    attention = attention_maps(tiny, images)
     for image in range(2):
         naive = np.eye(product.shape[1])
-        for weights in found.weights:
+        for weights in attention.weights:
             naive = naive_step(weights[image].double().numpy(), fusion, discard, features.num_special) @ naive
         np.testing.assert_allclose(product[image].numpy(), naive, atol=1e-5)
     torch.testing.assert_close(product.sum(dim=-1), torch.ones(product.shape[:2]), atol=1e-5, rtol=0)
 
 
-def test_rollout_stops_at_a_layer_and_refuses_what_there_is_not() -> None:
+def test_rollout_to_a_layer_and_wrong_options() -> None:
     model = small("vit")
-    images = pictures(model)
+    images = noise_images(model)
     first, _ = rollout(model, images, layer=0)
     torch.testing.assert_close(first, step(attention_maps(model, images, [0]).weights[0]))
-    with pytest.raises(ValueError, match="unknown fusion of heads 'median'; there is mean, max, min"):
+    with pytest.raises(ValueError, match="unknown fusion 'median'; choose from mean, max, min"):
         rollout(model, images, fusion="median")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"at least 0 and below 1"):
         rollout(model, images, discard=1.0)
@@ -65,38 +65,38 @@ def test_rollout_stops_at_a_layer_and_refuses_what_there_is_not() -> None:
 def test_attention_distance_equals_its_loop() -> None:
     grid, patch, num_special = (2, 3), (8, 4), 2
     weights = torch.rand(2, 3, 8, 8).softmax(dim=-1)
-    found = attention_distance(weights, grid, patch)
-    places = [(row * patch[0], column * patch[1]) for row in range(grid[0]) for column in range(grid[1])]
+    distances = attention_distance(weights, grid, patch)
+    centres = [(row * patch[0], column * patch[1]) for row in range(grid[0]) for column in range(grid[1])]
     for image in range(2):
         for head in range(3):
             total = 0.0
-            for i, here in enumerate(places):
-                for j, there in enumerate(places):
+            for i, here in enumerate(centres):
+                for j, there in enumerate(centres):
                     weight = float(weights[image, head, num_special + i, num_special + j])
                     total += weight * math.hypot(here[0] - there[0], here[1] - there[1])
-            assert float(found[image, head]) == pytest.approx(total / len(places), rel=1e-5)
+            assert float(distances[image, head]) == pytest.approx(total / len(centres), rel=1e-5)
 
 
 def test_distances_of_every_family_are_the_mean_over_images(tiny: Backbone) -> None:
-    images = pictures(tiny, batch=9, factor=(1, 1.5))
-    found = attention_maps(tiny, images)
+    images = noise_images(tiny, batch=9, factor=(1, 1.5))
+    attention = attention_maps(tiny, images)
     per_image = distances_by_layer(tiny, images)
-    for layer, weights in enumerate(found.weights):
-        expected = attention_distance(weights, found.features.grid, tiny.config.patch_size)
+    for layer, weights in enumerate(attention.weights):
+        expected = attention_distance(weights, attention.features.grid, tiny.config.patch_size)
         torch.testing.assert_close(per_image[:, layer], expected, atol=1e-4, rtol=1e-4)
-    explanation = explain.explain("distance", Subject(tiny, images))
+    explanation = explain.explain("distance", ExplainInputs(tiny, images))
     np.testing.assert_allclose(explanation.arrays["distance"], per_image.mean(dim=0), rtol=1e-6)
     longest = math.hypot(*(side - patch for side, patch in zip(images.shape[2:], tiny.config.patch_size, strict=True)))
     assert 0 < explanation.arrays["uniform"] < longest
 
 
-def test_uniform_attention_has_the_uniform_distance() -> None:
+def test_distance_of_uniform_attention() -> None:
     model = small("axial")
-    images = pictures(model)
+    images = noise_images(model)
     rows, columns = model.features(images).grid
-    alike = torch.full((1, 1, rows * columns, rows * columns), 1 / (rows * columns))
-    uniform = explain.explain("distance", Subject(model, images)).arrays["uniform"]
-    assert float(attention_distance(alike, (rows, columns), model.config.patch_size)) == pytest.approx(float(uniform))
+    weights = torch.full((1, 1, rows * columns, rows * columns), 1 / (rows * columns))
+    uniform = explain.explain("distance", ExplainInputs(model, images)).arrays["uniform"]
+    assert float(attention_distance(weights, (rows, columns), model.config.patch_size)) == pytest.approx(float(uniform))
 
 
 def test_position_similarity_equals_its_loop(tiny: Backbone) -> None:
@@ -108,17 +108,17 @@ def test_position_similarity_equals_its_loop(tiny: Backbone) -> None:
     rows, columns = tiny.config.grid
     table = positions(tiny.config.grid)[0].detach().double().numpy()
     patches = table[len(table) - rows * columns :].reshape(rows, columns, -1)
-    found = position_similarity(tiny).numpy()
+    similarity = position_similarity(tiny).numpy()
     for row, column in np.ndindex(rows, columns):
         for r, c in np.ndindex(rows, columns):
             one, other = patches[row, column], patches[r, c]
             cosine = one @ other / math.sqrt((one @ one) * (other @ other))
-            assert found[row, column, r, c] == pytest.approx(cosine, abs=1e-5)
+            assert similarity[row, column, r, c] == pytest.approx(cosine, abs=1e-5)
 
 
-def test_a_large_grid_of_positions_is_thinned_out_in_the_drawing_only() -> None:
+def test_a_large_grid_of_positions_is_subsampled_in_the_drawing_only() -> None:
     model = models.build(models.preset("vit-mu/16", image_size=(16 * 33, 32)))
-    explanation = explain.explain("positions", Subject(model, torch.empty(0, 3, 32, 32)))
+    explanation = explain.explain("positions", ExplainInputs(model, torch.empty(0, 3, 32, 32)))
     assert explanation.arrays["similarity"].shape == (33, 2, 33, 2)
     assert explanation.drawing.tiles.shape == (11, 1, 33, 2)
 
@@ -127,30 +127,30 @@ def test_filters_are_the_eigenvectors_of_the_covariance() -> None:
     weight = torch.randn(40, 3, 2, 4, dtype=torch.float64) * torch.linspace(0.5, 3, 24, dtype=torch.float64).view(
         3, 2, 4
     )
-    filters, shares = principal_filters(weight, 5)
+    filters, ratios = principal_filters(weight, 5)
     flat = weight.numpy().reshape(40, -1)
     variances, vectors = np.linalg.eigh(np.cov(flat.T))
-    for place in range(5):
-        expected = vectors[:, -1 - place]
+    for index in range(5):
+        expected = vectors[:, -1 - index]
         expected = expected * np.sign(expected[np.abs(expected).argmax()])
-        np.testing.assert_allclose(filters[place].flatten(), expected, atol=1e-5)
-        assert float(shares[place]) == pytest.approx(variances[-1 - place] / variances.sum(), rel=1e-5)
-    with pytest.raises(ValueError, match="25 filters asked for; there are 1 to 24"):
+        np.testing.assert_allclose(filters[index].flatten(), expected, atol=1e-5)
+        assert float(ratios[index]) == pytest.approx(variances[-1 - index] / variances.sum(), rel=1e-5)
+    with pytest.raises(ValueError, match="number is 25; expected 1 to 24"):
         principal_filters(weight, 25)
 
 
-def test_filters_of_every_family_or_a_sentence(tiny: Backbone) -> None:
+def test_filters_of_every_family_without_a_convolutional_stem(tiny: Backbone) -> None:
     if tiny.config.patch_size != token_backbone(tiny).get_submodule("patch_embed").patch_size:  # a hybrid
-        with pytest.raises(ValueError, match=r"does not read the colours of a picture"):
+        with pytest.raises(ValueError, match=r"does not read a grey or RGB image"):
             rgb_filters(tiny)
         return
     filters, _ = rgb_filters(tiny, 6)
     assert filters.shape == (6, 3, *tiny.config.patch_size)
 
 
-def test_grey_filters_are_drawn_grey() -> None:
+def test_filters_of_grey_images_are_grey() -> None:
     model = models.build(models.preset("vit-mu/16", image_size=32, channels=1))
-    explanation = explain.explain("filters", Subject(model, torch.empty(0, 1, 32, 32)), number=9)
+    explanation = explain.explain("filters", ExplainInputs(model, torch.empty(0, 1, 32, 32)), number=9)
     tiles = explanation.drawing.tiles
     assert tiles.shape == (2, 7, 16, 16, 3)
     assert (tiles[..., 0] == tiles[..., 2]).all()
@@ -162,26 +162,26 @@ def test_grey_filters_are_drawn_grey() -> None:
 def test_class_attention_equals_autograd_through_an_explicit_softmax(
     tiny: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    images = pictures(tiny, factor=(1, 1.5))
+    images = noise_images(tiny, factor=(1, 1.5))
     for parameter in tiny.parameters():
         parameter.requires_grad_(False)
-    found, classes, embedded = class_attention(tiny, images, [1, 3])
+    actual, classes, embedded = class_attention(tiny, images, [1, 3])
     assert classes == [1, 3]
     kernel = Kernel(monkeypatch)
     logits = tiny(images.requires_grad_())
     (logits[0, 1] + logits[1, 3]).backward()
-    relevance = torch.eye(found.shape[1]).expand(2, -1, -1)
+    relevance = torch.eye(actual.shape[1]).expand(2, -1, -1)
     for block, weights in zip(token_backbone(tiny).blocks, kernel.weights, strict=True):
         product = between_tokens(block, (weights * weights.grad).detach(), embedded.grid)
         relevance = relevance + product.clamp(min=0).mean(dim=1) @ relevance
-    expected = relevance - torch.eye(found.shape[1])
+    expected = relevance - torch.eye(actual.shape[1])
     assert expected.abs().max() > 1e-4
-    torch.testing.assert_close(found, expected, atol=1e-5 * float(expected.abs().max()), rtol=1e-3)
+    torch.testing.assert_close(actual, expected, atol=1e-5 * float(expected.abs().max()), rtol=1e-3)
 
 
-def test_the_gradient_is_of_the_class_asked_for() -> None:
+def test_the_gradient_explains_the_requested_class() -> None:
     model = small("vit")
-    subject = Subject(model, pictures(model), labels=("tabby, tabby cat", "dog", "fish", "bird", "car"))
+    subject = ExplainInputs(model, noise_images(model), labels=("tabby, tabby cat", "dog", "fish", "bird", "car"))
     by_name = explain.explain("gradient", subject, label="Tabby Cat")
     by_number = explain.explain("gradient", subject, label=0)
     assert by_name.arrays["classes"].tolist() == [0, 0]
@@ -196,18 +196,18 @@ def test_the_gradient_is_of_the_class_asked_for() -> None:
 
 
 @pytest.mark.parametrize("share", [0.1, 0.6, 1.0])
-def test_foreground_is_the_smallest_set_with_the_share(share: float) -> None:
+def test_foreground_is_the_smallest_set_with_the_requested_attention(share: float) -> None:
     attention = torch.rand(2, 3, 4, 5)
     masks = foreground_mask(attention, share)
     assert masks.shape == attention.shape
     for values, mask in zip(attention.flatten(0, 1).double(), masks.flatten(0, 1), strict=True):
-        kept, mass = set(), 0.0
+        selected, mass = set(), 0.0
         for index in values.flatten().argsort(descending=True).tolist():
-            # One part in 10^12 less, since the sum of all shares is not 1 to the last bit.
+            # The tolerance covers rounding: the fractions do not sum to exactly 1.
             if mass >= share * float(values.sum()) * (1 - 1e-12):
                 break
-            kept.add(index)
+            selected.add(index)
             mass += float(values.flatten()[index])
-        assert set(mask.flatten().nonzero().flatten().tolist()) == kept
+        assert set(mask.flatten().nonzero().flatten().tolist()) == selected
     with pytest.raises(ValueError, match="above 0 and at most 1"):
         foreground_mask(attention, 0.0)

@@ -1,8 +1,8 @@
-"""Fuzzing of the checkpoint readers: files with wrong bytes, tensors and configs give a model or a `CheckpointError`.
+"""Fuzzing of the checkpoint readers: mutated bytes, tensors and configs load as a model or raise `CheckpointError`.
 
-A short run is part of the tests. With VITKIT_FUZZ_SECONDS set (`make fuzz`) a second test goes on for so long with
-fresh seeds; it prints the seed of what fails, and `made(seed, folder)` makes the same checkpoint again. What is found
-becomes a case in tests/checkpoints/hostile.py.
+A short run is part of the tests. With VITKIT_FUZZ_SECONDS (`make fuzz`), a second test runs that long with new seeds;
+it prints the failing seed, and `write_mutated(seed, folder)` writes the checkpoint. Add findings to
+tests/checkpoints/hostile.py.
 """
 
 import io
@@ -29,16 +29,16 @@ from vitkit.models.vit import Config
 
 LEAK = re.compile(r"0x[0-9a-f]{6,}|Traceback|<ast\.|object at")
 SECONDS = float(os.environ.get("VITKIT_FUZZ_SECONDS", "0"))
-#: Processor time that one small file may take, many times what is usual.
-PATIENCE = 5.0
+#: Maximum CPU time in seconds for one small file, many times the usual.
+MAX_SECONDS = 5.0
 TINY = Config(
     image_size=(8, 8), patch_size=(4, 4), width=8, depth=2, num_heads=2, mlp_width=12, num_classes=3, norm_eps=1e-6
 )
 Files = dict[str, bytes]
 
 
-def right(tmp: Path) -> list[Files]:
-    """Checkpoints that are right, as the bytes of their files: every format, folders, archives and pickled ones."""
+def valid_checkpoints(tmp: Path) -> list[Files]:
+    """Return the files of valid checkpoints of every format: folders, archives and pickles."""
     from dataclasses import replace
 
     google = replace(TINY, activation="gelu_tanh")
@@ -46,10 +46,10 @@ def right(tmp: Path) -> list[Files]:
     cases = [(TINY, "huggingface"), (TINY, "timm"), (TINY, "torchvision"), (TINY, "vitkit"), (google, "npz")]
     result = []
     for index, (config, to) in enumerate([*cases, (bare, "big_vision")]):
-        made = Checkpoint(model=models.build(config), processor=Processor.squash(8), labels=("a", "b", "c"))
+        checkpoint = Checkpoint(model=models.build(config), processor=Processor.squash(8), labels=("a", "b", "c"))
         target = tmp / f"{index}"
         path = target / {"npz": "x.npz", "big_vision": "x.npz", "torchvision": "x.pth"}.get(to, "")
-        checkpoints.save(made, path, to=to)
+        checkpoints.save(checkpoint, path, to=to)
         result.append({file.name: file.read_bytes() for file in target.iterdir()})
     return result
 
@@ -59,11 +59,11 @@ SEEDS: list[Files] = []
 
 @pytest.fixture(scope="session", autouse=True)
 def _seeds(tmp_path_factory: pytest.TempPathFactory) -> None:
-    SEEDS.extend(right(tmp_path_factory.mktemp("seeds")))
+    SEEDS.extend(valid_checkpoints(tmp_path_factory.mktemp("seeds")))
 
 
 def _bytes(random: np.random.Generator, data: bytes) -> bytes:
-    """One change to bytes, half of the time near the start, where headers are, or the end, where zip has its own."""
+    """Change bytes; half of the time near the start (headers) or the end (directory of zip files)."""
     changed = bytearray(data)
     if not changed:
         return data
@@ -90,7 +90,7 @@ def _bytes(random: np.random.Generator, data: bytes) -> bytes:
 
 
 def _value(random: np.random.Generator, depth: int = 0) -> Any:
-    """Any JSON, the kinds that configs break on above all."""
+    """Return a JSON value that is likely to break a config."""
     options: list[Callable[[], Any]] = [
         lambda: int(random.choice([-1, 0, 1, 2, 3, 7, 8, 16, 2**31, 2**63, 10**25])),
         lambda: float(random.choice([-0.5, 0.0, 0.5, 1e-12, 1e300])),
@@ -104,18 +104,18 @@ def _value(random: np.random.Generator, depth: int = 0) -> Any:
 
 
 def _json(random: np.random.Generator, data: bytes) -> bytes:
-    """One value somewhere in a config made another, or its key lost or added."""
+    """Change or remove one value of a config."""
     value = json.loads(data)
-    spot = value
-    while isinstance(spot, dict) and spot:
-        key = str(random.choice(sorted(spot)))
-        if isinstance(spot[key], dict) and spot[key] and random.random() < 0.7:
-            spot = spot[key]
+    node = value
+    while isinstance(node, dict) and node:
+        key = str(random.choice(sorted(node)))
+        if isinstance(node[key], dict) and node[key] and random.random() < 0.7:
+            node = node[key]
             continue
         if random.random() < 0.15:
-            del spot[key]
+            del node[key]
         else:
-            spot[key] = _value(random)
+            node[key] = _value(random)
         break
     return json.dumps(value).encode()
 
@@ -135,7 +135,7 @@ def _shape(random: np.random.Generator, shape: tuple[int, ...]) -> tuple[int, ..
 
 
 def _tensors(random: np.random.Generator, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """One tensor lost, renamed, reshaped, retyped or added; the file itself stays right."""
+    """Remove, rename, reshape, cast or add one tensor; the file format stays valid."""
     names = sorted(tensors)
     name = str(random.choice(names))
     changed = dict(tensors)
@@ -149,7 +149,7 @@ def _tensors(random: np.random.Generator, tensors: dict[str, np.ndarray]) -> dic
         changed[name] = array.astype(random.choice(["int32", "float16", "float64", "bool"]))
     elif kind == 3:
         changed[name] = array
-        words = [
+        prefixes = [
             "model.",
             "vit.",
             "params/",
@@ -159,7 +159,7 @@ def _tensors(random: np.random.Generator, tensors: dict[str, np.ndarray]) -> dic
             "pos_embed",
             "cls",
         ]
-        changed[str(random.choice(words)) + str(random.choice(["", name]))] = array
+        changed[str(random.choice(prefixes)) + str(random.choice(["", name]))] = array
     return changed
 
 
@@ -182,8 +182,8 @@ def _rewritten(random: np.random.Generator, name: str, data: bytes) -> bytes:
     return save({key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in changed.items()})
 
 
-def made(seed: int, folder: Path) -> Path:
-    """Writes the checkpoint that a seed stands for into the folder; what to load."""
+def write_mutated(seed: int, folder: Path) -> Path:
+    """Write the mutated checkpoint of a seed to the folder; return the path to load."""
     random = np.random.default_rng(seed)
     files = dict(SEEDS[int(random.integers(len(SEEDS)))])
     for _ in range(int(random.integers(1, 4))):
@@ -192,14 +192,14 @@ def made(seed: int, folder: Path) -> Path:
         if name.endswith(".json") and kind < 0.8:
             try:
                 files[name] = _json(random, files[name])
-            except ValueError:  # no longer JSON, after a change to its bytes
+            except ValueError:  # not JSON any more after a change of its bytes
                 files[name] = _bytes(random, files[name])
         elif kind < 0.5:
             files[name] = _bytes(random, files[name])
         else:
             try:
                 files[name] = _rewritten(random, name, files[name])
-            except Exception:  # already broken by a change to its bytes
+            except Exception:  # already broken by a change of its bytes
                 files[name] = _bytes(random, files[name])
         if random.random() < 0.05 and len(files) > 1:
             del files[str(random.choice(sorted(files)))]
@@ -211,7 +211,7 @@ def made(seed: int, folder: Path) -> Path:
 
 
 def check(source: Path) -> str:
-    """The property: a model that runs or one clean line, no warning, in reasonable time; "ok" or the line."""
+    """Check for a working model or a one-line error, no warning, bounded time; return "ok" or the message."""
     start = time.process_time()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -229,19 +229,19 @@ def check(source: Path) -> str:
     if max(config.image_size) <= 256:
         with torch.no_grad():
             loaded.model(torch.zeros(1, config.channels, *config.image_size))
-    assert time.process_time() - start < PATIENCE
+    assert time.process_time() - start < MAX_SECONDS
     return "ok"
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**63))
 def test_changed_checkpoints(seed: int, tmp_path: Path) -> None:
-    check(made(seed, tmp_path))
+    check(write_mutated(seed, tmp_path))
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(suffix=st.sampled_from([".safetensors", ".npz", ".pth"]), data=st.binary(max_size=400))
-def test_rubbish(suffix: str, data: bytes, tmp_path: Path) -> None:
+def test_random_bytes(suffix: str, data: bytes, tmp_path: Path) -> None:
     path = tmp_path / f"x{suffix}"
     path.write_bytes(data)
     assert check(path) != "ok"
@@ -286,12 +286,13 @@ def test_configs(which: int, changes: dict[str, Any], tmp_path: Path) -> None:
     check(tmp_path)
 
 
+@pytest.mark.slow
 def test_seeds_reach_models_and_errors(tmp_path: Path) -> None:
-    """Mutation is not so wild that nothing survives, nor so tame that nothing breaks."""
-    outcomes = [check(made(seed, tmp_path)) for seed in range(250)]
+    """Some mutated checkpoints are still valid, and some are not."""
+    outcomes = [check(write_mutated(seed, tmp_path)) for seed in range(250)]
     assert outcomes.count("ok") > 12
-    for words in ("missing", "unknown", "of another shape", "config.json", "bytes", "damaged", "not of floating"):
-        assert any(words in outcome for outcome in outcomes), words
+    for message in ("missing", "unknown", "of another shape", "config.json", "bytes", "damaged", "not of floating"):
+        assert any(message in outcome for outcome in outcomes), message
 
 
 @pytest.mark.skipif(not SECONDS, reason="set VITKIT_FUZZ_SECONDS, as `make fuzz` does")
@@ -300,9 +301,9 @@ def test_changed_checkpoints_for_long(tmp_path: Path) -> None:
     count = 0
     while time.monotonic() < end:
         try:
-            check(made(seed + count, tmp_path))
+            check(write_mutated(seed + count, tmp_path))
         except Exception:
-            print(f"made({seed + count}, folder) of tests/fuzz/test_checkpoints.py fails")
+            print(f"write_mutated({seed + count}, folder) of tests/fuzz/test_checkpoints.py fails")
             raise
         count += 1
     print(f"{count} changed checkpoints")

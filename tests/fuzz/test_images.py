@@ -1,8 +1,7 @@
-"""Fuzzing of the probe, the decoder and the processor: mutated picture files give a picture or an `ImageError`.
+"""Fuzzing of probe, decoder and processor: a mutated image file is read or raises `ImageError`.
 
-A short run is part of the tests. With VITKIT_FUZZ_SECONDS set (`make fuzz`) a second test goes on for so long with
-fresh seeds; it prints the seed of what fails, and `mutated(seed)` makes the same file again. What is found becomes a
-small case in tests/hostile_files.py.
+A short run is part of the tests. With VITKIT_FUZZ_SECONDS (`make fuzz`), a second test runs that long with new seeds;
+it prints the failing seed, and `mutated(seed)` returns the file. Add findings as small cases to tests/hostile_files.py.
 """
 
 import os
@@ -17,7 +16,7 @@ import pytest
 from hostile_files import bad
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from picture_files import good
+from image_files import good
 from PIL import Image
 
 from vitkit.data.processor import Processor
@@ -26,10 +25,10 @@ from vitkit.images import CODES, ImageError, Limits, open_image, probe
 LEAK = re.compile(r"0x[0-9a-f]{4,}|Traceback|/[a-z]+/|<_io|PIL\b|object at", re.IGNORECASE)
 LIMITS = Limits(max_pixels=2_000_000, max_bytes=4_000_000)
 SECONDS = float(os.environ.get("VITKIT_FUZZ_SECONDS", "0"))
-#: Processor time that one small file may take, ten times what is usual.
-PATIENCE = 5.0
-#: Numbers that headers break on.
-TELLING = (
+#: Maximum CPU time in seconds for one small file, ten times the usual.
+MAX_SECONDS = 5.0
+#: Integers that are likely to break header parsers.
+BOUNDARY_VALUES = (
     0,
     1,
     2,
@@ -52,32 +51,32 @@ TELLING = (
 SEEDS = [file.data for file in [*good().values(), *bad().values()] if 8 < len(file.data) < 60_000]
 
 
-def mended(data: bytes) -> bytes:
-    """A PNG with right checksums and a WebP with the right length, so that mutations reach what lies behind them."""
+def with_valid_checksums(data: bytes) -> bytes:
+    """Correct checksums of PNG and the length of WebP, so that mutations reach the code after these checks."""
     if data[:4] == b"RIFF" and len(data) > 8:
         return data[:4] + struct.pack("<I", len(data) - 8) + data[8:]
     if data[:8] != b"\x89PNG\r\n\x1a\n":
         return data
-    whole, at = bytearray(data), 8
+    fixed, at = bytearray(data), 8
     while at + 12 <= len(data):
         end = at + 8 + struct.unpack_from(">I", data, at)[0]
         if end + 4 > len(data):
             break
-        struct.pack_into(">I", whole, end, zlib.crc32(whole[at + 4 : end]))
+        struct.pack_into(">I", fixed, end, zlib.crc32(fixed[at + 4 : end]))
         at = end + 4
-    return bytes(whole)
+    return bytes(fixed)
 
 
 def mutate(data: bytes, kind: int, where: float, value: int, other: bytes) -> bytes:
-    """One change of one kind at one place, `where` being the share of the file before it."""
+    """Apply one change at a position; `where` is the fraction of the file before it."""
     changed, at = bytearray(data), int(where * len(data))
-    # Half of all changes hit the first 100 bytes, where the headers are.
+    # Half of the changes are in the first 100 bytes, which contain the headers.
     at = at % min(100, len(data)) if data and value % 2 else at
     width = (1, 2, 4)[value % 3]
     if kind == 0 and data:
         changed[at % len(data)] ^= 1 << value % 8
     elif kind == 1:
-        number = TELLING[value % len(TELLING)] & ((1 << 8 * width) - 1)
+        number = BOUNDARY_VALUES[value % len(BOUNDARY_VALUES)] & ((1 << 8 * width) - 1)
         changed[at : at + width] = number.to_bytes(width, ("big", "little")[value % 2])
     elif kind == 2:
         del changed[at:]
@@ -94,16 +93,16 @@ def mutate(data: bytes, kind: int, where: float, value: int, other: bytes) -> by
 
 
 def mutated(seed: int) -> bytes:
-    """The file that a seed stands for."""
+    """Return the mutated file of a seed."""
     random = np.random.default_rng(seed)
     data, other = (SEEDS[int(random.integers(len(SEEDS)))] for _ in range(2))
     for _ in range(int(random.integers(1, 4))):
         data = mutate(data, int(random.integers(7)), float(random.random()), int(random.integers(2**31)), other)
-    return mended(data) if random.random() < 0.7 else data
+    return with_valid_checksums(data) if random.random() < 0.7 else data
 
 
 def attempt(data: bytes, allow_truncated: bool) -> Image.Image | ImageError:
-    """The picture or the error."""
+    """Return the image or the error."""
     try:
         header = probe(data, LIMITS, allow_truncated=allow_truncated)
         assert len(header.clean) <= 2 * len(data) + 4096
@@ -113,7 +112,7 @@ def attempt(data: bytes, allow_truncated: bool) -> Image.Image | ImageError:
 
 
 def check(data: bytes, allow_truncated: bool) -> str:
-    """The property: a picture within the limits or a clean error, no warning, in reasonable time; "ok" or the code."""
+    """Check for an image within the limits or a clean error, no warning, bounded time; return "ok" or the code."""
     start = time.process_time()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -126,7 +125,7 @@ def check(data: bytes, allow_truncated: bool) -> str:
                 assert array.shape == (processor.channels, 16, 16)
                 assert np.isfinite(array).all()
     assert not caught, [str(warning.message) for warning in caught]
-    assert time.process_time() - start < PATIENCE
+    assert time.process_time() - start < MAX_SECONDS
     if isinstance(result, Image.Image):
         return "ok"
     assert result.code in CODES
@@ -140,29 +139,29 @@ def check(data: bytes, allow_truncated: bool) -> str:
     first=st.integers(0, len(SEEDS) - 1),
     second=st.integers(0, len(SEEDS) - 1),
     changes=st.lists(st.tuples(st.integers(0, 6), st.floats(0, 1), st.integers(0, 2**31)), max_size=5),
-    mend=st.booleans(),
+    fix=st.booleans(),
     allow_truncated=st.booleans(),
 )
-def test_mutated_files(first: int, second: int, changes: list, mend: bool, allow_truncated: bool) -> None:
+def test_mutated_files(first: int, second: int, changes: list, fix: bool, allow_truncated: bool) -> None:
     data = SEEDS[first]
     for change in changes:
         data = mutate(data, *change, SEEDS[second])
-    check(mended(data) if mend else data, allow_truncated)
+    check(with_valid_checksums(data) if fix else data, allow_truncated)
 
 
 @settings(max_examples=100, deadline=None)
 @given(
-    mark=st.sampled_from(
+    signature=st.sampled_from(
         [b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"BM", b"II*\0", b"MM\0*", b"RIFF0000WEBP"]
     ),
     rest=st.binary(max_size=400),
 )
-def test_a_mark_and_rubbish(mark: bytes, rest: bytes) -> None:
-    assert check(mark + rest, False) in {*CODES, "ok"}
+def test_a_signature_and_random_bytes(signature: bytes, rest: bytes) -> None:
+    assert check(signature + rest, False) in {*CODES, "ok"}
 
 
-def test_seeds_reach_pictures_and_every_code() -> None:
-    """Mutation is not so wild that nothing survives, nor so tame that nothing breaks."""
+def test_seeds_reach_images_and_every_code() -> None:
+    """Some mutated files are still valid, and some are not."""
     outcomes = [check(mutated(seed), bool(seed % 3 == 0)) for seed in range(600)]
     assert {"ok", "corrupt", "truncated", "too_many_pixels", "unsupported_format", "not_an_image"} <= set(outcomes)
     assert outcomes.count("ok") > 60
@@ -179,4 +178,4 @@ def test_mutated_files_for_long() -> None:
             print(f"mutated({seed + count}) of tests/fuzz/test_images.py fails, allow_truncated={count % 3 == 0}")
             raise
         count += 1
-    print(f"{count} mutated pictures")
+    print(f"{count} mutated images")

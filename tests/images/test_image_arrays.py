@@ -1,4 +1,4 @@
-"""Pictures in memory: every type, shape and range, and what is refused with a sentence."""
+"""Images in memory: types, shapes, ranges and errors."""
 
 import io
 import subprocess
@@ -10,15 +10,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from picture_files import encode, exif, good, jpeg, over, png, scene, stored, wide_profile
+from image_files import composite, encode, exif, good, jpeg, png, scene, stored, wide_profile
 from PIL import Image
 
 from vitkit.images import ImageError, find_channels, open_image, to_rgb
 
 
-def pixels(picture: Image.Image) -> np.ndarray:
-    assert picture.mode == "RGB"
-    return np.asarray(picture)
+def pixels(image: Image.Image) -> np.ndarray:
+    assert image.mode == "RGB"
+    return np.asarray(image)
 
 
 def test_shapes() -> None:
@@ -26,24 +26,24 @@ def test_shapes() -> None:
     luma = rgb[..., 0]
     alpha = np.full((*luma.shape, 1), 100, np.uint8)
     three = np.repeat(luma[..., None], 3, -1)
-    for given_array, wanted in (
+    for given_array, expected in (
         (rgb, rgb),
         (luma, three),
         (luma[..., None], three),
-        (np.concatenate([rgb, alpha], -1), over(rgb, alpha[..., 0])),
-        (np.concatenate([luma[..., None], alpha], -1), over(three, alpha[..., 0])),
+        (np.concatenate([rgb, alpha], -1), composite(rgb, alpha[..., 0])),
+        (np.concatenate([luma[..., None], alpha], -1), composite(three, alpha[..., 0])),
     ):
-        assert np.abs(pixels(to_rgb(given_array)).astype(int) - wanted).max() <= 1
+        assert np.abs(pixels(to_rgb(given_array)).astype(int) - expected).max() <= 1
         if given_array.ndim == 3:
             first = given_array.transpose(2, 0, 1)
             for array in (first, torch.from_numpy(first.copy()), torch.from_numpy(given_array.copy())):
-                assert np.abs(pixels(to_rgb(array)).astype(int) - wanted).max() <= 1
+                assert np.abs(pixels(to_rgb(array)).astype(int) - expected).max() <= 1
 
 
 @settings(max_examples=100, deadline=None)
 @given(height=st.integers(1, 8), width=st.integers(1, 8), channels=st.sampled_from([1, 3, 4]))
-def test_small_pictures_follow_the_rule_and_the_word(height: int, width: int, channels: int) -> None:
-    """The sizes at which other software guesses wrongly: everything from 1 x 1 to 8 x 8."""
+def test_channels_of_small_images(height: int, width: int, channels: int) -> None:
+    """Sizes from 1 x 1 to 8 x 8, where channel detection is ambiguous."""
     last = np.random.default_rng(0).integers(0, 256, (height, width, channels), dtype=np.uint8)
     first = np.ascontiguousarray(last.transpose(2, 0, 1))
     assert to_rgb(last).size == to_rgb(last, channels="last").size == (width, height)
@@ -52,7 +52,7 @@ def test_small_pictures_follow_the_rule_and_the_word(height: int, width: int, ch
     assert np.array_equal(pixels(to_rgb(first, channels="first")), pixels(to_rgb(last, channels="last")))
 
 
-def test_the_rule_for_shapes_that_leave_it_open() -> None:
+def test_find_channels_for_ambiguous_shapes() -> None:
     assert find_channels((3, 40, 3), None, False) == "last"
     assert find_channels((3, 40, 3), None, True) == "first"
     assert find_channels((2, 40, 3), None, True) == "last"
@@ -94,13 +94,13 @@ def test_types() -> None:
 
 
 @pytest.mark.parametrize(
-    ("array", "words"),
+    ("array", "message"),
     [
         (np.zeros((6, 50, 50)), r"\(6, 50, 50\).*1, 2, 3 or 4"),
         (np.zeros((50, 50, 5)), r"\(50, 50, 5\)"),
         (np.zeros(9), r"\(9,\)"),
         (np.zeros((1, 3, 5, 5)), r"\(1, 3, 5, 5\)"),
-        (np.zeros((0, 5, 3)), "no zero"),
+        (np.zeros((0, 5, 3)), "without zeros"),
         (np.full((5, 5), -1.5), "normalised"),
         (np.full((5, 5), 1e6), "normalised"),
         (np.full((5, 5), np.nan), "NaN"),
@@ -108,18 +108,18 @@ def test_types() -> None:
         (np.full((5, 5), -1), "from 0 to 255"),
         (np.full((5, 5), 70_000), "from 0 to 255"),
         (np.zeros((5, 5), complex), "complex"),
-        (np.array([["a"]]), "array of"),
+        (np.array([["a"]]), "got <U1"),
         (np.zeros((5, 5), object), "object"),
         (torch.linspace(-2, 2, 243).reshape(3, 9, 9), "normalised"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_no_picture_can_be_is_refused(array: object, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
+def test_invalid_arrays_raise(array: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         to_rgb(array)
 
 
-def test_wrong_words_are_refused() -> None:
+def test_invalid_arguments_raise() -> None:
     with pytest.raises(ValueError, match="channels"):
         to_rgb(scene(), channels="middle")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="24 channels first"):
@@ -141,30 +141,30 @@ def test_every_mode_of_pillow(mode: str) -> None:
         image = image.convert({"La": "LA", "RGBa": "RGBA"}[mode]).convert(mode)
     else:
         image = image.convert(mode)
-    wanted = {"1": "1", "I": "L", "F": "L", "L": "L", "LA": "L", "La": "L"}.get(mode, "RGB")
-    reference = np.asarray(Image.fromarray(scene()).convert(wanted).convert("RGB")).astype(int)
+    expected = {"1": "1", "I": "L", "F": "L", "L": "L", "LA": "L", "La": "L"}.get(mode, "RGB")
+    reference = np.asarray(Image.fromarray(scene()).convert(expected).convert("RGB")).astype(int)
     distance = np.abs(pixels(to_rgb(image)).astype(int) - reference)
     assert distance.max() <= {"P": 80, "PA": 80, "CMYK": 1, "YCbCr": 3, "HSV": 12}.get(mode, 1)
     assert distance.mean() < 6
 
 
-def test_transparency_of_pillow_pictures() -> None:
+def test_transparency_of_pil_images() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for name in good():
             if name.startswith(("png/grey", "png/rgb", "png/palette", "gif/")) and "16" not in name:
                 opened = Image.open(io.BytesIO(good()[name].data))
                 ours, file = pixels(to_rgb(opened)).astype(int), good()[name]
-                if name not in ("png/grey_2_key", "png/grey_4_key"):  # Pillow keeps these keys unscaled
+                if name not in ("png/grey_2_key", "png/grey_4_key"):  # Pillow does not scale these keys
                     assert np.abs(ours - file.pixels).max() <= max(file.within, 1), name
 
 
-def test_a_picture_from_image_open_is_as_from_its_file_and_a_made_one_as_it_is() -> None:
+def test_metadata_applies_only_to_the_result_of_image_open() -> None:
     rgb = scene()
     data = encode(Image.fromarray(stored(rgb, 6)), "WEBP", exif=b"Exif\0\0" + exif(6), lossless=True)
     assert np.array_equal(pixels(to_rgb(Image.open(io.BytesIO(data)))), pixels(open_image(data)))
-    made = Image.open(io.BytesIO(data)).transpose(Image.Transpose.ROTATE_270)
-    assert np.array_equal(pixels(to_rgb(made)), rgb)
+    derived = Image.open(io.BytesIO(data)).transpose(Image.Transpose.ROTATE_270)
+    assert np.array_equal(pixels(to_rgb(derived)), rgb)
     data = jpeg(icc_profile=wide_profile())
     opened = Image.open(io.BytesIO(data))
     assert np.array_equal(pixels(to_rgb(opened)), pixels(open_image(data)))
@@ -174,7 +174,7 @@ def test_a_picture_from_image_open_is_as_from_its_file_and_a_made_one_as_it_is()
     assert to_rgb(plain) is plain
 
 
-def test_a_lazy_picture_that_is_broken_is_an_image_error() -> None:
+def test_a_corrupt_lazy_image_raises_image_error() -> None:
     opened = Image.open(io.BytesIO(jpeg()[:-300]))
     with pytest.raises(ImageError) as caught:
         to_rgb(opened)
@@ -183,7 +183,7 @@ def test_a_lazy_picture_that_is_broken_is_an_image_error() -> None:
         to_rgb(Image.new("RGB", (0, 4)))
 
 
-def test_the_background_shows_through() -> None:
+def test_the_background_is_visible() -> None:
     array = np.zeros((4, 4, 4), np.uint8)
     assert pixels(to_rgb(array, background=(9, 8, 7)))[0, 0].tolist() == [9, 8, 7]
 

@@ -1,4 +1,4 @@
-"""The contract of `vitkit.images` on sound files: every row of docs/images.md, and files from the wild."""
+"""The contract of `vitkit.images` on valid files: every row of docs/images.md, and real files."""
 
 import concurrent.futures
 import fnmatch
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from picture_files import Good, bmp_run_length, encode, exif, good, jpeg, over, png, scene, stored
+from image_files import Good, bmp_run_length, composite, encode, exif, good, jpeg, png, scene, stored
 from PIL import Image, ImageFile, ImageOps
 
 from vitkit.images import CODES, ImageError, Limits, open_image, probe
@@ -22,50 +22,50 @@ DOCUMENT = Path(__file__).parents[2] / "docs/images.md"
 
 @pytest.fixture(autouse=True)
 def _untouched_pillow() -> Iterator[None]:
-    """Nothing of Pillow's process-wide state changes, whatever is opened."""
+    """Check that the global state of Pillow does not change."""
     before = Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES, list(warnings.filters)
     yield
     assert before == (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES, list(warnings.filters))
 
 
-def assert_close(picture: Image.Image, file: Good) -> None:
-    pixels = np.asarray(picture).astype(int)
-    assert picture.mode == "RGB"
+def assert_close(image: Image.Image, file: Good) -> None:
+    pixels = np.asarray(image).astype(int)
+    assert image.mode == "RGB"
     assert pixels.shape == file.pixels.shape
     assert np.abs(pixels - file.pixels.astype(int)).max() <= file.within
 
 
 @pytest.mark.parametrize("name", good())
-def test_a_sound_file_gives_its_picture(name: str) -> None:
+def test_a_valid_file_has_its_expected_pixels(name: str) -> None:
     file = good()[name]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        picture = open_image(file.data)
+        image = open_image(file.data)
     assert not caught
-    assert_close(picture, file)
+    assert_close(image, file)
 
 
 @pytest.mark.parametrize("name", good())
-def test_the_probe_tells_the_size_before_decoding(name: str) -> None:
+def test_probe_returns_the_size(name: str) -> None:
     file = good()[name]
     header = probe(file.data)
-    size = header.placed[2:] if header.placed else (header.width, header.height)
+    size = header.canvas_position[2:] if header.canvas_position else (header.width, header.height)
     assert sorted(size) == sorted(file.pixels.shape[:2])
 
 
-def test_every_kind_of_source_is_the_same(tmp_path: Path) -> None:
-    data, path = jpeg(), tmp_path / "a picture.txt"
+def test_every_kind_of_source(tmp_path: Path) -> None:
+    data, path = jpeg(), tmp_path / "an image.txt"
     path.write_bytes(data)
-    wanted = open_image(data).tobytes()
+    expected = open_image(data).tobytes()
     for source in (path, str(path), bytearray(data), memoryview(data), io.BytesIO(data), path.open("rb")):
-        assert open_image(source).tobytes() == wanted
+        assert open_image(source).tobytes() == expected
         if hasattr(source, "close"):
             source.close()
     file = io.BytesIO(data)
-    assert open_image(file).tobytes() == open_image(file).tobytes() == wanted
+    assert open_image(file).tobytes() == open_image(file).tobytes() == expected
 
 
-def test_what_is_no_file_is_told_without_its_name(tmp_path: Path) -> None:
+def test_errors_do_not_contain_the_file_name(tmp_path: Path) -> None:
     (tmp_path / "secret").mkdir()
     for path in (tmp_path / "secret", tmp_path / "missing.jpg", "/dev/null", "nul\0byte"):
         with pytest.raises(ImageError) as caught:
@@ -80,7 +80,7 @@ def test_what_is_no_file_is_told_without_its_name(tmp_path: Path) -> None:
         open_image(io.StringIO("a"))  # type: ignore[arg-type]
 
 
-def test_limits_can_be_set_both_ways() -> None:
+def test_limits_can_be_changed() -> None:
     data = png(scene(100, 100), 8, 2)
     with pytest.raises(ImageError) as caught:
         open_image(data, limits=Limits(max_pixels=9_999))
@@ -112,7 +112,7 @@ def test_the_background_can_be_set() -> None:
     data = png(np.concatenate([rgb, alpha[..., None]], -1), 8, 6)
     for background in ((0, 0, 0), (255, 255, 255), (10, 200, 90)):
         ours = np.asarray(open_image(data, background=background)).astype(int)
-        assert np.abs(ours - over(rgb, alpha, background)).max() <= 1
+        assert np.abs(ours - composite(rgb, alpha, background)).max() <= 1
     for wrong in ((0, 0), (0, 0, 256), (0.5, 0, 0)):
         with pytest.raises(ValueError, match="background"):
             open_image(data, background=wrong)  # type: ignore[arg-type]
@@ -131,17 +131,17 @@ def test_truncated_files_are_accepted_on_request(kind: str) -> None:
         "bmp": encode(image, "BMP"),
         "run length": bmp_run_length(8, 250),
     }[kind]
-    whole = np.asarray(open_image(data)).astype(int)
+    complete = np.asarray(open_image(data)).astype(int)
     cut = data[: len(data) * 2 // 3] if kind != "run length" else data[:-10]
     with pytest.raises(ImageError) as caught:
         open_image(cut)
     assert caught.value.code == "truncated"
     part = np.asarray(open_image(cut, allow_truncated=True)).astype(int)
-    assert part.shape == whole.shape
-    first = part[-2:] if kind in ("bmp", "run length") else part[: whole.shape[0] // 8]
-    wanted = whole[-2:] if kind in ("bmp", "run length") else whole[: whole.shape[0] // 8]
-    assert np.abs(first - wanted).mean() < (60 if kind in ("progressive", "interlaced") else 1)
-    assert np.array_equal(np.asarray(open_image(data, allow_truncated=True)), whole)
+    assert part.shape == complete.shape
+    first = part[-2:] if kind in ("bmp", "run length") else part[: complete.shape[0] // 8]
+    expected = complete[-2:] if kind in ("bmp", "run length") else complete[: complete.shape[0] // 8]
+    assert np.abs(first - expected).mean() < (60 if kind in ("progressive", "interlaced") else 1)
+    assert np.array_equal(np.asarray(open_image(data, allow_truncated=True)), complete)
 
 
 def test_profiles_can_be_ignored() -> None:
@@ -162,7 +162,7 @@ def test_orientation_in_every_format() -> None:
             assert np.array_equal(np.asarray(open_image(data)), rgb), orientation
 
 
-def test_decoding_in_threads_gives_what_one_thread_gives() -> None:
+def test_decoding_is_thread_safe() -> None:
     files = [file.data for file in good().values()] + [jpeg()[:-40]]
 
     def outcome(data: bytes) -> object:
@@ -171,13 +171,13 @@ def test_decoding_in_threads_gives_what_one_thread_gives() -> None:
         except ImageError as error:
             return error.code
 
-    alone = [outcome(data) for data in files]
+    sequential = [outcome(data) for data in files]
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        assert list(pool.map(outcome, files * 3)) == alone * 3
+        assert list(pool.map(outcome, files * 3)) == sequential * 3
     assert threading.active_count() < 20
 
 
-def test_every_row_of_the_document_is_tested_and_every_test_has_a_row() -> None:
+def test_rows_of_the_document_match_the_files() -> None:
     text = DOCUMENT.read_text()
     rows = [row for row in text.splitlines() if row.startswith("| ") and row.rstrip().endswith("`|")]
     patterns = [pattern for row in rows for pattern in re.findall(r"`([a-z0-9]+/[^`]+)`", row)]
@@ -196,11 +196,11 @@ def odd_files(shared: Path) -> dict[str, dict]:
     return {entry["file"]: entry["pillow"] for entry in json.loads((folder / "manifest.json").read_text())}
 
 
-def test_the_exif_set_is_upright(shared: Path) -> None:
-    """The pixels are those that Pillow's own exif_transpose gives, and the picture is the reference's.
+def test_exif_orientations_of_real_files(shared: Path) -> None:
+    """Pixels are equal to Pillow's exif_transpose and close to the reference image.
 
-    The files of the set were compressed anew after they were turned, so single pixels differ from the reference by
-    much; the mean over blocks of 8 x 8 must not differ by more than 2 levels, where a wrong turn makes it 40.
+    The files were compressed again after their rotation, so single pixels differ; means over blocks of 8 x 8 must not
+    differ by more than 2, while a wrong orientation differs by about 40.
     """
 
     def blocks(pixels: np.ndarray) -> np.ndarray:
@@ -209,32 +209,33 @@ def test_the_exif_set_is_upright(shared: Path) -> None:
     odd_files(shared)
     for shape in ("Landscape", "Portrait"):
         folder = shared / "data/odd_images"
-        wanted = np.asarray(open_image(folder / f"exif-orientation__{shape}_0.jpg")).astype(float)
+        reference = folder / f"exif-orientation__{shape}_0.jpg"
+        expected = np.asarray(open_image(reference)).astype(float)
         for orientation in range(9):
             path = folder / f"exif-orientation__{shape}_{orientation}.jpg"
             ours = np.asarray(open_image(path))
             assert np.array_equal(ours, np.asarray(ImageOps.exif_transpose(Image.open(path))))
-            assert ours.shape == wanted.shape
-            assert np.abs(blocks(ours) - blocks(wanted)).mean() <= 2, (shape, orientation)
-            assert np.abs(blocks(ours[::-1]) - blocks(wanted)).mean() > 20
+            assert ours.shape == expected.shape
+            assert np.abs(blocks(ours) - blocks(expected)).mean() <= 2, (shape, orientation)
+            assert np.abs(blocks(ours[::-1]) - blocks(expected)).mean() > 20
 
 
-def test_odd_files_give_their_picture_or_a_code(shared: Path) -> None:
-    """What Pillow opens we open, and the plain ones give the very numbers that Pillow gives."""
+def test_odd_files_are_read_or_raise(shared: Path) -> None:
+    """Files that Pillow opens can be read, and plain ones have the same pixels."""
     unread, files = [], odd_files(shared)
     for name, pillow in files.items():
         path = shared / "data/odd_images" / name
         try:
-            picture = open_image(path)
+            image = open_image(path)
         except ImageError:
             unread.append(name)
             continue
-        assert picture.mode == "RGB"
+        assert image.mode == "RGB"
         header = probe(path.read_bytes())
         plain = header.orientation == 1 and header.transparency is None and header.profile is None
         if pillow["result"] == "ok" and plain and pillow["mode"] in ("RGB", "L", "1", "P", "CMYK"):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                wanted = np.asarray(Image.open(path).convert("RGB"))
-            assert np.array_equal(np.asarray(picture), wanted), name
+                expected = np.asarray(Image.open(path).convert("RGB"))
+            assert np.array_equal(np.asarray(image), expected), name
     assert not [name for name in unread if files[name]["result"] == "ok"]

@@ -92,6 +92,7 @@ def test_adamw_is_pytorchs():
     near(moved(flatten(state.params)), moved(expected), 1e-4)
 
 
+@pytest.mark.slow
 def test_sgd_is_pytorchs():
     plan = twin.Plan(steps=10, warmup_steps=1, learning_rate=0.1, optimizer="sgd", schedule="linear", clip=1.0)
     state, _ = run_steps(plan)
@@ -207,10 +208,11 @@ def validation(start: int):
 def whole(tmp_path_factory):
     """One run from start to end."""
     folder = tmp_path_factory.mktemp("fit") / "run"
-    config = replace(TINY, dropout=0.1, stochastic_depth=0.1)
+    config = replace(ONE, dropout=0.1, stochastic_depth=0.1)
     return config, folder, twin.fit(config, batches, PLAN, validation=validation, out=folder)
 
 
+@pytest.mark.slow
 def test_it_learns(whole):
     _, folder, fitted = whole
     assert [row["step"] for row in fitted.log] == [20, 40, 60]
@@ -241,6 +243,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(whole, tmp_path):
         twin.fit(config, batches, replace(PLAN, seed=1), out=tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_opens_on_both_sides(whole):
     from vitkit import checkpoints
 

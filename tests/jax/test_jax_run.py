@@ -29,6 +29,7 @@ def short():
     return replace(run, schedule=schedule, machine=machine, **changes)
 
 
+@pytest.mark.slow
 def test_the_command_trains_and_both_sides_open_the_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
     assert main(["train", "digits.tiny", "--backend", "jax", "--out", str(out), *SHORT, *SMALL]) == 0

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from slow_cases import slow_except
 from twins import TINY, answers, params_of, pictures, torch_twin
 
 from vitkit.jax import layers
@@ -51,6 +52,10 @@ OPTIONS = {
     "not square": {"image_size": (40, 24), "patch_size": (8, 4)},
     "one channel": {"channels": 1},
 }
+FAST = ("map with tanh", "pre-logits", "registers, positions of patches", "qk norm", "not square")
+
+
+MORE_GRADIENTS: tuple[dict, ...] = ({}, {"qk_norm": True, "layer_scale": 0.2})
 
 
 def close(given: np.ndarray, expected: np.ndarray, tolerance: float = 1e-5) -> None:
@@ -59,7 +64,7 @@ def close(given: np.ndarray, expected: np.ndarray, tolerance: float = 1e-5) -> N
     assert np.abs(given - expected).max() <= tolerance * max(1.0, np.abs(expected).max())
 
 
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("options", slow_except(OPTIONS, *FAST))
 def test_every_option(options):
     config = replace(TINY, **options)
     close(*answers(config, pictures(2, *config.image_size, config.channels)))
@@ -81,12 +86,13 @@ def test_what_only_pytorch_has_is_refused(options, words):
         shapes(replace(TINY, **options))
 
 
-@pytest.mark.parametrize("name", UP_TO_B)
+@pytest.mark.parametrize("name", slow_except(UP_TO_B, "vit-ti/16", "vit-mu/16"))
 def test_presets_with_one_block(name):
     config = replace(PRESETS[name], depth=1, num_classes=10, image_size=(56, 56) if "14" in name else (64, 64))
     close(*answers(config, pictures(1, *config.image_size, 3)))
 
 
+@pytest.mark.slow
 def test_full_tiny():
     close(*answers(PRESETS["vit-ti/16"], pictures(1, 224, 224, 3)))
 
@@ -99,7 +105,9 @@ def test_full_presets(name):
     close(*answers(replace(config, image_size=size), pictures(1, *size, 3)))
 
 
-@pytest.mark.parametrize("name", ["vit-ti/16", "vit-b/16", "vit-b/32", "vit-l/16", "vit-h/14", "vit-G/14"])
+@pytest.mark.parametrize(
+    "name", slow_except(["vit-ti/16", "vit-b/16", "vit-b/32", "vit-l/16", "vit-h/14", "vit-G/14"], "vit-ti/16")
+)
 def test_shapes_of_presets(name):
     """Any size, nothing computed: names and shapes are those of the PyTorch model."""
     from vitkit import models
@@ -113,7 +121,7 @@ def test_shapes_of_presets(name):
 
 
 @pytest.mark.parametrize("dialect", RESIZES)
-@pytest.mark.parametrize("size", [(32, 32), (24, 40), (64, 48), (9, 100), (33, 39)])
+@pytest.mark.parametrize("size", slow_except([(32, 32), (24, 40), (64, 48), (9, 100), (33, 39)], (24, 40)))
 def test_other_sizes(dialect, size):
     config = replace(TINY, position_resize=dialect, image_size=(32, 40))
     close(*answers(config, pictures(2, *size, 3)))
@@ -170,7 +178,10 @@ def test_features_and_weights():
         close(np.asarray(vit.apply(variables, given, method="represent")), model.represent(expected).numpy())
 
 
-@pytest.mark.parametrize("options", [{}, {"pool": "map", "class_token": False}, {"qk_norm": True, "layer_scale": 0.2}])
+@pytest.mark.parametrize(
+    "options",
+    [{"pool": "map", "class_token": False}, *(pytest.param(each, marks=pytest.mark.slow) for each in MORE_GRADIENTS)],
+)
 def test_gradients(options):
     """Of the loss with respect to every parameter, the position table through a resize included."""
     config = replace(TINY, **options)
@@ -189,8 +200,9 @@ def test_gradients(options):
 
 
 def test_vmap_and_jit():
-    variables, images = {"params": params_of(torch_twin(TINY))}, pictures(3, 32, 32, 3)
-    vit = ViT(TINY)
+    config = replace(TINY, depth=1)
+    variables, images = {"params": params_of(torch_twin(config))}, pictures(3, 32, 32, 3)
+    vit = ViT(config)
     whole = vit.apply(variables, images)
     close(np.asarray(jax.jit(vit.apply)(variables, images)), np.asarray(whole))
     each = jax.jit(jax.vmap(lambda image: vit.apply(variables, image[None])[0]))(images)
@@ -201,7 +213,13 @@ def test_vmap_and_jit():
     assert (models[1] == 0).all()
 
 
-@pytest.mark.parametrize("options", [{}, {"pool": "map"}, {"pool": "gap", "norm": "pooled", "qk_norm": True}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"pool": "gap", "norm": "pooled", "qk_norm": True},
+        *(pytest.param(each, marks=pytest.mark.slow) for each in ({}, {"pool": "map"})),
+    ],
+)
 def test_bfloat16(options):
     config = replace(TINY, **options)
     model, images = torch_twin(config), pictures(2, 32, 32, 3)
@@ -231,7 +249,9 @@ def test_remat():
     assert "remat" not in str(jax.make_jaxpr(jax.grad(loss), static_argnums=1)(params, False))
 
 
-@pytest.mark.parametrize("option", ["dropout", "attention_dropout", "stochastic_depth"])
+@pytest.mark.parametrize(
+    "option", slow_except(["dropout", "attention_dropout", "stochastic_depth"], "stochastic_depth")
+)
 def test_dropout_trains(option):
     """In training each kind changes the answer, from its random stream only, and keeps the mean."""
     config = replace(TINY, **{option: 0.5})
@@ -258,8 +278,8 @@ def test_stochastic_depth_drops_whole_samples():
 
 def test_initialisation():
     """As the original: Xavier over the flattened matrix, LeCun for patches, zero head and class token."""
-    config = replace(TINY, width=64, mlp_width=256, num_registers=2, pre_logits=32)
-    flat = flatten(ViT(config).init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))["params"])
+    config = replace(TINY, depth=1, width=64, mlp_width=256, num_registers=2, pre_logits=32)
+    flat = flatten(jax.jit(ViT(config).init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))["params"])
     assert {name: value.shape for name, value in flat.items()} == shapes(config)
     block = "Transformer/encoderblock_0"
     for name in ("query", "key", "value", "out"):

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vitkit.engine.attend import attend, attention_way
-from vitkit.engine.machine import Machine
+from vitkit.inference.engine.blocks import attend, attention_way
+from vitkit.inference.engine.machine import Machine
 from vitkit.kernels import attention, library
 
 needs_kernels = pytest.mark.needs("attention kernel")
@@ -134,7 +134,8 @@ def test_the_implementation_is_chosen_by_the_hardware(monkeypatch: pytest.Monkey
 def test_without_the_library_the_engine_falls_back() -> None:
     """As on a machine without a compiler: the kernel is not available, and models run with torch's operators."""
     code = (
-        "import torch; from vitkit import engine, models; from vitkit.kernels import attention;"
+        "import torch; from vitkit import models; from vitkit.inference import engine;"
+        "from vitkit.kernels import attention;"
         "assert not attention.available();"
         "model = models.build(models.preset('vit-ti/16', image_size=(32, 32))).eval();"
         "made = engine.accelerate(model); print(made.precision);"

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vitkit.engine.quantised import QuantisedDense, QuantisingNorm, Range, quantising
+from vitkit.inference.engine.quantization import QuantisedDense, QuantisingNorm, Range, quantising
 from vitkit.kernels import quantise
 
 needs_kernels = pytest.mark.needs("quantise kernel")

@@ -40,7 +40,7 @@ def test_random_sizes_match_pillow(rows: int, columns: int, to_rows: int, to_col
 def test_a_crop_of_the_resized_image(rows: int, columns: int, rule: str) -> None:
     pixels = random_image(rows, columns)
     processor = Processor.crop(24, 0.875, center_crop=rule)
-    assert np.array_equal(processor.levels(pixels), np.asarray(processor.picture(pixels)))
+    assert np.array_equal(processor.pixels(pixels), np.asarray(processor.image(pixels)))
 
 
 @needs_kernels
@@ -55,7 +55,7 @@ def test_pixel_values_are_clamped(value: int) -> None:
 @needs_kernels
 def test_non_contiguous_and_large_images() -> None:
     pixels = random_image(40, 60)[::2, ::-1]
-    assert np.array_equal(Processor.squash(16).levels(pixels), np.asarray(Processor.squash(16).picture(pixels)))
+    assert np.array_equal(Processor.squash(16).pixels(pixels), np.asarray(Processor.squash(16).image(pixels)))
     assert fast.resize_and_crop(random_image(1, 9), (1, 100_000_000), "bilinear", "none", (1, 1)) is None
 
 
@@ -63,15 +63,15 @@ def test_other_filters_and_grayscale_images_use_pillow() -> None:
     pixels = random_image(40, 60)
     for name in ("nearest", "lanczos", "box", "hamming"):
         processor = Processor.squash(16, interpolation=name)
-        assert np.array_equal(processor.levels(pixels), np.asarray(processor.picture(pixels)))
+        assert np.array_equal(processor.pixels(pixels), np.asarray(processor.image(pixels)))
     grey = Processor.squash(16, mean=(0.5,), std=(0.5,))
-    assert np.array_equal(grey.levels(pixels), np.asarray(grey.picture(pixels)))
+    assert np.array_equal(grey.pixels(pixels), np.asarray(grey.image(pixels)))
 
 
 def test_a_crop_larger_than_the_image_is_padded() -> None:
     processor = Processor(size=(32, 32), resize="none", center_crop="torchvision", fill=(1, 2, 3))
     pixels = random_image(20, 40)
-    assert np.array_equal(processor.levels(pixels), np.asarray(processor.picture(pixels)))
+    assert np.array_equal(processor.pixels(pixels), np.asarray(processor.image(pixels)))
 
 
 @needs_kernels
@@ -93,7 +93,7 @@ def test_unsupported_inputs_are_rejected() -> None:
 
 def test_a_pillow_with_another_result_disables_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = random_image(40, 60)
-    expected = np.asarray(Processor.squash(16).picture(pixels))
+    expected = np.asarray(Processor.squash(16).image(pixels))
     original = Image.Image.resize
 
     def other(self: Image.Image, *args: object, **kwargs: object) -> Image.Image:
@@ -103,6 +103,6 @@ def test_a_pillow_with_another_result_disables_the_kernel(monkeypatch: pytest.Mo
     monkeypatch.setattr(Image.Image, "resize", other)
     try:
         assert fast.rows_before_columns() is None
-        assert np.array_equal(Processor.squash(16).levels(pixels), expected ^ 1)
+        assert np.array_equal(Processor.squash(16).pixels(pixels), expected ^ 1)
     finally:
         fast.rows_before_columns.cache_clear()

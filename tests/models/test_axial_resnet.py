@@ -109,8 +109,8 @@ def test_attention_runs_along_columns_then_rows() -> None:
     [
         ("axial-resnet26-s", 5_944_936),  # "5.9 M" in the paper of Axial-DeepLab
         ("axial-resnet50-s", 11_586_216),
-        ("axial-resnet50-m", 25_179_400),
-        ("axial-resnet50-l", 43_973_480),
+        pytest.param("axial-resnet50-m", 25_179_400, marks=pytest.mark.slow),
+        pytest.param("axial-resnet50-l", 43_973_480, marks=pytest.mark.slow),
     ],
 )
 def test_parameter_counts_of_the_published_code(name: str, parameters: int) -> None:

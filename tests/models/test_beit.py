@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from oracles import oracle
 from random_weights import images, random
 
 from vitkit import models
@@ -63,7 +64,7 @@ def test_index_of_a_non_square_grid_against_a_loop() -> None:
 
 
 def theirs_and_ours(**arguments: Any) -> tuple[beit.BEiT, Any]:
-    timm = pytest.importorskip("timm")
+    timm = oracle("timm")
     small = {
         "img_size": 32,
         "patch_size": 8,
@@ -120,7 +121,7 @@ def test_other_resolutions_equal_timm_with_its_resize_method(size: tuple[int, in
 
 @pytest.mark.parametrize(("old", "new"), [((4, 4), (6, 6)), ((14, 14), (24, 24)), ((6, 6), (4, 7)), ((5, 3), (5, 8))])
 def test_geometric_resize_is_the_cubic_spline_of_scipy(old: tuple[int, int], new: tuple[int, int]) -> None:
-    interpolate = pytest.importorskip("scipy.interpolate")
+    interpolate = oracle("scipy.interpolate")
     table = torch.randn(relative_rows(old), 2, generator=torch.Generator().manual_seed(0))
     resized = resize_relative(table, old, new, "geometric")
     assert torch.equal(resized[-3:], table[-3:])

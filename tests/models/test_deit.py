@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from oracles import oracle
 from random_weights import images, random
 
 from vitkit import models
@@ -38,7 +39,7 @@ def test_parameters_of_the_official_models(name: str) -> None:
 
 @pytest.fixture
 def pair() -> tuple[deit.DeiT, Any]:
-    timm = pytest.importorskip("timm")
+    timm = oracle("timm")
     theirs = random(timm.create_model("deit_tiny_distilled_patch16_224", **SMALL))
     ours = deit.DeiT(deit.TINY)
     ours.load_state_dict(theirs.state_dict())  # the names are the same
@@ -80,7 +81,7 @@ def test_reset_head_resets_both() -> None:
 
 
 def test_deit3_has_no_class_position_and_equals_timm() -> None:
-    timm = pytest.importorskip("timm")
+    timm = oracle("timm")
     theirs = random(timm.create_model("deit3_small_patch16_224", **SMALL))
     config = models.preset(
         "deit3-s/16", image_size=32, patch_size=8, num_heads=2, width=32, depth=2, mlp_width=64, num_classes=5

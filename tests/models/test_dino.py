@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from oracles import oracle
 from random_weights import images, random
 from torch import Tensor
 
@@ -79,7 +80,7 @@ def test_dinov2_with_registers_resizes_to_the_size_with_antialiasing() -> None:
 
 
 def test_dinov2_equals_timm() -> None:
-    timm = pytest.importorskip("timm")
+    timm = oracle("timm")
     small: dict[str, Any] = {"img_size": 28, "patch_size": 14, "embed_dim": 32, "depth": 2, "num_heads": 2}
     gated = random(timm.create_model("vit_giant_patch14_dinov2", **small, num_classes=0))
     width = gated.blocks[0].mlp.fc2.in_features
@@ -128,7 +129,7 @@ def test_a_logit_depends_on_the_relative_position_only() -> None:
 @pytest.mark.parametrize("name", ["vit_small_patch16_dinov3_qkvb", "vit_small_plus_patch16_dinov3"])
 @pytest.mark.parametrize("size", [(32, 32), (48, 40)], ids=str)
 def test_dinov3_equals_timm(name: str, size: tuple[int, int]) -> None:
-    timm = pytest.importorskip("timm")
+    timm = oracle("timm")
     theirs = random(
         timm.create_model(
             name, img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=2, num_classes=0, global_pool="token"

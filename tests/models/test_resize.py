@@ -62,7 +62,7 @@ def test_a_resized_model_can_be_saved_and_loaded(name: str, tmp_path) -> None:
     checkpoints.save(checkpoint, tmp_path / "a", to="vitkit")
     size = (2 * rows, columns)
     resized = checkpoints.load(tmp_path / "a", image_size=size)
-    assert any("resized to" in note for note in resized.origin.notes)
+    assert any("resized from" in note for note in resized.origin.notes)
     checkpoints.save(resized, tmp_path / "b", to="vitkit")
     images = torch.randn(1, model.config.channels, *size)
     assert torch.equal(checkpoints.load(tmp_path / "b").model(images), resized.model(images))
@@ -139,7 +139,7 @@ def test_load_and_convert_take_a_patch_size(tmp_path) -> None:
     checkpoints.save(checkpoint, tmp_path / "a", to="vitkit")
     loaded = checkpoints.load(tmp_path / "a", patch_size=16, image_size=64)
     assert (loaded.model.config.patch_size, loaded.model.config.image_size) == ((16, 16), (64, 64))
-    assert any("patches of (8, 8), resized to (16, 16)" in note for note in loaded.origin.notes)
+    assert any("patch size resized from (8, 8) to (16, 16)" in note for note in loaded.origin.notes)
     # Images and patches twice as large, on the same grid, have the same tokens.
     images = torch.randn(2, 3, 32, 32)
     patches = F.interpolate(

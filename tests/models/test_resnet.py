@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+from oracles import oracle
 from torch import Tensor
 
 from vitkit import models
@@ -28,7 +29,7 @@ def from_timm(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize(("timm_name", "name"), TIMM.items())
 def test_names_and_shapes_match_timm(timm_name: str, name: str) -> None:
-    import timm
+    timm = oracle("timm")
 
     with torch.device("meta"):
         theirs = from_timm(timm.create_model(timm_name).state_dict())
@@ -60,19 +61,19 @@ def _count(config: resnet.Config) -> int:
 
 
 def test_equals_timm_with_its_epsilon() -> None:
-    from timm.layers import StdConv2d
-    from timm.models.resnetv2 import ResNetV2
+    timm_layers = oracle("timm.layers")
+    timm_resnet = oracle("timm.models.resnetv2")
 
-    timm_conv = partial(StdConv2d, eps=1e-8)
+    timm_conv = partial(timm_layers.StdConv2d, eps=1e-8)
     channels = (128, 256, 512, 1024)
-    theirs = ResNetV2([2, 1, 3, 1], channels, 7, stem_chs=32, stem_type="fixed", conv_layer=timm_conv)
+    theirs = timm_resnet.ResNetV2([2, 1, 3, 1], channels, 7, stem_chs=32, stem_type="fixed", conv_layer=timm_conv)
     _equal(theirs, resnet.Config(depths=(2, 1, 3, 1), stem_width=32, num_classes=7, weight_eps=1e-8))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("timm_name", ["resnetv2_50x1_bit", "resnetv2_101x1_bit"])
 def test_equals_timm_at_full_size(timm_name: str) -> None:
-    import timm
+    timm = oracle("timm")
 
     theirs = timm.create_model(timm_name, num_classes=7)
     _equal(theirs, models.preset(TIMM[timm_name], num_classes=7, weight_eps=1e-8))

@@ -5,6 +5,7 @@ from typing import Literal
 import numpy as np
 import pytest
 import torch
+from oracles import oracle
 from torch import nn
 
 from vitkit import models, objectives
@@ -75,7 +76,7 @@ LABELS: list[Label] = [label for label, count in enumerate(COUNTS) for _ in rang
 
 @pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
 def test_balanced_weights_match_scikit_learn(kind: Literal["softmax", "sigmoid"]) -> None:
-    theirs = pytest.importorskip("sklearn.utils.class_weight").compute_class_weight(
+    theirs = oracle("sklearn.utils.class_weight").compute_class_weight(
         "balanced", classes=np.arange(5), y=np.array(LABELS)
     )
     config = supervised.Config(loss=kind, class_weights="balanced").fitted(Labelled([*LABELS, -1], 5))

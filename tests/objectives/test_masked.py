@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from oracles import oracle
 from torch.nn import functional
 
 from vitkit import models
@@ -150,27 +151,27 @@ def test_simmim_matches_the_formula_of_transformers() -> None:
 
 
 def test_simmim_matches_transformers_with_the_same_weights() -> None:
-    transformers = pytest.importorskip("transformers")
+    transformers = oracle("transformers")
     config = transformers.ViTConfig(
         image_size=32, patch_size=8, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
         encoder_stride=8, layer_norm_eps=1e-6, attn_implementation="eager",
     )  # fmt: skip
-    oracle = transformers.ViTForMaskedImageModeling(config).eval()
+    theirs = transformers.ViTForMaskedImageModeling(config).eval()
     torch.manual_seed(1)
     objective = simmim.build(simmim.Config(unit=16), models.build(vit.TINY)).eval()
     with torch.no_grad():
         for parameter in objective.parameters():
             parameter.normal_(std=0.2)
-    copy_vit(oracle.vit, objective.backbone)
+    copy_vit(theirs.vit, objective.backbone)
     with torch.no_grad():
-        oracle.vit.embeddings.mask_token.copy_(objective.mask_token.view(1, 1, -1))
-        oracle.decoder[0].weight.copy_(objective.decoder.weight[:, :, None, None])
-        oracle.decoder[0].bias.copy_(objective.decoder.bias)
+        theirs.vit.embeddings.mask_token.copy_(objective.mask_token.view(1, 1, -1))
+        theirs.decoder[0].weight.copy_(objective.decoder.weight[:, :, None, None])
+        theirs.decoder[0].bias.copy_(objective.decoder.bias)
     torch.manual_seed(3)
     loss = objective(batch(random_images()))["loss"]
     torch.manual_seed(3)
     mask = simmim.unit_mask(3, (4, 4), (2, 2), 0.6)
-    torch.testing.assert_close(loss, oracle(random_images(), bool_masked_pos=mask).loss, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(loss, theirs(random_images(), bool_masked_pos=mask).loss, rtol=1e-5, atol=1e-5)
 
 
 def copy_vit(theirs: torch.nn.Module, ours: torch.nn.Module) -> None:

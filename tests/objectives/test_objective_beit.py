@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from vitkit import models
-from vitkit.data import masks
+from vitkit.data.augment import masks
 from vitkit.data.loader import Batch
 from vitkit.layers.dalle import DalleEncoder
 from vitkit.models import vit
@@ -29,6 +29,7 @@ def batch(num: int = 8) -> Batch:
     return Batch(functional.interpolate(flat, scale_factor=8), torch.ones(num, 5), ("",) * num)
 
 
+@pytest.mark.slow
 def test_masks_have_the_statistics_of_the_published_code() -> None:
     generator = random.Random(0)
     counts = np.array([masks.block_mask((14, 14), 75, 16, generator).sum() for _ in range(20_000)])
@@ -93,6 +94,7 @@ def test_a_code_moves_towards_the_mean_of_its_vectors() -> None:
     assert tokenizer.counts.sum() == 0
 
 
+@pytest.mark.slow
 def test_the_tokenizer_learns_to_reconstruct_with_many_codes() -> None:
     objective, given = build(), batch(32)
     optimizer = torch.optim.AdamW(objective.tokenizer.parameters(), lr=3e-3)

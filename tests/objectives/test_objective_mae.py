@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from oracles import oracle
 
 from vitkit import models
 from vitkit.data.loader import Batch
@@ -48,8 +49,8 @@ def blocks(state: dict[str, torch.Tensor], ours: str, theirs: str) -> dict[str, 
     return renamed
 
 
-def oracle(objective: mae.MAE, *, norm_pix_loss: bool) -> torch.nn.Module:
-    transformers = pytest.importorskip("transformers")
+def transformers_mae(objective: mae.MAE, *, norm_pix_loss: bool) -> torch.nn.Module:
+    transformers = oracle("transformers")
     config = transformers.ViTMAEConfig(
         image_size=32, patch_size=8, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
         decoder_hidden_size=24, decoder_num_hidden_layers=2, decoder_num_attention_heads=2,
@@ -83,14 +84,14 @@ def test_loss_and_reconstruction_match_transformers(normalised: bool) -> None:
             if "pos_embed" not in name:
                 parameter.normal_(std=0.2)
     noise, images = torch.rand(3, 16, generator=torch.Generator().manual_seed(1)), random_images()
-    theirs = oracle(objective, norm_pix_loss=normalised)(images, noise=noise)
+    theirs = transformers_mae(objective, norm_pix_loss=normalised)(images, noise=noise)
     predicted, masked = objective.reconstruct(images, noise)
     torch.testing.assert_close(masked.float(), theirs.mask)
     torch.testing.assert_close(predicted, theirs.logits, rtol=1e-5, atol=1e-5)
     # `forward` samples the same noise from torch's generator.
     torch.manual_seed(7)
     noise = torch.rand(3, 16)
-    expected = oracle(objective, norm_pix_loss=normalised)(images, noise=noise).loss
+    expected = transformers_mae(objective, norm_pix_loss=normalised)(images, noise=noise).loss
     torch.manual_seed(7)
     loss = objective(Batch(images, torch.ones(3, 1), ("",) * 3))["loss"]
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from oracles import oracle
 from torch import Tensor, nn
 
 from vitkit import checkpoints, models, objectives
@@ -66,7 +67,7 @@ def assert_equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
 
 
 def test_mae_loaded_from_transformers_has_the_same_reconstruction(tmp_path: Path) -> None:
-    transformers = pytest.importorskip("transformers")
+    transformers = oracle("transformers")
     config = transformers.ViTMAEConfig(
         **TINY, decoder_hidden_size=16, decoder_num_hidden_layers=2, decoder_num_attention_heads=2,
         decoder_intermediate_size=64, norm_pix_loss=True,
@@ -149,7 +150,7 @@ def test_dino_loads_student_teacher_heads_and_centre_from_a_full_checkpoint(tmp_
     # The file also loads as a model: the teacher's backbone, with notes on ignored weights.
     loaded = checkpoints.load(tmp_path / "full_checkpoint.pth", config={"num_heads": 2})
     assert torch.equal(loaded.model.state_dict()["norm.weight"], one.backbone.norm.weight)  # type: ignore[arg-type]
-    assert {"weights under 'teacher.backbone.'", "left out: student, beside the weights"} <= {*loaded.origin.notes}
+    assert {"weights under 'teacher.backbone.'", "ignored: student (not model weights)"} <= {*loaded.origin.notes}
 
 
 def _pair(backbone: nn.Module, head: nn.Module) -> dict[str, Tensor]:
@@ -160,12 +161,12 @@ def _pair(backbone: nn.Module, head: nn.Module) -> dict[str, Tensor]:
 def test_the_error_names_missing_tensors(tmp_path: Path) -> None:
     one = build_random(MAE)
     torch.save({"model": one.backbone.state_dict()}, tmp_path / "encoder.pth")
-    with pytest.raises(CheckpointError, match=r"encoder\.pth holds no MAE's decoder: its tensors are"):
+    with pytest.raises(CheckpointError, match=r"encoder\.pth has no MAE's decoder; its tensors are"):
         build(dataclasses.replace(MAE, start=str(tmp_path / "encoder.pth")))
     assert isinstance(one, mae.MAE)
     state = one.decoder.state_dict()
     torch.save({"model": {name: each for name, each in state.items() if name != "mask_token"}}, tmp_path / "less.pth")
-    with pytest.raises(CheckpointError, match="of MAE's decoder, 1 tensor is missing: mask_token"):
+    with pytest.raises(CheckpointError, match="MAE's decoder: 1 tensor is missing: mask_token"):
         build(dataclasses.replace(MAE, start=str(tmp_path / "less.pth")))
     torch.save({"model": state}, tmp_path / "full.pth")
     with pytest.raises(CheckpointError, match=r"of another shape|unknown"):

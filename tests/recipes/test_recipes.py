@@ -1,7 +1,10 @@
-"""Every recipe says its command, survives JSON and takes two steps; the demo tells its story."""
+"""Recipes: descriptions, JSON round trips, published hyper-parameters, the VTAB benchmark and the demo."""
 
 import dataclasses
+import importlib
 import io
+import pkgutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,43 +15,63 @@ from rich.console import Console
 import vitkit
 from vitkit import models, recipes
 from vitkit.config import override
-from vitkit.data import vtab as tasks
-from vitkit.data.digits import Digits
-from vitkit.data.presets import deit, deit3
-from vitkit.evaluate import vtab as evaluate_vtab
+from vitkit.data.augment.presets import deit, deit3
+from vitkit.data.sources import vtab as tasks
+from vitkit.data.sources.digits import Digits
 from vitkit.recipes import digits, vtab
-from vitkit.recipes.drawing import side_by_side, text_lines
+from vitkit.recipes import vtab as evaluate_vtab
+from vitkit.recipes.digits import side_by_side, text_lines
 from vitkit.train import Result, Run, checks, train
 from vitkit.train import run as runs
 from vitkit.train.schedule import factor
 
 
 @pytest.mark.parametrize("name", recipes.recipes())
-def test_a_recipe_says_how_it_is_run(name: str) -> None:
-    function = recipes.recipes()[name]
-    doc = function.__doc__ or ""
-    assert f"vitkit train {name} --data " in doc or f'train(recipe("{name}"), ' in doc
-    run = function()
+def test_a_recipe_has_a_command_and_survives_json(name: str) -> None:
+    entry = recipes.recipes()[name]
+    assert f"vitkit train {name} --data " in entry.description
+    assert len(entry.summary.splitlines()) == 1
+    run = entry.run()
     assert run.name == name
     assert runs.from_json(runs.to_json(run)) == run
 
 
-@pytest.mark.parametrize("name", ["digits.tiny"])
-def test_a_recipe_takes_two_steps(name: str, tmp_path: Path) -> None:
-    run = override(recipes.recipe(name), {"steps": 2, "schedule.warmup": 1, "batch_size": 8})
+def test_names_are_unique_and_begin_with_their_file() -> None:
+    files = [module.name for module in pkgutil.iter_modules(recipes.__path__)]
+    entries = {file: getattr(importlib.import_module(f"vitkit.recipes.{file}"), "RECIPES", ()) for file in files}
+    assert all(entry.name.startswith(f"{file}.") for file, each in entries.items() for entry in each)
+    assert sum(map(len, entries.values())) == len(recipes.recipes()) > 100
+
+
+def test_a_recipe_is_added_by_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "added.py").write_text(
+        "from vitkit.recipes import Recipe, digits\n"
+        "RECIPES = (Recipe('added.digits', 'Digits', digits.tiny, expected='98 %', source='here', data='digits'),)\n"
+    )
+    monkeypatch.setattr(recipes, "__path__", [*recipes.__path__, str(tmp_path)])
+    try:
+        assert recipes.recipe("added.digits") == dataclasses.replace(digits.tiny(), name="added.digits")
+        description = recipes.recipes()["added.digits"].description
+    finally:
+        sys.modules.pop("vitkit.recipes.added", None)
+    assert description.splitlines()[0] == "Digits: 98 % (here)."
+    assert "`vitkit train added.digits --data digits`" in description.splitlines()
+
+
+def test_a_recipe_trains_for_two_steps(tmp_path: Path) -> None:
+    run = override(recipes.recipe("digits.tiny"), {"steps": 2, "schedule.warmup": 1, "batch_size": 8})
     result = train(run, tmp_path / "run")
     assert result.step == 2
     assert (result.folder / "report.html").exists()
 
 
-def test_an_unknown_recipe_lists_the_near_ones() -> None:
+def test_an_unknown_recipe_lists_similar_names() -> None:
     with pytest.raises(ValueError, match=r"unknown recipe 'digits\.tine'; did you mean 'digits\.tiny'"):
         recipes.recipe("digits.tine")
 
 
-def test_the_demo_shows_what_it_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = digits.tiny
-    short = override(whole(), {"steps": 3, "schedule.warmup": 1, "evaluate_every": 3})
+def test_the_demo_prints_its_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    short = override(digits.tiny(), {"steps": 3, "schedule.warmup": 1, "evaluate_every": 3})
     monkeypatch.setattr(digits, "tiny", lambda: short)
     screen = io.StringIO()
     console = Console(file=screen, width=100)
@@ -56,22 +79,22 @@ def test_the_demo_shows_what_it_did(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     text = screen.getvalue()
     assert report == tmp_path / "demo" / "report.html"
     assert report.is_file()
-    assert "1,438 to learn from, 359 held" in text.replace("\n", " ")
+    assert "1,438 training images, 359 held-out" in text.replace("\n", " ")
     assert "split seed 0, training seed 0" in text.replace("\n", " ")
-    assert "of the held-out digits are read right" in text
+    assert "Accuracy on the held-out images: " in text
     assert text.count("%)") >= 8
     assert "\u2588" in text
     assert str(report) in text.replace("\n", "")
-    # What it says can be loaded is a checkpoint, with its names.
+    # The printed model folder is a checkpoint with class names.
     classifier = vitkit.load(tmp_path / "demo" / "best")
     assert classifier.labels == Digits.classes
-    # Again: beside the run that is over, and in the place of one that is not.
+    # A finished run is not overwritten, and an unfinished run is resumed.
     assert digits.demo(tmp_path / "demo", console=console) == tmp_path / "demo-2" / "report.html"
     (tmp_path / "demo-2" / "report.html").unlink()
     assert digits.demo(tmp_path / "demo", console=console) == tmp_path / "demo-2" / "report.html"
 
 
-def test_pictures_as_text() -> None:
+def test_images_as_text() -> None:
     image = Image.new("L", (2, 2))
     image.putpixel((0, 0), 255)
     image.putpixel((1, 1), 128)
@@ -79,7 +102,7 @@ def test_pictures_as_text() -> None:
     assert side_by_side([["ab", "c"], ["d"]], gap=2) == "ab  d\nc"
 
 
-def test_the_demos_model_is_the_papers(tmp_path: Path) -> None:
+def test_the_model_of_the_demo_is_that_of_the_paper(tmp_path: Path) -> None:
     config = digits.tiny().model
     assert (config.pool, config.class_token, config.position) == ("token", True, "learned")
     assert dataclasses.replace(config, num_classes=10) == config
@@ -93,7 +116,7 @@ PUBLISHED = [
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_a_recipe_without_its_pictures_says_so_and_its_model_can_be_built(name: str, tmp_path: Path) -> None:
+def test_a_recipe_without_data_raises_and_its_model_can_be_built(name: str, tmp_path: Path) -> None:
     run = recipes.recipe(name)
     with pytest.raises(ValueError, match="needs pictures: say --data"):
         train(run, tmp_path / "run")
@@ -106,33 +129,33 @@ def test_a_recipe_without_its_pictures_says_so_and_its_model_can_be_built(name: 
 
 
 @pytest.mark.parametrize("task", tasks.TASKS)
-def test_a_task_of_vtab(task: str) -> None:
+def test_vtab_recipes(task: str) -> None:
     run = recipes.recipe(f"vtab.{task}")
     assert run.data.source == f"vtab:{task}"
     assert run.model.num_classes == tasks.TASKS[task].classes
     assert (run.steps, run.batch_size, run.optimizer.name, run.optimizer.rate) == (2_500, 512, "sgd", 0.01)
     published = evaluate_vtab.PUBLISHED["ViT-L/16 (I21k)"][task]
-    assert f": {published} % (" in (recipes.recipes()[f"vtab.{task}"].__doc__ or "")
+    assert f": {published} % (" in recipes.recipes()[f"vtab.{task}"].description
 
 
-def test_the_benchmark_of_all_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vtab_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[tuple[str, float, Path]] = []
 
-    def told(run: Run, folder: Path) -> Result:
+    def fake_train(run: Run, folder: Path) -> Result:
         done.append((run.data.source, run.optimizer.rate, folder))
         score = 0.5 if run.optimizer.rate == 0.01 else 0.6
         return Result(folder, score if ":tune" in run.data.source else len(done) / 1000, 1)
 
-    monkeypatch.setattr(vtab, "train", told)
-    found = vtab.benchmark(tmp_path, {"dtd": "folder:/data/dtd"})
+    monkeypatch.setattr(vtab, "train", fake_train)
+    scores = vtab.benchmark(tmp_path, {"dtd": "folder:/data/dtd"})
     assert [source for source, _, _ in done] == [
         f"vtab:{task}@folder:/data/dtd" if task == "dtd" else f"vtab:{task}" for task in tasks.TASKS
     ]
     assert {rate for _, rate, _ in done} == {0.01}
-    natural = [found[task] for task in evaluate_vtab.GROUPS["natural"]]
-    assert found["natural"] == pytest.approx(sum(natural) / 7)
-    assert found["mean"] == pytest.approx(sum(found[task] for task in tasks.TASKS) / 19)
-    # With rates to choose from, the best on the 200 is trained with on the thousand.
+    natural = [scores[task] for task in evaluate_vtab.GROUPS["natural"]]
+    assert scores["natural"] == pytest.approx(sum(natural) / 7)
+    assert scores["mean"] == pytest.approx(sum(scores[task] for task in tasks.TASKS) / 19)
+    # With several learning rates, the best one on the 200 images is used to train on all 1,000.
     done.clear()
     vtab.benchmark(tmp_path, rates=(0.01, 0.03))
     assert [(source, rate) for source, rate, _ in done[:3]] == [
@@ -143,7 +166,7 @@ def test_the_benchmark_of_all_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         vtab.benchmark(tmp_path, {"cars": "folder:/data/cars"})
 
 
-def test_tables_3_and_4_of_the_paper() -> None:
+def test_tables_3_and_4_of_the_vit_paper() -> None:
     rows = {
         "vit.b16_imagenet": (300, 3e-3, 0.3, 1.0), "vit.l16_imagenet21k": (90, 1e-3, 0.03, None),
         "vit.h14_imagenet21k": (90, 1e-3, 0.03, None), "vit.h14_jft": (14, 3e-4, 0.1, None),
@@ -152,8 +175,8 @@ def test_tables_3_and_4_of_the_paper() -> None:
     }  # fmt: skip
     for name, (epochs, rate, decay, clip) in rows.items():
         run = recipes.recipe(name)
-        found = (run.epochs, run.optimizer.rate, run.optimizer.weight_decay, run.optimizer.clip)
-        assert found == (epochs, rate, decay, clip), name
+        actual = (run.epochs, run.optimizer.rate, run.optimizer.weight_decay, run.optimizer.clip)
+        assert actual == (epochs, rate, decay, clip), name
         assert (run.batch_size, run.schedule.warmup, run.optimizer.betas) == (4096, 10_000, (0.9, 0.999))
     steps = {"cifar10": 10_000, "cifar100": 10_000, "pets": 500, "flowers": 500, "imagenet": 20_000, "vtab": 2_500}
     for name, number in steps.items():
@@ -162,7 +185,7 @@ def test_tables_3_and_4_of_the_paper() -> None:
         assert (run.optimizer.name, run.optimizer.momentum, run.optimizer.clip) == ("sgd", 0.9, 1.0)
 
 
-def test_deits_recipe_is_its_command() -> None:
+def test_deit_recipes_match_the_published_command() -> None:
     for name in ("deit.s16_imagenet", "distillation.deit_s16_imagenet"):
         run = recipes.recipe(name)
         assert run.augment == deit()
@@ -171,7 +194,7 @@ def test_deits_recipe_is_its_command() -> None:
         assert run.model.stochastic_depth == 0.1
 
 
-def test_deit3_s_recipes_are_its_commands() -> None:
+def test_deit3_recipes_match_the_published_commands() -> None:
     for size, image, rate, depth in (("s16", 224, 4e-3, 0.05), ("b16", 192, 3e-3, 0.2), ("h14", 154, 3e-3, 0.6)):
         run = recipes.recipe(f"deit3.{size}_imagenet")
         assert run.augment == deit3()
@@ -184,7 +207,7 @@ def test_deit3_s_recipes_are_its_commands() -> None:
     assert (larger.start, larger.start_head) == ("runs/deit3.b16_224/best", "kept")
     assert (larger.optimizer.name, larger.optimizer.rate, larger.augment.erasing.probability) == ("adamw", 1e-5, 0.0)
     assert factor(larger.schedule, 10**5, 10**6) == 1.0
-    whole = recipes.recipe("deit3.l16_imagenet21k")
-    assert (whole.augment.crop.kind, whole.augment.mixing.mixup, whole.augment.mixing.cutmix) == ("simple", 0.0, 1.0)
-    after = recipes.recipe("deit3.l16_from21k")
-    assert (after.start, after.start_head) == ("runs/deit3.l16_imagenet21k/best", "drawn")
+    large = recipes.recipe("deit3.l16_imagenet21k")
+    assert (large.augment.crop.kind, large.augment.mixing.mixup, large.augment.mixing.cutmix) == ("simple", 0.0, 1.0)
+    finetuned = recipes.recipe("deit3.l16_from21k")
+    assert (finetuned.start, finetuned.start_head) == ("runs/deit3.l16_imagenet21k/best", "drawn")

@@ -7,8 +7,8 @@ import torch
 
 from vitkit import config
 from vitkit.data.augment import Augment
-from vitkit.data.digits import Digits
 from vitkit.data.processor import Processor
+from vitkit.data.sources.digits import Digits
 from vitkit.models import vit
 from vitkit.objectives import supervised
 from vitkit.train import Data, Machine, Run

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from vitkit.train import shards, state
+from vitkit.train.checkpointing import files, saving, sharded
 
 SIZE = 400_000  # numbers of each of five tensors: 8 MB a state
 
@@ -29,7 +29,7 @@ def content(step: int) -> dict[str, Any]:
 
 
 def save_for_ever(kind: str, folder: Path, step: int) -> None:
-    save = state.save if kind == "whole" else shards.save
+    save = files.save if kind == "whole" else sharded.save
     while True:
         step += 1
         save(folder, step, content(step), keep=2)
@@ -58,7 +58,7 @@ def free_port() -> int:
 
 def wait_for_more(folder: Path, step: int) -> None:
     """Until the first save after a step is done, so that there is something to lose."""
-    wait(lambda: any(int(path.name.removeprefix("step-")) > step for path in state.states(folder)))
+    wait(lambda: any(int(path.name.removeprefix("step-")) > step for path in files.states(folder)))
 
 
 def wait(there: Callable[[], bool]) -> None:
@@ -94,8 +94,8 @@ def main(kind: str, folder: Path, kills: int, seed: int) -> None:
                 os.kill(child, signal.SIGKILL)
                 os.waitpid(child, 0)
         found["cut short"] += any(folder.glob("*.tmp"))
-        found["damaged"] += sum(not state.is_whole(path) for path in state.states(folder))
-        loaded = state.load_newest(folder)
+        found["damaged"] += sum(not files.is_whole(path) for path in files.states(folder))
+        loaded = saving.load_newest(folder)
         assert loaded is not None, "nothing to go on from"
         assert loaded["training"]["step"] > step, "a state that was whole is lost"
         step = loaded["training"]["step"]

@@ -15,10 +15,10 @@ from vitkit.data.processor import Processor
 from vitkit.layers.dalle import DalleEncoder
 from vitkit.models import TokenBackbone, vit
 from vitkit.objectives import beit, dino, mae, simmim, supervised
-from vitkit.train import Run, optim, tune
-from vitkit.train.begin import begin
+from vitkit.train import Run, optim, tuning
 from vitkit.train.optim import Optimizer
-from vitkit.train.tune import Tune
+from vitkit.train.setup import begin
+from vitkit.train.tuning import Tune
 
 FAMILIES = models.families()
 WITH_BLOCKS = [name for name in FAMILIES if name not in ("resnet", "axial_resnet")]
@@ -44,7 +44,7 @@ def run_of(make: Callable[..., Run], family: str, **changes: Any) -> Run:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_head_tuning_trains_every_head_and_nothing_else(family: str) -> None:
     model = tiny(family)
-    tune.apply(Tune(head_only=True), model)
+    tuning.apply(Tune(head_only=True), model)
     assert trained(model) == set(model.head_parameters())
     objective = supervised.build(supervised.Config(), model)
     before = {name: each.detach().clone() for name, each in model.named_parameters()}
@@ -61,7 +61,7 @@ def test_head_tuning_trains_every_head_and_nothing_else(family: str) -> None:
 def test_lora_trains_every_head_and_its_own_matrices(family: str) -> None:
     model = tiny(family)
     heads = set(model.head_parameters())
-    tune.apply(Tune(lora_rank=2), model)
+    tuning.apply(Tune(lora_rank=2), model)
     found = trained(model)
     assert heads < found
     assert all(name in heads or name.endswith((".up", ".down")) for name in found)
@@ -71,8 +71,8 @@ def test_lora_trains_every_head_and_its_own_matrices(family: str) -> None:
 def test_head_tuning_of_a_model_without_a_head_is_rejected() -> None:
     model = models.build(replace(vit.TINY, num_classes=0))
     with pytest.raises(ValueError, match="the model has none: num_classes is 0"):
-        tune.apply(Tune(head_only=True), model)
-    tune.apply(Tune(lora_rank=2), model)
+        tuning.apply(Tune(head_only=True), model)
+    tuning.apply(Tune(lora_rank=2), model)
     assert trained(model)
     assert all(name.endswith((".up", ".down")) for name in trained(model))
 

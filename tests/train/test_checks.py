@@ -11,8 +11,8 @@ from PIL import Image
 
 from vitkit import checkpoints, models
 from vitkit.data import Relabelled, train_and_val
-from vitkit.data.digits import Digits
 from vitkit.data.processor import Processor
+from vitkit.data.sources.digits import Digits
 from vitkit.models import vit
 from vitkit.objectives import beit, dino, masked
 from vitkit.train import Run, checks, train
@@ -77,10 +77,10 @@ def test_folders_without_pictures_and_classes_that_training_lacks(
         (tmp_path / "photos" / split / name).mkdir(parents=True)
         Image.new("RGB", (8, 8)).save(tmp_path / "photos" / split / name / "1.png")
     run = small_run(data__source=f"folder:{tmp_path / 'photos'}", model__num_classes=2)
-    with pytest.raises(ValueError, match="is judged on classes that training lacks: fox"):
+    with pytest.raises(ValueError, match="has classes that the training data lacks: fox"):
         train(run, tmp_path / "run")
     (tmp_path / "photos" / "val" / "fox" / "1.png").unlink()
-    with pytest.raises(ValueError, match="fox' has no pictures"):
+    with pytest.raises(ValueError, match="fox' has no images"):
         train(run, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -15,7 +15,7 @@ SCRIPT = Path(__file__).with_name("save_until_killed.py")
     ("kind", "kills"),
     [
         ("whole", 5),
-        ("sharded", 5),
+        pytest.param("sharded", 5, marks=pytest.mark.slow),
         pytest.param("whole", 50, marks=pytest.mark.slow),
         pytest.param("sharded", 50, marks=pytest.mark.slow),
         pytest.param("two", 50, marks=pytest.mark.slow),

@@ -55,17 +55,17 @@ def test_it_equals_a_loop_written_by_hand(small_run: Callable[..., Run]) -> None
 
 
 def test_it_equals_the_same_steps_by_hand_bit_for_bit(small_run: Callable[..., Run]) -> None:
-    run = small_run(steps=100)
+    run = small_run(steps=40)
     training, losses = start(run), []
     fit(training, batches(run), lambda scalars, _: losses.append(scalars["loss"]) is not None)
 
     other, stream, expected = start(run), batches(run), []
     other.objective.train()
-    for step in range(100):
+    for step in range(40):
         batch = next(stream)
         torch.manual_seed(step_seed(run.seed, step, 0))
         for group in other.optimizer.param_groups:
-            group["lr"] = 1e-2 * (0.5 * (1.0 + math.cos(math.pi * (max(0, step - 3) / 97))) * min(1.0, step / 3))
+            group["lr"] = 1e-2 * (0.5 * (1.0 + math.cos(math.pi * (max(0, step - 3) / 37))) * min(1.0, step / 3))
         loss = other.objective(batch)["loss"]
         other.optimizer.zero_grad()
         loss.backward()
@@ -77,6 +77,7 @@ def test_it_equals_the_same_steps_by_hand_bit_for_bit(small_run: Callable[..., R
         assert torch.equal(one, two)
 
 
+@pytest.mark.slow
 def test_it_learns(small_run: Callable[..., Run]) -> None:
     calm = {f"model__{name}": 0.0 for name in ("dropout", "attention_dropout", "stochastic_depth")}
     run = small_run(steps=150, batch_size=64, augment__flip=False, **calm)

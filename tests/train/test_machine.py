@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from vitkit.data.digits import Digits
+from vitkit.data.sources.digits import Digits
 from vitkit.train import Run, checks, events, train
 from vitkit.train.events import read
 
@@ -39,6 +39,7 @@ def test_compiled_blocks_learn_the_same(small_run: Callable[..., Run], tmp_path:
     assert compiled == pytest.approx(plain, rel=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore:Please use the new API settings:UserWarning")  # torch 2.9 says so, once
 def test_tf32_is_for_the_run_only(small_run: Callable[..., Run], tmp_path: Path) -> None:
     before = torch.get_float32_matmul_precision()
     train(small_run(steps=1, schedule__warmup=0, machine__tf32=True), tmp_path / "run")

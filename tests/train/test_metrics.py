@@ -18,10 +18,10 @@ from vitkit.data.loader import Batch
 from vitkit.models import vit
 from vitkit.objectives import beit, dino
 from vitkit.train import Run, train
-from vitkit.train.begin import begin
 from vitkit.train.events import Events, read
 from vitkit.train.loop import fit
 from vitkit.train.metrics import Metrics
+from vitkit.train.setup import begin
 
 STEPS, EVERY = 12, 5
 THIRD = torch.tensor(0.3).item()  # as a buffer rounds it

@@ -12,7 +12,8 @@ import torch
 
 from vitkit import distributed
 from vitkit.config import override
-from vitkit.train import Run, RunFolder, state, train
+from vitkit.train import Run, RunFolder, train
+from vitkit.train.checkpointing import saving
 from vitkit.train.events import read
 from vitkit.train.run import to_json
 
@@ -50,7 +51,7 @@ def losses(folder: Path) -> list[float]:
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
-    saved = state.load_newest(RunFolder(folder).states)
+    saved = saving.load_newest(RunFolder(folder).states)
     assert saved is not None
     return saved["training"]["objective"]
 
@@ -93,7 +94,7 @@ def test_a_signal_to_one_of_two_ends_both_and_one_alone_goes_on(
         code, ended = (tmp_path / "two" / f"exit-{rank}").read_text().split()
         assert code == "143"
         assert float(ended) - told < 10.0
-    saved = state.load_newest(tmp_path / "two" / "checkpoints")
+    saved = saving.load_newest(tmp_path / "two" / "checkpoints")
     assert saved is not None
     assert saved["training"]["step"] == 7
     # Alone, on the same samples in the same order: the losses of a run that always was.

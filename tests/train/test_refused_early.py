@@ -13,10 +13,11 @@ import torch
 
 import vitkit
 from vitkit.data.augment import Augment
-from vitkit.data.mixing import Mixing
-from vitkit.train import Run, RunFolder, state, train
+from vitkit.data.augment.mixing import Mixing
+from vitkit.train import Run, RunFolder, train
+from vitkit.train.checkpointing import saving
 from vitkit.train.run import to_json
-from vitkit.train.start import backbone
+from vitkit.train.setup import initial_model
 
 
 @pytest.mark.parametrize(
@@ -33,7 +34,7 @@ from vitkit.train.start import backbone
         ({"tune__freeze": ["*"]}, "nothing learns"),
         ({"model__num_classes": 7}, "the model has 7 classes"),
         ({"evaluators": ["top1", "top2"]}, "unknown evaluator 'top2'"),
-        ({"batch_size": 1, "augment": Augment(mixing=Mixing(mixup=1.0))}, "a batch of 1 cannot be mixed"),
+        ({"batch_size": 1, "augment": Augment(mixing=Mixing(mixup=1.0))}, "batch_size 1 is too small for mixing"),
         ({"data__source": "folder:nowhere"}, "nowhere"),
         ({"start": "nowhere.safetensors"}, "nowhere"),
     ],
@@ -64,14 +65,14 @@ def test_a_head_goes_on_where_the_run_says_so(small_run: Callable[..., Run], tmp
     train(small_run(steps=1, schedule__warmup=0), tmp_path / "first")
     start = str(tmp_path / "first" / "best")
     run = small_run(start=start, start_head="kept")
-    assert torch.equal(backbone(run).head.weight, vitkit.load(start).model.head.weight)
-    assert not backbone(small_run(start=start)).head.weight.any()
+    assert torch.equal(initial_model(run).head.weight, vitkit.load(start).model.head.weight)
+    assert not initial_model(small_run(start=start)).head.weight.any()
     torch.manual_seed(0)
-    drawn = backbone(small_run(start=start, start_head="drawn", model__init="truncated", model__num_classes=9))
+    drawn = initial_model(small_run(start=start, start_head="drawn", model__init="truncated", model__num_classes=9))
     assert drawn.head.weight.std().item() == pytest.approx(0.02, rel=0.3)
     assert torch.equal(drawn.blocks[1].attn.qkv.weight, vitkit.load(start).model.blocks[1].attn.qkv.weight)
     with pytest.raises(ValueError, match=r"another architecture than the run: 'head.bias' is \(10,\) there and \(9,\)"):
-        backbone(small_run(start=start, start_head="kept", model__num_classes=9))
+        initial_model(small_run(start=start, start_head="kept", model__num_classes=9))
 
 
 def test_a_folder_of_another_run_is_refused_before_the_pictures_are_looked_for(
@@ -90,18 +91,18 @@ import resource, signal, sys
 from pathlib import Path
 import torch
 from vitkit.cli import main
-from vitkit.data.digits import Digits
-from vitkit.train import state
+from vitkit.data.sources.digits import Digits
+from vitkit.train.checkpointing import files
 Digits.__len__ = lambda self: 240
 torch.set_num_threads(1)
 # No file grows beyond this: the disk is full in the middle of the state of step 8.
-original, limit = state.opened, int(sys.argv[1])
+original, limit = files.opened, int(sys.argv[1])
 def opened(folder, step, **options):
     if step == 8:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
     return original(folder, step, **options)
-state.opened = opened
+files.opened = opened
 sys.exit(main(sys.argv[2:]))
 """
 
@@ -122,12 +123,12 @@ def test_a_disk_that_fills_up_in_a_save_ends_in_one_line(
     assert done.stderr.splitlines()[-1].startswith("vitkit: the state of step 8 could not be written into")
     assert "the run goes on from 'step-00000004'" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
-    saved = state.load_newest(RunFolder(folder).states)
+    saved = saving.load_newest(RunFolder(folder).states)
     assert saved is not None
     assert saved["training"]["step"] == 4
     # With room, the same command goes on.
     assert train(run, folder).folder == folder
-    last = state.load_newest(RunFolder(folder).states)
+    last = saving.load_newest(RunFolder(folder).states)
     assert last is not None
     assert last["training"]["step"] == 12
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY

@@ -11,8 +11,9 @@ from test_resume import EVERYTHING, Killed, assert_equal, kill_at, story
 from two_processes import Job, ends, in_two
 
 from vitkit.config import override
-from vitkit.data.digits import Digits
-from vitkit.train import Run, RunFolder, launch, state, train
+from vitkit.data.sources.digits import Digits
+from vitkit.train import Run, RunFolder, launch, train
+from vitkit.train.checkpointing import files, saving
 from vitkit.train.events import read
 
 # Two processes for each of nine runs take a minute; `test_parallel` starts some in every run of the tests.
@@ -74,13 +75,13 @@ def losses(folder: Path) -> list[float]:
 
 
 def final(folder: Path) -> dict[str, Any]:
-    saved = state.load_newest(RunFolder(folder).states)
+    saved = saving.load_newest(RunFolder(folder).states)
     assert saved is not None
     return saved
 
 
 def kind(folder: Path) -> str:
-    newest = state.newest(RunFolder(folder).states)
+    newest = files.newest(RunFolder(folder).states)
     assert newest is not None
     return "whole" if (newest / "state.pt").exists() else "sharded"
 
@@ -162,7 +163,7 @@ def test_ones_state_goes_on_in_two_shards(two: Path) -> None:
 
 def test_whole_and_sharded_states_follow_each_other(two: Path) -> None:
     assert_close(two / "fsdp and ddp", two / "one")
-    kept = state.states(RunFolder(two / "fsdp and ddp").states)
+    kept = files.states(RunFolder(two / "fsdp and ddp").states)
     assert [path.name for path in kept] == ["step-00000009", "step-00000012"]
 
 
@@ -185,7 +186,7 @@ def test_a_broken_number_in_one_stops_both_before_the_update(two: Path) -> None:
 
 
 def test_shards_are_shared_out(two: Path) -> None:
-    newest = state.newest(RunFolder(two / "fsdp").states)
+    newest = files.newest(RunFolder(two / "fsdp").states)
     assert newest is not None
     sizes = [path.stat().st_size for path in sorted(newest.glob("shard-*.safetensors"))]
     assert len(sizes) == 2

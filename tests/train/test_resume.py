@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -9,11 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from slow_cases import slow_except
 
 import vitkit
 from vitkit.config import override
-from vitkit.data.digits import Digits
-from vitkit.train import Interrupted, Run, RunFolder, launch, state, train
+from vitkit.data.sources.digits import Digits
+from vitkit.train import Interrupted, Run, RunFolder, launch, train
+from vitkit.train.checkpointing import saving
 from vitkit.train.events import read
 from vitkit.train.loop import Training
 
@@ -35,7 +38,7 @@ def kill_at(monkeypatch: pytest.MonkeyPatch, step: int, how: Callable[[], Any]) 
 
 
 def final(folder: Path) -> dict[str, Any]:
-    saved = state.load_newest(RunFolder(folder).states)
+    saved = saving.load_newest(RunFolder(folder).states)
     assert saved is not None
     return saved
 
@@ -64,10 +67,19 @@ def assert_equal(one: Any, other: Any) -> None:
         assert one == other
 
 
+@pytest.fixture(scope="module")
+def trained(small_run: Callable[..., Run], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained") / "whole"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Digits, "__len__", lambda self: 240)
+        train(small_run(accumulate=2), folder)
+    return folder
+
+
 @pytest.fixture
-def whole(small_run: Callable[..., Run], tmp_path: Path) -> Path:
-    train(small_run(accumulate=2), tmp_path / "whole")
-    return tmp_path / "whole"
+def whole(trained: Path, tmp_path: Path) -> Path:
+    """A copy of a run that was not stopped."""
+    return shutil.copytree(trained, tmp_path / "whole")
 
 
 EVERYTHING: dict[str, Any] = {
@@ -89,7 +101,7 @@ def everything(small_run: Callable[..., Run], tmp_path_factory: pytest.TempPathF
     return folder
 
 
-@pytest.mark.parametrize("step", range(1, 12))
+@pytest.mark.parametrize("step", slow_except(range(1, 12), 3, 8))
 def test_stopped_after_any_step_and_again(
     small_run: Callable[..., Run], tmp_path: Path, everything: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
@@ -112,7 +124,7 @@ def test_stopped_after_any_step_and_again(
     assert (tmp_path / "run" / "report.html").exists()
 
 
-@pytest.mark.parametrize("step", [1, 3, 4, 6, 9, 12])
+@pytest.mark.parametrize("step", slow_except([1, 3, 4, 6, 9, 12], 9))
 def test_killed_after_any_step_and_again(
     small_run: Callable[..., Run], tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
@@ -135,8 +147,8 @@ def test_killed_after_any_step_and_again(
 @pytest.mark.parametrize(
     "changes",
     [
-        EVERYTHING,
-        {**EVERYTHING, "optimizer__name": "muon", "optimizer__layer_decay": 0.8},
+        pytest.param(EVERYTHING, marks=pytest.mark.slow),
+        pytest.param({**EVERYTHING, "optimizer__name": "muon", "optimizer__layer_decay": 0.8}, marks=pytest.mark.slow),
         {"optimizer__name": "lion", "tune__lora_rank": 2, "average": 0.5},
         {"optimizer__name": "sgd", "machine__recompute": True},
         pytest.param({"optimizer__name": "lamb", "model__init": "truncated"}, marks=pytest.mark.slow),

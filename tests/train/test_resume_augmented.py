@@ -10,11 +10,11 @@ from test_resume import assert_equal, final, kill_at, story
 
 from vitkit.config import override
 from vitkit.data.augment import Augment
-from vitkit.data.crop import Crop
-from vitkit.data.erasing import Erasing
-from vitkit.data.mixing import Mixing
-from vitkit.data.photometric import Jitter
-from vitkit.data.randaugment import RandAugment
+from vitkit.data.augment.crop import Crop
+from vitkit.data.augment.erasing import Erasing
+from vitkit.data.augment.mixing import Mixing
+from vitkit.data.augment.photometric import Jitter
+from vitkit.data.augment.randaugment import RandAugment
 from vitkit.train import Interrupted, Run, RunFolder, train
 
 EVERYTHING = Augment(

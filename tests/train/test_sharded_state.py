@@ -12,9 +12,9 @@ import pytest
 import torch
 from test_resume import assert_equal
 
-from vitkit.train import content, pieces, shards, state
+from vitkit.train.checkpointing import _storage, files, saving, sharded
+from vitkit.train.checkpointing.saving import NotSaved, Saver, copied
 from vitkit.train.run import Machine
-from vitkit.train.saving import NotSaved, Saver, copied
 
 
 def held(step: int) -> dict[str, Any]:
@@ -33,16 +33,16 @@ def held(step: int) -> dict[str, Any]:
 
 
 def newest(folder: Path) -> dict[str, Any]:
-    loaded = state.load_newest(folder)
+    loaded = saving.load_newest(folder)
     assert loaded is not None
     return loaded
 
 
 def test_all_that_a_state_holds_comes_back(tmp_path: Path) -> None:
-    shards.save(tmp_path, 1, held(1), keep=2)
-    shards.save(tmp_path, 2, held(2), keep=2)
-    shards.save(tmp_path, 2, held(2), keep=2)  # again
-    state.save(tmp_path, 3, held(3), keep=2)
+    sharded.save(tmp_path, 1, held(1), keep=2)
+    sharded.save(tmp_path, 2, held(2), keep=2)
+    sharded.save(tmp_path, 2, held(2), keep=2)  # again
+    files.save(tmp_path, 3, held(3), keep=2)
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["step-00000002", "step-00000003"]
     assert_equal(newest(tmp_path), held(3))
     (tmp_path / "step-00000003" / "state.pt").unlink()
@@ -56,17 +56,17 @@ def test_what_cannot_be_held_is_named() -> None:
         (object(), "'a' is a object"),
     ):
         with pytest.raises(ValueError, match=words):
-            content.parted({"a": value})
+            _storage.parted({"a": value})
     with pytest.raises(ValueError, match="an entry that is none"):
-        content.joined({"a": {"tensor": "gone"}}, {})
+        _storage.joined({"a": {"tensor": "gone"}}, {})
 
 
 @pytest.mark.parametrize(
     "damage", ["flip", "cut", "no shard", "manifest flip", "manifest cut", "other step", "no manifest"]
 )
 def test_a_damaged_one_is_passed_over(tmp_path: Path, damage: str) -> None:
-    shards.save(tmp_path, 1, held(1), keep=2)
-    shards.save(tmp_path, 2, held(2), keep=2)
+    sharded.save(tmp_path, 1, held(1), keep=2)
+    sharded.save(tmp_path, 2, held(2), keep=2)
     path = tmp_path / "step-00000002"
     file = path / ("MANIFEST.json" if "manifest" in damage else "shard-00000.safetensors")
     data = bytearray(file.read_bytes())
@@ -123,33 +123,33 @@ def test_a_hostile_manifest_is_an_error_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    shards.save(tmp_path / "states", 1, held(1), keep=2)
+    sharded.save(tmp_path / "states", 1, held(1), keep=2)
     file = tmp_path / "states" / "step-00000001" / "MANIFEST.json"
     manifest = json.loads(file.read_bytes())
     HOSTILE[name](manifest)
     file.write_bytes(sealed(manifest))
     with pytest.raises(ValueError, match=r"\S"):
-        state.load_newest(tmp_path / "states")
+        saving.load_newest(tmp_path / "states")
     assert os.listdir(tmp_path) == ["states"]
 
 
 @pytest.mark.parametrize("where", ["MANIFEST.json", "shard-00000.safetensors", ".metadata", "state.pt"])
 def test_a_pickle_in_any_place_does_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     monkeypatch.chdir(tmp_path)
-    shards.save(tmp_path / "states", 1, held(1), keep=2)
+    sharded.save(tmp_path / "states", 1, held(1), keep=2)
     path = tmp_path / "states" / "step-00000001"
     (path / where).write_bytes(pickle.dumps(Bomb(), protocol=2))
     manifest = json.loads((path / "MANIFEST.json").read_bytes()) if where != "MANIFEST.json" else None
     if manifest is not None:
         # The digests fit: only what is read, and how, stands between the file and the machine.
         names = {*manifest["files"], where}
-        manifest["files"] = {name: state.flushed(path / name) for name in names}
+        manifest["files"] = {name: files.flushed(path / name) for name in names}
         (path / "MANIFEST.json").write_bytes(sealed(manifest))
     if where in (".metadata", "MANIFEST.json"):
-        assert_equal(state.load_newest(tmp_path / "states"), held(1) if where == ".metadata" else None)
+        assert_equal(saving.load_newest(tmp_path / "states"), held(1) if where == ".metadata" else None)
     else:
         with pytest.raises((ValueError, OSError, pickle.UnpicklingError)):
-            state.load_newest(tmp_path / "states")
+            saving.load_newest(tmp_path / "states")
     assert os.listdir(tmp_path) == ["states"]
     # The bomb is one.
     pickle.loads(pickle.dumps(Bomb()))
@@ -158,25 +158,25 @@ def test_a_pickle_in_any_place_does_not_run(tmp_path: Path, monkeypatch: pytest.
 
 @pytest.mark.parametrize("name", ["../state.pt", "..", "/etc/passwd", "a/b"])
 def test_a_manifest_names_only_its_own_files(tmp_path: Path, name: str) -> None:
-    state.save(tmp_path, 1, {"a": 1}, keep=2)
+    files.save(tmp_path, 1, {"a": 1}, keep=2)
     file = tmp_path / "step-00000001" / "MANIFEST.json"
     file.write_bytes(sealed({"step": 1, "files": {name: {}}}))
-    assert state.load_newest(tmp_path) is None
+    assert saving.load_newest(tmp_path) is None
 
 
 def test_a_manifest_nested_without_end_is_passed_over(tmp_path: Path) -> None:
-    state.save(tmp_path, 1, {"a": 1}, keep=2)
+    files.save(tmp_path, 1, {"a": 1}, keep=2)
     (tmp_path / "step-00000001" / "MANIFEST.json").write_text("[" * 100_000)
-    assert state.load_newest(tmp_path) is None
+    assert saving.load_newest(tmp_path) is None
 
 
 def test_states_of_the_first_release_are_read(tmp_path: Path) -> None:
-    path = state.save(tmp_path, 7, {"a": 1}, keep=2)
-    old = {"step": 7, **state.flushed(path / "state.pt")}
+    path = files.save(tmp_path, 7, {"a": 1}, keep=2)
+    old = {"step": 7, **files.flushed(path / "state.pt")}
     (path / "MANIFEST.json").write_text(json.dumps(old))
-    assert state.load_newest(tmp_path) == {"a": 1}
+    assert saving.load_newest(tmp_path) == {"a": 1}
     (path / "MANIFEST.json").write_text(json.dumps(old | {"size": 1}))
-    assert state.load_newest(tmp_path) is None
+    assert saving.load_newest(tmp_path) is None
 
 
 KINDS = {"whole": Machine(save_beside=True), "sharded": Machine(save_beside=True, state="sharded")}
@@ -191,7 +191,7 @@ def test_a_save_beside_keeps_what_was_there_when_it_began(tmp_path: Path, kind: 
             changing["training"]["objective"]["weights"].fill_(-1.0)  # the next update
             changing["training"]["optimizer"]["state"][0]["exp_avg"].zero_()
     assert_equal(newest(tmp_path), held(3))
-    assert len(state.states(tmp_path)) == 2
+    assert len(files.states(tmp_path)) == 2
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -201,7 +201,7 @@ def test_a_save_beside_that_failed_is_told_at_the_next_and_at_the_end(
     with Saver(tmp_path, KINDS[kind]) as saver:
         saver.save(1, held(1))
         saver.wait()
-        monkeypatch.setattr(state, "published", full)
+        monkeypatch.setattr(files, "published", full)
         saver.save(2, held(2))
         with pytest.raises(NotSaved, match=r"state of step 2 .* No space left on device; .* from 'step-00000001'"):
             saver.save(3, held(3))
@@ -231,4 +231,4 @@ def test_a_copy_shares_nothing() -> None:
 
 def test_a_file_that_is_not_its_manifest_says_so(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="describes no state"):
-        pieces.Reader(tmp_path, {"step": 1, "files": {}, "tensors": {"a": {}}})
+        _storage.Reader(tmp_path, {"step": 1, "files": {}, "tensors": {"a": {}}})

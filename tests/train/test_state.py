@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from vitkit import atomic
-from vitkit.train import state
+from vitkit.train.checkpointing import files, saving
 
 
 def content(step: int) -> dict[str, Any]:
@@ -16,11 +16,11 @@ def content(step: int) -> dict[str, Any]:
 
 
 def test_the_newest_is_loaded_and_the_oldest_go(tmp_path: Path) -> None:
-    assert state.load_newest(tmp_path / "none") is None
+    assert saving.load_newest(tmp_path / "none") is None
     for step in (1, 2, 10):
-        state.save(tmp_path, step, content(step), keep=2)
-    assert [path.name for path in state.states(tmp_path)] == ["step-00000002", "step-00000010"]
-    loaded = state.load_newest(tmp_path)
+        files.save(tmp_path, step, content(step), keep=2)
+    assert [path.name for path in files.states(tmp_path)] == ["step-00000002", "step-00000010"]
+    loaded = saving.load_newest(tmp_path)
     assert loaded is not None
     assert loaded["step"] == 10
     assert torch.equal(loaded["weights"], content(10)["weights"])
@@ -28,18 +28,18 @@ def test_the_newest_is_loaded_and_the_oldest_go(tmp_path: Path) -> None:
 
 
 def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
-    state.save(tmp_path, 3, content(3), keep=2)
-    state.save(tmp_path, 3, content(4), keep=2)
-    loaded = state.load_newest(tmp_path)
+    files.save(tmp_path, 3, content(3), keep=2)
+    files.save(tmp_path, 3, content(4), keep=2)
+    loaded = saving.load_newest(tmp_path)
     assert loaded is not None
     assert loaded["step"] == 4
-    assert len(state.states(tmp_path)) == 1
+    assert len(files.states(tmp_path)) == 1
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "no manifest", "no state", "bad manifest", "empty"])
 def test_a_damaged_state_is_passed_over(tmp_path: Path, damage: str) -> None:
-    state.save(tmp_path, 1, content(1), keep=2)
-    path = state.save(tmp_path, 2, content(2), keep=2)
+    files.save(tmp_path, 1, content(1), keep=2)
+    path = files.save(tmp_path, 2, content(2), keep=2)
     file, manifest = path / "state.pt", path / "MANIFEST.json"
     if damage == "flip":
         data = bytearray(file.read_bytes())
@@ -56,7 +56,7 @@ def test_a_damaged_state_is_passed_over(tmp_path: Path, damage: str) -> None:
     else:
         file.unlink()
         manifest.unlink()
-    loaded = state.load_newest(tmp_path)
+    loaded = saving.load_newest(tmp_path)
     assert loaded is not None
     assert loaded["step"] == 1
 
@@ -81,28 +81,28 @@ def test_a_kill_at_any_call_to_the_disk_leaves_a_whole_state(tmp_path: Path, mon
 
         return call
 
-    state.save(tmp_path, 1, content(1), keep=2)
+    files.save(tmp_path, 1, content(1), keep=2)
     for owner, name in operations:
         monkeypatch.setattr(owner, name, counted(getattr(owner, name)))
-    state.save(tmp_path, 2, content(2), keep=2)
+    files.save(tmp_path, 2, content(2), keep=2)
     total, newest = seen, 2
     assert total > 8
     for stop in range(total):
         seen, limit = 0, stop
         with pytest.raises(Killed):
-            state.save(tmp_path, newest + 1, content(newest + 1), keep=2)
+            files.save(tmp_path, newest + 1, content(newest + 1), keep=2)
         limit = 10**9
-        loaded = state.load_newest(tmp_path)
+        loaded = saving.load_newest(tmp_path)
         assert loaded is not None
         assert loaded["step"] in (newest, newest + 1)
         assert loaded["weights"].unique().tolist() == [float(loaded["step"])]
         newest = loaded["step"]
-    state.save(tmp_path, newest + 1, content(newest + 1), keep=2)
+    files.save(tmp_path, newest + 1, content(newest + 1), keep=2)
     assert [path.name[:5] for path in tmp_path.iterdir()] == ["step-", "step-"]
 
 
 def test_a_full_disk_leaves_the_state_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    state.save(tmp_path, 1, content(1), keep=2)
+    files.save(tmp_path, 1, content(1), keep=2)
 
     def full(value: object, file: BinaryIO) -> None:
         file.write(b"half")
@@ -110,15 +110,15 @@ def test_a_full_disk_leaves_the_state_before(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(OSError, match="No space left"):
-        state.save(tmp_path, 2, content(2), keep=2)
-    loaded = state.load_newest(tmp_path)
+        files.save(tmp_path, 2, content(2), keep=2)
+    loaded = saving.load_newest(tmp_path)
     assert loaded is not None
     assert loaded["step"] == 1
 
 
 def test_one_state_is_not_enough(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="keep is 1; it must be at least 2"):
-        state.save(tmp_path, 1, content(1), keep=1)
+        files.save(tmp_path, 1, content(1), keep=1)
 
 
 def test_a_file_is_whole_or_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

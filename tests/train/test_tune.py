@@ -11,9 +11,9 @@ import vitkit
 from vitkit import checkpoints, models
 from vitkit.data.processor import Processor
 from vitkit.models import vit
-from vitkit.train import Run, start, train, tune
-from vitkit.train.begin import begin, judged
-from vitkit.train.tune import Tune
+from vitkit.train import Run, setup, train, tuning
+from vitkit.train.setup import begin, judged
+from vitkit.train.tuning import Tune
 
 
 def model() -> models.Backbone:
@@ -29,21 +29,21 @@ def learning(backbone: nn.Module) -> set[str]:
 
 def test_patterns_say_what_learns() -> None:
     probe = model()
-    tune.apply(Tune(only=("head.*",)), probe)
+    tuning.apply(Tune(only=("head.*",)), probe)
     assert learning(probe) == {"head.weight", "head.bias"}
     part = model()
-    tune.apply(Tune(freeze=("patch_embed.*", "pos_embed", "cls_token", "blocks.0.*")), part)
+    tuning.apply(Tune(freeze=("patch_embed.*", "pos_embed", "cls_token", "blocks.0.*")), part)
     assert learning(part) == {name for name in learning(model()) if name.startswith(("blocks.1.", "norm.", "head."))}
     with pytest.raises(ValueError, match=r"'blocks\.7\.\*' matches none of the model's parameters, such as cls_token"):
-        tune.apply(Tune(freeze=("blocks.7.*",)), model())
+        tuning.apply(Tune(freeze=("blocks.7.*",)), model())
     with pytest.raises(ValueError, match="nothing learns"):
-        tune.apply(Tune(freeze=("*",)), model())
+        tuning.apply(Tune(freeze=("*",)), model())
 
 
 def test_low_rank_changes_are_nothing_at_first_and_weights_in_the_end() -> None:
     images, plain = torch.randn(2, 3, 32, 32), model()
     changed = model()
-    tune.apply(Tune(lora_rank=3, lora_scale=0.5), changed)
+    tuning.apply(Tune(lora_rank=3, lora_scale=0.5), changed)
     with torch.no_grad():
         assert torch.equal(changed(images), plain(images))
     thin = {name for name in learning(changed) if not name.startswith("head.")}
@@ -59,7 +59,7 @@ def test_low_rank_changes_are_nothing_at_first_and_weights_in_the_end() -> None:
     with torch.no_grad():
         before = changed(images)
     assert not torch.allclose(before, plain(images))
-    plain.load_state_dict(tune.merged(changed.state_dict(), Tune(lora_rank=3, lora_scale=0.5)))
+    plain.load_state_dict(tuning.merged(changed.state_dict(), Tune(lora_rank=3, lora_scale=0.5)))
     with torch.no_grad():
         assert torch.equal(plain(images), before)
     for name, value in expected.items():
@@ -68,12 +68,12 @@ def test_low_rank_changes_are_nothing_at_first_and_weights_in_the_end() -> None:
 
 def test_a_lora_run_saves_a_plain_model_and_leaves_the_rest(small_run: Callable[..., Run], tmp_path: Path) -> None:
     run = small_run(tune__lora_rank=2, average=0.5, keep="last")
-    fresh = start.backbone(run).state_dict()
+    fresh = setup.initial_model(run).state_dict()
     train(run, tmp_path / "run")
     saved = vitkit.load(tmp_path / "run" / "best").model.state_dict()
     assert saved.keys() == fresh.keys()
     torch.manual_seed(run.seed)
-    first = start.backbone(run).state_dict()
+    first = setup.initial_model(run).state_dict()
     moved = {name for name, value in saved.items() if not torch.equal(value, first[name])}
     assert moved == {
         *(f"blocks.{index}.attn.{part}.weight" for index in (0, 1) for part in ("qkv", "proj")),
@@ -100,7 +100,7 @@ def test_a_run_starts_from_a_checkpoint_with_a_zero_head(small_run: Callable[...
     )
     changes = {f"model__{name}": getattr(vit.TINY, name) for name in ("width", "depth", "mlp_width", "num_heads")}
     run = small_run(**changes, model__patch_size=[8, 8], model__image_size=[16, 16], start=str(tmp_path / "c"))
-    built, given = start.backbone(run), model()
+    built, given = setup.initial_model(run), model()
     assert not built.head.weight.any()  # type: ignore[union-attr]
     assert built.head.weight.shape == (10, 32)  # type: ignore[union-attr]
     assert built.pos_embed.shape == (1, 5, 32)  # type: ignore[union-attr]
@@ -111,4 +111,4 @@ def test_a_run_starts_from_a_checkpoint_with_a_zero_head(small_run: Callable[...
     with pytest.raises(
         ValueError, match=r"of another architecture than the run: 'blocks\.0\.mlp\.fc1\.bias' is \(64,\)"
     ):
-        start.backbone(other)
+        setup.initial_model(other)

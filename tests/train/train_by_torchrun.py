@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from vitkit.data.digits import Digits
+from vitkit.data.sources.digits import Digits
 from vitkit.train import launch, train
 from vitkit.train.run import from_json
 

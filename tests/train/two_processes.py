@@ -81,7 +81,7 @@ def work(path: str) -> None:
     """One process's part of all jobs."""
     import torch
 
-    from vitkit.data.digits import Digits
+    from vitkit.data.sources.digits import Digits
 
     torch.set_num_threads(1)
     Digits.__len__ = lambda self: 240  # as in the tests of this folder
@@ -96,7 +96,7 @@ def work(path: str) -> None:
 def do(run: Run, folder: Path, trouble: str, step: int) -> End:
     """One job in this process."""
     from vitkit.train import Interrupted, TrainingStopped, launch, train
-    from vitkit.train.saving import NotSaved
+    from vitkit.train.checkpointing.saving import NotSaved
 
     told, error, keys = 0.0, "", []
     loaded, stepped = launch.training_batches, launch.Events.step

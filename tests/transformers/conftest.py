@@ -7,6 +7,7 @@ from types import ModuleType
 
 import pytest
 import torch
+from oracles import oracle
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -32,7 +33,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def theirs() -> ModuleType:
-    transformers = pytest.importorskip("transformers", reason="the oracle: pip install transformers")
+    transformers = oracle("transformers")
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     return transformers

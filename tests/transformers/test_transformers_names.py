@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from oracles import oracle
 from torch import nn
 
 from vitkit import ViTConfig, ViTForImageClassification, ViTModel
@@ -143,7 +144,7 @@ TARGETS = [["query", "value"], ["q_proj", "v_proj"], "all-linear", r".*encoder\.
 
 @pytest.mark.parametrize("targets", TARGETS, ids=str)
 def test_lora_attaches_by_either_family(model: ViTForImageClassification, targets: Any, tmp_path: Path) -> None:
-    peft = pytest.importorskip("peft", reason="pip install peft")
+    peft = oracle("peft")
     before = model(IMAGES).logits
     config = peft.LoraConfig(r=2, target_modules=targets, modules_to_save=["classifier"], init_lora_weights=False)
     base = copy.deepcopy(model)
@@ -176,7 +177,7 @@ def test_lora_attaches_by_either_family(model: ViTForImageClassification, target
 def test_a_lora_of_transformers_opens_here_and_ours_there(
     theirs: ModuleType, model: ViTForImageClassification, tmp_path: Path
 ) -> None:
-    peft = pytest.importorskip("peft", reason="pip install peft")
+    peft = oracle("peft")
     model.save_pretrained(tmp_path / "base")
     reference = theirs.ViTForImageClassification.from_pretrained(tmp_path / "base").eval()
     config = peft.LoraConfig(r=2, target_modules=["q_proj", "fc1"], init_lora_weights=False)

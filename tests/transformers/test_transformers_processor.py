@@ -123,7 +123,7 @@ def test_floats_of_0_to_1_are_recognised(theirs: ModuleType) -> None:
     np.testing.assert_allclose(exact[0], floats.transpose(2, 0, 1) * 2 - 1, atol=1e-6)
     unrounded = values(theirs.ViTImageProcessorPil(do_resize=False, do_rescale=False)(floats, return_tensors="np"))
     assert np.array_equal(values(ours(floats, do_resize=False, do_rescale=False)), unrounded)
-    with pytest.raises(ValueError, match="give the picture before it is normalised"):
+    with pytest.raises(ValueError, match="pass the image before it is normalised"):
         ours(floats * 4 - 2)
 
 

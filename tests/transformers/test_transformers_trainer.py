@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from oracles import oracle
 from PIL import Image
 from torch.utils.data import Dataset
 
@@ -47,7 +48,7 @@ class Hidden(Colours):
 
 
 def arguments(theirs: ModuleType, folder: Path, **settings: Any) -> Any:
-    pytest.importorskip("accelerate", reason="transformers.Trainer needs it: pip install accelerate")
+    oracle("accelerate")
     return theirs.TrainingArguments(
         str(folder),
         **{
@@ -133,6 +134,7 @@ def test_it_trains_as_theirs_does(theirs: ModuleType, tmp_path: Path) -> None:
         torch.testing.assert_close(parameter, dict(reference.named_parameters())[name], atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_it_trains_masked_image_modelling(theirs: ModuleType, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = ViTForMaskedImageModeling(ViTConfig(**SMALL))

@@ -44,7 +44,8 @@ class Plan:
     """How it is measured: `rounds` that count after `warm_up` that do not, each of at least `seconds`.
 
     Before each round all sleep for `pause` seconds: threads that wait by spinning have then stopped. A contender that
-    needs longer than `patience` seconds for its preparation has failed.
+    needs longer than `patience` seconds for its preparation has failed. `preparing` contenders are prepared at the same
+    time: more than one saves time where there are cores for it (compiling), and disturbs autotuning.
     """
 
     rounds: int = 8
@@ -52,12 +53,14 @@ class Plan:
     warm_up: int = 2
     pause: float = 0.25
     patience: float = 900.0
+    preparing: int = 1
 
     def __post_init__(self) -> None:
         """Refuses what measures nothing."""
-        if self.rounds < 1:
-            raise ValueError(f"rounds is {self.rounds}; it must be at least 1")
-        for name in ("seconds", "warm_up", "pause"):
+        for name in ("rounds", "preparing"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("seconds", "warm_up", "pause", "patience"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0")
 

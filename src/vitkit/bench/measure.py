@@ -2,6 +2,7 @@
 
 import datetime
 import shlex
+import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,11 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from vitkit.bench import Contender, Job, Options, Plan, figures, jpegs, machine, peers
+from vitkit.bench import Contender, Job, Options, Plan, _inputs, figures, machine, peers
 from vitkit.bench.figures import Row
 from vitkit.bench.kinds import kind
-from vitkit.bench.process import Failed, Worker, environment
-from vitkit.bench.race import Lap, race
+from vitkit.bench.race import Failed, Lap, Worker, environment, race
 
 
 @dataclass(kw_only=True)
@@ -68,6 +68,10 @@ def measure(
 
     Raises ValueError with the nearest names for an unknown kind, model, peer or precision, before anything is run.
     """
+    if sys.platform == "win32":
+        raise ValueError(
+            "bench runs on Linux and macOS: Windows cannot wait for the worker processes with a time limit"
+        )
     module = kind(options.kind)
     jobs = module.jobs(options)
     contenders = peers.contenders(options.kind, jobs[0].device, options.peers, options.precisions)
@@ -201,8 +205,8 @@ def _photos(options: Options, module: ModuleType, folder: Path) -> tuple[str, ..
     if not module.NEEDS_PHOTOS:
         return ()
     if options.photos is None:
-        return jpegs.write(folder / "photos", module.NEEDS_PHOTOS)
-    from vitkit.predict import expand
+        return _inputs.write_jpegs(folder / "photos", module.NEEDS_PHOTOS)
+    from vitkit.inference import expand
 
     names = list(expand([options.photos]))[: module.NEEDS_PHOTOS]
     absent = [name for name in names if not Path(name).is_file()]
@@ -215,10 +219,10 @@ def _filled(job: Job, module: ModuleType, folder: Path, photos: tuple[str, ...])
     """The job with its weights and photos written, and what stands against which layout of the weights."""
     if not module.NEEDS_WEIGHTS:
         return replace(job, photos=photos), {}
-    from vitkit.bench import weights
+    from vitkit.bench import _inputs
 
     home = folder / "models" / "".join(letter if letter.isalnum() else "-" for letter in job.model)
-    config, shape, obstacles = weights.write(job.model, home)
+    config, shape, obstacles = _inputs.write_weights(job.model, home)
     rows, columns = config.image_size
     filled = replace(
         job, folder=str(home), image_size=(rows, columns), classes=config.num_classes, shape=shape, photos=photos

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vitkit.bench import Contender, Job, Prepared
-from vitkit.engine.machine import can_pack
+from vitkit.inference.engine.machine import can_pack
 
 PRODUCTS = ("float32", "bfloat16", "float16", "int8", "float8")
 COPY = "copy"
@@ -103,7 +103,7 @@ def _linear(rows: int, inner: int, columns: int, device: torch.device, dtype: to
 
 
 def _float8(rows: int, inner: int, columns: int, device: torch.device) -> Callable[[], Tensor]:
-    from vitkit.engine.float8 import multiplied, rounded
+    from vitkit.inference.engine.dense import multiplied, rounded
 
     x, weight, _ = _operands(rows, inner, columns, device, torch.bfloat16)
     left, right = rounded(x), rounded(weight)

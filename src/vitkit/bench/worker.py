@@ -7,7 +7,6 @@ prints goes to standard error. An error is an answer, and the process then ends.
 
 import json
 import os
-import resource
 import signal
 import sys
 import time
@@ -16,6 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from vitkit import memory
 from vitkit.bench import Contender, Job, Prepared
 
 
@@ -96,8 +96,7 @@ def peak_memory() -> int:
         status = Path("/proc/self/status").read_text()
         return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:"))
     except (OSError, StopIteration):
-        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return most if sys.platform == "darwin" else most * 1024
+        return memory.peak()
 
 
 def sentence(error: BaseException) -> str:

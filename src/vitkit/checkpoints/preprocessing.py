@@ -1,15 +1,15 @@
-"""Preprocessing for files that hold none: what each lineage of weights was evaluated with."""
+"""Default preprocessing of each project, for checkpoints that do not store it."""
 
 from collections.abc import Callable
 from dataclasses import replace
 
-from vitkit.checkpoints.errors import CheckpointError
+from vitkit.checkpoints.checkpoint import CheckpointError
 from vitkit.data.processor import HALF, IMAGENET_MEAN, IMAGENET_STD, Processor
 from vitkit.models.vit import Config
 
 
 def stated(read: Callable[[], Processor], where: str) -> Processor:
-    """What `read` makes of a file's words; CheckpointError that names the file where they make no sense."""
+    """Calls `read` to parse a stored processor; CheckpointError for invalid values."""
     try:
         return read()
     except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
@@ -17,31 +17,37 @@ def stated(read: Callable[[], Processor], where: str) -> Processor:
 
 
 def google(config: Config) -> Processor:
-    """Squashed to size, -1..1 (vision_transformer's input pipeline)."""
+    """Squashes to size, scales to -1..1 (input pipeline of google-research/vision_transformer)."""
     return fitted(Processor.squash(config.image_size), config)
 
 
 def big_vision(config: Config) -> Processor:
-    """Short side 8/7 of the size by area averaging, centre crop, -1..1; SigLIP, which has a MAP head, squashed."""
+    """Area resize of the short side to 8/7 of the size, center crop, scaled to -1..1.
+
+    SigLIP models, which have a MAP head, squash images instead.
+    """
     if config.pool == "map":
         return google(config)
     return fitted(Processor.crop(config.image_size, 7 / 8, interpolation="box"), config)
 
 
 def meta(config: Config, crop_fraction: float = 7 / 8) -> Processor:
-    """Short side 8/7 of the size (DeiT III: the size itself) bicubic, centre crop, ImageNet statistics."""
+    """Bicubic resize of the short side to size / crop_fraction, crop, ImageNet statistics."""
     return fitted(Processor.crop(config.image_size, crop_fraction, mean=IMAGENET_MEAN, std=IMAGENET_STD), config)
 
 
 def torchvision(config: Config) -> Processor:
-    """256 bilinear and crop 224, or, for the larger sizes of SWAG, bicubic to the size itself; ImageNet statistics."""
+    """Bilinear resize to 256 and crop 224, ImageNet statistics.
+
+    The larger SWAG models use a bicubic resize to their size.
+    """
     native = config.image_size == (224, 224)
     processor = meta(config, 7 / 8 if native else 1.0)
     return replace(processor, interpolation="bilinear") if native else processor
 
 
 def fitted(processor: Processor, config: Config) -> Processor:
-    """The processor as published weights were evaluated: no colour management; grey pictures for a single channel."""
+    """Disables color management, as in published evaluations; converts to grayscale if needed."""
     processor = replace(processor, profile="ignore")
     if config.channels == 1 and processor.channels == 3:
         return replace(processor, mean=HALF[:1], std=HALF[:1], fill=(0,))
@@ -49,14 +55,14 @@ def fitted(processor: Processor, config: Config) -> Processor:
 
 
 def resized(processor: Processor, size: tuple[int, int]) -> Processor:
-    """The same processing for another size, the share of the picture that is cropped kept."""
+    """Returns the processor for another size with the same crop fraction."""
     to = processor.resize_to
     if to is None or to == processor.size:
         return replace(processor, size=size, resize_to=None)
     if isinstance(to, int):
-        share = to / min(processor.size)
+        ratio = to / min(processor.size)
         if size[0] == size[1]:
-            return replace(processor, size=size, resize_to=int(min(size) * share))
-        return replace(processor, size=size, resize_to=(int(size[0] * share), int(size[1] * share)))
-    shares = to[0] / processor.size[0], to[1] / processor.size[1]
-    return replace(processor, size=size, resize_to=(int(size[0] * shares[0]), int(size[1] * shares[1])))
+            return replace(processor, size=size, resize_to=int(min(size) * ratio))
+        return replace(processor, size=size, resize_to=(int(size[0] * ratio), int(size[1] * ratio)))
+    ratios = to[0] / processor.size[0], to[1] / processor.size[1]
+    return replace(processor, size=size, resize_to=(int(size[0] * ratios[0]), int(size[1] * ratios[1])))

@@ -1,8 +1,8 @@
-"""Two-way key tables: patterns of our names, patterns of theirs, and a transform with its inverse.
+"""Two-way tables of tensor names between vitkit and a format, with transforms of the values.
 
-One table a format and family says everything about names and layouts; this module alone interprets it, for reading and
-for writing. In patterns `{i}` and `{j}` are numbers, `{i+1}` and `{j+1}` the same counted from 1 (`{j+1:02}`: in two
-digits), `{leaf}` is `weight` or `bias`, and `{name}` any name.
+Each format and family has one table, used for reading and writing. In patterns, `{i}` and `{j}` are numbers, `{i+1}`
+and `{j+1}` the same numbers counted from 1 (`{j+1:02}`: with two digits), `{leaf}` is `weight` or `bias`, and `{name}`
+is any name.
 """
 
 import re
@@ -14,10 +14,10 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from vitkit.checkpoints.errors import CheckpointError, listing
+from vitkit.checkpoints.checkpoint import CheckpointError, listing
 from vitkit.checkpoints.tensors import Shape, Tensors
 
-# Numbers are short: a name of a thousand digits is nobody's layer.
+# Numbers have at most five digits, which bounds the cost of matching untrusted names.
 PLACEHOLDERS = {
     "{i}": r"(?P<i>0|[1-9]\d{0,4})",
     "{j}": r"(?P<j>0|[1-9]\d{0,4})",
@@ -31,7 +31,7 @@ PLACEHOLDERS = {
 
 @dataclass(frozen=True)
 class Transform:
-    """Their tensors to ours (`load`), and ours to theirs (`save`, which is told the number of heads)."""
+    """Converts a format's tensors to vitkit's (`load`) and back (`save(tensor, num_heads)`)."""
 
     load: Callable[[Sequence[Tensor]], Tensor]
     save: Callable[[Tensor, int], Sequence[Tensor]]
@@ -39,13 +39,13 @@ class Transform:
 
 SAME = Transform(lambda parts: parts[0], lambda ours, heads: [ours])
 TRANSPOSED = Transform(lambda parts: parts[0].t(), lambda ours, heads: [ours.t()])
-# A JAX convolution is stored as rows, columns, in, out.
+# JAX stores convolution kernels as (height, width, in, out).
 CONVOLUTION = Transform(
     lambda parts: rearrange(parts[0], "r c i o -> o i r c"), lambda ours, heads: [rearrange(ours, "o i r c -> r c i o")]
 )
-# Query, key and value (or key and value) in one matrix, one below the other.
+# Query, key and value concatenated along the output axis.
 FUSED3 = Transform(lambda parts: torch.cat(list(parts)), lambda ours, heads: ours.chunk(3))
-# JAX attention keeps the head axis: kernels (d, h, k) for the input projections, (h, k, d) for the output one.
+# JAX attention has a head axis: kernels (d, h, k) for the input projections, (h, k, d) for the output projection.
 _IN = "d h k -> (h k) d"
 _SPLIT = "(h k) d -> d h k"
 
@@ -59,12 +59,12 @@ def _load_head_biases(parts: Sequence[Tensor]) -> Tensor:
 
 
 def heads_in(parts: int) -> Transform:
-    """JAX input projections of attention, `parts` of them fused in ours."""
+    """Transform for JAX attention input projections, `parts` of which are fused in vitkit."""
     return Transform(_load_heads, lambda ours, heads: [rearrange(each, _SPLIT, h=heads) for each in ours.chunk(parts)])
 
 
 def head_biases(parts: int) -> Transform:
-    """The biases that go with `heads_in`."""
+    """Transform for the biases of `heads_in`."""
     return Transform(
         _load_head_biases,
         lambda ours, heads: [rearrange(each, "(h k) -> h k", h=heads) for each in ours.chunk(parts)],
@@ -79,7 +79,7 @@ HEADS_OUT = Transform(
 
 @dataclass(frozen=True)
 class Rule:
-    """One line of a table: our pattern, their patterns, and what happens to the values."""
+    """One row of a table: vitkit's name pattern, the format's patterns, and a transform."""
 
     ours: str
     theirs: tuple[str, ...]
@@ -87,22 +87,22 @@ class Rule:
 
     @cached_property
     def our_regex(self) -> re.Pattern[str]:
-        """Matches our names."""
+        """Regex for vitkit's names."""
         return _regex(self.ours)
 
     @cached_property
     def their_regexes(self) -> tuple[re.Pattern[str], ...]:
-        """Match their names, part by part."""
+        """Regexes for the format's names, one per part."""
         return tuple(map(_regex, self.theirs))
 
     def names(self, match: re.Match[str]) -> list[str]:
-        """Their names for the numbers and leaves of a match."""
+        """Returns the format's names with the placeholders filled from a match."""
         return [_filled(pattern, match) for pattern in self.theirs]
 
 
 @dataclass(frozen=True)
 class Step:
-    """One tensor of ours and where it comes from."""
+    """A vitkit tensor, the format's tensors that it is made of, and the transform."""
 
     ours: str
     theirs: list[str]
@@ -111,23 +111,23 @@ class Step:
 
 @dataclass(frozen=True)
 class Table:
-    """The rules of one format for one family."""
+    """The rules of one format for one model family."""
 
     rules: tuple[Rule, ...]
 
-    def knows(self, name: str) -> bool:
-        """Whether a name of theirs has a line here."""
+    def matches(self, name: str) -> bool:
+        """Returns whether a rule matches this name of the format."""
         return any(regex.fullmatch(name) for rule in self.rules for regex in rule.their_regexes)
 
     def step(self, ours: str) -> Step | None:
-        """Where a tensor of ours comes from or goes to; None where the format has no place for it."""
+        """Returns how a vitkit tensor maps to the format; None if the format has no name for it."""
         for rule in self.rules:
             if match := rule.our_regex.fullmatch(ours):
                 return Step(ours, rule.names(match), rule.transform)
         return None
 
     def shapes(self, tensors: Tensors) -> dict[str, Shape]:
-        """The shapes of those tensors of ours that the file has whole, worked out without reading a value."""
+        """Returns the shapes of vitkit tensors whose parts are all in the file; reads no values."""
         shapes: dict[str, Shape] = {}
         for rule in self.rules:
             for name in tensors.infos:
@@ -140,14 +140,14 @@ class Table:
         return shapes
 
     def plan(self, expected: Mapping[str, Shape], tensors: Tensors, num_heads: int) -> list[Step]:
-        """How each tensor of ours is made, all names and shapes checked.
+        """Returns one step per vitkit tensor after validating all names, shapes and dtypes.
 
-        Raises CheckpointError that lists every tensor that is missing, unknown, of another shape or not of numbers.
+        Raises CheckpointError that lists every tensor that is missing, unknown, of another shape or not floating-point.
         """
         steps = [self.step(name) for name in expected]
-        homeless = [name for name, step in zip(expected, steps, strict=True) if step is None]
-        if homeless:
-            raise CheckpointError(f"this format has no place for {listing(homeless)}")
+        unmapped = [name for name, step in zip(expected, steps, strict=True) if step is None]
+        if unmapped:
+            raise CheckpointError(f"this format has no tensor name for {listing(unmapped)}")
         plan = [step for step in steps if step is not None]
         wanted = {
             name: tuple(shape)
@@ -160,12 +160,12 @@ class Table:
         return plan
 
     def saved(self, state: Mapping[str, Tensor], num_heads: int) -> dict[str, Tensor]:
-        """Our tensors under their names and in their layout; CheckpointError where the format has no place for one."""
+        """Converts a state dict to the format; CheckpointError if it has no name for a tensor."""
         result: dict[str, Tensor] = {}
         for name, tensor in state.items():
             step = self.step(name)
             if step is None:
-                raise CheckpointError(f"this format has no place for {name}")
+                raise CheckpointError(f"this format has no tensor name for {name}")
             parts = step.transform.save(tensor.detach(), num_heads)
             result.update(zip(step.theirs, (part.contiguous() for part in parts), strict=True))
         return result
@@ -179,7 +179,7 @@ def _regex(pattern: str) -> re.Pattern[str]:
 
 
 def _filled(pattern: str, match: re.Match[str]) -> str:
-    """The pattern with what another one matched in its places."""
+    """Fills the placeholders of a pattern from a match of another pattern."""
     groups = match.groupdict()
     for letter in "ij":
         if f"{letter}_from_1" in groups:
@@ -194,7 +194,7 @@ def _loaded_shape(transform: Transform, shapes: list[Shape]) -> Shape | None:
     try:
         return tuple(transform.load([torch.empty(shape, device="meta") for shape in shapes]).shape)
     except (RuntimeError, ValueError):
-        return None  # not of the form the transform takes: `plan` says so, with both shapes
+        return None  # wrong shape for the transform; `plan` reports it with both shapes
 
 
 def _saved_shapes(step: Step, shape: Shape, num_heads: int) -> list[Shape]:
@@ -207,12 +207,10 @@ def _problems(wanted: Mapping[str, Shape], tensors: Tensors) -> Iterable[str]:
     if extra := [name for name in tensors.infos if name not in wanted]:
         yield f"{_count(extra)} unknown: {listing(extra)}"
     present = [(name, shape, tensors.infos[name]) for name, shape in wanted.items() if name in tensors.infos]
-    if other := [
-        f"{name} is {info.shape}, the model takes {shape}" for name, shape, info in present if info.shape != shape
-    ]:
+    if other := [f"{name} is {info.shape}, expected {shape}" for name, shape, info in present if info.shape != shape]:
         yield f"{_count(other)} of another shape: {listing(other)}"
-    if whole := [f"{name} is {info.dtype}" for name, _, info in present if not info.dtype.is_floating_point]:
-        yield f"{_count(whole)} not of floating-point numbers: {listing(whole)}"
+    if integers := [f"{name} is {info.dtype}" for name, _, info in present if not info.dtype.is_floating_point]:
+        yield f"{_count(integers)} not floating-point: {listing(integers)}"
 
 
 def _count(names: list[str]) -> str:

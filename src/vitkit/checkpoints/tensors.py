@@ -1,18 +1,20 @@
-"""`Tensors`: what a weights file holds, as names, shapes and types that are known before any value is read."""
+"""`Tensors`: names, shapes and dtypes of a weights file, known before values are read."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, dtype
 
-from vitkit.checkpoints.errors import CheckpointError
+from vitkit.checkpoints.checkpoint import CheckpointError
 
 Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Info:
-    """What a header says of one tensor."""
+    """Shape and dtype of a tensor, from the file header."""
 
     shape: Shape
     dtype: dtype
@@ -20,26 +22,72 @@ class Info:
 
 @dataclass(frozen=True)
 class Tensors:
-    """Named tensors on disk; `read` fetches one by its name, and may fail with CheckpointError where the data lies."""
+    """Named tensors on disk; `read(name)` loads one, CheckpointError if the data is invalid."""
 
     infos: Mapping[str, Info]
     read: Callable[[str], Tensor]
 
-    def under(self, names: Mapping[str, str]) -> "Tensors":
-        """The same tensors under other names: `names` maps new to old; those not named are left out."""
+    def select(self, names: Mapping[str, str]) -> "Tensors":
+        """Selects and renames tensors; `names` maps new names to old ones."""
         return Tensors({new: self.infos[old] for new, old in names.items()}, lambda name: self.read(names[name]))
 
     def renamed(self, rename: Callable[[str], str]) -> "Tensors":
-        """Every tensor under the name `rename` gives; CheckpointError where two get the same."""
+        """Renames every tensor with `rename(name)`; CheckpointError if two get the same name."""
         names: dict[str, str] = {}
         for old in self.infos:
             new = rename(old)
             if new in names:
-                raise CheckpointError(f"{names[new]} and {old} are two names of one tensor")
+                raise CheckpointError(f"{names[new]} and {old} are names of the same tensor")
             names[new] = old
-        return self.under(names)
+        return self.select(names)
 
     def without(self, names: Iterable[str]) -> "Tensors":
-        """All but those."""
+        """Removes the tensors with these names."""
         left_out = set(names)
-        return self.under({name: name for name in self.infos if name not in left_out})
+        return self.select({name: name for name in self.infos if name not in left_out})
+
+
+def fuse_pairs(tensors: Tensors, first: str, second: str, to: str) -> Tensors:
+    """Concatenates pairs of tensors, such as gate and value of SwiGLU, along the first axis.
+
+    `first` is a pattern of names; `second` and `to` are replacements that give the name of the second tensor and of
+    the result. Tensors without a second one are not changed.
+    """
+    pairs: dict[str, tuple[str, str]] = {}
+    for name in tensors.infos:
+        match = re.fullmatch(first, name)
+        if match and match.expand(second) in tensors.infos:
+            pairs[match.expand(to)] = (name, match.expand(second))
+    used = {name for pair in pairs.values() for name in pair}
+    infos = {name: info for name, info in tensors.infos.items() if name not in used}
+    for name, parts in pairs.items():
+        above, below = (tensors.infos[part] for part in parts)
+        if above.shape[1:] == below.shape[1:] and above.shape and below.shape:
+            infos[name] = Info((above.shape[0] + below.shape[0], *above.shape[1:]), above.dtype)
+
+    def read(name: str) -> Tensor:
+        if name in pairs:
+            return torch.cat([tensors.read(part) for part in pairs[name]])
+        return tensors.read(name)
+
+    return Tensors(infos, read)
+
+
+def split_qkv_bias(tensors: Tensors, pattern: str, query: str, value: str) -> Tensors:
+    """Splits fused qkv biases that match `pattern` into query and value; drops the key bias."""
+    parts: dict[str, tuple[str, int]] = {}
+    for name, info in tensors.infos.items():
+        match = re.fullmatch(pattern, name)
+        if match and len(info.shape) == 1 and info.shape[0] % 3 == 0:
+            parts |= {match.expand(query): (name, 0), match.expand(value): (name, 2)}
+    used = {name for name, _ in parts.values()}
+    infos = {name: info for name, info in tensors.infos.items() if name not in used}
+    for name, (qkv, _) in parts.items():
+        infos[name] = Info((tensors.infos[qkv].shape[0] // 3,), tensors.infos[qkv].dtype)
+
+    def read(name: str) -> Tensor:
+        if name in parts:
+            return tensors.read(parts[name][0]).chunk(3)[parts[name][1]]
+        return tensors.read(name)
+
+    return Tensors(infos, read)

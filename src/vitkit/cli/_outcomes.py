@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from vitkit.images import sniff
-from vitkit.predict.inputs import expand
+from vitkit.inference.classifier import expand
 
 if TYPE_CHECKING:
-    from vitkit.predict import Classifier, Outcome
+    from vitkit.inference import Classifier, Outcome
 
 
 def settings(words: Sequence[str]) -> dict[str, str]:
@@ -54,7 +54,7 @@ def _is_text(data: bytes) -> bool:
 
 def load_model(model: str, revision: str | None, image_size: int | None, words: Sequence[str]) -> "Classifier":
     """Loads a checkpoint and prints on standard error what had to be guessed about it."""
-    from vitkit.predict import load
+    from vitkit.inference import load
 
     classifier = load(model, revision=revision, image_size=image_size, config=settings(words))
     for note in classifier.origin.notes if classifier.origin else ():

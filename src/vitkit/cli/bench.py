@@ -20,6 +20,8 @@ def bench(
     photos: str | None = None,
     rounds: int = 8,
     seconds: float = 2.0,
+    patience: float = 900.0,
+    prepare: int = 1,
     out: Path | None = None,
     json: bool = False,
 ) -> int:
@@ -41,6 +43,8 @@ def bench(
         photos: Folder of images for `photos`, `data` and `startup` (default: noise).
         rounds: Number of measured rounds, after two warm-up rounds.
         seconds: Minimum duration of a round in seconds.
+        patience: Seconds after which a candidate that is still loading or compiling has failed.
+        prepare: Candidates to prepare at the same time; more than one disturbs autotuning.
         out: Output folder for KIND_HARDWARE_DATE.md and .json.
         json: Print one JSON object instead of tables.
     """
@@ -49,7 +53,7 @@ def bench(
 
     words = {"models": model, "batches": batch, "precisions": precision, "peers": peers}
     options = options_of(kind, words, threads=threads, device=device, photos=photos)
-    plan = Plan(rounds=rounds, seconds=seconds)
+    plan = Plan(rounds=rounds, seconds=seconds, patience=patience, preparing=prepare)
     command = ["vitkit", *sys.argv[1:]]
     report = measure(options, plan, command, _status())
     if json:

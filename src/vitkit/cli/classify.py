@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import Positional, arg
 
 if TYPE_CHECKING:
-    from vitkit.predict import Outcome, Prediction
+    from vitkit.inference import Outcome, Prediction
 
 
 def classify(
@@ -53,7 +53,7 @@ def classify(
         allow_truncated: Accept truncated image files.
     """
     from vitkit.cli._outcomes import arguments_to_images, count_failures, load_model, shows_progress
-    from vitkit.predict import Predictor, top_predictions
+    from vitkit.inference import Predictor, top_predictions
 
     if json and csv:
         raise ValueError("choose one of --json and --csv")

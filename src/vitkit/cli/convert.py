@@ -37,8 +37,8 @@ def convert(
     from vitkit.cli._outcomes import settings
     from vitkit.config import nearest
 
-    if to not in checkpoints.formats():
-        raise ValueError(f"unknown format '{to}'{nearest(to, checkpoints.formats())}")
+    if to not in checkpoints.list_formats():
+        raise ValueError(f"unknown format '{to}'{nearest(to, checkpoints.list_formats())}")
     checkpoint = checkpoints.load(
         source, revision=revision, image_size=image_size, patch_size=patch_size, head=head, config=settings(set)
     )

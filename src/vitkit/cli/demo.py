@@ -14,4 +14,4 @@ def demo(*, out: Path = Path("runs/demo")) -> None:
     """
     from vitkit.recipes.digits import demo as run
 
-    run(out)
+    run(out, keep_memory=True)

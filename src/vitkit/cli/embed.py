@@ -8,7 +8,7 @@ from tyro.conf import Positional, arg
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from vitkit.predict import Outcome
+    from vitkit.inference import Outcome
 
 
 def embed(
@@ -49,7 +49,7 @@ def embed(
         set: Fields of the model config as NAME=VALUE, for what a file does not contain (pool=none).
     """
     from vitkit.cli._outcomes import arguments_to_images, count_failures, load_model, shows_progress
-    from vitkit.predict import Predictor
+    from vitkit.inference import Predictor
 
     if out is not None and out.suffix != ".npz":
         raise ValueError(f"--out writes .npz files, not '{out.name}'")

@@ -58,7 +58,7 @@ def evaluate(
     """
     from vitkit.cli._outcomes import settings
     from vitkit.evaluate import protocol
-    from vitkit.predict import Predictor, load
+    from vitkit.inference import Predictor, load
     from vitkit.report import evaluation as report
 
     classifier = load(model, revision=revision, config=settings(set))

@@ -51,8 +51,8 @@ def explain(
     """
     from vitkit import explain as explanations
     from vitkit.cli._outcomes import arguments_to_images
-    from vitkit.explain import subject
-    from vitkit.predict import Predictor, load
+    from vitkit.explain import _inputs
+    from vitkit.inference import Predictor, load
 
     for path, suffix in ((out, ".png"), (arrays, ".npz")):
         if path is not None and path.suffix.lower() != suffix:
@@ -69,7 +69,7 @@ def explain(
     sources = list(arguments_to_images(images)) if images else []
     classifier = load(model, revision=revision)
     placed = Predictor(classifier.model, classifier.processor, precision="float32", device=device)
-    shown = subject.read(placed.model, classifier.processor, sources, classifier.labels)
+    shown = _inputs.read(placed.model, classifier.processor, sources, classifier.labels)
     given = {name: value for name, value in options.items() if value is not None}
     explanation = explanations.explain(method, shown, **given)
     explanation.save(out)

@@ -33,13 +33,14 @@ def export(
         set: Fields of the model config as NAME=VALUE, for what a file does not contain (pool=none).
         overwrite: Overwrite an existing folder.
     """
-    from vitkit import checkpoints, export
+    from vitkit import checkpoints
     from vitkit.cli._outcomes import settings
+    from vitkit.inference import runtimes
 
     folder = out or Path(f"{Path(model.partition('@')[0]).stem}-{to}")
-    export.exporter(to)
+    runtimes.runtime(to)
     checkpoint = checkpoints.load(model, revision=revision, image_size=image_size, config=settings(set))
-    found = export.export(checkpoint, folder, to=to, precision=precision, overwrite=overwrite)
+    found = runtimes.export(checkpoint, folder, to=to, precision=precision, overwrite=overwrite)
     size = sum(path.stat().st_size for path in folder.iterdir())
     rows, columns = checkpoint.model.config.image_size
     print(

@@ -60,6 +60,7 @@ def finetune(
         part=part,
         seed=seed,
     )
-    result: Result = train(config.override(run, settings(set)), out, console=events.console())
+    run = config.override(run, settings(set))
+    result: Result = train(run, out, console=events.console(), keep_memory=True)
     if result.main:
         print(f"{out / 'best'}: {run.score} {result.score:.4f} at step {result.step}; see {out / 'report.html'}")

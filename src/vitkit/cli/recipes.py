@@ -15,13 +15,11 @@ def recipes(name: Annotated[Positional[str], arg(metavar="NAME")] = "", *, json:
         name: Only names that contain this text.
         json: Print one JSON object per line.
     """
-    import inspect
-
     from vitkit import recipes as book
     from vitkit.config import nearest
 
     known = book.recipes()
-    found = {each: inspect.getdoc(function) or "" for each, function in known.items() if name in each}
+    found = {each: entry.description for each, entry in known.items() if name in each}
     if not found:
         raise ValueError(f"no recipe name contains '{name}'{nearest(name, known)}")
     if json:

@@ -54,7 +54,7 @@ def train(
         fitted = twin.train(run, folder, report=lambda row: print(_row(row), flush=True))
         print(f"{folder / 'best'}: {_row(fitted.log[-1])}")
         return
-    result: Result = go(run, folder, console=events.console())
+    result: Result = go(run, folder, console=events.console(), keep_memory=True)
     if result.main:
         print(f"{folder / 'best'}: {run.score} {result.score:.4f} at step {result.step}; see {folder / 'report.html'}")
 

@@ -1,15 +1,12 @@
-"""Data: one file a source of labelled pictures (digits, folder, ...), and what stands between a source and a model.
+"""Datasets, preprocessing, augmentation and loading.
 
-A source is a file with a function `open_source(location) -> {split: Source}`, found by its file name: `digits`,
-`folder:photos/`, `csv:photos.csv`, `jsonl:photos.jsonl`, `parquet:photos/`, `webdataset:shards/`, `hub:owner/name`. It
-names the splits it was published with, or gives one split, `all`. `part:` is a part of another source, `vtab:` a task
-of VTAB-1k. Adding a source is one file.
-`processor` is the evaluation preprocessing that travels with the weights; `augment` with its parts (`crop`,
-`randaugment`, `photometric`, `erasing`, `mixing`), `presets` and `loader` serve training.
+A data source is a file of `sources/` with a function `open_source(location) -> {split: Source}`, selected by its file
+name: `digits`, `folder:images/`, `csv:images.csv`, `jsonl:images.jsonl`, `parquet:images/`, `webdataset:shards/`,
+`hub:owner/name`. It returns the published splits, or a single split named `all`. `part:` selects a subset of another
+source, `vtab:` a task of VTAB-1k. To add a source, add one file.
+`processor` is the evaluation preprocessing that is saved with the weights; `augment` and `loader` serve training.
 """
 
-import importlib
-import pkgutil
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,12 +17,14 @@ from PIL import Image
 
 from vitkit.config import nearest
 from vitkit.images import ImageError, Profile, open_image
+from vitkit.registry import Registry
 
 Label = int | tuple[int, ...]
+SOURCES = Registry(f"{__name__}.sources", "data source", needs=["open_source"])
 
 
-class Opening(TypedDict, total=False):
-    """How picture files are opened: a model's processor says what its weights have seen (`Processor`)."""
+class ReadOptions(TypedDict, total=False):
+    """Options of `images.open_image` that depend on the model's preprocessing (see `Processor`)."""
 
     profile: Profile
     background: tuple[int, int, int]
@@ -33,8 +32,11 @@ class Opening(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Example:
-    """One labelled picture: `image` upright, of mode RGB, any size; `label` a class or several; `key` its name in
-    messages.
+    """One labelled image.
+
+    image  upright, mode RGB, any size
+    label  class index, or a tuple of class indices
+    key    name of the image in messages
     """
 
     image: Image.Image
@@ -43,45 +45,45 @@ class Example:
 
 
 class Source(ABC):
-    """Labelled pictures by number: 0 to `len(source) - 1`, in an order that is the same on every machine and every run.
+    """Map-style dataset of labelled images, in an order that is the same on every machine and in every run.
 
-    `classes` are the names that labels count. Reading must be safe from several processes at once.
+    `classes` are the class names, indexed by label. Reading must be safe from several processes at once.
     """
 
     classes: tuple[str, ...]
 
     @abstractmethod
     def __len__(self) -> int:
-        """How many pictures there are."""
+        """Return the number of images."""
 
     @abstractmethod
-    def read(self, index: int, **opening: Unpack[Opening]) -> Example:
-        """The picture with its label; `ImageError` where it cannot be decoded. `opening` is for `images.open_image`."""
+    def read(self, index: int, **options: Unpack[ReadOptions]) -> Example:
+        """Return an image with its label. Raises `ImageError` if the image cannot be decoded."""
 
     @abstractmethod
     def label(self, index: int) -> Label:
-        """The label alone, without reading the picture."""
+        """Return the label without reading the image."""
 
 
 class EncodedSource(Source):
-    """A source of picture files: it says where each lies, and all are opened in one way."""
+    """Source of encoded image files, decoded by `images.open_image`."""
 
     @abstractmethod
     def encoded(self, index: int) -> tuple[bytes | Path, str]:
-        """The file of a picture, or its bytes, and its key."""
+        """Return the path or the bytes of an image file, and its key."""
 
-    def read(self, index: int, **opening: Unpack[Opening]) -> Example:
-        """The picture, decoded; `ImageError` that names it where that fails."""
+    def read(self, index: int, **options: Unpack[ReadOptions]) -> Example:
+        """Decode an image. Raises `ImageError` that names the image."""
         data, key = self.encoded(index)
         try:
-            image = open_image(data, **opening)
+            image = open_image(data, **options)
         except ImageError as error:
             raise ImageError(error.code, f"{key}: {error}") from None
         return Example(image=image, label=self.label(index), key=key)
 
 
 class Subset(Source):
-    """Some pictures of another source, in the order given."""
+    """Subset of a source at the given indices."""
 
     def __init__(self, source: Source, indices: np.ndarray):
         self.source = source
@@ -89,123 +91,120 @@ class Subset(Source):
         self.classes = source.classes
 
     def __len__(self) -> int:
-        """How many pictures there are."""
+        """Return the number of images."""
         return int(self.indices.shape[0])
 
-    def read(self, index: int, **opening: Unpack[Opening]) -> Example:
-        """As the source reads it."""
-        return self.source.read(int(self.indices[index]), **opening)
+    def read(self, index: int, **options: Unpack[ReadOptions]) -> Example:
+        """Return the example of the source."""
+        return self.source.read(int(self.indices[index]), **options)
 
     def label(self, index: int) -> Label:
-        """As the source gives it."""
+        """Return the label of the source."""
         return self.source.label(int(self.indices[index]))
 
 
 class Relabelled(Source):
-    """Another source with its labels counted by other classes, of which it need not have all.
+    """Source with its labels mapped to another list of classes, which may contain further classes.
 
-    `numbers` are those of the source's classes among the new ones; by name if not given.
+    `indices` maps the classes of the source to the new ones; by default classes are matched by name.
     """
 
-    def __init__(self, source: Source, classes: tuple[str, ...], numbers: tuple[int, ...] | None = None):
+    def __init__(self, source: Source, classes: tuple[str, ...], indices: tuple[int, ...] | None = None):
         self.source = source
         self.classes = classes
-        self.numbers = tuple(map(classes.index, source.classes)) if numbers is None else numbers
+        self.indices = tuple(map(classes.index, source.classes)) if indices is None else indices
 
     def __len__(self) -> int:
-        """How many pictures there are."""
+        """Return the number of images."""
         return len(self.source)
 
-    def read(self, index: int, **opening: Unpack[Opening]) -> Example:
-        """As the source reads it, the label renumbered."""
-        return replace(self.source.read(index, **opening), label=self.label(index))
+    def read(self, index: int, **options: Unpack[ReadOptions]) -> Example:
+        """Return the example of the source with the mapped label."""
+        return replace(self.source.read(index, **options), label=self.label(index))
 
     def label(self, index: int) -> Label:
-        """The number among the new classes."""
+        """Return the index among the new classes."""
         label = self.source.label(index)
-        return self.numbers[label] if isinstance(label, int) else tuple(self.numbers[each] for each in label)
+        return self.indices[label] if isinstance(label, int) else tuple(self.indices[each] for each in label)
 
 
 def fitted(source: Source, classes: tuple[str, ...], *, name: str) -> Source:
-    """The source with its labels counted by `classes`; ValueError that names the classes it has beyond them."""
+    """Map the labels of a source to `classes`. Raises ValueError that lists the classes missing there."""
     if source.classes == classes:
         return source
-    lacking = [each for each in source.classes if each not in classes]
-    if lacking:
-        shown = ", ".join(lacking[:5]) + (f" and {len(lacking) - 5} more" if lacking[5:] else "")
-        raise ValueError(f"'{name}' is judged on classes that training lacks: {shown}")
+    missing = [each for each in source.classes if each not in classes]
+    if missing:
+        shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if missing[5:] else "")
+        raise ValueError(f"'{name}' has classes that the training data lacks: {shown}")
     return Relabelled(source, classes)
 
 
-def sources() -> list[str]:
-    """The names of the sources: the files of this folder that can open one."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if _opens(module.name))
+def source_names() -> list[str]:
+    """Return the names of all sources: the public files of `sources/`."""
+    return SOURCES.names()
 
 
 def splits(name: str) -> dict[str, Source]:
-    """What a source holds, by split: `splits("digits")`, `splits("folder:photos/")`; the source's own, or `all`.
+    """Open a source and return its splits: `splits("digits")`, `splits("folder:images/")`.
 
-    Raises ValueError for an unknown kind of source and whatever the source finds wrong with the location.
+    The keys are the published splits, or `all`. Raises ValueError for an unknown source and for an invalid location.
     """
     kind, _, location = name.partition(":")
-    if kind not in (module.name for module in pkgutil.iter_modules(__path__)) or not _opens(kind):
-        raise ValueError(f"unknown data source '{kind}' in '{name}'{nearest(kind, sources())}")
-    found: dict[str, Source] = importlib.import_module(f"{__name__}.{kind}").open_source(location)
-    return found
+    if kind not in source_names():
+        raise ValueError(f"unknown data source '{kind}' in '{name}'{nearest(kind, source_names())}")
+    return SOURCES.get(kind).open_source(location)
 
 
 def source(name: str) -> Source:
-    """Everything that a source of one split holds; ValueError where it comes in several."""
+    """Return the only split of a source. Raises ValueError if there are several."""
     found = splits(name)
     if list(found) != ["all"]:
-        raise ValueError(f"'{name}' comes in splits: {', '.join(found)}; name one")
+        raise ValueError(f"'{name}' has several splits: {', '.join(found)}; choose one")
     return found["all"]
 
 
 def train_and_val(name: str, *, val: str | None = None, held_out: float = 0.2, seed: int = 0) -> tuple[Source, Source]:
-    """What to train on and what to evaluate on: the source `val`, else the source's own split, else a share held out.
+    """Return the training set and the validation set of a source.
 
-    The share is stratified and depends on `seed` alone. Raises ValueError where the two do not fit together.
+    The validation set is the source `val` if given, else the validation or test split of the source, else a stratified
+    random split of `held_out` of the training images that depends only on `seed`. Raises ValueError if one of the two
+    is missing or their classes differ.
     """
     found = splits(name)
     training = found.get("train") or found.get("all")
     if training is None:
-        raise ValueError(f"'{name}' has nothing to train on; it has the splits {', '.join(found)}")
+        raise ValueError(f"'{name}' has no training split; its splits are {', '.join(found)}")
     if val is not None:
         others = splits(val)
         validation = others.get("val") or others.get("test") or others.get("all")
         if validation is None:
-            raise ValueError(f"'{val}' has nothing to evaluate on; it has the splits {', '.join(others)}")
+            raise ValueError(f"'{val}' has no validation or test split; its splits are {', '.join(others)}")
     elif "all" in found:
-        kept, held = stratified_split(training, held_out, seed)
-        return Subset(training, kept), Subset(training, held)
+        train_indices, val_indices = stratified_split(training, held_out, seed)
+        return Subset(training, train_indices), Subset(training, val_indices)
     else:
         validation = found.get("val") or found.get("test")
         if validation is None:
-            raise ValueError(f"'{name}' has nothing to evaluate on; it has the splits {', '.join(found)}")
+            raise ValueError(f"'{name}' has no validation or test split; its splits are {', '.join(found)}")
     return training, fitted(validation, training.classes, name=val or name)
 
 
-def stratified_split(source: Source, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """The numbers of the pictures kept and of those held out, ascending: `share` of every class, at least one of each.
+def stratified_split(source: Source, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the indices of the training and of the validation images, in ascending order.
 
-    Pictures with several labels count with their first. Raises ValueError for a share outside 0..1 and for a class of
-    a single picture, which cannot be in both.
+    The validation set gets `fraction` of each class, at least one image. Images with several labels count with their
+    first. Raises ValueError for a fraction outside (0, 1) and for a class with a single image.
     """
-    if not 0.0 < share < 1.0:
-        raise ValueError(f"the held-out share is {share}; it must lie between 0 and 1")
+    if not 0.0 < fraction < 1.0:
+        raise ValueError(f"the validation fraction is {fraction}; it must be between 0 and 1")
     labels = [source.label(index) for index in range(len(source))]
     first = np.array([label if isinstance(label, int) else min(label, default=-1) for label in labels])
     random = np.random.default_rng(seed)
-    held = np.zeros(first.shape[0], dtype=bool)
+    is_val = np.zeros(first.shape[0], dtype=bool)
     for label in np.unique(first):
         members = random.permutation(np.flatnonzero(first == label))
         if members.shape[0] < 2:
             name = source.classes[label] if label >= 0 else "no label"
-            raise ValueError(f"the class '{name}' has a single picture: it cannot be both trained on and held out")
-        held[members[: max(1, round(share * members.shape[0]))]] = True
-    return np.flatnonzero(~held), np.flatnonzero(held)
-
-
-def _opens(name: str) -> bool:
-    return hasattr(importlib.import_module(f"{__name__}.{name}"), "open_source")
+            raise ValueError(f"the class '{name}' has a single image: training and validation need at least one each")
+        is_val[members[: max(1, round(fraction * members.shape[0]))]] = True
+    return np.flatnonzero(~is_val), np.flatnonzero(is_val)

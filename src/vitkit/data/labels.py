@@ -1,23 +1,30 @@
-"""Class names that checkpoints leave out: those of ImageNet-1k, which every 1000-class file of the field means."""
+"""ImageNet-1k class names, and matching of dataset classes to model labels."""
 
+import re
+from collections import defaultdict
+from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
+
+from vitkit.data import Relabelled, Source
+
+PLACEHOLDER = re.compile(r"(class |LABEL_)\d+")  # labels of a checkpoint without class names
 
 
 @cache
 def imagenet1k() -> tuple[str, ...]:
-    """The 1000 class names in index order, all lemmas of the WordNet synset: "tench, Tinca tinca"."""
+    """Return the 1000 class names in index order, each with all lemmas of its WordNet synset: "tench, Tinca tinca"."""
     return tuple(name for _, name in _rows())
 
 
 @cache
 def imagenet1k_synsets() -> tuple[str, ...]:
-    """The 1000 WordNet ids in index order ("n01440764"), which ImageNet's folders and file names carry."""
+    """Return the 1000 WordNet ids in index order ("n01440764"), as used in ImageNet's folder and file names."""
     return tuple(synset for synset, _ in _rows())
 
 
 def default_labels(num_classes: int) -> tuple[str, ...]:
-    """Names for a checkpoint that has none: ImageNet-1k's for 1000 classes, else "class 0", "class 1", ..."""
+    """Return labels for a checkpoint without any: ImageNet-1k's for 1000 classes, else "class 0", "class 1", ..."""
     if num_classes == 1000:
         return imagenet1k()
     return tuple(f"class {index}" for index in range(num_classes))
@@ -26,3 +33,82 @@ def default_labels(num_classes: int) -> tuple[str, ...]:
 def _rows() -> list[list[str]]:
     text = files("vitkit.data").joinpath("imagenet1k.tsv").read_text(encoding="utf-8")
     return [line.split("\t") for line in text.splitlines()]
+
+
+def matched(source: Source, labels: tuple[str, ...], *, name: str) -> Source:
+    """Map the labels of a source to the labels of a model. Raises ValueError that lists classes without a label."""
+    if source.classes == labels:
+        return source
+    return Relabelled(source, labels, class_indices(source.classes, labels, name=name))
+
+
+def class_indices(classes: Sequence[str], labels: tuple[str, ...], *, name: str) -> tuple[int, ...]:
+    """Return the index of each class among the labels of a model.
+
+    A class matches a label if both are equal; if they differ only in case, `_` and `-`; if the class is one of the
+    names in the label ("tench" in "tench, Tinca tinca"); or, for ImageNet-1k labels, if it is the WordNet id
+    ("n01440764"). For a model without class names, classes are taken in order if their number is the same. Raises
+    ValueError for a class that matches no label or several, and for two classes that match the same label.
+    """
+    if (
+        len(classes) == len(labels)
+        and all(PLACEHOLDER.fullmatch(label) for label in labels)
+        and classes[0] not in labels
+    ):
+        return tuple(range(len(labels)))
+    tables = _tables(labels)
+    found = [
+        next((table[key] for table, key in zip(tables, _keys(each), strict=True) if key in table), [])
+        for each in classes
+    ]
+    missing = [each for each, indices in zip(classes, found, strict=True) if not indices]
+    if missing:
+        raise ValueError(
+            f"'{name}' has {len(classes)} classes ({_some(classes)}), the model {len(labels)} ({_some(labels)}): "
+            f"{_some(missing)} {'has' if len(missing) == 1 else 'have'} no label"
+        )
+    ambiguous = [(each, indices) for each, indices in zip(classes, found, strict=True) if len(indices) > 1]
+    if ambiguous:
+        each, indices = ambiguous[0]
+        raise ValueError(
+            f"the class '{each}' of '{name}' matches several labels of the model: {', '.join(map(str, indices))}; "
+            "rename it"
+        )
+    result = tuple(indices[0] for indices in found)
+    if len(set(result)) < len(result):
+        repeated = next(index for index in result if result.count(index) > 1)
+        same = [each for each, index in zip(classes, result, strict=True) if index == repeated]
+        raise ValueError(
+            f"the classes {_some(same)} of '{name}' match the same label of the model, '{labels[repeated]}'"
+        )
+    return result
+
+
+def _tables(labels: tuple[str, ...]) -> list[dict[str, list[int]]]:
+    exact, plain, names = defaultdict(list), defaultdict(list), defaultdict(list)
+    for index, label in enumerate(labels):
+        exact[label].append(index)
+        plain[_plain(label)].append(index)
+        for part in label.split(","):
+            names[_plain(part)].append(index)
+    synsets = {synset: [index] for index, synset in enumerate(imagenet1k_synsets())} if _is_imagenet(labels) else {}
+    return [exact, synsets, plain, names]
+
+
+def _keys(name: str) -> list[str]:
+    return [name, name, _plain(name), _plain(name)]
+
+
+def _is_imagenet(labels: tuple[str, ...]) -> bool:
+    """Return whether these are the ImageNet-1k labels; some checkpoints spell a few names differently."""
+    known = imagenet1k()
+    return len(labels) == len(known) and sum(map(str.__eq__, labels, known)) > 0.9 * len(known)
+
+
+def _plain(name: str) -> str:
+    return " ".join(re.split(r"[\s_-]+", name.strip().lower()))
+
+
+def _some(names: Sequence[str], most: int = 3) -> str:
+    shown = ", ".join(name.partition(",")[0] for name in names[:most])
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown

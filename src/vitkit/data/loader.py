@@ -1,11 +1,12 @@
-"""Batches of a source. For training, sample number g of a run is a pure function of (seed, g) and of nothing else.
+"""Batches of a source. Training sample number g of a run is a pure function of (seed, g).
 
-An epoch is a permutation drawn from (seed, epoch); the stream of samples is one epoch after the other, and a batch may
-cross the edge. What is random in a sample is drawn from (seed, epoch, index). So the order, and every pixel, is the
-same for any number of workers and any world size, and where a run stands is one integer: how many samples it has
-consumed. With repeats, R samples in a row are copies of one picture, each changed in its own way. What mixes a batch is
-drawn from (seed, its first sample), and the number of the picture where each has its own; its partner is found in the
-batch of all processes (see `mixing.partner`), so each process reads a few pictures more than its share.
+An epoch is a permutation that depends on (seed, epoch). The samples of a run are the epochs one after the other; a
+batch may contain samples of two epochs. Random augmentation of a sample depends on (seed, epoch, index). The order and
+every pixel are therefore the same for any number of workers and any world size, and the position in a run is one
+integer: the number of consumed samples. With repeated augmentation, R consecutive samples are differently augmented
+copies of one image. Mixing depends on (seed, number of the first sample of the batch), and on the position in the batch
+if each element has its own parameters. The partner of an image may be in the batch of another process (see
+`mixing.partner`), so each process reads a few images more than its own.
 """
 
 import signal
@@ -21,18 +22,21 @@ from torch.utils.data import DataLoader, Dataset
 
 from vitkit.data import Label, Source
 from vitkit.data.augment import Augment, Transform
-from vitkit.data.mixing import draw, draws, partner
+from vitkit.data.augment.mixing import mix_groups, partner, sample_mix
 from vitkit.images import ImageError
 
-ORDER, SAMPLE, MIX = 1, 2, 4  # the streams of random numbers that a seed gives; `train.loop` has 3
+ORDER, SAMPLE, MIX = 1, 2, 4  # streams of random numbers of a seed; `train.loop` uses 3
 MAX_TRIES = 20
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Prepared pictures with their targets: the share of each class, one-hot unless classes are mixed or several.
+    """Batch of preprocessed images and soft targets.
 
-    `keys` name the pictures in messages; `replaced` those that could not be read and have another in their place.
+    images    normalised pixels
+    targets   weight of each class: one-hot unless images are mixed or have several labels
+    keys      names of the images
+    replaced  names of unreadable images that were replaced by others
     """
 
     images: Float[Tensor, "b c height width"]
@@ -41,14 +45,14 @@ class Batch:
     replaced: tuple[str, ...] = ()
 
     def to(self, device: torch.device) -> "Batch":
-        """The same batch on a device."""
+        """Copy the batch to a device."""
         images = self.images.to(device, non_blocking=True)
         return Batch(images, self.targets.to(device, non_blocking=True), self.keys, self.replaced)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stream:
-    """How the training samples of a run are drawn; `batch_size` counts the samples of all processes together."""
+    """Order of the training samples of a run. `batch_size` is the global batch size, summed over all processes."""
 
     batch_size: int
     seed: int = 0
@@ -57,57 +61,70 @@ class Stream:
     workers: int = 0
 
     def __post_init__(self) -> None:
-        """Refuses batches that cannot be dealt out evenly."""
+        """Validate the settings."""
         if self.batch_size < 1 or self.batch_size % self.world_size:
-            raise ValueError(f"a batch of {self.batch_size} cannot be dealt evenly to {self.world_size} processes")
+            raise ValueError(
+                f"batch_size {self.batch_size} is not a multiple of the number of processes, {self.world_size}"
+            )
         if self.workers < 0 or self.seed < 0:
-            raise ValueError(f"seed is {self.seed} and workers {self.workers}; both must be at least 0")
+            raise ValueError(f"seed is {self.seed} and workers is {self.workers}; both must be at least 0")
 
 
 def permutation(num: int, seed: int, epoch: int) -> np.ndarray:
-    """The order of an epoch over `num` samples."""
+    """Return the order of `num` samples in an epoch."""
     return _random(seed, ORDER, epoch, 0).permutation(num)
 
 
 def sample_random(seed: int, epoch: int, index: int, copy: int = 0) -> np.random.Generator:
-    """The generator for all that is random in one sample."""
+    """Return the random generator for the augmentation of one sample."""
     return _random(seed, SAMPLE, epoch, index, copy)
 
 
 def training_batches(source: Source, transform: Transform, stream: Stream, *, consumed: int = 0) -> Iterator[Batch]:
-    """Endless batches of this process, from the sample after the first `consumed` of the run on.
+    """Return an endless iterator of the batches of this process, starting after `consumed` samples of the run.
 
-    An unreadable picture is replaced by another that depends on (seed, epoch, index) alone, and is named in the batch.
-    Raises ValueError for batches too small to be mixed.
+    An unreadable image is replaced by another one, chosen by (seed, epoch, index), and listed in `Batch.replaced`.
+    Raises ValueError if the batch is too small for mixing.
     """
     augment = transform.augment
-    refuse_unmixable(augment, stream)
+    check_mixing(augment, stream)
     dataset = _Training(source, transform, stream.seed)
-    places = _places(len(source), stream, augment, consumed)
+    samples = _samples(len(source), stream, augment, consumed)
     collate = _MixingCollate(len(source.classes), augment, stream) if augment.mixing.active else None
-    return iter(_loader(dataset, places, stream.workers, collate))
+    return iter(_loader(dataset, samples, stream.workers, collate))
 
 
-def refuse_unmixable(augment: Augment, stream: Stream) -> None:
-    """Raises ValueError for batches too small to be mixed."""
+def check_mixing(augment: Augment, stream: Stream) -> None:
+    """Raise ValueError if the batch is too small for mixing."""
     least = 2 * augment.repeats
     if augment.mixing.active and stream.batch_size < least:
-        copies = f"with {augment.repeats} copies of each picture it takes at least {least}"
-        raise ValueError(f"a batch of {stream.batch_size} cannot be mixed: {copies}")
+        raise ValueError(
+            f"batch_size {stream.batch_size} is too small for mixing with repeats={augment.repeats}; it must be "
+            f"at least {least}"
+        )
 
 
 def evaluation_batches(source: Source, transform: Transform, *, batch_size: int, workers: int = 0) -> Iterator[Batch]:
-    """Every picture once, in order, unchanged; the last batch may be smaller. ImageError for an unreadable picture."""
-    places = (
-        [Place(0, index) for index in range(start, min(start + batch_size, len(source)))]
+    """Return an iterator over all images in order, without augmentation; the last batch may be smaller.
+
+    Raises ImageError for an unreadable image.
+    """
+    samples = (
+        [SampleIndex(0, index) for index in range(start, min(start + batch_size, len(source)))]
         for start in range(0, len(source), batch_size)
     )
-    return iter(_loader(_Evaluation(source, transform), places, workers))
+    return iter(_loader(_Evaluation(source, transform), samples, workers))
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Which sample: the picture's number, its epoch, which of its copies, and the sample that its batch starts with."""
+class SampleIndex:
+    """Index of a training sample.
+
+    epoch  number of the epoch
+    index  index of the image in the source
+    copy   number of the copy under repeated augmentation
+    start  number of the first sample of the batch
+    """
 
     epoch: int
     index: int
@@ -115,28 +132,28 @@ class Place:
     start: int = 0
 
 
-def _places(num: int, stream: Stream, augment: Augment, consumed: int) -> Iterator[list[Place]]:
+def _samples(num: int, stream: Stream, augment: Augment, consumed: int) -> Iterator[list[SampleIndex]]:
     size, repeats = stream.batch_size, augment.repeats
-    numbers = _numbers(stream, augment)
+    positions = _positions(stream, augment)
     orders: dict[int, np.ndarray] = {}
     for start in count(consumed, size):
-        batch: list[Place] = []
-        for number in numbers:
-            epoch, position = divmod(start + number, num)
+        batch: list[SampleIndex] = []
+        for offset in positions:
+            epoch, position = divmod(start + offset, num)
             if epoch not in orders:
                 orders[epoch] = permutation(num, stream.seed, epoch)
-            batch.append(Place(epoch, int(orders[epoch][position // repeats]), position % repeats, start))
+            batch.append(SampleIndex(epoch, int(orders[epoch][position // repeats]), position % repeats, start))
         orders = {epoch: order for epoch, order in orders.items() if epoch >= start // num}
         yield batch
 
 
-def _numbers(stream: Stream, augment: Augment) -> list[int]:
-    """Which pictures of the batch of all processes are this one's, and then which are partners of these elsewhere."""
-    share = stream.batch_size // stream.world_size
-    own = range(stream.rank * share, (stream.rank + 1) * share)
+def _positions(stream: Stream, augment: Augment) -> list[int]:
+    """Return the positions of this process in the global batch, followed by the mixing partners outside of them."""
+    size = stream.batch_size // stream.world_size
+    own = range(stream.rank * size, (stream.rank + 1) * size)
     if not augment.mixing.active:
         return list(own)
-    partners = {partner(number, stream.batch_size, augment.repeats, augment.mixing.mode) for number in own}
+    partners = {partner(each, stream.batch_size, augment.repeats, augment.mixing.mode) for each in own}
     return [*own, *sorted(partners.difference(own))]
 
 
@@ -155,19 +172,19 @@ class _Training(Dataset[_Sample]):
     transform: Transform
     seed: int
 
-    def __getitem__(self, place: Place) -> _Sample:
-        index = place.index
-        random = sample_random(self.seed, place.epoch, index, place.copy)
+    def __getitem__(self, sample: SampleIndex) -> _Sample:
+        index = sample.index
+        random = sample_random(self.seed, sample.epoch, index, sample.copy)
         replaced: list[str] = []
         for _ in range(MAX_TRIES):
             try:
-                example = self.source.read(index, **self.transform.opening)
+                example = self.source.read(index, **self.transform.read_options)
                 image = self.transform(example.image, random)
-                return _Sample(image, example.label, example.key, tuple(replaced), place.start)
+                return _Sample(image, example.label, example.key, tuple(replaced), sample.start)
             except ImageError as error:
-                replaced.append(f"picture {index}: {error}")
+                replaced.append(f"image {index}: {error}")
                 index = int(random.integers(len(self.source)))
-        raise ValueError(f"{MAX_TRIES} pictures in a row cannot be read, the last was {replaced[-1]}")
+        raise ValueError(f"{MAX_TRIES} images in a row cannot be read; the last was {replaced[-1]}")
 
 
 @dataclass(frozen=True)
@@ -175,8 +192,8 @@ class _Evaluation(Dataset[_Sample]):
     source: Source
     transform: Transform
 
-    def __getitem__(self, place: Place) -> _Sample:
-        example = self.source.read(place.index, **self.transform.opening)
+    def __getitem__(self, sample: SampleIndex) -> _Sample:
+        example = self.source.read(sample.index, **self.transform.read_options)
         return _Sample(self.transform(example.image), example.label, example.key)
 
 
@@ -198,7 +215,7 @@ class _Collate:
 
 @dataclass(frozen=True)
 class _MixingCollate:
-    """The batch of all processes mixed, as far as this one needs it."""
+    """Mixes the images of this process with their partners in the global batch."""
 
     num_classes: int
     augment: Augment
@@ -206,45 +223,45 @@ class _MixingCollate:
 
     def __call__(self, samples: Sequence[_Sample]) -> Batch:
         mixing, repeats, size = self.augment.mixing, self.augment.repeats, self.stream.batch_size
-        share, start = size // self.stream.world_size, samples[0].start
-        numbers = _numbers(self.stream, self.augment)
-        whole = _Collate(self.num_classes)(samples)
-        places = {number: place for place, number in enumerate(numbers)}
-        others = [places[partner(number, size, repeats, mixing.mode)] for number in numbers[:share]]
-        images, targets = whole.images.numpy(), whole.targets.numpy()
-        mixed, shares = images[:share].copy(), targets[:share].copy()
-        for drawn, rows in draws(numbers[:share], size, repeats, mixing.mode).items():
-            mix = draw(mixing, images.shape[-2:], _random(self.stream.seed, MIX, 0, start, drawn))
-            theirs = [others[row] for row in rows]
-            mixed[rows], shares[rows] = mix(images[rows], targets[rows], (images[theirs], targets[theirs]))
-        replaced = tuple(name for sample in samples[:share] for name in sample.replaced)
-        return Batch(torch.from_numpy(mixed), torch.from_numpy(shares), whole.keys[:share], replaced)
+        local, start = size // self.stream.world_size, samples[0].start
+        positions = _positions(self.stream, self.augment)
+        batch = _Collate(self.num_classes)(samples)
+        row_of = {position: row for row, position in enumerate(positions)}
+        partners = [row_of[partner(position, size, repeats, mixing.mode)] for position in positions[:local]]
+        images, targets = batch.images.numpy(), batch.targets.numpy()
+        mixed, mixed_targets = images[:local].copy(), targets[:local].copy()
+        for group, rows in mix_groups(positions[:local], size, repeats, mixing.mode).items():
+            mix = sample_mix(mixing, images.shape[-2:], _random(self.stream.seed, MIX, 0, start, group))
+            others = [partners[row] for row in rows]
+            mixed[rows], mixed_targets[rows] = mix(images[rows], targets[rows], (images[others], targets[others]))
+        replaced = tuple(name for sample in samples[:local] for name in sample.replaced)
+        return Batch(torch.from_numpy(mixed), torch.from_numpy(mixed_targets), batch.keys[:local], replaced)
 
 
 def _loader(
     dataset: "_Training | _Evaluation",
-    places: Iterable[list[Place]],
+    samples: Iterable[list[SampleIndex]],
     workers: int,
     collate: _MixingCollate | None = None,
 ) -> DataLoader[Batch]:
     return DataLoader(
         dataset,
-        batch_sampler=places,  # type: ignore[arg-type]
+        batch_sampler=samples,  # type: ignore[arg-type]
         num_workers=workers,
         collate_fn=collate or _Collate(len(dataset.source.classes)),
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_leave_signals_to_main,
-        # Without its own generator it would draw from torch's global one, and change the run.
+        worker_init_fn=_ignore_signals,
+        # Without its own generator, the loader would advance the global generator of torch.
         generator=torch.Generator(),
     )
 
 
-def _leave_signals_to_main(worker: int) -> None:
-    # Ctrl-C and a scheduler's SIGTERM reach every process: the main one needs its batches until it has saved.
+def _ignore_signals(worker: int) -> None:
+    # SIGINT and SIGTERM reach every process; the main process still needs batches until it has saved a checkpoint.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _random(seed: int, stream: int, epoch: int, index: int, copy: int = 0) -> np.random.Generator:
-    # A counter-based generator: each (epoch, index, copy) has 2^64 draws of its own, and nothing is hashed.
+    # Philox is counter-based: each (epoch, index, copy) has a stream of 2^64 numbers of its own.
     return np.random.Generator(np.random.Philox(key=[seed, stream], counter=[0, copy, index, epoch]))

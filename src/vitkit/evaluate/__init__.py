@@ -1,14 +1,12 @@
-"""Evaluators: a model in, named numbers out; one file each, found by its file name.
+"""Evaluators compute named metrics of a model; each file with an `evaluate` function is one.
 
-An evaluator is a file with a function `evaluate(subject) -> {name: number}`. The subject holds the model and the
-pictures, and runs the model over them once, however many evaluators ask. A new evaluator is one new file here. One that
-takes an argument has it as a second parameter, and is asked for as `name:argument` (`real:labels.json`). One that does
-not need the model's own classes says what it reads: `READS = "representations"`, or `"model"`.
+An evaluator is a file with a function `evaluate(subject) -> {name: number}`. The subject contains the model and the
+images; it runs the model once for all evaluators. To add an evaluator, add a file. An evaluator with an argument takes
+it as the second parameter and is called `name:argument` (`real:labels.json`). An evaluator that does not need the
+model's classes declares its input: `READS = "representations"` or `READS = "model"`.
 """
 
-import importlib
 import inspect
-import pkgutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,17 +17,18 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vitkit.config import nearest
 from vitkit.data.loader import Batch
 from vitkit.data.processor import Processor
 from vitkit.models import Backbone
+from vitkit.registry import Registry
 
 Batches = Callable[[], Iterable[Batch]]
+_EVALUATORS = Registry(__name__, "evaluator", ("evaluate",), exclude=("protocol",))
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model says of pictures, in float32 on the CPU, with what is true; `keys` name the pictures."""
+    """Logits and targets of images, float32 on the CPU; `keys` are the names of the images."""
 
     logits: Float[Tensor, "n classes"]
     targets: Float[Tensor, "n classes"]
@@ -37,29 +36,29 @@ class Predictions:
 
     @cached_property
     def scores(self) -> Float[Tensor, "n classes"]:
-        """The share of certainty given to each class."""
+        """Softmax probabilities."""
         return self.logits.softmax(dim=1)
 
 
 @dataclass(frozen=True)
 class Representations:
-    """What the head reads of pictures that have a label, in float32 on the CPU, with what is true."""
+    """Pooled features (inputs of the head) and targets of labelled images, float32 on the CPU."""
 
     vectors: Float[Tensor, "n d"]
     targets: Float[Tensor, "n classes"]
 
     @property
     def labels(self) -> Int[Tensor, " n"]:
-        """The class of each picture, the first where there are several."""
+        """The class of each image, the first one for several labels."""
         return self.targets.argmax(dim=1)
 
 
-class Subject:
-    """A model under evaluation with the labelled pictures it is judged by, and those that an evaluator may learn from.
+class ModelOutputs:
+    """A model and labelled images, with outputs that are computed once for all evaluators.
 
-    `processor` is how its pictures were prepared, for evaluators that lay something over them. `batches`, and
-    `training` if given, are called for a pass over the pictures, their targets counted by `classes`.
-    The model is put into evaluation mode for a pass, and back.
+    `batches` returns the evaluation images, and `training` the training images of evaluators that train a classifier;
+    the columns of the targets are `classes`. `processor` is the preprocessing of the images, for evaluators that apply
+    it to masks. The model runs in eval mode, and its mode is restored afterwards.
     """
 
     processor: Processor | None = None
@@ -74,8 +73,8 @@ class Subject:
         processor: Processor | None = None,
     ):
         self.model = model
-        # A model made fast answers like any other, but has no parts to look into: the one it was made of has.
-        self.exact: Backbone = getattr(model, "original", model)
+        # A fast copy of a model has no blocks, so evaluators that need them use its original.
+        self.original_model: Backbone = getattr(model, "original", model)
         self.batches = batches
         self.classes = classes
         self.training = training
@@ -83,47 +82,45 @@ class Subject:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The device of the model."""
         return next(self.model.parameters()).device
 
     @cached_property
     def predictions(self) -> Predictions:
-        """The logits of every picture, in order; ValueError where they are not logits of the pictures' classes."""
+        """Logits of all images, in order. Raises ValueError for a wrong number of classes."""
         if self.model.config.num_classes == 0:
-            raise ValueError("the model has no classes to be right about: judge it by knn, fewshot or probe")
-        logits, targets = self._judged.logits, self._judged.targets
+            raise ValueError("the model has no classes; evaluate it with knn, fewshot or probe")
+        logits, targets = self._outputs.logits, self._outputs.targets
         if logits.shape != targets.shape:
             raise ValueError(
-                f"the model's logits for {targets.shape[0]} pictures of {targets.shape[1]} classes "
-                f"have the shape {tuple(logits.shape)}"
+                f"the model's logits for {targets.shape[0]} images of {targets.shape[1]} classes "
+                f"have the shape {tuple(logits.shape)}; expected {tuple(targets.shape)}"
             )
-        return Predictions(logits=logits, targets=targets, keys=self._judged.keys)
+        return Predictions(logits=logits, targets=targets, keys=self._outputs.keys)
 
     @cached_property
     def representations(self) -> Representations:
-        """The representations of the pictures to judge by, in order, those without a label left out."""
-        return self._judged.representations
+        """Representations of the labelled evaluation images, in order."""
+        return self._outputs.representations
 
     @cached_property
     def training_representations(self) -> Representations:
-        """The same of the pictures to learn from; ValueError where there are none."""
+        """Representations of the labelled training images. Raises ValueError if there are none."""
         if self.training is None:
-            raise ValueError(
-                "knn, fewshot, probe and linear learn from labelled pictures, and no training pictures were given"
-            )
-        return self._look(self.training, logits=False).representations
+            raise ValueError("knn, fewshot, probe and linear need labelled training images, and none were given")
+        return self._forward(self.training, logits=False).representations
 
     @cached_property
-    def _judged(self) -> "_Seen":
-        return self._look(self.batches, logits=True)
+    def _outputs(self) -> "_Outputs":
+        return self._forward(self.batches, logits=True)
 
-    def _look(self, batches: Batches, *, logits: bool) -> "_Seen":
+    def _forward(self, batches: Batches, *, logits: bool) -> "_Outputs":
         rows = list(self._rows(batches, logits))
         if not rows:
-            raise ValueError("there are no pictures to evaluate on")
-        said, vectors, targets, keys = zip(*rows, strict=True)
+            raise ValueError("there are no images to evaluate on")
+        outputs, vectors, targets, keys = zip(*rows, strict=True)
         names = tuple(key for part in keys for key in part)
-        return _Seen(torch.cat(said), torch.cat(vectors), torch.cat(targets), names)
+        return _Outputs(torch.cat(outputs), torch.cat(vectors), torch.cat(targets), names)
 
     def _rows(self, batches: Batches, logits: bool) -> Iterator[tuple[Tensor, Tensor, Tensor, tuple[str, ...]]]:
         parameter = next(self.model.parameters())
@@ -132,17 +129,17 @@ class Subject:
         try:
             with torch.inference_mode():
                 for batch in batches():
-                    # One pass of the network serves both.
+                    # Logits and representations share one forward pass.
                     features = self.model.features(batch.images.to(parameter.device, parameter.dtype))
                     vectors = self.model.represent(features).float().cpu()
-                    said = self.model.logits(features).float().cpu() if logits else vectors[:, :0]
-                    yield said, vectors, batch.targets, batch.keys
+                    outputs = self.model.logits(features).float().cpu() if logits else vectors[:, :0]
+                    yield outputs, vectors, batch.targets, batch.keys
         finally:
             self.model.train(training)
 
 
 @dataclass(frozen=True)
-class _Seen:
+class _Outputs:
     logits: Tensor
     vectors: Tensor
     targets: Tensor
@@ -150,64 +147,61 @@ class _Seen:
 
     @property
     def representations(self) -> Representations:
-        """Those of the pictures that have a label; ValueError where none has, or a picture has no single vector."""
+        """Representations of the labelled images. Raises ValueError without labels or pooling."""
         if self.vectors.ndim != 2:
-            raise ValueError("this model gives a vector for every token: give it a pooling to have one for a picture")
+            raise ValueError(
+                "this model has no pooling and returns one vector per token; set pool to get one vector per image"
+            )
         labelled = self.targets.sum(dim=1) > 0
         if not labelled.any():
-            raise ValueError("none of the pictures has a label")
+            raise ValueError("none of the images has a label")
         return Representations(vectors=self.vectors[labelled], targets=self.targets[labelled])
 
 
 def evaluators() -> list[str]:
-    """The names of the evaluators: the files of this folder that judge a subject."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if _judges(module.name))
+    """Returns the names of all evaluators."""
+    return _EVALUATORS.names()
 
 
-def evaluator(word: str) -> ModuleType:
-    """The module that a word like `top1` or `real:labels.json` asks for.
+def evaluator(spec: str) -> ModuleType:
+    """Returns the module of an evaluator, given as `top1` or `real:labels.json`.
 
-    Raises ValueError where there is no such file, and for an argument that is missing or one too many.
+    Raises ValueError for an unknown evaluator, and for a missing or unexpected argument.
     """
-    name, colon, argument = word.partition(":")
-    if name not in (module.name for module in pkgutil.iter_modules(__path__)) or not _judges(name):
-        raise ValueError(f"unknown evaluator '{name}'{nearest(name, evaluators())}")
-    module = importlib.import_module(f"{__name__}.{name}")
+    name, colon, argument = spec.partition(":")
+    module = _EVALUATORS.get(name)
     parameters = list(inspect.signature(module.evaluate).parameters.values())
     if colon and (len(parameters) == 1 or not argument):
         raise ValueError(
-            f"the evaluator '{name}' takes no argument, but '{word}' gives one"
+            f"the evaluator '{name}' takes no argument, but got '{spec}'"
             if argument
-            else f"'{word}' names no argument after the colon"
+            else f"'{spec}' has no argument after the colon"
         )
     if not colon and len(parameters) > 1 and parameters[1].default is inspect.Parameter.empty:
-        raise ValueError(f"the evaluator '{name}' takes an argument: write {name}:{parameters[1].name.upper()}")
+        raise ValueError(f"the evaluator '{name}' needs an argument: write {name}:{parameters[1].name.upper()}")
     return module
 
 
-def reads(word: str) -> str:
-    """What an evaluator judges a model by: `predictions`, `representations` or the `model` alone."""
-    return getattr(evaluator(word), "READS", "predictions")
+def reads(spec: str) -> str:
+    """Returns the input of an evaluator: `predictions`, `representations` or `model`."""
+    return getattr(evaluator(spec), "READS", "predictions")
 
 
-def evaluate(subject: Subject, names: Iterable[str]) -> dict[str, float]:
-    """The numbers of several evaluators, each under `evaluator.number`; under `evaluator:argument.number` if it has
-    one.
+def evaluate(subject: ModelOutputs, names: Iterable[str]) -> dict[str, float]:
+    """Returns the metrics of several evaluators as `evaluator.metric`.
+
+    Metrics of an evaluator with an argument are named `evaluator:argument.metric`.
     """
     modules = {name: evaluator(name) for name in names}
     numbers: dict[str, float] = {}
-    for word, module in modules.items():
-        name, colon, argument = word.partition(":")
-        found = module.evaluate(subject, argument) if colon else module.evaluate(subject)
+    for spec, module in modules.items():
+        name, colon, argument = spec.partition(":")
+        metrics = module.evaluate(subject, argument) if colon else module.evaluate(subject)
         prefix = f"{name}:{Path(argument).stem}" if colon else name
-        numbers |= {f"{prefix}.{key}": value for key, value in found.items()}
+        numbers |= {f"{prefix}.{key}": value for key, value in metrics.items()}
     return numbers
 
 
-def right(predicted: Int[Tensor, " n"], targets: Float[Tensor, "n classes"]) -> float:
-    """The share of pictures whose predicted class is among the true ones."""
+def accuracy(predicted: Int[Tensor, " n"], targets: Float[Tensor, "n classes"]) -> float:
+    """Returns the fraction of images whose predicted class is one of their true classes."""
     return (targets.gather(1, predicted[:, None]) > 0).double().mean().item()
-
-
-def _judges(name: str) -> bool:
-    return hasattr(importlib.import_module(f"{__name__}.{name}"), "evaluate")

@@ -1,31 +1,32 @@
-"""Mean average precision: how well each class ranks the pictures, the number for pictures with several labels."""
+"""Mean average precision (mAP), for images with several labels."""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vitkit.evaluate import Subject
+from vitkit.evaluate import ModelOutputs
 
 
-def evaluate(subject: Subject) -> dict[str, float]:
-    """`mean` over the classes that have pictures (mAP), `weighted` by how many they have, and the `worst` of them.
+def evaluate(subject: ModelOutputs) -> dict[str, float]:
+    """Returns `mean` (mAP), `weighted` by class size, and `worst` over classes with images.
 
-    Pictures without any label count: whatever is said of them is wrong. ValueError where no picture has a label.
+    Images without a label count as negatives of every class. Raises ValueError if no image has a label.
     """
     predictions = subject.predictions
     truth = predictions.targets > 0
-    found = truth.any(dim=0)
-    if not found.any():
-        raise ValueError("none of the pictures has a label")
-    each = average_precision(predictions.logits[:, found], truth[:, found])
-    shares = truth[:, found].sum(dim=0) / truth.sum()
-    return {"mean": each.mean().item(), "weighted": (each * shares).sum().item(), "worst": each.min().item()}
+    present = truth.any(dim=0)
+    if not present.any():
+        raise ValueError("none of the images has a label")
+    each = average_precision(predictions.logits[:, present], truth[:, present])
+    weights = truth[:, present].sum(dim=0) / truth.sum()
+    return {"mean": each.mean().item(), "weighted": (each * weights).sum().item(), "worst": each.min().item()}
 
 
 def average_precision(scores: Float[Tensor, "n classes"], truth: Tensor) -> Float[Tensor, " classes"]:
-    """For each class sum_i (r_i - r_(i-1)) p_i over its scores in falling order, with recall r and precision p there.
+    """Returns the average precision sum_i (r_i - r_(i-1)) p_i of each class.
 
-    Pictures of one score are taken together, as scikit-learn does. Each class needs a picture that has it.
+    r_i and p_i are recall and precision at score i. Images with equal scores count as one threshold, as in
+    scikit-learn. Each class needs at least one positive image.
     """
     columns = [_of_class(column, true) for column, true in zip(scores.T, truth.T, strict=True)]
     return torch.stack(columns)

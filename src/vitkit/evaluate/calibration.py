@@ -1,4 +1,4 @@
-"""Whether scores mean what they say: of the pictures given 80 %, are 80 % right? (Guo et al. 2017)"""
+"""Calibration of the predicted probabilities (Guo et al. 2017)."""
 
 from dataclasses import dataclass
 
@@ -6,35 +6,36 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vitkit.evaluate import Predictions, Subject
+from vitkit.evaluate import ModelOutputs, Predictions
 
 BINS = 15
 
 
 @dataclass(frozen=True)
 class Bin:
-    """The pictures whose highest score falls in one of the equal ranges of 0..1; means are 0 where there are none."""
+    """One bin of a reliability diagram; the means of an empty bin are 0."""
 
     low: float
     high: float
-    pictures: int
+    images: int
     confidence: float
     accuracy: float
 
 
-def evaluate(subject: Subject) -> dict[str, float]:
-    """`ece` and `mce` (expected and largest calibration error over 15 bins), `brier` and `nll`, and `temperature`.
+def evaluate(subject: ModelOutputs) -> dict[str, float]:
+    """Returns `ece`, `mce`, `brier`, `nll` and `temperature`.
 
-    The last is the number that dividing the logits by makes the likelihood of these pictures largest.
+    `ece` and `mce` are the expected and maximum calibration errors over 15 bins. Dividing the logits by the temperature
+    maximises the likelihood of these images.
     """
     predictions = labelled(subject.predictions)
-    filled = [each for each in bins(predictions) if each.pictures]
+    filled = [each for each in bins(predictions) if each.images]
     gaps = torch.tensor([abs(each.confidence - each.accuracy) for each in filled], dtype=torch.float64)
-    shares = torch.tensor([each.pictures for each in filled], dtype=torch.float64) / predictions.targets.shape[0]
-    truth = share_of_truth(predictions)
+    fractions = torch.tensor([each.images for each in filled], dtype=torch.float64) / predictions.targets.shape[0]
+    truth = target_distribution(predictions)
     log_scores = predictions.logits.double().log_softmax(dim=1)
     return {
-        "ece": (gaps * shares).sum().item(),
+        "ece": (gaps * fractions).sum().item(),
         "mce": gaps.max().item(),
         "brier": (log_scores.exp() - truth).square().sum(dim=1).mean().item(),
         "nll": -(truth * log_scores).sum(dim=1).mean().item(),
@@ -43,49 +44,48 @@ def evaluate(subject: Subject) -> dict[str, float]:
 
 
 def labelled(predictions: Predictions) -> Predictions:
-    """The predictions for pictures that have a true class; ValueError where none has."""
+    """Returns the predictions of the labelled images. Raises ValueError if there are none."""
     keep = predictions.targets.sum(dim=1) > 0
     if not keep.any():
-        raise ValueError("none of the pictures has a label")
-    keys = tuple(key for key, kept in zip(predictions.keys, keep.tolist(), strict=True) if kept)
+        raise ValueError("none of the images has a label")
+    keys = tuple(key for key, selected in zip(predictions.keys, keep.tolist(), strict=True) if selected)
     return Predictions(logits=predictions.logits[keep], targets=predictions.targets[keep], keys=keys)
 
 
 def bins(predictions: Predictions, num: int = BINS) -> list[Bin]:
-    """The reliability diagram: `num` equal ranges (low, high] of the highest score, with what was promised and kept."""
+    """Returns the reliability diagram over `num` equal ranges (low, high] of the confidence."""
     confidence, guess = predictions.scores.double().max(dim=1)
-    right = predictions.targets.gather(1, guess[:, None])[:, 0] > 0
-    # A score of exactly 0 cannot be the highest, so every picture is in one of the half-open ranges.
-    place = (confidence * num).ceil().long().clamp(1, num) - 1
+    correct = predictions.targets.gather(1, guess[:, None])[:, 0] > 0
+    # The highest score is never exactly 0, so every image is in one of the half-open ranges.
+    indices = (confidence * num).ceil().long().clamp(1, num) - 1
     result = []
     for index in range(num):
-        here = place == index
-        pictures = int(here.sum())
+        here = indices == index
+        images = int(here.sum())
         result.append(
             Bin(
                 low=index / num,
                 high=(index + 1) / num,
-                pictures=pictures,
-                confidence=confidence[here].mean().item() if pictures else 0.0,
-                accuracy=right[here].double().mean().item() if pictures else 0.0,
+                images=images,
+                confidence=confidence[here].mean().item() if images else 0.0,
+                accuracy=correct[here].double().mean().item() if images else 0.0,
             )
         )
     return result
 
 
-def share_of_truth(predictions: Predictions) -> Float[Tensor, "n classes"]:
-    """Targets as a distribution: several true classes share evenly."""
+def target_distribution(predictions: Predictions) -> Float[Tensor, "n classes"]:
+    """Returns the targets normalised to sum to one per image."""
     targets = predictions.targets.double()
     return targets / targets.sum(dim=1, keepdim=True)
 
 
 def temperature(predictions: Predictions) -> float:
-    """The temperature of least negative log-likelihood, between 0.01 and 100, by golden-section search on its
-    logarithm.
+    """Returns the temperature in 0.01..100 with the least negative log-likelihood.
 
-    The likelihood is unimodal in the temperature, so bracketing finds the one minimum.
+    Golden-section search on the logarithm of the temperature finds the minimum, because the likelihood is unimodal.
     """
-    truth, logits = share_of_truth(predictions), predictions.logits.double()
+    truth, logits = target_distribution(predictions), predictions.logits.double()
 
     def loss(log_temperature: float) -> float:
         scaled = logits / torch.tensor(log_temperature, dtype=torch.float64).exp()

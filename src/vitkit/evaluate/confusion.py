@@ -1,6 +1,4 @@
-"""Which classes are taken for which, and how well each class is found, so that rare classes count as much as common
-ones.
-"""
+"""Confusion matrix, and precision, recall and F1 by class."""
 
 from dataclasses import dataclass
 
@@ -8,25 +6,28 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from vitkit.evaluate import Predictions, Subject
+from vitkit.evaluate import ModelOutputs, Predictions
 
 
 @dataclass(frozen=True)
 class ClassResult:
-    """One class: how many pictures have it, and its precision, recall and F1; 0 where there is nothing to divide by."""
+    """Number of images, precision, recall and F1 of a class; 0 if undefined."""
 
     name: str
-    pictures: int
+    images: int
     precision: float
     recall: float
     f1: float
 
 
-def evaluate(subject: Subject) -> dict[str, float]:
-    """`mean_recall` (balanced accuracy), `mean_f1` and `worst_recall`, over the classes that have pictures."""
-    results = [result for result in per_class(matrix(subject.predictions), subject.classes) if result.pictures]
+def evaluate(subject: ModelOutputs) -> dict[str, float]:
+    """Returns `mean_recall` (balanced accuracy), `mean_f1` and `worst_recall` over classes.
+
+    Classes without images are excluded.
+    """
+    results = [result for result in per_class(matrix(subject.predictions), subject.classes) if result.images]
     if not results:
-        raise ValueError("none of the pictures has a label")
+        raise ValueError("none of the images has a label")
     recalls = [result.recall for result in results]
     return {
         "mean_recall": sum(recalls) / len(recalls),
@@ -36,25 +37,28 @@ def evaluate(subject: Subject) -> dict[str, float]:
 
 
 def matrix(predictions: Predictions) -> Int[Tensor, "classes classes"]:
-    """How many pictures of each class (rows: the first of the truest) were taken for each class (columns)."""
+    """Returns the number of images by true class (rows) and predicted class (columns).
+
+    An image with several labels counts for the first one.
+    """
     num = predictions.targets.shape[1]
     labelled = predictions.targets.sum(dim=1) > 0
-    truth, guess = predictions.targets.argmax(dim=1)[labelled], predictions.logits.argmax(dim=1)[labelled]
-    return torch.bincount(truth * num + guess, minlength=num * num).reshape(num, num)
+    truth, predicted = predictions.targets.argmax(dim=1)[labelled], predictions.logits.argmax(dim=1)[labelled]
+    return torch.bincount(truth * num + predicted, minlength=num * num).reshape(num, num)
 
 
 def per_class(counts: Int[Tensor, "classes classes"], names: tuple[str, ...]) -> list[ClassResult]:
-    """Precision, recall and F1 of each class of a confusion matrix."""
+    """Returns precision, recall and F1 of each class of a confusion matrix."""
     results = []
     for index, name in enumerate(names):
-        right, true, guessed = (int(counts[index, index]), int(counts[index].sum()), int(counts[:, index].sum()))
+        correct, actual, predicted = (int(counts[index, index]), int(counts[index].sum()), int(counts[:, index].sum()))
         results.append(
             ClassResult(
                 name=name,
-                pictures=true,
-                precision=right / guessed if guessed else 0.0,
-                recall=right / true if true else 0.0,
-                f1=2 * right / (true + guessed) if true + guessed else 0.0,
+                images=actual,
+                precision=correct / predicted if predicted else 0.0,
+                recall=correct / actual if actual else 0.0,
+                f1=2 * correct / (actual + predicted) if actual + predicted else 0.0,
             )
         )
     return results

@@ -1,15 +1,15 @@
-"""How much of new classes a model sees in a handful of pictures: least squares on its representations, in closed form.
+"""Few-shot linear classification by closed-form least squares on representations.
 
-As big_vision's `fewshot_lsr`, by which the ViT paper's few-shot accuracies are measured (section 4.1), in float64: each
-class's pictures in the order that `numpy.random.default_rng(seed)` gives, whitened by what was drawn, with a constant
-feature of 100 for an almost free bias, onto targets of -1 and 1, with an l2 of 1024.
+This is big_vision's `fewshot_lsr`, the few-shot evaluation of the ViT paper (section 4.1), in float64. The training
+images of each class are sampled with `numpy.random.default_rng(seed)`. Features are standardised by the sampled images
+and extended by a constant feature of 100, an almost unregularised bias. The targets are -1 and 1, the l2 penalty 1024.
 """
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from vitkit.evaluate import Subject, right
+from vitkit.evaluate import ModelOutputs, accuracy
 
 READS = "representations"
 SHOTS = (1, 5, 10, 25)
@@ -18,27 +18,27 @@ L2 = 2.0**10
 CONSTANT = 100.0
 
 
-def evaluate(subject: Subject) -> dict[str, float]:
-    """The accuracy `5shot_seed0` of each number of pictures a class and each draw, and `5shot`, the mean over draws.
+def evaluate(subject: ModelOutputs) -> dict[str, float]:
+    """Returns the accuracy by shots and seed (`5shot_seed0`), and the mean over seeds (`5shot`).
 
-    A class with fewer training pictures gives all that it has.
+    A class with fewer training images than shots contributes all of them.
     """
-    training, judged = subject.training_representations, subject.representations
+    training, test = subject.training_representations, subject.representations
     vectors, labels = training.vectors.double().numpy(), training.labels.numpy()
-    tested, num_classes = judged.vectors.double().numpy(), training.targets.shape[1]
+    test_vectors, num_classes = test.vectors.double().numpy(), training.targets.shape[1]
     numbers: dict[str, float] = {}
     for shots in SHOTS:
-        found = {}
+        scores = {}
         for seed in SEEDS:
-            chosen = draw(labels, num_classes, shots, seed)
-            guess = predict(vectors[chosen], labels[chosen], tested, num_classes)
-            found[f"{shots}shot_seed{seed}"] = right(torch.from_numpy(guess), judged.targets)
-        numbers |= {f"{shots}shot": sum(found.values()) / len(found), **found}
+            chosen = sample_shots(labels, num_classes, shots, seed)
+            predicted = predict(vectors[chosen], labels[chosen], test_vectors, num_classes)
+            scores[f"{shots}shot_seed{seed}"] = accuracy(torch.from_numpy(predicted), test.targets)
+        numbers |= {f"{shots}shot": sum(scores.values()) / len(scores), **scores}
     return numbers
 
 
-def draw(labels: Int[np.ndarray, " n"], num_classes: int, shots: int, seed: int) -> Int[np.ndarray, " chosen"]:
-    """The pictures to learn from: the first `shots` of a permutation of each class's, the classes in order."""
+def sample_shots(labels: Int[np.ndarray, " n"], num_classes: int, shots: int, seed: int) -> Int[np.ndarray, " chosen"]:
+    """Returns the indices of `shots` training images per class: the first of a permutation."""
     random = np.random.default_rng(seed)
     return np.concatenate([random.permutation(np.flatnonzero(labels == each))[:shots] for each in range(num_classes)])
 
@@ -46,12 +46,12 @@ def draw(labels: Int[np.ndarray, " n"], num_classes: int, shots: int, seed: int)
 def predict(
     vectors: Float[np.ndarray, "n d"],
     labels: Int[np.ndarray, " n"],
-    tested: Float[np.ndarray, "m d"],
+    test_vectors: Float[np.ndarray, "m d"],
     num_classes: int,
 ) -> Int[np.ndarray, " m"]:
-    """The classes of the tested vectors by regularised least squares on the others."""
+    """Returns the predicted classes of the test vectors by regularised least squares."""
     mean, deviation = vectors.mean(axis=0), vectors.std(axis=0) + 1e-5
-    x, z = (_with_constant((each - mean) / deviation) for each in (vectors, tested))
+    x, z = (_with_constant((each - mean) / deviation) for each in (vectors, test_vectors))
     weights = least_squares(x, 2.0 * np.eye(num_classes)[labels] - 1.0, L2)
     return (z @ weights).argmax(axis=1)
 
@@ -59,7 +59,7 @@ def predict(
 def least_squares(
     x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "n classes"], l2: float
 ) -> Float[np.ndarray, "d classes"]:
-    """`(x'x + l2)^-1 x'y`, which is `x'(xx' + l2)^-1 y`: the smaller of the two, by its eigenvectors."""
+    """Returns `(x'x + l2)^-1 x'y`, or the equal `x'(xx' + l2)^-1 y` if its matrix is smaller."""
     if x.shape[0] >= x.shape[1]:
         values, axes = np.linalg.eigh(x.T @ x)
         return axes @ ((axes.T @ (x.T @ y)) / (values + l2)[:, None])

@@ -1,7 +1,7 @@
-"""Accuracy on other labels for the same pictures: ReaL's, where a picture has all the classes that people saw on it.
+"""Accuracy with other labels for the same images, such as the ReaL labels of ImageNet.
 
-"Are we done with ImageNet?" (Beyer et al. 2020). Its `real.json` is a list with the labels of
-ILSVRC2012_val_00000001.JPEG first; an object {file name: labels} does for any other pictures.
+"Are we done with ImageNet?" (Beyer et al. 2020). Its `real.json` is a list that begins with the labels of
+ILSVRC2012_val_00000001.JPEG. For other images, use an object {file name: labels}.
 """
 
 import json
@@ -11,53 +11,54 @@ from pathlib import Path
 
 import torch
 
-from vitkit.evaluate import Predictions, Subject, top1
+from vitkit.evaluate import ModelOutputs, Predictions, top1
 
 NUMBERED = re.compile(r"ILSVRC2012_val_(\d{8})\b")
 
 
-def evaluate(subject: Subject, labels: str) -> dict[str, float]:
-    """As `top1`, by the labels of that JSON file; pictures without a label in it are left out, as ReaL asks."""
-    return top1.numbers(relabelled(subject.predictions, read(Path(labels))))
+def evaluate(subject: ModelOutputs, labels: str) -> dict[str, float]:
+    """Returns the metrics of `top1` for the labels of a JSON file.
+
+    Images with an empty list of labels are excluded.
+    """
+    return top1.metrics(relabel(subject.predictions, read(Path(labels))))
 
 
 def read(path: Path) -> Mapping[str, Sequence[int]]:
-    """The labels of a JSON file by file name; ValueError where it is neither a list of lists nor an object of lists."""
+    """Reads labels by file name. Raises ValueError unless the file is a list or object of lists."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        entries = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ValueError(f"'{path}' is not JSON: {error}") from None
-    if isinstance(found, list):
-        found = {f"ILSVRC2012_val_{number:08d}.JPEG": labels for number, labels in enumerate(found, start=1)}
-    if not isinstance(found, dict) or not all(_are_labels(labels) for labels in found.values()):
+    if isinstance(entries, list):
+        entries = {f"ILSVRC2012_val_{number:08d}.JPEG": labels for number, labels in enumerate(entries, start=1)}
+    if not isinstance(entries, dict) or not all(_are_labels(labels) for labels in entries.values()):
         raise ValueError(f"'{path}' is neither a list of label lists nor an object of them by file name")
-    return found
+    return entries
 
 
-def relabelled(predictions: Predictions, labels: Mapping[str, Sequence[int]]) -> Predictions:
-    """The predictions with other truths: multi-hot, all zero where the list of labels is empty.
+def relabel(predictions: Predictions, labels: Mapping[str, Sequence[int]]) -> Predictions:
+    """Returns the predictions with multi-hot targets from `labels`, zero for an empty list.
 
-    Raises ValueError for pictures that the labels do not mention, and for labels beyond the model's classes.
+    Raises ValueError for images without an entry in `labels`, and for class indices out of range.
     """
     num = predictions.targets.shape[1]
     targets = torch.zeros_like(predictions.targets)
     missing = []
     for row, key in enumerate(predictions.keys):
-        # By its path in the data, by its file name, or by the number ImageNet's file name carries.
+        # Keys are the path in the dataset, the file name, or the numbered ImageNet file name.
         numbered = NUMBERED.search(key)
         names = [key, key.rpartition("/")[2], *([f"{numbered[0]}.JPEG"] if numbered else [])]
         name = next((name for name in names if name in labels), None)
         if name is None:
             missing.append(key)
             continue
-        beyond = [label for label in labels[name] if not 0 <= label < num]
-        if beyond:
-            raise ValueError(f"'{key}' has the label {beyond[0]}, the model has the classes 0 to {num - 1}")
+        invalid = [label for label in labels[name] if not 0 <= label < num]
+        if invalid:
+            raise ValueError(f"'{key}' has the label {invalid[0]}; the model has the classes 0 to {num - 1}")
         targets[row, list(labels[name])] = 1.0
     if missing:
-        raise ValueError(
-            f"the labels do not mention {len(missing)} of {targets.shape[0]} pictures, first '{missing[0]}'"
-        )
+        raise ValueError(f"there are no labels for {len(missing)} of {targets.shape[0]} images, such as '{missing[0]}'")
     return Predictions(logits=predictions.logits, targets=targets, keys=predictions.keys)
 
 

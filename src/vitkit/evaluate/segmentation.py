@@ -1,8 +1,8 @@
-"""How well attention finds objects without having been told of any (DINO; Caron et al. 2021, section 4.2.2).
+"""Segmentation of objects by self-attention (DINO; Caron et al. 2021, section 4.2.2).
 
-The patches that hold 60 % of a head's attention, in the last layer, are taken for an object. Each object that people
-drew is compared with the head that fits it best; the Jaccard index is the mean over the objects of a picture, then over
-the pictures (the protocol of the paper's table, as its authors gave it; there on the val set of PASCAL VOC 2012).
+The predicted mask of a head is the set of patches that receives 60 % of its attention in the last layer. Each annotated
+object is compared with the head of the highest Jaccard index. The result is the mean over the objects of an image, then
+over the images. This is the protocol of the paper on the val set of PASCAL VOC 2012, as given by its authors.
 """
 
 import dataclasses
@@ -16,102 +16,108 @@ from PIL import Image
 from torch import Tensor
 
 from vitkit.data.processor import Processor
-from vitkit.evaluate import Subject
+from vitkit.evaluate import ModelOutputs
 from vitkit.explain.attention import attention_maps
 from vitkit.explain.foreground import foreground_mask
 from vitkit.images import DEFAULT_LIMITS, probe
 
 READS = "model"
-SHARE = 0.6  # of a head's attention
-VOID = 255  # what people left open: judged neither way
+FRACTION = 0.6  # of a head's attention
+VOID = 255  # unlabelled pixels, which are ignored
 
 
-def evaluate(subject: Subject, masks: str) -> dict[str, float]:
-    """`jaccard` of the best head for each object, `mean_head` of all heads, `all_heads` of their mean map, and that of
-    every head alone; how many `objects` and `pictures`.
+def evaluate(subject: ModelOutputs, masks: str) -> dict[str, float]:
+    """Returns the mean Jaccard indices of the attention heads.
 
-    `masks` is a folder: the mask of the picture `dogs/1.jpg` is `dogs/1.png` or `1.png` in it, a PNG whose pixels are
-    numbers of objects (or classes), 0 for the background, 255 for what is not judged, as PASCAL VOC has them. Pictures
-    without a mask are left out; ValueError where none has one.
+    `jaccard` is that of the best head for each object, `mean_head` the mean over heads, `all_heads` that of the mean
+    map, and `head0`, `head1`, ... that of each head. `objects` and `images` are counts.
+
+    `masks` is a folder. The mask of the image `dogs/1.jpg` is `dogs/1.png` or `1.png`, a PNG whose pixel values are
+    object (or class) numbers: 0 is background, and 255 is ignored, as in PASCAL VOC. Images without a mask are
+    excluded. Raises ValueError if no image has a mask.
     """
     if subject.processor is None:
-        raise ValueError("segmentation lays masks over what the model sees of a picture: it needs the processor")
-    found: list[Float[np.ndarray, "objects heads"]] = []
+        raise ValueError("segmentation needs the processor of the images to preprocess the masks")
+    per_image: list[Float[np.ndarray, "objects heads"]] = []
     for batch in subject.batches():
-        paths = [mask_of(Path(masks).expanduser(), key) for key in batch.keys]
+        paths = [find_mask(Path(masks).expanduser(), key) for key in batch.keys]
         rows = [row for row, path in enumerate(paths) if path is not None]
         if not rows:
             continue
-        images = batch.images[rows].to(subject.device, next(subject.exact.parameters()).dtype)
-        guessed = guesses(attention_maps(subject.exact, images, [-1]).maps[:, 0], subject.exact.config.patch_size)
-        for guess, path in zip(guessed, (path for path in paths if path is not None), strict=True):
-            truth = view(read_mask(path), subject.processor)[: guess.shape[1], : guess.shape[2]]
-            overlaps = jaccard(guess.numpy(), truth)
-            if overlaps.size:  # a picture may show none of its objects to the model
-                found.append(overlaps)
-    if not found:
-        raise ValueError(
-            f"no picture has a mask with an object in '{masks}': for dogs/1.jpg that is dogs/1.png or 1.png"
+        images = batch.images[rows].to(subject.device, next(subject.original_model.parameters()).dtype)
+        predicted = predicted_masks(
+            attention_maps(subject.original_model, images, [-1]).maps[:, 0], subject.original_model.config.patch_size
         )
-    return numbers(found)
+        for mask, path in zip(predicted, (path for path in paths if path is not None), strict=True):
+            truth = preprocess_mask(read_mask(path), subject.processor)[: mask.shape[1], : mask.shape[2]]
+            overlaps = jaccard(mask.numpy(), truth)
+            if overlaps.size:  # the crop may contain no object
+                per_image.append(overlaps)
+    if not per_image:
+        raise ValueError(
+            f"no image has a mask with an object in '{masks}'; the mask of dogs/1.jpg is dogs/1.png or 1.png"
+        )
+    return summarise(per_image)
 
 
-def numbers(found: Iterable[Float[np.ndarray, "objects heads"]]) -> dict[str, float]:
-    """The means over objects and pictures; the last column is the mean map's."""
-    pictures = list(found)
-    best = np.mean([each[:, :-1].max(axis=1).mean() for each in pictures])
-    alone = np.mean([each.mean(axis=0) for each in pictures], axis=0)
+def summarise(overlaps: Iterable[Float[np.ndarray, "objects heads"]]) -> dict[str, float]:
+    """Returns the means over objects and images; the last column of each array is the mean map."""
+    per_image = list(overlaps)
+    best = np.mean([each[:, :-1].max(axis=1).mean() for each in per_image])
+    alone = np.mean([each.mean(axis=0) for each in per_image], axis=0)
     heads = {f"head{number}": float(value) for number, value in enumerate(alone[:-1])}
     return {
         "jaccard": float(best),
         "mean_head": float(alone[:-1].mean()),
         "all_heads": float(alone[-1]),
         **heads,
-        "objects": float(sum(each.shape[0] for each in pictures)),
-        "pictures": float(len(pictures)),
+        "objects": float(sum(each.shape[0] for each in per_image)),
+        "images": float(len(per_image)),
     }
 
 
-def guesses(maps: Float[Tensor, "b heads rows columns"], patch: tuple[int, int]) -> Bool[Tensor, "b masks r c"]:
-    """The pixels that each head takes for the object, and, last, that their mean does."""
+def predicted_masks(maps: Float[Tensor, "b heads rows columns"], patch: tuple[int, int]) -> Bool[Tensor, "b masks r c"]:
+    """Returns the predicted mask of each head and, last, of the mean of the heads, in pixels."""
     every = torch.cat([maps, maps.mean(dim=1, keepdim=True)], dim=1)
-    chosen = foreground_mask(every, SHARE).cpu()
+    chosen = foreground_mask(every, FRACTION).cpu()
     return chosen.repeat_interleave(patch[0], dim=2).repeat_interleave(patch[1], dim=3)
 
 
-def jaccard(guess: Bool[np.ndarray, "masks r c"], truth: Int[np.ndarray, "r c"]) -> Float[np.ndarray, "objects masks"]:
-    """Intersection over union of every object with every guess, pixels that are void left out.
+def jaccard(
+    predicted: Bool[np.ndarray, "masks r c"], truth: Int[np.ndarray, "r c"]
+) -> Float[np.ndarray, "objects masks"]:
+    """Returns the intersection over union of objects and predicted masks, ignoring void pixels.
 
-    for o in objects: for m in masks: |guess[m] and truth == o| / |guess[m] or truth == o|, over pixels not void.
+    As a loop: `for o in objects: for m in masks: |predicted[m] and truth == o| / |predicted[m] or truth == o|`.
     """
-    judged = truth != VOID
-    objects = np.setdiff1d(truth, (0, VOID))
-    drawn = (truth[judged][None] == objects[:, None]).astype(np.float64)
-    given = guess[:, judged].astype(np.float64)
-    both = drawn @ given.T
-    return both / (drawn.sum(axis=1)[:, None] + given.sum(axis=1)[None] - both)
+    valid = truth != VOID
+    numbers = np.setdiff1d(truth, (0, VOID))
+    objects = (truth[valid][None] == numbers[:, None]).astype(np.float64)
+    masks = predicted[:, valid].astype(np.float64)
+    intersection = objects @ masks.T
+    return intersection / (objects.sum(axis=1)[:, None] + masks.sum(axis=1)[None] - intersection)
 
 
-def mask_of(folder: Path, key: str) -> Path | None:
-    """The mask of a picture, by its path in the data, else by its name; None where it has none."""
+def find_mask(folder: Path, key: str) -> Path | None:
+    """Returns the mask file of an image, by its path in the dataset or its file name, or None."""
     path = Path(key).with_suffix(".png")
     return next((each for each in (folder / path, folder / path.name) if each.is_file()), None)
 
 
 def read_mask(path: Path) -> Image.Image:
-    """The numbers of a mask as an 8-bit picture; ValueError for a picture that has colours in place of numbers."""
+    """Reads the object numbers of a mask. Raises ValueError for a colour image."""
     data = path.read_bytes()
     probe(data, DEFAULT_LIMITS)
     with Image.open(path, formats=("PNG",)) as mask:
         if mask.mode not in ("1", "L", "P"):
-            raise ValueError(f"'{path}' has colours (mode {mask.mode}): a mask has one number a pixel, grey or palette")
+            raise ValueError(f"'{path}' has mode {mask.mode}; a mask has one value per pixel, grey or palette")
         numbers = np.asarray(mask).astype(np.uint8)
     return Image.fromarray(numbers)
 
 
-def view(mask: Image.Image, processor: Processor) -> Int[np.ndarray, "r c"]:
-    """What the model sees of a mask: resized and cropped as its picture is, without mixing numbers."""
+def preprocess_mask(mask: Image.Image, processor: Processor) -> Int[np.ndarray, "r c"]:
+    """Resizes and crops a mask like its image, with nearest-neighbour interpolation."""
     plain = dataclasses.replace(
         processor, interpolation="nearest", mean=(0.5,), std=(0.5,), fill=(VOID,), profile="ignore"
     )
-    return np.asarray(plain.picture(mask)).astype(np.int64)
+    return np.asarray(plain.image(mask)).astype(np.int64)

@@ -1,51 +1,53 @@
-"""Accuracy among some of the model's classes: how ImageNet-A, ImageNet-R and ObjectNet are judged (200, 200 and 113).
+"""Accuracy on a subset of the model's classes, as for ImageNet-A, ImageNet-R and ObjectNet.
 
-The logits of all other classes are left out, so that the model cannot answer what the set does not ask.
+The logits of all other classes are removed, so the model cannot predict them.
 """
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from vitkit.data.matching import numbers_of
-from vitkit.evaluate import Predictions, Subject, top1
+from vitkit.data.labels import class_indices
+from vitkit.evaluate import ModelOutputs, Predictions, top1
 
 
-def evaluate(subject: Subject, classes: str = "") -> dict[str, float]:
-    """As `top1` among the classes that a file lists, or, without a file, those that the pictures have.
+def evaluate(subject: ModelOutputs, classes: str = "") -> dict[str, float]:
+    """Returns the metrics of `top1` for the classes listed in a file.
 
-    Also `classes`, how many those are. Pictures of other classes are left out.
+    Without a file, the classes are those of the images. `classes` is their number. Images of other classes are
+    excluded.
     """
     predictions = subject.predictions
-    chosen = read(Path(classes), subject.classes) if classes else present(predictions)
-    return {**top1.numbers(restricted(predictions, chosen)), "classes": float(len(chosen))}
+    chosen = read(Path(classes), subject.classes) if classes else present_classes(predictions)
+    return {**top1.metrics(restrict(predictions, chosen)), "classes": float(len(chosen))}
 
 
 def read(path: Path, classes: Sequence[str]) -> list[int]:
-    """The classes a file lists: a JSON list, or one a line; numbers, names, or ImageNet-1k's WordNet ids.
+    """Reads the classes from a JSON list or a text file with one class per line.
 
-    Raises ValueError for what the model does not have, and where nothing is listed.
+    Classes are indices, names, or WordNet ids of ImageNet-1k. Raises ValueError for a class that the model does not
+    have, and for an empty list.
     """
     text = path.read_text(encoding="utf-8")
-    found = json.loads(text) if text.lstrip().startswith("[") else [line.strip() for line in text.splitlines()]
-    words = [str(each) for each in found if str(each)]
-    if not words:
+    listed = json.loads(text) if text.lstrip().startswith("[") else [line.strip() for line in text.splitlines()]
+    entries = [str(each) for each in listed if str(each)]
+    if not entries:
         raise ValueError(f"'{path}' lists no classes")
-    named = iter(numbers_of([word for word in words if not word.isdecimal()], tuple(classes), name=str(path)))
-    chosen = [int(word) if word.isdecimal() else next(named) for word in words]
-    beyond = [each for each in chosen if each >= len(classes)]
-    if beyond:
-        raise ValueError(f"'{path}' lists the class {beyond[0]}, the model has the classes 0 to {len(classes) - 1}")
+    named = iter(class_indices([entry for entry in entries if not entry.isdecimal()], tuple(classes), name=str(path)))
+    chosen = [int(entry) if entry.isdecimal() else next(named) for entry in entries]
+    invalid = [each for each in chosen if each >= len(classes)]
+    if invalid:
+        raise ValueError(f"'{path}' lists the class {invalid[0]}; the model has the classes 0 to {len(classes) - 1}")
     return sorted(set(chosen))
 
 
-def present(predictions: Predictions) -> list[int]:
-    """The classes that at least one picture has."""
+def present_classes(predictions: Predictions) -> list[int]:
+    """Returns the classes of at least one image."""
     return predictions.targets.sum(dim=0).nonzero()[:, 0].tolist()
 
 
-def restricted(predictions: Predictions, classes: Sequence[int]) -> Predictions:
-    """The predictions among some classes; pictures of none of them keep an empty row of targets."""
+def restrict(predictions: Predictions, classes: Sequence[int]) -> Predictions:
+    """Returns the predictions for some classes; images of other classes have zero targets."""
     columns = list(classes)
     return Predictions(
         logits=predictions.logits[:, columns], targets=predictions.targets[:, columns], keys=predictions.keys

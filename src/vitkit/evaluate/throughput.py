@@ -1,4 +1,4 @@
-"""How many images a second the network takes, without reading them: the median over batches, after a warm-up."""
+"""Images per second of the forward pass: the median over batches after a warm-up."""
 
 import copy
 import statistics
@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vitkit.evaluate import Subject
+from vitkit.evaluate import ModelOutputs
 from vitkit.models import Backbone
 
 READS = "model"
@@ -19,7 +19,7 @@ WARM_UP, BATCHES = 3, 20
 
 @dataclass(frozen=True)
 class Throughput:
-    """A speed, and what it was measured with."""
+    """A measured throughput and its settings."""
 
     images_per_second: float
     batch_size: int
@@ -27,18 +27,18 @@ class Throughput:
     device: str
 
 
-def evaluate(subject: Subject, precision: str = "") -> dict[str, float]:
-    """`float32_images_per_second` and `batch_size`, of the first batch of the pictures, where the model is.
+def evaluate(subject: ModelOutputs, precision: str = "") -> dict[str, float]:
+    """Returns `float32_images_per_second` and `batch_size`, measured with the first batch.
 
-    `precision` is the model's own, or one of `PRECISIONS` (`throughput:bfloat16`).
+    `precision` is one of `PRECISIONS` (`throughput:bfloat16`); the default is that of the model.
     """
     first = next(iter(subject.batches()), None)
     if first is None:
-        raise ValueError("there are no pictures to evaluate on")
-    found = measure(subject.exact if precision else subject.model, first.images, precision)
+        raise ValueError("there are no images to evaluate on")
+    result = measure(subject.original_model if precision else subject.model, first.images, precision)
     return {
-        f"{found.precision}_images_per_second": found.images_per_second,
-        "batch_size": float(found.batch_size),
+        f"{result.precision}_images_per_second": result.images_per_second,
+        "batch_size": float(result.batch_size),
     }
 
 
@@ -50,9 +50,9 @@ def measure(
     warm_up: int = WARM_UP,
     batches: int = BATCHES,
 ) -> Throughput:
-    """The speed of a model on a batch that is already where the model is; ValueError for an unknown precision."""
+    """Measures the throughput on one batch. Raises ValueError for an unknown precision."""
     if precision and precision not in PRECISIONS:
-        raise ValueError(f"unknown precision '{precision}'; there is {', '.join(PRECISIONS)}")
+        raise ValueError(f"unknown precision '{precision}'; choose from {', '.join(PRECISIONS)}")
     parameter = next(model.parameters())
     dtype = PRECISIONS[precision] if precision else parameter.dtype
     timed = model if dtype == parameter.dtype else copy.deepcopy(model).to(dtype)
@@ -66,7 +66,7 @@ def measure(
                 start = time.perf_counter()
                 timed(images)
                 if parameter.device.type != "cpu":
-                    # The call returns when the work is queued; it is over when the device says so.
+                    # The call returns before the device has finished.
                     torch.accelerator.synchronize(parameter.device)
                 seconds.append(time.perf_counter() - start)
     finally:

@@ -1,19 +1,18 @@
-"""Explain: what a model looks at. One file an explanation; its `explain(subject, *, options) -> Explanation`.
+"""Explanations of a model's predictions; each file with an `explain` function is one method.
 
-An explanation is arrays for code and a `Drawing` for people. The files also hold the tensor functions behind them
-(`rollout.rollout`, `distance.attention_distance`, ...). They read `TokenBackbone`, its blocks and `Features` alone: a
-block's `attention_weights` takes what its `forward` takes, so any family, image size and position bias works, and only
-the blocks looked at leave the fused kernel. `plots` alone imports matplotlib.
+An explanation consists of arrays and a `Drawing` of them. Each file also contains the tensor functions of its method
+(`rollout.rollout`, `distance.attention_distance`, ...). They use only `TokenBackbone`, its blocks and `Features`. A
+block's `attention_weights` takes the same arguments as its `forward`, so every family, image size and position bias
+works, and only the explained blocks compute attention weights outside the fused kernel. Only `plots` imports
+matplotlib.
 """
 
 import inspect
 import os
-import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -21,111 +20,43 @@ from PIL import Image
 from torch import Tensor
 
 from vitkit import atomic
-from vitkit.config import nearest
+from vitkit.explain import _plots
+from vitkit.explain.drawings import Curve, Curves, Dots, Drawing, Map, Overlay, Tiles
 from vitkit.models import Backbone
+from vitkit.registry import Registry
+
+_METHODS = Registry(__name__, "explanation", ("explain",), exclude=("drawings",))
 
 
 @dataclass(frozen=True)
-class Subject:
-    """A model and the images to explain it on; `subject.read` makes one of files.
+class ExplainInputs:
+    """A model and the images on which to explain it; `subject.read` creates one from files.
 
-    `pixels` are normalised images on the model's device, `pictures` what the model sees of each, large enough for
-    people. Explanations of the weights alone need no image.
+    `pixels` are the preprocessed images on the model's device. `images` show the same parts of the images at a higher
+    resolution, for display. Explanations of the weights alone need no image.
     """
 
     model: Backbone
     pixels: Float[Tensor, "b c height width"]
-    pictures: tuple[Image.Image, ...] = ()
+    images: tuple[Image.Image, ...] = ()
     labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class Map:
-    """One number for each patch of each picture, drawn over the picture.
-
-    `heat` colours it, `light` darkens the picture in proportion (ViT paper, Figure 6), `mask` keeps patches above zero.
-    """
-
-    name: str
-    values: Float[np.ndarray, "b rows columns"]
-    style: Literal["heat", "light", "mask"] = "heat"
-
-
-@dataclass(frozen=True)
-class Overlay:
-    """Pictures, one a row, each beside its maps."""
-
-    title: str
-    pictures: tuple[Image.Image, ...]
-    captions: tuple[str, ...]
-    maps: tuple[Map, ...]
-
-
-@dataclass(frozen=True)
-class Tiles:
-    """Small pictures in rows and columns: grey values on a common scale from `low` to 1, or colours in 0..1."""
-
-    title: str
-    tiles: Float[np.ndarray, "down across rows columns *rgb"]
-    x_label: str = ""
-    y_label: str = ""
-    scale: str = ""
-    low: float = -1.0
-
-
-@dataclass(frozen=True)
-class Dots:
-    """One number for each head of each layer, and the level that attention to everything alike would have."""
-
-    title: str
-    values: Float[np.ndarray, "layers heads"]
-    y_label: str
-    uniform: float
-
-
-@dataclass(frozen=True)
-class Curve:
-    """Points of one kind, left to right; `spread` is half the length of each one's error bar."""
-
-    name: str
-    x: tuple[float, ...]
-    y: tuple[float, ...]
-    spread: tuple[float, ...] = ()
-    joined: bool = True
-
-
-@dataclass(frozen=True)
-class Curves:
-    """Numbers against numbers, or against things by name: then x counts `x_names` from 0."""
-
-    title: str
-    x_label: str
-    y_label: str
-    curves: tuple[Curve, ...]
-    x_names: tuple[str, ...] = ()
-    log_x: bool = False
-
-
-Drawing = Overlay | Tiles | Dots | Curves
-
-
-@dataclass(frozen=True)
 class Explanation:
-    """What was found: named arrays for code, a drawing for people."""
+    """The result of an explanation method: named arrays and a drawing of them."""
 
     arrays: Mapping[str, np.ndarray]
     drawing: Drawing
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Draws it into a PNG file."""
-        from vitkit.explain import plots
-
-        plots.save(plots.draw(self.drawing), path)
+        """Saves the drawing as a PNG file."""
+        _plots.save(_plots.draw(self.drawing), path)
 
     def save_arrays(self, path: str | os.PathLike[str]) -> None:
-        """Writes the arrays into an .npz file."""
+        """Saves the arrays as an .npz file. Raises ValueError for a path with another suffix."""
         if Path(path).suffix != ".npz":
-            raise ValueError(f"arrays are written into an .npz file, not '{os.fspath(path)}'")
+            raise ValueError(f"arrays are saved as an .npz file, not '{os.fspath(path)}'")
         atomic.write_file(Path(path), self._compress)
 
     def _compress(self, path: Path) -> None:
@@ -133,24 +64,18 @@ class Explanation:
             np.savez_compressed(file, **dict[str, Any](self.arrays))
 
 
-# What explanations are made with, not explanations.
-_MEANS = {"look", "plots", "subject"}
-
-
 def methods() -> list[str]:
-    """The names of the explanations: the files of this folder, but for the means they share."""
-    return sorted({module.name for module in pkgutil.iter_modules(__path__)} - _MEANS)
+    """Returns the names of all explanation methods."""
+    return _METHODS.names()
 
 
-def explain(method: str, subject: Subject, **options: Any) -> Explanation:
-    """The explanation of that name; ValueError for an unknown one and for an option that it does not take."""
-    if method not in methods():
-        raise ValueError(f"unknown explanation '{method}'{nearest(method, methods())}; there is {', '.join(methods())}")
-    function = import_module(f"{__name__}.{method}").explain
+def explain(method: str, subject: ExplainInputs, **options: object) -> Explanation:
+    """Runs an explanation method. Raises ValueError for an unknown method or option."""
+    function = _METHODS.get(method).explain
     known = [name for name in inspect.signature(function).parameters if name != "subject"]
     for name in options:
         if name not in known:
-            raise ValueError(f"'{method}' takes no option '{name}'; it takes {', '.join(known) or 'none'}")
+            raise ValueError(f"'{method}' takes no option '{name}'; its options are: {', '.join(known) or 'none'}")
     return function(subject, **options)
 
 
@@ -159,10 +84,10 @@ __all__ = [
     "Curves",
     "Dots",
     "Drawing",
+    "ExplainInputs",
     "Explanation",
     "Map",
     "Overlay",
-    "Subject",
     "Tiles",
     "explain",
     "methods",

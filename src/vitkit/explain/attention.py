@@ -1,4 +1,4 @@
-"""Attention maps: what each head of each layer looks at."""
+"""Attention maps of every head and layer."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,18 +8,27 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vitkit.explain import Explanation, Map, Overlay, Subject
-from vitkit.explain.look import Query, find_layers, look, patch_map, query_name, query_of, token_backbone
-from vitkit.explain.subject import need_images, top_classes
+from vitkit.explain import ExplainInputs, Explanation, Map, Overlay
+from vitkit.explain._hooks import (
+    Query,
+    capture_attention,
+    find_layers,
+    find_query,
+    patch_map,
+    query_name,
+    token_backbone,
+)
+from vitkit.explain._inputs import require_images, top_classes
 from vitkit.layers import Features
 from vitkit.models import Backbone
 
 
 @dataclass(frozen=True)
 class AttentionMaps:
-    """The attention weights of some layers: `weights[i]` (b, h, n, n) is that of the block `layers[i]`.
+    """Attention weights of some layers: `weights[i]` (b, h, n, n) is from block `layers[i]`.
 
-    Rows are queries and sum to one; tokens are in the order of `Features`. `query` is whose row speaks for the model.
+    Rows are queries and sum to one; tokens are in the order of `Features`. `query` is the token or the tokens that the
+    head reads.
     """
 
     layers: list[int]
@@ -29,50 +38,53 @@ class AttentionMaps:
 
     @property
     def maps(self) -> Float[Tensor, "b layers h rows columns"]:
-        """What the class token, or the mean patch where the head reads none, gives to each patch."""
+        """Attention of the query (class token or mean over patches) to each patch."""
         return torch.stack([patch_map(weights, self.features, self.query) for weights in self.weights], dim=1)
 
 
 def attention_maps(
     model: Backbone, images: Float[Tensor, "b c height width"], layers: Sequence[int] | None = None
 ) -> AttentionMaps:
-    """The attention weights of the chosen layers (None: all), float32; the other layers run in the fused kernel.
+    """Returns the float32 attention weights of the given layers (None: all).
 
-    Raises ValueError for a layer that there is not, and for a convolutional model.
+    Other layers use the fused kernel. Raises ValueError for a layer index out of range and for a model without
+    attention between patches.
     """
     backbone = token_backbone(model)
-    kept: list[Tensor] = []
-    features = look(backbone, images, lambda _, weights, __: kept.append(weights), layers)
-    return AttentionMaps(find_layers(backbone, layers), kept, features, query_of(backbone, features))
+    captured: list[Tensor] = []
+    features = capture_attention(backbone, images, lambda _, weights, __: captured.append(weights), layers)
+    return AttentionMaps(find_layers(backbone, layers), captured, features, find_query(backbone, features))
 
 
-def explain(subject: Subject, *, layer: int | None = None, head: int | None = None) -> Explanation:
-    """Maps over each picture: all heads of a layer, one head in all layers, one of one; all heads of the last.
+def explain(subject: ExplainInputs, *, layer: int | None = None, head: int | None = None) -> Explanation:
+    """Attention maps of all heads of a layer, of a head in all layers, or of one head.
+
+    Without `layer` and `head`, shows all heads of the last layer.
 
     Arrays: `layers`; `weights` (b, layers, heads, n, n) with queries in rows; `maps` (b, layers, heads, rows, columns).
     """
-    need_images(subject)
+    require_images(subject)
     layers = [layer] if layer is not None else None if head is not None else [-1]
-    found = attention_maps(subject.model, subject.pixels, layers)
-    maps = found.maps.cpu().numpy()
+    attention = attention_maps(subject.model, subject.pixels, layers)
+    maps = attention.maps.cpu().numpy()
     num_heads = maps.shape[2]
     if head is not None and not -num_heads <= head < num_heads:
-        raise ValueError(f"there is no head {head}: each layer has heads 0 to {num_heads - 1}")
+        raise ValueError(f"head {head} is out of range: each layer has heads 0 to {num_heads - 1}")
     heads = range(num_heads) if head is None else [head % num_heads]
-    drawn = [
-        Map(f"layer {number}, head {index}", maps[:, place, index])
-        for place, number in enumerate(found.layers)
+    shown = [
+        Map(f"layer {number}, head {index}", maps[:, position, index])
+        for position, number in enumerate(attention.layers)
         for index in heads
     ]
-    if len(drawn) > 1:
-        drawn.insert(0, Map("mean", maps[:, :, list(heads)].mean(axis=(1, 2))))
-    title = f"Attention of {query_name(found.query)}"
+    if len(shown) > 1:
+        shown.insert(0, Map("mean", maps[:, :, list(heads)].mean(axis=(1, 2))))
+    title = f"Attention of {query_name(attention.query)}"
     captions = top_classes(subject)
     return Explanation(
         arrays={
-            "layers": np.array(found.layers),
-            "weights": torch.stack(found.weights, dim=1).cpu().numpy(),
+            "layers": np.array(attention.layers),
+            "weights": torch.stack(attention.weights, dim=1).cpu().numpy(),
             "maps": maps,
         },
-        drawing=Overlay(title, subject.pictures, captions, tuple(drawn)),
+        drawing=Overlay(title, subject.images, captions, tuple(shown)),
     )

@@ -1,18 +1,18 @@
-"""Attention distance: how far each head looks, by depth (ViT paper, Figures 7 right and 11)."""
+"""Mean attention distance of every head by layer (ViT paper, Figures 7 right and 11)."""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vitkit.explain import Dots, Explanation, Subject
-from vitkit.explain.look import BATCH, look, token_backbone
-from vitkit.explain.subject import need_images
+from vitkit.explain import Dots, ExplainInputs, Explanation
+from vitkit.explain._hooks import BATCH, capture_attention, token_backbone
+from vitkit.explain._inputs import require_images
 from vitkit.layers import Features
 from vitkit.models import Backbone
 
 
 def patch_distances(grid: tuple[int, int], patch_size: tuple[int, int]) -> Float[Tensor, "p p"]:
-    """Euclidean distances in pixels between the centres of all patches, row-major."""
+    """Returns the Euclidean distances in pixels between all patch centres, in row-major order."""
     rows, columns = (
         torch.arange(size, dtype=torch.float32) * step for size, step in zip(grid, patch_size, strict=True)
     )
@@ -23,10 +23,10 @@ def patch_distances(grid: tuple[int, int], patch_size: tuple[int, int]) -> Float
 def attention_distance(
     weights: Float[Tensor, "b h n n"], grid: tuple[int, int], patch_size: tuple[int, int]
 ) -> Float[Tensor, "b h"]:
-    """The distance in pixels that the attention of a mean patch spans: sum over keys of weight times distance.
+    """Returns the mean attention distance in pixels, weighted by attention.
 
-    As a loop: `sum(weight[i, j] * distance(i, j) for j in patches)`, averaged over i in patches. Rows and columns of
-    special tokens are left out and the rest is not renormalised, so what goes to the class token counts as no distance.
+    As a loop: `sum(weight[i, j] * distance(i, j) for j in patches)`, averaged over i in patches. Special tokens are
+    removed without renormalising, so attention to the class token counts as distance zero.
     """
     distances = patch_distances(grid, patch_size).to(weights.device)
     num_special = weights.shape[-1] - distances.shape[0]
@@ -35,27 +35,27 @@ def attention_distance(
 
 
 def distances_by_layer(model: Backbone, images: Float[Tensor, "b c height width"]) -> Float[Tensor, "b layers h"]:
-    """The attention distance of every head of every layer for each image."""
+    """Returns the attention distance of every image, layer and head."""
     patch_size = token_backbone(model).config.patch_size
-    found: list[Tensor] = []
+    per_image: list[Tensor] = []
 
-    def see(_: int, weights: Tensor, embedded: Features) -> None:
+    def measure(_: int, weights: Tensor, embedded: Features) -> None:
         layers.append(attention_distance(weights, embedded.grid, patch_size).cpu())
 
     for batch in images.split(BATCH):
         layers: list[Tensor] = []
-        look(model, batch, see)
-        found.append(torch.stack(layers, dim=1))
-    return torch.cat(found)
+        capture_attention(model, batch, measure)
+        per_image.append(torch.stack(layers, dim=1))
+    return torch.cat(per_image)
 
 
-def explain(subject: Subject) -> Explanation:
-    """The mean attention distance over all images of the subject (the paper takes 128), one dot a head.
+def explain(subject: ExplainInputs) -> Explanation:
+    """Mean attention distance over all images (128 in the paper), one point per head.
 
-    Arrays: `distance` (layers, heads) in pixels; `per_image` (b, layers, heads); `uniform`, the distance that attention
-    to all patches alike has.
+    Arrays: `distance` (layers, heads) in pixels; `per_image` (b, layers, heads); `uniform`, the distance of uniform
+    attention.
     """
-    need_images(subject)
+    require_images(subject)
     per_image = distances_by_layer(subject.model, subject.pixels)
     mean = per_image.mean(dim=0).numpy()
     with torch.no_grad():

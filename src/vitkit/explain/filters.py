@@ -1,4 +1,4 @@
-"""RGB embedding filters: the principal components of the patch projection (ViT paper, Figure 7 left)."""
+"""Principal components of the patch embedding filters (ViT paper, Figure 7 left)."""
 
 import math
 
@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vitkit.explain import Explanation, Subject, Tiles
-from vitkit.explain.look import token_backbone
+from vitkit.explain import ExplainInputs, Explanation, Tiles
+from vitkit.explain._hooks import token_backbone
 from vitkit.layers import PatchEmbed
 from vitkit.models import Backbone
 
@@ -16,51 +16,51 @@ from vitkit.models import Backbone
 def principal_filters(
     weight: Float[Tensor, "d c rows columns"], number: int
 ) -> tuple[Float[Tensor, "number c rows columns"], Float[Tensor, " number"]]:
-    """The first principal components of `d` filters, largest variance first, and the share of variance of each.
+    """Returns the first principal components of filters and their explained variance ratios.
 
-    They are unit vectors; of the two signs, that with a positive largest entry. The filters' mean is taken off first.
-    Raises ValueError for more components than there can be.
+    Components are unit vectors, sorted by variance; the entry with the largest magnitude is positive. The mean filter
+    is subtracted first. Raises ValueError if `number` exceeds the number of components.
     """
     flat = weight.detach().double().flatten(1)
     most = min(flat.shape)
     if not 1 <= number <= most:
-        raise ValueError(f"{number} filters asked for; there are 1 to {most} principal components")
+        raise ValueError(f"number is {number}; expected 1 to {most}, the number of principal components")
     _, deviations, components = torch.linalg.svd(flat - flat.mean(dim=0), full_matrices=False)
     components = components[:number]
     largest = components.gather(1, components.abs().argmax(dim=1, keepdim=True))
-    shares = deviations.square() / deviations.square().sum()
-    return (components * largest.sign()).float().view(number, *weight.shape[1:]), shares[:number].float()
+    ratios = deviations.square() / deviations.square().sum()
+    return (components * largest.sign()).float().view(number, *weight.shape[1:]), ratios[:number].float()
 
 
 def rgb_filters(model: Backbone, number: int = 28) -> tuple[Float[Tensor, "number c rows columns"], Tensor]:
-    """`principal_filters` of a model's patch projection.
+    """Returns the `principal_filters` of a model's patch projection.
 
-    Raises ValueError for a model that cuts its patches from something else than the picture, as hybrids do.
+    Raises ValueError for a model whose patch projection does not read the image, such as a hybrid.
     """
     embed = getattr(token_backbone(model), "patch_embed", None)
     if not isinstance(embed, PatchEmbed) or embed.channels != model.config.channels or embed.channels not in (1, 3):
         raise ValueError(
-            f"the patch projection of this {type(model).__name__} does not read the colours of a picture, so its "
-            "filters cannot be shown as pictures"
+            f"the patch projection of this {type(model).__name__} does not read a grey or RGB image, so its filters "
+            "cannot be shown as images; use a model without a convolutional stem"
         )
     return principal_filters(embed.proj.weight, number)
 
 
-def explain(subject: Subject, *, number: int = 28) -> Explanation:
-    """The first `number` components (28 as in the paper) as small pictures, grey standing for zero.
+def explain(subject: ExplainInputs, *, number: int = 28) -> Explanation:
+    """The first `number` principal components (28 in the paper) as small images; grey is zero.
 
-    Arrays: `filters` (number, channels, rows, columns), unit vectors; `variance`, the share of each in all filters.
+    Arrays: `filters` (number, channels, rows, columns), unit vectors; `variance`, the explained variance ratio of each.
     """
     filters, variance = rgb_filters(subject.model, number)
-    found = filters.cpu().numpy()
-    scaled = 0.5 + 0.5 * found / np.abs(found).max(axis=(1, 2, 3), keepdims=True)
+    components = filters.cpu().numpy()
+    scaled = 0.5 + 0.5 * components / np.abs(components).max(axis=(1, 2, 3), keepdims=True)
     colours = np.repeat(scaled, 3 // scaled.shape[1], axis=1).transpose(0, 2, 3, 1)
     across = min(7, number)
     down = math.ceil(number / across)
     tiles = np.ones((down * across, *colours.shape[1:]), dtype=np.float32)
     tiles[:number] = colours
     return Explanation(
-        arrays={"filters": found, "variance": variance.cpu().numpy()},
+        arrays={"filters": components, "variance": variance.cpu().numpy()},
         drawing=Tiles(
             f"Embedding filters: first {number} components, {float(variance.sum()):.0%} of variance",
             tiles.reshape(down, across, *colours.shape[1:]),

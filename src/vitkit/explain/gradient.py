@@ -1,13 +1,13 @@
-"""Gradient-weighted class attention: what in a picture speaks for a class.
+"""Gradient-weighted class attention: the patches that support a class.
 
 The rule of Chefer, Gur and Wolf 2021, "Generic Attention-model Explainability", equations 5-6, for self-attention:
 
     R = identity;   for each layer, first to last:   R = R + mean_heads(max(0, dy/dA * A)) R
 
 with A the layer's attention weights, dy/dA the gradient of the class's logit y with respect to them, and * elementwise.
-Read is the class token's row of R over the patches (the mean of all patches' rows where the head reads no class token).
-It is not the relevance propagation (LRP) of their earlier "Transformer Interpretability Beyond Attention
-Visualization". The model runs in its fused kernel: for O = A V, the output of a head, dy/dA = dy/dO V^T.
+The map is the class token's row of R over the patches, or the mean of all patch rows if the head reads no class token.
+This is not the relevance propagation (LRP) of their earlier "Transformer Interpretability Beyond Attention
+Visualization". The model runs with the fused kernel: with O = A V, the output of a head, dy/dA = dy/dO V^T.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,80 +19,82 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitkit.config import nearest
-from vitkit.explain import Explanation, Map, Overlay, Subject
-from vitkit.explain.look import Query, evaluating, patch_map, query_name, query_of, token_backbone
-from vitkit.explain.subject import label_name, need_images, top_classes
+from vitkit.explain import ExplainInputs, Explanation, Map, Overlay
+from vitkit.explain._hooks import Query, eval_mode, find_query, patch_map, query_name, token_backbone
+from vitkit.explain._inputs import label_name, require_images, top_classes
 from vitkit.layers import Attention, Features
 from vitkit.models import Backbone, TokenBackbone
+
+#: Positional and keyword arguments of a block.
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 def class_attention(
     model: Backbone, image: Float[Tensor, "b c height width"], classes: Sequence[int] | None = None
 ) -> tuple[Float[Tensor, "b n n"], list[int], Features]:
-    """R less the identity, for the logit of one class an image (None: the likeliest), those classes, and the embedding.
+    """Returns R minus the identity for one class per image, the classes, and the embedding.
 
-    Gradients of one image do not touch those of another. Raises ValueError for a model without classes, a class that
-    there is not, and a model that is convolutional.
+    `classes` is one class index per image; None takes the predicted class. The gradients of different images are
+    independent. Raises ValueError for a model without classes, a class index out of range, and a model without
+    attention between patches.
     """
-    backbone = _checked(model)
+    backbone = _check_model(model)
     blocks: list[Any] = list(backbone.blocks)
-    inputs: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
-    middles: list[Tensor] = []
+    inputs: list[Arguments] = []
+    after_attention: list[Tensor] = []
     handles = [
         handle
         for block in blocks
         for handle in (
-            block.register_forward_pre_hook(_keep(inputs), with_kwargs=True),
-            # The input of the second norm is the residual stream right after attention, as tokens.
-            block.norm2.register_forward_pre_hook(lambda _, args: middles.append(args[0])),
+            block.register_forward_pre_hook(_store(inputs), with_kwargs=True),
+            # The input of the second norm is the residual stream after attention.
+            block.norm2.register_forward_pre_hook(lambda _, args: after_attention.append(args[0])),
         )
     ]
     try:
-        # A picture that wants a gradient has one go through all blocks, frozen parameters or not.
-        with evaluating(backbone), torch.enable_grad():
+        # If the image requires a gradient, all blocks have one, even with frozen parameters.
+        with eval_mode(backbone), torch.enable_grad():
             logits = backbone(image.detach().requires_grad_())
             chosen = _classes(logits, classes)
-            gradients = torch.autograd.grad(logits[range(len(chosen)), chosen].sum(), middles)
+            gradients = torch.autograd.grad(logits[range(len(chosen)), chosen].sum(), after_attention)
     finally:
         for handle in handles:
             handle.remove()
-    with evaluating(backbone), torch.no_grad():
+    with eval_mode(backbone), torch.no_grad():
         return _relevance(backbone, inputs, gradients), chosen, backbone.embed(image)
 
 
-def _checked(model: Backbone) -> TokenBackbone:
+def _check_model(model: Backbone) -> TokenBackbone:
     backbone = token_backbone(model)
     block: Any
     if not backbone.config.num_classes:
-        raise ValueError("this model has no classes: there is no logit to take the gradient of")
+        raise ValueError("this model has no classes, so there is no logit to differentiate; use a classifier")
     for block in backbone.blocks:
         if not (isinstance(block.attn, Attention) and hasattr(block, "norm1") and hasattr(block, "norm2")):
             raise ValueError(
-                f"gradients are worked out for blocks of norm1, attn and norm2, not {type(block).__name__}"
+                f"gradient explains blocks with norm1, attn and norm2, not {type(block).__name__}; use rollout"
             )
     return backbone
 
 
-def _keep(inputs: list[tuple[tuple[Any, ...], dict[str, Any]]]) -> Callable[..., None]:
-    def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        inputs.append((args, kwargs))
+def _store(inputs: list[Arguments]) -> Callable[..., None]:
+    def before(_: nn.Module, *arguments: Any) -> None:
+        inputs.append(arguments)
 
     return before
 
 
 def _classes(logits: Tensor, classes: Sequence[int] | None) -> list[int]:
     if logits.ndim != 2:
-        raise ValueError(f"this model gives logits of shape {tuple(logits.shape)}, not one row an image")
+        raise ValueError(f"the logits have shape {tuple(logits.shape)}; expected one row per image")
     chosen = logits.argmax(dim=-1).tolist() if classes is None else list(classes)
     for index in chosen:
         if not 0 <= index < logits.shape[1]:
-            raise ValueError(f"there is no class {index}: the model has classes 0 to {logits.shape[1] - 1}")
+            raise ValueError(f"class {index} is out of range: the model has classes 0 to {logits.shape[1] - 1}")
     return chosen
 
 
-def _relevance(
-    model: TokenBackbone, inputs: list[tuple[tuple[Any, ...], dict[str, Any]]], gradients: Sequence[Tensor]
-) -> Tensor:
+def _relevance(model: TokenBackbone, inputs: list[Arguments], gradients: Sequence[Tensor]) -> Tensor:
     tokens = inputs[0][0][0]
     identity = torch.eye(tokens.shape[1], device=tokens.device)
     relevance = identity.expand(tokens.shape[0], -1, -1)
@@ -108,9 +110,10 @@ def _relevance(
 def weight_gradient(
     block: Any, tokens: Float[Tensor, "b n d"], after: Float[Tensor, "b n d"]
 ) -> Float[Tensor, "b h n n"]:
-    """The gradient with respect to a block's attention weights, from that of the residual stream after attention.
+    """Returns the gradient with respect to a block's attention weights.
 
-    `tokens` are the block's input. Projection and layer scale are linear, so what they are handed does not matter.
+    `tokens` is the input of the block, and `after` is the gradient with respect to the residual stream after attention.
+    Projection and layer scale are linear, so their gradient does not depend on their input.
     """
     with torch.enable_grad():
         heads_out = torch.zeros_like(tokens, requires_grad=True)
@@ -122,35 +125,35 @@ def weight_gradient(
         return gradient.float() @ value.float().transpose(-2, -1)
 
 
-def explain(subject: Subject, *, label: str | int | None = None) -> Explanation:
-    """What speaks for a class in each picture: that of name or number `label`, or the likeliest.
+def explain(subject: ExplainInputs, *, label: str | int | None = None) -> Explanation:
+    """Maps of the patches that support class `label` (name or index) or the predicted class.
 
     Arrays: `classes` (b,); `maps` (b, rows, columns).
     """
-    need_images(subject)
-    given = None if label is None else [_find(subject, label)]
+    require_images(subject)
+    requested = None if label is None else [_class_index(subject, label)]
     maps: list[Tensor] = []
     classes: list[int] = []
     query: Query = "class"
-    # One by one: a graph of every activation is kept.
+    # One image at a time, because autograd stores every activation.
     for image in subject.pixels.split(1):
-        relevance, chosen, features = class_attention(subject.model, image, given)
-        query = query_of(token_backbone(subject.model), features)
+        relevance, chosen, features = class_attention(subject.model, image, requested)
+        query = find_query(token_backbone(subject.model), features)
         maps.append(patch_map(relevance, features, query))
         classes += chosen
-    found = torch.cat(maps).cpu().numpy()
+    values = torch.cat(maps).cpu().numpy()
     names = sorted({label_name(subject, index) for index in classes})
-    what = f"'{names[0]}'" if len(names) == 1 else "the likeliest class"
-    drawn = (Map(f"for {what}", found), Map("picture x map", found, "light"))
+    target = f"'{names[0]}'" if len(names) == 1 else "the predicted class"
+    shown = (Map(f"for {target}", values), Map("image x map", values, "light"))
     title = f"Gradient-weighted attention of {query_name(query)}"
     return Explanation(
-        arrays={"classes": np.array(classes), "maps": found},
-        drawing=Overlay(title, subject.pictures, top_classes(subject), drawn),
+        arrays={"classes": np.array(classes), "maps": values},
+        drawing=Overlay(title, subject.images, top_classes(subject), shown),
     )
 
 
-def _find(subject: Subject, label: str | int) -> int:
-    """The number of a class; a label is matched whole, or by one of its names between commas."""
+def _class_index(subject: ExplainInputs, label: str | int) -> int:
+    """Returns the index of a class, given as an index, a label, or a name within a label."""
     if isinstance(label, int) or label.lstrip("-").isdigit():
         return int(label)
     wanted = label.lower().strip()

@@ -1,4 +1,4 @@
-"""Attention rollout: how much of each patch reaches the output through all layers (ViT paper, Figures 6 and 14)."""
+"""Attention rollout (Abnar and Zuidema 2020; ViT paper, Figures 6 and 14)."""
 
 from typing import Literal, get_args
 
@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vitkit.explain import Explanation, Map, Overlay, Subject
-from vitkit.explain.look import find_layers, look, patch_map, query_name, query_of, token_backbone
-from vitkit.explain.subject import need_images, top_classes
+from vitkit.explain import ExplainInputs, Explanation, Map, Overlay
+from vitkit.explain._hooks import capture_attention, find_layers, find_query, patch_map, query_name, token_backbone
+from vitkit.explain._inputs import require_images, top_classes
 from vitkit.layers import Features
 from vitkit.models import Backbone
 
@@ -18,17 +18,16 @@ Fusion = Literal["mean", "max", "min"]
 def step(
     weights: Float[Tensor, "b h n n"], *, fusion: Fusion = "mean", discard: float = 0.0, num_special: int = 0
 ) -> Float[Tensor, "b n n"]:
-    """One layer's mixing of tokens: heads fused, identity added for the residual, rows normalised to one.
+    """Returns the mixing matrix of a layer: fused heads plus identity, rows normalised to one.
 
-    `discard` sets that share of the smallest fused weights given to patches to zero first, in each picture; what is
-    given to special tokens stays. Abnar and Zuidema 2020, "Quantifying Attention Flow in Transformers"; the paper fuses
-    by the mean and discards nothing.
-    Raises ValueError for an unknown fusion and a share outside 0..1.
+    `discard` first sets this fraction of the smallest fused weights to zero, per image; weights of special tokens as
+    keys are not changed. Abnar and Zuidema 2020, "Quantifying Attention Flow in Transformers", fuse by the mean and
+    discard nothing. Raises ValueError for an unknown fusion and a fraction outside [0, 1).
     """
     if fusion not in get_args(Fusion):
-        raise ValueError(f"unknown fusion of heads '{fusion}'; there is {', '.join(get_args(Fusion))}")
+        raise ValueError(f"unknown fusion '{fusion}'; choose from {', '.join(get_args(Fusion))}")
     if not 0 <= discard < 1:
-        raise ValueError(f"the share to discard is {discard}; it is at least 0 and below 1")
+        raise ValueError(f"discard is {discard}; expected a fraction of at least 0 and below 1")
     fused = weights.mean(dim=1) if fusion == "mean" else weights.amax(dim=1) if fusion == "max" else weights.amin(dim=1)
     if discard:
         fused = fused.clone()
@@ -48,34 +47,35 @@ def rollout(
     fusion: Fusion = "mean",
     discard: float = 0.0,
 ) -> tuple[Float[Tensor, "b n n"], Features]:
-    """The product of the steps of the first layer to `layer`, the last one leftmost, and the model's final features.
+    """Returns the product of the mixing matrices up to `layer`, and the final features.
 
-    Row i says what the output token i is made of. One layer's weights are in memory at a time.
+    The last layer is the leftmost factor. Row i gives the contribution of every input token to output token i. Only one
+    layer's weights are in memory at a time.
     """
     backbone = token_backbone(model)
     (last,) = find_layers(backbone, [layer])
     product: list[Tensor] = []
 
-    def see(_: int, weights: Tensor, embedded: Features) -> None:
+    def multiply(_: int, weights: Tensor, embedded: Features) -> None:
         mixed = step(weights, fusion=fusion, discard=discard, num_special=embedded.num_special)
         product[:] = [mixed @ product[0] if product else mixed]
 
-    features = look(backbone, images, see, range(last + 1))
+    features = capture_attention(backbone, images, multiply, range(last + 1))
     return product[0], features
 
 
-def explain(subject: Subject, *, layer: int = -1, fusion: Fusion = "mean", discard: float = 0.0) -> Explanation:
-    """Rollout from the first layer through `layer`, over each picture, and as in the paper's Figure 6.
+def explain(subject: ExplainInputs, *, layer: int = -1, fusion: Fusion = "mean", discard: float = 0.0) -> Explanation:
+    """Rollout from the first layer to `layer`, as a heat map and as in the paper's Figure 6.
 
-    Arrays: `rollout` (b, n, n), tokens of that layer in rows; `maps` (b, rows, columns).
+    Arrays: `rollout` (b, n, n) with output tokens in rows; `maps` (b, rows, columns).
     """
-    need_images(subject)
+    require_images(subject)
     product, features = rollout(subject.model, subject.pixels, layer=layer, fusion=fusion, discard=discard)
-    query = query_of(token_backbone(subject.model), features)
+    query = find_query(token_backbone(subject.model), features)
     maps = patch_map(product, features, query).cpu().numpy()
-    drawn = (Map("rollout", maps), Map("picture x rollout", maps, "light"))
+    shown = (Map("rollout", maps), Map("image x rollout", maps, "light"))
     title = f"Attention rollout to {query_name(query)}"
     return Explanation(
         arrays={"rollout": product.cpu().numpy(), "maps": maps},
-        drawing=Overlay(title, subject.pictures, top_classes(subject), drawn),
+        drawing=Overlay(title, subject.images, top_classes(subject), shown),
     )

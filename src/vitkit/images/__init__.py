@@ -1,34 +1,34 @@
-"""Untrusted bytes, and pictures in memory, to a checked picture: upright, sRGB, 8 bits, mode RGB.
+"""Untrusted image files and images in memory to checked RGB images: upright, sRGB, 8 bits.
 
-Contract (docs/images.md has it as a table, tests/images holds it fast):
+The contract (docs/images.md has the table, tests/images checks it):
 
-* A file is judged by its own first bytes, never by its name: JPEG, PNG, WebP, GIF, BMP, TIFF, and AVIF and HEIF where
-  this Pillow decodes them. Everything else is refused.
-* The probe reads the file's structure and checks bytes, pixels and frames against `Limits` before anything is
-  decoded; the decoder then gets a cleaned file with nothing but the first frame's pixels.
-* What comes out: EXIF orientation applied; palettes, CMYK, YCCK, Lab and embedded ICC profiles turned into sRGB; alpha
-  laid over a background (white); more than 8 bits cut to the upper 8; the first frame of an animation.
-* What cannot be read raises `ImageError`, with a `code` of `CODES` and a message fit for a stranger's eyes. No warning
-  is raised and nothing is printed; decoding may run in threads, since it neither reads nor changes state of the
-  process (with one exception, `libtiff.silence`).
+* The format is detected from the content, never from the file name: JPEG, PNG, WebP, GIF, BMP, TIFF, and AVIF and HEIF
+  if Pillow can decode them. Other formats are rejected.
+* `probe` reads the structure of a file and checks bytes, pixels and frames against `Limits` before anything is decoded.
+  The decoder then gets a cleaned file that contains only the pixels of the first frame.
+* The result has EXIF orientation applied; palettes, CMYK, YCCK, Lab and embedded ICC profiles converted to sRGB; alpha
+  composited over a background (white); more than 8 bits reduced to the upper 8; the first frame of an animation.
+* An unreadable file raises `ImageError` with a `code` of `CODES` and a message that is safe to show. No warning is
+  raised and nothing is printed. Decoding is thread-safe, because it neither reads nor changes global state (except
+  `formats.tiff.silence_libtiff`).
 
-Level 0: Pillow and numpy only.
+Level 0: imports only Pillow and numpy.
 """
 
 from vitkit.images.arrays import Channels, as_array, find_channels, is_tensor, to_rgb
 from vitkit.images.color import Color, Profile
-from vitkit.images.decode import Source, open_image
+from vitkit.images.decode import open_image, open_pixels
 from vitkit.images.depth import array_to_bytes
-from vitkit.images.errors import CODES, Code, ImageError
+from vitkit.images.errors import CODES, DEFAULT_LIMITS, Code, ImageError, Limits
+from vitkit.images.files import SUFFIXES, Source
 from vitkit.images.header import FORMATS, Format, Header
-from vitkit.images.limits import DEFAULT_LIMITS, Limits
-from vitkit.images.pixels import open_pixels
 from vitkit.images.probe import probe, sniff
 
 __all__ = [
     "CODES",
     "DEFAULT_LIMITS",
     "FORMATS",
+    "SUFFIXES",
     "Channels",
     "Code",
     "Color",

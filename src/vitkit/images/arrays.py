@@ -1,26 +1,26 @@
-"""Pictures that a program holds in memory (PIL, numpy, torch) to 8-bit RGB, without importing torch."""
+"""Images in memory (PIL, numpy, torch) to 8-bit RGB, without importing torch."""
 
 from typing import Any, Literal
 
 import numpy as np
 from PIL import Image, ImageFile
 
-from vitkit.images.color import Color, Profile, check_background, over, split_alpha, to_srgb
+from vitkit.images.color import Color, Profile, check_background, composite, split_alpha, to_srgb
 from vitkit.images.depth import array_to_bytes, floats_to_bytes, integers_to_bytes
 from vitkit.images.errors import ImageError
-from vitkit.images.orientation import read_orientation, upright
+from vitkit.images.header import apply_orientation, read_orientation
 
 Channels = Literal["first", "last"]
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 
 
 def is_tensor(image: object) -> bool:
-    """Whether this is a torch tensor, judged by its manners."""
+    """Return whether an object has the methods of a torch tensor."""
     return all(hasattr(image, name) for name in ("detach", "cpu", "numpy", "is_floating_point"))
 
 
 def as_array(image: Any) -> np.ndarray:
-    """A numpy array of a numpy array or torch tensor; bfloat16 and float16 tensors become float32."""
+    """Convert an array or torch tensor to numpy; bfloat16 and float16 tensors become float32."""
     if not is_tensor(image):
         return np.asarray(image)
     tensor = image.detach().cpu()
@@ -28,30 +28,31 @@ def as_array(image: Any) -> np.ndarray:
 
 
 def find_channels(shape: tuple[int, ...], channels: Channels | None, is_torch: bool) -> Channels:
-    """Which end of a 3-D shape (or of a 4-D one without its first axis) counts the channels.
+    """Return whether the first or the last axis of an image shape is the channel axis.
 
-    An axis of 1, 3 or 4 counts channels; if both ends have such a length, the last does for numpy and the first for
-    torch, as pictures are kept there; if neither has, an axis of 2 (grey and alpha) does by the same rule.
-    Errors: ValueError.
+    The channel axis has length 1, 3 or 4; if both have, it is the last for numpy and the first for torch. If none has,
+    an axis of length 2 (gray and alpha) is chosen by the same rule. Raises ValueError if there is no such axis.
     """
     ends: dict[Channels, int] = {"first": shape[0], "last": shape[-1]}
     if channels is not None:
         if channels not in ends:
-            raise ValueError(f'channels is "first", "last" or None, got {channels!r}')
+            raise ValueError(f'channels must be "first", "last" or None, got {channels!r}')
         if ends[channels] not in _MODES:
-            raise ValueError(f"shape {shape} has {ends[channels]} channels {channels}; a picture has 1, 2, 3 or 4")
+            raise ValueError(f"shape {shape} has {ends[channels]} channels {channels}; expected 1, 2, 3 or 4")
         return channels
     order: tuple[Channels, Channels] = ("first", "last") if is_torch else ("last", "first")
     for counts in ((1, 3, 4), (2,)):
         for end in order:
             if ends[end] in counts:
                 return end
-    raise ValueError(f"neither end of shape {shape} counts channels: a picture has 1, 2, 3 or 4 of them")
+    raise ValueError(f"shape {shape} has no channel axis; expected 1, 2, 3 or 4 channels first or last")
 
 
 def _from_array(values: np.ndarray, channels: Channels | None, is_torch: bool) -> Image.Image:
     if values.ndim not in (2, 3) or 0 in values.shape:
-        raise ValueError(f"a picture has the shape (h, w), (h, w, c) or (c, h, w) with no zero, got {values.shape}")
+        raise ValueError(
+            f"an image must have the shape (h, w), (h, w, c) or (c, h, w) without zeros, got {values.shape}"
+        )
     pixels = array_to_bytes(values)
     if pixels.ndim == 3:
         if find_channels(pixels.shape, channels, is_torch) == "first":
@@ -62,7 +63,7 @@ def _from_array(values: np.ndarray, channels: Channels | None, is_torch: bool) -
 
 
 def _wide_pil(image: Image.Image) -> Image.Image:
-    """Modes of more than 8 bits to grey; mode I holds 8 or 16 bits, whichever its largest value needs."""
+    """Convert modes with more than 8 bits to grayscale; mode I has 8 or 16 bits, depending on its largest value."""
     if image.mode == "F":
         return Image.fromarray(floats_to_bytes(np.asarray(image), clip=False))
     if image.mode.startswith("I;16"):
@@ -71,7 +72,7 @@ def _wide_pil(image: Image.Image) -> Image.Image:
 
 
 def _key_to_alpha(image: Image.Image) -> Image.Image:
-    """A colour key or alpha table (`info["transparency"]`) to an alpha channel."""
+    """Convert a transparent color or alpha table (`info["transparency"]`) to an alpha channel."""
     key = image.info.get("transparency")
     if key is None or image.mode not in ("1", "L", "P", "RGB"):
         return image
@@ -82,7 +83,7 @@ def _key_to_alpha(image: Image.Image) -> Image.Image:
     else:
         opaque = np.asarray(image.convert("L") if image.mode == "1" else image) != np.asarray(key)
         alpha = Image.fromarray((opaque if opaque.ndim == 2 else opaque.any(axis=-1)).astype(np.uint8) * 255)
-    # Pillow warns when it converts such a picture; the key is dealt with here.
+    # Remove the key, because Pillow would warn in `convert`.
     plain.info.pop("transparency")
     plain = plain.convert("RGB")
     plain.putalpha(alpha)
@@ -91,19 +92,19 @@ def _key_to_alpha(image: Image.Image) -> Image.Image:
 
 def _from_pil(image: Image.Image, background: Color, profile: Profile) -> Image.Image:
     if 0 in image.size:
-        raise ValueError(f"the picture has no pixels: its size is {image.size}")
+        raise ValueError(f"the image has no pixels: its size is {image.size}")
     if image.mode == "RGB" and type(image) is Image.Image and "transparency" not in image.info:
         return image
     try:
         image.load()
     except Exception:
-        raise ImageError("corrupt", "the picture's data are damaged or end early") from None
-    # Only a picture as Image.open gave it still lies as it was stored: any operation on it makes a plain Image.
-    stored = isinstance(image, ImageFile.ImageFile)
-    orientation = read_orientation(image.info.get("exif") or b"") if stored else 1
-    embedded = image.info.get("icc_profile") if stored else None
+        raise ImageError("corrupt", "the image data is damaged or truncated") from None
+    # Only the result of Image.open has the stored orientation; operations return a plain Image.
+    opened = isinstance(image, ImageFile.ImageFile)
+    orientation = read_orientation(image.info.get("exif") or b"") if opened else 1
+    embedded = image.info.get("icc_profile") if opened else None
     flat, alpha = split_alpha(_key_to_alpha(_wide_pil(image)))
-    return upright(over(to_srgb(flat, embedded, profile), alpha, background), orientation)
+    return apply_orientation(composite(to_srgb(flat, embedded, profile), alpha, background), orientation)
 
 
 def to_rgb(
@@ -113,20 +114,21 @@ def to_rgb(
     background: Color = (255, 255, 255),
     profile: Profile = "convert",
 ) -> Image.Image:
-    """A picture held in memory as an 8-bit RGB PIL picture.
+    """Convert an image in memory to an 8-bit RGB PIL image.
 
-    image     a PIL picture of any mode; a numpy array or torch tensor (h, w), (h, w, c) or (c, h, w) with 1, 2, 3 or
-              4 channels (grey, grey and alpha, RGB, RGBA) of uint8, uint16, bool, other whole numbers or floats
-    channels  where the channels are, for shapes that leave it open; see `find_channels` for the rule without it
+    image       PIL image of any mode; numpy array or torch tensor (h, w), (h, w, c) or (c, h, w) with 1, 2, 3 or 4
+                channels (gray, gray and alpha, RGB, RGBA) of uint8, uint16, bool, other integers or floats
+    channels    position of the channel axis where the shape is ambiguous; by default see `find_channels`
+    background  color behind transparent pixels
+    profile     "convert" embedded ICC profiles to sRGB, or "ignore" them
 
-    A PIL picture straight from Image.open is turned upright and its ICC profile applied, as for a file; one that an
-    operation made is taken as it is. An RGB picture without an open question is returned itself, not copied.
-    Errors: ValueError for shapes, types and values that no picture has; TypeError; ImageError from a lazy PIL file.
+    EXIF orientation and ICC profile are applied only to the direct result of Image.open. A plain RGB image is returned
+    without a copy. Raises ValueError for invalid shapes, types and values, TypeError, and ImageError from a lazily
+    loaded PIL file.
     """
     check_background(background)
     if isinstance(image, Image.Image):
         return _from_pil(image, background, profile)
     if not is_tensor(image) and not isinstance(image, np.ndarray):
-        raise TypeError(f"a picture in memory is a PIL, numpy or torch one, got {type(image).__name__}")
-    picture = _from_array(as_array(image), channels, is_tensor(image))
-    return _from_pil(picture, background, profile)
+        raise TypeError(f"expected a PIL, numpy or torch image, got {type(image).__name__}")
+    return _from_pil(_from_array(as_array(image), channels, is_tensor(image)), background, profile)

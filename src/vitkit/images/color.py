@@ -1,4 +1,4 @@
-"""Colours of any kind to sRGB: palettes, CMYK, Lab, embedded ICC profiles, and alpha over a background."""
+"""Conversion to sRGB: palettes, CMYK, Lab, embedded ICC profiles, and alpha over a background."""
 
 import io
 from functools import lru_cache
@@ -10,14 +10,14 @@ from PIL import Image, ImageCms
 Profile = Literal["convert", "ignore"]
 Color = tuple[int, int, int]
 
-#: The colour space that an ICC header (bytes 16 to 20) names for each mode.
+#: Color space in the ICC header (bytes 16 to 20) for each mode.
 _SPACES: Final = {"L": b"GRAY", "RGB": b"RGB ", "CMYK": b"CMYK", "LAB": b"Lab "}
-#: A profile that moves no colour by more levels than this is sRGB under another name.
-_SAME: Final = 3
+#: A profile that changes no color by more than this is treated as sRGB.
+_MAX_CHANGE: Final = 3
 
 
 def _samples(mode: str) -> Image.Image:
-    """A small picture of colours spread over a whole mode."""
+    """Return a small image with colors spread over the range of a mode."""
     steps = np.linspace(0, 255, 6).astype(np.uint8)
     if mode == "L":
         return Image.fromarray(np.arange(256, dtype=np.uint8)[None])
@@ -27,7 +27,7 @@ def _samples(mode: str) -> Image.Image:
 
 @lru_cache(maxsize=32)
 def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """The way from a profile to sRGB; None if there is nothing to do or the profile is broken or of another mode."""
+    """Return the transform from a profile to sRGB; None if it is the identity, broken or of another mode."""
     if profile[16:20] != _SPACES.get(mode):
         return None
     try:
@@ -36,8 +36,8 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
         transform = ImageCms.buildTransform(source, target, mode, "RGB")
         if mode in ("L", "RGB"):
             before = _samples(mode)
-            moved = np.asarray(before.convert("RGB"), np.int16) - np.asarray(transform.apply(before), np.int16)
-            if np.abs(moved).max() <= _SAME:
+            change = np.asarray(before.convert("RGB"), np.int16) - np.asarray(transform.apply(before), np.int16)
+            if np.abs(change).max() <= _MAX_CHANGE:
                 return None
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
         return None
@@ -51,7 +51,7 @@ def _lab_to_rgb() -> ImageCms.ImageCmsTransform:
 
 
 def split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
-    """A picture of 8 bits without its alpha channel, and that channel."""
+    """Split an 8-bit image into the image without alpha and its alpha channel (None if there is none)."""
     straight = {"La": "LA", "RGBa": "RGBA"}.get(image.mode)
     image = image.convert(straight) if straight else image
     if image.mode == "PA":
@@ -64,7 +64,7 @@ def split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
 
 
 def to_srgb(image: Image.Image, profile: bytes | None, use: Profile = "convert") -> Image.Image:
-    """A picture of 8 bits without alpha in mode RGB; errors: ValueError for a mode without a known meaning."""
+    """Convert an 8-bit image without alpha to sRGB. Raises ValueError for an unsupported mode."""
     if image.mode in ("1", "P", "RGBX", "HSV", "YCbCr"):
         image = image.convert("L" if image.mode == "1" else "RGB")
     transform = _transform(profile, image.mode) if profile and use == "convert" else None
@@ -73,12 +73,12 @@ def to_srgb(image: Image.Image, profile: bytes | None, use: Profile = "convert")
     if transform is not None:
         return transform.apply(image)
     if image.mode not in ("RGB", "L", "CMYK"):
-        raise ValueError(f"a picture in mode {image.mode!r} has no known way to RGB")
+        raise ValueError(f"image mode {image.mode!r} cannot be converted to RGB")
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def over(image: Image.Image, alpha: Image.Image | None, background: Color) -> Image.Image:
-    """An RGB picture seen through its alpha channel before a background of one colour."""
+def composite(image: Image.Image, alpha: Image.Image | None, background: Color) -> Image.Image:
+    """Composite an RGB image with its alpha channel over a background color."""
     if alpha is None or alpha.getextrema() == (255, 255):
         return image
     canvas = Image.new("RGB", image.size, background)
@@ -87,6 +87,6 @@ def over(image: Image.Image, alpha: Image.Image | None, background: Color) -> Im
 
 
 def check_background(background: Color) -> None:
-    """Refuse a background that is not a colour, with a sentence that says what is."""
+    """Raise ValueError for a background that is not an RGB color."""
     if len(background) != 3 or any(not isinstance(c, int) or not 0 <= c <= 255 for c in background):
-        raise ValueError(f"a background is three whole numbers from 0 to 255 (red, green, blue), got {background!r}")
+        raise ValueError(f"background must be three integers from 0 to 255 (red, green, blue), got {background!r}")

@@ -1,13 +1,13 @@
-"""Untrusted bytes to an RGB picture: probe, decode what the probe left, apply the contract of `vitkit.images`."""
+"""Decode untrusted image files to RGB by the contract of `vitkit.images`."""
 
 import io
-import os
-import stat
 import struct
+from collections.abc import Callable
 from dataclasses import replace
-from typing import BinaryIO, Final
+from typing import Final
 
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image, ImageFile
 from PIL.AvifImagePlugin import AvifImageFile
 from PIL.BmpImagePlugin import BmpImageFile
@@ -18,19 +18,16 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from vitkit.images import turbo
-from vitkit.images.color import Color, Profile, check_background, over, split_alpha, to_srgb
+from vitkit.images.color import Color, Profile, check_background, composite, split_alpha, to_srgb
 from vitkit.images.depth import floats_to_bytes, integers_to_bytes
-from vitkit.images.errors import ImageError
+from vitkit.images.errors import DEFAULT_LIMITS, ImageError, Limits
+from vitkit.images.files import Source, read_source
 from vitkit.images.formats import BIG, truncated
-from vitkit.images.header import Header
-from vitkit.images.libtiff import silence
-from vitkit.images.limits import DEFAULT_LIMITS, Limits
-from vitkit.images.orientation import read_orientation, upright
-from vitkit.images.probe import probe, recognise
+from vitkit.images.formats.tiff import silence_libtiff
+from vitkit.images.header import Header, apply_orientation, read_orientation
+from vitkit.images.probe import probe
 
-Source = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
-
-# The decoders are called by name: Image.open would try others, and warns through process-wide state.
+# Decoders are called directly: Image.open would try others, and warns through global state.
 _DECODERS: Final[dict[str, type[ImageFile.ImageFile]]] = {
     "JPEG": JpegImageFile,
     "PNG": PngImageFile,
@@ -40,115 +37,68 @@ _DECODERS: Final[dict[str, type[ImageFile.ImageFile]]] = {
     "TIFF": TiffImageFile,
     "AVIF": AvifImageFile,
 }
-#: In these formats a sound header that the decoder refuses means a pixel layout that it does not know.
+#: In these formats, a valid header that the decoder rejects means an unsupported pixel layout.
 _MANY_LAYOUTS: Final = frozenset({"BMP", "TIFF"})
-_PIECE: Final = 1 << 20
-
-
-def _read_file(path: str | os.PathLike[str], limits: Limits) -> bytes:
-    try:
-        # Not blocking: a named pipe without a writer would hold a whole batch up.
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    except (OSError, ValueError) as error:
-        reason = {FileNotFoundError: "it does not exist", PermissionError: "permission denied"}.get(type(error))
-        raise ImageError("unreadable", f"the file cannot be opened: {reason or 'the system refuses'}") from None
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise ImageError("unreadable", "this is a folder or a device, not a file")
-    with open(descriptor, "rb") as file:
-        return _read_stream(file, limits)
-
-
-def _read_stream(file: BinaryIO, limits: Limits) -> bytes:
-    """All bytes of a file from its start, but no more than a kilobyte of one that is no picture."""
-    try:
-        if hasattr(file, "seekable") and file.seekable():
-            file.seek(0)
-        start = file.read(1024)
-        if not isinstance(start, bytes):
-            raise TypeError(f"a picture file is opened in binary mode, but reading gave {type(start).__name__}")
-        recognise(start)
-        # Piece by piece: a read of all that is allowed would ask for all that memory at once.
-        pieces, total = [start], len(start)
-        while total <= limits.max_bytes and (piece := file.read(_PIECE)):
-            pieces.append(piece)
-            total += len(piece)
-    except OSError:
-        raise ImageError("unreadable", "the file cannot be read: the system reports an error") from None
-    return b"".join(pieces)
-
-
-def read_source(source: Source, limits: Limits) -> bytes:
-    """The bytes of a path, of bytes, or of an open binary file; errors: ImageError, TypeError for anything else."""
-    if isinstance(source, bytes):
-        return source
-    if isinstance(source, bytearray | memoryview):
-        return bytes(source)
-    if isinstance(source, str | os.PathLike):
-        return _read_file(source, limits)
-    if hasattr(source, "read"):
-        return _read_stream(source, limits)
-    raise TypeError(f"a picture comes as a path, bytes or an open binary file, got {type(source).__name__}")
 
 
 def _open(header: Header) -> ImageFile.ImageFile:
-    """Let the decoder read the cleaned header, and make sure that it sees the size that was checked."""
+    """Open the cleaned file and check that the decoder reads the size that was checked."""
     if header.format == "TIFF":
-        silence()
+        silence_libtiff()
     decoder = _DECODERS.get(header.format) or Image.OPEN[header.format][0]
     try:
         image = decoder(io.BytesIO(header.clean), "")
     except Exception:
-        # Decoders raise a dozen kinds of error on broken files, with texts that hold addresses.
+        # Decoders raise many types of errors for broken files, with messages that contain addresses.
         code = "unsupported_format" if header.format in _MANY_LAYOUTS else "corrupt"
-        raise ImageError(code, f"the {header.format} decoder does not accept the file") from None
+        raise ImageError(code, f"the {header.format} decoder rejects the file") from None
     if image.size != (header.width, header.height):
-        raise ImageError("corrupt", "the file states two different sizes")
+        raise ImageError("corrupt", "the file contains two different sizes")
     return image
 
 
-_SIGNS_OF_AN_END: Final = ("truncated", "not large enough", "not enough image data")
+_TRUNCATION_MESSAGES: Final = ("truncated", "not large enough", "not enough image data")
 
 
-def _ends_early(error: Exception) -> bool:
-    """Whether a decoder's error says that data are missing rather than wrong."""
+def _is_truncation(error: Exception) -> bool:
+    """Return whether an error of a decoder means missing rather than wrong data."""
     text = str(error).lower()
-    return isinstance(error, EOFError | struct.error) or any(sign in text for sign in _SIGNS_OF_AN_END)
+    return isinstance(error, EOFError | struct.error) or any(message in text for message in _TRUNCATION_MESSAGES)
 
 
-def _finished(header: Header) -> Header:
-    """The header of a JPEG without an end marker, the marker put in its place; error: truncated.
+def _with_end_marker(header: Header) -> Header:
+    """Add the missing end marker to a JPEG. Raises ImageError if pixels are missing, too.
 
-    Whether more than the marker is missing shows in what comes after: a decoder that has all its pixels never looks
-    at it, one that has not turns other bytes into other pixels. Of a big picture an eighth of the size shows that.
+    Different bytes are appended and the results compared: a decoder with all pixels ignores them, otherwise they change
+    the image. Large images are compared at an eighth of their size.
     """
-    pictures = set()
+    results = set()
     for filler in (b"\x55", b"\xaa", b"\xff\0"):
-        whole = replace(header, clean=header.clean + filler * 64 + b"\xff\xd9", complete=True)
-        image = _open(whole)
+        completed = replace(header, clean=header.clean + filler * 64 + b"\xff\xd9", complete=True)
+        image = _open(completed)
         if header.width * header.height * 4 > BIG:
             image.draft(image.mode, (header.width // 8, header.height // 8))
         _load(image, allow_truncated=False)
-        pictures.add(image.tobytes())
-    if len(pictures) > 1:
+        results.add(image.tobytes())
+    if len(results) > 1:
         raise truncated()
-    return whole
+    return completed
 
 
 def _load(image: ImageFile.ImageFile, allow_truncated: bool) -> None:
     try:
         image.load()
     except MemoryError:
-        raise ImageError("too_large", "there is not enough memory to decode the picture") from None
+        raise ImageError("too_large", "not enough memory to decode the image") from None
     except Exception as error:
-        if not _ends_early(error):
-            raise ImageError("corrupt", "the picture's data are damaged") from None
-        if not allow_truncated or not _keep_what_is_there(image):
+        if not _is_truncation(error):
+            raise ImageError("corrupt", "the image data is damaged") from None
+        if not allow_truncated or not _load_decoded_rows(image):
             raise truncated() from None
 
 
-def _keep_what_is_there(image: ImageFile.ImageFile) -> bool:
-    """Make a picture of the rows that were decoded before the end; False if the decoder has given none."""
+def _load_decoded_rows(image: ImageFile.ImageFile) -> bool:
+    """Use the rows that were decoded before the end; return False if there are none."""
     image.tile = []
     try:
         image.load()
@@ -158,45 +108,47 @@ def _keep_what_is_there(image: ImageFile.ImageFile) -> bool:
 
 
 def _key_to_alpha(image: Image.Image, header: Header) -> Image.Image | None:
-    """The alpha channel that a colour key or an alpha table stands for (PNG tRNS, GIF clear index)."""
+    """Return the alpha channel of a transparent color or an alpha table (PNG tRNS, GIF transparent index)."""
     key = header.transparency
     if not key:
         return None
     if image.mode == "P":
         table = key if header.format == "PNG" else tuple(0 if i == key[0] else 255 for i in range(256))
         return image.point([*table, *[255] * (256 - len(table))], "L")
-    if header.format == "GIF":  # without a colour table the indices are grey levels
+    if header.format == "GIF":  # without a color table the indices are gray values
         return image.point([0 if i == key[0] else 255 for i in range(256)], "L") if image.mode == "L" else None
     pixels = np.asarray(image)
-    if image.mode in ("1", "L"):  # the decoder has spread fewer than 8 bits over 0 to 255
-        spread = key[0] * 255 // ((1 << header.bits) - 1)
-        opaque = pixels.astype(np.uint8) * (255 if image.mode == "1" else 1) != spread
+    if image.mode in ("1", "L"):  # the decoder scales fewer than 8 bits to 0 to 255
+        scaled = key[0] * 255 // ((1 << header.bits) - 1)
+        opaque = pixels.astype(np.uint8) * (255 if image.mode == "1" else 1) != scaled
     elif image.mode.startswith("I"):
         opaque = pixels != key[0]
-    else:  # of 16-bit colours the decoder has kept the upper halves
+    else:  # the decoder returns the upper 8 bits of 16-bit colors
         opaque = (pixels != np.array(key) >> max(header.bits - 8, 0)).any(axis=-1)
     return Image.fromarray(opaque.astype(np.uint8) * 255)
 
 
 def _eight_bits(image: Image.Image, header: Header) -> Image.Image:
-    """Whole numbers and floats of more than 8 bits to grey of 8 bits."""
+    """Convert integers and floats with more than 8 bits to 8-bit grayscale."""
     if image.mode == "F":
         values = floats_to_bytes(np.asarray(image), clip=True)
     elif image.mode.startswith("I"):
         wide = np.asarray(image)
         if image.mode == "I" and header.bits == 32 and not header.signed:
-            wide = wide.view(np.uint32)  # the decoder keeps unsigned numbers in a signed type
+            wide = wide.view(np.uint32)  # the decoder returns unsigned values in a signed type
         values = integers_to_bytes(wide, header.bits - header.signed)
     else:
         return image
     return Image.fromarray(255 - values if header.inverted else values)
 
 
-def _place(image: Image.Image, alpha: Image.Image | None, header: Header) -> tuple[Image.Image, Image.Image | None]:
-    """Put a frame that is smaller than its canvas on it; what it leaves free is transparent."""
-    if header.placed is None:
+def _paste_on_canvas(
+    image: Image.Image, alpha: Image.Image | None, header: Header
+) -> tuple[Image.Image, Image.Image | None]:
+    """Paste a frame on its larger canvas; the rest is transparent."""
+    if header.canvas_position is None:
         return image, alpha
-    left, top, *size = header.placed
+    left, top, *size = header.canvas_position
     canvas, opaque = Image.new(image.mode, size), Image.new("L", size)
     canvas.paste(image, (left, top))
     opaque.paste(alpha if alpha is not None else Image.new("L", image.size, 255), (left, top))
@@ -204,18 +156,18 @@ def _place(image: Image.Image, alpha: Image.Image | None, header: Header) -> tup
 
 
 def _layers(header: Header, allow_truncated: bool) -> tuple[Image.Image, Image.Image | None, Header]:
-    """The decoded colours, their alpha, and the header with what only the decoder knew.
+    """Decode the image and return its colors, alpha, and the header with metadata from the decoder.
 
-    The decoded picture itself ends here, so that its memory is free for what comes next.
+    The decoded PIL file goes out of scope here to free its memory.
     """
     loaded = _open(header)
     _load(loaded, allow_truncated)
-    if header.format in ("AVIF", "HEIF"):  # the decoder reports the turn that the item properties ask for
+    if header.format in ("AVIF", "HEIF"):  # the decoder returns the orientation of the item properties
         orientation, embedded = read_orientation(loaded.info.get("exif") or b""), loaded.info.get("icc_profile")
         header = replace(header, orientation=orientation, profile=embedded or None)
     key = _key_to_alpha(loaded, header)
     image, alpha = split_alpha(_eight_bits(loaded, header))
-    return *_place(image, key if alpha is None else alpha, header), replace(header, clean=b"")
+    return *_paste_on_canvas(image, key if alpha is None else alpha, header), replace(header, clean=b"")
 
 
 def _fast_layers(header: Header) -> tuple[Image.Image, None, Header] | None:
@@ -231,20 +183,48 @@ def open_image(
     allow_truncated: bool = False,
     profile: Profile = "convert",
 ) -> Image.Image:
-    """The picture in a file or in bytes, as the contract of `vitkit.images` says: upright, sRGB, 8 bits, mode RGB.
+    """Read an image file by the contract of `vitkit.images`: upright, sRGB, 8 bits, mode RGB.
 
-    background       what shows through transparent pixels
-    allow_truncated  take a JPEG, PNG, GIF or BMP file that ends early; what is missing is grey, black or the background
-    profile          "convert" turns embedded ICC profiles into sRGB, "ignore" takes the numbers as they are
+    source           path, bytes or open binary file
+    limits           maximum size of the file and the image
+    background       color behind transparent pixels
+    allow_truncated  accept truncated JPEG, PNG, GIF and BMP files; missing pixels are gray, black or the background
+    profile          "convert" embedded ICC profiles to sRGB, or "ignore" them
 
-    Safe in threads: nothing of the process is read or changed (but for `libtiff.silence`). Errors: ImageError.
+    Thread-safe: no global state is changed (except by `tiff.silence_libtiff`). Raises ImageError.
     """
     check_background(background)
     header = probe(read_source(source, limits), limits, allow_truncated=allow_truncated)
-    header = header if header.complete else _finished(header)
+    header = header if header.complete else _with_end_marker(header)
     image, alpha, header = _fast_layers(header) or _layers(header, allow_truncated)
     try:
         image = to_srgb(image, header.profile, profile)
     except ValueError:
-        raise ImageError("unsupported_format", f"a {header.format} file of an unknown kind of colour") from None
-    return upright(over(image, alpha, background), header.orientation)
+        raise ImageError("unsupported_format", f"a {header.format} file with an unsupported color space") from None
+    return apply_orientation(composite(image, alpha, background), header.orientation)
+
+
+def open_pixels(
+    source: Source,
+    *,
+    limits: Limits = DEFAULT_LIMITS,
+    background: Color = (255, 255, 255),
+    allow_truncated: bool = False,
+    profile: Profile = "convert",
+    min_size: Callable[[tuple[int, int]], tuple[int, int]] | None = None,
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Read an image file as a writable array; arguments and errors of `open_image`.
+
+    `min_size` maps the size (rows, columns) of an upright JPEG file to the minimum size of the result; the array may
+    then be a half, a quarter or an eighth of the image size.
+    """
+    check_background(background)
+    data = read_source(source, limits)
+    header = probe(data, limits, allow_truncated=allow_truncated)
+    if header.orientation == 1 and (profile == "ignore" or header.profile is None):
+        pixels = turbo.decode(header, None if min_size is None else min_size((header.height, header.width)))
+        if pixels is not None and pixels.ndim == 3:
+            return pixels
+    return np.array(
+        open_image(data, limits=limits, background=background, allow_truncated=allow_truncated, profile=profile)
+    )

@@ -1,5 +1,6 @@
-"""The one error that reading a picture raises: a code for programs and a sentence fit for a stranger's eyes."""
+"""`ImageError`, its codes, and `Limits` of image files."""
 
+from dataclasses import dataclass, fields
 from typing import Final, Literal
 
 Code = Literal[
@@ -13,24 +14,24 @@ Code = Literal[
     "not_finite",
 ]
 
-#: Every code with its meaning; batch output, logs and servers share these words.
+#: Meaning of each code, for batch output, logs and servers.
 CODES: Final[dict[Code, str]] = {
     "too_large": "more bytes, frames or memory than the limits allow",
-    "too_many_pixels": "width x height (or the work that its scans cost) is above the pixel limit",
-    "unsupported_format": "a picture, but of a format, compression or pixel layout that is not read",
-    "not_an_image": "no picture at all: empty, text, a document, random bytes",
-    "truncated": "the file ends before the picture does",
-    "corrupt": "the file breaks the rules of its own format",
-    "unreadable": "the file could not be opened: missing, a folder, no permission",
-    "not_finite": "read, but the network gave values that are no numbers",
+    "too_many_pixels": "width x height (or the cost of decoding all scans) is above the pixel limit",
+    "unsupported_format": "an image with an unsupported format, compression or pixel layout",
+    "not_an_image": "not an image: empty, text, a document, random bytes",
+    "truncated": "the file ends before the image does",
+    "corrupt": "the file violates its format",
+    "unreadable": "the file cannot be opened: missing, a folder, no permission",
+    "not_finite": "the image was read, but the outputs of the model contain NaN or infinity",
 }
 
 
 class ImageError(ValueError):
-    """A picture that cannot be read.
+    """Raised for an image that cannot be read.
 
-    `code` is one of `CODES`. The message is written by vitkit alone: it never holds a path, a memory address or the
-    text of a library. Whoever knows the file's name adds it.
+    `code` is one of `CODES`. The message never contains a path, a memory address or a message of a library; the caller
+    adds the file name.
     """
 
     def __init__(self, code: Code, message: str) -> None:
@@ -39,5 +40,29 @@ class ImageError(ValueError):
         self.message = message
 
     def __reduce__(self) -> tuple[type["ImageError"], tuple[Code, str]]:
-        # A worker process hands its errors over pickled; the default would call __init__ with the message alone.
+        # Worker processes pickle errors; by default, __init__ would be called with the message only.
         return type(self), (self.code, self.message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Limits that are checked before decoding.
+
+    max_bytes   file size in bytes
+    max_pixels  width x height; decoding needs at most 12 bytes per pixel
+    max_frames  frames or pages; only the first is decoded, the limit bounds the time to skip the others
+    """
+
+    max_bytes: int = 20_000_000
+    max_pixels: int = 50_000_000
+    max_frames: int = 1_000
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"Limits.{field.name} must be an integer of at least 1, got {value!r}")
+
+
+#: Default limits.
+DEFAULT_LIMITS: Final = Limits()

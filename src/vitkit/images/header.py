@@ -1,34 +1,37 @@
-"""What the probe knows of a picture before a single pixel is decoded."""
+"""Header of an image file before decoding, and its EXIF orientation."""
 
+import struct
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
+
+from PIL import Image
 
 Format = Literal["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF"]
 FORMATS: tuple[Format, ...] = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
 
 
-Placed = tuple[int, int, int, int]
+CanvasPosition = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
-    """A probed picture: its true size, and the bytes that the decoder gets.
+    """Header of an image file, and the cleaned file for the decoder.
 
-    `clean` is the file reduced to what the first frame's pixels need. Metadata, other frames and trailing bytes are
-    left out, so text bombs, broken EXIF and animation tricks never reach the decoder, and it has nothing to warn
-    about. What the contract needs of the metadata is in the other fields.
+    `clean` is a file that contains only the pixels of the first frame. Metadata, other frames and trailing bytes are
+    removed, so decompression bombs in text chunks, broken EXIF data and manipulated animations never reach the decoder,
+    and it does not warn. The required metadata is in the other fields.
 
-    width, height  in pixels, before `orientation` is applied
-    frames         as many as were counted, at most one more than the limit
-    orientation    EXIF orientation, 1 to 8
-    profile        the embedded ICC profile
-    transparency   the colour key of a PNG (one value for each channel, in file units), the alpha table of a palette
-                   PNG, or the index of a GIF
-    bits           bits for each sample in the file
-    signed         samples are signed whole numbers
-    inverted       0 is white, and the decoder does not know
-    placed         (left, top, canvas width, canvas height) when the first frame covers only a part of its canvas
-    complete       False when a JPEG has no end marker, so that only decoding shows whether all pixels are there
+    width, height    in pixels, before `orientation` is applied
+    frames           number of frames, counted up to one more than the limit
+    orientation      EXIF orientation, 1 to 8
+    profile          embedded ICC profile
+    transparency     transparent color of a PNG (one value per channel, in units of the file), alpha table of a palette
+                     PNG, or transparent index of a GIF
+    bits             bits per sample in the file
+    signed           samples are signed integers
+    inverted         0 is white, which the decoder does not handle
+    canvas_position  (left, top, canvas width, canvas height) if the first frame covers only a part of its canvas
+    complete         False if a JPEG has no end marker; only decoding shows whether pixels are missing
     """
 
     format: Format
@@ -42,5 +45,46 @@ class Header:
     bits: int = 8
     signed: bool = False
     inverted: bool = False
-    placed: Placed | None = None
+    canvas_position: CanvasPosition | None = None
     complete: bool = True
+
+
+_ORIENTATION_TAG: Final = 0x0112
+_SHORT: Final = 3
+
+#: EXIF orientation -> operation that makes the stored pixels upright (EXIF 2.3, section 4.6.4 A).
+_OPERATIONS: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def read_orientation(exif: bytes) -> int:
+    """Return the orientation (1 to 8) of a block of EXIF data; 1 if it is missing, broken or out of range.
+
+    Only this tag of the first directory is read, so hostile EXIF data has no cost.
+    """
+    exif = exif.removeprefix(b"Exif\0\0")
+    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
+    if order is None or len(exif) < 10:
+        return 1
+    (start,) = struct.unpack_from(order + "I", exif, 4)
+    if start + 2 > len(exif):
+        return 1
+    (count,) = struct.unpack_from(order + "H", exif, start)
+    for at in range(start + 2, min(start + 2 + 12 * count, len(exif) - 11), 12):
+        tag, kind, number, value = struct.unpack_from(order + "HHIH", exif, at)
+        if tag == _ORIENTATION_TAG:
+            return value if kind == _SHORT and number == 1 and 1 <= value <= 8 else 1
+    return 1
+
+
+def apply_orientation(image: Image.Image, orientation: int) -> Image.Image:
+    """Rotate and flip an image according to its EXIF orientation."""
+    operation = _OPERATIONS.get(orientation)
+    return image if operation is None else image.transpose(operation)

@@ -1,18 +1,17 @@
-"""Decide from a file's own structure, before decoding, whether it is a picture that may be decoded."""
+"""Detect the format of an image file and check its structure before decoding."""
 
 from types import ModuleType
 from typing import Final
 
-from vitkit.images.errors import ImageError
+from vitkit.images.errors import DEFAULT_LIMITS, ImageError, Limits
 from vitkit.images.formats import avif, bmp, gif, jpeg, png, tiff, webp
 from vitkit.images.header import Header
-from vitkit.images.limits import DEFAULT_LIMITS, Limits
 
 _FORMATS: Final[tuple[ModuleType, ...]] = (jpeg, png, webp, gif, bmp, tiff, avif)
-_READ: Final = "JPEG, PNG, WebP, GIF, BMP, TIFF and AVIF"
+_SUPPORTED: Final = "JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF"
 
-#: Pictures that are known and refused: rare decoders are where the holes are.
-_REFUSED: Final = (
+#: Known formats that are rejected, because rare decoders are a security risk.
+_UNSUPPORTED: Final = (
     (b"%!PS", "PostScript"),
     (b"\xc5\xd0\xd3\xc6", "PostScript"),
     (b"8BPS", "Photoshop"),
@@ -37,27 +36,30 @@ _REFUSED: Final = (
 
 
 def _unknown(data: bytes) -> ImageError:
-    """Say what a file is that no format file here claims."""
+    """Return the error for a file of an unsupported format."""
     if not data:
         return ImageError("not_an_image", "the file is empty")
-    for start, name in _REFUSED:
+    for start, name in _UNSUPPORTED:
         if data.startswith(start):
-            return ImageError("unsupported_format", f"{name} files are not read; {_READ} are")
+            return ImageError("unsupported_format", f"{name} files are not supported; use {_SUPPORTED}")
     if b"<svg" in data[:1024].lower():
-        return ImageError("unsupported_format", f"SVG files are not read; {_READ} are")
-    return ImageError("not_an_image", f"the file is not a picture; {_READ} are read")
+        return ImageError("unsupported_format", f"SVG files are not supported; use {_SUPPORTED}")
+    return ImageError("not_an_image", f"the file is not an image; expected {_SUPPORTED}")
 
 
 def sniff(data: bytes) -> str | None:
-    """The name of the picture format that these first bytes (1 KB is plenty) belong to, refused ones too; else None."""
+    """Return the name of the format of these first bytes (1 KB is enough), also of unsupported ones; else None."""
     for module in _FORMATS:
         if module.sniff(data):
             return module.__name__.rpartition(".")[2].upper()
-    return next((name for start, name in _REFUSED if data.startswith(start)), None)
+    return next((name for start, name in _UNSUPPORTED if data.startswith(start)), None)
 
 
-def recognise(data: bytes) -> ModuleType:
-    """The format file that claims these first bytes (1 KB is plenty); errors: not_an_image, unsupported_format."""
+def detect_format(data: bytes) -> ModuleType:
+    """Return the module for the format of these first bytes (1 KB is enough).
+
+    Raises ImageError with the code not_an_image or unsupported_format.
+    """
     for module in _FORMATS:
         if module.sniff(data):
             return module
@@ -65,11 +67,11 @@ def recognise(data: bytes) -> ModuleType:
 
 
 def probe(data: bytes, limits: Limits = DEFAULT_LIMITS, *, allow_truncated: bool = False) -> Header:
-    """Walk a picture file without decoding it, and say what it is.
+    """Parse the structure of an image file without decoding it.
 
-    Costs a few copies of the file in memory and time in proportion to its bytes, whatever the file claims.
-    Errors: ImageError with any code of `errors.CODES` but `unreadable`.
+    Memory is a few copies of the file, time is proportional to its size, whatever the file states. Raises ImageError
+    with any code of `errors.CODES` except `unreadable`.
     """
     if len(data) > limits.max_bytes:
-        raise ImageError("too_large", f"the file has more than {limits.max_bytes} bytes, which is the limit")
-    return recognise(data).read(data, limits, allow_truncated)
+        raise ImageError("too_large", f"the file has more than {limits.max_bytes} bytes, the limit")
+    return detect_format(data).read(data, limits, allow_truncated)

@@ -1,7 +1,7 @@
-"""JPEG pixels straight from libjpeg-turbo (simplejpeg, the extra `fast`), for as long as they are Pillow's bit for bit.
+"""JPEG decoding by libjpeg-turbo through simplejpeg (the extra `fast`), if it is bit for bit equal to Pillow.
 
-Pillow copies every row once more than needed on its way. This decoder gets the same cleaned bytes after the same probe;
-what it so much as warns of goes to Pillow, so that errors, and pictures of damaged files, are Pillow's.
+Pillow copies every row once more. This decoder gets the same cleaned file after the same probe. Files for which it
+raises or warns are decoded by Pillow, so that errors and pixels of damaged files are those of Pillow.
 """
 
 import io
@@ -15,37 +15,37 @@ from PIL import Image
 
 from vitkit.images.header import Header
 
-#: The colours of a file to those it is decoded to, as Pillow keeps them; CMYK is left to Pillow.
+#: Color space of the file -> color space of the result; CMYK is decoded by Pillow.
 _COLORS: Final = {"YCbCr": "RGB", "RGB": "RGB", "Gray": "GRAY"}
 
 
-def decode(header: Header, least: tuple[int, int] | None = None) -> UInt8[np.ndarray, "h w *c"] | None:
-    """The pixels (h, w, 3), or (h, w) of a grey picture; None where Pillow has to decode.
+def decode(header: Header, min_size: tuple[int, int] | None = None) -> UInt8[np.ndarray, "h w *c"] | None:
+    """Decode a JPEG to (h, w, 3), or (h, w) for grayscale; None if Pillow must decode it.
 
-    With `least` (rows, columns) the picture is decoded at a half, a quarter or an eighth of its size where both sides
-    stay at least that long: fewer coefficients of each block are used, which is faster, and other pixels.
+    With `min_size` (rows, columns), the image is decoded at a half, a quarter or an eighth of its size if both sides
+    are at least that long: fewer coefficients of each block are used, which is faster and changes pixels.
     """
     if header.format != "JPEG" or not header.complete:
         return None
     decoder = equal_decoder()
     size = header.height, header.width
-    return None if decoder is None else _decode(decoder, header.clean, size, _fraction(size, least))
+    return None if decoder is None else _decode(decoder, header.clean, size, _divisor(size, min_size))
 
 
-def _fraction(size: tuple[int, int], least: tuple[int, int] | None) -> int:
-    """The largest divisor that a decoder has and that leaves a picture of `size` at least so large; 1 for none."""
-    if least is None:
+def _divisor(size: tuple[int, int], min_size: tuple[int, int] | None) -> int:
+    """Return the largest divisor of the decoder that keeps an image of `size` at least as large as `min_size`."""
+    if min_size is None:
         return 1
-    return next((by for by in (8, 4, 2) if size[0] >= by * least[0] and size[1] >= by * least[1]), 1)
+    return next((by for by in (8, 4, 2) if size[0] >= by * min_size[0] and size[1] >= by * min_size[1]), 1)
 
 
-def _decode(decoder: ModuleType, data: bytes, size: tuple[int, int], fraction: int = 1) -> np.ndarray | None:
+def _decode(decoder: ModuleType, data: bytes, size: tuple[int, int], divisor: int = 1) -> np.ndarray | None:
     try:
         height, width, color, _ = decoder.decode_jpeg_header(data)
         if (height, width) != size or color not in _COLORS:
             return None
-        least = [(side + fraction - 1) // fraction for side in size]
-        smaller = {} if fraction == 1 else {"min_height": least[0], "min_width": least[1]}
+        min_size = [(side + divisor - 1) // divisor for side in size]
+        smaller = {} if divisor == 1 else {"min_height": min_size[0], "min_width": min_size[1]}
         pixels = decoder.decode_jpeg(data, _COLORS[color], **smaller)
     except (ValueError, MemoryError, RuntimeError):
         return None
@@ -54,25 +54,25 @@ def _decode(decoder: ModuleType, data: bytes, size: tuple[int, int], fraction: i
 
 @lru_cache(maxsize=1)
 def equal_decoder() -> ModuleType | None:
-    """simplejpeg, where it is installed and decodes as this Pillow does; None elsewhere."""
+    """Return simplejpeg if it is installed and decodes as Pillow does, else None."""
     try:
         import simplejpeg
     except ImportError:
         return None
-    return simplejpeg if _agrees(simplejpeg) else None
+    return simplejpeg if _equals_pillow(simplejpeg) else None
 
 
-def _agrees(decoder: ModuleType) -> bool:
-    """Whether a few small pictures of every usual layout come out the same: two builds of the library may differ."""
+def _equals_pillow(decoder: ModuleType) -> bool:
+    """Return whether small images of every common layout are equal to Pillow; builds of the library may differ."""
     random = np.random.default_rng(0)
     ramp = np.add.outer(np.arange(43) * 3, np.arange(67) * 2)[..., None] + np.array([0, 60, 120])
     colors = Image.fromarray(((ramp + random.integers(0, 60, ramp.shape)) % 256).astype(np.uint8))
     layouts = [{"subsampling": name} for name in ("4:4:4", "4:2:2", "4:2:0")] + [{"progressive": True}]
-    for picture, layout in [*((colors, layout) for layout in layouts), (colors.convert("L"), {})]:
+    for image, layout in [*((colors, layout) for layout in layouts), (colors.convert("L"), {})]:
         buffer = io.BytesIO()
-        picture.save(buffer, "JPEG", quality=85, **layout)
-        wanted = np.asarray(Image.open(buffer, formats=("JPEG",)))
-        given = _decode(decoder, buffer.getvalue(), wanted.shape[:2])
-        if given is None or not np.array_equal(given, wanted):
+        image.save(buffer, "JPEG", quality=85, **layout)
+        expected = np.asarray(Image.open(buffer, formats=("JPEG",)))
+        decoded = _decode(decoder, buffer.getvalue(), expected.shape[:2])
+        if decoded is None or not np.array_equal(decoded, expected):
             return False
     return True

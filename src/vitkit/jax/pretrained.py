@@ -66,7 +66,7 @@ def write(folder: Any, config: Any, model: Config, params: Mapping[str, Any]) ->
 @cache
 def _modules() -> Modules:
     """Hugging Face's modules and Flax's, the pooler included: both tables agree on the order of fused parts."""
-    from vitkit.checkpoints.dialects.huggingface import TABLE
+    from vitkit.checkpoints.formats.huggingface.vit import TABLE
 
     theirs = {rule.ours.removesuffix(".{leaf}").replace("{i}", "{n}"): rule.theirs for rule in TABLE.rules}
     joined = [
@@ -88,7 +88,7 @@ def _folder(source: Any) -> Path | None:
 
 def _huggingface(folder: Path) -> tuple[dict[str, Any], Flat]:
     """`config.json` and the weights of a folder of either generation of names, one file or shards."""
-    from vitkit.checkpoints.dialects.huggingface import FORMAT
+    from vitkit.checkpoints.formats.huggingface.vit import FORMAT
 
     index = folder / "model.safetensors.index.json"
     whole = folder / "model.safetensors"

@@ -20,7 +20,7 @@ from vitkit.models import vit
 from vitkit.objectives import supervised
 from vitkit.train import Run
 from vitkit.train.checks import check
-from vitkit.train.tune import Tune
+from vitkit.train.tuning import Tune
 
 # What the twin has a word for; all else must be as it is where nothing is said.
 KNOWN = {

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitkit import config as configs
-from vitkit.checkpoints.parts import Layout, load_parts
+from vitkit.checkpoints.pretraining import Layout, load_parts
 from vitkit.data import Source
 from vitkit.data.loader import Batch
 from vitkit.models import Backbone

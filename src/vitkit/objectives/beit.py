@@ -16,11 +16,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from vitkit import distributed
-from vitkit.checkpoints.parts import TOKEN, Layout
+from vitkit.checkpoints.pretraining import TOKEN, Layout, load_dalle_encoder
 from vitkit.checkpoints.table import Rule, Table
-from vitkit.checkpoints.words import load_words
+from vitkit.data.augment.masks import block_masks
 from vitkit.data.loader import Batch
-from vitkit.data.masks import block_masks
 from vitkit.data.processor import HALF
 from vitkit.layers.dalle import STRIDE, DalleEncoder
 from vitkit.models import Backbone, TokenBackbone
@@ -244,7 +243,7 @@ class BEiT(Objective):
 
 def build(config: Config, backbone: Backbone) -> BEiT:
     """Builds the objective, and loads tokenizer, mask token and head from the files that the config names."""
-    objective = BEiT(config, backbone, load_words(config.tokenizer) if config.tokenizer else None)
+    objective = BEiT(config, backbone, load_dalle_encoder(config.tokenizer) if config.tokenizer else None)
     if config.start:
         parts = ("mask_token", "lm_head.weight", "lm_head.bias")
         load_into(objective, config.start, parts, LAYOUTS, what="BEiT's mask token and head of visual tokens")

@@ -8,9 +8,9 @@ from einops import rearrange, repeat
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from vitkit.checkpoints.dialects import huggingface
-from vitkit.checkpoints.huggingface_folder import ALIASES, MLP_ALIASES
-from vitkit.checkpoints.parts import Layout, load_parts
+from vitkit.checkpoints.formats.huggingface import ALIASES, MLP_ALIASES
+from vitkit.checkpoints.formats.huggingface import vit as huggingface
+from vitkit.checkpoints.pretraining import Layout, load_parts
 from vitkit.checkpoints.table import FUSED3, Rule, Table
 from vitkit.data.loader import Batch
 from vitkit.models import Backbone

@@ -9,7 +9,7 @@ from einops import rearrange, repeat
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from vitkit.checkpoints.parts import POINTWISE, TOKEN, Layout
+from vitkit.checkpoints.pretraining import POINTWISE, TOKEN, Layout
 from vitkit.checkpoints.table import Rule, Table
 from vitkit.data.loader import Batch
 from vitkit.models import Backbone, TokenBackbone

@@ -1,57 +1,58 @@
-"""The ViT paper, table by table and figure by figure: "An Image is Worth 16x16 Words" (Dosovitskiy et al. 2021).
+"""Tables and figures of the ViT paper, "An Image is Worth 16x16 Words".
 
-A file with an `EXHIBIT` is one table, figure or unnumbered study, called by its file name: what it shows, what was
-published, the commands that make it at full scale, and `study(small) -> Findings`, which makes it at a scale that fits
-the machine at hand, on data at hand. The other files are what studies are made with: `small` trains and judges,
-`spread` says what seeds explain, `commands` writes command lines, `write` the results. A further exhibit is one file.
+Each file with an `EXPERIMENT` is one experiment: a table, a figure or an unnumbered study, named like the file. It
+contains a description, the published numbers, the commands at full scale, and `study(small) -> Findings`, which
+reproduces the experiment at small scale on any dataset. To add an experiment, add a file. The other files are helpers:
+`small` trains and evaluates, `spread` tests differences between variants, `commands` formats command lines, and `write`
+saves the results.
 """
 
-import importlib
-import pkgutil
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vitkit.config import nearest
 from vitkit.explain import Drawing
+from vitkit.registry import Registry
 
 if TYPE_CHECKING:
-    from vitkit.paper.small import Small
+    from vitkit.paper.small_scale import SmallScale
 
 Cell = str | float | int | None
+
+_MODULES = Registry(__name__, "experiment", ("EXPERIMENT", "study"), exclude=("small_scale", "write"))
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of numbers and words under named columns; None is what was not published or not measured."""
+    """Rows of numbers and text with named columns; None is an unknown value."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
 
     def __post_init__(self) -> None:
-        """Refuses rows of another length."""
+        """Raises ValueError for a row of another length."""
         for row in self.rows:
             if len(row) != len(self.columns):
-                raise ValueError(f"the row {row} does not fit the {len(self.columns)} columns {self.columns}")
+                raise ValueError(f"the row {row} has {len(row)} cells; expected {len(self.columns)}: {self.columns}")
 
     def words(self) -> list[list[str]]:
-        """All cells as people read them, row by row."""
-        return [[shown(cell) for cell in row] for row in self.rows]
+        """Returns all cells as text, row by row."""
+        return [[format_cell(cell) for cell in row] for row in self.rows]
 
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON form."""
+    def to_dict(self) -> dict[str, object]:
+        """Returns the JSON form."""
         return {"columns": list(self.columns), "rows": [list(row) for row in self.rows]}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Exhibit:
-    """What the paper shows in one place, and how it is made again.
+class Experiment:
+    """A table, figure or study of the paper and how to reproduce it.
 
-    `full` are the commands at the paper's scale and `needs` what they read that is not inside the package, empty for
-    what is computed. `small` says what the study does in its stead, and `minutes` about what that takes of one CPU
-    core, at 20 thousandths of a second for a step of 32 digits.
+    `full` are the commands at the paper's scale, and `needs` the data and models that they require; it is empty if the
+    experiment is computed without either. `small` describes the study at small scale. `minutes` is its approximate time
+    on one CPU core, at 20 ms per training step with batch size 32 on the digits.
     """
 
     title: str
@@ -66,67 +67,62 @@ class Exhibit:
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """What a study found: its table with the published numbers beside, drawings by name, sentences, raw numbers."""
+    """Results of a study: table with published numbers, drawings, remarks and raw numbers."""
 
     table: Table
     drawings: Mapping[str, Drawing] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
-    numbers: Mapping[str, Any] = field(default_factory=dict)
+    numbers: Mapping[str, object] = field(default_factory=dict)
 
 
-def exhibits() -> dict[str, Exhibit]:
-    """Every exhibit by its name: figures, then tables, then what has no number."""
-    found = {module.name: _module(module.name) for module in pkgutil.iter_modules(__path__)}
-    known = {name: module.EXHIBIT for name, module in found.items() if hasattr(module, "EXHIBIT")}
+def experiments() -> dict[str, Experiment]:
+    """Returns all experiments by name: figures, tables, then those without a number."""
+    known = {name: module.EXPERIMENT for name, module in _MODULES}
     return dict(sorted(known.items(), key=lambda pair: _order(pair[0])))
 
 
-def exhibit(name: str) -> Exhibit:
-    """The exhibit of that name; ValueError that lists the near ones for an unknown one."""
-    known = exhibits()
+def experiment(name: str) -> Experiment:
+    """Returns the named experiment. Raises ValueError for an unknown name."""
+    known = experiments()
     if name not in known:
         raise ValueError(f"the paper has no '{name}'{nearest(name, known)}")
     return known[name]
 
 
-def study(name: str, small: "Small") -> Findings:
-    """The findings of an exhibit's study at small scale; ValueError for an unknown name."""
-    exhibit(name)
-    return _module(name).study(small)
+def study(name: str, small: "SmallScale") -> Findings:
+    """Runs an experiment at small scale. Raises ValueError for an unknown name."""
+    experiment(name)
+    return _MODULES.get(name).study(small)
 
 
-def full(name: str, small: "Small") -> Findings:
-    """The findings of an exhibit at the paper's own scale, where no training stands in between.
+def full(name: str, small: "SmallScale") -> Findings:
+    """Runs an experiment at the paper's scale if it needs no training.
 
-    What is computed is the same at both scales; what is seen in a model needs that model. Raises ValueError that says
-    what is needed, and where the commands are.
+    Counts and comparisons are the same at both scales; figures of a model need `small.model`. Raises ValueError with
+    the requirements of all other experiments.
     """
-    found = exhibit(name)
-    if found.needs and not (small.model and looks_at_a_model(name)):
+    chosen = experiment(name)
+    if chosen.needs and not (small.model and uses_model(name)):
         raise ValueError(
-            f"{found.title} at full scale needs {found.needs}; its {len(found.full)} commands, to run one by one, are "
-            f"listed by `vitkit paper {name}`"
+            f"{chosen.title} at full scale needs {chosen.needs}; `vitkit paper {name}` lists its {len(chosen.full)} "
+            "commands"
         )
     return study(name, small)
 
 
-def looks_at_a_model(name: str) -> bool:
-    """Whether the exhibit is drawn of a model, which may then be any checkpoint."""
-    exhibit(name)
-    return bool(getattr(_module(name), "OF_A_MODEL", False))
+def uses_model(name: str) -> bool:
+    """Returns whether the experiment shows a trained model, which can be any checkpoint."""
+    experiment(name)
+    return bool(getattr(_MODULES.get(name), "USES_MODEL", False))
 
 
-def shown(cell: Cell) -> str:
-    """A cell as people read it."""
+def format_cell(cell: Cell) -> str:
+    """Returns a cell as text."""
     if cell is None:
         return "-"
     if isinstance(cell, float):
         return f"{cell:,.0f}" if abs(cell) >= 1000 else f"{cell:.5g}"
     return f"{cell:,}" if isinstance(cell, int) else cell
-
-
-def _module(name: str) -> ModuleType:
-    return importlib.import_module(f"{__name__}.{name}")
 
 
 def _order(name: str) -> tuple[int, str, int]:

@@ -1,4 +1,4 @@
-"""Figure 1: the model, as a picture; here as what ViT-B/16 does to one, step by step, with its parameters counted."""
+"""Figure 1: model overview, as a table of the parts of ViT-B/16 with shapes and parameters."""
 
 from collections.abc import Iterable
 
@@ -6,17 +6,17 @@ from torch import Tensor
 
 from vitkit import models
 from vitkit.models import TokenBackbone
-from vitkit.paper import Exhibit, Findings, Table
-from vitkit.paper.small import Small
+from vitkit.paper import Experiment, Findings, Table
+from vitkit.paper.small_scale import SmallScale
 
-COLUMNS = ("part", "equation", "what comes out", "parameters")
+COLUMNS = ("part", "equation", "output", "parameters")
 
-EXHIBIT = Exhibit(
+EXPERIMENT = Experiment(
     title="Figure 1: model overview",
     section="section 3.1",
-    shows="A drawing: patches, linear projection, positions and class token, encoder blocks, head.",
+    shows="A diagram: patches, linear projection, positions and class token, encoder blocks, head.",
     published=Table(
-        ("equation", "says"),
+        ("equation", "formula"),
         (
             ("1", "tokens = [class; patches E] + positions"),
             ("2", "z' = attention(norm(z)) + z"),
@@ -26,13 +26,13 @@ EXHIBIT = Exhibit(
     ),
     full=("vitkit inspect vit-b/16",),
     needs="",
-    small="What the model does to a picture of 224 pixels, counted on the spot; the same at both scales.",
+    small="The shapes and parameters of each part for an image of 224 pixels; the same at both scales.",
     minutes=0.1,
 )
 
 
-def study(small: Small) -> Findings:
-    """ViT-B/16 part by part."""
+def study(small: SmallScale) -> Findings:
+    """Counts the parameters of the parts of ViT-B/16."""
     config = models.preset("vit-b/16")
     model = models.build(config, device="meta")
     assert isinstance(model, TokenBackbone)

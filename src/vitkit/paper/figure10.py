@@ -1,12 +1,13 @@
-"""Figure 10: position embeddings under different hyper-parameters of training (appendix D.4)."""
+"""Figure 10: position embeddings by training hyper-parameters (appendix D.4)."""
 
-from vitkit.paper import Exhibit, Findings, Table, commands, figure7, seen
-from vitkit.paper.small import Small
+from vitkit import explain
+from vitkit.paper import Experiment, Findings, Table, _commands, _explained_models, figure7
+from vitkit.paper.small_scale import SmallScale
 
 SETTINGS = {
-    "short": {"rate": 1e-3, "share": 0.5},
-    "higher-rate": {"rate": 2e-3, "share": 0.5},
-    "long": {"rate": 2e-3, "share": 1.0},
+    "short": {"rate": 1e-3, "length": 0.5},
+    "higher-rate": {"rate": 2e-3, "length": 0.5},
+    "long": {"rate": 2e-3, "length": 1.0},
 }
 
 
@@ -18,40 +19,42 @@ def _full() -> tuple[str, ...]:
         ("14epochs", ()),
     ):
         out = f"runs/figure10_{name}"
-        lines.append(commands.pretrain("vit.l16_jft", commands.JFT, *settings, out=out))
-        lines.append(commands.explain(f"{out}/best", "positions", f"figure10-{name}.png"))
+        lines.append(_commands.pretrain("vit.l16_jft", _commands.JFT, *settings, out=out))
+        lines.append(_commands.explain(f"{out}/best", "positions", f"figure10-{name}.png"))
     return tuple(lines)
 
 
-EXHIBIT = Exhibit(
+EXPERIMENT = Experiment(
     title="Figure 10: position embeddings and hyper-parameters",
     section="appendix D.4",
-    shows="Similarity of the learned positions of a ViT-L/16 trained for longer or with another learning rate.",
+    shows="Similarity of the learned position embeddings of a ViT-L/16 trained longer or with another learning rate.",
     published=Table(
-        ("model", "result (drawings; no numbers are printed)"),
-        (("ViT-L/16, 7 and 14 epochs, two rates", "neighbours are alike in all"),),
+        ("model", "result (figures without numbers)"),
+        (("ViT-L/16, 7 and 14 epochs, two rates", "neighbouring positions are similar in all"),),
     ),
     full=_full(),
-    needs=commands.NEEDS_JFT,
-    small="One ViT at two learning rates and two lengths, trained on all pictures at hand.",
+    needs=_commands.NEEDS_JFT,
+    small="A ViT trained with two learning rates and two numbers of steps on all images.",
     minutes=1,
 )
 
 
-def study(small: Small) -> Findings:
-    """The similarity of positions after each training."""
+def study(small: SmallScale) -> Findings:
+    """Computes the similarity of position embeddings after each training."""
     drawings, rows = {}, []
     for name, setting in SETTINGS.items():
-        steps = max(1, round(small.length(seen.STEPS) * setting["share"]))
-        folder = seen.trained(small, f"positions-{name}", small.vit(), steps=steps, optimizer__rate=setting["rate"])
-        found = seen.explained("positions", seen.shown(small, folder, 1))
-        near, far = figure7.neighbours(found.arrays["similarity"])
+        steps = max(1, round(small.length(_explained_models.STEPS) * setting["length"]))
+        folder = _explained_models.train_model(
+            small, f"positions-{name}", small.vit(), steps=steps, optimizer__rate=setting["rate"]
+        )
+        explanation = explain.explain("positions", _explained_models.load_subject(small, folder, 1))
+        near, far = figure7.mean_similarities(explanation.arrays["similarity"])
         rows.append((name, steps, setting["rate"], round(near, 3), round(far, 3)))
-        drawings[name] = found.drawing
+        drawings[name] = explanation.drawing
     columns = ("training", "steps", "learning rate", "similarity of neighbours", "similarity of all others")
     return Findings(
         table=Table(columns, tuple(rows)),
         drawings=drawings,
-        remarks=(seen.whose(small), "One seed each: no difference between the three is claimed."),
+        remarks=(_explained_models.model_remark(small), "Each training has one seed, so differences are not tested."),
         numbers={str(row[0]): row[3:] for row in rows},
     )

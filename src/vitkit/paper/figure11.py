@@ -1,46 +1,47 @@
-"""Figure 11: how far heads look, in a ViT and in a hybrid (appendix D.7)."""
+"""Figure 11: attention distance of a ViT and a hybrid (appendix D.7)."""
 
+from vitkit import explain
 from vitkit.models import hybrid
-from vitkit.paper import Exhibit, Findings, Table, commands, figure7, seen
-from vitkit.paper.small import Small
+from vitkit.paper import Experiment, Findings, Table, _commands, _explained_models, figure7
+from vitkit.paper.small_scale import SmallScale
 
-EXHIBIT = Exhibit(
+EXPERIMENT = Experiment(
     title="Figure 11: attention distance of ViT and hybrid",
     section="appendix D.7",
-    shows="Mean attention distance by head and layer of ViT-L/16 and R50x1+ViT-L/16: behind a ResNet fewer heads "
-    "of the first layers look near.",
+    shows="Mean attention distance by head and layer of ViT-L/16 and R50x1+ViT-L/16: after a ResNet, fewer heads of "
+    "the first layers are local.",
     published=Table(
-        ("model", "result (drawings; no numbers are printed)"),
+        ("model", "result (figures without numbers)"),
         (
-            ("ViT-L/16", "near and far heads side by side in the first layers"),
-            ("R50+ViT-L/16", "near heads are less pronounced"),
+            ("ViT-L/16", "the first layers have local and global heads"),
+            ("R50+ViT-L/16", "fewer local heads"),
         ),
     ),
     full=(
-        commands.explain(figure7.MODELS["distance"], "distance", "figure11-vit.png", "photos/"),
-        commands.explain("runs/vit.r50_l16_jft/best", "distance", "figure11-hybrid.png", "photos/"),
+        _commands.explain(figure7.MODELS["distance"], "distance", "figure11-vit.png", "images/"),
+        _commands.explain("runs/vit.r50_l16_jft/best", "distance", "figure11-hybrid.png", "images/"),
     ),
-    needs="JFT-300M (not public) for the hybrid; for the ViT, photos",
-    small=f"Both trained on the pictures at hand, looked at over {figure7.PICTURES} of them.",
+    needs="JFT-300M (not public) for the hybrid, and images",
+    small=f"A ViT and a hybrid trained on the given images; distances are means over {figure7.IMAGES} of them.",
     minutes=1,
 )
 
 
-def study(small: Small) -> Findings:
-    """The distances of both."""
+def study(small: SmallScale) -> Findings:
+    """Computes the attention distances of both models."""
     plain = small.vit()
     shape = ("image_size", "patch_size", "width", "depth", "num_heads", "mlp_width")
-    behind = hybrid.Config(**{n: getattr(plain, n) for n in shape}, depths=(1,), stem_width=8, num_groups=4)
+    with_stem = hybrid.Config(**{n: getattr(plain, n) for n in shape}, depths=(1,), stem_width=8, num_groups=4)
     drawings, rows = {}, []
-    for name, model in (("vit", plain), ("hybrid", behind)):
-        folder = seen.trained(small, f"distance-{name}", model)
-        found = seen.explained("distance", seen.shown(small, folder, figure7.PICTURES))
-        drawings[name] = found.drawing
-        for layer, heads in enumerate(found.arrays["distance"]):
+    for name, model in (("vit", plain), ("hybrid", with_stem)):
+        folder = _explained_models.train_model(small, f"distance-{name}", model)
+        explanation = explain.explain("distance", _explained_models.load_subject(small, folder, figure7.IMAGES))
+        drawings[name] = explanation.drawing
+        for layer, heads in enumerate(explanation.arrays["distance"]):
             rows.append((name, layer, *(round(float(value), 2) for value in (heads.min(), heads.mean(), heads.max()))))
     return Findings(
         table=Table(("model", "layer", "nearest head (pixels)", "mean", "farthest head"), tuple(rows)),
         drawings=drawings,
-        remarks=(seen.whose(small), "One seed each: no difference between the two is claimed."),
+        remarks=(_explained_models.model_remark(small), "Each model has one seed, so differences are not tested."),
         numbers={f"{row[0]} {row[1]}": row[2:] for row in rows},
     )

@@ -1,4 +1,4 @@
-"""Figure 13: axial attention against full attention and a ResNet, by arithmetic and by speed (appendix D.6)."""
+"""Figure 13: axial attention, full attention and a ResNet by FLOPs and speed (appendix D.6)."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -8,20 +8,20 @@ import torch
 from vitkit import checkpoints
 from vitkit.evaluate import throughput
 from vitkit.models import axial, resnet
-from vitkit.paper import Exhibit, Findings, Table, commands
-from vitkit.paper.comparison import against_flops, findings
-from vitkit.paper.small import Small, Variant
+from vitkit.paper import Experiment, Findings, Table, _commands
+from vitkit.paper._comparison import against_flops, findings
+from vitkit.paper.small_scale import SmallScale, Variant
 
 STEPS = 200
 SPEED_BATCH = 32
 
-EXHIBIT = Exhibit(
+EXPERIMENT = Experiment(
     title="Figure 13: axial attention",
     section="appendix D.6",
     shows="5-shot accuracy on ImageNet of Axial-ViT, AxialResNet, ViT and ResNet against FLOPs and speed: axial "
-    "models are better than their ViTs and cost more; AxialResNet is slow.",
+    "models are better than the ViTs and cost more; AxialResNet is slow.",
     published=Table(
-        ("model", "result (curves; no numbers are printed)"),
+        ("model", "result (curves without numbers)"),
         (
             ("Axial-ViT-B/32", "above ViT-B/32, at more compute"),
             ("Axial-ViT-B/16", "above ViT-B/16, at more compute"),
@@ -32,19 +32,19 @@ EXHIBIT = Exhibit(
         line
         for recipe in ("vit.b32_jft", "vit.b16_jft", "baselines.axial_b32_jft", "baselines.axial_b16_jft")
         for line in (
-            commands.pretrain(recipe, commands.JFT),
-            commands.fewshot(f"runs/{recipe}/best"),
-            f"vitkit evaluate runs/{recipe}/best --data {commands.IMAGENET} --with throughput,flops",
+            _commands.pretrain(recipe, _commands.JFT),
+            _commands.fewshot(f"runs/{recipe}/best"),
+            f"vitkit evaluate runs/{recipe}/best --data {_commands.IMAGENET} --with throughput,flops",
         )
     ),
-    needs=commands.NEEDS_JFT,
-    small="ViT and Axial-ViT with patches of 4 and 2 pixels, and a ResNet; speed is that of this machine's processor.",
+    needs=_commands.NEEDS_JFT,
+    small="ViT and Axial-ViT with patches of 4 and 2 pixels, and a ResNet; speed is measured on one CPU thread.",
     minutes=3.5,
 )
 
 
-def study(small: Small) -> Findings:
-    """Every model against the plain ViT, its speed measured."""
+def study(small: SmallScale) -> Findings:
+    """Compares every model with the plain ViT and measures its speed."""
     base, size = small.vit(), (small.side, small.side)
     shape = {name: getattr(base, name) for name in ("width", "depth", "num_heads", "mlp_width", "image_size")}
     variants = {
@@ -56,24 +56,24 @@ def study(small: Small) -> Findings:
     }
     outcomes = small.sweep(variants, STEPS)
     speeds = {each.name: speed(each.folders[0], small.side) for each in outcomes}
-    found = findings(EXHIBIT.title, outcomes, {}, small)
-    rows = tuple((*row, round(speeds[str(row[0])])) for row in found.table.rows)
+    result = findings(EXPERIMENT.title, outcomes, {}, small)
+    rows = tuple((*row, round(speeds[str(row[0])])) for row in result.table.rows)
     kinds = {each.name: [(each.flops, each)] for each in outcomes}
     by_speed = {each.name: [(speeds[each.name], each)] for each in outcomes}
-    fast = against_flops("Figure 13: held-out accuracy against pictures a second, at small scale", by_speed)
+    fast = against_flops("Figure 13: held-out accuracy against images per second, at small scale", by_speed)
     return replace(
-        found,
-        table=Table((*found.table.columns, "pictures a second"), rows),
+        result,
+        table=Table((*result.table.columns, "images per second"), rows),
         drawings={
-            "": against_flops("Figure 13: held-out accuracy against FLOPs a picture, at small scale", kinds),
-            "speed": replace(fast, x_label="pictures a second, this processor"),
+            "": against_flops("Figure 13: held-out accuracy against FLOPs per image, at small scale", kinds),
+            "speed": replace(fast, x_label="images per second, this CPU"),
         },
-        numbers={**found.numbers, "pictures_per_second": speeds},
+        numbers={**result.numbers, "images_per_second": speeds},
     )
 
 
 def speed(folder: Path, side: int) -> float:
-    """Pictures a second of a checkpoint's forward pass on one thread."""
+    """Measures the images per second of a checkpoint on one CPU thread."""
     model = checkpoints.load(folder).model.eval()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -1,26 +1,26 @@
-"""Figure 14: further attention maps (appendix D.8), Figure 6 with more pictures."""
+"""Figure 14: further attention maps (appendix D.8); Figure 6 with more images."""
 
 from dataclasses import replace
 
-from vitkit.paper import Exhibit, Findings, commands, figure6
-from vitkit.paper.small import Small
+from vitkit.paper import Experiment, Findings, _commands, figure6
+from vitkit.paper.small_scale import SmallScale
 
-OF_A_MODEL = True
-PICTURES = 16
+USES_MODEL = True
+IMAGES = 16
 
-EXHIBIT: Exhibit = replace(
-    figure6.EXHIBIT,
+EXPERIMENT: Experiment = replace(
+    figure6.EXPERIMENT,
     title="Figure 14: further attention maps",
     section="appendix D.8",
-    shows="As Figure 6, for many pictures drawn at random.",
+    shows="As Figure 6, for many randomly selected images.",
     full=(
-        commands.explain(figure6.MODEL, "rollout", "figure14.png", "photos/"),
-        f"vitkit paper figure14 --scale full --model {figure6.MODEL} --data folder:photos/ --out runs/figure14",
+        _commands.explain(figure6.MODEL, "rollout", "figure14.png", "images/"),
+        f"vitkit paper figure14 --scale full --model {figure6.MODEL} --data folder:images/ --out runs/figure14",
     ),
-    small=f"Rollout over {PICTURES} pictures, of the model given or of one trained on the pictures at hand.",
+    small=f"Rollout on {IMAGES} images, with `--model` or a model trained on the given images.",
 )
 
 
-def study(small: Small) -> Findings:
-    """Rollout over more pictures."""
-    return figure6.study(small, PICTURES)
+def study(small: SmallScale) -> Findings:
+    """Computes rollout on more images."""
+    return figure6.study(small, IMAGES)

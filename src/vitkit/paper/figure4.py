@@ -1,16 +1,16 @@
-"""Figure 4: few-shot accuracy against the number of pictures pre-trained on (section 4.3)."""
+"""Figure 4: few-shot accuracy against the number of pre-training images (section 4.3)."""
 
 from collections.abc import Mapping
 
 from vitkit.explain import Curve, Curves
 from vitkit.models import resnet
-from vitkit.paper import Exhibit, Findings, Table, commands
-from vitkit.paper.comparison import SHOT, differs
-from vitkit.paper.small import Outcome, Small, Variant, raw
-from vitkit.paper.spread import verdict
+from vitkit.paper import Experiment, Findings, Table, _commands
+from vitkit.paper._comparison import SHOT, caveat
+from vitkit.paper._significance import compare
+from vitkit.paper.small_scale import Outcome, SmallScale, Variant, raw
 
 STEPS = 200
-SHARES = (0.05, 0.2, 1.0)
+FRACTIONS = (0.05, 0.2, 1.0)
 
 
 def _full() -> tuple[str, ...]:
@@ -23,34 +23,34 @@ def _full() -> tuple[str, ...]:
         "baselines.r50x1_jft",
         "baselines.r152x2_jft",
     ):
-        for share, millions in ((0.03, 9), (0.1, 30), (0.3, 90), (1.0, 300)):
+        for fraction, millions in ((0.03, 9), (0.1, 30), (0.3, 90), (1.0, 300)):
             out = f"runs/figure4_{recipe.partition('.')[2]}_{millions}m"
-            data = commands.JFT if share == 1.0 else f"part:share={share}@{commands.JFT}"
-            lines += [commands.pretrain(recipe, data, out=out), commands.fewshot(f"{out}/best")]
+            data = _commands.JFT if fraction == 1.0 else f"part:share={fraction}@{_commands.JFT}"
+            lines += [_commands.pretrain(recipe, data, out=out), _commands.fewshot(f"{out}/best")]
     return tuple(lines)
 
 
-EXHIBIT = Exhibit(
+EXPERIMENT = Experiment(
     title="Figure 4: few-shot accuracy against pre-training size",
     section="section 4.3",
-    shows="5-shot accuracy on ImageNet of ViTs and ResNets pre-trained on 9, 30, 90 and 300 million pictures of JFT: "
-    "ResNets are better on few, ViTs on many.",
+    shows="5-shot accuracy on ImageNet of ViTs and ResNets pre-trained on 9, 30, 90 and 300 million images of JFT: "
+    "ResNets are better with few images, ViTs with many.",
     published=Table(
-        ("pictures", "result (curves; no numbers are printed)"),
+        ("images", "result (curves without numbers)"),
         (
-            ("9 million", "ResNets ahead; ViT-B/32 well below an equally fast ResNet-50"),
-            ("90 million and more", "ViTs ahead, and still rising at 300 million"),
+            ("9 million", "ResNets are better; ViT-B/32 is well below an equally fast ResNet-50"),
+            ("90 million and more", "ViTs are better, and still improve at 300 million"),
         ),
     ),
     full=_full(),
-    needs=commands.NEEDS_JFT,
-    small="Nested shares of the pictures of half of the classes, as many steps on each; two ViTs and a ResNet.",
+    needs=_commands.NEEDS_JFT,
+    small="Two ViTs and a ResNet, trained with the same number of steps on nested subsets of half of the classes.",
     minutes=3,
 )
 
 
-def models_of(small: Small) -> dict[str, Variant]:
-    """A small and a larger ViT, and a ResNet."""
+def models_of(small: SmallScale) -> dict[str, Variant]:
+    """Returns a small ViT, a larger ViT and a ResNet."""
     size = (small.side, small.side)
     return {
         "ViT, small": Variant(small.vit(width=32, num_heads=2, mlp_width=64, depth=2)),
@@ -59,38 +59,38 @@ def models_of(small: Small) -> dict[str, Variant]:
     }
 
 
-def sized(small: Small, steps: int) -> dict[float, list[Outcome]]:
-    """Every model pre-trained on each share."""
-    found = {}
-    for share in SHARES:
-        data = small.upstream if share == 1.0 else small.part(small.upstream, f"share={share}")
-        named = {f"{name}, {share:.0%}": variant for name, variant in models_of(small).items()}
-        found[share] = small.sweep(named, steps, data=data)
-    return found
+def pretrain(small: SmallScale, steps: int) -> dict[float, list[Outcome]]:
+    """Pre-trains every model on each fraction of the images."""
+    outcomes = {}
+    for fraction in FRACTIONS:
+        data = small.upstream if fraction == 1.0 else small.part(small.upstream, f"share={fraction}")
+        named = {f"{name}, {fraction:.0%}": variant for name, variant in models_of(small).items()}
+        outcomes[fraction] = small.sweep(named, steps, data=data)
+    return outcomes
 
 
-def drawing(title: str, lines: Mapping[str, list[tuple[float, float, float]]], y_label: str) -> Curves:
-    """A line a model: share of the pictures, mean, deviation."""
+def plot(title: str, lines: Mapping[str, list[tuple[float, float, float]]], y_label: str) -> Curves:
+    """Returns a plot of points (fraction of the images, mean, deviation), one line per model."""
     curves = [
         Curve(name, *(tuple(column) for column in zip(*points, strict=True)))  # type: ignore[arg-type]
         for name, points in lines.items()
     ]
-    return Curves(title, "share of the pre-training pictures", y_label, tuple(curves), log_x=True)
+    return Curves(title, "fraction of the pre-training images", y_label, tuple(curves), log_x=True)
 
 
-def study(small: Small) -> Findings:
-    """Every model on every share, and per share the models against one another."""
-    found = sized(small, STEPS)
+def study(small: SmallScale) -> Findings:
+    """Pre-trains every model on every fraction and compares the models at each fraction."""
+    results = pretrain(small, STEPS)
     rows, lines, remarks = [], {}, []
-    for share, outcomes in found.items():
+    for fraction, outcomes in results.items():
         trials = [each.fewshot for each in outcomes]
-        rows.append((f"{share:.0%}", *(trial.percent for trial in trials)))
+        rows.append((f"{fraction:.0%}", *(trial.percent for trial in trials)))
         for name, trial in zip(models_of(small), trials, strict=True):
-            lines.setdefault(name, []).append((share, 100 * trial.mean, 100 * trial.deviation))
-        remarks += verdict(trials[::-1], f"5-shot accuracy on {share:.0%}")
+            lines.setdefault(name, []).append((fraction, 100 * trial.mean, 100 * trial.deviation))
+        remarks += compare(trials[::-1], f"5-shot accuracy with {fraction:.0%} of the images")
     return Findings(
-        table=Table(("share of pictures", *(f"{name}: {SHOT}" for name in models_of(small))), tuple(rows)),
-        drawings={"": drawing("Figure 4: 5-shot accuracy against pre-training size, at small scale", lines, SHOT)},
-        remarks=(*remarks, differs(small)),
-        numbers={f"{share:g}": raw(outcomes) for share, outcomes in found.items()},
+        table=Table(("fraction of images", *(f"{name}: {SHOT}" for name in models_of(small))), tuple(rows)),
+        drawings={"": plot("Figure 4: 5-shot accuracy against pre-training size, at small scale", lines, SHOT)},
+        remarks=(*remarks, caveat(small)),
+        numbers={f"{fraction:g}": raw(outcomes) for fraction, outcomes in results.items()},
     )

@@ -1,39 +1,41 @@
-"""Figure 6: what the class token attends to in a picture, through all layers (section 4.5, appendix D.8)."""
+"""Figure 6: attention rollout from the class token to the image (section 4.5, appendix D.8)."""
 
-from vitkit.paper import Exhibit, Findings, Table, commands, seen
-from vitkit.paper.small import Small
+from vitkit import explain
+from vitkit.paper import Experiment, Findings, Table, _commands, _explained_models
+from vitkit.paper.small_scale import SmallScale
 
-OF_A_MODEL = True
-PICTURES = 6
+USES_MODEL = True
+IMAGES = 6
 MODEL = "google/vit-large-patch16-224"
 
-EXHIBIT = Exhibit(
-    title="Figure 6: attention of the output to the picture",
+EXPERIMENT = Experiment(
+    title="Figure 6: attention of the output to the image",
     section="section 4.5, appendix D.8",
-    shows="Attention rollout of ViT-L/16: the model attends to what matters for the class.",
+    shows="Attention rollout of ViT-L/16: the model attends to image regions that are relevant for the class.",
     published=Table(
-        ("method", "says"), (("attention rollout", "weights averaged over heads, multiplied over layers"),)
+        ("method", "definition"), (("attention rollout", "weights averaged over heads, multiplied over layers"),)
     ),
     full=(
-        commands.explain(MODEL, "rollout", "figure6.png", "photos/"),
-        f"vitkit paper figure6 --scale full --model {MODEL} --data folder:photos/ --out runs/figure6",
+        _commands.explain(MODEL, "rollout", "figure6.png", "images/"),
+        f"vitkit paper figure6 --scale full --model {MODEL} --data folder:images/ --out runs/figure6",
     ),
-    needs=f"a ViT with weights (--model {MODEL}) and photos (--data folder:photos/)",
-    small=f"Rollout over {PICTURES} pictures, of the model given or of one trained on the pictures at hand.",
+    needs=f"a ViT with weights (--model {MODEL}) and images (--data folder:images/)",
+    small=f"Rollout on {IMAGES} images, with `--model` or a model trained on the given images.",
     minutes=0.5,
 )
 
 
-def study(small: Small, number: int = PICTURES) -> Findings:
-    """Rollout over some pictures."""
-    found = seen.explained("rollout", seen.shown(small, seen.given_or_trained(small), number))
-    shares = next(iter(found.arrays.values()))
-    flat = shares.reshape(shares.shape[0], -1)
+def study(small: SmallScale, num_images: int = IMAGES) -> Findings:
+    """Computes rollout on `num_images` images."""
+    subject = _explained_models.load_subject(small, _explained_models.given_or_trained(small), num_images)
+    explanation = explain.explain("rollout", subject)
+    values = next(iter(explanation.arrays.values()))
+    flat = values.reshape(values.shape[0], -1)
     top = (flat.max(axis=1) / flat.mean(axis=1)).tolist()
-    rows = tuple((f"picture {place}", round(value, 2)) for place, value in enumerate(top))
+    rows = tuple((f"image {index}", round(value, 2)) for index, value in enumerate(top))
     return Findings(
-        table=Table(("picture", "most attended patch, against the mean patch"), rows),
-        drawings={"": found.drawing},
-        remarks=(seen.whose(small),),
+        table=Table(("image", "maximum over mean of the rollout"), rows),
+        drawings={"": explanation.drawing},
+        remarks=(_explained_models.model_remark(small),),
         numbers={"most_over_mean": top},
     )

@@ -1,14 +1,14 @@
-"""Figure 8: which dimension of a ViT to scale - depth, width, MLP, patch size, or all (appendix D.2)."""
+"""Figure 8: scaling depth, width, MLP width or patch size of a ViT (appendix D.2)."""
 
 from dataclasses import replace
 
-from vitkit.paper import Exhibit, Findings, Table, commands
-from vitkit.paper.comparison import against_flops, findings
-from vitkit.paper.small import Small, Variant
+from vitkit.paper import Experiment, Findings, Table, _commands
+from vitkit.paper._comparison import against_flops, findings
+from vitkit.paper.small_scale import SmallScale, Variant
 
 STEPS = 200
 BASE = "base"
-# At small scale: what each dimension is set to, in the order of its line.
+# Values of each dimension at small scale.
 LINES = {
     "depth": ({"depth": 1}, {"depth": 6}),
     "width": ({"width": 32}, {"width": 128}),
@@ -32,55 +32,55 @@ def _full() -> tuple[str, ...]:
     }
     lines = []
     for name, settings in changes.items():
-        merged = {word.partition("=")[0]: word for word in (*base, *settings)}
+        merged = {setting.partition("=")[0]: setting for setting in (*base, *settings)}
         if name == "width":
             merged["model.pre_logits"] = "model.pre_logits=2048"
         else:
             merged["model.pre_logits"] = "model.pre_logits=1024"
         out = f"runs/figure8_{name}"
-        lines.append(commands.pretrain("vit.b32_jft", commands.JFT, *merged.values(), out=out))
-        lines.append(commands.fewshot(f"{out}/best"))
+        lines.append(_commands.pretrain("vit.b32_jft", _commands.JFT, *merged.values(), out=out))
+        lines.append(_commands.fewshot(f"{out}/best"))
     return tuple(lines)
 
 
-EXHIBIT = Exhibit(
+EXPERIMENT = Experiment(
     title="Figure 8: the shape of a ViT",
     section="appendix D.2",
-    shows="5-shot accuracy against compute when depth, width, MLP width or patch size of a ViT is scaled, or all.",
+    shows="5-shot accuracy against compute when the depth, width, MLP width or patch size of a ViT, or all, is scaled.",
     published=Table(
-        ("dimension", "result (curves; no numbers are printed)"),
+        ("dimension", "result (curves without numbers)"),
         (
             ("base", "8 layers, width 1024, MLP 2048, patches of 32"),
-            ("depth", "gains most, visibly to 64 layers, less after 16"),
-            ("width", "gains least"),
-            ("patch", "smaller patches gain steadily, without a parameter more"),
-            ("all", "in proportion: robust gains"),
+            ("depth", "largest improvement, up to 64 layers, but less after 16"),
+            ("width", "smallest improvement"),
+            ("patch", "smaller patches improve steadily without more parameters"),
+            ("all", "proportional scaling: robust improvement"),
         ),
     ),
     full=_full(),
-    needs=commands.NEEDS_JFT,
-    small="A base of 3 layers, width 64, MLP 128 and patches of 4, and each dimension once below and once above it.",
+    needs=_commands.NEEDS_JFT,
+    small="A base model of 3 layers, width 64, MLP 128 and patches of 4, and each dimension below and above it.",
     minutes=4,
 )
 
 
-def study(small: Small) -> Findings:
-    """Every line through the base."""
+def study(small: SmallScale) -> Findings:
+    """Pre-trains the base model and every variant."""
     base = small.vit()
     variants = {BASE: Variant(base)}
     for line, steps in LINES.items():
         for changes in steps:
-            # Heads stay 16 wide, as the paper's stay 64.
+            # The head width is 16 for all variants; in the paper it is 64.
             heads = changes.get("width", base.width) // 16
             variants[f"{line} {_size(changes)}"] = Variant(replace(base, num_heads=heads, **changes))
     outcomes = small.sweep(variants, STEPS)
-    found = findings(EXHIBIT.title, outcomes, {}, small)
+    result = findings(EXPERIMENT.title, outcomes, {}, small)
     kinds = {
         line: [(each.flops, each) for each in outcomes if each.name == BASE or each.name.startswith(f"{line} ")]
         for line in LINES
     }
-    drawing = against_flops("Figure 8: held-out accuracy against FLOPs a picture, at small scale", kinds)
-    return replace(found, drawings={"": drawing, "all": found.drawings[""]})
+    drawing = against_flops("Figure 8: held-out accuracy against FLOPs per image, at small scale", kinds)
+    return replace(result, drawings={"": drawing, "all": result.drawings[""]})
 
 
 def _size(changes: dict) -> str:

@@ -1,8 +1,8 @@
-"""Figure 9: the class token against global average pooling (appendix D.3): the learning rate makes the difference."""
+"""Figure 9: class token and global average pooling at several learning rates (appendix D.3)."""
 
-from vitkit.paper import Exhibit, Findings, Table, commands
-from vitkit.paper.comparison import findings
-from vitkit.paper.small import Small, Variant
+from vitkit.paper import Experiment, Findings, Table, _commands
+from vitkit.paper._comparison import findings
+from vitkit.paper.small_scale import SmallScale, Variant
 
 STEPS = 200
 RATES = (3e-3, 1e-3, 3e-4)
@@ -17,17 +17,17 @@ def _full() -> tuple[str, ...]:
     ):
         out = f"runs/figure9_{name}"
         changes = (f"optimizer.rate={rate}", *settings)
-        lines.append(commands.pretrain("vit.b16_jft", commands.JFT, *changes, out=out))
-        lines.append(commands.fewshot(f"{out}/best"))
+        lines.append(_commands.pretrain("vit.b16_jft", _commands.JFT, *changes, out=out))
+        lines.append(_commands.fewshot(f"{out}/best"))
     return tuple(lines)
 
 
-EXHIBIT = Exhibit(
+EXPERIMENT = Experiment(
     title="Figure 9: class token or average pooling",
     section="appendix D.3",
     shows="5-shot accuracy on ImageNet during pre-training with a class token and with global average pooling.",
     published=Table(
-        ("head", "learning rate", "result (curves; no numbers are printed)"),
+        ("head", "learning rate", "result (curves without numbers)"),
         (
             ("class token", 8e-4, "the reference"),
             ("average pooling", 8e-4, "clearly worse"),
@@ -35,18 +35,18 @@ EXHIBIT = Exhibit(
         ),
     ),
     full=_full(),
-    needs=commands.NEEDS_JFT,
-    small="Both heads, each at three learning rates.",
+    needs=_commands.NEEDS_JFT,
+    small="A ViT with either head at three learning rates.",
     minutes=2.5,
 )
 
 
-def study(small: Small) -> Findings:
-    """Both heads at every rate."""
+def study(small: SmallScale) -> Findings:
+    """Trains both heads at every learning rate."""
     heads = {"class token": small.vit(), "average pooling": small.vit(class_token=False, pool="gap")}
     variants = {
         f"{head}, rate {rate:g}": Variant(model, {"optimizer__rate": rate})
         for head, model in heads.items()
         for rate in RATES
     }
-    return findings(EXHIBIT.title, small.sweep(variants, STEPS), {}, small)
+    return findings(EXPERIMENT.title, small.sweep(variants, STEPS), {}, small)

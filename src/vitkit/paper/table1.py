@@ -1,8 +1,8 @@
-"""Table 1: the sizes of the Vision Transformer, from our own configs and a count of their parameters."""
+"""Table 1: model variants, from our configs and their parameter counts."""
 
 from vitkit import models
-from vitkit.paper import Exhibit, Findings, Table
-from vitkit.paper.small import Small
+from vitkit.paper import Experiment, Findings, Table
+from vitkit.paper.small_scale import SmallScale
 
 COLUMNS = ("model", "layers", "width", "MLP", "heads", "million parameters")
 PUBLISHED = {
@@ -10,23 +10,23 @@ PUBLISHED = {
     "vit-l": (24, 1024, 4096, 16, 307),
     "vit-h": (32, 1280, 5120, 16, 632),
 }
-# The patch whose parameters the paper rounds: the size of the patch changes their number by a percent.
+# The patch sizes of the published parameter counts, which depend on the patch size by about 1 %.
 PATCHES = {"vit-b": "16", "vit-l": "32", "vit-h": "14"}
 
-EXHIBIT = Exhibit(
+EXPERIMENT = Experiment(
     title="Table 1: model variants",
     section="section 4.1",
     shows="Depth, width, heads and parameters of ViT-Base, Large and Huge.",
     published=Table(COLUMNS, tuple((f"{name}", *row) for name, row in PUBLISHED.items())),
     full=("vitkit models vit-",),
     needs="",
-    small="The configs as they are, their parameters counted at 224 pixels and 1,000 classes; the same at both scales.",
+    small="Our configs, with parameters at 224 pixels and 1,000 classes; the same at both scales.",
     minutes=0.1,
 )
 
 
-def study(small: Small) -> Findings:
-    """Our configs beside the published table."""
+def study(small: SmallScale) -> Findings:
+    """Compares our configs with the published table."""
     rows = []
     for name, (*_, million) in PUBLISHED.items():
         config = models.preset(f"{name}/{PATCHES[name]}")
@@ -34,5 +34,4 @@ def study(small: Small) -> Findings:
         count = sum(parameter.numel() for parameter in model.parameters()) / 1e6
         shape = (config.depth, config.width, config.mlp_width, config.num_heads)
         rows.append((f"{name}/{PATCHES[name]}", *shape, round(count, 1), million))
-    found = Table((*COLUMNS, "published"), tuple(rows))
-    return Findings(table=found, numbers={str(row[0]): row[5] for row in rows})
+    return Findings(table=Table((*COLUMNS, "published"), tuple(rows)), numbers={str(row[0]): row[5] for row in rows})

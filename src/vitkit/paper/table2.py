@@ -1,14 +1,14 @@
-"""Table 2: the best models, fine-tuned on everything (section 4.2)."""
+"""Table 2: comparison of the best models with the state of the art (section 4.2)."""
 
 from vitkit.models import resnet
-from vitkit.paper import Exhibit, Findings, Table, commands, figure3
-from vitkit.paper.comparison import differs
-from vitkit.paper.small import Small, Variant, raw
-from vitkit.paper.spread import verdict
+from vitkit.paper import Experiment, Findings, Table, _commands, figure3
+from vitkit.paper._comparison import caveat
+from vitkit.paper._significance import compare
+from vitkit.paper.small_scale import SmallScale, Variant, raw
 
 STEPS = 300
-COLUMNS = ("data set", "ViT-H/14 (JFT)", "ViT-L/16 (JFT)", "ViT-L/16 (ImageNet-21k)", "BiT-L", "Noisy Student")
-# Steps and rate of fine-tuning for each data set, and the models with the side at which they are fine-tuned.
+COLUMNS = ("dataset", "ViT-H/14 (JFT)", "ViT-L/16 (JFT)", "ViT-L/16 (ImageNet-21k)", "BiT-L", "Noisy Student")
+# Fine-tuning steps and learning rate of each dataset, and the image size of each model for ImageNet.
 SETS = {"imagenet": (20_000, 0.03), "cifar10": (10_000, 0.01), "cifar100": (10_000, 0.03)} | dict.fromkeys(
     ("pets", "flowers102"), (500, 0.01)
 )
@@ -17,24 +17,24 @@ MODELS = {"vit.h14_jft": 518, "vit.l16_jft": 512, "vit.l16_imagenet21k": 512}
 
 def _full() -> tuple[str, ...]:
     lines = []
-    for recipe, side in MODELS.items():
-        lines.append(commands.pretrain(recipe, commands.IMAGENET_21K if "21k" in recipe else commands.JFT))
+    for recipe, image_size in MODELS.items():
+        lines.append(_commands.pretrain(recipe, _commands.IMAGENET_21K if "21k" in recipe else _commands.JFT))
         for name, (steps, rate) in SETS.items():
             out, start = f"runs/{recipe}_{name}", f"runs/{recipe}/best"
-            source = commands.IMAGENET if name == "imagenet" else f"parquet:/data/{name}"
+            source = _commands.IMAGENET if name == "imagenet" else f"parquet:/data/{name}"
             extra = "average=0.9999" if name == "imagenet" else ""
-            usual = commands.H14_AT_384 if "h14" in recipe else 384
-            size = side if name == "imagenet" else usual
-            lines.append(commands.finetune(start, source, out, steps=steps, rate=rate, resolution=size, extra=extra))
-        real = f"runs/{recipe}_imagenet/best --data {commands.IMAGENET} --with top1,real:real.json"
+            default = _commands.H14_AT_384 if "h14" in recipe else 384
+            size = image_size if name == "imagenet" else default
+            lines.append(_commands.finetune(start, source, out, steps=steps, rate=rate, resolution=size, extra=extra))
+        real = f"runs/{recipe}_imagenet/best --data {_commands.IMAGENET} --with top1,real:real.json"
         lines.append(f"vitkit evaluate {real}")
     return tuple(lines)
 
 
-EXHIBIT = Exhibit(
+EXPERIMENT = Experiment(
     title="Table 2: comparison with the state of the art",
     section="section 4.2",
-    shows="Accuracy after fine-tuning of ViT-H/14 and L/16 beside BiT-L and Noisy Student, and what pre-training cost.",
+    shows="Accuracy after fine-tuning and pre-training cost of ViT-H/14, ViT-L/16, BiT-L and Noisy Student.",
     published=Table(
         COLUMNS,
         (
@@ -49,15 +49,15 @@ EXHIBIT = Exhibit(
         ),
     ),
     full=_full(),
-    needs="JFT-300M (not public), ImageNet-21k, and the sets fine-tuned on",
-    small="A larger ViT, a smaller one and a ResNet, pre-trained on half of the classes and fine-tuned on few pictures "
-    "of each of the others; mean and deviation over seeds.",
+    needs="JFT-300M (not public), ImageNet-21k, and the fine-tuning datasets",
+    small="Two sizes of ViT and a ResNet, pre-trained on half of the classes and fine-tuned on a few images of each of "
+    "the other classes; mean and deviation over seeds.",
     minutes=2,
 )
 
 
-def study(small: Small) -> Findings:
-    """The three models, fine-tuned."""
+def study(small: SmallScale) -> Findings:
+    """Pre-trains and fine-tunes the three models."""
     size = (small.side, small.side)
     variants = {
         "ViT, larger": Variant(small.vit(width=96, num_heads=6, mlp_width=192)),
@@ -71,7 +71,7 @@ def study(small: Small) -> Findings:
         for each, trial in zip(outcomes, trials, strict=True)
     )
     return Findings(
-        table=Table(("model", figure3.BETTER, "5-shot, other classes (%)", "million FLOPs a picture"), rows),
-        remarks=(*verdict(trials, "Accuracy after fine-tuning"), differs(small)),
+        table=Table(("model", figure3.BETTER, "5-shot, other classes (%)", "million FLOPs per image"), rows),
+        remarks=(*compare(trials, "Accuracy after fine-tuning"), caveat(small)),
         numbers={**raw(outcomes), "tuned": {trial.name: trial.values for trial in trials}},
     )

@@ -1,11 +1,11 @@
-"""Table 3: the settings of pre-training, ours beside the published."""
+"""Table 3: pre-training hyper-parameters, compared with our recipes."""
 
-from vitkit.paper import Cell, Exhibit, Findings, Table
-from vitkit.paper.small import Small
+from vitkit.paper import Cell, Experiment, Findings, Table
+from vitkit.paper.small_scale import SmallScale
 from vitkit.recipes import recipe
 
-COLUMNS = ("models", "data", "epochs", "rate", "decay of the rate", "weight decay", "dropout")
-# Our recipe, then the published row; 14 epochs are the longer of two where both were run.
+COLUMNS = ("models", "data", "epochs", "learning rate", "schedule", "weight decay", "dropout")
+# Recipe and published row, with the longest training of each model.
 ROWS: dict[str, tuple[Cell, ...]] = {
     "vit.b16_jft": ("ViT-B/{16,32}", "JFT-300M", 7, 8e-4, "linear", 0.1, 0.0),
     "vit.b32_jft": ("ViT-B/{16,32}", "JFT-300M", 7, 8e-4, "linear", 0.1, 0.0),
@@ -31,39 +31,40 @@ ROWS: dict[str, tuple[Cell, ...]] = {
     "vit.l32_imagenet": ("ViT-*", "ImageNet", 300, 3e-3, "cosine", 0.3, 0.1),
 }
 
-EXHIBIT = Exhibit(
-    title="Table 3: settings of pre-training",
+EXPERIMENT = Experiment(
+    title="Table 3: pre-training hyper-parameters",
     section="appendix B.1",
-    shows="Epochs, learning rate, its decay, weight decay and dropout of every model and data set; batches of 4096, "
-    "10,000 steps of warm-up, Adam, 224 pixels.",
+    shows="Epochs, learning rate, schedule, weight decay and dropout of every model and dataset; batch size 4096, "
+    "10,000 warm-up steps, Adam, 224 pixels.",
     published=Table(COLUMNS, tuple(dict.fromkeys(ROWS.values()))),
     full=tuple(f"vitkit recipes {name}" for name in ROWS),
     needs="",
-    small="Our recipes, field by field beside the published rows; the same at both scales.",
+    small="Our recipes, compared with the published rows field by field; the same at both scales.",
     minutes=0.1,
 )
 
 
 def ours(name: str) -> tuple[Cell, ...]:
-    """What a recipe has in the columns of the table."""
+    """Returns the values of a recipe for the columns of the table."""
     run = recipe(name)
     dropout = float(getattr(run.model, "dropout", 0.0))
     return (run.epochs, run.optimizer.rate, run.schedule.decay, run.optimizer.weight_decay, dropout)
 
 
-def study(small: Small) -> Findings:
-    """Every recipe, and where it differs."""
+def study(small: SmallScale) -> Findings:
+    """Compares every recipe with the published row."""
     rows, differing = [], []
     for name, published in ROWS.items():
-        found, wanted = ours(name), published[2:]
-        differ = [column for column, one, other in zip(COLUMNS[2:], found, wanted, strict=True) if one != other]
+        actual, expected = ours(name), published[2:]
+        differ = [column for column, one, other in zip(COLUMNS[2:], actual, expected, strict=True) if one != other]
         differing += [f"{name}: {', '.join(differ)}"] if differ else []
-        rows.append((name, *published[:2], *found, ", ".join(differ) or "none"))
+        rows.append((name, *published[:2], *actual, ", ".join(differ) or "none"))
     return Findings(
-        table=Table(("recipe", *COLUMNS, "differs from published in"), tuple(rows)),
+        table=Table(("recipe", *COLUMNS, "differences"), tuple(rows)),
         remarks=(
             f"Recipes that differ: {'; '.join(differing) or 'none'}.",
-            "ViT-L/16 and R50+ViT-L/16 were also run for 7 epochs, ViT-L on ImageNet-21k for 30: `--set epochs=7`.",
+            "The paper also trains ViT-L/16 and R50+ViT-L/16 for 7 epochs, and ViT-L on ImageNet-21k for 30 "
+            "(`--set epochs=7`).",
         ),
         numbers={name: list(ours(name)) for name in ROWS},
     )

@@ -1,12 +1,13 @@
-"""Table 4: the settings of fine-tuning, ours beside the published."""
+"""Table 4: fine-tuning hyper-parameters, compared with our recipes."""
 
-from typing import Any
+from operator import attrgetter
 
-from vitkit.paper import Exhibit, Findings, Table
-from vitkit.paper.small import Small
+from vitkit.paper import Experiment, Findings, Table
+from vitkit.paper.small_scale import SmallScale
 from vitkit.recipes import recipe
+from vitkit.train import Run
 
-# Steps, and the rates that were tried.
+# Steps and the learning rates of the sweep.
 PUBLISHED: dict[str, tuple[int, tuple[float, ...]]] = {
     "imagenet": (20_000, (0.003, 0.01, 0.03, 0.06)),
     "cifar100": (10_000, (0.001, 0.003, 0.01, 0.03)),
@@ -15,7 +16,7 @@ PUBLISHED: dict[str, tuple[int, tuple[float, ...]]] = {
     "flowers": (500, (0.001, 0.003, 0.01, 0.03)),
     "vtab": (2_500, (0.01,)),
 }
-SHARED: dict[str, Any] = {
+SHARED: dict[str, object] = {
     "optimizer.name": "sgd",
     "optimizer.momentum": 0.9,
     "optimizer.weight_decay": 0.0,
@@ -25,24 +26,24 @@ SHARED: dict[str, Any] = {
     "model.image_size": (384, 384),
 }
 
-EXHIBIT = Exhibit(
-    title="Table 4: settings of fine-tuning",
+EXPERIMENT = Experiment(
+    title="Table 4: fine-tuning hyper-parameters",
     section="appendix B.1.1",
-    shows="Steps and learning rates for every data set; SGD with momentum 0.9, batches of 512, cosine, no weight "
-    "decay, gradients clipped to 1, 384 pixels.",
+    shows="Steps and learning rates for every dataset; SGD with momentum 0.9, batch size 512, cosine schedule, no "
+    "weight decay, gradients clipped to 1, 384 pixels.",
     published=Table(
-        ("data set", "steps", "learning rates"),
+        ("dataset", "steps", "learning rates"),
         tuple((name, steps, ", ".join(map(str, rates))) for name, (steps, rates) in PUBLISHED.items()),
     ),
     full=tuple(f"vitkit recipes transfer.{name}" for name in PUBLISHED),
     needs="",
-    small="Our recipes, field by field beside the published rows; the same at both scales.",
+    small="Our recipes, compared with the published rows field by field; the same at both scales.",
     minutes=0.1,
 )
 
 
-def study(small: Small) -> Findings:
-    """Every recipe, and where it differs."""
+def study(small: SmallScale) -> Findings:
+    """Compares every recipe with the published row."""
     rows, differing = [], []
     for name, (steps, rates) in PUBLISHED.items():
         run = recipe(f"transfer.{name}")
@@ -50,16 +51,14 @@ def study(small: Small) -> Findings:
         differ += [f"steps {run.steps}"] if run.steps != steps else []
         differ += [f"rate {run.optimizer.rate}"] if run.optimizer.rate not in rates else []
         differing += [f"transfer.{name}: {', '.join(differ)}"] if differ else []
-        tried = ", ".join(map(str, rates))
-        rows.append((f"transfer.{name}", run.steps, run.optimizer.rate, tried, ", ".join(differ) or "none"))
+        published = ", ".join(map(str, rates))
+        rows.append((f"transfer.{name}", run.steps, run.optimizer.rate, published, ", ".join(differ) or "none"))
     return Findings(
-        table=Table(("recipe", "steps", "rate", "published rates", "differs from published in"), tuple(rows)),
+        table=Table(("recipe", "steps", "learning rate", "published learning rates", "differences"), tuple(rows)),
         remarks=(f"Recipes that differ: {'; '.join(differing) or 'none'}.",),
         numbers={str(row[0]): row[1:3] for row in rows},
     )
 
 
-def _read(run: Any, name: str) -> Any:
-    for part in name.split("."):
-        run = getattr(run, part)
-    return run
+def _read(run: Run, name: str) -> object:
+    return attrgetter(name)(run)

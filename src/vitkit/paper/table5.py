@@ -1,7 +1,7 @@
-"""Table 5: every ViT from every pre-training set, fine-tuned (appendix D, with Figure 3)."""
+"""Table 5: transfer of every ViT from every pre-training dataset (appendix D, Figure 3)."""
 
-from vitkit.paper import Exhibit, Findings, Table, commands, figure3
-from vitkit.paper.small import Small
+from vitkit.paper import Experiment, Findings, Table, _commands, figure3
+from vitkit.paper.small_scale import SmallScale
 
 COLUMNS = ("pre-trained on", "fine-tuned on", "ViT-B/16", "ViT-B/32", "ViT-L/16", "ViT-L/32", "ViT-H/14")
 SETS = {"cifar10": (10_000, 0.01), "cifar100": (10_000, 0.03), "imagenet": (20_000, 0.03)} | dict.fromkeys(
@@ -12,24 +12,24 @@ SETS = {"cifar10": (10_000, 0.01), "cifar100": (10_000, 0.03), "imagenet": (20_0
 def _full() -> tuple[str, ...]:
     lines = []
     for data, source in (
-        ("imagenet", commands.IMAGENET),
-        ("imagenet21k", commands.IMAGENET_21K),
-        ("jft", commands.JFT),
+        ("imagenet", _commands.IMAGENET),
+        ("imagenet21k", _commands.IMAGENET_21K),
+        ("jft", _commands.JFT),
     ):
         for size in ("b16", "b32", "l16", "l32"):
             recipe = f"vit.{size}_{data}"
-            lines.append(commands.pretrain(recipe, source))
+            lines.append(_commands.pretrain(recipe, source))
             for name, (steps, rate) in SETS.items():
-                target = commands.IMAGENET if name == "imagenet" else f"parquet:/data/{name}"
+                target = _commands.IMAGENET if name == "imagenet" else f"parquet:/data/{name}"
                 start, out = f"runs/{recipe}/best", f"runs/{recipe}_{name}"
-                lines.append(commands.finetune(start, target, out, steps=steps, rate=rate))
+                lines.append(_commands.finetune(start, target, out, steps=steps, rate=rate))
     return tuple(lines)
 
 
-EXHIBIT = Exhibit(
-    title="Table 5: transfer from three pre-training sets",
+EXPERIMENT = Experiment(
+    title="Table 5: transfer from three pre-training datasets",
     section="appendix D, with Figure 3",
-    shows="Accuracy after fine-tuning at 384 pixels of all ViTs, from ImageNet, ImageNet-21k and JFT-300M.",
+    shows="Accuracy of all ViTs pre-trained on ImageNet, ImageNet-21k and JFT-300M, after fine-tuning at 384 pixels.",
     published=Table(
         COLUMNS,
         (
@@ -54,12 +54,12 @@ EXHIBIT = Exhibit(
         ),
     ),
     full=_full(),
-    needs="ImageNet, ImageNet-21k and JFT-300M (not public), and the sets fine-tuned on",
-    small=figure3.EXHIBIT.small,
-    minutes=figure3.EXHIBIT.minutes,
+    needs="ImageNet, ImageNet-21k and JFT-300M (not public), and the fine-tuning datasets",
+    small=figure3.EXPERIMENT.small,
+    minutes=figure3.EXPERIMENT.minutes,
 )
 
 
-def study(small: Small) -> Findings:
-    """Figure 3's, which draws this table."""
+def study(small: SmallScale) -> Findings:
+    """Runs the study of Figure 3."""
     return figure3.study(small)

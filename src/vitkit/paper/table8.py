@@ -1,13 +1,11 @@
-"""Table 8: position embeddings - which, and where they are added (appendix D.4)."""
+"""Table 8: kinds of position embeddings and where they are added (appendix D.4)."""
 
-from typing import Any
-
-from vitkit.paper import Exhibit, Findings, Table, commands
-from vitkit.paper.comparison import findings
-from vitkit.paper.small import Small, Variant
+from vitkit.paper import Experiment, Findings, Table, _commands
+from vitkit.paper._comparison import findings
+from vitkit.paper.small_scale import SmallScale, Variant
 
 STEPS = 200
-# 5-shot on ImageNet of ViT-B/16 from JFT-300M, in percent: kind, then at the stem, in every layer, shared by them.
+# 5-shot ImageNet accuracy of ViT-B/16 from JFT-300M in percent: kind, and at the stem, in every layer, or shared.
 PUBLISHED = {
     "1-D, stem": 64.206,
     "none": 61.382,
@@ -18,20 +16,20 @@ PUBLISHED = {
     "2-D, shared": 64.022,
     "relative": 64.032,
 }
-KINDS: dict[str, dict[str, Any]] = {
+KINDS: dict[str, dict[str, str]] = {
     "1-D": {"position": "learned"},
     "2-D": {"position": "factorised"},
     "relative": {"position": "relative"},
     "none": {"position": "none"},
     "sine-cosine": {"position": "sincos2d"},
 }
-PLACES = {"stem": "stem", "every layer": "layers", "shared": "shared"}
+LOCATIONS = {"stem": "stem", "every layer": "layers", "shared": "shared"}
 
 
-def options(name: str) -> dict[str, Any]:
-    """The fields of the model's config that a variant's name means."""
-    kind, _, place = name.partition(", ")
-    return {**KINDS[kind], **({"position_at": PLACES[place]} if place else {})}
+def options(name: str) -> dict[str, str]:
+    """Returns the fields of the model's config for the name of a variant."""
+    kind, _, location = name.partition(", ")
+    return {**KINDS[kind], **({"position_at": LOCATIONS[location]} if location else {})}
 
 
 def _full() -> tuple[str, ...]:
@@ -39,16 +37,16 @@ def _full() -> tuple[str, ...]:
     for name in PUBLISHED:
         out = f"runs/table8_{name.replace(', ', '_').replace(' ', '_')}"
         settings = tuple(f"model.{key}={value}" for key, value in options(name).items())
-        lines.append(commands.pretrain("vit.b16_jft", commands.JFT, *settings, out=out))
-        lines.append(commands.fewshot(f"{out}/best"))
+        lines.append(_commands.pretrain("vit.b16_jft", _commands.JFT, *settings, out=out))
+        lines.append(_commands.fewshot(f"{out}/best"))
     return tuple(lines)
 
 
-EXHIBIT = Exhibit(
+EXPERIMENT = Experiment(
     title="Table 8: position embeddings",
     section="appendix D.4",
-    shows="5-shot accuracy on ImageNet of ViT-B/16 with no, 1-D, 2-D and relative positions, at the stem, in every "
-    "layer, or shared by all layers: none is worse, the others are alike.",
+    shows="5-shot accuracy on ImageNet of ViT-B/16 with no, 1-D, 2-D and relative position embeddings, at the stem, in "
+    "every layer, or shared by all layers: no position embedding is worse, the others are similar.",
     published=Table(
         ("positions", "at the stem", "in every layer", "in every layer, shared"),
         (
@@ -59,14 +57,14 @@ EXHIBIT = Exhibit(
         ),
     ),
     full=_full(),
-    needs=commands.NEEDS_JFT,
-    small="The same eight variants and the fixed sine-cosine table in a ViT of 16 patches (64 at 32 pixels).",
+    needs=_commands.NEEDS_JFT,
+    small="The same eight variants and fixed sine-cosine embeddings in a ViT with 16 patches (64 at 32 pixels).",
     minutes=3,
 )
 
 
-def study(small: Small) -> Findings:
-    """All variants against learned 1-D positions at the stem, the paper's default."""
+def study(small: SmallScale) -> Findings:
+    """Compares all variants with learned 1-D positions at the stem, the default of the paper."""
     names = [*PUBLISHED, "sine-cosine"]
     variants = {name: Variant(small.vit(**options(name))) for name in names}
-    return findings(EXHIBIT.title, small.sweep(variants, STEPS), PUBLISHED, small, "ViT-B/16, 5-shot ImageNet (%)")
+    return findings(EXPERIMENT.title, small.sweep(variants, STEPS), PUBLISHED, small, "ViT-B/16, 5-shot ImageNet (%)")

@@ -1,28 +1,28 @@
-"""Table 9: VTAB-1k task by task (appendix D.10): the protocol of 1,000 training pictures."""
+"""Table 9: VTAB-1k by task, with 1,000 training images each (appendix D.10)."""
 
 from pathlib import Path
 
-from vitkit.data import vtab
-from vitkit.evaluate.vtab import GROUPS, PUBLISHED, TASKS, averages
+from vitkit.data.sources import vtab
 from vitkit.explain import Curve, Curves
-from vitkit.paper import Exhibit, Findings, Table, commands
-from vitkit.paper.comparison import differs
-from vitkit.paper.small import Small, Variant, slug
-from vitkit.paper.spread import Trial, verdict
+from vitkit.paper import Experiment, Findings, Table, _commands
+from vitkit.paper._comparison import caveat
+from vitkit.paper._significance import Trial, compare
+from vitkit.paper.small_scale import SmallScale, Variant, slug
+from vitkit.recipes.vtab import GROUPS, PUBLISHED, TASKS, averages
 
 STEPS, TUNING = 300, 60
 RATES = (0.1, 0.03, 0.01)
-PICTURES = 100  # a task, in place of the thousand
+IMAGES = 100  # per task, instead of 1,000
 
 
 def _full() -> tuple[str, ...]:
-    return tuple(commands.pretrain(f"vtab.{task}", f"vtab:{task}") for task in TASKS)
+    return tuple(_commands.pretrain(f"vtab.{task}", f"vtab:{task}") for task in TASKS)
 
 
-EXHIBIT = Exhibit(
-    title="Table 9: VTAB-1k, task by task",
+EXPERIMENT = Experiment(
+    title="Table 9: VTAB-1k by task",
     section="appendix D.10",
-    shows="Accuracy of ViTs on each of the 19 tasks after fine-tuning on 1,000 pictures, and their mean.",
+    shows="Accuracy of ViTs on each of the 19 tasks after fine-tuning on 1,000 images, and the means.",
     published=Table(
         ("task", "group", *PUBLISHED),
         (
@@ -34,19 +34,20 @@ EXHIBIT = Exhibit(
         ),
     ),
     full=_full(),
-    needs="the 19 tasks (each line reads its public mirror; vtab:TASK@SOURCE reads your own) and ViT-L/16",
-    small=f"The protocol on two tasks made of the pictures at hand, {PICTURES} training pictures each: the rate is "
-    "chosen on 80 and 20 of them, the model then trained on all and judged once on the rest.",
+    needs="the 19 tasks (each line reads a public mirror; vtab:TASK@SOURCE reads another source) and ViT-L/16",
+    small=f"The protocol on two tasks made from the given images, with {IMAGES} training images each: the learning "
+    "rate is chosen by training on 80 and evaluating on 20; the model is then trained on all 100 and evaluated once on "
+    "the rest.",
     minutes=2.5,
 )
 
 
-def study(small: Small) -> Findings:
-    """Tasks of all other classes and of two of them, with pre-training and without."""
+def study(small: SmallScale) -> Findings:
+    """Runs the protocol on all other classes and on two of them, with and without pre-training."""
     half, last = len(small.classes) // 2, len(small.classes) - 1
     tasks = {"all other classes": f"{half}-{last}", "the last two": f"{last - 1}-{last}"}
     pretrained = small.sweep({"pre-trained": Variant(small.vit())}, STEPS)[0].folders
-    rows, remarks, numbers, found = [], [], {}, []
+    rows, remarks, numbers, all_trials = [], [], {}, []
     for task, classes in tasks.items():
         trials = []
         for name, starts in (("pre-trained", pretrained), ("from scratch", (None,) * small.seeds)):
@@ -56,30 +57,32 @@ def study(small: Small) -> Findings:
             rates = sorted({rate for rate, _ in chosen})
             rows.append((task, name, ", ".join(f"{rate:g}" for rate in rates), trial.percent))
             numbers[trial.name] = trial.values
-        remarks += verdict(trials, f"Accuracy on {task}")
-        found += trials
-    y, spread = tuple(100 * t.mean for t in found), tuple(100 * t.deviation for t in found)
-    curve = Curve("accuracy", tuple(map(float, range(len(found)))), y, spread, joined=False)
+        remarks += compare(trials, f"Accuracy on {task}")
+        all_trials += trials
+    y, spread = tuple(100 * t.mean for t in all_trials), tuple(100 * t.deviation for t in all_trials)
+    curve = Curve("accuracy", tuple(map(float, range(len(all_trials)))), y, spread, joined=False)
     return Findings(
-        table=Table(("task", "model", "rates chosen", "accuracy (%)"), tuple(rows)),
-        drawings={"": Curves(EXHIBIT.title, "", "accuracy (%)", (curve,), tuple(trial.name for trial in found))},
-        remarks=(*remarks, differs(small)),
+        table=Table(("task", "model", "chosen learning rates", "accuracy (%)"), tuple(rows)),
+        drawings={
+            "": Curves(EXPERIMENT.title, "", "accuracy (%)", (curve,), tuple(trial.name for trial in all_trials))
+        },
+        remarks=(*remarks, caveat(small)),
         numbers=numbers,
     )
 
 
-def protocol(small: Small, name: str, classes: str, start: Path | None, seed: int) -> tuple[float, float]:
-    """The rate that is best on 20 pictures after training on 80, and the score of all 100 at that rate."""
+def protocol(small: SmallScale, name: str, classes: str, start: Path | None, seed: int) -> tuple[float, float]:
+    """Returns the best learning rate on 20 images after training on 80, and the final accuracy."""
     first, last = map(int, classes.split("-"))
-    source = f"part:split=train@{small.data}" if small.comes_in_splits else small.data
-    hundred = f"part:classes={classes},number={PICTURES // (last - first + 1)},seed={seed}@{source}"
-    rest = f"part:classes={classes}@{small.data}" if small.comes_in_splits else small.part(hundred, "rest=1")
+    source = f"part:split=train@{small.data}" if small.has_splits else small.data
+    hundred = f"part:classes={classes},number={IMAGES // (last - first + 1)},seed={seed}@{source}"
+    rest = f"part:classes={classes}@{small.data}" if small.has_splits else small.part(hundred, "rest=1")
     options = {} if start else {"model": small.vit()}
 
     def score(label: str, data: str, val: str, rate: float) -> float:
-        given = {**options, "data__val": val, "optimizer__rate": rate}
+        settings = {**options, "data__val": val, "optimizer__rate": rate}
         steps = small.length(TUNING)
-        return small.finetune(slug(f"{name}-{label}"), start, data=data, seed=seed, steps=steps, **given).score
+        return small.finetune(slug(f"{name}-{label}"), start, data=data, seed=seed, steps=steps, **settings).score
 
     eighty, twenty = f"part:share=0.8@{hundred}", f"part:share=0.8,rest=1@{hundred}"
     tuned = {rate: score(f"tune-{rate:g}", eighty, twenty, rate) for rate in RATES}

@@ -1,31 +1,70 @@
-"""Recipes: functions that return a whole `Run`; a docstring gives the command, the time and the number to expect.
+"""Training recipes: named runs with the command that starts them and the accuracy to expect.
 
-A recipe is a public function annotated `-> Run` in a file of this folder, named `file.function`: `digits.tiny`.
+Each file of this folder lists its recipes in `RECIPES`. To add a recipe, add an entry to a list or add a file.
 """
 
-import importlib
-import inspect
-import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from vitkit.config import nearest
+from vitkit.registry import Registry
 from vitkit.train.run import Run
 
+_MODULES = Registry(__name__, "recipe file", ("RECIPES",))
 
-def recipes() -> dict[str, Callable[[], Run]]:
-    """Every recipe by its name."""
-    found = {}
-    for module in pkgutil.iter_modules(__path__):
-        members = inspect.getmembers(importlib.import_module(f"{__name__}.{module.name}"), inspect.isfunction)
-        for name, function in members:
-            if not name.startswith("_") and inspect.signature(function).return_annotation is Run:
-                found[f"{module.name}.{name}"] = function
-    return found
+
+@dataclass(frozen=True)
+class Recipe:
+    """One training recipe, such as `digits.tiny`.
+
+    Args:
+        name: `file.recipe`, the name on the command line.
+        summary: Model, dataset and length of the training, without a final full stop.
+        base: Builds the run from the name and the overrides.
+        overrides: Keyword arguments of `base`: what distinguishes this recipe from others with the same base.
+        expected: Accuracy to expect.
+        source: Where the settings and the expected accuracy come from.
+        data: Argument of `--data` in the example command.
+        options: Further arguments of the example command.
+        notes: Differences from the source, measured times and other remarks.
+    """
+
+    name: str
+    summary: str
+    base: Callable[..., Run]
+    overrides: Mapping[str, object] = field(default_factory=dict)
+    expected: str = ""
+    source: str = ""
+    data: str = "SOURCE"
+    options: str = ""
+    notes: str = "Training time was not measured."
+
+    def run(self) -> Run:
+        """Builds the run."""
+        return self.base(self.name, **self.overrides)
+
+    @property
+    def command(self) -> str:
+        """The example command."""
+        return f"vitkit train {self.name} --data {self.data} {self.options}".rstrip()
+
+    @property
+    def description(self) -> str:
+        """Returns the summary line, the command and the notes as three paragraphs."""
+        expected = f": {self.expected}" if self.expected else ""
+        source = f" ({self.source})" if self.source else ""
+        paragraphs = (f"{self.summary}{expected}{source}.", f"`{self.command}`", self.notes)
+        return "\n\n".join(paragraph for paragraph in paragraphs if paragraph)
+
+
+def recipes() -> dict[str, Recipe]:
+    """Returns all recipes by name."""
+    return {entry.name: entry for _, module in _MODULES for entry in module.RECIPES}
 
 
 def recipe(name: str) -> Run:
-    """The run of the recipe of that name; ValueError that lists the near ones for an unknown name."""
+    """Returns the run of the named recipe. Raises ValueError for an unknown name."""
     known = recipes()
     if name not in known:
         raise ValueError(f"unknown recipe '{name}'{nearest(name, known)}")
-    return known[name]()
+    return known[name].run()

@@ -1,114 +1,39 @@
-"""Pre-training with augmentation and regularisation chosen by size (Steiner et al. 2022, "How to train your ViT?").
+"""AugReg: pre-training with augmentation chosen by model size (Steiner et al. 2022).
 
-The settings are those of big_vision's configs, which the authors call the best of their search; numbers are the paper's
-Table 3. ImageNet must be your own: each takes `--data`.
+"How to train your ViT? Data, Augmentation, and Regularization in Vision Transformers". The settings are those of
+big_vision's configs, which the authors recommend after their search; the accuracies are from Table 3 of the paper.
 """
 
-from typing import Any
-
 from vitkit import models
-from vitkit.data.presets import augreg
+from vitkit.data.augment.presets import augreg
 from vitkit.data.processor import Processor
 from vitkit.objectives import supervised
+from vitkit.recipes import Recipe
 from vitkit.train import Data, Run
 from vitkit.train.optim import Optimizer
 from vitkit.train.schedule import Schedule
 
+SOURCE = "Steiner et al. 2022, Table 3"
 
-def ti16_imagenet() -> Run:
-    """ViT-Ti/16 on ImageNet-1k, 300 epochs, light1: 72.59 % is the best of the paper at 224 without fine-tuning.
+#: Recipe, model, augmentation strength, and the best top-1 accuracy at 224 pixels without fine-tuning.
+IMAGENET = (
+    ("ti16_imagenet", "ViT-Ti/16", "light1", "72.59"),
+    ("s32_imagenet", "ViT-S/32", "medium1", "72.07"),
+    ("s16_imagenet", "ViT-S/16", "medium2", "79.00"),
+    ("b32_imagenet", "ViT-B/32", "medium2", "74.42"),
+    ("b16_imagenet", "ViT-B/16", "medium2", "79.84"),
+    ("l16_imagenet", "ViT-L/16", "medium2", "75.72"),
+)
 
-    `vitkit train augreg.ti16_imagenet --data parquet:/data/imagenet`; time not measured here.
-    """
-    return _imagenet("ti16_imagenet", "vit-ti/16", "light1")
-
-
-def s32_imagenet() -> Run:
-    """ViT-S/32 on ImageNet-1k, 300 epochs, medium1: 72.07 % is the best of the paper at 224 without fine-tuning.
-
-    `vitkit train augreg.s32_imagenet --data parquet:/data/imagenet`; time not measured here.
-    """
-    return _imagenet("s32_imagenet", "vit-s/32", "medium1")
-
-
-def s16_imagenet() -> Run:
-    """ViT-S/16 on ImageNet-1k, 300 epochs, medium2: 79.00 % is the best of the paper at 224 without fine-tuning.
-
-    `vitkit train augreg.s16_imagenet --data parquet:/data/imagenet`; time not measured here.
-    """
-    return _imagenet("s16_imagenet", "vit-s/16", "medium2")
-
-
-def b32_imagenet() -> Run:
-    """ViT-B/32 on ImageNet-1k, 300 epochs, medium2: 74.42 % is the best of the paper at 224 without fine-tuning.
-
-    `vitkit train augreg.b32_imagenet --data parquet:/data/imagenet`; time not measured here.
-    """
-    return _imagenet("b32_imagenet", "vit-b/32", "medium2")
-
-
-def b16_imagenet() -> Run:
-    """ViT-B/16 on ImageNet-1k, 300 epochs, medium2: 79.84 % is the best of the paper at 224 without fine-tuning.
-
-    `vitkit train augreg.b16_imagenet --data parquet:/data/imagenet`; time not measured here.
-    """
-    return _imagenet("b16_imagenet", "vit-b/16", "medium2")
-
-
-def l16_imagenet() -> Run:
-    """ViT-L/16 on ImageNet-1k, 300 epochs, medium2: 75.72 % is the best of the paper at 224 without fine-tuning.
-
-    `vitkit train augreg.l16_imagenet --data parquet:/data/imagenet`; time not measured here.
-    """
-    return _imagenet("l16_imagenet", "vit-l/16", "medium2")
-
-
-def ti16_imagenet21k() -> Run:
-    """ViT-Ti/16 on ImageNet-21k, 300 epochs, none: 73.75 % on ImageNet after fine-tuning at 224, 78.22 % at 384.
-
-    `vitkit train augreg.ti16_imagenet21k --data webdataset:/data/imagenet21k`; time not measured here.
-    """
-    return _imagenet21k("ti16_imagenet21k", "vit-ti/16", "none")
-
-
-def s32_imagenet21k() -> Run:
-    """ViT-S/32 on ImageNet-21k, 300 epochs, none: 73.47 % on ImageNet after fine-tuning at 224, 79.58 % at 384.
-
-    `vitkit train augreg.s32_imagenet21k --data webdataset:/data/imagenet21k`; time not measured here.
-    """
-    return _imagenet21k("s32_imagenet21k", "vit-s/32", "none")
-
-
-def s16_imagenet21k() -> Run:
-    """ViT-S/16 on ImageNet-21k, 300 epochs, light1: 80.46 % on ImageNet after fine-tuning at 224, 83.73 % at 384.
-
-    `vitkit train augreg.s16_imagenet21k --data webdataset:/data/imagenet21k`; time not measured here.
-    """
-    return _imagenet21k("s16_imagenet21k", "vit-s/16", "light1")
-
-
-def b32_imagenet21k() -> Run:
-    """ViT-B/32 on ImageNet-21k, 300 epochs, light2: 79.13 % on ImageNet after fine-tuning at 224, 83.59 % at 384.
-
-    `vitkit train augreg.b32_imagenet21k --data webdataset:/data/imagenet21k`; time not measured here.
-    """
-    return _imagenet21k("b32_imagenet21k", "vit-b/32", "light2")
-
-
-def b16_imagenet21k() -> Run:
-    """ViT-B/16 on ImageNet-21k, 300 epochs, light2: 83.96 % on ImageNet after fine-tuning at 224, 85.49 % at 384.
-
-    `vitkit train augreg.b16_imagenet21k --data webdataset:/data/imagenet21k`; time not measured here.
-    """
-    return _imagenet21k("b16_imagenet21k", "vit-b/16", "light2")
-
-
-def l16_imagenet21k() -> Run:
-    """ViT-L/16 on ImageNet-21k, 300 epochs, medium2: 83.98 % on ImageNet after fine-tuning at 224, 85.59 % at 384.
-
-    `vitkit train augreg.l16_imagenet21k --data webdataset:/data/imagenet21k`; time not measured here.
-    """
-    return _imagenet21k("l16_imagenet21k", "vit-l/16", "medium2")
+#: Recipe, model, augmentation strength, and ImageNet-1k top-1 accuracy after fine-tuning at 224 and at 384 pixels.
+IMAGENET_21K = (
+    ("ti16_imagenet21k", "ViT-Ti/16", "none", "73.75", "78.22"),
+    ("s32_imagenet21k", "ViT-S/32", "none", "73.47", "79.58"),
+    ("s16_imagenet21k", "ViT-S/16", "light1", "80.46", "83.73"),
+    ("b32_imagenet21k", "ViT-B/32", "light2", "79.13", "83.59"),
+    ("b16_imagenet21k", "ViT-B/16", "light2", "83.96", "85.49"),
+    ("l16_imagenet21k", "ViT-L/16", "medium2", "83.98", "85.59"),
+)
 
 
 def _imagenet(name: str, size: str, strength: str) -> Run:
@@ -122,9 +47,9 @@ def _imagenet21k(name: str, size: str, strength: str) -> Run:
     return _run(name, model, strength, head_bias=-10.0)
 
 
-def _run(name: str, model: Any, strength: str, *, head_bias: float) -> Run:
+def _run(name: str, model: object, strength: str, *, head_bias: float) -> Run:
     return Run(
-        name=f"augreg.{name}",
+        name=name,
         model=model,
         objective=supervised.Config(loss="sigmoid", head_bias=head_bias),
         data=Data(source="", held_out=0.01),
@@ -137,3 +62,28 @@ def _run(name: str, model: Any, strength: str, *, head_bias: float) -> Run:
         evaluate_every=5000,
         keep="last",
     )
+
+
+RECIPES = tuple(
+    Recipe(
+        name=f"augreg.{name}",
+        summary=f"{model} on ImageNet-1k, 300 epochs, augmentation {strength}",
+        base=_imagenet,
+        overrides={"size": model.lower(), "strength": strength},
+        expected=f"{accuracy} % top-1 at 224 without fine-tuning, the best of the paper",
+        source=SOURCE,
+        data="parquet:/data/imagenet",
+    )
+    for name, model, strength, accuracy in IMAGENET
+) + tuple(
+    Recipe(
+        name=f"augreg.{name}",
+        summary=f"{model} on ImageNet-21k, 300 epochs, augmentation {strength}",
+        base=_imagenet21k,
+        overrides={"size": model.lower(), "strength": strength},
+        expected=f"{at_224} % on ImageNet-1k after fine-tuning at 224, {at_384} % at 384",
+        source=SOURCE,
+        data="webdataset:/data/imagenet21k",
+    )
+    for name, model, strength, at_224, at_384 in IMAGENET_21K
+)

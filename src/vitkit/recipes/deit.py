@@ -1,49 +1,33 @@
-"""DeiT: ViTs on ImageNet-1k alone, by augmentation and regularisation (Touvron et al. 2021, tables 7 and 9).
+"""DeiT: ViTs trained on ImageNet-1k alone (Touvron et al. 2021, Tables 7 and 9).
 
-300 epochs of batches of 1024 at a rate of 5e-4 for every 512 pictures. The original steps its rate once an epoch; here
-it changes with every step, from 0 up and on a cosine down to 1e-5. Nobody has run them to the end with vitkit yet. With
-a teacher: `distillation`.
+300 epochs with batch size 1024 and a learning rate of 5e-4 per 512 images. The original updates the learning rate once
+an epoch; here it changes every step: a linear warm-up from 0, then cosine decay to 1e-5. No recipe of this file has
+been run to completion with vitkit. The recipes with a teacher are in `distillation`.
 """
 
-from vitkit.data.presets import deit
-from vitkit.data.processor import Processor
-from vitkit.data.processor.processor import IMAGENET_MEAN, IMAGENET_STD
+from vitkit.data.augment.presets import deit
+from vitkit.data.processor import IMAGENET_MEAN, IMAGENET_STD, Processor
 from vitkit.models import preset
 from vitkit.objectives import supervised
+from vitkit.recipes import Recipe
 from vitkit.train import Data, Machine, Run
 from vitkit.train.optim import Optimizer
 from vitkit.train.schedule import Schedule
 
+#: Number of training images.
 IMAGENET = 1_281_167
 
-
-def ti16_imagenet() -> Run:
-    """DeiT-Ti/16 on ImageNet-1k, 300 epochs: 72.2 %.
-
-    `vitkit train deit.ti16_imagenet --data parquet:/data/imagenet`; time not measured here.
-    """
-    return _run("ti16_imagenet", "deit-ti/16")
-
-
-def s16_imagenet() -> Run:
-    """DeiT-S/16 on ImageNet-1k, 300 epochs: 79.8 %.
-
-    `vitkit train deit.s16_imagenet --data parquet:/data/imagenet`; time not measured here.
-    """
-    return _run("s16_imagenet", "deit-s/16")
-
-
-def b16_imagenet() -> Run:
-    """DeiT-B/16 on ImageNet-1k, 300 epochs: 81.8 %.
-
-    `vitkit train deit.b16_imagenet --data parquet:/data/imagenet`; time not measured here.
-    """
-    return _run("b16_imagenet", "deit-b/16")
+#: Recipe, model and top-1 accuracy.
+SIZES = (
+    ("ti16_imagenet", "DeiT-Ti/16", "72.2"),
+    ("s16_imagenet", "DeiT-S/16", "79.8"),
+    ("b16_imagenet", "DeiT-B/16", "81.8"),
+)
 
 
 def _run(name: str, size: str) -> Run:
     return Run(
-        name=f"deit.{name}",
+        name=name,
         model=preset(size, num_classes=1000, stochastic_depth=0.1),
         objective=supervised.Config(label_smoothing=0.1),
         data=Data(source="", held_out=0.01),
@@ -58,3 +42,17 @@ def _run(name: str, size: str) -> Run:
         keep="last",
         machine=Machine(workers=8, save_every=5_000),
     )
+
+
+RECIPES = tuple(
+    Recipe(
+        name=f"deit.{name}",
+        summary=f"{model} on ImageNet-1k, 300 epochs",
+        base=_run,
+        overrides={"size": model.lower()},
+        expected=f"{accuracy} % top-1",
+        source="Touvron et al. 2021, Table 7",
+        data="parquet:/data/imagenet",
+    )
+    for name, model, accuracy in SIZES
+)

@@ -1,34 +1,55 @@
-"""Recipes for the digits inside the package: seconds to minutes on a laptop's CPU, no network."""
+"""Small images as text for a terminal."""
 
 import time
+from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
 from rich.console import Console
 
 from vitkit.data import Source, train_and_val
 from vitkit.data.augment import Augment
 from vitkit.data.processor import Processor
+from vitkit.inference import Classifier, load
 from vitkit.models import vit
 from vitkit.objectives import supervised
-from vitkit.predict import Classifier, load
-from vitkit.recipes.drawing import side_by_side, text_lines
+from vitkit.recipes import Recipe
 from vitkit.train import Data, Machine, Run, RunFolder, train
 from vitkit.train.optim import Optimizer
 from vitkit.train.schedule import Schedule
 
+# From black to white: space, light, medium and dark shade, full block.
+SHADES = " \u2591\u2592\u2593\u2588"
+
+
+def text_lines(image: Image.Image) -> list[str]:
+    """Returns an image as lines of shaded blocks, two characters per pixel."""
+    pixels: UInt8[np.ndarray, "h w"] = np.asarray(image.convert("L"))
+    shades = pixels.astype(int) * len(SHADES) // 256
+    return ["".join(SHADES[shade] * 2 for shade in row) for row in shades]
+
+
+def side_by_side(columns: Sequence[Sequence[str]], *, gap: int = 4) -> str:
+    """Joins text blocks horizontally; each column is as wide as its longest line."""
+    height = max(len(column) for column in columns)
+    widths = [max(len(line) for line in column) for column in columns]
+    rows = []
+    for index in range(height):
+        cells = [column[index] if index < len(column) else "" for column in columns]
+        rows.append((" " * gap).join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
+    return "\n".join(rows)
+
+
 SIDE = 16
 
 
-def tiny() -> Run:
-    """A ViT of 0.2 M parameters on 1,438 digits of 8x8 pixels, shown at 16x16 in 16 patches; 359 are held out.
-
-    `vitkit demo`, or `train(recipe("digits.tiny"), "runs/digits")` in Python. About 45 seconds of one CPU core. To
-    expect: 98.6 to 99.2 % right after the last step (seeds 0 to 3), on a fifth held out by a stratified split with seed
-    0.
-    """
+def tiny(name: str = "digits.tiny") -> Run:
+    """Returns the run of the recipe `digits.tiny`."""
     return Run(
-        name="digits.tiny",
+        name=name,
         model=vit.Config(
             image_size=(SIDE, SIDE),
             patch_size=(4, 4),
@@ -52,53 +73,67 @@ def tiny() -> Run:
     )
 
 
-def demo(out: str | Path = "runs/demo", *, console: Console | None = None) -> Path:
-    """Trains `tiny` in the folder `out`, shows what it makes of held-out digits, and gives the report's path.
+RECIPES = (
+    Recipe(
+        name="digits.tiny",
+        summary="ViT of 0.2 M parameters on 8x8-pixel digits, resized to 16x16",
+        base=tiny,
+        expected="98.6 to 99.2 % after the last step (seeds 0 to 3)",
+        data="digits",
+        notes='`vitkit demo` runs it; in Python: `train(recipe("digits.tiny"), "runs/digits")`. A stratified split '
+        "(seed 0) gives 1,438 training images and 359 held-out images. About 45 seconds of one CPU core.",
+    ),
+)
 
-    A run that was stopped goes on; beside one that is over a new one is made in `out-2`, `out-3`, ... No network.
+
+def demo(out: str | Path = "runs/demo", *, console: Console | None = None, keep_memory: bool = False) -> Path:
+    """Trains `digits.tiny` in `out`, prints predictions, and returns the path of the report.
+
+    An interrupted run is resumed. If the run in `out` is finished, the demo uses `out-2`, `out-3`, ... instead.
+    `keep_memory` is the option of `vitkit.train.train`.
     """
     screen = console or Console(highlight=False)
     run, start = tiny(), time.monotonic()
-    folder = _free(Path(out), run)
+    folder = _choose_folder(Path(out), run)
     training, held_out = train_and_val(run.data.source, held_out=run.data.held_out, seed=run.data.split_seed)
     screen.print(
-        f"A Vision Transformer learns to read handwritten digits: {len(training):,} to learn from, {len(held_out)} "
-        f"held out (a stratified fifth, split seed {run.data.split_seed}, training seed {run.seed})."
+        f"Training a Vision Transformer on handwritten digits: {len(training):,} training images, {len(held_out)} "
+        f"held-out images (a stratified fifth, split seed {run.data.split_seed}, training seed {run.seed})."
     )
-    result = train(run, folder, console=screen)
+    result = train(run, folder, console=screen, keep_memory=keep_memory)
     seconds = time.monotonic() - start
     wrong = round((1 - result.score) * len(held_out))
     screen.print(
-        f"\n{result.score:.2%} of the held-out digits are read right ({wrong} of {len(held_out)} wrong), after "
+        f"\nAccuracy on the held-out images: {result.score:.2%} ({wrong} of {len(held_out)} wrong), after "
         f"{seconds:.0f} seconds.\n"
     )
-    screen.print(_shown(load(folder / "best"), held_out, screen.width), markup=False)
+    screen.print(_show_predictions(load(folder / "best"), held_out, screen.width), markup=False)
     screen.print(f"\nThe model:   {folder / 'best'}   (vitkit classify {folder / 'best'} IMAGE)")
     screen.print(f"The report:  {folder / 'report.html'}   (open it in a browser)")
     return folder / "report.html"
 
 
-def _free(out: Path, run: Run) -> Path:
-    """`out`, or the first of its numbered neighbours that is not there yet or holds this run unfinished."""
+def _choose_folder(out: Path, run: Run) -> Path:
+    """Returns the first of `out`, `out-2`, ... that does not exist or is this run unfinished."""
 
     def fits(folder: Path) -> bool:
-        place = RunFolder(folder)
-        unfinished = place.config.exists() and not place.report.exists()
-        return not folder.exists() or (unfinished and place.run() == run)
+        run_folder = RunFolder(folder)
+        unfinished = run_folder.config.exists() and not run_folder.report.exists()
+        return not folder.exists() or (unfinished and run_folder.run() == run)
 
     folders = (out if number == 1 else out.with_name(f"{out.name}-{number}") for number in count(1))
     return next(folder for folder in folders if fits(folder))
 
 
-def _shown(classifier: Classifier, held_out: Source, width: int, num: int = 8) -> str:
-    """Some held-out digits, drawn, with what the model says of them."""
+def _show_predictions(classifier: Classifier, held_out: Source, width: int, num: int = 8) -> str:
+    """Returns some held-out digits as text, each with its prediction."""
     cells = []
     for index in range(0, len(held_out), len(held_out) // num)[:num]:
         example = held_out.read(index)
         (_, predictions) = next(iter(classifier.classify(example.image, top=1)))
         best = predictions[0]
-        verdict = "" if best.index == example.label else f", but it is {example.label}"
-        cells.append([*text_lines(example.image), f"a {best.label} ({best.score:.0%}){verdict}"])
+        correction = "" if best.index == example.label else f", label {example.label}"
+        cells.append([*text_lines(example.image), f"{best.label} ({best.score:.0%}){correction}"])
     across = max(1, min(4, width // 22))
     rows = [side_by_side(cells[start : start + across]) for start in range(0, len(cells), across)]
     return "\n\n".join(rows)

@@ -1,52 +1,32 @@
-"""Recipes that learn from a teacher: DeiT's, one for photos of flowers, and one for the digits inside the package."""
+"""Recipes with a teacher: distilled DeiT, a small model for flowers, one for the digits."""
 
 import dataclasses
 
 from vitkit.data.augment import Augment
-from vitkit.data.crop import Crop
-from vitkit.data.presets import deit
-from vitkit.data.processor import Processor
-from vitkit.data.processor.processor import IMAGENET_MEAN, IMAGENET_STD
+from vitkit.data.augment.crop import Crop
+from vitkit.data.augment.presets import deit
+from vitkit.data.processor import IMAGENET_MEAN, IMAGENET_STD, Processor
 from vitkit.models import preset, vit
 from vitkit.objectives import distillation
-from vitkit.recipes import digits
+from vitkit.recipes import Recipe, digits
 from vitkit.train import Data, Machine, Run
 from vitkit.train.optim import Optimizer
 from vitkit.train.schedule import Schedule
 
+#: Number of training images.
 IMAGENET = 1_281_167
 
-
-def deit_s16_imagenet() -> Run:
-    """DeiT-S/16 with a distillation token, otherwise as `deit_ti16_imagenet`: 81.2 % (Touvron et al. 2021, table 7).
-
-    `vitkit train distillation.deit_s16_imagenet --data folder:imagenet --set objective.teacher=CHECKPOINT`
-    """
-    return _deit("deit_s16_imagenet", "deit-s/16-distilled")
-
-
-def deit_b16_imagenet() -> Run:
-    """DeiT-B/16 with a distillation token, otherwise as `deit_ti16_imagenet`: 83.4 % (Touvron et al. 2021, table 7).
-
-    `vitkit train distillation.deit_b16_imagenet --data folder:imagenet --set objective.teacher=CHECKPOINT`
-    """
-    return _deit("deit_b16_imagenet", "deit-b/16-distilled")
-
-
-def deit_ti16_imagenet() -> Run:
-    """DeiT-Ti/16 with a distillation token, hard labels of a teacher, 300 epochs (Touvron et al. 2021, table 9).
-
-    `vitkit train distillation.deit_ti16_imagenet --data folder:imagenet --set objective.teacher=CHECKPOINT`, or
-    `train(recipe("distillation.deit_ti16_imagenet"), "runs/deit")` in Python with a teacher set. The paper: 74.5 %
-    with a RegNetY-16GF as teacher, a family that vitkit has not: any checkpoint of 1000 classes will do. Nobody has
-    run it to the end with vitkit yet.
-    """
-    return _deit("deit_ti16_imagenet", "deit-ti/16-distilled")
+#: Recipe, model, and top-1 accuracy with a RegNetY-16GF as the teacher.
+DEIT = (
+    ("deit_ti16_imagenet", "DeiT-Ti/16", "74.5"),
+    ("deit_s16_imagenet", "DeiT-S/16", "81.2"),
+    ("deit_b16_imagenet", "DeiT-B/16", "83.4"),
+)
 
 
 def _deit(name: str, size: str) -> Run:
     return Run(
-        name=f"distillation.{name}",
+        name=name,
         model=preset(size, stochastic_depth=0.1),
         objective=distillation.Config(kind="hard", alpha=0.5, label_smoothing=0.1),
         data=Data(source="folder:imagenet"),
@@ -64,14 +44,7 @@ def _deit(name: str, size: str) -> Run:
     )
 
 
-def flowers_student() -> Run:
-    """A ViT of 0.8 M parameters for photos of 96 pixels, five classes, from scratch, and what a teacher says of them.
-
-    `vitkit train distillation.flowers_student --data folder:flowers --set objective.teacher=deit_tiny_patch16_224`, or
-    `train(recipe("distillation.flowers_student"), "runs/flowers")` in Python with a teacher set: any checkpoint, which
-    keeps its own classes. 73.0 and 74.2 % (two seeds), 54 minutes of one CPU core, with DeiT-Tiny shown 128 pixels; by
-    labels alone 72.2 and 70.8 % (`benchmarks/distillation.py`).
-    """
+def _flowers(name: str) -> Run:
     model = vit.Config(
         image_size=(96, 96),
         patch_size=(16, 16),
@@ -85,7 +58,7 @@ def flowers_student() -> Run:
         init="truncated",
     )
     return Run(
-        name="distillation.flowers_student",
+        name=name,
         model=model,
         objective=distillation.Config(kind="soft", aside=True, alpha=0.9, temperature=2.0, label_smoothing=0.1),
         data=Data(source="folder:flowers"),
@@ -102,17 +75,47 @@ def flowers_student() -> Run:
     )
 
 
-def digits_student() -> Run:
-    """A third of the width of `digits.tiny`, taught by it with soft labels.
-
-    `vitkit train digits.tiny`, which makes the teacher in runs/digits.tiny/best, then
-    `vitkit train distillation.digits_student`; or `train(recipe("distillation.digits_student"), "runs/student")` in
-    Python. Under a minute of one CPU core; what the student gains has not been measured.
-    """
-    run = digits.tiny()
+def _digits(name: str) -> Run:
+    run = digits.tiny(name)
     return dataclasses.replace(
         run,
-        name="distillation.digits_student",
         model=dataclasses.replace(run.model, width=32, num_heads=2, mlp_width=64),
         objective=distillation.Config(teacher="runs/digits.tiny/best", kind="soft", alpha=0.7),
     )
+
+
+RECIPES = (
+    *(
+        Recipe(
+            name=f"distillation.{name}",
+            summary=f"{model} with a distillation token and the hard labels of a teacher, 300 epochs",
+            base=_deit,
+            overrides={"size": f"{model.lower()}-distilled"},
+            expected=f"{accuracy} % top-1",
+            source="Touvron et al. 2021, Tables 7 and 9",
+            data="folder:imagenet",
+            options="--set objective.teacher=CHECKPOINT",
+            notes="The teacher of the paper is a RegNetY-16GF, which vitkit does not have; any checkpoint with the "
+            "same 1000 classes can be the teacher. Not run to completion with vitkit.",
+        )
+        for name, model, accuracy in DEIT
+    ),
+    Recipe(
+        name="distillation.flowers_student",
+        summary="ViT of 0.8 M parameters on 96-pixel flower images of five classes, with the soft labels of a teacher",
+        base=_flowers,
+        expected="73.0 and 74.2 % (two seeds)",
+        data="folder:flowers",
+        options="--set objective.teacher=deit_tiny_patch16_224",
+        notes="Any checkpoint can be the teacher, also one with other classes. 54 minutes of one CPU core with "
+        "DeiT-Tiny at 128 pixels as the teacher; without a teacher 72.2 and 70.8 % (`benchmarks/distillation.py`).",
+    ),
+    Recipe(
+        name="distillation.digits_student",
+        summary="A third of the width of `digits.tiny`, trained with the soft labels of `digits.tiny`",
+        base=_digits,
+        data="digits",
+        notes="First run `vitkit train digits.tiny`, which saves the teacher in runs/digits.tiny/best. Under a minute "
+        "of one CPU core. The gain over training without a teacher was not measured.",
+    ),
+)

@@ -1,94 +1,39 @@
-"""Fine-tuning as the ViT paper's Table 4 has it: SGD with momentum, batches of 512, cosine, no decay, at 384 pixels.
+"""Fine-tuning as in Table 4 of the ViT paper, at 384 pixels.
 
-They start from ViT-B/16 trained on ImageNet-21k; `--start` takes any other checkpoint of that shape, and `--set
-model.image_size=[512,512] processor.size=[512,512] average=0.9999` gives the setting of Table 2. Rates are from the
-middle of the paper's sweeps. The pictures are your own: `--data`.
+The recipes start from ViT-B/16 pre-trained on ImageNet-21k; `--start` takes another checkpoint of the same shape. The
+learning rates are from the middle of the paper's sweeps. For the setting of Table 2 add
+`--set model.image_size=[512,512] processor.size=[512,512] average=0.9999`.
 """
 
 from dataclasses import replace
 
 from vitkit import models
 from vitkit.data.augment import Augment
-from vitkit.data.presets import inception
+from vitkit.data.augment.presets import inception
 from vitkit.data.processor import Processor
 from vitkit.objectives import supervised
+from vitkit.recipes import Recipe
 from vitkit.train import Data, Run
 from vitkit.train.optim import Optimizer
 from vitkit.train.schedule import Schedule
 
 START = "google/vit-base-patch16-224-in21k"
+README = "vision_transformer README"
+
+#: Recipe, dataset, classes, steps, warm-up steps, learning rate, held-out fraction, accuracy, source, `--data`.
+B16 = (
+    ("cifar10", "CIFAR-10", 10, 10_000, 500, 0.01, 0.02, "99.02 %", README, "parquet:/data/cifar10"),
+    ("cifar100", "CIFAR-100", 100, 10_000, 500, 0.03, 0.02, "92.06 %", README, "parquet:/data/cifar100"),
+    ("pets", "Oxford-IIIT Pets", 37, 500, 100, 0.01, 0.1, "94.43 %", "ViT paper, Table 5", "folder:/data/pets"),
+    ("flowers", "Flowers-102", 102, 500, 100, 0.01, 0.1, "99.38 %", "ViT paper, Table 5", "folder:/data/flowers102"),
+    ("imagenet", "ImageNet-1k", 1000, 20_000, 500, 0.03, 0.01, "84.53 %", README, "parquet:/data/imagenet"),
+)
 
 
-def cifar10() -> Run:
-    """ViT-B/16 from ImageNet-21k to CIFAR-10, 10,000 steps at 384: 99.02 % (vision_transformer's README).
-
-    `vitkit train transfer.cifar10 --data parquet:/data/cifar10`; time not measured here.
-    """
-    return _run("cifar10", 10, steps=10_000, warmup=500, rate=0.01, held_out=0.02)
-
-
-def cifar100() -> Run:
-    """ViT-B/16 from ImageNet-21k to CIFAR-100, 10,000 steps at 384: 92.06 % (vision_transformer's README).
-
-    `vitkit train transfer.cifar100 --data parquet:/data/cifar100`; time not measured here.
-    """
-    return _run("cifar100", 100, steps=10_000, warmup=500, rate=0.03, held_out=0.02)
-
-
-def pets() -> Run:
-    """ViT-B/16 from ImageNet-21k to Oxford-IIIT Pets, 500 steps at 384: 94.43 % (ViT paper, Table 5).
-
-    `vitkit train transfer.pets --data folder:/data/pets`; time not measured here.
-    """
-    return _run("pets", 37, steps=500, warmup=100, rate=0.01, held_out=0.1)
-
-
-def flowers() -> Run:
-    """ViT-B/16 from ImageNet-21k to Oxford Flowers-102, 500 steps at 384: 99.38 % (ViT paper, Table 5).
-
-    `vitkit train transfer.flowers --data folder:/data/flowers102`; time not measured here.
-    """
-    return _run("flowers", 102, steps=500, warmup=100, rate=0.01, held_out=0.1)
-
-
-def imagenet() -> Run:
-    """ViT-B/16 from ImageNet-21k to ImageNet, 20,000 steps at 384: 84.53 % (vision_transformer's README).
-
-    `vitkit train transfer.imagenet --data parquet:/data/imagenet`; time not measured here.
-    """
-    return _run("imagenet", 1000, steps=20_000, warmup=500, rate=0.03, held_out=0.01)
-
-
-def imagenet_l16_512() -> Run:
-    """ViT-L/16 from ImageNet-21k to ImageNet, 20,000 steps at 512 with Polyak averaging: 85.30 % (ViT paper, Table 2).
-
-    `vitkit train transfer.imagenet_l16_512 --data parquet:/data/imagenet`; time not measured here.
-    """
-    run = _run("imagenet_l16_512", 1000, steps=20_000, warmup=500, rate=0.03, held_out=0.01)
-    return replace(
-        run,
-        model=models.preset("vit-l/16", image_size=512, num_classes=1000, norm_eps=1e-12),
-        processor=Processor.squash(512),
-        start="google/vit-large-patch16-224-in21k",
-        average=0.9999,
-        accumulate=32,
-    )
-
-
-def vtab() -> Run:
-    """ViT-B/16 from ImageNet-21k to one task of VTAB-1k, 2,500 steps at 384 on 1,000 pictures (ViT paper, Table 4).
-
-    `vitkit train transfer.vtab --data vtab:caltech101 --set model.num_classes=102`; its numbers there are for ViT-L/16,
-    one recipe a task in `vtab`; time not measured here.
-    """
-    return _run("vtab", 102, steps=2_500, warmup=500, rate=0.01, held_out=0.2)
-
-
-def _run(name: str, classes: int, *, steps: int, warmup: int, rate: float, held_out: float) -> Run:
-    model = models.preset("vit-b/16", image_size=384, num_classes=classes, norm_eps=1e-12)
+def _b16(name: str, classes: int, steps: int, warmup: int, rate: float, held_out: float) -> Run:
     return Run(
-        name=f"transfer.{name}",
-        model=model,
+        name=name,
+        model=models.preset("vit-b/16", image_size=384, num_classes=classes, norm_eps=1e-12),
         objective=supervised.Config(),
         data=Data(source="", held_out=held_out),
         processor=Processor.squash(384),
@@ -102,3 +47,49 @@ def _run(name: str, classes: int, *, steps: int, warmup: int, rate: float, held_
         start=START,
         keep="last",
     )
+
+
+def _l16_512(name: str) -> Run:
+    return replace(
+        _b16(name, 1000, steps=20_000, warmup=500, rate=0.03, held_out=0.01),
+        model=models.preset("vit-l/16", image_size=512, num_classes=1000, norm_eps=1e-12),
+        processor=Processor.squash(512),
+        start="google/vit-large-patch16-224-in21k",
+        average=0.9999,
+        accumulate=32,
+    )
+
+
+RECIPES = (
+    *(
+        Recipe(
+            name=f"transfer.{name}",
+            summary=f"ViT-B/16 from ImageNet-21k to {dataset}, {steps:,} steps at 384 pixels",
+            base=_b16,
+            overrides={"classes": classes, "steps": steps, "warmup": warmup, "rate": rate, "held_out": held_out},
+            expected=accuracy,
+            source=source,
+            data=data,
+        )
+        for name, dataset, classes, steps, warmup, rate, held_out, accuracy, source, data in B16
+    ),
+    Recipe(
+        name="transfer.imagenet_l16_512",
+        summary="ViT-L/16 from ImageNet-21k to ImageNet-1k, 20,000 steps at 512 pixels with Polyak averaging",
+        base=_l16_512,
+        expected="85.30 %",
+        source="ViT paper, Table 2",
+        data="parquet:/data/imagenet",
+    ),
+    Recipe(
+        name="transfer.vtab",
+        summary="ViT-B/16 from ImageNet-21k to a task of VTAB-1k, 2,500 steps at 384 pixels",
+        base=_b16,
+        overrides={"classes": 102, "steps": 2_500, "warmup": 500, "rate": 0.01, "held_out": 0.2},
+        source="ViT paper, Table 4",
+        data="vtab:caltech101",
+        options="--set model.num_classes=102",
+        notes="The published accuracies are those of ViT-L/16: see the recipes `vtab.TASK`. Training time was not "
+        "measured.",
+    ),
+)

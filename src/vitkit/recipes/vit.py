@@ -1,51 +1,119 @@
-"""Pre-training as the ViT paper's Table 3 has it, and its plain successor on ImageNet ("Better plain ViT baselines").
+"""ViT pre-training as in the ViT paper's Table 3, and "Better plain ViT baselines".
 
-JFT-300M is not public and ImageNet must be your own: each takes `--data`, as in `--data parquet:/data/imagenet`.
+JFT-300M is not public. Use another source with `--data`, or read the recipes as configurations.
 """
 
 from dataclasses import replace
-from typing import Any
 
 from vitkit import models
 from vitkit.data.augment import Augment
-from vitkit.data.presets import augreg, inception
+from vitkit.data.augment.presets import augreg, inception
 from vitkit.data.processor import Processor
 from vitkit.objectives import supervised
+from vitkit.recipes import Recipe
 from vitkit.train import Data, Run
 from vitkit.train.optim import Optimizer
 from vitkit.train.schedule import Schedule
 
+#: Number of classes.
 IMAGENET, IMAGENET_21K, JFT = 1000, 21_843, 18_291
 
+ISSUE = "vision_transformer issue 62"
+PAPER = "ViT paper, {}"
+JFT_NOTES = "JFT-300M is not public. Training time was not measured."
 
-def s16_imagenet() -> Run:
-    """Better plain ViT-S/16 on ImageNet-1k, 90 epochs: 76.5 % top-1 (Beyer et al. 2022).
+#: Recipe, epochs and ImageNet-1k top-1 accuracy of the better plain ViT-S/16.
+PLAIN = (("s16_imagenet", 90, "76.5"), ("s16_imagenet_150", 150, "78.5"), ("s16_imagenet_300", 300, "80.0"))
 
-    `vitkit train vit.s16_imagenet --data parquet:/data/imagenet`; 6 to 7 hours on a TPUv3-8, not measured here.
+#: Recipe, model, ImageNet-1k top-1 accuracy and source.
+FROM_SCRATCH = (
+    ("b32_imagenet", "ViT-B/32", "69.19 % at 224", ISSUE),
+    ("b16_imagenet", "ViT-B/16", "74.79 % at 224, 77.91 % after fine-tuning at 384", PAPER.format("Table 5")),
+    ("l32_imagenet", "ViT-L/32", "66.90 % at 224", ISSUE),
+    ("l16_imagenet", "ViT-L/16", "72.59 % at 224", ISSUE),
+)
+
+#: Recipe, model, precision at 1 on ImageNet-21k (from the issue), accuracy after fine-tuning and its source.
+#: Table 3 has no row for ViT-H/14 on ImageNet-21k: its settings are those of ViT-L.
+ON_IMAGENET_21K = (
+    ("b32_imagenet21k", "ViT-B/32", "44.04", ", 81.28 % on ImageNet-1k after fine-tuning", "; ViT paper, Table 5"),
+    ("b16_imagenet21k", "ViT-B/16", "47.88", "", ""),
+    ("l32_imagenet21k", "ViT-L/32", "45.42", "", ""),
+    (
+        "l16_imagenet21k",
+        "ViT-L/16",
+        "49.90",
+        ", 85.30 % on ImageNet-1k after fine-tuning at 512",
+        "; ViT paper, Table 2",
+    ),
+    ("h14_imagenet21k", "ViT-H/14", "49.06", ", 85.13 % on ImageNet-1k after fine-tuning", "; ViT paper, Table 5"),
+)
+
+#: Recipe, model, learning rate, epochs, ImageNet-1k accuracy after fine-tuning, and its source.
+#: The paper also reports ViT-L/16 after 7 epochs: `--set epochs=7`.
+ON_JFT = (
+    ("b32_jft", "ViT-B/32", 8e-4, 7, "80.73 % on ImageNet-1k after fine-tuning", "Table 5"),
+    ("b16_jft", "ViT-B/16", 8e-4, 7, "84.15 % on ImageNet-1k after fine-tuning", "Table 5"),
+    ("l32_jft", "ViT-L/32", 6e-4, 7, "", "Tables 3 and 5"),
+    ("l16_jft", "ViT-L/16", 4e-4, 14, "87.76 % on ImageNet-1k after fine-tuning at 512", "Table 2"),
+    ("h14_jft", "ViT-H/14", 3e-4, 14, "88.55 % on ImageNet-1k after fine-tuning at 518", "Table 2"),
+    ("r50_b32_jft", "R50+ViT-B/32", 8e-4, 7, "", "Tables 3 and 6"),
+    ("r50_b16_jft", "R50+ViT-B/16", 8e-4, 7, "", "Tables 3 and 6"),
+    ("r50_l32_jft", "R50+ViT-L/32", 2e-4, 7, "", "Tables 3 and 6"),
+    ("r50_l16_jft", "R50+ViT-L/16", 4e-4, 14, "", "Tables 3 and 6"),
+)
+
+
+def jft(name: str, size: str, rate: float, epochs: int) -> Run:
+    """Pre-training on JFT-300M with a sigmoid loss (Table 3)."""
+    loss = supervised.Config(loss="sigmoid", head_bias=-10.0)
+    run = _pretraining(name, _model(size, JFT, 0.0), loss, rate=rate, decay=0.1)
+    return replace(run, epochs=epochs, optimizer=replace(run.optimizer, clip=None))
+
+
+def _imagenet21k(name: str, size: str) -> Run:
+    loss = supervised.Config(loss="sigmoid", head_bias=-10.0)
+    run = _pretraining(name, _model(size, IMAGENET_21K, 0.1), loss, rate=1e-3, decay=0.03)
+    return replace(run, epochs=90, optimizer=replace(run.optimizer, clip=None))
+
+
+def _imagenet(name: str, size: str) -> Run:
+    # The paper does not name the loss; softmax is the loss of its fine-tuning.
+    run = _pretraining(name, _model(size, IMAGENET, 0.1), supervised.Config(), rate=3e-3, decay=0.3)
+    return replace(run, schedule=Schedule(decay="cosine", warmup=10_000), epochs=300)
+
+
+def _model(size: str, classes: int, dropout: float) -> object:
+    """Returns a model config with a tanh layer before the head, as in the paper."""
+    config = models.preset(size, num_classes=classes, activation="gelu_tanh", dropout=dropout)
+    return replace(config, pre_logits=config.width)
+
+
+def _pretraining(name: str, model: object, loss: supervised.Config, *, rate: float, decay: float) -> Run:
+    """Returns a run with the settings that all rows of Table 3 share.
+
+    The run has one epoch, which the caller replaces.
     """
-    return _plain("s16_imagenet", 90)
-
-
-def s16_imagenet_150() -> Run:
-    """Better plain ViT-S/16 on ImageNet-1k, 150 epochs: 78.5 % top-1 (Beyer et al. 2022).
-
-    `vitkit train vit.s16_imagenet_150 --data parquet:/data/imagenet`; time not measured here.
-    """
-    return _plain("s16_imagenet_150", 150)
-
-
-def s16_imagenet_300() -> Run:
-    """Better plain ViT-S/16 on ImageNet-1k, 300 epochs: 80.0 % top-1 (Beyer et al. 2022).
-
-    `vitkit train vit.s16_imagenet_300 --data parquet:/data/imagenet`; time not measured here.
-    """
-    return _plain("s16_imagenet_300", 300)
+    return Run(
+        name=name,
+        model=model,
+        objective=loss,
+        data=Data(source="", held_out=0.01),
+        processor=Processor.squash(224),
+        augment=Augment(crop=inception("tensorflow"), flip=True),
+        optimizer=Optimizer(rate=rate, weight_decay=decay),
+        schedule=Schedule(decay="linear", warmup=10_000, end=0.01),
+        batch_size=4096,
+        epochs=1,
+        evaluate_every=5000,
+        keep="last",
+    )
 
 
 def _plain(name: str, epochs: float) -> Run:
     plain = {"class_token": False, "pool": "gap", "position": "sincos2d", "pre_logits": 384, "activation": "gelu_tanh"}
     return Run(
-        name=f"vit.{name}",
+        name=name,
         model=models.preset("vit-s/16", num_classes=IMAGENET, **plain),
         objective=supervised.Config(),
         data=Data(source="", held_out=0.01),
@@ -60,188 +128,54 @@ def _plain(name: str, epochs: float) -> Run:
     )
 
 
-def b32_imagenet() -> Run:
-    """ViT-B/32 from scratch on ImageNet, 300 epochs: 69.19 % at 224 (the authors, in their repository's issue 62).
-
-    `vitkit train vit.b32_imagenet --data parquet:/data/imagenet`; time not measured here.
-    """
-    return _imagenet("b32_imagenet", "vit-b/32")
-
-
-def b16_imagenet() -> Run:
-    """ViT-B/16 from scratch on ImageNet, 300 epochs: 74.79 % at 224; 77.91 % fine-tuned at 384 (ViT paper, Table 5).
-
-    `vitkit train vit.b16_imagenet --data parquet:/data/imagenet`; time not measured here.
-    """
-    return _imagenet("b16_imagenet", "vit-b/16")
-
-
-def l32_imagenet() -> Run:
-    """ViT-L/32 from scratch on ImageNet, 300 epochs: 66.90 % at 224 (the authors, in their repository's issue 62).
-
-    `vitkit train vit.l32_imagenet --data parquet:/data/imagenet`; time not measured here.
-    """
-    return _imagenet("l32_imagenet", "vit-l/32")
-
-
-def l16_imagenet() -> Run:
-    """ViT-L/16 from scratch on ImageNet, 300 epochs: 72.59 % at 224 (the authors, in their repository's issue 62).
-
-    `vitkit train vit.l16_imagenet --data parquet:/data/imagenet`; time not measured here.
-    """
-    return _imagenet("l16_imagenet", "vit-l/16")
-
-
-def b32_imagenet21k() -> Run:
-    """ViT-B/32 on ImageNet-21k, 90 epochs: 44.04 % precision at 1 there, 81.28 % on ImageNet after fine-tuning.
-
-    `vitkit train vit.b32_imagenet21k --data webdataset:/data/imagenet21k`; time not measured here.
-    """
-    return _imagenet21k("b32_imagenet21k", "vit-b/32")
-
-
-def b16_imagenet21k() -> Run:
-    """ViT-B/16 on ImageNet-21k, 90 epochs: 47.88 % precision at 1 there (the authors, issue 62).
-
-    `vitkit train vit.b16_imagenet21k --data webdataset:/data/imagenet21k`; time not measured here.
-    """
-    return _imagenet21k("b16_imagenet21k", "vit-b/16")
-
-
-def l32_imagenet21k() -> Run:
-    """ViT-L/32 on ImageNet-21k, 90 epochs: 45.42 % precision at 1 there (the authors, issue 62).
-
-    `vitkit train vit.l32_imagenet21k --data webdataset:/data/imagenet21k`; time not measured here.
-    """
-    return _imagenet21k("l32_imagenet21k", "vit-l/32")
-
-
-def l16_imagenet21k() -> Run:
-    """ViT-L/16 on ImageNet-21k, 90 epochs: 49.90 % precision at 1 there; 85.30 % on ImageNet at 512 (Table 2).
-
-    `vitkit train vit.l16_imagenet21k --data webdataset:/data/imagenet21k`; time not measured here.
-    """
-    return _imagenet21k("l16_imagenet21k", "vit-l/16")
-
-
-def h14_imagenet21k() -> Run:
-    """ViT-H/14 on ImageNet-21k: 49.06 % precision at 1 there (issue 62); 85.13 % on ImageNet after fine-tuning.
-
-    `vitkit train vit.h14_imagenet21k --data webdataset:/data/imagenet21k`; Table 5 has its results and Table 3 no row
-    for it, so its settings are those of ViT-L; time not measured here.
-    """
-    return _imagenet21k("h14_imagenet21k", "vit-h/14")
-
-
-def b32_jft() -> Run:
-    """ViT-B/32 on JFT-300M, 7 epochs: 80.73 % on ImageNet after fine-tuning (ViT paper, Table 5). JFT is not public.
-
-    `vitkit train vit.b32_jft --data SOURCE`, as a configuration; time not measured here.
-    """
-    return _jft("b32_jft", "vit-b/32", rate=8e-4, epochs=7)
-
-
-def b16_jft() -> Run:
-    """ViT-B/16 on JFT-300M, 7 epochs: 84.15 % on ImageNet after fine-tuning (ViT paper, Table 5). JFT is not public.
-
-    `vitkit train vit.b16_jft --data SOURCE`, as a configuration; time not measured here.
-    """
-    return _jft("b16_jft", "vit-b/16", rate=8e-4, epochs=7)
-
-
-def l32_jft() -> Run:
-    """ViT-L/32 on JFT-300M, 7 epochs, as a configuration (ViT paper, Table 3). JFT is not public.
-
-    `vitkit train vit.l32_jft --data SOURCE`; the paper's figure is in its Table 5, time not measured here.
-    """
-    return _jft("l32_jft", "vit-l/32", rate=6e-4, epochs=7)
-
-
-def l16_jft() -> Run:
-    """ViT-L/16 on JFT-300M, 14 epochs: 87.76 % on ImageNet after fine-tuning at 512 (Table 2). JFT is not public.
-
-    `vitkit train vit.l16_jft --data SOURCE`, as a configuration; epochs=7 is the shorter row; time not measured here.
-    """
-    return _jft("l16_jft", "vit-l/16", rate=4e-4, epochs=14)
-
-
-def h14_jft() -> Run:
-    """ViT-H/14 on JFT-300M, 14 epochs: 88.55 % on ImageNet after fine-tuning at 518 (Table 2). JFT is not public.
-
-    `vitkit train vit.h14_jft --data SOURCE`, as a configuration; time not measured here.
-    """
-    return _jft("h14_jft", "vit-h/14", rate=3e-4, epochs=14)
-
-
-def r50_b32_jft() -> Run:
-    """R50+ViT-B/32 on JFT-300M, 7 epochs, as a configuration (ViT paper, Table 3). JFT is not public.
-
-    `vitkit train vit.r50_b32_jft --data SOURCE`; the paper's figure is in its Table 6, time not measured here.
-    """
-    return _jft("r50_b32_jft", "r50+vit-b/32", rate=8e-4, epochs=7)
-
-
-def r50_b16_jft() -> Run:
-    """R50+ViT-B/16 on JFT-300M, 7 epochs, as a configuration (ViT paper, Table 3). JFT is not public.
-
-    `vitkit train vit.r50_b16_jft --data SOURCE`; the paper's figure is in its Table 6, time not measured here.
-    """
-    return _jft("r50_b16_jft", "r50+vit-b/16", rate=8e-4, epochs=7)
-
-
-def r50_l32_jft() -> Run:
-    """R50+ViT-L/32 on JFT-300M, 7 epochs, as a configuration (ViT paper, Table 3). JFT is not public.
-
-    `vitkit train vit.r50_l32_jft --data SOURCE`; the paper's figure is in its Table 6, time not measured here.
-    """
-    return _jft("r50_l32_jft", "r50+vit-l/32", rate=2e-4, epochs=7)
-
-
-def r50_l16_jft() -> Run:
-    """R50+ViT-L/16 on JFT-300M, 14 epochs, as a configuration (ViT paper, Table 3). JFT is not public.
-
-    `vitkit train vit.r50_l16_jft --data SOURCE`; the paper's figure is in its Table 6, time not measured here.
-    """
-    return _jft("r50_l16_jft", "r50+vit-l/16", rate=4e-4, epochs=14)
-
-
-def _imagenet(name: str, size: str) -> Run:
-    # The paper does not say which loss; softmax is what it fine-tunes with.
-    run = _pretraining(name, _dropped(size, IMAGENET, 0.1), supervised.Config(), rate=3e-3, decay=0.3)
-    return replace(run, schedule=Schedule(decay="cosine", warmup=10_000), epochs=300)
-
-
-def _imagenet21k(name: str, size: str) -> Run:
-    loss = supervised.Config(loss="sigmoid", head_bias=-10.0)
-    run = _pretraining(name, _dropped(size, IMAGENET_21K, 0.1), loss, rate=1e-3, decay=0.03)
-    return replace(run, epochs=90, optimizer=replace(run.optimizer, clip=None))
-
-
-def _jft(name: str, size: str, *, rate: float, epochs: int) -> Run:
-    loss = supervised.Config(loss="sigmoid", head_bias=-10.0)
-    run = _pretraining(name, _dropped(size, JFT, 0.0), loss, rate=rate, decay=0.1)
-    return replace(run, epochs=epochs, optimizer=replace(run.optimizer, clip=None))
-
-
-def _dropped(size: str, classes: int, dropout: float) -> Any:
-    """The paper's models before fine-tuning have a tanh layer as wide as a token before the head."""
-    config = models.preset(size, num_classes=classes, activation="gelu_tanh", dropout=dropout)
-    return replace(config, pre_logits=config.width)
-
-
-def _pretraining(name: str, model: Any, loss: supervised.Config, *, rate: float, decay: float) -> Run:
-    """What all rows of Table 3 share: Adam, batches of 4096, 10,000 steps of warm-up, Inception crops at 224."""
-    return Run(
-        name=f"vit.{name}",
-        model=model,
-        objective=loss,
-        data=Data(source="", held_out=0.01),
-        processor=Processor.squash(224),
-        augment=Augment(crop=inception("tensorflow"), flip=True),
-        optimizer=Optimizer(rate=rate, weight_decay=decay),
-        schedule=Schedule(decay="linear", warmup=10_000, end=0.01),
-        batch_size=4096,
-        epochs=1,
-        evaluate_every=5000,
-        keep="last",
-    )
+RECIPES = (
+    *(
+        Recipe(
+            name=f"vit.{name}",
+            summary=f"Better plain ViT-S/16 on ImageNet-1k, {epochs} epochs",
+            base=_plain,
+            overrides={"epochs": epochs},
+            expected=f"{accuracy} % top-1",
+            source="Beyer et al. 2022",
+            data="parquet:/data/imagenet",
+            notes="Training time was not measured; the paper reports 6 to 7 hours on a TPUv3-8 for 90 epochs.",
+        )
+        for name, epochs, accuracy in PLAIN
+    ),
+    *(
+        Recipe(
+            name=f"vit.{name}",
+            summary=f"{model} from scratch on ImageNet-1k, 300 epochs",
+            base=_imagenet,
+            overrides={"size": model.lower()},
+            expected=expected,
+            source=source,
+            data="parquet:/data/imagenet",
+        )
+        for name, model, expected, source in FROM_SCRATCH
+    ),
+    *(
+        Recipe(
+            name=f"vit.{name}",
+            summary=f"{model} on ImageNet-21k, 90 epochs",
+            base=_imagenet21k,
+            overrides={"size": model.lower()},
+            expected=f"{precision} % precision at 1{finetuned}",
+            source=f"{ISSUE}{source}",
+            data="webdataset:/data/imagenet21k",
+        )
+        for name, model, precision, finetuned, source in ON_IMAGENET_21K
+    ),
+    *(
+        Recipe(
+            name=f"vit.{name}",
+            summary=f"{model} on JFT-300M, {epochs} epochs",
+            base=jft,
+            overrides={"size": model.lower(), "rate": rate, "epochs": epochs},
+            expected=expected,
+            source=PAPER.format(tables),
+            notes=JFT_NOTES,
+        )
+        for name, model, rate, epochs, expected, tables in ON_JFT
+    ),
+)

@@ -1,8 +1,9 @@
-"""VTAB-1k's 19 tasks as the ViT paper ran them: ViT-L/16 from ImageNet-21k, 1,000 training pictures each, Table 9.
+"""VTAB-1k: 19 tasks with 1000 training images each (Zhai et al. 2020).
 
-One rate for all tasks, 2,500 steps of 512 pictures at 384 pixels (ViT paper, Table 4 and appendix B.1.1), judged once
-on the whole test set. `vtab:TASK` are pictures from a public mirror, `vtab:TASK@SOURCE` the same from a source of your
-own. `benchmark` runs all 19 and averages them by group. Times were not measured here.
+The data source of a task is `vtab:TASK` (`vitkit.data.sources.vtab`). Hyper-parameters are chosen by training on 800
+images and evaluating on 200; the model is then trained on all 1000 and evaluated once on the full test set. The score
+of a task is its top-1 accuracy. The score of a group, or of the benchmark, is the mean over tasks. `PUBLISHED` are the
+ViT paper's results (Table 9), in percent.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,17 +11,80 @@ from dataclasses import replace
 from pathlib import Path
 
 from vitkit import models
-from vitkit.data import vtab
+from vitkit.config import nearest
 from vitkit.data.augment import Augment
-from vitkit.data.presets import inception
+from vitkit.data.augment.presets import inception
 from vitkit.data.processor import Processor
-from vitkit.evaluate.vtab import averages
+from vitkit.data.sources import vtab
 from vitkit.objectives import supervised
+from vitkit.recipes import Recipe
 from vitkit.train import Data, Run, train
 from vitkit.train.optim import Optimizer
 from vitkit.train.schedule import Schedule
 
+GROUPS: dict[str, tuple[str, ...]] = {
+    group: tuple(name for name, task in vtab.TASKS.items() if task.group == group)
+    for group in ("natural", "specialised", "structured")
+}
+TASKS: tuple[str, ...] = tuple(vtab.TASKS)
+
+
+def _row(text: str) -> dict[str, float]:
+    return dict(zip(TASKS, map(float, text.split()), strict=True))
+
+
+PUBLISHED: dict[str, dict[str, float]] = {
+    "ViT-H/14 (JFT)": _row(
+        "95.3 85.5 75.2 99.7 97.2 65.0 88.9 83.3 96.7 91.4 76.6 91.7 63.8 53.1 79.4 63.3 84.5 33.2 51.2"
+    ),
+    "ViT-L/16 (JFT)": _row(
+        "95.4 81.9 74.3 99.7 96.7 63.5 87.4 83.6 96.5 89.7 77.1 86.4 63.1 49.7 74.5 60.5 82.2 36.2 51.1"
+    ),
+    "ViT-L/16 (I21k)": _row(
+        "90.8 84.1 74.1 99.3 92.7 61.0 80.9 82.5 95.6 85.2 75.3 70.3 56.1 41.9 74.7 64.9 79.9 30.5 41.7"
+    ),
+}
+
+
+def averages(scores: Mapping[str, float]) -> dict[str, float]:
+    """Returns the mean score of each group and of all 19 tasks (`mean`).
+
+    Raises ValueError for an unknown and for a missing task.
+    """
+    unknown = [task for task in scores if task not in TASKS]
+    if unknown:
+        raise ValueError(f"VTAB has no task '{unknown[0]}'{nearest(unknown[0], TASKS)}")
+    missing = [task for task in TASKS if task not in scores]
+    if missing:
+        raise ValueError(f"VTAB is the mean of {len(TASKS)} tasks; scores are missing for {', '.join(missing)}")
+    means = {group: sum(scores[task] for task in tasks) / len(tasks) for group, tasks in GROUPS.items()}
+    return {**means, "mean": sum(scores[task] for task in TASKS) / len(TASKS)}
+
+
 START = "google/vit-large-patch16-224-in21k"
+
+#: Task and its title.
+TITLES = {
+    "caltech101": "Caltech-101",
+    "cifar100": "CIFAR-100",
+    "dtd": "Describable Textures",
+    "flowers102": "Flowers-102",
+    "pets": "Oxford-IIIT Pets",
+    "sun397": "SUN397",
+    "svhn": "Street View House Numbers",
+    "camelyon": "Patch Camelyon",
+    "eurosat": "EuroSAT",
+    "resisc45": "RESISC45",
+    "retinopathy": "Diabetic Retinopathy",
+    "clevr_count": "CLEVR object count",
+    "clevr_distance": "CLEVR distance to the nearest object",
+    "dmlab": "DMLab frames",
+    "dsprites_location": "dSprites location",
+    "dsprites_orientation": "dSprites orientation",
+    "kitti_distance": "KITTI distance to the nearest vehicle",
+    "smallnorb_azimuth": "small NORB azimuth",
+    "smallnorb_elevation": "small NORB elevation",
+}
 
 
 def benchmark(
@@ -30,188 +94,37 @@ def benchmark(
     start: str = START,
     rates: Sequence[float] = (0.01,),
 ) -> dict[str, float]:
-    """Trains every task in a folder of its own; the 19 accuracies, the mean of each group, and the mean of all.
+    """Trains all 19 tasks and returns their accuracies, the group means and the overall mean.
 
-    `sources` say where the pictures of a task are, where not on the public mirror. Of several `rates` the one that is
-    best on 200 pictures, after training on 800, is trained with on all 1,000 (Zhai et al. 2020). Runs that are over are
-    not repeated. Raises ValueError for tasks that there are not.
+    `sources` gives the data sources of tasks that are not read from the public mirror. With several `rates`, each is
+    tried on 800 training images, and the one with the best accuracy on the other 200 is used to train on all 1,000
+    (Zhai et al. 2020). Finished runs are not repeated. Raises ValueError for an unknown task.
     """
-    given = dict(sources or {})
-    unknown = [task for task in given if task not in vtab.TASKS]
+    sources = dict(sources or {})
+    unknown = [task for task in sources if task not in vtab.TASKS]
     if unknown:
-        raise ValueError(f"VTAB has no task '{unknown[0]}'; it has {', '.join(vtab.TASKS)}")
+        raise ValueError(f"VTAB has no task '{unknown[0]}'; the tasks are {', '.join(vtab.TASKS)}")
     scores = {}
     for task in vtab.TASKS:
-        at = f"@{given[task]}" if task in given else ""
-        run, place, tuned = replace(_task(task), start=start), Path(folder) / task, {}
+        suffix = f"@{sources[task]}" if task in sources else ""
+        run, task_folder, trials = replace(_run(f"vtab.{task}", task), start=start), Path(folder) / task, {}
         for rate in rates if len(rates) > 1 else ():
-            trial = replace(_at(run, rate), data=Data(source=f"vtab:{task}:tune{at}"))
-            tuned[rate] = train(trial, place / f"rate-{rate:g}").score
-        best = max(tuned, key=lambda rate: tuned[rate]) if tuned else rates[0]
-        scores[task] = train(replace(_at(run, best), data=Data(source=f"vtab:{task}{at}")), place / "final").score
+            trial = replace(_with_rate(run, rate), data=Data(source=f"vtab:{task}:tune{suffix}"))
+            trials[rate] = train(trial, task_folder / f"rate-{rate:g}").score
+        best = max(trials, key=lambda rate: trials[rate]) if trials else rates[0]
+        final = replace(_with_rate(run, best), data=Data(source=f"vtab:{task}{suffix}"))
+        scores[task] = train(final, task_folder / "final").score
     return {**scores, **averages(scores)}
 
 
-def caltech101() -> Run:
-    """Caltech-101, natural: 90.8 % (ViT-L/16 from ImageNet-21k, ViT paper, Table 9).
-
-    `vitkit train vtab.caltech101 --data vtab:caltech101@folder:/data/caltech101`
-    """
-    return _task("caltech101")
-
-
-def cifar100() -> Run:
-    """CIFAR-100, natural: 84.1 % (ViT-L/16 from ImageNet-21k, ViT paper, Table 9).
-
-    `vitkit train vtab.cifar100 --data vtab:cifar100@folder:/data/cifar100`
-    """
-    return _task("cifar100")
-
-
-def dtd() -> Run:
-    """Describable Textures, natural: 74.1 % (ViT-L/16 from ImageNet-21k, ViT paper, Table 9).
-
-    `vitkit train vtab.dtd --data vtab:dtd@folder:/data/dtd`
-    """
-    return _task("dtd")
-
-
-def flowers102() -> Run:
-    """Flowers-102, natural: 99.3 % (ViT-L/16 from ImageNet-21k, ViT paper, Table 9).
-
-    `vitkit train vtab.flowers102 --data vtab:flowers102@folder:/data/flowers102`
-    """
-    return _task("flowers102")
-
-
-def pets() -> Run:
-    """Oxford-IIIT Pets, natural: 92.7 % (ViT-L/16 from ImageNet-21k, ViT paper, Table 9).
-
-    `vitkit train vtab.pets --data vtab:pets@folder:/data/pets`
-    """
-    return _task("pets")
-
-
-def sun397() -> Run:
-    """SUN397, natural: 61.0 % (ViT-L/16 from ImageNet-21k, ViT paper, Table 9).
-
-    `vitkit train vtab.sun397 --data vtab:sun397@folder:/data/sun397`
-    """
-    return _task("sun397")
-
-
-def svhn() -> Run:
-    """Street View House Numbers, natural: 80.9 % (ViT-L/16 from ImageNet-21k, ViT paper, Table 9).
-
-    `vitkit train vtab.svhn --data vtab:svhn@folder:/data/svhn`
-    """
-    return _task("svhn")
-
-
-def camelyon() -> Run:
-    """Patch Camelyon, specialised: 82.5 % (ViT-L/16 from ImageNet-21k, ViT paper, Table 9).
-
-    `vitkit train vtab.camelyon --data vtab:camelyon@folder:/data/camelyon`
-    """
-    return _task("camelyon")
-
-
-def eurosat() -> Run:
-    """EuroSAT, specialised: 95.6 % (ViT-L/16 from ImageNet-21k, ViT paper, Table 9).
-
-    `vitkit train vtab.eurosat --data vtab:eurosat@folder:/data/eurosat`
-    """
-    return _task("eurosat")
-
-
-def resisc45() -> Run:
-    """RESISC45, specialised: 85.2 % (ViT-L/16 from ImageNet-21k, ViT paper, Table 9).
-
-    `vitkit train vtab.resisc45 --data vtab:resisc45@folder:/data/resisc45`
-    """
-    return _task("resisc45")
-
-
-def retinopathy() -> Run:
-    """Diabetic Retinopathy, specialised: 75.3 % (ViT-L/16 from ImageNet-21k, ViT paper, Table 9).
-
-    `vitkit train vtab.retinopathy --data vtab:retinopathy@folder:/data/retinopathy`
-    """
-    return _task("retinopathy")
-
-
-def clevr_count() -> Run:
-    """CLEVR, counting, structured: 70.3 % (ViT-L/16 from ImageNet-21k, ViT paper, Table 9).
-
-    `vitkit train vtab.clevr_count --data vtab:clevr_count@folder:/data/clevr_count`
-    """
-    return _task("clevr_count")
-
-
-def clevr_distance() -> Run:
-    """CLEVR, distance of the nearest object, structured: 56.1 % (ViT-L/16 from ImageNet-21k, ViT paper, Table 9).
-
-    `vitkit train vtab.clevr_distance --data vtab:clevr_distance@folder:/data/clevr_distance`
-    """
-    return _task("clevr_distance")
-
-
-def dmlab() -> Run:
-    """DMLab frames, structured: 41.9 % (ViT-L/16 from ImageNet-21k, ViT paper, Table 9).
-
-    `vitkit train vtab.dmlab --data vtab:dmlab@folder:/data/dmlab`
-    """
-    return _task("dmlab")
-
-
-def dsprites_location() -> Run:
-    """dSprites, place, structured: 74.7 % (ViT-L/16 from ImageNet-21k, ViT paper, Table 9).
-
-    `vitkit train vtab.dsprites_location --data vtab:dsprites_location@folder:/data/dsprites_location`
-    """
-    return _task("dsprites_location")
-
-
-def dsprites_orientation() -> Run:
-    """dSprites, turn, structured: 64.9 % (ViT-L/16 from ImageNet-21k, ViT paper, Table 9).
-
-    `vitkit train vtab.dsprites_orientation --data vtab:dsprites_orientation@folder:/data/dsprites_orientation`
-    """
-    return _task("dsprites_orientation")
-
-
-def kitti_distance() -> Run:
-    """KITTI, distance of the nearest vehicle, structured: 79.9 % (ViT-L/16 from ImageNet-21k, ViT paper, Table 9).
-
-    `vitkit train vtab.kitti_distance --data vtab:kitti_distance@folder:/data/kitti_distance`
-    """
-    return _task("kitti_distance")
-
-
-def smallnorb_azimuth() -> Run:
-    """small NORB, azimuth, structured: 30.5 % (ViT-L/16 from ImageNet-21k, ViT paper, Table 9).
-
-    `vitkit train vtab.smallnorb_azimuth --data vtab:smallnorb_azimuth@folder:/data/smallnorb_azimuth`
-    """
-    return _task("smallnorb_azimuth")
-
-
-def smallnorb_elevation() -> Run:
-    """small NORB, elevation, structured: 41.7 % (ViT-L/16 from ImageNet-21k, ViT paper, Table 9).
-
-    `vitkit train vtab.smallnorb_elevation --data vtab:smallnorb_elevation@folder:/data/smallnorb_elevation`
-    """
-    return _task("smallnorb_elevation")
-
-
-def _at(run: Run, rate: float) -> Run:
+def _with_rate(run: Run, rate: float) -> Run:
     return replace(run, optimizer=replace(run.optimizer, rate=rate))
 
 
-def _task(task: str) -> Run:
+def _run(name: str, task: str) -> Run:
     model = models.preset("vit-l/16", image_size=384, num_classes=vtab.TASKS[task].classes, norm_eps=1e-12)
     return Run(
-        name=f"vtab.{task}",
+        name=name,
         model=model,
         objective=supervised.Config(),
         data=Data(source=f"vtab:{task}"),
@@ -226,3 +139,17 @@ def _task(task: str) -> Run:
         start=START,
         keep="last",
     )
+
+
+RECIPES = tuple(
+    Recipe(
+        name=f"vtab.{task}",
+        summary=f"{title}, VTAB-1k {vtab.TASKS[task].group}",
+        base=_run,
+        overrides={"task": task},
+        expected=f"{PUBLISHED['ViT-L/16 (I21k)'][task]} %",
+        source="ViT-L/16 from ImageNet-21k, ViT paper, Table 9",
+        data=f"vtab:{task}@folder:/data/{task}",
+    )
+    for task, title in TITLES.items()
+)

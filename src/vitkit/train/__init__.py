@@ -12,10 +12,8 @@ loggers.py   TensorBoard, W&B, MLflow
 events.py, signals.py   the log, the bar, asked to stop           report.py, page.py, charts.py   report.html
 """
 
-from vitkit.train.folder import RunFolder
-from vitkit.train.launch import Result, train
+from vitkit.train.launch import Interrupted, Result, train
 from vitkit.train.loop import TrainingStopped
-from vitkit.train.run import Data, Machine, Run
-from vitkit.train.signals import Interrupted
+from vitkit.train.run import Data, Machine, Run, RunFolder
 
 __all__ = ["Data", "Interrupted", "Machine", "Result", "Run", "RunFolder", "TrainingStopped", "train"]

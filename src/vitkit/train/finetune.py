@@ -9,14 +9,14 @@ import torch
 from vitkit import checkpoints
 from vitkit.data import Source, train_and_val
 from vitkit.data.augment import Augment
-from vitkit.data.crop import Crop
-from vitkit.engine import machine
+from vitkit.data.augment.crop import Crop
+from vitkit.inference.engine import machine
 from vitkit.objectives import supervised
 from vitkit.train.checks import with_several
 from vitkit.train.optim import Optimizer
 from vitkit.train.run import Data, Run
 from vitkit.train.schedule import Schedule
-from vitkit.train.tune import Tune
+from vitkit.train.tuning import Tune
 
 # Fewer training pictures than this, and the steps, warm-up and rate that then do (see `defaults`).
 SIZES = ((20_000, 500, 100, 0.01), (500_000, 10_000, 500, 0.01), (None, 20_000, 500, 0.03))

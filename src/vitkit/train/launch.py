@@ -1,10 +1,14 @@
-"""From a `Run` to a run folder: builds or resumes, trains, evaluates, saves the best model, and reports."""
+"""SIGTERM and Ctrl-C ask a run to save and end; the handler only takes a note."""
 
 import os
 import platform
+import signal
+import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Self
 
 import torch
 from rich.console import Console
@@ -12,19 +16,51 @@ from rich.console import Console
 from vitkit import checkpoints, distributed, evaluate, objectives
 from vitkit.data import Source, train_and_val
 from vitkit.data.augment import Transform
-from vitkit.data.loader import Batch, Stream, evaluation_batches, refuse_unmixable, training_batches
+from vitkit.data.loader import Batch, Stream, check_mixing, evaluation_batches, training_batches
 from vitkit.models import Backbone
-from vitkit.train import checks, loggers
-from vitkit.train.begin import begin, judged, machine
-from vitkit.train.events import Events, read, rewind
-from vitkit.train.folder import RunFolder
+from vitkit.train import checks
+from vitkit.train.checkpointing.saving import NotSaved, Saver, like
+from vitkit.train.events import Events, check_loggers, open_loggers, read, rewind
 from vitkit.train.loop import Training, TrainingStopped, fit, places
 from vitkit.train.metrics import Metrics
-from vitkit.train.run import Run
-from vitkit.train.saving import NotSaved, Saver, like
-from vitkit.train.signals import Interrupted, StopRequest
+from vitkit.train.run import Run, RunFolder
+from vitkit.train.setup import begin, judged, machine
 from vitkit.train.summary import write_report
-from vitkit.train.utilisation import peak
+from vitkit.train.utilization import peak
+
+
+class Interrupted(KeyboardInterrupt):
+    """The run was asked to end, has saved, and goes on from there when it is started again."""
+
+    def __init__(self, number: int, step: int):
+        super().__init__(f"stopped by {signal.Signals(number).name} after step {step}; saved, the same command goes on")
+        self.exit_code = 128 + number
+
+
+class StopRequest:
+    """Takes SIGTERM and SIGINT while it is entered; a second Ctrl-C ends at once. Only the main thread gets signals."""
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self.before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self.before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.number is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.number = number
+
 
 # A run whose pictures cannot be read more often than this learns from something else than it says.
 MOST_UNREADABLE = 0.01
@@ -43,10 +79,11 @@ class Result:
     main: bool = True
 
 
-def train(run: Run, folder: str | Path, *, console: Console | None = None) -> Result:
+def train(run: Run, folder: str | Path, *, console: Console | None = None, keep_memory: bool = False) -> Result:
     """Trains a run in its folder, or goes on where it was stopped; a run that is over is only reported.
 
-    `console` shows the progress. Under torchrun every process calls it, and the first writes. Raises ValueError before
+    `console` shows the progress. `keep_memory` keeps freed memory with the process while a CPU trains, as the commands
+    do (`vitkit.memory.kept`). Under torchrun every process calls it, and the first writes. Raises ValueError before
     anything is computed for a run that does not fit together or a folder that holds another; TrainingStopped for a loss
     that is not finite; Interrupted, saved, for SIGTERM and Ctrl-C.
     """
@@ -54,7 +91,8 @@ def train(run: Run, folder: str | Path, *, console: Console | None = None) -> Re
         raise ValueError(f"'{run.name}' needs pictures: say --data SOURCE, as in --data parquet:/data/imagenet")
     place = RunFolder(Path(folder))
     random = torch.random.fork_rng(devices=[])
-    with distributed.process_group(run.machine.device, run.machine.parallel) as device, random, machine(run, device):
+    group = distributed.process_group(run.machine.device, run.machine.parallel)
+    with group as device, random, machine(run, device, keep_memory=keep_memory):
         distributed.on_rank_zero(lambda: place.refuse(run))
         training, training_source, validation = prepared(run, place, device)
         # All that can be refused has been: nothing is written before.
@@ -69,7 +107,7 @@ def train(run: Run, folder: str | Path, *, console: Console | None = None) -> Re
                 batch_size=run.batch_size,
                 every=run.machine.log_every,
                 console=console if distributed.is_main_process() else None,
-                loggers=loggers.opened(run, place.path, training.step) if distributed.is_main_process() else (),
+                loggers=open_loggers(run, place.path, training.step) if distributed.is_main_process() else (),
                 peak=peak(device, run.precision, tf32=run.machine.tf32),
             ) as events:
                 session.go(training_source, events)
@@ -85,13 +123,13 @@ def prepared(run: Run, place: RunFolder, device: torch.device) -> tuple[Training
     cannot be.
     """
     checks.refuse_pairs(run, device)
-    loggers.refuse(run)
+    check_loggers(run)
     source, validation = train_and_val(
         run.data.source, val=run.data.val, held_out=run.data.held_out, seed=run.data.split_seed
     )
     checks.check(run, source, validation)
     run = replace(run, objective=objectives.fitted(run.objective, source))
-    refuse_unmixable(run.augment, stream(run))
+    check_mixing(run.augment, stream(run))
     distributed.on_rank_zero(lambda: checks.refuse_full_disk(run, place.path))
     return begin(run, run.total_steps(len(source)), device), source, validation
 
@@ -234,14 +272,14 @@ def stream(run: Run) -> Stream:
     )
 
 
-def subject_of(run: Run, backbone: Backbone, source: Source, training: Source) -> evaluate.Subject:
+def subject_of(run: Run, backbone: Backbone, source: Source, training: Source) -> evaluate.ModelOutputs:
     """A model with the pictures that a run judges it by, and those (unchanged) that k-NN and the like learn from."""
 
     def batches(of: Source) -> Iterable[Batch]:
         transform = Transform(run.processor)
         return evaluation_batches(of, transform, batch_size=run.batch_size, workers=run.machine.workers)
 
-    return evaluate.Subject(backbone, lambda: batches(source), source.classes, training=lambda: batches(training))
+    return evaluate.ModelOutputs(backbone, lambda: batches(source), source.classes, training=lambda: batches(training))
 
 
 def keep(run: Run, backbone: Backbone, classes: tuple[str, ...], folder: Path) -> None:

@@ -12,13 +12,12 @@ from torch import Tensor, nn
 
 from vitkit import distributed
 from vitkit.data.loader import Batch
-from vitkit.evaluate.flops import Count
+from vitkit.evaluate.flops import FlopCounter
 from vitkit.objectives import Objective
-from vitkit.train.average import Average
 from vitkit.train.metrics import Metrics
 from vitkit.train.optim import clip_gradients, set_decay, set_rate
 from vitkit.train.run import Run
-from vitkit.train.schedule import factor
+from vitkit.train.schedule import Average, factor
 
 STEP = 3  # the stream of random numbers for dropout and the like; `data.loader` has 1 and 2
 
@@ -148,7 +147,7 @@ def update(training: Training, batch: Batch) -> Metrics:
     set_decay(training.optimizer, run.optimizer, step / training.total)
     training.optimizer.zero_grad()
     phase = training.objective.phase
-    with Count() if training.counted != phase else nullcontext() as count:
+    with FlopCounter() if training.counted != phase else nullcontext() as count:
         scalars = backward(training.module, batch, run.accumulate, precision=run.precision, scaler=training.scaler)
     if count is not None:
         training.flops, training.counted = count.total, phase

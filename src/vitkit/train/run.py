@@ -4,15 +4,16 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
+from vitkit import atomic, models, objectives
 from vitkit import config as configs
-from vitkit import models, objectives
 from vitkit.data.augment import Augment
 from vitkit.data.processor import Processor
 from vitkit.train.optim import Optimizer
 from vitkit.train.schedule import Schedule
-from vitkit.train.tune import Tune
+from vitkit.train.tuning import Tune
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,3 +160,45 @@ def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in data.items():
         flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value})
     return flat
+
+
+class RunFolder:
+    """The places in a run folder."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.config = path / "config.json"
+        self.log = path / "log.jsonl"
+        self.states = path / "checkpoints"
+        self.best = path / "best"
+        self.report = path / "report.html"
+
+    def refuse(self, run: Run) -> None:
+        """Raises ValueError, with nothing written, where the folder holds another run or other things."""
+        if self.config.exists():
+            names = differences(self.run(), run)
+            if names:
+                shown = ", ".join(names[:5]) + (", ..." if names[5:] else "")
+                raise ValueError(f"'{self.path}' holds another run, which differs in {shown}: choose another folder")
+            return
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise ValueError(f"'{self.path}' exists and is no run folder: choose another name, or an empty folder")
+
+    def claim(self, run: Run) -> None:
+        """Makes the folder this run's own, or finds that it is already; ValueError as `refuse`."""
+        self.refuse(run)
+        if self.config.exists():
+            return
+        self.path.mkdir(parents=True, exist_ok=True)
+        atomic.write_text(self.config, to_json(run))
+
+    def run(self) -> Run:
+        """The run that the folder holds; ValueError where it holds none."""
+        try:
+            text = self.config.read_text(encoding="utf-8")
+        except OSError:
+            raise ValueError(f"'{self.path}' is no run folder: it has no config.json that can be read") from None
+        try:
+            return from_json(text)
+        except ValueError as error:
+            raise ValueError(f"{self.config} is not the config of a run: {error}") from None

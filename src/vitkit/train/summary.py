@@ -7,7 +7,7 @@ from vitkit.data.loader import evaluation_batches
 from vitkit.report.training import TrainingReport, html
 from vitkit.train import run as runs
 from vitkit.train.events import read
-from vitkit.train.folder import RunFolder
+from vitkit.train.run import RunFolder
 
 
 def write_report(folder: RunFolder) -> None:
@@ -24,7 +24,7 @@ def load_report(folder: RunFolder) -> TrainingReport:
     training, validation = train_and_val(data.source, val=data.val, held_out=data.held_out, seed=data.split_seed)
     model = checkpoints.load(folder.best)
     transform = Transform(model.processor)
-    subject = evaluate.Subject(
+    subject = evaluate.ModelOutputs(
         model.model,
         lambda: evaluation_batches(validation, transform, batch_size=run.batch_size),
         validation.classes,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vitkit.checkpoints.strict_json import read_json
+from vitkit.checkpoints.json_files import read_json
 
 __all__ = ["Place", "made_folder", "place", "push", "push_folder", "read_json"]
 

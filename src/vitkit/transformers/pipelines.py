@@ -1,4 +1,4 @@
-"""`pipeline("image-classification")` and `pipeline("image-feature-extraction")`, on `vitkit.predict.Predictor`."""
+"""`pipeline("image-classification")` and `pipeline("image-feature-extraction")`, on `vitkit.inference.Predictor`."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vitkit.predict import Predictor
+from vitkit.inference import Predictor
 from vitkit.transformers.batch import fetch
 from vitkit.transformers.configuration import ViTConfig
 from vitkit.transformers.image_processing import ViTImageProcessor

@@ -7,24 +7,22 @@ taken as right, the first of them that works; `judge(outputs, reference, contend
 that, and whether that is still the same answer; `DIFFERENCE` is what the number means.
 """
 
-import pkgutil
-from importlib import import_module
 from types import ModuleType
 
 from vitkit.bench import Job, Options, machine
-from vitkit.config import nearest
+from vitkit.registry import Registry
+
+_KINDS = Registry(__name__, "kind of benchmark", ("jobs", "judge"))
 
 
 def kinds() -> list[str]:
-    """The names of the kinds: the files of this folder."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+    """Returns the names of the kinds of benchmarks."""
+    return _KINDS.names()
 
 
 def kind(name: str) -> ModuleType:
-    """The module of one kind; ValueError with the nearest names for an unknown one."""
-    if name not in kinds():
-        raise ValueError(f"unknown kind of measurement '{name}'{nearest(name, kinds())}")
-    return import_module(f"{__name__}.{name}")
+    """Returns the module of one kind; ValueError for an unknown name."""
+    return _KINDS.get(name)
 
 
 def job_of(options: Options, model: str, batch: int) -> Job:

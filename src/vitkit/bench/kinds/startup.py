@@ -1,14 +1,15 @@
 """Whole processes: until the model's classes are imported, and until one photo is classified."""
 
 import json
-import resource
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
+from vitkit import memory
 from vitkit.bench import Contender, Job, Options, Prepared
 from vitkit.bench.kinds import job_of
 
@@ -61,13 +62,10 @@ def processes(command: Sequence[str], answers: int) -> Prepared:
             raise ValueError(f"exit code {done.returncode}: {said[-1]}")
         return done.stdout.strip().splitlines()[-1] if answers else ""
 
-    def peak() -> int:
-        most = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-        return most if sys.platform == "darwin" else most * 1024
-
     said = run()
     outputs = np.array([_index(said)]) if answers else None
-    return Prepared(run=run, items=1, outputs=outputs, notes={"process": " ".join(command[1:3])[:60]}, peak=peak)
+    notes = {"process": " ".join(command[1:3])[:60]}
+    return Prepared(run=run, items=1, outputs=outputs, notes=notes, peak=partial(memory.peak, children=True))
 
 
 def _index(said: str) -> int:

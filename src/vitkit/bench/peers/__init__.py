@@ -7,26 +7,25 @@ there is one, writes the files that the functions read. `LAYOUT` is the layout o
 reads.
 """
 
-import pkgutil
 from collections.abc import Sequence
-from importlib import import_module
 from importlib.metadata import PackageNotFoundError, distribution
 from types import ModuleType
 
 from vitkit.bench import Contender
 from vitkit.config import nearest
+from vitkit.registry import Registry
+
+_PEERS = Registry(__name__, "peer", ("NEEDS", "precisions"))
 
 
 def peers() -> list[str]:
-    """The names of the peers: the files of this folder, vitkit first."""
-    return sorted((module.name for module in pkgutil.iter_modules(__path__)), key=lambda name: (name != "vitkit", name))
+    """Returns the names of the peers, vitkit first."""
+    return sorted(_PEERS.names(), key=lambda name: (name != "vitkit", name))
 
 
 def peer(name: str) -> ModuleType:
-    """The module of one peer; ValueError with the nearest names for an unknown one."""
-    if name not in peers():
-        raise ValueError(f"unknown peer '{name}'{nearest(name, peers())}")
-    return import_module(f"{__name__}.{name}")
+    """Returns the module of one peer; ValueError for an unknown name."""
+    return _PEERS.get(name)
 
 
 def missing(module: ModuleType) -> str:

@@ -56,11 +56,11 @@ def _model(job: Job) -> Any:
     import torchvision
 
     from vitkit.checkpoints import load
-    from vitkit.checkpoints.dialects.torchvision import FORMAT, TABLE
+    from vitkit.checkpoints.formats.torchvision import FORMAT, TABLE
 
     ours = load(f"{job.folder}/vitkit").model
     config = ours.config
-    obstacle = FORMAT.obstacle(config) if ours.family == "vit" else "its only family is ViT"
+    obstacle = FORMAT.unsupported_reason(config) if ours.family == "vit" else "its only family is ViT"
     if obstacle:
         raise ValueError(f"torchvision has no such model: {obstacle}")
     model = torchvision.models.VisionTransformer(

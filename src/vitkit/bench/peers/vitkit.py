@@ -21,7 +21,7 @@ def precisions(kind: str, device: str) -> tuple[str, ...]:
 
         return get_args(get_type_hints(Run)["precision"])
     if kind in ("inference", "photos"):
-        from vitkit.predict import predictor
+        from vitkit.inference import predictor
 
         return (*([""] if kind == "photos" else []), "auto", *predictor.PRECISIONS)
     return ("",)
@@ -68,11 +68,11 @@ def training(job: Job, contender: Contender) -> Prepared:
     from vitkit.bench import torch_network
     from vitkit.checkpoints import load
     from vitkit.data.loader import Batch
-    from vitkit.train import begin, loop
+    from vitkit.train import loop, setup
 
     device = torch_network.start(job)
     loaded = load(f"{job.folder}/vitkit")
-    training = begin.begin(_run(job, contender, loaded), ENDLESS, device)
+    training = setup.begin(_run(job, contender, loaded), ENDLESS, device)
     training.objective.backbone.load_state_dict(loaded.model.state_dict())
     training.objective.train()
     classes = F.one_hot(torch.from_numpy(torch_network.targets(job)), job.classes).float()
@@ -83,9 +83,9 @@ def training(job: Job, contender: Contender) -> Prepared:
         training.step += 1
         return loss
 
-    # As `train` sets the machine up, until the process ends.
+    # As `vitkit train` sets the process up, until the process ends.
     kept = ExitStack()
-    kept.enter_context(begin.machine(training.run, device))
+    kept.enter_context(setup.machine(training.run, device, keep_memory=True))
     atexit.register(kept.close)
     losses = np.array([step() for _ in range(torch_network.STEPS_COMPARED)], np.float32)
     return Prepared(run=step, items=job.batch, outputs=losses, notes={"optimizer": "the loop's AdamW, fused"})

@@ -1,11 +1,12 @@
-"""Containers: one file per kind of weights file, each with `open_file(path) -> Tensors`, which reads headers only.
+"""Weights files: one module per file type, with `open_file(path) -> Tensors`.
 
-A header is checked whole, and against the size of the file, before memory is taken for values; no container runs code.
+`open_file` reads headers only. Headers are validated, also against the file size, before memory is allocated for
+values. No code is executed.
 """
 
 from pathlib import Path
 
-from vitkit.checkpoints.errors import CheckpointError
+from vitkit.checkpoints.checkpoint import CheckpointError
 from vitkit.checkpoints.tensors import Tensors
 
 SUFFIXES = {
@@ -16,18 +17,18 @@ SUFFIXES = {
     ".bin": "pickled",
     ".ckpt": "pickled",
     ".pkl": "pickled",
-    ".tar": "pickled",  # as in MoCo v3's .pth.tar, which is no archive of files
+    ".tar": "pickled",  # MoCo v3's .pth.tar files are not tar archives
     ".json": "sharded",
 }
 
 
 def open_weights(path: Path) -> Tensors:
-    """The tensors of any weights file, chosen by its suffix; CheckpointError, which names it, for anything else."""
+    """Opens a weights file by its suffix; CheckpointError with the file name if it is invalid."""
     from importlib import import_module
 
     kind = SUFFIXES.get(path.suffix.lower())
     if kind is None:
-        raise CheckpointError(f"{path.name} is no weights file: those end in {', '.join(SUFFIXES)}")
+        raise CheckpointError(f"{path.name} is not a weights file; supported suffixes are {', '.join(SUFFIXES)}")
     try:
         return import_module(f"{__name__}.{kind}").open_file(path)
     except CheckpointError as error:

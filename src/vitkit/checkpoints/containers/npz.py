@@ -1,4 +1,4 @@
-"""NumPy archives: every member's header checked against the archive's directory before an array is allocated."""
+"""NumPy archives; headers are validated before an array is allocated."""
 
 import math
 import os
@@ -6,6 +6,7 @@ import struct
 import warnings
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
@@ -14,15 +15,15 @@ import torch
 from numpy.lib import format as npy
 from torch import Tensor
 
-from vitkit.checkpoints.errors import CheckpointError
+from vitkit.checkpoints.checkpoint import CheckpointError
 from vitkit.checkpoints.tensors import Info, Tensors
 
 MAX_MEMBERS = 20_000
 MAX_DIRECTORY = 8 << 20
-# Weights hardly compress. What unpacks to more than this many times its size, and is large, is a bomb.
+# Weights compress little: a large archive with a higher compression ratio is a zip bomb.
 MAX_RATIO = 50
 SMALL = 64 << 20
-PIECE = 1 << 20
+CHUNK = 1 << 20
 END_RECORD, ZIP64_LOCATOR, MAX_COMMENT = 22, 20, 65_535
 STORED_OR_DEFLATED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
@@ -30,7 +31,7 @@ DTYPES = {
     "f2": torch.float16,
     "f4": torch.float32,
     "f8": torch.float64,
-    "V2": torch.bfloat16,  # numpy has no bfloat16, and saves that of JAX as two bytes of no type
+    "V2": torch.bfloat16,  # numpy has no bfloat16 and saves JAX's as two untyped bytes
     "i1": torch.int8,
     "i2": torch.int16,
     "i4": torch.int32,
@@ -43,7 +44,7 @@ Header = tuple[tuple[int, ...], bool, np.dtype]
 
 
 def open_file(path: Path) -> Tensors:
-    """The arrays of one archive, by their names without `.npy`."""
+    """Opens an archive; arrays are named without `.npy`."""
     members = _members(path)
     infos: dict[str, Info] = {}
     try:
@@ -57,38 +58,49 @@ def open_file(path: Path) -> Tensors:
     return Tensors(infos, lambda name: _read(path, members[name], name))
 
 
+def write_npz(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Writes tensors as arrays of the same dtype; bfloat16 becomes float32."""
+    arrays = {
+        name: (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).cpu().numpy()
+        for name, tensor in tensors.items()
+    }
+    with path.open("wb") as file:
+        # Only object arrays would be pickled, and tensors never become one.
+        np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
+
+
 def _members(path: Path) -> dict[str, zipfile.ZipInfo]:
     try:
         _check_directory(path)
         with zipfile.ZipFile(path) as archive:
             found = archive.infolist()
-    except (zipfile.BadZipFile, RuntimeError, ValueError) as error:  # RuntimeError: a newer kind of zip
+    except (zipfile.BadZipFile, RuntimeError, ValueError) as error:  # RuntimeError: unsupported zip version
         if isinstance(error, CheckpointError):
             raise
-        raise CheckpointError(f"this is no .npz archive: {str(error).lower()}") from None
+        raise CheckpointError(f"not a .npz archive: {str(error).lower()}") from None
     members: dict[str, zipfile.ZipInfo] = {}
     for member in found:
         name = member.filename.removesuffix(".npy")
         if not member.filename.endswith(".npy") or name.startswith("/") or ".." in name.split("/") or "\\" in name:
-            raise CheckpointError(f"the archive has a member {member.filename[:80]!r}, which is no array")
+            raise CheckpointError(f"archive member {member.filename[:80]!r} is not an array")
         if name in members:
-            raise CheckpointError(f"the archive has {name[:80]!r} twice")
+            raise CheckpointError(f"duplicate array {name[:80]!r}")
         if member.compress_type not in STORED_OR_DEFLATED or member.flag_bits & 1:
-            raise CheckpointError(f"{name[:80]!r} is compressed or encrypted in a way no .npz is")
+            raise CheckpointError(f"{name[:80]!r} has an unsupported compression or is encrypted")
         members[name] = member
     _check_total(list(members.values()), path.stat().st_size)
     return members
 
 
 def _check_directory(path: Path) -> None:
-    """Bounds the archive's directory by its own end record, before zipfile makes an object of each entry."""
+    """Limits the size of the zip directory before zipfile creates an object per entry."""
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - END_RECORD - MAX_COMMENT - ZIP64_LOCATOR))
         tail = file.read()
         at = tail.rfind(b"PK\5\6")
         if at < 0 or at + END_RECORD > len(tail):
-            raise CheckpointError("this is no .npz archive: it has no zip directory")
+            raise CheckpointError("not a .npz archive: no zip directory")
         entries, length = struct.unpack_from("<HL", tail, at + 10)
         locator = at - ZIP64_LOCATOR
         if locator >= 0 and tail[locator:at].startswith(b"PK\6\7"):
@@ -97,17 +109,17 @@ def _check_directory(path: Path) -> None:
             if len(record) == 56:
                 entries, length = struct.unpack_from("<QQ", record, 32)
     if entries > MAX_MEMBERS or length > MAX_DIRECTORY:
-        raise CheckpointError(f"the archive has {entries:,} members in a directory of {length:,} bytes: too many")
+        raise CheckpointError(f"too many members: {entries:,} in a directory of {length:,} bytes")
 
 
 def _check_total(members: list[zipfile.ZipInfo], size: int) -> None:
     unpacked = sum(member.file_size for member in members)
     if unpacked > SMALL and unpacked > MAX_RATIO * size:
-        raise CheckpointError(f"a bomb: {size:,} bytes that unpack to {unpacked:,}")
+        raise CheckpointError(f"zip bomb: {size:,} bytes unpack to {unpacked:,}")
 
 
 def _header(file: IO[bytes], name: str, size: int) -> Header:
-    """Shape, order and type of one member of `size` bytes; they must account for all of it."""
+    """Returns shape, Fortran order and dtype of a member; they must match its `size` in bytes."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
@@ -117,13 +129,15 @@ def _header(file: IO[bytes], name: str, size: int) -> Header:
                 raise ValueError(f"version {version} of the array format")
             shape, fortran, dtype = readers[version](file)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError, OverflowError, UserWarning):
-        raise CheckpointError(f"{name[:80]!r} does not start as an array of numpy's does") from None
+        raise CheckpointError(f"{name[:80]!r} has no valid numpy array header") from None
     if dtype.hasobject:
-        raise CheckpointError(f"{name[:80]!r} is an array of Python objects, which would run code; it is not read")
+        raise CheckpointError(
+            f"{name[:80]!r} is an array of pickled Python objects, which is not supported because it can run code"
+        )
     if dtype.str[1:] not in DTYPES:
-        raise CheckpointError(f"{name[:80]!r} has the type {dtype}; there is {', '.join(DTYPES)}")
+        raise CheckpointError(f"{name[:80]!r} has dtype {dtype}, expected one of {', '.join(DTYPES)}")
     if any(type(side) is not int or side < 0 for side in shape) or len(shape) > 8:
-        raise CheckpointError(f"{name[:80]!r} has the shape {str(shape)[:80]}")
+        raise CheckpointError(f"{name[:80]!r} has invalid shape {str(shape)[:80]}")
     declared = math.prod(shape) * dtype.itemsize
     if declared != size - file.tell():
         raise CheckpointError(
@@ -140,7 +154,7 @@ def _read(path: Path, member: zipfile.ZipInfo, name: str) -> Tensor:
             filled = _fill(file, buffer)
             if filled != len(buffer):
                 raise CheckpointError(f"{path.name}: {name!r} ends after {filled:,} of {len(buffer):,} bytes")
-            file.read(1)  # the end of the member is where its checksum is compared
+            file.read(1)  # reading to the end verifies the checksum
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
         raise _damaged(error) from None
     array = np.frombuffer(buffer, dtype=np.dtype(("<" if dtype.str[1] == "V" else dtype.str[0]) + dtype.str[1:]))
@@ -155,11 +169,11 @@ def _read(path: Path, member: zipfile.ZipInfo, name: str) -> Tensor:
 
 
 def _fill(file: IO[bytes], buffer: bytearray) -> int:
-    """Reads into the buffer a piece at a time, so that a value never lies in memory twice; how much there was."""
+    """Reads into the buffer in chunks, without a copy; returns the number of bytes read."""
     view, filled = memoryview(buffer), 0
-    while piece := file.read(min(PIECE, len(buffer) - filled)) if filled < len(buffer) else b"":
-        view[filled : filled + len(piece)] = piece
-        filled += len(piece)
+    while chunk := file.read(min(CHUNK, len(buffer) - filled)) if filled < len(buffer) else b"":
+        view[filled : filled + len(chunk)] = chunk
+        filled += len(chunk)
     return filled
 
 

@@ -1,17 +1,18 @@
-"""safetensors files: the header checked by our own reader, the values mapped into memory by the safetensors library."""
+"""safetensors files; the header is validated here, the library memory-maps the values."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from vitkit.checkpoints.errors import CheckpointError
-from vitkit.checkpoints.strict_json import parse_json
+from vitkit.checkpoints.checkpoint import CheckpointError
+from vitkit.checkpoints.json_files import parse_json
 from vitkit.checkpoints.tensors import Info, Tensors
 
-# The format allows 100 MB; the header of the largest ViT is a twentieth of this, and parsed JSON is 20 times its text.
+# The format allows 100 MB. The largest ViT needs a twentieth of this limit; parsed JSON takes 20 times its text.
 MAX_HEADER = 2 << 20
 
 DTYPES = {
@@ -29,7 +30,7 @@ DTYPES = {
 
 
 def open_file(path: Path) -> Tensors:
-    """The tensors of one file; CheckpointError where the header lies about the file in any way."""
+    """Opens a file; CheckpointError if the header is invalid or does not match the file."""
     infos = read_header(path)
     opened: list[Any] = []
 
@@ -46,8 +47,17 @@ def open_file(path: Path) -> Tensors:
     return Tensors(infos, read)
 
 
+def write_weights(tensors: Mapping[str, Tensor], folder: Path) -> None:
+    """Writes `model.safetensors` with the metadata that transformers expects."""
+    from safetensors.torch import save_file
+
+    # safetensors does not allow tensors that share memory.
+    own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    save_file(own, folder / "model.safetensors", metadata={"format": "pt"})
+
+
 def read_header(path: Path) -> dict[str, Info]:
-    """Names, shapes and types, with every byte of the file accounted for once."""
+    """Returns the header entries; every byte of the data must belong to exactly one tensor."""
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(8)
@@ -55,14 +65,14 @@ def read_header(path: Path) -> dict[str, Info]:
         if len(start) < 8 or length > size - 8:
             raise CheckpointError(f"truncated: the header should have {length:,} bytes, the file has {size:,}")
         if length > MAX_HEADER:
-            raise CheckpointError(f"a header of {length:,} bytes; more than {MAX_HEADER:,} is refused")
+            raise CheckpointError(f"the header has {length:,} bytes; the limit is {MAX_HEADER:,}")
         text = file.read(length)
     if not text.startswith(b"{"):
-        raise CheckpointError("this is no safetensors file: its header does not start with '{'")
+        raise CheckpointError("not a safetensors file: the header does not start with '{'")
     header = parse_json(text, "the header")
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise CheckpointError("the header's __metadata__ is not text under names")
+        raise CheckpointError("__metadata__ in the header is not an object of strings")
     entries = {name: _entry(name, value) for name, value in header.items()}
     _check_layout({name: span for name, (_, span) in entries.items()}, size - 8 - length)
     return {name: info for name, (info, _) in entries.items()}
@@ -70,12 +80,12 @@ def read_header(path: Path) -> dict[str, Info]:
 
 def _entry(name: str, value: Any) -> tuple[Info, tuple[int, int]]:
     if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
-        raise CheckpointError(f"the header's entry of {name[:80]!r} is not dtype, shape and data_offsets")
+        raise CheckpointError(f"the header entry of {name[:80]!r} does not have exactly dtype, shape and data_offsets")
     dtype, shape, span = value["dtype"], value["shape"], value["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise CheckpointError(f"{name[:80]!r} has the type {str(dtype)[:20]!r}; there is {', '.join(DTYPES)}")
+        raise CheckpointError(f"{name[:80]!r} has dtype {str(dtype)[:20]!r}, expected one of {', '.join(DTYPES)}")
     if not _naturals(shape) or not _naturals(span) or len(span) != 2 or len(shape) > 8:
-        raise CheckpointError(f"{name[:80]!r} has a shape or data_offsets that are not a few natural numbers")
+        raise CheckpointError(f"{name[:80]!r} has an invalid shape or data_offsets")
     size = math.prod(shape) * DTYPES[dtype].itemsize
     if span[1] - span[0] != size:
         raise CheckpointError(
@@ -88,12 +98,12 @@ def _check_layout(spans: dict[str, tuple[int, int]], size: int) -> None:
     end = 0
     for name, (start, stop) in sorted(spans.items(), key=lambda item: item[1]):
         if start != end:
-            kind = "overlaps another tensor" if start < end else "leaves a hole before it"
+            kind = "overlaps another tensor" if start < end else "leaves a gap before it"
             raise CheckpointError(f"{name[:80]!r} {kind}: it starts at byte {start:,}, the one before ends at {end:,}")
         end = stop
     if end != size:
         raise CheckpointError(f"the tensors have {end:,} bytes, the file has {size:,} for them")
 
 
-def _naturals(value: Any) -> bool:
+def _naturals(value: object) -> bool:
     return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)

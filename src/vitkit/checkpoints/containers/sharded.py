@@ -1,30 +1,30 @@
-"""Weights in several files, by an index that says which tensor is in which (Hugging Face `*.index.json`)."""
+"""Weights in several files with an index of tensor names (Hugging Face `*.index.json`)."""
 
 from pathlib import Path
 
+from vitkit.checkpoints.checkpoint import CheckpointError, listing
 from vitkit.checkpoints.containers import open_weights
-from vitkit.checkpoints.errors import CheckpointError, listing
-from vitkit.checkpoints.strict_json import read_json
+from vitkit.checkpoints.json_files import read_json
 from vitkit.checkpoints.tensors import Tensors
 
 MAX_SHARDS = 1000
 
 
 def open_file(path: Path) -> Tensors:
-    """The tensors of all shards; CheckpointError where the index leaves its folder or disagrees with them."""
+    """Opens all shards; CheckpointError if the index does not match them or leaves its folder."""
     weight_map = read_json(path).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
         raise CheckpointError("the index has no weight_map of tensor names to file names")
     shards = sorted(set(weight_map.values()))
     if len(shards) > MAX_SHARDS:
-        raise CheckpointError(f"the index names {len(shards):,} files; more than {MAX_SHARDS:,} is refused")
+        raise CheckpointError(f"the index has {len(shards):,} files; the limit is {MAX_SHARDS:,}")
     opened = {shard: open_weights(_inside(path, shard)) for shard in shards}
     absent = [name for name, shard in weight_map.items() if name not in opened[shard].infos]
     if absent:
-        raise CheckpointError(f"the index names tensors that its files do not have: {listing(absent)}")
+        raise CheckpointError(f"tensors in the index are not in the files: {listing(absent)}")
     hidden = [name for shard in shards for name in opened[shard].infos if weight_map.get(name) != shard]
     if hidden:
-        raise CheckpointError(f"the files have tensors that the index does not name: {listing(hidden)}")
+        raise CheckpointError(f"tensors in the files are not in the index: {listing(hidden)}")
     infos = {name: opened[shard].infos[name] for name, shard in weight_map.items()}
     return Tensors(infos, lambda name: opened[weight_map[name]].read(name))
 
@@ -32,13 +32,13 @@ def open_file(path: Path) -> Tensors:
 def _inside(index: Path, shard: str) -> Path:
     suffix = ".safetensors" if ".safetensors.index." in index.name else ".bin"
     if shard in ("", ".", "..") or "/" in shard or "\\" in shard or "\0" in shard or not shard.endswith(suffix):
-        raise CheckpointError(f"the index names {shard[:80]!r}, which is no *{suffix} file beside it")
+        raise CheckpointError(f"the index refers to {shard[:80]!r}, which is not a *{suffix} file in its folder")
     path = index.parent / shard
     if not path.is_file():
-        raise CheckpointError(f"the index names {shard}, which is not there")
+        raise CheckpointError(f"the index refers to {shard}, which does not exist")
     # In the Hub's cache, models--owner--name/snapshots/<commit>/, files are links into models--owner--name/blobs/.
     folder = index.parent.resolve()
     home = folder.parent.parent if folder.parent.name == "snapshots" else folder
     if not path.resolve().is_relative_to(home):
-        raise CheckpointError(f"the index names {shard}, which is a link out of its folder")
+        raise CheckpointError(f"the index refers to {shard}, which is a link to another folder")
     return path

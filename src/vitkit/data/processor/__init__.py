@@ -1,21 +1,17 @@
-"""From a picture to the numbers that a model was trained on; the settings travel with the weights.
+"""Image preprocessing of a model; the settings are saved with the weights.
 
-processor.py     `Processor`: resize, centre crop, rescale, normalise
-resampling.py    the same with torch's resampling, as transformers' torchvision backend does
-geometry.py      which size a picture is resized to and where it is cropped, by each library's rounding
-huggingface.py   preprocessor_config.json, every generation of it
-timm.py          the pretrained_cfg of timm
+processor.py      `Processor`: resize, centre crop, rescale, normalise
+geometry.py       sizes of resized images and positions of crops, with the rounding of each library
+normalization.py  rescaling and normalisation by lookup table
+fast.py           resize and crop by vitkit's kernel, equal to Pillow
+draft.py          reduced decoding of large JPEG files
+resampling.py     resizing by torch, as in transformers' torchvision backend, and normalisation on a device
+huggingface.py    preprocessor_config.json of every version of transformers
+timm.py           pretrained_cfg of timm
 """
 
-from vitkit.data.processor.processor import (
-    HALF,
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    Crop,
-    Interpolation,
-    Picture,
-    Processor,
-    Resize,
-)
+from vitkit.data.processor.geometry import Crop, Interpolation, Resize
+from vitkit.data.processor.normalization import HALF, IMAGENET_MEAN, IMAGENET_STD
+from vitkit.data.processor.processor import ImageInput, Processor
 
-__all__ = ["HALF", "IMAGENET_MEAN", "IMAGENET_STD", "Crop", "Interpolation", "Picture", "Processor", "Resize"]
+__all__ = ["HALF", "IMAGENET_MEAN", "IMAGENET_STD", "Crop", "ImageInput", "Interpolation", "Processor", "Resize"]

@@ -1,7 +1,7 @@
-"""The same processing of JPEG files that are decoded small: other pixels, at a fraction of the time for large photos.
+"""Preprocessing with reduced JPEG decoding: faster for large images, with slightly different pixels.
 
-A decoder can leave out the high frequencies of every block of 8 x 8 pixels, and gives a picture of a half, a quarter or
-an eighth of the size. That is done where it stays at least twice as large as it is resized to; the rest is as ever.
+A decoder can skip the high frequencies of every 8 x 8 block and return the image at a half, a quarter or an eighth of
+its size. This is done if the decoded image is still at least twice as large as the resized one.
 """
 
 import numpy as np
@@ -10,40 +10,43 @@ from PIL import Image
 
 from vitkit.data.processor import fast
 from vitkit.data.processor.geometry import Size
-from vitkit.data.processor.processor import Picture, Processor
+from vitkit.data.processor.processor import FileOptions, ImageInput, Processor
 from vitkit.images import DEFAULT_LIMITS, Limits, is_tensor, open_pixels
 
-# How many pixels are decoded along an axis for one of the resized picture, at least: Pillow's `reducing_gap`.
+# Minimum ratio of decoded to resized pixels along each axis, as Pillow's `reducing_gap`.
 GAP = 2
 
 
 def array(
     processor: Processor,
-    image: Picture,
+    image: ImageInput,
     *,
     limits: Limits = DEFAULT_LIMITS,
     allow_truncated: bool = False,
 ) -> Float32[np.ndarray, "c h w"]:
-    """One picture as numbers, from a small decoding where there is one; `Processor.array` elsewhere, and its errors.
+    """Preprocess one image, with reduced decoding where possible, else by `Processor.array`.
 
-    It takes simplejpeg (the extra `fast`) and our kernels, and a processor of RGB with a bilinear or bicubic filter.
+    Reduced decoding needs simplejpeg (the extra `fast`), vitkit's kernels, and an RGB processor with a bilinear or
+    bicubic filter. Raises the errors of `Processor.array`.
     """
-    reading = {"limits": limits, "allow_truncated": allow_truncated}
+    options: FileOptions = {"limits": limits, "allow_truncated": allow_truncated}
     if isinstance(image, Image.Image | np.ndarray) or is_tensor(image) or processor.resize == "none":
-        return processor.array(image, **reading)
-    whole: list[Size] = []
+        return processor.array(image, **options)
+    target: list[Size] = []
 
-    def needed(size: Size) -> Size:
-        to = processor.resized(size)
-        whole.append(to)
-        able = processor.channels == 3 and fast.resizes(
+    def min_size(size: Size) -> Size:
+        to = processor.resized_size(size)
+        target.append(to)
+        supported = processor.channels == 3 and fast.resizes(
             to, processor.interpolation, processor.center_crop, processor.size
         )
-        return (GAP * to[0], GAP * to[1]) if able else size
+        return (GAP * to[0], GAP * to[1]) if supported else size
 
-    pixels = open_pixels(image, background=processor.background, profile=processor.profile, needed=needed, **reading)
-    # A picture of PIL's, for an array of three rows might be taken for three channels.
-    if not whole:
+    pixels = open_pixels(
+        image, background=processor.background, profile=processor.profile, min_size=min_size, **options
+    )
+    # Wrapped as a PIL image, because an array of three rows could be mistaken for three channels.
+    if not target:
         return processor.array(Image.fromarray(pixels))
-    found = fast.resize_and_crop(pixels, whole[0], processor.interpolation, processor.center_crop, processor.size)
-    return processor.array(Image.fromarray(pixels)) if found is None else processor.numbers(found)
+    found = fast.resize_and_crop(pixels, target[0], processor.interpolation, processor.center_crop, processor.size)
+    return processor.array(Image.fromarray(pixels)) if found is None else processor.normalize(found)

@@ -1,4 +1,4 @@
-"""Resizing and cropping by our own kernel, as long as it is Pillow's resize bit for bit; at several times its rate."""
+"""Resize and crop by vitkit's kernel: bit for bit equal to Pillow, and several times faster."""
 
 from functools import lru_cache
 from typing import Final
@@ -11,7 +11,8 @@ from vitkit.data.processor.geometry import MAX_RESIZED, Crop, Interpolation, Siz
 from vitkit.kernels import resize
 
 _FILTERS: Final = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-# From size to size, (rows, columns): smaller, larger, either way of one axis, and where Pillow 13 takes rows first.
+# Pairs of sizes (rows, columns) for the comparison with Pillow: smaller, larger, mixed, and cases where Pillow 13
+# resizes the rows first.
 _PROBES: Final = (
     ((37, 53), (19, 21)),
     ((11, 13), (29, 17)),
@@ -27,9 +28,10 @@ _PROBES: Final = (
 def resize_and_crop(
     pixels: UInt8[np.ndarray, "h w 3"], to: Size, name: Interpolation, rule: Crop, size: Size
 ) -> UInt8[np.ndarray, "rows columns 3"] | None:
-    """What `geometry.resize_and_crop` makes of the picture, or `resize_whole` where the rule is "none".
+    """Resize and crop as `geometry.resize_and_crop`, or without a crop if the rule is "none".
 
-    None where that is left to Pillow: other filters, crops that reach outside, very large pictures, another Pillow.
+    Returns None if it is not supported: other filters, crops larger than the image, very large images, and versions of
+    Pillow with other results.
     """
     if pixels.ndim != 3 or not resizes(to, name, rule, size):
         return None
@@ -43,34 +45,35 @@ def resize_and_crop(
 
 
 def resizes(to: Size, name: Interpolation, rule: Crop, size: Size) -> bool:
-    """Whether pictures of RGB are resized here to `to` and cropped to `size` by that filter and rule."""
+    """Return whether RGB images can be resized to `to` and cropped to `size` with this filter and rule."""
     inside = rule == "none" or (to[0] >= size[0] and to[1] >= size[1])
     return name in _FILTERS and inside and to[0] * to[1] <= MAX_RESIZED and rows_before_columns() is not None
 
 
 def _steep(given: Size, to: Size) -> bool:
-    """Whether the rows become fewer, by more than twice what the columns become."""
+    """Return whether the number of rows decreases by more than twice the decrease of the columns."""
     return to[0] < given[0] and given[0] - to[0] > 2 * (given[1] - to[1])
 
 
 @lru_cache(maxsize=1)
 def rows_before_columns() -> str | None:
-    """When this Pillow takes the vertical pass first: "never" (up to 12) or "steep" (13); None if it is neither, or if
-    there is no kernel.
+    """Return when Pillow runs the vertical pass first: "never" (up to 12) or "steep" (13).
+
+    None if results differ from the kernel in both cases, or if there is no kernel.
     """
     if not resize.available():
         return None
-    return next((order for order in ("steep", "never") if _agrees(order)), None)
+    return next((order for order in ("steep", "never") if _equals_pillow(order)), None)
 
 
-def _agrees(order: str) -> bool:
+def _equals_pillow(order: str) -> bool:
     random = np.random.default_rng(0)
     for given, to in _PROBES:
         pixels = random.integers(0, 256, (*given, 3), dtype=np.uint8)
-        for name, pillows in _FILTERS.items():
-            wanted = np.asarray(Image.fromarray(pixels).resize((to[1], to[0]), pillows))
+        for name, pillow_filter in _FILTERS.items():
+            expected = np.asarray(Image.fromarray(pixels).resize((to[1], to[0]), pillow_filter))
             first = order == "steep" and _steep(given, to)
             found = resize.resize(pixels, to, (0, 0, *to), cubic=name == "bicubic", rows_first=first)
-            if not np.array_equal(found, wanted):
+            if not np.array_equal(found, expected):
                 return False
     return True

@@ -1,4 +1,4 @@
-"""Which size a picture is resized to and where it is cropped, rounded exactly as the original libraries round."""
+"""Sizes of resized images and positions of crops, with the rounding of the original libraries."""
 
 from typing import Final, Literal
 
@@ -11,7 +11,7 @@ Crop = Literal["none", "torchvision", "huggingface"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
 Size = tuple[int, int]
 
-#: A resized picture larger than this is never made: a line of 1 x 20000 pixels would become 1.2 thousand million.
+#: Maximum pixels of a resized image: an image of 1 x 20000 pixels could become 1.2 billion.
 MAX_RESIZED: Final = 64_000_000
 
 _FILTERS: Final[dict[Interpolation, Image.Resampling]] = {
@@ -24,13 +24,13 @@ _FILTERS: Final[dict[Interpolation, Image.Resampling]] = {
 }
 
 
-def resized(size: Size, resize: Resize, to: int | Size) -> Size:
-    """Rows and columns that a picture of `size` (rows, columns) is resized to.
+def resized_size(size: Size, resize: Resize, to: int | Size) -> Size:
+    """Return the size (rows, columns) to which an image of `size` is resized.
 
-    squash            exactly `to`, whatever that does to the shape
-    shortest, int     the short side to this length, the long one cut down to a whole number (torchvision, HF)
-    shortest, (h, w)  the smallest size of the same shape that covers h x w, rounded to nearest (timm)
-    longest, (h, w)   the largest size of the same shape inside h x w, rounded to nearest (timm's border mode)
+    squash            exactly `to`, without keeping the aspect ratio
+    shortest, int     short side `to`; the long side is rounded down (torchvision, transformers)
+    shortest, (h, w)  smallest size with the same aspect ratio that covers h x w, rounded to nearest (timm)
+    longest, (h, w)   largest size with the same aspect ratio inside h x w, rounded to nearest (timm's border mode)
     """
     rows, columns = size
     if resize == "none":
@@ -50,48 +50,50 @@ def resized(size: Size, resize: Resize, to: int | Size) -> Size:
 
 
 def crop_start(length: int, crop: int, rule: Crop) -> int:
-    """Where a centre crop begins along one axis; negative where the picture is shorter and has to be padded.
+    """Return the start of a centre crop along one axis; negative if the image is shorter and must be padded.
 
-    The two rules differ by a pixel when the difference of the lengths is odd: torchvision rounds half to even (and
-    pads the smaller half first), HF transformers rounds down (and pads the larger half first).
+    The rules differ by one pixel if the difference of the lengths is odd: torchvision rounds half to even (and pads the
+    smaller half first), transformers rounds down (and pads the larger half first).
     """
     if rule == "torchvision":
         return round((length - crop) / 2.0) if length >= crop else -((crop - length) // 2)
     return (length - crop) // 2
 
 
-def _crop(picture: Image.Image, size: Size, rule: Crop, fill: tuple[int, ...]) -> Image.Image:
-    top, left = crop_start(picture.height, size[0], rule), crop_start(picture.width, size[1], rule)
-    if (picture.height < size[0] or picture.width < size[1]) and any(fill):
+def _crop(image: Image.Image, size: Size, rule: Crop, fill: tuple[int, ...]) -> Image.Image:
+    top, left = crop_start(image.height, size[0], rule), crop_start(image.width, size[1], rule)
+    if (image.height < size[0] or image.width < size[1]) and any(fill):
         color = fill if len(fill) == 3 else fill[0]
-        canvas = Image.new(picture.mode, (size[1], size[0]), color)
-        canvas.paste(picture, (-left, -top))
+        canvas = Image.new(image.mode, (size[1], size[0]), color)
+        canvas.paste(image, (-left, -top))
         return canvas
-    return picture.crop((left, top, left + size[1], top + size[0]))
+    return image.crop((left, top, left + size[1], top + size[0]))
 
 
-def _resize_window(picture: Image.Image, to: Size, name: Interpolation, rule: Crop, size: Size) -> Image.Image:
-    """Resize only the part that the crop keeps: the same picture but for rounding, in little memory."""
+def _resize_window(image: Image.Image, to: Size, name: Interpolation, rule: Crop, size: Size) -> Image.Image:
+    """Resize only the cropped part: the same image up to rounding, with little memory."""
     rows, columns = min(size[0], to[0]), min(size[1], to[1])
     top, left = max(0, crop_start(to[0], size[0], rule)), max(0, crop_start(to[1], size[1], rule))
-    down, across = picture.height / to[0], picture.width / to[1]
-    right, bottom = min((left + columns) * across, picture.width), min((top + rows) * down, picture.height)
-    return picture.resize((columns, rows), _FILTERS[name], box=(left * across, top * down, right, bottom))
+    down, across = image.height / to[0], image.width / to[1]
+    right, bottom = min((left + columns) * across, image.width), min((top + rows) * down, image.height)
+    return image.resize((columns, rows), _FILTERS[name], box=(left * across, top * down, right, bottom))
 
 
-def resize_whole(picture: Image.Image, to: Size, name: Interpolation) -> Image.Image:
-    """The picture at this size; error: ImageError when it would grow beyond `MAX_RESIZED` pixels."""
-    if to == (picture.height, picture.width):
-        return picture
+def resize_image(image: Image.Image, to: Size, name: Interpolation) -> Image.Image:
+    """Resize an image. Raises ImageError if the result has more than `MAX_RESIZED` pixels."""
+    if to == (image.height, image.width):
+        return image
     if to[0] * to[1] > MAX_RESIZED:
-        raise ImageError("too_many_pixels", f"a picture of this shape would grow to {to[0]} x {to[1]} pixels")
-    return picture.resize((to[1], to[0]), _FILTERS[name])
+        raise ImageError(
+            "too_many_pixels", f"the resized image would have {to[0]} x {to[1]} pixels; the limit is {MAX_RESIZED}"
+        )
+    return image.resize((to[1], to[0]), _FILTERS[name])
 
 
 def resize_and_crop(
-    picture: Image.Image, to: Size, name: Interpolation, rule: Crop, size: Size, fill: tuple[int, ...]
+    image: Image.Image, to: Size, name: Interpolation, rule: Crop, size: Size, fill: tuple[int, ...]
 ) -> Image.Image:
-    """The picture resized and cut (or padded with `fill`) to `size` around its middle by one library's rounding."""
-    if to[0] * to[1] > MAX_RESIZED and to != (picture.height, picture.width):
-        return _crop(_resize_window(picture, to, name, rule, size), size, rule, fill)
-    return _crop(resize_whole(picture, to, name), size, rule, fill)
+    """Resize an image to `to` and centre-crop it to `size`, padded with `fill`, with the rounding of one library."""
+    if to[0] * to[1] > MAX_RESIZED and to != (image.height, image.width):
+        return _crop(_resize_window(image, to, name, rule, size), size, rule, fill)
+    return _crop(resize_image(image, to, name), size, rule, fill)

@@ -1,20 +1,17 @@
-"""preprocessor_config.json of HF transformers: read in every generation, written for all of them.
+"""preprocessor_config.json of transformers: reads every version, writes one that all versions can read.
 
-Generations: `feature_extractor_type` with whole numbers for sizes and no `do_rescale` (v4 before 2023), the slow and
-the Fast image processors of v4 (the latter with many nulls), v5, and `processor_config.json` with the settings under
-`image_processor`.
+Versions: `feature_extractor_type` with integer sizes and without `do_rescale` (v4 before 2023), slow and fast image
+processors of v4 (the latter with many nulls), v5, and `processor_config.json` with settings under `image_processor`.
 """
 
 import re
-from collections.abc import Mapping
-from dataclasses import fields, replace
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from vitkit.config import from_dict, to_dict
 from vitkit.data.processor.geometry import Interpolation, Size
-from vitkit.data.processor.processor import HALF, Processor
+from vitkit.data.processor.normalization import HALF
 
-#: Pillow's numbers for its filters.
+#: Filters of Pillow by number.
 _RESAMPLE: Final[dict[int, Interpolation]] = {
     0: "nearest",
     1: "lanczos",
@@ -31,7 +28,7 @@ _CLIP: Final = _SHORTEST | {"image_mean": _CLIP_MEAN, "image_std": _CLIP_STD}
 _CROPPED: Final = {"do_center_crop": True, "size": {"height": 256, "width": 256}, "crop_size": 224, "resample": 3}
 _ALWAYS: Final = {"do_resize": True, "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True}
 
-#: What each class of transformers does where its file is silent.
+#: Defaults of the image processors of transformers for missing settings.
 _DEFAULTS: Final[dict[str, dict[str, Any]]] = {
     "ViT": _SQUASH | {"resample": 2, "image_mean": HALF, "image_std": HALF},
     "DeiT": _CROPPED | {"image_mean": HALF, "image_std": HALF},
@@ -40,39 +37,41 @@ _DEFAULTS: Final[dict[str, dict[str, Any]]] = {
     "CLIP": _CLIP,
     "Bit": _CLIP,
 }
-#: Steps that change pixels and that `Processor` has no setting for; the others of a file are bookkeeping.
+#: Steps that `Processor` supports, and steps that do not change pixels.
 _KNOWN_STEPS: Final = frozenset({"do_resize", "do_rescale", "do_normalize", "do_center_crop", "do_convert_rgb"})
 _HARMLESS_STEPS: Final = frozenset({"do_reduce_labels"})
 
 
-def _kind(config: Mapping[str, Any]) -> str:
-    """The model family in the class name: ViT for ViTImageProcessorFast, ViTFeatureExtractor and so on."""
+def _kind(config: Mapping[str, object]) -> str:
+    """Return the model family in the class name: ViT for ViTImageProcessorFast or ViTFeatureExtractor."""
     name = config.get("image_processor_type") or config.get("feature_extractor_type") or "ViTImageProcessor"
     return re.sub(r"(ImageProcessor|FeatureExtractor)\w*$", "", str(name))
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The file's settings over the defaults of its class, nulls counting as absent."""
+    """Return the settings of a file with the defaults of its class; nulls count as missing."""
     kind = _kind(config)
     stated = {key: value for key, value in config.items() if value is not None}
-    strange = [
+    unsupported = [
         key
         for key, value in stated.items()
         if key.startswith("do_") and value and key not in _KNOWN_STEPS | _HARMLESS_STEPS
     ]
     if "crop_pct" in stated:
-        strange.append("crop_pct")
-    if strange:
-        raise ValueError(f"the image processor has steps that vitkit does not do: {', '.join(sorted(strange))}")
+        unsupported.append("crop_pct")
+    if unsupported:
+        raise ValueError(f"the image processor has unsupported steps: {', '.join(sorted(unsupported))}")
     settings = _ALWAYS | _DEFAULTS.get(kind, {}) | stated
     wanted = ("size", "resample", "image_mean", "image_std", "do_center_crop")
     if missing := [key for key in wanted if key not in settings]:
-        raise ValueError(f"{kind}ImageProcessor is not known, so its file must state {', '.join(missing)}")
+        raise ValueError(
+            f"{kind}ImageProcessor is unknown and has no defaults; its file must contain {', '.join(missing)}"
+        )
     return settings
 
 
-def _size(value: Any, name: str) -> Size:
-    """(rows, columns) of a size in any of its forms that fix both."""
+def _size(value: object, name: str) -> Size:
+    """Return (rows, columns) of a size in any of its formats."""
     match value:
         case int():
             return value, value
@@ -81,11 +80,11 @@ def _size(value: Any, name: str) -> Size:
         case [int(rows), int(columns)]:
             return rows, columns
         case _:
-            raise ValueError(f"{name} is a whole number or has height and width, got {value!r}")
+            raise ValueError(f"{name} must be an integer or have height and width, got {value!r}")
 
 
 def _resize_fields(settings: Mapping[str, Any], kind: str) -> dict[str, Any]:
-    """The `Processor` fields for how a file says to resize."""
+    """Return the `Processor` fields for resizing."""
     size = settings["size"]
     if isinstance(size, Mapping):
         size = {key: value for key, value in size.items() if value is not None}
@@ -93,7 +92,7 @@ def _resize_fields(settings: Mapping[str, Any], kind: str) -> dict[str, Any]:
         return {"resize": "none"}
     resample = settings["resample"]
     if resample not in _RESAMPLE or isinstance(resample, bool):
-        raise ValueError(f"resample is one of {sorted(_RESAMPLE)} (Pillow's filters), got {resample!r}")
+        raise ValueError(f"resample must be one of {sorted(_RESAMPLE)} (filters of Pillow), got {resample!r}")
     if isinstance(size, int) and kind in ("CLIP", "Bit"):
         size = {"shortest_edge": size}
     interpolation = _RESAMPLE[resample]
@@ -102,12 +101,17 @@ def _resize_fields(settings: Mapping[str, Any], kind: str) -> dict[str, Any]:
     return {"resize": "squash", "resize_to": _size(size, "size"), "interpolation": interpolation}
 
 
-def _numbers(value: Any, channels: int) -> tuple[float, ...]:
+def _numbers(value: float | Sequence[float], channels: int) -> tuple[float, ...]:
     return (float(value),) * channels if isinstance(value, int | float) else tuple(float(number) for number in value)
 
 
-def _read_plain(config: Mapping[str, Any]) -> Processor:
-    """The processor by the words of transformers alone."""
+def read(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the `Processor` fields of a preprocessor_config.json, and those stored under "vitkit" in it.
+
+    Raises ValueError that names the setting.
+    """
+    if isinstance(config.get("image_processor"), Mapping):
+        config = config["image_processor"]
     settings, kind = _settings(config), _kind(config)
     how = _resize_fields(settings, kind)
     if settings["do_center_crop"]:
@@ -119,60 +123,45 @@ def _read_plain(config: Mapping[str, Any]) -> Processor:
     normalize = settings["do_normalize"]
     mean = _numbers(settings["image_mean"], 3)
     std = _numbers(settings["image_std"], len(mean))
-    return Processor(
-        size=size,
-        center_crop="huggingface" if settings["do_center_crop"] else "none",
-        fill=(0,) * len(mean),
-        rescale=float(settings["rescale_factor"]) if settings["do_rescale"] else 1.0,
-        mean=mean if normalize else (0.0,) * len(mean),
-        std=std if normalize else (1.0,) * len(mean),
-        profile="ignore",  # transformers takes the numbers of a file as they are
+    found = {
+        "size": size,
+        "center_crop": "huggingface" if settings["do_center_crop"] else "none",
+        "fill": (0,) * len(mean),
+        "rescale": float(settings["rescale_factor"]) if settings["do_rescale"] else 1.0,
+        "mean": mean if normalize else (0.0,) * len(mean),
+        "std": std if normalize else (1.0,) * len(mean),
+        "profile": "ignore",  # transformers does not convert embedded profiles
         **how,
-    )
+    }
+    return found, dict(config.get("vitkit") or {})
 
 
-def read(config: Mapping[str, Any]) -> Processor:
-    """The processor of a preprocessor_config.json; errors: ValueError that names the setting."""
-    if isinstance(config.get("image_processor"), Mapping):
-        config = config["image_processor"]
-    plain = _read_plain(config)
-    own = config.get("vitkit") or {}
-    checked = from_dict(Processor, to_dict(plain) | dict(own), where="vitkit")
-    return replace(plain, **{name: getattr(checked, name) for name in own})
-
-
-def _nearest_size(processor: Processor) -> dict[str, int]:
-    """The size that transformers is told: exact where it can be, else the nearest."""
-    to = processor.size if processor.resize_to is None else processor.resize_to
-    if processor.resize == "shortest":
+def _nearest_size(settings: Mapping[str, Any]) -> dict[str, int]:
+    """Return the size for transformers: exact where transformers can express it, else the nearest."""
+    to = settings["size"] if settings["resize_to"] is None else settings["resize_to"]
+    if settings["resize"] == "shortest":
         return {"shortest_edge": to if isinstance(to, int) else max(to)}
     rows, columns = (to, to) if isinstance(to, int) else to
     return {"height": rows, "width": columns}
 
 
-def write(processor: Processor) -> dict[str, Any]:
-    """The content of preprocessor_config.json, sorted as transformers sorts it."""
-    rows, columns = processor.size
-    crops = processor.center_crop != "none"
-    config: dict[str, Any] = {
+def write(settings: Mapping[str, Any]) -> dict[str, object]:
+    """Return the content of preprocessor_config.json for the fields of a `Processor`, as far as it can express them."""
+    rows, columns = settings["size"]
+    crops = settings["center_crop"] != "none"
+    config: dict[str, object] = {
         "do_center_crop": crops,
-        "do_convert_rgb": processor.channels == 3,
+        "do_convert_rgb": len(settings["mean"]) == 3,
         "do_normalize": True,
         "do_rescale": True,
-        "do_resize": processor.resize != "none",
-        "image_mean": list(processor.mean),
+        "do_resize": settings["resize"] != "none",
+        "image_mean": list(settings["mean"]),
         "image_processor_type": "ViTImageProcessor",
-        "image_std": list(processor.std),
-        "resample": next(key for key, name in _RESAMPLE.items() if name == processor.interpolation),
-        "rescale_factor": processor.rescale,
-        "size": _nearest_size(processor),
+        "image_std": list(settings["std"]),
+        "resample": next(key for key, name in _RESAMPLE.items() if name == settings["interpolation"]),
+        "rescale_factor": settings["rescale"],
+        "size": _nearest_size(settings),
     }
     if crops:
         config["crop_size"] = {"height": rows, "width": columns}
-    plain = _read_plain(config)
-    own = {
-        field.name: to_dict(processor)[field.name]
-        for field in fields(processor)
-        if getattr(processor, field.name) != getattr(plain, field.name)
-    }
-    return dict(sorted((config | ({"vitkit": own} if own else {})).items()))
+    return config

@@ -1,30 +1,31 @@
-"""timm's pretrained_cfg: the settings that its eval transform is made from."""
+"""Preprocessing settings in the pretrained_cfg of timm."""
 
 from collections.abc import Mapping
 from math import floor
 from typing import Any, Final, get_args
 
 from vitkit.data.processor.geometry import Interpolation
-from vitkit.data.processor.processor import IMAGENET_MEAN, IMAGENET_STD, Processor
+from vitkit.data.processor.normalization import IMAGENET_MEAN, IMAGENET_STD
 
-#: timm's own defaults for what a cfg leaves out.
+#: Default of timm.
 _CROP_FRACTION: Final = 0.875
 _KEYS: Final = ("input_size", "crop_pct", "crop_mode", "interpolation", "mean", "std")
 
 
-def read(pretrained_cfg: Mapping[str, Any]) -> Processor:
-    """The processor of `timm.data.create_transform(**timm.data.resolve_data_config(pretrained_cfg=...))`.
+def read(pretrained_cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the `Processor` fields of timm's eval transform.
 
-    Errors: ValueError for a cfg without any of the keys, or with a value that timm's eval transform does not have.
+    That is `timm.data.create_transform(**timm.data.resolve_data_config(pretrained_cfg=...))`. Raises ValueError for a
+    config without any of the keys and for unsupported values.
     """
     cfg = pretrained_cfg.get("pretrained_cfg", pretrained_cfg)
     if not any(key in cfg for key in _KEYS):
-        raise ValueError(f"a pretrained_cfg has some of {', '.join(_KEYS)}; this has {', '.join(cfg) or 'nothing'}")
+        raise ValueError(f"a pretrained_cfg must contain one of {', '.join(_KEYS)}; got {', '.join(cfg) or 'nothing'}")
     channels, rows, columns = cfg.get("input_size") or (3, 224, 224)
     fraction = cfg.get("crop_pct") or _CROP_FRACTION
     mode, interpolation = cfg.get("crop_mode") or "center", cfg.get("interpolation") or "bicubic"
     if interpolation not in get_args(Interpolation):
-        raise ValueError(f"interpolation is one of {list(get_args(Interpolation))}, got {interpolation!r}")
+        raise ValueError(f"interpolation must be one of {list(get_args(Interpolation))}, got {interpolation!r}")
     mean, std = tuple(cfg.get("mean") or IMAGENET_MEAN), tuple(cfg.get("std") or IMAGENET_STD)
     if len(mean) != channels:
         raise ValueError(f"input_size has {channels} channels, but mean has {len(mean)} numbers")
@@ -37,13 +38,13 @@ def read(pretrained_cfg: Mapping[str, Any]) -> Processor:
     elif mode == "border":
         how |= {"resize": "longest", "fill": tuple(round(255 * value) for value in mean)}
     else:
-        raise ValueError(f"crop_mode is 'center', 'squash' or 'border', got {mode!r}")
-    return Processor(
-        size=(rows, columns),
-        interpolation=interpolation,
-        center_crop="torchvision",
-        mean=mean,
-        std=std,
-        profile="ignore",  # timm takes the numbers of a file as they are
+        raise ValueError(f"crop_mode must be 'center', 'squash' or 'border', got {mode!r}")
+    return {
+        "size": (rows, columns),
+        "interpolation": interpolation,
+        "center_crop": "torchvision",
+        "mean": mean,
+        "std": std,
+        "profile": "ignore",  # timm does not convert embedded profiles
         **how,
-    )
+    }

@@ -1,54 +1,52 @@
-"""One file per picture format, each with a header reader that trusts nothing.
+"""Parsers of image file headers, one file per format. No value of a file is trusted.
 
-Contract of a file here:
+Functions of each file:
 
     sniff(data: bytes) -> bool
-        whether the first bytes (32 are enough) are this format's.
+        Returns whether the first bytes (32 are enough) are of this format.
     read(data: bytes, limits: Limits, allow_truncated: bool) -> Header
-        walks the file's own structure without decoding, and returns its size, its first frame's bytes and the
-        metadata that matter; raises ImageError. The size is checked by `check_size` as soon as it is known, before
-        anything that grows with it.
+        Parses the structure without decoding; returns the size, a file with the first frame only, and the required
+        metadata. Raises ImageError. `check_size` is called as soon as the size is known, before any larger allocation.
 
-A length or an offset from the file is compared with the file before it is used; every loop is bounded.
+Lengths and offsets are compared with the size of the file before use; every loop is bounded.
 """
 
 from typing import Final
 
-from vitkit.images.errors import ImageError
-from vitkit.images.limits import Limits
+from vitkit.images.errors import ImageError, Limits
 
-#: Chunks, segments or directory entries in one file; real pictures have some thousands at most.
+#: Maximum number of chunks, segments or directory entries; real files have at most some thousands.
 MAX_PARTS: Final = 65_536
 
-#: Bytes of an ICC profile that is still read; the largest printer profiles have 3 MB.
+#: Maximum size of an ICC profile in bytes; the largest printer profiles have 3 MB.
 MAX_PROFILE: Final = 4 << 20
 
-#: From so many bytes of pixels on, a missing end is looked for before the pixels are given memory.
+#: For larger pixel data, truncation is checked before memory is allocated.
 BIG: Final = 8 << 20
 
 
 def check_size(width: int, height: int, limits: Limits) -> None:
-    """Refuse a picture without pixels or with too many; errors: corrupt, too_many_pixels."""
+    """Raise ImageError for an image without pixels (corrupt) or with too many (too_many_pixels)."""
     if width < 1 or height < 1:
-        raise ImageError("corrupt", f"the picture is {width} x {height} pixels, so there is nothing to see")
+        raise ImageError("corrupt", f"the image has {width} x {height} pixels")
     if width * height > limits.max_pixels:
         raise ImageError(
             "too_many_pixels",
-            f"the picture has {width} x {height} = {width * height} pixels; the limit is {limits.max_pixels}",
+            f"the image has {width} x {height} = {width * height} pixels; the limit is {limits.max_pixels}",
         )
 
 
 def check_frames(frames: int, limits: Limits) -> None:
-    """Refuse a file with too many frames; error: too_large."""
+    """Raise ImageError (too_large) for a file with too many frames."""
     if frames > limits.max_frames:
-        raise ImageError("too_large", f"the file has more than {limits.max_frames} frames, which is the limit")
+        raise ImageError("too_large", f"the file has more than {limits.max_frames} frames, the limit")
 
 
 def truncated() -> ImageError:
-    """The error of a file that ends before its picture does."""
-    return ImageError("truncated", "the file ends before its picture does")
+    """Return the error for a truncated file."""
+    return ImageError("truncated", "the file is truncated")
 
 
 def corrupt(what: str) -> ImageError:
-    """The error of a file that breaks its format's rules; `what` says which, in our own words."""
+    """Return the error for a file that violates its format; `what` describes the violation."""
     return ImageError("corrupt", f"the file is damaged: {what}")

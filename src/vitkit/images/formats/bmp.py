@@ -1,28 +1,27 @@
-"""Windows and OS/2 bitmaps: uncompressed, bit fields, and small run-length files."""
+"""Windows and OS/2 bitmaps: uncompressed, bit fields, and small run-length encoded files."""
 
 import struct
 from typing import Final
 
-from vitkit.images.errors import ImageError
+from vitkit.images.errors import ImageError, Limits
 from vitkit.images.formats import check_size, corrupt, truncated
 from vitkit.images.header import Header
-from vitkit.images.limits import Limits
 
 _HEADER_SIZES: Final = (12, 40, 52, 56, 64, 108, 124)
 _DEPTHS: Final = (1, 4, 8, 16, 24, 32)
 _RAW, _RLE8, _RLE4, _BITFIELDS = 0, 1, 2, 3
-#: Run-length bitmaps are unpacked byte by byte in Python, so they are kept small.
+#: Run-length encoding is decoded byte by byte in Python, so such files must be small.
 _MAX_RUN_LENGTH_PIXELS: Final = 2_000_000
 
 
 def sniff(data: bytes) -> bool:
-    """Whether the file begins as BMP files do."""
-    # "BM" alone begins many a text; a bitmap's header size follows at byte 14.
+    """Return whether the first bytes are those of a BMP file."""
+    # Many texts begin with "BM"; the header size of a bitmap follows at byte 14.
     return data[:2] == b"BM" and len(data) >= 18 and data[15:18] == b"\0\0\0"
 
 
 def read(data: bytes, limits: Limits, allow_truncated: bool) -> Header:
-    """Header of a BMP file; rows may run upwards (positive height) or downwards."""
+    """Read the header of a BMP file. Rows are bottom-up (positive height) or top-down."""
     (size,) = struct.unpack_from("<I", data, 14)
     if size not in _HEADER_SIZES:
         raise ImageError("unsupported_format", f"a BMP file with a header of {size} bytes")
@@ -35,12 +34,12 @@ def read(data: bytes, limits: Limits, allow_truncated: bool) -> Header:
         width, height, _, bits, compression = struct.unpack_from("<iiHHI", data, 18)
     check_size(width, abs(height), limits)
     if bits not in _DEPTHS:
-        raise ImageError("unsupported_format", f"a BMP file of {bits} bits for each pixel")
+        raise ImageError("unsupported_format", f"a BMP file with {bits} bits per pixel")
     if compression in (_RLE8, _RLE4):
         if bits != (8 if compression == _RLE8 else 4):
-            raise corrupt("its compression does not fit its depth")
+            raise corrupt("the compression does not match the depth")
         if width * abs(height) > min(_MAX_RUN_LENGTH_PIXELS, limits.max_pixels):
-            raise ImageError("too_many_pixels", "a run-length BMP file of more than 2 million pixels")
+            raise ImageError("too_many_pixels", "a run-length encoded BMP file with more than 2 million pixels")
     elif compression not in (_RAW, _BITFIELDS):
         raise ImageError("unsupported_format", f"a BMP file with compression {compression}")
     elif not allow_truncated and -(-width * bits // 32) * 4 * abs(height) > len(data) - 14 - size:

@@ -1,4 +1,4 @@
-"""JPEG (ITU-T T.81): baseline, extended and progressive Huffman files of 8 bits with 1, 3 or 4 components."""
+"""JPEG (ITU-T T.81): baseline, extended and progressive Huffman files with 8 bits and 1, 3 or 4 components."""
 
 import struct
 from collections.abc import Iterator
@@ -7,32 +7,30 @@ from typing import Final
 
 import numpy as np
 
-from vitkit.images.errors import ImageError
+from vitkit.images.errors import ImageError, Limits
 from vitkit.images.formats import MAX_PARTS, MAX_PROFILE, check_size, corrupt, truncated
-from vitkit.images.header import Header
-from vitkit.images.limits import Limits
-from vitkit.images.orientation import read_orientation
+from vitkit.images.header import Header, read_orientation
 
 _SOI, _EOI, _SOS, _RESTART_INTERVAL = 0xD8, 0xD9, 0xDA, 0xDD
 _APP0, _APP1, _APP2, _APP14 = 0xE0, 0xE1, 0xE2, 0xEE
-_ALONE: Final = frozenset({0x01, *range(0xD0, 0xD8)})
+_WITHOUT_LENGTH: Final = frozenset({0x01, *range(0xD0, 0xD8)})
 _FRAMES: Final = frozenset({0xC0, 0xC1, 0xC2})
-#: Lossless, hierarchical and arithmetic coding: no camera writes them, and few decoders are tested on them.
+#: Lossless, hierarchical and arithmetic coding: rare, and decoders are little tested on them.
 _OTHER_FRAMES: Final = frozenset({0xC3, *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0)})
 _TABLES: Final = frozenset({0xC4, 0xDB, 0xDD})  # Huffman, quantisation, restart interval
 
-#: Decoding a progressive file visits every pixel once for each scan; real files have about ten.
+#: A progressive file is decoded once per scan; real files have about ten scans.
 _SCANS_AT_FULL_SIZE: Final = 20
 _MAX_SCANS: Final = 500
 
 
 def sniff(data: bytes) -> bool:
-    """Whether the file begins as JPEG files do."""
+    """Return whether the first bytes are those of a JPEG file."""
     return data.startswith(b"\xff\xd8\xff")
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """(marker, start, end) of each segment up to and with the first start of scan; `start` is that of the 0xFF."""
+    """Yield (marker, start, end) of each segment up to the first start of scan; `start` is that of the 0xFF."""
     at = 2
     for _ in range(MAX_PARTS):
         start = data.find(b"\xff", at)
@@ -45,10 +43,10 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
             raise truncated()
         marker = data[at]
         at += 1
-        if marker == 0 or marker == _SOI or marker in _ALONE:
+        if marker == 0 or marker == _SOI or marker in _WITHOUT_LENGTH:
             continue
         if marker == _EOI:
-            raise corrupt("the picture ends before its first scan")
+            raise corrupt("the image ends before its first scan")
         if at + 2 > len(data):
             raise truncated()
         (length,) = struct.unpack_from(">H", data, at)
@@ -60,35 +58,35 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
         if marker == _SOS:
             return
         at += length
-    raise corrupt(f"more than {MAX_PARTS} segments before the picture")
+    raise corrupt(f"more than {MAX_PARTS} segments before the image")
 
 
 def _frame(payload: bytes) -> tuple[int, int, list[tuple[int, int]]]:
-    """Width, height and the (horizontal, vertical) sampling factor of each component."""
+    """Return width, height and the (horizontal, vertical) sampling factors of each component."""
     if len(payload) < 6:
         raise corrupt("the frame header is too short")
     bits, height, width, components = struct.unpack_from(">BHHB", payload)
     if bits != 8:
-        raise ImageError("unsupported_format", f"a JPEG file of {bits} bits for each sample; only 8 are read")
+        raise ImageError("unsupported_format", f"a JPEG file with {bits} bits per sample; only 8 are supported")
     if components not in (1, 3, 4) or len(payload) < 6 + 3 * components:
-        raise corrupt(f"the frame header names {components} components")
+        raise corrupt(f"the frame header has {components} components")
     if height == 0:
-        raise ImageError("unsupported_format", "a JPEG file that gives its height only after the picture")
+        raise ImageError("unsupported_format", "a JPEG file that contains its height only after the image")
     factors = [(payload[i] >> 4, payload[i] & 15) for i in range(7, 7 + 3 * components, 3)]
     if any(not (1 <= h <= 4 and 1 <= v <= 4) for h, v in factors):
         raise corrupt("a sampling factor is not between 1 and 4")
     return width, height, factors
 
 
-def _fewest_bits(width: int, height: int, factors: list[tuple[int, int]], progressive: bool) -> int:
-    """No encoder can write this many pixels in fewer bits: each block of 8 x 8 needs a code or two of a bit."""
+def _min_bits(width: int, height: int, factors: list[tuple[int, int]], progressive: bool) -> int:
+    """Return a lower bound of the coded size in bits: one or two bits for each 8 x 8 block."""
     widest, tallest = max(h for h, _ in factors), max(v for _, v in factors)
     blocks = sum(-(-width * h // (8 * widest)) * -(-height * v // (8 * tallest)) for h, v in factors)
     return blocks * (1 if progressive else 2)
 
 
 def _profile(parts: dict[int, bytes], total: int) -> bytes | None:
-    """Put an ICC profile together from its numbered segments (ICC.1:2022, annex B.4)."""
+    """Join the numbered segments of an ICC profile (ICC.1:2022, annex B.4)."""
     if not parts or sorted(parts) != list(range(1, total + 1)):
         return None
     profile = b"".join(parts[number] for number in sorted(parts))
@@ -96,15 +94,15 @@ def _profile(parts: dict[int, bytes], total: int) -> bytes | None:
 
 
 def _end_and_scans(data: bytes, start: int) -> tuple[int, int]:
-    """Where the first end marker after `start` is, -1 for nowhere, and how many scans begin before it.
+    """Return the position of the first end marker after `start`, -1 if there is none, and the number of scans before.
 
-    A marker is two bytes, and looking for pairs in Python's way costs a tenth of decoding the picture.
+    Vectorised, because a search for pairs of bytes in Python takes a tenth of the time of decoding.
     """
-    numbers = np.frombuffer(data, np.uint8, offset=start)
-    places = np.flatnonzero(numbers[:-1] == 0xFF)
-    following = numbers[places + 1]
-    ends = places[following == _EOI]
-    scans = places[following == _SOS]
+    values = np.frombuffer(data, np.uint8, offset=start)
+    positions = np.flatnonzero(values[:-1] == 0xFF)
+    following = values[positions + 1]
+    ends = positions[following == _EOI]
+    scans = positions[following == _SOS]
     if ends.shape[0] == 0:
         return -1, scans.shape[0]
     return start + int(ends[0]), int(np.searchsorted(scans, ends[0]))
@@ -113,15 +111,15 @@ def _end_and_scans(data: bytes, start: int) -> tuple[int, int]:
 def _check_scans(scans: int, pixels: int, limits: Limits) -> None:
     if scans > _MAX_SCANS or scans * pixels > _SCANS_AT_FULL_SIZE * limits.max_pixels:
         raise ImageError(
-            "too_many_pixels", f"the picture has {pixels} pixels in {scans} scans, too much work to decode"
+            "too_many_pixels", f"the image has {pixels} pixels in {scans} scans, which take too long to decode"
         )
 
 
 @dataclass
 class _Start:
-    """What a file says before its first scan; `kept` are the pieces that the decoder needs."""
+    """Contents of a file before its first scan; `segments` are those that the decoder needs."""
 
-    kept: list[bytes]
+    segments: list[bytes]
     width: int = 0
     height: int = 0
     factors: list[tuple[int, int]] = field(default_factory=list)
@@ -134,7 +132,7 @@ class _Start:
 
 
 def _read_start(data: bytes, limits: Limits) -> _Start:
-    found = _Start(kept=[data[:2]])
+    found = _Start(segments=[data[:2]])
     for marker, start, end in _segments(data):
         payload = data[start + 4 : end]
         if marker in _FRAMES:
@@ -155,31 +153,31 @@ def _read_start(data: bytes, limits: Limits) -> _Start:
             found.scan = start
         is_colour = (marker == _APP0 and payload[:4] == b"JFIF") or (marker == _APP14 and payload[:5] == b"Adobe")
         if marker in _FRAMES or marker in _TABLES or is_colour:
-            found.kept.append(data[start:end])
+            found.segments.append(data[start:end])
     if not found.factors:
         raise corrupt("a scan comes before the frame header")
     return found
 
 
 def read(data: bytes, limits: Limits, allow_truncated: bool) -> Header:
-    """Header of a JPEG file; of a file with several pictures (MPO, ultra HDR) the first is taken."""
+    """Read the header of a JPEG file; in files with several images (MPO, Ultra HDR), of the first one."""
     found = _read_start(data, limits)
     width, height, scan = found.width, found.height, found.scan
     end, scans = _end_and_scans(data, scan)
     complete = end >= 0
     end = end if complete else len(data)
     _check_scans(scans, width * height, limits)
-    # Without an end marker nobody can tell how many scans, or how many restarts, should still follow.
-    is_short = (end - scan) * 8 < _fewest_bits(width, height, found.factors, found.progressive)
+    # Without an end marker, the number of missing scans or restart intervals is unknown.
+    is_short = (end - scan) * 8 < _min_bits(width, height, found.factors, found.progressive)
     if not allow_truncated and (is_short or (not complete and (found.progressive or found.restarts))):
         raise truncated()
-    # The end marker makes the decoder fill in what is missing instead of waiting for it.
+    # With an end marker, the decoder fills missing pixels instead of waiting for data.
     end_marker = b"\xff\xd9" if complete or allow_truncated else b""
     return Header(
         format="JPEG",
         width=width,
         height=height,
-        clean=b"".join([*found.kept, data[scan:end], end_marker]),
+        clean=b"".join([*found.segments, data[scan:end], end_marker]),
         orientation=found.orientation,
         profile=_profile(found.profile_parts, found.profile_total),
         complete=complete or allow_truncated,

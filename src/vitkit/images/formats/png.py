@@ -1,4 +1,4 @@
-"""PNG and APNG (W3C PNG third edition): every chunk is checked, and only the pixels' own go to the decoder."""
+"""PNG and APNG (W3C PNG third edition): every chunk is checked; the decoder gets only those with pixels."""
 
 import re
 import struct
@@ -6,23 +6,21 @@ import zlib
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from vitkit.images.errors import ImageError
+from vitkit.images.errors import ImageError, Limits
 from vitkit.images.formats import MAX_PARTS, MAX_PROFILE, check_frames, check_size, corrupt, truncated
-from vitkit.images.header import Header
-from vitkit.images.limits import Limits
-from vitkit.images.orientation import read_orientation
+from vitkit.images.header import Header, read_orientation
 
 _SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 _NAME: Final = re.compile(rb"[A-Za-z]{4}")
-#: Colour type -> channels and allowed bit depths (table 11.1).
+#: Color type -> channels and allowed bit depths (table 11.1).
 _LAYOUTS: Final = {0: (1, {1, 2, 4, 8, 16}), 2: (3, {8, 16}), 3: (1, {1, 2, 4, 8}), 4: (2, {8, 16}), 6: (4, {8, 16})}
 _GREY, _COLOUR, _PALETTE = 0, 2, 3
-#: A chunk whose name begins with a lower-case letter may be left out.
+#: Chunks whose name begins with a lower-case letter are optional.
 _ANCILLARY: Final = ord("a")
 _USEFUL: Final = frozenset({b"PLTE", b"tRNS", b"iCCP", b"eXIf", b"acTL"})
-#: First column and row, and steps, of the seven passes of an interlaced file (section 8.1).
+#: First column, first row and steps of the seven passes of an interlaced file (section 8.1).
 _PASSES: Final = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
-#: Deflate cannot expand a byte to more than this many.
+#: Maximum expansion of Deflate.
 _DEFLATE: Final = 1032
 
 
@@ -37,7 +35,7 @@ class _Layout(NamedTuple):
 
     @property
     def pixel_bytes(self) -> int:
-        """Bytes of all scan lines, filter bytes included."""
+        """Size of all scan lines in bytes, including filter bytes."""
         depth = self.bits * _LAYOUTS[self.colour][0]
         total = 0
         for x, y, step_x, step_y in _PASSES if self.interlaced else ((0, 0, 1, 1),):
@@ -48,13 +46,13 @@ class _Layout(NamedTuple):
 
 
 def sniff(data: bytes) -> bool:
-    """Whether the file begins as PNG files do."""
+    """Return whether the first bytes are those of a PNG file."""
     return data.startswith(_SIGNATURE)
 
 
 def _chunks(data: bytes, allow_truncated: bool) -> Iterator[tuple[bytes, memoryview, bool]]:
-    """(name, payload, whether its checksum is right) of each chunk, IEND excluded."""
-    at, whole = len(_SIGNATURE), memoryview(data)
+    """Yield (name, payload, whether the checksum is valid) of each chunk."""
+    at, view = len(_SIGNATURE), memoryview(data)
     for _ in range(MAX_PARTS):
         if at + 12 > len(data):
             if allow_truncated:
@@ -62,8 +60,8 @@ def _chunks(data: bytes, allow_truncated: bool) -> Iterator[tuple[bytes, memoryv
             raise truncated()
         length, name = struct.unpack_from(">I4s", data, at)
         if not _NAME.fullmatch(name):
-            raise corrupt("a chunk has no proper name")
-        payload = whole[at + 8 : at + 8 + length]
+            raise corrupt("a chunk has an invalid name")
+        payload = view[at + 8 : at + 8 + length]
         at += 12 + length
         if at > len(data):
             if not allow_truncated:
@@ -81,31 +79,31 @@ def _layout(payload: bytes, limits: Limits) -> _Layout:
         raise corrupt("the header chunk has the wrong length")
     width, height, bits, colour, compression, filtering, interlaced = struct.unpack(">IIBBBBB", payload)
     if bits not in _LAYOUTS.get(colour, (0, set()))[1]:
-        raise corrupt(f"colour type {colour} with {bits} bits does not exist")
+        raise corrupt(f"color type {colour} with {bits} bits does not exist")
     if compression or filtering or interlaced > 1:
         raise corrupt("an unknown compression, filter or interlace method")
     check_size(width, height, limits)
     return _Layout(width, height, bits, colour, bool(interlaced))
 
 
-def _inflated_size(parts: list[memoryview], wanted: int) -> int:
-    """Bytes that the compressed pixels give, counted in small pieces and only up to `wanted`."""
+def _inflated_size(parts: list[memoryview], needed: int) -> int:
+    """Return the decompressed size of the pixels, counted in small chunks up to `needed`."""
     inflate, total = zlib.decompressobj(), 0
     try:
         for part in parts:
             rest: bytes | memoryview = part
-            while rest and total < wanted:
+            while rest and total < needed:
                 total += len(inflate.decompress(rest, 1 << 18))
                 rest = inflate.unconsumed_tail
-        while total < wanted and not inflate.eof and (piece := inflate.decompress(b"", 1 << 18)):
-            total += len(piece)
+        while total < needed and not inflate.eof and (chunk := inflate.decompress(b"", 1 << 18)):
+            total += len(chunk)
     except zlib.error:
-        raise corrupt("its compressed pixels cannot be unpacked") from None
+        raise corrupt("the compressed pixels are invalid") from None
     return total
 
 
 def _profile(payload: bytes) -> bytes | None:
-    """Unpack iCCP: name, zero, method 0, deflated profile; a broken or oversized one counts as absent."""
+    """Decompress iCCP (name, zero, method 0, deflated profile); None if it is broken or too large."""
     name_end = payload.find(b"\0")
     if not 0 < name_end < 80 or payload[name_end + 1 : name_end + 2] != b"\0":
         return None
@@ -117,7 +115,7 @@ def _profile(payload: bytes) -> bytes | None:
 
 
 def _transparency(payload: bytes, layout: _Layout) -> tuple[int, ...] | None:
-    """tRNS: a colour key for grey and colour files, a table of alphas for palettes; None where it makes no sense."""
+    """Read tRNS: a transparent color, or a table of alphas for palettes; None if it is invalid."""
     if layout.colour == _PALETTE:
         return tuple(payload[:256])
     channels = {_GREY: 1, _COLOUR: 3}.get(layout.colour)
@@ -125,51 +123,51 @@ def _transparency(payload: bytes, layout: _Layout) -> tuple[int, ...] | None:
 
 
 def _chunk(name: bytes, *payload: bytes | memoryview) -> list[bytes | memoryview]:
-    """The pieces of a chunk."""
+    """Return the parts of a chunk."""
     length, checksum = sum(map(len, payload)), zlib.crc32(name)
-    for piece in payload:
-        checksum = zlib.crc32(piece, checksum)
+    for part in payload:
+        checksum = zlib.crc32(part, checksum)
     return [struct.pack(">I", length), name, *payload, struct.pack(">I", checksum)]
 
 
 def _check_pixels(layout: _Layout, pixels: list[memoryview]) -> None:
-    """Refuse a file whose compressed data cannot hold its pixels, before they are given memory."""
+    """Raise ImageError if the compressed data is too short for the pixels, before memory is allocated."""
     if not any(pixels):
         raise corrupt("it has no pixels")
-    wanted = layout.pixel_bytes
-    # The decoder itself takes a stream that ends early for a picture whose other rows are black.
-    if sum(map(len, pixels)) * _DEFLATE < wanted or _inflated_size(pixels, wanted) < wanted:
+    needed = layout.pixel_bytes
+    # The decoder accepts a truncated stream and leaves the other rows black.
+    if sum(map(len, pixels)) * _DEFLATE < needed or _inflated_size(pixels, needed) < needed:
         raise truncated()
 
 
 def _check_order(name: bytes, previous: bytes, seen_pixels: bool) -> None:
-    """Refuse chunks that may not be where they are, and those without which nobody can read the file."""
+    """Raise ImageError for misplaced chunks and unknown critical chunks."""
     if name == b"IHDR":
         raise corrupt("two header chunks")
     if name == b"IDAT" and seen_pixels and previous != b"IDAT":
-        raise corrupt("the pixel chunks do not follow each other")
+        raise corrupt("the pixel chunks are not consecutive")
     if name[0] < _ANCILLARY and name not in (b"PLTE", b"IDAT", b"IEND"):
         raise ImageError("unsupported_format", "a PNG file with an unknown critical chunk")
 
 
 def _gather(data: bytes, limits: Limits, allow_truncated: bool) -> tuple[_Layout, dict[bytes, bytes], list[memoryview]]:
-    """The header, the first chunk of each other kind that matters, and the pixel chunks."""
+    """Return the header, the first chunk of each other required type, and the pixel chunks."""
     layout: _Layout | None = None
     found: dict[bytes, bytes] = {}
     pixels: list[memoryview] = []
     previous = b""
-    for name, payload, is_right in _chunks(data, allow_truncated):
+    for name, payload, is_valid in _chunks(data, allow_truncated):
         if layout is None:
-            if name != b"IHDR" or not is_right:
-                raise corrupt("it does not begin with a sound header chunk")
+            if name != b"IHDR" or not is_valid:
+                raise corrupt("it does not begin with a valid header chunk")
             layout = _layout(bytes(payload), limits)
         else:
             _check_order(name, previous, bool(pixels))
-            if not is_right and name[0] < _ANCILLARY and not allow_truncated:
+            if not is_valid and name[0] < _ANCILLARY and not allow_truncated:
                 raise corrupt("a checksum is wrong")
             if name == b"IDAT":
                 pixels.append(payload)
-            elif is_right and name in _USEFUL:
+            elif is_valid and name in _USEFUL:
                 found.setdefault(name, bytes(payload))
         previous = name
     if layout is None:
@@ -178,17 +176,17 @@ def _gather(data: bytes, limits: Limits, allow_truncated: bool) -> tuple[_Layout
 
 
 def _clean(layout: _Layout, palette: bytes | None, pixels: list[memoryview]) -> bytes:
-    """A PNG file of these pixels and nothing else."""
-    pieces = [_SIGNATURE, *_chunk(b"IHDR", struct.pack(">IIBBBBB", *layout[:4], 0, 0, layout.interlaced))]
+    """Return a PNG file that contains only these pixels."""
+    parts = [_SIGNATURE, *_chunk(b"IHDR", struct.pack(">IIBBBBB", *layout[:4], 0, 0, layout.interlaced))]
     if layout.colour == _PALETTE:
         if palette is None or len(palette) % 3 or not 0 < len(palette) <= 768:
-            raise corrupt("its palette is missing or has the wrong length")
-        pieces += _chunk(b"PLTE", palette)
-    return b"".join([*pieces, *_chunk(b"IDAT", *pixels), *_chunk(b"IEND")])
+            raise corrupt("the palette is missing or has the wrong length")
+        parts += _chunk(b"PLTE", palette)
+    return b"".join([*parts, *_chunk(b"IDAT", *pixels), *_chunk(b"IEND")])
 
 
 def read(data: bytes, limits: Limits, allow_truncated: bool) -> Header:
-    """Header of a PNG file; of an animated one the picture that viewers without animation show."""
+    """Read the header of a PNG file; for animations, of the image shown by viewers without animation support."""
     layout, found, pixels = _gather(data, limits, allow_truncated)
     animation = found.get(b"acTL", b"")
     frames = max(1, struct.unpack_from(">I", animation)[0]) if len(animation) == 8 else 1

@@ -1,13 +1,18 @@
-"""TIFF 6.0, first page: its directory is read here, checked, and written anew for the decoder."""
+"""TIFF 6.0, first page: the directory is read, checked, and rewritten for the decoder."""
 
+import contextlib
+import ctypes
 import struct
 from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
 from typing import Final
 
-from vitkit.images.errors import ImageError
+import PIL
+
+from vitkit.images.errors import ImageError, Limits
 from vitkit.images.formats import MAX_PARTS, MAX_PROFILE, check_frames, check_size, corrupt, truncated
 from vitkit.images.header import Header
-from vitkit.images.limits import Limits
 
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER = 256, 257, 258, 259, 262, 266
 _STRIP_OFFSETS, _ORIENTATION, _SAMPLES, _ROWS_PER_STRIP, _STRIP_SIZES, _PLANAR = 273, 274, 277, 278, 279, 284
@@ -15,30 +20,30 @@ _GROUP3, _GROUP4, _PREDICTOR, _COLOUR_MAP = 292, 293, 317, 320
 _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_SIZES, _EXTRA_SAMPLES, _SAMPLE_FORMAT = 322, 323, 324, 325, 338, 339
 _JPEG_TABLES, _SUBSAMPLING, _POSITIONING, _PROFILE = 347, 530, 531, 34675
 
-#: Tags that say how the pixels are stored; the decoder gets these and no others.
+#: Tags for the storage of the pixels; the decoder gets only these.
 _PIXEL_TAGS: Final = frozenset(
     {_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER, _STRIP_OFFSETS, _SAMPLES, _ROWS_PER_STRIP}
     | {_STRIP_SIZES, _PLANAR, _GROUP3, _GROUP4, _PREDICTOR, _COLOUR_MAP, _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS}
     | {_TILE_SIZES, _EXTRA_SAMPLES, _SAMPLE_FORMAT, _JPEG_TABLES, _SUBSAMPLING, _POSITIONING}
 )
-#: Tags of several values; of the others the first counts, and the decoder would warn of more.
+#: Tags with several values; other tags are reduced to the first, because the decoder warns of more.
 _LISTS: Final = frozenset(
     {_BITS, _STRIP_OFFSETS, _STRIP_SIZES, _COLOUR_MAP, _TILE_OFFSETS, _TILE_SIZES, _EXTRA_SAMPLES, _SAMPLE_FORMAT}
     | {_JPEG_TABLES, _SUBSAMPLING, _PROFILE}
 )
-#: The most bytes that one stored byte can become: nothing, fax codes, LZW, JPEG, Deflate, PackBits.
+#: Maximum expansion by compression: none, fax codes, LZW, JPEG, Deflate, PackBits.
 _EXPANSION: Final = {1: 1, 2: None, 3: None, 4: None, 5: 4096, 7: 1024, 8: 1032, 32773: 64, 32946: 1032}
 _TYPE_FORMATS: Final = {1: "B", 3: "H", 4: "I", 7: "B"}
 _Tags = dict[int, tuple[int, ...]]
 
 
 def sniff(data: bytes) -> bool:
-    """Whether the file begins as TIFF files do."""
+    """Return whether the first bytes are those of a TIFF file."""
     return data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 def _read_directory(data: bytes, order: str, at: int) -> tuple[_Tags, int]:
-    """The whole-number tags of the directory at this place, and where the next directory is."""
+    """Return the integer tags of the directory at a position, and the position of the next directory."""
     if at + 2 > len(data):
         raise truncated()
     (count,) = struct.unpack_from(order + "H", data, at)
@@ -51,21 +56,21 @@ def _read_directory(data: bytes, order: str, at: int) -> tuple[_Tags, int]:
             continue
         code = _TYPE_FORMATS.get(kind)
         if code is None or number == 0 or tag in tags:
-            raise corrupt(f"tag {tag} is given twice or has no whole numbers")
+            raise corrupt(f"tag {tag} is a duplicate or has no integers")
         size = struct.calcsize(code) * number
-        place = entry + 8 if size <= 4 else struct.unpack_from(order + "I", data, entry + 8)[0]
-        if place + size > len(data):
+        position = entry + 8 if size <= 4 else struct.unpack_from(order + "I", data, entry + 8)[0]
+        if position + size > len(data):
             if tag in (_ORIENTATION, _PROFILE):
                 continue
             raise truncated()
-        values = struct.unpack_from(f"{order}{number}{code}", data, place)
+        values = struct.unpack_from(f"{order}{number}{code}", data, position)
         tags[tag] = values if tag in _LISTS else values[:1]
     following = at + 2 + 12 * count
     return tags, struct.unpack_from(order + "I", data, following)[0] if following + 4 <= len(data) else 0
 
 
 def _count_pages(data: bytes, order: str, at: int, limits: Limits) -> int:
-    """Pages in the chain of directories, which may bite its own tail."""
+    """Count the pages in the chain of directories, which may be cyclic."""
     seen: set[int] = set()
     while at and at not in seen and at + 2 <= len(data) and len(seen) < limits.max_frames:
         seen.add(at)
@@ -83,8 +88,8 @@ def _one(tags: Mapping[int, tuple[int, ...]], tag: int, default: int | None = No
     return values[0]
 
 
-def _piece_shape(tags: _Tags, width: int, height: int, limits: Limits) -> tuple[int, int, int, int]:
-    """Tag of the offsets, tag of the sizes, and width and height of a strip or tile."""
+def _tile_shape(tags: _Tags, width: int, height: int, limits: Limits) -> tuple[int, int, int, int]:
+    """Return the tag of the offsets, the tag of the sizes, and width and height of a strip or tile."""
     if _TILE_OFFSETS not in tags:
         rows = min(_one(tags, _ROWS_PER_STRIP, height), height)
         if rows < 1:
@@ -97,38 +102,38 @@ def _piece_shape(tags: _Tags, width: int, height: int, limits: Limits) -> tuple[
     return _TILE_OFFSETS, _TILE_SIZES, tile_width, tile_height
 
 
-def _check_pieces(data: bytes, tags: _Tags, bits_of_pixel: int, limits: Limits) -> None:
-    """Hold the places and sizes of all strips or tiles against the file and against the picture's size."""
+def _check_tiles(data: bytes, tags: _Tags, bits_per_pixel: int, limits: Limits) -> None:
+    """Check offsets and sizes of all strips or tiles against the file and the image size."""
     width, height, compression = _one(tags, _WIDTH), _one(tags, _HEIGHT), _one(tags, _COMPRESSION, 1)
-    offset_tag, size_tag, piece_width, piece_height = _piece_shape(tags, width, height, limits)
+    offset_tag, size_tag, tile_width, tile_height = _tile_shape(tags, width, height, limits)
     planes = _one(tags, _SAMPLES, 1) if _one(tags, _PLANAR, 1) == 2 else 1
-    pieces = -(-width // piece_width) * -(-height // piece_height) * planes
+    tiles = -(-width // tile_width) * -(-height // tile_height) * planes
     offsets = tags.get(offset_tag, ())
-    if len(offsets) < pieces:
-        raise corrupt(f"the picture needs {pieces} strips or tiles, the file lists {len(offsets)}")
-    row_bytes = -(-piece_width * bits_of_pixel // (8 * planes))
+    if len(offsets) < tiles:
+        raise corrupt(f"the image needs {tiles} strips or tiles, the file has {len(offsets)}")
+    row_bytes = -(-tile_width * bits_per_pixel // (8 * planes))
     sizes = tags.get(size_tag)
     if sizes is None:
         if compression != 1:
             raise corrupt("the sizes of its strips are missing")
-        sizes = tuple(row_bytes * min(piece_height, height - i * piece_height) for i in range(pieces))
+        sizes = tuple(row_bytes * min(tile_height, height - i * tile_height) for i in range(tiles))
         tags[size_tag] = sizes
-    if len(sizes) < pieces:
+    if len(sizes) < tiles:
         raise corrupt("the sizes of some strips are missing")
-    offsets, sizes = offsets[:pieces], sizes[:pieces]
+    offsets, sizes = offsets[:tiles], sizes[:tiles]
     if any(offset + size > len(data) for offset, size in zip(offsets, sizes, strict=True)):
         raise truncated()
-    # Strips that share their bytes would let a small file ask for endless work.
+    # Overlapping strips would allow a small file to take unlimited time.
     if sum(sizes) > len(data):
         raise corrupt("its strips overlap")
-    expansion, wanted = _EXPANSION[compression], -(-width * height * bits_of_pixel // 8)
+    expansion, wanted = _EXPANSION[compression], -(-width * height * bits_per_pixel // 8)
     if expansion is not None and sum(sizes) * expansion < wanted:
         raise truncated()
     tags[offset_tag], tags[size_tag] = offsets, sizes
 
 
 def _rewrite(data: bytes, order: str, tags: _Tags) -> bytes:
-    """The file with one new directory at its end, which holds these tags and names no next page."""
+    """Return the file with a new directory at its end that contains these tags and no next page."""
     body = bytearray(data)
     body += b"\0" * (len(data) & 1)
     entries = []
@@ -137,9 +142,9 @@ def _rewrite(data: bytes, order: str, tags: _Tags) -> bytes:
         kind = 7 if tag == _JPEG_TABLES else 3 if max(values) < 65_536 else 4
         packed = struct.pack(f"{order}{len(values)}{_TYPE_FORMATS[kind]}", *values)
         if len(packed) > 4:
-            place = len(body)
+            position = len(body)
             body += packed + b"\0" * (len(packed) & 1)
-            packed = struct.pack(order + "I", place)
+            packed = struct.pack(order + "I", position)
         entries.append(struct.pack(order + "HHI", tag, kind, len(values)) + packed.ljust(4, b"\0"))
     struct.pack_into(order + "I", body, 4, len(body))
     body += struct.pack(order + "H", len(entries)) + b"".join(entries) + b"\0\0\0\0"
@@ -147,17 +152,17 @@ def _rewrite(data: bytes, order: str, tags: _Tags) -> bytes:
 
 
 def _pixel_bits(tags: _Tags) -> int:
-    """Bits of one pixel, all samples together."""
+    """Return the number of bits per pixel."""
     samples, bits = _one(tags, _SAMPLES, 1), tags.get(_BITS, (1,))
     if not 1 <= samples <= 8:
-        raise ImageError("unsupported_format", f"a TIFF file of {samples} samples for each pixel")
+        raise ImageError("unsupported_format", f"a TIFF file with {samples} samples per pixel")
     if any(not 1 <= depth <= 64 for depth in bits):
-        raise corrupt("a sample has no bits, or more than 64")
+        raise corrupt("a sample has 0 or more than 64 bits")
     return sum(bits[:samples]) if len(bits) >= samples else bits[0] * samples
 
 
 def read(data: bytes, limits: Limits, allow_truncated: bool) -> Header:
-    """Header of a TIFF file; a truncated one is refused even with `allow_truncated`, as its directory is often last."""
+    """Read the header of a TIFF file. Truncated files are rejected, because the directory is often at the end."""
     if data[2] == 43 or data[3] == 43:
         raise ImageError("unsupported_format", "a BigTIFF file")
     if len(data) < 8:
@@ -173,7 +178,7 @@ def read(data: bytes, limits: Limits, allow_truncated: bool) -> Header:
         raise corrupt(f"a tag with more than {MAX_PARTS} values")
     frames = _count_pages(data, order, following, limits)
     check_frames(frames, limits)
-    _check_pieces(data, tags, _pixel_bits(tags), limits)
+    _check_tiles(data, tags, _pixel_bits(tags), limits)
     depth, photometric = tags.get(_BITS, (1,))[0], _one(tags, _PHOTOMETRIC, 0)
     sample_format, orientation = _one(tags, _SAMPLE_FORMAT, 1), _one(tags, _ORIENTATION, 1)
     profile = tags.get(_PROFILE)
@@ -187,6 +192,29 @@ def read(data: bytes, limits: Limits, allow_truncated: bool) -> Header:
         profile=bytes(profile) if profile and max(profile) < 256 and len(profile) <= MAX_PROFILE else None,
         bits=depth,
         signed=sample_format == 2,
-        # Up to 8 bits the decoder turns white-is-zero round itself.
+        # Up to 8 bits, the decoder handles white-is-zero itself.
         inverted=photometric == 0 and depth > 8,
     )
+
+
+#: Positions of the library in the wheels of Pillow for Linux, macOS and Windows.
+_LIBRARIES = ("../pillow.libs/libtiff-*.so*", ".dylibs/libtiff*.dylib", "../pillow.libs/*tiff*.dll")
+
+
+@cache
+def silence_libtiff() -> bool:
+    """Stop libtiff from printing to standard error; return False if the library is not found.
+
+    libtiff prints a line with contents of the file for every damaged file, and Pillow has no option for that. The error
+    handler is disabled in the library inside the wheel of Pillow, for the process; errors are still reported to Pillow.
+    """
+    for package in PIL.__path__:
+        for pattern in _LIBRARIES:
+            for path in Path(package).parent.glob(f"{Path(package).name}/{pattern}"):
+                with contextlib.suppress(OSError, AttributeError):
+                    library = ctypes.CDLL(str(path.resolve()))
+                    library.TIFFSetErrorHandler.argtypes = [ctypes.c_void_p]
+                    library.TIFFSetErrorHandler.restype = ctypes.c_void_p
+                    library.TIFFSetErrorHandler(None)
+                    return True
+    return False

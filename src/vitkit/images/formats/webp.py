@@ -1,20 +1,19 @@
-"""WebP (RFC 9649): still pictures, and the first frame of animated ones taken out as a still picture."""
+"""WebP (RFC 9649): still images, and the first frame of animations as a still image."""
 
 import struct
 from collections.abc import Iterator
 from typing import Final
 
+from vitkit.images.errors import Limits
 from vitkit.images.formats import MAX_PARTS, MAX_PROFILE, check_frames, check_size, corrupt, truncated
-from vitkit.images.header import Header, Placed
-from vitkit.images.limits import Limits
-from vitkit.images.orientation import read_orientation
+from vitkit.images.header import CanvasPosition, Header, read_orientation
 
 _ALPHA_FLAG: Final = 0x10
 _ANIMATION_FLAG: Final = 0x02
 
 
 def sniff(data: bytes) -> bool:
-    """Whether the file begins as WebP files do."""
+    """Return whether the first bytes are those of a WebP file."""
     return data[:4] == b"RIFF" and data[8:12] == b"WEBP"
 
 
@@ -36,14 +35,14 @@ def _three(data: bytes, at: int) -> int:
 
 
 def _bitstream_size(name: bytes, payload: bytes) -> tuple[int, int]:
-    """Width and height that the coded picture itself states, which is what the decoder will allocate."""
+    """Return width and height in the bitstream, by which the decoder allocates memory."""
     if name == b"VP8L":
         if len(payload) < 5 or payload[0] != 0x2F:
-            raise corrupt("the lossless picture has no proper start")
+            raise corrupt("the lossless image has an invalid header")
         packed = struct.unpack_from("<I", payload, 1)[0]
         return (packed & 0x3FFF) + 1, ((packed >> 14) & 0x3FFF) + 1
     if len(payload) < 10 or payload[0] & 1 or payload[3:6] != b"\x9d\x01\x2a":
-        raise corrupt("the picture has no proper start")
+        raise corrupt("the image has an invalid header")
     if _three(payload, 0) >> 5 > len(payload) - 10:
         raise truncated()
     width, height = struct.unpack_from("<HH", payload, 6)
@@ -55,10 +54,10 @@ def _chunk(name: bytes, payload: bytes) -> bytes:
 
 
 def _still(parts: dict[bytes, bytes], limits: Limits) -> tuple[bytes, int, int]:
-    """A file of one still picture from the chunks ALPH, VP8 or VP8L, with its width and height."""
+    """Return a still image file made of the chunks ALPH, VP8 or VP8L, with its width and height."""
     name = b"VP8L" if b"VP8L" in parts else b"VP8 "
     if name not in parts:
-        raise corrupt("it has no picture")
+        raise corrupt("it has no image")
     width, height = _bitstream_size(name, parts[name])
     check_size(width, height, limits)
     body = _chunk(name, parts[name])
@@ -69,7 +68,7 @@ def _still(parts: dict[bytes, bytes], limits: Limits) -> tuple[bytes, int, int]:
 
 
 def _gather(data: bytes, limits: Limits) -> tuple[dict[bytes, bytes], int]:
-    """The first chunk of each kind, and the number of frames."""
+    """Return the first chunk of each type, and the number of frames."""
     (length,) = struct.unpack_from("<I", data, 4)
     if 8 + length > len(data):
         raise truncated()
@@ -83,7 +82,7 @@ def _gather(data: bytes, limits: Limits) -> tuple[dict[bytes, bytes], int]:
 
 
 def _canvas(payload: bytes, limits: Limits) -> tuple[int, int, bool]:
-    """Width and height of the canvas, and whether it is animated, from the chunk VP8X."""
+    """Return width and height of the canvas, and whether it is animated, from the chunk VP8X."""
     if len(payload) < 10:
         raise corrupt("the header chunk has the wrong length")
     width, height = _three(payload, 4) + 1, _three(payload, 7) + 1
@@ -91,8 +90,8 @@ def _canvas(payload: bytes, limits: Limits) -> tuple[int, int, bool]:
     return width, height, bool(payload[0] & _ANIMATION_FLAG)
 
 
-def _first_picture(found: dict[bytes, bytes], limits: Limits) -> tuple[bytes, int, int, Placed | None]:
-    """A still file of the first frame, its width and height, and its place where it does not fill the canvas."""
+def _first_frame(found: dict[bytes, bytes], limits: Limits) -> tuple[bytes, int, int, CanvasPosition | None]:
+    """Return a still file of the first frame, its width and height, and its position if it does not fill the canvas."""
     if b"VP8X" not in found:
         return *_still(found, limits), None
     canvas_width, canvas_height, animated = _canvas(found[b"VP8X"], limits)
@@ -107,14 +106,14 @@ def _first_picture(found: dict[bytes, bytes], limits: Limits) -> tuple[bytes, in
     if (width, height) == (canvas_width, canvas_height) and not left and not top:
         return clean, width, height, None
     if not animated or left + width > canvas_width or top + height > canvas_height:
-        raise corrupt("the header and the picture state different sizes")
+        raise corrupt("the header and the image have different sizes")
     return clean, width, height, (left, top, canvas_width, canvas_height)
 
 
 def read(data: bytes, limits: Limits, allow_truncated: bool) -> Header:
-    """Header of a WebP file; a truncated one is always refused, because its decoder has no half results."""
+    """Read the header of a WebP file. Truncated files are rejected, because the decoder returns no partial images."""
     found, frames = _gather(data, limits)
-    clean, width, height, placed = _first_picture(found, limits)
+    clean, width, height, canvas_position = _first_frame(found, limits)
     profile = found.get(b"ICCP")
     return Header(
         format="WEBP",
@@ -124,5 +123,5 @@ def read(data: bytes, limits: Limits, allow_truncated: bool) -> Header:
         frames=frames,
         orientation=read_orientation(found.get(b"EXIF", b"")),
         profile=profile if profile and len(profile) <= MAX_PROFILE else None,
-        placed=placed,
+        canvas_position=canvas_position,
     )

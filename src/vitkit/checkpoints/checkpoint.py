@@ -1,0 +1,41 @@
+"""`Checkpoint`, which `load` returns and `save` takes, and `CheckpointError`."""
+
+from dataclasses import dataclass
+
+from vitkit.data.processor import Processor
+from vitkit.models import Backbone
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be found, read or written; the message is a single line."""
+
+
+def listing(names: list[str], limit: int = 8) -> str:
+    """Joins names for an error message; after `limit` names it gives the number of the rest."""
+    shown = ", ".join(map(_shown, names[:limit]))
+    return f"{shown} and {len(names) - limit} more" if len(names) > limit else shown
+
+
+def _shown(name: str) -> str:
+    """Quotes and truncates names from untrusted files that are unprintable or too long."""
+    return name if name.isprintable() and len(name) <= 160 else repr(name[:160])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Source of a checkpoint, its format, Hub commit, and notes on inferred or ignored values."""
+
+    source: str = ""
+    format: str = "vitkit"
+    revision: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A model with its image processor and one label per class (no labels if it has no head)."""
+
+    model: Backbone
+    processor: Processor
+    labels: tuple[str, ...]
+    origin: Origin = Origin()

@@ -1,0 +1,107 @@
+"""Checkpoint formats: one module per library and model family, found by file name.
+
+Each module has a `FORMAT`: a two-way table of tensor names plus the values that tensors do not store: activation,
+LayerNorm epsilon and preprocessing. To support another family of a library, add a file with the same `targets`; no
+other file changes.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from vitkit.checkpoints.checkpoint import Checkpoint
+from vitkit.checkpoints.json_files import Json
+from vitkit.checkpoints.table import Table
+from vitkit.checkpoints.tensors import Tensors
+from vitkit.config import nearest
+from vitkit.data.processor import Processor
+
+
+@dataclass(frozen=True, kw_only=True)
+class RawCheckpoint:
+    """Tensors and JSON files of a checkpoint in a known format; no values have been read.
+
+    `tensors` have the format's names. `file_name` and `wrapper` (the prefix that was removed from every name, such as
+    `teacher.`) identify variants that nothing else distinguishes. `overrides` are config fields set by the caller,
+    `image_size` is (height, width) in pixels.
+    """
+
+    tensors: Tensors
+    config: Json | None = None
+    preprocessor: Json | None = None
+    file_name: str = ""
+    wrapper: str = ""
+    overrides: Json
+    image_size: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """Model config, processor, labels (None: not stored) and notes read from a checkpoint."""
+
+    config: Any
+    processor: Processor
+    labels: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    """A checkpoint format for one family of models.
+
+    name                unique name, saved as `Origin.format`
+    targets             values of `to=` that select this format; the first format that supports the model is written
+    family              the family in `models` that it stores, None for any
+    table               vitkit's tensor names and the format's
+    anchors             patterns of names that every file has; a prefix before the first is a wrapper
+    aliases             patterns and replacements from names of other library versions to those of the table
+    ignored             patterns of names that are ignored, each with a description
+    suffix              suffix of the single file it writes; "" for a folder
+    accepts             whether the config.json (None: missing) may belong to this format
+    arrange             converts tensors that the table cannot map as stored (stacked layers)
+    describe            reads config, processor and labels
+    unsupported_reason  why a config cannot be stored, and which format can store it; None if it can
+    write               writes a checkpoint to a new file or into a new folder
+    """
+
+    name: str
+    targets: tuple[str, ...]
+    family: str | None
+    table: Table
+    anchors: tuple[str, ...] = ()
+    aliases: tuple[tuple[str, str], ...] = ()
+    ignored: tuple[tuple[str, str], ...] = ()
+    suffix: str = ""
+    accepts: Callable[[Json | None], bool]
+    arrange: Callable[[Tensors], Tensors] = lambda tensors: tensors
+    describe: Callable[[RawCheckpoint], Description]
+    unsupported_reason: Callable[[Any], str | None]
+    write: Callable[[Checkpoint, Path], None]
+
+
+@cache
+def all_formats() -> tuple[Format, ...]:
+    """Returns every format in this folder and its subfolders, sorted by name."""
+    modules = pkgutil.walk_packages(__path__, f"{__name__}.")
+    names = [each.name for each in modules if not each.ispkg and not each.name.rpartition(".")[2].startswith("_")]
+    return tuple(sorted((importlib.import_module(name).FORMAT for name in names), key=lambda each: each.name))
+
+
+def list_formats() -> list[str]:
+    """Returns the valid values of `to=` and `format=`."""
+    return sorted({target for each in all_formats() for target in each.targets})
+
+
+def formats_for(target: str) -> list[Format]:
+    """Returns the formats that `target` selects, the one with that name first.
+
+    Raises ValueError for an unknown target.
+    """
+    selected = [each for each in all_formats() if target in each.targets]
+    if not selected:
+        raise ValueError(f"unknown format '{target}'{nearest(target, list_formats())}")
+    return sorted(selected, key=lambda each: (each.targets.index(target), each.name != target))

@@ -1,0 +1,75 @@
+"""Reads untrusted JSON (limited size and depth, no duplicate keys, no NaN) and writes JSON."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+from vitkit.checkpoints.checkpoint import CheckpointError
+
+#: A parsed JSON object.
+Json = Mapping[str, Any]
+
+MAX_BYTES = 8 << 20
+# No valid file has longer numbers, and parsing them takes quadratic time.
+MAX_DIGITS = 30
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Returns the JSON object in a file; CheckpointError if it is not one valid JSON object."""
+    size = path.stat().st_size
+    if size > MAX_BYTES:
+        raise CheckpointError(f"{path.name} has {size:,} bytes; the limit is {MAX_BYTES:,}")
+    return parse_json(path.read_bytes(), path.name)
+
+
+def parse_json(data: bytes, name: str) -> dict[str, Any]:
+    """Parses bytes as `read_json` does; `name` is used in error messages."""
+    try:
+        value = json.loads(
+            data.decode("utf-8"),
+            object_pairs_hook=_unique,
+            parse_constant=_constant,
+            parse_int=_int,
+            parse_float=_float,
+        )
+    except CheckpointError as error:
+        raise CheckpointError(f"{name}: {error}") from None
+    except RecursionError:
+        raise CheckpointError(f"{name} is nested too deeply") from None
+    except ValueError as error:
+        raise CheckpointError(f"{name} is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{name} is not a JSON object")
+    return value
+
+
+def write_json(data: Json, path: Path) -> None:
+    """Writes JSON with an indent of two, as transformers and timm do."""
+    path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    result: dict[str, object] = {}
+    for key, value in pairs:
+        if key in result:
+            raise CheckpointError(f"duplicate key {key[:80]!r}")
+        result[key] = value
+    return result
+
+
+def _constant(text: str) -> NoReturn:
+    raise CheckpointError(f"{text} is not a JSON number")
+
+
+def _int(text: str) -> int:
+    if len(text) > MAX_DIGITS:
+        raise CheckpointError(f"a number has {len(text)} digits; the limit is {MAX_DIGITS}")
+    return int(text)
+
+
+def _float(text: str) -> float:
+    value = float(text)
+    if value in (float("inf"), float("-inf")):
+        raise CheckpointError(f"the number {text[:40]} is too large")
+    return value

@@ -1,0 +1,160 @@
+"""Loads a checkpoint: find files, detect the format, validate names and shapes, read tensors."""
+
+import dataclasses
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vitkit import models
+from vitkit.checkpoints import heads, preprocessing
+from vitkit.checkpoints.checkpoint import Checkpoint, CheckpointError, Origin
+from vitkit.checkpoints.detect import Detection, detect_format
+from vitkit.checkpoints.formats import Description, RawCheckpoint
+from vitkit.checkpoints.locate import Files, locate
+from vitkit.data.labels import default_labels
+
+
+def load(
+    source: str | os.PathLike[str],
+    *,
+    format: str | None = None,  # noqa: A002 - the public name
+    revision: str | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    patch_size: int | tuple[int, int] | None = None,
+    num_classes: int | None = None,
+    head: str | os.PathLike[str] | None = None,
+    config: Mapping[str, Any] | None = None,
+    dtype: torch.dtype | None = torch.float32,
+) -> Checkpoint:
+    """Loads a checkpoint from a folder, a file or the Hugging Face Hub.
+
+    `source` is a path, a subtree of an archive (`a.npz:img`) or a Hub id `owner/name[@revision]`.
+
+    Format and config are inferred from the tensors; `format` and `config` (fields of the model's config) set what
+    cannot be inferred. `image_size` in pixels resizes the position table if the file has another size; it sets the size
+    of files that do not store it. `patch_size` resizes the patch projection (FlexiViT; `layers.resize_patches`) and the
+    position table. `num_classes` replaces the head by a zero-initialized one, 0 removes it. `head` is the path of a
+    separate file with a linear head, as DINO and DINOv2 publish them (`checkpoints.heads`). Weights are converted to
+    `dtype`; None keeps the dtype of the file. The model is in evaluation mode.
+
+    Raises CheckpointError with a one-line message if the checkpoint is invalid, ValueError for an unknown format.
+    """
+    if head is not None and num_classes is not None:
+        raise ValueError(f"head={os.fspath(head)!r} and num_classes={num_classes} both set the head; pass only one")
+    # With another head, these fields describe its input, not that of the file's head.
+    overrides = {name: value for name, value in (config or {}).items() if head is None or name not in heads.FIELDS}
+    text = os.fspath(source)
+    size, patch = ((each, each) if isinstance(each, int) else each for each in (image_size, patch_size))
+    try:
+        files = locate(text, revision)
+    except CheckpointError as error:
+        raise CheckpointError(_with_source(text, str(error))) from None
+    try:
+        checkpoint = assemble(files, format=format, image_size=size, patch_size=patch, overrides=overrides, dtype=dtype)
+    except CheckpointError as error:
+        raise CheckpointError(f"{text}: {error}") from None
+    origin = dataclasses.replace(checkpoint.origin, source=text, revision=files.revision)
+    checkpoint = dataclasses.replace(checkpoint, origin=origin)
+    if head is not None:
+        return _with_head(checkpoint, heads.attach(checkpoint.model, Path(head).expanduser(), config or {}, dtype))
+    if num_classes is not None:
+        note = f"head of {checkpoint.model.config.num_classes} classes replaced by a zero one of {num_classes} classes"
+        checkpoint.model.reset_head(num_classes)
+        return _with_head(checkpoint, note)
+    return checkpoint
+
+
+def _with_head(checkpoint: Checkpoint, note: str) -> Checkpoint:
+    """Adds default labels for a new head and a note to the checkpoint."""
+    origin = dataclasses.replace(checkpoint.origin, notes=(*checkpoint.origin.notes, note))
+    return dataclasses.replace(checkpoint, labels=default_labels(checkpoint.model.config.num_classes), origin=origin)
+
+
+def _with_source(source: str, error: str) -> str:
+    """Prefixes an error of `locate` with the source, unless the message contains it."""
+    named = re.search(rf"(?<!\S){re.escape(source)}(?!\w|[.-]\w)", error)
+    return error if named else f"{source}: {error}"
+
+
+def assemble(
+    files: Files,
+    *,
+    format: str | None,  # noqa: A002
+    image_size: tuple[int, int] | None,
+    patch_size: tuple[int, int] | None = None,
+    overrides: Mapping[str, Any],
+    dtype: torch.dtype | None,
+) -> Checkpoint:
+    """Builds the checkpoint; validates names, shapes and config before reading values."""
+    detected = detect_format(files.tensors, files.config, format)
+    raw = RawCheckpoint(
+        tensors=detected.tensors,
+        config=files.config,
+        preprocessor=files.preprocessor,
+        file_name=files.path.name,
+        wrapper=detected.wrapper,
+        overrides=overrides,
+        image_size=image_size,
+    )
+    described = detected.format.describe(raw)
+    labels = _labels(described)
+    model = _model(described.config, detected, dtype)
+    processor = described.processor
+    notes = detected.notes + described.notes
+    config = described.config
+    patch = None if patch_size == getattr(config, "patch_size", None) else patch_size
+    image = None if image_size == config.image_size else image_size
+    if image is not None or patch is not None:
+        # Resize both at once: resizing the position table twice loses accuracy twice.
+        _resize(model, image, patch)
+    if patch is not None:
+        notes += (f"patch size resized from {config.patch_size} to {patch}",)
+    if image is not None:
+        notes += (f"image size resized from {config.image_size} to {image}",)
+        processor = preprocessing.resized(processor, image)
+    origin = Origin(format=detected.format.name, notes=notes)
+    return Checkpoint(model=model.eval(), processor=processor, labels=labels, origin=origin)
+
+
+def _labels(described: Description) -> tuple[str, ...]:
+    classes = described.config.num_classes
+    if described.labels is None:
+        return default_labels(classes)
+    if len(described.labels) == classes:
+        return described.labels
+    if classes == 0:
+        return ()
+    raise CheckpointError(f"the head has {classes} classes, but the config has {len(described.labels)} labels")
+
+
+def _model(config: Any, detected: Detection, dtype: torch.dtype | None) -> models.Backbone:
+    """Builds the model on the meta device, assigns tensors of the file and computes buffers."""
+    try:
+        model = models.build(config, device="meta")
+    except (RuntimeError, ValueError) as error:
+        raise CheckpointError(f"cannot build a model from this config: {str(error).splitlines()[0]}") from None
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    plan = detected.format.table.plan(expected, detected.tensors, getattr(config, "num_heads", 1))
+    state: dict[str, Tensor] = {}
+    for step in plan:
+        tensor = step.transform.load([detected.tensors.read(name) for name in step.theirs])
+        state[step.ours] = tensor.to(dtype or tensor.dtype).contiguous()
+    model.load_state_dict(state, strict=True, assign=True)
+    for module in model.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            if buffer.is_meta:
+                module.register_buffer(name, torch.empty_like(buffer, device="cpu"), persistent=False)
+    model.init_buffers()
+    return model
+
+
+def _resize(model: models.Backbone, image_size: tuple[int, int] | None, patch_size: tuple[int, int] | None) -> None:
+    try:
+        model.resize(image_size, patch_size)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from None

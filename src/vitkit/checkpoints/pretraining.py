@@ -1,0 +1,101 @@
+"""Loads decoders, mask tokens, heads and tokenizers of published files, for pre-training.
+
+The backbone of a file is loaded like any checkpoint. Its other parts belong to an objective, which defines their names
+in each file layout.
+"""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vitkit.checkpoints.checkpoint import CheckpointError, listing
+from vitkit.checkpoints.containers import open_weights
+from vitkit.checkpoints.locate import locate
+from vitkit.checkpoints.table import Table, Transform
+from vitkit.checkpoints.tensors import Shape, Tensors
+from vitkit.layers.dalle import DalleEncoder
+
+# Keys under which training scripts save the weights.
+WRAPPED = (r"^(?:(?:model|state_dict|module|_orig_mod)\.)+", "")
+# A token is (1, 1, d) in files and (d,) in vitkit.
+TOKEN = Transform(lambda parts: parts[0].flatten(), lambda ours, heads: [ours[None, None]])
+# A linear layer on every patch is a 1x1 convolution in files.
+POINTWISE = Transform(lambda parts: parts[0].flatten(1), lambda ours, heads: [ours[:, :, None, None]])
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Tensor names of an objective's parts in one kind of file, with aliases of older names."""
+
+    table: Table
+    aliases: tuple[tuple[str, str], ...] = ()
+
+
+def load_parts(
+    source: str, wanted: Mapping[str, Shape], layouts: Sequence[Layout], *, what: str, num_heads: int = 1
+) -> dict[str, Tensor]:
+    """Loads the tensors in `wanted` (names to shapes) from a folder, file or Hub id, in float32.
+
+    The layout that matches most names in the file is used. Raises CheckpointError if the source has none of the
+    parts, or if some are missing or have other shapes; `what` describes the parts in the message.
+    """
+    tensors = locate(source, None).tensors
+    best, known = None, tensors.select({})
+    for layout in layouts:
+        matched = _matched(tensors, layout)
+        if len(matched.infos) > len(known.infos):
+            best, known = layout, matched
+    if best is None:
+        raise CheckpointError(f"{source} has no {what}; its tensors are {listing(list(tensors.infos), 5)}")
+    try:
+        plan = best.table.plan(wanted, known, num_heads)
+    except CheckpointError as error:
+        raise CheckpointError(f"{source}: {what}: {error}") from None
+    return {step.ours: step.transform.load([known.read(name) for name in step.theirs]).float() for step in plan}
+
+
+def _matched(tensors: Tensors, layout: Layout) -> Tensors:
+    """Selects the tensors that the layout has, under its names."""
+    names: dict[str, str] = {}
+    for old in tensors.infos:
+        new = old
+        for pattern, replacement in (WRAPPED, *layout.aliases):
+            new = re.sub(pattern, replacement, new)
+        if layout.table.matches(new):
+            if new in names:
+                raise CheckpointError(f"{names[new]} and {old} are names of the same tensor")
+            names[new] = old
+    return tensors.select(names)
+
+
+def load_dalle_encoder(path: str | os.PathLike[str]) -> DalleEncoder:
+    """Loads DALL-E's encoder in evaluation mode, without gradients; infers sizes from tensors.
+
+    `path` is OpenAI's `encoder.pkl` (a pickled module, of which only the tensors are read) or any file of its tensors.
+    Raises CheckpointError that lists every tensor that is missing, unknown or of another shape.
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise CheckpointError(f"no such file: '{path}'; expected DALL-E's encoder.pkl or a .safetensors of its tensors")
+    tensors = open_weights(file)
+    first, last = (tensors.infos.get(f"blocks.{part}.w") for part in ("input", "output.conv"))
+    if first is None or last is None or len(first.shape) != 4 or len(last.shape) != 4:
+        raise CheckpointError(f"{file.name} is not DALL-E's encoder; its tensors are {listing(list(tensors.infos), 5)}")
+    # Check all shapes on the meta device first, to allocate no memory for an invalid file.
+    with torch.device("meta"):
+        model = DalleEncoder(hidden=first.shape[0], vocabulary=last.shape[0], channels=first.shape[1])
+    wanted = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    found = {name: info.shape for name, info in tensors.infos.items()}
+    wrong = [name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)]
+    if wrong:
+        raise CheckpointError(
+            f"{file.name} is not DALL-E's encoder: missing, unknown or of another shape: {listing(sorted(wrong))}"
+        )
+    state = {name: tensors.read(name).float().clone() for name in wanted}
+    model.load_state_dict(state, assign=True)
+    return model.eval().requires_grad_(False)

@@ -1,0 +1,87 @@
+"""Saves checkpoints in any format that supports the model; writes are atomic."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from vitkit import atomic
+from vitkit.checkpoints.checkpoint import Checkpoint, CheckpointError
+from vitkit.checkpoints.formats import formats_for
+from vitkit.checkpoints.load import load
+
+
+def save(
+    checkpoint: Checkpoint,
+    target: str | os.PathLike[str],
+    *,
+    to: str | None = None,
+    overwrite: bool = False,
+) -> str:
+    """Writes a checkpoint in the format `to` and returns the name of the format.
+
+    `to` is one of `list_formats()`. The default is huggingface if it supports the model, else vitkit. The target is a
+    folder, or a file for npz, big_vision and torchvision. It is written atomically; an existing target is an error
+    unless `overwrite`. Raises CheckpointError with the reason if the format does not support the model.
+    """
+    classes = checkpoint.model.config.num_classes
+    if len(checkpoint.labels) != classes:
+        raise CheckpointError(f"the model has {classes} classes, but there are {len(checkpoint.labels)} labels")
+    name = checkpoint.model.family
+    candidates = [*formats_for("huggingface"), *formats_for("vitkit")] if to is None else formats_for(to)
+    matching = [each for each in candidates if each.family in (None, name)]
+    if not matching:
+        raise CheckpointError(f"{to} does not support the model family {name}; use to='vitkit'")
+    reasons = [each.unsupported_reason(checkpoint.model.config) for each in matching]
+    if all(reasons):
+        raise CheckpointError(str(reasons[0]))
+    chosen = matching[reasons.index(None)]
+    path = Path(target).expanduser()
+    if chosen.suffix and path.suffix != chosen.suffix:
+        raise CheckpointError(f"{chosen.name} is a single file: the name must end in {chosen.suffix}, not {path.name}")
+    write = write_file if chosen.suffix else write_folder
+    write(path, lambda part: chosen.write(checkpoint, part), overwrite=overwrite)
+    return chosen.name
+
+
+def convert(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    to: str,
+    *,
+    overwrite: bool = False,
+    **options: Any,
+) -> Checkpoint:
+    """Loads a checkpoint with `load(source, **options)`, writes it as `to` and returns it."""
+    checkpoint = load(source, **options)
+    save(checkpoint, target, to=to, overwrite=overwrite)
+    return checkpoint
+
+
+def write_file(target: Path, write: Callable[[Path], None], *, overwrite: bool) -> None:
+    """Writes a file with `write(path)`; CheckpointError if it exists, unless `overwrite`."""
+    if target.is_dir():
+        raise CheckpointError(f"{target} is a folder, but this format is a single file")
+    if target.exists() and not overwrite:
+        raise CheckpointError(f"{target} exists: pass overwrite=True (--overwrite) to replace it")
+    atomic.write_file(target, write)
+
+
+def write_folder(target: Path, write: Callable[[Path], None], *, overwrite: bool) -> None:
+    """Writes a folder with `write(folder)`; CheckpointError if it is not empty, unless `overwrite`.
+
+    With `overwrite`, an existing folder is replaced only if it is a checkpoint: it has a config.json and no subfolders.
+    """
+    check_folder(target, overwrite=overwrite)
+    atomic.write_folder(target, write)
+
+
+def check_folder(target: Path, *, overwrite: bool) -> None:
+    """Raises CheckpointError if `write_folder` cannot write the target."""
+    if target.exists() and not target.is_dir():
+        raise CheckpointError(f"{target} is a file, but this format is a folder")
+    inside = list(target.iterdir()) if target.is_dir() else []
+    if inside and not overwrite:
+        raise CheckpointError(f"{target} exists and is not empty: pass overwrite=True (--overwrite) to replace it")
+    if inside and (not (target / "config.json").is_file() or any(path.is_dir() for path in inside)):
+        raise CheckpointError(f"{target} is not replaced: it is not empty and not a checkpoint folder")

@@ -1,0 +1,44 @@
+"""Rescaling and normalisation of 8-bit pixel values by lookup table, and the usual means and standard deviations."""
+
+from functools import lru_cache
+from typing import Final
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
+IMAGENET_STD: Final = (0.229, 0.224, 0.225)
+#: Mean and standard deviation that map [0, 1] to [-1, 1], as Google's ViTs use.
+HALF: Final = (0.5, 0.5, 0.5)
+
+
+@lru_cache(maxsize=64)
+def table(rescale: float, mean: tuple[float, ...], std: tuple[float, ...]) -> Float32[np.ndarray, "c 256"]:
+    """Return the normalised value of each of the 256 pixel values, one row per channel.
+
+    The order of rounding is that of transformers and timm.
+    """
+    values = (np.arange(256, dtype=np.float64) * rescale).astype(np.float32)
+    return (values - np.array(mean, np.float32)[:, None]) / np.array(std, np.float32)[:, None]
+
+
+def normalize(
+    pixels: UInt8[np.ndarray, "h w *c"], rescale: float, mean: tuple[float, ...], std: tuple[float, ...]
+) -> Float32[np.ndarray, "c h w"]:
+    """Rescale 8-bit pixels and normalise them by channel."""
+    pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+    normalized = np.empty((len(mean), *pixels.shape[:2]), np.float32)
+    for channel, row in enumerate(table(rescale, mean, std)):
+        np.take(row, pixels[..., channel], out=normalized[channel], mode="clip")
+    return normalized
+
+
+def normalize_fused(
+    pixels: UInt8[np.ndarray, "h w c"], rescale: float, mean: tuple[float, ...], std: tuple[float, ...]
+) -> Float32[np.ndarray, "c h w"]:
+    """Rescale and normalise by one multiplication and one subtraction: `normalize` up to float rounding."""
+    factor, shift = rescale / np.array(std, np.float64), np.array(mean, np.float64) / np.array(std, np.float64)
+    normalized = np.empty((len(mean), *pixels.shape[:2]), np.float32)
+    np.multiply(np.moveaxis(pixels, -1, 0), factor.astype(np.float32)[:, None, None], out=normalized)
+    normalized -= shift.astype(np.float32)[:, None, None]
+    return normalized

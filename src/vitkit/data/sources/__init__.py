@@ -1,0 +1,23 @@
+"""Data sources, one file each, and the names of splits.
+
+A file without underscore has a function `open_source(location) -> {split: Source}` (see `vitkit.data`).
+"""
+
+import re
+from pathlib import Path
+
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing"),
+}
+SPLITS = {name: split for split, names in SPLIT_NAMES.items() for name in names}
+
+
+def split_of(path: str) -> str | None:
+    """Return the split that the file name or a folder begins with: train-00000-of-00002.parquet, test/0.parquet."""
+    for part in reversed(Path(path).parts):
+        word = re.split(r"[^a-z]", part.lower())[0]
+        if word in SPLITS:
+            return SPLITS[word]
+    return None

@@ -1,0 +1,86 @@
+"""Index and random access of uncompressed tar shards. Nothing is extracted and no code is run."""
+
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+MAX_MEMBERS = 2_000_000
+MAX_MEMBER_BYTES = 64 << 20
+MAX_NAME = 1024
+# Loading these formats can run code, so shards that contain them are rejected.
+PICKLES = frozenset(["pkl", "pickle", "pyd", "pt", "pth", "joblib", "dill", "pyc", "pkl.gz"])
+
+
+@dataclass(frozen=True)
+class Member:
+    """Position of a file in a shard, in bytes."""
+
+    offset: int
+    size: int
+
+
+def index(shard: Path) -> dict[str, dict[str, Member]]:
+    """Return the members of a shard by sample and extension: {"0001": {"jpg": Member, "cls": Member}}.
+
+    Members are in the order of the shard. As in WebDataset, the name of a sample is the path up to the first dot of the
+    file name. Raises ValueError that names shard and member for a link, a device, a pickle, a path outside the folder,
+    a duplicate or oversized member, and for a shard that is truncated, compressed or not a tar file.
+    """
+    size = shard.stat().st_size
+    samples: dict[str, dict[str, Member]] = {}
+    try:
+        # "r:" accepts no compression: compressed shards have no random access, and their unpacked size is unbounded.
+        with tarfile.open(shard, "r:", errorlevel=2) as archive:
+            for number, info in enumerate(archive):
+                if number >= MAX_MEMBERS:
+                    raise ValueError(f"{shard.name} has more than {MAX_MEMBERS:,} members")
+                if info.isdir():
+                    continue
+                _check(info, shard)
+                if info.offset_data + info.size > size:
+                    raise ValueError(f"{shard.name} is truncated: '{_shown(info.name)}' extends beyond its end")
+                key, extension = _split(info.name)
+                if extension in samples.setdefault(key, {}):
+                    raise ValueError(f"{shard.name} contains '{_shown(info.name)}' twice")
+                samples[key][extension] = Member(info.offset_data, info.size)
+    except (tarfile.TarError, EOFError, OverflowError) as error:
+        raise ValueError(f"{shard.name} is not an uncompressed tar file: {type(error).__name__}") from None
+    return samples
+
+
+def read(shard: Path, member: Member) -> bytes:
+    """Return the bytes of a member. Raises ValueError if the shard has become shorter since it was indexed."""
+    with shard.open("rb") as file:
+        file.seek(member.offset)
+        data = file.read(member.size)
+    if len(data) != member.size:
+        raise ValueError(f"{shard.name} has become shorter since it was opened")
+    return data
+
+
+def _check(info: tarfile.TarInfo, shard: Path) -> None:
+    """Raise ValueError unless a member is a regular file of limited size with a safe name."""
+    shown = f"'{_shown(info.name)}'"
+    # tarfile counts sparse members as regular files, but their content is not stored contiguously.
+    if not info.isreg() or info.issparse():
+        kind = "a link" if info.issym() or info.islnk() else "not a regular file"
+        raise ValueError(f"{shard.name}: the member {shown} is {kind}; shards may contain only regular files")
+    path = PurePosixPath(info.name)
+    if path.is_absolute() or ".." in path.parts or "\0" in info.name or "\\" in info.name or len(info.name) > MAX_NAME:
+        raise ValueError(f"{shard.name}: the member {shown} has an unsafe path")
+    if _split(info.name)[1].rpartition(".")[2] in PICKLES or _split(info.name)[1] in PICKLES:
+        raise ValueError(f"{shard.name}: the member {shown} is a pickle; pickles are not supported")
+    if info.size > MAX_MEMBER_BYTES:
+        raise ValueError(f"{shard.name}: the member {shown} has {info.size:,} bytes; {MAX_MEMBER_BYTES:,} is the limit")
+
+
+def _split(name: str) -> tuple[str, str]:
+    folder, slash, file = name.rpartition("/")
+    key, _, extension = file.partition(".")
+    return folder + slash + key, extension.lower()
+
+
+def _shown(name: str) -> str:
+    """Escape and shorten an untrusted name for an error message."""
+    text = name.encode("ascii", "backslashreplace").decode().replace("\n", " ").replace("\0", "?")
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,61 @@
+"""Source `csv:images.csv`: a table of images and labels with a header, such as `path,label`.
+
+Paths are relative to the file. Columns are found by name, or given: `csv:images.csv#image=file,label=species`. A label
+is a class name or index; several labels are separated by `|`, as in `cat|dog`. An optional column `split` contains
+train, val or test.
+"""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from vitkit.data import Source
+from vitkit.data.sources._columns import choose, parse
+from vitkit.data.sources._listing import Row, listing_splits
+
+
+def open_source(location: str) -> dict[str, Source]:
+    """Open a CSV file and return its splits. Raises ValueError that names the line of an error."""
+    name, chosen = parse(location)
+    path = Path(name).expanduser()
+    if not path.is_file():
+        raise ValueError(f"there is no file '{name}'; expected csv:FILE")
+    columns, rows = _rows(path)
+    return listing_splits(path, _with_labels(rows, choose("label", columns, chosen, path.name)), columns, chosen)
+
+
+def _rows(path: Path) -> tuple[list[str], list[Row]]:
+    """Read the header and the rows. The delimiter is a comma, or a semicolon or tab if the header has no comma."""
+    rows = []
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        try:
+            header = file.readline()
+            file.seek(0)
+            delimiter = next((each for each in ",;\t" if each in header), ",")
+            reader = csv.reader(file, delimiter=delimiter, strict=True)
+            columns = [name.strip() for name in next(reader, [])]
+            for cells in reader:
+                if cells and len(cells) != len(columns):
+                    raise ValueError(
+                        f"{path.name}, line {reader.line_num}: {len(cells)} values, but the header has {len(columns)}"
+                    )
+                if cells:
+                    rows.append(Row(reader.line_num, dict(zip(columns, map(str.strip, cells), strict=True))))
+        except UnicodeDecodeError:
+            raise ValueError(f"{path.name} is not UTF-8 text") from None
+        except csv.Error as error:
+            raise ValueError(f"{path.name}, line {len(rows) + 2} or later, is not valid CSV: {error}") from None
+    return columns, rows
+
+
+def _with_labels(rows: list[Row], column: str) -> list[Row]:
+    """Split labels at `|` and convert them to integers if all are integers."""
+    texts = [row.fields[column] for row in rows]
+    several = any("|" in text for text in texts)
+    lists = [[part.strip() for part in text.split("|") if part.strip()] if several else [text] for text in texts]
+    numbers = all(label.removeprefix("-").isdecimal() for labels in lists for label in labels if label)
+    values: list[Any] = [[int(label) if numbers and label else label for label in labels] for labels in lists]
+    return [
+        Row(row.line, {**row.fields, column: labels if several else labels[0]})
+        for row, labels in zip(rows, values, strict=True)
+    ]

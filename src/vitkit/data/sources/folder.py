@@ -1,0 +1,70 @@
+"""Source `folder:images/`: one folder per class (images/daisy/1.jpg), maybe by split (images/train/daisy/1.jpg)."""
+
+import os
+from pathlib import Path
+
+from vitkit.data import EncodedSource, Source
+from vitkit.data.sources import SPLIT_NAMES
+from vitkit.images import SUFFIXES
+
+
+class Folder(EncodedSource):
+    """Images in class folders, sorted by name. The key of an image is its path inside the folder.
+
+    Raises ValueError if there are no class folders or a class folder has no images.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.classes = tuple(_subfolders(path))
+        if not self.classes:
+            raise ValueError(
+                f"the folder '{path}' has no class folders; put the images of each class in a folder of its own"
+            )
+        self.keys: list[str] = []
+        self.labels: list[int] = []
+        for label, name in enumerate(self.classes):
+            found = _images(path, name)
+            if not found:
+                raise ValueError(f"the class folder '{path / name}' has no images")
+            self.keys.extend(found)
+            self.labels.extend([label] * len(found))
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.keys)
+
+    def encoded(self, index: int) -> tuple[bytes | Path, str]:
+        """Return the path or the bytes of an image file, and its key."""
+        return self.path / self.keys[index], self.keys[index]
+
+    def label(self, index: int) -> int:
+        """Return the index of the class folder."""
+        return self.labels[index]
+
+
+def open_source(location: str) -> dict[str, Source]:
+    """Open a folder and return its splits, or `all`. Raises ValueError for a missing folder or class without images."""
+    path = Path(location).expanduser()
+    if not location or not path.is_dir():
+        raise ValueError(f"there is no folder '{location}'; expected folder:PATH")
+    names = _subfolders(path)
+    found = {split: name for split, known in SPLIT_NAMES.items() for name in names if name.lower() in known}
+    # A class may be called "test": the folders are splits only if one is "train" and no other folder exists.
+    if "train" in found and len(found) == len(names):
+        return {split: Folder(path / name) for split, name in found.items()}
+    return {"all": Folder(path)}
+
+
+def _subfolders(path: Path) -> list[str]:
+    return sorted(entry.name for entry in os.scandir(path) if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _images(path: Path, name: str) -> list[str]:
+    found = []
+    for folder, subfolders, files in os.walk(path / name):
+        subfolders[:] = sorted(each for each in subfolders if not each.startswith("."))
+        inside = Path(folder).relative_to(path)
+        images = (file for file in files if Path(file).suffix.lower() in SUFFIXES and not file.startswith("."))
+        found += [(inside / file).as_posix() for file in images]
+    return sorted(found)

@@ -1,0 +1,92 @@
+"""Source `hub:uoft-cs/cifar10`: a dataset of the Hugging Face Hub, loaded by `datasets` and stored in its cache.
+
+A configuration follows a colon, a revision an at sign: `hub:owner/name:config@main`. Columns are found by their
+features, or given: `hub:uoft-cs/cifar100#label=coarse_label`. Code of a dataset is never run.
+"""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from vitkit.data import EncodedSource, Label, Source
+from vitkit.data.sources import SPLITS
+from vitkit.data.sources._columns import (
+    check_labels,
+    choose_by_type,
+    class_names,
+    encode_labels,
+    feature_type,
+    open_labelled,
+    parse,
+)
+
+
+class Table(EncodedSource):
+    """One split of a dataset of `datasets`. The key of an image is the split name and the row number.
+
+    Raises ValueError that names the row of an invalid label.
+    """
+
+    def __init__(self, table: Any, name: str, chosen: dict[str, str]):
+        from datasets import Image
+
+        features = table.features.to_dict()
+        image_columns = [column for column in table.column_names if feature_type(features[column]) == "Image"]
+        classes = [column for column in table.column_names if class_names(features[column]) is not None]
+        self.name = name
+        self.image = choose_by_type("image", image_columns, table.column_names, chosen, f"the split '{name}'")
+        label = choose_by_type("label", classes, table.column_names, chosen, f"the split '{name}'")
+        if self.image not in image_columns:
+            raise ValueError(f"the split '{name}': the column '{self.image}' contains no images")
+        values = table.select_columns([label])[:][label]
+        check_labels(values, name)
+        self.classes, self.labels = encode_labels(values, class_names(features[label]), lambda row: f"{name} row {row}")
+        # `datasets` does not decode: `vitkit.images` checks and decodes the bytes.
+        self.images = table.select_columns([self.image]).cast_column(self.image, Image(decode=False))
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.labels)
+
+    def encoded(self, index: int) -> tuple[bytes | Path, str]:
+        """Return the path or the bytes of an image file, and its key."""
+        value = self.images[index][self.image] or {}
+        return value.get("bytes") or _cached(value.get("path")), f"{self.name} row {index}"
+
+    def label(self, index: int) -> Label:
+        """Return the class index, or a tuple of class indices."""
+        return self.labels[index]
+
+
+def _cached(path: str | None) -> Path | bytes:
+    """Return the path if it is inside the cache of `datasets`, else no bytes: a table may not read other files."""
+    from datasets import config
+
+    homes = (config.HF_CACHE_HOME, config.HF_DATASETS_CACHE)
+    inside = path and any(Path(path).resolve().is_relative_to(Path(home).resolve()) for home in homes)
+    return Path(path) if path and inside else b""
+
+
+def open_source(location: str) -> dict[str, Source]:
+    """Load a dataset and return its splits, renamed to train, val and test; splits without labels are left out.
+
+    Raises ValueError for an unknown dataset or a missing configuration, ImportError without `datasets`.
+    """
+    try:
+        import datasets
+    except ImportError:
+        raise ImportError("the source 'hub' needs datasets: pip install 'vitkit[data]'") from None
+    path, chosen = parse(location)
+    path, _, revision = path.partition("@")
+    name, _, config = path.partition(":")
+    if not name:
+        raise ValueError("expected hub:OWNER/NAME")
+    try:
+        found = datasets.load_dataset(name, config or None, revision=revision or None)
+    except (ValueError, OSError) as error:  # errors of the library and of its connections
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"the dataset '{name}' cannot be opened: {type(error).__name__}: {reason}") from None
+    tables = {str(split): table for split, table in found.items()}
+    return open_labelled(
+        {SPLITS.get(split.lower(), split): partial(Table, table, split, chosen) for split, table in tables.items()}
+    )

@@ -1,0 +1,41 @@
+"""Source `jsonl:images.jsonl`: one JSON object per line, such as `{"path": "1.jpg", "label": "cat"}`.
+
+Paths are relative to the file. Fields are found by name, or given: `jsonl:images.jsonl#image=file,label=species`. A
+label is a class name or index, or a list of them. An optional field `split` contains train, val or test.
+"""
+
+import json
+from pathlib import Path
+
+from vitkit.data import Source
+from vitkit.data.sources._columns import parse
+from vitkit.data.sources._listing import Row, listing_splits
+
+
+def open_source(location: str) -> dict[str, Source]:
+    """Open a JSON-lines file and return its splits.
+
+    Raises ValueError for a missing file, and one that names the line for an invalid row.
+    """
+    name, chosen = parse(location)
+    path = Path(name).expanduser()
+    if not path.is_file():
+        raise ValueError(f"there is no file '{name}'; expected jsonl:FILE")
+    rows = []
+    with path.open("rb") as file:
+        for line, data in enumerate(file, start=1):
+            if data.strip():
+                rows.append(Row(line, _fields(data, f"{path.name}, line {line}")))
+    columns = list(dict.fromkeys(name for row in rows for name in row.fields))
+    return listing_splits(path, rows, columns, chosen)
+
+
+def _fields(data: bytes, where: str) -> dict[str, object]:
+    """Parse one line to its fields."""
+    try:
+        value = json.loads(data.decode("utf-8-sig"))
+    except (ValueError, RecursionError):
+        raise ValueError(f"{where}: not valid JSON") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{where}: expected a JSON object")
+    return value

@@ -1,0 +1,120 @@
+"""Source `part:classes=0-4@digits`: a subset of another source, by class or by number of images.
+
+Settings precede the first at sign, separated by commas. `classes` selects classes by index or name, with ranges and
+sums (`0-4+7`, `cat+dog`), and renumbers them from 0. `number` images per class, or a `share` of them, are then sampled
+with `seed` (default 0) from the training split only; other splits stay complete: `part:share=0.03@folder:images`.
+`rest=1` selects all images except these, for evaluation where a source has no other split. `split=train` selects one
+split as if there were no other. Subsets of one seed are nested: the smaller is a subset of the larger.
+"""
+
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+
+from vitkit.config import nearest
+from vitkit.data import Relabelled, Source, Subset, splits
+
+
+@dataclass(frozen=True)
+class Part:
+    """Settings of a subset; None does not restrict."""
+
+    classes: str | None = None
+    share: float | None = None
+    number: int | None = None
+    seed: int = 0
+    rest: int = 0
+    split: str | None = None
+
+    def __post_init__(self) -> None:
+        """Validate the settings."""
+        if self.share is not None and not 0.0 < self.share <= 1.0:
+            raise ValueError(f"share of a part is {self.share}; expected above 0 and at most 1")
+        if self.number is not None and self.number < 1:
+            raise ValueError(f"number of images per class is {self.number}; expected at least 1")
+        if self.share is not None and self.number is not None:
+            raise ValueError("a part takes share or number, not both")
+        if self.rest and self.share is None and self.number is None:
+            raise ValueError("rest=1 needs a share or a number")
+
+
+def open_source(location: str) -> dict[str, Source]:
+    """Return the subset of each split. Raises ValueError for invalid settings and unknown classes."""
+    text, at, name = location.partition("@")
+    if not at or not name:
+        raise ValueError(f"expected part:classes=0-4,share=0.1@SOURCE, got 'part:{location}'")
+    part = read(text)
+    found = splits(name)
+    if part.split is not None:
+        if part.split not in found:
+            raise ValueError(f"'{name}' has no split '{part.split}'{nearest(part.split, found)}")
+        found = {"all": found[part.split]}
+    if part.classes is not None:
+        found = {
+            split: select_classes(each, class_indices(part.classes, each.classes)) for split, each in found.items()
+        }
+    return {split: sampled(each, part) if split in ("train", "all") else each for split, each in found.items()}
+
+
+def read(text: str) -> Part:
+    """Parse settings such as `classes=0-4,share=0.1`."""
+    known = {field.name: field.type for field in fields(Part)}
+    part = Part()
+    for setting in text.split(","):
+        name, equals, value = setting.partition("=")
+        if not equals or name not in known:
+            raise ValueError(f"unknown setting '{setting}' of a part{nearest(name, known)}")
+        try:
+            kind = {"classes": str, "share": float, "split": str}.get(name, int)
+            part = replace(part, **{name: kind(value)})
+        except ValueError as error:
+            raise ValueError(f"'{setting}' of a part: {error}") from None
+    return part
+
+
+def class_indices(text: str, classes: tuple[str, ...]) -> list[int]:
+    """Parse a sum of class indices, ranges and names (`0-4+7`) and return the indices in its order."""
+    found: list[int] = []
+    for word in text.split("+"):
+        first, dash, last = word.partition("-")
+        if first.isdecimal() and (last.isdecimal() or not dash):
+            found += range(int(first), int(last or first) + 1)
+        elif word in classes:
+            found.append(classes.index(word))
+        else:
+            raise ValueError(f"unknown class '{word}' of a part{nearest(word, classes[:20])}")
+    beyond = [each for each in found if each >= len(classes)]
+    if beyond:
+        raise ValueError(f"class {beyond[0]} of a part is out of range for {len(classes)} classes")
+    if len(set(found)) < len(found):
+        raise ValueError(f"'{text}' contains a class twice")
+    return found
+
+
+def select_classes(source: Source, chosen: list[int]) -> Source:
+    """Return the images whose labels are all in `chosen`, renumbered from 0. Raises ValueError if there is none."""
+    new_indices = {old: new for new, old in enumerate(chosen)}
+    labels = [source.label(index) for index in range(len(source))]
+    tuples = [(label,) if isinstance(label, int) else label for label in labels]
+    selected = [index for index, each in enumerate(tuples) if each and all(label in new_indices for label in each)]
+    if not selected:
+        raise ValueError(f"no image has one of the classes {', '.join(source.classes[each] for each in chosen)}")
+    renumbered = tuple(new_indices.get(old, -1) for old in range(len(source.classes)))
+    return Relabelled(Subset(source, np.array(selected)), tuple(source.classes[each] for each in chosen), renumbered)
+
+
+def sampled(source: Source, part: Part) -> Source:
+    """Sample images of every class (at least one), or return all except these, in the order of the source."""
+    if part.share is None and part.number is None:
+        return source
+    labels = [source.label(index) for index in range(len(source))]
+    first = np.array([label if isinstance(label, int) else min(label, default=-1) for label in labels])
+    random = np.random.default_rng(part.seed)
+    selected = []
+    for label in np.unique(first):
+        members = random.permutation(np.flatnonzero(first == label))
+        count = part.number if part.number is not None else max(1, round((part.share or 1.0) * members.shape[0]))
+        selected.append(members[count:] if part.rest else members[:count])
+    if not sum(map(len, selected)):
+        raise ValueError("rest=1 leaves no images: the part takes all of its source")
+    return Subset(source, np.sort(np.concatenate(selected)))

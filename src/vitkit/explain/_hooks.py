@@ -1,0 +1,109 @@
+"""Capture attention weights during a forward pass, and convert them to patch maps."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vitkit.layers import Features
+from vitkit.models import Backbone, TokenBackbone
+
+Query = Literal["class", "patches"]
+
+#: Batch size of forward passes over many images.
+BATCH = 8
+
+
+def token_backbone(model: Backbone) -> TokenBackbone:
+    """Returns the model. Raises ValueError if it has no encoder blocks with `attention_weights`."""
+    if not isinstance(model, TokenBackbone):
+        raise ValueError(
+            f"{type(model).__name__} has convolutional stages instead of encoder blocks over tokens, so there is no "
+            "attention between patches to explain; use a Vision Transformer"
+        )
+    for block in model.blocks:
+        if not hasattr(block, "attention_weights"):
+            raise ValueError(f"the blocks of {type(model).__name__} ({type(block).__name__}) have no attention_weights")
+    return model
+
+
+def find_layers(model: TokenBackbone, layers: Sequence[int] | None) -> list[int]:
+    """Returns sorted block indices; negative ones count from the end, None means all blocks."""
+    depth = len(model.blocks)
+    if layers is None:
+        return list(range(depth))
+    for layer in layers:
+        if not -depth <= layer < depth:
+            raise ValueError(f"layer {layer} is out of range: the model has layers 0 to {depth - 1}")
+    return sorted({layer % depth for layer in layers})
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Sets the model to eval mode, and restores the mode of every module on exit."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def capture_attention(
+    model: Backbone,
+    images: Float[Tensor, "b c height width"],
+    callback: Callable[[int, Float[Tensor, "b h n n"], Features], None],
+    layers: Sequence[int] | None = None,
+) -> Features:
+    """Runs the model, calls `callback` for the given layers, and returns the final features.
+
+    The arguments of `callback` are the layer, its attention weights and the embedded images. Weights are float32, and
+    `embedded` is the input of the first block. The weights are computed from the input of a block in addition to its
+    fused attention. Only one layer's weights are in memory at a time, unless `callback` stores them.
+    """
+    model = token_backbone(model)
+    embedded: list[Features] = []
+
+    def hook(layer: int) -> Callable[..., None]:
+        def before(block: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            callback(layer, block.attention_weights(*args, **kwargs), embedded[0])
+
+        return before
+
+    handles = [
+        model.blocks[layer].register_forward_pre_hook(hook(layer), with_kwargs=True)
+        for layer in find_layers(model, layers)
+    ]
+    try:
+        with eval_mode(model), torch.no_grad():
+            embedded.append(model.embed(images))
+            return model.encode(embedded[0])
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def find_query(model: TokenBackbone, features: Features) -> Query:
+    """Returns `class` if the head reads the class token, else `patches`."""
+    pooled = getattr(model.config, "pool", "token") in ("gap", "map")
+    has_class = features.num_special > 0 and getattr(model.config, "class_token", True)
+    return "class" if has_class and not pooled else "patches"
+
+
+def patch_map(weights: Float[Tensor, "*b n n"], features: Features, query: Query) -> Float[Tensor, "*b rows columns"]:
+    """Returns the attention to each patch from the class token, or the mean over all patches.
+
+    Rows of `weights` are queries, columns are keys.
+    """
+    to_patches = weights[..., features.num_special :]
+    row = to_patches[..., 0, :] if query == "class" else to_patches[..., features.num_special :, :].mean(dim=-2)
+    return row.unflatten(-1, features.grid)
+
+
+def query_name(query: Query) -> str:
+    """Returns the description of a query for titles."""
+    return "the class token" if query == "class" else "all patches (mean: the head reads no class token)"

@@ -1,0 +1,98 @@
+"""Prepare images for explanations: model input, and the same crop for display."""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from vitkit.data.processor import HALF, Processor
+from vitkit.explain import ExplainInputs
+from vitkit.explain._hooks import BATCH, eval_mode
+from vitkit.images import ImageError
+from vitkit.models import Backbone, TokenBackbone
+
+#: Short side of the displayed images, in pixels.
+DISPLAY_SIDE = 512
+
+
+def read(model: Backbone, processor: Processor, images: Sequence[object], labels: Sequence[str] = ()) -> ExplainInputs:
+    """Returns the subject of a model and images (paths, bytes, PIL images, arrays or tensors).
+
+    Raises `ImageError` for an image that cannot be read, and ValueError if the images differ in shape after
+    preprocessing.
+    """
+    originals = [_original(processor, image) for image in images]
+    pixels = processor(originals).to(next(model.parameters()).device)
+    views = tuple(_crop_to_patches(model, pixels, large_view(processor, original)) for original in originals)
+    return ExplainInputs(model=model, pixels=pixels, images=views, labels=tuple(labels))
+
+
+def _crop_to_patches(model: Backbone, pixels: Tensor, image: Image.Image) -> Image.Image:
+    """Crops the right and bottom remainder that fills no patch, which the model does not see."""
+    if not isinstance(model, TokenBackbone):
+        return image
+    height, width = (
+        1 - side % patch / side for side, patch in zip(pixels.shape[2:], model.config.patch_size, strict=True)
+    )
+    return image.crop((0, 0, round(image.width * width), round(image.height * height)))
+
+
+def _original(processor: Processor, image: object) -> Image.Image:
+    plain = {"resize_to": None, "mean": HALF, "std": HALF, "fill": (0, 0, 0)}
+    try:
+        return dataclasses.replace(processor, resize="none", center_crop="none", **plain).image(image)
+    except ImageError as error:
+        name = image if isinstance(image, str | os.PathLike) else "an image"
+        raise ImageError(error.code, f"{name}: {error}") from None
+
+
+def large_view(processor: Processor, original: Image.Image) -> Image.Image:
+    """Returns the part of an image that the model sees, undistorted, at `DISPLAY_SIDE` pixels."""
+    if processor.resize == "squash" and processor.center_crop == "none":
+        return _to_side(original)
+    if processor.resize == "none":
+        return _to_side(processor.image(original).convert("RGB"))
+    factor = max(1, round(DISPLAY_SIDE / min(processor.size)))
+    to = processor.resize_to
+    scaled = to if to is None else to * factor if isinstance(to, int) else (to[0] * factor, to[1] * factor)
+    size = (processor.size[0] * factor, processor.size[1] * factor)
+    return _to_side(dataclasses.replace(processor, size=size, resize_to=scaled).image(original).convert("RGB"))
+
+
+def _to_side(image: Image.Image) -> Image.Image:
+    factor = DISPLAY_SIDE / min(image.size)
+    # The long side of a very elongated image is limited.
+    factor = min(factor, 4 * DISPLAY_SIDE / max(image.size))
+    width, height = (max(1, round(side * factor)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def require_images(subject: ExplainInputs) -> None:
+    """Raises ValueError if the subject has no image."""
+    if subject.pixels.shape[0] == 0:
+        raise ValueError("this explanation needs images: give at least one")
+
+
+def top_classes(subject: ExplainInputs) -> tuple[str, ...]:
+    """Returns the predicted class and its softmax score for each image, as captions.
+
+    The captions of a model without classes are empty.
+    """
+    if not subject.model.config.num_classes:
+        return ("",) * subject.pixels.shape[0]
+    with eval_mode(subject.model), torch.no_grad():
+        logits = torch.cat([subject.model(batch) for batch in subject.pixels.split(BATCH)])
+    if logits.ndim != 2:
+        return ("",) * subject.pixels.shape[0]
+    scores, classes = logits.softmax(dim=-1).max(dim=-1)
+    return tuple(
+        f"{label_name(subject, int(index))} {float(score):.0%}" for score, index in zip(scores, classes, strict=True)
+    )
+
+
+def label_name(subject: ExplainInputs, index: int) -> str:
+    """Returns the label of a class up to its first comma, or `class INDEX` without labels."""
+    return subject.labels[index].split(",")[0] if subject.labels else f"class {index}"

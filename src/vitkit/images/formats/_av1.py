@@ -1,0 +1,98 @@
+"""Frame sizes in the sequence headers of an AV1 bitstream (AV1 specification, section 5.5)."""
+
+from collections.abc import Iterator
+
+from vitkit.images.formats import MAX_PARTS, corrupt
+
+_SEQUENCE_HEADER = 1
+
+
+class _Bits:
+    """Reader of unsigned integers from bits; raises ImageError at the end of the data."""
+
+    def __init__(self, data: bytes) -> None:
+        self._value, self._left = int.from_bytes(data, "big"), 8 * len(data)
+
+    def take(self, count: int) -> int:
+        """Return the next `count` bits as an integer."""
+        if count > self._left:
+            raise corrupt("a sequence header is too short")
+        self._left -= count
+        return (self._value >> self._left) & ((1 << count) - 1)
+
+    def take_variable(self) -> int:
+        """Read uvlc() of section 4.10.3."""
+        zeros = 0
+        while not self.take(1):
+            zeros += 1
+            if zeros >= 32:
+                return (1 << 32) - 1
+        return self.take(zeros) + (1 << zeros) - 1
+
+
+def _skip_operating_points(bits: _Bits) -> None:
+    decoder_model, delay_bits = 0, 0
+    if bits.take(1):  # timing information
+        bits.take(64)
+        if bits.take(1):
+            bits.take_variable()
+        decoder_model = bits.take(1)
+        if decoder_model:
+            delay_bits = bits.take(5) + 1
+            bits.take(32 + 5 + 5)
+    initial_delay = bits.take(1)
+    for _ in range(bits.take(5) + 1):
+        bits.take(12)
+        if bits.take(5) > 7:
+            bits.take(1)
+        if decoder_model and bits.take(1):
+            bits.take(2 * delay_bits + 1)
+        if initial_delay and bits.take(1):
+            bits.take(4)
+
+
+def _sequence_size(payload: bytes) -> tuple[int, int]:
+    """Return the maximum width and height of frames in a sequence header."""
+    bits = _Bits(payload[:512])
+    bits.take(3)  # profile
+    bits.take(1)  # still_picture
+    if bits.take(1):  # reduced header
+        bits.take(5)
+    else:
+        _skip_operating_points(bits)
+    width_bits, height_bits = bits.take(4) + 1, bits.take(4) + 1
+    return bits.take(width_bits) + 1, bits.take(height_bits) + 1
+
+
+def _length(data: bytes, at: int) -> tuple[int, int]:
+    """Read leb128() of section 4.10.5; return the value and the next position."""
+    value = 0
+    for i in range(8):
+        if at >= len(data):
+            raise corrupt("a unit has no length")
+        byte = data[at]
+        at += 1
+        value |= (byte & 127) << (7 * i)
+        if byte < 128:
+            break
+    return value, at
+
+
+def frame_sizes(data: bytes) -> Iterator[tuple[int, int]]:
+    """Yield (width, height) of each sequence header in a series of open bitstream units.
+
+    Other data (a grid description, an alpha item of another codec) ends the iteration without an error; the decoder
+    rejects it.
+    """
+    at = 0
+    for _ in range(MAX_PARTS):
+        if at >= len(data):
+            return
+        head = data[at]
+        if head & 0x80:
+            return
+        at += 2 if head & 4 else 1
+        length, at = _length(data, at) if head & 2 else (len(data) - at, at)
+        if (head >> 3) & 15 == _SEQUENCE_HEADER:
+            yield _sequence_size(data[at : at + length])
+        at += length

@@ -1,0 +1,212 @@
+"""Small-scale studies: pre-training on half of the classes, transfer to the other half.
+
+Models are trained by `vitkit.train` in run folders inside the folder of the study. An interrupted study resumes, and
+finished runs are not repeated. The default dataset is the digits of the package, 1,797 images of ten classes.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from vitkit import checkpoints, config, models
+from vitkit.data import splits
+from vitkit.data.augment import Augment
+from vitkit.data.processor import Processor
+from vitkit.evaluate import protocol
+from vitkit.evaluate.flops import flops
+from vitkit.models import vit
+from vitkit.objectives import supervised
+from vitkit.paper._significance import Trial
+from vitkit.train import Data, Machine, Result, Run, train
+from vitkit.train.optim import Optimizer
+from vitkit.train.schedule import Schedule
+
+RATE = 2e-3
+BATCH = 32
+PATCH = 4
+SHOTS = 5
+FEWSHOT_POOL = 100  # images per class to sample few-shot images from, for a source with a training split
+
+
+def silent(text: str) -> None:
+    """Ignores a message."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A variant of a comparison: a model config and the changes to its run."""
+
+    model: object
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Results of a variant over seeds.
+
+    `accuracy` is that on held-out images of the training classes, `fewshot` the 5-shot accuracy on the other classes,
+    and `flops` the floating-point operations of the forward pass per image.
+    """
+
+    name: str
+    accuracy: Trial
+    fewshot: Trial
+    flops: float
+    folders: tuple[Path, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmallScale:
+    """Settings of a study: output folder, dataset, number of seeds and number of steps.
+
+    `steps` None is the default of the study. `model` is a checkpoint for the experiments that explain a model. `say` is
+    called with a message after every run.
+    """
+
+    out: Path
+    data: str = "digits"
+    seeds: int = 3
+    steps: int | None = None
+    model: str | None = None
+    device: str = "auto"
+    log: Callable[[str], None] = silent
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for fewer than one seed or step."""
+        if self.seeds < 1 or (self.steps is not None and self.steps < 1):
+            raise ValueError(f"seeds is {self.seeds} and steps is {self.steps}; expected at least 1")
+
+    @cached_property
+    def classes(self) -> tuple[str, ...]:
+        """The classes of the dataset. Raises ValueError for fewer than four classes."""
+        classes = next(iter(splits(self.data).values())).classes
+        if len(classes) < 4:
+            raise ValueError(f"'{self.data}' has {len(classes)} classes; a study needs at least 4, half for transfer")
+        return classes
+
+    @cached_property
+    def has_splits(self) -> bool:
+        """Whether the dataset has its own evaluation split."""
+        return "all" not in splits(self.data)
+
+    @property
+    def side(self) -> int:
+        """Image size of the models, in pixels per side."""
+        return 16 if self.data == "digits" else 32
+
+    @property
+    def upstream(self) -> str:
+        """The source of the first half of the classes, for pre-training."""
+        return f"part:classes=0-{len(self.classes) // 2 - 1}@{self.data}"
+
+    @property
+    def downstream(self) -> str:
+        """The source of the other half of the classes, for transfer."""
+        return f"part:classes={len(self.classes) // 2}-{len(self.classes) - 1}@{self.data}"
+
+    def part(self, source: str, options: str) -> str:
+        """Returns a part of `upstream` or `downstream`, as in `share=0.1`."""
+        return source.replace("@", f",{options}@", 1)
+
+    def length(self, steps: int) -> int:
+        """Returns the requested number of steps, or the default `steps`."""
+        return self.steps or steps
+
+    def vit(self, **changes: Any) -> vit.Config:
+        """Returns the config of the base ViT, with 0.1 million parameters and patches of 4 pixels."""
+        shape: dict[str, Any] = {"width": 64, "depth": 3, "num_heads": 4, "mlp_width": 128}
+        size = {"image_size": (self.side, self.side), "patch_size": (PATCH, PATCH)}
+        return vit.Config(**{**size, **shape, **changes})
+
+    def run(self, name: str, model: object, *, data: str, seed: int, steps: int, **changes: Any) -> Run:
+        """Returns a run from scratch; a double underscore in a keyword of `changes` is a dot."""
+        num_classes = len(next(iter(splits(data).values())).classes)
+        run = Run(
+            name=f"{name}-seed{seed}",
+            model=config.override(model, {"num_classes": num_classes}),
+            objective=supervised.Config(),
+            data=Data(source=data, held_out=0.2),
+            processor=Processor.squash(self.side, interpolation="bicubic"),
+            augment=Augment(shift=0.08),
+            optimizer=Optimizer(rate=RATE, weight_decay=0.05),
+            schedule=Schedule(decay="cosine", warmup=steps // 10),
+            batch_size=BATCH,
+            steps=steps,
+            seed=seed,
+            evaluators=("top1",),
+            evaluate_every=steps,
+            keep="last",
+            machine=Machine(device=self.device, threads=1, save_every=steps),
+        )
+        return config.override(run, {key.replace("__", "."): value for key, value in changes.items()})
+
+    def train(self, run: Run) -> Result:
+        """Trains a run in a subfolder of the study, or reads its result if it is finished."""
+        start = time.process_time()
+        result = train(run, self.out / "runs" / run.name)
+        seconds = time.process_time() - start
+        self.log(f"{run.name}: {run.score} {result.score:.3f} after {seconds:.0f} s of CPU")
+        return result
+
+    def finetune(self, name: str, start: Path | None, *, data: str, seed: int, steps: int, **changes: Any) -> Result:
+        """Fine-tunes a checkpoint on a few images of new classes with SGD, as in the paper.
+
+        `start` None trains `model` from random initialisation. The evaluation images are all other images of these
+        classes.
+        """
+        settings = {"optimizer__name": "sgd", "optimizer__weight_decay": 0.0, "optimizer__rate": 0.03, **changes}
+        if start is None:
+            model = settings.pop("model")
+        else:
+            model = checkpoints.load(start).model.config
+            settings["start"] = str(start.resolve())
+        if not self.has_splits:
+            settings.setdefault("data__val", self.part(data, "rest=1"))
+        return self.train(self.run(name, model, data=data, seed=seed, steps=steps, **settings))
+
+    def fewshot(self, folder: Path, source: str | None = None) -> float:
+        """Returns the 5-shot accuracy on new classes, mean of three samples (section 4.1)."""
+        loaded, data = checkpoints.load(folder), source or self.downstream
+        config = protocol.EvaluationConfig(
+            data=data,
+            train=self.part(data, f"number={FEWSHOT_POOL}") if self.has_splits else None,
+            held_out=None if self.has_splits else 0.5,
+            evaluators=("fewshot",),
+            batch_size=64,
+        )
+        found = protocol.run(str(folder), loaded.model, loaded.processor, loaded.labels, config)
+        return found.metrics[f"fewshot.{SHOTS}shot"]
+
+    def sweep(self, variants: Mapping[str, Variant], steps: int, *, data: str | None = None) -> list[Outcome]:
+        """Pre-trains and evaluates every variant with every seed."""
+        outcomes = []
+        for name, variant in variants.items():
+            accuracy, fewshot, folders = [], [], []
+            for seed in range(self.seeds):
+                arguments = {"steps": self.length(steps), **variant.changes}
+                run = self.run(slug(name), variant.model, data=data or self.upstream, seed=seed, **arguments)
+                result = self.train(run)
+                folders.append(result.folder / "best")
+                accuracy.append(result.score)
+                fewshot.append(self.fewshot(folders[-1]))
+            cost = float(flops(models.build(variant.model, device="meta")))
+            outcomes.append(
+                Outcome(name, Trial(name, tuple(accuracy)), Trial(name, tuple(fewshot)), cost, tuple(folders))
+            )
+        return outcomes
+
+
+def slug(name: str) -> str:
+    """Returns a name as a folder name."""
+    return "".join(each if each.isalnum() or each in "-_." else "-" for each in name.lower())
+
+
+def raw(outcomes: Sequence[Outcome]) -> dict[str, object]:
+    """Returns the raw numbers of a sweep for JSON."""
+    return {
+        each.name: {"accuracy": each.accuracy.values, "fewshot": each.fewshot.values, "flops": each.flops}
+        for each in outcomes
+    }

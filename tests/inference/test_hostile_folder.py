@@ -1,0 +1,95 @@
+"""A folder of a thousand images, fifty of them broken: exactly those are reported, and no good row changes."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vitkit import checkpoints, models
+from vitkit.cli import main
+from vitkit.data.processor import Processor
+
+BROKEN = {
+    "empty": (lambda data: b"", "not_an_image"),
+    "text": (lambda data: b"<html>not found</html>", "not_an_image"),
+    "cut": (lambda data: data[: -len(data) // 3], "truncated"),
+    "postscript": (lambda data: b"%!PS-Adobe-3.0", "unsupported_format"),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """1,000 small photos-like pictures, and a tiny model."""
+    root = tmp_path_factory.mktemp("thousand")
+    (root / "photos").mkdir()
+    generator = np.random.default_rng(0)
+    for index in range(1000):
+        rows, columns = generator.integers(24, 48, 2)
+        pixels = generator.integers(0, 256, (rows, columns, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / "photos" / f"{index:04}.jpg", quality=90)
+    torch.manual_seed(0)
+    model = models.build(models.preset("vit-mu/16", image_size=32, num_classes=3))
+    torch.nn.init.normal_(model.head.weight)
+    checkpoint = checkpoints.Checkpoint(model=model, processor=Processor.squash(32), labels=("a", "b", "c"))
+    checkpoints.save(checkpoint, root / "model")
+    return root
+
+
+def rows(folder: Path, capsys: pytest.CaptureFixture[str], code: int) -> dict[str, dict]:
+    assert main(["classify", str(folder / "model"), str(folder / "photos"), "--json", "--batch-size", "1"]) == code
+    captured = capsys.readouterr()
+    return {Path(row["path"]).name: row for row in map(json.loads, captured.out.splitlines())}
+
+
+def test_exactly_the_broken_ones_are_reported(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    clean = rows(folder, capsys, 0)
+    assert len(clean) == 1000
+    expected = {}
+    kinds = list(BROKEN.values())
+    for order, index in enumerate(np.random.default_rng(1).choice(1000, 50, replace=False)):
+        path = folder / "photos" / f"{index:04}.jpg"
+        breaking, code = kinds[order % len(kinds)]
+        path.write_bytes(breaking(path.read_bytes()))
+        expected[path.name] = code
+    broken = rows(folder, capsys, 2)
+    assert list(broken) == list(clean)
+    assert {name: row["error"]["code"] for name, row in broken.items() if "error" in row} == expected
+    for name, row in broken.items():
+        if name not in expected:
+            # One image a batch: not near but the same bits, in the same digits of JSON.
+            assert row["predictions"] == clean[name]["predictions"]
+        else:
+            assert str(folder) not in row["error"]["message"]
+
+
+@pytest.mark.slow
+def test_one_scene_in_every_colour_space_is_the_same_class(shared: Path, tmp_path: Path) -> None:
+    """Grey, RGBA, palette and CMYK files of photos that the model is sure of keep the class of the RGB original."""
+    import vitkit
+
+    model = vitkit.load(shared / "weights" / "deit_tiny_patch16_224")
+    photos = sorted((shared / "data" / "imagenet_sample").iterdir())[::8]
+    sure = [photo for photo, (first, *_) in model.classify(photos, top=1) if first.score > 0.8]
+    assert len(sure) >= 5
+    grey_kept = 0
+    for photo in sure[:5]:
+        rgb = Image.open(photo).convert("RGB")
+        images = {
+            "rgb.png": rgb,
+            "grey.png": rgb.convert("L"),
+            "rgba.png": rgb.convert("RGBA"),
+            "palette.png": rgb.quantize(256),
+            "cmyk.tif": rgb.convert("CMYK"),
+        }
+        for name, image in images.items():
+            image.save(tmp_path / name)
+        results = model.classify([tmp_path / name for name in images], top=1)
+        found = {Path(name).name: first.label for name, (first,) in results}
+        grey = found.pop("grey.png")
+        assert set(found.values()) == {found["rgb.png"]}, f"{photo.name}: {found}"
+        grey_kept += grey == found["rgb.png"]
+    # Colour is information that a grey file does not have: an Afghan hound becomes a spaniel, the others stay.
+    assert grey_kept >= 4

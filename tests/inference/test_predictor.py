@@ -1,0 +1,211 @@
+"""The inference path: order, isolation of what cannot be read, batches, types, and what people pass as images."""
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vitkit import models
+from vitkit.data.processor import Processor
+from vitkit.images import ImageError
+from vitkit.inference import Classifier, Predictor, expand, stream, top_predictions
+
+LABELS = ("red", "green", "blue")
+
+
+@pytest.fixture(scope="module")
+def classifier() -> Classifier:
+    torch.manual_seed(0)
+    model = models.build(models.preset("vit-mu/16", image_size=32, num_classes=3))
+    torch.nn.init.normal_(model.head.weight)
+    return Classifier(model, Processor.squash(32), LABELS)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> list[Path]:
+    generator = np.random.default_rng(0)
+    paths = []
+    for index in range(11):
+        size = (int(generator.integers(20, 60)), int(generator.integers(20, 60)), 3)
+        path = tmp_path / f"photo{index:02}.png"
+        Image.fromarray(generator.integers(0, 256, size, dtype=np.uint8)).save(path)
+        paths.append(path)
+    return paths
+
+
+def test_outcomes_come_in_order_and_equal_the_plain_path(classifier: Classifier, photos: list[Path]) -> None:
+    predictor = Predictor(classifier.model, classifier.processor, batch_size=4)
+    outcomes = list(predictor.logits(photos))
+    assert [outcome.source for outcome in outcomes] == photos
+    with torch.no_grad():
+        expected = classifier.eval()(classifier.processor(photos)).numpy()
+    np.testing.assert_allclose(np.stack([outcome.output for outcome in outcomes]), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 8, 64])
+def test_a_bad_image_stops_nothing(classifier: Classifier, photos: list[Path], batch_size: int) -> None:
+    clean = {o.source: o.output for o in Predictor(classifier.model, classifier.processor).logits(photos)}
+    photos[3].write_bytes(b"this is not a picture")
+    photos[7].unlink()
+    outcomes = list(Predictor(classifier.model, classifier.processor, batch_size=batch_size).logits(photos))
+    assert [outcome.source for outcome in outcomes] == photos
+    assert [o.error.code if o.error else None for o in outcomes] == [
+        {3: "not_an_image", 7: "unreadable"}.get(index) for index in range(11)
+    ]
+    for outcome in outcomes:
+        if outcome.output is not None:
+            np.testing.assert_allclose(outcome.output, clean[outcome.source], atol=1e-5)
+
+
+def test_it_streams(classifier: Classifier, photos: list[Path]) -> None:
+    read = []
+
+    def endless() -> Iterator[Path]:
+        while True:
+            read.append(1)
+            yield photos[len(read) % 11]
+
+    predictor = Predictor(classifier.model, classifier.processor, batch_size=2)
+    outcomes = predictor.logits(endless())
+    for _ in range(5):
+        next(outcomes)
+    assert len(read) <= 5 + 2 * 2 * (stream.lanes() + 1)
+    outcomes.close()  # type: ignore[attr-defined]
+
+
+def test_pictures_that_keep_their_shapes_share_a_stream(classifier: Classifier, photos: list[Path]) -> None:
+    keep = Processor(size=(32, 32), resize="none")
+    outcomes = list(Predictor(classifier.model, keep, batch_size=4).logits(photos))
+    for path, outcome in zip(photos, outcomes, strict=True):
+        with torch.no_grad():
+            np.testing.assert_allclose(outcome.output, classifier(keep(path))[0].numpy(), atol=1e-5)
+
+
+def test_half_precision_is_near_and_leaves_the_model_alone(classifier: Classifier, photos: list[Path]) -> None:
+    exact = np.stack([o.output for o in Predictor(classifier.model, classifier.processor).logits(photos)])
+    half = Predictor(classifier.model, classifier.processor, precision="bfloat16")
+    outputs = np.stack([outcome.output for outcome in half.logits(photos)])
+    assert outputs.dtype == np.float32
+    assert not np.array_equal(outputs, exact)
+    np.testing.assert_allclose(outputs, exact, atol=0.1 * np.abs(exact).max())
+    assert next(classifier.model.parameters()).dtype == torch.float32
+
+
+def test_embeddings_are_what_the_head_reads(classifier: Classifier, photos: list[Path]) -> None:
+    for path, embedding in classifier.embed(photos):
+        assert embedding.shape == (32,)
+        head = classifier.model.head
+        with torch.no_grad():
+            logits = head(torch.from_numpy(embedding))
+            torch.testing.assert_close(logits, classifier(classifier.processor(path))[0], atol=1e-5, rtol=1e-5)
+
+
+def test_classify_takes_what_people_have(classifier: Classifier, photos: list[Path], tmp_path: Path) -> None:
+    first = photos[0]
+    pixels = np.asarray(Image.open(first))
+    (_, expected), *_ = classifier.classify(first)
+    assert [p.score for p in expected] == sorted((p.score for p in expected), reverse=True)
+    for image in (str(first), first.read_bytes(), Image.open(first), pixels, torch.from_numpy(pixels.copy())):
+        (_, predictions), *_ = classifier.classify(image)
+        assert [p.label for p in predictions] == [p.label for p in expected]
+        assert predictions[0].score == pytest.approx(expected[0].score, abs=1e-5)
+    assert len(list(classifier.classify(tmp_path))) == 11
+    assert len(list(classifier.classify([str(tmp_path / "photo0*.png"), first]))) == 11
+    assert len(list(classifier.classify(iter(photos[:2])))) == 2
+
+
+def test_classify_raises_with_the_name_of_what_cannot_be_read(classifier: Classifier, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes(b"no")
+    with pytest.raises(ImageError, match=r"bad\.jpg: the file is not an image") as caught:
+        list(classifier.classify(bad))
+    assert caught.value.code == "not_an_image"
+
+
+def test_scores_are_softmax_best_first() -> None:
+    predictions = top_predictions(np.array([1.0, 3.0, 2.0], np.float32), LABELS, top=2)
+    assert [(p.label, p.index) for p in predictions] == [("green", 1), ("blue", 2)]
+    assert predictions[0].score == pytest.approx(np.exp(3) / np.exp([1, 2, 3]).sum())
+    assert len(top_predictions(np.zeros(3, np.float32), LABELS, top=10)) == 3
+    with pytest.raises(ValueError, match=r"does not classify"):
+        top_predictions(np.zeros((4, 3), np.float32), LABELS, top=1)
+
+
+def test_labels_and_classes_must_agree() -> None:
+    model = models.build(models.preset("vit-mu/16", image_size=32, num_classes=3))
+    with pytest.raises(ValueError, match=r"the model has 3 classes, but there are 2 labels"):
+        Classifier(model, Processor.squash(32), ("a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"precision": "int3"}, "unknown precision 'int3'"),
+        ({"device": "cuda:99"}, "there is no device 'cuda:99' here"),
+        ({"device": "gpu"}, "there is no device 'gpu' here; there is auto, cpu"),
+        ({"batch_size": 0}, "batch size is 0"),
+    ],
+)
+def test_options_that_cannot_be_are_named(classifier: Classifier, options: dict, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Predictor(classifier.model, classifier.processor, **options)
+
+
+def test_expand_folders_globs_and_plain_names(tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    (tmp_path / ".hidden").mkdir()
+    for name in ("b/2.jpg", "a.PNG", "notes.txt", ".hidden/x.jpg", "[1].png"):
+        buffer = io.BytesIO()
+        Image.new("RGB", (2, 2)).save(buffer, "PNG")
+        (tmp_path / name).write_bytes(buffer.getvalue())
+    names = [Path(name).relative_to(tmp_path).as_posix() for name in expand([str(tmp_path)])]
+    assert names == ["[1].png", "a.PNG", "b/2.jpg"]
+    assert list(expand([str(tmp_path / "[1].png")])) == [str(tmp_path / "[1].png")]
+    assert list(expand([str(tmp_path / "*.PNG")])) == [str(tmp_path / "a.PNG")]
+    assert list(expand(["no such file.jpg"])) == ["no such file.jpg"]
+    with pytest.raises(ValueError, match=r"no file matches"):
+        list(expand([str(tmp_path / "*.webp")]))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"holds no image files"):
+        list(expand([str(tmp_path / "empty")]))
+
+
+def test_the_callers_model_keeps_its_mode(classifier: Classifier, photos: list[Path]) -> None:
+    classifier.train()
+    first = [outcome.output for outcome in Predictor(classifier.model, classifier.processor).logits(photos)]
+    assert classifier.model.training
+    classifier.eval()
+    second = [outcome.output for outcome in Predictor(classifier.model, classifier.processor).logits(photos)]
+    np.testing.assert_array_equal(np.stack(first), np.stack(second))
+
+
+def test_numbers_that_are_none_are_an_error_not_a_class(photos: list[Path]) -> None:
+    model = models.build(models.preset("vit-mu/16", image_size=32, num_classes=3))
+    torch.nn.init.constant_(model.head.bias, float("nan"))
+    outcomes = list(Predictor(model, Processor.squash(32)).logits(photos[:2]))
+    assert [outcome.error.code for outcome in outcomes if outcome.error] == ["not_finite"] * 2
+
+
+def test_the_bar_changes_nothing(
+    classifier: Classifier, photos: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    quiet = [outcome.output for outcome in Predictor(classifier.model, classifier.processor).logits(photos)]
+    watched = Predictor(classifier.model, classifier.processor, progress=True).logits(photos)
+    np.testing.assert_array_equal(np.stack(quiet), np.stack([outcome.output for outcome in watched]))
+    assert capsys.readouterr().out == ""
+
+
+def test_what_was_made_of_the_weights_is_kept_until_they_change(classifier: Classifier) -> None:
+    first = classifier.predictor(batch_size=2)
+    assert classifier.predictor(batch_size=2) is first
+    assert classifier.predictor(batch_size=3) is not first
+    second = classifier.predictor(batch_size=3)
+    with torch.no_grad():
+        classifier.model.get_parameter("head.bias").add_(0.0)
+    assert classifier.predictor(batch_size=3) is not second
+    calibrated = classifier.predictor(calibration=[np.zeros((8, 8, 3), np.uint8)])
+    assert classifier.predictor(calibration=[np.zeros((8, 8, 3), np.uint8)]) is not calibrated

@@ -1,0 +1,156 @@
+"""Token merging against loops: which tokens are matched, what they become, and what attention makes of their sizes."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from vitkit import models
+from vitkit.inference import engine
+from vitkit.inference.engine.merging import Merging, match, schedule
+
+
+def loop(x: Tensor, metric: Tensor, size: list[float], r: int, special: int) -> tuple[list[Tensor], list[float], list]:
+    """The paper's matching for one picture, token by token; also which old tokens each new one is made of."""
+    n = metric.shape[0]
+    r = min(r, (n - special) // 2)
+    unit = [vector / vector.norm() for vector in metric]
+    pairs = []
+    for i in range(0, n, 2):
+        if i >= special:
+            score, j = max((float(unit[i] @ unit[j]), -j) for j in range(1, n, 2) if j >= special)
+            pairs.append((score, i, -j))
+    merged = {i: j for _, i, j in sorted(pairs, key=lambda pair: -pair[0])[:r]}
+    made = {j: [j] + [i for i in merged if merged[i] == j] for j in range(n) if j not in merged}
+    order = [*range(special), *(i for i in range(special, n) if i % 2 == 0), *(i for i in range(special, n) if i % 2)]
+    tokens, sizes, parts = [], [], []
+    for place in (place for place in order if place in made):
+        total = sum(size[i] for i in made[place])
+        tokens.append(sum(x[i] * size[i] for i in made[place]) / total)
+        sizes.append(total)
+        parts.append(sorted(made[place]))
+    return tokens, sizes, parts
+
+
+@pytest.mark.parametrize("special", [0, 1, 2, 5])
+@pytest.mark.parametrize(("n", "r"), [(17, 3), (17, 8), (18, 100), (197, 13), (6, 1)])
+def test_matching_equals_the_loop(n: int, r: int, special: int) -> None:
+    generator = torch.Generator().manual_seed(n + r + special)
+    x, metric = torch.randn(2, n, 8, generator=generator), torch.randn(2, n, 4, generator=generator)
+    size = torch.randint(1, 5, (2, n), generator=generator).float()
+    size[:, :special] = 1
+    found = match(metric, r, special)
+    if found is None:
+        assert min(r, (n - special) // 2) == 0
+        return
+    for picture in range(2):
+        tokens, sizes, parts = loop(x[picture], metric[picture], size[picture].tolist(), r, special)
+        torch.testing.assert_close(found.tokens(x, size)[picture], torch.stack(tokens))
+        assert found.sizes(size)[picture].tolist() == sizes
+        for new, olds in enumerate(parts):
+            assert (found.target[picture] == new).nonzero()[:, 0].tolist() == olds
+        assert found.target[picture, :special].tolist() == list(range(special))
+
+
+@pytest.mark.parametrize(
+    ("n", "r", "depth", "left"),
+    [(197, 13, 12, 41), (197, 16, 11, 21), (197, 16, 12, 11), (197, 8, 23, 13), (197, 8, 24, 7)],
+)
+def test_how_many_tokens_are_left(n: int, r: int, depth: int, left: int) -> None:
+    """Figures of the original for ViT-B, and for MAE-L."""
+    for count in schedule(r, depth):
+        found = match(torch.randn(1, n, 4), count, 1)
+        n = n if found is None else found.count
+    assert n == left
+
+
+def test_schedules() -> None:
+    assert schedule(13, 3) == [13, 13, 13]
+    assert schedule((8, -1.0), 5) == [16, 12, 8, 4, 0]
+    assert schedule((8, 1.0), 5) == [0, 4, 8, 12, 16]
+    assert schedule([4, 2], 4) == [4, 2, 0, 0]
+    for wrong, words in (((8, 2.0), "between -1 and 1"), ([1, 2, 3], "given for 3 blocks"), (-1, "none below 0")):
+        with pytest.raises(ValueError, match=words):
+            schedule(wrong, 2)
+
+
+def test_sizes_weigh_what_attention_reads_and_tokens_find_their_places_again() -> None:
+    """Merging tokens that are equal changes nothing: a key of size s counts as s keys."""
+    torch.manual_seed(0)
+    q, values, keys = torch.randn(1, 1, 4, 8), torch.randn(1, 1, 5, 8), torch.randn(1, 1, 5, 8)
+    size = torch.tensor([[1.0, 3.0, 1.0, 2.0, 1.0]])
+    many = size.long()[0]
+    plain = torch.nn.functional.scaled_dot_product_attention(
+        q, keys.repeat_interleave(many, dim=2), values.repeat_interleave(many, dim=2)
+    )
+    merging = Merging([2], 1)
+    merging.begin()
+    assert merging.bias() is None
+    merging._state.size = size
+    weighed = torch.nn.functional.scaled_dot_product_attention(q, keys, values, attn_mask=merging.bias())
+    torch.testing.assert_close(weighed, plain)
+    unproportional = Merging([2], 1, proportional=False)
+    unproportional._state.size = size
+    assert unproportional.bias() is None
+    x, merging = torch.randn(2, 9, 4), Merging([2, 2], 1)
+    merging.begin()
+    once = merging.merge(0, x, torch.randn(2, 3, 9, 4))
+    twice = merging.merge(1, once, torch.randn(2, 3, 7, 4))
+    assert twice.shape == (2, 5, 4)
+    back = merging.unmerge(twice)
+    assert back.shape == x.shape
+    # The mean over all places is that of the picture before: nothing is lost but detail.
+    torch.testing.assert_close(back.mean(dim=1), x.mean(dim=1))
+    torch.testing.assert_close(back[:, 0], x[:, 0])
+
+
+def test_equal_tokens_come_back_as_they_were() -> None:
+    """Pairs of tokens that are alike in all: merged, then put back in their places, nothing is lost."""
+    torch.manual_seed(0)
+    pairs = torch.randn(2, 4, 6).repeat_interleave(2, dim=1)
+    x = torch.cat([torch.randn(2, 1, 6), pairs], dim=1)
+    merging = Merging([4], 1)
+    merging.begin()
+    once = merging.merge(0, x, x[:, None])
+    assert once.shape == (2, 5, 6)
+    torch.testing.assert_close(merging.unmerge(once), x)
+
+
+@pytest.mark.parametrize("pool", ["token", "gap", "map"])
+def test_a_whole_model_merges_and_says_how_much_it_changed(pool: str) -> None:
+    torch.manual_seed(0)
+    config = models.preset("vit-mu/16", image_size=96, num_classes=3, depth=3, pool=pool)
+    model = models.build(config).eval()
+    torch.nn.init.normal_(model.head.weight)
+    images = torch.randn(2, 3, 96, 96)
+    for merge in (3, [4, 0, 2], (4, -1.0)):
+        made = engine.accelerate(model, precision="float32", merge=merge)
+        assert "merging tokens" in made.statement
+        with torch.inference_mode():
+            features = made.model.features(images)
+            logits = made.model(images)
+            exact = model(images)
+        assert features.tokens.shape[1] == (1 if pool == "token" else 37)
+        assert 0 < float((logits - exact).abs().max()) < 2 * float(exact.std())
+    none = engine.accelerate(model, precision="float32", merge=0)
+    assert none.model is model
+
+
+def test_equal_patches_merge_without_a_trace() -> None:
+    """A picture of one colour without positions has one patch many times: the answer is the same with any of them."""
+    torch.manual_seed(0)
+    model = models.build(models.preset("vit-mu/16", image_size=96, num_classes=3, depth=3, position="none")).eval()
+    torch.nn.init.normal_(model.head.weight)
+    grey = torch.full((1, 3, 96, 96), 0.3)
+    made = engine.accelerate(model, precision="float32", merge=9)
+    with torch.inference_mode():
+        torch.testing.assert_close(made.model(grey), model(grey), atol=1e-5, rtol=1e-5)
+        assert math.isfinite(float(made.model(grey).sum()))
+
+
+@pytest.mark.parametrize("family", ["beit", "dinov3", "axial", "resnet"])
+def test_models_whose_attention_knows_places_are_refused(family: str) -> None:
+    model = models.build(models.family(family).TINY)
+    with pytest.raises(ValueError, match=r"tokens can(not)? be merged"):
+        engine.accelerate(model, precision="float32", merge=2)
