@@ -139,12 +139,12 @@ def test_a_run_exchanges_two_vectors_a_step_whatever_it_accumulates(
 
         monkeypatch.setattr(distributed, name, call)
 
-    for name in ("totals", "mean", "any_true"):
+    for name in ("all_reduce_sum", "mean", "any_true"):
         counted(name)
     train(small_run(accumulate=4, machine__log_every=EVERY, machine__save_every=100), tmp_path / "run")
     evaluations = [event for event in read(tmp_path / "run" / "log.jsonl") if event["kind"] == "evaluation"]
     assert 0 < counts.pop("any_true") == len(evaluations) < STEPS
-    assert counts == {"totals": 2 * STEPS, "mean": len(LOGGED)}
+    assert counts == {"all_reduce_sum": 2 * STEPS, "mean": len(LOGGED)}
 
 
 def test_what_is_logged_are_means_over_parts_and_processes(two: Group) -> None:
@@ -173,7 +173,7 @@ def test_a_broken_number_of_another_process_is_named_here_too(
     small_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     training = begin(run_of(small_run), STEPS, torch.device("cpu"))
-    monkeypatch.setattr(distributed, "totals", lambda *flags: [1, 0])  # the loss, in one process
+    monkeypatch.setattr(distributed, "all_reduce_sum", lambda *flags: [1, 0])  # the loss, in one process
     with pytest.raises(ValueError, match="the loss is not finite in step 0; nothing was updated"):
         fit(training, iter(batches(training.run)), lambda scalars, batch: False)
 

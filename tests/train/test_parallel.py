@@ -1,4 +1,4 @@
-"""Two processes under torchrun: the numbers of one, stopped together, gone on with by any number of them."""
+"""Two processes under torchrun: the numbers of one, stopped process_group, gone on with by any number of them."""
 
 import os
 import subprocess
@@ -104,13 +104,13 @@ def test_a_signal_to_one_of_two_ends_both_and_one_alone_goes_on(
 
 def test_launches_that_cannot_be_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with (
-        pytest.raises(ValueError, match="fsdp shares a model among processes, but there is one"),
-        distributed.together("cpu", "fsdp"),
+        pytest.raises(ValueError, match="fsdp shards a model over several processes, but there is one"),
+        distributed.process_group("cpu", "fsdp"),
     ):
         pass
     monkeypatch.setenv("WORLD_SIZE", "2")
     with (
-        pytest.raises(ValueError, match="launched as 2 processes: say how they share, with --parallel ddp or fsdp"),
-        distributed.together("cpu", "none"),
+        pytest.raises(ValueError, match="launched as 2 processes without parallelism; use --parallel ddp or fsdp"),
+        distributed.process_group("cpu", "none"),
     ):
         pass

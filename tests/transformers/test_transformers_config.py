@@ -103,8 +103,8 @@ def test_equality_and_copies() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"hidden_size": "768"}, "'hidden_size' is '768'; it takes a whole number"),
-        ({"qkv_bias": 1}, "'qkv_bias' is 1; it takes true or false"),
+        ({"hidden_size": "768"}, "'hidden_size' is '768'; expected an integer"),
+        ({"qkv_bias": 1}, "'qkv_bias' is 1; expected true or false"),
         ({"problem_type": "ranking"}, "problem_type is 'ranking'; expected None or one of 'regression'"),
         ({"problem_type": "single_label_classification", "num_labels": 1}, "requires `num_labels > 1`"),
     ],

@@ -91,30 +91,30 @@ def train(run: Run, folder: str | Path, *, console: Console | None = None, keep_
         raise ValueError(f"'{run.name}' needs pictures: say --data SOURCE, as in --data parquet:/data/imagenet")
     place = RunFolder(Path(folder))
     random = torch.random.fork_rng(devices=[])
-    group = distributed.together(run.machine.device, run.machine.parallel)
+    group = distributed.process_group(run.machine.device, run.machine.parallel)
     with group as device, random, machine(run, device, keep_memory=keep_memory):
-        distributed.by_main(lambda: place.refuse(run))
+        distributed.on_rank_zero(lambda: place.refuse(run))
         training, training_source, validation = prepared(run, place, device)
         # All that can be refused has been: nothing is written before.
-        distributed.by_main(lambda: place.claim(run))
-        agreed = distributed.leaving_together(TrainingStopped, Interrupted, NotSaved)
+        distributed.on_rank_zero(lambda: place.claim(run))
+        agreed = distributed.exit_after_rank_zero(TrainingStopped, Interrupted, NotSaved)
         with agreed, Saver(place.states, run.machine) as saver:
             session = Session(training, place, validation, saver)
             session.resume()
             with Events(
-                place.log if distributed.is_main() else Path(os.devnull),
+                place.log if distributed.is_main_process() else Path(os.devnull),
                 total=training.total,
                 batch_size=run.batch_size,
                 every=run.machine.log_every,
-                console=console if distributed.is_main() else None,
-                loggers=open_loggers(run, place.path, training.step) if distributed.is_main() else (),
+                console=console if distributed.is_main_process() else None,
+                loggers=open_loggers(run, place.path, training.step) if distributed.is_main_process() else (),
                 peak=peak(device, run.precision, tf32=run.machine.tf32),
             ) as events:
                 session.go(training_source, events)
-        main = distributed.is_main()
+        main = distributed.is_main_process()
         if main:
             write_report(place)
-        distributed.from_main(0.0)
+        distributed.broadcast(0.0)
     return Result(place.path, session.score, session.kept_step, main)
 
 
@@ -130,7 +130,7 @@ def prepared(run: Run, place: RunFolder, device: torch.device) -> tuple[Training
     checks.check(run, source, validation)
     run = replace(run, objective=objectives.fitted(run.objective, source))
     check_mixing(run.augment, stream(run))
-    distributed.by_main(lambda: checks.refuse_full_disk(run, place.path))
+    distributed.on_rank_zero(lambda: checks.refuse_full_disk(run, place.path))
     return begin(run, run.total_steps(len(source)), device), source, validation
 
 
@@ -154,12 +154,12 @@ class Session:
             self.training.load_state_dict(saved["training"])
             self.score, self.kept_step, self.unreadable = saved["score"], saved["kept_step"], saved["unreadable"]
         costs = []
-        if distributed.is_main():
+        if distributed.is_main_process():
             rewind(self.place.log, self.training.step)
             costs = [event for event in read(self.place.log) if event["kind"] == "cost"]
         # Counted once in a phase: the step that is counted is not compiled, and no other may differ when a run goes on.
-        self.training.flops = distributed.from_main(costs[-1]["flops_per_image"] if costs else 0.0) * self.share or None
-        self.training.counted = self.told = round(distributed.from_main(costs[-1].get("phase", 0) if costs else -1))
+        self.training.flops = distributed.broadcast(costs[-1]["flops_per_image"] if costs else 0.0) * self.share or None
+        self.training.counted = self.told = round(distributed.broadcast(costs[-1].get("phase", 0) if costs else -1))
 
     @property
     def share(self) -> float:
@@ -203,7 +203,7 @@ class Session:
                 except NotSaved as failure:
                     raise TrainingStopped(f"{error}; {failure}") from None
                 raise
-            number = distributed.largest(stop.number or 0)
+            number = distributed.all_reduce_max(stop.number or 0)
             if number and training.step < training.total:
                 raise Interrupted(number, training.step)
 
@@ -218,7 +218,7 @@ class Session:
                 events.write("cost", step, flops_per_image=(training.flops or 0) / self.share, phase=self.told)
             events.flops = training.flops
             events.step(step, scalars)
-            unreadable, stopping = distributed.totals(len(batch.replaced), int(stop.number is not None))
+            unreadable, stopping = distributed.all_reduce_sum(len(batch.replaced), int(stop.number is not None))
             self.count_unreadable(unreadable, batch, events)
             if over or step % run.evaluate_every == 0:
                 self.judge(events, source)
@@ -246,16 +246,16 @@ class Session:
         run, step = self.training.run, self.training.step
         model = judged(self.training)
         value = 0.0
-        if distributed.is_main():
+        if distributed.is_main_process():
             numbers = evaluate.evaluate(subject_of(run, model, self.validation, source), run.evaluators)
             if run.score not in numbers:
                 raise ValueError(f"models are judged by '{run.score}', but there is {', '.join(numbers)}")
             value = numbers[run.score]
             events.write("evaluation", step, **numbers)
-        value = distributed.from_main(value)
+        value = distributed.broadcast(value)
         if value > self.score or run.keep == "last":
             self.score, self.kept_step = value, step
-            if distributed.is_main():
+            if distributed.is_main_process():
                 keep(run, model, self.validation.classes, self.place.best)
         events.say(f"step {step:>6} of {self.training.total}   {run.score} {value:.2%}")
         events.pause()

@@ -73,12 +73,16 @@ class Training:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes back to what was saved: whole tensors, of which a process takes its shard, or its shards."""
         own = self.objective.state_dict()
-        weights = {name: distributed.like(value, own.get(name, value)) for name, value in state["objective"].items()}
+        weights = {
+            name: distributed.shard_like(value, own.get(name, value)) for name, value in state["objective"].items()
+        }
         self.objective.load_state_dict(weights)
         self.optimizer.load_state_dict(shares(self.optimizer, state["optimizer"]))
         if self.average is not None:
             values = self.average.values
-            self.average.load({name: distributed.like(value, values[name]) for name, value in state["average"].items()})
+            self.average.load(
+                {name: distributed.shard_like(value, values[name]) for name, value in state["average"].items()}
+            )
         if self.scaler is not None:
             self.scaler.load_state_dict(state["scaler"])
         self.step = state["step"]
@@ -104,7 +108,7 @@ def shares(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str,
 
     def fitted(value: Any, parameter: Tensor) -> Any:
         whole = isinstance(value, Tensor) and value.shape == parameter.shape
-        return distributed.like(value, parameter) if whole else value
+        return distributed.shard_like(value, parameter) if whole else value
 
     moments = {
         number: {name: fitted(value, parameters[number]) for name, value in entries.items()}
@@ -150,7 +154,7 @@ def update(training: Training, batch: Batch) -> Metrics:
     if training.scaler is not None:
         training.scaler.unscale_(training.optimizer)
     gradients = [parameter.grad for parameter in training.parameters if parameter.grad is not None]
-    norm = distributed.whole(nn.utils.get_total_norm(gradients))
+    norm = distributed.full(nn.utils.get_total_norm(gradients))
     # With a scaler, a gradient that overflowed is its business: it leaves the update out and scales less.
     watched = {"the loss": scalars["loss"]} | ({} if training.scaler else {"the gradient": norm})
     refuse_non_finite(watched, batch, step)
@@ -178,7 +182,7 @@ def backward(
     sums: dict[str, Tensor] = {}
     kind, low = batch.images.device.type, precision != "float32"
     for number, part in enumerate(split(batch, parts)):
-        with distributed.accumulating(module) if number < parts - 1 else nullcontext():
+        with distributed.no_sync(module) if number < parts - 1 else nullcontext():
             with torch.autocast(kind, dtype=getattr(torch, precision)) if low else nullcontext():
                 scalars = module(part)
             loss = scalars["loss"] / parts
@@ -206,10 +210,10 @@ def refuse_non_finite(values: dict[str, Tensor], batch: Batch, step: int) -> Non
     One read of the device for all values, and one all-reduce.
     """
     finite = torch.stack([value.detach().isfinite() for value in values.values()]).tolist()
-    broken = distributed.totals(*(int(not each) for each in finite))
+    broken = distributed.all_reduce_sum(*(int(not each) for each in finite))
     if any(broken):
         what = " and ".join(name for name, number in zip(values, broken, strict=True) if number)
-        keys = ", ".join(distributed.everyones(batch.keys))
+        keys = ", ".join(distributed.all_gather(batch.keys))
         raise TrainingStopped(f"{what} is not finite in step {step}; nothing was updated. The batch: {keys}")
 
 

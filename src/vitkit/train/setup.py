@@ -69,9 +69,9 @@ def judged(training: Training) -> Backbone:
     backbone, run = training.objective.backbone, training.run
     if training.average is None and not run.tune.lora_rank and run.machine.parallel != "fsdp":
         return backbone
-    state = distributed.whole(backbone.state_dict())
+    state = distributed.full(backbone.state_dict())
     if training.average is not None:
-        state |= distributed.whole(training.average.values)
+        state |= distributed.full(training.average.values)
     # A new one: what is wrapped, compiled or parametrised cannot be copied without its wrapping.
     model = models.build(backbone.config, initialise=False).to(next(iter(state.values())).device)
     model.load_state_dict(tuning.merged(state, run.tune))

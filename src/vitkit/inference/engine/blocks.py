@@ -94,7 +94,7 @@ class FusedAttention(nn.Module):
         self.relative_position_bias_table = attention.relative_position_bias_table
         self.relative_positions = attention.relative_positions
         weight, bias = attention.qkv.weight, attention.qkv.bias
-        whole = weight.shape[1] % (self.num_heads * kernel.LANES) == 0
+        whole = weight.shape[1] % (self.num_heads * kernel.VECTOR) == 0
         # The kernel reads the heads where the projection puts them.
         self.direct = way == "kernel" and whole and keep is None and isinstance(self.q_norm, nn.Identity)
         if attention.q_bias is not None and attention.v_bias is not None:

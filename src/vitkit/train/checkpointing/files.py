@@ -75,8 +75,10 @@ def newest(folder: Path) -> Path | None:
     """The newest state that is whole: the same in all processes, each of which reads its part of the files."""
     before = float("inf")
     while True:
-        steps = [_step(path) for path in states(folder) if _step(path) < before] if distributed.is_main() else []
-        before = distributed.from_main(float(max(steps, default=-1)))
+        steps = (
+            [_step(path) for path in states(folder) if _step(path) < before] if distributed.is_main_process() else []
+        )
+        before = distributed.broadcast(float(max(steps, default=-1)))
         if before < 0:
             return None
         path = folder / _named(int(before))

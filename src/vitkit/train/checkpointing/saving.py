@@ -81,7 +81,7 @@ class Saver:
         if self.sharded:
             self.written = self._sharded(step, held, self.beside and not last)
         else:
-            self.written = self._whole(step, distributed.whole(held), self.beside and not last)
+            self.written = self._whole(step, distributed.full(held), self.beside and not last)
         if last or not self.beside:
             self.wait()
 
@@ -90,7 +90,7 @@ class Saver:
         if self.step is None:
             return
         failure = self._outcome()
-        texts = distributed.everyones((self._sentence(failure),) if failure is not None else ())
+        texts = distributed.all_gather((self._sentence(failure),) if failure is not None else ())
         if texts:
             raise NotSaved(texts[0]) from failure
 
@@ -99,7 +99,7 @@ class Saver:
         return load_newest(self.folder, like)
 
     def _whole(self, step: int, held: Mapping[str, Any], beside: bool) -> Future[Any] | None:
-        if not distributed.is_main():
+        if not distributed.is_main_process():
             return None
         if beside and self.thread is not None:
             return self.thread.submit(files.save, self.folder, step, copied(held), keep=self.keep)
