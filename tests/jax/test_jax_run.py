@@ -66,8 +66,8 @@ def test_unsupported_settings_raise(tmp_path: Path) -> None:
     ):
         jax_run.train(run, tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    objective = supervised.Config(loss="sigmoid", whole_targets=True, class_weights=(1.0,) * 10)
+    objective = supervised.Config(loss="sigmoid", binarize_targets=True, class_weights=(1.0,) * 10)
     run = replace(short_run(), objective=objective, start="x", start_head="kept", optimizer=Optimizer(final_decay=0.4))
-    message = r"objective.whole_targets=True, objective.class_weights, optimizer.final_decay=0.4, .*kept"
+    message = r"objective.binarize_targets=True, objective.class_weights, optimizer.final_decay=0.4, .*kept"
     with pytest.raises(ValueError, match=message):
         jax_run.train(run, tmp_path / "run")

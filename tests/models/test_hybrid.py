@@ -201,7 +201,7 @@ def test_same_convolution_and_pooling_against_loops() -> None:
     for size, kernel, stride in [((6, 9), 7, 2), ((8, 5), 3, 2), ((7, 6), 3, 1), ((5, 4), 1, 2)]:
         x = torch.randn(1, 2, *size, dtype=torch.float64)
         conv = StdConv(2, 3, kernel, stride).double()
-        filters = conv.standardised().detach().numpy()
+        filters = conv.standardized_weight().detach().numpy()
         expected = [
             np.stack([(window * kernel_filter).sum() for kernel_filter in filters])
             for window in _windows(x[0].numpy(), kernel, stride, 0.0)
@@ -241,7 +241,7 @@ def test_standardised_weights_match_their_formula(eps_on: str) -> None:
     weight = conv.weight.detach().double().numpy()
     mean, variance = weight.mean(axis=(1, 2, 3), keepdims=True), weight.var(axis=(1, 2, 3), keepdims=True)
     deviation = np.sqrt(variance) + 0.1 if eps_on == "std" else np.sqrt(variance + 0.1)
-    np.testing.assert_allclose(conv.standardised().detach().numpy(), (weight - mean) / deviation, atol=1e-6)
+    np.testing.assert_allclose(conv.standardized_weight().detach().numpy(), (weight - mean) / deviation, atol=1e-6)
 
 
 def test_a_bottleneck_starts_as_its_shortcut() -> None:

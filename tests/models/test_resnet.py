@@ -154,10 +154,10 @@ def test_the_input_of_the_shortcut_depends_on_the_order() -> None:
 @pytest.mark.parametrize("eps_on", ["std", "variance"])
 def test_standardised_filters_do_not_depend_on_scale_and_shift(eps_on: str) -> None:
     conv = StdConv(8, 8, 3, eps=1e-10, eps_on=eps_on)
-    before = conv.standardised()
+    before = conv.standardized_weight()
     with torch.no_grad():
         conv.weight.mul_(7).add_(3)
-    torch.testing.assert_close(conv.standardised(), before, atol=1e-4, rtol=0)
+    torch.testing.assert_close(conv.standardized_weight(), before, atol=1e-4, rtol=0)
 
 
 def test_config_grid_equals_the_grid_of_the_features() -> None:

@@ -96,22 +96,24 @@ def test_the_distillation_token_alone_is_trained_on_the_teacher(teacher: str) ->
 
 @pytest.mark.parametrize("model", [vit.TINY, deit.TINY])
 def test_a_separate_head_is_trained_on_other_classes(teacher: str, model: vit.Config | deit.Config) -> None:
-    objective = build(teacher, dataclasses.replace(model, num_classes=3), kind="soft", alpha=0.3, aside=True)
-    assert objective.aside is not None
+    objective = build(teacher, dataclasses.replace(model, num_classes=3), kind="soft", alpha=0.3, separate_head=True)
+    assert objective.separate_head is not None
     given = dataclasses.replace(batch(), targets=torch.eye(3)[[0, 1, 2, 0]])
     scalars = objective.eval()(given)
     features = objective.backbone.features(given.images)
     logits, teacher_logits = objective.backbone.logits(features), objective.teacher(given.images)
     assert (logits.shape, teacher_logits.shape) == ((4, 3), (4, 5))
     labels = functional.cross_entropy(logits, given.targets)
-    teacher_loss = objective.teacher_loss(objective.aside(objective.backbone.represent(features)), teacher_logits)
+    teacher_loss = objective.teacher_loss(
+        objective.separate_head(objective.backbone.represent(features)), teacher_logits
+    )
     torch.testing.assert_close(scalars["loss"], 0.7 * labels + 0.3 * teacher_loss)
     assert scalars["accuracy"] == (logits.argmax(1) == given.targets.argmax(1)).float().mean()
     scalars["loss"].backward()
-    assert all(parameter.grad is not None for parameter in objective.aside.parameters())
+    assert all(parameter.grad is not None for parameter in objective.separate_head.parameters())
     # The head belongs to the objective, not to the student.
-    assert {"aside.weight", "aside.bias"} <= objective.state_dict().keys()
-    assert not [name for name in objective.backbone.state_dict() if "aside" in name]
+    assert {"separate_head.weight", "separate_head.bias"} <= objective.state_dict().keys()
+    assert not [name for name in objective.backbone.state_dict() if "separate_head" in name]
 
 
 def test_the_teacher_is_frozen_in_evaluation_mode_and_not_in_the_state_dict(tmp_path: Path) -> None:

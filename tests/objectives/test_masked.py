@@ -82,9 +82,9 @@ def test_ratios_of_corruption_and_unchanged_positions() -> None:
     tokens = torch.cat([embedded.special.expand(500, -1, -1), indices + position], dim=1)
     chosen = masked.random_mask(500, 16, 0.5)
     assert (chosen.sum(dim=1) == 8).all()
-    corrupted = objective.corrupt(embedded.with_tokens(tokens), chosen)
-    assert torch.equal(corrupted.special, tokens[:, :1])
-    after = corrupted.patches - position
+    corruption_ratio = objective.corrupt(embedded.with_tokens(tokens), chosen)
+    assert torch.equal(corruption_ratio.special, tokens[:, :1])
+    after = corruption_ratio.patches - position
     hidden = (after - objective.mask_token).abs().amax(dim=2) < 1e-5
     same = (after - indices).abs().amax(dim=2) < 1e-4
     assert same[~chosen].all()
@@ -116,7 +116,7 @@ def test_unsupported_backbones_and_configs_are_rejected() -> None:
     with pytest.raises(ValueError, match="mean has 1 values and std 3, but the model takes 3 channels"):
         built(mean=(0.5,))
     with pytest.raises(ValueError, match="corrupted is 0"):
-        masked.Config(corrupted=0.0)
+        masked.Config(corruption_ratio=0.0)
     with pytest.raises(ValueError, match="their sum must be at most 1"):
         masked.Config(replaced=0.8, swapped=0.3)
     with pytest.raises(ValueError, match="unit 12 is not a multiple of the patch size 8x8"):

@@ -155,6 +155,6 @@ def test_the_state_dict_has_a_digest_of_the_published_tokenizer() -> None:
 
 def test_invalid_configs_are_rejected() -> None:
     with pytest.raises(ValueError, match=r"masked is 1\.0; it must be between 0 and 1"):
-        beit.Config(masked=1.0)
+        beit.Config(mask_ratio=1.0)
     with pytest.raises(ValueError, match="must be at least 1"):
         dataclasses.replace(SMALL, codes=0)

@@ -145,6 +145,6 @@ def test_unsupported_models_and_configs_are_rejected() -> None:
     with pytest.raises(ValueError, match="reads a class token"):
         built(model=dataclasses.replace(vit.TINY, class_token=False, pool="gap"))
     with pytest.raises(ValueError, match="masked is 1"):
-        mae.Config(masked=1.0)
+        mae.Config(mask_ratio=1.0)
     with pytest.raises(ValueError, match="masking 95% of 16 patches leaves none visible"):
-        built(dataclasses.replace(CONFIG, masked=0.95)).reconstruct(random_images(), torch.rand(3, 16))
+        built(dataclasses.replace(CONFIG, mask_ratio=0.95)).reconstruct(random_images(), torch.rand(3, 16))

@@ -179,13 +179,13 @@ def test_positive_targets_can_be_set_to_one() -> None:
     """DeiT III's loss: timm's binary cross-entropy with a threshold of 0, averaged over images and classes."""
     timm_loss = oracle("timm.loss")
     model = models.build(dataclasses.replace(vit.TINY, num_classes=10))
-    config = supervised.Config(loss="sigmoid", whole_targets=True, average="elements")
+    config = supervised.Config(loss="sigmoid", binarize_targets=True, average="elements")
     targets = torch.lerp(torch.eye(10)[[1, 2, 3]], torch.eye(10)[[3, 2, 9]], 0.2)
     batch = Batch(torch.randn(3, 3, 32, 32), targets, ("",) * 3)
     loss = objectives.build(config, model)(batch)["loss"]
     expected = timm_loss.BinaryCrossEntropy(smoothing=0.0, target_threshold=0.0)(model(batch.images), targets)
     torch.testing.assert_close(loss, expected)
-    for changes in ({"whole_targets": True}, {"average": "elements"}):
+    for changes in ({"binarize_targets": True}, {"average": "elements"}):
         with pytest.raises(ValueError, match="need loss='sigmoid', not 'softmax'"):
             supervised.Config(**changes)  # type: ignore[arg-type]
 

@@ -27,7 +27,7 @@ MODEL = vit.Config(
 )  # fmt: skip
 # Smaller values for images of 16 pixels.
 SMALL: dict[str, dict[str, Any]] = {
-    "beit": {"codes": 16, "code_width": 4, "hidden": 8, "smallest": 2, "tokenizer_share": 0.5},
+    "beit": {"codes": 16, "code_width": 4, "hidden": 8, "smallest": 2, "tokenizer_fraction": 0.5},
     "dino": {"outputs": 32, "hidden": 16, "bottleneck": 8, "local_crops": 2, "epochs": 3, "temperature_epochs": 2,
              "teacher_temperatures": (0.04, 0.07)},
     "mae": {"decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2},

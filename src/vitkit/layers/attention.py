@@ -77,7 +77,7 @@ class Attention(nn.Module):
         if bias is None and rotation is None and relative is None and self._use_kernel(qkv):
             return self.proj(packed_attention(qkv, self.num_heads))
         q, k, v = self._split(qkv, rotation)
-        bias = with_relative(bias, q, relative)
+        bias = add_relative_logits(bias, q, relative)
         dropout = self.dropout if self.training else 0.0
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
         return self.proj(rearrange(x, "b h n k -> b n (h k)"))
@@ -91,7 +91,7 @@ class Attention(nn.Module):
     ) -> Float[Tensor, "b h n n"]:
         """Returns the attention weights of `forward`, softmax(q k^T / sqrt(k) + bias), in float32."""
         q, k, _ = self.heads(x, rotation)
-        return attention_weights(q, k, with_relative(bias, q.float(), relative))
+        return attention_weights(q, k, add_relative_logits(bias, q.float(), relative))
 
     def heads(
         self, x: Float[Tensor, "b n d"], rotation: Float[Tensor, "2 p k"] | None = None
@@ -110,7 +110,7 @@ class Attention(nn.Module):
         groups = []
         for part, shape, kwargs in zip(parts, shapes, inputs, strict=True):
             q, k, v = self._split(part.unflatten(0, shape), kwargs.get("rotation"))
-            bias = with_relative(kwargs.get("bias"), q, kwargs.get("relative"))
+            bias = add_relative_logits(kwargs.get("bias"), q, kwargs.get("relative"))
             dropout = self.dropout if self.training else 0.0
             attended = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
             groups.append(rearrange(attended, "b h n k -> (b n) (h k)"))
@@ -135,7 +135,7 @@ class Attention(nn.Module):
         return (q, k, v) if rotation is None else (rotate(q, rotation), rotate(k, rotation), v)
 
 
-def with_relative(
+def add_relative_logits(
     bias: Float[Tensor, "..."] | None, q: Float[Tensor, "b h n k"], relative: Float[Tensor, "offsets k"] | None
 ) -> Float[Tensor, "..."] | None:
     """Adds the logits of relative position vectors, if there are any, to the bias."""

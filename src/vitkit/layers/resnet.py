@@ -59,9 +59,9 @@ class StdConv(nn.Conv2d):
     def forward(self, input: Float[Tensor, "b c rows columns"]) -> Float[Tensor, "b d new_rows new_columns"]:  # noqa: A002
         """Returns the convolution of `input` with the standardised filters."""
         x = pad_same(input, self.kernel_size[0], self.stride[0]) if self.same else input
-        return F.conv2d(x, self.standardised(), stride=self.stride, padding=self.padding)
+        return F.conv2d(x, self.standardized_weight(), stride=self.stride, padding=self.padding)
 
-    def standardised(self) -> Float[Tensor, "d c kernel kernel"]:
+    def standardized_weight(self) -> Float[Tensor, "d c kernel kernel"]:
         """Returns the standardised filters; the statistics are at least float32."""
         weight = self.weight.to(torch.promote_types(self.weight.dtype, torch.float32))
         variance, mean = torch.var_mean(weight, dim=(1, 2, 3), correction=0, keepdim=True)

@@ -40,10 +40,10 @@ LAYOUTS = (
 class Config:
     """Config of BEiT pre-training: masking and tokenizer.
 
-    `masked` is the fraction of masked patches (75 of 196), in blocks of at least `smallest` patches. With `exact` every
+    `mask_ratio` is the fraction of masked patches (75 of 196), in blocks of at least `smallest` patches. With `exact` every
     image has exactly this number, by adding or removing single patches (BEiT v2); without it an image can have fewer
     (BEiT). The trained tokenizer has a codebook of `codes` vectors of width `code_width` and layers of `hidden`
-    channels. It is trained in the first `tokenizer_share` of the run; the warm-up of the learning rate should be longer
+    channels. It is trained in the first `tokenizer_fraction` of the run; the learning rate's warm-up should be longer
     than that. `code_decay` is the decay of the running means of the codes.
 
     `tokenizer` is the file of DALL-E's encoder (encoder.pkl, or its tensors in any container), which replaces the
@@ -51,14 +51,14 @@ class Config:
     from which mask token and head are loaded: BEiT's own, or transformers' BeitForMaskedImageModeling.
     """
 
-    masked: float = 75 / 196
+    mask_ratio: float = 75 / 196
     smallest: int = 16
     exact: bool = True
     codes: int = 512
     code_width: int = 32
     hidden: int = 128
     code_decay: float = 0.99
-    tokenizer_share: float = 0.1
+    tokenizer_fraction: float = 0.1
     tokenizer: str = ""
     start: str = ""
     mean: tuple[float, ...] = HALF
@@ -66,7 +66,7 @@ class Config:
 
     def __post_init__(self) -> None:
         """Raises ValueError for fractions and sizes out of range."""
-        for name in ("masked", "tokenizer_share", "code_decay"):
+        for name in ("mask_ratio", "tokenizer_fraction", "code_decay"):
             if not 0.0 < getattr(self, name) < 1.0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be between 0 and 1")
         if min(self.codes, self.code_width, self.hidden, self.smallest) < 1:
@@ -177,7 +177,7 @@ class BEiT(Objective):
     @property
     def trains_tokenizer(self) -> bool:
         """Whether the run is in the phase that trains the tokenizer."""
-        return self.tokenizer is not None and self.done < self.config.tokenizer_share
+        return self.tokenizer is not None and self.done < self.config.tokenizer_fraction
 
     @property
     def phase(self) -> int:
@@ -193,7 +193,7 @@ class BEiT(Objective):
             return self.tokenizer_step(batch.images, self.tokenizer)
         embedded = self.encoder.embed(batch.images)
         targets = rearrange(self.visual_tokens(batch.images, embedded.grid), "b r s -> b (r s)")
-        ratio, smallest, exact = self.config.masked, self.config.smallest, self.config.exact
+        ratio, smallest, exact = self.config.mask_ratio, self.config.smallest, self.config.exact
         masked = block_masks(targets.shape[0], embedded.grid, ratio, smallest, exact=exact).to(targets.device)
         encoded = self.encoder.encode(apply_mask(embedded, self.encoder, self.mask_token, masked))
         logits, labels = self.lm_head(encoded.patches[masked]).float(), targets[masked]

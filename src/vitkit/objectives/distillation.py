@@ -25,8 +25,8 @@ from vitkit.objectives.supervised import cross_entropy
 class Config:
     """Config of distillation.
 
-    `teacher` is any checkpoint that vitkit loads, with the classes of the student. With `aside` it can have other
-    classes (ImageNet's, for example): an additional head on the student's representation predicts them and is dropped
+    `teacher` is any checkpoint that vitkit loads, with the classes of the student. With `separate_head` it can
+    have other classes (ImageNet's, for example): an additional head on the student's representation predicts them and is dropped
     after the run. `kind` "hard" uses the teacher's most likely class as the target, "soft" its probabilities at a
     `temperature`. The loss is (1 - alpha) times the loss of the labels plus alpha times that of the teacher. `average`
     is the reduction of the soft loss: over the `batch`, as in the papers, or over all `elements`, as in DeiT's code,
@@ -35,7 +35,7 @@ class Config:
     """
 
     teacher: str = ""
-    aside: bool = False
+    separate_head: bool = False
     kind: Literal["hard", "soft"] = "hard"
     alpha: float = 0.5
     temperature: float = 3.0
@@ -58,7 +58,7 @@ class Distillation(Objective):
 
     The teacher is in evaluation mode and gets the same images at its own size. The state dict has a hash of the
     teacher's weights instead of the weights; resuming with another teacher raises ValueError. So does a teacher with
-    other classes (without `aside`), or a student without a head.
+    other classes (without `separate_head`), or a student without a head.
     """
 
     scale: Tensor
@@ -69,19 +69,19 @@ class Distillation(Objective):
         classes, teacher_classes = backbone.config.num_classes, teacher.config.num_classes
         if not isinstance(backbone.head, nn.Linear):
             raise ValueError("distillation needs a student with a head; set num_classes")
-        if classes != teacher_classes and not config.aside:
+        if classes != teacher_classes and not config.separate_head:
             counts = f"the teacher has {teacher_classes} classes, the student {classes}"
-            raise ValueError(f"{counts}; fine-tune the teacher first, or use a separate head (aside=true)")
+            raise ValueError(f"{counts}; fine-tune the teacher first, or use a separate head (separate_head=true)")
         channels, others = backbone.config.channels, teacher.config.channels
         if not channels == others == len(config.mean or processor.mean) == len(config.std or processor.std):
             given = f"the student takes {channels} channels, the teacher {others}"
             raise ValueError(f"{given}; both and the lengths of mean and std must be equal")
         self.config = config
         self.backbone = backbone
-        self.aside = nn.Linear(backbone.head.in_features, teacher_classes) if config.aside else None
-        if self.aside is not None:
-            nn.init.trunc_normal_(self.aside.weight, std=0.02)
-            nn.init.zeros_(self.aside.bias)
+        self.separate_head = nn.Linear(backbone.head.in_features, teacher_classes) if config.separate_head else None
+        if self.separate_head is not None:
+            nn.init.trunc_normal_(self.separate_head.weight, std=0.02)
+            nn.init.zeros_(self.separate_head.bias)
         self.teacher = teacher.requires_grad_(False)
         self.size = processor.size
         # Converts images from the student's normalisation to the teacher's.
@@ -105,7 +105,7 @@ class Distillation(Objective):
         smoothing = self.config.label_smoothing
         labels = cross_entropy(first, batch.targets, kind="softmax", label_smoothing=smoothing)
         teacher = self.teacher_loss(second, teacher_logits)
-        logits = first if self.aside is not None else (first + second) / 2
+        logits = first if self.separate_head is not None else (first + second) / 2
         hits = batch.targets.gather(1, logits.argmax(dim=1, keepdim=True)) >= batch.targets.amax(dim=1, keepdim=True)
         return {
             "loss": torch.lerp(labels, teacher, self.config.alpha),
@@ -122,9 +122,9 @@ class Distillation(Objective):
 
         The separate head for a teacher with other classes reads the representation of the student.
         """
-        if self.aside is not None:
+        if self.separate_head is not None:
             features = self.backbone.features(images)
-            return self.backbone.logits(features).float(), self.aside(self.backbone.represent(features)).float()
+            return self.backbone.logits(features).float(), self.separate_head(self.backbone.represent(features)).float()
         if isinstance(self.backbone, DeiT):
             first, second = self.backbone.both_logits(self.backbone.features(images)).float().unbind(dim=1)
             return first, second

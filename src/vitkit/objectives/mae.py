@@ -48,12 +48,12 @@ LAYOUTS = (
 class Config:
     """Config of MAE: masking, target and decoder.
 
-    `masked` is the fraction of masked patches. `normalised` normalises the target by the mean and standard deviation of
+    `mask_ratio` is the fraction of masked patches. `normalised` normalises the target by the mean and standard deviation of
     each patch's pixels, over all channels (section 4.1, "Reconstruction target"). `start` is a checkpoint from which
     the decoder is loaded: a full file of MAE's code, or transformers' ViTMAEForPreTraining.
     """
 
-    masked: float = 0.75
+    mask_ratio: float = 0.75
     normalised: bool = True
     decoder_width: int = 512
     decoder_depth: int = 8
@@ -62,8 +62,8 @@ class Config:
 
     def __post_init__(self) -> None:
         """Raises ValueError for a fraction out of range."""
-        if not 0.0 < self.masked < 1.0:
-            raise ValueError(f"masked is {self.masked}; it must be between 0 and 1")
+        if not 0.0 < self.mask_ratio < 1.0:
+            raise ValueError(f"mask_ratio is {self.mask_ratio}; it must be between 0 and 1")
 
 
 class MAE(Objective):
@@ -143,9 +143,9 @@ class MAE(Objective):
         embedded = self.encoder.embed(images)
         order = noise.argsort(dim=1)
         restore = order.argsort(dim=1)
-        visible = int(noise.shape[1] * (1 - self.config.masked))
+        visible = int(noise.shape[1] * (1 - self.config.mask_ratio))
         if visible < 1:
-            raise ValueError(f"masking {self.config.masked:.0%} of {noise.shape[1]} patches leaves none visible")
+            raise ValueError(f"masking {self.config.mask_ratio:.0%} of {noise.shape[1]} patches leaves none visible")
         index = repeat(order[:, :visible], "b v -> b v d", d=embedded.tokens.shape[2])
         tokens = torch.cat([embedded.special, embedded.patches.gather(1, index)], dim=1)
         encoded = self.encoder.encode(embedded.with_tokens(tokens))

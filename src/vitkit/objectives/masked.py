@@ -21,15 +21,15 @@ SMALL = 4  # rows and columns of the downsampled patch
 class Config:
     """Config of masked patch prediction: corruption and target.
 
-    `corrupted` is the fraction of patches of each image that are corrupted. A fraction `replaced` of those is replaced
-    by the [mask] embedding, a fraction `swapped` by the embedding of another patch; the others do not change. `target`
+    `corruption_ratio` is the fraction of patches of each image that are corrupted. A fraction `replaced` of those
+    is replaced by the [mask] embedding, a fraction `swapped` by the embedding of another patch; the others do not change. `target`
     is the mean colour of the patch or the colours of the patch downsampled to 4x4, with 2^`bits` values per channel
     (512 classes for 3 bits), or the pixels with an L2 loss. `mean` and `std` are those of the processor, one value per
     channel: colours are quantised in [0, 1].
     """
 
     target: Literal["mean_colour", "small_colours", "pixels"] = "mean_colour"
-    corrupted: float = 0.5
+    corruption_ratio: float = 0.5
     replaced: float = 0.8
     swapped: float = 0.1
     bits: int = 3
@@ -38,7 +38,7 @@ class Config:
 
     def __post_init__(self) -> None:
         """Raises ValueError for values out of range."""
-        if not 0.0 < self.corrupted <= 1.0:
+        if not 0.0 < self.corruption_ratio <= 1.0:
             raise ValueError(f"corrupted is {self.corrupted}; it must be above 0 and at most 1")
         if min(self.replaced, self.swapped) < 0.0 or self.replaced + self.swapped > 1.0:
             raise ValueError(f"replaced is {self.replaced} and swapped {self.swapped}; their sum must be at most 1")
@@ -81,7 +81,7 @@ class Masked(Objective):
     def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """Returns `loss` and `accuracy` of the predicted colours of the corrupted patches."""
         embedded = self.encoder.embed(batch.images)
-        chosen = random_mask(batch.images.shape[0], embedded.patches.shape[1], self.config.corrupted)
+        chosen = random_mask(batch.images.shape[0], embedded.patches.shape[1], self.config.corruption_ratio)
         encoded = self.encoder.encode(self.corrupt(embedded, chosen))
         predicted = self.predict(encoded.patches[chosen.to(batch.images.device)]).float()
         pixels = patch_pixels(batch.images, embedded.grid, self.encoder.config.patch_size)[chosen]

@@ -33,22 +33,22 @@ LAYOUTS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Config of SimMIM: `masked` is the fraction of masked squares, `unit` their side in pixels.
+    """Config of SimMIM: `mask_ratio` is the fraction of masked squares, `unit` their side in pixels.
 
     `unit` must be a multiple of the patch size; if patches are at least as large, single patches are masked. `start` is
     a checkpoint from which mask token and decoder are loaded: a file of SimMIM's pre-training, or transformers'
     ViTForMaskedImageModeling.
     """
 
-    masked: float = 0.6
+    mask_ratio: float = 0.6
     unit: int = 32
     start: str = ""
 
     def __post_init__(self) -> None:
         """Raises ValueError for values out of range."""
-        if not 0.0 < self.masked <= 1.0 or self.unit < 1:
-            given = f"masked is {self.masked} and unit {self.unit}"
-            raise ValueError(f"{given}; masked must be above 0 and at most 1, unit at least 1")
+        if not 0.0 < self.mask_ratio <= 1.0 or self.unit < 1:
+            given = f"mask_ratio is {self.mask_ratio} and unit {self.unit}"
+            raise ValueError(f"{given}; mask_ratio must be above 0 and at most 1, unit at least 1")
 
 
 class SimMIM(Objective):
@@ -82,7 +82,7 @@ class SimMIM(Objective):
     def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """Returns `loss`: the mean absolute error of the normalised pixels of masked patches."""
         embedded = self.encoder.embed(batch.images)
-        masked = unit_mask(batch.images.shape[0], embedded.grid, self.span, self.config.masked)
+        masked = unit_mask(batch.images.shape[0], embedded.grid, self.span, self.config.mask_ratio)
         encoded = self.encoder.encode(apply_mask(embedded, self.encoder, self.mask_token, masked))
         predicted = self.decoder(encoded.patches[masked.to(batch.images.device)]).float()
         pixels = patch_pixels(batch.images, embedded.grid, self.encoder.config.patch_size)[masked]

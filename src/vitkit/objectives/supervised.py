@@ -22,8 +22,8 @@ class Config:
     """Config of supervised classification.
 
     `loss` "softmax" is for exclusive classes, "sigmoid" for independent ones. `label_smoothing` is the fraction of each
-    target that is spread evenly over all classes. `whole_targets` sets every positive target, as mixing produces them,
-    to 1 (DeiT III). `average` is the reduction of the sigmoid loss: summed over classes and averaged over the `batch`,
+    target that is spread evenly over all classes. `binarize_targets` sets every positive target, as mixing
+    produces them, to 1 (DeiT III). `average` is the reduction of the sigmoid loss: summed over classes and averaged over the `batch`,
     or averaged over all `elements`, which divides it by the number of classes. `head_bias` is the initial bias of the
     head, None for no change: about -log(n) for sigmoid and n classes, so that all initial probabilities are low (-6.9
     for ImageNet-1k, -10 for ImageNet-21k and JFT in the original).
@@ -37,7 +37,7 @@ class Config:
 
     loss: Literal["softmax", "sigmoid"] = "softmax"
     label_smoothing: float = 0.0
-    whole_targets: bool = False
+    binarize_targets: bool = False
     average: Literal["batch", "elements"] = "batch"
     head_bias: float | None = None
     class_weights: tuple[float, ...] | Literal["balanced", "effective"] | None = None
@@ -50,8 +50,8 @@ class Config:
         for name, weights in (("class", self.class_weights), ("positive", self.positive_weights)):
             if isinstance(weights, tuple) and (not weights or min(weights) < 0.0 or max(weights) == 0.0):
                 raise ValueError(f"{name}_weights are {weights}; none can be negative, and not all can be 0")
-        if self.loss != "sigmoid" and (self.whole_targets or self.average != "batch"):
-            given = f"whole_targets={self.whole_targets} and average='{self.average}'"
+        if self.loss != "sigmoid" and (self.binarize_targets or self.average != "batch"):
+            given = f"binarize_targets={self.binarize_targets} and average='{self.average}'"
             raise ValueError(f"{given} need loss='sigmoid', not '{self.loss}'")
         if self.positive_weights is not None and self.loss != "sigmoid":
             raise ValueError(f"positive_weights need loss='sigmoid', not '{self.loss}'")
@@ -109,7 +109,7 @@ class Supervised(Objective):
         """Returns `loss`, and `accuracy`: the fraction of images whose top prediction is the top target."""
         # float32 also under autocast: a softmax in bfloat16 has three digits.
         logits = self.backbone(batch.images).float()
-        targets = (batch.targets > 0).to(batch.targets) if self.config.whole_targets else batch.targets
+        targets = (batch.targets > 0).to(batch.targets) if self.config.binarize_targets else batch.targets
         loss = cross_entropy(
             logits,
             targets,

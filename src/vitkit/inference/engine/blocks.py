@@ -15,7 +15,7 @@ from vitkit.inference.engine.quantization import quantising
 from vitkit.kernels import attention
 from vitkit.kernels import attention as kernel
 from vitkit.layers import MLP, Attention, Block, LayerScale, SwiGLU, rotate
-from vitkit.layers.attention import with_relative
+from vitkit.layers.attention import add_relative_logits
 
 Way = Literal["fused", "kernel", "products"]
 
@@ -119,7 +119,7 @@ class FusedAttention(nn.Module):
         if self.direct and bias is None and rotation is None and relative is None:
             return self.proj(kernel.packed(self.qkv(x), self.num_heads), residual=residual)
         q, k, v = self.heads(x, rotation)
-        return self.answer(q, k, v, with_relative(bias, q, relative) if self.keep is None else bias, residual)
+        return self.answer(q, k, v, add_relative_logits(bias, q, relative) if self.keep is None else bias, residual)
 
     @property
     def first(self) -> list[nn.Module]:
