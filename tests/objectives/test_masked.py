@@ -115,7 +115,7 @@ def test_unsupported_backbones_and_configs_are_rejected() -> None:
         simmim.build(simmim.Config(), models.build(resnet.TINY))
     with pytest.raises(ValueError, match="mean has 1 values and std 3, but the model takes 3 channels"):
         built(mean=(0.5,))
-    with pytest.raises(ValueError, match="corrupted is 0"):
+    with pytest.raises(ValueError, match="corruption_ratio is 0"):
         masked.Config(corruption_ratio=0.0)
     with pytest.raises(ValueError, match="their sum must be at most 1"):
         masked.Config(replaced=0.8, swapped=0.3)

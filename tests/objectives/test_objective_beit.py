@@ -72,7 +72,7 @@ def test_the_first_phase_trains_the_tokenizer_and_the_second_the_backbone() -> N
     assert torch.equal(codes, objective.tokenizer.codebook)
     # The loss step by step.
     torch.manual_seed(3)
-    mask = masks.block_masks(8, (4, 4), SMALL.masked, SMALL.smallest, exact=SMALL.exact)
+    mask = masks.block_masks(8, (4, 4), SMALL.mask_ratio, SMALL.smallest, exact=SMALL.exact)
     tokens = objective.tokenizer.nearest_codes(objective.tokenizer.vectors(given.images)).flatten(1)
     embedded = objective.encoder.embed(given.images)
     encoded = objective.encoder.encode(masked.apply_mask(embedded, objective.encoder, objective.mask_token, mask))
@@ -154,7 +154,7 @@ def test_the_state_dict_has_a_digest_of_the_published_tokenizer() -> None:
 
 
 def test_invalid_configs_are_rejected() -> None:
-    with pytest.raises(ValueError, match=r"masked is 1\.0; it must be between 0 and 1"):
+    with pytest.raises(ValueError, match=r"mask_ratio is 1\.0; it must be between 0 and 1"):
         beit.Config(mask_ratio=1.0)
     with pytest.raises(ValueError, match="must be at least 1"):
         dataclasses.replace(SMALL, codes=0)

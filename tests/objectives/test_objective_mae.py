@@ -144,7 +144,7 @@ def test_unsupported_models_and_configs_are_rejected() -> None:
         mae.build(CONFIG, models.build(beit.TINY))
     with pytest.raises(ValueError, match="reads a class token"):
         built(model=dataclasses.replace(vit.TINY, class_token=False, pool="gap"))
-    with pytest.raises(ValueError, match="masked is 1"):
+    with pytest.raises(ValueError, match="mask_ratio is 1"):
         mae.Config(mask_ratio=1.0)
     with pytest.raises(ValueError, match="masking 95% of 16 patches leaves none visible"):
         built(dataclasses.replace(CONFIG, mask_ratio=0.95)).reconstruct(random_images(), torch.rand(3, 16))

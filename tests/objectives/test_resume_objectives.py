@@ -151,8 +151,8 @@ def test_dino_updates_its_centre_with_gradient_accumulation(tmp_path: Path, teac
 
 
 def test_the_defaults_are_those_of_the_papers() -> None:
-    assert (mae.Config().masked, mae.Config().decoder_width, mae.Config().decoder_depth) == (0.75, 512, 8)
-    assert (simmim.Config().masked, simmim.Config().unit) == (0.6, 32)
+    assert (mae.Config().mask_ratio, mae.Config().decoder_width, mae.Config().decoder_depth) == (0.75, 512, 8)
+    assert (simmim.Config().mask_ratio, simmim.Config().unit) == (0.6, 32)
     assert (dino.Config().outputs, dino.Config().momentum, dino.Config().local_crops) == (65536, 0.996, 8)
 
 

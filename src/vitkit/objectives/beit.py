@@ -40,9 +40,9 @@ LAYOUTS = (
 class Config:
     """Config of BEiT pre-training: masking and tokenizer.
 
-    `mask_ratio` is the fraction of masked patches (75 of 196), in blocks of at least `smallest` patches. With `exact` every
-    image has exactly this number, by adding or removing single patches (BEiT v2); without it an image can have fewer
-    (BEiT). The trained tokenizer has a codebook of `codes` vectors of width `code_width` and layers of `hidden`
+    `mask_ratio` is the fraction of masked patches (75 of 196), in blocks of at least `smallest` patches. With `exact`
+    every image has exactly this number, by adding or removing single patches (BEiT v2); without it an image can have
+    fewer (BEiT). The trained tokenizer has a codebook of `codes` vectors of width `code_width` and layers of `hidden`
     channels. It is trained in the first `tokenizer_fraction` of the run; the learning rate's warm-up should be longer
     than that. `code_decay` is the decay of the running means of the codes.
 

@@ -26,12 +26,12 @@ class Config:
     """Config of distillation.
 
     `teacher` is any checkpoint that vitkit loads, with the classes of the student. With `separate_head` it can
-    have other classes (ImageNet's, for example): an additional head on the student's representation predicts them and is dropped
-    after the run. `kind` "hard" uses the teacher's most likely class as the target, "soft" its probabilities at a
-    `temperature`. The loss is (1 - alpha) times the loss of the labels plus alpha times that of the teacher. `average`
-    is the reduction of the soft loss: over the `batch`, as in the papers, or over all `elements`, as in DeiT's code,
-    which divides it by the number of classes. `mean` and `std` are those of the student's processor, None for those of
-    the teacher's.
+    have other classes (ImageNet's, for example): an additional head on the student's representation predicts them and
+    is dropped after the run. `kind` "hard" uses the teacher's most likely class as the target, "soft" its probabilities
+    at a `temperature`. The loss is (1 - alpha) times the loss of the labels plus alpha times that of the teacher.
+    `average` is the reduction of the soft loss: over the `batch`, as in the papers, or over all `elements`, as in
+    DeiT's code, which divides it by the number of classes. `mean` and `std` are those of the student's processor, None
+    for those of the teacher's.
     """
 
     teacher: str = ""

@@ -48,9 +48,9 @@ LAYOUTS = (
 class Config:
     """Config of MAE: masking, target and decoder.
 
-    `mask_ratio` is the fraction of masked patches. `normalised` normalises the target by the mean and standard deviation of
-    each patch's pixels, over all channels (section 4.1, "Reconstruction target"). `start` is a checkpoint from which
-    the decoder is loaded: a full file of MAE's code, or transformers' ViTMAEForPreTraining.
+    `mask_ratio` is the fraction of masked patches. `normalised` normalises the target by the mean and standard
+    deviation of each patch's pixels, over all channels (section 4.1, "Reconstruction target"). `start` is a checkpoint
+    from which the decoder is loaded: a full file of MAE's code, or transformers' ViTMAEForPreTraining.
     """
 
     mask_ratio: float = 0.75

@@ -22,10 +22,10 @@ class Config:
     """Config of masked patch prediction: corruption and target.
 
     `corruption_ratio` is the fraction of patches of each image that are corrupted. A fraction `replaced` of those
-    is replaced by the [mask] embedding, a fraction `swapped` by the embedding of another patch; the others do not change. `target`
-    is the mean colour of the patch or the colours of the patch downsampled to 4x4, with 2^`bits` values per channel
-    (512 classes for 3 bits), or the pixels with an L2 loss. `mean` and `std` are those of the processor, one value per
-    channel: colours are quantised in [0, 1].
+    is replaced by the [mask] embedding, a fraction `swapped` by the embedding of another patch; the others do not
+    change. `target` is the mean colour of the patch or the colours of the patch downsampled to 4x4, with 2^`bits`
+    values per channel (512 classes for 3 bits), or the pixels with an L2 loss. `mean` and `std` are those of the
+    processor, one value per channel: colours are quantised in [0, 1].
     """
 
     target: Literal["mean_colour", "small_colours", "pixels"] = "mean_colour"
@@ -39,7 +39,7 @@ class Config:
     def __post_init__(self) -> None:
         """Raises ValueError for values out of range."""
         if not 0.0 < self.corruption_ratio <= 1.0:
-            raise ValueError(f"corrupted is {self.corrupted}; it must be above 0 and at most 1")
+            raise ValueError(f"corruption_ratio is {self.corruption_ratio}; it must be above 0 and at most 1")
         if min(self.replaced, self.swapped) < 0.0 or self.replaced + self.swapped > 1.0:
             raise ValueError(f"replaced is {self.replaced} and swapped {self.swapped}; their sum must be at most 1")
         if not 1 <= self.bits <= 4:

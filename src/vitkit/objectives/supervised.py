@@ -23,10 +23,10 @@ class Config:
 
     `loss` "softmax" is for exclusive classes, "sigmoid" for independent ones. `label_smoothing` is the fraction of each
     target that is spread evenly over all classes. `binarize_targets` sets every positive target, as mixing
-    produces them, to 1 (DeiT III). `average` is the reduction of the sigmoid loss: summed over classes and averaged over the `batch`,
-    or averaged over all `elements`, which divides it by the number of classes. `head_bias` is the initial bias of the
-    head, None for no change: about -log(n) for sigmoid and n classes, so that all initial probabilities are low (-6.9
-    for ImageNet-1k, -10 for ImageNet-21k and JFT in the original).
+    produces them, to 1 (DeiT III). `average` is the reduction of the sigmoid loss: summed over classes and averaged
+    over the `batch`, or averaged over all `elements`, which divides it by the number of classes. `head_bias` is the
+    initial bias of the head, None for no change: about -log(n) for sigmoid and n classes, so that all initial
+    probabilities are low (-6.9 for ImageNet-1k, -10 for ImageNet-21k and JFT in the original).
 
     `class_weights`, one per class, multiply the loss of images of the class; they are scaled to a mean of 1, so that
     losses stay comparable. "balanced" computes them from the training labels, 1 / n for a class of n images,
