@@ -46,7 +46,7 @@ class Checker(HTMLParser):
 
 @pytest.fixture
 def place(small_run: Callable[..., Run], tmp_path: Path) -> RunFolder:
-    train(small_run(name="a <small> run", keep="last"), tmp_path / "run")
+    train(small_run(name="a <small> run", select="last"), tmp_path / "run")
     return RunFolder(tmp_path / "run")
 
 

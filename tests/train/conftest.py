@@ -11,7 +11,7 @@ from vitkit.data.processor import Processor
 from vitkit.data.sources.digits import Digits
 from vitkit.models import vit
 from vitkit.objectives import supervised
-from vitkit.train import Data, Machine, Run
+from vitkit.train import Data, Hardware, Run
 from vitkit.train.optim import Optimizer
 from vitkit.train.schedule import Schedule
 
@@ -59,12 +59,12 @@ def small_run() -> Callable[..., Run]:
             data=Data(source="digits", held_out=0.2),
             processor=Processor.squash(8, interpolation="bicubic"),
             augment=Augment(rotate=10.0, shift=0.1, zoom=0.1, flip=True),
-            optimizer=Optimizer(rate=1e-2),
+            optimizer=Optimizer(lr=1e-2),
             schedule=Schedule(warmup=3),
             batch_size=28,
             steps=12,
             evaluate_every=5,
-            machine=Machine(device="cpu", save_every=4, log_every=1),
+            hardware=Hardware(device="cpu", save_every=4, log_every=1),
         )
         return config.override(run, {name.replace("__", "."): value for name, value in changes.items()})
 

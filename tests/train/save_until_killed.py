@@ -1,4 +1,4 @@
-"""Saves in a loop and is killed at random moments: KIND FOLDER KILLS SEED, where KIND is whole, sharded or two.
+"""Saves in a loop and is killed at random moments: KIND FOLDER KILLS SEED, where KIND is full, sharded or two.
 
 Imports once; each victim is a fork that saves state after state until SIGKILL. After every kill the newest whole state
 is loaded and compared with what was saved for its step. Prints JSON: how often each thing was found.
@@ -29,7 +29,7 @@ def content(step: int) -> dict[str, Any]:
 
 
 def save_for_ever(kind: str, folder: Path, step: int) -> None:
-    save = files.save if kind == "whole" else sharded.save
+    save = files.save if kind == "full" else sharded.save
     while True:
         step += 1
         save(folder, step, content(step), keep=2)
@@ -58,7 +58,7 @@ def free_port() -> int:
 
 def wait_for_more(folder: Path, step: int) -> None:
     """Until the first save after a step is done, so that there is something to lose."""
-    wait(lambda: any(int(path.name.removeprefix("step-")) > step for path in files.states(folder)))
+    wait(lambda: any(int(path.name.removeprefix("step-")) > step for path in files.list_checkpoints(folder)))
 
 
 def wait(there: Callable[[], bool]) -> None:
@@ -94,7 +94,7 @@ def main(kind: str, folder: Path, kills: int, seed: int) -> None:
                 os.kill(child, signal.SIGKILL)
                 os.waitpid(child, 0)
         found["cut short"] += any(folder.glob("*.tmp"))
-        found["damaged"] += sum(not files.is_whole(path) for path in files.states(folder))
+        found["damaged"] += sum(not files.is_complete(path) for path in files.list_checkpoints(folder))
         loaded = saving.load_newest(folder)
         assert loaded is not None, "nothing to go on from"
         assert loaded["training"]["step"] > step, "a state that was whole is lost"

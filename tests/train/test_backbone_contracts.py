@@ -17,8 +17,8 @@ from vitkit.models import TokenBackbone, vit
 from vitkit.objectives import beit, dino, mae, simmim, supervised
 from vitkit.train import Run, optim, tuning
 from vitkit.train.optim import Optimizer
-from vitkit.train.setup import begin
-from vitkit.train.tuning import Tune
+from vitkit.train.setup import build_training
+from vitkit.train.tuning import Tuning
 
 FAMILIES = models.families()
 WITH_BLOCKS = [name for name in FAMILIES if name not in ("resnet", "axial_resnet")]
@@ -44,11 +44,11 @@ def run_of(make: Callable[..., Run], family: str, **changes: Any) -> Run:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_head_tuning_trains_every_head_and_nothing_else(family: str) -> None:
     model = tiny(family)
-    tuning.apply(Tune(head_only=True), model)
+    tuning.apply(Tuning(head_only=True), model)
     assert trained(model) == set(model.head_parameters())
     objective = supervised.build(supervised.Config(), model)
     before = {name: each.detach().clone() for name, each in model.named_parameters()}
-    optimizer = optim.build(Optimizer(name="sgd", rate=0.1, weight_decay=0.0), objective)
+    optimizer = optim.build(Optimizer(name="sgd", lr=0.1, weight_decay=0.0), objective)
     torch.manual_seed(1)
     images = torch.randn(4, model.config.channels, *model.config.image_size)
     objective(Batch(images, torch.eye(model.config.num_classes)[:4], ("", "", "", "")))["loss"].backward()
@@ -61,7 +61,7 @@ def test_head_tuning_trains_every_head_and_nothing_else(family: str) -> None:
 def test_lora_trains_every_head_and_its_own_matrices(family: str) -> None:
     model = tiny(family)
     heads = set(model.head_parameters())
-    tuning.apply(Tune(lora_rank=2), model)
+    tuning.apply(Tuning(lora_rank=2), model)
     found = trained(model)
     assert heads < found
     assert all(name in heads or name.endswith((".up", ".down")) for name in found)
@@ -71,17 +71,17 @@ def test_lora_trains_every_head_and_its_own_matrices(family: str) -> None:
 def test_head_tuning_of_a_model_without_a_head_is_rejected() -> None:
     model = models.build(replace(vit.TINY, num_classes=0))
     with pytest.raises(ValueError, match="the model has none: num_classes is 0"):
-        tuning.apply(Tune(head_only=True), model)
-    tuning.apply(Tune(lora_rank=2), model)
+        tuning.apply(Tuning(head_only=True), model)
+    tuning.apply(Tuning(lora_rank=2), model)
     assert trained(model)
     assert all(name.endswith((".up", ".down")) for name in trained(model))
 
 
 @pytest.mark.parametrize("family", WITH_BLOCKS)
 def test_activation_checkpointing_wraps_exactly_the_encoder_blocks(family: str, small_run: Callable[..., Run]) -> None:
-    run = run_of(small_run, family, machine__recompute=True)
+    run = run_of(small_run, family, hardware__activation_checkpointing=True)
     run = replace(run, model=replace(run.model, num_classes=10))
-    objective = begin(run, 12, torch.device("cpu")).objective
+    objective = build_training(run, 12, torch.device("cpu")).objective
     blocks = {id(block) for block in objective.backbone.blocks}
     wrapped = {id(module) for module in objective.modules() if isinstance(vars(module).get("forward"), partial)}
     assert wrapped == blocks
@@ -97,13 +97,11 @@ def test_fsdp_shards_exactly_the_encoder_blocks_and_the_rest(family: str, monkey
     assert [id(each) for each in sharded] == [*map(id, objective.backbone.blocks), id(objective)]
 
 
-@pytest.mark.parametrize("setting", ["recompute", "compile"])
+@pytest.mark.parametrize("setting", ["activation_checkpointing", "compile"])
 def test_settings_for_blocks_are_rejected_where_there_are_none(setting: str, small_run: Callable[..., Run]) -> None:
-    run = run_of(small_run, "resnet", **{f"machine__{setting}": True})
-    with pytest.raises(
-        ValueError, match=rf"machine\.{setting} works on encoder blocks, and the family resnet has none"
-    ):
-        begin(run, 12, torch.device("cpu"))
+    run = run_of(small_run, "resnet", **{f"hardware__{setting}": True})
+    with pytest.raises(ValueError, match=rf"hardware\.{setting} needs encoder blocks, and the family resnet has none"):
+        build_training(run, 12, torch.device("cpu"))
 
 
 def test_blocks_of_an_objective() -> None:

@@ -20,9 +20,12 @@ from vitkit.train.events import read
 from vitkit.train.finetune import finetune
 
 COLOURS = [
-    (masked.Config(mean=(0.4, 0.5, 0.5)), r"counts colours by the mean \(0\.4, 0\.5, 0\.5\), the processor by \(0\.5,"),
-    (masked.Config(std=(0.2, 0.2, 0.2)), r"counts colours by the std \(0\.2, 0\.2, 0\.2\)"),
-    (beit.Config(mean=(0.1, 0.1, 0.1)), "counts colours by the mean"),
+    (
+        masked.Config(mean=(0.4, 0.5, 0.5)),
+        r"the mean of the objective is \(0\.4, 0\.5, 0\.5\) and that of the processor \(0\.5,",
+    ),
+    (masked.Config(std=(0.2, 0.2, 0.2)), r"the std of the objective is \(0\.2, 0\.2, 0\.2\)"),
+    (beit.Config(mean=(0.1, 0.1, 0.1)), "the mean of the objective is"),
 ]
 
 
@@ -44,7 +47,7 @@ def test_objectives_count_epochs_as_their_run_does(small_run: Callable[..., Run]
 
 def test_a_size_that_patches_do_not_fill_is_refused(small_run: Callable[..., Run]) -> None:
     run = small_run(model__image_size=[10, 10], processor__size=[10, 10])
-    with pytest.raises(ValueError, match="images of 10 pixels are not a multiple of the patch size 4; 8 is"):
+    with pytest.raises(ValueError, match="image_size 10 is not a multiple of patch_size 4; use 8"):
         checks.check(run, Digits())
 
 
@@ -53,7 +56,9 @@ def test_classes_are_learned_before_they_are_judged(small_run: Callable[..., Run
         def label(self, index: int) -> int:
             return super().label(index) % 4
 
-    with pytest.raises(ValueError, match="there is no training picture of 4, 5, 6, 7, 8 and 1 more, which the model"):
+    with pytest.raises(
+        ValueError, match="the validation data have images of 4, 5, 6, 7, 8 and 1 more, the training data"
+    ):
         checks.check(small_run(), Some(), Digits())
     checks.check(small_run(), Digits(), Some())
     renamed = Relabelled(Digits(), tuple("abcdefghijk"), tuple(range(1, 11)))
@@ -66,7 +71,7 @@ def test_a_label_of_the_held_out_out_of_range_is_refused(small_run: Callable[...
         def label(self, index: int) -> int:
             return 12 if index == 3 else 0
 
-    with pytest.raises(ValueError, match="held-out picture 3 has the label 12, but there are 10 classes"):
+    with pytest.raises(ValueError, match="validation image 3 has the label 12, but there are 10 classes"):
         checks.check(small_run(), Digits(), Wrong())
 
 
@@ -89,8 +94,8 @@ def test_a_checkpoint_of_another_architecture_is_refused(small_run: Callable[...
     model = models.build(dataclasses.replace(vit.TINY, num_classes=2))
     made = checkpoints.Checkpoint(model=model, processor=Processor.squash(32), labels=("a", "b"))
     checkpoints.save(made, tmp_path / "other")
-    with pytest.raises(ValueError, match="is of another architecture than the run: 'blocks"):
-        train(small_run(start=str(tmp_path / "other")), tmp_path / "run")
+    with pytest.raises(ValueError, match="has another architecture than the run: 'blocks"):
+        train(small_run(init_from=str(tmp_path / "other")), tmp_path / "run")
     assert not (tmp_path / "run" / "log.jsonl").exists()
 
 
@@ -116,7 +121,7 @@ def test_several_labels_a_picture(small_run: Callable[..., Run], several: Path, 
         run,
         objective=dataclasses.replace(run.objective, loss="sigmoid", label_smoothing=0.0, positive_weights="balanced"),
         evaluators=("average_precision",),
-        score="average_precision.mean",
+        metric="average_precision.mean",
         steps=60,
         evaluate_every=60,
     )
@@ -131,8 +136,8 @@ def test_finetuning_asks_of_each_class_where_pictures_have_several_labels(severa
     model = models.build(dataclasses.replace(vit.TINY, image_size=(16, 16)))
     made = checkpoints.Checkpoint(model=model, processor=Processor.squash(16), labels=tuple("abcde"))
     checkpoints.save(made, tmp_path / "model")
-    run = finetune(str(tmp_path / "model"), f"csv:{several}", steps=60, batch_size=16, rate=0.03)
-    assert (run.objective.loss, run.score) == ("sigmoid", "average_precision.mean")
+    run = finetune(str(tmp_path / "model"), f"csv:{several}", steps=60, batch_size=16, lr=0.03)
+    assert (run.objective.loss, run.metric) == ("sigmoid", "average_precision.mean")
     result = train(run, tmp_path / "run")
     assert result.score > 0.8
     assert (result.folder / "report.html").exists()

@@ -44,14 +44,14 @@ def test_from_photos_to_a_model_that_transformers_opens(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["finetune", str(place / "model"), "--data", f"folder:{place / 'photos'}", "--out", str(tmp_path / "run")]
-    words += ["--resolution", "24", "--steps", "40", "--rate", "0.05", "--batch-size", "8"]
-    assert main([*words, "--set", "machine.device=cpu", "machine.threads=1"]) == 0
+    words += ["--image-size", "24", "--steps", "40", "--lr", "0.05", "--batch-size", "8"]
+    assert main([*words, "--set", "hardware.device=cpu", "hardware.threads=1"]) == 0
     assert "top1.accuracy 1.0000" in capsys.readouterr().out
     run = RunFolder(tmp_path / "run").run()
     assert (run.model.image_size, run.model.num_classes, run.model.dropout) == ((24, 24), 3, 0.0)
     assert run.processor.size == (24, 24)
     assert run.processor.resize_to == 30  # the share of the checkpoint's own crop
-    assert run.start == str(place / "model")
+    assert run.init_from == str(place / "model")
     best = tmp_path / "run" / "best"
     classifier = vitkit.load(best)
     assert classifier.labels == ("blue", "green", "red")
@@ -65,19 +65,19 @@ def test_from_photos_to_a_model_that_transformers_opens(
     with torch.no_grad():
         torch.testing.assert_close(theirs(pixel_values=pixels).logits, classifier(pixels), atol=1e-5, rtol=1e-4)
     # Again: nothing is computed, and nothing else is accepted in its place.
-    assert main([*words, "--set", "machine.device=cpu", "machine.threads=1"]) == 0
+    assert main([*words, "--set", "hardware.device=cpu", "hardware.threads=1"]) == 0
     assert main([*words, "--seed", "1"]) == 1
-    assert "holds another run, which differs in seed" in capsys.readouterr().err
+    assert "contains another run, which differs in seed" in capsys.readouterr().err
     # Repeated from its own words.
     again = ["train", "--from", str(tmp_path / "run" / "config.json"), "--out", str(tmp_path / "again")]
     assert main([*again, "--set", "steps=2", "schedule.warmup=1"]) == 0
-    assert RunFolder(tmp_path / "again").run().start == run.start
+    assert RunFolder(tmp_path / "again").run().init_from == run.init_from
 
 
 @pytest.mark.parametrize("part", ["head", "lora"])
 def test_a_part_alone_learns(place: Path, tmp_path: Path, part: str) -> None:
     words = ["finetune", str(place / "model"), "--data", f"folder:{place / 'photos'}", "--out", str(tmp_path / "run")]
-    assert main([*words, "--part", part, "--steps", "6", "--set", "machine.device=cpu", "keep=last"]) == 0
+    assert main([*words, "--mode", part, "--steps", "6", "--set", "hardware.device=cpu", "select=last"]) == 0
     saved = vitkit.load(tmp_path / "run" / "best").model.state_dict()
     first = vitkit.load(place / "model").model.state_dict()
     moved = {name for name in saved if name[:4] != "head" and not torch.equal(saved[name], first[name])}
@@ -89,15 +89,15 @@ def test_a_part_alone_learns(place: Path, tmp_path: Path, part: str) -> None:
 @pytest.mark.parametrize(
     ("words", "error"),
     [
-        (["--resolution", "30"], "a resolution of 30 is not a multiple of the patch size 8; 32 is"),
+        (["--image-size", "30"], "image_size 30 is not a multiple of patch_size 8; use 32"),
         (["--data", "folder:{place}/nothing"], "there is no folder"),
         (["--data", "folder:{empty}"], "has no images"),
         (["--val", "folder:{other}"], "has classes that the training data lacks: yellow"),
         (["--epochs", "2", "--steps", "3"], "--steps or --epochs, not both"),
-        (["--rate", "0"], "optimizer.rate is 0"),
+        (["--lr", "0"], "optimizer.lr is 0"),
         (["--batch-size", "0"], "batch_size is 0"),
-        (["--out", "{place}"], "exists and is no run folder"),
-        (["--set", "optimiser.rate=1"], "unknown key 'optimiser.rate'; did you mean"),
+        (["--out", "{place}"], "exists and is not a run folder"),
+        (["--set", "optimiser.lr=1"], "unknown key 'optimiser.lr'; did you mean"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -122,7 +122,7 @@ def test_mistakes_get_one_line_and_write_nothing(
 
 def test_commands_that_are_incomplete(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train"]) == 1
-    assert "give the name of a recipe" in capsys.readouterr().err
+    assert "give either the name of a recipe" in capsys.readouterr().err
     assert main(["train", "digits.tine"]) == 1
     assert "did you mean 'digits.tiny'" in capsys.readouterr().err
     assert main(["recipes", "--json"]) == 0
@@ -133,7 +133,7 @@ def test_commands_that_are_incomplete(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 @pytest.mark.parametrize(
-    ("pictures", "steps", "batch_size", "rate"),
+    ("num_images", "steps", "batch_size", "lr"),
     [
         (20, 500, 16, 0.01),
         (2_000, 500, 32, 0.01),
@@ -142,9 +142,9 @@ def test_commands_that_are_incomplete(capsys: pytest.CaptureFixture[str]) -> Non
         (1_281_167, 20_000, 512, 0.03),
     ],
 )
-def test_defaults_are_those_of_the_papers(pictures: int, steps: int, batch_size: int, rate: float) -> None:
-    found = finetuning.defaults(pictures)
-    assert (found.steps, found.batch_size, found.rate) == (steps, batch_size, rate)
+def test_defaults_are_those_of_the_papers(num_images: int, steps: int, batch_size: int, lr: float) -> None:
+    found = finetuning.defaults(num_images)
+    assert (found.steps, found.batch_size, found.lr) == (steps, batch_size, lr)
     assert found.warmup in (100, 500)
 
 
@@ -156,7 +156,7 @@ def test_the_report_says_whose_split_it_was(place: Path, tmp_path: Path) -> None
             for index in range(3):
                 Image.new("RGB", (20, 20), colour).save(data / split / name / f"{index}.png")
     words = ["finetune", str(place / "model"), "--data", f"folder:{data}", "--out", str(tmp_path / "run")]
-    assert main([*words, "--steps", "2", "--batch-size", "4", "--set", "machine.device=cpu"]) == 0
+    assert main([*words, "--steps", "2", "--batch-size", "4", "--set", "hardware.device=cpu"]) == 0
     text = (tmp_path / "run" / "report.html").read_text()
-    assert "(its own split)" in text
+    assert "(its own validation split)" in text
     assert "held out with seed" not in text

@@ -14,9 +14,9 @@ SCRIPT = Path(__file__).with_name("save_until_killed.py")
 @pytest.mark.parametrize(
     ("kind", "kills"),
     [
-        ("whole", 5),
+        ("full", 5),
         pytest.param("sharded", 5, marks=pytest.mark.slow),
-        pytest.param("whole", 50, marks=pytest.mark.slow),
+        pytest.param("full", 50, marks=pytest.mark.slow),
         pytest.param("sharded", 50, marks=pytest.mark.slow),
         pytest.param("two", 50, marks=pytest.mark.slow),
     ],

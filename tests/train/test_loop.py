@@ -12,7 +12,7 @@ from vitkit.data import train_and_val
 from vitkit.data.augment import Transform
 from vitkit.data.loader import Batch, Stream, training_batches
 from vitkit.train import Run, TrainingStopped
-from vitkit.train.launch import begin
+from vitkit.train.launch import build_training
 from vitkit.train.loop import Training, backward, fit, split, step_seed, update
 
 
@@ -23,7 +23,7 @@ def batches(run: Run, consumed: int = 0) -> Iterator[Batch]:
 
 
 def start(run: Run) -> Training:
-    return begin(run, run.steps or 0, torch.device("cpu"))
+    return build_training(run, run.steps or 0, torch.device("cpu"))
 
 
 def test_it_equals_a_loop_written_by_hand(small_run: Callable[..., Run]) -> None:
@@ -85,7 +85,7 @@ def test_it_learns(small_run: Callable[..., Run]) -> None:
     fit(training, batches(run), lambda each, _: scalars.append(each) is not None)
     assert scalars[0]["loss"] == pytest.approx(math.log(10), rel=1e-5)  # a zero head says 1/10 to every class
     assert sum(each["loss"] for each in scalars[-10:]) / 10 < 1.2
-    assert scalars[0]["rate"] == 0.0
+    assert scalars[0]["lr"] == 0.0
 
 
 def test_accumulated_gradients_are_those_of_the_whole_batch(small_run: Callable[..., Run]) -> None:

@@ -21,7 +21,7 @@ def losses(run: Run, folder: Path) -> list[float]:
 
 def test_recomputing_changes_no_bit(small_run: Callable[..., Run], tmp_path: Path) -> None:
     plain = losses(small_run(steps=6), tmp_path / "plain")
-    assert losses(small_run(steps=6, machine__recompute=True), tmp_path / "again") == plain
+    assert losses(small_run(steps=6, hardware__activation_checkpointing=True), tmp_path / "again") == plain
 
 
 def test_bfloat16_learns_nearly_the_same(small_run: Callable[..., Run], tmp_path: Path) -> None:
@@ -35,25 +35,25 @@ def test_bfloat16_learns_nearly_the_same(small_run: Callable[..., Run], tmp_path
 def test_compiled_blocks_learn_the_same(small_run: Callable[..., Run], tmp_path: Path) -> None:
     still = {f"model__{name}": 0.0 for name in ("dropout", "attention_dropout", "stochastic_depth")}
     plain = losses(small_run(steps=3, **still), tmp_path / "plain")
-    compiled = losses(small_run(steps=3, machine__compile=True, **still), tmp_path / "compiled")
+    compiled = losses(small_run(steps=3, hardware__compile=True, **still), tmp_path / "compiled")
     assert compiled == pytest.approx(plain, rel=1e-4)
 
 
 @pytest.mark.filterwarnings("ignore:Please use the new API settings:UserWarning")  # torch 2.9 says so, once
 def test_tf32_is_for_the_run_only(small_run: Callable[..., Run], tmp_path: Path) -> None:
     before = torch.get_float32_matmul_precision()
-    train(small_run(steps=1, schedule__warmup=0, machine__tf32=True), tmp_path / "run")
+    train(small_run(steps=1, schedule__warmup=0, hardware__tf32=True), tmp_path / "run")
     assert torch.get_float32_matmul_precision() == before
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"precision": "float16"}, "float16 trains on a GPU only"),
-        ({"machine__loggers": ["tensorbord"]}, "unknown logger 'tensorbord'"),
-        ({"data__source": ""}, "needs pictures: say --data"),
-        ({"average": 1.0}, "average is 1.0"),
-        ({"tune__freeze": ["*"]}, "nothing learns"),
+        ({"precision": "float16"}, "float16 training needs a GPU"),
+        ({"hardware__loggers": ["tensorbord"]}, "unknown logger 'tensorbord'"),
+        ({"data__source": ""}, "has no training data: set --data"),
+        ({"ema": 1.0}, "ema is 1.0"),
+        ({"tuning__freeze": ["*"]}, "no parameter is trainable"),
         ({"model__num_classes": 7}, "the model has 7 classes"),
         ({"model__image_size": [16, 16]}, "the processor gives"),
     ],
@@ -77,15 +77,15 @@ def test_a_disk_that_is_full_is_refused(
 
 def test_a_label_out_of_range_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Digits, "label", lambda self, index: 10 if index == 5 else 3)
-    with pytest.raises(ValueError, match="picture 5 has the label 10, but there are 10 classes"):
-        checks.refuse_labels(Digits())
+    with pytest.raises(ValueError, match="image 5 has the label 10, but there are 10 classes"):
+        checks.check_labels(Digits())
 
 
 def test_loggers_are_told(small_run: Callable[..., Run], tmp_path: Path) -> None:
     told: list[tuple[str, int, dict[str, float]]] = []
 
     class Memory:
-        def scalars(self, kind: str, step: int, values: dict[str, float]) -> None:
+        def log(self, kind: str, step: int, values: dict[str, float]) -> None:
             told.append((kind, step, values))
 
         def close(self) -> None:

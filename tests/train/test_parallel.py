@@ -27,7 +27,7 @@ def calm_run(small_run: Callable[..., Run]) -> Callable[..., Run]:
     def make(**changes: Any) -> Run:
         none = {f"model__{name}": 0.0 for name in ("dropout", "attention_dropout", "stochastic_depth")}
         # Without this rate the rounding of sums in another order grows over twelve steps.
-        return small_run(**{**none, "optimizer__rate": 1e-3, "average": 0.9, **changes})
+        return small_run(**{**none, "optimizer__lr": 1e-3, "ema": 0.9, **changes})
 
     return make
 
@@ -51,7 +51,7 @@ def losses(folder: Path) -> list[float]:
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
-    saved = saving.load_newest(RunFolder(folder).states)
+    saved = saving.load_newest(RunFolder(folder).checkpoints)
     assert saved is not None
     return saved["training"]["objective"]
 
@@ -77,7 +77,7 @@ def test_lamb_measures_whole_tensors_where_each_process_has_a_part(
 ) -> None:
     run = calm_run(optimizer__name="lamb", model__init="truncated")
     train(run, tmp_path / "whole")
-    done = torchrun(override(run, {"machine.parallel": "fsdp"}), tmp_path / "two")
+    done = torchrun(override(run, {"hardware.parallel": "fsdp"}), tmp_path / "two")
     assert done.returncode == 0, done.stderr
     assert_close(tmp_path / "two", tmp_path / "whole")
 
@@ -86,7 +86,7 @@ def test_lamb_measures_whole_tensors_where_each_process_has_a_part(
 def test_a_signal_to_one_of_two_ends_both_and_one_alone_goes_on(
     calm_run: Callable[..., Run], tmp_path: Path, whole: Path, kind: str
 ) -> None:
-    run = calm_run(machine__parallel=kind)
+    run = calm_run(hardware__parallel=kind)
     done = torchrun(run, tmp_path / "two", "term", "7", "1")
     assert done.returncode != 0
     told = float((tmp_path / "two" / "signalled").read_text())
@@ -98,7 +98,7 @@ def test_a_signal_to_one_of_two_ends_both_and_one_alone_goes_on(
     assert saved is not None
     assert saved["training"]["step"] == 7
     # Alone, on the same samples in the same order: the losses of a run that always was.
-    train(override(run, {"machine.parallel": "none"}), tmp_path / "two")
+    train(override(run, {"hardware.parallel": "none"}), tmp_path / "two")
     assert_close(tmp_path / "two", whole)
 
 

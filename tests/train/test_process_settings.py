@@ -19,7 +19,7 @@ def test_training_changes_no_setting_that_nobody_asked_for(
     monkeypatch.setattr(torch, "set_num_threads", changed)
     monkeypatch.setattr(torch, "set_float32_matmul_precision", changed)
     monkeypatch.setattr(memory, "kept", changed)
-    train(small_run(steps=1, schedule__warmup=0, machine__threads=None), tmp_path / "run")
+    train(small_run(steps=1, schedule__warmup=0, hardware__threads=None), tmp_path / "run")
 
 
 def test_the_threads_of_a_run_are_for_the_run_only(
@@ -28,7 +28,7 @@ def test_the_threads_of_a_run_are_for_the_run_only(
     before = torch.get_num_threads()
     seen: list[int] = []
     monkeypatch.setattr(events.Events, "step", lambda *_: seen.append(torch.get_num_threads()))
-    train(small_run(steps=1, schedule__warmup=0, machine__threads=before + 1), tmp_path / "run")
+    train(small_run(steps=1, schedule__warmup=0, hardware__threads=before + 1), tmp_path / "run")
     assert seen == [before + 1]
     assert torch.get_num_threads() == before
 
@@ -47,7 +47,7 @@ def test_the_commands_that_train_keep_freed_memory(
     monkeypatch.setattr("vitkit.train.finetune.finetune", lambda *_, **__: small_run())
     out = ["--out", str(tmp_path / "run")]
     words = {
-        "train": ["digits.tiny", "--set", "machine.device=cpu", *out],
+        "train": ["digits.tiny", "--set", "hardware.device=cpu", *out],
         "finetune": ["vit", "--data", "digits", *out],
         "demo": out,
     }

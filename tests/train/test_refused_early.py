@@ -23,20 +23,23 @@ from vitkit.train.setup import initial_model
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"precision": "float16"}, "float16 trains on a GPU only"),
-        ({"machine__loggers": ["tensorbord"]}, "unknown logger 'tensorbord'"),
-        ({"machine__keep": 1}, "machine.keep is 1; it must be at least 2"),
-        ({"start_head": "kept"}, "start_head is kept, of a checkpoint to start from, and there is none"),
-        ({"optimizer__name": "lamb"}, "this run's head starts at zero: set model.init=truncated"),
-        ({"optimizer__name": "lamb", "start": "x"}, "this run's head starts at zero: set start_head=drawn"),
-        ({"start": "x", "start_head": "kept", "objective__head_bias": -2.0}, "objective.head_bias replaces them"),
-        ({"optimizer__name": "lamb", "optimizer__decay": "schedule"}, "in lamb decay is part of the step before"),
-        ({"tune__freeze": ["*"]}, "nothing learns"),
+        ({"precision": "float16"}, "float16 training needs a GPU"),
+        ({"hardware__loggers": ["tensorbord"]}, "unknown logger 'tensorbord'"),
+        ({"hardware__keep_checkpoints": 1}, "hardware.keep_checkpoints is 1; it must be at least 2"),
+        ({"init_head": "checkpoint"}, "init_head is checkpoint, which needs a checkpoint: set init_from"),
+        ({"optimizer__name": "lamb"}, "the head of this run starts at zero: set model.init=truncated"),
+        ({"optimizer__name": "lamb", "init_from": "x"}, "the head of this run starts at zero: set init_head=random"),
+        (
+            {"init_from": "x", "init_head": "checkpoint", "objective__head_bias": -2.0},
+            "objective.head_bias would overwrite it",
+        ),
+        ({"optimizer__name": "lamb", "optimizer__decay": "schedule"}, "lamb adds it to the update before its scaling"),
+        ({"tuning__freeze": ["*"]}, "no parameter is trainable"),
         ({"model__num_classes": 7}, "the model has 7 classes"),
         ({"evaluators": ["top1", "top2"]}, "unknown evaluator 'top2'"),
         ({"batch_size": 1, "augment": Augment(mixing=Mixing(mixup=1.0))}, "batch_size 1 is too small for mixing"),
         ({"data__source": "folder:nowhere"}, "nowhere"),
-        ({"start": "nowhere.safetensors"}, "nowhere"),
+        ({"init_from": "nowhere.safetensors"}, "nowhere"),
     ],
 )
 def test_nothing_is_written_for_a_run_that_cannot_be(
@@ -50,13 +53,13 @@ def test_nothing_is_written_for_a_run_that_cannot_be(
 
 def test_a_checkpoint_of_another_architecture_leaves_no_folder(small_run: Callable[..., Run], tmp_path: Path) -> None:
     train(small_run(steps=1, schedule__warmup=0), tmp_path / "first")
-    run = small_run(start=str(tmp_path / "first" / "best"), model__depth=3)
-    with pytest.raises(ValueError, match="is of another architecture than the run"):
+    run = small_run(init_from=str(tmp_path / "first" / "best"), model__depth=3)
+    with pytest.raises(ValueError, match="has another architecture than the run"):
         train(run, tmp_path / "second")
     assert os.listdir(tmp_path) == ["first"]
     # In an empty folder that is there already, nothing is left either.
     (tmp_path / "third").mkdir()
-    with pytest.raises(ValueError, match="is of another architecture than the run"):
+    with pytest.raises(ValueError, match="has another architecture than the run"):
         train(run, tmp_path / "third")
     assert os.listdir(tmp_path / "third") == []
 
@@ -64,15 +67,17 @@ def test_a_checkpoint_of_another_architecture_leaves_no_folder(small_run: Callab
 def test_a_head_goes_on_where_the_run_says_so(small_run: Callable[..., Run], tmp_path: Path) -> None:
     train(small_run(steps=1, schedule__warmup=0), tmp_path / "first")
     start = str(tmp_path / "first" / "best")
-    run = small_run(start=start, start_head="kept")
+    run = small_run(init_from=start, init_head="checkpoint")
     assert torch.equal(initial_model(run).head.weight, vitkit.load(start).model.head.weight)
-    assert not initial_model(small_run(start=start)).head.weight.any()
+    assert not initial_model(small_run(init_from=start)).head.weight.any()
     torch.manual_seed(0)
-    drawn = initial_model(small_run(start=start, start_head="drawn", model__init="truncated", model__num_classes=9))
+    drawn = initial_model(small_run(init_from=start, init_head="random", model__init="truncated", model__num_classes=9))
     assert drawn.head.weight.std().item() == pytest.approx(0.02, rel=0.3)
     assert torch.equal(drawn.blocks[1].attn.qkv.weight, vitkit.load(start).model.blocks[1].attn.qkv.weight)
-    with pytest.raises(ValueError, match=r"another architecture than the run: 'head.bias' is \(10,\) there and \(9,\)"):
-        initial_model(small_run(start=start, start_head="kept", model__num_classes=9))
+    with pytest.raises(
+        ValueError, match=r"another architecture than the run: 'head.bias' is \(10,\) instead of \(9,\)"
+    ):
+        initial_model(small_run(init_from=start, init_head="checkpoint", model__num_classes=9))
 
 
 def test_a_folder_of_another_run_is_refused_before_the_pictures_are_looked_for(
@@ -81,7 +86,7 @@ def test_a_folder_of_another_run_is_refused_before_the_pictures_are_looked_for(
     train(small_run(steps=1, schedule__warmup=0), tmp_path)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     monkeypatch.setattr("vitkit.train.launch.train_and_val", None)
-    with pytest.raises(ValueError, match="holds another run, which differs in steps: choose another folder"):
+    with pytest.raises(ValueError, match="contains another run, which differs in steps: choose another folder"):
         train(small_run(steps=2, schedule__warmup=0), tmp_path)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
@@ -92,43 +97,43 @@ from pathlib import Path
 import torch
 from vitkit.cli import main
 from vitkit.data.sources.digits import Digits
-from vitkit.train import state
+from vitkit.train.checkpointing import files
 Digits.__len__ = lambda self: 240
 torch.set_num_threads(1)
 # No file grows beyond this: the disk is full in the middle of the state of step 8.
-original, limit = state.opened, int(sys.argv[1])
-def opened(folder, step, **options):
+original, limit = files.create_temporary, int(sys.argv[1])
+def create_temporary(folder, step, **options):
     if step == 8:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
     return original(folder, step, **options)
-state.opened = opened
+files.create_temporary = create_temporary
 sys.exit(main(sys.argv[2:]))
 """
 
 
 @pytest.mark.parametrize(
     ("kind", "beside"),
-    [("whole", False), *(pytest.param("sharded", each, marks=pytest.mark.slow) for each in (True, False))],
+    [("full", False), *(pytest.param("sharded", each, marks=pytest.mark.slow) for each in (True, False))],
 )
 def test_a_disk_that_fills_up_in_a_save_ends_in_one_line(
     small_run: Callable[..., Run], tmp_path: Path, kind: str, beside: bool
 ) -> None:
-    run = small_run(machine__state=kind, machine__save_beside=beside, evaluate_every=100)
+    run = small_run(hardware__checkpoint_format=kind, hardware__async_save=beside, evaluate_every=100)
     (tmp_path / "run.json").write_text(to_json(run))
     folder = tmp_path / "run"
     words = ["train", "--from", str(tmp_path / "run.json"), "--out", str(folder)]
     done = subprocess.run([sys.executable, "-c", LIMITED, "20000", *words], capture_output=True, text=True, timeout=240)
     assert done.returncode == 1, done.stderr[-2000:]
-    assert done.stderr.splitlines()[-1].startswith("vitkit: the state of step 8 could not be written into")
-    assert "the run goes on from 'step-00000004'" in done.stderr.splitlines()[-1]
+    assert done.stderr.splitlines()[-1].startswith("vitkit: the checkpoint of step 8 could not be saved in")
+    assert "the run resumes from 'step-00000004'" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
-    saved = saving.load_newest(RunFolder(folder).states)
+    saved = saving.load_newest(RunFolder(folder).checkpoints)
     assert saved is not None
     assert saved["training"]["step"] == 4
     # With room, the same command goes on.
     assert train(run, folder).folder == folder
-    last = saving.load_newest(RunFolder(folder).states)
+    last = saving.load_newest(RunFolder(folder).checkpoints)
     assert last is not None
     assert last["training"]["step"] == 12
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY

@@ -21,10 +21,10 @@ pytestmark = pytest.mark.slow
 
 CALM = {f"model__{name}": 0.0 for name in ("dropout", "attention_dropout", "stochastic_depth")}
 WAYS: dict[str, dict[str, Any]] = {
-    "ddp": {"machine__parallel": "ddp"},
-    "ddp, sharded": {"machine__parallel": "ddp", "machine__state": "sharded"},
-    "fsdp": {"machine__parallel": "fsdp", "machine__save_beside": True},
-    "fsdp, whole": {"machine__parallel": "fsdp", "machine__state": "whole", "machine__save_beside": True},
+    "ddp": {"hardware__parallel": "ddp"},
+    "ddp, sharded": {"hardware__parallel": "ddp", "hardware__checkpoint_format": "sharded"},
+    "fsdp": {"hardware__parallel": "fsdp", "hardware__async_save": True},
+    "fsdp, full": {"hardware__parallel": "fsdp", "hardware__checkpoint_format": "full", "hardware__async_save": True},
 }
 
 
@@ -33,7 +33,7 @@ def calm(small_run: Callable[..., Run]) -> Callable[..., Run]:
     """Without what each process draws for itself, so that two compare with one, at a rate that grows no rounding."""
 
     def make(**changes: Any) -> Run:
-        return small_run(**{**CALM, "optimizer__rate": 1e-3, "average": 0.9, "machine__save_every": 3, **changes})
+        return small_run(**{**CALM, "optimizer__lr": 1e-3, "ema": 0.9, "hardware__save_every": 3, **changes})
 
     return make
 
@@ -50,15 +50,15 @@ def two(calm: Callable[..., Run], small_run: Callable[..., Run], tmp_path_factor
             train(calm(), home / "from one")
     fsdp, ddp = WAYS["fsdp"], WAYS["ddp"]
     jobs = [
-        Job(calm(**fsdp, accumulate=2), home / "fsdp"),
-        Job(calm(**ddp, accumulate=2), home / "ddp"),
+        Job(calm(**fsdp, grad_accum_steps=2), home / "fsdp"),
+        Job(calm(**ddp, grad_accum_steps=2), home / "ddp"),
         Job(calm(**fsdp), home / "to one", "term", 7),
         Job(calm(**fsdp), home / "from one"),
         Job(calm(**fsdp), home / "fsdp and ddp", "term", 4),
         Job(calm(**ddp), home / "fsdp and ddp", "term", 8),
         Job(calm(**fsdp), home / "fsdp and ddp"),
         Job(calm(**fsdp), home / "nan", "nan", 8),
-        Job(calm(**ddp, optimizer__rate=0.5), home / "fsdp"),
+        Job(calm(**ddp, optimizer__lr=0.5), home / "fsdp"),
     ]
     in_two([*jobs, *bitwise(small_run(**EVERYTHING, **fsdp), home, (3, 8))], home / "jobs")
     return home
@@ -75,15 +75,15 @@ def losses(folder: Path) -> list[float]:
 
 
 def final(folder: Path) -> dict[str, Any]:
-    saved = saving.load_newest(RunFolder(folder).states)
+    saved = saving.load_newest(RunFolder(folder).checkpoints)
     assert saved is not None
     return saved
 
 
 def kind(folder: Path) -> str:
-    newest = files.newest(RunFolder(folder).states)
+    newest = files.newest_complete(RunFolder(folder).checkpoints)
     assert newest is not None
-    return "whole" if (newest / "state.pt").exists() else "sharded"
+    return "full" if (newest / "state.pt").exists() else "sharded"
 
 
 def assert_close(one: Path, other: Path) -> None:
@@ -94,7 +94,7 @@ def assert_close(one: Path, other: Path) -> None:
         torch.testing.assert_close(value, theirs[name], atol=1e-4, rtol=1e-3)
 
 
-@pytest.mark.parametrize(("way", "form"), [("ddp", "whole"), ("fsdp", "sharded")])
+@pytest.mark.parametrize(("way", "form"), [("ddp", "full"), ("fsdp", "sharded")])
 def test_two_have_the_losses_of_one(two: Path, way: str, form: str) -> None:
     assert len(losses(two / way)) == 12
     assert_close(two / way, two / "one")
@@ -117,7 +117,7 @@ def test_two_go_on_with_the_same_bits(two: Path) -> None:
     assert_same_bits(two, "sharded", 2)
 
 
-@pytest.mark.parametrize(("way", "form"), [*zip(WAYS, ("whole", "sharded", "sharded", "whole"), strict=True)])
+@pytest.mark.parametrize(("way", "form"), [*zip(WAYS, ("full", "sharded", "sharded", "full"), strict=True)])
 def test_two_go_on_with_the_same_bits_in_every_way(
     small_run: Callable[..., Run], tmp_path: Path, way: str, form: str
 ) -> None:
@@ -128,7 +128,7 @@ def test_two_go_on_with_the_same_bits_in_every_way(
 def test_what_the_main_process_refuses_all_refuse(two: Path) -> None:
     for end in ends(two / "fsdp"):
         assert end.error.startswith("ValueError: ")
-        assert "holds another run, which differs in accumulate, optimizer.rate" in end.error
+        assert "contains another run, which differs in grad_accum_steps, optimizer.lr" in end.error
 
 
 def test_shards_of_two_go_on_in_one_on_the_same_pictures(
@@ -146,8 +146,8 @@ def test_shards_of_two_go_on_in_one_on_the_same_pictures(
             yield batch
 
     monkeypatch.setattr(launch, "training_batches", noted)
-    train(override(calm(), {"machine.save_every": 100}), tmp_path / "one")
-    assert kind(tmp_path / "one") == "whole"
+    train(override(calm(), {"hardware.save_every": 100}), tmp_path / "one")
+    assert kind(tmp_path / "one") == "full"
     assert_close(tmp_path / "one", two / "one")
     first, second = (end.keys for end in ends(two / "ddp"))
     assert keys == [mine + theirs for mine, theirs in zip(first, second, strict=True)][7:]
@@ -163,7 +163,7 @@ def test_ones_state_goes_on_in_two_shards(two: Path) -> None:
 
 def test_whole_and_sharded_states_follow_each_other(two: Path) -> None:
     assert_close(two / "fsdp and ddp", two / "one")
-    kept = files.states(RunFolder(two / "fsdp and ddp").states)
+    kept = files.list_checkpoints(RunFolder(two / "fsdp and ddp").checkpoints)
     assert [path.name for path in kept] == ["step-00000009", "step-00000012"]
 
 
@@ -186,7 +186,7 @@ def test_a_broken_number_in_one_stops_both_before_the_update(two: Path) -> None:
 
 
 def test_shards_are_shared_out(two: Path) -> None:
-    newest = files.newest(RunFolder(two / "fsdp").states)
+    newest = files.newest_complete(RunFolder(two / "fsdp").checkpoints)
     assert newest is not None
     sizes = [path.stat().st_size for path in sorted(newest.glob("shard-*.safetensors"))]
     assert len(sizes) == 2

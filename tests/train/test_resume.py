@@ -38,7 +38,7 @@ def kill_at(monkeypatch: pytest.MonkeyPatch, step: int, how: Callable[[], Any]) 
 
 
 def final(folder: Path) -> dict[str, Any]:
-    saved = saving.load_newest(RunFolder(folder).states)
+    saved = saving.load_newest(RunFolder(folder).checkpoints)
     assert saved is not None
     return saved
 
@@ -72,7 +72,7 @@ def trained(small_run: Callable[..., Run], tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.mktemp("trained") / "whole"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Digits, "__len__", lambda self: 240)
-        train(small_run(accumulate=2), folder)
+        train(small_run(grad_accum_steps=2), folder)
     return folder
 
 
@@ -83,8 +83,8 @@ def whole(trained: Path, tmp_path: Path) -> Path:
 
 
 EVERYTHING: dict[str, Any] = {
-    "accumulate": 2,
-    "average": 0.9,
+    "grad_accum_steps": 2,
+    "ema": 0.9,
     "precision": "bfloat16",
     "augment__randaugment": {"layers": 2, "magnitude": 10.0},
     "augment__mixing": {"mixup": 0.5},
@@ -108,7 +108,7 @@ def test_stopped_after_any_step_and_again(
     run, ways = small_run(**EVERYTHING), ("auto", "sharded")
     again = 1 + (step + 4) % 11
     for number, stop in enumerate(sorted({step, again})):
-        changes = {"machine.state": ways[(step + number) % 2], "machine.save_beside": step % 3 == 0}
+        changes = {"hardware.checkpoint_format": ways[(step + number) % 2], "hardware.async_save": step % 3 == 0}
         with monkeypatch.context() as patch:
             kill_at(patch, stop, lambda: os.kill(os.getpid(), signal.SIGTERM))
             with pytest.raises(Interrupted, match=f"SIGTERM after step {stop}") as stopped:
@@ -117,7 +117,7 @@ def test_stopped_after_any_step_and_again(
         assert final(tmp_path / "run")["training"]["step"] == stop
     assert not (tmp_path / "run" / "report.html").exists()
     # With other workers, which changes nothing.
-    result = train(override(run, {"machine.workers": 2 if step in (3, 7) else 0}), tmp_path / "run")
+    result = train(override(run, {"hardware.workers": 2 if step in (3, 7) else 0}), tmp_path / "run")
     assert_equal(final(tmp_path / "run"), final(everything))
     assert story(tmp_path / "run") == story(everything)
     assert result.score == max(event["top1.accuracy"] for event in story(everything) if event["kind"] == "evaluation")
@@ -131,7 +131,7 @@ def test_killed_after_any_step_and_again(
     def kill() -> None:
         raise Killed
 
-    run = small_run(accumulate=2)
+    run = small_run(grad_accum_steps=2)
     for at in (step, min(12, step + 2)):
         with monkeypatch.context() as patch:
             kill_at(patch, at, kill)
@@ -149,8 +149,8 @@ def test_killed_after_any_step_and_again(
     [
         pytest.param(EVERYTHING, marks=pytest.mark.slow),
         pytest.param({**EVERYTHING, "optimizer__name": "muon", "optimizer__layer_decay": 0.8}, marks=pytest.mark.slow),
-        {"optimizer__name": "lion", "tune__lora_rank": 2, "average": 0.5},
-        {"optimizer__name": "sgd", "machine__recompute": True},
+        {"optimizer__name": "lion", "tuning__lora_rank": 2, "ema": 0.5},
+        {"optimizer__name": "sgd", "hardware__activation_checkpointing": True},
         pytest.param({"optimizer__name": "lamb", "model__init": "truncated"}, marks=pytest.mark.slow),
     ],
     ids=["everything", "muon", "lion, lora", "sgd, recomputed", "lamb"],
@@ -181,14 +181,16 @@ def test_a_run_that_is_over_computes_nothing(
         raise AssertionError("a step was taken")
 
     monkeypatch.setattr("vitkit.train.loop.update", refuse)
-    assert train(small_run(accumulate=2), whole).folder == whole
+    assert train(small_run(grad_accum_steps=2), whole).folder == whole
     assert (whole / "best" / "model.safetensors").stat().st_mtime_ns == before
 
 
 def test_another_run_is_refused_and_nothing_touched(small_run: Callable[..., Run], whole: Path) -> None:
     before = {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()}
-    with pytest.raises(ValueError, match=r"holds another run, which differs in optimizer\.rate: choose another folder"):
-        train(small_run(accumulate=2, optimizer__rate=0.5), whole)
+    with pytest.raises(
+        ValueError, match=r"contains another run, which differs in optimizer\.lr: choose another folder"
+    ):
+        train(small_run(grad_accum_steps=2, optimizer__lr=0.5), whole)
     with pytest.raises(ValueError, match="is not the config of a run"):
         train(small_run(), whole / "best")
     assert {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()} == before
@@ -196,10 +198,10 @@ def test_another_run_is_refused_and_nothing_touched(small_run: Callable[..., Run
 
 def test_a_folder_with_other_things_is_refused(small_run: Callable[..., Run], tmp_path: Path) -> None:
     (tmp_path / "letter.txt").write_text("dear")
-    with pytest.raises(ValueError, match="exists and is no run folder"):
+    with pytest.raises(ValueError, match="exists and is not a run folder"):
         train(small_run(), tmp_path)
     assert os.listdir(tmp_path) == ["letter.txt"]
-    with pytest.raises(ValueError, match="exists and is no run folder"):
+    with pytest.raises(ValueError, match="exists and is not a run folder"):
         train(small_run(), tmp_path / "letter.txt")
 
 
@@ -224,7 +226,7 @@ def test_a_broken_loss_saves_and_names_the_batch(
 
 
 def test_the_config_in_the_folder_is_the_run(small_run: Callable[..., Run], whole: Path) -> None:
-    assert RunFolder(whole).run() == small_run(accumulate=2)
+    assert RunFolder(whole).run() == small_run(grad_accum_steps=2)
     text = json.loads((whole / "config.json").read_text())
     text["optimizer"]["speed"] = 1
     (whole / "config.json").write_text(json.dumps(text))

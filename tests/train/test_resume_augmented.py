@@ -32,18 +32,18 @@ EVERYTHING = Augment(
 def test_stopped_in_the_middle_of_an_epoch_and_read_by_others(
     small_run: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = small_run(accumulate=2, augment=EVERYTHING)
+    run = small_run(grad_accum_steps=2, augment=EVERYTHING)
     train(run, tmp_path / "whole")
     for step, workers in ((3, 2), (8, 1)):
         folder = tmp_path / str(step)
         with monkeypatch.context() as patch:
             kill_at(patch, step, lambda: os.kill(os.getpid(), signal.SIGTERM))
             with pytest.raises(Interrupted):
-                train(override(run, {"machine.workers": workers}), folder)
+                train(override(run, {"hardware.workers": workers}), folder)
         train(run, folder)
         assert_equal(final(folder), final(tmp_path / "whole"))
         assert story(folder) == story(tmp_path / "whole")
     assert RunFolder(folder).run().augment == EVERYTHING
     # It is the pictures that make the difference.
-    train(small_run(accumulate=2), tmp_path / "plain")
+    train(small_run(grad_accum_steps=2), tmp_path / "plain")
     assert story(tmp_path / "plain") != story(folder)

@@ -13,8 +13,8 @@ import torch
 from test_resume import assert_equal
 
 from vitkit.train.checkpointing import _storage, files, saving, sharded
-from vitkit.train.checkpointing.saving import NotSaved, Saver, copied
-from vitkit.train.run import Machine
+from vitkit.train.checkpointing.saving import CheckpointNotSaved, CheckpointSaver, copy_to_cpu
+from vitkit.train.run import Hardware
 
 
 def held(step: int) -> dict[str, Any]:
@@ -56,9 +56,9 @@ def test_what_cannot_be_held_is_named() -> None:
         (object(), "'a' is a object"),
     ):
         with pytest.raises(ValueError, match=words):
-            _storage.parted({"a": value})
-    with pytest.raises(ValueError, match="an entry that is none"):
-        _storage.joined({"a": {"tensor": "gone"}}, {})
+            _storage.split_tensors({"a": value})
+    with pytest.raises(ValueError, match="an invalid entry"):
+        _storage.join_tensors({"a": {"tensor": "gone"}}, {})
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_a_pickle_in_any_place_does_not_run(tmp_path: Path, monkeypatch: pytest.
     if manifest is not None:
         # The digests fit: only what is read, and how, stands between the file and the machine.
         names = {*manifest["files"], where}
-        manifest["files"] = {name: files.flushed(path / name) for name in names}
+        manifest["files"] = {name: files.flush(path / name) for name in names}
         (path / "MANIFEST.json").write_bytes(sealed(manifest))
     if where in (".metadata", "MANIFEST.json"):
         assert_equal(saving.load_newest(tmp_path / "states"), held(1) if where == ".metadata" else None)
@@ -172,46 +172,54 @@ def test_a_manifest_nested_without_end_is_passed_over(tmp_path: Path) -> None:
 
 def test_states_of_the_first_release_are_read(tmp_path: Path) -> None:
     path = files.save(tmp_path, 7, {"a": 1}, keep=2)
-    old = {"step": 7, **files.flushed(path / "state.pt")}
+    old = {"step": 7, **files.flush(path / "state.pt")}
     (path / "MANIFEST.json").write_text(json.dumps(old))
     assert saving.load_newest(tmp_path) == {"a": 1}
     (path / "MANIFEST.json").write_text(json.dumps(old | {"size": 1}))
     assert saving.load_newest(tmp_path) is None
 
 
-KINDS = {"whole": Machine(save_beside=True), "sharded": Machine(save_beside=True, state="sharded")}
+KINDS = {"full": Hardware(async_save=True), "sharded": Hardware(async_save=True, checkpoint_format="sharded")}
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_save_beside_keeps_what_was_there_when_it_began(tmp_path: Path, kind: str) -> None:
-    with Saver(tmp_path, KINDS[kind]) as saver:
+    with CheckpointSaver(tmp_path, KINDS[kind]) as saver:
         for step in (1, 2, 3):
             changing = held(step)
             saver.save(step, changing)
             changing["training"]["objective"]["weights"].fill_(-1.0)  # the next update
             changing["training"]["optimizer"]["state"][0]["exp_avg"].zero_()
     assert_equal(newest(tmp_path), held(3))
-    assert len(files.states(tmp_path)) == 2
+    assert len(files.list_checkpoints(tmp_path)) == 2
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_save_beside_that_failed_is_told_at_the_next_and_at_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    with Saver(tmp_path, KINDS[kind]) as saver:
+    with CheckpointSaver(tmp_path, KINDS[kind]) as saver:
         saver.save(1, held(1))
         saver.wait()
-        monkeypatch.setattr(files, "published", full)
+        monkeypatch.setattr(files, "publish", full)
         saver.save(2, held(2))
-        with pytest.raises(NotSaved, match=r"state of step 2 .* No space left on device; .* from 'step-00000001'"):
+        with pytest.raises(
+            CheckpointNotSaved, match=r"checkpoint of step 2 .* No space left on device; .* from 'step-00000001'"
+        ):
             saver.save(3, held(3))
-    with pytest.raises(NotSaved, match="state of step 4"), Saver(tmp_path, KINDS[kind]) as saver:
+    with (
+        pytest.raises(CheckpointNotSaved, match="checkpoint of step 4"),
+        CheckpointSaver(tmp_path, KINDS[kind]) as saver,
+    ):
         saver.save(4, held(4))
-    with pytest.raises(KeyError) as other, Saver(tmp_path, KINDS[kind]) as saver:  # noqa: PT012 - the end of a context
+    with pytest.raises(KeyError) as other, CheckpointSaver(tmp_path, KINDS[kind]) as saver:  # noqa: PT012 - the end of a context
         saver.save(5, held(5))
         raise KeyError
-    assert "state of step 5" in other.value.__notes__[0]
-    with pytest.raises(NotSaved, match="state of step 6"), Saver(tmp_path, KINDS[kind]) as saver:
+    assert "checkpoint of step 5" in other.value.__notes__[0]
+    with (
+        pytest.raises(CheckpointNotSaved, match="checkpoint of step 6"),
+        CheckpointSaver(tmp_path, KINDS[kind]) as saver,
+    ):
         saver.save(6, held(6), last=True)
     monkeypatch.undo()
     assert_equal(newest(tmp_path), held(1))
@@ -223,12 +231,12 @@ def full(*arguments: Any, **options: Any) -> None:
 
 def test_a_copy_shares_nothing() -> None:
     one = held(1)
-    other = copied(one)
+    other = copy_to_cpu(one)
     assert_equal(other, one)
     one["training"]["objective"]["weights"].zero_()
     assert_equal(other, held(1))
 
 
 def test_a_file_that_is_not_its_manifest_says_so(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="describes no state"):
+    with pytest.raises(ValueError, match="does not describe a checkpoint"):
         _storage.Reader(tmp_path, {"step": 1, "files": {}, "tensors": {"a": {}}})

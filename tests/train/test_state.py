@@ -19,7 +19,7 @@ def test_the_newest_is_loaded_and_the_oldest_go(tmp_path: Path) -> None:
     assert saving.load_newest(tmp_path / "none") is None
     for step in (1, 2, 10):
         files.save(tmp_path, step, content(step), keep=2)
-    assert [path.name for path in files.states(tmp_path)] == ["step-00000002", "step-00000010"]
+    assert [path.name for path in files.list_checkpoints(tmp_path)] == ["step-00000002", "step-00000010"]
     loaded = saving.load_newest(tmp_path)
     assert loaded is not None
     assert loaded["step"] == 10
@@ -33,7 +33,7 @@ def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
     loaded = saving.load_newest(tmp_path)
     assert loaded is not None
     assert loaded["step"] == 4
-    assert len(files.states(tmp_path)) == 1
+    assert len(files.list_checkpoints(tmp_path)) == 1
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "no manifest", "no state", "bad manifest", "empty"])

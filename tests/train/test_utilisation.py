@@ -68,14 +68,14 @@ def test_known_gpus_and_others(name: str, kind: str, tera: float | None) -> None
     found = published(name, kind)
     assert (found is None) == (tera is None)
     if found is not None and tera is not None:
-        assert found.rate == tera * 1e12
-        assert found.share(found.rate / 4, 0.5) == 0.5
+        assert found.flops_per_second == tera * 1e12
+        assert found.utilization(found.flops_per_second / 4, 0.5) == 0.5
 
 
 def test_a_rate_is_measured_where_none_is_known() -> None:
     found = utilization.peak(torch.device("cpu"), "float32")
-    assert found.rate > 1e8
-    assert found.source.startswith("measured: a float32 product of 512 x 512, ")
+    assert found.flops_per_second > 1e8
+    assert found.source.startswith("measured: float32 matrix product of 512 x 512, ")
     assert utilization.peak(torch.device("cpu"), "float32") is found
 
 

@@ -18,16 +18,16 @@ def main(config: str, folder: str, trouble: str = "", step: str = "0", rank: str
     """Trains; at that step of that process the trouble happens."""
     torch.set_num_threads(1)
     Digits.__len__ = lambda self: 240  # as in the tests of this folder
-    built = launch.begin
+    built = launch.build_training
 
     def begun(run: Any, *arguments: Any) -> Any:
         training = built(run, *arguments)
         shards = [each for each in training.objective.parameters() if hasattr(each, "to_local")]
-        assert bool(shards) == (run.machine.parallel == "fsdp")
+        assert bool(shards) == (run.hardware.parallel == "fsdp")
         assert all(each.to_local().numel() <= (each.shape[0] + 1) // 2 * each[0].numel() for each in shards)
         return training
 
-    launch.begin = begun
+    launch.build_training = begun
     here = os.environ["RANK"] == rank
     if trouble == "term" and here:
         told = launch.Events.step

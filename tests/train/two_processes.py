@@ -96,7 +96,7 @@ def work(path: str) -> None:
 def do(run: Run, folder: Path, trouble: str, step: int) -> End:
     """One job in this process."""
     from vitkit.train import Interrupted, TrainingStopped, launch, train
-    from vitkit.train.checkpointing.saving import NotSaved
+    from vitkit.train.checkpointing.saving import CheckpointNotSaved
 
     told, error, keys = 0.0, "", []
     loaded, stepped = launch.training_batches, launch.Events.step
@@ -121,7 +121,7 @@ def do(run: Run, folder: Path, trouble: str, step: int) -> End:
         patch.setattr(launch.Events, "step", signalled)
         try:
             train(run, folder)
-        except (Interrupted, TrainingStopped, NotSaved, ValueError, OSError) as raised:
+        except (Interrupted, TrainingStopped, CheckpointNotSaved, ValueError, OSError) as raised:
             error = f"{type(raised).__name__}: {raised}"
     return End(error, time.time(), told, keys)
 

@@ -20,12 +20,12 @@ from vitkit.models import vit
 from vitkit.objectives import supervised
 from vitkit.train import Run
 from vitkit.train.checks import check
-from vitkit.train.tuning import Tune
+from vitkit.train.tuning import Tuning
 
 # What the twin has a word for; all else must be as it is where nothing is said.
 KNOWN = {
     "objective": ("loss", "label_smoothing"),
-    "optimizer": ("name", "rate", "weight_decay", "decay", "betas", "momentum", "clip"),
+    "optimizer": ("name", "lr", "weight_decay", "decay", "betas", "momentum", "clip"),
     "schedule": ("decay", "warmup", "end", "timescale"),
 }
 
@@ -41,7 +41,7 @@ def train(run: Run, folder: str | Path, *, report: Callable[[dict[str, float]], 
     )
     check(run, training)
     numbers = plan(run, run.total_steps(len(training)))
-    stream = Stream(batch_size=run.batch_size, seed=run.seed, workers=run.machine.workers)
+    stream = Stream(batch_size=run.batch_size, seed=run.seed, workers=run.hardware.workers)
 
     def batches(step: int) -> Iterator[Mapping[str, np.ndarray]]:
         transform = Transform(run.processor, run.augment)
@@ -58,12 +58,14 @@ def train(run: Run, folder: str | Path, *, report: Callable[[dict[str, float]], 
 
 def start(run: Run, classes: tuple[str, ...]) -> FlaxCheckpoint:
     """The weights that a run starts from, with its processor and class names: fresh ones, or a checkpoint's."""
-    if run.start is None:
+    if run.init_from is None:
         begin = fresh(run.model, run.seed)
     else:
-        begin = load(run.start).with_head(len(classes)).with_image_size(tuple(run.model.image_size))
+        begin = load(run.init_from).with_head(len(classes)).with_image_size(tuple(run.model.image_size))
         if begin.config != run.model:
-            raise ValueError(f"'{run.start}' is of another architecture than the run: {begin.config} and {run.model}")
+            raise ValueError(
+                f"'{run.init_from}' is of another architecture than the run: {begin.config} and {run.model}"
+            )
     return replace(begin, processor=run.processor, labels=classes)
 
 
@@ -80,15 +82,15 @@ def plan(run: Run, steps: int) -> Plan:
     refuse(run)
     optimizer, schedule = run.optimizer, run.schedule
     # Here decay is multiplied by the rate, as in the paper; big_vision's is relative to the peak.
-    decay = optimizer.weight_decay / (1.0 if optimizer.decay == "rate" else optimizer.rate)
+    decay = optimizer.weight_decay / (1.0 if optimizer.decay == "lr" else optimizer.lr)
     return configs.from_dict(
         Plan,
         {
             "steps": steps,
-            "learning_rate": optimizer.rate,
+            "learning_rate": optimizer.lr,
             "warmup_steps": schedule.warmup,
             "schedule": schedule.decay,
-            "final_learning_rate": schedule.end * optimizer.rate if schedule.decay in ("cosine", "linear") else 0.0,
+            "final_learning_rate": schedule.end * optimizer.lr if schedule.decay in ("cosine", "linear") else 0.0,
             "optimizer": optimizer.name,
             "betas": optimizer.betas,
             "momentum": optimizer.momentum,
@@ -96,15 +98,15 @@ def plan(run: Run, steps: int) -> Plan:
             "clip": optimizer.clip,
             "loss": run.objective.loss,
             "label_smoothing": run.objective.label_smoothing,
-            "accumulate": run.accumulate,
-            "average": run.average,
+            "accumulate": run.grad_accum_steps,
+            "average": run.ema,
             "precision": run.precision,
-            "remat": run.machine.recompute,
+            "remat": run.hardware.activation_checkpointing,
             "seed": run.seed,
-            "keep": run.keep,
-            "log_every": run.machine.log_every,
+            "keep": run.select,
+            "log_every": run.hardware.log_every,
             "evaluate_every": run.evaluate_every,
-            "checkpoint_every": run.machine.save_every,
+            "checkpoint_every": run.hardware.save_every,
         },
     )
 
@@ -119,12 +121,12 @@ def refuse(run: Run) -> None:
         "weight decay with sgd": optimizer.name == "sgd" and optimizer.weight_decay != 0.0,
         f"schedule.decay={schedule.decay}": schedule.decay == "rsqrt",
         **{words: True for part in KNOWN for words in unknown(run, part)},
-        f"start_head={run.start_head}": run.start_head != "new",
-        "tune": run.tune != Tune(),
+        f"init_head={run.init_head}": run.init_head != "zeros",
+        "tuning": run.tuning != Tuning(),
         "precision=float16": run.precision == "float16",
-        f"score={run.score}": run.score != "top1.accuracy" and run.keep == "best",
-        f"machine.parallel={run.machine.parallel}": run.machine.parallel != "none",
-        "machine.loggers": bool(run.machine.loggers),
+        f"metric={run.metric}": run.metric != "top1.accuracy" and run.select == "best",
+        f"hardware.parallel={run.hardware.parallel}": run.hardware.parallel != "none",
+        "hardware.loggers": bool(run.hardware.loggers),
     }
     refused = [name for name, given in settings.items() if given]
     if refused:

@@ -78,7 +78,7 @@ def protocol(small: Small, name: str, classes: str, start: Path | None, seed: in
     options = {} if start else {"model": small.vit()}
 
     def score(label: str, data: str, val: str, rate: float) -> float:
-        settings = {**options, "data__val": val, "optimizer__rate": rate}
+        settings = {**options, "data__val": val, "optimizer__lr": rate}
         steps = small.length(TUNING)
         return small.finetune(slug(f"{name}-{label}"), start, data=data, seed=seed, steps=steps, **settings).score
 
