@@ -128,7 +128,7 @@ def report(options: argparse.Namespace) -> str:
         torch.set_num_threads(1)
     model = models.build(models.preset(options.model)).to(device, dtype).eval()
     torch.nn.init.normal_(model.head.weight, std=0.02)
-    pictures = [picture.to(device, dtype) for picture in mixed(options.pictures, model.config.channels)]
+    pictures = [picture.to(device, dtype) for picture in mixed(options.images, model.config.channels)]
     ways = {
         "packed": lambda: _packing.logits(model, pictures),
         "padded to the largest": lambda: padded(model, pictures),
@@ -166,7 +166,7 @@ def report(options: argparse.Namespace) -> str:
         "|---|---|",
         *(f"| {name} | {1000 * spent:.1f} |" for name, spent in core_times.items()),
         "",
-        f"    python benchmarks/packing.py --model {options.model} --pictures {options.pictures} "
+        f"    python benchmarks/packing.py --model {options.model} --pictures {options.images} "
         f"--rounds {options.rounds} --device {device} --dtype {options.dtype}",
     ]
     return "\n".join(lines) + "\n"
@@ -183,7 +183,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
     parser.add_argument("--out", type=Path, help="a file for the report, beside the screen")
     options = parser.parse_args()
-    if options.pictures < 1 or options.rounds < 1:
+    if options.images < 1 or options.rounds < 1:
         raise SystemExit("--pictures and --rounds are at least 1")
     text = report(options)
     print(text)

@@ -4,18 +4,16 @@ import ast
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 import vitkit
-from vitkit import memory
+from vitkit import atomic, memory
 from vitkit.bench import Plan, measure
-from vitkit.checkpoints import atomic
 from vitkit.train import events
-from vitkit.train.checkpointing import files
 
 ROOT = Path(vitkit.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
@@ -33,10 +31,10 @@ PROCESS_WIDE = {
         "bench/torch_network.py",
         "paper/figure12.py",
         "paper/figure13.py",
-        "train/begin.py",
+        "train/setup.py",
     },
     "set_num_interop_threads": set(),
-    "set_float32_matmul_precision": {"train/begin.py"},
+    "set_float32_matmul_precision": {"train/setup.py"},
     "set_default_dtype": set(),
     "set_default_device": set(),
     "set_start_method": set(),
@@ -127,10 +125,7 @@ def test_a_log_has_no_memory_where_there_is_no_meter(tmp_path: Path, monkeypatch
     assert "memory_gb" not in events.read(tmp_path / "log.jsonl")[0]
 
 
-@pytest.mark.parametrize("flush", [atomic._flush, files._flush])
-def test_windows_flushes_files_that_it_may_write_and_no_folders(
-    flush: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_windows_flushes_files_and_no_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_bytes(b"x")
     opened: list[tuple[Path, int]] = []
     plain = os.open
@@ -146,8 +141,8 @@ def test_windows_flushes_files_that_it_may_write_and_no_folders(
     ):
         opened.clear()
         monkeypatch.setattr(sys, "platform", platform)
-        flush(tmp_path)
-        flush(tmp_path / "file")
+        atomic.flush(tmp_path)
+        atomic.flush(tmp_path / "file")
         assert opened == wanted
 
 

@@ -17,7 +17,7 @@ MODULES = {"pickle", "cPickle", "cloudpickle", "dill", "marshal", "shelve", "job
 CALLS = {"eval", "exec", "compile", "__import__", "execfile"}
 EXTRACTS = {"extract", "extractall", "unpack_archive"}
 # The two modules that may call torch.load, and only with weights_only=True: foreign .pth files, and our own states.
-TORCH_LOAD = {"checkpoints/containers/pickled.py", "train/state.py"}
+TORCH_LOAD = {"checkpoints/containers/pickled.py", "train/checkpointing/files.py"}
 
 
 def dotted(node: ast.AST) -> str:

@@ -8,6 +8,7 @@ import os
 import secrets
 import shutil
 import stat
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -93,7 +94,7 @@ def remove_folder(path: Path) -> None:
 
 def flush(path: Path) -> None:
     """Returns when the content of a file, or the names in a folder, are on the disk."""
-    windows = os.name == "nt"
+    windows = sys.platform == "win32"
     if windows and path.is_dir():
         return  # Windows opens no folders; its journal keeps the order of renames
     handle = os.open(path, os.O_RDWR if windows else os.O_RDONLY)

@@ -184,7 +184,7 @@ def test_a_peer_that_cannot_do_a_kind_says_who_can() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["inferense"], "unknown kind of measurement 'inferense'; did you mean 'inference'"),
+        (["inferense"], "unknown kind of benchmark 'inferense'; did you mean 'inference'"),
         (["inference", "--model", "vit-b16"], "did you mean 'vit-b/16'"),
         (["inference", "--batch", "many"], "not 'many'"),
         (["inference", "--rounds", "0"], "rounds is 0"),

@@ -213,13 +213,13 @@ def test_model_type_does_not_match_the_tensors(folder: Path) -> None:
 
 def test_existing_targets(folder: Path, tmp_path: Path) -> None:
     made = checkpoint(TINY)
-    with pytest.raises(CheckpointError, match=r"exists and is not empty: say overwrite=True \(--overwrite\)"):
+    with pytest.raises(CheckpointError, match=r"exists and is not empty: pass overwrite=True \(--overwrite\)"):
         checkpoints.save(made, folder)
     checkpoints.save(made, folder, overwrite=True, to="vitkit")
     assert checkpoints.load(folder).origin.format == "vitkit"
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "letter.txt").write_text("dear")
-    with pytest.raises(CheckpointError, match="no checkpoint folder: it is not replaced"):
+    with pytest.raises(CheckpointError, match="is not replaced: it is not empty and not a checkpoint folder"):
         checkpoints.save(made, tmp_path / "home", overwrite=True)
     assert (tmp_path / "home" / "letter.txt").read_text() == "dear"
     (tmp_path / "empty").mkdir()

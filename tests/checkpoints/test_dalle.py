@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from vitkit import checkpoints
-from vitkit.checkpoints.pretraining import load_words
+from vitkit.checkpoints.pretraining import load_dalle_encoder
 from vitkit.layers.dalle import WordEncoder
 
 
@@ -120,9 +120,9 @@ def test_pickled_module_is_read_without_its_classes(tmp_path: Path) -> None:
     as_published(encoder, tmp_path / "encoder.pkl")
     with pytest.raises((pickle.UnpicklingError, ModuleNotFoundError)):
         torch.load(tmp_path / "encoder.pkl", weights_only=True)  # torch alone cannot load it
-    loaded = load_words(tmp_path / "encoder.pkl")
+    loaded = load_dalle_encoder(tmp_path / "encoder.pkl")
     save_file(encoder.state_dict(), tmp_path / "encoder.safetensors")
-    converted = load_words(tmp_path / "encoder.safetensors")
+    converted = load_dalle_encoder(tmp_path / "encoder.safetensors")
     for name, tensor in encoder.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], tensor)
         assert torch.equal(converted.state_dict()[name], tensor)
@@ -139,16 +139,16 @@ def test_other_files_are_rejected(tmp_path: Path) -> None:
     module.evil = Evil()  # type: ignore[assignment]
     torch.save(module, tmp_path / "evil.pkl")
     with pytest.raises(checkpoints.CheckpointError, match=r"needs builtins\.exec|needs exec"):
-        load_words(tmp_path / "evil.pkl")
+        load_dalle_encoder(tmp_path / "evil.pkl")
     torch.save(nn.Sequential(nn.Linear(2, 2)), tmp_path / "linear.pkl")
     with pytest.raises(checkpoints.CheckpointError, match=r"needs torch\.nn\.modules\.linear\.Linear"):
-        load_words(tmp_path / "linear.pkl")
+        load_dalle_encoder(tmp_path / "linear.pkl")
     state = tiny().state_dict()
     save_file({**state, "more": torch.ones(1)}, tmp_path / "more.safetensors")
     with pytest.raises(checkpoints.CheckpointError, match="missing, unknown or of another shape: more"):
-        load_words(tmp_path / "more.safetensors")
+        load_dalle_encoder(tmp_path / "more.safetensors")
     save_file({"a": torch.ones(1)}, tmp_path / "other.safetensors")
     with pytest.raises(checkpoints.CheckpointError, match="is not DALL-E's encoder; its tensors are a"):
-        load_words(tmp_path / "other.safetensors")
+        load_dalle_encoder(tmp_path / "other.safetensors")
     with pytest.raises(checkpoints.CheckpointError, match="no such file"):
-        load_words(tmp_path / "none.pkl")
+        load_dalle_encoder(tmp_path / "none.pkl")

@@ -1,4 +1,4 @@
-"""`vitkit paper`: the list, one exhibit, what is made here, and what cannot be."""
+"""`vitkit paper`: the list, one experiment, what is made here, and what cannot be."""
 
 import json
 from pathlib import Path
@@ -17,11 +17,11 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]
 def test_the_list(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys)
     assert code == 0
-    assert all(name in out for name in paper.exhibits())
+    assert all(name in out for name in paper.experiments())
     assert "vitkit paper NAME --scale small" in out
     _, lines, _ = run(capsys, "--json")
     rows = [json.loads(line) for line in lines.splitlines()]
-    assert [row["name"] for row in rows] == list(paper.exhibits())
+    assert [row["name"] for row in rows] == list(paper.experiments())
     assert all(row["full"] and row["small"].startswith("vitkit paper ") for row in rows)
 
 

@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 
 from vitkit import models
-from vitkit.data.processor import IMAGENET_MEAN, IMAGENET_STD, Processor, on_device
+from vitkit.data.processor import IMAGENET_MEAN, IMAGENET_STD, Processor
+from vitkit.data.processor.resampling import normalize_on_device, to_device
 from vitkit.inference import Predictor
 
 DEVICES = [torch.device("cpu"), *([torch.device("cuda")] if torch.cuda.is_available() else [])]
@@ -21,9 +22,9 @@ DEVICES = [torch.device("cpu"), *([torch.device("cuda")] if torch.cuda.is_availa
 )  # fmt: skip
 def test_it_equals_the_processor(processor: Processor, device: torch.device) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (3, 31, 40, 3), dtype=np.uint8)
-    batch = np.stack([processor.levels(each) for each in pixels])
+    batch = np.stack([processor.pixels(each) for each in pixels])
     batch = batch if batch.ndim == 4 else batch[..., None]
-    found = on_device.numbers(processor, on_device.handed(torch.from_numpy(batch), device))
+    found = normalize_on_device(processor, to_device(torch.from_numpy(batch), device))
     assert found.device.type == device.type
     assert np.array_equal(found.cpu().numpy(), np.stack([processor.array(each) for each in pixels]))
 

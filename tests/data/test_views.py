@@ -8,7 +8,9 @@ from oracles import oracle
 
 from vitkit.data.augment import views
 
-PLAIN = views.Colours(mean=(0.0,) * 3, std=(1.0,) * 3, jitter=(0.0,) * 4, jittered=0.0, grey=0.0)
+PLAIN = views.ColorAugmentation(
+    mean=(0.0,) * 3, std=(1.0,) * 3, jitter=(0.0,) * 4, jitter_probability=0.0, grayscale_probability=0.0
+)
 
 
 def make_images(num: int = 6, size: tuple[int, int] = (20, 24)) -> torch.Tensor:
@@ -51,8 +53,11 @@ def test_areas_and_positions_of_crops(scale: tuple[float, float]) -> None:
 def test_views_depend_only_on_the_seed() -> None:
     def make(seed: int) -> torch.Tensor:
         torch.manual_seed(seed)
-        return views.recolour(
-            views.random_crops(make_images(), (12, 12), (0.3, 1.0)), views.Colours(), blurred=0.5, solarised=0.5
+        return views.augment_colors(
+            views.random_crops(make_images(), (12, 12), (0.3, 1.0)),
+            views.ColorAugmentation(),
+            blur_probability=0.5,
+            solarize_probability=0.5,
         )
 
     assert torch.equal(make(3), make(3))
@@ -60,21 +65,21 @@ def test_views_depend_only_on_the_seed() -> None:
 
 
 def test_settings_of_zero_are_the_identity() -> None:
-    torch.testing.assert_close(views.recolour(make_images(), PLAIN), make_images())
+    torch.testing.assert_close(views.augment_colors(make_images(), PLAIN), make_images())
     torch.testing.assert_close(views.jitter(make_images(), (0.0, 0.0, 0.0, 0.0)), make_images())
     numbers = dataclasses.replace(PLAIN, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
     mean, std = (torch.tensor(each)[:, None, None] for each in (numbers.mean, numbers.std))
     images = (make_images() - mean) / std
-    torch.testing.assert_close(views.recolour(images, numbers), images, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(views.augment_colors(images, numbers), images, rtol=1e-4, atol=1e-5)
 
 
 def test_grayscale_and_solarize() -> None:
-    grey = views.recolour(make_images(), dataclasses.replace(PLAIN, grey=1.0))
+    grey = views.augment_colors(make_images(), dataclasses.replace(PLAIN, grayscale_probability=1.0))
     weights = torch.tensor([0.299, 0.587, 0.114])
     torch.testing.assert_close(grey, torch.einsum("bchw,c->bhw", make_images(), weights)[:, None].expand(-1, 3, -1, -1))
-    solarised = views.recolour(make_images(), PLAIN, solarised=1.0)
+    solarised = views.augment_colors(make_images(), PLAIN, solarize_probability=1.0)
     torch.testing.assert_close(solarised, torch.where(make_images() >= 0.5, 1 - make_images(), make_images()))
-    some = views.recolour(torch.rand(400, 3, 2, 2) / 2 + 0.5, PLAIN, solarised=0.2)
+    some = views.augment_colors(torch.rand(400, 3, 2, 2) / 2 + 0.5, PLAIN, solarize_probability=0.2)
     assert (some.amax(dim=(1, 2, 3)) <= 0.5).float().mean().item() == pytest.approx(0.2, abs=0.07)
 
 

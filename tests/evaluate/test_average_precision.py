@@ -6,10 +6,10 @@ import torch
 from oracles import oracle
 
 from vitkit import evaluate
-from vitkit.evaluate import Predictions, Subject, average_precision
+from vitkit.evaluate import ModelOutputs, Predictions, average_precision
 
 
-class FixedSubject(Subject):
+class FixedSubject(ModelOutputs):
     """A subject with given predictions."""
 
     def __init__(self, known: Predictions):

@@ -18,7 +18,7 @@ def random_predictions(num: int = 500, classes: int = 7, sharpness: float = 3.0)
     return Predictions(logits=logits, targets=targets, keys=tuple(map(str, range(num))))
 
 
-class Subject:
+class ModelOutputs:
     def __init__(self, predictions: Predictions):
         self.predictions = predictions
 
@@ -34,13 +34,13 @@ def test_expected_calibration_error_equals_its_loop() -> None:
                 sums[index] += [1, score.max(), score.argmax() == true]
     filled = sums[sums[:, 0] > 0]
     gaps = np.abs(filled[:, 1] - filled[:, 2]) / filled[:, 0]
-    numbers = c.evaluate(Subject(predictions))  # type: ignore[arg-type]
+    numbers = c.evaluate(ModelOutputs(predictions))  # type: ignore[arg-type]
     assert numbers["ece"] == pytest.approx((gaps * filled[:, 0]).sum() / 500, abs=1e-12)
     assert numbers["mce"] == pytest.approx(gaps.max(), abs=1e-12)
     one_hot = predictions.targets.double().numpy()
     assert numbers["brier"] == pytest.approx(((scores - one_hot) ** 2).sum(1).mean(), abs=1e-6)
     assert numbers["nll"] == pytest.approx(-np.log(scores[np.arange(500), truth]).mean(), abs=1e-6)
-    assert sum(each.pictures for each in c.bins(predictions)) == 500
+    assert sum(each.images for each in c.bins(predictions)) == 500
 
 
 def test_temperature_minimises_the_loss_and_recovers_the_true_temperature() -> None:

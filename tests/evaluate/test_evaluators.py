@@ -13,7 +13,7 @@ from sklearn.metrics import confusion_matrix, f1_score, log_loss, recall_score, 
 from vitkit import evaluate, models
 from vitkit.data.loader import Batch
 from vitkit.data.processor import Processor
-from vitkit.evaluate import Predictions, Subject, confusion, top1
+from vitkit.evaluate import ModelOutputs, Predictions, confusion, top1
 from vitkit.models import vit
 
 CLASSES = tuple("abcdefgh")
@@ -26,7 +26,7 @@ def random_predictions(num: int = 300) -> Predictions:
     return Predictions(logits=logits, targets=torch.eye(8)[truth], keys=tuple(map(str, range(num))))
 
 
-class FixedSubject(Subject):
+class FixedSubject(ModelOutputs):
     """A subject with given predictions."""
 
     def __init__(self, known: Predictions):
@@ -46,7 +46,7 @@ def test_top1_equals_scikit_learn() -> None:
     assert numbers["top1.top5"] == pytest.approx(top_k_accuracy_score(truth, scores, k=5, labels=range(8)))
     normal = scores / scores.sum(axis=1, keepdims=True)
     assert numbers["top1.loss"] == pytest.approx(log_loss(truth, normal, labels=range(8)), rel=1e-5)
-    assert numbers["top1.pictures"] == 300
+    assert numbers["top1.images"] == 300
 
 
 def test_confusion_equals_scikit_learn() -> None:
@@ -60,7 +60,7 @@ def test_confusion_equals_scikit_learn() -> None:
     )
     f1 = f1_score(truth, guess, average=None, labels=range(7))
     assert numbers["confusion.mean_f1"] == pytest.approx(f1.mean())
-    assert confusion.per_class(counts, CLASSES)[7].pictures == 0
+    assert confusion.per_class(counts, CLASSES)[7].images == 0
 
 
 def test_multi_label_accuracy_excludes_images_without_a_label() -> None:
@@ -69,7 +69,7 @@ def test_multi_label_accuracy_excludes_images_without_a_label() -> None:
     known = Predictions(logits=logits, targets=targets, keys=tuple("wxyz"))
     numbers = top1.evaluate(FixedSubject(known))
     assert numbers["accuracy"] == pytest.approx(1 / 3)
-    assert numbers["pictures"] == 3
+    assert numbers["images"] == 3
     assert "top5" not in numbers
     assert top1.hits(known, 2).tolist() == [True, True, True, False]
     with pytest.raises(ValueError, match="none of the images has a label"):
@@ -104,7 +104,7 @@ def test_every_evaluator_returns_finite_metrics(name: str, tmp_path: Path) -> No
 
     names = tuple(f"c{index}" for index in range(model.config.num_classes))
     processor = Processor(size=model.config.image_size)
-    subject = Subject(model, batches, names, training=training, processor=processor)
+    subject = ModelOutputs(model, batches, names, training=training, processor=processor)
     numbers = evaluate.evaluate(subject, [word, "top1"])
     assert all(key.startswith((f"{name}.", f"{name}:", "top1.")) for key in numbers)
     assert any(key.startswith((f"{name}.", f"{name}:")) for key in numbers)

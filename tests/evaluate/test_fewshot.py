@@ -6,13 +6,13 @@ import torch
 
 from vitkit import evaluate, models
 from vitkit.data.loader import Batch
-from vitkit.evaluate import Representations, Subject, fewshot
+from vitkit.evaluate import ModelOutputs, Representations, fewshot
 from vitkit.models import vit
 
 CLASSES = 6
 
 
-class FixedSubject(Subject):
+class FixedSubject(ModelOutputs):
     """A subject with given representations."""
 
     def __init__(self, training: Representations, test: Representations):
@@ -97,7 +97,7 @@ def test_evaluators_share_one_pass_over_each_set() -> None:
         images = torch.randn(num, model.config.channels, *model.config.image_size, generator=random)
         return [Batch(images, torch.eye(5)[torch.arange(num) % 5], tuple(map(str, range(num))))]
 
-    subject = Subject(model, lambda: batches("test", 10), tuple("abcde"), training=lambda: batches("training", 30))
+    subject = ModelOutputs(model, lambda: batches("test", 10), tuple("abcde"), training=lambda: batches("training", 30))
     evaluate.evaluate(subject, ["top1", "calibration", "fewshot", "knn", "probe"])
     assert sorted(passes) == ["test", "training"]
     images = batches("test", 10)[0].images
@@ -110,7 +110,7 @@ def test_evaluators_share_one_pass_over_each_set() -> None:
 def test_missing_training_images_raise(name: str) -> None:
     model = models.build(vit.TINY)
     images = torch.zeros(2, model.config.channels, *model.config.image_size)
-    subject = Subject(model, lambda: [Batch(images, torch.eye(5)[:2], ("a", "b"))], tuple("abcde"))
+    subject = ModelOutputs(model, lambda: [Batch(images, torch.eye(5)[:2], ("a", "b"))], tuple("abcde"))
     with pytest.raises(ValueError, match="need labelled training images, and none were given"):
         evaluate.evaluate(subject, [name])
 
@@ -120,7 +120,7 @@ def test_a_model_without_classes_has_representations_but_no_predictions() -> Non
     model.reset_head(0)
     images = torch.zeros(2, model.config.channels, *model.config.image_size)
     targets = torch.tensor([[1.0, 0, 0], [0, 0, 0]])
-    subject = Subject(model, lambda: [Batch(images, targets, ("a", "b"))], tuple("abc"))
+    subject = ModelOutputs(model, lambda: [Batch(images, targets, ("a", "b"))], tuple("abc"))
     assert subject.representations.vectors.shape == (1, model.pool_width), "an image without a label is excluded"
     with pytest.raises(ValueError, match="has no classes; evaluate it with"):
         _ = subject.predictions
@@ -129,7 +129,7 @@ def test_a_model_without_classes_has_representations_but_no_predictions() -> Non
 def test_a_model_with_other_classes_raises() -> None:
     model = models.build(vit.TINY)
     images = torch.zeros(2, model.config.channels, *model.config.image_size)
-    subject = Subject(model, lambda: [Batch(images, torch.eye(3)[:2], ("a", "b"))], tuple("abc"))
+    subject = ModelOutputs(model, lambda: [Batch(images, torch.eye(3)[:2], ("a", "b"))], tuple("abc"))
     with pytest.raises(ValueError, match=r"2 images of 3 classes have the shape \(2, 5\)"):
         _ = subject.predictions
 
@@ -140,7 +140,7 @@ def test_predictions_of_a_distilled_model_use_both_heads() -> None:
     torch.nn.init.normal_(model.head.weight)
     torch.nn.init.normal_(model.head_dist.weight)  # type: ignore[union-attr]
     images = torch.randn(2, model.config.channels, *model.config.image_size)
-    subject = Subject(model, lambda: [Batch(images, torch.eye(5)[:2], ("a", "b"))], tuple("abcde"))
+    subject = ModelOutputs(model, lambda: [Batch(images, torch.eye(5)[:2], ("a", "b"))], tuple("abcde"))
     with torch.no_grad():
         expected = model.eval()(images)
         features = model.features(images)

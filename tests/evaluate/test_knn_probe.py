@@ -7,12 +7,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
 from vitkit import evaluate
-from vitkit.evaluate import Representations, Subject, knn, probe
+from vitkit.evaluate import ModelOutputs, Representations, knn, probe
 
 CLASSES = 7
 
 
-class FixedSubject(Subject):
+class FixedSubject(ModelOutputs):
     """A subject with given representations."""
 
     def __init__(self, training: Representations, test: Representations):

@@ -8,7 +8,7 @@ import torch
 
 from vitkit import evaluate, models
 from vitkit.data.loader import Batch
-from vitkit.evaluate import Predictions, Subject, real, subset, throughput
+from vitkit.evaluate import ModelOutputs, Predictions, real, subset, throughput
 from vitkit.models import vit
 from vitkit.recipes import vtab
 
@@ -16,7 +16,7 @@ LOGITS = torch.tensor([[3.0, 2.0, 1.0, 5.0], [0.0, 2.0, 1.0, 9.0], [4.0, 0.0, 5.
 KEYS = tuple(f"n01440764/ILSVRC2012_val_0000000{number}.JPEG" for number in (2, 1, 4, 3))
 
 
-class FixedSubject(Subject):
+class FixedSubject(ModelOutputs):
     """A subject with given predictions."""
 
     def __init__(self, truth: list[int]):
@@ -34,7 +34,7 @@ def test_real_labels_are_matched_by_the_number_in_the_file_name(tmp_path: Path) 
     (tmp_path / "real.json").write_text("[[], [3], [0, 1], [0, 2]]")
     numbers = evaluate.evaluate(FixedSubject([0, 0, 0, 0]), [f"real:{tmp_path / 'real.json'}", "top1"])
     assert numbers["real:real.accuracy"] == pytest.approx(2 / 3)
-    assert numbers["real:real.pictures"] == 3
+    assert numbers["real:real.images"] == 3
     assert numbers["top1.accuracy"] == 0.0
 
 
@@ -50,7 +50,7 @@ def test_the_published_layout_of_real(tmp_path: Path) -> None:
     assert result["ILSVRC2012_val_00050000.JPEG"] == labels[-1]
     numbers = real.evaluate(FixedSubject([0] * 4), str(tmp_path / "real.json"))
     # Predicted for val_2, 1, 4, 3: classes 3, 3, 2, 3. Their labels are [2], [1, 2], [0], [3, 0].
-    assert numbers["pictures"] == 4
+    assert numbers["images"] == 4
     assert numbers["accuracy"] == pytest.approx(1 / 4)
 
 
@@ -82,7 +82,7 @@ def test_predictions_are_restricted_to_the_subset(tmp_path: Path, text: str) -> 
     # Predictions without the fourth class: cat, dog, fox, cat. The third image has the fourth class and is excluded.
     numbers = evaluate.evaluate(FixedSubject([0, 2, 3, 0]), [f"subset:{tmp_path / 'animals.txt'}"])
     assert numbers["subset:animals.accuracy"] == pytest.approx(2 / 3)
-    assert numbers["subset:animals.pictures"] == 3
+    assert numbers["subset:animals.images"] == 3
     assert numbers["subset:animals.classes"] == 3
 
 
@@ -93,7 +93,7 @@ def test_a_subset_without_a_file_has_the_classes_of_the_images() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("[4]", "lists the class 4"), ("\n", "lists no classes"), ("cow", "cow is")]
+    ("text", "message"), [("[4]", "lists the class 4"), ("\n", "lists no classes"), ("cow", "cow has no label")]
 )
 def test_wrong_subset_files_raise(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "animals.txt").write_text(text)
@@ -133,7 +133,7 @@ def test_throughput_is_the_median_after_the_warm_up(monkeypatch: pytest.MonkeyPa
 def test_throughput_in_another_precision_does_not_change_the_model() -> None:
     model = models.build(vit.TINY)
     images = torch.randn(2, model.config.channels, *model.config.image_size)
-    subject = Subject(model, lambda: [Batch(images, torch.eye(5)[:2], ("a", "b"))], tuple("abcde"))
+    subject = ModelOutputs(model, lambda: [Batch(images, torch.eye(5)[:2], ("a", "b"))], tuple("abcde"))
     numbers = evaluate.evaluate(subject, ["throughput:bfloat16", "flops"])
     assert numbers["throughput:bfloat16.bfloat16_images_per_second"] > 0
     assert numbers["throughput:bfloat16.batch_size"] == 2

@@ -9,7 +9,7 @@ from torch import nn
 
 from vitkit import evaluate, models
 from vitkit.data.loader import Batch
-from vitkit.evaluate import Subject, linear
+from vitkit.evaluate import ModelOutputs, linear
 from vitkit.models import axial, resnet, vit
 
 
@@ -77,7 +77,7 @@ def image_batches(num: int, seed: int) -> Iterator[Batch]:
 def test_linear_classifies_colours_and_reports_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(linear, "EPOCHS", 20)
     torch.manual_seed(0)
-    subject = Subject(
+    subject = ModelOutputs(
         models.build(vit.TINY), lambda: image_batches(80, 1), ("r", "g", "b"), training=lambda: image_batches(160, 0)
     )
     result = evaluate.evaluate(subject, ["linear:2"])
@@ -90,8 +90,8 @@ def test_linear_classifies_colours_and_reports_its_settings(monkeypatch: pytest.
 
 
 def test_missing_images_and_wrong_models_raise() -> None:
-    def subject(model: models.Backbone, **more: object) -> Subject:
-        return Subject(model, lambda: image_batches(8, 1), ("r", "g", "b"), **more)  # type: ignore[arg-type]
+    def subject(model: models.Backbone, **more: object) -> ModelOutputs:
+        return ModelOutputs(model, lambda: image_batches(8, 1), ("r", "g", "b"), **more)  # type: ignore[arg-type]
 
     with pytest.raises(ValueError, match="labelled training images, and none were given"):
         linear.evaluate(subject(models.build(vit.TINY)))

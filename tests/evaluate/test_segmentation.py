@@ -10,7 +10,7 @@ from PIL import Image
 from vitkit import evaluate, models
 from vitkit.data.loader import Batch
 from vitkit.data.processor import Processor
-from vitkit.evaluate import Subject, segmentation
+from vitkit.evaluate import ModelOutputs, segmentation
 from vitkit.explain.attention import attention_maps
 from vitkit.models import resnet, vit
 
@@ -45,14 +45,14 @@ def test_means_over_objects_and_images() -> None:
     assert result["head0"] == pytest.approx((0.35 + 0.9) / 2)
     assert result["mean_head"] == pytest.approx((result["head0"] + result["head1"]) / 2)
     assert result["all_heads"] == pytest.approx((0.35 + 0.8) / 2)
-    assert (result["objects"], result["pictures"]) == (3, 2)
+    assert (result["objects"], result["images"]) == (3, 2)
 
 
-def subject(keys: tuple[str, ...], model: models.Backbone | None = None) -> Subject:
+def subject(keys: tuple[str, ...], model: models.Backbone | None = None) -> ModelOutputs:
     torch.manual_seed(0)
     images = torch.randn(len(keys), 3, 32, 32)
     batch = Batch(images, torch.ones(len(keys), 1), keys)
-    return Subject(model or models.build(vit.TINY), lambda: [batch], ("all",), processor=PROCESSOR)
+    return ModelOutputs(model or models.build(vit.TINY), lambda: [batch], ("all",), processor=PROCESSOR)
 
 
 def test_masks_made_from_attention_have_a_jaccard_index_of_one(tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_masks_made_from_attention_have_a_jaccard_index_of_one(tmp_path: Path) -
     result = evaluate.evaluate(inputs, [f"segmentation:{tmp_path}"])
     name = f"segmentation:{tmp_path.stem}"
     assert result[f"{name}.jaccard"] == 1.0
-    assert result[f"{name}.pictures"] == 2
+    assert result[f"{name}.images"] == 2
     assert 0 < result[f"{name}.mean_head"] <= 1
 
 

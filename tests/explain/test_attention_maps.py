@@ -6,8 +6,8 @@ from explicit_softmax import Kernel, between_tokens
 from small_models import noise_images, small
 
 from vitkit import explain
-from vitkit.explain import Subject
-from vitkit.explain._hooks import patch_map, query_of, token_backbone
+from vitkit.explain import ExplainInputs
+from vitkit.explain._hooks import find_query, patch_map, token_backbone
 from vitkit.explain.attention import attention_maps
 from vitkit.explain.gradient import class_attention
 from vitkit.layers import Features
@@ -44,7 +44,7 @@ def test_only_requested_layers_compute_attention_weights(tiny: Backbone) -> None
     assert calls == attention.layers == [len(backbone.blocks) - 1]
     assert len(attention.weights) == 1
     calls.clear()
-    explain.explain("foreground", Subject(tiny, noise_images(tiny)), layer=0)
+    explain.explain("foreground", ExplainInputs(tiny, noise_images(tiny)), layer=0)
     assert calls == [0]
 
 
@@ -92,8 +92,8 @@ def test_patch_maps_of_both_queries() -> None:
 def test_the_query_and_the_title_follow_the_pooling(family: str, query: str) -> None:
     model = small(family)
     images = noise_images(model)
-    assert query_of(token_backbone(model), model.features(images)) == query
-    title = explain.explain("rollout", Subject(model, images)).drawing.title
+    assert find_query(token_backbone(model), model.features(images)) == query
+    title = explain.explain("rollout", ExplainInputs(model, images)).drawing.title
     assert ("the class token" in title) == (query == "class")
     assert ("the head reads no class token" in title) == (query == "patches")
 
@@ -101,12 +101,12 @@ def test_the_query_and_the_title_follow_the_pooling(family: str, query: str) -> 
 @pytest.mark.parametrize("method", explain.methods())
 def test_a_network_without_tokens_raises(stages: Backbone, method: str) -> None:
     with pytest.raises(ValueError, match=r"has convolutional stages instead .* use a Vision Transformer"):
-        explain.explain(method, Subject(stages, noise_images(stages)))
+        explain.explain(method, ExplainInputs(stages, noise_images(stages)))
 
 
 def test_layers_and_heads_out_of_range_raise() -> None:
     model = small("vit")
-    subject = Subject(model, noise_images(model))
+    subject = ExplainInputs(model, noise_images(model))
     with pytest.raises(ValueError, match="layer 2 is out of range: the model has layers 0 to 1"):
         attention_maps(model, subject.pixels, [2])
     for method in ("attention", "foreground"):

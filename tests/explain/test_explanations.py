@@ -9,7 +9,7 @@ from explicit_softmax import Kernel, between_tokens
 from small_models import noise_images, small
 
 from vitkit import explain, models
-from vitkit.explain import Subject
+from vitkit.explain import ExplainInputs
 from vitkit.explain._hooks import token_backbone
 from vitkit.explain.attention import attention_maps
 from vitkit.explain.distance import attention_distance, distances_by_layer
@@ -84,7 +84,7 @@ def test_distances_of_every_family_are_the_mean_over_images(tiny: Backbone) -> N
     for layer, weights in enumerate(attention.weights):
         expected = attention_distance(weights, attention.features.grid, tiny.config.patch_size)
         torch.testing.assert_close(per_image[:, layer], expected, atol=1e-4, rtol=1e-4)
-    explanation = explain.explain("distance", Subject(tiny, images))
+    explanation = explain.explain("distance", ExplainInputs(tiny, images))
     np.testing.assert_allclose(explanation.arrays["distance"], per_image.mean(dim=0), rtol=1e-6)
     longest = math.hypot(*(side - patch for side, patch in zip(images.shape[2:], tiny.config.patch_size, strict=True)))
     assert 0 < explanation.arrays["uniform"] < longest
@@ -95,7 +95,7 @@ def test_distance_of_uniform_attention() -> None:
     images = noise_images(model)
     rows, columns = model.features(images).grid
     weights = torch.full((1, 1, rows * columns, rows * columns), 1 / (rows * columns))
-    uniform = explain.explain("distance", Subject(model, images)).arrays["uniform"]
+    uniform = explain.explain("distance", ExplainInputs(model, images)).arrays["uniform"]
     assert float(attention_distance(weights, (rows, columns), model.config.patch_size)) == pytest.approx(float(uniform))
 
 
@@ -118,7 +118,7 @@ def test_position_similarity_equals_its_loop(tiny: Backbone) -> None:
 
 def test_a_large_grid_of_positions_is_subsampled_in_the_drawing_only() -> None:
     model = models.build(models.preset("vit-mu/16", image_size=(16 * 33, 32)))
-    explanation = explain.explain("positions", Subject(model, torch.empty(0, 3, 32, 32)))
+    explanation = explain.explain("positions", ExplainInputs(model, torch.empty(0, 3, 32, 32)))
     assert explanation.arrays["similarity"].shape == (33, 2, 33, 2)
     assert explanation.drawing.tiles.shape == (11, 1, 33, 2)
 
@@ -150,7 +150,7 @@ def test_filters_of_every_family_without_a_convolutional_stem(tiny: Backbone) ->
 
 def test_filters_of_grey_images_are_grey() -> None:
     model = models.build(models.preset("vit-mu/16", image_size=32, channels=1))
-    explanation = explain.explain("filters", Subject(model, torch.empty(0, 1, 32, 32)), number=9)
+    explanation = explain.explain("filters", ExplainInputs(model, torch.empty(0, 1, 32, 32)), number=9)
     tiles = explanation.drawing.tiles
     assert tiles.shape == (2, 7, 16, 16, 3)
     assert (tiles[..., 0] == tiles[..., 2]).all()
@@ -181,7 +181,7 @@ def test_class_attention_equals_autograd_through_an_explicit_softmax(
 
 def test_the_gradient_explains_the_requested_class() -> None:
     model = small("vit")
-    subject = Subject(model, noise_images(model), labels=("tabby, tabby cat", "dog", "fish", "bird", "car"))
+    subject = ExplainInputs(model, noise_images(model), labels=("tabby, tabby cat", "dog", "fish", "bird", "car"))
     by_name = explain.explain("gradient", subject, label="Tabby Cat")
     by_number = explain.explain("gradient", subject, label=0)
     assert by_name.arrays["classes"].tolist() == [0, 0]

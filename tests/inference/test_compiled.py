@@ -136,9 +136,10 @@ def test_a_batch_that_is_not_full_is_filled_up(precision: str, monkeypatch: pyte
 SCRIPT = """
 import importlib, warnings
 import numpy as np, torch
-from vitkit import engine, models
+from vitkit import models
+from vitkit.inference import engine
 from vitkit.data.processor import Processor
-from vitkit.predict import Predictor
+from vitkit.inference import Predictor
 warnings.simplefilter("error")
 counters = importlib.import_module("torch._dynamo.utils").counters
 torch.manual_seed(0)

@@ -82,7 +82,7 @@ def test_what_onednn_lacks_the_machine_lacks(monkeypatch: pytest.MonkeyPatch) ->
 
 SCRIPT = """
 import torch
-from vitkit.engine import machine
+from vitkit.inference.engine import machine
 from vitkit.kernels import attention, quantise
 here = machine(torch.device("cpu"))
 print(here.bfloat16, here.float16, here.int8, here.packs, attention.available(), quantise.available())

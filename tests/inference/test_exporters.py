@@ -14,7 +14,7 @@ import vitkit
 from vitkit import checkpoints, models
 from vitkit.data.loader import Batch
 from vitkit.data.processor import HALF, Processor
-from vitkit.evaluate import Subject, evaluate
+from vitkit.evaluate import ModelOutputs, evaluate
 from vitkit.images import ImageError
 from vitkit.inference import Predictor, runtimes
 from vitkit.inference.runtimes._exported import Exported
@@ -237,7 +237,7 @@ def test_evaluators_give_the_same_results_with_an_export(program: Path) -> None:
     targets = torch.nn.functional.one_hot(torch.arange(12) % 5, 5).float()
     batches = [Batch(images[:7], targets[:7], ("",) * 7), Batch(images[7:], targets[7:], ("",) * 5)]
     results = [
-        evaluate(Subject(model, lambda: batches, made.labels, training=lambda: batches), ["top1", "knn"])
+        evaluate(ModelOutputs(model, lambda: batches, made.labels, training=lambda: batches), ["top1", "knn"])
         for model in (made.model, opened.model)
     ]
     assert results[0] == pytest.approx(results[1], abs=1e-4)

@@ -254,7 +254,7 @@ def test_remat():
 )
 def test_dropout_trains(option):
     """In training each kind changes the answer, from its random stream only, and keeps the mean."""
-    config = replace(TINY, depth=1, **{option: 0.5})
+    config = replace(TINY, **{option: 0.5})
     vit, variables = ViT(config), {"params": params_of(torch_twin(config))}
     images = pictures(2, 32, 32, 3)
 

@@ -134,7 +134,8 @@ def test_the_way_is_chosen_by_what_there_is(monkeypatch: pytest.MonkeyPatch) -> 
 def test_without_the_library_nothing_else_changes() -> None:
     """As where there was no compiler: vitkit says so when asked, and classifies in another way."""
     code = (
-        "import torch; from vitkit import engine, models; from vitkit.kernels import attention;"
+        "import torch; from vitkit import models; from vitkit.inference import engine;"
+        "from vitkit.kernels import attention;"
         "assert not attention.available();"
         "model = models.build(models.preset('vit-ti/16', image_size=(32, 32))).eval();"
         "made = engine.accelerate(model); print(made.precision);"

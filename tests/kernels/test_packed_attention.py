@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vitkit.evaluate.flops import Count
+from vitkit.evaluate.flops import FlopCounter
 from vitkit.kernels import packed_attention as kernel
 from vitkit.layers.attention import Attention
 
@@ -99,7 +99,7 @@ def test_products_are_counted_as_torch_counts_its_own() -> None:
     qkv, dout = numbers(2, 9, 3 * 64), numbers(2, 9, 64, seed=1)
     totals = []
     for function in (kernel.packed_attention, by_torch):
-        with Count() as count:
+        with FlopCounter() as count:
             gradient(function, qkv, 2, dout, torch.bfloat16)
         totals.append(count.total)
     assert totals[0] == totals[1] > 0

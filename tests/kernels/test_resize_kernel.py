@@ -40,7 +40,7 @@ def test_any_size_to_any_size(rows: int, columns: int, to_rows: int, to_columns:
 def test_a_crop_of_the_resized_picture(rows: int, columns: int, rule: str) -> None:
     pixels = picture(rows, columns)
     processor = Processor.crop(24, 0.875, center_crop=rule)
-    assert np.array_equal(processor.levels(pixels), np.asarray(processor.picture(pixels)))
+    assert np.array_equal(processor.pixels(pixels), np.asarray(processor.image(pixels)))
 
 
 @needs_kernels
@@ -55,7 +55,7 @@ def test_the_ends_stay_the_ends(value: int) -> None:
 @needs_kernels
 def test_what_is_not_dense_and_what_is_large() -> None:
     pixels = picture(40, 60)[::2, ::-1]
-    assert np.array_equal(Processor.squash(16).levels(pixels), np.asarray(Processor.squash(16).picture(pixels)))
+    assert np.array_equal(Processor.squash(16).pixels(pixels), np.asarray(Processor.squash(16).image(pixels)))
     assert fast.resize_and_crop(picture(1, 9), (1, 100_000_000), "bilinear", "none", (1, 1)) is None
 
 
@@ -63,15 +63,15 @@ def test_other_filters_and_grey_pictures_are_pillows() -> None:
     pixels = picture(40, 60)
     for name in ("nearest", "lanczos", "box", "hamming"):
         processor = Processor.squash(16, interpolation=name)
-        assert np.array_equal(processor.levels(pixels), np.asarray(processor.picture(pixels)))
+        assert np.array_equal(processor.pixels(pixels), np.asarray(processor.image(pixels)))
     grey = Processor.squash(16, mean=(0.5,), std=(0.5,))
-    assert np.array_equal(grey.levels(pixels), np.asarray(grey.picture(pixels)))
+    assert np.array_equal(grey.pixels(pixels), np.asarray(grey.image(pixels)))
 
 
 def test_a_crop_that_reaches_outside_is_padded() -> None:
     processor = Processor(size=(32, 32), resize="none", center_crop="torchvision", fill=(1, 2, 3))
     pixels = picture(20, 40)
-    assert np.array_equal(processor.levels(pixels), np.asarray(processor.picture(pixels)))
+    assert np.array_equal(processor.pixels(pixels), np.asarray(processor.image(pixels)))
 
 
 @needs_kernels
@@ -93,7 +93,7 @@ def test_what_it_does_not_take_is_refused() -> None:
 
 def test_a_pillow_that_resizes_otherwise_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = picture(40, 60)
-    wanted = np.asarray(Processor.squash(16).picture(pixels))
+    wanted = np.asarray(Processor.squash(16).image(pixels))
     whole = Image.Image.resize
 
     def other(self: Image.Image, *given: object, **named: object) -> Image.Image:
@@ -103,6 +103,6 @@ def test_a_pillow_that_resizes_otherwise_is_followed(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(Image.Image, "resize", other)
     try:
         assert fast.rows_before_columns() is None
-        assert np.array_equal(Processor.squash(16).levels(pixels), wanted ^ 1)
+        assert np.array_equal(Processor.squash(16).pixels(pixels), wanted ^ 1)
     finally:
         fast.rows_before_columns.cache_clear()

@@ -17,10 +17,10 @@ from vitkit.data.sources import vtab
 from vitkit.explain import Curve, Curves, _plots
 from vitkit.models import presets, resnet, vit
 from vitkit.paper import figure12, table3, table4, table6, table8, write
-from vitkit.paper.small_scale import Small
+from vitkit.paper.small_scale import SmallScale
 from vitkit.recipes import recipe, recipes
 
-NAMES = list(paper.exhibits())
+NAMES = list(paper.experiments())
 COMPUTED = ("figure1", "table1", "table3", "table4")
 # The other studies use the same helpers and are slow tests.
 LIGHT = ("figure7", "objectnet")
@@ -45,7 +45,7 @@ def settings_of(command: str) -> dict[str, Any]:
 def test_all_tables_and_figures_exist() -> None:
     expected = [f"figure{number}" for number in range(1, 15)] + [f"table{number}" for number in range(1, 10)]
     assert [*expected, "objectnet", "selfsupervision"] == NAMES
-    for name, each in paper.exhibits().items():
+    for name, each in paper.experiments().items():
         assert each.title
         assert each.shows.endswith(".") or ":" in each.shows
         assert each.full
@@ -55,7 +55,7 @@ def test_all_tables_and_figures_exist() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_command_parses_and_its_settings_apply_to_the_recipe(name: str) -> None:
-    for line in paper.exhibit(name).full:
+    for line in paper.experiment(name).full:
         verb, settings = line.split()[1], settings_of(line)
         values = settings.get("set", ())
         changes = dict(each.split("=", 1) for each in values)
@@ -83,23 +83,23 @@ def test_exaflops_of_table_6_are_within_five_percent(row: table6.Row) -> None:
 def test_rows_above_the_tolerance_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = (table6.Row("vit-b/32", "vit.b32_jft", 7, (0.0,) * 6, 100), table6.ROWS[1])
     monkeypatch.setattr(table6, "ROWS", rows)
-    assert table6.study(Small(out=tmp_path)).remarks[0] == "Differences above 5%: vit-b/32, 7 epochs."
+    assert table6.study(SmallScale(out=tmp_path)).remarks[0] == "Differences above 5%: vit-b/32, 7 epochs."
 
 
 def test_recipes_have_the_published_settings(tmp_path: Path) -> None:
     for study in (table3.study, table4.study):
-        assert "differ: none." in study(Small(out=tmp_path)).remarks[0]
+        assert "differ: none." in study(SmallScale(out=tmp_path)).remarks[0]
 
 
 def test_recipes_that_differ_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     row = ("ViT-B/{16,32}", "JFT-300M", 7, 8e-4, "cosine", 0.2, 0.0)
     monkeypatch.setattr(table3, "ROWS", {"vit.b16_jft": row})
-    findings = table3.study(Small(out=tmp_path))
+    findings = table3.study(SmallScale(out=tmp_path))
     assert findings.remarks[0] == "Recipes that differ: vit.b16_jft: schedule, weight decay."
 
 
 def test_the_variants_of_table_8_are_different_models(tmp_path: Path) -> None:
-    small = Small(out=tmp_path)
+    small = SmallScale(out=tmp_path)
     configs = [small.vit(**table8.options(name)) for name in (*table8.PUBLISHED, "sine-cosine")]
     assert len(set(configs)) == 9
 
@@ -107,12 +107,12 @@ def test_the_variants_of_table_8_are_different_models(tmp_path: Path) -> None:
 def run_study(name: str, out: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Runs a study with one seed and two steps on 600 digits and returns its result.json."""
     monkeypatch.setattr("vitkit.data.sources.digits.Digits.__len__", lambda self: 600)
-    small = Small(out=out, seeds=1, steps=2, device="cpu")
+    small = SmallScale(out=out, seeds=1, steps=2, device="cpu")
     findings = paper.study(name, small)
-    paths = write.write(name, paper.exhibit(name), findings, small, 1.0)
+    paths = write.write(name, paper.experiment(name), findings, small, 1.0)
     assert all(path.stat().st_size for path in paths)
     text = (out / "result.md").read_text()
-    assert paper.exhibit(name).title in text
+    assert paper.experiment(name).title in text
     assert "As published" in text
     return json.loads((out / "result.json").read_text())
 
@@ -133,7 +133,7 @@ def test_a_study_with_two_steps(name: str, tmp_path: Path, monkeypatch: pytest.M
 def test_a_finished_run_is_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vitkit.data.sources.digits.Digits.__len__", lambda self: 600)
     messages: list[str] = []
-    small = Small(out=tmp_path, seeds=1, steps=2, device="cpu", say=messages.append)
+    small = SmallScale(out=tmp_path, seeds=1, steps=2, device="cpu", log=messages.append)
     first = small.train(small.run("one", small.vit(), data=small.upstream, seed=0, steps=2))
     stamp = (first.folder / "best" / "model.safetensors").stat().st_mtime_ns
     again = small.train(small.run("one", small.vit(), data=small.upstream, seed=0, steps=2))
@@ -143,7 +143,7 @@ def test_a_finished_run_is_not_repeated(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_pretraining_and_transfer_share_no_class(tmp_path: Path) -> None:
-    small = Small(out=tmp_path)
+    small = SmallScale(out=tmp_path)
     up, down = (next(iter(splits(source).values())).classes for source in (small.upstream, small.downstream))
     assert not set(up) & set(down)
     assert {*up, *down} == set("0123456789")
@@ -152,12 +152,12 @@ def test_pretraining_and_transfer_share_no_class(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("seeds", "steps"), [(0, None), (3, 0)])
 def test_zero_seeds_or_steps_raise(seeds: int, steps: int | None, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="expected at least 1"):
-        Small(out=tmp_path, seeds=seeds, steps=steps)
+        SmallScale(out=tmp_path, seeds=seeds, steps=steps)
 
 
 def test_too_few_classes_raise(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="has 3 classes; a study needs at least 4"):
-        _ = Small(out=tmp_path, data="part:classes=0-2@digits").classes
+        _ = SmallScale(out=tmp_path, data="part:classes=0-2@digits").classes
 
 
 def test_curves_are_plotted(tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_the_memory_of_a_step_grows_linearly_with_the_images() -> None:
 
 
 def test_vtab_commands_train_every_task() -> None:
-    lines = paper.exhibit("table9").full
+    lines = paper.experiment("table9").full
     assert len(lines) == 19
     for line, (task, about) in zip(lines, vtab.TASKS.items(), strict=True):
         assert line == f"vitkit train vtab.{task} --data vtab:{task}"

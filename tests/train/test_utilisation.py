@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from vitkit import models
-from vitkit.evaluate.flops import Count, flops, recomputing
+from vitkit.evaluate.flops import FlopCounter, exclude_recomputation, flops
 from vitkit.models import vit
 from vitkit.train import Run, train, utilization
 from vitkit.train.events import read
@@ -21,13 +21,13 @@ from vitkit.train.utilization import Peak, published
 
 def test_products_are_counted_by_hand() -> None:
     layer, rows = nn.Linear(32, 48, bias=False), torch.randn(5, 32, requires_grad=True)
-    with Count() as count:
+    with FlopCounter() as count:
         out = layer(rows)
         assert count.total == 2 * 5 * 32 * 48
         out.sum().backward()
     assert count.total == 3 * 2 * 5 * 32 * 48
     frozen = layer.requires_grad_(False)
-    with Count() as count:
+    with FlopCounter() as count:
         frozen(rows.detach())
     assert count.total == 2 * 5 * 32 * 48
 
@@ -40,13 +40,13 @@ def test_a_model_is_counted_as_torch_counts_it() -> None:
     assert flops(model) * 2 == theirs.get_total_flops()
     with FlopCounterMode(display=False) as theirs:
         model(images).sum().backward()
-    with Count() as ours:
+    with FlopCounter() as ours:
         model(images).sum().backward()
     assert ours.total == theirs.get_total_flops()
     # What is done twice is worth one.
     for block in model.blocks:
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False, context_fn=recomputing)
-    with Count() as again:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False, context_fn=exclude_recomputation)
+    with FlopCounter() as again:
         model(images).sum().backward()
     assert again.total == ours.total
 
@@ -101,7 +101,7 @@ def test_a_run_tells_its_cost_and_goes_on_without_counting_again(
     (tmp_path / "whole" / "best").rename(tmp_path / "best")
     for state in sorted((tmp_path / "whole" / "checkpoints").iterdir())[1:]:
         state.rename(tmp_path / state.name)
-    monkeypatch.setattr("vitkit.train.loop.Count", None)  # would fail if it were called
+    monkeypatch.setattr("vitkit.train.loop.FlopCounter", None)  # would fail if it were called
     train(small_run(), tmp_path / "whole")
     again = [event["loss"] for event in read(whole) if event["kind"] == "step"]
     assert again == [event["loss"] for event in steps]

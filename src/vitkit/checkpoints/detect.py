@@ -1,13 +1,13 @@
 """Detects the format of a file: the one with the fewest unknown tensor names."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 from vitkit.checkpoints.checkpoint import CheckpointError, listing
 from vitkit.checkpoints.formats import Format, all_formats, formats_for, list_formats
+from vitkit.checkpoints.json_files import Json
 from vitkit.checkpoints.tensors import Tensors
 
 # Keys under which training scripts save a state dict, in order of preference if a file has several copies.
@@ -52,7 +52,7 @@ class Detection:
     notes: tuple[str, ...]
 
 
-def detect_format(tensors: Tensors, config: Mapping[str, Any] | None, format_name: str | None) -> Detection:
+def detect_format(tensors: Tensors, config: Json | None, format_name: str | None) -> Detection:
     """Returns the format of the tensors.
 
     `format_name` restricts the choice to formats with that target. Raises CheckpointError if no format matches; the
@@ -70,7 +70,7 @@ def detect_format(tensors: Tensors, config: Mapping[str, Any] | None, format_nam
     return best
 
 
-def _try(layout: Format, tensors: Tensors, config: Mapping[str, Any] | None) -> Detection | None:
+def _try(layout: Format, tensors: Tensors, config: Json | None) -> Detection | None:
     if not layout.accepts(config):
         return None
     unwrapped = _unwrap(layout, tensors)
@@ -135,7 +135,7 @@ def _ignored(layout: Format, name: str) -> str | None:
     return next((why for pattern, why in layout.ignored if _compiled(pattern).fullmatch(name)), None)
 
 
-def _unknown_error(tensors: Tensors, config: Mapping[str, Any] | None, format_name: str | None) -> str:
+def _unknown_error(tensors: Tensors, config: Json | None, format_name: str | None) -> str:
     names = list(tensors.infos)
     if not names:
         return "the file has no tensors"
@@ -148,7 +148,7 @@ def _unknown_error(tensors: Tensors, config: Mapping[str, Any] | None, format_na
     return f"the tensors match no format of {', '.join(list_formats())}: {listing(names, 5)}"
 
 
-def _model_type_error(kind: str, names: list[str], config: Mapping[str, Any]) -> str:
+def _model_type_error(kind: str, names: list[str], config: Json) -> str:
     """Returns the error for an unsupported model_type or names that do not match it."""
     prefix = f"config.json: model_type is {kind[:40]!r}"
     # Formats that also accept a config.json without model_type (such as npz) do not check it.

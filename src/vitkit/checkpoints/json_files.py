@@ -3,9 +3,12 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from vitkit.checkpoints.checkpoint import CheckpointError
+
+#: A parsed JSON object.
+Json = Mapping[str, Any]
 
 MAX_BYTES = 8 << 20
 # No valid file has longer numbers, and parsing them takes quadratic time.
@@ -41,13 +44,13 @@ def parse_json(data: bytes, name: str) -> dict[str, Any]:
     return value
 
 
-def write_json(data: Mapping[str, Any], path: Path) -> None:
+def write_json(data: Json, path: Path) -> None:
     """Writes JSON with an indent of two, as transformers and timm do."""
     path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result: dict[str, Any] = {}
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    result: dict[str, object] = {}
     for key, value in pairs:
         if key in result:
             raise CheckpointError(f"duplicate key {key[:80]!r}")
@@ -55,7 +58,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def _constant(text: str) -> Any:
+def _constant(text: str) -> NoReturn:
     raise CheckpointError(f"{text} is not a JSON number")
 
 

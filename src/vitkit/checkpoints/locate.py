@@ -2,16 +2,14 @@
 
 import difflib
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from vitkit import models
 from vitkit.checkpoints.checkpoint import CheckpointError, listing
 from vitkit.checkpoints.containers import SUFFIXES, open_weights
 from vitkit.checkpoints.hub import download, similar_cached_models
-from vitkit.checkpoints.json_files import read_json
+from vitkit.checkpoints.json_files import Json, read_json
 from vitkit.checkpoints.tensors import Tensors
 from vitkit.config import nearest
 
@@ -39,8 +37,8 @@ class Files:
 
     path: Path
     tensors: Tensors
-    config: Mapping[str, Any] | None
-    preprocessor: Mapping[str, Any] | None
+    config: Json | None
+    preprocessor: Json | None
     revision: str | None = None
 
 
@@ -144,9 +142,9 @@ def _subtree(tensors: Tensors, tree: str) -> Tensors:
     return tensors.select({new: old.removeprefix("/") for new, old in names.items()})
 
 
-def _preprocessor(folder: Path) -> Mapping[str, Any] | None:
+def _preprocessor(folder: Path) -> Json | None:
     return _json(folder, "preprocessor_config.json") or _json(folder, "processor_config.json")
 
 
-def _json(folder: Path, name: str) -> Mapping[str, Any] | None:
+def _json(folder: Path, name: str) -> Json | None:
     return read_json(folder / name) if (folder / name).is_file() else None

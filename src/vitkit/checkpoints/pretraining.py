@@ -73,7 +73,7 @@ def _matched(tensors: Tensors, layout: Layout) -> Tensors:
     return tensors.select(names)
 
 
-def load_words(path: str | os.PathLike[str]) -> WordEncoder:
+def load_dalle_encoder(path: str | os.PathLike[str]) -> WordEncoder:
     """Loads DALL-E's encoder in evaluation mode, without gradients; infers sizes from tensors.
 
     `path` is OpenAI's `encoder.pkl` (a pickled module, of which only the tensors are read) or any file of its tensors.

@@ -1,10 +1,11 @@
-"""Saves checkpoints in any format that supports the model."""
+"""Saves checkpoints in any format that supports the model; writes are atomic."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from vitkit.checkpoints.atomic import write_file, write_folder
+from vitkit import atomic
 from vitkit.checkpoints.checkpoint import Checkpoint, CheckpointError
 from vitkit.checkpoints.formats import formats_for
 from vitkit.checkpoints.load import load
@@ -55,3 +56,32 @@ def convert(
     checkpoint = load(source, **options)
     save(checkpoint, target, to=to, overwrite=overwrite)
     return checkpoint
+
+
+def write_file(target: Path, write: Callable[[Path], None], *, overwrite: bool) -> None:
+    """Writes a file with `write(path)`; CheckpointError if it exists, unless `overwrite`."""
+    if target.is_dir():
+        raise CheckpointError(f"{target} is a folder, but this format is a single file")
+    if target.exists() and not overwrite:
+        raise CheckpointError(f"{target} exists: pass overwrite=True (--overwrite) to replace it")
+    atomic.write_file(target, write)
+
+
+def write_folder(target: Path, write: Callable[[Path], None], *, overwrite: bool) -> None:
+    """Writes a folder with `write(folder)`; CheckpointError if it is not empty, unless `overwrite`.
+
+    With `overwrite`, an existing folder is replaced only if it is a checkpoint: it has a config.json and no subfolders.
+    """
+    check_folder(target, overwrite=overwrite)
+    atomic.write_folder(target, write)
+
+
+def check_folder(target: Path, *, overwrite: bool) -> None:
+    """Raises CheckpointError if `write_folder` cannot write the target."""
+    if target.exists() and not target.is_dir():
+        raise CheckpointError(f"{target} is a file, but this format is a folder")
+    inside = list(target.iterdir()) if target.is_dir() else []
+    if inside and not overwrite:
+        raise CheckpointError(f"{target} exists and is not empty: pass overwrite=True (--overwrite) to replace it")
+    if inside and (not (target / "config.json").is_file() or any(path.is_dir() for path in inside)):
+        raise CheckpointError(f"{target} is not replaced: it is not empty and not a checkpoint folder")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import Positional, arg
 
 if TYPE_CHECKING:
-    from vitkit.paper import Exhibit, Table
+    from vitkit.paper import Experiment, Table
 
 
 def paper(
@@ -40,22 +40,22 @@ def paper(
         device: Device: auto, cpu, cuda, cuda:1, mps.
         json: Print one JSON object, or one per line for the list.
     """
-    from vitkit import paper as exhibits
+    from vitkit import paper as experiments
 
     if not name:
-        _list(exhibits.exhibits(), json)
+        _list(experiments.experiments(), json)
         return
-    found = exhibits.exhibit(name)
+    found = experiments.experiment(name)
     if scale is None:
         _show(name, found, json)
         return
-    if model is not None and not exhibits.looks_at_a_model(name):
+    if model is not None and not experiments.uses_model(name):
         raise ValueError(f"{found.title} is not drawn of a model: --model is for figure6, figure7 and figure14")
     _make(name, scale, json, out=out or Path("runs") / "paper" / name, data=data, model=model, seeds=seeds,
           steps=steps, device=device)  # fmt: skip
 
 
-def _list(found: "dict[str, Exhibit]", json: bool) -> None:
+def _list(found: "dict[str, Experiment]", json: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -73,7 +73,7 @@ def _list(found: "dict[str, Exhibit]", json: bool) -> None:
     print("\n`vitkit paper NAME` shows one with its commands; `vitkit paper NAME --scale small` makes it here.")
 
 
-def _record(name: str, each: "Exhibit") -> dict[str, object]:
+def _record(name: str, each: "Experiment") -> dict[str, object]:
     return {
         "name": name,
         "title": each.title,
@@ -92,7 +92,7 @@ def _small(name: str) -> str:
     return f"vitkit paper {name} --scale small --out runs/paper/{name}"
 
 
-def _show(name: str, each: "Exhibit", json: bool) -> None:
+def _show(name: str, each: "Experiment", json: bool) -> None:
     if json:
         print(json_format.dumps(_record(name, each)))
         return
@@ -108,17 +108,17 @@ def _make(name: str, scale: str, json: bool, **settings: object) -> None:
     import sys
     import time
 
-    from vitkit import paper as exhibits
+    from vitkit import paper as experiments
     from vitkit.paper import write
-    from vitkit.paper.small_scale import Small
+    from vitkit.paper.small_scale import SmallScale
 
     start = time.process_time()
-    small = Small(**settings, say=lambda text: print(text, file=sys.stderr, flush=True))  # type: ignore[arg-type]
-    found = (exhibits.full if scale == "full" else exhibits.study)(name, small)
+    small = SmallScale(**settings, log=lambda text: print(text, file=sys.stderr, flush=True))  # type: ignore[arg-type]
+    found = (experiments.full if scale == "full" else experiments.study)(name, small)
     seconds = time.process_time() - start
-    paths = write.write(name, exhibits.exhibit(name), found, small, seconds)
+    paths = write.write(name, experiments.experiment(name), found, small, seconds)
     if json:
-        print(json_format.dumps(write.to_dict(name, exhibits.exhibit(name), found, small, seconds)))
+        print(json_format.dumps(write.to_dict(name, experiments.experiment(name), found, small, seconds)))
         return
     _print(found.table)
     for remark in found.remarks:

@@ -39,10 +39,10 @@ def matched(source: Source, labels: tuple[str, ...], *, name: str) -> Source:
     """Map the labels of a source to the labels of a model. Raises ValueError that lists classes without a label."""
     if source.classes == labels:
         return source
-    return Relabelled(source, labels, numbers_of(source.classes, labels, name=name))
+    return Relabelled(source, labels, class_indices(source.classes, labels, name=name))
 
 
-def numbers_of(classes: Sequence[str], labels: tuple[str, ...], *, name: str) -> tuple[int, ...]:
+def class_indices(classes: Sequence[str], labels: tuple[str, ...], *, name: str) -> tuple[int, ...]:
     """Return the index of each class among the labels of a model.
 
     A class matches a label if both are equal; if they differ only in case, `_` and `-`; if the class is one of the

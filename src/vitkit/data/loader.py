@@ -87,14 +87,14 @@ def training_batches(source: Source, transform: Transform, stream: Stream, *, co
     Raises ValueError if the batch is too small for mixing.
     """
     augment = transform.augment
-    refuse_unmixable(augment, stream)
+    check_mixing(augment, stream)
     dataset = _Training(source, transform, stream.seed)
     samples = _samples(len(source), stream, augment, consumed)
     collate = _MixingCollate(len(source.classes), augment, stream) if augment.mixing.active else None
     return iter(_loader(dataset, samples, stream.workers, collate))
 
 
-def refuse_unmixable(augment: Augment, stream: Stream) -> None:
+def check_mixing(augment: Augment, stream: Stream) -> None:
     """Raise ValueError if the batch is too small for mixing."""
     least = 2 * augment.repeats
     if augment.mixing.active and stream.batch_size < least:

@@ -53,7 +53,7 @@ class Representations:
         return self.targets.argmax(dim=1)
 
 
-class Subject:
+class ModelOutputs:
     """A model and labelled images, with outputs that are computed once for all evaluators.
 
     `batches` returns the evaluation images, and `training` the training images of evaluators that train a classifier;
@@ -74,7 +74,7 @@ class Subject:
     ):
         self.model = model
         # A fast copy of a model has no blocks, so evaluators that need them use its original.
-        self.exact: Backbone = getattr(model, "original", model)
+        self.original_model: Backbone = getattr(model, "original", model)
         self.batches = batches
         self.classes = classes
         self.training = training
@@ -187,7 +187,7 @@ def reads(spec: str) -> str:
     return getattr(evaluator(spec), "READS", "predictions")
 
 
-def evaluate(subject: Subject, names: Iterable[str]) -> dict[str, float]:
+def evaluate(subject: ModelOutputs, names: Iterable[str]) -> dict[str, float]:
     """Returns the metrics of several evaluators as `evaluator.metric`.
 
     Metrics of an evaluator with an argument are named `evaluator:argument.metric`.

@@ -4,10 +4,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vitkit.evaluate import Subject
+from vitkit.evaluate import ModelOutputs
 
 
-def evaluate(subject: Subject) -> dict[str, float]:
+def evaluate(subject: ModelOutputs) -> dict[str, float]:
     """Returns `mean` (mAP), `weighted` by class size, and `worst` over classes with images.
 
     Images without a label count as negatives of every class. Raises ValueError if no image has a label.

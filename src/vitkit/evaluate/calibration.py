@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vitkit.evaluate import Predictions, Subject
+from vitkit.evaluate import ModelOutputs, Predictions
 
 BINS = 15
 
@@ -17,21 +17,21 @@ class Bin:
 
     low: float
     high: float
-    pictures: int
+    images: int
     confidence: float
     accuracy: float
 
 
-def evaluate(subject: Subject) -> dict[str, float]:
+def evaluate(subject: ModelOutputs) -> dict[str, float]:
     """Returns `ece`, `mce`, `brier`, `nll` and `temperature`.
 
     `ece` and `mce` are the expected and maximum calibration errors over 15 bins. Dividing the logits by the temperature
     maximises the likelihood of these images.
     """
     predictions = labelled(subject.predictions)
-    filled = [each for each in bins(predictions) if each.pictures]
+    filled = [each for each in bins(predictions) if each.images]
     gaps = torch.tensor([abs(each.confidence - each.accuracy) for each in filled], dtype=torch.float64)
-    fractions = torch.tensor([each.pictures for each in filled], dtype=torch.float64) / predictions.targets.shape[0]
+    fractions = torch.tensor([each.images for each in filled], dtype=torch.float64) / predictions.targets.shape[0]
     truth = target_distribution(predictions)
     log_scores = predictions.logits.double().log_softmax(dim=1)
     return {
@@ -66,7 +66,7 @@ def bins(predictions: Predictions, num: int = BINS) -> list[Bin]:
             Bin(
                 low=index / num,
                 high=(index + 1) / num,
-                pictures=images,
+                images=images,
                 confidence=confidence[here].mean().item() if images else 0.0,
                 accuracy=correct[here].double().mean().item() if images else 0.0,
             )

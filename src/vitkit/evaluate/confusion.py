@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from vitkit.evaluate import Predictions, Subject
+from vitkit.evaluate import ModelOutputs, Predictions
 
 
 @dataclass(frozen=True)
@@ -14,18 +14,18 @@ class ClassResult:
     """Number of images, precision, recall and F1 of a class; 0 if undefined."""
 
     name: str
-    pictures: int
+    images: int
     precision: float
     recall: float
     f1: float
 
 
-def evaluate(subject: Subject) -> dict[str, float]:
+def evaluate(subject: ModelOutputs) -> dict[str, float]:
     """Returns `mean_recall` (balanced accuracy), `mean_f1` and `worst_recall` over classes.
 
     Classes without images are excluded.
     """
-    results = [result for result in per_class(matrix(subject.predictions), subject.classes) if result.pictures]
+    results = [result for result in per_class(matrix(subject.predictions), subject.classes) if result.images]
     if not results:
         raise ValueError("none of the images has a label")
     recalls = [result.recall for result in results]
@@ -55,7 +55,7 @@ def per_class(counts: Int[Tensor, "classes classes"], names: tuple[str, ...]) ->
         results.append(
             ClassResult(
                 name=name,
-                pictures=actual,
+                images=actual,
                 precision=correct / predicted if predicted else 0.0,
                 recall=correct / actual if actual else 0.0,
                 f1=2 * correct / (actual + predicted) if actual + predicted else 0.0,

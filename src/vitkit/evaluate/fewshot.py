@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from vitkit.evaluate import Subject, accuracy
+from vitkit.evaluate import ModelOutputs, accuracy
 
 READS = "representations"
 SHOTS = (1, 5, 10, 25)
@@ -18,7 +18,7 @@ L2 = 2.0**10
 CONSTANT = 100.0
 
 
-def evaluate(subject: Subject) -> dict[str, float]:
+def evaluate(subject: ModelOutputs) -> dict[str, float]:
     """Returns the accuracy by shots and seed (`5shot_seed0`), and the mean over seeds (`5shot`).
 
     A class with fewer training images than shots contributes all of them.

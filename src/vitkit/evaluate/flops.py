@@ -9,7 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from vitkit.evaluate import Subject
+from vitkit.evaluate import ModelOutputs
 from vitkit.models import Backbone
 
 READS = "model"
@@ -24,12 +24,12 @@ _ON_CPU = {
 }
 
 
-class Count(TorchDispatchMode):
+class FlopCounter(TorchDispatchMode):
     """Context manager that counts floating-point operations, including backward passes.
 
     A multiplication and an addition count as two. It counts the operations that torch has formulas for: matrix
-    products, convolutions and attention, not norms and activations. Operations inside `recomputing` are not counted,
-    so activation checkpointing does not change the total.
+    products, convolutions and attention, not norms and activations. Operations inside `exclude_recomputation` are not
+    counted, so activation checkpointing does not change the total.
     """
 
     # Process-wide counters, because on GPUs the backward pass runs in another thread.
@@ -42,12 +42,12 @@ class Count(TorchDispatchMode):
 
     def __enter__(self) -> Self:
         """Starts counting."""
-        Count.counting += 1
+        FlopCounter.counting += 1
         return super().__enter__()
 
     def __exit__(self, *error: Any) -> None:
         """Stops counting."""
-        Count.counting -= 1
+        FlopCounter.counting -= 1
         super().__exit__(*error)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -60,29 +60,29 @@ class Count(TorchDispatchMode):
             if out is not NotImplemented:
                 return out
         out = func(*args, **kwargs)
-        if formula is not None and not Count._excluded:
+        if formula is not None and not FlopCounter._excluded:
             self.total += formula(*args, **kwargs, out_val=out)
         return out
 
 
 @contextmanager
 def _uncounted() -> Iterator[None]:
-    Count._excluded += 1
+    FlopCounter._excluded += 1
     try:
         yield
     finally:
-        Count._excluded -= 1
+        FlopCounter._excluded -= 1
 
 
-def recomputing() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """The `context_fn` for `torch.utils.checkpoint` that excludes recomputation from `Count`."""
+def exclude_recomputation() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """The `context_fn` for `torch.utils.checkpoint` that excludes recomputation from `FlopCounter`."""
     return nullcontext(), _uncounted()
 
 
-def evaluate(subject: Subject) -> dict[str, float]:
+def evaluate(subject: ModelOutputs) -> dict[str, float]:
     """Returns `giga`, billions of floating-point operations per image, and `million_parameters`."""
-    parameters = sum(parameter.numel() for parameter in subject.exact.parameters())
-    return {"giga": flops(subject.exact) / 1e9, "million_parameters": parameters / 1e6}
+    parameters = sum(parameter.numel() for parameter in subject.original_model.parameters())
+    return {"giga": flops(subject.original_model) / 1e9, "million_parameters": parameters / 1e6}
 
 
 def flops(model: Backbone, image_size: tuple[int, int] | None = None) -> int:
@@ -93,6 +93,6 @@ def flops(model: Backbone, image_size: tuple[int, int] | None = None) -> int:
     size = image_size or model.config.image_size
     twin = copy.deepcopy(model).to("meta").eval()
     dtype = next(twin.parameters()).dtype
-    with Count() as count, torch.no_grad():
+    with FlopCounter() as count, torch.no_grad():
         twin(torch.empty(1, model.config.channels, *size, device="meta", dtype=dtype))
     return count.total

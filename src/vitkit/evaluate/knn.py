@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from vitkit.evaluate import Subject, accuracy
+from vitkit.evaluate import ModelOutputs, accuracy
 
 READS = "representations"
 NEIGHBOURS = (10, 20, 100, 200)
@@ -17,7 +17,7 @@ TEMPERATURE = 0.07
 MAX_SIMILARITIES = 2**25  # in memory at a time: 128 MiB
 
 
-def evaluate(subject: Subject) -> dict[str, float]:
+def evaluate(subject: ModelOutputs) -> dict[str, float]:
     """Returns the accuracy `k20` by number of neighbours, and `k20_top5` for over five classes.
 
     Numbers of neighbours above the number of training images are omitted. Raises ValueError if none remains.

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from vitkit.data.loader import Batch
-from vitkit.evaluate import Subject, accuracy, probe
+from vitkit.evaluate import ModelOutputs, accuracy, probe
 from vitkit.models import Backbone, TokenBackbone
 
 READS = "representations"
@@ -44,7 +44,7 @@ class FrozenFeatures:
         return torch.cat([tokens, self.patches], dim=1) if mean_patch else tokens
 
 
-def evaluate(subject: Subject, blocks: str = str(BLOCKS)) -> dict[str, float]:
+def evaluate(subject: ModelOutputs, blocks: str = str(BLOCKS)) -> dict[str, float]:
     """Returns `accuracy`, `top5` for more than five classes, and the chosen settings.
 
     The settings are the learning `rate`, the number of `blocks` and `mean_patch` (0 or 1) with the best accuracy on the
@@ -57,7 +57,7 @@ def evaluate(subject: Subject, blocks: str = str(BLOCKS)) -> dict[str, float]:
     if subject.training is None:
         raise ValueError("linear needs labelled training images, and none were given")
     training, test = (
-        extract_features(subject.exact, each(), int(blocks)) for each in (subject.training, subject.batches)
+        extract_features(subject.original_model, each(), int(blocks)) for each in (subject.training, subject.batches)
     )
     labels, num_classes = training.targets.argmax(dim=1), training.targets.shape[1]
     train_rows, held_out_rows = probe.split(labels)

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from vitkit.evaluate import Subject, accuracy
+from vitkit.evaluate import ModelOutputs, accuracy
 
 READS = "representations"
 STRENGTHS = tuple(10.0**power for power in range(1, -7, -1))
@@ -36,7 +36,7 @@ class Probe:
         return F.linear(vectors.to(self.weight), self.weight, self.bias)
 
 
-def evaluate(subject: Subject) -> dict[str, float]:
+def evaluate(subject: ModelOutputs) -> dict[str, float]:
     """Returns `accuracy`, `top5` for over five classes, `l2`, `held_out` and `gradient`.
 
     `l2` is the chosen penalty, `held_out` its accuracy on the held-out training images, and `gradient` that of the

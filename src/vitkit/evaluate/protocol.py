@@ -14,7 +14,7 @@ from vitkit.data.augment import Transform
 from vitkit.data.labels import matched
 from vitkit.data.loader import Batch, evaluation_batches
 from vitkit.data.processor import Processor
-from vitkit.evaluate import Predictions, Subject
+from vitkit.evaluate import ModelOutputs, Predictions
 from vitkit.models import Backbone
 
 Progress = Callable[[Iterable[Batch], int], Iterable[Batch]]
@@ -154,7 +154,7 @@ def run(
         return read
 
     training_batches = None if training is None else batches(training)
-    subject = Subject(model, batches(source), source.classes, training=training_batches, processor=processor)
+    subject = ModelOutputs(model, batches(source), source.classes, training=training_batches, processor=processor)
     metrics = evaluate.evaluate(subject, config.evaluators)
     parameter = next(model.parameters())
     return Evaluation(
@@ -166,5 +166,5 @@ def run(
         predictions=subject.predictions if "predictions" in config.reads else None,
         device=str(parameter.device),
         precision=getattr(model, "precision", str(parameter.dtype).removeprefix("torch.")),
-        checkpoint=checkpoints.Checkpoint(model=subject.exact, processor=processor, labels=labels),
+        checkpoint=checkpoints.Checkpoint(model=subject.original_model, processor=processor, labels=labels),
     )

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import torch
 
-from vitkit.evaluate import Predictions, Subject, top1
+from vitkit.evaluate import ModelOutputs, Predictions, top1
 
 NUMBERED = re.compile(r"ILSVRC2012_val_(\d{8})\b")
 
 
-def evaluate(subject: Subject, labels: str) -> dict[str, float]:
+def evaluate(subject: ModelOutputs, labels: str) -> dict[str, float]:
     """Returns the metrics of `top1` for the labels of a JSON file.
 
     Images with an empty list of labels are excluded.

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from vitkit.data.processor import Processor
-from vitkit.evaluate import Subject
+from vitkit.evaluate import ModelOutputs
 from vitkit.explain.attention import attention_maps
 from vitkit.explain.foreground import foreground_mask
 from vitkit.images import DEFAULT_LIMITS, probe
@@ -26,11 +26,11 @@ FRACTION = 0.6  # of a head's attention
 VOID = 255  # unlabelled pixels, which are ignored
 
 
-def evaluate(subject: Subject, masks: str) -> dict[str, float]:
+def evaluate(subject: ModelOutputs, masks: str) -> dict[str, float]:
     """Returns the mean Jaccard indices of the attention heads.
 
     `jaccard` is that of the best head for each object, `mean_head` the mean over heads, `all_heads` that of the mean
-    map, and `head0`, `head1`, ... that of each head. `objects` and `pictures` are counts.
+    map, and `head0`, `head1`, ... that of each head. `objects` and `images` are counts.
 
     `masks` is a folder. The mask of the image `dogs/1.jpg` is `dogs/1.png` or `1.png`, a PNG whose pixel values are
     object (or class) numbers: 0 is background, and 255 is ignored, as in PASCAL VOC. Images without a mask are
@@ -44,9 +44,9 @@ def evaluate(subject: Subject, masks: str) -> dict[str, float]:
         rows = [row for row, path in enumerate(paths) if path is not None]
         if not rows:
             continue
-        images = batch.images[rows].to(subject.device, next(subject.exact.parameters()).dtype)
+        images = batch.images[rows].to(subject.device, next(subject.original_model.parameters()).dtype)
         predicted = predicted_masks(
-            attention_maps(subject.exact, images, [-1]).maps[:, 0], subject.exact.config.patch_size
+            attention_maps(subject.original_model, images, [-1]).maps[:, 0], subject.original_model.config.patch_size
         )
         for mask, path in zip(predicted, (path for path in paths if path is not None), strict=True):
             truth = preprocess_mask(read_mask(path), subject.processor)[: mask.shape[1], : mask.shape[2]]
@@ -72,7 +72,7 @@ def summarise(overlaps: Iterable[Float[np.ndarray, "objects heads"]]) -> dict[st
         "all_heads": float(alone[-1]),
         **heads,
         "objects": float(sum(each.shape[0] for each in per_image)),
-        "pictures": float(len(per_image)),
+        "images": float(len(per_image)),
     }
 
 
@@ -120,4 +120,4 @@ def preprocess_mask(mask: Image.Image, processor: Processor) -> Int[np.ndarray, 
     plain = dataclasses.replace(
         processor, interpolation="nearest", mean=(0.5,), std=(0.5,), fill=(VOID,), profile="ignore"
     )
-    return np.asarray(plain.picture(mask)).astype(np.int64)
+    return np.asarray(plain.image(mask)).astype(np.int64)

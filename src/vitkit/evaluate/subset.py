@@ -7,11 +7,11 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from vitkit.data.labels import numbers_of
-from vitkit.evaluate import Predictions, Subject, top1
+from vitkit.data.labels import class_indices
+from vitkit.evaluate import ModelOutputs, Predictions, top1
 
 
-def evaluate(subject: Subject, classes: str = "") -> dict[str, float]:
+def evaluate(subject: ModelOutputs, classes: str = "") -> dict[str, float]:
     """Returns the metrics of `top1` for the classes listed in a file.
 
     Without a file, the classes are those of the images. `classes` is their number. Images of other classes are
@@ -33,7 +33,7 @@ def read(path: Path, classes: Sequence[str]) -> list[int]:
     entries = [str(each) for each in listed if str(each)]
     if not entries:
         raise ValueError(f"'{path}' lists no classes")
-    named = iter(numbers_of([entry for entry in entries if not entry.isdecimal()], tuple(classes), name=str(path)))
+    named = iter(class_indices([entry for entry in entries if not entry.isdecimal()], tuple(classes), name=str(path)))
     chosen = [int(entry) if entry.isdecimal() else next(named) for entry in entries]
     invalid = [each for each in chosen if each >= len(classes)]
     if invalid:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vitkit.evaluate import Subject
+from vitkit.evaluate import ModelOutputs
 from vitkit.models import Backbone
 
 READS = "model"
@@ -27,7 +27,7 @@ class Throughput:
     device: str
 
 
-def evaluate(subject: Subject, precision: str = "") -> dict[str, float]:
+def evaluate(subject: ModelOutputs, precision: str = "") -> dict[str, float]:
     """Returns `float32_images_per_second` and `batch_size`, measured with the first batch.
 
     `precision` is one of `PRECISIONS` (`throughput:bfloat16`); the default is that of the model.
@@ -35,7 +35,7 @@ def evaluate(subject: Subject, precision: str = "") -> dict[str, float]:
     first = next(iter(subject.batches()), None)
     if first is None:
         raise ValueError("there are no images to evaluate on")
-    result = measure(subject.exact if precision else subject.model, first.images, precision)
+    result = measure(subject.original_model if precision else subject.model, first.images, precision)
     return {
         f"{result.precision}_images_per_second": result.images_per_second,
         "batch_size": float(result.batch_size),

@@ -7,11 +7,11 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from vitkit.evaluate import Predictions, Subject
+from vitkit.evaluate import ModelOutputs, Predictions
 
 
-def evaluate(subject: Subject) -> dict[str, float]:
-    """Returns `accuracy`, `top5` for over five classes, `loss`, and the number of `pictures`."""
+def evaluate(subject: ModelOutputs) -> dict[str, float]:
+    """Returns `accuracy`, `top5` for over five classes, `loss`, and the number of `images`."""
     return metrics(subject.predictions)
 
 
@@ -25,7 +25,7 @@ def metrics(predictions: Predictions) -> dict[str, float]:
     result = {
         "accuracy": hits(predictions, 1)[labelled].double().mean().item(),
         "loss": loss[labelled].double().mean().item(),
-        "pictures": float(labelled.sum()),
+        "images": float(labelled.sum()),
     }
     if predictions.targets.shape[1] > 5:
         result["top5"] = hits(predictions, 5)[labelled].double().mean().item()

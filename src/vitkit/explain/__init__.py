@@ -29,16 +29,16 @@ _METHODS = Registry(__name__, "explanation", ("explain",), exclude=("drawings",)
 
 
 @dataclass(frozen=True)
-class Subject:
+class ExplainInputs:
     """A model and the images on which to explain it; `subject.read` creates one from files.
 
-    `pixels` are the preprocessed images on the model's device. `pictures` show the same parts of the images at a higher
+    `pixels` are the preprocessed images on the model's device. `images` show the same parts of the images at a higher
     resolution, for display. Explanations of the weights alone need no image.
     """
 
     model: Backbone
     pixels: Float[Tensor, "b c height width"]
-    pictures: tuple[Image.Image, ...] = ()
+    images: tuple[Image.Image, ...] = ()
     labels: tuple[str, ...] = ()
 
 
@@ -69,7 +69,7 @@ def methods() -> list[str]:
     return _METHODS.names()
 
 
-def explain(method: str, subject: Subject, **options: object) -> Explanation:
+def explain(method: str, subject: ExplainInputs, **options: object) -> Explanation:
     """Runs an explanation method. Raises ValueError for an unknown method or option."""
     function = _METHODS.get(method).explain
     known = [name for name in inspect.signature(function).parameters if name != "subject"]
@@ -84,10 +84,10 @@ __all__ = [
     "Curves",
     "Dots",
     "Drawing",
+    "ExplainInputs",
     "Explanation",
     "Map",
     "Overlay",
-    "Subject",
     "Tiles",
     "explain",
     "methods",

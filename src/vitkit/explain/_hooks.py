@@ -42,7 +42,7 @@ def find_layers(model: TokenBackbone, layers: Sequence[int] | None) -> list[int]
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
+def eval_mode(model: nn.Module) -> Iterator[None]:
     """Sets the model to eval mode, and restores the mode of every module on exit."""
     training = [module for module in model.modules() if module.training]
     model.eval()
@@ -79,7 +79,7 @@ def capture_attention(
         for layer in find_layers(model, layers)
     ]
     try:
-        with evaluating(model), torch.no_grad():
+        with eval_mode(model), torch.no_grad():
             embedded.append(model.embed(images))
             return model.encode(embedded[0])
     finally:
@@ -87,7 +87,7 @@ def capture_attention(
             handle.remove()
 
 
-def query_of(model: TokenBackbone, features: Features) -> Query:
+def find_query(model: TokenBackbone, features: Features) -> Query:
     """Returns `class` if the head reads the class token, else `patches`."""
     pooled = getattr(model.config, "pool", "token") in ("gap", "map")
     has_class = features.num_special > 0 and getattr(model.config, "class_token", True)

@@ -9,8 +9,8 @@ from PIL import Image
 from torch import Tensor
 
 from vitkit.data.processor import HALF, Processor
-from vitkit.explain import Subject
-from vitkit.explain._hooks import BATCH, evaluating
+from vitkit.explain import ExplainInputs
+from vitkit.explain._hooks import BATCH, eval_mode
 from vitkit.images import ImageError
 from vitkit.models import Backbone, TokenBackbone
 
@@ -18,7 +18,7 @@ from vitkit.models import Backbone, TokenBackbone
 DISPLAY_SIDE = 512
 
 
-def read(model: Backbone, processor: Processor, images: Sequence[object], labels: Sequence[str] = ()) -> Subject:
+def read(model: Backbone, processor: Processor, images: Sequence[object], labels: Sequence[str] = ()) -> ExplainInputs:
     """Returns the subject of a model and images (paths, bytes, PIL images, arrays or tensors).
 
     Raises `ImageError` for an image that cannot be read, and ValueError if the images differ in shape after
@@ -27,7 +27,7 @@ def read(model: Backbone, processor: Processor, images: Sequence[object], labels
     originals = [_original(processor, image) for image in images]
     pixels = processor(originals).to(next(model.parameters()).device)
     views = tuple(_crop_to_patches(model, pixels, large_view(processor, original)) for original in originals)
-    return Subject(model=model, pixels=pixels, pictures=views, labels=tuple(labels))
+    return ExplainInputs(model=model, pixels=pixels, images=views, labels=tuple(labels))
 
 
 def _crop_to_patches(model: Backbone, pixels: Tensor, image: Image.Image) -> Image.Image:
@@ -43,7 +43,7 @@ def _crop_to_patches(model: Backbone, pixels: Tensor, image: Image.Image) -> Ima
 def _original(processor: Processor, image: object) -> Image.Image:
     plain = {"resize_to": None, "mean": HALF, "std": HALF, "fill": (0, 0, 0)}
     try:
-        return dataclasses.replace(processor, resize="none", center_crop="none", **plain).picture(image)
+        return dataclasses.replace(processor, resize="none", center_crop="none", **plain).image(image)
     except ImageError as error:
         name = image if isinstance(image, str | os.PathLike) else "an image"
         raise ImageError(error.code, f"{name}: {error}") from None
@@ -54,12 +54,12 @@ def large_view(processor: Processor, original: Image.Image) -> Image.Image:
     if processor.resize == "squash" and processor.center_crop == "none":
         return _to_side(original)
     if processor.resize == "none":
-        return _to_side(processor.picture(original).convert("RGB"))
+        return _to_side(processor.image(original).convert("RGB"))
     factor = max(1, round(DISPLAY_SIDE / min(processor.size)))
     to = processor.resize_to
     scaled = to if to is None else to * factor if isinstance(to, int) else (to[0] * factor, to[1] * factor)
     size = (processor.size[0] * factor, processor.size[1] * factor)
-    return _to_side(dataclasses.replace(processor, size=size, resize_to=scaled).picture(original).convert("RGB"))
+    return _to_side(dataclasses.replace(processor, size=size, resize_to=scaled).image(original).convert("RGB"))
 
 
 def _to_side(image: Image.Image) -> Image.Image:
@@ -70,20 +70,20 @@ def _to_side(image: Image.Image) -> Image.Image:
     return image.resize((width, height), Image.Resampling.LANCZOS)
 
 
-def require_images(subject: Subject) -> None:
+def require_images(subject: ExplainInputs) -> None:
     """Raises ValueError if the subject has no image."""
     if subject.pixels.shape[0] == 0:
         raise ValueError("this explanation needs images: give at least one")
 
 
-def top_classes(subject: Subject) -> tuple[str, ...]:
+def top_classes(subject: ExplainInputs) -> tuple[str, ...]:
     """Returns the predicted class and its softmax score for each image, as captions.
 
     The captions of a model without classes are empty.
     """
     if not subject.model.config.num_classes:
         return ("",) * subject.pixels.shape[0]
-    with evaluating(subject.model), torch.no_grad():
+    with eval_mode(subject.model), torch.no_grad():
         logits = torch.cat([subject.model(batch) for batch in subject.pixels.split(BATCH)])
     if logits.ndim != 2:
         return ("",) * subject.pixels.shape[0]
@@ -93,6 +93,6 @@ def top_classes(subject: Subject) -> tuple[str, ...]:
     )
 
 
-def label_name(subject: Subject, index: int) -> str:
+def label_name(subject: ExplainInputs, index: int) -> str:
     """Returns the label of a class up to its first comma, or `class INDEX` without labels."""
     return subject.labels[index].split(",")[0] if subject.labels else f"class {index}"

@@ -8,8 +8,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vitkit.explain import Explanation, Map, Overlay, Subject
-from vitkit.explain._hooks import Query, capture_attention, find_layers, patch_map, query_name, query_of, token_backbone
+from vitkit.explain import ExplainInputs, Explanation, Map, Overlay
+from vitkit.explain._hooks import (
+    Query,
+    capture_attention,
+    find_layers,
+    find_query,
+    patch_map,
+    query_name,
+    token_backbone,
+)
 from vitkit.explain._inputs import require_images, top_classes
 from vitkit.layers import Features
 from vitkit.models import Backbone
@@ -45,10 +53,10 @@ def attention_maps(
     backbone = token_backbone(model)
     captured: list[Tensor] = []
     features = capture_attention(backbone, images, lambda _, weights, __: captured.append(weights), layers)
-    return AttentionMaps(find_layers(backbone, layers), captured, features, query_of(backbone, features))
+    return AttentionMaps(find_layers(backbone, layers), captured, features, find_query(backbone, features))
 
 
-def explain(subject: Subject, *, layer: int | None = None, head: int | None = None) -> Explanation:
+def explain(subject: ExplainInputs, *, layer: int | None = None, head: int | None = None) -> Explanation:
     """Attention maps of all heads of a layer, of a head in all layers, or of one head.
 
     Without `layer` and `head`, shows all heads of the last layer.
@@ -78,5 +86,5 @@ def explain(subject: Subject, *, layer: int | None = None, head: int | None = No
             "weights": torch.stack(attention.weights, dim=1).cpu().numpy(),
             "maps": maps,
         },
-        drawing=Overlay(title, subject.pictures, captions, tuple(shown)),
+        drawing=Overlay(title, subject.images, captions, tuple(shown)),
     )

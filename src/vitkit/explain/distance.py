@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vitkit.explain import Dots, Explanation, Subject
+from vitkit.explain import Dots, ExplainInputs, Explanation
 from vitkit.explain._hooks import BATCH, capture_attention, token_backbone
 from vitkit.explain._inputs import require_images
 from vitkit.layers import Features
@@ -49,7 +49,7 @@ def distances_by_layer(model: Backbone, images: Float[Tensor, "b c height width"
     return torch.cat(per_image)
 
 
-def explain(subject: Subject) -> Explanation:
+def explain(subject: ExplainInputs) -> Explanation:
     """Mean attention distance over all images (128 in the paper), one point per head.
 
     Arrays: `distance` (layers, heads) in pixels; `per_image` (b, layers, heads); `uniform`, the distance of uniform

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vitkit.explain import Explanation, Subject, Tiles
+from vitkit.explain import ExplainInputs, Explanation, Tiles
 from vitkit.explain._hooks import token_backbone
 from vitkit.layers import PatchEmbed
 from vitkit.models import Backbone
@@ -46,7 +46,7 @@ def rgb_filters(model: Backbone, number: int = 28) -> tuple[Float[Tensor, "numbe
     return principal_filters(embed.proj.weight, number)
 
 
-def explain(subject: Subject, *, number: int = 28) -> Explanation:
+def explain(subject: ExplainInputs, *, number: int = 28) -> Explanation:
     """The first `number` principal components (28 in the paper) as small images; grey is zero.
 
     Arrays: `filters` (number, channels, rows, columns), unit vectors; `variance`, the explained variance ratio of each.

@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from vitkit.explain import Explanation, Map, Overlay, Subject
+from vitkit.explain import ExplainInputs, Explanation, Map, Overlay
 from vitkit.explain._hooks import query_name
 from vitkit.explain._inputs import require_images, top_classes
 from vitkit.explain.attention import attention_maps
@@ -25,7 +25,7 @@ def foreground_mask(attention: Float[Tensor, "*b rows columns"], share: float = 
     return selected.new_zeros(flat.shape).scatter(-1, order, selected).bool().view(attention.shape)
 
 
-def explain(subject: Subject, *, layer: int = -1, head: int | None = None, share: float = 0.6) -> Explanation:
+def explain(subject: ExplainInputs, *, layer: int = -1, head: int | None = None, share: float = 0.6) -> Explanation:
     """Foreground masks of one layer, for one head or for all heads and their mean.
 
     Arrays: `masks` (b, heads, rows, columns), bool; `mean_mask` (b, rows, columns); `maps`, the attention maps.
@@ -46,5 +46,5 @@ def explain(subject: Subject, *, layer: int = -1, head: int | None = None, share
     captions = top_classes(subject)
     return Explanation(
         arrays={"masks": masks, "mean_mask": mean_mask, "maps": maps.cpu().numpy()},
-        drawing=Overlay(title, subject.pictures, captions, tuple(shown)),
+        drawing=Overlay(title, subject.images, captions, tuple(shown)),
     )

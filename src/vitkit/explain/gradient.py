@@ -19,8 +19,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitkit.config import nearest
-from vitkit.explain import Explanation, Map, Overlay, Subject
-from vitkit.explain._hooks import Query, evaluating, patch_map, query_name, query_of, token_backbone
+from vitkit.explain import ExplainInputs, Explanation, Map, Overlay
+from vitkit.explain._hooks import Query, eval_mode, find_query, patch_map, query_name, token_backbone
 from vitkit.explain._inputs import label_name, require_images, top_classes
 from vitkit.layers import Attention, Features
 from vitkit.models import Backbone, TokenBackbone
@@ -53,14 +53,14 @@ def class_attention(
     ]
     try:
         # If the image requires a gradient, all blocks have one, even with frozen parameters.
-        with evaluating(backbone), torch.enable_grad():
+        with eval_mode(backbone), torch.enable_grad():
             logits = backbone(image.detach().requires_grad_())
             chosen = _classes(logits, classes)
             gradients = torch.autograd.grad(logits[range(len(chosen)), chosen].sum(), after_attention)
     finally:
         for handle in handles:
             handle.remove()
-    with evaluating(backbone), torch.no_grad():
+    with eval_mode(backbone), torch.no_grad():
         return _relevance(backbone, inputs, gradients), chosen, backbone.embed(image)
 
 
@@ -125,7 +125,7 @@ def weight_gradient(
         return gradient.float() @ value.float().transpose(-2, -1)
 
 
-def explain(subject: Subject, *, label: str | int | None = None) -> Explanation:
+def explain(subject: ExplainInputs, *, label: str | int | None = None) -> Explanation:
     """Maps of the patches that support class `label` (name or index) or the predicted class.
 
     Arrays: `classes` (b,); `maps` (b, rows, columns).
@@ -138,7 +138,7 @@ def explain(subject: Subject, *, label: str | int | None = None) -> Explanation:
     # One image at a time, because autograd stores every activation.
     for image in subject.pixels.split(1):
         relevance, chosen, features = class_attention(subject.model, image, requested)
-        query = query_of(token_backbone(subject.model), features)
+        query = find_query(token_backbone(subject.model), features)
         maps.append(patch_map(relevance, features, query))
         classes += chosen
     values = torch.cat(maps).cpu().numpy()
@@ -148,11 +148,11 @@ def explain(subject: Subject, *, label: str | int | None = None) -> Explanation:
     title = f"Gradient-weighted attention of {query_name(query)}"
     return Explanation(
         arrays={"classes": np.array(classes), "maps": values},
-        drawing=Overlay(title, subject.pictures, top_classes(subject), shown),
+        drawing=Overlay(title, subject.images, top_classes(subject), shown),
     )
 
 
-def _class_index(subject: Subject, label: str | int) -> int:
+def _class_index(subject: ExplainInputs, label: str | int) -> int:
     """Returns the index of a class, given as an index, a label, or a name within a label."""
     if isinstance(label, int) or label.lstrip("-").isdigit():
         return int(label)

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from vitkit.explain import Explanation, Subject, Tiles
+from vitkit.explain import ExplainInputs, Explanation, Tiles
 from vitkit.explain._hooks import token_backbone
 from vitkit.models import Backbone
 
@@ -32,7 +32,7 @@ def position_similarity(model: Backbone) -> Float[Tensor, "rows columns rows col
     return (patches @ patches.T).view(rows, columns, rows, columns)
 
 
-def explain(subject: Subject) -> Explanation:
+def explain(subject: ExplainInputs) -> Explanation:
     """One tile per patch: the similarity of its position embedding to that of every patch.
 
     Arrays: `similarity` (rows, columns, rows, columns).

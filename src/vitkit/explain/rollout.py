@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vitkit.explain import Explanation, Map, Overlay, Subject
-from vitkit.explain._hooks import capture_attention, find_layers, patch_map, query_name, query_of, token_backbone
+from vitkit.explain import ExplainInputs, Explanation, Map, Overlay
+from vitkit.explain._hooks import capture_attention, find_layers, find_query, patch_map, query_name, token_backbone
 from vitkit.explain._inputs import require_images, top_classes
 from vitkit.layers import Features
 from vitkit.models import Backbone
@@ -64,18 +64,18 @@ def rollout(
     return product[0], features
 
 
-def explain(subject: Subject, *, layer: int = -1, fusion: Fusion = "mean", discard: float = 0.0) -> Explanation:
+def explain(subject: ExplainInputs, *, layer: int = -1, fusion: Fusion = "mean", discard: float = 0.0) -> Explanation:
     """Rollout from the first layer to `layer`, as a heat map and as in the paper's Figure 6.
 
     Arrays: `rollout` (b, n, n) with output tokens in rows; `maps` (b, rows, columns).
     """
     require_images(subject)
     product, features = rollout(subject.model, subject.pixels, layer=layer, fusion=fusion, discard=discard)
-    query = query_of(token_backbone(subject.model), features)
+    query = find_query(token_backbone(subject.model), features)
     maps = patch_map(product, features, query).cpu().numpy()
     shown = (Map("rollout", maps), Map("image x rollout", maps, "light"))
     title = f"Attention rollout to {query_name(query)}"
     return Explanation(
         arrays={"rollout": product.cpu().numpy(), "maps": maps},
-        drawing=Overlay(title, subject.pictures, top_classes(subject), shown),
+        drawing=Overlay(title, subject.images, top_classes(subject), shown),
     )

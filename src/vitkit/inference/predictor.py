@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vitkit.data.processor import Processor, draft, on_device
+from vitkit.data.processor import Processor, draft
 from vitkit.data.processor import resampling as by_torch
 from vitkit.images import ImageError, Limits
 from vitkit.inference import engine, stream
@@ -193,7 +193,7 @@ class Predictor:
             yield from stream.ahead(rest, self._read, run, size)
 
     def _read(self, image: Any) -> np.ndarray:
-        read = Processor.levels if self._bytes else READERS[self.resampling]
+        read = Processor.pixels if self._bytes else READERS[self.resampling]
         return read(self.processor, image, limits=self.limits, allow_truncated=self.allow_truncated)
 
     def _run(self, batch: Sequence[stream.Pair], network: Network) -> Sequence[Outcome]:
@@ -216,7 +216,7 @@ class Predictor:
         if not self._bytes:
             return stacked
         levels = stacked if stacked.ndim == 4 else stacked[..., None]
-        return on_device.numbers(self.processor, on_device.handed(levels, self.device))
+        return by_torch.normalize_on_device(self.processor, by_torch.to_device(levels, self.device))
 
     def _forward(self, pixels: Tensor, network: Network) -> np.ndarray:
         model = self._engine(pixels).model

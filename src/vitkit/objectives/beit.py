@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from vitkit import distributed
-from vitkit.checkpoints.pretraining import TOKEN, Layout, load_words
+from vitkit.checkpoints.pretraining import TOKEN, Layout, load_dalle_encoder
 from vitkit.checkpoints.table import Rule, Table
 from vitkit.data.augment.masks import block_masks
 from vitkit.data.loader import Batch
@@ -231,7 +231,7 @@ class BEiT(Objective):
 
 def build(config: Config, backbone: Backbone) -> BEiT:
     """The objective around a backbone, its tokenizer and its own parts as the config says."""
-    objective = BEiT(config, backbone, load_words(config.tokenizer) if config.tokenizer else None)
+    objective = BEiT(config, backbone, load_dalle_encoder(config.tokenizer) if config.tokenizer else None)
     if config.start:
         parts = ("mask_token", "lm_head.weight", "lm_head.bias")
         load_into(objective, config.start, parts, LAYOUTS, what="BEiT's mask token and head of words")

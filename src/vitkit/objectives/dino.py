@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from vitkit import distributed
 from vitkit.checkpoints.pretraining import Layout
 from vitkit.checkpoints.table import Rule, Table
-from vitkit.data.augment.views import Colours, random_crops, recolour
+from vitkit.data.augment.views import ColorAugmentation, augment_colors, random_crops
 from vitkit.data.loader import Batch
 from vitkit.layers.pool import Prototypes
 from vitkit.models import Backbone
@@ -57,7 +57,7 @@ class Config:
     local_size: tuple[int, int] | None = None
     global_scale: tuple[float, float] = (0.4, 1.0)
     local_scale: tuple[float, float] = (0.05, 0.4)
-    colours: Colours = field(default_factory=Colours)
+    colours: ColorAugmentation = field(default_factory=ColorAugmentation)
     epochs: int = 100
     student_temperature: float = 0.1
     teacher_temperatures: tuple[float, float] = (0.04, 0.04)
@@ -165,10 +165,12 @@ class DINO(Objective):
         """Two global views and the local ones: crop, mirror, colours; blur always, seldom, or for half."""
         config = self.config
         crops = [random_crops(images, self.size, config.global_scale) for _ in range(2)]
-        first = recolour(crops[0], config.colours, blurred=1.0)
-        second = recolour(crops[1], config.colours, blurred=0.1, solarised=0.2)
+        first = augment_colors(crops[0], config.colours, blur_probability=1.0)
+        second = augment_colors(crops[1], config.colours, blur_probability=0.1, solarize_probability=0.2)
         local = [
-            recolour(random_crops(images, self.local_size, config.local_scale), config.colours, blurred=0.5)
+            augment_colors(
+                random_crops(images, self.local_size, config.local_scale), config.colours, blur_probability=0.5
+            )
             for _ in range(config.local_crops)
         ]
         return [first, second], local

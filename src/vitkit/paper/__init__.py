@@ -1,6 +1,6 @@
 """Tables and figures of the ViT paper, "An Image is Worth 16x16 Words".
 
-Each file with an `EXHIBIT` is one experiment: a table, a figure or an unnumbered study, named like the file. It
+Each file with an `EXPERIMENT` is one experiment: a table, a figure or an unnumbered study, named like the file. It
 contains a description, the published numbers, the commands at full scale, and `study(small) -> Findings`, which
 reproduces the experiment at small scale on any dataset. To add an experiment, add a file. The other files are helpers:
 `small` trains and evaluates, `spread` tests differences between variants, `commands` formats command lines, and `write`
@@ -17,11 +17,11 @@ from vitkit.explain import Drawing
 from vitkit.registry import Registry
 
 if TYPE_CHECKING:
-    from vitkit.paper.small_scale import Small
+    from vitkit.paper.small_scale import SmallScale
 
 Cell = str | float | int | None
 
-_MODULES = Registry(__name__, "experiment", ("EXHIBIT", "study"), exclude=("small_scale", "write"))
+_MODULES = Registry(__name__, "experiment", ("EXPERIMENT", "study"), exclude=("small_scale", "write"))
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Table:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Exhibit:
+class Experiment:
     """A table, figure or study of the paper and how to reproduce it.
 
     `full` are the commands at the paper's scale, and `needs` the data and models that they require; it is empty if the
@@ -75,34 +75,34 @@ class Findings:
     numbers: Mapping[str, object] = field(default_factory=dict)
 
 
-def exhibits() -> dict[str, Exhibit]:
+def experiments() -> dict[str, Experiment]:
     """Returns all experiments by name: figures, tables, then those without a number."""
-    known = {name: module.EXHIBIT for name, module in _MODULES}
+    known = {name: module.EXPERIMENT for name, module in _MODULES}
     return dict(sorted(known.items(), key=lambda pair: _order(pair[0])))
 
 
-def exhibit(name: str) -> Exhibit:
+def experiment(name: str) -> Experiment:
     """Returns the named experiment. Raises ValueError for an unknown name."""
-    known = exhibits()
+    known = experiments()
     if name not in known:
         raise ValueError(f"the paper has no '{name}'{nearest(name, known)}")
     return known[name]
 
 
-def study(name: str, small: "Small") -> Findings:
+def study(name: str, small: "SmallScale") -> Findings:
     """Runs an experiment at small scale. Raises ValueError for an unknown name."""
-    exhibit(name)
+    experiment(name)
     return _MODULES.get(name).study(small)
 
 
-def full(name: str, small: "Small") -> Findings:
+def full(name: str, small: "SmallScale") -> Findings:
     """Runs an experiment at the paper's scale if it needs no training.
 
     Counts and comparisons are the same at both scales; figures of a model need `small.model`. Raises ValueError with
     the requirements of all other experiments.
     """
-    chosen = exhibit(name)
-    if chosen.needs and not (small.model and looks_at_a_model(name)):
+    chosen = experiment(name)
+    if chosen.needs and not (small.model and uses_model(name)):
         raise ValueError(
             f"{chosen.title} at full scale needs {chosen.needs}; `vitkit paper {name}` lists its {len(chosen.full)} "
             "commands"
@@ -110,9 +110,9 @@ def full(name: str, small: "Small") -> Findings:
     return study(name, small)
 
 
-def looks_at_a_model(name: str) -> bool:
+def uses_model(name: str) -> bool:
     """Returns whether the experiment shows a trained model, which can be any checkpoint."""
-    exhibit(name)
+    experiment(name)
     return bool(getattr(_MODULES.get(name), "USES_MODEL", False))
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from vitkit.explain import Curve, Curves
 from vitkit.paper import Cell, Findings, Table
 from vitkit.paper._significance import compare
-from vitkit.paper.small_scale import Outcome, Small, raw
+from vitkit.paper.small_scale import Outcome, SmallScale, raw
 
 SHOT = "5-shot, other classes (%)"
 HELD_OUT = "held out, same classes (%)"
@@ -19,7 +19,7 @@ FEW_CLASSES = (
 
 
 def findings(
-    title: str, outcomes: Sequence[Outcome], published: Mapping[str, Cell], small: Small, label: str = "published"
+    title: str, outcomes: Sequence[Outcome], published: Mapping[str, Cell], small: SmallScale, label: str = "published"
 ) -> Findings:
     """Returns the findings of a sweep; the first outcome is the baseline of all comparisons.
 
@@ -68,7 +68,7 @@ def against_flops(title: str, kinds: Mapping[str, Sequence[tuple[float, Outcome]
     return Curves(title, "FLOPs", HELD_OUT, tuple(curves), log_x=True)
 
 
-def caveat(small: Small) -> str:
+def caveat(small: SmallScale) -> str:
     """Returns the differences between this study and the paper."""
     few = FEW_CLASSES if small.data == "digits" else ""
     return (

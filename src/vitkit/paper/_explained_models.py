@@ -4,20 +4,20 @@ from itertools import islice
 from pathlib import Path
 
 from vitkit.data import splits
-from vitkit.explain import Subject, _inputs
+from vitkit.explain import ExplainInputs, _inputs
 from vitkit.inference import Predictor, load
-from vitkit.paper.small_scale import Small
+from vitkit.paper.small_scale import SmallScale
 
 STEPS = 400
 
 
-def train_model(small: Small, name: str, model: object, **changes: object) -> Path:
+def train_model(small: SmallScale, name: str, model: object, **changes: object) -> Path:
     """Trains a model on all images with the first seed and returns its checkpoint."""
     settings = {"steps": small.length(STEPS), **changes}
     return small.train(small.run(name, model, data=small.data, seed=0, **settings)).folder / "best"  # type: ignore[arg-type]
 
 
-def load_subject(small: Small, checkpoint: str | Path, num_images: int) -> Subject:
+def load_subject(small: SmallScale, checkpoint: str | Path, num_images: int) -> ExplainInputs:
     """Loads a checkpoint and `num_images` images, spaced evenly over the dataset."""
     classifier = load(str(checkpoint))
     placed = Predictor(classifier.model, classifier.processor, device=small.device)
@@ -28,12 +28,12 @@ def load_subject(small: Small, checkpoint: str | Path, num_images: int) -> Subje
     return _inputs.read(placed.model, classifier.processor, images, classifier.labels)
 
 
-def given_or_trained(small: Small) -> str | Path:
+def given_or_trained(small: SmallScale) -> str | Path:
     """Returns the given checkpoint, or trains a plain ViT on the given images."""
     return small.model or train_model(small, "seen", small.vit())
 
 
-def model_remark(small: Small) -> str:
+def model_remark(small: SmallScale) -> str:
     """Returns the remark that names the explained model."""
     if small.model:
         return f"Model: {small.model}."

@@ -6,12 +6,12 @@ from torch import Tensor
 
 from vitkit import models
 from vitkit.models import TokenBackbone
-from vitkit.paper import Exhibit, Findings, Table
-from vitkit.paper.small_scale import Small
+from vitkit.paper import Experiment, Findings, Table
+from vitkit.paper.small_scale import SmallScale
 
 COLUMNS = ("part", "equation", "output", "parameters")
 
-EXHIBIT = Exhibit(
+EXPERIMENT = Experiment(
     title="Figure 1: model overview",
     section="section 3.1",
     shows="A diagram: patches, linear projection, positions and class token, encoder blocks, head.",
@@ -31,7 +31,7 @@ EXHIBIT = Exhibit(
 )
 
 
-def study(small: Small) -> Findings:
+def study(small: SmallScale) -> Findings:
     """Counts the parameters of the parts of ViT-B/16."""
     config = models.preset("vit-b/16")
     model = models.build(config, device="meta")

@@ -1,8 +1,8 @@
 """Figure 10: position embeddings by training hyper-parameters (appendix D.4)."""
 
 from vitkit import explain
-from vitkit.paper import Exhibit, Findings, Table, _commands, _explained_models, figure7
-from vitkit.paper.small_scale import Small
+from vitkit.paper import Experiment, Findings, Table, _commands, _explained_models, figure7
+from vitkit.paper.small_scale import SmallScale
 
 SETTINGS = {
     "short": {"rate": 1e-3, "length": 0.5},
@@ -24,7 +24,7 @@ def _full() -> tuple[str, ...]:
     return tuple(lines)
 
 
-EXHIBIT = Exhibit(
+EXPERIMENT = Experiment(
     title="Figure 10: position embeddings and hyper-parameters",
     section="appendix D.4",
     shows="Similarity of the learned position embeddings of a ViT-L/16 trained longer or with another learning rate.",
@@ -39,7 +39,7 @@ EXHIBIT = Exhibit(
 )
 
 
-def study(small: Small) -> Findings:
+def study(small: SmallScale) -> Findings:
     """Computes the similarity of position embeddings after each training."""
     drawings, rows = {}, []
     for name, setting in SETTINGS.items():

@@ -2,10 +2,10 @@
 
 from vitkit import explain
 from vitkit.models import hybrid
-from vitkit.paper import Exhibit, Findings, Table, _commands, _explained_models, figure7
-from vitkit.paper.small_scale import Small
+from vitkit.paper import Experiment, Findings, Table, _commands, _explained_models, figure7
+from vitkit.paper.small_scale import SmallScale
 
-EXHIBIT = Exhibit(
+EXPERIMENT = Experiment(
     title="Figure 11: attention distance of ViT and hybrid",
     section="appendix D.7",
     shows="Mean attention distance by head and layer of ViT-L/16 and R50x1+ViT-L/16: after a ResNet, fewer heads of "
@@ -27,7 +27,7 @@ EXHIBIT = Exhibit(
 )
 
 
-def study(small: Small) -> Findings:
+def study(small: SmallScale) -> Findings:
     """Computes the attention distances of both models."""
     plain = small.vit()
     shape = ("image_size", "patch_size", "width", "depth", "num_heads", "mlp_width")

@@ -6,8 +6,8 @@ from vitkit import models
 from vitkit.evaluate import throughput
 from vitkit.explain import Curve, Curves
 from vitkit.models import Backbone
-from vitkit.paper import Exhibit, Findings, Table
-from vitkit.paper.small_scale import Small
+from vitkit.paper import Experiment, Findings, Table
+from vitkit.paper.small_scale import SmallScale
 
 MODELS = ("vit-ti/16", "vit-s/32", "r+vit-ti/16", "bit-r50x1")
 SIZES = (64, 128, 224)
@@ -15,7 +15,7 @@ MEMORY = 16 * 2**30  # of a TPUv3 core
 COPIES = 4  # weights, gradients, and the two moments of Adam
 BYTES = 4
 
-EXHIBIT = Exhibit(
+EXPERIMENT = Experiment(
     title="Figure 12: speed and memory in practice",
     section="appendix D.5",
     shows="Left: images per second of ViTs and ResNets by input size. Right: the largest batch that fits on a core; "
@@ -41,7 +41,7 @@ EXHIBIT = Exhibit(
 )
 
 
-def study(small: Small) -> Findings:
+def study(small: SmallScale) -> Findings:
     """Measures the speed and computes the memory of every model at every size."""
     rows, curves = [], []
     for name in MODELS:
@@ -52,7 +52,7 @@ def study(small: Small) -> Findings:
             saved, fits = memory(config, size)
             speeds.append(per_second)
             rows.append((name, size, round(per_second, 1), round(saved / 2**20, 1), fits))
-            small.say(f"{name} at {size} pixels: {per_second:.1f} images per second")
+            small.log(f"{name} at {size} pixels: {per_second:.1f} images per second")
         curves.append(Curve(name, tuple(map(float, SIZES)), tuple(speeds)))
     columns = ("model", "pixels per side", "images per second", "MiB per image in training", "images in 16 GiB")
     title = "Figure 12: speed by input size on one CPU thread"

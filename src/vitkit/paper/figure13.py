@@ -8,14 +8,14 @@ import torch
 from vitkit import checkpoints
 from vitkit.evaluate import throughput
 from vitkit.models import axial, resnet
-from vitkit.paper import Exhibit, Findings, Table, _commands
+from vitkit.paper import Experiment, Findings, Table, _commands
 from vitkit.paper._comparison import against_flops, findings
-from vitkit.paper.small_scale import Small, Variant
+from vitkit.paper.small_scale import SmallScale, Variant
 
 STEPS = 200
 SPEED_BATCH = 32
 
-EXHIBIT = Exhibit(
+EXPERIMENT = Experiment(
     title="Figure 13: axial attention",
     section="appendix D.6",
     shows="5-shot accuracy on ImageNet of Axial-ViT, AxialResNet, ViT and ResNet against FLOPs and speed: axial "
@@ -43,7 +43,7 @@ EXHIBIT = Exhibit(
 )
 
 
-def study(small: Small) -> Findings:
+def study(small: SmallScale) -> Findings:
     """Compares every model with the plain ViT and measures its speed."""
     base, size = small.vit(), (small.side, small.side)
     shape = {name: getattr(base, name) for name in ("width", "depth", "num_heads", "mlp_width", "image_size")}
@@ -56,7 +56,7 @@ def study(small: Small) -> Findings:
     }
     outcomes = small.sweep(variants, STEPS)
     speeds = {each.name: speed(each.folders[0], small.side) for each in outcomes}
-    result = findings(EXHIBIT.title, outcomes, {}, small)
+    result = findings(EXPERIMENT.title, outcomes, {}, small)
     rows = tuple((*row, round(speeds[str(row[0])])) for row in result.table.rows)
     kinds = {each.name: [(each.flops, each)] for each in outcomes}
     by_speed = {each.name: [(speeds[each.name], each)] for each in outcomes}
@@ -68,7 +68,7 @@ def study(small: Small) -> Findings:
             "": against_flops("Figure 13: held-out accuracy against FLOPs per image, at small scale", kinds),
             "speed": replace(fast, x_label="images per second, this CPU"),
         },
-        numbers={**result.numbers, "pictures_per_second": speeds},
+        numbers={**result.numbers, "images_per_second": speeds},
     )
 
 

@@ -2,14 +2,14 @@
 
 from dataclasses import replace
 
-from vitkit.paper import Exhibit, Findings, _commands, figure6
-from vitkit.paper.small_scale import Small
+from vitkit.paper import Experiment, Findings, _commands, figure6
+from vitkit.paper.small_scale import SmallScale
 
 USES_MODEL = True
 IMAGES = 16
 
-EXHIBIT: Exhibit = replace(
-    figure6.EXHIBIT,
+EXPERIMENT: Experiment = replace(
+    figure6.EXPERIMENT,
     title="Figure 14: further attention maps",
     section="appendix D.8",
     shows="As Figure 6, for many randomly selected images.",
@@ -21,6 +21,6 @@ EXHIBIT: Exhibit = replace(
 )
 
 
-def study(small: Small) -> Findings:
+def study(small: SmallScale) -> Findings:
     """Computes rollout on more images."""
     return figure6.study(small, IMAGES)

@@ -1,10 +1,10 @@
 """Figure 2: VTAB by group - natural, specialised, structured (section 4.2)."""
 
-from vitkit.paper import Exhibit, Findings, Table, table9
-from vitkit.paper.small_scale import Small
+from vitkit.paper import Experiment, Findings, Table, table9
+from vitkit.paper.small_scale import SmallScale
 from vitkit.recipes.vtab import GROUPS, PUBLISHED, averages
 
-EXHIBIT = Exhibit(
+EXPERIMENT = Experiment(
     title="Figure 2: VTAB by group",
     section="section 4.2",
     shows="Mean accuracy on the natural, specialised and structured tasks of VTAB-1k.",
@@ -14,13 +14,13 @@ EXHIBIT = Exhibit(
             (name, *(round(averages(row)[group], 2) for group in (*GROUPS, "mean"))) for name, row in PUBLISHED.items()
         ),
     ),
-    full=table9.EXHIBIT.full,
-    needs=table9.EXHIBIT.needs,
-    small=table9.EXHIBIT.small,
-    minutes=table9.EXHIBIT.minutes,
+    full=table9.EXPERIMENT.full,
+    needs=table9.EXPERIMENT.needs,
+    small=table9.EXPERIMENT.small,
+    minutes=table9.EXPERIMENT.minutes,
 )
 
 
-def study(small: Small) -> Findings:
+def study(small: SmallScale) -> Findings:
     """Runs the study of Table 9."""
     return table9.study(small)

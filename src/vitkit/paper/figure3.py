@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from vitkit.paper import Exhibit, Findings, Table, _commands, figure4
+from vitkit.paper import Experiment, Findings, Table, _commands, figure4
 from vitkit.paper._comparison import caveat
 from vitkit.paper._significance import Trial, compare
-from vitkit.paper.small_scale import Small, slug
+from vitkit.paper.small_scale import SmallScale, slug
 
 STEPS, TUNING = 200, 60
 LABELLED = 10
@@ -26,7 +26,7 @@ def _full() -> tuple[str, ...]:
     return tuple(lines)
 
 
-EXHIBIT = Exhibit(
+EXPERIMENT = Experiment(
     title="Figure 3: transfer to ImageNet against pre-training data",
     section="section 4.3",
     shows="ImageNet accuracy after fine-tuning of ViTs pre-trained on ImageNet, ImageNet-21k and JFT-300M: large "
@@ -49,7 +49,7 @@ EXHIBIT = Exhibit(
 )
 
 
-def tuned(small: Small, name: str, starts: tuple[Path, ...], steps: int = TUNING) -> Trial:
+def tuned(small: SmallScale, name: str, starts: tuple[Path, ...], steps: int = TUNING) -> Trial:
     """Fine-tunes each checkpoint on `LABELLED` images per class and returns the accuracies."""
     data = small.part(small.downstream, f"number={LABELLED}")
     results = [
@@ -59,7 +59,7 @@ def tuned(small: Small, name: str, starts: tuple[Path, ...], steps: int = TUNING
     return Trial(name, tuple(result.score for result in results))
 
 
-def study(small: Small) -> Findings:
+def study(small: SmallScale) -> Findings:
     """Fine-tunes the models of Figure 4."""
     names = list(figure4.models_of(small))
     rows, lines, remarks, numbers = [], {}, [], {}

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 
 from vitkit.explain import Curve, Curves
 from vitkit.models import resnet
-from vitkit.paper import Exhibit, Findings, Table, _commands
+from vitkit.paper import Experiment, Findings, Table, _commands
 from vitkit.paper._comparison import SHOT, caveat
 from vitkit.paper._significance import compare
-from vitkit.paper.small_scale import Outcome, Small, Variant, raw
+from vitkit.paper.small_scale import Outcome, SmallScale, Variant, raw
 
 STEPS = 200
 FRACTIONS = (0.05, 0.2, 1.0)
@@ -30,7 +30,7 @@ def _full() -> tuple[str, ...]:
     return tuple(lines)
 
 
-EXHIBIT = Exhibit(
+EXPERIMENT = Experiment(
     title="Figure 4: few-shot accuracy against pre-training size",
     section="section 4.3",
     shows="5-shot accuracy on ImageNet of ViTs and ResNets pre-trained on 9, 30, 90 and 300 million images of JFT: "
@@ -49,7 +49,7 @@ EXHIBIT = Exhibit(
 )
 
 
-def models_of(small: Small) -> dict[str, Variant]:
+def models_of(small: SmallScale) -> dict[str, Variant]:
     """Returns a small ViT, a larger ViT and a ResNet."""
     size = (small.side, small.side)
     return {
@@ -59,7 +59,7 @@ def models_of(small: Small) -> dict[str, Variant]:
     }
 
 
-def pretrain(small: Small, steps: int) -> dict[float, list[Outcome]]:
+def pretrain(small: SmallScale, steps: int) -> dict[float, list[Outcome]]:
     """Pre-trains every model on each fraction of the images."""
     outcomes = {}
     for fraction in FRACTIONS:
@@ -78,7 +78,7 @@ def plot(title: str, lines: Mapping[str, list[tuple[float, float, float]]], y_la
     return Curves(title, "fraction of the pre-training images", y_label, tuple(curves), log_x=True)
 
 
-def study(small: Small) -> Findings:
+def study(small: SmallScale) -> Findings:
     """Pre-trains every model on every fraction and compares the models at each fraction."""
     results = pretrain(small, STEPS)
     rows, lines, remarks = [], {}, []

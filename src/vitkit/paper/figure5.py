@@ -3,9 +3,9 @@
 from dataclasses import replace
 
 from vitkit.models import hybrid, resnet, vit
-from vitkit.paper import Exhibit, Findings, Table, table6
+from vitkit.paper import Experiment, Findings, Table, table6
 from vitkit.paper._comparison import against_flops, findings
-from vitkit.paper.small_scale import BATCH, Outcome, Small, Variant
+from vitkit.paper.small_scale import BATCH, Outcome, SmallScale, Variant
 from vitkit.paper.table6 import PASSES
 
 STEPS = 200
@@ -15,7 +15,7 @@ STEMS = (8, 16, 24)
 GROUPS = 4
 
 
-EXHIBIT = Exhibit(
+EXPERIMENT = Experiment(
     title="Figure 5: accuracy against pre-training compute",
     section="section 4.4",
     shows="Accuracy after transfer (mean of five datasets, and ImageNet) against pre-training exaFLOPs: ViTs reach the "
@@ -27,7 +27,7 @@ EXHIBIT = Exhibit(
             for row in table6.ROWS
         ),
     ),
-    full=table6.EXHIBIT.full,
+    full=table6.EXPERIMENT.full,
     needs="JFT-300M, which is not public, and ImageNet for transfer",
     small="Three sizes each of ViT, ResNet and hybrid, pre-trained with the same number of steps and evaluated by "
     "5-shot accuracy on the other classes; FLOPs are counted as in Table 6.",
@@ -35,7 +35,7 @@ EXHIBIT = Exhibit(
 )
 
 
-def models_of(small: Small) -> dict[str, tuple[str, vit.Config | hybrid.Config | resnet.Config]]:
+def models_of(small: SmallScale) -> dict[str, tuple[str, vit.Config | hybrid.Config | resnet.Config]]:
     """Returns kind and config of every model by name."""
     models: dict[str, tuple[str, vit.Config | hybrid.Config | resnet.Config]] = {}
     for width, depth in SIZES:
@@ -52,7 +52,7 @@ def models_of(small: Small) -> dict[str, tuple[str, vit.Config | hybrid.Config |
     return models
 
 
-def study(small: Small) -> Findings:
+def study(small: SmallScale) -> Findings:
     """Pre-trains every model and plots one line per kind."""
     named = models_of(small)
     outcomes = small.sweep({name: Variant(model) for name, (_, model) in named.items()}, STEPS)
@@ -60,6 +60,6 @@ def study(small: Small) -> Findings:
     kinds: dict[str, list[tuple[float, Outcome]]] = {}
     for each in outcomes:
         kinds.setdefault(named[each.name][0], []).append((each.flops * PASSES * images, each))
-    result = findings(EXHIBIT.title, outcomes, {}, small)
+    result = findings(EXPERIMENT.title, outcomes, {}, small)
     title = "Figure 5: held-out accuracy against pre-training FLOPs, at small scale"
     return replace(result, drawings={"": against_flops(title, kinds), "all": result.drawings[""]})

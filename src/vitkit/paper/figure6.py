@@ -1,14 +1,14 @@
 """Figure 6: attention rollout from the class token to the image (section 4.5, appendix D.8)."""
 
 from vitkit import explain
-from vitkit.paper import Exhibit, Findings, Table, _commands, _explained_models
-from vitkit.paper.small_scale import Small
+from vitkit.paper import Experiment, Findings, Table, _commands, _explained_models
+from vitkit.paper.small_scale import SmallScale
 
 USES_MODEL = True
 IMAGES = 6
 MODEL = "google/vit-large-patch16-224"
 
-EXHIBIT = Exhibit(
+EXPERIMENT = Experiment(
     title="Figure 6: attention of the output to the image",
     section="section 4.5, appendix D.8",
     shows="Attention rollout of ViT-L/16: the model attends to image regions that are relevant for the class.",
@@ -25,7 +25,7 @@ EXHIBIT = Exhibit(
 )
 
 
-def study(small: Small, num_images: int = IMAGES) -> Findings:
+def study(small: SmallScale, num_images: int = IMAGES) -> Findings:
     """Computes rollout on `num_images` images."""
     subject = _explained_models.load_subject(small, _explained_models.given_or_trained(small), num_images)
     explanation = explain.explain("rollout", subject)

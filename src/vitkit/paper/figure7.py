@@ -4,8 +4,8 @@ import numpy as np
 from jaxtyping import Float
 
 from vitkit import explain
-from vitkit.paper import Exhibit, Findings, Table, _commands, _explained_models
-from vitkit.paper.small_scale import Small
+from vitkit.paper import Experiment, Findings, Table, _commands, _explained_models
+from vitkit.paper.small_scale import SmallScale
 
 USES_MODEL = True
 IMAGES = 128  # as in the paper
@@ -17,7 +17,7 @@ MODELS = {
     "distance": "google/vit-large-patch16-224",
 }
 
-EXHIBIT = Exhibit(
+EXPERIMENT = Experiment(
     title="Figure 7: filters, positions, attention distance",
     section="section 4.5",
     shows="Left: the first 28 principal components of ViT-L/32's patch embedding filters. Centre: cosine similarity "
@@ -43,7 +43,7 @@ EXHIBIT = Exhibit(
 )
 
 
-def study(small: Small) -> Findings:
+def study(small: SmallScale) -> Findings:
     """Computes the three parts and a number for each."""
     subject = _explained_models.load_subject(small, _explained_models.given_or_trained(small), IMAGES)
     embed = subject.model.config

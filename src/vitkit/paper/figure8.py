@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from vitkit.paper import Exhibit, Findings, Table, _commands
+from vitkit.paper import Experiment, Findings, Table, _commands
 from vitkit.paper._comparison import against_flops, findings
-from vitkit.paper.small_scale import Small, Variant
+from vitkit.paper.small_scale import SmallScale, Variant
 
 STEPS = 200
 BASE = "base"
@@ -43,7 +43,7 @@ def _full() -> tuple[str, ...]:
     return tuple(lines)
 
 
-EXHIBIT = Exhibit(
+EXPERIMENT = Experiment(
     title="Figure 8: the shape of a ViT",
     section="appendix D.2",
     shows="5-shot accuracy against compute when the depth, width, MLP width or patch size of a ViT, or all, is scaled.",
@@ -64,7 +64,7 @@ EXHIBIT = Exhibit(
 )
 
 
-def study(small: Small) -> Findings:
+def study(small: SmallScale) -> Findings:
     """Pre-trains the base model and every variant."""
     base = small.vit()
     variants = {BASE: Variant(base)}
@@ -74,7 +74,7 @@ def study(small: Small) -> Findings:
             heads = changes.get("width", base.width) // 16
             variants[f"{line} {_size(changes)}"] = Variant(replace(base, num_heads=heads, **changes))
     outcomes = small.sweep(variants, STEPS)
-    result = findings(EXHIBIT.title, outcomes, {}, small)
+    result = findings(EXPERIMENT.title, outcomes, {}, small)
     kinds = {
         line: [(each.flops, each) for each in outcomes if each.name == BASE or each.name.startswith(f"{line} ")]
         for line in LINES

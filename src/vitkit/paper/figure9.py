@@ -1,8 +1,8 @@
 """Figure 9: class token and global average pooling at several learning rates (appendix D.3)."""
 
-from vitkit.paper import Exhibit, Findings, Table, _commands
+from vitkit.paper import Experiment, Findings, Table, _commands
 from vitkit.paper._comparison import findings
-from vitkit.paper.small_scale import Small, Variant
+from vitkit.paper.small_scale import SmallScale, Variant
 
 STEPS = 200
 RATES = (3e-3, 1e-3, 3e-4)
@@ -22,7 +22,7 @@ def _full() -> tuple[str, ...]:
     return tuple(lines)
 
 
-EXHIBIT = Exhibit(
+EXPERIMENT = Experiment(
     title="Figure 9: class token or average pooling",
     section="appendix D.3",
     shows="5-shot accuracy on ImageNet during pre-training with a class token and with global average pooling.",
@@ -41,7 +41,7 @@ EXHIBIT = Exhibit(
 )
 
 
-def study(small: Small) -> Findings:
+def study(small: SmallScale) -> Findings:
     """Trains both heads at every learning rate."""
     heads = {"class token": small.vit(), "average pooling": small.vit(class_token=False, pool="gap")}
     variants = {
@@ -49,4 +49,4 @@ def study(small: Small) -> Findings:
         for head, model in heads.items()
         for rate in RATES
     }
-    return findings(EXHIBIT.title, small.sweep(variants, STEPS), {}, small)
+    return findings(EXPERIMENT.title, small.sweep(variants, STEPS), {}, small)

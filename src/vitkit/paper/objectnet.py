@@ -2,10 +2,10 @@
 
 from vitkit import checkpoints
 from vitkit.evaluate import protocol
-from vitkit.paper import Exhibit, Findings, Table, _explained_models
-from vitkit.paper.small_scale import Small
+from vitkit.paper import Experiment, Findings, Table, _explained_models
+from vitkit.paper.small_scale import SmallScale
 
-EXHIBIT = Exhibit(
+EXPERIMENT = Experiment(
     title="ObjectNet",
     section="appendix D.9",
     shows="Accuracy of ViT-H/14 on ObjectNet: 61.7 % top-1, 82.1 % top-5.",
@@ -18,7 +18,7 @@ EXHIBIT = Exhibit(
 )
 
 
-def study(small: Small) -> Findings:
+def study(small: SmallScale) -> Findings:
     """Evaluates the images of half of the classes with all classes and with that half only."""
     folder = _explained_models.train_model(small, "seen", small.vit(), steps=small.length(200))
     loaded = checkpoints.load(folder)

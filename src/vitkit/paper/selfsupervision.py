@@ -6,15 +6,15 @@ from typing import Any
 
 from vitkit.explain import Curve, Curves
 from vitkit.objectives import masked
-from vitkit.paper import Exhibit, Findings, Table, _commands, figure3
+from vitkit.paper import Experiment, Findings, Table, _commands, figure3
 from vitkit.paper._comparison import caveat
 from vitkit.paper._significance import Trial, compare
-from vitkit.paper.small_scale import Small
+from vitkit.paper.small_scale import SmallScale
 
 STEPS, TUNING = 400, 60
 Starts = tuple[Path | None, ...]
 
-EXHIBIT = Exhibit(
+EXPERIMENT = Experiment(
     title="Self-supervision: masked patch prediction",
     section="section 4.6, appendix B.1.2",
     shows="ViT-B/16 pre-trained to predict the mean colours of masked patches of JFT-300M, then fine-tuned on "
@@ -38,7 +38,7 @@ EXHIBIT = Exhibit(
 )
 
 
-def starts(small: Small) -> dict[str, Starts]:
+def starts(small: SmallScale) -> dict[str, Starts]:
     """Returns the checkpoints of each pre-training, one per seed; None is no pre-training."""
     model = small.vit()
     kinds: dict[str, dict[str, Any]] = {
@@ -59,7 +59,7 @@ def starts(small: Small) -> dict[str, Starts]:
     return checkpoints
 
 
-def study(small: Small) -> Findings:
+def study(small: SmallScale) -> Findings:
     """Fine-tunes from every checkpoint."""
     trials = []
     for name, folders in starts(small).items():
@@ -72,13 +72,13 @@ def study(small: Small) -> Findings:
     curve = Curve("fine-tuned", x, y, spread, joined=False)
     return Findings(
         table=Table(("pre-training", "ViT-B/16 on ImageNet (%)", figure3.BETTER), rows),
-        drawings={"": Curves(EXHIBIT.title, "", figure3.BETTER, (curve,), tuple(trial.name for trial in trials))},
+        drawings={"": Curves(EXPERIMENT.title, "", figure3.BETTER, (curve,), tuple(trial.name for trial in trials))},
         remarks=(*compare(trials, "Accuracy after fine-tuning"), caveat(small)),
         numbers={trial.name: trial.values for trial in trials},
     )
 
 
-def finetune(small: Small, name: str, folders: Starts, rate: float) -> Trial:
+def finetune(small: SmallScale, name: str, folders: Starts, rate: float) -> Trial:
     """Fine-tunes the checkpoint of every seed, or a randomly initialised model."""
     data = small.part(small.downstream, f"number={figure3.LABELLED}")
     values = []

@@ -59,7 +59,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Small:
+class SmallScale:
     """Settings of a study: output folder, dataset, number of seeds and number of steps.
 
     `steps` None is the default of the study. `model` is a checkpoint for the experiments that explain a model. `say` is
@@ -72,7 +72,7 @@ class Small:
     steps: int | None = None
     model: str | None = None
     device: str = "auto"
-    say: Callable[[str], None] = silent
+    log: Callable[[str], None] = silent
 
     def __post_init__(self) -> None:
         """Raises ValueError for fewer than one seed or step."""
@@ -148,7 +148,7 @@ class Small:
         start = time.process_time()
         result = train(run, self.out / "runs" / run.name)
         seconds = time.process_time() - start
-        self.say(f"{run.name}: {run.metric} {result.score:.3f} after {seconds:.0f} s of CPU")
+        self.log(f"{run.name}: {run.metric} {result.score:.3f} after {seconds:.0f} s of CPU")
         return result
 
     def finetune(self, name: str, start: Path | None, *, data: str, seed: int, steps: int, **changes: Any) -> Result:

@@ -1,8 +1,8 @@
 """Table 1: model variants, from our configs and their parameter counts."""
 
 from vitkit import models
-from vitkit.paper import Exhibit, Findings, Table
-from vitkit.paper.small_scale import Small
+from vitkit.paper import Experiment, Findings, Table
+from vitkit.paper.small_scale import SmallScale
 
 COLUMNS = ("model", "layers", "width", "MLP", "heads", "million parameters")
 PUBLISHED = {
@@ -13,7 +13,7 @@ PUBLISHED = {
 # The patch sizes of the published parameter counts, which depend on the patch size by about 1 %.
 PATCHES = {"vit-b": "16", "vit-l": "32", "vit-h": "14"}
 
-EXHIBIT = Exhibit(
+EXPERIMENT = Experiment(
     title="Table 1: model variants",
     section="section 4.1",
     shows="Depth, width, heads and parameters of ViT-Base, Large and Huge.",
@@ -25,7 +25,7 @@ EXHIBIT = Exhibit(
 )
 
 
-def study(small: Small) -> Findings:
+def study(small: SmallScale) -> Findings:
     """Compares our configs with the published table."""
     rows = []
     for name, (*_, million) in PUBLISHED.items():

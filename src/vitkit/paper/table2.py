@@ -1,10 +1,10 @@
 """Table 2: comparison of the best models with the state of the art (section 4.2)."""
 
 from vitkit.models import resnet
-from vitkit.paper import Exhibit, Findings, Table, _commands, figure3
+from vitkit.paper import Experiment, Findings, Table, _commands, figure3
 from vitkit.paper._comparison import caveat
 from vitkit.paper._significance import compare
-from vitkit.paper.small_scale import Small, Variant, raw
+from vitkit.paper.small_scale import SmallScale, Variant, raw
 
 STEPS = 300
 COLUMNS = ("dataset", "ViT-H/14 (JFT)", "ViT-L/16 (JFT)", "ViT-L/16 (ImageNet-21k)", "BiT-L", "Noisy Student")
@@ -31,7 +31,7 @@ def _full() -> tuple[str, ...]:
     return tuple(lines)
 
 
-EXHIBIT = Exhibit(
+EXPERIMENT = Experiment(
     title="Table 2: comparison with the state of the art",
     section="section 4.2",
     shows="Accuracy after fine-tuning and pre-training cost of ViT-H/14, ViT-L/16, BiT-L and Noisy Student.",
@@ -56,7 +56,7 @@ EXHIBIT = Exhibit(
 )
 
 
-def study(small: Small) -> Findings:
+def study(small: SmallScale) -> Findings:
     """Pre-trains and fine-tunes the three models."""
     size = (small.side, small.side)
     variants = {

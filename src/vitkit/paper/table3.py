@@ -1,7 +1,7 @@
 """Table 3: pre-training hyper-parameters, compared with our recipes."""
 
-from vitkit.paper import Cell, Exhibit, Findings, Table
-from vitkit.paper.small_scale import Small
+from vitkit.paper import Cell, Experiment, Findings, Table
+from vitkit.paper.small_scale import SmallScale
 from vitkit.recipes import recipe
 
 COLUMNS = ("models", "data", "epochs", "learning rate", "schedule", "weight decay", "dropout")
@@ -31,7 +31,7 @@ ROWS: dict[str, tuple[Cell, ...]] = {
     "vit.l32_imagenet": ("ViT-*", "ImageNet", 300, 3e-3, "cosine", 0.3, 0.1),
 }
 
-EXHIBIT = Exhibit(
+EXPERIMENT = Experiment(
     title="Table 3: pre-training hyper-parameters",
     section="appendix B.1",
     shows="Epochs, learning rate, schedule, weight decay and dropout of every model and dataset; batch size 4096, "
@@ -51,7 +51,7 @@ def ours(name: str) -> tuple[Cell, ...]:
     return (run.epochs, run.optimizer.lr, run.schedule.decay, run.optimizer.weight_decay, dropout)
 
 
-def study(small: Small) -> Findings:
+def study(small: SmallScale) -> Findings:
     """Compares every recipe with the published row."""
     rows, differing = [], []
     for name, published in ROWS.items():

@@ -2,8 +2,8 @@
 
 from operator import attrgetter
 
-from vitkit.paper import Exhibit, Findings, Table
-from vitkit.paper.small_scale import Small
+from vitkit.paper import Experiment, Findings, Table
+from vitkit.paper.small_scale import SmallScale
 from vitkit.recipes import recipe
 from vitkit.train import Run
 
@@ -26,7 +26,7 @@ SHARED: dict[str, object] = {
     "model.image_size": (384, 384),
 }
 
-EXHIBIT = Exhibit(
+EXPERIMENT = Experiment(
     title="Table 4: fine-tuning hyper-parameters",
     section="appendix B.1.1",
     shows="Steps and learning rates for every dataset; SGD with momentum 0.9, batch size 512, cosine schedule, no "
@@ -42,7 +42,7 @@ EXHIBIT = Exhibit(
 )
 
 
-def study(small: Small) -> Findings:
+def study(small: SmallScale) -> Findings:
     """Compares every recipe with the published row."""
     rows, differing = [], []
     for name, (steps, rates) in PUBLISHED.items():

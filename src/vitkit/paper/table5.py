@@ -1,7 +1,7 @@
 """Table 5: transfer of every ViT from every pre-training dataset (appendix D, Figure 3)."""
 
-from vitkit.paper import Exhibit, Findings, Table, _commands, figure3
-from vitkit.paper.small_scale import Small
+from vitkit.paper import Experiment, Findings, Table, _commands, figure3
+from vitkit.paper.small_scale import SmallScale
 
 COLUMNS = ("pre-trained on", "fine-tuned on", "ViT-B/16", "ViT-B/32", "ViT-L/16", "ViT-L/32", "ViT-H/14")
 SETS = {"cifar10": (10_000, 0.01), "cifar100": (10_000, 0.03), "imagenet": (20_000, 0.03)} | dict.fromkeys(
@@ -26,7 +26,7 @@ def _full() -> tuple[str, ...]:
     return tuple(lines)
 
 
-EXHIBIT = Exhibit(
+EXPERIMENT = Experiment(
     title="Table 5: transfer from three pre-training datasets",
     section="appendix D, with Figure 3",
     shows="Accuracy of all ViTs pre-trained on ImageNet, ImageNet-21k and JFT-300M, after fine-tuning at 384 pixels.",
@@ -55,11 +55,11 @@ EXHIBIT = Exhibit(
     ),
     full=_full(),
     needs="ImageNet, ImageNet-21k and JFT-300M (not public), and the fine-tuning datasets",
-    small=figure3.EXHIBIT.small,
-    minutes=figure3.EXHIBIT.minutes,
+    small=figure3.EXPERIMENT.small,
+    minutes=figure3.EXPERIMENT.minutes,
 )
 
 
-def study(small: Small) -> Findings:
+def study(small: SmallScale) -> Findings:
     """Runs the study of Figure 3."""
     return figure3.study(small)

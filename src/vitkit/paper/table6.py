@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from vitkit import models
 from vitkit.evaluate.flops import flops
 from vitkit.explain import Curve, Curves
-from vitkit.paper import Exhibit, Findings, Table, _commands
-from vitkit.paper.small_scale import Small
+from vitkit.paper import Experiment, Findings, Table, _commands
+from vitkit.paper.small_scale import SmallScale
 
 IMAGES = 303e6
 CLASSES = 18_291
@@ -71,7 +71,7 @@ def _full() -> tuple[str, ...]:
     return tuple(lines)
 
 
-EXHIBIT = Exhibit(
+EXPERIMENT = Experiment(
     title="Table 6: detailed results of the scaling study",
     section="appendix D, with Figure 5",
     shows="Accuracy after fine-tuning and pre-training exaFLOPs of ViTs, ResNets and hybrids on JFT-300M.",
@@ -95,7 +95,7 @@ def exaflops(preset: str, epochs: float) -> float:
     return forward * PASSES * IMAGES * epochs / 1e18
 
 
-def study(small: Small) -> Findings:
+def study(small: SmallScale) -> Findings:
     """Computes the exaFLOPs of every row."""
     counted = {row.preset: exaflops(row.preset, 1) for row in ROWS}
     counts = [(row, counted[row.preset] * row.epochs) for row in ROWS]

@@ -2,10 +2,10 @@
 
 from vitkit.explain import Curve, Curves
 from vitkit.models import resnet
-from vitkit.paper import Exhibit, Findings, Table, _commands, figure3
+from vitkit.paper import Experiment, Findings, Table, _commands, figure3
 from vitkit.paper._comparison import caveat
 from vitkit.paper._significance import Trial, compare
-from vitkit.paper.small_scale import Small, Variant
+from vitkit.paper.small_scale import SmallScale, Variant
 
 STEPS = 200
 # The best learning rate of each optimiser is chosen by held-out images of the training classes.
@@ -24,7 +24,7 @@ def _full() -> tuple[str, ...]:
     return tuple(lines)
 
 
-EXHIBIT = Exhibit(
+EXPERIMENT = Experiment(
     title="Table 7: Adam or SGD to pre-train ResNets",
     section="appendix D.1",
     shows="Accuracy after fine-tuning of ResNets pre-trained on JFT-300M with Adam and with SGD: Adam has the better "
@@ -41,7 +41,7 @@ EXHIBIT = Exhibit(
 )
 
 
-def study(small: Small) -> Findings:
+def study(small: SmallScale) -> Findings:
     """Trains both models with both optimisers."""
     kinds = {
         "ResNet": resnet.Config(image_size=(small.side, small.side), depths=(1, 1, 1), stem_width=8, num_groups=4),
@@ -78,4 +78,4 @@ def plot(trials: list[Trial]) -> Curves:
     spread = tuple(100 * trial.deviation for trial in trials)
     x = tuple(map(float, range(len(trials))))
     curve = Curve("fine-tuned", x, y, spread, joined=False)
-    return Curves(EXHIBIT.title, "", figure3.BETTER, (curve,), tuple(trial.name for trial in trials))
+    return Curves(EXPERIMENT.title, "", figure3.BETTER, (curve,), tuple(trial.name for trial in trials))

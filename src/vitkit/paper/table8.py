@@ -1,8 +1,8 @@
 """Table 8: kinds of position embeddings and where they are added (appendix D.4)."""
 
-from vitkit.paper import Exhibit, Findings, Table, _commands
+from vitkit.paper import Experiment, Findings, Table, _commands
 from vitkit.paper._comparison import findings
-from vitkit.paper.small_scale import Small, Variant
+from vitkit.paper.small_scale import SmallScale, Variant
 
 STEPS = 200
 # 5-shot ImageNet accuracy of ViT-B/16 from JFT-300M in percent: kind, and at the stem, in every layer, or shared.
@@ -42,7 +42,7 @@ def _full() -> tuple[str, ...]:
     return tuple(lines)
 
 
-EXHIBIT = Exhibit(
+EXPERIMENT = Experiment(
     title="Table 8: position embeddings",
     section="appendix D.4",
     shows="5-shot accuracy on ImageNet of ViT-B/16 with no, 1-D, 2-D and relative position embeddings, at the stem, in "
@@ -63,8 +63,8 @@ EXHIBIT = Exhibit(
 )
 
 
-def study(small: Small) -> Findings:
+def study(small: SmallScale) -> Findings:
     """Compares all variants with learned 1-D positions at the stem, the default of the paper."""
     names = [*PUBLISHED, "sine-cosine"]
     variants = {name: Variant(small.vit(**options(name))) for name in names}
-    return findings(EXHIBIT.title, small.sweep(variants, STEPS), PUBLISHED, small, "ViT-B/16, 5-shot ImageNet (%)")
+    return findings(EXPERIMENT.title, small.sweep(variants, STEPS), PUBLISHED, small, "ViT-B/16, 5-shot ImageNet (%)")

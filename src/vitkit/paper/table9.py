@@ -4,10 +4,10 @@ from pathlib import Path
 
 from vitkit.data.sources import vtab
 from vitkit.explain import Curve, Curves
-from vitkit.paper import Exhibit, Findings, Table, _commands
+from vitkit.paper import Experiment, Findings, Table, _commands
 from vitkit.paper._comparison import caveat
 from vitkit.paper._significance import Trial, compare
-from vitkit.paper.small_scale import Small, Variant, slug
+from vitkit.paper.small_scale import SmallScale, Variant, slug
 from vitkit.recipes.vtab import GROUPS, PUBLISHED, TASKS, averages
 
 STEPS, TUNING = 300, 60
@@ -19,7 +19,7 @@ def _full() -> tuple[str, ...]:
     return tuple(_commands.pretrain(f"vtab.{task}", f"vtab:{task}") for task in TASKS)
 
 
-EXHIBIT = Exhibit(
+EXPERIMENT = Experiment(
     title="Table 9: VTAB-1k by task",
     section="appendix D.10",
     shows="Accuracy of ViTs on each of the 19 tasks after fine-tuning on 1,000 images, and the means.",
@@ -42,7 +42,7 @@ EXHIBIT = Exhibit(
 )
 
 
-def study(small: Small) -> Findings:
+def study(small: SmallScale) -> Findings:
     """Runs the protocol on all other classes and on two of them, with and without pre-training."""
     half, last = len(small.classes) // 2, len(small.classes) - 1
     tasks = {"all other classes": f"{half}-{last}", "the last two": f"{last - 1}-{last}"}
@@ -63,13 +63,15 @@ def study(small: Small) -> Findings:
     curve = Curve("accuracy", tuple(map(float, range(len(all_trials)))), y, spread, joined=False)
     return Findings(
         table=Table(("task", "model", "chosen learning rates", "accuracy (%)"), tuple(rows)),
-        drawings={"": Curves(EXHIBIT.title, "", "accuracy (%)", (curve,), tuple(trial.name for trial in all_trials))},
+        drawings={
+            "": Curves(EXPERIMENT.title, "", "accuracy (%)", (curve,), tuple(trial.name for trial in all_trials))
+        },
         remarks=(*remarks, caveat(small)),
         numbers=numbers,
     )
 
 
-def protocol(small: Small, name: str, classes: str, start: Path | None, seed: int) -> tuple[float, float]:
+def protocol(small: SmallScale, name: str, classes: str, start: Path | None, seed: int) -> tuple[float, float]:
     """Returns the best learning rate on 20 images after training on 80, and the final accuracy."""
     first, last = map(int, classes.split("-"))
     source = f"part:split=train@{small.data}" if small.has_splits else small.data

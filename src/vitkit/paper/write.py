@@ -7,11 +7,11 @@ import torch
 
 from vitkit import __version__, atomic
 from vitkit.explain import _plots
-from vitkit.paper import Exhibit, Findings, Table
-from vitkit.paper.small_scale import Small
+from vitkit.paper import Experiment, Findings, Table
+from vitkit.paper.small_scale import SmallScale
 
 
-def write(name: str, exhibit: Exhibit, findings: Findings, small: Small, seconds: float) -> list[Path]:
+def write(name: str, experiment: Experiment, findings: Findings, small: SmallScale, seconds: float) -> list[Path]:
     """Saves all files in the folder of the study and returns their paths; `seconds` is CPU time."""
     small.out.mkdir(parents=True, exist_ok=True)
     paths = []
@@ -19,22 +19,24 @@ def write(name: str, exhibit: Exhibit, findings: Findings, small: Small, seconds
         path = small.out / (f"{name}-{label}.png" if label else f"{name}.png")
         _plots.save(_plots.draw(drawing), path)
         paths.append(path)
-    record = to_dict(name, exhibit, findings, small, seconds)
+    record = to_dict(name, experiment, findings, small, seconds)
     figures = [path.name for path in paths]
     texts = {
         "result.json": json.dumps(record, indent=2) + "\n",
-        "result.md": markdown(exhibit, findings, small, figures),
+        "result.md": markdown(experiment, findings, small, figures),
     }
     for file, text in texts.items():
         atomic.write_text(small.out / file, text)
     return [*paths, *(small.out / file for file in texts)]
 
 
-def to_dict(name: str, exhibit: Exhibit, findings: Findings, small: Small, seconds: float) -> dict[str, object]:
+def to_dict(
+    name: str, experiment: Experiment, findings: Findings, small: SmallScale, seconds: float
+) -> dict[str, object]:
     """Returns the JSON form: the findings and the settings to reproduce them."""
     return {
         "name": name,
-        "title": exhibit.title,
+        "title": experiment.title,
         "data": small.data,
         "seeds": small.seeds,
         "steps": small.steps,
@@ -42,19 +44,19 @@ def to_dict(name: str, exhibit: Exhibit, findings: Findings, small: Small, secon
         "cpu_seconds": round(seconds, 1),
         "torch": torch.__version__,
         "vitkit": __version__,
-        "published": exhibit.published.to_dict(),
+        "published": experiment.published.to_dict(),
         "found": findings.table.to_dict(),
         "remarks": list(findings.remarks),
         "numbers": dict(findings.numbers),
     }
 
 
-def markdown(exhibit: Exhibit, findings: Findings, small: Small, figures: list[str]) -> str:
+def markdown(experiment: Experiment, findings: Findings, small: SmallScale, figures: list[str]) -> str:
     """Returns a study as Markdown: description, findings, remarks and published numbers."""
-    parts = [f"# {exhibit.title}, at small scale", exhibit.shows, f"{exhibit.small} Dataset: `{small.data}`."]
+    parts = [f"# {experiment.title}, at small scale", experiment.shows, f"{experiment.small} Dataset: `{small.data}`."]
     parts += [table(findings.table), *(f"![]({name})" for name in figures)]
     parts.append("\n".join(f"* {remark}" for remark in findings.remarks))
-    parts += [f"## As published ({exhibit.section})", table(exhibit.published)]
+    parts += [f"## As published ({experiment.section})", table(experiment.published)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from vitkit.data.augment import Augment
 from vitkit.data.augment.crop import Crop
 from vitkit.data.augment.photometric import Jitter
-from vitkit.data.augment.views import Colours
+from vitkit.data.augment.views import ColorAugmentation
 from vitkit.data.processor import IMAGENET_MEAN, IMAGENET_STD, Processor
 from vitkit.models import preset, vit
 from vitkit.objectives import beit, dino, mae, masked, simmim
@@ -35,7 +35,7 @@ def _dino_cifar10(name: str) -> Run:
         local_crops=2,
         local_size=(16, 16),
         local_scale=(0.1, 0.4),
-        colours=Colours(sigma=(0.1, 0.7)),
+        colours=ColorAugmentation(sigma=(0.1, 0.7)),
         epochs=100,
         momentum=0.97,
     )
@@ -180,7 +180,7 @@ RECIPES = (
         model=preset("dino-s/16", num_classes=1000, stochastic_depth=0.1),
         objective=dino.Config(
             fixed_norm=False,
-            colours=Colours(mean=IMAGENET_MEAN, std=IMAGENET_STD),
+            colours=ColorAugmentation(mean=IMAGENET_MEAN, std=IMAGENET_STD),
             epochs=300,
             teacher_temperatures=(0.04, 0.07),
             temperature_epochs=30,

@@ -14,9 +14,9 @@ def class_section(predictions: Predictions, names: tuple[str, ...]) -> str:
     counts = confusion.matrix(predictions)
     results = sorted(confusion.per_class(counts, names), key=lambda result: result.f1)
     rows = "".join(
-        f"<tr><td>{escape(each.name)}</td><td>{each.pictures}</td>{_bar(each.recall)}{_bar(each.precision)}</tr>"
+        f"<tr><td>{escape(each.name)}</td><td>{each.images}</td>{_bar(each.recall)}{_bar(each.precision)}</tr>"
         for each in results
-        if each.pictures
+        if each.images
     )
     table = (
         '<div class="card scroll"><h3>Classes by F1, lowest first</h3><table class="classes"><tr><th>class</th>'
@@ -62,11 +62,11 @@ def confused_pairs(counts: Sequence[Sequence[int]], names: Sequence[str]) -> str
 def confidence_section(predictions: Predictions) -> str:
     """Returns the reliability diagram and the accuracy at several coverages."""
     predictions = calibration.labelled(predictions)
-    bins = [each for each in calibration.bins(predictions, num=10) if each.pictures]
-    total = sum(each.pictures for each in bins)
-    gap = sum((each.confidence - each.accuracy) * each.pictures for each in bins) / total
+    bins = [each for each in calibration.bins(predictions, num=10) if each.images]
+    total = sum(each.images for each in bins)
+    gap = sum((each.confidence - each.accuracy) * each.images for each in bins) / total
     verdict = "overconfident" if gap > 0.01 else "underconfident" if gap < -0.01 else "well calibrated"
-    chart = charts.reliability_chart([(each.confidence, each.accuracy, each.pictures) for each in bins])
+    chart = charts.reliability_chart([(each.confidence, each.accuracy, each.images) for each in bins])
     temperature = calibration.temperature(predictions)
     return (
         "<h2>Confidence</h2>"

@@ -17,7 +17,7 @@ from vitkit.checkpoints import Checkpoint
 from vitkit.data import Source
 from vitkit.data.processor import Processor
 from vitkit.evaluate import Predictions, top1
-from vitkit.explain._hooks import evaluating, patch_map, query_of, token_backbone
+from vitkit.explain._hooks import eval_mode, find_query, patch_map, token_backbone
 from vitkit.explain._inputs import read
 from vitkit.explain.rollout import rollout
 from vitkit.models import Backbone
@@ -102,7 +102,7 @@ def attention_overlays(model: Backbone, processor: Processor, source: Source) ->
             subject = read(model, processor, batch)
             pixels = subject.pixels.to(next(model.parameters()).dtype)
             maps = attention_map(model, pixels) if has_attention(model) else gradient_map(model, pixels)
-            images += [dim(image, each) for image, each in zip(subject.pictures, maps.cpu().numpy(), strict=True)]
+            images += [dim(image, each) for image, each in zip(subject.images, maps.cpu().numpy(), strict=True)]
         return images
 
     return overlays
@@ -111,12 +111,12 @@ def attention_overlays(model: Backbone, processor: Processor, source: Source) ->
 def attention_map(model: Backbone, pixels: Float[Tensor, "b c height width"]) -> Float[Tensor, "b rows columns"]:
     """Attention rollout to the class token, or to the mean of all patches for models that pool them."""
     product, features = rollout(model, pixels)
-    return patch_map(product, features, query_of(token_backbone(model), features)).float()
+    return patch_map(product, features, find_query(token_backbone(model), features)).float()
 
 
 def gradient_map(model: Backbone, pixels: Float[Tensor, "b c height width"]) -> Float[Tensor, "b rows columns"]:
     """Magnitude of the top logit's input gradient, averaged over small squares (Simonyan et al. 2014)."""
-    with evaluating(model), torch.enable_grad():
+    with eval_mode(model), torch.enable_grad():
         inputs = pixels.detach().requires_grad_()
         (gradient,) = torch.autograd.grad(model(inputs).amax(dim=1).sum(), inputs)
     size = max(1, pixels.shape[2] // CELL), max(1, pixels.shape[3] // CELL)

@@ -16,7 +16,7 @@ from rich.console import Console
 from vitkit import checkpoints, distributed, evaluate, objectives
 from vitkit.data import Source, train_and_val
 from vitkit.data.augment import Transform
-from vitkit.data.loader import Batch, Stream, evaluation_batches, refuse_unmixable, training_batches
+from vitkit.data.loader import Batch, Stream, check_mixing, evaluation_batches, training_batches
 from vitkit.models import Backbone
 from vitkit.train import checks
 from vitkit.train.checkpointing.saving import CheckpointNotSaved, CheckpointSaver, allocate_like
@@ -131,7 +131,7 @@ def prepare(run: Run, files: RunFolder, device: torch.device) -> tuple[Training,
     )
     checks.check(run, source, validation)
     run = replace(run, objective=objectives.fitted(run.objective, source))
-    refuse_unmixable(run.augment, data_stream(run))
+    check_mixing(run.augment, data_stream(run))
     distributed.by_main(lambda: checks.check_disk_space(run, files.path))
     return build_training(run, run.total_steps(len(source)), device), source, validation
 
@@ -253,7 +253,7 @@ class TrainingSession:
         model = evaluation_model(self.training)
         value = 0.0
         if distributed.is_main():
-            metrics = evaluate.evaluate(evaluation_subject(run, model, self.validation, source), run.evaluators)
+            metrics = evaluate.evaluate(model_outputs(run, model, self.validation, source), run.evaluators)
             if run.metric not in metrics:
                 raise ValueError(f"unknown metric '{run.metric}'; the metrics are {', '.join(metrics)}")
             value = metrics[run.metric]
@@ -278,14 +278,14 @@ def data_stream(run: Run) -> Stream:
     )
 
 
-def evaluation_subject(run: Run, backbone: Backbone, source: Source, training: Source) -> evaluate.Subject:
+def model_outputs(run: Run, backbone: Backbone, source: Source, training: Source) -> evaluate.ModelOutputs:
     """Returns a model with its validation images, and the training images without augmentation (for k-NN, probes)."""
 
     def batches(of: Source) -> Iterable[Batch]:
         transform = Transform(run.processor)
         return evaluation_batches(of, transform, batch_size=run.batch_size, workers=run.hardware.workers)
 
-    return evaluate.Subject(backbone, lambda: batches(source), source.classes, training=lambda: batches(training))
+    return evaluate.ModelOutputs(backbone, lambda: batches(source), source.classes, training=lambda: batches(training))
 
 
 def save_model(run: Run, backbone: Backbone, classes: tuple[str, ...], folder: Path) -> None:

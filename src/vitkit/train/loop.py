@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vitkit import distributed
 from vitkit.data.loader import Batch
-from vitkit.evaluate.flops import Count
+from vitkit.evaluate.flops import FlopCounter
 from vitkit.objectives import Objective
 from vitkit.train.metrics import Metrics
 from vitkit.train.optim import clip_gradients, set_lr, set_weight_decay
@@ -145,7 +145,7 @@ def update(training: Training, batch: Batch) -> Metrics:
     set_weight_decay(training.optimizer, run.optimizer, step / training.total)
     training.optimizer.zero_grad()
     phase = training.objective.phase
-    with Count() if training.counted_phase != phase else nullcontext() as count:
+    with FlopCounter() if training.counted_phase != phase else nullcontext() as count:
         scalars = backward(
             training.module, batch, run.grad_accum_steps, precision=run.precision, scaler=training.scaler
         )

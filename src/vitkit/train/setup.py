@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from vitkit import checkpoints, distributed, memory, models, objectives
-from vitkit.evaluate.flops import Count, recomputing
+from vitkit.evaluate.flops import FlopCounter, exclude_recomputation
 from vitkit.models import Backbone
 from vitkit.train import optim, tuning
 from vitkit.train.loop import Training
@@ -85,7 +85,7 @@ def enable_activation_checkpointing(blocks: Iterable[nn.Module]) -> None:
 
 def _checkpointed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     # Only in the step whose FLOPs are counted: torch.compile gives context_fn another meaning.
-    context = {"context_fn": recomputing} if Count.counting else {}
+    context = {"context_fn": exclude_recomputation} if FlopCounter.counting else {}
     return checkpoint(forward, *args, use_reentrant=False, **context, **kwargs)
 
 

@@ -24,7 +24,7 @@ def load_report(folder: RunFolder) -> TrainingReport:
     training, validation = train_and_val(data.source, val=data.val, held_out=data.held_out, seed=data.split_seed)
     model = checkpoints.load(folder.best)
     transform = Transform(model.processor)
-    subject = evaluate.Subject(
+    outputs = evaluate.ModelOutputs(
         model.model,
         lambda: evaluation_batches(validation, transform, batch_size=run.batch_size),
         validation.classes,
@@ -40,6 +40,6 @@ def load_report(folder: RunFolder) -> TrainingReport:
         events=read(folder.log),
         training=training,
         validation=validation,
-        predictions=subject.predictions,
+        predictions=outputs.predictions,
         model=model,
     )

@@ -65,7 +65,8 @@ def write_npz(tensors: Mapping[str, Tensor], path: Path) -> None:
         for name, tensor in tensors.items()
     }
     with path.open("wb") as file:
-        np.savez(file, **arrays)  # only object arrays would be pickled, and tensors are none
+        # Only object arrays would be pickled, and tensors never become one.
+        np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
 
 
 def _members(path: Path) -> dict[str, zipfile.ZipInfo]:

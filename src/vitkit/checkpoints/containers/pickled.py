@@ -61,7 +61,7 @@ def _load(path: Path, zipped: bool) -> Any:
         raise CheckpointError(_reason(str(error))) from None
 
 
-def _inside(shell: Shell, depth: int) -> dict[Any, Any]:
+def _inside(shell: Shell, depth: int) -> dict[object, object]:
     """Returns the parameters, buffers and submodules of a pickled module as nested dicts."""
     if depth > MAX_DEPTH:
         raise CheckpointError(f"modules nested deeper than {MAX_DEPTH}")
@@ -91,7 +91,7 @@ def _check_archive(path: Path) -> None:
         raise CheckpointError(f"zip bomb: {size:,} bytes unpack to {unpacked:,}")
 
 
-def _flatten(value: Mapping[Any, Any], prefix: str, depth: int) -> Iterator[tuple[str, Tensor]]:
+def _flatten(value: Mapping[object, object], prefix: str, depth: int) -> Iterator[tuple[str, Tensor]]:
     if depth > MAX_DEPTH:
         raise CheckpointError(f"dicts nested deeper than {MAX_DEPTH}")
     for key, item in value.items():

@@ -105,5 +105,5 @@ def _check_layout(spans: dict[str, tuple[int, int]], size: int) -> None:
         raise CheckpointError(f"the tensors have {end:,} bytes, the file has {size:,} for them")
 
 
-def _naturals(value: Any) -> bool:
+def _naturals(value: object) -> bool:
     return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)

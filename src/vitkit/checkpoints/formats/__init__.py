@@ -7,19 +7,18 @@ other file changes.
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from vitkit.checkpoints.checkpoint import Checkpoint
+from vitkit.checkpoints.json_files import Json
 from vitkit.checkpoints.table import Table
 from vitkit.checkpoints.tensors import Tensors
 from vitkit.config import nearest
 from vitkit.data.processor import Processor
-
-Json = Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)

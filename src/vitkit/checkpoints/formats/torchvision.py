@@ -1,7 +1,6 @@
 """State dicts of torchvision's `VisionTransformer`, with old or new names."""
 
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -11,6 +10,7 @@ from vitkit.checkpoints.formats import Description, Format, RawCheckpoint
 from vitkit.checkpoints.formats._unsupported import implied_mismatch, unsupported_field
 from vitkit.checkpoints.infer.vit import infer_vit
 from vitkit.checkpoints.table import Rule, Table
+from vitkit.models.vit import Config
 
 TITLE = "torchvision's VisionTransformer"
 IMPLIED = {"activation": "gelu", "norm_eps": 1e-6}
@@ -51,7 +51,7 @@ def describe(raw: RawCheckpoint) -> Description:
     return Description(config=config, processor=preprocessing.torchvision(config), notes=tuple(notes))
 
 
-def unsupported_reason(config: Any) -> str | None:
+def unsupported_reason(config: Config) -> str | None:
     """Requires the ViT paper's model with square RGB images, exact GELU and epsilon 1e-6."""
     if config.position_tokens == "patches":
         return f"{TITLE} has a position for the class token, but this model has none; use to='vitkit'"

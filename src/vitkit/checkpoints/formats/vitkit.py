@@ -1,14 +1,13 @@
 """vitkit's own folders: they store every config field of every model family."""
 
 from pathlib import Path
-from typing import Any
 
 from vitkit import config as configs
 from vitkit import models
 from vitkit.checkpoints import preprocessing
 from vitkit.checkpoints.checkpoint import Checkpoint, CheckpointError
 from vitkit.checkpoints.containers.safetensors import write_weights
-from vitkit.checkpoints.formats import Description, Format, RawCheckpoint
+from vitkit.checkpoints.formats import Description, Format, Json, RawCheckpoint
 from vitkit.checkpoints.infer.vit import check_fixed_positions, parse_overrides
 from vitkit.checkpoints.json_files import write_json
 from vitkit.checkpoints.table import Rule, Table
@@ -47,7 +46,7 @@ def describe(raw: RawCheckpoint) -> Description:
     return Description(config=config, processor=processor, labels=tuple(labels))
 
 
-def accepts(config: Any) -> bool:
+def accepts(config: Json | None) -> bool:
     """Returns whether config.json is in vitkit's layout."""
     return config is not None and "vitkit" in config and isinstance(config.get("model"), dict)
 

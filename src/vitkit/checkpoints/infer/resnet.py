@@ -7,7 +7,7 @@ from typing import Any
 
 from vitkit import config as configs
 from vitkit.checkpoints.checkpoint import CheckpointError, listing
-from vitkit.checkpoints.infer.vit import infer_vit, parse_overrides
+from vitkit.checkpoints.infer.vit import Fields, infer_vit, parse_overrides
 from vitkit.checkpoints.tensors import Shape
 from vitkit.layers import resnet_stride
 from vitkit.models import hybrid, resnet, vit
@@ -19,9 +19,9 @@ VIT_FIELDS = {field.name for field in fields(vit.Config)}
 def infer_hybrid(
     shapes: Mapping[str, Shape],
     *,
-    defaults: Mapping[str, Any],
-    file_config: Mapping[str, Any],
-    overrides: Mapping[str, Any],
+    defaults: Fields,
+    file_config: Fields,
+    overrides: Fields,
     image_size: tuple[int, int] | None,
     notes: list[str],
 ) -> hybrid.Config:
@@ -82,15 +82,15 @@ def _covered(size: tuple[int, int], patch: tuple[int, int], stride: int) -> tupl
     return rows, columns
 
 
-def _only(values: Mapping[str, Any], names: set[str]) -> dict[str, Any]:
+def _only(values: Fields, names: set[str]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name in names and name != "image_size"}
 
 
 def infer_resnet(
     shapes: Mapping[str, Shape],
     *,
-    fields: Mapping[str, Any],
-    overrides: Mapping[str, Any],
+    fields: Fields,
+    overrides: Fields,
     image_size: tuple[int, int] | None,
     notes: list[str],
 ) -> resnet.Config:

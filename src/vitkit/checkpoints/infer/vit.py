@@ -14,6 +14,8 @@ from vitkit.checkpoints.checkpoint import CheckpointError, listing
 from vitkit.checkpoints.tensors import Shape
 from vitkit.models.vit import SIZES, Config
 
+#: Config fields by name.
+Fields = Mapping[str, Any]
 HEADS = {width: heads for width, _, heads, _ in SIZES.values()}
 # The head dimension of every ViT up to ViT-L.
 HEAD_WIDTH = 64
@@ -27,9 +29,9 @@ STRUCTURE = ("patch_size", "channels", "width", "depth", "mlp_width", "num_class
 def infer_vit(
     shapes: Mapping[str, Shape],
     *,
-    defaults: Mapping[str, Any],
-    file_config: Mapping[str, Any],
-    overrides: Mapping[str, Any],
+    defaults: Fields,
+    file_config: Fields,
+    overrides: Fields,
     image_size: tuple[int, int] | None,
     notes: list[str],
 ) -> Config:
@@ -61,14 +63,14 @@ def infer_vit(
     return config
 
 
-def parse_overrides(cls: type, overrides: Mapping[str, Any]) -> dict[str, Any]:
+def parse_overrides(cls: type, overrides: Fields) -> dict[str, Any]:
     """Converts overrides to the types of config fields; strings are parsed, sizes may be ints."""
     plain = {name: configs.parse(value) if isinstance(value, str) else value for name, value in overrides.items()}
     sides = {name: (value, value) for name, value in plain.items() if name.endswith("_size") and isinstance(value, int)}
     return _typed(cls, plain | sides, overrides, "config")
 
 
-def _typed(cls: type, values: Mapping[str, Any], texts: Mapping[str, Any], where: str) -> dict[str, Any]:
+def _typed(cls: type, values: Fields, texts: Fields, where: str) -> dict[str, Any]:
     """Converts values to the types of config fields; `texts` are their original strings."""
     hints = get_type_hints(cls)
     result: dict[str, Any] = {}
@@ -125,7 +127,7 @@ def _shape(shapes: Mapping[str, Shape], name: str, axes: int) -> Shape:
     return shapes[name]
 
 
-def _num_heads(shapes: Mapping[str, Shape], fields: Mapping[str, Any], notes: list[str]) -> int:
+def _num_heads(shapes: Mapping[str, Shape], fields: Fields, notes: list[str]) -> int:
     width = fields["width"]
     if "blocks.0.attn.q_norm.weight" in shapes:
         return width // _shape(shapes, "blocks.0.attn.q_norm.weight", 1)[0]
@@ -143,7 +145,7 @@ def _num_heads(shapes: Mapping[str, Shape], fields: Mapping[str, Any], notes: li
 
 
 def _positions(
-    shapes: Mapping[str, Shape], fields: Mapping[str, Any], image_size: tuple[int, int] | None, notes: list[str]
+    shapes: Mapping[str, Shape], fields: Fields, image_size: tuple[int, int] | None, notes: list[str]
 ) -> dict[str, Any]:
     """Infers image_size, position and position_tokens."""
     patch = fields["patch_size"]

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from vitkit import config as configs
 from vitkit.checkpoints.checkpoint import CheckpointError
 from vitkit.checkpoints.formats import RawCheckpoint
-from vitkit.checkpoints.infer.vit import infer_vit, parse_overrides
+from vitkit.checkpoints.infer.vit import Fields, infer_vit, parse_overrides
 from vitkit.checkpoints.tensors import Shape
 from vitkit.layers import relative_rows
 from vitkit.models import vit
@@ -22,9 +22,9 @@ def infer_variant(
     shapes: Mapping[str, Shape],
     raw: RawCheckpoint,
     *,
-    defaults: Mapping[str, Any],
-    file_config: Mapping[str, Any],
-    extra: Mapping[str, Any],
+    defaults: Fields,
+    file_config: Fields,
+    extra: Fields,
     notes: list[str],
 ) -> Config:
     """Infers a config of type `cls` for tensors with these vitkit names and shapes.
@@ -51,7 +51,7 @@ def infer_variant(
 
 
 def relative_image_size(
-    shapes: Mapping[str, Shape], tables: Sequence[str], file_config: Mapping[str, Any], raw: RawCheckpoint
+    shapes: Mapping[str, Shape], tables: Sequence[str], file_config: Fields, raw: RawCheckpoint
 ) -> dict[str, Any]:
     """Infers image_size from the first relative position table in `tables`; {} without one.
 
@@ -72,7 +72,7 @@ def relative_image_size(
     return {"image_size": (side * patch[0], side * patch[1])}
 
 
-def parse_size(overrides: Mapping[str, Any]) -> tuple[int, int] | None:
+def parse_size(overrides: Fields) -> tuple[int, int] | None:
     """Returns image_size of the overrides; None if it is not set."""
     if "image_size" not in overrides:
         return None

@@ -85,11 +85,11 @@ class Transform:
     def __call__(self, image: Image.Image, random: np.random.Generator | None = None) -> Float32[np.ndarray, "c h w"]:
         """Preprocess an image with augmentation, or without if there is no generator."""
         if random is None:
-            return self.normalizer.array(self.processor.picture(image))
+            return self.normalizer.array(self.processor.image(image))
         if self.augment.crop.kind == "none":
-            cropped = self.processor.picture(image)
+            cropped = self.processor.image(image)
         else:
-            cropped = crop_and_resize(self.normalizer.picture(image), self.augment.crop, self.processor, random)
+            cropped = crop_and_resize(self.normalizer.image(image), self.augment.crop, self.processor, random)
         array = self.normalizer.array(augmented(cropped, self.augment, random))
         return erase(array, self.augment.erasing, random) if self.augment.erasing.probability else array
 

@@ -16,21 +16,21 @@ GREY = (0.299, 0.587, 0.114)  # ITU-R 601, as Pillow
 
 
 @dataclass(frozen=True, kw_only=True)
-class Colours:
+class ColorAugmentation:
     """Color augmentation settings. Images without three channels keep saturation and hue.
 
     mean, std  normalisation of the images
     jitter     strength for brightness, contrast, saturation and hue
-    jittered   probability of color jitter (0.8 in DINO)
-    grey       probability of grayscale
+    jitter_probability     probability of color jitter (0.8 in DINO)
+    grayscale_probability  probability of grayscale
     sigma      minimum and maximum standard deviation of the blur in pixels
     """
 
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
     jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.2, 0.1)
-    jittered: float = 0.8
-    grey: float = 0.2
+    jitter_probability: float = 0.8
+    grayscale_probability: float = 0.2
     sigma: tuple[float, float] = (0.1, 2.0)
 
 
@@ -56,22 +56,26 @@ def random_crops(
     return F.grid_sample(images, grid, mode="bicubic", padding_mode="reflection", align_corners=False)
 
 
-def recolour(
-    images: Float[Tensor, "b c h w"], colours: Colours, *, blurred: float = 0.0, solarised: float = 0.0
+def augment_colors(
+    images: Float[Tensor, "b c h w"],
+    colours: ColorAugmentation,
+    *,
+    blur_probability: float = 0.0,
+    solarize_probability: float = 0.0,
 ) -> Float[Tensor, "b c h w"]:
     """Apply color jitter, grayscale, blur and solarize in this order, each at random per image.
 
-    `blurred` and `solarised` are the probabilities of the last two.
+    `blur_probability` and `solarize_probability` are the probabilities of the last two.
     """
     mean, std = (images.new_tensor(each)[:, None, None] for each in (colours.mean, colours.std))
     x = (images * std + mean).clamp(0, 1)
-    x = torch.where(_random_mask(x, colours.jittered), jitter(x, colours.jitter), x)
+    x = torch.where(_random_mask(x, colours.jitter_probability), jitter(x, colours.jitter), x)
     if x.shape[1] == 3:
-        x = torch.where(_random_mask(x, colours.grey), _grey(x).expand_as(x), x)
-    if blurred:
-        x = torch.where(_random_mask(x, blurred), blur(x, torch.empty(x.shape[0]).uniform_(*colours.sigma)), x)
-    if solarised:
-        x = torch.where(_random_mask(x, solarised) & (x >= 0.5), 1 - x, x)
+        x = torch.where(_random_mask(x, colours.grayscale_probability), _grey(x).expand_as(x), x)
+    if blur_probability:
+        x = torch.where(_random_mask(x, blur_probability), blur(x, torch.empty(x.shape[0]).uniform_(*colours.sigma)), x)
+    if solarize_probability:
+        x = torch.where(_random_mask(x, solarize_probability) & (x >= 0.5), 1 - x, x)
     return (x - mean) / std
 
 

@@ -5,8 +5,7 @@ geometry.py       sizes of resized images and positions of crops, with the round
 normalization.py  rescaling and normalisation by lookup table
 fast.py           resize and crop by vitkit's kernel, equal to Pillow
 draft.py          reduced decoding of large JPEG files
-resampling.py     resizing by torch, as in transformers' torchvision backend
-on_device.py      normalisation on the device of the model
+resampling.py     resizing by torch, as in transformers' torchvision backend, and normalisation on a device
 huggingface.py    preprocessor_config.json of every version of transformers
 timm.py           pretrained_cfg of timm
 """

@@ -10,7 +10,7 @@ from PIL import Image
 
 from vitkit.data.processor import fast
 from vitkit.data.processor.geometry import Size
-from vitkit.data.processor.processor import ImageInput, Processor
+from vitkit.data.processor.processor import FileOptions, ImageInput, Processor
 from vitkit.images import DEFAULT_LIMITS, Limits, is_tensor, open_pixels
 
 # Minimum ratio of decoded to resized pixels along each axis, as Pillow's `reducing_gap`.
@@ -29,7 +29,7 @@ def array(
     Reduced decoding needs simplejpeg (the extra `fast`), vitkit's kernels, and an RGB processor with a bilinear or
     bicubic filter. Raises the errors of `Processor.array`.
     """
-    options = {"limits": limits, "allow_truncated": allow_truncated}
+    options: FileOptions = {"limits": limits, "allow_truncated": allow_truncated}
     if isinstance(image, Image.Image | np.ndarray) or is_tensor(image) or processor.resize == "none":
         return processor.array(image, **options)
     target: list[Size] = []

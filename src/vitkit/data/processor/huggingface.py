@@ -5,7 +5,7 @@ processors of v4 (the latter with many nulls), v5, and `processor_config.json` w
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from vitkit.data.processor.geometry import Interpolation, Size
@@ -42,7 +42,7 @@ _KNOWN_STEPS: Final = frozenset({"do_resize", "do_rescale", "do_normalize", "do_
 _HARMLESS_STEPS: Final = frozenset({"do_reduce_labels"})
 
 
-def _kind(config: Mapping[str, Any]) -> str:
+def _kind(config: Mapping[str, object]) -> str:
     """Return the model family in the class name: ViT for ViTImageProcessorFast or ViTFeatureExtractor."""
     name = config.get("image_processor_type") or config.get("feature_extractor_type") or "ViTImageProcessor"
     return re.sub(r"(ImageProcessor|FeatureExtractor)\w*$", "", str(name))
@@ -70,7 +70,7 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def _size(value: Any, name: str) -> Size:
+def _size(value: object, name: str) -> Size:
     """Return (rows, columns) of a size in any of its formats."""
     match value:
         case int():
@@ -101,7 +101,7 @@ def _resize_fields(settings: Mapping[str, Any], kind: str) -> dict[str, Any]:
     return {"resize": "squash", "resize_to": _size(size, "size"), "interpolation": interpolation}
 
 
-def _numbers(value: Any, channels: int) -> tuple[float, ...]:
+def _numbers(value: float | Sequence[float], channels: int) -> tuple[float, ...]:
     return (float(value),) * channels if isinstance(value, int | float) else tuple(float(number) for number in value)
 
 
@@ -145,11 +145,11 @@ def _nearest_size(settings: Mapping[str, Any]) -> dict[str, int]:
     return {"height": rows, "width": columns}
 
 
-def write(settings: Mapping[str, Any]) -> dict[str, Any]:
+def write(settings: Mapping[str, Any]) -> dict[str, object]:
     """Return the content of preprocessor_config.json for the fields of a `Processor`, as far as it can express them."""
     rows, columns = settings["size"]
     crops = settings["center_crop"] != "none"
-    config: dict[str, Any] = {
+    config: dict[str, object] = {
         "do_center_crop": crops,
         "do_convert_rgb": len(settings["mean"]) == 3,
         "do_normalize": True,

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import floor
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack, get_args
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -40,6 +40,19 @@ if TYPE_CHECKING:
 
 #: An image: a path, bytes, an open binary file, a PIL image, a numpy array or a torch tensor.
 ImageInput = Any
+
+
+class FileOptions(TypedDict, total=False):
+    """Options for image files, see `vitkit.images.open_image`."""
+
+    limits: Limits
+    allow_truncated: bool
+
+
+class Options(FileOptions, total=False):
+    """Options of the preprocessing of one image: those for files, and the channel axis of arrays."""
+
+    channels: Channels | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +148,7 @@ class Processor:
         }
         return cls(size=(rows, columns), **(settings | fields))
 
-    def picture(
+    def image(
         self,
         image: ImageInput,
         *,
@@ -156,26 +169,28 @@ class Processor:
             return resize_image(image, target, self.interpolation)
         return resize_and_crop(image, target, self.interpolation, self.center_crop, self.size, self.fill)
 
-    def rgb(self, image: ImageInput, *, channels: Channels | None = None, **options: Any) -> Image.Image:
+    def rgb(
+        self, image: ImageInput, *, channels: Channels | None = None, **options: Unpack[FileOptions]
+    ) -> Image.Image:
         """Return the full image in mode RGB; `options` are `limits` and `allow_truncated` for files."""
         if isinstance(image, Image.Image | np.ndarray) or is_tensor(image):
             return to_rgb(image, channels=channels, background=self.background, profile=self.profile)
         return open_image(image, background=self.background, profile=self.profile, **options)
 
-    def array(self, image: ImageInput, **options: Any) -> Float32[np.ndarray, "c h w"]:
-        """Preprocess one image without torch, for decoding threads; options as for `picture`."""
-        return self.normalize(self.levels(image, **options))
+    def array(self, image: ImageInput, **options: Unpack[Options]) -> Float32[np.ndarray, "c h w"]:
+        """Preprocess one image without torch, for decoding threads; options as for `image`."""
+        return self.normalize(self.pixels(image, **options))
 
     def resized_size(self, size: Size) -> Size:
         """Return the size (rows, columns) to which an image of `size` is resized before the crop."""
         return resized_size(size, self.resize, self.size if self.resize_to is None else self.resize_to)
 
-    def levels(
-        self, image: ImageInput, *, channels: Channels | None = None, **options: Any
+    def pixels(
+        self, image: ImageInput, *, channels: Channels | None = None, **options: Unpack[FileOptions]
     ) -> UInt8[np.ndarray, "h w *c"]:
-        """Return the pixels of `picture`, by the fast kernel where the result is equal; options and errors as there."""
+        """Return the pixels of `image`, by the fast kernel where the result is equal; options and errors as there."""
         if self.channels != 3 or self.interpolation not in ("bilinear", "bicubic"):
-            return np.asarray(self.picture(image, channels=channels, **options))
+            return np.asarray(self.image(image, channels=channels, **options))
         if isinstance(image, Image.Image | np.ndarray) or is_tensor(image):
             pixels = np.asarray(self.rgb(image, channels=channels))
         else:
@@ -188,8 +203,10 @@ class Processor:
         """Rescale pixels and normalise them by channel."""
         return normalize(pixels, self.rescale, tuple(self.mean), tuple(self.std))
 
-    def __call__(self, images: ImageInput | Sequence[ImageInput], **options: Any) -> 'Float32[Tensor, "b c h w"]':
-        """Preprocess an image, a list, or an array (b, c, h, w) or (b, h, w, c) to a batch; options of `picture`."""
+    def __call__(
+        self, images: ImageInput | Sequence[ImageInput], **options: Unpack[Options]
+    ) -> 'Float32[Tensor, "b c h w"]':
+        """Preprocess an image, a list, or an array (b, c, h, w) or (b, h, w, c) to a batch; options of `image`."""
         import torch
 
         arrays = [self.array(image, **choices) for image, choices in _each(images, options)]
@@ -224,7 +241,7 @@ class Processor:
         return cls(**timm.read(pretrained_cfg))
 
 
-def _each(images: Any, options: dict[str, Any]) -> Iterator[tuple[ImageInput, dict[str, Any]]]:
+def _each(images: ImageInput, options: Options) -> Iterator[tuple[ImageInput, Options]]:
     """Yield every single image of the input with its options."""
     if isinstance(images, list | tuple):
         for image in images:
@@ -238,6 +255,6 @@ def _each(images: Any, options: dict[str, Any]) -> Iterator[tuple[ImageInput, di
         pixels = array_to_bytes(as_array(images))
         channels = find_channels(pixels.shape[1:], options.get("channels"), is_tensor(images))
         for image in pixels:
-            yield image, options | {"channels": channels}
+            yield image, {**options, "channels": channels}
     else:
         yield images, options

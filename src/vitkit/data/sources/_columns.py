@@ -58,7 +58,7 @@ def choose_by_type(kind: str, candidates: list[str], columns: list[str], chosen:
     return candidates[0] if len(candidates) == 1 else choose(kind, candidates, chosen, where)
 
 
-def feature_type(feature: Any) -> Any:
+def feature_type(feature: object) -> object:
     """Return the type name of a feature of `datasets` ("Image", "ClassLabel"), None if it has none."""
     return feature.get("_type") if isinstance(feature, dict) else None
 
@@ -76,7 +76,7 @@ class MissingLabelsError(ValueError):
     """Raised for a split without any label."""
 
 
-def check_labels(values: Sequence[Any], where: str) -> None:
+def check_labels(values: Sequence[object], where: str) -> None:
     """Raise `MissingLabelsError` if all labels are missing or -1, as in published test sets."""
     if values and all(value is None or value == -1 for value in values):
         raise MissingLabelsError(f"{where}: no image has a label")

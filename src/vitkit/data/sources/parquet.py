@@ -10,7 +10,7 @@ import os
 from collections import OrderedDict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,6 +26,11 @@ from vitkit.data.sources._columns import (
     parse,
 )
 
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
+    from pyarrow import ChunkedArray, DataType, Schema
+    from pyarrow.parquet import ParquetFile
+
 #: Bytes of row groups that a process caches. Images are read in random order, and a row group is read as one.
 CACHE_BYTES = 512 << 20
 
@@ -38,7 +43,9 @@ class Parquet(EncodedSource):
     invalid labels.
     """
 
-    def __init__(self, system: Any, paths: list[str], chosen: dict[str, str], *, cache_bytes: int = CACHE_BYTES):
+    def __init__(
+        self, system: "AbstractFileSystem", paths: list[str], chosen: dict[str, str], *, cache_bytes: int = CACHE_BYTES
+    ):
         self.system = system
         self.paths = paths
         self.cache_bytes = cache_bytes
@@ -80,16 +87,16 @@ class Parquet(EncodedSource):
         """Return the class index, or a tuple of class indices."""
         return self.labels[index]
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         # Open files and cached row groups are not passed to other processes.
         return {**self.__dict__, "_process": None, "_files": {}, "_cache": OrderedDict()}
 
     def _reset(self) -> None:
         self._process: int | None = os.getpid()
-        self._files: dict[int, Any] = {}
-        self._cache: OrderedDict[int, Any] = OrderedDict()
+        self._files: dict[int, ParquetFile] = {}
+        self._cache: OrderedDict[int, ChunkedArray] = OrderedDict()
 
-    def _group(self, group: int) -> Any:
+    def _group(self, group: int) -> "ChunkedArray":
         """Return the image column of a row group, from the cache or from its file."""
         if self._process != os.getpid():
             # A worker process must not share file positions or connections with its parent.
@@ -107,7 +114,7 @@ class Parquet(EncodedSource):
             self._cache.popitem(last=False)
         return self._cache[group]
 
-    def _open(self, path: str) -> Any:
+    def _open(self, path: str) -> "ParquetFile":
         from pyarrow import ArrowInvalid
         from pyarrow.parquet import ParquetFile
 
@@ -141,7 +148,7 @@ def open_source(location: str) -> dict[str, Source]:
     return open_labelled({split: partial(Parquet, system, files, chosen) for split, files in named.items()})
 
 
-def _find(name: str) -> tuple[Any, str, list[str]]:
+def _find(name: str) -> tuple["AbstractFileSystem", str, list[str]]:
     """Return the fsspec file system of a location, its root folder and the sorted paths of its files."""
     from fsspec.core import url_to_fs
 
@@ -163,7 +170,7 @@ def _find(name: str) -> tuple[Any, str, list[str]]:
     return system, root, sorted(paths)
 
 
-def _columns(schema: Any, chosen: dict[str, str], where: str) -> tuple[str, str, tuple[str, ...] | None]:
+def _columns(schema: "Schema", chosen: dict[str, str], where: str) -> tuple[str, str, tuple[str, ...] | None]:
     """Return the image column, the label column and its class names (None if the file has none)."""
     info = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     features = info.get("info", {}).get("features", {}) if isinstance(info, dict) else {}
@@ -177,7 +184,7 @@ def _columns(schema: Any, chosen: dict[str, str], where: str) -> tuple[str, str,
     return image, label, class_names(features.get(label))
 
 
-def _holds_bytes(kind: Any) -> bool:
+def _holds_bytes(kind: "DataType") -> bool:
     from pyarrow import types
 
     if types.is_struct(kind):

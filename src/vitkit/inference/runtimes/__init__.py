@@ -14,8 +14,8 @@ from pathlib import Path
 
 from vitkit import models
 from vitkit.checkpoints import Checkpoint
-from vitkit.checkpoints.atomic import check_folder, write_folder
 from vitkit.checkpoints.json_files import write_json
+from vitkit.checkpoints.save import check_folder, write_folder
 from vitkit.config import to_dict
 from vitkit.inference.runtimes._exported import VERSION, Export, Exported, exported, is_export, runtime, targets
 from vitkit.inference.runtimes._trace import Traced, differences, trace

@@ -29,7 +29,7 @@ from vitkit.registry import Registry
 #: Images (b, c, h, w) in float32 and the names of the outputs that are wanted to those outputs, in that order.
 Runner = Callable[[np.ndarray, Sequence[str]], list[np.ndarray]]
 VERSION = 1
-_RUNTIMES = Registry(__package__, "export target", ("FILE", "TOLERANCES", "open_file", "write"))
+_RUNTIMES = Registry("vitkit.inference.runtimes", "export target", ("FILE", "TOLERANCES", "open_file", "write"))
 
 
 @dataclass(frozen=True, kw_only=True)

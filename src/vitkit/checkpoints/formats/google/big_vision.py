@@ -1,7 +1,6 @@
 """big_vision's `.npz` files: no class token position; token, mean or MAP pooling; stacked blocks."""
 
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -15,6 +14,7 @@ from vitkit.checkpoints.formats.google.vit import DEFAULTS, IMPLIED, num_heads
 from vitkit.checkpoints.infer.vit import infer_vit
 from vitkit.checkpoints.table import Rule, Table
 from vitkit.checkpoints.tensors import Info, Tensors
+from vitkit.models.vit import Config
 
 TITLE = "big_vision's .npz"
 POOLS = ("token", "gap", "map")
@@ -85,7 +85,7 @@ def describe(raw: RawCheckpoint) -> Description:
     return Description(config=config, processor=preprocessing.big_vision(config), notes=tuple(notes))
 
 
-def unsupported_reason(config: Any) -> str | None:
+def unsupported_reason(config: Config) -> str | None:
     """Requires positions for patches only or sine-cosine positions, tanh-GELU and epsilon 1e-6."""
     if config.position not in ("learned", "sincos2d"):
         return f"{TITLE} cannot store position='{config.position}'; use to='vitkit'"

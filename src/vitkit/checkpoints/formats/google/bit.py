@@ -11,6 +11,7 @@ from vitkit.checkpoints.formats._unsupported import implied_mismatch
 from vitkit.checkpoints.formats.google._names import group_norm, resnet_convolution, squeeze_norms
 from vitkit.checkpoints.infer.resnet import infer_resnet
 from vitkit.checkpoints.table import Rule, Table, Transform
+from vitkit.models import resnet
 
 IMPLIED = {
     "weight_eps": 1e-10,
@@ -60,7 +61,7 @@ def describe(raw: RawCheckpoint) -> Description:
     return Description(config=config, processor=preprocessing.google(any_config), notes=tuple(notes))
 
 
-def unsupported_reason(config: Any) -> str | None:
+def unsupported_reason(config: resnet.Config) -> str | None:
     """Requires Big Transfer's order, padding and epsilons."""
     return implied_mismatch(config, "Big Transfer's .npz", IMPLIED)
 

@@ -1,7 +1,6 @@
 """Google's original `.npz` files of hybrids (ViT paper, section 3.1)."""
 
 from pathlib import Path
-from typing import Any
 
 from vitkit.checkpoints import preprocessing
 from vitkit.checkpoints.checkpoint import Checkpoint
@@ -12,6 +11,7 @@ from vitkit.checkpoints.formats.google import vit
 from vitkit.checkpoints.formats.google._names import group_norm, resnet_convolution, squeeze_norms
 from vitkit.checkpoints.infer.resnet import BACKBONE, VIT_FIELDS, infer_hybrid
 from vitkit.checkpoints.table import Table
+from vitkit.models import hybrid
 from vitkit.models.vit import Config
 
 TITLE = "Google's .npz of a hybrid"
@@ -46,7 +46,7 @@ def describe(raw: RawCheckpoint) -> Description:
     return Description(config=config, processor=preprocessing.google(config), notes=tuple(notes))
 
 
-def unsupported_reason(config: Any) -> str | None:
+def unsupported_reason(config: hybrid.Config) -> str | None:
     """Rejects what the plain `.npz` rejects, and other epsilons than the original code's."""
     plain = Config(**{name: getattr(config, name) for name in VIT_FIELDS})
     return vit.unsupported_reason(plain) or implied_mismatch(config, TITLE, IMPLIED)

@@ -1,7 +1,6 @@
 """Google's original `.npz` files (google-research/vision_transformer), all flax versions."""
 
 from pathlib import Path
-from typing import Any
 
 from vitkit.checkpoints import preprocessing
 from vitkit.checkpoints.checkpoint import Checkpoint
@@ -11,6 +10,7 @@ from vitkit.checkpoints.formats._unsupported import implied_mismatch, unsupporte
 from vitkit.checkpoints.formats.google import _names
 from vitkit.checkpoints.infer.vit import infer_vit
 from vitkit.checkpoints.table import Rule, Table
+from vitkit.models.vit import Config
 
 TITLE = "Google's .npz"
 ATTENTION = "MultiHeadDotProductAttention_1"
@@ -53,7 +53,7 @@ def num_heads(raw: RawCheckpoint, attention: str) -> int:
     return info.shape[1] if info is not None and len(info.shape) == 3 and info.shape[1] else 1
 
 
-def unsupported_reason(config: Any) -> str | None:
+def unsupported_reason(config: Config) -> str | None:
     """Requires a class token position, token or mean pooling, tanh-GELU and epsilon 1e-6."""
     if config.class_token and config.position_tokens == "patches":
         return f"{TITLE} has a position for the class token, but this model has none; use to='big_vision'"

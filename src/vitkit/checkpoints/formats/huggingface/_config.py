@@ -7,6 +7,7 @@ from typing import Any
 from vitkit import config as configs
 from vitkit.checkpoints.checkpoint import Checkpoint, CheckpointError
 from vitkit.checkpoints.formats._unsupported import TRAINING, extra_fields
+from vitkit.checkpoints.json_files import Json
 from vitkit.layers.activations import CORE, names_in
 
 # These model types have the same encoder with the same tensor names.
@@ -51,7 +52,7 @@ NAMES = {
 }
 
 
-def read_config(data: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...] | None]:
+def read_config(data: Json) -> tuple[dict[str, Any], tuple[str, ...] | None]:
     """Returns config fields and labels from config.json; CheckpointError for a wrong type."""
     known = {field.name for field in fields(ViTFields)}
     try:

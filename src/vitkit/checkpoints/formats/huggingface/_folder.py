@@ -11,13 +11,13 @@ from vitkit.checkpoints.checkpoint import Checkpoint, CheckpointError
 from vitkit.checkpoints.containers.safetensors import write_weights
 from vitkit.checkpoints.formats import RawCheckpoint
 from vitkit.checkpoints.formats.huggingface._config import read_config, to_config
-from vitkit.checkpoints.json_files import write_json
+from vitkit.checkpoints.json_files import Json, write_json
 from vitkit.data.processor import Processor
 
 FileConfig = tuple[dict[str, Any], tuple[str, ...] | None]
 
 
-def read_file_config(raw: RawCheckpoint, defaults: Mapping[str, Any], notes: list[str]) -> FileConfig:
+def read_file_config(raw: RawCheckpoint, defaults: Json, notes: list[str]) -> FileConfig:
     """Returns config fields (missing keys: library defaults) and labels from config.json."""
     if raw.config is None:
         notes.append("no config.json: using transformers' default norm_eps and activation")

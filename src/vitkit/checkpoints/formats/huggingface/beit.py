@@ -9,6 +9,7 @@ from vitkit.checkpoints.formats._unsupported import unsupported_field
 from vitkit.checkpoints.formats.huggingface import ALIASES, MASK_TOKEN, MLP_ALIASES, _folder, vit
 from vitkit.checkpoints.infer.vit_variants import infer_variant, relative_image_size
 from vitkit.checkpoints.table import FUSED3, Rule, Table
+from vitkit.checkpoints.tensors import Shape
 from vitkit.models import beit
 
 SELF = "encoder.layer.{i}.attention.attention"
@@ -35,7 +36,7 @@ TABLES = ("blocks.0.attn.relative_position_bias_table", "rel_pos_bias.relative_p
 DEFAULTS = {**vit.DEFAULTS, "relative_resize": "bilinear"}
 
 
-def family_fields(shapes: dict[str, Any]) -> dict[str, Any]:
+def family_fields(shapes: dict[str, Shape]) -> dict[str, Any]:
     """Returns the config fields that the tensors of a BEiT determine."""
     relative = next((kind for kind, name in zip(("blocks", "shared"), TABLES, strict=True) if name in shapes), "none")
     pool = "gap" if "fc_norm.weight" in shapes else "token"
@@ -58,7 +59,7 @@ def describe(raw: RawCheckpoint) -> Description:
     return Description(config=config, processor=processor, labels=labels, notes=tuple(notes))
 
 
-def unsupported_reason(config: Any) -> str | None:
+def unsupported_reason(config: beit.Config) -> str | None:
     """Rejects fields that transformers' BEiT does not have."""
     free = ("activation", "norm_eps", "relative", "position", "layer_scale", "pool", "relative_resize")
     return unsupported_field(config, "transformers' BEiT", fixed={}, free=free)

@@ -1,7 +1,6 @@
 """Hugging Face transformers' `DeiTForImageClassificationWithTeacher`: DeiT with two heads."""
 
 from pathlib import Path
-from typing import Any
 
 from vitkit.checkpoints.checkpoint import Checkpoint
 from vitkit.checkpoints.formats import Description, Format, RawCheckpoint
@@ -9,6 +8,7 @@ from vitkit.checkpoints.formats._unsupported import unsupported_field
 from vitkit.checkpoints.formats.huggingface import ALIASES, MASK_TOKEN, MLP_ALIASES, _folder, vit
 from vitkit.checkpoints.infer.vit_variants import infer_variant
 from vitkit.checkpoints.table import FUSED3, Rule, Table
+from vitkit.checkpoints.tensors import Shape
 from vitkit.models import deit
 
 PAIRS = {ours: theirs for ours, theirs in vit.PAIRS.items() if ours != "head.{leaf}"} | {
@@ -25,7 +25,7 @@ TABLE = Table(
 DEFAULTS = {**vit.DEFAULTS, "position_order": ("all",)}
 
 
-def as_registers(shapes: dict[str, Any]) -> dict[str, Any]:
+def as_registers(shapes: dict[str, Shape]) -> dict[str, Shape]:
     """Renames the distillation token to a register, as `infer_vit` expects."""
     return {("reg_token" if name == "dist_token" else name): shape for name, shape in shapes.items()}
 
@@ -40,7 +40,7 @@ def describe(raw: RawCheckpoint) -> Description:
     return Description(config=config, processor=processor, labels=labels, notes=tuple(notes))
 
 
-def unsupported_reason(config: Any) -> str | None:
+def unsupported_reason(config: deit.Config) -> str | None:
     """Rejects fields that transformers' DeiT does not have."""
     return unsupported_field(config, "transformers' DeiT", fixed={}, free=("activation", "norm_eps", "qkv_bias"))
 

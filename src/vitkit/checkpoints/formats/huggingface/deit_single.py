@@ -4,7 +4,6 @@ No head reads the distillation token, so vitkit loads the model as a plain ViT w
 """
 
 from pathlib import Path
-from typing import Any
 
 from vitkit.checkpoints.checkpoint import Checkpoint
 from vitkit.checkpoints.formats import Description, Format, RawCheckpoint
@@ -12,6 +11,7 @@ from vitkit.checkpoints.formats._unsupported import unsupported_field
 from vitkit.checkpoints.formats.huggingface import _folder, deit, vit
 from vitkit.checkpoints.infer.vit import infer_vit
 from vitkit.checkpoints.table import FUSED3, Rule, Table
+from vitkit.models.vit import Config
 
 TABLE = Table(
     (
@@ -38,7 +38,7 @@ def describe(raw: RawCheckpoint) -> Description:
     return Description(config=config, processor=processor, labels=labels, notes=tuple(notes))
 
 
-def unsupported_reason(config: Any) -> str | None:
+def unsupported_reason(config: Config) -> str | None:
     """Requires a classifier with a class token and one register, both with a position embedding."""
     if (config.num_registers, config.position_tokens, config.class_token) != (1, "all", True) or not config.num_classes:
         return "transformers' DeiTForImageClassification needs a head and one register with a position; use to='vitkit'"

@@ -1,7 +1,6 @@
 """Hugging Face transformers' DINOv2, with or without registers, SwiGLU and the linear head."""
 
 from pathlib import Path
-from typing import Any
 
 from vitkit.checkpoints.checkpoint import Checkpoint
 from vitkit.checkpoints.formats import Description, Format, RawCheckpoint
@@ -10,6 +9,7 @@ from vitkit.checkpoints.formats.huggingface import ALIASES, LAYER, MASK_TOKEN, _
 from vitkit.checkpoints.infer.vit import infer_vit
 from vitkit.checkpoints.table import FUSED3, Rule, Table
 from vitkit.checkpoints.tensors import Tensors, fuse_pairs
+from vitkit.models.vit import Config
 
 PAIRS = {
     "patch_embed.proj.{leaf}": "embeddings.patch_embeddings.projection.{leaf}",
@@ -74,7 +74,7 @@ def describe(raw: RawCheckpoint) -> Description:
     return Description(config=config, processor=processor, labels=labels, notes=tuple(notes))
 
 
-def _ratio(config: Any) -> int | None:
+def _ratio(config: Config) -> int | None:
     """Returns the integer `mlp_ratio` that gives the MLP width; None if no ratio does."""
     for ratio in range(1, 17):
         hidden = config.width * ratio
@@ -83,7 +83,7 @@ def _ratio(config: Any) -> int | None:
     return None
 
 
-def unsupported_reason(config: Any) -> str | None:
+def unsupported_reason(config: Config) -> str | None:
     """Rejects fields that transformers' DINOv2 does not have."""
     title = "transformers' DINOv2"
     if config.layer_scale is None:

@@ -9,7 +9,7 @@ from vitkit.checkpoints.formats._unsupported import unsupported_field
 from vitkit.checkpoints.formats.huggingface import MASK_TOKEN, _folder
 from vitkit.checkpoints.infer.vit_variants import infer_variant
 from vitkit.checkpoints.table import FUSED3, Rule, Table
-from vitkit.checkpoints.tensors import Tensors, fuse_pairs
+from vitkit.checkpoints.tensors import Shape, Tensors, fuse_pairs
 from vitkit.models import dinov3
 
 ATTENTION = "layer.{i}.attention"
@@ -46,7 +46,7 @@ def arrange(tensors: Tensors) -> Tensors:
     return fuse_pairs(tensors, r"(.*\.mlp)\.gate_proj\.(weight|bias)", r"\1.up_proj.\2", r"\1.up_proj.\2")
 
 
-def family_fields(shapes: dict[str, Any]) -> dict[str, Any]:
+def family_fields(shapes: dict[str, Shape]) -> dict[str, Any]:
     """Returns the config fields beyond a plain ViT's that the tensors determine."""
     return {
         "qkv_bias": "blocks.0.attn.q_bias" in shapes,
@@ -83,13 +83,13 @@ def describe(raw: RawCheckpoint) -> Description:
     return Description(config=config, processor=processor, labels=labels, notes=tuple(notes))
 
 
-def heads(shapes: dict[str, Any]) -> dict[str, int]:
+def heads(shapes: dict[str, Shape]) -> dict[str, int]:
     """Returns num_heads for the width whose head dimension is not 64."""
     width = shapes.get("patch_embed.proj.weight", (0,))[0]
     return {"num_heads": HEADS_OF_WIDTH[width]} if width in HEADS_OF_WIDTH else {}
 
 
-def unsupported_reason(config: Any) -> str | None:
+def unsupported_reason(config: dinov3.Config) -> str | None:
     """Rejects fields that transformers' DINOv3 does not have."""
     title = "transformers' DINOv3"
     if config.num_classes:

@@ -1,8 +1,6 @@
 """Hugging Face transformers' ViT, with v4 (file) or v5 (in-memory) tensor names."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from vitkit.checkpoints import preprocessing
 from vitkit.checkpoints.checkpoint import Checkpoint
@@ -11,9 +9,10 @@ from vitkit.checkpoints.formats import Description, Format, RawCheckpoint
 from vitkit.checkpoints.formats._unsupported import unsupported_field
 from vitkit.checkpoints.formats.huggingface._config import MODEL_TYPES, read_config, to_config
 from vitkit.checkpoints.infer.vit import infer_vit
-from vitkit.checkpoints.json_files import write_json
+from vitkit.checkpoints.json_files import Json, write_json
 from vitkit.checkpoints.table import FUSED3, Rule, Table
 from vitkit.data.processor import Processor
+from vitkit.models.vit import Config
 
 LAYER = "encoder.layer.{i}"
 QKV = tuple(f"{LAYER}.attention.attention.{part}.{{leaf}}" for part in ("query", "key", "value"))
@@ -46,7 +45,7 @@ DEFAULTS = {
 def describe(raw: RawCheckpoint) -> Description:
     """Reads config.json; a bare state dict gets the defaults of transformers' ViTConfig."""
     notes: list[str] = []
-    file_config: Mapping[str, Any] = {}
+    file_config: Json = {}
     labels: tuple[str, ...] | None = None
     if raw.config is None:
         notes.append("no config.json: using transformers' default norm_eps and activation")
@@ -69,7 +68,7 @@ def describe(raw: RawCheckpoint) -> Description:
     return Description(config=config, processor=processor, labels=labels, notes=tuple(notes))
 
 
-def unsupported_reason(config: Any) -> str | None:
+def unsupported_reason(config: Config) -> str | None:
     """Rejects fields that transformers' ViT does not have."""
     if config.position_tokens == "patches":
         return "transformers' ViT has a position for the class token, but this model has none; use to='vitkit'"

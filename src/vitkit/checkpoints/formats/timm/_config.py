@@ -7,6 +7,7 @@ from typing import Any
 from vitkit import config as configs
 from vitkit.checkpoints.checkpoint import Checkpoint, CheckpointError
 from vitkit.checkpoints.formats._unsupported import TRAINING, extra_fields
+from vitkit.checkpoints.json_files import Json
 from vitkit.data.processor import Processor
 from vitkit.layers.activations import names_in
 
@@ -44,9 +45,7 @@ SIZES: tuple[tuple[str, int | None, int | None], ...] = (
 )
 
 
-def read_config(
-    config_json: Mapping[str, Any], known: re.Pattern[str] = VITS
-) -> tuple[dict[str, Any], tuple[str, ...] | None]:
+def read_config(config_json: Json, known: re.Pattern[str] = VITS) -> tuple[dict[str, Any], tuple[str, ...] | None]:
     """Returns vitkit config fields and class labels from timm's config.json.
 
     Raises CheckpointError for invalid values, and for an architecture name that does not match `known`.
@@ -102,7 +101,7 @@ def _pair(value: Any) -> tuple[int, int]:
     return sides[0], sides[1]
 
 
-def _labels(config_json: Mapping[str, Any], cfg: Mapping[str, Any]) -> tuple[str, ...] | None:
+def _labels(config_json: Json, cfg: Json) -> tuple[str, ...] | None:
     names = config_json.get("label_names", cfg.get("label_names"))
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         return None

@@ -13,7 +13,7 @@ from vitkit.checkpoints.containers.safetensors import write_weights
 from vitkit.checkpoints.formats import RawCheckpoint
 from vitkit.checkpoints.formats._unsupported import extra_fields
 from vitkit.checkpoints.formats.timm._config import pretrained_cfg, read_config
-from vitkit.checkpoints.json_files import write_json
+from vitkit.checkpoints.json_files import Json, write_json
 from vitkit.data.processor import Processor
 
 
@@ -61,7 +61,7 @@ def write_folder(
     folder: Path,
     tensors: Mapping[str, Tensor],
     architecture: str,
-    arguments: Mapping[str, Any],
+    arguments: Json,
     extra: tuple[str, ...] = (),
 ) -> None:
     """Writes model.safetensors and config.json for `timm.create_model("local-dir:...", pretrained=True)`.

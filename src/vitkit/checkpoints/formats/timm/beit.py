@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -75,7 +74,7 @@ def _halved(processor: Processor) -> Processor:
     return replace(processor, mean=HALF, std=HALF) if processor.channels == 3 else processor
 
 
-def unsupported_reason(config: Any) -> str | None:
+def unsupported_reason(config: beit.Config) -> str | None:
     """Rejects fields that timm does not have, and another norm_eps than timm's."""
     free = ("activation", "norm_eps", "relative", "position", "layer_scale", "pool", "relative_resize")
     return unsupported_field(config, TITLE, fixed={}, free=free) or implied_mismatch(config, TITLE, {"norm_eps": 1e-6})

@@ -16,6 +16,7 @@ from vitkit.checkpoints.infer.resnet import infer_resnet
 from vitkit.checkpoints.json_files import write_json
 from vitkit.checkpoints.table import Rule, Table, Transform
 from vitkit.data.processor import Processor
+from vitkit.models import resnet
 from vitkit.models.resnet import DEPTHS
 
 IMPLIED = bit.IMPLIED | {"weight_eps": 1e-8}
@@ -51,7 +52,7 @@ def describe(raw: RawCheckpoint) -> Description:
     return Description(config=config, processor=processor, labels=labels, notes=tuple(notes))
 
 
-def unsupported_reason(config: Any) -> str | None:
+def unsupported_reason(config: resnet.Config) -> str | None:
     """Rejects sizes without a timm entry point, and other epsilons than timm's."""
     if (config.depths, config.stem_width) not in ENTRIES:
         return f"timm has no BiT of depths {config.depths} and stem {config.stem_width}; use to='vitkit'"

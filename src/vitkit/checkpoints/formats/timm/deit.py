@@ -1,7 +1,6 @@
 """Official files of the distilled DeiT and timm folders; both have vitkit's tensor names."""
 
 from pathlib import Path
-from typing import Any
 
 from vitkit.checkpoints.checkpoint import Checkpoint
 from vitkit.checkpoints.formats import Description, Format, RawCheckpoint
@@ -29,7 +28,7 @@ def describe(raw: RawCheckpoint) -> Description:
     return Description(config=config, processor=processor, labels=labels, notes=tuple(notes))
 
 
-def unsupported_reason(config: Any) -> str | None:
+def unsupported_reason(config: deit.Config) -> str | None:
     """Rejects fields that timm does not have, and another norm_eps than timm's."""
     free = ("activation", "norm_eps", "qkv_bias")
     return unsupported_field(config, TITLE, fixed={}, free=free) or implied_mismatch(config, TITLE, {"norm_eps": 1e-6})

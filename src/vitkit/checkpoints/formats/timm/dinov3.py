@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from vitkit.checkpoints.checkpoint import Checkpoint
 from vitkit.checkpoints.formats import Description, Format, RawCheckpoint
@@ -10,6 +9,7 @@ from vitkit.checkpoints.formats._unsupported import implied_mismatch, unsupporte
 from vitkit.checkpoints.formats.huggingface import dinov3 as huggingface
 from vitkit.checkpoints.formats.timm import _folder, vit
 from vitkit.checkpoints.infer.vit_variants import infer_variant
+from vitkit.checkpoints.json_files import Json
 from vitkit.checkpoints.table import Rule, Table
 from vitkit.checkpoints.tensors import Tensors, fuse_pairs, split_qkv_bias
 from vitkit.models import dinov3
@@ -37,7 +37,7 @@ def arrange(tensors: Tensors) -> Tensors:
     return split_qkv_bias(tensors, r"(blocks\.\d+\.attn)\.qkv\.bias", r"\1.q_bias", r"\1.v_bias")
 
 
-def accepts(config: Mapping[str, Any] | None) -> bool:
+def accepts(config: Json | None) -> bool:
     """Accepts a missing config.json, or a timm config.json of a DINOv3 architecture."""
     return vit.FORMAT.accepts(config) and (config is None or "dinov3" in str(config.get("architecture")))
 
@@ -61,7 +61,7 @@ def describe(raw: RawCheckpoint) -> Description:
     return Description(config=config, processor=processor, labels=labels, notes=tuple(notes))
 
 
-def unsupported_reason(config: Any) -> str | None:
+def unsupported_reason(config: dinov3.Config) -> str | None:
     """Rejects fields for which timm's class has no argument."""
     if config.pool == "token+gap":
         return f"{TITLE} has no pool 'token+gap'; use to='vitkit'"

@@ -1,7 +1,6 @@
 """timm's hybrids (`vit_*_r26_s32` and others): tensor names are those of vitkit."""
 
 from pathlib import Path
-from typing import Any
 
 from vitkit.checkpoints import preprocessing
 from vitkit.checkpoints.checkpoint import Checkpoint
@@ -13,6 +12,7 @@ from vitkit.checkpoints.formats.timm._folder import read_processor
 from vitkit.checkpoints.infer.resnet import BACKBONE, VIT_FIELDS, infer_hybrid
 from vitkit.checkpoints.json_files import write_json
 from vitkit.checkpoints.table import Rule, Table
+from vitkit.models import hybrid
 from vitkit.models.vit import Config
 
 TITLE = "timm's hybrid"
@@ -43,7 +43,7 @@ def describe(raw: RawCheckpoint) -> Description:
     return Description(config=config, processor=processor, labels=labels, notes=tuple(notes))
 
 
-def unsupported_reason(config: Any) -> str | None:
+def unsupported_reason(config: hybrid.Config) -> str | None:
     """Rejects what timm's ViT rejects, ResNets without a timm entry point, and other epsilons."""
     if config.depths not in ARCHITECTURES:
         return f"timm has no hybrid of depths {config.depths}; use to='vitkit'"

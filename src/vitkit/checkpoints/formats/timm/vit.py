@@ -14,7 +14,7 @@ from vitkit.checkpoints.formats import Description, Format, RawCheckpoint
 from vitkit.checkpoints.formats._unsupported import implied_mismatch, unsupported_field
 from vitkit.checkpoints.formats.timm._config import POOLS, read_config, to_config
 from vitkit.checkpoints.infer.vit import infer_vit
-from vitkit.checkpoints.json_files import write_json
+from vitkit.checkpoints.json_files import Json, write_json
 from vitkit.checkpoints.table import Rule, Table
 from vitkit.data.processor import Processor
 from vitkit.models.vit import Config
@@ -56,7 +56,7 @@ PROJECTS: tuple[tuple[str, str, str, float], ...] = (
 def describe(raw: RawCheckpoint) -> Description:
     """Reads config.json; the default is the project found by file name and wrapper."""
     notes: list[str] = []
-    file_config: Mapping[str, Any] = {"position": "learned"}
+    file_config: Json = {"position": "learned"}
     labels: tuple[str, ...] | None = None
     shapes = TABLE.shapes(raw.tensors)
     defaults: dict[str, Any] = dict(DEFAULTS)
@@ -113,7 +113,7 @@ def _processor(raw: RawCheckpoint, config: Config, project: tuple[str, str, str,
     return dataclasses.replace(processor, interpolation="bilinear") if project[1] == "MoCo v3" else processor
 
 
-def unsupported_reason(config: Any) -> str | None:
+def unsupported_reason(config: Config) -> str | None:
     """Rejects fields for which timm's `VisionTransformer` has no argument."""
     title = "timm's VisionTransformer"
     if config.position_tokens == "class+patches" and config.num_registers and config.position == "learned":

@@ -66,10 +66,10 @@ def test_it_is_one_file_that_says_everything(place: RunFolder) -> None:
     assert checker.open == []
     tags = [tag for tag, _ in checker.seen]
     assert tags.count("svg") == 3
-    pictures = [attributes["src"] for tag, attributes in checker.seen if tag == "img"]
+    images = [attributes["src"] for tag, attributes in checker.seen if tag == "img"]
     # Each with where the model looked, larger than the digit.
-    assert len(pictures) == 2 * min(wrong, mistakes.MAX_SHOWN)
-    kinds = [(source or "").partition(";")[0] for source in pictures]
+    assert len(images) == 2 * min(wrong, mistakes.MAX_SHOWN)
+    kinds = [(source or "").partition(";")[0] for source in images]
     assert kinds == ["data:image/png", "data:image/jpeg"] * min(wrong, mistakes.MAX_SHOWN)
     assert "is bright where the model looked: attention rollout" in text
     assert "% MFU" in text

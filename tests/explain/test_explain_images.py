@@ -14,7 +14,7 @@ from small_models import noise_images, small
 from vitkit import checkpoints, explain, models
 from vitkit.cli import main
 from vitkit.data.processor import IMAGENET_MEAN, IMAGENET_STD, Processor
-from vitkit.explain import Overlay, Subject, _inputs, _plots
+from vitkit.explain import ExplainInputs, Overlay, _inputs, _plots
 from vitkit.explain._plots import CAPTION, CELL, DPI, FOOTER, MARGIN, TITLE, overlay
 from vitkit.models import Backbone
 
@@ -27,7 +27,7 @@ def png_size(path: Path) -> tuple[int, int]:
     return struct.unpack(">II", data[16:24])
 
 
-def random_subject(model: Backbone, sizes: list[tuple[int, int]]) -> Subject:
+def random_subject(model: Backbone, sizes: list[tuple[int, int]]) -> ExplainInputs:
     generator = np.random.default_rng(0)
     images = [Image.fromarray(generator.integers(0, 256, (*size, 3), dtype=np.uint8)) for size in sizes]
     processor = Processor.squash(model.config.image_size)
@@ -41,7 +41,7 @@ def test_every_explanation_of_images_works_for_every_family(tiny: Backbone, meth
     for name, values in explanation.arrays.items():
         assert np.isfinite(values).all(), name
     if isinstance(explanation.drawing, Overlay):
-        assert explanation.drawing.images == inputs.pictures
+        assert explanation.drawing.images == inputs.images
         assert all(caption.split()[0] in LABELS for caption in explanation.drawing.captions)
         grid = tiny.features(inputs.pixels).grid
         assert all(each.values.shape == (2, *grid) for each in explanation.drawing.maps)
@@ -57,21 +57,21 @@ def test_every_explanation_is_saved_as_a_figure(method: str, tmp_path: Path) -> 
 def test_methods_are_the_files_of_the_folder() -> None:
     assert explain.methods() == ["attention", "distance", "filters", "foreground", "gradient", "positions", "rollout"]
     with pytest.raises(ValueError, match="unknown explanation 'rolout'; did you mean 'rollout'"):
-        explain.explain("rolout", Subject(small("vit"), torch.empty(0, 3, 32, 32)))
+        explain.explain("rolout", ExplainInputs(small("vit"), torch.empty(0, 3, 32, 32)))
 
 
 def test_an_unknown_option_raises() -> None:
     model = small("vit")
     with pytest.raises(ValueError, match="'rollout' takes no option 'share'; its options are: layer, fusion, discard"):
-        explain.explain("rollout", Subject(model, noise_images(model)), share=0.5)
+        explain.explain("rollout", ExplainInputs(model, noise_images(model)), share=0.5)
     with pytest.raises(ValueError, match="'distance' takes no option 'layer'; its options are: none"):
-        explain.explain("distance", Subject(model, noise_images(model)), layer=1)
+        explain.explain("distance", ExplainInputs(model, noise_images(model)), layer=1)
 
 
 @pytest.mark.parametrize("method", ["attention", "distance", "foreground", "gradient", "rollout"])
 def test_an_explanation_of_images_without_images_raises(method: str) -> None:
     with pytest.raises(ValueError, match="give at least one"):
-        explain.explain(method, Subject(small("vit"), torch.empty(0, 3, 32, 32)))
+        explain.explain(method, ExplainInputs(small("vit"), torch.empty(0, 3, 32, 32)))
 
 
 def test_figure_size_and_deterministic_files(tmp_path: Path) -> None:
@@ -90,13 +90,15 @@ def test_figure_size_and_deterministic_files(tmp_path: Path) -> None:
 def test_many_heads_and_long_titles_are_wrapped() -> None:
     model = models.build(models.preset("vit-mu/16", image_size=32, num_heads=16, pool="gap", num_classes=0))
     image = Image.new("RGB", (64, 64))
-    figure = _plots.draw(explain.explain("attention", Subject(model, torch.zeros(1, 3, 32, 32), (image,))).drawing)
+    figure = _plots.draw(
+        explain.explain("attention", ExplainInputs(model, torch.zeros(1, 3, 32, 32), (image,))).drawing
+    )
     # The image, the mean, 16 heads and the colour bar in rows of 7.
     assert len(figure.axes) == 1 + 1 + 16 + 1
     assert figure.get_figwidth() == pytest.approx(7 * (CELL + MARGIN) + MARGIN)
     assert figure.get_figheight() == pytest.approx(TITLE + 3 * (CELL + CAPTION) + FOOTER)
     one = _plots.draw(
-        explain.explain("attention", Subject(model, torch.zeros(1, 3, 32, 32), (image,)), layer=0, head=0).drawing
+        explain.explain("attention", ExplainInputs(model, torch.zeros(1, 3, 32, 32), (image,)), layer=0, head=0).drawing
     )
     assert one.get_figheight() > TITLE + CELL + CAPTION + FOOTER
 
@@ -126,15 +128,13 @@ def test_the_displayed_image_is_what_the_model_sees() -> None:
     cropped = _inputs.large_view(Processor.crop(32, 0.875), original)
     assert cropped.size == (512, 512)
     grey = np.asarray(cropped.convert("L"), dtype=float)
-    seen = np.asarray(Processor.crop(32, 0.875).picture(original).convert("L"), dtype=float)
+    seen = np.asarray(Processor.crop(32, 0.875).image(original).convert("L"), dtype=float)
     shrunk = np.asarray(cropped.convert("L").resize((32, 32), Image.Resampling.BOX), dtype=float)
     assert np.abs(shrunk - seen).max() < 4
     assert grey.min() > 30, "the cropped sides are not shown"
     unresized = _inputs.read(model, Processor(size=(32, 32), resize="none"), [Image.new("RGB", (44, 32))])
     assert unresized.pixels.shape == (1, 3, 32, 44)
-    assert unresized.pictures[0].width / unresized.pictures[0].height == pytest.approx(40 / 32, rel=0.01), (
-        "5 patches of 8"
-    )
+    assert unresized.images[0].width / unresized.images[0].height == pytest.approx(40 / 32, rel=0.01), "5 patches of 8"
 
 
 def test_an_error_names_the_file(tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_errors_are_one_line(folder: Path, tmp_path: Path, capsys: pytest.Captur
     model, out = str(folder / "model"), str(tmp_path / "out.png")
     for arguments, message in [
         ([model, "--out", out], "give at least one"),
-        ([model, str(folder / "a.png"), "--out", str(tmp_path / "out.jpg")], "a .png file is written"),
+        ([model, str(folder / "a.png"), "--out", str(tmp_path / "out.jpg")], "the output file must end in .png"),
         ([model, str(folder / "a.png"), "--out", out, "--share", "0.5"], "'rollout' takes no option 'share'"),
         ([model, str(folder / "none.png"), "--out", out], "none.png: the file cannot be opened"),
     ]:
