@@ -1,4 +1,4 @@
-"""What learns and what does not; low-rank changes that start as nothing and end as weights; starts from checkpoints."""
+"""Trainable parameters, LoRA and its merged weights, EMA weights, and initial weights from checkpoints."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -23,50 +23,52 @@ def model() -> models.Backbone:
     return built.eval()
 
 
-def learning(backbone: nn.Module) -> set[str]:
+def trainable(backbone: nn.Module) -> set[str]:
     return {name for name, each in backbone.named_parameters() if each.requires_grad}
 
 
-def test_patterns_say_what_learns() -> None:
+def test_patterns_choose_trainable_parameters() -> None:
     probe = model()
     tuning.apply(Tuning(train_only=("head.*",)), probe)
-    assert learning(probe) == {"head.weight", "head.bias"}
+    assert trainable(probe) == {"head.weight", "head.bias"}
     part = model()
     tuning.apply(Tuning(freeze=("patch_embed.*", "pos_embed", "cls_token", "blocks.0.*")), part)
-    assert learning(part) == {name for name in learning(model()) if name.startswith(("blocks.1.", "norm.", "head."))}
+    assert trainable(part) == {name for name in trainable(model()) if name.startswith(("blocks.1.", "norm.", "head."))}
     with pytest.raises(ValueError, match=r"'blocks\.7\.\*' matches none of the model's parameters, such as cls_token"):
         tuning.apply(Tuning(freeze=("blocks.7.*",)), model())
     with pytest.raises(ValueError, match="no parameter is trainable"):
         tuning.apply(Tuning(freeze=("*",)), model())
 
 
-def test_low_rank_changes_are_nothing_at_first_and_weights_in_the_end() -> None:
+def test_low_rank_updates_are_zero_at_first_and_merge_into_weights() -> None:
     images, plain = torch.randn(2, 3, 32, 32), model()
-    changed = model()
-    tuning.apply(Tuning(lora_rank=3, lora_scale=0.5), changed)
+    adapted = model()
+    tuning.apply(Tuning(lora_rank=3, lora_scale=0.5), adapted)
     with torch.no_grad():
-        assert torch.equal(changed(images), plain(images))
-    thin = {name for name in learning(changed) if not name.startswith("head.")}
-    assert len(thin) == 2 * 2 * 2
-    assert all(name.endswith((".up", ".down")) for name in thin)
+        assert torch.equal(adapted(images), plain(images))
+    low_rank = {name for name in trainable(adapted) if not name.startswith("head.")}
+    assert len(low_rank) == 2 * 2 * 2
+    assert all(name.endswith((".up", ".down")) for name in low_rank)
     expected = {}
-    for name, layer in changed.named_modules():
+    for name, layer in adapted.named_modules():
         if name.endswith(("attn.qkv", "attn.proj")):
             change = layer.parametrizations["weight"][0]  # type: ignore[index]
             nn.init.normal_(change.up)
             product = change.up.detach().double() @ change.down.detach().double()
             expected[f"{name}.weight"] = plain.get_parameter(f"{name}.weight").detach().double() + 0.5 * product
     with torch.no_grad():
-        before = changed(images)
+        before = adapted(images)
     assert not torch.allclose(before, plain(images))
-    plain.load_state_dict(tuning.merge_low_rank(changed.state_dict(), Tuning(lora_rank=3, lora_scale=0.5)))
+    plain.load_state_dict(tuning.merge_low_rank(adapted.state_dict(), Tuning(lora_rank=3, lora_scale=0.5)))
     with torch.no_grad():
         assert torch.equal(plain(images), before)
     for name, value in expected.items():
         torch.testing.assert_close(plain.get_parameter(name).detach().double(), value, atol=1e-6, rtol=1e-5)
 
 
-def test_a_lora_run_saves_a_plain_model_and_leaves_the_rest(small_run: Callable[..., Run], tmp_path: Path) -> None:
+def test_a_lora_run_saves_a_plain_model_and_changes_only_its_layers_and_the_head(
+    small_run: Callable[..., Run], tmp_path: Path
+) -> None:
     run = small_run(tuning__lora_rank=2, ema=0.5, select="last")
     fresh = setup.initial_model(run).state_dict()
     train(run, tmp_path / "run")
@@ -82,7 +84,7 @@ def test_a_lora_run_saves_a_plain_model_and_leaves_the_rest(small_run: Callable[
     }
 
 
-def test_the_mean_is_what_is_judged(small_run: Callable[..., Run]) -> None:
+def test_ema_weights_are_evaluated(small_run: Callable[..., Run]) -> None:
     training = build_training(small_run(ema=0.9), 12, torch.device("cpu"))
     assert training.ema is not None
     for value in training.ema.values.values():
@@ -93,7 +95,7 @@ def test_the_mean_is_what_is_judged(small_run: Callable[..., Run]) -> None:
     assert build_training(small_run(), 12, torch.device("cpu")).ema is None
 
 
-def test_a_run_starts_from_a_checkpoint_with_a_zero_head(small_run: Callable[..., Run], tmp_path: Path) -> None:
+def test_a_run_is_initialised_from_a_checkpoint_with_a_zero_head(small_run: Callable[..., Run], tmp_path: Path) -> None:
     labels = tuple("abcde")
     checkpoints.save(
         checkpoints.Checkpoint(model=model(), processor=Processor.squash(32), labels=labels), tmp_path / "c"

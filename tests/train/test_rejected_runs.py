@@ -1,4 +1,4 @@
-"""What can be refused is refused in one line before a file is written; a full disk leaves the state before it."""
+"""Invalid runs are rejected with one line before a file is written; a full disk leaves the earlier checkpoint."""
 
 import os
 import resource
@@ -21,7 +21,7 @@ from vitkit.train.setup import initial_model
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "message"),
     [
         ({"precision": "float16"}, "float16 training needs a GPU"),
         ({"hardware__loggers": ["tensorbord"]}, "unknown logger 'tensorbord'"),
@@ -42,10 +42,10 @@ from vitkit.train.setup import initial_model
         ({"init_from": "nowhere.safetensors"}, "nowhere"),
     ],
 )
-def test_nothing_is_written_for_a_run_that_cannot_be(
-    small_run: Callable[..., Run], tmp_path: Path, changes: dict[str, Any], words: str
+def test_nothing_is_written_for_an_invalid_run(
+    small_run: Callable[..., Run], tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises((ValueError, OSError), match=words) as error:
+    with pytest.raises((ValueError, OSError), match=message) as error:
         train(small_run(**changes), tmp_path / "run")
     assert "\n" not in str(error.value)
     assert os.listdir(tmp_path) == []
@@ -57,30 +57,32 @@ def test_a_checkpoint_of_another_architecture_leaves_no_folder(small_run: Callab
     with pytest.raises(ValueError, match="has another architecture than the run"):
         train(run, tmp_path / "second")
     assert os.listdir(tmp_path) == ["first"]
-    # In an empty folder that is there already, nothing is left either.
+    # Nor is anything written into an existing empty folder.
     (tmp_path / "third").mkdir()
     with pytest.raises(ValueError, match="has another architecture than the run"):
         train(run, tmp_path / "third")
     assert os.listdir(tmp_path / "third") == []
 
 
-def test_a_head_goes_on_where_the_run_says_so(small_run: Callable[..., Run], tmp_path: Path) -> None:
+def test_init_head_chooses_the_initial_head(small_run: Callable[..., Run], tmp_path: Path) -> None:
     train(small_run(steps=1, schedule__warmup=0), tmp_path / "first")
     start = str(tmp_path / "first" / "best")
     run = small_run(init_from=start, init_head="checkpoint")
     assert torch.equal(initial_model(run).head.weight, vitkit.load(start).model.head.weight)
     assert not initial_model(small_run(init_from=start)).head.weight.any()
     torch.manual_seed(0)
-    drawn = initial_model(small_run(init_from=start, init_head="random", model__init="truncated", model__num_classes=9))
-    assert drawn.head.weight.std().item() == pytest.approx(0.02, rel=0.3)
-    assert torch.equal(drawn.blocks[1].attn.qkv.weight, vitkit.load(start).model.blocks[1].attn.qkv.weight)
+    random = initial_model(
+        small_run(init_from=start, init_head="random", model__init="truncated", model__num_classes=9)
+    )
+    assert random.head.weight.std().item() == pytest.approx(0.02, rel=0.3)
+    assert torch.equal(random.blocks[1].attn.qkv.weight, vitkit.load(start).model.blocks[1].attn.qkv.weight)
     with pytest.raises(
         ValueError, match=r"another architecture than the run: 'head.bias' is \(10,\) instead of \(9,\)"
     ):
         initial_model(small_run(init_from=start, init_head="checkpoint", model__num_classes=9))
 
 
-def test_a_folder_of_another_run_is_refused_before_the_pictures_are_looked_for(
+def test_a_folder_of_another_run_is_rejected_before_the_data_are_read(
     small_run: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train(small_run(steps=1, schedule__warmup=0), tmp_path)
@@ -91,7 +93,7 @@ def test_a_folder_of_another_run_is_refused_before_the_pictures_are_looked_for(
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
-LIMITED = """
+WITH_FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path
 import torch
@@ -100,7 +102,7 @@ from vitkit.data.sources.digits import Digits
 from vitkit.train.checkpointing import files
 Digits.__len__ = lambda self: 240
 torch.set_num_threads(1)
-# No file grows beyond this: the disk is full in the middle of the state of step 8.
+# A limit of the file size imitates a full disk during the save of step 8.
 original, limit = files.create_temporary, int(sys.argv[1])
 def create_temporary(folder, step, **options):
     if step == 8:
@@ -113,17 +115,19 @@ sys.exit(main(sys.argv[2:]))
 
 
 @pytest.mark.parametrize(
-    ("kind", "beside"),
+    ("checkpoint_format", "async_save"),
     [("full", False), *(pytest.param("sharded", each, marks=pytest.mark.slow) for each in (True, False))],
 )
-def test_a_disk_that_fills_up_in_a_save_ends_in_one_line(
-    small_run: Callable[..., Run], tmp_path: Path, kind: str, beside: bool
+def test_a_full_disk_during_a_save_ends_in_one_line(
+    small_run: Callable[..., Run], tmp_path: Path, checkpoint_format: str, async_save: bool
 ) -> None:
-    run = small_run(hardware__checkpoint_format=kind, hardware__async_save=beside, evaluate_every=100)
+    run = small_run(hardware__checkpoint_format=checkpoint_format, hardware__async_save=async_save, evaluate_every=100)
     (tmp_path / "run.json").write_text(to_json(run))
     folder = tmp_path / "run"
-    words = ["train", "--from", str(tmp_path / "run.json"), "--out", str(folder)]
-    done = subprocess.run([sys.executable, "-c", LIMITED, "20000", *words], capture_output=True, text=True, timeout=240)
+    message = ["train", "--from", str(tmp_path / "run.json"), "--out", str(folder)]
+    done = subprocess.run(
+        [sys.executable, "-c", WITH_FULL_DISK, "20000", *message], capture_output=True, text=True, timeout=240
+    )
     assert done.returncode == 1, done.stderr[-2000:]
     assert done.stderr.splitlines()[-1].startswith("vitkit: the checkpoint of step 8 could not be saved in")
     assert "the run resumes from 'step-00000004'" in done.stderr.splitlines()[-1]
@@ -131,7 +135,7 @@ def test_a_disk_that_fills_up_in_a_save_ends_in_one_line(
     saved = saving.load_newest(RunFolder(folder).checkpoints)
     assert saved is not None
     assert saved["training"]["step"] == 4
-    # With room, the same command goes on.
+    # With enough space, the same command resumes.
     assert train(run, folder).folder == folder
     last = saving.load_newest(RunFolder(folder).checkpoints)
     assert last is not None
