@@ -100,7 +100,7 @@ def check_disk_space(run: Run, folder: Path) -> None:
     """Raises ValueError if the checkpoints and models of a run do not fit on the disk of its folder.
 
     A checkpoint holds the weights, up to two moments of each and perhaps their average. During a save there is one
-    checkpoint more than are kept.
+    checkpoint more than `keep_checkpoints`.
     """
     weights = 4 * sum(each.numel() for each in models.build(run.model, device="meta").parameters())
     needed = weights * (3 + (run.ema is not None)) * (run.hardware.keep_checkpoints + 1) + 2 * weights

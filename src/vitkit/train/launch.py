@@ -44,7 +44,7 @@ class Interrupted(KeyboardInterrupt):
 class StopRequest:
     """Context that records SIGTERM and SIGINT instead of ending the process; a second Ctrl-C ends it at once.
 
-    Has an effect in the main thread only, the only one that can handle signals.
+    Has an effect in the main thread only, because Python handles signals there.
     """
 
     def __init__(self) -> None:

@@ -30,7 +30,7 @@ class TrainingStopped(ValueError):  # noqa: N818 - an end, as StopIteration is
 class Training:
     """Everything that changes during a run.
 
-    Random numbers are not part of it: those of a step depend on its seed and number only.
+    There is no state of random number generators: the run's seed and the step number determine those of a step.
     """
 
     run: Run

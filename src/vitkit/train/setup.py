@@ -23,7 +23,7 @@ from vitkit.train.schedule import EMA
 
 
 def build_training(run: Run, total: int, device: torch.device) -> Training:
-    """Builds the training state of a run before its first of `total` steps; initial weights depend on the seed only."""
+    """Builds the training state of a run of `total` steps; its seed determines the initial weights."""
     torch.manual_seed(run.seed)
     # On the CPU, so that a seed gives the same weights on every device.
     backbone = initial_model(run)

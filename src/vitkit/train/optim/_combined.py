@@ -22,9 +22,9 @@ class CombinedOptimizer(torch.optim.Optimizer):
     def __init__(self, parts: Sequence[torch.optim.Optimizer]):
         self.parts = list(parts)
         super().__init__([group for part in parts for group in part.param_groups], {})
-        self._share()
+        self._link_groups()
 
-    def _share(self) -> None:
+    def _link_groups(self) -> None:
         # The same dicts, not copies, so that a learning rate set here is set in the part.
         self.param_groups = [group for part in self.parts for group in part.param_groups]
         self.state.clear()
@@ -48,4 +48,4 @@ class CombinedOptimizer(torch.optim.Optimizer):
         """Restores the output of `state_dict`."""
         for part, state in zip(self.parts, state_dict["parts"], strict=True):
             part.load_state_dict(state)
-        self._share()
+        self._link_groups()
