@@ -2,7 +2,7 @@
 
     python benchmarks/distillation.py --teacher deit_tiny_patch16_224/ --data folder:flowers --out runs/distillation
 
-The teacher keeps its own classes (ImageNet's): what it says of a photo is learned by a head aside, which is dropped at
+The teacher keeps its own classes (ImageNet's): a second head learns its outputs, and is dropped at
 the end. For every seed two runs with equal steps, batches, rates and augmentation, one thread each. Writes
 `distillation_<hardware>_<date>.md` beside this file.
 """

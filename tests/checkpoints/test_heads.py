@@ -215,7 +215,7 @@ def test_invalid_heads_are_rejected(dino: nn.Module, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="both set the head"):
         checkpoints.load(path, head=tmp_path / "head.pth", num_classes=3)
     shallow = models.build(vit.TINY)
-    with pytest.raises(CheckpointError, match="pool_blocks is 4; it is 1 to 2, the blocks there are"):
+    with pytest.raises(CheckpointError, match="pool_blocks is 4; it must be 1 to 2, the depth"):
         heads.attach(shallow, tmp_path / "head.pth", {})
     assert shallow.config == vit.TINY
     with pytest.raises(CheckpointError, match="not beit"):
@@ -227,10 +227,10 @@ def test_invalid_heads_are_rejected(dino: nn.Module, tmp_path: Path) -> None:
 
 def test_invalid_pool_blocks() -> None:
     for blocks in (0, 5):
-        with pytest.raises(ValueError, match=f"pool_blocks is {blocks}; it is 1 to 4"):
+        with pytest.raises(ValueError, match=f"pool_blocks is {blocks}; it must be 1 to 4"):
             vit.Config(**SMALL_CONFIG, pool_blocks=blocks)
     for more in ({"pool": "gap"}, {"pool": "map"}, {"norm": "pooled"}):
-        with pytest.raises(ValueError, match="reads class tokens behind the final norm"):
+        with pytest.raises(ValueError, match=r"needs pool=.token. or .token.gap. and norm=.tokens."):
             vit.Config(**SMALL_CONFIG, pool_blocks=2, **more)
 
 
@@ -276,5 +276,5 @@ def test_flax_model_rejects_several_blocks() -> None:
     pytest.importorskip("flax", reason="needs the extra: pip install 'vitkit[jax]'")
     from vitkit.jax.vit import check
 
-    with pytest.raises(ValueError, match="the Flax twin has no pool_blocks=3"):
+    with pytest.raises(ValueError, match="the Flax ViT does not support pool_blocks=3"):
         check(vit.Config(**SMALL_CONFIG, pool_blocks=3))

@@ -201,7 +201,11 @@ def test_deit3_recipes_match_the_published_commands() -> None:
         assert (run.optimizer.name, run.optimizer.lr, run.optimizer.weight_decay) == ("lamb", rate, 0.05)
         assert (run.batch_size, run.epochs, run.model.image_size[0]) == (2048, 800, image)
         assert (run.model.stochastic_depth, run.model.stochastic_depth_shape) == (depth, "constant")
-        assert (run.objective.loss, run.objective.whole_targets, run.objective.average) == ("sigmoid", True, "elements")
+        assert (run.objective.loss, run.objective.binarize_targets, run.objective.average) == (
+            "sigmoid",
+            True,
+            "elements",
+        )
         assert factor(run.schedule, 10**6, 10**6) * rate == pytest.approx(1e-5)
     larger = recipes.recipe("deit3.b16_384")
     assert (larger.init_from, larger.init_head) == ("runs/deit3.b16_224/best", "checkpoint")

@@ -12,7 +12,7 @@ from torch import nn
 from vitkit import distributed, models
 from vitkit.data.loader import Batch
 from vitkit.data.processor import Processor
-from vitkit.layers.dalle import WordEncoder
+from vitkit.layers.dalle import DalleEncoder
 from vitkit.models import TokenBackbone, vit
 from vitkit.objectives import beit, dino, mae, simmim, supervised
 from vitkit.train import Run, optim, tuning
@@ -114,7 +114,7 @@ def test_blocks_of_an_objective() -> None:
         id(each) for each in (*painter.backbone.blocks, *painter.decoder.decoder_blocks)
     ]
     words = beit.build(beit.Config(codes=8, code_width=4, hidden=8), tiny("beit"))
-    words.published = WordEncoder(hidden=4, words=8, groups=2, blocks=1)
+    words.published = DalleEncoder(hidden=4, vocabulary=8, groups=2, blocks=1)
     assert any(name.startswith("published.blocks.") for name, _ in words.named_modules())
     assert [id(each) for each in words.blocks()] == [id(each) for each in words.backbone.blocks]
 

@@ -139,12 +139,12 @@ def test_a_run_reduces_two_vectors_per_step_with_gradient_accumulation(
 
         monkeypatch.setattr(distributed, name, call)
 
-    for name in ("totals", "mean", "any_true"):
+    for name in ("all_reduce_sum", "mean", "any_true"):
         counted(name)
     train(small_run(grad_accum_steps=4, hardware__log_every=EVERY, hardware__save_every=100), tmp_path / "run")
     evaluations = [event for event in read(tmp_path / "run" / "log.jsonl") if event["kind"] == "evaluation"]
     assert 0 < counts.pop("any_true") == len(evaluations) < STEPS
-    assert counts == {"totals": 2 * STEPS, "mean": len(LOGGED)}
+    assert counts == {"all_reduce_sum": 2 * STEPS, "mean": len(LOGGED)}
 
 
 def test_logged_metrics_are_means_over_parts_and_processes(two: Group) -> None:
@@ -173,7 +173,7 @@ def test_a_nonfinite_value_of_another_process_is_named_in_all(
     small_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     training = build_training(run_of(small_run), STEPS, torch.device("cpu"))
-    monkeypatch.setattr(distributed, "totals", lambda *flags: [1, 0])  # the loss, in one process
+    monkeypatch.setattr(distributed, "all_reduce_sum", lambda *flags: [1, 0])  # the loss, in one process
     with pytest.raises(ValueError, match="the loss is not finite in step 0; nothing was updated"):
         fit(training, iter(batches(training.run)), lambda scalars, batch: False)
 

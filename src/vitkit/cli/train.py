@@ -49,9 +49,9 @@ def train(
     run = config.override(run, changes)
     folder = out or Path("runs") / run.name
     if backend == "jax":
-        from vitkit.jax import run as twin
+        from vitkit.jax import run as jax_run
 
-        fitted = twin.train(run, folder, report=lambda row: print(_row(row), flush=True))
+        fitted = jax_run.train(run, folder, report=lambda row: print(_row(row), flush=True))
         print(f"{folder / 'best'}: {_row(fitted.log[-1])}")
         return
     result: Result = go(run, folder, console=events.console(), keep_memory=True)

@@ -71,7 +71,7 @@ FROM_IMAGENET_21K = (
 
 def _from_scratch(name: str, size: str, image: int, rate: float, depth: float) -> Run:
     run = _run(name, size, image, depth=depth, num_images=IMAGENET, batch_size=2048, epochs=800)
-    loss = supervised.Config(loss="sigmoid", whole_targets=True, average="elements")
+    loss = supervised.Config(loss="sigmoid", binarize_targets=True, average="elements")
     return replace(_lamb(run, rate, 0.05), objective=loss, augment=deit3())
 
 

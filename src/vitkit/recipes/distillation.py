@@ -60,7 +60,7 @@ def _flowers(name: str) -> Run:
     return Run(
         name=name,
         model=model,
-        objective=distillation.Config(kind="soft", aside=True, alpha=0.9, temperature=2.0, label_smoothing=0.1),
+        objective=distillation.Config(kind="soft", separate_head=True, alpha=0.9, temperature=2.0, label_smoothing=0.1),
         data=Data(source="folder:flowers"),
         processor=Processor.crop(96, 0.875, mean=IMAGENET_MEAN, std=IMAGENET_STD),
         augment=Augment(crop=Crop(kind="torchvision", area=(0.3, 1.0)), flip=True),

@@ -147,7 +147,7 @@ RECIPES = (
         notes="The published accuracy is with DALL-E's tokenizer; with this small tokenizer it was not measured. The "
         "tokenizer is trained for 8 epochs, within the warm-up of 10.",
         model=preset("beit-b/16-pt", num_classes=1000, stochastic_depth=0.1),
-        objective=beit.Config(codes=8192, hidden=256, tokenizer_share=0.01, mean=IMAGENET_MEAN, std=IMAGENET_STD),
+        objective=beit.Config(codes=8192, hidden=256, tokenizer_fraction=0.01, mean=IMAGENET_MEAN, std=IMAGENET_STD),
         augment=Augment(
             crop=Crop(kind="torchvision"), flip=True, jitter=Jitter(brightness=0.4, contrast=0.4, saturation=0.4)
         ),
@@ -204,7 +204,7 @@ RECIPES = (
     _on_cifar10(
         "beit_cifar10",
         "BEiT on CIFAR-10: 8-pixel patches, half of them masked; 256 visual tokens",
-        objective=beit.Config(codes=256, masked=0.5, smallest=1),
+        objective=beit.Config(codes=256, mask_ratio=0.5, smallest=1),
         warmup=1000,
         steps=8000,
         patch_size=(8, 8),

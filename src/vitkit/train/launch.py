@@ -95,30 +95,30 @@ def train(run: Run, folder: str | Path, *, console: Console | None = None, keep_
         raise ValueError(f"the run '{run.name}' has no training data: set --data, as in --data parquet:/data/imagenet")
     files = RunFolder(Path(folder))
     random = torch.random.fork_rng(devices=[])
-    group = distributed.together(run.hardware.device, run.hardware.parallel)
+    group = distributed.process_group(run.hardware.device, run.hardware.parallel)
     with group as device, random, process_settings(run, device, keep_memory=keep_memory):
-        distributed.by_main(lambda: files.check(run))
+        distributed.on_rank_zero(lambda: files.check(run))
         training, source, validation = prepare(run, files, device)
         # After all checks, so that an invalid run writes nothing.
-        distributed.by_main(lambda: files.create(run))
-        agreed = distributed.leaving_together(TrainingStopped, Interrupted, CheckpointNotSaved)
+        distributed.on_rank_zero(lambda: files.create(run))
+        agreed = distributed.exit_after_rank_zero(TrainingStopped, Interrupted, CheckpointNotSaved)
         with agreed, CheckpointSaver(files.checkpoints, run.hardware) as saver:
             session = TrainingSession(training, files, validation, saver)
             session.resume()
             with Events(
-                files.log if distributed.is_main() else Path(os.devnull),
+                files.log if distributed.is_main_process() else Path(os.devnull),
                 total=training.total,
                 batch_size=run.batch_size,
                 every=run.hardware.log_every,
-                console=console if distributed.is_main() else None,
-                loggers=open_loggers(run, files.path, training.step) if distributed.is_main() else (),
+                console=console if distributed.is_main_process() else None,
+                loggers=open_loggers(run, files.path, training.step) if distributed.is_main_process() else (),
                 peak=peak(device, run.precision, tf32=run.hardware.tf32),
             ) as events:
                 session.run(source, events)
-        main = distributed.is_main()
+        main = distributed.is_main_process()
         if main:
             write_report(files)
-        distributed.from_main(0.0)
+        distributed.broadcast(0.0)
     return Result(files.path, session.score, session.best_step, main)
 
 
@@ -132,7 +132,7 @@ def prepare(run: Run, files: RunFolder, device: torch.device) -> tuple[Training,
     checks.check(run, source, validation)
     run = replace(run, objective=objectives.fitted(run.objective, source))
     check_mixing(run.augment, data_stream(run))
-    distributed.by_main(lambda: checks.check_disk_space(run, files.path))
+    distributed.on_rank_zero(lambda: checks.check_disk_space(run, files.path))
     return build_training(run, run.total_steps(len(source)), device), source, validation
 
 
@@ -156,14 +156,14 @@ class TrainingSession:
             self.training.load_state_dict(saved["training"])
             self.score, self.best_step, self.unreadable = saved["score"], saved["best_step"], saved["unreadable"]
         costs = []
-        if distributed.is_main():
+        if distributed.is_main_process():
             rewind(self.files.log, self.training.step)
             costs = [event for event in read(self.files.log) if event["kind"] == "cost"]
         # FLOPs are counted once per phase, also in a resumed run: the step that counts them is not compiled, so
         # counting in another step would change its rounding.
-        flops_per_image = distributed.from_main(costs[-1]["flops_per_image"] if costs else 0.0)
+        flops_per_image = distributed.broadcast(costs[-1]["flops_per_image"] if costs else 0.0)
         self.training.flops = flops_per_image * self.local_batch_size or None
-        phase = round(distributed.from_main(costs[-1].get("phase", 0) if costs else -1))
+        phase = round(distributed.broadcast(costs[-1].get("phase", 0) if costs else -1))
         self.training.counted_phase = self.logged_phase = phase
 
     @property
@@ -208,7 +208,7 @@ class TrainingSession:
                 except CheckpointNotSaved as failure:
                     raise TrainingStopped(f"{error}; {failure}") from None
                 raise
-            number = distributed.largest(stop.number or 0)
+            number = distributed.all_reduce_max(stop.number or 0)
             if number and training.step < training.total:
                 raise Interrupted(number, training.step)
 
@@ -224,7 +224,7 @@ class TrainingSession:
                 events.write("cost", step, flops_per_image=flops_per_image, phase=self.logged_phase)
             events.flops = training.flops
             events.step(step, scalars)
-            unreadable, stopping = distributed.totals(len(batch.replaced), int(stop.number is not None))
+            unreadable, stopping = distributed.all_reduce_sum(len(batch.replaced), int(stop.number is not None))
             self.count_unreadable(unreadable, batch, events)
             if over or step % run.evaluate_every == 0:
                 self.evaluate(events, source)
@@ -252,16 +252,16 @@ class TrainingSession:
         run, step = self.training.run, self.training.step
         model = evaluation_model(self.training)
         value = 0.0
-        if distributed.is_main():
+        if distributed.is_main_process():
             metrics = evaluate.evaluate(model_outputs(run, model, self.validation, source), run.evaluators)
             if run.metric not in metrics:
                 raise ValueError(f"unknown metric '{run.metric}'; the metrics are {', '.join(metrics)}")
             value = metrics[run.metric]
             events.write("evaluation", step, **metrics)
-        value = distributed.from_main(value)
+        value = distributed.broadcast(value)
         if value > self.score or run.select == "last":
             self.score, self.best_step = value, step
-            if distributed.is_main():
+            if distributed.is_main_process():
                 save_model(run, model, self.validation.classes, self.files.best)
         events.print(f"step {step:>6} of {self.training.total}   {run.metric} {value:.2%}")
         events.pause()

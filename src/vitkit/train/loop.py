@@ -74,12 +74,14 @@ class Training:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores the output of `state_dict`; the tensors may be full or this process's shards."""
         own = self.objective.state_dict()
-        weights = {name: distributed.like(value, own.get(name, value)) for name, value in state["objective"].items()}
+        weights = {
+            name: distributed.shard_like(value, own.get(name, value)) for name, value in state["objective"].items()
+        }
         self.objective.load_state_dict(weights)
         self.optimizer.load_state_dict(shard_optimizer_state(self.optimizer, state["optimizer"]))
         if self.ema is not None:
             values = self.ema.values
-            self.ema.load({name: distributed.like(value, values[name]) for name, value in state["ema"].items()})
+            self.ema.load({name: distributed.shard_like(value, values[name]) for name, value in state["ema"].items()})
         if self.scaler is not None:
             self.scaler.load_state_dict(state["scaler"])
         self.step = state["step"]
@@ -105,7 +107,7 @@ def shard_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any
 
     def sharded(value: Any, parameter: Tensor) -> Any:
         moment = isinstance(value, Tensor) and value.shape == parameter.shape
-        return distributed.like(value, parameter) if moment else value
+        return distributed.shard_like(value, parameter) if moment else value
 
     moments = {
         number: {name: sharded(value, parameters[number]) for name, value in entries.items()}
@@ -154,7 +156,7 @@ def update(training: Training, batch: Batch) -> Metrics:
     if training.scaler is not None:
         training.scaler.unscale_(training.optimizer)
     gradients = [parameter.grad for parameter in training.parameters if parameter.grad is not None]
-    norm = distributed.whole(nn.utils.get_total_norm(gradients))
+    norm = distributed.full(nn.utils.get_total_norm(gradients))
     # A gradient scaler handles overflows itself: it skips the update and reduces its scale.
     checked = {"the loss": scalars["loss"]} | ({} if training.scaler else {"the gradient": norm})
     check_finite(checked, batch, step)
@@ -182,7 +184,7 @@ def backward(
     sums: dict[str, Tensor] = {}
     kind, low = batch.images.device.type, precision != "float32"
     for number, part in enumerate(split(batch, parts)):
-        with distributed.accumulating(module) if number < parts - 1 else nullcontext():
+        with distributed.no_sync(module) if number < parts - 1 else nullcontext():
             with torch.autocast(kind, dtype=getattr(torch, precision)) if low else nullcontext():
                 scalars = module(part)
             loss = scalars["loss"] / parts
@@ -210,10 +212,10 @@ def check_finite(values: dict[str, Tensor], batch: Batch, step: int) -> None:
     Costs one copy from the device and one all-reduce for all values.
     """
     finite = torch.stack([value.detach().isfinite() for value in values.values()]).tolist()
-    broken = distributed.totals(*(int(not each) for each in finite))
+    broken = distributed.all_reduce_sum(*(int(not each) for each in finite))
     if any(broken):
         what = " and ".join(name for name, number in zip(values, broken, strict=True) if number)
-        keys = ", ".join(distributed.everyones(batch.keys))
+        keys = ", ".join(distributed.all_gather(batch.keys))
         raise TrainingStopped(f"{what} is not finite in step {step}; nothing was updated. The batch: {keys}")
 
 

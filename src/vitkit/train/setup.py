@@ -97,9 +97,9 @@ def evaluation_model(training: Training) -> Backbone:
     backbone, run = training.objective.backbone, training.run
     if training.ema is None and not run.tuning.lora_rank and run.hardware.parallel != "fsdp":
         return backbone
-    state = distributed.whole(backbone.state_dict())
+    state = distributed.full(backbone.state_dict())
     if training.ema is not None:
-        state |= distributed.whole(training.ema.values)
+        state |= distributed.full(training.ema.values)
     # A new model: a wrapped, compiled or parametrised one cannot be copied without its wrappers.
     model = models.build(backbone.config, initialise=False).to(next(iter(state.values())).device)
     model.load_state_dict(tuning.merge_low_rank(state, run.tuning))

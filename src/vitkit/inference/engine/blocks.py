@@ -15,7 +15,7 @@ from vitkit.inference.engine.quantization import quantising
 from vitkit.kernels import attention
 from vitkit.kernels import attention as kernel
 from vitkit.layers import MLP, Attention, Block, LayerScale, SwiGLU, rotate
-from vitkit.layers.attention import with_relative
+from vitkit.layers.attention import add_relative_logits
 
 Way = Literal["fused", "kernel", "products"]
 
@@ -94,7 +94,7 @@ class FusedAttention(nn.Module):
         self.relative_position_bias_table = attention.relative_position_bias_table
         self.relative_positions = attention.relative_positions
         weight, bias = attention.qkv.weight, attention.qkv.bias
-        whole = weight.shape[1] % (self.num_heads * kernel.LANES) == 0
+        whole = weight.shape[1] % (self.num_heads * kernel.VECTOR) == 0
         # The kernel reads the heads where the projection puts them.
         self.direct = way == "kernel" and whole and keep is None and isinstance(self.q_norm, nn.Identity)
         if attention.q_bias is not None and attention.v_bias is not None:
@@ -119,7 +119,7 @@ class FusedAttention(nn.Module):
         if self.direct and bias is None and rotation is None and relative is None:
             return self.proj(kernel.packed(self.qkv(x), self.num_heads), residual=residual)
         q, k, v = self.heads(x, rotation)
-        return self.answer(q, k, v, with_relative(bias, q, relative) if self.keep is None else bias, residual)
+        return self.answer(q, k, v, add_relative_logits(bias, q, relative) if self.keep is None else bias, residual)
 
     @property
     def first(self) -> list[nn.Module]:

@@ -58,7 +58,7 @@ class FoldedConv(nn.Module):
         self.kernel, self.stride = convolution.kernel_size[0], convolution.stride[0]
         self.same = convolution.same
         self.padding = convolution.padding
-        self.weight = nn.Parameter(convolution.standardised().to(dtype), requires_grad=False)
+        self.weight = nn.Parameter(convolution.standardized_weight().to(dtype), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """The convolved map."""

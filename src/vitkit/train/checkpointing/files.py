@@ -81,8 +81,8 @@ def newest_complete(folder: Path) -> Path | None:
     """Returns the newest complete checkpoint, the same in all processes; each process verifies a part of the files."""
     before = float("inf")
     while True:
-        steps = [_step(path) for path in list_checkpoints(folder)] if distributed.is_main() else []
-        before = distributed.from_main(float(max((step for step in steps if step < before), default=-1)))
+        steps = [_step(path) for path in list_checkpoints(folder)] if distributed.is_main_process() else []
+        before = distributed.broadcast(float(max((step for step in steps if step < before), default=-1)))
         if before < 0:
             return None
         path = folder / _folder_name(int(before))

@@ -82,7 +82,7 @@ class CheckpointSaver:
         if self.sharded:
             self.pending = self._save_sharded(step, content, background)
         else:
-            self.pending = self._save_full(step, distributed.whole(content), background)
+            self.pending = self._save_full(step, distributed.full(content), background)
         if not background:
             self.wait()
 
@@ -91,7 +91,7 @@ class CheckpointSaver:
         if self.step is None:
             return
         failure = self._failure()
-        messages = distributed.everyones((self._message(failure),) if failure is not None else ())
+        messages = distributed.all_gather((self._message(failure),) if failure is not None else ())
         if messages:
             raise CheckpointNotSaved(messages[0]) from failure
 
@@ -100,7 +100,7 @@ class CheckpointSaver:
         return load_newest(self.folder, allocate)
 
     def _save_full(self, step: int, content: Mapping[str, Any], background: bool) -> Future[Any] | None:
-        if not distributed.is_main():
+        if not distributed.is_main_process():
             return None
         if background and self.thread is not None:
             return self.thread.submit(files.save, self.folder, step, copy_to_cpu(content), keep=self.keep)
