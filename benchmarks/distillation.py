@@ -25,7 +25,7 @@ from vitkit.data.loader import evaluation_batches
 from vitkit.data.processor import IMAGENET_MEAN, IMAGENET_STD, Processor
 from vitkit.objectives import supervised
 from vitkit.recipes import recipe
-from vitkit.train import Data, Machine, Run
+from vitkit.train import Data, Hardware, Run
 from vitkit.train.events import read
 from vitkit.train.schedule import Schedule
 
@@ -101,7 +101,7 @@ def student(options: argparse.Namespace, training: Source, taught_by: Path | Non
         epochs=None,
         seed=seed,
         evaluate_every=max(1, steps // TIMES),
-        machine=Machine(threads=1, save_every=100),
+        hardware=Hardware(threads=1, save_every=100),
     )
 
 

@@ -19,7 +19,7 @@ OWN_TEST = "test_gpu_check.py"  # it runs this script, and must not be run by it
 RACES = {
     # Compiled contenders first: they take the longest to prepare. On a GPU both compilers use CUDA graphs.
     "inference": "vitkit:compile=true,timm_compiled,vitkit,timm,transformers",
-    "training": "vitkit:machine.compile=true,timm_compiled,vitkit,timm,transformers",
+    "training": "vitkit:hardware.compile=true,timm_compiled,vitkit,timm,transformers",
 }
 FLOAT8 = "vitkit:precision=float8:compile=true,vitkit:precision=float8"  # GPUs only
 REFERENCE = "timm:precision=float32"  # prepared with the others; it saves a process of its own at the end
@@ -103,7 +103,7 @@ def recipe(options: argparse.Namespace, facts: dict[str, Any], work: Path) -> li
     """CIFAR-10 cut to a few hundred steps if its files are here, else the digits inside the package."""
     data = cifar10()
     run = work / "run"
-    settings = {"machine.device": options.device, "machine.log_every": "10"}
+    settings = {"hardware.device": options.device, "hardware.log_every": "10"}
     if data is None:
         name = "digits.tiny, as there is no CIFAR-10 here"
         steps = "20" if options.tiny else "300"
@@ -114,11 +114,16 @@ def recipe(options: argparse.Namespace, facts: dict[str, Any], work: Path) -> li
         name = f"cifar10.gpu on {data.name}, not compiled"
         source = ("cifar10.gpu", "--data", f"parquet:{data}")
         workers = "1" if options.tiny else str(min(12, max(1, (facts["machine"]["cores"] or 2) - 2)))
-        settings |= {"machine.workers": workers, "machine.compile": "false", "schedule.warmup": "100", "epochs": "none"}
+        settings |= {
+            "hardware.workers": workers,
+            "hardware.compile": "false",
+            "schedule.warmup": "100",
+            "epochs": "none",
+        }
         if options.tiny:
             small = {"model.width": 32, "model.depth": 1, "model.num_heads": 2, "model.mlp_width": 64, "batch_size": 16}
             settings |= {key: str(value) for key, value in small.items()} | {"schedule.warmup": "1"}
-            settings["machine.log_every"] = "1"
+            settings["hardware.log_every"] = "1"
     settings |= {"steps": steps, "evaluate_every": steps}
     words = [f"{key}={value}" for key, value in settings.items()]
     command = (*VITKIT, "train", *source, "--out", str(run), "--set", *words)

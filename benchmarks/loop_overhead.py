@@ -27,14 +27,14 @@ from vitkit.data.loader import Batch, Stream, training_batches
 from vitkit.data.processor import Processor
 from vitkit.models import vit
 from vitkit.objectives import supervised
-from vitkit.train import Data, Machine, Run, RunFolder
-from vitkit.train.checkpointing.saving import Saver
+from vitkit.train import Data, Hardware, Run, RunFolder
+from vitkit.train.checkpointing.saving import CheckpointSaver
 from vitkit.train.events import Events
-from vitkit.train.launch import Session, StopRequest
+from vitkit.train.launch import StopRequest, TrainingSession
 from vitkit.train.loop import fit, step_seed
 from vitkit.train.optim import Optimizer
 from vitkit.train.schedule import Schedule, factor
-from vitkit.train.setup import begin
+from vitkit.train.setup import build_training
 
 BLOCK, BATCH = 5, 8
 
@@ -74,12 +74,12 @@ def run_of(width: int, rounds: int) -> Run:
         objective=supervised.Config(),
         data=Data(source="digits"),
         processor=Processor.squash(32),
-        optimizer=Optimizer(rate=1e-3),
+        optimizer=Optimizer(lr=1e-3),
         schedule=Schedule(warmup=10),
         batch_size=BATCH,
         steps=(rounds + 1) * BLOCK,
         evaluate_every=10**9,
-        machine=Machine(device="cpu", save_every=10**9, log_every=10),
+        hardware=Hardware(device="cpu", save_every=10**9, log_every=10),
     )
 
 
@@ -90,7 +90,7 @@ def batches(run: Run) -> Iterator[Batch]:
 
 def by_hand(run: Run, losses: list[float]) -> Callable[[], None]:
     """Five steps as one would write them, of a model and an optimiser made as the loop's are."""
-    made, stream = begin(run, run.steps or 0, torch.device("cpu")), batches(run)
+    made, stream = build_training(run, run.steps or 0, torch.device("cpu")), batches(run)
     objective, optimizer, parameters = made.objective, made.optimizer, list(made.objective.parameters())
     objective.train()
 
@@ -99,7 +99,7 @@ def by_hand(run: Run, losses: list[float]) -> Callable[[], None]:
             step, batch = len(losses), next(stream)
             torch.manual_seed(step_seed(run.seed, step, 0))
             for group in optimizer.param_groups:
-                group["lr"] = run.optimizer.rate * factor(run.schedule, step, run.steps or 0)
+                group["lr"] = run.optimizer.lr * factor(run.schedule, step, run.steps or 0)
             optimizer.zero_grad()
             loss = objective(batch)["loss"]
             loss.backward()
@@ -112,20 +112,20 @@ def by_hand(run: Run, losses: list[float]) -> Callable[[], None]:
 
 def measure(width: int, rounds: int) -> tuple[Clock, Clock]:
     run, ours, theirs = run_of(width, rounds), Clock(), Clock()
-    training = begin(run, run.steps or 0, torch.device("cpu"))
+    training = build_training(run, run.steps or 0, torch.device("cpu"))
     losses: list[float] = []
     expected: list[float] = []
     hand, stream = by_hand(run, expected), batches(run)
     source, validation = train_and_val(run.data.source, held_out=run.data.held_out)
-    with tempfile.TemporaryDirectory() as name, Saver(Path(name) / "checkpoints", run.machine) as saver:
-        session = Session(training, RunFolder(Path(name)), validation, saver)
+    with tempfile.TemporaryDirectory() as name, CheckpointSaver(Path(name) / "checkpoints", run.hardware) as saver:
+        session = TrainingSession(training, RunFolder(Path(name)), validation, saver)
         log = Path(name) / "log.jsonl"
         with Events(log, total=training.total, batch_size=BATCH, every=10) as events, StopRequest() as stop:
-            after = session.after(events, stop, source)
+            after = session.after_step(events, stop, source)
 
             def once(scalars: dict[str, float], batch: Batch) -> bool:
                 losses.append(scalars["loss"])
-                # The last step would be judged and saved.
+                # The last step would be evaluated and saved.
                 return (training.step < training.total and after(scalars, batch)) or training.step % BLOCK == 0
 
             for number in range(rounds + 1):

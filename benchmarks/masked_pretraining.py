@@ -21,7 +21,7 @@ from vitkit.data.augment.crop import Crop
 from vitkit.data.processor import Processor
 from vitkit.models import vit
 from vitkit.objectives import masked, supervised
-from vitkit.train import Data, Machine, Run, train
+from vitkit.train import Data, Hardware, Run, train
 from vitkit.train.optim import Optimizer
 from vitkit.train.schedule import Schedule
 
@@ -48,16 +48,16 @@ def pretraining(data: str, steps: int, target: str) -> Run:
         data=Data(source=data),
         processor=Processor.squash(32),
         augment=Augment(crop=Crop(kind="torchvision", area=(0.35, 1.0)), flip=True),
-        optimizer=Optimizer(rate=1e-3, weight_decay=0.05),
+        optimizer=Optimizer(lr=1e-3, weight_decay=0.05),
         schedule=Schedule(warmup=min(200, steps // 4)),
         batch_size=128,
         steps=steps,
         evaluators=("knn",),
-        score="knn.k20",
+        metric="knn.k20",
         evaluate_every=steps,
-        keep="last",
+        select="last",
         precision="bfloat16",
-        machine=Machine(threads=1, log_every=20),
+        hardware=Hardware(threads=1, log_every=20),
     )
 
 
@@ -70,16 +70,16 @@ def finetuning(data: str, steps: int, start: Path | None, seed: int) -> Run:
         data=Data(source=data),
         processor=Processor.squash(32),
         augment=Augment(crop=Crop(kind="simple", padding=4), flip=True),
-        optimizer=Optimizer(rate=1e-3, weight_decay=0.05),
+        optimizer=Optimizer(lr=1e-3, weight_decay=0.05),
         schedule=Schedule(warmup=100),
         batch_size=128,
         steps=steps,
         seed=seed,
-        start=None if start is None else str(start),
+        init_from=None if start is None else str(start),
         evaluate_every=steps,
-        keep="last",
+        select="last",
         precision="bfloat16",
-        machine=Machine(threads=1, log_every=20),
+        hardware=Hardware(threads=1, log_every=20),
     )
 
 
@@ -92,7 +92,7 @@ def timed(run: Run, folder: Path) -> tuple[float, float]:
 
 def trial_minutes(data: str, steps: int, target: str, out: Path) -> float:
     """The CPU minutes of a short pre-training that is judged by nothing slow."""
-    run = replace(pretraining(data, steps, target), evaluators=("top1",), score="top1.accuracy")
+    run = replace(pretraining(data, steps, target), evaluators=("top1",), metric="top1.accuracy")
     return timed(run, out / f"trial-{steps}")[1]
 
 

@@ -37,7 +37,7 @@ from vitkit.train import Run, train
 from vitkit.train.events import read
 
 HERE = Path(__file__).parent
-MONITORS = ("accuracy", "words", "entropy", "kl", "rank", "norm")
+MONITORS = ("accuracy", "words", "entropy", "kl", "rank", "grad_norm")
 
 
 def main() -> None:
@@ -84,8 +84,8 @@ def parsed() -> argparse.Namespace:
 def chosen(options: argparse.Namespace) -> Run:
     """The recipe with what the command line changes; judged here and not on the way."""
     run = recipe(f"pretraining.{options.objective}_cifar10")
-    changes: dict[str, Any] = {"data.source": options.data, "machine.threads": 1, "machine.log_every": 10}
-    changes |= {"evaluators": ("flops",), "score": "flops.giga", "precision": run.precision}
+    changes: dict[str, Any] = {"data.source": options.data, "hardware.threads": 1, "hardware.log_every": 10}
+    changes |= {"evaluators": ("flops",), "metric": "flops.giga", "precision": run.precision}
     if options.steps:
         changes |= {"steps": options.steps, "schedule.warmup": min(run.schedule.warmup, options.steps // 10)}
     for each in options.set:

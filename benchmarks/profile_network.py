@@ -23,7 +23,7 @@ from vitkit.data.loader import Batch
 from vitkit.data.processor import Processor
 from vitkit.inference import Predictor
 from vitkit.objectives import supervised
-from vitkit.train import Data, Machine, Run, loop, setup
+from vitkit.train import Data, Hardware, Run, loop, setup
 
 HERE = Path(__file__).parent
 SHOWN = 16  # operations
@@ -100,14 +100,14 @@ def training(options: argparse.Namespace, device: torch.device) -> Callable[[], 
         batch_size=options.batch,
         precision=options.precision,
         steps=1,
-        machine=Machine(device=options.device, compile=options.compile),
+        hardware=Hardware(device=options.device, compile=options.compile),
     )
-    state = setup.begin(run, ENDLESS, device)
+    state = setup.build_training(run, ENDLESS, device)
     state.objective.train()
     classes = torch.eye(config.num_classes)[torch.arange(options.batch) % config.num_classes]
     images = torch.randn(options.batch, 3, *config.image_size)
     batch = Batch(images, classes, ("noise",) * options.batch).to(device)
-    kept = setup.machine(run, device)
+    kept = setup.process_settings(run, device)
     kept.__enter__()  # until the process ends
 
     def once() -> Any:

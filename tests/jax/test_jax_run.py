@@ -17,16 +17,16 @@ from vitkit.recipes import recipe
 from vitkit.train import train
 from vitkit.train.optim import Optimizer
 
-SHORT = ["--set", "steps=3", "evaluate_every=3", "machine.log_every=1", "schedule.warmup=1", "batch_size=16"]
+SHORT = ["--set", "steps=3", "evaluate_every=3", "hardware.log_every=1", "schedule.warmup=1", "batch_size=16"]
 SMALL = ["model.depth=1", "model.width=48", "model.mlp_width=96"]
 
 
 def short_run():
     run = recipe("digits.tiny")
     model = replace(run.model, depth=1, width=48, mlp_width=96)
-    schedule, machine = replace(run.schedule, warmup=1), replace(run.machine, log_every=1)
+    schedule, hardware = replace(run.schedule, warmup=1), replace(run.hardware, log_every=1)
     changes = {"steps": 3, "batch_size": 16, "evaluate_every": 3, "model": model}
-    return replace(run, schedule=schedule, machine=machine, **changes)
+    return replace(run, schedule=schedule, hardware=hardware, **changes)
 
 
 @pytest.mark.slow
@@ -44,7 +44,7 @@ def test_losses_match_pytorch(tmp_path: Path) -> None:
     fitted = jax_run.train(run, tmp_path / "jax")
     train(run, tmp_path / "torch")
     rows = [json.loads(line) for line in (tmp_path / "torch" / "log.jsonl").read_text().splitlines()]
-    expected = [row["loss"] for row in rows if "loss" in row and "rate" in row]
+    expected = [row["loss"] for row in rows if "loss" in row and "lr" in row]
     losses = [row["loss"] for row in fitted.log]
     assert len(expected) == len(losses) == 3
     np.testing.assert_allclose(losses, expected, rtol=1e-4)
@@ -67,7 +67,9 @@ def test_unsupported_settings_raise(tmp_path: Path) -> None:
         jax_run.train(run, tmp_path / "run")
     assert not (tmp_path / "run").exists()
     objective = supervised.Config(loss="sigmoid", binarize_targets=True, class_weights=(1.0,) * 10)
-    run = replace(short_run(), objective=objective, start="x", start_head="kept", optimizer=Optimizer(final_decay=0.4))
-    message = r"objective.binarize_targets=True, objective.class_weights, optimizer.final_decay=0.4, .*kept"
+    run = replace(
+        short_run(), objective=objective, init_from="x", init_head="checkpoint", optimizer=Optimizer(final_decay=0.4)
+    )
+    message = r"objective.binarize_targets=True, objective.class_weights, optimizer.final_decay=0.4, .*checkpoint"
     with pytest.raises(ValueError, match=message):
         jax_run.train(run, tmp_path / "run")

@@ -15,7 +15,7 @@ from vitkit.data.augment import Augment
 from vitkit.data.processor import Processor
 from vitkit.models import vit
 from vitkit.objectives import dino, distillation, mae, simmim
-from vitkit.train import Data, Machine, Run, RunFolder, launch, train
+from vitkit.train import Data, Hardware, Run, RunFolder, launch, train
 from vitkit.train.checkpointing import saving
 from vitkit.train.events import read
 from vitkit.train.optim import Optimizer
@@ -51,14 +51,14 @@ def small_run(name: str, teacher: str, **changes: Any) -> Run:
         data=Data(source="digits"),
         processor=Processor.squash(16),
         augment=Augment(shift=0.1, flip=True),
-        optimizer=Optimizer(rate=1e-2),
+        optimizer=Optimizer(lr=1e-2),
         schedule=Schedule(warmup=1),
         batch_size=8,
         steps=3,
         evaluate_every=3,
         evaluators=("top1",),
-        keep="last",
-        machine=Machine(device="cpu", threads=1, save_every=1, log_every=1),
+        select="last",
+        hardware=Hardware(device="cpu", threads=1, save_every=1, log_every=1),
     )
     return dataclasses.replace(run, **changes)
 
@@ -79,7 +79,7 @@ def few_digits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def final(folder: Path) -> dict[str, Any]:
-    saved = saving.load_newest(RunFolder(folder).states)
+    saved = saving.load_newest(RunFolder(folder).checkpoints)
     assert saved is not None
     return saved["training"]
 
@@ -144,7 +144,7 @@ def test_the_training_checkpoint_restores_the_objective(name: str, tmp_path: Pat
 
 
 def test_dino_updates_its_centre_with_gradient_accumulation(tmp_path: Path, teacher: str) -> None:
-    train(small_run("dino", teacher, accumulate=2), tmp_path / "run")
+    train(small_run("dino", teacher, grad_accum_steps=2), tmp_path / "run")
     saved = final(tmp_path / "run")["objective"]
     assert saved["center"].abs().sum() > 0
     assert saved["progress"].item() == 1

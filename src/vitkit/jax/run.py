@@ -23,12 +23,12 @@ from vitkit.models import vit
 from vitkit.objectives import supervised
 from vitkit.train import Run
 from vitkit.train.checks import check
-from vitkit.train.tuning import Tune
+from vitkit.train.tuning import Tuning
 
 # Supported fields of the parts of a run; others must have their default values.
 SUPPORTED = {
     "objective": ("loss", "label_smoothing"),
-    "optimizer": ("name", "rate", "weight_decay", "decay", "betas", "momentum", "clip"),
+    "optimizer": ("name", "lr", "weight_decay", "decay", "betas", "momentum", "clip"),
     "schedule": ("decay", "warmup", "end", "timescale"),
 }
 
@@ -44,7 +44,7 @@ def train(run: Run, folder: str | Path, *, report: Callable[[dict[str, float]], 
     )
     check(run, training)
     config = training_config(run, run.total_steps(len(training)))
-    stream = Stream(batch_size=run.batch_size, seed=run.seed, workers=run.machine.workers)
+    stream = Stream(batch_size=run.batch_size, seed=run.seed, workers=run.hardware.workers)
 
     def batches(step: int) -> Iterator[Mapping[str, np.ndarray]]:
         transform = Transform(run.processor, run.augment)
@@ -61,13 +61,13 @@ def train(run: Run, folder: str | Path, *, report: Callable[[dict[str, float]], 
 
 def initial_checkpoint(run: Run, classes: tuple[str, ...]) -> FlaxCheckpoint:
     """Returns the initial weights of a run, random or loaded, with processor and labels."""
-    if run.start is None:
+    if run.init_from is None:
         initial = random_checkpoint(run.model, run.seed)
     else:
-        initial = load(run.start).with_head(len(classes)).with_image_size(tuple(run.model.image_size))
+        initial = load(run.init_from).with_head(len(classes)).with_image_size(tuple(run.model.image_size))
         if initial.config != run.model:
             raise ValueError(
-                f"the config of '{run.start}', {initial.config}, differs from that of the run, {run.model}"
+                f"the config of '{run.init_from}', {initial.config}, differs from that of the run, {run.model}"
             )
     return replace(initial, processor=run.processor, labels=classes)
 
@@ -85,15 +85,15 @@ def training_config(run: Run, steps: int) -> TrainingConfig:
     check_supported(run)
     optimizer, schedule = run.optimizer, run.schedule
     # JAX multiplies the decay by the learning rate, as the paper does; in big_vision it is relative to the peak.
-    decay = optimizer.weight_decay / (1.0 if optimizer.decay == "rate" else optimizer.rate)
+    decay = optimizer.weight_decay / (1.0 if optimizer.decay == "lr" else optimizer.lr)
     return configs.from_dict(
         TrainingConfig,
         {
             "steps": steps,
-            "learning_rate": optimizer.rate,
+            "learning_rate": optimizer.lr,
             "warmup_steps": schedule.warmup,
             "schedule": schedule.decay,
-            "final_learning_rate": schedule.end * optimizer.rate if schedule.decay in ("cosine", "linear") else 0.0,
+            "final_learning_rate": schedule.end * optimizer.lr if schedule.decay in ("cosine", "linear") else 0.0,
             "optimizer": optimizer.name,
             "betas": optimizer.betas,
             "momentum": optimizer.momentum,
@@ -101,15 +101,15 @@ def training_config(run: Run, steps: int) -> TrainingConfig:
             "clip": optimizer.clip,
             "loss": run.objective.loss,
             "label_smoothing": run.objective.label_smoothing,
-            "accumulate": run.accumulate,
-            "average": run.average,
+            "accumulate": run.grad_accum_steps,
+            "average": run.ema,
             "precision": run.precision,
-            "remat": run.machine.recompute,
+            "remat": run.hardware.activation_checkpointing,
             "seed": run.seed,
-            "keep": run.keep,
-            "log_every": run.machine.log_every,
+            "keep": run.select,
+            "log_every": run.hardware.log_every,
             "evaluate_every": run.evaluate_every,
-            "checkpoint_every": run.machine.save_every,
+            "checkpoint_every": run.hardware.save_every,
         },
     )
 
@@ -124,12 +124,12 @@ def check_supported(run: Run) -> None:
         "weight decay with sgd": optimizer.name == "sgd" and optimizer.weight_decay != 0.0,
         f"schedule.decay={schedule.decay}": schedule.decay == "rsqrt",
         **{setting: True for part in SUPPORTED for setting in unsupported_settings(run, part)},
-        f"start_head={run.start_head}": run.start_head != "new",
-        "tune": run.tune != Tune(),
+        f"init_head={run.init_head}": run.init_head != "zeros",
+        "tuning": run.tuning != Tuning(),
         "precision=float16": run.precision == "float16",
-        f"score={run.score}": run.score != "top1.accuracy" and run.keep == "best",
-        f"machine.parallel={run.machine.parallel}": run.machine.parallel != "none",
-        "machine.loggers": bool(run.machine.loggers),
+        f"metric={run.metric}": run.metric != "top1.accuracy" and run.select == "best",
+        f"hardware.parallel={run.hardware.parallel}": run.hardware.parallel != "none",
+        "hardware.loggers": bool(run.hardware.loggers),
     }
     unsupported = [name for name, is_set in settings.items() if is_set]
     if unsupported:

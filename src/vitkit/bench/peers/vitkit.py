@@ -72,7 +72,7 @@ def training(job: Job, contender: Contender) -> Prepared:
 
     device = torch_network.start(job)
     loaded = load(f"{job.folder}/vitkit")
-    training = setup.begin(_run(job, contender, loaded), ENDLESS, device)
+    training = setup.build_training(_run(job, contender, loaded), ENDLESS, device)
     training.objective.backbone.load_state_dict(loaded.model.state_dict())
     training.objective.train()
     classes = F.one_hot(torch.from_numpy(torch_network.targets(job)), job.classes).float()
@@ -85,7 +85,7 @@ def training(job: Job, contender: Contender) -> Prepared:
 
     # As `vitkit train` sets the process up, until the process ends.
     kept = ExitStack()
-    kept.enter_context(setup.machine(training.run, device, keep_memory=True))
+    kept.enter_context(setup.process_settings(training.run, device, keep_memory=True))
     atexit.register(kept.close)
     losses = np.array([step() for _ in range(torch_network.STEPS_COMPARED)], np.float32)
     return Prepared(run=step, items=job.batch, outputs=losses, notes={"optimizer": "the loop's AdamW, fused"})
@@ -95,7 +95,7 @@ def _run(job: Job, contender: Contender, loaded: Any) -> Any:
     from vitkit import config
     from vitkit.bench import torch_network
     from vitkit.objectives.supervised import Config as Supervised
-    from vitkit.train import Data, Machine, Run
+    from vitkit.train import Data, Hardware, Run
     from vitkit.train.optim import Optimizer
     from vitkit.train.schedule import Schedule
 
@@ -105,11 +105,11 @@ def _run(job: Job, contender: Contender, loaded: Any) -> Any:
         objective=Supervised(),
         data=Data(source="none"),
         processor=loaded.processor,
-        optimizer=Optimizer(rate=torch_network.RATE, weight_decay=torch_network.DECAY, clip=torch_network.CLIP),
+        optimizer=Optimizer(lr=torch_network.RATE, weight_decay=torch_network.DECAY, clip=torch_network.CLIP),
         schedule=Schedule(decay="constant"),
         batch_size=job.batch,
         steps=ENDLESS,
-        machine=Machine(device=job.device, threads=job.threads),
+        hardware=Hardware(device=job.device, threads=job.threads),
     )
     return config.override(plain, {"precision": contender.precision, **dict(contender.settings)})
 
