@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vitkit.inference.engine.blocks import attend, attention_way
-from vitkit.inference.engine.machine import Machine
+from vitkit.inference.engine.blocks import attend, attention_backend
+from vitkit.inference.engine.capabilities import Capabilities
 from vitkit.kernels import attention, library
 
 needs_kernels = pytest.mark.needs("attention kernel")
@@ -122,19 +122,20 @@ def test_attend_uses_another_way_for_what_it_does_not_take(width: int) -> None:
 
 
 def test_the_way_is_chosen_by_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    small = Machine("CPU", bfloat16=True, float16=False, int8=True, tiles=False, packs=True)
-    large = Machine("CPU", bfloat16=True, float16=False, int8=True, tiles=True, packs=True)
+    small = Capabilities("CPU", bfloat16=True, float16=False, int8=True, tiles=False, packs=True)
+    large = Capabilities("CPU", bfloat16=True, float16=False, int8=True, tiles=True, packs=True)
     for there, way in ((True, "kernel"), (False, "products")):
         monkeypatch.setattr(attention, "available", lambda there=there: there)
-        assert attention_way(small, torch.bfloat16) == way
-        assert attention_way(large, torch.bfloat16) == "fused"
-        assert attention_way(small, torch.float32) == "fused"
+        assert attention_backend(small, torch.bfloat16) == way
+        assert attention_backend(large, torch.bfloat16) == "fused"
+        assert attention_backend(small, torch.float32) == "fused"
 
 
 def test_without_the_library_nothing_else_changes() -> None:
     """As where there was no compiler: vitkit says so when asked, and classifies in another way."""
     code = (
-        "import torch; from vitkit import engine, models; from vitkit.kernels import attention;"
+        "import torch; from vitkit import models; from vitkit.inference import engine;"
+        "from vitkit.kernels import attention;"
         "assert not attention.available();"
         "model = models.build(models.preset('vit-ti/16', image_size=(32, 32))).eval();"
         "made = engine.accelerate(model); print(made.precision);"

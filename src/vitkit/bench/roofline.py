@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vitkit.bench import Contender, Job, Prepared
-from vitkit.inference.engine.machine import can_pack
+from vitkit.inference.engine.capabilities import can_pack
 
 PRODUCTS = ("float32", "bfloat16", "float16", "int8", "float8")
 COPY = "copy"
@@ -103,11 +103,11 @@ def _linear(rows: int, inner: int, columns: int, device: torch.device, dtype: to
 
 
 def _float8(rows: int, inner: int, columns: int, device: torch.device) -> Callable[[], Tensor]:
-    from vitkit.inference.engine.dense import multiplied, rounded
+    from vitkit.inference.engine.dense import float8_matmul, to_float8
 
     x, weight, _ = _operands(rows, inner, columns, device, torch.bfloat16)
-    left, right = rounded(x), rounded(weight)
-    return lambda: multiplied(left, right, torch.bfloat16)
+    left, right = to_float8(x), to_float8(weight)
+    return lambda: float8_matmul(left, right, torch.bfloat16)
 
 
 def _packed(rows: int, inner: int, columns: int, device: torch.device, dtype: torch.dtype) -> Callable[[], Tensor]:

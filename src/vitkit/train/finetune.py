@@ -10,7 +10,7 @@ from vitkit import checkpoints
 from vitkit.data import Source, train_and_val
 from vitkit.data.augment import Augment
 from vitkit.data.augment.crop import Crop
-from vitkit.inference.engine import machine
+from vitkit.inference.engine import capabilities
 from vitkit.objectives import supervised
 from vitkit.train.checks import with_several
 from vitkit.train.optim import Optimizer
@@ -118,7 +118,7 @@ def _judged(source: Source) -> dict[str, Any]:
 def precision_here() -> Literal["float32", "bfloat16"]:
     """What products of training are fastest in on this machine, with the range of float32."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return "bfloat16" if machine(device).bfloat16 else "float32"
+    return "bfloat16" if capabilities(device).bfloat16 else "float32"
 
 
 def absolute(name: str) -> str:

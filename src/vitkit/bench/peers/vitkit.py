@@ -41,7 +41,7 @@ def inference(job: Job, contender: Contender) -> Prepared:
         with torch.inference_mode():
             return predictor.model(batch)
 
-    return torch_network.ready(job, once, device, {"runs": predictor.precision, "how": predictor.statement})
+    return torch_network.ready(job, once, device, {"runs": predictor.precision, "how": predictor.summary})
 
 
 def photos(job: Job, contender: Contender) -> Prepared:
