@@ -279,7 +279,8 @@ def to_device(model: Backbone, device: torch.device) -> Backbone:
 def keep_operations(model: Backbone, precision: str) -> engine.Accelerated:
     """Returns a model in the requested precision without the engine.
 
-    For models that the engine does not support: exported, or not in float32. Raises ValueError for int8, which needs the engine.
+    For models that the engine does not support: exported, or not in float32. Raises ValueError for int8, which needs
+    the engine.
     """
     own = next(model.parameters()).dtype
     wanted = TYPES.get(precision, own) if precision != "auto" else own

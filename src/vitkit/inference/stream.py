@@ -45,8 +45,9 @@ def run_in_workers(
 ) -> Iterator[T]:
     """Yields the results of `run` on each batch, called in worker threads.
 
-    Each worker reads and runs its own batches on one core. This is faster on a CPU than one model on all threads, which wait in every layer for the slowest. At most two batches per
-    worker are in progress; the last images are distributed evenly.
+    Each worker reads and runs its own batches on one core. This is faster on a CPU than one model on all threads, which
+    wait in every layer for the slowest. At most two batches per worker are in progress; the last images are distributed
+    evenly.
     """
     source = iter(source)
 

@@ -123,7 +123,8 @@ def float8_matmul(x: tuple[Tensor, Tensor], weight: tuple[Tensor, Tensor], dtype
 class Float8Dense(nn.Module):
     """act(x W^T + b), then + residual or * factor, with float8 products; the output is `dtype`.
 
-    Inputs have one scale per token, weights one per output channel. The weight must have a shape that `has_float8_shape` accepts.
+    Inputs have one scale per token, weights one per output channel. The weight must have a shape that
+    `has_float8_shape` accepts.
     """
 
     def __init__(
