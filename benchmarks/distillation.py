@@ -138,7 +138,7 @@ def report(options: argparse.Namespace, rows: list[Row], run: Run) -> None:
     lines = [
         "# A small student of DeiT-Tiny on flowers, taught and alone",
         "",
-        f"{machine.words(found)}, by `benchmarks/distillation.py`.",
+        f"{machine.summary(found)}, by `benchmarks/distillation.py`.",
         f"Photos of {options.size} pixels; the teacher, with ImageNet's classes, sees them blown up to "
         f"{options.teacher_size}. {taught.alpha:.0%} of the loss is its answer, at temperature {taught.temperature:g}.",
         f"Every run: {run.steps} steps of {run.batch_size}, {options.epochs:g} epochs, one thread; the last model.",
@@ -150,7 +150,7 @@ def report(options: argparse.Namespace, rows: list[Row], run: Run) -> None:
         name, before = "taught" if row.taught else "alone", " ".join(f"{each:.1%}" for each in row.before)
         scores = f"{row.right.mean():.1%} | {row.loss.mean():.3f}"
         lines.append(f"| {name} | {row.seed} | {scores} | {row.cpu_minutes:.1f} | {before} |")
-    (points, about), (nats, near) = gain(rows, "right"), gain(rows, "loss")
+    (points, about), (nats, near) = gain(rows, "correct"), gain(rows, "loss")
     lines.append(
         f"| **taught, not alone** | mean | **{points:+.1%}** ± {about:.1%} | **{nats:+.3f}** ± {near:.3f} | | |"
     )

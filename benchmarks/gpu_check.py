@@ -125,9 +125,9 @@ def run_step(step: Step, result: Result, deadline: float, variables: dict[str, s
     if result.limit < LEAST:
         result.reason = f"{max(0.0, result.limit):.0f} s were left and it needs at least {LEAST:.0f}"
         return
-    # A contender of a benchmark may use what the rest of the step does not need.
-    patience = max(LEAST, result.limit - step.rest)
-    command = [word.replace("PATIENCE", f"{patience:.0f}") for word in step.command]
+    # A candidate of a benchmark may use what the rest of the step does not need.
+    timeout = max(LEAST, result.limit - step.rest)
+    command = [word.replace("TIMEOUT", f"{timeout:.0f}") for word in step.command]
     result.command = relative(shlex.join(command).replace(sys.executable, "python3"), work)
     log = work / "log"
     with log.open("wb") as file:

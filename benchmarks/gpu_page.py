@@ -5,7 +5,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-HEAD = ("contender", "images/s", "TFLOP/s", "MFU", "of block products", "ratio to best peer", "memory, MiB", "verdict")
+HEAD = ("candidate", "images/s", "TFLOP/s", "MFU", "of block products", "ratio to best peer", "memory, MiB", "status")
 LOG_LINES = 30
 
 
@@ -52,7 +52,7 @@ def markdown(facts: dict[str, Any], results: list[dict[str, Any]], seconds: floa
             lines += ["", "## Matrix product", "", f"{what} {copy}"]
         elif each["part"] in ("inference", "training") and found:
             for section in found["sections"]:
-                lines += ["", f"## {each['part'].capitalize()}: {section['title']}", "", *race(found, section, product)]
+                lines += ["", f"## {each['part'].capitalize()}: {section['title']}", "", *bench(found, section, product)]
         elif each["part"] == "recipe" and found:
             lines += ["", f"## Recipe: {each['name']}", "", *run(found)]
     for each in results:
@@ -95,7 +95,7 @@ def tests(found: dict[str, Any]) -> list[str]:
     return lines + [f"* skipped: {reason}" for reason in dict.fromkeys(found["skipped"])]
 
 
-def race(report: dict[str, Any], section: dict[str, Any], product: dict[str, Any] | None) -> list[str]:
+def bench(report: dict[str, Any], section: dict[str, Any], product: dict[str, Any] | None) -> list[str]:
     """A section of `vitkit bench` as a table with TFLOP/s and MFU."""
     passes = 3 if report["kind"] == "training" else 1
     flops = passes * section["shape"]["flops"]
@@ -106,20 +106,20 @@ def race(report: dict[str, Any], section: dict[str, Any], product: dict[str, Any
         same = product is not None and product["precision"] == row["precision"]
         rows.append(
             (
-                row["contender"],
+                row["candidate"],
                 number(rate),
                 number(tflops),
                 f"{tflops / product['tflops']:.1%}" if tflops is not None and product is not None and same else "-",
-                "-" if row["share_of_limit"] is None else f"{row['share_of_limit']:.1%}",
+                "-" if row["fraction_of_limit"] is None else f"{row['fraction_of_limit']:.1%}",
                 "-" if row["ratio"] is None else f"{row['ratio']['median']:.2f}x",
                 number(row["peak_bytes"] / 2**20) if row["peak_bytes"] else "-",
-                row["verdict"],
+                row["status"],
             )
         )
     lines = [*table(HEAD, rows), "", f"* {section['conclusion']}"]
     for row in section["rows"]:
         notes = ", ".join(filter(None, [row["reason"], *row["notes"].values()]))
-        lines.append(f"* {row['contender']}: prepared in {row['seconds_to_prepare']:.0f} s; {notes}")
+        lines.append(f"* {row['candidate']}: prepared in {row['seconds_to_prepare']:.0f} s; {notes}")
     for row in section["limits"]:
         if row["rate"] and row["precision"] != "copy":
             lines.append(f"* Block products in {row['precision']}: {row['rate']['median'] / 1e12:.3g} TFLOP/s")
@@ -154,6 +154,6 @@ LEGEND = [
     "MFU is TFLOP/s of the network over the rate of the matrix product that was measured in the same run, for rows of",
     "the same precision. TFLOP/s counts two operations for each multiply-add of the forward pass, and three times that",
     "for a training step. `of block products` is the same over the rate of a block's own four products, measured in",
-    "turn with the contenders. A row is `right` if its output agrees with the reference as far as its precision",
+    "turn with the candidates. A row is `right` if its output agrees with the reference as far as its precision",
     "allows; no ratio is given for other rows. Figures belong to this machine on that day.",
 ]

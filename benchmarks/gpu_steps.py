@@ -16,8 +16,8 @@ PARTS = ("tests", "inference", "training", "recipe")
 PYTHON = sys.executable
 VITKIT = (PYTHON, "-m", "vitkit")
 OWN_TEST = "test_gpu_check.py"  # it runs this script, and must not be run by it
-RACES = {
-    # Compiled contenders first: they take the longest to prepare. On a GPU both compilers use CUDA graphs.
+PEERS = {
+    # Compiled candidates first: they take the longest to prepare. On a GPU both compilers use CUDA graphs.
     "inference": "vitkit:compile=true,timm_compiled,vitkit,timm,transformers",
     "training": "vitkit:machine.compile=true,timm_compiled,vitkit,timm,transformers",
 }
@@ -30,7 +30,7 @@ Found = tuple[dict[str, Any], list[str]]
 @dataclass(frozen=True, kw_only=True)
 class Step:
     """One process. `share` divides the time, in seconds of a whole check; `rest` is what a benchmark needs apart from
-    preparing its contenders. `read` takes the log and returns what was found, and reasons why the step failed.
+    preparing its candidates. `read` takes the log and returns what was found, and reasons why the step failed.
     """
 
     part: str
@@ -69,22 +69,22 @@ def inference(options: argparse.Namespace, facts: dict[str, Any], work: Path) ->
     product = Step(
         part="inference", name="matrix product", command=command, share=12, read=lambda log: (json_line(log), [])
     )
-    peers = ",".join([RACES["inference"], *([FLOAT8] if options.device == "cuda" else []), REFERENCE])
+    peers = ",".join([PEERS["inference"], *([FLOAT8] if options.device == "cuda" else []), REFERENCE])
     models = (("vit-mu/16", 2, 100),) if options.tiny else (("vit-b/16", 256, 135), ("vit-l/16", 128, 150))
-    return [product, *(race(options, work, "inference", model, peers, precision) for model in models)]
+    return [product, *(bench(options, work, "inference", model, peers, precision) for model in models)]
 
 
 def training(options: argparse.Namespace, facts: dict[str, Any], work: Path) -> list[Step]:
     """Steps of training by every library on the same model."""
     models = (("vit-mu/16", 2, 100),) if options.tiny else (("vit-b/16", 128, 80), ("vit-l/16", 32, 85))
     precision = precision_of(options, facts)
-    return [race(options, work, "training", model, RACES["training"], precision) for model in models]
+    return [bench(options, work, "training", model, PEERS["training"], precision) for model in models]
 
 
-def race(
+def bench(
     options: argparse.Namespace, work: Path, kind: str, model: tuple[str, int, float], peers: str, precision: str
 ) -> Step:
-    """A `vitkit bench` of one model; contenders are prepared at the same time, as far as there are cores."""
+    """A `vitkit bench` of one model; candidates are prepared at the same time, as far as there are cores."""
     name, batch, share = model
     if options.device == "cpu":
         batch = min(batch, 8)
@@ -93,10 +93,10 @@ def race(
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     command = (
         *VITKIT, "bench", kind, "--model", name, "--batch", str(batch), "--precision", precision, "--peers", peers,
-        "--rounds", rounds[0], "--seconds", rounds[1], "--patience", "PATIENCE", "--prepare", str(max(2, cores)),
+        "--rounds", rounds[0], "--seconds", rounds[1], "--timeout", "TIMEOUT", "--prepare", str(max(2, cores)),
         "--device", options.device, "--out", str(out),
     )  # fmt: skip
-    return Step(part=kind, name=f"{name}, batch {batch}", command=command, share=share, read=lambda log: read_race(out))
+    return Step(part=kind, name=f"{name}, batch {batch}", command=command, share=share, read=lambda log: read_bench(out))
 
 
 def recipe(options: argparse.Namespace, facts: dict[str, Any], work: Path) -> list[Step]:
@@ -159,16 +159,16 @@ def read_tests(report: Path) -> Found:
     return {"counts": counts, "failed": bad, "skipped": skipped}, reasons
 
 
-def read_race(out: Path) -> Found:
-    """The benchmark's own report; it fails for every contender that was not measured or gave another output."""
+def read_bench(out: Path) -> Found:
+    """The benchmark's own report; it fails for every candidate that was not measured or gave another output."""
     (file,) = out.glob("*.json")
     report = json.loads(file.read_text())
     reasons = ["it was interrupted"] if report["interrupted"] else []
     for section in report["sections"]:
-        bad = [row for row in section["rows"] if row["verdict"] not in ("right", "measured")]
+        bad = [row for row in section["rows"] if row["status"] not in ("correct", "measured")]
         bad += [row for row in section["limits"] if row["rate"] is None]
-        reasons += [f"{row['contender']} {row['verdict']}: {row['reason'] or 'no reason given'}" for row in bad]
-    return report, reasons if report["sections"] else ["no contender was measured", *reasons]
+        reasons += [f"{row['candidate']} {row['verdict']}: {row['reason'] or 'no reason given'}" for row in bad]
+    return report, reasons if report["sections"] else ["no candidate was measured", *reasons]
 
 
 def read_run(run: Path) -> Found:

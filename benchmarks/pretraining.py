@@ -158,7 +158,7 @@ def report(objective: str, result: dict[str, Any]) -> None:
     lines = [
         "# Learning without labels on CIFAR-10, in minutes of one core",
         "",
-        f"{machine.words(found)}, {date.today().isoformat()}, by `benchmarks/pretraining.py`.",
+        f"{machine.summary(found)}, {date.today().isoformat()}, by `benchmarks/pretraining.py`.",
         "Accuracy of 20 nearest neighbours; `pooled` is the mean of the patches or the class token, as the model has "
         "it, `map` all patches in their order, as raw pixels are.",
         "",

@@ -143,7 +143,7 @@ def report(
     lines = [
         f"# Where the time of {what} goes: {options.model}, batch {options.batch}, {how}",
         "",
-        f"{machine.words(found)}, {date.today().isoformat()}, by `benchmarks/profile_network.py`; "
+        f"{machine.summary(found)}, {date.today().isoformat()}, by `benchmarks/profile_network.py`; "
         f"{seconds * 1e3:.1f} ms a round, {options.batch / seconds:.1f} images/s.",
         "",
         "| operation | calls | ms | share |",

@@ -57,11 +57,11 @@ def test_all_is_every_part_in_order(listed: Any, device: str, size: tuple[str, .
 
 
 def test_a_gpu_is_measured_on_both_models_against_all_peers(listed: Any) -> None:
-    races = [step for step in listed("all") if "bench" in step.command]
-    assert [(step.part, step.name.split(",")[0]) for step in races] == [
+    benchmarks = [step for step in listed("all") if "bench" in step.command]
+    assert [(step.part, step.name.split(",")[0]) for step in benchmarks] == [
         ("inference", "vit-b/16"), ("inference", "vit-l/16"), ("training", "vit-b/16"), ("training", "vit-l/16"),
     ]  # fmt: skip
-    for step in races:
+    for step in benchmarks:
         peers = step.command[step.command.index("--peers") + 1].split(",")
         assert {"vitkit", "timm", "timm_compiled", "transformers"} <= set(peers)
         assert any(peer.startswith("vitkit:") and peer.endswith("compile=true") for peer in peers)
@@ -113,27 +113,27 @@ def test_a_step_without_time_left_is_not_started(check: ModuleType, tmp_path: Pa
 
 
 def test_contenders_that_failed_or_are_wrong_fail_the_step(check: ModuleType, tmp_path: Path) -> None:
-    row = {"contender": "vitkit bfloat16", "verdict": "right", "reason": "", "rate": {"median": 2.0}}
-    wrong = {**row, "contender": "timm bfloat16", "verdict": "wrong", "reason": "far off"}
+    row = {"candidate": "vitkit bfloat16", "status": "correct", "reason": "", "rate": {"median": 2.0}}
+    wrong = {**row, "candidate": "timm bfloat16", "status": "wrong", "reason": "far off"}
     report = {"interrupted": False, "sections": [{"rows": [row], "limits": []}]}
     (tmp_path / "a.json").write_text(json.dumps(report))
-    assert check.gpu_steps.read_race(tmp_path) == (report, [])
+    assert check.gpu_steps.read_bench(tmp_path) == (report, [])
     report["sections"][0]["rows"].append(wrong)  # type: ignore[index]
     (tmp_path / "a.json").write_text(json.dumps(report))
-    assert check.gpu_steps.read_race(tmp_path)[1] == ["timm bfloat16 wrong: far off"]
+    assert check.gpu_steps.read_bench(tmp_path)[1] == ["timm bfloat16 wrong: far off"]
 
 
 def test_mfu_is_the_network_over_the_product(check: ModuleType) -> None:
     row = {
-        "contender": "vitkit bfloat16", "precision": "bfloat16", "verdict": "right", "reason": "", "notes": {},
-        "rate": {"median": 1000.0}, "share_of_limit": 0.5, "ratio": None, "peak_bytes": 0, "seconds_to_prepare": 1.0,
+        "candidate": "vitkit bfloat16", "precision": "bfloat16", "status": "correct", "reason": "", "notes": {},
+        "rate": {"median": 1000.0}, "fraction_of_limit": 0.5, "ratio": None, "peak_bytes": 0, "seconds_to_prepare": 1.0,
     }  # fmt: skip
     section = {"rows": [row], "limits": [], "shape": {"flops": 35e9}, "conclusion": "", "reference": ""}
     product = {"precision": "bfloat16", "tflops": 700.0}
-    table = check.gpu_page.race({"kind": "training"}, section, product)
+    table = check.gpu_page.bench({"kind": "training"}, section, product)
     # 1000 images/s * 35 GFLOP * 3 passes = 105 TFLOP/s, of 700.
     assert table[2].split(" | ")[2:5] == ["105", "15.0%", "50.0%"]
-    assert check.gpu_page.race({"kind": "inference"}, section, None)[2].split(" | ")[2:4] == ["35", "-"]
+    assert check.gpu_page.bench({"kind": "inference"}, section, None)[2].split(" | ")[2:4] == ["35", "-"]
 
 
 def test_only_missing_pure_wheels_are_unpacked(check: ModuleType, tmp_path: Path) -> None:
