@@ -31,9 +31,9 @@ def shared() -> Path:
 def _machine(ability: str) -> bool:
     import torch
 
-    from vitkit.inference.engine.machine import machine
+    from vitkit.inference.engine.capabilities import capabilities
 
-    return getattr(machine(torch.device("cpu")), ability)
+    return getattr(capabilities(torch.device("cpu")), ability)
 
 
 def _kernel(name: str) -> bool:

@@ -15,7 +15,7 @@ from vitkit.cli import main
 from vitkit.data.labels import default_labels
 from vitkit.data.processor import Processor
 from vitkit.inference import engine
-from vitkit.inference.runtimes._exported import Answered
+from vitkit.inference.runtimes._exported import ExportedFeatures
 from vitkit.models import beit, vit
 
 SMALL: dict[str, Any] = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 5, "num_heads": 2, "num_classes": 0}
@@ -259,13 +259,13 @@ def test_accelerate_does_not_use_random_numbers() -> None:
 
 def test_batch_is_split_and_joined_with_all_outputs() -> None:
     parts = [
-        Answered(
+        ExportedFeatures(
             tokens=torch.rand(n, 5, 4), grid=(2, 2), num_special=1, earlier=torch.rand(n, 1, 4), logits=torch.rand(n, 3)
         )
         for n in (2, 3)
     ]
-    joined = Answered.join(parts)
-    assert isinstance(joined, Answered)
+    joined = ExportedFeatures.join(parts)
+    assert isinstance(joined, ExportedFeatures)
     assert (joined.grid, joined.num_special, joined.representation) == ((2, 2), 1, None)
     last = joined.each(lambda tensor: tensor[2:])
     for name in ("tokens", "earlier", "logits"):

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vitkit.inference.engine.blocks import attend, attention_way
-from vitkit.inference.engine.machine import Machine
+from vitkit.inference.engine.blocks import attend, attention_backend
+from vitkit.inference.engine.capabilities import Capabilities
 from vitkit.kernels import attention, library
 
 needs_kernels = pytest.mark.needs("attention kernel")
@@ -121,14 +121,14 @@ def test_attend_falls_back_for_unsupported_inputs(width: int) -> None:
     assert close(attend(q, k, v, None, "kernel"), reference(q, k, v))
 
 
-def test_the_implementation_is_chosen_by_the_hardware(monkeypatch: pytest.MonkeyPatch) -> None:
-    small = Machine("CPU", bfloat16=True, float16=False, int8=True, tiles=False, packs=True)
-    large = Machine("CPU", bfloat16=True, float16=False, int8=True, tiles=True, packs=True)
-    for available, way in ((True, "kernel"), (False, "products")):
-        monkeypatch.setattr(attention, "available", lambda available=available: available)
-        assert attention_way(small, torch.bfloat16) == way
-        assert attention_way(large, torch.bfloat16) == "fused"
-        assert attention_way(small, torch.float32) == "fused"
+def test_the_way_is_chosen_by_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = Capabilities("CPU", bfloat16=True, float16=False, int8=True, tiles=False, packs=True)
+    large = Capabilities("CPU", bfloat16=True, float16=False, int8=True, tiles=True, packs=True)
+    for there, way in ((True, "kernel"), (False, "products")):
+        monkeypatch.setattr(attention, "available", lambda there=there: there)
+        assert attention_backend(small, torch.bfloat16) == way
+        assert attention_backend(large, torch.bfloat16) == "fused"
+        assert attention_backend(small, torch.float32) == "fused"
 
 
 def test_without_the_library_the_engine_falls_back() -> None:

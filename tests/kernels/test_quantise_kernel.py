@@ -73,10 +73,10 @@ def test_unsupported_inputs_are_rejected() -> None:
 
 def test_a_range_rounds_the_same_with_and_without_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     x = random(5, 33)
-    with_kernel = Range(0.03, 77).whole(x)
+    here = Range(0.03, 77).quantize(x)
     monkeypatch.setattr(quantise, "available", lambda: False)
-    assert torch.equal(Range(0.03, 77).whole(x), with_kernel)
-    assert torch.equal(Range(0.03, 77).whole(x.double()), with_kernel)
+    assert torch.equal(Range(0.03, 77).quantize(x), here)
+    assert torch.equal(Range(0.03, 77).quantize(x.double()), here)
 
 
 @needs_kernels

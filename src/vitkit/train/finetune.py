@@ -11,7 +11,7 @@ from vitkit.data import Source, train_and_val
 from vitkit.data.augment import Augment
 from vitkit.data.augment.crop import Crop
 from vitkit.data.processor import Processor
-from vitkit.inference.engine import machine
+from vitkit.inference.engine import capabilities
 from vitkit.objectives import supervised
 from vitkit.train.checks import first_multilabel
 from vitkit.train.optim import Optimizer
@@ -119,7 +119,7 @@ def _loss_and_metric(source: Source) -> dict[str, Any]:
 def default_precision() -> Literal["float32", "bfloat16"]:
     """Returns bfloat16 if the hardware has fast bfloat16 matrix products, else float32."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return "bfloat16" if machine(device).bfloat16 else "float32"
+    return "bfloat16" if capabilities(device).bfloat16 else "float32"
 
 
 def absolute(name: str) -> str:
