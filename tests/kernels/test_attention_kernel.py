@@ -1,5 +1,6 @@
 """The attention kernel against float64 for shapes, layouts, biases and threads, and its errors."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -143,7 +144,10 @@ def test_without_the_library_the_engine_falls_back() -> None:
         "try: attention.attention(x, x, x)\nexcept RuntimeError as error: print(error)"
     )
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, env={"VITKIT_KERNELS": "0"}
+        [sys.executable, "-W", "error", "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "VITKIT_KERNELS": "0"},
     )
     assert done.returncode == 0, done.stderr
     assert "kernel 'attention' is not available: it was not compiled" in done.stdout

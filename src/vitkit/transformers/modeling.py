@@ -6,7 +6,6 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
-from einops.layers.torch import Rearrange
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -236,6 +235,19 @@ class ViTForImageClassification(ViTPreTrainedModel):
         return output if as_output else output.to_tuple()
 
 
+class PatchesToPixels(nn.Module):
+    """Rearranges one pixel vector per patch to an image: `nn.PixelShuffle` for patches that need not be square."""
+
+    def __init__(self, rows: int, columns: int):
+        super().__init__()
+        self.rows = rows
+        self.columns = columns
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (b, channels * rows * columns, r, s) to (b, channels, r * rows, s * columns)."""
+        return rearrange(x, "b (c p q) r s -> b c (r p) (s q)", p=self.rows, q=self.columns)
+
+
 class ViTForMaskedImageModeling(ViTPreTrainedModel):
     """ViT with a mask token and a decoder to pixels, for masked image modelling (SimMIM).
 
@@ -249,7 +261,7 @@ class ViTForMaskedImageModeling(ViTPreTrainedModel):
         rows, columns = pair(config.encoder_stride)
         self.decoder = nn.Sequential(
             nn.Conv2d(config.hidden_size, rows * columns * config.num_channels, kernel_size=1),
-            Rearrange("b (c p q) r s -> b c (r p) (s q)", p=rows, q=columns),
+            PatchesToPixels(rows, columns),
         )
         self.post_init()
 
