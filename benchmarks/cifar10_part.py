@@ -1,8 +1,8 @@
-"""Write a part of CIFAR-10, small enough to be carried to a GPU machine: the first images of each split.
+"""Writes the first images of each split of CIFAR-10, as a small data set for a GPU machine.
 
     python benchmarks/cifar10_part.py CIFAR10_FOLDER .gpu-data/cifar10 [--train 15000] [--test 2000]
 
-Reads and writes Parquet files as Hugging Face has them (`train-*.parquet`, `test-*.parquet`; 1.8 KB an image).
+Reads and writes Parquet files in the format of Hugging Face (`train-*.parquet`, `test-*.parquet`; 1.8 KB an image).
 """
 
 import argparse
@@ -31,10 +31,10 @@ def main() -> None:
 
 
 def first_rows(folder: Path, split: str, count: int) -> pa.Table:
-    """The first `count` rows of a split; its files are in random order already."""
+    """Returns the first `count` rows of a split; its files are shuffled already."""
     files = sorted(folder.glob(f"{split}*.parquet"))
     if not files:
-        raise SystemExit(f"there is no {split}*.parquet in {folder}; expected CIFAR-10's Parquet files")
+        raise SystemExit(f"no {split}*.parquet in {folder}; expected the Parquet files of CIFAR-10")
     tables: list[pa.Table] = []
     for file in files:
         missing = count - sum(table.num_rows for table in tables)

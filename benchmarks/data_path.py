@@ -1,10 +1,10 @@
-"""From a JPEG file's bytes to a normalised tensor, photos a second of one core: ours and the peers, interleaved.
+"""Measures JPEG bytes to normalized tensors on one core: vitkit and other libraries, interleaved.
 
-    OMP_NUM_THREADS=1 python benchmarks/data_path.py PHOTOS [--num 60] [--rounds 5]
+    OMP_NUM_THREADS=1 python benchmarks/data_path.py FOLDER [--num 60] [--rounds 5]
 
-Rows with one letter give the same pixels: `p` those of Pillow squashed bilinear to 224 (transformers' PIL backend), `t`
-those of torch (transformers' default backend), `c` Pillow's bicubic to 256 and the centre 224 (timm). Time is the
-thread's own CPU time, the least of the rounds, so that a busy machine does little harm; compare within one run.
+Rows with the same letter have the same pixels: `p` resized to 224 bilinearly by Pillow (transformers' PIL backend), `t`
+by torch (transformers' default backend), `c` to 256 bicubically by Pillow with a centre crop of 224 (timm). The time is
+the smallest CPU time of the rounds, so that load on the machine has little effect; compare within one run.
 """
 
 import argparse
@@ -23,36 +23,36 @@ from vitkit.data.processor import IMAGENET_MEAN, IMAGENET_STD, Processor
 from vitkit.data.processor.resampling import array
 from vitkit.images import turbo
 
-Way = Callable[[bytes], Any]
+Reader = Callable[[bytes], Any]
 
 
-def ours() -> dict[str, Way]:
-    """Our ways, with the fast decoder and without."""
+def vitkit_readers() -> dict[str, Reader]:
+    """Returns the readers of vitkit, with and without the fast decoder."""
     squash = Processor.squash(224, profile="ignore")
     crop = Processor.crop(224, 7 / 8, profile="ignore", mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
-    def slowly(way: Way) -> Way:
+    def without_turbo(reader: Reader) -> Reader:
         def run(data: bytes) -> Any:
             fast, turbo.decode = turbo.decode, lambda header: None
             try:
-                return way(data)
+                return reader(data)
             finally:
                 turbo.decode = fast
 
         return run
 
     return {
-        "p vitkit, without simplejpeg": slowly(squash.array),
+        "p vitkit, without simplejpeg": without_turbo(squash.array),
         "p vitkit": squash.array,
-        "c vitkit, without simplejpeg": slowly(crop.array),
+        "c vitkit, without simplejpeg": without_turbo(crop.array),
         "c vitkit": crop.array,
-        "t vitkit, without simplejpeg": slowly(lambda data: array(squash, data)),
+        "t vitkit, without simplejpeg": without_turbo(lambda data: array(squash, data)),
         "t vitkit, resampling by torch": lambda data: array(squash, data),
     }
 
 
-def peers() -> dict[str, Way]:
-    """The peers as their documentation has them used."""
+def peer_readers() -> dict[str, Reader]:
+    """Returns the readers of other libraries, as documented."""
     import timm.data
     import torchvision
     from transformers import ViTImageProcessor, ViTImageProcessorPil
@@ -77,27 +77,27 @@ def peers() -> dict[str, Way]:
 
 
 def main() -> None:
-    """Prints the table."""
+    """Measures and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("photos", type=Path)
+    parser.add_argument("folder", type=Path)
     parser.add_argument("--num", type=int, default=60)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    files = sorted(path for path in options.photos.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
-    photos = [path.read_bytes() for path in files[: options.num]]
-    ways = ours() | peers()
-    least = dict.fromkeys(ways, float("inf"))
+    files = sorted(path for path in options.folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
+    images = [path.read_bytes() for path in files[: options.num]]
+    readers = vitkit_readers() | peer_readers()
+    least = dict.fromkeys(readers, float("inf"))
     with torch.inference_mode():
         for _ in range(options.rounds):
-            for name, way in ways.items():
+            for name, reader in readers.items():
                 start = time.thread_time()
-                for data in photos:
-                    way(data)
-                least[name] = min(least[name], (time.thread_time() - start) / len(photos))
-        pixels = {name: np.asarray(way(photos[0])) for name, way in ways.items()}
-    print(f"{len(photos)} photos, {np.mean([len(data) for data in photos]) / 1e3:.0f} kB each, simplejpeg", end=" ")
+                for data in images:
+                    reader(data)
+                least[name] = min(least[name], (time.thread_time() - start) / len(images))
+        pixels = {name: np.asarray(reader(images[0])) for name, reader in readers.items()}
+    print(f"{len(images)} images, {np.mean([len(data) for data in images]) / 1e3:.0f} kB each, simplejpeg", end=" ")
     print("used" if turbo.equal_decoder() else "not used")
     for letter in "pct":
         rows = sorted((seconds, name) for name, seconds in least.items() if name.startswith(letter))

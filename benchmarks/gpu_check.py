@@ -1,8 +1,8 @@
-"""Check vitkit on a machine with an NVIDIA GPU; run it by `scripts/gpu_check.sh`, which limits its time.
+"""Checks vitkit on a machine with an NVIDIA GPU; `scripts/gpu_check.sh` runs it with a time limit.
 
-Standard library only: every step is a process of its own with a time limit (`gpu_steps.py` lists them). A step that
-fails or runs out of time is reported, the others go on, and the exit status is then 1. The page and the JSON are
-written again after each step, so that they exist whatever happens.
+Standard library only. Every step of `gpu_steps.py` is a separate process with a time limit. If a step fails or runs out
+of time, it is reported, the others continue, and the exit status is 1. The page and the JSON are written after each
+step, so that they exist also if the check is killed.
 """
 
 import argparse
@@ -26,14 +26,14 @@ import gpu_steps
 from gpu_steps import PARTS, Step
 
 ROOT = Path(__file__).resolve().parent.parent
-LEAST = 25.0  # seconds: a step that has less is not started
+MIN_SECONDS = 25.0  # a step with less time left is not started
 GRACE = 15.0  # seconds between the interrupt and the kill of a step, at the end of its time
-MARGIN = 5.0  # seconds of the whole time, for the page and for cleaning up
+MARGIN = 5.0  # seconds of the total time, for the page and the cleanup
 
 
 @dataclass(kw_only=True)
 class Result:
-    """What became of a step: passed, failed, out of time or not started, and why."""
+    """Outcome of a step (passed, failed, out of time or not started) and the reason."""
 
     part: str
     name: str
@@ -46,16 +46,16 @@ class Result:
     log: str = ""
 
 
-class Stopped(Exception):  # noqa: N818 - the time of the whole check is over
-    """SIGTERM: what has been found is written, and the check ends."""
+class Stopped(Exception):  # noqa: N818 - the total time is over
+    """SIGTERM: the results are written, and the check ends."""
 
 
-def main(words: list[str] | None = None) -> int:
-    """Runs the chosen parts; 0 if all passed, 1 if one did not, 2 if nothing can run here."""
-    options = parsed(words)
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the chosen parts; returns 0 if all passed, 1 if one failed, 2 if nothing can run."""
+    options = parsed(arguments)
     begin = time.monotonic()
     signal.signal(signal.SIGTERM, stop)
-    # A shell that starts us in the background ignores interrupts, and our children would inherit that.
+    # Started in the background by a shell, interrupts are ignored, and child processes would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     work = Path(tempfile.mkdtemp(prefix="gpu-check-"))
     try:
@@ -78,24 +78,24 @@ def main(words: list[str] | None = None) -> int:
     return int(any(result.outcome != "passed" for result in results))
 
 
-def parsed(words: list[str] | None) -> argparse.Namespace:
-    """The command line."""
+def parsed(arguments: list[str] | None) -> argparse.Namespace:
+    """Parses the command line."""
     parser = argparse.ArgumentParser(
         prog="gpu_check.sh", description="Check vitkit on a machine with an NVIDIA GPU: tests, speed, a recipe."
     )
     parser.add_argument("part", nargs="?", default="all", choices=(*PARTS, "all"), help="what to run (all)")
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
-    parser.add_argument("--tiny", action="store_true", help="the smallest sizes: a rehearsal of every step")
+    parser.add_argument("--tiny", action="store_true", help="smallest sizes, to test every step")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks", help="folder of the page (benchmarks/)")
     parser.add_argument("--limit", type=float, default=540.0, help="seconds for everything (540; LIMIT in the shell)")
-    options = parser.parse_args(words)
-    if options.limit < 2 * LEAST:
-        parser.error(f"--limit is {options.limit:g} seconds; it must be at least {2 * LEAST:g}")
+    options = parser.parse_args(arguments)
+    if options.limit < 2 * MIN_SECONDS:
+        parser.error(f"--limit is {options.limit:g} seconds; it must be at least {2 * MIN_SECONDS:g}")
     return options
 
 
 def stop(number: int, frame: FrameType | None) -> None:
-    """The handler of SIGTERM."""
+    """Handles SIGTERM."""
     raise Stopped
 
 
@@ -108,26 +108,26 @@ def run_all(
     out: Path,
     work: Path,
 ) -> None:
-    """Runs the steps in order. Time is divided by their shares; what a step does not use is left to later ones."""
+    """Runs the steps in order. They get fractions of the time; unused time is left to later steps."""
     start = time.monotonic()
-    whole, gone = sum(step.share for step in steps), 0.0
+    total, used = sum(step.weight for step in steps), 0.0
     for step, result in zip(steps, results, strict=True):
-        gone += step.share
-        run_step(step, result, start + (end - start) * gone / whole, variables, work)
+        used += step.weight
+        run_step(step, result, start + (end - start) * used / total, variables, work)
         print(f"{result.outcome:12} {step.part}: {step.name} ({result.seconds:.0f} s) {result.reason}", flush=True)
         gpu_page.write(out, facts, [asdict(each) for each in results], time.monotonic() - start)
 
 
 def run_step(step: Step, result: Result, deadline: float, variables: dict[str, str], work: Path) -> None:
-    """Runs a step until it ends or until its deadline: then it is interrupted, and killed a few seconds later."""
+    """Runs a step; at its deadline it is interrupted, and killed a few seconds later."""
     begin = time.monotonic()
     result.limit = deadline - begin
-    if result.limit < LEAST:
-        result.reason = f"{max(0.0, result.limit):.0f} s were left and it needs at least {LEAST:.0f}"
+    if result.limit < MIN_SECONDS:
+        result.reason = f"{max(0.0, result.limit):.0f} s were left and it needs at least {MIN_SECONDS:.0f}"
         return
-    # A contender of a benchmark may use what the rest of the step does not need.
-    patience = max(LEAST, result.limit - step.rest)
-    command = [word.replace("PATIENCE", f"{patience:.0f}") for word in step.command]
+    # Timeout of the candidates of a benchmark: the time that the rest of the step does not need.
+    timeout = max(MIN_SECONDS, result.limit - step.rest)
+    command = [word.replace("TIMEOUT", f"{timeout:.0f}") for word in step.command]
     result.command = relative(shlex.join(command).replace(sys.executable, "python3"), work)
     log = work / "log"
     with log.open("wb") as file:
@@ -154,16 +154,16 @@ def run_step(step: Step, result: Result, deadline: float, variables: dict[str, s
 
 
 def relative(text: str, work: Path) -> str:
-    """A text without the folders of this machine."""
+    """Returns a text without local folders."""
     return text.replace(f"{work}/", "").replace(f"{ROOT}/", "")
 
 
 def wait(process: subprocess.Popen[bytes], limit: float) -> tuple[int, bool]:
-    """The exit status, and whether the process ended by itself in time."""
+    """Returns the exit status, and whether the process ended in time."""
     try:
         return process.wait(limit - GRACE), True
     except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGINT)  # `vitkit bench` then writes what it has
+        process.send_signal(signal.SIGINT)  # `vitkit bench` then writes what was measured
     try:
         return process.wait(GRACE), False
     except subprocess.TimeoutExpired:
@@ -171,7 +171,7 @@ def wait(process: subprocess.Popen[bytes], limit: float) -> tuple[int, bool]:
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:
-    """Ends a process and everything it started."""
+    """Kills a process and its children."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

@@ -1,6 +1,6 @@
-"""The environment of `gpu_check.py` on a machine that it must not change: this checkout and a few unpacked wheels.
+"""Environment of `gpu_check.py`: this checkout and a few unpacked wheels; nothing is installed.
 
-Standard library only. Nothing is installed: pure-Python wheels from `.gpu-wheels/` are unpacked into a temporary folder
+Standard library only. Pure-Python wheels from `.gpu-wheels/` are unpacked into a temporary folder
 if the machine lacks the package, vitkit runs from `src/`, and its C kernels are compiled if there is a C compiler.
 """
 
@@ -19,7 +19,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 WHEELS = ROOT / ".gpu-wheels"
 SHOWN = ("torch", "triton", "timm", "transformers", "torchvision", "numpy", "pillow", "pytest", "tyro", "jaxtyping")
-# Runs with the finished environment: imports what the checks need, and prints what the machine is.
+# Runs in the prepared environment: imports the requirements of the checks, and prints facts about the machine.
 FACTS = """
 import importlib, importlib.util, json, sys
 needs = "torch numpy PIL safetensors huggingface_hub einops jaxtyping tyro rich matplotlib tensorboard vitkit.cli"
@@ -41,17 +41,17 @@ if not missing:
         found["short_name"] = machine.short_name(found["machine"])
         found["cuda_version"] = torch.version.cuda
     if device == "cuda" and found["cuda"]:
-        of = torch.cuda.get_device_properties(0)
+        gpu = torch.cuda.get_device_properties(0)
         found["device"] = {
-            "name": of.name, "capability": [of.major, of.minor], "memory_bytes": of.total_memory,
-            "multiprocessors": of.multi_processor_count,
+            "name": gpu.name, "capability": [gpu.major, gpu.minor], "memory_bytes": gpu.total_memory,
+            "multiprocessors": gpu.multi_processor_count,
         }
 print(json.dumps(found))
 """
 
 
 class Unusable(Exception):  # noqa: N818 - a state of the machine, reported in one sentence
-    """The machine lacks something that every check needs."""
+    """The machine lacks a requirement of every check."""
 
 
 def prepare(work: Path, device: str, needs: tuple[str, ...]) -> tuple[dict[str, str], dict[str, Any]]:
@@ -72,13 +72,13 @@ def prepare(work: Path, device: str, needs: tuple[str, ...]) -> tuple[dict[str, 
         raise Unusable(f"the environment does not work: {last_line(done.stderr)}")
     facts = json.loads(done.stdout.splitlines()[-1])
     if facts["missing"]:
-        found = "it is there" if WHEELS.is_dir() else "it is missing"
+        found = "it exists" if WHEELS.is_dir() else "it is missing"
         raise Unusable(
-            f"this machine lacks {', '.join(facts['missing'])}: run scripts/gpu_wheels.sh where there is network and "
-            f"bring the folder .gpu-wheels ({found})"
+            f"missing packages: {', '.join(facts['missing'])}; run scripts/gpu_wheels.sh on a machine with network and "
+            f"copy the folder .gpu-wheels ({found})"
         )
     if device == "cuda" and not facts["cuda"]:
-        raise Unusable("torch finds no CUDA device here: check nvidia-smi, or use --device cpu")
+        raise Unusable("torch finds no CUDA device: check nvidia-smi, or use --device cpu")
     facts |= {"unpacked": unpacked, "kernels": kernels, "versions": versions(), "commit": commit()}
     return variables, facts
 
@@ -109,26 +109,26 @@ def write_metadata(site: Path) -> None:
 
 
 def compile_kernels() -> str:
-    """Compiles the C kernels into this checkout, as an installation does; returns what became of it."""
+    """Compiles the C kernels into this checkout, as an installation does; returns the results as text."""
     compiler = os.environ.get("CC") or next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
     suffix = sysconfig.get_config_var("EXT_SUFFIX") or ".so"
     modules = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["ext-modules"]
-    said = []
+    results = []
     for module in modules:
         target = (ROOT / "src" / Path(*module["name"].split("."))).with_suffix(suffix)
         if target.exists():
-            said.append(f"{target.stem.split('.')[0]} was there")
+            results.append(f"{target.stem.split('.')[0]} existed")
             continue
         if compiler is None:
-            return "not compiled: there is no C compiler"
+            return "not compiled: no C compiler found"
         command = [compiler, *module["extra-compile-args"], "-shared", "-fPIC", "-o", str(target), *module["sources"]]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-        said.append(f"{target.stem.split('.')[0]} {'compiled' if done.returncode == 0 else last_line(done.stderr)}")
-    return ", ".join(said)
+        results.append(f"{target.stem.split('.')[0]} {'compiled' if done.returncode == 0 else last_line(done.stderr)}")
+    return ", ".join(results)
 
 
 def environment(work: Path, site: Path, device: str) -> dict[str, str]:
-    """Variables of all checks: our sources first, no network, caches and temporary files in the working folder."""
+    """Returns environment variables: sources of this checkout first, no network, caches in the working folder."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     temporary = work / "tmp"
     temporary.mkdir(exist_ok=True)
@@ -152,7 +152,7 @@ def environment(work: Path, site: Path, device: str) -> dict[str, str]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of the packages that matter, of those the machine has itself."""
+    """Returns the versions of the installed packages in `SHOWN`."""
     found = {"python": ".".join(map(str, sys.version_info[:3]))}
     for name in SHOWN:
         try:
@@ -163,7 +163,7 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str:
-    """The commit of this checkout; empty if it came without its history."""
+    """Returns the commit of this checkout; empty without a repository."""
     try:
         done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     except OSError:
@@ -172,6 +172,6 @@ def commit() -> str:
 
 
 def last_line(text: str) -> str:
-    """The last line that says something, at most 300 characters."""
+    """Returns the last line that is not empty, at most 300 characters."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1][:300] if lines else "no output"

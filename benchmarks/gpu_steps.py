@@ -1,4 +1,4 @@
-"""The steps of `gpu_check.py`: commands, their share of the time, and how to read what each of them found."""
+"""Steps of `gpu_check.py`: commands, their fractions of the time, and readers of their results."""
 
 import argparse
 import json
@@ -15,41 +15,43 @@ ROOT = Path(__file__).resolve().parent.parent
 PARTS = ("tests", "inference", "training", "recipe")
 PYTHON = sys.executable
 VITKIT = (PYTHON, "-m", "vitkit")
-OWN_TEST = "test_gpu_check.py"  # it runs this script, and must not be run by it
-RACES = {
-    # Compiled contenders first: they take the longest to prepare. On a GPU both compilers use CUDA graphs.
+OWN_TEST = "test_gpu_check.py"  # runs this script, so it is excluded
+PEERS = {
+    # Compiled candidates first: they take the longest to prepare. On a GPU both compilers use CUDA graphs.
     "inference": "vitkit:compile=true,timm_compiled,vitkit,timm,transformers",
-    "training": "vitkit:machine.compile=true,timm_compiled,vitkit,timm,transformers",
+    "training": "vitkit:hardware.compile=true,timm_compiled,vitkit,timm,transformers",
 }
 FLOAT8 = "vitkit:precision=float8:compile=true,vitkit:precision=float8"  # GPUs only
-REFERENCE = "timm:precision=float32"  # prepared with the others; it saves a process of its own at the end
+REFERENCE = "timm:precision=float32"  # prepared with the others, which saves a separate process at the end
 
 Found = tuple[dict[str, Any], list[str]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One process. `share` divides the time, in seconds of a whole check; `rest` is what a benchmark needs apart from
-    preparing its contenders. `read` takes the log and returns what was found, and reasons why the step failed.
+    """One process.
+
+    `weight` is its part of the total time, in seconds of a full check; `rest` is the time that a benchmark needs apart
+    from preparing its candidates. `read` takes the log and returns results and the reasons of failure.
     """
 
     part: str
     name: str
     command: tuple[str, ...]
-    share: float
+    weight: float
     read: Callable[[str], Found]
     rest: float = 65.0
 
 
 def steps(options: argparse.Namespace, facts: dict[str, Any], work: Path) -> list[Step]:
-    """The steps of the chosen parts, in order."""
+    """Returns the steps of the chosen parts, in order."""
     makers = {"tests": tests, "inference": inference, "training": training, "recipe": recipe}
     chosen = PARTS if options.part == "all" else (options.part,)
     return [step for part in chosen for step in makers[part](options, facts, work)]
 
 
 def tests(options: argparse.Namespace, facts: dict[str, Any], work: Path) -> list[Step]:
-    """All test files that mention CUDA; on a CPU they run what they have for CPUs."""
+    """Returns a step that runs all test files that mention CUDA."""
     files = sorted(
         path.relative_to(ROOT).as_posix()
         for path in (ROOT / "tests").rglob("test_*.py")
@@ -57,35 +59,35 @@ def tests(options: argparse.Namespace, facts: dict[str, Any], work: Path) -> lis
     )
     report = work / "tests.xml"
     command = (PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", *files)
-    return [Step(part="tests", name="CUDA tests", command=command, share=45, read=lambda log: read_tests(report))]
+    return [Step(part="tests", name="CUDA tests", command=command, weight=45, read=lambda log: read_tests(report))]
 
 
 def inference(options: argparse.Namespace, facts: dict[str, Any], work: Path) -> list[Step]:
-    """The rate of a large product, then every library on the same model, in bfloat16 and in float8."""
+    """Returns a large matrix product, then inference with every library, in bfloat16 and float8."""
     precision = precision_of(options, facts)
     size = "256" if options.tiny else "8192" if options.device == "cuda" else "2048"
     script = str(ROOT / "benchmarks" / "matrix_product.py")
     command = (PYTHON, script, "--device", options.device, "--size", size, "--precision", precision)
     product = Step(
-        part="inference", name="matrix product", command=command, share=12, read=lambda log: (json_line(log), [])
+        part="inference", name="matrix product", command=command, weight=12, read=lambda log: (json_line(log), [])
     )
-    peers = ",".join([RACES["inference"], *([FLOAT8] if options.device == "cuda" else []), REFERENCE])
+    peers = ",".join([PEERS["inference"], *([FLOAT8] if options.device == "cuda" else []), REFERENCE])
     models = (("vit-mu/16", 2, 100),) if options.tiny else (("vit-b/16", 256, 135), ("vit-l/16", 128, 150))
-    return [product, *(race(options, work, "inference", model, peers, precision) for model in models)]
+    return [product, *(bench(options, work, "inference", model, peers, precision) for model in models)]
 
 
 def training(options: argparse.Namespace, facts: dict[str, Any], work: Path) -> list[Step]:
-    """Steps of training by every library on the same model."""
+    """Returns training steps with every library on the same model."""
     models = (("vit-mu/16", 2, 100),) if options.tiny else (("vit-b/16", 128, 80), ("vit-l/16", 32, 85))
     precision = precision_of(options, facts)
-    return [race(options, work, "training", model, RACES["training"], precision) for model in models]
+    return [bench(options, work, "training", model, PEERS["training"], precision) for model in models]
 
 
-def race(
+def bench(
     options: argparse.Namespace, work: Path, kind: str, model: tuple[str, int, float], peers: str, precision: str
 ) -> Step:
-    """A `vitkit bench` of one model; contenders are prepared at the same time, as far as there are cores."""
-    name, batch, share = model
+    """Returns a `vitkit bench` of one model; as many candidates are prepared at the same time as there are cores."""
+    name, batch, weight = model
     if options.device == "cpu":
         batch = min(batch, 8)
     out = work / f"{kind}-{name.replace('/', '-')}"
@@ -93,19 +95,21 @@ def race(
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     command = (
         *VITKIT, "bench", kind, "--model", name, "--batch", str(batch), "--precision", precision, "--peers", peers,
-        "--rounds", rounds[0], "--seconds", rounds[1], "--patience", "PATIENCE", "--prepare", str(max(2, cores)),
+        "--rounds", rounds[0], "--seconds", rounds[1], "--timeout", "TIMEOUT", "--prepare", str(max(2, cores)),
         "--device", options.device, "--out", str(out),
     )  # fmt: skip
-    return Step(part=kind, name=f"{name}, batch {batch}", command=command, share=share, read=lambda log: read_race(out))
+    return Step(
+        part=kind, name=f"{name}, batch {batch}", command=command, weight=weight, read=lambda log: read_bench(out)
+    )
 
 
 def recipe(options: argparse.Namespace, facts: dict[str, Any], work: Path) -> list[Step]:
-    """CIFAR-10 cut to a few hundred steps if its files are here, else the digits inside the package."""
+    """Returns a few hundred training steps on CIFAR-10 if available, else on the digits of the package."""
     data = cifar10()
     run = work / "run"
-    settings = {"machine.device": options.device, "machine.log_every": "10"}
+    settings = {"hardware.device": options.device, "hardware.log_every": "10"}
     if data is None:
-        name = "digits.tiny, as there is no CIFAR-10 here"
+        name = "digits.tiny, without CIFAR-10"
         steps = "20" if options.tiny else "300"
         source = ("digits.tiny",)
         settings["schedule.warmup"] = "5"
@@ -114,26 +118,31 @@ def recipe(options: argparse.Namespace, facts: dict[str, Any], work: Path) -> li
         name = f"cifar10.gpu on {data.name}, not compiled"
         source = ("cifar10.gpu", "--data", f"parquet:{data}")
         workers = "1" if options.tiny else str(min(12, max(1, (facts["machine"]["cores"] or 2) - 2)))
-        settings |= {"machine.workers": workers, "machine.compile": "false", "schedule.warmup": "100", "epochs": "none"}
+        settings |= {
+            "hardware.workers": workers,
+            "hardware.compile": "false",
+            "schedule.warmup": "100",
+            "epochs": "none",
+        }
         if options.tiny:
             small = {"model.width": 32, "model.depth": 1, "model.num_heads": 2, "model.mlp_width": 64, "batch_size": 16}
             settings |= {key: str(value) for key, value in small.items()} | {"schedule.warmup": "1"}
-            settings["machine.log_every"] = "1"
+            settings["hardware.log_every"] = "1"
     settings |= {"steps": steps, "evaluate_every": steps}
-    words = [f"{key}={value}" for key, value in settings.items()]
-    command = (*VITKIT, "train", *source, "--out", str(run), "--set", *words)
+    assignments = [f"{key}={value}" for key, value in settings.items()]
+    command = (*VITKIT, "train", *source, "--out", str(run), "--set", *assignments)
     name = f"{name}, cut to {steps} steps"
-    return [Step(part="recipe", name=name, command=command, share=45, read=lambda log: read_run(run))]
+    return [Step(part="recipe", name=name, command=command, weight=45, read=lambda log: read_run(run))]
 
 
 def precision_of(options: argparse.Namespace, facts: dict[str, Any]) -> str:
-    """bfloat16, but float32 in a rehearsal on a CPU without products of it."""
+    """Returns bfloat16, or float32 on a CPU without bfloat16 products."""
     flags = facts["machine"]["flags"]
     return "bfloat16" if options.device == "cuda" or "avx512f" in flags or "bf16" in flags else "float32"
 
 
 def cifar10() -> Path | None:
-    """The folder with CIFAR-10's Parquet files, or the part of it that `gpu_wheels.sh` wrote."""
+    """Returns the folder with CIFAR-10's Parquet files, or the part that `gpu_wheels.sh` wrote."""
     shared = os.environ.get("VITKIT_SHARED")
     homes = [*([Path(shared)] if shared else []), ROOT / "shared", ROOT.parent / "shared"]
     folders = [*(home / "data" / "cifar10" for home in homes), ROOT / ".gpu-data" / "cifar10"]
@@ -141,12 +150,12 @@ def cifar10() -> Path | None:
 
 
 def json_line(log: str) -> dict[str, Any]:
-    """The last line of a log that is a JSON object."""
+    """Returns the last JSON object of a log."""
     return json.loads([line for line in log.splitlines() if line.startswith("{")][-1])
 
 
 def read_tests(report: Path) -> Found:
-    """Counts of the test report, and the names of the tests that failed."""
+    """Returns the counts of the test report and the failed tests."""
     suite = next(ElementTree.parse(report).getroot().iter("testsuite"))
     counts = {name: int(suite.get(name, "0")) for name in ("tests", "failures", "errors", "skipped")}
     bad = [
@@ -159,20 +168,20 @@ def read_tests(report: Path) -> Found:
     return {"counts": counts, "failed": bad, "skipped": skipped}, reasons
 
 
-def read_race(out: Path) -> Found:
-    """The benchmark's own report; it fails for every contender that was not measured or gave another output."""
+def read_bench(out: Path) -> Found:
+    """Returns the report of the benchmark; candidates without a result or with wrong outputs are failures."""
     (file,) = out.glob("*.json")
     report = json.loads(file.read_text())
     reasons = ["it was interrupted"] if report["interrupted"] else []
     for section in report["sections"]:
-        bad = [row for row in section["rows"] if row["verdict"] not in ("right", "measured")]
+        bad = [row for row in section["rows"] if row["status"] not in ("correct", "measured")]
         bad += [row for row in section["limits"] if row["rate"] is None]
-        reasons += [f"{row['contender']} {row['verdict']}: {row['reason'] or 'no reason given'}" for row in bad]
-    return report, reasons if report["sections"] else ["no contender was measured", *reasons]
+        reasons += [f"{row['candidate']} {row['status']}: {row['reason'] or 'no reason given'}" for row in bad]
+    return report, reasons if report["sections"] else ["no candidate was measured", *reasons]
 
 
 def read_run(run: Path) -> Found:
-    """Loss, speed and accuracy of a training run, from its log."""
+    """Returns loss, speed and accuracy of a training run, from its log."""
     events = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     logged = [event for event in events if event["kind"] == "step"]
     scores = [event for event in events if event["kind"] == "evaluation"]

@@ -1,9 +1,11 @@
-"""What the training loop costs over one written by hand: `python benchmarks/loop_overhead.py [ROUNDS]`.
+"""Measures the overhead of the training loop over a minimal loop.
 
-Both train the same model on the same batches with the same losses, bit for bit, in blocks of a few steps that take
-turns (A B A B ...), in one thread. Counted is everything between two evaluations: the update, the checks, the log and
-the bar. CPU time of the process stands beside wall time, because a machine may be shared. Prints a table and writes it
-to benchmarks/loop-overhead_<hardware>_<date>.md.
+    python benchmarks/loop_overhead.py [ROUNDS]
+
+Both loops train the same model on the same batches with bitwise equal losses, in interleaved blocks of a few steps and
+one thread. The time includes everything between two evaluations: updates, checks, log and progress bar. CPU time is
+measured too, because the machine may be shared. Prints a table and writes it to
+benchmarks/loop-overhead_<hardware>_<date>.md.
 """
 
 import os
@@ -27,20 +29,20 @@ from vitkit.data.loader import Batch, Stream, training_batches
 from vitkit.data.processor import Processor
 from vitkit.models import vit
 from vitkit.objectives import supervised
-from vitkit.train import Data, Machine, Run, RunFolder
-from vitkit.train.checkpointing.saving import Saver
+from vitkit.train import Data, Hardware, Run, RunFolder
+from vitkit.train.checkpointing.saving import CheckpointSaver
 from vitkit.train.events import Events
-from vitkit.train.launch import Session, StopRequest
+from vitkit.train.launch import StopRequest, TrainingSession
 from vitkit.train.loop import fit, step_seed
 from vitkit.train.optim import Optimizer
 from vitkit.train.schedule import Schedule, factor
-from vitkit.train.setup import begin
+from vitkit.train.setup import build_training
 
 BLOCK, BATCH = 5, 8
 
 
 def model(width: int) -> vit.Config:
-    """Four blocks on 64 tokens; a narrow model has as many tensors, and hardly any arithmetic."""
+    """Returns a model with four blocks and 64 tokens; a narrow one has little computation per tensor."""
     return vit.Config(
         image_size=(32, 32),
         patch_size=(4, 4),
@@ -55,7 +57,7 @@ def model(width: int) -> vit.Config:
 
 @dataclass
 class Clock:
-    """Seconds a step of blocks of steps, by the wall and by the processor."""
+    """Seconds per step of each block of steps, wall time and CPU time."""
 
     wall: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
@@ -74,12 +76,12 @@ def run_of(width: int, rounds: int) -> Run:
         objective=supervised.Config(),
         data=Data(source="digits"),
         processor=Processor.squash(32),
-        optimizer=Optimizer(rate=1e-3),
+        optimizer=Optimizer(lr=1e-3),
         schedule=Schedule(warmup=10),
         batch_size=BATCH,
         steps=(rounds + 1) * BLOCK,
         evaluate_every=10**9,
-        machine=Machine(device="cpu", save_every=10**9, log_every=10),
+        hardware=Hardware(device="cpu", save_every=10**9, log_every=10),
     )
 
 
@@ -88,9 +90,9 @@ def batches(run: Run) -> Iterator[Batch]:
     return training_batches(source, Transform(run.processor, run.augment), Stream(batch_size=run.batch_size))
 
 
-def by_hand(run: Run, losses: list[float]) -> Callable[[], None]:
-    """Five steps as one would write them, of a model and an optimiser made as the loop's are."""
-    made, stream = begin(run, run.steps or 0, torch.device("cpu")), batches(run)
+def minimal_loop(run: Run, losses: list[float]) -> Callable[[], None]:
+    """Returns a function that runs five steps of a minimal loop, with the same model and optimizer."""
+    made, stream = build_training(run, run.steps or 0, torch.device("cpu")), batches(run)
     objective, optimizer, parameters = made.objective, made.optimizer, list(made.objective.parameters())
     objective.train()
 
@@ -99,7 +101,7 @@ def by_hand(run: Run, losses: list[float]) -> Callable[[], None]:
             step, batch = len(losses), next(stream)
             torch.manual_seed(step_seed(run.seed, step, 0))
             for group in optimizer.param_groups:
-                group["lr"] = run.optimizer.rate * factor(run.schedule, step, run.steps or 0)
+                group["lr"] = run.optimizer.lr * factor(run.schedule, step, run.steps or 0)
             optimizer.zero_grad()
             loss = objective(batch)["loss"]
             loss.backward()
@@ -111,39 +113,39 @@ def by_hand(run: Run, losses: list[float]) -> Callable[[], None]:
 
 
 def measure(width: int, rounds: int) -> tuple[Clock, Clock]:
-    run, ours, theirs = run_of(width, rounds), Clock(), Clock()
-    training = begin(run, run.steps or 0, torch.device("cpu"))
+    run, loop, minimal = run_of(width, rounds), Clock(), Clock()
+    training = build_training(run, run.steps or 0, torch.device("cpu"))
     losses: list[float] = []
     expected: list[float] = []
-    hand, stream = by_hand(run, expected), batches(run)
+    block_of_minimal, stream = minimal_loop(run, expected), batches(run)
     source, validation = train_and_val(run.data.source, held_out=run.data.held_out)
-    with tempfile.TemporaryDirectory() as name, Saver(Path(name) / "checkpoints", run.machine) as saver:
-        session = Session(training, RunFolder(Path(name)), validation, saver)
+    with tempfile.TemporaryDirectory() as name, CheckpointSaver(Path(name) / "checkpoints", run.hardware) as saver:
+        session = TrainingSession(training, RunFolder(Path(name)), validation, saver)
         log = Path(name) / "log.jsonl"
         with Events(log, total=training.total, batch_size=BATCH, every=10) as events, StopRequest() as stop:
-            after = session.after(events, stop, source)
+            after = session.after_step(events, stop, source)
 
             def once(scalars: dict[str, float], batch: Batch) -> bool:
                 losses.append(scalars["loss"])
-                # The last step would be judged and saved.
+                # The last step would be evaluated and saved.
                 return (training.step < training.total and after(scalars, batch)) or training.step % BLOCK == 0
 
             for number in range(rounds + 1):
-                pair = [(ours, lambda: fit(training, stream, once)), (theirs, hand)]
+                pair = [(loop, lambda: fit(training, stream, once)), (minimal, block_of_minimal)]
                 for clock, block in pair if number % 2 else reversed(pair):
-                    # The first block of each warms up; in the loop's, the first step is counted, in operations.
+                    # The first block is warm-up; in it the loop counts the operations of the first step.
                     (clock if number else Clock()).block(block)
-    assert losses == expected, "the loop and the one by hand have other losses"
-    return ours, theirs
+    assert losses == expected, "the losses of the loops differ"
+    return loop, minimal
 
 
 def rows(width: int, rounds: int) -> str:
-    """The lines of the table for a model of some width."""
+    """Returns the lines of the table for a model width."""
     clocks, lines = measure(width, rounds), []
     for name in ("cpu", "wall"):
         a, b = (getattr(clock, name) for clock in clocks)
         one, two = (statistics.median(each) * 1e3 for each in (a, b))
-        more = statistics.median(mine - other for mine, other in zip(a, b, strict=True)) * 1e3
+        more = statistics.median(first - second for first, second in zip(a, b, strict=True)) * 1e3
         lines.append(f"| {width} | {rounds} | {name} | {one:.2f} | {two:.2f} | {more:+.3f} | {more / two:+.2%} |\n")
     return "".join(lines)
 
@@ -158,16 +160,17 @@ def hardware() -> str:
 
 def main(rounds: int = 40) -> None:
     torch.set_num_threads(1)
-    text = "| width | blocks | time a step | loop, ms | by hand, ms | median of the differences, ms | share |\n"
+    text = "| width | blocks | time per step | loop, ms | minimal, ms | median difference, ms | relative |\n"
     text += "|---|---|---|---|---|---|---|\n" + rows(192, rounds) + rows(16, 5 * rounds)
     print(text)
     name = "-".join("".join(c if c.isalnum() else " " for c in hardware().lower()).split())
     page = Path(__file__).with_name(f"loop-overhead_{name}_{date.today().isoformat()}.md")
     page.write_text(
-        f"# The loop's overhead over one by hand\n\n`python benchmarks/loop_overhead.py {rounds}`: ViT of depth 4 on "
-        f"64 tokens, batches of {BATCH}, blocks of {BLOCK} steps of each in turns, one thread of {hardware()}, torch "
+        f"# Overhead of the training loop over a minimal loop\n\n`python benchmarks/loop_overhead.py {rounds}`: "
+        f"ViT of depth 4 on 64 tokens, batches of {BATCH}, interleaved blocks of {BLOCK} steps, one thread of "
+        f"{hardware()}, torch "
         f"{torch.__version__}; load at the end {os.getloadavg()[0]:.0f} on {os.cpu_count()} cores. The losses are "
-        f"equal bit for bit over all steps. The narrow model has as many tensors and little arithmetic: its "
+        f"bitwise equal in all steps. The narrow model has as many tensors and little computation: its "
         f"difference in ms is the cost of the loop itself.\n\n{text}"
     )
 

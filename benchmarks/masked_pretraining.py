@@ -1,9 +1,9 @@
-"""Does masked patch prediction help? The same fine-tuning on CIFAR-10 after CPU minutes of it, and from scratch.
+"""Evaluates masked patch prediction: fine-tuning on CIFAR-10 after pre-training and from scratch.
 
     python benchmarks/masked_pretraining.py --data parquet:/data/cifar10 --out runs/masked
 
-One thread each. The number of pre-training steps is what the CPU time of a few trial steps says fits. Writes
-`masked-pretraining_<hardware>_<date>.md` beside this file.
+One thread each. The number of pre-training steps is derived from the CPU time of a few trial steps. Writes
+`masked-pretraining_<hardware>_<date>.md` in this folder.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from vitkit.data.augment.crop import Crop
 from vitkit.data.processor import Processor
 from vitkit.models import vit
 from vitkit.objectives import masked, supervised
-from vitkit.train import Data, Machine, Run, train
+from vitkit.train import Data, Hardware, Run, train
 from vitkit.train.optim import Optimizer
 from vitkit.train.schedule import Schedule
 
@@ -40,7 +40,7 @@ MODEL = vit.Config(
 
 
 def pretraining(data: str, steps: int, target: str) -> Run:
-    """Half of the patches corrupted, their colours guessed (ViT paper, B.1.2), for so many steps of 128 pictures."""
+    """Returns pre-training with half of the patches corrupted and their colours predicted (ViT paper, B.1.2)."""
     return Run(
         name="masked patch prediction on CIFAR-10",
         model=MODEL,
@@ -48,21 +48,21 @@ def pretraining(data: str, steps: int, target: str) -> Run:
         data=Data(source=data),
         processor=Processor.squash(32),
         augment=Augment(crop=Crop(kind="torchvision", area=(0.35, 1.0)), flip=True),
-        optimizer=Optimizer(rate=1e-3, weight_decay=0.05),
+        optimizer=Optimizer(lr=1e-3, weight_decay=0.05),
         schedule=Schedule(warmup=min(200, steps // 4)),
         batch_size=128,
         steps=steps,
         evaluators=("knn",),
-        score="knn.k20",
+        metric="knn.k20",
         evaluate_every=steps,
-        keep="last",
+        select="last",
         precision="bfloat16",
-        machine=Machine(threads=1, log_every=20),
+        hardware=Hardware(threads=1, log_every=20),
     )
 
 
 def finetuning(data: str, steps: int, start: Path | None, seed: int) -> Run:
-    """All classes, all pictures, the same order and changes whatever the start."""
+    """Returns fine-tuning on all images, with the same order and augmentation for every start."""
     return Run(
         name="CIFAR-10 after masked patch prediction" if start else "CIFAR-10 from scratch",
         model=MODEL,
@@ -70,34 +70,34 @@ def finetuning(data: str, steps: int, start: Path | None, seed: int) -> Run:
         data=Data(source=data),
         processor=Processor.squash(32),
         augment=Augment(crop=Crop(kind="simple", padding=4), flip=True),
-        optimizer=Optimizer(rate=1e-3, weight_decay=0.05),
+        optimizer=Optimizer(lr=1e-3, weight_decay=0.05),
         schedule=Schedule(warmup=100),
         batch_size=128,
         steps=steps,
         seed=seed,
-        start=None if start is None else str(start),
+        init_from=None if start is None else str(start),
         evaluate_every=steps,
-        keep="last",
+        select="last",
         precision="bfloat16",
-        machine=Machine(threads=1, log_every=20),
+        hardware=Hardware(threads=1, log_every=20),
     )
 
 
 def timed(run: Run, folder: Path) -> tuple[float, float]:
-    """The score of a run, and its CPU minutes."""
+    """Trains a run; returns its score and CPU minutes."""
     before = time.process_time()
     score = train(run, folder).score
     return score, (time.process_time() - before) / 60
 
 
 def trial_minutes(data: str, steps: int, target: str, out: Path) -> float:
-    """The CPU minutes of a short pre-training that is judged by nothing slow."""
-    run = replace(pretraining(data, steps, target), evaluators=("top1",), score="top1.accuracy")
+    """Returns the CPU minutes of a short pre-training with a fast evaluation."""
+    run = replace(pretraining(data, steps, target), evaluators=("top1",), metric="top1.accuracy")
     return timed(run, out / f"trial-{steps}")[1]
 
 
 def planned(out: Path, data: str, minutes: float, target: str) -> int:
-    """How many steps take 95 % of these CPU minutes, by a few trial steps; those of a run that was begun stay."""
+    """Returns the number of steps in 95 % of the CPU minutes, or that of an interrupted run."""
     config = out / "pretraining" / "config.json"
     if config.exists():
         return json.loads(config.read_text())["steps"]
@@ -106,14 +106,14 @@ def planned(out: Path, data: str, minutes: float, target: str) -> int:
 
 
 def main() -> None:
-    """Pre-trains, fine-tunes twice for each seed, writes the table."""
+    """Pre-trains, fine-tunes twice for each seed, and writes the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=20.0, help="CPU minutes of pre-training")
     parser.add_argument("--steps", type=int, default=800, help="steps of each fine-tuning")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--target", default="mean_colour", help="what is guessed: see vitkit.objectives.masked")
+    parser.add_argument("--target", default="mean_colour", help="prediction target: see vitkit.objectives.masked")
     options = parser.parse_args()
     torch.set_num_threads(1)
     steps = planned(options.out, options.data, options.minutes, options.target)
@@ -126,26 +126,26 @@ def main() -> None:
             options.out / f"tuned-{seed}",
         )
         rows.append((seed, scratch, tuned, took))
-    here = short_name(describe("cpu"))
+    hardware = short_name(describe("cpu"))
     lines = [
-        f"# Masked patch prediction on CIFAR-10, then fine-tuning ({here}, {date.today()})",
+        f"# Masked patch prediction on CIFAR-10, then fine-tuning ({hardware}, {date.today()})",
         "",
         f"`python benchmarks/masked_pretraining.py --data parquet:CIFAR10 --minutes {options.minutes:g} --steps "
         f"{options.steps} --seeds {options.seeds} --target {options.target}`, one thread, bfloat16 products, "
         f"torch {torch.__version__}.",
         "",
-        f"Pre-training: {steps} steps of 128 pictures, by trial steps {0.95 * options.minutes:.0f} CPU minutes"
-        + (f" ({minutes:.1f} in all, with its evaluation)" if minutes > 1 else "")
-        + f"; {knn:.2%} by 20 neighbours afterwards.",
+        f"Pre-training: {steps} steps of 128 images, by trial steps {0.95 * options.minutes:.0f} CPU minutes"
+        + (f" ({minutes:.1f} in total, with the evaluation)" if minutes > 1 else "")
+        + f"; {knn:.2%} accuracy of 20 nearest neighbours.",
         "",
-        f"Fine-tuning: {options.steps} steps of 128 pictures, the same for both but for where they start.",
+        f"Fine-tuning: {options.steps} steps of 128 images, the same for both starts.",
         "",
         "| seed | from scratch | after pre-training | CPU minutes of one fine-tuning |",
         "|---|---|---|---|",
         *(f"| {seed} | {scratch:.2%} | {tuned:.2%} | {took:.1f} |" for seed, scratch, tuned, took in rows),
         "",
     ]
-    name = f"masked-pretraining_{here}_{date.today()}.md"
+    name = f"masked-pretraining_{hardware}_{date.today()}.md"
     (Path(__file__).parent / name).write_text("\n".join(lines))
     print("\n".join(lines))
 

@@ -1,4 +1,4 @@
-"""Measure the rate of one square matrix product and of a copy, on random data: what a device can do at most.
+"""Measures the rates of a square matrix product and of a copy, the limits of a device.
 
     python benchmarks/matrix_product.py --device cuda --size 8192 --precision bfloat16
 
@@ -17,7 +17,7 @@ REPEATS = 15
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Measures and prints one line of JSON."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--size", type=int, default=8192)
@@ -28,7 +28,7 @@ def main() -> None:
     left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     product = torch.empty_like(left)
     seconds = median_seconds(device, lambda: torch.mm(left, right, out=product))
-    # Four times the product's bytes, so that the copy does not fit in a cache.
+    # Four times the size of the product, so that the copy does not fit in a cache.
     source = torch.randn(4 * size, size, device=device).to(dtype)
     target = torch.empty_like(source)
     copying = median_seconds(device, lambda: target.copy_(source))
@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def median_seconds(device: torch.device, run: Callable[[], object]) -> float:
-    """Median time of a call, by CUDA events on a GPU, after three calls to warm up."""
+    """Returns the median time of a call after three warm-up calls, measured by CUDA events on a GPU."""
     times = []
     for repeat in range(3 + REPEATS):
         if device.type == "cuda":

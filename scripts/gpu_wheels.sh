@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Collect what scripts/gpu_check.sh needs on a GPU machine without network, in ignored folders of this checkout:
+# Collects the requirements of scripts/gpu_check.sh for a GPU machine without network, in git-ignored folders:
 # pure-Python wheels in .gpu-wheels/ and, with a folder of CIFAR-10's Parquet files, a part of them in .gpu-data/.
 # usage: scripts/gpu_wheels.sh [CIFAR10_FOLDER]          PYTHON=python3 GPU_PYTHON=3.12 (the version on that machine)
 set -euo pipefail

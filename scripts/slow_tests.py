@@ -1,10 +1,9 @@
-"""Run the slow tests of the folders that were changed lately: `python scripts/slow_tests.py [--hours H] [--minutes M]`.
+"""Runs the slow tests of recently changed folders: `python scripts/slow_tests.py [--hours H] [--minutes M]`.
 
-"Lately" is measured from the newest commit, so that a fresh clone of it gives the same answer: everything that changed
-on the main line since its last commit that is at least H hours older. Where there is none (a shallow clone, a young
-repository) every folder counts as changed. `src/vitkit/NAME` and `tests/NAME` both stand for `tests/NAME`. No test
-starts after M minutes; those that were not reached are listed as skipped. A run that still goes on 15 minutes later
-has a test that hangs, and fails.
+A folder is changed if it differs from the last commit of the main line that is at least H hours older than the newest
+commit, so that a fresh clone has the same result. Without such a commit (a shallow clone) every folder is changed.
+`src/vitkit/NAME` and `tests/NAME` both stand for `tests/NAME`. No test starts after M minutes; the remaining ones are
+reported as skipped. If the run does not end within 15 more minutes, a test hangs, and the script fails.
 """
 
 import argparse
@@ -15,7 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 TESTS = ROOT / "tests"
-NO_TESTS = 5  # the exit code of pytest where a folder has no slow tests
+NO_TESTS = 5  # exit code of pytest without slow tests
 MINUTES_TO_FINISH = 15
 
 
@@ -24,7 +23,7 @@ def git(*arguments: str) -> str:
 
 
 def changed_folders(hours: float) -> list[str]:
-    """Folders of tests whose code or tests differ from the main line as it was some hours before the newest commit."""
+    """Returns test folders whose code or tests changed in the hours before the newest commit."""
     before = int(git("log", "-1", "--format=%ct")) - int(3600 * hours)
     base = git("rev-list", "-1", "--first-parent", f"--before={before}", "HEAD")
     paths = git("diff", "--name-only", "--no-renames", base, "HEAD") if base else git("ls-files")
@@ -35,9 +34,9 @@ def changed_folders(hours: float) -> list[str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Run the slow tests of the folders that were changed lately.")
-    parser.add_argument("--hours", type=float, default=4.0, help="how far back a change counts")
-    parser.add_argument("--minutes", type=float, default=15.0, help="no test starts later than this")
+    parser = argparse.ArgumentParser(description="Run the slow tests of recently changed folders.")
+    parser.add_argument("--hours", type=float, default=4.0, help="age of changes in hours")
+    parser.add_argument("--minutes", type=float, default=15.0, help="no test starts after this time")
     options = parser.parse_args()
     folders = changed_folders(options.hours)
     print(f"slow tests of changed folders: {' '.join(folders) or 'none'}", flush=True)
@@ -52,7 +51,7 @@ def main() -> int:
             timeout=60 * (options.minutes + MINUTES_TO_FINISH),
         )
     except subprocess.TimeoutExpired:
-        print(f"stopped {MINUTES_TO_FINISH} minutes after the last test may start: a test hangs", file=sys.stderr)
+        print(f"a test hangs: the run did not end {MINUTES_TO_FINISH} minutes after the time limit", file=sys.stderr)
         return 1
     return 0 if done.returncode == NO_TESTS else done.returncode
 

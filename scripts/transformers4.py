@@ -1,8 +1,8 @@
-"""Makes a folder with transformers 4.57.6, the last of its generation, for the tests that compare with it.
+"""Installs transformers 4.57.6, the last version 4, into a folder for the tests that compare with it.
 
-Usage: python scripts/transformers4.py FOLDER, with the environment's own Python; then VITKIT_TRANSFORMERS4=FOLDER for
-the tests. The folder holds the package and what it needs in versions of its own, but not torch: a process that has the
-folder first in PYTHONPATH uses it with the torch of its environment. Standard library only.
+Usage: run `python scripts/transformers4.py FOLDER` with the Python of the test environment, and set
+VITKIT_TRANSFORMERS4=FOLDER for the tests. A test process that has FOLDER first in PYTHONPATH imports transformers 4 and
+the versions of its dependencies from there. This script uses the standard library only.
 """
 
 import subprocess
@@ -13,7 +13,7 @@ VERSION = "4.57.6"
 
 
 def main(folder: Path) -> None:
-    """Installs into the folder, unless it is there."""
+    """Installs transformers into the folder, unless it contains it already."""
     if (folder / f"transformers-{VERSION}.dist-info").is_dir():
         return
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-warn-conflicts", "--target", folder]

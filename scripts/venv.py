@@ -1,4 +1,4 @@
-"""Makes a virtual environment on machines of every kind, externally managed ones and those without ensurepip included.
+"""Creates a virtual environment, also on externally managed systems and without ensurepip.
 
 Usage: python3 scripts/venv.py FOLDER. Standard library only.
 """
@@ -11,25 +11,25 @@ OLDEST = (3, 11)
 
 
 def main(folder: Path) -> None:
-    """Makes the environment at `folder`, with a pip that works; leaves with one line where that is not to be had."""
+    """Creates the environment at `folder` with a working pip; exits with one line if that is not possible."""
     if sys.version_info < OLDEST:
         found = ".".join(map(str, sys.version_info[:3]))
-        sys.exit(
-            f"vitkit needs Python 3.11 or newer, this is {found}: name a newer one, as in `make PYTHON=python3.12`"
-        )
+        sys.exit(f"vitkit needs Python 3.11 or newer, not {found}; choose one, such as `make PYTHON=python3.12`")
     python = folder / "bin" / "python"
     if python.exists() and subprocess.run([python, "-m", "pip", "--version"], capture_output=True).returncode == 0:
         return
-    # Debian and Ubuntu keep ensurepip in a package of its own (python3-venv); virtualenv brings its own pip.
+    # Debian and Ubuntu have ensurepip in a separate package (python3-venv); virtualenv has its own pip.
     for command in (["venv", "--clear"], ["virtualenv", "--clear"]):
         if subprocess.run([sys.executable, "-m", *command, folder], capture_output=True).returncode == 0:
             return
-    # Last, a pip of the system can be told to work for an environment that has none.
+    # At last, use the pip of the system for an environment without pip.
     made = subprocess.run([sys.executable, "-m", "venv", "--clear", "--without-pip", folder], capture_output=True)
     pip = [sys.executable, "-m", "pip", "--python", python, "install", "-q", "pip"]
     if made.returncode == 0 and subprocess.run(pip, capture_output=True).returncode == 0:
         return
-    sys.exit("this Python makes no virtual environments: `apt install python3-venv` or the like, then try again")
+    sys.exit(
+        "this Python cannot create virtual environments; install python3-venv (such as `apt install python3-venv`)"
+    )
 
 
 if __name__ == "__main__":

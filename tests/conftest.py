@@ -1,4 +1,4 @@
-"""Shared fixtures: where the data at hand lies, what the CPU can do, and shape checks for the whole test run."""
+"""Shared fixtures: the shared data folder, requirements on the CPU, and shape checks for all tests."""
 
 import os
 import time
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from jaxtyping import install_import_hook
 
-# Shape annotations cost nothing in production; here every call of a layer or a model checks them.
+# The tests check the shape annotations of layers, models and objectives in every call.
 if os.environ.get("VITKIT_CHECK_SHAPES", "1") == "1":
     install_import_hook(["vitkit.layers", "vitkit.models", "vitkit.objectives"], "beartype.beartype")
 
@@ -22,18 +22,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder with real photos, weights and oracles; skips when this machine does not have it."""
+    """The folder with real photos, weights and oracles; skips the test if the folder is missing."""
     if not SHARED.is_dir():
-        pytest.skip("needs the shared data folder: set VITKIT_SHARED to it")
+        pytest.skip("needs the shared data folder; set VITKIT_SHARED to it")
     return SHARED
 
 
 def _machine(ability: str) -> bool:
     import torch
 
-    from vitkit.inference.engine.machine import machine
+    from vitkit.inference.engine.capabilities import capabilities
 
-    return getattr(machine(torch.device("cpu")), ability)
+    return getattr(capabilities(torch.device("cpu")), ability)
 
 
 def _kernel(name: str) -> bool:
@@ -42,7 +42,7 @@ def _kernel(name: str) -> bool:
     return import_module(f"vitkit.kernels.{name}").available()
 
 
-# What a test may need of the CPU: the words of its skip, and the question, asked where a test needs it.
+# Requirements on the CPU by name: the reason in the skip message, and the check.
 NEEDS: dict[str, tuple[str, Callable[[], bool]]] = {
     "bfloat16": ("a CPU with bfloat16 products (AVX-512 BF16 or AMX)", lambda: _machine("bfloat16")),
     "int8": ("a CPU with exact 8-bit products (AVX-512 VNNI)", lambda: _machine("int8")),
@@ -60,6 +60,6 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip(f"{item.nodeid} was not reached in {minutes:g} minutes")
     for mark in item.iter_markers("needs"):
         (ability,) = mark.args
-        reason, there = NEEDS[ability]
-        if not there():
+        reason, supported = NEEDS[ability]
+        if not supported():
             pytest.skip(f"needs {reason}")

@@ -10,7 +10,7 @@ import vitkit
 ROOT = Path(vitkit.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 
-# A file imports only from lower levels or from its own folder; `models` and `data` do not know each other.
+# A file imports only from lower levels or from its own folder; `models` and `data` do not import each other.
 LEVELS: dict[str, float] = {
     "kernels": -1, "config": 0, "registry": 0.1, "atomic": 0, "memory": 0, "distributed": 0,
     "layers": 0.5, "images": 0.5,
@@ -41,7 +41,7 @@ FEWEST_LINES = 40
 MOST_FUNCTION_LINES = 50
 MOST_COMMAND_LINES = 60
 MOST_PARAMETERS = 7
-# Why a file may be short: folders in which one file is one implementation, and entry points.
+# Files that may be short: entry points, and folders with one file per implementation.
 SHORT = ("__init__.py", "__main__.py", "bench/kinds/", "bench/peers/", "cli/", "evaluate/", "paper/", "train/optim/")
 SHORT_FILES = {"data/processor/on_device.py"}  # imports torch, which the processor itself does not
 
@@ -87,7 +87,7 @@ def test_files_import_only_from_lower_levels_or_their_own_folder() -> None:
     wrong = []
     for path in FILES:
         if folder(path) == "__init__":
-            continue  # the lazy front door may name every folder
+            continue  # the lazy imports of the package may refer to every folder
         for imported in imports(tree(path)):
             parts = imported.split(".")
             if parts[0] != "vitkit" or len(parts) == 1 or parts[1] not in LEVELS or parts[1] == folder(path):
@@ -116,7 +116,7 @@ def test_there_are_no_import_cycles() -> None:
         visit(one, ())
 
 
-def test_models_and_data_do_not_know_each_other() -> None:
+def test_models_and_data_do_not_import_each_other() -> None:
     for path in FILES:
         other = {"models": "vitkit.data", "data": "vitkit.models"}.get(folder(path))
         if other:
@@ -136,14 +136,14 @@ def test_some_packages_are_imported_in_one_place_only() -> None:
     assert not wrong
 
 
-def test_nothing_that_a_platform_lacks_is_imported_at_module_level() -> None:
+def test_platform_specific_modules_are_not_imported_at_module_level() -> None:
     for path in FILES:
         for node in tree(path).body:
             if isinstance(node, ast.Import | ast.ImportFrom):
                 assert not {one.split(".")[0] for one in imports(node)} & PLATFORM, name(path)
 
 
-def test_files_have_a_size_and_a_name_that_means_something() -> None:
+def test_files_have_limited_sizes_and_meaningful_names() -> None:
     wrong = []
     for path in FILES:
         text = path.read_text(encoding="utf-8")
@@ -154,7 +154,7 @@ def test_files_have_a_size_and_a_name_that_means_something() -> None:
             wrong.append(f"{name(path)} has {lines} lines")
         short = name(path) in SHORT_FILES or any(reason in name(path) for reason in SHORT)
         if lines < FEWEST_LINES and not short:
-            wrong.append(f"{name(path)} has {lines} lines: merge it, or give its reason in SHORT")
+            wrong.append(f"{name(path)} has {lines} lines: merge it, or add it to SHORT with a reason")
     assert not wrong
 
 
@@ -188,7 +188,7 @@ def test_docstrings_start_with_a_short_line() -> None:
 
 
 def functions(node: ast.AST, nested: bool = False) -> Iterator[tuple[ast.FunctionDef | ast.AsyncFunctionDef, bool]]:
-    """Every function with whether it is inside another one."""
+    """Yields every function, and whether it is nested in another one."""
     for each in ast.iter_child_nodes(node):
         inside = isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef)
         if inside:

@@ -1,4 +1,4 @@
-"""Atomic writes: after a crash at any moment there is the old content or the new, and no other code renames files."""
+"""Atomic writes: a crash at any moment leaves the old or the new content, and no other code renames files."""
 
 import ast
 import os
@@ -14,22 +14,22 @@ from vitkit import atomic
 ROOT = Path(vitkit.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 OLD, NEW = b"old" * 40_000, b"new" * 50_000
-# Calls that change what a crash would leave on the disk; the process dies just before the one with that number.
+# Exits just before the nth call that changes the file system.
 CRASH = """
 import os, sys
 from pathlib import Path
 from vitkit import atomic
-at, left = int(sys.argv[2]), []
-def dying(call):
-    def made(*args, **kwargs):
-        left.append(call)
-        if len(left) == at:
+at, calls = int(sys.argv[2]), []
+def counted(call):
+    def wrapper(*args, **kwargs):
+        calls.append(call)
+        if len(calls) == at:
             os._exit(9)
         return call(*args, **kwargs)
-    return made
+    return wrapper
 for name in ("open", "fsync", "replace", "rename", "unlink", "mkdir", "rmdir", "chmod"):
-    setattr(os, name, dying(getattr(os, name)))
-def halves(path):
+    setattr(os, name, counted(getattr(os, name)))
+def write_halves(path):
     with open(path, "wb") as file:
         file.write(new[: len(new) // 2])
         file.flush()
@@ -38,10 +38,10 @@ def halves(path):
 new = b"new" * 50_000
 target = Path(sys.argv[1])
 if sys.argv[3] == "file":
-    atomic.write_file(target, halves)
+    atomic.write_file(target, write_halves)
 else:
-    atomic.write_folder(target, lambda folder: [halves(folder / name) for name in ("a", "b")])
-print(len(left))
+    atomic.write_folder(target, lambda folder: [write_halves(folder / name) for name in ("a", "b")])
+print(len(calls))
 """
 
 
@@ -54,7 +54,7 @@ def crash(target: Path, at: int, kind: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_crash_leaves_the_old_file_or_the_new_one(tmp_path: Path) -> None:
-    seen = set()
+    contents = set()
     for at in range(1, 100):
         target = tmp_path / f"{at}" / "file"
         target.parent.mkdir()
@@ -62,20 +62,20 @@ def test_a_crash_leaves_the_old_file_or_the_new_one(tmp_path: Path) -> None:
         done = crash(target, at, "file")
         content = target.read_bytes()
         assert content in (OLD, NEW)
-        seen.add(content)
+        contents.add(content)
         if done.returncode == 0:
             assert content == NEW
             assert [path.name for path in target.parent.iterdir()] == ["file"]
             break
     else:
-        pytest.fail("it was never allowed to finish")
+        pytest.fail("the write never finished")
     assert at > 5
-    assert seen == {OLD, NEW}
+    assert contents == {OLD, NEW}
 
 
 def test_a_crash_leaves_the_old_folder_or_the_new_one(tmp_path: Path) -> None:
-    """Between two renames the old folder has a hidden name, and is complete."""
-    seen = set()
+    """Between the two renames the complete old folder has a hidden name."""
+    contents = set()
     for at in range(1, 100):
         target = tmp_path / f"{at}" / "folder"
         target.mkdir(parents=True)
@@ -86,40 +86,40 @@ def test_a_crash_leaves_the_old_folder_or_the_new_one(tmp_path: Path) -> None:
         present = target if target.exists() else hidden[0]
         content = {path.name: path.read_bytes() for path in present.iterdir()}
         assert content in ({"a": OLD, "b": OLD}, {"a": NEW, "b": NEW})
-        seen.add(content["a"])
+        contents.add(content["a"])
         if done.returncode == 0:
             assert content["a"] == NEW
             assert [path.name for path in target.parent.iterdir()] == ["folder"]
             break
     else:
-        pytest.fail("it was never allowed to finish")
+        pytest.fail("the write never finished")
     assert at > 10
-    assert seen == {OLD, NEW}
+    assert contents == {OLD, NEW}
 
 
-def test_content_is_on_the_disk_before_the_name_and_the_name_before_the_end(
+def test_content_is_flushed_before_the_rename_and_the_folder_after_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events: list[tuple[str, str]] = []
     fsync, replace = os.fsync, os.replace
 
-    def noted(handle: int) -> None:
+    def record_fsync(handle: int) -> None:
         events.append(("fsync", Path(os.readlink(f"/proc/self/fd/{handle}")).name))
         fsync(handle)
 
-    def renamed(part: Path, target: Path) -> None:
+    def record_replace(part: Path, target: Path) -> None:
         events.append(("replace", part.name))
         replace(part, target)
 
-    monkeypatch.setattr(os, "fsync", noted)
-    monkeypatch.setattr(os, "replace", renamed)
+    monkeypatch.setattr(os, "fsync", record_fsync)
+    monkeypatch.setattr(os, "replace", record_replace)
     atomic.write_text(tmp_path / "x.json", "{}")
     part = events[0][1]
     assert part.startswith(".x.json.")
     assert events == [("fsync", part), ("replace", part), ("fsync", tmp_path.name)]
 
 
-def test_an_error_leaves_everything_as_it_was(tmp_path: Path) -> None:
+def test_an_error_leaves_the_target_unchanged(tmp_path: Path) -> None:
     def fails(path: Path) -> None:
         (path / "half" if path.is_dir() else path).write_bytes(NEW)
         raise OSError("no space left on the device")
@@ -138,7 +138,7 @@ def test_an_error_leaves_everything_as_it_was(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_bytes() == (tmp_path / "folder" / "a").read_bytes() == OLD
 
 
-def test_files_are_as_readable_as_plain_ones(tmp_path: Path) -> None:
+def test_files_have_default_permissions(tmp_path: Path) -> None:
     (tmp_path / "plain").write_bytes(b"")
     (tmp_path / "folder").mkdir()
     plain, folder = (tmp_path / "plain").stat().st_mode, (tmp_path / "folder").stat().st_mode
@@ -153,17 +153,17 @@ def test_files_are_as_readable_as_plain_ones(tmp_path: Path) -> None:
     assert (tmp_path / "y").stat().st_mode == folder
 
 
-def test_a_device_is_written_to(tmp_path: Path) -> None:
+def test_a_device_is_written_directly(tmp_path: Path) -> None:
     atomic.write_bytes(Path("/dev/null"), b"x")
     assert Path("/dev/null").is_char_device()
 
 
 def renames(tree: ast.AST) -> list[int]:
-    """Lines that call os.replace, os.rename, shutil.move, os.fsync, or `Path.replace` and `Path.rename`."""
-    found = []
+    """Returns the lines that call os.replace, os.rename, shutil.move, os.fsync, Path.replace or Path.rename."""
+    lines = []
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module in ("os", "shutil"):
-            found += [
+            lines += [
                 node.lineno for each in node.names if each.name in ("replace", "rename", "renames", "move", "fsync")
             ]
         if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
@@ -171,17 +171,17 @@ def renames(tree: ast.AST) -> list[int]:
         owner, method = node.func.value, node.func.attr
         module = owner.id if isinstance(owner, ast.Name) else ""
         by_module = (module, method) in {("os", name) for name in ("replace", "rename", "renames", "fsync")}
-        # A path's methods take one argument; those of strings and dataclasses take two, or names.
+        # Methods of paths have one argument; those of strings and dataclasses have two, or keywords.
         by_path = method in ("rename", "replace") and len(node.args) == 1 and not node.keywords
         if by_module or by_path or (module, method) == ("shutil", "move"):
-            found.append(node.lineno)
-    return found
+            lines.append(node.lineno)
+    return lines
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_no_other_code_renames_or_flushes_files(path: Path) -> None:
-    found = renames(ast.parse(path.read_text()))
-    assert bool(found) == (path == ROOT / "atomic.py"), f"use vitkit.atomic instead, in lines {found}"
+    lines = renames(ast.parse(path.read_text()))
+    assert bool(lines) == (path == ROOT / "atomic.py"), f"use vitkit.atomic instead, in lines {lines}"
 
 
 @pytest.mark.parametrize(
@@ -194,13 +194,13 @@ def test_no_other_code_renames_or_flushes_files(path: Path) -> None:
         "import shutil\nshutil.move(a, b)",
     ],
 )
-def test_the_check_finds_every_way_to_rename(code: str) -> None:
+def test_the_check_finds_all_calls_that_rename(code: str) -> None:
     assert renames(ast.parse(code))
     assert not renames(ast.parse("text.replace('a', 'b')\ndataclasses.replace(config, width=3)"))
 
 
-# Code that writes to a path that it was given, inside a folder or under a temporary name that `atomic` publishes; the
-# log of a run, which is appended to; and no file of a user's (a pipe, /proc).
+# Files that may write without `atomic`: to temporary paths that `atomic` publishes, to the log of a run, which is
+# appended to, or to pipes and /proc.
 WRITES = {
     "atomic.py", "checkpoints/json_files.py", "checkpoints/containers/npz.py", "cli/embed.py", "explain/__init__.py",
     "explain/_plots.py", "jax/npz.py", "train/checkpointing/files.py", "train/events.py", "bench/worker.py",
@@ -208,7 +208,7 @@ WRITES = {
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_plain_writes_are_where_they_are_known(path: Path) -> None:
+def test_plain_writes_occur_in_known_files_only(path: Path) -> None:
     lines = []
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute | ast.Name):

@@ -1,4 +1,4 @@
-"""Configs to JSON and back: strict, and every error names the key, what was given and what there is."""
+"""Configs to JSON and back, overrides, and errors that name the key, the value and what was expected."""
 
 import json
 from dataclasses import dataclass, field
@@ -21,47 +21,47 @@ class Outer:
     name: str = "x"
     on: bool = False
     limit: int | None = None
-    share: int | float = 1
-    words: tuple[str, ...] = ()
+    ratio: int | float = 1
+    labels: tuple[str, ...] = ()
     inner: Inner = field(default_factory=Inner)
     table: dict[str, float] = field(default_factory=dict)
 
 
 def test_round_trip_through_json() -> None:
-    config = Outer(size=(2, 3), words=("a", "b"), inner=Inner(rate=0.5, kind="none"), table={"a": 1.0}, share=0.5)
+    config = Outer(size=(2, 3), labels=("a", "b"), inner=Inner(rate=0.5, kind="none"), table={"a": 1.0}, ratio=0.5)
     assert configs.from_dict(Outer, json.loads(json.dumps(configs.to_dict(config)))) == config
 
 
-def test_defaults_fill_what_is_left_out() -> None:
+def test_missing_fields_have_their_defaults() -> None:
     assert configs.from_dict(Outer, {"size": [1, 2]}) == Outer(size=(1, 2))
 
 
 @pytest.mark.parametrize(
-    ("data", "words"),
+    ("data", "message"),
     [
         ({}, r"missing key 'size'"),
         ({"size": [1, 2], "nmae": "y"}, r"unknown key 'nmae'; did you mean 'name'\?"),
         ({"size": [1, 2], "inner": {"rat": 1}}, r"unknown key 'inner.rat'; did you mean 'rate'"),
-        ({"size": [1]}, r"'size' has 1 values, it takes 2"),
-        ({"size": 3}, r"'size' is 3; it takes a list"),
-        ({"size": [1, "2"]}, r"'size\[1\]' is '2'; it takes a whole number"),
-        ({"size": [1, 2], "on": 1}, r"'on' is 1; it takes true or false"),
-        ({"size": [1, True]}, r"'size\[1\]' is True; it takes a whole number"),
-        ({"size": [1, 2], "name": None}, r"'name' is None; it takes text"),
-        ({"size": [1, 2], "limit": "many"}, r"'limit' is 'many'; it takes a whole number"),
+        ({"size": [1]}, r"'size' has 1 values; expected 2"),
+        ({"size": 3}, r"'size' is 3; expected a list"),
+        ({"size": [1, "2"]}, r"'size\[1\]' is '2'; expected an integer"),
+        ({"size": [1, 2], "on": 1}, r"'on' is 1; expected true or false"),
+        ({"size": [1, True]}, r"'size\[1\]' is True; expected an integer"),
+        ({"size": [1, 2], "name": None}, r"'name' is None; expected a string"),
+        ({"size": [1, 2], "limit": "many"}, r"'limit' is 'many'; expected an integer"),
         ({"size": [1, 2], "inner": {"kind": "two"}}, r"'inner.kind' is 'two'; it can be 'one', 'none'"),
         ({"size": [1, 2], "inner": 3}, r"inner: expected an object with named fields, got 3"),
-        ({"size": [1, 2], "table": {"a": "b"}}, r"'table.a' is 'b'; it takes a number"),
+        ({"size": [1, 2], "table": {"a": "b"}}, r"'table.a' is 'b'; expected a number"),
         ([1], r"Outer: expected an object"),
     ],
 )
-def test_what_does_not_fit_is_named(data: Any, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
+def test_errors_name_the_key_and_the_value(data: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         configs.from_dict(Outer, data)
 
 
 @pytest.mark.parametrize(
-    ("name", "word", "value"),
+    ("name", "text", "value"),
     [
         ("size", "[4, 5]", (4, 5)),
         ("name", "12", "12"),
@@ -72,26 +72,26 @@ def test_what_does_not_fit_is_named(data: Any, words: str) -> None:
         ("inner.rate", "1e-3", 1e-3),
         ("inner.rate", "1", 1.0),
         ("inner.kind", "none", "none"),
-        ("share", "2", 2),
+        ("ratio", "2", 2),
     ],
 )
-def test_overrides_from_words(name: str, word: str, value: Any) -> None:
-    changed = configs.override(Outer(size=(1, 2)), {name: word})
+def test_overrides_from_strings(name: str, text: str, value: Any) -> None:
+    changed = configs.override(Outer(size=(1, 2)), {name: text})
     for part in name.split("."):
         changed = getattr(changed, part)
     assert changed == value
     assert type(changed) is type(value)
 
 
-def test_overrides_that_do_not_fit() -> None:
+def test_invalid_overrides_are_rejected() -> None:
     config = Outer(size=(1, 2))
     with pytest.raises(ValueError, match=r"unknown key 'inner.rte'; did you mean 'rate'"):
         configs.override(config, {"inner.rte": "1"})
-    with pytest.raises(ValueError, match=r"'name.x': 'name' is 'x', it has no fields"):
+    with pytest.raises(ValueError, match=r"'name.x': 'name' is 'x', which has no fields"):
         configs.override(config, {"name.x": "1"})
 
 
-def test_overrides_are_made_together() -> None:
+def test_overrides_are_applied_at_once() -> None:
     from vitkit import models
 
     for names in (["width", "num_heads"], ["num_heads", "width"]):

@@ -1,4 +1,4 @@
-"""The check of a GPU machine: its command line, its steps, its time limits, and a rehearsal of one part on the CPU."""
+"""The GPU check: command line, steps, time limits, and a test run of one part on the CPU."""
 
 import json
 import os
@@ -29,7 +29,7 @@ def check(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 @pytest.fixture
 def listed(check: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A function from a command line to its steps."""
+    """Returns a function from a command line to its steps."""
     monkeypatch.delenv("VITKIT_SHARED", raising=False)
     return lambda *words: check.gpu_steps.steps(check.parsed(list(words)), FACTS, tmp_path)
 
@@ -48,7 +48,7 @@ def test_the_command_line(check: ModuleType, capsys: pytest.CaptureFixture[str])
 
 @pytest.mark.parametrize("device", ["cuda", "cpu"])
 @pytest.mark.parametrize("size", [(), ("--tiny",)])
-def test_all_is_every_part_in_order(listed: Any, device: str, size: tuple[str, ...]) -> None:
+def test_all_runs_every_part_in_order(listed: Any, device: str, size: tuple[str, ...]) -> None:
     every = listed("all", "--device", device, *size)
     parts = ("tests", "inference", "training", "recipe")
     assert tuple(dict.fromkeys(step.part for step in every)) == parts
@@ -56,12 +56,12 @@ def test_all_is_every_part_in_order(listed: Any, device: str, size: tuple[str, .
     assert alone == [step.name for step in every]
 
 
-def test_a_gpu_is_measured_on_both_models_against_all_peers(listed: Any) -> None:
-    races = [step for step in listed("all") if "bench" in step.command]
-    assert [(step.part, step.name.split(",")[0]) for step in races] == [
+def test_gpu_benchmarks_have_both_models_and_all_peers(listed: Any) -> None:
+    benchmarks = [step for step in listed("all") if "bench" in step.command]
+    assert [(step.part, step.name.split(",")[0]) for step in benchmarks] == [
         ("inference", "vit-b/16"), ("inference", "vit-l/16"), ("training", "vit-b/16"), ("training", "vit-l/16"),
     ]  # fmt: skip
-    for step in races:
+    for step in benchmarks:
         peers = step.command[step.command.index("--peers") + 1].split(",")
         assert {"vitkit", "timm", "timm_compiled", "transformers"} <= set(peers)
         assert any(peer.startswith("vitkit:") and peer.endswith("compile=true") for peer in peers)
@@ -69,26 +69,26 @@ def test_a_gpu_is_measured_on_both_models_against_all_peers(listed: Any) -> None
         assert step.command[step.command.index("--precision") + 1] == "bfloat16"
 
 
-def test_every_file_with_a_cuda_test_is_run(listed: Any) -> None:
+def test_all_files_with_cuda_tests_are_run(listed: Any) -> None:
     (step,) = listed("tests")
     assert "tests/data/test_on_device.py" in step.command
     assert "tests/inference/test_compiled.py" in step.command
     assert not any(word.endswith(Path(__file__).name) for word in step.command)
 
 
-def test_a_step_out_of_time_or_failed_does_not_stop_the_others(
+def test_failed_steps_do_not_stop_the_others(
     check: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(check, "LEAST", 0.0)
+    monkeypatch.setattr(check, "MIN_SECONDS", 0.0)
     monkeypatch.setattr(check, "GRACE", 1.0)
-    # It starts a process of its own, which must not outlive it, and neither minds an interrupt.
+    # Starts a child process, which must not outlive it; both ignore interrupts.
     child = "import os, signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); os.fork(); time.sleep(60)"
     scripts = {"sleeps": child, "fails": "print('a line'); raise SystemExit(3)", "works": "print('{\"size\": 1}')"}
 
     def step(name: str) -> Any:
         read = check.gpu_steps.json_line if name == "works" else lambda log: {}
         command = (sys.executable, "-S", "-c", scripts[name])
-        return check.Step(part="other", name=name, command=command, share=1, read=lambda log: (read(log), []))
+        return check.Step(part="other", name=name, command=command, weight=1, read=lambda log: (read(log), []))
 
     steps = [step(name) for name in scripts]
     results = [check.Result(part=each.part, name=each.name) for each in steps]
@@ -104,36 +104,36 @@ def test_a_step_out_of_time_or_failed_does_not_stop_the_others(
     assert [each["outcome"] for each in json.loads(data.read_text())["steps"]] == ["out of time", "failed", "passed"]
 
 
-def test_a_step_without_time_left_is_not_started(check: ModuleType, tmp_path: Path) -> None:
-    step = check.Step(part="tests", name="a", command=("false",), share=1, read=lambda log: ({}, []))
+def test_step_without_time_left_is_not_started(check: ModuleType, tmp_path: Path) -> None:
+    step = check.Step(part="tests", name="a", command=("false",), weight=1, read=lambda log: ({}, []))
     result = check.Result(part="tests", name="a")
     check.run_step(step, result, time.monotonic() + 3, {}, tmp_path)
     assert result.outcome == "not started"
     assert "needs at least" in result.reason
 
 
-def test_contenders_that_failed_or_are_wrong_fail_the_step(check: ModuleType, tmp_path: Path) -> None:
-    row = {"contender": "vitkit bfloat16", "verdict": "right", "reason": "", "rate": {"median": 2.0}}
-    wrong = {**row, "contender": "timm bfloat16", "verdict": "wrong", "reason": "far off"}
+def test_failed_and_wrong_candidates_fail_the_step(check: ModuleType, tmp_path: Path) -> None:
+    row = {"candidate": "vitkit bfloat16", "status": "correct", "reason": "", "rate": {"median": 2.0}}
+    wrong = {**row, "candidate": "timm bfloat16", "status": "wrong", "reason": "far off"}
     report = {"interrupted": False, "sections": [{"rows": [row], "limits": []}]}
     (tmp_path / "a.json").write_text(json.dumps(report))
-    assert check.gpu_steps.read_race(tmp_path) == (report, [])
+    assert check.gpu_steps.read_bench(tmp_path) == (report, [])
     report["sections"][0]["rows"].append(wrong)  # type: ignore[index]
     (tmp_path / "a.json").write_text(json.dumps(report))
-    assert check.gpu_steps.read_race(tmp_path)[1] == ["timm bfloat16 wrong: far off"]
+    assert check.gpu_steps.read_bench(tmp_path)[1] == ["timm bfloat16 wrong: far off"]
 
 
-def test_mfu_is_the_network_over_the_product(check: ModuleType) -> None:
+def test_mfu_is_relative_to_the_matrix_product(check: ModuleType) -> None:
     row = {
-        "contender": "vitkit bfloat16", "precision": "bfloat16", "verdict": "right", "reason": "", "notes": {},
-        "rate": {"median": 1000.0}, "share_of_limit": 0.5, "ratio": None, "peak_bytes": 0, "seconds_to_prepare": 1.0,
+        "candidate": "vitkit bfloat16", "precision": "bfloat16", "status": "correct", "reason": "", "notes": {},
+        "rate": {"median": 1000.0}, "fraction_of_limit": 0.5, "ratio": None, "peak_bytes": 0, "seconds_to_prepare": 1.0,
     }  # fmt: skip
     section = {"rows": [row], "limits": [], "shape": {"flops": 35e9}, "conclusion": "", "reference": ""}
     product = {"precision": "bfloat16", "tflops": 700.0}
-    table = check.gpu_page.race({"kind": "training"}, section, product)
+    table = check.gpu_page.bench({"kind": "training"}, section, product)
     # 1000 images/s * 35 GFLOP * 3 passes = 105 TFLOP/s, of 700.
     assert table[2].split(" | ")[2:5] == ["105", "15.0%", "50.0%"]
-    assert check.gpu_page.race({"kind": "inference"}, section, None)[2].split(" | ")[2:4] == ["35", "-"]
+    assert check.gpu_page.bench({"kind": "inference"}, section, None)[2].split(" | ")[2:4] == ["35", "-"]
 
 
 def test_only_missing_pure_wheels_are_unpacked(check: ModuleType, tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_only_missing_pure_wheels_are_unpacked(check: ModuleType, tmp_path: Path
         check.gpu_environment.unpack_missing(wheels, site)
 
 
-def test_the_shell_scripts_name_no_address() -> None:
+def test_shell_scripts_have_no_addresses() -> None:
     for name in ("gpu_wheels.sh", "gpu_check.sh"):
         text = (ROOT / "scripts" / name).read_text()
         assert "://" not in text
@@ -157,8 +157,8 @@ def test_the_shell_scripts_name_no_address() -> None:
 
 
 @pytest.mark.slow
-def test_a_rehearsal_of_the_cheapest_part(tmp_path: Path) -> None:
-    """In a process, by the shell script, from another folder."""
+def test_run_of_the_recipe_part(tmp_path: Path) -> None:
+    """Runs the shell script in a process, from another folder."""
     variables = {**os.environ, "PYTHON": sys.executable, "LIMIT": "400", "VITKIT_SHARED": str(tmp_path)}
     command = [ROOT / "scripts" / "gpu_check.sh", "recipe", "--device", "cpu", "--tiny", "--out", "page"]
     done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=420)

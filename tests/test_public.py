@@ -1,4 +1,4 @@
-"""What `import vitkit` promises: its names, and that it costs nothing before they are used."""
+"""The public names of `import vitkit`, and that heavy libraries are imported on first use only."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The README's code runs: every Python block, and every command line that needs no network or GPU."""
+"""The README's Python blocks and commands run, without network and GPU."""
 
 import contextlib
 import io
@@ -32,7 +32,7 @@ def command_lines() -> list[str]:
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder where what the README names lies: a tiny model under the hub's name, photos, an original .npz."""
+    """A folder with the files that the README names: a tiny model under the Hub's name, photos, an original .npz."""
     torch.manual_seed(0)
     model = models.build(models.preset("vit-mu/16", image_size=32, num_classes=5, activation="gelu_tanh"))
     torch.nn.init.normal_(model.head.weight)
@@ -51,7 +51,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_there_is_something_to_run() -> None:
+def test_the_readme_has_python_blocks_and_commands() -> None:
     assert blocks("python")
     assert command_lines()
 
@@ -66,7 +66,7 @@ def test_python_blocks(block: str, place: Path) -> None:
 def test_commands(line: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if "--to onnx" in line:
         pytest.importorskip("onnxscript", reason="needs the extra: pip install 'vitkit[export]'")
-    # Training takes long: the plan is made and the loop is not entered.
+    # Training takes long: the run is built, but not trained.
     result = train.Result(folder=place, score=1.0, step=1)
     monkeypatch.setattr(train, "train", lambda run, folder, **options: result)
     with contextlib.redirect_stdout(io.StringIO()):

@@ -1,4 +1,4 @@
-"""What has one definition in the package, read from the syntax trees: activations, split names, parts of a model."""
+"""Activations, split names and names of model parts are defined once in the package (checks of the syntax trees)."""
 
 import ast
 import re
@@ -24,7 +24,7 @@ def name(path: Path) -> str:
 
 
 def texts(node: ast.AST) -> set[str]:
-    """The string constants that stand directly in a collection, or in the brackets of a type."""
+    """Returns the string constants of a collection, or of the subscript of a type."""
     if isinstance(node, ast.Dict):
         items: list[ast.AST | None] = [*node.keys, *node.values]
     elif isinstance(node, ast.List | ast.Tuple | ast.Set):
@@ -55,7 +55,7 @@ def test_the_check_of_activations_finds_maps() -> None:
     assert not list(maps_of_activations(ast.parse("x = ('gelu', 'weight')")))
 
 
-def test_every_activation_of_a_config_is_computed_by_every_backend() -> None:
+def test_every_backend_supports_all_activations_of_configs() -> None:
     assert set(get_args(ActivationName)) == set(CORE)
     x = torch.linspace(-4, 4, 101)
     for each, row in CORE.items():
@@ -66,7 +66,7 @@ def test_every_activation_of_a_config_is_computed_by_every_backend() -> None:
         assert activation_name(activation(each)) == each
     assert activation_name(nn.Tanh()) is None
     assert activation_name(nn.Linear(2, 2)) is None
-    with pytest.raises(ValueError, match="unknown activation 'tanh'; there is gelu, gelu_tanh, relu, silu"):
+    with pytest.raises(ValueError, match="unknown activation 'tanh'; choose one of gelu, gelu_tanh, relu, silu"):
         activation("tanh")
 
 
@@ -74,19 +74,19 @@ def test_names_of_activations_are_unambiguous() -> None:
     for library in ("transformers", "timm"):
         everything = [theirs for each in ACTIVATIONS.values() for theirs in getattr(each, library)]
         assert len(everything) == len(set(everything))
-    # What is written is read as the same activation.
+    # Names that are written to files are read as the same activation.
     for each, row in CORE.items():
         assert names_in("transformers")[row.transformers[0]] == each
         assert names_in("timm")[row.timm[0]] == each
 
 
 def test_names_of_activations_are_those_of_transformers() -> None:
-    """The oracle computes each of our rows under its own name."""
+    """transformers computes each activation under the names in our table."""
     library = pytest.importorskip("transformers.activations", reason="transformers is the oracle")
     x = torch.linspace(-4, 4, 101)
     assert set(names_in("transformers")) <= set(library.ACT2FN)
     for row in ACTIVATIONS.values():
-        # Version 5 has fewer of those that no ViT was published with.
+        # transformers 5 removed some activations that no published ViT uses.
         for theirs in set(row.transformers) & set(library.ACT2FN):
             torch.testing.assert_close(row.module()(x), library.ACT2FN[theirs](x), atol=1e-5, rtol=1e-5)
 
@@ -101,11 +101,11 @@ def test_activations_of_flax_are_those_of_torch() -> None:
 
 
 def lists_of_splits(tree: ast.AST) -> Iterator[int]:
-    """Lines of collections that have a second name of a split (valid, dev, training, testing) and another."""
-    seconds = set(SPLITS) - set(SPLIT_NAMES)
+    """Yields the lines of collections with an alias of a split (valid, dev, training, ...) and another split name."""
+    split_aliases = set(SPLITS) - set(SPLIT_NAMES)
     for node in ast.walk(tree):
         found = texts(node) & set(SPLITS)
-        if found & seconds and len(found) > 1:
+        if found & split_aliases and len(found) > 1:
             yield node.lineno  # type: ignore[attr-defined]
 
 
@@ -127,13 +127,13 @@ def test_every_name_of_a_split_is_read_from_file_names() -> None:
     assert split_of("trainer/photos.tar") is None
 
 
-# Tables of names, and what defines the parts: everything else asks the backbone.
+# Folders with tables of parameter names, or that define the parts; all other code uses methods of the backbone.
 TABLES = ("checkpoints/", "models/", "transformers/", "jax/", "layers/")
 PARTS = re.compile(r"(?<![A-Za-z_])(blocks|head|head_dist|cls_token|dist_token|pos_embed|patch_embed)(?![a-z_])")
 
 
 def greps(tree: ast.AST) -> Iterator[int]:
-    """Lines that look for a part of a model in a name: by `startswith`, `in`, a regular expression or a pattern."""
+    """Yields lines that search names for a part of a model: `startswith`, `in`, regular expressions or patterns."""
 
     def means_a_part(node: ast.AST) -> bool:
         constants = (each.value for each in ast.walk(node) if isinstance(each, ast.Constant))
@@ -154,14 +154,14 @@ def test_no_other_code_looks_for_parts_of_a_model_in_names(path: Path) -> None:
     if name(path).startswith(TABLES):
         return
     found = [line for line in greps(ast.parse(path.read_text())) if (name(path), line_of(path, line)) not in NOT_PARTS]
-    assert not found, f"ask the backbone (blocks, layer_of, head_parameters), in lines {found}"
+    assert not found, f"use the backbone's blocks, layer_of or head_parameters, in lines {found}"
 
 
 def line_of(path: Path, number: int) -> str:
     return path.read_text().splitlines()[number - 1].strip()
 
 
-# Lines that pick rows of a table of a format, not parameters of a model.
+# Lines that select rows of a table of a checkpoint format, not parameters of a model.
 NOT_PARTS = {
     ("objectives/mae.py", '*(Rule(name, (f"decoder.{name}",)) for name in OWN if "blocks" not in name),'),
     (
@@ -182,5 +182,5 @@ NOT_PARTS = {
         "fnmatchcase(name, 'head.*')",
     ],
 )
-def test_the_check_of_names_finds_what_was_there(code: str) -> None:
+def test_the_check_of_part_names_finds_searches(code: str) -> None:
     assert list(greps(ast.parse(code)))

@@ -1,7 +1,7 @@
-"""The Vision Transformer, whole: classify, train, fine-tune, evaluate, explain and convert.
+"""A complete Vision Transformer toolkit: classify, train, fine-tune, evaluate, explain and convert.
 
-`vitkit.load(source)` gives a classifier of any checkpoint. The names below are imported when they are first used, so
-that `import vitkit` costs next to nothing.
+`vitkit.load(source)` returns a classifier for any checkpoint. The names below are imported when they are first used, so
+that `import vitkit` is fast.
 """
 
 from importlib import import_module
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __version__ = version("vitkit")
 
-_HOMES = {
+_MODULES = {
     "Classifier": "vitkit.inference",
     "FlaxViTForImageClassification": "vitkit.jax",
     "FlaxViTModel": "vitkit.jax",
@@ -77,8 +77,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module 'vitkit' has no attribute '{name}'")
 
 

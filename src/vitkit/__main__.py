@@ -1,4 +1,4 @@
-"""`python -m vitkit` is the command `vitkit`; torchrun starts it so."""
+"""Runs the command `vitkit` as `python -m vitkit`, as torchrun does."""
 
 import sys
 

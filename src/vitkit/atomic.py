@@ -1,7 +1,7 @@
-"""Atomic writes: a file or folder is complete under its name, or is not there; also after a crash or a power cut.
+"""Atomic writes: after a crash or power failure a target is complete or unchanged.
 
-The only code that renames files. Content goes to a temporary name in the same folder, is flushed to the disk (`fsync`),
-and is renamed; then the folder is flushed, so that the new name is on the disk too.
+Only this module renames files. Content is written to a temporary name in the same folder, flushed to disk (`fsync`) and
+renamed; then the folder is flushed, so that the new name is on disk, too.
 """
 
 import os
@@ -17,21 +17,21 @@ OLD = ".old"
 
 
 def write_file(target: Path, write: Callable[[Path], object]) -> None:
-    """Writes one file by `write(path)`, in place of an existing one.
+    """Writes a file by `write(path)` and replaces an existing one.
 
-    A device or a pipe is written to directly. The folder of the target is made. What `write` raises passes through, and
-    the target is as before.
+    Devices and pipes are written directly. The parent folder is created. If `write` raises, the exception is propagated
+    and the target does not change.
     """
     if target.exists() and not target.is_file() and not target.is_dir():
         write(target)
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = _beside(target)
+    part = _temporary_name(target)
     os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     mode = stat.S_IMODE(part.stat().st_mode)
     try:
         write(part)
-        part.chmod(mode)  # a library may have put a private file in its place
+        part.chmod(mode)  # `write` may have replaced it by a file with other permissions
         flush(part)
         os.replace(part, target)
     finally:
@@ -40,23 +40,24 @@ def write_file(target: Path, write: Callable[[Path], object]) -> None:
 
 
 def write_bytes(target: Path, content: bytes) -> None:
-    """Writes one file with that content, in place of an existing one."""
+    """Writes bytes to a file and replaces an existing one."""
     write_file(target, lambda part: part.write_bytes(content))
 
 
 def write_text(target: Path, text: str) -> None:
-    """Writes one UTF-8 file with that text, in place of an existing one."""
+    """Writes text to a UTF-8 file and replaces an existing one."""
     write_bytes(target, text.encode("utf-8"))
 
 
 def write_folder(target: Path, write: Callable[[Path], object]) -> None:
-    """Writes one folder by `write(folder)`, in place of an existing one.
+    """Writes a folder by `write(folder)` and replaces an existing one.
 
-    An existing folder is first renamed to a hidden `.old` one in the same place, and removed at the end: no system call
-    exchanges two folders everywhere. A process that is killed between the two renames leaves it there, complete.
+    An existing folder is first renamed to a hidden `.old` name next to it and removed at the end, because there is no
+    portable system call to exchange two folders. If the process is killed between the two renames, the complete old
+    folder remains under the hidden name.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = _beside(target)
+    part = _temporary_name(target)
     part.mkdir()
     try:
         write(part)
@@ -70,7 +71,7 @@ def write_folder(target: Path, write: Callable[[Path], object]) -> None:
 
 
 def publish(part: Path, target: Path) -> None:
-    """Gives a folder whose files are on the disk its name, in place of an existing folder."""
+    """Renames a folder whose files are flushed to its final name and replaces an existing folder."""
     flush(part)
     old = part.with_name(f"{part.name.removesuffix(PART)}{OLD}{PART}")
     if target.exists():
@@ -86,17 +87,17 @@ def publish(part: Path, target: Path) -> None:
 
 
 def remove_folder(path: Path) -> None:
-    """Removes a folder so that its name never stands for a part of it."""
-    gone = path.with_name(f"{path.name}{OLD}{PART}")
-    os.rename(path, gone)
-    shutil.rmtree(gone)
+    """Removes a folder; it is renamed first, so that its name never refers to an incomplete folder."""
+    renamed = path.with_name(f"{path.name}{OLD}{PART}")
+    os.rename(path, renamed)
+    shutil.rmtree(renamed)
 
 
 def flush(path: Path) -> None:
-    """Returns when the content of a file, or the names in a folder, are on the disk."""
+    """Flushes the content of a file, or the entries of a folder, to disk."""
     windows = sys.platform == "win32"
     if windows and path.is_dir():
-        return  # Windows opens no folders; its journal keeps the order of renames
+        return  # Windows cannot open folders; its journal preserves the order of renames
     handle = os.open(path, os.O_RDWR if windows else os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -104,6 +105,6 @@ def flush(path: Path) -> None:
         os.close(handle)
 
 
-def _beside(target: Path) -> Path:
-    """A new hidden name in the folder of the target."""
+def _temporary_name(target: Path) -> Path:
+    """Returns a new hidden path in the folder of the target."""
     return target.with_name(f".{target.name}.{secrets.token_hex(4)}{PART}")

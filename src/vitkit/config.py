@@ -1,28 +1,29 @@
-"""Frozen dataclasses to JSON and back, checked field by field, with dotted overrides.
+"""Strict conversion of frozen dataclasses to JSON and back, with dotted overrides.
 
-Level 0: knows nothing of models. Every config of vitkit (a model, a processor, a whole run) is a frozen, keyword-only
-dataclass of plain values; this module is the only reader and writer of their JSON form, and it is strict: an unknown
-key, a missing key or a value of another type is a `ValueError` that names the key, what was given and what there is.
+Level 0. Every config of vitkit (model, processor, run) is a frozen, keyword-only dataclass of plain values, and only
+this module reads and writes their JSON form. An unknown key, a missing key or a value of another type is a `ValueError`
+with the key, the value and what was expected.
 """
 
 import dataclasses
 import difflib
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 Config = TypeVar("Config")
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """The JSON form of a config: nested dicts, lists for tuples, in field order."""
+    """Converts a config to its JSON form: nested dicts in field order, with lists for tuples."""
     return {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
 
 
 def from_dict(cls: type[Config], data: Mapping[str, Any], *, where: str = "") -> Config:
-    """The config of type `cls` that `to_dict` gave as `data`; fields left out take their defaults.
+    """Converts the output of `to_dict` back to a config; missing fields have their defaults.
 
-    `where` prefixes the names in errors. Raises ValueError for unknown or missing keys and for values of a wrong type.
+    `where` is the prefix of names in errors. Raises ValueError for unknown keys, for missing fields without a default,
+    and for values of a wrong type.
     """
     if not isinstance(data, Mapping):
         raise ValueError(f"{where or cls.__name__}: expected an object with named fields, got {_show(data)}")
@@ -40,9 +41,9 @@ def from_dict(cls: type[Config], data: Mapping[str, Any], *, where: str = "") ->
 
 
 def override(config: Config, changes: Mapping[str, Any]) -> Config:
-    """A copy of `config` with dotted names set, as in `{"optimizer.lr": 1e-3}`; text is parsed for its type.
+    """Returns a copy of `config` with changed fields, as in `{"optimizer.lr": 1e-3}`; strings are parsed.
 
-    All changes are made at once, so that fields which must agree can change together.
+    All changes are applied at once, so that fields that depend on each other can change together.
     """
     return _override(config, [(name.split("."), value, name) for name, value in changes.items()])
 
@@ -61,13 +62,13 @@ def _override(config: Any, changes: Sequence[tuple[list[str], Any, str]]) -> Any
     for first, deeper in inner.items():
         part = values.get(first, getattr(config, first))
         if not dataclasses.is_dataclass(part):
-            raise ValueError(f"'{deeper[0][2]}': '{first}' is {_show(part)}, it has no fields to set")
+            raise ValueError(f"'{deeper[0][2]}': '{first}' is {_show(part)}, which has no fields to set")
         values[first] = _override(part, deeper)
     return dataclasses.replace(config, **values)
 
 
 def parse(text: str) -> Any:
-    """What a command-line word means: JSON where it is JSON (a number, true, [1, 2]), none, else the word itself."""
+    """Parses a command-line value: JSON (a number, true, [1, 2]), none, or else the string itself."""
     import json
 
     if text.lower() in ("none", "true", "false"):
@@ -78,11 +79,11 @@ def parse(text: str) -> Any:
         return text
 
 
-def convert(value: Any, hint: Any, where: str, *, text: Any = None) -> Any:
-    """`value` as the type `hint`, or ValueError: ints pass for floats, lists for tuples, dicts for dataclasses.
+def convert(value: Any, hint: Any, where: str, *, text: object = None) -> Any:
+    """Converts ints to floats, lists to tuples, dicts to dataclasses as `hint` says; else ValueError.
 
-    `text` is the word the value was parsed from; it wins where a string is wanted (a label named "1", a pool named
-    "none").
+    `text` is the string that the value was parsed from; it is used if `hint` is a string (a label named "1", a pool
+    named "none").
     """
     origin, arguments = get_origin(hint), get_args(hint)
     if hint is Any:
@@ -110,7 +111,7 @@ def convert(value: Any, hint: Any, where: str, *, text: Any = None) -> Any:
     return _convert_plain(value, hint, where, text)
 
 
-def _convert_plain(value: Any, hint: Any, where: str, text: Any) -> Any:
+def _convert_plain(value: object, hint: Any, where: str, text: object) -> Any:
     if hint in (None, type(None)):
         if value is None:
             return None
@@ -123,13 +124,13 @@ def _convert_plain(value: Any, hint: Any, where: str, text: Any) -> Any:
         return int(value)
     if isinstance(value, hint) and not (hint in (int, float) and isinstance(value, bool)):
         return value
-    names = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+    names = {bool: "true or false", int: "an integer", float: "a number", str: "a string"}
     raise _wrong_type(value, names.get(hint, str(hint)), where)
 
 
-def _convert_union(value: Any, arguments: tuple[Any, ...], where: str, text: Any) -> Any:
+def _convert_union(value: object, arguments: tuple[Any, ...], where: str, text: object) -> Any:
     errors = []
-    # An exact match first, so that an int stays an int in `int | float` and None does not become text.
+    # The exact type first, so that an int stays an int in `int | float` and None does not become a string.
     for hint in sorted(arguments, key=lambda hint: type(value) is not hint):
         try:
             return convert(value, hint, where, text=None if value is None else text)
@@ -138,19 +139,19 @@ def _convert_union(value: Any, arguments: tuple[Any, ...], where: str, text: Any
     raise ValueError(errors[0] if len(arguments) == 2 and type(None) in arguments else "; or ".join(errors))
 
 
-def _convert_tuple(value: Any, arguments: tuple[Any, ...], where: str) -> tuple[Any, ...]:
+def _convert_tuple(value: object, arguments: tuple[Any, ...], where: str) -> tuple[Any, ...]:
     if not isinstance(value, list | tuple):
         raise _wrong_type(value, "a list", where)
     if len(arguments) == 2 and arguments[1] is Ellipsis:
         return tuple(convert(item, arguments[0], f"{where}[{index}]") for index, item in enumerate(value))
     if len(value) != len(arguments):
-        raise ValueError(f"'{where}' has {len(value)} values, it takes {len(arguments)}")
+        raise ValueError(f"'{where}' has {len(value)} values; expected {len(arguments)}")
     pairs = enumerate(zip(value, arguments, strict=True))
     return tuple(convert(item, hint, f"{where}[{index}]") for index, (item, hint) in pairs)
 
 
-def nearest(word: str, options: Any, *, limit: int = 3) -> str:
-    """The end of an error sentence: the options that look like `word`, or all of them where none does."""
+def nearest(word: str, options: Iterable[object], *, limit: int = 3) -> str:
+    """Returns the end of an error message: the options similar to `word`, or all of them if none is."""
     names = [str(option) for option in options]
     near = difflib.get_close_matches(word, names, n=limit, cutoff=0.6)
     if near:
@@ -168,14 +169,14 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _join(where: str, key: Any) -> str:
+def _join(where: str, key: object) -> str:
     return f"{where}.{key}" if where else str(key)
 
 
-def _wrong_type(value: Any, wanted: str, where: str) -> ValueError:
-    return ValueError(f"'{where}' is {_show(value)}; it takes {wanted}")
+def _wrong_type(value: object, expected: str, where: str) -> ValueError:
+    return ValueError(f"'{where}' is {_show(value)}; expected {expected}")
 
 
-def _show(value: Any) -> str:
+def _show(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

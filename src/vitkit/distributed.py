@@ -1,65 +1,66 @@
-"""Processes that train together: who am I, how many are we, and numbers agreed between all. The only user of
-torch.distributed.
+"""Distributed training: process group, data-parallel wrappers and collectives, on torch.distributed.
 
-Level 0. torchrun starts the processes; without it everything answers for a world of one, and nothing is imported. Two
-ways to share: `ddp`, every process holds the whole model, and `fsdp` (FSDP2), every process holds a shard of it.
+Level 0; only this module and `train/checkpointing` use torch.distributed. torchrun starts the processes. Without it
+the world size is 1, and torch.distributed is not imported. Parallelism is `ddp`, where every process has the full
+model, or `fsdp` (FSDP2), where every process has a shard of it.
 """
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
+from types import ModuleType
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 Kind = Literal["none", "ddp", "fsdp"]
-# While the main process evaluates, the others wait for it.
-LONGEST_WAIT = timedelta(hours=6)
+# The other processes wait while the main process evaluates.
+TIMEOUT = timedelta(hours=6)
 
 
 def world_size() -> int:
-    """How many processes train together."""
+    """Returns the number of processes."""
     return _group().get_world_size() if _joined() else 1
 
 
 def rank() -> int:
-    """The number of this process among them."""
+    """Returns the rank of this process."""
     return _group().get_rank() if _joined() else 0
 
 
-def is_main() -> bool:
-    """Whether this process writes files and messages."""
+def is_main_process() -> bool:
+    """Whether this process has rank 0, which writes files and messages."""
     return rank() == 0
 
 
 @contextmanager
-def together(device: str = "auto", kind: Kind = "none") -> Iterator[torch.device]:
-    """Joins the others while it is entered, and gives this process's device: `auto` is a GPU if there is one.
+def process_group(device: str = "auto", kind: Kind = "none") -> Iterator[torch.device]:
+    """Joins the process group and yields the device; `auto` is a GPU if there is one.
 
-    Raises ValueError for an unknown device, and for a launch of several processes that have not been told how to share.
+    Raises ValueError for an unknown device, and if `kind` does not fit the number of processes.
     """
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched > 1 and kind == "none":
-        raise ValueError(f"launched as {launched} processes: say how they share, with --parallel ddp or fsdp")
+        raise ValueError(f"launched as {launched} processes without parallelism; use --parallel ddp or fsdp")
     if launched == 1 and kind == "fsdp":
-        raise ValueError("fsdp shares a model among processes, but there is one: launch with torchrun")
-    place = _device(device)
+        raise ValueError("fsdp shards a model over several processes, but there is one; launch with torchrun")
+    chosen = _device(device)
     if launched == 1:
-        yield place
+        yield chosen
         return
-    if place.type == "cuda":
-        torch.cuda.set_device(place)
-    _group().init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=LONGEST_WAIT)
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    _group().init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=TIMEOUT)
     try:
-        yield place
+        yield chosen
     finally:
         _group().destroy_process_group()
 
 
 def shard(module: nn.Module, kind: Kind, blocks: Iterable[nn.Module] = ()) -> None:
-    """With `fsdp`, leaves this process its shard of every parameter, in place; `blocks` are gathered one at a time."""
+    """With `fsdp`, shards every parameter in place; `blocks` are gathered one at a time."""
     if kind != "fsdp":
         return
     from torch.distributed.device_mesh import init_device_mesh
@@ -72,22 +73,20 @@ def shard(module: nn.Module, kind: Kind, blocks: Iterable[nn.Module] = ()) -> No
 
 
 def wrap(module: nn.Module, kind: Kind = "none") -> nn.Module:
-    """The module as the loop calls it, so that gradients become means over all processes; the parameters stay its
-    own.
-    """
+    """With `ddp`, wraps the module so that gradients are averaged over all processes."""
     if kind != "ddp" or world_size() == 1:
         return module
-    # An objective need not use every parameter of its model (masked prediction has no use for a head).
+    # Objectives do not use all parameters of the model; masked prediction does not use the head, for example.
     return nn.parallel.DistributedDataParallel(module, find_unused_parameters=True, broadcast_buffers=False)
 
 
-def accumulating(module: nn.Module) -> Any:
-    """A context in which gradients are only added up, not yet exchanged: for all parts of a batch but the last."""
+def no_sync(module: nn.Module) -> AbstractContextManager[None]:
+    """Returns a context manager without gradient synchronisation, for all micro-batches but the last."""
     return module.no_sync() if isinstance(module, nn.parallel.DistributedDataParallel) else nullcontext()
 
 
 def mean(value: Tensor) -> Tensor:
-    """The mean of a tensor over all processes."""
+    """Returns the mean of a tensor over all processes."""
     if world_size() == 1:
         return value
     value = value.clone()
@@ -97,99 +96,106 @@ def mean(value: Tensor) -> Tensor:
 
 def any_true(flag: bool) -> bool:
     """Whether the flag is set in any process."""
-    return largest(int(flag)) > 0
+    return all_reduce_max(int(flag)) > 0
 
 
-def largest(number: int) -> int:
-    """The largest of the numbers of all processes."""
+def all_reduce_max(number: int) -> int:
+    """Returns the maximum of a number over all processes."""
     if world_size() == 1:
         return number
-    held = torch.tensor(number, device=_own_device())
-    _group().all_reduce(held, op=_group().ReduceOp.MAX)
-    return int(held.item())
+    tensor = torch.tensor(number, device=_own_device())
+    _group().all_reduce(tensor, op=_group().ReduceOp.MAX)
+    return int(tensor.item())
 
 
-def totals(*numbers: int) -> list[int]:
-    """The sum over all processes of each number, in one all-reduce."""
+def all_reduce_sum(*numbers: int) -> list[int]:
+    """Returns the sum of each number over all processes, in one all-reduce."""
     if world_size() == 1:
         return list(numbers)
-    held = torch.tensor(numbers, device=_own_device())
-    _group().all_reduce(held)
-    return [int(number) for number in held.tolist()]
+    tensor = torch.tensor(numbers, device=_own_device())
+    _group().all_reduce(tensor)
+    return [int(number) for number in tensor.tolist()]
 
 
-def from_main(number: float) -> float:
-    """The main process's number, in every process; the others wait here until it has come."""
+def broadcast(number: float) -> float:
+    """Returns the number of rank 0 in every process; the others wait for it."""
     if world_size() == 1:
         return number
-    held = torch.tensor(number, dtype=torch.float64, device=_own_device())
-    _group().broadcast(held, src=0)
-    return float(held.item())
+    tensor = torch.tensor(number, dtype=torch.float64, device=_own_device())
+    _group().broadcast(tensor, src=0)
+    return float(tensor.item())
 
 
-def by_main(action: Callable[[], None]) -> None:
-    """Lets the main process do something while the others wait; what it refuses is refused in all of them.
+def on_rank_zero(action: Callable[[], None]) -> None:
+    """Runs an action on rank 0 while the other processes wait, and raises its errors in all.
 
-    So a launch that cannot be ends with one reason, and not with processes that lost the one they waited for.
+    ValueError, OSError and ImportError of the action are raised in all processes; otherwise a failing rank 0 would
+    leave the others waiting.
     """
-    refusal: list[tuple[type[Exception], str] | None] = [None]
-    if is_main():
+    failure: list[tuple[type[Exception], str] | None] = [None]
+    if is_main_process():
         try:
             action()
         except (ValueError, OSError, ImportError) as error:
             if world_size() == 1:
                 raise
             kind = next(each for each in (OSError, ImportError, ValueError) if isinstance(error, each))
-            refusal = [(kind, str(error))]
+            failure = [(kind, str(error))]
     if world_size() > 1:
-        _group().broadcast_object_list(refusal, src=0)
-    if refusal[0] is not None:
-        kind, text = refusal[0]
+        _group().broadcast_object_list(failure, src=0)
+    if failure[0] is not None:
+        kind, text = failure[0]
         raise kind(text)
 
 
 @contextmanager
-def leaving_together(*agreed: type[BaseException]) -> Iterator[None]:
-    """With exceptions that all processes raise, lets none go before the main one has: the first to go ends the rest."""
+def exit_after_rank_zero(*exceptions: type[BaseException]) -> Iterator[None]:
+    """Delays exceptions that all processes raise until rank 0 has raised its own.
+
+    torchrun stops all other processes as soon as one of them fails.
+    """
     try:
         yield
-    except agreed:
-        from_main(0.0)
+    except exceptions:
+        broadcast(0.0)
         raise
 
 
 def background_group() -> Any:
-    """A way of its own for what goes on beside the training, on the CPU; None for a world of one. All must ask."""
-    return _group().new_group(backend="gloo", timeout=LONGEST_WAIT) if world_size() > 1 else None
+    """Creates a CPU process group for communication in the background; None for a single process.
+
+    All processes must call it.
+    """
+    return _group().new_group(backend="gloo", timeout=TIMEOUT) if world_size() > 1 else None
 
 
-def everyones(names: tuple[str, ...]) -> tuple[str, ...]:
-    """The names that each process has, in the order of the processes."""
+def all_gather(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Returns the concatenated names of all processes, in the order of the ranks."""
     if world_size() == 1:
         return names
-    found: list[tuple[str, ...]] = [()] * world_size()
-    _group().all_gather_object(found, names)
-    return tuple(name for part in found for name in part)
+    gathered: list[tuple[str, ...]] = [()] * world_size()
+    _group().all_gather_object(gathered, names)
+    return tuple(name for part in gathered for name in part)
 
 
-def whole(value: Any) -> Any:
-    """Anything with tensors in it, each made whole out of its shards; all processes take part."""
+def full(value: Any) -> Any:
+    """Replaces every sharded tensor in nested containers by the full tensor; all processes must call it."""
     if world_size() == 1:
         return value
     if isinstance(value, dict):
-        return {key: whole(item) for key, item in value.items()}
+        return {key: full(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(whole(item) for item in value)
+        return type(value)(full(item) for item in value)
     return value.full_tensor() if hasattr(value, "full_tensor") else value
 
 
 def is_shard(value: Tensor) -> bool:
-    """Whether a tensor is this process's part of one that all of them have together."""
+    """Whether a tensor is a shard of a distributed tensor."""
     return hasattr(value, "device_mesh")
 
 
-def like(value: Tensor, other: Tensor) -> Tensor:
-    """A whole tensor as `other` is: this process's shard of it, where that is one; a shard stays what it is."""
+def shard_like(value: Tensor, other: Tensor) -> Tensor:
+    """Shards a full tensor as `other` is sharded; returns `value` itself if there is nothing to do."""
     if world_size() == 1 or not is_shard(other) or is_shard(value):
         return value
     from torch.distributed.tensor import DTensor, distribute_tensor
@@ -198,7 +204,7 @@ def like(value: Tensor, other: Tensor) -> Tensor:
     return distribute_tensor(value.to(_own_device()), other.device_mesh, other.placements)
 
 
-def _group() -> Any:
+def _group() -> ModuleType:
     import torch.distributed
 
     return torch.distributed
@@ -221,4 +227,4 @@ def _device(name: str) -> torch.device:
     try:
         return torch.device(name)
     except RuntimeError:
-        raise ValueError(f"unknown device '{name}'; there is auto, cpu, cuda, cuda:0, mps") from None
+        raise ValueError(f"unknown device '{name}'; choose one of auto, cpu, cuda, cuda:0, mps") from None

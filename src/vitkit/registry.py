@@ -14,12 +14,12 @@ from vitkit.config import nearest
 
 
 class Registry:
-    """The implementations of one kind.
+    """The implementations of one kind, found by file name.
 
     Args:
         package: Dotted name of the package, usually `__name__` of its `__init__.py`.
         kind: What an implementation is called in errors ("model family").
-        needs: Attributes that every implementation has. A module without one is a TypeError.
+        needs: Attributes that every implementation must have; a module without one raises TypeError.
         exclude: Public modules of the package that are not implementations.
     """
 
@@ -30,13 +30,13 @@ class Registry:
         self.exclude = frozenset(exclude)
 
     def names(self) -> list[str]:
-        """The sorted names, without importing a module."""
-        found = pkgutil.iter_modules(import_module(self.package).__path__)
-        names = {module.name for module in found if not module.name.startswith("_")}
+        """Returns the sorted names, without importing the modules."""
+        modules = pkgutil.iter_modules(import_module(self.package).__path__)
+        names = {module.name for module in modules if not module.name.startswith("_")}
         return sorted(names - self.exclude)
 
     def get(self, name: str) -> ModuleType:
-        """The module of that name; ValueError with the nearest names for an unknown one."""
+        """Returns the module of a name; ValueError with similar names for an unknown one."""
         if name not in self.names():
             raise ValueError(f"unknown {self.kind} '{name}'{nearest(name, self.names())}")
         module = import_module(f"{self.package}.{name}")

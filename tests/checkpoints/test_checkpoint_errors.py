@@ -122,7 +122,7 @@ CONFIGS: list[tuple[dict[str, Any], str]] = [
     ({"num_hidden_layers": 10**9}, "depth is 1000000000, but the tensors have 2"),
     ({"num_attention_heads": 5}, "64 is not a multiple of the number of heads 5"),
     ({"num_attention_heads": 0}, "num_heads"),
-    ({"num_attention_heads": "4"}, "'num_attention_heads' is '4'; it takes a whole number"),
+    ({"num_attention_heads": "4"}, "'num_attention_heads' is '4'; expected an integer"),
     ({"image_size": 64}, "image_size 64x64 has 8x8 patches, but the position table has 17 rows"),
     ({"image_size": [32]}, "image_size"),
     ({"image_size": 10**12}, "image_size"),

@@ -15,12 +15,12 @@ from torch import nn
 
 from vitkit import checkpoints
 from vitkit.checkpoints.pretraining import load_dalle_encoder
-from vitkit.layers.dalle import WordEncoder
+from vitkit.layers.dalle import DalleEncoder
 
 
-def tiny() -> WordEncoder:
+def tiny() -> DalleEncoder:
     torch.manual_seed(0)
-    encoder = WordEncoder(hidden=4, words=7)
+    encoder = DalleEncoder(hidden=4, vocabulary=7)
     with torch.no_grad():
         for parameter in encoder.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
@@ -67,13 +67,13 @@ def test_encoder_matches_naive_loops() -> None:
         logits = encoder(pixels)
     for image, output in zip(pixels.numpy(), logits.numpy(), strict=True):
         np.testing.assert_allclose(output, naive(state, image), rtol=1e-10, atol=1e-10)
-    assert torch.equal(encoder.read(pixels), logits.argmax(dim=1))
+    assert torch.equal(encoder.tokenize(pixels), logits.argmax(dim=1))
     assert logits.shape == (2, 7, 2, 3)
 
 
 def test_published_size() -> None:
     with torch.device("meta"):
-        encoder = WordEncoder()
+        encoder = DalleEncoder()
     shapes = {name: tuple(value.shape) for name, value in encoder.state_dict().items()}
     assert shapes["blocks.input.w"] == (256, 3, 7, 7)
     assert shapes["blocks.group_4.block_1.id_path.w"] == (2048, 1024, 1, 1)
@@ -86,8 +86,8 @@ def test_published_size() -> None:
 def as_published(encoder: nn.Module, path: Path) -> None:
     """Pickles the module with OpenAI's class names, which no longer exist when this returns."""
     modules = {name: types.ModuleType(name) for name in ("dall_e", "dall_e.encoder", "dall_e.utils")}
-    names = {"WordEncoder": ("dall_e.encoder", "Encoder"), "WordBlock": ("dall_e.encoder", "EncoderBlock")}
-    names["WordConv"] = ("dall_e.utils", "Conv2d")
+    names = {"DalleEncoder": ("dall_e.encoder", "Encoder"), "DalleBlock": ("dall_e.encoder", "EncoderBlock")}
+    names["DalleConv"] = ("dall_e.utils", "Conv2d")
     made: dict[str, type] = {}
     for ours, (module_name, theirs) in names.items():
         made[ours] = type(theirs, (nn.Module,), {"__module__": module_name, "__qualname__": theirs})

@@ -46,6 +46,27 @@ def test_save_then_load_is_bit_exact(name: str, index: int, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(("name", "index"), CASES)
+def test_tables_convert_state_dicts_both_ways(name: str, index: int) -> None:
+    config = SUPPORTED[name][index]
+    state = checkpoint(config).model.state_dict()
+    table = formats_for(name)[0].table
+    saved = table.saved(state, config.num_heads)
+    loaded = table.loaded(saved)
+    assert loaded.keys() == state.keys()
+    assert all(torch.equal(tensor, state[key]) for key, tensor in loaded.items())
+
+
+def test_tables_reject_unknown_and_incomplete_tensors() -> None:
+    table = formats_for("huggingface")[0].table
+    saved = table.saved(checkpoint(TINY).model.state_dict(), TINY.num_heads)
+    del saved["encoder.layer.0.attention.attention.key.bias"]
+    with pytest.raises(CheckpointError, match=r"found .*query\.bias, but not .*key\.bias"):
+        table.loaded(saved)
+    with pytest.raises(CheckpointError, match="unknown tensor no_such_name"):
+        table.loaded({"no_such_name": torch.zeros(1)})
+
+
+@pytest.mark.parametrize(("name", "index"), CASES)
 def test_vitkit_layout_stores_what_any_format_stores(name: str, index: int, tmp_path: Path) -> None:
     made = checkpoint(SUPPORTED[name][index])
     checkpoints.save(made, tmp_path / "ours", to="vitkit")

@@ -15,7 +15,7 @@ from vitkit.cli import main
 from vitkit.data.labels import default_labels
 from vitkit.data.processor import Processor
 from vitkit.inference import engine
-from vitkit.inference.runtimes._exported import Answered
+from vitkit.inference.runtimes._exported import ExportedFeatures
 from vitkit.models import beit, vit
 
 SMALL: dict[str, Any] = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 5, "num_heads": 2, "num_classes": 0}
@@ -215,7 +215,7 @@ def test_invalid_heads_are_rejected(dino: nn.Module, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="both set the head"):
         checkpoints.load(path, head=tmp_path / "head.pth", num_classes=3)
     shallow = models.build(vit.TINY)
-    with pytest.raises(CheckpointError, match="pool_blocks is 4; it is 1 to 2, the blocks there are"):
+    with pytest.raises(CheckpointError, match="pool_blocks is 4; it must be 1 to 2, the depth"):
         heads.attach(shallow, tmp_path / "head.pth", {})
     assert shallow.config == vit.TINY
     with pytest.raises(CheckpointError, match="not beit"):
@@ -227,10 +227,10 @@ def test_invalid_heads_are_rejected(dino: nn.Module, tmp_path: Path) -> None:
 
 def test_invalid_pool_blocks() -> None:
     for blocks in (0, 5):
-        with pytest.raises(ValueError, match=f"pool_blocks is {blocks}; it is 1 to 4"):
+        with pytest.raises(ValueError, match=f"pool_blocks is {blocks}; it must be 1 to 4"):
             vit.Config(**SMALL_CONFIG, pool_blocks=blocks)
     for more in ({"pool": "gap"}, {"pool": "map"}, {"norm": "pooled"}):
-        with pytest.raises(ValueError, match="reads class tokens behind the final norm"):
+        with pytest.raises(ValueError, match=r"needs pool=.token. or .token.gap. and norm=.tokens."):
             vit.Config(**SMALL_CONFIG, pool_blocks=2, **more)
 
 
@@ -259,13 +259,13 @@ def test_accelerate_does_not_use_random_numbers() -> None:
 
 def test_batch_is_split_and_joined_with_all_outputs() -> None:
     parts = [
-        Answered(
+        ExportedFeatures(
             tokens=torch.rand(n, 5, 4), grid=(2, 2), num_special=1, earlier=torch.rand(n, 1, 4), logits=torch.rand(n, 3)
         )
         for n in (2, 3)
     ]
-    joined = Answered.join(parts)
-    assert isinstance(joined, Answered)
+    joined = ExportedFeatures.join(parts)
+    assert isinstance(joined, ExportedFeatures)
     assert (joined.grid, joined.num_special, joined.representation) == ((2, 2), 1, None)
     last = joined.each(lambda tensor: tensor[2:])
     for name in ("tokens", "earlier", "logits"):
@@ -276,5 +276,5 @@ def test_flax_model_rejects_several_blocks() -> None:
     pytest.importorskip("flax", reason="needs the extra: pip install 'vitkit[jax]'")
     from vitkit.jax.vit import check
 
-    with pytest.raises(ValueError, match="the Flax twin has no pool_blocks=3"):
+    with pytest.raises(ValueError, match="the Flax ViT does not support pool_blocks=3"):
         check(vit.Config(**SMALL_CONFIG, pool_blocks=3))

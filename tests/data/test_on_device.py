@@ -36,7 +36,7 @@ def test_a_predictor_with_normalisation_on_device_has_the_same_outputs() -> None
     images = [Image.fromarray(random.integers(0, 256, (30, 44, 3), dtype=np.uint8)) for _ in range(11)]
     on_host = Predictor(model, processor, precision="float32", device="cpu")
     with_bytes = Predictor(model, processor, precision="float32", device="cpu")
-    assert not on_host._bytes, "not used on the CPU"
-    with_bytes._bytes = True
+    assert not on_host._normalize_on_device, "not used on the CPU"
+    with_bytes._normalize_on_device = True
     for one, other in zip(on_host.logits(images), with_bytes.logits(images), strict=True):
         assert np.array_equal(one.output, other.output)

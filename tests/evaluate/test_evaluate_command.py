@@ -15,7 +15,7 @@ from vitkit.data.processor import Processor
 from vitkit.inference import load
 from vitkit.objectives import supervised
 from vitkit.report.evaluation import metric_rows
-from vitkit.train import Data, Machine, Run, train
+from vitkit.train import Data, Hardware, Run, train
 from vitkit.train.events import read
 
 COLOURS = {"blue": (0, 0, 255), "green": (0, 255, 0), "red": (255, 0, 0)}
@@ -191,10 +191,10 @@ def test_a_run_can_be_evaluated_by_nearest_neighbours(folder: Path, tmp_path: Pa
         data=Data(source=f"folder:{folder / 'photos'}"),
         processor=Processor.squash(32),
         evaluators=("knn",),
-        score="knn.k20",
+        metric="knn.k20",
         batch_size=12,
         steps=2,
-        machine=Machine(device="cpu"),
+        hardware=Hardware(device="cpu"),
     )
     result = train(run, tmp_path / "run")
     last = [event for event in read(tmp_path / "run" / "log.jsonl") if event["kind"] == "evaluation"][-1]

@@ -17,7 +17,7 @@ from vitkit.data.processor import HALF, Processor
 from vitkit.evaluate import ModelOutputs, evaluate
 from vitkit.images import ImageError
 from vitkit.inference import Predictor, runtimes
-from vitkit.inference.runtimes._exported import Exported
+from vitkit.inference.runtimes._exported import ExportedModel
 
 FAMILIES = models.families()
 TARGETS = runtimes.targets()
@@ -245,7 +245,7 @@ def test_evaluators_give_the_same_results_with_an_export(program: Path) -> None:
 
 def test_unsupported_operations_raise_errors(program: Path) -> None:
     opened = vitkit.load(program)
-    assert isinstance(opened.model, Exported)
+    assert isinstance(opened.model, ExportedModel)
     size = opened.config.image_size
     for message, call in (
         ("exported for images of shape", lambda: opened(torch.zeros(1, 3, size[0] * 2, size[1]))),
@@ -253,13 +253,13 @@ def test_unsupported_operations_raise_errors(program: Path) -> None:
             "runs on the CPU and takes float32",
             lambda: Predictor(opened.model, opened.processor, precision="bfloat16").model,
         ),
-        ("gives no weights away", lambda: opened.model.state_dict()),
-        ("keeps its head", lambda: opened.model.reset_head(3)),
-        ("no weights to fill", lambda: opened.model.init_weights()),
+        ("has no state dict", lambda: opened.model.state_dict()),
+        ("head of an exported model cannot change", lambda: opened.model.reset_head(3)),
+        ("cannot be initialized", lambda: opened.model.init_weights()),
         ("image_size cannot change", lambda: vitkit.load(program, image_size=64)),
         ("pass its checkpoint", lambda: checkpoints.load(program)),
         (
-            "features that it has given itself",
+            "accepts only its own features",
             lambda: opened.model.logits(checkpoint().model.features(torch.zeros(1, 3, *size))),
         ),
     ):
@@ -271,7 +271,7 @@ def test_unsupported_operations_raise_errors(program: Path) -> None:
     ("key", "value", "message"),
     [
         ("target", "tensorrt", "unknown export target 'tensorrt'"),
-        ("outputs", ["logits"], "an export gives tokens"),
+        ("outputs", ["logits"], "an export needs the output tokens"),
         ("outputs", "tokens", "export.outputs"),
         ("grid", [0, 2], "grid"),
         ("file", "../../secret", "unknown key 'export.file'"),
@@ -301,7 +301,7 @@ def test_invalid_model_file_raises_one_line_error(target: str, program: Path, tm
     config_json["export"]["target"] = target
     (tmp_path / "config.json").write_text(json.dumps(config_json))
     (tmp_path / "preprocessor_config.json").write_bytes((program / "preprocessor_config.json").read_bytes())
-    with pytest.raises(checkpoints.CheckpointError, match=f"there is no {runtimes.runtime(target).FILE}"):
+    with pytest.raises(checkpoints.CheckpointError, match=f"model file {runtimes.runtime(target).FILE} is missing"):
         vitkit.load(tmp_path)
     (tmp_path / runtimes.runtime(target).FILE).write_bytes(b"\0" * 1000)
     with pytest.raises(checkpoints.CheckpointError, match=runtimes.runtime(target).FILE) as caught:

@@ -101,13 +101,13 @@ def added(name: str) -> Callable[[dict[str, bytes]], None]:
 
 HOSTILE: dict[str, tuple[Callable[[dict[str, bytes]], None], str]] = {
     "a weight that is a pickle": (edit_json(WEIGHTS, lambda c: first_weight(c).update(use_pickle=True)), "is a pickle"),
-    "a weight that may be one": (edit_json(WEIGHTS, lambda c: first_weight(c).update(use_pickle=0)), "is a pickle"),
+    "a weight whose flag is 0": (edit_json(WEIGHTS, lambda c: first_weight(c).update(use_pickle=0)), "is a pickle"),
     "a constant that is a pickle": (edit_json(CONSTANTS, constant("tensor_0")), "is a pickle"),
     "a custom object": (edit_json(CONSTANTS, constant("custom_obj_0")), "is a pickle"),
     "an opaque object": (edit_json(CONSTANTS, constant("opaque_obj_0")), "is a pickle"),
-    "weights of the old layout": (added("data/weights/model.pt"), "a part 'data/weights/model.pt'"),
-    "a compiled library": (added("data/aotinductor/model/a.so"), "that a plain program does not have"),
-    "a second model": (added("models/other.json"), "that a plain program does not have"),
+    "weights of the old layout": (added("data/weights/model.pt"), "unexpected record 'data/weights/model.pt'"),
+    "a compiled library": (added("data/aotinductor/model/a.so"), "unexpected record"),
+    "a second model": (added("models/other.json"), "unexpected record"),
     "a weight from elsewhere": (
         edit_json(WEIGHTS, lambda c: first_weight(c).update(path_name="../../x")),
         "is a pickle",
@@ -117,25 +117,31 @@ HOSTILE: dict[str, tuple[Callable[[dict[str, bytes]], None], str]] = {
     "an operator that maps files": (operator("torch.ops.aten.from_file.default"), "the operator"),
     "an operator of a library": (operator("torch.ops.evil.run.default"), "the operator"),
     "an extension": (operator("#evil"), "the operator"),
-    "a size that is Python": (size("__import__('os').system('x')"), "a size is given as"),
-    "a size that is too large to compute": (size("Pow(Integer(9), Integer(99999999))"), "a size is given as"),
+    "a size that is Python": (size("__import__('os').system('x')"), "the size "),
+    "a size that is too large to compute": (size("Pow(Integer(9), Integer(99999999))"), "the size "),
     "a name that is Python": (
         edit_json(MODEL, lambda m: nodes(m)[0].update(name="x = __import__('os')")),
-        "is no name",
+        "is not a name",
     ),
-    "metadata that is Python": (edit_json(MODEL, lambda m: nodes(m)[0].update(metadata={"a": "f(1)"})), "is no name"),
+    "metadata that is Python": (
+        edit_json(MODEL, lambda m: nodes(m)[0].update(metadata={"a": "f(1)"})),
+        "is not a name",
+    ),
     "arguments of a type by name": (
         edit_json(MODEL, lambda m: call_spec(m).update(in_spec=json.dumps([1, {"type": "evil.Type"}]))),
-        "nested in 'evil.Type'",
+        "the container 'evil.Type'",
     ),
-    "arguments that are no JSON": (edit_json(MODEL, lambda m: call_spec(m).update(in_spec="(*, *)")), "is not JSON"),
+    "arguments that are not JSON": (edit_json(MODEL, lambda m: call_spec(m).update(in_spec="(*, *)")), "is not JSON"),
     "a tensor larger than its bytes": (
         edit_json(WEIGHTS, lambda c: first_weight(c)["tensor_meta"].update(sizes=[{"as_int": 10**12}])),
-        "smaller than the tensor",
+        "smaller than its tensor",
     ),
     "missing program": (lambda parts: parts.pop(MODEL), "missing"),
-    "a program that is no object": (lambda parts: parts.update({MODEL: b"[]"}), "not laid out|no program"),
-    "a program that is no JSON": (lambda parts: parts.update({MODEL: b"\xff"}), "not JSON"),
+    "a program that is not an object": (
+        lambda parts: parts.update({MODEL: b"[]"}),
+        "the layout of the program|not a program",
+    ),
+    "a program that is not JSON": (lambda parts: parts.update({MODEL: b"\xff"}), "not JSON"),
 }  # fmt: skip
 
 
@@ -173,41 +179,44 @@ def test_zip_bomb_is_rejected(valid: Path, tmp_path: Path) -> None:
     path = write_archive(tmp_path / "model.pt2", parts, zipfile.ZIP_DEFLATED)
     with (
         path.open("rb") as file,
-        pytest.raises(checkpoints.CheckpointError, match=r"larger than the file|no \.pt2|directory"),
+        pytest.raises(checkpoints.CheckpointError, match=r"larger than the file|not a \.pt2|directory"),
     ):
         check(file, path.name)
 
 
 def sizes_by_directory(path: Path) -> dict[str, int]:
-    """What vitkit reads where torch has no `get_record_size`."""
+    """Returns the sizes that vitkit reads if torch has no `get_record_size`."""
     with path.open("rb") as file:
         reader = torch._C.PyTorchFileReader(file)  # type: ignore[attr-defined]
         return _sizes_by_directory(reader, list(reader.get_all_records()), file)
 
 
-def test_sizes_are_those_of_the_parts(valid: Path) -> None:
+def test_sizes_equal_those_of_zipfile(valid: Path) -> None:
     path = valid / "model.pt2"
     assert sizes_by_directory(path) == {name: len(data) for name, data in members(path).items()}
 
 
-def test_a_directory_that_two_readers_could_see_differently_is_rejected(valid: Path, tmp_path: Path) -> None:
+def test_ambiguous_directory_is_rejected(valid: Path, tmp_path: Path) -> None:
     path, parts = tmp_path / "model.pt2", members(valid / "model.pt2")
     write_archive(path, parts)
-    data, whole = path.read_bytes(), sizes_by_directory(path)
-    # A comment after the directory, also one that looks like another end of the archive; compressed parts.
+    data, sizes = path.read_bytes(), sizes_by_directory(path)
+    # A comment after the directory, also one that looks like an end record; then compressed records.
     for changed in (data[:-2] + b"\4\0" + b"more", data[:-2] + b"\x16\0" + data[-22:-2] + b"\1\0"):
         path.write_bytes(changed)
         with pytest.raises(checkpoints.CheckpointError, match="directory"):
             sizes_by_directory(path)
     with pytest.raises(checkpoints.CheckpointError, match="directory"):
         sizes_by_directory(write_archive(path, parts, zipfile.ZIP_DEFLATED))
-    assert sizes_by_directory(write_archive(path, parts)) == whole
+    assert sizes_by_directory(write_archive(path, parts)) == sizes
 
 
 def test_file_that_is_not_an_archive(tmp_path: Path) -> None:
     for data in (b"", b"PK\x03\x04", b"\0" * 4096):
         (tmp_path / "model.pt2").write_bytes(data)
-        with (tmp_path / "model.pt2").open("rb") as file, pytest.raises(checkpoints.CheckpointError, match=r"no \.pt2"):
+        with (
+            (tmp_path / "model.pt2").open("rb") as file,
+            pytest.raises(checkpoints.CheckpointError, match=r"not a \.pt2"),
+        ):
             check(file, "model.pt2")
 
 

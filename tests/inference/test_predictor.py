@@ -1,4 +1,4 @@
-"""The inference path: order, isolation of what cannot be read, batches, types, and what people pass as images."""
+"""Predictor and Classifier: order, unreadable images, batches, precisions and input types."""
 
 import io
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ def classifier() -> Classifier:
 
 
 @pytest.fixture
-def photos(tmp_path: Path) -> list[Path]:
+def images(tmp_path: Path) -> list[Path]:
     generator = np.random.default_rng(0)
     paths = []
     for index in range(11):
@@ -37,22 +37,22 @@ def photos(tmp_path: Path) -> list[Path]:
     return paths
 
 
-def test_outcomes_come_in_order_and_equal_the_plain_path(classifier: Classifier, photos: list[Path]) -> None:
+def test_outcomes_are_in_order_and_equal_the_model(classifier: Classifier, images: list[Path]) -> None:
     predictor = Predictor(classifier.model, classifier.processor, batch_size=4)
-    outcomes = list(predictor.logits(photos))
-    assert [outcome.source for outcome in outcomes] == photos
+    outcomes = list(predictor.logits(images))
+    assert [outcome.source for outcome in outcomes] == images
     with torch.no_grad():
-        expected = classifier.eval()(classifier.processor(photos)).numpy()
+        expected = classifier.eval()(classifier.processor(images)).numpy()
     np.testing.assert_allclose(np.stack([outcome.output for outcome in outcomes]), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 8, 64])
-def test_a_bad_image_stops_nothing(classifier: Classifier, photos: list[Path], batch_size: int) -> None:
-    clean = {o.source: o.output for o in Predictor(classifier.model, classifier.processor).logits(photos)}
-    photos[3].write_bytes(b"this is not a picture")
-    photos[7].unlink()
-    outcomes = list(Predictor(classifier.model, classifier.processor, batch_size=batch_size).logits(photos))
-    assert [outcome.source for outcome in outcomes] == photos
+def test_unreadable_images_do_not_stop_the_others(classifier: Classifier, images: list[Path], batch_size: int) -> None:
+    clean = {o.source: o.output for o in Predictor(classifier.model, classifier.processor).logits(images)}
+    images[3].write_bytes(b"this is not an image")
+    images[7].unlink()
+    outcomes = list(Predictor(classifier.model, classifier.processor, batch_size=batch_size).logits(images))
+    assert [outcome.source for outcome in outcomes] == images
     assert [o.error.code if o.error else None for o in outcomes] == [
         {3: "not_an_image", 7: "unreadable"}.get(index) for index in range(11)
     ]
@@ -61,42 +61,42 @@ def test_a_bad_image_stops_nothing(classifier: Classifier, photos: list[Path], b
             np.testing.assert_allclose(outcome.output, clean[outcome.source], atol=1e-5)
 
 
-def test_it_streams(classifier: Classifier, photos: list[Path]) -> None:
+def test_images_are_read_as_needed(classifier: Classifier, images: list[Path]) -> None:
     read = []
 
     def endless() -> Iterator[Path]:
         while True:
             read.append(1)
-            yield photos[len(read) % 11]
+            yield images[len(read) % 11]
 
     predictor = Predictor(classifier.model, classifier.processor, batch_size=2)
     outcomes = predictor.logits(endless())
     for _ in range(5):
         next(outcomes)
-    assert len(read) <= 5 + 2 * 2 * (stream.lanes() + 1)
+    assert len(read) <= 5 + 2 * 2 * (stream.num_workers() + 1)
     outcomes.close()  # type: ignore[attr-defined]
 
 
-def test_pictures_that_keep_their_shapes_share_a_stream(classifier: Classifier, photos: list[Path]) -> None:
+def test_images_of_several_shapes(classifier: Classifier, images: list[Path]) -> None:
     keep = Processor(size=(32, 32), resize="none")
-    outcomes = list(Predictor(classifier.model, keep, batch_size=4).logits(photos))
-    for path, outcome in zip(photos, outcomes, strict=True):
+    outcomes = list(Predictor(classifier.model, keep, batch_size=4).logits(images))
+    for path, outcome in zip(images, outcomes, strict=True):
         with torch.no_grad():
             np.testing.assert_allclose(outcome.output, classifier(keep(path))[0].numpy(), atol=1e-5)
 
 
-def test_half_precision_is_near_and_leaves_the_model_alone(classifier: Classifier, photos: list[Path]) -> None:
-    exact = np.stack([o.output for o in Predictor(classifier.model, classifier.processor).logits(photos)])
+def test_bfloat16_is_close_and_does_not_change_the_model(classifier: Classifier, images: list[Path]) -> None:
+    exact = np.stack([o.output for o in Predictor(classifier.model, classifier.processor).logits(images)])
     half = Predictor(classifier.model, classifier.processor, precision="bfloat16")
-    outputs = np.stack([outcome.output for outcome in half.logits(photos)])
+    outputs = np.stack([outcome.output for outcome in half.logits(images)])
     assert outputs.dtype == np.float32
     assert not np.array_equal(outputs, exact)
     np.testing.assert_allclose(outputs, exact, atol=0.1 * np.abs(exact).max())
     assert next(classifier.model.parameters()).dtype == torch.float32
 
 
-def test_embeddings_are_what_the_head_reads(classifier: Classifier, photos: list[Path]) -> None:
-    for path, embedding in classifier.embed(photos):
+def test_embeddings_are_the_input_of_the_head(classifier: Classifier, images: list[Path]) -> None:
+    for path, embedding in classifier.embed(images):
         assert embedding.shape == (32,)
         head = classifier.model.head
         with torch.no_grad():
@@ -104,8 +104,8 @@ def test_embeddings_are_what_the_head_reads(classifier: Classifier, photos: list
             torch.testing.assert_close(logits, classifier(classifier.processor(path))[0], atol=1e-5, rtol=1e-5)
 
 
-def test_classify_takes_what_people_have(classifier: Classifier, photos: list[Path], tmp_path: Path) -> None:
-    first = photos[0]
+def test_classify_accepts_all_input_types(classifier: Classifier, images: list[Path], tmp_path: Path) -> None:
+    first = images[0]
     pixels = np.asarray(Image.open(first))
     (_, expected), *_ = classifier.classify(first)
     assert [p.score for p in expected] == sorted((p.score for p in expected), reverse=True)
@@ -115,10 +115,10 @@ def test_classify_takes_what_people_have(classifier: Classifier, photos: list[Pa
         assert predictions[0].score == pytest.approx(expected[0].score, abs=1e-5)
     assert len(list(classifier.classify(tmp_path))) == 11
     assert len(list(classifier.classify([str(tmp_path / "photo0*.png"), first]))) == 11
-    assert len(list(classifier.classify(iter(photos[:2])))) == 2
+    assert len(list(classifier.classify(iter(images[:2])))) == 2
 
 
-def test_classify_raises_with_the_name_of_what_cannot_be_read(classifier: Classifier, tmp_path: Path) -> None:
+def test_classify_error_names_the_file(classifier: Classifier, tmp_path: Path) -> None:
     bad = tmp_path / "bad.jpg"
     bad.write_bytes(b"no")
     with pytest.raises(ImageError, match=r"bad\.jpg: the file is not an image") as caught:
@@ -135,23 +135,23 @@ def test_scores_are_softmax_best_first() -> None:
         top_predictions(np.zeros((4, 3), np.float32), LABELS, top=1)
 
 
-def test_labels_and_classes_must_agree() -> None:
+def test_number_of_labels_must_match() -> None:
     model = models.build(models.preset("vit-mu/16", image_size=32, num_classes=3))
     with pytest.raises(ValueError, match=r"the model has 3 classes, but there are 2 labels"):
         Classifier(model, Processor.squash(32), ("a", "b"))
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "message"),
     [
         ({"precision": "int3"}, "unknown precision 'int3'"),
-        ({"device": "cuda:99"}, "there is no device 'cuda:99' here"),
-        ({"device": "gpu"}, "there is no device 'gpu' here; there is auto, cpu"),
-        ({"batch_size": 0}, "batch size is 0"),
+        ({"device": "cuda:99"}, "no device 'cuda:99' on this machine"),
+        ({"device": "gpu"}, "no device 'gpu' on this machine; choose auto, cpu"),
+        ({"batch_size": 0}, "batch_size is 0"),
     ],
 )
-def test_options_that_cannot_be_are_named(classifier: Classifier, options: dict, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
+def test_invalid_options_are_named(classifier: Classifier, options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         Predictor(classifier.model, classifier.processor, **options)
 
 
@@ -170,36 +170,36 @@ def test_expand_folders_globs_and_plain_names(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no file matches"):
         list(expand([str(tmp_path / "*.webp")]))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"holds no image files"):
+    with pytest.raises(ValueError, match=r"has no image files"):
         list(expand([str(tmp_path / "empty")]))
 
 
-def test_the_callers_model_keeps_its_mode(classifier: Classifier, photos: list[Path]) -> None:
+def test_training_mode_is_restored(classifier: Classifier, images: list[Path]) -> None:
     classifier.train()
-    first = [outcome.output for outcome in Predictor(classifier.model, classifier.processor).logits(photos)]
+    first = [outcome.output for outcome in Predictor(classifier.model, classifier.processor).logits(images)]
     assert classifier.model.training
     classifier.eval()
-    second = [outcome.output for outcome in Predictor(classifier.model, classifier.processor).logits(photos)]
+    second = [outcome.output for outcome in Predictor(classifier.model, classifier.processor).logits(images)]
     np.testing.assert_array_equal(np.stack(first), np.stack(second))
 
 
-def test_numbers_that_are_none_are_an_error_not_a_class(photos: list[Path]) -> None:
+def test_outputs_that_are_not_finite_are_errors(images: list[Path]) -> None:
     model = models.build(models.preset("vit-mu/16", image_size=32, num_classes=3))
     torch.nn.init.constant_(model.head.bias, float("nan"))
-    outcomes = list(Predictor(model, Processor.squash(32)).logits(photos[:2]))
+    outcomes = list(Predictor(model, Processor.squash(32)).logits(images[:2]))
     assert [outcome.error.code for outcome in outcomes if outcome.error] == ["not_finite"] * 2
 
 
-def test_the_bar_changes_nothing(
-    classifier: Classifier, photos: list[Path], capsys: pytest.CaptureFixture[str]
+def test_progress_bar_does_not_change_outputs(
+    classifier: Classifier, images: list[Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    quiet = [outcome.output for outcome in Predictor(classifier.model, classifier.processor).logits(photos)]
-    watched = Predictor(classifier.model, classifier.processor, progress=True).logits(photos)
-    np.testing.assert_array_equal(np.stack(quiet), np.stack([outcome.output for outcome in watched]))
+    quiet = [outcome.output for outcome in Predictor(classifier.model, classifier.processor).logits(images)]
+    shown = Predictor(classifier.model, classifier.processor, progress=True).logits(images)
+    np.testing.assert_array_equal(np.stack(quiet), np.stack([outcome.output for outcome in shown]))
     assert capsys.readouterr().out == ""
 
 
-def test_what_was_made_of_the_weights_is_kept_until_they_change(classifier: Classifier) -> None:
+def test_predictor_is_reused_until_weights_change(classifier: Classifier) -> None:
     first = classifier.predictor(batch_size=2)
     assert classifier.predictor(batch_size=2) is first
     assert classifier.predictor(batch_size=3) is not first

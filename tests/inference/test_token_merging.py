@@ -1,4 +1,4 @@
-"""Token merging against loops: which tokens are matched, what they become, and what attention makes of their sizes."""
+"""Token merging against a loop: matching, merged tokens, and proportional attention."""
 
 import math
 
@@ -12,7 +12,7 @@ from vitkit.inference.engine.merging import Merging, match, schedule
 
 
 def loop(x: Tensor, metric: Tensor, size: list[float], r: int, special: int) -> tuple[list[Tensor], list[float], list]:
-    """The paper's matching for one picture, token by token; also which old tokens each new one is made of."""
+    """Matching of the paper for one image, token by token; also returns the original tokens of each merged token."""
     n = metric.shape[0]
     r = min(r, (n - special) // 2)
     unit = [vector / vector.norm() for vector in metric]
@@ -22,14 +22,14 @@ def loop(x: Tensor, metric: Tensor, size: list[float], r: int, special: int) -> 
             score, j = max((float(unit[i] @ unit[j]), -j) for j in range(1, n, 2) if j >= special)
             pairs.append((score, i, -j))
     merged = {i: j for _, i, j in sorted(pairs, key=lambda pair: -pair[0])[:r]}
-    made = {j: [j] + [i for i in merged if merged[i] == j] for j in range(n) if j not in merged}
+    groups = {j: [j] + [i for i in merged if merged[i] == j] for j in range(n) if j not in merged}
     order = [*range(special), *(i for i in range(special, n) if i % 2 == 0), *(i for i in range(special, n) if i % 2)]
     tokens, sizes, parts = [], [], []
-    for place in (place for place in order if place in made):
-        total = sum(size[i] for i in made[place])
-        tokens.append(sum(x[i] * size[i] for i in made[place]) / total)
+    for position in (position for position in order if position in groups):
+        total = sum(size[i] for i in groups[position])
+        tokens.append(sum(x[i] * size[i] for i in groups[position]) / total)
         sizes.append(total)
-        parts.append(sorted(made[place]))
+        parts.append(sorted(groups[position]))
     return tokens, sizes, parts
 
 
@@ -44,21 +44,21 @@ def test_matching_equals_the_loop(n: int, r: int, special: int) -> None:
     if found is None:
         assert min(r, (n - special) // 2) == 0
         return
-    for picture in range(2):
-        tokens, sizes, parts = loop(x[picture], metric[picture], size[picture].tolist(), r, special)
-        torch.testing.assert_close(found.tokens(x, size)[picture], torch.stack(tokens))
-        assert found.sizes(size)[picture].tolist() == sizes
+    for image in range(2):
+        tokens, sizes, parts = loop(x[image], metric[image], size[image].tolist(), r, special)
+        torch.testing.assert_close(found.tokens(x, size)[image], torch.stack(tokens))
+        assert found.sizes(size)[image].tolist() == sizes
         for new, olds in enumerate(parts):
-            assert (found.target[picture] == new).nonzero()[:, 0].tolist() == olds
-        assert found.target[picture, :special].tolist() == list(range(special))
+            assert (found.target[image] == new).nonzero()[:, 0].tolist() == olds
+        assert found.target[image, :special].tolist() == list(range(special))
 
 
 @pytest.mark.parametrize(
     ("n", "r", "depth", "left"),
     [(197, 13, 12, 41), (197, 16, 11, 21), (197, 16, 12, 11), (197, 8, 23, 13), (197, 8, 24, 7)],
 )
-def test_how_many_tokens_are_left(n: int, r: int, depth: int, left: int) -> None:
-    """Figures of the original for ViT-B, and for MAE-L."""
+def test_number_of_remaining_tokens(n: int, r: int, depth: int, left: int) -> None:
+    """Numbers of the original implementation for ViT-B and MAE ViT-L."""
     for count in schedule(r, depth):
         found = match(torch.randn(1, n, 4), count, 1)
         n = n if found is None else found.count
@@ -70,26 +70,26 @@ def test_schedules() -> None:
     assert schedule((8, -1.0), 5) == [16, 12, 8, 4, 0]
     assert schedule((8, 1.0), 5) == [0, 4, 8, 12, 16]
     assert schedule([4, 2], 4) == [4, 2, 0, 0]
-    for wrong, words in (((8, 2.0), "between -1 and 1"), ([1, 2, 3], "given for 3 blocks"), (-1, "none below 0")):
-        with pytest.raises(ValueError, match=words):
+    for wrong, message in (((8, 2.0), "between -1 and 1"), ([1, 2, 3], "given for 3 blocks"), (-1, "at least 0")):
+        with pytest.raises(ValueError, match=message):
             schedule(wrong, 2)
 
 
-def test_sizes_weigh_what_attention_reads_and_tokens_find_their_places_again() -> None:
-    """Merging tokens that are equal changes nothing: a key of size s counts as s keys."""
+def test_proportional_attention_and_unmerge() -> None:
+    """A key of size s has the attention weight of s equal keys."""
     torch.manual_seed(0)
     q, values, keys = torch.randn(1, 1, 4, 8), torch.randn(1, 1, 5, 8), torch.randn(1, 1, 5, 8)
     size = torch.tensor([[1.0, 3.0, 1.0, 2.0, 1.0]])
-    many = size.long()[0]
+    counts = size.long()[0]
     plain = torch.nn.functional.scaled_dot_product_attention(
-        q, keys.repeat_interleave(many, dim=2), values.repeat_interleave(many, dim=2)
+        q, keys.repeat_interleave(counts, dim=2), values.repeat_interleave(counts, dim=2)
     )
     merging = Merging([2], 1)
     merging.begin()
     assert merging.bias() is None
     merging._state.size = size
-    weighed = torch.nn.functional.scaled_dot_product_attention(q, keys, values, attn_mask=merging.bias())
-    torch.testing.assert_close(weighed, plain)
+    weighted = torch.nn.functional.scaled_dot_product_attention(q, keys, values, attn_mask=merging.bias())
+    torch.testing.assert_close(weighted, plain)
     unproportional = Merging([2], 1, proportional=False)
     unproportional._state.size = size
     assert unproportional.bias() is None
@@ -98,15 +98,15 @@ def test_sizes_weigh_what_attention_reads_and_tokens_find_their_places_again() -
     once = merging.merge(0, x, torch.randn(2, 3, 9, 4))
     twice = merging.merge(1, once, torch.randn(2, 3, 7, 4))
     assert twice.shape == (2, 5, 4)
-    back = merging.unmerge(twice)
-    assert back.shape == x.shape
-    # The mean over all places is that of the picture before: nothing is lost but detail.
-    torch.testing.assert_close(back.mean(dim=1), x.mean(dim=1))
-    torch.testing.assert_close(back[:, 0], x[:, 0])
+    restored = merging.unmerge(twice)
+    assert restored.shape == x.shape
+    # The mean over all positions does not change.
+    torch.testing.assert_close(restored.mean(dim=1), x.mean(dim=1))
+    torch.testing.assert_close(restored[:, 0], x[:, 0])
 
 
-def test_equal_tokens_come_back_as_they_were() -> None:
-    """Pairs of tokens that are alike in all: merged, then put back in their places, nothing is lost."""
+def test_unmerge_restores_equal_tokens() -> None:
+    """Merging pairs of equal tokens and restoring them loses nothing."""
     torch.manual_seed(0)
     pairs = torch.randn(2, 4, 6).repeat_interleave(2, dim=1)
     x = torch.cat([torch.randn(2, 1, 6), pairs], dim=1)
@@ -118,39 +118,39 @@ def test_equal_tokens_come_back_as_they_were() -> None:
 
 
 @pytest.mark.parametrize("pool", ["token", "gap", "map"])
-def test_a_whole_model_merges_and_says_how_much_it_changed(pool: str) -> None:
+def test_model_merges_tokens_and_reports_the_change(pool: str) -> None:
     torch.manual_seed(0)
     config = models.preset("vit-mu/16", image_size=96, num_classes=3, depth=3, pool=pool)
     model = models.build(config).eval()
     torch.nn.init.normal_(model.head.weight)
     images = torch.randn(2, 3, 96, 96)
     for merge in (3, [4, 0, 2], (4, -1.0)):
-        made = engine.accelerate(model, precision="float32", merge=merge)
-        assert "merging tokens" in made.statement
+        fast = engine.accelerate(model, precision="float32", merge=merge)
+        assert "token merging" in fast.summary
         with torch.inference_mode():
-            features = made.model.features(images)
-            logits = made.model(images)
+            features = fast.model.features(images)
+            logits = fast.model(images)
             exact = model(images)
         assert features.tokens.shape[1] == (1 if pool == "token" else 37)
         assert 0 < float((logits - exact).abs().max()) < 2 * float(exact.std())
-    none = engine.accelerate(model, precision="float32", merge=0)
-    assert none.model is model
+    unmerged = engine.accelerate(model, precision="float32", merge=0)
+    assert unmerged.model is model
 
 
-def test_equal_patches_merge_without_a_trace() -> None:
-    """A picture of one colour without positions has one patch many times: the answer is the same with any of them."""
+def test_merging_equal_patches_does_not_change_outputs() -> None:
+    """An image of one colour without position embeddings: all patch tokens are equal."""
     torch.manual_seed(0)
     model = models.build(models.preset("vit-mu/16", image_size=96, num_classes=3, depth=3, position="none")).eval()
     torch.nn.init.normal_(model.head.weight)
     grey = torch.full((1, 3, 96, 96), 0.3)
-    made = engine.accelerate(model, precision="float32", merge=9)
+    fast = engine.accelerate(model, precision="float32", merge=9)
     with torch.inference_mode():
-        torch.testing.assert_close(made.model(grey), model(grey), atol=1e-5, rtol=1e-5)
-        assert math.isfinite(float(made.model(grey).sum()))
+        torch.testing.assert_close(fast.model(grey), model(grey), atol=1e-5, rtol=1e-5)
+        assert math.isfinite(float(fast.model(grey).sum()))
 
 
 @pytest.mark.parametrize("family", ["beit", "dinov3", "axial", "resnet"])
-def test_models_whose_attention_knows_places_are_refused(family: str) -> None:
+def test_models_with_positions_in_attention_are_rejected(family: str) -> None:
     model = models.build(models.family(family).TINY)
     with pytest.raises(ValueError, match=r"tokens can(not)? be merged"):
         engine.accelerate(model, precision="float32", merge=2)

@@ -1,4 +1,4 @@
-"""The Flax classes of transformers 4 against transformers' PyTorch ViT of today, from the same folders."""
+"""The Flax classes compared with the PyTorch ViT of transformers, loaded from the same folders."""
 
 import importlib
 import json
@@ -11,7 +11,7 @@ import pytest
 import torch
 import transformers
 from slow_cases import slow_except
-from twins import params_of, torch_twin
+from twins import flax_params, torch_model
 
 from vitkit.jax import FlaxViTForImageClassification, FlaxViTModel, flatten
 from vitkit.jax.flax_config import ViTAttributes, attributes_of, model_config
@@ -36,13 +36,13 @@ CONFIGS = {
 }
 
 
-def pictures(config, count: int = 2) -> np.ndarray:
+def random_images(config, count: int = 2) -> np.ndarray:
     size = config.image_size if not isinstance(config.image_size, int) else (config.image_size,) * 2
     return np.random.default_rng(0).standard_normal((count, config.num_channels, *size), dtype=np.float32)
 
 
 def reference(cls, folder, changes=None):
-    """transformers' model with every parameter random, saved to `folder`."""
+    """Saves a model of transformers with random parameters to a folder."""
     torch.manual_seed(0)
     config = transformers.ViTConfig(**{**SMALL, **(changes or {})}, num_labels=5, attn_implementation="eager")
     model = cls(config).eval()
@@ -63,7 +63,7 @@ def close(given, expected, tolerance: float = 1e-5) -> None:
 def test_model(tmp_path, changes):
     expected_model = reference(transformers.ViTModel, tmp_path, changes)
     model = FlaxViTModel.from_pretrained(tmp_path)
-    images = pictures(model.config)
+    images = random_images(model.config)
     with torch.no_grad():
         expected = expected_model(torch.from_numpy(images), output_attentions=True, output_hidden_states=True)
     output = model(images, output_attentions=True, output_hidden_states=True)
@@ -77,11 +77,11 @@ def test_model(tmp_path, changes):
 
 
 @pytest.mark.parametrize("changes", slow_except(CONFIGS, "grey"))
-def test_classifier_and_folders_of_ours(tmp_path, changes):
-    """Logits as transformers'; and the folder we write opens there with nothing missing, with the same logits."""
-    expected_model = reference(transformers.ViTForImageClassification, tmp_path / "theirs", changes)
-    model = FlaxViTForImageClassification.from_pretrained(tmp_path / "theirs", from_pt=True)
-    images = pictures(model.config)
+def test_classifier_and_saved_folders(tmp_path, changes):
+    """Compares logits with transformers, which then loads the folder that we save."""
+    expected_model = reference(transformers.ViTForImageClassification, tmp_path / "hf", changes)
+    model = FlaxViTForImageClassification.from_pretrained(tmp_path / "hf", from_pt=True)
+    images = random_images(model.config)
     with torch.no_grad():
         expected = expected_model(torch.from_numpy(images)).logits
     close(model(images).logits, expected)
@@ -96,9 +96,9 @@ def test_classifier_and_folders_of_ours(tmp_path, changes):
 
 
 def test_v5_names_and_shards(tmp_path):
-    """Files with the names of 5.9 in memory, and files in several parts."""
+    """Loads files with v5 names, and shards."""
     expected_model = reference(transformers.ViTForImageClassification, tmp_path / "one")
-    images = torch.from_numpy(pictures(expected_model.config))
+    images = torch.from_numpy(random_images(expected_model.config))
     expected_model.save_pretrained(tmp_path / "new", save_original_format=False)
     expected_model.save_pretrained(tmp_path / "parts", max_shard_size="20KB")
     assert len(list((tmp_path / "parts").glob("*.safetensors"))) > 1
@@ -109,46 +109,48 @@ def test_v5_names_and_shards(tmp_path):
 
 
 @pytest.mark.slow
-def test_pytorch_side_opens_what_we_write(tmp_path):
+def test_pytorch_loads_saved_folders(tmp_path):
     from vitkit import checkpoints
 
     model = FlaxViTForImageClassification(ViTAttributes(**SMALL))
     model.save_pretrained(tmp_path / "folder")
     opened = checkpoints.load(tmp_path / "folder").model
-    images = pictures(model.config)
+    images = random_images(model.config)
     with torch.no_grad():
         close(model(images).logits, opened(torch.from_numpy(images)))
 
 
-def test_pooler_and_head_are_new_where_there_is_none(tmp_path):
+def test_missing_pooler_and_head_are_initialised(tmp_path):
     reference(transformers.ViTForImageClassification, tmp_path)
-    with pytest.warns(UserWarning, match="newly initialised, .* pre_logits/bias, pre_logits/kernel"):
+    with pytest.warns(UserWarning, match="newly initialised, .*: pre_logits/bias, pre_logits/kernel"):
         model = FlaxViTModel.from_pretrained(tmp_path)
     assert model._missing_keys == {"pre_logits/kernel", "pre_logits/bias"}
-    with pytest.raises(ValueError, match=r"head/kernel is \(32, 5\), not \(32, 9\).*ignore_mismatched_sizes=True"):
+    with pytest.raises(
+        ValueError, match=r"head/kernel has shape \(32, 5\), expected \(32, 9\).*ignore_mismatched_sizes=True"
+    ):
         FlaxViTForImageClassification.from_pretrained(tmp_path, num_labels=9)
     with pytest.warns(UserWarning, match="head/bias, head/kernel"):
         model = FlaxViTForImageClassification.from_pretrained(tmp_path, num_labels=9, ignore_mismatched_sizes=True)
     assert model.config.num_labels == 9
-    assert model(pictures(model.config)).logits.shape == (2, 9)
+    assert model(random_images(model.config)).logits.shape == (2, 9)
     with pytest.raises(ValueError, match="unknown attribute 'num_label'; did you mean 'num_labels'"):
         FlaxViTForImageClassification.from_pretrained(tmp_path, num_label=9)
 
 
 @pytest.mark.slow
 def test_google_file(tmp_path):
-    """An original file as it is: same logits as the twin's, positions of other sizes apart."""
-    import vitkit.jax as twin
+    """Loads Google files and compares the logits with those of `ViT`."""
+    import vitkit.jax as vitjax
 
     config = Config(image_size=(32, 32), patch_size=(8, 8), width=32, depth=1, num_heads=4, mlp_width=64, num_classes=5)
     for options, name in (({}, "plain"), ({"pre_logits": 12}, "pre")):
-        whole = Config(**{**vars(config), **options, "activation": "gelu_tanh"})
-        checkpoint = twin.FlaxCheckpoint(config=whole, params=params_of(torch_twin(whole)))
-        twin.save(tmp_path / f"{name}.npz", checkpoint)
+        full = Config(**{**vars(config), **options, "activation": "gelu_tanh"})
+        checkpoint = vitjax.FlaxCheckpoint(config=full, params=flax_params(torch_model(full)))
+        vitjax.save(tmp_path / f"{name}.npz", checkpoint)
     model = FlaxViTForImageClassification.from_pretrained(tmp_path / "plain.npz")
     assert (model.config.hidden_act, model.config.layer_norm_eps) == ("gelu_pytorch_tanh", 1e-6)
-    plain = twin.load(tmp_path / "plain.npz")
-    images = pictures(model.config)
+    plain = vitjax.load(tmp_path / "plain.npz")
+    images = random_images(model.config)
     close(model(images).logits, plain.model().apply({"params": plain.params}, images.transpose(0, 2, 3, 1)))
     with pytest.raises(ValueError, match="has a pre-logits layer before its head"):
         FlaxViTForImageClassification.from_pretrained(tmp_path / "pre.npz")
@@ -163,13 +165,13 @@ def small():
 
 
 def test_outputs_are_ordered_indexable_and_pytrees(small):
-    images = pictures(small.config)
+    images = random_images(small.config)
     output = small(images, output_hidden_states=True)
     assert list(output) == ["logits", "hidden_states"]
     assert output[0] is output["logits"] is output.logits
     assert output[:1] == (output.logits,)
     assert (len(output), "attentions" in output, output.attentions) == (2, False, None)
-    with pytest.raises(KeyError, match="no 'attentions' here; there is logits, hidden_states"):
+    with pytest.raises(KeyError, match="no field 'attentions'; the fields are logits, hidden_states"):
         output["attentions"]
     assert [name for name, _ in output.items()] == ["logits", "hidden_states"]
     assert output.values() == output.to_tuple()
@@ -181,21 +183,21 @@ def test_outputs_are_ordered_indexable_and_pytrees(small):
     assert jax.tree.map(jnp.shape, output)[0] == (2, 2)
 
 
-def test_config_decides_outputs():
+def test_config_sets_outputs():
     config = ViTAttributes(**SMALL, output_attentions=True, use_return_dict=False)
-    assert len(FlaxViTModel(config)(pictures(config))) == 3
+    assert len(FlaxViTModel(config)(random_images(config))) == 3
 
 
 @pytest.mark.parametrize("module", slow_except(["transformers", "vitkit.transformers"], "vitkit.transformers"))
-def test_any_object_with_the_attributes_will_do(tmp_path, module):
+def test_configs_of_other_classes_are_accepted(tmp_path, module):
     config = importlib.import_module(module).ViTConfig(**SMALL, num_labels=3)
     model = FlaxViTForImageClassification(config)
-    logits = model(pictures(config)).logits
+    logits = model(random_images(config)).logits
     assert logits.shape == (2, 3)
     model.save_pretrained(tmp_path)
     again = FlaxViTForImageClassification.from_pretrained(tmp_path, config=config)
-    assert (again(pictures(config)).logits == logits).all()
-    with pytest.raises(ValueError, match="set num_labels in the config that you give"):
+    assert (again(random_images(config)).logits == logits).all()
+    with pytest.raises(ValueError, match="num_labels cannot be combined with config="):
         FlaxViTForImageClassification.from_pretrained(tmp_path, config=config, num_labels=3)
 
 
@@ -206,12 +208,12 @@ def test_params_seed_and_no_init(small):
     assert not (other["head"]["kernel"] == small.params["head"]["kernel"]).all()
     assert 0.01 < float(small.params["embedding"]["kernel"].std()) < 0.03
     bare = FlaxViTForImageClassification(config, _do_init=False)
-    with pytest.raises(AttributeError, match="holds no params"):
+    with pytest.raises(AttributeError, match="stores no params"):
         _ = bare.params
-    with pytest.raises(ValueError, match="holds no params"):
+    with pytest.raises(ValueError, match="stores no params"):
         bare.params = again
     params = bare.init_weights(jax.random.key(3), (1, 32, 32, 3))
-    images = pictures(config)
+    images = random_images(config)
     assert (bare(images, params=params).logits == small(images).logits).all()
     with pytest.raises(ValueError, match="missing"):
         small.params = {"head": again["head"]}
@@ -223,7 +225,7 @@ def test_from_pretrained_without_init(tmp_path, small):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model, params = FlaxViTForImageClassification.from_pretrained(tmp_path, _do_init=False)
-    images = pictures(small.config)
+    images = random_images(small.config)
     assert (model(images, params=params).logits == small(images).logits).all()
     data = json.loads((tmp_path / "config.json").read_text())
     assert (data["model_type"], data["architectures"]) == ("vit", ["ViTForImageClassification"])
@@ -231,7 +233,7 @@ def test_from_pretrained_without_init(tmp_path, small):
 
 @pytest.mark.slow
 def test_precision(small, tmp_path):
-    images = pictures(small.config)
+    images = random_images(small.config)
     half = small.to_bf16(small.params)
     assert {value.dtype for value in jax.tree.leaves(half)} == {jnp.dtype("bfloat16")}
     assert {value.dtype for value in jax.tree.leaves(small.to_fp32(half))} == {jnp.dtype("float32")}
@@ -250,7 +252,7 @@ def test_precision(small, tmp_path):
 @pytest.mark.slow
 def test_training_and_gradients():
     config = ViTAttributes(**SMALL, hidden_dropout_prob=0.3, attention_probs_dropout_prob=0.2)
-    model, images = FlaxViTForImageClassification(config), pictures(config)
+    model, images = FlaxViTForImageClassification(config), random_images(config)
     first, second = (model(images, dropout_rng=jax.random.key(seed), train=True).logits for seed in (0, 1))
     assert not np.allclose(first, second)
 
@@ -264,12 +266,12 @@ def test_training_and_gradients():
 def test_any_size(small):
     wide = np.zeros((1, 3, 48, 24), np.float32)
     assert small(wide, output_attentions=True).attentions[0].shape == (1, 4, 19, 19)
-    with pytest.raises(ValueError, match="3 channels, these have 1"):
+    with pytest.raises(ValueError, match="have 1 channels; the model expects 3"):
         small(wide[:, :1])
 
 
 @pytest.mark.parametrize("name", ["vit-ti/16", "vit-b/32", "vit-h/14"])
-def test_attributes_there_and_back(name):
+def test_attributes_round_trip(name):
     config = Config(**{**vars(PRESETS[name]), "position_resize": "bicubic", "num_classes": 3})
     attributes = ViTAttributes.from_dict(attributes_of(config))
     assert model_config(attributes, classifier=True) == config
@@ -278,16 +280,16 @@ def test_attributes_there_and_back(name):
     )
 
 
-def test_what_hugging_face_cannot_say():
-    with pytest.raises(ValueError, match=r"has no num_registers=4, pool='gap': use vitkit.jax.ViT"):
+def test_unsupported_configs_raise():
+    with pytest.raises(ValueError, match=r"does not support num_registers=4, pool='gap'; use vitkit.jax.ViT"):
         attributes_of(Config(pool="gap", num_registers=4))
-    with pytest.raises(ValueError, match="unknown hidden_act 'tanh'; there is gelu"):
+    with pytest.raises(ValueError, match="unknown hidden_act 'tanh'; expected one of gelu"):
         model_config(ViTAttributes(hidden_act="tanh"), classifier=True)
     with pytest.raises(ValueError, match="pooler_act is 'relu'"):
         model_config(ViTAttributes(pooler_act="relu"), classifier=False)
 
 
-def test_the_names_of_version_4_are_at_the_top():
+def test_flax_classes_are_exported():
     import vitkit
     import vitkit.transformers
 

@@ -1,10 +1,10 @@
-"""FlaxViT against the last transformers that had it, 4.57, in an environment of its own.
+"""Comparison with the Flax ViT of transformers 4.57, the last version with Flax, in another environment.
 
-By hand, because it installs gigabytes:
+Run it manually, because it installs gigabytes:
 
-    python tests/jax/transformers4.py /somewhere/environment      # makes the environment, and runs the comparison
+    python tests/jax/transformers4.py /somewhere/environment      # creates the environment and compares
 
-or, with the environment made, `VITKIT_TRANSFORMERS4=/somewhere/environment pytest -m slow tests/jax`.
+or, if the environment exists, `VITKIT_TRANSFORMERS4=/somewhere/environment pytest -m slow tests/jax`.
 """
 
 import os
@@ -19,7 +19,7 @@ ENVIRONMENT = os.environ.get("VITKIT_TRANSFORMERS4", "")
 @pytest.mark.slow
 @pytest.mark.skipif(not ENVIRONMENT, reason="needs transformers 4.57: set VITKIT_TRANSFORMERS4 to its environment")
 @pytest.mark.parametrize("name", transformers4.CONFIGS)
-def test_flax_vit_is_that_of_transformers_4(tmp_path, name):
+def test_flax_vit_matches_transformers_4(tmp_path, name):
     figures = transformers4.compare(Path(ENVIRONMENT), tmp_path, name)
     assert set(figures) >= {"logits", "pooler_output", "last_hidden_state", "gradient", "hidden_states", "attentions"}
     assert max(value for key, value in figures.items() if not key.startswith("bf16")) <= 1e-5, figures

@@ -1,4 +1,4 @@
-"""The Flax ViT says what the PyTorch ViT says."""
+"""The Flax ViT compared with the PyTorch ViT."""
 
 from dataclasses import replace
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from slow_cases import slow_except
-from twins import TINY, answers, params_of, pictures, torch_twin
+from twins import TINY, flax_params, outputs_of_both, random_images, torch_model
 
 from vitkit.jax import layers
 from vitkit.jax.convert import flatten, to_flax
@@ -48,7 +48,7 @@ OPTIONS = {
     "no qkv bias": {"qkv_bias": False},
     "qk norm": {"qk_norm": True},
     "layer scale": {"layer_scale": 0.3},
-    "dropout does not show": {"dropout": 0.5, "attention_dropout": 0.5, "stochastic_depth": 0.5},
+    "dropout in inference": {"dropout": 0.5, "attention_dropout": 0.5, "stochastic_depth": 0.5},
     "not square": {"image_size": (40, 24), "patch_size": (8, 4)},
     "one channel": {"channels": 1},
 }
@@ -59,7 +59,7 @@ MORE_GRADIENTS: tuple[dict, ...] = ({}, {"qk_norm": True, "layer_scale": 0.2})
 
 
 def close(given: np.ndarray, expected: np.ndarray, tolerance: float = 1e-5) -> None:
-    """Within `tolerance`, also relative to the size of the numbers where they are above one."""
+    """Checks equality up to a tolerance, relative to the maximum if that is above one."""
     assert given.shape == expected.shape
     assert np.abs(given - expected).max() <= tolerance * max(1.0, np.abs(expected).max())
 
@@ -67,34 +67,34 @@ def close(given: np.ndarray, expected: np.ndarray, tolerance: float = 1e-5) -> N
 @pytest.mark.parametrize("options", slow_except(OPTIONS, *FAST))
 def test_every_option(options):
     config = replace(TINY, **options)
-    close(*answers(config, pictures(2, *config.image_size, config.channels)))
+    close(*outputs_of_both(config, random_images(2, *config.image_size, config.channels)))
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "message"),
     [
-        ({"position": "relative"}, "no position='relative'"),
-        ({"position": "factorised"}, "no position='factorised'"),
-        ({"position_at": "layers"}, "no position_at='layers'"),
-        ({"pool": "token+gap"}, r"no pool='token\+gap'"),
-        ({"mlp": "swiglu"}, "no mlp='swiglu'"),
+        ({"position": "relative"}, "does not support position='relative'"),
+        ({"position": "factorised"}, "does not support position='factorised'"),
+        ({"position_at": "layers"}, "does not support position_at='layers'"),
+        ({"pool": "token+gap"}, r"does not support pool='token\+gap'"),
+        ({"mlp": "swiglu"}, "does not support mlp='swiglu'"),
     ],
     ids=str,
 )
-def test_what_only_pytorch_has_is_refused(options, words):
-    with pytest.raises(ValueError, match=words):
+def test_unsupported_options_raise(options, message):
+    with pytest.raises(ValueError, match=message):
         shapes(replace(TINY, **options))
 
 
 @pytest.mark.parametrize("name", slow_except(UP_TO_B, "vit-ti/16", "vit-mu/16"))
 def test_presets_with_one_block(name):
     config = replace(PRESETS[name], depth=1, num_classes=10, image_size=(56, 56) if "14" in name else (64, 64))
-    close(*answers(config, pictures(1, *config.image_size, 3)))
+    close(*outputs_of_both(config, random_images(1, *config.image_size, 3)))
 
 
 @pytest.mark.slow
 def test_full_tiny():
-    close(*answers(PRESETS["vit-ti/16"], pictures(1, 224, 224, 3)))
+    close(*outputs_of_both(PRESETS["vit-ti/16"], random_images(1, 224, 224, 3)))
 
 
 @pytest.mark.slow
@@ -102,14 +102,14 @@ def test_full_tiny():
 def test_full_presets(name):
     config = PRESETS[name]
     size = tuple(side - side % config.patch_size[0] for side in config.image_size)
-    close(*answers(replace(config, image_size=size), pictures(1, *size, 3)))
+    close(*outputs_of_both(replace(config, image_size=size), random_images(1, *size, 3)))
 
 
 @pytest.mark.parametrize(
     "name", slow_except(["vit-ti/16", "vit-b/16", "vit-b/32", "vit-l/16", "vit-h/14", "vit-G/14"], "vit-ti/16")
 )
 def test_shapes_of_presets(name):
-    """Any size, nothing computed: names and shapes are those of the PyTorch model."""
+    """Compares names and shapes with the PyTorch model, without computing parameters."""
     from vitkit import models
 
     model = models.build(PRESETS[name], device="meta")
@@ -120,21 +120,21 @@ def test_shapes_of_presets(name):
     assert count == sum(value.size for value in expected.values())
 
 
-@pytest.mark.parametrize("dialect", RESIZES)
+@pytest.mark.parametrize("method", RESIZES)
 @pytest.mark.parametrize("size", slow_except([(32, 32), (24, 40), (64, 48), (9, 100), (33, 39)], (24, 40)))
-def test_other_sizes(dialect, size):
-    config = replace(TINY, position_resize=dialect, image_size=(32, 40))
-    close(*answers(config, pictures(2, *size, 3)))
+def test_other_sizes(method, size):
+    config = replace(TINY, position_resize=method, image_size=(32, 40))
+    close(*outputs_of_both(config, random_images(2, *size, 3)))
 
 
-@pytest.mark.parametrize("dialect", RESIZES)
+@pytest.mark.parametrize("method", RESIZES)
 @pytest.mark.parametrize(
     ("old", "new"), [((4, 4), (7, 7)), ((14, 14), (24, 24)), ((5, 3), (1, 9)), ((16, 16), (7, 12))]
 )
-def test_resize(dialect, old, new):
+def test_resize(method, old, new):
     table = np.random.default_rng(1).standard_normal((old[0] * old[1], 8), dtype=np.float32)
-    expected = torch_resize(torch.from_numpy(table), old, new, dialect).numpy()
-    close(np.asarray(layers.resize_positions(jnp.asarray(table), old, new, dialect)), expected)
+    expected = torch_resize(torch.from_numpy(table), old, new, method).numpy()
+    close(np.asarray(layers.resize_positions(jnp.asarray(table), old, new, method)), expected)
 
 
 def test_sincos():
@@ -143,26 +143,26 @@ def test_sincos():
         layers.sincos2d((2, 2), 30)
 
 
-def test_unknown_dialect():
-    with pytest.raises(ValueError, match="unknown way to resize positions 'nearest'; there is bicubic"):
+def test_unknown_resize_method():
+    with pytest.raises(ValueError, match="unknown resize method 'nearest'; expected one of bicubic"):
         layers.resize_positions(jnp.zeros((4, 8)), (2, 2), (3, 3), "nearest")
-    with pytest.raises(ValueError, match="5 positions does not fit a grid of 2x2"):
+    with pytest.raises(ValueError, match="5 positions do not match the grid 2x2"):
         layers.resize_positions(jnp.zeros((5, 8)), (2, 2), (3, 3), "bicubic")
 
 
-def test_wrong_pictures():
-    params = params_of(torch_twin(TINY))
-    with pytest.raises(ValueError, match="3 channels, these have 1"):
-        ViT(TINY).apply({"params": params}, pictures(1, 32, 32, 1))
+def test_invalid_images_raise():
+    params = flax_params(torch_model(TINY))
+    with pytest.raises(ValueError, match="have 1 channels; the model expects 3"):
+        ViT(TINY).apply({"params": params}, random_images(1, 32, 32, 1))
     with pytest.raises(ValueError, match="7x32 pixels is smaller than one patch of 8x8"):
-        ViT(TINY).apply({"params": params}, pictures(1, 7, 32, 3))
+        ViT(TINY).apply({"params": params}, random_images(1, 7, 32, 3))
 
 
 def test_features_and_weights():
-    """Tokens, representation, and the attention weights of every block."""
+    """Compares tokens, representation and attention weights."""
     config = replace(TINY, num_registers=2, pre_logits=12)
-    model, images = torch_twin(config), pictures(2, 32, 40, 3)
-    vit, variables = ViT(config), {"params": params_of(model)}
+    model, images = torch_model(config), random_images(2, 32, 40, 3)
+    vit, variables = ViT(config), {"params": flax_params(model)}
     with torch.no_grad():
         embedded = model.embed(torch.from_numpy(images).permute(0, 3, 1, 2))
         expected = model.encode(embedded)
@@ -172,8 +172,10 @@ def test_features_and_weights():
     close(np.asarray(given.tokens), expected.tokens.numpy())
     close(np.asarray(given.map), expected.map.permute(0, 2, 3, 1).numpy())
     close(np.asarray(given.special), expected.special.numpy())
-    found = state["intermediates"]["Transformer"]["encoderblock_0"]["MultiHeadDotProductAttention_0"]["attention"][0]
-    close(np.asarray(found), weights.numpy())
+    attention = state["intermediates"]["Transformer"]["encoderblock_0"]["MultiHeadDotProductAttention_0"]["attention"][
+        0
+    ]
+    close(np.asarray(attention), weights.numpy())
     with torch.no_grad():
         close(np.asarray(vit.apply(variables, given, method="represent")), model.represent(expected).numpy())
 
@@ -183,9 +185,9 @@ def test_features_and_weights():
     [{"pool": "map", "class_token": False}, *(pytest.param(each, marks=pytest.mark.slow) for each in MORE_GRADIENTS)],
 )
 def test_gradients(options):
-    """Of the loss with respect to every parameter, the position table through a resize included."""
+    """Compares gradients of all parameters, including position embeddings that are resized."""
     config = replace(TINY, **options)
-    model, images, labels = torch_twin(config), pictures(3, 24, 40, 3), np.array([0, 3, 1])
+    model, images, labels = torch_model(config), random_images(3, 24, 40, 3), np.array([0, 3, 1])
     F.cross_entropy(model(torch.from_numpy(images).permute(0, 3, 1, 2)), torch.from_numpy(labels)).backward()
     expected = to_flax({name: value.grad for name, value in model.named_parameters()}, config.num_heads)
 
@@ -193,7 +195,7 @@ def test_gradients(options):
         logits = ViT(config).apply({"params": params}, images)
         return -jax.nn.log_softmax(logits)[jnp.arange(3), labels].mean()
 
-    given = flatten(jax.jit(jax.grad(loss))(params_of(model)))
+    given = flatten(jax.jit(jax.grad(loss))(flax_params(model)))
     assert set(given) == set(expected)
     for name, value in expected.items():
         close(np.asarray(given[name]), value)
@@ -201,15 +203,15 @@ def test_gradients(options):
 
 def test_vmap_and_jit():
     config = replace(TINY, depth=1)
-    variables, images = {"params": params_of(torch_twin(config))}, pictures(3, 32, 32, 3)
+    variables, images = {"params": flax_params(torch_model(config))}, random_images(3, 32, 32, 3)
     vit = ViT(config)
-    whole = vit.apply(variables, images)
-    close(np.asarray(jax.jit(vit.apply)(variables, images)), np.asarray(whole))
+    expected = vit.apply(variables, images)
+    close(np.asarray(jax.jit(vit.apply)(variables, images)), np.asarray(expected))
     each = jax.jit(jax.vmap(lambda image: vit.apply(variables, image[None])[0]))(images)
-    close(np.asarray(each), np.asarray(whole))
+    close(np.asarray(each), np.asarray(expected))
     many = jax.tree.map(lambda value: jnp.stack([value, 0 * value]), variables)
     models = jax.jit(jax.vmap(vit.apply, (0, None)))(many, images)
-    close(np.asarray(models[0]), np.asarray(whole))
+    close(np.asarray(models[0]), np.asarray(expected))
     assert (models[1] == 0).all()
 
 
@@ -222,19 +224,19 @@ def test_vmap_and_jit():
 )
 def test_bfloat16(options):
     config = replace(TINY, **options)
-    model, images = torch_twin(config), pictures(2, 32, 32, 3)
+    model, images = torch_model(config), random_images(2, 32, 32, 3)
     with torch.no_grad():
         expected = model(torch.from_numpy(images).permute(0, 3, 1, 2)).numpy()
-    given = ViT(config, dtype=jnp.bfloat16).apply({"params": params_of(model)}, images)
+    given = ViT(config, dtype=jnp.bfloat16).apply({"params": flax_params(model)}, images)
     assert given.dtype == jnp.bfloat16
     close(np.asarray(given, np.float32), expected, 2e-2)
 
 
 @pytest.mark.slow
 def test_remat():
-    """Same answers and gradients, dropout included; and it is really there."""
+    """Outputs and gradients are unchanged with dropout, and the computation contains remat."""
     config = replace(TINY, dropout=0.2, stochastic_depth=0.3)
-    params, images = params_of(torch_twin(config)), pictures(2, 32, 32, 3)
+    params, images = flax_params(torch_model(config)), random_images(2, 32, 32, 3)
 
     def loss(params, remat):
         logits = ViT(config, remat=remat).apply(
@@ -253,10 +255,10 @@ def test_remat():
     "option", slow_except(["dropout", "attention_dropout", "stochastic_depth"], "stochastic_depth")
 )
 def test_dropout_trains(option):
-    """In training each kind changes the answer, from its random stream only, and keeps the mean."""
+    """In training each kind of dropout changes the output, depending on the random stream only."""
     config = replace(TINY, **{option: 0.5})
-    vit, variables = ViT(config), {"params": params_of(torch_twin(config))}
-    images = pictures(2, 32, 32, 3)
+    vit, variables = ViT(config), {"params": flax_params(torch_model(config))}
+    images = random_images(2, 32, 32, 3)
 
     def run(seed):
         return np.asarray(vit.apply(variables, images, train=True, rngs={"dropout": jax.random.key(seed)}))
@@ -266,18 +268,18 @@ def test_dropout_trains(option):
     assert not np.allclose(run(0), vit.apply(variables, images))
 
 
-def test_stochastic_depth_drops_whole_samples():
+def test_stochastic_depth_drops_samples():
     config = replace(TINY, depth=2, stochastic_depth=0.5)
-    vit, variables = ViT(config), {"params": params_of(torch_twin(config))}
-    images = np.broadcast_to(pictures(1, 32, 32, 3), (64, 32, 32, 3))
+    vit, variables = ViT(config), {"params": flax_params(torch_model(config))}
+    images = np.broadcast_to(random_images(1, 32, 32, 3), (64, 32, 32, 3))
     rngs = {"dropout": jax.random.key(0)}
     tokens = vit.apply(variables, images, train=True, rngs=rngs, method="features").tokens
-    # The last block drops each of its two branches or not: four outcomes, and no more.
+    # The last block drops each of its two branches or not, which gives four outcomes.
     assert len(np.unique(np.asarray(tokens[:, 0, 0]).round(4))) == 4
 
 
 def test_initialisation():
-    """As the original: Xavier over the flattened matrix, LeCun for patches, zero head and class token."""
+    """Matches the original: Xavier for flattened matrices, LeCun for patches, zero head and class token."""
     config = replace(TINY, depth=1, width=64, mlp_width=256, num_registers=2, pre_logits=32)
     flat = flatten(jax.jit(ViT(config).init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))["params"])
     assert {name: value.shape for name, value in flat.items()} == shapes(config)

@@ -1,8 +1,8 @@
-"""Builds an environment with transformers 4.57 and its Flax ViT, and measures how far ours is from it.
+"""Creates an environment with transformers 4.57 and compares its Flax ViT with ours.
 
-    python tests/jax/transformers4.py FOLDER      # makes the environment in FOLDER where there is none, then compares
+    python tests/jax/transformers4.py FOLDER      # creates the environment in FOLDER if needed, then compares
 
-The other environment makes the models, their folders and their answers (`OTHER`); ours loads the same folders.
+A script in that environment (`SCRIPT`) saves models and their outputs; ours loads the same folders.
 """
 
 import json
@@ -34,7 +34,7 @@ CONFIGS = {
     "tiny": {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768, "num_labels": 1000},
 }
 
-OTHER = """
+SCRIPT = """
 import json, sys
 import jax, jax.numpy as jnp, numpy as np, torch
 from flax.traverse_util import flatten_dict
@@ -51,30 +51,38 @@ for name, cls, flax in (("model", ViTModel, FlaxViTModel),
         for parameter in model.parameters():
             parameter += 0.05 * torch.randn_like(parameter)
     model.save_pretrained(f"{folder}/{name}")
-    twin = flax.from_pretrained(f"{folder}/{name}", from_pt=True)
-    output = twin(images, output_hidden_states=True, output_attentions=True)
+    flax_model = flax.from_pretrained(f"{folder}/{name}", from_pt=True)
+    output = flax_model(images, output_hidden_states=True, output_attentions=True)
     for key, value in output.items():
         found[f"{name}/{key}"] = np.stack(value) if isinstance(value, tuple) else np.asarray(value)
     half = flax.from_pretrained(f"{folder}/{name}", from_pt=True, dtype=jnp.bfloat16)
     found[f"{name}/bf16"] = np.asarray(half(images)[0], np.float32)
-gradient = jax.grad(lambda images: (twin(images).logits ** 2).sum())(images)
+gradient = jax.grad(lambda images: (flax_model(images).logits ** 2).sum())(images)
 found["gradient"] = np.asarray(gradient)
 np.savez(f"{folder}/found.npz", **found)
 """
 
 
 def build(environment: Path) -> None:
-    """Makes the environment where there is none."""
+    """Creates the environment if needed."""
     if not (environment / "bin" / "python").exists():
         subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
         subprocess.run([str(environment / "bin" / "pip"), "install", "-q", *PACKAGES], check=True)
 
 
 def compare(environment: Path, folder: Path, name: str) -> dict[str, float]:
-    """The largest difference of each output (relative to its size where that is above one), by name."""
+    """Returns the largest difference of each output, relative to its maximum if that is above one."""
     from vitkit.jax import FlaxViTForImageClassification, FlaxViTModel
 
-    command = [str(environment / "bin" / "python"), "-W", "ignore", "-c", OTHER, str(folder), json.dumps(CONFIGS[name])]
+    command = [
+        str(environment / "bin" / "python"),
+        "-W",
+        "ignore",
+        "-c",
+        SCRIPT,
+        str(folder),
+        json.dumps(CONFIGS[name]),
+    ]
     subprocess.run(command, check=True, capture_output=True)
     with np.load(folder / "found.npz") as file:
         found = {key: file[key] for key in file.files}
@@ -103,7 +111,7 @@ def compare(environment: Path, folder: Path, name: str) -> dict[str, float]:
 
 
 def main() -> None:
-    """The table of all configs."""
+    """Prints the differences for all configs."""
     environment = Path(sys.argv[1])
     build(environment)
     for name in CONFIGS:

@@ -1,4 +1,4 @@
-"""Both twins with the same random weights, and their answers to the same pictures."""
+"""PyTorch and Flax models with the same random weights, and their outputs for the same images."""
 
 from typing import Any
 
@@ -14,8 +14,8 @@ from vitkit.models.vit import Config
 TINY = Config(image_size=(32, 32), patch_size=(8, 8), width=32, depth=2, num_heads=4, mlp_width=64, num_classes=5)
 
 
-def torch_twin(config: Config, *, seed: int = 0) -> torch.nn.Module:
-    """The PyTorch model with every parameter random: fresh ones are zero where nothing would show."""
+def torch_model(config: Config, *, seed: int = 0) -> torch.nn.Module:
+    """Creates a PyTorch model with random parameters, also where the initial values are zero or one."""
     torch.manual_seed(seed)
     model = models.build(config).eval()
     with torch.no_grad():
@@ -25,20 +25,20 @@ def torch_twin(config: Config, *, seed: int = 0) -> torch.nn.Module:
     return model
 
 
-def params_of(model: torch.nn.Module) -> dict[str, Any]:
-    """Its parameters as the Flax tree."""
+def flax_params(model: torch.nn.Module) -> dict[str, Any]:
+    """Converts the parameters of a PyTorch model to a Flax tree."""
     return nest(to_flax(model.state_dict(), model.config.num_heads))
 
 
-def pictures(*shape: int, seed: int = 0) -> np.ndarray:
-    """Random pictures (b, height, width, c)."""
+def random_images(*shape: int, seed: int = 0) -> np.ndarray:
+    """Returns random images (b, height, width, c)."""
     return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
 
 
-def answers(config: Config, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What PyTorch and what Flax say, with the same weights, of the same pictures."""
-    model = torch_twin(config)
+def outputs_of_both(config: Config, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the outputs of the PyTorch and the Flax model with the same weights."""
+    model = torch_model(config)
     with torch.no_grad():
         expected = model(torch.from_numpy(images).permute(0, 3, 1, 2)).numpy()
-    given = jax.jit(ViT(config).apply)({"params": params_of(model)}, images)
+    given = jax.jit(ViT(config).apply)({"params": flax_params(model)}, images)
     return expected, np.asarray(given)

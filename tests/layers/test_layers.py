@@ -1,4 +1,4 @@
-"""Layers against naive formulas and, for the dialects of resizing positions, against the libraries they come from."""
+"""Layers against naive formulas; methods to resize positions against the libraries that they come from."""
 
 import math
 
@@ -33,7 +33,7 @@ def seeded() -> None:
 
 @pytest.mark.parametrize("qk_norm_eps", [None, 1e-6])
 @pytest.mark.parametrize("with_bias", [False, True])
-def test_attention_weights_are_those_of_the_fused_kernel(qk_norm_eps: float | None, with_bias: bool) -> None:
+def test_attention_weights_match_the_fused_kernel(qk_norm_eps: float | None, with_bias: bool) -> None:
     attention = Attention(24, 3, qk_norm_eps=qk_norm_eps).eval()
     x = torch.randn(2, 7, 24)
     bias = torch.randn(3, 7, 7) if with_bias else None
@@ -44,7 +44,7 @@ def test_attention_weights_are_those_of_the_fused_kernel(qk_norm_eps: float | No
     torch.testing.assert_close(attention(x, bias), by_hand, atol=1e-6, rtol=1e-5)
 
 
-def test_attention_takes_a_mask_as_bias() -> None:
+def test_attention_bias_can_be_a_mask() -> None:
     attention = Attention(16, 2).eval()
     x = torch.randn(1, 5, 16)
     mask = torch.zeros(5, 5)
@@ -52,12 +52,12 @@ def test_attention_takes_a_mask_as_bias() -> None:
     torch.testing.assert_close(attention(x, mask)[:, :3], attention(x[:, :3]), atol=1e-6, rtol=1e-5)
 
 
-def test_attention_refuses_a_width_its_heads_do_not_divide() -> None:
+def test_attention_rejects_a_width_that_is_not_a_multiple_of_the_heads() -> None:
     with pytest.raises(ValueError, match=r"width 10 is not a multiple of the number of heads 3"):
         Attention(10, 3)
 
 
-def test_block_adds_two_branches() -> None:
+def test_block_adds_two_residual_branches() -> None:
     block = Block(Attention(16, 2), MLP(16, 32), width=16, layer_scale=0.5).eval()
     x = torch.randn(2, 4, 16)
     middle = x + 0.5 * block.attn(block.norm1(x))
@@ -65,7 +65,7 @@ def test_block_adds_two_branches() -> None:
     torch.testing.assert_close(block.attention_weights(x), block.attn.weights(block.norm1(x)))
 
 
-def test_drop_path_keeps_the_mean_and_drops_whole_samples() -> None:
+def test_drop_path_preserves_the_mean_and_drops_samples() -> None:
     drop = DropPath(0.25)
     x = torch.ones(20_000, 3)
     assert drop.eval()(x) is x
@@ -75,7 +75,7 @@ def test_drop_path_keeps_the_mean_and_drops_whole_samples() -> None:
     assert dropped.mean().item() == pytest.approx(1.0, abs=0.02)
 
 
-def test_activations_differ_as_known() -> None:
+def test_gelu_and_its_tanh_approximation_differ_by_the_known_gap() -> None:
     x = torch.linspace(-6, 6, 100_001, dtype=torch.float64)
     gap = (activation("gelu")(x) - activation("gelu_tanh")(x)).abs().max().item()
     assert gap == pytest.approx(4.73e-4, abs=1e-6)
@@ -83,7 +83,7 @@ def test_activations_differ_as_known() -> None:
         activation("gelo")
 
 
-def test_patches_are_a_dense_layer_over_pixels() -> None:
+def test_patch_embedding_is_a_linear_layer_over_pixels() -> None:
     embed = PatchEmbed(3, 8, (4, 6))
     images = torch.randn(2, 3, 9, 13)
     out = embed(images)
@@ -107,7 +107,7 @@ def test_map_pool_is_attention_with_one_query() -> None:
     torch.testing.assert_close(pool(x), y + pool.mlp(pool.norm(y)), atol=1e-6, rtol=1e-5)
 
 
-def test_features_know_their_parts() -> None:
+def test_features_split_into_class_token_special_tokens_and_map() -> None:
     features = Features(tokens=torch.arange(2 * 8 * 3.0).reshape(2, 8, 3), grid=(2, 3), num_special=2)
     assert torch.equal(features.class_token, features.tokens[:, 0])
     assert features.special.shape == (2, 2, 3)
@@ -116,7 +116,7 @@ def test_features_know_their_parts() -> None:
         _ = Features(tokens=torch.zeros(1, 6, 3), grid=(2, 3)).class_token
 
 
-def test_sincos_is_its_formula() -> None:
+def test_sincos_table_matches_its_formula() -> None:
     table = sincos2d((3, 4), 16)
     for row in range(3):
         for column in range(4):
@@ -136,10 +136,9 @@ SIZES = [((4, 4), (6, 6)), ((14, 14), (24, 24)), ((7, 7), (12, 5)), ((3, 5), (4,
 @pytest.mark.parametrize(("old", "new"), SIZES, ids=str)
 def test_resize_as_scipy_for_google(old: tuple[int, int], new: tuple[int, int]) -> None:
     table = torch.randn(math.prod(old), 6)
-    picture = table.reshape(*old, 6).numpy()
-    # The original calls zoom with its default mode, which zeroes borders for some sizes by overshoot: "nearest" does
-    # not.
-    expected = ndimage.zoom(picture, (new[0] / old[0], new[1] / old[1], 1), order=1, mode="nearest")
+    table_map = table.reshape(*old, 6).numpy()
+    # The original calls zoom with its default mode, which sets borders to zero for some sizes; "nearest" does not.
+    expected = ndimage.zoom(table_map, (new[0] / old[0], new[1] / old[1], 1), order=1, mode="nearest")
     ours = resize_positions(table, old, new, "bilinear_corners")
     np.testing.assert_allclose(ours.numpy(), expected.reshape(-1, 6), atol=1e-5)
 
@@ -156,32 +155,32 @@ def test_resize_as_timm(old: tuple[int, int], new: tuple[int, int]) -> None:
 @pytest.mark.parametrize(("old", "new"), SIZES, ids=str)
 def test_resize_as_hugging_face_and_dino(old: tuple[int, int], new: tuple[int, int]) -> None:
     table = torch.randn(math.prod(old), 6)
-    picture = table.reshape(1, *old, 6).permute(0, 3, 1, 2)
-    plain = F.interpolate(picture, size=new, mode="bicubic", align_corners=False)
+    table_map = table.reshape(1, *old, 6).permute(0, 3, 1, 2)
+    plain = F.interpolate(table_map, size=new, mode="bicubic", align_corners=False)
     torch.testing.assert_close(resize_positions(table, old, new, "bicubic"), plain.permute(0, 2, 3, 1).reshape(-1, 6))
     scale = tuple((n + 0.1) / o for n, o in zip(new, old, strict=True))
-    offset = F.interpolate(picture, scale_factor=scale, mode="bicubic")
+    offset = F.interpolate(table_map, scale_factor=scale, mode="bicubic")
     ours = resize_positions(table, old, new, "bicubic_offset")
     torch.testing.assert_close(ours, offset.permute(0, 2, 3, 1).reshape(-1, 6))
     assert ours.shape[0] == math.prod(new)
     assert not torch.equal(ours, resize_positions(table, old, new, "bicubic"))
 
 
-@pytest.mark.parametrize("dialect", RESIZES)
-def test_resizing_to_the_same_grid_changes_nothing_and_types_stay(dialect: str) -> None:
+@pytest.mark.parametrize("method", RESIZES)
+def test_resizing_to_the_same_grid_returns_the_table_and_dtypes_are_preserved(method: str) -> None:
     table = torch.randn(12, 4)
-    assert resize_positions(table, (3, 4), (3, 4), dialect) is table
-    assert resize_positions(table.bfloat16(), (3, 4), (5, 5), dialect).dtype == torch.bfloat16
+    assert resize_positions(table, (3, 4), (3, 4), method) is table
+    assert resize_positions(table.bfloat16(), (3, 4), (5, 5), method).dtype == torch.bfloat16
     with pytest.raises(ValueError, match=r"does not fit a grid of 5x5"):
-        resize_positions(table, (5, 5), (6, 6), dialect)
+        resize_positions(table, (5, 5), (6, 6), method)
 
 
-def test_resizing_in_an_unknown_dialect_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"unknown way to resize positions 'nearest'"):
+def test_an_unknown_resize_method_is_rejected() -> None:
+    with pytest.raises(ValueError, match=r"unknown method to resize positions 'nearest'"):
         resize_positions(torch.zeros(4, 4), (2, 2), (3, 3), "nearest")
 
 
-def test_initialisation_has_the_original_spread() -> None:
+def test_initialisation_has_the_standard_deviation_of_the_original() -> None:
     attention = Attention(256, 4)
     init_layers(attention)
     bound = math.sqrt(3 / 256)

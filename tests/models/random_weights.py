@@ -1,4 +1,4 @@
-"""Models with noise for weights, and pictures of noise, to compare two implementations by."""
+"""Random weights and random images to compare two implementations."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def random(module: Any) -> Any:
-    """Noise in every parameter, so that no two are alike and none is zero."""
+    """Adds noise to every parameter, so that no two are equal and none is zero."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in module.parameters():

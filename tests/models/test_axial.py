@@ -1,4 +1,4 @@
-"""Axial-ViT against masked attention and loops over lines, and its cost against the plain ViT's."""
+"""Axial-ViT against masked attention and loops over lines, and its cost against the plain ViT."""
 
 import math
 
@@ -26,7 +26,7 @@ def perturbed(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def pair(axis: str) -> tuple[AxialBlock, Block]:
-    """An axial block and a plain one with the same weights, in double precision."""
+    """Returns an axial and a plain block with the same weights, in double precision."""
     block = perturbed(AxialBlock(Attention(16, 2), MLP(16, 24), axis, width=16)).double()
     plain = Block(Attention(16, 2), MLP(16, 24), width=16).double()
     plain.load_state_dict(block.state_dict())
@@ -35,10 +35,10 @@ def pair(axis: str) -> tuple[AxialBlock, Block]:
 
 @pytest.mark.parametrize("grid", [(3, 5), (5, 3), (1, 4), (4, 1), (1, 1)], ids=str)
 @pytest.mark.parametrize("axis", ["row", "column"])
-def test_an_axial_block_is_a_block_masked_to_its_lines(axis: str, grid: tuple[int, int]) -> None:
+def test_axial_block_equals_a_block_masked_to_lines(axis: str, grid: tuple[int, int]) -> None:
     block, plain = pair(axis)
     x = torch.randn(2, math.prod(grid), 16, dtype=torch.float64)
-    line = [(place // grid[1], place % grid[1])[axis == "column"] for place in range(math.prod(grid))]
+    line = [(index // grid[1], index % grid[1])[axis == "column"] for index in range(math.prod(grid))]
     mask = torch.full((len(line), len(line)), -math.inf, dtype=torch.float64)
     for i, own in enumerate(line):
         for j, other in enumerate(line):
@@ -49,7 +49,7 @@ def test_an_axial_block_is_a_block_masked_to_its_lines(axis: str, grid: tuple[in
     torch.testing.assert_close(weights, expected.float())
 
 
-def test_the_whole_model_is_loops_over_rows_and_columns() -> None:
+def test_model_equals_loops_over_rows_and_columns() -> None:
     config = axial.Config(
         image_size=(24, 32), patch_size=(8, 8), width=16, depth=2, num_heads=2, mlp_width=24, num_classes=5
     )
@@ -71,7 +71,7 @@ def test_the_whole_model_is_loops_over_rows_and_columns() -> None:
     torch.testing.assert_close(model(images), expected)
 
 
-def test_one_row_of_patches_is_a_plain_block_and_columns_of_one() -> None:
+def test_with_one_row_of_patches_the_row_block_equals_a_plain_block() -> None:
     config = axial.Config(
         image_size=(8, 40), patch_size=(8, 8), width=16, depth=1, num_heads=2, mlp_width=24, num_classes=0
     )
@@ -81,14 +81,14 @@ def test_one_row_of_patches_is_a_plain_block_and_columns_of_one() -> None:
     plain = Block(Attention(16, 2), MLP(16, 24), width=16).eval()
     plain.load_state_dict(row.state_dict())
     tokens = plain(embedded.tokens)
-    # A token that sees itself alone takes its own value.
+    # Attention over a single token returns its value.
     _, _, value = column.attn.heads(column.norm1(tokens))
     tokens = tokens + column.attn.proj(value.transpose(1, 2).flatten(2))
     tokens = tokens + column.mlp(column.norm2(tokens))
     torch.testing.assert_close(model.encode(embedded).tokens, model.norm(tokens), atol=1e-6, rtol=1e-5)
 
 
-def test_stochastic_depth_drops_whole_pictures() -> None:
+def test_stochastic_depth_drops_complete_images() -> None:
     block = AxialBlock(Attention(16, 2), MLP(16, 24), "row", width=16, drop_path=0.5).train()
     x = torch.randn(64, 12, 16)
     kept = (block(x, (3, 4)) != x).flatten(1)
@@ -111,7 +111,7 @@ def test_positions_learned_factorised_and_none() -> None:
         for column in range(4):
             parts = factorised.pos_embed_row[0, row], factorised.pos_embed_column[0, column]
             assert torch.equal(table[row, column], torch.cat(parts))
-    # Stretched along its own axis only, ends kept.
+    # Interpolated along its own axis only; the ends do not change.
     wide = factorised.positions((3, 7))[0].reshape(3, 7, 16)
     torch.testing.assert_close(wide[:, ::2], table)
     assert none.positions((3, 4)) is None
@@ -120,23 +120,23 @@ def test_positions_learned_factorised_and_none() -> None:
         model.zero_grad()
         model(images).sum().backward()
         assert all(parameter.grad is not None for parameter in model.parameters())
-    # Without positions, turning rows round does nothing: attention and mean do not know their order.
+    # Without positions, flipping the rows changes nothing: attention and mean are permutation-invariant.
     tokens = none.embed(images).tokens
-    turned = tokens.reshape(1, 3, 4, 16).flip(1).reshape(1, 12, 16)
+    flipped = tokens.reshape(1, 3, 4, 16).flip(1).reshape(1, 12, 16)
     representation = none.represent(none.encode(Features(tokens=tokens, grid=(3, 4))))
-    again = none.represent(none.encode(Features(tokens=turned, grid=(3, 4))))
+    again = none.represent(none.encode(Features(tokens=flipped, grid=(3, 4))))
     torch.testing.assert_close(again, representation)
 
 
 @pytest.mark.parametrize("name", slow_except(["b/16", "b/32", "s/16"], "s/16"))
-def test_cost_and_size_beside_the_plain_model(name: str) -> None:
+def test_flops_and_parameters_compared_with_the_plain_model(name: str) -> None:
     config, plain = models.preset(f"axial-vit-{name}"), models.preset(f"vit-{name}")
     model = models.build(config, device="meta")
     flops = _flops(model, config)
-    assert flops == _by_hand(config, lines=config.grid)
-    assert _flops(models.build(plain, device="meta"), plain) == _by_hand(plain, lines=None)
-    # Two blocks for one: less attention, twice the rest (appendix D.6: "at the cost of more compute").
-    assert flops > 1.6 * _by_hand(plain, lines=None)
+    assert flops == expected_flops(config, lines=config.grid)
+    assert _flops(models.build(plain, device="meta"), plain) == expected_flops(plain, lines=None)
+    # Two blocks replace one: less attention, twice the other layers (appendix D.6: "at the cost of more compute").
+    assert flops > 1.6 * expected_flops(plain, lines=None)
     blocks, plain_blocks = (_count(models.build(each, device="meta").blocks) for each in (config, plain))
     assert blocks == 2 * plain_blocks
 
@@ -147,8 +147,8 @@ def _flops(model: torch.nn.Module, config: axial.Config | vit.Config) -> int:
     return counter.get_total_flops()
 
 
-def _by_hand(config: axial.Config | vit.Config, lines: tuple[int, int] | None) -> int:
-    """Two operations a multiplication: projections and MLP for every token, attention for every pair of a line."""
+def expected_flops(config: axial.Config | vit.Config, lines: tuple[int, int] | None) -> int:
+    """Two operations per multiplication: projections and MLP for every token, attention for every pair of a line."""
     patches, width = math.prod(config.grid), config.width
     tokens = patches + (0 if lines else 1)
     dense = tokens * (4 * width * width + 2 * width * config.mlp_width)
@@ -162,10 +162,10 @@ def _count(module: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def test_what_cannot_be_built_is_refused() -> None:
+def test_unsupported_configs_are_rejected() -> None:
     with pytest.raises(ValueError, match=r"image_size \(8, 8\) is smaller than one patch"):
         axial.Config(image_size=(8, 8))
-    with pytest.raises(ValueError, match=r"position='factorised' halves the width, but 9 is odd"):
+    with pytest.raises(ValueError, match=r"position='factorised' needs an even width, not 9"):
         axial.Config(width=9, num_heads=3, position="factorised")
     features: Tensor = models.build(axial.TINY).features(torch.randn(1, 3, 24, 32)).tokens
     assert features.shape == (1, 12, 32)

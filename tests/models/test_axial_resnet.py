@@ -1,4 +1,4 @@
-"""AxialResNet: its attention against loops over pairs of places, its sizes against the published code's."""
+"""AxialResNet: attention against loops over pairs of positions, parameter counts of the published code."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ def seeded() -> None:
 
 
 def attention(width: int = 8, num_heads: int = 2, length: int = 5) -> RelativeLineAttention:
-    """With random weights and statistics, in double precision."""
+    """Returns a layer with random weights and statistics, in double precision."""
     layer = RelativeLineAttention(width, num_heads, length).double()
     with torch.no_grad():
         for parameter in layer.parameters():
@@ -26,7 +26,7 @@ def attention(width: int = 8, num_heads: int = 2, length: int = 5) -> RelativeLi
 
 
 def naive(layer: RelativeLineAttention, x: np.ndarray) -> np.ndarray:
-    """The formula of the docstring, a pair of places at a time."""
+    """Evaluates the formula of the docstring for one pair of positions at a time."""
     weights = {name: value.detach().numpy() for name, value in layer.named_parameters()}
     heads, (lines, width, length) = layer.num_heads, x.shape
     value_width = width // heads
@@ -54,9 +54,9 @@ def naive(layer: RelativeLineAttention, x: np.ndarray) -> np.ndarray:
         for head in range(heads):
             for i in range(length):
                 for j in range(length):
-                    share = a[line, head, i, j]
-                    out[line, head, :, 0, i] += share * v[line, head, :, j]
-                    out[line, head, :, 1, i] += share * relative[2 * half :, middle + i - j]
+                    weight = a[line, head, i, j]
+                    out[line, head, :, 0, i] += weight * v[line, head, :, j]
+                    out[line, head, :, 1, i] += weight * relative[2 * half :, middle + i - j]
     out = _normalise(layer, "norm_out", out.reshape(lines, 2 * width, length))
     return out.reshape(lines, width, 2, length).sum(axis=2)
 
@@ -72,7 +72,7 @@ def _normalise(layer: RelativeLineAttention, name: str, x: np.ndarray) -> np.nda
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_relative_attention_is_its_formula(training: bool) -> None:
+def test_relative_attention_matches_its_formula(training: bool) -> None:
     layer = attention()
     x = torch.randn(3, 8, 5, dtype=torch.float64)
     before = layer.norm_logits.running_mean.clone()
@@ -81,20 +81,20 @@ def test_relative_attention_is_its_formula(training: bool) -> None:
     assert torch.equal(layer.norm_logits.running_mean, before) is not training
 
 
-def test_the_table_is_stretched_about_its_middle() -> None:
+def test_the_table_is_interpolated_around_its_middle() -> None:
     layer = attention(length=5)
-    with torch.no_grad():  # every column holds its own distance, -4 to 4
+    with torch.no_grad():  # the values of a column are its distance, -4 to 4
         layer.relative.copy_(torch.arange(-4, 5).expand_as(layer.relative))
     for length in (2, 5, 9):
-        place = torch.arange(length, dtype=torch.float64)
-        distance = (place[:, None] - place[None, :]) * 4 / (length - 1)
+        position = torch.arange(length, dtype=torch.float64)
+        distance = (position[:, None] - position[None, :]) * 4 / (length - 1)
         torch.testing.assert_close(layer.relative_to(length), distance.expand(8, -1, -1))
     assert (layer.relative_to(1) == 0).all()
     with pytest.raises(ValueError, match=r"width 12 is not a multiple of twice the number of heads 4"):
         RelativeLineAttention(12, 4, 5)
 
 
-def test_columns_first_then_rows() -> None:
+def test_attention_runs_along_columns_then_rows() -> None:
     block = models.build(axial_resnet.TINY).eval().stages[0].blocks[0]
     x = torch.rand(1, 8, 10, 10)
     y = block.norm1(block.conv1(x)).relu()
@@ -118,7 +118,7 @@ def test_parameter_counts_of_the_published_code(name: str, parameters: int) -> N
     assert sum(parameter.numel() for parameter in model.parameters()) == parameters
 
 
-def test_tables_are_made_for_the_maps_they_see() -> None:
+def test_tables_have_the_lengths_of_their_maps() -> None:
     model = models.build(models.preset("axial-resnet26-s"), device="meta")
     lengths = [[block.row.length for block in stage.blocks] for stage in model.stages]
     assert lengths == [[56], [56, 28], [28, 14, 14, 14], [14]]
@@ -128,16 +128,16 @@ def test_tables_are_made_for_the_maps_they_see() -> None:
     assert (first.column.length, first.row.length) == (16, 24)
 
 
-def test_the_native_grid_is_the_one_that_comes_out() -> None:
+def test_config_grid_equals_the_grid_of_the_features() -> None:
     for size in [(40, 40), (33, 50), (9, 64)]:
         config = models.configs.override(axial_resnet.TINY, {"image_size": size})
         assert models.build(config).eval().features(torch.randn(1, 3, *size)).grid == config.grid
 
 
-def test_what_cannot_be_built_is_refused() -> None:
+def test_unsupported_configs_are_rejected() -> None:
     with pytest.raises(ValueError, match=r"depths is \(1, 0\)"):
         axial_resnet.Config(depths=(1, 0))
-    with pytest.raises(ValueError, match=r"stem's width 20 is not a multiple of the 8 heads"):
+    with pytest.raises(ValueError, match=r"stem_width 20 is not a multiple of num_heads 8"):
         axial_resnet.Config(stem_width=20)
     with pytest.raises(ValueError, match=r"takes images with 3 channels, these have 1"):
         models.build(axial_resnet.TINY)(torch.zeros(1, 1, 40, 40))

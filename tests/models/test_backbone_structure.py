@@ -1,4 +1,4 @@
-"""Blocks, layers, heads and family of every model family, as optimisers, fine-tuning and sharding read them."""
+"""`blocks`, `layer_of`, `head_parameters` and `family` of every model family."""
 
 import re
 from dataclasses import replace
@@ -35,7 +35,7 @@ def test_every_parameter_has_a_layer_in_range(tiny: models.Backbone) -> None:
     depth = len(tiny.blocks)
     layers = {name: tiny.layer_of(name) for name, _ in tiny.named_parameters()}
     assert set(layers.values()) <= set(range(depth + 2))
-    # Every block is a layer, and so are what is before and after them.
+    # Every block is a layer; so are the modules before and after the blocks.
     assert set(layers.values()) == set(range(depth + 2))
     for number, block in enumerate(tiny.blocks):
         assert {tiny.layer_of(f"blocks.{number}.{name}") for name, _ in block.named_parameters()} == {number + 1}
@@ -48,20 +48,20 @@ def test_every_parameter_has_a_layer_in_range(tiny: models.Backbone) -> None:
             assert layers[name] == depth + 1, name
 
 
-def test_a_name_that_is_no_parameter_is_rejected(tiny: models.Backbone) -> None:
+def test_an_unknown_parameter_name_is_rejected(tiny: models.Backbone) -> None:
     with pytest.raises(ValueError, match=r"has no parameter 'blocks\.99\.norm1\.weight'"):
         tiny.layer_of("blocks.99.norm1.weight")
 
 
 def test_head_parameters_are_those_of_every_linear_layer_to_classes(tiny: models.Backbone) -> None:
-    """Oracle: whatever `reset_head` changes."""
+    """Oracle: the parameters whose shapes `reset_head` changes."""
     before = {name: tuple(each.shape) for name, each in tiny.named_parameters()}
-    found = tiny.head_parameters()
-    assert all(found[name] is tiny.get_parameter(name) for name in found)
+    heads = tiny.head_parameters()
+    assert all(heads[name] is tiny.get_parameter(name) for name in heads)
     tiny.reset_head(7)
     after = {name: tuple(each.shape) for name, each in tiny.named_parameters()}
     changed = {name for name in after if after[name] != before[name]}
-    assert changed == set(found) == set(tiny.head_parameters())
+    assert changed == set(heads) == set(tiny.head_parameters())
     tiny.reset_head(0)
     assert tiny.head_parameters() == {}
 
@@ -78,14 +78,14 @@ def test_deit_has_two_heads_and_its_distillation_token_is_an_embedding() -> None
     assert model.layer_of("dist_token") == model.layer_of("cls_token") == 0
 
 
-def test_the_stages_of_a_hybrid_are_no_encoder_blocks() -> None:
+def test_the_stages_of_a_hybrid_are_not_encoder_blocks() -> None:
     model = models.build(models.family("hybrid").TINY)
     inside = [name for name, _ in model.named_parameters() if ".stages." in name]
     assert inside
     assert {model.layer_of(name) for name in inside} == {0}
 
 
-def test_a_table_that_all_blocks_share_is_above_them() -> None:
+def test_a_table_shared_by_all_blocks_belongs_to_the_last_layer() -> None:
     """BEiT's own rule: `rel_pos_bias` has the last layer's rate."""
     model = models.build(replace(beit.TINY, relative="shared"))
     assert model.layer_of("rel_pos_bias.relative_position_bias_table") == len(model.blocks) + 1
@@ -105,20 +105,20 @@ def published_layer(name: str, num_layers: int) -> int:
 
 
 @pytest.mark.parametrize("name", ["vit", "beit", "mae"])
-def test_layers_are_those_of_the_published_rule(name: str) -> None:
+def test_layers_match_the_published_rule(name: str) -> None:
     model = models.build(models.family(name).TINY)
     for where, _ in model.named_parameters():
         assert model.layer_of(where) == published_layer(where, len(model.blocks) + 2), where
 
 
-def test_layers_are_timms_but_for_the_final_norm() -> None:
+def test_layers_match_timm_except_for_the_final_norm() -> None:
     """timm puts the final norm with the last block; BEiT, MAE and vitkit put it with the head."""
     timm = pytest.importorskip("timm", reason="timm is the oracle")
     from timm.models import group_parameters
 
     theirs = timm.create_model("vit_tiny_patch16_224", depth=3, num_classes=5)
-    found = group_parameters(theirs, theirs.group_matcher(coarse=False), reverse=True)
+    groups = group_parameters(theirs, theirs.group_matcher(coarse=False), reverse=True)
     ours = models.build(models.preset("vit-ti/16", depth=3, num_classes=5), device="meta")
     for where, _ in ours.named_parameters():
         expected = 3 if where.startswith("norm.") else ours.layer_of(where)
-        assert found[where] == expected, where
+        assert groups[where] == expected, where

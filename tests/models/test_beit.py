@@ -1,4 +1,4 @@
-"""BEiT: published sizes, the index table, timm's class with the same weights, and every way to resize a bias table."""
+"""BEiT: published sizes, the index table, timm's class with the same weights, and methods to resize a bias table."""
 
 import dataclasses
 import re
@@ -12,7 +12,7 @@ from random_weights import images, random
 
 from vitkit import models
 from vitkit.layers import relative_index, relative_rows, resize_relative
-from vitkit.layers.relative import geometric_places
+from vitkit.layers.relative import geometric_positions
 from vitkit.models import beit
 
 COUNTS = {
@@ -36,7 +36,7 @@ def test_parameters_of_the_official_models(name: str) -> None:
 
 
 def test_parameters_of_masked_image_modelling() -> None:
-    # transformers' class has the mask token, the head over 8192 visual tokens and a second final norm beside it.
+    # transformers' class also has the mask token, the head over 8192 visual tokens and a second final norm.
     assert count("beit-b/16-pt") + 768 + (768 + 1) * 8192 + 2 * 768 == 91_967_312
 
 
@@ -53,12 +53,12 @@ def test_index_table_of_the_original() -> None:
     assert index[0, 0] == 731
 
 
-def test_index_of_a_grid_that_is_no_square_against_a_loop() -> None:
+def test_index_of_a_non_square_grid_against_a_loop() -> None:
     rows, columns = 2, 3
     index = relative_index((rows, columns))
-    places = [(r, c) for r in range(rows) for c in range(columns)]
-    for q, (r, c) in enumerate(places, start=1):
-        for k, (s, t) in enumerate(places, start=1):
+    positions = [(r, c) for r in range(rows) for c in range(columns)]
+    for q, (r, c) in enumerate(positions, start=1):
+        for k, (s, t) in enumerate(positions, start=1):
             assert index[q, k] == (r - s + rows - 1) * (2 * columns - 1) + (c - t + columns - 1)
     assert sorted(set(index.flatten().tolist())) == list(range(relative_rows((rows, columns))))
 
@@ -110,7 +110,7 @@ def test_logits_equal_timm(arguments: dict[str, Any]) -> None:
 @pytest.mark.filterwarnings("ignore:Using a non-tuple sequence", "ignore:.*searchsorted")  # inside timm
 @pytest.mark.parametrize("size", [(48, 48), (64, 40)], ids=str)
 @pytest.mark.parametrize("shared", [False, True])
-def test_other_resolutions_equal_timm_by_its_own_rule(size: tuple[int, int], shared: bool) -> None:
+def test_other_resolutions_equal_timm_with_its_resize_method(size: tuple[int, int], shared: bool) -> None:
     ours, theirs = theirs_and_ours(
         **({"use_rel_pos_bias": False, "use_shared_rel_pos_bias": True, "global_pool": "token"} if shared else {})
     )
@@ -126,35 +126,37 @@ def test_geometric_resize_is_the_cubic_spline_of_scipy(old: tuple[int, int], new
     resized = resize_relative(table, old, new, "geometric")
     assert torch.equal(resized[-3:], table[-3:])
     sizes = [(2 * grid[0] - 1, 2 * grid[1] - 1) for grid in (old, new)]
-    places = [geometric_places(m, n).numpy() if m != n else np.arange(m) - m // 2 for m, n in zip(*sizes, strict=True)]
-    targets = [np.clip(np.arange(n) - n // 2, at[0], at[-1]) for n, at in zip(sizes[1], places, strict=True)]
+    positions = [
+        geometric_positions(m, n).numpy() if m != n else np.arange(m) - m // 2 for m, n in zip(*sizes, strict=True)
+    ]
+    targets = [np.clip(np.arange(n) - n // 2, at[0], at[-1]) for n, at in zip(sizes[1], positions, strict=True)]
     for head in range(2):
         values = table[:-3, head].reshape(sizes[0]).numpy().astype(np.float64)
-        spline = interpolate.RectBivariateSpline(*places, values, s=0)
+        spline = interpolate.RectBivariateSpline(*positions, values, s=0)
         np.testing.assert_allclose(resized[:-3, head].reshape(sizes[1]), spline(*targets), atol=1e-5)
 
 
-def test_geometric_places_reach_the_new_end_in_growing_steps() -> None:
-    places = geometric_places(27, 47)
-    assert places[13] == 0
-    assert places[-1].item() == pytest.approx(23, abs=1e-3)
-    ratios = places.diff()[14:] / places.diff()[13:-1]
+def test_geometric_positions_reach_the_new_end_in_growing_steps() -> None:
+    positions = geometric_positions(27, 47)
+    assert positions[13] == 0
+    assert positions[-1].item() == pytest.approx(23, abs=1e-3)
+    ratios = positions.diff()[14:] / positions.diff()[13:-1]
     assert ratios.min().item() == pytest.approx(ratios.max().item())
-    assert torch.equal(places, -places.flip(0))
+    assert torch.equal(positions, -positions.flip(0))
 
 
-@pytest.mark.parametrize("dialect", ["geometric", "geometric_linear", "bilinear"])
-def test_resizing_keeps_a_constant_and_the_native_grid(dialect: str) -> None:
+@pytest.mark.parametrize("method", ["geometric", "geometric_linear", "bilinear"])
+def test_resizing_preserves_a_constant_table_and_the_native_grid(method: str) -> None:
     table = torch.randn(relative_rows((4, 5)), 3)
-    assert resize_relative(table, (4, 5), (4, 5), dialect) is table
+    assert resize_relative(table, (4, 5), (4, 5), method) is table
     constant = torch.full((relative_rows((4, 5)), 3), 2.5)
-    resized = resize_relative(constant, (4, 5), (7, 3), dialect)
+    resized = resize_relative(constant, (4, 5), (7, 3), method)
     torch.testing.assert_close(resized, torch.full((relative_rows((7, 3)), 3), 2.5))
     with pytest.raises(ValueError, match=r"does not fit a grid of 5x5"):
-        resize_relative(table, (5, 5), (4, 4), dialect)
+        resize_relative(table, (5, 5), (4, 4), method)
 
 
-def test_attention_weights_are_those_of_forward() -> None:
+def test_attention_weights_match_forward() -> None:
     ours = random(models.build(beit.TINY))
     seen: list[torch.Tensor] = []
     block = ours.blocks[1]
@@ -167,20 +169,20 @@ def test_attention_weights_are_those_of_forward() -> None:
 
 
 def test_masked_patches_are_replaced_before_the_blocks() -> None:
-    # What the objective does: the mask token in place of what `embed` made of the patches, then `encode`.
+    # As in the objective: the mask token replaces embedded patches, then `encode`.
     ours = random(models.build(dataclasses.replace(beit.TINY, relative="shared", pool="token", num_classes=0)))
     mask = torch.zeros(2, 16, dtype=torch.bool)
     mask[:, 3:9] = True
     token = torch.randn(32)
 
-    def states(pictures: torch.Tensor) -> torch.Tensor:
-        embedded = ours.embed(pictures)
+    def encoded_patches(images: torch.Tensor) -> torch.Tensor:
+        embedded = ours.embed(images)
         patches = torch.where(mask[..., None], token, embedded.patches)
         return ours.encode(embedded.with_tokens(torch.cat([embedded.special, patches], dim=1))).patches
 
     other = images().clone()
     other[:, :, 0:8, 24:32] += 1  # the fourth patch, which is masked
-    torch.testing.assert_close(states(images()), states(other))
+    torch.testing.assert_close(encoded_patches(images()), encoded_patches(other))
 
 
 def test_fine_tuning_starts_from_copies_of_the_shared_table() -> None:
@@ -192,7 +194,7 @@ def test_fine_tuning_starts_from_copies_of_the_shared_table() -> None:
         table = block.get_parameter("attn.relative_position_bias_table")
         assert torch.equal(table, shared)
         assert table.data_ptr() != shared.data_ptr()
-    patches = pretrained.features(images()).patches  # normed, where fine-tuning's are not yet
+    patches = pretrained.features(images()).patches  # after the norm; those of fine-tuning are before it
     norm = pretrained.norm
     torch.testing.assert_close(norm(tuned.features(images()).patches), patches, atol=1e-5, rtol=1e-5)
     assert tuned(images()).shape == (2, 3)
@@ -200,7 +202,7 @@ def test_fine_tuning_starts_from_copies_of_the_shared_table() -> None:
         beit.for_fine_tuning(tuned, num_classes=3)
 
 
-def test_fresh_weights_shrink_with_depth() -> None:
+def test_initial_weights_shrink_with_depth() -> None:
     torch.manual_seed(0)
     config = models.preset("beit-b/16", depth=4, num_heads=3, width=96, mlp_width=384)
     model = models.build(config)

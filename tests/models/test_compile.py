@@ -1,7 +1,7 @@
-"""Every family goes through torch.export with a dynamic batch, and through torch.compile as one graph.
+"""torch.export with a dynamic batch, and torch.compile as one graph, for every family.
 
-In a process of their own, shared by all families: the shape checks that the other tests switch on are Python that a
-compiler cannot look into, and importing torch once a family would take longer than compiling.
+They run in another process, because torch cannot compile the shape checks that the tests enable. All families share
+the process: importing torch once per family would take longer than compiling.
 """
 
 import json
@@ -66,7 +66,7 @@ def result(what: str, family: str) -> str | None:
 
 @cache
 def results(*jobs: str) -> dict[str, str | None]:
-    """What went wrong in each job WHAT:FAMILY, None where nothing did."""
+    """Returns the traceback of each job WHAT:FAMILY, None for success."""
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, *jobs],
         capture_output=True,

@@ -1,4 +1,4 @@
-"""The contract of `models`, over every family and preset that the folder holds."""
+"""The contract of `models`, for every family and preset."""
 
 import dataclasses
 import math
@@ -16,7 +16,7 @@ FAMILIES = models.families()
 
 @pytest.fixture(params=FAMILIES)
 def tiny(request: pytest.FixtureRequest) -> models.Backbone:
-    """A small model of each family, in evaluation mode, no parameter at a value that hides it (a zero head)."""
+    """A small model of each family in evaluation mode, with noise added so that no parameter is zero."""
     torch.manual_seed(0)
     return perturbed(models.build(models.family(request.param).TINY)).eval()
 
@@ -28,7 +28,7 @@ def perturbed(model: models.Backbone) -> models.Backbone:
     return model
 
 
-def picture(model: models.Backbone, batch: int = 2, factor: tuple[float, float] = (1, 1)) -> Tensor:
+def random_images(model: models.Backbone, batch: int = 2, factor: tuple[float, float] = (1, 1)) -> Tensor:
     rows, columns = model.config.image_size
     return torch.randn(batch, model.config.channels, int(rows * factor[0]), int(columns * factor[1]))
 
@@ -39,13 +39,13 @@ def test_a_family_is_one_file_with_config_model_presets_and_tiny() -> None:
         assert dataclasses.is_dataclass(family.Config)
         assert isinstance(models.build(family.TINY, device="meta"), models.Backbone)
         assert family.PRESETS
-        # A preset may be another family's config: DeiT without its distillation token is a plain ViT.
-        homes = {type(config).__module__ for config in [family.TINY, *family.PRESETS.values()]}
-        assert homes <= {family.Config.__module__, "vitkit.models.vit"}
+        # A preset can be another family's config: DeiT without its distillation token is a plain ViT.
+        modules = {type(config).__module__ for config in [family.TINY, *family.PRESETS.values()]}
+        assert modules <= {family.Config.__module__, "vitkit.models.vit"}
 
 
 def test_shapes(tiny: models.Backbone) -> None:
-    images = picture(tiny)
+    images = random_images(tiny)
     features = tiny.features(images)
     assert isinstance(features, Features)
     assert features.tokens.shape[0] == 2
@@ -57,14 +57,14 @@ def test_shapes(tiny: models.Backbone) -> None:
 
 @pytest.mark.parametrize("factor", [(1.5, 1.5), (1, 2), (2, 1.5)], ids=str)
 def test_other_sizes_square_or_not(tiny: models.Backbone, factor: tuple[float, float]) -> None:
-    images = picture(tiny, factor=factor)
+    images = random_images(tiny, factor=factor)
     features = tiny.features(images)
     assert features.tokens.shape[1] == features.num_special + math.prod(features.grid)
     assert tiny(images).isfinite().all()
 
 
 def test_an_image_does_not_depend_on_its_neighbours(tiny: models.Backbone) -> None:
-    images = picture(tiny, batch=3)
+    images = random_images(tiny, batch=3)
     torch.testing.assert_close(tiny(images)[1:2], tiny(images[1:2]), atol=1e-5, rtol=1e-5)
 
 
@@ -82,23 +82,23 @@ def test_init_weights_fills_everything_from_the_meta_device(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_init_buffers_fills_all_that_no_checkpoint_holds(name: str) -> None:
+def test_init_buffers_fills_all_buffers_outside_the_state_dict(name: str) -> None:
     model = models.build(models.family(name).TINY)
     stored = set(model.state_dict())
-    kept = {where: tensor.clone() for where, tensor in model.named_buffers() if where not in stored}
+    expected = {where: tensor.clone() for where, tensor in model.named_buffers() if where not in stored}
     with torch.no_grad():
         for where, tensor in model.named_buffers():
             if where not in stored:
                 tensor.fill_(0)
     model.init_buffers()
     for where, tensor in model.named_buffers():
-        if where in kept:
-            assert torch.equal(tensor, kept[where])
+        if where in expected:
+            assert torch.equal(tensor, expected[where])
 
 
 def test_gradients_reach_every_parameter(tiny: models.Backbone) -> None:
     tiny.train()
-    tiny(picture(tiny)).square().sum().backward()
+    tiny(random_images(tiny)).square().sum().backward()
     for where, parameter in tiny.named_parameters():
         assert parameter.grad is not None, f"no gradient reaches {where}"
         assert parameter.grad.abs().sum() > 0, f"the gradient of {where} is zero"
@@ -109,24 +109,24 @@ def test_config_round_trip(tiny: models.Backbone) -> None:
 
 
 @pytest.mark.parametrize("name", models.presets())
-def test_every_preset_builds_and_survives_json(name: str) -> None:
+def test_every_preset_builds_and_round_trips_through_json(name: str) -> None:
     config = models.preset(name)
     assert models.from_dict(models.to_dict(config)) == config
     assert sum(parameter.numel() for parameter in models.build(config, device="meta").parameters()) > 0
 
 
-def test_reset_head_is_zero_and_known_to_the_config(tiny: models.Backbone) -> None:
+def test_reset_head_is_zero_and_updates_the_config(tiny: models.Backbone) -> None:
     tiny.reset_head(7)
     assert tiny.config.num_classes == 7
-    logits = tiny(picture(tiny))
+    logits = tiny(random_images(tiny))
     assert logits.shape == (2, 7)
     assert (logits == 0).all()
     models.build(tiny.config).load_state_dict(tiny.state_dict())
     tiny.reset_head(0)
-    assert tiny(picture(tiny)).shape == (2, tiny.pool_width)
+    assert tiny(random_images(tiny)).shape == (2, tiny.pool_width)
 
 
-def test_wrong_channels_and_too_small_images_are_refused(tiny: models.Backbone) -> None:
+def test_wrong_channels_and_too_small_images_are_rejected(tiny: models.Backbone) -> None:
     rows, columns = tiny.config.image_size
     with pytest.raises(ValueError, match=r"channels"):
         tiny(torch.randn(1, tiny.config.channels + 1, rows, columns))
@@ -138,12 +138,12 @@ def test_wrong_channels_and_too_small_images_are_refused(tiny: models.Backbone) 
 def test_token_backbones_split_into_embed_and_encode(tiny: models.Backbone) -> None:
     if not isinstance(tiny, models.TokenBackbone):
         return
-    images = picture(tiny)
+    images = random_images(tiny)
     assert torch.equal(tiny.encode(tiny.embed(images)).tokens, tiny.features(images).tokens)
     assert len(tiny.blocks) > 0
 
 
-def test_unknown_names_list_the_near_ones() -> None:
+def test_unknown_names_list_similar_ones() -> None:
     with pytest.raises(ValueError, match=r"did you mean 'vit-b/16'"):
         models.preset("vit-b16")
     with pytest.raises(ValueError, match=r"unknown key 'widht'; did you mean 'width'"):
@@ -154,5 +154,5 @@ def test_unknown_names_list_the_near_ones() -> None:
 
 def test_overrides_are_typed() -> None:
     assert configs.override(models.preset("vit-b/16"), {"width": "1536"}).width == 1536
-    with pytest.raises(ValueError, match=r"'width' is 'wide'; it takes a whole number"):
+    with pytest.raises(ValueError, match=r"'width' is 'wide'; expected an integer"):
         configs.override(models.preset("vit-b/16"), {"width": "wide"})

@@ -46,16 +46,16 @@ def pair() -> tuple[deit.DeiT, Any]:
     return ours.eval(), theirs
 
 
-def test_evaluation_gives_the_mean_of_the_heads_as_timm(pair: tuple[deit.DeiT, Any]) -> None:
+def test_evaluation_returns_the_mean_of_the_heads_as_timm(pair: tuple[deit.DeiT, Any]) -> None:
     ours, theirs = pair
     torch.testing.assert_close(ours(images()), theirs(images()), atol=1e-5, rtol=1e-5)
 
 
-def test_both_logits_are_those_timm_trains_on(pair: tuple[deit.DeiT, Any]) -> None:
+def test_both_logits_match_those_that_timm_trains_on(pair: tuple[deit.DeiT, Any]) -> None:
     ours, theirs = pair
     theirs.set_distilled_training(True)
     expected = torch.stack(theirs.train()(images()), dim=1)
-    torch.testing.assert_close(ours.train().both(ours.features(images())), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(ours.train().both_logits(ours.features(images())), expected, atol=1e-5, rtol=1e-5)
     assert (expected[:, 0] - expected[:, 1]).abs().max() > 1e-3
     torch.testing.assert_close(ours(images()), expected.mean(dim=1), atol=1e-5, rtol=1e-5)
 
@@ -63,8 +63,8 @@ def test_both_logits_are_those_timm_trains_on(pair: tuple[deit.DeiT, Any]) -> No
 def test_other_resolutions_resize_the_table_as_the_official_fine_tuning(pair: tuple[deit.DeiT, Any]) -> None:
     ours, _ = pair
     special, patches = ours.pos_embed[:, :2], ours.pos_embed[:, 2:]
-    picture = patches.reshape(1, 4, 4, 32).permute(0, 3, 1, 2)
-    resized = torch.nn.functional.interpolate(picture, size=(6, 6), mode="bicubic", align_corners=False)
+    table_map = patches.reshape(1, 4, 4, 32).permute(0, 3, 1, 2)
+    resized = torch.nn.functional.interpolate(table_map, size=(6, 6), mode="bicubic", align_corners=False)
     table = torch.cat([special, resized.permute(0, 2, 3, 1).flatten(1, 2)], dim=1)
     larger = deit.DeiT(deit.Config(**{**vars(deit.TINY), "image_size": (48, 48)}))
     larger.load_state_dict(ours.state_dict() | {"pos_embed": table})
@@ -77,7 +77,7 @@ def test_reset_head_resets_both() -> None:
     model.reset_head(3)
     assert model.head_dist is not model.head
     assert model.head_dist.weight.data_ptr() != model.head.weight.data_ptr()
-    assert model.both(model.features(images())).shape == (2, 2, 3)
+    assert model.both_logits(model.features(images())).shape == (2, 2, 3)
 
 
 def test_deit3_has_no_class_position_and_equals_timm() -> None:
@@ -103,7 +103,7 @@ def test_stochastic_depth_is_constant_in_deit3_and_linear_in_deit() -> None:
     assert rates["deit3-s/16"] == [0.2, 0.2, 0.2]
 
 
-def test_fresh_weights_are_drawn_as_in_deit() -> None:
+def test_initial_weights_have_the_standard_deviation_of_deit() -> None:
     torch.manual_seed(0)
     small = {"depth": 2}
     for name in ("deit-ti/16", "deit-ti/16-distilled"):

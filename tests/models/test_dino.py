@@ -1,4 +1,4 @@
-"""DINO, DINOv2 and DINOv3: published sizes, DINO's own interpolation word for word, rotations, timm's classes."""
+"""DINO, DINOv2 and DINOv3: published sizes, DINO's own interpolation, rotations, timm's classes."""
 
 import dataclasses
 import math
@@ -16,7 +16,7 @@ from vitkit import models
 from vitkit.layers import axial_rotation, rotary_periods, rotate
 from vitkit.models import dino, dinov3
 
-# Without the mask token, which is the objective's.
+# Without the mask token, which belongs to the objective.
 COUNTS = {
     "dino-s/16": 21_665_664,
     "dino-s/8": 21_670_272,
@@ -39,28 +39,28 @@ def test_parameters_of_the_official_models(name: str) -> None:
 
 
 def test_parameters_of_timm_s_layouts() -> None:
-    # timm folds the class token's position into the token, and leaves out the biases of DINOv3.
+    # timm adds the class token's position to the token itself, and leaves out the biases of DINOv3.
     assert count(models.preset("dinov2-s/14-reg", position_tokens="patches")) == 22_057_344
     assert count(models.preset("dinov3-s+/16", qkv_bias=False)) == 28_683_264
 
 
 def interpolated(table: Tensor, patches: int, rows: int, columns: int) -> Tensor:
-    """DINO's rule, literally: a factor of (n + 0.1) / sqrt(N) for each side, class row apart."""
+    """DINO's own code: a scale factor of (n + 0.1) / sqrt(N) per side; the class row does not change."""
     side = int(math.sqrt(table.shape[1] - 1))
     if patches == side * side and rows == columns:
         return table
-    picture = table[:, 1:].reshape(1, side, side, -1).permute(0, 3, 1, 2)
+    table_map = table[:, 1:].reshape(1, side, side, -1).permute(0, 3, 1, 2)
     factors = ((rows + 0.1) / math.sqrt(side * side), (columns + 0.1) / math.sqrt(side * side))
-    resized = F.interpolate(picture, scale_factor=factors, mode="bicubic")
+    resized = F.interpolate(table_map, scale_factor=factors, mode="bicubic")
     assert resized.shape[-2:] == (rows, columns)
     return torch.cat([table[:, :1], resized.permute(0, 2, 3, 1).flatten(1, 2)], dim=1)
 
 
-def test_dino_positions_are_those_of_its_own_interpolation() -> None:
+def test_dino_positions_match_its_own_interpolation() -> None:
     model = random(models.build(models.preset("dino-s/16", depth=1)))
     native = model.positions((14, 14))
     assert torch.equal(native, model.pos_embed)
-    # 96-pixel crops, the 480 x 480 of the attention figures, and pictures that are no square.
+    # 96-pixel crops, the 480 x 480 images of the attention figures, and two that are not square.
     for grid in ((6, 6), (30, 30), (20, 9), (7, 28)):
         assert torch.equal(model.positions(grid), interpolated(model.pos_embed, grid[0] * grid[1], *grid)), grid
     other = F.interpolate(native[:, 1:].reshape(1, 14, 14, -1).permute(0, 3, 1, 2), size=(6, 6), mode="bicubic")
@@ -70,8 +70,8 @@ def test_dino_positions_are_those_of_its_own_interpolation() -> None:
 def test_dinov2_with_registers_resizes_to_the_size_with_antialiasing() -> None:
     config = dataclasses.replace(models.preset("dinov2-s/14-reg"), depth=1)
     model = random(models.build(config))
-    picture = model.pos_embed[:, 1:].reshape(1, 37, 37, -1).permute(0, 3, 1, 2)
-    resized = F.interpolate(picture, size=(16, 16), mode="bicubic", antialias=True).permute(0, 2, 3, 1).flatten(1, 2)
+    table_map = model.pos_embed[:, 1:].reshape(1, 37, 37, -1).permute(0, 3, 1, 2)
+    resized = F.interpolate(table_map, size=(16, 16), mode="bicubic", antialias=True).permute(0, 2, 3, 1).flatten(1, 2)
     assert torch.equal(model.positions((16, 16))[:, 1:], resized)
     embedded = model.embed(torch.randn(1, 3, 224, 224))
     assert embedded.num_special == 5
@@ -95,28 +95,28 @@ def test_rotary_periods_of_dinov3() -> None:
     torch.testing.assert_close(periods, torch.tensor([100 ** (k / 16) for k in range(16)]))
     assert periods[0] == 1
     assert periods[-1].item() == pytest.approx(74.99, abs=0.01)
-    with pytest.raises(ValueError, match="multiple of 4, not 6"):
+    with pytest.raises(ValueError, match="head width 6 is not a multiple of 4"):
         rotary_periods(6)
 
 
 def test_rotation_against_a_loop() -> None:
     rows, columns, width = 2, 3, 8
     x = torch.randn(1, 1, 2 + rows * columns, width, dtype=torch.float64)
-    turned = rotate(x, axial_rotation((rows, columns), width).double())
-    assert torch.equal(turned[:, :, :2], x[:, :, :2])  # special tokens
-    for place in range(rows * columns):
-        r, c = divmod(place, columns)
+    rotated = rotate(x, axial_rotation((rows, columns), width).double())
+    assert torch.equal(rotated[:, :, :2], x[:, :, :2])  # special tokens
+    for index in range(rows * columns):
+        r, c = divmod(index, columns)
         for channel in range(width // 2):
             axis = (r + 0.5) / rows if channel < width // 4 else (c + 0.5) / columns
             angle = 2 * math.pi * (2 * axis - 1) / 100 ** ((channel % (width // 4)) / (width // 4))
-            a, b = x[0, 0, 2 + place, channel], x[0, 0, 2 + place, channel + width // 2]
+            a, b = x[0, 0, 2 + index, channel], x[0, 0, 2 + index, channel + width // 2]
             expected = torch.stack(
                 [a * math.cos(angle) - b * math.sin(angle), b * math.cos(angle) + a * math.sin(angle)]
             )
-            torch.testing.assert_close(turned[0, 0, 2 + place, channel :: width // 2], expected, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(rotated[0, 0, 2 + index, channel :: width // 2], expected, atol=1e-5, rtol=1e-5)
 
 
-def test_a_logit_depends_on_the_distance_alone() -> None:
+def test_a_logit_depends_on_the_relative_position_only() -> None:
     q, k = torch.randn(2, 16)
     rotation = axial_rotation((5, 5), 16)
     queries = rotate(q.expand(1, 1, 25, 16), rotation)[0, 0]
@@ -147,25 +147,25 @@ def test_dinov3_equals_timm(name: str, size: tuple[int, int]) -> None:
     torch.testing.assert_close(ours.eval()(images(*size)), theirs(images(*size)), atol=1e-5, rtol=1e-5)
 
 
-def test_places_are_stretched_in_training_alone() -> None:
+def test_positions_are_scaled_in_training_only() -> None:
     model = dinov3.DINOv3(dinov3.TINY)
     fixed = model.eval().rotation((4, 4), torch.device("cpu"))
     assert torch.equal(fixed, model.rotation((4, 4), torch.device("cpu")))
     model.train()
     torch.manual_seed(0)
-    drawn = torch.stack([model.rotation((4, 4), torch.device("cpu")) for _ in range(200)])
-    # The first angle of the last patch, 2 pi times 3/4 times the factor, for the longest period of this head.
-    angles = torch.atan2(drawn[:, 1, -1, 3], drawn[:, 0, -1, 3])
+    sampled = torch.stack([model.rotation((4, 4), torch.device("cpu")) for _ in range(200)])
+    # The first angle of the last patch: 2 pi times 3/4 times the factor, divided by the longest period of this head.
+    angles = torch.atan2(sampled[:, 1, -1, 3], sampled[:, 0, -1, 3])
     factors = angles / torch.atan2(fixed[1, -1, 3], fixed[0, -1, 3])
     assert 0.5 <= factors.min() < 0.55
     assert 1.8 < factors.max() <= 2.0
     assert factors.log2().mean().item() == pytest.approx(0, abs=0.1)
 
 
-def test_both_pools_side_by_side() -> None:
+def test_class_tokens_and_mean_are_concatenated() -> None:
     model = random(models.build(dino.TINY))
     features = model.features(images())
-    assert features.earlier is not None  # of the block before the last, which the head reads too
+    assert features.earlier is not None  # the class token of the block before the last
     expected = torch.cat([features.earlier[:, 0], features.tokens[:, 0], features.patches.mean(dim=1)], dim=1)
     assert torch.equal(model.represent(features), expected)
     assert model.pool_width == 3 * 32

@@ -1,4 +1,4 @@
-"""Hybrids against the original code's logits, timm's classes, and the formulas of their stem in numpy."""
+"""Hybrids against the logits of the original code, timm's classes, and the formulas of their stem in numpy."""
 
 import re
 from pathlib import Path
@@ -51,7 +51,7 @@ def test_parameter_counts_of_the_original(name: str, parameters: int, grid: tupl
 
 
 def test_stem_counts_and_the_two_ways_to_a_stride_of_16() -> None:
-    # The paper's R50+L/16 and R50+B/32 have no published count: theirs is the ResNet's plus that of a ViT on 1x1.
+    # R50+L/16 and R50+B/32 have no published count: it is that of the ResNet plus a ViT with 1x1 patches.
     stems = {(): 9_536, (2, 2, 2, 2): 13_946_176, (3, 4, 9): 11_894_848, (3, 4, 6, 3): 23_508_032}
     for config in hybrid.PRESETS.values():
         model = models.build(config, device="meta")
@@ -63,7 +63,7 @@ def test_stem_counts_and_the_two_ways_to_a_stride_of_16() -> None:
 
 
 @pytest.mark.parametrize(("timm_name", "name"), TIMM.items())
-def test_names_and_shapes_are_timms(timm_name: str, name: str) -> None:
+def test_names_and_shapes_match_timm(timm_name: str, name: str) -> None:
     timm = oracle("timm")
 
     with torch.device("meta"):
@@ -95,7 +95,7 @@ def test_equals_timm_with_its_epsilons(timm_name: str) -> None:
 
 
 def _perturb(model: torch.nn.Module) -> None:
-    """Random weights that no zero head or zero norm hides."""
+    """Adds noise to all weights, also to zero heads and norms."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.add_(torch.randn_like(parameter) * (0.3 if "norm3" in name or "head" in name else 0.05))
@@ -113,7 +113,7 @@ def test_equals_the_original_code(shared: Path, monkeypatch: pytest.MonkeyPatch,
     model.load_state_dict(_from_original(weights, config))
     with torch.no_grad():
         torch.testing.assert_close(model(images), logits, atol=1e-4, rtol=0)
-    # What PyTorch's padding would have given: the comparison sees it.
+    # The comparison detects PyTorch's padding.
     monkeypatch.setattr("vitkit.layers.resnet.same_padding", lambda *sizes: same_padding(*sizes)[::-1])
     with torch.no_grad():
         assert (model(images) - logits).abs().max() > 1e-3
@@ -139,7 +139,7 @@ def _config_of(weights: dict[str, Tensor], size: int) -> hybrid.Config:
 
 
 def _from_original(weights: dict[str, Tensor], config: hybrid.Config) -> dict[str, Tensor]:
-    """The original's arrays under our names, written out for this test alone."""
+    """Renames the arrays of the original; independent of the checkpoint formats."""
     state: dict[str, Tensor] = {}
     fused: dict[str, dict[str, Tensor]] = {}
     stem = "patch_embed.backbone.stem" if config.depths else "patch_embed.backbone"
@@ -189,9 +189,9 @@ def _from_original(weights: dict[str, Tensor], config: hybrid.Config) -> dict[st
 
 @pytest.mark.parametrize("size", [1, 2, 5, 6, 7, 12, 33, 66])
 @pytest.mark.parametrize(("kernel", "stride"), [(7, 2), (3, 2), (3, 1), (1, 1), (1, 2), (8, 8)])
-def test_same_padding_is_tensorflows(size: int, kernel: int, stride: int) -> None:
+def test_same_padding_matches_tensorflow(size: int, kernel: int, stride: int) -> None:
     before, after = same_padding(size, kernel, stride)
-    steps = len(range(0, size, stride))  # one output for every stride begun
+    steps = len(range(0, size, stride))  # one output per started stride
     assert (before + size + after - kernel) // stride + 1 == steps
     assert 0 <= after - before <= 1
 
@@ -201,9 +201,9 @@ def test_same_convolution_and_pooling_against_loops() -> None:
     for size, kernel, stride in [((6, 9), 7, 2), ((8, 5), 3, 2), ((7, 6), 3, 1), ((5, 4), 1, 2)]:
         x = torch.randn(1, 2, *size, dtype=torch.float64)
         conv = StdConv(2, 3, kernel, stride).double()
-        filters = conv.standardised().detach().numpy()
+        filters = conv.standardized_weight().detach().numpy()
         expected = [
-            np.stack([(window * kept).sum() for kept in filters])
+            np.stack([(window * kernel_filter).sum() for kernel_filter in filters])
             for window in _windows(x[0].numpy(), kernel, stride, 0.0)
         ]
         np.testing.assert_allclose(conv(x)[0].detach().flatten(1).T.numpy(), np.stack(expected), atol=1e-12)
@@ -212,7 +212,7 @@ def test_same_convolution_and_pooling_against_loops() -> None:
 
 
 def _windows(x: np.ndarray, kernel: int, stride: int, value: float) -> list[np.ndarray]:
-    """Every window in row-major order; TensorFlow: pad (ceil(n/s) - 1) s + k - n in all, the smaller half before."""
+    """Returns all windows in row-major order, padded as in TensorFlow: (ceil(n/s) - 1) s + k - n, less before."""
     starts = []
     for size in x.shape[1:]:
         total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
@@ -229,43 +229,43 @@ def _windows(x: np.ndarray, kernel: int, stride: int, value: float) -> list[np.n
     return windows
 
 
-def test_even_sizes_pad_one_more_after() -> None:
+def test_an_odd_padding_has_one_more_after() -> None:
     assert same_padding(224, 7, 2) == (2, 3)
     assert same_padding(112, 3, 2) == (0, 1)
     assert same_padding(56, 3, 1) == (1, 1)
 
 
 @pytest.mark.parametrize("eps_on", ["std", "variance"])
-def test_standardised_weights_are_their_formula(eps_on: str) -> None:
+def test_standardised_weights_match_their_formula(eps_on: str) -> None:
     conv = StdConv(4, 6, 3, eps=0.1, eps_on=eps_on)
     weight = conv.weight.detach().double().numpy()
     mean, variance = weight.mean(axis=(1, 2, 3), keepdims=True), weight.var(axis=(1, 2, 3), keepdims=True)
     deviation = np.sqrt(variance) + 0.1 if eps_on == "std" else np.sqrt(variance + 0.1)
-    np.testing.assert_allclose(conv.standardised().detach().numpy(), (weight - mean) / deviation, atol=1e-6)
+    np.testing.assert_allclose(conv.standardized_weight().detach().numpy(), (weight - mean) / deviation, atol=1e-6)
 
 
-def test_a_unit_starts_as_its_shortcut() -> None:
+def test_a_bottleneck_starts_as_its_shortcut() -> None:
     model = models.build(hybrid.TINY)
     unit = model.patch_embed.backbone.stages[0].blocks[1]
     x = torch.randn(2, 32, 5, 4)
     assert torch.equal(unit(x), x.relu())
 
 
-def test_the_native_grid_is_the_one_that_comes_out() -> None:
+def test_config_grid_equals_the_grid_of_the_features() -> None:
     for size in [(32, 32), (33, 50), (36, 32), (47, 64)]:
         config = models.configs.override(hybrid.TINY, {"image_size": size})
         model = models.build(config).eval()
         assert model.features(torch.randn(1, 3, *size)).grid == config.grid
 
 
-def test_what_cannot_be_built_is_refused() -> None:
+def test_unsupported_configs_are_rejected() -> None:
     with pytest.raises(ValueError, match=r"patch_size \(16, 16\) is not a multiple of the ResNet's stride 32"):
         hybrid.Config(depths=(3, 4, 6, 3))
     with pytest.raises(ValueError, match=r"every stage needs at least 1"):
         hybrid.Config(depths=(3, 0, 6))
-    with pytest.raises(ValueError, match=r"stem's width 48 is not a multiple of the 32 groups"):
+    with pytest.raises(ValueError, match=r"stem_width 48 is not a positive multiple of num_groups 32"):
         hybrid.Config(stem_width=48)
-    with pytest.raises(ValueError, match=r"init='truncated' says nothing of a ResNet"):
+    with pytest.raises(ValueError, match=r"init='truncated' does not initialise a ResNet"):
         hybrid.Config(init="truncated")
     with pytest.raises(ValueError, match=r"takes images with 3 channels, these have 1"):
         models.build(hybrid.TINY)(torch.zeros(1, 1, 36, 32))

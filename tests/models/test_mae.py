@@ -1,4 +1,4 @@
-"""MAE: published sizes, the fixed table, and encoder and decoder against transformers' class with the same weights."""
+"""MAE: published sizes, the fixed table, encoder and decoder against transformers' class with the same weights."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from vitkit.layers import sincos2d
 from vitkit.models.mae import TINY, MAEDecoder
 
 ENCODERS = {"mae-b/16": 85_798_656, "mae-l/16": 303_301_632, "mae-h/14": 630_764_800}
-WHOLE = {"mae-b/16": 111_907_840, "mae-l/16": 329_541_888, "mae-h/14": 657_074_508}
+ENCODER_AND_DECODER = {"mae-b/16": 111_907_840, "mae-l/16": 329_541_888, "mae-h/14": 657_074_508}
 
 
 @pytest.mark.parametrize("name", ENCODERS)
@@ -23,10 +23,10 @@ def test_parameters_of_the_official_models(name: str) -> None:
     with torch.device("meta"):
         decoder = MAEDecoder(config.width, config.grid, patch_size=config.patch_size)
     assert encoder == ENCODERS[name]
-    assert encoder + sum(parameter.numel() for parameter in decoder.parameters()) == WHOLE[name]
+    assert encoder + sum(parameter.numel() for parameter in decoder.parameters()) == ENCODER_AND_DECODER[name]
 
 
-def test_the_fixed_table_has_the_values_of_mae() -> None:
+def test_the_fixed_table_matches_mae() -> None:
     width = 64
     table = sincos2d((3, 4), width, endpoint=False)
     second = table[1]  # row 0, column 1
@@ -37,16 +37,16 @@ def test_the_fixed_table_has_the_values_of_mae() -> None:
     for row in range(3):
         for column in range(4):
             expected = [
-                trigonometric(torch.tensor(place * 10_000 ** (-k / (width // 4)))).item()
-                for place in (column, row)
+                trigonometric(torch.tensor(index * 10_000 ** (-k / (width // 4)))).item()
+                for index in (column, row)
                 for trigonometric in (torch.sin, torch.cos)
                 for k in range(width // 4)
             ]
             torch.testing.assert_close(table[4 * row + column], torch.tensor(expected), atol=1e-6, rtol=1e-5)
 
 
-def test_moco_v3_is_mae_with_its_halves_swapped() -> None:
-    # MoCo v3's code: both grids are made with the row first, so that its first half says the row.
+def test_moco_v3_equals_mae_with_swapped_halves() -> None:
+    # MoCo v3's code creates both grids with the row first, so that the first half encodes the row.
     width, side = 32, 5
     omega = 1 / 10_000 ** (torch.arange(width // 4, dtype=torch.float64) / (width // 4))
     first, second = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
@@ -56,7 +56,7 @@ def test_moco_v3_is_mae_with_its_halves_swapped() -> None:
     torch.testing.assert_close(torch.cat(mae.chunk(2, dim=1)[::-1], dim=1), moco)
 
 
-def test_fresh_encoder_and_decoder_have_the_table_and_no_gradient_for_it() -> None:
+def test_initial_encoder_and_decoder_have_the_fixed_table_without_gradient() -> None:
     encoder = models.build(TINY)
     assert not encoder.pos_embed[0, 0].any()
     torch.testing.assert_close(encoder.pos_embed[0, 1:], sincos2d((4, 4), 32, endpoint=False))
@@ -67,7 +67,7 @@ def test_fresh_encoder_and_decoder_have_the_table_and_no_gradient_for_it() -> No
 
 
 def decoder_names(theirs: Any) -> dict[str, Tensor]:
-    """The decoder of transformers' class under MAE's own names."""
+    """Returns the decoder of transformers' class with MAE's own names."""
     state: dict[str, Tensor] = {}
     for name, tensor in theirs.decoder.state_dict().items():
         ours = name.replace("decoder_layers", "decoder_blocks").replace("layernorm_before", "norm1")
@@ -97,15 +97,15 @@ def test_masked_pretraining_equals_transformers() -> None:
 
     order = noise.argsort(dim=1)
     embedded = encoder.eval().embed(images())
-    kept = embedded.patches.gather(1, order[:, :4, None].expand(-1, -1, 32))
-    encoded = encoder.encode(embedded.with_tokens(torch.cat([embedded.special, kept], dim=1))).tokens
+    visible = embedded.patches.gather(1, order[:, :4, None].expand(-1, -1, 32))
+    encoded = encoder.encode(embedded.with_tokens(torch.cat([embedded.special, visible], dim=1))).tokens
     pixels = decoder.eval()(encoded, order.argsort(dim=1))
     torch.testing.assert_close(pixels, expected.logits, atol=1e-4, rtol=1e-4)
     assert pixels.shape == (2, 16, 8 * 8 * 3)
 
 
 def encoder_names(theirs: Any) -> dict[str, Tensor]:
-    """The encoder of transformers' class under our names."""
+    """Returns the encoder of transformers' class with our names."""
     state: dict[str, Tensor] = {}
     swaps = (
         ("embeddings.patch_embeddings.projection", "patch_embed.proj"), ("embeddings.cls_token", "cls_token"),
@@ -126,5 +126,5 @@ def test_decoder_at_another_resolution_resizes_its_table_in_two_dimensions() -> 
     decoder = random(MAEDecoder(32, (4, 4), patch_size=(8, 8), decoder_width=16, depth=1, num_heads=2))
     restore = torch.arange(24).expand(2, -1)
     assert decoder(torch.randn(2, 25, 32), restore, (4, 6)).shape == (2, 24, 192)
-    with pytest.raises(ValueError, match=r"restore has 24 patches, a grid of 4x4"):
+    with pytest.raises(ValueError, match=r"restore has 24 patches, which do not fit a grid of 4x4"):
         decoder(torch.randn(2, 25, 32), restore)

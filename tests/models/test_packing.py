@@ -1,4 +1,4 @@
-"""Packed pictures of random sizes: what the model says of each is what it says of it alone."""
+"""Packed images of random sizes: the logits of each image equal those without packing."""
 
 import dataclasses
 
@@ -26,7 +26,7 @@ VARIANTS = {
 }
 
 
-def made(config) -> models.Backbone:
+def build_random(config) -> models.Backbone:
     torch.manual_seed(0)
     model = models.build(config)
     with torch.no_grad():
@@ -35,8 +35,8 @@ def made(config) -> models.Backbone:
     return model.eval()
 
 
-def pictures(model: models.Backbone, seed: int = 0, number: int = 7) -> list[torch.Tensor]:
-    """Random sizes and aspect ratios of one patch and more, some with a remainder, two of them alike."""
+def random_images(model: models.Backbone, seed: int = 0, number: int = 7) -> list[torch.Tensor]:
+    """Images of random sizes of at least one patch, some with a remainder; the last two have the same size."""
     generator = torch.Generator().manual_seed(seed)
     side = model.config.patch_size[0]
     sizes = [tuple((side + torch.randint(4 * side, (2,), generator=generator)).tolist()) for _ in range(number - 2)]
@@ -46,12 +46,12 @@ def pictures(model: models.Backbone, seed: int = 0, number: int = 7) -> list[tor
 
 @pytest.mark.parametrize("name", VARIANTS)
 @torch.no_grad()
-def test_every_head_says_of_a_packed_picture_what_it_says_of_it_alone(name: str) -> None:
-    model = made(VARIANTS[name])
-    images = pictures(model)
-    alone = torch.cat([model(image[None]) for image in images])
+def test_logits_and_features_of_packed_images_equal_those_of_single_images(name: str) -> None:
+    model = build_random(VARIANTS[name])
+    images = random_images(model)
+    expected_logits = torch.cat([model(image[None]) for image in images])
     for tokens in (_packing.TOKENS, 30):
-        torch.testing.assert_close(_packing.logits(model, images, tokens=tokens), alone, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(_packing.logits(model, images, tokens=tokens), expected_logits, atol=1e-5, rtol=1e-4)
     for image, features in zip(images, _packing.features(model, images), strict=True):
         expected = model.features(image[None])
         assert features.grid == expected.grid
@@ -63,9 +63,9 @@ def test_every_head_says_of_a_packed_picture_what_it_says_of_it_alone(name: str)
 
 
 @torch.no_grad()
-def test_no_picture_feels_another() -> None:
-    model = made(TOKENS)
-    images = pictures(model)
+def test_images_of_a_pack_do_not_affect_each_other() -> None:
+    model = build_random(TOKENS)
+    images = random_images(model)
     before = _packing.logits(model, images)
     changed = [images[0] + 5.0, *images[1:]]
     after = _packing.logits(model, changed)
@@ -75,9 +75,9 @@ def test_no_picture_feels_another() -> None:
     torch.testing.assert_close(shuffled.flip(0), before, atol=1e-5, rtol=1e-5)
 
 
-def test_gradients_are_those_of_the_pictures_alone() -> None:
-    model = made(dataclasses.replace(TOKENS, pool="gap", position="relative"))
-    images = pictures(model)
+def test_gradients_equal_those_of_single_images() -> None:
+    model = build_random(dataclasses.replace(TOKENS, pool="gap", position="relative"))
+    images = random_images(model)
     _packing.logits(model, images).square().sum().backward()
     packed = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
     model.zero_grad()
@@ -86,40 +86,42 @@ def test_gradients_are_those_of_the_pictures_alone() -> None:
         torch.testing.assert_close(packed[name], parameter.grad, atol=1e-3, rtol=1e-3)
 
 
-def test_stochastic_depth_drops_whole_pictures() -> None:
-    model = made(dataclasses.replace(TOKENS, stochastic_depth=0.5, position="none"))
+def test_stochastic_depth_drops_complete_images() -> None:
+    model = build_random(dataclasses.replace(TOKENS, stochastic_depth=0.5, position="none"))
     block = model.blocks[1].train()
     with torch.no_grad():
         model.blocks[1].mlp.fc2.weight.zero_()
         model.blocks[1].mlp.fc2.bias.zero_()
-        packed = _packing.pack(model, pictures(model, number=40))
-        changed = block.packed(packed.tokens, packed.shapes, list(model.places((3, 4)))[:1] * len(packed.shapes))
+        packed = _packing.pack(model, random_images(model, number=40))
+        changed = block.packed(
+            packed.tokens, packed.shapes, list(model.position_inputs((3, 4)))[:1] * len(packed.shapes)
+        )
     same = packed.with_tokens((changed == packed.tokens).float()).split()
-    kept = torch.cat([group.tokens.flatten(1).mean(dim=1) for group in same])
-    assert 8 <= (kept == 1).sum() <= 32
-    assert ((kept == 1) | (kept < 0.1)).all()
+    unchanged = torch.cat([group.tokens.flatten(1).mean(dim=1) for group in same])
+    assert 8 <= (unchanged == 1).sum() <= 32
+    assert ((unchanged == 1) | (unchanged < 0.1)).all()
 
 
-def test_what_cannot_be_packed_says_so() -> None:
-    for name, words in (("axial", "need one grid at a time"), ("resnet", "no sequence of tokens")):
-        model = made(models.family(name).TINY)
-        with pytest.raises(ValueError, match=words):
+def test_models_and_images_that_cannot_be_packed_are_rejected() -> None:
+    for name, message in (("axial", "need one grid at a time"), ("resnet", "no sequence of tokens")):
+        model = build_random(models.family(name).TINY)
+        with pytest.raises(ValueError, match=message):
             _packing.logits(model, [torch.randn(3, 48, 48), torch.randn(3, 48, 64)])
-    model = made(dataclasses.replace(TOKENS, pool="none"))
+    model = build_random(dataclasses.replace(TOKENS, pool="none"))
     with pytest.raises(ValueError, match="differ in number"):
-        _packing.logits(model, pictures(model))
-    assert len(_packing.features(model, pictures(model))) == 7
+        _packing.logits(model, random_images(model))
+    assert len(_packing.features(model, random_images(model))) == 7
     with pytest.raises(ValueError, match="smaller than one patch"):
-        _packing.logits(made(dino.TINY), [torch.randn(3, 4, 32)])
-    with pytest.raises(ValueError, match="no pictures"):
-        _packing.logits(model=made(dino.TINY), images=[])
-    with pytest.raises(ValueError, match="one number of special tokens"):
+        _packing.logits(build_random(dino.TINY), [torch.randn(3, 4, 32)])
+    with pytest.raises(ValueError, match="no images to pack"):
+        _packing.logits(model=build_random(dino.TINY), images=[])
+    with pytest.raises(ValueError, match="same number of special tokens"):
         Packed.join([])
 
 
-def test_a_pack_wastes_nothing() -> None:
-    model = made(TOKENS)
-    images = pictures(model)
+def test_a_pack_has_no_padding() -> None:
+    model = build_random(TOKENS)
+    images = random_images(model)
     packed = _packing.pack(model, images)
     rows = [1 + (image.shape[1] // 8) * (image.shape[2] // 8) for image in images]
     assert packed.tokens.shape == (sum(rows), 32)

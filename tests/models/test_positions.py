@@ -16,7 +16,7 @@ from vitkit.explain.positions import position_similarity
 from vitkit.models.vit import Config, ViT
 
 TINY = Config(image_size=(24, 32), patch_size=(8, 8), width=24, depth=3, num_heads=3, mlp_width=40, num_classes=5)
-# Rows and columns of Table 8; sine-cosine beside them.
+# The configurations of Table 8, and further ones.
 TABLE_8 = {
     "none": {"position": "none"},
     "1-D, stem": {},
@@ -43,12 +43,12 @@ def model_of(changes: dict) -> ViT:
     return model
 
 
-def pictures(rows: int = 24, columns: int = 32) -> torch.Tensor:
+def random_images(rows: int = 24, columns: int = 32) -> torch.Tensor:
     return torch.randn(2, 3, rows, columns, generator=torch.Generator().manual_seed(1))
 
 
-def place(state: dict[str, np.ndarray], config: Config, layer: int, token: int) -> np.ndarray | float:
-    """What is added to a token for where it is, before that layer."""
+def added_position(state: dict[str, np.ndarray], config: Config, layer: int, token: int) -> np.ndarray | float:
+    """Returns the position embedding that is added to a token before a layer."""
     special, layer = config.num_special, layer if config.position_at == "layers" else 0
     row, column = divmod(token - special, config.grid[1])
     if config.position == "learned":
@@ -62,12 +62,12 @@ def place(state: dict[str, np.ndarray], config: Config, layer: int, token: int) 
     if config.position == "sincos2d":
         omega = [10_000 ** (-k / (config.width // 4 - 1)) for k in range(config.width // 4)]
         parts = [(column, math.sin), (column, math.cos), (row, math.sin), (row, math.cos)]
-        return np.array([function(where * each) for where, function in parts for each in omega])
+        return np.array([function(index * each) for index, function in parts for each in omega])
     return 0.0
 
 
 def reference(state: dict[str, np.ndarray], image: np.ndarray, config: Config) -> np.ndarray:
-    """The final tokens of one image, token by token."""
+    """Computes the final tokens of one image with loops."""
     side = config.patch_size[0]
     kernel, bias = state["patch_embed.proj.weight"].reshape(config.width, -1), state["patch_embed.proj.bias"]
     tokens = [state["cls_token"][0, 0]] if config.class_token else []
@@ -89,7 +89,7 @@ def reference(state: dict[str, np.ndarray], image: np.ndarray, config: Config) -
     size, special, patches = config.width // config.num_heads, config.num_special, math.prod(config.grid)
     for layer in range(config.depth):
         if layer == 0 or config.position_at != "stem":
-            x = np.stack([token + place(state, config, layer, index) for index, token in enumerate(x)])
+            x = np.stack([token + added_position(state, config, layer, index) for index, token in enumerate(x)])
         name = f"blocks.{layer}"
         qkv = dense(norm(x, f"{name}.norm1"), f"{name}.attn.qkv")
         heads = []
@@ -112,8 +112,8 @@ def reference(state: dict[str, np.ndarray], image: np.ndarray, config: Config) -
 
 
 @pytest.mark.parametrize("changes", TABLE_8.values(), ids=TABLE_8)
-def test_every_cell_of_table_8_is_its_loops(changes: dict) -> None:
-    model, images = model_of(changes), pictures()
+def test_every_configuration_of_table_8_matches_loops(changes: dict) -> None:
+    model, images = model_of(changes), random_images()
     state = {name: tensor.double().numpy() for name, tensor in model.state_dict().items()}
     expected = np.stack([reference(state, image, model.config) for image in images.double().numpy()])
     np.testing.assert_allclose(model.features(images).tokens.detach().numpy(), expected, atol=2e-5)
@@ -122,7 +122,7 @@ def test_every_cell_of_table_8_is_its_loops(changes: dict) -> None:
 
 
 @pytest.mark.parametrize("changes", TABLE_8.values(), ids=TABLE_8)
-def test_all_of_it_is_initialised_trained_and_explained(changes: dict) -> None:
+def test_every_configuration_is_initialised_trained_and_explained(changes: dict) -> None:
     for init in ("jax", "truncated", "mae"):
         with torch.device("meta"):
             model = ViT(dataclasses.replace(TINY, **changes, init=init))
@@ -132,32 +132,32 @@ def test_all_of_it_is_initialised_trained_and_explained(changes: dict) -> None:
                 tensor.fill_(math.nan)
         model.init_weights()
         assert all(tensor.isfinite().all() for tensor in [*model.parameters(), *model.buffers()])
-    # The mean of the patches: the class token's own query in the last layer has no place to compare with others.
+    # Pool "gap": with "token" the relative positions of the last layer get no gradient.
     model = model_of(changes | {"pool": "gap"})
-    model(pictures()).square().sum().backward()
+    model(random_images()).square().sum().backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().sum() > 0, name
-    found = attention_maps(model, pictures())
-    torch.testing.assert_close(found.features.tokens, model.features(pictures()).tokens)
-    assert model(pictures(40, 24)).isfinite().all()
+    maps = attention_maps(model, random_images())
+    torch.testing.assert_close(maps.features.tokens, model.features(random_images()).tokens)
+    assert model(random_images(40, 24)).isfinite().all()
     assert models.from_dict(models.to_dict(model.config)) == model.config
 
 
 @pytest.mark.parametrize("changes", TABLE_8.values(), ids=TABLE_8)
-def test_the_weights_explained_are_those_used(changes: dict) -> None:
+def test_attention_maps_match_the_weights_of_the_forward_pass(changes: dict) -> None:
     model = model_of(changes)
     seen: list[torch.Tensor] = []
     block = model.blocks[1]
     handle = block.attn.register_forward_hook(lambda _, args, out: seen.extend([args[0], out]))
-    weights = attention_maps(model, pictures(), [1]).weights[0]
+    weights = attention_maps(model, random_images(), [1]).weights[0]
     handle.remove()
     _, _, v = block.attn.heads(seen[0])
-    by_hand = block.attn.proj((weights @ v).transpose(1, 2).flatten(2))
-    torch.testing.assert_close(seen[1], by_hand, atol=1e-5, rtol=1e-4)
+    expected = block.attn.proj((weights @ v).transpose(1, 2).flatten(2))
+    torch.testing.assert_close(seen[1], expected, atol=1e-5, rtol=1e-4)
 
 
-def test_shared_tables_are_one_and_own_ones_differ() -> None:
+def test_parameter_counts_of_shared_tables_and_tables_per_layer() -> None:
     count = {name: sum(p.numel() for p in model_of(changes).parameters()) for name, changes in TABLE_8.items()}
     table = (1 + 12) * 24
     assert count["1-D, stem"] == count["none"] + table == count["1-D, shared"]
@@ -167,7 +167,7 @@ def test_shared_tables_are_one_and_own_ones_differ() -> None:
     assert count["relative"] == count["none"] + 3 * (2 * 12 - 1) * 8
 
 
-def test_positions_are_what_the_stem_adds() -> None:
+def test_positions_returns_the_table_that_the_stem_adds() -> None:
     for name, changes in TABLE_8.items():
         model = model_of(changes)
         table = model.positions((3, 4))
@@ -181,9 +181,9 @@ def test_positions_are_what_the_stem_adds() -> None:
 
 
 @pytest.mark.parametrize("changes", [{}, {"position_at": "layers"}, {"position_at": "shared"}], ids=str)
-def test_one_position_is_all_that_a_bag_of_patches_lacks(changes: dict) -> None:
-    """Without positions the order of the patches does not matter; with them it does."""
-    images = pictures()
+def test_the_order_of_patches_matters_only_with_positions(changes: dict) -> None:
+    """Swapping halves of the images changes the logits only of models with positions."""
+    images = random_images()
     swapped = torch.cat([images[..., 16:], images[..., :16]], dim=-1)
     bag = model_of({"position": "none"})
     torch.testing.assert_close(bag(images), bag(swapped), atol=1e-5, rtol=1e-4)
@@ -193,16 +193,19 @@ def test_one_position_is_all_that_a_bag_of_patches_lacks(changes: dict) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "message"),
     [
-        ({"position": "factorised", "width": 25, "num_heads": 5}, "halves the width, but 25 is odd"),
-        ({"position": "relative", "position_at": "layers"}, "position_at is 'layers'; with position='relative' it can"),
-        ({"position": "none", "position_at": "shared"}, "with position='none' it can be 'stem'"),
-        ({"position": "sincos2d", "position_at": "layers"}, "it can be 'stem' or 'shared'"),
+        ({"position": "factorised", "width": 25, "num_heads": 5}, "needs an even width, not 25"),
+        (
+            {"position": "relative", "position_at": "layers"},
+            "position_at is 'layers'; with position='relative' it must",
+        ),
+        ({"position": "none", "position_at": "shared"}, "with position='none' it must be 'stem'"),
+        ({"position": "sincos2d", "position_at": "layers"}, "it must be 'stem' or 'shared'"),
     ],
 )
-def test_positions_that_cannot_be_are_refused(changes: dict, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
+def test_unsupported_positions_are_rejected(changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         dataclasses.replace(TINY, **changes)
 
 
@@ -210,7 +213,7 @@ OTHERS = [changes for changes in TABLE_8.values() if changes.get("position_at", 
           (None, "none", "sincos2d")]  # fmt: skip
 
 
-def held(model: ViT) -> Checkpoint:
+def as_checkpoint(model: ViT) -> Checkpoint:
     return Checkpoint(
         model=model,
         processor=Processor.squash(model.config.image_size),
@@ -219,18 +222,18 @@ def held(model: ViT) -> Checkpoint:
 
 
 @pytest.mark.parametrize("changes", OTHERS, ids=str)
-def test_our_layout_alone_holds_them_and_the_others_say_so(changes: dict, tmp_path) -> None:
+def test_only_our_format_stores_them_and_other_formats_reject_them(changes: dict, tmp_path) -> None:
     model = model_of(changes | {"image_size": (32, 32), "activation": "gelu_tanh"})
-    assert checkpoints.save(held(model), tmp_path / "ours") == "vitkit"
+    assert checkpoints.save(as_checkpoint(model), tmp_path / "ours") == "vitkit"
     loaded = checkpoints.load(tmp_path / "ours").model
     assert loaded.config == model.config
-    assert torch.equal(loaded(pictures(32, 32)), model(pictures(32, 32)))
+    assert torch.equal(loaded(random_images(32, 32)), model(random_images(32, 32)))
     for name, suffix in (("huggingface", ""), ("timm", ""), ("npz", ".npz"), ("big_vision", ".npz")):
         with pytest.raises(CheckpointError, match=r"to='vitkit'|no position for|position for the class"):
-            checkpoints.save(held(model), tmp_path / f"foreign{suffix}", to=name)
+            checkpoints.save(as_checkpoint(model), tmp_path / f"other{suffix}", to=name)
 
 
-def test_a_config_of_before_still_loads() -> None:
+def test_a_config_without_position_at_loads() -> None:
     data = models.to_dict(TINY)
     del data["position_at"]
     assert models.from_dict(data) == TINY

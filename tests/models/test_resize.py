@@ -1,4 +1,4 @@
-"""Another native size of images or patches: every family, and FlexiViT's resizing of the projection by its formula."""
+"""Resizing models to other image and patch sizes, and FlexiViT's resizing of the projection against its formula."""
 
 import dataclasses
 import math
@@ -28,7 +28,7 @@ VARIANTS = {
 }
 
 
-def made(config) -> models.Backbone:
+def build_random(config) -> models.Backbone:
     torch.manual_seed(0)
     model = models.build(config)
     with torch.no_grad():
@@ -38,9 +38,9 @@ def made(config) -> models.Backbone:
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_resized_the_model_says_of_that_size_what_it_said(name: str) -> None:
-    """The forward pass at another size resizes as it goes; `resize` does the same once and for all."""
-    model = made(VARIANTS[name])
+def test_a_resized_model_has_the_same_logits_at_that_size(name: str) -> None:
+    """The forward pass at another size resizes positions temporarily; `resize` does the same permanently."""
+    model = build_random(VARIANTS[name])
     rows, columns = model.config.image_size
     size = (2 * rows, columns + columns // 2)
     images = torch.randn(2, model.config.channels, *size)
@@ -54,12 +54,12 @@ def test_resized_the_model_says_of_that_size_what_it_said(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_resized_and_saved_it_loads_again(name: str, tmp_path) -> None:
-    model = made(VARIANTS[name])
+def test_a_resized_model_can_be_saved_and_loaded(name: str, tmp_path) -> None:
+    model = build_random(VARIANTS[name])
     rows, columns = model.config.image_size
     labels = default_labels(model.config.num_classes)
-    held = Checkpoint(model=model, processor=Processor.squash(model.config.image_size), labels=labels)
-    checkpoints.save(held, tmp_path / "a", to="vitkit")
+    checkpoint = Checkpoint(model=model, processor=Processor.squash(model.config.image_size), labels=labels)
+    checkpoints.save(checkpoint, tmp_path / "a", to="vitkit")
     size = (2 * rows, columns)
     resized = checkpoints.load(tmp_path / "a", image_size=size)
     assert any("resized from" in note for note in resized.origin.notes)
@@ -69,26 +69,26 @@ def test_resized_and_saved_it_loads_again(name: str, tmp_path) -> None:
 
 
 def bilinear(old: int, new: int) -> np.ndarray:
-    """TensorFlow's resize of one axis, pixel by pixel: half-pixel centres, edges repeated, no antialiasing."""
+    """Returns the matrix of TensorFlow's resize of one axis: half-pixel centres, repeated edges, no antialiasing."""
     matrix = np.zeros((new, old))
     for i in range(new):
-        place = min(max((i + 0.5) * old / new - 0.5, 0.0), old - 1.0)
-        low = min(int(place), old - 1)
+        position = min(max((i + 0.5) * old / new - 0.5, 0.0), old - 1.0)
+        low = min(int(position), old - 1)
         high = min(low + 1, old - 1)
-        matrix[i, low] += 1 - (place - low)
-        matrix[i, high] += place - low
+        matrix[i, low] += 1 - (position - low)
+        matrix[i, high] += position - low
     return matrix
 
 
 @pytest.mark.parametrize(("old", "new"), [((8, 8), (12, 12)), ((8, 6), (5, 9)), ((6, 6), (3, 3)), ((4, 4), (7, 4))])
-def test_patches_are_resized_by_the_papers_formula(old: tuple[int, int], new: tuple[int, int]) -> None:
+def test_patches_are_resized_by_the_formula_of_the_paper(old: tuple[int, int], new: tuple[int, int]) -> None:
     weight = torch.randn(5, 3, *old, dtype=torch.float64)
-    whole = np.kron(bilinear(old[0], new[0]), bilinear(old[1], new[1]))
-    expected = np.einsum("np,dcp->dcn", np.linalg.pinv(whole.T), weight.reshape(5, 3, -1).numpy())
+    matrix = np.kron(bilinear(old[0], new[0]), bilinear(old[1], new[1]))
+    expected = np.einsum("np,dcp->dcn", np.linalg.pinv(matrix.T), weight.reshape(5, 3, -1).numpy())
     np.testing.assert_allclose(resize_patches(weight, new).numpy(), expected.reshape(5, 3, *new), atol=1e-10)
 
 
-def test_enlarged_pictures_give_the_tokens_of_before() -> None:
+def test_enlarged_patches_have_the_same_tokens() -> None:
     weight, patch = torch.randn(5, 3, 8, 8, dtype=torch.float64), torch.randn(2, 3, 8, 8, dtype=torch.float64)
     large = F.interpolate(patch, size=(20, 12), mode="bilinear", align_corners=False)
     before = torch.einsum("dchw,bchw->bd", weight, patch)
@@ -96,17 +96,17 @@ def test_enlarged_pictures_give_the_tokens_of_before() -> None:
     torch.testing.assert_close(after, before, atol=1e-10, rtol=0)
 
 
-def test_the_same_size_is_the_weights_themselves_and_none_is_refused() -> None:
+def test_the_same_size_returns_the_weights_and_an_empty_size_is_rejected() -> None:
     weight = torch.randn(5, 3, 8, 8)
     assert resize_patches(weight, (8, 8)) is weight
     assert resize_patches(weight.bfloat16(), (4, 4)).dtype == torch.bfloat16
-    with pytest.raises(ValueError, match="0x4 pixels has none"):
+    with pytest.raises(ValueError, match="patch size 0x4 is empty"):
         resize_patches(weight, (0, 4))
 
 
 @pytest.mark.parametrize("name", [name for name, config in VARIANTS.items() if hasattr(config, "patch_size")])
-def test_other_patches_of_every_family_that_cuts_pixels(name: str) -> None:
-    model = made(VARIANTS[name])
+def test_every_family_with_patches_supports_other_patch_sizes(name: str) -> None:
+    model = build_random(VARIANTS[name])
     rows, columns = model.config.image_size
     images = torch.randn(2, model.config.channels, rows, columns)
     if name == "hybrid":
@@ -122,10 +122,10 @@ def test_other_patches_of_every_family_that_cuts_pixels(name: str) -> None:
     assert torch.equal(again(images), model(images))
 
 
-def test_models_without_patches_and_impossible_sizes_are_refused() -> None:
-    with pytest.raises(ValueError, match="cuts no patches"):
-        made(VARIANTS["resnet"]).resize(patch_size=(4, 4))
-    model = made(vit.TINY)
+def test_models_without_patches_and_invalid_sizes_are_rejected() -> None:
+    with pytest.raises(ValueError, match="ResNet has no patches; only image_size can change"):
+        build_random(VARIANTS["resnet"]).resize(patch_size=(4, 4))
+    model = build_random(vit.TINY)
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with pytest.raises(ValueError, match="smaller than one patch"):
         model.resize((4, 4))
@@ -134,13 +134,13 @@ def test_models_without_patches_and_impossible_sizes_are_refused() -> None:
 
 
 def test_load_and_convert_take_a_patch_size(tmp_path) -> None:
-    model = made(dataclasses.replace(vit.TINY, position_resize="bilinear_antialias"))
-    held = Checkpoint(model=model, processor=Processor.squash((32, 32)), labels=default_labels(5))
-    checkpoints.save(held, tmp_path / "a", to="vitkit")
+    model = build_random(dataclasses.replace(vit.TINY, position_resize="bilinear_antialias"))
+    checkpoint = Checkpoint(model=model, processor=Processor.squash((32, 32)), labels=default_labels(5))
+    checkpoints.save(checkpoint, tmp_path / "a", to="vitkit")
     loaded = checkpoints.load(tmp_path / "a", patch_size=16, image_size=64)
     assert (loaded.model.config.patch_size, loaded.model.config.image_size) == ((16, 16), (64, 64))
     assert any("patch size resized from (8, 8) to (16, 16)" in note for note in loaded.origin.notes)
-    # Twice as large a picture with twice as large patches, on the same grid: the same tokens.
+    # Images and patches twice as large, on the same grid, have the same tokens.
     images = torch.randn(2, 3, 32, 32)
     patches = F.interpolate(
         images.unfold(2, 8, 8).unfold(3, 8, 8).flatten(0, 3)[:, None], size=(16, 16), mode="bilinear"
@@ -153,21 +153,21 @@ def test_load_and_convert_take_a_patch_size(tmp_path) -> None:
     assert checkpoints.load(tmp_path / "b").model.config.patch_size == (16, 16)
 
 
-def test_a_flexivit_file_resizes_positions_as_its_code(tmp_path) -> None:
+def test_a_flexivit_file_resizes_positions_as_the_original_code(tmp_path) -> None:
     config = dataclasses.replace(vit.TINY, position_tokens="patches", activation="gelu_tanh")
-    held = Checkpoint(model=made(config), processor=Processor.squash((32, 32)), labels=default_labels(5))
-    for name, dialect in (("flexivit_s_i1k.npz", "bilinear_antialias"), ("vit_s.npz", "bilinear_corners")):
-        checkpoints.save(held, tmp_path / name, to="big_vision")
+    checkpoint = Checkpoint(model=build_random(config), processor=Processor.squash((32, 32)), labels=default_labels(5))
+    for name, method in (("flexivit_s_i1k.npz", "bilinear_antialias"), ("vit_s.npz", "bilinear_corners")):
+        checkpoints.save(checkpoint, tmp_path / name, to="big_vision")
         loaded = checkpoints.load(tmp_path / name, patch_size=4)
-        assert loaded.model.config.position_resize == dialect
+        assert loaded.model.config.position_resize == method
         assert loaded.model.config.grid == (8, 8)
 
 
 FLEXIBLE = dataclasses.replace(vit.TINY, patch_sizes=(4, 8, 16), position_resize="bilinear_antialias")
 
 
-def test_training_draws_a_patch_size_for_each_batch_and_evaluation_does_not() -> None:
-    model, images = made(FLEXIBLE), torch.randn(2, 3, 32, 32)
+def test_training_samples_a_patch_size_for_each_batch_and_evaluation_does_not() -> None:
+    model, images = build_random(FLEXIBLE), torch.randn(2, 3, 32, 32)
     assert {model.embed(images).grid for _ in range(8)} == {(4, 4)}
     model.train()
     torch.manual_seed(0)
@@ -179,9 +179,9 @@ def test_training_draws_a_patch_size_for_each_batch_and_evaluation_does_not() ->
     assert [model.embed(images).grid for _ in range(60)] == grids
 
 
-def test_a_batch_with_a_drawn_patch_size_trains_the_underlying_weights() -> None:
-    model, images = made(dataclasses.replace(FLEXIBLE, patch_sizes=(16,))), torch.randn(2, 3, 32, 32)
-    static = made(dataclasses.replace(FLEXIBLE, patch_sizes=()))
+def test_a_batch_with_another_patch_size_trains_the_native_weights() -> None:
+    model, images = build_random(dataclasses.replace(FLEXIBLE, patch_sizes=(16,))), torch.randn(2, 3, 32, 32)
+    static = build_random(dataclasses.replace(FLEXIBLE, patch_sizes=()))
     static.resize(patch_size=(16, 16))
     torch.testing.assert_close(model.train()(images), static(images), atol=1e-5, rtol=1e-5)
     model(images).square().sum().backward()
@@ -190,20 +190,20 @@ def test_a_batch_with_a_drawn_patch_size_trains_the_underlying_weights() -> None
 
 
 @pytest.mark.parametrize(
-    ("family", "changes", "words"),
+    ("family", "changes", "message"),
     [
-        ("vit", {"patch_sizes": (0,)}, "each is 1 to 32"),
-        ("vit", {"patch_sizes": (64,)}, "each is 1 to 32"),
+        ("vit", {"patch_sizes": (0,)}, "each must be 1 to 32"),
+        ("vit", {"patch_sizes": (64,)}, "each must be 1 to 32"),
         ("hybrid", {"patch_sizes": (16,)}, "cut from its ResNet's map"),
     ],
 )
-def test_patch_sizes_that_cannot_be_are_refused(family: str, changes: dict, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
+def test_unsupported_patch_sizes_are_rejected(family: str, changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         dataclasses.replace(models.family(family).TINY, **changes)
 
 
-def test_flexible_positions_are_those_of_jax() -> None:
-    """jax.image.resize with "linear": a triangle as wide as the pixels shrink, normalised at the borders."""
+def test_bilinear_antialias_positions_match_jax() -> None:
+    """jax.image.resize with "linear": a triangle filter scaled by the downsampling factor, normalised at borders."""
     table = np.random.default_rng(0).standard_normal((7 * 7, 6))
     for new in ((5, 5), (12, 30), (3, 7)):
         matrices = []

@@ -1,4 +1,4 @@
-"""BiT ResNets against timm's classes, and the traps of their root and their orders."""
+"""BiT ResNets against timm's classes, and details of their stem and norm order."""
 
 from functools import partial
 
@@ -22,13 +22,13 @@ TIMM = {
 
 
 def from_timm(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """timm's state with the 1x1 convolution at the end as the linear layer it is."""
+    """Converts timm's state dict: the final 1x1 convolution becomes a linear layer."""
     named = {key.replace("head.fc.", "head."): value for key, value in state.items()}
     return {key: value.flatten(1) if key == "head.weight" else value for key, value in named.items()}
 
 
 @pytest.mark.parametrize(("timm_name", "name"), TIMM.items())
-def test_names_and_shapes_are_timms(timm_name: str, name: str) -> None:
+def test_names_and_shapes_match_timm(timm_name: str, name: str) -> None:
     timm = oracle("timm")
 
     with torch.device("meta"):
@@ -48,7 +48,7 @@ def test_parameter_counts(name: str, parameters: int) -> None:
 
 
 def _count(config: resnet.Config) -> int:
-    """Counted by hand: convolutions have no bias, a norm has two vectors, the head is a linear layer."""
+    """Counts the parameters: convolutions have no bias, a norm has two vectors, the head is a linear layer."""
     total, in_width = 49 * config.channels * config.stem_width, config.stem_width
     for stage, depth in enumerate(config.depths):
         width = config.stem_width * 2**stage
@@ -92,16 +92,16 @@ def _equal(theirs: torch.nn.Module, config: resnet.Config) -> None:
             expected = theirs(images)
             torch.testing.assert_close(ours(images), expected, atol=1e-4, rtol=0)
             features, expected_map = ours.features(images), theirs.forward_features(images)
-        # Without a final mean to even it out, rounding grows with the depth and the size of the values.
+        # Before the final mean, rounding errors grow with the depth and the magnitude of the values.
         torch.testing.assert_close(features.map, expected_map, atol=1e-4 * expected_map.max().item(), rtol=0)
         assert expected.std() > 0.1
         assert features.num_special == 0
 
 
-def test_the_zero_around_the_pooling_can_win() -> None:
+def test_the_zero_padding_of_the_pooling_can_be_the_maximum() -> None:
     model = models.build(resnet.TINY).eval()
     images = torch.randn(1, 3, 40, 40)
-    # Every value of the map below zero: only the padding's zeros, at the border, are left after pooling.
+    # All values of the map are negative: the zeros of the padding are the maximum at the border.
     model.stem.conv.forward = lambda x: -torch.ones(1, 8, 20, 20)
     pooled = model.stem(images)
     assert (pooled[:, :, 0] == 0).all()
@@ -109,7 +109,7 @@ def test_the_zero_around_the_pooling_can_win() -> None:
     assert (pooled[:, :, 1:, 1:] == -1).all()
 
 
-def test_the_other_order_is_the_stem_of_the_hybrids() -> None:
+def test_the_post_activation_order_equals_the_resnet_of_the_hybrids() -> None:
     torch.manual_seed(0)
     backbone = models.build(hybrid.TINY).patch_embed.backbone
     for parameter in backbone.parameters():
@@ -133,7 +133,7 @@ def test_the_other_order_is_the_stem_of_the_hybrids() -> None:
     torch.testing.assert_close(model(images), backbone(images).mean(dim=(2, 3)))
 
 
-def test_the_shortcut_reads_what_its_order_says() -> None:
+def test_the_input_of_the_shortcut_depends_on_the_order() -> None:
     torch.manual_seed(0)
 
     def conv(*sizes: int) -> StdConv:
@@ -144,7 +144,7 @@ def test_the_shortcut_reads_what_its_order_says() -> None:
 
     x = torch.randn(1, 4, 6, 6)
     pre = PreBottleneck(4, 4, 2, conv=conv, norm=norm)
-    torch.nn.init.zeros_(pre.norm3.weight)  # no branch: a relu of zeros
+    torch.nn.init.zeros_(pre.norm3.weight)  # disables the branch: its output is zero
     torch.testing.assert_close(pre(x), pre.downsample.conv(pre.norm1(x).relu()))
     post = PostBottleneck(4, 4, 2, conv=conv, norm=norm)
     torch.nn.init.zeros_(post.norm3.weight)
@@ -152,25 +152,25 @@ def test_the_shortcut_reads_what_its_order_says() -> None:
 
 
 @pytest.mark.parametrize("eps_on", ["std", "variance"])
-def test_the_scale_of_stored_filters_does_not_matter(eps_on: str) -> None:
+def test_standardised_filters_do_not_depend_on_scale_and_shift(eps_on: str) -> None:
     conv = StdConv(8, 8, 3, eps=1e-10, eps_on=eps_on)
-    before = conv.standardised()
+    before = conv.standardized_weight()
     with torch.no_grad():
         conv.weight.mul_(7).add_(3)
-    torch.testing.assert_close(conv.standardised(), before, atol=1e-4, rtol=0)
+    torch.testing.assert_close(conv.standardized_weight(), before, atol=1e-4, rtol=0)
 
 
-def test_the_native_grid_is_the_one_that_comes_out() -> None:
+def test_config_grid_equals_the_grid_of_the_features() -> None:
     for size in [(40, 40), (33, 50), (1, 7), (47, 64)]:
         for padding in ("same", "symmetric"):
             config = models.configs.override(resnet.TINY, {"image_size": size, "padding": padding})
             assert models.build(config).eval().features(torch.randn(1, 3, *size)).grid == config.grid
 
 
-def test_what_cannot_be_built_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"depths is \(\); there is at least 1 stage"):
+def test_unsupported_configs_are_rejected() -> None:
+    with pytest.raises(ValueError, match=r"depths is \(\); it needs at least 1 stage"):
         resnet.Config(depths=())
-    with pytest.raises(ValueError, match=r"stem's width 16 is not a multiple of the 32 groups"):
+    with pytest.raises(ValueError, match=r"stem_width 16 is not a positive multiple of num_groups 32"):
         resnet.Config(stem_width=16)
     with pytest.raises(ValueError, match=r"takes images with 3 channels, these have 4"):
         models.build(resnet.TINY)(torch.zeros(1, 4, 40, 40))

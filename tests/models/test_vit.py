@@ -10,7 +10,7 @@ import torch
 from vitkit import models
 from vitkit.models.vit import Config
 
-# facts of google-research/vision_transformer (its own tests assert these), 1000 classes at 224.
+# Asserted by the tests of google-research/vision_transformer: 1000 classes, 224 pixels.
 PAPER = {
     "vit-ti/16": 5_717_416,
     "vit-s/16": 22_050_664,
@@ -23,7 +23,7 @@ PAPER = {
     "vit-h/14": 632_045_800,
 }
 GAP = {"vit-s/16": 22_049_896, "vit-s/32": 22_878_184, "vit-b/16": 86_566_120, "vit-b/32": 88_222_696}
-# big_vision, no head, learned positions, mean of the patches; and with the MAP head where that was counted.
+# big_vision: no head, learned positions, mean of the patches; second number with the MAP head, if known.
 BIG_VISION = {
     "vit-ti/16": (5_524_032, None),
     "vit-s/16": (21_664_896, None),
@@ -76,7 +76,7 @@ def test_parameters_of_the_original_test_configs() -> None:
 
 
 def reference(state: dict[str, np.ndarray], image: np.ndarray, config: Config) -> np.ndarray:
-    """Equations 1-4 of the paper for one image (c, height, width), written with loops in float64."""
+    """Computes equations 1-4 of the paper for one image (c, height, width), with loops in float64."""
     patch_rows, patch_columns = config.patch_size
     kernel = state["patch_embed.proj.weight"].reshape(config.width, -1)
     tokens = [state["cls_token"][0, 0]]
@@ -113,7 +113,7 @@ def reference(state: dict[str, np.ndarray], image: np.ndarray, config: Config) -
 
 
 @pytest.mark.parametrize("size", [(32, 32), (16, 40)], ids=str)
-def test_forward_is_the_papers_equations(size: tuple[int, int]) -> None:
+def test_forward_matches_the_equations_of_the_paper(size: tuple[int, int]) -> None:
     torch.manual_seed(0)
     config = Config(
         image_size=size, patch_size=(8, 8), width=24, depth=2, num_heads=3, mlp_width=40, num_classes=5, norm_eps=1e-6
@@ -129,7 +129,7 @@ def test_forward_is_the_papers_equations(size: tuple[int, int]) -> None:
     np.testing.assert_allclose(model.double()(images.double()).detach().numpy(), expected, atol=1e-11)
 
 
-def test_a_remainder_that_fills_no_patch_is_left_out() -> None:
+def test_a_remainder_that_does_not_fill_a_patch_is_ignored() -> None:
     model = models.build(models.preset("vit-mu/16", image_size=32, num_classes=3)).eval()
     torch.nn.init.normal_(model.head.weight)
     images = torch.randn(1, 3, 47, 47)
@@ -137,7 +137,7 @@ def test_a_remainder_that_fills_no_patch_is_left_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "message"),
     [
         ({"num_heads": 5}, "not a multiple of the number of heads 5"),
         ({"class_token": False}, "pool='token' reads the class token"),
@@ -147,12 +147,12 @@ def test_a_remainder_that_fills_no_patch_is_left_out() -> None:
         ({"pool": "none", "norm": "pooled"}, "needs a pool"),
     ],
 )
-def test_what_cannot_be_built_is_refused_by_name(changes: dict, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
+def test_unsupported_configs_are_rejected_with_the_field_name(changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         models.preset("vit-b/16", **changes)
 
 
-def test_stochastic_depth_grows_linearly_and_rests_in_evaluation() -> None:
+def test_stochastic_depth_grows_linearly_and_is_off_in_evaluation() -> None:
     model = models.build(models.preset("vit-mu/16", depth=5, stochastic_depth=0.4, image_size=32))
     assert [block.drop_path.rate for block in model.blocks] == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4])
     images = torch.randn(4, 3, 32, 32)

@@ -1,4 +1,4 @@
-"""Class weights against a loop over pictures, and that parts of a batch add up to the whole."""
+"""Class weights against a loop over images, scikit-learn and torch, and over micro-batches."""
 
 from typing import Literal
 
@@ -16,7 +16,7 @@ from vitkit.objectives import supervised
 
 
 @pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
-def test_weights_by_hand(kind: str) -> None:
+def test_class_weights_match_a_loop(kind: str) -> None:
     torch.manual_seed(0)
     logits, labels = torch.randn(6, 3).double(), torch.tensor([0, 1, 2, 2, 1, 0])
     targets = torch.nn.functional.one_hot(labels, 3).double()
@@ -34,27 +34,27 @@ def test_weights_by_hand(kind: str) -> None:
                 s = 1 / (1 + float((-l[c]).exp()))
                 term = -(smooth * torch.tensor(s).log() + (1 - smooth) * torch.tensor(1 - s).log())
             expected += weight * float(term) / 6
-    found = supervised.cross_entropy(logits, targets, kind=kind, label_smoothing=0.1, class_weights=weights)
-    assert found.item() == pytest.approx(expected, rel=1e-6)
+    loss = supervised.cross_entropy(logits, targets, kind=kind, label_smoothing=0.1, class_weights=weights)
+    assert loss.item() == pytest.approx(expected, rel=1e-6)
     halves = [
         supervised.cross_entropy(logits[part], targets[part], kind=kind, label_smoothing=0.1, class_weights=weights)
         for part in (slice(0, 3), slice(3, 6))
     ]
-    assert found.item() == pytest.approx(sum(half.item() for half in halves) / 2, rel=1e-9)
+    assert loss.item() == pytest.approx(sum(half.item() for half in halves) / 2, rel=1e-9)
 
 
-def test_weights_that_fit_nothing_are_refused() -> None:
+def test_invalid_weights_are_rejected() -> None:
     built = supervised.build(supervised.Config(class_weights=(1.0, 1.0, 1.0, 1.0, 4.0)), models.build(vit.TINY))
     assert built.class_weights is not None
     assert built.class_weights.tolist() == [0.625, 0.625, 0.625, 0.625, 2.5]
     with pytest.raises(ValueError, match="there are 2 class_weights, but 5 classes"):
         supervised.build(supervised.Config(class_weights=(1.0, 2.0)), models.build(vit.TINY))
-    with pytest.raises(ValueError, match="none may be below 0"):
+    with pytest.raises(ValueError, match="none can be negative"):
         supervised.Config(class_weights=(1.0, -2.0))
 
 
 class Labelled(Source):
-    """Labels without pictures."""
+    """A source of labels without images."""
 
     def __init__(self, labels: list[Label], classes: int):
         self.labels = labels
@@ -64,7 +64,7 @@ class Labelled(Source):
         return len(self.labels)
 
     def read(self, index: int, **_: object) -> Example:
-        raise AssertionError("counting labels reads no picture")
+        raise AssertionError("counting labels must not read images")
 
     def label(self, index: int) -> Label:
         return self.labels[index]
@@ -75,7 +75,7 @@ LABELS: list[Label] = [label for label, count in enumerate(COUNTS) for _ in rang
 
 
 @pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
-def test_balanced_is_scikit_learns(kind: Literal["softmax", "sigmoid"]) -> None:
+def test_balanced_weights_match_scikit_learn(kind: Literal["softmax", "sigmoid"]) -> None:
     theirs = oracle("sklearn.utils.class_weight").compute_class_weight(
         "balanced", classes=np.arange(5), y=np.array(LABELS)
     )
@@ -84,17 +84,17 @@ def test_balanced_is_scikit_learns(kind: Literal["softmax", "sigmoid"]) -> None:
     built = supervised.build(config, models.build(vit.TINY))
     assert built.class_weights is not None
     assert built.class_weights.tolist() == pytest.approx(theirs / theirs.mean())
-    # Every class adds the same to the loss of a pass over the pictures.
+    # Every class has the same total weight over the training images.
     assert np.ptp(np.array(config.class_weights) * COUNTS) == pytest.approx(0, abs=1e-9)
 
 
-def test_effective_numbers_are_between_none_and_balanced() -> None:
+def test_effective_weights_match_their_formula() -> None:
     config = supervised.Config(class_weights="effective").fitted(Labelled(LABELS, 5))
     expected = np.array([(1 - 0.999) / (1 - 0.999**count) for count in COUNTS])
     assert config.class_weights == pytest.approx(expected / expected.mean())
 
 
-def test_positive_weights_are_torchs_pos_weight() -> None:
+def test_positive_weights_match_pos_weight_of_torch() -> None:
     rows: list[Label] = [(0, 1), (1,), (1, 2), (), 0, (3, 4), -1, (2, 4)]
     config = supervised.Config(loss="sigmoid", positive_weights="balanced").fitted(Labelled(rows, 5))
     assert config.positive_weights == pytest.approx([6 / 2, 5 / 3, 6 / 2, 7 / 1, 6 / 2])
@@ -108,21 +108,21 @@ def test_positive_weights_are_torchs_pos_weight() -> None:
     )
 
 
-def test_what_cannot_be_balanced_is_refused() -> None:
+def test_labels_that_cannot_be_balanced_are_rejected() -> None:
     balanced = supervised.Config(class_weights="balanced")
-    with pytest.raises(ValueError, match=r"'class 5' has no training picture to balance it by \(2 classes have none\)"):
+    with pytest.raises(ValueError, match=r"cannot balance class 'class 5': it has no training images \(2 have none\)"):
         balanced.fitted(Labelled(LABELS, 7))
-    with pytest.raises(ValueError, match="class_weights='balanced' is counted from training labels"):
+    with pytest.raises(ValueError, match="class_weights='balanced' needs the training labels"):
         supervised.build(balanced, models.build(vit.TINY))
-    with pytest.raises(ValueError, match="loss is softmax, not sigmoid"):
+    with pytest.raises(ValueError, match="positive_weights need loss='sigmoid', not 'softmax'"):
         supervised.Config(positive_weights="balanced")
     every = supervised.Config(loss="sigmoid", positive_weights="balanced")
-    with pytest.raises(ValueError, match="every training picture has the label 'class 1'"):
+    with pytest.raises(ValueError, match="cannot balance label 'class 1': every training image has it"):
         every.fitted(Labelled([(0, 1), (1, 2), (1,)], 3))
     assert supervised.Config().fitted(Labelled([], 3)) == supervised.Config()
 
 
-def test_words_and_numbers_come_from_the_command_line_and_json() -> None:
+def test_named_and_explicit_weights_come_from_overrides_and_json() -> None:
     run = {"objective": "supervised", "class_weights": [1.0, 2.0], "positive_weights": None}
     assert objectives.from_dict(run).class_weights == (1.0, 2.0)
     changed = override(supervised.Config(), {"class_weights": "balanced"})

@@ -1,4 +1,4 @@
-"""Distillation against torch's own divergence; a teacher that stays as it is, wherever it comes from."""
+"""Distillation against torch's KL divergence, and a teacher that does not change."""
 
 import dataclasses
 from pathlib import Path
@@ -46,13 +46,17 @@ def batch(size: int = 32) -> Batch:
 
 
 @pytest.mark.parametrize("temperature", [1.0, 3.0])
-def test_soft_is_torchs_divergence_and_deits_code_is_smaller_by_the_classes(teacher: str, temperature: float) -> None:
-    student, taught = torch.randn(6, 5), torch.randn(6, 5)
-    p, q = (taught / temperature).log_softmax(1), (student / temperature).log_softmax(1)
+def test_soft_loss_matches_kl_divergence_and_deits_code_divides_by_the_classes(
+    teacher: str, temperature: float
+) -> None:
+    student, teacher_logits = torch.randn(6, 5), torch.randn(6, 5)
+    p, q = (teacher_logits / temperature).log_softmax(1), (student / temperature).log_softmax(1)
     textbook = functional.kl_div(q, p, reduction="batchmean", log_target=True) * temperature**2
     code = functional.kl_div(q, p, reduction="sum", log_target=True) * temperature**2 / student.numel()
-    mean = build(teacher, kind="soft", temperature=temperature).distance(student, taught)
-    elements = build(teacher, kind="soft", temperature=temperature, average="elements").distance(student, taught)
+    mean = build(teacher, kind="soft", temperature=temperature).teacher_loss(student, teacher_logits)
+    elements = build(teacher, kind="soft", temperature=temperature, average="elements").teacher_loss(
+        student, teacher_logits
+    )
     torch.testing.assert_close(mean, textbook)
     torch.testing.assert_close(elements, code)
     torch.testing.assert_close(elements * 5, textbook)
@@ -60,30 +64,30 @@ def test_soft_is_torchs_divergence_and_deits_code_is_smaller_by_the_classes(teac
 
 @pytest.mark.parametrize("model", [vit.TINY, deit.TINY])
 @pytest.mark.parametrize("kind", ["hard", "soft"])
-def test_the_loss_of_both_kinds_of_student(teacher: str, model: object, kind: str) -> None:
+def test_loss_of_students_with_one_and_two_heads(teacher: str, model: object, kind: str) -> None:
     objective, given = build(teacher, model, kind=kind, alpha=0.3, label_smoothing=0.1), batch()
     scalars = objective(given)
     backbone = objective.backbone
     with torch.no_grad():
-        taught = checkpoints.load(teacher).model(given.images)
+        teacher_logits = checkpoints.load(teacher).model(given.images)
         if isinstance(backbone, deit.DeiT):
-            first, second = backbone.both(backbone.features(given.images)).unbind(1)
+            first, second = backbone.both_logits(backbone.features(given.images)).unbind(1)
             assert not torch.equal(first, second)
         else:
             first = second = backbone(given.images)
     labels = functional.cross_entropy(first, given.targets.argmax(1), label_smoothing=0.1)
     torch.testing.assert_close(scalars["labels"], labels)
     if kind == "hard":
-        expected = functional.cross_entropy(second, taught.argmax(1))
+        expected = functional.cross_entropy(second, teacher_logits.argmax(1))
     else:
-        p, q = (taught / 3).log_softmax(1), (second / 3).log_softmax(1)
+        p, q = (teacher_logits / 3).log_softmax(1), (second / 3).log_softmax(1)
         expected = functional.kl_div(q, p, reduction="batchmean", log_target=True) * 9
     torch.testing.assert_close(scalars["teacher"], expected)
     torch.testing.assert_close(scalars["loss"], 0.7 * labels + 0.3 * expected)
-    torch.testing.assert_close(scalars["agree"], (second.argmax(1) == taught.argmax(1)).float().mean())
+    torch.testing.assert_close(scalars["agree"], (second.argmax(1) == teacher_logits.argmax(1)).float().mean())
 
 
-def test_each_token_learns_from_its_own(teacher: str) -> None:
+def test_the_distillation_token_alone_is_trained_on_the_teacher(teacher: str) -> None:
     objective = build(teacher, deit.TINY, alpha=1.0)
     objective(batch())["loss"].backward()
     assert objective.backbone.get_parameter("head_dist.weight").grad.abs().sum() > 0  # type: ignore[union-attr]
@@ -91,27 +95,29 @@ def test_each_token_learns_from_its_own(teacher: str) -> None:
 
 
 @pytest.mark.parametrize("model", [vit.TINY, deit.TINY])
-def test_other_classes_are_learned_aside(teacher: str, model: vit.Config | deit.Config) -> None:
-    objective = build(teacher, dataclasses.replace(model, num_classes=3), kind="soft", alpha=0.3, aside=True)
-    assert objective.aside is not None
+def test_a_separate_head_is_trained_on_other_classes(teacher: str, model: vit.Config | deit.Config) -> None:
+    objective = build(teacher, dataclasses.replace(model, num_classes=3), kind="soft", alpha=0.3, separate_head=True)
+    assert objective.separate_head is not None
     given = dataclasses.replace(batch(), targets=torch.eye(3)[[0, 1, 2, 0]])
-    found = objective.eval()(given)
+    scalars = objective.eval()(given)
     features = objective.backbone.features(given.images)
-    said, taught = objective.backbone.logits(features), objective.teacher(given.images)
-    assert (said.shape, taught.shape) == ((4, 3), (4, 5))
-    labels = functional.cross_entropy(said, given.targets)
-    beside = objective.distance(objective.aside(objective.backbone.represent(features)), taught)
-    torch.testing.assert_close(found["loss"], 0.7 * labels + 0.3 * beside)
-    assert found["accuracy"] == (said.argmax(1) == given.targets.argmax(1)).float().mean()
-    found["loss"].backward()
-    assert all(parameter.grad is not None for parameter in objective.aside.parameters())
-    # It is a part of the run, and none of the student.
-    assert {"aside.weight", "aside.bias"} <= objective.state_dict().keys()
-    assert not [name for name in objective.backbone.state_dict() if "aside" in name]
+    logits, teacher_logits = objective.backbone.logits(features), objective.teacher(given.images)
+    assert (logits.shape, teacher_logits.shape) == ((4, 3), (4, 5))
+    labels = functional.cross_entropy(logits, given.targets)
+    teacher_loss = objective.teacher_loss(
+        objective.separate_head(objective.backbone.represent(features)), teacher_logits
+    )
+    torch.testing.assert_close(scalars["loss"], 0.7 * labels + 0.3 * teacher_loss)
+    assert scalars["accuracy"] == (logits.argmax(1) == given.targets.argmax(1)).float().mean()
+    scalars["loss"].backward()
+    assert all(parameter.grad is not None for parameter in objective.separate_head.parameters())
+    # The head belongs to the objective, not to the student.
+    assert {"separate_head.weight", "separate_head.bias"} <= objective.state_dict().keys()
+    assert not [name for name in objective.backbone.state_dict() if "separate_head" in name]
 
 
-def test_the_teacher_is_frozen_in_evaluation_mode_and_not_in_the_state(tmp_path: Path) -> None:
-    path = write(tmp_path / "teacher", axial_resnet.TINY, Processor.squash(40))  # its norms count batches in training
+def test_the_teacher_is_frozen_in_evaluation_mode_and_not_in_the_state_dict(tmp_path: Path) -> None:
+    path = write(tmp_path / "teacher", axial_resnet.TINY, Processor.squash(40))  # its batch norms change in training
     objective = build(path).train()
     assert not objective.teacher.training
     before = {name: tensor.clone() for name, tensor in objective.teacher.state_dict().items()}
@@ -124,8 +130,8 @@ def test_the_teacher_is_frozen_in_evaluation_mode_and_not_in_the_state(tmp_path:
     assert build(path).load_state_dict(state).missing_keys == []
 
 
-def test_the_teacher_sees_its_own_numbers_and_size(tmp_path: Path) -> None:
-    # The same weights for pictures of two normalisations: what the student's batch is in must not matter.
+def test_the_teacher_gets_images_in_its_own_normalisation_and_size(tmp_path: Path) -> None:
+    # The teacher's logits do not depend on the normalisation of the student.
     processor = Processor.squash(48, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
     path = write(tmp_path / "teacher", dataclasses.replace(vit.TINY, image_size=(48, 48)), processor)
     objective = build(path, mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
@@ -133,17 +139,17 @@ def test_the_teacher_sees_its_own_numbers_and_size(tmp_path: Path) -> None:
     means = [torch.tensor(each)[:, None, None] for each in ((0.1, 0.2, 0.3), (0.485, 0.456, 0.406))]
     stds = [torch.tensor(each)[:, None, None] for each in ((0.5, 0.6, 0.7), (0.229, 0.224, 0.225))]
     expected = objective.teacher((colours - means[1]) / stds[1])
-    torch.testing.assert_close(objective.taught((colours - means[0]) / stds[0]), expected, rtol=1e-4, atol=1e-4)
-    seen: list[torch.Size] = []
-    objective.teacher.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0].shape))
+    torch.testing.assert_close(objective.teacher_logits((colours - means[0]) / stds[0]), expected, rtol=1e-4, atol=1e-4)
+    shapes: list[torch.Size] = []
+    objective.teacher.register_forward_pre_hook(lambda _, arguments: shapes.append(arguments[0].shape))
     objective(batch())
-    assert seen == [(4, 3, 48, 48)]
+    assert shapes == [(4, 3, 48, 48)]
 
 
-def test_what_does_not_fit_is_refused(teacher: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"needs a teacher: set objective\.teacher"):
+def test_unsupported_students_and_teachers_are_rejected(teacher: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"needs a teacher; set objective\.teacher"):
         build("")
-    with pytest.raises(ValueError, match="the teacher knows 5 classes, the student 7: fine-tune the teacher first, or"):
+    with pytest.raises(ValueError, match="the teacher has 5 classes, the student 7; fine-tune the teacher first, or"):
         build(teacher, dataclasses.replace(vit.TINY, num_classes=7))
     with pytest.raises(ValueError, match="needs a student with a head"):
         build(teacher, dataclasses.replace(vit.TINY, num_classes=0))
@@ -151,8 +157,8 @@ def test_what_does_not_fit_is_refused(teacher: str, tmp_path: Path) -> None:
         build(teacher, dataclasses.replace(vit.TINY, channels=1))
     with pytest.raises(ValueError, match=r"alpha is 1\.5"):
         distillation.Config(alpha=1.5)
-    with pytest.raises(ValueError, match="both or neither"):
+    with pytest.raises(ValueError, match="give both or neither"):
         distillation.Config(mean=(0.5,))
     other = build(write(tmp_path / "other", vit.TINY, Processor.squash(32), seed=10))
-    with pytest.raises(ValueError, match="the teacher is another than the one that this run began with"):
+    with pytest.raises(ValueError, match="the weights of 'teacher' differ from those that this run started with"):
         other.load_state_dict(build(teacher).state_dict())

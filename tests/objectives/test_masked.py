@@ -1,4 +1,4 @@
-"""Masked patch prediction and SimMIM: masks, corruption and targets against naive loops and SimMIM's own formula."""
+"""Masked patch prediction and SimMIM: masks, corruption and targets against loops and transformers."""
 
 import dataclasses
 import math
@@ -14,7 +14,7 @@ from vitkit.models import beit, resnet, vit
 from vitkit.objectives import masked, simmim
 
 
-def pictures(num: int = 3, size: tuple[int, int] = (32, 32)) -> torch.Tensor:
+def random_images(num: int = 3, size: tuple[int, int] = (32, 32)) -> torch.Tensor:
     return torch.rand(num, 3, *size, generator=torch.Generator().manual_seed(5)) * 2 - 1
 
 
@@ -28,27 +28,27 @@ def built(**changes: object) -> masked.Masked:
 
 
 @pytest.mark.parametrize("target", ["mean_colour", "small_colours"])
-def test_the_classes_of_colours_by_hand(target: str) -> None:
-    objective, images = built(target=target, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25)), pictures()
+def test_colour_classes_match_a_loop(target: str) -> None:
+    objective, images = built(target=target, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25)), random_images()
     pixels = masked.patch_pixels(images, (4, 4), (8, 8))
     ours = objective.colours(pixels.flatten(0, 1))
     side = 8 if target == "mean_colour" else 2
     for row in range(16):
         top, left = 8 * (row // 4), 8 * (row % 4)
-        places = []
+        classes = []
         for y in range(top, top + 8, side):
             for x in range(left, left + 8, side):
                 number = 0
                 for channel, (mean, std) in enumerate(zip((0.4, 0.5, 0.6), (0.2, 0.3, 0.25), strict=True)):
                     value = float(images[1, channel, y : y + side, x : x + side].double().mean()) * std + mean
                     number += min(7, max(0, math.floor(value * 8))) * 8**channel
-                places.append(number)
-        assert ours[16 + row].tolist() == places
+                classes.append(number)
+        assert ours[16 + row].tolist() == classes
 
 
 @pytest.mark.parametrize(("target", "outputs"), [("mean_colour", 512), ("small_colours", 16 * 512), ("pixels", 192)])
-def test_the_loss_is_that_of_the_corrupted_patches_alone(target: str, outputs: int) -> None:
-    objective, images = built(target=target), pictures()
+def test_the_loss_covers_the_corrupted_patches_only(target: str, outputs: int) -> None:
+    objective, images = built(target=target), random_images()
     assert objective.predict.out_features == outputs
     torch.manual_seed(3)
     scalars = objective(batch(images))
@@ -57,100 +57,100 @@ def test_the_loss_is_that_of_the_corrupted_patches_alone(target: str, outputs: i
     embedded = objective.backbone.embed(images)
     encoded = objective.backbone.encode(objective.corrupt(embedded, chosen))
     losses = []
-    for picture in range(3):
+    for image in range(3):
         for patch in range(16):
-            if not chosen[picture, patch]:
+            if not chosen[image, patch]:
                 continue
-            guess = objective.predict(encoded.patches[picture, patch])
-            pixels = masked.patch_pixels(images, (4, 4), (8, 8))[picture, patch]
+            predicted = objective.predict(encoded.patches[image, patch])
+            pixels = masked.patch_pixels(images, (4, 4), (8, 8))[image, patch]
             if target == "pixels":
-                losses.append((guess - pixels.flatten()).square().mean())
+                losses.append((predicted - pixels.flatten()).square().mean())
                 continue
             (classes,) = objective.colours(pixels[None])
-            each = guess.reshape(classes.shape[0], 512)
-            losses.extend(-each[place].log_softmax(0)[number] for place, number in enumerate(classes))
+            each = predicted.reshape(classes.shape[0], 512)
+            losses.extend(-each[cell].log_softmax(0)[number] for cell, number in enumerate(classes))
     torch.testing.assert_close(scalars["loss"], torch.stack(losses).mean())
 
 
-def test_shares_of_corruption_and_where_positions_stay() -> None:
+def test_ratios_of_corruption_and_unchanged_positions() -> None:
     objective = built()
     torch.nn.init.zeros_(objective.backbone.get_parameter("patch_embed.proj.weight"))
     embedded = objective.backbone.embed(torch.zeros(1, 3, 32, 32))
-    # Patches that say which one they are, once their position is taken off.
+    # Patch embeddings without position are their own index.
     position = masked.patch_positions(objective.backbone, embedded)
-    names = torch.arange(16.0)[None, :, None].expand(500, -1, 32)
-    tokens = torch.cat([embedded.special.expand(500, -1, -1), names + position], dim=1)
+    indices = torch.arange(16.0)[None, :, None].expand(500, -1, 32)
+    tokens = torch.cat([embedded.special.expand(500, -1, -1), indices + position], dim=1)
     chosen = masked.random_mask(500, 16, 0.5)
     assert (chosen.sum(dim=1) == 8).all()
-    corrupted = objective.corrupt(embedded.with_tokens(tokens), chosen)
-    assert torch.equal(corrupted.special, tokens[:, :1])
-    after = corrupted.patches - position
+    corruption_ratio = objective.corrupt(embedded.with_tokens(tokens), chosen)
+    assert torch.equal(corruption_ratio.special, tokens[:, :1])
+    after = corruption_ratio.patches - position
     hidden = (after - objective.mask_token).abs().amax(dim=2) < 1e-5
-    same = (after - names).abs().amax(dim=2) < 1e-4
+    same = (after - indices).abs().amax(dim=2) < 1e-4
     assert same[~chosen].all()
     assert not hidden[~chosen].any()
     swapped = chosen & ~hidden & ~same
-    assert (after[swapped] - after[swapped].round()).abs().max() < 1e-4  # another one's name
-    for kind, share in ((hidden, 0.8), (swapped, 0.1), (same & chosen, 0.1)):
-        assert kind[chosen].float().mean().item() == pytest.approx(share, abs=0.025)
+    assert (after[swapped] - after[swapped].round()).abs().max() < 1e-4  # the index of another patch
+    for kind, ratio in ((hidden, 0.8), (swapped, 0.1), (same & chosen, 0.1)):
+        assert kind[chosen].float().mean().item() == pytest.approx(ratio, abs=0.025)
 
 
-def test_a_masked_place_is_known_to_the_encoder() -> None:
+def test_mask_tokens_have_position_embeddings() -> None:
     for config in (vit.TINY, beit.TINY, beit.Config(**{**vars(beit.TINY), "position": "learned"})):
         backbone = models.build(config)
         assert isinstance(backbone, models.TokenBackbone)
-        embedded = backbone.embed(pictures())
+        embedded = backbone.embed(random_images())
         everything = torch.ones(3, 16, dtype=torch.bool)
         table = backbone.positions((4, 4))
-        hidden = masked.put_mask(embedded, backbone, torch.ones(32), everything)
+        hidden = masked.apply_mask(embedded, backbone, torch.ones(32), everything)
         expected = torch.ones(1, 16, 32) if table is None else 1 + table[:, -16:]
         torch.testing.assert_close(hidden.patches, expected.expand(3, -1, -1))
         torch.testing.assert_close(hidden.special, embedded.special)
 
 
-def test_what_cannot_be_masked_is_refused() -> None:
-    with pytest.raises(ValueError, match="changes tokens before the encoder; ResNet has only a map"):
+def test_unsupported_backbones_and_configs_are_rejected() -> None:
+    with pytest.raises(ValueError, match="masks tokens before the encoder, but ResNet has no tokens"):
         masked.build(masked.Config(), models.build(resnet.TINY))
-    with pytest.raises(ValueError, match="SimMIM changes tokens"):
+    with pytest.raises(ValueError, match="SimMIM masks tokens"):
         simmim.build(simmim.Config(), models.build(resnet.TINY))
-    with pytest.raises(ValueError, match="mean has 1 numbers and std 3, but the model takes 3 channels"):
+    with pytest.raises(ValueError, match="mean has 1 values and std 3, but the model takes 3 channels"):
         built(mean=(0.5,))
-    with pytest.raises(ValueError, match="corrupted is 0"):
-        masked.Config(corrupted=0.0)
-    with pytest.raises(ValueError, match="together they are at most 1"):
+    with pytest.raises(ValueError, match="corruption_ratio is 0"):
+        masked.Config(corruption_ratio=0.0)
+    with pytest.raises(ValueError, match="their sum must be at most 1"):
         masked.Config(replaced=0.8, swapped=0.3)
-    with pytest.raises(ValueError, match="a unit of 12 pixels is not a whole number of patches of 8x8"):
+    with pytest.raises(ValueError, match="unit 12 is not a multiple of the patch size 8x8"):
         simmim.build(simmim.Config(unit=12), models.build(vit.TINY))
 
 
-def test_simmim_masks_120_of_196_in_whole_units() -> None:
+def test_simmim_masks_120_of_196_patches_in_complete_units() -> None:
     mask = simmim.unit_mask(50, (14, 14), (2, 2), 0.6)
     assert (mask.sum(dim=1) == 120).all()
     units = mask.reshape(50, 7, 2, 7, 2)
     assert (units.amax(dim=(2, 4)) == units.amin(dim=(2, 4))).all()
-    assert mask.float().mean(dim=0).std() > 0  # not everywhere the same
+    assert mask.float().mean(dim=0).std() > 0  # the masks differ
     assert simmim.unit_mask(2, (3, 5), (2, 2), 0.5).shape == (2, 15)
     assert simmim.unit_mask(2, (5, 1), (1, 1), 0.6).sum(dim=1).tolist() == [3, 3]
 
 
-def test_simmim_is_the_formula_of_transformers() -> None:
+def test_simmim_matches_the_formula_of_transformers() -> None:
     torch.manual_seed(0)
-    objective, images = simmim.build(simmim.Config(unit=16), models.build(vit.TINY)), pictures()
+    objective, images = simmim.build(simmim.Config(unit=16), models.build(vit.TINY)), random_images()
     torch.manual_seed(3)
     loss = objective(batch(images))["loss"]
     torch.manual_seed(3)
     mask = simmim.unit_mask(3, (4, 4), (2, 2), 0.6)
     embedded = objective.backbone.embed(images)
-    encoded = objective.backbone.encode(masked.put_mask(embedded, objective.backbone, objective.mask_token, mask))
-    # ViTForMaskedImageModeling: a 1x1 convolution, pixel shuffle, and an L1 loss under the mask blown up to pixels.
+    encoded = objective.backbone.encode(masked.apply_mask(embedded, objective.backbone, objective.mask_token, mask))
+    # ViTForMaskedImageModeling: a 1x1 convolution, pixel shuffle, and an L1 loss over the mask upsampled to pixels.
     weight = objective.decoder.weight[:, :, None, None]
-    picture = functional.pixel_shuffle(functional.conv2d(encoded.map, weight, objective.decoder.bias), 8)
+    image = functional.pixel_shuffle(functional.conv2d(encoded.map, weight, objective.decoder.bias), 8)
     pixels = mask.reshape(3, 4, 4).repeat_interleave(8, 1).repeat_interleave(8, 2).unsqueeze(1).contiguous()
-    error = functional.l1_loss(images, picture, reduction="none")
+    error = functional.l1_loss(images, image, reduction="none")
     torch.testing.assert_close(loss, (error * pixels).sum() / (pixels.sum() + 1e-5) / 3)
 
 
-def test_simmim_is_transformers_model_with_its_weights() -> None:
+def test_simmim_matches_transformers_with_the_same_weights() -> None:
     transformers = oracle("transformers")
     config = transformers.ViTConfig(
         image_size=32, patch_size=8, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
@@ -168,14 +168,14 @@ def test_simmim_is_transformers_model_with_its_weights() -> None:
         theirs.decoder[0].weight.copy_(objective.decoder.weight[:, :, None, None])
         theirs.decoder[0].bias.copy_(objective.decoder.bias)
     torch.manual_seed(3)
-    loss = objective(batch(pictures()))["loss"]
+    loss = objective(batch(random_images()))["loss"]
     torch.manual_seed(3)
     mask = simmim.unit_mask(3, (4, 4), (2, 2), 0.6)
-    torch.testing.assert_close(loss, theirs(pictures(), bool_masked_pos=mask).loss, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(loss, theirs(random_images(), bool_masked_pos=mask).loss, rtol=1e-5, atol=1e-5)
 
 
 def copy_vit(theirs: torch.nn.Module, ours: torch.nn.Module) -> None:
-    """Puts the weights of our tiny ViT into a transformers one."""
+    """Copies the weights of our tiny ViT to a transformers model."""
     state = ours.state_dict()
     renamed = {
         "embeddings.cls_token": state["cls_token"],
@@ -202,7 +202,7 @@ def copy_vit(theirs: torch.nn.Module, ours: torch.nn.Module) -> None:
     assert not [name for name in missing if "mask_token" not in name and "pooler" not in name]
 
 
-def test_a_hybrid_that_rounds_up_is_refused_with_numbers() -> None:
-    with pytest.raises(ValueError, match="pictures of 20x16 do not fill 2x1 patches"):
+def test_images_smaller_than_their_grid_are_rejected() -> None:
+    with pytest.raises(ValueError, match="images of 20x16 pixels are smaller than 2x1 patches of 16x16"):
         masked.patch_pixels(torch.zeros(1, 3, 20, 16), (2, 1), (16, 16))
     assert dataclasses.asdict(masked.Config())["bits"] == 3

@@ -1,4 +1,4 @@
-"""MAE against transformers' ViTMAEForPreTraining: the same weights and noise give the same loss and painting."""
+"""MAE against transformers' ViTMAEForPreTraining with the same weights and noise: loss and reconstruction."""
 
 import dataclasses
 
@@ -21,32 +21,32 @@ def built(config: mae.Config = CONFIG, model: vit.Config | deit.Config = MODEL) 
 
 
 @pytest.mark.parametrize("changes", [{"position": "relative"}, {"position_at": "layers"}], ids=str)
-def test_positions_of_the_whole_grid_inside_the_layers_are_refused(changes: dict) -> None:
-    with pytest.raises(ValueError, match="layers read positions of the whole grid"):
+def test_positions_inside_the_layers_are_rejected(changes: dict) -> None:
+    with pytest.raises(ValueError, match="the layers of this model need positions of the full grid"):
         built(model=dataclasses.replace(MODEL, **changes))
 
 
-def pictures(num: int = 3) -> torch.Tensor:
+def random_images(num: int = 3) -> torch.Tensor:
     return torch.randn(num, 3, 32, 32, generator=torch.Generator().manual_seed(5))
 
 
 def blocks(state: dict[str, torch.Tensor], ours: str, theirs: str) -> dict[str, torch.Tensor]:
-    found = {}
+    renamed = {}
     for block in range(2):
         for kind in ("weight", "bias"):
-            take = {name: state[f"{ours}.{block}.{name}.{kind}"] for name in
+            tensors = {name: state[f"{ours}.{block}.{name}.{kind}"] for name in
                     ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2", "norm1", "norm2")}  # fmt: skip
-            parts = take.pop("attn.qkv").chunk(3)
+            parts = tensors.pop("attn.qkv").chunk(3)
             pairs = {
                 **{f"attention.{name}_proj": part for name, part in zip("qkv", parts, strict=True)},
-                "attention.o_proj": take["attn.proj"],
-                "mlp.fc1": take["mlp.fc1"],
-                "mlp.fc2": take["mlp.fc2"],
-                "layernorm_before": take["norm1"],
-                "layernorm_after": take["norm2"],
+                "attention.o_proj": tensors["attn.proj"],
+                "mlp.fc1": tensors["mlp.fc1"],
+                "mlp.fc2": tensors["mlp.fc2"],
+                "layernorm_before": tensors["norm1"],
+                "layernorm_after": tensors["norm2"],
             }
-            found.update({f"{theirs}.{block}.{name}.{kind}": tensor for name, tensor in pairs.items()})
-    return found
+            renamed.update({f"{theirs}.{block}.{name}.{kind}": tensor for name, tensor in pairs.items()})
+    return renamed
 
 
 def transformers_mae(objective: mae.MAE, *, norm_pix_loss: bool) -> torch.nn.Module:
@@ -77,18 +77,18 @@ def transformers_mae(objective: mae.MAE, *, norm_pix_loss: bool) -> torch.nn.Mod
 
 
 @pytest.mark.parametrize("normalised", [True, False])
-def test_loss_and_painting_are_those_of_transformers(normalised: bool) -> None:
+def test_loss_and_reconstruction_match_transformers(normalised: bool) -> None:
     objective = built(dataclasses.replace(CONFIG, normalised=normalised)).eval()
     with torch.no_grad():
         for name, parameter in objective.named_parameters():
             if "pos_embed" not in name:
                 parameter.normal_(std=0.2)
-    noise, images = torch.rand(3, 16, generator=torch.Generator().manual_seed(1)), pictures()
+    noise, images = torch.rand(3, 16, generator=torch.Generator().manual_seed(1)), random_images()
     theirs = transformers_mae(objective, norm_pix_loss=normalised)(images, noise=noise)
-    painted, hidden = objective.paint(images, noise)
-    torch.testing.assert_close(hidden.float(), theirs.mask)
-    torch.testing.assert_close(painted, theirs.logits, rtol=1e-5, atol=1e-5)
-    # The objective draws such noise itself.
+    predicted, masked = objective.reconstruct(images, noise)
+    torch.testing.assert_close(masked.float(), theirs.mask)
+    torch.testing.assert_close(predicted, theirs.logits, rtol=1e-5, atol=1e-5)
+    # `forward` samples the same noise from torch's generator.
     torch.manual_seed(7)
     noise = torch.rand(3, 16)
     expected = transformers_mae(objective, norm_pix_loss=normalised)(images, noise=noise).loss
@@ -97,29 +97,29 @@ def test_loss_and_painting_are_those_of_transformers(normalised: bool) -> None:
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_49_of_196_are_seen_each_picture_its_own() -> None:
+def test_49_of_196_patches_are_visible_and_masks_differ_between_images() -> None:
     config = dataclasses.replace(MODEL, image_size=(56, 56), patch_size=(4, 4))
     objective = built(model=config)
-    seen: list[torch.Tensor] = []
-    objective.backbone.blocks[0].register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
-    _, hidden = objective.paint(torch.randn(2, 3, 56, 56), torch.rand(2, 196))
-    assert seen[0].shape[1] == 1 + 49
-    assert (~hidden).sum(dim=1).tolist() == [49, 49]
-    assert not torch.equal(hidden[0], hidden[1])
+    inputs: list[torch.Tensor] = []
+    objective.backbone.blocks[0].register_forward_pre_hook(lambda _, arguments: inputs.append(arguments[0]))
+    _, masked = objective.reconstruct(torch.randn(2, 3, 56, 56), torch.rand(2, 196))
+    assert inputs[0].shape[1] == 1 + 49
+    assert (~masked).sum(dim=1).tolist() == [49, 49]
+    assert not torch.equal(masked[0], masked[1])
 
 
-def test_what_is_hidden_does_not_reach_the_painting() -> None:
+def test_masked_pixels_do_not_affect_the_reconstruction() -> None:
     objective = built().eval()
-    images, noise = pictures(1), torch.rand(1, 16)
-    painted, hidden = objective.paint(images, noise)
-    (first, *_) = hidden[0].nonzero()[:, 0].tolist()
+    images, noise = random_images(1), torch.rand(1, 16)
+    predicted, masked = objective.reconstruct(images, noise)
+    (first, *_) = masked[0].nonzero()[:, 0].tolist()
     changed = images.clone()
     changed[:, :, 8 * (first // 4) : 8 * (first // 4) + 8, 8 * (first % 4) : 8 * (first % 4) + 8] += 1
-    assert torch.equal(painted, objective.paint(changed, noise)[0])
+    assert torch.equal(predicted, objective.reconstruct(changed, noise)[0])
 
 
-def test_the_target_by_hand() -> None:
-    images = pictures(1)
+def test_the_target_matches_its_formula() -> None:
+    images = random_images(1)
     target = built().target(images)
     patch = images[0, :, 8:16, 24:32].permute(1, 2, 0).reshape(-1).double().numpy()  # (row, column, channel)
     expected = (patch - patch.mean()) / (patch.var(ddof=1) + 1e-6) ** 0.5
@@ -133,18 +133,18 @@ def test_fixed_positions_and_several_special_tokens() -> None:
     assert learned.backbone.pos_embed is not None
     assert learned.backbone.pos_embed.requires_grad
     for model in (deit.TINY, dataclasses.replace(vit.TINY, num_registers=3)):
-        painted, _ = built(model=model).paint(pictures(), torch.rand(3, 16))
-        assert painted.shape == (3, 16, 192)
+        predicted, _ = built(model=model).reconstruct(random_images(), torch.rand(3, 16))
+        assert predicted.shape == (3, 16, 192)
 
 
-def test_what_cannot_be_done_is_refused() -> None:
+def test_unsupported_models_and_configs_are_rejected() -> None:
     from vitkit.models import beit
 
-    with pytest.raises(ValueError, match="the layers of BEiT need the whole grid"):
+    with pytest.raises(ValueError, match="the layers of BEiT need the full grid"):
         mae.build(CONFIG, models.build(beit.TINY))
     with pytest.raises(ValueError, match="reads a class token"):
         built(model=dataclasses.replace(vit.TINY, class_token=False, pool="gap"))
-    with pytest.raises(ValueError, match="masked is 1"):
-        mae.Config(masked=1.0)
-    with pytest.raises(ValueError, match="masking 95% of 16 patches leaves none to see"):
-        built(dataclasses.replace(CONFIG, masked=0.95)).paint(pictures(), torch.rand(3, 16))
+    with pytest.raises(ValueError, match="mask_ratio is 1"):
+        mae.Config(mask_ratio=1.0)
+    with pytest.raises(ValueError, match="masking 95% of 16 patches leaves none visible"):
+        built(dataclasses.replace(CONFIG, mask_ratio=0.95)).reconstruct(random_images(), torch.rand(3, 16))

@@ -1,4 +1,4 @@
-"""The contract of objectives, over every file of the folder and every family of models; the losses by hand."""
+"""The contract of objectives for every objective and model family; supervised losses against loops."""
 
 import atexit
 import dataclasses
@@ -53,8 +53,8 @@ def build(objective: str, family: str) -> objectives.Objective:
     return objectives.build(config, backbone)
 
 
-def refusal(objective: str, family: str) -> str | None:
-    """The sentence with which an objective refuses a family, None where it takes it."""
+def build_error(objective: str, family: str) -> str | None:
+    """Returns the error message of an objective for a family; None if it supports the family."""
     try:
         build(objective, family)
     except ValueError as error:
@@ -62,23 +62,25 @@ def refusal(objective: str, family: str) -> str | None:
     return None
 
 
-# These take every family, which the tests of `PAIRS` find out; the others are asked.
+# These support every family, which the tests of `PAIRS` check.
 FOR_ALL = ("supervised", "distillation", "dino")
-REFUSALS = {pair: sentence for pair in ALL_PAIRS if pair[0] not in FOR_ALL and (sentence := refusal(*pair)) is not None}
-PAIRS = [pair for pair in ALL_PAIRS if pair not in REFUSALS]
+UNSUPPORTED = {
+    pair: message for pair in ALL_PAIRS if pair[0] not in FOR_ALL and (message := build_error(*pair)) is not None
+}
+PAIRS = [pair for pair in ALL_PAIRS if pair not in UNSUPPORTED]
 
 
-@pytest.mark.parametrize(("objective", "family"), REFUSALS)
-def test_what_does_not_fit_is_refused_with_a_sentence_that_names_the_model(objective: str, family: str) -> None:
-    """Only objectives that change tokens inside the network may refuse, and never the plain ViT."""
+@pytest.mark.parametrize(("objective", "family"), UNSUPPORTED)
+def test_the_error_for_an_unsupported_model_names_it(objective: str, family: str) -> None:
+    """Only objectives that mask tokens can reject a family, and they support the plain ViT."""
     assert family not in ("vit", "deit", "dino", "mae")
-    sentence = REFUSALS[objective, family]
-    assert type(models.build(models.family(family).TINY)).__name__ in sentence
-    assert len(sentence.split()) > 6
+    message = UNSUPPORTED[objective, family]
+    assert type(models.build(models.family(family).TINY)).__name__ in message
+    assert len(message.split()) > 6
 
 
 @pytest.mark.parametrize(("objective", "family"), PAIRS)
-def test_two_updates_with_any_model(objective: str, family: str) -> None:
+def test_two_steps_with_every_model(objective: str, family: str) -> None:
     built = build(objective, family).train()
     batch = batch_for(built.backbone)
     optimizer = torch.optim.SGD(built.parameters(), lr=0.05)
@@ -92,15 +94,15 @@ def test_two_updates_with_any_model(objective: str, family: str) -> None:
         built.after_step((step + 1) / 2)
         losses.append(scalars["loss"].item())
     assert losses[0] != losses[1]
-    reached = [name for name, each in built.named_parameters() if each.grad is not None and each.grad.abs().sum() > 0]
-    assert reached
+    updated = [name for name, each in built.named_parameters() if each.grad is not None and each.grad.abs().sum() > 0]
+    assert updated
 
 
 @pytest.mark.parametrize(
     ("objective", "family"),
     [pair if "vit" in pair else pytest.param(*pair, marks=pytest.mark.slow) for pair in PAIRS],
 )
-def test_it_is_restored_by_its_state(objective: str, family: str) -> None:
+def test_the_state_dict_restores_the_objective(objective: str, family: str) -> None:
     one, other = build(objective, family), build(objective, family)
     with torch.no_grad():
         for tensor in one.state_dict().values():
@@ -110,13 +112,13 @@ def test_it_is_restored_by_its_state(objective: str, family: str) -> None:
     batch = batch_for(one.backbone)
     losses = []
     for module in (one, other):
-        torch.manual_seed(1)  # for masks and views, as the loop does before every step
+        torch.manual_seed(1)  # for masks and views, as the training loop does before every step
         losses.append(module.eval()(batch)["loss"])
     assert torch.equal(*losses)
 
 
 @pytest.mark.parametrize("name", objectives.objectives())
-def test_a_config_goes_to_json_and_back(name: str) -> None:
+def test_a_config_round_trips_through_json(name: str) -> None:
     config = objectives.objective(name).Config()
     data = objectives.to_dict(config)
     assert data["objective"] == name
@@ -125,15 +127,15 @@ def test_a_config_goes_to_json_and_back(name: str) -> None:
         objectives.from_dict({**data, "nonsense": 1})
 
 
-def test_unknown_objectives_list_what_there_is() -> None:
+def test_unknown_objectives_list_similar_names() -> None:
     with pytest.raises(ValueError, match="unknown objective 'supervise'; did you mean 'supervised'"):
         objectives.objective("supervise")
-    with pytest.raises(ValueError, match="needs its name under 'objective'"):
+    with pytest.raises(ValueError, match="has no name under 'objective'"):
         objectives.from_dict({})
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_softmax_by_hand(smoothing: float) -> None:
+def test_softmax_loss_matches_a_loop(smoothing: float) -> None:
     logits = torch.randn(5, 3, dtype=torch.float64)
     targets = torch.tensor([[1, 0, 0], [0, 1, 0], [0, 0, 1], [0.3, 0.7, 0], [0, 1, 0]], dtype=torch.float64)
     total = 0.0
@@ -146,49 +148,49 @@ def test_softmax_by_hand(smoothing: float) -> None:
     assert loss.item() == pytest.approx(total / 5, rel=1e-12)
 
 
-def test_softmax_is_torchs_with_class_numbers() -> None:
+def test_softmax_loss_matches_torch_with_class_indices() -> None:
     logits, labels = torch.randn(6, 10), torch.arange(6)
     ours = supervised.cross_entropy(logits, torch.eye(10)[labels], kind="softmax", label_smoothing=0.2)
     torch.testing.assert_close(ours, nn.functional.cross_entropy(logits, labels, label_smoothing=0.2))
 
 
-def test_sigmoid_by_hand_sums_over_classes() -> None:
+def test_sigmoid_loss_matches_a_loop_and_sums_over_classes() -> None:
     logits = torch.randn(4, 3, dtype=torch.float64)
     targets = torch.tensor([[1, 0, 1], [0, 0, 0], [0, 1, 0], [1, 1, 1]], dtype=torch.float64)
     total = 0.0
     for row in range(4):
         for c in range(3):
-            share = 1 / (1 + math.exp(-float(logits[row, c])))
-            total -= math.log(share) if targets[row, c] else math.log(1 - share)
+            probability = 1 / (1 + math.exp(-float(logits[row, c])))
+            total -= math.log(probability) if targets[row, c] else math.log(1 - probability)
     assert supervised.cross_entropy(logits, targets, kind="sigmoid").item() == pytest.approx(total / 4, rel=1e-12)
 
 
-def test_the_bias_of_the_head_starts_where_it_is_told() -> None:
+def test_head_bias_sets_the_initial_bias() -> None:
     backbone = models.build(vit.TINY)
     supervised.build(supervised.Config(loss="sigmoid", head_bias=-10.0), backbone)
     assert isinstance(backbone.head, nn.Linear)
     assert backbone.head.bias.tolist() == [-10.0] * backbone.config.num_classes
     objective = supervised.build(supervised.Config(loss="sigmoid", head_bias=-10.0), backbone)
-    # One class of all is wrong at first: -log(1/(1 + e^10)), and the rest next to nothing.
+    # Initially only the term of the true class is large: -log(1/(1 + e^10)).
     assert objective(batch_for(backbone))["loss"].item() == pytest.approx(10.0, abs=0.01)
 
 
-def test_any_share_of_a_class_can_be_a_whole_one() -> None:
-    """DeiT III's loss: timm's binary cross-entropy with a threshold of 0, averaged over pictures and classes."""
+def test_positive_targets_can_be_set_to_one() -> None:
+    """DeiT III's loss: timm's binary cross-entropy with a threshold of 0, averaged over images and classes."""
     timm_loss = oracle("timm.loss")
     model = models.build(dataclasses.replace(vit.TINY, num_classes=10))
-    config = supervised.Config(loss="sigmoid", whole_targets=True, average="elements")
+    config = supervised.Config(loss="sigmoid", binarize_targets=True, average="elements")
     targets = torch.lerp(torch.eye(10)[[1, 2, 3]], torch.eye(10)[[3, 2, 9]], 0.2)
     batch = Batch(torch.randn(3, 3, 32, 32), targets, ("",) * 3)
-    found = objectives.build(config, model)(batch)["loss"]
+    loss = objectives.build(config, model)(batch)["loss"]
     expected = timm_loss.BinaryCrossEntropy(smoothing=0.0, target_threshold=0.0)(model(batch.images), targets)
-    torch.testing.assert_close(found, expected)
-    for changes in ({"whole_targets": True}, {"average": "elements"}):
-        with pytest.raises(ValueError, match="asked of by themselves: loss is softmax"):
+    torch.testing.assert_close(loss, expected)
+    for changes in ({"binarize_targets": True}, {"average": "elements"}):
+        with pytest.raises(ValueError, match="need loss='sigmoid', not 'softmax'"):
             supervised.Config(**changes)  # type: ignore[arg-type]
 
 
-def test_what_cannot_be_learned_is_refused() -> None:
+def test_invalid_configs_and_models_without_head_are_rejected() -> None:
     with pytest.raises(ValueError, match="label_smoothing is 1"):
         supervised.Config(label_smoothing=1.0)
     headless = models.build(vit.Config(**{**vars(vit.TINY), "num_classes": 0}))

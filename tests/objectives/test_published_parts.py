@@ -1,4 +1,4 @@
-"""Pre-training that goes on from published files: decoders, mask tokens, heads, in the layouts of their authors."""
+"""Pre-training from published checkpoints: decoders, mask tokens and heads in the formats of their authors."""
 
 import dataclasses
 from pathlib import Path
@@ -23,7 +23,7 @@ VIT = dataclasses.replace(vit.TINY, width=32, depth=2, num_heads=2, mlp_width=64
 BEIT = dataclasses.replace(beits.TINY, num_classes=0, pool="token", relative="shared")
 MAE = mae.Config(decoder_width=16, decoder_depth=2, decoder_heads=2)
 SIMMIM = simmim.Config(unit=8)
-WORDS = beit.Config(codes=16, code_width=4, hidden=8, smallest=2)
+BEIT_OBJECTIVE = beit.Config(codes=16, code_width=4, hidden=8, smallest=2)
 DINO = dino.Config(outputs=16, hidden=12, bottleneck=8, local_crops=1)
 
 
@@ -35,8 +35,8 @@ def random(module: nn.Module, seed: int) -> nn.Module:
     return module
 
 
-def made(config: Any, seed: int = 1) -> objectives.Objective:
-    """An objective with random numbers in all it has."""
+def build_random(config: Any, seed: int = 1) -> objectives.Objective:
+    """Returns an objective with random weights."""
     model = BEIT if isinstance(config, simmim.Config | beit.Config) else VIT
     built = objectives.build(config, models.build(model))
     random(built, seed)
@@ -47,26 +47,26 @@ def token(tensor: Tensor) -> Tensor:
     return tensor[None, None]
 
 
-def test_mae_goes_on_from_a_full_file(tmp_path: Path) -> None:
-    one = made(MAE)
+def test_mae_loads_a_full_file(tmp_path: Path) -> None:
+    one = build_random(MAE)
     assert isinstance(one, mae.MAE)
     state = {**one.encoder.state_dict(), **one.decoder.state_dict()}
     torch.save({"model": state, "epoch": 3}, tmp_path / "mae_full.pth")
-    other = made_from(dataclasses.replace(MAE, start=str(tmp_path / "mae_full.pth")))
+    other = build(dataclasses.replace(MAE, start=str(tmp_path / "mae_full.pth")))
     assert isinstance(other, mae.MAE)
-    same(one.decoder.state_dict(), other.decoder.state_dict())
+    assert_equal(one.decoder.state_dict(), other.decoder.state_dict())
 
 
-def made_from(config: Any) -> objectives.Objective:
+def build(config: Any) -> objectives.Objective:
     return objectives.build(config, models.build(BEIT if isinstance(config, simmim.Config | beit.Config) else VIT))
 
 
-def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+def assert_equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_mae_goes_on_from_transformers_with_the_same_painting(tmp_path: Path) -> None:
+def test_mae_loaded_from_transformers_has_the_same_reconstruction(tmp_path: Path) -> None:
     transformers = oracle("transformers")
     config = transformers.ViTMAEConfig(
         **TINY, decoder_hidden_size=16, decoder_num_hidden_layers=2, decoder_num_attention_heads=2,
@@ -80,18 +80,18 @@ def test_mae_goes_on_from_transformers_with_the_same_painting(tmp_path: Path) ->
     images, noise = torch.randn(2, 3, 32, 32), torch.rand(2, 16)
     with torch.no_grad():
         expected = theirs(images, noise=noise)
-        painted, masked = ours.paint(images, noise)
-        loss = (painted - ours.target(images)).square().mean(dim=2)[masked].mean()
-    torch.testing.assert_close(painted, expected.logits, atol=2e-4, rtol=1e-3)
+        predicted, masked = ours.reconstruct(images, noise)
+        loss = (predicted - ours.target(images)).square().mean(dim=2)[masked].mean()
+    torch.testing.assert_close(predicted, expected.logits, atol=2e-4, rtol=1e-3)
     torch.testing.assert_close(loss, expected.loss, atol=1e-4, rtol=1e-4)
-    # The names that the library wrote before its fifth version.
+    # Names of transformers before version 5.
     state = {}
     for name, tensor in _written(tmp_path / "theirs").items():
         state[name.replace("decoder.decoder_encoder.layer.", "decoder.decoder_layers.")] = tensor
     torch.save(state, tmp_path / "four.pth")
-    again = made_from(dataclasses.replace(MAE, start=str(tmp_path / "four.pth")))
+    again = build(dataclasses.replace(MAE, start=str(tmp_path / "four.pth")))
     assert isinstance(again, mae.MAE)
-    same(again.decoder.state_dict(), ours.decoder.state_dict())
+    assert_equal(again.decoder.state_dict(), ours.decoder.state_dict())
 
 
 def _written(folder: Path) -> dict[str, Tensor]:
@@ -101,34 +101,34 @@ def _written(folder: Path) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("official", [True, False], ids=["official", "transformers"])
-def test_beit_goes_on_from_its_mask_token_and_head(official: bool, tmp_path: Path) -> None:
-    one = made(WORDS)
+def test_beit_loads_its_mask_token_and_head(official: bool, tmp_path: Path) -> None:
+    one = build_random(BEIT_OBJECTIVE)
     assert isinstance(one, beit.BEiT)
     head = {"lm_head.weight": one.lm_head.weight, "lm_head.bias": one.lm_head.bias}
     where = "mask_token" if official else "beit.embeddings.mask_token"
     state = {where: token(one.mask_token), **head, "rel_pos_bias.relative_position_index": torch.zeros(3)}
     torch.save({"model": state} if official else state, tmp_path / "beit.pth")
-    other = made_from(dataclasses.replace(WORDS, start=str(tmp_path / "beit.pth")))
+    other = build(dataclasses.replace(BEIT_OBJECTIVE, start=str(tmp_path / "beit.pth")))
     assert isinstance(other, beit.BEiT)
     assert torch.equal(one.mask_token, other.mask_token)
     assert torch.equal(one.lm_head.weight, other.lm_head.weight)
 
 
 @pytest.mark.parametrize("where", ["encoder.mask_token", "vit.embeddings.mask_token"])
-def test_simmim_goes_on_from_its_mask_token_and_decoder(where: str, tmp_path: Path) -> None:
-    one = made(SIMMIM)
+def test_simmim_loads_its_mask_token_and_decoder(where: str, tmp_path: Path) -> None:
+    one = build_random(SIMMIM)
     assert isinstance(one, simmim.SimMIM)
     decoder = {"decoder.0.weight": one.decoder.weight[:, :, None, None], "decoder.0.bias": one.decoder.bias}
     torch.save({"model": {where: token(one.mask_token), **decoder}}, tmp_path / "simmim.pth")
-    other = made_from(dataclasses.replace(SIMMIM, start=str(tmp_path / "simmim.pth")))
+    other = build(dataclasses.replace(SIMMIM, start=str(tmp_path / "simmim.pth")))
     assert isinstance(other, simmim.SimMIM)
     assert torch.equal(one.mask_token, other.mask_token)
     assert torch.equal(one.decoder.weight, other.decoder.weight)
     assert torch.equal(one.decoder.bias, other.decoder.bias)
 
 
-def test_dino_goes_on_from_a_full_checkpoint_student_teacher_heads_and_centre(tmp_path: Path) -> None:
-    one = made(DINO)
+def test_dino_loads_student_teacher_heads_and_centre_from_a_full_checkpoint(tmp_path: Path) -> None:
+    one = build_random(DINO)
     assert isinstance(one, dino.DINO)
     one.center.normal_()
     file = {
@@ -139,15 +139,15 @@ def test_dino_goes_on_from_a_full_checkpoint_student_teacher_heads_and_centre(tm
         "optimizer": {"state": {0: {"exp_avg": torch.zeros(3)}}},
     }
     torch.save(file, tmp_path / "full_checkpoint.pth")
-    other = made_from(dataclasses.replace(DINO, start=str(tmp_path / "full_checkpoint.pth")))
-    same(one.state_dict(), other.state_dict())
-    # A run has classes, which DINO's file has not: its heads stay as they are.
+    other = build(dataclasses.replace(DINO, start=str(tmp_path / "full_checkpoint.pth")))
+    assert_equal(one.state_dict(), other.state_dict())
+    # A model with classes: DINO's file has no classification heads, so they do not change.
     classes = dataclasses.replace(VIT, num_classes=5)
     built = objectives.build(
         dataclasses.replace(DINO, start=str(tmp_path / "full_checkpoint.pth")), models.build(classes)
     )
     assert torch.equal(built.state_dict()["student.norm.weight"], one.student.norm.weight)  # type: ignore[arg-type]
-    # The backbone alone loads as any checkpoint: the teacher's, and what is left out is named.
+    # The file also loads as a model: the teacher's backbone, with notes on ignored weights.
     loaded = checkpoints.load(tmp_path / "full_checkpoint.pth", config={"num_heads": 2})
     assert torch.equal(loaded.model.state_dict()["norm.weight"], one.backbone.norm.weight)  # type: ignore[arg-type]
     assert {"weights under 'teacher.backbone.'", "ignored: student (not model weights)"} <= {*loaded.origin.notes}
@@ -158,16 +158,16 @@ def _pair(backbone: nn.Module, head: nn.Module) -> dict[str, Tensor]:
     return parts | {f"head.{name}": value for name, value in head.state_dict().items()}
 
 
-def test_what_a_file_lacks_is_said(tmp_path: Path) -> None:
-    one = made(MAE)
+def test_the_error_names_missing_tensors(tmp_path: Path) -> None:
+    one = build_random(MAE)
     torch.save({"model": one.backbone.state_dict()}, tmp_path / "encoder.pth")
     with pytest.raises(CheckpointError, match=r"encoder\.pth has no MAE's decoder; its tensors are"):
-        made_from(dataclasses.replace(MAE, start=str(tmp_path / "encoder.pth")))
+        build(dataclasses.replace(MAE, start=str(tmp_path / "encoder.pth")))
     assert isinstance(one, mae.MAE)
     state = one.decoder.state_dict()
     torch.save({"model": {name: each for name, each in state.items() if name != "mask_token"}}, tmp_path / "less.pth")
     with pytest.raises(CheckpointError, match="MAE's decoder: 1 tensor is missing: mask_token"):
-        made_from(dataclasses.replace(MAE, start=str(tmp_path / "less.pth")))
-    torch.save({"model": state}, tmp_path / "whole.pth")
+        build(dataclasses.replace(MAE, start=str(tmp_path / "less.pth")))
+    torch.save({"model": state}, tmp_path / "full.pth")
     with pytest.raises(CheckpointError, match=r"of another shape|unknown"):
-        made_from(dataclasses.replace(MAE, start=str(tmp_path / "whole.pth"), decoder_depth=1, decoder_width=32))
+        build(dataclasses.replace(MAE, start=str(tmp_path / "full.pth"), decoder_depth=1, decoder_width=32))

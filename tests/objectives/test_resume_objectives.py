@@ -1,4 +1,4 @@
-"""Every objective on the loop: stopped after any step and taken up again it ends with the same bits; parts add up."""
+"""Every objective in the training loop: runs that are killed and resumed end with the same bits."""
 
 import dataclasses
 import shutil
@@ -15,7 +15,7 @@ from vitkit.data.augment import Augment
 from vitkit.data.processor import Processor
 from vitkit.models import vit
 from vitkit.objectives import dino, distillation, mae, simmim
-from vitkit.train import Data, Machine, Run, RunFolder, launch, train
+from vitkit.train import Data, Hardware, Run, RunFolder, launch, train
 from vitkit.train.checkpointing import saving
 from vitkit.train.events import read
 from vitkit.train.optim import Optimizer
@@ -25,9 +25,9 @@ MODEL = vit.Config(
     image_size=(16, 16), patch_size=(4, 4), width=16, depth=2, num_heads=2, mlp_width=32, num_classes=10,
     dropout=0.1, attention_dropout=0.1, stochastic_depth=0.1,
 )  # fmt: skip
-# What is too large by default for a picture of 16 pixels.
+# Smaller values for images of 16 pixels.
 SMALL: dict[str, dict[str, Any]] = {
-    "beit": {"codes": 16, "code_width": 4, "hidden": 8, "smallest": 2, "tokenizer_share": 0.5},
+    "beit": {"codes": 16, "code_width": 4, "hidden": 8, "smallest": 2, "tokenizer_fraction": 0.5},
     "dino": {"outputs": 32, "hidden": 16, "bottleneck": 8, "local_crops": 2, "epochs": 3, "temperature_epochs": 2,
              "teacher_temperatures": (0.04, 0.07)},
     "mae": {"decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2},
@@ -36,7 +36,7 @@ SMALL: dict[str, dict[str, Any]] = {
 
 
 class Killed(BaseException):
-    """What `kill -9` leaves."""
+    """Raised in place of `kill -9`."""
 
 
 def small_run(name: str, teacher: str, **changes: Any) -> Run:
@@ -51,14 +51,14 @@ def small_run(name: str, teacher: str, **changes: Any) -> Run:
         data=Data(source="digits"),
         processor=Processor.squash(16),
         augment=Augment(shift=0.1, flip=True),
-        optimizer=Optimizer(rate=1e-2),
+        optimizer=Optimizer(lr=1e-2),
         schedule=Schedule(warmup=1),
         batch_size=8,
         steps=3,
         evaluate_every=3,
         evaluators=("top1",),
-        keep="last",
-        machine=Machine(device="cpu", threads=1, save_every=1, log_every=1),
+        select="last",
+        hardware=Hardware(device="cpu", threads=1, save_every=1, log_every=1),
     )
     return dataclasses.replace(run, **changes)
 
@@ -79,7 +79,7 @@ def few_digits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def final(folder: Path) -> dict[str, Any]:
-    saved = saving.load_newest(RunFolder(folder).states)
+    saved = saving.load_newest(RunFolder(folder).checkpoints)
     assert saved is not None
     return saved["training"]
 
@@ -111,29 +111,29 @@ def assert_equal(one: Any, other: Any) -> None:
 
 
 @pytest.mark.parametrize("name", slow_except(objectives.objectives(), "beit", "dino"))
-def test_a_run_that_was_killed_ends_with_the_same_bits(
+def test_a_killed_and_resumed_run_ends_with_the_same_bits(
     name: str, tmp_path: Path, teacher: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = small_run(name, teacher)
-    train(run, tmp_path / "whole")
-    for step in (2, 3):  # killed before it was saved: from step 1, then from step 2
+    train(run, tmp_path / "uninterrupted")
+    for step in (2, 3):  # killed before step 2 and 3 are saved
         with monkeypatch.context() as patch:
             kill_at(patch, step)
             with pytest.raises(Killed):
                 train(run, tmp_path / "run")
     train(run, tmp_path / "run")
     assert final(tmp_path / "run")["step"] == 3
-    assert_equal(final(tmp_path / "run"), final(tmp_path / "whole"))
-    # What is kept loads, and is the objective's backbone.
-    kept = checkpoints.load(tmp_path / "run" / "best").model.state_dict()
+    assert_equal(final(tmp_path / "run"), final(tmp_path / "uninterrupted"))
+    # The best checkpoint loads, and is the backbone of the objective.
+    best = checkpoints.load(tmp_path / "run" / "best").model.state_dict()
     saved = final(tmp_path / "run")["objective"]
-    for key, tensor in kept.items():
+    for key, tensor in best.items():
         assert torch.equal(tensor, saved[f"backbone.{key}"]), key
 
 
 @pytest.mark.parametrize("name", slow_except(objectives.objectives(), "beit", "dino"))
-def test_the_state_holds_all_that_changed(name: str, tmp_path: Path, teacher: str) -> None:
-    # From the state alone, in an objective that was built with other numbers.
+def test_the_training_checkpoint_restores_the_objective(name: str, tmp_path: Path, teacher: str) -> None:
+    # Into an objective with another random initialisation.
     run = small_run(name, teacher)
     train(run, tmp_path / "run")
     saved = final(tmp_path / "run")["objective"]
@@ -143,34 +143,34 @@ def test_the_state_holds_all_that_changed(name: str, tmp_path: Path, teacher: st
     assert_equal(dict(built.state_dict()), dict(saved))
 
 
-def test_dinos_centre_in_parts(tmp_path: Path, teacher: str) -> None:
-    train(small_run("dino", teacher, accumulate=2), tmp_path / "run")
+def test_dino_updates_its_centre_with_gradient_accumulation(tmp_path: Path, teacher: str) -> None:
+    train(small_run("dino", teacher, grad_accum_steps=2), tmp_path / "run")
     saved = final(tmp_path / "run")["objective"]
     assert saved["center"].abs().sum() > 0
     assert saved["progress"].item() == 1
 
 
-def test_the_defaults_are_the_published_numbers() -> None:
-    assert (mae.Config().masked, mae.Config().decoder_width, mae.Config().decoder_depth) == (0.75, 512, 8)
-    assert (simmim.Config().masked, simmim.Config().unit) == (0.6, 32)
+def test_the_defaults_are_those_of_the_papers() -> None:
+    assert (mae.Config().mask_ratio, mae.Config().decoder_width, mae.Config().decoder_depth) == (0.75, 512, 8)
+    assert (simmim.Config().mask_ratio, simmim.Config().unit) == (0.6, 32)
     assert (dino.Config().outputs, dino.Config().momentum, dino.Config().local_crops) == (65536, 0.996, 8)
 
 
-def test_a_step_is_counted_anew_where_an_objective_begins_another_part(teacher: str, tmp_path: Path) -> None:
-    """BEiT's tokenizer costs something else than what comes after it; a run that goes on counts no more than one."""
+def test_the_cost_of_a_step_is_measured_again_in_another_phase(teacher: str, tmp_path: Path) -> None:
+    """The phases of BEiT have different costs; a resumed run logs each cost once."""
 
     def costs(folder: Path) -> list[tuple[int, int, float]]:
         events = [event for event in read(folder / "log.jsonl") if event["kind"] == "cost"]
         return [(event["step"], event["phase"], event["flops_per_image"]) for event in events]
 
-    whole = train(small_run("beit", teacher), tmp_path / "whole").folder
-    (first, zero, tokenizer), (second, one, backbone) = costs(whole)
+    folder = train(small_run("beit", teacher), tmp_path / "run").folder
+    (first, zero, tokenizer), (second, one, backbone) = costs(folder)
     assert (first, zero, second, one) == (1, 0, 3, 1)
     assert tokenizer > 0 < backbone != tokenizer
     for last in (1, 2):
-        for saved in (whole / "checkpoints").iterdir():
+        for saved in (folder / "checkpoints").iterdir():
             if int(saved.name.rpartition("-")[2].partition(".")[0]) > last:
                 shutil.rmtree(saved) if saved.is_dir() else saved.unlink()
-        shutil.rmtree(whole / "best")
-        train(small_run("beit", teacher), whole)
-        assert costs(whole) == [(1, 0, tokenizer), (3, 1, backbone)]
+        shutil.rmtree(folder / "best")
+        train(small_run("beit", teacher), folder)
+        assert costs(folder) == [(1, 0, tokenizer), (3, 1, backbone)]

@@ -66,7 +66,7 @@ def test_every_command_parses_and_its_settings_apply_to_the_recipe(name: str) ->
         elif verb == "finetune":
             base = override(recipe("transfer.imagenet"), changes)
             patch = 14 if "h14" in line else 32 if "32" in line.split()[2] else 16
-            assert settings["resolution"] % patch == 0
+            assert settings["image_size"] % patch == 0
             assert base.batch_size == settings["batch_size"]
         elif verb == "recipes":
             assert (settings.get("name") or settings["arguments"][0]) in recipes()

@@ -26,7 +26,7 @@ def narrow(run: Run, teacher: Path) -> Run:
     changes: dict[str, Any] = {
         "data.source": "digits", "model.num_classes": 10, "model.depth": 1, "model.width": 48, "model.num_heads": 3,
         "model.mlp_width": 48, "batch_size": 4, "epochs": None, "steps": 2, "schedule.warmup": 1,
-        "evaluate_every": 2, "machine.workers": 0, "machine.threads": 1, "augment.repeats": 1,
+        "evaluate_every": 2, "hardware.workers": 0, "hardware.threads": 1, "augment.repeats": 1,
     }  # fmt: skip
     if isinstance(run.objective, dino.Config):
         changes |= {"objective.outputs": 32, "objective.hidden": 16, "objective.local_crops": 2}
@@ -54,13 +54,13 @@ def test_two_training_steps(name: str, tmp_path: Path, teacher: Path, monkeypatc
 
 def test_published_hyperparameters() -> None:
     mae, dinos = (recipes.recipe(f"pretraining.{name}") for name in ("mae_b16_imagenet", "dino_s16_imagenet"))
-    assert mae.optimizer.rate == pytest.approx(2.4e-3)
+    assert mae.optimizer.lr == pytest.approx(2.4e-3)
     assert (mae.batch_size, mae.epochs, mae.optimizer.betas) == (4096, 800.0, (0.9, 0.95))
-    assert dinos.optimizer.rate == pytest.approx(2e-3)
+    assert dinos.optimizer.lr == pytest.approx(2e-3)
     assert (dinos.objective.teacher_temperatures, dinos.objective.temperature_epochs) == ((0.04, 0.07), 30)
-    assert recipes.recipe("pretraining.simmim_b16_imagenet").optimizer.rate == pytest.approx(4e-4)
-    assert recipes.recipe("pretraining.masked_b16_imagenet").optimizer.rate == pytest.approx(2e-4)
-    assert recipes.recipe("distillation.deit_ti16_imagenet").optimizer.rate == pytest.approx(1e-3)
+    assert recipes.recipe("pretraining.simmim_b16_imagenet").optimizer.lr == pytest.approx(4e-4)
+    assert recipes.recipe("pretraining.masked_b16_imagenet").optimizer.lr == pytest.approx(2e-4)
+    assert recipes.recipe("distillation.deit_ti16_imagenet").optimizer.lr == pytest.approx(1e-3)
     # The schedules of the objective use the epochs of the run.
     assert dinos.objective.epochs == dinos.epochs
 

@@ -118,11 +118,11 @@ PUBLISHED = [
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_recipe_without_data_raises_and_its_model_can_be_built(name: str, tmp_path: Path) -> None:
     run = recipes.recipe(name)
-    with pytest.raises(ValueError, match="needs pictures: say --data"):
+    with pytest.raises(ValueError, match="has no training data: set --data"):
         train(run, tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    checks.refuse_remainder(run.model)
-    checks.refuse_pairs(run, torch.device("cpu"))
+    checks.check_patch_size(run.model)
+    checks.check_settings(run, torch.device("cpu"))
     model = models.build(run.model, device="meta")
     assert tuple(run.model.image_size) == tuple(run.processor.size)
     assert sum(parameter.numel() for parameter in model.parameters()) > 500_000
@@ -133,7 +133,7 @@ def test_vtab_recipes(task: str) -> None:
     run = recipes.recipe(f"vtab.{task}")
     assert run.data.source == f"vtab:{task}"
     assert run.model.num_classes == tasks.TASKS[task].classes
-    assert (run.steps, run.batch_size, run.optimizer.name, run.optimizer.rate) == (2_500, 512, "sgd", 0.01)
+    assert (run.steps, run.batch_size, run.optimizer.name, run.optimizer.lr) == (2_500, 512, "sgd", 0.01)
     published = evaluate_vtab.PUBLISHED["ViT-L/16 (I21k)"][task]
     assert f": {published} % (" in recipes.recipes()[f"vtab.{task}"].description
 
@@ -142,8 +142,8 @@ def test_vtab_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     done: list[tuple[str, float, Path]] = []
 
     def fake_train(run: Run, folder: Path) -> Result:
-        done.append((run.data.source, run.optimizer.rate, folder))
-        score = 0.5 if run.optimizer.rate == 0.01 else 0.6
+        done.append((run.data.source, run.optimizer.lr, folder))
+        score = 0.5 if run.optimizer.lr == 0.01 else 0.6
         return Result(folder, score if ":tune" in run.data.source else len(done) / 1000, 1)
 
     monkeypatch.setattr(vtab, "train", fake_train)
@@ -175,7 +175,7 @@ def test_tables_3_and_4_of_the_vit_paper() -> None:
     }  # fmt: skip
     for name, (epochs, rate, decay, clip) in rows.items():
         run = recipes.recipe(name)
-        actual = (run.epochs, run.optimizer.rate, run.optimizer.weight_decay, run.optimizer.clip)
+        actual = (run.epochs, run.optimizer.lr, run.optimizer.weight_decay, run.optimizer.clip)
         assert actual == (epochs, rate, decay, clip), name
         assert (run.batch_size, run.schedule.warmup, run.optimizer.betas) == (4096, 10_000, (0.9, 0.999))
     steps = {"cifar10": 10_000, "cifar100": 10_000, "pets": 500, "flowers": 500, "imagenet": 20_000, "vtab": 2_500}
@@ -189,7 +189,7 @@ def test_deit_recipes_match_the_published_command() -> None:
     for name in ("deit.s16_imagenet", "distillation.deit_s16_imagenet"):
         run = recipes.recipe(name)
         assert run.augment == deit()
-        assert (run.optimizer.rate, run.optimizer.weight_decay, run.optimizer.clip) == (1e-3, 0.05, None)
+        assert (run.optimizer.lr, run.optimizer.weight_decay, run.optimizer.clip) == (1e-3, 0.05, None)
         assert (run.batch_size, run.epochs, run.objective.label_smoothing) == (1024, 300, 0.1)
         assert run.model.stochastic_depth == 0.1
 
@@ -198,16 +198,20 @@ def test_deit3_recipes_match_the_published_commands() -> None:
     for size, image, rate, depth in (("s16", 224, 4e-3, 0.05), ("b16", 192, 3e-3, 0.2), ("h14", 154, 3e-3, 0.6)):
         run = recipes.recipe(f"deit3.{size}_imagenet")
         assert run.augment == deit3()
-        assert (run.optimizer.name, run.optimizer.rate, run.optimizer.weight_decay) == ("lamb", rate, 0.05)
+        assert (run.optimizer.name, run.optimizer.lr, run.optimizer.weight_decay) == ("lamb", rate, 0.05)
         assert (run.batch_size, run.epochs, run.model.image_size[0]) == (2048, 800, image)
         assert (run.model.stochastic_depth, run.model.stochastic_depth_shape) == (depth, "constant")
-        assert (run.objective.loss, run.objective.whole_targets, run.objective.average) == ("sigmoid", True, "elements")
+        assert (run.objective.loss, run.objective.binarize_targets, run.objective.average) == (
+            "sigmoid",
+            True,
+            "elements",
+        )
         assert factor(run.schedule, 10**6, 10**6) * rate == pytest.approx(1e-5)
     larger = recipes.recipe("deit3.b16_384")
-    assert (larger.start, larger.start_head) == ("runs/deit3.b16_224/best", "kept")
-    assert (larger.optimizer.name, larger.optimizer.rate, larger.augment.erasing.probability) == ("adamw", 1e-5, 0.0)
+    assert (larger.init_from, larger.init_head) == ("runs/deit3.b16_224/best", "checkpoint")
+    assert (larger.optimizer.name, larger.optimizer.lr, larger.augment.erasing.probability) == ("adamw", 1e-5, 0.0)
     assert factor(larger.schedule, 10**5, 10**6) == 1.0
     large = recipes.recipe("deit3.l16_imagenet21k")
     assert (large.augment.crop.kind, large.augment.mixing.mixup, large.augment.mixing.cutmix) == ("simple", 0.0, 1.0)
     finetuned = recipes.recipe("deit3.l16_from21k")
-    assert (finetuned.start, finetuned.start_head) == ("runs/deit3.l16_imagenet21k/best", "drawn")
+    assert (finetuned.init_from, finetuned.init_head) == ("runs/deit3.l16_imagenet21k/best", "random")

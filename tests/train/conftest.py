@@ -1,4 +1,4 @@
-"""A run small enough to be trained dozens of times in a test."""
+"""A small run that takes a fraction of a second to train."""
 
 from collections.abc import Callable, Iterator
 
@@ -11,7 +11,7 @@ from vitkit.data.processor import Processor
 from vitkit.data.sources.digits import Digits
 from vitkit.models import vit
 from vitkit.objectives import supervised
-from vitkit.train import Data, Machine, Run
+from vitkit.train import Data, Hardware, Run
 from vitkit.train.optim import Optimizer
 from vitkit.train.schedule import Schedule
 
@@ -31,9 +31,9 @@ MODEL = vit.Config(
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
-    """Models this small are faster in one thread than in two that wait for each other.
+    """Uses one thread, which is faster for small models.
 
-    For whole files: runs that several tests are compared with must have as many threads, or sums differ in a bit.
+    Module scope, because runs that are compared bit by bit need the same number of threads.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -43,13 +43,13 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def few_digits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first 240 digits: 191 to learn from, so that twelve batches of 28 cross an epoch, and 49 held out."""
+    """Uses the first 240 digits: 191 for training, so that twelve batches of 28 cross an epoch, and 49 held out."""
     monkeypatch.setattr(Digits, "__len__", lambda self: 240)
 
 
 @pytest.fixture(scope="session")
 def small_run() -> Callable[..., Run]:
-    """Twelve steps over two epochs of digits, with everything random that there is; dotted changes by keyword."""
+    """Twelve steps over two epochs of digits with dropout and augmentation; `a__b=1` sets the field `a.b`."""
 
     def make(**changes: object) -> Run:
         run = Run(
@@ -59,12 +59,12 @@ def small_run() -> Callable[..., Run]:
             data=Data(source="digits", held_out=0.2),
             processor=Processor.squash(8, interpolation="bicubic"),
             augment=Augment(rotate=10.0, shift=0.1, zoom=0.1, flip=True),
-            optimizer=Optimizer(rate=1e-2),
+            optimizer=Optimizer(lr=1e-2),
             schedule=Schedule(warmup=3),
             batch_size=28,
             steps=12,
             evaluate_every=5,
-            machine=Machine(device="cpu", save_every=4, log_every=1),
+            hardware=Hardware(device="cpu", save_every=4, log_every=1),
         )
         return config.override(run, {name.replace("__", "."): value for name, value in changes.items()})
 

@@ -1,4 +1,4 @@
-"""What training reads of every family: what is tuned, wrapped and recomputed, and how fast each layer learns."""
+"""What training needs of every model family: heads, blocks, layer numbers and layer-wise learning rates."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,13 +12,13 @@ from torch import nn
 from vitkit import distributed, models
 from vitkit.data.loader import Batch
 from vitkit.data.processor import Processor
-from vitkit.layers.dalle import WordEncoder
+from vitkit.layers.dalle import DalleEncoder
 from vitkit.models import TokenBackbone, vit
 from vitkit.objectives import beit, dino, mae, simmim, supervised
 from vitkit.train import Run, optim, tuning
 from vitkit.train.optim import Optimizer
-from vitkit.train.setup import begin
-from vitkit.train.tuning import Tune
+from vitkit.train.setup import build_training
+from vitkit.train.tuning import Tuning
 
 FAMILIES = models.families()
 WITH_BLOCKS = [name for name in FAMILIES if name not in ("resnet", "axial_resnet")]
@@ -44,11 +44,11 @@ def run_of(make: Callable[..., Run], family: str, **changes: Any) -> Run:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_head_tuning_trains_every_head_and_nothing_else(family: str) -> None:
     model = tiny(family)
-    tuning.apply(Tune(head_only=True), model)
+    tuning.apply(Tuning(head_only=True), model)
     assert trained(model) == set(model.head_parameters())
     objective = supervised.build(supervised.Config(), model)
     before = {name: each.detach().clone() for name, each in model.named_parameters()}
-    optimizer = optim.build(Optimizer(name="sgd", rate=0.1, weight_decay=0.0), objective)
+    optimizer = optim.build(Optimizer(name="sgd", lr=0.1, weight_decay=0.0), objective)
     torch.manual_seed(1)
     images = torch.randn(4, model.config.channels, *model.config.image_size)
     objective(Batch(images, torch.eye(model.config.num_classes)[:4], ("", "", "", "")))["loss"].backward()
@@ -61,7 +61,7 @@ def test_head_tuning_trains_every_head_and_nothing_else(family: str) -> None:
 def test_lora_trains_every_head_and_its_own_matrices(family: str) -> None:
     model = tiny(family)
     heads = set(model.head_parameters())
-    tuning.apply(Tune(lora_rank=2), model)
+    tuning.apply(Tuning(lora_rank=2), model)
     found = trained(model)
     assert heads < found
     assert all(name in heads or name.endswith((".up", ".down")) for name in found)
@@ -71,17 +71,17 @@ def test_lora_trains_every_head_and_its_own_matrices(family: str) -> None:
 def test_head_tuning_of_a_model_without_a_head_is_rejected() -> None:
     model = models.build(replace(vit.TINY, num_classes=0))
     with pytest.raises(ValueError, match="the model has none: num_classes is 0"):
-        tuning.apply(Tune(head_only=True), model)
-    tuning.apply(Tune(lora_rank=2), model)
+        tuning.apply(Tuning(head_only=True), model)
+    tuning.apply(Tuning(lora_rank=2), model)
     assert trained(model)
     assert all(name.endswith((".up", ".down")) for name in trained(model))
 
 
 @pytest.mark.parametrize("family", WITH_BLOCKS)
 def test_activation_checkpointing_wraps_exactly_the_encoder_blocks(family: str, small_run: Callable[..., Run]) -> None:
-    run = run_of(small_run, family, machine__recompute=True)
+    run = run_of(small_run, family, hardware__activation_checkpointing=True)
     run = replace(run, model=replace(run.model, num_classes=10))
-    objective = begin(run, 12, torch.device("cpu")).objective
+    objective = build_training(run, 12, torch.device("cpu")).objective
     blocks = {id(block) for block in objective.backbone.blocks}
     wrapped = {id(module) for module in objective.modules() if isinstance(vars(module).get("forward"), partial)}
     assert wrapped == blocks
@@ -97,17 +97,15 @@ def test_fsdp_shards_exactly_the_encoder_blocks_and_the_rest(family: str, monkey
     assert [id(each) for each in sharded] == [*map(id, objective.backbone.blocks), id(objective)]
 
 
-@pytest.mark.parametrize("setting", ["recompute", "compile"])
+@pytest.mark.parametrize("setting", ["activation_checkpointing", "compile"])
 def test_settings_for_blocks_are_rejected_where_there_are_none(setting: str, small_run: Callable[..., Run]) -> None:
-    run = run_of(small_run, "resnet", **{f"machine__{setting}": True})
-    with pytest.raises(
-        ValueError, match=rf"machine\.{setting} works on encoder blocks, and the family resnet has none"
-    ):
-        begin(run, 12, torch.device("cpu"))
+    run = run_of(small_run, "resnet", **{f"hardware__{setting}": True})
+    with pytest.raises(ValueError, match=rf"hardware\.{setting} needs encoder blocks, and the family resnet has none"):
+        build_training(run, 12, torch.device("cpu"))
 
 
 def test_blocks_of_an_objective() -> None:
-    """DINO has two encoders, MAE a decoder of blocks too; DALL-E's tokenizer has `blocks` that are not an encoder's."""
+    """DINO has two encoders, MAE also has decoder blocks; the `blocks` of DALL-E's tokenizer do not count."""
     both = dino.build(dino.Config(outputs=8, hidden=8, bottleneck=4), tiny("vit"))
     assert isinstance(both.student, TokenBackbone)
     assert [id(each) for each in both.blocks()] == [id(each) for each in (*both.student.blocks, *both.backbone.blocks)]
@@ -116,22 +114,22 @@ def test_blocks_of_an_objective() -> None:
         id(each) for each in (*painter.backbone.blocks, *painter.decoder.decoder_blocks)
     ]
     words = beit.build(beit.Config(codes=8, code_width=4, hidden=8), tiny("beit"))
-    words.published = WordEncoder(hidden=4, words=8, groups=2, blocks=1)
+    words.published = DalleEncoder(hidden=4, vocabulary=8, groups=2, blocks=1)
     assert any(name.startswith("published.blocks.") for name, _ in words.named_modules())
     assert [id(each) for each in words.blocks()] == [id(each) for each in words.backbone.blocks]
 
 
-def shares(module: nn.Module, layer_decay: float) -> dict[str, float]:
-    """The fraction of the rate of every parameter, read from the groups of an optimiser."""
+def scales(module: nn.Module, layer_decay: float) -> dict[str, float]:
+    """Returns the learning rate factor of every parameter, read from the groups of an optimizer."""
     optimizer = optim.build(Optimizer(layer_decay=layer_decay), module)
     names = {id(each): name for name, each in module.named_parameters()}
     return {names[id(each)]: group["scale"] for group in optimizer.param_groups for each in group["params"]}
 
 
 @pytest.mark.parametrize("family", WITH_BLOCKS)
-def test_layer_wise_rates_of_every_family(family: str) -> None:
+def test_layer_wise_learning_rates_of_every_family(family: str) -> None:
     objective = supervised.build(supervised.Config(), tiny(family))
-    found, model = shares(objective, 0.5), objective.backbone
+    found, model = scales(objective, 0.5), objective.backbone
     assert found == {
         f"backbone.{name}": 0.5 ** (len(model.blocks) + 1 - model.layer_of(name)) for name in trained(model)
     }
@@ -139,12 +137,12 @@ def test_layer_wise_rates_of_every_family(family: str) -> None:
     assert max(found.values()) == 1.0
 
 
-def test_layer_wise_rates_of_the_plain_vit_are_the_published_ones() -> None:
-    """The loop of BEiT's and MAE's `param_groups_lrd`, on names."""
+def test_layer_wise_learning_rates_of_a_vit_equal_the_published_code() -> None:
+    """Against the loop of `param_groups_lrd` in BEiT and MAE."""
     model = tiny("vit")
     num_layers = len(model.blocks) + 1
     layer_scales = [0.65 ** (num_layers - i) for i in range(num_layers + 1)]
-    for name, found in shares(model, 0.65).items():
+    for name, found in scales(model, 0.65).items():
         if name in ("cls_token", "pos_embed") or name.startswith("patch_embed"):
             layer = 0
         elif name.startswith("blocks"):
@@ -154,23 +152,23 @@ def test_layer_wise_rates_of_the_plain_vit_are_the_published_ones() -> None:
         assert found == layer_scales[layer], name
 
 
-def test_layer_wise_rates_of_tokens_stages_and_parts_beside_the_encoder() -> None:
+def test_layer_wise_learning_rates_of_tokens_stages_and_parts_of_objectives() -> None:
     depth = len(tiny("vit").blocks)
     first = 0.5 ** (depth + 1)
-    distilled = shares(tiny("deit"), 0.5)
+    distilled = scales(tiny("deit"), 0.5)
     assert distilled["dist_token"] == distilled["cls_token"] == first
     assert distilled["head_dist.weight"] == distilled["head.weight"] == 1.0
-    hybrid = shares(tiny("hybrid"), 0.5)
-    assert {share for name, share in hybrid.items() if ".stages." in name} == {min(hybrid.values())}
-    masked = shares(simmim.build(simmim.Config(unit=8), tiny("vit")), 0.5)
+    hybrid = scales(tiny("hybrid"), 0.5)
+    assert {scale for name, scale in hybrid.items() if ".stages." in name} == {min(hybrid.values())}
+    masked = scales(simmim.build(simmim.Config(unit=8), tiny("vit")), 0.5)
     assert masked["mask_token"] == first
     assert masked["decoder.weight"] == 1.0
-    painter = shares(mae.build(mae.Config(decoder_width=16, decoder_depth=1, decoder_heads=2), tiny("mae")), 0.5)
-    assert {share for name, share in painter.items() if name.startswith("decoder.")} == {1.0}
-    both = shares(dino.build(dino.Config(outputs=8, hidden=8, bottleneck=4), tiny("vit")), 0.5)
+    painter = scales(mae.build(mae.Config(decoder_width=16, decoder_depth=1, decoder_heads=2), tiny("mae")), 0.5)
+    assert {scale for name, scale in painter.items() if name.startswith("decoder.")} == {1.0}
+    both = scales(dino.build(dino.Config(outputs=8, hidden=8, bottleneck=4), tiny("vit")), 0.5)
     assert both["student.cls_token"] == first
     assert both["student.blocks.1.mlp.fc1.weight"] == 0.5
-    assert {share for name, share in both.items() if name.startswith("student_head.")} == {1.0}
+    assert {scale for name, scale in both.items() if name.startswith("student_head.")} == {1.0}
 
 
 def test_layer_decay_and_muon_need_encoder_blocks() -> None:

@@ -1,4 +1,4 @@
-"""What is wrong with a run is one clear line, before anything is computed; pictures with several labels are trained."""
+"""Invalid runs are rejected before training; images with several labels are trained with the sigmoid loss."""
 
 import dataclasses
 from collections.abc import Callable
@@ -19,58 +19,65 @@ from vitkit.train import Run, checks, train
 from vitkit.train.events import read
 from vitkit.train.finetune import finetune
 
-COLOURS = [
-    (masked.Config(mean=(0.4, 0.5, 0.5)), r"counts colours by the mean \(0\.4, 0\.5, 0\.5\), the processor by \(0\.5,"),
-    (masked.Config(std=(0.2, 0.2, 0.2)), r"counts colours by the std \(0\.2, 0\.2, 0\.2\)"),
-    (beit.Config(mean=(0.1, 0.1, 0.1)), "counts colours by the mean"),
+STATISTICS = [
+    (
+        masked.Config(mean=(0.4, 0.5, 0.5)),
+        r"the mean of the objective is \(0\.4, 0\.5, 0\.5\) and that of the processor \(0\.5,",
+    ),
+    (masked.Config(std=(0.2, 0.2, 0.2)), r"the std of the objective is \(0\.2, 0\.2, 0\.2\)"),
+    (beit.Config(mean=(0.1, 0.1, 0.1)), "the mean of the objective is"),
 ]
 
 
-@pytest.mark.parametrize(("objective", "words"), COLOURS, ids=["mean", "std", "beit"])
-def test_objectives_count_as_their_run_does(small_run: Callable[..., Run], objective: Any, words: str) -> None:
+@pytest.mark.parametrize(("objective", "message"), STATISTICS, ids=["mean", "std", "beit"])
+def test_mean_and_std_of_objective_and_processor_must_be_equal(
+    small_run: Callable[..., Run], objective: Any, message: str
+) -> None:
     run = dataclasses.replace(small_run(), objective=objective)
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match=message):
         checks.check(run, Digits())
-    good = dataclasses.replace(objective, mean=run.processor.mean, std=run.processor.std)
-    checks.check(dataclasses.replace(run, objective=good), Digits())
+    valid = dataclasses.replace(objective, mean=run.processor.mean, std=run.processor.std)
+    checks.check(dataclasses.replace(run, objective=valid), Digits())
 
 
-def test_objectives_count_epochs_as_their_run_does(small_run: Callable[..., Run]) -> None:
+def test_epochs_of_objective_and_run_must_be_equal(small_run: Callable[..., Run]) -> None:
     run = dataclasses.replace(small_run(), steps=None, epochs=30.0, objective=dino.Config(epochs=100))
     with pytest.raises(ValueError, match=r"objective\.epochs is 100 and the run's epochs are 30: they must be equal"):
         checks.check(run, Digits())
     checks.check(dataclasses.replace(run, objective=dino.Config(epochs=30)), Digits())
 
 
-def test_a_size_that_patches_do_not_fill_is_refused(small_run: Callable[..., Run]) -> None:
+def test_an_image_size_that_is_not_a_multiple_of_the_patch_size_is_rejected(small_run: Callable[..., Run]) -> None:
     run = small_run(model__image_size=[10, 10], processor__size=[10, 10])
-    with pytest.raises(ValueError, match="images of 10 pixels are not a multiple of the patch size 4; 8 is"):
+    with pytest.raises(ValueError, match="image_size 10 is not a multiple of patch_size 4; use 8"):
         checks.check(run, Digits())
 
 
-def test_classes_are_learned_before_they_are_judged(small_run: Callable[..., Run]) -> None:
-    class Some(Digits):
+def test_validation_classes_need_training_images(small_run: Callable[..., Run]) -> None:
+    class FourClasses(Digits):
         def label(self, index: int) -> int:
             return super().label(index) % 4
 
-    with pytest.raises(ValueError, match="there is no training picture of 4, 5, 6, 7, 8 and 1 more, which the model"):
-        checks.check(small_run(), Some(), Digits())
-    checks.check(small_run(), Digits(), Some())
+    with pytest.raises(
+        ValueError, match="the validation data have images of 4, 5, 6, 7, 8 and 1 more, the training data"
+    ):
+        checks.check(small_run(), FourClasses(), Digits())
+    checks.check(small_run(), Digits(), FourClasses())
     renamed = Relabelled(Digits(), tuple("abcdefghijk"), tuple(range(1, 11)))
     with pytest.raises(ValueError, match="the model has 10 classes, 'digits' has 11"):
         checks.check(small_run(), renamed)
 
 
-def test_a_label_of_the_held_out_out_of_range_is_refused(small_run: Callable[..., Run]) -> None:
-    class Wrong(Digits):
+def test_a_validation_label_out_of_range_is_rejected(small_run: Callable[..., Run]) -> None:
+    class InvalidLabel(Digits):
         def label(self, index: int) -> int:
             return 12 if index == 3 else 0
 
-    with pytest.raises(ValueError, match="held-out picture 3 has the label 12, but there are 10 classes"):
-        checks.check(small_run(), Digits(), Wrong())
+    with pytest.raises(ValueError, match="validation image 3 has the label 12, but there are 10 classes"):
+        checks.check(small_run(), Digits(), InvalidLabel())
 
 
-def test_folders_without_pictures_and_classes_that_training_lacks(
+def test_class_folders_without_images_and_classes_without_training_images(
     small_run: Callable[..., Run], tmp_path: Path
 ) -> None:
     for split, name in (("train", "cat"), ("train", "dog"), ("val", "cat"), ("val", "fox")):
@@ -85,60 +92,60 @@ def test_folders_without_pictures_and_classes_that_training_lacks(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_checkpoint_of_another_architecture_is_refused(small_run: Callable[..., Run], tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_architecture_is_rejected(small_run: Callable[..., Run], tmp_path: Path) -> None:
     model = models.build(dataclasses.replace(vit.TINY, num_classes=2))
-    made = checkpoints.Checkpoint(model=model, processor=Processor.squash(32), labels=("a", "b"))
-    checkpoints.save(made, tmp_path / "other")
-    with pytest.raises(ValueError, match="is of another architecture than the run: 'blocks"):
-        train(small_run(start=str(tmp_path / "other")), tmp_path / "run")
+    checkpoint = checkpoints.Checkpoint(model=model, processor=Processor.squash(32), labels=("a", "b"))
+    checkpoints.save(checkpoint, tmp_path / "other")
+    with pytest.raises(ValueError, match="has another architecture than the run: 'blocks"):
+        train(small_run(init_from=str(tmp_path / "other")), tmp_path / "run")
     assert not (tmp_path / "run" / "log.jsonl").exists()
 
 
 @pytest.fixture
-def several(tmp_path: Path) -> Path:
-    """Pictures with up to three of red, green and blue in them, as a table of labels."""
+def multilabel(tmp_path: Path) -> Path:
+    """Images that contain up to three of red, green and blue, as a CSV table of labels."""
     random, rows = np.random.default_rng(0), ["image,label"]
     for number in range(120):
-        has = random.random(3) < 0.5
-        colour = np.where(has, 230, 20) + random.integers(-15, 16, (8, 8, 3))
+        present = random.random(3) < 0.5
+        colour = np.where(present, 230, 20) + random.integers(-15, 16, (8, 8, 3))
         Image.fromarray(colour.astype(np.uint8)).save(tmp_path / f"{number}.png")
-        names = "|".join(name for name, there in zip(("red", "green", "blue"), has, strict=True) if there)
+        names = "|".join(name for name, contained in zip(("red", "green", "blue"), present, strict=True) if contained)
         rows.append(f"{number}.png,{names}")
     (tmp_path / "photos.csv").write_text("\n".join(rows) + "\n")
     return tmp_path / "photos.csv"
 
 
-def test_several_labels_a_picture(small_run: Callable[..., Run], several: Path, tmp_path: Path) -> None:
-    run = small_run(data__source=f"csv:{several}", model__num_classes=3, augment__flip=False)
+def test_several_labels_per_image(small_run: Callable[..., Run], multilabel: Path, tmp_path: Path) -> None:
+    run = small_run(data__source=f"csv:{multilabel}", model__num_classes=3, augment__flip=False)
     with pytest.raises(ValueError, match=r"has several labels \(.*\): set objective\.loss=sigmoid"):
         train(run, tmp_path / "softmax")
-    good = dataclasses.replace(
+    valid = dataclasses.replace(
         run,
         objective=dataclasses.replace(run.objective, loss="sigmoid", label_smoothing=0.0, positive_weights="balanced"),
         evaluators=("average_precision",),
-        score="average_precision.mean",
+        metric="average_precision.mean",
         steps=60,
         evaluate_every=60,
     )
-    result = train(good, tmp_path / "run")
+    result = train(valid, tmp_path / "run")
     assert result.score > 0.95
-    (judged,) = (event for event in read(result.folder / "log.jsonl") if event["kind"] == "evaluation")
-    assert judged["average_precision.mean"] == result.score
+    (evaluation,) = (event for event in read(result.folder / "log.jsonl") if event["kind"] == "evaluation")
+    assert evaluation["average_precision.mean"] == result.score
     assert (result.folder / "report.html").exists()
 
 
-def test_finetuning_asks_of_each_class_where_pictures_have_several_labels(several: Path, tmp_path: Path) -> None:
+def test_finetuning_uses_the_sigmoid_loss_for_several_labels(multilabel: Path, tmp_path: Path) -> None:
     model = models.build(dataclasses.replace(vit.TINY, image_size=(16, 16)))
-    made = checkpoints.Checkpoint(model=model, processor=Processor.squash(16), labels=tuple("abcde"))
-    checkpoints.save(made, tmp_path / "model")
-    run = finetune(str(tmp_path / "model"), f"csv:{several}", steps=60, batch_size=16, rate=0.03)
-    assert (run.objective.loss, run.score) == ("sigmoid", "average_precision.mean")
+    checkpoint = checkpoints.Checkpoint(model=model, processor=Processor.squash(16), labels=tuple("abcde"))
+    checkpoints.save(checkpoint, tmp_path / "model")
+    run = finetune(str(tmp_path / "model"), f"csv:{multilabel}", steps=60, batch_size=16, lr=0.03)
+    assert (run.objective.loss, run.metric) == ("sigmoid", "average_precision.mean")
     result = train(run, tmp_path / "run")
     assert result.score > 0.8
     assert (result.folder / "report.html").exists()
 
 
-def test_weights_counted_from_labels_are_those_of_the_run(small_run: Callable[..., Run], tmp_path: Path) -> None:
+def test_balanced_class_weights_are_those_of_the_training_labels(small_run: Callable[..., Run], tmp_path: Path) -> None:
     run = small_run(objective__class_weights="balanced", steps=5)
     folder = train(run, tmp_path / "run").folder
     assert '"class_weights": "balanced"' in (folder / "config.json").read_text()
@@ -146,8 +153,8 @@ def test_weights_counted_from_labels_are_those_of_the_run(small_run: Callable[..
     given = dataclasses.replace(run, objective=run.objective.fitted(source))
     assert isinstance(given.objective.class_weights, tuple)
     losses = [
-        [event["loss"] for event in read(place / "log.jsonl") if event["kind"] == "step"]
-        for place in (
+        [event["loss"] for event in read(folder_of_run / "log.jsonl") if event["kind"] == "step"]
+        for folder_of_run in (
             folder,
             train(given, tmp_path / "given").folder,
             train(small_run(steps=5), tmp_path / "none").folder,

@@ -1,4 +1,4 @@
-"""`vitkit finetune` and `train` from the first word to a checkpoint that is opened; one line for what is wrong."""
+"""`vitkit finetune` and `vitkit train` from the command line to a saved checkpoint; one line for every error."""
 
 import dataclasses
 import json
@@ -22,8 +22,8 @@ COLOURS = {"blue": (40, 60, 200), "green": (40, 200, 60), "red": (200, 50, 40)}
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small checkpoint `model` and a folder `photos` of three colours, eight pictures each."""
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with a small checkpoint `model` and a class folder `photos` of three colours, eight images each."""
     root = tmp_path_factory.mktemp("finetune")
     torch.manual_seed(0)
     config = dataclasses.replace(vit.TINY, image_size=(16, 16), dropout=0.1)
@@ -40,22 +40,29 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_from_photos_to_a_model_that_transformers_opens(
-    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_the_fine_tuned_model_opens_in_transformers(
+    workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["finetune", str(place / "model"), "--data", f"folder:{place / 'photos'}", "--out", str(tmp_path / "run")]
-    words += ["--resolution", "24", "--steps", "40", "--rate", "0.05", "--batch-size", "8"]
-    assert main([*words, "--set", "machine.device=cpu", "machine.threads=1"]) == 0
+    arguments = [
+        "finetune",
+        str(workspace / "model"),
+        "--data",
+        f"folder:{workspace / 'photos'}",
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    arguments += ["--image-size", "24", "--steps", "40", "--lr", "0.05", "--batch-size", "8"]
+    assert main([*arguments, "--set", "hardware.device=cpu", "hardware.threads=1"]) == 0
     assert "top1.accuracy 1.0000" in capsys.readouterr().out
     run = RunFolder(tmp_path / "run").run()
     assert (run.model.image_size, run.model.num_classes, run.model.dropout) == ((24, 24), 3, 0.0)
     assert run.processor.size == (24, 24)
-    assert run.processor.resize_to == 30  # the share of the checkpoint's own crop
-    assert run.start == str(place / "model")
+    assert run.processor.resize_to == 30  # the crop ratio of the checkpoint's processor
+    assert run.init_from == str(workspace / "model")
     best = tmp_path / "run" / "best"
     classifier = vitkit.load(best)
     assert classifier.labels == ("blue", "green", "red")
-    photo = place / "photos" / "green" / "0.png"
+    photo = workspace / "photos" / "green" / "0.png"
     ((_, (first, *_)),) = classifier.classify(str(photo))
     assert first.label == "green"
     transformers = oracle("transformers")
@@ -64,63 +71,70 @@ def test_from_photos_to_a_model_that_transformers_opens(
     pixels = classifier.processor(str(photo))
     with torch.no_grad():
         torch.testing.assert_close(theirs(pixel_values=pixels).logits, classifier(pixels), atol=1e-5, rtol=1e-4)
-    # Again: nothing is computed, and nothing else is accepted in its place.
-    assert main([*words, "--set", "machine.device=cpu", "machine.threads=1"]) == 0
-    assert main([*words, "--seed", "1"]) == 1
-    assert "holds another run, which differs in seed" in capsys.readouterr().err
-    # Repeated from its own words.
+    # The same command again trains nothing; another run is rejected.
+    assert main([*arguments, "--set", "hardware.device=cpu", "hardware.threads=1"]) == 0
+    assert main([*arguments, "--seed", "1"]) == 1
+    assert "contains another run, which differs in seed" in capsys.readouterr().err
+    # Repeated from its config.json.
     again = ["train", "--from", str(tmp_path / "run" / "config.json"), "--out", str(tmp_path / "again")]
     assert main([*again, "--set", "steps=2", "schedule.warmup=1"]) == 0
-    assert RunFolder(tmp_path / "again").run().start == run.start
+    assert RunFolder(tmp_path / "again").run().init_from == run.init_from
 
 
-@pytest.mark.parametrize("part", ["head", "lora"])
-def test_a_part_alone_learns(place: Path, tmp_path: Path, part: str) -> None:
-    words = ["finetune", str(place / "model"), "--data", f"folder:{place / 'photos'}", "--out", str(tmp_path / "run")]
-    assert main([*words, "--part", part, "--steps", "6", "--set", "machine.device=cpu", "keep=last"]) == 0
+@pytest.mark.parametrize("mode", ["head", "lora"])
+def test_only_the_chosen_parameters_are_trained(workspace: Path, tmp_path: Path, mode: str) -> None:
+    arguments = [
+        "finetune",
+        str(workspace / "model"),
+        "--data",
+        f"folder:{workspace / 'photos'}",
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    assert main([*arguments, "--mode", mode, "--steps", "6", "--set", "hardware.device=cpu", "select=last"]) == 0
     saved = vitkit.load(tmp_path / "run" / "best").model.state_dict()
-    first = vitkit.load(place / "model").model.state_dict()
+    first = vitkit.load(workspace / "model").model.state_dict()
     moved = {name for name in saved if name[:4] != "head" and not torch.equal(saved[name], first[name])}
     assert moved == (
-        set() if part == "head" else {f"blocks.{i}.attn.{p}.weight" for i in (0, 1) for p in ("qkv", "proj")}
+        set() if mode == "head" else {f"blocks.{i}.attn.{p}.weight" for i in (0, 1) for p in ("qkv", "proj")}
     )
 
 
 @pytest.mark.parametrize(
-    ("words", "error"),
+    ("arguments", "error"),
     [
-        (["--resolution", "30"], "a resolution of 30 is not a multiple of the patch size 8; 32 is"),
-        (["--data", "folder:{place}/nothing"], "there is no folder"),
+        (["--image-size", "30"], "image_size 30 is not a multiple of patch_size 8; use 32"),
+        (["--data", "folder:{workspace}/nothing"], "there is no folder"),
         (["--data", "folder:{empty}"], "has no images"),
         (["--val", "folder:{other}"], "has classes that the training data lacks: yellow"),
         (["--epochs", "2", "--steps", "3"], "--steps or --epochs, not both"),
-        (["--rate", "0"], "optimizer.rate is 0"),
+        (["--lr", "0"], "optimizer.lr is 0"),
         (["--batch-size", "0"], "batch_size is 0"),
-        (["--out", "{place}"], "exists and is no run folder"),
-        (["--set", "optimiser.rate=1"], "unknown key 'optimiser.rate'; did you mean"),
+        (["--out", "{workspace}"], "exists and is not a run folder"),
+        (["--set", "optimiser.lr=1"], "unknown key 'optimiser.lr'; did you mean"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_mistakes_get_one_line_and_write_nothing(
-    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], error: str
+def test_errors_are_one_line_and_write_nothing(
+    workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], error: str
 ) -> None:
     (tmp_path / "empty" / "cats").mkdir(parents=True)
     for name in ("red", "yellow"):
         (tmp_path / "other" / name).mkdir(parents=True)
         Image.new("RGB", (20, 20)).save(tmp_path / "other" / name / "1.png")
-    given = [word.format(place=place, empty=tmp_path / "empty", other=tmp_path / "other") for word in words]
-    defaults = {"--data": f"folder:{place / 'photos'}", "--out": str(tmp_path / "run")}
+    given = [word.format(workspace=workspace, empty=tmp_path / "empty", other=tmp_path / "other") for word in arguments]
+    defaults = {"--data": f"folder:{workspace / 'photos'}", "--out": str(tmp_path / "run")}
     rest = [word for name, value in defaults.items() if name not in given for word in (name, value)]
-    before = sorted(place.rglob("*"))
-    assert main(["finetune", str(place / "model"), *rest, *given]) == 1
-    said = capsys.readouterr().err
-    assert error in said
-    assert len(said.splitlines()) == 1
+    before = sorted(workspace.rglob("*"))
+    assert main(["finetune", str(workspace / "model"), *rest, *given]) == 1
+    printed = capsys.readouterr().err
+    assert error in printed
+    assert len(printed.splitlines()) == 1
     assert not (tmp_path / "run").exists()
-    assert sorted(place.rglob("*")) == before
+    assert sorted(workspace.rglob("*")) == before
 
 
-def test_commands_that_are_incomplete(capsys: pytest.CaptureFixture[str]) -> None:
+def test_incomplete_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train"]) == 1
     assert "give either the name of a recipe" in capsys.readouterr().err
     assert main(["train", "digits.tine"]) == 1
@@ -133,7 +147,7 @@ def test_commands_that_are_incomplete(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 @pytest.mark.parametrize(
-    ("pictures", "steps", "batch_size", "rate"),
+    ("num_images", "steps", "batch_size", "lr"),
     [
         (20, 500, 16, 0.01),
         (2_000, 500, 32, 0.01),
@@ -142,21 +156,21 @@ def test_commands_that_are_incomplete(capsys: pytest.CaptureFixture[str]) -> Non
         (1_281_167, 20_000, 512, 0.03),
     ],
 )
-def test_defaults_are_those_of_the_papers(pictures: int, steps: int, batch_size: int, rate: float) -> None:
-    found = finetuning.defaults(pictures)
-    assert (found.steps, found.batch_size, found.rate) == (steps, batch_size, rate)
+def test_defaults_are_those_of_the_papers(num_images: int, steps: int, batch_size: int, lr: float) -> None:
+    found = finetuning.defaults(num_images)
+    assert (found.steps, found.batch_size, found.lr) == (steps, batch_size, lr)
     assert found.warmup in (100, 500)
 
 
-def test_the_report_says_whose_split_it_was(place: Path, tmp_path: Path) -> None:
+def test_the_report_names_the_validation_split(workspace: Path, tmp_path: Path) -> None:
     data = tmp_path / "photos"
     for split in ("train", "val"):
         for name, colour in COLOURS.items():
             (data / split / name).mkdir(parents=True)
             for index in range(3):
                 Image.new("RGB", (20, 20), colour).save(data / split / name / f"{index}.png")
-    words = ["finetune", str(place / "model"), "--data", f"folder:{data}", "--out", str(tmp_path / "run")]
-    assert main([*words, "--steps", "2", "--batch-size", "4", "--set", "machine.device=cpu"]) == 0
+    arguments = ["finetune", str(workspace / "model"), "--data", f"folder:{data}", "--out", str(tmp_path / "run")]
+    assert main([*arguments, "--steps", "2", "--batch-size", "4", "--set", "hardware.device=cpu"]) == 0
     text = (tmp_path / "run" / "report.html").read_text()
     assert "(its own validation split)" in text
     assert "held out with seed" not in text

@@ -1,4 +1,4 @@
-"""The loop: equal to one written by hand, bit for bit; accumulation; the stop before a broken update."""
+"""The training loop equals a hand-written loop bit for bit; gradient accumulation; values that are not finite."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ from vitkit.data import train_and_val
 from vitkit.data.augment import Transform
 from vitkit.data.loader import Batch, Stream, training_batches
 from vitkit.train import Run, TrainingStopped
-from vitkit.train.launch import begin
+from vitkit.train.launch import build_training
 from vitkit.train.loop import Training, backward, fit, split, step_seed, update
 
 
@@ -23,10 +23,10 @@ def batches(run: Run, consumed: int = 0) -> Iterator[Batch]:
 
 
 def start(run: Run) -> Training:
-    return begin(run, run.steps or 0, torch.device("cpu"))
+    return build_training(run, run.steps or 0, torch.device("cpu"))
 
 
-def test_it_equals_a_loop_written_by_hand(small_run: Callable[..., Run]) -> None:
+def test_the_loop_equals_a_hand_written_loop(small_run: Callable[..., Run]) -> None:
     run = small_run(steps=40, batch_size=16)
     training, losses = start(run), []
     fit(training, batches(run), lambda scalars, _: losses.append(scalars["loss"]) is not None)
@@ -49,12 +49,12 @@ def test_it_equals_a_loop_written_by_hand(small_run: Callable[..., Run]) -> None
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         expected.append(loss.item())
-    # The loss is written in another form (targets as shares), so the last bit of it may differ, and of what follows.
+    # The objective computes the loss from class probabilities, so its last bit and that of later steps may differ.
     assert losses == pytest.approx(expected, rel=2e-3)
     assert losses[:3] == pytest.approx(expected[:3], rel=1e-6)
 
 
-def test_it_equals_the_same_steps_by_hand_bit_for_bit(small_run: Callable[..., Run]) -> None:
+def test_the_loop_equals_the_same_hand_written_steps_bit_for_bit(small_run: Callable[..., Run]) -> None:
     run = small_run(steps=40)
     training, losses = start(run), []
     fit(training, batches(run), lambda scalars, _: losses.append(scalars["loss"]) is not None)
@@ -78,17 +78,17 @@ def test_it_equals_the_same_steps_by_hand_bit_for_bit(small_run: Callable[..., R
 
 
 @pytest.mark.slow
-def test_it_learns(small_run: Callable[..., Run]) -> None:
-    calm = {f"model__{name}": 0.0 for name in ("dropout", "attention_dropout", "stochastic_depth")}
-    run = small_run(steps=150, batch_size=64, augment__flip=False, **calm)
+def test_the_loss_falls(small_run: Callable[..., Run]) -> None:
+    no_dropout = {f"model__{name}": 0.0 for name in ("dropout", "attention_dropout", "stochastic_depth")}
+    run = small_run(steps=150, batch_size=64, augment__flip=False, **no_dropout)
     training, scalars = start(run), []
     fit(training, batches(run), lambda each, _: scalars.append(each) is not None)
-    assert scalars[0]["loss"] == pytest.approx(math.log(10), rel=1e-5)  # a zero head says 1/10 to every class
+    assert scalars[0]["loss"] == pytest.approx(math.log(10), rel=1e-5)  # a zero head predicts 1/10 for every class
     assert sum(each["loss"] for each in scalars[-10:]) / 10 < 1.2
-    assert scalars[0]["rate"] == 0.0
+    assert scalars[0]["lr"] == 0.0
 
 
-def test_accumulated_gradients_are_those_of_the_whole_batch(small_run: Callable[..., Run]) -> None:
+def test_accumulated_gradients_are_those_of_the_full_batch(small_run: Callable[..., Run]) -> None:
     run = small_run(model__dropout=0.0, model__attention_dropout=0.0, model__stochastic_depth=0.0)
     batch, gradients = next(batches(run)), []
     for parts in (1, 2, 4, 28):
@@ -103,7 +103,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(small_run: Callable[
             torch.testing.assert_close(one, two, atol=1e-6, rtol=1e-6)
 
 
-def test_a_split_keeps_everything(small_run: Callable[..., Run]) -> None:
+def test_a_split_batch_has_all_samples(small_run: Callable[..., Run]) -> None:
     batch = next(batches(small_run()))
     parts = split(batch, 4)
     assert torch.equal(torch.cat([part.images for part in parts]), batch.images)
@@ -112,7 +112,9 @@ def test_a_split_keeps_everything(small_run: Callable[..., Run]) -> None:
 
 
 @pytest.mark.parametrize("where", ["loss", "gradient"])
-def test_a_broken_number_stops_before_the_update_and_names_the_batch(small_run: Callable[..., Run], where: str) -> None:
+def test_a_nonfinite_value_stops_before_the_update_and_names_the_batch(
+    small_run: Callable[..., Run], where: str
+) -> None:
     run = small_run()
     training, stream = start(run), batches(run)
     update(training, next(stream))
@@ -132,6 +134,6 @@ def test_a_broken_number_stops_before_the_update_and_names_the_batch(small_run: 
     assert all(torch.equal(one, two) for one, two in zip(saved, after, strict=True))
 
 
-def test_a_step_draws_its_own_numbers() -> None:
+def test_every_step_has_its_own_seed() -> None:
     seeds = {step_seed(seed, step, rank) for seed in (0, 1) for step in range(5) for rank in (0, 1)}
     assert len(seeds) == 20

@@ -1,4 +1,4 @@
-"""How often training waits for the device and for other processes: once a step, and once more where it logs."""
+"""A step synchronises once with the device and once with other processes, and once more each where it logs."""
 
 import copy
 import math
@@ -21,15 +21,15 @@ from vitkit.train import Run, train
 from vitkit.train.events import Events, read
 from vitkit.train.loop import fit
 from vitkit.train.metrics import Metrics
-from vitkit.train.setup import begin
+from vitkit.train.setup import build_training
 
 STEPS, EVERY = 12, 5
-THIRD = torch.tensor(0.3).item()  # as a buffer rounds it
+THIRD = torch.tensor(0.3).item()  # as a float32 buffer rounds it
 LOGGED = [1, 5, 10]
 
 
 class Reads(TorchDispatchMode):
-    """Counts what copies a number from the device: `item`, `float`, `bool`; `tolist` is counted by `counted`."""
+    """Counts copies of a scalar from the device (`item`, `float`, `bool`); the fixture `lists` counts `tolist`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ def lists(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 class Group:
-    """Two processes that have the same numbers."""
+    """Imitates a process group of two processes with the same values."""
 
     ReduceOp = SimpleNamespace(MAX="max")
 
@@ -83,8 +83,8 @@ def batches(run: Run) -> list[Batch]:
 
 
 def trained(run: Run, folder: Path, watch: AbstractContextManager[Any] | None = None) -> list[dict[str, Any]]:
-    """The steps that were logged, and nothing else between two updates; `watch` is entered after initialisation."""
-    training = begin(run, STEPS, torch.device("cpu"))
+    """Trains with logging only and returns the logged steps; enters `watch` after initialisation."""
+    training = build_training(run, STEPS, torch.device("cpu"))
     folder.mkdir(exist_ok=True)
     with Events(folder / "log.jsonl", total=STEPS, batch_size=28, every=EVERY) as events:
 
@@ -97,37 +97,37 @@ def trained(run: Run, folder: Path, watch: AbstractContextManager[Any] | None = 
     return [event for event in read(folder / "log.jsonl") if event["kind"] == "step"]
 
 
-def run_of(make: Callable[..., Run], accumulate: int = 1) -> Run:
-    return make(model__channels=1, accumulate=accumulate, steps=STEPS)
+def run_of(make: Callable[..., Run], grad_accum_steps: int = 1) -> Run:
+    return make(model__channels=1, grad_accum_steps=grad_accum_steps, steps=STEPS)
 
 
-@pytest.mark.parametrize("accumulate", [1, 2, 7])
-def test_the_device_is_read_once_a_step_and_once_more_where_it_logs(
-    accumulate: int, small_run: Callable[..., Run], tmp_path: Path, lists: list[int]
+@pytest.mark.parametrize("grad_accum_steps", [1, 2, 7])
+def test_the_device_is_read_once_per_step_and_once_more_per_logged_step(
+    grad_accum_steps: int, small_run: Callable[..., Run], tmp_path: Path, lists: list[int]
 ) -> None:
     reads = Reads()
-    logged = trained(run_of(small_run, accumulate), tmp_path / "run", reads)
+    logged = trained(run_of(small_run, grad_accum_steps), tmp_path / "run", reads)
     assert [event["step"] for event in logged] == LOGGED
     assert reads.number == 0
-    lists = [length for length in lists if length < 4]  # not of initialisation
-    # Whether loss and gradient are finite, in every step; loss, accuracy and norm where they are logged.
+    lists = [length for length in lists if length < 4]  # without those of initialisation
+    # Whether loss and gradient are finite, in every step; loss, accuracy and gradient norm in logged steps.
     assert sorted(lists) == [2] * STEPS + [3] * len(LOGGED)
 
 
-@pytest.mark.parametrize("accumulate", [1, 2, 7])
-def test_processes_exchange_one_vector_a_step_and_one_more_where_it_logs(
-    accumulate: int, small_run: Callable[..., Run], tmp_path: Path, two: Group
+@pytest.mark.parametrize("grad_accum_steps", [1, 2, 7])
+def test_processes_reduce_one_vector_per_step_and_one_more_per_logged_step(
+    grad_accum_steps: int, small_run: Callable[..., Run], tmp_path: Path, two: Group
 ) -> None:
-    logged = trained(run_of(small_run, accumulate), tmp_path / "run")
+    logged = trained(run_of(small_run, grad_accum_steps), tmp_path / "run")
     assert [event["step"] for event in logged] == LOGGED
     assert two.reduced.count(2) == STEPS + len(LOGGED)  # the flags of a step; loss and accuracy of a logged one
     assert len(two.reduced) == STEPS + len(LOGGED)
 
 
-def test_a_run_exchanges_two_vectors_a_step_whatever_it_accumulates(
+def test_a_run_reduces_two_vectors_per_step_with_gradient_accumulation(
     small_run: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is not finite before an update; unreadable images and a request to stop after it."""
+    """The values that are not finite before an update; unreadable images and a request to stop after it."""
     counts: dict[str, int] = {}
 
     def counted(name: str) -> None:
@@ -139,46 +139,46 @@ def test_a_run_exchanges_two_vectors_a_step_whatever_it_accumulates(
 
         monkeypatch.setattr(distributed, name, call)
 
-    for name in ("totals", "mean", "any_true"):
+    for name in ("all_reduce_sum", "mean", "any_true"):
         counted(name)
-    train(small_run(accumulate=4, machine__log_every=EVERY, machine__save_every=100), tmp_path / "run")
+    train(small_run(grad_accum_steps=4, hardware__log_every=EVERY, hardware__save_every=100), tmp_path / "run")
     evaluations = [event for event in read(tmp_path / "run" / "log.jsonl") if event["kind"] == "evaluation"]
     assert 0 < counts.pop("any_true") == len(evaluations) < STEPS
-    assert counts == {"totals": 2 * STEPS, "mean": len(LOGGED)}
+    assert counts == {"all_reduce_sum": 2 * STEPS, "mean": len(LOGGED)}
 
 
-def test_what_is_logged_are_means_over_parts_and_processes(two: Group) -> None:
+def test_logged_metrics_are_means_over_parts_and_processes(two: Group) -> None:
     metrics = Metrics(
         {"loss": torch.tensor(0.1), "accuracy": torch.tensor(0.25, dtype=torch.bfloat16)},
-        {"rate": 1e-3, "norm": torch.tensor(2.5)},
+        {"lr": 1e-3, "grad_norm": torch.tensor(2.5)},
     )
     assert two.reduced == []
-    assert list(metrics) == ["loss", "accuracy", "rate", "norm"]
+    assert list(metrics) == ["loss", "accuracy", "lr", "grad_norm"]
     assert len(metrics) == 4
     assert "loss" in metrics
-    assert dict(metrics) == {"loss": torch.tensor(0.1).item(), "accuracy": 0.25, "rate": 1e-3, "norm": 2.5}
+    assert dict(metrics) == {"loss": torch.tensor(0.1).item(), "accuracy": 0.25, "lr": 1e-3, "grad_norm": 2.5}
     assert list(metrics.values())[2:] == [1e-3, 2.5]
-    assert two.reduced == [2]  # once, and what is equal in all processes not at all
+    assert two.reduced == [2]  # once, without the values that are equal in all processes
     with pytest.raises(KeyError):
         metrics["nothing"]
 
 
-def test_wider_numbers_stay_as_they_are() -> None:
+def test_float64_metrics_keep_their_precision() -> None:
     value = torch.tensor(1 / 3, dtype=torch.float64)
     assert Metrics({"loss": value, "other": torch.tensor(0.1)}, {})["loss"] == 1 / 3
     assert math.isnan(Metrics({"loss": torch.tensor(math.nan)}, {})["loss"])
 
 
-def test_a_broken_number_of_another_process_is_named_here_too(
+def test_a_nonfinite_value_of_another_process_is_named_in_all(
     small_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    training = begin(run_of(small_run), STEPS, torch.device("cpu"))
-    monkeypatch.setattr(distributed, "totals", lambda *flags: [1, 0])  # the loss, in one process
+    training = build_training(run_of(small_run), STEPS, torch.device("cpu"))
+    monkeypatch.setattr(distributed, "all_reduce_sum", lambda *flags: [1, 0])  # the loss, in one process
     with pytest.raises(ValueError, match="the loss is not finite in step 0; nothing was updated"):
         fit(training, iter(batches(training.run)), lambda scalars, batch: False)
 
 
-def test_objectives_know_their_progress_without_reading_the_device() -> None:
+def test_objectives_read_their_progress_without_the_device() -> None:
     backbone = models.build(vit.TINY)
     made = [
         dino.build(dino.Config(outputs=8, hidden=8, bottleneck=4), backbone),

@@ -1,4 +1,4 @@
-"""What weight decay touches and how far it moves a weight, against the formulas of both conventions."""
+"""Weight decay: which parameters it applies to, and its updates against the formulas of both conventions."""
 
 import math
 from dataclasses import replace
@@ -13,10 +13,10 @@ from vitkit.train.optim import Optimizer
 
 
 @pytest.mark.parametrize("name", models.families())
-def test_only_kernels_decay(name: str) -> None:
+def test_only_kernels_have_weight_decay(name: str) -> None:
     model = models.build(models.family(name).TINY)
-    decayed, kept = optim.parameter_groups(model)
-    assert sorted([*decayed, *kept]) == sorted(
+    decayed, undecayed = optim.split_by_decay(model)
+    assert sorted([*decayed, *undecayed]) == sorted(
         name for name, parameter in model.named_parameters() if parameter.requires_grad
     )
     kernels = {
@@ -29,24 +29,24 @@ def test_only_kernels_decay(name: str) -> None:
     assert not [name for name in decayed if "pos_embed" in name or "token" in name or "norm" in name]
 
 
-@pytest.mark.parametrize(("decay", "amount"), [("rate", 0.1), ("schedule", 1e-4)])
+@pytest.mark.parametrize(("decay", "amount"), [("lr", 0.1), ("schedule", 1e-4)])
 def test_both_conventions_of_weight_decay_by_hand(decay: str, amount: float) -> None:
     torch.manual_seed(0)
     layer = nn.Linear(3, 2).double()
-    config = Optimizer(rate=1e-3, weight_decay=amount, decay=decay, betas=(0.9, 0.99), eps=1e-8)  # type: ignore[arg-type]
+    config = Optimizer(lr=1e-3, weight_decay=amount, decay=decay, betas=(0.9, 0.99), eps=1e-8)  # type: ignore[arg-type]
     optimizer = optim.build(config, layer)
     weight, bias = layer.weight.detach().clone(), layer.bias.detach().clone()
     m, v = torch.zeros_like(weight), torch.zeros_like(weight)
     for step in range(1, 6):
-        share = 0.2 * step  # of the peak rate, as a schedule gives it
-        optim.set_rate(optimizer, config.rate * share)
+        fraction = 0.2 * step  # fraction of the peak learning rate
+        optim.set_lr(optimizer, config.lr * fraction)
         gradient = torch.randn_like(weight)
         layer.weight.grad, layer.bias.grad = gradient.clone(), torch.zeros_like(bias)
         optimizer.step()
         m, v = 0.9 * m + 0.1 * gradient, 0.99 * v + 0.01 * gradient**2
         adam = (m / (1 - 0.9**step)) / ((v / (1 - 0.99**step)).sqrt() + 1e-8)
-        shrink = amount * share * (config.rate if decay == "rate" else 1.0)
-        weight = weight - config.rate * share * adam - shrink * weight
+        shrink = amount * fraction * (config.lr if decay == "lr" else 1.0)
+        weight = weight - config.lr * fraction * adam - shrink * weight
     torch.testing.assert_close(layer.weight.detach(), weight, atol=1e-12, rtol=1e-12)
     assert torch.equal(layer.bias.detach(), bias)
 
@@ -54,29 +54,29 @@ def test_both_conventions_of_weight_decay_by_hand(decay: str, amount: float) -> 
 def test_frozen_parameters_are_left_out() -> None:
     layer = nn.Linear(2, 2)
     layer.weight.requires_grad_(False)
-    decayed, kept = optim.parameter_groups(layer)
+    decayed, undecayed = optim.split_by_decay(layer)
     assert not decayed
-    assert list(kept) == ["bias"]
+    assert list(undecayed) == ["bias"]
     optim.build(Optimizer(), layer)
 
 
-@pytest.mark.parametrize("decay", ["rate", "schedule"])
-def test_a_decay_that_changes_follows_a_cosine_and_leaves_biases_alone(decay: str) -> None:
-    config = Optimizer(rate=1e-2, weight_decay=0.04, final_decay=0.4, decay=decay)  # type: ignore[arg-type]
+@pytest.mark.parametrize("decay", ["lr", "schedule"])
+def test_scheduled_weight_decay_follows_a_cosine_without_biases(decay: str) -> None:
+    config = Optimizer(lr=1e-2, weight_decay=0.04, final_decay=0.4, decay=decay)  # type: ignore[arg-type]
     optimizer = optim.build(config, nn.Linear(3, 2))
-    scale = config.rate if decay == "schedule" else 1.0
+    scale = config.lr if decay == "schedule" else 1.0
     for step in range(11):
-        optim.set_decay(optimizer, config, step / 10)
-        # DINO's table: final + (base - final) (1 + cos(pi t / T)) / 2
+        optim.set_weight_decay(optimizer, config, step / 10)
+        # DINO's schedule: final + (base - final) (1 + cos(pi t / T)) / 2
         expected = 0.4 + 0.5 * (0.04 - 0.4) * (1 + math.cos(math.pi * step / 10))
         kernels, rest = (group["weight_decay"] for group in optimizer.param_groups)
         assert (kernels * scale, rest) == (pytest.approx(expected), 0.0)
-    same = optim.build(replace(config, final_decay=None), nn.Linear(3, 2))
-    optim.set_decay(same, replace(config, final_decay=None), 0.5)
-    assert same.param_groups[0]["weight_decay"] * scale == pytest.approx(0.04)
+    constant = optim.build(replace(config, final_decay=None), nn.Linear(3, 2))
+    optim.set_weight_decay(constant, replace(config, final_decay=None), 0.5)
+    assert constant.param_groups[0]["weight_decay"] * scale == pytest.approx(0.04)
 
 
-def test_gradients_are_clipped_together_or_tensor_by_tensor() -> None:
+def test_gradients_are_clipped_by_global_norm_or_per_tensor() -> None:
     torch.manual_seed(0)
     gradients = [torch.randn(2, 3) * 10, torch.randn(2) * 0.01]
     for clip_by in ("all", "tensor"):
@@ -91,9 +91,9 @@ def test_gradients_are_clipped_together_or_tensor_by_tensor() -> None:
             torch.testing.assert_close(parameter.grad, gradient * min(1.0, 3.0 / (of.item() + 1e-6)))
 
 
-def test_what_cannot_train_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"optimizer\.rate is 0"):
-        Optimizer(rate=0.0)
+def test_invalid_settings_are_rejected() -> None:
+    with pytest.raises(ValueError, match=r"optimizer\.lr is 0"):
+        Optimizer(lr=0.0)
     with pytest.raises(ValueError, match=r"optimizer\.clip is 0"):
         Optimizer(clip=0.0)
     with pytest.raises(ValueError, match=r"weight_decay is 0\.0 and final_decay 0\.4"):

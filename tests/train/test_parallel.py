@@ -1,4 +1,4 @@
-"""Two processes under torchrun: the numbers of one, stopped together, gone on with by any number of them."""
+"""Two processes under torchrun have the losses of one, stop together, and resume in one process."""
 
 import os
 import subprocess
@@ -21,24 +21,24 @@ SCRIPT = Path(__file__).with_name("train_by_torchrun.py")
 
 
 @pytest.fixture
-def calm_run(small_run: Callable[..., Run]) -> Callable[..., Run]:
-    """Without what each process draws for itself (dropout), so that two can be compared with one."""
+def deterministic_run(small_run: Callable[..., Run]) -> Callable[..., Run]:
+    """Without dropout, which differs between processes."""
 
     def make(**changes: Any) -> Run:
-        none = {f"model__{name}": 0.0 for name in ("dropout", "attention_dropout", "stochastic_depth")}
-        # Without this rate the rounding of sums in another order grows over twelve steps.
-        return small_run(**{**none, "optimizer__rate": 1e-3, "average": 0.9, **changes})
+        no_dropout = {f"model__{name}": 0.0 for name in ("dropout", "attention_dropout", "stochastic_depth")}
+        # A larger learning rate would amplify rounding over twelve steps.
+        return small_run(**{**no_dropout, "optimizer__lr": 1e-3, "ema": 0.9, **changes})
 
     return make
 
 
-def torchrun(run: Run, folder: Path, *trouble: str) -> "subprocess.CompletedProcess[str]":
+def torchrun(run: Run, folder: Path, *fault: str) -> "subprocess.CompletedProcess[str]":
     config = folder.with_suffix(".json")
     config.write_text(to_json(run))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [*command, str(SCRIPT), str(config), str(folder), *trouble],
+        [*command, str(SCRIPT), str(config), str(folder), *fault],
         env=environment,
         capture_output=True,
         text=True,
@@ -51,7 +51,7 @@ def losses(folder: Path) -> list[float]:
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
-    saved = saving.load_newest(RunFolder(folder).states)
+    saved = saving.load_newest(RunFolder(folder).checkpoints)
     assert saved is not None
     return saved["training"]["objective"]
 
@@ -66,51 +66,49 @@ def assert_close(one: Path, other: Path) -> None:
 
 
 @pytest.fixture
-def whole(calm_run: Callable[..., Run], tmp_path: Path) -> Path:
-    train(calm_run(), tmp_path / "whole")
-    return tmp_path / "whole"
+def single_process(deterministic_run: Callable[..., Run], tmp_path: Path) -> Path:
+    train(deterministic_run(), tmp_path / "single_process")
+    return tmp_path / "single_process"
 
 
 @pytest.mark.slow
-def test_lamb_measures_whole_tensors_where_each_process_has_a_part(
-    calm_run: Callable[..., Run], tmp_path: Path
-) -> None:
-    run = calm_run(optimizer__name="lamb", model__init="truncated")
-    train(run, tmp_path / "whole")
-    done = torchrun(override(run, {"machine.parallel": "fsdp"}), tmp_path / "two")
+def test_lamb_uses_norms_of_full_tensors_under_fsdp(deterministic_run: Callable[..., Run], tmp_path: Path) -> None:
+    run = deterministic_run(optimizer__name="lamb", model__init="truncated")
+    train(run, tmp_path / "single_process")
+    done = torchrun(override(run, {"hardware.parallel": "fsdp"}), tmp_path / "two")
     assert done.returncode == 0, done.stderr
-    assert_close(tmp_path / "two", tmp_path / "whole")
+    assert_close(tmp_path / "two", tmp_path / "single_process")
 
 
 @pytest.mark.parametrize("kind", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
-def test_a_signal_to_one_of_two_ends_both_and_one_alone_goes_on(
-    calm_run: Callable[..., Run], tmp_path: Path, whole: Path, kind: str
+def test_a_signal_to_one_process_stops_both_and_one_process_resumes(
+    deterministic_run: Callable[..., Run], tmp_path: Path, single_process: Path, kind: str
 ) -> None:
-    run = calm_run(machine__parallel=kind)
+    run = deterministic_run(hardware__parallel=kind)
     done = torchrun(run, tmp_path / "two", "term", "7", "1")
     assert done.returncode != 0
-    told = float((tmp_path / "two" / "signalled").read_text())
+    signalled = float((tmp_path / "two" / "signalled").read_text())
     for rank in (0, 1):
         code, ended = (tmp_path / "two" / f"exit-{rank}").read_text().split()
         assert code == "143"
-        assert float(ended) - told < 10.0
+        assert float(ended) - signalled < 10.0
     saved = saving.load_newest(tmp_path / "two" / "checkpoints")
     assert saved is not None
     assert saved["training"]["step"] == 7
-    # Alone, on the same samples in the same order: the losses of a run that always was.
-    train(override(run, {"machine.parallel": "none"}), tmp_path / "two")
-    assert_close(tmp_path / "two", whole)
+    # One process resumes with the same samples in the same order.
+    train(override(run, {"hardware.parallel": "none"}), tmp_path / "two")
+    assert_close(tmp_path / "two", single_process)
 
 
-def test_launches_that_cannot_be_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_launches_are_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     with (
-        pytest.raises(ValueError, match="fsdp shares a model among processes, but there is one"),
-        distributed.together("cpu", "fsdp"),
+        pytest.raises(ValueError, match="fsdp shards a model over several processes, but there is one"),
+        distributed.process_group("cpu", "fsdp"),
     ):
         pass
     monkeypatch.setenv("WORLD_SIZE", "2")
     with (
-        pytest.raises(ValueError, match="launched as 2 processes: say how they share, with --parallel ddp or fsdp"),
-        distributed.together("cpu", "none"),
+        pytest.raises(ValueError, match="launched as 2 processes without parallelism; use --parallel ddp or fsdp"),
+        distributed.process_group("cpu", "none"),
     ):
         pass

@@ -1,4 +1,4 @@
-"""Training changes settings of the whole process only where the caller, or a command, asks for it."""
+"""Training changes process-wide settings only on request, and restores them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,35 +10,35 @@ from vitkit import cli, memory
 from vitkit.train import Run, events, train
 
 
-def test_training_changes_no_setting_that_nobody_asked_for(
+def test_training_changes_no_setting_by_default(
     small_run: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def changed(*values: object) -> None:
-        pytest.fail(f"a setting of the whole process was changed: {values}")
+        pytest.fail(f"a process-wide setting was changed: {values}")
 
     monkeypatch.setattr(torch, "set_num_threads", changed)
     monkeypatch.setattr(torch, "set_float32_matmul_precision", changed)
     monkeypatch.setattr(memory, "kept", changed)
-    train(small_run(steps=1, schedule__warmup=0, machine__threads=None), tmp_path / "run")
+    train(small_run(steps=1, schedule__warmup=0, hardware__threads=None), tmp_path / "run")
 
 
-def test_the_threads_of_a_run_are_for_the_run_only(
+def test_the_number_of_threads_is_restored(
     small_run: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = torch.get_num_threads()
     seen: list[int] = []
     monkeypatch.setattr(events.Events, "step", lambda *_: seen.append(torch.get_num_threads()))
-    train(small_run(steps=1, schedule__warmup=0, machine__threads=before + 1), tmp_path / "run")
+    train(small_run(steps=1, schedule__warmup=0, hardware__threads=before + 1), tmp_path / "run")
     assert seen == [before + 1]
     assert torch.get_num_threads() == before
 
 
 @pytest.mark.parametrize("command", ["train", "finetune", "demo"])
-def test_the_commands_that_train_keep_freed_memory(
+def test_training_commands_keep_freed_memory(
     command: str, small_run: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Entered(Exception):  # noqa: N818 - it is no error
-        """What stops the command where the setting is made."""
+    class Entered(Exception):  # noqa: N818 - not an error
+        """Ends the command when the setting is applied."""
 
     def kept() -> None:
         raise Entered
@@ -46,10 +46,10 @@ def test_the_commands_that_train_keep_freed_memory(
     monkeypatch.setattr(memory, "kept", kept)
     monkeypatch.setattr("vitkit.train.finetune.finetune", lambda *_, **__: small_run())
     out = ["--out", str(tmp_path / "run")]
-    words = {
-        "train": ["digits.tiny", "--set", "machine.device=cpu", *out],
+    arguments = {
+        "train": ["digits.tiny", "--set", "hardware.device=cpu", *out],
         "finetune": ["vit", "--data", "digits", *out],
         "demo": out,
     }
     with pytest.raises(Entered):
-        cli.main([command, *words[command]])
+        cli.main([command, *arguments[command]])

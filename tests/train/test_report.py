@@ -1,4 +1,4 @@
-"""The report holds what it should, needs nothing else, and its charts are where the numbers are."""
+"""The report is one self-contained HTML file, and its charts show the logged numbers."""
 
 import dataclasses
 import re
@@ -25,7 +25,7 @@ from vitkit.train.summary import load_report, write_report
 
 
 class Checker(HTMLParser):
-    """Every tag that is opened is closed, in order."""
+    """Checks that all tags are closed in order."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,16 +45,16 @@ class Checker(HTMLParser):
 
 
 @pytest.fixture
-def place(small_run: Callable[..., Run], tmp_path: Path) -> RunFolder:
-    train(small_run(name="a <small> run", keep="last"), tmp_path / "run")
+def run_folder(small_run: Callable[..., Run], tmp_path: Path) -> RunFolder:
+    train(small_run(name="a <small> run", select="last"), tmp_path / "run")
     return RunFolder(tmp_path / "run")
 
 
-def test_it_is_one_file_that_says_everything(place: RunFolder) -> None:
-    text = place.report.read_text()
-    report = load_report(place)
+def test_the_report_is_one_file_with_all_numbers(run_folder: RunFolder) -> None:
+    text = run_folder.report.read_text()
+    report = load_report(run_folder)
     wrong = len(mistakes.wrong_predictions(report.predictions))
-    assert 0 < wrong < 49, "a run of twelve steps is neither perfect nor always wrong"
+    assert 0 < wrong < 49, "a run of twelve steps has correct and wrong predictions"
     assert f"{wrong} of 49" in text
     assert f"{(49 - wrong) / 49:.2%}" in text
     assert "a &lt;small&gt; run" in text
@@ -67,18 +67,18 @@ def test_it_is_one_file_that_says_everything(place: RunFolder) -> None:
     tags = [tag for tag, _ in checker.seen]
     assert tags.count("svg") == 3
     images = [attributes["src"] for tag, attributes in checker.seen if tag == "img"]
-    # Each with where the model looked, larger than the digit.
+    # Each image with its attention map, which is larger than the digit.
     assert len(images) == 2 * min(wrong, mistakes.MAX_SHOWN)
     kinds = [(source or "").partition(";")[0] for source in images]
     assert kinds == ["data:image/png", "data:image/jpeg"] * min(wrong, mistakes.MAX_SHOWN)
     assert "is bright where the model looked: attention rollout" in text
     assert "% MFU" in text
-    # Nothing is fetched, nothing runs.
+    # No scripts and no external files.
     assert not {"script", "link", "iframe"} & set(tags)
     assert not re.search(r"https?://", text)
 
 
-def test_the_light_is_the_map(tmp_path: Path) -> None:
+def test_the_overlay_darkens_by_the_map(tmp_path: Path) -> None:
     image = Image.new("RGB", (64, 64), (200, 100, 50))
     values = np.zeros((4, 4), np.float32)
     values[0, 0] = 1.0
@@ -87,11 +87,11 @@ def test_the_light_is_the_map(tmp_path: Path) -> None:
     assert shown[-32:, -32:].mean(axis=(0, 1)) == pytest.approx(
         np.array([200, 100, 50]) * mistakes.MIN_BRIGHTNESS, abs=1.0
     )
-    # A map that is the same everywhere takes no light away.
+    # A constant map does not darken the image.
     assert mistakes.dim(image, np.full((2, 2), 0.3)).getpixel((5, 5)) == (200, 100, 50)
 
 
-def test_what_has_no_attention_shows_its_gradient() -> None:
+def test_models_without_attention_show_a_gradient_map() -> None:
     source, processor = Digits(), Processor.squash(40)
     for family, kind in (("resnet", False), ("vit", True)):
         module = models.family(family)
@@ -105,36 +105,36 @@ def test_what_has_no_attention_shows_its_gradient() -> None:
         assert len(seen) == 5
         assert seen[1].tobytes() == seen[3].tobytes() != seen[0].tobytes()
         assert min(seen[0].size) >= processor.size[0]
-    slope = mistakes.gradient_map(models.build(models.family("resnet").TINY), torch.randn(2, 3, 40, 40))
-    assert tuple(slope.shape) == (2, 2, 2)
+    gradient = mistakes.gradient_map(models.build(models.family("resnet").TINY), torch.randn(2, 3, 40, 40))
+    assert tuple(gradient.shape) == (2, 2, 2)
 
 
-def test_rollout_is_that_of_explain() -> None:
+def test_the_attention_map_is_the_rollout_of_explain() -> None:
     model, pixels = models.build(vit.TINY), torch.randn(2, 3, *vit.TINY.image_size)
     product, features = rollout.rollout(model, pixels)
     expected = product[:, 0, features.num_special :].reshape(2, *features.grid)
     torch.testing.assert_close(mistakes.attention_map(model, pixels), expected)
 
 
-def test_mistakes_come_surest_first_and_are_mistakes(place: RunFolder) -> None:
-    report = load_report(place)
+def test_mistakes_are_sorted_by_confidence(run_folder: RunFolder) -> None:
+    report = load_report(run_folder)
     scores = report.predictions.scores
-    sure = [float(scores[index].max()) for index in mistakes.wrong_predictions(report.predictions)]
-    assert sure == sorted(sure, reverse=True)
+    confidences = [float(scores[index].max()) for index in mistakes.wrong_predictions(report.predictions)]
+    assert confidences == sorted(confidences, reverse=True)
     for index in mistakes.wrong_predictions(report.predictions):
         assert int(scores[index].argmax()) != report.validation.label(index)
         assert report.predictions.keys[index] == report.validation.read(index).key
 
 
-def test_the_numbers_in_the_log_are_those_of_the_kept_model(place: RunFolder) -> None:
-    report = load_report(place)
+def test_logged_metrics_are_those_of_the_saved_model(run_folder: RunFolder) -> None:
+    report = load_report(run_folder)
     last = report.of("evaluation")[-1]
     assert report.step == last["step"] == 12
     right = 49 - len(mistakes.wrong_predictions(report.predictions))
     assert last["top1.accuracy"] == pytest.approx(right / 49)
 
 
-def test_the_best_model_says_that_it_was_chosen(small_run: Callable[..., Run], tmp_path: Path) -> None:
+def test_the_report_names_the_selection_of_the_best_model(small_run: Callable[..., Run], tmp_path: Path) -> None:
     train(small_run(), tmp_path / "run")
     assert "This model is the best of 3 evaluations on these images" in (tmp_path / "run" / "report.html").read_text()
 
@@ -144,12 +144,12 @@ def test_a_run_without_a_model_has_no_report(tmp_path: Path) -> None:
         write_report(RunFolder(tmp_path))
 
 
-def predictions(truth: list[int], guess: list[int], classes: int) -> Predictions:
-    logits = 4.0 * torch.eye(classes)[guess]
-    return Predictions(logits=logits, targets=torch.eye(classes)[truth], keys=tuple(map(str, range(len(truth)))))
+def predictions(targets: list[int], predicted: list[int], classes: int) -> Predictions:
+    logits = 4.0 * torch.eye(classes)[predicted]
+    return Predictions(logits=logits, targets=torch.eye(classes)[targets], keys=tuple(map(str, range(len(targets)))))
 
 
-def test_no_mistake_and_many_classes_have_their_own_words() -> None:
+def test_confusions_of_many_classes_are_a_list() -> None:
     names = tuple(f"class & {index}" for index in range(30))
     table = confusion.class_section(predictions([0, 1, 2, 2], [0, 1, 1, 2], 30), names)
     assert "Most frequent confusions" in table
@@ -159,15 +159,15 @@ def test_no_mistake_and_many_classes_have_their_own_words() -> None:
     assert few.count('class="miss"') == 0
 
 
-def test_staying_silent_counts_the_least_certain_out() -> None:
+def test_the_coverage_table_drops_the_least_confident() -> None:
     logits = torch.tensor([[4.0, 0.0]] * 9 + [[0.1, 0.0]])
-    known = Predictions(logits=logits, targets=torch.eye(2)[[0] * 9 + [1]], keys=tuple("abcdefghij"))
-    table = confusion.coverage_table(known)
+    outputs = Predictions(logits=logits, targets=torch.eye(2)[[0] * 9 + [1]], keys=tuple("abcdefghij"))
+    table = confusion.coverage_table(outputs)
     assert "<td>1 of 10</td>" in table
     assert "<td>0 of 9</td>" in table
 
 
-def test_a_line_is_drawn_where_its_numbers_are() -> None:
+def test_points_of_a_line_chart_are_at_their_coordinates() -> None:
     line = charts.Line("validation", [(0, 0.0), (50, 0.5), (100, 1.0)], "val", dots=True)
     root = ElementTree.fromstring(charts.line_chart([line], title="t", percent=True, limits=(0.0, 1.0)))
     dots = [(float(dot.attrib["cx"]), float(dot.attrib["cy"])) for dot in root.iter("circle")]
@@ -178,7 +178,7 @@ def test_a_line_is_drawn_where_its_numbers_are() -> None:
     assert [dot.findtext("title") for dot in root.iter("circle")][1] == "validation at step 50: 50.00%"
 
 
-def test_ticks_are_round_and_inside() -> None:
+def test_ticks_are_round_and_within_the_range() -> None:
     assert charts.ticks(0.0, 1.0) == pytest.approx([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
     assert charts.ticks(0.0, 2.3) == pytest.approx([0.0, 0.5, 1.0, 1.5, 2.0])
     assert charts.ticks(0.0, 1200, most=4) == pytest.approx([0, 500, 1000])
@@ -186,17 +186,17 @@ def test_ticks_are_round_and_inside() -> None:
         charts.line_chart([], title="loss")
 
 
-def test_smoothing_keeps_a_line_straight() -> None:
+def test_smoothing_a_constant_changes_nothing() -> None:
     points = [(float(x), 3.0) for x in range(50)]
     assert charts.smoothed(points) == points
 
 
-def test_large_photos_become_small_and_digits_stay_sharp() -> None:
-    photo, digit = Image.new("RGB", (3000, 2000), "red"), Image.new("RGB", (8, 8))
-    assert len(page.image_tag(photo, alt="a photo")) < 10_000
+def test_large_images_are_resized_and_small_ones_are_pixelated() -> None:
+    large, digit = Image.new("RGB", (3000, 2000), "red"), Image.new("RGB", (8, 8))
+    assert len(page.image_tag(large, alt="an image")) < 10_000
     assert 'class="pixels"' in page.image_tag(digit, alt='8 "taken" for 3')
     assert 'alt="8 &quot;taken&quot; for 3"' in page.image_tag(digit, alt='8 "taken" for 3')
 
 
-def test_durations_are_said_as_people_say_them() -> None:
+def test_durations() -> None:
     assert [training.duration(seconds) for seconds in (9.4, 97, 3700)] == ["9 s", "1 min 37 s", "1 h 1 min"]

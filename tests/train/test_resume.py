@@ -1,4 +1,4 @@
-"""A run stopped anywhere and taken up again ends with the same bits as one that was not."""
+"""A run that is stopped at any step and resumed ends with the same bits as an uninterrupted run."""
 
 import json
 import os
@@ -22,11 +22,11 @@ from vitkit.train.loop import Training
 
 
 class Killed(BaseException):
-    """What `kill -9` leaves: nothing is done after it."""
+    """Ends a run without any cleanup, as `kill -9` does."""
 
 
 def kill_at(monkeypatch: pytest.MonkeyPatch, step: int, how: Callable[[], Any]) -> None:
-    """Ends the run when step number `step` is about to be counted as done."""
+    """Calls `how` after step number `step`, before it is saved."""
     original = launch.Events.step
 
     def hooked(self: Any, number: int, *rest: Any) -> None:
@@ -38,13 +38,13 @@ def kill_at(monkeypatch: pytest.MonkeyPatch, step: int, how: Callable[[], Any]) 
 
 
 def final(folder: Path) -> dict[str, Any]:
-    saved = saving.load_newest(RunFolder(folder).states)
+    saved = saving.load_newest(RunFolder(folder).checkpoints)
     assert saved is not None
     return saved
 
 
-def story(folder: Path) -> list[dict[str, Any]]:
-    """What the log tells, without the times."""
+def history(folder: Path) -> list[dict[str, Any]]:
+    """Returns the steps and evaluations of the log without times and speeds."""
     events = [event for event in read(folder / "log.jsonl") if event["kind"] in ("step", "evaluation")]
     return [
         {key: value for key, value in event.items() if key not in ("time", "images_per_second", "memory_gb", "mfu")}
@@ -69,22 +69,22 @@ def assert_equal(one: Any, other: Any) -> None:
 
 @pytest.fixture(scope="module")
 def trained(small_run: Callable[..., Run], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("trained") / "whole"
+    folder = tmp_path_factory.mktemp("trained") / "uninterrupted"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Digits, "__len__", lambda self: 240)
-        train(small_run(accumulate=2), folder)
+        train(small_run(grad_accum_steps=2), folder)
     return folder
 
 
 @pytest.fixture
-def whole(trained: Path, tmp_path: Path) -> Path:
-    """A copy of a run that was not stopped."""
-    return shutil.copytree(trained, tmp_path / "whole")
+def uninterrupted(trained: Path, tmp_path: Path) -> Path:
+    """A copy of an uninterrupted run."""
+    return shutil.copytree(trained, tmp_path / "uninterrupted")
 
 
 EVERYTHING: dict[str, Any] = {
-    "accumulate": 2,
-    "average": 0.9,
+    "grad_accum_steps": 2,
+    "ema": 0.9,
     "precision": "bfloat16",
     "augment__randaugment": {"layers": 2, "magnitude": 10.0},
     "augment__mixing": {"mixup": 0.5},
@@ -93,8 +93,8 @@ EVERYTHING: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def everything(small_run: Callable[..., Run], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of all that is random (dropout too), not stopped."""
-    folder = tmp_path_factory.mktemp("everything") / "whole"
+    """An uninterrupted run with every source of randomness, dropout included."""
+    folder = tmp_path_factory.mktemp("everything") / "uninterrupted"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Digits, "__len__", lambda self: 240)
         train(small_run(**EVERYTHING), folder)
@@ -102,13 +102,13 @@ def everything(small_run: Callable[..., Run], tmp_path_factory: pytest.TempPathF
 
 
 @pytest.mark.parametrize("step", slow_except(range(1, 12), 3, 8))
-def test_stopped_after_any_step_and_again(
+def test_stopped_after_any_step_and_resumed(
     small_run: Callable[..., Run], tmp_path: Path, everything: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
-    run, ways = small_run(**EVERYTHING), ("auto", "sharded")
+    run, formats = small_run(**EVERYTHING), ("auto", "sharded")
     again = 1 + (step + 4) % 11
     for number, stop in enumerate(sorted({step, again})):
-        changes = {"machine.state": ways[(step + number) % 2], "machine.save_beside": step % 3 == 0}
+        changes = {"hardware.checkpoint_format": formats[(step + number) % 2], "hardware.async_save": step % 3 == 0}
         with monkeypatch.context() as patch:
             kill_at(patch, stop, lambda: os.kill(os.getpid(), signal.SIGTERM))
             with pytest.raises(Interrupted, match=f"SIGTERM after step {stop}") as stopped:
@@ -116,32 +116,32 @@ def test_stopped_after_any_step_and_again(
         assert stopped.value.exit_code == 143
         assert final(tmp_path / "run")["training"]["step"] == stop
     assert not (tmp_path / "run" / "report.html").exists()
-    # With other workers, which changes nothing.
-    result = train(override(run, {"machine.workers": 2 if step in (3, 7) else 0}), tmp_path / "run")
+    # Resumed with another number of workers, which changes no result.
+    result = train(override(run, {"hardware.workers": 2 if step in (3, 7) else 0}), tmp_path / "run")
     assert_equal(final(tmp_path / "run"), final(everything))
-    assert story(tmp_path / "run") == story(everything)
-    assert result.score == max(event["top1.accuracy"] for event in story(everything) if event["kind"] == "evaluation")
+    assert history(tmp_path / "run") == history(everything)
+    assert result.score == max(event["top1.accuracy"] for event in history(everything) if event["kind"] == "evaluation")
     assert (tmp_path / "run" / "report.html").exists()
 
 
 @pytest.mark.parametrize("step", slow_except([1, 3, 4, 6, 9, 12], 9))
-def test_killed_after_any_step_and_again(
-    small_run: Callable[..., Run], tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, step: int
+def test_killed_after_any_step_and_resumed(
+    small_run: Callable[..., Run], tmp_path: Path, uninterrupted: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
     def kill() -> None:
         raise Killed
 
-    run = small_run(accumulate=2)
+    run = small_run(grad_accum_steps=2)
     for at in (step, min(12, step + 2)):
         with monkeypatch.context() as patch:
             kill_at(patch, at, kill)
             with pytest.raises(Killed):
                 train(run, tmp_path / "run")
     train(run, tmp_path / "run")
-    assert_equal(final(tmp_path / "run"), final(whole))
-    assert story(tmp_path / "run") == story(whole)
+    assert_equal(final(tmp_path / "run"), final(uninterrupted))
+    assert history(tmp_path / "run") == history(uninterrupted)
     kinds = [event["kind"] for event in read(tmp_path / "run" / "log.jsonl")]
-    assert kinds.count("evaluation") == 3  # none told twice
+    assert kinds.count("evaluation") == 3  # none is logged twice
 
 
 @pytest.mark.parametrize(
@@ -149,72 +149,74 @@ def test_killed_after_any_step_and_again(
     [
         pytest.param(EVERYTHING, marks=pytest.mark.slow),
         pytest.param({**EVERYTHING, "optimizer__name": "muon", "optimizer__layer_decay": 0.8}, marks=pytest.mark.slow),
-        {"optimizer__name": "lion", "tune__lora_rank": 2, "average": 0.5},
-        {"optimizer__name": "sgd", "machine__recompute": True},
+        {"optimizer__name": "lion", "tuning__lora_rank": 2, "ema": 0.5},
+        {"optimizer__name": "sgd", "hardware__activation_checkpointing": True},
         pytest.param({"optimizer__name": "lamb", "model__init": "truncated"}, marks=pytest.mark.slow),
     ],
-    ids=["everything", "muon", "lion, lora", "sgd, recomputed", "lamb"],
+    ids=["everything", "muon", "lion, lora", "sgd, activation checkpointing", "lamb"],
 )
-def test_all_that_a_run_can_hold_goes_on(
+def test_every_part_of_a_run_resumes(
     small_run: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
 ) -> None:
     run = small_run(**changes)
-    train(run, tmp_path / "whole")
+    train(run, tmp_path / "uninterrupted")
     for step in (1, 5, 7, 11):
         with monkeypatch.context() as patch:
             kill_at(patch, step, lambda: os.kill(os.getpid(), signal.SIGTERM))
             with pytest.raises(Interrupted):
                 train(run, tmp_path / "run")
     train(run, tmp_path / "run")
-    assert_equal(final(tmp_path / "run"), final(tmp_path / "whole"))
-    assert story(tmp_path / "run") == story(tmp_path / "whole")
-    best = [vitkit.load(tmp_path / name / "best").model.state_dict() for name in ("run", "whole")]
+    assert_equal(final(tmp_path / "run"), final(tmp_path / "uninterrupted"))
+    assert history(tmp_path / "run") == history(tmp_path / "uninterrupted")
+    best = [vitkit.load(tmp_path / name / "best").model.state_dict() for name in ("run", "uninterrupted")]
     assert_equal(*best)
 
 
-def test_a_run_that_is_over_computes_nothing(
-    small_run: Callable[..., Run], tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_completed_run_trains_nothing(
+    small_run: Callable[..., Run], tmp_path: Path, uninterrupted: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = (whole / "best" / "model.safetensors").stat().st_mtime_ns
+    before = (uninterrupted / "best" / "model.safetensors").stat().st_mtime_ns
 
-    def refuse(self: Training, *_: object) -> None:
+    def fail(self: Training, *_: object) -> None:
         raise AssertionError("a step was taken")
 
-    monkeypatch.setattr("vitkit.train.loop.update", refuse)
-    assert train(small_run(accumulate=2), whole).folder == whole
-    assert (whole / "best" / "model.safetensors").stat().st_mtime_ns == before
+    monkeypatch.setattr("vitkit.train.loop.update", fail)
+    assert train(small_run(grad_accum_steps=2), uninterrupted).folder == uninterrupted
+    assert (uninterrupted / "best" / "model.safetensors").stat().st_mtime_ns == before
 
 
-def test_another_run_is_refused_and_nothing_touched(small_run: Callable[..., Run], whole: Path) -> None:
-    before = {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()}
-    with pytest.raises(ValueError, match=r"holds another run, which differs in optimizer\.rate: choose another folder"):
-        train(small_run(accumulate=2, optimizer__rate=0.5), whole)
+def test_another_run_is_rejected_and_nothing_changed(small_run: Callable[..., Run], uninterrupted: Path) -> None:
+    before = {path: path.read_bytes() for path in uninterrupted.rglob("*") if path.is_file()}
+    with pytest.raises(
+        ValueError, match=r"contains another run, which differs in optimizer\.lr: choose another folder"
+    ):
+        train(small_run(grad_accum_steps=2, optimizer__lr=0.5), uninterrupted)
     with pytest.raises(ValueError, match="is not the config of a run"):
-        train(small_run(), whole / "best")
-    assert {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()} == before
+        train(small_run(), uninterrupted / "best")
+    assert {path: path.read_bytes() for path in uninterrupted.rglob("*") if path.is_file()} == before
 
 
-def test_a_folder_with_other_things_is_refused(small_run: Callable[..., Run], tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_rejected(small_run: Callable[..., Run], tmp_path: Path) -> None:
     (tmp_path / "letter.txt").write_text("dear")
-    with pytest.raises(ValueError, match="exists and is no run folder"):
+    with pytest.raises(ValueError, match="exists and is not a run folder"):
         train(small_run(), tmp_path)
     assert os.listdir(tmp_path) == ["letter.txt"]
-    with pytest.raises(ValueError, match="exists and is no run folder"):
+    with pytest.raises(ValueError, match="exists and is not a run folder"):
         train(small_run(), tmp_path / "letter.txt")
 
 
-def test_a_broken_loss_saves_and_names_the_batch(
+def test_a_loss_that_is_not_finite_saves_and_names_the_batch(
     small_run: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = launch.training_batches
 
-    def poisoned(*arguments: Any, consumed: int) -> Any:
+    def with_nan(*arguments: Any, consumed: int) -> Any:
         for number, batch in enumerate(original(*arguments, consumed=consumed)):
             if number == 6:
                 batch.images[0] = float("nan")
             yield batch
 
-    monkeypatch.setattr(launch, "training_batches", poisoned)
+    monkeypatch.setattr(launch, "training_batches", with_nan)
     with pytest.raises(launch.TrainingStopped, match=r"in step 6; nothing was updated\. The batch: digit"):
         train(small_run(), tmp_path / "run")
     assert final(tmp_path / "run")["training"]["step"] == 6
@@ -223,10 +225,10 @@ def test_a_broken_loss_saves_and_names_the_batch(
     assert "digit" in stopped["reason"]
 
 
-def test_the_config_in_the_folder_is_the_run(small_run: Callable[..., Run], whole: Path) -> None:
-    assert RunFolder(whole).run() == small_run(accumulate=2)
-    text = json.loads((whole / "config.json").read_text())
+def test_config_json_restores_the_run(small_run: Callable[..., Run], uninterrupted: Path) -> None:
+    assert RunFolder(uninterrupted).run() == small_run(grad_accum_steps=2)
+    text = json.loads((uninterrupted / "config.json").read_text())
     text["optimizer"]["speed"] = 1
-    (whole / "config.json").write_text(json.dumps(text))
+    (uninterrupted / "config.json").write_text(json.dumps(text))
     with pytest.raises(ValueError, match=r"config\.json is not the config of a run: unknown key 'optimizer\.speed'"):
-        RunFolder(whole).run()
+        RunFolder(uninterrupted).run()

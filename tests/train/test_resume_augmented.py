@@ -1,4 +1,4 @@
-"""A run with every change to its pictures that there is ends with the same bits, stopped or not, whoever reads them."""
+"""A resumed run with all augmentations ends with the same bits, with any number of workers."""
 
 import os
 import signal
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from test_resume import assert_equal, final, kill_at, story
+from test_resume import assert_equal, final, history, kill_at
 
 from vitkit.config import override
 from vitkit.data.augment import Augment
@@ -29,21 +29,21 @@ EVERYTHING = Augment(
 )
 
 
-def test_stopped_in_the_middle_of_an_epoch_and_read_by_others(
+def test_stopped_within_an_epoch_and_resumed_with_other_workers(
     small_run: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = small_run(accumulate=2, augment=EVERYTHING)
-    train(run, tmp_path / "whole")
+    run = small_run(grad_accum_steps=2, augment=EVERYTHING)
+    train(run, tmp_path / "uninterrupted")
     for step, workers in ((3, 2), (8, 1)):
         folder = tmp_path / str(step)
         with monkeypatch.context() as patch:
             kill_at(patch, step, lambda: os.kill(os.getpid(), signal.SIGTERM))
             with pytest.raises(Interrupted):
-                train(override(run, {"machine.workers": workers}), folder)
+                train(override(run, {"hardware.workers": workers}), folder)
         train(run, folder)
-        assert_equal(final(folder), final(tmp_path / "whole"))
-        assert story(folder) == story(tmp_path / "whole")
+        assert_equal(final(folder), final(tmp_path / "uninterrupted"))
+        assert history(folder) == history(tmp_path / "uninterrupted")
     assert RunFolder(folder).run().augment == EVERYTHING
-    # It is the pictures that make the difference.
-    train(small_run(accumulate=2), tmp_path / "plain")
-    assert story(tmp_path / "plain") != story(folder)
+    # The augmentation does change the run.
+    train(small_run(grad_accum_steps=2), tmp_path / "plain")
+    assert history(tmp_path / "plain") != history(folder)

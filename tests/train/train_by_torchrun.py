@@ -1,4 +1,4 @@
-"""A process of a small parallel run, started by torchrun: CONFIG FOLDER [term STEP RANK]."""
+"""One process of a small parallel run, started by torchrun: CONFIG FOLDER [term STEP RANK]."""
 
 import os
 import signal
@@ -14,26 +14,26 @@ from vitkit.train import launch, train
 from vitkit.train.run import from_json
 
 
-def main(config: str, folder: str, trouble: str = "", step: str = "0", rank: str = "0") -> None:
-    """Trains; at that step of that process the trouble happens."""
+def main(config: str, folder: str, fault: str = "", step: str = "0", rank: str = "0") -> None:
+    """Trains; with `term`, the process of that rank sends itself SIGTERM after that step."""
     torch.set_num_threads(1)
-    Digits.__len__ = lambda self: 240  # as in the tests of this folder
-    built = launch.begin
+    Digits.__len__ = lambda self: 240  # as in conftest.py
+    built = launch.build_training
 
-    def begun(run: Any, *arguments: Any) -> Any:
+    def checked(run: Any, *arguments: Any) -> Any:
         training = built(run, *arguments)
         shards = [each for each in training.objective.parameters() if hasattr(each, "to_local")]
-        assert bool(shards) == (run.machine.parallel == "fsdp")
+        assert bool(shards) == (run.hardware.parallel == "fsdp")
         assert all(each.to_local().numel() <= (each.shape[0] + 1) // 2 * each[0].numel() for each in shards)
         return training
 
-    launch.begin = begun
-    here = os.environ["RANK"] == rank
-    if trouble == "term" and here:
-        told = launch.Events.step
+    launch.build_training = checked
+    chosen = os.environ["RANK"] == rank
+    if fault == "term" and chosen:
+        original = launch.Events.step
 
         def hooked(self: Any, number: int, *rest: Any) -> None:
-            told(self, number, *rest)
+            original(self, number, *rest)
             if number == int(step):
                 Path(folder, "signalled").write_text(str(time.time()))
                 os.kill(os.getpid(), signal.SIGTERM)

@@ -1,8 +1,8 @@
-"""Runs in two processes: a list of jobs in one launch, because starting Python twice takes longer than a small run.
+"""Run several jobs in two processes that are started once, because starting Python takes longer than a small run.
 
-`in_two(jobs, folder)` for tests; as a script, one of the two processes: JOBS.json. A job is a config, a folder and
-perhaps trouble in the second process: a SIGTERM after a step, or a picture that is not a number in it. Left in the
-folder of each: `ended-RANK.json` with how it ended, when, and the keys of its pictures.
+Tests call `run_in_two(jobs, folder)`. As a script (JOBS.json) this file is one of the two processes. A job is a run, a
+folder and optionally a fault in the second process: SIGTERM after a step, or an image of NaN. Each process writes how a
+job ended, when, and the keys of its images to `ended-RANK.json` in the folder of the job.
 """
 
 import json
@@ -26,26 +26,26 @@ from vitkit.train.run import from_json, to_json
 
 @dataclass(frozen=True)
 class Job:
-    """A run to its end, or until `trouble` (term, nan) at a step of the second process."""
+    """A run, and a `fault` (term, nan) at a step of the second process, if any."""
 
     run: Run
     folder: Path
-    trouble: str = ""
+    fault: str = ""
     step: int = 0
 
 
 @dataclass(frozen=True)
 class End:
-    """How a process of a job ended: `error` is the name and the text of what it raised."""
+    """How a process of a job ended: `error` is the name and the message of its exception, `signalled` a time."""
 
     error: str
     time: float
-    told: float
+    signalled: float
     keys: list[list[str]]
 
 
-def in_two(jobs: Iterable[Job], scratch: Path, timeout: float = 900.0) -> None:
-    """Runs the jobs one after the other in two processes that start once."""
+def run_in_two(jobs: Iterable[Job], scratch: Path, timeout: float = 900.0) -> None:
+    """Runs the jobs one after the other in two processes."""
     jobs = list(jobs)
     scratch.mkdir(parents=True, exist_ok=True)
     rows = [asdict(job) | {"run": to_json(job.run), "folder": str(job.folder)} for job in jobs]
@@ -72,58 +72,58 @@ def in_two(jobs: Iterable[Job], scratch: Path, timeout: float = 900.0) -> None:
 
 
 def ends(folder: Path) -> tuple[End, End]:
-    """How the last job in a folder ended in each process."""
+    """Returns how the last job in a folder ended in each process."""
     first, second = (End(**json.loads((folder / f"ended-{rank}.json").read_text())) for rank in (0, 1))
     return first, second
 
 
 def work(path: str) -> None:
-    """One process's part of all jobs."""
+    """Runs one process's part of all jobs."""
     import torch
 
     from vitkit.data.sources.digits import Digits
 
     torch.set_num_threads(1)
-    Digits.__len__ = lambda self: 240  # as in the tests of this folder
+    Digits.__len__ = lambda self: 240  # as in conftest.py
     for row in json.loads(Path(path).read_text()):
         os.environ["MASTER_PORT"] = str(row["port"])
         run, folder = from_json(row["run"]), Path(row["folder"])
-        end = do(run, folder, row["trouble"] if os.environ["RANK"] == "1" else "", row["step"])
+        end = run_job(run, folder, row["fault"] if os.environ["RANK"] == "1" else "", row["step"])
         folder.mkdir(exist_ok=True)
         (folder / f"ended-{os.environ['RANK']}.json").write_text(json.dumps(asdict(end)))
 
 
-def do(run: Run, folder: Path, trouble: str, step: int) -> End:
-    """One job in this process."""
+def run_job(run: Run, folder: Path, fault: str, step: int) -> End:
+    """Runs one job in this process."""
     from vitkit.train import Interrupted, TrainingStopped, launch, train
-    from vitkit.train.checkpointing.saving import NotSaved
+    from vitkit.train.checkpointing.saving import CheckpointNotSaved
 
-    told, error, keys = 0.0, "", []
-    loaded, stepped = launch.training_batches, launch.Events.step
+    signalled, error, keys = 0.0, "", []
+    original_batches, original_step = launch.training_batches, launch.Events.step
 
-    def noted(*arguments: Any, consumed: int) -> Any:
-        for batch in loaded(*arguments, consumed=consumed):
+    def record_keys(*arguments: Any, consumed: int) -> Any:
+        for batch in original_batches(*arguments, consumed=consumed):
             keys.append(list(batch.keys))
-            if trouble == "nan" and len(keys) == step + 1:
+            if fault == "nan" and len(keys) == step + 1:
                 batch.images[0] = float("nan")
             yield batch
 
-    def signalled(self: Any, number: int, *rest: Any) -> None:
-        nonlocal told
-        stepped(self, number, *rest)
-        if trouble == "term" and number == step:
-            told = time.time()
+    def send_signal(self: Any, number: int, *rest: Any) -> None:
+        nonlocal signalled
+        original_step(self, number, *rest)
+        if fault == "term" and number == step:
+            signalled = time.time()
             os.kill(os.getpid(), signal.SIGTERM)
 
     with ExitStack() as stack:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
-        patch.setattr(launch, "training_batches", noted)
-        patch.setattr(launch.Events, "step", signalled)
+        patch.setattr(launch, "training_batches", record_keys)
+        patch.setattr(launch.Events, "step", send_signal)
         try:
             train(run, folder)
-        except (Interrupted, TrainingStopped, NotSaved, ValueError, OSError) as raised:
+        except (Interrupted, TrainingStopped, CheckpointNotSaved, ValueError, OSError) as raised:
             error = f"{type(raised).__name__}: {raised}"
-    return End(error, time.time(), told, keys)
+    return End(error, time.time(), signalled, keys)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""transformers 5 as the oracle: imported once, offline, and quiet."""
+"""transformers 5 as the reference implementation: imported once, offline, without log output."""
 
 import os
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ SMALL = {
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """These models are so small that threads only get in each other's way."""
+    """Limits torch to one thread: these models are too small to benefit from several."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -32,7 +32,7 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def theirs() -> ModuleType:
+def hf() -> ModuleType:
     transformers = oracle("transformers")
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -41,6 +41,6 @@ def theirs() -> ModuleType:
 
 @pytest.fixture
 def offline_cwd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A fresh current folder, so that a hub id may be the name of a folder in it."""
+    """Changes to an empty folder, so that a hub id can be the path of a folder in it."""
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -1,4 +1,4 @@
-"""ViTConfig beside transformers' own: fields, defaults, labels, JSON, errors."""
+"""ViTConfig compared with that of transformers: fields, defaults, labels, JSON, errors."""
 
 import dataclasses
 import json
@@ -24,19 +24,17 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_json_is_theirs(theirs: ModuleType, case: str) -> None:
-    expected = json.loads(theirs.ViTConfig(**CASES[case]).to_json_string())
+def test_json_matches_transformers(hf: ModuleType, case: str) -> None:
+    expected = json.loads(hf.ViTConfig(**CASES[case]).to_json_string())
     del expected["transformers_version"]
     text = ViTConfig(**CASES[case]).to_json_string()
     assert json.loads(text) == expected
     assert text == json.dumps(expected, indent=2, sort_keys=True) + "\n"
 
 
-def test_fields_and_defaults_are_theirs(theirs: ModuleType) -> None:
-    reference, ours = theirs.ViTConfig(), ViTConfig()
-    own = [
-        field.name for field in dataclasses.fields(theirs.ViTConfig) if field.name in theirs.ViTConfig.__annotations__
-    ]
+def test_fields_and_defaults_match_transformers(hf: ModuleType) -> None:
+    reference, ours = hf.ViTConfig(), ViTConfig()
+    own = [field.name for field in dataclasses.fields(hf.ViTConfig) if field.name in hf.ViTConfig.__annotations__]
     assert [field.name for field in dataclasses.fields(ours)] == own
     for name in [*own, "num_labels", "id2label", "label2id", "problem_type", "return_dict", "output_attentions"]:
         assert getattr(ours, name) == getattr(reference, name), name
@@ -44,17 +42,17 @@ def test_fields_and_defaults_are_theirs(theirs: ModuleType) -> None:
     assert ours.use_return_dict
 
 
-def test_positions_are_version_4s() -> None:
+def test_positional_arguments_match_version_4() -> None:
     values = [48, 2, 4, 96, "relu", 0.1, 0.2, 0.3, 1e-6, 64, 8, 1, False, 8, 24, "relu"]
     config = ViTConfig(*values)
     assert [getattr(config, field.name) for field in dataclasses.fields(config)] == values
-    with pytest.raises(TypeError, match=r"takes 16 positional values \(hidden_size, .*\), not 17"):
+    with pytest.raises(TypeError, match=r"takes 16 positional arguments \(hidden_size, .*\), got 17"):
         ViTConfig(*values, 1)
-    with pytest.raises(TypeError, match="got hidden_size both by place and by name"):
+    with pytest.raises(TypeError, match="got hidden_size both as positional and as keyword argument"):
         ViTConfig(48, hidden_size=48)
 
 
-def test_labels_follow_the_number_and_the_map_wins(caplog: pytest.LogCaptureFixture) -> None:
+def test_num_labels_resets_labels_and_id2label_takes_precedence(caplog: pytest.LogCaptureFixture) -> None:
     config = ViTConfig()
     config.num_labels = 4
     assert config.label2id == {"LABEL_0": 0, "LABEL_1": 1, "LABEL_2": 2, "LABEL_3": 3}
@@ -62,21 +60,21 @@ def test_labels_follow_the_number_and_the_map_wins(caplog: pytest.LogCaptureFixt
     assert named.id2label == {0: "a", 1: "b", 2: "c"}
     assert named.label2id == {"a": 0, "b": 1, "c": 2}
     named.num_labels = 3
-    assert named.id2label[0] == "a", "as many as there are: nothing changes"
+    assert named.id2label[0] == "a", "the number of labels is the same: they do not change"
     with caplog.at_level(logging.WARNING):
         assert ViTConfig(id2label={0: "a", 1: "b", 2: "c"}, num_labels=7).num_labels == 3
-    words = "You passed `num_labels=7` which is incompatible to the `id2label` map of length `3`."
-    assert words in caplog.text
+    message = "You passed `num_labels=7` which is incompatible to the `id2label` map of length `3`."
+    assert message in caplog.text
     caplog.clear()
     with caplog.at_level(logging.WARNING):
         loaded = ViTConfig.from_dict({"id2label": {"0": "a", "1": "b", "2": "c"}}, num_labels=7)
     assert loaded.num_labels == 7
     assert loaded.id2label[6] == "LABEL_6"
-    assert words in caplog.text
+    assert message in caplog.text
     assert ViTConfig(num_labels=0).num_labels == 0
 
 
-def test_unknown_keys_are_kept_read_and_written(tmp_path: Path, theirs: ModuleType) -> None:
+def test_unknown_keys_are_saved_and_loaded(tmp_path: Path, hf: ModuleType) -> None:
     config = ViTConfig(favourite="blue", drop_path_rate=0.1, torch_dtype="float16")
     assert config.favourite == "blue"
     assert config.dtype is config.torch_dtype is torch.float16
@@ -85,10 +83,10 @@ def test_unknown_keys_are_kept_read_and_written(tmp_path: Path, theirs: ModuleTy
     assert again.favourite == "blue"
     assert again.name_or_path == str(tmp_path)
     assert again.to_dict() == config.to_dict()
-    assert theirs.ViTConfig.from_pretrained(tmp_path).favourite == "blue"
-    theirs.ViTConfig(favourite="red", num_labels=3).save_pretrained(tmp_path)
-    config, unused = ViTConfig.from_pretrained(tmp_path, hidden_size=64, nobody=1, return_unused_kwargs=True)
-    assert (config.favourite, config.num_labels, config.hidden_size, unused) == ("red", 3, 64, {"nobody": 1})
+    assert hf.ViTConfig.from_pretrained(tmp_path).favourite == "blue"
+    hf.ViTConfig(favourite="red", num_labels=3).save_pretrained(tmp_path)
+    config, unused = ViTConfig.from_pretrained(tmp_path, hidden_size=64, unknown=1, return_unused_kwargs=True)
+    assert (config.favourite, config.num_labels, config.hidden_size, unused) == ("red", 3, 64, {"unknown": 1})
     assert ViTConfig.from_json_file(tmp_path / "config.json").num_labels == 3
     assert ViTConfig.from_pretrained(tmp_path / "config.json").num_labels == 3
 
@@ -103,22 +101,22 @@ def test_equality_and_copies() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    ("settings", "message"),
     [
-        ({"hidden_size": "768"}, "'hidden_size' is '768'; it takes a whole number"),
-        ({"qkv_bias": 1}, "'qkv_bias' is 1; it takes true or false"),
-        ({"problem_type": "ranking"}, "problem_type is 'ranking'; it can be None, 'regression'"),
+        ({"hidden_size": "768"}, "'hidden_size' is '768'; expected an integer"),
+        ({"qkv_bias": 1}, "'qkv_bias' is 1; expected true or false"),
+        ({"problem_type": "ranking"}, "problem_type is 'ranking'; expected None or one of 'regression'"),
         ({"problem_type": "single_label_classification", "num_labels": 1}, "requires `num_labels > 1`"),
     ],
 )
-def test_wrong_values_are_refused(settings: dict[str, Any], words: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(words)):
+def test_invalid_values_raise(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
         ViTConfig(**settings)
 
 
-def test_another_kind_of_model_is_refused(tmp_path: Path) -> None:
+def test_another_model_type_raises(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(ValueError, match="is a model of type 'bert', not 'vit'"):
+    with pytest.raises(ValueError, match="has model_type 'bert'; expected 'vit'"):
         ViTConfig.from_pretrained(tmp_path)
-    with pytest.raises(OSError, match=r"is no folder here"):
+    with pytest.raises(OSError, match="is neither a local folder nor a valid id"):
         ViTConfig.from_pretrained(tmp_path / "nothing")

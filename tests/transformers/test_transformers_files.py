@@ -1,4 +1,4 @@
-"""Folders: theirs open here, ours there, in every form; what does not fit is said."""
+"""Checkpoint folders: transformers' load in vitkit and the other way round, in every form; errors and reports."""
 
 import json
 import logging
@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from vitkit import ViTConfig, ViTForImageClassification, ViTForMaskedImageModeling, ViTImageProcessor, ViTModel, load
 
-OURS = {kind.__name__: kind for kind in (ViTModel, ViTForImageClassification, ViTForMaskedImageModeling)}
+OURS = {cls.__name__: cls for cls in (ViTModel, ViTForImageClassification, ViTForMaskedImageModeling)}
 SMALL = {
     "hidden_size": 32,
     "num_hidden_layers": 2,
@@ -28,48 +28,48 @@ IMAGES = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture
-def folder(theirs: ModuleType, tmp_path: Path) -> Path:
+def folder(hf: ModuleType, tmp_path: Path) -> Path:
     torch.manual_seed(0)
-    model = theirs.ViTForImageClassification(theirs.ViTConfig(**SMALL, num_labels=3))
-    model.save_pretrained(tmp_path / "theirs")
-    return tmp_path / "theirs"
+    model = hf.ViTForImageClassification(hf.ViTConfig(**SMALL, num_labels=3))
+    model.save_pretrained(tmp_path / "hf")
+    return tmp_path / "hf"
 
 
-def make(kind: Any = ViTForImageClassification, **settings: Any) -> Any:
+def make(model_class: Any = ViTForImageClassification, **settings: Any) -> Any:
     torch.manual_seed(0)
-    return kind(ViTConfig(**SMALL | settings)).eval()
+    return model_class(ViTConfig(**SMALL | settings)).eval()
 
 
 @pytest.mark.parametrize("newer", [False, True], ids=["v4 names", "v5 names"])
 @pytest.mark.parametrize("kind", OURS)
-def test_theirs_open_here_and_ours_there(theirs: ModuleType, kind: str, newer: bool, tmp_path: Path) -> None:
+def test_folders_load_in_both_libraries(hf: ModuleType, kind: str, newer: bool, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    reference = getattr(theirs, kind)(theirs.ViTConfig(**SMALL, num_labels=3)).eval()
-    reference.save_pretrained(tmp_path / "theirs", save_original_format=not newer)
-    held = load_file(tmp_path / "theirs" / "model.safetensors")
-    assert any("q_proj" in name for name in held) == newer
-    model, report = OURS[kind].from_pretrained(tmp_path / "theirs", output_loading_info=True)
+    reference = getattr(hf, kind)(hf.ViTConfig(**SMALL, num_labels=3)).eval()
+    reference.save_pretrained(tmp_path / "hf", save_original_format=not newer)
+    saved = load_file(tmp_path / "hf" / "model.safetensors")
+    assert any("q_proj" in name for name in saved) == newer
+    model, report = OURS[kind].from_pretrained(tmp_path / "hf", output_loading_info=True)
     assert not any(report.values())
     assert not model.training
     torch.testing.assert_close(model(IMAGES)[0], reference(IMAGES)[0], atol=1e-5, rtol=1e-5)
     model.save_pretrained(tmp_path / "ours", save_original_format=not newer)
     written = load_file(tmp_path / "ours" / "model.safetensors")
-    assert written.keys() == held.keys()
-    assert all(torch.equal(written[name], held[name]) for name in held)
-    config = [json.loads((tmp_path / name / "config.json").read_text()) for name in ("theirs", "ours")]
+    assert written.keys() == saved.keys()
+    assert all(torch.equal(written[name], saved[name]) for name in saved)
+    config = [json.loads((tmp_path / name / "config.json").read_text()) for name in ("hf", "ours")]
     assert config[0] | {"transformers_version": None} == config[1] | {"transformers_version": None}
-    again, report = getattr(theirs, kind).from_pretrained(tmp_path / "ours", output_loading_info=True)
+    again, report = getattr(hf, kind).from_pretrained(tmp_path / "ours", output_loading_info=True)
     assert not any(report.values())
     assert torch.equal(again(IMAGES)[0], reference(IMAGES)[0])
 
 
 @pytest.mark.parametrize("source", OURS)
 @pytest.mark.parametrize("kind", OURS)
-def test_reports_of_what_is_missing_and_not_used_are_theirs(
-    theirs: ModuleType, source: str, kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_loading_reports_match_transformers(
+    hf: ModuleType, source: str, kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     make(OURS[source], num_labels=3).save_pretrained(tmp_path)
-    _, expected = getattr(theirs, kind).from_pretrained(tmp_path, output_loading_info=True)
+    _, expected = getattr(hf, kind).from_pretrained(tmp_path, output_loading_info=True)
     with caplog.at_level(logging.WARNING, logger="vitkit"):
         model, report = OURS[kind].from_pretrained(tmp_path, output_loading_info=True)
     assert report["missing_keys"] == expected["missing_keys"]
@@ -77,22 +77,23 @@ def test_reports_of_what_is_missing_and_not_used_are_theirs(
     assert {name.removeprefix("vit.") for name in report["unexpected_keys"]} == {
         name.removeprefix("vit.") for name in expected["unexpected_keys"]
     }
-    assert ("drawn afresh" in caplog.text) == bool(report["missing_keys"])
+    assert ("newly initialised" in caplog.text) == bool(report["missing_keys"])
     assert all(parameter.isfinite().all() for parameter in model.parameters())
-    loaded, held = model.base_model.state_dict(), make(OURS[source], num_labels=3).base_model.state_dict()
+    loaded, saved = model.base_model.state_dict(), make(OURS[source], num_labels=3).base_model.state_dict()
     assert all(
-        torch.equal(loaded[name], held[name]) for name in loaded.keys() & held.keys() if "mask_token" not in name
+        torch.equal(loaded[name], saved[name]) for name in loaded.keys() & saved.keys() if "mask_token" not in name
     )
 
 
-def test_another_number_of_classes(folder: Path, theirs: ModuleType) -> None:
+def test_another_number_of_classes(folder: Path, hf: ModuleType) -> None:
     with pytest.raises(
-        RuntimeError, match=re.escape("size mismatch for classifier.bias is (3,), the model has (7,); classifier")
+        RuntimeError,
+        match=re.escape("size mismatch for classifier.bias: (3,) in the file, (7,) in the model; classifier"),
     ):
         ViTForImageClassification.from_pretrained(folder, num_labels=7)
     options: dict[str, Any] = {"num_labels": 7, "ignore_mismatched_sizes": True, "output_loading_info": True}
     model, report = ViTForImageClassification.from_pretrained(folder, **options)
-    _, expected = theirs.ViTForImageClassification.from_pretrained(folder, **options)
+    _, expected = hf.ViTForImageClassification.from_pretrained(folder, **options)
     assert {(name, tuple(a), tuple(b)) for name, a, b in expected["mismatched_keys"]} == report["mismatched_keys"]
     assert model(IMAGES).logits.shape == (2, 7)
     assert model.classifier.bias.abs().max() == 0
@@ -105,7 +106,7 @@ def test_another_number_of_classes(folder: Path, theirs: ModuleType) -> None:
     assert model.num_labels == 2
 
 
-def test_types_devices_kernels_and_arguments(folder: Path) -> None:
+def test_dtypes_devices_attention_and_arguments(folder: Path) -> None:
     load = ViTForImageClassification.from_pretrained
     assert load(folder).dtype is torch.float32
     for dtype in (torch.bfloat16, "bfloat16"):
@@ -116,22 +117,22 @@ def test_types_devices_kernels_and_arguments(folder: Path) -> None:
     assert load(folder / "half").dtype is torch.bfloat16
     assert json.loads((folder / "half" / "config.json").read_text())["dtype"] == "bfloat16"
     assert load(folder, attn_implementation="eager").config._attn_implementation == "eager"
-    for place in ("cpu", {"": "cpu"}, torch.device("cpu"), "auto"):
-        assert load(folder, device_map=place).device.type in ("cpu", "cuda")
+    for device_map in ("cpu", {"": "cpu"}, torch.device("cpu"), "auto"):
+        assert load(folder, device_map=device_map).device.type in ("cpu", "cuda")
     assert ViTModel.from_pretrained(folder, add_pooling_layer=False).pooler is None
     assert load(folder, config=ViTConfig(**SMALL, num_labels=3, layer_norm_eps=1e-3)).vit.layernorm.eps == 1e-3
     assert load(folder, output_attentions=True)(IMAGES).attentions is not None
-    with pytest.raises(ValueError, match="device_map places parts"):
+    with pytest.raises(ValueError, match="device_map has keys vit, classifier; only a single device"):
         load(folder, device_map={"vit": 0, "classifier": 1})
     with pytest.raises(ValueError, match="unknown dtype 'float33'"):
         load(folder, dtype="float33")
-    with pytest.raises(TypeError, match="unexpected keyword argument 'nobody'"):
-        load(folder, nobody=1)
-    with pytest.raises(ValueError, match="weights_only=False would run code"):
+    with pytest.raises(TypeError, match="unexpected keyword argument 'unknown'"):
+        load(folder, unknown=1)
+    with pytest.raises(ValueError, match="weights_only=False is not supported: it would run code"):
         load(folder, weights_only=False)
 
 
-def test_sharded_variant_subfolder_and_pickled_files(folder: Path, theirs: ModuleType) -> None:
+def test_sharded_variant_subfolder_and_pickled_files(folder: Path, hf: ModuleType) -> None:
     model = ViTForImageClassification.from_pretrained(folder)
     expected = model(IMAGES).logits
     model.save_pretrained(folder / "shards", max_shard_size="20KB")
@@ -146,9 +147,9 @@ def test_sharded_variant_subfolder_and_pickled_files(folder: Path, theirs: Modul
         )
         assert not any(report.values())
         assert torch.equal(again(IMAGES).logits, expected)
-        theirs_again = theirs.ViTForImageClassification.from_pretrained(folder / name, **options)
-        torch.testing.assert_close(theirs_again(IMAGES).logits, expected, atol=1e-5, rtol=1e-5)
-    model.dialect = "v4"
+        hf_again = hf.ViTForImageClassification.from_pretrained(folder / name, **options)
+        torch.testing.assert_close(hf_again(IMAGES).logits, expected, atol=1e-5, rtol=1e-5)
+    model.name_format = "v4"
     old = folder / "old"
     old.mkdir()
     model.config.save_pretrained(old)
@@ -157,16 +158,16 @@ def test_sharded_variant_subfolder_and_pickled_files(folder: Path, theirs: Modul
     assert torch.equal(ViTForImageClassification.from_pretrained(old, use_safetensors=False)(IMAGES).logits, expected)
     with pytest.raises(OSError, match=re.escape("has none of model.safetensors, model.safetensors.index.json")):
         ViTForImageClassification.from_pretrained(old, use_safetensors=True)
-    with pytest.raises(ValueError, match="would write a pickle"):
+    with pytest.raises(ValueError, match="safe_serialization=False is not supported: it would write a pickle"):
         model.save_pretrained(old, safe_serialization=False)
 
 
-def test_tensors_from_elsewhere_and_names_mapped(folder: Path) -> None:
+def test_state_dict_and_key_mapping(folder: Path) -> None:
     model = ViTForImageClassification.from_pretrained(folder)
-    held = {f"net.{name}": tensor for name, tensor in model.state_dict().items()}
-    again = ViTForImageClassification.from_pretrained(folder, state_dict=held, key_mapping={r"^net\.": ""})
+    renamed = {f"net.{name}": tensor for name, tensor in model.state_dict().items()}
+    again = ViTForImageClassification.from_pretrained(folder, state_dict=renamed, key_mapping={r"^net\.": ""})
     assert torch.equal(again(IMAGES).logits, model(IMAGES).logits)
-    save_file(held, folder / "model.safetensors")
+    save_file(renamed, folder / "model.safetensors")
     again = ViTForImageClassification.from_pretrained(folder, key_mapping={r"^net\.": ""})
     assert torch.equal(again(IMAGES).logits, model(IMAGES).logits)
     model.save_pretrained(
@@ -178,17 +179,17 @@ def test_tensors_from_elsewhere_and_names_mapped(folder: Path) -> None:
     assert not (folder / "nothing").exists()
 
 
-def test_folders_that_are_no_model(tmp_path: Path, folder: Path) -> None:
-    with pytest.raises(OSError, match="is no folder here"):
+def test_folders_without_a_model_raise(tmp_path: Path, folder: Path) -> None:
+    with pytest.raises(OSError, match="is neither a local folder nor a valid id"):
         ViTModel.from_pretrained(tmp_path / "nowhere")
     (folder / "config.json").unlink()
     with pytest.raises(
-        OSError, match=r"has no config\.json: pass config=, or write it with model\.config\.save_pretrained"
+        OSError, match=r"has no config\.json: pass config=, or save it with model\.config\.save_pretrained"
     ):
         ViTForImageClassification.from_pretrained(folder)
     assert ViTForImageClassification.from_pretrained(folder, config=ViTConfig(**SMALL, num_labels=3))
     (folder / "config.json").write_text('{"model_type": "deit"}')
-    with pytest.raises(ValueError, match=r"is a model of type 'deit', not 'vit': try vitkit\.load"):
+    with pytest.raises(ValueError, match=r"has model_type 'deit'; expected 'vit': try vitkit\.load"):
         ViTForImageClassification.from_pretrained(folder)
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="should be a directory, not a file"):
@@ -197,11 +198,11 @@ def test_folders_that_are_no_model(tmp_path: Path, folder: Path) -> None:
         ViTModel({})  # type: ignore[arg-type]
 
 
-def test_files_of_the_hub_are_asked_for_one_by_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Any] = []
+def test_hub_files_are_downloaded_one_by_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    requests: list[Any] = []
 
     def download(repo_id: str, filename: str, **options: Any) -> str:
-        asked.append((repo_id, filename, options))
+        requests.append((repo_id, filename, options))
         if not (folder / filename).exists():
             raise huggingface_hub.errors.EntryNotFoundError(filename)
         return str(folder / filename)
@@ -215,9 +216,11 @@ def test_files_of_the_hub_are_asked_for_one_by_one(folder: Path, monkeypatch: py
     options = {"revision": "v1", "cache_dir": "here", "local_files_only": True, "token": "secret"}
     again = ViTForImageClassification.from_pretrained("someone/vit", **options)
     assert torch.equal(again(IMAGES).logits, model(IMAGES).logits)
-    assert [name for _, name, _ in asked[:3]] == ["config.json", "model.safetensors", "model.safetensors.index.json"]
-    assert len(asked) > 5
-    assert all(repo == "someone/vit" and given == {"subfolder": None, **options} for repo, _, given in asked)
+    assert [name for _, name, _ in requests[:3]] == ["config.json", "model.safetensors", "model.safetensors.index.json"]
+    assert len(requests) > 5
+    assert all(
+        repo == "someone/vit" and options_given == {"subfolder": None, **options} for repo, _, options_given in requests
+    )
     assert again.name_or_path == "someone/vit"
 
 
@@ -253,7 +256,7 @@ def test_uploads(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert calls[-1]["allow_patterns"] == ["config.json", "model*"]
 
 
-def test_models_from_a_config_leave_it_alone() -> None:
+def test_from_config_does_not_change_the_config() -> None:
     config = ViTConfig(**SMALL)
     model = ViTModel.from_config(config, attn_implementation="eager", dtype=torch.bfloat16, add_pooling_layer=False)
     assert model.dtype is torch.bfloat16
@@ -262,13 +265,13 @@ def test_models_from_a_config_leave_it_alone() -> None:
     assert model.pooler is None
 
 
-def test_the_folder_is_the_same_model_for_vitkit_load(folder: Path) -> None:
-    """The drop-in and `models.vit` are two faces of one arithmetic."""
-    drop_in = ViTForImageClassification.from_pretrained(folder)
+def test_vitkit_load_opens_the_folder_as_the_same_model(folder: Path) -> None:
+    """The transformers API and `models.vit` compute the same outputs."""
+    compatible = ViTForImageClassification.from_pretrained(folder)
     ViTImageProcessor(size=16).save_pretrained(folder)
     own = load(folder).model
     with torch.no_grad():
-        got = drop_in(IMAGES, output_attentions=True)
+        got = compatible(IMAGES, output_attentions=True)
         torch.testing.assert_close(got.logits, own(IMAGES), atol=1e-6, rtol=1e-6)
         embedded = own.embed(IMAGES).tokens
         torch.testing.assert_close(got.attentions[0], own.blocks[0].attention_weights(embedded), atol=1e-6, rtol=1e-6)

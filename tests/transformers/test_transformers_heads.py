@@ -1,4 +1,4 @@
-"""Attention weights, head masks, pruning, chosen layers: what transformers has only in eager, or no more."""
+"""Attention weights, head masks, pruning and selected layers, which transformers supports only in part."""
 
 import re
 import subprocess
@@ -25,14 +25,14 @@ COMMON: dict[str, Any] = {
 IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
-def make(kind: Any = ViTModel, **settings: Any) -> Any:
+def make(model_class: Any = ViTModel, **settings: Any) -> Any:
     torch.manual_seed(1)
-    return kind(ViTConfig(**COMMON | settings)).eval()
+    return model_class(ViTConfig(**COMMON | settings)).eval()
 
 
-def by_hand(model: ViTModel, images: Tensor, mask: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """A forward pass written out, head by head, with version 4's mask on the weights (layers, heads)."""
-    tokens, seen = model.embeddings(images), []
+def naive_forward(model: ViTModel, images: Tensor, mask: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """A naive forward pass, head by head, that multiplies the weights by a head mask (layers, heads)."""
+    tokens, all_weights = model.embeddings(images), []
     for layer, row in zip(model.layers, mask, strict=True):
         attention: Any = layer.attention
         normed = layer.layernorm_before(tokens)
@@ -48,18 +48,18 @@ def by_hand(model: ViTModel, images: Tensor, mask: Tensor) -> tuple[Tensor, list
             weights.append(weight)
         tokens = tokens + attention.o_proj(torch.cat(heads, dim=-1))
         tokens = tokens + layer.mlp(layer.layernorm_after(tokens))
-        seen.append(torch.stack(weights, dim=1))
-    return model.layernorm(tokens), seen
+        all_weights.append(torch.stack(weights, dim=1))
+    return model.layernorm(tokens), all_weights
 
 
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])
 @torch.no_grad()
-def test_head_masks_scale_the_weights_under_both_kernels(implementation: str) -> None:
+def test_head_masks_scale_the_weights_in_both_implementations(implementation: str) -> None:
     model = make()
     model.set_attn_implementation(implementation)
     mask = torch.rand(3, 4, generator=torch.Generator().manual_seed(2)).round(decimals=1)
     mask[1] = torch.tensor([0.0, 1.0, 0.0, 1.0])
-    tokens, weights = by_hand(model, IMAGES, mask)
+    tokens, weights = naive_forward(model, IMAGES, mask)
     got = model(IMAGES, head_mask=mask, output_attentions=True)
     torch.testing.assert_close(got.last_hidden_state, tokens, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(got.attentions, tuple(weights), atol=1e-6, rtol=1e-5)
@@ -71,12 +71,12 @@ def test_head_masks_scale_the_weights_under_both_kernels(implementation: str) ->
     ):
         torch.testing.assert_close(model(IMAGES, head_mask=same).last_hidden_state, tokens, atol=1e-5, rtol=1e-5)
     row = torch.tensor([1.0, 0.0, 1.0, 0.5])
-    expected, _ = by_hand(model, IMAGES, row.expand(3, 4))
+    expected, _ = naive_forward(model, IMAGES, row.expand(3, 4))
     torch.testing.assert_close(model(IMAGES, head_mask=row).last_hidden_state, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_head_masks_have_gradients_so_that_heads_can_be_ranked() -> None:
-    """Michel et al. 2019, "Are Sixteen Heads Really Better than One?", ranks heads by the loss's gradient in a mask."""
+def test_head_masks_have_gradients() -> None:
+    """Michel et al. 2019, "Are Sixteen Heads Really Better than One?", rank heads by the gradient of the mask."""
     model = make(ViTForImageClassification)
     mask = torch.ones(3, 4, requires_grad=True)
     model(IMAGES, head_mask=mask, labels=torch.tensor([0, 1])).loss.backward()
@@ -90,61 +90,61 @@ def test_head_masks_have_gradients_so_that_heads_can_be_ranked() -> None:
 
 
 @torch.no_grad()
-def test_weights_under_the_fused_kernel_are_those_it_uses_and_asking_changes_nothing() -> None:
+def test_sdpa_returns_its_weights_and_output_attentions_changes_no_other_output() -> None:
     model = make()
-    _, weights = by_hand(model, IMAGES, torch.ones(3, 4))
+    _, weights = naive_forward(model, IMAGES, torch.ones(3, 4))
     plain = model(IMAGES)
-    looked = model(IMAGES, output_attentions=True)
-    torch.testing.assert_close(looked.attentions, tuple(weights), atol=1e-6, rtol=1e-5)
-    assert torch.equal(plain.last_hidden_state, looked.last_hidden_state)
-    assert torch.equal(plain.pooler_output, looked.pooler_output)
+    with_weights = model(IMAGES, output_attentions=True)
+    torch.testing.assert_close(with_weights.attentions, tuple(weights), atol=1e-6, rtol=1e-5)
+    assert torch.equal(plain.last_hidden_state, with_weights.last_hidden_state)
+    assert torch.equal(plain.pooler_output, with_weights.pooler_output)
 
 
 @pytest.mark.parametrize(
-    ("which", "places"), [(True, {0, 1, 2}), (1, {1}), (0, {0}), ([-1], {2}), ([0, -2], {0, 1}), (False, None)]
+    ("selection", "indices"), [(True, {0, 1, 2}), (1, {1}), (0, {0}), ([-1], {2}), ([0, -2], {0, 1}), (False, None)]
 )
 @torch.no_grad()
-def test_some_layers_only(which: Any, places: set[int] | None) -> None:
+def test_selected_layers(selection: Any, indices: set[int] | None) -> None:
     model = make()
-    whole = model(IMAGES, output_attentions=True, output_hidden_states=True)
-    some = model(IMAGES, output_attentions=which).attentions
-    if places is None:
+    full = model(IMAGES, output_attentions=True, output_hidden_states=True)
+    some = model(IMAGES, output_attentions=selection).attentions
+    if indices is None:
         assert some is None
         return
-    assert [entry is not None for entry in some] == [place in places for place in range(3)]
-    assert all(torch.equal(some[place], whole.attentions[place]) for place in places)
+    assert [entry is not None for entry in some] == [index in indices for index in range(3)]
+    assert all(torch.equal(some[index], full.attentions[index]) for index in indices)
     states = model(IMAGES, output_hidden_states=[-1, 0]).hidden_states
     assert [state is not None for state in states] == [True, False, False, True]
-    assert torch.equal(states[3], whole.hidden_states[3])
-    model.config.output_attentions = which
-    assert torch.equal(model(IMAGES).attentions[max(places)], some[max(places)])
+    assert torch.equal(states[3], full.hidden_states[3])
+    model.config.output_attentions = selection
+    assert torch.equal(model(IMAGES).attentions[max(indices)], some[max(indices)])
 
 
-def test_layers_that_are_not_there_and_masks_of_other_shapes_are_refused() -> None:
+def test_invalid_layer_indices_and_mask_shapes_raise() -> None:
     model = make()
-    for argument, there in (
-        ("output_attentions", "there are 3: -3 to 2"),
-        ("output_hidden_states", "there are 4: -4 to 3"),
+    for argument, expected in (
+        ("output_attentions", "indices from -3 to 2"),
+        ("output_hidden_states", "indices from -4 to 3"),
     ):
-        with pytest.raises(ValueError, match=re.escape(f"{argument} asks for [4], but {there}")):
+        with pytest.raises(ValueError, match=re.escape(f"{argument} contains [4]; expected {expected}")):
             model(IMAGES, **{argument: [0, 4]})
-    with pytest.raises(ValueError, match=re.escape("head_mask has the shape (5,); it takes (4,), (3, 4) or five axes")):
-        model(IMAGES, head_mask=torch.ones(5))
     with pytest.raises(
-        ValueError, match=re.escape("attention_mask has the shape (17,); it takes (b, n) or (b, h, n, n)")
+        ValueError, match=re.escape("head_mask has shape (5,); expected (4,), (3, 4) or five dimensions")
     ):
+        model(IMAGES, head_mask=torch.ones(5))
+    with pytest.raises(ValueError, match=re.escape("attention_mask has shape (17,); expected (b, n) or (b, h, n, n)")):
         model(IMAGES, attention_mask=torch.ones(17))
 
 
-def test_one_chosen_layer_costs_its_weights_and_no_more() -> None:
-    """At the size of ViT-B/16: one product of queries and keys, far below a twelfth of the pass."""
+def test_one_selected_layer_costs_one_product_of_queries_and_keys() -> None:
+    """At the size of ViT-B/16, the product is far less than a twelfth of the forward pass."""
     with torch.device("meta"):
         model = ViTModel(ViTConfig(), add_pooling_layer=False).eval()
         images = torch.zeros(1, 3, 224, 224)
     counts = []
-    for asked in (None, [5], True):
+    for selection in (None, [5], True):
         with FlopCounterMode(display=False) as counter:
-            model(images, output_attentions=asked)
+            model(images, output_attentions=selection)
         counts.append(counter.get_total_flops())
     product = 2 * 197 * 197 * 768
     assert counts[1] - counts[0] == product
@@ -153,7 +153,7 @@ def test_one_chosen_layer_costs_its_weights_and_no_more() -> None:
 
 
 @torch.no_grad()
-def test_pruned_heads_are_masked_heads_and_stay_pruned(tmp_path: Any) -> None:
+def test_pruned_heads_match_masked_heads_and_are_saved(tmp_path: Any) -> None:
     model = make(ViTForImageClassification)
     before = model.num_parameters()
     mask = torch.ones(3, 4)
@@ -175,9 +175,9 @@ def test_pruned_heads_are_masked_heads_and_stay_pruned(tmp_path: Any) -> None:
         again.vit.layers[0].attention.q_proj.weight,
         torch.cat([model.vit.layers[0].attention.q_proj.weight[i : i + 8] for i in (0, 16)]),
     )
-    with pytest.raises(ValueError, match="at least one of the 4 heads of a layer has to stay"):
+    with pytest.raises(ValueError, match="cannot prune all 4 heads of a layer"):
         again.prune_heads({1: range(4)})
-    with pytest.raises(ValueError, match=re.escape("there is no head [4]; there are 4, from 0")):
+    with pytest.raises(ValueError, match=re.escape("cannot prune heads [4]: the layer has heads 0 to 3")):
         again.prune_heads({1: [4]})
 
 
@@ -193,9 +193,12 @@ def test_positional_arguments_of_both_versions() -> None:
     assert torch.equal(
         model(larger, labels, True).loss, model(larger, labels=labels, interpolate_pos_encoding=True).loss
     )
-    keep = torch.ones(2, 17)
-    keep[:, 5:] = 0
-    assert torch.equal(model(IMAGES, labels, None, keep).loss, model(IMAGES, labels=labels, attention_mask=keep).loss)
+    mask_of_tokens = torch.ones(2, 17)
+    mask_of_tokens[:, 5:] = 0
+    assert torch.equal(
+        model(IMAGES, labels, None, mask_of_tokens).loss,
+        model(IMAGES, labels=labels, attention_mask=mask_of_tokens).loss,
+    )
     multi = torch.rand(2, 5)
     model.config.problem_type = "multi_label_classification"
     assert torch.equal(model(IMAGES, multi).loss, model(IMAGES, labels=multi).loss)
@@ -208,41 +211,41 @@ def test_positional_arguments_of_both_versions() -> None:
         base(IMAGES, None, None, None, None, None, None, None)
 
 
-def test_a_second_argument_that_may_be_either_is_not_guessed() -> None:
+def test_an_ambiguous_second_argument_raises() -> None:
     model = make(ViTForImageClassification, num_labels=4)
-    either = torch.rand(3, 4)
-    with pytest.raises(ValueError, match=re.escape("of shape (3, 4) may be labels= or head_mask=: say which by name")):
-        model(torch.zeros(3, 3, 32, 32), either)
-    assert model(torch.zeros(3, 3, 32, 32), labels=either).loss > 0
-    assert model(torch.zeros(3, 3, 32, 32), head_mask=either).loss is None
+    ambiguous = torch.rand(3, 4)
+    with pytest.raises(ValueError, match=re.escape("of shape (3, 4), could be labels or head_mask")):
+        model(torch.zeros(3, 3, 32, 32), ambiguous)
+    assert model(torch.zeros(3, 3, 32, 32), labels=ambiguous).loss > 0
+    assert model(torch.zeros(3, 3, 32, 32), head_mask=ambiguous).loss is None
 
 
-def test_checkpointed_layers_give_the_same_gradients() -> None:
-    plain, saving = make(ViTForImageClassification), make(ViTForImageClassification)
-    saving.gradient_checkpointing_enable({"use_reentrant": False})
-    assert saving.is_gradient_checkpointing
+def test_activation_checkpointing_gives_the_same_gradients() -> None:
+    plain, checkpointed = make(ViTForImageClassification), make(ViTForImageClassification)
+    checkpointed.gradient_checkpointing_enable({"use_reentrant": False})
+    assert checkpointed.is_gradient_checkpointing
     calls = []
-    saving.vit.layers[1].register_forward_pre_hook(lambda *_: calls.append(1))
-    for model in (plain.train(), saving.train()):
+    checkpointed.vit.layers[1].register_forward_pre_hook(lambda *_: calls.append(1))
+    for model in (plain.train(), checkpointed.train()):
         output = model(IMAGES, labels=torch.tensor([0, 1]), output_attentions=[1])
         (output.loss + output.attentions[1].square().sum()).backward()
     assert len(calls) == 2, "the layer ran again in the backward pass"
-    for one, other in zip(plain.parameters(), saving.parameters(), strict=True):
+    for one, other in zip(plain.parameters(), checkpointed.parameters(), strict=True):
         torch.testing.assert_close(one.grad, other.grad)
-    saving.activation_checkpointing_enable(every_n_layers=2)
+    checkpointed.activation_checkpointing_enable(every_n_layers=2)
     calls.clear()
-    saving(IMAGES, labels=torch.tensor([0, 1])).loss.backward()
+    checkpointed(IMAGES, labels=torch.tensor([0, 1])).loss.backward()
     assert len(calls) == 1
-    saving.gradient_checkpointing_disable()
-    assert not saving.is_activation_checkpointing
-    with pytest.raises(ValueError, match="offload=False"):
-        saving.activation_checkpointing_enable(offload=True)
+    checkpointed.gradient_checkpointing_disable()
+    assert not checkpointed.is_activation_checkpointing
+    with pytest.raises(ValueError, match="offload=True is not supported"):
+        checkpointed.activation_checkpointing_enable(offload=True)
 
 
-def test_kernels_that_are_not_there_are_named() -> None:
+def test_unknown_attention_implementations_raise() -> None:
     model = make()
     with pytest.raises(
-        ValueError, match=r"'flash_attention_2'; there is eager, sdpa; sdpa runs the flash kernel by itself"
+        ValueError, match=r"'flash_attention_2'; expected one of eager, sdpa; sdpa includes the flash kernel"
     ):
         model.set_attn_implementation("flash_attention_2")
     model.set_attn_implementation("eager")
@@ -258,7 +261,7 @@ def test_stochastic_depth_grows_over_the_layers() -> None:
     assert not torch.equal(first, model(IMAGES)[0])
 
 
-def test_exported_models_agree() -> None:
+def test_exported_model_gives_the_same_outputs() -> None:
     model = make(ViTForImageClassification)
     batch = torch.export.Dim("batch", min=2, max=64)
     exported = torch.export.export(model, (), {"pixel_values": IMAGES}, dynamic_shapes={"pixel_values": {0: batch}})
@@ -284,7 +287,7 @@ torch.testing.assert_close(got.attentions[1], expected.attentions[1])
 
 
 @pytest.mark.slow
-def test_compiled_models_agree() -> None:
-    """In a process without shape checks, which the compiler cannot see through."""
+def test_compiled_model_gives_the_same_outputs() -> None:
+    """Runs in a process without shape checks, which torch.compile cannot trace."""
     done = subprocess.run([sys.executable, "-W", "error", "-c", COMPILED], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]

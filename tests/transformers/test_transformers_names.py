@@ -1,4 +1,4 @@
-"""Both families of parameter and module names, for state dicts, hooks and LoRA."""
+"""The v4 and v5 names of parameters and modules, for state dicts, hooks and LoRA."""
 
 import copy
 import re
@@ -15,7 +15,7 @@ from vitkit import ViTConfig, ViTForImageClassification, ViTModel
 from vitkit.transformers.names import to_v4, to_v5
 
 IMAGES = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-OLDER = {
+V4_TO_V5 = {
     "vit.encoder.layer.1.attention.attention.query": "vit.layers.1.attention.q_proj",
     "vit.encoder.layer.1.attention.attention.key": "vit.layers.1.attention.k_proj",
     "vit.encoder.layer.1.attention.attention.value": "vit.layers.1.attention.v_proj",
@@ -32,14 +32,14 @@ def model() -> ViTForImageClassification:
     return ViTForImageClassification(ViTConfig(32, 2, 4, 64, image_size=16, patch_size=8, num_labels=3)).eval()
 
 
-def test_parameters_have_the_names_of_version_5(theirs: ModuleType, model: ViTForImageClassification) -> None:
-    config = theirs.ViTConfig(**{name: value for name, value in model.config.to_dict().items() if name != "model_type"})
-    reference = theirs.ViTForImageClassification(config)
+def test_parameters_have_the_names_of_version_5(hf: ModuleType, model: ViTForImageClassification) -> None:
+    config = hf.ViTConfig(**{name: value for name, value in model.config.to_dict().items() if name != "model_type"})
+    reference = hf.ViTForImageClassification(config)
     assert list(dict(model.named_parameters())) == list(dict(reference.named_parameters())) == list(model.state_dict())
     assert model.num_parameters() == reference.num_parameters()
 
 
-def test_names_go_both_ways(model: ViTForImageClassification) -> None:
+def test_names_are_converted_in_both_directions(model: ViTForImageClassification) -> None:
     base = list(model.vit.state_dict())
     assert [to_v5(to_v4(name)) for name in base] == base
     assert [to_v5(name) for name in base] == base
@@ -50,36 +50,36 @@ def test_names_go_both_ways(model: ViTForImageClassification) -> None:
     assert not {to_v4(name) for name in base if "layers" in name} & set(base)
 
 
-def test_state_dicts_of_both_families_load_and_are_written(model: ViTForImageClassification) -> None:
-    newer = model.state_dict()
-    model.dialect = "v4"
-    older = model.state_dict()
-    assert "vit.encoder.layer.0.attention.attention.query.weight" in older
-    assert "vit.encoder.layer.1.output.dense.bias" in older
-    assert len(older) == len(newer)
-    assert not [name for name in older if ".layers." in name or "_proj" in name]
-    for held in (older, newer):
+def test_state_dicts_of_both_formats_load_and_are_written(model: ViTForImageClassification) -> None:
+    v5 = model.state_dict()
+    model.name_format = "v4"
+    v4 = model.state_dict()
+    assert "vit.encoder.layer.0.attention.attention.query.weight" in v4
+    assert "vit.encoder.layer.1.output.dense.bias" in v4
+    assert len(v4) == len(v5)
+    assert not [name for name in v4 if ".layers." in name or "_proj" in name]
+    for state_dict in (v4, v5):
         other = ViTForImageClassification(model.config)
-        assert other.load_state_dict(held).missing_keys == []
+        assert other.load_state_dict(state_dict).missing_keys == []
         assert torch.equal(other.eval()(IMAGES).logits, model(IMAGES).logits)
     nested = nn.ModuleDict({"inner": copy.deepcopy(model)})
-    nested.load_state_dict({f"inner.{name}": tensor for name, tensor in older.items()})
+    nested.load_state_dict({f"inner.{name}": tensor for name, tensor in v4.items()})
     assert list(nested.state_dict())[4] == "inner.vit.encoder.layer.0.attention.attention.query.weight"
-    incomplete = {name: tensor for name, tensor in older.items() if "layer.1.output.dense.bias" not in name}
+    incomplete = {name: tensor for name, tensor in v4.items() if "layer.1.output.dense.bias" not in name}
     with pytest.raises(RuntimeError, match=re.escape('Missing key(s) in state_dict: "vit.layers.1.mlp.fc2.bias"')):
         ViTForImageClassification(model.config).load_state_dict(incomplete)
-    both = older | {"vit.layers.0.mlp.fc1.bias": torch.zeros(64)}
+    both = v4 | {"vit.layers.0.mlp.fc1.bias": torch.zeros(64)}
     with pytest.raises(
-        ValueError, match=re.escape("the state dict has vit.layers.0.mlp.fc1.bias under both its names")
+        ValueError, match=re.escape("the state dict contains vit.layers.0.mlp.fc1.bias under its v4 and its v5 name")
     ):
         ViTForImageClassification(model.config).load_state_dict(both)
-    with pytest.raises(ValueError, match="unknown dialect of parameter names 'v3'; there is v4, v5"):
-        model.dialect = "v3"
+    with pytest.raises(ValueError, match="unknown name_format 'v3'; expected one of v4, v5"):
+        model.name_format = "v3"
 
 
-def test_modules_answer_to_both_names(model: ViTForImageClassification) -> None:
-    for older, newer in OLDER.items():
-        assert model.get_submodule(older) is model.get_submodule(newer)
+def test_modules_are_accessible_by_both_names(model: ViTForImageClassification) -> None:
+    for v4, v5 in V4_TO_V5.items():
+        assert model.get_submodule(v4) is model.get_submodule(v5)
     assert model.vit.encoder.layer is model.vit.layers
     assert model.vit.encoder.layer[1].attention.attention.query is model.vit.layers[1].attention.q_proj
     replacement = nn.Linear(32, 32)
@@ -88,45 +88,43 @@ def test_modules_answer_to_both_names(model: ViTForImageClassification) -> None:
     model.vit.encoder.layer[0].output.dense = nn.Linear(64, 32)
     assert "vit.encoder.layer.0" not in [name for name, _ in model.named_children()]
     with pytest.raises(
-        AttributeError, match="there is no 'quary' here; this older grouping of layers has query, key, value"
+        AttributeError, match="no attribute 'quary'; this group of module aliases has query, key, value"
     ):
         _ = model.vit.encoder.layer[0].attention.attention.quary
 
 
-def test_named_modules_lists_both_names_and_counts_each_module_once(model: ViTForImageClassification) -> None:
+def test_named_modules_lists_both_names_and_each_module_once(model: ViTForImageClassification) -> None:
     listed = dict(model.named_modules())
-    assert set(OLDER) <= set(listed)
-    assert set(OLDER.values()) <= set(listed)
+    assert set(V4_TO_V5) <= set(listed)
+    assert set(V4_TO_V5.values()) <= set(listed)
     linears = [module for module in listed.values() if isinstance(module, nn.Linear)]
     assert len(linears) == len(set(linears)) == 2 * 6 + 1
-    own = [p.numel() for module in listed.values() for p in module.parameters(recurse=False)]
-    assert sum(own) == model.num_parameters()
+    sizes = [p.numel() for module in listed.values() for p in module.parameters(recurse=False)]
+    assert sum(sizes) == model.num_parameters()
     modules = list(model.vit.modules())
     assert len(modules) == len(set(modules))
-    assert not [module for module in modules if type(module).__name__ == "OtherName"]
+    assert not [module for module in modules if type(module).__name__ == "ModuleAlias"]
     assert listed["vit.encoder.layer.1.attention.attention.query"].in_features == 32
     assert len(dict(model.named_modules(remove_duplicate=False))) == len(listed) - 2 * 7
-    assert "OtherName" not in repr(model)
+    assert "ModuleAlias" not in repr(model)
 
 
-def test_hooks_found_by_either_name_fire_once(model: ViTForImageClassification) -> None:
-    seen: list[str] = []
-    for older, newer in OLDER.items():
-        for name in (older, newer):
-            dict(model.named_modules())[name].register_forward_hook(lambda *_, name=name: seen.append(name))
-    model.vit.encoder.layer[0].register_forward_pre_hook(lambda *_: seen.append("first"))
+def test_hooks_registered_by_either_name_run_once(model: ViTForImageClassification) -> None:
+    calls: list[str] = []
+    for v4, v5 in V4_TO_V5.items():
+        for name in (v4, v5):
+            dict(model.named_modules())[name].register_forward_hook(lambda *_, name=name: calls.append(name))
+    model.vit.encoder.layer[0].register_forward_pre_hook(lambda *_: calls.append("first"))
     model(IMAGES)
-    assert sorted(seen) == sorted([*OLDER, *OLDER.values(), "first"])
-    with pytest.raises(
-        ValueError, match=re.escape("it computes nothing that a hook could see: hook .query, .key, .value")
-    ):
+    assert sorted(calls) == sorted([*V4_TO_V5, *V4_TO_V5.values(), "first"])
+    with pytest.raises(ValueError, match=re.escape("would never run; register it on .query, .key, .value")):
         model.vit.encoder.layer[0].attention.attention.register_forward_hook(lambda *_: None)
 
 
-def test_models_copy_and_count(model: ViTForImageClassification) -> None:
-    twin = copy.deepcopy(model)
-    assert torch.equal(twin(IMAGES).logits, model(IMAGES).logits)
-    assert twin.vit.layers[0] is not model.vit.layers[0]
+def test_copies_and_parameter_counts(model: ViTForImageClassification) -> None:
+    duplicate = copy.deepcopy(model)
+    assert torch.equal(duplicate(IMAGES).logits, model(IMAGES).logits)
+    assert duplicate.vit.layers[0] is not model.vit.layers[0]
     assert model.num_parameters(only_trainable=True) == model.num_parameters()
     model.vit.requires_grad_(False)
     assert model.num_parameters(only_trainable=True) == 3 * 33
@@ -143,7 +141,7 @@ TARGETS = [["query", "value"], ["q_proj", "v_proj"], "all-linear", r".*encoder\.
 
 
 @pytest.mark.parametrize("targets", TARGETS, ids=str)
-def test_lora_attaches_by_either_family(model: ViTForImageClassification, targets: Any, tmp_path: Path) -> None:
+def test_lora_finds_modules_by_either_format(model: ViTForImageClassification, targets: Any, tmp_path: Path) -> None:
     peft = oracle("peft")
     before = model(IMAGES).logits
     config = peft.LoraConfig(r=2, target_modules=targets, modules_to_save=["classifier"], init_lora_weights=False)
@@ -172,20 +170,18 @@ def test_lora_attaches_by_either_family(model: ViTForImageClassification, target
     merged.load_state_dict(ViTForImageClassification(merged.config).state_dict())
 
 
-# peft asks transformers by a name that it is giving up.
+# peft uses a deprecated name of transformers.
 @pytest.mark.filterwarnings("ignore:.*will be removed in v6:FutureWarning")
-def test_a_lora_of_transformers_opens_here_and_ours_there(
-    theirs: ModuleType, model: ViTForImageClassification, tmp_path: Path
-) -> None:
+def test_lora_adapters_load_in_both_libraries(hf: ModuleType, model: ViTForImageClassification, tmp_path: Path) -> None:
     peft = oracle("peft")
     model.save_pretrained(tmp_path / "base")
-    reference = theirs.ViTForImageClassification.from_pretrained(tmp_path / "base").eval()
+    reference = hf.ViTForImageClassification.from_pretrained(tmp_path / "base").eval()
     config = peft.LoraConfig(r=2, target_modules=["q_proj", "fc1"], init_lora_weights=False)
     adapted = peft.get_peft_model(reference, config)
     adapted.save_pretrained(tmp_path / "adapter")
     ours = peft.PeftModel.from_pretrained(model, tmp_path / "adapter")
     torch.testing.assert_close(ours(IMAGES).logits, adapted(IMAGES).logits, atol=1e-5, rtol=1e-5)
     ours.save_pretrained(tmp_path / "ours")
-    fresh = theirs.ViTForImageClassification.from_pretrained(tmp_path / "base").eval()
-    back = peft.PeftModel.from_pretrained(fresh, tmp_path / "ours")
+    base = hf.ViTForImageClassification.from_pretrained(tmp_path / "base").eval()
+    back = peft.PeftModel.from_pretrained(base, tmp_path / "ours")
     torch.testing.assert_close(back(IMAGES).logits, adapted(IMAGES).logits, atol=1e-5, rtol=1e-5)

@@ -1,4 +1,4 @@
-"""Outputs as objects: by name, attribute and place, as transformers' own."""
+"""Model outputs: access by key, attribute and position, as in transformers."""
 
 import copy
 import pickle
@@ -12,13 +12,13 @@ from vitkit import ViTConfig, ViTForImageClassification
 from vitkit.transformers import BaseModelOutputWithPooling, ImageClassifierOutput, MaskedImageModelingOutput
 
 
-def test_fields_and_their_order_are_theirs(theirs: ModuleType) -> None:
-    for kind in (BaseModelOutputWithPooling, ImageClassifierOutput, MaskedImageModelingOutput):
-        original = getattr(theirs.modeling_outputs, kind.__name__)
-        assert list(kind.__dataclass_fields__) == list(original.__dataclass_fields__)
+def test_fields_and_their_order_match_transformers(hf: ModuleType) -> None:
+    for cls in (BaseModelOutputWithPooling, ImageClassifierOutput, MaskedImageModelingOutput):
+        original = getattr(hf.modeling_outputs, cls.__name__)
+        assert list(cls.__dataclass_fields__) == list(original.__dataclass_fields__)
 
 
-def test_none_does_not_count() -> None:
+def test_none_fields_are_omitted() -> None:
     logits, attention = torch.ones(2, 3), torch.zeros(1)
     output = ImageClassifierOutput(logits=logits, attentions=(attention,))
     assert list(output) == list(output.keys()) == ["logits", "attentions"]
@@ -28,7 +28,7 @@ def test_none_does_not_count() -> None:
     assert output[1] == output[-1] == (attention,)
     assert len(output) == 2
     assert "loss" not in output
-    with pytest.raises(KeyError, match="no 'loss' here; there is logits, attentions"):
+    with pytest.raises(KeyError, match="no field 'loss'; the fields are logits, attentions"):
         output["loss"]
     assert output.to_tuple()[0] is logits
     output["loss"] = output.loss = torch.tensor(1.0)
@@ -36,7 +36,7 @@ def test_none_does_not_count() -> None:
     assert MaskedImageModelingOutput(reconstruction=logits).logits is logits
 
 
-def test_they_are_rebuilt_copied_pickled_and_taken_apart() -> None:
+def test_outputs_can_be_rebuilt_copied_pickled_and_flattened() -> None:
     output = ImageClassifierOutput(loss=torch.tensor(1.0), logits=torch.ones(2))
     rebuilt = type(output)({"loss": output.loss, "logits": output.logits})
     assert rebuilt.logits is output.logits
@@ -50,14 +50,14 @@ def test_they_are_rebuilt_copied_pickled_and_taken_apart() -> None:
     assert doubled.loss == 2
 
 
-def test_return_dict_false_gives_what_there_is_as_a_tuple() -> None:
+def test_return_dict_false_returns_a_tuple() -> None:
     model = ViTForImageClassification(
         ViTConfig(32, 1, 2, 64, image_size=16, patch_size=8, num_labels=3, output_hidden_states=True)
     )
-    whole = model(torch.zeros(1, 3, 16, 16))
-    parts = model(torch.zeros(1, 3, 16, 16), return_dict=False)
-    assert type(parts) is tuple
-    assert len(parts) == len(whole) == 2
+    output = model(torch.zeros(1, 3, 16, 16))
+    values = model(torch.zeros(1, 3, 16, 16), return_dict=False)
+    assert type(values) is tuple
+    assert len(values) == len(output) == 2
     model.config.return_dict = False
     assert type(model(torch.zeros(1, 3, 16, 16))) is tuple
     assert isinstance(model(torch.zeros(1, 3, 16, 16), return_dict=True), ImageClassifierOutput)

@@ -1,4 +1,4 @@
-"""The image processor beside transformers' PIL one, bit for bit, and what it takes that theirs does not."""
+"""The image processor compared bitwise with the PIL one of transformers, and inputs that only ours supports."""
 
 import json
 import re
@@ -16,7 +16,7 @@ from vitkit import ImageError, ViTFeatureExtractor, ViTImageProcessor, ViTImageP
 from vitkit.images import open_image
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (41, 52, 3), dtype=np.uint8)
-PHOTO = Image.fromarray(PIXELS)
+IMAGE = Image.fromarray(PIXELS)
 SETTINGS: list[dict[str, Any]] = [
     {},
     {"size": 30},
@@ -36,9 +36,9 @@ def values(batch: Any) -> np.ndarray:
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
-def test_bits_are_theirs_for_every_setting(theirs: ModuleType, settings: dict[str, Any]) -> None:
-    images = [PHOTO, PIXELS, PIXELS.transpose(2, 0, 1), torch.from_numpy(PIXELS).permute(2, 0, 1)]
-    expected = theirs.ViTImageProcessorPil(**settings)(images, return_tensors="np")
+def test_settings_are_bitwise_equal_to_transformers(hf: ModuleType, settings: dict[str, Any]) -> None:
+    images = [IMAGE, PIXELS, PIXELS.transpose(2, 0, 1), torch.from_numpy(PIXELS).permute(2, 0, 1)]
+    expected = hf.ViTImageProcessorPil(**settings)(images, return_tensors="np")
     got = ViTImageProcessor(**settings)(images, return_tensors="np")
     assert got.pixel_values.dtype == expected["pixel_values"].dtype
     assert np.array_equal(got.pixel_values, expected["pixel_values"])
@@ -46,37 +46,37 @@ def test_bits_are_theirs_for_every_setting(theirs: ModuleType, settings: dict[st
     assert np.array_equal(per_call.pixel_values, expected["pixel_values"])
 
 
-def test_bits_are_theirs_for_photos(theirs: ModuleType, shared: Path) -> None:
-    photos = sorted((shared / "data" / "imagenet_sample").glob("*.JPEG"))[::6]
-    assert len(photos) >= 30
-    reference, ours = theirs.ViTImageProcessorPil(), ViTImageProcessor()
-    for path in photos:
-        with Image.open(path) as photo:
-            expected = reference(photo.convert("RGB"), return_tensors="np")["pixel_values"]
+def test_images_are_bitwise_equal_to_transformers(hf: ModuleType, shared: Path) -> None:
+    paths = sorted((shared / "data" / "imagenet_sample").glob("*.JPEG"))[::6]
+    assert len(paths) >= 30
+    reference, ours = hf.ViTImageProcessorPil(), ViTImageProcessor()
+    for path in paths:
+        with Image.open(path) as image:
+            expected = reference(image.convert("RGB"), return_tensors="np")["pixel_values"]
         assert np.array_equal(values(ours(path)), expected), path.name
 
 
 @pytest.mark.slow
-def test_bits_are_theirs_for_every_photo(theirs: ModuleType, shared: Path) -> None:
-    reference, ours = theirs.ViTImageProcessorPil(), ViTImageProcessor()
+def test_all_images_are_bitwise_equal_to_transformers(hf: ModuleType, shared: Path) -> None:
+    reference, ours = hf.ViTImageProcessorPil(), ViTImageProcessor()
     for path in sorted((shared / "data" / "imagenet_sample").glob("*.JPEG")):
-        with Image.open(path) as photo:
-            expected = reference(photo.convert("RGB"), return_tensors="np")["pixel_values"]
+        with Image.open(path) as image:
+            expected = reference(image.convert("RGB"), return_tensors="np")["pixel_values"]
         assert np.array_equal(values(ours(path)), expected), path.name
 
 
-def test_odd_files_are_the_picture_that_opens_or_an_error(theirs: ModuleType, shared: Path) -> None:
-    """What opens is upright RGB; theirs is given that picture, ours the file."""
-    reference, ours, opened = theirs.ViTImageProcessorPil(), ViTImageProcessor(), 0
+def test_unusual_files_match_the_opened_image_or_raise(hf: ModuleType, shared: Path) -> None:
+    """transformers gets the image that `open_image` returns, upright and RGB; ours gets the file."""
+    reference, ours, opened = hf.ViTImageProcessorPil(), ViTImageProcessor(), 0
     for path in sorted((shared / "data" / "odd_images").iterdir()):
         try:
-            picture = open_image(path, profile="ignore")
+            image = open_image(path, profile="ignore")
         except ImageError:
             with pytest.raises(ImageError):
                 ours(path)
             continue
         opened += 1
-        expected = reference(picture.convert("RGB"), return_tensors="np", input_data_format="channels_last")
+        expected = reference(image.convert("RGB"), return_tensors="np", input_data_format="channels_last")
         assert np.array_equal(values(ours(path)), expected["pixel_values"]), path.name
     assert opened > 80
 
@@ -84,16 +84,16 @@ def test_odd_files_are_the_picture_that_opens_or_an_error(theirs: ModuleType, sh
 @pytest.mark.parametrize(
     "mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "LAB", "I", "F", "I;16"]
 )
-def test_every_mode_of_pillow_makes_a_picture(mode: str) -> None:
-    grey = PHOTO.convert("L")
+def test_every_mode_of_pillow_is_supported(mode: str) -> None:
+    grey = IMAGE.convert("L")
     if mode == "I;16":
         image = Image.fromarray(np.asarray(grey).astype(np.uint16) << 8)
     elif mode == "LAB":
-        image = Image.merge("LAB", PHOTO.split())
+        image = Image.merge("LAB", IMAGE.split())
     elif mode == "PA":
-        image = PHOTO.convert("P").convert("PA")
+        image = IMAGE.convert("P").convert("PA")
     else:
-        image = PHOTO.convert(mode)
+        image = IMAGE.convert(mode)
     array = values(ViTImageProcessor()(image))
     assert array.shape == (1, 3, 224, 224)
     assert array.dtype == np.float32
@@ -102,26 +102,28 @@ def test_every_mode_of_pillow_makes_a_picture(mode: str) -> None:
     assert array.std() > 0.1
 
 
-def test_transparent_pixels_show_white_and_grey_models_get_one_channel() -> None:
-    clear = Image.new("RGBA", (8, 8), (10, 20, 30, 0))
-    assert np.array_equal(values(ViTImageProcessor()(clear)), np.ones((1, 3, 224, 224), np.float32))
+def test_transparent_pixels_become_white_and_grey_models_get_one_channel() -> None:
+    transparent = Image.new("RGBA", (8, 8), (10, 20, 30, 0))
+    assert np.array_equal(values(ViTImageProcessor()(transparent)), np.ones((1, 3, 224, 224), np.float32))
     grey = ViTImageProcessor(image_mean=[0.5], image_std=[0.5])
-    assert values(grey(PHOTO)).shape == (1, 1, 224, 224)
+    assert values(grey(IMAGE)).shape == (1, 1, 224, 224)
 
 
-def test_floats_of_0_to_1_are_recognised(theirs: ModuleType) -> None:
+def test_floats_from_0_to_1_are_recognised(hf: ModuleType) -> None:
     floats = (PIXELS / 255).astype(np.float32)
     ours = ViTImageProcessor()
-    expected = values(ours(PHOTO))
+    expected = values(ours(IMAGE))
     for image in (floats, torch.from_numpy(floats), PIXELS.astype(np.float32), PIXELS.astype(np.int64)):
         assert np.array_equal(values(ours(image)), expected)
-    assert values(theirs.ViTImageProcessorPil()(floats, return_tensors="np")).max() < -0.98, "theirs turns it black"
-    reference = theirs.ViTImageProcessorPil(do_rescale=False)
+    assert values(hf.ViTImageProcessorPil()(floats, return_tensors="np")).max() < -0.98, (
+        "transformers makes the image black"
+    )
+    reference = hf.ViTImageProcessorPil(do_rescale=False)
     assert np.array_equal(values(ViTImageProcessor(do_rescale=False)(floats)), values(reference(floats)))
-    assert np.array_equal(values(ours(floats, do_rescale=False)), expected), "it was rescaled by the caller, once"
+    assert np.array_equal(values(ours(floats, do_rescale=False)), expected), "the caller has rescaled the image already"
     exact = ours(floats, do_resize=False, return_tensors="np").pixel_values
     np.testing.assert_allclose(exact[0], floats.transpose(2, 0, 1) * 2 - 1, atol=1e-6)
-    unrounded = values(theirs.ViTImageProcessorPil(do_resize=False, do_rescale=False)(floats, return_tensors="np"))
+    unrounded = values(hf.ViTImageProcessorPil(do_resize=False, do_rescale=False)(floats, return_tensors="np"))
     assert np.array_equal(values(ours(floats, do_resize=False, do_rescale=False)), unrounded)
     with pytest.raises(ValueError, match="pass the image before it is normalised"):
         ours(floats * 4 - 2)
@@ -129,40 +131,40 @@ def test_floats_of_0_to_1_are_recognised(theirs: ModuleType) -> None:
 
 def test_lists_batches_and_layouts() -> None:
     ours = ViTImageProcessor()
-    one = values(ours(PHOTO))[0]
+    one = values(ours(IMAGE))[0]
     for images, count in (
-        ([PHOTO, PHOTO], 2),
-        ([[PHOTO], [PHOTO, PIXELS]], 3),
+        ([IMAGE, IMAGE], 2),
+        ([[IMAGE], [IMAGE, PIXELS]], 3),
         (np.stack([PIXELS, PIXELS]), 2),
         (torch.from_numpy(PIXELS).permute(2, 0, 1)[None], 1),
-        ((PHOTO,), 1),
+        ((IMAGE,), 1),
     ):
         arrays = ours(images)["pixel_values"]
         assert isinstance(arrays, list)
         assert len(arrays) == count
         assert all(np.array_equal(array, one) for array in arrays)
-    last = ours(PHOTO, data_format="channels_last").pixel_values[0]
+    last = ours(IMAGE, data_format="channels_last").pixel_values[0]
     assert np.array_equal(last.transpose(2, 0, 1), one)
-    thin = np.zeros((3, 50, 3), np.uint8)
-    thin[0] = 255
-    first = values(ours(thin, input_data_format="channels_first", do_resize=False))
+    narrow = np.zeros((3, 50, 3), np.uint8)
+    narrow[0] = 255
+    first = values(ours(narrow, input_data_format="channels_first", do_resize=False))
     assert first.shape == (1, 3, 50, 3)
     assert first[0, 0].min() == 1
     assert values(ours(PIXELS[..., 0])).shape == (1, 3, 224, 224)
-    padded = ours([PHOTO, PHOTO.crop((0, 0, 20, 30))], do_resize=False, do_pad=True, return_tensors="np").pixel_values
+    padded = ours([IMAGE, IMAGE.crop((0, 0, 20, 30))], do_resize=False, do_pad=True, return_tensors="np").pixel_values
     assert padded.shape == (2, 3, 41, 52)
     assert (padded[1, :, 30:] == 0).all()
-    with pytest.raises(ValueError, match="different shapes: use return_tensors=None"):
-        ours([PHOTO, PHOTO.crop((0, 0, 20, 30))], do_resize=False, return_tensors="pt")
+    with pytest.raises(ValueError, match="different shapes; resize them, or use return_tensors=None"):
+        ours([IMAGE, IMAGE.crop((0, 0, 20, 30))], do_resize=False, return_tensors="pt")
     with pytest.raises(ValueError, match="data_format is 'sideways'"):
-        ours(PHOTO, data_format="sideways")
+        ours(IMAGE, data_format="sideways")
 
 
-def test_kinds_of_arrays_in_and_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tensor_types_of_inputs_and_outputs(monkeypatch: pytest.MonkeyPatch) -> None:
     ours = ViTImageProcessor()
-    expected = values(ours(PHOTO))
-    assert isinstance(ours(PHOTO, return_tensors="np").pixel_values, np.ndarray)
-    batch = ours(images=PHOTO, return_tensors="pt")
+    expected = values(ours(IMAGE))
+    assert isinstance(ours(IMAGE, return_tensors="np").pixel_values, np.ndarray)
+    batch = ours(images=IMAGE, return_tensors="pt")
     assert batch["pixel_values"] is batch.pixel_values
     assert isinstance(batch.pixel_values, torch.Tensor)
     assert dict(**batch).keys() == {"pixel_values"}
@@ -174,15 +176,15 @@ def test_kinds_of_arrays_in_and_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert np.array_equal(np.asarray(array), expected)
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     with pytest.raises(ImportError, match='return_tensors="tf" needs TensorFlow: pip install tensorflow'):
-        ours(PHOTO, return_tensors="tf")
-    with pytest.raises(ValueError, match="unknown return_tensors 'mx'; there is 'pt', 'np', 'jax', 'tf' and None"):
-        ours(PHOTO, return_tensors="mx")
+        ours(IMAGE, return_tensors="tf")
+    with pytest.raises(ValueError, match="return_tensors is 'mx'; expected None or one of 'pt', 'np', 'jax', 'tf'"):
+        ours(IMAGE, return_tensors="mx")
 
 
-def test_settings_nobody_knows_are_refused_by_name() -> None:
+def test_unknown_settings_raise() -> None:
     for call in (
         lambda: ViTImageProcessor(do_resise=True),
-        lambda: ViTImageProcessor()(PHOTO, do_resise=True),
+        lambda: ViTImageProcessor()(IMAGE, do_resise=True),
         lambda: ViTImageProcessor.from_dict({}, do_resise=True),
     ):
         with pytest.raises(
@@ -192,20 +194,20 @@ def test_settings_nobody_knows_are_refused_by_name() -> None:
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
-def test_files_are_theirs_and_open_in_both(theirs: ModuleType, settings: dict[str, Any], tmp_path: Path) -> None:
-    reference, ours = theirs.ViTImageProcessorPil(**settings), ViTImageProcessor(**settings)
+def test_files_match_transformers_and_load_in_both(hf: ModuleType, settings: dict[str, Any], tmp_path: Path) -> None:
+    reference, ours = hf.ViTImageProcessorPil(**settings), ViTImageProcessor(**settings)
     assert ours.to_json_string() == reference.to_json_string()
     assert ours.save_pretrained(tmp_path) == [str(tmp_path / "preprocessor_config.json")]
-    again = theirs.ViTImageProcessorPil.from_pretrained(tmp_path)
-    assert np.array_equal(values(again(PHOTO)), values(ours(PHOTO)))
-    reference.save_pretrained(tmp_path / "theirs")
-    loaded = ViTImageProcessor.from_pretrained(tmp_path / "theirs")
+    again = hf.ViTImageProcessorPil.from_pretrained(tmp_path)
+    assert np.array_equal(values(again(IMAGE)), values(ours(IMAGE)))
+    reference.save_pretrained(tmp_path / "hf")
+    loaded = ViTImageProcessor.from_pretrained(tmp_path / "hf")
     assert loaded.to_dict() == ours.to_dict()
     assert ours.size == reference.size
     assert ours.size == dict(ours.size)
 
 
-GENERATIONS: dict[str, dict[str, Any]] = {
+FILES: dict[str, dict[str, Any]] = {
     "extractor": {"feature_extractor_type": "ViTFeatureExtractor", "size": 40, "resample": 2, "do_normalize": True},
     "renamed": {"image_processor_type": "ViTFeatureExtractor", "size": 40, "image_mean": [0.5] * 3},
     "slow": {"image_processor_type": "ViTImageProcessor", "size": {"height": 40, "width": 40}, "do_convert_rgb": None},
@@ -224,28 +226,28 @@ GENERATIONS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
-def test_files_of_every_generation_open(generation: str, tmp_path: Path) -> None:
-    name = "processor_config.json" if generation == "nested" else "preprocessor_config.json"
-    (tmp_path / name).write_text(json.dumps(GENERATIONS[generation]))
+@pytest.mark.parametrize("version", FILES)
+def test_files_of_every_version_load(version: str, tmp_path: Path) -> None:
+    name = "processor_config.json" if version == "nested" else "preprocessor_config.json"
+    (tmp_path / name).write_text(json.dumps(FILES[version]))
     processor = ViTImageProcessor.from_pretrained(tmp_path, use_fast=True)
     assert processor.size == {"height": 40, "width": 40}
     assert processor.size.height == 40
-    assert np.array_equal(values(processor(PHOTO)), values(ViTImageProcessor(size=40)(PHOTO)))
-    changed, unused = ViTImageProcessor.from_pretrained(tmp_path, size=20, nobody=1, return_unused_kwargs=True)
-    assert (changed.size, unused) == ({"height": 20, "width": 20}, {"nobody": 1})
+    assert np.array_equal(values(processor(IMAGE)), values(ViTImageProcessor(size=40)(IMAGE)))
+    changed, unused = ViTImageProcessor.from_pretrained(tmp_path, size=20, unknown=1, return_unused_kwargs=True)
+    assert (changed.size, unused) == ({"height": 20, "width": 20}, {"unknown": 1})
     assert ViTImageProcessor.from_json_file(tmp_path / name).size == processor.size
 
 
-def test_a_step_that_is_not_done_is_refused(tmp_path: Path) -> None:
+def test_unsupported_steps_raise(tmp_path: Path) -> None:
     (tmp_path / "preprocessor_config.json").write_text('{"do_flip_channel_order": true, "size": 32}')
     with pytest.raises(
-        ValueError, match=re.escape("steps that a ViT's processor does not take: do_flip_channel_order")
+        ValueError, match=re.escape("steps that the ViT image processor does not have: do_flip_channel_order")
     ):
         ViTImageProcessor.from_pretrained(tmp_path)
 
 
-def test_older_names_are_the_same_class() -> None:
+def test_old_names_are_the_same_class() -> None:
     assert ViTImageProcessorFast is ViTImageProcessorPil is ViTFeatureExtractor
     assert ViTFeatureExtractor is ViTImageProcessor
     assert ViTFeatureExtractor().backend == "pil"

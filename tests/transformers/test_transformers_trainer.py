@@ -1,4 +1,4 @@
-"""transformers' own Trainer trains our class: accumulation, evaluation, checkpoints, resuming, the best model."""
+"""Training our models with transformers.Trainer: accumulation, evaluation, checkpoints, resuming, best model."""
 
 from pathlib import Path
 from types import ModuleType
@@ -25,8 +25,8 @@ SMALL = {
 }
 
 
-class Colours(Dataset[dict[str, Any]]):
-    """Noisy squares whose strongest channel is their class; a column beside that no model takes."""
+class ColorDataset(Dataset[dict[str, Any]]):
+    """Noisy images whose strongest channel is the class, with a column that no model uses."""
 
     def __len__(self) -> int:
         return 24
@@ -39,17 +39,17 @@ class Colours(Dataset[dict[str, Any]]):
         return {"pixel_values": values, "labels": index % 3, "file_name": "unused"}
 
 
-class Hidden(Colours):
-    """The same squares with some patches to paint."""
+class MaskedDataset(ColorDataset):
+    """The same images with masked patches."""
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         mask = torch.tensor([True, False, False, True])
         return {"pixel_values": super().__getitem__(index)["pixel_values"], "bool_masked_pos": mask}
 
 
-def arguments(theirs: ModuleType, folder: Path, **settings: Any) -> Any:
+def arguments(hf: ModuleType, folder: Path, **settings: Any) -> Any:
     oracle("accelerate")
-    return theirs.TrainingArguments(
+    return hf.TrainingArguments(
         str(folder),
         **{
             "max_steps": 12,
@@ -78,52 +78,52 @@ def accuracy(result: Any) -> dict[str, float]:
     return {"accuracy": float((result.predictions.argmax(-1) == result.label_ids).mean())}
 
 
-def test_it_trains_evaluates_saves_and_resumes(theirs: ModuleType, tmp_path: Path) -> None:
+def test_trainer_trains_evaluates_saves_and_resumes(hf: ModuleType, tmp_path: Path) -> None:
     model = make()
-    trainer = theirs.Trainer(
+    trainer = hf.Trainer(
         model,
-        arguments(theirs, tmp_path, load_best_model_at_end=True, metric_for_best_model="accuracy"),
-        train_dataset=Colours(),
-        eval_dataset=Colours(),
+        arguments(hf, tmp_path, load_best_model_at_end=True, metric_for_best_model="accuracy"),
+        train_dataset=ColorDataset(),
+        eval_dataset=ColorDataset(),
         processing_class=ViTImageProcessor(size=16),
         compute_metrics=accuracy,
     )
     losses = [entry["loss"] for entry in trainer.train() and trainer.state.log_history if "loss" in entry]
-    assert losses[0] == pytest.approx(np.log(3), abs=0.2), "accumulated batches count each picture once"
+    assert losses[0] == pytest.approx(np.log(3), abs=0.2), "every image counts once in accumulated batches"
     assert trainer.evaluate()["eval_accuracy"] >= 0.9
-    assert trainer.predict(Colours()).predictions.shape == (24, 3)
+    assert trainer.predict(ColorDataset()).predictions.shape == (24, 3)
     model.save_pretrained(tmp_path / "model")
     again = ViTForImageClassification.from_pretrained(tmp_path / "model")
     assert torch.equal(again.classifier.weight, model.classifier.weight)
     trainer.save_model(str(tmp_path / "weights"))
-    with pytest.raises(OSError, match=r"transformers\.Trainer writes only the weights of models that are not its own"):
+    with pytest.raises(OSError, match=r"transformers\.Trainer saves the config only for transformers' own models"):
         ViTForImageClassification.from_pretrained(tmp_path / "weights")
     again = ViTForImageClassification.from_pretrained(tmp_path / "weights", config=model.config)
     assert torch.equal(again.classifier.weight, model.classifier.weight)
     assert ViTImageProcessor.from_pretrained(tmp_path / "weights").size.height == 16
 
     resumed = make()
-    trainer = theirs.Trainer(resumed, arguments(theirs, tmp_path), train_dataset=Colours(), eval_dataset=Colours())
+    trainer = hf.Trainer(resumed, arguments(hf, tmp_path), train_dataset=ColorDataset(), eval_dataset=ColorDataset())
     trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-6"))
     rerun = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert rerun == pytest.approx(losses, abs=1e-5)
 
 
-def test_it_trains_as_theirs_does(theirs: ModuleType, tmp_path: Path) -> None:
-    """The same weights, data and seed through both classes: the same losses, with recomputed layers too."""
+def test_losses_match_training_of_transformers_model(hf: ModuleType, tmp_path: Path) -> None:
+    """Trains both classes with the same weights, data and seed; ours with activation checkpointing."""
     ours = make()
-    reference = theirs.ViTForImageClassification(theirs.ViTConfig(**SMALL))
+    reference = hf.ViTForImageClassification(hf.ViTConfig(**SMALL))
     reference.load_state_dict(ours.state_dict())
     histories = []
     for model, settings in ((reference, {}), (ours, {"activation_checkpointing": True})):
-        given = {
+        changes = {
             "max_steps": 5,
             "eval_strategy": "no",
             "save_strategy": "no",
             "optim": "adamw_torch",
             "max_grad_norm": 0.5,
         }
-        trainer = theirs.Trainer(model, arguments(theirs, tmp_path, **given, **settings), train_dataset=Colours())
+        trainer = hf.Trainer(model, arguments(hf, tmp_path, **changes, **settings), train_dataset=ColorDataset())
         trainer.train()
         histories.append(
             [(entry["loss"], entry["grad_norm"]) for entry in trainer.state.log_history if "loss" in entry]
@@ -135,11 +135,11 @@ def test_it_trains_as_theirs_does(theirs: ModuleType, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_it_trains_masked_image_modelling(theirs: ModuleType, tmp_path: Path) -> None:
+def test_trainer_trains_masked_image_modelling(hf: ModuleType, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = ViTForMaskedImageModeling(ViTConfig(**SMALL))
-    given = {"eval_strategy": "no", "save_strategy": "no", "max_steps": 8}
-    trainer = theirs.Trainer(model, arguments(theirs, tmp_path, **given), train_dataset=Hidden())
+    changes = {"eval_strategy": "no", "save_strategy": "no", "max_steps": 8}
+    trainer = hf.Trainer(model, arguments(hf, tmp_path, **changes), train_dataset=MaskedDataset())
     trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert losses[-1] < 0.9 * losses[0]

@@ -1,4 +1,4 @@
-"""Side by side with transformers 4.57.6 in a process of its own: `python scripts/transformers4.py FOLDER` makes it."""
+"""Comparison with transformers 4.57.6, installed by `python scripts/transformers4.py FOLDER`, in another process."""
 
 import os
 import subprocess
@@ -29,11 +29,11 @@ def make(name: str, kind: str) -> Any:
 
 
 def extra(name: str) -> dict[str, Any]:
-    # One head cannot be pruned.
+    # A layer needs more than one head for pruning.
     return {"num_attention_heads": 4} if name == "google" else {}
 
 
-def given(model: Any, kind: str) -> dict[str, torch.Tensor]:
+def make_inputs(model: Any, kind: str) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
     config = model.config
     inputs = {
@@ -47,27 +47,27 @@ def given(model: Any, kind: str) -> dict[str, torch.Tensor]:
     return inputs
 
 
-def pictures(shared: Path) -> list[Image.Image]:
+def load_images(shared: Path) -> list[Image.Image]:
     generator = np.random.default_rng(0)
-    made = [Image.fromarray(generator.integers(0, 256, (33, 57, 3), dtype=np.uint8))]
-    photos = sorted((shared / "data" / "imagenet_sample").glob("*.JPEG"))[::10]
-    return made + [Image.open(path).convert("RGB") for path in photos]
+    random = [Image.fromarray(generator.integers(0, 256, (33, 57, 3), dtype=np.uint8))]
+    paths = sorted((shared / "data" / "imagenet_sample").glob("*.JPEG"))[::10]
+    return random + [Image.open(path).convert("RGB") for path in paths]
 
 
 @pytest.fixture(scope="module")
-def answers(tmp_path_factory: pytest.TempPathFactory, shared: Path) -> Path:
+def outputs(tmp_path_factory: pytest.TempPathFactory, shared: Path) -> Path:
     packages = os.environ.get("VITKIT_TRANSFORMERS4")
     if not packages or not Path(packages).is_dir():
-        pytest.skip("needs transformers 4: run scripts/transformers4.py FOLDER and set VITKIT_TRANSFORMERS4 to it")
+        pytest.skip("needs transformers 4: run scripts/transformers4.py FOLDER and set VITKIT_TRANSFORMERS4=FOLDER")
     folder = tmp_path_factory.mktemp("version4")
     for name, kind in CASES:
         model = make(name, kind)
         model.save_pretrained(folder / f"{name}-{kind}")
-        arrays = {key: tensor.numpy() for key, tensor in given(model, kind).items()}
-        np.savez(folder / f"{name}-{kind}" / "given.npz", **arrays)
-    ViTImageProcessor(size=100).save_pretrained(folder / "pictures")
-    for index, picture in enumerate(pictures(shared)):
-        picture.save(folder / "pictures" / f"{index:04}.png")
+        arrays = {key: tensor.numpy() for key, tensor in make_inputs(model, kind).items()}
+        np.savez(folder / f"{name}-{kind}" / "inputs.npz", **arrays)
+    ViTImageProcessor(size=100).save_pretrained(folder / "images")
+    for index, image in enumerate(load_images(shared)):
+        image.save(folder / "images" / f"{index:04}.png")
     path = os.pathsep.join([packages, os.environ.get("PYTHONPATH", "")])
     run = [sys.executable, str(ORACLE), str(folder)]
     environment = {**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1"}
@@ -80,20 +80,20 @@ def compare(expected: dict[str, np.ndarray], prefix: str, output: Any, dtype: to
     compared = 0
     for name, value in output.items():
         for index, tensor in enumerate(value if isinstance(value, tuple) else [value]):
-            want = torch.from_numpy(expected[f"{prefix}.{name}.{index}"])
-            torch.testing.assert_close(tensor.float(), want, **CLOSE[dtype])
+            reference = torch.from_numpy(expected[f"{prefix}.{name}.{index}"])
+            torch.testing.assert_close(tensor.float(), reference, **CLOSE[dtype])
             compared += 1
     assert compared == len([key for key in expected if key.startswith(f"{prefix}.")])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "kind"), CASES)
-def test_version_4_agrees(answers: Path, name: str, kind: str) -> None:
-    """Outputs, gradients, head masks, pruned heads, half precision; and the folder that version 4 writes opens."""
-    folder = answers / f"{name}-{kind}"
+def test_outputs_match_version_4(outputs: Path, name: str, kind: str) -> None:
+    """Outputs, gradients, head masks, pruned heads, half precision, and loading the folder that version 4 saves."""
+    folder = outputs / f"{name}-{kind}"
     expected = dict(np.load(folder / "out.npz"))
-    model, inputs = make(name, kind), given(make(name, kind), kind)
-    inputs = {key: torch.from_numpy(array) for key, array in np.load(folder / "given.npz").items()}
+    model, inputs = make(name, kind), make_inputs(make(name, kind), kind)
+    inputs = {key: torch.from_numpy(array) for key, array in np.load(folder / "inputs.npz").items()}
     mask = inputs.pop("head_mask")
     compare(expected, "plain", model(**inputs, output_attentions=True, output_hidden_states=True))
     compare(expected, "masked", model(**inputs, head_mask=mask, output_attentions=True))
@@ -114,10 +114,10 @@ def test_version_4_agrees(answers: Path, name: str, kind: str) -> None:
 
 
 @pytest.mark.slow
-def test_the_slow_processor_of_version_4_has_the_same_bits(answers: Path, shared: Path) -> None:
-    expected = np.load(answers / "pictures" / "out.npz")
-    ours = ViTImageProcessor.from_pretrained(answers / "pictures" / "again")
-    images = pictures(shared)
+def test_processor_is_bitwise_equal_to_the_slow_one_of_version_4(outputs: Path, shared: Path) -> None:
+    expected = np.load(outputs / "images" / "out.npz")
+    ours = ViTImageProcessor.from_pretrained(outputs / "images" / "again")
+    images = load_images(shared)
     assert len(images) == len(expected.files) > 20
     for name, image in zip(expected.files, images, strict=True):
         assert np.array_equal(ours(image).pixel_values[0], expected[name])

@@ -1,17 +1,16 @@
-"""Bench: vitkit beside every other library that is installed, so that what is printed is a ratio and not a boast.
+"""Benchmarks: vitkit and other libraries on the same task, with ratios as the result.
 
-kinds/          one file a kind of measurement: what is run, in which unit, and what counts as the same answer
-peers/          one file a library, and one function in it for each kind that it can do
-worker.py       the process of one contender           process.py   the parent's end of it
-race.py         A B A B: the contenders' rounds, interleaved in time
-weights.py      the same weights in every layout       jpegs.py     JPEG files of noise
-roofline.py     the measured limit of this machine     machine.py   what this machine is
-figures.py      medians, spreads, ratios, verdicts     table.py     for people, JSON and Markdown
+kinds/          one file per kind of benchmark: what is measured, the unit, and the comparison of outputs
+peers/          one file per library, with one function for each kind that it supports
+measure.py      from options to a report            rounds.py     interleaved rounds of all candidates
+worker.py       the process of one candidate        _inputs.py    weights in all layouts, synthetic JPEG files
+roofline.py     the measured limit of the hardware  machine.py    description of the hardware
+figures.py      medians, quartiles, ratios          table.py      reports for the terminal, JSON and Markdown
 
-Every contender runs in a process of its own, so that imports, threads and peak memory are its own. The parent lets one
-run a round while the others sleep, and goes round many times: a busy minute then falls on all of them, and a ratio is
-taken between rounds that are neighbours in time. A peer makes a `Prepared` of a `Job` and a `Contender`; a new peer or
-a new kind is one new file.
+Every candidate runs in a separate process with its own imports, threads and peak memory. The parent process lets one
+candidate at a time run a round while the others sleep, in many turns, so that load on the machine affects all of them,
+and takes ratios within a turn. A peer returns a `Prepared` for a `Job` and a `Candidate`. A new peer or kind is one new
+file.
 """
 
 import dataclasses
@@ -22,12 +21,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["Contender", "Job", "Options", "Plan", "Prepared"]
+__all__ = ["Candidate", "Job", "Options", "Plan", "Prepared"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What a person asked for: the product of models and batches, each measured in a section of its own."""
+    """Options of a benchmark; each combination of model and batch size is a section of the report."""
 
     kind: str
     models: tuple[str, ...] = ("vit-b/16",)
@@ -36,41 +35,45 @@ class Options:
     peers: tuple[str, ...] = ()
     threads: int | None = None
     device: str = "auto"
-    photos: str | None = None
+    images: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How it is measured: `rounds` that count after `warm_up` that do not, each of at least `seconds`.
+    """Settings of the measurement.
 
-    Before each round all sleep for `pause` seconds: threads that wait by spinning have then stopped. A contender that
-    needs longer than `patience` seconds for its preparation has failed. `preparing` contenders are prepared at the same
-    time: more than one saves time where there are cores for it (compiling), and disturbs autotuning.
+    Attributes:
+        rounds: Number of measured rounds.
+        seconds: Minimum duration of a round in seconds.
+        warm_up: Number of rounds before the measured ones.
+        pause: Seconds to sleep before each round, so that spinning threads of other candidates have stopped.
+        timeout: Seconds after which a candidate that is still in preparation has failed.
+        preparing: Candidates to prepare at the same time; saves time with several cores but disturbs autotuning.
     """
 
     rounds: int = 8
     seconds: float = 2.0
     warm_up: int = 2
     pause: float = 0.25
-    patience: float = 900.0
+    timeout: float = 900.0
     preparing: int = 1
 
     def __post_init__(self) -> None:
-        """Refuses what measures nothing."""
+        """Raises ValueError for settings that measure nothing."""
         for name in ("rounds", "preparing"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("seconds", "warm_up", "pause", "patience"):
+        for name in ("seconds", "warm_up", "pause", "timeout"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What all contenders of a section do.
+    """The task of all candidates of a section.
 
-    `task` is the kind, or a part of it. `folder` holds the same weights in every layout (`weights.py`), or is empty;
-    `shape` says of the model what the limit is measured by (width, mlp_width, tokens, flops of an image).
+    `task` is the kind or a part of it. `folder` has the same weights in every layout (see `_inputs`), or is empty.
+    `shape` has the numbers that determine the limit: width, mlp_width, tokens and flops per image.
     """
 
     kind: str
@@ -83,25 +86,22 @@ class Job:
     image_size: tuple[int, int] = (224, 224)
     classes: int = 1000
     shape: Mapping[str, int] = field(default_factory=dict)
-    photos: tuple[str, ...] = ()
+    images: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for the pipe to a worker."""
+        """Returns plain values for JSON."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Job":
-        """The job that `to_dict` gave."""
+        """Returns the job of `to_dict`."""
         rows, columns = data["image_size"]
-        return cls(**{**data, "image_size": (rows, columns), "photos": tuple(data["photos"])})
+        return cls(**{**data, "image_size": (rows, columns), "images": tuple(data["images"])})
 
 
 @dataclass(frozen=True, kw_only=True)
-class Contender:
-    """One way of doing the job: a peer, its precision (empty where a kind has none), and settings of its own.
-
-    `module` is where its functions are.
-    """
+class Candidate:
+    """A peer with a precision (empty for kinds without) and settings; `module` has its functions."""
 
     peer: str
     precision: str = ""
@@ -110,32 +110,35 @@ class Contender:
 
     @property
     def name(self) -> str:
-        """As it stands in tables: `timm bfloat16 compile=default`."""
+        """Name in tables, such as `timm bfloat16 compile=default`."""
         return " ".join(
             [self.peer, *filter(None, [self.precision]), *(f"{key}={value}" for key, value in self.settings)]
         )
 
     def setting(self, name: str, default: str = "") -> str:
-        """One of its settings."""
+        """Returns a setting."""
         return dict(self.settings).get(name, default)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for the pipe to a worker."""
+        """Returns plain values for JSON."""
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> "Contender":
-        """The contender that `to_dict` gave."""
+    def from_dict(cls, data: Mapping[str, Any]) -> "Candidate":
+        """Returns the candidate of `to_dict`."""
         return cls(**{**data, "settings": tuple((key, value) for key, value in data["settings"])})
 
 
 @dataclass(kw_only=True)
 class Prepared:
-    """A contender ready to run: each call of `run` does `items` (images, operations, starts) and returns when all is
-    done.
+    """A candidate that is ready to run.
 
-    `outputs` are what it answers, to be held against the others. `notes` say how it is set. `peak` gives the bytes it
-    needed at most, where that is not the process's own memory.
+    Attributes:
+        run: Processes `items` and returns when the computation is complete.
+        items: Number of images, operations or processes per call.
+        outputs: Outputs to compare with those of other candidates.
+        notes: Settings for the report.
+        peak: Returns the peak memory in bytes (default: that of the process).
     """
 
     run: Callable[[], object]

@@ -1,4 +1,4 @@
-"""JPEG files for measurements where no folder is given: smooth noise, of the size of ImageNet's photos."""
+"""Inputs of benchmarks: synthetic JPEG files, and the same weights in the layout of every library."""
 
 import dataclasses
 from pathlib import Path
@@ -13,11 +13,12 @@ from vitkit.data.labels import default_labels
 from vitkit.data.processor import Processor
 from vitkit.evaluate.flops import flops
 
+LAYOUTS = ("vitkit", "huggingface", "timm")
 SIZES = ((500, 375), (375, 500), (500, 333), (640, 480))
 
 
 def write_jpegs(folder: Path, count: int) -> tuple[str, ...]:
-    """Writes `count` JPEG files, quality 90, about as many bytes each as a photo, and returns their names."""
+    """Writes `count` JPEG files of smooth noise, similar to ImageNet in size; returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     generator = np.random.default_rng(0)
     names = []
@@ -26,43 +27,39 @@ def write_jpegs(folder: Path, count: int) -> tuple[str, ...]:
         coarse = Image.fromarray(generator.integers(0, 256, (rows // 8, columns // 8, 3), np.uint8))
         fine = Image.fromarray(generator.integers(0, 256, (rows, columns, 3), np.uint8))
         smooth = coarse.resize((columns, rows), Image.Resampling.BICUBIC)
-        picture = Image.blend(smooth, fine.filter(ImageFilter.GaussianBlur(1)), 0.25)
-        name = folder / f"photo{number:04}.jpg"
-        picture.save(name, quality=90)
+        image = Image.blend(smooth, fine.filter(ImageFilter.GaussianBlur(1)), 0.25)
+        name = folder / f"image{number:04}.jpg"
+        image.save(name, quality=90)
         names.append(str(name))
     return tuple(names)
 
 
-LAYOUTS = ("vitkit", "huggingface", "timm")
-
-
 def write_weights(source: str, folder: Path) -> tuple[Any, dict[str, int], dict[str, str]]:
-    """Writes a model into `folder/<layout>` for every layout that can express it.
+    """Writes a model into `folder/<layout>` for every layout that supports it.
 
-    `source` is an architecture by its name (`vit-b/16`), which gets random weights, or a checkpoint. Returns the config
-    of the model, its shape as `Job` has it, and what each missing layout says against it. Raises ValueError with the
-    nearest names for a source that is neither.
+    `source` is an architecture (`vit-b/16`), which gets random weights, or a checkpoint. Returns the config of the
+    model, the shape for `Job`, and the reasons of unsupported layouts. Raises ValueError for an unknown source.
     """
     checkpoint = _random(source) if source in models.presets() else _loaded(source)
-    obstacles = {}
+    unsupported = {}
     for layout in LAYOUTS:
         try:
             checkpoints.save(checkpoint, folder / layout, to=layout, overwrite=True)
         except checkpoints.CheckpointError as error:
-            obstacles[layout] = str(error)
-    return checkpoint.model.config, _shape(checkpoint.model), obstacles
+            unsupported[layout] = str(error)
+    return checkpoint.model.config, _shape(checkpoint.model), unsupported
 
 
 def _loaded(source: str) -> checkpoints.Checkpoint:
     if not Path(source).exists() and source.count("/") != 1:
-        models.preset(source)  # raises, with the names that are near
+        models.preset(source)  # raises ValueError with similar names
     try:
         return checkpoints.load(source)
     except checkpoints.CheckpointError as error:
         if Path(source).exists():
             raise
         near = _near(source)
-        raise ValueError(f"'{source}' is no architecture{near} And as a checkpoint: {error}") from None
+        raise ValueError(f"'{source}' is not an architecture{near} As a checkpoint: {error}") from None
 
 
 def _near(source: str) -> str:
@@ -72,9 +69,9 @@ def _near(source: str) -> str:
 
 
 def _random(name: str) -> checkpoints.Checkpoint:
-    """Fresh weights with noise on every one, so that no two are alike and logits are of order 1.
+    """Returns a model with initial weights plus noise, so that no parameter is constant and logits are of order 1.
 
-    Exact GELU and an epsilon of 1e-6, which every library can express; they cost what the others cost.
+    Uses exact GELU and an epsilon of 1e-6, which every library supports.
     """
     config = models.preset(name)
     common = {"activation": "gelu", "norm_eps": 1e-6}

@@ -1,138 +1,138 @@
-"""Medians, spreads, ratios and verdicts of a section: from what was measured to the rows of a table."""
+"""Rows of a table: medians, quartiles, ratios and limits."""
 
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from vitkit.bench import Contender
+from vitkit.bench import Candidate
 
 
 @dataclass(frozen=True)
 class Spread:
-    """A median with the quartiles about it."""
+    """Median and quartiles."""
 
     median: float
     low: float
     high: float
 
     def times(self, factor: float) -> "Spread":
-        """Every number multiplied."""
+        """Returns all values multiplied by a factor."""
         return Spread(self.median * factor, self.low * factor, self.high * factor)
 
     def inverse(self) -> "Spread":
-        """The spread of one over the numbers: seconds an item, from items a second."""
+        """Returns the reciprocals: seconds per item from items per second."""
         return Spread(1.0 / self.median, 1.0 / self.high, 1.0 / self.low)
 
 
 @dataclass(kw_only=True)
 class Row:
-    """One contender in a table.
+    """One candidate in a table.
 
-    `verdict` is right, wrong, measured (there is no answer to compare), unchecked (there is, and nothing to hold it
-    against), failed or missing.
+    `status` is correct, wrong, measured (no outputs to compare), unchecked (no reference to compare with), failed or
+    missing.
     """
 
-    contender: Contender
-    verdict: str
+    candidate: Candidate
+    status: str
     reason: str = ""
     rates: list[float] = field(default_factory=list)
     rate: Spread | None = None
     peak_bytes: int = 0
     seconds_to_prepare: float = 0.0
-    cpu_share: float | None = None
+    cpu_utilization: float | None = None
     difference: float | None = None
     ratio: Spread | None = None
-    against: str = ""
-    share_of_limit: float | None = None
+    baseline: str = ""
+    fraction_of_limit: float | None = None
     notes: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
 
     @property
     def counts(self) -> bool:
-        """Whether its speed may be compared: it was measured, and it did the job."""
-        return self.rate is not None and self.verdict in ("right", "measured")
+        """Whether its speed is compared: it was measured and its outputs are not wrong."""
+        return self.rate is not None and self.status in ("correct", "measured")
 
     @property
     def is_vitkit(self) -> bool:
-        """Whether it is this package."""
-        return self.contender.peer == "vitkit"
+        """Whether the peer is vitkit."""
+        return self.candidate.peer == "vitkit"
 
 
 def spread(numbers: Sequence[float]) -> Spread:
-    """Median and quartiles (inclusive); of one number, that number three times. Raises ValueError for none."""
+    """Returns median and quartiles (inclusive); ValueError for no numbers."""
     if not numbers:
-        raise ValueError("there is nothing to take the median of")
+        raise ValueError("no numbers to take the median of")
     if len(numbers) == 1:
         return Spread(numbers[0], numbers[0], numbers[0])
     low, middle, high = statistics.quantiles(numbers, n=4, method="inclusive")
     return Spread(middle, low, high)
 
 
-def paired(rates: Sequence[float], others: Sequence[float]) -> Spread:
-    """How many times as fast: the median over the rounds that both have of the ratio within a round.
+def paired_ratio(rates: Sequence[float], others: Sequence[float]) -> Spread:
+    """Returns the ratio of rates within each round that both have, as median and quartiles.
 
-    Neighbours in time share what else the machine was doing, so that it falls out of the ratio.
+    Both rates of a round are measured one after the other, so that load on the machine cancels out.
     """
     return spread([rate / other for rate, other in zip(rates, others, strict=False)])
 
 
 def compare(rows: Sequence[Row]) -> None:
-    """Gives every row that counts its `ratio` to the fastest peer of its precision, else of any.
+    """Sets the `ratio` of rows to the fastest peer of the same precision, or of any precision if there is none.
 
-    The peers are all but vitkit. Where only vitkit was run, ratios are to the first row.
+    Peers are all libraries except vitkit. Without peers the ratios are to the first row.
     """
     counted = [row for row in rows if row.counts]
     peers = [row for row in counted if not row.is_vitkit] or counted[:1]
     for row in counted:
-        same = [each for each in peers if each.contender.precision == row.contender.precision] or peers
+        same = [each for each in peers if each.candidate.precision == row.candidate.precision] or peers
         best = max(same, key=_median)
-        row.ratio, row.against = paired(row.rates, best.rates), best.contender.name
+        row.ratio, row.baseline = paired_ratio(row.rates, best.rates), best.candidate.name
 
 
-def share(rate: float, work: float, limit: float | None) -> float | None:
-    """The share of a limit in work a second that a rate in items a second reaches."""
+def fraction_of_limit(rate: float, work: float, limit: float | None) -> float | None:
+    """Returns rate (items per second) times work (per item), divided by the limit (work per second)."""
     return None if not limit else rate * work / limit
 
 
 def conclusion(rows: Sequence[Row]) -> str:
-    """One sentence: the fastest right vitkit beside the fastest right peer, or why there is no such sentence."""
+    """Returns a sentence that compares the fastest vitkit with the fastest peer, or why there is no ratio."""
     counted = [row for row in rows if row.counts]
     ours = [row for row in counted if row.is_vitkit]
     peers = [row for row in counted if not row.is_vitkit]
     if not ours or not peers:
         return (
             "No ratio: "
-            + ("vitkit" if peers else "no peer" if ours else "no contender")
-            + " finished with the right answer."
+            + ("vitkit" if peers else "no peer" if ours else "no candidate")
+            + " finished with correct outputs."
         )
-    mine, theirs = max(ours, key=_median), max(peers, key=_median)
-    ratio = paired(mine.rates, theirs.rates)
+    best, best_peer = max(ours, key=_median), max(peers, key=_median)
+    ratio = paired_ratio(best.rates, best_peer.rates)
     return (
-        f"The fastest of vitkit ({mine.contender.name}) is {ratio.median:.2f} times as fast "
-        f"({ratio.low:.2f} to {ratio.high:.2f}) as the fastest peer ({theirs.contender.name})."
+        f"The fastest of vitkit ({best.candidate.name}) is {ratio.median:.2f} times as fast "
+        f"({ratio.low:.2f} to {ratio.high:.2f}) as the fastest peer ({best_peer.candidate.name})."
     )
 
 
 def to_dict(row: Row) -> dict[str, Any]:
-    """The JSON form of a row."""
+    """Returns a row as plain values for JSON."""
     return {
-        "contender": row.contender.name,
-        "peer": row.contender.peer,
-        "precision": row.contender.precision,
-        "settings": dict(row.contender.settings),
+        "candidate": row.candidate.name,
+        "peer": row.candidate.peer,
+        "precision": row.candidate.precision,
+        "settings": dict(row.candidate.settings),
         "versions": row.versions,
-        "verdict": row.verdict,
+        "status": row.status,
         "reason": row.reason,
         "rate": None if row.rate is None else vars(row.rate),
         "rates": row.rates,
         "ratio": None if row.ratio is None else vars(row.ratio),
-        "against": row.against,
+        "baseline": row.baseline,
         "difference": row.difference,
         "peak_bytes": row.peak_bytes,
-        "share_of_limit": row.share_of_limit,
+        "fraction_of_limit": row.fraction_of_limit,
         "seconds_to_prepare": row.seconds_to_prepare,
-        "cpu_share": row.cpu_share,
+        "cpu_utilization": row.cpu_utilization,
         "notes": row.notes,
     }
 

@@ -1,4 +1,4 @@
-"""What this machine is, for the head of a report and the name of its file."""
+"""Describes the hardware for reports and file names."""
 
 import os
 import platform
@@ -8,37 +8,37 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-# What of a processor's flags decides how fast a ViT can be.
+# CPU flags that determine the speed of a ViT.
 FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "amx_int8",
          "asimd", "bf16", "i8mm")  # fmt: skip
 ALWAYS = ("torch", "numpy", "pillow")
 
 
 def usable_cores() -> int:
-    """The cores that this process may use."""
+    """Returns the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def threads() -> int:
-    """How many threads to measure with where nobody says: OMP_NUM_THREADS, else one a core."""
-    said = os.environ.get("OMP_NUM_THREADS", "")
-    return int(said) if said.isdecimal() and int(said) > 0 else usable_cores()
+    """Returns the default number of threads: OMP_NUM_THREADS, else the number of cores."""
+    value = os.environ.get("OMP_NUM_THREADS", "")
+    return int(value) if value.isdecimal() and int(value) > 0 else usable_cores()
 
 
-def device(asked: str) -> str:
-    """`cpu` or `cuda`; `auto` is a GPU if there is one. Asked of the driver, so that no context is opened here."""
+def device(name: str) -> str:
+    """Returns `cpu` or `cuda`; `auto` is a GPU if available. Queries the driver, without a CUDA context."""
     has_gpu = bool(gpus())
-    if asked == "auto":
+    if name == "auto":
         return "cuda" if has_gpu else "cpu"
-    if asked not in ("cpu", "cuda"):
-        raise ValueError(f"unknown device '{asked}'; there is auto, cpu, cuda")
-    if asked == "cuda" and not has_gpu:
-        raise ValueError("there is no device 'cuda' here: no NVIDIA driver answers; there is cpu")
-    return asked
+    if name not in ("cpu", "cuda"):
+        raise ValueError(f"unknown device '{name}'; choose auto, cpu, cuda")
+    if name == "cuda" and not has_gpu:
+        raise ValueError("device 'cuda' is not available: no NVIDIA driver found; use cpu")
+    return name
 
 
 def gpus() -> list[str]:
-    """The names of the NVIDIA GPUs that the driver shows."""
+    """Returns the NVIDIA GPUs that the driver lists."""
     if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
         return []
     command = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
@@ -50,7 +50,7 @@ def gpus() -> list[str]:
 
 
 def describe(device: str) -> dict[str, Any]:
-    """Processor, its flags that matter, cores, memory, load, GPU, system and Python."""
+    """Returns processor, flags, cores, memory, load, GPU, system and Python version."""
     found: dict[str, Any] = {
         "processor": _processor(),
         "flags": _flags(),
@@ -65,20 +65,20 @@ def describe(device: str) -> dict[str, Any]:
     return found
 
 
-def words(found: dict[str, Any]) -> str:
-    """The processor of a description as people say it: its name, cores and abilities."""
+def summary(found: dict[str, Any]) -> str:
+    """Returns name, cores and flags of the processor in one line."""
     return f"{found['processor']}, {found['cores']} cores ({', '.join(found['flags'])})"
 
 
 def short_name(found: dict[str, Any]) -> str:
-    """For a file name: letters, digits and hyphens, as in `amd-epyc-2-cores` or `nvidia-h200`."""
+    """Returns a name for files, such as `amd-epyc-2-cores` or `nvidia-h200`."""
     text = found["gpu"][0].split(",")[0] if found.get("gpu") else f"{found['processor']} {found['cores']} cores"
     text = re.sub(r"\((R|TM)\)|@.*?GHz|\bCPU\b|\bProcessor\b", " ", text)
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
 def versions(distributions: tuple[str, ...]) -> dict[str, str]:
-    """The installed versions of these distributions; those that are missing are left out."""
+    """Returns the installed versions of these distributions, without missing ones."""
     found = {}
     for name in distributions:
         try:

@@ -1,4 +1,4 @@
-"""From options to a report: weights, photos, the race of each section, and the verdict on every contender."""
+"""Runs a benchmark: writes inputs, runs all candidates, compares outputs and returns a report."""
 
 import datetime
 import shlex
@@ -12,15 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from vitkit.bench import Contender, Job, Options, Plan, _inputs, figures, machine, peers
+from vitkit.bench import Candidate, Job, Options, Plan, _inputs, figures, machine, peers
 from vitkit.bench.figures import Row
 from vitkit.bench.kinds import kind
-from vitkit.bench.race import Failed, Lap, Worker, environment, race
+from vitkit.bench.rounds import Failed, Result, Worker, environment, run_rounds
 
 
 @dataclass(kw_only=True)
 class Section:
-    """One table: a job, its rows, the limits that were measured beside them, and who is taken to be right."""
+    """One table: a job, its rows, the measured limits, and the name of the reference of the outputs."""
 
     job: Job
     rows: list[Row]
@@ -30,7 +30,7 @@ class Section:
 
 @dataclass(kw_only=True)
 class Report:
-    """All sections of a measurement, with the machine, the date, and the command."""
+    """All sections of a benchmark, with hardware, date and command."""
 
     kind: str
     sections: list[Section]
@@ -42,13 +42,13 @@ class Report:
     interrupted: bool = False
 
 
-def options_of(name: str, words: Mapping[str, str], **others: Any) -> Options:
-    """The options that comma-separated words mean, the kind's own defaults where one is empty.
+def parse_options(name: str, lists: Mapping[str, str], **others: Any) -> Options:
+    """Returns the options for comma-separated lists; empty ones have the defaults of the kind.
 
-    Raises ValueError for an unknown kind, or a batch that is no number.
+    Raises ValueError for an unknown kind and an invalid batch size.
     """
     chosen: dict[str, Any] = {**kind(name).DEFAULTS, **others}
-    for key, text in words.items():
+    for key, text in lists.items():
         parts = tuple(part.strip() for part in text.split(",") if part.strip())
         if parts:
             chosen[key] = tuple(_positive(part) for part in parts) if key == "batches" else parts
@@ -57,24 +57,22 @@ def options_of(name: str, words: Mapping[str, str], **others: Any) -> Options:
 
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise ValueError(f"a batch is a whole number of images, at least 1, not '{text}'")
+        raise ValueError(f"batch sizes are integers of at least 1, not '{text}'")
     return int(text)
 
 
 def measure(
-    options: Options, plan: Plan, command: Sequence[str] = (), say: Callable[[str], None] = lambda text: None
+    options: Options, plan: Plan, command: Sequence[str] = (), log: Callable[[str], None] = lambda text: None
 ) -> Report:
-    """Runs what is asked for; an interrupt gives a report of what there is.
+    """Runs a benchmark; after an interrupt the report has what was measured.
 
-    Raises ValueError with the nearest names for an unknown kind, model, peer or precision, before anything is run.
+    Raises ValueError for an unknown kind, model, peer or precision before anything is run.
     """
     if sys.platform == "win32":
-        raise ValueError(
-            "bench runs on Linux and macOS: Windows cannot wait for the worker processes with a time limit"
-        )
+        raise ValueError("bench needs Linux or macOS: Windows does not support timeouts for pipes of worker processes")
     module = kind(options.kind)
     jobs = module.jobs(options)
-    contenders = peers.contenders(options.kind, jobs[0].device, options.peers, options.precisions)
+    candidates = peers.candidates(options.kind, jobs[0].device, options.peers, options.precisions)
     report = Report(
         kind=options.kind,
         sections=[],
@@ -85,12 +83,12 @@ def measure(
         plan=plan,
     )
     with tempfile.TemporaryDirectory(prefix="vitkit-bench-") as folder:
-        photos = _photos(options, module, Path(folder))
+        images = _images(options, module, Path(folder))
         for job in jobs:
-            filled, obstacles = _filled(job, module, Path(folder), photos)
-            able = {each: _obstacle(each, obstacles) for each in contenders}
+            filled, unsupported = _fill(job, module, Path(folder), images)
+            reasons = {each: _reason(each, unsupported) for each in candidates}
             try:
-                found, report.interrupted = section(module, filled, able, plan, say)
+                found, report.interrupted = section(module, filled, reasons, plan, log)
             except KeyboardInterrupt:
                 report.interrupted = True
             else:
@@ -100,131 +98,132 @@ def measure(
     return report
 
 
-def _obstacle(contender: Contender, obstacles: Mapping[str, str]) -> str:
-    """Why a contender cannot run at all, before it is tried: empty where nothing is known against it."""
-    module = peers.peer(contender.peer)
-    return peers.missing(module) or obstacles.get(getattr(module, "LAYOUT", "vitkit"), "")
+def _reason(candidate: Candidate, unsupported: Mapping[str, str]) -> str:
+    """Returns why a candidate cannot run, or an empty string."""
+    module = peers.peer(candidate.peer)
+    return peers.missing(module) or unsupported.get(getattr(module, "LAYOUT", "vitkit"), "")
 
 
 def section(
-    module: ModuleType, job: Job, contenders: Mapping[Contender, str], plan: Plan, say: Callable[[str], None]
+    module: ModuleType, job: Job, candidates: Mapping[Candidate, str], plan: Plan, log: Callable[[str], None]
 ) -> tuple[Section, bool]:
-    """Races the contenders that have no reason against them, and judges what they answer; whether it was
-    interrupted.
+    """Runs the candidates without a reason not to, and compares their outputs.
+
+    Returns the section and whether it was interrupted.
     """
-    reasons = dict(contenders)
-    for each in contenders:
-        reasons[each] = reasons[each] or _make(job, each, plan, say)
-    racing = [each for each in contenders if not reasons[each]]
-    limits = module.limits(job, racing)
+    reasons = dict(candidates)
+    for each in candidates:
+        reasons[each] = reasons[each] or _make(job, each, plan, log)
+    runnable = [each for each in candidates if not reasons[each]]
+    limits = module.limits(job, runnable)
     variables = environment(job.threads, job.device)
-    found = race(job, [*limits, *racing], plan, lambda contender: Worker(variables), say)
-    laps = {lap.contender: lap for lap in found.laps}
-    reference, answers = _reference(module, job, laps, plan, None if found.interrupted else say)
-    rows = [_row(module, each, reasons[each], laps.get(each), answers) for each in contenders]
-    bounds = [_row(module, each, "", laps[each], None) for each in limits]
+    collected = run_rounds(job, [*limits, *runnable], plan, lambda candidate: Worker(variables), log)
+    results = {result.candidate: result for result in collected.results}
+    reference, expected = _reference(module, job, results, plan, None if collected.interrupted else log)
+    rows = [_row(module, each, reasons[each], results.get(each), expected) for each in candidates]
+    bounds = [_row(module, each, "", results[each], None) for each in limits]
     figures.compare(rows)
     for row in rows:
         if row.rate is not None and row.counts and bounds:
-            row.share_of_limit = figures.share(row.rate.median, module.work(job), _bound(bounds, row))
-    return Section(job=job, rows=rows, limits=bounds, reference=reference), found.interrupted
+            row.fraction_of_limit = figures.fraction_of_limit(row.rate.median, module.work(job), _bound(bounds, row))
+    return Section(job=job, rows=rows, limits=bounds, reference=reference), collected.interrupted
 
 
 def _bound(bounds: Sequence[Row], row: Row) -> float | None:
-    """The limit of the row's precision; where there is one limit for all, that."""
-    own = [each for each in bounds if each.contender.precision == row.contender.precision]
+    """Returns the limit of the row's precision, or the only limit."""
+    own = [each for each in bounds if each.candidate.precision == row.candidate.precision]
     chosen = own or (bounds if len(bounds) == 1 else [])
     return chosen[0].rate.median if chosen and chosen[0].rate else None
 
 
-def _row(module: ModuleType, contender: Contender, reason: str, lap: Lap | None, answers: np.ndarray | None) -> Row:
-    known = () if contender.peer == "limit" else peers.peer(contender.peer).NEEDS
+def _row(
+    module: ModuleType, candidate: Candidate, reason: str, result: Result | None, expected: np.ndarray | None
+) -> Row:
+    known = () if candidate.peer == "limit" else peers.peer(candidate.peer).NEEDS
     versions = machine.versions(known)
-    if lap is None:
-        verdict = "missing" if reason.startswith("not installed") else "failed"
-        return Row(contender=contender, verdict=verdict, reason=reason, versions=versions)
+    if result is None:
+        status = "missing" if reason.startswith("not installed") else "failed"
+        return Row(candidate=candidate, status=status, reason=reason, versions=versions)
     row = Row(
-        contender=contender,
-        verdict="measured" if lap.outputs is None else "unchecked",
-        rates=lap.rates,
-        rate=figures.spread(lap.rates) if lap.rates else None,
-        peak_bytes=lap.peak_bytes,
-        seconds_to_prepare=lap.seconds_to_prepare,
-        cpu_share=figures.spread(lap.cpu_share).median if lap.cpu_share else None,
-        notes=lap.notes,
+        candidate=candidate,
+        status="measured" if result.outputs is None else "unchecked",
+        rates=result.rates,
+        rate=figures.spread(result.rates) if result.rates else None,
+        peak_bytes=result.peak_bytes,
+        seconds_to_prepare=result.seconds_to_prepare,
+        cpu_utilization=figures.spread(result.cpu_utilization).median if result.cpu_utilization else None,
+        notes=result.notes,
         versions=versions,
     )
-    if lap.failure:
-        row.verdict, row.reason = "failed", lap.failure
-    elif lap.outputs is not None and answers is not None:
-        row.difference, right = module.judge(lap.outputs, answers, contender)
-        row.verdict = "right" if right else "wrong"
-        row.reason = "" if right else f"{module.DIFFERENCE}: {row.difference:.3g}"
+    if result.failure:
+        row.status, row.reason = "failed", result.failure
+    elif result.outputs is not None and expected is not None:
+        row.difference, is_correct = module.check_outputs(result.outputs, expected, candidate)
+        row.status = "correct" if is_correct else "wrong"
+        row.reason = "" if is_correct else f"{module.DIFFERENCE}: {row.difference:.3g}"
     return row
 
 
 def _reference(
-    module: ModuleType, job: Job, laps: dict[Contender, Lap], plan: Plan, say: Callable[[str], None] | None
+    module: ModuleType, job: Job, results: dict[Candidate, Result], plan: Plan, log: Callable[[str], None] | None
 ) -> tuple[str, np.ndarray | None]:
-    """The answers that are taken as right: of a contender of the race, or of one that is run for them alone.
+    """Returns name and outputs of the reference: one of the candidates, or one that runs only for its outputs.
 
-    After an interrupt (`say` is None) none is run.
+    After an interrupt (`log` is None) nothing is run.
     """
     variables = environment(job.threads, job.device)
 
-    def start(contender: Contender) -> Worker:
+    def start(candidate: Candidate) -> Worker:
         return Worker(variables)
 
     for name, precision in module.REFERENCES:
-        wanted = Contender(peer=name, precision=precision, module=peers.peer(name).__name__)
-        ran = laps.get(wanted)
-        if ran is None and say is not None and not peers.missing(peers.peer(name)):
+        wanted = Candidate(peer=name, precision=precision, module=peers.peer(name).__name__)
+        ran = results.get(wanted)
+        if ran is None and log is not None and not peers.missing(peers.peer(name)):
             only = replace(plan, rounds=1, seconds=0.0, warm_up=0)
-            ran = race(job, [wanted], only, start, say).laps[0]
+            ran = run_rounds(job, [wanted], only, start, log).results[0]
         if ran is not None and ran.outputs is not None and not ran.failure:
             return wanted.name, ran.outputs
     return "", None
 
 
-def _make(job: Job, contender: Contender, plan: Plan, say: Callable[[str], None]) -> str:
-    """Lets a peer write the files it reads later, in a process of its own; why that failed, or nothing."""
-    if not hasattr(peers.peer(contender.peer), "make"):
+def _make(job: Job, candidate: Candidate, plan: Plan, log: Callable[[str], None]) -> str:
+    """Writes the files of a peer in a separate process; returns the error, or an empty string."""
+    if not hasattr(peers.peer(candidate.peer), "make"):
         return ""
-    say(f"exporting for {contender.name}")
+    log(f"exporting for {candidate.name}")
     worker = Worker(environment(job.threads, job.device))
     try:
-        worker.ask({"do": "make", "job": job.to_dict(), "contender": contender.to_dict()}, plan.patience)
+        worker.request({"do": "make", "job": job.to_dict(), "candidate": candidate.to_dict()}, plan.timeout)
     except Failed as failure:
-        return f"its export failed: {failure}"
+        return f"the export failed: {failure}"
     finally:
         worker.stop()
     return ""
 
 
-def _photos(options: Options, module: ModuleType, folder: Path) -> tuple[str, ...]:
-    if not module.NEEDS_PHOTOS:
+def _images(options: Options, module: ModuleType, folder: Path) -> tuple[str, ...]:
+    if not module.NUM_IMAGES:
         return ()
-    if options.photos is None:
-        return _inputs.write_jpegs(folder / "photos", module.NEEDS_PHOTOS)
+    if options.images is None:
+        return _inputs.write_jpegs(folder / "images", module.NUM_IMAGES)
     from vitkit.inference import expand
 
-    names = list(expand([options.photos]))[: module.NEEDS_PHOTOS]
+    names = list(expand([options.images]))[: module.NUM_IMAGES]
     absent = [name for name in names if not Path(name).is_file()]
     if absent:
-        raise ValueError(f"there are no photos in '{absent[0]}': give a folder, a file or a glob")
+        raise ValueError(f"no images in '{absent[0]}': expected a folder, a file or a glob")
     return tuple(str(Path(name).resolve()) for name in names)
 
 
-def _filled(job: Job, module: ModuleType, folder: Path, photos: tuple[str, ...]) -> tuple[Job, Mapping[str, str]]:
-    """The job with its weights and photos written, and what stands against which layout of the weights."""
+def _fill(job: Job, module: ModuleType, folder: Path, images: tuple[str, ...]) -> tuple[Job, Mapping[str, str]]:
+    """Writes the weights of a job; returns the job, and why a layout cannot express the model, by layout."""
     if not module.NEEDS_WEIGHTS:
-        return replace(job, photos=photos), {}
-    from vitkit.bench import _inputs
-
+        return replace(job, images=images), {}
     home = folder / "models" / "".join(letter if letter.isalnum() else "-" for letter in job.model)
-    config, shape, obstacles = _inputs.write_weights(job.model, home)
+    config, shape, unsupported = _inputs.write_weights(job.model, home)
     rows, columns = config.image_size
     filled = replace(
-        job, folder=str(home), image_size=(rows, columns), classes=config.num_classes, shape=shape, photos=photos
+        job, folder=str(home), image_size=(rows, columns), classes=config.num_classes, shape=shape, images=images
     )
-    return filled, obstacles
+    return filled, unsupported

@@ -1,9 +1,8 @@
-"""The measured limit: how fast this machine does nothing but a ViT's four matrix products, with weights packed once.
+"""The measured limit of the hardware: only the four matrix products of a ViT block, with prepacked weights.
 
-A contender like the others, in the same race, so that a busy minute falls on it too. One call does the products of one
-block (query-key-value, projection, and the two of the MLP) for all tokens of a batch; its items are floating-point
-operations, a multiplication and an addition counted as two. Attention, norms and activations are not in it, so no
-network reaches it: the share of it that a contender reaches says how much of the machine it uses.
+It is measured as one more candidate in the same rounds. One call computes the products of one block (qkv, projection,
+and the two of the MLP) for all tokens of a batch; items are floating-point operations, two per multiply-add. Attention,
+norms and activations are not included, so a model reaches a fraction of the limit.
 """
 
 import time
@@ -15,22 +14,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vitkit.bench import Contender, Job, Prepared
-from vitkit.inference.engine.machine import can_pack
+from vitkit.bench import Candidate, Job, Prepared
+from vitkit.inference.engine.capabilities import can_pack
 
 PRODUCTS = ("float32", "bfloat16", "float16", "int8", "float8")
 COPY = "copy"
 COPIED_BYTES = 256 * 2**20
 
 
-def inference(job: Job, contender: Contender) -> Prepared:
-    """The products of one block in the contender's precision; with `copy`, a copy of 256 MiB, its items bytes moved."""
+def inference(job: Job, candidate: Candidate) -> Prepared:
+    """Prepares the products of one block, or with precision `copy` a copy of 256 MiB, whose items are bytes."""
     torch.set_num_threads(job.threads)
     device = torch.device(job.device)
     with torch.inference_mode():
-        if contender.precision == COPY:
+        if candidate.precision == COPY:
             return _copy(device)
-        calls, how = _products(job, contender.precision, device)
+        calls, method = _products(job, candidate.precision, device)
 
     def run() -> None:
         with torch.inference_mode():
@@ -38,21 +37,21 @@ def inference(job: Job, contender: Contender) -> Prepared:
                 call()
             synchronise(device)
 
-    return Prepared(run=run, items=float(sum(2 * m * k * n for m, k, n in shapes(job))), notes={"products": how})
+    return Prepared(run=run, items=float(sum(2 * m * k * n for m, k, n in shapes(job))), notes={"products": method})
 
 
-# A step of training is made of the same products, in three passes: forward, and two backward.
+# A training step has the same products in three passes, one forward and two backward.
 training = inference
 
 
 def shapes(job: Job) -> list[tuple[int, int, int]]:
-    """(rows, inner, columns) of the products of one block for a batch."""
+    """Returns (rows, inner, columns) of the products of one block for a batch."""
     rows, width, mlp = job.batch * job.shape["tokens"], job.shape["width"], job.shape["mlp_width"]
     return [(rows, width, 3 * width), (rows, width, width), (rows, width, mlp), (rows, mlp, width)]
 
 
 def synchronise(device: torch.device) -> None:
-    """Waits until the device has done what was asked of it."""
+    """Waits until all kernels on the device are complete."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type != "cpu":
@@ -60,13 +59,13 @@ def synchronise(device: torch.device) -> None:
 
 
 def _products(job: Job, precision: str, device: torch.device) -> tuple[list[Callable[[], Any]], str]:
-    """The fastest way of those there are, by a short trial, and its name."""
-    ways: dict[str, list[Callable[[], Any]]] = {}
-    for name, make in _ways(precision, device).items():
-        ways[name] = [make(*shape, device) for shape in shapes(job)]
-    times = {name: _time(calls, device) for name, calls in ways.items()}
+    """Returns the fastest implementation in a short trial, and its name."""
+    candidates: dict[str, list[Callable[[], Any]]] = {}
+    for name, make in _implementations(precision, device).items():
+        candidates[name] = [make(*shape, device) for shape in shapes(job)]
+    times = {name: _time(calls, device) for name, calls in candidates.items()}
     best = min(times, key=lambda name: times[name])
-    return ways[best], best
+    return candidates[best], best
 
 
 def _time(calls: list[Callable[[], Any]], device: torch.device) -> float:
@@ -80,21 +79,21 @@ def _time(calls: list[Callable[[], Any]], device: torch.device) -> float:
     return best
 
 
-def _ways(precision: str, device: torch.device) -> dict[str, Callable[..., Callable[[], Any]]]:
+def _implementations(precision: str, device: torch.device) -> dict[str, Callable[..., Callable[[], Any]]]:
     if precision == "int8":
         return {"onednn int8 packed": _packed_int8} if device.type == "cpu" else {"torch._int_mm": _int8}
     if precision == "float8":
         return {"torch scaled_mm": _float8}
     dtype = getattr(torch, precision)
-    ways: dict[str, Callable[..., Callable[[], Any]]] = {"linear": partial(_linear, dtype=dtype)}
+    found: dict[str, Callable[..., Callable[[], Any]]] = {"linear": partial(_linear, dtype=dtype)}
     if device.type != "cpu":
-        return ways
+        return found
     if can_pack(dtype):
-        ways["onednn packed"] = partial(_packed, dtype=dtype)
+        found["onednn packed"] = partial(_packed, dtype=dtype)
     elif can_pack(torch.float32):
-        # As the engine does where oneDNN cannot pack this type (`engine.dense`).
-        ways["onednn packed in float32"] = partial(_packed, dtype=torch.float32)
-    return ways
+        # As in the engine if oneDNN cannot pack this dtype (`engine.dense`).
+        found["onednn packed in float32"] = partial(_packed, dtype=torch.float32)
+    return found
 
 
 def _linear(rows: int, inner: int, columns: int, device: torch.device, dtype: torch.dtype) -> Callable[[], Tensor]:
@@ -103,11 +102,11 @@ def _linear(rows: int, inner: int, columns: int, device: torch.device, dtype: to
 
 
 def _float8(rows: int, inner: int, columns: int, device: torch.device) -> Callable[[], Tensor]:
-    from vitkit.inference.engine.dense import multiplied, rounded
+    from vitkit.inference.engine.dense import float8_matmul, to_float8
 
     x, weight, _ = _operands(rows, inner, columns, device, torch.bfloat16)
-    left, right = rounded(x), rounded(weight)
-    return lambda: multiplied(left, right, torch.bfloat16)
+    left, right = to_float8(x), to_float8(weight)
+    return lambda: float8_matmul(left, right, torch.bfloat16)
 
 
 def _packed(rows: int, inner: int, columns: int, device: torch.device, dtype: torch.dtype) -> Callable[[], Tensor]:
@@ -118,9 +117,7 @@ def _packed(rows: int, inner: int, columns: int, device: torch.device, dtype: to
 
 def _packed_int8(rows: int, inner: int, columns: int, device: torch.device) -> Callable[[], Tensor]:
     if not can_pack(torch.float32):
-        raise ValueError(
-            "the limit of int8 on a CPU is measured with oneDNN's packed products, which only x86 CPUs have"
-        )
+        raise ValueError("the limit of int8 on a CPU needs oneDNN's packed products, which only x86 CPUs have")
     x = torch.randint(0, 255, (rows, inner), dtype=torch.uint8)
     weight = torch.randint(-127, 127, (columns, inner), dtype=torch.int8)
     packed = torch.ops.onednn.qlinear_prepack(weight, [rows, inner])
@@ -130,7 +127,7 @@ def _packed_int8(rows: int, inner: int, columns: int, device: torch.device) -> C
 
 
 def _int8(rows: int, inner: int, columns: int, device: torch.device) -> Callable[[], Tensor]:
-    rows = -(-rows // 32) * 32  # cuBLAS takes whole tiles only
+    rows = -(-rows // 32) * 32  # cuBLAS needs complete tiles
     x = torch.randint(-127, 127, (rows, inner), dtype=torch.int8, device=device)
     weight = torch.randint(-127, 127, (columns, inner), dtype=torch.int8, device=device).t()
     return lambda: torch._int_mm(x, weight)  # type: ignore[reportPrivateImportUsage]
@@ -153,16 +150,16 @@ def _copy(device: torch.device) -> Prepared:
             target.copy_(source)
         synchronise(device)
 
-    return Prepared(run=run, items=2.0 * COPIED_BYTES, notes={"moves": "one byte read, one written"})
+    return Prepared(run=run, items=2.0 * COPIED_BYTES, notes={"bytes": "one read, one written"})
 
 
-def data(job: Job, contender: Contender) -> Prepared:
-    """Decoding alone: JPEG files to RGB pixels at full size with Pillow, no resizing, no numbers."""
+def data(job: Job, candidate: Candidate) -> Prepared:
+    """Prepares decoding only: JPEG files to RGB pixels at full size with Pillow."""
     from PIL import Image
 
     def run() -> None:
-        for name in job.photos:
-            with Image.open(name) as picture:
-                picture.convert("RGB").load()
+        for name in job.images:
+            with Image.open(name) as image:
+                image.convert("RGB").load()
 
-    return Prepared(run=run, items=len(job.photos), notes={"decodes": "Pillow, full size"})
+    return Prepared(run=run, items=len(job.images), notes={"decoding": "Pillow, full size"})

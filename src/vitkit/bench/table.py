@@ -1,4 +1,4 @@
-"""A report for people (a table on the terminal), for programs (JSON) and for keeping (Markdown)."""
+"""Writes reports: tables on the terminal, JSON and Markdown."""
 
 import dataclasses
 import json
@@ -13,12 +13,12 @@ from vitkit.bench.kinds import kind
 if TYPE_CHECKING:
     from vitkit.bench.measure import Report, Section
 
-HEAD = ("contender", "rate", "ratio", "limit", "memory", "differs", "verdict")
+HEAD = ("candidate", "rate", "ratio", "limit", "memory", "difference", "status")
 NONE = "-"
 
 
 def show(report: "Report") -> None:
-    """Prints every section as a table, fastest first, and what it comes to."""
+    """Prints every section as a table, fastest first, with its remarks."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -26,8 +26,8 @@ def show(report: "Report") -> None:
     console = Console(highlight=False)
     for section in report.sections:
         table = Table(box=None, pad_edge=False, padding=(0, 1), collapse_padding=True, header_style="bold")
-        for place, (name, unit) in enumerate(zip(_head(report), _units(report), strict=True)):
-            side = "left" if place in (0, len(HEAD) - 1) else "right"
+        for index, (name, unit) in enumerate(zip(_head(report), _units(report), strict=True)):
+            side = "left" if index in (0, len(HEAD) - 1) else "right"
             table.add_column(f"{name}\n{unit}", justify=side, overflow="fold")
         for row in ordered(section):
             style = "green" if row.is_vitkit and row.counts else "" if row.counts else "dim"
@@ -40,12 +40,12 @@ def show(report: "Report") -> None:
 
 
 def to_json(report: "Report") -> str:
-    """One JSON object."""
+    """Returns a report as JSON."""
     return json.dumps(to_dict(report), indent=2)
 
 
 def to_dict(report: "Report") -> dict[str, Any]:
-    """The JSON form of a report."""
+    """Returns a report as plain values for JSON."""
     return {
         "kind": report.kind,
         "date": report.date,
@@ -60,7 +60,7 @@ def to_dict(report: "Report") -> dict[str, Any]:
 
 
 def write(report: "Report", folder: Path) -> tuple[Path, Path]:
-    """Writes `<what>_<hardware>_<date>.md` and `.json` into a folder; an existing pair of that name is replaced."""
+    """Writes `<kind>_<hardware>_<date>.md` and `.json` into a folder; existing files are replaced."""
     folder.mkdir(parents=True, exist_ok=True)
     name = f"{report.kind}_{machine.short_name(report.machine)}_{report.date[:10]}"
     page, data = folder / f"{name}.md", folder / f"{name}.json"
@@ -70,25 +70,25 @@ def write(report: "Report", folder: Path) -> tuple[Path, Path]:
 
 
 def markdown(report: "Report") -> str:
-    """The whole page: what was run where, the tables, and how to read them."""
+    """Returns the Markdown page: hardware, command, tables and a legend."""
     found = report.machine
     gpus = "; ".join(map(str, found.get("gpu") or [])) if isinstance(found.get("gpu"), list) else ""
     memory = found["memory_bytes"]
     lines = [
-        f"# {report.kind.capitalize()}: vitkit and its peers",
+        f"# {report.kind.capitalize()}: vitkit and other libraries",
         "",
         (kind(report.kind).__doc__ or "").strip(),
         "",
         f"* Command: `{report.command}`",
         f"* Date: {report.date}",
         *([f"* GPU: {gpus}"] if gpus else []),
-        f"* Processor: {machine.words(found)}",
-        f"* Memory: {NONE if memory is None else f'{memory / 2**30:.0f} GiB'}; load when it began: {found['load']}",
+        f"* Processor: {machine.summary(found)}",
+        f"* Memory: {NONE if memory is None else f'{memory / 2**30:.0f} GiB'}; load at the start: {found['load']}",
         f"* System: {found['system']}, Python {found['python']}",
         f"* Versions: {', '.join(f'{name} {version}' for name, version in _versions(report).items())}",
         f"* Rounds: {report.plan.rounds} of at least {report.plan.seconds:g} s each, after {report.plan.warm_up} "
-        "to warm up; the contenders take turns",
-        *(["* Stopped by hand before it was done."] if report.interrupted else []),
+        "warm-up rounds; the candidates take turns",
+        *(["* Interrupted before the end."] if report.interrupted else []),
     ]
     for section in report.sections:
         head = [f"{name}, {unit}" if unit else name for name, unit in zip(_head(report), _units(report), strict=True)]
@@ -100,53 +100,53 @@ def markdown(report: "Report") -> str:
 
 
 def ordered(section: "Section") -> list[Row]:
-    """The rows that count by speed, then those that do not."""
+    """Returns the rows that are compared, fastest first, then the others."""
     return sorted(section.rows, key=lambda row: (not row.counts, -row.rate.median if row.rate else 0.0))
 
 
 def title(section: "Section") -> str:
-    """What a section is of."""
+    """Returns the title of a section."""
     job = section.job
-    words = [job.task if job.task != job.kind else "", job.model]
-    words.append(f"batch {job.batch}" if job.kind in ("inference", "training") else "")
-    words.append(f"{len(job.photos)} photos" if job.kind in ("photos", "data") else "")
+    parts = [job.task if job.task != job.kind else "", job.model]
+    parts.append(f"batch {job.batch}" if job.kind in ("inference", "training") else "")
+    parts.append(f"{len(job.images)} images" if job.kind in ("classification", "data") else "")
     where = "GPU" if job.device == "cuda" else f"{job.threads} {'thread' if job.threads == 1 else 'threads'}"
-    return ", ".join([*filter(None, words), where])
+    return ", ".join([*filter(None, parts), where])
 
 
 def cells(report: "Report", row: Row) -> list[str]:
-    """A row as text. A contender that is not right has no ratio: it does not do the job, however fast."""
+    """Returns the cells of a row; candidates with wrong outputs have no ratio."""
     rate = None if row.rate is None else row.rate.inverse() if kind(report.kind).SHOWS_SECONDS else row.rate
-    share = row.share_of_limit
+    fraction = row.fraction_of_limit
     return [
-        row.contender.name,
+        row.candidate.name,
         NONE if rate is None else f"{number(rate.median)} ({_range(rate)})",
         NONE if row.ratio is None else f"{row.ratio.median:.2f}x",
-        NONE if share is None else f"{share:.0%}",
+        NONE if fraction is None else f"{fraction:.0%}",
         NONE if not row.peak_bytes else f"{row.peak_bytes / 2**20:,.0f}",
         NONE if row.difference is None else f"{row.difference:.2g}",
-        row.verdict,
+        row.status,
     ]
 
 
 def remarks(report: "Report", section: "Section") -> list[str]:
-    """The sentences under a table."""
+    """Returns the sentences below a table."""
     lines = [figures.conclusion(section.rows)]
-    lines += [f"{row.contender.name}, {row.verdict}: {row.reason}." for row in section.rows if row.reason]
+    lines += [f"{row.candidate.name}, {row.status}: {row.reason}." for row in section.rows if row.reason]
     for row in section.limits:
-        rate, name = row.rate, row.contender.precision
+        rate, name = row.rate, row.candidate.precision
         if rate is None:
             lines.append(f"Limit, {name}: not measured ({row.reason}).")
         else:
             how = ", ".join(row.notes.values())
             lines.append(f"Limit, {name}: {_limit(report, name, rate)} ({how}).")
     if section.reference:
-        lines.append(f"Answers are held against those of {section.reference}.")
+        lines.append(f"Outputs are compared with those of {section.reference}.")
     return lines
 
 
 def number(value: float) -> str:
-    """Three digits, or all before the point."""
+    """Formats a number with three digits, or as an integer from 100."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
@@ -168,7 +168,7 @@ def _head(report: "Report") -> list[str]:
 
 
 def _units(report: "Report") -> list[str]:
-    return ["", kind(report.kind).UNIT, "best peer", "share", "MiB", "", ""]
+    return ["", kind(report.kind).UNIT, "best peer", "fraction", "MiB", "", ""]
 
 
 def _versions(report: "Report") -> dict[str, str]:
@@ -197,17 +197,17 @@ def _section(section: "Section") -> dict[str, Any]:
     }
 
 
-def _line(words: list[str]) -> str:
-    return "| " + " | ".join(word.replace("|", "\\|") for word in words) + " |"
+def _line(texts: list[str]) -> str:
+    return "| " + " | ".join(text.replace("|", "\\|") for text in texts) + " |"
 
 
 def _legend(report: "Report") -> list[str]:
     module = kind(report.kind)
     return [
-        "How to read it: ratios are the result; absolute figures (medians and quartiles) belong to this machine in",
-        "that hour. `ratio` is to the fastest peer of the same precision that gave the right answer: the median over",
-        "the rounds of the ratio within a round, so that what else the machine did falls out of it. `limit` is the",
-        "share of the measured limit. `memory` is the most that the process (on a GPU: its tensors) held while it ran.",
-        f"`differs` is the {module.DIFFERENCE}; a contender beyond what its",
-        "precision explains is `wrong`, and no ratio is made of it.",
+        "The ratios are the result; rates (medians and quartiles) depend on the machine and its load. `ratio` is",
+        "relative to the fastest peer of the same precision with correct outputs: the median of the ratios within each",
+        "round, in which load on the machine cancels out. `limit` is the fraction of the measured limit. `memory` is",
+        "the peak memory of the process, on a GPU that of its tensors.",
+        f"`difference` is the {module.DIFFERENCE};",
+        "a candidate with a larger difference than its precision explains is `wrong` and has no ratio.",
     ]

@@ -1,4 +1,4 @@
-"""What every peer that is a torch module shares: placing it, compiling it, one pass and one step of training."""
+"""Shared by peers that are torch modules: inputs, compiling, forward passes and training steps."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitkit.bench import Contender, Job, Prepared
+from vitkit.bench import Candidate, Job, Prepared
 from vitkit.bench.roofline import synchronise
 
 MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
@@ -19,52 +19,52 @@ RATE, DECAY, CLIP = 1e-4, 0.1, 1.0
 Logits = Callable[[Tensor], Tensor]
 
 
-def pictures(job: Job) -> Float[np.ndarray, "b c h w"]:
-    """The batch that every contender gets: normal noise, as if normalised."""
+def images(job: Job) -> Float[np.ndarray, "b c h w"]:
+    """Returns the batch of all candidates: standard normal noise."""
     size = (job.batch, 3, *job.image_size)
     return np.random.default_rng(0).standard_normal(size, dtype=np.float32)
 
 
 def targets(job: Job) -> np.ndarray:
-    """The class of each picture of the batch."""
+    """Returns the classes of the batch."""
     return np.random.default_rng(1).integers(0, job.classes, job.batch)
 
 
-def start(job: Job) -> torch.device:
-    """Sets the threads and gives the device."""
+def set_up(job: Job) -> torch.device:
+    """Sets threads and seed; returns the device."""
     torch.set_num_threads(job.threads)
     torch.manual_seed(0)
     return torch.device(job.device)
 
 
-def compiled(module: Any, contender: Contender) -> Any:
-    """The module, compiled where the contender's setting `compile` names a mode of torch.compile."""
-    mode = contender.setting("compile", "none")
+def compiled(module: Any, candidate: Candidate) -> Any:
+    """Returns the module, compiled if the setting `compile` is a mode of torch.compile."""
+    mode = candidate.setting("compile", "none")
     if mode == "none":
         return module
     if mode not in MODES:
-        raise ValueError(f"unknown setting compile={mode}; there is none, {', '.join(MODES)}")
+        raise ValueError(f"unknown setting compile={mode}; choose none, {', '.join(MODES)}")
     return torch.compile(module, mode=mode)
 
 
-def passes(job: Job, contender: Contender, module: nn.Module, logits: Callable[[Any], Tensor]) -> Prepared:
-    """Inference by a torch module: weights and pictures in the precision, or float32 weights under `autocast=true`."""
-    device, dtype = start(job), getattr(torch, contender.precision)
-    cast = contender.setting("autocast") == "true"
-    placed = module.eval().to(device) if cast else module.eval().to(device, dtype)
-    batch = torch.from_numpy(pictures(job)).to(device, torch.float32 if cast else dtype)
-    call = compiled(placed, contender)
+def prepare_inference(job: Job, candidate: Candidate, module: nn.Module, logits: Callable[[Any], Tensor]) -> Prepared:
+    """Prepares inference: weights and images in the precision, or float32 weights with `autocast=true`."""
+    device, dtype = set_up(job), getattr(torch, candidate.precision)
+    autocast = candidate.setting("autocast") == "true"
+    network = module.eval().to(device) if autocast else module.eval().to(device, dtype)
+    batch = torch.from_numpy(images(job)).to(device, torch.float32 if autocast else dtype)
+    call = compiled(network, candidate)
 
     def once() -> Tensor:
-        with torch.inference_mode(), torch.autocast(device.type, dtype) if cast else nullcontext():
+        with torch.inference_mode(), torch.autocast(device.type, dtype) if autocast else nullcontext():
             return logits(call(batch))
 
-    return ready(job, once, device, {"how": "autocast" if cast else "weights cast"})
+    return prepare(job, once, device, {"method": "autocast" if autocast else "weights cast"})
 
 
-def ready(job: Job, once: Callable[[], Tensor], device: torch.device, notes: dict[str, str]) -> Prepared:
-    """A forward pass as a contender: each run is over when the device says so."""
-    # Copied at once: with CUDA graphs the next pass writes over this one's output.
+def prepare(job: Job, once: Callable[[], Tensor], device: torch.device, notes: dict[str, str]) -> Prepared:
+    """Returns a candidate that runs a forward pass and waits for the device."""
+    # Copied: with CUDA graphs the next pass overwrites the output.
     outputs = once().float().cpu().numpy().copy()
 
     def run() -> None:
@@ -74,18 +74,18 @@ def ready(job: Job, once: Callable[[], Tensor], device: torch.device, notes: dic
     return Prepared(run=run, items=job.batch, outputs=outputs, notes=notes)
 
 
-def steps(job: Job, contender: Contender, module: nn.Module, logits: Callable[[Any], Tensor]) -> Prepared:
-    """Steps of training as they are written by hand: AdamW, clipping, autocast where the precision is not float32."""
-    device, low = start(job), contender.precision != "float32"
+def prepare_training(job: Job, candidate: Candidate, module: nn.Module, logits: Callable[[Any], Tensor]) -> Prepared:
+    """Prepares training steps: AdamW, gradient clipping, and autocast unless the precision is float32."""
+    device, autocast = set_up(job), candidate.precision != "float32"
     module = module.to(device).train()
-    call = compiled(module, contender)
+    call = compiled(module, candidate)
     optimizer = torch.optim.AdamW(module.parameters(), lr=RATE, weight_decay=DECAY, fused=True)
-    batch = torch.from_numpy(pictures(job)).to(device)
+    batch = torch.from_numpy(images(job)).to(device)
     classes = torch.from_numpy(targets(job)).to(device)
 
     def step() -> float:
         optimizer.zero_grad()
-        with torch.autocast(device.type, getattr(torch, contender.precision)) if low else nullcontext():
+        with torch.autocast(device.type, getattr(torch, candidate.precision)) if autocast else nullcontext():
             loss = F.cross_entropy(logits(call(batch)).float(), classes)
         loss.backward()
         nn.utils.clip_grad_norm_(module.parameters(), CLIP)

@@ -1,8 +1,8 @@
-"""The process of one contender: JSON lines in on standard input, JSON lines out on what was standard output.
+"""The process of one candidate: reads JSON lines from standard input and writes JSON lines to standard output.
 
-`prepare` imports the library and makes ready, `round` runs for so many seconds, `make` only writes files that
-`prepare` of a later process reads (an exported graph), so that making them is not in its memory. Whatever a library
-prints goes to standard error. An error is an answer, and the process then ends.
+`prepare` imports the library and prepares the candidate, `round` runs it for some seconds. `make` writes files for a
+later `prepare` (an exported graph) in a separate process, so that its memory is not counted. Prints of libraries go to
+standard error. After an error the response has the message, and the process ends.
 """
 
 import json
@@ -16,53 +16,53 @@ from pathlib import Path
 from typing import Any
 
 from vitkit import memory
-from vitkit.bench import Contender, Job, Prepared
+from vitkit.bench import Candidate, Job, Prepared
 
 
 def main() -> None:
-    """Answers until there are no more questions."""
-    # The parent decides what an interrupt means; the terminal sends it to all.
+    """Handles requests until standard input ends."""
+    # The parent handles the interrupt, which the terminal sends to all processes.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    responses = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     prepared: Prepared | None = None
     for line in sys.stdin:
         request = json.loads(line)
         try:
             if request["do"] == "round":
-                answer = measured(prepared, request["seconds"])
+                response = run_round(prepared, request["seconds"])
             else:
-                prepared, answer = made_ready(request)
+                prepared, response = prepare(request)
         except BaseException as error:
             traceback.print_exc()
-            answers.write(json.dumps({"error": sentence(error)}) + "\n")
+            responses.write(json.dumps({"error": one_line(error)}) + "\n")
             return
-        answers.write(json.dumps(answer) + "\n")
+        responses.write(json.dumps(response) + "\n")
 
 
-def made_ready(request: dict[str, Any]) -> tuple[Prepared | None, dict[str, Any]]:
-    """Does what `make` or `prepare` asks; writes the contender's answers to the file it is told."""
-    job, contender = Job.from_dict(request["job"]), Contender.from_dict(request["contender"])
-    module = import_module(contender.module)
+def prepare(request: dict[str, Any]) -> tuple[Prepared | None, dict[str, Any]]:
+    """Handles `make` and `prepare`; writes the outputs of the candidate to the requested file."""
+    job, candidate = Job.from_dict(request["job"]), Candidate.from_dict(request["candidate"])
+    module = import_module(candidate.module)
     if request["do"] == "make":
         if hasattr(module, "make"):
-            module.make(job, contender)
+            module.make(job, candidate)
         return None, {"made": True}
     begin = time.perf_counter()
-    prepared: Prepared = getattr(module, job.kind)(job, contender)
+    prepared: Prepared = getattr(module, job.kind)(job, candidate)
     seconds = time.perf_counter() - begin
     if prepared.outputs is not None:
         import numpy as np
 
         np.save(request["outputs"], np.asarray(prepared.outputs, np.float32), allow_pickle=False)
-    forget_peak()
+    reset_peak_memory()
     return prepared, {"notes": prepared.notes, "seconds": seconds}
 
 
-def measured(prepared: Prepared | None, seconds: float) -> dict[str, Any]:
-    """One round: calls, one after the other, until `seconds` have passed."""
+def run_round(prepared: Prepared | None, seconds: float) -> dict[str, Any]:
+    """Runs one round: calls in sequence until `seconds` have passed."""
     if prepared is None:
-        raise ValueError("a round was asked for before the contender was prepared")
+        raise ValueError("the candidate is not prepared")
     calls, begin, busy = 0, time.perf_counter(), time.process_time()
     while True:
         prepared.run()
@@ -79,16 +79,16 @@ def measured(prepared: Prepared | None, seconds: float) -> dict[str, Any]:
     }
 
 
-def forget_peak() -> None:
-    """Starts the kernel's record of the most memory anew: what counts is the running, not the preparing."""
+def reset_peak_memory() -> None:
+    """Resets the peak memory of the process: only that of the rounds counts."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
-        return  # another system than Linux: the peak is then that of the whole life
+        return  # not Linux: the peak then includes the preparation
 
 
 def peak_memory() -> int:
-    """The most memory in bytes that this process has held since `forget_peak`; with a GPU in use, the GPU's."""
+    """Returns the peak memory in bytes since `reset_peak_memory`; that of the GPU if it is used."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
         return int(torch.cuda.max_memory_allocated())
@@ -99,8 +99,8 @@ def peak_memory() -> int:
         return memory.peak()
 
 
-def sentence(error: BaseException) -> str:
-    """One line of an exception: its type, and the first line of what it says."""
+def one_line(error: BaseException) -> str:
+    """Returns type and first line of the message of an exception."""
     text = str(error).strip().splitlines()
     first = text[0][:300] if text else ""
     return f"{type(error).__name__}: {first}" if first else type(error).__name__

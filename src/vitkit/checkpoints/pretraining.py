@@ -18,7 +18,7 @@ from vitkit.checkpoints.containers import open_weights
 from vitkit.checkpoints.locate import locate
 from vitkit.checkpoints.table import Table, Transform
 from vitkit.checkpoints.tensors import Shape, Tensors
-from vitkit.layers.dalle import WordEncoder
+from vitkit.layers.dalle import DalleEncoder
 
 # Keys under which training scripts save the weights.
 WRAPPED = (r"^(?:(?:model|state_dict|module|_orig_mod)\.)+", "")
@@ -73,7 +73,7 @@ def _matched(tensors: Tensors, layout: Layout) -> Tensors:
     return tensors.select(names)
 
 
-def load_dalle_encoder(path: str | os.PathLike[str]) -> WordEncoder:
+def load_dalle_encoder(path: str | os.PathLike[str]) -> DalleEncoder:
     """Loads DALL-E's encoder in evaluation mode, without gradients; infers sizes from tensors.
 
     `path` is OpenAI's `encoder.pkl` (a pickled module, of which only the tensors are read) or any file of its tensors.
@@ -88,7 +88,7 @@ def load_dalle_encoder(path: str | os.PathLike[str]) -> WordEncoder:
         raise CheckpointError(f"{file.name} is not DALL-E's encoder; its tensors are {listing(list(tensors.infos), 5)}")
     # Check all shapes on the meta device first, to allocate no memory for an invalid file.
     with torch.device("meta"):
-        model = WordEncoder(hidden=first.shape[0], words=last.shape[0], channels=first.shape[1])
+        model = DalleEncoder(hidden=first.shape[0], vocabulary=last.shape[0], channels=first.shape[1])
     wanted = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     found = {name: info.shape for name, info in tensors.infos.items()}
     wrong = [name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)]

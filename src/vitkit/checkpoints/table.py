@@ -170,6 +170,29 @@ class Table:
             result.update(zip(step.theirs, (part.contiguous() for part in parts), strict=True))
         return result
 
+    def loaded(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Converts tensors of the format to a state dict, which may be a part of a model's.
+
+        Raises CheckpointError for an unknown name and for a fused tensor of which a part is missing.
+        """
+        result: dict[str, Tensor] = {}
+        for name in tensors:
+            rule, match = self._match(name)
+            parts = rule.names(match)
+            if missing := [part for part in parts if part not in tensors]:
+                raise CheckpointError(f"found {name}, but not {listing(missing)}")
+            ours = _filled(rule.ours, match)
+            if ours not in result:
+                result[ours] = rule.transform.load([tensors[part] for part in parts]).contiguous()
+        return result
+
+    def _match(self, name: str) -> tuple[Rule, re.Match[str]]:
+        for rule in self.rules:
+            for regex in rule.their_regexes:
+                if match := regex.fullmatch(name):
+                    return rule, match
+        raise CheckpointError(f"unknown tensor {name}")
+
 
 def _regex(pattern: str) -> re.Pattern[str]:
     text = re.escape(pattern).replace(r"\{", "{").replace(r"\}", "}").replace(r"\+", "+")

@@ -17,20 +17,20 @@ def bench(
     peers: str = "",
     threads: int | None = None,
     device: str = "auto",
-    photos: str | None = None,
+    images: str | None = None,
     rounds: int = 8,
     seconds: float = 2.0,
-    patience: float = 900.0,
+    timeout: float = 900.0,
     prepare: int = 1,
     out: Path | None = None,
     json: bool = False,
 ) -> int:
     """Benchmark vitkit against the other installed libraries.
 
-    KIND is `inference` (the network), `training` (steps), `photos` (JPEG files to classes, with every library's
-    defaults), `data` (JPEG files to tensors, on one core) or `startup` (complete processes). Candidates run in separate
-    processes and take turns, so that load on the machine affects all of them. Their outputs are compared, and a
-    candidate with wrong outputs is not ranked. The result is the ratios. An interrupt shows what has been measured.
+    KIND is `inference` (the network), `training` (steps), `classification` (JPEG files to classes, with the defaults of
+    every library), `data` (JPEG files to tensors, on one core) or `startup` (complete processes). Candidates run in
+    separate processes and take turns, so that load on the machine affects all of them. Their outputs are compared, and
+    a candidate with wrong outputs is not ranked. The result is the ratios. An interrupt shows what has been measured.
 
     Args:
         kind: Kind of benchmark.
@@ -40,20 +40,20 @@ def bench(
         peers: Candidates with settings, such as vitkit,vitkit:precision=int8,timm:compile=max-autotune (default: all).
         threads: Threads per candidate (default: OMP_NUM_THREADS, else the number of cores); `data` uses one.
         device: Device: auto, cpu, cuda.
-        photos: Folder of images for `photos`, `data` and `startup` (default: noise).
+        images: Folder of images for `classification`, `data` and `startup` (default: noise).
         rounds: Number of measured rounds, after two warm-up rounds.
         seconds: Minimum duration of a round in seconds.
-        patience: Seconds after which a candidate that is still loading or compiling has failed.
+        timeout: Seconds after which a candidate that is still loading or compiling has failed.
         prepare: Candidates to prepare at the same time; more than one disturbs autotuning.
         out: Output folder for KIND_HARDWARE_DATE.md and .json.
         json: Print one JSON object instead of tables.
     """
     from vitkit.bench import Plan, table
-    from vitkit.bench.measure import measure, options_of
+    from vitkit.bench.measure import measure, parse_options
 
-    words = {"models": model, "batches": batch, "precisions": precision, "peers": peers}
-    options = options_of(kind, words, threads=threads, device=device, photos=photos)
-    plan = Plan(rounds=rounds, seconds=seconds, patience=patience, preparing=prepare)
+    lists = {"models": model, "batches": batch, "precisions": precision, "peers": peers}
+    options = parse_options(kind, lists, threads=threads, device=device, images=images)
+    plan = Plan(rounds=rounds, seconds=seconds, timeout=timeout, preparing=prepare)
     command = ["vitkit", *sys.argv[1:]]
     report = measure(options, plan, command, _status())
     if json:

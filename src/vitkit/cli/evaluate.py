@@ -92,7 +92,7 @@ def evaluate(
         print(json_format.dumps(found.to_dict(), ensure_ascii=False))
     else:
         _write_table(found)
-        print(placed.statement)
+        print(placed.summary)
         if out is not None:
             print(f"see {out / 'report.html'}")
 

@@ -13,12 +13,12 @@ def finetune(
     out: Path,
     val: str | None = None,
     held_out: float = 0.2,
-    resolution: int | None = None,
+    image_size: int | None = None,
     steps: int | None = None,
     epochs: float | None = None,
-    rate: float | None = None,
+    lr: float | None = None,
     batch_size: int | None = None,
-    part: Literal["full", "head", "lora"] = "full",
+    mode: Literal["full", "head", "lora"] = "full",
     seed: int = 0,
     set: tuple[str, ...] = (),  # noqa: A002 - the option's name
 ) -> None:
@@ -33,14 +33,14 @@ def finetune(
         out: Output run folder.
         val: Validation data (default: the val split of the data, else a held-out fraction).
         held_out: Fraction held out for validation if the data has no val split.
-        resolution: Input size in pixels, a multiple of the patch size (default: the checkpoint's).
+        image_size: Input size in pixels, a multiple of the patch size (default: the checkpoint's).
         steps: Number of training steps (default: 500, 10,000 or 20,000, by the number of images).
         epochs: Number of epochs, instead of steps.
-        rate: Peak learning rate (default: by the number of images).
+        lr: Peak learning rate (default: by the number of images).
         batch_size: Batch size (default: by the number of images).
-        part: What to train: the full model, the head only, or LoRA and the head.
+        mode: What to train: the full model, the head only, or LoRA and the head.
         seed: Seed for shuffling and augmentation.
-        set: More fields of the run as NAME=VALUE (average=0.999, optimizer.name=adamw).
+        set: More fields of the run as NAME=VALUE (ema=0.999, optimizer.name=adamw).
     """
     from vitkit import config
     from vitkit.cli._outcomes import settings
@@ -52,15 +52,15 @@ def finetune(
         data,
         val=val,
         held_out=held_out,
-        resolution=resolution,
+        image_size=image_size,
         steps=steps,
         epochs=epochs,
-        rate=rate,
+        lr=lr,
         batch_size=batch_size,
-        part=part,
+        mode=mode,
         seed=seed,
     )
     run = config.override(run, settings(set))
     result: Result = train(run, out, console=events.console(), keep_memory=True)
     if result.main:
-        print(f"{out / 'best'}: {run.score} {result.score:.4f} at step {result.step}; see {out / 'report.html'}")
+        print(f"{out / 'best'}: {run.metric} {result.score:.4f} at step {result.step}; see {out / 'report.html'}")

@@ -12,7 +12,7 @@ def train(
     out: Path | None = None,
     data: str | None = None,
     val: str | None = None,
-    start: str | None = None,
+    init_from: str | None = None,
     set: tuple[str, ...] = (),  # noqa: A002 - the option's name
     parallel: Literal["none", "ddp", "fsdp"] | None = None,
     backend: Literal["torch", "jax"] = "torch",
@@ -28,8 +28,8 @@ def train(
         out: Output run folder (default: runs/RECIPE).
         data: Training data, such as parquet:/data/imagenet (default: the recipe's).
         val: Validation data (default: the data's own split).
-        start: Checkpoint to initialise the weights from (default: the recipe's).
-        set: Fields of the run as NAME=VALUE, with dots for nested fields (optimizer.rate=1e-3, steps=100).
+        init_from: Checkpoint to initialise the weights from (default: the recipe's).
+        set: Fields of the run as NAME=VALUE, with dots for nested fields (optimizer.lr=1e-3, steps=100).
         parallel: Parallelism under torchrun: replicas (ddp) or sharded parameters (fsdp).
         backend: Framework: PyTorch, or JAX (plain ViTs, supervised; pip install 'vitkit[jax]').
         repeat: config.json of a run to repeat, instead of a recipe.
@@ -44,19 +44,19 @@ def train(
     if bool(recipe) == (repeat is not None):
         raise ValueError("give either the name of a recipe (`vitkit recipes`) or --from with the config.json of a run")
     run = by_name(recipe) if repeat is None else runs.from_json(repeat.read_text(encoding="utf-8"))
-    given = {"data.source": data, "data.val": val, "start": start, "machine.parallel": parallel}
+    given = {"data.source": data, "data.val": val, "init_from": init_from, "hardware.parallel": parallel}
     changes = {name: value for name, value in given.items() if value is not None} | settings(set)
     run = config.override(run, changes)
     folder = out or Path("runs") / run.name
     if backend == "jax":
-        from vitkit.jax import run as twin
+        from vitkit.jax import run as jax_run
 
-        fitted = twin.train(run, folder, report=lambda row: print(_row(row), flush=True))
+        fitted = jax_run.train(run, folder, report=lambda row: print(_row(row), flush=True))
         print(f"{folder / 'best'}: {_row(fitted.log[-1])}")
         return
     result: Result = go(run, folder, console=events.console(), keep_memory=True)
     if result.main:
-        print(f"{folder / 'best'}: {run.score} {result.score:.4f} at step {result.step}; see {folder / 'report.html'}")
+        print(f"{folder / 'best'}: {run.metric} {result.score:.4f} at step {result.step}; see {folder / 'report.html'}")
 
 
 def _row(numbers: dict[str, float]) -> str:

@@ -1,9 +1,8 @@
-"""Predict: the only inference path. Images of any kind in, in order; one outcome each out, also for those that cannot
-be read.
+"""Inference: one outcome per image, in order, also for images that cannot be read.
 
-`Predictor` runs a network over a stream of images (decoding in threads beside it, precision, device, batches);
-`Classifier` is what `vitkit.load` gives: the network with its processor and labels; `expand` turns what people type
-into a list of files.
+`Predictor` runs a model on a stream of images; it decodes in worker threads and chooses precision, device and batches.
+`Classifier`, which `vitkit.load` returns, is a model with its processor and labels. `expand` resolves folders and globs
+to image files. `engine` makes fast copies of models, `runtimes` exports models and runs the exports.
 """
 
 from vitkit.inference.classifier import Classifier, expand, load

@@ -1,4 +1,4 @@
-"""`Classifier`: a network with its processor and labels, and `load`, which makes one of any checkpoint."""
+"""`Classifier`, a model with its processor and labels, and `load` for any checkpoint."""
 
 import glob
 import os
@@ -15,21 +15,20 @@ from vitkit import checkpoints
 from vitkit.data.processor import Processor
 from vitkit.images import SUFFIXES
 from vitkit.inference.predictor import Prediction, Predictor, top_predictions
-from vitkit.inference.runtimes._exported import exported, is_export
+from vitkit.inference.runtimes._exported import is_export, load_export
 from vitkit.layers import Features
 from vitkit.models import Backbone
 
-# The last predictor of each classifier: what it made of the weights is not made again for every call. Not an attribute,
-# which would be copied and pickled with the module.
+# The last predictor of each classifier, so that weights are not prepared again in every call. Not an attribute, which
+# would be copied and pickled with the module.
 _LAST: "WeakKeyDictionary[Classifier, tuple[Any, Predictor]]" = WeakKeyDictionary()
 
 
 class Classifier(nn.Module):
-    """A model that is ready for photos: `model` the network, `processor` what it wants of an image, `labels` its
-    classes.
+    """A model with its processor and labels.
 
-    Called on a float tensor (b, channels, height, width) of normalised images it gives logits (b, classes).
-    Raises ValueError where the number of labels is not the number of classes.
+    `forward` maps normalized images (b, channels, height, width) to logits (b, classes). Raises ValueError if the
+    number of labels is not the number of classes.
     """
 
     def __init__(
@@ -50,70 +49,70 @@ class Classifier(nn.Module):
 
     @property
     def config(self) -> Any:
-        """The config of the network."""
+        """The config of the model."""
         return self.model.config
 
     def forward(self, images: Float[Tensor, "b c height width"]) -> Float[Tensor, "b *n classes"]:
-        """Logits of normalised images."""
+        """Returns the logits of normalized images."""
         return self.model(images)
 
     def features(self, images: Float[Tensor, "b c height width"]) -> Features:
-        """The tokens of normalised images after the network's final norm."""
+        """Returns the tokens of normalized images after the final norm."""
         return self.model.features(images)
 
     def classify(self, images: Any, *, top: int = 5, **options: Any) -> Iterator[tuple[Any, list[Prediction]]]:
-        """Each image with its `top` classes, best first, as they come.
+        """Yields each image with its `top` classes, best first.
 
-        `images` is one image or many: paths, folders, globs, bytes, PIL, numpy or torch images. `options` are those of
-        `Predictor`. Raises ValueError for a model without classes, and `ImageError` for an image that cannot be read.
+        `images` is one image or several: paths, folders, globs, bytes, PIL, NumPy or torch images. `options` are those
+        of `Predictor`. Raises ValueError for a model without classes and `ImageError` for an unreadable image.
         """
         if not self.labels:
-            raise ValueError("this model has no classes: use `embed`, or give it a head by fine-tuning")
+            raise ValueError("this model has no classes: use `embed`, or add a head by fine-tuning")
         for image, logits in _outputs(self.predictor(**options).logits(_images(images))):
             yield image, top_predictions(logits, self.labels, top)
 
     def embed(self, images: Any, **options: Any) -> Iterator[tuple[Any, np.ndarray]]:
-        """Each image with its representation (d,), float32; arguments and errors as `classify`."""
+        """Yields each image with its representation (d,), float32; arguments and errors as for `classify`."""
         return _outputs(self.predictor(**options).embeddings(_images(images)))
 
     def predictor(self, **options: Any) -> Predictor:
-        """A `Predictor` with these options; that of the call before where neither they nor the weights have changed."""
-        state = _state(self, options)
-        found = _LAST.get(self)
-        if found is None or state is None or found[0] != state:
-            found = (state, Predictor(self.model, self.processor, **options))
-            _LAST[self] = found
-        return found[1]
+        """Returns a `Predictor` with these options; the previous one if options and weights have not changed."""
+        key = _key(self, options)
+        last = _LAST.get(self)
+        if last is None or key is None or last[0] != key:
+            last = (key, Predictor(self.model, self.processor, **options))
+            _LAST[self] = last
+        return last[1]
 
     def save(self, folder: str | os.PathLike[str], **options: Any) -> None:
-        """Writes a checkpoint folder (weights, config, preprocessing); `options` are those of `checkpoints.save`."""
+        """Writes a checkpoint folder; `options` are those of `checkpoints.save`."""
         checkpoints.save(self.checkpoint(), folder, **options)
 
     def checkpoint(self) -> checkpoints.Checkpoint:
-        """The same four parts as `checkpoints` handles them."""
+        """Returns model, processor, labels and origin as a `Checkpoint`."""
         return checkpoints.Checkpoint(
             model=self.model, processor=self.processor, labels=self.labels, origin=self.origin or checkpoints.Origin()
         )
 
 
 def load(source: str | os.PathLike[str], **options: Any) -> Classifier:
-    """The classifier of any checkpoint: a folder, a file, or a hub id; `options` are those of `checkpoints.load`.
+    """Loads a classifier from a folder, a file or a Hugging Face Hub id.
 
-    The folder of an exported model (`vitkit export`) takes none of them: it is as it was exported.
+    `options` are those of `checkpoints.load`. Exported models (`vitkit export`) can be loaded too, without options.
     """
     if is_export(Path(source).expanduser()):
         if changed := [name for name, value in options.items() if value]:
             raise ValueError(
-                f"{source} is an exported model, which {' and '.join(changed)} cannot change: export again"
+                f"{source} is an exported model, whose {' and '.join(changed)} cannot change: export it again"
             )
-        model, processor, labels = exported(Path(source).expanduser())
+        model, processor, labels = load_export(Path(source).expanduser())
         return Classifier(model, processor, labels, checkpoints.Origin(source=str(source), format=model.export.target))
     loaded = checkpoints.load(source, **options)
     return Classifier(loaded.model.eval(), loaded.processor, loaded.labels, loaded.origin)
 
 
-def _state(classifier: Classifier, options: dict[str, Any]) -> tuple[Any, ...] | None:
-    """What a predictor depends on, told apart by every change of a weight; None where that cannot be known."""
+def _key(classifier: Classifier, options: dict[str, Any]) -> tuple[Any, ...] | None:
+    """Returns what a predictor depends on; None if changes of weights cannot be detected."""
     tensors = [*classifier.model.parameters(), *classifier.model.buffers()]
     if any(tensor.is_inference() for tensor in tensors) or options.get("calibration"):
         return None
@@ -122,11 +121,11 @@ def _state(classifier: Classifier, options: dict[str, Any]) -> tuple[Any, ...] |
 
 
 def _images(images: Any) -> Iterable[Any]:
-    """One image or many, as many; names of folders and globs become the files they mean."""
+    """Yields the images of one image or several, with folders and globs expanded."""
     many: Iterable[Any] = images if isinstance(images, list | tuple | Iterator) else [images]
     for image in many:
         if isinstance(image, str | Path):
-            # A name that means itself comes back as it was given, a Path as a Path.
+            # The name of a file is yielded unchanged, a Path as a Path.
             yield from (image if name == str(image) else name for name in expand([str(image)]))
         else:
             yield image
@@ -141,10 +140,10 @@ def _outputs(outcomes: Iterable[Any]) -> Iterator[tuple[Any, np.ndarray]]:
 
 
 def expand(names: Iterable[str]) -> Iterator[str]:
-    """The files meant by `names`, in order: a folder is searched recursively by name, a glob is matched.
+    """Yields the files of paths, folders (recursively, sorted by name) and globs, in order.
 
-    A name that is none of these comes back as it is, so that reading it says what is wrong. Raises ValueError for a
-    folder or a glob that holds no image.
+    Other names are yielded unchanged, so that reading them raises the error. Raises ValueError for a folder without
+    images and a glob without matches.
     """
     for name in names:
         if os.path.isdir(name):
@@ -163,7 +162,7 @@ def _folder(name: str) -> Iterator[str]:
             found = True
             yield str(path)
     if not found:
-        raise ValueError(f"the folder '{name}' holds no image files")
+        raise ValueError(f"the folder '{name}' has no image files")
 
 
 def _glob(pattern: str) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""`Predictor`: a network over a stream of images of any kind, whose unreadable ones stop nothing."""
+"""`Predictor`: runs a model on a stream of images, with one outcome per image."""
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
@@ -11,31 +11,31 @@ import torch
 from torch import Tensor
 
 from vitkit.data.processor import Processor, draft
-from vitkit.data.processor import resampling as by_torch
+from vitkit.data.processor import resampling as torch_resampling
 from vitkit.images import ImageError, Limits
 from vitkit.inference import engine, stream
 from vitkit.inference.engine.merging import Reduction
 from vitkit.inference.engine.path import TYPES, probe
-from vitkit.inference.runtimes._exported import Exported
+from vitkit.inference.runtimes._exported import ExportedModel
 from vitkit.models import Backbone
 
 Network = Callable[[Backbone, Tensor], Tensor]
-# What `precision` can be beside auto.
+# Values of `precision` other than auto.
 PRECISIONS = engine.PRECISIONS
 Resampling = Literal["pillow", "torch", "draft"]
-# How pictures are read, by the name of it.
+# Functions that read an image, by the value of `resampling`.
 READERS: dict[str, Callable[..., np.ndarray]] = {
     "pillow": lambda processor, image, **reading: processor.array(image, **reading),
-    "torch": by_torch.array,
+    "torch": torch_resampling.array,
     "draft": draft.array,
 }
-# How many pictures 8-bit layers are calibrated on, at most.
+# Largest number of images for the calibration of int8 layers.
 CALIBRATION = 32
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """One class and the share of certainty (softmax) that the model gives it, in 0..1."""
+    """A class and its softmax score, between 0 and 1."""
 
     label: str
     index: int
@@ -44,7 +44,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one image: a float32 row of the network's output, or why there is none."""
+    """The result of one image: a float32 row of the model's output, or the error."""
 
     source: Any
     output: np.ndarray | None = None
@@ -52,18 +52,27 @@ class Outcome:
 
 
 class Predictor:
-    """Runs a model over any number of images: in order, one outcome for each, an unreadable one never stops the others.
+    """Runs a model on any number of images and yields one `Outcome` per image, in order.
 
-    `precision` is float32 (exact: the model's own operations), bfloat16, float16, int8, or auto: the fastest that the
-    machine has circuits for and that is near float32 on this model, float32 where there is none. `statement` says which
-    it is, why, and how far off. A model in another precision is a copy of the weights as they are at the first picture.
-    8-bit layers are calibrated on `calibration`, images of any kind, or on the first ones that come. `merge_tokens` is
-    how many tokens every block merges away (ToMe): faster, and another answer; evaluate it.
-    `device` is a torch device or auto (a GPU if there is one). Threads decode and preprocess; `limits` bound what they
-    read, `allow_truncated` accepts images cut short; `resampling` is pillow (its pixels), torch (those of transformers'
-    default backend) or draft (large JPEG files are decoded small: several times faster, other pixels). `progress` draws
-    a bar on standard error. `compile` has torch's compiler make the network for full batches (on a GPU with CUDA
-    graphs): for very many images, as it takes up to minutes before the first.
+    An unreadable image gives an outcome with an error and does not stop the others. The model is copied, with its
+    weights at the time of the first image, if it runs in another precision.
+
+    Args:
+        model: The model.
+        processor: Its preprocessing.
+        precision: float32 (exact), bfloat16, float16, int8, float8, or auto: the fastest precision that the device
+            supports and whose outputs are close to float32 for this model. `summary` has the choice and the reason.
+        device: A torch device, or auto (a GPU if available).
+        batch_size: Images per batch (default: 8 on a CPU, else 64).
+        calibration: Images for the calibration of int8 layers (default: the first batch).
+        merge_tokens: Number of tokens that each block merges (ToMe). Faster; evaluate the accuracy.
+        limits: Limits for untrusted images.
+        allow_truncated: Accept truncated images.
+        resampling: pillow (exact), torch (as the default backend of transformers) or draft (large JPEG files are
+            decoded at a lower resolution: several times faster, slightly different pixels).
+        progress: Show a progress bar on standard error.
+        compile: Compile the model for full batches with torch.compile, on a GPU with CUDA graphs. Takes up to minutes
+            before the first image.
     """
 
     def __init__(
@@ -80,87 +89,89 @@ class Predictor:
         allow_truncated: bool = False,
         resampling: Resampling = "pillow",
         progress: bool = False,
-        compile: bool = False,  # noqa: A002 - the field's word
+        compile: bool = False,  # noqa: A002 - the name that torch uses
     ):
         if precision not in ("auto", *PRECISIONS):
-            raise ValueError(f"unknown precision '{precision}'; there is auto, {', '.join(PRECISIONS)}")
+            raise ValueError(f"unknown precision '{precision}'; choose auto, {', '.join(PRECISIONS)}")
         if batch_size is not None and batch_size < 1:
-            raise ValueError(f"the batch size is {batch_size}; it must be at least 1")
+            raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
         self.processor = processor
-        self.device = device_of("cpu" if device == "auto" and isinstance(model, Exported) else device)
+        self.device = find_device("cpu" if device == "auto" and isinstance(model, ExportedModel) else device)
         self.batch_size = batch_size or (8 if self.device.type == "cpu" else 64)
         self.limits = limits or Limits()
         self.allow_truncated = allow_truncated
         if resampling not in READERS:
-            raise ValueError(f"resampling is {', '.join(READERS)}, not '{resampling}'")
+            raise ValueError(f"unknown resampling '{resampling}'; choose {', '.join(READERS)}")
         self.resampling = resampling
         self.progress = progress
-        # A GPU is handed bytes and normalises them itself.
-        self._bytes = self.device.type == "cuda" and resampling == "pillow" and isinstance(processor, Processor)
-        self._given = model
+        # On a GPU, pixels are transferred as bytes and normalized there.
+        self._normalize_on_device = (
+            self.device.type == "cuda" and resampling == "pillow" and isinstance(processor, Processor)
+        )
+        self._model = model
         self._precision = precision
         self._merge = merge_tokens
         self._compiled = self.batch_size if compile else 0
         self._calibration = calibration
-        self._ready: engine.Engine | None = None
+        self._accelerated: engine.Accelerated | None = None
 
     @property
     def model(self) -> Backbone:
-        """The network that runs; it takes pictures of type `dtype` on `device`.
+        """The model that runs; takes normalized images of `dtype` on `device`.
 
-        It is made when it is first asked for. Raises ValueError where the precision cannot be used with this model.
+        Prepared on first use. Raises ValueError if this model cannot run in the precision.
         """
-        return self._engine().model
+        return self._accelerate().model
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of the pictures that `model` takes."""
-        network = self._engine().model
-        return torch.float32 if isinstance(network, engine.Fast) else next(network.parameters()).dtype
+        """The dtype of the images that `model` takes."""
+        network = self._accelerate().model
+        return torch.float32 if isinstance(network, engine.FastModel) else next(network.parameters()).dtype
 
     @property
     def precision(self) -> str:
-        """The one of `PRECISIONS` that runs."""
-        return self._engine().precision
+        """The precision in use, one of `PRECISIONS`."""
+        return self._accelerate().precision
 
     @property
-    def statement(self) -> str:
-        """One line for people: which path runs, why, and how far it is from float32."""
-        return self._engine().statement
+    def summary(self) -> str:
+        """One line with the precision in use, the reason and the difference from float32."""
+        return self._accelerate().summary
 
-    def _engine(self, first: Tensor | None = None) -> engine.Engine:
-        """What runs; 8-bit layers are calibrated on `first` where nothing else was given."""
-        if self._ready is None:
-            network = placed(self._given, self.device)
+    def _accelerate(self, first: Tensor | None = None) -> engine.Accelerated:
+        """Prepares the model on first use; int8 layers are calibrated on `first` without `calibration`."""
+        if self._accelerated is None:
+            network = to_device(self._model, self.device)
             dtype = next(network.parameters()).dtype
-            if not isinstance(network, Backbone) or isinstance(network, Exported) or dtype != torch.float32:
-                self._ready = as_it_is(network, self._precision)
+            if not isinstance(network, Backbone) or isinstance(network, ExportedModel) or dtype != torch.float32:
+                self._accelerated = keep_operations(network, self._precision)
             else:
-                self._ready = engine.accelerate(
+                self._accelerated = engine.accelerate(
                     network,
                     precision=self._precision,
                     merge=self._merge,
-                    pictures=lambda: self._pictures(first),
+                    calibration=lambda: self._calibration_images(first),
                     compiled=self._compiled,
                 )
-        return self._ready
+        return self._accelerated
 
-    def _pictures(self, first: Tensor | None) -> Tensor:
-        """The pictures to calibrate on, normalised: those given, else the first of the stream, else soft noise."""
+    def _calibration_images(self, first: Tensor | None) -> Tensor:
+        """Returns normalized images for calibration: `calibration`, else `first`, else the probe images."""
         images = [self._read(image) for image in islice(self._calibration, CALIBRATION)]
         if images:
-            return self._normalised(images).to(self.device)
-        return probe(self._given, count=8).to(self.device) if first is None else first.to(self.device)
+            return self._stack(images).to(self.device)
+        return probe(self._model, count=8).to(self.device) if first is None else first.to(self.device)
 
     def logits(self, images: Iterable[Any]) -> Iterator[Outcome]:
-        """The logits of each image, (classes,)."""
-        return self._watched(images, lambda model, batch: model(batch))
+        """Yields the logits of each image, (classes,)."""
+        return self._with_progress(images, lambda model, batch: model(batch))
 
     def embeddings(self, images: Iterable[Any]) -> Iterator[Outcome]:
-        """What the head reads of each image: the pooled representation, (d,)."""
-        return self._watched(images, lambda model, batch: model.represent(model.features(batch)))
+        """Yields the representation of each image that the head reads, (d,)."""
+        return self._with_progress(images, lambda model, batch: model.represent(model.features(batch)))
 
-    def _watched(self, images: Iterable[Any], network: Network) -> Iterator[Outcome]:
+    def _with_progress(self, images: Iterable[Any], network: Network) -> Iterator[Outcome]:
         outcomes = self._stream(images, network)
         if not self.progress:
             return outcomes
@@ -176,24 +187,24 @@ class Predictor:
         def run(batch: Sequence[stream.Pair]) -> Sequence[Outcome]:
             return self._run(batch, network)
 
-        # The first pictures that can be read make the network.
-        while self._ready is None:
+        # The model is prepared (and calibrated) with the first images that can be read.
+        while self._accelerated is None:
             first = list(islice(source, size))
             if not first:
                 return
-            yield from stream.ahead(first, self._read, run, size)
-        lanes = 1
-        if self.device.type == "cpu" and isinstance(self.model, engine.Fast) and not self.model.compiled:
-            lanes = stream.lanes()
-        window = list(islice(source, 2 * lanes))
+            yield from stream.read_ahead(first, self._read, run, size)
+        workers = 1
+        if self.device.type == "cpu" and isinstance(self.model, engine.FastModel) and not self.model.compiled:
+            workers = stream.num_workers()
+        window = list(islice(source, 2 * workers))
         rest = chain(window, source)
-        if lanes > 1 and len(window) == 2 * lanes:
-            yield from stream.in_lanes(rest, self._read, run, size, lanes)
+        if workers > 1 and len(window) == 2 * workers:
+            yield from stream.run_in_workers(rest, self._read, run, size, workers)
         else:
-            yield from stream.ahead(rest, self._read, run, size)
+            yield from stream.read_ahead(rest, self._read, run, size)
 
     def _read(self, image: Any) -> np.ndarray:
-        read = Processor.pixels if self._bytes else READERS[self.resampling]
+        read = Processor.pixels if self._normalize_on_device else READERS[self.resampling]
         return read(self.processor, image, limits=self.limits, allow_truncated=self.allow_truncated)
 
     def _run(self, batch: Sequence[stream.Pair], network: Network) -> Sequence[Outcome]:
@@ -204,22 +215,22 @@ class Predictor:
                 outcomes[position] = Outcome(source=image, error=pixels)
             else:
                 shapes.setdefault(pixels.shape, []).append((position, pixels))
-        # A processor that keeps sizes gives several shapes: each is a batch of its own.
+        # A processor that does not resize gives several shapes: one batch per shape.
         for group in shapes.values():
-            rows = self._forward(self._normalised([pixels for _, pixels in group]), network)
+            rows = self._forward(self._stack([pixels for _, pixels in group]), network)
             for (position, _), row in zip(group, rows, strict=True):
                 outcomes[position] = _outcome(batch[position][0], row)
         return [outcome for outcome in outcomes if outcome is not None]
 
-    def _normalised(self, pictures: Sequence[np.ndarray]) -> Tensor:
-        stacked = torch.from_numpy(np.stack(pictures))
-        if not self._bytes:
+    def _stack(self, images: Sequence[np.ndarray]) -> Tensor:
+        stacked = torch.from_numpy(np.stack(images))
+        if not self._normalize_on_device:
             return stacked
         levels = stacked if stacked.ndim == 4 else stacked[..., None]
-        return by_torch.normalize_on_device(self.processor, by_torch.to_device(levels, self.device))
+        return torch_resampling.normalize_on_device(self.processor, torch_resampling.to_device(levels, self.device))
 
     def _forward(self, pixels: Tensor, network: Network) -> np.ndarray:
-        model = self._engine(pixels).model
+        model = self._accelerate(pixels).model
         training = model.training
         model.eval()
         try:
@@ -232,14 +243,14 @@ class Predictor:
 def _outcome(source: Any, row: np.ndarray) -> Outcome:
     if np.isfinite(row).all():
         return Outcome(source=source, output=row)
-    return Outcome(source=source, error=ImageError("not_finite", "the network gave no numbers for it: try float32"))
+    return Outcome(source=source, error=ImageError("not_finite", "the output of the model is not finite; try float32"))
 
 
 def top_predictions(logits: np.ndarray, labels: Sequence[str], top: int) -> list[Prediction]:
-    """The `top` classes by softmax score, best first; fewer where there are fewer classes."""
+    """Returns the `top` classes by softmax score, best first; all classes if there are fewer."""
     if logits.ndim != 1:
         raise ValueError(
-            f"this model gives logits of shape {logits.shape} for an image, not one row: it does not classify"
+            f"the logits of an image have shape {logits.shape}; expected (classes,): this model does not classify"
         )
     shifted = np.exp((logits - logits.max()).astype(np.float64))
     scores = shifted / shifted.sum()
@@ -247,36 +258,36 @@ def top_predictions(logits: np.ndarray, labels: Sequence[str], top: int) -> list
     return [Prediction(label=labels[int(index)], index=int(index), score=float(scores[index])) for index in best]
 
 
-def device_of(name: str) -> torch.device:
-    """The torch device that a word means, auto a GPU if there is one; ValueError that lists those that are here."""
-    here = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
-    here += ["mps"] if torch.backends.mps.is_available() else []
+def find_device(name: str) -> torch.device:
+    """Returns a torch device by name; auto is a GPU if available. ValueError if there is no such device."""
+    available = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    available += ["mps"] if torch.backends.mps.is_available() else []
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cuda" and torch.cuda.is_available():
         return torch.device("cuda")
-    if name not in here:
-        raise ValueError(f"there is no device '{name}' here; there is auto, {', '.join(here)}")
+    if name not in available:
+        raise ValueError(f"no device '{name}' on this machine; choose auto, {', '.join(available)}")
     return torch.device(name)
 
 
-def placed(model: Backbone, device: torch.device) -> Backbone:
-    """The model on that device; a copy where the caller's own would move."""
+def to_device(model: Backbone, device: torch.device) -> Backbone:
+    """Returns the model if it is on the device, else a copy there."""
     return model if next(model.parameters()).device == device else copy.deepcopy(model).to(device)
 
 
-def as_it_is(model: Backbone, precision: str) -> engine.Engine:
-    """A model that is in another type than float32 already, or that is none of ours, in the precision it is asked for.
+def keep_operations(model: Backbone, precision: str) -> engine.Accelerated:
+    """Returns a model in the requested precision without the engine.
 
-    ValueError for one that only the engine can give.
+    For models that the engine does not support: exported, or not in float32. Raises ValueError for int8, which needs
+    the engine.
     """
     own = next(model.parameters()).dtype
     wanted = TYPES.get(precision, own) if precision != "auto" else own
     if precision == "int8":
-        raise ValueError(f"int8 is made of a model in float32; this one is in {str(own).removeprefix('torch.')}")
+        raise ValueError(f"int8 needs a model in float32, not in {str(own).removeprefix('torch.')}")
     name = str(wanted).removeprefix("torch.")
     if wanted != own:
         model = copy.deepcopy(model).to(wanted)
-    return engine.Engine(
-        model, name, False, 0.0, f"{name}, step by step: the model came in {str(own).removeprefix('torch.')}"
-    )
+    summary = f"{name}, eager: the model is in {str(own).removeprefix('torch.')}"
+    return engine.Accelerated(model, name, False, 0.0, summary)

@@ -1,4 +1,4 @@
-"""Images through a network in order, reading and computing at once: in two ways, `ahead` and `in_lanes`."""
+"""Runs a function on batches of images in order while further images are read in threads."""
 
 import ctypes
 import os
@@ -15,13 +15,15 @@ import torch
 from vitkit.images import ImageError
 
 Read = Callable[[Any], np.ndarray]
-# An image and its pixels, or why there are none.
+# An image and its pixels, or the error if it cannot be read.
 Pair = tuple[Any, np.ndarray | ImageError]
 T = TypeVar("T")
 
 
-def ahead(source: Iterable[Any], read: Read, run: Callable[[Sequence[Pair]], Sequence[T]], batch: int) -> Iterator[T]:
-    """What `run` makes of each batch, in this thread, on all the threads it has; the next one is read meanwhile."""
+def read_ahead(
+    source: Iterable[Any], read: Read, run: Callable[[Sequence[Pair]], Sequence[T]], batch: int
+) -> Iterator[T]:
+    """Yields the results of `run` on each batch, while threads read the next batch."""
     source = iter(source)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="vitkit-decode") as pool:
         waiting: deque[tuple[Any, Future[np.ndarray | ImageError]]] = deque()
@@ -38,27 +40,28 @@ def ahead(source: Iterable[Any], read: Read, run: Callable[[Sequence[Pair]], Seq
                 future.cancel()
 
 
-def in_lanes(
-    source: Iterable[Any], read: Read, run: Callable[[Sequence[Pair]], Sequence[T]], batch: int, lanes: int
+def run_in_workers(
+    source: Iterable[Any], read: Read, run: Callable[[Sequence[Pair]], Sequence[T]], batch: int, workers: int
 ) -> Iterator[T]:
-    """The same with as many threads as `lanes`, each of which reads a batch and runs it alone.
+    """Yields the results of `run` on each batch, called in worker threads.
 
-    On a CPU: a network on all threads waits in every layer for the slowest, which is the one that also decodes.
-    Up to two batches a lane are read ahead; the last pictures are shared evenly.
+    Each worker reads and runs its own batches on one core. This is faster on a CPU than one model on all threads, which
+    wait in every layer for the slowest. At most two batches per worker are in progress; the last images are distributed
+    evenly.
     """
     source = iter(source)
 
-    def whole(images: Sequence[Any]) -> Sequence[T]:
+    def read_and_run(images: Sequence[Any]) -> Sequence[T]:
         return run([(image, _attempt(read, image)) for image in images])
 
-    with ThreadPoolExecutor(lanes, thread_name_prefix="vitkit-lane", initializer=_alone) as pool:
+    with ThreadPoolExecutor(workers, thread_name_prefix="vitkit-worker", initializer=_use_one_thread) as pool:
         waiting: deque[Future[Sequence[T]]] = deque()
         try:
             while True:
-                while len(waiting) <= lanes and (window := list(islice(source, lanes * batch))):
-                    size = -(-len(window) // lanes)
+                while len(waiting) <= workers and (window := list(islice(source, workers * batch))):
+                    size = -(-len(window) // workers)
                     parts = (window[start : start + size] for start in range(0, len(window), size))
-                    waiting.extend(pool.submit(whole, part) for part in parts)
+                    waiting.extend(pool.submit(read_and_run, part) for part in parts)
                 if not waiting:
                     return
                 yield from waiting.popleft().result()
@@ -67,27 +70,27 @@ def in_lanes(
                 future.cancel()
 
 
-def lanes() -> int:
-    """How many threads of torch can run a network of their own each: all of them, or 1 where they cannot be told to."""
+def num_workers() -> int:
+    """Returns the number of workers for `run_in_workers`; 1 if torch cannot be limited."""
     threads = torch.get_num_threads()
-    return threads if threads > 1 and _can_be_alone() else 1
+    return threads if threads > 1 and _can_use_one_thread() else 1
 
 
 @lru_cache(maxsize=1)
-def _can_be_alone() -> bool:
+def _can_use_one_thread() -> bool:
     with ThreadPoolExecutor(1) as pool:
-        return pool.submit(_alone).result()
+        return pool.submit(_use_one_thread).result()
 
 
-def _alone() -> bool:
-    """Makes torch use this thread alone in what this thread runs; whether it could.
+def _use_one_thread() -> bool:
+    """Limits torch to one thread for calls from this thread; returns whether that is possible.
 
-    `torch.set_num_threads` would also be heard by threads that begin later, and by the matrix library in all of them.
+    Not `torch.set_num_threads`: it also changes threads that start later, and the matrix library in all threads.
     """
-    torch.get_num_threads()  # the first call in a thread takes the process's number over: not after ours
-    tell = getattr(ctypes.CDLL(None), "omp_set_num_threads", None) if os.name == "posix" else None
-    if tell is not None:
-        tell(1)
+    torch.get_num_threads()  # the first call in a thread copies the setting of the process, so it must come before ours
+    set_num_threads = getattr(ctypes.CDLL(None), "omp_set_num_threads", None) if os.name == "posix" else None
+    if set_num_threads is not None:
+        set_num_threads(1)
     return torch.get_num_threads() == 1
 
 

@@ -1,15 +1,15 @@
-"""The JAX/Flax twin of `models/vit`: the same shapes and arithmetic, with parameters in the original Google tree.
+"""JAX/Flax implementation of `models/vit`, with the parameter tree of Google's code.
 
-    checkpoint = vitkit.jax.load("ViT-B_16.npz")        # a Google file, or whatever vitkit.checkpoints knows
+    checkpoint = vitkit.jax.load("ViT-B_16.npz")        # or any checkpoint that vitkit.load opens
     logits = checkpoint.model().apply({"params": checkpoint.params}, images)        # images (b, height, width, c)
 
-Nothing imports this folder but `cli` and `transformers/flax`. Its files: `vit` and `layers` (the modules, Flax linen,
-because a linen parameter tree *is* the original tree), `position` (the four ways to resize), `npz` (Google's files),
-`convert` (to and from the PyTorch twin, bit for bit), `load`, `flax_vit` (the Hugging Face Flax classes, with
-`flax_config`, `outputs` and `pretrained`), `optimizer` (the numbers of a run), `step` (one sharded training step) and
-`fit` (supervised training and fine-tuning).
-Arrays are NHWC inside; only the Hugging Face classes and `fit` take NCHW. Importing it without its extra is an
-ImportError that says what to type.
+Files: `vit` and `layers` (modules in Flax Linen, whose parameter trees have the original names), `convert` (to and from
+the PyTorch model, bit for bit), `npz` (Google's files), `load` (checkpoints), `flax_vit` (the Flax classes of
+transformers, with `flax_config`, `outputs` and `pretrained`), `step` (one sharded training step), `fit` (supervised
+training and fine-tuning), `run` (training of a `vitkit.train.Run`). Only `cli` and `transformers` import this folder.
+
+Images are NHWC; the Flax classes of transformers and `fit` accept NCHW. Without the extra `vitkit[jax]`, importing this
+package raises an ImportError with the command that installs it.
 """
 
 import importlib.util
@@ -18,30 +18,30 @@ _MISSING = [name for name in ("jax", "flax", "optax") if importlib.util.find_spe
 if _MISSING:
     raise ImportError(f"vitkit.jax needs {', '.join(_MISSING)}: pip install 'vitkit[jax]'")
 from vitkit.jax.convert import flatten, nest, to_flax, to_torch  # noqa: E402
-from vitkit.jax.fit import Fitted, evaluate, fit  # noqa: E402
+from vitkit.jax.fit import FitResult, evaluate, fit  # noqa: E402
 from vitkit.jax.flax_vit import FlaxViTForImageClassification, FlaxViTModel  # noqa: E402
 from vitkit.jax.load import FlaxCheckpoint, load, save  # noqa: E402
 from vitkit.jax.outputs import Features  # noqa: E402
-from vitkit.jax.step import (  # noqa: E402  # noqa: E402
-    Plan,
+from vitkit.jax.step import (  # noqa: E402
+    TrainingConfig,
     TrainState,
     learning_rate,
     make_mesh,
     make_optimizer,
     make_state,
     make_step,
-    place_batch,
+    shard_batch,
 )
 from vitkit.jax.vit import ViT  # noqa: E402
 
 __all__ = [
     "Features",
-    "Fitted",
+    "FitResult",
     "FlaxCheckpoint",
     "FlaxViTForImageClassification",
     "FlaxViTModel",
-    "Plan",
     "TrainState",
+    "TrainingConfig",
     "ViT",
     "evaluate",
     "fit",
@@ -53,8 +53,8 @@ __all__ = [
     "make_state",
     "make_step",
     "nest",
-    "place_batch",
     "save",
+    "shard_batch",
     "to_flax",
     "to_torch",
 ]

@@ -1,7 +1,7 @@
-"""Hugging Face's ViT attributes and our config: the adapter that the Flax classes stand on.
+"""Conversion between the attributes of Hugging Face's ViTConfig and our config.
 
-Any object with the attributes of a ViTConfig will do (`hidden_size`, `num_hidden_layers`, ...); `ViTAttributes` is the
-one that `from_pretrained` makes where it is given none.
+The Flax classes accept any object with the attributes of a ViTConfig (`hidden_size`, `num_hidden_layers`, ...).
+`from_pretrained` creates a `ViTAttributes` by default.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ ACTIVATIONS = names_in("transformers")
 
 @dataclass(kw_only=True)
 class ViTAttributes:
-    """The fields of a ViTConfig with its defaults (transformers 4 and 5); other keys are in `other`."""
+    """Fields and defaults of ViTConfig in transformers; `other` stores unknown keys."""
 
     hidden_size: int = 768
     num_hidden_layers: int = 12
@@ -42,17 +42,17 @@ class ViTAttributes:
 
     @property
     def num_labels(self) -> int:
-        """How many classes there are labels for."""
+        """Number of classes."""
         return len(self.id2label)
 
     @property
     def label2id(self) -> dict[str, int]:
-        """The class of each label."""
+        """Class index of each label."""
         return {label: index for index, label in self.id2label.items()}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "ViTAttributes":
-        """The attributes in a `config.json` of any generation; `num_labels` makes labels where there are none."""
+        """Converts the content of a config.json; `num_labels` creates labels if there are none."""
         known = {each.name for each in fields(cls)} - {"other"}
         values = {name: value for name, value in data.items() if name in known}
         other = {name: value for name, value in data.items() if name not in known | {"num_labels", "label2id"}}
@@ -63,22 +63,22 @@ class ViTAttributes:
         return cls(**values, other=other)
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON form, as transformers writes it."""
+        """Returns the content of config.json, as transformers writes it."""
         data = {name: value for name, value in asdict(self).items() if name not in ("other", "use_return_dict")}
         labels = {"id2label": {str(index): label for index, label in self.id2label.items()}, "label2id": self.label2id}
         return {"model_type": "vit", **self.other, **data, **labels}
 
 
 def model_config(attributes: Any, *, classifier: bool) -> Config:
-    """The config of our model for Hugging Face's attributes, with a classifier or with a pooler.
+    """Converts the attributes to our config, for a model with a classifier or with a pooler.
 
-    The pooler (dense, then tanh, of the class token) is what Google's tree calls pre-logits. ValueError for an
-    activation that there is none of.
+    The pooler (linear layer and tanh on the class token) is called pre-logits in Google's tree. Raises ValueError for
+    an unsupported activation.
     """
     if attributes.hidden_act not in ACTIVATIONS:
-        raise ValueError(f"unknown hidden_act '{attributes.hidden_act}'; there is {', '.join(ACTIVATIONS)}")
+        raise ValueError(f"unknown hidden_act '{attributes.hidden_act}'; expected one of {', '.join(ACTIVATIONS)}")
     if not classifier and getattr(attributes, "pooler_act", "tanh") != "tanh":
-        raise ValueError(f"pooler_act is '{attributes.pooler_act}'; the Flax pooler has 'tanh'")
+        raise ValueError(f"pooler_act is '{attributes.pooler_act}'; the Flax model supports 'tanh' only")
     pooler = getattr(attributes, "pooler_output_size", None) or attributes.hidden_size
     return Config(
         image_size=_pair(attributes.image_size),
@@ -100,8 +100,8 @@ def model_config(attributes: Any, *, classifier: bool) -> Config:
 
 
 def attributes_of(config: Config, labels: Mapping[int, str] | None = None) -> dict[str, Any]:
-    """Hugging Face's attributes of one of our configs, as a dict; ValueError where its ViT cannot say the model."""
-    plain = Config(
+    """Converts our config to Hugging Face's attributes; raises ValueError if unsupported."""
+    supported = Config(
         **{
             name: getattr(config, name)
             for name in ("image_size", "patch_size", "channels", "width", "depth", "num_heads", "mlp_width")
@@ -114,13 +114,13 @@ def attributes_of(config: Config, labels: Mapping[int, str] | None = None) -> di
         qkv_bias=config.qkv_bias,
         dropout=config.dropout,
         attention_dropout=config.attention_dropout,
-        # It has no parameters and shows in training only.
+        # Stochastic depth has no parameters and does not change inference.
         stochastic_depth=config.stochastic_depth,
     )
-    other = [each.name for each in fields(config) if getattr(config, each.name) != getattr(plain, each.name)]
-    if other:
-        given = ", ".join(f"{name}={getattr(config, name)!r}" for name in other)
-        raise ValueError(f"the Hugging Face ViT has no {given}: use vitkit.jax.ViT for this model")
+    unsupported = [each.name for each in fields(config) if getattr(config, each.name) != getattr(supported, each.name)]
+    if unsupported:
+        settings = ", ".join(f"{name}={getattr(config, name)!r}" for name in unsupported)
+        raise ValueError(f"the Hugging Face ViT does not support {settings}; use vitkit.jax.ViT")
     count = config.num_classes
     return {
         "hidden_size": config.width,
@@ -131,8 +131,8 @@ def attributes_of(config: Config, labels: Mapping[int, str] | None = None) -> di
         "hidden_dropout_prob": config.dropout,
         "attention_probs_dropout_prob": config.attention_dropout,
         "layer_norm_eps": config.norm_eps,
-        "image_size": _plain(config.image_size),
-        "patch_size": _plain(config.patch_size),
+        "image_size": _to_number(config.image_size),
+        "patch_size": _to_number(config.patch_size),
         "num_channels": config.channels,
         "qkv_bias": config.qkv_bias,
         **({"pooler_output_size": config.pre_logits} if config.pre_logits else {}),
@@ -144,5 +144,5 @@ def _pair(size: int | tuple[int, int] | list[int]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
-def _plain(size: tuple[int, int]) -> int | tuple[int, int]:
+def _to_number(size: tuple[int, int]) -> int | tuple[int, int]:
     return size[0] if size[0] == size[1] else size

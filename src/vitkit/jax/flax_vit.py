@@ -1,11 +1,11 @@
-"""`FlaxViTModel` and `FlaxViTForImageClassification`: the Flax classes of transformers 4, on the twin.
+"""The Flax classes of transformers 4, `FlaxViTModel` and `FlaxViTForImageClassification`.
 
-Signatures, outputs and methods are those of transformers 4.57 (its last release with Flax). The parameters are in
-Google's tree, so that an original `.npz` is taken as it is: the pooler of Hugging Face is `pre_logits` there, the
-classifier `head`. What is better: any image size, square or not; hidden states without `return_dict` too; one compiled
-call.
+Signatures, outputs and methods are those of transformers 4.57, its last release with Flax. The parameters have the
+names of Google's tree: the pooler of Hugging Face is `pre_logits`, the classifier `head`. Improvements: any image size,
+square or not; hidden states also without `return_dict`; a single compiled call.
 """
 
+import os
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -29,10 +29,10 @@ Params = dict[str, Any]
 
 
 class FlaxViTPreTrainedModel(ABC):
-    """What both classes share: parameters, the compiled call, loading, saving and precision.
+    """Base class: parameters, the compiled call, loading, saving and precision.
 
-    `config` is a ViTConfig or any object with its attributes. With `_do_init=False` the model holds no parameters:
-    `init_weights` makes them and every call is given them.
+    `config` is a ViTConfig or any object with its attributes. With `_do_init=False` the model stores no parameters:
+    create them with `init_weights` and pass them to every call.
     """
 
     config_class: Any = ViTAttributes
@@ -59,7 +59,7 @@ class FlaxViTPreTrainedModel(ABC):
 
     @abstractmethod
     def _output(self, tokens: jax.Array, last: jax.Array, **more: Any) -> Any:
-        """The output object for the normed tokens and what stands after the pooling."""
+        """Creates the output object from the normalised tokens and the pooled output or logits."""
 
     def __call__(
         self,
@@ -71,9 +71,9 @@ class FlaxViTPreTrainedModel(ABC):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
     ) -> Any:
-        """The output for pictures (b, c, height, width); `params` instead of the model's own where given.
+        """Returns the output for images (b, c, height, width); a tuple if `return_dict=False`.
 
-        Training needs `dropout_rng` where the config has any dropout. A tuple with `return_dict=False`.
+        `params` replace the stored parameters. Training needs `dropout_rng` if the config has any dropout.
         """
         config = self.config
         attentions = getattr(config, "output_attentions", False) if output_attentions is None else output_attentions
@@ -94,30 +94,31 @@ class FlaxViTPreTrainedModel(ABC):
 
     @property
     def params(self) -> Params:
-        """The parameters, a nested tree; AttributeError where the model was made without."""
+        """The parameters as nested dicts; raises AttributeError for a model with `_do_init=False`."""
         if self._params is None:
-            raise AttributeError("made with _do_init=False, this model holds no params: give them to each call")
+            raise AttributeError("a model with _do_init=False stores no params; pass them to each call")
         return self._params
 
     @params.setter
     def params(self, params: Mapping[str, Any]) -> None:
-        """Takes others in their place; ValueError where they do not fit, or where the model holds none."""
+        """Replaces the parameters; raises ValueError if they do not match the config."""
         if not self._is_initialized:
-            raise ValueError("made with _do_init=False, this model holds no params: give them to each call")
+            raise ValueError("a model with _do_init=False stores no params; pass them to each call")
         check(self.module.config, params)
         self._params = dict(params)
 
     @property
     def required_params(self) -> set[tuple[str, ...]]:
-        """The path of every parameter."""
+        """Paths of all parameters."""
         return set(traverse_util.flatten_dict(self.params_shape_tree))
 
     def init_weights(
         self, rng: jax.Array, input_shape: tuple[int, ...] | None = None, params: Mapping[str, Any] | None = None
     ) -> Params:
-        """Fresh parameters: normal of `initializer_range`, cut at two deviations, biases zero, norms one.
+        """Initialises parameters: truncated normal weights, zero biases, norm scales of one.
 
-        Those in `params` are kept. `input_shape` is there for old callers; no parameter depends on it.
+        The standard deviation is `initializer_range`. Parameters in `params` are used unchanged. `input_shape` is
+        accepted for compatibility and ignored.
         """
         given = flatten(params) if params else {}
         spread = jax.nn.initializers.truncated_normal(getattr(self.config, "initializer_range", 0.02))
@@ -133,25 +134,25 @@ class FlaxViTPreTrainedModel(ABC):
         return nest(flat)
 
     def num_parameters(self, params: Params | None = None) -> int:
-        """How many numbers the parameters hold."""
+        """Number of parameters."""
         return sum(int(np.prod(value.shape)) for value in jax.tree.leaves(self.params if params is None else params))
 
-    def to_bf16(self, params: Params, mask: Any = None) -> Params:
-        """`params` with floats as bfloat16; where `mask` (a tree of booleans) says so only. Nothing is stored."""
+    def to_bf16(self, params: Params, mask: Params | None = None) -> Params:
+        """Returns `params` cast to bfloat16, or only those where `mask` is true."""
         return _cast(params, jnp.bfloat16, mask)
 
-    def to_fp16(self, params: Params, mask: Any = None) -> Params:
-        """As `to_bf16`, to float16."""
+    def to_fp16(self, params: Params, mask: Params | None = None) -> Params:
+        """Returns `params` cast to float16; see `to_bf16`."""
         return _cast(params, jnp.float16, mask)
 
-    def to_fp32(self, params: Params, mask: Any = None) -> Params:
-        """As `to_bf16`, to float32."""
+    def to_fp32(self, params: Params, mask: Params | None = None) -> Params:
+        """Returns `params` cast to float32; see `to_bf16`."""
         return _cast(params, jnp.float32, mask)
 
     @classmethod
     def from_pretrained(
         cls,
-        source: Any,
+        source: str | os.PathLike[str],
         dtype: DTypeLike = jnp.float32,
         *,
         config: Any = None,
@@ -161,37 +162,43 @@ class FlaxViTPreTrainedModel(ABC):
         _do_init: bool = True,
         **changes: Any,
     ) -> Any:
-        """The model at `source`: a folder or hub id, or any file that `vitkit.jax.load` knows.
+        """Loads a model from a folder or hub id, or from any file that `vitkit.jax.load` supports.
 
-        `changes` set attributes of the config (`num_labels=10`). Parameters that the source lacks are new, with a
-        warning that names them. `from_pt` says nothing: a file tells its format. With `_do_init=False` the answer is
-        (model, params). ValueError for unknown attributes, and for other shapes unless `ignore_mismatched_sizes`.
+        `changes` override attributes of the config (`num_labels=10`). Missing parameters are initialised, with a
+        warning. `from_pt` is ignored, since the format is detected. Returns (model, params) if `_do_init=False`. Raises
+        ValueError for unknown attributes, and for mismatched shapes unless `ignore_mismatched_sizes`.
         """
-        config, found = read(source, config or cls.config_class, changes, classifier=cls.classifier)
+        config, loaded = read(source, config or cls.config_class, changes, classifier=cls.classifier)
         model = cls(config, seed=seed, dtype=dtype, _do_init=False)
-        wanted = shapes(model.module.config)
-        other = [name for name, value in found.items() if name in wanted and tuple(value.shape) != wanted[name]]
-        if other and not ignore_mismatched_sizes:
-            pairs = "; ".join(f"{name} is {tuple(found[name].shape)}, not {wanted[name]}" for name in other[:3])
-            raise ValueError(f"{source} does not fit the config: {pairs}; ignore_mismatched_sizes=True makes these new")
-        kept = {name: jnp.asarray(found[name]) for name in wanted if name in found and name not in other}
-        model._missing_keys = set(wanted) - set(kept)
+        expected = shapes(model.module.config)
+        wrong = [name for name, value in loaded.items() if name in expected and tuple(value.shape) != expected[name]]
+        if wrong and not ignore_mismatched_sizes:
+            pairs = "; ".join(
+                f"{name} has shape {tuple(loaded[name].shape)}, expected {expected[name]}" for name in wrong[:3]
+            )
+            raise ValueError(
+                f"{source} does not match the config: {pairs}; ignore_mismatched_sizes=True initialises these"
+            )
+        used = {name: jnp.asarray(loaded[name]) for name in expected if name in loaded and name not in wrong}
+        model._missing_keys = set(expected) - set(used)
         if model._missing_keys:
             names = ", ".join(sorted(model._missing_keys))
-            warnings.warn(f"newly initialised, {source} has none that fit: {names}; train before use", stacklevel=2)
-        params = model.init_weights(model.key, model.input_shape, nest(kept))
+            warnings.warn(
+                f"newly initialised, train before use: {names} (missing or mismatched in {source})", stacklevel=2
+            )
+        params = model.init_weights(model.key, model.input_shape, nest(used))
         if not _do_init:
             return model, params
         model._is_initialized, model._params = True, params
         return model
 
-    def save_pretrained(self, folder: Any, params: Params | None = None) -> None:
-        """Writes `config.json` and `model.safetensors` under Hugging Face's names: PyTorch's classes open it too."""
+    def save_pretrained(self, folder: str | os.PathLike[str], params: Params | None = None) -> None:
+        """Writes `config.json` and `model.safetensors`, which the PyTorch classes open, too."""
         write(folder, self.config, self.module.config, self.params if params is None else params)
 
 
 class FlaxViTModel(FlaxViTPreTrainedModel):
-    """The ViT with a pooler; returns tokens after the final norm and the pooled class token."""
+    """ViT with a pooler; returns tokens after the final norm and the pooled class token."""
 
     classifier = False
 
@@ -200,7 +207,7 @@ class FlaxViTModel(FlaxViTPreTrainedModel):
 
 
 class FlaxViTForImageClassification(FlaxViTPreTrainedModel):
-    """The ViT with a linear classifier of the class token."""
+    """ViT with a linear classifier on the class token."""
 
     classifier = True
 
@@ -218,7 +225,7 @@ def _forward(
     train: bool,
     capture: tuple[bool, bool],
 ) -> tuple[Any, Any, tuple[Any, ...] | None, tuple[Any, ...] | None]:
-    """Tokens, what is after the pooling, and the hidden states and attentions where `capture` asks for them."""
+    """Returns tokens, pooled output or logits, and captured hidden states and attentions."""
 
     def run(bound: ViT, images: jax.Array) -> tuple[jax.Array, jax.Array]:
         features = bound.features(images, train=train)
@@ -227,15 +234,15 @@ def _forward(
     images = jnp.transpose(pixel_values, (0, 2, 3, 1))
     rngs = {} if dropout_rng is None else {"dropout": dropout_rng}
     (tokens, last), state = module.apply({"params": params}, images, rngs=rngs, method=run, mutable=["intermediates"])
-    found = state["intermediates"]["Transformer"]
-    blocks = [found[f"encoderblock_{index}"] for index in range(module.config.depth)]
-    hidden_states = (found["embedded"][0], *(block["hidden_state"][0] for block in blocks))
+    intermediates = state["intermediates"]["Transformer"]
+    blocks = [intermediates[f"encoderblock_{index}"] for index in range(module.config.depth)]
+    hidden_states = (intermediates["embedded"][0], *(block["hidden_state"][0] for block in blocks))
     attentions = tuple(block["MultiHeadDotProductAttention_0"]["attention"][0] for block in blocks)
     return tokens, last, hidden_states if capture[0] else None, attentions if capture[1] else None
 
 
-def _cast(params: Params, dtype: DTypeLike, mask: Any) -> Params:
-    def change(value: Any, chosen: bool = True) -> Any:
-        return value.astype(dtype) if chosen and jnp.issubdtype(value.dtype, jnp.floating) else value
+def _cast(params: Params, dtype: DTypeLike, mask: Params | None) -> Params:
+    def cast(value: Any, selected: bool = True) -> Any:
+        return value.astype(dtype) if selected and jnp.issubdtype(value.dtype, jnp.floating) else value
 
-    return jax.tree.map(change, params) if mask is None else jax.tree.map(change, params, mask)
+    return jax.tree.map(cast, params) if mask is None else jax.tree.map(cast, params, mask)

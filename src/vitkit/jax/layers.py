@@ -1,4 +1,4 @@
-"""Layers of the Flax twin, and resizing of position tables as small constant matrices."""
+"""Layers of the Flax model, and resizing of position embeddings by constant matrices."""
 
 from collections.abc import Callable
 from functools import lru_cache, partial
@@ -16,16 +16,19 @@ Grid = tuple[int, int]
 
 
 def sincos2d(grid: Grid, width: int, *, temperature: float = 10_000.0) -> Float[np.ndarray, "n d"]:
-    """The fixed table of MoCo v3 and big_vision: sin x, cos x, sin y, cos y, x the column; see `vitkit.layers`."""
+    """Fixed position embeddings: sin x, cos x, sin y, cos y (MoCo v3, big_vision).
+
+    x is the column.
+    """
     if width % 4 or width < 8:
-        raise ValueError(f"a sine-cosine table needs a width that is a multiple of 4 and at least 8, not {width}")
+        raise ValueError(f"width is {width}; sine-cosine positions need a multiple of 4 of at least 8")
     omega = temperature ** -(np.arange(width // 4) / (width // 4 - 1))
     y, x = (axis.reshape(-1, 1) * omega for axis in np.indices(grid, dtype=np.float64))
     return np.concatenate([np.sin(x), np.cos(x), np.sin(y), np.cos(y)], axis=1).astype(np.float32)
 
 
 def _cubic(distance: np.ndarray, a: float) -> np.ndarray:
-    """Keys' cubic kernel: a is -0.75 in PyTorch and OpenCV, -0.5 in PIL and where there is antialiasing."""
+    """Keys' cubic kernel; `a` is -0.75 in PyTorch and OpenCV, -0.5 in PIL and with antialiasing."""
     x = np.abs(distance)
     near = ((a + 2) * x - (a + 3)) * x * x + 1
     far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
@@ -37,7 +40,7 @@ def _bicubic_taps(old: int, new: int, scale: float) -> np.ndarray:
     centre = (np.arange(new) + 0.5) / scale - 0.5
     for tap in range(-1, 3):
         index = np.floor(centre) + tap
-        # Taps beyond the border count for the border itself.
+        # Indices outside of the grid are clamped to the border.
         np.add.at(matrix, (np.arange(new), index.clip(0, old - 1).astype(int)), _cubic(centre - index, -0.75))
     return matrix
 
@@ -58,8 +61,8 @@ def _bicubic_antialias(old: int, new: int) -> np.ndarray:
 
 
 def _bilinear_corners(old: int, new: int) -> np.ndarray:
-    place = np.arange(new) * ((old - 1) / (new - 1) if new > 1 else 0.0)
-    return np.maximum(1.0 - np.abs(place[:, None] - np.arange(old)[None]), 0.0)
+    position = np.arange(new) * ((old - 1) / (new - 1) if new > 1 else 0.0)
+    return np.maximum(1.0 - np.abs(position[:, None] - np.arange(old)[None]), 0.0)
 
 
 def _bilinear_antialias(old: int, new: int) -> np.ndarray:
@@ -79,22 +82,22 @@ RESIZES: dict[str, Callable[[int, int], np.ndarray]] = {
 
 
 @lru_cache(maxsize=256)
-def resize_matrix(old: int, new: int, dialect: str) -> Float[np.ndarray, "new old"]:
-    """The weights of the `old` rows of a grid in each of the `new` ones, float32."""
-    if dialect not in RESIZES:
-        raise ValueError(f"unknown way to resize positions '{dialect}'; there is {', '.join(RESIZES)}")
-    return RESIZES[dialect](old, new).astype(np.float32)
+def resize_matrix(old: int, new: int, method: str) -> Float[np.ndarray, "new old"]:
+    """Returns the matrix that resizes one axis of a grid, float32."""
+    if method not in RESIZES:
+        raise ValueError(f"unknown resize method '{method}'; expected one of {', '.join(RESIZES)}")
+    return RESIZES[method](old, new).astype(np.float32)
 
 
-def resize_positions(table: Float[Array, "n d"], old: Grid, new: Grid, dialect: str) -> Float[Array, "m d"]:
-    """A learned table for a grid `old` made to fit the grid `new`: the twin of `vitkit.layers.resize_positions`."""
-    rows, columns = (resize_matrix(*sizes, dialect) for sizes in zip(old, new, strict=True))
+def resize_positions(table: Float[Array, "n d"], old: Grid, new: Grid, method: str) -> Float[Array, "m d"]:
+    """Resizes position embeddings; corresponds to `vitkit.layers.resize_positions`."""
+    rows, columns = (resize_matrix(*sizes, method) for sizes in zip(old, new, strict=True))
     if table.shape[0] != old[0] * old[1]:
-        raise ValueError(f"a table of {table.shape[0]} positions does not fit a grid of {old[0]}x{old[1]}")
+        raise ValueError(f"{table.shape[0]} positions do not match the grid {old[0]}x{old[1]}")
     if old == new:
         return table
-    picture = table.astype(jnp.float32).reshape(*old, -1)
-    resized = jnp.einsum("rp,cq,pqd->rcd", rows, columns, picture, precision="highest")
+    image = table.astype(jnp.float32).reshape(*old, -1)
+    resized = jnp.einsum("rp,cq,pqd->rcd", rows, columns, image, precision="highest")
     return resized.reshape(new[0] * new[1], -1).astype(table.dtype)
 
 
@@ -106,18 +109,18 @@ xavier = nn.initializers.xavier_uniform()
 
 
 def layer_norm(eps: float, dtype: DTypeLike) -> nn.LayerNorm:
-    """LayerNorm with float32 statistics; the variance is that of the differences, not E[x^2] - E[x]^2.
+    """LayerNorm with float32 statistics and without Flax's fast variance.
 
-    Flax's own fast variance cancels where a token's mean is large, and with eps 1e-12 nothing would hide it.
+    The fast variance, E[x^2] - E[x]^2, is inaccurate for tokens with a large mean, which matters for eps 1e-12.
     """
     return nn.LayerNorm(epsilon=eps, dtype=dtype, use_fast_variance=False)
 
 
 class Attention(nn.Module):
-    """Multi-head attention with separate query, key and value (the twin of `vitkit.layers.Attention`).
+    """Multi-head attention with separate query, key and value projections.
 
-    The softmax is float32. Its weights (b, h, n, m) are sown as `attention` among the intermediates: ask for them with
-    `apply(..., mutable=["intermediates"])`; they are the ones that the forward pass uses.
+    The softmax is computed in float32. The attention weights (b, h, n, m) are sown as `attention`: get them with
+    `apply(..., mutable=["intermediates"])`.
     """
 
     num_heads: int
@@ -130,7 +133,7 @@ class Attention(nn.Module):
     def __call__(
         self, x: Float[Array, "b n d"], context: Float[Array, "b m d"] | None = None, *, train: bool = False
     ) -> Float[Array, "b n d"]:
-        """The tokens `x` after attending to `context`, or to themselves."""
+        """Applies cross-attention to `context`, or self-attention without it."""
         context = x if context is None else context
         width = x.shape[-1]
         heads = partial(
@@ -153,7 +156,7 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two dense layers with an activation between, dropout after each."""
+    """Two dense layers with an activation in between and dropout after each."""
 
     hidden: int
     act: str = "gelu"
@@ -162,7 +165,7 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "*b d"], *, train: bool = False) -> Float[Array, "*b d"]:
-        """Each token on its own."""
+        """Applies the MLP to each token."""
         dense = partial(nn.Dense, kernel_init=xavier, bias_init=nn.initializers.normal(1e-6), dtype=self.dtype)
         drop = partial(nn.Dropout(self.dropout), deterministic=not train)
         width = x.shape[-1]
@@ -171,18 +174,18 @@ class MLP(nn.Module):
 
 
 class LayerScale(nn.Module):
-    """A learned factor for each channel of a residual branch."""
+    """Trainable scale per channel of a residual branch."""
 
     initial: float
 
     @nn.compact
     def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
-        """`x` scaled channel by channel."""
+        """Scales each channel."""
         return x * self.param("gamma", nn.initializers.constant(self.initial), (x.shape[-1],)).astype(x.dtype)
 
 
 class Block(nn.Module):
-    """One pre-norm encoder block (ViT paper, equations 2-3); its output is sown as `hidden_state`."""
+    """Pre-norm encoder block (ViT paper, equations 2-3); its output is sown as `hidden_state`."""
 
     num_heads: int
     mlp_width: int
@@ -197,7 +200,7 @@ class Block(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     def setup(self) -> None:
-        """The parts, under the names of the original tree; LayerScale, which it lacks, under a name of the kind."""
+        """Creates the modules with the names of the original tree, extended by LayerScale."""
         qk_norm_eps = self.norm_eps if self.qk_norm else None
         self.LayerNorm_0 = layer_norm(self.norm_eps, self.dtype)
         self.MultiHeadDotProductAttention_0 = Attention(
@@ -208,11 +211,11 @@ class Block(nn.Module):
         self.MlpBlock_0 = MLP(self.mlp_width, self.act, self.dropout, self.dtype)
         self.LayerScale_1 = None if self.layer_scale is None else LayerScale(self.layer_scale)
         self.drop = nn.Dropout(self.dropout)
-        # Stochastic depth is a dropout that draws once a sample.
+        # Stochastic depth is dropout with one random number per sample.
         self.drop_branch = nn.Dropout(self.drop_path, broadcast_dims=(1, 2))
 
     def __call__(self, x: Float[Array, "b n d"], train: bool = False) -> Float[Array, "b n d"]:
-        """The tokens after attention and MLP."""
+        """Applies attention and MLP with residual connections."""
         branch = self.drop(self.MultiHeadDotProductAttention_0(self.LayerNorm_0(x), train=train), not train)
         x = x + self.drop_branch(branch if self.LayerScale_0 is None else self.LayerScale_0(branch), not train)
         branch = self.MlpBlock_0(self.LayerNorm_1(x), train=train)
@@ -222,7 +225,7 @@ class Block(nn.Module):
 
 
 class MapPool(nn.Module):
-    """Multi-head attention pooling: one learned query (`probe`) attends to all tokens, then a residual MLP."""
+    """Multi-head attention pooling: a trainable query attends to all tokens, then an MLP."""
 
     num_heads: int
     mlp_width: int
@@ -232,7 +235,7 @@ class MapPool(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b d"]:
-        """One vector a picture."""
+        """Returns one vector per image."""
         probe = self.param("probe", xavier, (1, 1, x.shape[-1])).astype(x.dtype)
         query = jnp.broadcast_to(probe, (x.shape[0], 1, x.shape[-1]))
         attention = Attention(self.num_heads, dtype=self.dtype, name="MultiHeadDotProductAttention_0")

@@ -1,11 +1,11 @@
-"""Google's `.npz` files, both originals (vision_transformer, big_vision), read and written without a tensor of PyTorch.
+"""Reading and writing Google's `.npz` files (vision_transformer, big_vision) as Flax trees.
 
-In memory there is one tree, with the names that the current original code gives (Linen numbering, the position table
-under `Transformer/posembed_input`), because modules, conversion, decay masks and shardings can then be written once.
-The files spell it in many ways: published ones number from before Linen (`MultiHeadDotProductAttention_1`,
-`LayerNorm_2`, `MlpBlock_3`), big_vision has its table at the root, its scanned files stack the blocks, trainers put
-`params/` or `opt/target/` in front. So reading renames by the rules below and records, key for key and in order, how
-the file spelled it (`Spelling`); writing with that record gives back the same names, order and bytes.
+In memory there is one tree, with the names of the current original code (Linen numbering, position embeddings under
+`Transformer/posembed_input`). Files name the same arrays in several ways: published ones have the numbering of flax
+before Linen (`MultiHeadDotProductAttention_1`, `LayerNorm_2`, `MlpBlock_3`), big_vision stores position embeddings at
+the root, scanned models stack the blocks, and trainers add a prefix such as `params/` or `opt/target/`. `read` renames
+them by the aliases of `checkpoints.formats.google.big_vision` and returns the names of the file, in order
+(`NameFormat`), with which `write` produces the same names, order and bytes.
 """
 
 import re
@@ -14,36 +14,36 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import ml_dtypes
 import numpy as np
 
 from vitkit import atomic
-from vitkit.jax.convert import Flat
+from vitkit.checkpoints.formats.google import big_vision
+from vitkit.checkpoints.formats.google.big_vision import STACKED
+from vitkit.jax.convert import POSITIONS, Flat
 
 PREFIXES = ("opt/target/params/", "opt/target/", "params/img/", "params/")
-POSITIONS = "Transformer/posembed_input/pos_embedding"
-STACKED = "Transformer/encoderblock/"
 
 
 @dataclass(frozen=True)
-class Spelling:
-    """How a file spells the tree: for each canonical name, in the file's order, the name the file has.
+class NameFormat:
+    """Array names of an `.npz` file.
 
-    Blocks that a file stacks share the file's name. Names that are not here (a new head, say) are written as they are,
-    behind `prefix`. `dialect` is `vit_jax` or `big_vision`.
+    `names` maps names in the tree to names in the file, in the order of the file; stacked blocks share one name. Arrays
+    without an entry, such as a new head, are written with `prefix`. `library` is the one that wrote the file.
     """
 
     names: dict[str, str] = field(default_factory=dict)
     prefix: str = ""
-    dialect: str = "vit_jax"
+    library: Literal["vit_jax", "big_vision"] = "vit_jax"
 
 
-def read(path: str | Path) -> tuple[Flat, Spelling]:
-    """The flat tree of a Google file, and how the file spells it.
+def read(path: str | Path) -> tuple[Flat, NameFormat]:
+    """Reads a Google file; returns the flat tree and the names in the file.
 
-    Optimiser state beside the weights is left out. ValueError where the file is not of a plain ViT.
+    Optimizer state is ignored. Raises ValueError if the file does not contain a plain ViT.
     """
     with np.load(path, allow_pickle=False) as file:
         arrays = {name: _bfloat16(file[name]) for name in file.files}
@@ -51,30 +51,31 @@ def read(path: str | Path) -> tuple[Flat, Spelling]:
     prefix = next((each for each in PREFIXES if f"{each}embedding/kernel" in arrays), "")
     if f"{prefix}embedding/kernel" not in arrays:
         raise ValueError(
-            f"{path} holds no 'embedding/kernel': not a Vision Transformer of Google's; it has {names[:5]}"
+            f"{path} has no 'embedding/kernel', so it is not a ViT checkpoint of Google; it has {names[:5]}"
         )
     names = [name for name in names if name.startswith(prefix) and not (prefix == "" and name.startswith("opt/"))]
     if hybrid := [name for name in names if name.removeprefix(prefix).startswith(("conv_root", "block1"))]:
-        raise ValueError(f"{path} is a hybrid (it has '{hybrid[0]}'): the Flax twin covers the plain ViT; use PyTorch")
-    renamed = _canonical([name.removeprefix(prefix) for name in names])
+        raise ValueError(f"{path} is a hybrid (it has '{hybrid[0]}'), which the Flax ViT does not support; use PyTorch")
     flat: Flat = {}
-    spelled: dict[str, str] = {}
-    for name, canonical in zip(names, renamed, strict=True):
-        for key, array in _unstack(canonical, arrays[name]).items():
-            flat[key], spelled[key] = array, name
-    big_vision = any(name.removeprefix(prefix) == "pos_embedding" or STACKED in name for name in names)
-    # With a fixed table nothing tells the two apart but the trainer's prefix.
-    big_vision = big_vision or (POSITIONS not in flat and prefix == "params/")
-    return flat, Spelling(names=spelled, prefix=prefix, dialect="big_vision" if big_vision else "vit_jax")
+    file_names: dict[str, str] = {}
+    for name in names:
+        for key, array in _unstack(_canonical(name.removeprefix(prefix)), arrays[name]).items():
+            if key in flat:
+                raise ValueError(f"{path} contains {key} under two names, {file_names[key]} and {name}")
+            flat[key], file_names[key] = array, name
+    is_big_vision = any(name.removeprefix(prefix) == "pos_embedding" or STACKED in name for name in names)
+    # Without a position table, only the prefix distinguishes the two libraries.
+    is_big_vision = is_big_vision or (POSITIONS not in flat and prefix == "params/")
+    return flat, NameFormat(names=file_names, prefix=prefix, library="big_vision" if is_big_vision else "vit_jax")
 
 
-def write(path: str | Path, flat: Mapping[str, Any], spelling: Spelling | None = None) -> None:
-    """Writes a flat tree under the names of `spelling`: those of the current vision_transformer code without one."""
-    spelling = spelling or Spelling()
-    order = [key for key in spelling.names if key in flat] + [key for key in flat if key not in spelling.names]
+def write(path: str | Path, flat: Mapping[str, Any], name_format: NameFormat | None = None) -> None:
+    """Writes a flat tree with the names of `name_format` (default: vision_transformer's)."""
+    name_format = name_format or NameFormat()
+    order = [key for key in name_format.names if key in flat] + [key for key in flat if key not in name_format.names]
     groups: dict[str, list[np.ndarray]] = defaultdict(list)
     for key in order:
-        groups[spelling.names.get(key, spelling.prefix + key)].append(np.asarray(flat[key]))
+        groups[name_format.names.get(key, name_format.prefix + key)].append(np.asarray(flat[key]))
     stacked = {name: STACKED in name for name in groups}
     arrays: dict[str, Any] = {name: np.stack(each) if stacked[name] else each[0] for name, each in groups.items()}
     atomic.write_file(Path(path), partial(_save, arrays))
@@ -85,41 +86,20 @@ def _save(arrays: dict[str, Any], path: Path) -> None:
         np.savez(file, **arrays)
 
 
-def _canonical(names: list[str]) -> list[str]:
-    """Names with Linen's numbering: within a module, children of each class count from 0 in their natural order."""
-    children: dict[str, set[str]] = defaultdict(set)
-    for name in names:
-        parts = name.split("/")
-        for index in range(len(parts)):
-            children["/".join(parts[:index])].add(parts[index])
-    result = []
-    for name in names:
-        parts = name.split("/")
-        new = [_renumber(part, children["/".join(parts[:index])]) for index, part in enumerate(parts)]
-        result.append(_moved("/".join(new)))
-    return result
-
-
-def _renumber(part: str, siblings: set[str]) -> str:
-    found = re.fullmatch(r"(.*)_(\d+)", part)
-    if not found or found[1] == "encoderblock":
-        return part
-    same_class = [re.fullmatch(rf"{found[1]}_(\d+)", each) for each in siblings]
-    numbers = sorted(int(each[1]) for each in same_class if each)
-    return f"{found[1]}_{numbers.index(int(found[2]))}"
-
-
-def _moved(name: str) -> str:
-    return POSITIONS if name in ("pos_embedding", "Transformer/pos_embedding") else name
+def _canonical(name: str) -> str:
+    """Converts a name of a file to the name in the Flax tree."""
+    for pattern, replacement in big_vision.FORMAT.aliases:
+        name = re.sub(pattern, replacement, name)
+    return POSITIONS if name == "pos_embedding" else name
 
 
 def _unstack(name: str, array: np.ndarray) -> Flat:
-    """A leaf of scanned blocks, one a block; any other leaf as it is."""
+    """Splits an array of stacked blocks into one per block."""
     if not name.startswith(STACKED):
         return {name: array}
     return {name.replace("encoderblock/", f"encoderblock_{n}/"): array[n] for n in range(array.shape[0])}
 
 
 def _bfloat16(array: np.ndarray) -> np.ndarray:
-    """numpy reads bfloat16 as two untyped bytes."""
+    """Restores the dtype of bfloat16 arrays, which numpy reads as two untyped bytes."""
     return array.view(ml_dtypes.bfloat16) if array.dtype == np.dtype("V2") else array

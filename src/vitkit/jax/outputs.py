@@ -1,4 +1,4 @@
-"""`Features` of the Flax twin, and model outputs with the interface of transformers, as JAX pytrees."""
+"""`Features`, and model outputs with the API of transformers, as JAX pytrees."""
 
 from collections.abc import Iterator
 from dataclasses import fields
@@ -11,9 +11,9 @@ from jaxtyping import Array, Float
 
 @struct.dataclass
 class Features:
-    """What `ViT.features` returns: `tokens` (b, num_special + rows * columns, d), special tokens first.
+    """Output of `ViT.features`: tokens (b, num_special + rows * columns, d).
 
-    The twin of `vitkit.layers.Features`; the grid and the count are static under `jit`.
+    Special tokens come first. Corresponds to `vitkit.layers.Features`; `grid` and `num_special` are static under `jit`.
     """
 
     tokens: Float[Array, "b n d"]
@@ -22,14 +22,14 @@ class Features:
 
     @property
     def class_token(self) -> Float[Array, "b d"]:
-        """The first special token; ValueError where the model has none."""
+        """The class token, which is the first special token; raises ValueError if there is none."""
         if self.num_special == 0:
-            raise ValueError("these features have no class token: pool the patches instead")
+            raise ValueError("the model has no class token; pool the patches instead")
         return self.tokens[:, 0]
 
     @property
     def special(self) -> Float[Array, "b s d"]:
-        """The special tokens, possibly none."""
+        """The special tokens."""
         return self.tokens[:, : self.num_special]
 
     @property
@@ -39,54 +39,54 @@ class Features:
 
     @property
     def map(self) -> Float[Array, "b rows columns d"]:
-        """The patch tokens laid out as a picture, channels last."""
+        """The patch tokens as a feature map, channels last."""
         return rearrange(self.patches, "b (r c) d -> b r c d", r=self.grid[0], c=self.grid[1])
 
 
 class Output:
-    """Named results: `output.logits`, `output["logits"]`, `output[0]` are the same; fields left None do not count."""
+    """Base class of outputs: `output.logits`, `output["logits"]` and `output[0]` are the same."""
 
     def keys(self) -> tuple[str, ...]:
-        """The names that have a value, in order."""
+        """Returns the names of fields that are not None."""
         names = (field.name for field in fields(self))  # type: ignore[arg-type]
         return tuple(name for name in names if getattr(self, name) is not None)
 
     def values(self) -> tuple[Any, ...]:
-        """The values, in order."""
+        """Returns the values of fields that are not None."""
         return self.to_tuple()
 
     def items(self) -> tuple[tuple[str, Any], ...]:
-        """Names with values, in order."""
+        """Returns pairs of names and values."""
         return tuple(zip(self.keys(), self.to_tuple(), strict=True))
 
     def to_tuple(self) -> tuple[Any, ...]:
-        """The values, in order."""
+        """Returns the values of fields that are not None."""
         return tuple(getattr(self, name) for name in self.keys())
 
     def __getitem__(self, key: int | slice | str) -> Any:
-        """By name, or by place among what there is."""
+        """Returns a value by name, or by position among the fields that are not None."""
         if not isinstance(key, str):
             return self.to_tuple()[key]
         if key not in self.keys():
-            raise KeyError(f"no '{key}' here; there is {', '.join(self.keys())}")
+            raise KeyError(f"no field '{key}'; the fields are {', '.join(self.keys())}")
         return getattr(self, key)
 
     def __contains__(self, key: str) -> bool:
-        """Whether there is a value of that name."""
+        """Returns whether the field exists and is not None."""
         return key in self.keys()
 
     def __iter__(self) -> Iterator[str]:
-        """The names, as a dict."""
+        """Iterates over the names, like a dict."""
         return iter(self.keys())
 
     def __len__(self) -> int:
-        """How many values there are."""
+        """Returns the number of fields that are not None."""
         return len(self.keys())
 
 
 @struct.dataclass
 class FlaxBaseModelOutputWithPooling(Output):
-    """Tokens after the final norm, the pooled class token, every hidden state before that norm, every attention."""
+    """Tokens after the final norm, pooled class token, hidden states and attention weights."""
 
     last_hidden_state: Float[Array, "b n d"] | None = None
     pooler_output: Float[Array, "b d"] | None = None
@@ -96,7 +96,7 @@ class FlaxBaseModelOutputWithPooling(Output):
 
 @struct.dataclass
 class FlaxSequenceClassifierOutput(Output):
-    """Logits, every hidden state, every attention."""
+    """Logits, hidden states and attention weights."""
 
     logits: Float[Array, "b classes"] | None = None
     hidden_states: tuple[Array, ...] | None = None

@@ -1,4 +1,4 @@
-"""The training step of the Flax twin: optax optimizer, schedule, sharding and losses."""
+"""Training step of the Flax model: optimizer, learning rate schedule, sharding and losses."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,17 +17,22 @@ from vitkit.jax.vit import ViT
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
-    """A supervised run: `steps` updates, each of one batch.
+class TrainingConfig:
+    """Configuration of supervised training for a number of steps, each with one batch.
 
-    The learning rate rises linearly from 0 over `warmup_steps`, then falls to `final_learning_rate` by `schedule`.
-    `weight_decay` is AdamW's (multiplied by the learning rate), on kernels only, as in big_vision. `clip` is the
-    largest norm of a gradient. `loss` is a softmax cross-entropy or a sum over classes of sigmoid ones.
-    `accumulate` cuts a batch into that many parts, one after the other. `average` is the decay of a Polyak average
-    of the weights, which is then what is evaluated and saved. `momentum_precision` is that of the first moments
-    (bfloat16 in the original). `shard_parameters` spreads parameters and moments over the devices too. `keep`
-    says which checkpoint a run with validation leaves: that of the highest top-1, or the last. The `_every` are in
-    steps, 0 for only at the end.
+    steps, accumulate     optimizer updates, and parts into which each batch is split for gradient accumulation
+    learning_rate, warmup_steps, schedule, final_learning_rate
+                          linear warmup from 0, then decay to the final rate
+    optimizer, betas, momentum, momentum_precision, clip
+                          momentum is that of SGD; the precision that of first moments; clip the maximum gradient norm
+    weight_decay          decoupled (multiplied by the learning rate), on kernels only, as in big_vision
+    loss                  softmax cross-entropy, or sigmoid cross-entropy summed over classes
+    average               decay of an exponential moving average of the weights, which is evaluated and saved
+    precision, remat      dtype of the computations; activation checkpointing
+    shard_parameters      also shard parameters and optimizer state over the devices
+    keep                  with validation, save the checkpoint with the best top-1 accuracy or the last one
+    log_every, evaluate_every, checkpoint_every
+                          in steps; 0 means at the end only
     """
 
     steps: int
@@ -55,44 +60,49 @@ class Plan:
     checkpoint_every: int = 0
 
     def __post_init__(self) -> None:
-        """Refuses numbers that mean no run."""
+        """Raises ValueError for invalid numbers of steps."""
         if self.steps < 1 or self.accumulate < 1:
-            raise ValueError(f"steps is {self.steps} and accumulate {self.accumulate}; both must be at least 1")
+            raise ValueError(f"steps is {self.steps} and accumulate is {self.accumulate}; both must be at least 1")
         if not 0 <= self.warmup_steps <= self.steps:
-            raise ValueError(f"warmup_steps is {self.warmup_steps}; it must lie between 0 and steps, {self.steps}")
+            raise ValueError(
+                f"warmup_steps is {self.warmup_steps}; expected a number between 0 and steps, {self.steps}"
+            )
 
 
-def learning_rate(plan: Plan) -> optax.Schedule:
-    """The learning rate of update number n, counted from 0 (google-research/vision_transformer's formula)."""
+def learning_rate(training: TrainingConfig) -> optax.Schedule:
+    """Returns the learning rate schedule of google-research/vision_transformer."""
 
     def rate(count: Any) -> jax.Array:
         step = jnp.asarray(count, jnp.float32)
-        progress = jnp.clip((step - plan.warmup_steps) / max(plan.steps - plan.warmup_steps, 1), 0.0, 1.0)
+        progress = jnp.clip((step - training.warmup_steps) / max(training.steps - training.warmup_steps, 1), 0.0, 1.0)
         shape = {"cosine": 0.5 * (1 + jnp.cos(jnp.pi * progress)), "linear": 1 - progress, "constant": 1.0}
-        value = plan.final_learning_rate + (plan.learning_rate - plan.final_learning_rate) * shape[plan.schedule]
-        return value * jnp.minimum(1.0, step / plan.warmup_steps) if plan.warmup_steps else jnp.asarray(value)
+        value = (
+            training.final_learning_rate
+            + (training.learning_rate - training.final_learning_rate) * shape[training.schedule]
+        )
+        return value * jnp.minimum(1.0, step / training.warmup_steps) if training.warmup_steps else jnp.asarray(value)
 
     return rate
 
 
-def make_optimizer(plan: Plan) -> optax.GradientTransformation:
-    """Clipping, moments, decay of the kernels, and the learning rate, in the order of the originals."""
-    moment = jnp.dtype(plan.momentum_precision)
+def make_optimizer(training: TrainingConfig) -> optax.GradientTransformation:
+    """Creates the optimizer: gradient clipping, AdamW or SGD, weight decay of kernels, schedule."""
+    moment = jnp.dtype(training.momentum_precision)
     moments = (
-        optax.scale_by_adam(*plan.betas, mu_dtype=moment)
-        if plan.optimizer == "adamw"
-        else optax.trace(plan.momentum, accumulator_dtype=moment)
+        optax.scale_by_adam(*training.betas, mu_dtype=moment)
+        if training.optimizer == "adamw"
+        else optax.trace(training.momentum, accumulator_dtype=moment)
     )
     return optax.chain(
-        optax.clip_by_global_norm(plan.clip) if plan.clip else optax.identity(),
+        optax.clip_by_global_norm(training.clip) if training.clip else optax.identity(),
         moments,
-        optax.add_decayed_weights(plan.weight_decay, mask=kernels),
-        optax.scale_by_learning_rate(learning_rate(plan)),
+        optax.add_decayed_weights(training.weight_decay, mask=kernels),
+        optax.scale_by_learning_rate(learning_rate(training)),
     )
 
 
 def kernels(params: Any) -> Any:
-    """True for the parameters that decay: kernels, that is neither biases, norms, tables nor special tokens."""
+    """Returns the mask of parameters with weight decay: kernels only."""
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
 
@@ -101,7 +111,7 @@ Batch = Mapping[str, Any]
 
 @struct.dataclass
 class TrainState:
-    """All that a run is: how many updates it has made, weights, moments and, where asked for, the average."""
+    """Training state: step, parameters, optimizer state, and the moving average if enabled."""
 
     step: jax.Array
     params: Any
@@ -110,86 +120,92 @@ class TrainState:
 
     @property
     def best_params(self) -> Any:
-        """The averaged weights where there are, else the weights."""
+        """The moving average of the parameters if enabled, else the parameters."""
         return self.params if self.average is None else self.average
 
 
 def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
-    """A mesh of one axis, `data`, over these devices or all there are."""
+    """Creates a mesh with one axis, `data`, over the given or all devices."""
     return Mesh(np.array(jax.devices() if devices is None else list(devices)), ("data",))
 
 
-def make_state(params: Any, plan: Plan, mesh: Mesh) -> TrainState:
-    """The state before the first update, on the devices of the mesh; the parameters are copied."""
+def make_state(params: Any, training: TrainingConfig, mesh: Mesh) -> TrainState:
+    """Creates the initial training state on the devices of the mesh; copies the parameters."""
 
-    def fresh(params: Any) -> TrainState:
-        average = params if plan.average is not None else None
-        return TrainState(jnp.zeros((), jnp.int32), params, make_optimizer(plan).init(params), average)
+    def initial(params: Any) -> TrainState:
+        average = params if training.average is not None else None
+        return TrainState(jnp.zeros((), jnp.int32), params, make_optimizer(training).init(params), average)
 
     params = jax.tree.map(jnp.asarray, params)
-    return jax.jit(fresh, out_shardings=shardings(jax.eval_shape(fresh, params), plan, mesh))(params)
+    return jax.jit(initial, out_shardings=shardings(jax.eval_shape(initial, params), training, mesh))(params)
 
 
-def shardings(state: TrainState, plan: Plan, mesh: Mesh) -> Any:
-    """Where each array of a state lives: everywhere, or cut along its longest axis that the devices divide."""
+def shardings(state: TrainState, training: TrainingConfig, mesh: Mesh) -> Any:
+    """Returns the sharding of each array: replicated, or sharded along one axis.
 
-    def place(value: Any) -> NamedSharding:
-        fits = [size if size % mesh.size == 0 else 0 for size in value.shape]
-        if not plan.shard_parameters or not any(fits):
+    That axis is the longest one divisible by the number of devices.
+    """
+
+    def sharding(value: Any) -> NamedSharding:
+        divisible = [size if size % mesh.size == 0 else 0 for size in value.shape]
+        if not training.shard_parameters or not any(divisible):
             return NamedSharding(mesh, PartitionSpec())
-        axis = int(np.argmax(fits))
+        axis = int(np.argmax(divisible))
         return NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))
 
-    return jax.tree.map(place, state)
+    return jax.tree.map(sharding, state)
 
 
-def place_batch(batch: Batch, mesh: Mesh) -> dict[str, jax.Array]:
-    """The batch of this process cut along its first axis over the devices; ValueError where it does not divide."""
+def shard_batch(batch: Batch, mesh: Mesh) -> dict[str, jax.Array]:
+    """Shards the batch of this process over the devices; ValueError if not divisible."""
     size = np.asarray(batch["labels"]).shape[0]
     if size * jax.process_count() % mesh.size:
-        raise ValueError(f"a batch of {size} does not divide over {mesh.size} devices: make it a multiple")
-    place = NamedSharding(mesh, PartitionSpec("data"))
+        raise ValueError(f"batch size {size} is not divisible by the number of devices, {mesh.size}")
+    sharding = NamedSharding(mesh, PartitionSpec("data"))
     arrays = {name: np.asarray(batch[name]) for name in ("images", "labels")}
-    return {name: jax.make_array_from_process_local_data(place, array) for name, array in arrays.items()}
+    return {name: jax.make_array_from_process_local_data(sharding, array) for name, array in arrays.items()}
 
 
 def make_step(
-    model: ViT, plan: Plan, mesh: Mesh
+    model: ViT, training: TrainingConfig, mesh: Mesh
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
-    """The compiled update: a state and a placed batch to the next state and its numbers; the old state is used up.
+    """Returns the compiled update: (state, sharded batch) to (new state, metrics).
 
-    A batch holds `images` (b, c, height, width) and `labels`, class numbers (b,) or shares of classes (b, classes).
+    The old state is donated. A batch has `images` (b, c, height, width) and `labels`: class indices (b,) or
+    probabilities (b, classes).
     """
-    return partial(_step, model=model, plan=plan, mesh=mesh)
+    return partial(_step, model=model, training=training, mesh=mesh)
 
 
-@partial(jax.jit, static_argnames=("model", "plan", "mesh"), donate_argnums=0)
+@partial(jax.jit, static_argnames=("model", "training", "mesh"), donate_argnums=0)
 def _step(
-    state: TrainState, batch: Batch, *, model: ViT, plan: Plan, mesh: Mesh
+    state: TrainState, batch: Batch, *, model: ViT, training: TrainingConfig, mesh: Mesh
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    key = jax.random.fold_in(jax.random.key(plan.seed), state.step)
-    loss, gradients = _gradients(model, plan, state.params, batch, key)
-    updates, moments = make_optimizer(plan).update(gradients, state.moments, state.params)
+    key = jax.random.fold_in(jax.random.key(training.seed), state.step)
+    loss, gradients = _gradients(model, training, state.params, batch, key)
+    updates, moments = make_optimizer(training).update(gradients, state.moments, state.params)
     params = optax.apply_updates(state.params, updates)
-    average, decay = state.average, plan.average
+    average, decay = state.average, training.average
     if decay is not None:
         average = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, average, params)
-    rate = learning_rate(plan)(state.step)
-    numbers = {"loss": loss, "learning_rate": rate, "gradient_norm": optax.tree.norm(gradients)}
+    rate = learning_rate(training)(state.step)
+    metrics = {"loss": loss, "learning_rate": rate, "gradient_norm": optax.tree.norm(gradients)}
     new = TrainState(state.step + 1, params, moments, average)
-    return jax.lax.with_sharding_constraint(new, shardings(new, plan, mesh)), numbers
+    return jax.lax.with_sharding_constraint(new, shardings(new, training, mesh)), metrics
 
 
-def _gradients(model: ViT, plan: Plan, params: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, Any]:
-    """Mean loss and its gradient, over the parts of the batch one after the other."""
+def _gradients(
+    model: ViT, training: TrainingConfig, params: Any, batch: Batch, key: jax.Array
+) -> tuple[jax.Array, Any]:
+    """Returns the mean loss and its gradient, accumulated over the parts of the batch."""
 
     def loss(params: Any, images: jax.Array, labels: jax.Array, key: jax.Array) -> jax.Array:
-        return losses(logits(model, params, images, key), labels, plan).mean()
+        return losses(logits(model, params, images, key), labels, training).mean()
 
-    if plan.accumulate == 1:
+    if training.accumulate == 1:
         return jax.value_and_grad(loss)(params, batch["images"], batch["labels"], key)
-    # Every part takes its share of each device's pictures, so that none has to move.
-    parts = {name: rearrange(array, "(b a) ... -> a b ...", a=plan.accumulate) for name, array in batch.items()}
+    # Each part consists of images of every device, so that no data moves between devices.
+    parts = {name: rearrange(array, "(b a) ... -> a b ...", a=training.accumulate) for name, array in batch.items()}
 
     def add(total: Any, part: Any) -> tuple[Any, None]:
         images, labels, index = part
@@ -197,23 +213,23 @@ def _gradients(model: ViT, plan: Plan, params: Any, batch: Batch, key: jax.Array
         return jax.tree.map(jnp.add, total, one), None
 
     zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
-    total, _ = jax.lax.scan(add, zero, (parts["images"], parts["labels"], jnp.arange(plan.accumulate)))
-    return jax.tree.map(lambda value: value / plan.accumulate, total)
+    total, _ = jax.lax.scan(add, zero, (parts["images"], parts["labels"], jnp.arange(training.accumulate)))
+    return jax.tree.map(lambda value: value / training.accumulate, total)
 
 
 def logits(model: ViT, params: Any, images: jax.Array, key: jax.Array | None = None) -> jax.Array:
-    """Logits of pictures (b, c, height, width); with a `key` as in training."""
+    """Returns the logits of images (b, c, height, width); in training mode if `key` is given."""
     rngs = {} if key is None else {"dropout": key}
     result = model.apply({"params": params}, rearrange(images, "b c h w -> b h w c"), train=key is not None, rngs=rngs)
     return jnp.asarray(result)
 
 
-def losses(scores: jax.Array, labels: jax.Array, plan: Plan) -> jax.Array:
-    """The loss of each sample, in float32."""
+def losses(scores: jax.Array, labels: jax.Array, training: TrainingConfig) -> jax.Array:
+    """Returns the loss of each sample, in float32."""
     scores = scores.astype(jnp.float32)
     classes = scores.shape[-1]
     targets = labels if labels.ndim == scores.ndim else jax.nn.one_hot(labels, classes)
-    targets = targets.astype(jnp.float32) * (1 - plan.label_smoothing) + plan.label_smoothing / classes
-    if plan.loss == "sigmoid":
+    targets = targets.astype(jnp.float32) * (1 - training.label_smoothing) + training.label_smoothing / classes
+    if training.loss == "sigmoid":
         return optax.sigmoid_binary_cross_entropy(scores, targets).sum(axis=-1)
     return optax.softmax_cross_entropy(scores, targets)

@@ -1,4 +1,4 @@
-"""The Vision Transformer in Flax, line beside line with `models/vit.py`, its parameters in the original Google tree."""
+"""The Vision Transformer in Flax, with the parameter names of Google's code."""
 
 from dataclasses import replace
 
@@ -14,8 +14,8 @@ from vitkit.models.vit import Config
 
 
 def check(config: Config) -> None:
-    """ValueError that names an option of the config that only the PyTorch model has."""
-    lacking = {
+    """Raises ValueError if the config has an option that only the PyTorch model supports."""
+    unsupported = {
         "position": config.position in ("factorised", "relative"),
         "position_at": config.position_at != "stem",
         "pool": config.pool == "token+gap",
@@ -24,18 +24,18 @@ def check(config: Config) -> None:
         "patch_sizes": bool(config.patch_sizes),
         "stochastic_depth_shape": config.stochastic_depth > 0 and config.stochastic_depth_shape != "linear",
     }
-    for name in (name for name, lacks in lacking.items() if lacks):
-        raise ValueError(f"the Flax twin has no {name}={getattr(config, name)!r}: use PyTorch")
+    for name in (name for name, is_set in unsupported.items() if is_set):
+        raise ValueError(f"the Flax ViT does not support {name}={getattr(config, name)!r}; use PyTorch")
 
 
 class Positions(nn.Module):
-    """The position table: `pos_embedding`, or a formula with no parameter, or none."""
+    """Position embeddings: trainable (`pos_embedding`), sine-cosine, or none."""
 
     config: Config
 
     @nn.compact
     def __call__(self, grid: tuple[int, int]) -> Float[Array, "1 rows d"] | None:
-        """The table for a grid of that many rows and columns of patches, special rows first; None for none."""
+        """Returns the embeddings for a grid, special tokens first; None without positions."""
         config = self.config
         if config.position == "none":
             return None
@@ -49,14 +49,14 @@ class Positions(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Positions, encoder blocks and final norm: what the original tree holds under `Transformer`."""
+    """Positions, encoder blocks and final norm, which the original tree has under `Transformer`."""
 
     config: Config
     dtype: DTypeLike = jnp.float32
     remat: bool = False
 
     def setup(self) -> None:
-        """Blocks as `encoderblock_0`, `encoderblock_1`, ...; with `remat` their activations are computed twice."""
+        """Creates `encoderblock_0`, ... and the final norm; `remat` recomputes activations."""
         config = self.config
         self.posembed_input = Positions(config)
         self.drop = nn.Dropout(config.dropout)
@@ -82,10 +82,10 @@ class Transformer(nn.Module):
     def embed(
         self, special: Float[Array, "b s d"], patches: Float[Array, "b p d"], grid: tuple[int, int], train: bool
     ) -> Float[Array, "b n d"]:
-        """Special tokens and patches with their positions, then dropout (equation 1)."""
+        """Adds positions to special tokens and patches, and applies dropout (equation 1)."""
         positions = self.posembed_input(grid)
         if positions is not None:
-            # Special tokens that the table does not cover (registers) come after those it does, and stay as they are.
+            # Special tokens without positions (registers) come after those with positions.
             num_rows = self.config.num_special_positions
             positions = positions.astype(self.dtype)
             special = special.at[:, :num_rows].add(positions[:, :num_rows])
@@ -95,18 +95,19 @@ class Transformer(nn.Module):
         return tokens
 
     def encode(self, tokens: Float[Array, "b n d"], train: bool) -> Float[Array, "b n d"]:
-        """All blocks and the final norm (equations 2-4)."""
+        """Applies all blocks and the final norm (equations 2-4)."""
         for block in self.encoderblock:
             tokens = block(tokens, train)
         return tokens if self.encoder_norm is None else self.encoder_norm(tokens)
 
 
 class ViT(nn.Module):
-    """The Vision Transformer (ViT paper, section 3.1): the options of `models.vit.Config` but those that `check` names.
+    """Vision Transformer (ViT paper, section 3.1).
 
-    `dtype` is that of the arithmetic, bfloat16 say; parameters are kept in theirs. `remat` trades time for memory in
-    training. Training (`train=True`) reads the random stream `dropout` where the config has any. Images are floats
-    (b, height, width, c), of any size of at least one patch. ValueError for wrong channels and too small images.
+    It has the options of `models.vit.Config` that `check` accepts. `dtype` is that of the computations, such as
+    bfloat16; parameters keep theirs. `remat` enables activation checkpointing. Training (`train=True`) uses the random
+    stream `dropout` if the config has any dropout. Images are floats (b, height, width, c) of any size of at least one
+    patch. Raises ValueError for wrong channels and too small images.
     """
 
     config: Config
@@ -114,7 +115,7 @@ class ViT(nn.Module):
     remat: bool = False
 
     def setup(self) -> None:
-        """Parameters and modules under the names of the original tree, registers and `fc_norm` beside them."""
+        """Creates modules with the original names, extended by registers and `fc_norm`."""
         config = self.config
         check(config)
         zeros = nn.initializers.zeros
@@ -133,32 +134,32 @@ class ViT(nn.Module):
         self.head = nn.Dense(config.num_classes, kernel_init=zeros, dtype=self.dtype) if config.num_classes else None
 
     def embed(self, images: Float[Array, "b height width c"], *, train: bool = False) -> Features:
-        """Special tokens and patches with their positions (equation 1)."""
+        """Embeds images: special tokens and patches with their positions (equation 1)."""
         config = self.config
         if images.shape[3] != config.channels:
-            raise ValueError(f"the model takes images with {config.channels} channels, these have {images.shape[3]}")
+            raise ValueError(f"the images have {images.shape[3]} channels; the model expects {config.channels}")
         if images.shape[1] < config.patch_size[0] or images.shape[2] < config.patch_size[1]:
             patch, size = (f"{each[0]}x{each[1]}" for each in (config.patch_size, images.shape[1:3]))
             raise ValueError(f"an image of {size} pixels is smaller than one patch of {patch}")
         patches = self.embedding(images)
         grid = (patches.shape[1], patches.shape[2])
         patches = rearrange(patches, "b r c d -> b (r c) d")
-        given = [token for token in (self.cls, self.registers) if token is not None]
-        special = jnp.concatenate(given, axis=1) if given else jnp.zeros((1, 0, config.width))
+        tokens_of_model = [token for token in (self.cls, self.registers) if token is not None]
+        special = jnp.concatenate(tokens_of_model, axis=1) if tokens_of_model else jnp.zeros((1, 0, config.width))
         special = jnp.broadcast_to(special.astype(self.dtype), (images.shape[0], *special.shape[1:]))
         tokens = self.Transformer.embed(special, patches, grid, train)
         return Features(tokens=tokens, grid=grid, num_special=config.num_special)
 
     def encode(self, embedded: Features, *, train: bool = False) -> Features:
-        """All blocks and the final norm (equations 2-4)."""
+        """Applies all blocks and the final norm (equations 2-4)."""
         return replace(embedded, tokens=self.Transformer.encode(embedded.tokens, train))
 
     def features(self, images: Float[Array, "b height width c"], *, train: bool = False) -> Features:
-        """`encode(embed(images))`."""
+        """Returns `encode(embed(images))`."""
         return self.encode(self.embed(images, train=train), train=train)
 
     def represent(self, features: Features) -> Float[Array, "b *n d"]:
-        """The class token, the patches' mean or attention pool, or every token; then norm and pre-logits."""
+        """Pools the tokens by `config.pool`; then applies the norm and pre-logits if present."""
         if self.config.pool == "token":
             pooled = features.class_token
         elif self.config.pool == "gap":
@@ -171,10 +172,10 @@ class ViT(nn.Module):
         return pooled if self.pre_logits is None else jnp.tanh(self.pre_logits(pooled))
 
     def classify(self, features: Features) -> Float[Array, "b *n classes"]:
-        """Logits; the representation itself where the model has no classes."""
+        """Returns the logits, or the representation if the model has no classes."""
         representation = self.represent(features)
         return representation if self.head is None else self.head(representation)
 
     def __call__(self, images: Float[Array, "b height width c"], *, train: bool = False) -> Float[Array, "b *n k"]:
-        """Logits of the images."""
+        """Returns the logits of images."""
         return self.classify(self.features(images, train=train))

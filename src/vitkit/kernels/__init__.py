@@ -1,13 +1,13 @@
-"""Kernels: the few routines in C that a CPU runs faster than any composition of torch's operations.
+"""Kernels: C routines that are faster on a CPU than compositions of torch operations.
 
-library.py           finds what was compiled when vitkit was installed; a machine without a compiler has none of it
+library.py           loads the libraries that were compiled when vitkit was installed
 attention.py         attention in bfloat16 on AVX-512, with or without a bias (attention.c)
-packed_attention.py  the same with gradients, of query, key and value in one tensor (attention_backward.c)
-quantise.py          numbers to 8 bits, after a LayerNorm if there is one (quantise.c)
-resize.py            RGB levels to another size, as Pillow does it (resize.c)
-products.h, threads.h, interface.c   what the C files share
+packed_attention.py  the same with gradients, for query, key and value in one tensor (attention_backward.c)
+quantise.py          quantisation to 8 bits, optionally after a LayerNorm (quantise.c)
+resize.py            resizing of RGB pixels, bitwise as Pillow (resize.c)
+products.h, threads.h, interface.c   shared C code
 
-One file a routine, in Python and in C. A kernel is an extra: whoever calls one asks its `available` first and knows
-another way. It reads and writes the memory of tensors and arrays, gives the same numbers whatever the count of
-threads, and takes those of torch, or only the caller's where pictures are read.
+There is one file per routine, in Python and in C. A kernel is optional: callers check its `available` and have a
+fallback. Kernels work in the memory of tensors and arrays, and their results do not depend on the number of threads.
+They run on torch's threads; resizing runs on the calling thread only.
 """

@@ -1,4 +1,4 @@
-/* The number of the interface of all kernels: kernels/library.py asks. */
+/* Version of the C interface of all kernels; kernels/library.py checks it. */
 int vitkit_interface(void)
 {
     return 1;

@@ -1,4 +1,4 @@
-"""The compiled libraries beside this file, if the machine that vitkit was installed on had a C compiler."""
+"""Loading of the compiled libraries, which are missing without a C compiler."""
 
 import ctypes
 import os
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
-# The number in the C files: what is called has the arguments that are known here.
+# Version of the C interface; a library with another version is not used.
 INTERFACE = 1
 # The kernels that need AVX-512; the others need AVX2.
 AVX512 = frozenset({"attention", "quantise"})
@@ -14,21 +14,21 @@ AVX512 = frozenset({"attention", "quantise"})
 
 @lru_cache(maxsize=2)
 def library(name: str = "native") -> ctypes.CDLL | None:
-    """The library: `native`, which runs on torch's threads, or `pictures`, which has none.
+    """Loads a library: `native`, which runs on torch's threads, or `images`, which is single-threaded.
 
-    None where it was not compiled, is of another version of vitkit, or VITKIT_KERNELS is 0.
+    Returns None if it was not compiled, has another interface version, or VITKIT_KERNELS is 0.
     """
     if os.environ.get("VITKIT_KERNELS") == "0":
         return None
     if name == "native":
-        # torch brings the OpenMP runtime that these kernels share with it, and must be loaded before them.
+        # The kernels use torch's OpenMP runtime, so torch must be loaded first.
         import torch  # noqa: F401
 
     for path in sorted(Path(__file__).parent.glob(f"{name}.*")):
         try:
-            found = ctypes.CDLL(str(path))
-            if found.vitkit_interface() == INTERFACE:
-                return found
+            loaded = ctypes.CDLL(str(path))
+            if loaded.vitkit_interface() == INTERFACE:
+                return loaded
         except (OSError, AttributeError):
             continue
     return None
@@ -36,23 +36,24 @@ def library(name: str = "native") -> ctypes.CDLL | None:
 
 @lru_cache(maxsize=8)
 def routine(name: str, runs: str, file: str = "native") -> Callable[..., int] | None:
-    """The C function `vitkit_NAME` of that library where `vitkit_RUNS_runs` says that this machine can run it.
+    """Returns the C function `vitkit_{name}`; None if it is missing or the CPU cannot run it.
 
-    VITKIT_KERNELS=avx2 disables the kernels that need AVX-512.
+    The C function `vitkit_{runs}_runs` checks the CPU. VITKIT_KERNELS=avx2 disables the kernels that need AVX-512.
     """
     if runs in AVX512 and os.environ.get("VITKIT_KERNELS") == "avx2":
         return None
-    found = library(file)
-    if found is None or not getattr(found, f"vitkit_{runs}_runs")():
+    loaded = library(file)
+    if loaded is None or not getattr(loaded, f"vitkit_{runs}_runs")():
         return None
-    return getattr(found, f"vitkit_{name}")
+    return getattr(loaded, f"vitkit_{name}")
 
 
 def required(name: str, runs: str, file: str = "native") -> Callable[..., int]:
-    """The same; RuntimeError where there is none."""
-    found = routine(name, runs, file)
-    if found is None:
+    """Returns the C function as `routine` does; RuntimeError if there is none."""
+    function = routine(name, runs, file)
+    if function is None:
         raise RuntimeError(
-            "the kernels of vitkit are not compiled here, this CPU cannot run them, or VITKIT_KERNELS switches them off"
+            f"kernel '{name}' is not available: it was not compiled, this CPU does not support it, "
+            "or VITKIT_KERNELS disables it"
         )
-    return found
+    return function

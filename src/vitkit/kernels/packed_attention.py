@@ -1,6 +1,7 @@
-"""Attention that learns, in bfloat16: query, key and value in one tensor, forward and backward one call of C.
+"""Differentiable attention in bfloat16 by C kernels, for query, key and value in one tensor.
 
-torch knows it as two operations of its own, so that autograd, its compiler and counters of operations see them.
+Forward and backward pass are registered as custom operators, so that autograd, torch.compile and FLOP counters
+support them.
 """
 
 import ctypes
@@ -14,15 +15,15 @@ from vitkit.kernels import attention, library
 
 
 class Gradients(ctypes.Structure):
-    """All that one backward pass needs: `struct gradients` of the C file."""
+    """Arguments of one backward pass: `struct gradients` of the C file."""
 
     _fields_ = (
-        ("taken", ctypes.c_void_p * 3),
+        ("inputs", ctypes.c_void_p * 3),
         ("strides", ctypes.c_int64 * 3),
         ("out", ctypes.c_void_p),
         ("dout", ctypes.c_void_p),
         ("row", ctypes.c_void_p),
-        ("given", ctypes.c_void_p * 3),
+        ("gradients", ctypes.c_void_p * 3),
         ("sizes", ctypes.c_int64 * 4),
         ("scale", ctypes.c_float),
         ("failed", ctypes.c_int32),
@@ -30,31 +31,32 @@ class Gradients(ctypes.Structure):
 
 
 def available() -> bool:
-    """Whether `packed_attention` can be called here: see `attention.available`."""
+    """Whether `packed_attention` can be called here; see `attention.available`."""
     return library.routine("attention_backward", "attention") is not None
 
 
-def better() -> bool:
-    """Whether `packed_attention` is the way to go: it is there, no CPU with tiles (AMX) makes torch's own faster, and
-    nobody records the operations for elsewhere or transforms them.
+def preferred() -> bool:
+    """Whether to use `packed_attention`: it is available, and torch's own attention is not faster (AMX).
+
+    It is not used in torch.export and inside functorch transforms, which need torch's own operators.
     """
     if torch.compiler.is_exporting() or torch._C._are_functorch_transforms_active():
         return False
-    return _here()
+    return _faster_here()
 
 
-def _here() -> bool:
+def _faster_here() -> bool:
     return available() and not attention.tiles()
 
 
-# What torch.compiler.assume_constant_result does; calling that imports the whole compiler, a thousand modules.
-_here.__dict__["_dynamo_marked_constant"] = True
+# As torch.compiler.assume_constant_result, whose import would load the complete compiler.
+_faster_here.__dict__["_dynamo_marked_constant"] = True
 
 
 def packed_attention(qkv: BFloat16[Tensor, "b n three_d"], num_heads: int) -> BFloat16[Tensor, "b n d"]:
-    """softmax(q k^T / sqrt(k)) v, heads side by side; `qkv` is laid out as a `layers.Attention` projects it.
+    """Computes softmax(q k^T / sqrt(k)) v from a fused projection, with concatenated heads.
 
-    Raises what `attention.packed` does.
+    Raises the exceptions of `attention.packed`.
     """
     return _forward(qkv, num_heads)[0]
 
@@ -77,19 +79,19 @@ def _backward(dout: Tensor, qkv: Tensor, out: Tensor, rows: Tensor, num_heads: i
     b, n, three = qkv.shape
     width = three // (3 * num_heads)
     dout, qkv = dout.contiguous(), qkv.contiguous()
-    given = torch.empty_like(qkv)
+    gradients = torch.empty_like(qkv)
     step = qkv.element_size() * num_heads * width
 
-    def parts(whole: Tensor) -> ctypes.Array[ctypes.c_void_p]:
-        return (ctypes.c_void_p * 3)(*(whole.data_ptr() + part * step for part in range(3)))
+    def parts(fused: Tensor) -> ctypes.Array[ctypes.c_void_p]:
+        return (ctypes.c_void_p * 3)(*(fused.data_ptr() + part * step for part in range(3)))
 
     call = Gradients(
-        parts(qkv), (n * three, width, three), out.data_ptr(), dout.data_ptr(), rows.data_ptr(), parts(given),
+        parts(qkv), (n * three, width, three), out.data_ptr(), dout.data_ptr(), rows.data_ptr(), parts(gradients),
         (b, num_heads, n, width), width**-0.5,
     )  # fmt: skip
     if routine(ctypes.byref(call), torch.get_num_threads()):
-        raise MemoryError("the backward pass of attention found no memory to work in")
-    return given
+        raise MemoryError("the backward kernel of attention could not allocate its buffers")
+    return gradients
 
 
 @_backward.register_fake
@@ -97,7 +99,9 @@ def _(dout: Tensor, qkv: Tensor, out: Tensor, rows: Tensor, num_heads: int) -> T
     return torch.empty_like(qkv)
 
 
-def _keep(ctx: torch.autograd.function.FunctionCtx, inputs: tuple[Tensor, int], output: tuple[Tensor, Tensor]) -> None:
+def _save_for_backward(
+    ctx: torch.autograd.function.FunctionCtx, inputs: tuple[Tensor, int], output: tuple[Tensor, Tensor]
+) -> None:
     ctx.save_for_backward(inputs[0], *output)
     ctx.num_heads = inputs[1]  # pyright: ignore[reportAttributeAccessIssue]
     ctx.set_materialize_grads(False)  # pyright: ignore[reportAttributeAccessIssue]
@@ -107,18 +111,18 @@ def _differentiate(ctx: torch.autograd.function.FunctionCtx, dout: Tensor, _: Te
     return _backward(dout, *ctx.saved_tensors, ctx.num_heads), None  # pyright: ignore[reportAttributeAccessIssue]
 
 
-_forward.register_autograd(_differentiate, setup_context=_keep)
+_forward.register_autograd(_differentiate, setup_context=_save_for_backward)
 
 
 @register_flop_formula(torch.ops.vitkit.packed_attention)
-def _products(shape: tuple[int, int, int], num_heads: int, *_: object, **__: object) -> int:
-    """Two products of a multiplication and an addition each."""
+def _forward_flops(shape: tuple[int, int, int], num_heads: int, *_: object, **__: object) -> int:
+    """FLOPs of two matrix products, two operations per multiplication."""
     b, n, three = shape
     return 4 * b * n * n * three // 3
 
 
 @register_flop_formula(torch.ops.vitkit.packed_attention_backward)
-def _five_products(shape: tuple[int, int, int], *_: object, **__: object) -> int:
-    """Five, as torch counts its own: the logits are made again."""
+def _backward_flops(shape: tuple[int, int, int], *_: object, **__: object) -> int:
+    """FLOPs of five matrix products, as torch counts its own: the logits are recomputed."""
     b, n, width = shape
     return 10 * b * n * n * width

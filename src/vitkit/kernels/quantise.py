@@ -1,4 +1,4 @@
-"""Numbers to whole numbers of 8 bits by one call of C, after a LayerNorm if there is one."""
+"""Quantisation to 8-bit integers by a C kernel, optionally after a LayerNorm."""
 
 import ctypes
 
@@ -10,7 +10,7 @@ from vitkit.kernels import library
 
 
 class Quantise(ctypes.Structure):
-    """All that one call needs: `struct quantise` of the C file."""
+    """Arguments of one call: `struct quantise` of the C file."""
 
     _fields_ = (
         ("x", ctypes.c_void_p),
@@ -22,7 +22,7 @@ class Quantise(ctypes.Structure):
         ("epsilon", ctypes.c_float),
         ("inverse", ctypes.c_float),
         ("zero", ctypes.c_float),
-        ("brief", ctypes.c_int32),
+        ("is_bfloat16", ctypes.c_int32),
     )
 
 
@@ -34,21 +34,21 @@ def available() -> bool:
 def quantise(
     x: Float[Tensor, "*b d"], scale: float, zero: int, norm: nn.LayerNorm | None = None
 ) -> UInt8[Tensor, "*b d"]:
-    """round(x / scale) + zero, the ends of 0..255 for what lies beyond; of norm(x) where a norm is given.
+    """Computes round(x / scale) + zero, clamped to 0..255; of norm(x) if a norm is given.
 
-    Takes float32 and bfloat16 on a CPU, and a norm over the last axis in float32. Raises RuntimeError where it is not
-    `available`, ValueError for anything else.
+    `x` is float32 or bfloat16 on a CPU, the norm a float32 LayerNorm over the last axis. Raises RuntimeError if the
+    kernel is not `available`, ValueError for other inputs.
     """
     routine = library.required("quantise", "quantise")
     if not takes(x):
-        raise ValueError(f"quantise takes float32 or bfloat16 on a CPU, not {x.dtype} on {x.device}")
+        raise ValueError(f"the quantise kernel takes float32 or bfloat16 on a CPU, not {x.dtype} on {x.device}")
     if norm is not None and not normalises(norm, x.shape[-1]):
-        raise ValueError(f"quantise takes a LayerNorm over {x.shape[-1]} channels in float32, not {norm}")
+        raise ValueError(f"the quantise kernel takes a LayerNorm over {x.shape[-1]} channels in float32, not {norm}")
     x = x.contiguous()
     out = torch.empty(x.shape, dtype=torch.uint8)
     width = x.shape[-1]
     call = Quantise(x.data_ptr(), None, None, out.data_ptr(), x.numel() // max(width, 1), width)
-    call.inverse, call.zero, call.brief = 1 / scale, zero, x.dtype == torch.bfloat16
+    call.inverse, call.zero, call.is_bfloat16 = 1 / scale, zero, x.dtype == torch.bfloat16
     if norm is not None:
         call.epsilon, call.weight = norm.eps, norm.weight.data_ptr()
         call.bias = None if norm.bias is None else norm.bias.data_ptr()
@@ -57,12 +57,12 @@ def quantise(
 
 
 def takes(x: Tensor) -> bool:
-    """Whether this is what `quantise` reads: float32 or bfloat16 on a CPU."""
+    """Whether `quantise` supports this input: float32 or bfloat16 on a CPU."""
     return x.dtype in (torch.float32, torch.bfloat16) and x.device.type == "cpu"
 
 
 def normalises(norm: nn.Module, width: int) -> bool:
-    """Whether `quantise` can do that norm: a plain LayerNorm of float32 numbers over the last axis."""
+    """Whether `quantise` supports this norm: a plain float32 LayerNorm over the last axis on a CPU."""
     return (
         type(norm) is nn.LayerNorm
         and tuple(norm.normalized_shape) == (width,)

@@ -1,4 +1,4 @@
-"""Resampling of RGB levels in fixed point by one call of C: the arithmetic of Pillow's resize, inside a window."""
+"""Resizing and cropping of RGB pixels by a C kernel with Pillow's fixed-point arithmetic."""
 
 import ctypes
 
@@ -11,11 +11,11 @@ Size = tuple[int, int]
 
 
 class Resize(ctypes.Structure):
-    """All that one call needs: `struct resize` of the C file."""
+    """Arguments of one call: `struct resize` of the C file."""
 
     _fields_ = (
-        ("taken", ctypes.c_void_p),
-        ("given", ctypes.c_void_p),
+        ("input", ctypes.c_void_p),
+        ("output", ctypes.c_void_p),
         ("sizes", ctypes.c_int64 * 4),
         ("window", ctypes.c_int64 * 4),
         ("cubic", ctypes.c_int32),
@@ -25,7 +25,7 @@ class Resize(ctypes.Structure):
 
 def available() -> bool:
     """Whether `resize` can be called here: it was compiled, and the CPU has AVX2."""
-    return library.routine("resize", "resize", "pictures") is not None
+    return library.routine("resize", "resize", "images") is not None
 
 
 def resize(
@@ -36,20 +36,23 @@ def resize(
     cubic: bool,
     rows_first: bool,
 ) -> UInt8[np.ndarray, "crop_rows crop_columns 3"]:
-    """The `window` (top, left, rows, columns) of the picture resized to `to` (rows, columns).
+    """Resizes an image to `to` (rows, columns) and returns the `window` (top, left, rows, columns) of it.
 
-    The filter is bicubic (a = -0.5) or bilinear, as wide as the picture shrinks; `rows_first` does the vertical pass
-    before the horizontal one. Raises RuntimeError where it is not `available`, ValueError for what is no RGB picture,
-    an empty one, or a window that reaches beyond it; memory that is refused is a MemoryError.
+    The filter is bicubic (a = -0.5) or bilinear, scaled by the downsampling factor (antialiasing). `rows_first` runs
+    the vertical pass before the horizontal one. Raises RuntimeError if the kernel is not `available`, ValueError for
+    anything but a non-empty RGB image and a window inside the resized image, and MemoryError if an allocation fails.
     """
-    routine = library.required("resize", "resize", "pictures")
+    routine = library.required("resize", "resize", "images")
     top, left, rows, columns = window
     inside = 0 <= top < top + rows <= to[0] and 0 <= left < left + columns <= to[1]
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size or not inside:
-        raise ValueError(f"resize takes a window {window} of RGB levels, {pixels.dtype} {pixels.shape} made {to}")
+        raise ValueError(
+            f"the resize kernel takes uint8 RGB pixels and a window inside the resized image, "
+            f"not {pixels.dtype} {pixels.shape} resized to {to} and the window {window}"
+        )
     pixels = np.ascontiguousarray(pixels)
     out = np.empty((rows, columns, 3), np.uint8)
     call = Resize(pixels.ctypes.data, out.ctypes.data, (*pixels.shape[:2], *to), window, cubic, rows_first)
     if routine(ctypes.byref(call)):
-        raise MemoryError("resizing found no memory to work in")
+        raise MemoryError("the resize kernel could not allocate its buffers")
     return out

@@ -1,23 +1,23 @@
-/* The threads of the kernels: those of torch. */
+/* Multi-threading of the kernels with torch's threads. */
 
 #include <stdint.h>
 
-/* torch's own OpenMP runtime, whichever it is; without one the caller's thread does it all. */
+/* torch's OpenMP runtime. Without one the calling thread does all the work. */
 extern void GOMP_parallel(void (*)(void *), void *, unsigned, unsigned) __attribute__((weak));
 extern int omp_get_thread_num(void) __attribute__((weak));
 extern int omp_get_num_threads(void) __attribute__((weak));
 
-/* Calls `share` on every one of the threads. */
-static inline void together(void (*share)(void *), void *job, int threads)
+/* Calls `run_thread` on every thread. */
+static inline void run_parallel(void (*run_thread)(void *), void *job, int threads)
 {
     if (threads > 1 && GOMP_parallel && omp_get_thread_num && omp_get_num_threads)
-        GOMP_parallel(share, job, (unsigned)threads, 0);
+        GOMP_parallel(run_thread, job, (unsigned)threads, 0);
     else
-        share(job);
+        run_thread(job);
 }
 
-/* This thread's part of `all` things: from the first up to the second. */
-static inline void own(int64_t all, int64_t *from, int64_t *to)
+/* The range [from, to) of `all` items for this thread. */
+static inline void thread_range(int64_t all, int64_t *from, int64_t *to)
 {
     int64_t thread = omp_get_thread_num ? omp_get_thread_num() : 0;
     int64_t threads = omp_get_num_threads ? omp_get_num_threads() : 1;

@@ -1,6 +1,7 @@
-"""Layers: tensors in, tensors out; plain numbers as arguments, no config, no device, no precision.
+"""Layers: modules and functions over tensors, configured by plain numbers.
 
-The letters in shapes: b batch, n tokens, d width, h heads, k width of a head, c channels, rows and columns of the grid.
+They know nothing of configs, devices and precision. The letters in shapes: b batch, n tokens, d width, h heads,
+k width of a head, c channels, r and c (or rows and columns) of the grid.
 """
 
 from vitkit.layers.activations import ActivationName, activation
@@ -14,7 +15,7 @@ from vitkit.layers.patches import PatchEmbed, resize_patches
 from vitkit.layers.pool import MapPool, pool_tokens, pre_logits
 from vitkit.layers.position import (
     RESIZES,
-    Place,
+    PositionInput,
     factorised_tables,
     resize_positions,
     resize_tables,
@@ -64,7 +65,7 @@ __all__ = [
     "MaxPoolSame",
     "Packed",
     "PatchEmbed",
-    "Place",
+    "PositionInput",
     "PostBottleneck",
     "PreBottleneck",
     "RelativeLineAttention",

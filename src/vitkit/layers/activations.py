@@ -1,16 +1,16 @@
-"""Activations by name, in one table: the module and function of each, and its names in other formats and libraries."""
+"""Activation functions by name, with their modules and their names in other libraries."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-# The activations that a model config can have: those that every backend computes.
+# Activations that a model config can name: every backend computes them.
 ActivationName = Literal["gelu", "gelu_tanh", "relu", "silu"]
 
 
@@ -18,16 +18,17 @@ class QuickGELU(nn.Module):
     """x * sigmoid(1.702 x), the approximation of GELU in CLIP."""
 
     def forward(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
-        """Each number on its own."""
+        """Applies the activation to each element."""
         return x * torch.sigmoid(1.702 * x)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Activation:
-    """One activation: the `module` that it is, and its names in `transformers` and `timm`, the written one first.
+    """One activation: its `module`, and its names in `transformers` and `timm`.
 
-    For those of a model config also the torch `function`, the name and variant by which oneDNN fuses it into a product,
-    and the name and arguments of the function of flax.
+    The first name is the one that is written to files. Activations that a model config can name also have the torch
+    `function`, the name and variant by which oneDNN fuses them into a matrix product, and the name and arguments of
+    the flax function.
     """
 
     module: Callable[[], nn.Module]
@@ -35,7 +36,7 @@ class Activation:
     timm: tuple[str, ...] = ()
     function: Callable[[Tensor], Tensor] | None = None
     onednn: tuple[str, str] | None = None
-    flax: tuple[str, dict[str, Any]] | None = None
+    flax: tuple[str, dict[str, bool]] | None = None
 
 
 ACTIVATIONS: dict[str, Activation] = {
@@ -71,7 +72,7 @@ ACTIVATIONS: dict[str, Activation] = {
         onednn=("swish", ""),
         flax=("silu", {}),
     ),
-    # The transformers API alone can name these.
+    # Only configs of the transformers API can name these.
     "elu": Activation(module=nn.ELU, transformers=("elu",)),
     "identity": Activation(module=nn.Identity, transformers=("linear",)),
     "leaky_relu": Activation(module=nn.LeakyReLU, transformers=("leaky_relu",)),
@@ -82,22 +83,22 @@ ACTIVATIONS: dict[str, Activation] = {
     "sigmoid": Activation(module=nn.Sigmoid, transformers=("sigmoid",)),
     "tanh": Activation(module=nn.Tanh, transformers=("tanh",)),
 }
-# Those that a model config can have.
+# Activations that a model config can name.
 CORE = {name: each for name, each in ACTIVATIONS.items() if each.function is not None}
 
 
 def activation(name: str) -> nn.Module:
-    """The activation of that name: `gelu` is exact (PyTorch weights), `gelu_tanh` its approximation (JAX weights)."""
+    """Returns the module of an activation; `gelu` is exact, `gelu_tanh` approximate (JAX weights)."""
     if name not in CORE:
-        raise ValueError(f"unknown activation '{name}'; there is {', '.join(CORE)}")
+        raise ValueError(f"unknown activation '{name}'; choose one of {', '.join(CORE)}")
     return CORE[name].module()
 
 
 def activation_name(module: nn.Module) -> str | None:
-    """The name of an activation module that a model config can have; None for another module."""
+    """Returns the name of an activation module; None for a module that no model config can name."""
     return next((name for name, each in CORE.items() if repr(each.module()) == repr(module)), None)
 
 
 def names_in(library: Literal["transformers", "timm"]) -> dict[str, str]:
-    """The names of a library for the activations that a model config can have, with ours."""
+    """Maps a library's activation names to those of model configs."""
     return {theirs: name for name, each in CORE.items() for theirs in getattr(each, library)}

@@ -1,4 +1,4 @@
-"""Multi-head self-attention with fused query, key and value (Vaswani et al. 2017; ViT paper, equations 5-8)."""
+"""Multi-head self-attention (Vaswani et al. 2017; ViT paper, equations 5-8)."""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal
@@ -9,8 +9,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitkit.kernels.attention import takes_packed
-from vitkit.kernels.packed_attention import better, packed_attention
+from vitkit.kernels.attention import supports_packed
+from vitkit.kernels.packed_attention import packed_attention, preferred
 from vitkit.layers.relative import relative_logits
 from vitkit.layers.rotary import rotate
 
@@ -18,7 +18,7 @@ from vitkit.layers.rotary import rotate
 def attention_weights(
     q: Float[Tensor, "b h n k"], k: Float[Tensor, "b h m k"], bias: Float[Tensor, "..."] | None = None
 ) -> Float[Tensor, "b h n m"]:
-    """softmax(q k^T / sqrt(k) + bias) in float32: what the fused kernel uses inside and does not give out."""
+    """Computes softmax(q k^T / sqrt(k) + bias) in float32, which fused kernels do not return."""
     logits = (q.float() * q.shape[-1] ** -0.5) @ k.float().transpose(-2, -1)
     if bias is not None:
         logits = logits + bias
@@ -26,14 +26,16 @@ def attention_weights(
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention; rows of `qkv` are the query, key and value blocks, heads contiguous inside each.
+    """Multi-head self-attention with fused qkv projection.
 
-    `bias` is added to the logits before the softmax: a relative position bias or a mask of zeros and minus infinity, of
-    a shape that broadcasts to (b, h, n, n); `rotation` turns the queries and keys of the patches (`layers.rotary`).
-    `qkv_bias` "qv" is BEiT's: the key, whose bias no softmax would notice, has none. `relative_rows` gives the layer a
-    table of relative position biases that the model makes into `bias` for the grid at hand (`layers.relative`),
-    `num_offsets` one of the vectors that it hands back as `relative` (`layers.relative`); they are kept here
-    because they belong to this block. Raises ValueError where the width is not a multiple of the heads.
+    The rows of `qkv` are the query, key and value projections; the heads are contiguous inside each.
+
+    `bias` is added to the logits before the softmax: a relative position bias, or a mask of zeros and minus infinity.
+    Its shape broadcasts to (b, h, n, n). `rotation` rotates the queries and keys of the patches (`layers.rotary`).
+    `qkv_bias="qv"` is BEiT's variant: no key bias, because the softmax is invariant to it. `relative_rows` is the
+    number of rows of this layer's relative position bias table, from which the model computes `bias` for a grid.
+    `num_offsets` is the number of this layer's relative position vectors, which the model passes as `relative`
+    (both in `layers.relative`). Raises ValueError if the width is not a multiple of the number of heads.
     """
 
     def __init__(
@@ -49,7 +51,7 @@ class Attention(nn.Module):
     ):
         super().__init__()
         if width % num_heads:
-            raise ValueError(f"the width {width} is not a multiple of the number of heads {num_heads}")
+            raise ValueError(f"width {width} is not a multiple of the number of heads {num_heads}")
         self.num_heads = num_heads
         self.dropout = dropout
         self.qkv = nn.Linear(width, 3 * width, bias=qkv_bias is True)
@@ -70,12 +72,12 @@ class Attention(nn.Module):
         rotation: Float[Tensor, "2 p k"] | None = None,
         relative: Float[Tensor, "offsets k"] | None = None,
     ) -> Float[Tensor, "b n d"]:
-        """The attended and projected tokens."""
+        """Returns the tokens after attention and output projection."""
         qkv = self._project(x)
-        if bias is None and rotation is None and relative is None and self._by_kernel(qkv):
+        if bias is None and rotation is None and relative is None and self._use_kernel(qkv):
             return self.proj(packed_attention(qkv, self.num_heads))
         q, k, v = self._split(qkv, rotation)
-        bias = with_relative(bias, q, relative)
+        bias = add_relative_logits(bias, q, relative)
         dropout = self.dropout if self.training else 0.0
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
         return self.proj(rearrange(x, "b h n k -> b n (h k)"))
@@ -87,25 +89,28 @@ class Attention(nn.Module):
         rotation: Float[Tensor, "2 p k"] | None = None,
         relative: Float[Tensor, "offsets k"] | None = None,
     ) -> Float[Tensor, "b h n n"]:
-        """The weights that `forward` uses inside its fused kernel: softmax(q k^T / sqrt(k) + bias), in float32."""
+        """Returns the attention weights of `forward`, softmax(q k^T / sqrt(k) + bias), in float32."""
         q, k, _ = self.heads(x, rotation)
-        return attention_weights(q, k, with_relative(bias, q.float(), relative))
+        return attention_weights(q, k, add_relative_logits(bias, q.float(), relative))
 
     def heads(
         self, x: Float[Tensor, "b n d"], rotation: Float[Tensor, "2 p k"] | None = None
     ) -> tuple[Float[Tensor, "b h n k"], Float[Tensor, "b h n k"], Float[Tensor, "b h n k"]]:
-        """Query, key and value, one slice a head."""
+        """Returns query, key and value, split into heads."""
         return self._split(self._project(x), rotation)
 
     def packed(
-        self, x: Float[Tensor, "n d"], shapes: Sequence[tuple[int, int]], told: Sequence[Mapping[str, Tensor]]
+        self, x: Float[Tensor, "n d"], shapes: Sequence[tuple[int, int]], inputs: Sequence[Mapping[str, Tensor]]
     ) -> Float[Tensor, "n d"]:
-        """`forward` of groups of (pictures, tokens of one) that follow each other, each with its own keywords."""
+        """Applies `forward` to each group of a packed sequence.
+
+        `shapes` are the (images, tokens per image) of each group, `inputs` its keyword arguments of `forward`.
+        """
         parts = self._project(x).split([count * length for count, length in shapes])
         groups = []
-        for part, shape, words in zip(parts, shapes, told, strict=True):
-            q, k, v = self._split(part.unflatten(0, shape), words.get("rotation"))
-            bias = with_relative(words.get("bias"), q, words.get("relative"))
+        for part, shape, kwargs in zip(parts, shapes, inputs, strict=True):
+            q, k, v = self._split(part.unflatten(0, shape), kwargs.get("rotation"))
+            bias = add_relative_logits(kwargs.get("bias"), q, kwargs.get("relative"))
             dropout = self.dropout if self.training else 0.0
             attended = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
             groups.append(rearrange(attended, "b h n k -> (b n) (h k)"))
@@ -117,10 +122,10 @@ class Attention(nn.Module):
             qkv = qkv + torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias]).to(qkv.dtype)
         return qkv
 
-    def _by_kernel(self, qkv: Float[Tensor, "b n three_d"]) -> bool:
-        """Whether our own kernel does this attention, and faster: bfloat16 on a CPU without tiles."""
+    def _use_kernel(self, qkv: Float[Tensor, "b n three_d"]) -> bool:
+        """Whether the C kernel supports this input and is faster: bfloat16 on a CPU without AMX."""
         plain = isinstance(self.q_norm, nn.Identity) and not (self.training and self.dropout)
-        return plain and takes_packed(qkv, self.num_heads) and better()
+        return plain and supports_packed(qkv, self.num_heads) and preferred()
 
     def _split(
         self, qkv: Float[Tensor, "b n three_d"], rotation: Float[Tensor, "2 p k"] | None
@@ -130,10 +135,10 @@ class Attention(nn.Module):
         return (q, k, v) if rotation is None else (rotate(q, rotation), rotate(k, rotation), v)
 
 
-def with_relative(
+def add_relative_logits(
     bias: Float[Tensor, "..."] | None, q: Float[Tensor, "b h n k"], relative: Float[Tensor, "offsets k"] | None
 ) -> Float[Tensor, "..."] | None:
-    """The bias and the logits of the relative positions, where there are any."""
+    """Adds the logits of relative position vectors, if there are any, to the bias."""
     if relative is None:
         return bias
     logits = relative_logits(q, relative)

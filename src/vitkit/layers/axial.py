@@ -1,4 +1,4 @@
-"""Axial attention with relative positions along one line (Wang et al. 2020, "Axial-DeepLab"; ViT paper, D.6)."""
+"""Axial attention along the rows or columns of a grid (Wang et al. 2020; ViT paper, D.6)."""
 
 from typing import Literal
 
@@ -14,19 +14,19 @@ from vitkit.layers.resnet import BatchNorm
 
 
 class RelativeLineAttention(nn.Module):
-    """Position-sensitive self-attention over lines of channels, (b, c, n); heads are contiguous.
+    """Position-sensitive self-attention over lines (b, c, n), one row or column of a map each.
 
-    Queries and keys have half the width of a value. With learned vectors r for every distance i - j of two places, the
-    logits are q_i k_j + q_i r^q_(i-j) + k_j r^k_(j-i), each of the three normalised over the batch, which stands for
-    the usual division by a root; the output is the sum over j of a_ij v_j and of a_ij r^v_(i-j), each normalised too.
-    The table is made for lines of `length` and stretched for others, the distance 0 in its middle.
-    Raises ValueError where the width is not a multiple of twice the heads.
+    Heads are contiguous; queries and keys have half the width of a value. With trainable vectors r for every distance
+    i - j of two positions, the logits are q_i k_j + q_i r^q_(i-j) + k_j r^k_(j-i). Each of the three terms goes through
+    a batch norm, which replaces the usual division by sqrt(k). The output is the sum over j of a_ij v_j and of
+    a_ij r^v_(i-j), each of them normalised, too. The table has the size for lines of `length`, distance 0 in its
+    middle; it is interpolated for other lengths. Raises ValueError if the width is not a multiple of twice the heads.
     """
 
     def __init__(self, width: int, num_heads: int, length: int, *, norm_eps: float = 1e-5):
         super().__init__()
         if width % (2 * num_heads):
-            raise ValueError(f"the width {width} is not a multiple of twice the number of heads {num_heads}")
+            raise ValueError(f"width {width} is not a multiple of twice the number of heads {num_heads}")
         self.num_heads = num_heads
         value = width // num_heads
         self.parts = (value // 2, value // 2, value)
@@ -38,15 +38,15 @@ class RelativeLineAttention(nn.Module):
 
     @property
     def length(self) -> int:
-        """The length of the lines that the table is made for."""
+        """The length of lines that the table fits without interpolation."""
         return (self.relative.shape[1] + 1) // 2
 
     def resize(self, length: int) -> None:
-        """Makes another length the one that the table is for."""
-        self.relative = nn.Parameter(self.stretched(length).detach().clone())
+        """Interpolates the table so that it fits lines of another length."""
+        self.relative = nn.Parameter(self.interpolated(length).detach().clone())
 
     def forward(self, x: Float[Tensor, "b c n"]) -> Float[Tensor, "b c n"]:
-        """The attended lines."""
+        """Returns the lines after attention."""
         q, k, v = rearrange(self.norm_qkv(self.qkv(x)), "b (h k) n -> b h k n", h=self.num_heads).split(
             self.parts, dim=2
         )
@@ -62,28 +62,28 @@ class RelativeLineAttention(nn.Module):
         out = self.norm_out(rearrange(torch.stack(out), "two b h k n -> b (h k two) n"))
         return rearrange(out, "b (c two) n -> two b c n", two=2).sum(dim=0)
 
-    def stretched(self, length: int) -> Float[Tensor, "k distances"]:
-        """The table for lines of that length, the distance 0 in its middle."""
+    def interpolated(self, length: int) -> Float[Tensor, "k distances"]:
+        """Returns the table interpolated for lines of a length, distance 0 in its middle."""
         if length == 1:
             return self.relative[:, self.length - 1 : self.length]
         sizes = (1, 2 * self.length - 1), (1, 2 * length - 1)
         return resize_positions(self.relative.T, *sizes, "bilinear_corners").T
 
     def relative_to(self, length: int) -> Float[Tensor, "k n n"]:
-        """The vector for every pair of places (i, j) in a line of that length: column i - j off the table's middle."""
-        table = self.stretched(length)
-        place = torch.arange(length, device=table.device)
-        return table[:, place[:, None] - place[None, :] + length - 1]
+        """Returns the vector of every pair of positions (i, j): the column at distance i - j from the middle."""
+        table = self.interpolated(length)
+        position = torch.arange(length, device=table.device)
+        return table[:, position[:, None] - position[None, :] + length - 1]
 
     def init_weights(self) -> None:
-        """Normal projections and vectors, of a variance of one over what they sum over, as the original code."""
+        """Initialises projections and vectors as the original code: normal with variance 1 / fan-in."""
         nn.init.normal_(self.qkv.weight, std=self.qkv.in_channels**-0.5)
         nn.init.normal_(self.relative, std=self.parts[2] ** -0.5)
 
 
 Axis = Literal["row", "column"]
 
-# How tokens (b, n, d) of a grid become lines, and lines tokens again; r and c are rows and columns.
+# einops patterns from the tokens (b, n, d) of a grid to lines and back; r and c are rows and columns.
 LINES = {
     "row": ("b (r c) d -> (b r) c d", "(b r) c d -> b (r c) d"),
     "column": ("b (r c) d -> (b c) r d", "(b c) r d -> b (r c) d"),
@@ -91,10 +91,10 @@ LINES = {
 
 
 class AxialBlock(nn.Module):
-    """A pre-norm encoder block whose attention stays within each line of the grid (ViT paper, appendix D.6).
+    """Pre-norm encoder block with attention along rows or columns (ViT paper, appendix D.6).
 
-    The same as a `Block` whose attention is masked to the rows (or the columns), at a cost that grows with the length
-    of a line instead of that of the picture. Stochastic depth drops whole pictures, not lines.
+    It equals a `Block` whose attention is masked to the rows (or columns). Its cost per token grows with the length of
+    a line, not with the number of tokens. Stochastic depth drops the branch for complete images, not for lines.
     """
 
     def __init__(
@@ -118,14 +118,14 @@ class AxialBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Float[Tensor, "b n d"], grid: tuple[int, int]) -> Float[Tensor, "b n d"]:
-        """The tokens of a grid of (rows, columns) after attention and MLP."""
+        """Returns the tokens of a grid of (rows, columns) after attention and MLP."""
         to_lines, to_tokens = LINES[self.axis]
         lines = self.attn(rearrange(self.norm1(x), to_lines, r=grid[0], c=grid[1]))
         x = x + self.drop_path(self.dropout(rearrange(lines, to_tokens, r=grid[0], c=grid[1])))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
     def attention_weights(self, x: Float[Tensor, "b n d"], grid: tuple[int, int]) -> Float[Tensor, "b h n n"]:
-        """The attention weights that `forward` uses, zero between tokens of different lines."""
+        """Returns the attention weights of `forward`, zero between tokens of different lines."""
         rows, columns = grid
         weights = self.attn.weights(rearrange(self.norm1(x), LINES[self.axis][0], r=rows, c=columns))
         if self.axis == "row":

@@ -1,4 +1,4 @@
-"""Pre-norm encoder block with its MLPs, and the encoder as a list of blocks (ViT paper, equations 2-3)."""
+"""Pre-norm encoder blocks, MLPs, and running a list of blocks (ViT paper, equations 2-3)."""
 
 from collections.abc import Iterable, Sequence
 from typing import Literal
@@ -10,27 +10,27 @@ from torch import Tensor, nn
 
 from vitkit.layers.activations import activation
 from vitkit.layers.attention import Attention
-from vitkit.layers.position import Place
+from vitkit.layers.position import PositionInput
 
 
 def layer_norm(width: int, eps: float) -> nn.LayerNorm:
-    """LayerNorm over the width; eps is 1e-6 in JAX and timm weights, 1e-12 in Hugging Face ViT."""
+    """Returns a LayerNorm; eps is 1e-6 for JAX and timm weights, 1e-12 for Hugging Face ViT."""
     return nn.LayerNorm(width, eps=eps)
 
 
 class DropPath(nn.Module):
-    """Stochastic depth: drops a residual branch for whole samples, and scales up the rest (Huang et al. 2016)."""
+    """Stochastic depth: drops a residual branch per sample and scales up the others (Huang et al. 2016)."""
 
     def __init__(self, rate: float):
         super().__init__()
         self.rate = rate
 
     def forward(
-        self, x: Float[Tensor, "b ..."], lengths: Int[Tensor, " pictures"] | None = None
+        self, x: Float[Tensor, "b ..."], lengths: Int[Tensor, " images"] | None = None
     ) -> Float[Tensor, "b ..."]:
-        """`x` with a share `rate` of its samples zeroed in training; `x` itself otherwise.
+        """Zeroes a fraction `rate` of the samples in training; returns `x` itself otherwise.
 
-        `lengths` are the tokens of each picture where pictures are packed one after the other (`layers.packing`).
+        `lengths` are the numbers of tokens per image of a packed sequence (`layers.packing`).
         """
         if self.rate == 0.0 or not self.training:
             return x
@@ -42,7 +42,7 @@ class DropPath(nn.Module):
 
 
 class LayerScale(nn.Module):
-    """A learned factor for each channel of a residual branch (Touvron et al. 2021, CaiT)."""
+    """Trainable scale for each channel of a residual branch (Touvron et al. 2021, CaiT)."""
 
     def __init__(self, width: int, initial: float):
         super().__init__()
@@ -50,12 +50,12 @@ class LayerScale(nn.Module):
         self.gamma = nn.Parameter(torch.full((width,), initial))
 
     def forward(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
-        """`x` scaled channel by channel."""
+        """Scales each channel of `x`."""
         return x * self.gamma
 
 
 class MLP(nn.Module):
-    """Two dense layers with an activation between, dropout after each (ViT paper, section 3.1 and Table 3)."""
+    """MLP of two linear layers with activation and dropout (ViT paper, section 3.1, Table 3)."""
 
     def __init__(self, width: int, hidden: int, *, act: str = "gelu", dropout: float = 0.0):
         super().__init__()
@@ -65,15 +65,15 @@ class MLP(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
-        """Each token on its own."""
+        """Applies the MLP to each token."""
         return self.dropout(self.fc2(self.dropout(self.act(self.fc1(x)))))
 
 
 class Block(nn.Module):
-    """One encoder block: attention, then an MLP, each behind a LayerNorm and added to its input.
+    """Pre-norm encoder block: attention and MLP, each with LayerNorm and a residual connection.
 
-    It is handed its two branches, so that a family composes its own (another attention or MLP) and overrides nothing.
-    `layer_scale` is the initial factor of both branches, or None for none.
+    Both branches are passed as modules, so that a model family can use another attention or MLP without a subclass.
+    `layer_scale` is the initial LayerScale of both branches, None for no LayerScale.
     """
 
     def __init__(
@@ -104,20 +104,23 @@ class Block(nn.Module):
         rotation: Float[Tensor, "2 p k"] | None = None,
         relative: Float[Tensor, "offsets k"] | None = None,
     ) -> Float[Tensor, "b n d"]:
-        """The tokens after attention and MLP; `bias`, `rotation` and `relative` as in `Attention`."""
+        """Returns the tokens after attention and MLP; see `Attention` for `bias`, `rotation` and `relative`."""
         x = x + self.drop_path(self.ls1(self.dropout(self.attn(self.norm1(x), bias, rotation, relative))))
         return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
 
     def packed(
-        self, x: Float[Tensor, "n d"], shapes: Sequence[tuple[int, int]], places: Sequence[Place]
+        self, x: Float[Tensor, "n d"], shapes: Sequence[tuple[int, int]], positions: Sequence[PositionInput]
     ) -> Float[Tensor, "n d"]:
-        """`forward` of groups of (pictures, tokens of one) that follow each other, each told its place."""
+        """Applies `forward` to each group of a packed sequence.
+
+        `shapes` are the (images, tokens per image) of each group, `positions` its positional inputs.
+        """
         lengths = None
         if self.training and self.drop_path.rate:
             counts, sizes = (torch.tensor(each) for each in zip(*shapes, strict=True))
             lengths = sizes.repeat_interleave(counts)
-        told = [place.told for place in places]
-        x = x + self.drop_path(self.ls1(self.dropout(self.attn.packed(self.norm1(x), shapes, told))), lengths)
+        inputs = [position.kwargs for position in positions]
+        x = x + self.drop_path(self.ls1(self.dropout(self.attn.packed(self.norm1(x), shapes, inputs))), lengths)
         return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))), lengths)
 
     def attention_weights(
@@ -127,25 +130,25 @@ class Block(nn.Module):
         rotation: Float[Tensor, "2 p k"] | None = None,
         relative: Float[Tensor, "offsets k"] | None = None,
     ) -> Float[Tensor, "b h n n"]:
-        """The attention weights that `forward` uses."""
+        """Returns the attention weights of `forward`."""
         return self.attn.weights(self.norm1(x), bias, rotation, relative)
 
 
 def run_blocks(
     blocks: Iterable[nn.Module],
     tokens: Float[Tensor, "b n d"],
-    places: Iterable[Place],
-    firsts: list[Tensor] | None = None,
+    positions: Iterable[PositionInput],
+    class_tokens: list[Tensor] | None = None,
 ) -> Float[Tensor, "b m d"]:
-    """The tokens through all blocks, each told its place; there are as many places as blocks.
+    """Runs tokens through all blocks, each with its own positional input.
 
-    Blocks of this package's layers give as many tokens as they take; those made for inference may give fewer. The
-    first token of what each block gives, (b, d), is put at the end of `firsts`.
+    `positions` has one entry per block. The blocks of this package return as many tokens as they get; blocks made for
+    inference may return fewer. If `class_tokens` is a list, the first token (b, d) after each block is appended to it.
     """
-    for block, place in zip(blocks, places, strict=True):
-        tokens = block(tokens if place.added is None else tokens + place.added, **place.told)
-        if firsts is not None:
-            firsts.append(tokens[:, 0].clone())  # a view would keep all the tokens
+    for block, position in zip(blocks, positions, strict=True):
+        tokens = block(tokens if position.added is None else tokens + position.added, **position.kwargs)
+        if class_tokens is not None:
+            class_tokens.append(tokens[:, 0].clone())  # a view would keep all tokens in memory
     return tokens
 
 
@@ -168,10 +171,10 @@ def encoder_blocks(
     dropout: float = 0.0,
     attention_dropout: float = 0.0,
 ) -> nn.ModuleList:
-    """`depth` blocks; see `Attention`, `MLP`, `SwiGLU` and `Block` for the numbers.
+    """Builds `depth` encoder blocks; see `Attention`, `MLP`, `SwiGLU` and `Block` for the arguments.
 
-    Stochastic depth grows linearly from 0 for the first block to the full rate for the last (Huang et al. 2016; DeiT),
-    or has the full rate in every block (DeiT III, DINOv2).
+    The rate of stochastic depth grows linearly from 0 in the first block to the full rate in the last (Huang et al.
+    2016; DeiT), or is the full rate in every block (DeiT III, DINOv2).
     """
 
     def block(index: int) -> Block:
@@ -200,9 +203,9 @@ def encoder_blocks(
 
 
 class SwiGLU(nn.Module):
-    """silu(gate) * value between two dense layers; the rows of `fc1` are first the gate, then the value.
+    """Gated MLP: silu(gate) * value between two linear layers (Shazeer 2020).
 
-    `hidden` is the width of each of the two.
+    `hidden` is the width of the gate and of the value. The rows of `fc1` are first the gate, then the value.
     """
 
     def __init__(self, width: int, hidden: int, *, dropout: float = 0.0):
@@ -212,6 +215,6 @@ class SwiGLU(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
-        """Each token on its own."""
+        """Applies the MLP to each token."""
         gate, value = self.fc1(x).chunk(2, dim=-1)
         return self.dropout(self.fc2(self.dropout(F.silu(gate) * value)))

@@ -1,7 +1,7 @@
-"""The encoder of DALL-E's discrete autoencoder: pictures to one of 8192 visual words for every 8x8 pixels.
+"""Encoder of DALL-E's discrete autoencoder: images to one of 8192 visual tokens per 8x8 pixels.
 
-Ramesh et al. 2021, "Zero-Shot Text-to-Image Generation", appendix A.2. BEiT learns to guess its words. Parameter names
-are those of OpenAI's published file.
+Ramesh et al. 2021, "Zero-Shot Text-to-Image Generation", appendix A.2. Its tokens are the prediction targets of BEiT.
+Parameter names are those of OpenAI's published file.
 """
 
 import math
@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, empty, nn
 
-LOGIT_LAPLACE_EPS = 0.1  # pixels are mapped away from 0 and 1
+LOGIT_LAPLACE_EPS = 0.1  # pixel values are mapped from [0, 1] to [0.1, 0.9]
 STRIDE = 8
 
 
-class WordConv(nn.Module):
-    """A convolution that keeps the size of its map; parameters are called `w` and `b` as in the file."""
+class DalleConv(nn.Module):
+    """Convolution with an output of the same size; parameters are `w` and `b` as in the file."""
 
     def __init__(self, inner: int, outer: int, kernel: int):
         super().__init__()
@@ -24,58 +24,64 @@ class WordConv(nn.Module):
         self.b = nn.Parameter(empty(outer).zero_())
 
     def forward(self, x: Float[Tensor, "b inner r c"]) -> Float[Tensor, "b outer r c"]:
-        """The map of `outer` channels."""
+        """Returns the map of `outer` channels."""
         return F.conv2d(x, self.w, self.b, padding=(self.w.shape[2] - 1) // 2)
 
 
-class WordBlock(nn.Module):
-    """x, or its 1x1 convolution where widths differ, plus `gain` times four convolutions, each behind a ReLU."""
+class DalleBlock(nn.Module):
+    """Residual block of four ReLU-convolution layers, scaled by `gain`.
+
+    The shortcut is a 1x1 convolution if the numbers of channels differ.
+    """
 
     def __init__(self, inner: int, outer: int, gain: float):
         super().__init__()
         hidden = outer // 4
         self.gain = gain
-        self.id_path = nn.Identity() if inner == outer else WordConv(inner, outer, 1)
+        self.id_path = nn.Identity() if inner == outer else DalleConv(inner, outer, 1)
         sizes = ((inner, hidden, 3), (hidden, hidden, 3), (hidden, hidden, 3), (hidden, outer, 1))
         steps: OrderedDict[str, nn.Module] = OrderedDict()
         for number, size in enumerate(sizes, start=1):
             steps[f"relu_{number}"] = nn.ReLU()
-            steps[f"conv_{number}"] = WordConv(*size)
+            steps[f"conv_{number}"] = DalleConv(*size)
         self.res_path = nn.Sequential(steps)
 
     def forward(self, x: Float[Tensor, "b inner r c"]) -> Float[Tensor, "b outer r c"]:
-        """The map after the block."""
+        """Returns the sum of shortcut and residual branch."""
         return self.id_path(x) + self.gain * self.res_path(x)
 
 
-class WordEncoder(nn.Module):
-    """Four groups of residual blocks, twice as wide each, the first three halved by a maximum; then logits of words.
+class DalleEncoder(nn.Module):
+    """Groups of residual blocks with max-pooling between them, then the logits of the visual tokens.
 
-    No norms; residuals are scaled by 1 / (number of blocks)^2. The published one has the defaults.
+    Each group doubles the width; each but the last halves the map. There are no norms; residual branches are scaled by
+    1 / (number of blocks)^2. The defaults are those of the published encoder; `vocabulary` is the number of tokens.
     """
 
-    def __init__(self, *, hidden: int = 256, words: int = 8192, channels: int = 3, groups: int = 4, blocks: int = 2):
+    def __init__(
+        self, *, hidden: int = 256, vocabulary: int = 8192, channels: int = 3, groups: int = 4, blocks: int = 2
+    ):
         super().__init__()
-        self.words = words
+        self.vocabulary = vocabulary
         gain = 1 / (groups * blocks) ** 2
-        parts: OrderedDict[str, nn.Module] = OrderedDict(input=WordConv(channels, hidden, 7))
+        parts: OrderedDict[str, nn.Module] = OrderedDict(input=DalleConv(channels, hidden, 7))
         inner = hidden
         for group in range(1, groups + 1):
             outer = hidden * 2 ** (group - 1)
             steps: OrderedDict[str, nn.Module] = OrderedDict()
             for number in range(1, blocks + 1):
-                steps[f"block_{number}"] = WordBlock(inner, outer, gain)
+                steps[f"block_{number}"] = DalleBlock(inner, outer, gain)
                 inner = outer
             if group < groups:
                 steps["pool"] = nn.MaxPool2d(2)
             parts[f"group_{group}"] = nn.Sequential(steps)
-        parts["output"] = nn.Sequential(OrderedDict(relu=nn.ReLU(), conv=WordConv(inner, words, 1)))
+        parts["output"] = nn.Sequential(OrderedDict(relu=nn.ReLU(), conv=DalleConv(inner, vocabulary, 1)))
         self.blocks = nn.Sequential(parts)
 
-    def forward(self, pixels: Float[Tensor, "b c height width"]) -> Float[Tensor, "b words r s"]:
-        """The logits of the words of pictures in 0..1, whose sides are multiples of 8."""
+    def forward(self, pixels: Float[Tensor, "b c height width"]) -> Float[Tensor, "b vocabulary r s"]:
+        """Returns the logits of the visual tokens for pixel values in [0, 1] and sides divisible by 8."""
         return self.blocks((1 - 2 * LOGIT_LAPLACE_EPS) * pixels + LOGIT_LAPLACE_EPS)
 
-    def read(self, pixels: Float[Tensor, "b c height width"]) -> Int[Tensor, "b r s"]:
-        """The likeliest word of every 8x8 pixels."""
+    def tokenize(self, pixels: Float[Tensor, "b c height width"]) -> Int[Tensor, "b r s"]:
+        """Returns the most likely visual token of every 8x8 pixels."""
         return self(pixels).argmax(dim=1)

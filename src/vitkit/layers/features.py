@@ -1,4 +1,4 @@
-"""`Features`: what every backbone returns, and all that heads, objectives, evaluators and explanations read."""
+"""`Features`: the output of every backbone, and the input of heads, objectives and evaluators."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -11,11 +11,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Features:
-    """Tokens with the shape of the picture they came from.
+    """Tokens of a batch of images with their grid of patches.
 
     `tokens` is (b, num_special + rows * columns, d): first the special tokens (class, distillation, registers), then
-    the patches in row-major order. A convolutional backbone has no special tokens. `earlier` are the class tokens of
-    blocks before the last, each behind the final norm, in the order of the blocks: for heads that read several.
+    the patches in row-major order. A convolutional backbone has no special tokens. `earlier` holds class tokens of
+    blocks before the last one, after the final norm and in the order of the blocks, for heads that read several.
     """
 
     tokens: Float[Tensor, "b n d"]
@@ -25,14 +25,14 @@ class Features:
 
     @property
     def class_token(self) -> Float[Tensor, "b d"]:
-        """The first special token; ValueError where the backbone has none."""
+        """The first special token; ValueError if there are no special tokens."""
         if self.num_special == 0:
-            raise ValueError("these features have no class token: pool the patches instead")
+            raise ValueError("these features have no class token; pool the patches instead")
         return self.tokens[:, 0]
 
     @property
     def special(self) -> Float[Tensor, "b s d"]:
-        """The special tokens, possibly none."""
+        """The special tokens; may be empty."""
         return self.tokens[:, : self.num_special]
 
     @property
@@ -42,25 +42,25 @@ class Features:
 
     @property
     def map(self) -> Float[Tensor, "b d rows columns"]:
-        """The patch tokens laid out as a picture."""
+        """The patch tokens as a feature map."""
         return rearrange(self.patches, "b (r c) d -> b d r c", r=self.grid[0], c=self.grid[1])
 
     def with_tokens(self, tokens: Float[Tensor, "b n d"]) -> "Features":
-        """The same picture with other tokens."""
+        """Returns a copy with other tokens."""
         return replace(self, tokens=tokens)
 
     def each(self, change: Callable[[Tensor], Tensor]) -> "Features":
-        """The same of every tensor, such as a copy or the first of the batch."""
+        """Applies a function to every tensor, such as a copy or a slice of the batch."""
         return replace(self, **{name: change(getattr(self, name)) for name in self._tensors()})
 
     @staticmethod
     def join(parts: Sequence["Features"]) -> "Features":
-        """Batches of pictures of one size, and of one class, as one batch."""
+        """Concatenates batches of images of one size."""
         first = parts[0]
         return replace(first, **{name: torch.cat([getattr(part, name) for part in parts]) for name in first._tensors()})
 
     def _tensors(self) -> list[str]:
-        """The fields that have a row for each picture."""
+        """Names of the fields that have one row per image."""
         return [field.name for field in fields(self) if isinstance(getattr(self, field.name), Tensor)]
 
 
@@ -69,9 +69,10 @@ def join_tokens(
     patches: Float[Tensor, "b d r c"],
     positions: Float[Tensor, "1 rows d"] | None,
 ) -> Float[Tensor, "b n d"]:
-    """The special tokens in their order (None is left out), then the patches in row-major order, with positions added.
+    """Concatenates special tokens (None is skipped) and row-major patches, and adds positions.
 
-    A table with a row for some special tokens has them first; those behind (registers) stay as they are.
+    If the table has rows for some of the special tokens, they come first; the other special tokens (registers) get no
+    position.
     """
     tokens = rearrange(patches, "b d r c -> b (r c) d")
     first = torch.cat([token for token in special if token is not None] or [tokens[:1, :0]], dim=1)

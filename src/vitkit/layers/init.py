@@ -1,4 +1,4 @@
-"""Initialisation layer by layer: as in the original JAX code, and as in its PyTorch descendants."""
+"""Weight initialisation as in the original JAX code, in DeiT, DINO and BEiT, and in MAE."""
 
 import math
 
@@ -9,16 +9,16 @@ from vitkit.layers.block import MLP, LayerScale, SwiGLU
 from vitkit.layers.pool import MapPool
 from vitkit.layers.resnet import BatchNorm, StdConv
 
-# A normal distribution cut at two standard deviations has this share of its standard deviation left.
+# The standard deviation of a standard normal distribution truncated at two standard deviations.
 TRUNCATED_STD = 0.87962566103423978
 
 
 def init_layers(model: nn.Module) -> None:
-    """Fills the parameters of every layer of `model` of a kind known here, from torch's global generator.
+    """Initialises the layers of `model` as the original JAX code, from torch's global generator.
 
-    Attention and MLP weights are Xavier-uniform (query, key and value each by itself), MLP biases normal with std 1e-6,
-    standardised convolutions LeCun normal, norms one and zero (the last one of a residual branch of convolutions zero
-    and zero). Patch projections, tables, special tokens and heads are the family's own to fill.
+    Attention and MLP weights are Xavier-uniform (query, key and value separately), MLP biases normal with std 1e-6,
+    standardised convolutions LeCun normal. Norms have scale one and bias zero; the last norm of a residual branch of
+    convolutions has scale zero. Each model family initialises its patch projection, tables, special tokens and heads.
     """
     for module in model.modules():
         if isinstance(module, nn.LayerNorm | nn.GroupNorm):
@@ -50,10 +50,10 @@ def init_layers(model: nn.Module) -> None:
 
 
 def init_truncated(model: nn.Module, *, std: float = 0.02, cut: float = 2.0) -> None:
-    """Fills `model` as DeiT, DINO and BEiT do: normal weights cut at +-`cut`, zero biases, norms one and zero.
+    """Initialises `model` as DeiT, DINO and BEiT do: normal weights truncated at +-`cut`, zero biases.
 
-    Special tokens and tables, which are parameters of the model itself, are drawn in the same way; patch projections
-    are as PyTorch makes a convolution.
+    Special tokens and tables, which are parameters of the model itself, are sampled in the same way. Norms and patch
+    projections have PyTorch's default initialisation.
     """
     for module in model.modules():
         if isinstance(module, nn.Linear):
@@ -73,9 +73,10 @@ def init_truncated(model: nn.Module, *, std: float = 0.02, cut: float = 2.0) -> 
 
 
 def init_mae(model: nn.Module, *, std: float = 0.02) -> None:
-    """Fills `model` as MAE does: Xavier-uniform weights, those of patches too, zero biases, normal special tokens.
+    """Initialises `model` as MAE does: Xavier-uniform weights, zero biases, normal special tokens.
 
-    The attention's three projections are one matrix to it; the fixed position table is the caller's to fill.
+    The patch projection is Xavier-uniform, too, and the fused qkv projection counts as one matrix. The caller fills the
+    fixed position table.
     """
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
@@ -93,7 +94,7 @@ def init_mae(model: nn.Module, *, std: float = 0.02) -> None:
 
 
 def init_lecun(layer: nn.Linear | nn.Conv2d) -> None:
-    """LeCun normal, cut at two standard deviations, and a zero bias: flax's default for dense and convolution."""
+    """Initialises as flax by default: truncated LeCun normal weights and zero bias."""
     fan_in = layer.weight[0].numel()
     std = math.sqrt(1.0 / fan_in) / TRUNCATED_STD
     nn.init.trunc_normal_(layer.weight, std=std, a=-2 * std, b=2 * std)

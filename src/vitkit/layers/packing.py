@@ -1,8 +1,8 @@
-"""Pictures of several sizes in one sequence without padding (NaViT, Dehghani et al. 2023, section 2.1).
+"""Images of several sizes in one sequence without padding (NaViT, Dehghani et al. 2023, section 2.1).
 
-What works token by token (norms, dense layers) sees one long matrix; attention alone must keep pictures apart. Pictures
-of one grid stand next to each other, so that the attention of each such group is a batch of its own, cut out of the
-sequence without a copy. `benchmarks/` holds the measurements that chose this over a block mask and nested tensors.
+Layers that work on each token (norms, linear layers) get one long matrix; attention runs within each image. Images with
+the same grid are adjacent, so that a view of the sequence is a batch for attention. `benchmarks/packing.py` compares
+this with a block mask and with nested tensors.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,29 +13,29 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from vitkit.layers.features import Features
-from vitkit.layers.position import Place
+from vitkit.layers.position import PositionInput
 
 
 @dataclass(frozen=True)
 class Packed:
-    """Tokens (n, d) of groups of pictures; each group has `shapes` (pictures, tokens of one) and one grid.
+    """Tokens (n, d) of groups of images; `shapes` and `grids` have one entry per group.
 
-    Within a picture tokens are in the order of `Features`: `num_special` special ones, then the patches. `earlier` are
-    the pictures' class tokens of earlier blocks, as there.
+    `shapes` are (images, tokens per image), `grids` (rows, columns). The tokens of an image are in the order of
+    `Features`: `num_special` special tokens, then the patches. `earlier` has the meaning it has there.
     """
 
     tokens: Float[Tensor, "n d"]
     shapes: tuple[tuple[int, int], ...]
     grids: tuple[tuple[int, int], ...]
     num_special: int
-    earlier: Float[Tensor, "pictures blocks d"] | None = None
+    earlier: Float[Tensor, "images blocks d"] | None = None
 
     @classmethod
     def join(cls, groups: Sequence[Features]) -> "Packed":
-        """The groups one after the other; ValueError where there is none or special tokens differ in number."""
+        """Concatenates groups; ValueError for no groups, or if they differ in the number of special tokens."""
         specials = {group.num_special for group in groups}
         if len(specials) != 1:
-            raise ValueError(f"groups to pack need one number of special tokens, these have {sorted(specials)}")
+            raise ValueError(f"groups to pack must have the same number of special tokens, not {sorted(specials)}")
         return cls(
             tokens=torch.cat([group.tokens.flatten(0, 1) for group in groups]),
             shapes=tuple((group.tokens.shape[0], group.tokens.shape[1]) for group in groups),
@@ -44,7 +44,7 @@ class Packed:
         )
 
     def split(self) -> list[Features]:
-        """The groups, each as the `Features` of a batch."""
+        """Returns each group as `Features`."""
         parts = self.tokens.split([count * length for count, length in self.shapes])
         counts = [count for count, _ in self.shapes]
         earlier = [None] * len(counts) if self.earlier is None else self.earlier.split(counts)
@@ -53,38 +53,39 @@ class Packed:
             for part, shape, grid, before in zip(parts, self.shapes, self.grids, earlier, strict=True)
         ]
 
-    def starts(self) -> Int[Tensor, " pictures"]:
-        """Where the tokens of each picture begin."""
+    def starts(self) -> Int[Tensor, " images"]:
+        """Returns the index of the first token of each image."""
         lengths = torch.tensor([length for count, length in self.shapes for _ in range(count)])
         return (lengths.cumsum(0) - lengths).to(self.tokens.device)
 
     def with_tokens(self, tokens: Float[Tensor, "n d"]) -> "Packed":
-        """The same pictures with other tokens."""
+        """Returns a copy with other tokens."""
         return replace(self, tokens=tokens)
 
 
 def run_packed(
     blocks: Iterable[nn.Module],
     packed: Packed,
-    places: Sequence[Iterable[Place]],
-    firsts: list[Tensor] | None = None,
+    positions: Sequence[Iterable[PositionInput]],
+    class_tokens: list[Tensor] | None = None,
 ) -> Packed:
-    """The packed tokens through all blocks; for each group the places of all blocks, as `run_blocks` takes them.
+    """Runs packed tokens through all blocks; the result equals `run_blocks` for each group.
 
-    Equal to `run_blocks` for each group by itself, `firsts` too. The blocks are `Block`s.
+    `positions` has the positional inputs of all blocks for each group. `class_tokens` is as in `run_blocks`. The
+    blocks are `Block`s.
     """
     tokens = packed.tokens
-    starts = None if firsts is None else packed.starts()
-    for block, *told in zip(blocks, *places, strict=True):
-        if any(place.added is not None for place in told):
+    starts = None if class_tokens is None else packed.starts()
+    for block, *inputs in zip(blocks, *positions, strict=True):
+        if any(position.added is not None for position in inputs):
             parts = packed.with_tokens(tokens).split()
             tokens = Packed.join(
                 [
-                    part if place.added is None else part.with_tokens(part.tokens + place.added)
-                    for part, place in zip(parts, told, strict=True)
+                    part if position.added is None else part.with_tokens(part.tokens + position.added)
+                    for part, position in zip(parts, inputs, strict=True)
                 ]
             ).tokens
-        tokens = block.packed(tokens, packed.shapes, told)  # type: ignore[operator]
-        if firsts is not None:
-            firsts.append(tokens[starts])
+        tokens = block.packed(tokens, packed.shapes, inputs)  # type: ignore[operator]
+        if class_tokens is not None:
+            class_tokens.append(tokens[starts])
     return packed.with_tokens(tokens)

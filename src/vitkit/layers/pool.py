@@ -1,4 +1,4 @@
-"""Pooling of tokens, attention pooling (MAP), pre-logits, and the prototype layer of DINO."""
+"""Token pooling, attention pooling (MAP), the pre-logits layer, and the prototype layer of DINO."""
 
 from collections import OrderedDict
 
@@ -13,24 +13,24 @@ from vitkit.layers.features import Features
 
 
 class Prototypes(nn.Module):
-    """A dense layer without bias whose rows are a length and a direction; names as in DINO's checkpoints."""
+    """Weight-normalised linear layer without bias; parameter names are those of DINO's checkpoints."""
 
     def __init__(self, width: int, outputs: int, *, fixed_norm: bool):
         super().__init__()
         self.weight_g = nn.Parameter(torch.ones(outputs, 1), requires_grad=not fixed_norm)
         self.weight_v = nn.Parameter(torch.empty(outputs, width).uniform_(-(width**-0.5), width**-0.5))
 
-    def forward(self, x: Float[Tensor, "b d"], *, rest: bool = False) -> Float[Tensor, "b k"]:
-        """The products with the rows."""
+    def forward(self, x: Float[Tensor, "b d"], *, frozen: bool = False) -> Float[Tensor, "b k"]:
+        """Returns the dot products with the prototypes; with `frozen` the weight gets no gradient."""
         weight = self.weight_g * F.normalize(self.weight_v, dim=1)
-        return F.linear(x, weight.detach() if rest else weight)
+        return F.linear(x, weight.detach() if frozen else weight)
 
 
 def pool_tokens(features: Features, pool: str) -> Float[Tensor, "b *n d"]:
-    """The class token (`token`), the patches' mean (`gap`), one beside the other (`token+gap`) or all tokens (`none`).
+    """Pools tokens: class token (`token`), mean (`gap`), both (`token+gap`) or no pooling (`none`).
 
-    Where the features have class tokens of earlier blocks, these stand before that of the last. Raises ValueError for
-    another word.
+    Class tokens of earlier blocks, if the features have any, are concatenated before that of the last block. Raises
+    ValueError for an unknown `pool`.
     """
     if pool == "token":
         return class_tokens(features)
@@ -40,18 +40,18 @@ def pool_tokens(features: Features, pool: str) -> Float[Tensor, "b *n d"]:
         return torch.cat([class_tokens(features), features.patches.mean(dim=1)], dim=1)
     if pool == "none":
         return features.tokens
-    raise ValueError(f"unknown pool '{pool}'; there is token, gap, token+gap, none")
+    raise ValueError(f"unknown pool '{pool}'; choose one of token, gap, token+gap, none")
 
 
 def class_tokens(features: Features) -> Float[Tensor, "b d"]:
-    """The class tokens of all blocks that the features have them of, one beside the other, the last block's last."""
+    """Concatenates the class tokens of all blocks that the features hold, in the order of the blocks."""
     if features.earlier is None:
         return features.class_token
     return torch.cat([features.earlier.flatten(1), features.class_token], dim=1)
 
 
 class MapPool(nn.Module):
-    """Multi-head attention pooling: one learned query attends to all tokens, then a residual MLP.
+    """Multi-head attention pooling: one trainable query attends to all tokens, then a residual MLP.
 
     The MAP head of Zhai et al. 2022, "Scaling Vision Transformers", section 3.
     """
@@ -67,7 +67,7 @@ class MapPool(nn.Module):
         self.mlp = MLP(width, mlp_width, act=act)
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b d"]:
-        """One vector a picture."""
+        """Returns one vector per image."""
         query = self.q(self.latent.expand(x.shape[0], -1, -1))
         q = rearrange(query, "b n (h k) -> b h n k", h=self.num_heads)
         k, v = rearrange(self.kv(x), "b n (two h k) -> two b h n k", two=2, h=self.num_heads).unbind(0)
@@ -76,5 +76,5 @@ class MapPool(nn.Module):
 
 
 def pre_logits(width: int, out: int) -> nn.Sequential:
-    """The hidden layer of the pre-training head: dense, then tanh (ViT paper, section 3.1)."""
+    """Returns the hidden layer of the pre-training head: linear, then tanh (ViT paper, section 3.1)."""
     return nn.Sequential(OrderedDict(fc=nn.Linear(width, out), act=nn.Tanh()))

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,11 +11,11 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Place:
-    """What one block is told of where its tokens lie; None is nothing.
+class PositionInput:
+    """Positional inputs of one encoder block; None for each that the block does not have.
 
-    `added` goes onto the tokens before the block (a position table of its own, special rows first); `bias`, `rotation`
-    and `relative` are those of `Attention`.
+    `added` is added to the tokens before the block (a position table with special rows first); `bias`, `rotation` and
+    `relative` are the arguments of `Attention`.
     """
 
     added: Float[Tensor, "n d"] | None = None
@@ -25,8 +24,8 @@ class Place:
     relative: Float[Tensor, "offsets k"] | None = None
 
     @property
-    def told(self) -> dict[str, Any]:
-        """The keywords that the block takes."""
+    def kwargs(self) -> dict[str, Tensor]:
+        """The keyword arguments of the block's `forward`."""
         given = {"bias": self.bias, "rotation": self.rotation, "relative": self.relative}
         return {name: tensor for name, tensor in given.items() if tensor is not None}
 
@@ -35,14 +34,15 @@ Grid = tuple[int, int]
 
 
 def sincos2d(grid: Grid, width: int, *, temperature: float = 10_000.0, endpoint: bool = True) -> Float[Tensor, "n d"]:
-    """The fixed two-dimensional sine-cosine table of big_vision ("Better plain ViT baselines"), and that of MAE.
+    """Returns the fixed 2-D sine-cosine position table of big_vision or MAE.
 
-    A quarter of the width each for sin x, cos x, sin y, cos y at frequencies temperature^(-k / (d/4 - 1)); x is the
-    column. Without `endpoint` they are temperature^(-k / (d/4)): MAE's table, and MoCo v3's with its halves swapped.
-    Raises ValueError where the width is not a multiple of 4 or below 8.
+    The default is that of big_vision ("Better plain ViT baselines"). A quarter of the width each is sin x, cos x, sin
+    y, cos y at the frequencies temperature^(-k / (d/4 - 1)); x is the column. With `endpoint=False` the frequencies are
+    temperature^(-k / (d/4)): MAE's table, and MoCo v3's with its halves swapped. Raises ValueError if the width is not
+    a multiple of 4 or is below 8.
     """
     if width % 4 or width < 8:
-        raise ValueError(f"a sine-cosine table needs a width that is a multiple of 4 and at least 8, not {width}")
+        raise ValueError(f"width {width} does not fit a sine-cosine table: it must be a multiple of 4 and at least 8")
     steps = torch.arange(width // 4, dtype=torch.float64) / (width // 4 - endpoint)
     omega = temperature**-steps
     y, x = torch.meshgrid(*(torch.arange(size, dtype=torch.float64) for size in grid), indexing="ij")
@@ -63,7 +63,7 @@ def _bilinear_corners(table: Tensor, old: Grid, new: Grid) -> Tensor:
 
 
 def _bicubic_offset(table: Tensor, old: Grid, new: Grid) -> Tensor:
-    # DINO scales sampling coordinates by (n + 0.1) / old instead of n / old, against rounding errors of the size.
+    # DINO scales sampling coordinates by (n + 0.1) / old instead of n / old, to avoid rounding errors in the size.
     scale = ((new[0] + 0.1) / old[0], (new[1] + 0.1) / old[1])
     return F.interpolate(table, scale_factor=scale, mode="bicubic", align_corners=False)
 
@@ -82,52 +82,52 @@ RESIZES: dict[str, Callable[[Tensor, Grid, Grid], Tensor]] = {
 
 
 def resize_positions(
-    table: Float[Tensor, "n d"], old: Grid, new: Grid, dialect: str, *, special: int = 0
+    table: Float[Tensor, "n d"], old: Grid, new: Grid, method: str, *, special: int = 0
 ) -> Float[Tensor, "m d"]:
-    """A learned table for a grid `old` (rows, columns) made to fit the grid `new`, in one of the dialects `RESIZES`.
+    """Resizes a position table from the grid `old` (rows, columns) to the grid `new`.
 
-    Its first `special` rows, of tokens that are no patches, stay as they are. The arithmetic is float32 whatever the
-    table's type; equal grids give the table itself.
+    `method` is a key of `RESIZES`. The first `special` rows, which belong to special tokens, do not change. The
+    arithmetic is float32 for every dtype of the table; equal grids return the table itself.
     """
     if special:
         first, patches = table.tensor_split([special])
-        return torch.cat([first, resize_positions(patches, old, new, dialect)])
-    if dialect not in RESIZES:
-        raise ValueError(f"unknown way to resize positions '{dialect}'; there is {', '.join(RESIZES)}")
+        return torch.cat([first, resize_positions(patches, old, new, method)])
+    if method not in RESIZES:
+        raise ValueError(f"unknown method to resize positions '{method}'; choose one of {', '.join(RESIZES)}")
     if table.shape[0] != old[0] * old[1]:
         raise ValueError(f"a table of {table.shape[0]} positions does not fit a grid of {old[0]}x{old[1]}")
     if old == new:
         return table
-    picture = rearrange(table.float(), "(r c) d -> 1 d r c", r=old[0], c=old[1])
-    resized = RESIZES[dialect](picture, old, new)
+    table_map = rearrange(table.float(), "(r c) d -> 1 d r c", r=old[0], c=old[1])
+    resized = RESIZES[method](table_map, old, new)
     return rearrange(resized, "1 d r c -> (r c) d").to(table.dtype)
 
 
 def resize_tables(
-    tables: Float[Tensor, "t n d"], old: Grid, new: Grid, dialect: str, *, special: int = 0
+    tables: Float[Tensor, "t n d"], old: Grid, new: Grid, method: str, *, special: int = 0
 ) -> Float[Tensor, "t m d"]:
-    """As `resize_positions` for several tables of one grid at once, one for each layer, say."""
+    """Resizes several tables of one grid, such as one per layer, as `resize_positions` does."""
     if old == new:
         return tables
     wide = rearrange(tables, "t n d -> n (t d)")
-    resized = resize_positions(wide, old, new, dialect, special=special)
+    resized = resize_positions(wide, old, new, method, special=special)
     return rearrange(resized, "n (t d) -> t n d", t=tables.shape[0])
 
 
 def factorised_tables(
-    row: Float[Tensor, "t rows e"], column: Float[Tensor, "t columns e"], new: Grid, dialect: str
+    row: Float[Tensor, "t rows e"], column: Float[Tensor, "t columns e"], new: Grid, method: str
 ) -> Float[Tensor, "t n d"]:
-    """Tables of a grid `new` made of one vector for each row and one for each column, half the width each.
+    """Builds tables for the grid `new` from one vector per row and one per column, half the width each.
 
-    The vector of the patch (r, c) is row[r] beside column[c] (ViT paper, appendix D.4, "2-dimensional"). Along an axis
-    of another length the vectors are resized in the dialect, as a grid of one row or one column.
+    The vector of the patch (r, c) is the concatenation of row[r] and column[c] (ViT paper, appendix D.4,
+    "2-dimensional"). If an axis has another length, its vectors are resized by `method` as a grid of one row or column.
     """
-    row = resize_tables(row, (row.shape[1], 1), (new[0], 1), dialect)
-    column = resize_tables(column, (1, column.shape[1]), (1, new[1]), dialect)
+    row = resize_tables(row, (row.shape[1], 1), (new[0], 1), method)
+    column = resize_tables(column, (1, column.shape[1]), (1, new[1]), method)
     return torch.cat([row.repeat_interleave(new[1], dim=1), column.repeat(1, new[0], 1)], dim=2)
 
 
 def with_special_rows(tables: Float[Tensor, "t rows d"], num_patches: int, num_special: int) -> Float[Tensor, "t n d"]:
-    """The tables with a row of zeros for each of `num_special` tokens before the patches that they have none for."""
+    """Pads the tables with zero rows so that each of `num_special` tokens before the patches has a row."""
     first, patches = tables.tensor_split([tables.shape[1] - num_patches], dim=1)
     return torch.cat([F.pad(first, (0, 0, 0, num_special - first.shape[1])), patches], dim=1)

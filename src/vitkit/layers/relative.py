@@ -1,4 +1,4 @@
-"""Relative position biases and vectors, and how their tables are resized (BEiT, section 2.2; Shaw et al. 2018)."""
+"""Relative position biases (BEiT, section 2.2) and vectors (Shaw et al. 2018), and resizing them."""
 
 from collections.abc import Callable
 
@@ -13,15 +13,16 @@ SPECIAL_ROWS = 3
 
 
 def relative_rows(grid: Grid) -> int:
-    """How many rows the table of a grid has: one for each distance in rows and columns, and three more."""
+    """Returns the number of rows of a bias table: one per distance, and three for the class token."""
     return (2 * grid[0] - 1) * (2 * grid[1] - 1) + SPECIAL_ROWS
 
 
 def relative_index(grid: Grid, *, device: torch.device | str | None = None) -> Int[Tensor, "n n"]:
-    """Which row of the table each pair of tokens (query, key) reads; the class token is the first, patches row-major.
+    """Returns the row of the bias table for each pair of tokens (query, key).
 
-    Patches (r, c) and (s, t) read row (r - s + R - 1) (2 C - 1) + (c - t + C - 1) on a grid of R rows and C columns;
-    the last three rows are class to patch, patch to class, and class to class.
+    The class token is the first token, patches are row-major. Patches (r, c) and (s, t) use the row
+    (r - s + R - 1) (2 C - 1) + (c - t + C - 1) on a grid of R rows and C columns; the last three rows are class to
+    patch, patch to class, and class to class.
     """
     rows, columns = grid
     row = torch.arange(rows, device=device).repeat_interleave(columns)
@@ -34,15 +35,15 @@ def relative_index(grid: Grid, *, device: torch.device | str | None = None) -> I
 
 
 def relative_bias(table: Float[Tensor, "rows h"], index: Int[Tensor, "n n"]) -> Float[Tensor, "h n n"]:
-    """What attention adds to its logits: the row of the table for every pair of tokens."""
+    """Returns the bias of the attention logits: the row of the table for every pair of tokens."""
     return rearrange(table[index], "q k h -> h q k")
 
 
-def geometric_places(old: int, new: int) -> Float[Tensor, " old"]:
-    """Where the `old` distances of one axis are put among the `new` ones, 0 in the middle, in geometric steps.
+def geometric_positions(old: int, new: int) -> Float[Tensor, " old"]:
+    """Returns the positions of the `old` distances of an axis on the `new` axis, in geometric steps.
 
-    A small distance says more than a large one, so the table is stretched at its ends: the steps away from the middle
-    are 1, q, q^2 ... with the q between 1.01 and 1.5, found by bisection, that just reaches the new end.
+    Small distances need more resolution than large ones. The steps away from the middle are therefore 1, q, q^2 ...,
+    where q between 1.01 and 1.5 is found by bisection such that the last step reaches the new end.
     """
     steps, end = old // 2, new // 2
     low, q, high = 1.01, 1.255, 1.5
@@ -53,27 +54,27 @@ def geometric_places(old: int, new: int) -> Float[Tensor, " old"]:
     return torch.cat([-half.flip(0), torch.zeros(1, dtype=torch.float64), half])
 
 
-def linear_matrix(places: Float[Tensor, " m"], targets: Float[Tensor, " n"]) -> Float[Tensor, "n m"]:
-    """The matrix that interpolates values at `places` linearly at `targets`; nearest value beyond the ends."""
-    targets = targets.clamp(places[0], places[-1])
-    left = (torch.searchsorted(places, targets, right=True) - 1).clamp(0, places.shape[0] - 2)
-    share = (targets - places[left]) / (places[left + 1] - places[left])
-    unit = torch.eye(places.shape[0], dtype=places.dtype)
-    return torch.lerp(unit[left], unit[left + 1], share[:, None])
+def linear_matrix(positions: Float[Tensor, " m"], targets: Float[Tensor, " n"]) -> Float[Tensor, "n m"]:
+    """Returns the matrix of linear interpolation from `positions` to `targets`, clamped at the ends."""
+    targets = targets.clamp(positions[0], positions[-1])
+    left = (torch.searchsorted(positions, targets, right=True) - 1).clamp(0, positions.shape[0] - 2)
+    fraction = (targets - positions[left]) / (positions[left + 1] - positions[left])
+    unit = torch.eye(positions.shape[0], dtype=positions.dtype)
+    return torch.lerp(unit[left], unit[left + 1], fraction[:, None])
 
 
-def cubic_matrix(places: Float[Tensor, " m"], targets: Float[Tensor, " n"]) -> Float[Tensor, "n m"]:
-    """As `linear_matrix` with the cubic spline through all values whose two end pieces each join without a knot.
+def cubic_matrix(positions: Float[Tensor, " m"], targets: Float[Tensor, " n"]) -> Float[Tensor, "n m"]:
+    """Returns the matrix of cubic spline interpolation with the not-a-knot condition at both ends.
 
-    The spline of SciPy's `interp2d`, which the original used. Raises ValueError for fewer than 4 places.
+    It is the spline of SciPy's `interp2d`, which the original used. Raises ValueError for fewer than 4 positions.
     """
-    count = places.shape[0]
+    count = positions.shape[0]
     if count < 4:
-        raise ValueError(f"a cubic spline needs a table of at least 4 distances an axis, not {count}")
-    step = places.diff()
-    unit = torch.eye(count, dtype=places.dtype)
+        raise ValueError(f"a cubic spline needs a table of at least 4 distances per axis, not {count}")
+    step = positions.diff()
+    unit = torch.eye(count, dtype=positions.dtype)
     slope = (unit[1:] - unit[:-1]) / step[:, None]
-    # The second derivatives at the places solve `system @ second = slopes @ values`.
+    # The second derivatives at the positions solve `system @ second = slopes @ values`.
     system, slopes = torch.zeros_like(unit), torch.zeros_like(unit)
     for i in range(1, count - 1):
         system[i, i - 1 : i + 2] = torch.stack([step[i - 1], 2 * (step[i - 1] + step[i]), step[i]])
@@ -81,29 +82,29 @@ def cubic_matrix(places: Float[Tensor, " m"], targets: Float[Tensor, " n"]) -> F
     system[0, :3] = torch.stack([step[1], -(step[0] + step[1]), step[0]])
     system[-1, -3:] = torch.stack([step[-1], -(step[-2] + step[-1]), step[-2]])
     second = torch.linalg.solve(system, slopes)
-    targets = targets.clamp(places[0], places[-1])
-    left = (torch.searchsorted(places, targets, right=True) - 1).clamp(0, count - 2)
-    h, b = step[left][:, None], (targets - places[left])[:, None]
+    targets = targets.clamp(positions[0], positions[-1])
+    left = (torch.searchsorted(positions, targets, right=True) - 1).clamp(0, count - 2)
+    h, b = step[left][:, None], (targets - positions[left])[:, None]
     a = h - b
     curve = (a**3 / h - a * h) * second[left] + (b**3 / h - b * h) * second[left + 1]
     return (a * unit[left] + b * unit[left + 1]) / h + curve / 6
 
 
 def _geometric(matrix: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Grid, Grid], Tensor]:
-    def resize(picture: Tensor, old: Grid, new: Grid) -> Tensor:
+    def resize(table: Tensor, old: Grid, new: Grid) -> Tensor:
         rows, columns = (
-            matrix(geometric_places(m, n), torch.arange(n, dtype=torch.float64) - n // 2)
+            matrix(geometric_positions(m, n), torch.arange(n, dtype=torch.float64) - n // 2)
             if m != n
             else torch.eye(n, dtype=torch.float64)
             for m, n in zip(old, new, strict=True)
         )
-        return rows.to(picture) @ picture @ columns.to(picture).T
+        return rows.to(table) @ table @ columns.to(table).T
 
     return resize
 
 
-def _bilinear(picture: Tensor, old: Grid, new: Grid) -> Tensor:
-    return F.interpolate(picture[None], size=new, mode="bilinear", align_corners=False)[0]
+def _bilinear(table: Tensor, old: Grid, new: Grid) -> Tensor:
+    return F.interpolate(table[None], size=new, mode="bilinear", align_corners=False)[0]
 
 
 RELATIVE_RESIZES: dict[str, Callable[[Tensor, Grid, Grid], Tensor]] = {
@@ -113,83 +114,84 @@ RELATIVE_RESIZES: dict[str, Callable[[Tensor, Grid, Grid], Tensor]] = {
 }
 
 
-def resize_relative(table: Float[Tensor, "rows h"], old: Grid, new: Grid, dialect: str) -> Float[Tensor, "rows2 h"]:
-    """A table for the grid `old` (rows, columns) made to fit the grid `new`, in one of the dialects `RELATIVE_RESIZES`.
+def resize_relative(table: Float[Tensor, "rows h"], old: Grid, new: Grid, method: str) -> Float[Tensor, "rows2 h"]:
+    """Resizes a relative position bias table from the grid `old` (rows, columns) to the grid `new`.
 
-    The three rows of the class token stay. The arithmetic is float32 whatever the table's type; equal grids give the
-    table itself.
+    `method` is a key of `RELATIVE_RESIZES`. The three rows of the class token do not change. The arithmetic is float32
+    for every dtype of the table; equal grids return the table itself.
     """
-    if dialect not in RELATIVE_RESIZES:
-        raise ValueError(f"unknown way to resize a relative table '{dialect}'; there is {', '.join(RELATIVE_RESIZES)}")
+    if method not in RELATIVE_RESIZES:
+        choices = ", ".join(RELATIVE_RESIZES)
+        raise ValueError(f"unknown method to resize a relative table '{method}'; choose one of {choices}")
     if table.shape[0] != relative_rows(old):
         raise ValueError(f"a relative table of {table.shape[0]} rows does not fit a grid of {old[0]}x{old[1]}")
     if old == new:
         return table
     patches, special = table.float().tensor_split([table.shape[0] - SPECIAL_ROWS])
     sizes = [(2 * grid[0] - 1, 2 * grid[1] - 1) for grid in (old, new)]
-    picture = rearrange(patches, "(r c) h -> h r c", r=sizes[0][0])
-    resized = RELATIVE_RESIZES[dialect](picture, sizes[0], sizes[1])
+    bias_map = rearrange(patches, "(r c) h -> h r c", r=sizes[0][0])
+    resized = RELATIVE_RESIZES[method](bias_map, sizes[0], sizes[1])
     return torch.cat([rearrange(resized, "h r c -> (r c) h"), special]).to(table.dtype)
 
 
 def num_offsets(grid: Grid) -> int:
-    """How many offsets two patches of a grid can have, from -(n - 1) to n - 1: the rows of a table."""
+    """Returns the number of offsets between two of the n patches of a grid, -(n - 1) to n - 1."""
     return 2 * grid[0] * grid[1] - 1
 
 
 def relative_logits(q: Float[Tensor, "b h n k"], table: Float[Tensor, "offsets k"]) -> Float[Tensor, "b h n n"]:
-    """q_i . r_(i - j) / sqrt(k) for every pair of patches, query i and key j; zero where one is no patch.
+    """Computes q_i . r_(i - j) / sqrt(k) for every pair of patches, query i and key j; zero for special tokens.
 
-    The patches are the last tokens, as many as the table is for; row i - j + p - 1 of its 2 p - 1 is r_(i - j). As a
-    loop: `logits[s + i, s + j] = q[s + i] @ table[i - j + p - 1] * k**-0.5`. Instead of gathering a vector for each
-    pair, every query meets every vector once and the rows are then shifted against each other (Huang et al. 2018).
+    The patches are the last p tokens; row i - j + p - 1 of the 2 p - 1 rows of the table is r_(i - j). As a loop over s
+    special tokens: `logits[s + i, s + j] = q[s + i] @ table[i - j + p - 1] * k**-0.5`. Instead of gathering a vector
+    for each pair, it computes one product of all queries with all vectors and shifts its rows (Huang et al. 2018).
     """
     p = (table.shape[0] + 1) // 2
     num_special = q.shape[2] - p
-    met = (q[:, :, num_special:] * q.shape[-1] ** -0.5) @ table.flip(0).to(q.dtype).T
-    # Column m of row i is r_(p - 1 - m); j = m + i - p + 1, so that one row further it is one column further left.
-    shifted = F.pad(met, (0, 1)).flatten(-2)[..., p - 1 : p - 1 + p * (2 * p - 1)].unflatten(-1, (p, 2 * p - 1))
+    products = (q[:, :, num_special:] * q.shape[-1] ** -0.5) @ table.flip(0).to(q.dtype).T
+    # Column m of row i is r_(p - 1 - m), and j = m + i - p + 1: each row is shifted left by one more column.
+    shifted = F.pad(products, (0, 1)).flatten(-2)[..., p - 1 : p - 1 + p * (2 * p - 1)].unflatten(-1, (p, 2 * p - 1))
     return F.pad(shifted[..., :p], (num_special, 0, num_special, 0))
 
 
 def resize_offsets(table: Float[Tensor, "offsets k"], old: Grid, new: Grid) -> Float[Tensor, "offsets2 k"]:
-    """A table for the grid `old` made to fit the grid `new`.
+    """Resizes a table of relative position vectors from the grid `old` to the grid `new`.
 
-    A displacement (r, c) on the new grid is (r (R - 1) / (R2 - 1), c (C - 1) / (C2 - 1)) on the old, where the vectors
-    at the four whole displacements around it are blended bilinearly. An offset can be two displacements (one to the
-    right, or one down and all the way to the left): its vector is the mean over all pairs of patches that have it.
-    Equal grids give the table itself. Raises ValueError for a table of another grid.
+    A displacement (r, c) on the new grid is (r (R - 1) / (R2 - 1), c (C - 1) / (C2 - 1)) on the old grid, where the
+    vectors of the four integer displacements around it are interpolated bilinearly. One offset can be two displacements
+    (one column to the right, or one row down and all columns to the left): its vector is the mean over all pairs of
+    patches with this offset. Equal grids return the table itself. Raises ValueError for a table of another grid.
     """
     if table.shape[0] != num_offsets(old):
         raise ValueError(f"a table of {table.shape[0]} offsets does not fit a grid of {old[0]}x{old[1]}")
     if old == new:
         return table
-    down, right = (_displacements(*sizes, table.device) for sizes in zip(old, new, strict=True))
+    down, right = (_Displacements(*sizes, table.device) for sizes in zip(old, new, strict=True))
     centre, new_centre = old[0] * old[1] - 1, new[0] * new[1] - 1
     total = torch.zeros(num_offsets(new), table.shape[1], dtype=torch.float64, device=table.device)
     pairs = torch.zeros(num_offsets(new), 1, dtype=torch.float64, device=table.device)
     count = (down.pairs[:, None] * right.pairs[None, :]).reshape(-1, 1)
     offset = (down.new[:, None] * new[1] + right.new[None, :]).flatten() + new_centre
     pairs.index_add_(0, offset, count)
-    for step, share in down.corners():
-        for other, other_share in right.corners():
+    for step, fraction in down.neighbours():
+        for other, other_fraction in right.neighbours():
             source = (step[:, None] * old[1] + other[None, :]).flatten() + centre
-            weight = (share[:, None] * other_share[None, :]).reshape(-1, 1) * count
+            weight = (fraction[:, None] * other_fraction[None, :]).reshape(-1, 1) * count
             total.index_add_(0, offset, weight * table.double()[source])
     return (total / pairs.clamp(min=1)).to(table.dtype)
 
 
-class _displacements:  # noqa: N801 - a record of this file's
-    """All displacements along one axis: on the new grid, how many pairs have each, and where they lie on the old."""
+class _Displacements:
+    """Displacements along one axis of the new grid, with their pair counts and old positions."""
 
     def __init__(self, old: int, new: int, device: torch.device):
         self.new = torch.arange(1 - new, new, device=device)
         self.pairs = (new - self.new.abs()).double()
-        place = self.new.double() * (old - 1) / max(new - 1, 1)
-        self.low = place.floor().clamp(max=old - 1).long()
+        position = self.new.double() * (old - 1) / max(new - 1, 1)
+        self.low = position.floor().clamp(max=old - 1).long()
         self.high = (self.low + 1).clamp(max=old - 1)
-        self.share = place - self.low
+        self.fraction = position - self.low
 
-    def corners(self) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """The whole displacements below and above, each with its share."""
-        return (self.low, 1 - self.share), (self.high, self.share)
+    def neighbours(self) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Returns the integer displacements below and above, each with its interpolation weight."""
+        return (self.low, 1 - self.fraction), (self.high, self.fraction)

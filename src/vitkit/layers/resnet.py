@@ -15,9 +15,9 @@ EpsilonOn = Literal["std", "variance"]
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """How much TensorFlow's SAME puts before and after a side of `size`, so that ceil(size / stride) come out.
+    """Returns TensorFlow's SAME padding before and after an axis: outputs have ceil(size / stride).
 
-    An odd amount puts the one more after; PyTorch's symmetric padding would shift every feature.
+    An odd total has one more after the axis; PyTorch's symmetric padding would shift every feature.
     """
     total = max((math.ceil(size / stride) - 1) * stride + kernel - size, 0)
     return total // 2, total - total // 2
@@ -26,18 +26,18 @@ def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
 def pad_same(
     x: Float[Tensor, "b c rows columns"], kernel: int, stride: int, value: float = 0.0
 ) -> Float[Tensor, "b c padded_rows padded_columns"]:
-    """`x` with the SAME padding of a square `kernel` around it, filled with `value`."""
+    """Pads `x` by the SAME padding of a square `kernel`, filled with `value`."""
     top, bottom = same_padding(x.shape[2], kernel, stride)
     left, right = same_padding(x.shape[3], kernel, stride)
     return F.pad(x, (left, right, top, bottom), value=value) if top + bottom + left + right else x
 
 
 class StdConv(nn.Conv2d):
-    """A convolution without bias whose filters are standardised on the fly (Qiao et al. 2019, "Micro-Batch Training").
+    """Convolution with weight standardisation, without bias (Qiao et al. 2019, "Micro-Batch Training").
 
-    The stored weights are raw. Each filter has its mean taken off and is divided by its deviation: std + `eps` where
-    `eps_on` is "std" (the stem of the hybrids), sqrt(variance + eps) where it is "variance" (BiT, timm). `padding` is
-    TensorFlow's SAME, or half the kernel on every side.
+    The stored weights are not standardised. `forward` subtracts the mean of each filter and divides by its deviation:
+    std + `eps` with `eps_on` "std" (the stem of the hybrids), sqrt(variance + eps) with "variance" (BiT, timm). The
+    padding is TensorFlow's SAME, or half the kernel on every side if `same` is False.
     """
 
     def __init__(
@@ -57,12 +57,12 @@ class StdConv(nn.Conv2d):
         self.eps_on = eps_on
 
     def forward(self, input: Float[Tensor, "b c rows columns"]) -> Float[Tensor, "b d new_rows new_columns"]:  # noqa: A002
-        """The convolved map."""
+        """Returns the convolution of `input` with the standardised filters."""
         x = pad_same(input, self.kernel_size[0], self.stride[0]) if self.same else input
-        return F.conv2d(x, self.standardised(), stride=self.stride, padding=self.padding)
+        return F.conv2d(x, self.standardized_weight(), stride=self.stride, padding=self.padding)
 
-    def standardised(self) -> Float[Tensor, "d c kernel kernel"]:
-        """The filters that `forward` uses; the statistics are float32 where the weights are narrower."""
+    def standardized_weight(self) -> Float[Tensor, "d c kernel kernel"]:
+        """Returns the standardised filters; the statistics are at least float32."""
         weight = self.weight.to(torch.promote_types(self.weight.dtype, torch.float32))
         variance, mean = torch.var_mean(weight, dim=(1, 2, 3), correction=0, keepdim=True)
         deviation = variance.sqrt() + self.eps if self.eps_on == "std" else (variance + self.eps).sqrt()
@@ -70,7 +70,7 @@ class StdConv(nn.Conv2d):
 
 
 class MaxPoolSame(nn.Module):
-    """The largest value under a square window with SAME padding; the padding never wins."""
+    """Max-pooling over a square window with SAME padding of minus infinity."""
 
     def __init__(self, kernel: int, stride: int):
         super().__init__()
@@ -78,12 +78,12 @@ class MaxPoolSame(nn.Module):
         self.stride = stride
 
     def forward(self, x: Float[Tensor, "b c rows columns"]) -> Float[Tensor, "b c new_rows new_columns"]:
-        """The pooled map."""
+        """Returns the pooled map."""
         return F.max_pool2d(pad_same(x, self.kernel, self.stride, value=-math.inf), self.kernel, self.stride)
 
 
 class GroupNorm(nn.GroupNorm):
-    """GroupNorm that knows the scale it starts with: 0 for the last norm of a residual branch, else 1."""
+    """GroupNorm with its initial scale: 0 for the last norm of a residual branch, else 1."""
 
     def __init__(self, num_groups: int, width: int, *, eps: float, initial: float = 1.0):
         super().__init__(num_groups, width, eps=eps)
@@ -91,10 +91,10 @@ class GroupNorm(nn.GroupNorm):
 
 
 class BatchNorm(nn.Module):
-    """BatchNorm over dimension 1 of a tensor with any number after it, in training from the batch at hand.
+    """BatchNorm over dimension 1 of a tensor with any number of further dimensions.
 
-    Without the counter of batches that torch's own keeps beside its statistics: a whole number among the weights, of
-    use only for a cumulative average. `initial` is the scale it starts with.
+    Unlike torch's it has no buffer `num_batches_tracked`, which only a cumulative average needs. `initial` is the
+    initial scale.
     """
 
     running_mean: Tensor
@@ -111,12 +111,12 @@ class BatchNorm(nn.Module):
         self.register_buffer("running_var", torch.ones(width))
 
     def forward(self, x: Float[Tensor, "b c *n"]) -> Float[Tensor, "b c *n"]:
-        """`x` with mean 0 and variance 1 in each channel, then scaled and shifted."""
+        """Normalises each channel of `x`, then scales and shifts it."""
         statistics = (self.running_mean, self.running_var)
         return F.batch_norm(x, *statistics, self.weight, self.bias, self.training, self.momentum, self.eps)
 
 
-# Called as conv(in_width, out_width, kernel, stride) and norm(width), the latter with `initial=` where it starts at 0.
+# Called as conv(in_width, out_width, kernel, stride) and norm(width), the latter with `initial=0.0` for a zero scale.
 Conv = Callable[..., nn.Module]
 Norm = Callable[..., nn.Module]
 
@@ -124,10 +124,11 @@ EXPANSION = 4
 
 
 class ResNetStem(nn.Module):
-    """The root: a 7x7 convolution of stride 2, norm and ReLU in the post-activation order, max-pooling of stride 2.
+    """Stem of a ResNet: 7x7 convolution, norm and ReLU (if `norm` is given), max-pooling.
 
-    Without a norm it is BiT's: the map is padded with zeros before pooling, and since values may be negative there, a
-    zero can win. Raises ValueError for a wrong number of channels.
+    Convolution and pooling have stride 2. Without SAME padding the map is padded with zeros before the pooling. BiT has
+    no norm and no ReLU here, so that values can be negative and such a zero can be the maximum. Raises ValueError for a
+    wrong number of channels.
     """
 
     def __init__(self, channels: int, width: int, *, conv: Conv, norm: Norm | None, same: bool = True):
@@ -139,16 +140,16 @@ class ResNetStem(nn.Module):
         self.pool = MaxPoolSame(3, 2) if same else nn.Sequential(nn.ZeroPad2d(1), nn.MaxPool2d(3, 2))
 
     def forward(self, images: Float[Tensor, "b c height width"]) -> Float[Tensor, "b d rows columns"]:
-        """A map of a quarter of the height and width."""
+        """Returns a map of a quarter of the height and width."""
         if images.shape[1] != self.channels:
             raise ValueError(f"the model takes images with {self.channels} channels, these have {images.shape[1]}")
         return self.pool(self.act(self.norm(self.conv(images))))
 
 
 class PostBottleneck(nn.Module):
-    """The bottleneck with its norms after the convolutions (He et al. 2016a), the stride on the 3x3 one.
+    """Bottleneck with norms after the convolutions (He et al. 2016a); the 3x3 convolution has the stride.
 
-    The last norm starts at zero, so that the unit starts as its shortcut.
+    The initial scale of the last norm is zero, so that the bottleneck starts as its shortcut.
     """
 
     def __init__(self, in_width: int, width: int, stride: int, *, conv: Conv, norm: Norm):
@@ -167,16 +168,16 @@ class PostBottleneck(nn.Module):
         )
 
     def forward(self, x: Float[Tensor, "b c rows columns"]) -> Float[Tensor, "b d new_rows new_columns"]:
-        """ReLU of the shortcut and the branch."""
+        """Returns the ReLU of the sum of shortcut and branch."""
         y = F.relu(self.norm1(self.conv1(x)))
         y = F.relu(self.norm2(self.conv2(y)))
         return F.relu(self.downsample(x) + self.norm3(self.conv3(y)))
 
 
 class PreBottleneck(nn.Module):
-    """The bottleneck with its norms before the convolutions (He et al. 2016b), the stride on the 3x3 one.
+    """Bottleneck with norms before the convolutions (He et al. 2016b); the 3x3 convolution has the stride.
 
-    A projected shortcut reads the normalised input and has no norm of its own.
+    The input of a projected shortcut is the normalised one; the shortcut has no norm.
     """
 
     def __init__(self, in_width: int, width: int, stride: int, *, conv: Conv, norm: Norm):
@@ -192,7 +193,7 @@ class PreBottleneck(nn.Module):
         self.downsample = nn.Sequential(OrderedDict(conv=conv(in_width, out_width, 1, stride))) if projected else None
 
     def forward(self, x: Float[Tensor, "b c rows columns"]) -> Float[Tensor, "b d new_rows new_columns"]:
-        """The sum of the shortcut and the branch."""
+        """Returns the sum of shortcut and branch."""
         y = F.relu(self.norm1(x))
         shortcut = x if self.downsample is None else self.downsample(y)
         y = F.relu(self.norm2(self.conv1(y)))
@@ -203,9 +204,10 @@ class PreBottleneck(nn.Module):
 def resnet_stages(
     stem_width: int, depths: tuple[int, ...], *, bottleneck: type[nn.Module], conv: Conv, norm: Norm
 ) -> nn.Sequential:
-    """Stages of bottlenecks, `stages.N.blocks.M`: each stage but the first halves the map and doubles the width.
+    """Builds the stages of a ResNet; each but the first halves the map and doubles the width.
 
-    They take a map of `stem_width` and give one of `resnet_width(stem_width, depths)`.
+    Blocks are named `stages.N.blocks.M`. The input has `stem_width` channels, the output `resnet_width(stem_width,
+    depths)`.
     """
     stages = []
     in_width = stem_width
@@ -221,10 +223,10 @@ def resnet_stages(
 
 
 def resnet_width(stem_width: int, depths: tuple[int, ...]) -> int:
-    """How many channels come out of a stem and the stages after it."""
+    """Returns the number of output channels of a stem and the stages after it."""
     return EXPANSION * stem_width * 2 ** (len(depths) - 1) if depths else stem_width
 
 
 def resnet_stride(depths: tuple[int, ...]) -> int:
-    """How many pixels a side of one cell of the map that comes out spans: 4 after the stem and the first stage."""
+    """Returns the stride of the output map in pixels: 4 after the stem and the first stage."""
     return 4 * 2 ** max(len(depths) - 1, 0)

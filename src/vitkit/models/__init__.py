@@ -1,10 +1,10 @@
-"""Models: one file a family, each with `Config` (a frozen dataclass), `Model`, `PRESETS` and `TINY`.
+"""Models: one file per family, each with `Config` (a frozen dataclass), `Model`, `PRESETS` and `TINY`.
 
-`Model(config)` makes a final `Backbone`: the class itself, or a function that composes one of another family's (the
-hybrid is a ViT handed its patch embedding). `TINY` is a config that runs in milliseconds, on which the contract tests
-try every family. A new family is one new file here: it is found by its file name, and every objective, evaluator,
-exporter, command and contract test then works with it. Models know nothing of devices, precision, parallelism or
-export. Parameter names are timm's.
+`Model(config)` returns a `Backbone`: it is the class itself, or a function that composes a model of another family (the
+hybrid is a ViT with another patch embedding). `TINY` is a config that runs in milliseconds, for the contract tests. A
+new family is one new file here: it is found by its file name, and every objective, evaluator, exporter, command and
+contract test then works with it. Models do not depend on devices, precision, parallelism or export. Parameter names
+are timm's.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitkit import config as configs
-from vitkit.layers import Features, PatchEmbed, Place
+from vitkit.layers import Features, PatchEmbed, PositionInput
 from vitkit.models import _positions
 from vitkit.registry import Registry
 
@@ -26,18 +26,18 @@ _FAMILIES = Registry(__name__, "model family", ("Config", "Model", "PRESETS", "T
 
 
 class Backbone(nn.Module, ABC):
-    """A network that turns images into `Features`, with a head that turns those into logits.
+    """Base class of models: images to `Features`, and features to logits.
 
-    `images` are float tensors (b, channels, height, width), already normalised, at least one patch high and wide;
-    `width` is that of a token.
+    `images` are normalised float tensors (b, channels, height, width), at least one patch high and wide. `width` is the
+    width of a token.
     """
 
     config: Any
     width: int
     head: nn.Module
-    # Encoder blocks in order; an empty list for a model without them. The stages of a convolutional network are none.
+    # Encoder blocks in order; empty for convolutional networks, whose stages do not count.
     blocks: nn.ModuleList
-    # Submodules that come before the blocks, and every submodule that maps the representation to logits.
+    # Names of the submodules before the blocks, and of those that map the representation to logits.
     embedding_modules: ClassVar[tuple[str, ...]] = ("patch_embed",)
     head_modules: ClassVar[tuple[str, ...]] = ("head",)
 
@@ -71,56 +71,56 @@ class Backbone(nn.Module, ABC):
 
     @property
     def pool_width(self) -> int:
-        """How wide what the tokens are pooled to is: the head without pre-logits reads as much."""
+        """Width of the pooled features, the input of pre-logits or head."""
         return self.width
 
     @abstractmethod
     def features(self, images: Float[Tensor, "b c height width"]) -> Features:
-        """The tokens of the images, after the final norm where the family has one before its pooling."""
+        """Returns the tokens of the images, after the final norm if the family has it before the pooling."""
 
     @abstractmethod
     def represent(self, features: Features) -> Float[Tensor, "b *n d"]:
-        """What the head reads: pooled features through the pre-logits layer, if the config has one; (b, d)."""
+        """Returns the input of the head, (b, d): pooled features, after pre-logits if there are any."""
 
     @abstractmethod
     def init_weights(self) -> None:
-        """Fills every parameter and buffer, from torch's global generator; works on a model made on the meta device."""
+        """Initialises every parameter and buffer from torch's global generator, also after `to_empty`."""
 
     def init_buffers(self) -> None:
-        """Fills the buffers that no checkpoint holds (fixed position tables); `init_weights` calls it too."""
+        """Fills the buffers that are not in the state dict; `init_weights` calls it, too."""
 
     def forward(self, images: Float[Tensor, "b c height width"]) -> Float[Tensor, "b *n classes"]:
-        """`logits(features(images))`."""
+        """Returns `logits(features(images))`."""
         return self.logits(self.features(images))
 
     def logits(self, features: Features) -> Float[Tensor, "b *n classes"]:
-        """Features to logits; the representation itself where the model has no classes."""
+        """Returns the logits of features; the representation itself if the model has no classes."""
         return self.head(self.represent(features))
 
     def resize(self, image_size: tuple[int, int] | None = None, patch_size: tuple[int, int] | None = None) -> None:
-        """Makes another size of images (pixels), or of patches (FlexiViT's PI-resize), the model's native one.
+        """Changes the native image size (pixels) or patch size (FlexiViT's PI-resize) of the model.
 
-        What depends on them is resized once, in the dialect of the config. Raises ValueError for sizes that the family
-        cannot have, and leaves the model as it was.
+        Parameters that depend on the sizes are resized once, by the methods that the config names. For sizes that the
+        family does not support it raises ValueError and leaves the model unchanged.
         """
         if patch_size is not None and not hasattr(self.config, "patch_size"):
-            raise ValueError(f"{type(self).__name__} cuts no patches whose size could change")
+            raise ValueError(f"{type(self).__name__} has no patches; only image_size can change")
         changes = {"image_size": image_size, "patch_size": patch_size}
         given = {name: size for name, size in changes.items() if size is not None}
         config = dataclasses.replace(self.config, **given)
         with torch.no_grad():
-            self.fit(config)
+            self.resize_parameters(config)
         self.config = config
         self.init_buffers()
 
-    def fit(self, config: Any) -> None:
-        """Makes parameters and buffers that depend on the sizes of the config fit another one, for `resize`.
+    def resize_parameters(self, config: Any) -> None:
+        """Resizes parameters and buffers to the image and patch size of another config; `resize` calls it.
 
-        A family whose tensors know of sizes says here how they change; those of a convolution do not.
+        Families override it; parameters of convolutional networks do not depend on the sizes.
         """
 
     def reset_head(self, num_classes: int) -> None:
-        """Puts a new, zero linear head for `num_classes` in place of head and pre-logits (ViT paper, section 3.2)."""
+        """Replaces head and pre-logits by a zero linear head for `num_classes` (ViT paper, section 3.2)."""
         old = next(self.parameters())
         self.head = (
             nn.Linear(self.pool_width, num_classes, device=old.device, dtype=old.dtype)
@@ -136,41 +136,41 @@ class Backbone(nn.Module, ABC):
 
 
 class TokenBackbone(Backbone):
-    """A backbone that is a sequence of blocks over tokens, split so that tokens can be changed in between (masking)."""
+    """A backbone of encoder blocks over tokens, split into `embed` and `encode` for masking."""
 
     patch_embed: PatchEmbed
     norm: nn.Module
 
     @abstractmethod
     def embed(self, images: Float[Tensor, "b c height width"]) -> Features:
-        """Images to tokens with positions, before the first block."""
+        """Returns the tokens with positions, the input of the first block."""
 
     @abstractmethod
     def encode(self, embedded: Features) -> Features:
-        """Embedded tokens through the blocks and the final norm."""
+        """Runs embedded tokens through the blocks and the final norm."""
 
-    def places(self, grid: tuple[int, int]) -> Iterator[Place]:
-        """What each block is told of a grid of so many rows and columns; what `encode` and packing (`packing`) run on.
+    def position_inputs(self, grid: tuple[int, int]) -> Iterator[PositionInput]:
+        """Returns the positional input of each block for a grid of (rows, columns), for `encode` and packing.
 
-        Raises ValueError for a family whose blocks are not told but laid out by the grid.
+        Raises ValueError for a family whose blocks need the grid itself.
         """
         raise ValueError(
-            f"the blocks of {type(self).__name__} need one grid at a time: pictures of several sizes cannot be packed, "
-            "run it on each size by itself"
+            f"{type(self).__name__} cannot pack images of several sizes: its blocks need one grid at a time; "
+            "run it on each size separately"
         )
 
     def positions(self, grid: tuple[int, int]) -> Float[Tensor, "1 rows d"] | None:
-        """What `embed` adds to the tokens of a grid for where they are, special rows first; None for nothing."""
+        """Returns the position table that `embed` adds for a grid, special rows first; None if it adds none."""
         return None
 
-    def fit(self, config: Any) -> None:
-        """The patch projection, tables of positions, and vectors for offsets."""
+    def resize_parameters(self, config: Any) -> None:
+        """Resizes the patch projection, position tables and relative position vectors."""
         if config.patch_size != self.config.patch_size:
             self.patch_embed.resize(config.patch_size)
-        _positions.fit(self, config)
+        _positions.resize(self, config)
 
     def features(self, images: Float[Tensor, "b c height width"]) -> Features:
-        """`encode(embed(images))`."""
+        """Returns `encode(embed(images))`."""
         return self.encode(self.embed(images))
 
 
@@ -185,19 +185,19 @@ def family(name: str) -> ModuleType:
 
 
 def family_of(config: Any) -> str:
-    """The name of the family that a config belongs to."""
+    """Returns the name of the family of a config."""
     return type(config).__module__.rpartition(".")[2]
 
 
 def presets() -> dict[str, Any]:
-    """Every named config of every family."""
+    """Returns the presets of all families by name."""
     return {name: config for each in families() for name, config in family(each).PRESETS.items()}
 
 
 def preset(name: str, **changes: Any) -> Any:
-    """The config of that name, as in `preset("vit-b/16", image_size=384, num_classes=10)`.
+    """Returns a preset with changed fields, as in `preset("vit-b/16", image_size=384, num_classes=10)`.
 
-    An int for a size means a square. Raises ValueError that lists the near names for an unknown one.
+    An int for a size means a square. Raises ValueError with similar names for an unknown one.
     """
     known = presets()
     if name not in known:
@@ -210,7 +210,7 @@ def preset(name: str, **changes: Any) -> Any:
 
 
 def build(config: Any, *, device: str | torch.device = "cpu", initialise: bool = True) -> Backbone:
-    """The model of that config with fresh weights; undefined ones on the meta device or with `initialise=False`."""
+    """Builds the model of a config; on the meta device or with `initialise=False` uninitialised."""
     module = family(family_of(config))
     with torch.device("meta"):
         model = module.Model(config)
@@ -225,13 +225,13 @@ def build(config: Any, *, device: str | torch.device = "cpu", initialise: bool =
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """The JSON form of a model config: its fields, and its family under `family`."""
+    """Converts a model config to its JSON form: its fields, and the family under `family`."""
     return {"family": family_of(config), **configs.to_dict(config)}
 
 
 def from_dict(data: Mapping[str, Any]) -> Any:
-    """The model config that `to_dict` gave as `data`; ValueError as `config.from_dict`."""
+    """Converts the output of `to_dict` back to a model config; ValueError as in `config.from_dict`."""
     if not isinstance(data.get("family"), str):
-        raise ValueError("a model config needs its 'family'")
+        raise ValueError("the model config has no 'family'")
     rest = {key: value for key, value in data.items() if key != "family"}
     return configs.from_dict(family(data["family"]).Config, rest)

@@ -1,7 +1,7 @@
-"""What families share about position tables: making them, fitting them to a grid, and telling blocks of them.
+"""Position tables of model families: creation, initialisation, resizing, and inputs of encoder blocks.
 
-Tables are parameters of the model itself, with timm's name where timm has one: `pos_embed` (t, rows, width), or
-`pos_embed_row` and `pos_embed_column` of half the width. There is one table, or one for each layer (t).
+Tables are parameters of the model itself, with timm's name if timm has one: `pos_embed` (t, rows, width), or
+`pos_embed_row` and `pos_embed_column` of half the width. The first axis t is 1, or the number of layers.
 """
 
 import math
@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitkit.layers import (
-    Place,
+    PositionInput,
     factorised_tables,
     resize_offsets,
     resize_tables,
@@ -25,7 +25,7 @@ Position = Literal["learned", "factorised", "relative", "sincos2d", "none"]
 PositionAt = Literal["stem", "layers", "shared"]
 Resize = Literal["bicubic", "bicubic_antialias", "bilinear_corners", "bicubic_offset", "bilinear_antialias"]
 NAMES = ("pos_embed", "pos_embed_row", "pos_embed_column")
-# Where each kind can be added; relative ones are in every layer's attention whatever this says.
+# Supported `position_at` for each `position`; relative positions are always in the attention of every layer.
 AT: dict[str, tuple[str, ...]] = {
     "learned": get_args(PositionAt),
     "factorised": get_args(PositionAt),
@@ -36,17 +36,20 @@ AT: dict[str, tuple[str, ...]] = {
 
 
 def check(config: Any) -> None:
-    """ValueError for positions that cannot be: `position`, `position_at` and `width` of a model's config."""
+    """Raises ValueError for unsupported combinations of `position`, `position_at` and `width`."""
     if config.position == "factorised" and config.width % 2:
-        raise ValueError(f"position='factorised' halves the width, but {config.width} is odd")
+        raise ValueError(f"position='factorised' needs an even width, not {config.width}")
     at = getattr(config, "position_at", "stem")
     if at not in AT[config.position]:
-        able = " or ".join(f"'{place}'" for place in AT[config.position])
-        raise ValueError(f"position_at is '{at}'; with position='{config.position}' it can be {able}")
+        choices = " or ".join(f"'{each}'" for each in AT[config.position])
+        raise ValueError(f"position_at is '{at}'; with position='{config.position}' it must be {choices}")
 
 
 def add_tables(model: nn.Module, config: Any) -> None:
-    """Gives the model the tables of its config, zeros yet: parameters, or the buffer `sincos`; None for the others."""
+    """Registers the tables of the config: zero parameters, or the buffer `sincos`.
+
+    Parameters for tables that the model does not have are None.
+    """
     special = getattr(config, "num_special_positions", 0)
     count = config.depth if getattr(config, "position_at", "stem") == "layers" else 1
     rows, columns = config.grid
@@ -63,35 +66,35 @@ def add_tables(model: nn.Module, config: Any) -> None:
 
 
 def init_tables(model: nn.Module) -> None:
-    """Learned tables as the original code draws them: normal with a deviation of 0.02."""
-    for table in held(model).values():
+    """Initialises the trainable tables as the original code: normal with std 0.02."""
+    for table in learned_tables(model).values():
         nn.init.normal_(table, std=0.02)
 
 
-def held(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The learned tables that the model has, by their names."""
-    found = {name: getattr(model, name, None) for name in NAMES}
-    return {name: table for name, table in found.items() if table is not None}
+def learned_tables(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Returns the trainable tables of the model by name."""
+    candidates = {name: getattr(model, name, None) for name in NAMES}
+    return {name: table for name, table in candidates.items() if table is not None}
 
 
 def tables(model: nn.Module, grid: tuple[int, int]) -> Float[Tensor, "t rows d"] | None:
-    """All tables for a grid of that many rows and columns of patches, special rows first; None where there are none."""
+    """Returns all tables for a grid of (rows, columns), special rows first; None without tables."""
     config = config_of(model)
-    learned, dialect = held(model), getattr(config, "position_resize", "")
+    learned, method = learned_tables(model), getattr(config, "position_resize", "")
     if "pos_embed" in learned:
         special = learned["pos_embed"].shape[1] - math.prod(config.grid)
-        return resize_tables(learned["pos_embed"], config.grid, grid, dialect, special=special)
+        return resize_tables(learned["pos_embed"], config.grid, grid, method, special=special)
     if learned:
-        return factorised_tables(learned["pos_embed_row"], learned["pos_embed_column"], grid, dialect)
+        return factorised_tables(learned["pos_embed_row"], learned["pos_embed_column"], grid, method)
     if config.position != "sincos2d":
         return None
-    # Not resized but computed: the table is a formula.
+    # The fixed table is computed for the grid, not resized.
     fixed = model.get_buffer("sincos")
     return (fixed if grid == config.grid else sincos2d(grid, config.width).to(fixed))[None]
 
 
-def places(model: nn.Module, blocks: nn.ModuleList, grid: tuple[int, int]) -> Iterator[Place]:
-    """What each block is told where positions are not added at the stem: its table, its vectors for all offsets."""
+def position_inputs(model: nn.Module, blocks: nn.ModuleList, grid: tuple[int, int]) -> Iterator[PositionInput]:
+    """Yields the positional input of each block: its position table and its relative vectors."""
     config = config_of(model)
     added = tables(model, grid) if getattr(config, "position_at", "stem") != "stem" else None
     if added is not None:
@@ -99,39 +102,39 @@ def places(model: nn.Module, blocks: nn.ModuleList, grid: tuple[int, int]) -> It
     block: Any
     for index, block in enumerate(blocks):
         vectors = block.attn.relative_positions
-        yield Place(
+        yield PositionInput(
             added=None if added is None else added[index % added.shape[0]],
             relative=None if vectors is None else resize_offsets(vectors, config.grid, grid),
         )
 
 
-def fit(model: nn.Module, config: Any) -> None:
-    """Makes every tensor of positions that the model holds fit the grid of another config, which is not yet its own."""
+def resize(model: nn.Module, config: Any) -> None:
+    """Resizes all position tables and vectors of the model from its own grid to the grid of `config`."""
     old, new = config_of(model).grid, config.grid
     tables_of = {
         "pos_embed": (old, new),
         "pos_embed_row": ((old[0], 1), (new[0], 1)),
         "pos_embed_column": ((1, old[1]), (1, new[1])),
     }
-    for name, table in held(model).items():
+    for name, table in learned_tables(model).items():
         special = table.shape[1] - math.prod(old) if name == "pos_embed" else 0
         before, after = tables_of[name]
-        put(model, name, resize_tables(table, before, after, config.position_resize, special=special))
+        replace_parameter(model, name, resize_tables(table, before, after, config.position_resize, special=special))
     if getattr(config, "position", None) == "sincos2d":
         fixed = model.get_buffer("sincos")
         model.register_buffer("sincos", sincos2d(new, config.width).to(fixed), persistent=False)
     for name, table in list(model.named_parameters()):
         if name.endswith("attn.relative_positions"):
-            put(model, name, resize_offsets(table, old, new))
+            replace_parameter(model, name, resize_offsets(table, old, new))
 
 
-def put(model: nn.Module, name: str, tensor: Tensor) -> None:
-    """A new parameter in place of the one of that name."""
+def replace_parameter(model: nn.Module, name: str, tensor: Tensor) -> None:
+    """Replaces the parameter of that name; `requires_grad` does not change."""
     where, _, leaf = name.rpartition(".")
     value = tensor.detach().clone(memory_format=torch.contiguous_format)
     setattr(model.get_submodule(where), leaf, nn.Parameter(value, model.get_parameter(name).requires_grad))
 
 
 def config_of(model: nn.Module) -> Any:
-    """The config of a model of any family."""
+    """Returns the config of a model of any family."""
     return model.config

@@ -1,11 +1,11 @@
-"""Axial-ViT: a Vision Transformer that attends along rows, then along columns (ViT paper, appendix D.6).
+"""Axial-ViT: attention along rows, then along columns (ViT paper, appendix D.6).
 
-"Instead of a self-attention followed by an MLP" each block is a row attention and an MLP, followed by a column
-attention and an MLP. The tokens keep the shape of the picture, there is no class token, and the head reads their mean.
+"Instead of a self-attention followed by an MLP" each layer is a row attention and an MLP, followed by a column
+attention and an MLP. There is no class token: the tokens form a grid, and the head reads their mean.
 
-Neither code nor weights were published. Not in the paper, and chosen here as for the plain ViT: the position table
-(a learned vector a patch; scenic's `factorised` table is the alternative), that rows come before columns, pre-norm
-blocks with all biases, and the final norm.
+Neither code nor weights were published. The paper does not specify the following, which is chosen as in the plain ViT:
+the position table (one trainable vector per patch; scenic's `factorised` table is the alternative), rows before
+columns, pre-norm blocks with all biases, and the final norm.
 """
 
 from dataclasses import dataclass
@@ -32,11 +32,11 @@ from vitkit.models import TokenBackbone, _positions, vit
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """An Axial-ViT; sizes are (rows, columns) in pixels.
+    """Config of an Axial-ViT; sizes are (rows, columns) in pixels.
 
-    `depth` counts pairs of a row block and a column block, so that the depth of the plain ViT it stands for stays.
-    `position` is a learned table with a row for each patch, two learned ones of half the width, for the row and for
-    the column (`factorised`), or none. `pre_logits` is the width of a tanh layer before the head, 0 for none;
+    `depth` is the number of pairs of a row block and a column block, as the depth of the corresponding plain ViT.
+    `position` is a trainable table with one row per patch (`learned`), two trainable tables of half the width for rows
+    and columns (`factorised`), or `none`. `pre_logits` is the width of a tanh layer before the head, 0 for none.
     `num_classes` 0 means no head.
     """
 
@@ -59,13 +59,13 @@ class Config:
     attention_dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuses what cannot be built, before any memory is taken."""
+        """Raises ValueError for sizes and options that the model does not support."""
         for name in ("patch_size", "channels", "width", "depth", "num_heads", "mlp_width"):
             value = getattr(self, name)
             if min(value) < 1 if isinstance(value, tuple) else value < 1:
                 raise ValueError(f"{name} is {value}; it must be at least 1")
         if self.width % self.num_heads:
-            raise ValueError(f"the width {self.width} is not a multiple of the number of heads {self.num_heads}")
+            raise ValueError(f"width {self.width} is not a multiple of the number of heads {self.num_heads}")
         _positions.check(self)
         if any(size < patch for size, patch in zip(self.image_size, self.patch_size, strict=True)):
             raise ValueError(f"image_size {self.image_size} is smaller than one patch of {self.patch_size}")
@@ -77,9 +77,10 @@ class Config:
 
 
 class AxialViT(TokenBackbone):
-    """Patches and positions, row and column blocks in turn, final norm, mean and head.
+    """Axial-ViT: alternating row and column blocks, final norm, mean of the patches and head.
 
-    Parameter names are those of the plain ViT with twice the blocks: rows are even, columns odd.
+    Parameter names are those of the plain ViT with twice the blocks: even blocks attend along rows, odd ones along
+    columns.
     """
 
     def __init__(self, config: Config):
@@ -103,36 +104,36 @@ class AxialViT(TokenBackbone):
             "column" if index % 2 else "row",
             width=config.width,
             norm_eps=config.norm_eps,
-            # Linear in depth from 0 for the first block to the full rate for the last, as in the plain ViT.
+            # Linear from 0 in the first block to the full rate in the last, as in the plain ViT.
             drop_path=config.stochastic_depth * index / (2 * config.depth - 1),
             dropout=config.dropout,
         )
 
     def embed(self, images: Float[Tensor, "b c height width"]) -> Features:
-        """The patches with their positions."""
+        """Returns the patches with their positions."""
         patches = self.patch_embed(images)
         grid = (patches.shape[2], patches.shape[3])
         tokens = rearrange(patches, "b d r c -> b (r c) d")
-        _positions = self.positions(grid)
-        return Features(tokens=self.pos_drop(tokens if _positions is None else tokens + _positions), grid=grid)
+        table = self.positions(grid)
+        return Features(tokens=self.pos_drop(tokens if table is None else tokens + table), grid=grid)
 
     def encode(self, embedded: Features) -> Features:
-        """All blocks, rows and columns in turn, and the final norm."""
+        """Runs tokens through all blocks and the final norm."""
         tokens = embedded.tokens
         for block in self.blocks:
             tokens = block(tokens, embedded.grid)
         return embedded.with_tokens(self.norm(tokens))
 
     def positions(self, grid: tuple[int, int]) -> Float[Tensor, "1 n d"] | None:
-        """The position table for a grid of that many rows and columns of patches; None for none."""
+        """Returns the position table for a grid of (rows, columns) of patches; None without positions."""
         return _positions.tables(self, grid)
 
     def represent(self, features: Features) -> Float[Tensor, "b d"]:
-        """The mean of the patches, through the pre-logits layer where there is one."""
+        """Returns the mean of the patches, after the pre-logits layer if the config has one."""
         return self.pre_logits(features.patches.mean(dim=1))
 
     def init_weights(self) -> None:
-        """As the plain ViT: Xavier for attention and MLP, LeCun for patches, normal positions, a zero head."""
+        """Initialises as the plain ViT: Xavier for attention and MLP, LeCun for patches, zeros for the head."""
         init_layers(self)
         init_lecun(self.patch_embed.proj)
         for layer in self.pre_logits.children():

@@ -1,7 +1,7 @@
-"""AxialResNet: a ResNet whose 3x3 convolutions are attention along the columns, then along the rows.
+"""AxialResNet: a ResNet with attention along columns and rows in place of its 3x3 convolutions.
 
-The convolutional baseline of the ViT paper's appendix D.6, which follows the published code of Axial-DeepLab (Wang et
-al. 2020); its presets are that code's. Which of its sizes the paper trained, and how, is not public.
+The baseline of the ViT paper's appendix D.6, which follows the published code of Axial-DeepLab (Wang et al. 2020). The
+presets are those of that code; which sizes the paper trained, and how, was not published.
 """
 
 from collections import OrderedDict
@@ -21,10 +21,10 @@ EXPANSION = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """An AxialResNet; `image_size` is (rows, columns) in pixels.
+    """Config of an AxialResNet; `image_size` is (rows, columns) in pixels.
 
-    The tables of relative positions are made for the maps of that size, and stretched for those of another. `depths`
-    are the bottlenecks in each stage, `stem_width` is 64 times the width factor: S 0.5, M 0.75, L 1.
+    The tables of relative positions fit images of that size and are interpolated for other sizes. `depths` are the
+    numbers of bottlenecks per stage, `stem_width` is 64 times the width factor: S 0.5, M 0.75, L 1.
     """
 
     image_size: tuple[int, int] = (224, 224)
@@ -36,40 +36,40 @@ class Config:
     norm_eps: float = 1e-5
 
     def __post_init__(self) -> None:
-        """Refuses what cannot be built, before any memory is taken."""
+        """Raises ValueError for sizes that the model does not support."""
         if min(self.image_size) < 1 or self.channels < 1 or self.stem_width < 1 or self.num_heads < 1:
-            raise ValueError(f"all sizes, channels, widths and heads must be at least 1; given is {self}")
+            raise ValueError(f"all sizes, channels, widths and heads must be at least 1, but the config is {self}")
         if not self.depths or any(depth < 1 for depth in self.depths):
-            raise ValueError(f"depths is {self.depths}; there is at least 1 stage, with at least 1 bottleneck each")
+            raise ValueError(f"depths is {self.depths}; it needs at least 1 stage, with at least 1 bottleneck each")
         if self.stem_width % self.num_heads:
-            raise ValueError(f"the stem's width {self.stem_width} is not a multiple of the {self.num_heads} heads")
+            raise ValueError(f"stem_width {self.stem_width} is not a multiple of num_heads {self.num_heads}")
 
     @property
     def width(self) -> int:
-        """How many channels the last stage gives."""
+        """Number of output channels of the last stage."""
         return EXPANSION * 2 * self.stem_width * 2 ** (len(self.depths) - 1)
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns of the last map at the native image size."""
+        """Rows and columns of the last feature map at the native image size."""
         return self.map_size(len(self.depths) - 1)
 
     def map_size(self, stage: int) -> tuple[int, int]:
-        """Rows and columns of the map that comes out of a stage; every halving rounds up."""
+        """Returns rows and columns of the output map of a stage; every halving rounds up."""
         stride = 4 * 2**stage
         return -(-self.image_size[0] // stride), -(-self.image_size[1] // stride)
 
 
 def plain_conv(in_width: int, out_width: int, kernel: int, stride: int = 1) -> nn.Conv2d:
-    """A convolution without bias, half its kernel padded on every side."""
+    """Returns a convolution without bias, padded by half its kernel on every side."""
     return nn.Conv2d(in_width, out_width, kernel, stride=stride, padding=kernel // 2, bias=False)
 
 
 class AxialBottleneck(nn.Module):
-    """The post-activation bottleneck with attention along both axes for its 3x3 convolution.
+    """Post-activation bottleneck with attention along both axes in place of its 3x3 convolution.
 
-    A stride is an average of 2x2 cells after the attention; the last norm starts at zero. `lengths` are the rows and
-    columns of the map that comes in.
+    A stride is average-pooling after the attention. The initial scale of the last norm is zero. `lengths` are the rows
+    and columns of the input map.
     """
 
     def __init__(self, in_width: int, width: int, stride: int, *, num_heads: int, lengths: tuple[int, int], eps: float):
@@ -79,7 +79,7 @@ class AxialBottleneck(nn.Module):
         self.norm1 = BatchNorm(width, eps=eps)
         self.column = RelativeLineAttention(width, num_heads, lengths[0], norm_eps=eps)
         self.row = RelativeLineAttention(width, num_heads, lengths[1], norm_eps=eps)
-        # Rounding up, as the strided convolution of the shortcut does; the original has even sizes only.
+        # Rounds up as the strided convolution of the shortcut does; the original supports even sizes only.
         self.pool = nn.AvgPool2d(stride, ceil_mode=True) if stride > 1 else nn.Identity()
         self.conv2 = plain_conv(width, out_width, 1)
         self.norm2 = BatchNorm(out_width, eps=eps, initial=0.0)
@@ -89,7 +89,7 @@ class AxialBottleneck(nn.Module):
         self.downsample = nn.Sequential(shortcut) if in_width != out_width or stride != 1 else nn.Identity()
 
     def forward(self, x: Float[Tensor, "b c rows columns"]) -> Float[Tensor, "b d new_rows new_columns"]:
-        """ReLU of the shortcut and the branch."""
+        """Returns the ReLU of the sum of shortcut and branch."""
         rows, columns = x.shape[2], x.shape[3]
         y = F.relu(self.norm1(self.conv1(x)))
         y = self.column(rearrange(y, "b d r c -> (b c) d r"))
@@ -99,7 +99,7 @@ class AxialBottleneck(nn.Module):
 
 
 class AxialResNet(Backbone):
-    """Root, stages of axial bottlenecks, global average pooling and a linear head."""
+    """AxialResNet: stem, stages of axial bottlenecks, global average pooling and linear head."""
 
     embedding_modules = ("stem", "stages")
 
@@ -116,7 +116,7 @@ class AxialResNet(Backbone):
     def _stage(self, stage: int) -> nn.Sequential:
         config = self.config
         width = 2 * config.stem_width * 2**stage
-        # The stage before expanded its width to twice, which is this one's.
+        # The previous stage doubled its width, which equals the width of this one.
         in_width = config.stem_width if stage == 0 else width
         lengths = config.map_size(max(stage - 1, 0))
         blocks = []
@@ -131,12 +131,12 @@ class AxialResNet(Backbone):
         return nn.Sequential(OrderedDict(blocks=nn.Sequential(*blocks)))
 
     def features(self, images: Float[Tensor, "b c height width"]) -> Features:
-        """The cells of the last map as tokens; none of them is special."""
+        """Returns the cells of the last map as tokens, without special tokens."""
         x = self.stages(self.stem(images))
         return Features(tokens=rearrange(x, "b d r c -> b (r c) d"), grid=(x.shape[2], x.shape[3]))
 
-    def fit(self, config: Config) -> None:
-        """The tables of relative positions, each stretched to the lines of its map."""
+    def resize_parameters(self, config: Config) -> None:
+        """Interpolates the tables of relative positions to the lengths of the new maps."""
         for stage, blocks in enumerate(self.stages):
             for index, block in enumerate(blocks.blocks):  # type: ignore[arg-type]
                 rows, columns = config.map_size(stage if index else max(stage - 1, 0))
@@ -144,11 +144,11 @@ class AxialResNet(Backbone):
                 block.row.resize(columns)
 
     def represent(self, features: Features) -> Float[Tensor, "b d"]:
-        """The mean over the map."""
+        """Returns the mean over the map."""
         return features.patches.mean(dim=1)
 
     def init_weights(self) -> None:
-        """As Axial-DeepLab: He normal convolutions, normal attention; the head starts at zero as everywhere here."""
+        """Initialises as Axial-DeepLab (He normal convolutions, normal attention), but with a zero head."""
         init_layers(self)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):

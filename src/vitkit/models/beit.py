@@ -1,6 +1,6 @@
-"""BEiT: a ViT that knows places by a relative position bias on its attention (Bao et al. 2021; BEiT v2 is the same).
+"""BEiT and BEiT v2: ViTs with relative position biases (Bao et al. 2021; Peng et al. 2022).
 
-Pre-training has one bias table for all blocks, fine-tuning one a block, which starts as a copy.
+Pre-training has one bias table for all blocks; fine-tuning has one per block, initialised as a copy of it.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from vitkit.layers import (
     ActivationName,
     Features,
     PatchEmbed,
-    Place,
+    PositionInput,
     encoder_blocks,
     init_truncated,
     join_tokens,
@@ -35,12 +35,12 @@ from vitkit.models import TokenBackbone, _positions, vit
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """A BEiT; sizes are (rows, columns) in pixels.
+    """Config of a BEiT; sizes are (rows, columns) in pixels.
 
-    `relative` says where the tables of the bias are: one in each block, one shared by all, or none. `position` is a
-    learned absolute table beside it, which one published model has. With `pool` "gap" the mean of the patches has the
-    final norm, as in fine-tuning; with "token" every token has it and the class token is read, as in pre-training.
-    `num_classes` 0 means no head, `layer_scale` None none.
+    `relative` is one table of relative position biases per block, one table shared by all blocks, or none. `position`
+    is an additional absolute position table, which one published model has. With `pool="gap"` the final norm follows
+    the mean of the patches, as in fine-tuning; with `pool="token"` it is applied to every token and the head reads the
+    class token, as in pre-training. `num_classes` 0 means no head, `layer_scale` None no LayerScale.
     """
 
     image_size: tuple[int, int] = (224, 224)
@@ -64,8 +64,8 @@ class Config:
     attention_dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuses what cannot be built, before any memory is taken."""
-        # The plain ViT of the same numbers has the same limits.
+        """Raises ValueError for sizes that the model does not support."""
+        # The checks of the plain ViT with the same sizes.
         names = ("image_size", "patch_size", "channels", "width", "depth", "num_heads", "mlp_width")
         vit.Config(**{name: getattr(self, name) for name in names})
 
@@ -76,7 +76,7 @@ class Config:
 
 
 class RelativePosition(nn.Module):
-    """The table of relative position biases that all blocks share."""
+    """Holds the table of relative position biases that all blocks share."""
 
     def __init__(self, rows: int, num_heads: int):
         super().__init__()
@@ -84,10 +84,10 @@ class RelativePosition(nn.Module):
 
 
 class BEiT(TokenBackbone):
-    """Class token and patches, blocks whose attention adds a bias for every pair of tokens, mean of patches and head.
+    """BEiT: a ViT whose attention adds a relative position bias for every pair of tokens.
 
-    The mask token and the head that predicts visual tokens belong to the objective, which changes what `embed` gives
-    and reads what `encode` does. Parameter names are BEiT's own but for LayerScale (`ls1.gamma` is its `gamma_1`).
+    The mask token and the head that predicts visual tokens belong to the objective, which masks the output of `embed`
+    and reads the output of `encode`. Parameter names are BEiT's own except LayerScale (`ls1.gamma` for `gamma_1`).
     """
 
     def __init__(self, config: Config):
@@ -121,57 +121,58 @@ class BEiT(TokenBackbone):
         self.head = nn.Linear(config.width, config.num_classes) if config.num_classes else nn.Identity()
 
     def embed(self, images: Float[Tensor, "b c height width"]) -> Features:
-        """Class token and patches, with absolute positions only where the config has a table of them."""
+        """Returns class token and patches, with absolute positions if the config has them."""
         patches = self.patch_embed(images)
         grid = (patches.shape[2], patches.shape[3])
         tokens = join_tokens([self.cls_token], patches, self.positions(grid))
         return Features(tokens=self.pos_drop(tokens), grid=grid, num_special=1)
 
     def encode(self, embedded: Features) -> Features:
-        """All blocks, each with its bias for the grid at hand, and the final norm where it is on all tokens."""
-        return embedded.with_tokens(self.norm(run_blocks(self.blocks, embedded.tokens, self.places(embedded.grid))))
+        """Runs tokens through all blocks, and through the final norm if it is applied to all tokens."""
+        tokens = run_blocks(self.blocks, embedded.tokens, self.position_inputs(embedded.grid))
+        return embedded.with_tokens(self.norm(tokens))
 
-    def places(self, grid: tuple[int, int]) -> Iterator[Place]:
-        """The bias of every block for the grid, made when its turn comes: from a table of its own, or one for all."""
+    def position_inputs(self, grid: tuple[int, int]) -> Iterator[PositionInput]:
+        """Yields the bias of every block for the grid, from its own table or from the shared one."""
         index = relative_index(grid, device=self.cls_token.device)
         tables = [*self.tables(grid).values()]
         for number in range(self.config.depth):
-            yield Place(bias=relative_bias(tables[number % len(tables)], index) if tables else None)
+            yield PositionInput(bias=relative_bias(tables[number % len(tables)], index) if tables else None)
 
     def positions(self, grid: tuple[int, int]) -> Float[Tensor, "1 rows d"] | None:
-        """The absolute table for a grid of that many rows and columns of patches, the class token's row first."""
+        """Returns the absolute position table for a grid of (rows, columns), the row of the class token first."""
         if self.pos_embed is None:
             return None
-        native, dialect = self.config.grid, self.config.position_resize
-        return resize_positions(self.pos_embed[0], native, grid, dialect, special=1)[None]
+        native, method = self.config.grid, self.config.position_resize
+        return resize_positions(self.pos_embed[0], native, grid, method, special=1)[None]
 
     def tables(self, grid: tuple[int, int]) -> dict[str, Float[Tensor, "rows h"]]:
-        """The tables of relative biases by their names, made to fit the grid: one a block, one for all, or none."""
+        """Returns the tables of relative position biases by name, resized to the grid."""
         names = [f"blocks.{index}.attn.relative_position_bias_table" for index in range(self.config.depth)]
         if self.config.relative != "blocks":
             names = ["rel_pos_bias.relative_position_bias_table"] if self.config.relative == "shared" else []
         tables = [self.get_parameter(name) for name in names]
         if not tables or grid == self.config.grid:
             return dict(zip(names, tables, strict=True))
-        # One resize for all: the heads of all blocks side by side.
+        # One resize for the concatenated heads of all blocks.
         wide = resize_relative(torch.cat(tuple(tables), dim=1), self.config.grid, grid, self.config.relative_resize)
         return dict(zip(names, wide.chunk(len(names), dim=1), strict=True))
 
-    def fit(self, config: Config) -> None:
-        """The tables of relative biases too."""
+    def resize_parameters(self, config: Config) -> None:
+        """Also resizes the tables of relative position biases."""
         tables = self.tables(config.grid)
-        super().fit(config)
+        super().resize_parameters(config)
         for name, table in tables.items():
-            _positions.put(self, name, table)
+            _positions.replace_parameter(self, name, table)
 
     def represent(self, features: Features) -> Float[Tensor, "b d"]:
-        """The patches' mean and its norm, or the class token."""
+        """Returns the normalised mean of the patches, or the class token."""
         return self.fc_norm(pool_tokens(features, self.config.pool))
 
     def init_weights(self) -> None:
-        """BERT's truncated normal, each block's residual branches scaled down by its depth (section 2.5; BEiT's code).
+        """Initialises as BEiT: truncated normal, output layers of block i divided by sqrt(2 i).
 
-        Pre-training cuts at one standard deviation; fine-tuning does not, and starts the head near zero.
+        Pre-training truncates at one standard deviation; fine-tuning does not, and scales the head down.
         """
         init_truncated(self, cut=0.02 if self.config.relative == "shared" else 2.0)
         if self.config.relative == "shared":
@@ -187,21 +188,22 @@ class BEiT(TokenBackbone):
 
 
 def for_fine_tuning(pretrained: BEiT, num_classes: int) -> BEiT:
-    """A model for `num_classes` that starts where pre-training ended: a copy of the shared table in every block.
+    """Builds a model for fine-tuning; every block gets a copy of the shared bias table.
 
-    The mean of the patches is pooled; its norm and the head are fresh, as in BEiT's own fine-tuning. Raises ValueError
-    for a model whose blocks do not share a table.
+    It pools the mean of the patches; the norm after it and the head are randomly initialised, as in BEiT's own
+    fine-tuning. Raises ValueError for a model whose blocks do not share a table.
     """
     config = pretrained.config
     if config.relative != "shared":
-        raise ValueError(f"fine-tuning starts from relative='shared', this model has relative='{config.relative}'")
+        raise ValueError(f"fine-tuning needs a model with relative='shared', not relative='{config.relative}'")
     model = BEiT(dataclasses.replace(config, relative="blocks", pool="gap", num_classes=num_classes))
     model.init_weights()
     state = pretrained.state_dict()
     table = state.pop("rel_pos_bias.relative_position_bias_table")
-    kept = {name: tensor for name, tensor in state.items() if name.startswith(("blocks", "patch_embed", "cls", "pos"))}
+    prefixes = ("blocks", "patch_embed", "cls", "pos")
+    copied = {name: tensor for name, tensor in state.items() if name.startswith(prefixes)}
     tables = {f"blocks.{index}.attn.relative_position_bias_table": table for index in range(config.depth)}
-    model.load_state_dict(model.state_dict() | kept | tables)
+    model.load_state_dict(model.state_dict() | copied | tables)
     return model.to(table)
 
 
@@ -224,7 +226,7 @@ def _preset(size: str, image: int = 224, *, pretraining: bool = False) -> Config
 
 
 TINY = Config(image_size=(32, 32), patch_size=(8, 8), width=32, depth=2, num_heads=2, mlp_width=64, num_classes=5)
-# "-pt" is the model as pre-trained, without classes; BEiT v2 differs in how it was, not in what it is.
+# "-pt" is the pre-training model, without classes. BEiT v2 has the same architecture and another pre-training.
 PRESETS = {
     f"{name}-{size}/16{suffix}": _preset(size, image, pretraining=suffix == "-pt")
     for name, size, suffix, image in (

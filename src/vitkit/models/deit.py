@@ -1,4 +1,4 @@
-"""DeiT with its distillation token; DeiT and DeiT III without one are presets of the plain ViT.
+"""DeiT with a distillation token; DeiT without it and DeiT III are presets of the plain ViT.
 
 Touvron et al. 2021, "Training data-efficient image transformers & distillation through attention", section 4; Touvron
 et al. 2022, "DeiT III".
@@ -18,7 +18,7 @@ from vitkit.layers import (
     ActivationName,
     Features,
     PatchEmbed,
-    Place,
+    PositionInput,
     encoder_blocks,
     init_truncated,
     join_tokens,
@@ -31,9 +31,9 @@ from vitkit.models import TokenBackbone, _positions, vit
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """A distilled DeiT: a plain ViT with a second special token and a second head; sizes are (rows, columns) in pixels.
+    """Config of a distilled DeiT; sizes are (rows, columns) in pixels.
 
-    Every token has a row of the position table. `num_classes` 0 means no heads.
+    The position table has a row for every token. `num_classes` 0 means no heads.
     """
 
     image_size: tuple[int, int] = (224, 224)
@@ -53,8 +53,8 @@ class Config:
     attention_dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuses what cannot be built, before any memory is taken."""
-        # The plain ViT of the same numbers has the same limits.
+        """Raises ValueError for sizes that the model does not support."""
+        # The checks of the plain ViT with the same sizes.
         vit.Config(**{field.name: getattr(self, field.name) for field in dataclasses.fields(self)})
 
     @property
@@ -64,10 +64,10 @@ class Config:
 
 
 class DeiT(TokenBackbone):
-    """A ViT with a class token and a distillation token, each read by a head of its own.
+    """DeiT: a ViT with a class token and a distillation token, each with its own head.
 
-    Its logits are the mean of the two heads' (section 4, "Joint classifiers"); `both` gives them apart, for training
-    the second on what a teacher says. Parameter names are DeiT's own.
+    The logits are the mean over both heads (section 4, "Joint classifiers"); `both_logits` returns them separately, to
+    train the second head on a teacher's predictions. Parameter names are DeiT's own.
     """
 
     head_modules = ("head", "head_dist")
@@ -98,45 +98,46 @@ class DeiT(TokenBackbone):
         self.head_dist = nn.Linear(config.width, config.num_classes) if config.num_classes else nn.Identity()
 
     def embed(self, images: Float[Tensor, "b c height width"]) -> Features:
-        """Class token, distillation token and patches, with their positions."""
+        """Returns class token, distillation token and patches, with their positions."""
         patches = self.patch_embed(images)
         grid = (patches.shape[2], patches.shape[3])
         tokens = join_tokens([self.cls_token, self.dist_token], patches, self.positions(grid))
         return Features(tokens=self.pos_drop(tokens), grid=grid, num_special=2)
 
     def encode(self, embedded: Features) -> Features:
-        """All blocks and the final norm."""
-        return embedded.with_tokens(self.norm(run_blocks(self.blocks, embedded.tokens, self.places(embedded.grid))))
+        """Runs tokens through all blocks and the final norm."""
+        tokens = run_blocks(self.blocks, embedded.tokens, self.position_inputs(embedded.grid))
+        return embedded.with_tokens(self.norm(tokens))
 
-    def places(self, grid: tuple[int, int]) -> Iterator[Place]:
-        """Nothing: positions are in the tokens."""
-        return (Place() for _ in self.blocks)
+    def position_inputs(self, grid: tuple[int, int]) -> Iterator[PositionInput]:
+        """Returns empty inputs: positions are added to the tokens by `embed`."""
+        return (PositionInput() for _ in self.blocks)
 
     def positions(self, grid: tuple[int, int]) -> Float[Tensor, "1 rows d"]:
-        """The position table for a grid of that many rows and columns of patches, the two special rows first."""
-        native, dialect = self.config.grid, self.config.position_resize
-        return resize_positions(self.pos_embed[0], native, grid, dialect, special=2)[None]
+        """Returns the position table for a grid of (rows, columns), the two special rows first."""
+        native, method = self.config.grid, self.config.position_resize
+        return resize_positions(self.pos_embed[0], native, grid, method, special=2)[None]
 
     def represent(self, features: Features) -> Float[Tensor, "b d"]:
-        """The mean of the class and the distillation token, one vector for searching and probing."""
+        """Returns the mean of class and distillation token: one vector per image, for retrieval and probing."""
         return features.special.mean(dim=1)
 
-    def both(self, features: Features) -> Float[Tensor, "b 2 classes"]:
-        """The logits of the class token's head and of the distillation token's."""
+    def both_logits(self, features: Features) -> Float[Tensor, "b 2 classes"]:
+        """Returns the logits of the class token's head and of the distillation token's head."""
         first, second = features.special.unbind(1)
         return torch.stack([self.head(first), self.head_dist(second)], dim=1)
 
     def logits(self, features: Features) -> Float[Tensor, "b classes"]:
-        """The mean of the two heads' logits (not of their probabilities), in training too: see `both`."""
-        return self.both(features).mean(dim=1)
+        """Returns the mean of the two heads' logits (not of their probabilities), in training, too."""
+        return self.both_logits(features).mean(dim=1)
 
     def reset_head(self, num_classes: int) -> None:
-        """Puts two new, zero heads for `num_classes` in place of the old ones."""
+        """Replaces both heads by zero linear heads for `num_classes`."""
         super().reset_head(num_classes)
         self.head_dist = copy.deepcopy(self.head)
 
     def init_weights(self) -> None:
-        """Truncated normal weights, tokens and positions (DeiT's code)."""
+        """Initialises weights, tokens and positions from a truncated normal distribution (DeiT's code)."""
         init_truncated(self)
 
 

@@ -1,7 +1,7 @@
-"""DINO and DINOv2: backbones that are plain ViTs, trained without labels.
+"""DINO and DINOv2: configs of plain ViTs that were pre-trained without labels.
 
 Caron et al. 2021; Oquab et al. 2023; registers from Darcet et al. 2023, "Vision Transformers Need Registers". The
-projection heads belong to the objective. DINOv3, which has rotary positions, is a family of its own.
+projection heads belong to the objective. DINOv3 has rotary positions and is another family.
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ def _second(size: str, *, registers: bool = False) -> vit.Config:
         config = dataclasses.replace(config, width=1536, depth=40, num_heads=24, mlp_width=4096, mlp="swiglu")
     if not registers:
         return config
-    # A register has no position, and the models with registers resize the table in another way.
+    # Registers have no position, and the models with registers resize the table by another method.
     return dataclasses.replace(config, num_registers=4, position_resize="bicubic_antialias")
 
 

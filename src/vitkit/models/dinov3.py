@@ -1,4 +1,4 @@
-"""DINOv3: a ViT whose only positions are rotations of queries and keys (Simeoni et al. 2025, sections 3.2 and 5)."""
+"""DINOv3: a ViT with rotary position embeddings only (Simeoni et al. 2025, sections 3.2 and 5)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from vitkit.layers import (
     ActivationName,
     Features,
     PatchEmbed,
-    Place,
+    PositionInput,
     axial_rotation,
     encoder_blocks,
     init_truncated,
@@ -26,11 +26,11 @@ from vitkit.models import TokenBackbone, _pooling, vit
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """A DINOv3 backbone; sizes are (rows, columns) in pixels.
+    """Config of a DINOv3; sizes are (rows, columns) in pixels.
 
-    `qkv_bias` means a bias of query and value; that of the key is masked in the original, so it is left out here.
-    `rotary_base` is the longest period but one, `rotary_rescale` how far training stretches or shrinks all places at
-    random (1 for not at all). `num_classes` 0 means no head.
+    `qkv_bias` is a bias of query and value; the original masks the key bias, so it is left out here. `rotary_base` is
+    the base of the periods (`layers.rotary_periods`). `rotary_rescale` is the maximum factor by which training randomly
+    scales all positions up or down (1 for no scaling). `num_classes` 0 means no head.
     """
 
     image_size: tuple[int, int] = (224, 224)
@@ -56,12 +56,13 @@ class Config:
     attention_dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuses what cannot be built, before any memory is taken."""
-        # The plain ViT of the same numbers has the same limits.
+        """Raises ValueError for sizes that the model does not support."""
+        # The checks of the plain ViT with the same sizes.
         names = ("image_size", "patch_size", "channels", "width", "depth", "num_heads", "mlp_width")
         vit.Config(**{name: getattr(self, name) for name in names})
         if self.width // self.num_heads % 4:
-            raise ValueError(f"heads are {self.width // self.num_heads} wide; rotary positions need a multiple of 4")
+            head_width = self.width // self.num_heads
+            raise ValueError(f"head width {head_width} is not a multiple of 4, which rotary positions need")
         if self.rotary_rescale < 1:
             raise ValueError(f"rotary_rescale is {self.rotary_rescale}; it must be at least 1")
 
@@ -72,9 +73,9 @@ class Config:
 
 
 class DINOv3(TokenBackbone):
-    """Class token, registers and patches through blocks that turn queries and keys of patches by where they lie.
+    """DINOv3: a ViT with registers whose attention rotates the queries and keys of the patches.
 
-    Parameter names are timm's, but for LayerScale (`ls1.gamma`) and the gated MLP, whose two first matrices are one.
+    Parameter names are timm's except LayerScale (`ls1.gamma`) and the gated MLP, whose first two matrices are fused.
     """
 
     def __init__(self, config: Config):
@@ -105,11 +106,11 @@ class DINOv3(TokenBackbone):
 
     @property
     def pool_width(self) -> int:
-        """See `pooling.width`."""
+        """Width of the pooled features."""
         return _pooling.width(self.config)
 
     def embed(self, images: Float[Tensor, "b c height width"]) -> Features:
-        """Class token, registers and patches; no positions yet."""
+        """Returns class token, registers and patches without positions."""
         patches = self.patch_embed(images)
         tokens = join_tokens([self.cls_token, self.reg_token], patches, None)
         return Features(
@@ -117,36 +118,37 @@ class DINOv3(TokenBackbone):
         )
 
     def encode(self, embedded: Features) -> Features:
-        """All blocks, every one with the same rotation, and the final norm."""
-        return embedded.with_tokens(self.norm(run_blocks(self.blocks, embedded.tokens, self.places(embedded.grid))))
+        """Runs tokens through all blocks and the final norm."""
+        tokens = run_blocks(self.blocks, embedded.tokens, self.position_inputs(embedded.grid))
+        return embedded.with_tokens(self.norm(tokens))
 
-    def places(self, grid: tuple[int, int]) -> Iterator[Place]:
-        """One rotation for all blocks."""
+    def position_inputs(self, grid: tuple[int, int]) -> Iterator[PositionInput]:
+        """Returns the same rotation for all blocks."""
         rotation = self.rotation(grid, self.cls_token.device)
-        return (Place(rotation=rotation) for _ in self.blocks)
+        return (PositionInput(rotation=rotation) for _ in self.blocks)
 
     def rotation(self, grid: tuple[int, int], device: torch.device) -> Float[Tensor, "2 p k"]:
-        """How the patches of a grid are turned; in training with all places stretched by a random factor."""
+        """Returns the rotation of the patches of a grid; training scales all positions by a random factor."""
         config = self.config
         scale: Tensor | float = 1.0
         if self.training and config.rotary_rescale > 1:
-            # Log-uniform between 1 / rescale and rescale, one factor for the batch.
+            # Log-uniform between 1 / rescale and rescale, one factor per batch.
             scale = config.rotary_rescale ** (2 * torch.rand((), device=device) - 1)
         head_width = config.width // config.num_heads
         return axial_rotation(grid, head_width, base=config.rotary_base, scale=scale, device=device)
 
     def represent(self, features: Features) -> Float[Tensor, "b d"]:
-        """The class token, the patches' mean, or both."""
+        """Returns the class token, the mean of the patches, or both."""
         return pool_tokens(features, self.config.pool)
 
     def init_weights(self) -> None:
-        """Truncated normal weights; special tokens likewise."""
+        """Initialises weights and special tokens from a truncated normal distribution."""
         init_truncated(self)
 
 
 Model = DINOv3
 
-# width, depth, heads, MLP width, gated or not; the gated ones are those of the "plus" sizes and 7B.
+# width, depth, heads, MLP width, kind of MLP; the "plus" sizes and 7B have gated MLPs.
 SIZES: dict[str, tuple[int, int, int, int, Literal["mlp", "swiglu"]]] = {
     "s": (384, 12, 6, 1536, "mlp"),
     "s+": (384, 12, 6, 1536, "swiglu"),

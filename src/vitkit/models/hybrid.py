@@ -1,7 +1,7 @@
-"""Hybrids: a Vision Transformer whose patches are cut from the feature map of a ResNet (ViT paper, section 3.1).
+"""Hybrids: ViTs over the feature map of a ResNet (ViT paper, section 3.1).
 
-The stem is that of the original code (google-research/vision_transformer); R26 and the root-only ones come from "How to
-train your ViT?" (Steiner et al. 2021).
+The ResNet is that of the original code (google-research/vision_transformer); R26 and the models with the stem only come
+from "How to train your ViT?" (Steiner et al. 2021).
 """
 
 from collections import OrderedDict
@@ -26,13 +26,14 @@ from vitkit.models import vit
 
 @dataclass(frozen=True, kw_only=True)
 class Config(vit.Config):
-    """A plain ViT's config and its ResNet's.
+    """Config of a hybrid: a plain ViT and its ResNet.
 
-    `patch_size` stays what a token spans in pixels: the ResNet's stride times the patch cut from its map. `depths` are
-    the bottlenecks in each stage: (3, 4, 6, 3) is a ResNet-50 with a stride of 32. The paper reaches 16 by leaving out
-    stage 4 and extending stage 3 by as many layers, (3, 4, 9); () is the root alone with a stride of 4. `stem_width` is
-    64 times the width factor. The epsilon of the weight standardisation goes on the standard deviation and that of
-    GroupNorm is 1e-6 in the original; timm has 1e-8 on the variance and 1e-5, which drifts a little from the original.
+    `patch_size` is the size of a token in pixels: the ResNet's stride times the patch on its feature map. `depths` are
+    the numbers of bottlenecks per stage: (3, 4, 6, 3) is a ResNet-50 with stride 32. For stride 16 the paper leaves out
+    stage 4 and extends stage 3 by as many layers, (3, 4, 9); () is the stem only, with stride 4. `stem_width` is 64
+    times the width factor. `weight_eps`, the epsilon of the weight standardisation, is added to the standard deviation
+    or to the variance (`weight_eps_on`). The defaults are the original's. timm uses 1e-8 on the variance and a
+    `group_norm_eps` of 1e-5, so that its logits differ slightly.
     """
 
     depths: tuple[int, ...] = (3, 4, 9)
@@ -43,40 +44,40 @@ class Config(vit.Config):
     weight_eps_on: Literal["std", "variance"] = "std"
 
     def __post_init__(self) -> None:
-        """Refuses what cannot be built, before any memory is taken."""
+        """Raises ValueError for sizes and options that the model does not support."""
         super().__post_init__()
         if self.init != "jax":
-            raise ValueError(f"init='{self.init}' says nothing of a ResNet; a hybrid's init is 'jax'")
+            raise ValueError(f"init='{self.init}' does not initialise a ResNet; a hybrid needs init='jax'")
         if self.patch_sizes:
-            raise ValueError("patch_sizes is for patches cut from pixels; a hybrid's are cut from its ResNet's map")
+            raise ValueError("a hybrid does not support patch_sizes: its patches are cut from its ResNet's map")
         if any(depth < 1 for depth in self.depths):
             raise ValueError(f"depths is {self.depths}; every stage needs at least 1 bottleneck")
         if self.num_groups < 1 or self.stem_width < 1 or self.stem_width % self.num_groups:
-            raise ValueError(f"the stem's width {self.stem_width} is not a multiple of the {self.num_groups} groups")
+            raise ValueError(f"stem_width {self.stem_width} is not a positive multiple of num_groups {self.num_groups}")
         if any(patch % self.stride for patch in self.patch_size):
             raise ValueError(f"patch_size {self.patch_size} is not a multiple of the ResNet's stride {self.stride}")
 
     @property
     def stride(self) -> int:
-        """How many pixels a side of one cell of the ResNet's map spans."""
+        """Stride of the ResNet's feature map in pixels."""
         return resnet_stride(self.depths)
 
     @property
     def map_patch(self) -> tuple[int, int]:
-        """Rows and columns of the ResNet's map in one patch."""
+        """Rows and columns of one patch on the ResNet's feature map."""
         return self.patch_size[0] // self.stride, self.patch_size[1] // self.stride
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns of patches at the native image size: the ResNet rounds up, the cutting of patches down."""
+        """Rows and columns of patches; the ResNet rounds its map up, the patch embedding down."""
         rows, columns = (-(-size // self.stride) for size in self.image_size)
         return rows // self.map_patch[0], columns // self.map_patch[1]
 
 
 def hybrid(config: Config) -> vit.ViT:
-    """A ViT handed a ResNet's map to cut its patches from.
+    """Builds a ViT whose patch embedding cuts patches from the feature map of a ResNet.
 
-    Parameter names are timm's: `patch_embed.backbone.stem` and `.stages`, or `patch_embed.backbone` for the root alone.
+    Parameter names are timm's: `patch_embed.backbone.stem` and `.stages`, or `patch_embed.backbone` for the stem only.
     """
     conv = partial(StdConv, eps=config.weight_eps, eps_on=config.weight_eps_on)
     norm = partial(GroupNorm, config.num_groups, eps=config.group_norm_eps)
@@ -110,7 +111,7 @@ TINY = Config(
     stem_width=8,
     num_groups=4,
 )
-# "R+ViT-Ti/16" of AugReg is named for its patch of 8 on a stem thought to halve the picture; a token spans 32 pixels.
+# AugReg's name "R+ViT-Ti/16" assumes a stem of stride 2 times a patch of 8; the stride is 4, and a token has 32 pixels.
 PRESETS = {
     "r+vit-ti/16": _preset("ti", 32, ()),
     "r26+vit-s/32": _preset("s", 32, (2, 2, 2, 2)),

@@ -1,7 +1,7 @@
-"""Masked autoencoders: encoders that are plain ViTs, and the light decoder that paints the masked patches.
+"""Masked autoencoders: configs of plain ViTs as encoders, and the decoder.
 
-He et al. 2021, "Masked Autoencoders Are Scalable Vision Learners", section 3. Masking and the loss belong to the
-objective; the encoder's fixed sine-cosine positions are stored like a learned table, which fine-tuning makes them.
+He et al. 2021, "Masked Autoencoders Are Scalable Vision Learners", section 3. Masking and loss belong to the objective.
+The encoder's fixed sine-cosine positions are stored as a trainable table, which fine-tuning trains.
 """
 
 import math
@@ -20,9 +20,9 @@ Model = vit.ViT
 
 
 class MAEDecoder(nn.Module):
-    """Tokens of the visible patches to the pixels of every patch (section 3, "MAE decoder").
+    """Decoder of MAE: tokens of visible patches to the pixels of every patch (section 3).
 
-    Its fixed sine-cosine positions are a parameter that takes no gradient. `grid` is that of the native image.
+    The fixed sine-cosine positions are a parameter without gradient. `grid` is the grid at the native image size.
     """
 
     def __init__(
@@ -51,15 +51,15 @@ class MAEDecoder(nn.Module):
     def forward(
         self, tokens: Float[Tensor, "b m d"], restore: Int[Tensor, "b p"], grid: tuple[int, int] | None = None
     ) -> Float[Tensor, "b p pixels"]:
-        """The pixels of all p patches, each (row, column, channel) with the channel fastest.
+        """Returns the pixels of all p patches, each in the order (row, column, channel).
 
-        `tokens` are the encoder's: the class token, then the visible patches in any order. `restore` says for each
-        patch, row by row, where it is among the visible ones followed by the masked ones. `grid` defaults to the
-        native one; for others the table is resized as the encoder's is.
+        `tokens` are the encoder's outputs: the class token, then the visible patches in any order. `restore` is, for
+        each patch in row-major order, its index among the visible patches followed by the masked ones. `grid` defaults
+        to the native grid; for other grids the position table is resized.
         """
         grid = grid or self.grid
         if restore.shape[1] != math.prod(grid):
-            raise ValueError(f"restore has {restore.shape[1]} patches, a grid of {grid[0]}x{grid[1]} another number")
+            raise ValueError(f"restore has {restore.shape[1]} patches, which do not fit a grid of {grid[0]}x{grid[1]}")
         x = self.decoder_embed(tokens)
         masked = self.mask_token.expand(x.shape[0], restore.shape[1] + 1 - x.shape[1], -1)
         patches = torch.cat([x[:, 1:], masked.to(x.dtype)], dim=1)
@@ -71,7 +71,7 @@ class MAEDecoder(nn.Module):
         return self.decoder_pred(self.decoder_norm(x))[:, 1:]
 
     def init_weights(self) -> None:
-        """Xavier weights, a normal mask token and the sine-cosine table, zero for the class token."""
+        """Initialises weights (Xavier), mask token (normal) and sine-cosine table (zero for the class token)."""
         init_mae(self)
         table = sincos2d(self.grid, self.decoder_pos_embed.shape[2], endpoint=False)
         self.decoder_pos_embed.data.copy_(F.pad(table, (0, 0, 1, 0)))
@@ -91,7 +91,7 @@ def _preset(size: str, patch: int) -> vit.Config:
     )
 
 
-# As fine-tuned: the mean of the patches, and its norm.
+# As in fine-tuning: the mean of the patches, then the norm.
 TINY = Config(
     image_size=(32, 32),
     patch_size=(8, 8),

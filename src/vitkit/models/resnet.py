@@ -1,7 +1,7 @@
-"""ResNet with GroupNorm and standardised convolutions: the "ResNet (BiT)" baseline of the ViT paper, section 4.1.
+"""ResNet with GroupNorm and weight standardisation: "ResNet (BiT)" of the ViT paper, section 4.1.
 
-Big Transfer (Kolesnikov et al. 2020), whose checkpoints are pre-activation ("v2") with symmetric padding; big_vision's
-later "bit" is post-activation with SAME padding, as the stem of the hybrids: both are configs of this family.
+Checkpoints of Big Transfer (Kolesnikov et al. 2020) are pre-activation ("v2") with symmetric padding. big_vision's
+later "bit" is post-activation with SAME padding, as are the hybrids. Both are configs of this family.
 """
 
 from dataclasses import dataclass
@@ -30,11 +30,11 @@ from vitkit.models import Backbone
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """A BiT ResNet; `image_size` is (rows, columns) in pixels, and any other size works too.
+    """Config of a BiT ResNet; `image_size` is (rows, columns) in pixels, and other sizes work, too.
 
-    `depths` are the bottlenecks in each stage, `stem_width` is 64 times the width factor. The epsilon of the weight
-    standardisation goes on the variance in BiT (1e-10) and in timm (1e-8), on the standard deviation in big_vision's
-    "bit" (1e-5, with `norm_eps` 1e-6, padding "same" and order "post"). `num_classes` 0 means no head.
+    `depths` are the numbers of bottlenecks per stage, `stem_width` is 64 times the width factor. The epsilon of the
+    weight standardisation is added to the variance in BiT (1e-10) and in timm (1e-8), and to the standard deviation in
+    big_vision's "bit" (1e-5, with `norm_eps` 1e-6, padding "same" and order "post"). `num_classes` 0 means no head.
     """
 
     image_size: tuple[int, int] = (224, 224)
@@ -50,30 +50,31 @@ class Config:
     weight_eps_on: Literal["std", "variance"] = "variance"
 
     def __post_init__(self) -> None:
-        """Refuses what cannot be built, before any memory is taken."""
+        """Raises ValueError for sizes that the model does not support."""
         if min(self.image_size) < 1 or self.channels < 1:
             raise ValueError(f"image_size is {self.image_size}, channels {self.channels}; all must be at least 1")
         if not self.depths or any(depth < 1 for depth in self.depths):
-            raise ValueError(f"depths is {self.depths}; there is at least 1 stage, with at least 1 bottleneck each")
+            raise ValueError(f"depths is {self.depths}; it needs at least 1 stage, with at least 1 bottleneck each")
         if self.num_groups < 1 or self.stem_width < 1 or self.stem_width % self.num_groups:
-            raise ValueError(f"the stem's width {self.stem_width} is not a multiple of the {self.num_groups} groups")
+            raise ValueError(f"stem_width {self.stem_width} is not a positive multiple of num_groups {self.num_groups}")
 
     @property
     def width(self) -> int:
-        """How many channels the last stage gives."""
+        """Number of output channels of the last stage."""
         return resnet_width(self.stem_width, self.depths)
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns of the last map at the native image size: every halving rounds up."""
+        """Rows and columns of the last feature map at the native image size; every halving rounds up."""
         stride = resnet_stride(self.depths)
         return -(-self.image_size[0] // stride), -(-self.image_size[1] // stride)
 
 
 class ResNet(Backbone):
-    """Root, stages, final norm, global average pooling and a linear head; parameter names are timm's `resnetv2`.
+    """BiT ResNet: stem, stages, final norm, global average pooling and linear head.
 
-    timm keeps the head as a 1x1 convolution `head.fc`; here it is the linear layer `head`, with the same numbers.
+    Parameter names are those of timm's `resnetv2`, except that the head is the linear layer `head` instead of the 1x1
+    convolution `head.fc`, with the same values.
     """
 
     embedding_modules = ("stem", "stages")
@@ -94,18 +95,18 @@ class ResNet(Backbone):
         self.blocks = nn.ModuleList()
 
     def features(self, images: Float[Tensor, "b c height width"]) -> Features:
-        """The cells of the last map as tokens; none of them is special."""
+        """Returns the cells of the last map as tokens, without special tokens."""
         x = self.stages(self.stem(images))
-        # In the pre-activation order the last sum is still without norm and activation; after the other it stays as is.
+        # Pre-activation stages end without norm and activation. Post-activation ones do not, and norm is the identity.
         x = F.relu(self.norm(x))
         return Features(tokens=rearrange(x, "b d r c -> b (r c) d"), grid=(x.shape[2], x.shape[3]))
 
     def represent(self, features: Features) -> Float[Tensor, "b d"]:
-        """The mean over the map."""
+        """Returns the mean over the map."""
         return features.patches.mean(dim=1)
 
     def init_weights(self) -> None:
-        """LeCun normal for the convolutions, norms one and zero, a zero head (BiT, section 3.3)."""
+        """Initialises convolutions (LeCun normal), norms (one and zero) and head (zero; BiT, section 3.3)."""
         init_layers(self)
         for parameter in self.head.parameters():
             nn.init.zeros_(parameter)
@@ -113,7 +114,7 @@ class ResNet(Backbone):
 
 Model = ResNet
 
-# Depths by layers; 50 to 152 from He et al. 2016, 200 from He et al. 2016b as the ViT paper's R200x3.
+# Bottlenecks per stage by number of layers; 50 to 152 from He et al. 2016, 200 from He et al. 2016b.
 DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3), 200: (3, 24, 36, 3)}
 
 

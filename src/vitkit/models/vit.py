@@ -1,4 +1,4 @@
-"""The Vision Transformer of "An Image is Worth 16x16 Words", with the options of its public descendants as config.
+"""Vision Transformer of "An Image is Worth 16x16 Words", with the options of later plain ViTs.
 
 Dosovitskiy et al. 2021, section 3.1; big_vision's heads and sizes (Zhai et al. 2022; Beyer et al. 2022).
 """
@@ -17,7 +17,7 @@ from vitkit.layers import (
     Features,
     MapPool,
     PatchEmbed,
-    Place,
+    PositionInput,
     encoder_blocks,
     init_layers,
     init_lecun,
@@ -33,7 +33,7 @@ from vitkit.layers import (
 )
 from vitkit.models import TokenBackbone, _pooling, _positions
 
-# The fields of the config that a block is made of.
+# Fields of the config that are arguments of `encoder_blocks`.
 BLOCK = (
     *("width", "num_heads", "mlp_width", "mlp", "activation", "norm_eps", "qkv_bias", "qk_norm", "layer_scale"),
     *("stochastic_depth", "stochastic_depth_shape", "dropout", "attention_dropout"),
@@ -42,21 +42,26 @@ BLOCK = (
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """A plain ViT; sizes are (rows, columns) in pixels.
+    """Config of a plain ViT; sizes are (rows, columns) in pixels.
 
-    `position` is what tells patches where they are (appendix D.4): a learned vector for each place in their sequence,
-    `factorised` ones of half the width for row and column (the paper's 2-D), `relative` ones that attention reads for
-    every offset of two patches (`layers.relative`), a fixed sine-cosine table, or none. `position_at` is where
-    a table is added: to what the stem gives, or before every layer, one of its own (`layers`) or the same (`shared`).
-    `position_tokens` says which tokens have a row in a learned table: the patches, the class token and the patches, or
-    every token, registers too; a factorised table has rows for patches alone. `norm` is the final LayerNorm: on all
-    tokens before pooling, or on the pooled vector. `token+gap` is the class token beside the patches' mean (DINOv2).
-    The class token is that of each of the last `pool_blocks` blocks, side by side behind the norm (DINO's linear heads:
-    4). A mean (`gap`) is as good, at a third of the learning rate: 3e-4 for 8e-4 (appendix D.3, Figure 9). `pre_logits`
-    is the width of a tanh layer before the head, 0 for none; `num_classes` 0 means no head. `init` is how fresh weights
-    are drawn: as the original JAX code, as DeiT and DINO (truncated normal), or as MAE. `patch_sizes` are sides in
-    pixels that training draws from, one for each batch, to make a model that works at all of them (FlexiViT, Beyer et
-    al. 2023): the projection and the table stay those of `patch_size`, and are resized for the batch.
+    `position` is the kind of position embedding (appendix D.4): `learned`, one trainable vector per patch of the
+    sequence; `factorised`, trainable vectors of half the width for row and column (the paper's 2-D); `relative`,
+    vectors for every offset of two patches in attention (`layers.relative`); `sincos2d`, a fixed sine-cosine table; or
+    `none`. `position_at` is where a table is added: after the stem (`stem`), or before every layer, one table per layer
+    (`layers`) or the same table (`shared`). `position_tokens` are the tokens with a row in a learned table: the
+    patches, the class token and the patches, or every token, including registers. A factorised table has rows for
+    patches only.
+
+    `pool` is the class token (`token`), the mean of the patches (`gap`), attention pooling (`map`), class token and
+    mean concatenated (`token+gap`, DINOv2), or every token (`none`). With `pool_blocks` the normalised class tokens
+    of that many last blocks are concatenated (4 for DINO's linear heads). `gap` reaches the accuracy of `token` with a
+    learning rate of 3e-4 instead of 8e-4 (appendix D.3, Figure 9). `norm` is the position of the final LayerNorm: on
+    all tokens before the pooling, or on the pooled vector. `pre_logits` is the width of a tanh layer before the head, 0
+    for none. `num_classes` 0 means no head.
+
+    `init` is the initialisation: that of the original JAX code, of DeiT and DINO (truncated normal), or of MAE.
+    `patch_sizes` are sides in pixels of which training samples one per batch, for a model that works with all of them
+    (FlexiViT, Beyer et al. 2023): the parameters fit `patch_size` and are resized for the batch.
     """
 
     image_size: tuple[int, int] = (224, 224)
@@ -91,21 +96,20 @@ class Config:
     patch_sizes: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuses what cannot be built, before any memory is taken."""
+        """Raises ValueError for sizes and options that the model does not support."""
         for name in ("patch_size", "channels", "width", "depth", "num_heads", "mlp_width"):
             value = getattr(self, name)
             if min(value) < 1 if isinstance(value, tuple) else value < 1:
                 raise ValueError(f"{name} is {value}; it must be at least 1")
         if self.width % self.num_heads:
-            raise ValueError(f"the width {self.width} is not a multiple of the number of heads {self.num_heads}")
+            raise ValueError(f"width {self.width} is not a multiple of the number of heads {self.num_heads}")
         if any(size < patch for size, patch in zip(self.image_size, self.patch_size, strict=True)):
             raise ValueError(f"image_size {self.image_size} is smaller than one patch of {self.patch_size}")
         _pooling.check(self)
         _positions.check(self)
         if any(not 1 <= side <= min(self.image_size) for side in self.patch_sizes):
-            raise ValueError(
-                f"patch_sizes is {self.patch_sizes}; each is 1 to {min(self.image_size)}, the image's side"
-            )
+            side = min(self.image_size)
+            raise ValueError(f"patch_sizes is {self.patch_sizes}; each must be 1 to {side}, the side of the image")
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -114,21 +118,21 @@ class Config:
 
     @property
     def num_special(self) -> int:
-        """How many tokens stand before the patches."""
+        """Number of special tokens, which come before the patches."""
         return int(self.class_token) + self.num_registers
 
     @property
     def num_special_positions(self) -> int:
-        """How many rows of the position table stand before those of the patches; a learned table alone has any."""
+        """Number of rows for special tokens in the position table; only a learned table has any."""
         if self.position != "learned":
             return 0
         return {"patches": 0, "class+patches": int(self.class_token), "all": self.num_special}[self.position_tokens]
 
 
 class ViT(TokenBackbone):
-    """The Vision Transformer: patches and positions (equation 1), encoder blocks (2-3), final norm and head (4).
+    """Vision Transformer: embedding (equation 1), encoder blocks (2-3), final norm and head (4).
 
-    It can be handed its patch embedding, so that a family composes its own; it gives a map of `config.grid`.
+    `patch_embed` replaces the default patch embedding, for other families; its output is a map of `config.grid`.
     """
 
     pos_embed: nn.Parameter | None
@@ -141,7 +145,7 @@ class ViT(TokenBackbone):
         self.config = config
         self.width = config.width
         sizes = (config.channels, config.width, config.patch_size)
-        self.patch_embed = patch_embed or PatchEmbed(*sizes, drawn=config.patch_sizes)
+        self.patch_embed = patch_embed or PatchEmbed(*sizes, patch_sizes=config.patch_sizes)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width)) if config.class_token else None
         count = config.num_registers
         self.reg_token = nn.Parameter(torch.zeros(1, count, config.width)) if count else None
@@ -163,37 +167,37 @@ class ViT(TokenBackbone):
 
     @property
     def pool_width(self) -> int:
-        """The width of a token for each that the pool puts beside another."""
+        """Width of the pooled features: the token width times the number of concatenated tokens."""
         return _pooling.width(self.config)
 
     def embed(self, images: Float[Tensor, "b c height width"]) -> Features:
-        """Special tokens and patches with their positions (equation 1)."""
+        """Returns special tokens and patches with their positions (equation 1)."""
         patches = self.patch_embed(images)
         grid = (patches.shape[2], patches.shape[3])
         tokens = join_tokens([self.cls_token, self.reg_token], patches, self.positions(grid))
         return Features(tokens=self.pos_drop(tokens), grid=grid, num_special=self.config.num_special)
 
     def encode(self, embedded: Features) -> Features:
-        """All blocks and the final norm (equations 2-4); positions before each layer where the config wants them so."""
-        firsts = _pooling.firsts(self.config)
-        tokens = self.norm(run_blocks(self.blocks, embedded.tokens, self.places(embedded.grid), firsts))
-        return replace(embedded, tokens=tokens, earlier=_pooling.earlier(firsts, self.config, self.norm))
+        """Runs tokens through all blocks and the final norm (equations 2-4)."""
+        class_tokens = _pooling.class_token_list(self.config)
+        tokens = self.norm(run_blocks(self.blocks, embedded.tokens, self.position_inputs(embedded.grid), class_tokens))
+        return replace(embedded, tokens=tokens, earlier=_pooling.earlier(class_tokens, self.config, self.norm))
 
-    def places(self, grid: tuple[int, int]) -> Iterator[Place]:
-        """The tables and vectors of positions that belong to the layers, where the config has such."""
-        return _positions.places(self, self.blocks, grid)
+    def position_inputs(self, grid: tuple[int, int]) -> Iterator[PositionInput]:
+        """Yields the position tables and vectors of each layer, if the config has them."""
+        return _positions.position_inputs(self, self.blocks, grid)
 
     def positions(self, grid: tuple[int, int]) -> Float[Tensor, "1 rows d"] | None:
-        """The table for a grid, special rows first; None where `embed` adds none, but the layers do or nothing does."""
+        """Returns the table that `embed` adds for a grid, special rows first; None if it adds none."""
         return _positions.tables(self, grid) if self.config.position_at == "stem" else None
 
     def represent(self, features: Features) -> Float[Tensor, "b *n d"]:
-        """The class token, the patches' mean or attention pool, or every token; then norm and pre-logits."""
+        """Pools the tokens as `config.pool` says, then applies norm and pre-logits."""
         pooled = self.attn_pool(features.patches) if self.attn_pool else pool_tokens(features, self.config.pool)
         return self.pre_logits(self.fc_norm(pooled))
 
     def init_weights(self) -> None:
-        """By `config.init`; JAX: Xavier for attention and MLP, LeCun for patches, zeros for class token and head."""
+        """Initialises by `config.init`; "jax" is Xavier for attention and MLP, LeCun for patches, a zero head."""
         if self.config.init == "jax":
             self._init_jax()
         elif self.config.init == "truncated":
@@ -216,7 +220,7 @@ class ViT(TokenBackbone):
         _positions.init_tables(self)
 
     def init_buffers(self) -> None:
-        """The sine-cosine table, where the config asks for one."""
+        """Fills the sine-cosine table, if the config has one."""
         if self.config.position == "sincos2d":
             self.sincos.copy_(sincos2d(self.config.grid, self.config.width))
 

@@ -1,8 +1,9 @@
-"""Objectives: one file a training method, each with a frozen `Config` and `build(config, backbone) -> Objective`.
+"""Objectives: one file per training method, each with `Config` and `build(config, backbone)`.
 
-A new objective is one new file here, found by its file name, and it then works with every model and the one loop. All
-that a method needs beside the backbone (a teacher, a centre, a mask token) lives in it as submodules, parameters and
-buffers, so it is moved, sharded, saved and restored with it.
+`Config` is a frozen dataclass, and `build` returns an `Objective`. A new objective is one new file here: it is found
+by its file name and works with every model and the training loop. Whatever a method needs besides the backbone (a
+teacher, a centre, a mask token) is a submodule, parameter or buffer of the objective, so that it is moved, sharded,
+saved and restored with it.
 """
 
 import hashlib
@@ -27,72 +28,73 @@ _OBJECTIVES = Registry(__name__, "objective", ("Config", "build"))
 
 
 class Objective(nn.Module, ABC):
-    """A backbone with what it is trained for; `backbone` is what is evaluated and saved in the end."""
+    """Base class of training methods; `backbone` is the module that is evaluated and saved."""
 
     backbone: Backbone
     done: float
 
     @abstractmethod
     def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """`loss`, which is minimised, and further scalars worth seeing; all are means over the batch."""
+        """Returns `loss`, which is minimised, and further scalars for the log; all are means over the batch."""
 
     @property
     def phase(self) -> int:
-        """Which part of its run it is in, from 0; a step of another part costs something else."""
+        """Index of the current phase of the run, from 0; the cost of a step can differ between phases."""
         return 0
 
     def blocks(self) -> list[nn.Module]:
-        """Blocks that are sharded, checkpointed and compiled one at a time: the encoder blocks of all its backbones."""
+        """Returns the blocks to shard, checkpoint and compile: the encoder blocks of all backbones."""
         return [block for part in self.modules() if isinstance(part, Backbone) for block in part.blocks]
 
     def input_parameters(self) -> tuple[nn.Parameter, ...]:
-        """Parameters of its own that enter the backbone before the first block, as a mask token does."""
+        """Returns parameters outside the backbone that are used before its first block, such as a mask token."""
         return ()
 
     def after_step(self, progress: float) -> None:
-        """Called after every update of the weights; `progress` runs from just above 0 to 1 at the end of the run."""
+        """Called after every optimizer step; `progress` is the completed fraction of the run."""
 
 
-def keep_progress(objective: Objective) -> None:
-    """Gives an objective the buffer `progress` (0 to 1), which is saved with it, and its copy on the host, `done`.
+def add_progress(objective: Objective) -> None:
+    """Adds the buffer `progress` (0 to 1) to an objective, and `done`, its copy on the host.
 
-    So that what depends on it need not wait for the device in every step.
+    Code that reads `done` does not synchronise with the device.
     """
     objective.register_buffer("progress", torch.zeros(()))
     objective.done = 0.0
-    objective.register_load_state_dict_post_hook(_read_progress)
+    objective.register_load_state_dict_post_hook(_copy_progress_to_host)
 
 
 def set_progress(objective: Objective, progress: float) -> None:
-    """Sets the progress in both forms; the float is rounded as the buffer is, so that a resumed run has the same."""
+    """Sets `progress` and `done`; `done` is rounded to float32 so that a resumed run has the same value."""
     objective.get_buffer("progress").fill_(progress)
     objective.done = torch.tensor(progress, dtype=torch.float32).item()
 
 
-def keep_by_digest(objective: Objective, name: str) -> None:
-    """Leaves a part that never learns, and that a file of its own holds, out of the state of a run.
+def save_digest_only(objective: Objective, name: str) -> None:
+    """Excludes a frozen submodule, which has its own file, from the state dict.
 
-    In its place is its fingerprint, the buffer `name_digest`; to go on with another part is a ValueError.
+    The state dict has the buffer `{name}_digest`, a hash of the submodule's weights, instead. Loading it into an
+    objective whose submodule has other weights raises ValueError.
     """
     objective.register_buffer(f"{name}_digest", digest(objective.get_submodule(name).state_dict()))
-    objective.register_state_dict_post_hook(partial(_leave_out, name))
-    objective.register_load_state_dict_pre_hook(partial(_put_in, name))
+    objective.register_state_dict_post_hook(partial(_remove_from_state_dict, name))
+    objective.register_load_state_dict_pre_hook(partial(_insert_into_state_dict, name))
 
 
 def load_into(objective: Objective, source: str, parts: Iterable[str], layouts: Sequence[Layout], *, what: str) -> None:
-    """Puts the tensors of those names from a published checkpoint into an objective; errors as `load_parts`."""
+    """Loads named tensors of a published checkpoint into an objective; errors as in `load_parts`."""
     state = objective.state_dict()
     wanted = {name: tuple(state[name].shape) for name in parts}
     objective.load_state_dict(state | load_parts(source, wanted, layouts, what=what))
 
 
 def digest(state: Mapping[str, Tensor]) -> Tensor:
-    """The SHA-256 of named weights, (32,) bytes."""
-    found = hashlib.sha256()
+    """Returns the SHA-256 of named weights, (32,) bytes."""
+    sha256 = hashlib.sha256()
     for name in sorted(state):
-        found.update(name.encode())
-        found.update(state[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return torch.frombuffer(bytearray(found.digest()), dtype=torch.uint8).clone()
+        sha256.update(name.encode())
+        sha256.update(state[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return torch.frombuffer(bytearray(sha256.digest()), dtype=torch.uint8).clone()
 
 
 def objectives() -> list[str]:
@@ -106,30 +108,30 @@ def objective(name: str) -> ModuleType:
 
 
 def build(config: Any, backbone: Backbone) -> Objective:
-    """The objective of that config around a backbone."""
+    """Builds the objective of a config for a backbone."""
     built: Objective = objective(_name(config)).build(config, backbone)
     return built
 
 
 def fitted(config: Any, training: Source) -> Any:
-    """The config with what it leaves to the training pictures filled in (`class_weights="balanced"`)."""
+    """Returns the config with values computed from the training data, such as `class_weights="balanced"`."""
     return config.fitted(training) if hasattr(config, "fitted") else config
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """The JSON form of an objective's config: its fields, and its file name under `objective`."""
+    """Converts the config of an objective to its JSON form: its fields, and its name under `objective`."""
     return {"objective": _name(config), **configs.to_dict(config)}
 
 
 def from_dict(data: Mapping[str, Any]) -> Any:
-    """The config that `to_dict` gave as `data`; ValueError as `config.from_dict`."""
+    """Converts the output of `to_dict` back to a config; ValueError as in `config.from_dict`."""
     if not isinstance(data.get("objective"), str):
-        raise ValueError("the config of an objective needs its name under 'objective'")
+        raise ValueError("the config of the objective has no name under 'objective'")
     rest = {key: value for key, value in data.items() if key != "objective"}
     return configs.from_dict(objective(data["objective"]).Config, rest, where="objective")
 
 
-def _read_progress(objective: Objective, _: object) -> None:
+def _copy_progress_to_host(objective: Objective, _: object) -> None:
     objective.done = float(objective.get_buffer("progress").item())
 
 
@@ -137,14 +139,18 @@ def _name(config: Any) -> str:
     return type(config).__module__.rpartition(".")[2]
 
 
-def _leave_out(part: str, module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+def _remove_from_state_dict(
+    part: str, module: nn.Module, state: dict[str, Tensor], prefix: str, metadata: object
+) -> None:
     for name in [name for name in state if name.startswith(f"{prefix}{part}.")]:
         del state[name]
 
 
-def _put_in(part: str, module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+def _insert_into_state_dict(part: str, module: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
     saved = state.get(f"{prefix}{part}_digest")
     if saved is not None and not torch.equal(saved.cpu(), module.get_buffer(f"{part}_digest").cpu()):
-        raise ValueError(f"the {part} is another than the one that this run began with; put that one back")
+        raise ValueError(
+            f"the weights of '{part}' differ from those that this run started with; resume with the original ones"
+        )
     for name, tensor in module.get_submodule(part).state_dict(prefix=f"{prefix}{part}.").items():
         state[name] = tensor

@@ -1,7 +1,7 @@
-"""Learning what a teacher says beside the labels: hard and soft distillation (DeiT, section 4; Hinton et al. 2015).
+"""Hard and soft distillation from a teacher (DeiT, section 4; Hinton et al. 2015).
 
-A student with a distillation token (`models.deit`) learns labels with its class token and the teacher with the other;
-any other model learns both with its one head.
+A student with a distillation token (`models.deit`) is trained on the labels with its class token and on the teacher's
+predictions with its distillation token; any other model is trained on both with its one head.
 """
 
 from dataclasses import dataclass
@@ -17,24 +17,25 @@ from vitkit.data.loader import Batch
 from vitkit.data.processor import Processor
 from vitkit.models import Backbone
 from vitkit.models.deit import DeiT
-from vitkit.objectives import Objective, keep_by_digest
+from vitkit.objectives import Objective, save_digest_only
 from vitkit.objectives.supervised import cross_entropy
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """`teacher` is any checkpoint that vitkit loads, with the student's classes; the rest is what is learned from it.
+    """Config of distillation.
 
-    With `aside` it may know other classes (ImageNet's, say): what it says is then learned by a head of its own beside
-    the student's, which ends with the run; the student keeps what both heads read.
-    `hard` takes the teacher's likeliest class for the truth, `soft` its probabilities at a `temperature`. The loss is
-    (1 - alpha) times the labels' plus alpha times the teacher's. `average` is what soft distillation is averaged over:
-    the `batch`, as in the papers, or, as in DeiT's code, all its `elements`, which makes it smaller by the number of
-    classes. `mean` and `std` are those of the student's processor where they are not the teacher's own.
+    `teacher` is any checkpoint that vitkit loads, with the classes of the student. With `separate_head` it can
+    have other classes (ImageNet's, for example): an additional head on the student's representation predicts them and
+    is dropped after the run. `kind` "hard" uses the teacher's most likely class as the target, "soft" its probabilities
+    at a `temperature`. The loss is (1 - alpha) times the loss of the labels plus alpha times that of the teacher.
+    `average` is the reduction of the soft loss: over the `batch`, as in the papers, or over all `elements`, as in
+    DeiT's code, which divides it by the number of classes. `mean` and `std` are those of the student's processor, None
+    for those of the teacher's.
     """
 
     teacher: str = ""
-    aside: bool = False
+    separate_head: bool = False
     kind: Literal["hard", "soft"] = "hard"
     alpha: float = 0.5
     temperature: float = 3.0
@@ -44,19 +45,20 @@ class Config:
     std: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        """Refuses shares and temperatures that are none."""
+        """Raises ValueError for values out of range."""
         if not 0.0 <= self.alpha <= 1.0 or self.temperature <= 0.0:
             given = f"alpha is {self.alpha} and temperature {self.temperature}"
-            raise ValueError(f"{given}; a share between 0 and 1, and a temperature above 0")
+            raise ValueError(f"{given}; alpha must be between 0 and 1, and temperature above 0")
         if (self.mean is None) != (self.std is None):
-            raise ValueError("mean and std are given both or neither")
+            raise ValueError(f"mean is {self.mean} and std {self.std}; give both or neither")
 
 
 class Distillation(Objective):
-    """A student, and a teacher that is frozen, in evaluation mode, and sees the same pictures at its own size.
+    """Distillation: trains a student on labels and on the predictions of a frozen teacher.
 
-    The state of a run holds the teacher's fingerprint in place of its weights, which are in its checkpoint already;
-    going on with another teacher is a ValueError. So is one that has other classes, or a student without a head.
+    The teacher is in evaluation mode and gets the same images at its own size. The state dict has a hash of the
+    teacher's weights instead of the weights; resuming with another teacher raises ValueError. So does a teacher with
+    other classes (without `separate_head`), or a student without a head.
     """
 
     scale: Tensor
@@ -64,80 +66,83 @@ class Distillation(Objective):
 
     def __init__(self, config: Config, backbone: Backbone, teacher: Backbone, processor: Processor):
         super().__init__()
-        classes, taught = backbone.config.num_classes, teacher.config.num_classes
+        classes, teacher_classes = backbone.config.num_classes, teacher.config.num_classes
         if not isinstance(backbone.head, nn.Linear):
-            raise ValueError("distillation needs a student with a head: set num_classes")
-        if classes != taught and not config.aside:
-            given = f"the teacher knows {taught} classes, the student {classes}"
-            raise ValueError(f"{given}: fine-tune the teacher first, or learn what it says aside (aside=true)")
-        channels, seen = backbone.config.channels, teacher.config.channels
-        if not channels == seen == len(config.mean or processor.mean) == len(config.std or processor.std):
-            raise ValueError(f"the student takes {channels} channels, the teacher {seen}; mean and std are for as many")
+            raise ValueError("distillation needs a student with a head; set num_classes")
+        if classes != teacher_classes and not config.separate_head:
+            counts = f"the teacher has {teacher_classes} classes, the student {classes}"
+            raise ValueError(f"{counts}; fine-tune the teacher first, or use a separate head (separate_head=true)")
+        channels, others = backbone.config.channels, teacher.config.channels
+        if not channels == others == len(config.mean or processor.mean) == len(config.std or processor.std):
+            given = f"the student takes {channels} channels, the teacher {others}"
+            raise ValueError(f"{given}; both and the lengths of mean and std must be equal")
         self.config = config
         self.backbone = backbone
-        self.aside = nn.Linear(backbone.head.in_features, taught) if config.aside else None
-        if self.aside is not None:
-            nn.init.trunc_normal_(self.aside.weight, std=0.02)
-            nn.init.zeros_(self.aside.bias)
+        self.separate_head = nn.Linear(backbone.head.in_features, teacher_classes) if config.separate_head else None
+        if self.separate_head is not None:
+            nn.init.trunc_normal_(self.separate_head.weight, std=0.02)
+            nn.init.zeros_(self.separate_head.bias)
         self.teacher = teacher.requires_grad_(False)
         self.size = processor.size
-        # From the student's numbers to the teacher's.
+        # Converts images from the student's normalisation to the teacher's.
         ours = torch.tensor([config.mean or processor.mean, config.std or processor.std])
         theirs = torch.tensor([processor.mean, processor.std])
         self.register_buffer("scale", (ours[1] / theirs[1])[:, None, None], persistent=False)
         self.register_buffer("shift", ((ours[0] - theirs[0]) / theirs[1])[:, None, None], persistent=False)
-        keep_by_digest(self, "teacher")
+        save_digest_only(self, "teacher")
         self.train()
 
     def train(self, mode: bool = True) -> "Distillation":
-        """The student's mode; the teacher stays in evaluation mode."""
+        """Sets the mode of the student; the teacher stays in evaluation mode."""
         super().train(mode)
         self.teacher.eval()
         return self
 
     def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """`loss`, its parts `labels` and `teacher`, the `accuracy`, and how often student and teacher `agree`."""
-        first, second = self.answers(batch.images)
-        taught = self.taught(batch.images)
+        """Returns `loss`, its terms `labels` and `teacher`, `accuracy`, and the ratio `agree`."""
+        first, second = self.student_logits(batch.images)
+        teacher_logits = self.teacher_logits(batch.images)
         smoothing = self.config.label_smoothing
         labels = cross_entropy(first, batch.targets, kind="softmax", label_smoothing=smoothing)
-        teacher = self.distance(second, taught)
-        logits = first if self.aside is not None else (first + second) / 2
+        teacher = self.teacher_loss(second, teacher_logits)
+        logits = first if self.separate_head is not None else (first + second) / 2
         hits = batch.targets.gather(1, logits.argmax(dim=1, keepdim=True)) >= batch.targets.amax(dim=1, keepdim=True)
         return {
             "loss": torch.lerp(labels, teacher, self.config.alpha),
             "labels": labels,
             "teacher": teacher,
             "accuracy": hits.float().mean(),
-            "agree": (second.argmax(dim=1) == taught.argmax(dim=1)).float().mean(),
+            "agree": (second.argmax(dim=1) == teacher_logits.argmax(dim=1)).float().mean(),
         }
 
-    def answers(
+    def student_logits(
         self, images: Float[Tensor, "b c height width"]
-    ) -> tuple[Float[Tensor, "b classes"], Float[Tensor, "b taught"]]:
-        """The student's logits for the labels and those for the teacher: the same ones without a distillation token.
+    ) -> tuple[Float[Tensor, "b classes"], Float[Tensor, "b teacher_classes"]]:
+        """Returns the student's logits for the labels and for the teacher; equal with a single head.
 
-        Of a student with one the teacher's head aside reads what is represented by both tokens.
+        The separate head for a teacher with other classes reads the representation of the student.
         """
-        if self.aside is not None:
+        if self.separate_head is not None:
             features = self.backbone.features(images)
-            return self.backbone.logits(features).float(), self.aside(self.backbone.represent(features)).float()
+            return self.backbone.logits(features).float(), self.separate_head(self.backbone.represent(features)).float()
         if isinstance(self.backbone, DeiT):
-            first, second = self.backbone.both(self.backbone.features(images)).float().unbind(dim=1)
+            first, second = self.backbone.both_logits(self.backbone.features(images)).float().unbind(dim=1)
             return first, second
         logits = self.backbone(images).float()
         return logits, logits
 
     @torch.no_grad()
-    def taught(self, images: Float[Tensor, "b c height width"]) -> Float[Tensor, "b classes"]:
-        """What the teacher says of the same pictures, changes and all, in its own size and numbers."""
+    def teacher_logits(self, images: Float[Tensor, "b c height width"]) -> Float[Tensor, "b classes"]:
+        """Returns the teacher's logits of the same augmented images, at its own size and normalisation."""
         images = images * self.scale + self.shift
         if tuple(images.shape[2:]) != self.size:
             images = F.interpolate(images, size=self.size, mode="bicubic", antialias=True)
         return self.teacher(images).float()
 
-    def distance(self, student: Float[Tensor, "b classes"], teacher: Float[Tensor, "b classes"]) -> Float[Tensor, ""]:
-        """The cross-entropy with the teacher's class, or T^2 KL(teacher || student) of both softened by T."""
+    def teacher_loss(
+        self, student: Float[Tensor, "b classes"], teacher: Float[Tensor, "b classes"]
+    ) -> Float[Tensor, ""]:
+        """Returns the cross-entropy with the teacher's class, or T^2 KL(teacher || student) at temperature T."""
         if self.config.kind == "hard":
             return F.cross_entropy(student, teacher.argmax(dim=1))
         t = self.config.temperature
@@ -147,8 +152,8 @@ class Distillation(Objective):
 
 
 def build(config: Config, backbone: Backbone) -> Distillation:
-    """The objective around a student, its teacher read from the disk or the Hub."""
+    """Builds the objective, with the teacher loaded from a folder, a file or the Hub."""
     if not config.teacher:
-        raise ValueError("distillation needs a teacher: set objective.teacher to a checkpoint")
+        raise ValueError("distillation needs a teacher; set objective.teacher to a checkpoint")
     loaded = checkpoints.load(config.teacher)
     return Distillation(config, backbone, loaded.model, loaded.processor)

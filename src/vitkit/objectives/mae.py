@@ -1,4 +1,4 @@
-"""Masked autoencoding: the encoder sees a quarter of the patches, a light decoder paints the rest (He et al. 2021)."""
+"""Masked autoencoding: reconstructing masked patches from a quarter of them (He et al. 2021)."""
 
 from dataclasses import dataclass
 from typing import cast
@@ -28,7 +28,7 @@ OWN = (
         for part in ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
     ),
 )
-# The decoder in MAE's own files, and in transformers', whose blocks are named as the encoder's.
+# The decoder in MAE's own files, and in transformers' files, where its blocks are named as those of the encoder.
 LAYOUTS = (
     Layout(Table(tuple(Rule(name, (name,)) for name in OWN))),
     Layout(
@@ -46,14 +46,14 @@ LAYOUTS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """The share of patches that are `masked`, the decoder's size, and whether pixels are `normalised` patch by patch.
+    """Config of MAE: masking, target and decoder.
 
-    Normalised means the mean taken off and divided by the standard deviation of the patch's own pixels, all channels
-    together (section 4.1, "Reconstruction target"). `start` is a checkpoint whose decoder this one goes on from: a
-    full file of MAE's, or transformers' ViTMAEForPreTraining.
+    `mask_ratio` is the fraction of masked patches. `normalised` normalises the target by the mean and standard
+    deviation of each patch's pixels, over all channels (section 4.1, "Reconstruction target"). `start` is a checkpoint
+    from which the decoder is loaded: a full file of MAE's code, or transformers' ViTMAEForPreTraining.
     """
 
-    masked: float = 0.75
+    mask_ratio: float = 0.75
     normalised: bool = True
     decoder_width: int = 512
     decoder_depth: int = 8
@@ -61,36 +61,36 @@ class Config:
     start: str = ""
 
     def __post_init__(self) -> None:
-        """Refuses a share that leaves nothing to see or to paint."""
-        if not 0.0 < self.masked < 1.0:
-            raise ValueError(f"masked is {self.masked}; it must lie between 0 and 1")
+        """Raises ValueError for a fraction out of range."""
+        if not 0.0 < self.mask_ratio < 1.0:
+            raise ValueError(f"mask_ratio is {self.mask_ratio}; it must be between 0 and 1")
 
 
 class MAE(Objective):
-    """A plain ViT over the visible patches, and the decoder.
+    """MAE: a plain ViT over the visible patches, and a decoder for all patches.
 
-    Raises ValueError for a backbone whose blocks need the whole grid (relative biases, rotations, rows and columns) or
-    that has no class token. Positions that start as the sine-cosine table (init="mae") are kept fixed.
+    Positions that are initialised as the sine-cosine table (init="mae") are frozen. Raises ValueError for a backbone
+    whose blocks need the full grid (relative positions, rotations, axial attention), or without a class token.
     """
 
     def __init__(self, config: Config, backbone: Backbone):
         super().__init__()
         if not isinstance(backbone, ViT | DeiT):
             raise ValueError(
-                "MAE encodes the visible patches alone, which a plain ViT can; "
-                f"the layers of {type(backbone).__name__} need the whole grid"
+                f"MAE encodes only the visible patches, but the layers of {type(backbone).__name__} need "
+                "the full grid; use a plain ViT"
             )
         if isinstance(backbone, ViT) and backbone.config.patch_sizes:
-            raise ValueError("MAE paints patches of one size, but the model draws from patch_sizes: set it to ()")
+            raise ValueError("MAE does not support patch_sizes: it reconstructs patches of one size; set it to ()")
         if isinstance(backbone, ViT) and (
             backbone.config.position == "relative" or backbone.config.position_at != "stem"
         ):
             raise ValueError(
-                "MAE encodes the visible patches alone, but this model's layers read positions of the whole grid: "
+                "MAE encodes only the visible patches, but the layers of this model need positions of the full grid; "
                 "set position_at='stem' and a position other than 'relative'"
             )
         if isinstance(backbone, ViT) and not backbone.config.class_token:
-            raise ValueError("MAE's decoder reads a class token: set class_token, the pool can be any")
+            raise ValueError("MAE's decoder reads a class token; set class_token=True (any pool works)")
         self.config = config
         self.backbone = backbone
         self.decoder = MAEDecoder(
@@ -108,53 +108,53 @@ class MAE(Objective):
             backbone.pos_embed.requires_grad_(False)
 
     def blocks(self) -> list[nn.Module]:
-        """The encoder blocks and the decoder's."""
+        """Returns the blocks of encoder and decoder."""
         return [*super().blocks(), *self.decoder.decoder_blocks]
 
     @property
     def encoder(self) -> ViT | DeiT:
-        """The backbone, which `__init__` has checked."""
+        """The backbone with the type that `__init__` has checked."""
         return cast(ViT | DeiT, self.backbone)
 
     def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """`loss`: the squared error of a masked patch's pixels, averaged over pixels and patches."""
-        # On the CPU, so that a seed means the same masks on every device.
+        """Returns `loss`: the mean squared error of the pixels of masked patches."""
+        # On the CPU, so that a seed gives the same masks on every device.
         noise = torch.rand(batch.images.shape[0], self.num_patches(batch.images))
-        painted, masked = self.paint(batch.images, noise.to(batch.images.device))
-        return {"loss": (painted.float() - self.target(batch.images)).square().mean(dim=2)[masked].mean()}
+        predicted, masked = self.reconstruct(batch.images, noise.to(batch.images.device))
+        return {"loss": (predicted.float() - self.target(batch.images)).square().mean(dim=2)[masked].mean()}
 
     def num_patches(self, images: Float[Tensor, "b c height width"]) -> int:
-        """How many patches pictures of that size have."""
+        """Returns the number of patches per image."""
         rows, columns = self.grid(images)
         return rows * columns
 
     def grid(self, images: Float[Tensor, "b c height width"]) -> tuple[int, int]:
-        """Rows and columns of patches in pictures of that size."""
+        """Returns rows and columns of patches per image."""
         height, width = self.encoder.config.patch_size
         return images.shape[2] // height, images.shape[3] // width
 
-    def paint(
+    def reconstruct(
         self, images: Float[Tensor, "b c height width"], noise: Float[Tensor, "b p"]
     ) -> tuple[Float[Tensor, "b p pixels"], Bool[Tensor, "b p"]]:
-        """The pixels of every patch as the decoder sees them, (row, column, channel), and which patches were masked.
+        """Returns the predicted pixels of every patch, (row, column, channel), and the mask (True for masked).
 
-        The patches with the smallest `noise` are visible, in the order of their noise as in the original.
+        The patches with the smallest `noise` are visible, ordered by their noise as in the original.
         """
         embedded = self.encoder.embed(images)
         order = noise.argsort(dim=1)
         restore = order.argsort(dim=1)
-        visible = int(noise.shape[1] * (1 - self.config.masked))
+        visible = int(noise.shape[1] * (1 - self.config.mask_ratio))
         if visible < 1:
-            raise ValueError(f"masking {self.config.masked:.0%} of {noise.shape[1]} patches leaves none to see")
+            raise ValueError(f"masking {self.config.mask_ratio:.0%} of {noise.shape[1]} patches leaves none visible")
         index = repeat(order[:, :visible], "b v -> b v d", d=embedded.tokens.shape[2])
         tokens = torch.cat([embedded.special, embedded.patches.gather(1, index)], dim=1)
         encoded = self.encoder.encode(embedded.with_tokens(tokens))
-        # Of several special tokens the decoder reads the first.
-        seen = torch.cat([encoded.special[:, :1], encoded.patches], dim=1)
-        return self.decoder(seen, restore, embedded.grid), restore >= visible
+        # The decoder reads the class token only, not the other special tokens.
+        inputs = torch.cat([encoded.special[:, :1], encoded.patches], dim=1)
+        return self.decoder(inputs, restore, embedded.grid), restore >= visible
 
     def target(self, images: Float[Tensor, "b c height width"]) -> Float[Tensor, "b p pixels"]:
-        """What is to be painted: the pixels of every patch, normalised by their own mean and unbiased variance."""
+        """Returns the pixels of every patch, normalised by mean and unbiased variance if the config says so."""
         pixels = patch_pixels(images, self.grid(images), self.encoder.config.patch_size)
         pixels = rearrange(pixels, "b p h w c -> b p (h w c)").float()
         if not self.config.normalised:
@@ -164,11 +164,11 @@ class MAE(Objective):
 
 
 def build(config: Config, backbone: Backbone) -> MAE:
-    """The objective around a backbone, its decoder as the config says."""
+    """Builds the objective, and loads the decoder from the checkpoint that the config names."""
     objective = MAE(config, backbone)
     if config.start:
         wanted = {name: tuple(each.shape) for name, each in objective.decoder.state_dict().items()}
         heads = config.decoder_heads
-        found = load_parts(config.start, wanted, LAYOUTS, what="MAE's decoder", num_heads=heads)
-        objective.decoder.load_state_dict(found)
+        state = load_parts(config.start, wanted, LAYOUTS, what="MAE's decoder", num_heads=heads)
+        objective.decoder.load_state_dict(state)
     return objective

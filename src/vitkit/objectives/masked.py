@@ -1,4 +1,4 @@
-"""Masked patch prediction: guessing the colours of corrupted patches (ViT paper, appendix B.1.2)."""
+"""Masked patch prediction: predicting the colours of corrupted patches (ViT paper, appendix B.1.2)."""
 
 from dataclasses import dataclass
 from typing import Literal, cast
@@ -14,21 +14,22 @@ from vitkit.layers import Features
 from vitkit.models import Backbone, TokenBackbone
 from vitkit.objectives import Objective
 
-SMALL = 4  # rows and columns of the down-sized patch
+SMALL = 4  # rows and columns of the downsampled patch
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """What is corrupted and what is guessed.
+    """Config of masked patch prediction: corruption and target.
 
-    Of every picture's patches the share `corrupted` is chosen; `replaced` of those become the [mask] embedding,
-    `swapped` the embedding of another patch, the rest stays as it is. `target` is the mean colour of the patch, the
-    colours of the patch down-sized to 4x4, each one of 512 classes with `bits` = 3, or the pixels themselves by least
-    squares. `mean` and `std` are those of the processor, one number a channel: colours are counted in 0..1.
+    `corruption_ratio` is the fraction of patches of each image that are corrupted. A fraction `replaced` of those
+    is replaced by the [mask] embedding, a fraction `swapped` by the embedding of another patch; the others do not
+    change. `target` is the mean colour of the patch or the colours of the patch downsampled to 4x4, with 2^`bits`
+    values per channel (512 classes for 3 bits), or the pixels with an L2 loss. `mean` and `std` are those of the
+    processor, one value per channel: colours are quantised in [0, 1].
     """
 
     target: Literal["mean_colour", "small_colours", "pixels"] = "mean_colour"
-    corrupted: float = 0.5
+    corruption_ratio: float = 0.5
     replaced: float = 0.8
     swapped: float = 0.1
     bits: int = 3
@@ -36,19 +37,19 @@ class Config:
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
 
     def __post_init__(self) -> None:
-        """Refuses shares that are none."""
-        if not 0.0 < self.corrupted <= 1.0:
-            raise ValueError(f"corrupted is {self.corrupted}; it must be above 0 and at most 1")
+        """Raises ValueError for values out of range."""
+        if not 0.0 < self.corruption_ratio <= 1.0:
+            raise ValueError(f"corruption_ratio is {self.corruption_ratio}; it must be above 0 and at most 1")
         if min(self.replaced, self.swapped) < 0.0 or self.replaced + self.swapped > 1.0:
-            raise ValueError(f"replaced is {self.replaced} and swapped {self.swapped}; together they are at most 1")
+            raise ValueError(f"replaced is {self.replaced} and swapped {self.swapped}; their sum must be at most 1")
         if not 1 <= self.bits <= 4:
-            raise ValueError(f"bits is {self.bits}; a colour channel has 1 to 4 here")
+            raise ValueError(f"bits is {self.bits}; it must be 1 to 4")
 
 
 class Masked(Objective):
-    """A backbone with a [mask] embedding and a linear layer that reads what it made of the corrupted patches.
+    """Masked patch prediction: a backbone, a [mask] embedding, and a linear layer over corrupted patches.
 
-    Raises ValueError for a backbone without tokens to corrupt.
+    Raises ValueError for a backbone without tokens.
     """
 
     def __init__(self, config: Config, backbone: Backbone):
@@ -57,7 +58,7 @@ class Masked(Objective):
         self.backbone = backbone = token_backbone(backbone, "masked patch prediction")
         channels = backbone.config.channels
         if not len(config.mean) == len(config.std) == channels:
-            given = f"mean has {len(config.mean)} numbers and std {len(config.std)}"
+            given = f"mean has {len(config.mean)} values and std {len(config.std)}"
             raise ValueError(f"{given}, but the model takes {channels} channels")
         rows, columns = backbone.config.patch_size
         colours = 2 ** (config.bits * channels)
@@ -69,100 +70,102 @@ class Masked(Objective):
         nn.init.zeros_(self.predict.bias)
 
     def input_parameters(self) -> tuple[nn.Parameter, ...]:
-        """The mask token: it replaces patches before the first block."""
+        """Returns the mask token, which replaces patches before the first block."""
         return (self.mask_token,)
 
     @property
     def encoder(self) -> TokenBackbone:
-        """The backbone, which `__init__` has checked."""
+        """The backbone with the type that `__init__` has checked."""
         return cast(TokenBackbone, self.backbone)
 
     def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """`loss` over the corrupted patches, and `accuracy`: how many of their colours are guessed."""
+        """Returns `loss` and `accuracy` of the predicted colours of the corrupted patches."""
         embedded = self.encoder.embed(batch.images)
-        chosen = random_mask(batch.images.shape[0], embedded.patches.shape[1], self.config.corrupted)
+        chosen = random_mask(batch.images.shape[0], embedded.patches.shape[1], self.config.corruption_ratio)
         encoded = self.encoder.encode(self.corrupt(embedded, chosen))
-        guess = self.predict(encoded.patches[chosen.to(batch.images.device)]).float()
+        predicted = self.predict(encoded.patches[chosen.to(batch.images.device)]).float()
         pixels = patch_pixels(batch.images, embedded.grid, self.encoder.config.patch_size)[chosen]
         if self.config.target == "pixels":
-            return {"loss": F.mse_loss(guess, rearrange(pixels, "n h w c -> n (h w c)"))}
+            return {"loss": F.mse_loss(predicted, rearrange(pixels, "n h w c -> n (h w c)"))}
         target = self.colours(pixels)
-        guess = rearrange(guess, "n (places colours) -> (n places) colours", places=target.shape[1])
+        logits = rearrange(predicted, "n (cells colours) -> (n cells) colours", cells=target.shape[1])
         target = target.flatten()
-        return {"loss": F.cross_entropy(guess, target), "accuracy": (guess.argmax(dim=1) == target).float().mean()}
+        return {"loss": F.cross_entropy(logits, target), "accuracy": (logits.argmax(dim=1) == target).float().mean()}
 
     def corrupt(self, embedded: Features, chosen: Bool[Tensor, "b p"]) -> Features:
-        """The chosen patches replaced, swapped for another of the same picture, or left.
+        """Replaces chosen patches by the mask token or another patch, or leaves them unchanged.
 
-        Positions stay where they are: an embedding is moved without its own. (Exact without dropout on the embedding.)
+        Position embeddings do not change: a patch embedding is copied without its position. (This is exact without
+        dropout on the embedding.)
         """
-        lot = torch.rand(chosen.shape)
-        replaced = chosen & (lot < self.config.replaced)
-        swapped = chosen & ~replaced & (lot < self.config.replaced + self.config.swapped)
+        sample = torch.rand(chosen.shape)
+        replaced = chosen & (sample < self.config.replaced)
+        swapped = chosen & ~replaced & (sample < self.config.replaced + self.config.swapped)
         b, p = chosen.shape
-        # Another one: any but itself.
+        # Any other patch.
         others = (torch.arange(p) + torch.randint(1, max(p, 2), (b, p))) % p
         device, width = embedded.tokens.device, embedded.tokens.shape[2]
         positions = patch_positions(self.encoder, embedded)
         moved = (embedded.patches - positions).gather(1, repeat(others.to(device), "b p -> b p d", d=width))
         patches = torch.where(swapped.to(device)[..., None], moved + positions, embedded.patches)
         mixed = embedded.with_tokens(torch.cat([embedded.special, patches], dim=1))
-        return put_mask(mixed, self.encoder, self.mask_token, replaced)
+        return apply_mask(mixed, self.encoder, self.mask_token, replaced)
 
-    def colours(self, pixels: Float[Tensor, "n h w c"]) -> Int[Tensor, "n places"]:
-        """The class of each patch's mean colour, or of each of its 4x4 mean colours: R + 8 G + 64 B, levels 0..7."""
+    def colours(self, pixels: Float[Tensor, "n h w c"]) -> Int[Tensor, "n cells"]:
+        """Returns colour classes of patches or of their 4x4 cells: R + 8 G + 64 B for 3 bits."""
         mean, std = pixels.new_tensor(self.config.mean), pixels.new_tensor(self.config.std)
-        pictures = rearrange(pixels * std + mean, "n h w c -> n c h w")
-        small = F.adaptive_avg_pool2d(pictures, 1 if self.config.target == "mean_colour" else SMALL)
-        levels = (small * 2**self.config.bits).floor().long().clamp(0, 2**self.config.bits - 1)
-        weights = 2 ** (self.config.bits * torch.arange(levels.shape[1], device=levels.device))
-        return rearrange((levels * weights[:, None, None]).sum(dim=1), "n h w -> n (h w)")
+        patches = rearrange(pixels * std + mean, "n h w c -> n c h w")
+        small = F.adaptive_avg_pool2d(patches, 1 if self.config.target == "mean_colour" else SMALL)
+        values = (small * 2**self.config.bits).floor().long().clamp(0, 2**self.config.bits - 1)
+        weights = 2 ** (self.config.bits * torch.arange(values.shape[1], device=values.device))
+        return rearrange((values * weights[:, None, None]).sum(dim=1), "n h w -> n (h w)")
 
 
 def token_backbone(backbone: Backbone, what: str) -> TokenBackbone:
-    """The backbone, or ValueError where it is not tokens between an embedding and an encoder."""
+    """Returns the backbone as a `TokenBackbone`; ValueError if it is none, or if it samples patch sizes."""
     if not isinstance(backbone, TokenBackbone):
-        raise ValueError(f"{what} changes tokens before the encoder; {type(backbone).__name__} has only a map")
+        raise ValueError(f"{what} masks tokens before the encoder, but {type(backbone).__name__} has no tokens")
     if getattr(backbone.config, "patch_sizes", ()):
-        raise ValueError(f"{what} guesses patches of one size, but the model draws from patch_sizes: set it to ()")
+        raise ValueError(f"{what} does not support patch_sizes: it predicts patches of one size; set it to ()")
     return backbone
 
 
-def random_mask(num: int, patches: int, share: float) -> Bool[Tensor, "b p"]:
-    """That share of each picture's patches, rounded, but at least one; drawn on the CPU, the same on every device."""
-    count = max(1, round(share * patches))
+def random_mask(num: int, patches: int, ratio: float) -> Bool[Tensor, "b p"]:
+    """Samples a mask of a ratio of patches per image, at least one; on the CPU for all devices."""
+    count = max(1, round(ratio * patches))
     return torch.rand(num, patches).argsort(dim=1).argsort(dim=1) < count
 
 
 def patch_positions(backbone: TokenBackbone, embedded: Features) -> Float[Tensor, "1 p d"]:
-    """What `embed` added to the patches for where they are; zeros for a backbone that adds nothing."""
+    """Returns the position embeddings that `embed` adds to the patches; zeros if it adds none."""
     table = backbone.positions(embedded.grid)
     num = embedded.patches.shape[1]
     return embedded.tokens.new_zeros(1, num, embedded.tokens.shape[2]) if table is None else table[:, -num:]
 
 
-def put_mask(
+def apply_mask(
     embedded: Features, backbone: TokenBackbone, token: Float[Tensor, " d"], masked: Bool[Tensor, "b p"]
 ) -> Features:
-    """The mask token, with the position of its place, for each masked patch: the encoder must know where it guesses."""
-    known = token.to(embedded.tokens.dtype) + patch_positions(backbone, embedded)
-    patches = torch.where(masked.to(known.device)[..., None], known, embedded.patches)
+    """Replaces masked patches by the mask token plus their position embeddings."""
+    mask_tokens = token.to(embedded.tokens.dtype) + patch_positions(backbone, embedded)
+    patches = torch.where(masked.to(mask_tokens.device)[..., None], mask_tokens, embedded.patches)
     return embedded.with_tokens(torch.cat([embedded.special, patches], dim=1))
 
 
 def patch_pixels(
     images: Float[Tensor, "b c height width"], grid: tuple[int, int], patch_size: tuple[int, int]
 ) -> Float[Tensor, "b p h w c"]:
-    """The pixels of each patch, row by row; what is left over at the right and the bottom fills no patch.
+    """Returns the pixels of each patch, row-major; pixels outside the grid are ignored.
 
-    Raises ValueError for pictures that are smaller than their patches (a hybrid rounds its map up).
+    Raises ValueError for images smaller than the grid of patches (a hybrid rounds the size of its map up).
     """
     height, width = grid[0] * patch_size[0], grid[1] * patch_size[1]
     if images.shape[2] < height or images.shape[3] < width:
-        raise ValueError(f"pictures of {images.shape[2]}x{images.shape[3]} do not fill {grid[0]}x{grid[1]} patches")
+        size, patch = f"{images.shape[2]}x{images.shape[3]}", f"{patch_size[0]}x{patch_size[1]}"
+        raise ValueError(f"images of {size} pixels are smaller than {grid[0]}x{grid[1]} patches of {patch}")
     return rearrange(images[:, :, :height, :width], "b c (r h) (s w) -> b (r s) h w c", r=grid[0], s=grid[1])
 
 
 def build(config: Config, backbone: Backbone) -> Masked:
-    """The objective around a backbone."""
+    """Builds the objective for a backbone."""
     return Masked(config, backbone)

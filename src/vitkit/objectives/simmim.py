@@ -1,4 +1,4 @@
-"""SimMIM: painting the pixels of masked squares through one linear layer (Xie et al. 2022, section 3)."""
+"""SimMIM: predicting the pixels of masked squares by one linear layer (Xie et al. 2022, section 3)."""
 
 import math
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ from vitkit.checkpoints.table import Rule, Table
 from vitkit.data.loader import Batch
 from vitkit.models import Backbone, TokenBackbone
 from vitkit.objectives import Objective, load_into
-from vitkit.objectives.masked import patch_pixels, put_mask, token_backbone
+from vitkit.objectives.masked import apply_mask, patch_pixels, token_backbone
 
-# The parts in SimMIM's files; transformers has the mask token among the embeddings.
+# Names in SimMIM's files; in transformers' files the mask token belongs to the embeddings.
 LAYOUTS = (
     Layout(
         Table(
@@ -33,28 +33,29 @@ LAYOUTS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """The share of squares that are `masked`, and how many pixels a side one has (`unit`).
+    """Config of SimMIM: `mask_ratio` is the fraction of masked squares, `unit` their side in pixels.
 
-    A unit is a whole number of patches each way; where a patch is no smaller, the patches themselves are masked.
-    `start` is a checkpoint whose mask token and decoder these go on from: a file of SimMIM's pre-training, or
-    transformers' ViTForMaskedImageModeling.
+    `unit` must be a multiple of the patch size; if patches are at least as large, single patches are masked. `start` is
+    a checkpoint from which mask token and decoder are loaded: a file of SimMIM's pre-training, or transformers'
+    ViTForMaskedImageModeling.
     """
 
-    masked: float = 0.6
+    mask_ratio: float = 0.6
     unit: int = 32
     start: str = ""
 
     def __post_init__(self) -> None:
-        """Refuses what masks nothing."""
-        if not 0.0 < self.masked <= 1.0 or self.unit < 1:
-            raise ValueError(f"masked is {self.masked} and unit {self.unit}; a share above 0, and at least 1 pixel")
+        """Raises ValueError for values out of range."""
+        if not 0.0 < self.mask_ratio <= 1.0 or self.unit < 1:
+            given = f"mask_ratio is {self.mask_ratio} and unit {self.unit}"
+            raise ValueError(f"{given}; mask_ratio must be above 0 and at most 1, unit at least 1")
 
 
 class SimMIM(Objective):
-    """A backbone that sees all tokens, masked ones as the mask token, and a layer from each to its patch's pixels.
+    """SimMIM: a backbone over all tokens, with mask tokens, and a linear layer from tokens to pixels.
 
-    The layer is the original's 1x1 convolution: its outputs are (channel, row, column), the column fastest. Raises
-    ValueError for a backbone without tokens and for a unit that patches do not fill.
+    The layer is the 1x1 convolution of the original: its outputs are in the order (channel, row, column). Raises
+    ValueError for a backbone without tokens, and for a unit that is not a multiple of the patch size.
     """
 
     def __init__(self, config: Config, backbone: Backbone):
@@ -64,45 +65,45 @@ class SimMIM(Objective):
         rows, columns = backbone.config.patch_size
         self.span = (max(1, config.unit // rows), max(1, config.unit // columns))
         if any(config.unit > patch and config.unit % patch for patch in (rows, columns)):
-            raise ValueError(f"a unit of {config.unit} pixels is not a whole number of patches of {rows}x{columns}")
+            raise ValueError(f"unit {config.unit} is not a multiple of the patch size {rows}x{columns}")
         self.mask_token = nn.Parameter(torch.empty(backbone.width))
         self.decoder = nn.Linear(backbone.width, backbone.config.channels * rows * columns)
         nn.init.trunc_normal_(self.mask_token, std=0.02)
 
     def input_parameters(self) -> tuple[nn.Parameter, ...]:
-        """The mask token: it replaces patches before the first block."""
+        """Returns the mask token, which replaces patches before the first block."""
         return (self.mask_token,)
 
     @property
     def encoder(self) -> TokenBackbone:
-        """The backbone, which `__init__` has checked."""
+        """The backbone with the type that `__init__` has checked."""
         return cast(TokenBackbone, self.backbone)
 
     def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """`loss`: how far off, on average, a masked pixel's normalised colour is in a channel."""
+        """Returns `loss`: the mean absolute error of the normalised pixels of masked patches."""
         embedded = self.encoder.embed(batch.images)
-        masked = unit_mask(batch.images.shape[0], embedded.grid, self.span, self.config.masked)
-        encoded = self.encoder.encode(put_mask(embedded, self.encoder, self.mask_token, masked))
-        painted = self.decoder(encoded.patches[masked.to(batch.images.device)]).float()
+        masked = unit_mask(batch.images.shape[0], embedded.grid, self.span, self.config.mask_ratio)
+        encoded = self.encoder.encode(apply_mask(embedded, self.encoder, self.mask_token, masked))
+        predicted = self.decoder(encoded.patches[masked.to(batch.images.device)]).float()
         pixels = patch_pixels(batch.images, embedded.grid, self.encoder.config.patch_size)[masked]
-        return {"loss": (painted - rearrange(pixels, "n h w c -> n (c h w)")).abs().mean()}
+        return {"loss": (predicted - rearrange(pixels, "n h w c -> n (c h w)")).abs().mean()}
 
 
-def unit_mask(num: int, grid: tuple[int, int], span: tuple[int, int], share: float) -> Bool[Tensor, "b p"]:
-    """The patches of that share of units of `span` (rows, columns) of patches, rounded up.
+def unit_mask(num: int, grid: tuple[int, int], span: tuple[int, int], ratio: float) -> Bool[Tensor, "b p"]:
+    """Samples a patch mask of a ratio of units; a unit is `span` (rows, columns) of patches.
 
-    A grid that units do not fill has smaller ones at its right and bottom.
+    Units at the right and the bottom of the grid can be smaller.
     """
     rows, columns = (-(-size // each) for size, each in zip(grid, span, strict=True))
-    # Against a product such as 0.6 * 5 that comes out just above 3.
-    count = math.ceil(share * rows * columns - 1e-9)
+    # The tolerance is for products such as 0.6 * 5, which rounding puts just above 3.
+    count = math.ceil(ratio * rows * columns - 1e-9)
     units = rearrange(torch.rand(num, rows * columns).argsort(dim=1).argsort(dim=1) < count, "b (r c) -> b r c", r=rows)
-    whole = repeat(units, "b r c -> b (r h) (c w)", h=span[0], w=span[1])
-    return rearrange(whole[:, : grid[0], : grid[1]], "b r c -> b (r c)")
+    masks = repeat(units, "b r c -> b (r h) (c w)", h=span[0], w=span[1])
+    return rearrange(masks[:, : grid[0], : grid[1]], "b r c -> b (r c)")
 
 
 def build(config: Config, backbone: Backbone) -> SimMIM:
-    """The objective around a backbone, its own parts as the config says."""
+    """Builds the objective, and loads mask token and decoder from the checkpoint that the config names."""
     objective = SimMIM(config, backbone)
     if config.start:
         parts = ("mask_token", "decoder.weight", "decoder.bias")

@@ -19,14 +19,12 @@ def pretrain(recipe: str, data: str, *settings: str, out: str = "") -> str:
     return f"vitkit train {recipe} --data {data}{output}{changes}"
 
 
-def finetune(
-    start: str, data: str, out: str, *, steps: int, rate: float, resolution: int = 384, extra: str = ""
-) -> str:
+def finetune(start: str, data: str, out: str, *, steps: int, lr: float, image_size: int = 384, extra: str = "") -> str:
     """Returns the `vitkit finetune` command with the hyper-parameters of Table 4."""
     settings = f"{CROP} {extra}".strip()
     return (
-        f"vitkit finetune {start} --data {data} --out {out} --resolution {resolution} --steps {steps} --rate {rate} "
-        f"--batch-size 512 --set accumulate=8 {settings}"
+        f"vitkit finetune {start} --data {data} --out {out} --image-size {image_size} --steps {steps} --lr {lr} "
+        f"--batch-size 512 --set grad_accum_steps=8 {settings}"
     )
 
 

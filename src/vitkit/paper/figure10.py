@@ -14,7 +14,7 @@ SETTINGS = {
 def _full() -> tuple[str, ...]:
     lines = []
     for name, settings in (
-        ("lr2e-4", ("optimizer.rate=2e-4", "epochs=7")),
+        ("lr2e-4", ("optimizer.lr=2e-4", "epochs=7")),
         ("lr4e-4", ("epochs=7",)),
         ("14epochs", ()),
     ):
@@ -45,7 +45,7 @@ def study(small: SmallScale) -> Findings:
     for name, setting in SETTINGS.items():
         steps = max(1, round(small.length(_explained_models.STEPS) * setting["length"]))
         folder = _explained_models.train_model(
-            small, f"positions-{name}", small.vit(), steps=steps, optimizer__rate=setting["rate"]
+            small, f"positions-{name}", small.vit(), steps=steps, optimizer__lr=setting["rate"]
         )
         explanation = explain.explain("positions", _explained_models.load_subject(small, folder, 1))
         near, far = figure7.mean_similarities(explanation.arrays["similarity"])

@@ -22,7 +22,7 @@ def _full() -> tuple[str, ...]:
         for size in ("b32", "b16", "l32", "l16"):
             out = f"runs/vit.{size}_{data}"
             lines.append(_commands.pretrain(f"vit.{size}_{data}", source))
-            lines.append(_commands.finetune(f"{out}/best", _commands.IMAGENET, f"{out}_ft", steps=20_000, rate=0.03))
+            lines.append(_commands.finetune(f"{out}/best", _commands.IMAGENET, f"{out}_ft", steps=20_000, lr=0.03))
     return tuple(lines)
 
 

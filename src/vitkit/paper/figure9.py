@@ -16,7 +16,7 @@ def _full() -> tuple[str, ...]:
         ("gap_lower", 3e-4, ("model.class_token=false", "model.pool=gap")),
     ):
         out = f"runs/figure9_{name}"
-        changes = (f"optimizer.rate={rate}", *settings)
+        changes = (f"optimizer.lr={rate}", *settings)
         lines.append(_commands.pretrain("vit.b16_jft", _commands.JFT, *changes, out=out))
         lines.append(_commands.fewshot(f"{out}/best"))
     return tuple(lines)
@@ -45,7 +45,7 @@ def study(small: SmallScale) -> Findings:
     """Trains both heads at every learning rate."""
     heads = {"class token": small.vit(), "average pooling": small.vit(class_token=False, pool="gap")}
     variants = {
-        f"{head}, rate {rate:g}": Variant(model, {"optimizer__rate": rate})
+        f"{head}, rate {rate:g}": Variant(model, {"optimizer__lr": rate})
         for head, model in heads.items()
         for rate in RATES
     }

@@ -25,9 +25,9 @@ EXPERIMENT = Experiment(
     ),
     full=(
         _commands.pretrain("pretraining.masked_b16_imagenet", _commands.JFT, out="runs/masked_b16"),
-        _commands.finetune("runs/masked_b16/best", _commands.IMAGENET, "runs/masked_b16_ft", steps=20_000, rate=0.03),
+        _commands.finetune("runs/masked_b16/best", _commands.IMAGENET, "runs/masked_b16_ft", steps=20_000, lr=0.03),
         _commands.pretrain("vit.b16_jft", _commands.JFT),
-        _commands.finetune("runs/vit.b16_jft/best", _commands.IMAGENET, "runs/b16_ft", steps=20_000, rate=0.03),
+        _commands.finetune("runs/vit.b16_jft/best", _commands.IMAGENET, "runs/b16_ft", steps=20_000, lr=0.03),
         _commands.pretrain("vit.b16_imagenet", _commands.IMAGENET),
     ),
     needs=_commands.NEEDS_JFT,
@@ -43,7 +43,7 @@ def starts(small: SmallScale) -> dict[str, Starts]:
     model = small.vit()
     kinds: dict[str, dict[str, Any]] = {
         "supervised": {},
-        "masked patch prediction": {"evaluators": ("knn",), "score": "knn.k20"},
+        "masked patch prediction": {"evaluators": ("knn",), "metric": "knn.k20"},
     }
     checkpoints: dict[str, Starts] = {"none": (None,) * small.seeds}
     for name, changes in kinds.items():
@@ -83,7 +83,7 @@ def finetune(small: SmallScale, name: str, folders: Starts, rate: float) -> Tria
     data = small.part(small.downstream, f"number={figure3.LABELLED}")
     values = []
     for seed, start in enumerate(folders):
-        options: dict[str, Any] = {"optimizer__rate": rate, **({} if start else {"model": small.vit()})}
+        options: dict[str, Any] = {"optimizer__lr": rate, **({} if start else {"model": small.vit()})}
         label = f"tuned-{name.replace(' ', '-')}-{rate:g}"
         result = small.finetune(label, start, data=data, seed=seed, steps=small.length(TUNING), **options)
         values.append(result.score)

@@ -20,7 +20,7 @@ from vitkit.evaluate.flops import flops
 from vitkit.models import vit
 from vitkit.objectives import supervised
 from vitkit.paper._significance import Trial
-from vitkit.train import Data, Machine, Result, Run, train
+from vitkit.train import Data, Hardware, Result, Run, train
 from vitkit.train.optim import Optimizer
 from vitkit.train.schedule import Schedule
 
@@ -131,15 +131,15 @@ class SmallScale:
             data=Data(source=data, held_out=0.2),
             processor=Processor.squash(self.side, interpolation="bicubic"),
             augment=Augment(shift=0.08),
-            optimizer=Optimizer(rate=RATE, weight_decay=0.05),
+            optimizer=Optimizer(lr=RATE, weight_decay=0.05),
             schedule=Schedule(decay="cosine", warmup=steps // 10),
             batch_size=BATCH,
             steps=steps,
             seed=seed,
             evaluators=("top1",),
             evaluate_every=steps,
-            keep="last",
-            machine=Machine(device=self.device, threads=1, save_every=steps),
+            select="last",
+            hardware=Hardware(device=self.device, threads=1, save_every=steps),
         )
         return config.override(run, {key.replace("__", "."): value for key, value in changes.items()})
 
@@ -148,7 +148,7 @@ class SmallScale:
         start = time.process_time()
         result = train(run, self.out / "runs" / run.name)
         seconds = time.process_time() - start
-        self.log(f"{run.name}: {run.score} {result.score:.3f} after {seconds:.0f} s of CPU")
+        self.log(f"{run.name}: {run.metric} {result.score:.3f} after {seconds:.0f} s of CPU")
         return result
 
     def finetune(self, name: str, start: Path | None, *, data: str, seed: int, steps: int, **changes: Any) -> Result:
@@ -157,12 +157,12 @@ class SmallScale:
         `start` None trains `model` from random initialisation. The evaluation images are all other images of these
         classes.
         """
-        settings = {"optimizer__name": "sgd", "optimizer__weight_decay": 0.0, "optimizer__rate": 0.03, **changes}
+        settings = {"optimizer__name": "sgd", "optimizer__weight_decay": 0.0, "optimizer__lr": 0.03, **changes}
         if start is None:
             model = settings.pop("model")
         else:
             model = checkpoints.load(start).model.config
-            settings["start"] = str(start.resolve())
+            settings["init_from"] = str(start.resolve())
         if not self.has_splits:
             settings.setdefault("data__val", self.part(data, "rest=1"))
         return self.train(self.run(name, model, data=data, seed=seed, steps=steps, **settings))

@@ -22,10 +22,10 @@ def _full() -> tuple[str, ...]:
         for name, (steps, rate) in SETS.items():
             out, start = f"runs/{recipe}_{name}", f"runs/{recipe}/best"
             source = _commands.IMAGENET if name == "imagenet" else f"parquet:/data/{name}"
-            extra = "average=0.9999" if name == "imagenet" else ""
+            extra = "ema=0.9999" if name == "imagenet" else ""
             default = _commands.H14_AT_384 if "h14" in recipe else 384
             size = image_size if name == "imagenet" else default
-            lines.append(_commands.finetune(start, source, out, steps=steps, rate=rate, resolution=size, extra=extra))
+            lines.append(_commands.finetune(start, source, out, steps=steps, lr=rate, image_size=size, extra=extra))
         real = f"runs/{recipe}_imagenet/best --data {_commands.IMAGENET} --with top1,real:real.json"
         lines.append(f"vitkit evaluate {real}")
     return tuple(lines)

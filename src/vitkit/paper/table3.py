@@ -48,7 +48,7 @@ def ours(name: str) -> tuple[Cell, ...]:
     """Returns the values of a recipe for the columns of the table."""
     run = recipe(name)
     dropout = float(getattr(run.model, "dropout", 0.0))
-    return (run.epochs, run.optimizer.rate, run.schedule.decay, run.optimizer.weight_decay, dropout)
+    return (run.epochs, run.optimizer.lr, run.schedule.decay, run.optimizer.weight_decay, dropout)
 
 
 def study(small: SmallScale) -> Findings:

@@ -49,10 +49,10 @@ def study(small: SmallScale) -> Findings:
         run = recipe(f"transfer.{name}")
         differ = [f"{field} {_read(run, field)}" for field, value in SHARED.items() if _read(run, field) != value]
         differ += [f"steps {run.steps}"] if run.steps != steps else []
-        differ += [f"rate {run.optimizer.rate}"] if run.optimizer.rate not in rates else []
+        differ += [f"rate {run.optimizer.lr}"] if run.optimizer.lr not in rates else []
         differing += [f"transfer.{name}: {', '.join(differ)}"] if differ else []
         published = ", ".join(map(str, rates))
-        rows.append((f"transfer.{name}", run.steps, run.optimizer.rate, published, ", ".join(differ) or "none"))
+        rows.append((f"transfer.{name}", run.steps, run.optimizer.lr, published, ", ".join(differ) or "none"))
     return Findings(
         table=Table(("recipe", "steps", "learning rate", "published learning rates", "differences"), tuple(rows)),
         remarks=(f"Recipes that differ: {'; '.join(differing) or 'none'}.",),

@@ -22,7 +22,7 @@ def _full() -> tuple[str, ...]:
             for name, (steps, rate) in SETS.items():
                 target = _commands.IMAGENET if name == "imagenet" else f"parquet:/data/{name}"
                 start, out = f"runs/{recipe}/best", f"runs/{recipe}_{name}"
-                lines.append(_commands.finetune(start, target, out, steps=steps, rate=rate))
+                lines.append(_commands.finetune(start, target, out, steps=steps, lr=rate))
     return tuple(lines)
 
 

@@ -64,8 +64,8 @@ def _full() -> tuple[str, ...]:
                 _commands.IMAGENET,
                 f"{out}_imagenet",
                 steps=20_000,
-                rate=0.03,
-                resolution=_commands.H14_AT_384 if "h14" in row.recipe else 384,
+                lr=0.03,
+                image_size=_commands.H14_AT_384 if "h14" in row.recipe else 384,
             )
         )
     return tuple(lines)

@@ -14,13 +14,13 @@ RATES = {"adamw": (3e-3, 1e-3), "sgd": (1e-1, 3e-2)}
 
 def _full() -> tuple[str, ...]:
     # SGD as in BiT: a learning rate of 0.03 per 256 images of a batch, a weight decay of 1e-4.
-    sgd = ("optimizer.name=sgd", "optimizer.rate=0.48", "optimizer.weight_decay=1e-4")
+    sgd = ("optimizer.name=sgd", "optimizer.lr=0.48", "optimizer.weight_decay=1e-4")
     lines = []
     for recipe in ("r50x1_jft", "r152x2_jft"):
         for name, settings in (("adam", ()), ("sgd", sgd)):
             out = f"runs/table7_{recipe}_{name}"
             lines.append(_commands.pretrain(f"baselines.{recipe}", _commands.JFT, *settings, out=out))
-            lines.append(_commands.finetune(f"{out}/best", _commands.IMAGENET, f"{out}_ft", steps=20_000, rate=0.03))
+            lines.append(_commands.finetune(f"{out}/best", _commands.IMAGENET, f"{out}_ft", steps=20_000, lr=0.03))
     return tuple(lines)
 
 
@@ -52,7 +52,7 @@ def study(small: SmallScale) -> Findings:
         trials = []
         for optimizer, rates in RATES.items():
             named = {
-                f"{kind} {optimizer} {rate:g}": Variant(model, {"optimizer__name": optimizer, "optimizer__rate": rate})
+                f"{kind} {optimizer} {rate:g}": Variant(model, {"optimizer__name": optimizer, "optimizer__lr": rate})
                 for rate in rates
             }
             best = max(small.sweep(named, STEPS), key=lambda each: each.accuracy.mean)

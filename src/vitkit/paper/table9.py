@@ -80,7 +80,7 @@ def protocol(small: SmallScale, name: str, classes: str, start: Path | None, see
     options = {} if start else {"model": small.vit()}
 
     def score(label: str, data: str, val: str, rate: float) -> float:
-        settings = {**options, "data__val": val, "optimizer__rate": rate}
+        settings = {**options, "data__val": val, "optimizer__lr": rate}
         steps = small.length(TUNING)
         return small.finetune(slug(f"{name}-{label}"), start, data=data, seed=seed, steps=steps, **settings).score
 

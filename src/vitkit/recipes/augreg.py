@@ -55,12 +55,12 @@ def _run(name: str, model: object, strength: str, *, head_bias: float) -> Run:
         data=Data(source="", held_out=0.01),
         processor=Processor.crop(224, 7 / 8, interpolation="box"),
         augment=augreg(strength),
-        optimizer=Optimizer(rate=1e-3, weight_decay=1e-4, decay="schedule"),
+        optimizer=Optimizer(lr=1e-3, weight_decay=1e-4, decay="schedule"),
         schedule=Schedule(decay="cosine", warmup=10_000),
         batch_size=4096,
         epochs=300,
         evaluate_every=5000,
-        keep="last",
+        select="last",
     )
 
 

@@ -10,7 +10,7 @@ from vitkit.data.processor import Processor
 from vitkit.models import hybrid, vit
 from vitkit.objectives import supervised
 from vitkit.recipes import Recipe
-from vitkit.train import Data, Machine, Run
+from vitkit.train import Data, Hardware, Run
 from vitkit.train.optim import Optimizer
 from vitkit.train.schedule import Schedule
 
@@ -28,8 +28,8 @@ def _cpu(name: str) -> Run:
         **SHAPE, width=128, depth=4, num_heads=4, mlp_width=256, depths=(2,), stem_width=64, num_groups=16
     )
     augment = Augment(crop=Crop(kind="simple", padding=4), flip=True)
-    optimizer = Optimizer(name="muon", rate=2e-3, weight_decay=0.05)
-    return _run(name, model, augment, optimizer, batch_size=128, epochs=15.0, machine=Machine())
+    optimizer = Optimizer(name="muon", lr=2e-3, weight_decay=0.05)
+    return _run(name, model, augment, optimizer, batch_size=128, epochs=15.0, hardware=Hardware())
 
 
 def _gpu(name: str) -> Run:
@@ -40,9 +40,9 @@ def _gpu(name: str) -> Run:
         mixing=Mixing(mixup=0.2),
     )
     model = vit.Config(**SHAPE, width=384, depth=6, num_heads=6, mlp_width=1536, stochastic_depth=0.1)
-    optimizer = Optimizer(rate=1e-3, weight_decay=0.05)
-    machine = Machine(compile=True, tf32=True)
-    return _run(name, model, augment, optimizer, batch_size=512, epochs=100.0, machine=machine)
+    optimizer = Optimizer(lr=1e-3, weight_decay=0.05)
+    hardware = Hardware(compile=True, tf32=True)
+    return _run(name, model, augment, optimizer, batch_size=512, epochs=100.0, hardware=hardware)
 
 
 def _run(
@@ -53,7 +53,7 @@ def _run(
     *,
     batch_size: int,
     epochs: float,
-    machine: Machine,
+    hardware: Hardware,
 ) -> Run:
     return Run(
         name=name,
@@ -68,8 +68,8 @@ def _run(
         epochs=epochs,
         evaluate_every=1000,
         precision="bfloat16",
-        keep="last",
-        machine=machine,
+        select="last",
+        hardware=hardware,
     )
 
 
@@ -87,7 +87,7 @@ RECIPES = (
         summary="ViT of 10.7 M parameters on CIFAR-10 from scratch, for ten minutes of one GPU",
         base=_gpu,
         data="parquet:/data/cifar10",
-        options="--set machine.workers=8",
+        options="--set hardware.workers=8",
         notes="The goal is an accuracy above 93 %. Accuracy and training time were not measured.",
     ),
 )

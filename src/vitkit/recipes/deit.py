@@ -10,7 +10,7 @@ from vitkit.data.processor import IMAGENET_MEAN, IMAGENET_STD, Processor
 from vitkit.models import preset
 from vitkit.objectives import supervised
 from vitkit.recipes import Recipe
-from vitkit.train import Data, Machine, Run
+from vitkit.train import Data, Hardware, Run
 from vitkit.train.optim import Optimizer
 from vitkit.train.schedule import Schedule
 
@@ -33,14 +33,14 @@ def _run(name: str, size: str) -> Run:
         data=Data(source="", held_out=0.01),
         processor=Processor.crop(224, 0.875, interpolation="bicubic", mean=IMAGENET_MEAN, std=IMAGENET_STD),
         augment=deit(),
-        optimizer=Optimizer(rate=5e-4 * 1024 / 512, weight_decay=0.05, clip=None),
+        optimizer=Optimizer(lr=5e-4 * 1024 / 512, weight_decay=0.05, clip=None),
         schedule=Schedule(decay="cosine", warmup=5 * IMAGENET // 1024, end=1e-5 / 1e-3),
         batch_size=1024,
         epochs=300,
         precision="bfloat16",
         evaluate_every=5_000,
-        keep="last",
-        machine=Machine(workers=8, save_every=5_000),
+        select="last",
+        hardware=Hardware(workers=8, save_every=5_000),
     )
 
 

@@ -2,8 +2,8 @@
 
 "DeiT III: Revenge of the ViT". LAMB, a sigmoid loss on ImageNet-1k, one of three colour augmentations, LayerScale and
 strong stochastic depth. Large models are trained at a low resolution and then fine-tuned at higher ones with AdamW.
-A recipe that continues another one starts from `runs/deit3.OTHER/best` in the working directory. Use `--start FILE` to
-start from an official checkpoint.
+A recipe that continues another one starts from `runs/deit3.OTHER/best` in the working directory. Use `--init-from FILE`
+to start from an official checkpoint.
 
 The settings are those of the authors' commands. The accuracies are from their logs and tables, at the training size;
 they report none for ImageNet-21k itself. There are two differences. The learning rate changes every step, rises from 0
@@ -24,7 +24,7 @@ from vitkit.data.processor import IMAGENET_MEAN, IMAGENET_STD, Processor
 from vitkit.models import preset
 from vitkit.objectives import supervised
 from vitkit.recipes import Recipe
-from vitkit.train import Data, Machine, Run
+from vitkit.train import Data, Hardware, Run
 from vitkit.train.optim import Optimizer
 from vitkit.train.schedule import Schedule
 
@@ -71,18 +71,20 @@ FROM_IMAGENET_21K = (
 
 def _from_scratch(name: str, size: str, image: int, rate: float, depth: float) -> Run:
     run = _run(name, size, image, depth=depth, num_images=IMAGENET, batch_size=2048, epochs=800)
-    loss = supervised.Config(loss="sigmoid", whole_targets=True, average="elements")
+    loss = supervised.Config(loss="sigmoid", binarize_targets=True, average="elements")
     return replace(_lamb(run, rate, 0.05), objective=loss, augment=deit3())
 
 
 def _higher_resolution(name: str, size: str, image: int, depth: float, start: str) -> Run:
     run = _run(name, size, image, depth=depth, num_images=IMAGENET, batch_size=512, epochs=20)
     augment = replace(deit(repeats=1), erasing=Erasing())
-    optimizer = Optimizer(rate=FLOOR, weight_decay=0.1, clip=None)
+    optimizer = Optimizer(lr=FLOOR, weight_decay=0.1, clip=None)
     # The peak of the learning rate equals its final value, so it is constant after the warm-up.
     schedule = replace(run.schedule, decay="constant")
     checkpoint = f"runs/deit3.{start}/best"
-    return replace(run, augment=augment, optimizer=optimizer, schedule=schedule, start=checkpoint, start_head="kept")
+    return replace(
+        run, augment=augment, optimizer=optimizer, schedule=schedule, init_from=checkpoint, init_head="checkpoint"
+    )
 
 
 def _imagenet21k(name: str, size: str, image: int, epochs: int, depth: float) -> Run:
@@ -94,7 +96,7 @@ def _imagenet21k(name: str, size: str, image: int, epochs: int, depth: float) ->
 def _from_imagenet21k(name: str, size: str, depth: float, start: str) -> Run:
     run = _run(name, size, 224, depth=depth, num_images=IMAGENET, batch_size=2048, epochs=50)
     checkpoint = f"runs/deit3.{start}/best"
-    return replace(_lamb(run, 3e-4, 0.02), augment=_simple_crop(224), start=checkpoint, start_head="drawn")
+    return replace(_lamb(run, 3e-4, 0.02), augment=_simple_crop(224), init_from=checkpoint, init_head="random")
 
 
 def _simple_crop(image: int) -> Augment:
@@ -105,7 +107,7 @@ def _simple_crop(image: int) -> Augment:
 
 def _lamb(run: Run, rate: float, decay: float) -> Run:
     # apex's LAMB clips the gradient norm to 1 by default.
-    optimizer = Optimizer(name="lamb", rate=rate, weight_decay=decay, clip=1.0)
+    optimizer = Optimizer(name="lamb", lr=rate, weight_decay=decay, clip=1.0)
     return replace(run, optimizer=optimizer, schedule=replace(run.schedule, end=FLOOR / rate))
 
 
@@ -121,8 +123,8 @@ def _run(name: str, size: str, image: int, *, depth: float, num_images: int, bat
         epochs=epochs,
         precision="bfloat16",
         evaluate_every=5_000,
-        keep="last",
-        machine=Machine(workers=8, save_every=5_000),
+        select="last",
+        hardware=Hardware(workers=8, save_every=5_000),
     )
 
 

@@ -17,7 +17,7 @@ from vitkit.inference import Classifier, load
 from vitkit.models import vit
 from vitkit.objectives import supervised
 from vitkit.recipes import Recipe
-from vitkit.train import Data, Machine, Run, RunFolder, train
+from vitkit.train import Data, Hardware, Run, RunFolder, train
 from vitkit.train.optim import Optimizer
 from vitkit.train.schedule import Schedule
 
@@ -63,13 +63,13 @@ def tiny(name: str = "digits.tiny") -> Run:
         data=Data(source="digits", held_out=0.2, split_seed=0),
         processor=Processor.squash(SIDE, interpolation="bicubic"),
         augment=Augment(rotate=12.0, shift=0.08, zoom=0.1),
-        optimizer=Optimizer(rate=2e-3, weight_decay=0.05),
+        optimizer=Optimizer(lr=2e-3, weight_decay=0.05),
         schedule=Schedule(decay="cosine", warmup=120),
         batch_size=64,
         steps=1200,
         evaluate_every=100,
-        keep="last",
-        machine=Machine(threads=1, save_every=300),
+        select="last",
+        hardware=Hardware(threads=1, save_every=300),
     )
 
 

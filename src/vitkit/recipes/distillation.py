@@ -9,7 +9,7 @@ from vitkit.data.processor import IMAGENET_MEAN, IMAGENET_STD, Processor
 from vitkit.models import preset, vit
 from vitkit.objectives import distillation
 from vitkit.recipes import Recipe, digits
-from vitkit.train import Data, Machine, Run
+from vitkit.train import Data, Hardware, Run
 from vitkit.train.optim import Optimizer
 from vitkit.train.schedule import Schedule
 
@@ -32,15 +32,15 @@ def _deit(name: str, size: str) -> Run:
         data=Data(source="folder:imagenet"),
         processor=Processor.crop(224, 0.875, mean=IMAGENET_MEAN, std=IMAGENET_STD),
         augment=deit(),
-        optimizer=Optimizer(rate=5e-4 * 1024 / 512, weight_decay=0.05, clip=None),
+        optimizer=Optimizer(lr=5e-4 * 1024 / 512, weight_decay=0.05, clip=None),
         schedule=Schedule(warmup=5 * IMAGENET // 1024, end=1e-5 / 1e-3),
         batch_size=1024,
         epochs=300.0,
         precision="bfloat16",
         evaluators=("top1",),
         evaluate_every=5_000,
-        keep="last",
-        machine=Machine(workers=8, save_every=5_000),
+        select="last",
+        hardware=Hardware(workers=8, save_every=5_000),
     )
 
 
@@ -60,18 +60,18 @@ def _flowers(name: str) -> Run:
     return Run(
         name=name,
         model=model,
-        objective=distillation.Config(kind="soft", aside=True, alpha=0.9, temperature=2.0, label_smoothing=0.1),
+        objective=distillation.Config(kind="soft", separate_head=True, alpha=0.9, temperature=2.0, label_smoothing=0.1),
         data=Data(source="folder:flowers"),
         processor=Processor.crop(96, 0.875, mean=IMAGENET_MEAN, std=IMAGENET_STD),
         augment=Augment(crop=Crop(kind="torchvision", area=(0.3, 1.0)), flip=True),
-        optimizer=Optimizer(rate=1e-3, weight_decay=0.05),
+        optimizer=Optimizer(lr=1e-3, weight_decay=0.05),
         schedule=Schedule(warmup=1_250),
         batch_size=32,
         epochs=200.0,
         precision="bfloat16",
         evaluators=("top1",),
         evaluate_every=1_250,
-        keep="last",
+        select="last",
     )
 
 

@@ -17,7 +17,7 @@ from vitkit.data.processor import IMAGENET_MEAN, IMAGENET_STD, Processor
 from vitkit.models import preset, vit
 from vitkit.objectives import beit, dino, mae, masked, simmim
 from vitkit.recipes import Recipe
-from vitkit.train import Data, Machine, Run
+from vitkit.train import Data, Hardware, Run
 from vitkit.train.optim import Optimizer
 from vitkit.train.schedule import Schedule
 
@@ -40,7 +40,7 @@ def _dino_cifar10(name: str) -> Run:
         momentum=0.97,
     )
     run = _cifar10(name, objective, steps=2400, patch_size=(8, 8), position_resize="bicubic_offset")
-    optimizer = Optimizer(rate=1e-3, weight_decay=0.04, final_decay=0.4, clip=3.0, clip_by="tensor")
+    optimizer = Optimizer(lr=1e-3, weight_decay=0.04, final_decay=0.4, clip=3.0, clip_by="tensor")
     return dataclasses.replace(run, optimizer=optimizer)
 
 
@@ -51,10 +51,10 @@ def _imagenet(name: str, **parts: Any) -> Run:
         "processor": Processor.crop(224, 0.875, mean=IMAGENET_MEAN, std=IMAGENET_STD),
         "precision": "bfloat16",
         "evaluators": ("knn",),
-        "score": "knn.k20",
+        "metric": "knn.k20",
         "evaluate_every": 50_000,
-        "keep": "last",
-        "machine": Machine(workers=8, save_every=5_000),
+        "select": "last",
+        "hardware": Hardware(workers=8, save_every=5_000),
     }
     return Run(**(common | parts))
 
@@ -85,16 +85,16 @@ def _cifar10(
         data=Data(source="parquet:cifar10"),
         processor=Processor.squash(32),
         augment=Augment(flip=True),
-        optimizer=Optimizer(rate=2e-3, weight_decay=0.05, betas=betas),
+        optimizer=Optimizer(lr=2e-3, weight_decay=0.05, betas=betas),
         schedule=Schedule(warmup=warmup),
         batch_size=128,
         precision="bfloat16",
         steps=steps,
         evaluators=("knn",),
-        score="knn.k20",
+        metric="knn.k20",
         evaluate_every=steps,
-        keep="last",
-        machine=Machine(save_every=500),
+        select="last",
+        hardware=Hardware(save_every=500),
     )
 
 
@@ -120,7 +120,7 @@ RECIPES = (
         objective=masked.Config(),
         processor=Processor.squash(224),
         augment=Augment(crop=Crop(kind="tensorflow"), flip=True),
-        optimizer=Optimizer(rate=2e-4, weight_decay=0.1, clip=None),
+        optimizer=Optimizer(lr=2e-4, weight_decay=0.1, clip=None),
         schedule=Schedule(warmup=10_000),
         batch_size=4096,
         steps=100_000,
@@ -134,7 +134,7 @@ RECIPES = (
         model=preset("beit-b/16-pt", num_classes=1000, stochastic_depth=0.1),
         objective=simmim.Config(),
         augment=Augment(crop=Crop(kind="torchvision", area=(0.67, 1.0)), flip=True),
-        optimizer=Optimizer(rate=4e-4, weight_decay=0.05, clip=5.0),
+        optimizer=Optimizer(lr=4e-4, weight_decay=0.05, clip=5.0),
         schedule=Schedule(warmup=10 * IMAGENET // 2048),
         batch_size=2048,
         epochs=800.0,
@@ -147,11 +147,11 @@ RECIPES = (
         notes="The published accuracy is with DALL-E's tokenizer; with this small tokenizer it was not measured. The "
         "tokenizer is trained for 8 epochs, within the warm-up of 10.",
         model=preset("beit-b/16-pt", num_classes=1000, stochastic_depth=0.1),
-        objective=beit.Config(codes=8192, hidden=256, tokenizer_share=0.01, mean=IMAGENET_MEAN, std=IMAGENET_STD),
+        objective=beit.Config(codes=8192, hidden=256, tokenizer_fraction=0.01, mean=IMAGENET_MEAN, std=IMAGENET_STD),
         augment=Augment(
             crop=Crop(kind="torchvision"), flip=True, jitter=Jitter(brightness=0.4, contrast=0.4, saturation=0.4)
         ),
-        optimizer=Optimizer(rate=1.5e-3, weight_decay=0.05, clip=3.0),
+        optimizer=Optimizer(lr=1.5e-3, weight_decay=0.05, clip=3.0),
         schedule=Schedule(warmup=10 * IMAGENET // 2048),
         batch_size=2048,
         epochs=800.0,
@@ -165,7 +165,7 @@ RECIPES = (
         model=preset("mae-b/16", num_classes=1000),
         objective=mae.Config(),
         augment=Augment(crop=Crop(kind="torchvision", area=(0.2, 1.0)), flip=True),
-        optimizer=Optimizer(rate=1.5e-4 * 4096 / 256, weight_decay=0.05, betas=(0.9, 0.95), clip=None),
+        optimizer=Optimizer(lr=1.5e-4 * 4096 / 256, weight_decay=0.05, betas=(0.9, 0.95), clip=None),
         schedule=Schedule(warmup=40 * IMAGENET // 4096),
         batch_size=4096,
         epochs=800.0,
@@ -185,7 +185,7 @@ RECIPES = (
             teacher_temperatures=(0.04, 0.07),
             temperature_epochs=30,
         ),
-        optimizer=Optimizer(rate=5e-4 * 1024 / 256, weight_decay=0.04, final_decay=0.4, clip=3.0, clip_by="tensor"),
+        optimizer=Optimizer(lr=5e-4 * 1024 / 256, weight_decay=0.04, final_decay=0.4, clip=3.0, clip_by="tensor"),
         schedule=Schedule(warmup=10 * IMAGENET // 1024),
         batch_size=1024,
         epochs=300.0,
@@ -204,7 +204,7 @@ RECIPES = (
     _on_cifar10(
         "beit_cifar10",
         "BEiT on CIFAR-10: 8-pixel patches, half of them masked; 256 visual tokens",
-        objective=beit.Config(codes=256, masked=0.5, smallest=1),
+        objective=beit.Config(codes=256, mask_ratio=0.5, smallest=1),
         warmup=1000,
         steps=8000,
         patch_size=(8, 8),

@@ -1,8 +1,8 @@
 """Fine-tuning as in Table 4 of the ViT paper, at 384 pixels.
 
-The recipes start from ViT-B/16 pre-trained on ImageNet-21k; `--start` takes another checkpoint of the same shape. The
-learning rates are from the middle of the paper's sweeps. For the setting of Table 2 add
-`--set model.image_size=[512,512] processor.size=[512,512] average=0.9999`.
+The recipes start from ViT-B/16 pre-trained on ImageNet-21k; `--init-from` takes another checkpoint of the same shape.
+The learning rates are from the middle of the paper's sweeps. For the setting of Table 2 add
+`--set model.image_size=[512,512] processor.size=[512,512] ema=0.9999`.
 """
 
 from dataclasses import replace
@@ -38,14 +38,14 @@ def _b16(name: str, classes: int, steps: int, warmup: int, rate: float, held_out
         data=Data(source="", held_out=held_out),
         processor=Processor.squash(384),
         augment=Augment(crop=inception("tensorflow"), flip=True),
-        optimizer=Optimizer(name="sgd", rate=rate, weight_decay=0.0),
+        optimizer=Optimizer(name="sgd", lr=rate, weight_decay=0.0),
         schedule=Schedule(decay="cosine", warmup=warmup),
         batch_size=512,
-        accumulate=8,
+        grad_accum_steps=8,
         steps=steps,
         evaluate_every=max(100, steps // 20),
-        start=START,
-        keep="last",
+        init_from=START,
+        select="last",
     )
 
 
@@ -54,9 +54,9 @@ def _l16_512(name: str) -> Run:
         _b16(name, 1000, steps=20_000, warmup=500, rate=0.03, held_out=0.01),
         model=models.preset("vit-l/16", image_size=512, num_classes=1000, norm_eps=1e-12),
         processor=Processor.squash(512),
-        start="google/vit-large-patch16-224-in21k",
-        average=0.9999,
-        accumulate=32,
+        init_from="google/vit-large-patch16-224-in21k",
+        ema=0.9999,
+        grad_accum_steps=32,
     )
 
 

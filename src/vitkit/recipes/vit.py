@@ -101,12 +101,12 @@ def _pretraining(name: str, model: object, loss: supervised.Config, *, rate: flo
         data=Data(source="", held_out=0.01),
         processor=Processor.squash(224),
         augment=Augment(crop=inception("tensorflow"), flip=True),
-        optimizer=Optimizer(rate=rate, weight_decay=decay),
+        optimizer=Optimizer(lr=rate, weight_decay=decay),
         schedule=Schedule(decay="linear", warmup=10_000, end=0.01),
         batch_size=4096,
         epochs=1,
         evaluate_every=5000,
-        keep="last",
+        select="last",
     )
 
 
@@ -119,12 +119,12 @@ def _plain(name: str, epochs: float) -> Run:
         data=Data(source="", held_out=0.01),
         processor=Processor.crop(224, 7 / 8, interpolation="box"),
         augment=augreg("light2"),
-        optimizer=Optimizer(rate=1e-3, weight_decay=1e-4, decay="schedule"),
+        optimizer=Optimizer(lr=1e-3, weight_decay=1e-4, decay="schedule"),
         schedule=Schedule(decay="cosine", warmup=10_000),
         batch_size=1024,
         epochs=epochs,
         evaluate_every=5000,
-        keep="last",
+        select="last",
     )
 
 

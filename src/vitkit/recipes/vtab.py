@@ -107,7 +107,7 @@ def benchmark(
     scores = {}
     for task in vtab.TASKS:
         suffix = f"@{sources[task]}" if task in sources else ""
-        run, task_folder, trials = replace(_run(f"vtab.{task}", task), start=start), Path(folder) / task, {}
+        run, task_folder, trials = replace(_run(f"vtab.{task}", task), init_from=start), Path(folder) / task, {}
         for rate in rates if len(rates) > 1 else ():
             trial = replace(_with_rate(run, rate), data=Data(source=f"vtab:{task}:tune{suffix}"))
             trials[rate] = train(trial, task_folder / f"rate-{rate:g}").score
@@ -118,7 +118,7 @@ def benchmark(
 
 
 def _with_rate(run: Run, rate: float) -> Run:
-    return replace(run, optimizer=replace(run.optimizer, rate=rate))
+    return replace(run, optimizer=replace(run.optimizer, lr=rate))
 
 
 def _run(name: str, task: str) -> Run:
@@ -130,14 +130,14 @@ def _run(name: str, task: str) -> Run:
         data=Data(source=f"vtab:{task}"),
         processor=Processor.squash(384),
         augment=Augment(crop=inception("tensorflow"), flip=True),
-        optimizer=Optimizer(name="sgd", rate=0.01, weight_decay=0.0),
+        optimizer=Optimizer(name="sgd", lr=0.01, weight_decay=0.0),
         schedule=Schedule(decay="cosine", warmup=500),
         batch_size=512,
-        accumulate=16,
+        grad_accum_steps=16,
         steps=2_500,
         evaluate_every=2_500,
-        start=START,
-        keep="last",
+        init_from=START,
+        select="last",
     )
 
 

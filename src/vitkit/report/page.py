@@ -96,7 +96,7 @@ def page(title: str, body: str) -> str:
 
 def tile(value: str, name: str, *, first: bool = False) -> str:
     """Returns a box with a value and its name."""
-    kinds = " first" * first + " long" * (len(value) > 10)
+    kinds = " first" * first + " long" * (len(value) > 9)
     return f'<div class="tile{kinds}"><b>{escape(value)}</b><span>{escape(name)}</span></div>'
 
 

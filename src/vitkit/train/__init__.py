@@ -1,19 +1,23 @@
-"""Train: the one loop. A `Run` says everything; its run folder holds what came of it, and goes on from where it was
-stopped.
+"""Training: `train(run, folder)` runs the training loop for a config (`Run`) and resumes it from its run folder.
 
-run.py        `Run`, the whole of a run as one frozen config      folder.py   the run folder
-launch.py     `train(run, folder)`: from a run to its folder      loop.py     the loop itself
-begin.py, start.py      its model before the first step           checks.py   what is refused before any
-finetune.py   from a checkpoint and pictures to a `Run`           tune.py     what learns: all, the head, LoRA
-optim.py, schedule.py   the update of the weights                 state.py    states that survive a kill
-saving.py    when and how they are written                        shards.py, pieces.py, content.py   sharded ones
-lion.py, lamb.py, together.py, closure.py   optimisers            average.py  the running mean
-loggers.py   TensorBoard, W&B, MLflow
-events.py, signals.py   the log, the bar, asked to stop           report.py, page.py, charts.py   report.html
+run.py           config of a run (`Run`) and the files of a run folder
+finetune.py      the `Run` that fine-tunes a checkpoint on a data source
+checks.py        validation of a run before training starts
+setup.py         model, objective and optimizer of a run
+launch.py        `train`: start or resume, log, evaluate, save, stop on signals
+loop.py          the training loop and its update step
+optim/           optimizers, weight decay and layer-wise learning rates
+schedule.py      learning rate schedules and the moving average of weights (EMA)
+tuning.py        trainable parameters: all, by name, the head, LoRA
+checkpointing/   training checkpoints: full and sharded, in the background
+events.py        log, progress bar, TensorBoard, W&B and MLflow
+metrics.py       metrics of a step, read from the device when logged
+utilization.py   model FLOPs utilization
+summary.py       report.html of a run folder
 """
 
 from vitkit.train.launch import Interrupted, Result, train
 from vitkit.train.loop import TrainingStopped
-from vitkit.train.run import Data, Machine, Run, RunFolder
+from vitkit.train.run import Data, Hardware, Run, RunFolder
 
-__all__ = ["Data", "Interrupted", "Machine", "Result", "Run", "RunFolder", "TrainingStopped", "train"]
+__all__ = ["Data", "Hardware", "Interrupted", "Result", "Run", "RunFolder", "TrainingStopped", "train"]

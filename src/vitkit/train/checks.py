@@ -1,4 +1,4 @@
-"""What is wrong with a run is said before anything is computed."""
+"""Validate a run before training starts."""
 
 import shutil
 from pathlib import Path
@@ -13,43 +13,43 @@ from vitkit.train.run import Run
 
 
 def check(run: Run, source: Source, validation: Source | None = None) -> None:
-    """Raises ValueError where model, processor, objective, pictures and those to judge by do not fit together."""
+    """Raises ValueError if model, processor, objective, training and validation data do not fit together."""
     classes = len(source.classes)
     if run.model.num_classes != classes:
         raise ValueError(f"the model has {run.model.num_classes} classes, '{run.data.source}' has {classes}")
     if run.model.channels != run.processor.channels:
-        raise ValueError(f"the model takes {run.model.channels} channels, the processor gives {run.processor.channels}")
+        raise ValueError(f"the model has {run.model.channels} input channels, the processor {run.processor.channels}")
     if tuple(run.model.image_size) != tuple(run.processor.size):
-        raise ValueError(f"the model takes images of {run.model.image_size}, the processor gives {run.processor.size}")
+        raise ValueError(f"the model has image_size {run.model.image_size}, the processor gives {run.processor.size}")
     for name in run.evaluators:
         evaluate.evaluator(name)
-    refuse_remainder(run.model)
-    refuse_other_numbers(run)
-    learned = refuse_labels(source)
+    check_patch_size(run.model)
+    check_objective(run)
+    trained = check_labels(source)
     if validation is not None:
-        refuse_untaught(learned, refuse_labels(validation, "held-out picture"), source.classes)
+        check_classes(trained, check_labels(validation, "validation image"), source.classes)
     if getattr(run.objective, "loss", None) == "softmax":
-        refuse_several(source)
+        check_single_label(source)
 
 
-def refuse_remainder(model: Any) -> None:
-    """Raises ValueError for pictures that are no whole number of patches: the model would not see their edge."""
+def check_patch_size(model: Any) -> None:
+    """Raises ValueError if the image size is not a multiple of the patch size: the model would ignore the border."""
     for side, patch in zip(model.image_size, getattr(model, "patch_size", model.image_size), strict=True):
         if side % patch:
             near = max(patch, round(side / patch) * patch)
-            raise ValueError(f"images of {side} pixels are not a multiple of the patch size {patch}; {near} is")
+            raise ValueError(f"image_size {side} is not a multiple of patch_size {patch}; use {near}")
 
 
-def refuse_other_numbers(run: Run) -> None:
-    """Raises ValueError for an objective that counts colours, or epochs, otherwise than its run does."""
+def check_objective(run: Run) -> None:
+    """Raises ValueError if the objective has another mean, std or number of epochs than the run."""
     objective: Any = run.objective
     numbers = getattr(objective, "colours", None) or objective
     for name in ("mean", "std"):
         given, wanted = getattr(numbers, name, None), getattr(run.processor, name)
         if given is not None and len(given) == len(wanted) and not np.allclose(given, wanted, atol=1e-4):
             raise ValueError(
-                f"the objective counts colours by the {name} {_short(given)}, the processor by {_short(wanted)}: they "
-                "must be equal"
+                f"the {name} of the objective is {_short(given)} and that of the processor {_short(wanted)}: they must "
+                "be equal"
             )
     epochs = getattr(objective, "epochs", None)
     if epochs is not None and run.epochs is not None and epochs != run.epochs:
@@ -60,32 +60,17 @@ def _short(numbers: tuple[float, ...]) -> str:
     return "(" + ", ".join(f"{number:.4g}" for number in numbers) + ")"
 
 
-def refuse_untaught(learned: set[int], judged: set[int], classes: tuple[str, ...]) -> None:
-    """Raises ValueError for classes that are judged on and have no training picture."""
-    lacking = sorted(judged - learned)
-    if lacking and learned:
-        shown = ", ".join(classes[number] for number in lacking[:5])
-        more = f" and {len(lacking) - 5} more" if lacking[5:] else ""
-        raise ValueError(f"there is no training picture of {shown}{more}, which the model is judged on")
+def check_classes(trained: set[int], evaluated: set[int], classes: tuple[str, ...]) -> None:
+    """Raises ValueError for classes of the validation data without a training image."""
+    missing = sorted(evaluated - trained)
+    if missing and trained:
+        shown = ", ".join(classes[number] for number in missing[:5])
+        more = f" and {len(missing) - 5} more" if missing[5:] else ""
+        raise ValueError(f"the validation data have images of {shown}{more}, the training data have none")
 
 
-def with_several(source: Source) -> int | None:
-    """The first picture with several labels, if there is one."""
-    labels = (source.label(index) for index in range(len(source)))
-    return next((index for index, label in enumerate(labels) if isinstance(label, tuple) and len(label) > 1), None)
-
-
-def refuse_several(source: Source) -> None:
-    """Raises ValueError for pictures with several labels where one class is to be right."""
-    index = with_several(source)
-    label = None if index is None else source.label(index)
-    if isinstance(label, tuple):
-        names = ", ".join(source.classes[number] for number in label[:3])
-        raise ValueError(f"picture {index} has several labels ({names}): set objective.loss=sigmoid")
-
-
-def refuse_labels(source: Source, what: str = "picture") -> set[int]:
-    """The classes that have pictures; ValueError for a label that is none of the classes; -1 stands for no label."""
+def check_labels(source: Source, what: str = "image") -> set[int]:
+    """Returns the classes that have images; raises ValueError for a label out of range (-1 stands for no label)."""
     classes, found = len(source.classes), set()
     for index in range(len(source)):
         label = source.label(index)
@@ -96,14 +81,29 @@ def refuse_labels(source: Source, what: str = "picture") -> set[int]:
     return found - {-1}
 
 
-def refuse_full_disk(run: Run, folder: Path) -> None:
-    """Raises ValueError where the states and the models of a run will not fit on the disk of its folder.
+def first_multilabel(source: Source) -> int | None:
+    """Returns the index of the first image with several labels, None if there is none."""
+    labels = (source.label(index) for index in range(len(source)))
+    return next((index for index, label in enumerate(labels) if isinstance(label, tuple) and len(label) > 1), None)
 
-    A state holds the weights and up to two moments of each, and perhaps their mean; one more is there while it is
-    written.
+
+def check_single_label(source: Source) -> None:
+    """Raises ValueError if an image has several labels, which the softmax loss does not support."""
+    index = first_multilabel(source)
+    label = None if index is None else source.label(index)
+    if isinstance(label, tuple):
+        names = ", ".join(source.classes[number] for number in label[:3])
+        raise ValueError(f"image {index} has several labels ({names}): set objective.loss=sigmoid")
+
+
+def check_disk_space(run: Run, folder: Path) -> None:
+    """Raises ValueError if the checkpoints and models of a run do not fit on the disk of its folder.
+
+    A checkpoint holds the weights, up to two moments of each and perhaps their average. During a save there is one
+    checkpoint more than `keep_checkpoints`.
     """
     weights = 4 * sum(each.numel() for each in models.build(run.model, device="meta").parameters())
-    needed = weights * (3 + (run.average is not None)) * (run.machine.keep + 1) + 2 * weights
+    needed = weights * (3 + (run.ema is not None)) * (run.hardware.keep_checkpoints + 1) + 2 * weights
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
@@ -111,33 +111,33 @@ def refuse_full_disk(run: Run, folder: Path) -> None:
         raise ValueError(f"the run needs about {needed / 1e9:.2f} GB in '{folder}', and {free / 1e9:.2f} GB are free")
 
 
-def refuse_pairs(run: Run, device: torch.device) -> None:
-    """Raises ValueError for settings that do not go together."""
-    if run.machine.keep < 2:
+def check_settings(run: Run, device: torch.device) -> None:
+    """Raises ValueError for settings that cannot be combined."""
+    if run.hardware.keep_checkpoints < 2:
         raise ValueError(
-            f"machine.keep is {run.machine.keep}; it must be at least 2: the last state may be a damaged one"
+            f"hardware.keep_checkpoints is {run.hardware.keep_checkpoints}; it must be at least 2, because the newest "
+            "checkpoint may be damaged"
         )
     if run.precision == "float16" and device.type != "cuda":
-        raise ValueError(f"float16 trains on a GPU only, not on {device.type}: use bfloat16 or float32")
-    if run.start_head == "kept" and getattr(run.objective, "head_bias", None) is not None:
-        raise ValueError("start_head=kept goes on with the biases of the head, and objective.head_bias replaces them")
-    if run.optimizer.name == "lamb" and _starts_at_zero(run):
+        raise ValueError(f"float16 training needs a GPU, and the device is {device.type}: use bfloat16 or float32")
+    if run.init_head == "checkpoint" and getattr(run.objective, "head_bias", None) is not None:
+        raise ValueError("init_head=checkpoint loads the head's bias, and objective.head_bias would overwrite it")
+    if run.optimizer.name == "lamb" and _head_starts_at_zero(run):
         raise ValueError(
-            "lamb moves a tensor by shares of its own length, and this run's head starts at zero: "
-            + ("set model.init=truncated" if run.start is None else "set start_head=drawn")
+            "lamb scales an update by the norm of its tensor, and the head of this run starts at zero: "
+            + ("set model.init=truncated" if run.init_from is None else "set init_head=random")
         )
-    if run.machine.parallel == "fsdp":
+    if run.hardware.parallel == "fsdp":
         for name, given in (
-            ("optimizer.name=muon, which needs whole matrices", run.optimizer.name == "muon"),
-            ("LoRA", run.tune.lora_rank > 0),
+            ("optimizer.name=muon, which needs unsharded matrices", run.optimizer.name == "muon"),
+            ("LoRA", run.tuning.lora_rank > 0),
             ("float16", run.precision == "float16"),
         ):
             if given:
-                raise ValueError(f"fsdp does not go with {name}: use ddp")
+                raise ValueError(f"fsdp does not support {name}: use ddp")
 
 
-def _starts_at_zero(run: Run) -> bool:
-    """Whether the head is zeros before the first step."""
-    if run.start is not None:
-        return run.start_head == "new"
+def _head_starts_at_zero(run: Run) -> bool:
+    if run.init_from is not None:
+        return run.init_head == "zeros"
     return getattr(run.model, "init", "") == "jax" and run.model.num_classes > 0

@@ -1,4 +1,4 @@
-"""Where scalars of a run are told beside the log: TensorBoard always, Weights & Biases and MLflow on request."""
+"""Log of a run (log.jsonl), its progress bar, and loggers: TensorBoard, Weights & Biases and MLflow."""
 
 import importlib
 import json
@@ -21,105 +21,103 @@ from vitkit.train.utilization import Peak
 
 
 class Logger(Protocol):
-    """Takes the scalars of a step."""
+    """Receives the metrics of a run."""
 
-    def scalars(self, kind: str, step: int, values: Mapping[str, float]) -> None:
-        """`kind` is step or evaluation."""
+    def log(self, kind: str, step: int, values: Mapping[str, float]) -> None:
+        """Logs metrics; `kind` is step or evaluation."""
 
     def close(self) -> None:
-        """Nothing comes after."""
+        """Ends logging."""
 
 
 class TensorBoard:
-    """Event files in the folder `tensorboard` of the run; a run that goes on hides what was told after its `step`."""
+    """TensorBoard event files in the folder `tensorboard` of a run; a resumed run hides events after its `step`."""
 
     def __init__(self, folder: Path, step: int = 0):
         from torch.utils.tensorboard.writer import SummaryWriter  # slow to import, and not needed for --help
 
         self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
 
-    def scalars(self, kind: str, step: int, values: Mapping[str, float]) -> None:
-        """Adds each under its kind."""
+    def log(self, kind: str, step: int, values: Mapping[str, float]) -> None:
+        """Logs each metric as KIND/NAME."""
         for name, value in values.items():
             self.writer.add_scalar(f"{kind}/{name}", value, step)
 
     def close(self) -> None:
-        """Writes what is held back."""
+        """Writes buffered events."""
         self.writer.close()
 
 
 class WeightsAndBiases:
-    """A run of the same name, found again by its folder when it goes on."""
+    """Weights & Biases run with the name of the run folder, by which it is resumed."""
 
     def __init__(self, run: Run, folder: Path):
-        module = _imported("wandb", "wandb")
+        module = _import("wandb")
         name = folder.resolve().name
         self.run = module.init(
             project="vitkit", name=name, id=name, resume="allow", dir=str(folder), config=runs.to_dict(run)
         )
 
-    def scalars(self, kind: str, step: int, values: Mapping[str, float]) -> None:
-        """Adds each under its kind."""
+    def log(self, kind: str, step: int, values: Mapping[str, float]) -> None:
+        """Logs each metric as KIND/NAME."""
         self.run.log({f"{kind}/{name}": value for name, value in values.items()}, step=step)
 
     def close(self) -> None:
-        """Ends the run there."""
+        """Ends the W&B run."""
         self.run.finish()
 
 
 class MLflow:
-    """A run of the same name at the tracking address that MLflow is set to."""
+    """MLflow run with the name of the run folder, at MLflow's tracking URI."""
 
     def __init__(self, run: Run, folder: Path):
-        self.module = _imported("mlflow", "mlflow")
+        self.module = _import("mlflow")
         self.module.set_experiment("vitkit")
         self.module.start_run(run_name=folder.resolve().name)
 
-    def scalars(self, kind: str, step: int, values: Mapping[str, float]) -> None:
-        """Adds each under its kind."""
+    def log(self, kind: str, step: int, values: Mapping[str, float]) -> None:
+        """Logs each metric as KIND/NAME."""
         self.module.log_metrics({f"{kind}/{name}": value for name, value in values.items()}, step=step)
 
     def close(self) -> None:
-        """Ends the run there."""
+        """Ends the MLflow run."""
         self.module.end_run()
 
 
-KINDS: dict[str, Callable[[Run, Path], Logger]] = {
+LOGGERS: dict[str, Callable[[Run, Path], Logger]] = {
     "wandb": WeightsAndBiases,
     "mlflow": MLflow,
 }
 
 
 def check_loggers(run: Run) -> None:
-    """Raises ValueError for an unknown logger, and ImportError with the line to type for one that is not installed."""
-    unknown = [name for name in run.machine.loggers if name not in KINDS]
+    """Raises ValueError for an unknown logger, ImportError for one that is not installed."""
+    unknown = [name for name in run.hardware.loggers if name not in LOGGERS]
     if unknown:
-        known = f"there is {', '.join(KINDS)}, and TensorBoard's files are always written"
+        known = f"the loggers are {', '.join(LOGGERS)}; TensorBoard is always on"
         raise ValueError(f"unknown logger '{unknown[0]}'; {known}")
-    for name in run.machine.loggers:
-        _imported(name, name)
+    for name in run.hardware.loggers:
+        _import(name)
 
 
 def open_loggers(run: Run, folder: Path, step: int = 0) -> tuple[Logger, ...]:
-    """TensorBoard, and the loggers that `machine.loggers` names, for a run that has taken `step` steps; it has passed
-    `refuse`.
-    """
-    asked = tuple(KINDS[name](run, folder) for name in run.machine.loggers)
-    return (TensorBoard(folder, step), *asked)
+    """Opens TensorBoard and the loggers in `hardware.loggers`, for a run that starts or resumes at `step`."""
+    requested = tuple(LOGGERS[name](run, folder) for name in run.hardware.loggers)
+    return (TensorBoard(folder, step), *requested)
 
 
-def _imported(module: str, package: str) -> Any:
+def _import(name: str) -> Any:
     try:
-        return importlib.import_module(module)
+        return importlib.import_module(name)
     except ImportError as error:
-        raise ImportError(f"machine.loggers names {package}, which is not installed: pip install {package}") from error
+        raise ImportError(f"hardware.loggers names {name}, which is not installed: pip install {name}") from error
 
 
 class Events:
-    """Writes what happens; a context, so that the bar ends with it. `console` is where people look, None for nowhere.
+    """Event log of a run with a progress bar, as a context manager.
 
-    Where the console is no terminal the bar is left out, and one line an evaluation remains. With `peak`, what this
-    process's device can do, the share of it that is done (`mfu`) is shown and logged.
+    The bar is shown on `console` if it is a terminal; otherwise there is one line per evaluation. With `peak`, the peak
+    of this process's device, the model FLOPs utilization (`mfu`) is shown and logged.
     """
 
     def __init__(
@@ -138,7 +136,7 @@ class Events:
         self.batch_size = batch_size
         self.every = every
         self.peak = peak
-        self.flops: float | None = None  # of one step in this process, once they are counted
+        self.flops: float | None = None  # of one step in this process, None until counted
         self.console = console or Console(quiet=True)
         self.recent: deque[tuple[float, int]] = deque(maxlen=50)
         self.bar = Progress(
@@ -167,20 +165,20 @@ class Events:
             logger.close()
 
     def write(self, kind: str, step: int, **values: Any) -> None:
-        """Adds one line to the log, at once."""
+        """Appends an event to the log and flushes it; sends steps and evaluations to the loggers."""
         self.file.write(json.dumps({"kind": kind, "step": step, "time": round(time.time(), 3), **values}) + "\n")
         self.file.flush()
         numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
         if kind in ("step", "evaluation"):
             for logger in self.loggers:
-                logger.scalars(kind, step, numbers)
+                logger.log(kind, step, numbers)
 
-    def say(self, text: str) -> None:
-        """A line for people."""
+    def print(self, text: str) -> None:
+        """Prints a line on the console."""
         self.console.print(text, highlight=False)
 
     def step(self, step: int, scalars: Mapping[str, float]) -> None:
-        """After each step; every few of them are logged and shown, and only then are their scalars read."""
+        """Records a step; reads, logs and shows its metrics every `every` steps."""
         self.recent.append((time.monotonic(), step))
         if step % self.every != 0 and step != 1:
             if not self.bar.disable:
@@ -193,32 +191,32 @@ class Events:
             cost["memory_gb"] = round(used / 1e9, 3)
             shown += f"  {cost['memory_gb']:.1f} GB"
         if self.peak is not None and self.flops and speed:
-            cost["mfu"] = round(self.peak.share(self.flops, self.batch_size / speed), 4)
+            cost["mfu"] = round(self.peak.utilization(self.flops, self.batch_size / speed), 4)
             shown += f"  {cost['mfu']:.0%} MFU"
         self.bar.update(self.task, completed=step, shown=shown)
         self.write("step", step, **cost, **scalars)
 
     def images_per_second(self) -> float:
-        """Over the last steps, evaluations between them left out."""
+        """Returns the training speed over the last steps, without evaluations."""
         if len(self.recent) < 2:
             return 0.0
         (start, first), (end, last) = self.recent[0], self.recent[-1]
         return (last - first) * self.batch_size / max(end - start, 1e-9)
 
     def pause(self) -> None:
-        """Forgets the speed so far: what follows is no training."""
+        """Restarts the measurement of the speed, after something else than training."""
         self.recent.clear()
 
 
 def memory_in_use() -> int:
-    """The most bytes that this process has used so far: of the GPU where it uses one, else of memory; 0 if unknown."""
+    """Returns the peak memory of this process in bytes: of the GPU if it is used, else of the CPU; 0 if unknown."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated()
     return memory.peak()
 
 
 def read(log: Path) -> list[dict[str, Any]]:
-    """The events of a log in order; a last line cut short by a kill is left out."""
+    """Reads the events of a log in order; ignores an incomplete last line, which a killed process leaves."""
     if not log.exists():
         return []
     lines = log.read_text(encoding="utf-8").split("\n")
@@ -226,11 +224,11 @@ def read(log: Path) -> list[dict[str, Any]]:
 
 
 def rewind(log: Path, step: int) -> None:
-    """Drops what was logged after a step that the run now goes on from, so that nothing is told twice."""
-    kept = [event for event in read(log) if event["step"] <= step]
-    atomic.write_text(log, "".join(json.dumps(event) + "\n" for event in kept))
+    """Removes the events after the step that a run resumes from, so that none is logged twice."""
+    events = [event for event in read(log) if event["step"] <= step]
+    atomic.write_text(log, "".join(json.dumps(event) + "\n" for event in events))
 
 
 def console() -> Console:
-    """Where people look at training: standard error, so that standard output stays for results."""
+    """Returns a console on standard error; standard output is for results."""
     return Console(file=sys.stderr)

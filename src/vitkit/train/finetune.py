@@ -1,4 +1,4 @@
-"""Fine-tuning on somebody's pictures: from a checkpoint and a data source to a whole run, with defaults that suit."""
+"""Build the `Run` that fine-tunes a checkpoint on a data source, with defaults by the size of the data."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,45 +10,46 @@ from vitkit import checkpoints
 from vitkit.data import Source, train_and_val
 from vitkit.data.augment import Augment
 from vitkit.data.augment.crop import Crop
-from vitkit.inference.engine import machine
+from vitkit.data.processor import Processor
+from vitkit.inference.engine import capabilities
 from vitkit.objectives import supervised
-from vitkit.train.checks import with_several
+from vitkit.train.checks import first_multilabel
 from vitkit.train.optim import Optimizer
 from vitkit.train.run import Data, Run
 from vitkit.train.schedule import Schedule
-from vitkit.train.tuning import Tune
+from vitkit.train.tuning import Tuning
 
-# Fewer training pictures than this, and the steps, warm-up and rate that then do (see `defaults`).
+# Steps, warm-up and learning rate for fewer training images than the first number (see `defaults`).
 SIZES = ((20_000, 500, 100, 0.01), (500_000, 10_000, 500, 0.01), (None, 20_000, 500, 0.03))
-# What the rate is multiplied by where only a part of the model learns.
-PART_RATE = {"full": 1.0, "head": 10.0, "lora": 1.0}
+# Factor of the learning rate by mode.
+LR_SCALES = {"full": 1.0, "head": 10.0, "lora": 1.0}
 LORA_RANK = 8
-# The least and the most of a picture that is shown: the original 5 % can miss what the picture is of.
+# Minimum and maximum area of a crop; the 5 % of the original code can miss the object.
 CROP_AREA = (0.25, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Defaults:
-    """What a size of data set asks for."""
+    """Hyper-parameters for a size of the training data."""
 
     steps: int
     warmup: int
-    rate: float
+    lr: float
     batch_size: int
 
 
-def defaults(pictures: int) -> Defaults:
-    """Steps, warm-up, rate and batch for that many training pictures.
+def defaults(num_images: int) -> Defaults:
+    """Returns steps, warm-up, learning rate and batch size for a number of training images.
 
-    ViT paper, Table 4: 500 steps for Pets and Flowers, 10,000 for CIFAR, 20,000 for ImageNet, batches of 512; the sizes
-    between are those of BiT's rule (20 and 500 thousand). Warm-up and rates are AugReg's (Steiner et al. 2022, table of
-    fine-tuning: 100 steps for 500, 500 for more; the middle of the sweeps). A batch is 512, but of a small data set
-    at most one picture in 32, in powers of two and at least 16: a batch that is a quarter of all pictures costs much
-    and tells little.
+    ViT paper, Table 4: 500 steps for Pets and Flowers, 10,000 for CIFAR, 20,000 for ImageNet, batches of 512. The
+    limits between them, 20 and 500 thousand images, are those of BiT's rule. Warm-up and learning rates are AugReg's
+    (Steiner et al. 2022, table of fine-tuning: 100 steps for 500, 500 for more; the middle of the sweeps). The batch
+    size is 512, for small data sets at most 1/32 of the images as a power of two, and at least 16: larger fractions of
+    the data in a batch cost more computation without better gradients.
     """
-    steps, warmup, rate = next(rest for most, *rest in SIZES if most is None or pictures < most)
-    batch_size = max(16, min(512, 1 << max(0, (pictures // 32).bit_length() - 1)))
-    return Defaults(steps=int(steps), warmup=int(warmup), rate=float(rate), batch_size=min(batch_size, pictures))
+    steps, warmup, lr = next(rest for limit, *rest in SIZES if limit is None or num_images < limit)
+    batch_size = max(16, min(512, 1 << max(0, (num_images // 32).bit_length() - 1)))
+    return Defaults(steps=int(steps), warmup=int(warmup), lr=float(lr), batch_size=min(batch_size, num_images))
 
 
 def finetune(
@@ -57,29 +58,32 @@ def finetune(
     *,
     val: str | None = None,
     held_out: float = 0.2,
-    resolution: int | None = None,
+    image_size: int | None = None,
     steps: int | None = None,
     epochs: float | None = None,
-    rate: float | None = None,
+    lr: float | None = None,
     batch_size: int | None = None,
-    part: Literal["full", "head", "lora"] = "full",
+    mode: Literal["full", "head", "lora"] = "full",
     seed: int = 0,
 ) -> Run:
-    """The run that fine-tunes a checkpoint: `train(finetune(model, data), folder)`; what is None suits the data's size.
+    """Returns the run that fine-tunes a checkpoint, for `train(finetune(model, data), folder)`.
 
-    SGD with momentum 0.9, cosine, no decay, clipped to 1, as in the paper; no dropout, as in AugReg; Inception crops
-    and flips, as in the original code. The processor is the checkpoint's own; `resolution` is a side in pixels. `part`
-    is what learns: all, the head, or LoRA's low-rank changes and the head. Products are bfloat16 where this machine has
-    circuits for them. Where pictures have several labels, each class is a question of its own (sigmoid) and the model
-    is judged by mean average precision. Raises ValueError where checkpoint, data and resolution do not fit together.
+    SGD with momentum 0.9, cosine schedule, no weight decay and gradients clipped to norm 1, as in the ViT paper; no
+    dropout, as in AugReg; Inception crops and flips, as in the original code. The processor is the checkpoint's.
+    Precision is bfloat16 where the hardware supports it. With several labels per image the loss is sigmoid
+    cross-entropy and the metric is mean average precision.
+
+    Hyper-parameters that are None depend on the number of images (`defaults`). `image_size` is in pixels. `mode` is
+    what to train: the full model, the head only, or LoRA and the head. Raises ValueError if the checkpoint, the data
+    and `image_size` do not fit together.
     """
     if steps is not None and epochs is not None:
-        raise ValueError(f"a run lasts for --steps or --epochs, not both: got {steps} and {epochs}")
+        raise ValueError(f"give either --steps or --epochs, not both: got {steps} and {epochs}")
     source, _ = train_and_val(data, val=val, held_out=held_out, seed=0)
-    suits, chosen = defaults(len(source)), absolute(model)
-    config, processor = _prepared(chosen, len(source.classes), resolution)
-    size = suits.batch_size if batch_size is None else batch_size
-    length = {"steps": suits.steps if steps is None and epochs is None else steps, "epochs": epochs}
+    default, checkpoint = defaults(len(source)), absolute(model)
+    config, processor = _model_and_processor(checkpoint, len(source.classes), image_size)
+    size = default.batch_size if batch_size is None else batch_size
+    length = {"steps": default.steps if steps is None and epochs is None else steps, "epochs": epochs}
     total = length["steps"] or max(1, round((epochs or 0.0) * len(source) / max(1, size)))
     return Run(
         name=f"{Path(model).stem or 'model'} on {data}",
@@ -87,65 +91,61 @@ def finetune(
         data=Data(source=data, val=val, held_out=held_out),
         processor=processor,
         augment=Augment(crop=Crop(kind="torchvision", area=CROP_AREA), flip=True),
-        optimizer=Optimizer(name="sgd", rate=suits.rate * PART_RATE[part] if rate is None else rate, weight_decay=0.0),
-        schedule=Schedule(decay="cosine", warmup=min(suits.warmup, int(total) // 5)),
+        optimizer=Optimizer(name="sgd", lr=default.lr * LR_SCALES[mode] if lr is None else lr, weight_decay=0.0),
+        schedule=Schedule(decay="cosine", warmup=min(default.warmup, int(total) // 5)),
         batch_size=size,
         steps=None if length["steps"] is None else int(length["steps"]),
         epochs=epochs,
         seed=seed,
-        start=chosen,
-        precision=precision_here(),
-        tune=Tune(
-            head_only=part == "head",
-            lora_rank=LORA_RANK if part == "lora" else 0,
-        ),
+        init_from=checkpoint,
+        precision=default_precision(),
+        tuning=Tuning(head_only=mode == "head", lora_rank=LORA_RANK if mode == "lora" else 0),
         evaluate_every=max(1, int(total) // 10),
-        **_judged(source),
+        **_loss_and_metric(source),
     )
 
 
-def _judged(source: Source) -> dict[str, Any]:
-    """What is minimised and what is looked at, by how many labels a picture has."""
-    if with_several(source) is None:
+def _loss_and_metric(source: Source) -> dict[str, Any]:
+    """Returns the fields of a run for images with one label, or with several."""
+    if first_multilabel(source) is None:
         return {"objective": supervised.Config()}
     return {
         "objective": supervised.Config(loss="sigmoid"),
         "evaluators": ("average_precision",),
-        "score": "average_precision.mean",
+        "metric": "average_precision.mean",
     }
 
 
-def precision_here() -> Literal["float32", "bfloat16"]:
-    """What products of training are fastest in on this machine, with the range of float32."""
+def default_precision() -> Literal["float32", "bfloat16"]:
+    """Returns bfloat16 if the hardware has fast bfloat16 matrix products, else float32."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return "bfloat16" if machine(device).bfloat16 else "float32"
+    return "bfloat16" if capabilities(device).bfloat16 else "float32"
 
 
 def absolute(name: str) -> str:
-    """The name of a checkpoint so that it means the same from another folder, when the run goes on."""
+    """Makes a checkpoint path absolute, so that the run can be resumed from another folder; keeps Hub ids."""
     path = Path(name).expanduser()
     return str(path.resolve()) if path.exists() else name
 
 
-def _prepared(model: str, classes: int, resolution: int | None) -> tuple[Any, Any]:
-    loaded = checkpoints.load(model, num_classes=classes)
-    if resolution is not None:
-        refuse_resolution(loaded.model.config, resolution)
-        loaded = checkpoints.load(model, num_classes=classes, image_size=resolution)
-    config, side = loaded.model.config, tuple(loaded.model.config.image_size)
-    calm = {name: 0.0 for name in ("dropout", "attention_dropout", "stochastic_depth") if hasattr(config, name)}
-    processor = loaded.processor
-    if tuple(processor.size) != side:
-        raise ValueError(f"'{model}' takes {side}, but its processor gives {processor.size}: set --resolution")
-    return replace(config, **calm), processor
+def _model_and_processor(model: str, num_classes: int, image_size: int | None) -> tuple[Any, Processor]:
+    loaded = checkpoints.load(model, num_classes=num_classes)
+    if image_size is not None:
+        check_image_size(loaded.model.config, image_size)
+        loaded = checkpoints.load(model, num_classes=num_classes, image_size=image_size)
+    config, processor = loaded.model.config, loaded.processor
+    if tuple(processor.size) != tuple(config.image_size):
+        raise ValueError(
+            f"the model '{model}' has image_size {tuple(config.image_size)}, but its processor gives {processor.size}: "
+            "set --image-size"
+        )
+    no_dropout = {name: 0.0 for name in ("dropout", "attention_dropout", "stochastic_depth") if hasattr(config, name)}
+    return replace(config, **no_dropout), processor
 
 
-def refuse_resolution(config: Any, resolution: int) -> None:
-    """Raises ValueError for a side that the patches of a model do not divide, with the nearest that they do."""
-    patch = getattr(config, "patch_size", None)
-    if patch is None:
-        return
-    for side in patch:
-        if resolution < side or resolution % side:
-            near = max(side, round(resolution / side) * side)
-            raise ValueError(f"a resolution of {resolution} is not a multiple of the patch size {side}; {near} is")
+def check_image_size(config: Any, image_size: int) -> None:
+    """Raises ValueError, with the nearest valid size, if `image_size` is not a multiple of the model's patch size."""
+    for patch in getattr(config, "patch_size", None) or ():
+        if image_size < patch or image_size % patch:
+            near = max(patch, round(image_size / patch) * patch)
+            raise ValueError(f"image_size {image_size} is not a multiple of patch_size {patch}; use {near}")

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C ask a run to save and end; the handler only takes a note."""
+"""Run training in a run folder: start or resume, log, evaluate, save, and stop on SIGTERM or Ctrl-C."""
 
 import os
 import platform
@@ -19,58 +19,61 @@ from vitkit.data.augment import Transform
 from vitkit.data.loader import Batch, Stream, check_mixing, evaluation_batches, training_batches
 from vitkit.models import Backbone
 from vitkit.train import checks
-from vitkit.train.checkpointing.saving import NotSaved, Saver, like
+from vitkit.train.checkpointing.saving import CheckpointNotSaved, CheckpointSaver, allocate_like
 from vitkit.train.events import Events, check_loggers, open_loggers, read, rewind
-from vitkit.train.loop import Training, TrainingStopped, fit, places
+from vitkit.train.loop import Training, TrainingStopped, checkpoint_templates, fit
 from vitkit.train.metrics import Metrics
 from vitkit.train.run import Run, RunFolder
-from vitkit.train.setup import begin, judged, machine
+from vitkit.train.setup import build_training, evaluation_model, process_settings
 from vitkit.train.summary import write_report
 from vitkit.train.utilization import peak
 
+# Training stops when a larger fraction of the images is unreadable.
+MAX_UNREADABLE = 0.01
+
 
 class Interrupted(KeyboardInterrupt):
-    """The run was asked to end, has saved, and goes on from there when it is started again."""
+    """The run was stopped by a signal after saving a checkpoint; the same command resumes it."""
 
     def __init__(self, number: int, step: int):
-        super().__init__(f"stopped by {signal.Signals(number).name} after step {step}; saved, the same command goes on")
+        name = signal.Signals(number).name
+        super().__init__(f"stopped by {name} after step {step}; saved, run the same command to resume")
         self.exit_code = 128 + number
 
 
 class StopRequest:
-    """Takes SIGTERM and SIGINT while it is entered; a second Ctrl-C ends at once. Only the main thread gets signals."""
+    """Context that records SIGTERM and SIGINT instead of ending the process; a second Ctrl-C ends it at once.
+
+    Has an effect in the main thread only, because Python handles signals there.
+    """
 
     def __init__(self) -> None:
         self.number: int | None = None
-        self.before: dict[int, Any] = {}
+        self.previous: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
-                self.before[number] = signal.signal(number, self._note)
+                self.previous[number] = signal.signal(number, self._record)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        for number, handler in self.before.items():
+        for number, handler in self.previous.items():
             signal.signal(number, handler)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _record(self, number: int, frame: FrameType | None) -> None:
         if self.number is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.number = number
 
 
-# A run whose pictures cannot be read more often than this learns from something else than it says.
-MOST_UNREADABLE = 0.01
-
-
 @dataclass(frozen=True)
 class Result:
-    """What a run came to: its folder, the score of the model that was kept, and after which step that was.
+    """Result of a run: its folder, the metric of the saved model, and the step of that model.
 
-    `main` says whether this process is the one that writes, where several train together.
+    `main` is True in the process of rank 0, which writes the files.
     """
 
     folder: Path
@@ -80,104 +83,106 @@ class Result:
 
 
 def train(run: Run, folder: str | Path, *, console: Console | None = None, keep_memory: bool = False) -> Result:
-    """Trains a run in its folder, or goes on where it was stopped; a run that is over is only reported.
+    """Trains a run in its folder, or resumes it; for a completed run only the report is written.
 
-    `console` shows the progress. `keep_memory` keeps freed memory with the process while a CPU trains, as the commands
-    do (`vitkit.memory.kept`). Under torchrun every process calls it, and the first writes. Raises ValueError before
-    anything is computed for a run that does not fit together or a folder that holds another; TrainingStopped for a loss
-    that is not finite; Interrupted, saved, for SIGTERM and Ctrl-C.
+    `console` shows the progress. With `keep_memory` a process that trains on the CPU keeps freed memory
+    (`vitkit.memory.kept`), as the commands do. Under torchrun every process calls this function, and rank 0 writes.
+
+    Raises ValueError before training if the run is invalid or the folder contains another run, TrainingStopped for a
+    loss that is not finite, and Interrupted after SIGTERM or Ctrl-C, once a checkpoint is saved.
     """
     if not run.data.source:
-        raise ValueError(f"'{run.name}' needs pictures: say --data SOURCE, as in --data parquet:/data/imagenet")
-    place = RunFolder(Path(folder))
+        raise ValueError(f"the run '{run.name}' has no training data: set --data, as in --data parquet:/data/imagenet")
+    files = RunFolder(Path(folder))
     random = torch.random.fork_rng(devices=[])
-    group = distributed.together(run.machine.device, run.machine.parallel)
-    with group as device, random, machine(run, device, keep_memory=keep_memory):
-        distributed.by_main(lambda: place.refuse(run))
-        training, training_source, validation = prepared(run, place, device)
-        # All that can be refused has been: nothing is written before.
-        distributed.by_main(lambda: place.claim(run))
-        agreed = distributed.leaving_together(TrainingStopped, Interrupted, NotSaved)
-        with agreed, Saver(place.states, run.machine) as saver:
-            session = Session(training, place, validation, saver)
+    group = distributed.process_group(run.hardware.device, run.hardware.parallel)
+    with group as device, random, process_settings(run, device, keep_memory=keep_memory):
+        distributed.on_rank_zero(lambda: files.check(run))
+        training, source, validation = prepare(run, files, device)
+        # After all checks, so that an invalid run writes nothing.
+        distributed.on_rank_zero(lambda: files.create(run))
+        agreed = distributed.exit_after_rank_zero(TrainingStopped, Interrupted, CheckpointNotSaved)
+        with agreed, CheckpointSaver(files.checkpoints, run.hardware) as saver:
+            session = TrainingSession(training, files, validation, saver)
             session.resume()
             with Events(
-                place.log if distributed.is_main() else Path(os.devnull),
+                files.log if distributed.is_main_process() else Path(os.devnull),
                 total=training.total,
                 batch_size=run.batch_size,
-                every=run.machine.log_every,
-                console=console if distributed.is_main() else None,
-                loggers=open_loggers(run, place.path, training.step) if distributed.is_main() else (),
-                peak=peak(device, run.precision, tf32=run.machine.tf32),
+                every=run.hardware.log_every,
+                console=console if distributed.is_main_process() else None,
+                loggers=open_loggers(run, files.path, training.step) if distributed.is_main_process() else (),
+                peak=peak(device, run.precision, tf32=run.hardware.tf32),
             ) as events:
-                session.go(training_source, events)
-        main = distributed.is_main()
+                session.run(source, events)
+        main = distributed.is_main_process()
         if main:
-            write_report(place)
-        distributed.from_main(0.0)
-    return Result(place.path, session.score, session.kept_step, main)
+            write_report(files)
+        distributed.broadcast(0.0)
+    return Result(files.path, session.score, session.best_step, main)
 
 
-def prepared(run: Run, place: RunFolder, device: torch.device) -> tuple[Training, Source, Source]:
-    """A run before its first step, and the pictures that it learns from and is judged by; ValueError for one that
-    cannot be.
-    """
-    checks.refuse_pairs(run, device)
+def prepare(run: Run, files: RunFolder, device: torch.device) -> tuple[Training, Source, Source]:
+    """Validates a run; returns its initial training state and its training and validation data."""
+    checks.check_settings(run, device)
     check_loggers(run)
     source, validation = train_and_val(
         run.data.source, val=run.data.val, held_out=run.data.held_out, seed=run.data.split_seed
     )
     checks.check(run, source, validation)
     run = replace(run, objective=objectives.fitted(run.objective, source))
-    check_mixing(run.augment, stream(run))
-    distributed.by_main(lambda: checks.refuse_full_disk(run, place.path))
-    return begin(run, run.total_steps(len(source)), device), source, validation
+    check_mixing(run.augment, data_stream(run))
+    distributed.on_rank_zero(lambda: checks.check_disk_space(run, files.path))
+    return build_training(run, run.total_steps(len(source)), device), source, validation
 
 
-class Session:
-    """One process's part of a run, from start or resume to the end or a stop."""
+class TrainingSession:
+    """One process's part of a run, from start or resume to its end or stop."""
 
-    def __init__(self, training: Training, place: RunFolder, validation: Source, saver: Saver):
+    def __init__(self, training: Training, files: RunFolder, validation: Source, saver: CheckpointSaver):
         self.training = training
-        self.place = place
+        self.files = files
         self.validation = validation
         self.saver = saver
-        self.score = float("-inf")
-        self.kept_step = 0
+        self.score = float("-inf")  # metric of the saved model
+        self.best_step = 0  # its step
         self.unreadable = 0
-        self.told = -1  # the phase of the objective that was logged with its cost
+        self.logged_phase = -1  # phase of the objective whose FLOPs were logged last
 
     def resume(self) -> None:
-        """Goes to the newest whole state, if there is one, and forgets what was logged after it."""
-        saved = self.saver.newest(like(places(self.training)))
+        """Loads the newest complete training checkpoint, if any, and removes later events from the log."""
+        saved = self.saver.load_newest(allocate_like(checkpoint_templates(self.training)))
         if saved is not None:
             self.training.load_state_dict(saved["training"])
-            self.score, self.kept_step, self.unreadable = saved["score"], saved["kept_step"], saved["unreadable"]
+            self.score, self.best_step, self.unreadable = saved["score"], saved["best_step"], saved["unreadable"]
         costs = []
-        if distributed.is_main():
-            rewind(self.place.log, self.training.step)
-            costs = [event for event in read(self.place.log) if event["kind"] == "cost"]
-        # Counted once in a phase: the step that is counted is not compiled, and no other may differ when a run goes on.
-        self.training.flops = distributed.from_main(costs[-1]["flops_per_image"] if costs else 0.0) * self.share or None
-        self.training.counted = self.told = round(distributed.from_main(costs[-1].get("phase", 0) if costs else -1))
+        if distributed.is_main_process():
+            rewind(self.files.log, self.training.step)
+            costs = [event for event in read(self.files.log) if event["kind"] == "cost"]
+        # FLOPs are counted once per phase, also in a resumed run: the step that counts them is not compiled, so
+        # counting in another step would change its rounding.
+        flops_per_image = distributed.broadcast(costs[-1]["flops_per_image"] if costs else 0.0)
+        self.training.flops = flops_per_image * self.local_batch_size or None
+        phase = round(distributed.broadcast(costs[-1].get("phase", 0) if costs else -1))
+        self.training.counted_phase = self.logged_phase = phase
 
     @property
-    def share(self) -> float:
-        """The pictures of a batch that are this process's."""
+    def local_batch_size(self) -> float:
+        """Number of images of a batch in this process."""
         return self.training.run.batch_size / distributed.world_size()
 
     def save(self, *, last: bool) -> None:
-        """Writes the state; all processes take part. After the `last` one the run ends."""
+        """Saves a training checkpoint; all processes must call it. The run ends after the `last` one."""
         content = {
             "training": self.training.state_dict(),
             "score": self.score,
-            "kept_step": self.kept_step,
+            "best_step": self.best_step,
             "unreadable": self.unreadable,
         }
         self.saver.save(self.training.step, content, last=last)
 
-    def go(self, source: Source, events: Events) -> None:
-        """Trains to the end."""
+    def run(self, source: Source, events: Events) -> None:
+        """Trains until the last step, or until a signal or an error stops the run."""
         training, run = self.training, self.training.run
         events.write(
             "start" if training.step == 0 else "resume",
@@ -186,44 +191,45 @@ class Session:
             python=platform.python_version(),
             device=str(next(training.objective.parameters()).device),
             total=training.total,
-            pictures=len(source),
+            images=len(source),
             held_out=len(self.validation),
-            peak_flops=events.peak.rate if events.peak else None,
+            peak_flops=events.peak.flops_per_second if events.peak else None,
             peak_source=events.peak.source if events.peak else None,
         )
         transform = Transform(run.processor, run.augment)
-        batches = training_batches(source, transform, stream(run), consumed=training.consumed)
+        batches = training_batches(source, transform, data_stream(run), consumed=training.consumed)
         with StopRequest() as stop:
             try:
-                fit(training, batches, self.after(events, stop, source))
+                fit(training, batches, self.after_step(events, stop, source))
             except TrainingStopped as error:
                 events.write("stopped", training.step, reason=str(error))
                 try:
                     self.save(last=True)
-                except NotSaved as failure:
+                except CheckpointNotSaved as failure:
                     raise TrainingStopped(f"{error}; {failure}") from None
                 raise
-            number = distributed.largest(stop.number or 0)
+            number = distributed.all_reduce_max(stop.number or 0)
             if number and training.step < training.total:
                 raise Interrupted(number, training.step)
 
-    def after(self, events: Events, stop: StopRequest, source: Source) -> Callable[[Metrics, Batch], bool]:
-        """What is done between two steps."""
+    def after_step(self, events: Events, stop: StopRequest, source: Source) -> Callable[[Metrics, Batch], bool]:
+        """Returns the function that logs, evaluates and saves after a step; it returns True to stop."""
         training, run = self.training, self.training.run
 
         def after(scalars: Metrics, batch: Batch) -> bool:
             step, over = training.step, training.step == training.total
-            if training.counted != self.told:
-                self.told = training.counted
-                events.write("cost", step, flops_per_image=(training.flops or 0) / self.share, phase=self.told)
+            if training.counted_phase != self.logged_phase:
+                self.logged_phase = training.counted_phase
+                flops_per_image = (training.flops or 0) / self.local_batch_size
+                events.write("cost", step, flops_per_image=flops_per_image, phase=self.logged_phase)
             events.flops = training.flops
             events.step(step, scalars)
-            unreadable, stopping = distributed.totals(len(batch.replaced), int(stop.number is not None))
+            unreadable, stopping = distributed.all_reduce_sum(len(batch.replaced), int(stop.number is not None))
             self.count_unreadable(unreadable, batch, events)
             if over or step % run.evaluate_every == 0:
-                self.judge(events, source)
-                stopping = distributed.any_true(stop.number is not None)  # it may have come during the evaluation
-            if over or stopping or step % run.machine.save_every == 0:
+                self.evaluate(events, source)
+                stopping = distributed.any_true(stop.number is not None)  # a signal may arrive during the evaluation
+            if over or stopping or step % run.hardware.save_every == 0:
                 self.save(last=over or bool(stopping))
                 events.pause()
             return bool(stopping)
@@ -231,58 +237,58 @@ class Session:
         return after
 
     def count_unreadable(self, found: int, batch: Batch, events: Events) -> None:
-        """Logs pictures that were replaced, in all processes together; TrainingStopped where there are too many."""
+        """Logs the number of unreadable images in a batch of all processes; raises TrainingStopped if too many."""
         if found:
             self.unreadable += found
-            events.write("unreadable", self.training.step, number=found, pictures=list(batch.replaced))
-            if self.unreadable > max(10, MOST_UNREADABLE * self.training.consumed):
-                last = f", the last: {batch.replaced[-1]}" if batch.replaced else ""
+            events.write("unreadable", self.training.step, number=found, images=list(batch.replaced))
+            if self.unreadable > max(10, MAX_UNREADABLE * self.training.consumed):
+                last = f", the last one is {batch.replaced[-1]}" if batch.replaced else ""
                 raise TrainingStopped(
-                    f"{self.unreadable} of {self.training.consumed} training pictures could not be read{last}"
+                    f"{self.unreadable} of {self.training.consumed} training images could not be read{last}"
                 )
 
-    def judge(self, events: Events, source: Source) -> None:
-        """Evaluates the model, and keeps it if it is the best so far, or the last is wanted."""
+    def evaluate(self, events: Events, source: Source) -> None:
+        """Evaluates the model, and saves it if it is the best so far or `select` is last."""
         run, step = self.training.run, self.training.step
-        model = judged(self.training)
+        model = evaluation_model(self.training)
         value = 0.0
-        if distributed.is_main():
-            numbers = evaluate.evaluate(subject_of(run, model, self.validation, source), run.evaluators)
-            if run.score not in numbers:
-                raise ValueError(f"models are judged by '{run.score}', but there is {', '.join(numbers)}")
-            value = numbers[run.score]
-            events.write("evaluation", step, **numbers)
-        value = distributed.from_main(value)
-        if value > self.score or run.keep == "last":
-            self.score, self.kept_step = value, step
-            if distributed.is_main():
-                keep(run, model, self.validation.classes, self.place.best)
-        events.say(f"step {step:>6} of {self.training.total}   {run.score} {value:.2%}")
+        if distributed.is_main_process():
+            metrics = evaluate.evaluate(model_outputs(run, model, self.validation, source), run.evaluators)
+            if run.metric not in metrics:
+                raise ValueError(f"unknown metric '{run.metric}'; the metrics are {', '.join(metrics)}")
+            value = metrics[run.metric]
+            events.write("evaluation", step, **metrics)
+        value = distributed.broadcast(value)
+        if value > self.score or run.select == "last":
+            self.score, self.best_step = value, step
+            if distributed.is_main_process():
+                save_model(run, model, self.validation.classes, self.files.best)
+        events.print(f"step {step:>6} of {self.training.total}   {run.metric} {value:.2%}")
         events.pause()
 
 
-def stream(run: Run) -> Stream:
-    """How the training samples of a run come to this process; ValueError where they cannot be dealt out evenly."""
+def data_stream(run: Run) -> Stream:
+    """Returns the part of the training samples for this process; raises ValueError if they cannot be split evenly."""
     return Stream(
         batch_size=run.batch_size,
         seed=run.seed,
         rank=distributed.rank(),
         world_size=distributed.world_size(),
-        workers=run.machine.workers,
+        workers=run.hardware.workers,
     )
 
 
-def subject_of(run: Run, backbone: Backbone, source: Source, training: Source) -> evaluate.ModelOutputs:
-    """A model with the pictures that a run judges it by, and those (unchanged) that k-NN and the like learn from."""
+def model_outputs(run: Run, backbone: Backbone, source: Source, training: Source) -> evaluate.ModelOutputs:
+    """Returns a model with its validation images, and the training images without augmentation (for k-NN, probes)."""
 
     def batches(of: Source) -> Iterable[Batch]:
         transform = Transform(run.processor)
-        return evaluation_batches(of, transform, batch_size=run.batch_size, workers=run.machine.workers)
+        return evaluation_batches(of, transform, batch_size=run.batch_size, workers=run.hardware.workers)
 
     return evaluate.ModelOutputs(backbone, lambda: batches(source), source.classes, training=lambda: batches(training))
 
 
-def keep(run: Run, backbone: Backbone, classes: tuple[str, ...], folder: Path) -> None:
-    """Writes the model as a checkpoint folder with its processor and labels."""
+def save_model(run: Run, backbone: Backbone, classes: tuple[str, ...], folder: Path) -> None:
+    """Saves the model as a checkpoint folder with its processor and labels."""
     checkpoint = checkpoints.Checkpoint(model=backbone, processor=run.processor, labels=classes)
     checkpoints.save(checkpoint, folder, overwrite=True)

@@ -1,4 +1,4 @@
-"""The scalars of a step, left on their device until they are logged or shown."""
+"""Scalar metrics of a training step, copied from the device only when they are read."""
 
 from collections.abc import Iterator, Mapping
 
@@ -9,31 +9,32 @@ from vitkit import distributed
 
 
 class Metrics(Mapping[str, float]):
-    """Scalars of one step by name, as floats; reading the first one reduces and copies all of them at once.
+    """Metrics of one step by name, as floats; the first read reduces and copies all of them.
 
-    `scalars` are means over this process's part of the batch: they are averaged over all processes, in one all-reduce,
-    so all processes must read together. `equal` are the same in all processes. Until then nothing waits for the device.
+    `scalars` are means over this process's part of the batch; one all-reduce averages them over all processes, so all
+    processes must read at the same step. `equal` are metrics with the same value in all processes. The device is not
+    synchronised before the first read.
     """
 
     def __init__(self, scalars: Mapping[str, Tensor], equal: Mapping[str, Tensor | float]):
         self.scalars = scalars
         self.equal = equal
-        self.found: dict[str, float] | None = None
+        self.values_read: dict[str, float] | None = None
 
     def __getitem__(self, name: str) -> float:
-        """The value of a scalar; KeyError for an unknown name."""
+        """Returns the value of a metric; raises KeyError for an unknown name."""
         if name not in self.scalars and name not in self.equal:
             raise KeyError(name)
-        if self.found is None:
-            self.found = self._read()
-        return self.found[name]
+        if self.values_read is None:
+            self.values_read = self._read()
+        return self.values_read[name]
 
     def __iter__(self) -> Iterator[str]:
-        """The names, without reading a value."""
+        """Iterates over the names, without reading a value."""
         return iter((*self.scalars, *self.equal))
 
     def __len__(self) -> int:
-        """How many scalars there are."""
+        """Number of metrics."""
         return len(self.scalars) + len(self.equal)
 
     def _read(self) -> dict[str, float]:
@@ -45,7 +46,7 @@ class Metrics(Mapping[str, float]):
 
 
 def _packed(values: Mapping[str, Tensor]) -> Tensor:
-    """Scalars as one vector, in float32 unless one is wider."""
+    """Concatenates scalars into a vector, in float32 or a wider dtype of one of them."""
     if not values:
         return torch.empty(0)
     dtype = torch.float32

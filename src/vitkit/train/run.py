@@ -1,4 +1,4 @@
-"""`Run`: the whole of a training run as one frozen config, to JSON and back."""
+"""Configuration of a training run (`Run`), its JSON form, and the files of a run folder."""
 
 import json
 import math
@@ -13,13 +13,15 @@ from vitkit.data.augment import Augment
 from vitkit.data.processor import Processor
 from vitkit.train.optim import Optimizer
 from vitkit.train.schedule import Schedule
-from vitkit.train.tuning import Tune
+from vitkit.train.tuning import Tuning
 
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """What is learned from and what is judged on: `val`, else the source's own split, else a share held out
-    (stratified).
+    """Training and validation data.
+
+    The validation data are `val` if given, else the validation split of `source`, else a stratified random fraction
+    `held_out` of it, chosen by `split_seed`.
     """
 
     source: str
@@ -29,17 +31,20 @@ class Data:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Machine:
-    """Where and how fast, never what: a run goes on with the same numbers when these change, but for rounding.
+class Hardware:
+    """Settings for speed, memory, saving and logging; a run can be resumed with other values of them.
 
-    `workers` are processes that prepare batches beside the training, `threads` those of torch on the CPU, None for its
-    own choice: one for a very small model, where two would mostly wait for each other. `parallel` is how the processes
-    of torchrun share the work: each holds the whole model (ddp) or a shard of it (fsdp). `recompute` keeps no
-    activations inside blocks and computes them again in the backward pass; `compile` compiles the blocks; `tf32` allows
-    the shorter matrix products of NVIDIA GPUs. `loggers` also tell wandb or mlflow what
-    TensorBoard's files in the run folder always say. A `state` to go on from is gathered whole into one file, or is
-    sharded: each process writes its part; auto is sharded for fsdp. Either is taken up again by any number of
-    processes. With `save_beside` it is copied and written while the training goes on.
+    They do not change what is trained: results with other values differ by rounding at most.
+
+    `workers` is the number of processes that load data. `threads` is torch's number of CPU threads, None for torch's
+    default; one thread is fastest for very small models. `parallel` is the parallelism under torchrun: replicas of the
+    model (ddp) or sharded parameters (fsdp). `activation_checkpointing` recomputes the activations inside blocks in
+    the backward pass to save memory. `compile` compiles the blocks. `tf32` allows TF32 matrix products on NVIDIA GPUs.
+    `loggers` adds wandb or mlflow to the TensorBoard files that every run folder has.
+
+    A training checkpoint is written every `save_every` steps, and the newest `keep_checkpoints` are kept. A full
+    checkpoint is one file; in a sharded one each process writes its own shards; auto is sharded for fsdp. Any number of
+    processes can resume from either. `async_save` copies the checkpoint and writes it in the background.
     """
 
     device: str = "auto"
@@ -47,11 +52,11 @@ class Machine:
     threads: int | None = None
     log_every: int = 10
     save_every: int = 1000
-    keep: int = 2
-    state: Literal["auto", "whole", "sharded"] = "auto"
-    save_beside: bool = False
+    keep_checkpoints: int = 2
+    checkpoint_format: Literal["auto", "full", "sharded"] = "auto"
+    async_save: bool = False
     parallel: Literal["none", "ddp", "fsdp"] = "none"
-    recompute: bool = False
+    activation_checkpointing: bool = False
     compile: bool = False
     tf32: bool = False
     loggers: tuple[str, ...] = ()
@@ -59,18 +64,17 @@ class Machine:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A training run; `model` is the config of a family and `objective` that of an objective.
+    """A training run; `model` is the config of a model family and `objective` the config of an objective.
 
-    Its length is `steps` updates, or `epochs` passes over the training pictures. `accumulate` splits a batch into parts
-    whose gradients are added before the update. After every `evaluate_every` steps, and at the end, the model is judged
-    by `evaluators`; kept is the `last` model, or the `best`: the one whose number `score` was highest. The best number
-    of a run is chosen by the held-out pictures, so it flatters a little; the last is not.
+    The length is given as `steps` (updates) or as `epochs`. `grad_accum_steps` splits a batch into equal parts whose
+    gradients are accumulated before the update. The model is evaluated by `evaluators` every `evaluate_every` steps and
+    at the end. `select` chooses the model to save: the `last`, or the `best` by the validation `metric`. Selecting the
+    best on the validation images biases its metric slightly upwards.
 
-    `start` is a checkpoint whose weights the run starts from. Its head is replaced by a `new` one of zeros, or by one
-    `drawn` as in a fresh model, or `kept`, where it has as many classes and in the order of the data's; `tune` says
-    what of them learns. `precision` is that of the products in training (autocast; weights and sums stay float32).
-    `average` is the share of its past that a running mean of the weights keeps at each step (Polyak averaging; the
-    paper's 0.9999); then the mean is what is judged and saved.
+    `init_from` is a checkpoint with initial weights. `init_head` initialises its head with `zeros`, at `random` as in a
+    new model, or from the `checkpoint`, which needs the same classes in the same order. `tuning` chooses the trainable
+    parameters. `precision` is the dtype of autocast; parameters stay float32. `ema` is the decay of an exponential
+    moving average of the weights (0.9999 in the ViT paper); the average is then evaluated and saved.
     """
 
     name: str
@@ -82,55 +86,55 @@ class Run:
     optimizer: Optimizer = field(default_factory=Optimizer)
     schedule: Schedule = field(default_factory=Schedule)
     batch_size: int = 128
-    accumulate: int = 1
+    grad_accum_steps: int = 1
     steps: int | None = None
     epochs: float | None = None
     seed: int = 0
-    start: str | None = None
-    start_head: Literal["new", "drawn", "kept"] = "new"
-    tune: Tune = field(default_factory=Tune)
+    init_from: str | None = None
+    init_head: Literal["zeros", "random", "checkpoint"] = "zeros"
+    tuning: Tuning = field(default_factory=Tuning)
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    average: float | None = None
+    ema: float | None = None
     evaluators: tuple[str, ...] = ("top1", "confusion")
     evaluate_every: int = 1000
-    score: str = "top1.accuracy"
-    keep: Literal["best", "last"] = "best"
-    machine: Machine = field(default_factory=Machine)
+    metric: str = "top1.accuracy"
+    select: Literal["best", "last"] = "best"
+    hardware: Hardware = field(default_factory=Hardware)
 
     def __post_init__(self) -> None:
-        """Refuses what would fail in the middle of a run."""
+        """Raises ValueError for values that would fail during the run."""
         if (self.steps is None) == (self.epochs is None):
-            raise ValueError(f"a run lasts for steps or for epochs: steps is {self.steps} and epochs {self.epochs}")
-        for name in ("batch_size", "accumulate", "evaluate_every", "steps", "epochs"):
+            raise ValueError(f"set either steps or epochs: steps is {self.steps} and epochs is {self.epochs}")
+        for name in ("batch_size", "grad_accum_steps", "evaluate_every", "steps", "epochs"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name} is {value}; it must be above 0")
-        if self.start is None and self.start_head != "new":
+        if self.init_from is None and self.init_head != "zeros":
+            raise ValueError(f"init_head is {self.init_head}, which needs a checkpoint: set init_from")
+        if self.ema is not None and not 0.0 < self.ema < 1.0:
+            raise ValueError(f"ema is {self.ema}; it must lie between 0 and 1, or be none for no averaging")
+        if self.batch_size % self.grad_accum_steps:
             raise ValueError(
-                f"start_head is {self.start_head}, of a checkpoint to start from, and there is none: set start"
+                f"batch_size {self.batch_size} is not a multiple of grad_accum_steps {self.grad_accum_steps}"
             )
-        if self.average is not None and not 0.0 < self.average < 1.0:
-            raise ValueError(f"average is {self.average}; it lies between 0 and 1, or is none for no averaging")
-        if self.batch_size % self.accumulate:
-            raise ValueError(f"a batch of {self.batch_size} cannot be split into {self.accumulate} equal parts")
-        if self.score.partition(".")[0] not in self.evaluators:
-            raise ValueError(f"models are judged by '{self.score}', but the evaluators are {self.evaluators}")
+        if self.metric.partition(".")[0] not in self.evaluators:
+            raise ValueError(f"the metric '{self.metric}' is of no evaluator of the run: {self.evaluators}")
 
     def total_steps(self, num_examples: int) -> int:
-        """How many updates the run has over that many training pictures."""
+        """Number of updates of the run for a number of training images."""
         if self.steps is not None:
             return self.steps
         return max(1, math.ceil((self.epochs or 0.0) * num_examples / self.batch_size))
 
 
 def to_dict(run: Run) -> dict[str, Any]:
-    """The JSON form of a run."""
+    """Converts a run to JSON values."""
     data = configs.to_dict(run)
     return data | {"model": models.to_dict(run.model), "objective": objectives.to_dict(run.objective)}
 
 
 def from_dict(data: Mapping[str, Any]) -> Run:
-    """The run that `to_dict` gave as `data`; ValueError as `config.from_dict`."""
+    """Reads a run from the output of `to_dict`; raises ValueError as `config.from_dict` does."""
     for key in ("model", "objective"):
         if not isinstance(data.get(key), Mapping):
             raise ValueError(f"a run needs its '{key}' as an object with named fields")
@@ -139,20 +143,20 @@ def from_dict(data: Mapping[str, Any]) -> Run:
 
 
 def to_json(run: Run) -> str:
-    """The text of a run's config.json."""
+    """Converts a run to the text of its config.json."""
     return json.dumps(to_dict(run), indent=2) + "\n"
 
 
 def from_json(text: str) -> Run:
-    """The run of a config.json; ValueError for text that is none."""
+    """Reads a run from the text of a config.json; raises ValueError for invalid text."""
     return from_dict(json.loads(text))
 
 
 def differences(one: Run, other: Run) -> list[str]:
-    """The dotted names that two runs disagree on, how they are computed (`machine`) left out."""
+    """Returns the dotted names of fields that differ between two runs, except those of `hardware`."""
     first, second = _flat(to_dict(one)), _flat(to_dict(other))
     names = sorted(first.keys() | second.keys())
-    return [name for name in names if first.get(name) != second.get(name) and not name.startswith("machine.")]
+    return [name for name in names if first.get(name) != second.get(name) and not name.startswith("hardware.")]
 
 
 def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -163,41 +167,41 @@ def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 class RunFolder:
-    """The places in a run folder."""
+    """The files of a run folder."""
 
     def __init__(self, path: Path):
         self.path = path
         self.config = path / "config.json"
         self.log = path / "log.jsonl"
-        self.states = path / "checkpoints"
+        self.checkpoints = path / "checkpoints"
         self.best = path / "best"
         self.report = path / "report.html"
 
-    def refuse(self, run: Run) -> None:
-        """Raises ValueError, with nothing written, where the folder holds another run or other things."""
+    def check(self, run: Run) -> None:
+        """Raises ValueError if the folder contains another run or other files; writes nothing."""
         if self.config.exists():
             names = differences(self.run(), run)
             if names:
                 shown = ", ".join(names[:5]) + (", ..." if names[5:] else "")
-                raise ValueError(f"'{self.path}' holds another run, which differs in {shown}: choose another folder")
+                raise ValueError(f"'{self.path}' contains another run, which differs in {shown}: choose another folder")
             return
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-            raise ValueError(f"'{self.path}' exists and is no run folder: choose another name, or an empty folder")
+            raise ValueError(f"'{self.path}' exists and is not a run folder: choose another name, or an empty folder")
 
-    def claim(self, run: Run) -> None:
-        """Makes the folder this run's own, or finds that it is already; ValueError as `refuse`."""
-        self.refuse(run)
+    def create(self, run: Run) -> None:
+        """Creates the folder with the config of the run unless it exists; raises ValueError as `check`."""
+        self.check(run)
         if self.config.exists():
             return
         self.path.mkdir(parents=True, exist_ok=True)
         atomic.write_text(self.config, to_json(run))
 
     def run(self) -> Run:
-        """The run that the folder holds; ValueError where it holds none."""
+        """Reads the run of the folder; raises ValueError if there is none."""
         try:
             text = self.config.read_text(encoding="utf-8")
         except OSError:
-            raise ValueError(f"'{self.path}' is no run folder: it has no config.json that can be read") from None
+            raise ValueError(f"'{self.path}' is not a run folder: it has no readable config.json") from None
         try:
             return from_json(text)
         except ValueError as error:

@@ -1,4 +1,4 @@
-"""The learning rate over a run, as pure functions of the step (ViT paper, Tables 3 and 4; big_vision's schedules)."""
+"""Learning rate schedules (ViT paper, Tables 3 and 4; big_vision) and the moving average of weights."""
 
 import math
 from dataclasses import dataclass
@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """A linear warm-up from 0, a decay, and a linear cooldown to 0 laid over both; all lengths in steps.
+    """Learning rate schedule: linear warm-up from 0, a decay, and a linear cooldown to 0; lengths are in steps.
 
-    `end` is the share of the peak where `cosine` and `linear` stop. `rsqrt` decays as 1 / sqrt(1 + (step - warmup) /
-    timescale), with no need to know the end. `constant` does not decay.
+    `end` is the final value of `cosine` and `linear` as a fraction of the peak. `rsqrt` decays as 1 / sqrt(1 + (step -
+    warmup) / timescale), independent of the length of the run. `constant` does not decay. The cooldown multiplies the
+    last `cooldown` steps by a factor that falls to 0.
     """
 
     decay: Literal["cosine", "linear", "rsqrt", "constant"] = "cosine"
@@ -23,19 +24,20 @@ class Schedule:
     timescale: int = 10_000
 
     def __post_init__(self) -> None:
-        """Refuses lengths that are none."""
+        """Raises ValueError for values below their minimum."""
         for name, least in (("warmup", 0), ("cooldown", 0), ("end", 0), ("timescale", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"schedule.{name} is {getattr(self, name)}; it must be at least {least}")
 
 
 def factor(schedule: Schedule, step: int, total: int) -> float:
-    """The share of the peak rate for the update that follows `step` others, of `total` in the run.
+    """Returns the learning rate of step `step` (from 0) of `total`, as a fraction of the peak.
 
-    As in the original, the first update of a warm-up has rate 0. Raises ValueError where the warm-up fills the run.
+    As in the original code, a warm-up begins with a learning rate of 0. Raises ValueError if the warm-up is not shorter
+    than the run.
     """
     if total > 1 and schedule.warmup >= total:
-        raise ValueError(f"the warm-up of {schedule.warmup} steps fills the run of {total}")
+        raise ValueError(f"schedule.warmup is {schedule.warmup}; it must be below the {total} steps of the run")
     value = _decay(schedule, step, total)
     if schedule.warmup:
         value *= min(1.0, step / schedule.warmup)
@@ -56,10 +58,11 @@ def _decay(schedule: Schedule, step: int, total: int) -> float:
     return 1.0
 
 
-class Average:
-    """mean <- k mean + (1 - k) weights after every update, k = min(decay, (1 + t) / (10 + t)) after t of them.
+class EMA:
+    """Exponential moving average of weights: ema <- k ema + (1 - k) weights, k = min(decay, (1 + t) / (10 + t)).
 
-    The growing share of the past (as TensorFlow's moving averages have it) lets a short run forget where it started.
+    t is the number of updates so far. As in TensorFlow, the decay grows with t, which reduces the weight of the initial
+    values in short runs.
     """
 
     def __init__(self, module: nn.Module, decay: float):
@@ -68,13 +71,13 @@ class Average:
 
     @torch.no_grad()
     def update(self, module: nn.Module, step: int) -> None:
-        """Takes in the weights after update number `step`."""
-        share = 1.0 - min(self.decay, (1 + step) / (10 + step))
+        """Includes the weights after update number `step` (from 1)."""
+        weight = 1.0 - min(self.decay, (1 + step) / (10 + step))
         for name, parameter in module.named_parameters():
-            self.values[name].lerp_(parameter.detach(), share)
+            self.values[name].lerp_(parameter.detach(), weight)
 
     @torch.no_grad()
     def load(self, values: dict[str, Tensor]) -> None:
-        """Goes back to saved values."""
+        """Restores saved values."""
         for name, value in self.values.items():
             value.copy_(values[name])

@@ -1,6 +1,7 @@
-"""The start of a run, and its model as it is judged and saved: all that is applied to a model from outside, in order.
+"""Build the model, objective and optimizer of a run, and the model to evaluate and save.
 
-Weights, then what of them learns, then the objective, device, recomputation, shards, compilation, wrapper, optimiser.
+Order: weights, trainable parameters, objective, device, activation checkpointing, sharding, compilation, optimizer,
+wrapper.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -18,107 +19,106 @@ from vitkit.models import Backbone
 from vitkit.train import optim, tuning
 from vitkit.train.loop import Training
 from vitkit.train.run import Run
-from vitkit.train.schedule import Average
+from vitkit.train.schedule import EMA
 
 
-def begin(run: Run, total: int, device: torch.device) -> Training:
-    """A run before its first step, its fresh weights drawn from its seed."""
+def build_training(run: Run, total: int, device: torch.device) -> Training:
+    """Builds the training state of a run of `total` steps; its seed determines the initial weights."""
     torch.manual_seed(run.seed)
-    # Made on the CPU, so that a seed means the same weights on every device.
+    # On the CPU, so that a seed gives the same weights on every device.
     backbone = initial_model(run)
-    tuning.apply(run.tune, backbone)
+    tuning.apply(run.tuning, backbone)
     objective = objectives.build(run.objective, backbone).to(device)
     blocks = objective.blocks()
-    if not blocks and (run.machine.recompute or run.machine.compile):
-        setting = "recompute" if run.machine.recompute else "compile"
-        raise ValueError(
-            f"machine.{setting} works on encoder blocks, and the family {backbone.family} has none: leave it off"
-        )
-    if run.machine.recompute:
-        recompute(blocks)
-    distributed.shard(objective, run.machine.parallel, blocks)
-    if run.machine.compile:
+    for setting in ("activation_checkpointing", "compile"):
+        if getattr(run.hardware, setting) and not blocks:
+            raise ValueError(
+                f"hardware.{setting} needs encoder blocks, and the family {backbone.family} has none: set it to false"
+            )
+    if run.hardware.activation_checkpointing:
+        enable_activation_checkpointing(blocks)
+    distributed.shard(objective, run.hardware.parallel, blocks)
+    if run.hardware.compile:
         for block in blocks:
             block.compile()
     training = Training(run, objective, optim.build(run.optimizer, objective), total)
-    training.module = distributed.wrap(objective, run.machine.parallel)
-    if run.average is not None:
-        training.average = Average(objective.backbone, run.average)
+    training.module = distributed.wrap(objective, run.hardware.parallel)
+    if run.ema is not None:
+        training.ema = EMA(objective.backbone, run.ema)
     if run.precision == "float16":
         training.scaler = torch.amp.GradScaler(device.type)
     return training
 
 
-def recompute(blocks: Iterable[nn.Module]) -> None:
-    """Lets blocks keep only their input; what is inside is computed again in the backward pass, dropout included."""
+def initial_model(run: Run) -> Backbone:
+    """Builds the model of a run before its first step, on the CPU.
+
+    Resizes the position embedding of a checkpoint to the image size of the run, and initialises its head by
+    `run.init_head` (zeros: ViT paper, section 3.2). Raises ValueError if the checkpoint has another architecture.
+    """
+    model = models.build(run.model, initialise=run.init_from is None or run.init_head == "random")
+    if run.init_from is None:
+        return model
+    height, width = run.model.image_size
+    num_classes = None if run.init_head == "checkpoint" else run.model.num_classes
+    state = checkpoints.load(run.init_from, image_size=(height, width), num_classes=num_classes).model.state_dict()
+    actual = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    differ = [name for name in sorted(actual.keys() | expected.keys()) if actual.get(name) != expected.get(name)]
+    if differ:
+        name = differ[0]
+        shapes = f"'{name}' is {actual.get(name, 'missing')} instead of {expected.get(name, 'missing')}"
+        raise ValueError(
+            f"'{run.init_from}' has another architecture than the run: {shapes} ({len(differ)} tensors differ)"
+        )
+    if run.init_head == "random":
+        state |= {name: parameter.detach() for name, parameter in model.head_parameters().items()}
+    model.load_state_dict(state)
+    return model
+
+
+def enable_activation_checkpointing(blocks: Iterable[nn.Module]) -> None:
+    """Stores only the inputs of blocks; their activations, dropout included, are recomputed in the backward pass."""
     for block in blocks:
-        block.forward = partial(_recomputed, block.forward)
+        block.forward = partial(_checkpointed, block.forward)
 
 
-def _recomputed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    # Only the step that is counted is told: contexts mean something else to a compiler.
-    told = {"context_fn": exclude_recomputation} if FlopCounter.counting else {}
-    return checkpoint(forward, *args, use_reentrant=False, **told, **kwargs)
+def _checkpointed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    # Only in the step whose FLOPs are counted: torch.compile gives context_fn another meaning.
+    context = {"context_fn": exclude_recomputation} if FlopCounter.counting else {}
+    return checkpoint(forward, *args, use_reentrant=False, **context, **kwargs)
 
 
-def judged(training: Training) -> Backbone:
-    """The model as it is evaluated and saved, on this process's device: whole, averaged and merged.
+def evaluation_model(training: Training) -> Backbone:
+    """Returns the model to evaluate and save: unsharded, with EMA weights and merged LoRA updates.
 
-    The trained one itself where that is all; all processes take part.
+    This is the trained model itself if none of these apply. All processes must call it.
     """
     backbone, run = training.objective.backbone, training.run
-    if training.average is None and not run.tune.lora_rank and run.machine.parallel != "fsdp":
+    if training.ema is None and not run.tuning.lora_rank and run.hardware.parallel != "fsdp":
         return backbone
-    state = distributed.whole(backbone.state_dict())
-    if training.average is not None:
-        state |= distributed.whole(training.average.values)
-    # A new one: what is wrapped, compiled or parametrised cannot be copied without its wrapping.
+    state = distributed.full(backbone.state_dict())
+    if training.ema is not None:
+        state |= distributed.full(training.ema.values)
+    # A new model: a wrapped, compiled or parametrised one cannot be copied without its wrappers.
     model = models.build(backbone.config, initialise=False).to(next(iter(state.values())).device)
-    model.load_state_dict(tuning.merged(state, run.tune))
+    model.load_state_dict(tuning.merge_low_rank(state, run.tuning))
     return model
 
 
 @contextmanager
-def machine(run: Run, device: torch.device, *, keep_memory: bool = False) -> Iterator[None]:
-    """Apply the settings of the whole process that were asked for, and restore them afterwards; no others change.
+def process_settings(run: Run, device: torch.device, *, keep_memory: bool = False) -> Iterator[None]:
+    """Applies the process-wide settings of a run and restores the previous ones at the end.
 
-    The run may ask for a number of torch's threads and for TF32 matrix products; with `keep_memory` a process that
-    trains on the CPU keeps the memory that it frees (`vitkit.memory.kept`).
+    These are torch's number of threads, TF32 matrix products and, with `keep_memory` on a CPU, `vitkit.memory.kept`.
     """
     with ExitStack() as restore:
-        if run.machine.threads is not None:
+        if run.hardware.threads is not None:
             restore.callback(torch.set_num_threads, torch.get_num_threads())
-            torch.set_num_threads(run.machine.threads)
-        if run.machine.tf32:
+            torch.set_num_threads(run.hardware.threads)
+        if run.hardware.tf32:
             restore.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
             torch.set_float32_matmul_precision("high")
         if keep_memory and device.type == "cpu":
             restore.enter_context(memory.kept())
         yield
-
-
-def initial_model(run: Run) -> Backbone:
-    """The model of a run before its first step, on the CPU.
-
-    A checkpoint's position table is resized to the run's pictures and its head replaced by a zero one (ViT paper,
-    section 3.2), by one drawn as in a fresh model, or kept. Raises ValueError where it is of another architecture, by
-    what differs.
-    """
-    model = models.build(run.model, initialise=run.start is None or run.start_head == "drawn")
-    if run.start is None:
-        return model
-    size, classes = tuple(run.model.image_size), run.model.num_classes
-    new = None if run.start_head == "kept" else classes
-    given = checkpoints.load(run.start, image_size=(size[0], size[1]), num_classes=new).model
-    ours = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    theirs = {name: tuple(tensor.shape) for name, tensor in given.state_dict().items()}
-    differ = [name for name in sorted(ours.keys() | theirs.keys()) if ours.get(name) != theirs.get(name)]
-    if differ:
-        name = differ[0]
-        shapes = f"'{name}' is {theirs.get(name, 'missing')} there and {ours.get(name, 'missing')} here"
-        raise ValueError(f"'{run.start}' is of another architecture than the run: {shapes} ({len(differ)} differ)")
-    state = given.state_dict()
-    if run.start_head == "drawn":
-        state |= {name: parameter.detach() for name, parameter in model.head_parameters().items()}
-    model.load_state_dict(state)
-    return model

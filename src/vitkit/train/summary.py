@@ -1,4 +1,4 @@
-"""The report of a run folder: reads the run, evaluates its saved model and writes report.html."""
+"""Write the report of a run folder: read the run, evaluate its saved model and write report.html."""
 
 from vitkit import atomic, checkpoints, evaluate
 from vitkit.data import Subset, train_and_val
@@ -24,7 +24,7 @@ def load_report(folder: RunFolder) -> TrainingReport:
     training, validation = train_and_val(data.source, val=data.val, held_out=data.held_out, seed=data.split_seed)
     model = checkpoints.load(folder.best)
     transform = Transform(model.processor)
-    subject = evaluate.ModelOutputs(
+    outputs = evaluate.ModelOutputs(
         model.model,
         lambda: evaluation_batches(validation, transform, batch_size=run.batch_size),
         validation.classes,
@@ -35,11 +35,11 @@ def load_report(folder: RunFolder) -> TrainingReport:
         data=data.source,
         split=data.val or (own_split if isinstance(validation, Subset) else "its own validation split"),
         config=runs.to_json(run),
-        metric=run.score,
-        selection=run.keep,
+        metric=run.metric,
+        selection=run.select,
         events=read(folder.log),
         training=training,
         validation=validation,
-        predictions=subject.predictions,
+        predictions=outputs.predictions,
         model=model,
     )

@@ -1,4 +1,4 @@
-"""What of a model learns: all of it, parts by name, the head alone (a linear probe), or low-rank changes (LoRA)."""
+"""Choose the trainable parameters: all, some by name, the head only (linear probe), or LoRA."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,31 +14,30 @@ from vitkit.models import Backbone
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tune:
-    """Patterns of parameter names (`blocks.0.*`, `*.attn.*`) that learn: `only` those, if any are given, not `freeze`.
+class Tuning:
+    """Trainable parameters, by patterns of their names (`blocks.0.*`, `*.attn.*`).
 
-    With `head_only` only the model's heads are trained (a linear probe), and what `only` names. With `lora_rank` above
-    0 the weights of `lora_layers` get a change of that rank that learns (Hu et al. 2021), times `lora_scale` (alpha /
-    rank); of the rest only the heads and what `only` names learns.
+    With no pattern all parameters are trained. `train_only` trains the parameters that match; `freeze` excludes those
+    that match. `head_only` trains the model's heads (a linear probe) and what `train_only` matches. A `lora_rank` above
+    0 adds a trainable update of that rank to the weights of `lora_layers` (Hu et al. 2021), scaled by `lora_scale`
+    (alpha / rank), and trains the heads and what `train_only` matches.
     """
 
     head_only: bool = False
-    only: tuple[str, ...] = ()
+    train_only: tuple[str, ...] = ()
     freeze: tuple[str, ...] = ()
     lora_rank: int = 0
     lora_scale: float = 2.0
     lora_layers: tuple[str, ...] = ("*.attn.qkv", "*.attn.proj")
 
     def __post_init__(self) -> None:
-        """Refuses a rank that is none."""
+        """Raises ValueError for a negative rank."""
         if self.lora_rank < 0:
-            raise ValueError(f"tune.lora_rank is {self.lora_rank}; it must be at least 1, or 0 for no LoRA")
+            raise ValueError(f"tuning.lora_rank is {self.lora_rank}; it must be at least 1, or 0 for no LoRA")
 
 
 class LowRank(nn.Module):
-    """A weight plus a product of two thin matrices, zero at the start: W + scale * up down (Hu et al. 2021, section
-    4.1).
-    """
+    """Weight plus a low-rank update, initially zero: W + scale * up down (Hu et al. 2021, section 4.1)."""
 
     def __init__(self, weight: Float[Tensor, "out in"], rank: int, scale: float):
         super().__init__()
@@ -48,46 +47,48 @@ class LowRank(nn.Module):
         nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))
 
     def forward(self, weight: Float[Tensor, "out in"]) -> Float[Tensor, "out in"]:
-        """The changed weight."""
+        """Returns the updated weight."""
         return weight + self.scale * (self.up @ self.down)
 
 
-def apply(tune: Tune, backbone: Backbone) -> None:
-    """Freezes what shall not learn, and adds the low-rank changes; ValueError for a pattern that nothing answers to."""
+def apply(tuning: Tuning, backbone: Backbone) -> None:
+    """Freezes parameters and adds the low-rank updates; raises ValueError for a pattern without a match."""
     names = [name for name, _ in backbone.named_parameters()]
-    _refuse_strangers((*tune.only, *tune.freeze), names, "parameters")
-    heads = set(backbone.head_parameters()) if tune.head_only or tune.lora_rank else set()
-    if tune.head_only and not heads:
-        raise ValueError("tune.head_only trains the head, and the model has none: num_classes is 0")
-    everything = not (tune.only or tune.head_only or tune.lora_rank)
+    _check_patterns((*tuning.train_only, *tuning.freeze), names, "parameters")
+    heads = set(backbone.head_parameters()) if tuning.head_only or tuning.lora_rank else set()
+    if tuning.head_only and not heads:
+        raise ValueError("tuning.head_only trains the head, and the model has none: num_classes is 0")
+    everything = not (tuning.train_only or tuning.head_only or tuning.lora_rank)
     for name, parameter in backbone.named_parameters():
-        learns = (everything or name in heads or _matches(name, tune.only)) and not _matches(name, tune.freeze)
-        parameter.requires_grad_(parameter.requires_grad and learns)
-    if tune.lora_rank:
-        add_low_rank(tune, backbone)
+        chosen = everything or name in heads or _matches(name, tuning.train_only)
+        trainable = chosen and not _matches(name, tuning.freeze)
+        parameter.requires_grad_(parameter.requires_grad and trainable)
+    if tuning.lora_rank:
+        add_low_rank(tuning, backbone)
     if not any(parameter.requires_grad for parameter in backbone.parameters()):
         raise ValueError(
-            f"nothing learns: tune.head_only is {tune.head_only}, only {tune.only} and freeze {tune.freeze}"
+            f"no parameter is trainable: tuning.head_only is {tuning.head_only}, train_only is {tuning.train_only} and "
+            f"freeze is {tuning.freeze}"
         )
 
 
-def add_low_rank(tune: Tune, backbone: Backbone) -> None:
-    """Puts a low-rank change on the weight of each named dense layer."""
+def add_low_rank(tuning: Tuning, backbone: Backbone) -> None:
+    """Adds a low-rank update to the weight of each linear layer that `lora_layers` matches."""
     layers = {name: layer for name, layer in backbone.named_modules() if isinstance(layer, nn.Linear)}
-    _refuse_strangers(tune.lora_layers, list(layers), "dense layers")
+    _check_patterns(tuning.lora_layers, list(layers), "linear layers")
     for name, layer in layers.items():
-        if _matches(name, tune.lora_layers):
-            change = LowRank(layer.weight, tune.lora_rank, tune.lora_scale)
-            parametrize.register_parametrization(layer, "weight", change)
+        if _matches(name, tuning.lora_layers):
+            update = LowRank(layer.weight, tuning.lora_rank, tuning.lora_scale)
+            parametrize.register_parametrization(layer, "weight", update)
 
 
-def merged(state: Mapping[str, Tensor], tune: Tune) -> dict[str, Tensor]:
-    """The state of a plain model from that of one with low-rank changes: changed weights under their own names."""
+def merge_low_rank(state: Mapping[str, Tensor], tuning: Tuning) -> dict[str, Tensor]:
+    """Merges low-rank updates into the weights; returns the state dict of a model without LoRA."""
     marker, plain = ".parametrizations.weight.", dict(state)
     for name in [name for name in state if name.endswith(f"{marker}original")]:
         layer = name.removesuffix(f"{marker}original")
         up, down = (plain.pop(f"{layer}{marker}0.{part}") for part in ("up", "down"))
-        plain[f"{layer}.weight"] = plain.pop(name) + tune.lora_scale * (up @ down)
+        plain[f"{layer}.weight"] = plain.pop(name) + tuning.lora_scale * (up @ down)
     return plain
 
 
@@ -95,7 +96,7 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _refuse_strangers(patterns: Sequence[str], names: Sequence[str], what: str) -> None:
+def _check_patterns(patterns: Sequence[str], names: Sequence[str], what: str) -> None:
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
             raise ValueError(f"'{pattern}' matches none of the model's {what}, such as {', '.join(names[:3])}")

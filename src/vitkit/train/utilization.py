@@ -1,5 +1,6 @@
-"""How much of what the machine could do the training does: model FLOPs utilisation (Chowdhery et al. 2022, PaLM,
-appendix B), the arithmetic of a step over the time it took and the machine's rate of matrix products.
+"""Model FLOPs utilization (MFU): FLOPs of a step per second, divided by the device's peak.
+
+Chowdhery et al. 2022 (PaLM), appendix B.
 """
 
 import re
@@ -9,8 +10,8 @@ from functools import cache
 
 import torch
 
-#: Published dense rates in TFLOP/s: bfloat16 and float16 products, tf32, float32; the first name found in a GPU's wins.
-#: 0 is for what a GPU cannot do.
+#: Published dense peaks in TFLOP/s for bfloat16, float16, tf32 and float32, 0 if unsupported. The first name that a
+#: GPU's name contains is used.
 PEAKS: dict[str, tuple[float, float, float, float]] = {
     "B200": (2250.0, 2250.0, 1125.0, 75.0),
     "GH200": (989.4, 989.4, 494.7, 66.9),
@@ -26,23 +27,23 @@ PEAKS: dict[str, tuple[float, float, float, float]] = {
     "T4": (0.0, 65.0, 0.0, 8.1),
 }
 KINDS = ("bfloat16", "float16", "tf32", "float32")
-LONGEST = 0.1  # seconds of measuring
+MEASURING_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
 class Peak:
-    """The operations a second that products of a precision reach on one device, and how that is known."""
+    """Peak FLOPs per second of matrix products on one device, and where the number comes from."""
 
-    rate: float
+    flops_per_second: float
     source: str
 
-    def share(self, flops: float, seconds: float) -> float:
-        """The utilisation of a device that did so many operations in that time."""
-        return flops / seconds / self.rate
+    def utilization(self, flops: float, seconds: float) -> float:
+        """Returns the fraction of the peak that `flops` in `seconds` reach."""
+        return flops / seconds / self.flops_per_second
 
 
 def peak(device: torch.device, precision: str, *, tf32: bool = False) -> Peak:
-    """That of this process's device: from the table where its GPU is known, else measured once by a short product."""
+    """Returns the peak of a device: published for a known GPU, else measured once by short matrix products."""
     kind = "tf32" if precision == "float32" and tf32 and device.type == "cuda" else precision
     if device.type == "cuda":
         found = published(torch.cuda.get_device_name(device), kind)
@@ -52,25 +53,25 @@ def peak(device: torch.device, precision: str, *, tf32: bool = False) -> Peak:
 
 
 def published(name: str, kind: str) -> Peak | None:
-    """The rate of a GPU by its name, None for one that is not in the table or cannot do this."""
-    for known, rates in PEAKS.items():
-        rate = rates[KINDS.index(kind)]
-        if re.search(rf"\b{known}\b", name) and rate:
-            return Peak(rate * 1e12, f"published: {known}, dense {kind}")
+    """Returns the published peak of a GPU by its name, None if it is not in the table or unsupported."""
+    for known, peaks in PEAKS.items():
+        teraflops = peaks[KINDS.index(kind)]
+        if re.search(rf"\b{known}\b", name) and teraflops:
+            return Peak(teraflops * 1e12, f"published: {known}, dense {kind}")
     return None
 
 
 @cache
 def measured(device: torch.device, precision: str, threads: int) -> Peak:
-    """The best of some square products within a tenth of a second (and at least two), on torch's `threads`."""
+    """Measures the fastest of several square matrix products; `threads` is part of the cache key."""
     side = 4096 if device.type == "cuda" else 512
     matrix = torch.full((side, side), 0.5, device=device, dtype=getattr(torch, precision))
     out, best, spent, rounds = torch.empty_like(matrix), float("inf"), 0.0, 0
-    while rounds < 3 or spent < LONGEST:
+    while rounds < 3 or spent < MEASURING_SECONDS:
         start = time.perf_counter()
         torch.mm(matrix, matrix, out=out)
         if device.type != "cpu":
             torch.accelerator.synchronize(device)
         seconds = max(time.perf_counter() - start, 1e-9)
         best, spent, rounds = min(best, seconds), spent + seconds, rounds + 1
-    return Peak(2 * side**3 / best, f"measured: a {precision} product of {side} x {side}, {threads} threads")
+    return Peak(2 * side**3 / best, f"measured: {precision} matrix product of {side} x {side}, {threads} threads")

@@ -1,8 +1,9 @@
-"""The Hugging Face ViT API on our layers: code written for transformers' ViT runs after changing the import.
+"""The Hugging Face ViT API on our layers.
 
-Models, config, image processor and pipeline have the names, arguments, outputs and errors of transformers 4 and 5;
-docs/coming-from-transformers.md has the table. The arithmetic is that of `vitkit.layers` and `vitkit.data.processor`.
-Nothing here imports transformers. The Flax classes of version 4 are those of `vitkit.jax`, imported when they are used.
+Code written for transformers' ViT runs after changing the import. Models, config, image processor and pipeline have the
+names, arguments, outputs and errors of transformers 4 and 5; docs/coming-from-transformers.md compares them. The
+computations are those of `vitkit.layers` and `vitkit.data.processor`; transformers is never imported. The Flax classes
+of version 4 are imported from `vitkit.jax` on first use.
 """
 
 from typing import Any
@@ -20,11 +21,11 @@ from vitkit.transformers.outputs import (
 from vitkit.transformers.pipelines import pipeline
 from vitkit.transformers.pretrained import ViTPreTrainedModel
 
-# One class under the names it had: the slow, the fast and the PIL one, and the extractor before them.
+# transformers has had several image processors for ViT (slow, fast, PIL) and a feature extractor; here they are one.
 AutoFeatureExtractor = AutoImageProcessor = ViTImageProcessor
 ViTImageProcessorFast = ViTImageProcessorPil = ViTFeatureExtractor = ViTImageProcessor
 
-# There is one family here; a folder of another is refused by its type.
+# ViT is the only family here; loading a folder with another model_type raises ValueError.
 AutoConfig = ViTConfig
 AutoModel = ViTModel
 AutoModelForImageClassification = ViTForImageClassification

@@ -1,4 +1,4 @@
-"""`BatchFeature`, and images in the forms that transformers accepts: paths, URLs, PIL, arrays, tensors, lists."""
+"""`BatchFeature`, and iteration over images given as paths, URLs, PIL, arrays or lists."""
 
 import urllib.request
 from collections import UserDict
@@ -12,15 +12,6 @@ from PIL import Image
 from vitkit.images import Channels, ImageError, Limits, is_tensor
 
 
-def to_jax(array: np.ndarray) -> Any:
-    """The same numbers on JAX's default device; ImportError that says what to install where JAX is missing."""
-    try:
-        import jax.numpy as jnp
-    except ModuleNotFoundError:
-        raise ImportError("return_tensors=\"jax\" needs JAX: pip install 'vitkit[jax]'") from None
-    return jnp.asarray(array)
-
-
 def _to_torch(array: np.ndarray) -> Any:
     import torch
 
@@ -28,8 +19,11 @@ def _to_torch(array: np.ndarray) -> Any:
 
 
 def _to_jax(array: np.ndarray) -> Any:
-
-    return to_jax(array)
+    try:
+        import jax.numpy as jnp
+    except ModuleNotFoundError:
+        raise ImportError("return_tensors=\"jax\" needs JAX: pip install 'vitkit[jax]'") from None
+    return jnp.asarray(array)
 
 
 def _to_tensorflow(array: np.ndarray) -> Any:
@@ -39,7 +33,7 @@ def _to_tensorflow(array: np.ndarray) -> Any:
         raise ImportError('return_tensors="tf" needs TensorFlow: pip install tensorflow') from None
 
 
-KINDS: dict[str, Callable[[np.ndarray], Any]] = {
+TENSOR_TYPES: dict[str, Callable[[np.ndarray], Any]] = {
     "pt": _to_torch,
     "np": np.asarray,
     "jax": _to_jax,
@@ -48,7 +42,7 @@ KINDS: dict[str, Callable[[np.ndarray], Any]] = {
 
 
 class BatchFeature(UserDict[str, Any]):
-    """Arrays by name, also as attributes: `batch.pixel_values`; `model(**batch)` takes them."""
+    """A dict of arrays that are attributes, too: `batch.pixel_values`, `model(**batch)`."""
 
     def __init__(self, data: Mapping[str, Any] | None = None, tensor_type: Any = None):
         super().__init__(dict(data or {}))
@@ -56,29 +50,35 @@ class BatchFeature(UserDict[str, Any]):
 
     def __getattr__(self, name: str) -> Any:
         if name == "data" or name not in self.data:
-            raise AttributeError(f"there is no '{name}' here; there is {', '.join(self.__dict__.get('data', {}))}")
+            raise AttributeError(f"no field '{name}'; the fields are {', '.join(self.__dict__.get('data', {}))}")
         return self.data[name]
 
     def convert_to_tensors(self, tensor_type: Any = None) -> "BatchFeature":
-        """Turns lists of arrays into one array of a kind: "pt", "np", "jax", "tf"; None leaves them as they are.
+        """Stacks each list of arrays into one array of type "pt", "np", "jax" or "tf".
 
-        Raises ValueError for another kind and for arrays of different shapes, ImportError where the library is missing.
+        None changes nothing. Raises ValueError for another type and for arrays of different shapes, ImportError if the
+        library is missing.
         """
-        kind = getattr(tensor_type, "value", tensor_type)
-        if kind is None:
+        name_of_type = getattr(tensor_type, "value", tensor_type)
+        if name_of_type is None:
             return self
-        if kind not in KINDS:
-            raise ValueError(f"unknown return_tensors {tensor_type!r}; there is {', '.join(map(repr, KINDS))} and None")
+        if name_of_type not in TENSOR_TYPES:
+            choices = ", ".join(map(repr, TENSOR_TYPES))
+            raise ValueError(f"return_tensors is {tensor_type!r}; expected None or one of {choices}")
+        convert = TENSOR_TYPES[name_of_type]
         for name, value in self.data.items():
             if isinstance(value, list) and len({np.shape(item) for item in value}) > 1:
                 raise ValueError(
-                    f"the pictures of '{name}' have different shapes: use return_tensors=None, or resize them"
+                    f"the images of '{name}' have different shapes; resize them, or use return_tensors=None"
                 )
-            self.data[name] = KINDS[kind](np.stack(value) if isinstance(value, list) else value)
+            self.data[name] = convert(np.stack(value) if isinstance(value, list) else value)
         return self
 
     def to(self, *args: Any, **kwargs: Any) -> "BatchFeature":
-        """Moves torch tensors, arguments as of `Tensor.to`; only those of floats change their type."""
+        """Moves torch tensors; takes the arguments of `Tensor.to`.
+
+        Only floating-point tensors change their dtype.
+        """
         import torch
 
         device = kwargs.get("device")
@@ -91,53 +91,54 @@ class BatchFeature(UserDict[str, Any]):
         return self
 
 
-# Names that transformers gives to the place of the channels.
+# transformers' names for the position of the channel dimension.
 LAYOUTS: dict[str, Channels | None] = {"channels_first": "first", "channels_last": "last", "none": None}
 
 
-def flat(images: Any) -> Iterator[Any]:
-    """Every picture of a picture, a list, a list of lists, or an array of four axes, in order.
+def iterate_images(images: Any) -> Iterator[Any]:
+    """Yields the images of a single image, a list or nested lists, in order.
 
-    Arrays of JAX and TensorFlow become numpy's; addresses (http, https) are fetched; paths, bytes and PIL stay.
-    Raises ValueError for arrays of other numbers of axes, and ImageError where an address gives no data.
+    JAX and TensorFlow arrays become numpy arrays; http and https URLs are downloaded; paths, bytes, PIL images and
+    arrays of a batch (four dimensions) are yielded unchanged. Raises ValueError for an array that does not have 2, 3 or
+    4 dimensions, and ImageError if a download fails.
     """
     if isinstance(images, list | tuple):
         for image in images:
-            yield from flat(image)
+            yield from iterate_images(image)
     elif isinstance(images, str) and images.startswith(("http://", "https://")):
-        yield fetch(images)
+        yield download(images)
     elif isinstance(images, np.ndarray) or is_tensor(images):
-        yield from _pictures(images)
+        yield _check_dimensions(images)
     elif hasattr(images, "__array__") and not isinstance(images, Image.Image):
-        yield from _pictures(np.asarray(images))
+        yield _check_dimensions(np.asarray(images))
     else:
         yield images
 
 
-def _pictures(array: Any) -> Iterator[Any]:
+def _check_dimensions(array: Any) -> Any:
     if array.ndim not in (2, 3, 4):
-        raise ValueError(f"a picture has 2 or 3 axes and a batch 4, this array has the shape {tuple(array.shape)}")
-    yield array
+        raise ValueError(f"array has shape {tuple(array.shape)}; expected 2 or 3 dimensions (image) or 4 (batch)")
+    return array
 
 
-def fetch(address: str, *, timeout: float | None = 30.0, limits: Limits | None = None) -> bytes:
-    """The bytes behind an address, no more than `limits` allow an image to have."""
-    most = (limits or Limits()).max_bytes
+def download(url: str, *, timeout: float | None = 30.0, limits: Limits | None = None) -> bytes:
+    """Downloads an image; raises ImageError on failure or if it exceeds `limits.max_bytes`."""
+    max_bytes = (limits or Limits()).max_bytes
     try:
-        with urllib.request.urlopen(address, timeout=timeout) as answer:
-            data = answer.read(most + 1)
+        with urllib.request.urlopen(url, timeout=timeout) as response:
+            data = response.read(max_bytes + 1)
     except OSError as error:
-        raise ImageError("unreadable", f"{address} gives no data: {error}") from None
-    if len(data) > most:
-        raise ImageError("too_large", f"{address} gives more than {most:,} bytes")
+        raise ImageError("unreadable", f"cannot download {url}: {error}") from None
+    if len(data) > max_bytes:
+        raise ImageError("too_large", f"{url} is larger than {max_bytes:,} bytes")
     return data
 
 
-def layout(name: Any, argument: str) -> Channels | None:
-    """Where channels are, by transformers' name for it; ValueError for another name."""
+def parse_layout(name: Any, argument: str) -> Channels | None:
+    """Converts transformers' name of a channel layout; raises ValueError for an unknown one."""
     name = getattr(name, "value", name)
     if name is None:
         return None
     if name not in LAYOUTS:
-        raise ValueError(f"{argument} is {name!r}; it can be None, {', '.join(map(repr, LAYOUTS))}")
+        raise ValueError(f"{argument} is {name!r}; expected None or one of {', '.join(map(repr, LAYOUTS))}")
     return LAYOUTS[name]

@@ -1,4 +1,4 @@
-"""`ViTConfig`, with the interface and the JSON of transformers' `PretrainedConfig`."""
+"""`ViTConfig`, with the methods and the JSON format of transformers' `PretrainedConfig`."""
 
 import copy
 import dataclasses
@@ -19,14 +19,14 @@ from vitkit.transformers import hub
 
 logger = logging.getLogger("vitkit.transformers")
 
-# Older names, read and stored under the newer one.
+# Old names; their values are stored under the new name.
 RENAMED = {"torch_dtype": "dtype", "name_or_path": "_name_or_path", "attn_implementation": "_attn_implementation"}
-# Kept in memory, never written: where the config came from and how this process runs it.
-UNWRITTEN = ("_name_or_path", "_attn_implementation")
-# Written by transformers for itself.
-UNREAD = ("transformers_version", "_commit_hash", "model_type")
-# What every config has; written only where it differs from these defaults.
-SHARED: dict[str, Any] = {
+# Attributes that are not saved: the source of the config and the attention implementation of this process.
+NOT_SAVED = ("_name_or_path", "_attn_implementation")
+# Keys of config.json that are not read.
+IGNORED = ("transformers_version", "_commit_hash", "model_type")
+# Defaults of the attributes that every config of transformers has; `to_diff_dict` omits values equal to them.
+COMMON: dict[str, Any] = {
     "architectures": None,
     "chunk_size_feed_forward": 0,
     "dtype": None,
@@ -41,7 +41,7 @@ SHARED: dict[str, Any] = {
 
 
 class PreTrainedConfig(ABC):
-    """The part of a config that is not about the architecture; see `ViTConfig`, its one kind."""
+    """Base class of `ViTConfig`: labels, output options, and reading and writing of config.json."""
 
     model_type: ClassVar[str]
 
@@ -59,12 +59,12 @@ class PreTrainedConfig(ABC):
 
     @property
     def num_labels(self) -> int:
-        """How many classes there are; setting another number makes new labels, LABEL_0 and so on."""
+        """Number of classes; setting another number resets the labels to LABEL_0, LABEL_1, ..."""
         return len(self.id2label)
 
     @num_labels.setter
     def num_labels(self, number: int) -> None:
-        """New labels, unless there are that many."""
+        """Replaces the labels if their number changes."""
         if getattr(self, "id2label", None) is None or number != self.num_labels:
             self.id2label = {index: f"LABEL_{index}" for index in range(number)}
             self.label2id = {label: index for index, label in self.id2label.items()}
@@ -72,7 +72,7 @@ class PreTrainedConfig(ABC):
     def set_labels(
         self, number: int | None, id2label: Mapping[Any, str] | None, label2id: Mapping[str, Any] | None
     ) -> None:
-        """The labels as given: `id2label` wins over another number, with a warning; `label2id` follows from it."""
+        """Sets the labels; `id2label` takes precedence over `number`, with a warning."""
         if id2label is None:
             self.num_labels = 2 if number is None else number
             return
@@ -87,7 +87,7 @@ class PreTrainedConfig(ABC):
 
     @property
     def torch_dtype(self) -> Any:
-        """The older name of `dtype`."""
+        """Old name of `dtype`."""
         return self.dtype
 
     @torch_dtype.setter
@@ -97,61 +97,69 @@ class PreTrainedConfig(ABC):
 
     @property
     def use_return_dict(self) -> bool:
-        """The older name of `return_dict`."""
+        """Old name of `return_dict`."""
         return self.return_dict
 
     @property
     def name_or_path(self) -> str:
-        """Where the config was read from."""
+        """The path or hub id that the config was loaded from."""
         return self._name_or_path
 
     @name_or_path.setter
     def name_or_path(self, value: object) -> None:
-        """Kept as text."""
+        """Stores the path or hub id as a string."""
         self._name_or_path = str(value)
 
     def update(self, values: Mapping[str, Any]) -> None:
-        """Sets every attribute that is named."""
+        """Sets an attribute for each key."""
         for name, value in values.items():
             setattr(self, name, value)
 
     def to_dict(self) -> dict[str, Any]:
-        """Every setting, as plain values of JSON."""
-        written = {name: value for name, value in self.__dict__.items() if name not in UNWRITTEN}
-        return {name: _plain(value) for name, value in (written | {"model_type": self.model_type}).items()}
+        """Returns all settings as JSON types."""
+        saved = {name: value for name, value in self.__dict__.items() if name not in NOT_SAVED}
+        return {name: _to_json(value) for name, value in (saved | {"model_type": self.model_type}).items()}
 
     def to_diff_dict(self) -> dict[str, Any]:
-        """As `to_dict`, without what every config has and this one left alone."""
-        return {name: value for name, value in self.to_dict().items() if name not in SHARED or value != SHARED[name]}
+        """Returns `to_dict` without the attributes of `COMMON` that are at their defaults."""
+        return {name: value for name, value in self.to_dict().items() if name not in COMMON or value != COMMON[name]}
 
     def to_json_string(self, use_diff: bool = True) -> str:
-        """The text of a config.json: `to_diff_dict`, or `to_dict`, sorted."""
+        """Returns the text of config.json: `to_diff_dict`, or `to_dict` without `use_diff`."""
         return json.dumps(self.to_diff_dict() if use_diff else self.to_dict(), indent=2, sort_keys=True) + "\n"
 
     def to_json_file(self, path: str | os.PathLike[str], use_diff: bool = True) -> None:
-        """Writes `to_json_string`."""
+        """Writes `to_json_string` to a file."""
         atomic.write_text(Path(path), self.to_json_string(use_diff))
 
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **hub_options: Any
     ) -> None:
-        """Writes config.json into a folder, which is made; `push_to_hub` uploads it, as `hub.push` with its options."""
-        folder = hub.made_folder(save_directory)
+        """Writes config.json to a folder, created if needed.
+
+        If `push_to_hub`, uploads it with the options of `hub.push_folder`.
+        """
+        folder = hub.make_folder(save_directory)
         self.to_json_file(folder / "config.json")
         if push_to_hub:
             hub.push_folder(folder, ["config.json"], **hub_options)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
-        """Uploads config.json; options and result as `hub.push`."""
+        """Uploads config.json; takes the options of `hub.push` and returns the URL of the commit."""
         return hub.push(self.save_pretrained, repo_id, **options)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Any:
-        """The config of a folder, a file or a hub id, with `kwargs` set on it; see `from_dict` and `hub.place`."""
+        """Loads the config of a folder, file or hub id.
+
+        `kwargs` are those of `hub.locate` and `from_dict`.
+        """
         data, rest = cls.get_config_dict(pretrained_model_name_or_path, **kwargs)
-        kind = data.get("model_type", cls.model_type)
-        if kind != cls.model_type:
-            raise ValueError(f"{pretrained_model_name_or_path} is a model of type '{kind}', not '{cls.model_type}'")
+        model_type = data.get("model_type", cls.model_type)
+        if model_type != cls.model_type:
+            raise ValueError(
+                f"{pretrained_model_name_or_path} has model_type '{model_type}'; expected '{cls.model_type}'"
+            )
         rest.setdefault("name_or_path", str(pretrained_model_name_or_path))
         return cls.from_dict(data, **rest)
 
@@ -159,15 +167,15 @@ class PreTrainedConfig(ABC):
     def get_config_dict(
         cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The content of config.json, and what of `kwargs` was not about finding it."""
-        place, rest = hub.place(pretrained_model_name_or_path, kwargs)
-        return place.read_json("config.json"), rest
+        """Returns the content of config.json, and the `kwargs` that `hub.locate` does not use."""
+        location, rest = hub.locate(pretrained_model_name_or_path, kwargs)
+        return location.read_json("config.json"), rest
 
     @classmethod
     def from_dict(cls, config_dict: Mapping[str, Any], return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
-        """The config of a dict with `kwargs` set on it where it has such an attribute.
+        """Creates a config from a dict, and sets those `kwargs` that are attributes of it.
 
-        The others are dropped, as in transformers, or come back beside the config with `return_unused_kwargs`.
+        Other `kwargs` are ignored, as in transformers, or returned with the config if `return_unused_kwargs`.
         """
         named = {name: kwargs.pop(name) for name in ("name_or_path", "attn_implementation") if name in kwargs}
         number = {"num_labels": kwargs["num_labels"]} if kwargs.get("num_labels") is not None else {}
@@ -178,7 +186,7 @@ class PreTrainedConfig(ABC):
 
     @classmethod
     def from_json_file(cls, json_file: str | os.PathLike[str]) -> Self:
-        """The config of one file."""
+        """Loads the config from a JSON file."""
         return cls(**hub.read_json(Path(json_file)))
 
     def __eq__(self, other: object) -> bool:
@@ -190,29 +198,30 @@ class PreTrainedConfig(ABC):
         return f"{type(self).__name__} {self.to_json_string()}"
 
 
-def _plain(value: Any) -> Any:
+def _to_json(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: _to_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set):
-        return [_plain(item) for item in value]
+        return [_to_json(item) for item in value]
     if isinstance(value, bool | int | float | str | None):
         return value
     return str(value).removeprefix("torch.")
 
 
-# In pixels: one number for both sides, or (rows, columns).
+# Pixels: one number for both sides, or (height, width).
 Sizes = int | tuple[int, int]
 
-PROBLEMS = ("regression", "single_label_classification", "multi_label_classification")
+PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 
 
 @dataclass(init=False, eq=False, repr=False)
 class ViTConfig(PreTrainedConfig):
-    """The settings of a ViT as transformers names them; keys it does not know are kept as attributes and written.
+    """Configuration of a ViT, with the names of transformers.
 
-    `encoder_stride` may be (rows, columns) too. Settings that transformers does not know: `drop_path_rate`, stochastic
-    depth that grows to that rate over the layers, and `position_resize`, one of `vitkit.layers.RESIZES`.
-    Raises ValueError for a value of a wrong type, TypeError for too many positional ones.
+    Unknown keys become attributes and are saved. `encoder_stride` may also be a pair (height, width). Two settings are
+    additions to those of transformers: `drop_path_rate`, the stochastic depth of the last layer (it grows linearly from
+    0 at the first), and `position_resize`, one of `vitkit.layers.RESIZES`. Raises ValueError for a value of a wrong
+    type, TypeError for too many positional arguments.
     """
 
     model_type: ClassVar[str] = "vit"
@@ -237,29 +246,31 @@ class ViTConfig(PreTrainedConfig):
     def __init__(self, *args: Any, **kwargs: Any):
         names = [field.name for field in dataclasses.fields(type(self))]
         if args[len(names) :]:
-            raise TypeError(f"ViTConfig takes {len(names)} positional values ({', '.join(names)}), not {len(args)}")
+            raise TypeError(f"ViTConfig takes {len(names)} positional arguments ({', '.join(names)}), got {len(args)}")
         given = dict(zip(names, args, strict=False))
         if twice := sorted(set(given) & set(kwargs)):
-            raise TypeError(f"ViTConfig got {', '.join(twice)} both by place and by name")
-        given |= {RENAMED.get(name, name): value for name, value in kwargs.items() if name not in UNREAD}
+            raise TypeError(f"ViTConfig got {', '.join(twice)} both as positional and as keyword argument")
+        given |= {RENAMED.get(name, name): value for name, value in kwargs.items() if name not in IGNORED}
         self.set_labels(*(given.pop(name, None) for name in ("num_labels", "id2label", "label2id")))
-        defaults = {name: getattr(type(self), name) for name in names} | SHARED
+        defaults = {name: getattr(type(self), name) for name in names} | COMMON
         defaults |= {"_name_or_path": "", "_attn_implementation": None}
         for name, value in (defaults | given).items():
             if name not in ("id2label", "label2id"):
-                setattr(self, name, self._checked(name, value))
+                setattr(self, name, self._convert(name, value))
         self.pooler_output_size = self.pooler_output_size or self.hidden_size
-        self._check_problem()
+        self._check_problem_type()
 
-    def _checked(self, name: str, value: Any) -> Any:
+    def _convert(self, name: str, value: Any) -> Any:
         if name == "dtype" and isinstance(value, str):
             return getattr(torch, value)
         hint = get_type_hints(type(self)).get(name) if name in type(self).__dataclass_fields__ else None
         return value if hint is None else configs.convert(value, hint, name)
 
-    def _check_problem(self) -> None:
-        if self.problem_type not in (None, *PROBLEMS):
-            raise ValueError(f"problem_type is {self.problem_type!r}; it can be None, {', '.join(map(repr, PROBLEMS))}")
+    def _check_problem_type(self) -> None:
+        if self.problem_type not in (None, *PROBLEM_TYPES):
+            raise ValueError(
+                f"problem_type is {self.problem_type!r}; expected None or one of {', '.join(map(repr, PROBLEM_TYPES))}"
+            )
         if self.problem_type == "single_label_classification" and self.num_labels == 1:
             raise ValueError(
                 '`problem_type="single_label_classification"` requires `num_labels > 1`. For binary classification '
@@ -268,5 +279,5 @@ class ViTConfig(PreTrainedConfig):
 
 
 def pair(size: Sizes) -> tuple[int, int]:
-    """(rows, columns) of a size that may be one number for both."""
+    """Expands a size to (height, width)."""
     return (size, size) if isinstance(size, int) else (size[0], size[1])

@@ -1,4 +1,4 @@
-"""Files of a folder or of the Hugging Face Hub, found by name; folders made and uploaded."""
+"""Files in local folders and on the Hugging Face Hub: finding, downloading, uploading."""
 
 import os
 import tempfile
@@ -9,24 +9,27 @@ from typing import Any
 
 from vitkit.checkpoints.json_files import read_json
 
-__all__ = ["Place", "made_folder", "place", "push", "push_folder", "read_json"]
+__all__ = ["Location", "locate", "make_folder", "push", "push_folder", "read_json"]
 
-# Keyword arguments of every from_pretrained that say where and how to look.
-FINDING = ("cache_dir", "force_download", "local_files_only", "token", "revision")
-# Of older versions of transformers; without a meaning here.
-UNUSED = ("trust_remote_code", "resume_download", "proxies", "mirror", "_fast_init", "low_cpu_mem_usage")
+# Keyword arguments of every from_pretrained that are passed to the download.
+DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision")
+# Keyword arguments of old versions of transformers that have no effect here.
+IGNORED = ("trust_remote_code", "resume_download", "proxies", "mirror", "_fast_init", "low_cpu_mem_usage")
 
 
 @dataclass(frozen=True)
-class Place:
-    """A folder, one file, or a repository of the Hub at a revision; `subfolder` inside it."""
+class Location:
+    """A local folder, a single file, or a repository of the Hub, with an optional subfolder."""
 
     source: str
     subfolder: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def find(self, *names: str) -> Path:
-        """The first of those files that there is; OSError that names all of them where there is none."""
+        """Returns the path of the first of the named files that exists.
+
+        Raises FileNotFoundError if none does.
+        """
         source = Path(self.source)
         if source.is_file():
             return source
@@ -40,7 +43,7 @@ class Place:
         )
 
     def read_json(self, *names: str) -> dict[str, Any]:
-        """The content of the first of those files that there is."""
+        """Returns the content of the first of the named files that exists."""
         return read_json(self.find(*names))
 
     def _download(self, name: str) -> Path | None:
@@ -56,22 +59,24 @@ class Place:
         except EntryNotFoundError:
             return None
         except HFValidationError:
-            raise FileNotFoundError(f"{self.source} is no folder here, and no name that the Hub could have") from None
+            raise FileNotFoundError(
+                f"{self.source} is neither a local folder nor a valid id of a Hub repository"
+            ) from None
 
 
-def place(source: str | os.PathLike[str], kwargs: Mapping[str, Any]) -> tuple[Place, dict[str, Any]]:
-    """Where the keyword arguments of a from_pretrained say to look, and the other ones.
+def locate(source: str | os.PathLike[str], kwargs: Mapping[str, Any]) -> tuple[Location, dict[str, Any]]:
+    """Splits the keyword arguments of `from_pretrained` into a location and the others.
 
-    Taken: subfolder, cache_dir, force_download, local_files_only, token, revision. Dropped: what older versions of
-    transformers took for ways of downloading and loading that there are no more.
+    The location uses subfolder, cache_dir, force_download, local_files_only, token and revision. Download options of
+    old versions of transformers (`IGNORED`) are dropped.
     """
-    options = {name: kwargs[name] for name in FINDING if kwargs.get(name) is not None}
-    rest = {name: value for name, value in kwargs.items() if name not in (*FINDING, *UNUSED, "subfolder")}
-    return Place(os.fspath(source), kwargs.get("subfolder") or "", options), rest
+    options = {name: kwargs[name] for name in DOWNLOAD_OPTIONS if kwargs.get(name) is not None}
+    rest = {name: value for name, value in kwargs.items() if name not in (*DOWNLOAD_OPTIONS, *IGNORED, "subfolder")}
+    return Location(os.fspath(source), kwargs.get("subfolder") or "", options), rest
 
 
-def made_folder(path: str | os.PathLike[str]) -> Path:
-    """The folder, made where it is not there; ValueError where a file has its name."""
+def make_folder(path: str | os.PathLike[str]) -> Path:
+    """Creates a folder if needed and returns it; raises ValueError if the path is a file."""
     folder = Path(path)
     if folder.is_file():
         raise ValueError(f"Provided path ({path}) should be a directory, not a file")
@@ -80,7 +85,10 @@ def made_folder(path: str | os.PathLike[str]) -> Path:
 
 
 def push(save: Callable[..., Any], repo_id: str, **options: Any) -> str:
-    """Uploads what `save(folder)` writes; options as `push_folder`, the rest go to `save`. The commit's address."""
+    """Uploads the files that `save(folder)` writes and returns the URL of the commit.
+
+    `options` are those of `push_folder`; others are passed to `save`.
+    """
     known = ("commit_message", "private", "token", "revision", "create_pr", "commit_description")
     hub_options = {name: options.pop(name) for name in known if name in options}
     with tempfile.TemporaryDirectory() as folder:
@@ -98,9 +106,10 @@ def push_folder(
     token: str | bool | None = None,
     **commit: Any,
 ) -> str:
-    """Uploads files of a folder to a repository, made where it is not there and named after the folder by default.
+    """Uploads files of a folder to a repository and returns the URL of the commit.
 
-    `commit` are revision, create_pr and commit_description. Gives the address of the commit.
+    The repository is created if needed; `repo_id` defaults to the name of the folder. `commit` may contain revision,
+    create_pr and commit_description.
     """
     from huggingface_hub import HfApi
 

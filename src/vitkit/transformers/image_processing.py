@@ -1,9 +1,9 @@
-"""`ViTImageProcessor`: pictures of any kind in, pixel values out, bit for bit as transformers with PIL."""
+"""`ViTImageProcessor`, bitwise equal to the PIL processor of transformers."""
 
 import copy
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,11 +13,11 @@ import numpy as np
 from vitkit import atomic
 from vitkit.config import nearest
 from vitkit.data.processor import Processor
-from vitkit.images import as_array, find_channels, is_tensor
+from vitkit.images import Channels, as_array, find_channels, is_tensor
 from vitkit.transformers import hub
-from vitkit.transformers.batch import BatchFeature, flat, layout
+from vitkit.transformers.batch import BatchFeature, iterate_images, parse_layout
 
-#: Every setting with its default, in the order that transformers 4 takes them by place.
+# All settings with their defaults, in the positional order of transformers 4.
 DEFAULTS: dict[str, Any] = {
     "do_resize": True,
     "size": {"height": 224, "width": 224},
@@ -39,29 +39,29 @@ DEFAULTS: dict[str, Any] = {
     "device": None,
     "disable_grouping": None,
 }
-# Of transformers 4, in its order by place; "images" comes first.
-CALL = [*list(DEFAULTS)[:8], "return_tensors", "data_format", "input_data_format", "do_convert_rgb"]
+# Positional arguments of a call in transformers 4, after "images".
+CALL_ARGUMENTS = [*list(DEFAULTS)[:8], "return_tensors", "data_format", "input_data_format", "do_convert_rgb"]
 STEPS = ("do_resize", "size", "resample", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
 CROP = ("do_center_crop", "crop_size")
-# Said in a file, of no consequence here.
-TYPES = ("image_processor_type", "feature_extractor_type", "processor_class", "_valid_processor_keys", "backend")
+# Keys of preprocessor_config.json that have no effect here.
+IGNORED = ("image_processor_type", "feature_extractor_type", "processor_class", "_valid_processor_keys", "backend")
 
 
 class SizeDict(dict[str, int]):
-    """A size by names, which are attributes too: `size["height"]`, `size.height`."""
+    """A dict of side lengths that are attributes, too: `size["height"]`, `size.height`."""
 
     def __getattr__(self, name: str) -> int:
         if name not in self:
-            raise AttributeError(f"this size has no '{name}'; it has {', '.join(self)}")
+            raise AttributeError(f"the size has no '{name}'; it has {', '.join(self)}")
         return self[name]
 
 
 class ViTImageProcessor:
-    """Resizes, crops, rescales, normalises and pads pictures; each setting can be given again for one call.
+    """Resizes, crops, rescales, normalises and pads images; a call can override every setting.
 
-    Pictures are those of `vitkit.images.to_rgb`, files and addresses too: every PIL mode, whole numbers of any depth,
-    floats of 0 to 1 or 0 to 255, channels first or last. Raises TypeError for a setting it does not know, naming those
-    it does, and ValueError for values and pictures that make no sense.
+    Inputs are the images that `vitkit.images.to_rgb` accepts (every PIL mode, integers of any depth, floats from 0 to 1
+    or 0 to 255, channels first or last), paths and URLs. Raises TypeError for an unknown setting, ValueError for
+    invalid values and images.
     """
 
     model_input_names: ClassVar[list[str]] = ["pixel_values"]
@@ -81,43 +81,46 @@ class ViTImageProcessor:
 
     def __init__(self, *args: Any, **kwargs: Any):
         given = dict(zip(DEFAULTS, args, strict=False)) | kwargs
-        self.other = {name: given.pop(name) for name in ("vitkit",) if name in given}
-        check_names([name for name in given if name not in TYPES], "ViTImageProcessor")
+        self.extra = {name: given.pop(name) for name in ("vitkit",) if name in given}
+        check_names([name for name in given if name not in IGNORED], "ViTImageProcessor")
         for name, default in DEFAULTS.items():
             value = given.get(name)
-            setattr(self, name, _standard(name, copy.deepcopy(default) if value is None else value, given))
+            setattr(self, name, _convert_setting(name, copy.deepcopy(default) if value is None else value, given))
 
     def __call__(self, images: Any, *args: Any, **kwargs: Any) -> BatchFeature:
-        """`preprocess`."""
+        """Calls `preprocess`."""
         return self.preprocess(images, *args, **kwargs)
 
     def preprocess(self, images: Any, *args: Any, **kwargs: Any) -> BatchFeature:
-        """The pictures as `pixel_values`: a list of arrays (c, h, w); with `return_tensors` one array (b, c, h, w)."""
-        given = dict(zip(CALL, args, strict=False)) | kwargs
+        """Returns `pixel_values`, a list of arrays (c, h, w).
+
+        If `return_tensors` is set, they are stacked to one array (b, c, h, w).
+        """
+        given = dict(zip(CALL_ARGUMENTS, args, strict=False)) | kwargs
         check_names(given, "preprocess")
-        own = {name: getattr(self, name) for name in DEFAULTS}
-        settings = own | {
-            name: _standard(name, value, own | given) for name, value in given.items() if value is not None
+        settings = {name: getattr(self, name) for name in DEFAULTS}
+        settings |= {
+            name: _convert_setting(name, value, settings | given) for name, value in given.items() if value is not None
         }
-        arrays = [array for image in flat(images) for array in self._arrays(image, settings)]
+        arrays = [array for image in iterate_images(images) for array in self._process(image, settings)]
         if settings["do_pad"]:
-            arrays = [_padded(array, settings["pad_size"], arrays) for array in arrays]
-        if layout(settings["data_format"], "data_format") == "last":
+            arrays = [_pad(array, settings["pad_size"], arrays) for array in arrays]
+        if parse_layout(settings["data_format"], "data_format") == "last":
             arrays = [np.moveaxis(array, 0, -1) for array in arrays]
         batch = BatchFeature({"pixel_values": arrays}, settings["return_tensors"])
         return batch if settings["device"] is None else batch.to(device=settings["device"])
 
-    def _arrays(self, image: Any, settings: Mapping[str, Any]) -> list[np.ndarray]:
-        """One picture, or a batch in one array, as arrays (c, h, w)."""
-        channels = layout(settings["input_data_format"], "input_data_format")
+    def _process(self, image: Any, settings: Mapping[str, Any]) -> list[np.ndarray]:
+        """Processes one image, or a batch in one array, to a list of arrays (c, h, w)."""
+        channels = parse_layout(settings["input_data_format"], "input_data_format")
         steps = {name: settings[name] for name in (*STEPS, *CROP)}
         in_memory = is_tensor(image) or isinstance(image, np.ndarray)
         values = as_array(image) if in_memory else None
         if values is not None and np.issubdtype(values.dtype, np.floating):
             if not (settings["do_resize"] or settings["do_center_crop"]):
-                return _exact(values, channels, is_tensor(image), settings)
+                return _process_floats(values, channels, is_tensor(image), settings)
             if not settings["do_rescale"] and values.size and values.max() <= 1:
-                # The picture is 0 to 1 already, and stays so: resizing is done on 0 to 255, and taken back.
+                # Values are 0 to 1 already: resizing works on 0 to 255, so rescale afterwards.
                 steps |= {"do_rescale": True, "rescale_factor": 1 / 255}
         processor = self.processor(**steps)
         arrays = (
@@ -128,74 +131,86 @@ class ViTImageProcessor:
         return [array.astype(np.uint8) for array in arrays] if as_bytes else arrays
 
     def processor(self, **changes: Any) -> Processor:
-        """The `vitkit.Processor` of these settings."""
-        settings = {name: getattr(self, name) for name in (*STEPS, *CROP)} | self.other | changes
+        """Returns the `vitkit.Processor` for these settings; `changes` override some of them."""
+        settings = {name: getattr(self, name) for name in (*STEPS, *CROP)} | self.extra | changes
         return _processor(json.dumps(settings))
 
     def to_dict(self) -> dict[str, Any]:
-        """What preprocessor_config.json holds."""
+        """Returns the content of preprocessor_config.json."""
         transient = ("device", "disable_grouping", "default_to_square", "input_data_format", "return_tensors")
         named = {name: getattr(self, name) for name in DEFAULTS if name not in transient}
         if self.data_format == DEFAULTS["data_format"]:
             del named["data_format"]
-        said = {name: dict(v) if isinstance(v, dict) else v for name, v in named.items() if v is not None}
-        return dict(sorted((said | self.other | {"image_processor_type": "ViTImageProcessor"}).items()))
+        saved = {name: dict(v) if isinstance(v, dict) else v for name, v in named.items() if v is not None}
+        return dict(sorted((saved | self.extra | {"image_processor_type": "ViTImageProcessor"}).items()))
 
     def to_json_string(self) -> str:
-        """The text of preprocessor_config.json."""
+        """Returns the text of preprocessor_config.json."""
         return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
 
     def to_json_file(self, path: str | os.PathLike[str]) -> None:
-        """Writes `to_json_string`."""
+        """Writes `to_json_string` to a file."""
         atomic.write_text(Path(path), self.to_json_string())
 
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **hub_options: Any
     ) -> list[str]:
-        """Writes preprocessor_config.json into a folder, which is made; its path. Uploads it where asked to."""
-        path = hub.made_folder(save_directory) / "preprocessor_config.json"
+        """Writes preprocessor_config.json to a folder, created if needed; returns [path].
+
+        If `push_to_hub`, uploads it with the options of `hub.push_folder`.
+        """
+        path = hub.make_folder(save_directory) / "preprocessor_config.json"
         self.to_json_file(path)
         if push_to_hub:
             hub.push_folder(path.parent, [path.name], **hub_options)
         return [str(path)]
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
-        """Uploads preprocessor_config.json; options and result as `hub.push`."""
+        """Uploads preprocessor_config.json and returns the URL of the commit.
+
+        Takes the options of `hub.push`.
+        """
         return hub.push(self.save_pretrained, repo_id, **options)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Any:
-        """The processor of a folder, a file or a hub id, of any generation; `kwargs`: settings, and of `hub.place`."""
-        place, rest = hub.place(pretrained_model_name_or_path, kwargs)
+        """Loads the processor of a folder, file or hub id.
+
+        `kwargs` are settings and those of `hub.locate`.
+        """
+        location, rest = hub.locate(pretrained_model_name_or_path, kwargs)
         rest.pop("use_fast", None)
-        return cls.from_dict(place.read_json("preprocessor_config.json", "processor_config.json"), **rest)
+        return cls.from_dict(location.read_json("preprocessor_config.json", "processor_config.json"), **rest)
 
     @classmethod
     def from_dict(
         cls, image_processor_dict: Mapping[str, Any], return_unused_kwargs: bool = False, **kwargs: Any
     ) -> Any:
-        """The processor of a file's content with settings over it; and, if asked for, what of them is none."""
+        """Creates a processor from the content of a file; `kwargs` override its settings.
+
+        Returns (processor, unused kwargs) if `return_unused_kwargs`. Raises ValueError for unsupported steps.
+        """
         data = image_processor_dict.get("image_processor") or image_processor_dict
         unused = {name: kwargs.pop(name) for name in list(kwargs) if return_unused_kwargs and name not in DEFAULTS}
-        known = {name: value for name, value in data.items() if name in (*DEFAULTS, *TYPES, "vitkit")}
+        known = {name: value for name, value in data.items() if name in (*DEFAULTS, *IGNORED, "vitkit")}
         if steps := sorted(
             name for name, value in data.items() if name not in known and name.startswith("do_") and value
         ):
-            raise ValueError(f"the file has steps that a ViT's processor does not take: {', '.join(steps)}")
+            raise ValueError(f"the file enables steps that the ViT image processor does not have: {', '.join(steps)}")
         processor = cls(**known | kwargs)
         return (processor, unused) if return_unused_kwargs else processor
 
     @classmethod
     def from_json_file(cls, json_file: str | os.PathLike[str]) -> "ViTImageProcessor":
-        """The processor of one file."""
+        """Loads the processor from a JSON file."""
         return cls.from_dict(hub.read_json(Path(json_file)))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__} {self.to_json_string()}"
 
 
-def check_names(names: Any, where: str) -> None:
-    """TypeError for a setting that there is not."""
+def check_names(names: Iterable[str], where: str) -> None:
+    """Raises TypeError for an unknown setting."""
     for name in names:
         if name not in DEFAULTS:
             raise TypeError(f"{where} has no setting '{name}'{nearest(name, DEFAULTS)} (all: {', '.join(DEFAULTS)})")
@@ -206,8 +221,8 @@ def _processor(settings: str) -> Processor:
     return Processor.from_huggingface(json.loads(settings))
 
 
-def _standard(name: str, value: Any, settings: Mapping[str, Any]) -> Any:
-    """A setting in the one form it is kept in: sizes by name, statistics as lists, Pillow's filters as numbers."""
+def _convert_setting(name: str, value: Any, settings: Mapping[str, Any]) -> Any:
+    """Converts sizes to `SizeDict`, mean and std to lists, and Pillow's filters to integers."""
     if name in ("size", "crop_size", "pad_size") and value is not None:
         if isinstance(value, int):
             square = name != "size" or settings.get("default_to_square") is not False
@@ -220,10 +235,12 @@ def _standard(name: str, value: Any, settings: Mapping[str, Any]) -> Any:
     return int(value) if name == "resample" and value is not None else value
 
 
-def _exact(values: np.ndarray, channels: Any, is_torch: bool, settings: Mapping[str, Any]) -> list[np.ndarray]:
-    """Floats that no resizing makes 8 bits of: rescaled and normalised as they are."""
+def _process_floats(
+    values: np.ndarray, channels: Channels | None, is_torch: bool, settings: Mapping[str, Any]
+) -> list[np.ndarray]:
+    """Rescales and normalises floats that are not resized, without rounding them to 8 bits."""
     if values.ndim == 4:
-        return [array for picture in values for array in _exact(picture, channels, is_torch, settings)]
+        return [array for image in values for array in _process_floats(image, channels, is_torch, settings)]
     if values.ndim == 2:
         values = values[None]
     elif find_channels(values.shape, channels, is_torch) == "last":
@@ -237,10 +254,10 @@ def _exact(values: np.ndarray, channels: Any, is_torch: bool, settings: Mapping[
     return [values.astype(np.float32)]
 
 
-def _padded(array: np.ndarray, size: Mapping[str, int] | None, others: list[np.ndarray]) -> np.ndarray:
-    """Zeros at the right and the bottom up to a size, or to the largest of all; ValueError where that is smaller."""
-    largest = {"height": max(each.shape[1] for each in others), "width": max(each.shape[2] for each in others)}
+def _pad(array: np.ndarray, size: Mapping[str, int] | None, batch: list[np.ndarray]) -> np.ndarray:
+    """Pads with zeros at the right and bottom to a size, or to the largest of the batch."""
+    largest = {"height": max(each.shape[1] for each in batch), "width": max(each.shape[2] for each in batch)}
     rows, columns = (size or largest)["height"] - array.shape[1], (size or largest)["width"] - array.shape[2]
     if rows < 0 or columns < 0:
-        raise ValueError(f"pad_size {dict(size or {})} is smaller than a picture of {array.shape[1:]}")
+        raise ValueError(f"pad_size {dict(size or {})} is smaller than an image of size {array.shape[1:]}")
     return np.pad(array, ((0, 0), (0, rows), (0, columns)))

@@ -1,4 +1,4 @@
-"""ViT models with the interface of transformers: `ViTModel` and its heads for classification and masked images."""
+"""ViT models with the API of transformers: encoder, classifier, masked image modelling."""
 
 from collections.abc import Generator, Sequence
 from typing import Any, ClassVar
@@ -6,7 +6,6 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
-from einops.layers.torch import Rearrange
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -15,14 +14,14 @@ from vitkit.layers import layer_norm
 from vitkit.transformers.configuration import ViTConfig, pair
 from vitkit.transformers.modules import ViTAttention, ViTEmbeddings, ViTLayer, make_activation
 from vitkit.transformers.names import (
-    Shelf,
-    accept_both,
-    chosen,
-    either_order,
+    AliasGroup,
+    accept_both_formats,
+    accept_both_orders,
+    attention_bias,
     head_masks,
-    other_names,
-    token_bias,
-    write_chosen,
+    module_aliases,
+    selected_layers,
+    write_name_format,
 )
 from vitkit.transformers.outputs import BaseModelOutputWithPooling, ImageClassifierOutput, MaskedImageModelingOutput
 from vitkit.transformers.pretrained import ViTPreTrainedModel
@@ -34,19 +33,19 @@ def classification_loss(
     config: ViTConfig,
     num_items_in_batch: Tensor | int | None = None,
 ) -> Float[Tensor, ""]:
-    """Squared error, cross entropy (labels of -100 left out) or binary cross entropy.
+    """Mean squared error, cross-entropy (labels of -100 are ignored) or binary cross-entropy.
 
-    A `problem_type` of None is settled by the first labels, and written into the config: regression for one class,
-    else single-label for whole numbers, else multi-label. With `num_items_in_batch` cross entropy is the sum over the
-    batch divided by it, so that accumulated batches weigh their pictures alike.
+    If `config.problem_type` is None, the labels determine it and it is stored: regression for one class, single-label
+    classification for integers, else multi-label classification. With `num_items_in_batch` the cross-entropy is summed
+    and divided by that number, so that every image has the same weight under gradient accumulation.
     """
     labels = labels.to(logits.device)
     if config.problem_type is None:
         if config.num_labels == 1:
             config.problem_type = "regression"
         else:
-            whole = labels.dtype in (torch.int64, torch.int32)
-            config.problem_type = "single_label_classification" if whole else "multi_label_classification"
+            integers = labels.dtype in (torch.int64, torch.int32)
+            config.problem_type = "single_label_classification" if integers else "multi_label_classification"
     if config.problem_type == "regression":
         return F.mse_loss(logits.squeeze(), labels.squeeze()) if config.num_labels == 1 else F.mse_loss(logits, labels)
     if config.problem_type == "multi_label_classification":
@@ -58,12 +57,12 @@ def classification_loss(
     return F.cross_entropy(logits, labels, reduction="sum") / items
 
 
-# True for all, or the numbers of some; None leaves it to the config.
-Which = bool | int | Sequence[int] | None
+# Layers whose outputs are returned: all or none (bool), one index, or several; None uses the config.
+LayerSelection = bool | int | Sequence[int] | None
 
 
 class ViTPooler(nn.Module):
-    """A dense layer and an activation on the class token."""
+    """Linear layer and activation on the class token."""
 
     def __init__(self, config: ViTConfig):
         super().__init__()
@@ -71,71 +70,71 @@ class ViTPooler(nn.Module):
         self.activation = make_activation(config.pooler_act)
 
     def forward(self, hidden_states: Float[Tensor, "b n d"]) -> Float[Tensor, "b k"]:
-        """One vector a picture."""
+        """Returns one vector per image."""
         return self.activation(self.dense(hidden_states[:, 0]))
 
 
 class ViTModel(ViTPreTrainedModel):
-    """The ViT encoder with, unless switched off, a pooler; `use_mask_token` is for masked image modelling."""
+    """The ViT encoder with an optional pooler; `use_mask_token` is for masked image modelling."""
 
     def __init__(self, config: ViTConfig, add_pooling_layer: bool = True, use_mask_token: bool = False):
         super().__init__(config)
         self.embeddings = ViTEmbeddings(config, use_mask_token)
-        # Linear in depth from 0 for the first layer to the full rate for the last (Huang et al. 2016; DeiT).
+        # The rate grows linearly from 0 at the first layer to the full rate at the last (Huang et al. 2016; DeiT).
         rate, last = getattr(config, "drop_path_rate", 0.0), max(config.num_hidden_layers - 1, 1)
         self.layers = nn.ModuleList(ViTLayer(config, rate * i / last) for i in range(config.num_hidden_layers))
         self.layernorm = layer_norm(config.hidden_size, config.layer_norm_eps)
         self.pooler = ViTPooler(config) if add_pooling_layer else None
-        # Every how many layers to recompute in the backward pass, and how; None for never.
+        # Activation checkpointing: every how many layers, and options of torch.utils.checkpoint; None if disabled.
         self.checkpointing: tuple[int, dict[str, Any]] | None = None
-        self.names = "v5"
-        self.register_load_state_dict_pre_hook(accept_both)
-        self.register_state_dict_post_hook(write_chosen)
-        self.finish()
+        self._name_format = "v5"
+        self.register_load_state_dict_pre_hook(accept_both_formats)
+        self.register_state_dict_post_hook(write_name_format)
+        self.post_init()
 
     @property
-    def encoder(self) -> Shelf:
-        """Where `layer` was before transformers 5.9."""
-        return Shelf(layer=(self, "layers"))
+    def encoder(self) -> AliasGroup:
+        """The parent of `layer` before transformers 5.9."""
+        return AliasGroup(layer=(self, "layers"))
 
     def attention_of(self, layer: int) -> ViTAttention:
-        """The attention of a layer."""
+        """Returns the attention module of a layer; raises TypeError if it was replaced."""
         attention = self.layers[layer].attention
         if not isinstance(attention, ViTAttention):
-            raise TypeError(f"the attention of layer {layer} was replaced by a {type(attention).__name__}")
+            raise TypeError(f"the attention of layer {layer} is a {type(attention).__name__}, expected a ViTAttention")
         return attention
 
     def named_modules(
         self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True
     ) -> Generator[tuple[str, nn.Module]]:
-        """Every module by its name, then layers and their renamed parts by their older names (`names.OtherName`)."""
-        fresh = memo is None or self not in memo
+        """Yields all modules, then aliases of the layers under their v4 names (`names.ModuleAlias`)."""
+        first_visit = memo is None or self not in memo
         yield from super().named_modules(memo, prefix, remove_duplicate)
-        if fresh and remove_duplicate:
-            yield from other_names(self.layers, f"{prefix}." if prefix else "")
+        if first_visit and remove_duplicate:
+            yield from module_aliases(self.layers, f"{prefix}." if prefix else "")
 
     def modules(self, remove_duplicate: bool = True) -> Generator[nn.Module]:
-        """Every module once."""
+        """Yields every module once, without aliases."""
         for _, module in super().named_modules(remove_duplicate=remove_duplicate):
             yield module
 
-    @either_order(("pixel_values", "bool_masked_pos", "interpolate_pos_encoding", "attention_mask"))
+    @accept_both_orders(("pixel_values", "bool_masked_pos", "interpolate_pos_encoding", "attention_mask"))
     def forward(
         self,
         pixel_values: Float[Tensor, "b c height width"] | None = None,
         bool_masked_pos: Tensor | None = None,
         head_mask: Tensor | None = None,
-        output_attentions: Which = None,
-        output_hidden_states: Which = None,
+        output_attentions: LayerSelection = None,
+        output_hidden_states: LayerSelection = None,
         interpolate_pos_encoding: bool | None = None,
         return_dict: bool | None = None,
         *,
         attention_mask: Tensor | None = None,
     ) -> BaseModelOutputWithPooling | tuple[Any, ...]:
-        """Tokens after the final norm and the pooled class token; what was asked for of the layers beside them.
+        """Returns tokens, the pooled class token, and outputs of the selected layers.
 
-        `bool_masked_pos` (b, patches) is true where a patch is hidden; `head_mask` and `attention_mask` as in
-        `arguments.head_masks` and `arguments.token_bias`. Raises ValueError for pictures that do not fit.
+        `bool_masked_pos` (b, patches) is true for masked patches; see `names.head_masks` and `names.attention_bias` for
+        the shapes of `head_mask` and `attention_mask`. Raises ValueError for unsupported image sizes.
         """
         if pixel_values is None:
             raise ValueError("You have to specify pixel_values")
@@ -144,7 +143,7 @@ class ViTModel(ViTPreTrainedModel):
         tokens = self.embeddings(pixel_values.to(weight.dtype), bool_masked_pos, interpolate_pos_encoding)
         tokens, hidden_states, attentions = self._encode(
             tokens,
-            token_bias(attention_mask, tokens.dtype),
+            attention_bias(attention_mask, tokens.dtype),
             head_masks(head_mask, config, tokens.dtype),
             config.output_attentions if output_attentions is None else output_attentions,
             config.output_hidden_states if output_hidden_states is None else output_hidden_states,
@@ -164,21 +163,21 @@ class ViTModel(ViTPreTrainedModel):
         tokens: Float[Tensor, "b n d"],
         bias: Tensor | None,
         masks: Sequence[Tensor | None],
-        output_attentions: Which,
-        output_hidden_states: Which,
+        output_attentions: LayerSelection,
+        output_hidden_states: LayerSelection,
     ) -> tuple[Tensor, tuple[Tensor | None, ...] | None, tuple[Tensor | None, ...] | None]:
-        """All layers, with what was asked for of each."""
+        """Applies all layers; returns tokens, selected hidden states and attention weights."""
         depth = len(self.layers)
-        weighed = chosen(output_attentions, depth, "output_attentions")
-        kept = chosen(output_hidden_states, depth + 1, "output_hidden_states")
-        states: list[Tensor | None] = [tokens if 0 in kept else None]
+        attention_layers = selected_layers(output_attentions, depth, "output_attentions")
+        state_layers = selected_layers(output_hidden_states, depth + 1, "output_hidden_states")
+        states: list[Tensor | None] = [tokens if 0 in state_layers else None]
         attentions: list[Tensor | None] = []
         for index, layer in enumerate(self.layers):
-            result = self._run(index, layer, tokens, bias, masks[index], index in weighed)
+            result = self._run(index, layer, tokens, bias, masks[index], index in attention_layers)
             tokens, weights = result if isinstance(result, tuple) else (result, None)
             attentions.append(weights)
-            states.append(tokens if index + 1 in kept else None)
-        return tokens, tuple(states) if kept else None, tuple(attentions) if weighed else None
+            states.append(tokens if index + 1 in state_layers else None)
+        return tokens, tuple(states) if state_layers else None, tuple(attentions) if attention_layers else None
 
     def _run(self, index: int, layer: nn.Module, *args: Any) -> Any:
         if self.checkpointing is None or not (self.training and torch.is_grad_enabled()):
@@ -188,9 +187,12 @@ class ViTModel(ViTPreTrainedModel):
 
 
 class ViTForImageClassification(ViTPreTrainedModel):
-    """A ViT that classifies, or, with one label, regresses; with `num_labels=0` it gives the class token."""
+    """ViT with a linear head on the class token, for classification or regression.
 
-    # Trainer then says how many pictures a step has over all its batches.
+    With `num_labels=0` it returns the class token.
+    """
+
+    # Makes Trainer pass num_items_in_batch, the number of images of a step over all accumulated batches.
     accepts_loss_kwargs: ClassVar[bool] = True
 
     def __init__(self, config: ViTConfig):
@@ -198,23 +200,23 @@ class ViTForImageClassification(ViTPreTrainedModel):
         self.num_labels = config.num_labels
         self.vit = ViTModel(config, add_pooling_layer=False)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels) if config.num_labels else nn.Identity()
-        self.finish()
+        self.post_init()
 
-    @either_order(("pixel_values", "labels", "interpolate_pos_encoding", "attention_mask"))
+    @accept_both_orders(("pixel_values", "labels", "interpolate_pos_encoding", "attention_mask"))
     def forward(
         self,
         pixel_values: Float[Tensor, "b c height width"] | None = None,
         head_mask: Tensor | None = None,
         labels: Tensor | None = None,
-        output_attentions: Which = None,
-        output_hidden_states: Which = None,
+        output_attentions: LayerSelection = None,
+        output_hidden_states: LayerSelection = None,
         interpolate_pos_encoding: bool | None = None,
         return_dict: bool | None = None,
         *,
         attention_mask: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
     ) -> ImageClassifierOutput | tuple[Any, ...]:
-        """Logits (b, classes), and the loss where there are labels; arguments as in `ViTModel.forward`."""
+        """Returns the logits (b, classes), and the loss if labels are given; see `ViTModel.forward`."""
         outputs = self.vit(
             pixel_values,
             head_mask=head_mask,
@@ -233,10 +235,24 @@ class ViTForImageClassification(ViTPreTrainedModel):
         return output if as_output else output.to_tuple()
 
 
-class ViTForMaskedImageModeling(ViTPreTrainedModel):
-    """A ViT with a mask token, and a decoder that paints `encoder_stride` pixels a side for every patch.
+class PatchesToPixels(nn.Module):
+    """Rearranges one pixel vector per patch to an image: `nn.PixelShuffle` for patches that need not be square."""
 
-    Pictures and patches need not be square, nor of the config's size where positions are interpolated.
+    def __init__(self, rows: int, columns: int):
+        super().__init__()
+        self.rows = rows
+        self.columns = columns
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (b, channels * rows * columns, r, s) to (b, channels, r * rows, s * columns)."""
+        return rearrange(x, "b (c p q) r s -> b c (r p) (s q)", p=self.rows, q=self.columns)
+
+
+class ViTForMaskedImageModeling(ViTPreTrainedModel):
+    """ViT with a mask token and a decoder to pixels, for masked image modelling (SimMIM).
+
+    The decoder predicts `encoder_stride` squared pixels per patch. Images and patches need not be square; with
+    interpolated positions, images may have any size.
     """
 
     def __init__(self, config: ViTConfig):
@@ -245,26 +261,27 @@ class ViTForMaskedImageModeling(ViTPreTrainedModel):
         rows, columns = pair(config.encoder_stride)
         self.decoder = nn.Sequential(
             nn.Conv2d(config.hidden_size, rows * columns * config.num_channels, kernel_size=1),
-            Rearrange("b (c p q) r s -> b c (r p) (s q)", p=rows, q=columns),
+            PatchesToPixels(rows, columns),
         )
-        self.finish()
+        self.post_init()
 
-    @either_order(("pixel_values", "bool_masked_pos", "interpolate_pos_encoding", "attention_mask"))
+    @accept_both_orders(("pixel_values", "bool_masked_pos", "interpolate_pos_encoding", "attention_mask"))
     def forward(
         self,
         pixel_values: Float[Tensor, "b c height width"] | None = None,
         bool_masked_pos: Shaped[Tensor, "b p"] | None = None,
         head_mask: Tensor | None = None,
-        output_attentions: Which = None,
-        output_hidden_states: Which = None,
+        output_attentions: LayerSelection = None,
+        output_hidden_states: LayerSelection = None,
         interpolate_pos_encoding: bool | None = None,
         return_dict: bool | None = None,
         *,
         attention_mask: Tensor | None = None,
     ) -> MaskedImageModelingOutput | tuple[Any, ...]:
-        """Pixels (b, c, height, width), and the loss where patches are masked; arguments as in `ViTModel.forward`.
+        """Returns the reconstruction (b, c, height, width), and the loss if a mask is given.
 
-        Raises ValueError for a mask where the decoder does not paint whole patches.
+        Other arguments are those of `ViTModel.forward`. Raises ValueError for a mask if `encoder_stride` differs from
+        `patch_size`.
         """
         patch, stride = self.config.patch_size, self.config.encoder_stride
         if bool_masked_pos is not None and pair(patch) != pair(stride):
@@ -298,16 +315,16 @@ class ViTForMaskedImageModeling(ViTPreTrainedModel):
 
 def masked_loss(
     images: Float[Tensor, "b c height width"],
-    painted: Float[Tensor, "b c rows columns"],
+    reconstruction: Float[Tensor, "b c rows columns"],
     mask: Shaped[Tensor, "b p"],
     grid: tuple[int, int],
 ) -> Float[Tensor, ""]:
-    """The mean absolute difference over the pixels of masked patches (SimMIM, section 3.4).
+    """Mean absolute error over the pixels of masked patches (SimMIM, section 3.4).
 
-    A remainder of the pictures that fills no patch does not count.
+    Pixels at the right and bottom that fill no patch are ignored.
     """
-    height, width = painted.shape[2:]
+    height, width = reconstruction.shape[2:]
     rows, columns = height // grid[0], width // grid[1]
     pixels = repeat(mask, "b (r s) -> b 1 (r p) (s q)", r=grid[0], p=rows, q=columns)
-    difference = F.l1_loss(images[:, :, :height, :width], painted, reduction="none")
+    difference = F.l1_loss(images[:, :, :height, :width], reconstruction, reduction="none")
     return (difference * pixels).sum() / (pixels.sum() + 1e-5) / images.shape[1]

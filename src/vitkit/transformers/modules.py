@@ -1,4 +1,4 @@
-"""Modules of the Hugging Face ViT: embeddings, self-attention with head masks and pruning, and encoder layers."""
+"""Modules of the Hugging Face ViT: embeddings, attention, encoder layers."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -12,16 +12,16 @@ from torch import Tensor, nn
 from vitkit.layers import MLP, DropPath, attention_weights, layer_norm, resize_positions
 from vitkit.layers.activations import ACTIVATIONS
 from vitkit.transformers.configuration import ViTConfig, pair
-from vitkit.transformers.names import Shelf
+from vitkit.transformers.names import AliasGroup
 
 IMPLEMENTATIONS = ("eager", "sdpa")
 
 
 class ViTAttention(nn.Module):
-    """Self-attention with separate `q_proj`, `k_proj`, `v_proj` and `o_proj`, as LoRA and hooks expect them.
+    """Multi-head self-attention with separate query, key and value projections.
 
-    The weights come from `vitkit.layers.attention_weights`, the rest from the fused kernel. Raises ValueError where the
-    hidden size is not a multiple of the heads and the config states no `head_dim`.
+    Head masks and pruning work with both implementations. Raises ValueError if the hidden size is not a multiple of the
+    number of heads and the config has no `head_dim`.
     """
 
     def __init__(self, config: ViTConfig):
@@ -40,14 +40,14 @@ class ViTAttention(nn.Module):
         self.o_proj = nn.Linear(inner, width)
 
     @property
-    def attention(self) -> Shelf:
-        """Where `query`, `key` and `value` were before 5.9."""
-        return Shelf(query=(self, "q_proj"), key=(self, "k_proj"), value=(self, "v_proj"))
+    def attention(self) -> AliasGroup:
+        """The parent of `query`, `key` and `value` before transformers 5.9."""
+        return AliasGroup(query=(self, "q_proj"), key=(self, "k_proj"), value=(self, "v_proj"))
 
     @property
-    def output(self) -> Shelf:
-        """Where `dense` was before 5.9."""
-        return Shelf(dense=(self, "o_proj"))
+    def output(self) -> AliasGroup:
+        """The parent of the output projection before transformers 5.9."""
+        return AliasGroup(dense=(self, "o_proj"))
 
     def forward(
         self,
@@ -56,20 +56,21 @@ class ViTAttention(nn.Module):
         head_mask: Float[Tensor, "..."] | None = None,
         output_attentions: bool = False,
     ) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b h n n"] | None]:
-        """The attended tokens, and the weights where asked for (or the implementation is eager, which has them anyway).
+        """Returns the output tokens and the attention weights.
 
-        `attention_mask` is added to the logits, `head_mask` (b or 1, h, n or 1, n or 1) multiplies the weights. Under
-        "sdpa" the weights are those before dropout, and asking for them changes no other output by a bit.
+        The weights are None with "sdpa" unless `output_attentions`. `attention_mask` is added to the logits,
+        `head_mask` (b or 1, h, n or 1, n or 1) multiplies the weights. With "sdpa" the returned weights are those
+        before dropout, and `output_attentions` does not change the tokens.
         """
         q, k, v = (
             rearrange(proj(hidden_states), "b n (h k) -> b h n k", h=self.num_attention_heads)
             for proj in (self.q_proj, self.k_proj, self.v_proj)
         )
         dropout = self.config.attention_probs_dropout_prob if self.training else 0.0
-        # A mask that differs from key to key cannot be had from the outside of the fused kernel.
-        by_hand = self.config._attn_implementation == "eager" or (head_mask is not None and head_mask.shape[-1] != 1)
-        weights = attention_weights(q, k, attention_mask).to(q.dtype) if by_hand or output_attentions else None
-        if by_hand and weights is not None:
+        # The fused kernel does not return the weights that a mask with a key dimension has to multiply.
+        explicit = self.config._attn_implementation == "eager" or (head_mask is not None and head_mask.shape[-1] != 1)
+        weights = attention_weights(q, k, attention_mask).to(q.dtype) if explicit or output_attentions else None
+        if explicit and weights is not None:
             weights = F.dropout(weights, dropout, training=self.training)
             weights = weights if head_mask is None else weights * head_mask
             context = weights @ v
@@ -81,25 +82,25 @@ class ViTAttention(nn.Module):
         return self.o_proj(rearrange(context, "b h n k -> b n (h k)")), weights
 
     def prune_heads(self, heads: Iterable[int]) -> None:
-        """Takes heads out for good, by their numbers before any pruning; ValueError for one that is not there."""
+        """Removes heads by their index before any pruning; raises ValueError for invalid ones."""
         total = self.config.num_attention_heads
-        wanted = set(heads) - self.pruned_heads
-        if not wanted <= set(range(total)):
-            raise ValueError(f"there is no head {sorted(wanted - set(range(total)))}; there are {total}, from 0")
-        if len(self.pruned_heads | wanted) == total:
-            raise ValueError(f"at least one of the {total} heads of a layer has to stay")
-        left = [head for head in range(total) if head not in self.pruned_heads]
-        kept = torch.tensor([index for index, head in enumerate(left) if head not in wanted])
-        rows = rearrange(kept[:, None] * self.head_dim + torch.arange(self.head_dim), "h k -> (h k)")
+        pruned = set(heads) - self.pruned_heads
+        if invalid := sorted(pruned - set(range(total))):
+            raise ValueError(f"cannot prune heads {invalid}: the layer has heads 0 to {total - 1}")
+        if len(self.pruned_heads | pruned) == total:
+            raise ValueError(f"cannot prune all {total} heads of a layer")
+        present = [head for head in range(total) if head not in self.pruned_heads]
+        retained = torch.tensor([index for index, head in enumerate(present) if head not in pruned])
+        rows = rearrange(retained[:, None] * self.head_dim + torch.arange(self.head_dim), "h k -> (h k)")
         for name in ("q_proj", "k_proj", "v_proj"):
-            setattr(self, name, _selected(getattr(self, name), rows, axis=0))
-        self.o_proj = _selected(self.o_proj, rows, axis=1)
-        self.num_attention_heads = kept.shape[0]
-        self.pruned_heads |= wanted
+            setattr(self, name, _select(getattr(self, name), rows, axis=0))
+        self.o_proj = _select(self.o_proj, rows, axis=1)
+        self.num_attention_heads = retained.shape[0]
+        self.pruned_heads |= pruned
 
 
-def _selected(linear: nn.Linear, index: Tensor, axis: int) -> nn.Linear:
-    """The layer with only those of its outputs (axis 0) or inputs (axis 1)."""
+def _select(linear: nn.Linear, index: Tensor, axis: int) -> nn.Linear:
+    """Keeps only some output (axis 0) or input (axis 1) features of a linear layer."""
     index = index.to(linear.weight.device)
     linear.weight = nn.Parameter(linear.weight.detach().index_select(axis, index), linear.weight.requires_grad)
     if axis == 0 and linear.bias is not None:
@@ -109,9 +110,9 @@ def _selected(linear: nn.Linear, index: Tensor, axis: int) -> nn.Linear:
 
 
 class ViTPatchEmbeddings(nn.Module):
-    """Cuts pictures into patches and projects each; a remainder that fills no patch is left out.
+    """Patch embedding by a strided convolution.
 
-    Raises ValueError for a wrong number of channels, in the words of transformers.
+    Pixels at the right and bottom that fill no patch are ignored. Raises ValueError for a wrong number of channels.
     """
 
     def __init__(self, config: ViTConfig):
@@ -125,11 +126,11 @@ class ViTPatchEmbeddings(nn.Module):
         )
 
     def grid_of(self, height: int, width: int) -> tuple[int, int]:
-        """Rows and columns of patches in a picture of that size."""
+        """Returns the rows and columns of patches for an image size."""
         return height // self.patch_size[0], width // self.patch_size[1]
 
     def forward(self, pixel_values: Float[Tensor, "b c height width"]) -> Float[Tensor, "b p d"]:
-        """One token a patch, in row-major order."""
+        """Returns one token per patch, in row-major order."""
         if pixel_values.shape[1] != self.num_channels:
             raise ValueError(
                 "Make sure that the channel dimension of the pixel values match with the one set in the configuration."
@@ -139,10 +140,11 @@ class ViTPatchEmbeddings(nn.Module):
 
 
 class ViTEmbeddings(nn.Module):
-    """The class token and the patches with their positions; masked patches show the mask token instead.
+    """Class token and patch embeddings plus position embeddings.
 
-    Any image and patch size, square or not, also where the table is interpolated. Raises ValueError for another size
-    than the config's without interpolation, and for a mask where the model has no mask token.
+    The mask token replaces masked patches. Image and patch sizes need not be square. Raises ValueError for another
+    image size than `config.image_size` unless positions are interpolated, and for a mask if the model has no mask
+    token.
     """
 
     def __init__(self, config: ViTConfig, use_mask_token: bool = False):
@@ -158,11 +160,11 @@ class ViTEmbeddings(nn.Module):
     def interpolate_pos_encoding(
         self, embeddings: Float[Tensor, "b n d"], height: int, width: int
     ) -> Float[Tensor, "1 n d"]:
-        """The table for a picture of that size: bicubic without antialias, or as `config.position_resize` says."""
+        """Resizes the position embeddings, by `config.position_resize` or else bicubic."""
         special, patches = self.position_embeddings[0].tensor_split([1])
         native, grid = self.patch_embeddings.grid, self.patch_embeddings.grid_of(height, width)
-        dialect = getattr(self.config, "position_resize", "bicubic")
-        return torch.cat([special, resize_positions(patches, native, grid, dialect)])[None]
+        method = getattr(self.config, "position_resize", "bicubic")
+        return torch.cat([special, resize_positions(patches, native, grid, method)])[None]
 
     def forward(
         self,
@@ -170,7 +172,7 @@ class ViTEmbeddings(nn.Module):
         bool_masked_pos: Shaped[Tensor, "b p"] | None = None,
         interpolate_pos_encoding: bool | None = None,
     ) -> Float[Tensor, "b n d"]:
-        """The tokens before the first layer."""
+        """Returns the input tokens of the first layer."""
         height, width = pixel_values.shape[2:]
         tokens = self.patch_embeddings(pixel_values)
         if not interpolate_pos_encoding and (height, width) != self.patch_embeddings.image_size:
@@ -187,33 +189,33 @@ class ViTEmbeddings(nn.Module):
     def _masked(self, tokens: Float[Tensor, "b p d"], bool_masked_pos: Shaped[Tensor, "b p"]) -> Float[Tensor, "b p d"]:
         if self.mask_token is None:
             raise ValueError(
-                "bool_masked_pos needs a mask token: make the model with ViTModel(config, use_mask_token=True)"
+                "bool_masked_pos needs a mask token: create the model with ViTModel(config, use_mask_token=True)"
             )
         if bool_masked_pos.shape != tokens.shape[:2]:
             raise ValueError(
-                f"bool_masked_pos is {tuple(bool_masked_pos.shape)}, the patches are {tuple(tokens.shape[:2])}"
+                f"bool_masked_pos has shape {tuple(bool_masked_pos.shape)}; expected {tuple(tokens.shape[:2])}"
             )
         mask = bool_masked_pos[:, :, None].to(tokens.dtype)
         return tokens * (1.0 - mask) + self.mask_token * mask
 
 
-# The names of transformers for what a ViT may use.
-MODULES: dict[str, Callable[[], nn.Module]] = {
+# Activations by their names in transformers.
+ACTIVATION_MODULES: dict[str, Callable[[], nn.Module]] = {
     name: each.module for each in ACTIVATIONS.values() for name in each.transformers
 }
 
 
 def make_activation(name: str) -> nn.Module:
-    """The activation of that name of transformers; ValueError that lists them all for an unknown one."""
-    if name not in MODULES:
-        raise ValueError(f"unknown activation '{name}'; there is {', '.join(sorted(MODULES))}")
-    return MODULES[name]()
+    """Creates the activation with a name of transformers; raises ValueError for an unknown name."""
+    if name not in ACTIVATION_MODULES:
+        raise ValueError(f"unknown activation '{name}'; expected one of {', '.join(sorted(ACTIVATION_MODULES))}")
+    return ACTIVATION_MODULES[name]()
 
 
 class ViTLayer(nn.Module):
-    """One encoder layer: attention, then an MLP, each behind a LayerNorm and added to its input.
+    """Pre-norm encoder layer: attention and MLP with residual connections.
 
-    The order of `vitkit.layers.Block` under the names of transformers; dropout only at the end of each branch.
+    Computes what `vitkit.layers.Block` does, with the module names of transformers.
     """
 
     def __init__(self, config: ViTConfig, drop_path: float = 0.0):
@@ -227,14 +229,14 @@ class ViTLayer(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     @property
-    def intermediate(self) -> Shelf:
-        """Where the first dense layer of the MLP was before 5.9."""
-        return Shelf(dense=(self.mlp, "fc1"))
+    def intermediate(self) -> AliasGroup:
+        """The parent of the first linear layer of the MLP before transformers 5.9."""
+        return AliasGroup(dense=(self.mlp, "fc1"))
 
     @property
-    def output(self) -> Shelf:
-        """Where the second dense layer of the MLP was before 5.9."""
-        return Shelf(dense=(self.mlp, "fc2"))
+    def output(self) -> AliasGroup:
+        """The parent of the second linear layer of the MLP before transformers 5.9."""
+        return AliasGroup(dense=(self.mlp, "fc2"))
 
     def forward(
         self,
@@ -243,10 +245,10 @@ class ViTLayer(nn.Module):
         head_mask: Float[Tensor, "..."] | None = None,
         output_attentions: bool = False,
     ) -> Float[Tensor, "b n d"] | tuple[Float[Tensor, "b n d"], Float[Tensor, "b h n n"] | None]:
-        """The tokens after both branches; with `output_attentions` a pair, the attention weights second."""
-        attended, weights = self.attention(
+        """Returns the output tokens, or (tokens, attention weights) if `output_attentions`."""
+        attention_output, weights = self.attention(
             self.layernorm_before(hidden_states), attention_mask, head_mask, output_attentions
         )
-        hidden_states = hidden_states + self.drop_path(self.dropout(attended))
+        hidden_states = hidden_states + self.drop_path(self.dropout(attention_output))
         hidden_states = hidden_states + self.drop_path(self.dropout(self.mlp(self.layernorm_after(hidden_states))))
         return (hidden_states, weights) if output_attentions else hidden_states

@@ -1,8 +1,9 @@
-"""The two families of names: the module tree has those of transformers 5.9 and later, and answers to those before.
+"""Names of modules and parameters, and arguments of `forward`, in transformers 4 and 5.
 
-The tree itself is the newer one (`layers.0.attention.q_proj`). `encoder.layer[0].attention.attention.query` gives the
-same module, `load_state_dict` and `from_pretrained` take both, and `named_modules` lists both, so that PEFT's
-`target_modules=["query", "value"]` and hooks found by name work. Parameters have one name, the newer one.
+The module tree has the v5 names, those of transformers 5.9 and later (`layers.0.attention.q_proj`). The v4 name
+`encoder.layer[0].attention.attention.query` refers to the same module, `load_state_dict` and `from_pretrained` accept
+both, and `named_modules` lists both, so that PEFT's `target_modules=["query", "value"]` and hooks found by name work.
+`named_parameters` lists the v5 names only.
 """
 
 import functools
@@ -17,10 +18,10 @@ from torch import Tensor, nn
 
 from vitkit.transformers.configuration import ViTConfig
 
-DIALECTS = ("v4", "v5")
+NAME_FORMATS = ("v4", "v5")
 
-# Inside a layer: the newer name, then the older one.
-PARTS = {
+# Modules of a layer: v5 name to v4 name.
+V5_TO_V4 = {
     "attention.q_proj": "attention.attention.query",
     "attention.k_proj": "attention.attention.key",
     "attention.v_proj": "attention.attention.value",
@@ -31,51 +32,56 @@ PARTS = {
 
 
 def to_v5(name: str) -> str:
-    """The newer name of a parameter or module of a ViTModel; one that is newer already, or neither, as it is."""
+    """Converts the v4 name of a parameter or module; returns other names unchanged."""
     match = re.fullmatch(r"encoder\.layer\.(\d+)(\..*)?", name, flags=re.DOTALL)
-    return name if match is None else f"layers.{match[1]}{_swap(match[2] or '', {v: k for k, v in PARTS.items()})}"
+    return (
+        name
+        if match is None
+        else f"layers.{match[1]}{_replace_prefix(match[2] or '', {v: k for k, v in V5_TO_V4.items()})}"
+    )
 
 
 def to_v4(name: str) -> str:
-    """The older name of a parameter or module of a ViTModel; one that is older already, or neither, as it is."""
+    """Converts the v5 name of a parameter or module; returns other names unchanged."""
     match = re.fullmatch(r"layers\.(\d+)(\..*)?", name, flags=re.DOTALL)
-    return name if match is None else f"encoder.layer.{match[1]}{_swap(match[2] or '', PARTS)}"
+    return name if match is None else f"encoder.layer.{match[1]}{_replace_prefix(match[2] or '', V5_TO_V4)}"
 
 
-def _swap(rest: str, parts: Mapping[str, str]) -> str:
-    for part, other in parts.items():
-        if rest == f".{part}" or rest.startswith(f".{part}."):
-            return f".{other}{rest[len(part) + 1 :]}"
-    return rest
+def _replace_prefix(name: str, prefixes: Mapping[str, str]) -> str:
+    for old, new in prefixes.items():
+        if name == f".{old}" or name.startswith(f".{old}."):
+            return f".{new}{name[len(old) + 1 :]}"
+    return name
 
 
 def rename(mapping: MutableMapping[str, Any], prefix: str, convert: Callable[[str], str]) -> None:
-    """Renames the keys under a prefix in place, order kept; ValueError where two would be one."""
+    """Renames the keys with a prefix in place; raises ValueError for duplicates."""
     entries = [(name, value) for name, value in mapping.items()]
     names = [prefix + convert(name[len(prefix) :]) if name.startswith(prefix) else name for name, _ in entries]
     if names == [name for name, _ in entries]:
         return
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"the state dict has {twice[0]} under both its names")
+    if duplicates := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"the state dict contains {duplicates[0]} under its v4 and its v5 name")
     mapping.clear()
     mapping.update(zip(names, (value for _, value in entries), strict=True))
 
 
-def accept_both(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    """The hook by which a ViTModel loads either family."""
+def accept_both_formats(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Pre-hook of `load_state_dict` that converts v4 names."""
     rename(state_dict, prefix, to_v5)
 
 
-def write_chosen(module: nn.Module, state_dict: dict[str, Any], prefix: str, _: Any) -> None:
-    """The hook by which the state dict of a ViTModel has the family that its `dialect` says."""
-    if module.names == "v4":
+def write_name_format(module: nn.Module, state_dict: dict[str, Any], prefix: str, _: Any) -> None:
+    """Hook of `state_dict` that converts the names to the `name_format` of the model."""
+    if module._name_format == "v4":
         rename(state_dict, prefix, to_v4)
 
 
-class OtherName(nn.Module):
-    """Stands for a module in `named_modules` under its older name: what is asked of it, hooks too, reaches the module.
+class ModuleAlias(nn.Module):
+    """Entry of `named_modules` for a v4 name: forwards attributes, calls and hooks.
 
-    It is no `nn.Linear` and has no parameters, so that code that goes by type or counts weights meets each module once.
+    It is not an `nn.Linear` and has no parameters, so that code that selects modules by type or counts parameters sees
+    each module once.
     """
 
     def __init__(self, module: nn.Module):
@@ -86,95 +92,94 @@ class OtherName(nn.Module):
         return getattr(self.__dict__["module"], name)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Calls the module, hooks included."""
+        """Calls the module with its hooks."""
         return self.__dict__["module"](*args, **kwargs)
 
     def extra_repr(self) -> str:
-        """What stands behind."""
+        """Returns the repr of the module."""
         return repr(self.__dict__["module"])
 
 
-def _reaching(method: str) -> Callable[..., Any]:
-    def reach(self: OtherName, *args: Any, **kwargs: Any) -> Any:
+def _forwarded(method: str) -> Callable[..., Any]:
+    def forward(self: ModuleAlias, *args: Any, **kwargs: Any) -> Any:
         return getattr(self.__dict__["module"], method)(*args, **kwargs)
 
-    return reach
+    return forward
 
 
 HOOKS = tuple(name for name in dir(nn.Module) if name.startswith("register_") and name.endswith("_hook"))
 for _name in HOOKS:
-    setattr(OtherName, _name, _reaching(_name))
+    setattr(ModuleAlias, _name, _forwarded(_name))
 
 
-class Shelf(nn.Module):
-    """An older grouping of modules that is no module of its own: `encoder`, `attention.attention`, `output` and so on.
+class AliasGroup(nn.Module):
+    """A v4 parent module that v5 does not have, such as `encoder` or `output`.
 
-    Reading or setting a name reads or sets the newer place. It computes nothing, so a hook on it is refused.
+    Its attributes are aliases of attributes of other modules: name=(module, attribute). It computes nothing, so
+    registering a hook raises ValueError.
     """
 
-    def __init__(self, **places: tuple[nn.Module, str]):
+    def __init__(self, **aliases: tuple[nn.Module, str]):
         super().__init__()
-        self.__dict__["places"] = places
+        self.__dict__["aliases"] = aliases
 
     def __getattr__(self, name: str) -> Any:
-        if name not in self.__dict__["places"]:
-            there = ", ".join(self.__dict__["places"])
-            raise AttributeError(f"there is no '{name}' here; this older grouping of layers has {there}")
-        parent, newer = self.__dict__["places"][name]
-        return getattr(parent, newer)
+        if name not in self.__dict__["aliases"]:
+            known = ", ".join(self.__dict__["aliases"])
+            raise AttributeError(f"no attribute '{name}'; this group of module aliases has {known}")
+        module, attribute = self.__dict__["aliases"][name]
+        return getattr(module, attribute)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in self.__dict__.get("places", {}):
-            parent, newer = self.__dict__["places"][name]
-            setattr(parent, newer, value)
+        if name in self.__dict__.get("aliases", {}):
+            module, attribute = self.__dict__["aliases"][name]
+            setattr(module, attribute, value)
         else:
             super().__setattr__(name, value)
 
 
-def _refused(self: Shelf, *_: Any, **__: Any) -> Any:
-    there = ", ".join(f".{name}" for name in self.__dict__["places"])
-    raise ValueError(
-        f"this is an older name for a place, it computes nothing that a hook could see: hook {there} instead"
-    )
+def _reject_hook(self: AliasGroup, *_: Any, **__: Any) -> Any:
+    names = ", ".join(f".{name}" for name in self.__dict__["aliases"])
+    raise ValueError(f"a hook on a group of module aliases would never run; register it on {names}")
 
 
 for _name in HOOKS:
     if "state_dict" not in _name:
-        setattr(Shelf, _name, _refused)
+        setattr(AliasGroup, _name, _reject_hook)
 
 
-def other_names(layers: nn.ModuleList, prefix: str) -> Iterator[tuple[str, nn.Module]]:
-    """Layers and their renamed parts under the older names, each behind an `OtherName`."""
+def module_aliases(layers: nn.ModuleList, prefix: str) -> Iterator[tuple[str, nn.Module]]:
+    """Yields a `ModuleAlias` for every layer and each of its renamed modules, with the v4 names."""
     for index, layer in enumerate(layers):
-        older = f"{prefix}encoder.layer.{index}"
-        yield older, OtherName(layer)
-        for newer, name in PARTS.items():
-            yield f"{older}.{name}", OtherName(layer.get_submodule(newer))
+        v4_layer = f"{prefix}encoder.layer.{index}"
+        yield v4_layer, ModuleAlias(layer)
+        for v5, v4 in V5_TO_V4.items():
+            yield f"{v4_layer}.{v4}", ModuleAlias(layer.get_submodule(v5))
 
 
 Forward = Callable[..., Any]
 
 
-def either_order(newer: Sequence[str]) -> Callable[[Forward], Forward]:
-    """Lets a `forward` declared in the order of transformers 4 be called by place in the order of transformers 5 too.
+def accept_both_orders(v5_names: Sequence[str]) -> Callable[[Forward], Forward]:
+    """Makes a `forward` with the parameters of transformers 4 accept the order of 5, too.
 
-    `newer` are the first names of version 5. A call is read as version 5 where it cannot be version 4: a bool where 4
-    has labels or a head mask, a tensor where 4 has a flag, labels where 4 has a head mask (integers; or floats of the
-    shape of labels and not of a head mask). ValueError where floats could be either: then say which by name.
+    `v5_names` are the positional parameters of version 5. A call is read as version 5 if it cannot be version 4: a bool
+    where 4 has labels or a head mask, a tensor where 4 has a flag, labels where 4 has a head mask (integers, or floats
+    with the shape of labels and not of a head mask). Raises ValueError for floats that could be either.
     """
 
     def decorate(forward: Forward) -> Forward:
         parameters = inspect.signature(forward).parameters.values()
-        older = [each.name for each in parameters if each.kind is not each.KEYWORD_ONLY][1:]
+        v4_names = [each.name for each in parameters if each.kind is not each.KEYWORD_ONLY][1:]
 
         @functools.wraps(forward)
         def call(self: Any, *args: Any, **kwargs: Any) -> Any:
             if not args[1:]:
                 return forward(self, *args, **kwargs)
-            names = newer if _is_newer(self.config, args, older) else older
+            names = v5_names if _is_v5_call(self.config, args, v4_names) else v4_names
             if len(args) > len(names):
                 raise TypeError(
-                    f"forward takes {len(names)} positional arguments ({', '.join(names)}), not {len(args)}"
+                    f"forward takes {len(names)} positional arguments ({', '.join(names)}), got {len(args)}"
                 )
             named = dict(zip(names, args, strict=False))
             return forward(self, **named, **kwargs)
@@ -184,14 +189,14 @@ def either_order(newer: Sequence[str]) -> Callable[[Forward], Forward]:
     return decorate
 
 
-def _is_newer(config: ViTConfig, args: Sequence[Any], older: Sequence[str]) -> bool:
+def _is_v5_call(config: ViTConfig, args: Sequence[Any], v4_names: Sequence[str]) -> bool:
     flags = ("output_attentions", "output_hidden_states", "interpolate_pos_encoding", "return_dict")
-    for name, value in zip(older, args, strict=False):
+    for name, value in zip(v4_names, args, strict=False):
         if name in flags and isinstance(value, Tensor):
             return True
         if name in ("labels", "head_mask") and isinstance(value, bool):
             return True
-    if older[1] == "head_mask" and isinstance(args[1], Tensor) and not any(isinstance(x, Tensor) for x in args[2:3]):
+    if v4_names[1] == "head_mask" and isinstance(args[1], Tensor) and not any(isinstance(x, Tensor) for x in args[2:3]):
         return _is_labels(config, args[1], batch=args[0].shape[0])
     return False
 
@@ -204,29 +209,29 @@ def _is_labels(config: ViTConfig, value: Tensor, batch: int) -> bool:
     as_mask = value.shape in {(heads,), (layers, heads)} or value.ndim == 5
     if as_labels and as_mask:
         raise ValueError(
-            f"a second argument of shape {tuple(value.shape)} may be labels= or head_mask=: say which by name"
+            f"the second argument, of shape {tuple(value.shape)}, could be labels or head_mask; pass it as a keyword"
         )
     return as_labels
 
 
-def chosen(which: bool | int | Sequence[int] | None, count: int, name: str) -> frozenset[int]:
-    """The places that were asked for, of `count`: all for True, one for an int, those of a list; negative from the end.
+def selected_layers(selection: bool | int | Sequence[int] | None, count: int, argument: str) -> frozenset[int]:
+    """Returns the indices of the selected layers; negative ones count from the end.
 
-    Raises ValueError, which names the argument, for a place that there is not.
+    Raises ValueError for an index out of range.
     """
-    if which is None or isinstance(which, bool):
-        return frozenset(range(count)) if which else frozenset()
-    wanted = [which] if isinstance(which, int) else list(which)
-    if wrong := [index for index in wanted if not -count <= index < count]:
-        raise ValueError(f"{name} asks for {wrong}, but there are {count}: {-count} to {count - 1}")
-    return frozenset(index % count for index in wanted)
+    if selection is None or isinstance(selection, bool):
+        return frozenset(range(count)) if selection else frozenset()
+    indices = [selection] if isinstance(selection, int) else list(selection)
+    if invalid := [index for index in indices if not -count <= index < count]:
+        raise ValueError(f"{argument} contains {invalid}; expected indices from {-count} to {count - 1}")
+    return frozenset(index % count for index in indices)
 
 
-def token_bias(attention_mask: Tensor | None, dtype: torch.dtype) -> Float[Tensor, "..."] | None:
-    """What is added to the attention logits for a mask of tokens: (b, n), or one that broadcasts to (b, h, n, n).
+def attention_bias(attention_mask: Tensor | None, dtype: torch.dtype) -> Float[Tensor, "..."] | None:
+    """Converts a mask, (b, n) or broadcastable to (b, h, n, n), to a bias of the logits.
 
-    True or 1 keeps a token, False or 0 hides it; four axes of floats are added as they are. The class token counts.
-    Raises ValueError for another number of axes.
+    True or 1 includes a token (the class token is the first), False or 0 excludes it; a floating-point mask with four
+    dimensions is added unchanged. Raises ValueError for another number of dimensions.
     """
     if attention_mask is None:
         return None
@@ -237,24 +242,25 @@ def token_bias(attention_mask: Tensor | None, dtype: torch.dtype) -> Float[Tenso
     elif attention_mask.ndim == 2:
         keep = attention_mask.bool()[:, None, None, :]
     else:
-        raise ValueError(f"attention_mask has the shape {tuple(attention_mask.shape)}; it takes (b, n) or (b, h, n, n)")
-    # The least number rather than minus infinity, so that a picture with every token hidden gives no NaN.
+        raise ValueError(f"attention_mask has shape {tuple(attention_mask.shape)}; expected (b, n) or (b, h, n, n)")
+    # The smallest number instead of minus infinity, so that an image with all tokens masked does not give NaN.
     return torch.zeros(keep.shape, dtype=dtype, device=keep.device).masked_fill(~keep, torch.finfo(dtype).min)
 
 
 def head_masks(
     head_mask: Tensor | Sequence[Tensor | None] | None, config: ViTConfig, dtype: torch.dtype
 ) -> Sequence[Tensor | None]:
-    """One mask of heads a layer, or None: from (h,), (layers, h), or (layers, b or 1, h, n or 1, n or 1).
+    """Splits a head mask into one mask per layer.
 
-    1 keeps a head, 0 silences it, anything between scales it. Raises ValueError for another shape.
+    Shapes: (h,), (layers, h) or (layers, b or 1, h, n or 1, n or 1). The mask multiplies the attention weights, so 0
+    disables a head. Raises ValueError for another shape.
     """
     layers, heads = config.num_hidden_layers, config.num_attention_heads
     if head_mask is None:
         return [None] * layers
     if not isinstance(head_mask, Tensor):
         if len(head_mask) != layers:
-            raise ValueError(f"head_mask has {len(head_mask)} entries for {layers} layers")
+            raise ValueError(f"head_mask has {len(head_mask)} entries; expected one per layer, {layers}")
         return [None if mask is None else mask.to(dtype) for mask in head_mask]
     mask = head_mask.to(dtype)
     if mask.shape == (heads,):
@@ -263,6 +269,6 @@ def head_masks(
         mask = mask[:, None, :, None, None]
     if mask.ndim != 5 or mask.shape[0] != layers:
         raise ValueError(
-            f"head_mask has the shape {tuple(head_mask.shape)}; it takes ({heads},), ({layers}, {heads}) or five axes"
+            f"head_mask has shape {tuple(head_mask.shape)}; expected ({heads},), ({layers}, {heads}) or five dimensions"
         )
     return mask.unbind(0)

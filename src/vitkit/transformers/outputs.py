@@ -1,4 +1,7 @@
-"""What the models return: ordered, read by name, attribute or place; fields that are None do not count."""
+"""Model outputs: ordered dicts with access by key, attribute or position.
+
+Fields that are None are omitted.
+"""
 
 from abc import ABC
 from collections import OrderedDict
@@ -10,17 +13,20 @@ from torch.utils import _pytree as pytree
 
 
 class ModelOutput(OrderedDict[str, Any], ABC):
-    """`output.logits`, `output["logits"]` and `output[1]` are the same; every kind is a dataclass of its fields."""
+    """Base class of model outputs.
+
+    `output.logits`, `output["logits"]` and `output[1]` are the same.
+    """
 
     def __init_subclass__(cls) -> None:
-        # torch.export and torch.compile take outputs apart and put them together again.
+        # torch.export and torch.compile flatten outputs and rebuild them.
         pytree.register_pytree_node(cls, _flatten, lambda values, names: cls(**dict(zip(names, values, strict=True))))
 
     def __post_init__(self) -> None:
         names = [field.name for field in fields(self)]  # type: ignore[arg-type]
         first = getattr(self, names[0])
         if isinstance(first, dict) and not any(getattr(self, name) is not None for name in names[1:]):
-            # Rebuilt from a mapping, as accelerate does: type(output)({...}).
+            # accelerate rebuilds outputs from a dict: type(output)({...}).
             setattr(self, names[0], None)
             for name, value in first.items():
                 self[name] = value
@@ -32,7 +38,7 @@ class ModelOutput(OrderedDict[str, Any], ABC):
     def __getitem__(self, key: Any) -> Any:
         if isinstance(key, str):
             if key not in self.keys():
-                raise KeyError(f"no '{key}' here; there is {', '.join(self.keys())}")
+                raise KeyError(f"no field '{key}'; the fields are {', '.join(self.keys())}")
             return OrderedDict.__getitem__(self, key)
         return self.to_tuple()[key]
 
@@ -49,7 +55,7 @@ class ModelOutput(OrderedDict[str, Any], ABC):
         return type(self), tuple(getattr(self, field.name) for field in fields(self))  # type: ignore[arg-type]
 
     def to_tuple(self) -> tuple[Any, ...]:
-        """The values that there are, in order."""
+        """Returns the values that are not None, in order."""
         return tuple(self[name] for name in self.keys())
 
 
@@ -57,47 +63,52 @@ def _flatten(output: ModelOutput) -> tuple[list[Any], list[str]]:
     return list(output.values()), list(output.keys())
 
 
-Each = tuple[Tensor | None, ...] | None
+LayerOutputs = tuple[Tensor | None, ...] | None
 
 
 @dataclass
 class BaseModelOutputWithPooling(ModelOutput):
-    """Tokens after the final norm (b, n, d), the pooled class token (b, d), and what was asked for of each layer.
+    """Final tokens (b, n, d), pooled class token (b, d), and outputs of the layers.
 
-    `hidden_states` has one more entry than layers, each before a layer, the last before the final norm (b, n, d);
-    `attentions` one for each layer (b, h, n, n). Where only some were asked for, the others are None.
+    `hidden_states` contains the input of every layer and the output of the last one, before the final norm (b, n, d);
+    `attentions` contains the attention weights of every layer (b, h, n, n). Entries of unselected layers are None.
     """
 
     last_hidden_state: Tensor | None = None
     pooler_output: Tensor | None = None
-    hidden_states: Each = None
-    attentions: Each = None
+    hidden_states: LayerOutputs = None
+    attentions: LayerOutputs = None
 
 
 @dataclass
 class ImageClassifierOutput(ModelOutput):
-    """The loss where labels were given, logits (b, classes), and the layers as in `BaseModelOutputWithPooling`."""
+    """Loss (if labels were given), logits (b, classes), and layer outputs.
+
+    Layer outputs are those of `BaseModelOutputWithPooling`.
+    """
 
     loss: Tensor | None = None
     logits: Tensor | None = None
-    hidden_states: Each = None
-    attentions: Each = None
+    hidden_states: LayerOutputs = None
+    attentions: LayerOutputs = None
 
 
 @dataclass
 class MaskedImageModelingOutput(ModelOutput):
-    """The loss where a mask was given, pixels (b, c, height, width), and layers as in `BaseModelOutputWithPooling`."""
+    """Loss (if a mask was given), reconstruction (b, c, height, width), and layer outputs.
+
+    Layer outputs are those of `BaseModelOutputWithPooling`.
+    """
 
     loss: Tensor | None = None
     reconstruction: Tensor | None = None
-    hidden_states: Each = None
-    attentions: Each = None
+    hidden_states: LayerOutputs = None
+    attentions: LayerOutputs = None
 
     @property
     def logits(self) -> Tensor | None:
-        """The older name of `reconstruction`."""
+        """Old name of `reconstruction`."""
         return self.reconstruction
 
 
-Output = BaseModelOutputWithPooling | ImageClassifierOutput | MaskedImageModelingOutput
-__all__ = ["BaseModelOutputWithPooling", "ImageClassifierOutput", "MaskedImageModelingOutput", "ModelOutput", "Output"]
+__all__ = ["BaseModelOutputWithPooling", "ImageClassifierOutput", "MaskedImageModelingOutput", "ModelOutput"]

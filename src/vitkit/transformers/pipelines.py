@@ -1,4 +1,4 @@
-"""`pipeline("image-classification")` and `pipeline("image-feature-extraction")`, on `vitkit.inference.Predictor`."""
+"""Pipelines for image classification and feature extraction, based on `Predictor`."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from vitkit.images import Limits
 from vitkit.inference import Predictor
-from vitkit.transformers.batch import fetch
+from vitkit.transformers.batch import download
 from vitkit.transformers.configuration import ViTConfig
 from vitkit.transformers.image_processing import ViTImageProcessor
 from vitkit.transformers.modeling import ViTForImageClassification, ViTModel
@@ -20,8 +20,8 @@ DEFAULT = "google/vit-base-patch16-224"
 PRECISIONS = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
 
-class _Answer(nn.Module):
-    """One field of a model's output, as the predictor takes networks."""
+class _SelectField(nn.Module):
+    """Wraps a model to return one field of its output, as `Predictor` expects a tensor."""
 
     def __init__(self, model: ViTPreTrainedModel, field: str | int):
         super().__init__()
@@ -29,7 +29,7 @@ class _Answer(nn.Module):
         self.field = field
 
     def forward(self, images: Tensor) -> Tensor:
-        """The field for those images."""
+        """Returns the field; raises ValueError if the model does not return it."""
         output = self.model(images)
         if self.field not in output and isinstance(self.field, str):
             raise ValueError(
@@ -40,20 +40,21 @@ class _Answer(nn.Module):
 
 @dataclass(frozen=True)
 class Task:
-    """What a pipeline does: with a kind of model, a field of its output, and what people get of one picture's row.
+    """A pipeline task: model class, output field, and postprocessing.
 
-    `field` and `answer` take the options of a call; `answer` also the model's config and the row.
+    `output_field` returns the name or index of the field for the options of a call. `postprocess` takes the config, the
+    field of one image and the options, and returns the result.
     """
 
-    family: type[ViTPreTrainedModel]
-    field: Callable[[Mapping[str, Any]], str | int]
-    answer: Callable[..., Any]
+    model_class: type[ViTPreTrainedModel]
+    output_field: Callable[[Mapping[str, Any]], str | int]
+    postprocess: Callable[..., Any]
 
 
 class Pipeline:
-    """Images in, answers out; one image gives one answer, a list a list, anything else that is iterated an iterator.
+    """Runs a task on images: a result for one image, a list for a list, else an iterator.
 
-    Images are paths, addresses, bytes, PIL pictures or arrays; an unreadable one raises `vitkit.ImageError`.
+    Images are paths, URLs, bytes, PIL images or arrays; an unreadable one raises `vitkit.ImageError`.
     """
 
     def __init__(
@@ -74,25 +75,26 @@ class Pipeline:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The device of the model."""
         return self.model.device
 
     def __call__(self, inputs: Any = None, **options: Any) -> Any:
-        """The answers; `options` are those of the task, and `batch_size` and `timeout` (seconds, for addresses).
+        """Returns the results for one or several images.
 
-        `images` is another name for the first argument. Raises TypeError for options that the task does not have.
+        `options` are those of the task, `batch_size`, and `timeout` (seconds, for URLs). `images` is another name for
+        `inputs`. Raises TypeError for an unknown option.
         """
         inputs = options.pop("images", inputs)
         batch_size = options.pop("batch_size", self.batch_size)
         timeout = options.pop("timeout", 30.0)
         single = isinstance(inputs, str | bytes) or not isinstance(inputs, Iterable) or hasattr(inputs, "__array__")
         images = (_read(image, timeout, self.limits) for image in ([inputs] if single else inputs))
-        answers = self._answers(images, batch_size, options)
-        return next(answers) if single else list(answers) if isinstance(inputs, list | tuple) else answers
+        results = self._run(images, batch_size, options)
+        return next(results) if single else list(results) if isinstance(inputs, list | tuple) else results
 
-    def _answers(self, images: Iterable[Any], batch_size: int | None, options: dict[str, Any]) -> Iterator[Any]:
+    def _run(self, images: Iterable[Any], batch_size: int | None, options: dict[str, Any]) -> Iterator[Any]:
         task = TASKS[self.task]
-        network: Any = _Answer(self.model, task.field(options))
+        network: Any = _SelectField(self.model, task.output_field(options))
         predictor = Predictor(
             network,
             self.image_processor.processor(),
@@ -104,12 +106,12 @@ class Pipeline:
         for outcome in predictor.logits(images):
             if outcome.error is not None:
                 raise outcome.error
-            yield task.answer(self.model.config, outcome.output, **options)
+            yield task.postprocess(self.model.config, outcome.output, **options)
 
 
 def _read(image: Any, timeout: float | None, limits: Limits | None) -> Any:
-    address = isinstance(image, str) and image.startswith(("http://", "https://"))
-    return fetch(image, timeout=timeout, limits=limits) if address else image
+    is_url = isinstance(image, str) and image.startswith(("http://", "https://"))
+    return download(image, timeout=timeout, limits=limits) if is_url else image
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
@@ -127,18 +129,21 @@ FUNCTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 def best_labels(
     config: ViTConfig, logits: np.ndarray, *, top_k: int | None = 5, function_to_apply: str | None = None
 ) -> list[dict[str, Any]]:
-    """The `top_k` labels, best first; scores by "softmax", "sigmoid" or "none", as fits the model by default."""
+    """Returns the `top_k` labels with scores, best first.
+
+    `function_to_apply` is "softmax", "sigmoid" or "none"; the default depends on `config.problem_type`.
+    """
     sigmoid = config.problem_type == "multi_label_classification" or config.num_labels == 1
     function = (function_to_apply or ("sigmoid" if sigmoid else "softmax")).lower()
     if function not in FUNCTIONS:
-        raise ValueError(f"unknown function_to_apply '{function}'; there is {', '.join(FUNCTIONS)}")
+        raise ValueError(f"unknown function_to_apply '{function}'; expected one of {', '.join(FUNCTIONS)}")
     scores = FUNCTIONS[function](logits)
     best = np.argsort(-scores, kind="stable")[:top_k]
     return [{"label": config.id2label[int(index)], "score": float(scores[index])} for index in best]
 
 
 def features(config: ViTConfig, output: np.ndarray, *, pool: bool = False, return_tensors: bool = False) -> Any:
-    """One picture's tokens (1, n, d) or pooled vector (1, d): nested lists, or a torch tensor."""
+    """Returns tokens (1, n, d) or pooled vector (1, d) as nested lists or a torch tensor."""
     batch = torch.from_numpy(output)[None]
     return batch if return_tensors else batch.tolist()
 
@@ -160,25 +165,27 @@ def pipeline(
     limits: Limits | None = None,
     **model_options: Any,
 ) -> Pipeline:
-    """A pipeline of a task for a model, or for a folder or hub id of one, with its processor beside it by default.
+    """Creates a pipeline for a model, or for the folder or hub id of a model.
 
-    Without a task, a model that classifies is taken to classify. `model_options` are those of `from_pretrained`
-    (dtype, revision, ...), `limits` (`vitkit.Limits`) bound the size of image files. Raises ValueError for an unknown
-    task and for a model without its processor.
+    The task defaults to feature extraction for a `ViTModel`, else to classification; the processor to the one saved
+    with the model. `model_options` are those of `from_pretrained` (dtype, revision, ...); `limits` (`vitkit.Limits`)
+    bound the size of image files. Raises ValueError for an unknown task and if no processor is found.
     """
     if task is None:
         task = "image-feature-extraction" if isinstance(model, ViTModel) else "image-classification"
     if task not in TASKS:
-        raise ValueError(f"unknown task '{task}'; there is {', '.join(TASKS)}")
+        raise ValueError(f"unknown task '{task}'; expected one of {', '.join(TASKS)}")
     if isinstance(model, ViTPreTrainedModel):
         if model_options:
-            raise TypeError(f"options for loading a model, {', '.join(model_options)}, but the model is there already")
+            raise TypeError(
+                f"{', '.join(model_options)} can only be set when loading: pass the path of the model, not the model"
+            )
         network = model
     else:
-        network: ViTPreTrainedModel = TASKS[task].family.from_pretrained(model or DEFAULT, **model_options)
+        network: ViTPreTrainedModel = TASKS[task].model_class.from_pretrained(model or DEFAULT, **model_options)
     processor = image_processor or feature_extractor or network.name_or_path
     if processor == "":
-        raise ValueError("a model that was not loaded from anywhere needs image_processor=")
+        raise ValueError("the model was not loaded from a folder or hub id; pass image_processor=")
     if not isinstance(processor, ViTImageProcessor):
         processor = ViTImageProcessor.from_pretrained(processor)
     return Pipeline(task, network, processor, device=device, batch_size=batch_size, limits=limits)

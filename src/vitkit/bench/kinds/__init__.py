@@ -1,10 +1,10 @@
-"""Kinds of measurement: one file each, found by its file name.
+"""Kinds of benchmarks: one file each, found by its file name.
 
-`UNIT` is what rates are counted in; with `SHOWS_SECONDS` a table shows times. `DEFAULTS` are the options that a person
-who says nothing gets. `jobs(options)` gives the sections. `limits(job, contenders)` are the contenders that measure
-what the machine could do, and `work(job)` how much of that one item needs. `REFERENCES` are the peers whose answers are
-taken as right, the first of them that works; `judge(outputs, reference, contender)` says how far an answer is from
-that, and whether that is still the same answer; `DIFFERENCE` is what the number means.
+`UNIT` is the unit of rates; with `SHOWS_SECONDS` tables show times. `DEFAULTS` are the default options. `jobs(options)`
+returns the sections. `limits(job, candidates)` returns the candidates that measure the limit of the hardware, and
+`work(job)` the work of one item in units of the limit. `REFERENCES` are the peers whose outputs are the reference: the
+first one that runs. `check_outputs(outputs, reference, candidate)` returns the difference, described by `DIFFERENCE`,
+and whether the outputs are correct.
 """
 
 from types import ModuleType
@@ -12,7 +12,7 @@ from types import ModuleType
 from vitkit.bench import Job, Options, machine
 from vitkit.registry import Registry
 
-_KINDS = Registry(__name__, "kind of benchmark", ("jobs", "judge"))
+_KINDS = Registry(__name__, "kind of benchmark", ("jobs", "check_outputs"))
 
 
 def kinds() -> list[str]:
@@ -25,8 +25,8 @@ def kind(name: str) -> ModuleType:
     return _KINDS.get(name)
 
 
-def job_of(options: Options, model: str, batch: int) -> Job:
-    """A job of the options' kind, before its weights and photos are written."""
+def make_job(options: Options, model: str, batch: int) -> Job:
+    """Returns a job, before its weights and images are written."""
     return Job(
         kind=options.kind,
         task=options.kind,

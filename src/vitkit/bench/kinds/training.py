@@ -1,34 +1,34 @@
-"""One step of training on a batch that is in memory: forward, backward, clipping, AdamW; the first losses compared."""
+"""Training steps on a batch in memory: forward, backward, gradient clipping and AdamW."""
 
 import numpy as np
 
-from vitkit.bench import Contender, Job, Options
-from vitkit.bench.kinds import inference, job_of
+from vitkit.bench import Candidate, Job, Options
+from vitkit.bench.kinds import inference, make_job
 
 UNIT = "images/s"
 SHOWS_SECONDS = False
 DEFAULTS = {"models": ("vit-s/16",), "batches": (16,), "precisions": ("bfloat16",)}
-NEEDS_WEIGHTS, NEEDS_PHOTOS = True, 0
+NEEDS_WEIGHTS, NUM_IMAGES = True, 0
 REFERENCES = inference.REFERENCES
 DIFFERENCE = "largest relative difference of the first three losses"
-FAR = {"float32": 1e-3, "bfloat16": 2e-2, "float16": 2e-2}
+MAX_DIFFERENCE = {"float32": 1e-3, "bfloat16": 2e-2, "float16": 2e-2}
 
 limits = inference.limits
 
 
 def jobs(options: Options) -> list[Job]:
-    """A section for each model and batch."""
-    return [job_of(options, model, batch) for model in options.models for batch in options.batches]
+    """Returns a section per model and batch size."""
+    return [make_job(options, model, batch) for model in options.models for batch in options.batches]
 
 
 def work(job: Job) -> float:
-    """Three times the operations of a forward pass: the backward pass has two products for each."""
+    """Returns three times the operations of a forward pass: backward has two products for each."""
     return 3.0 * job.shape["flops"]
 
 
-def judge(outputs: np.ndarray, reference: np.ndarray, contender: Contender) -> tuple[float, bool]:
-    """The losses of the first steps must be the reference's: the same model, gradient and update."""
+def check_outputs(outputs: np.ndarray, reference: np.ndarray, candidate: Candidate) -> tuple[float, bool]:
+    """Compares the losses of the first steps, which depend on model, gradients and updates."""
     if outputs.shape != reference.shape or not np.isfinite(outputs).all():
         return float("inf"), False
     difference = float(np.abs(outputs / reference - 1.0).max())
-    return difference, difference <= FAR[contender.precision]
+    return difference, difference <= MAX_DIFFERENCE[candidate.precision]

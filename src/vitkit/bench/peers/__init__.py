@@ -1,17 +1,16 @@
-"""Peers: one file a library, vitkit among them, and in it one function for each kind of measurement that it can do.
+"""Peers: one file per library, vitkit included, with one function for each kind of benchmark that it supports.
 
-A function `inference(job, contender) -> Prepared` (`photos`, `training`, `data`, `startup`) imports the library itself,
-in the worker. `NEEDS` are the distributions it needs, the first of them the one whose version it is known by;
-`precisions(kind, device)` says what it can be asked for, and is called where the library is not imported. `make`, where
-there is one, writes the files that the functions read. `LAYOUT` is the layout of the weights (`weights.py`) that it
-reads.
+A function `inference(job, candidate) -> Prepared` (`classification`, `training`, `data`, `startup`) runs in the worker
+and imports the library. `NEEDS` are the required distributions, the library itself first. `precisions(kind, device)`
+returns the supported precisions; it is called without importing the library. The optional `make` writes files for the
+other functions. `LAYOUT` is the layout of the weights that the peer reads (see `_inputs`).
 """
 
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, distribution
 from types import ModuleType
 
-from vitkit.bench import Contender
+from vitkit.bench import Candidate
 from vitkit.config import nearest
 from vitkit.registry import Registry
 
@@ -29,7 +28,7 @@ def peer(name: str) -> ModuleType:
 
 
 def missing(module: ModuleType) -> str:
-    """Why a peer cannot be run here: which distributions are not installed; empty where all are."""
+    """Returns which distributions of a peer are not installed; empty if all are."""
     absent = []
     for name in module.NEEDS:
         try:
@@ -39,47 +38,48 @@ def missing(module: ModuleType) -> str:
     return f"not installed: {', '.join(absent)}" if absent else ""
 
 
-def contenders(kind: str, device: str, words: Sequence[str], precisions: Sequence[str]) -> list[Contender]:
-    """The contenders that words like `timm`, `vitkit:precision=int8` or `timm:compile=max-autotune` mean.
+def candidates(kind: str, device: str, specs: Sequence[str], precisions: Sequence[str]) -> list[Candidate]:
+    """Returns the candidates of specs such as `timm`, `vitkit:precision=int8` or `timm:compile=max-autotune`.
 
-    A word without a precision is one contender for each of `precisions` that the peer has; `all` stands for all it has.
-    No words mean every peer that can do this kind. Raises ValueError for an unknown peer, a word that is no setting, a
-    peer that cannot do the kind, or a precision that no peer has.
+    A spec without a precision is one candidate for each of `precisions` that the peer supports, with `all` for all of
+    them. The default are all peers that support the kind. Raises ValueError for an unknown peer, an invalid setting, a
+    kind that the peer does not support, and a precision that no peer supports.
     """
-    asked = list(words) or [name for name in peers() if hasattr(peer(name), kind)]
-    known = {each for word in asked for each in _precisions(word.partition(":")[0], kind, device)}
+    specs = list(specs) or [name for name in peers() if hasattr(peer(name), kind)]
+    known = {each for spec in specs for each in _precisions(spec.partition(":")[0], kind, device)}
     for precision in precisions:
         if any(known) and precision != "all" and precision not in known:
-            raise ValueError(
-                f"no peer has the precision '{precision}' here{nearest(precision, [*sorted(known), 'all'])}"
-            )
-    found: list[Contender] = []
-    for word in asked:
-        found += [each for each in _meant(word, kind, device, precisions) if each not in found]
+            similar = nearest(precision, [*sorted(known), "all"])
+            raise ValueError(f"no peer supports the precision '{precision}' on this device{similar}")
+    found: list[Candidate] = []
+    for spec in specs:
+        found += [each for each in _parse(spec, kind, device, precisions) if each not in found]
     if not found:
-        raise ValueError(f"none of {', '.join(asked)} has the precision {', '.join(precisions)}")
+        raise ValueError(f"none of {', '.join(specs)} supports the precision {', '.join(precisions)}")
     return found
 
 
 def _precisions(name: str, kind: str, device: str) -> tuple[str, ...]:
     module = peer(name)
     if not hasattr(module, kind):
-        able = [each for each in peers() if hasattr(peer(each), kind)]
-        raise ValueError(f"the peer '{name}' cannot do {kind}; {', '.join(able)} can")
+        supporting = [each for each in peers() if hasattr(peer(each), kind)]
+        raise ValueError(f"the peer '{name}' does not support {kind}; choose from {', '.join(supporting)}")
     return module.precisions(kind, device)
 
 
-def _meant(word: str, kind: str, device: str, precisions: Sequence[str]) -> list[Contender]:
-    name, *parts = word.split(":")
+def _parse(spec: str, kind: str, device: str, precisions: Sequence[str]) -> list[Candidate]:
+    name, *parts = spec.split(":")
     pairs = [part.partition("=") for part in parts]
     for (key, equals, value), part in zip(pairs, parts, strict=True):
         if not (key and equals and value):
-            raise ValueError(f"the peer '{word}' takes settings as NAME=VALUE, not '{part}'")
+            raise ValueError(f"the peer '{spec}' takes settings as NAME=VALUE, not '{part}'")
     settings = {key: value for key, _, value in pairs}
     own = _precisions(name, kind, device)
-    said = settings.pop("precision", "")
-    if said and said not in own:
-        raise ValueError(f"{name} has no precision '{said}' here{nearest(said, own)}")
-    chosen = [said] if said else [each for each in own if each in precisions or "all" in precisions or not each]
+    precision = settings.pop("precision", "")
+    if precision and precision not in own:
+        raise ValueError(f"{name} does not support the precision '{precision}' on this device{nearest(precision, own)}")
+    chosen = (
+        [precision] if precision else [each for each in own if each in precisions or "all" in precisions or not each]
+    )
     module = f"{__name__}.{name}"
-    return [Contender(peer=name, precision=each, settings=tuple(settings.items()), module=module) for each in chosen]
+    return [Candidate(peer=name, precision=each, settings=tuple(settings.items()), module=module) for each in chosen]

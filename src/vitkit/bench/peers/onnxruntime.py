@@ -1,26 +1,26 @@
-"""ONNX Runtime on a graph that torch.onnx exports; int8 by its own dynamic quantisation of the matrix products."""
+"""ONNX Runtime on a graph of torch.onnx; int8 with its dynamic quantization of matrix products."""
 
 from pathlib import Path
 from typing import Any
 
-from vitkit.bench import Contender, Job, Prepared
+from vitkit.bench import Candidate, Job, Prepared
 
 NEEDS = ("onnxruntime", "onnx", "onnxscript")
 
 
 def precisions(kind: str, device: str) -> tuple[str, ...]:
-    """Float32 and int8 on a CPU: it has no bfloat16 products there; float32 and float16 on a GPU."""
+    """Returns float32 and int8 on a CPU, where it has no bfloat16, and float32 and float16 on a GPU."""
     return ("float32", "int8") if device == "cpu" else ("float32", "float16")
 
 
-def make(job: Job, contender: Contender) -> None:
-    """Exports the graph for the batch, and quantises it where int8 is asked for."""
-    graph = _graph(job, contender.precision)
+def make(job: Job, candidate: Candidate) -> None:
+    """Exports the graph for the batch size, quantized for int8."""
+    graph = _graph(job, candidate.precision)
     if graph.exists():
         return
     graph.parent.mkdir(parents=True, exist_ok=True)
-    if contender.precision != "int8":
-        _export(job, contender.precision, graph)
+    if candidate.precision != "int8":
+        _export(job, candidate.precision, graph)
         return
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -28,7 +28,7 @@ def make(job: Job, contender: Contender) -> None:
     plain = _graph(job, "float32")
     if not plain.exists():
         _export(job, "float32", plain)
-    # The exporter notes shapes under names that the quantiser gives to other tensors.
+    # The exporter stores shapes under names that the quantizer uses for other tensors.
     exported = onnx.load(plain)
     del exported.graph.value_info[:]
     quantize_dynamic(exported, graph, weight_type=QuantType.QInt8, op_types_to_quantize=["MatMul", "Gemm"])
@@ -46,8 +46,8 @@ def _export(job: Job, precision: str, graph: Path) -> None:
         torch.onnx.export(model, (example,), graph, dynamo=True, input_names=["images"], output_names=["logits"])
 
 
-def inference(job: Job, contender: Contender) -> Prepared:
-    """`InferenceSession.run` with all graph optimisations."""
+def inference(job: Job, candidate: Candidate) -> Prepared:
+    """Prepares `InferenceSession.run` with all graph optimizations."""
     import onnxruntime
 
     from vitkit.bench import torch_network
@@ -55,15 +55,15 @@ def inference(job: Job, contender: Contender) -> Prepared:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = job.threads
     options.inter_op_num_threads = 1
-    wanted = "CPUExecutionProvider" if job.device == "cpu" else "CUDAExecutionProvider"
-    if wanted not in onnxruntime.get_available_providers():
-        raise ValueError(f"this ONNX Runtime has no {wanted}; install onnxruntime-gpu")
-    session: Any = onnxruntime.InferenceSession(str(_graph(job, contender.precision)), options, providers=[wanted])
-    batch = torch_network.pictures(job)
-    fed = {session.get_inputs()[0].name: batch.astype("float16") if contender.precision == "float16" else batch}
+    provider = "CPUExecutionProvider" if job.device == "cpu" else "CUDAExecutionProvider"
+    if provider not in onnxruntime.get_available_providers():
+        raise ValueError(f"this ONNX Runtime has no {provider}; install onnxruntime-gpu")
+    session: Any = onnxruntime.InferenceSession(str(_graph(job, candidate.precision)), options, providers=[provider])
+    batch = torch_network.images(job)
+    inputs = {session.get_inputs()[0].name: batch.astype("float16") if candidate.precision == "float16" else batch}
 
     def run() -> Any:
-        return session.run(None, fed)[0]
+        return session.run(None, inputs)[0]
 
     notes = {"provider": session.get_providers()[0]}
     return Prepared(run=run, items=job.batch, outputs=run(), notes=notes)

@@ -1,30 +1,30 @@
-"""OpenVINO on the CPU, converted from torch; int8 by NNCF's post-training quantisation with its transformer preset."""
+"""OpenVINO on the CPU, converted from torch; int8 with the transformer preset of NNCF."""
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vitkit.bench import Contender, Job, Prepared
+from vitkit.bench import Candidate, Job, Prepared
 
 NEEDS = ("openvino", "nncf")
 HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "bf16"}
-CALIBRATED_ON = 32
+CALIBRATION_IMAGES = 32
 
 
 def precisions(kind: str, device: str) -> tuple[str, ...]:
-    """Three on a CPU, none elsewhere: it has no device for NVIDIA's GPUs."""
+    """Returns three precisions on a CPU, none on a GPU: it does not support NVIDIA GPUs."""
     return tuple(HINTS) if device == "cpu" else ()
 
 
-def make(job: Job, contender: Contender) -> None:
-    """Converts the network with the batch as its shape, and quantises it where int8 is asked for."""
+def make(job: Job, candidate: Candidate) -> None:
+    """Converts the model for the batch size, quantized for int8."""
     import openvino
     import torch
 
     from vitkit import load
 
-    graph = _graph(job, contender)
+    graph = _graph(job, candidate)
     if graph.exists():
         return
     graph.parent.mkdir(parents=True, exist_ok=True)
@@ -32,27 +32,27 @@ def make(job: Job, contender: Contender) -> None:
     example = torch.zeros(job.batch, 3, *job.image_size)
     with torch.inference_mode():
         converted: Any = openvino.convert_model(model, example_input=example, input=list(example.shape))
-    if contender.precision == "int8":
-        converted = _quantised(converted, job)
+    if candidate.precision == "int8":
+        converted = _quantize(converted, job)
     openvino.save_model(converted, graph, compress_to_fp16=False)
 
 
-def inference(job: Job, contender: Contender) -> Prepared:
-    """One synchronous request at a time on all threads: the hint `latency`, or `hint=throughput`."""
+def inference(job: Job, candidate: Candidate) -> Prepared:
+    """Prepares synchronous requests on all threads, with the hint `latency` or `hint=throughput`."""
     import openvino
 
     from vitkit.bench import torch_network
 
     core = openvino.Core()
     settings = {
-        "INFERENCE_PRECISION_HINT": HINTS[contender.precision],
+        "INFERENCE_PRECISION_HINT": HINTS[candidate.precision],
         "INFERENCE_NUM_THREADS": job.threads,
-        "PERFORMANCE_HINT": contender.setting("hint", "latency").upper(),
+        "PERFORMANCE_HINT": candidate.setting("hint", "latency").upper(),
     }
-    if contender.precision != "float32" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    if candidate.precision != "float32" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         settings["INFERENCE_PRECISION_HINT"] = "f32"
-    network: Any = core.compile_model(core.read_model(_graph(job, contender)), "CPU", settings)
-    batch = torch_network.pictures(job)
+    network: Any = core.compile_model(core.read_model(_graph(job, candidate)), "CPU", settings)
+    batch = torch_network.images(job)
 
     def run() -> np.ndarray:
         return network([batch])[0]
@@ -61,12 +61,12 @@ def inference(job: Job, contender: Contender) -> Prepared:
     return Prepared(run=run, items=job.batch, outputs=run().copy(), notes=notes)
 
 
-def _quantised(network: Any, job: Job) -> Any:
+def _quantize(network: Any, job: Job) -> Any:
     import nncf  # pyright: ignore[reportMissingImports]
 
     generator = np.random.default_rng(2)
     size = (job.batch, 3, *job.image_size)
-    count = max(1, CALIBRATED_ON // job.batch)
+    count = max(1, CALIBRATION_IMAGES // job.batch)
     batches = [generator.standard_normal(size, dtype=np.float32) for _ in range(count)]
     return nncf.quantize(
         network,
@@ -77,6 +77,6 @@ def _quantised(network: Any, job: Job) -> Any:
     )
 
 
-def _graph(job: Job, contender: Contender) -> Path:
-    kind = "int8" if contender.precision == "int8" else "float"
+def _graph(job: Job, candidate: Candidate) -> Path:
+    kind = "int8" if candidate.precision == "int8" else "float"
     return Path(job.folder) / "openvino" / f"{kind}-{job.batch}.xml"

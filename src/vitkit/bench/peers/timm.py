@@ -1,11 +1,11 @@
-"""timm, eager; `timm:compile=MODE` compiles it, `timm:autocast=true` keeps its weights in float32."""
+"""timm, eager; `timm:compile=MODE` compiles it, `timm:autocast=true` uses float32 weights with autocast."""
 
 import sys
 from typing import Any
 
 import numpy as np
 
-from vitkit.bench import Contender, Job, Prepared
+from vitkit.bench import Candidate, Job, Prepared
 
 NEEDS = ("timm", "torch")
 LAYOUT = "timm"
@@ -22,21 +22,21 @@ with torch.no_grad():
 
 
 def precisions(kind: str, device: str) -> tuple[str, ...]:
-    """Float32 and the halves that the device is fast in; nothing to choose where photos are read."""
+    """Returns float32 and the fast 16-bit dtypes; no choice for kinds that read files."""
     if kind in ("inference", "training"):
         return ("float32", "bfloat16", *(["float16"] if device == "cuda" and kind == "inference" else []))
     return ("",)
 
 
-def inference(job: Job, contender: Contender) -> Prepared:
-    """`create_model(...)(batch)`."""
+def inference(job: Job, candidate: Candidate) -> Prepared:
+    """Prepares `create_model(...)(batch)`."""
     from vitkit.bench import torch_network
 
-    return torch_network.passes(job, contender, _model(job), lambda output: output)
+    return torch_network.prepare_inference(job, candidate, _model(job), lambda output: output)
 
 
-def photos(job: Job, contender: Contender) -> Prepared:
-    """The loop that timm's documentation shows: its own transform, one picture at a time, the likeliest class."""
+def classification(job: Job, candidate: Candidate) -> Prepared:
+    """Prepares the loop of timm's documentation: its transform and one image at a time."""
     import torch
     from PIL import Image
     from timm.data.config import resolve_model_data_config
@@ -44,51 +44,51 @@ def photos(job: Job, contender: Contender) -> Prepared:
 
     from vitkit.bench import torch_network
 
-    device = torch_network.start(job)
+    device = torch_network.set_up(job)
     model = _model(job).eval().to(device)
     transform: Any = create_transform(**resolve_model_data_config(model), is_training=False)
 
     def run() -> list[int]:
         found = []
         with torch.no_grad():
-            for name in job.photos:
-                picture = transform(Image.open(name).convert("RGB")).unsqueeze(0).to(device)
-                found.append(int(model(picture).softmax(dim=1).argmax()))
+            for name in job.images:
+                image = transform(Image.open(name).convert("RGB")).unsqueeze(0).to(device)
+                found.append(int(model(image).softmax(dim=1).argmax()))
         return found
 
     return Prepared(
-        run=run, items=len(job.photos), outputs=np.array(run()), notes={"how": "one at a time, as its docs"}
+        run=run, items=len(job.images), outputs=np.array(run()), notes={"method": "one image at a time, as documented"}
     )
 
 
-def training(job: Job, contender: Contender) -> Prepared:
-    """A step of its model by hand."""
+def training(job: Job, candidate: Candidate) -> Prepared:
+    """Prepares training steps of its model."""
     from vitkit.bench import torch_network
 
-    return torch_network.steps(job, contender, _model(job), lambda output: output)
+    return torch_network.prepare_training(job, candidate, _model(job), lambda output: output)
 
 
-def data(job: Job, contender: Contender) -> Prepared:
-    """Its evaluation transform, told to squash bilinearly to the same size and statistics as the others."""
+def data(job: Job, candidate: Candidate) -> Prepared:
+    """Prepares its evaluation transform: bilinear, without cropping, same size and statistics as the others."""
     from PIL import Image
     from timm.data.transforms_factory import create_transform
 
-    from vitkit.bench.kinds.data import each_file
+    from vitkit.bench.kinds.data import prepare_reading
 
     half = (0.5, 0.5, 0.5)
     transform: Any = create_transform(
         input_size=(3, *job.image_size), crop_pct=1.0, crop_mode="squash", interpolation="bilinear", mean=half, std=half
     )
-    return each_file(job, lambda name: transform(Image.open(name).convert("RGB")).numpy(), "create_transform")
+    return prepare_reading(job, lambda name: transform(Image.open(name).convert("RGB")).numpy(), "create_transform")
 
 
-def startup(job: Job, contender: Contender) -> Prepared:
-    """A process that has imported it, or that has classified one photo as its documentation shows."""
-    from vitkit.bench.kinds.startup import processes
+def startup(job: Job, candidate: Candidate) -> Prepared:
+    """Prepares a process that imports it, or classifies one image as documented."""
+    from vitkit.bench.kinds.startup import prepare_process
 
     if job.task == "import":
-        return processes([sys.executable, "-c", IMPORT], 0)
-    return processes([sys.executable, "-c", CLASSIFY, f"{job.folder}/timm", job.photos[0]], 1)
+        return prepare_process([sys.executable, "-c", IMPORT], classifies=False)
+    return prepare_process([sys.executable, "-c", CLASSIFY, f"{job.folder}/timm", job.images[0]], classifies=True)
 
 
 def _model(job: Job) -> Any:

@@ -1,8 +1,8 @@
-"""timm under torch.compile: the fastest that its own benchmark script reports; `compile=MODE` for another mode."""
+"""timm with torch.compile, the fastest mode of its benchmark script; `compile=MODE` for another."""
 
 import dataclasses
 
-from vitkit.bench import Contender, Job, Prepared
+from vitkit.bench import Candidate, Job, Prepared
 from vitkit.bench.peers import timm
 
 NEEDS = timm.NEEDS
@@ -10,20 +10,20 @@ LAYOUT = timm.LAYOUT
 
 
 def precisions(kind: str, device: str) -> tuple[str, ...]:
-    """Those of timm."""
+    """Returns the precisions of timm."""
     return timm.precisions(kind, device)
 
 
-def inference(job: Job, contender: Contender) -> Prepared:
-    """timm's model, compiled; with CUDA graphs where there is a GPU."""
-    return timm.inference(job, _compiled(contender, "reduce-overhead" if job.device == "cuda" else "default"))
+def inference(job: Job, candidate: Candidate) -> Prepared:
+    """Prepares timm's model, compiled; on a GPU with CUDA graphs."""
+    return timm.inference(job, _compiled(candidate, "reduce-overhead" if job.device == "cuda" else "default"))
 
 
-def training(job: Job, contender: Contender) -> Prepared:
-    """A step of timm's model, compiled."""
-    return timm.training(job, _compiled(contender, "default"))
+def training(job: Job, candidate: Candidate) -> Prepared:
+    """Prepares training steps of timm's model, compiled."""
+    return timm.training(job, _compiled(candidate, "default"))
 
 
-def _compiled(contender: Contender, mode: str) -> Contender:
-    settings = {"compile": mode} | dict(contender.settings)
-    return dataclasses.replace(contender, settings=tuple(settings.items()))
+def _compiled(candidate: Candidate, mode: str) -> Candidate:
+    settings = {"compile": mode} | dict(candidate.settings)
+    return dataclasses.replace(candidate, settings=tuple(settings.items()))

@@ -4,38 +4,38 @@ from typing import Any
 
 import numpy as np
 
-from vitkit.bench import Contender, Job, Prepared
+from vitkit.bench import Candidate, Job, Prepared
 from vitkit.bench.peers import timm
 
 NEEDS = ("torchvision", "torch")
 
 
 def precisions(kind: str, device: str) -> tuple[str, ...]:
-    """As timm's."""
+    """Returns the precisions of timm."""
     return timm.precisions(kind, device)
 
 
-def inference(job: Job, contender: Contender) -> Prepared:
-    """`VisionTransformer(...)(batch)`."""
+def inference(job: Job, candidate: Candidate) -> Prepared:
+    """Prepares `VisionTransformer(...)(batch)`."""
     from vitkit.bench import torch_network
 
-    return torch_network.passes(job, contender, _model(job), lambda output: output)
+    return torch_network.prepare_inference(job, candidate, _model(job), lambda output: output)
 
 
-def training(job: Job, contender: Contender) -> Prepared:
-    """A step of its model by hand."""
+def training(job: Job, candidate: Candidate) -> Prepared:
+    """Prepares training steps of its model."""
     from vitkit.bench import torch_network
 
-    return torch_network.steps(job, contender, _model(job), lambda output: output)
+    return torch_network.prepare_training(job, candidate, _model(job), lambda output: output)
 
 
-def data(job: Job, contender: Contender) -> Prepared:
-    """Its v2 transforms on the decoded tensor, resized with antialias: the fast way that its documentation gives."""
+def data(job: Job, candidate: Candidate) -> Prepared:
+    """Prepares its v2 transforms on the decoded tensor, with antialias, as its documentation recommends."""
     import torch
     from torchvision.io import ImageReadMode, decode_image
     from torchvision.transforms import v2
 
-    from vitkit.bench.kinds.data import each_file
+    from vitkit.bench.kinds.data import prepare_reading
 
     torch.set_num_threads(job.threads)
     transform = v2.Compose(
@@ -49,7 +49,7 @@ def data(job: Job, contender: Contender) -> Prepared:
     def one(name: str) -> np.ndarray:
         return transform(decode_image(name, mode=ImageReadMode.RGB)).numpy()
 
-    return each_file(job, one, "decode_image, transforms.v2")
+    return prepare_reading(job, one, "decode_image, transforms.v2")
 
 
 def _model(job: Job) -> Any:
@@ -60,9 +60,9 @@ def _model(job: Job) -> Any:
 
     ours = load(f"{job.folder}/vitkit").model
     config = ours.config
-    obstacle = FORMAT.unsupported_reason(config) if ours.family == "vit" else "its only family is ViT"
-    if obstacle:
-        raise ValueError(f"torchvision has no such model: {obstacle}")
+    reason = FORMAT.unsupported_reason(config) if ours.family == "vit" else "its only family is ViT"
+    if reason:
+        raise ValueError(f"torchvision does not support this model: {reason}")
     model = torchvision.models.VisionTransformer(
         image_size=config.image_size[0],
         patch_size=config.patch_size[0],

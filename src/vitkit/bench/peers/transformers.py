@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from vitkit.bench import Contender, Job, Prepared
+from vitkit.bench import Candidate, Job, Prepared
 from vitkit.bench.peers import timm
 
 NEEDS = ("transformers", "torch", "torchvision")
@@ -22,71 +22,73 @@ print(classify.model.config.label2id[best])
 
 
 def precisions(kind: str, device: str) -> tuple[str, ...]:
-    """As timm's; in `data` its two processors instead."""
+    """Returns the precisions of timm; for `data` its two processors."""
     return ("fast", "pil") if kind == "data" else timm.precisions(kind, device)
 
 
-def inference(job: Job, contender: Contender) -> Prepared:
-    """`AutoModelForImageClassification`'s logits."""
+def inference(job: Job, candidate: Candidate) -> Prepared:
+    """Prepares the logits of `AutoModelForImageClassification`."""
     from vitkit.bench import torch_network
 
-    return torch_network.passes(job, contender, _model(job, contender), lambda output: output.logits)
+    return torch_network.prepare_inference(job, candidate, _model(job, candidate), lambda output: output.logits)
 
 
-def photos(job: Job, contender: Contender) -> Prepared:
-    """`pipeline("image-classification")(files)`."""
+def classification(job: Job, candidate: Candidate) -> Prepared:
+    """Prepares `pipeline("image-classification")(files)`."""
     import transformers
 
     from vitkit.bench import torch_network
 
-    torch_network.start(job)
+    torch_network.set_up(job)
     classify: Any = transformers.pipeline("image-classification", model=f"{job.folder}/huggingface", device=job.device)
     index = classify.model.config.label2id
 
     def run() -> list[int]:
-        return [index[found[0]["label"]] for found in classify(list(job.photos), top_k=1)]
+        return [index[found[0]["label"]] for found in classify(list(job.images), top_k=1)]
 
-    notes = {"how": "pipeline, its defaults", "processor": type(classify.image_processor).__name__}
-    return Prepared(run=run, items=len(job.photos), outputs=np.array(run()), notes=notes)
+    notes = {"method": "pipeline with defaults", "processor": type(classify.image_processor).__name__}
+    return Prepared(run=run, items=len(job.images), outputs=np.array(run()), notes=notes)
 
 
-def training(job: Job, contender: Contender) -> Prepared:
-    """A step of its model by hand."""
+def training(job: Job, candidate: Candidate) -> Prepared:
+    """Prepares training steps of its model."""
     from vitkit.bench import torch_network
 
-    return torch_network.steps(job, contender, _model(job, contender), lambda output: output.logits)
+    return torch_network.prepare_training(job, candidate, _model(job, candidate), lambda output: output.logits)
 
 
-def data(job: Job, contender: Contender) -> Prepared:
-    """ViTImageProcessor in its torchvision form (`fast`) or its Pillow form (`pil`), one photo at a time."""
+def data(job: Job, candidate: Candidate) -> Prepared:
+    """Prepares ViTImageProcessor with torchvision (`fast`) or Pillow (`pil`), one image at a time."""
     import transformers
     from PIL import Image
 
-    from vitkit.bench.kinds.data import each_file
+    from vitkit.bench.kinds.data import prepare_reading
 
-    kind = transformers.ViTImageProcessor if contender.precision == "fast" else transformers.ViTImageProcessorPil
+    kind = transformers.ViTImageProcessor if candidate.precision == "fast" else transformers.ViTImageProcessorPil
     rows, columns = job.image_size
     processor: Any = kind(size={"height": rows, "width": columns})
 
     def one(name: str) -> np.ndarray:
         return np.asarray(processor(Image.open(name).convert("RGB"), return_tensors="np")["pixel_values"][0])
 
-    return each_file(job, one, kind.__name__)
+    return prepare_reading(job, one, kind.__name__)
 
 
-def startup(job: Job, contender: Contender) -> Prepared:
-    """A process that has its ViT classes, or that has classified one photo with a pipeline."""
-    from vitkit.bench.kinds.startup import processes
+def startup(job: Job, candidate: Candidate) -> Prepared:
+    """Prepares a process that imports its ViT classes, or classifies one image with a pipeline."""
+    from vitkit.bench.kinds.startup import prepare_process
 
     if job.task == "import":
-        return processes([sys.executable, "-c", IMPORT], 0)
-    return processes([sys.executable, "-c", CLASSIFY, f"{job.folder}/huggingface", job.photos[0]], 1)
+        return prepare_process([sys.executable, "-c", IMPORT], classifies=False)
+    return prepare_process(
+        [sys.executable, "-c", CLASSIFY, f"{job.folder}/huggingface", job.images[0]], classifies=True
+    )
 
 
-def _model(job: Job, contender: Contender) -> Any:
+def _model(job: Job, candidate: Candidate) -> Any:
     import torch
     import transformers
 
     return transformers.AutoModelForImageClassification.from_pretrained(
-        f"{job.folder}/huggingface", dtype=torch.float32, attn_implementation=contender.setting("attn", "sdpa")
+        f"{job.folder}/huggingface", dtype=torch.float32, attn_implementation=candidate.setting("attn", "sdpa")
     )

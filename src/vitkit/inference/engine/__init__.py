@@ -1,8 +1,8 @@
-"""Engine: a model made fast for inference, checked against the model in float32 before it is used.
+"""Engine: makes fast copies of models and checks them against the model in float32.
 
-`accelerate` picks a path (`path.paths`) for the machine at hand, makes a copy of the model whose parts are fused and
-packed (`fuse.fused`), compares it with the original on a probe picture, and goes to the next path where it differs too
-much or fails. The model itself is not touched. What the engine does not know (a new kind of layer) stays as it is.
+`accelerate` tries the execution paths (`path.paths`) that the device supports. For each it makes a copy of the model
+with fused layers and packed weights (`fuse.fuse`) and compares the outputs on a probe image; a path that fails or
+differs too much is skipped. The model itself is not changed. Unknown layers are copied as they are.
 """
 
 import copy
@@ -14,48 +14,66 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vitkit.inference.engine import quantization
-from vitkit.inference.engine.blocks import attention_way, is_plain
+from vitkit.inference.engine.blocks import attention_backend, is_plain
+from vitkit.inference.engine.capabilities import Capabilities, capabilities
 from vitkit.inference.engine.dense import Float8Dense
-from vitkit.inference.engine.fuse import Recipe, fused, mergeable, special_read
-from vitkit.inference.engine.machine import Machine, machine
+from vitkit.inference.engine.fuse import Fusion, check_mergeable, fuse, special_tokens_read
 from vitkit.inference.engine.merging import Merging, Reduction, schedule
-from vitkit.inference.engine.path import PRECISIONS, TYPES, Path, answers, difference, paths, probe
-from vitkit.inference.engine.path import compiled as compiled_ways
+from vitkit.inference.engine.path import (
+    PRECISIONS,
+    TYPES,
+    ExecutionPath,
+    compiled_paths,
+    difference,
+    outputs,
+    paths,
+    probe,
+)
 from vitkit.layers import Block, Features
 from vitkit.models import Backbone, TokenBackbone
 
-__all__ = ["PRECISIONS", "Engine", "Fast", "Machine", "Path", "accelerate", "machine", "paths"]
+__all__ = [
+    "PRECISIONS",
+    "Accelerated",
+    "Capabilities",
+    "ExecutionPath",
+    "FastModel",
+    "accelerate",
+    "capabilities",
+    "paths",
+]
 
-# Pictures in one go through the network on a CPU: what fills the products and still stays near the cache.
+# Images per forward pass on a CPU: enough to fill the matrix products, few enough to stay in the cache.
 CHUNK = 8
-# How many pictures of those there are a path is compared with float32 on.
-JUDGED = 4
+# Largest number of images on which a path is compared with float32.
+NUM_COMPARED = 4
 
 
 @dataclass(frozen=True)
-class Engine:
-    """A network that is ready: `model` runs float32 pictures in `precision`; `statement` says why, and how far off."""
+class Accelerated:
+    """A fast model, its precision, and a summary with the reason and the difference from float32."""
 
     model: Backbone
     precision: str
     fused: bool
     difference: float
-    statement: str
+    summary: str
 
 
-class Fast(Backbone):
-    """A fast network behind the interface of the model it was made of; it takes pictures of any floating type.
+class FastModel(Backbone):
+    """A fast copy of a model with the same interface; takes images of any floating dtype.
 
-    Batches go through in chunks, whose results are the same whatever the size of the batch. Where the head reads
-    special tokens alone, `features` has these only and the patches are missing. `original` is the model it was made of,
-    for whoever wants to look inside.
+    Batches are split into chunks, so that outputs do not depend on the batch size. If the head reads special tokens
+    only, `features` has no patch tokens. `original` is the model that was copied.
     """
 
     original: Backbone
 
-    def __init__(self, network: Backbone, original: Backbone, path: Path, *, dtype: torch.dtype, chunk: int | None):
+    def __init__(
+        self, network: Backbone, original: Backbone, path: ExecutionPath, *, dtype: torch.dtype, chunk: int | None
+    ):
         super().__init__()
-        # Not a part of this module: it is neither switched nor moved with it.
+        # Not registered as a submodule: `train`, `eval` and `to` do not change it.
         object.__setattr__(self, "original", original)
         self.precision = path.precision
         self.network = network
@@ -66,50 +84,49 @@ class Fast(Backbone):
         self.compiled = path.compiled
         self._run = network.features
         if path.compiled:
-            # On a GPU with CUDA graphs and the fastest of several kernels for every product.
+            # On a GPU: CUDA graphs and autotuned matrix products.
             mode = "max-autotune" if next(original.parameters()).device.type == "cuda" else None
             self._run = torch.compile(network.features, dynamic=False, mode=mode)
         self.eval()
 
     @property
     def pool_width(self) -> int:
-        """That of the network."""
+        """Width of the representation."""
         return self.network.pool_width
 
     def features(self, images: Float[Tensor, "b c height width"]) -> Features:
-        """The tokens of the images, chunk by chunk."""
+        """Returns the tokens of the images."""
         images = images.to(self.dtype)
         if not images.shape[0]:
-            # Products of nothing are refused by some kernels: none of the tokens of one picture.
+            # Some kernels reject empty tensors: take no rows of the tokens of one image.
             return self.features(images.new_zeros(1, *images.shape[1:])).each(lambda tensor: tensor[:0])
         if self.chunk is None or images.shape[0] <= self.chunk:
-            return self._part(images)
-        parts = [self._part(part) for part in images.split(self.chunk)]
-        return Features.join(parts)
+            return self._run_chunk(images)
+        return Features.join([self._run_chunk(chunk) for chunk in images.split(self.chunk)])
 
-    def _part(self, images: Tensor) -> Features:
+    def _run_chunk(self, images: Tensor) -> Features:
         if not self.compiled or self.chunk is None:
             return self._run(images)
-        # Compiled for one size and one kind of tensor: a batch that is not full has zeros behind it.
+        # Compiled for one batch size and one kind of tensor: smaller batches are padded with zeros.
         count = images.shape[0]
         if count < self.chunk or images.is_inference() != torch.is_inference_mode_enabled():
             images = torch.cat([images, images.new_zeros(self.chunk - count, *images.shape[1:])])
         torch.compiler.cudagraph_mark_step_begin()
-        found = self._run(images)
-        # A copy: the next run of a CUDA graph writes where this one did.
-        return found.each(lambda tensor: tensor[:count].clone())
+        features = self._run(images)
+        # Copies: the next run of a CUDA graph overwrites the outputs.
+        return features.each(lambda tensor: tensor[:count].clone())
 
     def represent(self, features: Features) -> Float[Tensor, "b *n d"]:
-        """That of the network."""
+        """Returns the representation that the head reads."""
         return self.network.represent(features)
 
     def logits(self, features: Features) -> Float[Tensor, "b *n classes"]:
-        """That of the network."""
+        """Returns the logits of the features."""
         return self.network.logits(features)
 
     def init_weights(self) -> None:
-        """Not for a network whose weights are packed: RuntimeError."""
-        raise RuntimeError("a fast network has the weights of the model it was made of: initialise that one")
+        """Raises RuntimeError: packed weights cannot be initialized."""
+        raise RuntimeError("the weights of a fast copy are packed; initialize the original model instead")
 
 
 def accelerate(
@@ -118,105 +135,118 @@ def accelerate(
     precision: str = "auto",
     merge: Reduction = 0,
     proportional: bool = True,
-    pictures: Callable[[], Float[Tensor, "b c rows columns"]] | None = None,
+    calibration: Callable[[], Float[Tensor, "b c rows columns"]] | None = None,
     compiled: int = 0,
-) -> Engine:
-    """The fastest path that is allowed, works, and is near enough to `model` in float32 on its device.
+) -> Accelerated:
+    """Returns the fastest copy of `model` whose outputs are close to those in float32.
 
-    `merge` is how many tokens every block merges away (see `merging.schedule`), `proportional` whether attention then
-    minds their sizes. `pictures` gives normalised pictures to calibrate 8-bit layers on, if that path is tried.
-    `compiled` is how many pictures a batch torch's compiler makes the network for, 0 for not: minutes of waiting before
-    the first one. Raises ValueError where the precision asked for is not to be had: unknown, not on this machine, or
-    too far off; and for what cannot be compiled.
+    Args:
+        model: A model in float32; it is not changed.
+        precision: `auto` or one of `PRECISIONS`.
+        merge: Number of tokens that each block merges (see `merging.schedule`).
+        proportional: Weight the attention to merged tokens by their sizes.
+        calibration: Returns normalized images for the calibration of 8-bit layers; called only if it is needed.
+        compiled: Batch size for torch.compile, 0 without it; compiling takes up to minutes.
+
+    Raises ValueError if the precision is unknown, not supported by the device or too inaccurate for this model, and if
+    the model or the options cannot be combined with `merge` or `compiled`.
     """
-    here = machine(next(model.parameters()).device)
+    supported = capabilities(next(model.parameters()).device)
     merging = merge not in (0, [])
-    if merging and not mergeable(model):
-        raise ValueError("tokens can be merged in plain encoder blocks with positions added before the first one only")
     images = probe(model)
-    refused: list[str] = []
-    ways = paths(precision, here, model, merging=merging)
-    if compiled and merging:
-        raise ValueError("merging tokens is not for torch's compiler: choose one of them")
-    for path in compiled_ways(ways, here) if compiled else ways:
+    rejected: list[str] = []
+    for path in _candidates(model, precision, supported, merging=merging, compiled=bool(compiled)):
         if not path.fused and path.precision == "float32" and not compiled:
-            return Engine(model, "float32", False, 0.0, _sentence(path, 0.0, refused))
-        if path.precision == "int8" and pictures is not None:
-            # Ranges seen on photos are not made for noise.
-            images = pictures()
-        exact = answers(model, images[:JUDGED])
+            return Accelerated(model, "float32", False, 0.0, _summary(path, 0.0, rejected))
+        if path.precision == "int8" and calibration is not None:
+            # Ranges calibrated on real images do not fit the noise of the probe.
+            images = calibration()
+        exact = outputs(model, images[:NUM_COMPARED])
         try:
-            base, recipe = _recipe(model, path, here, images)
-            network = _network(model, base, recipe, path, compiled)
-            off = difference(exact, answers(network, images[:JUDGED]))
+            base, fusion = _fusion(model, path, supported, images)
+            network = _network(model, base, fusion, path, compiled)
+            off = difference(exact, outputs(network, images[:NUM_COMPARED]))
         except RuntimeError as error:
-            refused.append(f"{path.words} failed ({str(error).splitlines()[0][:120]})")
+            rejected.append(f"{path.description} failed ({str(error).splitlines()[0][:120]})")
             continue
         if off > path.bound:
-            refused.append(f"{path.words} was off by {off:.1%}, more than the {path.bound:.1%} allowed")
+            rejected.append(f"{path.description} differs by {off:.1%}, the limit is {path.bound:.1%}")
             continue
-        words = _sentence(path, off, refused)
+        summary = _summary(path, off, rejected)
         if merging:
-            network = _network(model, base, replace(recipe, merging=_merging(model, merge, proportional, images)), path)
-            changed = difference(exact, answers(network, images[:JUDGED]))
-            words += f"; merging tokens ({merge} a block) changes it by {changed:.1%} more or less"
-        return Engine(network, path.precision, path.fused, off, words)
-    raise ValueError(f"{precision} cannot be used with this model here: {'; '.join(refused)}")
+            network = _network(model, base, replace(fusion, merging=_merging(model, merge, proportional, images)), path)
+            changed = difference(exact, outputs(network, images[:NUM_COMPARED]))
+            summary += f"; token merging ({merge} per block) changes the outputs by about {changed:.1%}"
+        return Accelerated(network, path.precision, path.fused, off, summary)
+    raise ValueError(f"this model cannot run in {precision} on this device: {'; '.join(rejected)}")
 
 
-def _recipe(model: Backbone, path: Path, here: Machine, images: Tensor) -> tuple[Backbone, Recipe]:
-    """What the copy is made of, and how: for 8-bit layers a smoothed twin, and the ranges of their inputs."""
+def _candidates(
+    model: Backbone, precision: str, supported: Capabilities, *, merging: bool, compiled: bool
+) -> list[ExecutionPath]:
+    """Returns the paths to try, fastest first; ValueError for options that cannot be combined."""
+    if merging:
+        check_mergeable(model)
+    if compiled and merging:
+        raise ValueError("token merging does not support torch.compile: choose one of them")
+    candidates = paths(precision, supported, model, merging=merging)
+    return compiled_paths(candidates, supported) if compiled else candidates
+
+
+def _fusion(model: Backbone, path: ExecutionPath, supported: Capabilities, images: Tensor) -> tuple[Backbone, Fusion]:
+    """Returns the model to copy and the settings; for int8 a smoothed copy and the calibrated ranges."""
     on_cpu = images.device.type == "cpu"
-    brief = path.precision == "float8" or (path.precision == "int8" and here.bfloat16)
-    inner = torch.bfloat16 if brief else TYPES.get(path.precision, torch.float32)
-    recipe = Recipe(
+    in_bfloat16 = path.precision == "float8" or (path.precision == "int8" and supported.bfloat16)
+    inner = torch.bfloat16 if in_bfloat16 else TYPES.get(path.precision, torch.float32)
+    fusion = Fusion(
         dtype=torch.float32 if path.precision == "int8" else inner,
         inner=inner,
-        packed=here.packs and on_cpu,
-        way=attention_way(here, inner),
+        packed=supported.packs and on_cpu,
+        attention=attention_backend(supported, inner),
         mixed=on_cpu,
         depth=len(model.blocks),
-        keep=special_read(model, images),
+        keep=special_tokens_read(model, images),
         float8=path.precision == "float8",
     )
     if path.precision != "int8":
-        return model, recipe
-    watched = fused(model, replace(recipe, dtype=inner))
-    notes = quantization.watch(watched)
-    if not notes:
-        raise RuntimeError("it has no dense layers in blocks")
+        return model, fusion
+    observed = fuse(model, replace(fusion, dtype=inner))
+    observers = quantization.observe(observed)
+    if not observers:
+        raise RuntimeError("the model has no dense layers in blocks")
     with torch.inference_mode():
         for part in images.split(CHUNK):
-            watched(part)
-    # Outside of inference mode, whose tensors no copy could change.
-    notes = {name: note.outside() for name, note in notes.items()}
+            observed(part)
+    # Copied outside of inference mode: its tensors cannot be used for in-place changes of weights.
+    observers = {name: observer.copy() for name, observer in observers.items()}
     base, divisors = copy.deepcopy(model).requires_grad_(False), {}
-    for number, twin in enumerate(base.blocks):
-        if isinstance(twin, Block) and is_plain(twin):
-            divisors |= quantization.smooth(twin, f"blocks.{number}", notes)
-    return base, replace(recipe, ranges={name: note.range(divisors.get(name)) for name, note in notes.items()})
+    for index, block in enumerate(base.blocks):
+        if isinstance(block, Block) and is_plain(block):
+            divisors |= quantization.smooth(block, f"blocks.{index}", observers)
+    ranges = {name: observer.range(divisors.get(name)) for name, observer in observers.items()}
+    return base, replace(fusion, ranges=ranges)
 
 
-def _network(model: Backbone, base: Backbone, recipe: Recipe, path: Path, compiled: int = 0) -> Fast:
+def _network(model: Backbone, base: Backbone, fusion: Fusion, path: ExecutionPath, compiled: int = 0) -> FastModel:
     if not path.fused:
-        network = copy.deepcopy(base).eval().requires_grad_(False).to(recipe.dtype)
-        return Fast(network, model, path, dtype=recipe.dtype, chunk=compiled or None)
+        network = copy.deepcopy(base).eval().requires_grad_(False).to(fusion.dtype)
+        return FastModel(network, model, path, dtype=fusion.dtype, chunk=compiled or None)
     chunk = compiled if compiled else CHUNK if next(base.parameters()).device.type == "cpu" else None
-    network = fused(base, recipe)
-    if recipe.float8 and not any(isinstance(module, Float8Dense) for module in network.modules()):
-        raise RuntimeError("it has no dense layers in blocks")
-    return Fast(network, model, path, dtype=torch.float32, chunk=chunk)
+    network = fuse(base, fusion)
+    if fusion.float8 and not any(isinstance(module, Float8Dense) for module in network.modules()):
+        raise RuntimeError("the model has no dense layers in blocks")
+    return FastModel(network, model, path, dtype=torch.float32, chunk=chunk)
 
 
 def _merging(model: Backbone, merge: Reduction, proportional: bool, images: Tensor) -> Merging:
     if not isinstance(model, TokenBackbone):
-        raise ValueError("a model without tokens has none to merge")
+        raise ValueError("the model has no tokens to merge")
     with torch.inference_mode():
         num_special = model.embed(images[:1]).num_special
     return Merging(schedule(merge, len(model.blocks)), num_special, proportional=proportional)
 
 
-def _sentence(path: Path, off: float, refused: list[str]) -> str:
+def _summary(path: ExecutionPath, off: float, rejected: list[str]) -> str:
     exact = path.precision == "float32" and not (path.fused or path.compiled)
-    said = "exact" if exact else f"off float32 by {off:.2%} of its spread"
-    return f"{path.words}: {path.why}; {said}" + "".join(f"; {reason}" for reason in refused)
+    accuracy = "exact" if exact else f"differs from float32 by {off:.2%} of the standard deviation"
+    return "; ".join([f"{path.description}: {path.reason}", accuracy, *rejected])

@@ -1,4 +1,7 @@
-"""Attention for inference, by whichever way is the fastest here; all ways are softmax(q k^T / sqrt(k) + bias) v."""
+"""Encoder blocks for inference: fused attention, MLP and residuals.
+
+The backends of attention all compute softmax(q k^T / sqrt(k) + bias) v; the fastest depends on the CPU.
+"""
 
 from collections.abc import Callable
 from typing import Literal
@@ -8,27 +11,27 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vitkit.inference.engine.capabilities import Capabilities
 from vitkit.inference.engine.dense import fused_name
-from vitkit.inference.engine.machine import Machine
 from vitkit.inference.engine.merging import Merging
 from vitkit.inference.engine.quantization import quantising
-from vitkit.kernels import attention
 from vitkit.kernels import attention as kernel
 from vitkit.layers import MLP, Attention, Block, LayerScale, SwiGLU, rotate
-from vitkit.layers.attention import with_relative
+from vitkit.layers.attention import add_relative_logits
 
-Way = Literal["fused", "kernel", "products"]
+AttentionBackend = Literal["fused", "kernel", "products"]
+# Makes the dense layer of a name from weight, bias and optional activation.
+Make = Callable[..., nn.Module]
 
 
-def attention_way(machine: Machine, dtype: torch.dtype) -> Way:
-    """The way for that machine and type.
+def attention_backend(capabilities: Capabilities, dtype: torch.dtype) -> AttentionBackend:
+    """Returns the fastest attention backend for a device and dtype.
 
-    torch's fused kernel is the best where the CPU has tiles and in float32. On a CPU whose only bfloat16 arithmetic is
-    AVX-512's it is not: two batched products and a softmax take 60 % of its time, and our own kernel, where it was
-    compiled, half of that.
+    PyTorch's fused kernel is the fastest in float32 and on CPUs with tiles (AMX). With AVX-512 bfloat16 only, two
+    batched products and a softmax take 60 % of its time, and vitkit's own kernel, if it was compiled, half of that.
     """
-    slow = machine.packs and machine.bfloat16 and not machine.tiles and dtype == torch.bfloat16
-    return "fused" if not slow else "kernel" if attention.available() else "products"
+    slow = capabilities.packs and capabilities.bfloat16 and not capabilities.tiles and dtype == torch.bfloat16
+    return "fused" if not slow else "kernel" if kernel.available() else "products"
 
 
 def attend(
@@ -36,19 +39,19 @@ def attend(
     k: Float[Tensor, "b h n k"],
     v: Float[Tensor, "b h n k"],
     bias: Float[Tensor, "..."] | None,
-    way: Way,
+    backend: AttentionBackend,
 ) -> Float[Tensor, "b m d"]:
-    """The attended values, heads side by side; `bias` broadcasts to (b, h, m, n)."""
-    if way == "kernel" and attention.takes(q, k, v):
-        return attention.attention(q, k, v, bias)
-    if way != "fused":
+    """Returns the attention output with concatenated heads; `bias` broadcasts to (b, h, m, n)."""
+    if backend == "kernel" and kernel.takes(q, k, v):
+        return kernel.attention(q, k, v, bias)
+    if backend != "fused":
         return _products(q, k, v, bias)
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=None if bias is None else bias.to(q.dtype))
     return out.transpose(1, 2).flatten(2)
 
 
 def _products(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
-    """One picture at a time, so that its weights (h, m, n) are still in the cache when they meet the values."""
+    """Computes one image at a time, so that its attention weights (h, m, n) stay in the cache."""
     b, h, m, width = q.shape
     out = q.new_empty(b, m, h, width)
     if bias is not None:
@@ -63,12 +66,8 @@ def _products(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
     return out.flatten(2)
 
 
-# Makes the dense layer of that name from a weight, a bias and, where there is one, an activation.
-Make = Callable[..., nn.Module]
-
-
 def is_plain(block: nn.Module) -> bool:
-    """Whether a block is one whose arithmetic is known here, down to its activation."""
+    """Returns whether a block has only known layers and a known activation."""
     if type(block) is not Block or type(block.attn) is not Attention:
         return False
     if type(block.mlp) is MLP:
@@ -77,26 +76,32 @@ def is_plain(block: nn.Module) -> bool:
 
 
 class FusedAttention(nn.Module):
-    """`Attention`, made of dense layers that are packed; `gamma` (LayerScale) goes into the projection.
+    """`Attention` with packed dense layers; `gamma` (LayerScale) is folded into the projection.
 
-    With `keep` only the first tokens ask and are given an answer: what the last block of a classifier needs.
-    Tables of positions stay where the model looks for them, in `relative_position_bias_table`, `relative_positions`.
+    With `keep` only the first `keep` tokens are queries: the last block of a classifier needs no more. The model reads
+    the relative position tables from `relative_position_bias_table` and `relative_positions`.
     """
 
     def __init__(
-        self, attention: Attention, make: Make, way: Way, *, gamma: Tensor | None = None, keep: int | None = None
+        self,
+        attention: Attention,
+        make: Make,
+        backend: AttentionBackend,
+        *,
+        gamma: Tensor | None = None,
+        keep: int | None = None,
     ):
         super().__init__()
         self.num_heads = attention.num_heads
         self.keep = keep
-        self.way: Way = way
+        self.backend: AttentionBackend = backend
         self.q_norm, self.k_norm = attention.q_norm, attention.k_norm
         self.relative_position_bias_table = attention.relative_position_bias_table
         self.relative_positions = attention.relative_positions
         weight, bias = attention.qkv.weight, attention.qkv.bias
-        whole = weight.shape[1] % (self.num_heads * kernel.LANES) == 0
-        # The kernel reads the heads where the projection puts them.
-        self.direct = way == "kernel" and whole and keep is None and isinstance(self.q_norm, nn.Identity)
+        aligned = weight.shape[1] % (self.num_heads * kernel.VECTOR) == 0
+        # The kernel can read the heads from the output of the projection.
+        self.direct = backend == "kernel" and aligned and keep is None and isinstance(self.q_norm, nn.Identity)
         if attention.q_bias is not None and attention.v_bias is not None:
             bias = torch.cat([attention.q_bias, torch.zeros_like(attention.q_bias), attention.v_bias])
         if keep is None:
@@ -115,27 +120,27 @@ class FusedAttention(nn.Module):
         relative: Float[Tensor, "offsets k"] | None = None,
         residual: Float[Tensor, "b m d"] | None = None,
     ) -> Float[Tensor, "b m d"]:
-        """The attended and projected tokens, added to the residual if there is one."""
+        """Returns the attention output, plus the residual if given."""
         if self.direct and bias is None and rotation is None and relative is None:
             return self.proj(kernel.packed(self.qkv(x), self.num_heads), residual=residual)
         q, k, v = self.heads(x, rotation)
-        return self.answer(q, k, v, with_relative(bias, q, relative) if self.keep is None else bias, residual)
+        return self.project(q, k, v, add_relative_logits(bias, q, relative) if self.keep is None else bias, residual)
 
     @property
-    def first(self) -> list[nn.Module]:
-        """The layers that the tokens go into."""
+    def input_layers(self) -> list[nn.Module]:
+        """The layers that read the tokens."""
         return [self.qkv] if self.keep is None else [self.query, self.key_value]
 
-    def answer(
+    def project(
         self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, residual: Tensor | None
     ) -> Float[Tensor, "b m d"]:
-        """The projection of what the queries find, added to the residual if there is one."""
+        """Returns the projected attention output, plus the residual if given."""
         if self.keep is not None and bias is not None and bias.shape[-2] > 1:
             bias = bias[..., : self.keep, :]
-        return self.proj(attend(q, k, v, bias, self.way), residual=residual)
+        return self.proj(attend(q, k, v, bias, self.backend), residual=residual)
 
     def heads(self, x: Float[Tensor, "b n d"], rotation: Float[Tensor, "2 p k"] | None) -> tuple[Tensor, ...]:
-        """Query, key and value, (b, h, n, k) each."""
+        """Returns query, key and value, (b, h, n, k) each."""
         if self.keep is None:
             q, k, v = (self._split(part) for part in self.qkv(x).chunk(3, dim=-1))
         else:
@@ -144,7 +149,7 @@ class FusedAttention(nn.Module):
         q, k = self.q_norm(q), self.k_norm(k)
         if rotation is None:
             return q, k, v
-        # Special tokens have no place, and no others ask where only those that are kept do.
+        # With `keep` all queries are special tokens, which have no position.
         return (q if self.keep is not None else rotate(q, rotation)), rotate(k, rotation), v
 
     def _split(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b h n k"]:
@@ -152,9 +157,9 @@ class FusedAttention(nn.Module):
 
 
 class FusedMLP(nn.Module):
-    """`MLP` or `SwiGLU` made of dense layers that are packed; `gamma` (LayerScale) goes into the second.
+    """`MLP` or `SwiGLU` with packed dense layers; `gamma` (LayerScale) is folded into the second layer.
 
-    The gate of a SwiGLU is one product with its activation, its value another that is multiplied with it.
+    Gate and value of a SwiGLU are separate products.
     """
 
     def __init__(self, mlp: MLP | SwiGLU, make: Make, *, gamma: Tensor | None = None):
@@ -170,22 +175,21 @@ class FusedMLP(nn.Module):
         self.fc2 = make("fc2", *scaled(mlp.fc2, gamma))
 
     @property
-    def first(self) -> list[nn.Module]:
-        """The layers that the tokens go into."""
+    def input_layers(self) -> list[nn.Module]:
+        """The layers that read the tokens."""
         return [self.fc1, self.value] if self.gated else [self.fc1]
 
     def forward(self, x: Float[Tensor, "*b d"], residual: Float[Tensor, "*b d"] | None = None) -> Float[Tensor, "*b d"]:
-        """Each token on its own, added to the residual if there is one."""
+        """Returns the output per token, plus the residual if given."""
         hidden = self.fc1(x)
         return self.fc2(self.value(x, factor=hidden) if self.gated else hidden, residual=residual)
 
 
 class FusedBlock(nn.Module):
-    """`Block` with fused attention and MLP, residuals added by the products, and tokens merged in between.
+    """`Block` with fused attention, MLP and residuals, and optional token merging.
 
-    `merging` is shared by all blocks of a network; `index` is this one's number among them, and the `last` puts merged
-    tokens back to their places. A merge needs attention without positions of its own: raises ValueError where it is
-    given a bias, a rotation or relative positions.
+    `merging` is shared by all blocks of a model. `index` is the index of this block; the `last` block restores merged
+    tokens to their positions. With `merging`, `forward` raises ValueError for a bias, a rotation or relative positions.
     """
 
     def __init__(
@@ -199,8 +203,8 @@ class FusedBlock(nn.Module):
         last: bool = False,
     ):
         super().__init__()
-        self.norm1, self.attn = quantising(block.norm1, *attention.first), attention
-        self.norm2, self.mlp = quantising(block.norm2, *mlp.first), mlp
+        self.norm1, self.attn = quantising(block.norm1, *attention.input_layers), attention
+        self.norm2, self.mlp = quantising(block.norm2, *mlp.input_layers), mlp
         self.index = index
         self.merging = merging
         self.last = last
@@ -212,36 +216,36 @@ class FusedBlock(nn.Module):
         rotation: Float[Tensor, "2 p k"] | None = None,
         relative: Float[Tensor, "offsets k"] | None = None,
     ) -> Float[Tensor, "b m d"]:
-        """The tokens after attention and MLP: all, those that are left of them, or the first ones to be kept."""
+        """Returns the tokens: all of them, those left after merging, or the first `keep`."""
         if self.merging is not None:
             if bias is not None or rotation is not None or relative is not None:
-                raise ValueError("tokens cannot be merged here: this model's attention knows where each of them lies")
-            return self._merging(self.merging, x)
-        x = self.attn(self.norm1(x), bias, rotation, relative, self._kept(x))
+                raise ValueError("tokens cannot be merged: the attention of this model depends on their positions")
+            return self._forward_merging(self.merging, x)
+        x = self.attn(self.norm1(x), bias, rotation, relative, self._queries(x))
         return self.mlp(self.norm2(x), x)
 
-    def _merging(self, merging: Merging, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b m d"]:
+    def _forward_merging(self, merging: Merging, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b m d"]:
         if self.index == 0:
             merging.begin()
         q, k, v = self.attn.heads(self.norm1(x), None)
-        x = self.attn.answer(q, k, v, merging.bias(), self._kept(x))
+        x = self.attn.project(q, k, v, merging.bias(), self._queries(x))
         if self.attn.keep is not None:
             return self.mlp(self.norm2(x), x)
         x = merging.merge(self.index, x, k)
         x = self.mlp(self.norm2(x), x)
         return merging.unmerge(x) if self.last else x
 
-    def _kept(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b m d"]:
+    def _queries(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b m d"]:
         return x if self.attn.keep is None else x[:, : self.attn.keep]
 
 
 def gamma_of(scale: nn.Module) -> Tensor | None:
-    """The factors of a LayerScale; None for none."""
+    """Returns the factors of a LayerScale, or None."""
     return scale.gamma if isinstance(scale, LayerScale) else None
 
 
 def scaled(linear: nn.Linear, gamma: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Weight and bias of a linear layer whose output is multiplied channel by channel."""
+    """Returns weight and bias of a linear layer with `gamma` multiplied into its output channels."""
     if gamma is None:
         return linear.weight, linear.bias
     return linear.weight * gamma[:, None], None if linear.bias is None else linear.bias * gamma

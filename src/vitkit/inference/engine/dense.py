@@ -1,4 +1,4 @@
-"""A dense layer for inference: weights packed once, bias and activation in the product, the residual added in place."""
+"""Dense layers for inference: packed weights, patch projection, and float8."""
 
 from collections.abc import Callable
 
@@ -7,38 +7,41 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitkit.inference.engine.machine import can_pack
+from vitkit.inference.engine.capabilities import can_pack
 from vitkit.layers.activations import CORE, activation_name
 
-# oneDNN's names (and the variant it wants) for the activations that it applies inside a product; "" is none.
+# oneDNN's names and variants of the activations that it fuses into a product; "" is none.
 FUSED = {"": ("none", "")} | {name: each.onednn for name, each in CORE.items() if each.onednn is not None}
 PLAIN: dict[str, Callable[[Tensor], Tensor]] = {"": lambda x: x} | {
     name: each.function for name, each in CORE.items() if each.function is not None
 }
-# What the layout of packed weights is chosen for: the tokens of eight pictures of 14x14 patches. Others work as well.
+# Number of rows for which the layout of packed weights is optimized: eight images of 14x14 patches.
 ROWS_EXPECTED = 8 * 197
+FLOAT8 = torch.float8_e4m3fn
+FLOAT8_MAX = torch.finfo(FLOAT8).max
+FLOAT8_MULTIPLE = 16  # float8 products need weights whose rows and columns are multiples of it
 
 
 def fused_name(module: nn.Module) -> str | None:
-    """The name in `PLAIN` of an activation module; None for one that is not among them."""
+    """Returns the name in `PLAIN` of an activation module, or None for an unknown one."""
     return "" if isinstance(module, nn.Identity) else activation_name(module)
 
 
-def ended(
+def add_or_multiply(
     y: Float[Tensor, "*b o"], residual: Float[Tensor, "*b o"] | None, factor: Float[Tensor, "*b o"] | None
 ) -> Float[Tensor, "*b o"]:
-    """What ends a layer that fuses nothing: + residual, * factor, or as it is; of the wider of both types."""
+    """Returns y + residual, y * factor or y, in the wider dtype."""
     return y + residual if residual is not None else y * factor if factor is not None else y
 
 
 class Dense(nn.Module):
-    """act(x W^T + b), then + residual or * factor, for a fixed `weight` (out, in) and `bias` (out,).
+    """act(x W^T + b), then + residual or * factor, with a constant `weight` (out, in) and `bias` (out,).
 
-    With `packed` the weight is kept in oneDNN's blocked layout, bias and activation are part of the product, and what
-    is added or multiplied after it is so in place; without, it is what torch does step by step, on any device. Where
-    oneDNN cannot pack `dtype` on this CPU, weights and inputs are rounded to it and multiplied in packed float32, which
-    is five times as fast as torch's own product of that type.
-    `watch`, if set, is shown every input: how activations are calibrated.
+    With `packed` the weight is stored in oneDNN's blocked layout, bias and activation are fused into the product, and
+    the residual or factor is applied in place. Without it the operations are PyTorch's, on any device. If oneDNN cannot
+    pack `dtype` on this CPU, weights and inputs are rounded to it and multiplied in packed float32, which is five times
+    as fast as PyTorch's product in that dtype.
+    `observer`, if set, is called with every input; used to calibrate int8 layers.
     """
 
     def __init__(
@@ -49,11 +52,11 @@ class Dense(nn.Module):
         self.act = act
         self.dtype = dtype
         self.packed = packed
-        self.watch: Callable[[Tensor], None] | None = None
+        self.observer: Callable[[Tensor], None] | None = None
         self.inner = torch.float32 if packed and not can_pack(dtype) else dtype
         weight = weight.detach().to(dtype).to(self.inner)
         bias = None if bias is None else bias.detach().to(dtype).to(self.inner)
-        # Not parameters: a packed weight can be neither moved nor converted, only multiplied with.
+        # Not parameters: a packed weight cannot be moved or converted.
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), ROWS_EXPECTED) if packed else weight
         self.bias = bias
 
@@ -64,23 +67,23 @@ class Dense(nn.Module):
         residual: Float[Tensor, "*b o"] | None = None,
         factor: Float[Tensor, "*b o"] | None = None,
     ) -> Float[Tensor, "*b o"]:
-        """The product; at most one of `residual` and `factor`, and neither beside an activation."""
+        """Returns the product; at most one of `residual` and `factor`, and neither with an activation."""
         x = x.to(self.dtype)
-        if self.watch is not None:
-            self.watch(x)
+        if self.observer is not None:
+            self.observer(x)
         if not self.packed:
-            return ended(PLAIN[self.act](F.linear(x, self.weight, self.bias)), residual, factor)
+            return add_or_multiply(PLAIN[self.act](F.linear(x, self.weight, self.bias)), residual, factor)
         x = x.contiguous().to(self.inner)
         name, variant = FUSED[self.act]
         y = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, name, [], variant).to(self.dtype)
-        # In place while it is in the cache: oneDNN's own addition looks at every element of the bias on every call.
+        # In place while y is in the cache; oneDNN's fused addition reads every element of the bias in every call.
         return y.add_(residual) if residual is not None else y.mul_(factor) if factor is not None else y
 
 
 class PatchDense(nn.Module):
-    """The patch projection as a dense layer: a convolution whose stride is its kernel sees every pixel once.
+    """The patch projection as a dense layer: a convolution whose stride equals its kernel size.
 
-    Takes (b, c, rows, columns) and gives (b, d, rows / patch, columns / patch), what the convolution would.
+    Input (b, c, height, width), output (b, d, height / patch, width / patch), as for the convolution.
     """
 
     def __init__(self, convolution: nn.Conv2d, make: Callable[..., nn.Module], dtype: torch.dtype):
@@ -90,42 +93,38 @@ class PatchDense(nn.Module):
         self.dense = make("proj", convolution.weight.flatten(1), convolution.bias)
 
     def forward(self, x: Float[Tensor, "b c height width"]) -> Float[Tensor, "b d rows columns"]:
-        """One vector a patch, laid out as a picture; a remainder at the right and the bottom is left out."""
+        """Returns the map of patch embeddings; pixels of incomplete patches at the right and bottom are ignored."""
         x = x.to(self.dtype)
         height, width = self.patch
         rows, columns = x.shape[2] // height, x.shape[3] // width
         x = x[:, :, : rows * height, : columns * width]
-        # einops would do, but its check of every size is a part of the time of a small network.
+        # Not einops: its shape checks take a measurable part of the time of a small model.
         patches = x.unflatten(3, (columns, width)).unflatten(2, (rows, height)).permute(0, 2, 4, 1, 3, 5).flatten(3)
         return self.dense(patches.flatten(1, 2)).transpose(1, 2).unflatten(2, (rows, columns))
 
 
-TYPE = torch.float8_e4m3fn
-LARGEST = torch.finfo(TYPE).max
-MULTIPLE = 16  # of rows and columns of a weight: what the products of this type want
+def has_float8_shape(weight: Float[Tensor, "o i"]) -> bool:
+    """Returns whether float8 products support the shape of a weight."""
+    return all(size % FLOAT8_MULTIPLE == 0 for size in weight.shape)
 
 
-def fits(weight: Float[Tensor, "o i"]) -> bool:
-    """Whether a weight has the shape that these products take."""
-    return all(size % MULTIPLE == 0 for size in weight.shape)
+def to_float8(x: Float[Tensor, "n k"]) -> tuple[Tensor, Float[Tensor, "n 1"]]:
+    """Returns a matrix in float8 with one scale per row."""
+    scale = x.abs().amax(dim=1, keepdim=True).float().clamp(min=1e-12) / FLOAT8_MAX
+    return (x / scale).clamp(-FLOAT8_MAX, FLOAT8_MAX).to(FLOAT8), scale
 
 
-def rounded(x: Float[Tensor, "n k"]) -> tuple[Tensor, Float[Tensor, "n 1"]]:
-    """Rows in 8 bits, and what each is to be multiplied with."""
-    scale = x.abs().amax(dim=1, keepdim=True).float().clamp(min=1e-12) / LARGEST
-    return (x / scale).clamp(-LARGEST, LARGEST).to(TYPE), scale
-
-
-def multiplied(x: tuple[Tensor, Tensor], weight: tuple[Tensor, Tensor], dtype: torch.dtype) -> Float[Tensor, "n o"]:
-    """x W^T of two that are `rounded`, in numbers of type `dtype`."""
+def float8_matmul(x: tuple[Tensor, Tensor], weight: tuple[Tensor, Tensor], dtype: torch.dtype) -> Float[Tensor, "n o"]:
+    """Returns x W^T in `dtype`, for x and W with scales of `to_float8`."""
     row = F.ScalingType.RowWise
     return F.scaled_mm(x[0], weight[0].t(), x[1], row, weight[1].t(), row, output_dtype=dtype)
 
 
 class Float8Dense(nn.Module):
-    """act(x W^T + b), then + residual or * factor; what comes in is rounded token by token, what goes out is `dtype`.
+    """act(x W^T + b), then + residual or * factor, with float8 products; the output is `dtype`.
 
-    Takes a weight that `fits`.
+    Inputs have one scale per token, weights one per output channel. The weight must have a shape that
+    `has_float8_shape` accepts.
     """
 
     def __init__(
@@ -134,7 +133,7 @@ class Float8Dense(nn.Module):
         super().__init__()
         self.act = act
         self.dtype = dtype
-        self.weight, self.scale = rounded(weight.detach().float())
+        self.weight, self.scale = to_float8(weight.detach().float())
         self.bias = None if bias is None else bias.detach().to(dtype)
 
     def forward(
@@ -144,7 +143,7 @@ class Float8Dense(nn.Module):
         residual: Float[Tensor, "*b o"] | None = None,
         factor: Float[Tensor, "*b o"] | None = None,
     ) -> Float[Tensor, "*b o"]:
-        """The product; at most one of `residual` and `factor`, and neither beside an activation."""
-        y = multiplied(rounded(x.to(self.dtype).flatten(0, -2)), (self.weight, self.scale), self.dtype)
+        """Returns the product; at most one of `residual` and `factor`, and neither with an activation."""
+        y = float8_matmul(to_float8(x.to(self.dtype).flatten(0, -2)), (self.weight, self.scale), self.dtype)
         y = PLAIN[self.act](y if self.bias is None else y + self.bias).unflatten(0, x.shape[:-1])
-        return ended(y, residual, factor)
+        return add_or_multiply(y, residual, factor)

@@ -1,4 +1,4 @@
-"""A copy of a model with every part that is known here replaced by its fast form; the model itself stays as it is."""
+"""Copies a model and replaces known layers by fast ones; the model itself is not changed."""
 
 import copy
 import math
@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitkit.inference.engine.blocks import FusedAttention, FusedBlock, FusedMLP, Way, gamma_of, is_plain
-from vitkit.inference.engine.dense import Dense, Float8Dense, PatchDense, fits, fused_name
+from vitkit.inference.engine.blocks import AttentionBackend, FusedAttention, FusedBlock, FusedMLP, gamma_of, is_plain
+from vitkit.inference.engine.dense import Dense, Float8Dense, PatchDense, fused_name, has_float8_shape
 from vitkit.inference.engine.merging import Merging
 from vitkit.inference.engine.quantization import QuantisedDense, Range
 from vitkit.layers import MLP, Attention, BatchNorm, Block, PatchEmbed, StdConv, SwiGLU, pad_same
@@ -18,18 +18,26 @@ from vitkit.models import Backbone, TokenBackbone, _pooling
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How the parts are made: `dtype` of the tokens, `inner` of attention's heads, `packed` products, `way` to attend.
+class Fusion:
+    """Settings of the fast layers.
 
-    `mixed` norms keep float32 numbers of their own. `depth` blocks, of which the last gives only the `keep` first
-    tokens, or all (None); `merging` is shared by them. `ranges` are those of the inputs of 8-bit layers by name, none
-    for no such layers; `float8` has the layers of attention and MLPs in 8-bit floating numbers.
+    Attributes:
+        dtype: Dtype of the tokens.
+        inner: Dtype inside attention and MLPs.
+        packed: Use oneDNN's packed weights.
+        attention: Backend of attention.
+        mixed: Norms keep float32 parameters.
+        depth: Number of blocks.
+        keep: The last block returns the first `keep` tokens only; None for all.
+        merging: Token merging, shared by all blocks.
+        ranges: Ranges of the inputs of int8 layers, by layer name; empty for no int8 layers.
+        float8: Use float8 in the layers of attention and MLPs.
     """
 
     dtype: torch.dtype
     inner: torch.dtype
     packed: bool
-    way: Way
+    attention: AttentionBackend
     mixed: bool
     depth: int = 0
     keep: int | None = None
@@ -38,63 +46,67 @@ class Recipe:
     float8: bool = False
 
     def make(self, prefix: str, name: str, weight: Tensor, bias: Tensor | None, act: str = "") -> nn.Module:
-        """The dense layer `prefix.name`."""
-        place = f"{prefix}.{name}"
-        if self.float8 and prefix.endswith((".attn", ".mlp")) and fits(weight):
+        """Makes the dense layer `prefix.name`."""
+        path = f"{prefix}.{name}"
+        if self.float8 and prefix.endswith((".attn", ".mlp")) and has_float8_shape(weight):
             return Float8Dense(weight, bias, dtype=self.inner, act=act)
-        if place not in self.ranges:
+        if path not in self.ranges:
             return Dense(weight, bias, dtype=self.inner, packed=self.packed, act=act)
         dtype = self.inner if name in ("qkv", "query", "key_value", "value") else self.dtype
-        # What an activation gives goes straight into the next product (a gated one is multiplied first).
+        # The output of the activation is the input of the next product, except in a gated MLP.
         to = self.ranges.get(f"{prefix}.fc2") if name == "fc1" and f"{prefix}.value" not in self.ranges else None
-        return QuantisedDense(weight, bias, taken=self.ranges[place], dtype=dtype, act=act, to=to)
+        return QuantisedDense(weight, bias, taken=self.ranges[path], dtype=dtype, act=act, to=to)
 
 
 class FoldedConv(nn.Module):
-    """`StdConv` whose filters are standardised once."""
+    """`StdConv` with precomputed standardized filters."""
 
     def __init__(self, convolution: StdConv, dtype: torch.dtype):
         super().__init__()
         self.kernel, self.stride = convolution.kernel_size[0], convolution.stride[0]
         self.same = convolution.same
         self.padding = convolution.padding
-        self.weight = nn.Parameter(convolution.standardised().to(dtype), requires_grad=False)
+        self.weight = nn.Parameter(convolution.standardized_weight().to(dtype), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The convolved map."""
+        """Returns the convolved map."""
         x = x.to(self.weight.dtype)
         x = pad_same(x, self.kernel, self.stride) if self.same else x
         return F.conv2d(x, self.weight, stride=self.stride, padding=self.padding)
 
 
-def fused(model: Backbone, recipe: Recipe) -> Backbone:
-    """The fast copy of a model, in evaluation mode; it cannot be trained, saved or moved.
+def fuse(model: Backbone, fusion: Fusion) -> Backbone:
+    """Returns the fast copy of a model, in evaluation mode; it cannot be trained, saved or moved.
 
-    Raises ValueError where tokens are to be merged and the model is not made of plain blocks.
+    Raises ValueError if tokens are to be merged and the model does not support it.
     """
     network = copy.deepcopy(model).eval().requires_grad_(False)
-    if recipe.merging is not None and not mergeable(network):
-        raise ValueError("tokens can be merged in plain encoder blocks with positions added before the first one only")
+    if fusion.merging is not None:
+        check_mergeable(network)
     with torch.no_grad():
-        for number, block in enumerate(network.blocks):
+        for index, block in enumerate(network.blocks):
             if is_plain(block) and isinstance(block, Block):
-                network.blocks[number] = _block(block, number, recipe)
-        _replace(network, "", recipe)
-        _convert(network, recipe)
+                network.blocks[index] = _block(block, index, fusion)
+        _replace(network, "", fusion)
+        _convert(network, fusion)
     return network
 
 
-def mergeable(model: nn.Module) -> bool:
-    """Whether all of a model is plain encoder blocks, and no position is told to any but the first."""
-    if not isinstance(model, TokenBackbone) or getattr(model.config, "position_at", "stem") != "stem":
-        return False
-    return all(isinstance(block, FusedBlock) or is_plain(block) for block in model.blocks)
+def check_mergeable(model: nn.Module) -> None:
+    """Raises ValueError unless all blocks are plain and positions are added before the first block only."""
+    supported = (
+        isinstance(model, TokenBackbone)
+        and getattr(model.config, "position_at", "stem") == "stem"
+        and all(isinstance(block, FusedBlock) or is_plain(block) for block in model.blocks)
+    )
+    if not supported:
+        raise ValueError("tokens can be merged in plain encoder blocks with positions added before the first one only")
 
 
-def special_read(model: Backbone, images: Tensor) -> int | None:
-    """How many special tokens there are if they are all that the head reads; None where it reads patches too.
+def special_tokens_read(model: Backbone, images: Tensor) -> int | None:
+    """Returns the number of special tokens if the head reads nothing else; None if it reads patches too.
 
-    Found by asking: with every patch not a number, the answer still is one. All blocks must be plain.
+    Runs the head with NaN in all patch tokens: its outputs are then finite. All blocks must be plain.
     """
     if not isinstance(model, TokenBackbone) or not all(is_plain(block) for block in model.blocks):
         return None
@@ -104,42 +116,42 @@ def special_read(model: Backbone, images: Tensor) -> int | None:
         tokens[:, : embedded.num_special] = embedded.special
         earlier = _pooling.blocks(model.config) - 1
         features = replace(embedded, tokens=tokens, earlier=tokens[:, :1].repeat(1, earlier, 1) if earlier else None)
-        answers = (model.represent(features), model.logits(features))
-    finite = embedded.num_special > 0 and all(bool(answer.isfinite().all()) for answer in answers)
+        outputs = (model.represent(features), model.logits(features))
+    finite = embedded.num_special > 0 and all(bool(output.isfinite().all()) for output in outputs)
     return embedded.num_special if finite else None
 
 
-def _replace(parent: nn.Module, path: str, recipe: Recipe) -> None:
+def _replace(parent: nn.Module, prefix: str, fusion: Fusion) -> None:
     for name, child in list(parent.named_children()):
-        place = f"{path}.{name}" if path else name
+        path = f"{prefix}.{name}" if prefix else name
         if isinstance(child, FusedBlock):
             continue
-        found = _fast(child, parent, place, recipe)
-        if found is None:
-            _replace(child, place, recipe)
+        fast = _fast(child, parent, path, fusion)
+        if fast is None:
+            _replace(child, path, fusion)
         else:
-            setattr(parent, name, found)
+            setattr(parent, name, fast)
 
 
-def _fast(module: nn.Module, parent: nn.Module, place: str, recipe: Recipe) -> nn.Module | None:
-    """The fast form of one module; None where there is none of the whole."""
-    make = partial(recipe.make, place)
+def _fast(module: nn.Module, parent: nn.Module, path: str, fusion: Fusion) -> nn.Module | None:
+    """Returns the fast form of a module, or None for a module without one."""
+    make = partial(fusion.make, path)
     if type(module) is Attention:
-        return FusedAttention(module, make, recipe.way)
+        return FusedAttention(module, make, fusion.attention)
     if type(module) is SwiGLU or (type(module) is MLP and fused_name(module.act) is not None):
         return FusedMLP(module, make)
     if isinstance(module, StdConv):
-        return FoldedConv(module, recipe.dtype)
-    if isinstance(parent, PatchEmbed) and isinstance(module, nn.Conv2d) and _sees_once(module):
-        return PatchDense(module, make, recipe.inner)
+        return FoldedConv(module, fusion.dtype)
+    if isinstance(parent, PatchEmbed) and isinstance(module, nn.Conv2d) and _has_disjoint_windows(module):
+        return PatchDense(module, make, fusion.inner)
     if type(module) is nn.Linear:
-        # The head and what is before it: little work, and logits that float32 tells apart.
-        return Dense(module.weight, module.bias, dtype=torch.float32, packed=recipe.packed)
+        # The head and layers before the blocks: little work, and logits need the resolution of float32.
+        return Dense(module.weight, module.bias, dtype=torch.float32, packed=fusion.packed)
     return None
 
 
-def _sees_once(convolution: nn.Conv2d) -> bool:
-    """Whether every pixel is under one place of the kernel."""
+def _has_disjoint_windows(convolution: nn.Conv2d) -> bool:
+    """Returns whether a convolution is a linear layer on disjoint patches."""
     return (
         convolution.stride == convolution.kernel_size
         and convolution.padding in (0, (0, 0))
@@ -148,34 +160,34 @@ def _sees_once(convolution: nn.Conv2d) -> bool:
     )
 
 
-def _block(block: Block, index: int, recipe: Recipe) -> FusedBlock:
-    place = f"blocks.{index}"
-    last = index == recipe.depth - 1
+def _block(block: Block, index: int, fusion: Fusion) -> FusedBlock:
+    path = f"blocks.{index}"
+    last = index == fusion.depth - 1
     attention = FusedAttention(
         block.attn,
-        partial(recipe.make, f"{place}.attn"),
-        recipe.way,
+        partial(fusion.make, f"{path}.attn"),
+        fusion.attention,
         gamma=gamma_of(block.ls1),
-        keep=recipe.keep if last else None,
+        keep=fusion.keep if last else None,
     )
     if not isinstance(block.mlp, MLP | SwiGLU):
-        raise TypeError(f"a block with the MLP {type(block.mlp).__name__} is not plain")
-    mlp = FusedMLP(block.mlp, partial(recipe.make, f"{place}.mlp"), gamma=gamma_of(block.ls2))
-    return FusedBlock(block, attention, mlp, index, merging=recipe.merging, last=last)
+        raise TypeError(f"unsupported MLP {type(block.mlp).__name__}")
+    mlp = FusedMLP(block.mlp, partial(fusion.make, f"{path}.mlp"), gamma=gamma_of(block.ls2))
+    return FusedBlock(block, attention, mlp, index, merging=fusion.merging, last=last)
 
 
-def _convert(network: nn.Module, recipe: Recipe) -> None:
-    """What is left, special tokens and tables above all, to the type of the tokens; norms stay where they may."""
+def _convert(network: nn.Module, fusion: Fusion) -> None:
+    """Converts remaining parameters (special tokens, position tables) to the dtype of the tokens."""
     for module in network.modules():
-        if recipe.mixed and isinstance(module, nn.LayerNorm | nn.GroupNorm | BatchNorm):
+        if fusion.mixed and isinstance(module, nn.LayerNorm | nn.GroupNorm | BatchNorm):
             continue
         for tensor in [*module.parameters(recurse=False), *module.buffers(recurse=False)]:
             if tensor.is_floating_point():
-                tensor.data = tensor.data.to(recipe.dtype)
+                tensor.data = tensor.data.to(fusion.dtype)
         if isinstance(module, nn.Conv2d):
             module.register_forward_pre_hook(_as_weight)
 
 
 def _as_weight(module: nn.Conv2d, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Pictures come in as float32; whichever convolution is the first reads them in its own type."""
+    """Casts the input of a convolution to the dtype of its weight: images are float32."""
     return (arguments[0].to(module.weight.dtype), *arguments[1:])

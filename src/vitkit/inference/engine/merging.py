@@ -1,5 +1,6 @@
-"""Token merging: after each attention the most alike tokens become one (Bolya et al. 2023, "Token Merging: Your ViT
-But Faster", section 3); no training.
+"""Token merging without training: each block merges its most similar tokens after attention.
+
+Bolya et al. 2023, "Token Merging: Your ViT But Faster", section 3.
 """
 
 import threading
@@ -14,16 +15,16 @@ Reduction = int | tuple[int, float] | list[int]
 
 
 def schedule(reduction: Reduction, depth: int) -> list[int]:
-    """How many tokens each of `depth` blocks merges away.
+    """Returns the number of tokens to merge in each of `depth` blocks.
 
-    A whole number is for every block; a pair (r, inflection) is linear from r (1 - inflection) to r (1 + inflection),
-    -1 merging early and 1 late; a list is as it is, with zeros behind. Raises ValueError for a negative number, an
-    inflection beyond -1 to 1, and a list that is longer than the model is deep.
+    An int applies to every block. A pair (r, inflection) is linear from r (1 - inflection) to r (1 + inflection), so
+    that -1 merges early and 1 late. A list has one number per block; missing ones are zero. Raises ValueError for
+    negative numbers, an inflection outside -1 to 1, and a list that is longer than `depth`.
     """
     if isinstance(reduction, tuple):
         number, inflection = reduction
         if not -1 <= inflection <= 1:
-            raise ValueError(f"the inflection of token merging is {inflection}; it lies between -1 and 1")
+            raise ValueError(f"the inflection of token merging is {inflection}; it must be between -1 and 1")
         first = int(number * (1 - inflection))
         step = (2 * number - 2 * first) / max(depth - 1, 1)
         counts = [int(first + step * index) for index in range(depth)]
@@ -32,35 +33,36 @@ def schedule(reduction: Reduction, depth: int) -> list[int]:
     if len(counts) > depth:
         raise ValueError(f"token merging is given for {len(counts)} blocks, but the model has {depth}")
     if min(counts, default=0) < 0:
-        raise ValueError(f"token merging takes numbers of tokens, none below 0; given is {reduction}")
+        raise ValueError(f"the numbers of tokens to merge must be at least 0, not {reduction}")
     return counts + [0] * (depth - len(counts))
 
 
 @dataclass(frozen=True)
 class Merge:
-    """Which tokens become one: `target[b, i]` is where token i of n goes among the `count` that remain."""
+    """A merge of n tokens into `count`: token i becomes part of token `target[b, i]`."""
 
     target: Int[Tensor, "b n"]
     count: int
 
     def tokens(self, x: Float[Tensor, "b n d"], size: Float[Tensor, "b n"]) -> Float[Tensor, "b m d"]:
-        """The means of the tokens that become one, each weighted by how many patches it stands for already."""
+        """Returns the merged tokens: means weighted by the number of patches per token."""
         total = x.new_zeros(x.shape[0], self.count, x.shape[2], dtype=torch.float32)
         index = self.target[:, :, None].expand(-1, -1, x.shape[2])
         total.scatter_add_(1, index, x.float() * size[:, :, None])
         return (total / self.sizes(size)[:, :, None]).to(x.dtype)
 
     def sizes(self, size: Float[Tensor, "b n"]) -> Float[Tensor, "b m"]:
-        """How many patches each of the remaining tokens stands for."""
+        """Returns the number of patches per merged token."""
         return size.new_zeros(size.shape[0], self.count).scatter_add_(1, self.target, size)
 
 
 def match(metric: Float[Tensor, "b n k"], reduction: int, num_special: int) -> Merge | None:
-    """The bipartite soft matching of the paper's section 3.2; None where nothing is to be merged.
+    """Bipartite soft matching (section 3.2 of the paper); None if there is nothing to merge.
 
-    Tokens are alike by the cosine of their metric (the mean of their keys over the heads). Those at even places each
-    find the most alike at an odd place; the `reduction` best pairs become one, at most half of the patches. Special
-    tokens, the first, stay. What remains are the special tokens, then those of even, then those of odd places.
+    The similarity of tokens is the cosine of their metric (the mean of their keys over the heads). Each token at an
+    even position is paired with the most similar one at an odd position, and the `reduction` most similar pairs are
+    merged, at most half of the patches. Special tokens, which come first, are never merged. The merged sequence has the
+    special tokens, then tokens of even positions, then tokens of odd positions.
     """
     n = metric.shape[1]
     reduction = min(reduction, (n - num_special) // 2)
@@ -74,32 +76,31 @@ def match(metric: Float[Tensor, "b n k"], reduction: int, num_special: int) -> M
     scores[:, :special_even] = -torch.inf
     scores[:, :, :special_odd] = -torch.inf
     best, partner = scores.max(dim=-1)
-    # A stable order, so that equal scores do not depend on the machine.
+    # Stable, so that ties have the same order on every device.
     order = best.argsort(dim=-1, descending=True, stable=True)
-    gone = torch.zeros_like(best, dtype=torch.bool).scatter_(1, order[:, :reduction], True)
-    return Merge(target=_renumbered(gone, partner, n, num_special), count=n - reduction)
+    merged = torch.zeros_like(best, dtype=torch.bool).scatter_(1, order[:, :reduction], True)
+    return Merge(target=_targets(merged, partner, n, num_special), count=n - reduction)
 
 
-def _renumbered(gone: Tensor, partner: Tensor, n: int, num_special: int) -> Int[Tensor, "b n"]:
-    b, device = gone.shape[0], gone.device
-    places = torch.arange(n, device=device)
-    stays = torch.ones(b, n, dtype=torch.bool, device=device)
-    stays[:, ::2] = ~gone
-    # Special tokens first, then even places, then odd ones, each in their order.
-    kind = torch.where(places < num_special, 0, 1 + places % 2)
-    order = (kind * n + places).argsort()
-    number = torch.empty(b, n, dtype=torch.long, device=device)
-    number[:, order] = stays[:, order].cumsum(dim=1) - 1
-    joined = number[:, 1::2].gather(1, partner)
-    number[:, ::2] = torch.where(gone, joined, number[:, ::2])
-    return number
+def _targets(merged: Tensor, partner: Tensor, n: int, num_special: int) -> Int[Tensor, "b n"]:
+    b, device = merged.shape[0], merged.device
+    positions = torch.arange(n, device=device)
+    remains = torch.ones(b, n, dtype=torch.bool, device=device)
+    remains[:, ::2] = ~merged
+    # Special tokens first, then even positions, then odd ones.
+    kind = torch.where(positions < num_special, 0, 1 + positions % 2)
+    order = (kind * n + positions).argsort()
+    index = torch.empty(b, n, dtype=torch.long, device=device)
+    index[:, order] = remains[:, order].cumsum(dim=1) - 1
+    index[:, ::2] = torch.where(merged, index[:, 1::2].gather(1, partner), index[:, ::2])
+    return index
 
 
 class Merging:
-    """Token merging through the blocks of one network: what each token stands for, kept for each thread apart.
+    """Token merging through the blocks of one model; the sizes of the tokens are stored per thread.
 
-    `merge` is called by every block between its attention and its MLP; `bias` is what the next attention adds for the
-    sizes of its keys (proportional attention, equation 1), which models pre-trained by MAE alone do without.
+    Every block calls `merge` between attention and MLP. `bias` is added to the next attention logits (proportional
+    attention, equation 1); models pre-trained with MAE and not fine-tuned are better without it.
     """
 
     def __init__(self, counts: Sequence[int], num_special: int, *, proportional: bool = True):
@@ -109,26 +110,26 @@ class Merging:
         self._state = threading.local()
 
     def begin(self) -> None:
-        """Forgets the pictures before."""
+        """Resets the sizes for a new batch."""
         self._state.size = self._state.source = None
 
     def bias(self) -> Float[Tensor, "b 1 1 n"] | None:
-        """The logarithm of every key's size, to be added to the logits."""
+        """Returns the logarithm of the size of each key, to be added to the attention logits."""
         size = self._state.size
         return None if size is None or not self.proportional else size.log()[:, None, None]
 
     def merge(self, block: int, x: Float[Tensor, "b n d"], keys: Float[Tensor, "b h n k"]) -> Float[Tensor, "b m d"]:
-        """The tokens of that block after its merge."""
-        found = match(keys.float().mean(dim=1), self.counts[block], self.num_special)
-        if found is None:
+        """Returns the tokens of a block after its merge."""
+        merge = match(keys.float().mean(dim=1), self.counts[block], self.num_special)
+        if merge is None:
             return x
         state = self._state
         size = x.new_ones(x.shape[:2], dtype=torch.float32) if state.size is None else state.size
-        state.source = found.target if state.source is None else found.target.gather(1, state.source)
-        state.size = found.sizes(size)
-        return found.tokens(x, size)
+        state.source = merge.target if state.source is None else merge.target.gather(1, state.source)
+        state.size = merge.sizes(size)
+        return merge.tokens(x, size)
 
     def unmerge(self, x: Float[Tensor, "b m d"]) -> Float[Tensor, "b n d"]:
-        """Every token at its old place again, those that became one with the same values: a picture's grid is whole."""
+        """Returns one token per original position; merged tokens are repeated."""
         source = self._state.source
         return x if source is None else x.gather(1, source[:, :, None].expand(-1, -1, x.shape[2]))

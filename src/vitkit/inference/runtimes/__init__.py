@@ -17,10 +17,20 @@ from vitkit.checkpoints import Checkpoint
 from vitkit.checkpoints.json_files import write_json
 from vitkit.checkpoints.save import check_folder, write_folder
 from vitkit.config import to_dict
-from vitkit.inference.runtimes._exported import VERSION, Export, Exported, exported, is_export, runtime, targets
+from vitkit.inference.runtimes._exported import VERSION, Export, ExportedModel, is_export, load_export, runtime, targets
 from vitkit.inference.runtimes._trace import Traced, differences, trace
 
-__all__ = ["Export", "ExportError", "Exported", "Traced", "export", "exported", "is_export", "runtime", "targets"]
+__all__ = [
+    "Export",
+    "ExportError",
+    "ExportedModel",
+    "Traced",
+    "export",
+    "is_export",
+    "load_export",
+    "runtime",
+    "targets",
+]
 
 
 class ExportError(ValueError):
@@ -93,7 +103,7 @@ def _write_config(checkpoint: Checkpoint, export: Export, part: Path) -> None:
 def _verify(checkpoint: Checkpoint, part: Path, exports: list[Export], tolerance: float) -> None:
     """Loads the export as a user would and raises ExportError if its outputs differ."""
     try:
-        opened, _, _ = exported(part)
+        opened, _, _ = load_export(part)
         difference, scale = differences(checkpoint.model, opened)
     except ImportError:
         raise

@@ -1,9 +1,6 @@
-"""Backends: what runs an exported model; one file for each target, found by its file name.
+"""Loads exported models as backbones that run the exported file in its runtime.
 
-A backend is a file with `FILE`, the name of the model's file in the folder of an export, and
-`open_file(path, outputs) -> Runner`. `exported(folder)` makes a `Backbone` of the folder, so that whatever reads
-logits, representations or tokens (`Predictor`, `Classifier`, every evaluator) takes an exported model as any other.
-An export comes from a stranger like any checkpoint: no backend runs code that lies in a file.
+Everything that reads logits, representations or tokens (`Predictor`, `Classifier`, evaluators) accepts such a model.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,7 +23,7 @@ from vitkit.data.processor import Processor
 from vitkit.layers import Features
 from vitkit.registry import Registry
 
-#: Images (b, c, h, w) in float32 and the names of the outputs that are wanted to those outputs, in that order.
+#: Maps float32 images (b, c, h, w) and output names to these outputs, in order.
 Runner = Callable[[np.ndarray, Sequence[str]], list[np.ndarray]]
 VERSION = 1
 _RUNTIMES = Registry("vitkit.inference.runtimes", "export target", ("FILE", "TOLERANCES", "open_file", "write"))
@@ -34,11 +31,11 @@ _RUNTIMES = Registry("vitkit.inference.runtimes", "export target", ("FILE", "TOL
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """What config.json says of an export under `export`.
+    """Settings of an export, the key `export` of its config.json.
 
-    `outputs` names the model's outputs in order: `logits` (where it has classes), `representation` (where that is not
-    the tokens), and `tokens`, laid out as `grid` and `num_special` say. `difference` is how far the farthest of them
-    was from the model's own.
+    `outputs` are the names of the model's outputs in order: `logits` (if it has classes), `representation` (if it is
+    not the tokens) and `tokens`, with the layout in `grid` and `num_special`. `difference` is the largest difference
+    from the outputs of the original model.
     """
 
     target: str
@@ -51,17 +48,17 @@ class Export:
 
 
 @dataclass(frozen=True)
-class Answered(Features):
-    """Features of an exported model, with what it has made of them."""
+class ExportedFeatures(Features):
+    """Features of an exported model, with its representation and logits."""
 
     representation: Tensor | None = None
     logits: Tensor | None = None
 
 
-class Exported(models.Backbone):
-    """An exported model as a backbone: the CPU in float32, images of one size, any number of them at a time.
+class ExportedModel(models.Backbone):
+    """An exported model as a backbone: runs on the CPU in float32, with one image size and any batch size.
 
-    It has no weights to train, save or move: these are ValueErrors.
+    It cannot be trained, saved or moved to another device or dtype: these raise ValueError.
     """
 
     def __init__(self, config: Any, export: Export, runner: Runner):
@@ -71,45 +68,45 @@ class Exported(models.Backbone):
         self.width = export.width
         self.head = nn.Identity()
         self._runner = runner
-        # Whoever asks a model's parameters where and in what type it computes finds the answer here.
-        self.computes = nn.Parameter(torch.empty(0), requires_grad=False)
+        # A parameter, so that callers that read device and dtype of the parameters find them.
+        self.placeholder = nn.Parameter(torch.empty(0), requires_grad=False)
 
-    def features(self, images: Float[Tensor, "b c height width"]) -> Answered:
-        """The tokens, with the logits and the representation that came with them."""
-        found = self._run(images, self.export.outputs)
-        representation = found.get("representation", found["tokens"])
-        return Answered(
-            tokens=found["tokens"],
+    def features(self, images: Float[Tensor, "b c height width"]) -> ExportedFeatures:
+        """Returns the tokens with logits and representation."""
+        outputs = self._run(images, self.export.outputs)
+        representation = outputs.get("representation", outputs["tokens"])
+        return ExportedFeatures(
+            tokens=outputs["tokens"],
             grid=self.export.grid,
             num_special=self.export.num_special,
             representation=representation,
-            logits=found.get("logits", representation),
+            logits=outputs.get("logits", representation),
         )
 
     def represent(self, features: Features) -> Float[Tensor, "b *n d"]:
-        """What came with the features; ValueError for another model's."""
-        return _given(features, "representation")
+        """Returns the representation in the features; ValueError for features of another model."""
+        return _stored(features, "representation")
 
     def logits(self, features: Features) -> Float[Tensor, "b *n classes"]:
-        """What came with the features; ValueError for another model's."""
-        return _given(features, "logits")
+        """Returns the logits in the features; ValueError for features of another model."""
+        return _stored(features, "logits")
 
     def forward(self, images: Float[Tensor, "b c height width"]) -> Float[Tensor, "b *n classes"]:
-        """The logits alone."""
+        """Returns the logits."""
         first = self.export.outputs[0]
         return self._run(images, (first,))[first]
 
     def init_weights(self) -> None:
-        """There is nothing to fill: ValueError."""
-        raise ValueError("an exported model has no weights to fill")
+        """Raises ValueError: the weights are in the exported file."""
+        raise ValueError("an exported model cannot be initialized; its weights are in the exported file")
 
     def reset_head(self, num_classes: int) -> None:
-        """An exported head stays: ValueError."""
-        raise ValueError("an exported model keeps its head: change the checkpoint's, and export it again")
+        """Raises ValueError: the head is in the exported file."""
+        raise ValueError("the head of an exported model cannot change: change the checkpoint and export it again")
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """The weights lie in the exported file: ValueError."""
-        raise ValueError("an exported model gives no weights away: its checkpoint has them")
+        """Raises ValueError: the weights are in the exported file."""
+        raise ValueError("an exported model has no state dict: load its checkpoint instead")
 
     def _run(self, images: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
         wanted = (self.config.channels, *self.config.image_size)
@@ -119,27 +116,27 @@ class Exported(models.Backbone):
                 "export it again with --image-size"
             )
         pixels = np.ascontiguousarray(images.detach().numpy(), dtype=np.float32)
-        answers = self._runner(pixels, outputs)
-        return {name: torch.from_numpy(answer) for name, answer in zip(outputs, answers, strict=True)}
+        arrays = self._runner(pixels, outputs)
+        return {name: torch.from_numpy(array) for name, array in zip(outputs, arrays, strict=True)}
 
-    def _apply(self, fn: Any, recurse: bool = True) -> "Exported":
-        moved = fn(self.computes)
+    def _apply(self, fn: Any, recurse: bool = True) -> "ExportedModel":
+        moved = fn(self.placeholder)
         if moved.device.type != "cpu" or moved.dtype != torch.float32:
             raise ValueError(
                 f"an exported model runs on the CPU and takes float32, not {moved.dtype} on {moved.device}"
             )
         return self
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Exported":
-        # Nothing in it changes, and a runtime's session cannot be copied.
+    def __deepcopy__(self, memo: dict[int, Any]) -> "ExportedModel":
+        # It is immutable, and the session of a runtime cannot be copied.
         return self
 
 
-def _given(features: Features, name: str) -> Tensor:
-    found = getattr(features, name, None)
-    if found is None:
-        raise ValueError("an exported model reads only features that it has given itself")
-    return found
+def _stored(features: Features, name: str) -> Tensor:
+    value = getattr(features, name, None)
+    if value is None:
+        raise ValueError("an exported model accepts only its own features")
+    return value
 
 
 def targets() -> list[str]:
@@ -153,35 +150,41 @@ def runtime(target: str) -> ModuleType:
 
 
 def is_export(folder: Path) -> bool:
-    """Whether this is the folder of an exported model."""
+    """Returns whether a folder has an exported model."""
     path = folder / "config.json"
     return path.is_file() and isinstance(read_json(path).get("export"), dict)
 
 
-def exported(folder: Path) -> tuple[Exported, Processor, tuple[str, ...]]:
-    """The model of an export's folder, its processor and labels; CheckpointError, one line, where it is none."""
+def load_export(folder: Path) -> tuple[ExportedModel, Processor, tuple[str, ...]]:
+    """Loads model, processor and labels of an export; CheckpointError (one line) if it is invalid."""
     try:
-        return _exported(folder)
+        return _load_export(folder)
     except CheckpointError as error:
         raise CheckpointError(f"{folder}: {error}") from None
     except ValueError as error:
         raise CheckpointError(f"{folder}: config.json: {error}") from None
 
 
-def _exported(folder: Path) -> tuple[Exported, Processor, tuple[str, ...]]:
-    stated_config = read_json(folder / "config.json")
-    if stated_config.get("vitkit") != VERSION:
-        raise CheckpointError(f"an export of version {stated_config.get('vitkit')!r}; this vitkit reads {VERSION}")
-    export = from_dict(Export, stated_config["export"], where="export")
+def _load_export(folder: Path) -> tuple[ExportedModel, Processor, tuple[str, ...]]:
+    config_json = read_json(folder / "config.json")
+    if config_json.get("vitkit") != VERSION:
+        raise CheckpointError(
+            f"unsupported export version {config_json.get('vitkit')!r}; this vitkit supports {VERSION}"
+        )
+    export = from_dict(Export, config_json["export"], where="export")
     if "tokens" not in export.outputs or len(export.grid) != 2 or min(*export.grid, export.width) < 1:
-        raise ValueError(f"an export gives tokens, not {export.outputs} of grid {export.grid}")
-    config = models.from_dict(stated_config["model"] if isinstance(stated_config.get("model"), dict) else {})
-    labels = stated_config.get("labels", [])
+        raise ValueError(f"an export needs the output tokens with a grid, not {export.outputs} with grid {export.grid}")
+    config = models.from_dict(config_json["model"] if isinstance(config_json.get("model"), dict) else {})
+    labels = config_json.get("labels", [])
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
-        raise ValueError("labels is not a list of texts")
-    words = read_json(folder / "preprocessor_config.json")
-    processor = stated(lambda: Processor.from_huggingface(words), "preprocessor_config.json")
+        raise ValueError("labels is not a list of strings")
+    processor_json = read_json(folder / "preprocessor_config.json")
+    processor = stated(lambda: Processor.from_huggingface(processor_json), "preprocessor_config.json")
     module = runtime(export.target)
     if not (folder / module.FILE).is_file():
-        raise CheckpointError(f"there is no {module.FILE}, which holds the model")
-    return Exported(config, export, module.open_file(folder / module.FILE, export.outputs)), processor, tuple(labels)
+        raise CheckpointError(f"the model file {module.FILE} is missing")
+    return (
+        ExportedModel(config, export, module.open_file(folder / module.FILE, export.outputs)),
+        processor,
+        tuple(labels),
+    )

@@ -1,10 +1,10 @@
-"""What may stand in a .pt2 archive before `torch.export.load` sees it.
+"""Checks a .pt2 archive before `torch.export.load` reads it.
 
 `torch.export.load` unpickles: weights and constants marked `use_pickle`, custom objects, and the sample inputs (with a
-fallback from `weights_only=True` to full pickle). It also hands the text of symbolic sizes to a parser that evaluates
-Python, resolves the names of operators by attribute from the module `torch`, and runs `guards_code`. So nothing of that
-may be there: an archive has raw tensors, no sample inputs, no guards, operators of a list that our models need, and no
-text that is more than a name.
+fallback from `weights_only=True` to full pickle). It also parses symbolic sizes with a parser that evaluates Python,
+resolves operator names by attribute lookup in the module `torch`, and runs `guards_code`. The check rejects all of
+these: an archive may only have raw tensors, operators of an allowlist and strings that are names; no sample inputs and
+no guards.
 """
 
 import json
@@ -26,12 +26,12 @@ _CONFIGS: Final = {
     "data/constants/": "data/constants/model_constants_config.json",
 }
 _SAMPLES: Final = "data/sample_inputs/model.pt"
-_END_RECORD: Final = struct.Struct("<4s16xH")  # of a zip archive: its signature, and the length of its comment
+_END_RECORD: Final = struct.Struct("<4s16xH")  # of a zip archive: signature and comment length
 _PLAIN: Final = {"archive_format", "archive_version", ".data/version", "byteorder", ".data/serialization_id"}
 _TENSORS: Final = re.compile(r"data/(weights/weight|constants/tensor)_\d{1,6}")
 
-#: Operators without side effects on anything but tensors; the contract test of exports shows which are needed.
-_WORDS: Final = """
+#: Allowed aten operators: they have no side effects except on tensors. The contract tests of exports need them all.
+_OPERATORS: Final = """
 _assert_tensor_metadata add adaptive_avg_pool2d alias amax arange avg_pool2d batch_norm bmm cat chunk clamp clone
 constant_pad_nd contiguous conv1d conv2d cos cumsum detach div dropout einsum embedding eq exp expand fill_ flatten
 floor_divide full full_like gather ge gelu group_norm gt index index_select layer_norm le linear logical_not lt
@@ -41,7 +41,7 @@ rsqrt rsub scaled_dot_product_attention select sigmoid silu sin slice softmax sp
 squeeze stack sub sum sym_size t tanh tensor_split tile to transpose unbind unflatten unsqueeze upsample_bicubic2d
 upsample_bilinear2d var var_mean view where zeros zeros_like
 """
-_ATEN: Final = frozenset(_WORDS.split())
+_ATEN: Final = frozenset(_OPERATORS.split())
 _TARGET: Final = re.compile(
     r"torch\.ops\.aten\.(?P<aten>\w{1,60})\.\w{1,40}|_operator\.(?:add|sub|mul|floordiv|getitem)"
 )
@@ -54,13 +54,13 @@ _SIZE: Final = re.compile(
 
 
 def check(file: BinaryIO, name: str) -> None:
-    """Nothing where `torch.export.load` may read the archive; CheckpointError that says why not."""
+    """Raises CheckpointError unless `torch.export.load` can safely read the archive."""
     try:
-        # PyTorch's own reader of archives: another could see other members in the same bytes.
+        # PyTorch's own archive reader: another reader could see other members in the same bytes.
         reader = torch._C.PyTorchFileReader(file)  # type: ignore[attr-defined]
         records = list(reader.get_all_records())
     except RuntimeError:
-        raise CheckpointError(f"{name} is no .pt2 archive") from None
+        raise CheckpointError(f"{name} is not a .pt2 archive") from None
     try:
         sizes = _sizes(reader, records, file)
         _check_records(records, sizes, file)
@@ -70,23 +70,24 @@ def check(file: BinaryIO, name: str) -> None:
     except CheckpointError as error:
         raise CheckpointError(f"{name}: {error}") from None
     except (KeyError, TypeError, AttributeError, RecursionError):
-        raise CheckpointError(f"{name}: the program is not laid out as torch.export lays it out") from None
+        raise CheckpointError(f"{name}: the layout of the program is not that of torch.export") from None
 
 
 def _sizes(reader: Any, records: list[str], file: BinaryIO) -> dict[str, int]:
-    """The bytes of each record."""
+    """Returns the size of each record in bytes."""
     try:
         return {record: reader.get_record_size(record) for record in records}
     except AttributeError:  # torch 2.9
         return _sizes_by_directory(reader, records, file)
     except RuntimeError:
-        raise CheckpointError("a part of it cannot be found") from None
+        raise CheckpointError("a record cannot be found") from None
 
 
 def _sizes_by_directory(reader: Any, records: list[str], file: BinaryIO) -> dict[str, int]:
-    """The same by Python's reader of archives, where it cannot see other records than PyTorch's does.
+    """Returns the sizes read by zipfile, after checking that it sees the same records as PyTorch.
 
-    The directory ends the file, and its entries are PyTorch's in name, order and position, none of them compressed.
+    The directory must be the end of the file, and its entries must have the names, order and offsets that PyTorch
+    reads, uncompressed.
     """
     file.seek(-_END_RECORD.size, 2)
     signature, comment = _END_RECORD.unpack(file.read(_END_RECORD.size))
@@ -94,12 +95,12 @@ def _sizes_by_directory(reader: Any, records: list[str], file: BinaryIO) -> dict
         with zipfile.ZipFile(file) as archive:
             found = archive.infolist()
     except (zipfile.BadZipFile, RuntimeError, ValueError, OSError):
-        raise CheckpointError("its directory cannot be read") from None
+        raise CheckpointError("the zip directory cannot be read") from None
     positions = [(record, reader.get_record_header_offset(record)) for record in records]
     entries = [(entry.filename.partition("/")[2], entry.header_offset) for entry in found]
     stored = all(each.compress_type == zipfile.ZIP_STORED and each.compress_size == each.file_size for each in found)
     if (signature, comment) != (b"PK\5\6", 0) or entries != positions or not stored:
-        raise CheckpointError("its directory is not as torch.export writes it")
+        raise CheckpointError("the zip directory is not as torch.export writes it")
     return {record: entry.file_size for record, entry in zip(records, found, strict=True)}
 
 
@@ -107,21 +108,21 @@ def _check_records(records: list[str], sizes: dict[str, int], file: BinaryIO) ->
     known = {*_PLAIN, _MODEL, _SAMPLES, *_CONFIGS.values()}
     for record in records:
         if record not in known and not _TENSORS.fullmatch(record):
-            raise CheckpointError(f"a part {record[:80]!r} that a plain program does not have")
+            raise CheckpointError(f"unexpected record {record[:80]!r}")
     if len(set(records)) != len(records):
-        raise CheckpointError("two parts of one name")
+        raise CheckpointError("two records have the same name")
     if sizes.get(_SAMPLES, 0):
-        raise CheckpointError("it holds sample inputs, which are a pickle; vitkit exports without")
+        raise CheckpointError("it has sample inputs, which are a pickle; export it with vitkit, which removes them")
     file.seek(0, 2)
     if sum(sizes.values()) > file.tell():
-        raise CheckpointError("its parts are larger than the file")
+        raise CheckpointError("the records are larger than the file")
 
 
 def _json(reader: Any, sizes: dict[str, int], record: str) -> dict[str, Any]:
     if sizes.get(record, _MAX_JSON + 1) > _MAX_JSON:
         raise CheckpointError(f"{record} is missing or too large")
     try:
-        # Twice the same key: the reader behind us takes the last one too.
+        # Of duplicate keys the last one counts, as in torch.
         value = json.loads(reader.get_record(record))
     except ValueError:
         raise CheckpointError(f"{record} is not JSON") from None
@@ -132,52 +133,52 @@ def _check_payloads(config: dict[str, Any], folder: str, sizes: dict[str, int]) 
     for entry in config["config"].values():
         record = folder + entry["path_name"]
         if entry["use_pickle"] is not False or not _TENSORS.fullmatch(record):
-            raise CheckpointError("a tensor or an object in it is a pickle; vitkit exports none")
+            raise CheckpointError("a tensor or object is a pickle; vitkit does not export pickles")
         meta = entry["tensor_meta"]
         if prod(size["as_int"] for size in meta["sizes"]) > sizes[record]:
-            raise CheckpointError(f"{record} is smaller than the tensor that it is said to hold")
+            raise CheckpointError(f"{record} is smaller than its tensor")
         if meta["device"]["type"] != "cpu":
-            raise CheckpointError("a tensor is bound to a device")
+            raise CheckpointError("a tensor is on another device than the CPU")
 
 
 def _check_model(model: dict[str, Any]) -> None:
     if model.get("guards_code"):
-        raise CheckpointError("it holds guards, which are Python code; vitkit exports none")
-    for key, text in _texts(model, ""):
+        raise CheckpointError("it has guards, which are Python code; vitkit does not export guards")
+    for key, text in _strings(model, ""):
         if key == "target":
-            found = _TARGET.fullmatch(text)
-            if found is None or (found["aten"] is not None and found["aten"] not in _ATEN):
-                raise CheckpointError(f"the operator {text[:80]!r} is none that a vision model of vitkit needs")
+            match = _TARGET.fullmatch(text)
+            if match is None or (match["aten"] is not None and match["aten"] not in _ATEN):
+                raise CheckpointError(f"the operator {text[:80]!r} is not allowed")
         elif key == "expr_str":
             if not _SIZE.fullmatch(text):
-                raise CheckpointError(f"a size is given as {text[:80]!r}, which is more than a product or a sum")
+                raise CheckpointError(f"the size {text[:80]!r} is not a product or a sum of integers and symbols")
         elif key in ("in_spec", "out_spec"):
             _check_tree(text)
         elif not _NAME.fullmatch(text) and not (key == "as_string" and _EINSUM.fullmatch(text)):
-            raise CheckpointError(f"the text {text[:80]!r} is no name")
+            raise CheckpointError(f"the string {text[:80]!r} is not a name")
 
 
-def _texts(value: Any, key: str) -> Iterator[tuple[str, str]]:
-    """Every text in it, keys too, with the key that it lies under."""
+def _strings(value: Any, key: str) -> Iterator[tuple[str, str]]:
+    """Yields every string, keys included, with its key."""
     if isinstance(value, str):
         yield key, value
     elif isinstance(value, dict):
         for inner, each in value.items():
             yield "", inner
-            yield from _texts(each, inner)
+            yield from _strings(each, inner)
     elif isinstance(value, list):
         for each in value:
-            yield from _texts(each, key)
+            yield from _strings(each, key)
 
 
 def _check_tree(text: str) -> None:
-    """How arguments are nested: plain containers only, no types that are looked up by name."""
+    """Checks a tree of nested arguments: built-in containers only, no types that are resolved by name."""
     try:
         tree = json.loads(text)
     except ValueError:
-        raise CheckpointError("how its arguments are nested is not JSON") from None
-    for key, word in _texts(tree, ""):
-        if key == "type" and word not in ("builtins.tuple", "builtins.dict", "builtins.list"):
-            raise CheckpointError(f"its arguments are nested in {word[:80]!r}")
-        if not re.fullmatch(r'[\w.\[\]", ]{0,400}', word):
-            raise CheckpointError(f"the text {word[:80]!r} is no name")
+        raise CheckpointError("the tree of arguments is not JSON") from None
+    for key, string in _strings(tree, ""):
+        if key == "type" and string not in ("builtins.tuple", "builtins.dict", "builtins.list"):
+            raise CheckpointError(f"the container {string[:80]!r} of arguments is not allowed")
+        if not re.fullmatch(r'[\w.\[\]", ]{0,400}', string):
+            raise CheckpointError(f"the string {string[:80]!r} is not a name")

@@ -11,6 +11,9 @@ from vitkit.models import Backbone
 
 #: Node metadata with local file paths and source code.
 _SOURCE_METADATA = ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "from_node", "custom")
+#: Batch sizes to test; models are traced with another one.
+BATCHES = (1, 3)
+SEED = 0
 
 
 @dataclass(frozen=True)
@@ -77,11 +80,6 @@ def _remove_metadata(program: torch.export.ExportedProgram) -> None:
             for node in module.graph.nodes:
                 for key in _SOURCE_METADATA:
                     node.meta.pop(key, None)
-
-
-#: Batch sizes to test; models are traced with another one.
-BATCHES = (1, 3)
-SEED = 0
 
 
 @torch.inference_mode()

@@ -1,4 +1,4 @@
-"""ONNX export (opset 20) with torch.onnx.export, validated by onnx.checker."""
+"""ONNX models (opset 20), exported by torch.onnx.export and run by ONNX Runtime on the CPU."""
 
 import contextlib
 import io
@@ -15,13 +15,14 @@ from vitkit.checkpoints import CheckpointError
 from vitkit.inference.runtimes._exported import Runner
 from vitkit.inference.runtimes._trace import Traced
 
+FILE = "model.onnx"
 TOLERANCES = {"float32": 1e-4}
 #: Protobuf messages are limited to 2 GB: larger models store their weights in a separate file.
 _LARGEST = 1_800_000_000
 
 
 def write(traced: Traced, path: Path, precision: str) -> None:
-    """Writes the graph; weights of the largest models go to a separate file."""
+    """Writes the graph and validates it; weights of the largest models go to a separate file."""
     try:
         import onnx
         import onnxscript  # noqa: F401 - used by torch's exporter
@@ -41,6 +42,33 @@ def write(traced: Traced, path: Path, precision: str) -> None:
     size = sum(value.const_value.nbytes for value in program.model.graph.initializers.values())
     program.save(str(path), external_data=size > _LARGEST)
     onnx.checker.check_model(str(path), full_check=True)
+
+
+def open_file(path: Path, outputs: Sequence[str]) -> Runner:
+    """Opens a model, with torch's number of threads; CheckpointError if ONNX Runtime rejects it."""
+    try:
+        import onnxruntime
+    except ImportError:
+        raise ImportError("a model exported to ONNX needs ONNX Runtime: pip install 'vitkit[export]'") from None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 4
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception:
+        # ONNX Runtime has a dozen exception types, whose messages have local paths.
+        raise CheckpointError(f"{path.name} is not a model that ONNX Runtime can load") from None
+    names = [output.name for output in session.get_outputs()]
+    inputs = [entry.name for entry in session.get_inputs()]
+    if inputs != ["images"] or not set(outputs) <= set(names):
+        raise CheckpointError(
+            f"{path.name} has inputs {inputs} and outputs {names}; expected images and {list(outputs)}"
+        )
+
+    def run(images: np.ndarray, wanted: Sequence[str]) -> list[np.ndarray]:
+        return [np.asarray(value) for value in session.run(list(wanted), {"images": images})]
+
+    return run
 
 
 @contextlib.contextmanager
@@ -87,31 +115,3 @@ def _fix_zero_padding(graph: Any) -> None:
             )
             graph.register_initializer(tiny)
             node.replace_input_with(2, tiny)
-
-
-FILE = "model.onnx"
-
-
-def open_file(path: Path, outputs: Sequence[str]) -> Runner:
-    """The model in an ONNX file with torch's number of threads; CheckpointError where ONNX Runtime refuses it."""
-    try:
-        import onnxruntime
-    except ImportError:
-        raise ImportError("a model exported to ONNX needs ONNX Runtime: pip install 'vitkit[export]'") from None
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 4
-    try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception:
-        # Its errors are of a dozen kinds of its own and quote the machine's paths.
-        raise CheckpointError(f"{path.name} is no model that ONNX Runtime takes") from None
-    names = [output.name for output in session.get_outputs()]
-    inputs = [entry.name for entry in session.get_inputs()]
-    if inputs != ["images"] or not set(outputs) <= set(names):
-        raise CheckpointError(f"{path.name} makes {names} of {inputs}, not {list(outputs)} of images")
-
-    def run(images: np.ndarray, wanted: Sequence[str]) -> list[np.ndarray]:
-        return [np.asarray(value) for value in session.run(list(wanted), {"images": images})]
-
-    return run

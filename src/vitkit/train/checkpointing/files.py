@@ -1,9 +1,9 @@
-"""Where a run stands, on disk: written so that a kill at any moment leaves the newest whole state to go on from.
+"""Files of training checkpoints, written so that a kill at any moment leaves a complete checkpoint to resume from.
 
-A state is a folder `step-00000120` with a MANIFEST.json (size and SHA-256 of every file, and a seal over itself). It is
-written under a temporary name, flushed to the disk, and renamed; a folder that its manifest does not fit is passed over
-for the one before. A whole state is one file, `state.pt`: tensors and plain values only, read with `weights_only=True`.
-A sharded one has a file of each process (`train.shards`).
+A checkpoint is a folder `step-00000120` with a MANIFEST.json: size and SHA-256 of every file, and a hash of the
+manifest itself. It is written under a temporary name, flushed to the disk, and renamed. Loading skips a folder that
+does not match its manifest and takes the one before. A full checkpoint is one file, `state.pt`, of tensors and plain
+values, which is read with `weights_only=True`. A sharded one has one file per process (`checkpointing.sharded`).
 """
 
 import hashlib
@@ -19,112 +19,113 @@ from torch import Tensor
 
 from vitkit import atomic, distributed
 
-# Given the path, the shape and the dtype of a saved tensor: the empty one that its values go into.
-Like = Callable[[str, tuple[int, ...], torch.dtype], Tensor]
+# Returns an empty tensor to load into, for the path, shape and dtype of a saved tensor.
+Allocate = Callable[[str, tuple[int, ...], torch.dtype], Tensor]
 
 _NAME = re.compile(r"step-(\d+)")
 _MANIFEST = "MANIFEST.json"
-_WHOLE = "state.pt"
+_FULL = "state.pt"
 
 
 def save(folder: Path, step: int, state: dict[str, Any], *, keep: int) -> Path:
-    """Writes the whole state of a step into the folder of states, then removes all but the `keep` newest.
+    """Saves a full checkpoint, then removes all but the `keep` newest ones.
 
-    Raises ValueError for `keep` below 2: with one, a state that turns out damaged would be the last. OSError passes
-    through (a full disk), the older states are still there.
+    Raises ValueError for `keep` below 2: if the only checkpoint is damaged, nothing is left. Raises OSError, for
+    example for a full disk; the older checkpoints then remain.
     """
-    temporary = opened(folder, step, keep=keep)
-    with (temporary / _WHOLE).open("wb") as file:
+    temporary = create_temporary(folder, step, keep=keep)
+    with (temporary / _FULL).open("wb") as file:
         torch.save(state, file)
-    files = {_WHOLE: flushed(temporary / _WHOLE)}
-    return published(temporary, {"step": step, "files": files}, keep=keep)
+    files = {_FULL: flush(temporary / _FULL)}
+    return publish(temporary, {"step": step, "files": files}, keep=keep)
 
 
-def opened(folder: Path, step: int, *, keep: int) -> Path:
-    """An empty temporary folder for the files of a step's state; what a kill left of an earlier one goes."""
+def create_temporary(folder: Path, step: int, *, keep: int) -> Path:
+    """Creates an empty temporary folder for a checkpoint; removes those that a killed process left."""
     if keep < 2:
-        raise ValueError(f"keep is {keep}; it must be at least 2, so that a damaged state is not the last")
+        raise ValueError(f"keep is {keep}; it must be at least 2, because the newest checkpoint may be damaged")
     folder.mkdir(parents=True, exist_ok=True)
     for left in folder.glob(f"step-*{atomic.PART}"):
         shutil.rmtree(left)
-    temporary = folder / (_named(step) + atomic.PART)
+    temporary = folder / (_folder_name(step) + atomic.PART)
     temporary.mkdir()
     return temporary
 
 
-def published(temporary: Path, manifest: dict[str, Any], *, keep: int) -> Path:
-    """Gives a state whose files are on the disk its manifest and its name, and removes all but the `keep` newest."""
+def flush(path: Path) -> dict[str, Any]:
+    """Flushes a file to the disk; returns its entry in the manifest."""
+    atomic.flush(path)
+    return _digest(path)
+
+
+def publish(temporary: Path, manifest: dict[str, Any], *, keep: int) -> Path:
+    """Writes the manifest, renames the temporary folder to its final name, and removes all but the `keep` newest."""
     text = json.dumps(manifest | {"seal": _seal(manifest)})
     atomic.write_text(temporary / _MANIFEST, text)
     target = temporary.with_name(temporary.name.removesuffix(atomic.PART))
-    atomic.publish(temporary, target)  # in place of one of the same step, saved before a resume
-    for old in states(target.parent)[:-keep]:
+    atomic.publish(temporary, target)  # replaces one of the same step, saved before a resume
+    for old in list_checkpoints(target.parent)[:-keep]:
         atomic.remove_folder(old)
     return target
 
 
 def load_full(path: Path) -> dict[str, Any] | None:
-    """Loads a full checkpoint; None for a sharded one."""
-    if not (path / _WHOLE).exists():
+    """Loads a full checkpoint; returns None for a sharded one."""
+    if not (path / _FULL).exists():
         return None
-    state: dict[str, Any] = torch.load(path / _WHOLE, weights_only=True, map_location="cpu")
+    state: dict[str, Any] = torch.load(path / _FULL, weights_only=True, map_location="cpu")
     return state
 
 
-def newest(folder: Path) -> Path | None:
-    """The newest state that is whole: the same in all processes, each of which reads its part of the files."""
+def newest_complete(folder: Path) -> Path | None:
+    """Returns the newest complete checkpoint, the same in all processes; each process verifies a part of the files."""
     before = float("inf")
     while True:
-        steps = [_step(path) for path in states(folder) if _step(path) < before] if distributed.is_main() else []
-        before = distributed.from_main(float(max(steps, default=-1)))
+        steps = [_step(path) for path in list_checkpoints(folder)] if distributed.is_main_process() else []
+        before = distributed.broadcast(float(max((step for step in steps if step < before), default=-1)))
         if before < 0:
             return None
-        path = folder / _named(int(before))
-        if not distributed.any_true(not is_whole(path, distributed.rank(), distributed.world_size())):
+        path = folder / _folder_name(int(before))
+        if not distributed.any_true(not is_complete(path, distributed.rank(), distributed.world_size())):
             return path
 
 
-def states(folder: Path) -> list[Path]:
-    """The folders of states, oldest first, whole or not; temporary ones do not count."""
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Returns the folders of checkpoints, oldest first, complete or not, without temporary ones."""
     if not folder.is_dir():
         return []
     return sorted((path for path in folder.iterdir() if _NAME.fullmatch(path.name)), key=_step)
 
 
-def is_whole(path: Path, rank: int = 0, world_size: int = 1) -> bool:
-    """Whether the files of a state, or those that are this process's to read, are what its manifest was written for."""
+def is_complete(path: Path, rank: int = 0, world_size: int = 1) -> bool:
+    """Whether the files of a checkpoint, or this process's part of them, match its manifest."""
     try:
-        files = manifest(path)["files"]
+        files = read_manifest(path)["files"]
         return all(files[name] == _digest(path / name) for name in sorted(files)[rank::world_size])
     except (OSError, ValueError):
         return False
 
 
-def manifest(path: Path) -> dict[str, Any]:
-    """The manifest of a state; ValueError for one that was damaged or is of another step, OSError where it is none."""
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Reads the manifest of a checkpoint; raises ValueError if it is damaged, OSError if it is missing."""
     try:
-        held = json.loads((path / _MANIFEST).read_bytes())
+        manifest = json.loads((path / _MANIFEST).read_bytes())
     except RecursionError:
-        raise ValueError(f"{path / _MANIFEST} is nested too deep") from None
-    if not isinstance(held, dict) or held.get("step") != _step(path):
-        raise ValueError(f"{path / _MANIFEST} is not that of '{path.name}'")
-    if "files" not in held:  # as vitkit 0.1 wrote it, for a whole state
-        return {"step": held["step"], "files": {_WHOLE: {"size": held.get("size"), "sha256": held.get("sha256")}}}
-    seal = held.pop("seal", None)
-    if seal != _seal(held) or not isinstance(held["files"], dict):
+        raise ValueError(f"{path / _MANIFEST} is nested too deeply") from None
+    if not isinstance(manifest, dict) or manifest.get("step") != _step(path):
+        raise ValueError(f"{path / _MANIFEST} is not the manifest of '{path.name}'")
+    if "files" not in manifest:  # the first format, of full checkpoints only
+        entry = {"size": manifest.get("size"), "sha256": manifest.get("sha256")}
+        return {"step": manifest["step"], "files": {_FULL: entry}}
+    seal = manifest.pop("seal", None)
+    if seal != _seal(manifest) or not isinstance(manifest["files"], dict):
         raise ValueError(f"{path / _MANIFEST} is damaged")
-    if any(Path(name).name != name for name in held["files"]):
-        raise ValueError(f"{path / _MANIFEST} names files of another folder")
-    return held
+    if any(Path(name).name != name for name in manifest["files"]):
+        raise ValueError(f"{path / _MANIFEST} names files outside its folder")
+    return manifest
 
 
-def flushed(path: Path) -> dict[str, Any]:
-    """What a manifest says of a file, once that is on the disk."""
-    atomic.flush(path)
-    return _digest(path)
-
-
-def _named(step: int) -> str:
+def _folder_name(step: int) -> str:
     return f"step-{step:08d}"
 
 

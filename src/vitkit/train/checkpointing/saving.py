@@ -1,6 +1,6 @@
-"""How the states of a run are written: whole or sharded, before the next step or beside it, and never silently not."""
+"""Save and load training checkpoints: full or sharded, synchronously or in the background."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
@@ -12,48 +12,48 @@ from torch import Tensor
 
 from vitkit import distributed
 from vitkit.train.checkpointing import files
-from vitkit.train.run import Machine
+from vitkit.train.run import Hardware
 
 
-class NotSaved(ValueError):  # noqa: N818 - an end, as TrainingStopped is
-    """A state could not be written; those before it are still there."""
+class CheckpointNotSaved(ValueError):  # noqa: N818 - an end, as TrainingStopped is
+    """A training checkpoint could not be saved; the earlier ones remain."""
 
 
-def load_newest(folder: Path, like: files.Like | None = None) -> dict[str, Any] | None:
-    """Loads the newest complete checkpoint, None if there is none; called by all processes.
+def load_newest(folder: Path, allocate: files.Allocate | None = None) -> dict[str, Any] | None:
+    """Loads the newest complete checkpoint, None if there is none; all processes must call it.
 
-    The tensors of a sharded checkpoint are read into what `like` returns for them: this process's shards.
+    The tensors of a sharded checkpoint are read into those that `allocate` returns: this process's shards.
     """
-    path = files.newest(folder)
+    path = files.newest_complete(folder)
     if path is None:
         return None
     full = files.load_full(path)
     if full is not None:
         return full
     sharded = import_module("vitkit.train.checkpointing.sharded")  # torch.distributed.checkpoint is slow to import
-    empty: files.Like = lambda path, shape, dtype: torch.empty(shape, dtype=dtype)  # noqa: E731
-    return sharded.load(path, files.manifest(path), like or empty)
+    empty: files.Allocate = lambda path, shape, dtype: torch.empty(shape, dtype=dtype)  # noqa: E731
+    return sharded.load(path, files.read_manifest(path), allocate or empty)
 
 
-class Saver:
-    """Writes states into their folder, and reads the newest; all processes call it together.
+class CheckpointSaver:
+    """Saves training checkpoints into a folder and loads the newest; all processes must call its methods.
 
-    A whole state is gathered and written by the main process; of a sharded one each process writes its part. Beside the
-    training (`machine.save_beside`) the state is copied, and written while the loop goes on: at most one at a time, and
-    one that failed is raised by the next `save`, by `wait`, or at the end of the context, in every process.
+    A full checkpoint is gathered and written by rank 0; of a sharded one each process writes its shards. With
+    `hardware.async_save` the checkpoint is copied and written in the background, at most one at a time. An error in the
+    background is raised in every process by the next `save`, by `wait`, or at the end of the context.
     """
 
-    def __init__(self, folder: Path, machine: Machine):
+    def __init__(self, folder: Path, hardware: Hardware):
         self.folder = folder
-        self.keep = machine.keep
-        self.sharded = sharded(machine)
-        self.beside = machine.save_beside
-        if self.sharded:  # slow to import: now, and not in the first save
+        self.keep = hardware.keep_checkpoints
+        self.sharded = is_sharded(hardware)
+        self.asynchronous = hardware.async_save
+        if self.sharded:  # slow to import, so before the first save
             import_module("vitkit.train.checkpointing.sharded")
-        # Talks about states must not mix with the exchange of gradients.
+        # Communication of checkpoints must not interleave with that of gradients.
         self.group = distributed.background_group() if self.sharded else None
-        self.thread = ThreadPoolExecutor(1, "save") if self.beside and not self.sharded else None
-        self.written: Future[Any] | None = None
+        self.thread = ThreadPoolExecutor(1, "save") if self.asynchronous and not self.sharded else None
+        self.pending: Future[Any] | None = None
         self.step: int | None = None
 
     def __enter__(self) -> Self:
@@ -65,102 +65,108 @@ class Saver:
         try:
             if error is None:
                 self.wait()
-            elif (failure := self._outcome()) is not None:  # alone: the others may not be here any more
-                error.add_note(self._sentence(failure))
+            elif (failure := self._failure()) is not None:  # no communication: other processes may have ended
+                error.add_note(self._message(failure))
         finally:
             if self.thread is not None:
                 self.thread.shutdown()
 
-    def save(self, step: int, held: Mapping[str, Any], *, last: bool = False) -> None:
-        """Writes the state of a step; with `last` it is on the disk when this returns, also beside the training.
+    def save(self, step: int, content: Mapping[str, Any], *, last: bool = False) -> None:
+        """Saves the checkpoint of a step; with `last`, returns only when it is on the disk.
 
-        Raises NotSaved, in every process, where this state or the one before it could not be written.
+        Raises CheckpointNotSaved, in every process, if this checkpoint or the one before could not be saved.
         """
         self.wait()
         self.step = step
+        background = self.asynchronous and not last
         if self.sharded:
-            self.written = self._sharded(step, held, self.beside and not last)
+            self.pending = self._save_sharded(step, content, background)
         else:
-            self.written = self._whole(step, distributed.whole(held), self.beside and not last)
-        if last or not self.beside:
+            self.pending = self._save_full(step, distributed.full(content), background)
+        if not background:
             self.wait()
 
     def wait(self) -> None:
-        """Returns when nothing is being written any more; NotSaved, in every process, where it could not be."""
+        """Waits for the pending save; raises CheckpointNotSaved, in every process, if it failed."""
         if self.step is None:
             return
-        failure = self._outcome()
-        texts = distributed.everyones((self._sentence(failure),) if failure is not None else ())
-        if texts:
-            raise NotSaved(texts[0]) from failure
+        failure = self._failure()
+        messages = distributed.all_gather((self._message(failure),) if failure is not None else ())
+        if messages:
+            raise CheckpointNotSaved(messages[0]) from failure
 
-    def newest(self, like: files.Like) -> dict[str, Any] | None:
-        """The newest whole state there is, as `state.load_newest`."""
-        return load_newest(self.folder, like)
+    def load_newest(self, allocate: files.Allocate) -> dict[str, Any] | None:
+        """Loads the newest complete checkpoint of the folder, as the function `load_newest`."""
+        return load_newest(self.folder, allocate)
 
-    def _whole(self, step: int, held: Mapping[str, Any], beside: bool) -> Future[Any] | None:
-        if not distributed.is_main():
+    def _save_full(self, step: int, content: Mapping[str, Any], background: bool) -> Future[Any] | None:
+        if not distributed.is_main_process():
             return None
-        if beside and self.thread is not None:
-            return self.thread.submit(files.save, self.folder, step, copied(held), keep=self.keep)
-        return _done(files.save, self.folder, step, dict(held), keep=self.keep)
+        if background and self.thread is not None:
+            return self.thread.submit(files.save, self.folder, step, copy_to_cpu(content), keep=self.keep)
+        return _completed(files.save, self.folder, step, dict(content), keep=self.keep)
 
-    def _sharded(self, step: int, held: Mapping[str, Any], beside: bool) -> Future[Any]:
+    def _save_sharded(self, step: int, content: Mapping[str, Any], background: bool) -> Future[Any]:
         from vitkit.train.checkpointing import sharded
 
         options = {"keep": self.keep, "group": self.group}
-        if beside:
-            return sharded.save_beside(self.folder, step, held, **options)
-        return _done(sharded.save, self.folder, step, held, **options)
+        if background:
+            return sharded.async_save(self.folder, step, content, **options)
+        return _completed(sharded.save, self.folder, step, content, **options)
 
-    def _outcome(self) -> BaseException | None:
-        if self.written is None:
+    def _failure(self) -> BaseException | None:
+        if self.pending is None:
             return None
-        failure, self.written = self.written.exception(), None
+        failure, self.pending = self.pending.exception(), None
         if failure is None or not self.sharded:
             return failure
         from vitkit.train.checkpointing import sharded
 
-        return sharded.reason(failure)
+        return sharded.root_cause(failure)
 
-    def _sentence(self, failure: BaseException) -> str:
+    def _message(self, failure: BaseException) -> str:
         why = getattr(failure, "strerror", None) or str(failure) or type(failure).__name__
-        there = files.states(self.folder)
-        before = f"the run goes on from '{there[-1].name}'" if there else "there is no state before it"
-        return f"the state of step {self.step} could not be written into '{self.folder}': {why}; {before}"
+        earlier = files.list_checkpoints(self.folder)
+        resume = f"the run resumes from '{earlier[-1].name}'" if earlier else "there is no earlier checkpoint"
+        return f"the checkpoint of step {self.step} could not be saved in '{self.folder}': {why}; {resume}"
 
 
-def sharded(machine: Machine) -> bool:
-    """Whether a run's states are sharded: what it says, else as its model is."""
-    return machine.parallel == "fsdp" if machine.state == "auto" else machine.state == "sharded"
+def is_sharded(hardware: Hardware) -> bool:
+    """Whether the checkpoints of a run are sharded: as `checkpoint_format` says, auto as its model is."""
+    if hardware.checkpoint_format == "auto":
+        return hardware.parallel == "fsdp"
+    return hardware.checkpoint_format == "sharded"
 
 
-def like(places: Mapping[str, Tensor]) -> files.Like:
-    """How a run takes up sharded states: a tensor lies as the one in `places` at its path, or at the folder of that."""
+def allocate_like(templates: Mapping[str, Tensor]) -> files.Allocate:
+    """Returns the function that allocates tensors for a sharded checkpoint with the sharding of `templates`.
 
-    def made(path: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    The template of a tensor is the one at its path, or at the path of its parent (`loop.checkpoint_templates`).
+    """
+
+    def allocate(path: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         path = path.removeprefix("training/")
-        other = places.get(path, places.get(path.rpartition("/")[0]))
-        if other is not None and distributed.is_shard(other) and tuple(other.shape) == shape:
-            return torch.empty_like(other, dtype=dtype, requires_grad=False)
+        template = templates.get(path, templates.get(path.rpartition("/")[0]))
+        if template is not None and distributed.is_shard(template) and tuple(template.shape) == shape:
+            return torch.empty_like(template, dtype=dtype, requires_grad=False)
         return torch.empty(shape, dtype=dtype)
 
-    return made
+    return allocate
 
 
-def copied(value: Any) -> Any:
-    """Anything with tensors in it, each a copy of its own on the CPU."""
+def copy_to_cpu(value: Any) -> Any:
+    """Copies a nested value with every tensor in it to the CPU."""
     if isinstance(value, Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, dict):
-        return type(value)((key, copied(item)) for key, item in value.items())
+        return type(value)((key, copy_to_cpu(item)) for key, item in value.items())
     if isinstance(value, list | tuple):
-        return type(value)(copied(item) for item in value)
+        return type(value)(copy_to_cpu(item) for item in value)
     return value
 
 
-def _done(action: Any, *arguments: Any, **options: Any) -> Future[Any]:
-    """The outcome of something that is done at once, as a future has it."""
+def _completed(action: Callable[..., Any], *arguments: Any, **options: Any) -> Future[Any]:
+    """Calls a function now and returns its result or exception as a future."""
     future: Future[Any] = Future()
     try:
         future.set_result(action(*arguments, **options))

@@ -1,10 +1,9 @@
-"""Sharded states: each process writes and reads its own part, by torch.distributed.checkpoint, beside the training
-where that is wanted.
-"""
+"""Sharded checkpoints: each process writes and reads its own shards, with torch.distributed.checkpoint."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,59 +16,59 @@ from vitkit.train.checkpointing import _storage, files
 from vitkit.train.checkpointing._storage import Reader, Writer
 
 
-def save(folder: Path, step: int, held: Mapping[str, Any], *, keep: int, group: Any = None) -> None:
-    """Writes the state of a step, each process its shards; all take part, talking over `group`.
+def save(folder: Path, step: int, content: Mapping[str, Any], *, keep: int, group: Any = None) -> None:
+    """Saves the checkpoint of a step; all processes must call it and communicate over `group`.
 
-    Raises ValueError and OSError as `state.save`, in all processes, whichever of them failed.
+    Raises ValueError and OSError as `files.save`, in all processes if one of them failed.
     """
-    tensors, rest = _storage.parted(held)
-    with _told_plainly():
+    tensors, rest = _storage.split_tensors(content)
+    with _original_errors():
         state_dict_saver.save(tensors, storage_writer=Writer(folder, step, rest, keep), process_group=group)
 
 
-def save_beside(folder: Path, step: int, held: Mapping[str, Any], *, keep: int, group: Any = None) -> Future[Any]:
-    """As `save`, but returns as soon as the shards are copied; the future is done when the state is on the disk."""
-    tensors, rest = _storage.parted(held)
-    with _told_plainly():
+def async_save(folder: Path, step: int, content: Mapping[str, Any], *, keep: int, group: Any = None) -> Future[Any]:
+    """Saves as `save`, but returns once the shards are copied; the future is done when the files are on the disk."""
+    tensors, rest = _storage.split_tensors(content)
+    with _original_errors():
         writer = Writer(folder, step, rest, keep)
         written = state_dict_saver.async_save(tensors, storage_writer=writer, process_group=group)
     assert isinstance(written, Future)
     return written
 
 
-def load(path: Path, manifest: dict[str, Any], like: files.Like, group: Any = None) -> dict[str, Any]:
-    """The state in a folder, each process its shards of it: into what `like` gives for each tensor.
+def load(path: Path, manifest: dict[str, Any], allocate: files.Allocate, group: Any = None) -> dict[str, Any]:
+    """Loads a checkpoint, in each process its shards, into the tensors that `allocate` returns.
 
-    Raises ValueError where manifest, files and `like` do not fit together.
+    Raises ValueError if the manifest, the files and the allocated tensors do not fit together.
     """
     reader = Reader(path, manifest)
     tensors = {
-        name: like(name, tuple(each.size), each.properties.dtype)
+        name: allocate(name, tuple(each.size), each.properties.dtype)
         for name, each in reader.metadata.state_dict_metadata.items()
         if isinstance(each, TensorStorageMetadata)
     }
-    with _told_plainly():
+    with _original_errors():
         state_dict_loader.load(tensors, storage_reader=reader, process_group=group)
-    return _storage.joined(manifest["content"], tensors)
+    return _storage.join_tensors(manifest["content"], tensors)
 
 
-class _told_plainly:  # noqa: N801 - a context
-    """What the library wraps is raised as what it is: its exceptions are not made to be caught, nor to be read."""
-
-    def __enter__(self) -> None:
-        # It warns when there is one process only, which is a choice.
-        warnings.filterwarnings("ignore", "torch.distributed is disabled, unavailable or uninitialized", UserWarning)
-
-    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
-        if error is not None and (cause := reason(error)) is not error:
+@contextmanager
+def _original_errors() -> Iterator[None]:
+    """Raises the exceptions that torch.distributed.checkpoint wraps, and ignores its warning about a single process."""
+    warnings.filterwarnings("ignore", "torch.distributed is disabled, unavailable or uninitialized", UserWarning)
+    try:
+        yield
+    except BaseException as error:
+        if (cause := root_cause(error)) is not error:
             raise cause from None
+        raise
 
 
-def reason(error: BaseException) -> BaseException:
-    """The exception of the process that failed, out of what torch.distributed.checkpoint raises for it."""
+def root_cause(error: BaseException) -> BaseException:
+    """Returns the exception of the process that failed, from one of torch.distributed.checkpoint."""
     if not isinstance(error, CheckpointException):
         return error
     cause = next(iter(error.failures.values()))[0]
-    if isinstance(cause, SafetensorError):  # raised for a full disk too
+    if isinstance(cause, SafetensorError):  # also raised for a full disk
         return OSError(str(cause))
     return cause if isinstance(cause, OSError | ValueError) else ValueError(f"{type(cause).__name__}: {cause}")

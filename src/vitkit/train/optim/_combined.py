@@ -1,4 +1,4 @@
-"""What torch's optimisers may be handed: a function that computes the loss again."""
+"""Several optimizers as one, and closures of torch.optim."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,24 +8,24 @@ import torch
 Closure = Callable[[], float]
 
 
-def loss_of(closure: Closure | None) -> float | None:
-    """What the closure of a step gives, computed with gradients; None where there is none."""
+def evaluate_closure(closure: Closure | None) -> float | None:
+    """Evaluates the closure of a step with gradients enabled; returns None without a closure."""
     if closure is None:
         return None
     with torch.enable_grad():
         return closure()
 
 
-class Together(torch.optim.Optimizer):
-    """Steps all of its parts; their groups are its groups, so that rates are set through it."""
+class CombinedOptimizer(torch.optim.Optimizer):
+    """Optimizer that steps several optimizers and shares their parameter groups."""
 
     def __init__(self, parts: Sequence[torch.optim.Optimizer]):
         self.parts = list(parts)
         super().__init__([group for part in parts for group in part.param_groups], {})
-        self._share()
+        self._link_groups()
 
-    def _share(self) -> None:
-        # The very groups of the parts, not copies: a rate set here is the rate there.
+    def _link_groups(self) -> None:
+        # The same dicts, not copies, so that a learning rate set here is set in the part.
         self.param_groups = [group for part in self.parts for group in part.param_groups]
         self.state.clear()
         for part in self.parts:
@@ -33,19 +33,19 @@ class Together(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Closure | None = None) -> float | None:  # type: ignore[override]
-        """One update of every part; the closure is called once."""
-        loss = loss_of(closure)
+        """Performs one update of every part; the closure is called once."""
+        loss = evaluate_closure(closure)
         for part in self.parts:
             part.step()
             self.state.update(part.state)
         return loss
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of every part."""
+        """Returns the state dicts of all parts."""
         return {"parts": [part.state_dict() for part in self.parts]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes back to what `state_dict` gave."""
+        """Restores the output of `state_dict`."""
         for part, state in zip(self.parts, state_dict["parts"], strict=True):
             part.load_state_dict(state)
-        self._share()
+        self._link_groups()

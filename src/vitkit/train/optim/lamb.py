@@ -1,17 +1,17 @@
-"""LAMB: Adam's step, as long for each tensor as the tensor itself (You et al. 2020, "Large Batch Optimization")."""
+"""LAMB optimizer (You et al. 2020, "Large Batch Optimization for Deep Learning")."""
 
 from typing import Any
 
 import torch
 
-from vitkit.train.optim._combined import Closure, loss_of
+from vitkit.train.optim._combined import Closure, evaluate_closure
 
 
 class Lamb(torch.optim.Optimizer):
-    """w <- w - rate |w| / |u| u with u = m / (sqrt(v) + eps) + weight_decay w, the moments as Adam's (algorithm 2).
+    """w <- w - lr |w| / |u| u with u = m / (sqrt(v) + eps) + weight_decay w and Adam's moments (algorithm 2).
 
-    A tensor without weight decay takes Adam's own step, as in the code (apex) that DeiT III was trained with, and so
-    does one where either norm is 0.
+    A tensor without weight decay, or with |w| or |u| equal to 0, is updated as by Adam. This is how apex implements it,
+    with which DeiT III was trained.
     """
 
     def __init__(
@@ -26,8 +26,8 @@ class Lamb(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Closure | None = None) -> float | None:  # type: ignore[override]
-        """One update; `closure` computes the loss again, as in torch's own optimisers."""
-        loss = loss_of(closure)
+        """Performs one update; `closure` re-evaluates the loss, as in torch.optim."""
+        loss = evaluate_closure(closure)
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
@@ -36,10 +36,10 @@ class Lamb(torch.optim.Optimizer):
         return loss
 
     def _update(self, parameter: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
-        """The step at a rate of 1."""
+        """Returns the update for a learning rate of 1."""
         state, gradient = self.state[parameter], parameter.grad
         if not state:
-            # A tensor on the CPU: it is read at every step, and counts beyond what float32 holds do not matter.
+            # On the CPU, because every step reads it; float32 counts exactly up to 2^24, where bias correction is 1.
             state["step"] = torch.zeros(())
             state["first"], state["second"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
         state["step"] += 1
@@ -50,12 +50,13 @@ class Lamb(torch.optim.Optimizer):
         if not group["weight_decay"]:
             return update
         update.add_(parameter, alpha=group["weight_decay"])
-        ours, theirs = (_whole(each.norm()) for each in (parameter, update))
-        return update.mul_(torch.where((ours > 0) & (theirs > 0), ours / theirs, torch.ones_like(ours)))
+        weight, step = (_full_norm(each) for each in (parameter, update))
+        return update.mul_(torch.where((weight > 0) & (step > 0), weight / step, torch.ones_like(weight)))
 
 
-def _whole(norm: torch.Tensor) -> torch.Tensor:
-    """The norm of a whole tensor where each process has a part of it, communicated once."""
-    # A DTensor, whose module takes a while to import where nothing is shared.
-    whole = getattr(norm, "full_tensor", None)
-    return norm if whole is None else whole()
+def _full_norm(tensor: torch.Tensor) -> torch.Tensor:
+    """Returns the norm of the full tensor, also of a sharded one."""
+    norm = tensor.norm()
+    # The method of a DTensor; no isinstance, because its module is slow to import.
+    full_tensor = getattr(norm, "full_tensor", None)
+    return norm if full_tensor is None else full_tensor()

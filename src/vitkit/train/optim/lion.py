@@ -1,16 +1,17 @@
-"""Lion: the sign of a momentum as the step (Chen et al. 2023, "Symbolic Discovery of Optimization Algorithms")."""
+"""Lion optimizer (Chen et al. 2023, "Symbolic Discovery of Optimization Algorithms")."""
 
 from typing import Any
 
 import torch
 
-from vitkit.train.optim._combined import Closure, loss_of
+from vitkit.train.optim._combined import Closure, evaluate_closure
 
 
 class Lion(torch.optim.Optimizer):
-    """w <- w - rate (sign(b1 m + (1 - b1) g) + weight_decay w), then m <- b2 m + (1 - b2) g (the paper's algorithm 2).
+    """w <- w - lr (sign(b1 m + (1 - b1) g) + weight_decay w), then m <- b2 m + (1 - b2) g (algorithm 2).
 
-    Its steps are larger than Adam's: the paper takes a rate 3 to 10 times smaller and a decay as many times larger.
+    Updates are larger than Adam's: the paper uses a 3 to 10 times smaller learning rate and a weight decay larger by
+    the same factor.
     """
 
     def __init__(self, params: Any, lr: float, betas: tuple[float, float] = (0.9, 0.99), weight_decay: float = 0.0):
@@ -18,8 +19,8 @@ class Lion(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Closure | None = None) -> float | None:  # type: ignore[override]
-        """One update; `closure` computes the loss again, as in torch's own optimisers."""
-        loss = loss_of(closure)
+        """Performs one update; `closure` re-evaluates the loss, as in torch.optim."""
+        loss = evaluate_closure(closure)
         for group in self.param_groups:
             first, second = group["betas"]
             for parameter in group["params"]:

@@ -1,4 +1,4 @@
-"""The arithmetic of a step is counted as it happens, the machine's rate is known or measured, and both are logged."""
+"""FLOPs of a step are counted, the peak of the device is published or measured, and MFU is logged."""
 
 from collections.abc import Callable
 from functools import partial
@@ -19,7 +19,7 @@ from vitkit.train.events import read
 from vitkit.train.utilization import Peak, published
 
 
-def test_products_are_counted_by_hand() -> None:
+def test_flops_of_a_linear_layer() -> None:
     layer, rows = nn.Linear(32, 48, bias=False), torch.randn(5, 32, requires_grad=True)
     with FlopCounter() as count:
         out = layer(rows)
@@ -32,7 +32,7 @@ def test_products_are_counted_by_hand() -> None:
     assert count.total == 2 * 5 * 32 * 48
 
 
-def test_a_model_is_counted_as_torch_counts_it() -> None:
+def test_flops_of_a_model_equal_those_of_torch() -> None:
     model = models.build(vit.TINY)
     images = torch.zeros(2, model.config.channels, *model.config.image_size)
     with FlopCounterMode(display=False) as theirs, torch.no_grad():
@@ -43,16 +43,16 @@ def test_a_model_is_counted_as_torch_counts_it() -> None:
     with FlopCounter() as ours:
         model(images).sum().backward()
     assert ours.total == theirs.get_total_flops()
-    # What is done twice is worth one.
+    # Recomputed operations are counted once.
     for block in model.blocks:
         block.forward = partial(checkpoint, block.forward, use_reentrant=False, context_fn=exclude_recomputation)
-    with FlopCounter() as again:
+    with FlopCounter() as resumed:
         model(images).sum().backward()
-    assert again.total == ours.total
+    assert resumed.total == ours.total
 
 
 @pytest.mark.parametrize(
-    ("name", "kind", "tera"),
+    ("name", "kind", "teraflops"),
     [
         ("NVIDIA H200", "bfloat16", 989.4),
         ("NVIDIA H100 PCIe", "bfloat16", 756.0),
@@ -64,27 +64,27 @@ def test_a_model_is_counted_as_torch_counts_it() -> None:
         ("A graphics card", "float32", None),
     ],
 )
-def test_known_gpus_and_others(name: str, kind: str, tera: float | None) -> None:
+def test_published_peaks(name: str, kind: str, teraflops: float | None) -> None:
     found = published(name, kind)
-    assert (found is None) == (tera is None)
-    if found is not None and tera is not None:
-        assert found.rate == tera * 1e12
-        assert found.share(found.rate / 4, 0.5) == 0.5
+    assert (found is None) == (teraflops is None)
+    if found is not None and teraflops is not None:
+        assert found.flops_per_second == teraflops * 1e12
+        assert found.utilization(found.flops_per_second / 4, 0.5) == 0.5
 
 
-def test_a_rate_is_measured_where_none_is_known() -> None:
+def test_the_peak_of_a_cpu_is_measured() -> None:
     found = utilization.peak(torch.device("cpu"), "float32")
-    assert found.rate > 1e8
-    assert found.source.startswith("measured: a float32 product of 512 x 512, ")
+    assert found.flops_per_second > 1e8
+    assert found.source.startswith("measured: float32 matrix product of 512 x 512, ")
     assert utilization.peak(torch.device("cpu"), "float32") is found
 
 
-def test_a_run_tells_its_cost_and_goes_on_without_counting_again(
+def test_a_run_logs_its_flops_and_resumes_without_counting_again(
     small_run: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("vitkit.train.launch.peak", lambda *_, **__: Peak(1e12, "given"))
-    whole = train(small_run(), tmp_path / "whole").folder / "log.jsonl"
-    events = read(whole)
+    log = train(small_run(), tmp_path / "run").folder / "log.jsonl"
+    events = read(log)
     (cost,) = (event for event in events if event["kind"] == "cost")
     model = models.build(small_run().model)
     assert 2.5 < cost["flops_per_image"] / flops(model) < 3.1
@@ -98,17 +98,17 @@ def test_a_run_tells_its_cost_and_goes_on_without_counting_again(
         assert event["memory_gb"] > 0.01
     assert any("mfu" in event for event in steps)
 
-    (tmp_path / "whole" / "best").rename(tmp_path / "best")
-    for state in sorted((tmp_path / "whole" / "checkpoints").iterdir())[1:]:
-        state.rename(tmp_path / state.name)
-    monkeypatch.setattr("vitkit.train.loop.FlopCounter", None)  # would fail if it were called
-    train(small_run(), tmp_path / "whole")
-    again = [event["loss"] for event in read(whole) if event["kind"] == "step"]
-    assert again == [event["loss"] for event in steps]
+    (tmp_path / "run" / "best").rename(tmp_path / "best")
+    for checkpoint_folder in sorted((tmp_path / "run" / "checkpoints").iterdir())[1:]:
+        checkpoint_folder.rename(tmp_path / checkpoint_folder.name)
+    monkeypatch.setattr("vitkit.train.loop.FlopCounter", None)  # fails if called
+    train(small_run(), tmp_path / "run")
+    resumed = [event["loss"] for event in read(log) if event["kind"] == "step"]
+    assert resumed == [event["loss"] for event in steps]
 
-    # TensorBoard's files say the same, with what a run did twice told once.
-    found = EventAccumulator(str(tmp_path / "whole" / "tensorboard")).Reload()
-    told = {scalar.step: scalar.value for scalar in found.Scalars("step/loss")}
-    assert len(found.Scalars("step/loss")) == len(told) == 12
-    assert [told[event["step"]] for event in steps] == pytest.approx([event["loss"] for event in steps], rel=1e-6)
+    # The TensorBoard files have the same values, and each repeated step once.
+    found = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    logged = {scalar.step: scalar.value for scalar in found.Scalars("step/loss")}
+    assert len(found.Scalars("step/loss")) == len(logged) == 12
+    assert [logged[event["step"]] for event in steps] == pytest.approx([event["loss"] for event in steps], rel=1e-6)
     assert [scalar.step for scalar in found.Scalars("evaluation/top1.accuracy")] == [5, 10, 12]

@@ -1,4 +1,4 @@
-"""Saves that survive: a kill at any point, a damaged file, a full disk."""
+"""Full checkpoints survive a kill at any point, a damaged file and a full disk."""
 
 import os
 from pathlib import Path
@@ -15,11 +15,11 @@ def content(step: int) -> dict[str, Any]:
     return {"step": step, "weights": torch.full((100,), float(step)), "nested": {"names": ["a"], "none": None}}
 
 
-def test_the_newest_is_loaded_and_the_oldest_go(tmp_path: Path) -> None:
+def test_the_newest_is_loaded_and_old_ones_are_removed(tmp_path: Path) -> None:
     assert saving.load_newest(tmp_path / "none") is None
     for step in (1, 2, 10):
         files.save(tmp_path, step, content(step), keep=2)
-    assert [path.name for path in files.states(tmp_path)] == ["step-00000002", "step-00000010"]
+    assert [path.name for path in files.list_checkpoints(tmp_path)] == ["step-00000002", "step-00000010"]
     loaded = saving.load_newest(tmp_path)
     assert loaded is not None
     assert loaded["step"] == 10
@@ -33,11 +33,11 @@ def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
     loaded = saving.load_newest(tmp_path)
     assert loaded is not None
     assert loaded["step"] == 4
-    assert len(files.states(tmp_path)) == 1
+    assert len(files.list_checkpoints(tmp_path)) == 1
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut", "no manifest", "no state", "bad manifest", "empty"])
-def test_a_damaged_state_is_passed_over(tmp_path: Path, damage: str) -> None:
+@pytest.mark.parametrize("damage", ["flip", "cut", "no manifest", "no file", "bad manifest", "empty"])
+def test_a_damaged_checkpoint_is_skipped(tmp_path: Path, damage: str) -> None:
     files.save(tmp_path, 1, content(1), keep=2)
     path = files.save(tmp_path, 2, content(2), keep=2)
     file, manifest = path / "state.pt", path / "MANIFEST.json"
@@ -51,7 +51,7 @@ def test_a_damaged_state_is_passed_over(tmp_path: Path, damage: str) -> None:
         manifest.write_text("{")
     elif damage == "no manifest":
         manifest.unlink()
-    elif damage == "no state":
+    elif damage == "no file":
         file.unlink()
     else:
         file.unlink()
@@ -65,8 +65,10 @@ class Killed(BaseException):
     pass
 
 
-def test_a_kill_at_any_call_to_the_disk_leaves_a_whole_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Counts the operations of a save, then ends the save before each of them in turn."""
+def test_a_kill_before_any_disk_operation_leaves_a_complete_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counts the disk operations of a save, then ends a save before each of them in turn."""
     operations = [(os, "fsync"), (os, "open"), (Path, "rename"), (Path, "replace"), (Path, "mkdir"), (torch, "save")]
     seen = 0
     limit = 10**9
@@ -101,7 +103,7 @@ def test_a_kill_at_any_call_to_the_disk_leaves_a_whole_state(tmp_path: Path, mon
     assert [path.name[:5] for path in tmp_path.iterdir()] == ["step-", "step-"]
 
 
-def test_a_full_disk_leaves_the_state_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_the_earlier_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files.save(tmp_path, 1, content(1), keep=2)
 
     def full(value: object, file: BinaryIO) -> None:
@@ -116,12 +118,12 @@ def test_a_full_disk_leaves_the_state_before(tmp_path: Path, monkeypatch: pytest
     assert loaded["step"] == 1
 
 
-def test_one_state_is_not_enough(tmp_path: Path) -> None:
+def test_keeping_one_checkpoint_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="keep is 1; it must be at least 2"):
         files.save(tmp_path, 1, content(1), keep=1)
 
 
-def test_a_file_is_whole_or_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "config.json"
     atomic.write_bytes(path, b"old")
 

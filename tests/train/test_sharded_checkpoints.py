@@ -1,4 +1,4 @@
-"""Sharded states in one process: what comes back, what is damaged, what is hostile, and saves beside the training."""
+"""Sharded checkpoints in one process: round trips, damaged and hostile files, and saving in the background."""
 
 import hashlib
 import json
@@ -13,18 +13,18 @@ import torch
 from test_resume import assert_equal
 
 from vitkit.train.checkpointing import _storage, files, saving, sharded
-from vitkit.train.checkpointing.saving import NotSaved, Saver, copied
-from vitkit.train.run import Machine
+from vitkit.train.checkpointing.saving import CheckpointNotSaved, CheckpointSaver, copy_to_cpu
+from vitkit.train.run import Hardware
 
 
-def held(step: int) -> dict[str, Any]:
+def content(step: int) -> dict[str, Any]:
     weights = torch.full((6, 5), float(step))
     numbers: dict[str, Any] = {
         f"{kind}": torch.arange(3).to(kind) for kind in (torch.bfloat16, torch.int64, torch.bool)
     }
     moments = {0: {"step": torch.tensor(3.0), "exp_avg": weights + 1}, 12: {"empty": torch.zeros(0, 4)}}
     groups = [{"lr": 0.1 + 0.2, "betas": (0.9, 0.999), "fused": None, "params": [0, 12]}]
-    # Two names for one tensor, and a view of a part of one.
+    # A tensor under two names, and views of it.
     tensors = {"weights": weights, "tied": weights, "row": weights[2], "column": weights[:, 1]}
     return {
         "training": {"step": step, "objective": tensors | numbers, "optimizer": {"state": moments, "groups": groups}},
@@ -38,35 +38,35 @@ def newest(folder: Path) -> dict[str, Any]:
     return loaded
 
 
-def test_all_that_a_state_holds_comes_back(tmp_path: Path) -> None:
-    sharded.save(tmp_path, 1, held(1), keep=2)
-    sharded.save(tmp_path, 2, held(2), keep=2)
-    sharded.save(tmp_path, 2, held(2), keep=2)  # again
-    files.save(tmp_path, 3, held(3), keep=2)
+def test_all_content_is_restored(tmp_path: Path) -> None:
+    sharded.save(tmp_path, 1, content(1), keep=2)
+    sharded.save(tmp_path, 2, content(2), keep=2)
+    sharded.save(tmp_path, 2, content(2), keep=2)  # again
+    files.save(tmp_path, 3, content(3), keep=2)
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["step-00000002", "step-00000003"]
-    assert_equal(newest(tmp_path), held(3))
+    assert_equal(newest(tmp_path), content(3))
     (tmp_path / "step-00000003" / "state.pt").unlink()
-    assert_equal(newest(tmp_path), held(2))
+    assert_equal(newest(tmp_path), content(2))
     assert sorted(os.listdir(tmp_path / "step-00000002")) == ["MANIFEST.json", "shard-00000.safetensors"]
 
 
-def test_what_cannot_be_held_is_named() -> None:
-    for value, words in (
+def test_unsupported_content_is_named() -> None:
+    for value, message in (
         ({1: torch.zeros(1), "1": torch.zeros(1)}, "two tensors at 'a/1'"),
         (object(), "'a' is a object"),
     ):
-        with pytest.raises(ValueError, match=words):
-            _storage.parted({"a": value})
-    with pytest.raises(ValueError, match="an entry that is none"):
-        _storage.joined({"a": {"tensor": "gone"}}, {})
+        with pytest.raises(ValueError, match=message):
+            _storage.split_tensors({"a": value})
+    with pytest.raises(ValueError, match="an invalid entry"):
+        _storage.join_tensors({"a": {"tensor": "gone"}}, {})
 
 
 @pytest.mark.parametrize(
     "damage", ["flip", "cut", "no shard", "manifest flip", "manifest cut", "other step", "no manifest"]
 )
-def test_a_damaged_one_is_passed_over(tmp_path: Path, damage: str) -> None:
-    sharded.save(tmp_path, 1, held(1), keep=2)
-    sharded.save(tmp_path, 2, held(2), keep=2)
+def test_a_damaged_checkpoint_is_skipped(tmp_path: Path, damage: str) -> None:
+    sharded.save(tmp_path, 1, content(1), keep=2)
+    sharded.save(tmp_path, 2, content(2), keep=2)
     path = tmp_path / "step-00000002"
     file = path / ("MANIFEST.json" if "manifest" in damage else "shard-00000.safetensors")
     data = bytearray(file.read_bytes())
@@ -82,7 +82,7 @@ def test_a_damaged_one_is_passed_over(tmp_path: Path, damage: str) -> None:
     else:
         data[len(data) // 2] ^= 1
         file.write_bytes(data)
-    assert_equal(newest(tmp_path), held(1))
+    assert_equal(newest(tmp_path), content(1))
 
 
 class Bomb:
@@ -90,8 +90,8 @@ class Bomb:
         return os.mkdir, ("executed",)
 
 
-def sealed(manifest: Any) -> bytes:
-    """A manifest that passes for whole, as one who means harm would write it."""
+def with_seal(manifest: Any) -> bytes:
+    """Returns a changed manifest with a valid hash, as an attacker would write it."""
     manifest.pop("seal", None)
     text = json.dumps(manifest, sort_keys=True)
     return json.dumps(manifest | {"seal": hashlib.sha256(text.encode()).hexdigest()}).encode()
@@ -99,59 +99,57 @@ def sealed(manifest: Any) -> bytes:
 
 HOSTILE: dict[str, Callable[[dict[str, Any]], Any]] = {
     "a dtype that is a function": lambda manifest: manifest["tensors"][NAME].update(dtype="load"),
-    "a dtype that is none": lambda manifest: manifest["tensors"][NAME].update(dtype="float33"),
+    "an unknown dtype": lambda manifest: manifest["tensors"][NAME].update(dtype="float33"),
     "a dtype that is a list": lambda manifest: manifest["tensors"][NAME].update(dtype=[]),
     "a shape beyond memory": lambda manifest: manifest["tensors"][NAME].update(shape=[1 << 40, 5]),
-    "pieces beyond memory": lambda manifest: manifest["tensors"][NAME].update(
+    "shards beyond memory": lambda manifest: manifest["tensors"][NAME].update(
         shape=[1 << 40], chunks=[[SHARD, [0], [1 << 40]]]
     ),
-    "a shape below nothing": lambda manifest: manifest["tensors"][NAME].update(shape=[-6, -5]),
-    "a piece below nothing": lambda manifest: manifest["tensors"][NAME]["chunks"][0].__setitem__(1, [-6, 0]),
-    "a piece of another file": lambda manifest: manifest["tensors"][NAME]["chunks"][0].__setitem__(0, "/etc/passwd"),
-    "a piece of another shape": lambda manifest: manifest["tensors"][NAME].update(
+    "a negative shape": lambda manifest: manifest["tensors"][NAME].update(shape=[-6, -5]),
+    "a shard at a negative offset": lambda manifest: manifest["tensors"][NAME]["chunks"][0].__setitem__(1, [-6, 0]),
+    "a shard of another file": lambda manifest: manifest["tensors"][NAME]["chunks"][0].__setitem__(0, "/etc/passwd"),
+    "a shard of another shape": lambda manifest: manifest["tensors"][NAME].update(
         shape=[5, 6], chunks=[[SHARD, [0, 0], [5, 6]]]
     ),
-    "another kind of number": lambda manifest: manifest["tensors"][NAME].update(dtype="int32"),
+    "another dtype": lambda manifest: manifest["tensors"][NAME].update(dtype="int32"),
     "no tensors": lambda manifest: manifest.pop("tensors"),
-    "a content that is none": lambda manifest: manifest.update(content={"a": {"__reduce__": ["os.mkdir", "executed"]}}),
+    "invalid content": lambda manifest: manifest.update(content={"a": {"__reduce__": ["os.mkdir", "executed"]}}),
 }
 NAME, SHARD = "training/objective/weights", "shard-00000.safetensors"
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_manifest_is_an_error_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+def test_a_hostile_manifest_only_raises_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.chdir(tmp_path)
-    sharded.save(tmp_path / "states", 1, held(1), keep=2)
-    file = tmp_path / "states" / "step-00000001" / "MANIFEST.json"
+    sharded.save(tmp_path / "checkpoints", 1, content(1), keep=2)
+    file = tmp_path / "checkpoints" / "step-00000001" / "MANIFEST.json"
     manifest = json.loads(file.read_bytes())
     HOSTILE[name](manifest)
-    file.write_bytes(sealed(manifest))
+    file.write_bytes(with_seal(manifest))
     with pytest.raises(ValueError, match=r"\S"):
-        saving.load_newest(tmp_path / "states")
-    assert os.listdir(tmp_path) == ["states"]
+        saving.load_newest(tmp_path / "checkpoints")
+    assert os.listdir(tmp_path) == ["checkpoints"]
 
 
 @pytest.mark.parametrize("where", ["MANIFEST.json", "shard-00000.safetensors", ".metadata", "state.pt"])
-def test_a_pickle_in_any_place_does_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+def test_a_pickle_in_any_file_is_not_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     monkeypatch.chdir(tmp_path)
-    sharded.save(tmp_path / "states", 1, held(1), keep=2)
-    path = tmp_path / "states" / "step-00000001"
+    sharded.save(tmp_path / "checkpoints", 1, content(1), keep=2)
+    path = tmp_path / "checkpoints" / "step-00000001"
     (path / where).write_bytes(pickle.dumps(Bomb(), protocol=2))
     manifest = json.loads((path / "MANIFEST.json").read_bytes()) if where != "MANIFEST.json" else None
     if manifest is not None:
-        # The digests fit: only what is read, and how, stands between the file and the machine.
+        # With matching digests, so that only the way of reading protects against the pickle.
         names = {*manifest["files"], where}
-        manifest["files"] = {name: files.flushed(path / name) for name in names}
-        (path / "MANIFEST.json").write_bytes(sealed(manifest))
+        manifest["files"] = {name: files.flush(path / name) for name in names}
+        (path / "MANIFEST.json").write_bytes(with_seal(manifest))
     if where in (".metadata", "MANIFEST.json"):
-        assert_equal(saving.load_newest(tmp_path / "states"), held(1) if where == ".metadata" else None)
+        assert_equal(saving.load_newest(tmp_path / "checkpoints"), content(1) if where == ".metadata" else None)
     else:
         with pytest.raises((ValueError, OSError, pickle.UnpicklingError)):
-            saving.load_newest(tmp_path / "states")
-    assert os.listdir(tmp_path) == ["states"]
-    # The bomb is one.
+            saving.load_newest(tmp_path / "checkpoints")
+    assert os.listdir(tmp_path) == ["checkpoints"]
+    # The pickle would be executed by pickle.loads.
     pickle.loads(pickle.dumps(Bomb()))
     assert (tmp_path / "executed").is_dir()
 
@@ -160,75 +158,83 @@ def test_a_pickle_in_any_place_does_not_run(tmp_path: Path, monkeypatch: pytest.
 def test_a_manifest_names_only_its_own_files(tmp_path: Path, name: str) -> None:
     files.save(tmp_path, 1, {"a": 1}, keep=2)
     file = tmp_path / "step-00000001" / "MANIFEST.json"
-    file.write_bytes(sealed({"step": 1, "files": {name: {}}}))
+    file.write_bytes(with_seal({"step": 1, "files": {name: {}}}))
     assert saving.load_newest(tmp_path) is None
 
 
-def test_a_manifest_nested_without_end_is_passed_over(tmp_path: Path) -> None:
+def test_a_deeply_nested_manifest_is_skipped(tmp_path: Path) -> None:
     files.save(tmp_path, 1, {"a": 1}, keep=2)
     (tmp_path / "step-00000001" / "MANIFEST.json").write_text("[" * 100_000)
     assert saving.load_newest(tmp_path) is None
 
 
-def test_states_of_the_first_release_are_read(tmp_path: Path) -> None:
+def test_checkpoints_of_the_first_format_are_loaded(tmp_path: Path) -> None:
     path = files.save(tmp_path, 7, {"a": 1}, keep=2)
-    old = {"step": 7, **files.flushed(path / "state.pt")}
+    old = {"step": 7, **files.flush(path / "state.pt")}
     (path / "MANIFEST.json").write_text(json.dumps(old))
     assert saving.load_newest(tmp_path) == {"a": 1}
     (path / "MANIFEST.json").write_text(json.dumps(old | {"size": 1}))
     assert saving.load_newest(tmp_path) is None
 
 
-KINDS = {"whole": Machine(save_beside=True), "sharded": Machine(save_beside=True, state="sharded")}
+KINDS = {"full": Hardware(async_save=True), "sharded": Hardware(async_save=True, checkpoint_format="sharded")}
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_save_beside_keeps_what_was_there_when_it_began(tmp_path: Path, kind: str) -> None:
-    with Saver(tmp_path, KINDS[kind]) as saver:
+def test_an_asynchronous_save_copies_its_content(tmp_path: Path, kind: str) -> None:
+    with CheckpointSaver(tmp_path, KINDS[kind]) as saver:
         for step in (1, 2, 3):
-            changing = held(step)
+            changing = content(step)
             saver.save(step, changing)
             changing["training"]["objective"]["weights"].fill_(-1.0)  # the next update
             changing["training"]["optimizer"]["state"][0]["exp_avg"].zero_()
-    assert_equal(newest(tmp_path), held(3))
-    assert len(files.states(tmp_path)) == 2
+    assert_equal(newest(tmp_path), content(3))
+    assert len(files.list_checkpoints(tmp_path)) == 2
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_save_beside_that_failed_is_told_at_the_next_and_at_the_end(
+def test_a_failed_asynchronous_save_raises_at_the_next_save_and_at_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    with Saver(tmp_path, KINDS[kind]) as saver:
-        saver.save(1, held(1))
+    with CheckpointSaver(tmp_path, KINDS[kind]) as saver:
+        saver.save(1, content(1))
         saver.wait()
-        monkeypatch.setattr(files, "published", full)
-        saver.save(2, held(2))
-        with pytest.raises(NotSaved, match=r"state of step 2 .* No space left on device; .* from 'step-00000001'"):
-            saver.save(3, held(3))
-    with pytest.raises(NotSaved, match="state of step 4"), Saver(tmp_path, KINDS[kind]) as saver:
-        saver.save(4, held(4))
-    with pytest.raises(KeyError) as other, Saver(tmp_path, KINDS[kind]) as saver:  # noqa: PT012 - the end of a context
-        saver.save(5, held(5))
+        monkeypatch.setattr(files, "publish", full)
+        saver.save(2, content(2))
+        with pytest.raises(
+            CheckpointNotSaved, match=r"checkpoint of step 2 .* No space left on device; .* from 'step-00000001'"
+        ):
+            saver.save(3, content(3))
+    with (
+        pytest.raises(CheckpointNotSaved, match="checkpoint of step 4"),
+        CheckpointSaver(tmp_path, KINDS[kind]) as saver,
+    ):
+        saver.save(4, content(4))
+    with pytest.raises(KeyError) as other, CheckpointSaver(tmp_path, KINDS[kind]) as saver:  # noqa: PT012 - the end of a context
+        saver.save(5, content(5))
         raise KeyError
-    assert "state of step 5" in other.value.__notes__[0]
-    with pytest.raises(NotSaved, match="state of step 6"), Saver(tmp_path, KINDS[kind]) as saver:
-        saver.save(6, held(6), last=True)
+    assert "checkpoint of step 5" in other.value.__notes__[0]
+    with (
+        pytest.raises(CheckpointNotSaved, match="checkpoint of step 6"),
+        CheckpointSaver(tmp_path, KINDS[kind]) as saver,
+    ):
+        saver.save(6, content(6), last=True)
     monkeypatch.undo()
-    assert_equal(newest(tmp_path), held(1))
+    assert_equal(newest(tmp_path), content(1))
 
 
 def full(*arguments: Any, **options: Any) -> None:
     raise OSError(28, "No space left on device")
 
 
-def test_a_copy_shares_nothing() -> None:
-    one = held(1)
-    other = copied(one)
+def test_a_copy_shares_no_memory() -> None:
+    one = content(1)
+    other = copy_to_cpu(one)
     assert_equal(other, one)
     one["training"]["objective"]["weights"].zero_()
-    assert_equal(other, held(1))
+    assert_equal(other, content(1))
 
 
-def test_a_file_that_is_not_its_manifest_says_so(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="describes no state"):
+def test_an_invalid_manifest_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="does not describe a checkpoint"):
         _storage.Reader(tmp_path, {"step": 1, "files": {}, "tensors": {"a": {}}})
