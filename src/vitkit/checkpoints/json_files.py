@@ -1,6 +1,7 @@
 """Reads untrusted JSON (limited size and depth, no duplicate keys, no NaN) and writes JSON."""
 
 import json
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -17,6 +18,8 @@ MAX_DIGITS = 30
 
 def read_json(path: Path) -> dict[str, Any]:
     """Returns the JSON object in a file; CheckpointError if it is not one valid JSON object."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise CheckpointError(f"{path.name} is not a regular file; remove it or replace it")
     size = path.stat().st_size
     if size > MAX_BYTES:
         raise CheckpointError(f"{path.name} has {size:,} bytes; the limit is {MAX_BYTES:,}")

@@ -33,7 +33,7 @@ def load(
 ) -> Checkpoint:
     """Loads a checkpoint from a folder, a file or the Hugging Face Hub.
 
-    `source` is a path, a subtree of an archive (`a.npz:img`) or a Hub id `owner/name[@revision]`.
+    `source` is a path, a subtree of a file (`a.npz:img`, `a.pth:teacher`) or a Hub id `owner/name[@revision]`.
 
     Format and config are inferred from the tensors; `format` and `config` (fields of the model's config) set what
     cannot be inferred. `image_size` in pixels resizes the position table if the file has another size; it sets the size
@@ -57,7 +57,7 @@ def load(
     try:
         checkpoint = assemble(files, format=format, image_size=size, patch_size=patch, overrides=overrides, dtype=dtype)
     except CheckpointError as error:
-        raise CheckpointError(f"{text}: {error}") from None
+        raise CheckpointError(_with_source(text, str(error))) from None
     origin = dataclasses.replace(checkpoint.origin, source=text, revision=files.revision)
     checkpoint = dataclasses.replace(checkpoint, origin=origin)
     if head is not None:
@@ -77,6 +77,7 @@ def _with_head(checkpoint: Checkpoint, note: str) -> Checkpoint:
 
 def _with_source(source: str, error: str) -> str:
     """Prefixes an error of `locate` with the source, unless the message contains it."""
+    error = error.removeprefix(f"{Path(source).name}: ")
     named = re.search(rf"(?<!\S){re.escape(source)}(?!\w|[.-]\w)", error)
     return error if named else f"{source}: {error}"
 
@@ -97,7 +98,7 @@ def assemble(
         config=files.config,
         preprocessor=files.preprocessor,
         file_name=files.path.name,
-        wrapper=detected.wrapper,
+        wrapper=f"{files.subtree}.{detected.wrapper}" if files.subtree else detected.wrapper,
         overrides=overrides,
         image_size=image_size,
     )
