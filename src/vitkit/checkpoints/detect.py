@@ -10,7 +10,7 @@ from vitkit.checkpoints.formats import Format, all_formats, formats_for, list_fo
 from vitkit.checkpoints.json_files import Json
 from vitkit.checkpoints.table import SAME
 from vitkit.checkpoints.tensors import Tensors
-from vitkit.checkpoints.unwrap import Names, Unwrapped
+from vitkit.checkpoints.unwrap import Names, Unwrapped, training_part
 
 # Patterns of names that identify unsupported families, for the error message only.
 UNSUPPORTED_FAMILIES: tuple[tuple[str, str], ...] = (
@@ -58,6 +58,11 @@ def detect_format(tensors: Tensors, config: Json | None, format_name: str | None
     found = [each for each in (_try(layout, names, config) for layout in formats) if each is not None]
     if not found:
         raise CheckpointError(_unknown_error(tensors, config, format_name))
+    if all(0 in info.shape for info in tensors.infos.values()):
+        raise CheckpointError(
+            "its tensors are empty, because the weights are sharded over processes; gather them first "
+            "(DeepSpeed: zero_to_fp32.py, or stage3_gather_16bit_weights_on_model_save)"
+        )
     best = min(found, key=lambda each: len(each.unknown) + len(each.outside))
     if (best.unknown or best.outside) and (family := family_of([*best.unknown, *best.outside])):
         raise CheckpointError(
@@ -106,7 +111,7 @@ def _try(layout: Format, names: Names, config: Json | None) -> Detection | None:
     inside, outside = _with_head(layout, names.tensors, inside, found)
     arranged = layout.arrange(inside)
     unknown = [name for name in arranged.infos if not layout.table.matches(name)]
-    ignored = {name: why for name in unknown if (why := _ignored(layout, name))}
+    ignored = {name: why for name in unknown if (why := _ignored(layout, name) or training_part(name))}
     why_ignored = tuple(f"ignored: {why}" for why in dict.fromkeys(ignored.values()))
     return Detection(
         format=layout,

@@ -17,6 +17,8 @@ TRANSPARENT = {
     *("module", "_module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"),
     *("_fpw_module", "_ddp_module"),
 }
+# Every name is compared with every copy.
+MAX_COPIES = 64
 # Keys under which training scripts save a state dict, in order of preference if a file has several copies.
 WRAPPERS = (
     *("teacher", "state_dict_ema", "model_ema", "ema", "base_encoder", "model", "state_dict", "params", "img"),
@@ -28,11 +30,11 @@ AVERAGED = re.compile(r"(.*_)?(ema|swa|averaged?|shadow)(_.*)?")
 TRAINING = re.compile(
     r"optim.*|.*_optim(izers?)?|opt|.*sched.*|.*scaler|amp|callbacks|loops|rng.*|.*rng_states?|.*loss.*|criterion.*"
     r"|.*metrics?|(.*_)?(acc|accuracy|auroc|f1|confmat)\d*|history|.*momentum.*|exp_avg.*|.*grads?|gradients|args"
-    r"|h(yper_)?param(eter)?s|config|cfg|epoch|.*step|extra|proto(type)?s?|queue.*|center|predictor|projector"
+    r"|h(yper_)?param(eter)?s|config|cfg|epoch|.*step|proto(type)?s?|queue.*|center|predictor|projector"
     r"|projection_head|decoder.*|mask_token|discriminator"
 )
 # Parts of two-tower files next to the image tower.
-TEXT_TOWER = re.compile(r"(params/)?(txt|t|b)(/.*)?")
+TEXT_TOWER = re.compile(r"(params/)?(txt|t|b|extra)(/.*)?")
 # Single numbers that scale or shift outputs.
 SCALES = re.compile(r".*(temperature|temp|tau|scale|bias|shift|gain)[^.]*")
 CHUNK = re.compile(r"((?:.*\.)?blocks)\.(\d{1,5})\.(\d{1,5})\.(.*)")
@@ -68,6 +70,7 @@ class Names:
     """The names of a file."""
 
     tensors: Tensors
+    anchors: dict[str, dict[tuple[str, str], str]] = field(default_factory=dict)
 
     @cached_property
     def all(self) -> list[Name]:
@@ -80,19 +83,27 @@ class Names:
 
         `ignored` are patterns of names that do not change the output, each with a description.
         """
-        prefixed = re.compile(rf"(?P<wrapper>(?:.*?[./])??)(?:{anchor})")
-        last = re.compile(rf"(?:{anchor})$")
-        found = {
-            (name.root, match["wrapper"]): _before(name, match)
-            for name in self.all
-            if last.search(name.key) and (match := prefixed.fullmatch(name.key))
-        }
+        found = self._found(anchor)
         copies = [each for each in found if not _is_training("".join(each))]
         if not copies:
             return None
         chosen = _chosen(copies)
         others = [each for each in copies if each != chosen]
         return self._of(chosen, found[chosen], others, ignored)
+
+    def _found(self, anchor: str) -> dict[tuple[str, str], str]:
+        """Returns the names before the anchor in the file, by root and wrapper."""
+        if anchor not in self.anchors:
+            prefixed = re.compile(rf"(?P<wrapper>(?:.*?[./])??)(?:{anchor})")
+            last = re.compile(rf"(?:{anchor})$")
+            self.anchors[anchor] = {
+                (name.root, match["wrapper"]): _before(name, match)
+                for name in self.all
+                if last.search(name.key) and (match := prefixed.fullmatch(name.key))
+            }
+        if len(found := self.anchors[anchor]) > MAX_COPIES:
+            raise CheckpointError(f"the file has weights under {len(found):,} names; pass one of them after a colon")
+        return found
 
     def _of(
         self, chosen: tuple[str, str], shown: str, copies: list[tuple[str, str]], ignored: Sequence[tuple[str, str]]
@@ -150,6 +161,12 @@ def _parts(path: str) -> list[str]:
 def _is_training(path: str) -> bool:
     parts = _parts(path)
     return any(TRAINING.fullmatch(part) for part in parts) and parts[:2] != ["opt", "target"]
+
+
+def training_part(name: str) -> str | None:
+    """Returns a description if the name starts with a part of training that is not weights of the model."""
+    part = _parts(name)[0] if _parts(name) else ""
+    return f"{part} (not model weights)" if TRAINING.fullmatch(part) else None
 
 
 def _chosen(copies: list[tuple[str, str]]) -> tuple[str, str]:

@@ -9,7 +9,8 @@ from vitkit.checkpoints.containers._pickle import Object
 from vitkit.checkpoints.containers._storages import StoredTensor
 
 MAX_DEPTH = 16
-MAX_NAME = 1000
+MAX_NAME = 300
+MAX_TENSORS = 20_000
 # A dict that is in the file once can be referred to many times, so that a few bytes name millions of tensors.
 MAX_VALUES = 200_000
 
@@ -49,6 +50,8 @@ def flatten(value: Any, *, inside_modules: bool) -> Tree:
             if len(name) > MAX_NAME:
                 continue
             if isinstance(item, StoredTensor):
+                if len(tree.tensors) == MAX_TENSORS:
+                    raise CheckpointError(f"it has more than {MAX_TENSORS:,} tensors; save the state_dict alone")
                 tree.tensors[name] = item
                 tree.roots[prefix] = None
             elif depth < MAX_DEPTH:

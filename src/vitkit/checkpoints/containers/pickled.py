@@ -71,9 +71,9 @@ def _read_zip(path: Path) -> tuple[Any, Values]:
         check_directory(path, "file of torch.save")
         with zipfile.ZipFile(path) as archive:
             members = {member.filename: member for member in archive.infolist()}
+            root = _root(members)
             size = path.stat().st_size
             check_total(archive.infolist(), size, size)  # torch does not compress
-            root = _root(members)
             order = archive.read(f"{root}byteorder") if f"{root}byteorder" in members else b"little"
             data = _stored(archive, members[f"{root}data.pkl"])
     except (zipfile.BadZipFile, RuntimeError, EOFError, zlib.error) as error:
