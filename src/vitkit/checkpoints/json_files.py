@@ -14,6 +14,8 @@ Json = Mapping[str, Any]
 MAX_BYTES = 8 << 20
 # No valid file has longer numbers, and parsing them takes quadratic time.
 MAX_DIGITS = 30
+# ImageNet-21k has 21,843 labels.
+MAX_KEYS = 100_000
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -53,6 +55,8 @@ def write_json(data: Json, path: Path) -> None:
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    if len(pairs) > MAX_KEYS:
+        raise CheckpointError(f"an object has {len(pairs):,} keys; the limit is {MAX_KEYS:,}")
     result: dict[str, object] = {}
     for key, value in pairs:
         if key in result:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from vitkit import models
-from vitkit.checkpoints import heads, preprocessing
-from vitkit.checkpoints.checkpoint import Checkpoint, CheckpointError, Origin
+from vitkit.checkpoints import bounds, heads, preprocessing
+from vitkit.checkpoints.checkpoint import Checkpoint, CheckpointError, Origin, printable
 from vitkit.checkpoints.detect import Detection, detect_format
 from vitkit.checkpoints.formats import Description, RawCheckpoint
 from vitkit.checkpoints.locate import Files, locate
@@ -103,10 +103,13 @@ def assemble(
         image_size=image_size,
     )
     described = detected.format.describe(raw)
-    labels = _labels(described)
+    bounds.check_config(described.config, detected.tensors)
+    if "image_size" not in overrides:
+        bounds.check_sizes(described.config.image_size, described.processor)
+    labels = tuple(map(printable, _labels(described)))
     model = _model(described.config, detected, dtype)
     processor = described.processor
-    notes = detected.notes + described.notes
+    notes = tuple(map(printable, detected.notes + described.notes))
     config = described.config
     patch = None if patch_size == getattr(config, "patch_size", None) else patch_size
     image = None if image_size == config.image_size else image_size
@@ -137,7 +140,7 @@ def _model(config: Any, detected: Detection, dtype: torch.dtype | None) -> model
     """Builds the model on the meta device, assigns tensors of the file and computes buffers."""
     try:
         model = models.build(config, device="meta")
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, TypeError, OverflowError) as error:
         raise CheckpointError(f"cannot build a model from this config: {str(error).splitlines()[0]}") from None
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     plan = detected.format.table.plan(expected, detected.tensors, getattr(config, "num_heads", 1))

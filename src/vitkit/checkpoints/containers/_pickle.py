@@ -12,7 +12,7 @@ from typing import Any
 
 from vitkit.checkpoints.checkpoint import CheckpointError
 
-MAX_OPERATIONS = 1_000_000
+MAX_OPERATIONS = 500_000
 MAX_DIGITS = 4000
 # Functions of files that attack the reader. None is ever called: the list is for the error message only.
 ATTACKS = re.compile(
