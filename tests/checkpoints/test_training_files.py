@@ -126,6 +126,18 @@ WRAPPERS: dict[str, Callable[[], Any]] = {
         "state_dict": _classifier("backbone.", "fc.")
         | {"criterion.weight": torch.ones(5), "train_acc.correct": torch.tensor(3), "n": torch.tensor(1)}
     },
+    "a classifier called predictor": lambda: {"state_dict": _classifier("net.", "predictor.")},
+    "a projector of pre-training": lambda: {
+        "state_dict": _prefixed("net.")
+        | {
+            "projector.0.weight": torch.ones(9, 64),
+            "projector.0.bias": torch.ones(9),
+            "prototypes.weight": torch.ones(9, 9),
+        }
+    },
+    "a linear projector": lambda: {
+        "state_dict": _prefixed("net.") | {"projector.weight": torch.ones(9, 64), "projector.bias": torch.ones(9)}
+    },
     "dicts of backbone and head": lambda: {"backbone": _backbone(), "head": _head()},
 }
 # What cannot be loaded, and what the message says.
@@ -144,6 +156,38 @@ REJECTED: dict[str, tuple[Callable[[], Any], str]] = {
             | {"mlp.0.weight": torch.ones(9, 64), "mlp.0.bias": torch.ones(9), "mlp.2.weight": torch.ones(5, 9)}
         },
         r"mlp\.0\.weight, .* could change the output",
+    ),
+    "a head of a norm and a linear layer": (
+        lambda: {
+            "state_dict": _prefixed("backbone.", _backbone())
+            | {"head.0.weight": torch.ones(64), "head.0.bias": torch.ones(64)}
+            | {f"head.1.{leaf}": tensor for leaf, tensor in _head().items()}
+        },
+        r"head\.0\.weight, .*head\.1\.bias next to .* could change the output",
+    ),
+    "a batch norm in the head": (
+        lambda: (
+            _backbone()
+            | {"head.0.running_mean": torch.ones(64)}
+            | {f"head.1.{leaf}": tensor for leaf, tensor in _head().items()}
+        ),
+        r"3 tensors are unknown: head\.0\.running_mean, head\.1\.weight, head\.1\.bias",
+    ),
+    "an MLP in the head": (
+        lambda: _backbone() | {f"head.mlp.{leaf}": tensor for leaf, tensor in _head().items()},
+        r"2 tensors are unknown: head\.mlp\.weight, head\.mlp\.bias",
+    ),
+    "an unmerged adapter": (
+        lambda: STATE | {"blocks.0.attn.qkv.lora_A.weight": torch.ones(2, 64)},
+        r"LoRA adapters are not merged; merge them with peft",
+    ),
+    "a head without bias": (
+        lambda: {"state_dict": _prefixed("net.", _backbone()) | {"fc.weight": torch.ones(5, 64)}},
+        r"fc\.weight next to .* could change the output",
+    ),
+    "an image tower and a text tower": (
+        lambda: _prefixed("visual.trunk.", _backbone()) | {"text.embedding.weight": torch.ones(9, 9)},
+        r"text\.embedding\.weight next to .* pass FILE:visual\.trunk",
     ),
     "a temperature": (
         lambda: {"state_dict": _prefixed("net.") | {"temperature": torch.tensor(2.0)}},
@@ -269,3 +313,11 @@ def test_ignored_parts_are_listed_once(tmp_path: pathlib.Path) -> None:
     assert "weights under 'state_dict.net.'" in notes
     assert notes.count("ignored: optimizer (not model weights)") == 1
     assert notes.count("ignored: best_acc1 (not model weights)") == 1
+
+
+def test_parts_of_pretraining_are_listed(tmp_path: pathlib.Path) -> None:
+    parts = {"mask_token": torch.zeros(1, 1, 64), "net.decoder_pred": {"weight": torch.ones(3, 3)}}
+    _write({"model": _prefixed("encoder."), **parts}, tmp_path / "x.pth")
+    notes = checkpoints.load(tmp_path / "x.pth").origin.notes
+    assert any("mask" in note for note in notes)
+    assert "ignored: decoder_pred (a part of pre-training)" in notes

@@ -64,7 +64,11 @@ def detect_format(tensors: Tensors, config: Json | None, format_name: str | None
             "(DeepSpeed: zero_to_fp32.py, or stage3_gather_16bit_weights_on_model_save)"
         )
     best = min(found, key=lambda each: len(each.unknown) + len(each.outside))
-    if (best.unknown or best.outside) and (family := family_of([*best.unknown, *best.outside])):
+    if any(".lora_" in name for name in best.unknown):
+        raise CheckpointError(
+            "its LoRA adapters are not merged; merge them with peft (model.merge_and_unload()) and save the state_dict"
+        )
+    if best.unknown and (family := family_of([*best.unknown, *best.outside])):
         raise CheckpointError(
             f"this is {family}, in a layout that vitkit does not support ({listing([*best.unknown, *best.outside], 3)})"
         )
@@ -111,7 +115,8 @@ def _try(layout: Format, names: Names, config: Json | None) -> Detection | None:
     inside, outside = _with_head(layout, names.tensors, inside, found)
     arranged = layout.arrange(inside)
     unknown = [name for name in arranged.infos if not layout.table.matches(name)]
-    ignored = {name: why for name in unknown if (why := _ignored(layout, name) or training_part(name))}
+    applicable = names.applicable(layout.ignored)
+    ignored = {name: why for name in unknown if (why := _ignored(applicable, name) or training_part(name))}
     why_ignored = tuple(f"ignored: {why}" for why in dict.fromkeys(ignored.values()))
     return Detection(
         format=layout,
@@ -134,10 +139,11 @@ def _with_head(layout: Format, tensors: Tensors, inside: Tensors, found: Unwrapp
     names: dict[str, str] = {}
     for leaf, original in found.head.items():
         step = layout.table.step(f"head.{leaf}")
+        own = step is not None and any(name in inside.infos for name in step.theirs)
         # A pooler may or may not be between the backbone and its head: the file does not say.
         pooled = any(name.startswith("pooler.") for name in inside.infos)
-        if step is None or step.transform is not SAME or step.theirs[0] in inside.infos or pooled:
-            return inside, tuple(found.head.values())
+        if step is None or step.transform is not SAME or own or pooled:
+            return inside, () if found.optional and own else tuple(found.head.values())
         names[step.theirs[0]] = original
     infos = {**inside.infos, **{name: tensors.infos[original] for name, original in names.items()}}
     read = lambda name: tensors.read(names[name]) if name in names else inside.read(name)  # noqa: E731
@@ -155,8 +161,8 @@ def _alias(layout: Format, name: str) -> str:
     return name
 
 
-def _ignored(layout: Format, name: str) -> str | None:
-    return next((why for pattern, why in layout.ignored if _compiled(pattern).fullmatch(name)), None)
+def _ignored(patterns: Iterable[tuple[str, ...]], name: str) -> str | None:
+    return next((why for pattern, why, *_ in patterns if _compiled(pattern).fullmatch(name)), None)
 
 
 def _unknown_error(tensors: Tensors, config: Json | None, format_name: str | None) -> str:

@@ -30,9 +30,10 @@ AVERAGED = re.compile(r"(.*_)?(ema|swa|averaged?|shadow)(_.*)?")
 TRAINING = re.compile(
     r"optim.*|.*_optim(izers?)?|opt|.*sched.*|.*scaler|amp|callbacks|loops|rng.*|.*rng_states?|.*loss.*|criterion.*"
     r"|.*metrics?|(.*_)?(acc|accuracy|auroc|f1|confmat)\d*|history|.*momentum.*|exp_avg.*|.*grads?|gradients|args"
-    r"|h(yper_)?param(eter)?s|config|cfg|epoch|.*step|proto(type)?s?|queue.*|center|predictor|projector"
-    r"|projection_head|decoder.*|mask_token|discriminator"
+    r"|h(yper_)?param(eter)?s|config|cfg|epoch|.*step|queue.*|center"
 )
+# Parts of pre-training. A single linear layer of such a name can also be the head of a classifier.
+PRETRAINING = re.compile(r"proto(type)?s?|predictor|projector|projection_head|decoder.*|mask_token|discriminator")
 # Parts of two-tower files next to the image tower.
 TEXT_TOWER = re.compile(r"(params/)?(txt|t|b|extra)(/.*)?")
 # Single numbers that scale or shift outputs.
@@ -55,12 +56,14 @@ class Unwrapped:
     """Tensors of the model under the names of a format.
 
     `head` are the names of the weight and bias of a linear layer next to the backbone, and `outside` other tensors
-    that could change the output.
+    that could change the output. `optional` says that the layer may be a part of pre-training if the backbone has a
+    head itself.
     """
 
     wrapper: str
     tensors: Tensors
     head: dict[str, str] = field(default_factory=dict)
+    optional: bool = False
     outside: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -78,12 +81,20 @@ class Names:
         roots = set(self.tensors.roots)
         return [_name(name, roots) for name in self.tensors.infos]
 
-    def unwrap(self, anchor: str, ignored: Sequence[tuple[str, str]]) -> Unwrapped | None:
+    def applicable(self, ignored: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+        """Returns the patterns without a third element, and those whose third element is a pattern of some name."""
+        return [each for each in ignored if len(each) < 3 or self._has(each[2])]
+
+    def _has(self, pattern: str) -> bool:
+        return any(re.search(pattern, name) for name in self.tensors.infos)
+
+    def unwrap(self, anchor: str, ignored: Sequence[tuple[str, ...]]) -> Unwrapped | None:
         """Returns the tensors of the model; None if no name matches the pattern `anchor` after any prefix.
 
-        `ignored` are patterns of names that do not change the output, each with a description.
+        `ignored` are those of a `Format`: patterns of names that do not change the output, each with a description.
         """
         found = self._found(anchor)
+        ignored = self.applicable(ignored)
         copies = [each for each in found if not _is_training("".join(each))]
         if not copies:
             return None
@@ -106,11 +117,12 @@ class Names:
         return found
 
     def _of(
-        self, chosen: tuple[str, str], shown: str, copies: list[tuple[str, str]], ignored: Sequence[tuple[str, str]]
+        self, chosen: tuple[str, str], shown: str, copies: list[tuple[str, str]], ignored: Sequence[tuple[str, ...]]
     ) -> Unwrapped:
         root, wrapper = chosen
         inside: dict[str, str] = {}
         outside: list[Name] = []
+        pretraining: list[Name] = []
         notes: dict[str, None] = {}
         for name in self.all:
             if copy := next((each for each in copies if name.root == each[0] and name.key.startswith(each[1])), None):
@@ -118,6 +130,8 @@ class Names:
             elif name.root != root or not name.key.startswith(wrapper):
                 if reason := _not_model(name, self.tensors.infos[name.original], root, ignored):
                     notes[f"ignored: {reason}"] = None
+                elif _matches(PRETRAINING, name.original if name.root != root else name.key):
+                    pretraining.append(name)
                 else:
                     outside.append(name)
             elif (key := name.key[len(wrapper) :]) and _is_counter(key, self.tensors.infos[name.original]):
@@ -126,12 +140,15 @@ class Names:
                 raise CheckpointError(f"{inside[key]} and {name.original} are names of the same tensor")
             else:
                 inside[key] = name.original
-        head = _linear(outside, self.tensors)
+        head = _linear(outside or pretraining, self.tensors)
+        if outside or not head:
+            notes |= {f"ignored: {_pretraining_part(name)} (a part of pre-training)": None for name in pretraining}
         kept = self.tensors.select(_unchunked(inside))
         return Unwrapped(
             wrapper=shown,
             tensors=kept,
             head={leaf: name.original for leaf, name in head.items()},
+            optional=not outside,
             outside=tuple(name.original for name in outside if not head),
             notes=(*((f"weights under '{shown}'",) if shown else ()), *notes),
         )
@@ -159,8 +176,15 @@ def _parts(path: str) -> list[str]:
 
 
 def _is_training(path: str) -> bool:
-    parts = _parts(path)
-    return any(TRAINING.fullmatch(part) for part in parts) and parts[:2] != ["opt", "target"]
+    return _matches(TRAINING, path) and _parts(path)[:2] != ["opt", "target"]
+
+
+def _matches(pattern: re.Pattern[str], path: str) -> bool:
+    return any(pattern.fullmatch(part) for part in _parts(path))
+
+
+def _pretraining_part(name: Name) -> str:
+    return next(part for part in _parts(name.original) if PRETRAINING.fullmatch(part))
 
 
 def training_part(name: str) -> str | None:
@@ -197,13 +221,13 @@ def _is_counter(key: str, info: Info) -> bool:
     return not info.shape and not info.dtype.is_floating_point
 
 
-def _not_model(name: Name, info: Info, root: str, ignored: Sequence[tuple[str, str]]) -> str | None:
+def _not_model(name: Name, info: Info, root: str, ignored: Sequence[tuple[str, ...]]) -> str | None:
     """Returns what a tensor outside of the model is, if it cannot change the output; else None."""
     path = name.original if name.root != root else name.key
-    part = _parts(name.original)[0]
+    part = (_parts(path) or [path])[0]
     if TEXT_TOWER.fullmatch(path) or _is_training(path):
         return f"{part} (not model weights)"
-    if reason := next((why for pattern, why in ignored if re.fullmatch(pattern, name.key)), None):
+    if reason := next((why for pattern, why, *_ in ignored if re.fullmatch(pattern, name.key)), None):
         return reason
     scale = SCALES.fullmatch(name.key.rpartition(".")[2])
     if not info.dtype.is_floating_point or (len(info.shape) < 1 and not scale):
