@@ -16,8 +16,8 @@ FILES = sorted([*ROOT.rglob("*.py"), *(SCRIPTS / "scripts").rglob("*.py"), *(SCR
 MODULES = {"pickle", "cPickle", "cloudpickle", "dill", "marshal", "shelve", "joblib", "yaml", "ruamel", "jsonpickle"}
 CALLS = {"eval", "exec", "compile", "__import__", "execfile"}
 EXTRACTS = {"extract", "extractall", "unpack_archive"}
-# The modules that may call torch.load, with weights_only=True: untrusted .pth files, and our training checkpoints.
-TORCH_LOAD = {"checkpoints/containers/pickled.py", "train/checkpointing/files.py"}
+# The module that may call torch.load, and only with weights_only=True: training checkpoints of our own.
+TORCH_LOAD = {"train/checkpointing/files.py"}
 
 
 def dotted(node: ast.AST) -> str:

@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from hostile_pickles import CORPUS as PICKLES
 
-CORPUS: dict[str, Callable[[Path], Path]] = {}
+CORPUS: dict[str, Callable[[Path], Path]] = dict(PICKLES)
 
 
 class Gadget:

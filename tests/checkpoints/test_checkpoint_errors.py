@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_vits import GOOGLE, TINY, checkpoint
 
-from vitkit import checkpoints
+from vitkit import checkpoints, models
 from vitkit.checkpoints import CheckpointError
+from vitkit.data.labels import default_labels
 
 
 @pytest.fixture
@@ -204,6 +206,46 @@ def test_invalid_vitkit_layout(tmp_path: Path) -> None:
     ]:
         (tmp_path / "x" / "config.json").write_text(json.dumps(data | change))
         _load_error(tmp_path / "x", message)
+
+
+@pytest.mark.parametrize("field", ["num_registers", "pre_logits", "channels", "width", "depth", "mlp_width"])
+def test_vitkit_fields_are_bounded_by_the_tensors(field: str, tmp_path: Path) -> None:
+    checkpoints.save(checkpoint(TINY), tmp_path / "x", to="vitkit")
+    data = json.loads((tmp_path / "x" / "config.json").read_text())
+    (tmp_path / "x" / "config.json").write_text(json.dumps(data | {"model": data["model"] | {field: 10**20}}))
+    _load_error(tmp_path / "x", f"{field} is 100000000000000000000, more than the tensors can have")
+
+
+@pytest.mark.parametrize("family", ["resnet", "hybrid", "dinov3", "beit", "deit"])
+def test_sizes_of_other_families_are_bounded(family: str, tmp_path: Path) -> None:
+    config = import_module(f"vitkit.models.{family}").TINY
+    made = checkpoint(TINY, model=models.build(config), labels=default_labels(config.num_classes))
+    checkpoints.save(made, tmp_path / "x", to="vitkit")
+    data = json.loads((tmp_path / "x" / "config.json").read_text())
+    for name, value in {"depths": [30_000], "image_size": [10_000, 10_000], "num_registers": 10**20}.items():
+        if name in data["model"]:
+            (tmp_path / "x" / "config.json").write_text(json.dumps(data | {"model": data["model"] | {name: value}}))
+            _load_error(tmp_path / "x", "more than|of another shape")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"do_center_crop": True, "crop_size": {"height": 7000, "width": 7000}},
+            "crop_size to 7000x7000 pixels, more than 16,777,216",
+        ),
+        ({"do_center_crop": True, "crop_size": {"height": 20_000, "width": 20_000}}, "crop_size to 20000x20000 pixels"),
+        ({"image_std": [1e-300] * 3}, "std .* is out of range; correct it"),
+        ({"image_mean": [1e300] * 3}, "mean .* is out of range; correct it"),
+        ({f"k{index}": 0 for index in range(400_000)}, r"400,\d+ keys; the limit is 100,000"),
+    ],
+    ids=["crop", "large crop", "std", "mean", "keys"],
+)
+def test_preprocessing_is_bounded(folder: Path, changes: dict[str, Any], message: str) -> None:
+    data = json.loads((folder / "preprocessor_config.json").read_text())
+    (folder / "preprocessor_config.json").write_text(json.dumps(data | changes))
+    _load_error(folder, message)
 
 
 def test_model_type_does_not_match_the_tensors(folder: Path) -> None:

@@ -138,10 +138,10 @@ def test_other_files_are_rejected(tmp_path: Path) -> None:
     module = nn.Sequential(OrderedDict(blocks=nn.ReLU()))
     module.evil = Evil()  # type: ignore[assignment]
     torch.save(module, tmp_path / "evil.pkl")
-    with pytest.raises(checkpoints.CheckpointError, match=r"needs builtins\.exec|needs exec"):
+    with pytest.raises(checkpoints.CheckpointError, match=r"would call \w+\.exec, which can run code"):
         load_dalle_encoder(tmp_path / "evil.pkl")
     torch.save(nn.Sequential(nn.Linear(2, 2)), tmp_path / "linear.pkl")
-    with pytest.raises(checkpoints.CheckpointError, match=r"needs torch\.nn\.modules\.linear\.Linear"):
+    with pytest.raises(checkpoints.CheckpointError, match=r"is not DALL-E's encoder; its tensors are 0\.weight"):
         load_dalle_encoder(tmp_path / "linear.pkl")
     state = tiny().state_dict()
     save_file({**state, "more": torch.ones(1)}, tmp_path / "more.safetensors")

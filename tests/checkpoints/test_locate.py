@@ -193,16 +193,26 @@ def test_hub_errors(error: Exception, message: str, monkeypatch: pytest.MonkeyPa
     _load_error("owner/tiny@v9", message)
 
 
-def test_only_safetensors_and_configs_are_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    request: dict[str, Any] = {}
-    (tmp_path / COMMIT).mkdir()
+def test_pickles_are_downloaded_only_without_safetensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    requests: list[dict[str, Any]] = []
+    snapshot = tmp_path / COMMIT
+    snapshot.mkdir()
+    checkpoints.save(checkpoint(TINY), tmp_path / "made")
+    weights = {name: tensor.clone() for name, tensor in checkpoints.load(tmp_path / "made").model.state_dict().items()}
 
     def download(name: str, **options: Any) -> str:
-        request.update(options, name=name)
-        return str(tmp_path / COMMIT)
+        requests.append({"name": name, **options})
+        return str(snapshot)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    _load_error("owner/tiny@v1", "owner/tiny has no model.safetensors on the Hub or in its cache")
-    assert (request["name"], request["revision"]) == ("owner/tiny", "v1")
-    assert set(request["allow_patterns"]) == set(PATTERNS)
+    _load_error("owner/tiny@v1", r"owner/tiny has no model\.safetensors, pytorch_model\.bin or flax_model")
+    assert [(request["name"], request["revision"]) for request in requests] == [("owner/tiny", "v1")] * 2
+    assert set(requests[0]["allow_patterns"]) == set(PATTERNS)
     assert all(pattern.endswith((".json", ".safetensors")) for pattern in PATTERNS)
+    torch.save(weights, snapshot / "pytorch_model.bin")
+    assert checkpoints.load("owner/tiny").model.config.width == 64
+    requests.clear()
+    for path in (tmp_path / "made").iterdir():
+        shutil.copy(path, snapshot / path.name)
+    assert checkpoints.load("owner/tiny").origin.format == "huggingface"
+    assert len(requests) == 1, "a model with safetensors is downloaded without its pickles"

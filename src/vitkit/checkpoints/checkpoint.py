@@ -7,7 +7,17 @@ from vitkit.models import Backbone
 
 
 class CheckpointError(ValueError):
-    """A checkpoint cannot be found, read or written; the message is a single line."""
+    """A checkpoint cannot be found, read or written; the message is a single line without control characters."""
+
+    def __init__(self, message: str):
+        super().__init__(printable(message))
+
+
+def printable(text: str) -> str:
+    """Escapes control characters, line breaks and other unprintable characters of untrusted text."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
 def listing(names: list[str], limit: int = 8) -> str:

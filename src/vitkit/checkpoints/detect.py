@@ -1,27 +1,17 @@
 """Detects the format of a file: the one with the fewest unknown tensor names."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 
 from vitkit.checkpoints.checkpoint import CheckpointError, listing
 from vitkit.checkpoints.formats import Format, all_formats, formats_for, list_formats
 from vitkit.checkpoints.json_files import Json
+from vitkit.checkpoints.table import SAME
 from vitkit.checkpoints.tensors import Tensors
+from vitkit.checkpoints.unwrap import Names, Unwrapped, training_part
 
-# Keys under which training scripts save a state dict, in order of preference if a file has several copies.
-WRAPPERS = (
-    *("teacher", "state_dict_ema", "model_ema", "ema", "base_encoder", "model", "state_dict", "params", "img"),
-    *("momentum_encoder", "student"),
-)
-PLAIN = ("module", "_orig_mod", "backbone", "encoder", "opt/target", "target", "net")
-# Parts of a training checkpoint that are not model weights.
-NOT_WEIGHTS = re.compile(
-    rf"({'|'.join(WRAPPERS)}|opt|optimizer|optim|lr_scheduler|scheduler|scaler|loss_scaler|fp16_scaler|amp|dino_loss"
-    r"|epoch|step|args|txt|t|b|rng|extra|params/(txt|t|b))([./].*)?"
-)
-PREFIX = rf"(?P<wrapper>(?:(?:{'|'.join((*WRAPPERS, *PLAIN))})[./])*)"
 # Patterns of names that identify unsupported families, for the error message only.
 UNSUPPORTED_FAMILIES: tuple[tuple[str, str], ...] = (
     (r"conv_root[/.]|patch_embed\.backbone\.", "a hybrid of a ResNet and a ViT"),
@@ -43,12 +33,17 @@ UNSUPPORTED_FAMILIES: tuple[tuple[str, str], ...] = (
 
 @dataclass(frozen=True, kw_only=True)
 class Detection:
-    """A format and the tensors under its names; `unknown` lists names that it does not have."""
+    """A format and the tensors under its names.
+
+    `unknown` lists names that the format does not have, and `outside` tensors next to the model that could change its
+    output.
+    """
 
     format: Format
     tensors: Tensors
     wrapper: str
     unknown: list[str]
+    outside: tuple[str, ...] = ()
     notes: tuple[str, ...]
 
 
@@ -59,65 +54,100 @@ def detect_format(tensors: Tensors, config: Json | None, format_name: str | None
     message names the model family or some of the tensors.
     """
     formats = all_formats() if format_name is None else tuple(formats_for(format_name))
-    found = [each for each in (_try(layout, tensors, config) for layout in formats) if each is not None]
+    names = Names(tensors)
+    found = [each for each in (_try(layout, names, config) for layout in formats) if each is not None]
     if not found:
         raise CheckpointError(_unknown_error(tensors, config, format_name))
-    best = min(found, key=lambda each: len(each.unknown))
-    if best.unknown and (family := family_of(best.unknown)):
+    if all(0 in info.shape for info in tensors.infos.values()):
         raise CheckpointError(
-            f"this is {family}, in a layout that vitkit does not support ({listing(best.unknown, 3)})"
+            "its tensors are empty, because the weights are sharded over processes; gather them first "
+            "(DeepSpeed: zero_to_fp32.py, or stage3_gather_16bit_weights_on_model_save)"
         )
+    best = min(found, key=lambda each: len(each.unknown) + len(each.outside))
+    if any(".lora_" in name for name in best.unknown):
+        raise CheckpointError(
+            "its LoRA adapters are not merged; merge them with peft (model.merge_and_unload()) and save the state_dict"
+        )
+    if best.unknown and (family := family_of([*best.unknown, *best.outside])):
+        raise CheckpointError(
+            f"this is {family}, in a layout that vitkit does not support ({listing([*best.unknown, *best.outside], 3)})"
+        )
+    if best.outside:
+        raise CheckpointError(_outside_error(best))
     return best
 
 
-def _try(layout: Format, tensors: Tensors, config: Json | None) -> Detection | None:
-    if not layout.accepts(config):
-        return None
-    unwrapped = _unwrap(layout, tensors)
-    if unwrapped is None:
-        return None
-    wrapper, inside, notes = unwrapped
-    arranged = layout.arrange(inside.renamed(lambda name: _alias(layout, name)))
-    if not all(any(re.fullmatch(anchor, name) for name in inside.infos) for anchor in layout.anchors[1:]):
-        return None
-    unknown = [name for name in arranged.infos if not layout.table.matches(name)]
-    ignored = {name: why for name in unknown if (why := _ignored(layout, name))}
-    notes += tuple(f"ignored: {why}" for why in dict.fromkeys(ignored.values()))
-    return Detection(
-        format=layout,
-        tensors=arranged.without(ignored),
-        wrapper=wrapper,
-        unknown=[name for name in unknown if name not in ignored],
-        notes=notes,
+def canonical(tensors: Tensors, config: Json | None) -> tuple[Tensors, Callable[[str], str]]:
+    """Returns the tensors of the model under the names of its format, and the function that renames a tensor so.
+
+    Unlike `detect_format` it changes no values and keeps tensors that the format ignores.
+    """
+    detected = detect_format(tensors, config, None)
+    layout = detected.format
+    found = Names(tensors).unwrap(layout.anchors[0], layout.ignored) if layout.anchors else _as_stored(tensors)
+    if found is None or found.outside:
+        raise CheckpointError("its tensors do not have the names of a model alone")
+
+    def rename(name: str) -> str:
+        return _alias(layout, name.removeprefix(detected.wrapper))
+
+    inside = found.tensors.renamed(lambda name: _alias(layout, name))
+    return _with_head(layout, tensors, inside, found)[0], rename
+
+
+def _outside_error(detection: Detection) -> str:
+    tree = detection.wrapper.rstrip("./")
+    return (
+        f"{listing(list(detection.outside), 4)} next to the weights under '{detection.wrapper}' could change the "
+        f"output; to load the model under this name without them, pass FILE:{tree}"
     )
 
 
-def _unwrap(layout: Format, tensors: Tensors) -> tuple[str, Tensors, tuple[str, ...]] | None:
-    """Removes the wrapper in front of the first anchor; None if no tensor matches the anchor."""
-    if not layout.anchors:
-        return "", tensors, ()
-    anchor = re.compile(PREFIX + layout.anchors[0])
-    wrappers = [match["wrapper"] for name in tensors.infos if (match := anchor.fullmatch(name))]
-    if not wrappers:
+def _try(layout: Format, names: Names, config: Json | None) -> Detection | None:
+    if not layout.accepts(config):
         return None
-    wrapper = min(wrappers, key=_preference)
-    inside: dict[str, str] = {}
-    others: list[str] = []
-    for name in tensors.infos:
-        if name.startswith(wrapper):
-            inside[name.removeprefix(wrapper)] = name
-        elif NOT_WEIGHTS.fullmatch(name):
-            others.append(re.split(r"[./]", name)[0])
-        else:
-            inside[name] = name
-    parts = tuple(f"ignored: {part} (not model weights)" for part in dict.fromkeys(others))
-    return wrapper, tensors.select(inside), ((f"weights under '{wrapper}'",) if wrapper else ()) + parts
+    found = names.unwrap(layout.anchors[0], layout.ignored) if layout.anchors else _as_stored(names.tensors)
+    if found is None:
+        return None
+    inside = found.tensors.renamed(lambda name: _alias(layout, name))
+    if not all(any(re.fullmatch(anchor, name) for name in inside.infos) for anchor in layout.anchors[1:]):
+        return None
+    inside, outside = _with_head(layout, names.tensors, inside, found)
+    arranged = layout.arrange(inside)
+    unknown = [name for name in arranged.infos if not layout.table.matches(name)]
+    applicable = names.applicable(layout.ignored)
+    ignored = {name: why for name in unknown if (why := _ignored(applicable, name) or training_part(name))}
+    why_ignored = tuple(f"ignored: {why}" for why in dict.fromkeys(ignored.values()))
+    return Detection(
+        format=layout,
+        tensors=arranged.without(ignored),
+        wrapper=found.wrapper,
+        unknown=[name for name in unknown if name not in ignored],
+        outside=outside,
+        notes=names.tensors.notes + found.notes + why_ignored,
+    )
 
 
-def _preference(wrapper: str) -> tuple[int, int]:
-    parts = re.split(r"[./]", wrapper)
-    ranks = [rank for rank, name in enumerate(WRAPPERS) if name in parts]
-    return (min(ranks) if ranks else -1, len(parts))
+def _as_stored(tensors: Tensors) -> Unwrapped:
+    return Unwrapped(wrapper="", tensors=tensors)
+
+
+def _with_head(layout: Format, tensors: Tensors, inside: Tensors, found: Unwrapped) -> tuple[Tensors, tuple[str, ...]]:
+    """Adds a linear layer next to the backbone as its head; returns also the names that could not be added."""
+    if not found.head:
+        return inside, found.outside
+    names: dict[str, str] = {}
+    for leaf, original in found.head.items():
+        step = layout.table.step(f"head.{leaf}")
+        own = step is not None and any(name in inside.infos for name in step.theirs)
+        # A pooler may or may not be between the backbone and its head: the file does not say.
+        pooled = any(name.startswith("pooler.") for name in inside.infos)
+        if step is None or step.transform is not SAME or own or pooled:
+            return inside, () if found.optional and own else tuple(found.head.values())
+        names[step.theirs[0]] = original
+    infos = {**inside.infos, **{name: tensors.infos[original] for name, original in names.items()}}
+    read = lambda name: tensors.read(names[name]) if name in names else inside.read(name)  # noqa: E731
+    return Tensors(infos, read), ()
 
 
 @cache
@@ -131,14 +161,19 @@ def _alias(layout: Format, name: str) -> str:
     return name
 
 
-def _ignored(layout: Format, name: str) -> str | None:
-    return next((why for pattern, why in layout.ignored if _compiled(pattern).fullmatch(name)), None)
+def _ignored(patterns: Iterable[tuple[str, ...]], name: str) -> str | None:
+    return next((why for pattern, why, *_ in patterns if _compiled(pattern).fullmatch(name)), None)
 
 
 def _unknown_error(tensors: Tensors, config: Json | None, format_name: str | None) -> str:
     names = list(tensors.infos)
     if not names:
-        return "the file has no tensors"
+        return "the file has no tensors; pass a file of weights"
+    if any(re.search(r"(^|\.)_?flat_param", name) for name in names):
+        return (
+            "its weights are flattened and sharded by FSDP; save a full state dict "
+            "(torch.distributed.checkpoint.state_dict.get_model_state_dict with full_state_dict=True)"
+        )
     if family := family_of(names):
         return f"this is {family}, in a layout that vitkit does not support"
     if format_name is None and config is not None and isinstance(config.get("model_type"), str):

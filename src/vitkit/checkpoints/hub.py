@@ -1,4 +1,4 @@
-"""Downloads from the Hugging Face Hub into its cache: safetensors and config files only."""
+"""Downloads from the Hugging Face Hub into its cache: config files and weights, safetensors if there are any."""
 
 import difflib
 from pathlib import Path
@@ -12,19 +12,43 @@ PATTERNS = (
     "model.safetensors",
     "model.safetensors.index.json",
     "model-*-of-*.safetensors",
+    "adapter_config.json",
+    "adapter_model.safetensors",
+)
+SAFETENSORS = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors")
+# Only for models without safetensors. The reader of checkpoints executes nothing of these files.
+OLDER_PATTERNS = (
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+    "pytorch_model-*-of-*.bin",
+    "flax_model.msgpack",
+    "adapter_model.bin",
 )
 
 
 def download(name: str, revision: str | None) -> tuple[Path, str]:
     """Downloads a model; returns its folder in the Hub cache and the commit.
 
-    `revision` defaults to the main branch. Only files that match `PATTERNS` are downloaded. Without a network, or with
-    HF_HUB_OFFLINE=1, cached files are used.
+    `revision` defaults to the main branch. Only files that match `PATTERNS` are downloaded, and those that match
+    `OLDER_PATTERNS` if the model has no safetensors. Without a network, or with HF_HUB_OFFLINE=1, the files in the
+    cache are used.
     """
+    folder = _snapshot(name, revision, PATTERNS)
+    if not any((folder / each).is_file() for each in SAFETENSORS):
+        folder = _snapshot(name, revision, (*PATTERNS, *OLDER_PATTERNS))
+        if not any(path.match(pattern) for path in folder.iterdir() for pattern in OLDER_PATTERNS):
+            raise CheckpointError(
+                f"{name} has no model.safetensors, pytorch_model.bin or flax_model.msgpack on the Hub or in its cache: "
+                "to load other file types, download the file and pass its path"
+            )
+    return folder, folder.name
+
+
+def _snapshot(name: str, revision: str | None, patterns: tuple[str, ...]) -> Path:
     from huggingface_hub import errors, snapshot_download
 
     try:
-        folder = Path(snapshot_download(name, revision=revision, allow_patterns=list(PATTERNS)))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns)))
     except errors.RevisionNotFoundError:
         raise CheckpointError(f"{name} on the Hub has no revision {revision}") from None
     except errors.GatedRepoError:
@@ -37,12 +61,6 @@ def download(name: str, revision: str | None) -> tuple[Path, str]:
     except (errors.LocalEntryNotFoundError, errors.HTTPError, OSError):  # pyright: ignore[reportPrivateImportUsage]
         at = f" at {revision}" if revision else ""
         raise CheckpointError(f"{name}{at} is not in the Hub's cache, and the Hub cannot be reached") from None
-    if not any((folder / each).is_file() for each in ("model.safetensors", "model.safetensors.index.json")):
-        raise CheckpointError(
-            f"{name} has no model.safetensors on the Hub or in its cache: "
-            "to load other file types, download the file and pass its path"
-        )
-    return folder, folder.name
 
 
 def similar_cached_models(name: str) -> list[str]:

@@ -1,6 +1,7 @@
 """Reads untrusted JSON (limited size and depth, no duplicate keys, no NaN) and writes JSON."""
 
 import json
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -13,10 +14,14 @@ Json = Mapping[str, Any]
 MAX_BYTES = 8 << 20
 # No valid file has longer numbers, and parsing them takes quadratic time.
 MAX_DIGITS = 30
+# ImageNet-21k has 21,843 labels.
+MAX_KEYS = 100_000
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """Returns the JSON object in a file; CheckpointError if it is not one valid JSON object."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise CheckpointError(f"{path.name} is not a regular file; remove it or replace it")
     size = path.stat().st_size
     if size > MAX_BYTES:
         raise CheckpointError(f"{path.name} has {size:,} bytes; the limit is {MAX_BYTES:,}")
@@ -50,6 +55,8 @@ def write_json(data: Json, path: Path) -> None:
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    if len(pairs) > MAX_KEYS:
+        raise CheckpointError(f"an object has {len(pairs):,} keys; the limit is {MAX_KEYS:,}")
     result: dict[str, object] = {}
     for key, value in pairs:
         if key in result:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from vitkit import models
-from vitkit.checkpoints import heads, preprocessing
-from vitkit.checkpoints.checkpoint import Checkpoint, CheckpointError, Origin
+from vitkit.checkpoints import bounds, heads, preprocessing
+from vitkit.checkpoints.checkpoint import Checkpoint, CheckpointError, Origin, printable
 from vitkit.checkpoints.detect import Detection, detect_format
 from vitkit.checkpoints.formats import Description, RawCheckpoint
 from vitkit.checkpoints.locate import Files, locate
@@ -33,7 +33,7 @@ def load(
 ) -> Checkpoint:
     """Loads a checkpoint from a folder, a file or the Hugging Face Hub.
 
-    `source` is a path, a subtree of an archive (`a.npz:img`) or a Hub id `owner/name[@revision]`.
+    `source` is a path, a subtree of a file (`a.npz:img`, `a.pth:teacher`) or a Hub id `owner/name[@revision]`.
 
     Format and config are inferred from the tensors; `format` and `config` (fields of the model's config) set what
     cannot be inferred. `image_size` in pixels resizes the position table if the file has another size; it sets the size
@@ -57,7 +57,7 @@ def load(
     try:
         checkpoint = assemble(files, format=format, image_size=size, patch_size=patch, overrides=overrides, dtype=dtype)
     except CheckpointError as error:
-        raise CheckpointError(f"{text}: {error}") from None
+        raise CheckpointError(_with_source(text, str(error))) from None
     origin = dataclasses.replace(checkpoint.origin, source=text, revision=files.revision)
     checkpoint = dataclasses.replace(checkpoint, origin=origin)
     if head is not None:
@@ -77,6 +77,7 @@ def _with_head(checkpoint: Checkpoint, note: str) -> Checkpoint:
 
 def _with_source(source: str, error: str) -> str:
     """Prefixes an error of `locate` with the source, unless the message contains it."""
+    error = error.removeprefix(f"{Path(source).name}: ")
     named = re.search(rf"(?<!\S){re.escape(source)}(?!\w|[.-]\w)", error)
     return error if named else f"{source}: {error}"
 
@@ -97,15 +98,18 @@ def assemble(
         config=files.config,
         preprocessor=files.preprocessor,
         file_name=files.path.name,
-        wrapper=detected.wrapper,
+        wrapper=f"{files.subtree}.{detected.wrapper}" if files.subtree else detected.wrapper,
         overrides=overrides,
         image_size=image_size,
     )
     described = detected.format.describe(raw)
-    labels = _labels(described)
+    bounds.check_config(described.config, detected.tensors)
+    if "image_size" not in overrides:
+        bounds.check_sizes(described.config.image_size, described.processor)
+    labels = tuple(map(printable, _labels(described)))
     model = _model(described.config, detected, dtype)
     processor = described.processor
-    notes = detected.notes + described.notes
+    notes = tuple(map(printable, detected.notes + described.notes))
     config = described.config
     patch = None if patch_size == getattr(config, "patch_size", None) else patch_size
     image = None if image_size == config.image_size else image_size
@@ -136,7 +140,7 @@ def _model(config: Any, detected: Detection, dtype: torch.dtype | None) -> model
     """Builds the model on the meta device, assigns tensors of the file and computes buffers."""
     try:
         model = models.build(config, device="meta")
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, TypeError, OverflowError) as error:
         raise CheckpointError(f"cannot build a model from this config: {str(error).splitlines()[0]}") from None
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     plan = detected.format.table.plan(expected, detected.tensors, getattr(config, "num_heads", 1))

@@ -1,11 +1,14 @@
 """Finds the files of a source: a folder, a file, a subtree of a file, or a Hub id."""
 
+import dataclasses
 import difflib
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from vitkit import models
+from vitkit.checkpoints.adapters import FILES as ADAPTERS
+from vitkit.checkpoints.adapters import is_adapter, open_adapter
 from vitkit.checkpoints.checkpoint import CheckpointError, listing
 from vitkit.checkpoints.containers import SUFFIXES, open_weights
 from vitkit.checkpoints.hub import download, similar_cached_models
@@ -19,6 +22,7 @@ WEIGHTS = (
     "model.safetensors.index.json",
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
+    "flax_model.msgpack",
 )
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 # Names of sizes and patches in timm and transformers, as patterns for those in preset names.
@@ -28,42 +32,108 @@ ABBREVIATIONS = (
     (r"-patch(\d+)", r"/\1"),
     (r"(/\d+)-\d{3}$", r"\1"),
 )
-SUBTREE = re.compile(r"(?P<path>.+\.npz):(?P<tree>[\w./-]+)")
+URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://\S*")
+HUB_URL = re.compile(r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+)/?")
+# Files of a training run that are not weights.
+STATE_FILES = re.compile(
+    r"(optimizer|scheduler|scaler|training_args|random_states_\d+|rng_state(_\d+)?|.*optim_states)\.\w+"
+)
+# Files of other frameworks and of sharded training, and what to do with them.
+OTHERS: tuple[tuple[str, str], ...] = (
+    ("latest", "it is a checkpoint of DeepSpeed: run its zero_to_fp32.py and pass the file that it writes"),
+    (
+        ".metadata",
+        "it is a sharded checkpoint of torch.distributed: convert it with "
+        "`python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE.pth`",
+    ),
+    ("tf_model.h5", "it has weights of TensorFlow only: save them with transformers in PyTorch as model.safetensors"),
+    (
+        "saved_model.pb",
+        "it has weights of TensorFlow only: save them with transformers in PyTorch as model.safetensors",
+    ),
+    ("manifest.ocdbt", "it is a checkpoint of Orbax: save the parameters as a flat .npz"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Files:
-    """Files of a local checkpoint; only headers and config files have been read."""
+    """Files of a local checkpoint; only headers and config files have been read.
+
+    `subtree` is the part of the file that was asked for, "" for all of it.
+    """
 
     path: Path
     tensors: Tensors
     config: Json | None
     preprocessor: Json | None
     revision: str | None = None
+    subtree: str = ""
 
 
 def locate(source: str, revision: str | None) -> Files:
     """Returns the files of a path or Hub id; CheckpointError if it does not exist."""
-    subtree = SUBTREE.fullmatch(source)
-    path = Path(subtree["path"] if subtree and not Path(source).exists() else source).expanduser()
+    if URL.fullmatch(source):
+        raise CheckpointError(_url_error(source))
+    name, tree = _split(source)
+    path = Path(name).expanduser()
     commit = None
     if not path.exists():
         path, commit = _from_hub(source, path, revision)
     elif revision is not None:
         raise CheckpointError(f"{source} is a local path: revision is for Hub ids only")
+    if folder := _adapter(path):
+        tensors, config = open_adapter(folder, _open_base)
+        return Files(path=folder, tensors=tensors, config=config, preprocessor=_preprocessor(folder), revision=commit)
     weights = _weights_in(path) if path.is_dir() else path
     tensors = open_weights(weights)
-    if subtree is not None and weights.suffix == ".npz":
-        tensors = _subtree(tensors, subtree["tree"])
+    if tree:
+        tensors = _subtree(tensors, tree, "/" if weights.suffix == ".npz" else ".")
     # JSON files next to a weights file are used only if it has a standard name.
     has_json = path.is_dir() or weights.name in WEIGHTS
-    return Files(
-        path=weights,
-        tensors=tensors,
-        config=_json(weights.parent, "config.json") if has_json else None,
-        preprocessor=_preprocessor(weights.parent) if has_json else None,
-        revision=commit,
-    )
+    config = _json(weights.parent, "config.json") if has_json else None
+    config, preprocessor = _timm_wrapper(config, _preprocessor(weights.parent) if has_json else None)
+    return Files(path=weights, tensors=tensors, config=config, preprocessor=preprocessor, revision=commit, subtree=tree)
+
+
+def _split(source: str) -> tuple[str, str]:
+    """Splits FILE:TREE if FILE exists and FILE:TREE does not."""
+    name, _, tree = source.rpartition(":")
+    if name and tree and not Path(source).expanduser().exists() and Path(name).expanduser().exists():
+        return name, tree.strip("./")
+    return source, ""
+
+
+def _url_error(source: str) -> str:
+    if found := HUB_URL.fullmatch(source):
+        return f"vitkit does not load from URLs; pass the Hub id {found[1]}"
+    return "vitkit does not load from URLs; download the file and pass its path"
+
+
+def _adapter(path: Path) -> Path | None:
+    """Returns the folder of an adapter of peft that has no complete weights; None for anything else."""
+    if path.is_dir():
+        return path if is_adapter(path) and not any((path / name).is_file() for name in WEIGHTS) else None
+    return path.parent if path.name in ADAPTERS and is_adapter(path.parent) else None
+
+
+def _open_base(base: str) -> tuple[Tensors, Json | None]:
+    if (path := Path(base).expanduser()).exists() and _adapter(path):
+        raise CheckpointError(f"{base} is an adapter itself; merge it into its base model with peft first")
+    files = locate(base, None)
+    return files.tensors, files.config
+
+
+def _timm_wrapper(config: Json | None, preprocessor: Json | None) -> tuple[Json | None, Json | None]:
+    """Returns the config.json of transformers' TimmWrapper in timm's own layout."""
+    if config is None or config.get("model_type") != "timm_wrapper":
+        return config, preprocessor
+    data = {key: value for key, value in config.items() if key != "model_type"}
+    if config.get("architectures") == ["TimmWrapperModel"]:
+        data["num_classes"] = 0
+    if preprocessor is not None and "pretrained_cfg" in preprocessor:
+        data.setdefault("pretrained_cfg", preprocessor["pretrained_cfg"])
+        preprocessor = None
+    return data, preprocessor
 
 
 def _from_hub(source: str, path: Path, revision: str | None) -> tuple[Path, str | None]:
@@ -114,7 +184,10 @@ def _weights_in(folder: Path) -> Path:
     others = sorted(
         path
         for path in folder.iterdir()
-        if path.suffix.lower() in SUFFIXES and path.suffix.lower() != ".json" and path.is_file()
+        if path.suffix.lower() in SUFFIXES
+        and path.suffix.lower() != ".json"
+        and path.is_file()
+        and not STATE_FILES.fullmatch(path.name)
     )
     if len(others) == 1:
         return others[0]
@@ -126,20 +199,46 @@ def _weights_in(folder: Path) -> Path:
         raise CheckpointError(
             f"{folder} is an exported model, which can only predict and evaluate; pass its checkpoint"
         )
-    hint = f"; {folder / 'best'} has" if (folder / "best" / WEIGHTS[0]).is_file() else ""
-    raise CheckpointError(f"{folder} has no weights: none of {', '.join(WEIGHTS)}{hint}")
+    raise CheckpointError(f"{folder} has no weights: none of {', '.join(WEIGHTS)}{_hint(folder)}")
 
 
-def _subtree(tensors: Tensors, tree: str) -> Tensors:
-    names = {
-        name[name.index(f"/{tree}/") + len(tree) + 1 :].lstrip("/"): name
-        for name in (f"/{name}" for name in tensors.infos)
-        if f"/{tree}/" in name
+def _hint(folder: Path) -> str:
+    """Returns what to pass instead of a folder without weights."""
+    if (folder / "best" / WEIGHTS[0]).is_file():
+        return f"; {folder / 'best'} has"
+    steps = {
+        int(match[1]): path
+        for path in folder.iterdir()
+        if (match := re.fullmatch(r"checkpoint-(\d{1,12})", path.name)) and path.is_dir()
     }
+    has = {step: path for step, path in steps.items() if any((path / name).is_file() for name in (*WEIGHTS, *ADAPTERS))}
+    if has:
+        count = f", the newest of {len(has)}" if len(has) > 1 else ""
+        return f"; pass {has[max(has)]}{count}"
+    return next((f"; {text}" for name, text in OTHERS if (folder / name).exists()), "")
+
+
+def _subtree(tensors: Tensors, tree: str, separator: str) -> Tensors:
+    """Selects the tensors under one name, at any depth; CheckpointError if it is missing or not unique."""
+    inner = f"{separator}{tree}{separator}"
+    names: dict[str, str] = {}
+    prefixes: dict[str, None] = {}
+    for name in tensors.infos:
+        at = f"{separator}{name}".find(inner)
+        if at >= 0:
+            start = at + len(inner) - 1
+            names[f"{name[:start]}\0{name[start:]}"] = name
+            prefixes[name[:start]] = None
     if not names:
-        tops = sorted({"/".join(name.split("/")[:2]) for name in tensors.infos})
+        tops = sorted({separator.join(name.split(separator)[: 2 if separator == "/" else 1]) for name in tensors.infos})
         raise CheckpointError(f"the archive has no subtree '{tree}'; it has {listing(tops)}")
-    return tensors.select({new: old.removeprefix("/") for new, old in names.items()})
+    if len(prefixes) > 1:
+        paths = [prefix.rstrip(separator) for prefix in prefixes]
+        raise CheckpointError(f"'{tree}' is in the file {len(paths)} times; pass one of {listing(paths)}")
+    (prefix,) = prefixes
+    inside = tensors.select({name.partition("\0")[2]: old for name, old in names.items()})
+    roots = ("", *(root.removeprefix(prefix) for root in tensors.roots if root.startswith(prefix) and root != prefix))
+    return dataclasses.replace(inside, roots=roots, notes=tensors.notes)
 
 
 def _preprocessor(folder: Path) -> Json | None:
@@ -147,4 +246,4 @@ def _preprocessor(folder: Path) -> Json | None:
 
 
 def _json(folder: Path, name: str) -> Json | None:
-    return read_json(folder / name) if (folder / name).is_file() else None
+    return read_json(folder / name) if (folder / name).exists() else None

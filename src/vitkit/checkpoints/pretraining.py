@@ -82,7 +82,8 @@ def load_dalle_encoder(path: str | os.PathLike[str]) -> DalleEncoder:
     file = Path(path).expanduser()
     if not file.is_file():
         raise CheckpointError(f"no such file: '{path}'; expected DALL-E's encoder.pkl or a .safetensors of its tensors")
-    tensors = open_weights(file)
+    # The published encoder.pkl is a pickled module.
+    tensors = open_weights(file, inside_modules=True)
     first, last = (tensors.infos.get(f"blocks.{part}.w") for part in ("input", "output.conv"))
     if first is None or last is None or len(first.shape) != 4 or len(last.shape) != 4:
         raise CheckpointError(f"{file.name} is not DALL-E's encoder; its tensors are {listing(list(tensors.infos), 5)}")

@@ -232,6 +232,8 @@ def _problems(wanted: Mapping[str, Shape], tensors: Tensors) -> Iterable[str]:
     present = [(name, shape, tensors.infos[name]) for name, shape in wanted.items() if name in tensors.infos]
     if other := [f"{name} is {info.shape}, expected {shape}" for name, shape, info in present if info.shape != shape]:
         yield f"{_count(other)} of another shape: {listing(other)}"
+    if unreadable := [f"{name} is {info.problem}" for name, _, info in present if info.problem]:
+        yield f"{_count(unreadable)} not readable: {listing(unreadable)}"
     if integers := [f"{name} is {info.dtype}" for name, _, info in present if not info.dtype.is_floating_point]:
         yield f"{_count(integers)} not floating-point: {listing(integers)}"
 

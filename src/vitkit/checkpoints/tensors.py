@@ -14,18 +14,25 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Info:
-    """Shape and dtype of a tensor, from the file header."""
+    """Shape and dtype of a tensor, from the file header; `problem` says why it cannot be read ("": it can)."""
 
     shape: Shape
     dtype: dtype
+    problem: str = ""
 
 
 @dataclass(frozen=True)
 class Tensors:
-    """Named tensors on disk; `read(name)` loads one, CheckpointError if the data is invalid."""
+    """Named tensors on disk; `read(name)` loads one, CheckpointError if the data is invalid.
+
+    `roots` are the names, up to their last dot, of the dicts in the file that have tensors: one of them is a state
+    dict, and the others are different parts of a training run. `notes` tell what the file has besides tensors.
+    """
 
     infos: Mapping[str, Info]
     read: Callable[[str], Tensor]
+    roots: tuple[str, ...] = ("",)
+    notes: tuple[str, ...] = ()
 
     def select(self, names: Mapping[str, str]) -> "Tensors":
         """Selects and renames tensors; `names` maps new names to old ones."""

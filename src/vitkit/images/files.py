@@ -1,6 +1,7 @@
 """Read the bytes of an image file, up to the byte limit."""
 
 import os
+import re
 import stat
 from io import BytesIO, FileIO
 from typing import BinaryIO, Final
@@ -18,9 +19,12 @@ SUFFIXES: Final = frozenset(
     )
 )
 _CHUNK: Final = 1 << 20
+_URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
 def _read_file(path: str | os.PathLike[str], limits: Limits) -> bytes:
+    if isinstance(path, str) and _URL.match(path) and not os.path.exists(path):
+        raise ImageError("unreadable", "it is a URL; download the file and pass its path")
     try:
         # Non-blocking: a named pipe without a writer would block the batch.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))

@@ -4,6 +4,7 @@
 values. No code is executed.
 """
 
+import stat
 from pathlib import Path
 
 from vitkit.checkpoints.checkpoint import CheckpointError
@@ -18,20 +19,68 @@ SUFFIXES = {
     ".ckpt": "pickled",
     ".pkl": "pickled",
     ".tar": "pickled",  # MoCo v3's .pth.tar files are not tar archives
+    ".msgpack": "msgpack",
     ".json": "sharded",
 }
+# What users have instead of weights, by the first bytes of the file.
+NOT_WEIGHTS: tuple[tuple[bytes, str], ...] = (
+    (
+        b"version https://git-lfs",
+        "it is a Git LFS pointer, not the weights; run `git lfs pull` in its repository, or download the file",
+    ),
+    (
+        b"<!doctype html",
+        "it is an HTML page, not weights; download the file itself (on the Hub: /resolve/, not /blob/)",
+    ),
+    (b"<html", "it is an HTML page, not weights; download the file itself (on the Hub: /resolve/, not /blob/)"),
+    (b"<?xml", "it is an XML page, perhaps an error of the server, not weights; download the file again"),
+    (b"\x1f\x8b", "it is compressed with gzip; unpack it first (gunzip)"),
+    (b"7z\xbc\xaf", "it is a 7z archive; unpack it first"),
+    (b"Rar!", "it is a RAR archive; unpack it first"),
+    (
+        b"\x89HDF\r\n",
+        "it is an HDF5 file of Keras, which vitkit does not support; save the weights as .npz or .safetensors",
+    ),
+)
+TAR = "it is a tar archive, of torch 0.1 or of packed files; unpack it and pass the weights file in it"
 
 
-def open_weights(path: Path) -> Tensors:
-    """Opens a weights file by its suffix; CheckpointError with the file name if it is invalid."""
+def open_weights(path: Path, *, inside_modules: bool = False) -> Tensors:
+    """Opens a weights file by its suffix; CheckpointError with the file name if it is invalid.
+
+    With `inside_modules`, pickled modules are read as dicts of their parameters and buffers.
+    """
     from importlib import import_module
 
     kind = SUFFIXES.get(path.suffix.lower())
     if kind is None:
         raise CheckpointError(f"{path.name} is not a weights file; supported suffixes are {', '.join(SUFFIXES)}")
     try:
-        return import_module(f"{__name__}.{kind}").open_file(path)
+        check_regular(path)
+        _check_start(path)
+        options = {"inside_modules": True} if inside_modules and kind == "pickled" else {}
+        return import_module(f"{__name__}.{kind}").open_file(path, **options)
     except CheckpointError as error:
         raise CheckpointError(f"{path.name}: {error}") from None
     except OSError as error:
         raise CheckpointError(f"{path.name} cannot be read: {error.strerror or type(error).__name__}") from None
+
+
+def check_regular(path: Path) -> None:
+    """Raises CheckpointError for a pipe, device or socket, which could block or never end."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise CheckpointError("it is not a regular file; pass a weights file or its folder")
+
+
+def _check_start(path: Path) -> None:
+    """Raises CheckpointError if the first bytes are those of a common mistake."""
+    with path.open("rb") as file:
+        start = file.read(512)
+    if not start:
+        raise CheckpointError("it is empty (0 bytes); download or copy it again")
+    text = start.lstrip(b"\xef\xbb\xbf \r\n\t").lower()
+    for signature, message in NOT_WEIGHTS:
+        if start.startswith(signature) or text.startswith(signature):
+            raise CheckpointError(message)
+    if start[257:262] == b"ustar":
+        raise CheckpointError(TAR)

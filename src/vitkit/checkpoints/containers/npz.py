@@ -1,8 +1,7 @@
 """NumPy archives; headers are validated before an array is allocated."""
 
 import math
-import os
-import struct
+import tokenize
 import warnings
 import zipfile
 import zlib
@@ -16,15 +15,13 @@ from numpy.lib import format as npy
 from torch import Tensor
 
 from vitkit.checkpoints.checkpoint import CheckpointError
+from vitkit.checkpoints.containers._zip import check_directory, check_total
 from vitkit.checkpoints.tensors import Info, Tensors
 
-MAX_MEMBERS = 20_000
-MAX_DIRECTORY = 8 << 20
 # Weights compress little: a large archive with a higher compression ratio is a zip bomb.
 MAX_RATIO = 50
 SMALL = 64 << 20
 CHUNK = 1 << 20
-END_RECORD, ZIP64_LOCATOR, MAX_COMMENT = 22, 20, 65_535
 STORED_OR_DEFLATED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 DTYPES = {
@@ -39,6 +36,9 @@ DTYPES = {
     "u1": torch.uint8,
     "b1": torch.bool,
 }
+
+# Whatever numpy raises for the text of a header.
+HEADER_ERRORS = (ValueError, TypeError, SyntaxError, MemoryError, RecursionError, OverflowError, UserWarning)
 
 Header = tuple[tuple[int, ...], bool, np.dtype]
 
@@ -71,7 +71,7 @@ def write_npz(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 def _members(path: Path) -> dict[str, zipfile.ZipInfo]:
     try:
-        _check_directory(path)
+        check_directory(path, ".npz archive")
         with zipfile.ZipFile(path) as archive:
             found = archive.infolist()
     except (zipfile.BadZipFile, RuntimeError, ValueError) as error:  # RuntimeError: unsupported zip version
@@ -88,34 +88,9 @@ def _members(path: Path) -> dict[str, zipfile.ZipInfo]:
         if member.compress_type not in STORED_OR_DEFLATED or member.flag_bits & 1:
             raise CheckpointError(f"{name[:80]!r} has an unsupported compression or is encrypted")
         members[name] = member
-    _check_total(list(members.values()), path.stat().st_size)
+    size = path.stat().st_size
+    check_total(members.values(), size, max(SMALL, MAX_RATIO * size))
     return members
-
-
-def _check_directory(path: Path) -> None:
-    """Limits the size of the zip directory before zipfile creates an object per entry."""
-    with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - END_RECORD - MAX_COMMENT - ZIP64_LOCATOR))
-        tail = file.read()
-        at = tail.rfind(b"PK\5\6")
-        if at < 0 or at + END_RECORD > len(tail):
-            raise CheckpointError("not a .npz archive: no zip directory")
-        entries, length = struct.unpack_from("<HL", tail, at + 10)
-        locator = at - ZIP64_LOCATOR
-        if locator >= 0 and tail[locator:at].startswith(b"PK\6\7"):
-            file.seek(min(struct.unpack_from("<Q", tail, locator + 8)[0], size))
-            record = file.read(56)
-            if len(record) == 56:
-                entries, length = struct.unpack_from("<QQ", record, 32)
-    if entries > MAX_MEMBERS or length > MAX_DIRECTORY:
-        raise CheckpointError(f"too many members: {entries:,} in a directory of {length:,} bytes")
-
-
-def _check_total(members: list[zipfile.ZipInfo], size: int) -> None:
-    unpacked = sum(member.file_size for member in members)
-    if unpacked > SMALL and unpacked > MAX_RATIO * size:
-        raise CheckpointError(f"zip bomb: {size:,} bytes unpack to {unpacked:,}")
 
 
 def _header(file: IO[bytes], name: str, size: int) -> Header:
@@ -128,7 +103,7 @@ def _header(file: IO[bytes], name: str, size: int) -> Header:
             if version not in readers:
                 raise ValueError(f"version {version} of the array format")
             shape, fortran, dtype = readers[version](file)
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError, OverflowError, UserWarning):
+    except (*HEADER_ERRORS, tokenize.TokenError):
         raise CheckpointError(f"{name[:80]!r} has no valid numpy array header") from None
     if dtype.hasobject:
         raise CheckpointError(

@@ -1,110 +1,182 @@
-"""Files written by `torch.save`, always read with `weights_only=True`.
+"""Files written by `torch.save`: zip archives and the older layout, pickle protocols 0 to 5.
 
-Besides tensors, only plain values and `argparse.Namespace` (in official DINO and MAE files) are allowed. DALL-E's
-encoder was published as a pickled module: its classes are replaced by an empty class that only receives attributes.
-Any other class is an error.
+The pickle is read as data (`_pickle`): numbers, paths, Namespaces and instances of any other class next to the
+tensors are ignored, and none of them is imported or called. Values of tensors are memory-mapped.
 """
 
-import argparse
-import re
 import zipfile
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from vitkit.checkpoints.checkpoint import CheckpointError
-from vitkit.checkpoints.tensors import Info, Tensors
+from vitkit.checkpoints.checkpoint import CheckpointError, listing
+from vitkit.checkpoints.containers._pickle import parse_pickle
+from vitkit.checkpoints.containers._storages import Storage, StoredTensor, rebuild, storage_of
+from vitkit.checkpoints.containers._trees import Tree, flatten, is_module
+from vitkit.checkpoints.containers._zip import check_directory, check_total
+from vitkit.checkpoints.tensors import Tensors
 
-MAX_DEPTH = 8
 ZIP = b"PK\x03\x04"
-# Classes in DALL-E's encoder.pkl; none of them is imported or called.
-MODULES = (
-    *("dall_e.encoder.Encoder", "dall_e.encoder.EncoderBlock", "dall_e.utils.Conv2d"),
-    *("torch.nn.modules.container.Sequential", "torch.nn.modules.linear.Identity"),
-    *("torch.nn.modules.activation.ReLU", "torch.nn.modules.pooling.MaxPool2d"),
-)
+MAGIC = 0x1950A86A20F9469CFC6C
+MAX_PICKLE = 64 << 20
+MAX_LEGACY_PICKLE = 16 << 20
+#: Returns a storage as a flat uint8 tensor.
+Values = Callable[[Storage], Tensor]
 
 
-class Shell:
-    """Replaces the class of a pickled module; has its attributes as data."""
+def open_file(path: Path, *, inside_modules: bool = False) -> Tensors:
+    """Opens a file; tensors in nested dicts and lists get dotted names, other values are ignored.
 
-
-def open_file(path: Path) -> Tensors:
-    """Opens a file; tensors in nested dicts get dotted names, other values are ignored.
-
-    Zip files (torch 1.6 and later) are memory-mapped, older files are read completely.
+    With `inside_modules`, pickled modules are read as dicts of their parameters and buffers.
     """
     with path.open("rb") as file:
         zipped = file.read(4) == ZIP
-    if zipped:
-        _check_archive(path)
-    loaded = _load(path, zipped)
-    if isinstance(loaded, Shell):
-        loaded = _inside(loaded, 0)
-    if not isinstance(loaded, Mapping):
-        raise CheckpointError(f"contains {type(loaded).__name__}, expected a dict of tensors")
-    tensors = dict(_flatten(loaded, "", 0))
-    for name, tensor in tensors.items():
-        _check_tensor(name, tensor)
-    infos = {name: Info(tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
-    return Tensors(infos, lambda name: tensors[name].detach())
+    value, values = _read_zip(path) if zipped else _read_legacy(path)
+    tree = flatten(value, inside_modules=inside_modules)
+    if not tree.tensors:
+        raise CheckpointError(_no_tensors(value, tree))
+
+    def read(name: str) -> Tensor:
+        tensor = tree.tensors[name]
+        if tensor.problem:
+            raise CheckpointError(f"{name[:80]!r} is {tensor.problem}")
+        return tensor.read(values)
+
+    notes = ()
+    if tree.modules and not inside_modules:
+        notes = (f"ignored: pickled modules ({listing(list(tree.modules), 3)})",)
+    return Tensors({name: each.info for name, each in tree.tensors.items()}, read, tuple(tree.roots), notes)
 
 
-def _load(path: Path, zipped: bool) -> Any:
+def _no_tensors(value: Any, tree: Tree) -> str:
+    if tree.modules or is_module(value):
+        kind = next(iter(tree.modules), getattr(value, "name", ""))
+        return (
+            f"it is a pickled module ({kind[:80]}), whose code vitkit does not run; "
+            "load it with its own code and save its weights: torch.save(model.state_dict(), 'weights.pth')"
+        )
+    if isinstance(value, StoredTensor):
+        return "it contains one tensor; save a dict of tensors, model.state_dict()"
+    kind = getattr(value, "name", type(value).__name__)
+    return f"it contains no tensors (a {kind[:60]}); save a dict of tensors: torch.save(model.state_dict(), path)"
+
+
+def _read_zip(path: Path) -> tuple[Any, Values]:
     try:
-        with torch.serialization.safe_globals([argparse.Namespace, *((Shell, name) for name in MODULES)]):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except Exception as error:  # untrusted bytes: any failure of the unpickler is an invalid file
-        raise CheckpointError(_reason(str(error))) from None
-
-
-def _inside(shell: Shell, depth: int) -> dict[object, object]:
-    """Returns the parameters, buffers and submodules of a pickled module as nested dicts."""
-    if depth > MAX_DEPTH:
-        raise CheckpointError(f"modules nested deeper than {MAX_DEPTH}")
-    attributes = vars(shell)
-    parts = [attributes.get(kind) for kind in ("_parameters", "_buffers", "_modules")]
-    found = {name: value for part in parts if isinstance(part, Mapping) for name, value in part.items()}
-    return {name: _inside(value, depth + 1) if isinstance(value, Shell) else value for name, value in found.items()}
-
-
-def _reason(text: str) -> str:
-    if found := re.search(r"GLOBAL ([\w.]+)", text):
-        return f"the pickle needs {found[1]}; only tensors and plain values are supported, other classes can run code"
-    if ".tar" in text:
-        return "the file is a .tar of torch 0.1, which is not supported because unpickling it can run code"
-    return "the file is damaged or was not written by torch.save"
-
-
-def _check_archive(path: Path) -> None:
-    """Rejects archives that unpack to more than the file size; torch does not compress."""
-    try:
+        check_directory(path, "file of torch.save")
         with zipfile.ZipFile(path) as archive:
-            unpacked = sum(member.file_size for member in archive.infolist())
-    except (zipfile.BadZipFile, RuntimeError, ValueError) as error:  # RuntimeError: unsupported zip version
-        raise CheckpointError(f"the archive is damaged: {str(error)[:120]}") from None
-    size = path.stat().st_size
-    if unpacked > size:
-        raise CheckpointError(f"zip bomb: {size:,} bytes unpack to {unpacked:,}")
+            members = {member.filename: member for member in archive.infolist()}
+            root = _root(members)
+            size = path.stat().st_size
+            check_total(archive.infolist(), size, size)  # torch does not compress
+            order = archive.read(f"{root}byteorder") if f"{root}byteorder" in members else b"little"
+            data = _stored(archive, members[f"{root}data.pkl"])
+    except (zipfile.BadZipFile, RuntimeError, EOFError, zlib.error) as error:
+        raise CheckpointError(f"the archive is damaged ({str(error)[:120]}); download or copy it again") from None
+    value, _ = parse_pickle(data, 0, rebuild, storage_of)
+
+    def values(storage: Storage) -> Tensor:
+        member = members.get(f"{root}data/{storage.key}")
+        size = storage.numel * storage.dtype.itemsize
+        if member is None or member.file_size < size or member.compress_type != zipfile.ZIP_STORED:
+            raise CheckpointError(f"the data of a tensor ({storage.key[:40]!r}) is missing, cut off or compressed")
+        with path.open("rb") as file:
+            file.seek(member.header_offset)
+            header = file.read(30)
+            if len(header) < 30 or not header.startswith(ZIP):
+                raise CheckpointError("the archive is damaged; download or copy it again")
+            start = member.header_offset + 30 + int.from_bytes(header[26:28], "little")
+            start += int.from_bytes(header[28:30], "little")
+        return _mapped(path, start, size, storage, swap=order == b"big")
+
+    return value, values
 
 
-def _flatten(value: Mapping[object, object], prefix: str, depth: int) -> Iterator[tuple[str, Tensor]]:
-    if depth > MAX_DEPTH:
-        raise CheckpointError(f"dicts nested deeper than {MAX_DEPTH}")
-    for key, item in value.items():
-        if isinstance(item, Tensor):
-            yield f"{prefix}{key}", item
-        elif isinstance(item, Mapping):
-            yield from _flatten(item, f"{prefix}{key}.", depth + 1)
+def _root(members: dict[str, zipfile.ZipInfo]) -> str:
+    """Returns the folder of data.pkl in an archive; CheckpointError for archives of code."""
+    for name in members:
+        folder, _, file = name.partition("/")
+        if file == "constants.pkl" or file.startswith("code/"):
+            raise CheckpointError(
+                "it is a TorchScript archive, which contains code; load it with torch.jit.load where you trust it "
+                "and save its weights: torch.save(model.state_dict(), 'weights.pth')"
+            )
+        if file.startswith(("models/", "archive_format")) or name.startswith(("models/", "serialized_exported")):
+            raise CheckpointError("it is a program of torch.export; pass the checkpoint that it was exported from")
+        if file == "data.pkl":
+            root = f"{folder}/"
+            if not any(each.startswith((f"{root}code/", f"{root}constants.pkl")) for each in members):
+                return root
+    raise CheckpointError("the archive has no data.pkl, so torch.save did not write it; unpack it if it has weights")
 
 
-def _check_tensor(name: str, tensor: Tensor) -> None:
-    if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
-        raise CheckpointError(f"{name[:80]!r} is not a plain dense tensor")
-    stored, needed = tensor.untyped_storage().nbytes(), tensor.numel() * tensor.element_size()
-    # A stride of zero gives a huge shape from a single value; copying it would fill the memory.
-    if needed > stored:
-        raise CheckpointError(f"{name[:80]!r} has shape {tuple(tensor.shape)}, but only {stored:,} bytes of data")
+def _stored(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    if member.file_size > MAX_PICKLE:
+        raise CheckpointError(f"its data.pkl has {member.file_size:,} bytes; the limit is {MAX_PICKLE:,}")
+    return archive.read(member)
+
+
+def _mapped(path: Path, start: int, size: int, storage: Storage, *, swap: bool) -> Tensor:
+    """Returns bytes of a file as a flat uint8 tensor; a write to it does not change the file."""
+    if start + size > path.stat().st_size:
+        raise CheckpointError("the file is cut off; download or copy it again")
+    if size == 0:
+        return torch.empty(0, dtype=torch.uint8)
+    array = np.memmap(path, dtype=np.uint8, mode="c", offset=start, shape=(size,))
+    item = storage.dtype.itemsize
+    if swap and item > 1:
+        array = array.view(np.dtype(f"u{min(item, 8)}")).byteswap().view(np.uint8)
+    elif array.ctypes.data % item:
+        array = array.copy()
+    return torch.from_numpy(array)
+
+
+def _read_legacy(path: Path) -> tuple[Any, Values]:
+    """Reads the layout before torch 1.6: pickles of the header and the object, then the storages."""
+    storages: dict[str, Storage] = {}
+
+    def persistent(identity: Any) -> Storage:
+        storage = storage_of(identity)
+        return storages.setdefault(storage.key, storage) if storage.start == 0 else storage
+
+    with path.open("rb") as file:
+        data = file.read(MAX_LEGACY_PICKLE)
+    position, parts = 0, []
+    # Magic number, protocol version, system, object, keys of storages; a plain pickle is the object alone.
+    for _ in range(5):
+        part, position = parse_pickle(data, position, rebuild, persistent)
+        parts.append(part)
+        if parts[0] != MAGIC:
+            return part, _no_values
+    spans = _spans(path, position, parts[4], storages)
+
+    def values(storage: Storage) -> Tensor:
+        if storage.key not in spans:
+            raise CheckpointError("the data of a tensor is missing: the file is cut off or damaged; copy it again")
+        return _mapped(path, spans[storage.key], storage.numel * storage.dtype.itemsize, storage, swap=False)
+
+    return parts[3], values
+
+
+def _spans(path: Path, position: int, keys: Any, storages: dict[str, Storage]) -> dict[str, int]:
+    """Returns where the values of each storage start: they follow each other, each after its size."""
+    spans: dict[str, int] = {}
+    with path.open("rb") as file:
+        for key in keys if isinstance(keys, list) else []:
+            if not isinstance(key, str) or key not in storages:
+                break  # its size in bytes is not known, so nothing after it can be found
+            file.seek(position)
+            if int.from_bytes(file.read(8), "little") != storages[key].numel:
+                break
+            spans[key] = position + 8
+            position += 8 + storages[key].numel * storages[key].dtype.itemsize
+    return spans
+
+
+def _no_values(storage: Storage) -> Tensor:
+    raise CheckpointError(f"the values of a tensor ({storage.key[:40]!r}) are not in the file")

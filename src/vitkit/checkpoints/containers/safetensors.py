@@ -26,6 +26,12 @@ DTYPES = {
     "I8": torch.int8,
     "U8": torch.uint8,
     "BOOL": torch.bool,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "U16": torch.uint16,
+    "U32": torch.uint32,
+    "U64": torch.uint64,
+    "C64": torch.complex64,
 }
 
 
@@ -53,7 +59,12 @@ def write_weights(tensors: Mapping[str, Tensor], folder: Path) -> None:
 
     # safetensors does not allow tensors that share memory.
     own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    save_file(own, folder / "model.safetensors", metadata={"format": "pt"})
+    path = folder / "model.safetensors"
+    # Newer versions of the library write files that only their owner can read.
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(own, path, metadata={"format": "pt"})
+    path.chmod(mode & 0o777)
 
 
 def read_header(path: Path) -> dict[str, Info]:
@@ -63,7 +74,9 @@ def read_header(path: Path) -> dict[str, Info]:
         start = file.read(8)
         length = int.from_bytes(start, "little")
         if len(start) < 8 or length > size - 8:
-            raise CheckpointError(f"truncated: the header should have {length:,} bytes, the file has {size:,}")
+            raise CheckpointError(
+                "not a complete safetensors file: its header is longer than the file; download or copy it again"
+            )
         if length > MAX_HEADER:
             raise CheckpointError(f"the header has {length:,} bytes; the limit is {MAX_HEADER:,}")
         text = file.read(length)

@@ -59,7 +59,8 @@ class Format:
     table               vitkit's tensor names and the format's
     anchors             patterns of names that every file has; a prefix before the first is a wrapper
     aliases             patterns and replacements from names of other library versions to those of the table
-    ignored             patterns of names that are ignored, each with a description
+    ignored             patterns of names that are ignored, each with a description, and optionally with a pattern of
+                        names without which it does not apply
     suffix              suffix of the single file it writes; "" for a folder
     accepts             whether the config.json (None: missing) may belong to this format
     arrange             converts tensors that the table cannot map as stored (stacked layers)
@@ -74,7 +75,7 @@ class Format:
     table: Table
     anchors: tuple[str, ...] = ()
     aliases: tuple[tuple[str, str], ...] = ()
-    ignored: tuple[tuple[str, str], ...] = ()
+    ignored: tuple[tuple[str, ...], ...] = ()
     suffix: str = ""
     accepts: Callable[[Json | None], bool]
     arrange: Callable[[Tensors], Tensors] = lambda tensors: tensors

@@ -5,6 +5,7 @@ from pathlib import Path
 from vitkit import config as configs
 from vitkit import models
 from vitkit.checkpoints import preprocessing
+from vitkit.checkpoints.bounds import check_config
 from vitkit.checkpoints.checkpoint import Checkpoint, CheckpointError
 from vitkit.checkpoints.containers.safetensors import write_weights
 from vitkit.checkpoints.formats import Description, Format, Json, RawCheckpoint
@@ -29,10 +30,7 @@ def describe(raw: RawCheckpoint) -> Description:
         config = configs.override(config, parse_overrides(type(config), raw.overrides))
     except ValueError as error:
         raise CheckpointError(f"config.json: {error}") from None
-    largest = max((side for info in raw.tensors.infos.values() for side in info.shape), default=0)
-    for name, limit in (("depth", len(raw.tensors.infos)), ("width", largest), ("mlp_width", largest)):
-        if getattr(config, name, 0) > limit:
-            raise CheckpointError(f"config.json: {name} is {getattr(config, name)}, more than the tensors can have")
+    check_config(config, raw.tensors)
     check_fixed_positions(config)
     labels = file_config.get("labels", [])
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):

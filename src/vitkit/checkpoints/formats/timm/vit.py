@@ -61,6 +61,8 @@ def describe(raw: RawCheckpoint) -> Description:
     shapes = TABLE.shapes(raw.tensors)
     defaults: dict[str, Any] = dict(DEFAULTS)
     project = _project(raw)
+    if project[1] == "DINO" and "head.weight" in shapes and "dino" not in raw.file_name.lower():
+        project = PROJECTS[-1]  # `backbone.` is also the prefix of classifiers; DINO's files have no head
     if raw.config is not None:
         file_config, labels = read_config(raw.config)
     else:
@@ -150,8 +152,8 @@ FORMAT = Format(
     ignored=(
         (r"mask_token", "the mask token of pre-training"),
         (r"decoder.*", "MAE's decoder"),
-        (r"head\.(mlp|last_layer).*", "DINO's projection head"),
-        (r"head\.\d+\..*", "MoCo v3's projector"),
+        (r"head\.(mlp|last_layer).*", "DINO's projection head", r"head\.last_layer"),
+        (r"head\.\d+\..*", "MoCo v3's projector", r"(base|momentum)_encoder\."),
     ),
     accepts=lambda config: config is None or ("model_type" not in config and not isinstance(config.get("model"), dict)),
     describe=describe,

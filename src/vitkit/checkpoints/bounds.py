@@ -1,0 +1,65 @@
+"""Limits of what config files can ask for, checked before anything is built or allocated."""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from vitkit.checkpoints.checkpoint import CheckpointError
+from vitkit.checkpoints.tensors import Tensors
+from vitkit.data.processor import Processor
+
+# Fields that are a side of some tensor.
+SIDES = ("width", "mlp_width", "num_registers", "pre_logits", "channels", "stem_width", "num_classes")
+# Fields that count blocks: each block has at least one tensor.
+COUNTS = ("depth", "depths")
+MAX_INTEGER = 10_000_000
+# A float32 image of this size takes 200 MB.
+MAX_PIXELS = 4096 * 4096
+MIN_STD = 1e-6
+MAX_VALUE = 1e6
+
+
+def check_config(config: Any, tensors: Tensors) -> None:
+    """Raises CheckpointError if a config asks for more than the tensors of the file can hold."""
+    largest = max((side for info in tensors.infos.values() for side in info.shape), default=0)
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        numbers = list(_integers(value))
+        limit, what = MAX_INTEGER, f"more than {MAX_INTEGER:,}"
+        if field.name in SIDES:
+            limit, what = largest, "more than the tensors can have"
+        if field.name in COUNTS:
+            limit, what = len(tensors.infos), "more than the tensors can have"
+            numbers = [sum(numbers)]
+        if max(numbers, default=0) > limit:
+            raise CheckpointError(f"config.json: {field.name} is {str(value)[:80]}, {what}")
+
+
+def check_sizes(image_size: tuple[int, int], processor: Processor) -> None:
+    """Raises CheckpointError if images of these sizes would take too much memory, or the statistics are unusable."""
+    to = processor.resize_to
+    sizes = {
+        "image_size": image_size,
+        "crop_size": processor.size,
+        "size": (to, to) if isinstance(to, int) else to or processor.size,
+    }
+    for name, size in sizes.items():
+        if math.prod(size) > MAX_PIXELS:
+            raise CheckpointError(
+                f"the config files set {name} to {size[0]}x{size[1]} pixels, more than {MAX_PIXELS:,}; correct them"
+            )
+    values = (*processor.mean, *processor.std, processor.rescale)
+    if not all(abs(value) <= MAX_VALUE for value in values) or min(map(abs, processor.std)) < MIN_STD:
+        raise CheckpointError(
+            f"preprocessor_config.json: mean {processor.mean}, std {processor.std} or rescale {processor.rescale} "
+            "is out of range; correct it"
+        )
+
+
+def _integers(value: Any) -> Iterator[int]:
+    if type(value) is int:
+        yield value
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from _integers(item)

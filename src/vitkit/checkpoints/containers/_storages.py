@@ -1,0 +1,151 @@
+"""Tensors of a pickle: which storage they view, with which shape and strides."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vitkit.checkpoints.checkpoint import CheckpointError
+from vitkit.checkpoints.containers._pickle import Global, Object
+from vitkit.checkpoints.tensors import Info
+
+# Storage classes by name, without the module (`torch.FloatStorage`, `torch.cuda.FloatStorage`).
+STORAGES = {
+    "DoubleStorage": torch.float64,
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
+    "ComplexFloatStorage": torch.complex64,
+    "ComplexDoubleStorage": torch.complex128,
+    "UntypedStorage": torch.uint8,
+}
+MAX_AXES = 8
+REBUILD = "torch._utils._rebuild_"
+# Functions that make a tensor of another kind; its values are not read.
+OTHER_KINDS = {
+    "sparse_tensor": "sparse",
+    "sparse_csr_tensor": "sparse",
+    "nested_tensor": "nested",
+    "qtensor": "quantized",
+    "meta_tensor_no_storage": "without values",
+    "wrapper_subclass": "sharded or of another class",
+    "device_tensor_from_numpy": "of another device",
+    "device_tensor_from_cpu_tensor": "of another device",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """A storage of the file: `numel` values of a dtype, from `start` values on."""
+
+    key: str
+    dtype: torch.dtype
+    numel: int
+    start: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """A tensor of the file; `problem` says why its values cannot be read, "" if they can."""
+
+    storage: Storage | None
+    dtype: torch.dtype
+    offset: int = 0
+    shape: tuple[int, ...] = ()
+    strides: tuple[int, ...] = ()
+    problem: str = ""
+
+    @property
+    def info(self) -> Info:
+        """Shape and dtype."""
+        return Info(self.shape, self.dtype, self.problem)
+
+    def read(self, values: Callable[[Storage], Tensor]) -> Tensor:
+        """Returns the tensor as a view of its storage; `values` returns a storage as bytes."""
+        if self.storage is None or self.problem:
+            raise CheckpointError(f"a tensor is {self.problem}")
+        flat = values(self.storage).view(self.dtype)
+        return flat.as_strided(self.shape, self.strides, self.offset + self.storage.start)
+
+
+def storage_of(identity: Any) -> Storage:
+    """Returns the storage of torch's persistent id: ("storage", class, key, device, size[, view])."""
+    if not isinstance(identity, tuple) or len(identity) not in (5, 6) or identity[0] != "storage":
+        raise CheckpointError("its pickle refers to data that torch.save does not write")
+    kind, key, _, numel = identity[1:5]
+    name = kind.name.rpartition(".")[2] if isinstance(kind, Global) else ""
+    start = 0
+    if len(identity) == 6 and identity[5] is not None:
+        start = identity[5][1]
+    if name not in STORAGES or not isinstance(key, str) or not _natural(numel) or not _natural(start):
+        raise CheckpointError(f"it has a storage of the unknown class {name[:60]!r}; save float tensors")
+    return Storage(key, STORAGES[name], numel, start)
+
+
+def rebuild(name: str, arguments: tuple[Any, ...]) -> Any:
+    """Returns the value of a call in a pickle: a tensor, a shape or None for anything else."""
+    if name == "torch.Size" and len(arguments) == 1:
+        return tuple(arguments[0]) if isinstance(arguments[0], tuple | list) else None
+    if name == "torch._tensor._rebuild_from_type_v2" and len(arguments) == 4:
+        function, _, inner, _ = arguments
+        return rebuild(function.name, inner) if isinstance(function, Global) and isinstance(inner, tuple) else None
+    if not name.startswith(REBUILD):
+        return None
+    kind = name.removeprefix(REBUILD)
+    if kind in ("parameter", "parameter_with_state") and arguments and isinstance(arguments[0], StoredTensor):
+        return arguments[0]
+    if kind in ("tensor", "tensor_v2", "tensor_v3") and len(arguments) >= 4:
+        return _dense(kind, arguments)
+    if kind in OTHER_KINDS:
+        return StoredTensor(None, torch.float32, problem=f"{OTHER_KINDS[kind]}, not a plain dense tensor")
+    return None
+
+
+def _dense(kind: str, arguments: tuple[Any, ...]) -> StoredTensor:
+    storage, offset, shape, strides = arguments[:4]
+    shape = tuple(shape.arguments[0]) if isinstance(shape, Object) else tuple(shape)
+    strides = tuple(strides)
+    if not isinstance(storage, Storage) or len(shape) != len(strides):
+        raise ValueError
+    if not all(map(_natural, (offset, *shape, *strides))):
+        raise ValueError
+    dtype = storage.dtype
+    if kind == "tensor_v3" and len(arguments) > 6 and isinstance(arguments[6], Global):
+        made = getattr(torch, arguments[6].name.removeprefix("torch."), None)
+        dtype = made if isinstance(made, torch.dtype) else dtype
+    problem = _problem(storage, dtype, offset, shape, strides)
+    return StoredTensor(storage, dtype, offset, shape, strides, problem)
+
+
+def _problem(
+    storage: Storage, dtype: torch.dtype, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]
+) -> str:
+    """Returns why a tensor does not fit its storage; "" if it does."""
+    if len(shape) > MAX_AXES:
+        return f"of {len(shape)} axes"
+    stored = storage.numel * storage.dtype.itemsize
+    needed = math.prod(shape) * dtype.itemsize
+    # A stride of zero gives a huge shape from a single value; copying it would fill the memory.
+    if needed > stored:
+        return f"of shape {_shown(shape)}, but it has only {stored:,} bytes of data"
+    last = sum((side - 1) * stride for side, stride in zip(shape, strides, strict=True)) if 0 not in shape else -1
+    if (storage.start + offset + last + 1) * dtype.itemsize > stored + storage.start * storage.dtype.itemsize:
+        return "beyond the end of its data"
+    return ""
+
+
+def _shown(shape: tuple[int, ...]) -> str:
+    return str(shape) if all(side < 10**18 for side in shape) else "too large"
+
+
+def _natural(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**63

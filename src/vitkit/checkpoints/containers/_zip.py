@@ -1,0 +1,42 @@
+"""Limits of zip archives, checked before `zipfile` creates an object per member."""
+
+import os
+import struct
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from vitkit.checkpoints.checkpoint import CheckpointError
+
+MAX_MEMBERS = 20_000
+MAX_DIRECTORY = 8 << 20
+END_RECORD, ZIP64_LOCATOR, MAX_COMMENT = 22, 20, 65_535
+
+
+def check_directory(path: Path, kind: str) -> None:
+    """Raises CheckpointError if the directory of the archive is missing or too large; `kind` is for the message."""
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - END_RECORD - MAX_COMMENT - ZIP64_LOCATOR))
+        tail = file.read()
+        at = tail.rfind(b"PK\5\6")
+        if at < 0 or at + END_RECORD > len(tail):
+            raise CheckpointError(
+                f"not a complete {kind}: no zip directory at its end; if it is one, download or copy it again"
+            )
+        entries, length = struct.unpack_from("<HL", tail, at + 10)
+        locator = at - ZIP64_LOCATOR
+        if locator >= 0 and tail[locator:at].startswith(b"PK\6\7"):
+            file.seek(min(struct.unpack_from("<Q", tail, locator + 8)[0], size))
+            record = file.read(56)
+            if len(record) == 56:
+                entries, length = struct.unpack_from("<QQ", record, 32)
+    if entries > MAX_MEMBERS or length > MAX_DIRECTORY:
+        raise CheckpointError(f"too many members: {entries:,} in a directory of {length:,} bytes")
+
+
+def check_total(members: Iterable[zipfile.ZipInfo], size: int, limit: int) -> None:
+    """Raises CheckpointError if the members of an archive of `size` bytes unpack to more than `limit` bytes."""
+    unpacked = sum(member.file_size for member in members)
+    if unpacked > limit:
+        raise CheckpointError(f"zip bomb: {size:,} bytes unpack to {unpacked:,}")
