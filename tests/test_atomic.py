@@ -4,6 +4,7 @@ import ast
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -158,10 +159,22 @@ def test_a_device_is_written_directly(tmp_path: Path) -> None:
     assert Path("/dev/null").is_char_device()
 
 
-def renames(tree: ast.AST) -> list[int]:
+def parsed(code: str) -> tuple[ast.AST, ...]:
+    """Returns all nodes of the syntax tree."""
+    return tuple(ast.walk(ast.parse(code)))
+
+
+@cache
+def findings() -> dict[str, tuple[list[int], list[int]]]:
+    """Returns the lines of each file that rename files, and those with plain writes; every file is parsed once."""
+    trees = ((path, parsed(path.read_text(encoding="utf-8"))) for path in FILES)
+    return {path.relative_to(ROOT).as_posix(): (renames(tree), plain_writes(tree)) for path, tree in trees}
+
+
+def renames(tree: tuple[ast.AST, ...]) -> list[int]:
     """Returns the lines that call os.replace, os.rename, shutil.move, os.fsync, Path.replace or Path.rename."""
     lines = []
-    for node in ast.walk(tree):
+    for node in tree:
         if isinstance(node, ast.ImportFrom) and node.module in ("os", "shutil"):
             lines += [
                 node.lineno for each in node.names if each.name in ("replace", "rename", "renames", "move", "fsync")
@@ -178,10 +191,9 @@ def renames(tree: ast.AST) -> list[int]:
     return lines
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_no_other_code_renames_or_flushes_files(path: Path) -> None:
-    lines = renames(ast.parse(path.read_text()))
-    assert bool(lines) == (path == ROOT / "atomic.py"), f"use vitkit.atomic instead, in lines {lines}"
+def test_no_other_code_renames_or_flushes_files() -> None:
+    found = {name: lines for name, (lines, _) in findings().items() if lines}
+    assert found.keys() == {"atomic.py"}, f"use vitkit.atomic instead in these lines: {found}"
 
 
 @pytest.mark.parametrize(
@@ -195,8 +207,8 @@ def test_no_other_code_renames_or_flushes_files(path: Path) -> None:
     ],
 )
 def test_the_check_finds_all_calls_that_rename(code: str) -> None:
-    assert renames(ast.parse(code))
-    assert not renames(ast.parse("text.replace('a', 'b')\ndataclasses.replace(config, width=3)"))
+    assert renames(parsed(code))
+    assert not renames(parsed("text.replace('a', 'b')\ndataclasses.replace(config, width=3)"))
 
 
 # Files that may write without `atomic`: to temporary paths that `atomic` publishes, to the log of a run, which is
@@ -207,10 +219,10 @@ WRITES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_plain_writes_occur_in_known_files_only(path: Path) -> None:
+def plain_writes(tree: tuple[ast.AST, ...]) -> list[int]:
+    """Returns the lines that open a file for writing, or write text, bytes or a figure to a path."""
     lines = []
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in tree:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute | ast.Name):
             method = node.func.attr if isinstance(node.func, ast.Attribute) else node.func.id
             modes = [each.value for each in node.args if isinstance(each, ast.Constant) and isinstance(each.value, str)]
@@ -219,5 +231,15 @@ def test_plain_writes_occur_in_known_files_only(path: Path) -> None:
                 continue
             if opens or method in ("write_text", "write_bytes", "savefig", "fdopen"):
                 lines.append(node.lineno)
-    name = path.relative_to(ROOT).as_posix()
-    assert not lines or name in WRITES, f"use vitkit.atomic instead, in lines {lines}"
+    return lines
+
+
+def test_plain_writes_occur_in_known_files_only() -> None:
+    found = {name: lines for name, (_, lines) in findings().items() if lines and name not in WRITES}
+    assert not found, f"use vitkit.atomic instead in these lines: {found}"
+
+
+@pytest.mark.parametrize("code", ["open(path, 'w')", "path.write_text(text)", "figure.savefig(path)", "os.fdopen(1)"])
+def test_the_check_finds_all_plain_writes(code: str) -> None:
+    assert plain_writes(parsed(code))
+    assert not plain_writes(parsed("atomic.write_text(path, text)\nopen(path)\nopen(path, 'rb')"))

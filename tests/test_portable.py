@@ -82,6 +82,7 @@ def test_the_check_finds_them() -> None:
     assert portable("def f():\n    import resource\n    ctypes.CDLL(None)") == []
 
 
+@pytest.mark.slow  # the check of the syntax trees above runs by default
 def test_every_module_is_imported_where_they_are_missing() -> None:
     """As on Windows: an import of one of them from vitkit fails. Modules of extras that are not installed say so."""
     modules = [

@@ -3,6 +3,7 @@
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import get_args
 
@@ -23,6 +24,24 @@ def name(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
+def parsed(code: str) -> tuple[ast.AST, ...]:
+    """Returns all nodes of the syntax tree."""
+    return tuple(ast.walk(ast.parse(code)))
+
+
+@cache
+def findings() -> dict[str, dict[str, list[int]]]:
+    """Returns the lines that each check finds, by check and file; every file is parsed once for all checks."""
+    checks = (maps_of_activations, lists_of_splits, greps)
+    found: dict[str, dict[str, list[int]]] = {check.__name__: {} for check in checks}
+    for path in FILES:
+        tree = parsed(path.read_text(encoding="utf-8"))
+        for check in checks:
+            if lines := list(check(tree)):
+                found[check.__name__][name(path)] = lines
+    return found
+
+
 def texts(node: ast.AST) -> set[str]:
     """Returns the string constants of a collection, or of the subscript of a type."""
     if isinstance(node, ast.Dict):
@@ -34,25 +53,27 @@ def texts(node: ast.AST) -> set[str]:
     return {each.value for each in items if isinstance(each, ast.Constant) and isinstance(each.value, str)}
 
 
-def maps_of_activations(tree: ast.AST) -> Iterator[int]:
-    known = {*ACTIVATIONS, *(theirs for each in ACTIVATIONS.values() for theirs in (*each.transformers, *each.timm))}
-    for node in ast.walk(tree):
-        if len(texts(node) & (known - {"linear", "identity"})) > 2:
+KNOWN = {*ACTIVATIONS, *(theirs for each in ACTIVATIONS.values() for theirs in (*each.transformers, *each.timm))}
+
+
+def maps_of_activations(tree: tuple[ast.AST, ...]) -> Iterator[int]:
+    for node in tree:
+        if len(texts(node) & (KNOWN - {"linear", "identity"})) > 2:
             yield node.lineno  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("path", FILES, ids=name)
-def test_activations_are_listed_once(path: Path) -> None:
-    if name(path) == "inference/runtimes/_program_check.py":
-        return  # a list of torch's operations, in one string
-    found = list(maps_of_activations(ast.parse(path.read_text())))
-    assert bool(found) == (name(path) == "layers/activations.py"), f"use layers.activations, in lines {found}"
+def test_activations_are_listed_once() -> None:
+    found = findings()["maps_of_activations"]
+    # _program_check.py has a list of torch's operations, in one string.
+    allowed = {"layers/activations.py", "inference/runtimes/_program_check.py"}
+    assert "layers/activations.py" in found
+    assert found.keys() <= allowed, f"use layers.activations in these lines: {found}"
 
 
 def test_the_check_of_activations_finds_maps() -> None:
-    assert list(maps_of_activations(ast.parse("x = {'gelu': a, 'relu': b, 'silu': c}")))
-    assert list(maps_of_activations(ast.parse("x: Literal['gelu', 'gelu_tanh', 'relu', 'silu'] = 'gelu'")))
-    assert not list(maps_of_activations(ast.parse("x = ('gelu', 'weight')")))
+    assert list(maps_of_activations(parsed("x = {'gelu': a, 'relu': b, 'silu': c}")))
+    assert list(maps_of_activations(parsed("x: Literal['gelu', 'gelu_tanh', 'relu', 'silu'] = 'gelu'")))
+    assert not list(maps_of_activations(parsed("x = ('gelu', 'weight')")))
 
 
 def test_every_backend_supports_all_activations_of_configs() -> None:
@@ -100,24 +121,23 @@ def test_activations_of_flax_are_those_of_torch() -> None:
         torch.testing.assert_close(found, activation(each)(x), atol=1e-5, rtol=1e-5)
 
 
-def lists_of_splits(tree: ast.AST) -> Iterator[int]:
+def lists_of_splits(tree: tuple[ast.AST, ...]) -> Iterator[int]:
     """Yields the lines of collections with an alias of a split (valid, dev, training, ...) and another split name."""
     split_aliases = set(SPLITS) - set(SPLIT_NAMES)
-    for node in ast.walk(tree):
+    for node in tree:
         found = texts(node) & set(SPLITS)
         if found & split_aliases and len(found) > 1:
             yield node.lineno  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("path", FILES, ids=name)
-def test_names_of_splits_are_listed_once(path: Path) -> None:
-    found = list(lists_of_splits(ast.parse(path.read_text())))
-    assert bool(found) == (name(path) == "data/sources/__init__.py"), f"use data.sources.SPLITS, in lines {found}"
+def test_names_of_splits_are_listed_once() -> None:
+    found = findings()["lists_of_splits"]
+    assert found.keys() == {"data/sources/__init__.py"}, f"use data.sources.SPLITS in these lines: {found}"
 
 
 def test_the_check_of_splits_finds_lists() -> None:
-    assert list(lists_of_splits(ast.parse("x = {'train': 1, 'validation': 2}")))
-    assert not list(lists_of_splits(ast.parse("x = ('val', 'test', 'all')")))
+    assert list(lists_of_splits(parsed("x = {'train': 1, 'validation': 2}")))
+    assert not list(lists_of_splits(parsed("x = ('val', 'test', 'all')")))
 
 
 def test_every_name_of_a_split_is_read_from_file_names() -> None:
@@ -132,14 +152,14 @@ TABLES = ("checkpoints/", "models/", "transformers/", "jax/", "layers/")
 PARTS = re.compile(r"(?<![A-Za-z_])(blocks|head|head_dist|cls_token|dist_token|pos_embed|patch_embed)(?![a-z_])")
 
 
-def greps(tree: ast.AST) -> Iterator[int]:
+def greps(tree: tuple[ast.AST, ...]) -> Iterator[int]:
     """Yields lines that search names for a part of a model: `startswith`, `in`, regular expressions or patterns."""
 
     def means_a_part(node: ast.AST) -> bool:
         constants = (each.value for each in ast.walk(node) if isinstance(each, ast.Constant))
         return any(isinstance(text, str) and PARTS.search(text) for text in constants)
 
-    for node in ast.walk(tree):
+    for node in tree:
         if isinstance(node, ast.Call):
             called = ast.unparse(node.func)
             looks = called.rpartition(".")[2] in ("startswith", "endswith", "removeprefix", "fnmatch", "fnmatchcase")
@@ -149,12 +169,10 @@ def greps(tree: ast.AST) -> Iterator[int]:
             yield node.lineno
 
 
-@pytest.mark.parametrize("path", FILES, ids=name)
-def test_no_other_code_looks_for_parts_of_a_model_in_names(path: Path) -> None:
-    if name(path).startswith(TABLES):
-        return
-    found = [line for line in greps(ast.parse(path.read_text())) if (name(path), line_of(path, line)) not in NOT_PARTS]
-    assert not found, f"use the backbone's blocks, layer_of or head_parameters, in lines {found}"
+def test_no_other_code_looks_for_parts_of_a_model_in_names() -> None:
+    files = {file: lines for file, lines in findings()["greps"].items() if not file.startswith(TABLES)}
+    found = {(file, line_of(ROOT / file, line)) for file, lines in files.items() for line in lines}
+    assert found <= NOT_PARTS, f"use the backbone's blocks, layer_of or head_parameters: {found - NOT_PARTS}"
 
 
 def line_of(path: Path, number: int) -> str:
@@ -183,4 +201,4 @@ NOT_PARTS = {
     ],
 )
 def test_the_check_of_part_names_finds_searches(code: str) -> None:
-    assert list(greps(ast.parse(code)))
+    assert list(greps(parsed(code)))

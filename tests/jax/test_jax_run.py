@@ -10,6 +10,7 @@ import torch
 
 from vitkit import checkpoints, models
 from vitkit.cli import main
+from vitkit.data.sources.digits import Digits
 from vitkit.jax import load
 from vitkit.jax import run as jax_run
 from vitkit.objectives import supervised
@@ -39,7 +40,8 @@ def test_command_trains_and_both_backends_load_the_result(tmp_path: Path, capsys
     assert load(out / "best").config.width == 48
 
 
-def test_losses_match_pytorch(tmp_path: Path) -> None:
+def test_losses_match_pytorch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Digits, "__len__", lambda self: 240)
     run = short_run()
     fitted = jax_run.train(run, tmp_path / "jax")
     train(run, tmp_path / "torch")

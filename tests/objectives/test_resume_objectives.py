@@ -110,7 +110,7 @@ def assert_equal(one: Any, other: Any) -> None:
         assert one == other
 
 
-@pytest.mark.parametrize("name", slow_except(objectives.objectives(), "beit", "dino"))
+@pytest.mark.parametrize("name", slow_except(objectives.objectives(), "beit"))
 def test_a_killed_and_resumed_run_ends_with_the_same_bits(
     name: str, tmp_path: Path, teacher: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -131,7 +131,7 @@ def test_a_killed_and_resumed_run_ends_with_the_same_bits(
         assert torch.equal(tensor, saved[f"backbone.{key}"]), key
 
 
-@pytest.mark.parametrize("name", slow_except(objectives.objectives(), "beit", "dino"))
+@pytest.mark.parametrize("name", slow_except(objectives.objectives(), "dino"))
 def test_the_training_checkpoint_restores_the_objective(name: str, tmp_path: Path, teacher: str) -> None:
     # Into an objective with another random initialisation.
     run = small_run(name, teacher)

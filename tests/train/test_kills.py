@@ -14,7 +14,7 @@ SCRIPT = Path(__file__).with_name("save_until_killed.py")
 @pytest.mark.parametrize(
     ("kind", "kills"),
     [
-        ("full", 5),
+        ("full", 3),
         pytest.param("sharded", 5, marks=pytest.mark.slow),
         pytest.param("full", 50, marks=pytest.mark.slow),
         pytest.param("sharded", 50, marks=pytest.mark.slow),

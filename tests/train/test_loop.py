@@ -27,7 +27,7 @@ def start(run: Run) -> Training:
 
 
 def test_the_loop_equals_a_hand_written_loop(small_run: Callable[..., Run]) -> None:
-    run = small_run(steps=40, batch_size=16)
+    run = small_run(steps=15, batch_size=16)
     training, losses = start(run), []
     fit(training, batches(run), lambda scalars, _: losses.append(scalars["loss"]) is not None)
 
@@ -37,10 +37,10 @@ def test_the_loop_equals_a_hand_written_loop(small_run: Callable[..., Run]) -> N
     rest = [each for name, each in model.named_parameters() if not (name.endswith("weight") and each.ndim > 1)]
     optimizer = torch.optim.AdamW([{"params": kernels, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}])
     stream, expected = batches(run), []
-    for step in range(40):
+    for step in range(15):
         batch = next(stream)
         torch.manual_seed(step_seed(run.seed, step, 0))
-        progress = max(0, step - 3) / 37
+        progress = max(0, step - 3) / 12
         for group in optimizer.param_groups:
             group["lr"] = 1e-2 * 0.5 * (1 + math.cos(math.pi * progress)) * min(1.0, step / 3)
         optimizer.zero_grad()
@@ -55,17 +55,17 @@ def test_the_loop_equals_a_hand_written_loop(small_run: Callable[..., Run]) -> N
 
 
 def test_the_loop_equals_the_same_hand_written_steps_bit_for_bit(small_run: Callable[..., Run]) -> None:
-    run = small_run(steps=40)
+    run = small_run(steps=15)
     training, losses = start(run), []
     fit(training, batches(run), lambda scalars, _: losses.append(scalars["loss"]) is not None)
 
     other, stream, expected = start(run), batches(run), []
     other.objective.train()
-    for step in range(40):
+    for step in range(15):
         batch = next(stream)
         torch.manual_seed(step_seed(run.seed, step, 0))
         for group in other.optimizer.param_groups:
-            group["lr"] = 1e-2 * (0.5 * (1.0 + math.cos(math.pi * (max(0, step - 3) / 37))) * min(1.0, step / 3))
+            group["lr"] = 1e-2 * (0.5 * (1.0 + math.cos(math.pi * (max(0, step - 3) / 12))) * min(1.0, step / 3))
         loss = other.objective(batch)["loss"]
         other.optimizer.zero_grad()
         loss.backward()

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from slow_cases import slow_except
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -101,7 +102,7 @@ def run_of(make: Callable[..., Run], grad_accum_steps: int = 1) -> Run:
     return make(model__channels=1, grad_accum_steps=grad_accum_steps, steps=STEPS)
 
 
-@pytest.mark.parametrize("grad_accum_steps", [1, 2, 7])
+@pytest.mark.parametrize("grad_accum_steps", slow_except([1, 2, 7], 2))
 def test_the_device_is_read_once_per_step_and_once_more_per_logged_step(
     grad_accum_steps: int, small_run: Callable[..., Run], tmp_path: Path, lists: list[int]
 ) -> None:
@@ -114,7 +115,7 @@ def test_the_device_is_read_once_per_step_and_once_more_per_logged_step(
     assert sorted(lists) == [2] * STEPS + [3] * len(LOGGED)
 
 
-@pytest.mark.parametrize("grad_accum_steps", [1, 2, 7])
+@pytest.mark.parametrize("grad_accum_steps", slow_except([1, 2, 7], 2))
 def test_processes_reduce_one_vector_per_step_and_one_more_per_logged_step(
     grad_accum_steps: int, small_run: Callable[..., Run], tmp_path: Path, two: Group
 ) -> None:

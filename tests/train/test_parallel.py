@@ -1,4 +1,4 @@
-"""Two processes under torchrun have the losses of one, stop together, and resume in one process."""
+"""Two processes have the losses of one, stop together, and resume in one process; slow tests use torchrun."""
 
 import os
 import subprocess
@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from two_processes import Job, ends, run_in_two
 
 from vitkit import distributed
 from vitkit.config import override
@@ -80,7 +81,25 @@ def test_lamb_uses_norms_of_full_tensors_under_fsdp(deterministic_run: Callable[
     assert_close(tmp_path / "two", tmp_path / "single_process")
 
 
-@pytest.mark.parametrize("kind", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
+def test_two_processes_stop_at_a_signal_and_one_process_resumes(
+    deterministic_run: Callable[..., Run], tmp_path: Path, single_process: Path
+) -> None:
+    """As the slow test below, without torchrun, whose start takes longer than the run."""
+    run = deterministic_run(hardware__parallel="ddp")
+    run_in_two([Job(run, tmp_path / "two", "term", 7)], tmp_path / "jobs")
+    first, second = ends(tmp_path / "two")
+    assert first.error == second.error
+    assert first.error.startswith("Interrupted: ")
+    assert max(first.time, second.time) - second.signalled < 10.0
+    saved = saving.load_newest(tmp_path / "two" / "checkpoints")
+    assert saved is not None
+    assert saved["training"]["step"] == 7
+    train(override(run, {"hardware.parallel": "none"}), tmp_path / "two")
+    assert_close(tmp_path / "two", single_process)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 def test_a_signal_to_one_process_stops_both_and_one_process_resumes(
     deterministic_run: Callable[..., Run], tmp_path: Path, single_process: Path, kind: str
 ) -> None:

@@ -114,10 +114,9 @@ sys.exit(main(sys.argv[2:]))
 """
 
 
-@pytest.mark.parametrize(
-    ("checkpoint_format", "async_save"),
-    [("full", False), *(pytest.param("sharded", each, marks=pytest.mark.slow) for each in (True, False))],
-)
+# test_checkpoint_files.py and test_sharded_checkpoints.py imitate a full disk by default, without another process.
+@pytest.mark.slow
+@pytest.mark.parametrize(("checkpoint_format", "async_save"), [("full", False), ("sharded", True), ("sharded", False)])
 def test_a_full_disk_during_a_save_ends_in_one_line(
     small_run: Callable[..., Run], tmp_path: Path, checkpoint_format: str, async_save: bool
 ) -> None:

@@ -29,20 +29,20 @@ EVERYTHING = Augment(
 )
 
 
+@pytest.mark.parametrize(("step", "workers"), [pytest.param(3, 2, marks=pytest.mark.slow), (8, 1)])
 def test_stopped_within_an_epoch_and_resumed_with_other_workers(
-    small_run: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_run: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, workers: int
 ) -> None:
     run = small_run(grad_accum_steps=2, augment=EVERYTHING)
     train(run, tmp_path / "uninterrupted")
-    for step, workers in ((3, 2), (8, 1)):
-        folder = tmp_path / str(step)
-        with monkeypatch.context() as patch:
-            kill_at(patch, step, lambda: os.kill(os.getpid(), signal.SIGTERM))
-            with pytest.raises(Interrupted):
-                train(override(run, {"hardware.workers": workers}), folder)
-        train(run, folder)
-        assert_equal(final(folder), final(tmp_path / "uninterrupted"))
-        assert history(folder) == history(tmp_path / "uninterrupted")
+    folder = tmp_path / "resumed"
+    with monkeypatch.context() as patch:
+        kill_at(patch, step, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(Interrupted):
+            train(override(run, {"hardware.workers": workers}), folder)
+    train(run, folder)
+    assert_equal(final(folder), final(tmp_path / "uninterrupted"))
+    assert history(folder) == history(tmp_path / "uninterrupted")
     assert RunFolder(folder).run().augment == EVERYTHING
     # The augmentation does change the run.
     train(small_run(grad_accum_steps=2), tmp_path / "plain")

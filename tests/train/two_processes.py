@@ -1,10 +1,11 @@
 """Run several jobs in two processes that are started once, because starting Python takes longer than a small run.
 
-Tests call `run_in_two(jobs, folder)`. As a script (JOBS.json) this file is one of the two processes. A job is a run, a
-folder and optionally a fault in the second process: SIGTERM after a step, or an image of NaN. Each process writes how a
-job ended, when, and the keys of its images to `ended-RANK.json` in the folder of the job.
+Tests call `run_in_two(jobs, folder)`. As a script (JOBS.json) this file imports vitkit and forks the two processes. A
+job is a run, a folder and optionally a fault in the second process: SIGTERM after a step, or an image of NaN. Each
+process writes how a job ended, when, and the keys of its images to `ended-RANK.json` in the folder of the job.
 """
 
+import importlib
 import json
 import os
 import signal
@@ -12,8 +13,9 @@ import socket
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -56,19 +58,16 @@ def run_in_two(jobs: Iterable[Job], scratch: Path, timeout: float = 900.0) -> No
         each.close()
     (scratch / "jobs.json").write_text(json.dumps(rows))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-    processes, errors = [], [scratch / f"errors-{rank}" for rank in (0, 1)]
-    for rank in (0, 1):
-        with errors[rank].open("wb") as log:
-            command = [sys.executable, __file__, str(scratch / "jobs.json")]
-            own = environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            processes.append(subprocess.Popen(command, env=own, stdout=log, stderr=log))
+    with (scratch / "errors").open("wb") as log:
+        command = [sys.executable, __file__, str(scratch / "jobs.json")]
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
     try:
-        codes = [process.wait(timeout) for process in processes]
+        code = process.wait(timeout)
     finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-    assert codes == [0, 0], "\n".join(each.read_text()[-3000:] for each in errors)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert code == 0, (scratch / "errors").read_text()[-6000:]
 
 
 def ends(folder: Path) -> tuple[End, End]:
@@ -77,12 +76,32 @@ def ends(folder: Path) -> tuple[End, End]:
     return first, second
 
 
-def work(path: str) -> None:
+def main(path: str) -> int:
+    """Runs the jobs in two forked processes; returns the number of processes that failed."""
+    # Imported here once, because each process would import them otherwise.
+    importlib.import_module("torch._dynamo")
+    importlib.import_module("vitkit.train.launch")
+    children = []
+    for rank in (0, 1):
+        child = os.fork()
+        if child == 0:
+            try:
+                work(path, rank)
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+            os._exit(0)
+        children.append(child)
+    return sum(os.waitpid(child, 0)[1] != 0 for child in children)
+
+
+def work(path: str, rank: int) -> None:
     """Runs one process's part of all jobs."""
     import torch
 
     from vitkit.data.sources.digits import Digits
 
+    os.environ["RANK"] = os.environ["LOCAL_RANK"] = str(rank)
     torch.set_num_threads(1)
     Digits.__len__ = lambda self: 240  # as in conftest.py
     for row in json.loads(Path(path).read_text()):
@@ -127,4 +146,4 @@ def run_job(run: Run, folder: Path, fault: str, step: int) -> End:
 
 
 if __name__ == "__main__":
-    work(sys.argv[1])
+    sys.exit(main(sys.argv[1]))
