@@ -3,8 +3,9 @@
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from vitkit.config import Json
 from vitkit.images import sniff
 from vitkit.inference.classifier import expand
 
@@ -28,14 +29,14 @@ class StandardInput(bytes):
         return "-"
 
 
-def arguments_to_images(arguments: Sequence[str]) -> list[Any]:
+def arguments_to_images(arguments: Sequence[str]) -> list[str | bytes]:
     """Expands image arguments; ValueError if an argument matches no file."""
     if not arguments:
         raise ValueError("give at least one image: a file, a folder, a glob, or - for standard input")
     return [image for argument in arguments for image in (_standard_input() if argument == "-" else expand([argument]))]
 
 
-def _standard_input() -> Iterator[Any]:
+def _standard_input() -> Iterator[str | bytes]:
     data = sys.stdin.buffer.read()
     if not data.strip():
         raise ValueError("standard input is empty; expected an image, or one path per line")
@@ -67,7 +68,7 @@ def shows_progress() -> bool:
     return sys.stderr.isatty() and not sys.stdout.isatty()
 
 
-def json_line(row: dict[str, Any]) -> str:
+def json_line(row: Json) -> str:
     """Returns one line of JSON that the encoding of standard output can represent."""
     return json.dumps(row, ensure_ascii=(sys.stdout.encoding or "").lower().replace("-", "") != "utf8")
 
