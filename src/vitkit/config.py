@@ -9,17 +9,47 @@ import dataclasses
 import difflib
 import types
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Any,
+    ClassVar,
+    Literal,
+    Protocol,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+    runtime_checkable,
+)
 
-Config = TypeVar("Config")
+
+@runtime_checkable
+class Dataclass(Protocol):
+    """An instance of a dataclass, as every config is."""
+
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[object]]]
 
 
-def to_dict(config: Any) -> dict[str, Any]:
+Config = TypeVar("Config", bound=Dataclass)
+ConfigClass = TypeVar("ConfigClass")
+# A parsed JSON object. The types of its values are not known before the code that uses them has checked them.
+Json = Mapping[str, Any]
+# A JSON object that the caller may change or write: the result of `to_dict`, or of a parser.
+JsonDict = dict[str, Any]
+# The config of any model or of any objective. Its class is found by name at run time, and its fields depend on it.
+AnyConfig = Any
+# An entry of `get_type_hints`: a class, a union, `Literal[...]`, `tuple[...]` or `dict[...]`, without a common type.
+Hint = Any
+# A value before or after it is converted to the type of a `Hint`.
+Converted = Any
+
+
+def to_dict(config: Dataclass) -> JsonDict:
     """Converts a config to its JSON form: nested dicts in field order, with lists for tuples."""
     return {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
 
 
-def from_dict(cls: type[Config], data: Mapping[str, Any], *, where: str = "") -> Config:
+def from_dict(cls: type[ConfigClass], data: Json, *, where: str = "") -> ConfigClass:
     """Converts the output of `to_dict` back to a config; missing fields have their defaults.
 
     `where` is the prefix of names in errors. Raises ValueError for unknown keys, for missing fields without a default,
@@ -40,7 +70,7 @@ def from_dict(cls: type[Config], data: Mapping[str, Any], *, where: str = "") ->
     return cls(**values)
 
 
-def override(config: Config, changes: Mapping[str, Any]) -> Config:
+def override(config: Config, changes: Mapping[str, object]) -> Config:
     """Returns a copy of `config` with changed fields, as in `{"optimizer.lr": 1e-3}`; strings are parsed.
 
     All changes are applied at once, so that fields that depend on each other can change together.
@@ -48,10 +78,10 @@ def override(config: Config, changes: Mapping[str, Any]) -> Config:
     return _override(config, [(name.split("."), value, name) for name, value in changes.items()])
 
 
-def _override(config: Any, changes: Sequence[tuple[list[str], Any, str]]) -> Any:
+def _override(config: Config, changes: Sequence[tuple[list[str], object, str]]) -> Config:
     hints = get_type_hints(type(config))
-    values: dict[str, Any] = {}
-    inner: dict[str, list[tuple[list[str], Any, str]]] = {}
+    values: dict[str, object] = {}
+    inner: dict[str, list[tuple[list[str], object, str]]] = {}
     for (first, *rest), value, full in changes:
         if first not in hints:
             raise ValueError(f"unknown key '{full}'{nearest(first, hints)}")
@@ -61,13 +91,13 @@ def _override(config: Any, changes: Sequence[tuple[list[str], Any, str]]) -> Any
             values[first] = convert(parse(value) if isinstance(value, str) else value, hints[first], full, text=value)
     for first, deeper in inner.items():
         part = values.get(first, getattr(config, first))
-        if not dataclasses.is_dataclass(part):
+        if not dataclasses.is_dataclass(part) or isinstance(part, type):
             raise ValueError(f"'{deeper[0][2]}': '{first}' is {_show(part)}, which has no fields to set")
         values[first] = _override(part, deeper)
     return dataclasses.replace(config, **values)
 
 
-def parse(text: str) -> Any:
+def parse(text: str) -> Converted:
     """Parses a command-line value: JSON (a number, true, [1, 2]), none, or else the string itself."""
     import json
 
@@ -79,7 +109,7 @@ def parse(text: str) -> Any:
         return text
 
 
-def convert(value: Any, hint: Any, where: str, *, text: object = None) -> Any:
+def convert(value: Converted, hint: Hint, where: str, *, text: object = None) -> Converted:
     """Converts ints to floats, lists to tuples, dicts to dataclasses as `hint` says; else ValueError.
 
     `text` is the string that the value was parsed from; it is used if `hint` is a string (a label named "1", a pool
@@ -111,7 +141,7 @@ def convert(value: Any, hint: Any, where: str, *, text: object = None) -> Any:
     return _convert_plain(value, hint, where, text)
 
 
-def _convert_plain(value: object, hint: Any, where: str, text: object) -> Any:
+def _convert_plain(value: object, hint: Hint, where: str, text: object) -> Converted:
     if hint in (None, type(None)):
         if value is None:
             return None
@@ -128,7 +158,7 @@ def _convert_plain(value: object, hint: Any, where: str, text: object) -> Any:
     raise _wrong_type(value, names.get(hint, str(hint)), where)
 
 
-def _convert_union(value: object, arguments: tuple[Any, ...], where: str, text: object) -> Any:
+def _convert_union(value: object, arguments: tuple[Hint, ...], where: str, text: object) -> Converted:
     errors = []
     # The exact type first, so that an int stays an int in `int | float` and None does not become a string.
     for hint in sorted(arguments, key=lambda hint: type(value) is not hint):
@@ -139,7 +169,7 @@ def _convert_union(value: object, arguments: tuple[Any, ...], where: str, text: 
     raise ValueError(errors[0] if len(arguments) == 2 and type(None) in arguments else "; or ".join(errors))
 
 
-def _convert_tuple(value: object, arguments: tuple[Any, ...], where: str) -> tuple[Any, ...]:
+def _convert_tuple(value: object, arguments: tuple[Hint, ...], where: str) -> tuple[Converted, ...]:
     if not isinstance(value, list | tuple):
         raise _wrong_type(value, "a list", where)
     if len(arguments) == 2 and arguments[1] is Ellipsis:
@@ -159,7 +189,7 @@ def nearest(word: str, options: Iterable[object], *, limit: int = 3) -> str:
     return f"; there is {', '.join(names)}" if names else ""
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return to_dict(value)
     if isinstance(value, list | tuple):

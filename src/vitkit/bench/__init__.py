@@ -16,7 +16,9 @@ file.
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from vitkit.config import Json, JsonDict
 
 if TYPE_CHECKING:
     import numpy as np
@@ -88,12 +90,12 @@ class Job:
     shape: Mapping[str, int] = field(default_factory=dict)
     images: tuple[str, ...] = ()
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonDict:
         """Returns plain values for JSON."""
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> "Job":
+    def from_dict(cls, data: Json) -> "Job":
         """Returns the job of `to_dict`."""
         rows, columns = data["image_size"]
         return cls(**{**data, "image_size": (rows, columns), "images": tuple(data["images"])})
@@ -119,12 +121,12 @@ class Candidate:
         """Returns a setting."""
         return dict(self.settings).get(name, default)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonDict:
         """Returns plain values for JSON."""
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> "Candidate":
+    def from_dict(cls, data: Json) -> "Candidate":
         """Returns the candidate of `to_dict`."""
         return cls(**{**data, "settings": tuple((key, value) for key, value in data["settings"])})
 

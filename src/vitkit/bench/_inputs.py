@@ -2,13 +2,13 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageFilter
 
 from vitkit import checkpoints, models
+from vitkit.config import AnyConfig
 from vitkit.data.labels import default_labels
 from vitkit.data.processor import Processor
 from vitkit.evaluate.flops import flops
@@ -34,7 +34,7 @@ def write_jpegs(folder: Path, count: int) -> tuple[str, ...]:
     return tuple(names)
 
 
-def write_weights(source: str, folder: Path) -> tuple[Any, dict[str, int], dict[str, str]]:
+def write_weights(source: str, folder: Path) -> tuple[AnyConfig, dict[str, int], dict[str, str]]:
     """Writes a model into `folder/<layout>` for every layout that supports it.
 
     `source` is an architecture (`vit-b/16`), which gets random weights, or a checkpoint. Returns the config of the

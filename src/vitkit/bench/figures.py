@@ -3,9 +3,9 @@
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from vitkit.bench import Candidate
+from vitkit.config import JsonDict
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def conclusion(rows: Sequence[Row]) -> str:
     )
 
 
-def to_dict(row: Row) -> dict[str, Any]:
+def to_dict(row: Row) -> JsonDict:
     """Returns a row as plain values for JSON."""
     return {
         "candidate": row.candidate.name,

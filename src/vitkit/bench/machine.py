@@ -6,7 +6,8 @@ import re
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+
+from vitkit.config import JsonDict
 
 # CPU flags that determine the speed of a ViT.
 FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "amx_int8",
@@ -49,9 +50,9 @@ def gpus() -> list[str]:
     return [line.strip() for line in done.stdout.splitlines() if line.strip()]
 
 
-def describe(device: str) -> dict[str, Any]:
+def describe(device: str) -> JsonDict:
     """Returns processor, flags, cores, memory, load, GPU, system and Python version."""
-    found: dict[str, Any] = {
+    found: JsonDict = {
         "processor": _processor(),
         "flags": _flags(),
         "cores": usable_cores(),
@@ -65,12 +66,12 @@ def describe(device: str) -> dict[str, Any]:
     return found
 
 
-def summary(found: dict[str, Any]) -> str:
+def summary(found: JsonDict) -> str:
     """Returns name, cores and flags of the processor in one line."""
     return f"{found['processor']}, {found['cores']} cores ({', '.join(found['flags'])})"
 
 
-def short_name(found: dict[str, Any]) -> str:
+def short_name(found: JsonDict) -> str:
     """Returns a name for files, such as `amd-epyc-2-cores` or `nvidia-h200`."""
     text = found["gpu"][0].split(",")[0] if found.get("gpu") else f"{found['processor']} {found['cores']} cores"
     text = re.sub(r"\((R|TM)\)|@.*?GHz|\bCPU\b|\bProcessor\b", " ", text)

@@ -16,6 +16,7 @@ from vitkit.bench import Candidate, Job, Options, Plan, _inputs, figures, machin
 from vitkit.bench.figures import Row
 from vitkit.bench.kinds import kind
 from vitkit.bench.rounds import Failed, Result, Worker, environment, run_rounds
+from vitkit.config import JsonDict
 
 
 @dataclass(kw_only=True)
@@ -34,7 +35,7 @@ class Report:
 
     kind: str
     sections: list[Section]
-    machine: dict[str, Any]
+    machine: JsonDict
     versions: dict[str, str]
     date: str
     command: str
@@ -42,7 +43,7 @@ class Report:
     interrupted: bool = False
 
 
-def parse_options(name: str, lists: Mapping[str, str], **others: Any) -> Options:
+def parse_options(name: str, lists: Mapping[str, str], **others: object) -> Options:
     """Returns the options for comma-separated lists; empty ones have the defaults of the kind.
 
     Raises ValueError for an unknown kind and an invalid batch size.

@@ -8,7 +8,6 @@ norms and activations are not included, so a model reaches a fraction of the lim
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -58,9 +57,9 @@ def synchronise(device: torch.device) -> None:
         torch.accelerator.synchronize(device)
 
 
-def _products(job: Job, precision: str, device: torch.device) -> tuple[list[Callable[[], Any]], str]:
+def _products(job: Job, precision: str, device: torch.device) -> tuple[list[Callable[[], Tensor]], str]:
     """Returns the fastest implementation in a short trial, and its name."""
-    candidates: dict[str, list[Callable[[], Any]]] = {}
+    candidates: dict[str, list[Callable[[], Tensor]]] = {}
     for name, make in _implementations(precision, device).items():
         candidates[name] = [make(*shape, device) for shape in shapes(job)]
     times = {name: _time(calls, device) for name, calls in candidates.items()}
@@ -68,7 +67,7 @@ def _products(job: Job, precision: str, device: torch.device) -> tuple[list[Call
     return candidates[best], best
 
 
-def _time(calls: list[Callable[[], Any]], device: torch.device) -> float:
+def _time(calls: list[Callable[[], Tensor]], device: torch.device) -> float:
     best = float("inf")
     for _ in range(4):
         begin = time.perf_counter()
@@ -79,13 +78,13 @@ def _time(calls: list[Callable[[], Any]], device: torch.device) -> float:
     return best
 
 
-def _implementations(precision: str, device: torch.device) -> dict[str, Callable[..., Callable[[], Any]]]:
+def _implementations(precision: str, device: torch.device) -> dict[str, Callable[..., Callable[[], Tensor]]]:
     if precision == "int8":
         return {"onednn int8 packed": _packed_int8} if device.type == "cpu" else {"torch._int_mm": _int8}
     if precision == "float8":
         return {"torch scaled_mm": _float8}
     dtype = getattr(torch, precision)
-    found: dict[str, Callable[..., Callable[[], Any]]] = {"linear": partial(_linear, dtype=dtype)}
+    found: dict[str, Callable[..., Callable[[], Tensor]]] = {"linear": partial(_linear, dtype=dtype)}
     if device.type != "cpu":
         return found
     if can_pack(dtype):

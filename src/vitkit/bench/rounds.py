@@ -11,25 +11,26 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from vitkit.bench import Candidate, Job, Plan
+from vitkit.config import Json, JsonDict
 
 
 class BaseWorker(Protocol):
     """Interface of a worker."""
 
-    def request(self, message: dict[str, Any], timeout: float) -> dict[str, Any]:
+    def request(self, message: JsonDict, timeout: float) -> JsonDict:
         """Sends a request and returns its response; raises `Failed`."""
         ...
 
-    def send(self, message: dict[str, Any]) -> None:
+    def send(self, message: JsonDict) -> None:
         """Sends a request without waiting for the response; raises `Failed` if the process has ended."""
         ...
 
-    def response(self, timeout: float) -> dict[str, Any]:
+    def response(self, timeout: float) -> JsonDict:
         """Returns the response to the last request; raises `Failed`."""
         ...
 
@@ -175,12 +176,12 @@ class Worker:
         self.buffer = b""
         self.sent = time.monotonic()
 
-    def request(self, message: Mapping[str, Any], timeout: float) -> dict[str, Any]:
+    def request(self, message: Json, timeout: float) -> JsonDict:
         """Returns the response; raises Failed for an error, a timeout (in seconds) and the end of the process."""
         self.send(message)
         return self.response(timeout)
 
-    def send(self, message: Mapping[str, Any]) -> None:
+    def send(self, message: Json) -> None:
         """Sends a message without waiting for the response; raises Failed if the process has ended."""
         assert self.process.stdin is not None
         self.sent = time.monotonic()
@@ -190,7 +191,7 @@ class Worker:
         except BrokenPipeError:
             raise Failed(self._exit_reason()) from None
 
-    def response(self, timeout: float) -> dict[str, Any]:
+    def response(self, timeout: float) -> JsonDict:
         """Returns the response to the last message; the timeout counts from `send`."""
         response = json.loads(self._line(timeout))
         if "error" in response:

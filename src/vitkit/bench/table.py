@@ -3,12 +3,13 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vitkit import atomic
 from vitkit.bench import figures, machine
 from vitkit.bench.figures import Row, Spread
 from vitkit.bench.kinds import kind
+from vitkit.config import JsonDict
 
 if TYPE_CHECKING:
     from vitkit.bench.measure import Report, Section
@@ -44,7 +45,7 @@ def to_json(report: "Report") -> str:
     return json.dumps(to_dict(report), indent=2)
 
 
-def to_dict(report: "Report") -> dict[str, Any]:
+def to_dict(report: "Report") -> JsonDict:
     """Returns a report as plain values for JSON."""
     return {
         "kind": report.kind,
@@ -179,7 +180,7 @@ def _versions(report: "Report") -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
-def _section(section: "Section") -> dict[str, Any]:
+def _section(section: "Section") -> JsonDict:
     job = section.job
     return {
         "title": title(section),

@@ -37,7 +37,7 @@ def set_up(job: Job) -> torch.device:
     return torch.device(job.device)
 
 
-def compiled(module: Any, candidate: Candidate) -> Any:
+def compiled(module: nn.Module, candidate: Candidate) -> Callable[..., Any]:
     """Returns the module, compiled if the setting `compile` is a mode of torch.compile."""
     mode = candidate.setting("compile", "none")
     if mode == "none":

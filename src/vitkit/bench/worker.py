@@ -13,10 +13,10 @@ import time
 import traceback
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from vitkit import memory
 from vitkit.bench import Candidate, Job, Prepared
+from vitkit.config import JsonDict
 
 
 def main() -> None:
@@ -40,7 +40,7 @@ def main() -> None:
         responses.write(json.dumps(response) + "\n")
 
 
-def prepare(request: dict[str, Any]) -> tuple[Prepared | None, dict[str, Any]]:
+def prepare(request: JsonDict) -> tuple[Prepared | None, JsonDict]:
     """Handles `make` and `prepare`; writes the outputs of the candidate to the requested file."""
     job, candidate = Job.from_dict(request["job"]), Candidate.from_dict(request["candidate"])
     module = import_module(candidate.module)
@@ -59,7 +59,7 @@ def prepare(request: dict[str, Any]) -> tuple[Prepared | None, dict[str, Any]]:
     return prepared, {"notes": prepared.notes, "seconds": seconds}
 
 
-def run_round(prepared: Prepared | None, seconds: float) -> dict[str, Any]:
+def run_round(prepared: Prepared | None, seconds: float) -> JsonDict:
     """Runs one round: calls in sequence until `seconds` have passed."""
     if prepared is None:
         raise ValueError("the candidate is not prepared")

@@ -4,8 +4,9 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from vitkit.config import Json
 from vitkit.images import DEFAULT_LIMITS, Limits, sniff
 from vitkit.inference.classifier import expand
 
@@ -29,14 +30,14 @@ class StandardInput(bytes):
         return "-"
 
 
-def arguments_to_images(arguments: Sequence[str]) -> list[Any]:
+def arguments_to_images(arguments: Sequence[str]) -> list[str | bytes]:
     """Expands image arguments; ValueError if an argument matches no file."""
     if not arguments:
         raise ValueError("give at least one image: a file, a folder, a glob, or - for standard input")
     return [image for argument in arguments for image in (_standard_input() if argument == "-" else expand([argument]))]
 
 
-def _standard_input() -> Iterator[Any]:
+def _standard_input() -> Iterator[str | bytes]:
     data = sys.stdin.buffer.read()
     if not data.strip():
         raise ValueError("standard input is empty; expected an image, or one path per line")
@@ -77,7 +78,7 @@ def shows_progress() -> bool:
     return sys.stderr.isatty() and not sys.stdout.isatty()
 
 
-def json_line(row: dict[str, Any]) -> str:
+def json_line(row: Json) -> str:
     """Returns one line of JSON that the encoding of standard output can represent."""
     return json.dumps(row, ensure_ascii=(sys.stdout.encoding or "").lower().replace("-", "") != "utf8")
 

@@ -3,9 +3,11 @@
 import csv as csv_format
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
+
+from vitkit.config import JsonDict
 
 if TYPE_CHECKING:
     from vitkit.inference import Outcome, Prediction
@@ -92,7 +94,7 @@ def _write_json(rows: Iterator[tuple["Outcome", list["Prediction"]]]) -> Iterato
     from vitkit.cli._outcomes import json_line
 
     for outcome, predictions in rows:
-        line: dict[str, Any] = {"path": str(outcome.source)}
+        line: JsonDict = {"path": str(outcome.source)}
         if outcome.error is not None:
             line["error"] = {"code": outcome.error.code, "message": str(outcome.error)}
         else:

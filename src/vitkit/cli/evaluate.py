@@ -3,9 +3,11 @@
 import json as json_format
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 from tyro.conf import Positional, arg
+
+T = TypeVar("T")
 
 if TYPE_CHECKING:
     from vitkit.evaluate.protocol import Evaluation
@@ -97,7 +99,7 @@ def evaluate(
             print(f"see {out / 'report.html'}")
 
 
-def _some(data: str) -> Iterable[Any]:
+def _some(data: str) -> Iterable[object]:
     """Returns about 32 evenly spaced images of a source, from its train split if it has one."""
     from vitkit.data import splits
 
@@ -106,7 +108,7 @@ def _some(data: str) -> Iterable[Any]:
     return (source.read(index).image for index in range(0, len(source), max(len(source) // 32, 1)))
 
 
-def _progress(batches: Iterable[Any], total: int) -> Iterable[Any]:
+def _progress(batches: Iterable[T], total: int) -> Iterable[T]:
     from rich.console import Console
     from rich.progress import track
 

@@ -1,9 +1,11 @@
 """`vitkit inspect`."""
 
 import json as json_format
-from typing import Annotated, Any
+from typing import Annotated
 
 from tyro.conf import Positional, arg
+
+from vitkit.config import JsonDict
 
 
 def inspect(
@@ -44,7 +46,7 @@ def inspect(
     Console(highlight=False).print(table)
 
 
-def _facts(name: str, revision: str | None, changes: dict[str, str]) -> dict[str, Any]:
+def _facts(name: str, revision: str | None, changes: dict[str, str]) -> JsonDict:
     from vitkit import checkpoints, config, models
     from vitkit.evaluate.flops import flops
 
@@ -54,7 +56,7 @@ def _facts(name: str, revision: str | None, changes: dict[str, str]) -> dict[str
     else:
         checkpoint = checkpoints.load(name, revision=revision, config=changes)
         model = checkpoint.model
-    facts: dict[str, Any] = {
+    facts: JsonDict = {
         "source": name,
         "architecture": models.to_dict(model.config),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -68,7 +70,7 @@ def _facts(name: str, revision: str | None, changes: dict[str, str]) -> dict[str
     return facts
 
 
-def _text(value: Any, name: str = "") -> str:
+def _text(value: object, name: str = "") -> str:
     if isinstance(value, bool) or not isinstance(value, int | list | tuple):
         return "none" if value is None else str(value)
     if isinstance(value, int):

@@ -45,7 +45,7 @@ class FlopCounter(TorchDispatchMode):
         FlopCounter.counting += 1
         return super().__enter__()
 
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(self, *error: object) -> None:
         """Stops counting."""
         FlopCounter.counting -= 1
         super().__exit__(*error)

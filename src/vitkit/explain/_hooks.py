@@ -69,7 +69,7 @@ def capture_attention(
     embedded: list[Features] = []
 
     def hook(layer: int) -> Callable[..., None]:
-        def before(block: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        def before(block: Any, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
             callback(layer, block.attention_weights(*args, **kwargs), embedded[0])
 
         return before

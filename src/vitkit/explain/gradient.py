@@ -27,6 +27,8 @@ from vitkit.models import Backbone, TokenBackbone
 
 #: Positional and keyword arguments of a block.
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+#: A block with the submodules of `layers.Block`, which `_check_model` looks for.
+Block = Any
 
 
 def class_attention(
@@ -39,7 +41,7 @@ def class_attention(
     attention between patches.
     """
     backbone = _check_model(model)
-    blocks: list[Any] = list(backbone.blocks)
+    blocks: list[Block] = list(backbone.blocks)
     inputs: list[Arguments] = []
     after_attention: list[Tensor] = []
     handles = [
@@ -66,7 +68,7 @@ def class_attention(
 
 def _check_model(model: Backbone) -> TokenBackbone:
     backbone = token_backbone(model)
-    block: Any
+    block: Block
     if not backbone.config.num_classes:
         raise ValueError("this model has no classes, so there is no logit to differentiate; use a classifier")
     for block in backbone.blocks:
@@ -98,7 +100,7 @@ def _relevance(model: TokenBackbone, inputs: list[Arguments], gradients: Sequenc
     tokens = inputs[0][0][0]
     identity = torch.eye(tokens.shape[1], device=tokens.device)
     relevance = identity.expand(tokens.shape[0], -1, -1)
-    block: Any
+    block: Block
     for block, (args, kwargs), gradient in zip(model.blocks, inputs, gradients, strict=True):
         args = (args[0].detach(), *args[1:])
         weights = block.attention_weights(*args, **kwargs)
@@ -108,7 +110,7 @@ def _relevance(model: TokenBackbone, inputs: list[Arguments], gradients: Sequenc
 
 
 def weight_gradient(
-    block: Any, tokens: Float[Tensor, "b n d"], after: Float[Tensor, "b n d"]
+    block: Block, tokens: Float[Tensor, "b n d"], after: Float[Tensor, "b n d"]
 ) -> Float[Tensor, "b h n n"]:
     """Returns the gradient with respect to a block's attention weights.
 

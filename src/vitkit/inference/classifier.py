@@ -4,7 +4,7 @@ import glob
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -12,16 +12,20 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitkit import checkpoints
-from vitkit.data.processor import Processor
+from vitkit.config import AnyConfig
+from vitkit.data.processor import ImageInput, Processor
 from vitkit.images import SUFFIXES
-from vitkit.inference.predictor import Prediction, Predictor, top_predictions
+from vitkit.inference.predictor import Options, Outcome, Prediction, Predictor, top_predictions
 from vitkit.inference.runtimes._exported import is_export, load_export
 from vitkit.layers import Features
 from vitkit.models import Backbone
 
+# What a predictor depends on: processor, id of the model, options and versions of the weights.
+Key = tuple[Processor, int, tuple[tuple[str, object], ...], tuple[tuple[int, int], ...]]
+
 # The last predictor of each classifier, so that weights are not prepared again in every call. Not an attribute, which
 # would be copied and pickled with the module.
-_LAST: "WeakKeyDictionary[Classifier, tuple[Any, Predictor]]" = WeakKeyDictionary()
+_LAST: "WeakKeyDictionary[Classifier, tuple[Key | None, Predictor]]" = WeakKeyDictionary()
 
 
 class Classifier(nn.Module):
@@ -48,7 +52,7 @@ class Classifier(nn.Module):
         self.origin = origin
 
     @property
-    def config(self) -> Any:
+    def config(self) -> AnyConfig:
         """The config of the model."""
         return self.model.config
 
@@ -60,7 +64,9 @@ class Classifier(nn.Module):
         """Returns the tokens of normalized images after the final norm."""
         return self.model.features(images)
 
-    def classify(self, images: Any, *, top: int = 5, **options: Any) -> Iterator[tuple[Any, list[Prediction]]]:
+    def classify(
+        self, images: ImageInput | Iterable[ImageInput], *, top: int = 5, **options: Unpack[Options]
+    ) -> Iterator[tuple[ImageInput, list[Prediction]]]:
         """Yields each image with its `top` classes, best first.
 
         `images` is one image or several: paths, folders, globs, bytes, PIL, NumPy or torch images. `options` are those
@@ -71,11 +77,13 @@ class Classifier(nn.Module):
         for image, logits in _outputs(self.predictor(**options).logits(_images(images))):
             yield image, top_predictions(logits, self.labels, top)
 
-    def embed(self, images: Any, **options: Any) -> Iterator[tuple[Any, np.ndarray]]:
+    def embed(
+        self, images: ImageInput | Iterable[ImageInput], **options: Unpack[Options]
+    ) -> Iterator[tuple[ImageInput, np.ndarray]]:
         """Yields each image with its representation (d,), float32; arguments and errors as for `classify`."""
         return _outputs(self.predictor(**options).embeddings(_images(images)))
 
-    def predictor(self, **options: Any) -> Predictor:
+    def predictor(self, **options: Unpack[Options]) -> Predictor:
         """Returns a `Predictor` with these options; the previous one if options and weights have not changed."""
         key = _key(self, options)
         last = _LAST.get(self)
@@ -111,7 +119,7 @@ def load(source: str | os.PathLike[str], **options: Any) -> Classifier:
     return Classifier(loaded.model.eval(), loaded.processor, loaded.labels, loaded.origin)
 
 
-def _key(classifier: Classifier, options: dict[str, Any]) -> tuple[Any, ...] | None:
+def _key(classifier: Classifier, options: Options) -> Key | None:
     """Returns what a predictor depends on; None if changes of weights cannot be detected."""
     tensors = [*classifier.model.parameters(), *classifier.model.buffers()]
     if any(tensor.is_inference() for tensor in tensors) or options.get("calibration"):
@@ -120,9 +128,9 @@ def _key(classifier: Classifier, options: dict[str, Any]) -> tuple[Any, ...] | N
     return (classifier.processor, id(classifier.model), tuple(sorted(options.items())), weights)
 
 
-def _images(images: Any) -> Iterable[Any]:
+def _images(images: ImageInput | Iterable[ImageInput]) -> Iterable[ImageInput]:
     """Yields the images of one image or several, with folders and globs expanded."""
-    many: Iterable[Any] = images if isinstance(images, list | tuple | Iterator) else [images]
+    many: Iterable[ImageInput] = images if isinstance(images, list | tuple | Iterator) else [images]
     for image in many:
         if isinstance(image, str | Path):
             # The name of a file is yielded unchanged, a Path as a Path.
@@ -131,11 +139,12 @@ def _images(images: Any) -> Iterable[Any]:
             yield image
 
 
-def _outputs(outcomes: Iterable[Any]) -> Iterator[tuple[Any, np.ndarray]]:
+def _outputs(outcomes: Iterable[Outcome]) -> Iterator[tuple[ImageInput, np.ndarray]]:
     for outcome in outcomes:
         if outcome.error is not None:
             name = outcome.source if isinstance(outcome.source, str | Path) else "an image"
             raise type(outcome.error)(outcome.error.code, f"{name}: {outcome.error}")
+        assert outcome.output is not None
         yield outcome.source, outcome.output
 
 

@@ -4,13 +4,13 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from itertools import chain, islice
-from typing import Any, Literal
+from typing import Literal, TypedDict
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from vitkit.data.processor import Processor, draft
+from vitkit.data.processor import ImageInput, Processor, draft
 from vitkit.data.processor import resampling as torch_resampling
 from vitkit.images import ImageError, Limits
 from vitkit.inference import engine, stream
@@ -33,6 +33,21 @@ READERS: dict[str, Callable[..., np.ndarray]] = {
 CALIBRATION = 32
 
 
+class Options(TypedDict, total=False):
+    """The options of `Predictor`."""
+
+    precision: str
+    device: str
+    batch_size: int | None
+    calibration: Iterable[ImageInput]
+    merge_tokens: Reduction
+    limits: Limits | None
+    allow_truncated: bool
+    resampling: Resampling
+    progress: bool
+    compile: bool
+
+
 @dataclass(frozen=True)
 class Prediction:
     """A class and its softmax score, between 0 and 1."""
@@ -46,7 +61,7 @@ class Prediction:
 class Outcome:
     """The result of one image: a float32 row of the model's output, or the error."""
 
-    source: Any
+    source: ImageInput
     output: np.ndarray | None = None
     error: ImageError | None = None
 
@@ -83,7 +98,7 @@ class Predictor:
         precision: str = "auto",
         device: str = "auto",
         batch_size: int | None = None,
-        calibration: Iterable[Any] = (),
+        calibration: Iterable[ImageInput] = (),
         merge_tokens: Reduction = 0,
         limits: Limits | None = None,
         allow_truncated: bool = False,
@@ -163,15 +178,15 @@ class Predictor:
             return self._stack(images).to(self.device)
         return probe(self._model, count=8).to(self.device) if first is None else first.to(self.device)
 
-    def logits(self, images: Iterable[Any]) -> Iterator[Outcome]:
+    def logits(self, images: Iterable[ImageInput]) -> Iterator[Outcome]:
         """Yields the logits of each image, (classes,)."""
         return self._with_progress(images, lambda model, batch: model(batch))
 
-    def embeddings(self, images: Iterable[Any]) -> Iterator[Outcome]:
+    def embeddings(self, images: Iterable[ImageInput]) -> Iterator[Outcome]:
         """Yields the representation of each image that the head reads, (d,)."""
         return self._with_progress(images, lambda model, batch: model.represent(model.features(batch)))
 
-    def _with_progress(self, images: Iterable[Any], network: Network) -> Iterator[Outcome]:
+    def _with_progress(self, images: Iterable[ImageInput], network: Network) -> Iterator[Outcome]:
         outcomes = self._stream(images, network)
         if not self.progress:
             return outcomes
@@ -181,7 +196,7 @@ class Predictor:
         total = len(images) if isinstance(images, Sized) else None
         return iter(track(outcomes, "images", total=total, console=Console(stderr=True), transient=True))
 
-    def _stream(self, images: Iterable[Any], network: Network) -> Iterator[Outcome]:
+    def _stream(self, images: Iterable[ImageInput], network: Network) -> Iterator[Outcome]:
         source, size = iter(images), self.batch_size
 
         def run(batch: Sequence[stream.Pair]) -> Sequence[Outcome]:
@@ -203,7 +218,7 @@ class Predictor:
         else:
             yield from stream.read_ahead(rest, self._read, run, size)
 
-    def _read(self, image: Any) -> np.ndarray:
+    def _read(self, image: ImageInput) -> np.ndarray:
         read = Processor.pixels if self._normalize_on_device else READERS[self.resampling]
         return read(self.processor, image, limits=self.limits, allow_truncated=self.allow_truncated)
 
@@ -240,7 +255,7 @@ class Predictor:
             model.train(training)
 
 
-def _outcome(source: Any, row: np.ndarray) -> Outcome:
+def _outcome(source: ImageInput, row: np.ndarray) -> Outcome:
     if np.isfinite(row).all():
         return Outcome(source=source, output=row)
     return Outcome(source=source, error=ImageError("not_finite", "the output of the model is not finite; try float32"))

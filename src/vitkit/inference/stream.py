@@ -7,26 +7,27 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from itertools import islice
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
 
+from vitkit.data.processor import ImageInput
 from vitkit.images import ImageError
 
-Read = Callable[[Any], np.ndarray]
+Read = Callable[[ImageInput], np.ndarray]
 # An image and its pixels, or the error if it cannot be read.
-Pair = tuple[Any, np.ndarray | ImageError]
+Pair = tuple[ImageInput, np.ndarray | ImageError]
 T = TypeVar("T")
 
 
 def read_ahead(
-    source: Iterable[Any], read: Read, run: Callable[[Sequence[Pair]], Sequence[T]], batch: int
+    source: Iterable[ImageInput], read: Read, run: Callable[[Sequence[Pair]], Sequence[T]], batch: int
 ) -> Iterator[T]:
     """Yields the results of `run` on each batch, while threads read the next batch."""
     source = iter(source)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="vitkit-decode") as pool:
-        waiting: deque[tuple[Any, Future[np.ndarray | ImageError]]] = deque()
+        waiting: deque[tuple[ImageInput, Future[np.ndarray | ImageError]]] = deque()
         try:
             while True:
                 for image in islice(source, 2 * batch - len(waiting)):
@@ -41,7 +42,7 @@ def read_ahead(
 
 
 def run_in_workers(
-    source: Iterable[Any], read: Read, run: Callable[[Sequence[Pair]], Sequence[T]], batch: int, workers: int
+    source: Iterable[ImageInput], read: Read, run: Callable[[Sequence[Pair]], Sequence[T]], batch: int, workers: int
 ) -> Iterator[T]:
     """Yields the results of `run` on each batch, called in worker threads.
 
@@ -51,7 +52,7 @@ def run_in_workers(
     """
     source = iter(source)
 
-    def read_and_run(images: Sequence[Any]) -> Sequence[T]:
+    def read_and_run(images: Sequence[ImageInput]) -> Sequence[T]:
         return run([(image, _attempt(read, image)) for image in images])
 
     with ThreadPoolExecutor(workers, thread_name_prefix="vitkit-worker", initializer=_use_one_thread) as pool:
@@ -94,7 +95,7 @@ def _use_one_thread() -> bool:
     return torch.get_num_threads() == 1
 
 
-def _attempt(read: Read, image: Any) -> np.ndarray | ImageError:
+def _attempt(read: Read, image: ImageInput) -> np.ndarray | ImageError:
     try:
         return read(image)
     except ImageError as error:

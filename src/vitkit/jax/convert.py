@@ -13,12 +13,17 @@ import ml_dtypes
 import numpy as np
 import torch
 from flax import traverse_util
+from jax.typing import ArrayLike
 from torch import Tensor
 
 from vitkit.checkpoints.formats.google import big_vision
 from vitkit.checkpoints.table import Rule, Table
 
 Flat = dict[str, np.ndarray]
+# A tree as in JAX: nested containers, here dicts and dataclasses, with arrays as leaves. JAX types it as Any, too.
+PyTree = Any
+# The parameters of a Flax module, nested dicts of arrays.
+Params = dict[str, PyTree]
 
 POSITIONS = "Transformer/posembed_input/pos_embedding"
 BLOCK = "Transformer/encoderblock_{i}"
@@ -51,14 +56,14 @@ def to_flax(state: Mapping[str, Tensor | np.ndarray], num_heads: int) -> Flat:
     return {name: to_array(tensor) for name, tensor in flat.items()}
 
 
-def to_torch(flat: Mapping[str, Any]) -> dict[str, Tensor]:
+def to_torch(flat: Mapping[str, ArrayLike | Tensor]) -> dict[str, Tensor]:
     """Converts a flat Flax tree to a PyTorch state dict; raises ValueError for unknown names."""
     if unknown := [name for name in flat if not TABLE.matches(name)]:
         raise ValueError(f"the PyTorch ViT has no parameter for {', '.join(unknown[:3])}")
     return TABLE.loaded({name: to_tensor(value) for name, value in flat.items()})
 
 
-def to_tensor(value: Any) -> Tensor:
+def to_tensor(value: ArrayLike | Tensor) -> Tensor:
     """Copies a numpy or JAX array to a tensor on the CPU; tensors on the CPU are not copied."""
     if isinstance(value, Tensor):
         return value.detach().cpu()
@@ -75,11 +80,11 @@ def to_array(tensor: Tensor) -> np.ndarray:
     return tensor.contiguous().numpy()
 
 
-def flatten(params: Mapping[str, Any]) -> dict[str, Any]:
+def flatten(params: Mapping[str, PyTree]) -> dict[str, PyTree]:
     """Flattens a nested tree, joining names by `/`."""
     return traverse_util.flatten_dict(params, sep="/")
 
 
-def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+def nest(flat: Mapping[str, PyTree]) -> Params:
     """Converts a flat tree to nested dicts."""
     return traverse_util.unflatten_dict(dict(flat), sep="/")

@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +13,7 @@ from jax.sharding import Mesh
 
 from vitkit import atomic, models
 from vitkit import config as configs
+from vitkit.jax.convert import Params
 from vitkit.jax.load import FlaxCheckpoint, load, save
 from vitkit.jax.step import TrainingConfig, TrainState, logits, losses, make_mesh, make_state, make_step, shard_batch
 from vitkit.jax.vit import ViT
@@ -37,7 +37,7 @@ def fit(
     *,
     validation: Batches | None = None,
     out: str | Path | None = None,
-    devices: Sequence[Any] | None = None,
+    devices: Sequence[object] | None = None,
     report: Callable[[dict[str, float]], None] | None = None,
 ) -> FitResult:
     """Trains a new model of a config, or fine-tunes a checkpoint or anything that `load` opens.
@@ -79,7 +79,7 @@ def fit(
 
 
 def evaluate(
-    model: ViT, params: Any, batches: Iterator[Mapping[str, np.ndarray]], training: TrainingConfig, mesh: Mesh
+    model: ViT, params: Params, batches: Iterator[Mapping[str, np.ndarray]], training: TrainingConfig, mesh: Mesh
 ) -> dict[str, float]:
     """Returns `validation_top1` and `validation_loss`.
 
@@ -101,7 +101,7 @@ def evaluate(
 
 
 def _evaluate_batch_eager(
-    params: Any, batch: Mapping[str, jax.Array], *, model: ViT, training: TrainingConfig
+    params: Params, batch: Mapping[str, jax.Array], *, model: ViT, training: TrainingConfig
 ) -> tuple[jax.Array, jax.Array]:
     scores = logits(model, params, batch["images"])
     labels = batch["labels"] if batch["labels"].ndim == 1 else batch["labels"].argmax(axis=-1)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from vitkit.config import Json, JsonDict
 from vitkit.layers.activations import CORE, names_in
 from vitkit.models.vit import Config
 
@@ -38,7 +39,7 @@ class ViTAttributes:
     output_attentions: bool = False
     output_hidden_states: bool = False
     use_return_dict: bool = True
-    other: dict[str, Any] = field(default_factory=dict)
+    other: JsonDict = field(default_factory=dict)
 
     @property
     def num_labels(self) -> int:
@@ -51,7 +52,7 @@ class ViTAttributes:
         return {label: index for index, label in self.id2label.items()}
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> "ViTAttributes":
+    def from_dict(cls, data: Json) -> "ViTAttributes":
         """Converts the content of a config.json; `num_labels` creates labels if there are none."""
         known = {each.name for each in fields(cls)} - {"other"}
         values = {name: value for name, value in data.items() if name in known}
@@ -62,14 +63,18 @@ class ViTAttributes:
             values["id2label"] = {index: f"LABEL_{index}" for index in range(data["num_labels"])}
         return cls(**values, other=other)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonDict:
         """Returns the content of config.json, as transformers writes it."""
         data = {name: value for name, value in asdict(self).items() if name not in ("other", "use_return_dict")}
         labels = {"id2label": {str(index): label for index, label in self.id2label.items()}, "label2id": self.label2id}
         return {"model_type": "vit", **self.other, **data, **labels}
 
 
-def model_config(attributes: Any, *, classifier: bool) -> Config:
+# A `ViTAttributes`, a ViTConfig, or any other object with these attributes.
+Attributes = Any
+
+
+def model_config(attributes: Attributes, *, classifier: bool) -> Config:
     """Converts the attributes to our config, for a model with a classifier or with a pooler.
 
     The pooler (linear layer and tanh on the class token) is called pre-logits in Google's tree. Raises ValueError for
@@ -99,7 +104,7 @@ def model_config(attributes: Any, *, classifier: bool) -> Config:
     )
 
 
-def attributes_of(config: Config, labels: Mapping[int, str] | None = None) -> dict[str, Any]:
+def attributes_of(config: Config, labels: Mapping[int, str] | None = None) -> JsonDict:
     """Converts our config to Hugging Face's attributes; raises ValueError if unsupported."""
     supported = Config(
         **{

@@ -18,14 +18,12 @@ import numpy as np
 from flax import traverse_util
 from jax.typing import ArrayLike, DTypeLike
 
-from vitkit.jax.convert import flatten, nest
-from vitkit.jax.flax_config import ViTAttributes, model_config
+from vitkit.jax.convert import Params, PyTree, flatten, nest
+from vitkit.jax.flax_config import Attributes, ViTAttributes, model_config
 from vitkit.jax.load import check, shapes
-from vitkit.jax.outputs import FlaxBaseModelOutputWithPooling, FlaxSequenceClassifierOutput
+from vitkit.jax.outputs import FlaxBaseModelOutputWithPooling, FlaxSequenceClassifierOutput, Output
 from vitkit.jax.pretrained import read, write
 from vitkit.jax.vit import ViT
-
-Params = dict[str, Any]
 
 
 class FlaxViTPreTrainedModel(ABC):
@@ -35,12 +33,12 @@ class FlaxViTPreTrainedModel(ABC):
     create them with `init_weights` and pass them to every call.
     """
 
-    config_class: Any = ViTAttributes
+    config_class: Attributes = ViTAttributes
     classifier: bool
 
     def __init__(
         self,
-        config: Any,
+        config: Attributes,
         input_shape: tuple[int, ...] | None = None,
         seed: int = 0,
         dtype: DTypeLike = jnp.float32,
@@ -58,7 +56,7 @@ class FlaxViTPreTrainedModel(ABC):
         self._params = self.init_weights(self.key, self.input_shape) if _do_init else None
 
     @abstractmethod
-    def _output(self, tokens: jax.Array, last: jax.Array, **more: Any) -> Any:
+    def _output(self, tokens: jax.Array, last: jax.Array, **more: tuple[jax.Array, ...] | None) -> Output:
         """Creates the output object from the normalised tokens and the pooled output or logits."""
 
     def __call__(
@@ -100,7 +98,7 @@ class FlaxViTPreTrainedModel(ABC):
         return self._params
 
     @params.setter
-    def params(self, params: Mapping[str, Any]) -> None:
+    def params(self, params: Mapping[str, PyTree]) -> None:
         """Replaces the parameters; raises ValueError if they do not match the config."""
         if not self._is_initialized:
             raise ValueError("a model with _do_init=False stores no params; pass them to each call")
@@ -113,7 +111,7 @@ class FlaxViTPreTrainedModel(ABC):
         return set(traverse_util.flatten_dict(self.params_shape_tree))
 
     def init_weights(
-        self, rng: jax.Array, input_shape: tuple[int, ...] | None = None, params: Mapping[str, Any] | None = None
+        self, rng: jax.Array, input_shape: tuple[int, ...] | None = None, params: Mapping[str, PyTree] | None = None
     ) -> Params:
         """Initialises parameters: truncated normal weights, zero biases, norm scales of one.
 
@@ -155,12 +153,12 @@ class FlaxViTPreTrainedModel(ABC):
         source: str | os.PathLike[str],
         dtype: DTypeLike = jnp.float32,
         *,
-        config: Any = None,
+        config: Attributes = None,
         seed: int = 0,
         from_pt: bool = False,
         ignore_mismatched_sizes: bool = False,
         _do_init: bool = True,
-        **changes: Any,
+        **changes: object,
     ) -> Any:
         """Loads a model from a folder or hub id, or from any file that `vitkit.jax.load` supports.
 
@@ -202,7 +200,9 @@ class FlaxViTModel(FlaxViTPreTrainedModel):
 
     classifier = False
 
-    def _output(self, tokens: jax.Array, last: jax.Array, **more: Any) -> FlaxBaseModelOutputWithPooling:
+    def _output(
+        self, tokens: jax.Array, last: jax.Array, **more: tuple[jax.Array, ...] | None
+    ) -> FlaxBaseModelOutputWithPooling:
         return FlaxBaseModelOutputWithPooling(last_hidden_state=tokens, pooler_output=last, **more)
 
 
@@ -211,7 +211,9 @@ class FlaxViTForImageClassification(FlaxViTPreTrainedModel):
 
     classifier = True
 
-    def _output(self, tokens: jax.Array, last: jax.Array, **more: Any) -> FlaxSequenceClassifierOutput:
+    def _output(
+        self, tokens: jax.Array, last: jax.Array, **more: tuple[jax.Array, ...] | None
+    ) -> FlaxSequenceClassifierOutput:
         return FlaxSequenceClassifierOutput(logits=last, **more)
 
 
@@ -224,7 +226,7 @@ def _forward(
     module: ViT,
     train: bool,
     capture: tuple[bool, bool],
-) -> tuple[Any, Any, tuple[Any, ...] | None, tuple[Any, ...] | None]:
+) -> tuple[jax.Array, jax.Array, tuple[jax.Array, ...] | None, tuple[jax.Array, ...] | None]:
     """Returns tokens, pooled output or logits, and captured hidden states and attentions."""
 
     def run(bound: ViT, images: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -234,7 +236,7 @@ def _forward(
     images = jnp.transpose(pixel_values, (0, 2, 3, 1))
     rngs = {} if dropout_rng is None else {"dropout": dropout_rng}
     (tokens, last), state = module.apply({"params": params}, images, rngs=rngs, method=run, mutable=["intermediates"])
-    intermediates = state["intermediates"]["Transformer"]
+    intermediates: PyTree = state["intermediates"]["Transformer"]
     blocks = [intermediates[f"encoderblock_{index}"] for index in range(module.config.depth)]
     hidden_states = (intermediates["embedded"][0], *(block["hidden_state"][0] for block in blocks))
     attentions = tuple(block["MultiHeadDotProductAttention_0"]["attention"][0] for block in blocks)
@@ -242,7 +244,7 @@ def _forward(
 
 
 def _cast(params: Params, dtype: DTypeLike, mask: Params | None) -> Params:
-    def cast(value: Any, selected: bool = True) -> Any:
+    def cast(value: jax.Array, selected: bool = True) -> jax.Array:
         return value.astype(dtype) if selected and jnp.issubdtype(value.dtype, jnp.floating) else value
 
     return jax.tree.map(cast, params) if mask is None else jax.tree.map(cast, params, mask)

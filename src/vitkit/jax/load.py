@@ -8,7 +8,6 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +16,7 @@ from jax.typing import DTypeLike
 from vitkit import config as configs
 from vitkit.data.processor import Processor
 from vitkit.jax import npz
-from vitkit.jax.convert import POSITIONS, Flat, flatten, nest, to_flax, to_torch
+from vitkit.jax.convert import POSITIONS, Flat, Params, PyTree, flatten, nest, to_flax, to_torch
 from vitkit.jax.layers import resize_positions
 from vitkit.jax.vit import ViT
 from vitkit.models.vit import Config
@@ -35,7 +34,7 @@ class FlaxCheckpoint:
     """
 
     config: Config
-    params: dict[str, Any]
+    params: Params
     name_format: npz.NameFormat | None = None
     processor: Processor | None = None
     labels: tuple[str, ...] | None = None
@@ -69,7 +68,7 @@ class FlaxCheckpoint:
         return replace(self, config=config, params=nest(flat), processor=processor)
 
 
-def load(source: str | os.PathLike[str], **changes: Any) -> FlaxCheckpoint:
+def load(source: str | os.PathLike[str], **changes: object) -> FlaxCheckpoint:
     """Loads a Google `.npz` file, or any checkpoint that `vitkit.checkpoints.load` supports.
 
     `changes` are fields of the config that the file does not store, for example pool="none" for an unpooled model, or
@@ -97,7 +96,7 @@ def save(target: str | Path, checkpoint: FlaxCheckpoint, *, overwrite: bool = Fa
         _save_through_torch(Path(target), checkpoint, overwrite)
 
 
-def config_of(flat: Flat, name_format: npz.NameFormat, **changes: Any) -> Config:
+def config_of(flat: Flat, name_format: npz.NameFormat, **changes: object) -> Config:
     """Infers the config from the names and shapes of a Google file; `changes` override fields.
 
     Without a class token the pool is "gap"; a learned position table is assumed to have a square grid.
@@ -140,7 +139,7 @@ def config_of(flat: Flat, name_format: npz.NameFormat, **changes: Any) -> Config
     return config
 
 
-def check(config: Config, params: Mapping[str, Any]) -> None:
+def check(config: Config, params: Mapping[str, PyTree]) -> None:
     """Raises ValueError if names or shapes of the parameters do not match the config."""
     expected, actual = shapes(config), {name: tuple(value.shape) for name, value in flatten(params).items()}
     missing, unknown = sorted(expected.keys() - actual.keys()), sorted(actual.keys() - expected.keys())
@@ -161,7 +160,7 @@ def shapes(config: Config) -> dict[str, tuple[int, ...]]:
     return {name: tuple(value.shape) for name, value in flatten(tree["params"]).items()}
 
 
-def _load_through_torch(source: str | os.PathLike[str], changes: Mapping[str, Any]) -> FlaxCheckpoint:
+def _load_through_torch(source: str | os.PathLike[str], changes: configs.Json) -> FlaxCheckpoint:
     from vitkit import checkpoints
 
     rest = dict(changes)

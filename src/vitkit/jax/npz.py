@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import ml_dtypes
 import numpy as np
+from jax.typing import ArrayLike
 
 from vitkit import atomic
 from vitkit.checkpoints.formats.google import big_vision
@@ -69,7 +70,7 @@ def read(path: str | Path) -> tuple[Flat, NameFormat]:
     return flat, NameFormat(names=file_names, prefix=prefix, library="big_vision" if is_big_vision else "vit_jax")
 
 
-def write(path: str | Path, flat: Mapping[str, Any], name_format: NameFormat | None = None) -> None:
+def write(path: str | Path, flat: Mapping[str, ArrayLike], name_format: NameFormat | None = None) -> None:
     """Writes a flat tree with the names of `name_format` (default: vision_transformer's)."""
     name_format = name_format or NameFormat()
     order = [key for key in name_format.names if key in flat] + [key for key in flat if key not in name_format.names]
@@ -77,7 +78,7 @@ def write(path: str | Path, flat: Mapping[str, Any], name_format: NameFormat | N
     for key in order:
         groups[name_format.names.get(key, name_format.prefix + key)].append(np.asarray(flat[key]))
     stacked = {name: STACKED in name for name in groups}
-    arrays: dict[str, Any] = {name: np.stack(each) if stacked[name] else each[0] for name, each in groups.items()}
+    arrays: Flat = {name: np.stack(each) if stacked[name] else each[0] for name, each in groups.items()}
     atomic.write_file(Path(path), partial(_save, arrays))
 
 

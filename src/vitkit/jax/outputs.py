@@ -51,15 +51,15 @@ class Output:
         names = (field.name for field in fields(self))  # type: ignore[arg-type]
         return tuple(name for name in names if getattr(self, name) is not None)
 
-    def values(self) -> tuple[Any, ...]:
+    def values(self) -> tuple[object, ...]:
         """Returns the values of fields that are not None."""
         return self.to_tuple()
 
-    def items(self) -> tuple[tuple[str, Any], ...]:
+    def items(self) -> tuple[tuple[str, object], ...]:
         """Returns pairs of names and values."""
         return tuple(zip(self.keys(), self.to_tuple(), strict=True))
 
-    def to_tuple(self) -> tuple[Any, ...]:
+    def to_tuple(self) -> tuple[object, ...]:
         """Returns the values of fields that are not None."""
         return tuple(getattr(self, name) for name in self.keys())
 

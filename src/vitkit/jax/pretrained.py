@@ -10,7 +10,6 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import jax.numpy as jnp
 from safetensors.flax import load_file, save_file
@@ -19,9 +18,9 @@ from torch import Tensor
 from vitkit import atomic
 from vitkit.checkpoints.formats.huggingface import vit as huggingface
 from vitkit.checkpoints.table import Rule, Table
-from vitkit.config import nearest
-from vitkit.jax.convert import Flat, flatten, to_array, to_flax, to_tensor, to_torch
-from vitkit.jax.flax_config import ViTAttributes, attributes_of
+from vitkit.config import Json, JsonDict, nearest
+from vitkit.jax.convert import Flat, PyTree, flatten, to_array, to_flax, to_tensor, to_torch
+from vitkit.jax.flax_config import Attributes, ViTAttributes, attributes_of
 from vitkit.jax.load import load
 from vitkit.models.vit import Config
 
@@ -29,8 +28,8 @@ TABLE = Table((*huggingface.TABLE.rules, Rule("pre_logits.fc.{leaf}", ("pooler.d
 
 
 def read(
-    source: str | os.PathLike[str], config: Any, changes: Mapping[str, Any], *, classifier: bool
-) -> tuple[Any, Flat]:
+    source: str | os.PathLike[str], config: Attributes, changes: Mapping[str, object], *, classifier: bool
+) -> tuple[Attributes, Flat]:
     """Returns the config and the flat tree of a checkpoint.
 
     `config` is a config, or the class that creates it (by `from_dict`). `changes` override its attributes. The head is
@@ -54,7 +53,7 @@ def read(
     return config, {name: value for name, value in flat.items() if not name.startswith(unused)}
 
 
-def write(folder: str | os.PathLike[str], config: Any, model: Config, params: Mapping[str, Any]) -> None:
+def write(folder: str | os.PathLike[str], config: Attributes, model: Config, params: Mapping[str, PyTree]) -> None:
     """Writes `config.json` and `model.safetensors` with the names of transformers 4."""
     classifier = bool(model.num_classes)
     state = TABLE.saved(to_torch(flatten(params)), model.num_heads)
@@ -78,7 +77,7 @@ def _huggingface_folder(source: str | os.PathLike[str]) -> Path | None:
     return files.path.parent if has_weights and (files.config or {}).get("model_type") == "vit" else None
 
 
-def _read_huggingface(folder: Path) -> tuple[dict[str, Any], Flat]:
+def _read_huggingface(folder: Path) -> tuple[JsonDict, Flat]:
     """Reads `config.json` and the weights, with v4 or v5 names, in one file or in shards."""
     index = folder / "model.safetensors.index.json"
     single = folder / "model.safetensors"
@@ -96,13 +95,13 @@ def _read_huggingface(folder: Path) -> tuple[dict[str, Any], Flat]:
     return data, to_flax(TABLE.loaded(state), data.get("num_attention_heads", 12))
 
 
-def _read_other(source: str | os.PathLike[str]) -> tuple[dict[str, Any], Flat]:
+def _read_other(source: str | os.PathLike[str]) -> tuple[JsonDict, Flat]:
     checkpoint = load(source)
     labels = dict(enumerate(checkpoint.labels)) if checkpoint.labels else None
     return attributes_of(checkpoint.config, labels), flatten(checkpoint.params)
 
 
-def _apply_changes(data: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+def _apply_changes(data: Json, changes: Mapping[str, object]) -> JsonDict:
     known = {field.name for field in dataclasses.fields(ViTAttributes)} - {"other"} | {"num_labels", "label2id"}
     for name in changes:
         if name not in known:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,9 @@ import optax
 from einops import rearrange
 from flax import struct
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.typing import ArrayLike
 
+from vitkit.jax.convert import Params, PyTree
 from vitkit.jax.vit import ViT
 
 
@@ -72,7 +74,7 @@ class TrainingConfig:
 def learning_rate(training: TrainingConfig) -> optax.Schedule:
     """Returns the learning rate schedule of google-research/vision_transformer."""
 
-    def rate(count: Any) -> jax.Array:
+    def rate(count: ArrayLike) -> jax.Array:
         step = jnp.asarray(count, jnp.float32)
         progress = jnp.clip((step - training.warmup_steps) / max(training.steps - training.warmup_steps, 1), 0.0, 1.0)
         shape = {"cosine": 0.5 * (1 + jnp.cos(jnp.pi * progress)), "linear": 1 - progress, "constant": 1.0}
@@ -101,12 +103,12 @@ def make_optimizer(training: TrainingConfig) -> optax.GradientTransformation:
     )
 
 
-def kernels(params: Any) -> Any:
+def kernels(params: Params) -> PyTree:
     """Returns the mask of parameters with weight decay: kernels only."""
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
 
-Batch = Mapping[str, Any]
+Batch = Mapping[str, jax.Array | np.ndarray]
 
 
 @struct.dataclass
@@ -114,25 +116,25 @@ class TrainState:
     """Training state: step, parameters, optimizer state, and the moving average if enabled."""
 
     step: jax.Array
-    params: Any
-    moments: Any
-    average: Any = None
+    params: PyTree
+    moments: optax.OptState
+    average: PyTree = None
 
     @property
-    def best_params(self) -> Any:
+    def best_params(self) -> PyTree:
         """The moving average of the parameters if enabled, else the parameters."""
         return self.params if self.average is None else self.average
 
 
-def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
+def make_mesh(devices: Sequence[object] | None = None) -> Mesh:
     """Creates a mesh with one axis, `data`, over the given or all devices."""
     return Mesh(np.array(jax.devices() if devices is None else list(devices)), ("data",))
 
 
-def make_state(params: Any, training: TrainingConfig, mesh: Mesh) -> TrainState:
+def make_state(params: Params, training: TrainingConfig, mesh: Mesh) -> TrainState:
     """Creates the initial training state on the devices of the mesh; copies the parameters."""
 
-    def initial(params: Any) -> TrainState:
+    def initial(params: Params) -> TrainState:
         average = params if training.average is not None else None
         return TrainState(jnp.zeros((), jnp.int32), params, make_optimizer(training).init(params), average)
 
@@ -140,13 +142,13 @@ def make_state(params: Any, training: TrainingConfig, mesh: Mesh) -> TrainState:
     return jax.jit(initial, out_shardings=shardings(jax.eval_shape(initial, params), training, mesh))(params)
 
 
-def shardings(state: TrainState, training: TrainingConfig, mesh: Mesh) -> Any:
+def shardings(state: TrainState, training: TrainingConfig, mesh: Mesh) -> PyTree:
     """Returns the sharding of each array: replicated, or sharded along one axis.
 
     That axis is the longest one divisible by the number of devices.
     """
 
-    def sharding(value: Any) -> NamedSharding:
+    def sharding(value: jax.ShapeDtypeStruct) -> NamedSharding:
         divisible = [size if size % mesh.size == 0 else 0 for size in value.shape]
         if not training.shard_parameters or not any(divisible):
             return NamedSharding(mesh, PartitionSpec())
@@ -195,11 +197,11 @@ def _step(
 
 
 def _gradients(
-    model: ViT, training: TrainingConfig, params: Any, batch: Batch, key: jax.Array
-) -> tuple[jax.Array, Any]:
+    model: ViT, training: TrainingConfig, params: Params, batch: Batch, key: jax.Array
+) -> tuple[jax.Array, Params]:
     """Returns the mean loss and its gradient, accumulated over the parts of the batch."""
 
-    def loss(params: Any, images: jax.Array, labels: jax.Array, key: jax.Array) -> jax.Array:
+    def loss(params: Params, images: jax.Array, labels: jax.Array, key: jax.Array) -> jax.Array:
         return losses(logits(model, params, images, key), labels, training).mean()
 
     if training.accumulate == 1:
@@ -207,7 +209,7 @@ def _gradients(
     # Each part consists of images of every device, so that no data moves between devices.
     parts = {name: rearrange(array, "(b a) ... -> a b ...", a=training.accumulate) for name, array in batch.items()}
 
-    def add(total: Any, part: Any) -> tuple[Any, None]:
+    def add(total: PyTree, part: PyTree) -> tuple[PyTree, None]:
         images, labels, index = part
         one = jax.value_and_grad(loss)(params, images, labels, jax.random.fold_in(key, index))
         return jax.tree.map(jnp.add, total, one), None
@@ -217,7 +219,7 @@ def _gradients(
     return jax.tree.map(lambda value: value / training.accumulate, total)
 
 
-def logits(model: ViT, params: Any, images: jax.Array, key: jax.Array | None = None) -> jax.Array:
+def logits(model: ViT, params: Params, images: jax.Array, key: jax.Array | None = None) -> jax.Array:
     """Returns the logits of images (b, c, height, width); in training mode if `key` is given."""
     rngs = {} if key is None else {"dropout": key}
     result = model.apply({"params": params}, rearrange(images, "b c h w -> b h w c"), train=key is not None, rngs=rngs)

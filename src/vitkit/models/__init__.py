@@ -9,15 +9,16 @@ are timm's.
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitkit import config as configs
+from vitkit.config import AnyConfig, Dataclass, Json, JsonDict
 from vitkit.layers import Features, PatchEmbed, PositionInput
 from vitkit.models import _positions
 from vitkit.registry import Registry
@@ -32,7 +33,7 @@ class Backbone(nn.Module, ABC):
     width of a token.
     """
 
-    config: Any
+    config: AnyConfig
     width: int
     head: nn.Module
     # Encoder blocks in order; empty for convolutional networks, whose stages do not count.
@@ -113,7 +114,7 @@ class Backbone(nn.Module, ABC):
         self.config = config
         self.init_buffers()
 
-    def resize_parameters(self, config: Any) -> None:
+    def resize_parameters(self, config: AnyConfig) -> None:
         """Resizes parameters and buffers to the image and patch size of another config; `resize` calls it.
 
         Families override it; parameters of convolutional networks do not depend on the sizes.
@@ -163,7 +164,7 @@ class TokenBackbone(Backbone):
         """Returns the position table that `embed` adds for a grid, special rows first; None if it adds none."""
         return None
 
-    def resize_parameters(self, config: Any) -> None:
+    def resize_parameters(self, config: AnyConfig) -> None:
         """Resizes the patch projection, position tables and relative position vectors."""
         if config.patch_size != self.config.patch_size:
             self.patch_embed.resize(config.patch_size)
@@ -184,17 +185,17 @@ def family(name: str) -> ModuleType:
     return _FAMILIES.get(name)
 
 
-def family_of(config: Any) -> str:
+def family_of(config: object) -> str:
     """Returns the name of the family of a config."""
     return type(config).__module__.rpartition(".")[2]
 
 
-def presets() -> dict[str, Any]:
+def presets() -> dict[str, AnyConfig]:
     """Returns the presets of all families by name."""
     return {name: config for each in families() for name, config in family(each).PRESETS.items()}
 
 
-def preset(name: str, **changes: Any) -> Any:
+def preset(name: str, **changes: object) -> AnyConfig:
     """Returns a preset with changed fields, as in `preset("vit-b/16", image_size=384, num_classes=10)`.
 
     An int for a size means a square. Raises ValueError with similar names for an unknown one.
@@ -209,7 +210,7 @@ def preset(name: str, **changes: Any) -> Any:
     return configs.override(known[name], pairs)
 
 
-def build(config: Any, *, device: str | torch.device = "cpu", initialise: bool = True) -> Backbone:
+def build(config: AnyConfig, *, device: str | torch.device = "cpu", initialise: bool = True) -> Backbone:
     """Builds the model of a config; on the meta device or with `initialise=False` uninitialised."""
     module = family(family_of(config))
     with torch.device("meta"):
@@ -224,12 +225,12 @@ def build(config: Any, *, device: str | torch.device = "cpu", initialise: bool =
     return model
 
 
-def to_dict(config: Any) -> dict[str, Any]:
+def to_dict(config: Dataclass) -> JsonDict:
     """Converts a model config to its JSON form: its fields, and the family under `family`."""
     return {"family": family_of(config), **configs.to_dict(config)}
 
 
-def from_dict(data: Mapping[str, Any]) -> Any:
+def from_dict(data: Json) -> AnyConfig:
     """Converts the output of `to_dict` back to a model config; ValueError as in `config.from_dict`."""
     if not isinstance(data.get("family"), str):
         raise ValueError("the model config has no 'family'")

@@ -1,14 +1,15 @@
 """Pooling options of a ViT's config: checks, pooled width, class tokens of several blocks."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vitkit.config import AnyConfig
 
-def check(config: Any) -> None:
+
+def check(config: AnyConfig) -> None:
     """Raises ValueError for a pool that reads missing tokens, and for a norm that does not fit the pool."""
     pool, norm, read = config.pool, config.norm, config.pool_blocks
     if "token" in pool and not config.class_token:
@@ -22,23 +23,23 @@ def check(config: Any) -> None:
         raise ValueError(f"pool_blocks={read} needs pool='token' or 'token+gap' and norm='tokens', not {given}")
 
 
-def width(config: Any) -> int:
+def width(config: AnyConfig) -> int:
     """Returns the width of the pooled features: the token width times the number of concatenated tokens."""
     return config.width * (blocks(config) + (config.pool == "token+gap"))
 
 
-def blocks(config: Any) -> int:
+def blocks(config: AnyConfig) -> int:
     """Returns the number of last blocks whose class tokens the head reads (1 by default)."""
     return getattr(config, "pool_blocks", 1)
 
 
-def class_token_list(config: Any) -> list[Tensor] | None:
+def class_token_list(config: AnyConfig) -> list[Tensor] | None:
     """Returns an empty list for class tokens of blocks; None if the head reads only the last one."""
     return [] if blocks(config) > 1 else None
 
 
 def earlier(
-    collected: Sequence[Float[Tensor, "b d"]] | None, config: Any, norm: nn.Module
+    collected: Sequence[Float[Tensor, "b d"]] | None, config: AnyConfig, norm: nn.Module
 ) -> Float[Tensor, "b blocks d"] | None:
     """Stacks and normalises the class tokens that the head reads besides the last block's; None for none."""
     return norm(torch.stack(list(collected[-blocks(config) : -1]), dim=1)) if collected else None

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vitkit.config import AnyConfig
 from vitkit.layers import (
     PositionInput,
     factorised_tables,
@@ -35,7 +36,7 @@ AT: dict[str, tuple[str, ...]] = {
 }
 
 
-def check(config: Any) -> None:
+def check(config: AnyConfig) -> None:
     """Raises ValueError for unsupported combinations of `position`, `position_at` and `width`."""
     if config.position == "factorised" and config.width % 2:
         raise ValueError(f"position='factorised' needs an even width, not {config.width}")
@@ -45,7 +46,7 @@ def check(config: Any) -> None:
         raise ValueError(f"position_at is '{at}'; with position='{config.position}' it must be {choices}")
 
 
-def add_tables(model: nn.Module, config: Any) -> None:
+def add_tables(model: nn.Module, config: AnyConfig) -> None:
     """Registers the tables of the config: zero parameters, or the buffer `sincos`.
 
     Parameters for tables that the model does not have are None.
@@ -108,7 +109,7 @@ def position_inputs(model: nn.Module, blocks: nn.ModuleList, grid: tuple[int, in
         )
 
 
-def resize(model: nn.Module, config: Any) -> None:
+def resize(model: nn.Module, config: AnyConfig) -> None:
     """Resizes all position tables and vectors of the model from its own grid to the grid of `config`."""
     old, new = config_of(model).grid, config.grid
     tables_of = {
@@ -135,6 +136,6 @@ def replace_parameter(model: nn.Module, name: str, tensor: Tensor) -> None:
     setattr(model.get_submodule(where), leaf, nn.Parameter(value, model.get_parameter(name).requires_grad))
 
 
-def config_of(model: nn.Module) -> Any:
+def config_of(model: nn.Module) -> AnyConfig:
     """Returns the config of a model of any family."""
     return model.config

@@ -11,7 +11,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from types import ModuleType
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 
 from vitkit import config as configs
 from vitkit.checkpoints.pretraining import Layout, load_parts
+from vitkit.config import AnyConfig, Dataclass, Json, JsonDict
 from vitkit.data import Source
 from vitkit.data.loader import Batch
 from vitkit.models import Backbone
@@ -107,23 +107,23 @@ def objective(name: str) -> ModuleType:
     return _OBJECTIVES.get(name)
 
 
-def build(config: Any, backbone: Backbone) -> Objective:
+def build(config: Dataclass, backbone: Backbone) -> Objective:
     """Builds the objective of a config for a backbone."""
     built: Objective = objective(_name(config)).build(config, backbone)
     return built
 
 
-def fitted(config: Any, training: Source) -> Any:
+def fitted(config: AnyConfig, training: Source) -> AnyConfig:
     """Returns the config with values computed from the training data, such as `class_weights="balanced"`."""
     return config.fitted(training) if hasattr(config, "fitted") else config
 
 
-def to_dict(config: Any) -> dict[str, Any]:
+def to_dict(config: Dataclass) -> JsonDict:
     """Converts the config of an objective to its JSON form: its fields, and its name under `objective`."""
     return {"objective": _name(config), **configs.to_dict(config)}
 
 
-def from_dict(data: Mapping[str, Any]) -> Any:
+def from_dict(data: Json) -> AnyConfig:
     """Converts the output of `to_dict` back to a config; ValueError as in `config.from_dict`."""
     if not isinstance(data.get("objective"), str):
         raise ValueError("the config of the objective has no name under 'objective'")
@@ -135,7 +135,7 @@ def _copy_progress_to_host(objective: Objective, _: object) -> None:
     objective.done = float(objective.get_buffer("progress").item())
 
 
-def _name(config: Any) -> str:
+def _name(config: object) -> str:
     return type(config).__module__.rpartition(".")[2]
 
 

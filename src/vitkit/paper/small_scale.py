@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from vitkit import checkpoints, config, models
+from vitkit.config import Dataclass
 from vitkit.data import splits
 from vitkit.data.augment import Augment
 from vitkit.data.processor import Processor
@@ -39,8 +39,8 @@ def silent(text: str) -> None:
 class Variant:
     """A variant of a comparison: a model config and the changes to its run."""
 
-    model: object
-    changes: Mapping[str, Any] = field(default_factory=dict)
+    model: Dataclass
+    changes: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -115,13 +115,13 @@ class SmallScale:
         """Returns the requested number of steps, or the default `steps`."""
         return self.steps or steps
 
-    def vit(self, **changes: Any) -> vit.Config:
+    def vit(self, **changes: object) -> vit.Config:
         """Returns the config of the base ViT, with 0.1 million parameters and patches of 4 pixels."""
-        shape: dict[str, Any] = {"width": 64, "depth": 3, "num_heads": 4, "mlp_width": 128}
+        shape: dict[str, object] = {"width": 64, "depth": 3, "num_heads": 4, "mlp_width": 128}
         size = {"image_size": (self.side, self.side), "patch_size": (PATCH, PATCH)}
         return vit.Config(**{**size, **shape, **changes})
 
-    def run(self, name: str, model: object, *, data: str, seed: int, steps: int, **changes: Any) -> Run:
+    def run(self, name: str, model: Dataclass, *, data: str, seed: int, steps: int, **changes: object) -> Run:
         """Returns a run from scratch; a double underscore in a keyword of `changes` is a dot."""
         num_classes = len(next(iter(splits(data).values())).classes)
         run = Run(
@@ -151,7 +151,7 @@ class SmallScale:
         self.log(f"{run.name}: {run.metric} {result.score:.3f} after {seconds:.0f} s of CPU")
         return result
 
-    def finetune(self, name: str, start: Path | None, *, data: str, seed: int, steps: int, **changes: Any) -> Result:
+    def finetune(self, name: str, start: Path | None, *, data: str, seed: int, steps: int, **changes: object) -> Result:
         """Fine-tunes a checkpoint on a few images of new classes with SGD, as in the paper.
 
         `start` None trains `model` from random initialisation. The evaluation images are all other images of these

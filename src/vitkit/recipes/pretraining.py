@@ -66,7 +66,7 @@ def _cifar10(
     betas: tuple[float, float] = (0.9, 0.999),
     warmup: int = 100,
     steps: int = 2000,
-    **changes: Any,
+    **changes: object,
 ) -> Run:
     # Objectives on patches do not train the class token, so the mean patch token represents the image.
     options: dict[str, Any] = {"init": "truncated", "patch_size": (4, 4), "pool": "gap", "depth": 4} | changes

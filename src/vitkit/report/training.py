@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 from html import escape
-from typing import Any
 
 from vitkit.checkpoints import Checkpoint
+from vitkit.config import JsonDict
 from vitkit.data import Source
 from vitkit.evaluate import Predictions
 from vitkit.report import charts, confusion, mistakes
@@ -27,7 +27,7 @@ class TrainingReport:
     config: str
     metric: str
     selection: str
-    events: list[dict[str, Any]]
+    events: list[JsonDict]
     training: Source
     validation: Source
     predictions: Predictions
@@ -38,7 +38,7 @@ class TrainingReport:
         """The number of parameters."""
         return sum(parameter.numel() for parameter in self.model.model.parameters())
 
-    def of(self, kind: str) -> list[dict[str, Any]]:
+    def of(self, kind: str) -> list[JsonDict]:
         """The events of one kind."""
         return [event for event in self.events if event["kind"] == kind]
 

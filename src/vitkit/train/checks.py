@@ -2,12 +2,12 @@
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from vitkit import evaluate, models
+from vitkit.config import AnyConfig
 from vitkit.data import Source
 from vitkit.train.run import Run
 
@@ -32,7 +32,7 @@ def check(run: Run, source: Source, validation: Source | None = None) -> None:
         check_single_label(source)
 
 
-def check_patch_size(model: Any) -> None:
+def check_patch_size(model: AnyConfig) -> None:
     """Raises ValueError if the image size is not a multiple of the patch size: the model would ignore the border."""
     for side, patch in zip(model.image_size, getattr(model, "patch_size", model.image_size), strict=True):
         if side % patch:
@@ -42,7 +42,7 @@ def check_patch_size(model: Any) -> None:
 
 def check_objective(run: Run) -> None:
     """Raises ValueError if the objective has another mean, std or number of epochs than the run."""
-    objective: Any = run.objective
+    objective = run.objective
     numbers = getattr(objective, "colours", None) or objective
     for name in ("mean", "std"):
         given, wanted = getattr(numbers, name, None), getattr(run.processor, name)

@@ -7,14 +7,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Protocol, Self
+from types import ModuleType, TracebackType
+from typing import Protocol, Self
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from vitkit import atomic, memory
+from vitkit.config import JsonDict
 from vitkit.train import run as runs
 from vitkit.train.run import Run
 from vitkit.train.utilization import Peak
@@ -106,7 +107,7 @@ def open_loggers(run: Run, folder: Path, step: int = 0) -> tuple[Logger, ...]:
     return (TensorBoard(folder, step), *requested)
 
 
-def _import(name: str) -> Any:
+def _import(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as error:
@@ -164,7 +165,7 @@ class Events:
         for logger in self.loggers:
             logger.close()
 
-    def write(self, kind: str, step: int, **values: Any) -> None:
+    def write(self, kind: str, step: int, **values: object) -> None:
         """Appends an event to the log and flushes it; sends steps and evaluations to the loggers."""
         self.file.write(json.dumps({"kind": kind, "step": step, "time": round(time.time(), 3), **values}) + "\n")
         self.file.flush()
@@ -215,7 +216,7 @@ def memory_in_use() -> int:
     return memory.peak()
 
 
-def read(log: Path) -> list[dict[str, Any]]:
+def read(log: Path) -> list[JsonDict]:
     """Reads the events of a log in order; ignores an incomplete last line, which a killed process leaves."""
     if not log.exists():
         return []

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 
 from vitkit import checkpoints
+from vitkit.config import AnyConfig
 from vitkit.data import Source, train_and_val
 from vitkit.data.augment import Augment
 from vitkit.data.augment.crop import Crop
@@ -128,7 +129,7 @@ def absolute(name: str) -> str:
     return str(path.resolve()) if path.exists() else name
 
 
-def _model_and_processor(model: str, num_classes: int, image_size: int | None) -> tuple[Any, Processor]:
+def _model_and_processor(model: str, num_classes: int, image_size: int | None) -> tuple[AnyConfig, Processor]:
     loaded = checkpoints.load(model, num_classes=num_classes)
     if image_size is not None:
         check_image_size(loaded.model.config, image_size)
@@ -143,7 +144,7 @@ def _model_and_processor(model: str, num_classes: int, image_size: int | None) -
     return replace(config, **no_dropout), processor
 
 
-def check_image_size(config: Any, image_size: int) -> None:
+def check_image_size(config: AnyConfig, image_size: int) -> None:
     """Raises ValueError, with the nearest valid size, if `image_size` is not a multiple of the model's patch size."""
     for patch in getattr(config, "patch_size", None) or ():
         if image_size < patch or image_size % patch:

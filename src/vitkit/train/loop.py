@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from vitkit import distributed
 from vitkit.data.loader import Batch
 from vitkit.evaluate.flops import FlopCounter
 from vitkit.objectives import Objective
+from vitkit.train.checkpointing.files import State
 from vitkit.train.metrics import Metrics
 from vitkit.train.optim import clip_gradients, set_lr, set_weight_decay
 from vitkit.train.run import Run
@@ -58,7 +58,7 @@ class Training:
         """Number of training samples used so far, from which the data loader resumes."""
         return self.step * self.run.batch_size
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """Returns the content of a training checkpoint; tensors are this process's shards if the model is sharded."""
         state = {
             "step": self.step,
@@ -71,7 +71,7 @@ class Training:
             state["scaler"] = self.scaler.state_dict()
         return state
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         """Restores the output of `state_dict`; the tensors may be full or this process's shards."""
         own = self.objective.state_dict()
         weights = {
@@ -99,15 +99,16 @@ def checkpoint_templates(training: Training) -> dict[str, Tensor]:
     return templates | {f"optimizer/state/{number}": parameter for number, parameter in enumerate(parameters)}
 
 
-def shard_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+def shard_optimizer_state(optimizer: torch.optim.Optimizer, state: State) -> State:
     """Shards the tensors of an optimizer's state dict as their parameters are sharded."""
     if "state" not in state:
         return state
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
-    def sharded(value: Any, parameter: Tensor) -> Any:
-        moment = isinstance(value, Tensor) and value.shape == parameter.shape
-        return distributed.shard_like(value, parameter) if moment else value
+    def sharded(value: object, parameter: Tensor) -> object:
+        if isinstance(value, Tensor) and value.shape == parameter.shape:
+            return distributed.shard_like(value, parameter)
+        return value
 
     moments = {
         number: {name: sharded(value, parameters[number]) for name, value in entries.items()}

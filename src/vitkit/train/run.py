@@ -5,10 +5,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from vitkit import atomic, models, objectives
 from vitkit import config as configs
+from vitkit.config import AnyConfig, Json, JsonDict
 from vitkit.data.augment import Augment
 from vitkit.data.processor import Processor
 from vitkit.train.optim import Optimizer
@@ -78,8 +79,8 @@ class Run:
     """
 
     name: str
-    model: Any
-    objective: Any
+    model: AnyConfig
+    objective: AnyConfig
     data: Data
     processor: Processor
     augment: Augment = field(default_factory=Augment)
@@ -127,13 +128,13 @@ class Run:
         return max(1, math.ceil((self.epochs or 0.0) * num_examples / self.batch_size))
 
 
-def to_dict(run: Run) -> dict[str, Any]:
+def to_dict(run: Run) -> JsonDict:
     """Converts a run to JSON values."""
     data = configs.to_dict(run)
     return data | {"model": models.to_dict(run.model), "objective": objectives.to_dict(run.objective)}
 
 
-def from_dict(data: Mapping[str, Any]) -> Run:
+def from_dict(data: Json) -> Run:
     """Reads a run from the output of `to_dict`; raises ValueError as `config.from_dict` does."""
     for key in ("model", "objective"):
         if not isinstance(data.get(key), Mapping):
@@ -159,8 +160,8 @@ def differences(one: Run, other: Run) -> list[str]:
     return [name for name in names if first.get(name) != second.get(name) and not name.startswith("hardware.")]
 
 
-def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def _flat(data: Json, prefix: str = "") -> JsonDict:
+    flat: JsonDict = {}
     for key, value in data.items():
         flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value})
     return flat

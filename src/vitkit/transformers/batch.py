@@ -2,23 +2,25 @@
 
 import urllib.request
 from collections import UserDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from vitkit.data.processor import ImageInput
 from vitkit.images import Channels, ImageError, Limits, is_tensor
+from vitkit.transformers.hub import Argument
 
 
-def _to_torch(array: np.ndarray) -> Any:
+def _to_torch(array: np.ndarray) -> object:
     import torch
 
     return torch.from_numpy(array)
 
 
-def _to_jax(array: np.ndarray) -> Any:
+def _to_jax(array: np.ndarray) -> object:
     try:
         import jax.numpy as jnp
     except ModuleNotFoundError:
@@ -26,14 +28,17 @@ def _to_jax(array: np.ndarray) -> Any:
     return jnp.asarray(array)
 
 
-def _to_tensorflow(array: np.ndarray) -> Any:
+def _to_tensorflow(array: np.ndarray) -> object:
     try:
         return import_module("tensorflow").constant(array)
     except ModuleNotFoundError:
         raise ImportError('return_tensors="tf" needs TensorFlow: pip install tensorflow') from None
 
 
-TENSOR_TYPES: dict[str, Callable[[np.ndarray], Any]] = {
+# One image, or a list or nested lists of images.
+Images = ImageInput | Sequence["Images"]
+
+TENSOR_TYPES: dict[str, Callable[[np.ndarray], object]] = {
     "pt": _to_torch,
     "np": np.asarray,
     "jax": _to_jax,
@@ -44,7 +49,7 @@ TENSOR_TYPES: dict[str, Callable[[np.ndarray], Any]] = {
 class BatchFeature(UserDict[str, Any]):
     """A dict of arrays that are attributes, too: `batch.pixel_values`, `model(**batch)`."""
 
-    def __init__(self, data: Mapping[str, Any] | None = None, tensor_type: Any = None):
+    def __init__(self, data: Mapping[str, object] | None = None, tensor_type: Argument = None):
         super().__init__(dict(data or {}))
         self.convert_to_tensors(tensor_type)
 
@@ -53,7 +58,7 @@ class BatchFeature(UserDict[str, Any]):
             raise AttributeError(f"no field '{name}'; the fields are {', '.join(self.__dict__.get('data', {}))}")
         return self.data[name]
 
-    def convert_to_tensors(self, tensor_type: Any = None) -> "BatchFeature":
+    def convert_to_tensors(self, tensor_type: Argument = None) -> "BatchFeature":
         """Stacks each list of arrays into one array of type "pt", "np", "jax" or "tf".
 
         None changes nothing. Raises ValueError for another type and for arrays of different shapes, ImportError if the
@@ -74,7 +79,7 @@ class BatchFeature(UserDict[str, Any]):
             self.data[name] = convert(np.stack(value) if isinstance(value, list) else value)
         return self
 
-    def to(self, *args: Any, **kwargs: Any) -> "BatchFeature":
+    def to(self, *args: Argument, **kwargs: Argument) -> "BatchFeature":
         """Moves torch tensors; takes the arguments of `Tensor.to`.
 
         Only floating-point tensors change their dtype.
@@ -95,7 +100,7 @@ class BatchFeature(UserDict[str, Any]):
 LAYOUTS: dict[str, Channels | None] = {"channels_first": "first", "channels_last": "last", "none": None}
 
 
-def iterate_images(images: Any) -> Iterator[Any]:
+def iterate_images(images: Images) -> Iterator[ImageInput]:
     """Yields the images of a single image, a list or nested lists, in order.
 
     JAX and TensorFlow arrays become numpy arrays; http and https URLs are downloaded; paths, bytes, PIL images and
@@ -115,7 +120,7 @@ def iterate_images(images: Any) -> Iterator[Any]:
         yield images
 
 
-def _check_dimensions(array: Any) -> Any:
+def _check_dimensions(array: ImageInput) -> ImageInput:
     if array.ndim not in (2, 3, 4):
         raise ValueError(f"array has shape {tuple(array.shape)}; expected 2 or 3 dimensions (image) or 4 (batch)")
     return array
@@ -134,7 +139,7 @@ def download(url: str, *, timeout: float | None = 30.0, limits: Limits | None = 
     return data
 
 
-def parse_layout(name: Any, argument: str) -> Channels | None:
+def parse_layout(name: Argument, argument: str) -> Channels | None:
     """Converts transformers' name of a channel layout; raises ValueError for an unknown one."""
     name = getattr(name, "value", name)
     if name is None:

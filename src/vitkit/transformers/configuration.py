@@ -6,7 +6,7 @@ import json
 import logging
 import os
 from abc import ABC
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self, get_type_hints
@@ -15,7 +15,9 @@ import torch
 
 from vitkit import atomic
 from vitkit import config as configs
+from vitkit.config import Json, JsonDict
 from vitkit.transformers import hub
+from vitkit.transformers.hub import Argument
 
 logger = logging.getLogger("vitkit.transformers")
 
@@ -26,7 +28,7 @@ NOT_SAVED = ("_name_or_path", "_attn_implementation")
 # Keys of config.json that are not read.
 IGNORED = ("transformers_version", "_commit_hash", "model_type")
 # Defaults of the attributes that every config of transformers has; `to_diff_dict` omits values equal to them.
-COMMON: dict[str, Any] = {
+COMMON: dict[str, object] = {
     "architectures": None,
     "chunk_size_feed_forward": 0,
     "dtype": None,
@@ -46,14 +48,14 @@ class PreTrainedConfig(ABC):
     model_type: ClassVar[str]
 
     architectures: list[str] | None
-    dtype: Any
+    dtype: torch.dtype | None
     id2label: dict[int, str]
     label2id: dict[str, int]
-    output_attentions: Any
-    output_hidden_states: Any
+    output_attentions: bool | int | Sequence[int] | None
+    output_hidden_states: bool | int | Sequence[int] | None
     problem_type: str | None
     return_dict: bool
-    pruned_heads: Any
+    pruned_heads: dict[int, list[int]] | None
     _attn_implementation: str | None
     _name_or_path: str
 
@@ -70,7 +72,7 @@ class PreTrainedConfig(ABC):
             self.label2id = {label: index for index, label in self.id2label.items()}
 
     def set_labels(
-        self, number: int | None, id2label: Mapping[Any, str] | None, label2id: Mapping[str, Any] | None
+        self, number: int | None, id2label: Mapping[int | str, str] | None, label2id: Mapping[str, int | str] | None
     ) -> None:
         """Sets the labels; `id2label` takes precedence over `number`, with a warning."""
         if id2label is None:
@@ -86,12 +88,12 @@ class PreTrainedConfig(ABC):
         self.label2id = {label: int(index) for label, index in given.items()}
 
     @property
-    def torch_dtype(self) -> Any:
+    def torch_dtype(self) -> torch.dtype | None:
         """Old name of `dtype`."""
         return self.dtype
 
     @torch_dtype.setter
-    def torch_dtype(self, value: Any) -> None:
+    def torch_dtype(self, value: torch.dtype | None) -> None:
         """Sets `dtype`."""
         self.dtype = value
 
@@ -110,17 +112,17 @@ class PreTrainedConfig(ABC):
         """Stores the path or hub id as a string."""
         self._name_or_path = str(value)
 
-    def update(self, values: Mapping[str, Any]) -> None:
+    def update(self, values: Mapping[str, object]) -> None:
         """Sets an attribute for each key."""
         for name, value in values.items():
             setattr(self, name, value)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonDict:
         """Returns all settings as JSON types."""
         saved = {name: value for name, value in self.__dict__.items() if name not in NOT_SAVED}
         return {name: _to_json(value) for name, value in (saved | {"model_type": self.model_type}).items()}
 
-    def to_diff_dict(self) -> dict[str, Any]:
+    def to_diff_dict(self) -> JsonDict:
         """Returns `to_dict` without the attributes of `COMMON` that are at their defaults."""
         return {name: value for name, value in self.to_dict().items() if name not in COMMON or value != COMMON[name]}
 
@@ -133,7 +135,7 @@ class PreTrainedConfig(ABC):
         atomic.write_text(Path(path), self.to_json_string(use_diff))
 
     def save_pretrained(
-        self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **hub_options: Any
+        self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **hub_options: Argument
     ) -> None:
         """Writes config.json to a folder, created if needed.
 
@@ -144,12 +146,12 @@ class PreTrainedConfig(ABC):
         if push_to_hub:
             hub.push_folder(folder, ["config.json"], **hub_options)
 
-    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+    def push_to_hub(self, repo_id: str, **options: Argument) -> str:
         """Uploads config.json; takes the options of `hub.push` and returns the URL of the commit."""
         return hub.push(self.save_pretrained, repo_id, **options)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Any:
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Argument) -> Any:
         """Loads the config of a folder, file or hub id.
 
         `kwargs` are those of `hub.locate` and `from_dict`.
@@ -165,14 +167,14 @@ class PreTrainedConfig(ABC):
 
     @classmethod
     def get_config_dict(
-        cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Argument
+    ) -> tuple[JsonDict, dict[str, Argument]]:
         """Returns the content of config.json, and the `kwargs` that `hub.locate` does not use."""
         location, rest = hub.locate(pretrained_model_name_or_path, kwargs)
         return location.read_json("config.json"), rest
 
     @classmethod
-    def from_dict(cls, config_dict: Mapping[str, Any], return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
+    def from_dict(cls, config_dict: Json, return_unused_kwargs: bool = False, **kwargs: Argument) -> Any:
         """Creates a config from a dict, and sets those `kwargs` that are attributes of it.
 
         Other `kwargs` are ignored, as in transformers, or returned with the config if `return_unused_kwargs`.
@@ -198,7 +200,7 @@ class PreTrainedConfig(ABC):
         return f"{type(self).__name__} {self.to_json_string()}"
 
 
-def _to_json(value: Any) -> Any:
+def _to_json(value: object) -> object:
     if isinstance(value, Mapping):
         return {key: _to_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set):
@@ -243,7 +245,7 @@ class ViTConfig(PreTrainedConfig):
     pooler_output_size: int | None = None
     pooler_act: str = "tanh"
 
-    def __init__(self, *args: Any, **kwargs: Any):
+    def __init__(self, *args: Argument, **kwargs: Argument):
         names = [field.name for field in dataclasses.fields(type(self))]
         if args[len(names) :]:
             raise TypeError(f"ViTConfig takes {len(names)} positional arguments ({', '.join(names)}), got {len(args)}")
@@ -260,7 +262,7 @@ class ViTConfig(PreTrainedConfig):
         self.pooler_output_size = self.pooler_output_size or self.hidden_size
         self._check_problem_type()
 
-    def _convert(self, name: str, value: Any) -> Any:
+    def _convert(self, name: str, value: Argument) -> Argument:
         if name == "dtype" and isinstance(value, str):
             return getattr(torch, value)
         hint = get_type_hints(type(self)).get(name) if name in type(self).__dataclass_fields__ else None

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from vitkit.checkpoints.json_files import read_json
+from vitkit.config import JsonDict
 
 __all__ = ["Location", "locate", "make_folder", "push", "push_folder", "read_json"]
 
+# A keyword argument or attribute as in transformers: its type depends on its name, and whoever uses it checks it.
+Argument = Any
 # Keyword arguments of every from_pretrained that are passed to the download.
 DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision")
 # Keyword arguments of old versions of transformers that have no effect here.
@@ -23,7 +26,7 @@ class Location:
 
     source: str
     subfolder: str = ""
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Argument] = field(default_factory=dict)
 
     def find(self, *names: str) -> Path:
         """Returns the path of the first of the named files that exists.
@@ -42,7 +45,7 @@ class Location:
             f"{inside} has none of {', '.join(names)}" if names[1:] else f"{inside} has no {names[0]}"
         )
 
-    def read_json(self, *names: str) -> dict[str, Any]:
+    def read_json(self, *names: str) -> JsonDict:
         """Returns the content of the first of the named files that exists."""
         return read_json(self.find(*names))
 
@@ -64,7 +67,7 @@ class Location:
             ) from None
 
 
-def locate(source: str | os.PathLike[str], kwargs: Mapping[str, Any]) -> tuple[Location, dict[str, Any]]:
+def locate(source: str | os.PathLike[str], kwargs: Mapping[str, Argument]) -> tuple[Location, dict[str, Argument]]:
     """Splits the keyword arguments of `from_pretrained` into a location and the others.
 
     The location uses subfolder, cache_dir, force_download, local_files_only, token and revision. Download options of
@@ -84,7 +87,7 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
     return folder
 
 
-def push(save: Callable[..., Any], repo_id: str, **options: Any) -> str:
+def push(save: Callable[..., object], repo_id: str, **options: Argument) -> str:
     """Uploads the files that `save(folder)` writes and returns the URL of the commit.
 
     `options` are those of `push_folder`; others are passed to `save`.
@@ -104,7 +107,7 @@ def push_folder(
     commit_message: str | None = None,
     private: bool | None = None,
     token: str | bool | None = None,
-    **commit: Any,
+    **commit: Argument,
 ) -> str:
     """Uploads files of a folder to a repository and returns the URL of the commit.
 

@@ -11,14 +11,15 @@ from typing import Any, ClassVar
 import numpy as np
 
 from vitkit import atomic
-from vitkit.config import nearest
-from vitkit.data.processor import Processor
+from vitkit.config import Json, JsonDict, nearest
+from vitkit.data.processor import ImageInput, Processor
 from vitkit.images import Channels, as_array, find_channels, is_tensor
 from vitkit.transformers import hub
-from vitkit.transformers.batch import BatchFeature, iterate_images, parse_layout
+from vitkit.transformers.batch import BatchFeature, Images, iterate_images, parse_layout
+from vitkit.transformers.hub import Argument
 
 # All settings with their defaults, in the positional order of transformers 4.
-DEFAULTS: dict[str, Any] = {
+DEFAULTS: dict[str, Argument] = {
     "do_resize": True,
     "size": {"height": 224, "width": 224},
     "resample": 2,
@@ -79,7 +80,7 @@ class ViTImageProcessor:
     crop_size: SizeDict | None
     data_format: str
 
-    def __init__(self, *args: Any, **kwargs: Any):
+    def __init__(self, *args: Argument, **kwargs: Argument):
         given = dict(zip(DEFAULTS, args, strict=False)) | kwargs
         self.extra = {name: given.pop(name) for name in ("vitkit",) if name in given}
         check_names([name for name in given if name not in IGNORED], "ViTImageProcessor")
@@ -87,11 +88,11 @@ class ViTImageProcessor:
             value = given.get(name)
             setattr(self, name, _convert_setting(name, copy.deepcopy(default) if value is None else value, given))
 
-    def __call__(self, images: Any, *args: Any, **kwargs: Any) -> BatchFeature:
+    def __call__(self, images: Images, *args: Argument, **kwargs: Argument) -> BatchFeature:
         """Calls `preprocess`."""
         return self.preprocess(images, *args, **kwargs)
 
-    def preprocess(self, images: Any, *args: Any, **kwargs: Any) -> BatchFeature:
+    def preprocess(self, images: Images, *args: Argument, **kwargs: Argument) -> BatchFeature:
         """Returns `pixel_values`, a list of arrays (c, h, w).
 
         If `return_tensors` is set, they are stacked to one array (b, c, h, w).
@@ -110,7 +111,7 @@ class ViTImageProcessor:
         batch = BatchFeature({"pixel_values": arrays}, settings["return_tensors"])
         return batch if settings["device"] is None else batch.to(device=settings["device"])
 
-    def _process(self, image: Any, settings: Mapping[str, Any]) -> list[np.ndarray]:
+    def _process(self, image: ImageInput, settings: Mapping[str, Argument]) -> list[np.ndarray]:
         """Processes one image, or a batch in one array, to a list of arrays (c, h, w)."""
         channels = parse_layout(settings["input_data_format"], "input_data_format")
         steps = {name: settings[name] for name in (*STEPS, *CROP)}
@@ -130,12 +131,12 @@ class ViTImageProcessor:
         as_bytes = not steps["do_rescale"] and not steps["do_normalize"]
         return [array.astype(np.uint8) for array in arrays] if as_bytes else arrays
 
-    def processor(self, **changes: Any) -> Processor:
+    def processor(self, **changes: object) -> Processor:
         """Returns the `vitkit.Processor` for these settings; `changes` override some of them."""
         settings = {name: getattr(self, name) for name in (*STEPS, *CROP)} | self.extra | changes
         return _processor(json.dumps(settings))
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonDict:
         """Returns the content of preprocessor_config.json."""
         transient = ("device", "disable_grouping", "default_to_square", "input_data_format", "return_tensors")
         named = {name: getattr(self, name) for name in DEFAULTS if name not in transient}
@@ -153,7 +154,7 @@ class ViTImageProcessor:
         atomic.write_text(Path(path), self.to_json_string())
 
     def save_pretrained(
-        self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **hub_options: Any
+        self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **hub_options: Argument
     ) -> list[str]:
         """Writes preprocessor_config.json to a folder, created if needed; returns [path].
 
@@ -165,7 +166,7 @@ class ViTImageProcessor:
             hub.push_folder(path.parent, [path.name], **hub_options)
         return [str(path)]
 
-    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+    def push_to_hub(self, repo_id: str, **options: Argument) -> str:
         """Uploads preprocessor_config.json and returns the URL of the commit.
 
         Takes the options of `hub.push`.
@@ -173,7 +174,7 @@ class ViTImageProcessor:
         return hub.push(self.save_pretrained, repo_id, **options)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Any:
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Argument) -> Any:
         """Loads the processor of a folder, file or hub id.
 
         `kwargs` are settings and those of `hub.locate`.
@@ -183,9 +184,7 @@ class ViTImageProcessor:
         return cls.from_dict(location.read_json("preprocessor_config.json", "processor_config.json"), **rest)
 
     @classmethod
-    def from_dict(
-        cls, image_processor_dict: Mapping[str, Any], return_unused_kwargs: bool = False, **kwargs: Any
-    ) -> Any:
+    def from_dict(cls, image_processor_dict: Json, return_unused_kwargs: bool = False, **kwargs: Argument) -> Any:
         """Creates a processor from the content of a file; `kwargs` override its settings.
 
         Returns (processor, unused kwargs) if `return_unused_kwargs`. Raises ValueError for unsupported steps.
@@ -221,7 +220,7 @@ def _processor(settings: str) -> Processor:
     return Processor.from_huggingface(json.loads(settings))
 
 
-def _convert_setting(name: str, value: Any, settings: Mapping[str, Any]) -> Any:
+def _convert_setting(name: str, value: Argument, settings: Mapping[str, Argument]) -> Argument:
     """Converts sizes to `SizeDict`, mean and std to lists, and Pillow's filters to integers."""
     if name in ("size", "crop_size", "pad_size") and value is not None:
         if isinstance(value, int):
@@ -236,7 +235,7 @@ def _convert_setting(name: str, value: Any, settings: Mapping[str, Any]) -> Any:
 
 
 def _process_floats(
-    values: np.ndarray, channels: Channels | None, is_torch: bool, settings: Mapping[str, Any]
+    values: np.ndarray, channels: Channels | None, is_torch: bool, settings: Mapping[str, Argument]
 ) -> list[np.ndarray]:
     """Rescales and normalises floats that are not resized, without rounding them to 8 bits."""
     if values.ndim == 4:

@@ -17,12 +17,17 @@ from vitkit.checkpoints.containers import open_weights
 from vitkit.checkpoints.tensors import Info, Tensors
 from vitkit.transformers import hub
 from vitkit.transformers.configuration import ViTConfig
+from vitkit.transformers.hub import Argument
 from vitkit.transformers.names import rename, to_v4, to_v5
 
 logger = logging.getLogger("vitkit.transformers")
 
 Device = str | int | torch.device | None
 DeviceMap = Device | Mapping[str, Device]
+
+
+# A `ViTPreTrainedModel`, which imports this module.
+Model = Any
 
 
 @dataclass
@@ -36,9 +41,9 @@ class LoadingReport:
 
 
 def load(
-    model_class: type[Any],
+    model_class: type[Model],
     source: str | os.PathLike[str],
-    *model_args: Any,
+    *model_args: Argument,
     config: ViTConfig | str | os.PathLike[str] | None = None,
     state_dict: Mapping[str, Tensor] | None = None,
     ignore_mismatched_sizes: bool = False,
@@ -50,7 +55,7 @@ def load(
     use_safetensors: bool | None = None,
     weights_only: bool = True,
     key_mapping: Mapping[str, str] | None = None,
-    **kwargs: Any,
+    **kwargs: Argument,
 ) -> Any:
     """Loads a model in evaluation mode; returns (model, report) if `output_loading_info`.
 
@@ -85,8 +90,8 @@ def load(
 
 
 def _config(
-    location: hub.Location, config: ViTConfig | str | os.PathLike[str] | None, kwargs: dict[str, Any]
-) -> tuple[ViTConfig, dict[str, Any]]:
+    location: hub.Location, config: ViTConfig | str | os.PathLike[str] | None, kwargs: dict[str, Argument]
+) -> tuple[ViTConfig, dict[str, Argument]]:
     """Returns the config, and the `kwargs` that are arguments of the model."""
     implementation = kwargs.pop("attn_implementation", None)
     if isinstance(config, ViTConfig):
@@ -171,7 +176,7 @@ def expected_name(name: str, prefix: str, expected: Iterable[str]) -> str:
 
 
 @torch.no_grad()
-def _load_tensors(model: Any, tensors: Tensors, ignore_mismatched_sizes: bool) -> LoadingReport:
+def _load_tensors(model: Model, tensors: Tensors, ignore_mismatched_sizes: bool) -> LoadingReport:
     """Copies the tensors to the parameters, and initialises the parameters that have none."""
     parameters = dict(model.named_parameters())
     prefix = "" if model.base_model is model else f"{model.base_model_prefix}."
@@ -203,7 +208,7 @@ def _parent(model: nn.Module, name: str) -> nn.Module:
 
 
 def save(
-    model: Any,
+    model: Model,
     save_directory: str | os.PathLike[str],
     *,
     is_main_process: bool = True,
@@ -213,7 +218,7 @@ def save(
     safe_serialization: bool = True,
     variant: str | None = None,
     save_original_format: bool = True,
-    **hub_options: Any,
+    **hub_options: Argument,
 ) -> None:
     """Writes config.json and weights to a folder, created if needed.
 
@@ -241,7 +246,7 @@ def save(
         hub.push_folder(folder, ["config.json", "model*"], **hub_options)
 
 
-def _rename(model: Any, state_dict: Mapping[str, Tensor], to_old_names: bool) -> dict[str, Tensor]:
+def _rename(model: Model, state_dict: Mapping[str, Tensor], to_old_names: bool) -> dict[str, Tensor]:
     state = dict(state_dict)
     prefix = "" if model.base_model is model else f"{model.base_model_prefix}."
     rename(state, prefix, to_v4 if to_old_names else to_v5)

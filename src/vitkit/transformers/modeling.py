@@ -1,7 +1,7 @@
 """ViT models with the API of transformers: encoder, classifier, masked image modelling."""
 
 from collections.abc import Generator, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from vitkit.layers import layer_norm
 from vitkit.transformers.configuration import ViTConfig, pair
+from vitkit.transformers.hub import Argument
 from vitkit.transformers.modules import ViTAttention, ViTEmbeddings, ViTLayer, make_activation
 from vitkit.transformers.names import (
     AliasGroup,
@@ -23,7 +24,12 @@ from vitkit.transformers.names import (
     selected_layers,
     write_name_format,
 )
-from vitkit.transformers.outputs import BaseModelOutputWithPooling, ImageClassifierOutput, MaskedImageModelingOutput
+from vitkit.transformers.outputs import (
+    BaseModelOutputWithPooling,
+    ImageClassifierOutput,
+    LayerOutputs,
+    MaskedImageModelingOutput,
+)
 from vitkit.transformers.pretrained import ViTPreTrainedModel
 
 
@@ -86,7 +92,7 @@ class ViTModel(ViTPreTrainedModel):
         self.layernorm = layer_norm(config.hidden_size, config.layer_norm_eps)
         self.pooler = ViTPooler(config) if add_pooling_layer else None
         # Activation checkpointing: every how many layers, and options of torch.utils.checkpoint; None if disabled.
-        self.checkpointing: tuple[int, dict[str, Any]] | None = None
+        self.checkpointing: tuple[int, dict[str, Argument]] | None = None
         self._name_format = "v5"
         self.register_load_state_dict_pre_hook(accept_both_formats)
         self.register_state_dict_post_hook(write_name_format)
@@ -130,7 +136,7 @@ class ViTModel(ViTPreTrainedModel):
         return_dict: bool | None = None,
         *,
         attention_mask: Tensor | None = None,
-    ) -> BaseModelOutputWithPooling | tuple[Any, ...]:
+    ) -> BaseModelOutputWithPooling | tuple[Tensor | LayerOutputs, ...]:
         """Returns tokens, the pooled class token, and outputs of the selected layers.
 
         `bool_masked_pos` (b, patches) is true for masked patches; see `names.head_masks` and `names.attention_bias` for
@@ -179,7 +185,7 @@ class ViTModel(ViTPreTrainedModel):
             states.append(tokens if index + 1 in state_layers else None)
         return tokens, tuple(states) if state_layers else None, tuple(attentions) if attention_layers else None
 
-    def _run(self, index: int, layer: nn.Module, *args: Any) -> Any:
+    def _run(self, index: int, layer: nn.Module, *args: object) -> Tensor | tuple[Tensor, Tensor]:
         if self.checkpointing is None or not (self.training and torch.is_grad_enabled()):
             return layer(*args)
         every, options = self.checkpointing
@@ -215,7 +221,7 @@ class ViTForImageClassification(ViTPreTrainedModel):
         *,
         attention_mask: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
-    ) -> ImageClassifierOutput | tuple[Any, ...]:
+    ) -> ImageClassifierOutput | tuple[Tensor | LayerOutputs, ...]:
         """Returns the logits (b, classes), and the loss if labels are given; see `ViTModel.forward`."""
         outputs = self.vit(
             pixel_values,
@@ -277,7 +283,7 @@ class ViTForMaskedImageModeling(ViTPreTrainedModel):
         return_dict: bool | None = None,
         *,
         attention_mask: Tensor | None = None,
-    ) -> MaskedImageModelingOutput | tuple[Any, ...]:
+    ) -> MaskedImageModelingOutput | tuple[Tensor | LayerOutputs, ...]:
         """Returns the reconstruction (b, c, height, width), and the loss if a mask is given.
 
         Other arguments are those of `ViTModel.forward`. Raises ValueError for a mask if `encoder_stride` differs from

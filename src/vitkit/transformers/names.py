@@ -10,13 +10,14 @@ import functools
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitkit.transformers.configuration import ViTConfig
+from vitkit.transformers.hub import Argument
 
 NAME_FORMATS = ("v4", "v5")
 
@@ -54,7 +55,7 @@ def _replace_prefix(name: str, prefixes: Mapping[str, str]) -> str:
     return name
 
 
-def rename(mapping: MutableMapping[str, Any], prefix: str, convert: Callable[[str], str]) -> None:
+def rename(mapping: MutableMapping[str, Tensor], prefix: str, convert: Callable[[str], str]) -> None:
     """Renames the keys with a prefix in place; raises ValueError for duplicates."""
     entries = [(name, value) for name, value in mapping.items()]
     names = [prefix + convert(name[len(prefix) :]) if name.startswith(prefix) else name for name, _ in entries]
@@ -66,12 +67,12 @@ def rename(mapping: MutableMapping[str, Any], prefix: str, convert: Callable[[st
     mapping.update(zip(names, (value for _, value in entries), strict=True))
 
 
-def accept_both_formats(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+def accept_both_formats(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: object) -> None:
     """Pre-hook of `load_state_dict` that converts v4 names."""
     rename(state_dict, prefix, to_v5)
 
 
-def write_name_format(module: nn.Module, state_dict: dict[str, Any], prefix: str, _: Any) -> None:
+def write_name_format(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, _: object) -> None:
     """Hook of `state_dict` that converts the names to the `name_format` of the model."""
     if module._name_format == "v4":
         rename(state_dict, prefix, to_v4)
@@ -91,7 +92,7 @@ class ModuleAlias(nn.Module):
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["module"], name)
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, *args: object, **kwargs: object) -> object:
         """Calls the module with its hooks."""
         return self.__dict__["module"](*args, **kwargs)
 
@@ -100,8 +101,8 @@ class ModuleAlias(nn.Module):
         return repr(self.__dict__["module"])
 
 
-def _forwarded(method: str) -> Callable[..., Any]:
-    def forward(self: ModuleAlias, *args: Any, **kwargs: Any) -> Any:
+def _forwarded(method: str) -> Callable[..., object]:
+    def forward(self: ModuleAlias, *args: object, **kwargs: object) -> object:
         return getattr(self.__dict__["module"], method)(*args, **kwargs)
 
     return forward
@@ -130,7 +131,7 @@ class AliasGroup(nn.Module):
         module, attribute = self.__dict__["aliases"][name]
         return getattr(module, attribute)
 
-    def __setattr__(self, name: str, value: Any) -> None:
+    def __setattr__(self, name: str, value: Tensor | nn.Module) -> None:
         if name in self.__dict__.get("aliases", {}):
             module, attribute = self.__dict__["aliases"][name]
             setattr(module, attribute, value)
@@ -138,7 +139,7 @@ class AliasGroup(nn.Module):
             super().__setattr__(name, value)
 
 
-def _reject_hook(self: AliasGroup, *_: Any, **__: Any) -> Any:
+def _reject_hook(self: AliasGroup, *_: object, **__: object) -> NoReturn:
     names = ", ".join(f".{name}" for name in self.__dict__["aliases"])
     raise ValueError(f"a hook on a group of module aliases would never run; register it on {names}")
 
@@ -173,7 +174,7 @@ def accept_both_orders(v5_names: Sequence[str]) -> Callable[[Forward], Forward]:
         v4_names = [each.name for each in parameters if each.kind is not each.KEYWORD_ONLY][1:]
 
         @functools.wraps(forward)
-        def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        def call(self: Any, *args: Argument, **kwargs: Argument) -> Any:
             if not args[1:]:
                 return forward(self, *args, **kwargs)
             names = v5_names if _is_v5_call(self.config, args, v4_names) else v4_names
@@ -189,7 +190,7 @@ def accept_both_orders(v5_names: Sequence[str]) -> Callable[[Forward], Forward]:
     return decorate
 
 
-def _is_v5_call(config: ViTConfig, args: Sequence[Any], v4_names: Sequence[str]) -> bool:
+def _is_v5_call(config: ViTConfig, args: Sequence[Argument], v4_names: Sequence[str]) -> bool:
     flags = ("output_attentions", "output_hidden_states", "interpolate_pos_encoding", "return_dict")
     for name, value in zip(v4_names, args, strict=False):
         if name in flags and isinstance(value, Tensor):

@@ -6,7 +6,7 @@ Fields that are None are omitted.
 from abc import ABC
 from collections import OrderedDict
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Self
 
 from torch import Tensor
 from torch.utils import _pytree as pytree
@@ -42,16 +42,16 @@ class ModelOutput(OrderedDict[str, Any], ABC):
             return OrderedDict.__getitem__(self, key)
         return self.to_tuple()[key]
 
-    def __setitem__(self, key: str, value: Any) -> None:
+    def __setitem__(self, key: str, value: object) -> None:
         OrderedDict.__setitem__(self, key, value)
         object.__setattr__(self, key, value)
 
-    def __setattr__(self, name: str, value: Any) -> None:
+    def __setattr__(self, name: str, value: object) -> None:
         if name in self.keys() and value is not None:
             OrderedDict.__setitem__(self, name, value)
         object.__setattr__(self, name, value)
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> tuple[type[Self], tuple[object, ...]]:
         return type(self), tuple(getattr(self, field.name) for field in fields(self))  # type: ignore[arg-type]
 
     def to_tuple(self) -> tuple[Any, ...]:
@@ -59,7 +59,7 @@ class ModelOutput(OrderedDict[str, Any], ABC):
         return tuple(self[name] for name in self.keys())
 
 
-def _flatten(output: ModelOutput) -> tuple[list[Any], list[str]]:
+def _flatten(output: ModelOutput) -> tuple[list[object], list[str]]:
     return list(output.values()), list(output.keys())
 
 

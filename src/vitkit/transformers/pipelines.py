@@ -8,10 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vitkit.data.processor import ImageInput
 from vitkit.images import Limits
 from vitkit.inference import Predictor
-from vitkit.transformers.batch import download
+from vitkit.transformers.batch import Images, download
 from vitkit.transformers.configuration import ViTConfig
+from vitkit.transformers.hub import Argument
 from vitkit.transformers.image_processing import ViTImageProcessor
 from vitkit.transformers.modeling import ViTForImageClassification, ViTModel
 from vitkit.transformers.pretrained import ViTPreTrainedModel
@@ -47,8 +49,8 @@ class Task:
     """
 
     model_class: type[ViTPreTrainedModel]
-    output_field: Callable[[Mapping[str, Any]], str | int]
-    postprocess: Callable[..., Any]
+    output_field: Callable[[Mapping[str, Argument]], str | int]
+    postprocess: Callable[..., object]
 
 
 class Pipeline:
@@ -78,7 +80,7 @@ class Pipeline:
         """The device of the model."""
         return self.model.device
 
-    def __call__(self, inputs: Any = None, **options: Any) -> Any:
+    def __call__(self, inputs: Images = None, **options: Argument) -> Any:
         """Returns the results for one or several images.
 
         `options` are those of the task, `batch_size`, and `timeout` (seconds, for URLs). `images` is another name for
@@ -92,7 +94,9 @@ class Pipeline:
         results = self._run(images, batch_size, options)
         return next(results) if single else list(results) if isinstance(inputs, list | tuple) else results
 
-    def _run(self, images: Iterable[Any], batch_size: int | None, options: dict[str, Any]) -> Iterator[Any]:
+    def _run(
+        self, images: Iterable[ImageInput], batch_size: int | None, options: dict[str, Argument]
+    ) -> Iterator[object]:
         task = TASKS[self.task]
         network: Any = _SelectField(self.model, task.output_field(options))
         predictor = Predictor(
@@ -109,7 +113,7 @@ class Pipeline:
             yield task.postprocess(self.model.config, outcome.output, **options)
 
 
-def _read(image: Any, timeout: float | None, limits: Limits | None) -> Any:
+def _read(image: ImageInput, timeout: float | None, limits: Limits | None) -> ImageInput:
     is_url = isinstance(image, str) and image.startswith(("http://", "https://"))
     return download(image, timeout=timeout, limits=limits) if is_url else image
 
@@ -128,7 +132,7 @@ FUNCTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 def best_labels(
     config: ViTConfig, logits: np.ndarray, *, top_k: int | None = 5, function_to_apply: str | None = None
-) -> list[dict[str, Any]]:
+) -> list[dict[str, str | float]]:
     """Returns the `top_k` labels with scores, best first.
 
     `function_to_apply` is "softmax", "sigmoid" or "none"; the default depends on `config.problem_type`.
@@ -142,7 +146,9 @@ def best_labels(
     return [{"label": config.id2label[int(index)], "score": float(scores[index])} for index in best]
 
 
-def features(config: ViTConfig, output: np.ndarray, *, pool: bool = False, return_tensors: bool = False) -> Any:
+def features(
+    config: ViTConfig, output: np.ndarray, *, pool: bool = False, return_tensors: bool = False
+) -> Tensor | list[object]:
     """Returns tokens (1, n, d) or pooled vector (1, d) as nested lists or a torch tensor."""
     batch = torch.from_numpy(output)[None]
     return batch if return_tensors else batch.tolist()
@@ -163,7 +169,7 @@ def pipeline(
     device: int | str | torch.device | None = None,
     batch_size: int | None = None,
     limits: Limits | None = None,
-    **model_options: Any,
+    **model_options: Argument,
 ) -> Pipeline:
     """Creates a pipeline for a model, or for the folder or hub id of a model.
 

@@ -4,13 +4,14 @@ import copy
 import os
 from abc import ABC
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from vitkit.transformers import hub, loading
 from vitkit.transformers.configuration import ViTConfig
+from vitkit.transformers.hub import Argument
 from vitkit.transformers.modules import IMPLEMENTATIONS, ViTEmbeddings
 from vitkit.transformers.names import NAME_FORMATS
 
@@ -73,13 +74,13 @@ class ViTPreTrainedModel(nn.Module, ABC):
 
     @classmethod
     def from_pretrained(
-        cls, pretrained_model_name_or_path: str | os.PathLike[str], *model_args: Any, **kwargs: Any
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], *model_args: Argument, **kwargs: Argument
     ) -> Any:
         """Loads a model in evaluation mode from a folder or hub id; see `loading.load`."""
         return loading.load(cls, pretrained_model_name_or_path, *model_args, **kwargs)
 
     @classmethod
-    def from_config(cls, config: ViTConfig, **kwargs: Any) -> Any:
+    def from_config(cls, config: ViTConfig, **kwargs: Argument) -> Self:
         """Creates a randomly initialised model from a copy of the config.
 
         `kwargs` may contain `attn_implementation`, `dtype` and arguments of the constructor.
@@ -92,11 +93,11 @@ class ViTPreTrainedModel(nn.Module, ABC):
 
     _from_config = from_config
 
-    def save_pretrained(self, save_directory: str | os.PathLike[str], **options: Any) -> None:
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **options: Argument) -> None:
         """Writes config.json and model.safetensors; takes the options of `loading.save`."""
         loading.save(self, save_directory, **options)
 
-    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+    def push_to_hub(self, repo_id: str, **options: Argument) -> str:
         """Uploads the files of `save_pretrained` and returns the URL of the commit.
 
         Takes the options of `hub.push` and `loading.save`.
@@ -169,7 +170,7 @@ class ViTPreTrainedModel(nn.Module, ABC):
 
     def activation_checkpointing_enable(
         self,
-        activation_checkpointing_kwargs: Mapping[str, Any] | None = None,
+        activation_checkpointing_kwargs: Mapping[str, Argument] | None = None,
         every_n_layers: int = 1,
         offload: bool = False,
     ) -> None:
@@ -184,7 +185,7 @@ class ViTPreTrainedModel(nn.Module, ABC):
         self.base_model.checkpointing = (every_n_layers, options)
 
     def gradient_checkpointing_enable(
-        self, gradient_checkpointing_kwargs: Mapping[str, Any] | None = None, **options: Any
+        self, gradient_checkpointing_kwargs: Mapping[str, Argument] | None = None, **options: Argument
     ) -> None:
         """Old name of `activation_checkpointing_enable`."""
         self.activation_checkpointing_enable(gradient_checkpointing_kwargs, **options)

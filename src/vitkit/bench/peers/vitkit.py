@@ -144,7 +144,7 @@ def startup(job: Job, candidate: Candidate) -> Prepared:
 class IdentityProcessor:
     """Processor for images that are normalized arrays already."""
 
-    def array(self, image: Any, **options: Any) -> Any:
+    def array(self, image: np.ndarray, **options: object) -> np.ndarray:
         """Returns the image."""
         return image
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from vitkit import models
 from vitkit.checkpoints import CheckpointError
 from vitkit.checkpoints.json_files import read_json
 from vitkit.checkpoints.preprocessing import stated
-from vitkit.config import from_dict
+from vitkit.config import AnyConfig, from_dict
 from vitkit.data.processor import Processor
 from vitkit.layers import Features
 from vitkit.registry import Registry
@@ -61,7 +61,7 @@ class ExportedModel(models.Backbone):
     It cannot be trained, saved or moved to another device or dtype: these raise ValueError.
     """
 
-    def __init__(self, config: Any, export: Export, runner: Runner):
+    def __init__(self, config: AnyConfig, export: Export, runner: Runner):
         super().__init__()
         self.config = config
         self.export = export
@@ -104,7 +104,7 @@ class ExportedModel(models.Backbone):
         """Raises ValueError: the head is in the exported file."""
         raise ValueError("the head of an exported model cannot change: change the checkpoint and export it again")
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def state_dict(self, *args: object, **kwargs: object) -> NoReturn:
         """Raises ValueError: the weights are in the exported file."""
         raise ValueError("an exported model has no state dict: load its checkpoint instead")
 
@@ -119,7 +119,7 @@ class ExportedModel(models.Backbone):
         arrays = self._runner(pixels, outputs)
         return {name: torch.from_numpy(array) for name, array in zip(outputs, arrays, strict=True)}
 
-    def _apply(self, fn: Any, recurse: bool = True) -> "ExportedModel":
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "ExportedModel":
         moved = fn(self.placeholder)
         if moved.device.type != "cpu" or moved.dtype != torch.float32:
             raise ValueError(
@@ -127,7 +127,7 @@ class ExportedModel(models.Backbone):
             )
         return self
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "ExportedModel":
+    def __deepcopy__(self, memo: dict[int, object]) -> "ExportedModel":
         # It is immutable, and the session of a runtime cannot be copied.
         return self
 

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, Final
 import torch
 
 from vitkit.checkpoints import CheckpointError
+from vitkit.config import Json, JsonDict
 
 _MAX_JSON: Final = 64 << 20
 _MODEL: Final = "models/model.json"
@@ -73,7 +74,7 @@ def check(file: BinaryIO, name: str) -> None:
         raise CheckpointError(f"{name}: the layout of the program is not that of torch.export") from None
 
 
-def _sizes(reader: Any, records: list[str], file: BinaryIO) -> dict[str, int]:
+def _sizes(reader: torch._C.PyTorchFileReader, records: list[str], file: BinaryIO) -> dict[str, int]:
     """Returns the size of each record in bytes."""
     try:
         return {record: reader.get_record_size(record) for record in records}
@@ -118,7 +119,7 @@ def _check_records(records: list[str], sizes: dict[str, int], file: BinaryIO) ->
         raise CheckpointError("the records are larger than the file")
 
 
-def _json(reader: Any, sizes: dict[str, int], record: str) -> dict[str, Any]:
+def _json(reader: torch._C.PyTorchFileReader, sizes: dict[str, int], record: str) -> JsonDict:
     if sizes.get(record, _MAX_JSON + 1) > _MAX_JSON:
         raise CheckpointError(f"{record} is missing or too large")
     try:
@@ -129,7 +130,7 @@ def _json(reader: Any, sizes: dict[str, int], record: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _check_payloads(config: dict[str, Any], folder: str, sizes: dict[str, int]) -> None:
+def _check_payloads(config: Json, folder: str, sizes: dict[str, int]) -> None:
     for entry in config["config"].values():
         record = folder + entry["path_name"]
         if entry["use_pickle"] is not False or not _TENSORS.fullmatch(record):
@@ -141,7 +142,7 @@ def _check_payloads(config: dict[str, Any], folder: str, sizes: dict[str, int]) 
             raise CheckpointError("a tensor is on another device than the CPU")
 
 
-def _check_model(model: dict[str, Any]) -> None:
+def _check_model(model: Json) -> None:
     if model.get("guards_code"):
         raise CheckpointError("it has guards, which are Python code; vitkit does not export guards")
     for key, text in _strings(model, ""):
@@ -158,7 +159,7 @@ def _check_model(model: dict[str, Any]) -> None:
             raise CheckpointError(f"the string {text[:80]!r} is not a name")
 
 
-def _strings(value: Any, key: str) -> Iterator[tuple[str, str]]:
+def _strings(value: object, key: str) -> Iterator[tuple[str, str]]:
     """Yields every string, keys included, with its key."""
     if isinstance(value, str):
         yield key, value

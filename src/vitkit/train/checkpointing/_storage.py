@@ -8,13 +8,13 @@ safetensors cannot.
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.checkpoint.metadata import (
+    STORAGE_TYPES,
     ChunkStorageMetadata,
     Metadata,
     MetadataIndex,
@@ -25,25 +25,26 @@ from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, ReadItem
 from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, WriteResult
 from torch.futures import Future
 
+from vitkit.config import Json, JsonDict
 from vitkit.train.checkpointing import files
 
 
 class Writer(StorageWriter):
     """Writes one safetensors file per process into a temporary folder, which rank 0 renames at the end."""
 
-    def __init__(self, folder: Path, step: int, rest: Any, keep: int):
+    def __init__(self, folder: Path, step: int, rest: JsonDict, keep: int):
         self.folder, self.step, self.rest, self.keep = folder, step, rest, keep
         self.temporary = folder
 
     @classmethod
-    def validate_checkpoint_id(cls, checkpoint_id: Any) -> bool:
+    def validate_checkpoint_id(cls, checkpoint_id: object) -> bool:
         """Returns False: the folder is an argument of the constructor."""
         return False
 
-    def reset(self, checkpoint_id: Any = None) -> None:
+    def reset(self, checkpoint_id: object = None) -> None:
         """Does nothing: the folder is an argument of the constructor."""
 
-    def set_up_storage_writer(self, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
+    def set_up_storage_writer(self, is_coordinator: bool, *args: object, **kwargs: object) -> None:
         """Creates the temporary folder on rank 0, before the other processes get their plans."""
         if is_coordinator:
             self.temporary = files.create_temporary(self.folder, self.step, keep=self.keep)
@@ -103,7 +104,7 @@ class Writer(StorageWriter):
 class Reader(StorageReader):
     """Reads the shards that a process needs, for any number of processes that wrote them."""
 
-    def __init__(self, path: Path, manifest: dict[str, Any]):
+    def __init__(self, path: Path, manifest: Json):
         self.path = path
         try:
             self.metadata, self.file_of = _parse_manifest(manifest)
@@ -111,18 +112,18 @@ class Reader(StorageReader):
             raise ValueError(f"the manifest of '{path}' does not describe a checkpoint: {error}") from None
 
     @classmethod
-    def validate_checkpoint_id(cls, checkpoint_id: Any) -> bool:
+    def validate_checkpoint_id(cls, checkpoint_id: object) -> bool:
         """Returns False: the folder is an argument of the constructor."""
         return False
 
-    def reset(self, checkpoint_id: Any = None) -> None:
+    def reset(self, checkpoint_id: object = None) -> None:
         """Does nothing: the folder is an argument of the constructor."""
 
-    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+    def read_metadata(self, *args: object, **kwargs: object) -> Metadata:
         """Returns the metadata of the manifest."""
         return self.metadata
 
-    def set_up_storage_reader(self, metadata: Metadata, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
+    def set_up_storage_reader(self, metadata: Metadata, is_coordinator: bool, *args: object, **kwargs: object) -> None:
         """Does nothing."""
 
     def prepare_local_plan(self, plan: LoadPlan) -> LoadPlan:
@@ -147,7 +148,7 @@ class Reader(StorageReader):
         return done
 
 
-def _read(file: Any, item: ReadItem, planner: LoadPlanner) -> None:
+def _read(file: safe_open, item: ReadItem, planner: LoadPlanner) -> None:
     key = _key(item.storage_index)
     ends = zip(item.storage_offsets, item.lengths, strict=True)
     part = tuple(slice(offset, offset + length) for offset, length in ends)
@@ -159,9 +160,9 @@ def _read(file: Any, item: ReadItem, planner: LoadPlanner) -> None:
     planner.commit_tensor(item, target)
 
 
-def _parse_manifest(manifest: dict[str, Any]) -> tuple[Metadata, dict[str, str]]:
+def _parse_manifest(manifest: Json) -> tuple[Metadata, dict[str, str]]:
     """Returns the metadata of a manifest as torch.distributed.checkpoint has it, and the file of each shard."""
-    tensors: dict[str, Any] = {}
+    tensors: dict[str, STORAGE_TYPES] = {}
     file_of: dict[str, str] = {}
     most = sum(entry["size"] for entry in manifest["files"].values())
     for name, entry in manifest["tensors"].items():
@@ -187,7 +188,7 @@ def _key(index: MetadataIndex) -> str:
     return f"{index.fqn}@{','.join(str(each) for each in index.offset or ())}"
 
 
-def split_tensors(content: Mapping[str, Any]) -> tuple[dict[str, Tensor], Any]:
+def split_tensors(content: Mapping[str, object]) -> tuple[dict[str, Tensor], JsonDict]:
     """Splits a checkpoint into its tensors by path (`training/optimizer/state/3/exp_avg`) and the rest as JSON values.
 
     Mappings become lists of pairs, which preserves integer keys; tuples are marked. Raises ValueError for anything else
@@ -195,7 +196,7 @@ def split_tensors(content: Mapping[str, Any]) -> tuple[dict[str, Tensor], Any]:
     """
     tensors: dict[str, Tensor] = {}
 
-    def visit(value: Any, path: str) -> Any:
+    def visit(value: object, path: str) -> object:
         if isinstance(value, Tensor):
             if path in tensors:
                 raise ValueError(f"a checkpoint has two tensors at '{path}'")
@@ -214,10 +215,10 @@ def split_tensors(content: Mapping[str, Any]) -> tuple[dict[str, Tensor], Any]:
     return tensors, rest
 
 
-def join_tensors(rest: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+def join_tensors(rest: Json, tensors: Mapping[str, Tensor]) -> files.State:
     """Reverses `split_tensors`; raises ValueError if the two arguments do not fit together."""
 
-    def build(value: Any) -> Any:
+    def build(value: object) -> object:
         if isinstance(value, list):
             return [build(item) for item in value]
         if not isinstance(value, dict):

@@ -18,16 +18,22 @@ import torch
 from torch import Tensor
 
 from vitkit import atomic, distributed
+from vitkit.config import JsonDict
 
 # Returns an empty tensor to load into, for the path, shape and dtype of a saved tensor.
 Allocate = Callable[[str, tuple[int, ...], torch.dtype], Tensor]
+
+# A part of a training checkpoint: a tensor, a plain value, or a dict, list or tuple of such parts.
+Nested = Any
+# The content of a training checkpoint.
+State = dict[str, Nested]
 
 _NAME = re.compile(r"step-(\d+)")
 _MANIFEST = "MANIFEST.json"
 _FULL = "state.pt"
 
 
-def save(folder: Path, step: int, state: dict[str, Any], *, keep: int) -> Path:
+def save(folder: Path, step: int, state: State, *, keep: int) -> Path:
     """Saves a full checkpoint, then removes all but the `keep` newest ones.
 
     Raises ValueError for `keep` below 2: if the only checkpoint is damaged, nothing is left. Raises OSError, for
@@ -52,13 +58,13 @@ def create_temporary(folder: Path, step: int, *, keep: int) -> Path:
     return temporary
 
 
-def flush(path: Path) -> dict[str, Any]:
+def flush(path: Path) -> JsonDict:
     """Flushes a file to the disk; returns its entry in the manifest."""
     atomic.flush(path)
     return _digest(path)
 
 
-def publish(temporary: Path, manifest: dict[str, Any], *, keep: int) -> Path:
+def publish(temporary: Path, manifest: JsonDict, *, keep: int) -> Path:
     """Writes the manifest, renames the temporary folder to its final name, and removes all but the `keep` newest."""
     text = json.dumps(manifest | {"seal": _seal(manifest)})
     atomic.write_text(temporary / _MANIFEST, text)
@@ -69,11 +75,11 @@ def publish(temporary: Path, manifest: dict[str, Any], *, keep: int) -> Path:
     return target
 
 
-def load_full(path: Path) -> dict[str, Any] | None:
+def load_full(path: Path) -> State | None:
     """Loads a full checkpoint; returns None for a sharded one."""
     if not (path / _FULL).exists():
         return None
-    state: dict[str, Any] = torch.load(path / _FULL, weights_only=True, map_location="cpu")
+    state: State = torch.load(path / _FULL, weights_only=True, map_location="cpu")
     return state
 
 
@@ -106,7 +112,7 @@ def is_complete(path: Path, rank: int = 0, world_size: int = 1) -> bool:
         return False
 
 
-def read_manifest(path: Path) -> dict[str, Any]:
+def read_manifest(path: Path) -> JsonDict:
     """Reads the manifest of a checkpoint; raises ValueError if it is damaged, OSError if it is missing."""
     try:
         manifest = json.loads((path / _MANIFEST).read_bytes())
@@ -133,11 +139,11 @@ def _step(path: Path) -> int:
     return int(path.name.removeprefix("step-"))
 
 
-def _seal(manifest: dict[str, Any]) -> str:
+def _seal(manifest: JsonDict) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
-def _digest(path: Path) -> dict[str, Any]:
+def _digest(path: Path) -> JsonDict:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {"size": path.stat().st_size, "sha256": digest}

@@ -5,7 +5,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ class CheckpointNotSaved(ValueError):  # noqa: N818 - an end, as TrainingStopped
     """A training checkpoint could not be saved; the earlier ones remain."""
 
 
-def load_newest(folder: Path, allocate: files.Allocate | None = None) -> dict[str, Any] | None:
+def load_newest(folder: Path, allocate: files.Allocate | None = None) -> files.State | None:
     """Loads the newest complete checkpoint, None if there is none; all processes must call it.
 
     The tensors of a sharded checkpoint are read into those that `allocate` returns: this process's shards.
@@ -53,7 +53,7 @@ class CheckpointSaver:
         # Communication of checkpoints must not interleave with that of gradients.
         self.group = distributed.background_group() if self.sharded else None
         self.thread = ThreadPoolExecutor(1, "save") if self.asynchronous and not self.sharded else None
-        self.pending: Future[Any] | None = None
+        self.pending: Future[object] | None = None
         self.step: int | None = None
 
     def __enter__(self) -> Self:
@@ -71,7 +71,7 @@ class CheckpointSaver:
             if self.thread is not None:
                 self.thread.shutdown()
 
-    def save(self, step: int, content: Mapping[str, Any], *, last: bool = False) -> None:
+    def save(self, step: int, content: Mapping[str, object], *, last: bool = False) -> None:
         """Saves the checkpoint of a step; with `last`, returns only when it is on the disk.
 
         Raises CheckpointNotSaved, in every process, if this checkpoint or the one before could not be saved.
@@ -95,18 +95,18 @@ class CheckpointSaver:
         if messages:
             raise CheckpointNotSaved(messages[0]) from failure
 
-    def load_newest(self, allocate: files.Allocate) -> dict[str, Any] | None:
+    def load_newest(self, allocate: files.Allocate) -> files.State | None:
         """Loads the newest complete checkpoint of the folder, as the function `load_newest`."""
         return load_newest(self.folder, allocate)
 
-    def _save_full(self, step: int, content: Mapping[str, Any], background: bool) -> Future[Any] | None:
+    def _save_full(self, step: int, content: Mapping[str, object], background: bool) -> Future[object] | None:
         if not distributed.is_main_process():
             return None
         if background and self.thread is not None:
             return self.thread.submit(files.save, self.folder, step, copy_to_cpu(content), keep=self.keep)
         return _completed(files.save, self.folder, step, dict(content), keep=self.keep)
 
-    def _save_sharded(self, step: int, content: Mapping[str, Any], background: bool) -> Future[Any]:
+    def _save_sharded(self, step: int, content: Mapping[str, object], background: bool) -> Future[object]:
         from vitkit.train.checkpointing import sharded
 
         options = {"keep": self.keep, "group": self.group}
@@ -154,7 +154,7 @@ def allocate_like(templates: Mapping[str, Tensor]) -> files.Allocate:
     return allocate
 
 
-def copy_to_cpu(value: Any) -> Any:
+def copy_to_cpu(value: files.Nested) -> files.Nested:
     """Copies a nested value with every tensor in it to the CPU."""
     if isinstance(value, Tensor):
         return value.detach().to("cpu", copy=True)
@@ -165,9 +165,9 @@ def copy_to_cpu(value: Any) -> Any:
     return value
 
 
-def _completed(action: Callable[..., Any], *arguments: Any, **options: Any) -> Future[Any]:
+def _completed(action: Callable[..., object], *arguments: object, **options: object) -> Future[object]:
     """Calls a function now and returns its result or exception as a future."""
-    future: Future[Any] = Future()
+    future: Future[object] = Future()
     try:
         future.set_result(action(*arguments, **options))
     except (OSError, ValueError, RuntimeError) as error:

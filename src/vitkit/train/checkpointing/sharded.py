@@ -5,18 +5,21 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError
+from torch.distributed import ProcessGroup
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
+from vitkit.config import Json
 from vitkit.train.checkpointing import _storage, files
 from vitkit.train.checkpointing._storage import Reader, Writer
 
 
-def save(folder: Path, step: int, content: Mapping[str, Any], *, keep: int, group: Any = None) -> None:
+def save(
+    folder: Path, step: int, content: Mapping[str, object], *, keep: int, group: ProcessGroup | None = None
+) -> None:
     """Saves the checkpoint of a step; all processes must call it and communicate over `group`.
 
     Raises ValueError and OSError as `files.save`, in all processes if one of them failed.
@@ -26,7 +29,9 @@ def save(folder: Path, step: int, content: Mapping[str, Any], *, keep: int, grou
         state_dict_saver.save(tensors, storage_writer=Writer(folder, step, rest, keep), process_group=group)
 
 
-def async_save(folder: Path, step: int, content: Mapping[str, Any], *, keep: int, group: Any = None) -> Future[Any]:
+def async_save(
+    folder: Path, step: int, content: Mapping[str, object], *, keep: int, group: ProcessGroup | None = None
+) -> Future[object]:
     """Saves as `save`, but returns once the shards are copied; the future is done when the files are on the disk."""
     tensors, rest = _storage.split_tensors(content)
     with _original_errors():
@@ -36,7 +41,7 @@ def async_save(folder: Path, step: int, content: Mapping[str, Any], *, keep: int
     return written
 
 
-def load(path: Path, manifest: dict[str, Any], allocate: files.Allocate, group: Any = None) -> dict[str, Any]:
+def load(path: Path, manifest: Json, allocate: files.Allocate, group: ProcessGroup | None = None) -> files.State:
     """Loads a checkpoint, in each process its shards, into the tensors that `allocate` returns.
 
     Raises ValueError if the manifest, the files and the allocated tensors do not fit together.

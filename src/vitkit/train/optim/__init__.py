@@ -3,14 +3,14 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import nn
 
 from vitkit.models import Backbone
 from vitkit.objectives import Objective
-from vitkit.train.optim._combined import CombinedOptimizer
+from vitkit.train.optim._combined import CombinedOptimizer, Group
 from vitkit.train.optim.lamb import Lamb
 from vitkit.train.optim.lion import Lion
 
@@ -117,7 +117,7 @@ def split_by_decay(module: nn.Module) -> tuple[dict[str, nn.Parameter], dict[str
 
 def parameter_groups(
     config: Optimizer, module: nn.Module, decayed: dict[str, nn.Parameter], undecayed: dict[str, nn.Parameter]
-) -> list[dict[str, Any]]:
+) -> list[Group]:
     """Returns the parameter groups for an optimizer; `scale` is the factor of a group's learning rate."""
     weight_decay = config.weight_decay / config.lr if config.decay == "schedule" else config.weight_decay
     scales = layer_scales(module, config.layer_decay)

@@ -6,6 +6,9 @@ from typing import Any
 import torch
 
 Closure = Callable[[], float]
+# A parameter group, and the state dict of an optimizer, as torch.optim types them.
+Group = dict[str, Any]
+StateDict = dict[str, Any]
 
 
 def evaluate_closure(closure: Closure | None) -> float | None:
@@ -40,11 +43,11 @@ class CombinedOptimizer(torch.optim.Optimizer):
             self.state.update(part.state)
         return loss
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateDict:
         """Returns the state dicts of all parts."""
         return {"parts": [part.state_dict() for part in self.parts]}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: StateDict) -> None:
         """Restores the output of `state_dict`."""
         for part, state in zip(self.parts, state_dict["parts"], strict=True):
             part.load_state_dict(state)

@@ -1,10 +1,9 @@
 """LAMB optimizer (You et al. 2020, "Large Batch Optimization for Deep Learning")."""
 
-from typing import Any
-
 import torch
+from torch.optim.optimizer import ParamsT
 
-from vitkit.train.optim._combined import Closure, evaluate_closure
+from vitkit.train.optim._combined import Closure, Group, evaluate_closure
 
 
 class Lamb(torch.optim.Optimizer):
@@ -16,7 +15,7 @@ class Lamb(torch.optim.Optimizer):
 
     def __init__(
         self,
-        params: Any,
+        params: ParamsT,
         lr: float,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-6,
@@ -35,7 +34,7 @@ class Lamb(torch.optim.Optimizer):
                     parameter.sub_(update.mul_(group["lr"]))
         return loss
 
-    def _update(self, parameter: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
+    def _update(self, parameter: torch.Tensor, group: Group) -> torch.Tensor:
         """Returns the update for a learning rate of 1."""
         state, gradient = self.state[parameter], parameter.grad
         if not state:

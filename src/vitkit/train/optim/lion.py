@@ -1,8 +1,7 @@
 """Lion optimizer (Chen et al. 2023, "Symbolic Discovery of Optimization Algorithms")."""
 
-from typing import Any
-
 import torch
+from torch.optim.optimizer import ParamsT
 
 from vitkit.train.optim._combined import Closure, evaluate_closure
 
@@ -14,7 +13,7 @@ class Lion(torch.optim.Optimizer):
     the same factor.
     """
 
-    def __init__(self, params: Any, lr: float, betas: tuple[float, float] = (0.9, 0.99), weight_decay: float = 0.0):
+    def __init__(self, params: ParamsT, lr: float, betas: tuple[float, float] = (0.9, 0.99), weight_decay: float = 0.0):
         super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
 
     @torch.no_grad()
