@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python benchmarks/data_path.py FOLDER [--num 60] [--rounds 5]
 
 Rows with the same letter have the same pixels: `p` resized to 224 bilinearly by Pillow (transformers' PIL backend), `t`
-by torch (transformers' default backend), `c` to 256 bicubically by Pillow with a centre crop of 224 (timm). The time is
+by torch (transformers' default backend), `c` to 256 bicubically by Pillow with a center crop of 224 (timm). The time is
 the smallest CPU time of the rounds, so that load on the machine has little effect; compare within one run.
 """
 

@@ -40,7 +40,7 @@ MODEL = vit.Config(
 
 
 def pretraining(data: str, steps: int, target: str) -> Run:
-    """Returns pre-training with half of the patches corrupted and their colours predicted (ViT paper, B.1.2)."""
+    """Returns pre-training with half of the patches corrupted and their colors predicted (ViT paper, B.1.2)."""
     return Run(
         name="masked patch prediction on CIFAR-10",
         model=MODEL,
@@ -113,7 +113,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=20.0, help="CPU minutes of pre-training")
     parser.add_argument("--steps", type=int, default=800, help="steps of each fine-tuning")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--target", default="mean_colour", help="prediction target: see vitkit.objectives.masked")
+    parser.add_argument("--target", default="mean_color", help="prediction target: see vitkit.objectives.masked")
     options = parser.parse_args()
     torch.set_num_threads(1)
     steps = planned(options.out, options.data, options.minutes, options.target)
@@ -136,7 +136,7 @@ def main() -> None:
         "",
         f"Pre-training: {steps} steps of 128 images, by trial steps {0.95 * options.minutes:.0f} CPU minutes"
         + (f" ({minutes:.1f} in total, with the evaluation)" if minutes > 1 else "")
-        + f"; {knn:.2%} accuracy of 20 nearest neighbours.",
+        + f"; {knn:.2%} accuracy of 20 nearest neighbors.",
         "",
         f"Fine-tuning: {options.steps} steps of 128 images, the same for both starts.",
         "",

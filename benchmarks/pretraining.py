@@ -31,7 +31,7 @@ from vitkit.data.augment import Transform
 from vitkit.data.loader import evaluation_batches
 from vitkit.data.processor import Processor
 from vitkit.evaluate import accuracy
-from vitkit.evaluate.knn import neighbours, vote
+from vitkit.evaluate.knn import neighbors, vote
 from vitkit.recipes import recipe
 from vitkit.train import Run, train
 from vitkit.train.events import read
@@ -133,7 +133,7 @@ def mapped(model: models.Backbone, images: Tensor) -> Tensor:
 
 
 def nearest(gallery: Source, queries: Source, processor: Processor, features: Callable[[Tensor], Tensor]) -> float:
-    """Returns the accuracy of 20 nearest neighbours."""
+    """Returns the accuracy of 20 nearest neighbors."""
 
     def extract(source: Source) -> tuple[Tensor, Tensor]:
         rows, targets = [], []
@@ -144,7 +144,7 @@ def nearest(gallery: Source, queries: Source, processor: Processor, features: Ca
         return torch.cat(rows), torch.cat(targets)
 
     (keys, labels), (vectors, truth) = extract(gallery), extract(queries)
-    similar, classes = neighbours(vectors, keys, labels.argmax(dim=1), 20)
+    similar, classes = neighbors(vectors, keys, labels.argmax(dim=1), 20)
     return accuracy(vote(similar, classes, truth.shape[1]).argmax(dim=1), truth)
 
 
@@ -161,7 +161,7 @@ def report(objective: str, result: dict[str, Any]) -> None:
         "# Self-supervised pre-training on CIFAR-10, in minutes of one core",
         "",
         f"{machine.summary(found)}, {date.today().isoformat()}, by `benchmarks/pretraining.py`.",
-        "Accuracy of 20 nearest neighbours; `pooled` is the input of the head (class token or mean of the patches), "
+        "Accuracy of 20 nearest neighbors; `pooled` is the input of the head (class token or mean of the patches), "
         "`map` the concatenated patch tokens.",
         "",
         "| objective | parameters | steps x batch | CPU minutes | loss, first to last | raw pixels | pooled, untrained "

@@ -26,13 +26,13 @@ def meadow(generator: np.random.Generator) -> Image.Image:
         x, y = generator.uniform(0, SIZE[0]), generator.uniform(0, SIZE[1])
         lean, length = generator.normal(0, 6), generator.uniform(10, 34)
         green = generator.uniform(60, 150)
-        colour = (int(0.55 * green), int(green), int(0.3 * green))
-        draw.line((x, y, x + lean, y - length), fill=colour, width=2)
+        color = (int(0.55 * green), int(green), int(0.3 * green))
+        draw.line((x, y, x + lean, y - length), fill=color, width=2)
     return image.filter(ImageFilter.GaussianBlur(5))
 
 
 def flower(generator: np.random.Generator, radius: int) -> Image.Image:
-    """Returns a daisy on a transparent background: two rings of white petals around a yellow centre."""
+    """Returns a daisy on a transparent background: two rings of white petals around a yellow center."""
     side = 2 * radius * FACTOR
     image = Image.new("RGBA", (side, side))
     middle = side / 2
@@ -52,10 +52,10 @@ def flower(generator: np.random.Generator, radius: int) -> Image.Image:
             )
             image.alpha_composite(petal.rotate(angle, Image.Resampling.BICUBIC))
     ink = ImageDraw.Draw(image)
-    centre = 0.27 * middle
-    ink.ellipse((middle - centre, middle - centre, middle + centre, middle + centre), fill=(214, 150, 18, 255))
+    center = 0.27 * middle
+    ink.ellipse((middle - center, middle - center, middle + center, middle + center), fill=(214, 150, 18, 255))
     for _ in range(500):
-        angle, distance = generator.uniform(0, 2 * math.pi), centre * math.sqrt(generator.uniform(0, 0.95))
+        angle, distance = generator.uniform(0, 2 * math.pi), center * math.sqrt(generator.uniform(0, 0.95))
         x, y = middle + distance * math.cos(angle), middle + distance * math.sin(angle)
         dot = 2 * FACTOR / 3
         ink.ellipse((x - dot, y - dot, x + dot, y + dot), fill=(250, int(generator.uniform(180, 225)), 40, 255))
@@ -63,7 +63,7 @@ def flower(generator: np.random.Generator, radius: int) -> Image.Image:
 
 
 def scene() -> Image.Image:
-    """Returns an image of a daisy on a lawn, off centre."""
+    """Returns an image of a daisy on a lawn, off center."""
     generator = np.random.default_rng(7)
     image = meadow(generator).convert("RGBA")
     draw = ImageDraw.Draw(image)

@@ -13,7 +13,7 @@ WIDTH = 100
 
 
 def help_of(*words: str) -> str:
-    """What `vitkit WORDS --help` prints on a terminal of a fixed width without colours."""
+    """What `vitkit WORDS --help` prints on a terminal of a fixed width without colors."""
     environment = {**os.environ, "COLUMNS": str(WIDTH), "NO_COLOR": "1", "TERM": "dumb", "PYTHONIOENCODING": "utf-8"}
     command = [sys.executable, "-m", "vitkit", *words, "--help"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)

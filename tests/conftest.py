@@ -48,7 +48,7 @@ NEEDS: dict[str, tuple[str, Callable[[], bool]]] = {
     "int8": ("a CPU with exact 8-bit products (AVX-512 VNNI)", lambda: _machine("int8")),
     "packs": ("oneDNN's packed products (an x86 CPU)", lambda: _machine("packs")),
     "attention kernel": ("a C compiler at installation and a CPU with AVX-512 BF16", lambda: _kernel("attention")),
-    "quantise kernel": ("a C compiler at installation and a CPU with AVX-512", lambda: _kernel("quantise")),
+    "quantize kernel": ("a C compiler at installation and a CPU with AVX-512", lambda: _kernel("quantize")),
     "resize kernel": ("a C compiler at installation and a CPU with AVX2", lambda: _kernel("resize")),
 }
 

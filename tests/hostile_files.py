@@ -1,6 +1,6 @@
 """Hostile image files: bombs, false sizes, corrupt structure and files that are not images, with their error codes.
 
-Every file is small, whatever size it claims. `REGRESSIONS` contains minimised findings of fuzzing.
+Every file is small, whatever size it claims. `REGRESSIONS` contains minimized findings of fuzzing.
 """
 
 import struct
@@ -106,8 +106,8 @@ def _jpegs() -> dict[str, Bad]:
     }
 
 
-def _header(width: int, height: int, bits: int = 8, colour: int = 2, rest: bytes = b"\0\0\0") -> bytes:
-    return chunk(b"IHDR", struct.pack(">IIBB", width, height, bits, colour) + rest)
+def _header(width: int, height: int, bits: int = 8, color: int = 2, rest: bytes = b"\0\0\0") -> bytes:
+    return chunk(b"IHDR", struct.pack(">IIBB", width, height, bits, color) + rest)
 
 
 def _pngs() -> dict[str, Bad]:
@@ -146,7 +146,7 @@ def _pngs() -> dict[str, Bad]:
         "chunk of 2 GB": Bad(mark + _header(5, 5) + struct.pack(">I", 2**31 - 1) + b"IDATxx", TRUNCATED),
         "70000 chunks": Bad(mark + _header(5, 5) + chunk(b"tEXt", b"") * 70_000 + zeros + end, CORRUPT),
         "a million frames": Bad(png(scene(), 8, 2, chunk(b"acTL", struct.pack(">II", 10**6, 0))), LARGE),
-        "colour type 1": Bad(mark + _header(5, 5, 8, 1) + zeros + end, CORRUPT),
+        "color type 1": Bad(mark + _header(5, 5, 8, 1) + zeros + end, CORRUPT),
         "3 bits": Bad(mark + _header(5, 5, 3, 0) + zeros + end, CORRUPT),
         "interlace method 2": Bad(mark + _header(5, 5, rest=b"\0\0\2") + zeros + end, CORRUPT),
         "compression method 1": Bad(mark + _header(5, 5, rest=b"\1\0\0") + zeros + end, CORRUPT),
@@ -273,7 +273,7 @@ def _polyglots() -> dict[str, Bad]:
     }
 
 
-#: Minimised findings of fuzzing.
+#: Minimized findings of fuzzing.
 REGRESSIONS: dict[str, Bad] = {}
 
 

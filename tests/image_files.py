@@ -44,7 +44,7 @@ def scene(rows: int = ROWS, columns: int = COLUMNS) -> Pixels:
     return pixels
 
 
-def grey(values: Pixels) -> Pixels:
+def gray(values: Pixels) -> Pixels:
     """Repeat one channel as RGB."""
     return np.repeat(values[..., None], 3, axis=-1).astype(np.uint8)
 
@@ -73,7 +73,7 @@ def chunk(name: bytes, payload: bytes) -> bytes:
     return struct.pack(">I", len(payload)) + name + payload + struct.pack(">I", zlib.crc32(name + payload))
 
 
-def png(samples: Pixels, bits: int, colour: int, *between: bytes, size: tuple[int, int] | None = None) -> bytes:
+def png(samples: Pixels, bits: int, color: int, *between: bytes, size: tuple[int, int] | None = None) -> bytes:
     """Return a PNG file of samples (rows, columns, channels), with further chunks and optionally a false size."""
     rows, columns, _ = samples.shape
     if bits == 16:
@@ -85,7 +85,7 @@ def png(samples: Pixels, bits: int, colour: int, *between: bytes, size: tuple[in
         lines = np.packbits(each.reshape(rows, -1), axis=-1)
     raw = np.concatenate([np.zeros((rows, 1), np.uint8), lines], axis=1).tobytes()
     height, width = size or (rows, columns)
-    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, bits, color, 0, 0, 0)
     parts = [chunk(b"IHDR", header), *between, chunk(b"IDAT", zlib.compress(raw)), chunk(b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
@@ -100,10 +100,10 @@ def good_png() -> dict[str, Good]:
     files = {}
     for bits, factor in ((1, 255), (2, 85), (4, 17), (8, 1)):
         values = deep(bits)
-        files[f"grey_{bits}"] = Good(png(values, bits, 0), grey(values[..., 0] * factor))
+        files[f"gray_{bits}"] = Good(png(values, bits, 0), gray(values[..., 0] * factor))
         key = int(values[3, 3, 0])
         clear = np.where(values[..., 0] == key, 255, values[..., 0] * factor)
-        files[f"grey_{bits}_key"] = Good(png(values, bits, 0, chunk(b"tRNS", struct.pack(">H", key))), grey(clear))
+        files[f"gray_{bits}_key"] = Good(png(values, bits, 0, chunk(b"tRNS", struct.pack(">H", key))), gray(clear))
         palette = np.random.default_rng(1).integers(0, 256, (1 << bits, 3))
         entries = chunk(b"PLTE", palette.astype(np.uint8).tobytes())
         files[f"palette_{bits}"] = Good(png(values, bits, 3, entries), palette[values[..., 0]])
@@ -112,17 +112,17 @@ def good_png() -> dict[str, Good]:
         data = png(values, bits, 3, entries, chunk(b"tRNS", alphas.astype(np.uint8).tobytes()))
         files[f"palette_{bits}_alpha"] = Good(data, composite(palette[values[..., 0]], table), 1)
     wide = deep(16)
-    files["grey_16"] = Good(png(wide, 16, 0), grey(wide[..., 0] >> 8))
+    files["gray_16"] = Good(png(wide, 16, 0), gray(wide[..., 0] >> 8))
     key = chunk(b"tRNS", struct.pack(">H", int(wide[5, 6, 0])))
-    files["grey_16_key"] = Good(png(wide, 16, 0, key), grey(np.where(wide == wide[5, 6, 0], 255, wide >> 8)[..., 0]))
+    files["gray_16_key"] = Good(png(wide, 16, 0, key), gray(np.where(wide == wide[5, 6, 0], 255, wide >> 8)[..., 0]))
     wide = deep(16, 3)
     files["rgb_16"] = Good(png(wide, 16, 2), (wide >> 8).astype(np.uint8))
     wide = deep(16, 4)
     files["rgba_16"] = Good(png(wide, 16, 6), composite(wide[..., :3] >> 8, wide[..., 3] >> 8), 1)
     wide = deep(16, 2)
-    files["grey_alpha_16"] = Good(png(wide, 16, 4), composite(grey(wide[..., 0] >> 8), wide[..., 1] >> 8), 1)
+    files["gray_alpha_16"] = Good(png(wide, 16, 4), composite(gray(wide[..., 0] >> 8), wide[..., 1] >> 8), 1)
     small = deep(8, 2)
-    files["grey_alpha"] = Good(png(small, 8, 4), composite(grey(small[..., 0]), small[..., 1]), 1)
+    files["gray_alpha"] = Good(png(small, 8, 4), composite(gray(small[..., 0]), small[..., 1]), 1)
     alpha = deep(8)
     files["rgba"] = Good(png(np.concatenate([rgb, alpha], -1), 8, 6), composite(rgb, alpha[..., 0]), 1)
     key = chunk(b"tRNS", struct.pack(">HHH", *map(int, rgb[0, 0])))
@@ -139,7 +139,7 @@ def good_png() -> dict[str, Good]:
     files["profile_broken"] = Good(png(rgb, 8, 2, chunk(b"iCCP", b"a\0\0" + zlib.compress(b"ICC"))), rgb)
     files["extra_chunk_broken_sum"] = Good(png(rgb, 8, 2, chunk(b"gAMA", b"\0\0\0\1")[:-1] + b"\0"), rgb)
     files["after_the_end"] = Good(png(rgb, 8, 2) + b"PK\3\4" + bytes(5000), rgb)
-    files["wide_colour"] = Good(
+    files["wide_color"] = Good(
         png(rgb, 8, 2, chunk(b"iCCP", b"a\0\0" + zlib.compress(wide_profile()))), wide_to_srgb(rgb), 3
     )
     interlaced = encode(Image.fromarray(rgb), "PNG", interlace=1)
@@ -246,7 +246,7 @@ def good_jpeg() -> dict[str, Good]:
         "420": {"subsampling": 2},
         "progressive": {"progressive": True},
         "restart": {"restart_marker_blocks": 2},
-        "grey": {"mode": "L"},
+        "gray": {"mode": "L"},
         "cmyk": {"mode": "CMYK"},
         "cmyk_progressive": {"mode": "CMYK", "progressive": True},
     }.items():
@@ -265,13 +265,13 @@ def good_jpeg() -> dict[str, Good]:
     parts = [
         segment(0xE2, b"ICC_PROFILE\0" + bytes([i + 1, len(profile_parts)]) + p) for i, p in enumerate(profile_parts)
     ]
-    files["wide_colour"] = Good(with_segments(plain, *parts[::-1]), wide_to_srgb(decoded(plain)), 3)
+    files["wide_color"] = Good(with_segments(plain, *parts[::-1]), wide_to_srgb(decoded(plain)), 3)
     files["profile_part_missing"] = Good(with_segments(plain, *parts[1:]), decoded(plain))
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     files["srgb_profile"] = Good(jpeg(icc_profile=srgb), decoded(plain))
     linear = to_srgb((np.asarray(Image.open(io.BytesIO(jpeg(mode="L")))) / 255.0) ** 1.2)
-    files["grey_profile"] = Good(jpeg(mode="L", icc_profile=wide_profile(b"GRAY")), grey(linear), 3)
-    files["profile_of_another_mode"] = Good(jpeg(mode="L", icc_profile=wide_profile()), files["grey"].pixels)
+    files["gray_profile"] = Good(jpeg(mode="L", icc_profile=wide_profile(b"GRAY")), gray(linear), 3)
+    files["profile_of_another_mode"] = Good(jpeg(mode="L", icc_profile=wide_profile()), files["gray"].pixels)
     for orientation in range(1, 9):
         data = jpeg(stored(rgb, orientation), subsampling=0, quality=98)
         for order in "<>":
@@ -314,25 +314,25 @@ def good_tiff() -> dict[str, Good]:
     files, rgb, byte = {}, scene(), deep(8).astype(np.uint8)
     wide, signed = deep(16).astype(np.uint16), deep(16).astype(np.int64) - 32768
     for order, name in (("<", "little"), (">", "big")):
-        files[f"grey_8_{name}"] = Good(tiff(byte, order), grey(byte[..., 0]))
+        files[f"gray_8_{name}"] = Good(tiff(byte, order), gray(byte[..., 0]))
         files[f"rgb_{name}"] = Good(tiff(rgb, order), rgb)
-        files[f"grey_16_{name}"] = Good(tiff(wide, order), grey(wide[..., 0] >> 8))
+        files[f"gray_16_{name}"] = Good(tiff(wide, order), gray(wide[..., 0] >> 8))
         values = signed.astype(np.int16)
-        files[f"signed_16_{name}"] = Good(tiff(values, order, t339=2), grey(np.clip(values >> 7, 0, 255)[..., 0]))
-        colour = deep(16, 3).astype(np.uint16)
-        files[f"rgb_16_{name}"] = Good(tiff(colour, order), (colour >> 8).astype(np.uint8))
+        files[f"signed_16_{name}"] = Good(tiff(values, order, t339=2), gray(np.clip(values >> 7, 0, 255)[..., 0]))
+        color = deep(16, 3).astype(np.uint16)
+        files[f"rgb_16_{name}"] = Good(tiff(color, order), (color >> 8).astype(np.uint8))
         fraction = np.random.default_rng(3).random((ROWS, COLUMNS, 1)).astype(np.float32)
-        files[f"float_{name}"] = Good(tiff(fraction, order, t339=3), grey(np.rint(fraction[..., 0] * 255)))
-    files["float_255"] = Good(tiff(byte.astype(np.float32), t339=3), grey(byte[..., 0]))
+        files[f"float_{name}"] = Good(tiff(fraction, order, t339=3), gray(np.rint(fraction[..., 0] * 255)))
+    files["float_255"] = Good(tiff(byte.astype(np.float32), t339=3), gray(byte[..., 0]))
     broken = byte.astype(np.float32) / 255
     broken[0, 0], broken[0, 1] = np.nan, -5
     expected = byte.copy()
     expected[0, :2] = 0
-    files["float_not_a_number"] = Good(tiff(broken, t339=3), grey(expected[..., 0]))
-    files["unsigned_32"] = Good(tiff(wide.astype(np.uint32) << 16), grey(wide[..., 0] >> 8))
-    files["signed_32"] = Good(tiff((signed << 16).astype(np.int32), t339=2), grey(np.clip(signed >> 7, 0, 255)[..., 0]))
-    files["white_is_zero_8"] = Good(tiff(byte, t262=0), grey(255 - byte[..., 0]))
-    files["white_is_zero_16"] = Good(tiff(wide, t262=0), grey(255 - (wide[..., 0] >> 8)))
+    files["float_not_a_number"] = Good(tiff(broken, t339=3), gray(expected[..., 0]))
+    files["unsigned_32"] = Good(tiff(wide.astype(np.uint32) << 16), gray(wide[..., 0] >> 8))
+    files["signed_32"] = Good(tiff((signed << 16).astype(np.int32), t339=2), gray(np.clip(signed >> 7, 0, 255)[..., 0]))
+    files["white_is_zero_8"] = Good(tiff(byte, t262=0), gray(255 - byte[..., 0]))
+    files["white_is_zero_16"] = Good(tiff(wide, t262=0), gray(255 - (wide[..., 0] >> 8)))
     alpha = deep(8, seed=9).astype(np.uint8)
     rgba = np.concatenate([rgb, alpha], -1)
     files["rgba"] = Good(tiff(rgba, t338=2), composite(rgb, alpha[..., 0]), 1)
@@ -342,8 +342,8 @@ def good_tiff() -> dict[str, Good]:
     cmyk = Image.fromarray(rgb).convert("CMYK")
     files["cmyk"] = Good(tiff(np.asarray(cmyk), t262=5), np.asarray(cmyk.convert("RGB")))
     palette = np.random.default_rng(4).integers(0, 256, (256, 3))
-    colours = (palette * 257).T.reshape(-1).tolist()
-    files["palette"] = Good(tiff(byte, t262=3, t320=colours), palette[byte[..., 0]])
+    colors = (palette * 257).T.reshape(-1).tolist()
+    files["palette"] = Good(tiff(byte, t262=3, t320=colors), palette[byte[..., 0]])
     planes = [rgb[..., i].tobytes() for i in range(3)]
     files["planes"] = Good(tiff(rgb, strips=planes, t284=2), rgb)
     rows = [rgb[i : i + 5].tobytes() for i in range(0, ROWS, 5)]
@@ -362,7 +362,7 @@ def good_tiff() -> dict[str, Good]:
         files[f"orientation_{orientation}"] = Good(rotated, rgb)
     pages = [Image.fromarray(rgb), Image.fromarray(255 - rgb)]
     files["pages"] = Good(encode(pages[0], "TIFF", save_all=True, append_images=pages[1:]), rgb)
-    files["wide_colour"] = Good(encode(pages[0], "TIFF", icc_profile=wide_profile()), wide_to_srgb(rgb), 3)
+    files["wide_color"] = Good(encode(pages[0], "TIFF", icc_profile=wide_profile()), wide_to_srgb(rgb), 3)
     muted = rgb // 4 + 90
     files["lab"] = Good(encode(_lab(muted), "TIFF"), muted, 4)
     return {f"tiff/{name}": file for name, file in files.items()}
@@ -386,8 +386,8 @@ def good_others() -> dict[str, Good]:
     indices = np.asarray(indexed)
     transparent = np.where((indices == indices[0, 0])[..., None], 255, visible)
     files["gif/transparent"] = Good(encode(indexed, "GIF", transparency=int(indices[0, 0])), transparent)
-    grey_image = image.convert("L")
-    files["gif/grey"] = Good(encode(grey_image, "GIF"), grey(np.asarray(grey_image)))
+    gray_image = image.convert("L")
+    files["gif/gray"] = Good(encode(gray_image, "GIF"), gray(np.asarray(gray_image)))
     frames = [indexed, Image.fromarray(255 - rgb).quantize(64)]
     files["gif/animated"] = Good(
         encode(frames[0], "GIF", save_all=True, append_images=frames[1:], duration=40), visible
@@ -400,7 +400,7 @@ def good_others() -> dict[str, Good]:
     files["bmp/trailing"] = Good(bmp(rgb) + bytes(999), rgb)
     coarse = rgb & np.array([0xF8, 0xF8, 0xF8], np.uint8)
     files["bmp/555"] = Good(bmp_16(coarse), np.rint((coarse >> 3) * (255 / 31)), 1)
-    files["bmp/run_length"] = Good(bmp_run_length(), np.repeat(grey(np.arange(8)[:, None] * 30), 20, axis=1))
+    files["bmp/run_length"] = Good(bmp_run_length(), np.repeat(gray(np.arange(8)[:, None] * 30), 20, axis=1))
     lossless = {"lossless": True, "exact": True}
     files["webp/lossless"] = Good(encode(image, "WEBP", **lossless), rgb)
     lossy = encode(image, "WEBP", quality=80)
@@ -414,9 +414,7 @@ def good_others() -> dict[str, Good]:
     files["webp/rotated"] = Good(
         encode(Image.fromarray(stored(rgb, 8)), "WEBP", exif=b"Exif\0\0" + exif(8), **lossless), rgb
     )
-    files["webp/wide_colour"] = Good(
-        encode(image, "WEBP", icc_profile=wide_profile(), **lossless), wide_to_srgb(rgb), 3
-    )
+    files["webp/wide_color"] = Good(encode(image, "WEBP", icc_profile=wide_profile(), **lossless), wide_to_srgb(rgb), 3)
     moving = encode(image, "WEBP", save_all=True, append_images=[Image.fromarray(255 - rgb)], **lossless)
     files["webp/animated"] = Good(moving, rgb)
     files["webp/animated_part"] = Good(webp_part(image), _part(rgb))

@@ -12,7 +12,7 @@ import vitkit
 
 TESTS = Path(__file__).parent
 MODEL = '''
-"""Mean of patch embeddings, normalised, and a linear head."""
+"""Mean of patch embeddings, normalized, and a linear head."""
 
 from dataclasses import dataclass
 
@@ -49,7 +49,7 @@ class PatchMean(Backbone):
         self.head = nn.Linear(config.width, config.num_classes) if config.num_classes else nn.Identity()
 
     def features(self, images: Float[Tensor, "b c height width"]) -> Features:
-        """The normalised patch tokens."""
+        """The normalized patch tokens."""
         tokens = self.patch_embed(images)
         grid = (tokens.shape[2], tokens.shape[3])
         return Features(tokens=self.norm(rearrange(tokens, "b d r c -> b (r c) d")), grid=grid, num_special=0)

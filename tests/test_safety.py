@@ -1,4 +1,4 @@
-"""Checks of the source code: no deserialisation of code, no shell, no unpacking of archives."""
+"""Checks of the source code: no deserialization of code, no shell, no unpacking of archives."""
 
 import ast
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ ROOT = Path(vitkit.__file__).parent
 SCRIPTS = Path(__file__).parents[1]
 FILES = sorted([*ROOT.rglob("*.py"), *(SCRIPTS / "scripts").rglob("*.py"), *(SCRIPTS / "docs").rglob("*.py")])
 
-# Modules and functions that deserialise or evaluate code; they are forbidden under any alias.
+# Modules and functions that deserialize or evaluate code; they are forbidden under any alias.
 MODULES = {"pickle", "cPickle", "cloudpickle", "dill", "marshal", "shelve", "joblib", "yaml", "ruamel", "jsonpickle"}
 CALLS = {"eval", "exec", "compile", "__import__", "execfile"}
 EXTRACTS = {"extract", "extractall", "unpack_archive"}

@@ -11,7 +11,7 @@ from image_files import (
     Pixels,
     deep,
     encode,
-    grey,
+    gray,
     jpeg,
     png,
     scene,
@@ -92,9 +92,9 @@ def _tiffs() -> dict[str, Good]:
     files = {
         "tiles_in_strip_tags": Good(tiff(rgb, strips=parts, t322=16, t323=16), rgb),
         "deflate_tiles_in_strip_tags": Good(tiff(rgb, strips=packed, t322=16, t323=16, t259=8), rgb),
-        "signed_32_of_16_bits": Good(tiff(wide.astype(np.int32), t339=2), grey(wide[..., 0] >> 8)),
-        "unsigned_32_of_8_bits": Good(tiff(deep(8).astype(np.uint32)), grey(deep(8)[..., 0])),
-        "signed_32_of_8_bits": Good(tiff(deep(8).astype(np.int32), t339=2), grey(deep(8)[..., 0])),
+        "signed_32_of_16_bits": Good(tiff(wide.astype(np.int32), t339=2), gray(wide[..., 0] >> 8)),
+        "unsigned_32_of_8_bits": Good(tiff(deep(8).astype(np.uint32)), gray(deep(8)[..., 0])),
+        "signed_32_of_8_bits": Good(tiff(deep(8).astype(np.int32), t339=2), gray(deep(8)[..., 0])),
     }
     return {f"tiff/{name}": file for name, file in files.items()}
 

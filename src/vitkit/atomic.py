@@ -17,7 +17,7 @@ OLD = ".old"
 
 
 def write_file(target: Path, write: Callable[[Path], object]) -> None:
-    """Writes a file by `write(path)` and replaces an existing one.
+    """Writes a file with `write(path)` and replaces an existing one.
 
     Devices and pipes are written directly. The parent folder is created. If `write` raises, the exception is propagated
     and the target does not change.
@@ -31,7 +31,7 @@ def write_file(target: Path, write: Callable[[Path], object]) -> None:
     mode = stat.S_IMODE(part.stat().st_mode)
     try:
         write(part)
-        part.chmod(mode)  # `write` may have replaced it by a file with other permissions
+        part.chmod(mode)  # `write` may have replaced it with a file with other permissions
         flush(part)
         os.replace(part, target)
     finally:
@@ -50,7 +50,7 @@ def write_text(target: Path, text: str) -> None:
 
 
 def write_folder(target: Path, write: Callable[[Path], object]) -> None:
-    """Writes a folder by `write(folder)` and replaces an existing one.
+    """Writes a folder with `write(folder)` and replaces an existing one.
 
     An existing folder is first renamed to a hidden `.old` name next to it and removed at the end, because there is no
     portable system call to exchange two folders. If the process is killed between the two renames, the complete old

@@ -81,7 +81,7 @@ def wrap(module: nn.Module, kind: Kind = "none") -> nn.Module:
 
 
 def no_sync(module: nn.Module) -> AbstractContextManager[None]:
-    """Returns a context manager without gradient synchronisation, for all micro-batches but the last."""
+    """Returns a context manager without gradient synchronization, for all micro-batches but the last."""
     return module.no_sync() if isinstance(module, nn.parallel.DistributedDataParallel) else nullcontext()
 
 

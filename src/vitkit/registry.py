@@ -14,7 +14,7 @@ from vitkit.config import nearest
 
 
 class Registry:
-    """The implementations of one kind, found by file name.
+    """Registry of the modules of a package that implement one kind of component, by file name.
 
     Args:
         package: Dotted name of the package, usually `__name__` of its `__init__.py`.

@@ -115,7 +115,7 @@ def test_erasing_fill_modes() -> None:
     assert (ones == 1).all()
 
 
-def test_erasing_follows_normalisation(image: Image.Image) -> None:
+def test_erasing_follows_normalization(image: Image.Image) -> None:
     transform = Transform(Processor.squash(16), Augment(erasing=Erasing(probability=1.0, fill="zero")))
     plain, erased = transform(image), transform(image, np.random.default_rng(0))
     assert ((erased == 0) | (erased == plain)).all()

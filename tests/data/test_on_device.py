@@ -1,4 +1,4 @@
-"""Normalisation on the device: bit for bit equal to the processor, and the same predictions."""
+"""Normalization on the device: bit for bit equal to the processor, and the same predictions."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def test_it_equals_the_processor(processor: Processor, device: torch.device) -> 
     assert np.array_equal(found.cpu().numpy(), np.stack([processor.array(each) for each in pixels]))
 
 
-def test_a_predictor_with_normalisation_on_device_has_the_same_outputs() -> None:
+def test_a_predictor_with_normalization_on_device_has_the_same_outputs() -> None:
     model = models.build(models.family("vit").TINY).eval()
     processor = Processor.squash(model.config.image_size)
     random = np.random.default_rng(0)

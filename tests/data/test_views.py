@@ -74,9 +74,9 @@ def test_settings_of_zero_are_the_identity() -> None:
 
 
 def test_grayscale_and_solarize() -> None:
-    grey = views.augment_colors(make_images(), dataclasses.replace(PLAIN, grayscale_probability=1.0))
+    gray = views.augment_colors(make_images(), dataclasses.replace(PLAIN, grayscale_probability=1.0))
     weights = torch.tensor([0.299, 0.587, 0.114])
-    torch.testing.assert_close(grey, torch.einsum("bchw,c->bhw", make_images(), weights)[:, None].expand(-1, 3, -1, -1))
+    torch.testing.assert_close(gray, torch.einsum("bchw,c->bhw", make_images(), weights)[:, None].expand(-1, 3, -1, -1))
     solarised = views.augment_colors(make_images(), PLAIN, solarize_probability=1.0)
     torch.testing.assert_close(solarised, torch.where(make_images() >= 0.5, 1 - make_images(), make_images()))
     some = views.augment_colors(torch.rand(400, 3, 2, 2) / 2 + 0.5, PLAIN, solarize_probability=0.2)
@@ -89,10 +89,10 @@ def test_a_hue_rotation_by_120_degrees_permutes_the_channels() -> None:
 
 
 def test_jitter_keeps_gray_images_gray() -> None:
-    grey = make_images()[:, :1].expand(-1, 3, -1, -1)
-    changed = views.jitter(grey, (0.4, 0.4, 0.4, 0.5))
+    gray = make_images()[:, :1].expand(-1, 3, -1, -1)
+    changed = views.jitter(gray, (0.4, 0.4, 0.4, 0.5))
     torch.testing.assert_close(changed[:, 0], changed[:, 2], rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(changed, grey)
+    assert not torch.allclose(changed, gray)
     assert views.jitter(make_images()[:, :1], (0.4, 0.4, 0.4, 0.5)).shape == (6, 1, 20, 24)
 
 

@@ -43,7 +43,7 @@ def test_expected_calibration_error_equals_its_loop() -> None:
     assert sum(each.images for each in c.bins(predictions)) == 500
 
 
-def test_temperature_minimises_the_loss_and_recovers_the_true_temperature() -> None:
+def test_temperature_minimizes_the_loss_and_recovers_the_true_temperature() -> None:
     predictions = random_predictions(num=4000)
     logits, truth = predictions.logits.double(), predictions.targets.argmax(1)
     result = minimize_scalar(

@@ -18,16 +18,16 @@ from vitkit.report.evaluation import metric_rows
 from vitkit.train import Data, Hardware, Run, train
 from vitkit.train.events import read
 
-COLOURS = {"blue": (0, 0, 255), "green": (0, 255, 0), "red": (255, 0, 0)}
+COLORS = {"blue": (0, 0, 255), "green": (0, 255, 0), "red": (255, 0, 0)}
 
 
 def save_images(root: Path, num: int, names: dict[str, tuple[int, int, int]] | None = None) -> None:
-    """Saves noisy images of one colour each, one folder per colour."""
+    """Saves noisy images of one color each, one folder per color."""
     random = np.random.default_rng(num)
-    for name, colour in (names or COLOURS).items():
+    for name, color in (names or COLORS).items():
         (root / name).mkdir(parents=True)
         for index in range(num):
-            pixels = np.clip(random.normal(colour, 60, (20, 24, 3)), 0, 255).astype(np.uint8)
+            pixels = np.clip(random.normal(color, 60, (20, 24, 3)), 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(root / name / f"{index}.png")
 
 
@@ -86,7 +86,7 @@ def test_evaluators_of_features_use_the_train_split(
         assert (result["images"], result["training_images"]) == (15, 36)
         assert json.loads((out / "evaluation.json").read_text()) == result
         assert {"knn.k10", "knn.k20", "fewshot.5shot", "probe.accuracy"} <= set(result["metrics"])
-        assert result["metrics"]["probe.accuracy"] > 0.5, "colours are easy to classify"
+        assert result["metrics"]["probe.accuracy"] > 0.5, "colors are easy to classify"
         assert "Its mistakes" not in (out / "report.html").read_text()
     other = evaluated(
         capsys, folder / "model", "--data", f"folder:{folder / 'photos' / 'val'}", "--train",
@@ -183,9 +183,9 @@ def test_images_of_other_classes_work_with_evaluators_of_features(
     assert (result["classes"], result["images"], result["training_images"]) == (2, 4, 6)
 
 
-def test_a_run_can_be_evaluated_by_nearest_neighbours(folder: Path, tmp_path: Path) -> None:
+def test_a_run_can_be_evaluated_by_nearest_neighbors(folder: Path, tmp_path: Path) -> None:
     run = Run(
-        name="nearest neighbours",
+        name="nearest neighbors",
         objective=supervised.Config(),
         model=models.preset("vit-mu/16", image_size=32, num_classes=3),
         data=Data(source=f"folder:{folder / 'photos'}"),

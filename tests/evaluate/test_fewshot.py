@@ -36,8 +36,8 @@ def clouds(num: int, width: int, seed: int, spread: float = 1.5) -> Representati
     """Returns overlapping clusters with features of very different scale."""
     random = np.random.default_rng(seed)
     labels = random.integers(0, CLASSES, num)
-    centres = np.random.default_rng(99).normal(size=(CLASSES, width))
-    vectors = (centres[labels] + spread * random.normal(size=(num, width))) * np.linspace(0.1, 20, width) + 3
+    centers = np.random.default_rng(99).normal(size=(CLASSES, width))
+    vectors = (centers[labels] + spread * random.normal(size=(num, width))) * np.linspace(0.1, 20, width) + 3
     return Representations(torch.from_numpy(vectors).float(), torch.eye(CLASSES)[torch.from_numpy(labels)])
 
 

@@ -34,8 +34,8 @@ class FixedSubject(ModelOutputs):
 def clouds(num: int, seed: int, width: int = 12) -> Representations:
     random = np.random.default_rng(seed)
     labels = random.integers(0, CLASSES, num)
-    centres = np.random.default_rng(99).normal(size=(CLASSES, width))
-    vectors = centres[labels] + 1.2 * random.normal(size=(num, width))
+    centers = np.random.default_rng(99).normal(size=(CLASSES, width))
+    vectors = centers[labels] + 1.2 * random.normal(size=(num, width))
     return Representations(torch.from_numpy(vectors).float(), torch.eye(CLASSES)[torch.from_numpy(labels)])
 
 
@@ -54,13 +54,13 @@ def test_knn_equals_scikit_learn(limit: int, monkeypatch: pytest.MonkeyPatch) ->
         five = np.argsort(-scores, axis=1)[:, :5]
         hits = (five == truth[:, None]) & (np.take_along_axis(scores, five, 1) > 0)
         assert numbers[f"knn.k{k}_top5"] == pytest.approx(hits.any(1).mean(), abs=1e-12)
-        similar, classes = knn.neighbours(test.vectors, training.vectors, training.labels, k)
+        similar, classes = knn.neighbors(test.vectors, training.vectors, training.labels, k)
         votes = knn.vote(similar, classes, CLASSES)
         np.testing.assert_allclose((votes / votes.sum(1, keepdim=True)).numpy(), scores, atol=2e-5)
     assert 0.3 < numbers["knn.k20"] < 1.0
 
 
-def test_knn_omits_more_neighbours_than_training_images() -> None:
+def test_knn_omits_more_neighbors_than_training_images() -> None:
     test = clouds(20, 2)
     assert "knn.k20" in evaluate.evaluate(FixedSubject(clouds(20, 1), test), ["knn"])
     assert "knn.k100" not in evaluate.evaluate(FixedSubject(clouds(20, 1), test), ["knn"])

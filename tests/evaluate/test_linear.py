@@ -16,8 +16,8 @@ from vitkit.models import axial, resnet, vit
 def clouds(num: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     random = torch.Generator().manual_seed(seed)
     labels = torch.randint(3, (num,), generator=random)
-    centres = torch.tensor([[2.0, 0, 0, 0], [0, 2.0, 0, 0], [0, 0, 2.0, 0]], dtype=torch.float64)
-    return centres[labels] + torch.randn(num, 4, generator=random, dtype=torch.float64), labels
+    centers = torch.tensor([[2.0, 0, 0, 0], [0, 2.0, 0, 0], [0, 0, 2.0, 0]], dtype=torch.float64)
+    return centers[labels] + torch.randn(num, 4, generator=random, dtype=torch.float64), labels
 
 
 def test_each_learning_rate_equals_torch_sgd(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,7 +66,7 @@ def test_features_are_block_outputs_after_the_norm(family: object) -> None:
 
 
 def image_batches(num: int, seed: int) -> Iterator[Batch]:
-    """Yields noisy images of one colour; the class is the bright channel."""
+    """Yields noisy images of one color; the class is the bright channel."""
     random = torch.Generator().manual_seed(seed)
     for start in range(0, num, 8):
         labels = torch.randint(3, (8,), generator=random)
@@ -74,7 +74,7 @@ def image_batches(num: int, seed: int) -> Iterator[Batch]:
         yield Batch(images, torch.eye(3)[labels], tuple(map(str, range(start, start + 8))))
 
 
-def test_linear_classifies_colours_and_reports_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_linear_classifies_colors_and_reports_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(linear, "EPOCHS", 20)
     torch.manual_seed(0)
     subject = ModelOutputs(

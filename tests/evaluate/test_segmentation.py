@@ -40,7 +40,7 @@ def test_the_jaccard_index_equals_loops_over_pixels() -> None:
 def test_means_over_objects_and_images() -> None:
     one = np.array([[0.5, 0.1, 0.3], [0.2, 0.6, 0.4]])  # two objects; two heads and the mean map
     other = np.array([[0.9, 0.7, 0.8]])
-    result = segmentation.summarise([one, other])
+    result = segmentation.summarize([one, other])
     assert result["jaccard"] == pytest.approx(((0.5 + 0.6) / 2 + 0.9) / 2)
     assert result["head0"] == pytest.approx((0.35 + 0.9) / 2)
     assert result["mean_head"] == pytest.approx((result["head0"] + result["head1"]) / 2)

@@ -93,7 +93,7 @@ def test_many_heads_and_long_titles_are_wrapped() -> None:
     figure = _plots.draw(
         explain.explain("attention", ExplainInputs(model, torch.zeros(1, 3, 32, 32), (image,))).drawing
     )
-    # The image, the mean, 16 heads and the colour bar in rows of 7.
+    # The image, the mean, 16 heads and the color bar in rows of 7.
     assert len(figure.axes) == 1 + 1 + 16 + 1
     assert figure.get_figwidth() == pytest.approx(7 * (CELL + MARGIN) + MARGIN)
     assert figure.get_figheight() == pytest.approx(TITLE + 3 * (CELL + CAPTION) + FOOTER)
@@ -106,13 +106,13 @@ def test_many_heads_and_long_titles_are_wrapped() -> None:
 def test_map_styles() -> None:
     image = Image.new("RGB", (40, 20), (255, 128, 0))
     values = np.array([[0.0, 0.0], [0.0, 1.0]], dtype=np.float32)
-    colours = np.array([255, 128, 0]) / 255
+    colors = np.array([255, 128, 0]) / 255
     mask = overlay(image, values, "mask")
     assert mask.shape == (20, 40, 3)
-    np.testing.assert_allclose(mask[10:, 20:], np.broadcast_to(colours, (10, 20, 3)), atol=1e-6)
-    assert np.abs(mask[:10] - colours).max() > 0.3
+    np.testing.assert_allclose(mask[10:, 20:], np.broadcast_to(colors, (10, 20, 3)), atol=1e-6)
+    assert np.abs(mask[:10] - colors).max() > 0.3
     light = overlay(image, values, "light")
-    np.testing.assert_allclose(light[-1, -1], colours, atol=1e-6)
+    np.testing.assert_allclose(light[-1, -1], colors, atol=1e-6)
     np.testing.assert_allclose(light[0, 0], 0, atol=0.03)
     heat = overlay(image, values, "heat").mean(axis=-1)
     assert heat[-1, -1] > heat[0, 0] + 0.3
@@ -127,11 +127,11 @@ def test_the_displayed_image_is_what_the_model_sees() -> None:
     assert squashed.size == (1024, 512), "the shape of the original, not of the input"
     cropped = _inputs.large_view(Processor.crop(32, 0.875), original)
     assert cropped.size == (512, 512)
-    grey = np.asarray(cropped.convert("L"), dtype=float)
+    gray = np.asarray(cropped.convert("L"), dtype=float)
     seen = np.asarray(Processor.crop(32, 0.875).image(original).convert("L"), dtype=float)
     shrunk = np.asarray(cropped.convert("L").resize((32, 32), Image.Resampling.BOX), dtype=float)
     assert np.abs(shrunk - seen).max() < 4
-    assert grey.min() > 30, "the cropped sides are not shown"
+    assert gray.min() > 30, "the cropped sides are not shown"
     unresized = _inputs.read(model, Processor(size=(32, 32), resize="none"), [Image.new("RGB", (44, 32))])
     assert unresized.pixels.shape == (1, 3, 32, 44)
     assert unresized.images[0].width / unresized.images[0].height == pytest.approx(40 / 32, rel=0.01), "5 patches of 8"
@@ -204,7 +204,7 @@ def test_rollout_of_a_real_model_lies_on_the_object(shared: Path, tmp_path: Path
     """Rollout minus its minimum is larger inside hand-annotated object boxes than outside."""
     from safetensors.torch import load_file
 
-    model = models.build(models.preset("vit-ti/16"), initialise=False)
+    model = models.build(models.preset("vit-ti/16"), initialize=False)
     model.load_state_dict(load_file(shared / "weights/deit_tiny_patch16_224/model.safetensors"))
     processor = Processor.crop(224, 0.875, mean=IMAGENET_MEAN, std=IMAGENET_STD)
     # Left, top, right and bottom of the object, as fractions of the crop.
@@ -216,9 +216,9 @@ def test_rollout_of_a_real_model_lies_on_the_object(shared: Path, tmp_path: Path
     }
     files = [next((shared / "data/imagenet_sample").glob(f"{name.split('_')[0]}_*")) for name in boxes]
     maps = explain.explain("rollout", _inputs.read(model, processor, files)).arrays["maps"]
-    centre = (np.arange(14) + 0.5) / 14
+    center = (np.arange(14) + 0.5) / 14
     for values, (left, top, right, bottom) in zip(maps, boxes.values(), strict=True):
-        inside = np.outer((centre > top) & (centre < bottom), (centre > left) & (centre < right))
+        inside = np.outer((center > top) & (center < bottom), (center > left) & (center < right))
         above = values - values.min()
         assert above[inside].mean() > 1.5 * above[~inside].mean()
         assert above[inside].sum() > 0.5 * above.sum()

@@ -66,15 +66,15 @@ def test_attention_distance_equals_its_loop() -> None:
     grid, patch, num_special = (2, 3), (8, 4), 2
     weights = torch.rand(2, 3, 8, 8).softmax(dim=-1)
     distances = attention_distance(weights, grid, patch)
-    centres = [(row * patch[0], column * patch[1]) for row in range(grid[0]) for column in range(grid[1])]
+    centers = [(row * patch[0], column * patch[1]) for row in range(grid[0]) for column in range(grid[1])]
     for image in range(2):
         for head in range(3):
             total = 0.0
-            for i, here in enumerate(centres):
-                for j, there in enumerate(centres):
+            for i, here in enumerate(centers):
+                for j, there in enumerate(centers):
                     weight = float(weights[image, head, num_special + i, num_special + j])
                     total += weight * math.hypot(here[0] - there[0], here[1] - there[1])
-            assert float(distances[image, head]) == pytest.approx(total / len(centres), rel=1e-5)
+            assert float(distances[image, head]) == pytest.approx(total / len(centers), rel=1e-5)
 
 
 def test_distances_of_every_family_are_the_mean_over_images(tiny: Backbone) -> None:
@@ -141,14 +141,14 @@ def test_filters_are_the_eigenvectors_of_the_covariance() -> None:
 
 def test_filters_of_every_family_without_a_convolutional_stem(tiny: Backbone) -> None:
     if tiny.config.patch_size != token_backbone(tiny).get_submodule("patch_embed").patch_size:  # a hybrid
-        with pytest.raises(ValueError, match=r"does not read a grey or RGB image"):
+        with pytest.raises(ValueError, match=r"does not read a gray or RGB image"):
             rgb_filters(tiny)
         return
     filters, _ = rgb_filters(tiny, 6)
     assert filters.shape == (6, 3, *tiny.config.patch_size)
 
 
-def test_filters_of_grey_images_are_grey() -> None:
+def test_filters_of_grey_images_are_gray() -> None:
     model = models.build(models.preset("vit-mu/16", image_size=32, channels=1))
     explanation = explain.explain("filters", ExplainInputs(model, torch.empty(0, 1, 32, 32)), number=9)
     tiles = explanation.drawing.tiles

@@ -103,8 +103,8 @@ def test_types() -> None:
         (np.zeros(9), r"\(9,\)"),
         (np.zeros((1, 3, 5, 5)), r"\(1, 3, 5, 5\)"),
         (np.zeros((0, 5, 3)), "without zeros"),
-        (np.full((5, 5), -1.5), "normalised"),
-        (np.full((5, 5), 1e6), "normalised"),
+        (np.full((5, 5), -1.5), "normalized"),
+        (np.full((5, 5), 1e6), "normalized"),
         (np.full((5, 5), np.nan), "NaN"),
         (np.full((5, 5), np.inf), "NaN or infinite"),
         (np.full((5, 5), -1), "from 0 to 255"),
@@ -112,7 +112,7 @@ def test_types() -> None:
         (np.zeros((5, 5), complex), "complex"),
         (np.array([["a"]]), "got <U1"),
         (np.zeros((5, 5), object), "object"),
-        (torch.linspace(-2, 2, 243).reshape(3, 9, 9), "normalised"),
+        (torch.linspace(-2, 2, 243).reshape(3, 9, 9), "normalized"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -154,10 +154,10 @@ def test_transparency_of_pil_images() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for name in good():
-            if name.startswith(("png/grey", "png/rgb", "png/palette", "gif/")) and "16" not in name:
+            if name.startswith(("png/gray", "png/rgb", "png/palette", "gif/")) and "16" not in name:
                 opened = Image.open(io.BytesIO(good()[name].data))
                 ours, file = pixels(to_rgb(opened)).astype(int), good()[name]
-                if name not in ("png/grey_2_key", "png/grey_4_key"):  # Pillow does not scale these keys
+                if name not in ("png/gray_2_key", "png/gray_4_key"):  # Pillow does not scale these keys
                     assert np.abs(ours - file.pixels).max() <= max(file.within, 1), name
 
 

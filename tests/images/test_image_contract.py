@@ -145,7 +145,7 @@ def test_truncated_files_are_accepted_on_request(kind: str) -> None:
 
 
 def test_profiles_can_be_ignored() -> None:
-    for name in ("png/wide_colour", "tiff/wide_colour", "webp/wide_colour"):
+    for name in ("png/wide_color", "tiff/wide_color", "webp/wide_color"):
         assert np.array_equal(np.asarray(open_image(good()[name].data, profile="ignore")), scene()), name
 
 

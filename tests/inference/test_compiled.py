@@ -1,4 +1,4 @@
-"""float8 layers against their dequantised product, and compiled models against float32."""
+"""float8 layers against their dequantized product, and compiled models against float32."""
 
 import dataclasses
 import subprocess
@@ -52,17 +52,17 @@ def near(found: Tensor, exact: Tensor, fraction: float) -> None:
 
 def test_rows_use_the_full_range() -> None:
     x = torch.randn(5, 40, generator=torch.Generator().manual_seed(0)) * torch.tensor([1e-3, 1, 7, 1e4, 0])[:, None]
-    quantised, scale = to_float8(x)
-    assert quantised.dtype == FLOAT8
-    assert quantised.float().abs().amax(dim=1).tolist() == [FLOAT8_MAX] * 4 + [0.0]
+    quantized, scale = to_float8(x)
+    assert quantized.dtype == FLOAT8
+    assert quantized.float().abs().amax(dim=1).tolist() == [FLOAT8_MAX] * 4 + [0.0]
     # Four significant bits, hidden bit included; values far below the row maximum too.
-    torch.testing.assert_close(quantised.float() * scale, x, rtol=1 / 16, atol=0.0)
+    torch.testing.assert_close(quantized.float() * scale, x, rtol=1 / 16, atol=0.0)
 
 
 @needs_float8
 @pytest.mark.parametrize("act", ["", "gelu"])
 @pytest.mark.parametrize("bias", [True, False])
-def test_layer_equals_dequantised_product(bias: bool, act: str) -> None:
+def test_layer_equals_dequantized_product(bias: bool, act: str) -> None:
     torch.manual_seed(0)
     linear, x = nn.Linear(64, 48, bias=bias).to(DEVICE), torch.randn(2, 7, 64).bfloat16().to(DEVICE)
     layer = Float8Dense(linear.weight, linear.bias, dtype=torch.bfloat16, act=act)
@@ -86,7 +86,7 @@ def test_float8_needs_hardware_and_shape() -> None:
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match=r"float8 needs a GPU .* this device is"):
             Predictor(small(), Processor.squash(64), precision="float8", device="cpu").summary  # noqa: B018
-    automatic = paths("auto", LIKE_A_GPU, models.build(models.preset("vit-ti/16"), initialise=False))
+    automatic = paths("auto", LIKE_A_GPU, models.build(models.preset("vit-ti/16"), initialize=False))
     assert "float8" not in {path.precision for path in automatic}
 
 

@@ -83,9 +83,9 @@ def test_capabilities_need_cpuid_and_onednn(monkeypatch: pytest.MonkeyPatch) -> 
 SCRIPT = """
 import torch
 from vitkit.inference.engine import capabilities
-from vitkit.kernels import attention, quantise
+from vitkit.kernels import attention, quantize
 cpu = capabilities(torch.device("cpu"))
-print(cpu.bfloat16, cpu.float16, cpu.int8, cpu.packs, attention.available(), quantise.available())
+print(cpu.bfloat16, cpu.float16, cpu.int8, cpu.packs, attention.available(), quantize.available())
 """
 
 

@@ -47,7 +47,7 @@ def test_accuracy_of_the_command(weights: Path, shared: Path, capsys: pytest.Cap
     assert np.mean([rank < 5 for rank in ranks]) == pytest.approx(0.952, abs=0.0041)
 
 
-# The reference rounds the long side to nearest and the offset of the crop down, and ignores colour profiles.
+# The reference rounds the long side to nearest and the offset of the crop down, and ignores color profiles.
 REFERENCE = Processor(
     size=(224, 224),
     resize="shortest",

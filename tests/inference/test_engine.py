@@ -18,7 +18,7 @@ from vitkit.inference.engine.capabilities import Capabilities, capabilities
 from vitkit.inference.engine.dense import PLAIN, Dense, PatchDense
 from vitkit.inference.engine.fuse import special_tokens_read
 from vitkit.inference.engine.path import BOUNDS, EIGHT_BITS, SMALL, paths
-from vitkit.inference.engine.quantization import QuantisedDense, Range
+from vitkit.inference.engine.quantization import QuantizedDense, Range
 
 CPU = capabilities(torch.device("cpu"))
 needs_int8 = pytest.mark.needs("int8")
@@ -193,12 +193,12 @@ def test_patch_dense_equals_convolution() -> None:
 @pytest.mark.parametrize(
     ("scale", "zero"), [pytest.param(0.03, 110, marks=needs_int8), pytest.param(0.066, 60, marks=needs_packs)]
 )
-def test_quantised_layer_equals_dequantised_product(scale: float, zero: int) -> None:
+def test_quantized_layer_equals_dequantized_product(scale: float, zero: int) -> None:
     """The second range gives values up to 127, whose sums are exact without VNNI too."""
     torch.manual_seed(0)
     linear, x, residual = nn.Linear(64, 48), torch.randn(2, 7, 64), torch.randn(2, 7, 48)
     taken = Range(scale=scale, zero=zero)
-    layer = QuantisedDense(linear.weight, linear.bias, taken=taken, dtype=torch.float32)
+    layer = QuantizedDense(linear.weight, linear.bias, taken=taken, dtype=torch.float32)
     weight = (linear.weight / layer.scales[:, None]).round() * layer.scales[:, None]
     rounded = ((x / scale).round() + zero).clamp(0, 255)
     assert zero > 100 or rounded.max() <= 127
@@ -207,12 +207,12 @@ def test_quantised_layer_equals_dequantised_product(scale: float, zero: int) -> 
         torch.testing.assert_close(layer(x), expected, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(layer(x, residual=residual), expected + residual, atol=1e-4, rtol=1e-4)
         output_range = Range(scale=0.02, zero=10)
-        gelu = QuantisedDense(
+        gelu = QuantizedDense(
             linear.weight, linear.bias, taken=taken, dtype=torch.float32, act="gelu", to=output_range
         )(x)
         assert gelu.dtype == torch.uint8
-        dequantised = (gelu.float() - 10) * 0.02
-        torch.testing.assert_close(dequantised, F.gelu(expected).clamp(-0.2, 4.9), atol=0.0101, rtol=0)
+        dequantized = (gelu.float() - 10) * 0.02
+        torch.testing.assert_close(dequantized, F.gelu(expected).clamp(-0.2, 4.9), atol=0.0101, rtol=0)
 
 
 def test_range_clamps_outliers_if_that_reduces_the_error() -> None:

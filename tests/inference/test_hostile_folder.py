@@ -67,20 +67,20 @@ def test_exactly_the_broken_images_are_reported(num: int, folder: Path, capsys: 
 
 
 @pytest.mark.slow
-def test_class_does_not_depend_on_colour_mode(shared: Path, tmp_path: Path) -> None:
-    """Confidently classified images have the same class as grey, RGBA, palette and CMYK files."""
+def test_class_does_not_depend_on_color_mode(shared: Path, tmp_path: Path) -> None:
+    """Confidently classified images have the same class as gray, RGBA, palette and CMYK files."""
     import vitkit
 
     model = vitkit.load(shared / "weights" / "deit_tiny_patch16_224")
     paths = sorted((shared / "data" / "imagenet_sample").iterdir())[::8]
     confident = [path for path, (first, *_) in model.classify(paths, top=1) if first.score > 0.8]
     assert len(confident) >= 5
-    grey_same = 0
+    gray_same = 0
     for path in confident[:5]:
         rgb = Image.open(path).convert("RGB")
         images = {
             "rgb.png": rgb,
-            "grey.png": rgb.convert("L"),
+            "gray.png": rgb.convert("L"),
             "rgba.png": rgb.convert("RGBA"),
             "palette.png": rgb.quantize(256),
             "cmyk.tif": rgb.convert("CMYK"),
@@ -89,8 +89,8 @@ def test_class_does_not_depend_on_colour_mode(shared: Path, tmp_path: Path) -> N
             image.save(tmp_path / name)
         results = model.classify([tmp_path / name for name in images], top=1)
         found = {Path(name).name: first.label for name, (first,) in results}
-        grey = found.pop("grey.png")
+        gray = found.pop("gray.png")
         assert set(found.values()) == {found["rgb.png"]}, f"{path.name}: {found}"
-        grey_same += grey == found["rgb.png"]
-    # A grey file has less information: an Afghan hound becomes a spaniel.
-    assert grey_same >= 4
+        gray_same += gray == found["rgb.png"]
+    # A gray file has less information: an Afghan hound becomes a spaniel.
+    assert gray_same >= 4

@@ -138,15 +138,15 @@ def test_model_merges_tokens_and_reports_the_change(pool: str) -> None:
 
 
 def test_merging_equal_patches_does_not_change_outputs() -> None:
-    """An image of one colour without position embeddings: all patch tokens are equal."""
+    """An image of one color without position embeddings: all patch tokens are equal."""
     torch.manual_seed(0)
     model = models.build(models.preset("vit-mu/16", image_size=96, num_classes=3, depth=3, position="none")).eval()
     torch.nn.init.normal_(model.head.weight)
-    grey = torch.full((1, 3, 96, 96), 0.3)
+    gray = torch.full((1, 3, 96, 96), 0.3)
     fast = engine.accelerate(model, precision="float32", merge=9)
     with torch.inference_mode():
-        torch.testing.assert_close(fast.model(grey), model(grey), atol=1e-5, rtol=1e-5)
-        assert math.isfinite(float(fast.model(grey).sum()))
+        torch.testing.assert_close(fast.model(gray), model(gray), atol=1e-5, rtol=1e-5)
+        assert math.isfinite(float(fast.model(gray).sum()))
 
 
 @pytest.mark.parametrize("family", ["beit", "dinov3", "axial", "resnet"])

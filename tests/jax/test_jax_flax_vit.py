@@ -30,7 +30,7 @@ SMALL = {
 CONFIGS = {
     "small": {},
     "tanh, no bias": {"hidden_act": "gelu_pytorch_tanh", "qkv_bias": False, "layer_norm_eps": 1e-6},
-    "grey": {"num_channels": 1, "patch_size": 16, "hidden_act": "relu"},
+    "gray": {"num_channels": 1, "patch_size": 16, "hidden_act": "relu"},
     "not square": {"image_size": [32, 48], "patch_size": [16, 8]},
     "pooler": {"pooler_output_size": 20, "hidden_act": "silu"},
 }
@@ -76,7 +76,7 @@ def test_model(tmp_path, changes):
     assert model.num_parameters() == expected_model.num_parameters()
 
 
-@pytest.mark.parametrize("changes", slow_except(CONFIGS, "grey"))
+@pytest.mark.parametrize("changes", slow_except(CONFIGS, "gray"))
 def test_classifier_and_saved_folders(tmp_path, changes):
     """Compares logits with transformers, which then loads the folder that we save."""
     expected_model = reference(transformers.ViTForImageClassification, tmp_path / "hf", changes)
@@ -120,9 +120,9 @@ def test_pytorch_loads_saved_folders(tmp_path):
         close(model(images).logits, opened(torch.from_numpy(images)))
 
 
-def test_missing_pooler_and_head_are_initialised(tmp_path):
+def test_missing_pooler_and_head_are_initialized(tmp_path):
     reference(transformers.ViTForImageClassification, tmp_path)
-    with pytest.warns(UserWarning, match="newly initialised, .*: pre_logits/bias, pre_logits/kernel"):
+    with pytest.warns(UserWarning, match="newly initialized, .*: pre_logits/bias, pre_logits/kernel"):
         model = FlaxViTModel.from_pretrained(tmp_path)
     assert model._missing_keys == {"pre_logits/kernel", "pre_logits/bias"}
     with pytest.raises(

@@ -75,7 +75,7 @@ def test_every_option(options):
     ("options", "message"),
     [
         ({"position": "relative"}, "does not support position='relative'"),
-        ({"position": "factorised"}, "does not support position='factorised'"),
+        ({"position": "factorized"}, "does not support position='factorized'"),
         ({"position_at": "layers"}, "does not support position_at='layers'"),
         ({"pool": "token+gap"}, r"does not support pool='token\+gap'"),
         ({"mlp": "swiglu"}, "does not support mlp='swiglu'"),
@@ -282,7 +282,7 @@ def test_stochastic_depth_drops_samples():
     assert len(np.unique(np.asarray(tokens[:, 0, 0]).round(4))) == 4
 
 
-def test_initialisation():
+def test_initialization():
     """Matches the original: Xavier for flattened matrices, LeCun for patches, zero head and class token."""
     config = replace(TINY, depth=1, width=64, mlp_width=256, num_registers=2, pre_logits=32)
     flat = flatten(jax.jit(ViT(config).init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))["params"])

@@ -30,7 +30,7 @@ CONFIGS = {
     "small": SMALL,
     "tanh": {**SMALL, "hidden_act": "gelu_new", "layer_norm_eps": 1e-6},
     "no bias": {**SMALL, "qkv_bias": False, "num_labels": 7},
-    "grey": {**SMALL, "num_channels": 1, "patch_size": 16},
+    "gray": {**SMALL, "num_channels": 1, "patch_size": 16},
     "tiny": {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768, "num_labels": 1000},
 }
 

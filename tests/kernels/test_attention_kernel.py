@@ -173,12 +173,12 @@ def test_the_libraries_are_compiled_if_there_is_a_compiler() -> None:
     assert library.library("images") is not None
     # The CPU checks of the C code agree with torch; limits on oneDNN do not affect these kernels.
     assert bool(native.vitkit_attention_runs()) == torch.cpu._is_avx512_bf16_supported()
-    assert bool(native.vitkit_quantise_runs()) == torch.cpu._is_avx512_supported()
+    assert bool(native.vitkit_quantize_runs()) == torch.cpu._is_avx512_supported()
     assert attention.available() == (bool(native.vitkit_attention_runs()) and allowed != "avx2")
 
 
 @pytest.mark.parametrize(
-    ("allowed", "expected"), [("0", []), ("avx2", ["resize"]), ("1", ["attention", "quantise", "resize"])]
+    ("allowed", "expected"), [("0", []), ("avx2", ["resize"]), ("1", ["attention", "quantize", "resize"])]
 )
 def test_the_environment_variable_disables_kernels(
     allowed: str, expected: list[str], monkeypatch: pytest.MonkeyPatch
@@ -191,5 +191,5 @@ def test_the_environment_variable_disables_kernels(
 
     monkeypatch.setenv("VITKIT_KERNELS", allowed)
     monkeypatch.setattr(library, "library", lambda _: None if allowed == "0" else Compiled())
-    names = ("attention", "quantise", "resize")
+    names = ("attention", "quantize", "resize")
     assert [name for name in names if library.routine.__wrapped__(name, name) is not None] == expected

@@ -133,7 +133,7 @@ def test_layers_use_the_kernel_if_it_supports_the_input(monkeypatch: pytest.Monk
         Attention(64, 2, qk_norm_eps=1e-6)(x)
         Attention(64, 4, dropout=0.5)(x)
         Attention(48, 2)(torch.randn(2, 10, 48))
-        assert calls.count == 1, "a bias, normalised queries, dropout and odd heads use torch's attention"
+        assert calls.count == 1, "a bias, normalized queries, dropout and odd heads use torch's attention"
         Attention(64, 4, dropout=0.5).eval()(x)
         Attention(64, 2, qkv_bias="qv")(x)
     assert calls.count == 3

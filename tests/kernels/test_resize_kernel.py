@@ -64,8 +64,8 @@ def test_other_filters_and_grayscale_images_use_pillow() -> None:
     for name in ("nearest", "lanczos", "box", "hamming"):
         processor = Processor.squash(16, interpolation=name)
         assert np.array_equal(processor.pixels(pixels), np.asarray(processor.image(pixels)))
-    grey = Processor.squash(16, mean=(0.5,), std=(0.5,))
-    assert np.array_equal(grey.pixels(pixels), np.asarray(grey.image(pixels)))
+    gray = Processor.squash(16, mean=(0.5,), std=(0.5,))
+    assert np.array_equal(gray.pixels(pixels), np.asarray(gray.image(pixels)))
 
 
 def test_a_crop_larger_than_the_image_is_padded() -> None:

@@ -180,7 +180,7 @@ def test_an_unknown_resize_method_is_rejected() -> None:
         resize_positions(torch.zeros(4, 4), (2, 2), (3, 3), "nearest")
 
 
-def test_initialisation_has_the_standard_deviation_of_the_original() -> None:
+def test_initialization_has_the_standard_deviation_of_the_original() -> None:
     attention = Attention(256, 4)
     init_layers(attention)
     bound = math.sqrt(3 / 256)

@@ -98,25 +98,25 @@ def test_stochastic_depth_drops_complete_images() -> None:
     assert rates == pytest.approx([0, 0.1, 0.2, 0.3])
 
 
-def test_positions_learned_factorised_and_none() -> None:
+def test_positions_learned_factorized_and_none() -> None:
     changes = {"image_size": (24, 32), "patch_size": (8, 8), "width": 16, "num_heads": 2, "depth": 1, "mlp_width": 8}
-    learned, factorised, none = (
+    learned, factorized, none = (
         perturbed(models.build(axial.Config(**changes, position=position)))
-        for position in ("learned", "factorised", "none")
+        for position in ("learned", "factorized", "none")
     )
     assert learned.positions((3, 4)).shape == (1, 12, 16)
     assert torch.equal(learned.positions((3, 4)), learned.pos_embed)
-    table = factorised.positions((3, 4))[0].reshape(3, 4, 16)
+    table = factorized.positions((3, 4))[0].reshape(3, 4, 16)
     for row in range(3):
         for column in range(4):
-            parts = factorised.pos_embed_row[0, row], factorised.pos_embed_column[0, column]
+            parts = factorized.pos_embed_row[0, row], factorized.pos_embed_column[0, column]
             assert torch.equal(table[row, column], torch.cat(parts))
     # Interpolated along its own axis only; the ends do not change.
-    wide = factorised.positions((3, 7))[0].reshape(3, 7, 16)
+    wide = factorized.positions((3, 7))[0].reshape(3, 7, 16)
     torch.testing.assert_close(wide[:, ::2], table)
     assert none.positions((3, 4)) is None
     images = torch.randn(1, 3, 24, 32)
-    for model in (learned, factorised):
+    for model in (learned, factorized):
         model.zero_grad()
         model(images).sum().backward()
         assert all(parameter.grad is not None for parameter in model.parameters())
@@ -165,7 +165,7 @@ def _count(module: torch.nn.Module) -> int:
 def test_unsupported_configs_are_rejected() -> None:
     with pytest.raises(ValueError, match=r"image_size \(8, 8\) is smaller than one patch"):
         axial.Config(image_size=(8, 8))
-    with pytest.raises(ValueError, match=r"position='factorised' needs an even width, not 9"):
-        axial.Config(width=9, num_heads=3, position="factorised")
+    with pytest.raises(ValueError, match=r"position='factorized' needs an even width, not 9"):
+        axial.Config(width=9, num_heads=3, position="factorized")
     features: Tensor = models.build(axial.TINY).features(torch.randn(1, 3, 24, 32)).tokens
     assert features.shape == (1, 12, 32)

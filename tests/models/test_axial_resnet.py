@@ -31,7 +31,7 @@ def naive(layer: RelativeLineAttention, x: np.ndarray) -> np.ndarray:
     heads, (lines, width, length) = layer.num_heads, x.shape
     value_width = width // heads
     half = value_width // 2
-    qkv = _normalise(layer, "norm_qkv", np.einsum("oc,bcn->bon", weights["qkv.weight"][:, :, 0], x))
+    qkv = _normalize(layer, "norm_qkv", np.einsum("oc,bcn->bon", weights["qkv.weight"][:, :, 0], x))
     qkv = qkv.reshape(lines, heads, 2 * value_width, length)
     q, k, v = qkv[:, :, :half], qkv[:, :, half : 2 * half], qkv[:, :, 2 * half :]
     parts = np.zeros((3, lines, heads, length, length))
@@ -45,7 +45,7 @@ def naive(layer: RelativeLineAttention, x: np.ndarray) -> np.ndarray:
                     parts[0, line, head, i, j] = query @ key
                     parts[1, line, head, i, j] = query @ relative[:half, middle + i - j]
                     parts[2, line, head, i, j] = key @ relative[half : 2 * half, middle + j - i]
-    stacked = _normalise(layer, "norm_logits", np.concatenate(list(parts), axis=1))
+    stacked = _normalize(layer, "norm_logits", np.concatenate(list(parts), axis=1))
     logits = sum(stacked[:, part * heads : (part + 1) * heads] for part in range(3))
     a = np.exp(logits - logits.max(axis=-1, keepdims=True))
     a /= a.sum(axis=-1, keepdims=True)
@@ -57,11 +57,11 @@ def naive(layer: RelativeLineAttention, x: np.ndarray) -> np.ndarray:
                     weight = a[line, head, i, j]
                     out[line, head, :, 0, i] += weight * v[line, head, :, j]
                     out[line, head, :, 1, i] += weight * relative[2 * half :, middle + i - j]
-    out = _normalise(layer, "norm_out", out.reshape(lines, 2 * width, length))
+    out = _normalize(layer, "norm_out", out.reshape(lines, 2 * width, length))
     return out.reshape(lines, width, 2, length).sum(axis=2)
 
 
-def _normalise(layer: RelativeLineAttention, name: str, x: np.ndarray) -> np.ndarray:
+def _normalize(layer: RelativeLineAttention, name: str, x: np.ndarray) -> np.ndarray:
     norm = getattr(layer, name)
     axes = (0, *range(2, x.ndim))
     mean = x.mean(axis=axes) if layer.training else norm.running_mean.numpy()

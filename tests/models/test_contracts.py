@@ -63,7 +63,7 @@ def test_other_sizes_square_or_not(tiny: models.Backbone, factor: tuple[float, f
     assert tiny(images).isfinite().all()
 
 
-def test_an_image_does_not_depend_on_its_neighbours(tiny: models.Backbone) -> None:
+def test_an_image_does_not_depend_on_its_neighbors(tiny: models.Backbone) -> None:
     images = random_images(tiny, batch=3)
     torch.testing.assert_close(tiny(images)[1:2], tiny(images[1:2]), atol=1e-5, rtol=1e-5)
 

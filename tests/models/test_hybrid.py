@@ -84,7 +84,7 @@ def test_equals_timm_with_its_epsilons(timm_name: str) -> None:
     theirs = timm.create_model(timm_name, img_size=96, embed_dim=64, dynamic_img_size=True, **sizes).eval()
     _perturb(theirs)
     config = models.preset(TIMM[timm_name], image_size=96, **sizes, width=64, mlp_width=256, **TIMM_EPSILONS)
-    ours = models.build(config, initialise=False).eval()
+    ours = models.build(config, initialize=False).eval()
     ours.load_state_dict(theirs.state_dict())
     for rows, columns in [(96, 96), (128, 192)]:
         images = torch.randn(2, 3, rows, columns)
@@ -109,7 +109,7 @@ def test_equals_the_original_code(shared: Path, monkeypatch: pytest.MonkeyPatch,
     with np.load(folder / f"{name}.io.npz") as file:
         images, logits = torch.from_numpy(file["images_nhwc"]).permute(0, 3, 1, 2), torch.from_numpy(file["logits"])
     config = _config_of(weights, images.shape[-1])
-    model = models.build(config, initialise=False).eval()
+    model = models.build(config, initialize=False).eval()
     model.load_state_dict(_from_original(weights, config))
     with torch.no_grad():
         torch.testing.assert_close(model(images), logits, atol=1e-4, rtol=0)
@@ -236,7 +236,7 @@ def test_an_odd_padding_has_one_more_after() -> None:
 
 
 @pytest.mark.parametrize("eps_on", ["std", "variance"])
-def test_standardised_weights_match_their_formula(eps_on: str) -> None:
+def test_standardized_weights_match_their_formula(eps_on: str) -> None:
     conv = StdConv(4, 6, 3, eps=0.1, eps_on=eps_on)
     weight = conv.weight.detach().double().numpy()
     mean, variance = weight.mean(axis=(1, 2, 3), keepdims=True), weight.var(axis=(1, 2, 3), keepdims=True)
@@ -265,7 +265,7 @@ def test_unsupported_configs_are_rejected() -> None:
         hybrid.Config(depths=(3, 0, 6))
     with pytest.raises(ValueError, match=r"stem_width 48 is not a positive multiple of num_groups 32"):
         hybrid.Config(stem_width=48)
-    with pytest.raises(ValueError, match=r"init='truncated' does not initialise a ResNet"):
+    with pytest.raises(ValueError, match=r"init='truncated' does not initialize a ResNet"):
         hybrid.Config(init="truncated")
     with pytest.raises(ValueError, match=r"takes images with 3 channels, these have 1"):
         models.build(hybrid.TINY)(torch.zeros(1, 1, 36, 32))

@@ -22,9 +22,9 @@ TABLE_8 = {
     "1-D, stem": {},
     "1-D, layers": {"position_at": "layers"},
     "1-D, shared": {"position_at": "shared"},
-    "2-D, stem": {"position": "factorised"},
-    "2-D, layers": {"position": "factorised", "position_at": "layers"},
-    "2-D, shared": {"position": "factorised", "position_at": "shared"},
+    "2-D, stem": {"position": "factorized"},
+    "2-D, layers": {"position": "factorized", "position_at": "layers"},
+    "2-D, shared": {"position": "factorized", "position_at": "shared"},
     "relative": {"position": "relative"},
     "sine-cosine, shared": {"position": "sincos2d", "position_at": "shared"},
     "registers, layers": {"position_at": "layers", "num_registers": 2},
@@ -57,7 +57,7 @@ def added_position(state: dict[str, np.ndarray], config: Config, layer: int, tok
         return state["pos_embed"][layer, token] if token < config.num_special_positions else 0.0
     if token < special:
         return 0.0
-    if config.position == "factorised":
+    if config.position == "factorized":
         return np.concatenate([state["pos_embed_row"][layer, row], state["pos_embed_column"][layer, column]])
     if config.position == "sincos2d":
         omega = [10_000 ** (-k / (config.width // 4 - 1)) for k in range(config.width // 4)]
@@ -79,8 +79,8 @@ def reference(state: dict[str, np.ndarray], image: np.ndarray, config: Config) -
     x = np.stack(tokens)
 
     def norm(x: np.ndarray, name: str) -> np.ndarray:
-        centred = x - x.mean(axis=-1, keepdims=True)
-        scaled = centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + config.norm_eps)
+        centered = x - x.mean(axis=-1, keepdims=True)
+        scaled = centered / np.sqrt((centered**2).mean(axis=-1, keepdims=True) + config.norm_eps)
         return scaled * state[f"{name}.weight"] + state[f"{name}.bias"]
 
     def dense(x: np.ndarray, name: str) -> np.ndarray:
@@ -122,7 +122,7 @@ def test_every_configuration_of_table_8_matches_loops(changes: dict) -> None:
 
 
 @pytest.mark.parametrize("changes", TABLE_8.values(), ids=TABLE_8)
-def test_every_configuration_is_initialised_trained_and_explained(changes: dict) -> None:
+def test_every_configuration_is_initialized_trained_and_explained(changes: dict) -> None:
     for init in ("jax", "truncated", "mae"):
         with torch.device("meta"):
             model = ViT(dataclasses.replace(TINY, **changes, init=init))
@@ -187,7 +187,7 @@ def test_the_order_of_patches_matters_only_with_positions(changes: dict) -> None
     swapped = torch.cat([images[..., 16:], images[..., :16]], dim=-1)
     bag = model_of({"position": "none"})
     torch.testing.assert_close(bag(images), bag(swapped), atol=1e-5, rtol=1e-4)
-    for position in ("learned", "factorised", "relative"):
+    for position in ("learned", "factorized", "relative"):
         model = model_of({"position": position} | (changes if position != "relative" else {}))
         assert (model(images) - model(swapped)).abs().max() > 1e-3
 
@@ -195,7 +195,7 @@ def test_the_order_of_patches_matters_only_with_positions(changes: dict) -> None
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"position": "factorised", "width": 25, "num_heads": 5}, "needs an even width, not 25"),
+        ({"position": "factorized", "width": 25, "num_heads": 5}, "needs an even width, not 25"),
         (
             {"position": "relative", "position_at": "layers"},
             "position_at is 'layers'; with position='relative' it must",

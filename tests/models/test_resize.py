@@ -18,8 +18,8 @@ from vitkit.models import vit
 BASE = dataclasses.replace(vit.TINY, image_size=(24, 32))
 VARIANTS = {
     **{name: models.family(name).TINY for name in models.families()},
-    "factorised": dataclasses.replace(BASE, position="factorised"),
-    "axial factorised": dataclasses.replace(models.family("axial").TINY, position="factorised"),
+    "factorized": dataclasses.replace(BASE, position="factorized"),
+    "axial factorized": dataclasses.replace(models.family("axial").TINY, position="factorized"),
     "beit shared": dataclasses.replace(models.family("beit").TINY, relative="shared", position="learned"),
     "relative": dataclasses.replace(BASE, position="relative"),
     "layers": dataclasses.replace(BASE, position_at="layers"),
@@ -69,7 +69,7 @@ def test_a_resized_model_can_be_saved_and_loaded(name: str, tmp_path) -> None:
 
 
 def bilinear(old: int, new: int) -> np.ndarray:
-    """Returns the matrix of TensorFlow's resize of one axis: half-pixel centres, repeated edges, no antialiasing."""
+    """Returns the matrix of TensorFlow's resize of one axis: half-pixel centers, repeated edges, no antialiasing."""
     matrix = np.zeros((new, old))
     for i in range(new):
         position = min(max((i + 0.5) * old / new - 0.5, 0.0), old - 1.0)
@@ -203,13 +203,13 @@ def test_unsupported_patch_sizes_are_rejected(family: str, changes: dict, messag
 
 
 def test_bilinear_antialias_positions_match_jax() -> None:
-    """jax.image.resize with "linear": a triangle filter scaled by the downsampling factor, normalised at borders."""
+    """jax.image.resize with "linear": a triangle filter scaled by the downsampling factor, normalized at borders."""
     table = np.random.default_rng(0).standard_normal((7 * 7, 6))
     for new in ((5, 5), (12, 30), (3, 7)):
         matrices = []
         for size in new:
-            stretch, centre = max(7 / size, 1.0), (np.arange(size) + 0.5) * 7 / size - 0.5
-            matrix = np.maximum(0.0, 1 - np.abs(centre[:, None] - np.arange(7)[None]) / stretch)
+            stretch, center = max(7 / size, 1.0), (np.arange(size) + 0.5) * 7 / size - 0.5
+            matrix = np.maximum(0.0, 1 - np.abs(center[:, None] - np.arange(7)[None]) / stretch)
             matrices.append(matrix / matrix.sum(axis=1, keepdims=True))
         expected = np.einsum("rp,cq,pqd->rcd", *matrices, table.reshape(7, 7, 6)).reshape(-1, 6)
         ours = models._positions.resize_tables(torch.from_numpy(table)[None], (7, 7), new, "bilinear_antialias")[0]

@@ -84,7 +84,7 @@ def _equal(theirs: torch.nn.Module, config: resnet.Config) -> None:
     with torch.no_grad():
         for name, parameter in theirs.eval().named_parameters():
             parameter.add_((0.02 if name.startswith("head") else 0.1) * torch.randn_like(parameter))
-    ours = models.build(config, initialise=False).eval()
+    ours = models.build(config, initialize=False).eval()
     ours.load_state_dict(from_timm(theirs.state_dict()))
     for rows, columns in [(64, 64), (65, 98)]:
         images = torch.randn(2, 3, rows, columns)
@@ -126,7 +126,7 @@ def test_the_post_activation_order_equals_the_resnet_of_the_hybrids() -> None:
         weight_eps=1e-5,
         weight_eps_on="std",
     )
-    model = models.build(config, initialise=False)
+    model = models.build(config, initialize=False)
     model.load_state_dict(backbone.state_dict())
     images = torch.randn(2, 3, 36, 32)
     torch.testing.assert_close(model.features(images).map, backbone(images))
@@ -152,7 +152,7 @@ def test_the_input_of_the_shortcut_depends_on_the_order() -> None:
 
 
 @pytest.mark.parametrize("eps_on", ["std", "variance"])
-def test_standardised_filters_do_not_depend_on_scale_and_shift(eps_on: str) -> None:
+def test_standardized_filters_do_not_depend_on_scale_and_shift(eps_on: str) -> None:
     conv = StdConv(8, 8, 3, eps=1e-10, eps_on=eps_on)
     before = conv.standardized_weight()
     with torch.no_grad():

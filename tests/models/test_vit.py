@@ -87,9 +87,9 @@ def reference(state: dict[str, np.ndarray], image: np.ndarray, config: Config) -
     x = np.stack(tokens) + state["pos_embed"][0]
 
     def norm(x: np.ndarray, name: str) -> np.ndarray:
-        centred = x - x.mean(axis=-1, keepdims=True)
-        variance = (centred**2).mean(axis=-1, keepdims=True)
-        return centred / np.sqrt(variance + config.norm_eps) * state[f"{name}.weight"] + state[f"{name}.bias"]
+        centered = x - x.mean(axis=-1, keepdims=True)
+        variance = (centered**2).mean(axis=-1, keepdims=True)
+        return centered / np.sqrt(variance + config.norm_eps) * state[f"{name}.weight"] + state[f"{name}.bias"]
 
     def dense(x: np.ndarray, name: str) -> np.ndarray:
         return x @ state[f"{name}.weight"].T + state[f"{name}.bias"]

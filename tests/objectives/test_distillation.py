@@ -130,16 +130,16 @@ def test_the_teacher_is_frozen_in_evaluation_mode_and_not_in_the_state_dict(tmp_
     assert build(path).load_state_dict(state).missing_keys == []
 
 
-def test_the_teacher_gets_images_in_its_own_normalisation_and_size(tmp_path: Path) -> None:
-    # The teacher's logits do not depend on the normalisation of the student.
+def test_the_teacher_gets_images_in_its_own_normalization_and_size(tmp_path: Path) -> None:
+    # The teacher's logits do not depend on the normalization of the student.
     processor = Processor.squash(48, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
     path = write(tmp_path / "teacher", dataclasses.replace(vit.TINY, image_size=(48, 48)), processor)
     objective = build(path, mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
-    colours = torch.rand(2, 3, 48, 48)
+    colors = torch.rand(2, 3, 48, 48)
     means = [torch.tensor(each)[:, None, None] for each in ((0.1, 0.2, 0.3), (0.485, 0.456, 0.406))]
     stds = [torch.tensor(each)[:, None, None] for each in ((0.5, 0.6, 0.7), (0.229, 0.224, 0.225))]
-    expected = objective.teacher((colours - means[1]) / stds[1])
-    torch.testing.assert_close(objective.teacher_logits((colours - means[0]) / stds[0]), expected, rtol=1e-4, atol=1e-4)
+    expected = objective.teacher((colors - means[1]) / stds[1])
+    torch.testing.assert_close(objective.teacher_logits((colors - means[0]) / stds[0]), expected, rtol=1e-4, atol=1e-4)
     shapes: list[torch.Size] = []
     objective.teacher.register_forward_pre_hook(lambda _, arguments: shapes.append(arguments[0].shape))
     objective(batch())

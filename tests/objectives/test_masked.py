@@ -27,12 +27,12 @@ def built(**changes: object) -> masked.Masked:
     return masked.build(masked.Config(**changes), models.build(vit.TINY))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("target", ["mean_colour", "small_colours"])
-def test_colour_classes_match_a_loop(target: str) -> None:
+@pytest.mark.parametrize("target", ["mean_color", "small_colors"])
+def test_color_classes_match_a_loop(target: str) -> None:
     objective, images = built(target=target, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25)), random_images()
     pixels = masked.patch_pixels(images, (4, 4), (8, 8))
-    ours = objective.colours(pixels.flatten(0, 1))
-    side = 8 if target == "mean_colour" else 2
+    ours = objective.colors(pixels.flatten(0, 1))
+    side = 8 if target == "mean_color" else 2
     for row in range(16):
         top, left = 8 * (row // 4), 8 * (row % 4)
         classes = []
@@ -46,7 +46,7 @@ def test_colour_classes_match_a_loop(target: str) -> None:
         assert ours[16 + row].tolist() == classes
 
 
-@pytest.mark.parametrize(("target", "outputs"), [("mean_colour", 512), ("small_colours", 16 * 512), ("pixels", 192)])
+@pytest.mark.parametrize(("target", "outputs"), [("mean_color", 512), ("small_colors", 16 * 512), ("pixels", 192)])
 def test_the_loss_covers_the_corrupted_patches_only(target: str, outputs: int) -> None:
     objective, images = built(target=target), random_images()
     assert objective.predict.out_features == outputs
@@ -66,7 +66,7 @@ def test_the_loss_covers_the_corrupted_patches_only(target: str, outputs: int) -
             if target == "pixels":
                 losses.append((predicted - pixels.flatten()).square().mean())
                 continue
-            (classes,) = objective.colours(pixels[None])
+            (classes,) = objective.colors(pixels[None])
             each = predicted.reshape(classes.shape[0], 512)
             losses.extend(-each[cell].log_softmax(0)[number] for cell, number in enumerate(classes))
     torch.testing.assert_close(scalars["loss"], torch.stack(losses).mean())

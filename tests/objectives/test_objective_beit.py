@@ -25,7 +25,7 @@ def build(config: beit.Config = SMALL) -> beit.BEiT:
 
 def batch(num: int = 8) -> Batch:
     generator = torch.Generator().manual_seed(1)
-    flat = torch.rand(num, 3, 4, 4, generator=generator) * 2 - 1  # one colour per patch
+    flat = torch.rand(num, 3, 4, 4, generator=generator) * 2 - 1  # one color per patch
     return Batch(functional.interpolate(flat, scale_factor=8), torch.ones(num, 5), ("",) * num)
 
 
@@ -46,7 +46,7 @@ def test_exact_masks_have_exactly_75_patches() -> None:
     assert not torch.equal(exact[0], exact[1])
     loose = masks.block_masks(300, (14, 14), 75 / 196, 16, exact=False)
     assert (loose.sum(dim=1) < 75).any()
-    # Blocks: masked patches have masked neighbours much more often than in a uniform random mask.
+    # Blocks: masked patches have masked neighbors much more often than in a uniform random mask.
     grid = exact.reshape(300, 14, 14)
     assert (grid[:, 1:] & grid[:, :-1]).sum() / grid[:, :-1].sum() > 0.6
     assert (masks.block_masks(20, (2, 2), 75 / 196, 16, exact=True).sum(dim=1) == 2).all()

@@ -78,7 +78,7 @@ def test_the_center_after_one_step_is_a_tenth_of_the_mean_over_all_micro_batches
         objective.center.zero_()
         for _ in range(parts):
             objective(batch())
-            assert objective.center.abs().sum() == 0  # the forward pass uses the centre of the previous step
+            assert objective.center.abs().sum() == 0  # the forward pass uses the center of the previous step
         objective.after_step(0.1)
         torch.testing.assert_close(objective.center[0], 0.1 * torch.cat(outputs).mean(dim=0))
         assert objective.batch_count == 0

@@ -76,22 +76,22 @@ def transformers_mae(objective: mae.MAE, *, norm_pix_loss: bool) -> torch.nn.Mod
     return theirs
 
 
-@pytest.mark.parametrize("normalised", [True, False])
-def test_loss_and_reconstruction_match_transformers(normalised: bool) -> None:
-    objective = built(dataclasses.replace(CONFIG, normalised=normalised)).eval()
+@pytest.mark.parametrize("normalized", [True, False])
+def test_loss_and_reconstruction_match_transformers(normalized: bool) -> None:
+    objective = built(dataclasses.replace(CONFIG, normalized=normalized)).eval()
     with torch.no_grad():
         for name, parameter in objective.named_parameters():
             if "pos_embed" not in name:
                 parameter.normal_(std=0.2)
     noise, images = torch.rand(3, 16, generator=torch.Generator().manual_seed(1)), random_images()
-    theirs = transformers_mae(objective, norm_pix_loss=normalised)(images, noise=noise)
+    theirs = transformers_mae(objective, norm_pix_loss=normalized)(images, noise=noise)
     predicted, masked = objective.reconstruct(images, noise)
     torch.testing.assert_close(masked.float(), theirs.mask)
     torch.testing.assert_close(predicted, theirs.logits, rtol=1e-5, atol=1e-5)
     # `forward` samples the same noise from torch's generator.
     torch.manual_seed(7)
     noise = torch.rand(3, 16)
-    expected = transformers_mae(objective, norm_pix_loss=normalised)(images, noise=noise).loss
+    expected = transformers_mae(objective, norm_pix_loss=normalized)(images, noise=noise).loss
     torch.manual_seed(7)
     loss = objective(Batch(images, torch.ones(3, 1), ("",) * 3))["loss"]
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)

@@ -133,7 +133,7 @@ def test_a_killed_and_resumed_run_ends_with_the_same_bits(
 
 @pytest.mark.parametrize("name", slow_except(objectives.objectives(), "dino"))
 def test_the_training_checkpoint_restores_the_objective(name: str, tmp_path: Path, teacher: str) -> None:
-    # Into an objective with another random initialisation.
+    # Into an objective with another random initialization.
     run = small_run(name, teacher)
     train(run, tmp_path / "run")
     saved = final(tmp_path / "run")["objective"]

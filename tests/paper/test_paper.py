@@ -177,7 +177,7 @@ def test_the_memory_of_a_step_grows_linearly_with_the_images() -> None:
     # At least the inputs of the linear layers: the outputs of the norms and of attention, and the hidden layer.
     tokens, width = 17, vit.TINY.width
     assert (four - two) // 2 > vit.TINY.depth * tokens * (3 * width + vit.TINY.mlp_width) * 4
-    # The standardised filters of a ResNet are saved once per step.
+    # The standardized filters of a ResNet are saved once per step.
     model = models.build(resnet.TINY, device="meta")
     each, fits = figure12.memory(resnet.TINY, 40)
     filters = sum(p.numel() for p in model.parameters() if p.ndim == 4) * 4

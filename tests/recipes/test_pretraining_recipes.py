@@ -66,15 +66,15 @@ def test_published_hyperparameters() -> None:
 
 
 def initial_weight(run: Run) -> float:
-    """Returns the weight of the randomly initialised teacher in the teacher of the last step."""
+    """Returns the weight of the randomly initialized teacher in the teacher of the last step."""
     steps = run.total_steps(pretraining.IMAGENET)
     logs = (math.log(dino.teacher_momentum(run.objective, step / steps)) for step in range(steps))
     return math.exp(sum(logs))
 
 
 @pytest.mark.slow
-def test_the_final_teacher_does_not_depend_on_its_initialisation() -> None:
-    """Otherwise the student learns a random network, whose centred outputs are uniform: `kl` 0, loss log K."""
+def test_the_final_teacher_does_not_depend_on_its_initialization() -> None:
+    """Otherwise the student learns a random network, whose centered outputs are uniform: `kl` 0, loss log K."""
     cifar10 = recipes.recipe("pretraining.dino_cifar10")
     assert initial_weight(cifar10) < 1e-9
     assert initial_weight(recipes.recipe("pretraining.dino_s16_imagenet")) < 1e-9
@@ -91,6 +91,6 @@ def test_weight_decay_and_clipping_of_dino() -> None:
 def test_objectives_use_the_mean_and_std_of_the_processor() -> None:
     for name in NAMES:
         run = recipes.recipe(name)
-        statistics = getattr(run.objective, "colours", run.objective)
+        statistics = getattr(run.objective, "colors", run.objective)
         if getattr(statistics, "mean", None) is not None:
             assert (statistics.mean, statistics.std) == (run.processor.mean, run.processor.std), name

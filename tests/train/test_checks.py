@@ -107,8 +107,8 @@ def multilabel(tmp_path: Path) -> Path:
     random, rows = np.random.default_rng(0), ["image,label"]
     for number in range(120):
         present = random.random(3) < 0.5
-        colour = np.where(present, 230, 20) + random.integers(-15, 16, (8, 8, 3))
-        Image.fromarray(colour.astype(np.uint8)).save(tmp_path / f"{number}.png")
+        color = np.where(present, 230, 20) + random.integers(-15, 16, (8, 8, 3))
+        Image.fromarray(color.astype(np.uint8)).save(tmp_path / f"{number}.png")
         names = "|".join(name for name, contained in zip(("red", "green", "blue"), present, strict=True) if contained)
         rows.append(f"{number}.png,{names}")
     (tmp_path / "photos.csv").write_text("\n".join(rows) + "\n")

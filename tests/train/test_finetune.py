@@ -18,12 +18,12 @@ from vitkit.models import vit
 from vitkit.train import RunFolder
 from vitkit.train import finetune as finetuning
 
-COLOURS = {"blue": (40, 60, 200), "green": (40, 200, 60), "red": (200, 50, 40)}
+COLORS = {"blue": (40, 60, 200), "green": (40, 200, 60), "red": (200, 50, 40)}
 
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with a small checkpoint `model` and a class folder `photos` of three colours, eight images each."""
+    """Folder with a small checkpoint `model` and a class folder `photos` of three colors, eight images each."""
     root = tmp_path_factory.mktemp("finetune")
     torch.manual_seed(0)
     config = dataclasses.replace(vit.TINY, image_size=(16, 16), dropout=0.1)
@@ -32,10 +32,10 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     processor = Processor.crop(16, 0.8)
     checkpoints.save(checkpoints.Checkpoint(model=model, processor=processor, labels=labels), root / "model")
     generator = np.random.default_rng(0)
-    for name, colour in COLOURS.items():
+    for name, color in COLORS.items():
         (root / "photos" / name).mkdir(parents=True)
         for index in range(8):
-            pixels = np.clip(np.array(colour) + generator.integers(-30, 30, (20, 24, 3)), 0, 255).astype(np.uint8)
+            pixels = np.clip(np.array(color) + generator.integers(-30, 30, (20, 24, 3)), 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(root / "photos" / name / f"{index}.png")
     return root
 
@@ -111,7 +111,7 @@ def test_only_the_chosen_parameters_are_trained(workspace: Path, tmp_path: Path,
         (["--lr", "0"], "optimizer.lr is 0"),
         (["--batch-size", "0"], "batch_size is 0"),
         (["--out", "{workspace}"], "exists and is not a run folder"),
-        (["--set", "optimiser.lr=1"], "unknown key 'optimiser.lr'; did you mean"),
+        (["--set", "optimizer.lr=1"], "unknown key 'optimizer.lr'; did you mean"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -165,10 +165,10 @@ def test_defaults_are_those_of_the_papers(num_images: int, steps: int, batch_siz
 def test_the_report_names_the_validation_split(workspace: Path, tmp_path: Path) -> None:
     data = tmp_path / "photos"
     for split in ("train", "val"):
-        for name, colour in COLOURS.items():
+        for name, color in COLORS.items():
             (data / split / name).mkdir(parents=True)
             for index in range(3):
-                Image.new("RGB", (20, 20), colour).save(data / split / name / f"{index}.png")
+                Image.new("RGB", (20, 20), color).save(data / split / name / f"{index}.png")
     arguments = ["finetune", str(workspace / "model"), "--data", f"folder:{data}", "--out", str(tmp_path / "run")]
     assert main([*arguments, "--steps", "2", "--batch-size", "4", "--set", "hardware.device=cpu"]) == 0
     text = (tmp_path / "run" / "report.html").read_text()

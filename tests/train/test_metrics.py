@@ -1,4 +1,4 @@
-"""A step synchronises once with the device and once with other processes, and once more each where it logs."""
+"""A step synchronizes once with the device and once with other processes, and once more each where it logs."""
 
 import copy
 import math
@@ -84,7 +84,7 @@ def batches(run: Run) -> list[Batch]:
 
 
 def trained(run: Run, folder: Path, watch: AbstractContextManager[Any] | None = None) -> list[dict[str, Any]]:
-    """Trains with logging only and returns the logged steps; enters `watch` after initialisation."""
+    """Trains with logging only and returns the logged steps; enters `watch` after initialization."""
     training = build_training(run, STEPS, torch.device("cpu"))
     folder.mkdir(exist_ok=True)
     with Events(folder / "log.jsonl", total=STEPS, batch_size=28, every=EVERY) as events:
@@ -110,7 +110,7 @@ def test_the_device_is_read_once_per_step_and_once_more_per_logged_step(
     logged = trained(run_of(small_run, grad_accum_steps), tmp_path / "run", reads)
     assert [event["step"] for event in logged] == LOGGED
     assert reads.number == 0
-    lists = [length for length in lists if length < 4]  # without those of initialisation
+    lists = [length for length in lists if length < 4]  # without those of initialization
     # Whether loss and gradient are finite, in every step; loss, accuracy and gradient norm in logged steps.
     assert sorted(lists) == [2] * STEPS + [3] * len(LOGGED)
 

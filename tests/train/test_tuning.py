@@ -95,7 +95,7 @@ def test_ema_weights_are_evaluated(small_run: Callable[..., Run]) -> None:
     assert build_training(small_run(), 12, torch.device("cpu")).ema is None
 
 
-def test_a_run_is_initialised_from_a_checkpoint_with_a_zero_head(small_run: Callable[..., Run], tmp_path: Path) -> None:
+def test_a_run_is_initialized_from_a_checkpoint_with_a_zero_head(small_run: Callable[..., Run], tmp_path: Path) -> None:
     labels = tuple("abcde")
     checkpoints.save(
         checkpoints.Checkpoint(model=model(), processor=Processor.squash(32), labels=labels), tmp_path / "c"

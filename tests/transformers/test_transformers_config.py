@@ -18,7 +18,7 @@ CASES: dict[str, dict[str, Any]] = {
     "three labels": {"num_labels": 3},
     "named labels": {"id2label": {0: "cat", 1: "dog", 2: "owl"}, "label2id": {"cat": 0, "dog": 1, "owl": 2}},
     "sizes": {"image_size": [32, 64], "patch_size": [8, 8], "pooler_output_size": 17, "problem_type": "regression"},
-    "unknown": {"favourite": "blue", "nested": {"a": [1, 2]}, "dtype": "bfloat16", "architectures": ["ViTModel"]},
+    "unknown": {"favorite": "blue", "nested": {"a": [1, 2]}, "dtype": "bfloat16", "architectures": ["ViTModel"]},
     "shared": {"output_hidden_states": True, "return_dict": False, "chunk_size_feed_forward": 3},
 }
 
@@ -75,18 +75,18 @@ def test_num_labels_resets_labels_and_id2label_takes_precedence(caplog: pytest.L
 
 
 def test_unknown_keys_are_saved_and_loaded(tmp_path: Path, hf: ModuleType) -> None:
-    config = ViTConfig(favourite="blue", drop_path_rate=0.1, torch_dtype="float16")
-    assert config.favourite == "blue"
+    config = ViTConfig(favorite="blue", drop_path_rate=0.1, torch_dtype="float16")
+    assert config.favorite == "blue"
     assert config.dtype is config.torch_dtype is torch.float16
     config.save_pretrained(tmp_path)
     again = ViTConfig.from_pretrained(tmp_path)
-    assert again.favourite == "blue"
+    assert again.favorite == "blue"
     assert again.name_or_path == str(tmp_path)
     assert again.to_dict() == config.to_dict()
-    assert hf.ViTConfig.from_pretrained(tmp_path).favourite == "blue"
-    hf.ViTConfig(favourite="red", num_labels=3).save_pretrained(tmp_path)
+    assert hf.ViTConfig.from_pretrained(tmp_path).favorite == "blue"
+    hf.ViTConfig(favorite="red", num_labels=3).save_pretrained(tmp_path)
     config, unused = ViTConfig.from_pretrained(tmp_path, hidden_size=64, unknown=1, return_unused_kwargs=True)
-    assert (config.favourite, config.num_labels, config.hidden_size, unused) == ("red", 3, 64, {"unknown": 1})
+    assert (config.favorite, config.num_labels, config.hidden_size, unused) == ("red", 3, 64, {"unknown": 1})
     assert ViTConfig.from_json_file(tmp_path / "config.json").num_labels == 3
     assert ViTConfig.from_pretrained(tmp_path / "config.json").num_labels == 3
 

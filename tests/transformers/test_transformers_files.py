@@ -77,7 +77,7 @@ def test_loading_reports_match_transformers(
     assert {name.removeprefix("vit.") for name in report["unexpected_keys"]} == {
         name.removeprefix("vit.") for name in expected["unexpected_keys"]
     }
-    assert ("newly initialised" in caplog.text) == bool(report["missing_keys"])
+    assert ("newly initialized" in caplog.text) == bool(report["missing_keys"])
     assert all(parameter.isfinite().all() for parameter in model.parameters())
     loaded, saved = model.base_model.state_dict(), make(OURS[source], num_labels=3).base_model.state_dict()
     assert all(

@@ -85,9 +85,9 @@ def test_unusual_files_match_the_opened_image_or_raise(hf: ModuleType, shared: P
     "mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "LAB", "I", "F", "I;16"]
 )
 def test_every_mode_of_pillow_is_supported(mode: str) -> None:
-    grey = IMAGE.convert("L")
+    gray = IMAGE.convert("L")
     if mode == "I;16":
-        image = Image.fromarray(np.asarray(grey).astype(np.uint16) << 8)
+        image = Image.fromarray(np.asarray(gray).astype(np.uint16) << 8)
     elif mode == "LAB":
         image = Image.merge("LAB", IMAGE.split())
     elif mode == "PA":
@@ -98,18 +98,18 @@ def test_every_mode_of_pillow_is_supported(mode: str) -> None:
     assert array.shape == (1, 3, 224, 224)
     assert array.dtype == np.float32
     if mode in ("L", "I", "F", "I;16", "LA"):
-        assert np.array_equal(array, values(ViTImageProcessor()(grey.convert("RGB"))))
+        assert np.array_equal(array, values(ViTImageProcessor()(gray.convert("RGB"))))
     assert array.std() > 0.1
 
 
 def test_transparent_pixels_become_white_and_grey_models_get_one_channel() -> None:
     transparent = Image.new("RGBA", (8, 8), (10, 20, 30, 0))
     assert np.array_equal(values(ViTImageProcessor()(transparent)), np.ones((1, 3, 224, 224), np.float32))
-    grey = ViTImageProcessor(image_mean=[0.5], image_std=[0.5])
-    assert values(grey(IMAGE)).shape == (1, 1, 224, 224)
+    gray = ViTImageProcessor(image_mean=[0.5], image_std=[0.5])
+    assert values(gray(IMAGE)).shape == (1, 1, 224, 224)
 
 
-def test_floats_from_0_to_1_are_recognised(hf: ModuleType) -> None:
+def test_floats_from_0_to_1_are_recognized(hf: ModuleType) -> None:
     floats = (PIXELS / 255).astype(np.float32)
     ours = ViTImageProcessor()
     expected = values(ours(IMAGE))
@@ -125,7 +125,7 @@ def test_floats_from_0_to_1_are_recognised(hf: ModuleType) -> None:
     np.testing.assert_allclose(exact[0], floats.transpose(2, 0, 1) * 2 - 1, atol=1e-6)
     unrounded = values(hf.ViTImageProcessorPil(do_resize=False, do_rescale=False)(floats, return_tensors="np"))
     assert np.array_equal(values(ours(floats, do_resize=False, do_rescale=False)), unrounded)
-    with pytest.raises(ValueError, match="pass the image before it is normalised"):
+    with pytest.raises(ValueError, match="pass the image before it is normalized"):
         ours(floats * 4 - 2)
 
 

@@ -13,7 +13,7 @@ from vitkit.transformers import ViTPreTrainedModel
 CONFIGS: dict[str, dict[str, Any]] = {
     "plain": {"hidden_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4, "image_size": 48, "patch_size": 8},
     "google": {"hidden_size": 64, "num_attention_heads": 1, "hidden_act": "gelu_new", "layer_norm_eps": 1e-6},
-    "grey": {"num_channels": 1, "qkv_bias": False, "hidden_act": "relu", "patch_size": 4, "encoder_stride": 4},
+    "gray": {"num_channels": 1, "qkv_bias": False, "hidden_act": "relu", "patch_size": 4, "encoder_stride": 4},
     "pooled": {
         "pooler_output_size": 24,
         "pooler_act": "gelu",

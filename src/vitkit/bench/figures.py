@@ -60,7 +60,7 @@ class Row:
 
 
 def spread(numbers: Sequence[float]) -> Spread:
-    """Returns median and quartiles (inclusive); ValueError for no numbers."""
+    """Returns median and quartiles (inclusive). Raises ValueError for no numbers."""
     if not numbers:
         raise ValueError("no numbers to take the median of")
     if len(numbers) == 1:

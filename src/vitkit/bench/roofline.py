@@ -34,7 +34,7 @@ def inference(job: Job, candidate: Candidate) -> Prepared:
         with torch.inference_mode():
             for call in calls:
                 call()
-            synchronise(device)
+            synchronize(device)
 
     return Prepared(run=run, items=float(sum(2 * m * k * n for m, k, n in shapes(job))), notes={"products": method})
 
@@ -49,7 +49,7 @@ def shapes(job: Job) -> list[tuple[int, int, int]]:
     return [(rows, width, 3 * width), (rows, width, width), (rows, width, mlp), (rows, mlp, width)]
 
 
-def synchronise(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
     """Waits until all kernels on the device are complete."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -73,7 +73,7 @@ def _time(calls: list[Callable[[], Tensor]], device: torch.device) -> float:
         begin = time.perf_counter()
         for call in calls:
             call()
-        synchronise(device)
+        synchronize(device)
         best = min(best, time.perf_counter() - begin)
     return best
 
@@ -147,7 +147,7 @@ def _copy(device: torch.device) -> Prepared:
     def run() -> None:
         with torch.inference_mode():
             target.copy_(source)
-        synchronise(device)
+        synchronize(device)
 
     return Prepared(run=run, items=2.0 * COPIED_BYTES, notes={"bytes": "one read, one written"})
 

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitkit.bench import Candidate, Job, Prepared
-from vitkit.bench.roofline import synchronise
+from vitkit.bench.roofline import synchronize
 
 MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 STEPS_COMPARED = 3
@@ -69,7 +69,7 @@ def prepare(job: Job, once: Callable[[], Tensor], device: torch.device, notes: d
 
     def run() -> None:
         once()
-        synchronise(device)
+        synchronize(device)
 
     return Prepared(run=run, items=job.batch, outputs=outputs, notes=notes)
 

@@ -73,7 +73,7 @@ def _base(settings: Json, folder: Path) -> str:
 
 
 def _scale(settings: Json) -> Callable[[int], float]:
-    """Returns the factor of an adapter by its rank; CheckpointError for options that are not merged this way."""
+    """Returns the factor of an adapter by its rank. Raises CheckpointError for options that are not merged this way."""
     used = [
         name
         for name, value in settings.items()

@@ -33,7 +33,7 @@ STEM = re.compile(r"((state_dict|model|module|linear|linear_head|head|fc|classif
 
 
 def attach(model: Backbone, path: Path, overrides: Mapping[str, Any], dtype: torch.dtype | None = torch.float32) -> str:
-    """Replaces the model's head by the one in a file; returns a note that describes its input.
+    """Replaces the model's head with the one in a file; returns a note that describes its input.
 
     The input is set by `pool` and `pool_blocks` in `overrides`; else it is the input of the model's current head if the
     widths match; else that of a published head of this width. `dtype=None` uses the dtype of the model. Raises

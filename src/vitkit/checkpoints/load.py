@@ -38,11 +38,12 @@ def load(
     Format and config are inferred from the tensors; `format` and `config` (fields of the model's config) set what
     cannot be inferred. `image_size` in pixels resizes the position table if the file has another size; it sets the size
     of files that do not store it. `patch_size` resizes the patch projection (FlexiViT; `layers.resize_patches`) and the
-    position table. `num_classes` replaces the head by a zero-initialized one, 0 removes it. `head` is the path of a
+    position table. `num_classes` replaces the head with a zero-initialized one, 0 removes it. `head` is the path of a
     separate file with a linear head, as DINO and DINOv2 publish them (`checkpoints.heads`). Weights are converted to
     `dtype`; None keeps the dtype of the file. The model is in evaluation mode.
 
-    Raises CheckpointError with a one-line message if the checkpoint is invalid, ValueError for an unknown format.
+    Raises CheckpointError with a one-line message if the checkpoint is invalid. Raises ValueError for an unknown
+    format.
     """
     if head is not None and num_classes is not None:
         raise ValueError(f"head={os.fspath(head)!r} and num_classes={num_classes} both set the head; pass only one")

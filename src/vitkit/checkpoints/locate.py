@@ -71,7 +71,7 @@ class Files:
 
 
 def locate(source: str, revision: str | None) -> Files:
-    """Returns the files of a path or Hub id; CheckpointError if it does not exist."""
+    """Returns the files of a path or Hub id. Raises CheckpointError if it does not exist."""
     if URL.fullmatch(source):
         raise CheckpointError(_url_error(source))
     name, tree = _split(source)
@@ -219,7 +219,7 @@ def _hint(folder: Path) -> str:
 
 
 def _subtree(tensors: Tensors, tree: str, separator: str) -> Tensors:
-    """Selects the tensors under one name, at any depth; CheckpointError if it is missing or not unique."""
+    """Selects the tensors under one name, at any depth. Raises CheckpointError if it is missing or not unique."""
     inner = f"{separator}{tree}{separator}"
     names: dict[str, str] = {}
     prefixes: dict[str, None] = {}

@@ -9,7 +9,7 @@ from vitkit.models.vit import Config
 
 
 def stated(read: Callable[[], Processor], where: str) -> Processor:
-    """Calls `read` to parse a stored processor; CheckpointError for invalid values."""
+    """Calls `read` to parse a stored processor. Raises CheckpointError for invalid values."""
     try:
         return read()
     except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:

@@ -59,7 +59,7 @@ def convert(
 
 
 def write_file(target: Path, write: Callable[[Path], None], *, overwrite: bool) -> None:
-    """Writes a file with `write(path)`; CheckpointError if it exists, unless `overwrite`."""
+    """Writes a file with `write(path)`. Raises CheckpointError if it exists and `overwrite` is False."""
     if target.is_dir():
         raise CheckpointError(f"{target} is a folder, but this format is a single file")
     if target.exists() and not overwrite:
@@ -68,7 +68,7 @@ def write_file(target: Path, write: Callable[[Path], None], *, overwrite: bool) 
 
 
 def write_folder(target: Path, write: Callable[[Path], None], *, overwrite: bool) -> None:
-    """Writes a folder with `write(folder)`; CheckpointError if it is not empty, unless `overwrite`.
+    """Writes a folder with `write(folder)`. Raises CheckpointError if it is not empty and `overwrite` is False.
 
     With `overwrite`, an existing folder is replaced only if it is a checkpoint: it has a config.json and no subfolders.
     """

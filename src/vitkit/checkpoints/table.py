@@ -160,7 +160,7 @@ class Table:
         return plan
 
     def saved(self, state: Mapping[str, Tensor], num_heads: int) -> dict[str, Tensor]:
-        """Converts a state dict to the format; CheckpointError if it has no name for a tensor."""
+        """Converts a state dict to the format. Raises CheckpointError if it has no name for a tensor."""
         result: dict[str, Tensor] = {}
         for name, tensor in state.items():
             step = self.step(name)

@@ -23,7 +23,7 @@ class Info:
 
 @dataclass(frozen=True)
 class Tensors:
-    """Named tensors on disk; `read(name)` loads one, CheckpointError if the data is invalid.
+    """Named tensors on disk; `read(name)` loads one. Raises CheckpointError if the data is invalid.
 
     `roots` are the names, up to their last dot, of the dicts in the file that have tensors: one of them is a state
     dict, and the others are different parts of a training run. `notes` tell what the file has besides tensors.
@@ -39,7 +39,7 @@ class Tensors:
         return Tensors({new: self.infos[old] for new, old in names.items()}, lambda name: self.read(names[name]))
 
     def renamed(self, rename: Callable[[str], str]) -> "Tensors":
-        """Renames every tensor with `rename(name)`; CheckpointError if two get the same name."""
+        """Renames every tensor with `rename(name)`. Raises CheckpointError if two get the same name."""
         names: dict[str, str] = {}
         for old in self.infos:
             new = rename(old)

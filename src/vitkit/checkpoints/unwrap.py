@@ -194,7 +194,7 @@ def training_part(name: str) -> str | None:
 
 
 def _chosen(copies: list[tuple[str, str]]) -> tuple[str, str]:
-    """Returns the preferred copy of the weights; CheckpointError if two are equally good."""
+    """Returns the preferred copy of the weights. Raises CheckpointError if two are equally good."""
     ranked = sorted(copies, key=_rank)
     equal = [each for each in ranked if _rank(each) == _rank(ranked[0])]
     if len(equal) > 1:

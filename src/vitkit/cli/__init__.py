@@ -21,7 +21,7 @@ def commands() -> list[str]:
 
 
 def command(name: str) -> Callable[..., int | None]:
-    """The function of one command; ValueError for an unknown name."""
+    """The function of one command. Raises ValueError for an unknown name."""
     return getattr(_COMMANDS.get(name), name)
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def settings(words: Sequence[str]) -> dict[str, str]:
-    """Parses `NAME=VALUE` settings; ValueError for anything else."""
+    """Parses `NAME=VALUE` settings. Raises ValueError for anything else."""
     pairs = [word.partition("=") for word in words]
     for (name, equals, _), word in zip(pairs, words, strict=True):
         if not name or not equals:
@@ -31,7 +31,7 @@ class StandardInput(bytes):
 
 
 def arguments_to_images(arguments: Sequence[str]) -> list[str | bytes]:
-    """Expands image arguments; ValueError if an argument matches no file."""
+    """Expands image arguments. Raises ValueError if an argument matches no file."""
     if not arguments:
         raise ValueError("give at least one image: a file, a folder, a glob, or - for standard input")
     return [image for argument in arguments for image in (_standard_input() if argument == "-" else expand([argument]))]
@@ -65,7 +65,9 @@ def load_model(model: str, revision: str | None, image_size: int | None, words: 
 
 
 def limits(max_pixels: int | None, max_bytes: int | None) -> Limits:
-    """Returns the limits of image files by the options --max-pixels and --max-bytes; ValueError for values below 1."""
+    """Returns the limits of image files by the options --max-pixels and --max-bytes. Raises ValueError for values below
+    1.
+    """
     for option, value in (("--max-pixels", max_pixels), ("--max-bytes", max_bytes)):
         if value is not None and value < 1:
             raise ValueError(f"{option} is {value}; it must be at least 1")

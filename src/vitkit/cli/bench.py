@@ -43,7 +43,7 @@ def bench(
         images: Folder of images for `classification`, `data` and `startup` (default: noise).
         rounds: Number of measured rounds, after two warm-up rounds.
         seconds: Minimum duration of a round in seconds.
-        timeout: Seconds after which a candidate that is still loading or compiling has failed.
+        timeout: Seconds after which a candidate that is still loading or compiling counts as failed.
         prepare: Candidates to prepare at the same time; more than one disturbs autotuning.
         out: Output folder for KIND_HARDWARE_DATE.md and .json.
         json: Print one JSON object instead of tables.

@@ -42,7 +42,7 @@ def classify(
         model: A checkpoint: a folder, a file of any format, or a Hub id such as google/vit-base-patch16-224.
         images: Files, folders, globs, or - for standard input (an image, or one path per line).
         top: Number of classes to show.
-        json: Print one JSON object per line and image.
+        json: Print one JSON object per image, one per line.
         csv: Print CSV, one row per class.
         precision: Arithmetic of the network; auto is the fastest that stays close to float32. int8 is calibrated on the
             first images, float8 needs a GPU.

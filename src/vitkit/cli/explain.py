@@ -39,7 +39,7 @@ def explain(
         out: Output PNG file.
         method: Explanation method.
         layer: Layer to explain, or to roll out to; negative numbers count from the end (default: the last).
-        head: Attention head to draw; for attention without --layer, this head in every layer.
+        head: Attention head to draw; with --method attention and no --layer, this head of every layer.
         label: Class name or index for gradient (default: the predicted class).
         fusion: How rollout combines heads (default: mean, as in the paper).
         discard: Fraction of the smallest weights that rollout discards (default: 0, as in the paper).

@@ -36,7 +36,7 @@ def paper(
         data: Data for the small scale, such as parquet:/data/cifar10 (default: the embedded digits).
         model: Checkpoint for figure6, figure7 and figure14.
         seeds: Training runs per model, to separate differences from noise.
-        steps: Training steps per model (default: the study's).
+        steps: Training steps per model (default: depends on NAME).
         device: Device: auto, cpu, cuda, cuda:1, mps.
         json: Print one JSON object, or one per line for the list.
     """

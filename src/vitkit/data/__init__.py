@@ -55,15 +55,15 @@ class Source(ABC):
 
     @abstractmethod
     def __len__(self) -> int:
-        """Return the number of images."""
+        """Returns the number of images."""
 
     @abstractmethod
     def read(self, index: int, **options: Unpack[ReadOptions]) -> Example:
-        """Return an image with its label. Raises `ImageError` if the image cannot be decoded."""
+        """Returns an image with its label. Raises `ImageError` if the image cannot be decoded."""
 
     @abstractmethod
     def label(self, index: int) -> Label:
-        """Return the label without reading the image."""
+        """Returns the label without reading the image."""
 
 
 class EncodedSource(Source):
@@ -71,10 +71,10 @@ class EncodedSource(Source):
 
     @abstractmethod
     def encoded(self, index: int) -> tuple[bytes | Path, str]:
-        """Return the path or the bytes of an image file, and its key."""
+        """Returns the path or the bytes of an image file, and its key."""
 
     def read(self, index: int, **options: Unpack[ReadOptions]) -> Example:
-        """Decode an image. Raises `ImageError` that names the image."""
+        """Decodes an image. Raises `ImageError` that names the image."""
         data, key = self.encoded(index)
         try:
             image = open_image(data, **options)
@@ -92,15 +92,15 @@ class Subset(Source):
         self.classes = source.classes
 
     def __len__(self) -> int:
-        """Return the number of images."""
+        """Returns the number of images."""
         return int(self.indices.shape[0])
 
     def read(self, index: int, **options: Unpack[ReadOptions]) -> Example:
-        """Return the example of the source."""
+        """Returns the example of the source."""
         return self.source.read(int(self.indices[index]), **options)
 
     def label(self, index: int) -> Label:
-        """Return the label of the source."""
+        """Returns the label of the source."""
         return self.source.label(int(self.indices[index]))
 
 
@@ -116,21 +116,21 @@ class Relabelled(Source):
         self.indices = tuple(map(classes.index, source.classes)) if indices is None else indices
 
     def __len__(self) -> int:
-        """Return the number of images."""
+        """Returns the number of images."""
         return len(self.source)
 
     def read(self, index: int, **options: Unpack[ReadOptions]) -> Example:
-        """Return the example of the source with the mapped label."""
+        """Returns the example of the source with the mapped label."""
         return replace(self.source.read(index, **options), label=self.label(index))
 
     def label(self, index: int) -> Label:
-        """Return the index among the new classes."""
+        """Returns the index among the new classes."""
         label = self.source.label(index)
         return self.indices[label] if isinstance(label, int) else tuple(self.indices[each] for each in label)
 
 
 def fitted(source: Source, classes: tuple[str, ...], *, name: str) -> Source:
-    """Map the labels of a source to `classes`. Raises ValueError that lists the classes missing there."""
+    """Maps the labels of a source to `classes`. Raises ValueError that lists the classes missing there."""
     if source.classes == classes:
         return source
     missing = [each for each in source.classes if each not in classes]
@@ -141,12 +141,12 @@ def fitted(source: Source, classes: tuple[str, ...], *, name: str) -> Source:
 
 
 def source_names() -> list[str]:
-    """Return the names of all sources: the public files of `sources/`."""
+    """Returns the names of all sources: the public files of `sources/`."""
     return SOURCES.names()
 
 
 def splits(name: str) -> dict[str, Source]:
-    """Open a source and return its splits: `splits("digits")`, `splits("folder:images/")`.
+    """Opens a source and return its splits: `splits("digits")`, `splits("folder:images/")`.
 
     The keys are the published splits, or `all`. Raises ValueError for an unknown source and for an invalid location.
     """
@@ -157,7 +157,7 @@ def splits(name: str) -> dict[str, Source]:
 
 
 def source(name: str) -> Source:
-    """Return the only split of a source. Raises ValueError if there are several."""
+    """Returns the only split of a source. Raises ValueError if there are several."""
     found = splits(name)
     if list(found) != ["all"]:
         raise ValueError(f"'{name}' has several splits: {', '.join(found)}; choose one")
@@ -165,7 +165,7 @@ def source(name: str) -> Source:
 
 
 def train_and_val(name: str, *, val: str | None = None, held_out: float = 0.2, seed: int = 0) -> tuple[Source, Source]:
-    """Return the training set and the validation set of a source.
+    """Returns the training set and the validation set of a source.
 
     The validation set is the source `val` if given, else the validation or test split of the source, else a stratified
     random split of `held_out` of the training images that depends only on `seed`. Raises ValueError if one of the two
@@ -191,7 +191,7 @@ def train_and_val(name: str, *, val: str | None = None, held_out: float = 0.2, s
 
 
 def stratified_split(source: Source, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the indices of the training and of the validation images, in ascending order.
+    """Returns the indices of the training and of the validation images, in ascending order.
 
     The validation set gets `fraction` of each class, at least one image. Images with several labels count with their
     first. Raises ValueError for a fraction outside (0, 1) and for a class with a single image.

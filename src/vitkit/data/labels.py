@@ -13,18 +13,18 @@ PLACEHOLDER = re.compile(r"(class |LABEL_)\d+")  # labels of a checkpoint withou
 
 @cache
 def imagenet1k() -> tuple[str, ...]:
-    """Return the 1000 class names in index order, each with all lemmas of its WordNet synset: "tench, Tinca tinca"."""
+    """Returns the 1000 class names in index order, each with all lemmas of its WordNet synset: "tench, Tinca tinca"."""
     return tuple(name for _, name in _rows())
 
 
 @cache
 def imagenet1k_synsets() -> tuple[str, ...]:
-    """Return the 1000 WordNet ids in index order ("n01440764"), as used in ImageNet's folder and file names."""
+    """Returns the 1000 WordNet ids in index order ("n01440764"), as used in ImageNet's folder and file names."""
     return tuple(synset for synset, _ in _rows())
 
 
 def default_labels(num_classes: int) -> tuple[str, ...]:
-    """Return labels for a checkpoint without any: ImageNet-1k's for 1000 classes, else "class 0", "class 1", ..."""
+    """Returns labels for a checkpoint without any: ImageNet-1k's for 1000 classes, else "class 0", "class 1", ..."""
     if num_classes == 1000:
         return imagenet1k()
     return tuple(f"class {index}" for index in range(num_classes))
@@ -36,14 +36,14 @@ def _rows() -> list[list[str]]:
 
 
 def matched(source: Source, labels: tuple[str, ...], *, name: str) -> Source:
-    """Map the labels of a source to the labels of a model. Raises ValueError that lists classes without a label."""
+    """Maps the labels of a source to the labels of a model. Raises ValueError that lists classes without a label."""
     if source.classes == labels:
         return source
     return Relabelled(source, labels, class_indices(source.classes, labels, name=name))
 
 
 def class_indices(classes: Sequence[str], labels: tuple[str, ...], *, name: str) -> tuple[int, ...]:
-    """Return the index of each class among the labels of a model.
+    """Returns the index of each class among the labels of a model.
 
     A class matches a label if both are equal; if they differ only in case, `_` and `-`; if the class is one of the
     names in the label ("tench" in "tench, Tinca tinca"); or, for ImageNet-1k labels, if it is the WordNet id
@@ -100,7 +100,7 @@ def _keys(name: str) -> list[str]:
 
 
 def _is_imagenet(labels: tuple[str, ...]) -> bool:
-    """Return whether these are the ImageNet-1k labels; some checkpoints spell a few names differently."""
+    """Returns whether these are the ImageNet-1k labels; some checkpoints spell a few names differently."""
     known = imagenet1k()
     return len(labels) == len(known) and sum(map(str.__eq__, labels, known)) > 0.9 * len(known)
 

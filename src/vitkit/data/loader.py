@@ -33,7 +33,7 @@ MAX_TRIES = 20
 class Batch:
     """Batch of preprocessed images and soft targets.
 
-    images    normalised pixels
+    images    normalized pixels
     targets   weight of each class: one-hot unless images are mixed or have several labels
     keys      names of the images
     replaced  names of unreadable images that were replaced by others
@@ -45,7 +45,7 @@ class Batch:
     replaced: tuple[str, ...] = ()
 
     def to(self, device: torch.device) -> "Batch":
-        """Copy the batch to a device."""
+        """Copies the batch to a device."""
         images = self.images.to(device, non_blocking=True)
         return Batch(images, self.targets.to(device, non_blocking=True), self.keys, self.replaced)
 
@@ -61,7 +61,7 @@ class Stream:
     workers: int = 0
 
     def __post_init__(self) -> None:
-        """Validate the settings."""
+        """Validates the settings."""
         if self.batch_size < 1 or self.batch_size % self.world_size:
             raise ValueError(
                 f"batch_size {self.batch_size} is not a multiple of the number of processes, {self.world_size}"
@@ -71,17 +71,17 @@ class Stream:
 
 
 def permutation(num: int, seed: int, epoch: int) -> np.ndarray:
-    """Return the order of `num` samples in an epoch."""
+    """Returns the order of `num` samples in an epoch."""
     return _random(seed, ORDER, epoch, 0).permutation(num)
 
 
 def sample_random(seed: int, epoch: int, index: int, copy: int = 0) -> np.random.Generator:
-    """Return the random generator for the augmentation of one sample."""
+    """Returns the random generator for the augmentation of one sample."""
     return _random(seed, SAMPLE, epoch, index, copy)
 
 
 def training_batches(source: Source, transform: Transform, stream: Stream, *, consumed: int = 0) -> Iterator[Batch]:
-    """Return an endless iterator of the batches of this process, starting after `consumed` samples of the run.
+    """Returns an endless iterator of the batches of this process, starting after `consumed` samples of the run.
 
     An unreadable image is replaced by another one, chosen by (seed, epoch, index), and listed in `Batch.replaced`.
     Raises ValueError if the batch is too small for mixing.
@@ -95,7 +95,7 @@ def training_batches(source: Source, transform: Transform, stream: Stream, *, co
 
 
 def check_mixing(augment: Augment, stream: Stream) -> None:
-    """Raise ValueError if the batch is too small for mixing."""
+    """Raises ValueError if the batch is too small for mixing."""
     least = 2 * augment.repeats
     if augment.mixing.active and stream.batch_size < least:
         raise ValueError(
@@ -105,7 +105,7 @@ def check_mixing(augment: Augment, stream: Stream) -> None:
 
 
 def evaluation_batches(source: Source, transform: Transform, *, batch_size: int, workers: int = 0) -> Iterator[Batch]:
-    """Return an iterator over all images in order, without augmentation; the last batch may be smaller.
+    """Returns an iterator over all images in order, without augmentation; the last batch may be smaller.
 
     Raises ImageError for an unreadable image.
     """
@@ -148,7 +148,7 @@ def _samples(num: int, stream: Stream, augment: Augment, consumed: int) -> Itera
 
 
 def _positions(stream: Stream, augment: Augment) -> list[int]:
-    """Return the positions of this process in the global batch, followed by the mixing partners outside of them."""
+    """Returns the positions of this process in the global batch, followed by the mixing partners outside of them."""
     size = stream.batch_size // stream.world_size
     own = range(stream.rank * size, (stream.rank + 1) * size)
     if not augment.mixing.active:

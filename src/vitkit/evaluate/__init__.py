@@ -49,7 +49,7 @@ class Representations:
 
     @property
     def labels(self) -> Int[Tensor, " n"]:
-        """The class of each image, the first one for several labels."""
+        """Class index of each image; the first one if an image has several labels."""
         return self.targets.argmax(dim=1)
 
 

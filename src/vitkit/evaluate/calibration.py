@@ -26,7 +26,7 @@ def evaluate(subject: ModelOutputs) -> dict[str, float]:
     """Returns `ece`, `mce`, `brier`, `nll` and `temperature`.
 
     `ece` and `mce` are the expected and maximum calibration errors over 15 bins. Dividing the logits by the temperature
-    maximises the likelihood of these images.
+    maximizes the likelihood of these images.
     """
     predictions = labelled(subject.predictions)
     filled = [each for each in bins(predictions) if each.images]
@@ -75,7 +75,7 @@ def bins(predictions: Predictions, num: int = BINS) -> list[Bin]:
 
 
 def target_distribution(predictions: Predictions) -> Float[Tensor, "n classes"]:
-    """Returns the targets normalised to sum to one per image."""
+    """Returns the targets normalized to sum to one per image."""
     targets = predictions.targets.double()
     return targets / targets.sum(dim=1, keepdim=True)
 

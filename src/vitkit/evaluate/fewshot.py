@@ -1,8 +1,8 @@
 """Few-shot linear classification by closed-form least squares on representations.
 
 This is big_vision's `fewshot_lsr`, the few-shot evaluation of the ViT paper (section 4.1), in float64. The training
-images of each class are sampled with `numpy.random.default_rng(seed)`. Features are standardised by the sampled images
-and extended by a constant feature of 100, an almost unregularised bias. The targets are -1 and 1, the l2 penalty 1024.
+images of each class are sampled with `numpy.random.default_rng(seed)`. Features are standardized by the sampled images
+and extended by a constant feature of 100, an almost unregularized bias. The targets are -1 and 1, the l2 penalty 1024.
 """
 
 import numpy as np
@@ -49,7 +49,7 @@ def predict(
     test_vectors: Float[np.ndarray, "m d"],
     num_classes: int,
 ) -> Int[np.ndarray, " m"]:
-    """Returns the predicted classes of the test vectors by regularised least squares."""
+    """Returns the predicted classes of the test vectors by regularized least squares."""
     mean, deviation = vectors.mean(axis=0), vectors.std(axis=0) + 1e-5
     x, z = (_with_constant((each - mean) / deviation) for each in (vectors, test_vectors))
     weights = least_squares(x, 2.0 * np.eye(num_classes)[labels] - 1.0, L2)

@@ -1,7 +1,7 @@
-"""Weighted k-nearest-neighbour classification of representations.
+"""Weighted k-nearest-neighbor classification of representations.
 
-DINO's protocol (Caron et al. 2021, appendix A; its `eval_knn`): cosine similarity, neighbours weighted by
-exp(similarity / 0.07), and 10, 20, 100 and 200 neighbours; the usually reported number is k = 20.
+DINO's protocol (Caron et al. 2021, appendix A; its `eval_knn`): cosine similarity, neighbors weighted by
+exp(similarity / 0.07), and 10, 20, 100 and 200 neighbors; the usually reported number is k = 20.
 """
 
 import torch
@@ -12,22 +12,22 @@ from torch.nn import functional as F
 from vitkit.evaluate import ModelOutputs, accuracy
 
 READS = "representations"
-NEIGHBOURS = (10, 20, 100, 200)
+NEIGHBORS = (10, 20, 100, 200)
 TEMPERATURE = 0.07
 MAX_SIMILARITIES = 2**25  # in memory at a time: 128 MiB
 
 
 def evaluate(subject: ModelOutputs) -> dict[str, float]:
-    """Returns the accuracy `k20` by number of neighbours, and `k20_top5` for over five classes.
+    """Returns the accuracy `k20` by number of neighbors, and `k20_top5` for over five classes.
 
-    Numbers of neighbours above the number of training images are omitted. Raises ValueError if none remains.
+    Numbers of neighbors above the number of training images are omitted. Raises ValueError if none remains.
     """
     training, test = subject.training_representations, subject.representations
     total, num_classes = training.vectors.shape[0], training.targets.shape[1]
-    numbers = [k for k in NEIGHBOURS if k <= total]
+    numbers = [k for k in NEIGHBORS if k <= total]
     if not numbers:
-        raise ValueError(f"knn needs at least {NEIGHBOURS[0]} training images; there are {total}")
-    similarities, classes = neighbours(
+        raise ValueError(f"knn needs at least {NEIGHBORS[0]} training images; there are {total}")
+    similarities, classes = neighbors(
         test.vectors.to(subject.device), training.vectors.to(subject.device), training.labels, max(numbers)
     )
     metrics: dict[str, float] = {}
@@ -36,13 +36,13 @@ def evaluate(subject: ModelOutputs) -> dict[str, float]:
         metrics[f"k{k}"] = accuracy(votes.argmax(dim=1), test.targets)
         if num_classes > 5:
             best = votes.topk(5, dim=1)
-            # If the neighbours have fewer than five classes, a class without votes is not a prediction.
+            # If the neighbors have fewer than five classes, a class without votes is not a prediction.
             hits = (test.targets.gather(1, best.indices) > 0) & (best.values > 0)
             metrics[f"k{k}_top5"] = hits.any(dim=1).double().mean().item()
     return metrics
 
 
-def neighbours(
+def neighbors(
     queries: Float[Tensor, "n d"], keys: Float[Tensor, "m d"], labels: Int[Tensor, " m"], k: int
 ) -> tuple[Float[Tensor, "n k"], Int[Tensor, "n k"]]:
     """Returns the cosine similarities and labels of the `k` nearest keys of each query."""
@@ -58,6 +58,6 @@ def neighbours(
 def vote(
     similarities: Float[Tensor, "n k"], classes: Int[Tensor, "n k"], num_classes: int
 ) -> Float[Tensor, "n num_classes"]:
-    """Returns the sum of exp(similarity / temperature) over the neighbours of each class."""
+    """Returns the sum of exp(similarity / temperature) over the neighbors of each class."""
     weights = (similarities.double() / TEMPERATURE).exp()
     return torch.zeros(similarities.shape[0], num_classes, dtype=torch.float64).scatter_add_(1, classes, weights)

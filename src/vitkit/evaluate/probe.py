@@ -1,6 +1,6 @@
 """Linear probe: multinomial logistic regression on frozen representations.
 
-Representations are standardised by the training images. The full training set is one batch of L-BFGS, in float64. The
+Representations are standardized by the training images. The full training set is one batch of L-BFGS, in float64. The
 l2 penalty is the one with the best accuracy on a held-out fifth of the training images; the probe is then fitted to all
 training images.
 """
@@ -90,7 +90,7 @@ def fit_path(
 def fit(
     x: Float[Tensor, "n d"], labels: Int[Tensor, " n"], num_classes: int, l2: float, start: Probe | None = None
 ) -> Probe:
-    """Minimises the mean cross-entropy + l2 / 2 * |weight|^2 over weight and bias.
+    """Minimizes the mean cross-entropy + l2 / 2 * |weight|^2 over weight and bias.
 
     This is scikit-learn's logistic regression with C = 1 / (l2 n). The loss is convex, so `start` changes only the
     number of steps.

@@ -140,7 +140,7 @@ def run(
     config: EvaluationConfig,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Evaluates the model called `name`.
+    """Evaluates `model` and reports the metrics under `name`.
 
     `progress` wraps the batches of each pass, and gets their number. Raises ValueError if model, images and evaluators
     do not fit, and ImageError for an image that cannot be read.

@@ -55,12 +55,13 @@ def evaluate(subject: ModelOutputs, masks: str) -> dict[str, float]:
                 per_image.append(overlaps)
     if not per_image:
         raise ValueError(
-            f"no image has a mask with an object in '{masks}'; the mask of dogs/1.jpg is dogs/1.png or 1.png"
+            f"no mask in '{masks}' matches an image and contains an object; "
+            "the mask of dogs/1.jpg must be dogs/1.png or 1.png"
         )
-    return summarise(per_image)
+    return summarize(per_image)
 
 
-def summarise(overlaps: Iterable[Float[np.ndarray, "objects heads"]]) -> dict[str, float]:
+def summarize(overlaps: Iterable[Float[np.ndarray, "objects heads"]]) -> dict[str, float]:
     """Returns the means over objects and images; the last column of each array is the mean map."""
     per_image = list(overlaps)
     best = np.mean([each[:, :-1].max(axis=1).mean() for each in per_image])
@@ -105,18 +106,18 @@ def find_mask(folder: Path, key: str) -> Path | None:
 
 
 def read_mask(path: Path) -> Image.Image:
-    """Reads the object numbers of a mask. Raises ValueError for a colour image."""
+    """Reads the object numbers of a mask. Raises ValueError for a color image."""
     data = path.read_bytes()
     probe(data, DEFAULT_LIMITS)
     with Image.open(path, formats=("PNG",)) as mask:
         if mask.mode not in ("1", "L", "P"):
-            raise ValueError(f"'{path}' has mode {mask.mode}; a mask has one value per pixel, grey or palette")
+            raise ValueError(f"'{path}' has mode {mask.mode}; a mask has one value per pixel, gray or palette")
         numbers = np.asarray(mask).astype(np.uint8)
     return Image.fromarray(numbers)
 
 
 def preprocess_mask(mask: Image.Image, processor: Processor) -> Int[np.ndarray, "r c"]:
-    """Resizes and crops a mask like its image, with nearest-neighbour interpolation."""
+    """Resizes and crops a mask like its image, with nearest-neighbor interpolation."""
     plain = dataclasses.replace(
         processor, interpolation="nearest", mean=(0.5,), std=(0.5,), fill=(VOID,), profile="ignore"
     )

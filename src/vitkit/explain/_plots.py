@@ -99,19 +99,19 @@ def overlay(
     image: Image.Image, values: Float[np.ndarray, "rows columns"], style: str = "heat"
 ) -> Float[np.ndarray, "height width 3"]:
     """Returns an image with a patch map over it in a style of `Map`, as RGB values in 0..1."""
-    colours = np.asarray(image.convert("RGB"), dtype=np.float32) / 255
+    colors = np.asarray(image.convert("RGB"), dtype=np.float32) / 255
     scaled = _scale(values, style)
     smooth = Image.Resampling.NEAREST if style == "mask" else Image.Resampling.BICUBIC
     strength = np.asarray(Image.fromarray(scaled.astype(np.float32)).resize(image.size, smooth)).clip(0, 1)[..., None]
     if style == "light":
-        return colours * strength
-    grey = colours.mean(axis=-1, keepdims=True)
+        return colors * strength
+    gray = colors.mean(axis=-1, keepdims=True)
     if style == "mask":
-        return np.where(strength > 0, colours, 0.4 * grey + np.array(OUTSIDE, dtype=np.float32))
+        return np.where(strength > 0, colors, 0.4 * gray + np.array(OUTSIDE, dtype=np.float32))
     heat = colormaps[HEAT](strength[..., 0])[..., :3]
     # The image is darkened, so that its white areas do not look like heat.
     cover = 0.15 + 0.55 * strength
-    return (1 - cover) * 0.6 * grey + cover * heat
+    return (1 - cover) * 0.6 * gray + cover * heat
 
 
 def _scale(values: np.ndarray, style: str) -> np.ndarray:
@@ -128,27 +128,27 @@ def _scale(values: np.ndarray, style: str) -> np.ndarray:
 def _(drawing: Tiles) -> Figure:
     down, across, rows, columns = drawing.tiles.shape[:4]
     gap = max(1, round(0.08 * rows))
-    coloured = drawing.tiles.ndim == 5
+    colored = drawing.tiles.ndim == 5
     sheet = np.full((down * (rows + gap) - gap, across * (columns + gap) - gap, *drawing.tiles.shape[4:]), np.nan)
     for y in range(down):
         for x in range(across):
             top, left = y * (rows + gap), x * (columns + gap)
             sheet[top : top + rows, left : left + columns] = drawing.tiles[y, x]
     labels = 0.5 if drawing.x_label else MARGIN
-    bar = 0 if coloured else 1.0
+    bar = 0 if colored else 1.0
     side = 6.0
     high = side * sheet.shape[0] / sheet.shape[1]
     width = labels + side + MARGIN + bar
     figure, height = blank(width, high + labels, drawing.title)
     axes = figure.add_axes((labels / width, labels / height, side / width, high / height))
-    sheet = np.nan_to_num(sheet, nan=1.0) if coloured else np.ma.masked_invalid(sheet)
+    sheet = np.nan_to_num(sheet, nan=1.0) if colored else np.ma.masked_invalid(sheet)
     mesh = axes.imshow(sheet, interpolation="nearest", vmin=drawing.low, vmax=1, cmap="viridis", aspect="auto")
     axes.set(xticks=[], yticks=[], xlabel=drawing.x_label, ylabel=drawing.y_label)
     for spine in axes.spines.values():
         spine.set_visible(False)
-    if not coloured:
-        colour_bar = figure.add_axes(((labels + side + MARGIN) / width, labels / height, 0.18 / width, high / height))
-        figure.colorbar(mesh, cax=colour_bar).set_label(drawing.scale)
+    if not colored:
+        color_bar = figure.add_axes(((labels + side + MARGIN) / width, labels / height, 0.18 / width, high / height))
+        figure.colorbar(mesh, cax=color_bar).set_label(drawing.scale)
     return figure
 
 
@@ -158,10 +158,10 @@ def _(drawing: Dots) -> Figure:
     width, high = 6.4, 4.2
     figure, height = blank(width, high, drawing.title)
     axes = figure.add_axes((0.8 / width, 0.6 / height, (width - 0.95) / width, (high - 0.7) / height))
-    colours = colormaps["viridis"](np.linspace(0, 0.9, heads))
+    colors = colormaps["viridis"](np.linspace(0, 0.9, heads))
     for head in range(heads):
         label = f"head {head}" if heads <= 6 else None
-        axes.scatter(range(layers), drawing.values[:, head], s=22, color=colours[head], label=label, zorder=3)
+        axes.scatter(range(layers), drawing.values[:, head], s=22, color=colors[head], label=label, zorder=3)
     axes.plot(range(layers), drawing.values.mean(axis=1), color="0.55", linewidth=1.2, label="mean of heads")
     axes.axhline(drawing.uniform, color="0.55", linestyle="--", linewidth=1, label="uniform attention")
     axes.set(xlabel="layer", ylabel=drawing.y_label, ylim=(0, None))
@@ -177,12 +177,12 @@ def _(drawing: Curves) -> Figure:
     width, high = 6.4, 3.6 + below
     figure, height = blank(width, high, drawing.title)
     axes = figure.add_axes((0.8 / width, below / height, (width - 0.95) / width, (high - below - 0.1) / height))
-    colours = colormaps["viridis"](np.linspace(0, 0.9, max(2, len(drawing.curves))))
+    colors = colormaps["viridis"](np.linspace(0, 0.9, max(2, len(drawing.curves))))
     for position, curve in enumerate(drawing.curves):
         spread = curve.spread if curve.spread and np.isfinite(curve.spread).all() else None
         style = {"marker": "os^Dv<>P"[position % 8], "markersize": 5, "linewidth": 1.2, "capsize": 2}
         line = "-" if curve.joined and not drawing.x_names else "none"
-        axes.errorbar(curve.x, curve.y, spread, color=colours[position], label=curve.name, linestyle=line, **style)
+        axes.errorbar(curve.x, curve.y, spread, color=colors[position], label=curve.name, linestyle=line, **style)
     if drawing.x_names:
         axes.set_xticks(range(len(drawing.x_names)), drawing.x_names, rotation=45, ha="right", fontsize=8)
     if drawing.log_x:

@@ -12,12 +12,12 @@ from vitkit.models import Backbone
 
 
 def patch_distances(grid: tuple[int, int], patch_size: tuple[int, int]) -> Float[Tensor, "p p"]:
-    """Returns the Euclidean distances in pixels between all patch centres, in row-major order."""
+    """Returns the Euclidean distances in pixels between all patch centers, in row-major order."""
     rows, columns = (
         torch.arange(size, dtype=torch.float32) * step for size, step in zip(grid, patch_size, strict=True)
     )
-    centres = torch.cartesian_prod(rows, columns)
-    return torch.linalg.vector_norm(centres[:, None] - centres[None], dim=-1)
+    centers = torch.cartesian_prod(rows, columns)
+    return torch.linalg.vector_norm(centers[:, None] - centers[None], dim=-1)
 
 
 def attention_distance(
@@ -26,7 +26,7 @@ def attention_distance(
     """Returns the mean attention distance in pixels, weighted by attention.
 
     As a loop: `sum(weight[i, j] * distance(i, j) for j in patches)`, averaged over i in patches. Special tokens are
-    removed without renormalising, so attention to the class token counts as distance zero.
+    removed without renormalizing, so attention to the class token counts as distance zero.
     """
     distances = patch_distances(grid, patch_size).to(weights.device)
     num_special = weights.shape[-1] - distances.shape[0]

@@ -40,29 +40,29 @@ def rgb_filters(model: Backbone, number: int = 28) -> tuple[Float[Tensor, "numbe
     embed = getattr(token_backbone(model), "patch_embed", None)
     if not isinstance(embed, PatchEmbed) or embed.channels != model.config.channels or embed.channels not in (1, 3):
         raise ValueError(
-            f"the patch projection of this {type(model).__name__} does not read a grey or RGB image, so its filters "
-            "cannot be shown as images; use a model without a convolutional stem"
+            f"the patch projection of this {type(model).__name__} is not applied to a grayscale or RGB image, so "
+            "its filters cannot be shown as images; use a model with 1 or 3 channels and no convolutional stem"
         )
     return principal_filters(embed.proj.weight, number)
 
 
 def explain(subject: ExplainInputs, *, number: int = 28) -> Explanation:
-    """The first `number` principal components (28 in the paper) as small images; grey is zero.
+    """The first `number` principal components (28 in the paper) as small images; gray is zero.
 
     Arrays: `filters` (number, channels, rows, columns), unit vectors; `variance`, the explained variance ratio of each.
     """
     filters, variance = rgb_filters(subject.model, number)
     components = filters.cpu().numpy()
     scaled = 0.5 + 0.5 * components / np.abs(components).max(axis=(1, 2, 3), keepdims=True)
-    colours = np.repeat(scaled, 3 // scaled.shape[1], axis=1).transpose(0, 2, 3, 1)
+    colors = np.repeat(scaled, 3 // scaled.shape[1], axis=1).transpose(0, 2, 3, 1)
     across = min(7, number)
     down = math.ceil(number / across)
-    tiles = np.ones((down * across, *colours.shape[1:]), dtype=np.float32)
-    tiles[:number] = colours
+    tiles = np.ones((down * across, *colors.shape[1:]), dtype=np.float32)
+    tiles[:number] = colors
     return Explanation(
         arrays={"filters": components, "variance": variance.cpu().numpy()},
         drawing=Tiles(
             f"Embedding filters: first {number} components, {float(variance.sum()):.0%} of variance",
-            tiles.reshape(down, across, *colours.shape[1:]),
+            tiles.reshape(down, across, *colors.shape[1:]),
         ),
     )

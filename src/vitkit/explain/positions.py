@@ -1,4 +1,4 @@
-"""Cosine similarity of position embeddings (ViT paper, Figures 7 centre and 10)."""
+"""Cosine similarity of position embeddings (ViT paper, Figures 7 center and 10)."""
 
 import math
 

@@ -18,7 +18,7 @@ Fusion = Literal["mean", "max", "min"]
 def step(
     weights: Float[Tensor, "b h n n"], *, fusion: Fusion = "mean", discard: float = 0.0, num_special: int = 0
 ) -> Float[Tensor, "b n n"]:
-    """Returns the mixing matrix of a layer: fused heads plus identity, rows normalised to one.
+    """Returns the mixing matrix of a layer: fused heads plus identity, rows normalized to one.
 
     `discard` first sets this fraction of the smallest fused weights to zero, per image; weights of special tokens as
     keys are not changed. Abnar and Zuidema 2020, "Quantifying Attention Flow in Transformers", fuse by the mean and
@@ -47,7 +47,9 @@ def rollout(
     fusion: Fusion = "mean",
     discard: float = 0.0,
 ) -> tuple[Float[Tensor, "b n n"], Features]:
-    """Returns the product of the mixing matrices up to `layer`, and the final features.
+    """Returns the attention rollout up to `layer`, and the final features.
+
+    The rollout is the product of the attention matrices of the layers, each with its residual connection.
 
     The last layer is the leftmost factor. Row i gives the contribution of every input token to output token i. Only one
     layer's weights are in memory at a time.

@@ -15,12 +15,12 @@ _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 
 
 def is_tensor(image: object) -> bool:
-    """Return whether an object has the methods of a torch tensor."""
+    """Returns whether an object has the methods of a torch tensor."""
     return all(hasattr(image, name) for name in ("detach", "cpu", "numpy", "is_floating_point"))
 
 
 def as_array(image: Any) -> np.ndarray:
-    """Convert an array or torch tensor to numpy; bfloat16 and float16 tensors become float32."""
+    """Converts an array or torch tensor to numpy; bfloat16 and float16 tensors become float32."""
     if not is_tensor(image):
         return np.asarray(image)
     tensor = image.detach().cpu()
@@ -28,7 +28,7 @@ def as_array(image: Any) -> np.ndarray:
 
 
 def find_channels(shape: tuple[int, ...], channels: Channels | None, is_torch: bool) -> Channels:
-    """Return whether the first or the last axis of an image shape is the channel axis.
+    """Returns whether the first or the last axis of an image shape is the channel axis.
 
     The channel axis has length 1, 3 or 4; if both have, it is the last for numpy and the first for torch. If none has,
     an axis of length 2 (gray and alpha) is chosen by the same rule. Raises ValueError if there is no such axis.
@@ -63,7 +63,7 @@ def _from_array(values: np.ndarray, channels: Channels | None, is_torch: bool, d
 
 
 def _wide_pil(image: Image.Image, data_range: float | None) -> Image.Image:
-    """Convert modes with more than 8 bits to grayscale; mode I has 8 or 16 bits, depending on its largest value."""
+    """Converts modes with more than 8 bits to grayscale; mode I has 8 or 16 bits, depending on its largest value."""
     if image.mode == "F":
         return Image.fromarray(floats_to_bytes(np.asarray(image), clip=False, data_range=data_range))
     if image.mode.startswith("I;16"):
@@ -72,7 +72,7 @@ def _wide_pil(image: Image.Image, data_range: float | None) -> Image.Image:
 
 
 def _key_to_alpha(image: Image.Image) -> Image.Image:
-    """Convert a transparent color or alpha table (`info["transparency"]`) to an alpha channel."""
+    """Converts a transparent color or alpha table (`info["transparency"]`) to an alpha channel."""
     key = image.info.get("transparency")
     if key is None or image.mode not in ("1", "L", "P", "RGB"):
         return image
@@ -115,7 +115,7 @@ def to_rgb(
     profile: Profile = "convert",
     data_range: float | None = None,
 ) -> Image.Image:
-    """Convert an image in memory to an 8-bit RGB PIL image.
+    """Converts an image in memory to an 8-bit RGB PIL image.
 
     image       PIL image of any mode; numpy array or torch tensor (h, w), (h, w, c) or (c, h, w) with 1, 2, 3 or 4
                 channels (gray, gray and alpha, RGB, RGBA) of uint8, uint16, bool, other integers or floats

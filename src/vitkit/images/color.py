@@ -17,7 +17,7 @@ _MAX_CHANGE: Final = 3
 
 
 def _samples(mode: str) -> Image.Image:
-    """Return a small image with all grays and, for RGB, all values of each channel and a grid of colors.
+    """Returns a small image with all grays and, for RGB, all values of each channel and a grid of colors.
 
     The rows of an RGB image are: grays, then combinations of full and zero channels, each with all 256 values; then a
     grid of 16 x 16 x 16 colors.
@@ -34,7 +34,7 @@ def _samples(mode: str) -> Image.Image:
 
 @lru_cache(maxsize=32)
 def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """Return the transform from a profile to sRGB; None if it is the identity, broken or of another mode."""
+    """Returns the transform from a profile to sRGB; None if it is the identity, broken or of another mode."""
     if profile[16:20] != _SPACES.get(mode):
         return None
     try:
@@ -58,7 +58,7 @@ def _lab_to_rgb() -> ImageCms.ImageCmsTransform:
 
 
 def split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
-    """Split an 8-bit image into the image without alpha and its alpha channel (None if there is none)."""
+    """Splits an 8-bit image into the image without alpha and its alpha channel (None if there is none)."""
     straight = {"La": "LA", "RGBa": "RGBA"}.get(image.mode)
     image = image.convert(straight) if straight else image
     if image.mode == "PA":
@@ -71,7 +71,7 @@ def split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
 
 
 def to_srgb(image: Image.Image, profile: bytes | None, use: Profile = "convert") -> Image.Image:
-    """Convert an 8-bit image without alpha to sRGB. Raises ValueError for an unsupported mode."""
+    """Converts an 8-bit image without alpha to sRGB. Raises ValueError for an unsupported mode."""
     if image.mode in ("1", "P", "RGBX", "HSV", "YCbCr"):
         image = image.convert("L" if image.mode == "1" else "RGB")
     transform = _transform(profile, image.mode) if profile and use == "convert" else None
@@ -85,7 +85,7 @@ def to_srgb(image: Image.Image, profile: bytes | None, use: Profile = "convert")
 
 
 def composite(image: Image.Image, alpha: Image.Image | None, background: Color) -> Image.Image:
-    """Composite an RGB image with its alpha channel over a background color."""
+    """Composites an RGB image with its alpha channel over a background color."""
     if alpha is None or alpha.getextrema() == (255, 255):
         return image
     canvas = Image.new("RGB", image.size, background)
@@ -94,6 +94,6 @@ def composite(image: Image.Image, alpha: Image.Image | None, background: Color) 
 
 
 def check_background(background: Color) -> None:
-    """Raise ValueError for a background that is not an RGB color."""
+    """Raises ValueError for a background that is not an RGB color."""
     if len(background) != 3 or any(not isinstance(c, int) or not 0 <= c <= 255 for c in background):
         raise ValueError(f"background must be three integers from 0 to 255 (red, green, blue), got {background!r}")

@@ -27,7 +27,7 @@ _CHUNK: Final = 1 << 20
 
 
 def _in_chunks(convert: Callable[[np.ndarray], np.ndarray], values: np.ndarray) -> UInt8[np.ndarray, "*s"]:
-    """Convert some rows at a time, so that wide intermediate values exist only for a part of the image."""
+    """Converts some rows at a time, so that wide intermediate values exist only for a part of the image."""
     done = np.empty(values.shape, np.uint8)
     rows = max(1, _CHUNK // max(1, values[:1].size))
     for start in range(0, values.shape[0], rows):
@@ -36,12 +36,12 @@ def _in_chunks(convert: Callable[[np.ndarray], np.ndarray], values: np.ndarray) 
 
 
 def integers_to_bytes(values: Integer[np.ndarray, "*s"], bits: int) -> UInt8[np.ndarray, "*s"]:
-    """Return the most significant 8 of `bits` bits; negative values become 0, fewer than 8 bits are unchanged."""
+    """Returns the most significant 8 of `bits` bits; negative values become 0, fewer than 8 bits are unchanged."""
     return _in_chunks(lambda chunk: np.clip(chunk >> max(bits - 8, 0), 0, 255), values)
 
 
 def wide_to_bytes(values: Integer[np.ndarray, "*s"], bits: int) -> UInt8[np.ndarray, "*s"]:
-    """Convert integers of a type with at most `bits` bits; the largest value determines whether 8, 16 or all are used.
+    """Converts integers of a type with at most `bits` bits; the largest value determines whether 8, 16 or all are used.
 
     Most files with 32 bits contain 8 or 16-bit values, because their writer had no narrower type.
     """
@@ -52,11 +52,11 @@ def wide_to_bytes(values: Integer[np.ndarray, "*s"], bits: int) -> UInt8[np.ndar
 def floats_to_bytes(
     values: Float[np.ndarray, "*s"], *, clip: bool, data_range: float | None = None
 ) -> UInt8[np.ndarray, "*s"]:
-    """Convert floats to 8 bits, rounded to nearest.
+    """Converts floats to 8 bits, rounded to nearest.
 
     White is `data_range`. By default, the largest value determines it: 1 if it is at most 1, else 255 if it is at most
     255, else 65535. With `clip`, for files, other values are clipped and NaN becomes 0. Without, for arrays, other
-    values raise ValueError, because the array is probably normalised already, and an array that contains only 0 and 1
+    values raise ValueError, because the array is probably normalized already, and an array that contains only 0 and 1
     raises a warning, because it may be a dark image with values from 0 to 255.
     """
     if data_range is not None and not 0 < data_range < math.inf:
@@ -69,7 +69,7 @@ def floats_to_bytes(
         expected = "[0, 1] or [0, 255]" if data_range is None else f"[0, {data_range:g}]"
         raise ValueError(
             f"a float image must have values in {expected}, got {low:.4g} to {high:.4g}; "
-            "pass the image before it is normalised"
+            "pass the image before it is normalized"
         )
     if data_range is None:
         data_range = 1.0 if high <= 1 + _SLACK else 255.0 if high <= 255 + _SLACK else 65535.0
@@ -87,7 +87,7 @@ def floats_to_bytes(
 
 
 def _finite_range(values: Float[np.ndarray, "*s"]) -> tuple[float, float, bool]:
-    """Return the lowest and the highest finite value, with others as 0, and whether all are finite."""
+    """Returns the lowest and the highest finite value, with others as 0, and whether all are finite."""
     low, high, is_finite = math.inf, -math.inf, True
     rows = max(1, _CHUNK // max(1, values[:1].size))
     for start in range(0, values.shape[0], rows):
@@ -101,14 +101,14 @@ def _finite_range(values: Float[np.ndarray, "*s"]) -> tuple[float, float, bool]:
 
 
 def _is_ambiguous(values: Float[np.ndarray, "*s"]) -> bool:
-    """Return whether an array contains zeros and ones and nothing else, as a dark image of 8-bit values does."""
+    """Returns whether an array contains zeros and ones and nothing else, as a dark image of 8-bit values does."""
     ones = np.count_nonzero(values == 1)
     return bool(0 < ones < values.size and ones + np.count_nonzero(values == 0) == values.size)
 
 
 @cache
 def _warn_of_range() -> None:
-    """Warn once per process of a float image whose range of values is ambiguous."""
+    """Warns once per process of a float image whose range of values is ambiguous."""
     warnings.warn(
         "a float image contains only the values 0 and 1; 1 is converted to white. If its values are from 0 to 255, "
         "pass data_range=255 or an image of type uint8",
@@ -117,7 +117,7 @@ def _warn_of_range() -> None:
 
 
 def array_to_bytes(values: np.ndarray, data_range: float | None = None) -> UInt8[np.ndarray, "*s"]:
-    """Convert a numeric array to 8 bits by the rules above; `data_range` is the value of white in floats.
+    """Converts a numeric array to 8 bits by the rules above; `data_range` is the value of white in floats.
 
     uint16 has 16 bits. Other integer types have 8 bits if all values are at most 255, else 16. Raises ValueError for
     other types and ranges.

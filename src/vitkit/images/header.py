@@ -66,7 +66,7 @@ _OPERATIONS: Final = {
 
 
 def read_orientation(exif: bytes) -> int:
-    """Return the orientation (1 to 8) of a block of EXIF data; 1 if it is missing, broken or out of range.
+    """Returns the orientation (1 to 8) of a block of EXIF data; 1 if it is missing, broken or out of range.
 
     Only this tag of the first directory is read, so hostile EXIF data has no cost.
     """
@@ -89,6 +89,6 @@ def read_orientation(exif: bytes) -> int:
 
 
 def apply_orientation(image: Image.Image, orientation: int) -> Image.Image:
-    """Rotate and flip an image according to its EXIF orientation."""
+    """Rotates and flip an image according to its EXIF orientation."""
     operation = _OPERATIONS.get(orientation)
     return image if operation is None else image.transpose(operation)

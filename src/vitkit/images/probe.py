@@ -40,7 +40,7 @@ _TGA_TYPES: Final = frozenset({1, 2, 3, 9, 10, 11})
 
 
 def _is_tga(data: bytes) -> bool:
-    """Return whether the first bytes are those of a TGA file, which has no signature: every field must be possible."""
+    """Returns whether the first bytes are those of a TGA file, which has no signature: every field must be possible."""
     if len(data) < 18 or data[1] > 1 or data[2] not in _TGA_TYPES or data[16] not in (8, 15, 16, 24, 32):
         return False
     has_map = data[1] == 1
@@ -50,7 +50,7 @@ def _is_tga(data: bytes) -> bool:
 
 
 def _unsupported_name(data: bytes) -> str | None:
-    """Return the name of an unsupported format of these first bytes, or None."""
+    """Returns the name of an unsupported format of these first bytes, or None."""
     # Before the other formats, because an uncompressed TGA file begins like a cursor.
     if _is_tga(data):
         return "TGA"
@@ -58,7 +58,7 @@ def _unsupported_name(data: bytes) -> str | None:
 
 
 def _unknown(data: bytes) -> ImageError:
-    """Return the error for a file of an unsupported format."""
+    """Returns the error for a file of an unsupported format."""
     if not data:
         return ImageError("not_an_image", "the file is empty")
     name = _unsupported_name(data)
@@ -70,7 +70,7 @@ def _unknown(data: bytes) -> ImageError:
 
 
 def sniff(data: bytes) -> str | None:
-    """Return the name of the format of these first bytes (1 KB is enough), also of unsupported ones; else None."""
+    """Returns the name of the format of these first bytes (1 KB is enough), also of unsupported ones; else None."""
     for module in _FORMATS:
         if module.sniff(data):
             return module.__name__.rpartition(".")[2].upper()
@@ -78,7 +78,7 @@ def sniff(data: bytes) -> str | None:
 
 
 def detect_format(data: bytes) -> ModuleType:
-    """Return the module for the format of these first bytes (1 KB is enough).
+    """Returns the module for the format of these first bytes (1 KB is enough).
 
     Raises ImageError with the code not_an_image or unsupported_format.
     """
@@ -89,13 +89,13 @@ def detect_format(data: bytes) -> ModuleType:
 
 
 def check_bytes(size: int, limits: Limits) -> None:
-    """Raise ImageError (too_large) for a file with too many bytes."""
+    """Raises ImageError (too_large) for a file with too many bytes."""
     if size > limits.max_bytes:
         raise ImageError("too_large", f"the file has more than {limits.max_bytes} bytes, the limit max_bytes")
 
 
 def probe(data: bytes, limits: Limits = DEFAULT_LIMITS, *, allow_truncated: bool = False) -> Header:
-    """Parse the structure of an image file without decoding it.
+    """Parses the structure of an image file without decoding it.
 
     Memory is a few copies of the file, time is proportional to its size, whatever the file states. Raises ImageError
     with any code of `errors.CODES` except `unreadable`.

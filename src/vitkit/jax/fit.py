@@ -42,7 +42,7 @@ def fit(
 ) -> FitResult:
     """Trains a new model of a config, or fine-tunes a checkpoint or anything that `load` opens.
 
-    `batches(step)` returns an iterator of numpy batches from a step on: `images` (b, c, height, width), normalised, and
+    `batches(step)` returns an iterator of numpy batches from a step on: `images` (b, c, height, width), normalized, and
     `labels`, class indices (b,) or probabilities (b, classes). It is called once, with the number of completed steps.
     `validation(0)` returns the batches of one evaluation. `out` is a run folder with `config.json`, `log.jsonl`,
     `checkpoints/state.msgpack`, and `best/`, the checkpoint with the highest top-1 accuracy, or the last one without

@@ -57,7 +57,7 @@ class FlaxViTPreTrainedModel(ABC):
 
     @abstractmethod
     def _output(self, tokens: jax.Array, last: jax.Array, **more: tuple[jax.Array, ...] | None) -> Output:
-        """Creates the output object from the normalised tokens and the pooled output or logits."""
+        """Creates the output object from the normalized tokens and the pooled output or logits."""
 
     def __call__(
         self,
@@ -113,7 +113,7 @@ class FlaxViTPreTrainedModel(ABC):
     def init_weights(
         self, rng: jax.Array, input_shape: tuple[int, ...] | None = None, params: Mapping[str, PyTree] | None = None
     ) -> Params:
-        """Initialises parameters: truncated normal weights, zero biases, norm scales of one.
+        """Initializes parameters: truncated normal weights, zero biases, norm scales of one.
 
         The standard deviation is `initializer_range`. Parameters in `params` are used unchanged. `input_shape` is
         accepted for compatibility and ignored.
@@ -162,7 +162,7 @@ class FlaxViTPreTrainedModel(ABC):
     ) -> Any:
         """Loads a model from a folder or hub id, or from any file that `vitkit.jax.load` supports.
 
-        `changes` override attributes of the config (`num_labels=10`). Missing parameters are initialised, with a
+        `changes` override attributes of the config (`num_labels=10`). Missing parameters are initialized, with a
         warning. `from_pt` is ignored, since the format is detected. Returns (model, params) if `_do_init=False`. Raises
         ValueError for unknown attributes, and for mismatched shapes unless `ignore_mismatched_sizes`.
         """
@@ -175,14 +175,14 @@ class FlaxViTPreTrainedModel(ABC):
                 f"{name} has shape {tuple(loaded[name].shape)}, expected {expected[name]}" for name in wrong[:3]
             )
             raise ValueError(
-                f"{source} does not match the config: {pairs}; ignore_mismatched_sizes=True initialises these"
+                f"{source} does not match the config: {pairs}; ignore_mismatched_sizes=True initializes these"
             )
         used = {name: jnp.asarray(loaded[name]) for name in expected if name in loaded and name not in wrong}
         model._missing_keys = set(expected) - set(used)
         if model._missing_keys:
             names = ", ".join(sorted(model._missing_keys))
             warnings.warn(
-                f"newly initialised, train before use: {names} (missing or mismatched in {source})", stacklevel=2
+                f"newly initialized, train before use: {names} (missing or mismatched in {source})", stacklevel=2
             )
         params = model.init_weights(model.key, model.input_shape, nest(used))
         if not _do_init:
@@ -191,7 +191,7 @@ class FlaxViTPreTrainedModel(ABC):
         return model
 
     def save_pretrained(self, folder: str | os.PathLike[str], params: Params | None = None) -> None:
-        """Writes `config.json` and `model.safetensors`, which the PyTorch classes open, too."""
+        """Writes `config.json` and `model.safetensors`, which the PyTorch classes can also load."""
         write(folder, self.config, self.module.config, self.params if params is None else params)
 
 

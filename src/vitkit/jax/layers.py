@@ -37,11 +37,11 @@ def _cubic(distance: np.ndarray, a: float) -> np.ndarray:
 
 def _bicubic_taps(old: int, new: int, scale: float) -> np.ndarray:
     matrix = np.zeros((new, old))
-    centre = (np.arange(new) + 0.5) / scale - 0.5
+    center = (np.arange(new) + 0.5) / scale - 0.5
     for tap in range(-1, 3):
-        index = np.floor(centre) + tap
+        index = np.floor(center) + tap
         # Indices outside of the grid are clamped to the border.
-        np.add.at(matrix, (np.arange(new), index.clip(0, old - 1).astype(int)), _cubic(centre - index, -0.75))
+        np.add.at(matrix, (np.arange(new), index.clip(0, old - 1).astype(int)), _cubic(center - index, -0.75))
     return matrix
 
 
@@ -55,8 +55,8 @@ def _bicubic_offset(old: int, new: int) -> np.ndarray:
 
 def _bicubic_antialias(old: int, new: int) -> np.ndarray:
     stretch = max(old / new, 1.0)
-    centre = (np.arange(new)[:, None] + 0.5) * old / new
-    matrix = _cubic((np.arange(old)[None] + 0.5 - centre) / stretch, -0.5)
+    center = (np.arange(new)[:, None] + 0.5) * old / new
+    matrix = _cubic((np.arange(old)[None] + 0.5 - center) / stretch, -0.5)
     return matrix / matrix.sum(axis=1, keepdims=True)
 
 
@@ -67,8 +67,8 @@ def _bilinear_corners(old: int, new: int) -> np.ndarray:
 
 def _bilinear_antialias(old: int, new: int) -> np.ndarray:
     stretch = max(old / new, 1.0)
-    centre = (np.arange(new)[:, None] + 0.5) * old / new
-    matrix = np.maximum(1.0 - np.abs((np.arange(old)[None] + 0.5 - centre) / stretch), 0.0)
+    center = (np.arange(new)[:, None] + 0.5) * old / new
+    matrix = np.maximum(1.0 - np.abs((np.arange(old)[None] + 0.5 - center) / stretch), 0.0)
     return matrix / matrix.sum(axis=1, keepdims=True)
 
 

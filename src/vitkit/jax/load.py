@@ -44,7 +44,7 @@ class FlaxCheckpoint:
         return ViT(self.config, dtype=dtype, remat=remat)
 
     def with_head(self, num_classes: int) -> "FlaxCheckpoint":
-        """Replaces head and pre-logits by a zero-initialized linear head (ViT paper, section 3.2)."""
+        """Replaces head and pre-logits with a zero-initialized linear head (ViT paper, section 3.2)."""
         params = {name: value for name, value in self.params.items() if name not in ("head", "pre_logits")}
         if num_classes:
             kernel = np.zeros((self.config.width, num_classes), np.float32)
@@ -182,7 +182,7 @@ def _save_through_torch(folder: Path, checkpoint: FlaxCheckpoint, overwrite: boo
     from vitkit.data.labels import default_labels
 
     config = checkpoint.config
-    model = models.build(config, initialise=False)
+    model = models.build(config, initialize=False)
     model.load_state_dict(to_torch(flatten(checkpoint.params)), assign=True)
     big_vision = checkpoint.name_format is not None and checkpoint.name_format.library == "big_vision"
     default = preprocessing.big_vision if big_vision else preprocessing.google

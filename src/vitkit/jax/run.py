@@ -34,7 +34,7 @@ SUPPORTED = {
 
 
 def train(run: Run, folder: str | Path, *, report: Callable[[dict[str, float]], None] | None = None) -> FitResult:
-    """Trains a run in its folder, or resumes it; PyTorch and JAX can load `best/`.
+    """Trains a run in its folder, or resumes it. PyTorch and JAX can both load `best/`.
 
     `report` is called with each row of the log. Raises ValueError before training for unsupported settings, such as
     another family than the plain ViT or another objective than the supervised one.

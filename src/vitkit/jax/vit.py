@@ -16,7 +16,7 @@ from vitkit.models.vit import Config
 def check(config: Config) -> None:
     """Raises ValueError if the config has an option that only the PyTorch model supports."""
     unsupported = {
-        "position": config.position in ("factorised", "relative"),
+        "position": config.position in ("factorized", "relative"),
         "position_at": config.position_at != "stem",
         "pool": config.pool == "token+gap",
         "pool_blocks": config.pool_blocks > 1,

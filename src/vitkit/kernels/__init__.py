@@ -3,7 +3,7 @@
 library.py           loads the libraries that were compiled when vitkit was installed
 attention.py         attention in bfloat16 on AVX-512, with or without a bias (attention.c)
 packed_attention.py  the same with gradients, for query, key and value in one tensor (attention_backward.c)
-quantise.py          quantisation to 8 bits, optionally after a LayerNorm (quantise.c)
+quantize.py          quantization to 8 bits, optionally after a LayerNorm (quantize.c)
 resize.py            resizing of RGB pixels, bitwise as Pillow (resize.c)
 products.h, threads.h, interface.c   shared C code
 

@@ -53,7 +53,7 @@ def tiles() -> bool:
     return bool(supported is not None and supported())
 
 
-def takes(q: Tensor, k: Tensor, v: Tensor) -> bool:
+def supports(q: Tensor, k: Tensor, v: Tensor) -> bool:
     """Whether `attention` supports the inputs: bfloat16 on a CPU, width divisible by 16, last axis dense."""
     return q.shape[-1] % VECTOR == 0 and all(
         each.dtype == torch.bfloat16 and each.stride(-1) == 1 and each.device.type == "cpu" for each in (q, k, v)
@@ -75,7 +75,7 @@ def attention(
     routine = library.required("attention", "attention")
     b, h, m, width = q.shape
     n = k.shape[2]
-    if not takes(q, k, v) or k.shape != (b, h, n, width) or v.shape != k.shape or n == 0:
+    if not supports(q, k, v) or k.shape != (b, h, n, width) or v.shape != k.shape or n == 0:
         raise ValueError(
             "the attention kernel takes matching bfloat16 heads on a CPU, "
             f"not {q.dtype} {[*q.shape]}, {[*k.shape]}, {[*v.shape]}"
@@ -101,7 +101,7 @@ def packed(
     """Computes `attention` of query, key and value in one tensor whose last axis is (3, h, k).
 
     `rows` receives the row statistics for the backward pass. Python computes addresses only, which matters for small
-    networks. Raises RuntimeError if the kernel is not `available`, ValueError for unsupported inputs
+    networks. Raises RuntimeError if the kernel is not `available`. Raises ValueError for unsupported inputs
     (`supports_packed`), and MemoryError if an allocation fails.
     """
     routine = library.required("attention", "attention")

@@ -9,7 +9,7 @@ from pathlib import Path
 # Version of the C interface; a library with another version is not used.
 INTERFACE = 1
 # The kernels that need AVX-512; the others need AVX2.
-AVX512 = frozenset({"attention", "quantise"})
+AVX512 = frozenset({"attention", "quantize"})
 
 
 @lru_cache(maxsize=2)
@@ -49,7 +49,7 @@ def routine(name: str, runs: str, file: str = "native") -> Callable[..., int] | 
 
 
 def required(name: str, runs: str, file: str = "native") -> Callable[..., int]:
-    """Returns the C function as `routine` does; RuntimeError if there is none."""
+    """Returns the C function as `routine` does. Raises RuntimeError if there is none."""
     function = routine(name, runs, file)
     if function is None:
         raise RuntimeError(

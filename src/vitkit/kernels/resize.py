@@ -39,8 +39,9 @@ def resize(
     """Resizes an image to `to` (rows, columns) and returns the `window` (top, left, rows, columns) of it.
 
     The filter is bicubic (a = -0.5) or bilinear, scaled by the downsampling factor (antialiasing). `rows_first` runs
-    the vertical pass before the horizontal one. Raises RuntimeError if the kernel is not `available`, ValueError for
-    anything but a non-empty RGB image and a window inside the resized image, and MemoryError if an allocation fails.
+    the vertical pass before the horizontal one. Raises RuntimeError if the kernel is not `available`. Raises ValueError
+    for anything but a non-empty RGB image and a window inside the resized image, and MemoryError if an allocation
+    fails.
     """
     routine = library.required("resize", "resize", "images")
     top, left, rows, columns = window

@@ -16,7 +16,7 @@ from vitkit.layers.pool import MapPool, pool_tokens, pre_logits
 from vitkit.layers.position import (
     RESIZES,
     PositionInput,
-    factorised_tables,
+    factorized_tables,
     resize_positions,
     resize_tables,
     sincos2d,
@@ -76,7 +76,7 @@ __all__ = [
     "attention_weights",
     "axial_rotation",
     "encoder_blocks",
-    "factorised_tables",
+    "factorized_tables",
     "init_layers",
     "init_lecun",
     "init_mae",

@@ -19,7 +19,7 @@ class RelativeLineAttention(nn.Module):
     Heads are contiguous; queries and keys have half the width of a value. With trainable vectors r for every distance
     i - j of two positions, the logits are q_i k_j + q_i r^q_(i-j) + k_j r^k_(j-i). Each of the three terms goes through
     a batch norm, which replaces the usual division by sqrt(k). The output is the sum over j of a_ij v_j and of
-    a_ij r^v_(i-j), each of them normalised, too. The table has the size for lines of `length`, distance 0 in its
+    a_ij r^v_(i-j), each of them normalized, too. The table has the size for lines of `length`, distance 0 in its
     middle; it is interpolated for other lengths. Raises ValueError if the width is not a multiple of twice the heads.
     """
 
@@ -76,7 +76,7 @@ class RelativeLineAttention(nn.Module):
         return table[:, position[:, None] - position[None, :] + length - 1]
 
     def init_weights(self) -> None:
-        """Initialises projections and vectors as the original code: normal with variance 1 / fan-in."""
+        """Initializes projections and vectors as the original code: normal with variance 1 / fan-in."""
         nn.init.normal_(self.qkv.weight, std=self.qkv.in_channels**-0.5)
         nn.init.normal_(self.relative, std=self.parts[2] ** -0.5)
 

@@ -25,7 +25,7 @@ class Features:
 
     @property
     def class_token(self) -> Float[Tensor, "b d"]:
-        """The first special token; ValueError if there are no special tokens."""
+        """The first special token. Raises ValueError if there are no special tokens."""
         if self.num_special == 0:
             raise ValueError("these features have no class token; pool the patches instead")
         return self.tokens[:, 0]

@@ -1,4 +1,4 @@
-"""Weight initialisation as in the original JAX code, in DeiT, DINO and BEiT, and in MAE."""
+"""Weight initialization as in the original JAX code, in DeiT, DINO and BEiT, and in MAE."""
 
 import math
 
@@ -14,11 +14,11 @@ TRUNCATED_STD = 0.87962566103423978
 
 
 def init_layers(model: nn.Module) -> None:
-    """Initialises the layers of `model` as the original JAX code, from torch's global generator.
+    """Initializes the layers of `model` as the original JAX code, from torch's global generator.
 
     Attention and MLP weights are Xavier-uniform (query, key and value separately), MLP biases normal with std 1e-6,
-    standardised convolutions LeCun normal. Norms have scale one and bias zero; the last norm of a residual branch of
-    convolutions has scale zero. Each model family initialises its patch projection, tables, special tokens and heads.
+    standardized convolutions LeCun normal. Norms have scale one and bias zero; the last norm of a residual branch of
+    convolutions has scale zero. Each model family initializes its patch projection, tables, special tokens and heads.
     """
     for module in model.modules():
         if isinstance(module, nn.LayerNorm | nn.GroupNorm):
@@ -50,10 +50,10 @@ def init_layers(model: nn.Module) -> None:
 
 
 def init_truncated(model: nn.Module, *, std: float = 0.02, cut: float = 2.0) -> None:
-    """Initialises `model` as DeiT, DINO and BEiT do: normal weights truncated at +-`cut`, zero biases.
+    """Initializes `model` as DeiT, DINO and BEiT do: normal weights truncated at +-`cut`, zero biases.
 
     Special tokens and tables, which are parameters of the model itself, are sampled in the same way. Norms and patch
-    projections have PyTorch's default initialisation.
+    projections have PyTorch's default initialization.
     """
     for module in model.modules():
         if isinstance(module, nn.Linear):
@@ -73,7 +73,7 @@ def init_truncated(model: nn.Module, *, std: float = 0.02, cut: float = 2.0) -> 
 
 
 def init_mae(model: nn.Module, *, std: float = 0.02) -> None:
-    """Initialises `model` as MAE does: Xavier-uniform weights, zero biases, normal special tokens.
+    """Initializes `model` as MAE does: Xavier-uniform weights, zero biases, normal special tokens.
 
     The patch projection is Xavier-uniform, too, and the fused qkv projection counts as one matrix. The caller fills the
     fixed position table.
@@ -94,7 +94,7 @@ def init_mae(model: nn.Module, *, std: float = 0.02) -> None:
 
 
 def init_lecun(layer: nn.Linear | nn.Conv2d) -> None:
-    """Initialises as flax by default: truncated LeCun normal weights and zero bias."""
+    """Initializes as flax by default: truncated LeCun normal weights and zero bias."""
     fan_in = layer.weight[0].numel()
     std = math.sqrt(1.0 / fan_in) / TRUNCATED_STD
     nn.init.trunc_normal_(layer.weight, std=std, a=-2 * std, b=2 * std)

@@ -32,7 +32,7 @@ class Packed:
 
     @classmethod
     def join(cls, groups: Sequence[Features]) -> "Packed":
-        """Concatenates groups; ValueError for no groups, or if they differ in the number of special tokens."""
+        """Concatenates groups. Raises ValueError for no groups, or if they differ in the number of special tokens."""
         specials = {group.num_special for group in groups}
         if len(specials) != 1:
             raise ValueError(f"groups to pack must have the same number of special tokens, not {sorted(specials)}")

@@ -13,7 +13,7 @@ def patch_resize_matrix(old: int, new: int) -> Float[Tensor, "new old"]:
     """Returns pinv(B^T) in float64, where B (new, old) resizes a line of pixels linearly.
 
     B is the matrix of `F.interpolate(mode="linear", align_corners=False)` and of TensorFlow's bilinear resize:
-    half-pixel centres, no antialiasing.
+    half-pixel centers, no antialiasing.
     """
     unit = torch.eye(old, dtype=torch.float64)[None]
     return torch.linalg.pinv(F.interpolate(unit, size=new, mode="linear", align_corners=False)[0])

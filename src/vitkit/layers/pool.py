@@ -13,7 +13,7 @@ from vitkit.layers.features import Features
 
 
 class Prototypes(nn.Module):
-    """Weight-normalised linear layer without bias; parameter names are those of DINO's checkpoints."""
+    """Weight-normalized linear layer without bias; parameter names are those of DINO's checkpoints."""
 
     def __init__(self, width: int, outputs: int, *, fixed_norm: bool):
         super().__init__()

@@ -114,7 +114,7 @@ def resize_tables(
     return rearrange(resized, "n (t d) -> t n d", t=tables.shape[0])
 
 
-def factorised_tables(
+def factorized_tables(
     row: Float[Tensor, "t rows e"], column: Float[Tensor, "t columns e"], new: Grid, method: str
 ) -> Float[Tensor, "t n d"]:
     """Builds tables for the grid `new` from one vector per row and one per column, half the width each.

@@ -167,15 +167,15 @@ def resize_offsets(table: Float[Tensor, "offsets k"], old: Grid, new: Grid) -> F
     if old == new:
         return table
     down, right = (_Displacements(*sizes, table.device) for sizes in zip(old, new, strict=True))
-    centre, new_centre = old[0] * old[1] - 1, new[0] * new[1] - 1
+    center, new_centre = old[0] * old[1] - 1, new[0] * new[1] - 1
     total = torch.zeros(num_offsets(new), table.shape[1], dtype=torch.float64, device=table.device)
     pairs = torch.zeros(num_offsets(new), 1, dtype=torch.float64, device=table.device)
     count = (down.pairs[:, None] * right.pairs[None, :]).reshape(-1, 1)
     offset = (down.new[:, None] * new[1] + right.new[None, :]).flatten() + new_centre
     pairs.index_add_(0, offset, count)
-    for step, fraction in down.neighbours():
-        for other, other_fraction in right.neighbours():
-            source = (step[:, None] * old[1] + other[None, :]).flatten() + centre
+    for step, fraction in down.neighbors():
+        for other, other_fraction in right.neighbors():
+            source = (step[:, None] * old[1] + other[None, :]).flatten() + center
             weight = (fraction[:, None] * other_fraction[None, :]).reshape(-1, 1) * count
             total.index_add_(0, offset, weight * table.double()[source])
     return (total / pairs.clamp(min=1)).to(table.dtype)
@@ -192,6 +192,6 @@ class _Displacements:
         self.high = (self.low + 1).clamp(max=old - 1)
         self.fraction = position - self.low
 
-    def neighbours(self) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    def neighbors(self) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """Returns the integer displacements below and above, each with its interpolation weight."""
         return (self.low, 1 - self.fraction), (self.high, self.fraction)

@@ -1,4 +1,4 @@
-"""BiT ResNet layers: weight-standardised convolutions with SAME padding, stems and bottlenecks."""
+"""BiT ResNet layers: weight-standardized convolutions with SAME padding, stems and bottlenecks."""
 
 import math
 from collections import OrderedDict
@@ -33,9 +33,9 @@ def pad_same(
 
 
 class StdConv(nn.Conv2d):
-    """Convolution with weight standardisation, without bias (Qiao et al. 2019, "Micro-Batch Training").
+    """Convolution with weight standardization, without bias (Qiao et al. 2019, "Micro-Batch Training").
 
-    The stored weights are not standardised. `forward` subtracts the mean of each filter and divides by its deviation:
+    The stored weights are not standardized. `forward` subtracts the mean of each filter and divides by its deviation:
     std + `eps` with `eps_on` "std" (the stem of the hybrids), sqrt(variance + eps) with "variance" (BiT, timm). The
     padding is TensorFlow's SAME, or half the kernel on every side if `same` is False.
     """
@@ -57,12 +57,12 @@ class StdConv(nn.Conv2d):
         self.eps_on = eps_on
 
     def forward(self, input: Float[Tensor, "b c rows columns"]) -> Float[Tensor, "b d new_rows new_columns"]:  # noqa: A002
-        """Returns the convolution of `input` with the standardised filters."""
+        """Returns the convolution of `input` with the standardized filters."""
         x = pad_same(input, self.kernel_size[0], self.stride[0]) if self.same else input
         return F.conv2d(x, self.standardized_weight(), stride=self.stride, padding=self.padding)
 
     def standardized_weight(self) -> Float[Tensor, "d c kernel kernel"]:
-        """Returns the standardised filters; the statistics are at least float32."""
+        """Returns the standardized filters; the statistics are at least float32."""
         weight = self.weight.to(torch.promote_types(self.weight.dtype, torch.float32))
         variance, mean = torch.var_mean(weight, dim=(1, 2, 3), correction=0, keepdim=True)
         deviation = variance.sqrt() + self.eps if self.eps_on == "std" else (variance + self.eps).sqrt()
@@ -111,7 +111,7 @@ class BatchNorm(nn.Module):
         self.register_buffer("running_var", torch.ones(width))
 
     def forward(self, x: Float[Tensor, "b c *n"]) -> Float[Tensor, "b c *n"]:
-        """Normalises each channel of `x`, then scales and shifts it."""
+        """Normalizes each channel of `x`, then scales and shifts it."""
         statistics = (self.running_mean, self.running_var)
         return F.batch_norm(x, *statistics, self.weight, self.bias, self.training, self.momentum, self.eps)
 
@@ -177,7 +177,7 @@ class PostBottleneck(nn.Module):
 class PreBottleneck(nn.Module):
     """Bottleneck with norms before the convolutions (He et al. 2016b); the 3x3 convolution has the stride.
 
-    The input of a projected shortcut is the normalised one; the shortcut has no norm.
+    The input of a projected shortcut is the normalized one; the shortcut has no norm.
     """
 
     def __init__(self, in_width: int, width: int, stride: int, *, conv: Conv, norm: Norm):

@@ -33,7 +33,7 @@ def axial_rotation(
 ) -> Float[Tensor, "2 p k"]:
     """Returns the cosines and sines of the rotations of a grid of (rows, columns), float32, row-major.
 
-    Rows and columns each span -1 to 1, the position of a patch is its centre, and its angles are
+    Rows and columns each span -1 to 1, the position of a patch is its center, and its angles are
     2 pi position / period. The channels of a head are a quarter for the row, a quarter for the column, and both again,
     because channel c is rotated together with channel c + k / 2. `scale` multiplies the positions (a training
     augmentation).

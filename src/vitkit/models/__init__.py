@@ -29,7 +29,7 @@ _FAMILIES = Registry(__name__, "model family", ("Config", "Model", "PRESETS", "T
 class Backbone(nn.Module, ABC):
     """Base class of models: images to `Features`, and features to logits.
 
-    `images` are normalised float tensors (b, channels, height, width), at least one patch high and wide. `width` is the
+    `images` are normalized float tensors (b, channels, height, width), at least one patch high and wide. `width` is the
     width of a token.
     """
 
@@ -85,7 +85,7 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def init_weights(self) -> None:
-        """Initialises every parameter and buffer from torch's global generator, also after `to_empty`."""
+        """Initializes every parameter and buffer from torch's global generator, also after `to_empty`."""
 
     def init_buffers(self) -> None:
         """Fills the buffers that are not in the state dict; `init_weights` calls it, too."""
@@ -121,7 +121,7 @@ class Backbone(nn.Module, ABC):
         """
 
     def reset_head(self, num_classes: int) -> None:
-        """Replaces head and pre-logits by a zero linear head for `num_classes` (ViT paper, section 3.2)."""
+        """Replaces head and pre-logits with a zero linear head for `num_classes` (ViT paper, section 3.2)."""
         old = next(self.parameters())
         self.head = (
             nn.Linear(self.pool_width, num_classes, device=old.device, dtype=old.dtype)
@@ -181,7 +181,7 @@ def families() -> list[str]:
 
 
 def family(name: str) -> ModuleType:
-    """Returns the module of one family; ValueError for an unknown name."""
+    """Returns the module of one family. Raises ValueError for an unknown name."""
     return _FAMILIES.get(name)
 
 
@@ -210,15 +210,15 @@ def preset(name: str, **changes: object) -> AnyConfig:
     return configs.override(known[name], pairs)
 
 
-def build(config: AnyConfig, *, device: str | torch.device = "cpu", initialise: bool = True) -> Backbone:
-    """Builds the model of a config; on the meta device or with `initialise=False` uninitialised."""
+def build(config: AnyConfig, *, device: str | torch.device = "cpu", initialize: bool = True) -> Backbone:
+    """Builds the model of a config; on the meta device or with `initialize=False` uninitialized."""
     module = family(family_of(config))
     with torch.device("meta"):
         model = module.Model(config)
     if torch.device(device).type == "meta":
         return model
     model = model.to_empty(device=device)
-    if initialise:
+    if initialize:
         model.init_weights()
     else:
         model.init_buffers()

@@ -3,7 +3,7 @@
 It works for every `TokenBackbone` that implements `position_inputs`, with all its heads and without training or
 conversion. The result of each image is the same as without packing.
 
-    images = [torch.rand(3, 224, 320), torch.rand(3, 160, 96)]  # normalised, each at least one patch high and wide
+    images = [torch.rand(3, 224, 320), torch.rand(3, 160, 96)]  # normalized, each at least one patch high and wide
     scores = packing.logits(model, images)                      # (images, classes), in the order of the images
 """
 
@@ -61,7 +61,7 @@ def logits(
 
 
 def pack(model: Backbone, images: Sequence[Float[Tensor, "c _ _"]]) -> Packed:
-    """Embeds images and packs their tokens, grouped by image size; positions fit the grid of each image.
+    """Embeds images and packs their tokens; position embeddings match the patch grid of each image.
 
     The images are sorted by size (`order`). It is differentiable, as is `encode`.
     """

@@ -41,5 +41,5 @@ def class_token_list(config: AnyConfig) -> list[Tensor] | None:
 def earlier(
     collected: Sequence[Float[Tensor, "b d"]] | None, config: AnyConfig, norm: nn.Module
 ) -> Float[Tensor, "b blocks d"] | None:
-    """Stacks and normalises the class tokens that the head reads besides the last block's; None for none."""
+    """Stacks and normalizes the class tokens that the head reads besides the last block's; None for none."""
     return norm(torch.stack(list(collected[-blocks(config) : -1]), dim=1)) if collected else None

@@ -1,4 +1,4 @@
-"""Position tables of model families: creation, initialisation, resizing, and inputs of encoder blocks.
+"""Position tables of model families: creation, initialization, resizing, and inputs of encoder blocks.
 
 Tables are parameters of the model itself, with timm's name if timm has one: `pos_embed` (t, rows, width), or
 `pos_embed_row` and `pos_embed_column` of half the width. The first axis t is 1, or the number of layers.
@@ -15,21 +15,21 @@ from torch import Tensor, nn
 from vitkit.config import AnyConfig
 from vitkit.layers import (
     PositionInput,
-    factorised_tables,
+    factorized_tables,
     resize_offsets,
     resize_tables,
     sincos2d,
     with_special_rows,
 )
 
-Position = Literal["learned", "factorised", "relative", "sincos2d", "none"]
+Position = Literal["learned", "factorized", "relative", "sincos2d", "none"]
 PositionAt = Literal["stem", "layers", "shared"]
 Resize = Literal["bicubic", "bicubic_antialias", "bilinear_corners", "bicubic_offset", "bilinear_antialias"]
 NAMES = ("pos_embed", "pos_embed_row", "pos_embed_column")
 # Supported `position_at` for each `position`; relative positions are always in the attention of every layer.
 AT: dict[str, tuple[str, ...]] = {
     "learned": get_args(PositionAt),
-    "factorised": get_args(PositionAt),
+    "factorized": get_args(PositionAt),
     "relative": ("stem",),
     "sincos2d": ("stem", "shared"),
     "none": ("stem",),
@@ -38,8 +38,8 @@ AT: dict[str, tuple[str, ...]] = {
 
 def check(config: AnyConfig) -> None:
     """Raises ValueError for unsupported combinations of `position`, `position_at` and `width`."""
-    if config.position == "factorised" and config.width % 2:
-        raise ValueError(f"position='factorised' needs an even width, not {config.width}")
+    if config.position == "factorized" and config.width % 2:
+        raise ValueError(f"position='factorized' needs an even width, not {config.width}")
     at = getattr(config, "position_at", "stem")
     if at not in AT[config.position]:
         choices = " or ".join(f"'{each}'" for each in AT[config.position])
@@ -57,7 +57,7 @@ def add_tables(model: nn.Module, config: AnyConfig) -> None:
     shapes: dict[str, tuple[int, int, int] | None] = dict.fromkeys(NAMES)
     if config.position == "learned":
         shapes["pos_embed"] = (count, special + rows * columns, config.width)
-    elif config.position == "factorised":
+    elif config.position == "factorized":
         shapes["pos_embed_row"] = (count, rows, config.width // 2)
         shapes["pos_embed_column"] = (count, columns, config.width // 2)
     for name, shape in shapes.items():
@@ -67,7 +67,7 @@ def add_tables(model: nn.Module, config: AnyConfig) -> None:
 
 
 def init_tables(model: nn.Module) -> None:
-    """Initialises the trainable tables as the original code: normal with std 0.02."""
+    """Initializes the trainable tables as the original code: normal with std 0.02."""
     for table in learned_tables(model).values():
         nn.init.normal_(table, std=0.02)
 
@@ -86,7 +86,7 @@ def tables(model: nn.Module, grid: tuple[int, int]) -> Float[Tensor, "t rows d"]
         special = learned["pos_embed"].shape[1] - math.prod(config.grid)
         return resize_tables(learned["pos_embed"], config.grid, grid, method, special=special)
     if learned:
-        return factorised_tables(learned["pos_embed_row"], learned["pos_embed_column"], grid, method)
+        return factorized_tables(learned["pos_embed_row"], learned["pos_embed_column"], grid, method)
     if config.position != "sincos2d":
         return None
     # The fixed table is computed for the grid, not resized.

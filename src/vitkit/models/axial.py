@@ -4,7 +4,7 @@
 attention and an MLP. There is no class token: the tokens form a grid, and the head reads their mean.
 
 Neither code nor weights were published. The paper does not specify the following, which is chosen as in the plain ViT:
-the position table (one trainable vector per patch; scenic's `factorised` table is the alternative), rows before
+the position table (one trainable vector per patch; scenic's `factorized` table is the alternative), rows before
 columns, pre-norm blocks with all biases, and the final norm.
 """
 
@@ -36,7 +36,7 @@ class Config:
 
     `depth` is the number of pairs of a row block and a column block, as the depth of the corresponding plain ViT.
     `position` is a trainable table with one row per patch (`learned`), two trainable tables of half the width for rows
-    and columns (`factorised`), or `none`. `pre_logits` is the width of a tanh layer before the head, 0 for none.
+    and columns (`factorized`), or `none`. `pre_logits` is the width of a tanh layer before the head, 0 for none.
     `num_classes` 0 means no head.
     """
 
@@ -49,7 +49,7 @@ class Config:
     mlp_width: int = 3072
     num_classes: int = 1000
     pre_logits: int = 0
-    position: Literal["learned", "factorised", "none"] = "learned"
+    position: Literal["learned", "factorized", "none"] = "learned"
     position_resize: _positions.Resize = "bilinear_corners"
     activation: ActivationName = "gelu"
     norm_eps: float = 1e-6
@@ -133,7 +133,7 @@ class AxialViT(TokenBackbone):
         return self.pre_logits(features.patches.mean(dim=1))
 
     def init_weights(self) -> None:
-        """Initialises as the plain ViT: Xavier for attention and MLP, LeCun for patches, zeros for the head."""
+        """Initializes as the plain ViT: Xavier for attention and MLP, LeCun for patches, zeros for the head."""
         init_layers(self)
         init_lecun(self.patch_embed.proj)
         for layer in self.pre_logits.children():

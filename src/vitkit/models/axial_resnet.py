@@ -148,7 +148,7 @@ class AxialResNet(Backbone):
         return features.patches.mean(dim=1)
 
     def init_weights(self) -> None:
-        """Initialises as Axial-DeepLab (He normal convolutions, normal attention), but with a zero head."""
+        """Initializes as Axial-DeepLab (He normal convolutions, normal attention), but with a zero head."""
         init_layers(self)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):

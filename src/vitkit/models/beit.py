@@ -1,6 +1,6 @@
 """BEiT and BEiT v2: ViTs with relative position biases (Bao et al. 2021; Peng et al. 2022).
 
-Pre-training has one bias table for all blocks; fine-tuning has one per block, initialised as a copy of it.
+Pre-training has one bias table for all blocks; fine-tuning has one per block, initialized as a copy of it.
 """
 
 import dataclasses
@@ -166,11 +166,11 @@ class BEiT(TokenBackbone):
             _positions.replace_parameter(self, name, table)
 
     def represent(self, features: Features) -> Float[Tensor, "b d"]:
-        """Returns the normalised mean of the patches, or the class token."""
+        """Returns the normalized mean of the patches, or the class token."""
         return self.fc_norm(pool_tokens(features, self.config.pool))
 
     def init_weights(self) -> None:
-        """Initialises as BEiT: truncated normal, output layers of block i divided by sqrt(2 i).
+        """Initializes as BEiT: truncated normal, output layers of block i divided by sqrt(2 i).
 
         Pre-training truncates at one standard deviation; fine-tuning does not, and scales the head down.
         """
@@ -190,7 +190,7 @@ class BEiT(TokenBackbone):
 def for_fine_tuning(pretrained: BEiT, num_classes: int) -> BEiT:
     """Builds a model for fine-tuning; every block gets a copy of the shared bias table.
 
-    It pools the mean of the patches; the norm after it and the head are randomly initialised, as in BEiT's own
+    It pools the mean of the patches; the norm after it and the head are randomly initialized, as in BEiT's own
     fine-tuning. Raises ValueError for a model whose blocks do not share a table.
     """
     config = pretrained.config

@@ -132,12 +132,12 @@ class DeiT(TokenBackbone):
         return self.both_logits(features).mean(dim=1)
 
     def reset_head(self, num_classes: int) -> None:
-        """Replaces both heads by zero linear heads for `num_classes`."""
+        """Replaces both heads with zero linear heads for `num_classes`."""
         super().reset_head(num_classes)
         self.head_dist = copy.deepcopy(self.head)
 
     def init_weights(self) -> None:
-        """Initialises weights, tokens and positions from a truncated normal distribution (DeiT's code)."""
+        """Initializes weights, tokens and positions from a truncated normal distribution (DeiT's code)."""
         init_truncated(self)
 
 

@@ -142,7 +142,7 @@ class DINOv3(TokenBackbone):
         return pool_tokens(features, self.config.pool)
 
     def init_weights(self) -> None:
-        """Initialises weights and special tokens from a truncated normal distribution."""
+        """Initializes weights and special tokens from a truncated normal distribution."""
         init_truncated(self)
 
 

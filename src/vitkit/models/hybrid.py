@@ -31,7 +31,7 @@ class Config(vit.Config):
     `patch_size` is the size of a token in pixels: the ResNet's stride times the patch on its feature map. `depths` are
     the numbers of bottlenecks per stage: (3, 4, 6, 3) is a ResNet-50 with stride 32. For stride 16 the paper leaves out
     stage 4 and extends stage 3 by as many layers, (3, 4, 9); () is the stem only, with stride 4. `stem_width` is 64
-    times the width factor. `weight_eps`, the epsilon of the weight standardisation, is added to the standard deviation
+    times the width factor. `weight_eps`, the epsilon of the weight standardization, is added to the standard deviation
     or to the variance (`weight_eps_on`). The defaults are the original's. timm uses 1e-8 on the variance and a
     `group_norm_eps` of 1e-5, so that its logits differ slightly.
     """
@@ -47,7 +47,7 @@ class Config(vit.Config):
         """Raises ValueError for sizes and options that the model does not support."""
         super().__post_init__()
         if self.init != "jax":
-            raise ValueError(f"init='{self.init}' does not initialise a ResNet; a hybrid needs init='jax'")
+            raise ValueError(f"init='{self.init}' does not initialize a ResNet; a hybrid needs init='jax'")
         if self.patch_sizes:
             raise ValueError("a hybrid does not support patch_sizes: its patches are cut from its ResNet's map")
         if any(depth < 1 for depth in self.depths):

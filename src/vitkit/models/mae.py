@@ -71,7 +71,7 @@ class MAEDecoder(nn.Module):
         return self.decoder_pred(self.decoder_norm(x))[:, 1:]
 
     def init_weights(self) -> None:
-        """Initialises weights (Xavier), mask token (normal) and sine-cosine table (zero for the class token)."""
+        """Initializes weights (Xavier), mask token (normal) and sine-cosine table (zero for the class token)."""
         init_mae(self)
         table = sincos2d(self.grid, self.decoder_pos_embed.shape[2], endpoint=False)
         self.decoder_pos_embed.data.copy_(F.pad(table, (0, 0, 1, 0)))

@@ -1,4 +1,4 @@
-"""ResNet with GroupNorm and weight standardisation: "ResNet (BiT)" of the ViT paper, section 4.1.
+"""ResNet with GroupNorm and weight standardization: "ResNet (BiT)" of the ViT paper, section 4.1.
 
 Checkpoints of Big Transfer (Kolesnikov et al. 2020) are pre-activation ("v2") with symmetric padding. big_vision's
 later "bit" is post-activation with SAME padding, as are the hybrids. Both are configs of this family.
@@ -33,7 +33,7 @@ class Config:
     """Config of a BiT ResNet; `image_size` is (rows, columns) in pixels, and other sizes work, too.
 
     `depths` are the numbers of bottlenecks per stage, `stem_width` is 64 times the width factor. The epsilon of the
-    weight standardisation is added to the variance in BiT (1e-10) and in timm (1e-8), and to the standard deviation in
+    weight standardization is added to the variance in BiT (1e-10) and in timm (1e-8), and to the standard deviation in
     big_vision's "bit" (1e-5, with `norm_eps` 1e-6, padding "same" and order "post"). `num_classes` 0 means no head.
     """
 
@@ -106,7 +106,7 @@ class ResNet(Backbone):
         return features.patches.mean(dim=1)
 
     def init_weights(self) -> None:
-        """Initialises convolutions (LeCun normal), norms (one and zero) and head (zero; BiT, section 3.3)."""
+        """Initializes convolutions (LeCun normal), norms (one and zero) and head (zero; BiT, section 3.3)."""
         init_layers(self)
         for parameter in self.head.parameters():
             nn.init.zeros_(parameter)

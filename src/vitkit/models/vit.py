@@ -45,21 +45,21 @@ class Config:
     """Config of a plain ViT; sizes are (rows, columns) in pixels.
 
     `position` is the kind of position embedding (appendix D.4): `learned`, one trainable vector per patch of the
-    sequence; `factorised`, trainable vectors of half the width for row and column (the paper's 2-D); `relative`,
+    sequence; `factorized`, trainable vectors of half the width for row and column (the paper's 2-D); `relative`,
     vectors for every offset of two patches in attention (`layers.relative`); `sincos2d`, a fixed sine-cosine table; or
     `none`. `position_at` is where a table is added: after the stem (`stem`), or before every layer, one table per layer
     (`layers`) or the same table (`shared`). `position_tokens` are the tokens with a row in a learned table: the
-    patches, the class token and the patches, or every token, including registers. A factorised table has rows for
+    patches, the class token and the patches, or every token, including registers. A factorized table has rows for
     patches only.
 
     `pool` is the class token (`token`), the mean of the patches (`gap`), attention pooling (`map`), class token and
-    mean concatenated (`token+gap`, DINOv2), or every token (`none`). With `pool_blocks` the normalised class tokens
+    mean concatenated (`token+gap`, DINOv2), or every token (`none`). With `pool_blocks` the normalized class tokens
     of that many last blocks are concatenated (4 for DINO's linear heads). `gap` reaches the accuracy of `token` with a
     learning rate of 3e-4 instead of 8e-4 (appendix D.3, Figure 9). `norm` is the position of the final LayerNorm: on
     all tokens before the pooling, or on the pooled vector. `pre_logits` is the width of a tanh layer before the head, 0
     for none. `num_classes` 0 means no head.
 
-    `init` is the initialisation: that of the original JAX code, of DeiT and DINO (truncated normal), or of MAE.
+    `init` is the initialization: that of the original JAX code, of DeiT and DINO (truncated normal), or of MAE.
     `patch_sizes` are sides in pixels of which training samples one per batch, for a model that works with all of them
     (FlexiViT, Beyer et al. 2023): the parameters fit `patch_size` and are resized for the batch.
     """
@@ -197,7 +197,7 @@ class ViT(TokenBackbone):
         return self.pre_logits(self.fc_norm(pooled))
 
     def init_weights(self) -> None:
-        """Initialises by `config.init`; "jax" is Xavier for attention and MLP, LeCun for patches, a zero head."""
+        """Initializes by `config.init`; "jax" is Xavier for attention and MLP, LeCun for patches, a zero head."""
         if self.config.init == "jax":
             self._init_jax()
         elif self.config.init == "truncated":

@@ -2,7 +2,7 @@
 
 `Config` is a frozen dataclass, and `build` returns an `Objective`. A new objective is one new file here: it is found
 by its file name and works with every model and the training loop. Whatever a method needs besides the backbone (a
-teacher, a centre, a mask token) is a submodule, parameter or buffer of the objective, so that it is moved, sharded,
+teacher, a center, a mask token) is a submodule, parameter or buffer of the objective, so that it is moved, sharded,
 saved and restored with it.
 """
 
@@ -35,7 +35,7 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """Returns `loss`, which is minimised, and further scalars for the log; all are means over the batch."""
+        """Returns `loss`, which is minimized, and further scalars for the log; all are means over the batch."""
 
     @property
     def phase(self) -> int:
@@ -57,7 +57,7 @@ class Objective(nn.Module, ABC):
 def add_progress(objective: Objective) -> None:
     """Adds the buffer `progress` (0 to 1) to an objective, and `done`, its copy on the host.
 
-    Code that reads `done` does not synchronise with the device.
+    Code that reads `done` does not synchronize with the device.
     """
     objective.register_buffer("progress", torch.zeros(()))
     objective.done = 0.0
@@ -103,7 +103,7 @@ def objectives() -> list[str]:
 
 
 def objective(name: str) -> ModuleType:
-    """Returns the module of one objective; ValueError for an unknown name."""
+    """Returns the module of one objective. Raises ValueError for an unknown name."""
     return _OBJECTIVES.get(name)
 
 

@@ -21,7 +21,7 @@ from vitkit.models import Backbone
 from vitkit.objectives import Objective, add_progress, load_into, set_progress
 
 MODELS = (("student", "student"), ("backbone", "teacher"))  # our name, name in files
-# A full checkpoint of DINO's code: two models, two heads, and the centre of the loss.
+# A full checkpoint of DINO's code: two models, two heads, and the center of the loss.
 LAYOUTS = (
     Layout(
         Table(
@@ -47,7 +47,7 @@ class Config:
     changes linearly by epoch from the first to the second of `teacher_temperatures` over `temperature_epochs`. The last
     layer is frozen for `freeze_epochs`. The teacher's `momentum` increases to 1 by a cosine schedule; 1 /
     (1 - momentum) steps should be short compared with the run. `start` is a full checkpoint of DINO's code, from which
-    student, teacher, heads and centre are loaded.
+    student, teacher, heads and center are loaded.
     """
 
     outputs: int = 65536
@@ -58,7 +58,7 @@ class Config:
     local_size: tuple[int, int] | None = None
     global_scale: tuple[float, float] = (0.4, 1.0)
     local_scale: tuple[float, float] = (0.05, 0.4)
-    colours: ColorAugmentation = field(default_factory=ColorAugmentation)
+    colors: ColorAugmentation = field(default_factory=ColorAugmentation)
     epochs: int = 100
     student_temperature: float = 0.1
     teacher_temperatures: tuple[float, float] = (0.04, 0.04)
@@ -82,7 +82,7 @@ class Config:
 
 
 class Head(nn.Module):
-    """Projection head: three-layer MLP, L2 normalisation, weight-normalised prototypes."""
+    """Projection head: three-layer MLP, L2 normalization, weight-normalized prototypes."""
 
     def __init__(self, width: int, config: Config):
         super().__init__()
@@ -115,8 +115,8 @@ class DINO(Objective):
         if getattr(backbone.config, "pool", "") == "none":
             raise ValueError("DINO needs one vector per image: pool cannot be 'none'")
         channels = backbone.config.channels
-        if not len(config.colours.mean) == len(config.colours.std) == channels:
-            raise ValueError(f"colours.mean and std must have {channels} values, one per channel of the model")
+        if not len(config.colors.mean) == len(config.colors.std) == channels:
+            raise ValueError(f"colors.mean and std must have {channels} values, one per channel of the model")
         self.config = config
         self.student = backbone
         self.student_head = Head(getattr(backbone.config, "pre_logits", 0) or backbone.pool_width, config)
@@ -126,7 +126,7 @@ class DINO(Objective):
         self.local_size = config.local_size or _local_size(self.size, backbone)
         self.register_buffer("center", torch.zeros(1, config.outputs))
         add_progress(self)
-        # Sums over all micro-batches of a step, for the update of the centre.
+        # Sums over all micro-batches of a step, for the update of the center.
         self.register_buffer("batch_sum", torch.zeros(1, config.outputs), persistent=False)
         self.register_buffer("batch_count", torch.zeros(()), persistent=False)
         self.train()
@@ -169,16 +169,16 @@ class DINO(Objective):
     ) -> tuple[list[Float[Tensor, "b c _ _"]], list[Float[Tensor, "b c _ _"]]]:
         """Returns two global views and the local views of images.
 
-        Views are cropped, flipped and colour-augmented at random; the probability of blur is 1 and 0.1 for the global
+        Views are cropped, flipped and color-augmented at random; the probability of blur is 1 and 0.1 for the global
         views and 0.5 for the local ones.
         """
         config = self.config
         crops = [random_crops(images, self.size, config.global_scale) for _ in range(2)]
-        first = augment_colors(crops[0], config.colours, blur_probability=1.0)
-        second = augment_colors(crops[1], config.colours, blur_probability=0.1, solarize_probability=0.2)
+        first = augment_colors(crops[0], config.colors, blur_probability=1.0)
+        second = augment_colors(crops[1], config.colors, blur_probability=0.1, solarize_probability=0.2)
         local = [
             augment_colors(
-                random_crops(images, self.local_size, config.local_scale), config.colours, blur_probability=0.5
+                random_crops(images, self.local_size, config.local_scale), config.colors, blur_probability=0.5
             )
             for _ in range(config.local_crops)
         ]
@@ -192,7 +192,7 @@ class DINO(Objective):
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
-        """Updates the teacher (EMA of the student) and the centre (EMA of the mean teacher logits)."""
+        """Updates the teacher (EMA of the student) and the center (EMA of the mean teacher logits)."""
         momentum = teacher_momentum(self.config, self.done)
         for teacher, student in ((self.backbone, self.student), (self.teacher_head, self.student_head)):
             for mine, other in zip(teacher.parameters(), student.parameters(), strict=True):
@@ -232,8 +232,8 @@ def teacher_momentum(config: Config, progress: float) -> float:
 
 def effective_rank(vectors: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
     """Returns (trace C)^2 / trace(C^2) of the covariance C: 1 on a line, at most min(n - 1, d)."""
-    centred = (vectors - vectors.mean(dim=0)).float()
-    gram = centred @ centred.T if vectors.shape[0] < vectors.shape[1] else centred.T @ centred
+    centered = (vectors - vectors.mean(dim=0)).float()
+    gram = centered @ centered.T if vectors.shape[0] < vectors.shape[1] else centered.T @ centered
     return gram.trace().square() / gram.square().sum().clamp_min(torch.finfo(gram.dtype).tiny)
 
 
@@ -250,5 +250,5 @@ def build(config: Config, backbone: Backbone) -> DINO:
         # All but the progress of the run and the classification heads, which DINO's files do not have.
         heads = [f"{part}.{name}" for part in ("student", "backbone") for name in backbone.head_parameters()]
         parts = [name for name in objective.state_dict() if name not in ("progress", *heads)]
-        load_into(objective, config.start, parts, LAYOUTS, what="DINO's student, teacher, heads and centre")
+        load_into(objective, config.start, parts, LAYOUTS, what="DINO's student, teacher, heads and center")
     return objective

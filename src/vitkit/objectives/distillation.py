@@ -84,7 +84,7 @@ class Distillation(Objective):
             nn.init.zeros_(self.separate_head.bias)
         self.teacher = teacher.requires_grad_(False)
         self.size = processor.size
-        # Converts images from the student's normalisation to the teacher's.
+        # Converts images from the student's normalization to the teacher's.
         ours = torch.tensor([config.mean or processor.mean, config.std or processor.std])
         theirs = torch.tensor([processor.mean, processor.std])
         self.register_buffer("scale", (ours[1] / theirs[1])[:, None, None], persistent=False)
@@ -133,7 +133,7 @@ class Distillation(Objective):
 
     @torch.no_grad()
     def teacher_logits(self, images: Float[Tensor, "b c height width"]) -> Float[Tensor, "b classes"]:
-        """Returns the teacher's logits of the same augmented images, at its own size and normalisation."""
+        """Returns the teacher's logits of the same augmented images, at its own size and normalization."""
         images = images * self.scale + self.shift
         if tuple(images.shape[2:]) != self.size:
             images = F.interpolate(images, size=self.size, mode="bicubic", antialias=True)

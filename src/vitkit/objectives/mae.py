@@ -48,13 +48,13 @@ LAYOUTS = (
 class Config:
     """Config of MAE: masking, target and decoder.
 
-    `mask_ratio` is the fraction of masked patches. `normalised` normalises the target by the mean and standard
+    `mask_ratio` is the fraction of masked patches. `normalized` normalizes the target by the mean and standard
     deviation of each patch's pixels, over all channels (section 4.1, "Reconstruction target"). `start` is a checkpoint
     from which the decoder is loaded: a full file of MAE's code, or transformers' ViTMAEForPreTraining.
     """
 
     mask_ratio: float = 0.75
-    normalised: bool = True
+    normalized: bool = True
     decoder_width: int = 512
     decoder_depth: int = 8
     decoder_heads: int = 16
@@ -69,7 +69,7 @@ class Config:
 class MAE(Objective):
     """MAE: a plain ViT over the visible patches, and a decoder for all patches.
 
-    Positions that are initialised as the sine-cosine table (init="mae") are frozen. Raises ValueError for a backbone
+    Positions that are initialized as the sine-cosine table (init="mae") are frozen. Raises ValueError for a backbone
     whose blocks need the full grid (relative positions, rotations, axial attention), or without a class token.
     """
 
@@ -154,10 +154,10 @@ class MAE(Objective):
         return self.decoder(inputs, restore, embedded.grid), restore >= visible
 
     def target(self, images: Float[Tensor, "b c height width"]) -> Float[Tensor, "b p pixels"]:
-        """Returns the pixels of every patch, normalised by mean and unbiased variance if the config says so."""
+        """Returns the pixels of every patch, normalized by mean and unbiased variance if the config says so."""
         pixels = patch_pixels(images, self.grid(images), self.encoder.config.patch_size)
         pixels = rearrange(pixels, "b p h w c -> b p (h w c)").float()
-        if not self.config.normalised:
+        if not self.config.normalized:
             return pixels
         variance, mean = torch.var_mean(pixels, dim=2, keepdim=True)
         return (pixels - mean) / (variance + PATCH_EPS).sqrt()

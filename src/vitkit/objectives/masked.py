@@ -1,4 +1,4 @@
-"""Masked patch prediction: predicting the colours of corrupted patches (ViT paper, appendix B.1.2)."""
+"""Masked patch prediction: predicting the colors of corrupted patches (ViT paper, appendix B.1.2)."""
 
 from dataclasses import dataclass
 from typing import Literal, cast
@@ -23,12 +23,12 @@ class Config:
 
     `corruption_ratio` is the fraction of patches of each image that are corrupted. A fraction `replaced` of those
     is replaced by the [mask] embedding, a fraction `swapped` by the embedding of another patch; the others do not
-    change. `target` is the mean colour of the patch or the colours of the patch downsampled to 4x4, with 2^`bits`
+    change. `target` is the mean color of the patch or the colors of the patch downsampled to 4x4, with 2^`bits`
     values per channel (512 classes for 3 bits), or the pixels with an L2 loss. `mean` and `std` are those of the
-    processor, one value per channel: colours are quantised in [0, 1].
+    processor, one value per channel: colors are quantized in [0, 1].
     """
 
-    target: Literal["mean_colour", "small_colours", "pixels"] = "mean_colour"
+    target: Literal["mean_color", "small_colors", "pixels"] = "mean_color"
     corruption_ratio: float = 0.5
     replaced: float = 0.8
     swapped: float = 0.1
@@ -61,8 +61,8 @@ class Masked(Objective):
             given = f"mean has {len(config.mean)} values and std {len(config.std)}"
             raise ValueError(f"{given}, but the model takes {channels} channels")
         rows, columns = backbone.config.patch_size
-        colours = 2 ** (config.bits * channels)
-        outputs = {"mean_colour": colours, "small_colours": SMALL**2 * colours, "pixels": rows * columns * channels}
+        colors = 2 ** (config.bits * channels)
+        outputs = {"mean_color": colors, "small_colors": SMALL**2 * colors, "pixels": rows * columns * channels}
         self.mask_token = nn.Parameter(torch.empty(backbone.width))
         self.predict = nn.Linear(backbone.width, outputs[config.target])
         nn.init.trunc_normal_(self.mask_token, std=0.02)
@@ -79,7 +79,7 @@ class Masked(Objective):
         return cast(TokenBackbone, self.backbone)
 
     def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """Returns `loss` and `accuracy` of the predicted colours of the corrupted patches."""
+        """Returns `loss` and `accuracy` of the predicted colors of the corrupted patches."""
         embedded = self.encoder.embed(batch.images)
         chosen = random_mask(batch.images.shape[0], embedded.patches.shape[1], self.config.corruption_ratio)
         encoded = self.encoder.encode(self.corrupt(embedded, chosen))
@@ -87,13 +87,13 @@ class Masked(Objective):
         pixels = patch_pixels(batch.images, embedded.grid, self.encoder.config.patch_size)[chosen]
         if self.config.target == "pixels":
             return {"loss": F.mse_loss(predicted, rearrange(pixels, "n h w c -> n (h w c)"))}
-        target = self.colours(pixels)
-        logits = rearrange(predicted, "n (cells colours) -> (n cells) colours", cells=target.shape[1])
+        target = self.colors(pixels)
+        logits = rearrange(predicted, "n (cells colors) -> (n cells) colors", cells=target.shape[1])
         target = target.flatten()
         return {"loss": F.cross_entropy(logits, target), "accuracy": (logits.argmax(dim=1) == target).float().mean()}
 
     def corrupt(self, embedded: Features, chosen: Bool[Tensor, "b p"]) -> Features:
-        """Replaces chosen patches by the mask token or another patch, or leaves them unchanged.
+        """Replaces chosen patches with the mask token or another patch, or leaves them unchanged.
 
         Position embeddings do not change: a patch embedding is copied without its position. (This is exact without
         dropout on the embedding.)
@@ -111,18 +111,18 @@ class Masked(Objective):
         mixed = embedded.with_tokens(torch.cat([embedded.special, patches], dim=1))
         return apply_mask(mixed, self.encoder, self.mask_token, replaced)
 
-    def colours(self, pixels: Float[Tensor, "n h w c"]) -> Int[Tensor, "n cells"]:
-        """Returns colour classes of patches or of their 4x4 cells: R + 8 G + 64 B for 3 bits."""
+    def colors(self, pixels: Float[Tensor, "n h w c"]) -> Int[Tensor, "n cells"]:
+        """Returns color classes of patches or of their 4x4 cells: R + 8 G + 64 B for 3 bits."""
         mean, std = pixels.new_tensor(self.config.mean), pixels.new_tensor(self.config.std)
         patches = rearrange(pixels * std + mean, "n h w c -> n c h w")
-        small = F.adaptive_avg_pool2d(patches, 1 if self.config.target == "mean_colour" else SMALL)
+        small = F.adaptive_avg_pool2d(patches, 1 if self.config.target == "mean_color" else SMALL)
         values = (small * 2**self.config.bits).floor().long().clamp(0, 2**self.config.bits - 1)
         weights = 2 ** (self.config.bits * torch.arange(values.shape[1], device=values.device))
         return rearrange((values * weights[:, None, None]).sum(dim=1), "n h w -> n (h w)")
 
 
 def token_backbone(backbone: Backbone, what: str) -> TokenBackbone:
-    """Returns the backbone as a `TokenBackbone`; ValueError if it is none, or if it samples patch sizes."""
+    """Returns the backbone as a `TokenBackbone`. Raises ValueError if it is none, or if it samples patch sizes."""
     if not isinstance(backbone, TokenBackbone):
         raise ValueError(f"{what} masks tokens before the encoder, but {type(backbone).__name__} has no tokens")
     if getattr(backbone.config, "patch_sizes", ()):
@@ -146,7 +146,7 @@ def patch_positions(backbone: TokenBackbone, embedded: Features) -> Float[Tensor
 def apply_mask(
     embedded: Features, backbone: TokenBackbone, token: Float[Tensor, " d"], masked: Bool[Tensor, "b p"]
 ) -> Features:
-    """Replaces masked patches by the mask token plus their position embeddings."""
+    """Replaces masked patches with the mask token plus their position embeddings."""
     mask_tokens = token.to(embedded.tokens.dtype) + patch_positions(backbone, embedded)
     patches = torch.where(masked.to(mask_tokens.device)[..., None], mask_tokens, embedded.patches)
     return embedded.with_tokens(torch.cat([embedded.special, patches], dim=1))

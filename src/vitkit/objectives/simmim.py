@@ -80,7 +80,7 @@ class SimMIM(Objective):
         return cast(TokenBackbone, self.backbone)
 
     def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """Returns `loss`: the mean absolute error of the normalised pixels of masked patches."""
+        """Returns `loss`: the mean absolute error of the normalized pixels of masked patches."""
         embedded = self.encoder.embed(batch.images)
         masked = unit_mask(batch.images.shape[0], embedded.grid, self.span, self.config.mask_ratio)
         encoded = self.encoder.encode(apply_mask(embedded, self.encoder, self.mask_token, masked))

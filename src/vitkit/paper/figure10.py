@@ -30,7 +30,7 @@ EXPERIMENT = Experiment(
     shows="Similarity of the learned position embeddings of a ViT-L/16 trained longer or with another learning rate.",
     published=Table(
         ("model", "result (figures without numbers)"),
-        (("ViT-L/16, 7 and 14 epochs, two rates", "neighbouring positions are similar in all"),),
+        (("ViT-L/16, 7 and 14 epochs, two rates", "neighboring positions are similar in all"),),
     ),
     full=_full(),
     needs=_commands.NEEDS_JFT,
@@ -51,7 +51,7 @@ def study(small: SmallScale) -> Findings:
         near, far = figure7.mean_similarities(explanation.arrays["similarity"])
         rows.append((name, steps, setting["rate"], round(near, 3), round(far, 3)))
         drawings[name] = explanation.drawing
-    columns = ("training", "steps", "learning rate", "similarity of neighbours", "similarity of all others")
+    columns = ("training", "steps", "learning rate", "similarity of neighbors", "similarity of all others")
     return Findings(
         table=Table(columns, tuple(rows)),
         drawings=drawings,

@@ -82,7 +82,7 @@ def memory(config: object, size: int) -> tuple[int, int]:
     """Returns the bytes that autograd saves per image, and the images that fit in `MEMORY`.
 
     Runs on the meta device with two and four images to separate the bytes per image from those per step, such as
-    standardised filters. (With one image, torch saves some tensors in another form.)
+    standardized filters. (With one image, torch saves some tensors in another form.)
     """
     model = models.build(config, device="meta").train()
     two, four = (saved_bytes(model, size, images) for images in (2, 4))

@@ -20,7 +20,7 @@ MODELS = {
 EXPERIMENT = Experiment(
     title="Figure 7: filters, positions, attention distance",
     section="section 4.5",
-    shows="Left: the first 28 principal components of ViT-L/32's patch embedding filters. Centre: cosine similarity "
+    shows="Left: the first 28 principal components of ViT-L/32's patch embedding filters. Center: cosine similarity "
     "of its position embeddings. Right: mean attention distance of each head of ViT-L/16 by layer.",
     published=Table(
         ("part", "result (figures without numbers)"),
@@ -55,7 +55,7 @@ def study(small: SmallScale) -> Findings:
     layers = distance.arrays["distance"]
     rows = (
         ("variance in the first filters", round(float(filters.arrays["variance"].sum()), 3)),
-        ("similarity of neighbouring positions", round(near, 3)),
+        ("similarity of neighboring positions", round(near, 3)),
         ("similarity of all other positions", round(far, 3)),
         ("attention distance of the first layer (pixels)", round(float(layers[0].mean()), 1)),
         ("attention distance of the last layer (pixels)", round(float(layers[-1].mean()), 1)),

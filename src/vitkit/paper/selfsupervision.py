@@ -17,7 +17,7 @@ Starts = tuple[Path | None, ...]
 EXPERIMENT = Experiment(
     title="Self-supervision: masked patch prediction",
     section="section 4.6, appendix B.1.2",
-    shows="ViT-B/16 pre-trained to predict the mean colours of masked patches of JFT-300M, then fine-tuned on "
+    shows="ViT-B/16 pre-trained to predict the mean colors of masked patches of JFT-300M, then fine-tuned on "
     "ImageNet: 2 points above training from scratch, 4 points below supervised pre-training.",
     published=Table(
         ("pre-training of ViT-B/16", "ImageNet (%)"),
@@ -79,7 +79,7 @@ def study(small: SmallScale) -> Findings:
 
 
 def finetune(small: SmallScale, name: str, folders: Starts, rate: float) -> Trial:
-    """Fine-tunes the checkpoint of every seed, or a randomly initialised model."""
+    """Fine-tunes the checkpoint of every seed, or a randomly initialized model."""
     data = small.part(small.downstream, f"number={figure3.LABELLED}")
     values = []
     for seed, start in enumerate(folders):

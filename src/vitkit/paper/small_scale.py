@@ -104,7 +104,7 @@ class SmallScale:
 
     @property
     def downstream(self) -> str:
-        """The source of the other half of the classes, for transfer."""
+        """The source of the second half of the classes, for transfer."""
         return f"part:classes={len(self.classes) // 2}-{len(self.classes) - 1}@{self.data}"
 
     def part(self, source: str, options: str) -> str:
@@ -154,7 +154,7 @@ class SmallScale:
     def finetune(self, name: str, start: Path | None, *, data: str, seed: int, steps: int, **changes: object) -> Result:
         """Fine-tunes a checkpoint on a few images of new classes with SGD, as in the paper.
 
-        `start` None trains `model` from random initialisation. The evaluation images are all other images of these
+        `start` None trains `model` from random initialization. The evaluation images are all other images of these
         classes.
         """
         settings = {"optimizer__name": "sgd", "optimizer__weight_decay": 0.0, "optimizer__lr": 0.03, **changes}

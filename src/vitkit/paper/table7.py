@@ -8,7 +8,7 @@ from vitkit.paper._significance import Trial, compare
 from vitkit.paper.small_scale import SmallScale, Variant
 
 STEPS = 200
-# The best learning rate of each optimiser is chosen by held-out images of the training classes.
+# The best learning rate of each optimizer is chosen by held-out images of the training classes.
 RATES = {"adamw": (3e-3, 1e-3), "sgd": (1e-1, 3e-2)}
 
 
@@ -35,14 +35,14 @@ EXPERIMENT = Experiment(
     ),
     full=_full(),
     needs=_commands.NEEDS_JFT,
-    small="A ResNet and a ViT pre-trained with either optimiser at the better of two learning rates, then fine-tuned "
+    small="A ResNet and a ViT pre-trained with either optimizer at the better of two learning rates, then fine-tuned "
     "with SGD on a few images of the other classes.",
     minutes=3.5,
 )
 
 
 def study(small: SmallScale) -> Findings:
-    """Trains both models with both optimisers."""
+    """Trains both models with both optimizers."""
     kinds = {
         "ResNet": resnet.Config(image_size=(small.side, small.side), depths=(1, 1, 1), stem_width=8, num_groups=4),
         "ViT": small.vit(),
@@ -64,7 +64,7 @@ def study(small: SmallScale) -> Findings:
         all_trials += trials
     return Findings(
         table=Table(
-            ("model", "optimiser and learning rate", "held out (%)", "5-shot (%)", figure3.BETTER), tuple(rows)
+            ("model", "optimizer and learning rate", "held out (%)", "5-shot (%)", figure3.BETTER), tuple(rows)
         ),
         drawings={"": plot(all_trials)},
         remarks=(*remarks, caveat(small)),

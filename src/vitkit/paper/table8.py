@@ -18,7 +18,7 @@ PUBLISHED = {
 }
 KINDS: dict[str, dict[str, str]] = {
     "1-D": {"position": "learned"},
-    "2-D": {"position": "factorised"},
+    "2-D": {"position": "factorized"},
     "relative": {"position": "relative"},
     "none": {"position": "none"},
     "sine-cosine": {"position": "sincos2d"},

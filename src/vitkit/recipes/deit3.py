@@ -1,6 +1,6 @@
 """DeiT III: plain ViTs on ImageNet-1k and ImageNet-21k (Touvron et al. 2022).
 
-"DeiT III: Revenge of the ViT". LAMB, a sigmoid loss on ImageNet-1k, one of three colour augmentations, LayerScale and
+"DeiT III: Revenge of the ViT". LAMB, a sigmoid loss on ImageNet-1k, one of three color augmentations, LayerScale and
 strong stochastic depth. Large models are trained at a low resolution and then fine-tuned at higher ones with AdamW.
 A recipe that continues another one starts from `runs/deit3.OTHER/best` in the working directory. Use `--init-from FILE`
 to start from an official checkpoint.

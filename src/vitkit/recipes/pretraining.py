@@ -1,7 +1,7 @@
 """Self-supervised pre-training: masked patch prediction, SimMIM, BEiT, MAE and DINO.
 
 The recipes save the last model with an untrained head, which `vitkit finetune` replaces. During training the model is
-evaluated by its 20 nearest neighbours. The ImageNet-1k recipes (`--data folder:...` or `--data parquet:...`) are for
+evaluated by its 20 nearest neighbors. The ImageNet-1k recipes (`--data folder:...` or `--data parquet:...`) are for
 many GPUs; none has been run to completion with vitkit, so their accuracies are the papers'. The CIFAR-10 recipes
 (`--data parquet:...`) take minutes of one CPU core; `benchmarks/pretraining.py` evaluates them.
 """
@@ -35,7 +35,7 @@ def _dino_cifar10(name: str) -> Run:
         local_crops=2,
         local_size=(16, 16),
         local_scale=(0.1, 0.4),
-        colours=ColorAugmentation(sigma=(0.1, 0.7)),
+        colors=ColorAugmentation(sigma=(0.1, 0.7)),
         epochs=100,
         momentum=0.97,
     )
@@ -111,7 +111,7 @@ def _on_cifar10(name: str, summary: str, *, notes: str = CIFAR10_NOTES, **overri
 RECIPES = (
     _on_imagenet(
         "masked_b16_imagenet",
-        "Masked patch prediction with ViT-B/16: 3-bit mean colours of half of the patches",
+        "Masked patch prediction with ViT-B/16: 3-bit mean colors of half of the patches",
         expected="79.9 % on ImageNet-1k after fine-tuning, 2 points above training from scratch",
         source="ViT paper, appendix B.1.2",
         notes="The paper trains on JFT-300M for 1 M steps and reports that 100,000 steps, or ImageNet, give nearly the "
@@ -158,7 +158,7 @@ RECIPES = (
     ),
     _on_imagenet(
         "mae_b16_imagenet",
-        "MAE with ViT-B/16, three quarters of the patches masked, pixels normalised per patch",
+        "MAE with ViT-B/16, three quarters of the patches masked, pixels normalized per patch",
         expected="83.6 % on ImageNet-1k after fine-tuning",
         source="He et al. 2021, Table 8",
         notes="The published accuracy is after 1600 epochs; the recipe has the 800 epochs of the published command.",
@@ -173,14 +173,14 @@ RECIPES = (
     _on_imagenet(
         "dino_s16_imagenet",
         "DINO with ViT-S/16, the published command for 300 epochs",
-        expected="73.3 % by 20 nearest neighbours",
+        expected="73.3 % by 20 nearest neighbors",
         source="Caron et al. 2021",
         notes="Unlike the original, tokens and position embeddings have no weight decay, and the views are crops of "
         "224-pixel images.",
         model=preset("dino-s/16", num_classes=1000, stochastic_depth=0.1),
         objective=dino.Config(
             fixed_norm=False,
-            colours=ColorAugmentation(mean=IMAGENET_MEAN, std=IMAGENET_STD),
+            colors=ColorAugmentation(mean=IMAGENET_MEAN, std=IMAGENET_STD),
             epochs=300,
             teacher_temperatures=(0.04, 0.07),
             temperature_epochs=30,
@@ -226,6 +226,6 @@ RECIPES = (
         data="parquet:cifar10",
         notes="The momentum of the teacher is 0.97, an average over 33 steps, because it must suit the number of "
         "steps. With 0.996, an average over 250 steps, the teacher of a run of a few thousand steps stays close to its "
-        f"random initialisation; the student learns that, and the loss ends at log K with `kl` 0. {CIFAR10_NOTES}",
+        f"random initialization; the student learns that, and the loss ends at log K with `kl` 0. {CIFAR10_NOTES}",
     ),
 )

@@ -76,7 +76,7 @@ def head(report: TrainingReport) -> str:
     mfu = f", {utilization[len(utilization) // 2]:.0%} MFU" if utilization else ""
     evaluations = len(report.of("evaluation"))
     bias = (
-        f" This model is the best of {evaluations} evaluations on these images, so its accuracy is slightly optimistic."
+        f" This model is the best of {evaluations} evaluations on these images, so its accuracy is slightly optimiztic."
         if report.selection == "best" and evaluations > 1
         else ""
     )

@@ -43,7 +43,7 @@ def check_patch_size(model: AnyConfig) -> None:
 def check_objective(run: Run) -> None:
     """Raises ValueError if the objective has another mean, std or number of epochs than the run."""
     objective = run.objective
-    numbers = getattr(objective, "colours", None) or objective
+    numbers = getattr(objective, "colors", None) or objective
     for name in ("mean", "std"):
         given, wanted = getattr(numbers, name, None), getattr(run.processor, name)
         if given is not None and len(given) == len(wanted) and not np.allclose(given, wanted, atol=1e-4):

@@ -92,7 +92,7 @@ LOGGERS: dict[str, Callable[[Run, Path], Logger]] = {
 
 
 def check_loggers(run: Run) -> None:
-    """Raises ValueError for an unknown logger, ImportError for one that is not installed."""
+    """Raises ValueError for an unknown logger. Raises ImportError for one that is not installed."""
     unknown = [name for name in run.hardware.loggers if name not in LOGGERS]
     if unknown:
         known = f"the loggers are {', '.join(LOGGERS)}; TensorBoard is always on"

@@ -139,7 +139,7 @@ def update(training: Training, batch: Batch) -> Metrics:
     """Updates the weights once; returns the objective's metrics, the learning rate `lr` and the `grad_norm`.
 
     Raises TrainingStopped before the update if the loss or the gradient is not finite. This check is the only
-    synchronisation with the device in a step.
+    synchronization with the device in a step.
     """
     run, step = training.run, training.step
     torch.manual_seed(step_seed(run.seed, step, distributed.rank()))

@@ -13,7 +13,7 @@ class Metrics(Mapping[str, float]):
 
     `scalars` are means over this process's part of the batch; one all-reduce averages them over all processes, so all
     processes must read at the same step. `equal` are metrics with the same value in all processes. The device is not
-    synchronised before the first read.
+    synchronized before the first read.
     """
 
     def __init__(self, scalars: Mapping[str, Tensor], equal: Mapping[str, Tensor | float]):

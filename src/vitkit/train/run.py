@@ -72,7 +72,7 @@ class Run:
     at the end. `select` chooses the model to save: the `last`, or the `best` by the validation `metric`. Selecting the
     best on the validation images biases its metric slightly upwards.
 
-    `init_from` is a checkpoint with initial weights. `init_head` initialises its head with `zeros`, at `random` as in a
+    `init_from` is a checkpoint with initial weights. `init_head` initializes its head with `zeros`, at `random` as in a
     new model, or from the `checkpoint`, which needs the same classes in the same order. `tuning` chooses the trainable
     parameters. `precision` is the dtype of autocast; parameters stay float32. `ema` is the decay of an exponential
     moving average of the weights (0.9999 in the ViT paper); the average is then evaluated and saved.

@@ -53,10 +53,10 @@ def build_training(run: Run, total: int, device: torch.device) -> Training:
 def initial_model(run: Run) -> Backbone:
     """Builds the model of a run before its first step, on the CPU.
 
-    Resizes the position embedding of a checkpoint to the image size of the run, and initialises its head by
+    Resizes the position embedding of a checkpoint to the image size of the run, and initializes its head by
     `run.init_head` (zeros: ViT paper, section 3.2). Raises ValueError if the checkpoint has another architecture.
     """
-    model = models.build(run.model, initialise=run.init_from is None or run.init_head == "random")
+    model = models.build(run.model, initialize=run.init_from is None or run.init_head == "random")
     if run.init_from is None:
         return model
     height, width = run.model.image_size
@@ -100,8 +100,8 @@ def evaluation_model(training: Training) -> Backbone:
     state = distributed.full(backbone.state_dict())
     if training.ema is not None:
         state |= distributed.full(training.ema.values)
-    # A new model: a wrapped, compiled or parametrised one cannot be copied without its wrappers.
-    model = models.build(backbone.config, initialise=False).to(next(iter(state.values())).device)
+    # A new model: a wrapped, compiled or parametrized one cannot be copied without its wrappers.
+    model = models.build(backbone.config, initialize=False).to(next(iter(state.values())).device)
     model.load_state_dict(tuning.merge_low_rank(state, run.tuning))
     return model
 

@@ -61,8 +61,8 @@ class BatchFeature(UserDict[str, Any]):
     def convert_to_tensors(self, tensor_type: Argument = None) -> "BatchFeature":
         """Stacks each list of arrays into one array of type "pt", "np", "jax" or "tf".
 
-        None changes nothing. Raises ValueError for another type and for arrays of different shapes, ImportError if the
-        library is missing.
+        None changes nothing. Raises ValueError for another type and for arrays of different shapes. Raises ImportError
+        if the library is missing.
         """
         name_of_type = getattr(tensor_type, "value", tensor_type)
         if name_of_type is None:

@@ -223,7 +223,7 @@ class ViTConfig(PreTrainedConfig):
     Unknown keys become attributes and are saved. `encoder_stride` may also be a pair (height, width). Two settings are
     additions to those of transformers: `drop_path_rate`, the stochastic depth of the last layer (it grows linearly from
     0 at the first), and `position_resize`, one of `vitkit.layers.RESIZES`. Raises ValueError for a value of a wrong
-    type, TypeError for too many positional arguments.
+    type. Raises TypeError for too many positional arguments.
     """
 
     model_type: ClassVar[str] = "vit"

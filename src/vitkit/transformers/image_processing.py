@@ -58,10 +58,10 @@ class SizeDict(dict[str, int]):
 
 
 class ViTImageProcessor:
-    """Resizes, crops, rescales, normalises and pads images; a call can override every setting.
+    """Resizes, crops, rescales, normalizes and pads images; a call can override every setting.
 
     Inputs are the images that `vitkit.images.to_rgb` accepts (every PIL mode, integers of any depth, floats from 0 to 1
-    or 0 to 255, channels first or last), paths and URLs. Raises TypeError for an unknown setting, ValueError for
+    or 0 to 255, channels first or last), paths and URLs. Raises TypeError for an unknown setting. Raises ValueError for
     invalid values and images.
     """
 
@@ -237,7 +237,7 @@ def _convert_setting(name: str, value: Argument, settings: Mapping[str, Argument
 def _process_floats(
     values: np.ndarray, channels: Channels | None, is_torch: bool, settings: Mapping[str, Argument]
 ) -> list[np.ndarray]:
-    """Rescales and normalises floats that are not resized, without rounding them to 8 bits."""
+    """Rescales and normalizes floats that are not resized, without rounding them to 8 bits."""
     if values.ndim == 4:
         return [array for image in values for array in _process_floats(image, channels, is_torch, settings)]
     if values.ndim == 2:

@@ -67,8 +67,8 @@ def load(
     variant         loads the weights from model.VARIANT.safetensors
     key_mapping     regular expressions and their replacements, applied to every name in the file
 
-    Missing parameters are randomly initialised, with a warning. Raises FileNotFoundError, ValueError for an unreadable
-    config or file, RuntimeError for mismatched shapes, TypeError for unknown arguments.
+    Missing parameters are randomly initialized, with a warning. Raises FileNotFoundError. Raises ValueError for an
+    unreadable config or file. Raises RuntimeError for mismatched shapes. Raises TypeError for unknown arguments.
     """
     if not weights_only:
         raise ValueError("weights_only=False is not supported: it would run code of the file")
@@ -177,7 +177,7 @@ def expected_name(name: str, prefix: str, expected: Iterable[str]) -> str:
 
 @torch.no_grad()
 def _load_tensors(model: Model, tensors: Tensors, ignore_mismatched_sizes: bool) -> LoadingReport:
-    """Copies the tensors to the parameters, and initialises the parameters that have none."""
+    """Copies the tensors to the parameters, and initializes the parameters that have none."""
     parameters = dict(model.named_parameters())
     prefix = "" if model.base_model is model else f"{model.base_model_prefix}."
     tensors = tensors.renamed(lambda name: expected_name(name, prefix, parameters))
@@ -190,14 +190,14 @@ def _load_tensors(model: Model, tensors: Tensors, ignore_mismatched_sizes: bool)
         wrong = "; ".join(
             f"{name}: {given} in the file, {own} in the model" for name, given, own in sorted(report.mismatched_keys)
         )
-        raise RuntimeError(f"size mismatch for {wrong}; ignore_mismatched_sizes=True initialises these randomly")
-    uninitialised = report.missing_keys | {name for name, *_ in report.mismatched_keys}
-    model.init_weights({_parent(model, name) for name in uninitialised})
+        raise RuntimeError(f"size mismatch for {wrong}; ignore_mismatched_sizes=True initializes these randomly")
+    uninitialized = report.missing_keys | {name for name, *_ in report.mismatched_keys}
+    model.init_weights({_parent(model, name) for name in uninitialized})
     for name, parameter in parameters.items():
-        if name not in uninitialised:
+        if name not in uninitialized:
             parameter.copy_(tensors.read(name))
-    if uninitialised:
-        logger.warning(f"newly initialised, train before use: {', '.join(sorted(uninitialised))}")
+    if uninitialized:
+        logger.warning(f"newly initialized, train before use: {', '.join(sorted(uninitialized))}")
     if report.unexpected_keys:
         logger.warning(f"not used by {type(model).__name__}: {', '.join(sorted(report.unexpected_keys))}")
     return report

@@ -41,7 +41,7 @@ class ViTPreTrainedModel(nn.Module, ABC):
         self._check_implementation(config._attn_implementation or "sdpa")
 
     def post_init(self) -> None:
-        """Initialises the weights and prunes `config.pruned_heads`; every constructor ends with it."""
+        """Initializes the weights and prunes `config.pruned_heads`; every constructor ends with it."""
         base = self.base_model
         if base is not self:
             head = [child for child in self.children() if child is not base]
@@ -53,7 +53,7 @@ class ViTPreTrainedModel(nn.Module, ABC):
 
     @torch.no_grad()
     def init_weights(self, only: Iterable[nn.Module] | None = None) -> None:
-        """Initialises all modules, or those in `only`.
+        """Initializes all modules, or those in `only`.
 
         Weights are truncated normal; biases and mask token are zero.
         """
@@ -81,7 +81,7 @@ class ViTPreTrainedModel(nn.Module, ABC):
 
     @classmethod
     def from_config(cls, config: ViTConfig, **kwargs: Argument) -> Self:
-        """Creates a randomly initialised model from a copy of the config.
+        """Creates a randomly initialized model from a copy of the config.
 
         `kwargs` may contain `attn_implementation`, `dtype` and arguments of the constructor.
         """
@@ -119,7 +119,7 @@ class ViTPreTrainedModel(nn.Module, ABC):
 
     @name_format.setter
     def name_format(self, name: str) -> None:
-        """Raises ValueError for an unknown format."""
+        """Sets the parameter names of `state_dict`. Raises ValueError for an unknown format."""
         if name not in NAME_FORMATS:
             raise ValueError(f"unknown name_format '{name}'; expected one of {', '.join(NAME_FORMATS)}")
         self.base_model._name_format = name
@@ -187,7 +187,7 @@ class ViTPreTrainedModel(nn.Module, ABC):
     def gradient_checkpointing_enable(
         self, gradient_checkpointing_kwargs: Mapping[str, Argument] | None = None, **options: Argument
     ) -> None:
-        """Old name of `activation_checkpointing_enable`."""
+        """Alias of `activation_checkpointing_enable`."""
         self.activation_checkpointing_enable(gradient_checkpointing_kwargs, **options)
 
     def activation_checkpointing_disable(self) -> None:

@@ -21,7 +21,7 @@ def kinds() -> list[str]:
 
 
 def kind(name: str) -> ModuleType:
-    """Returns the module of one kind; ValueError for an unknown name."""
+    """Returns the module of one kind. Raises ValueError for an unknown name."""
     return _KINDS.get(name)
 
 

@@ -23,7 +23,7 @@ def peers() -> list[str]:
 
 
 def peer(name: str) -> ModuleType:
-    """Returns the module of one peer; ValueError for an unknown name."""
+    """Returns the module of a peer. Raises ValueError for an unknown name."""
     return _PEERS.get(name)
 
 

@@ -10,7 +10,7 @@ LAYOUT = timm.LAYOUT
 
 
 def precisions(kind: str, device: str) -> tuple[str, ...]:
-    """Returns the precisions of timm."""
+    """Returns the precisions in which timm can be benchmarked."""
     return timm.precisions(kind, device)
 
 

@@ -118,7 +118,7 @@ def data(job: Job, candidate: Candidate) -> Prepared:
     """Prepares `Processor.array` of one file after the other; settings are fields of the processor."""
     from vitkit import Processor, config
 
-    # Ignores colour profiles, as the other libraries do.
+    # Ignores color profiles, as the other libraries do.
     processor = config.override(Processor.squash(job.image_size, profile="ignore"), dict(candidate.settings))
 
     def run() -> None:

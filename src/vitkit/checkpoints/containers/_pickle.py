@@ -130,7 +130,7 @@ class _Parser:
         return items
 
     def tuple_of(self, count: int) -> None:
-        """Replaces the last values by a tuple of them."""
+        """Replaces the last values with a tuple of them."""
         items = tuple(self.stack[-count:])
         if len(items) != count:
             raise IndexError
@@ -222,7 +222,7 @@ class _Parser:
             self.stack[-1].state = state
 
     def persistent_of_stack(self) -> None:
-        """Replaces a persistent id by its value."""
+        """Replaces a persistent id with its value."""
         self.push(self.persistent(self.stack.pop()))
 
     def persistent_of_line(self) -> None:

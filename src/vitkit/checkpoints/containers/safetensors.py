@@ -36,7 +36,7 @@ DTYPES = {
 
 
 def open_file(path: Path) -> Tensors:
-    """Opens a file; CheckpointError if the header is invalid or does not match the file."""
+    """Opens a file. Raises CheckpointError if the header is invalid or does not match the file."""
     infos = read_header(path)
     opened: list[Any] = []
 

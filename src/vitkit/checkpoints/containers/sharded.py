@@ -11,7 +11,7 @@ MAX_SHARDS = 1000
 
 
 def open_file(path: Path) -> Tensors:
-    """Opens all shards; CheckpointError if the index does not match them or leaves its folder."""
+    """Opens all shards. Raises CheckpointError if the index does not match them or leaves its folder."""
     weight_map = read_json(path).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
         raise CheckpointError("the index has no weight_map of tensor names to file names")

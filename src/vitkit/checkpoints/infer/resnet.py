@@ -58,7 +58,7 @@ OWN_FIELDS = {field.name for field in fields(hybrid.Config)} - VIT_FIELDS
 
 
 def resnet_depths(shapes: Mapping[str, Shape], where: str) -> tuple[int, ...]:
-    """Returns the number of bottlenecks per stage; CheckpointError if one is missing."""
+    """Returns the number of bottlenecks per stage. Raises CheckpointError if one is missing."""
     pattern = re.compile(rf"{re.escape(where)}\.(\d{{1,3}})\.blocks\.(\d{{1,3}})\.conv1\.weight")
     found = {(int(match[1]), int(match[2])) for name in shapes if (match := pattern.fullmatch(name))}
     stages = max((stage for stage, _ in found), default=-1) + 1

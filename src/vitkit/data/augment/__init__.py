@@ -34,7 +34,7 @@ class Augment:
     three_augment  one of grayscale, solarize and blur (DeiT III)
     randaugment    see `RandAugment`
     jitter         color jitter, see `Jitter`
-    erasing        random erasing of the normalised image, see `Erasing`
+    erasing        random erasing of the normalized image, see `Erasing`
     mixing         Mixup and CutMix within the batch, see `Mixing`
     repeats        repeated augmentation: an epoch has 1/repeats of the images, each in this many consecutive copies
                    (Hoffer et al. 2020; 3 in DeiT)
@@ -53,7 +53,7 @@ class Augment:
     repeats: int = 1
 
     def __post_init__(self) -> None:
-        """Validate the settings."""
+        """Validates the settings."""
         for name, most in (("rotate", 180.0), ("shift", 1.0), ("zoom", 0.9)):
             if not 0.0 <= getattr(self, name) <= most:
                 raise ValueError(f"augment.{name} is {getattr(self, name)}; it must be between 0 and {most}")
@@ -81,11 +81,11 @@ class Transform:
         self.augment.crop.check(processor.size)
         # The weights may have been trained with other options than the defaults of `open_image`.
         self.read_options = ReadOptions(limits=limits, profile=processor.profile, background=processor.background)
-        # Rescaling and normalisation only: the augmented image has its final size.
+        # Rescaling and normalization only: the augmented image has its final size.
         self.normalizer = replace(processor, resize="none", resize_to=None, center_crop="none")
 
     def __call__(self, image: Image.Image, random: np.random.Generator | None = None) -> Float32[np.ndarray, "c h w"]:
-        """Preprocess an image with augmentation, or without if there is no generator."""
+        """Preprocesses an image with augmentation, or without if there is no generator."""
         if random is None:
             return self.normalizer.array(self.processor.image(image))
         if self.augment.crop.kind == "none":
@@ -97,7 +97,7 @@ class Transform:
 
 
 def augmented(image: Image.Image, augment: Augment, random: np.random.Generator) -> Image.Image:
-    """Apply all augmentations except crop, erasing and mixing."""
+    """Applies all augmentations except crop, erasing and mixing."""
     if augment.rotate or augment.shift or augment.zoom:
         image = move(image, augment, random)
     if augment.flip and random.random() < 0.5:
@@ -110,13 +110,13 @@ def augmented(image: Image.Image, augment: Augment, random: np.random.Generator)
 
 
 def move(image: Image.Image, augment: Augment, random: np.random.Generator) -> Image.Image:
-    """Rotate, translate and scale an image around its centre with one bilinear resampling; the border is black."""
+    """Rotates, translate and scale an image around its center with one bilinear resampling; the border is black."""
     rotation, across, down, growth = random.uniform(-1.0, 1.0, size=4)
     angle = math.radians(rotation * augment.rotate)
     scale = 1.0 / (1.0 + growth * augment.zoom)
     cos, sin = scale * math.cos(angle), scale * math.sin(angle)
     x, y = image.width / 2, image.height / 2
-    # Pillow expects the inverse transform: rotate back around the centre, then translate back.
+    # Pillow expects the inverse transform: rotate back around the center, then translate back.
     left = x - cos * x - sin * y - across * augment.shift * image.width
     top = y + sin * x - cos * y - down * augment.shift * image.height
     matrix = (cos, sin, left, -sin, cos, top)

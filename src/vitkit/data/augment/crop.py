@@ -44,7 +44,7 @@ class Crop:
     resampling: Resampling = "processor"
 
     def __post_init__(self) -> None:
-        """Validate the settings."""
+        """Validates the settings."""
         for name, options in (("kind", Kind), ("resampling", Resampling)):
             if getattr(self, name) not in get_args(options):
                 raise ValueError(
@@ -60,7 +60,7 @@ class Crop:
             )
 
     def check(self, size: tuple[int, int]) -> None:
-        """Raise ValueError if a simple crop of this size does not fit into the padded image."""
+        """Raises ValueError if a simple crop of this size does not fit into the padded image."""
         if self.kind == "simple" and self.short_side and self.short_side + 2 * self.padding < max(size):
             raise ValueError(
                 f"crop.short_side {self.short_side} with padding {self.padding} is too small for the input size {size}"
@@ -68,7 +68,7 @@ class Crop:
 
 
 def crop_and_resize(image: Image.Image, crop: Crop, processor: Processor, random: np.random.Generator) -> Image.Image:
-    """Crop an image at random and resize it to the input size of the processor."""
+    """Crops an image at random and resize it to the input size of the processor."""
     if crop.kind == "simple":
         return _simple(image, crop, processor, random)
     area, aspect = crop.area or DEFAULT_AREA[crop.kind], crop.aspect or DEFAULT_ASPECT[crop.kind]
@@ -127,7 +127,7 @@ def torchvision_box(
 ) -> Box:
     """RandomResizedCrop of torchvision and timm: area and the logarithm of the aspect ratio are uniform.
 
-    After ten failed attempts, the largest centre crop within the aspect limits.
+    After ten failed attempts, the largest center crop within the aspect limits.
     """
     rows, columns = size
     for _ in range(10):

@@ -1,4 +1,4 @@
-"""Random erasing (Zhong et al. 2017) of normalised images, with the sampling of timm and DeiT."""
+"""Random erasing (Zhong et al. 2017) of normalized images, with the sampling of timm and DeiT."""
 
 import math
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class Erasing:
     count: int = 1
 
     def __post_init__(self) -> None:
-        """Validate the settings."""
+        """Validates the settings."""
         if not 0.0 <= self.probability <= 1.0 or not 0.0 < self.area[0] <= self.area[1] <= 1.0:
             raise ValueError(f"erasing: probability {self.probability} and area {self.area} must be between 0 and 1")
         if not 0.0 < self.aspect <= 1.0 or self.count < 1:
@@ -38,7 +38,7 @@ class Erasing:
 def erase(
     image: Float32[np.ndarray, "c h w"], erasing: Erasing, random: np.random.Generator
 ) -> Float32[np.ndarray, "c h w"]:
-    """Erase random boxes of an image in place; a box that does not fit after ten attempts is left out."""
+    """Erases random boxes of an image in place; a box that does not fit after ten attempts is left out."""
     if random.random() >= erasing.probability:
         return image
     channels, rows, columns = image.shape

@@ -13,7 +13,7 @@ ASPECT = 0.3  # height over width of a block is between this and its inverse
 
 
 def block_masks(num: int, grid: tuple[int, int], ratio: float, smallest: int, *, exact: bool) -> Bool[Tensor, "b p"]:
-    """Sample masks of `num` images with `ratio` masked patches, using the global generator of torch.
+    """Samples masks of `num` images with `ratio` masked patches, using the global generator of torch.
 
     With `exact`, single patches are added or removed until the number is exact (BEiT v2); otherwise there may be fewer.
     """
@@ -31,7 +31,7 @@ def block_masks(num: int, grid: tuple[int, int], ratio: float, smallest: int, *,
 
 
 def block_mask(grid: tuple[int, int], count: int, smallest: int, generator: random.Random) -> np.ndarray:
-    """Add blocks until `count` patches are masked or no block fits (algorithm 1 and the published code).
+    """Adds blocks until `count` patches are masked or no block fits (algorithm 1 and the published code).
 
     The area of a block is uniform between `smallest` and the number of patches left to mask; height over width is
     log-uniform between 0.3 and its inverse. A block is smaller than the grid in both directions.

@@ -34,7 +34,7 @@ class Mixing:
     mode: Literal["batch", "pair", "elem"] = "batch"
 
     def __post_init__(self) -> None:
-        """Validate the settings."""
+        """Validates the settings."""
         if self.mixup < 0.0 or self.cutmix < 0.0:
             raise ValueError(f"mixing.mixup is {self.mixup} and mixing.cutmix {self.cutmix}; neither may be negative")
         if not 0.0 <= self.probability <= 1.0 or not 0.0 <= self.switch <= 1.0:
@@ -54,7 +54,7 @@ class Mix:
     box: tuple[int, int, int, int] | None = None
 
     def __call__(self, images: Images, targets: Targets, partners: tuple[Images, Targets]) -> tuple[Images, Targets]:
-        """Mix images and targets with those of their partners: lam x + (1 - lam) x', or x' inside the box."""
+        """Mixes images and targets with those of their partners: lam x + (1 - lam) x', or x' inside the box."""
         lam, other = np.float32(self.lam), np.float32(1.0 - self.lam)
         if self.box is None:
             mixed = images * lam + partners[0] * other
@@ -66,7 +66,8 @@ class Mix:
 
 
 def partner(position: int, size: int, repeats: int, mode: str) -> int:
-    """Return the position in a batch of `size` that is mixed into `position`; images have `repeats` consecutive copies.
+    """Returns the position in a batch of `size` that is mixed into `position`; images have `repeats` consecutive
+    copies.
 
     This is `repeats` positions earlier, so that it is another image. In `pair` mode the batch is divided into groups of
     two images with their copies, and the first element of a group is paired with the last, the second with the last but
@@ -79,14 +80,14 @@ def partner(position: int, size: int, repeats: int, mode: str) -> int:
 
 
 def mix_group(position: int, size: int, repeats: int, mode: str) -> int:
-    """Return the group of elements that share one sampled lambda: 0 in `batch` mode, else a number from 1."""
+    """Returns the group of elements that share one sampled lambda: 0 in `batch` mode, else a number from 1."""
     if mode == "batch":
         return 0
     return 1 + (min(position, partner(position, size, repeats, mode)) if mode == "pair" else position)
 
 
 def mix_groups(positions: Sequence[int], size: int, repeats: int, mode: str) -> dict[int, list[int]]:
-    """Return the indices into `positions` of each group (see `mix_group`)."""
+    """Returns the indices into `positions` of each group (see `mix_group`)."""
     found: dict[int, list[int]] = {}
     for index, position in enumerate(positions):
         found.setdefault(mix_group(position, size, repeats, mode), []).append(index)
@@ -94,7 +95,7 @@ def mix_groups(positions: Sequence[int], size: int, repeats: int, mode: str) -> 
 
 
 def sample_mix(mixing: Mixing, size: tuple[int, int], random: np.random.Generator) -> Mix:
-    """Sample the mixing parameters for images of `size` (rows, columns)."""
+    """Samples the mixing parameters for images of `size` (rows, columns)."""
     if not mixing.active or random.random() >= mixing.probability:
         return Mix()
     cut = mixing.cutmix > 0.0 and (mixing.mixup == 0.0 or random.random() < mixing.switch)
@@ -108,7 +109,7 @@ def sample_mix(mixing: Mixing, size: tuple[int, int], random: np.random.Generato
 
 
 def _box(lam: float, size: tuple[int, int], random: np.random.Generator) -> tuple[int, int, int, int]:
-    """Sample a box with 1 - lam of the image area and its aspect ratio, clipped at the border (Yun et al. 2019)."""
+    """Samples a box with 1 - lam of the image area and its aspect ratio, clipped at the border (Yun et al. 2019)."""
     edges: list[int] = []
     for side in size:
         length, middle = int(side * math.sqrt(1.0 - lam)), int(random.integers(side))

@@ -20,14 +20,14 @@ class Jitter:
     hue: float = 0.0
 
     def __post_init__(self) -> None:
-        """Validate the settings."""
+        """Validates the settings."""
         for name, most in (("brightness", 10.0), ("contrast", 10.0), ("saturation", 10.0), ("hue", 0.5)):
             if not 0.0 <= getattr(self, name) <= most:
                 raise ValueError(f"jitter.{name} is {getattr(self, name)}; it must be between 0 and {most}")
 
 
 def color_jitter(image: Image.Image, jitter: Jitter, random: np.random.Generator) -> Image.Image:
-    """Apply color jitter to an RGB image."""
+    """Applies color jitter to an RGB image."""
     enhancers = {
         "brightness": ImageEnhance.Brightness,
         "contrast": ImageEnhance.Contrast,
@@ -45,14 +45,14 @@ def color_jitter(image: Image.Image, jitter: Jitter, random: np.random.Generator
 
 
 def shift_hue(image: Image.Image, amount: float) -> Image.Image:
-    """Shift all hues by a fraction of the color circle, in 255 steps as torchvision does."""
+    """Shifts all hues by a fraction of the color circle, in 255 steps as torchvision does."""
     hue, saturation, brightness = image.convert("HSV").split()
     shifted = hue.point([(value + int(amount * 255)) % 256 for value in range(256)])
     return Image.merge("HSV", (shifted, saturation, brightness)).convert("RGB")
 
 
 def three_augment(image: Image.Image, random: np.random.Generator) -> Image.Image:
-    """Apply one of three operations: grayscale, solarize at 128, or blur with radius 0.1 to 2 (DeiT III, section 3)."""
+    """Applies one of three operations: grayscale, solarize at 128, or blur of radius 0.1 to 2 (DeiT III)."""
     choice = random.integers(3)
     if choice == 0:
         return image.convert("L").convert("RGB")

@@ -22,7 +22,7 @@ AUGREG: dict[str, tuple[int, float, float]] = {
 
 
 def augreg(name: str) -> Augment:
-    """Return one of the seven augmentation strengths of AugReg: TensorFlow's Inception crop, flip, RandAugment, Mixup.
+    """Returns one of the seven augmentation strengths of AugReg: TensorFlow's Inception crop, flip, RandAugment, Mixup.
 
     light1 is not the identity: RandAugment at magnitude 0 still reduces color, contrast and brightness. Raises
     ValueError for an unknown name.
@@ -39,7 +39,7 @@ def augreg(name: str) -> Augment:
 
 
 def inception(kind: str) -> Crop:
-    """Return the Inception crop of `tensorflow` (Google's recipes) or `torchvision` (DeiT, timm)."""
+    """Returns the Inception crop of `tensorflow` (Google's recipes) or `torchvision` (DeiT, timm)."""
     if kind == "tensorflow":
         return Crop(kind="tensorflow", resampling="bilinear_aliased")
     if kind == "torchvision":
@@ -52,7 +52,7 @@ RAND_M9 = RandAugment(layers=2, magnitude=9.0, noise=0.5, operations="increasing
 
 
 def deit(repeats: int = 3) -> Augment:
-    """Return DeiT's augmentation (Touvron et al. 2021, table 9): crop, flip, RandAugment, erasing, Mixup or CutMix.
+    """Returns DeiT's augmentation (Touvron et al. 2021, table 9): crop, flip, RandAugment, erasing, Mixup or CutMix.
 
     The color jitter of 0.3 in the published command has no effect there, because RandAugment replaces it. Use
     `repeats=1` for fine-tuning.
@@ -68,7 +68,7 @@ def deit(repeats: int = 3) -> Augment:
 
 
 def deit3() -> Augment:
-    """Return DeiT III's augmentation on ImageNet-1k: crop, flip, 3-Augment, jitter, Mixup or CutMix, 3 repeats."""
+    """Returns DeiT III's augmentation on ImageNet-1k: crop, flip, 3-Augment, jitter, Mixup or CutMix, 3 repeats."""
     return Augment(
         crop=inception("torchvision"),
         flip=True,

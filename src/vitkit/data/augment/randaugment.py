@@ -42,7 +42,7 @@ class RandAugment:
     noise: float = 0.0
 
     def __post_init__(self) -> None:
-        """Validate the settings."""
+        """Validates the settings."""
         if self.layers < 0 or not 0.0 <= self.magnitude <= 100.0:
             raise ValueError(
                 f"randaugment.layers is {self.layers} and magnitude {self.magnitude}; layers must be at least 0 "
@@ -56,7 +56,7 @@ class RandAugment:
 
 
 def randaugment(image: Image.Image, config: RandAugment, random: np.random.Generator) -> Image.Image:
-    """Apply `layers` random operations to an RGB image."""
+    """Applies `layers` random operations to an RGB image."""
     if config.operations == "increasing":
         return randaugment_timm.randaugment(image, config.magnitude, config.noise, config.layers, random)
     pixels = np.asarray(image)
@@ -69,7 +69,7 @@ def randaugment(image: Image.Image, config: RandAugment, random: np.random.Gener
 
 
 def autocontrast(pixels: Pixels, magnitude: float, random: np.random.Generator) -> Pixels:
-    """Stretch each channel so that its minimum becomes 0 and its maximum 255."""
+    """Stretches each channel so that its minimum becomes 0 and its maximum 255."""
     values, out = np.arange(256, dtype=np.float32), pixels.copy()
     for channel in range(3):
         low, high = np.float32(pixels[..., channel].min()), np.float32(pixels[..., channel].max())
@@ -81,7 +81,7 @@ def autocontrast(pixels: Pixels, magnitude: float, random: np.random.Generator) 
 
 
 def equalize(pixels: Pixels, magnitude: float, random: np.random.Generator) -> Pixels:
-    """Equalize the histogram of each channel."""
+    """Equalizes the histogram of each channel."""
     out = pixels.copy()
     for channel in range(3):
         counts = np.bincount(pixels[..., channel].ravel(), minlength=256)
@@ -93,12 +93,12 @@ def equalize(pixels: Pixels, magnitude: float, random: np.random.Generator) -> P
 
 
 def invert(pixels: Pixels, magnitude: float, random: np.random.Generator) -> Pixels:
-    """Invert all pixel values: 255 - x."""
+    """Inverts all pixel values: 255 - x."""
     return 255 - pixels
 
 
 def rotate(pixels: Pixels, magnitude: float, random: np.random.Generator) -> Pixels:
-    """Rotate around the centre by 3 M degrees in a random direction."""
+    """Rotates around the center by 3 M degrees in a random direction."""
     angle = math.radians(_signed(magnitude / 10 * 30, random))
     cos, sin = math.cos(angle), math.sin(angle)
     x, y = (pixels.shape[1] - 1) / 2, (pixels.shape[0] - 1) / 2
@@ -106,46 +106,46 @@ def rotate(pixels: Pixels, magnitude: float, random: np.random.Generator) -> Pix
 
 
 def posterize(pixels: Pixels, magnitude: float, random: np.random.Generator) -> Pixels:
-    """Keep the upper int(0.4 M) bits; black below M = 2.5, where the original shifts by 8 bits."""
+    """Keeps the upper int(0.4 M) bits; black below M = 2.5, where the original shifts by 8 bits."""
     shift = max(0, 8 - int(magnitude / 10 * 4))
     return (pixels.astype(np.uint16) >> shift << shift).astype(np.uint8)
 
 
 def solarize(pixels: Pixels, magnitude: float, random: np.random.Generator) -> Pixels:
-    """Invert pixel values of at least int(25.6 M) mod 256: M = 0, 10 and 20 invert all."""
+    """Inverts pixel values of at least int(25.6 M) mod 256: M = 0, 10 and 20 invert all."""
     return np.where(pixels < int(magnitude / 10 * 256) % 256, pixels, 255 - pixels)
 
 
 def solarize_add(pixels: Pixels, magnitude: float, random: np.random.Generator) -> Pixels:
-    """Add int(11 M) to pixel values below 128, clipped at 255."""
+    """Adds int(11 M) to pixel values below 128, clipped at 255."""
     raised = np.clip(pixels.astype(np.int64) + int(magnitude / 10 * 110), 0, 255).astype(np.uint8)
     return np.where(pixels < 128, raised, pixels)
 
 
 def color(pixels: Pixels, magnitude: float, random: np.random.Generator) -> Pixels:
-    """Blend with the grayscale image (see `_blend`)."""
+    """Blends with the grayscale image (see `_blend`)."""
     return _blend(np.repeat(_greys(pixels)[..., None], 3, axis=2), pixels, magnitude)
 
 
 def contrast(pixels: Pixels, magnitude: float, random: np.random.Generator) -> Pixels:
-    """Blend with the gray value (number of pixels) / 256, a defect of the original (big_vision issues 109 and 110)."""
+    """Blends with the gray value (number of pixels) / 256, a defect of the original (big_vision issues 109 and 110)."""
     # The original uses the mean of the histogram counts instead of the mean pixel value.
-    grey = int(min(255.0, pixels.shape[0] * pixels.shape[1] / 256))
-    return _blend(np.full_like(pixels, grey), pixels, magnitude)
+    gray = int(min(255.0, pixels.shape[0] * pixels.shape[1] / 256))
+    return _blend(np.full_like(pixels, gray), pixels, magnitude)
 
 
 def contrast_to_mean(pixels: Pixels, magnitude: float, random: np.random.Generator) -> Pixels:
-    """Blend with the mean gray value of the image, as intended by the original."""
+    """Blends with the mean gray value of the image, as intended by the original."""
     return _blend(np.full_like(pixels, int(_greys(pixels).mean())), pixels, magnitude)
 
 
 def brightness(pixels: Pixels, magnitude: float, random: np.random.Generator) -> Pixels:
-    """Blend with black."""
+    """Blends with black."""
     return _blend(np.zeros_like(pixels), pixels, magnitude)
 
 
 def sharpness(pixels: Pixels, magnitude: float, random: np.random.Generator) -> Pixels:
-    """Blend with the image smoothed by a 3 x 3 mean with centre weight 5; the border is unchanged."""
+    """Blends with the image smoothed by a 3 x 3 mean with center weight 5; the border is unchanged."""
     rows, columns = pixels.shape[0] - 2, pixels.shape[1] - 2
     if rows < 1 or columns < 1:
         return pixels
@@ -159,27 +159,27 @@ def sharpness(pixels: Pixels, magnitude: float, random: np.random.Generator) -> 
 
 
 def shear_x(pixels: Pixels, magnitude: float, random: np.random.Generator) -> Pixels:
-    """Shift each row by 0.03 M times its index, in a random direction."""
+    """Shifts each row by 0.03 M times its index, in a random direction."""
     return _affine(pixels, (1.0, _signed(magnitude / 10 * 0.3, random), 0.0, 0.0, 1.0, 0.0))
 
 
 def shear_y(pixels: Pixels, magnitude: float, random: np.random.Generator) -> Pixels:
-    """Shift each column by 0.03 M times its index, in a random direction."""
+    """Shifts each column by 0.03 M times its index, in a random direction."""
     return _affine(pixels, (1.0, 0.0, 0.0, _signed(magnitude / 10 * 0.3, random), 1.0, 0.0))
 
 
 def translate_x(pixels: Pixels, magnitude: float, random: np.random.Generator) -> Pixels:
-    """Translate horizontally by 10 M pixels (not a fraction of the width), in a random direction."""
+    """Translates horizontally by 10 M pixels (not a fraction of the width), in a random direction."""
     return _affine(pixels, (1.0, 0.0, _signed(magnitude / 10 * 100, random), 0.0, 1.0, 0.0))
 
 
 def translate_y(pixels: Pixels, magnitude: float, random: np.random.Generator) -> Pixels:
-    """Translate vertically by 10 M pixels, in a random direction."""
+    """Translates vertically by 10 M pixels, in a random direction."""
     return _affine(pixels, (1.0, 0.0, 0.0, 0.0, 1.0, _signed(magnitude / 10 * 100, random)))
 
 
 def cutout(pixels: Pixels, magnitude: float, random: np.random.Generator) -> Pixels:
-    """Fill a square of side 2 int(4 M) around a random pixel with gray, clipped at the border."""
+    """Fills a square of side 2 int(4 M) around a random pixel with gray, clipped at the border."""
     half, out = int(magnitude / 10 * 40), pixels.copy()
     row, column = (int(random.integers(side)) for side in pixels.shape[:2])
     out[max(0, row - half) : row + half, max(0, column - half) : column + half] = FILL
@@ -207,14 +207,14 @@ OPERATIONS: dict[str, Operation] = {
 
 
 def _blend(degenerate: Pixels, pixels: Pixels, magnitude: float) -> Pixels:
-    """Return degenerate + f (pixels - degenerate) with f = 0.18 M + 0.1, which interpolates below M = 5."""
+    """Returns degenerate + f (pixels - degenerate) with f = 0.18 M + 0.1, which interpolates below M = 5."""
     start = degenerate.astype(np.float32)
     factor = np.float32(magnitude / 10 * 1.8 + 0.1)
     return np.clip(start + (pixels.astype(np.float32) - start) * factor, 0, 255).astype(np.uint8)
 
 
 def _greys(pixels: Pixels) -> UInt8[np.ndarray, "h w"]:
-    """Return TensorFlow's gray values of an image."""
+    """Returns TensorFlow's gray values of an image."""
     weights: Float32[np.ndarray, 3] = np.array([0.2989, 0.587, 0.114], np.float32)
     return (pixels.astype(np.float32) @ weights / np.float32(255) * np.float32(255.5)).astype(np.uint8)
 
@@ -224,9 +224,9 @@ def _signed(value: float, random: np.random.Generator) -> float:
 
 
 def _affine(pixels: Pixels, matrix: tuple[float, float, float, float, float, float]) -> Pixels:
-    """Map each pixel (x, y) from (ax + by + c, dx + ey + f), rounded to nearest; gray outside the image."""
+    """Maps each pixel (x, y) from (ax + by + c, dx + ey + f), rounded to nearest; gray outside the image."""
     a, b, c, d, e, f = matrix
-    # Coordinates of Pillow refer to the corners of pixels, those of TensorFlow to their centres.
+    # Coordinates of Pillow refer to the corners of pixels, those of TensorFlow to their centers.
     shifted = (a, b, c + 0.5 - 0.5 * (a + b), d, e, f + 0.5 - 0.5 * (d + e))
     image = Image.fromarray(pixels)
     gray = (FILL, FILL, FILL)

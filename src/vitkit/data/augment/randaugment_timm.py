@@ -22,7 +22,7 @@ FILL = (124, 116, 104)
 def randaugment(
     image: Image.Image, magnitude: float, noise: float, layers: int, random: np.random.Generator
 ) -> Image.Image:
-    """Apply `layers` random operations to an RGB image; `noise` is the standard deviation of the magnitude."""
+    """Applies `layers` random operations to an RGB image; `noise` is the standard deviation of the magnitude."""
     for name in random.choice(list(OPERATIONS), size=layers):
         if random.random() < PROBABILITY:
             sampled = min(HIGHEST, max(0.0, random.normal(magnitude, noise) if noise else magnitude))
@@ -32,54 +32,54 @@ def randaugment(
 
 
 def autocontrast(image: Image.Image, magnitude: float) -> Image.Image:
-    """Stretch each channel to the full range."""
+    """Stretches each channel to the full range."""
     return ImageOps.autocontrast(image)
 
 
 def equalize(image: Image.Image, magnitude: float) -> Image.Image:
-    """Equalize the histogram of each channel."""
+    """Equalizes the histogram of each channel."""
     return ImageOps.equalize(image)
 
 
 def invert(image: Image.Image, magnitude: float) -> Image.Image:
-    """Invert all pixel values: 255 - x."""
+    """Inverts all pixel values: 255 - x."""
     return ImageOps.invert(image)
 
 
 def rotate(image: Image.Image, magnitude: float) -> Image.Image:
-    """Rotate around the centre by 3 degrees per unit of magnitude."""
+    """Rotates around the center by 3 degrees per unit of magnitude."""
     return image.rotate(magnitude / HIGHEST * 30.0, resample=Image.Resampling.BICUBIC, fillcolor=FILL)
 
 
 def posterize(image: Image.Image, magnitude: float) -> Image.Image:
-    """Keep the upper 4 - int(0.4 |magnitude|) bits; black at 10, which newer versions of Pillow do not support."""
+    """Keeps the upper 4 - int(0.4 |magnitude|) bits; black at 10, which newer versions of Pillow do not support."""
     bits = 4 - int(abs(magnitude) / HIGHEST * 4)
     return ImageOps.posterize(image, bits) if bits else Image.new("RGB", image.size)
 
 
 def solarize(image: Image.Image, magnitude: float) -> Image.Image:
-    """Invert pixel values of at least 256 - int(25.6 |magnitude|); all at 10."""
+    """Inverts pixel values of at least 256 - int(25.6 |magnitude|); all at 10."""
     return ImageOps.solarize(image, 256 - min(256, int(abs(magnitude) / HIGHEST * 256)))
 
 
 def solarize_add(image: Image.Image, magnitude: float) -> Image.Image:
-    """Add int(11 |magnitude|) to pixel values below 128."""
+    """Adds int(11 |magnitude|) to pixel values below 128."""
     more = min(128, int(abs(magnitude) / HIGHEST * 110))
     return image.point([min(255, value + more) if value < 128 else value for value in range(256)] * 3)
 
 
 def shear_x(image: Image.Image, magnitude: float) -> Image.Image:
-    """Shift each row by 0.03 times its index per unit of magnitude."""
+    """Shifts each row by 0.03 times its index per unit of magnitude."""
     return _affine(image, (1.0, magnitude / HIGHEST * 0.3, 0.0, 0.0, 1.0, 0.0))
 
 
 def shear_y(image: Image.Image, magnitude: float) -> Image.Image:
-    """Shift each column by 0.03 times its index per unit of magnitude."""
+    """Shifts each column by 0.03 times its index per unit of magnitude."""
     return _affine(image, (1.0, 0.0, 0.0, magnitude / HIGHEST * 0.3, 1.0, 0.0))
 
 
 def translate_x(image: Image.Image, magnitude: float) -> Image.Image:
-    """Translate horizontally by 4.5% of the width per unit of magnitude."""
+    """Translates horizontally by 4.5% of the width per unit of magnitude."""
     return _affine(image, (1.0, 0.0, magnitude / HIGHEST * 0.45 * image.width, 0.0, 1.0, 0.0))
 
 
@@ -94,7 +94,7 @@ def _affine(image: Image.Image, matrix: tuple[float, ...]) -> Image.Image:
 
 
 def _enhancing(enhancer: Callable[[Image.Image], Any]) -> Callable[[Image.Image, float], Image.Image]:
-    """Return an operation with the enhancement factor max(0.1, 1 + 0.09 magnitude)."""
+    """Returns an operation with the enhancement factor max(0.1, 1 + 0.09 magnitude)."""
 
     def enhance(image: Image.Image, magnitude: float) -> Image.Image:
         enhanced: Image.Image = enhancer(image).enhance(max(0.1, 1.0 + magnitude / HIGHEST * 0.9))

@@ -1,4 +1,4 @@
-"""Random views of normalised images, batched and on their device: crops, color augmentation, blur.
+"""Random views of normalized images, batched and on their device: crops, color augmentation, blur.
 
 Used by objectives that compare views of one image. Random numbers come from the global CPU generator of torch, which
 the training loop seeds before every step, so views are the same on every device.
@@ -19,7 +19,7 @@ GREY = (0.299, 0.587, 0.114)  # ITU-R 601, as Pillow
 class ColorAugmentation:
     """Color augmentation settings. Images without three channels keep saturation and hue.
 
-    mean, std  normalisation of the images
+    mean, std  normalization of the images
     jitter     strength for brightness, contrast, saturation and hue
     jitter_probability     probability of color jitter (0.8 in DINO)
     grayscale_probability  probability of grayscale
@@ -37,7 +37,7 @@ class ColorAugmentation:
 def random_crops(
     images: Float[Tensor, "b c height width"], size: tuple[int, int], scale: tuple[float, float]
 ) -> Float[Tensor, "b c rows columns"]:
-    """Crop each image at random, resize it to `size` and flip it with probability 0.5.
+    """Crops each image at random, resize it to `size` and flip it with probability 0.5.
 
     The fraction of the area is uniform in `scale`, the aspect ratio log-uniform between 3:4 and 4:3; sides are limited
     to those of the image. The resize is bicubic without antialiasing, so crops should not be much larger than `size`.
@@ -58,41 +58,41 @@ def random_crops(
 
 def augment_colors(
     images: Float[Tensor, "b c h w"],
-    colours: ColorAugmentation,
+    colors: ColorAugmentation,
     *,
     blur_probability: float = 0.0,
     solarize_probability: float = 0.0,
 ) -> Float[Tensor, "b c h w"]:
-    """Apply color jitter, grayscale, blur and solarize in this order, each at random per image.
+    """Applies color jitter, grayscale, blur and solarize in this order, each at random per image.
 
     `blur_probability` and `solarize_probability` are the probabilities of the last two.
     """
-    mean, std = (images.new_tensor(each)[:, None, None] for each in (colours.mean, colours.std))
+    mean, std = (images.new_tensor(each)[:, None, None] for each in (colors.mean, colors.std))
     x = (images * std + mean).clamp(0, 1)
-    x = torch.where(_random_mask(x, colours.jitter_probability), jitter(x, colours.jitter), x)
+    x = torch.where(_random_mask(x, colors.jitter_probability), jitter(x, colors.jitter), x)
     if x.shape[1] == 3:
-        x = torch.where(_random_mask(x, colours.grayscale_probability), _grey(x).expand_as(x), x)
+        x = torch.where(_random_mask(x, colors.grayscale_probability), _gray(x).expand_as(x), x)
     if blur_probability:
-        x = torch.where(_random_mask(x, blur_probability), blur(x, torch.empty(x.shape[0]).uniform_(*colours.sigma)), x)
+        x = torch.where(_random_mask(x, blur_probability), blur(x, torch.empty(x.shape[0]).uniform_(*colors.sigma)), x)
     if solarize_probability:
         x = torch.where(_random_mask(x, solarize_probability) & (x >= 0.5), 1 - x, x)
     return (x - mean) / std
 
 
 def jitter(x: Float[Tensor, "b c h w"], amounts: tuple[float, float, float, float]) -> Float[Tensor, "b c h w"]:
-    """Jitter brightness, contrast, saturation and hue (a rotation around the gray axis) of images in [0, 1]."""
+    """Jitters brightness, contrast, saturation and hue (a rotation around the gray axis) of images in [0, 1]."""
     brightness, contrast, saturation = (_factors(x, amount) for amount in amounts[:3])
     x = (x * brightness).clamp(0, 1)
-    x = torch.lerp(_grey(x).mean(dim=(2, 3), keepdim=True).expand_as(x), x, contrast).clamp(0, 1)
+    x = torch.lerp(_gray(x).mean(dim=(2, 3), keepdim=True).expand_as(x), x, contrast).clamp(0, 1)
     angle = torch.empty(x.shape[0]).uniform_(-amounts[3], amounts[3]) * 2 * math.pi
     if x.shape[1] != 3:
         return x
-    x = torch.lerp(_grey(x).expand_as(x), x, saturation).clamp(0, 1)
+    x = torch.lerp(_gray(x).expand_as(x), x, saturation).clamp(0, 1)
     return torch.einsum("b o c, b c h w -> b o h w", _rotations(angle).to(x), x).clamp(0, 1)
 
 
 def blur(x: Float[Tensor, "b c h w"], sigma: Float[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
-    """Blur each image with its own Gaussian of `sigma` pixels, truncated at three times the largest sigma."""
+    """Blurs each image with its own Gaussian of `sigma` pixels, truncated at three times the largest sigma."""
     b, c, height, width = x.shape
     radius = min(math.ceil(3 * float(sigma.max())), min(height, width) - 1)
     offsets = torch.arange(-radius, radius + 1)
@@ -115,7 +115,7 @@ def _factors(x: Tensor, amount: float) -> Tensor:
     return torch.empty(x.shape[0]).uniform_(1 - amount, 1 + amount).to(x)[:, None, None, None]
 
 
-def _grey(x: Tensor) -> Tensor:
+def _gray(x: Tensor) -> Tensor:
     weights = x.new_tensor(GREY) if x.shape[1] == 3 else x.new_full((x.shape[1],), 1 / x.shape[1])
     return (x * weights[:, None, None]).sum(dim=1, keepdim=True)
 

@@ -1,11 +1,11 @@
 """Image preprocessing of a model; the settings are saved with the weights.
 
-processor.py      `Processor`: resize, centre crop, rescale, normalise
+processor.py      `Processor`: resize, center crop, rescale, normalize
 geometry.py       sizes of resized images and positions of crops, with the rounding of each library
-normalization.py  rescaling and normalisation by lookup table
+normalization.py  rescaling and normalization by lookup table
 fast.py           resize and crop by vitkit's kernel, equal to Pillow
 draft.py          reduced decoding of large JPEG files
-resampling.py     resizing by torch, as in transformers' torchvision backend, and normalisation on a device
+resampling.py     resizing by torch, as in transformers' torchvision backend, and normalization on a device
 huggingface.py    preprocessor_config.json of every version of transformers
 timm.py           pretrained_cfg of timm
 """

@@ -24,7 +24,7 @@ def array(
     limits: Limits = DEFAULT_LIMITS,
     allow_truncated: bool = False,
 ) -> Float32[np.ndarray, "c h w"]:
-    """Preprocess one image, with reduced decoding where possible, else by `Processor.array`.
+    """Preprocesses one image, with reduced decoding where possible, else by `Processor.array`.
 
     Reduced decoding needs simplejpeg (the extra `fast`), vitkit's kernels, and an RGB processor with a bilinear or
     bicubic filter. Raises the errors of `Processor.array`.

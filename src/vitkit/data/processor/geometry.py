@@ -25,7 +25,7 @@ _FILTERS: Final[dict[Interpolation, Image.Resampling]] = {
 
 
 def resized_size(size: Size, resize: Resize, to: int | Size) -> Size:
-    """Return the size (rows, columns) to which an image of `size` is resized.
+    """Returns the size (rows, columns) to which an image of `size` is resized.
 
     squash            exactly `to`, without keeping the aspect ratio
     shortest, int     short side `to`; the long side is rounded down (torchvision, transformers)
@@ -50,7 +50,7 @@ def resized_size(size: Size, resize: Resize, to: int | Size) -> Size:
 
 
 def crop_start(length: int, crop: int, rule: Crop) -> int:
-    """Return the start of a centre crop along one axis; negative if the image is shorter and must be padded.
+    """Returns the start of a center crop along one axis; negative if the image is shorter and must be padded.
 
     The rules differ by one pixel if the difference of the lengths is odd: torchvision rounds half to even (and pads the
     smaller half first), transformers rounds down (and pads the larger half first).
@@ -71,7 +71,7 @@ def _crop(image: Image.Image, size: Size, rule: Crop, fill: tuple[int, ...]) -> 
 
 
 def _resize_window(image: Image.Image, to: Size, name: Interpolation, rule: Crop, size: Size) -> Image.Image:
-    """Resize only the cropped part: the same image up to rounding, with little memory."""
+    """Resizes only the cropped part: the same image up to rounding, with little memory."""
     rows, columns = min(size[0], to[0]), min(size[1], to[1])
     top, left = max(0, crop_start(to[0], size[0], rule)), max(0, crop_start(to[1], size[1], rule))
     down, across = image.height / to[0], image.width / to[1]
@@ -80,7 +80,7 @@ def _resize_window(image: Image.Image, to: Size, name: Interpolation, rule: Crop
 
 
 def resize_image(image: Image.Image, to: Size, name: Interpolation) -> Image.Image:
-    """Resize an image. Raises ImageError if the result has more than `MAX_RESIZED` pixels."""
+    """Resizes an image. Raises ImageError if the result has more than `MAX_RESIZED` pixels."""
     if to == (image.height, image.width):
         return image
     if to[0] * to[1] > MAX_RESIZED:
@@ -93,7 +93,7 @@ def resize_image(image: Image.Image, to: Size, name: Interpolation) -> Image.Ima
 def resize_and_crop(
     image: Image.Image, to: Size, name: Interpolation, rule: Crop, size: Size, fill: tuple[int, ...]
 ) -> Image.Image:
-    """Resize an image to `to` and centre-crop it to `size`, padded with `fill`, with the rounding of one library."""
+    """Resizes an image to `to` and center-crop it to `size`, padded with `fill`, with the rounding of one library."""
     if to[0] * to[1] > MAX_RESIZED and to != (image.height, image.width):
         return _crop(_resize_window(image, to, name, rule, size), size, rule, fill)
     return _crop(resize_image(image, to, name), size, rule, fill)

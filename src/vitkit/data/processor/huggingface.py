@@ -1,4 +1,4 @@
-"""preprocessor_config.json of transformers: reads every version, writes one that all versions can read.
+"""Reads every version of transformers' `preprocessor_config.json`, and writes one that all versions can read.
 
 Versions: `feature_extractor_type` with integer sizes and without `do_rescale` (v4 before 2023), slow and fast image
 processors of v4 (the latter with many nulls), v5, and `processor_config.json` with settings under `image_processor`.
@@ -43,13 +43,13 @@ _HARMLESS_STEPS: Final = frozenset({"do_reduce_labels"})
 
 
 def _kind(config: Mapping[str, object]) -> str:
-    """Return the model family in the class name: ViT for ViTImageProcessorFast or ViTFeatureExtractor."""
+    """Returns the model family in the class name: ViT for ViTImageProcessorFast or ViTFeatureExtractor."""
     name = config.get("image_processor_type") or config.get("feature_extractor_type") or "ViTImageProcessor"
     return re.sub(r"(ImageProcessor|FeatureExtractor)\w*$", "", str(name))
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of a file with the defaults of its class; nulls count as missing."""
+    """Returns the settings of a file with the defaults of its class; nulls count as missing."""
     kind = _kind(config)
     stated = {key: value for key, value in config.items() if value is not None}
     unsupported = [
@@ -71,7 +71,7 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _size(value: object, name: str) -> Size:
-    """Return (rows, columns) of a size in any of its formats."""
+    """Returns (rows, columns) of a size in any of its formats."""
     match value:
         case int():
             return value, value
@@ -84,7 +84,7 @@ def _size(value: object, name: str) -> Size:
 
 
 def _resize_fields(settings: Mapping[str, Any], kind: str) -> dict[str, Any]:
-    """Return the `Processor` fields for resizing."""
+    """Returns the `Processor` fields for resizing."""
     size = settings["size"]
     if isinstance(size, Mapping):
         size = {key: value for key, value in size.items() if value is not None}
@@ -106,7 +106,7 @@ def _numbers(value: float | Sequence[float], channels: int) -> tuple[float, ...]
 
 
 def read(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the `Processor` fields of a preprocessor_config.json, and those stored under "vitkit" in it.
+    """Returns the `Processor` fields of a preprocessor_config.json, and those stored under "vitkit" in it.
 
     Raises ValueError that names the setting.
     """
@@ -137,7 +137,7 @@ def read(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _nearest_size(settings: Mapping[str, Any]) -> dict[str, int]:
-    """Return the size for transformers: exact where transformers can express it, else the nearest."""
+    """Returns the size for transformers: exact where transformers can express it, else the nearest."""
     to = settings["size"] if settings["resize_to"] is None else settings["resize_to"]
     if settings["resize"] == "shortest":
         return {"shortest_edge": to if isinstance(to, int) else max(to)}
@@ -146,7 +146,7 @@ def _nearest_size(settings: Mapping[str, Any]) -> dict[str, int]:
 
 
 def write(settings: Mapping[str, Any]) -> dict[str, object]:
-    """Return the content of preprocessor_config.json for the fields of a `Processor`, as far as it can express them."""
+    """Returns the content of preprocessor_config.json for the fields of a `Processor`, as far as it can express them."""
     rows, columns = settings["size"]
     crops = settings["center_crop"] != "none"
     config: dict[str, object] = {

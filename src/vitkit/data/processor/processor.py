@@ -58,7 +58,7 @@ class Options(FileOptions, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class Processor:
-    """Resize, centre crop, rescale and normalise; bit for bit as transformers' PIL processor and timm's eval transform.
+    """Resize, center crop, rescale and normalize; bit for bit as transformers' PIL processor and timm's eval transform.
 
     size           rows and columns of the model input
     resize         "squash": to `resize_to`, without keeping the aspect ratio; "shortest": short side to `resize_to`,
@@ -68,7 +68,7 @@ class Processor:
     interpolation  filter of Pillow, always with antialiasing
     center_crop    "none", or crop to `size` with the rounding of one library; smaller images are padded with `fill`
     fill           pixel values of the padding
-    rescale        factor for pixel values in 0..255, before normalisation
+    rescale        factor for pixel values in 0..255, before normalization
     mean, std      one value per channel: three for RGB, one for grayscale
     background     color behind transparent pixels
     profile        "convert" embedded ICC profiles to sRGB, or "ignore" them, as transformers, timm and processors read
@@ -115,7 +115,7 @@ class Processor:
             )
 
     def _canonicalize(self) -> None:
-        """Use one form of each setting, so that equal processors compare equal."""
+        """Uses one form of each setting, so that equal processors compare equal."""
         to = self.resize_to
         if self.resize != "shortest":
             to = (to, to) if isinstance(to, int) else to
@@ -131,12 +131,12 @@ class Processor:
 
     @classmethod
     def squash(cls, size: int | Size, **fields: Any) -> "Processor":
-        """Return a processor that resizes to `size` without keeping the aspect ratio, as Google's and HF's ViT."""
+        """Returns a processor that resizes to `size` without keeping the aspect ratio, as Google's and HF's ViT."""
         return cls(size=(size, size) if isinstance(size, int) else size, resize="squash", **fields)
 
     @classmethod
     def crop(cls, size: int | Size, crop_fraction: float = 0.9, **fields: Any) -> "Processor":
-        """Return a processor that keeps the central `crop_fraction` of the short side, as timm and torchvision."""
+        """Returns a processor that keeps the central `crop_fraction` of the short side, as timm and torchvision."""
         if not 0 < crop_fraction <= 1:
             raise ValueError(f"crop_fraction must be above 0 and at most 1, got {crop_fraction}")
         rows, columns = (size, size) if isinstance(size, int) else size
@@ -158,7 +158,7 @@ class Processor:
         allow_truncated: bool = False,
         data_range: float | None = None,
     ) -> Image.Image:
-        """Resize and crop an image; return it in mode RGB (or L), before normalisation.
+        """Resizes and crop an image; return it in mode RGB (or L), before normalization.
 
         `data_range` is the value of white in floats. Raises ImageError for files, ValueError and TypeError for images
         in memory.
@@ -176,7 +176,7 @@ class Processor:
     def rgb(
         self, image: ImageInput, *, channels: Channels | None = None, **options: Unpack[FileOptions]
     ) -> Image.Image:
-        """Return the full image in mode RGB; `limits` and `allow_truncated` are for files, `data_range` for floats."""
+        """Returns the full image in mode RGB; `limits` and `allow_truncated` are for files, `data_range` for floats."""
         if isinstance(image, Image.Image | np.ndarray) or is_tensor(image):
             return to_rgb(
                 image,
@@ -188,17 +188,17 @@ class Processor:
         return open_image(image, background=self.background, profile=self.profile, **options)
 
     def array(self, image: ImageInput, **options: Unpack[Options]) -> Float32[np.ndarray, "c h w"]:
-        """Preprocess one image without torch, for decoding threads; options as for `image`."""
+        """Preprocesses one image without torch, for decoding threads; options as for `image`."""
         return self.normalize(self.pixels(image, **options))
 
     def resized_size(self, size: Size) -> Size:
-        """Return the size (rows, columns) to which an image of `size` is resized before the crop."""
+        """Returns the size (rows, columns) to which an image of `size` is resized before the crop."""
         return resized_size(size, self.resize, self.size if self.resize_to is None else self.resize_to)
 
     def pixels(
         self, image: ImageInput, *, channels: Channels | None = None, **options: Unpack[FileOptions]
     ) -> UInt8[np.ndarray, "h w *c"]:
-        """Return the pixels of `image`, by the fast kernel where the result is equal; options and errors as there."""
+        """Returns the pixels of `image`, by the fast kernel where the result is equal; options and errors as there."""
         if self.channels != 3 or self.interpolation not in ("bilinear", "bicubic"):
             return np.asarray(self.image(image, channels=channels, **options))
         if isinstance(image, Image.Image | np.ndarray) or is_tensor(image):
@@ -210,13 +210,13 @@ class Processor:
         return np.asarray(self._resize_and_crop(Image.fromarray(pixels))) if found is None else found
 
     def normalize(self, pixels: UInt8[np.ndarray, "h w *c"]) -> Float32[np.ndarray, "c h w"]:
-        """Rescale pixels and normalise them by channel."""
+        """Rescales pixels and normalize them by channel."""
         return normalize(pixels, self.rescale, tuple(self.mean), tuple(self.std))
 
     def __call__(
         self, images: ImageInput | Sequence[ImageInput], **options: Unpack[Options]
     ) -> 'Float32[Tensor, "b c h w"]':
-        """Preprocess an image, a list, or an array (b, c, h, w) or (b, h, w, c) to a batch; options of `image`."""
+        """Preprocesses an image, a list, or an array (b, c, h, w) or (b, h, w, c) to a batch; options of `image`."""
         import torch
 
         arrays = [self.array(image, **choices) for image, choices in _each(images, options)]
@@ -230,7 +230,7 @@ class Processor:
         return torch.from_numpy(np.stack(arrays))
 
     def to_huggingface(self) -> dict[str, Any]:
-        """Return the content of preprocessor_config.json; settings that transformers lacks are under "vitkit"."""
+        """Returns the content of preprocessor_config.json; settings that transformers lacks are under "vitkit"."""
         settings = to_dict(self)
         config = huggingface.write(settings)
         readable = to_dict(Processor(**huggingface.read(config)[0]))
@@ -239,7 +239,7 @@ class Processor:
 
     @classmethod
     def from_huggingface(cls, config: Mapping[str, Any]) -> "Processor":
-        """Return the processor of a preprocessor_config.json or processor_config.json of any version."""
+        """Returns the processor of a preprocessor_config.json or processor_config.json of any version."""
         settings, own = huggingface.read(config)
         plain = cls(**settings)
         checked = from_dict(cls, to_dict(plain) | own, where="vitkit")
@@ -247,12 +247,12 @@ class Processor:
 
     @classmethod
     def from_timm(cls, pretrained_cfg: Mapping[str, Any]) -> "Processor":
-        """Return the processor of timm's eval transform for a pretrained_cfg (or a config.json that holds one)."""
+        """Returns the processor of timm's eval transform for a pretrained_cfg (or a config.json that holds one)."""
         return cls(**timm.read(pretrained_cfg))
 
 
 def _each(images: ImageInput, options: Options) -> Iterator[tuple[ImageInput, Options]]:
-    """Yield every single image of the input with its options."""
+    """Yields every single image of the input with its options."""
     if isinstance(images, list | tuple):
         for image in images:
             yield image, options

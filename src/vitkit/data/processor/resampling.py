@@ -1,8 +1,8 @@
-"""Preprocessing with torch: resampling as in transformers' torchvision backend, and normalisation on a device.
+"""Preprocessing with torch: resampling as in transformers' torchvision backend, and normalization on a device.
 
 Pillow and torch use the same filters with different rounding: on typical images, one pixel in fifty differs by one or
 two, and more where Pillow 13 resizes the rows before the columns. transformers 5 uses torch by default; `Processor`
-uses Pillow. A GPU gets 8-bit pixels, a quarter of the size of float32, and normalises them itself.
+uses Pillow. A GPU gets 8-bit pixels, a quarter of the size of float32, and normalizes them itself.
 """
 
 from functools import lru_cache
@@ -26,7 +26,7 @@ def array(
     limits: Limits = DEFAULT_LIMITS,
     allow_truncated: bool = False,
 ) -> Float32[np.ndarray, "c h w"]:
-    """Preprocess one image with torch's resampling.
+    """Preprocesses one image with torch's resampling.
 
     Pillow is used if torch lacks the filter or the crop is larger than the image. Raises the errors of
     `Processor.array`.
@@ -59,14 +59,14 @@ def _resize(pixels: np.ndarray, to: tuple[int, int], filter_name: str) -> np.nda
 
 
 def to_device(pixels: UInt8[Tensor, "b h w c"], device: torch.device) -> UInt8[Tensor, "b h w c"]:
-    """Copy pixels to a device; from pinned memory to a GPU, so that the copy is asynchronous."""
+    """Copies pixels to a device; from pinned memory to a GPU, so that the copy is asynchronous."""
     if device.type != "cuda":
         return pixels.to(device)
     return pixels.pin_memory().to(device, non_blocking=True)
 
 
 def normalize_on_device(processor: Processor, pixels: UInt8[Tensor, "b h w c"]) -> Float[Tensor, "b c h w"]:
-    """Normalise a batch on its device, bit for bit equal to `Processor.normalize`."""
+    """Normalizes a batch on its device, bit for bit equal to `Processor.normalize`."""
     values = _values(processor, pixels.device)
     planes = [values[channel][pixels[..., channel].long()] for channel in range(processor.channels)]
     return torch.stack(planes, dim=1)

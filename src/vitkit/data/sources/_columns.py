@@ -15,7 +15,7 @@ NAMES: dict[str, tuple[str, ...]] = {
 
 
 def parse(location: str) -> tuple[str, dict[str, str]]:
-    """Split `images.csv#image=file,label=species` into the location and the selected columns.
+    """Splits `images.csv#image=file,label=species` into the location and the selected columns.
 
     Raises ValueError for an unknown kind of column.
     """
@@ -33,7 +33,7 @@ def parse(location: str) -> tuple[str, dict[str, str]]:
 
 
 def choose(kind: str, columns: Iterable[str], chosen: Mapping[str, str], where: str) -> str:
-    """Return the column of images, labels or splits: the one given in the location, else by its name."""
+    """Returns the column of images, labels or splits: the one given in the location, else by its name."""
     columns = list(columns)
     if kind in chosen:
         if chosen[kind] not in columns:
@@ -50,7 +50,7 @@ def choose(kind: str, columns: Iterable[str], chosen: Mapping[str, str], where: 
 
 
 def choose_by_type(kind: str, candidates: list[str], columns: list[str], chosen: Mapping[str, str], where: str) -> str:
-    """Return the only column of a fitting type, else choose by name among `candidates` (or all columns)."""
+    """Returns the only column of a fitting type, else choose by name among `candidates` (or all columns)."""
     if kind in chosen or not candidates:
         return choose(kind, columns, chosen, where)
     if len(candidates) > 1 and not any(name.lower() in NAMES[kind] for name in candidates):
@@ -59,12 +59,12 @@ def choose_by_type(kind: str, candidates: list[str], columns: list[str], chosen:
 
 
 def feature_type(feature: object) -> object:
-    """Return the type name of a feature of `datasets` ("Image", "ClassLabel"), None if it has none."""
+    """Returns the type name of a feature of `datasets` ("Image", "ClassLabel"), None if it has none."""
     return feature.get("_type") if isinstance(feature, dict) else None
 
 
 def class_names(feature: Any) -> tuple[str, ...] | None:
-    """Return the names of a ClassLabel or of a list of ClassLabels, in any of the three formats of `datasets`."""
+    """Returns the names of a ClassLabel or of a list of ClassLabels, in any of the three formats of `datasets`."""
     inner: Any = feature[0] if isinstance(feature, list) and feature else feature
     if feature_type(inner) in ("Sequence", "List", "LargeList"):
         inner = inner["feature"]
@@ -77,13 +77,13 @@ class MissingLabelsError(ValueError):
 
 
 def check_labels(values: Sequence[object], where: str) -> None:
-    """Raise `MissingLabelsError` if all labels are missing or -1, as in published test sets."""
+    """Raises `MissingLabelsError` if all labels are missing or -1, as in published test sets."""
     if values and all(value is None or value == -1 for value in values):
         raise MissingLabelsError(f"{where}: no image has a label")
 
 
 def open_labelled(splits: Mapping[str, Callable[[], Source]]) -> dict[str, Source]:
-    """Open the splits and leave out those without labels. Raises ValueError if none has labels."""
+    """Opens the splits and leave out those without labels. Raises ValueError if none has labels."""
     found, missing = {}, None
     for name, open_split in splits.items():
         try:
@@ -98,7 +98,7 @@ def open_labelled(splits: Mapping[str, Callable[[], Source]]) -> dict[str, Sourc
 def encode_labels(
     values: Sequence[Any], names: tuple[str, ...] | None, row: Callable[[int], str]
 ) -> tuple[tuple[str, ...], list[Label]]:
-    """Return the class names and the label of each row as class indices.
+    """Returns the class names and the label of each row as class indices.
 
     `values` are class indices or names, or lists of them. Without `names` the classes are the sorted names, or the
     indices up to the highest. Raises ValueError that names the row (`row(index)`) for a missing label, a label of a

@@ -29,20 +29,20 @@ class Listing(EncodedSource):
         self.classes = classes
 
     def __len__(self) -> int:
-        """Return the number of images."""
+        """Returns the number of images."""
         return len(self.keys)
 
     def encoded(self, index: int) -> tuple[bytes | Path, str]:
-        """Return the path or the bytes of an image file, and its key."""
+        """Returns the path or the bytes of an image file, and its key."""
         return self.folder / self.keys[index], self.keys[index]
 
     def label(self, index: int) -> Label:
-        """Return the class index, or a tuple of class indices."""
+        """Returns the class index, or a tuple of class indices."""
         return self.labels[index]
 
 
 def listing_splits(path: Path, rows: list[Row], columns: list[str], chosen: Mapping[str, str]) -> dict[str, Source]:
-    """Return the sources of a list by the values of its column `split`; without that column all rows as `all`.
+    """Returns one source per value of the `split` column; without that column, all rows form the split `all`.
 
     Class names are those in the list, or the lines of a `classes.txt` in the same folder. Raises ValueError that names
     the line for a missing image and for an invalid label.

@@ -20,7 +20,7 @@ class Member:
 
 
 def index(shard: Path) -> dict[str, dict[str, Member]]:
-    """Return the members of a shard by sample and extension: {"0001": {"jpg": Member, "cls": Member}}.
+    """Returns the members of a shard by sample and extension: {"0001": {"jpg": Member, "cls": Member}}.
 
     Members are in the order of the shard. As in WebDataset, the name of a sample is the path up to the first dot of the
     file name. Raises ValueError that names shard and member for a link, a device, a pickle, a path outside the folder,
@@ -49,7 +49,7 @@ def index(shard: Path) -> dict[str, dict[str, Member]]:
 
 
 def read(shard: Path, member: Member) -> bytes:
-    """Return the bytes of a member. Raises ValueError if the shard has become shorter since it was indexed."""
+    """Returns the bytes of a member. Raises ValueError if the shard has become shorter since it was indexed."""
     with shard.open("rb") as file:
         file.seek(member.offset)
         data = file.read(member.size)
@@ -59,7 +59,7 @@ def read(shard: Path, member: Member) -> bytes:
 
 
 def _check(info: tarfile.TarInfo, shard: Path) -> None:
-    """Raise ValueError unless a member is a regular file of limited size with a safe name."""
+    """Raises ValueError unless a member is a regular file of limited size with a safe name."""
     shown = f"'{_shown(info.name)}'"
     # tarfile counts sparse members as regular files, but their content is not stored contiguously.
     if not info.isreg() or info.issparse():
@@ -81,6 +81,6 @@ def _split(name: str) -> tuple[str, str]:
 
 
 def _shown(name: str) -> str:
-    """Escape and shorten an untrusted name for an error message."""
+    """Escapes and shorten an untrusted name for an error message."""
     text = name.encode("ascii", "backslashreplace").decode().replace("\n", " ").replace("\0", "?")
     return text if len(text) <= 80 else text[:77] + "..."

@@ -21,21 +21,21 @@ class Digits(Source):
         self.images = np.rint(counts * (255 / 16)).astype(np.uint8)
 
     def __len__(self) -> int:
-        """Return 1797."""
+        """Returns 1797."""
         return int(self.labels.shape[0])
 
     def read(self, index: int, **options: Unpack[ReadOptions]) -> Example:
-        """Return the digit as an RGB image with three equal channels."""
+        """Returns the digit as an RGB image with three equal channels."""
         image = Image.fromarray(self.images[index]).convert("RGB")
         return Example(image=image, label=self.label(index), key=f"digit {index}")
 
     def label(self, index: int) -> int:
-        """Return the digit."""
+        """Returns the digit."""
         return int(self.labels[index])
 
 
 def open_source(location: str) -> dict[str, Source]:
-    """Return the digits as the split `all`. Raises ValueError if a location is given."""
+    """Returns the digits as the split `all`. Raises ValueError if a location is given."""
     if location:
         raise ValueError(f"the source 'digits' takes no location, got '{location}'")
     return {"all": Digits()}

@@ -31,20 +31,20 @@ class Folder(EncodedSource):
             self.labels.extend([label] * len(found))
 
     def __len__(self) -> int:
-        """Return the number of images."""
+        """Returns the number of images."""
         return len(self.keys)
 
     def encoded(self, index: int) -> tuple[bytes | Path, str]:
-        """Return the path or the bytes of an image file, and its key."""
+        """Returns the path or the bytes of an image file, and its key."""
         return self.path / self.keys[index], self.keys[index]
 
     def label(self, index: int) -> int:
-        """Return the index of the class folder."""
+        """Returns the index of the class folder."""
         return self.labels[index]
 
 
 def open_source(location: str) -> dict[str, Source]:
-    """Open a folder and return its splits, or `all`. Raises ValueError for a missing folder or class without images."""
+    """Opens a folder and return its splits, or `all`. Raises ValueError for a missing folder or class without images."""
     path = Path(location).expanduser()
     if not location or not path.is_dir():
         raise ValueError(f"there is no folder '{location}'; expected folder:PATH")

@@ -45,21 +45,21 @@ class Table(EncodedSource):
         self.images = table.select_columns([self.image]).cast_column(self.image, Image(decode=False))
 
     def __len__(self) -> int:
-        """Return the number of images."""
+        """Returns the number of images."""
         return len(self.labels)
 
     def encoded(self, index: int) -> tuple[bytes | Path, str]:
-        """Return the path or the bytes of an image file, and its key."""
+        """Returns the path or the bytes of an image file, and its key."""
         value = self.images[index][self.image] or {}
         return value.get("bytes") or _cached(value.get("path")), f"{self.name} row {index}"
 
     def label(self, index: int) -> Label:
-        """Return the class index, or a tuple of class indices."""
+        """Returns the class index, or a tuple of class indices."""
         return self.labels[index]
 
 
 def _cached(path: str | None) -> Path | bytes:
-    """Return the path if it is inside the cache of `datasets`, else no bytes: a table may not read other files."""
+    """Returns the path if it is inside the cache of `datasets`, else no bytes: a table may not read other files."""
     from datasets import config
 
     homes = (config.HF_CACHE_HOME, config.HF_DATASETS_CACHE)
@@ -68,7 +68,7 @@ def _cached(path: str | None) -> Path | bytes:
 
 
 def open_source(location: str) -> dict[str, Source]:
-    """Load a dataset and return its splits, renamed to train, val and test; splits without labels are left out.
+    """Loads a dataset and return its splits, renamed to train, val and test; splits without labels are left out.
 
     Raises ValueError for an unknown dataset or a missing configuration, ImportError without `datasets`.
     """

@@ -13,7 +13,7 @@ from vitkit.data.sources._listing import Row, listing_splits
 
 
 def open_source(location: str) -> dict[str, Source]:
-    """Open a JSON-lines file and return its splits.
+    """Opens a JSON-lines file and return its splits.
 
     Raises ValueError for a missing file, and one that names the line for an invalid row.
     """
@@ -31,7 +31,7 @@ def open_source(location: str) -> dict[str, Source]:
 
 
 def _fields(data: bytes, where: str) -> dict[str, object]:
-    """Parse one line to its fields."""
+    """Parses one line to its fields."""
     try:
         value = json.loads(data.decode("utf-8-sig"))
     except (ValueError, RecursionError):

@@ -73,18 +73,18 @@ class Parquet(EncodedSource):
         self._reset()
 
     def __len__(self) -> int:
-        """Return the number of images."""
+        """Returns the number of images."""
         return int(self.starts[-1])
 
     def encoded(self, index: int) -> tuple[bytes | Path, str]:
-        """Return the path or the bytes of an image file, and its key."""
+        """Returns the path or the bytes of an image file, and its key."""
         group = int(np.searchsorted(self.starts, index, side="right")) - 1
         value = self._group(group)[index - int(self.starts[group])].as_py()
         data = value.get("bytes") if isinstance(value, dict) else value
         return data or b"", self._name(index)
 
     def label(self, index: int) -> Label:
-        """Return the class index, or a tuple of class indices."""
+        """Returns the class index, or a tuple of class indices."""
         return self.labels[index]
 
     def __getstate__(self) -> dict[str, object]:
@@ -97,7 +97,7 @@ class Parquet(EncodedSource):
         self._cache: OrderedDict[int, ChunkedArray] = OrderedDict()
 
     def _group(self, group: int) -> "ChunkedArray":
-        """Return the image column of a row group, from the cache or from its file."""
+        """Returns the image column of a row group, from the cache or from its file."""
         if self._process != os.getpid():
             # A worker process must not share file positions or connections with its parent.
             self._reset()
@@ -129,7 +129,7 @@ class Parquet(EncodedSource):
 
 
 def open_source(location: str) -> dict[str, Source]:
-    """Open Parquet files and return their splits, by the names of files and folders; else `all`.
+    """Opens Parquet files and return their splits, by the names of files and folders; else `all`.
 
     Splits without labels are left out. Raises ValueError if there are no files, ImportError without pyarrow.
     """
@@ -149,7 +149,7 @@ def open_source(location: str) -> dict[str, Source]:
 
 
 def _find(name: str) -> tuple["AbstractFileSystem", str, list[str]]:
-    """Return the fsspec file system of a location, its root folder and the sorted paths of its files."""
+    """Returns the fsspec file system of a location, its root folder and the sorted paths of its files."""
     from fsspec.core import url_to_fs
 
     try:
@@ -171,7 +171,7 @@ def _find(name: str) -> tuple["AbstractFileSystem", str, list[str]]:
 
 
 def _columns(schema: "Schema", chosen: dict[str, str], where: str) -> tuple[str, str, tuple[str, ...] | None]:
-    """Return the image column, the label column and its class names (None if the file has none)."""
+    """Returns the image column, the label column and its class names (None if the file has none)."""
     info = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     features = info.get("info", {}).get("features", {}) if isinstance(info, dict) else {}
     images = [name for name in schema.names if feature_type(features.get(name)) == "Image"]

@@ -27,7 +27,7 @@ class Part:
     split: str | None = None
 
     def __post_init__(self) -> None:
-        """Validate the settings."""
+        """Validates the settings."""
         if self.share is not None and not 0.0 < self.share <= 1.0:
             raise ValueError(f"share of a part is {self.share}; expected above 0 and at most 1")
         if self.number is not None and self.number < 1:
@@ -39,7 +39,7 @@ class Part:
 
 
 def open_source(location: str) -> dict[str, Source]:
-    """Return the subset of each split. Raises ValueError for invalid settings and unknown classes."""
+    """Returns the subset of each split. Raises ValueError for invalid settings and unknown classes."""
     text, at, name = location.partition("@")
     if not at or not name:
         raise ValueError(f"expected part:classes=0-4,share=0.1@SOURCE, got 'part:{location}'")
@@ -57,7 +57,7 @@ def open_source(location: str) -> dict[str, Source]:
 
 
 def read(text: str) -> Part:
-    """Parse settings such as `classes=0-4,share=0.1`."""
+    """Parses settings such as `classes=0-4,share=0.1`."""
     known = {field.name: field.type for field in fields(Part)}
     part = Part()
     for setting in text.split(","):
@@ -73,7 +73,7 @@ def read(text: str) -> Part:
 
 
 def class_indices(text: str, classes: tuple[str, ...]) -> list[int]:
-    """Parse a sum of class indices, ranges and names (`0-4+7`) and return the indices in its order."""
+    """Parses a sum of class indices, ranges and names (`0-4+7`) and return the indices in its order."""
     found: list[int] = []
     for word in text.split("+"):
         first, dash, last = word.partition("-")
@@ -92,7 +92,7 @@ def class_indices(text: str, classes: tuple[str, ...]) -> list[int]:
 
 
 def select_classes(source: Source, chosen: list[int]) -> Source:
-    """Return the images whose labels are all in `chosen`, renumbered from 0. Raises ValueError if there is none."""
+    """Returns the images whose labels are all in `chosen`, renumbered from 0. Raises ValueError if there is none."""
     new_indices = {old: new for new, old in enumerate(chosen)}
     labels = [source.label(index) for index in range(len(source))]
     tuples = [(label,) if isinstance(label, int) else label for label in labels]
@@ -104,7 +104,7 @@ def select_classes(source: Source, chosen: list[int]) -> Source:
 
 
 def sampled(source: Source, part: Part) -> Source:
-    """Sample images of every class (at least one), or return all except these, in the order of the source."""
+    """Samples images of every class (at least one), or return all except these, in the order of the source."""
     if part.share is None and part.number is None:
         return source
     labels = [source.label(index) for index in range(len(source))]

@@ -73,7 +73,7 @@ class TaskSplits:
 
 
 def open_source(location: str) -> dict[str, Source]:
-    """Return `train` (1,000 images) and `test`, or for `TASK:tune` `train` (800) and `val` (200).
+    """Returns `train` (1,000 images) and `test`, or for `TASK:tune` `train` (800) and `val` (200).
 
     Raises ValueError for an unknown task, a wrong number of classes and too few images.
     """
@@ -93,7 +93,7 @@ def open_source(location: str) -> dict[str, Source]:
 
 
 def task_splits(task: Task, found: dict[str, Source], name: str, *, seed: int | None = 0) -> TaskSplits:
-    """Return the training, validation and test sets of a task.
+    """Returns the training, validation and test sets of a task.
 
     A split is shuffled with `seed` before it is divided, because folders are sorted by class. None keeps the
     order of the source, which is right for the records of TensorFlow Datasets, on which the benchmark is defined.
@@ -118,26 +118,26 @@ def task_splits(task: Task, found: dict[str, Source], name: str, *, seed: int | 
 
 
 def divide(source: Source, ends: list[float], seed: int | None) -> list[Source]:
-    """Divide a source at the given fractions of its length, after shuffling with `seed` unless it is None."""
+    """Divides a source at the given fractions of its length, after shuffling with `seed` unless it is None."""
     order = np.arange(len(source)) if seed is None else np.random.default_rng(seed).permutation(len(source))
     bounds = [0, *(int(end * len(source) + 1e-6) for end in ends)]
     return [Subset(source, order[start:end]) for start, end in pairwise(bounds)]
 
 
 def shuffled(source: Source, seed: int | None) -> Source:
-    """Return the source in random order."""
+    """Returns the source in random order."""
     return divide(source, [1.0], seed)[0]
 
 
 def first(source: Source, number: int, task: str) -> Source:
-    """Return the first `number` images. Raises ValueError if there are fewer."""
+    """Returns the first `number` images. Raises ValueError if there are fewer."""
     if len(source) < number:
         raise ValueError(f"VTAB-1k needs {number} images of a split of '{task}', which has {len(source)}")
     return Subset(source, np.arange(number))
 
 
 def check_classes(name: str, task: Task, source: Source) -> None:
-    """Raise ValueError if the number of classes is not that of the task."""
+    """Raises ValueError if the number of classes is not that of the task."""
     if len(source.classes) != task.classes:
         raise ValueError(f"task '{name}' has {task.classes} classes, but its source has {len(source.classes)}")
 
@@ -151,16 +151,16 @@ class Concatenation(Source):
         self.classes = one.classes
 
     def __len__(self) -> int:
-        """Return the number of images of both."""
+        """Returns the number of images of both."""
         return len(self.one) + len(self.other)
 
     def read(self, index: int, **options: Unpack[ReadOptions]) -> Example:
-        """Return the example of the source that contains it."""
+        """Returns the example of the source that contains it."""
         source, inner = self._locate(index)
         return source.read(inner, **options)
 
     def label(self, index: int) -> Label:
-        """Return the label of the source that contains it."""
+        """Returns the label of the source that contains it."""
         source, inner = self._locate(index)
         return source.label(inner)
 

@@ -45,20 +45,20 @@ class WebDataset(EncodedSource):
         self.keys.append(f"{shard.name}/{key}")
 
     def __len__(self) -> int:
-        """Return the number of images."""
+        """Returns the number of images."""
         return len(self.images)
 
     def encoded(self, index: int) -> tuple[bytes | Path, str]:
-        """Return the path or the bytes of an image file, and its key."""
+        """Returns the path or the bytes of an image file, and its key."""
         return read(*self.images[index]), self.keys[index]
 
     def label(self, index: int) -> Label:
-        """Return the class index, or a tuple of class indices."""
+        """Returns the class index, or a tuple of class indices."""
         return self.labels[index]
 
 
 def open_source(location: str) -> dict[str, Source]:
-    """Open the shards of a folder, a glob or a range `{000..099}` and return their splits, by file name; else `all`.
+    """Opens the shards of a folder, a glob or a range `{000..099}` and return their splits, by file name; else `all`.
 
     Raises ValueError if there are no shards.
     """
@@ -85,7 +85,7 @@ def _shards(location: str) -> list[Path]:
 
 
 def _expand(text: str) -> list[str]:
-    """Expand `a-{08..11}.tar` to four names of equal width."""
+    """Expands `a-{08..11}.tar` to four names of equal width."""
     match = re.search(r"\{(\d+)\.\.(\d+)\}", text)
     if match is None:
         return [text]

@@ -26,7 +26,7 @@ BIG: Final = 8 << 20
 
 
 def check_size(width: int, height: int, limits: Limits) -> None:
-    """Raise ImageError for an image without pixels (corrupt) or with too many (too_many_pixels)."""
+    """Raises ImageError for an image without pixels (corrupt) or with too many (too_many_pixels)."""
     if width < 1 or height < 1:
         raise ImageError("corrupt", f"the image has {width} x {height} pixels")
     if width * height > limits.max_pixels:
@@ -37,16 +37,16 @@ def check_size(width: int, height: int, limits: Limits) -> None:
 
 
 def check_frames(frames: int, limits: Limits) -> None:
-    """Raise ImageError (too_large) for a file with too many frames."""
+    """Raises ImageError (too_large) for a file with too many frames."""
     if frames > limits.max_frames:
         raise ImageError("too_large", f"the file has more than {limits.max_frames} frames, the limit")
 
 
 def truncated() -> ImageError:
-    """Return the error for a truncated file."""
+    """Returns the error for a truncated file."""
     return ImageError("truncated", "the file is truncated")
 
 
 def corrupt(what: str) -> ImageError:
-    """Return the error for a file that violates its format; `what` describes the violation."""
+    """Returns the error for a file that violates its format; `what` describes the violation."""
     return ImageError("corrupt", f"the file is damaged: {what}")

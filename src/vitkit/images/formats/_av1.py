@@ -19,14 +19,14 @@ class _Bits:
         self._value, self._left = int.from_bytes(data, "big"), 8 * len(data)
 
     def take(self, count: int) -> int:
-        """Return the next `count` bits as an integer."""
+        """Returns the next `count` bits as an integer."""
         if count > self._left:
             raise corrupt("a sequence header is too short")
         self._left -= count
         return (self._value >> self._left) & ((1 << count) - 1)
 
     def take_variable(self) -> int:
-        """Read uvlc() of section 4.10.3."""
+        """Reads uvlc() of section 4.10.3."""
         zeros = 0
         while not self.take(1):
             zeros += 1
@@ -57,7 +57,7 @@ def _skip_operating_points(bits: _Bits) -> None:
 
 
 def _sequence_size(payload: bytes) -> tuple[int, int]:
-    """Return the maximum width and height of frames in a sequence header."""
+    """Returns the maximum width and height of frames in a sequence header."""
     bits = _Bits(payload)
     bits.take(3)  # profile
     bits.take(1)  # still_picture
@@ -70,7 +70,7 @@ def _sequence_size(payload: bytes) -> tuple[int, int]:
 
 
 def _length(data: bytes, at: int) -> tuple[int, int]:
-    """Read leb128() of section 4.10.5; return the value and the next position."""
+    """Reads leb128() of section 4.10.5; return the value and the next position."""
     value = 0
     for i in range(8):
         if at >= len(data):
@@ -84,7 +84,7 @@ def _length(data: bytes, at: int) -> tuple[int, int]:
 
 
 def frame_sizes(data: bytes, ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """Yield (width, height) of each sequence header in the bitstream units of some ranges (start, end) of a file.
+    """Yields (width, height) of each sequence header in the bitstream units of some ranges (start, end) of a file.
 
     Other data (a grid description, an alpha item of another codec) ends a range without an error; the decoder rejects
     it. Raises ImageError for more units than `_MAX_UNITS`, in all ranges together, because ranges may overlap.
@@ -100,7 +100,7 @@ def frame_sizes(data: bytes, ranges: Iterable[tuple[int, int]]) -> Iterator[tupl
 
 
 def _frame_sizes(data: bytes, at: int, end: int) -> Iterator[tuple[int, int] | None]:
-    """Yield the size in each sequence header, and None for each other unit."""
+    """Yields the size in each sequence header, and None for each other unit."""
     while at < end:
         head = data[at]
         if head & 0x80:

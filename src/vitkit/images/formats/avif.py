@@ -25,19 +25,19 @@ _CONTAINERS: Final = {b"meta": 4, b"iprp": 0}
 
 
 def sniff(data: bytes) -> bool:
-    """Return whether the first bytes are those of a AVIF file."""
+    """Returns whether the first bytes are those of a AVIF file."""
     return data[4:8] == b"ftyp" and data[8:12] in _AVIF_BRANDS | _HEIF_BRANDS
 
 
 def _integer(data: bytes, at: int, size: int) -> tuple[int, int]:
-    """Read an unsigned integer of `size` bytes (0, 4 or 8 in iloc); return it and the next position."""
+    """Reads an unsigned integer of `size` bytes (0, 4 or 8 in iloc); return it and the next position."""
     if at + size > len(data):
         raise corrupt("an item box is too short")
     return int.from_bytes(data[at : at + size], "big"), at + size
 
 
 def _extents(data: bytes, found: "_Meta") -> Iterator[tuple[int, int]]:
-    """Yield (start, end) of each extent in the item location box (ISO/IEC 14496-12, 8.11.3).
+    """Yields (start, end) of each extent in the item location box (ISO/IEC 14496-12, 8.11.3).
 
     The number of extents is bounded, because an extent may take no bytes in the box.
     """
@@ -73,7 +73,7 @@ def _extents(data: bytes, found: "_Meta") -> Iterator[tuple[int, int]]:
 
 
 def _stored_in(found: "_Meta", method: int, size: int) -> tuple[int, int]:
-    """Return (start, end) of the data to which the offsets of an item refer: the file, or the box idat."""
+    """Returns (start, end) of the data to which the offsets of an item refer: the file, or the box idat."""
     if method == 0:
         return 0, size
     if method == 1 and found.data is not None:
@@ -82,7 +82,7 @@ def _stored_in(found: "_Meta", method: int, size: int) -> tuple[int, int]:
 
 
 def _check_coded_sizes(data: bytes, found: "_Meta", limits: Limits) -> None:
-    """Check the size of every coded image against the limit and the sizes in the properties."""
+    """Checks the size of every coded image against the limit and the sizes in the properties."""
     largest = max(width * height for width, height in found.sizes.values())
     ranges = dict.fromkeys(_extents(data, found))  # items may share extents
     if sum(last - first for first, last in ranges) > 2 * len(data):
@@ -119,7 +119,7 @@ def _read_properties(data: bytes, start: int, end: int, found: _Meta) -> None:
 
 
 def _properties_of_primary(data: bytes, found: _Meta) -> list[int]:
-    """Return the numbers of the properties of the primary item (ISO/IEC 23008-12, 9.3.1); empty if there are none."""
+    """Returns the numbers of the properties of the primary item (ISO/IEC 23008-12, 9.3.1); empty if there are none."""
     if found.primary is None or found.associations is None:
         return []
     box = data[slice(*found.associations)]
@@ -139,7 +139,7 @@ def _properties_of_primary(data: bytes, found: _Meta) -> list[int]:
 
 
 def heif_decoder() -> type[ImageFile.ImageFile] | None:
-    """Return the HEIF decoder of Pillow: a registered plug-in, or pillow-heif (the extra `heif`), which is imported."""
+    """Returns the HEIF decoder of Pillow: a registered plug-in, or pillow-heif (the extra `heif`), which is imported."""
     if "HEIF" in Image.OPEN:
         return cast(type[ImageFile.ImageFile], Image.OPEN["HEIF"][0])
     try:
@@ -150,7 +150,7 @@ def heif_decoder() -> type[ImageFile.ImageFile] | None:
 
 
 def _check_decoder(name: Format) -> None:
-    """Raise ImageError if there is no decoder for the format."""
+    """Raises ImageError if there is no decoder for the format."""
     if name == "AVIF" and not features.check("avif"):
         raise ImageError("unsupported_format", "no decoder for AVIF files is installed; install a newer Pillow")
     if name == "HEIF" and heif_decoder() is None:
@@ -160,7 +160,7 @@ def _check_decoder(name: Format) -> None:
 
 
 def _format(data: bytes) -> Format:
-    """Return AVIF if it is the major brand, or a compatible one of a file with a general major brand."""
+    """Returns AVIF if it is the major brand, or a compatible one of a file with a general major brand."""
     end = min(int.from_bytes(data[:4], "big"), 1024)
     general = data[8:12] in (b"mif1", b"msf1")
     brands = {data[8:12]} | ({data[at : at + 4] for at in range(16, end, 4)} if general else set())
@@ -168,7 +168,7 @@ def _format(data: bytes) -> Format:
 
 
 def _clean(data: bytes, limits: Limits) -> tuple[bytes, _Meta]:
-    """Return the file without metadata and animation, and its item boxes."""
+    """Returns the file without metadata and animation, and its item boxes."""
     found = _Meta()
     clean = bytearray(data)
     for name, start, end in boxes(data, 0, len(data), _CONTAINERS):
@@ -201,7 +201,7 @@ def _clean(data: bytes, limits: Limits) -> tuple[bytes, _Meta]:
 
 
 def _transformed(width: int, height: int, properties: list[int], found: _Meta) -> tuple[int, int]:
-    """Return the size of an image after crop and rotation, which the HEIF decoder applies."""
+    """Returns the size of an image after crop and rotation, which the HEIF decoder applies."""
     for number in properties:
         if number in found.apertures:
             columns, rows = found.apertures[number]
@@ -212,7 +212,7 @@ def _transformed(width: int, height: int, properties: list[int], found: _Meta) -
 
 
 def read(data: bytes, limits: Limits, allow_truncated: bool) -> Header:
-    """Read the header of an AVIF or HEIF file. Truncated files are rejected even with `allow_truncated`."""
+    """Reads the header of an AVIF or HEIF file. Truncated files are rejected even with `allow_truncated`."""
     kind = _format(data)
     _check_decoder(kind)
     clean, found = _clean(data, limits)

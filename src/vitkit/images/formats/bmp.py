@@ -15,13 +15,13 @@ _MAX_RUN_LENGTH_PIXELS: Final = 2_000_000
 
 
 def sniff(data: bytes) -> bool:
-    """Return whether the first bytes are those of a BMP file."""
+    """Returns whether the first bytes are those of a BMP file."""
     # Many texts begin with "BM"; the header size of a bitmap follows at byte 14.
     return data[:2] == b"BM" and len(data) >= 18 and data[15:18] == b"\0\0\0"
 
 
 def read(data: bytes, limits: Limits, allow_truncated: bool) -> Header:
-    """Read the header of a BMP file. Rows are bottom-up (positive height) or top-down."""
+    """Reads the header of a BMP file. Rows are bottom-up (positive height) or top-down."""
     (size,) = struct.unpack_from("<I", data, 14)
     if size not in _HEADER_SIZES:
         raise ImageError("unsupported_format", f"a BMP file with a header of {size} bytes")

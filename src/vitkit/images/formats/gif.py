@@ -15,12 +15,12 @@ _PIXELS_PER_BYTE: Final = 4096 * 8 // 3
 
 
 def sniff(data: bytes) -> bool:
-    """Return whether the first bytes are those of a GIF file."""
+    """Returns whether the first bytes are those of a GIF file."""
     return data[:6] in (b"GIF87a", b"GIF89a")
 
 
 def _table_bytes(flags: int) -> int:
-    """Return the size in bytes of the color table by the flags."""
+    """Returns the size in bytes of the color table by the flags."""
     return 3 << (1 + (flags & 7)) if flags & 0x80 else 0
 
 
@@ -31,7 +31,7 @@ class _Reader:
         self.data, self.at, self.blocks = data, at, 0
 
     def take(self, count: int) -> bytes:
-        """Return the next `count` bytes. Raises ImageError if the file is truncated."""
+        """Returns the next `count` bytes. Raises ImageError if the file is truncated."""
         chunk = self.data[self.at : self.at + count]
         if len(chunk) < count:
             raise truncated()
@@ -39,7 +39,7 @@ class _Reader:
         return chunk
 
     def skip_blocks(self) -> bool:
-        """Skip a chain of sub-blocks; return False if the file ends first."""
+        """Skips a chain of sub-blocks; return False if the file ends first."""
         data, size = self.data, len(self.data)
         while self.at < size:
             length = data[self.at]
@@ -54,7 +54,7 @@ class _Reader:
 
 
 def _frame_start(reader: _Reader) -> tuple[bytes, int | None]:
-    """Skip to the first image block; return the preceding control block and the transparent index."""
+    """Skips to the first image block; return the preceding control block and the transparent index."""
     control, transparent = b"", None
     while (kind := reader.take(1)[0]) != _IMAGE:
         if kind != _EXTENSION:
@@ -70,7 +70,7 @@ def _frame_start(reader: _Reader) -> tuple[bytes, int | None]:
 
 
 def _frame(reader: _Reader, limits: Limits, allow_truncated: bool) -> tuple[bytes, int, int]:
-    """Return the image block that begins one byte before, and the width and height of its canvas."""
+    """Returns the image block that begins one byte before, and the width and height of its canvas."""
     start = reader.at - 1
     screen_width, screen_height = struct.unpack_from("<HH", reader.data, 6)
     left, top, width, height, flags = struct.unpack("<HHHHB", reader.take(9))
@@ -88,7 +88,7 @@ def _frame(reader: _Reader, limits: Limits, allow_truncated: bool) -> tuple[byte
 
 
 def _count_frames(reader: _Reader, limits: Limits) -> int:
-    """Count the frames. Corrupt data after the first frame ends the count, because only the first is decoded."""
+    """Counts the frames. Corrupt data after the first frame ends the count, because only the first is decoded."""
     frames, data = 1, reader.data
     while reader.at < len(data) and frames <= limits.max_frames:
         kind = data[reader.at]
@@ -105,7 +105,7 @@ def _count_frames(reader: _Reader, limits: Limits) -> int:
 
 
 def read(data: bytes, limits: Limits, allow_truncated: bool) -> Header:
-    """Read the header of a GIF file. `transparency` is the transparent index."""
+    """Reads the header of a GIF file. `transparency` is the transparent index."""
     if len(data) < 13:
         raise truncated()
     reader = _Reader(data, 13)

@@ -18,7 +18,7 @@ _WITHOUT_LENGTH: Final = frozenset({0x01, *range(0xD0, 0xD8)})
 _FRAMES: Final = frozenset({0xC0, 0xC1, 0xC2})
 #: Lossless, hierarchical and arithmetic coding: rare, and decoders are little tested on them.
 _OTHER_FRAMES: Final = frozenset({0xC3, *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0)})
-_TABLES: Final = frozenset({0xC4, 0xDB, 0xDD})  # Huffman, quantisation, restart interval
+_TABLES: Final = frozenset({0xC4, 0xDB, 0xDD})  # Huffman, quantization, restart interval
 
 #: A progressive file is decoded once per scan; real files have about ten scans.
 _SCANS_AT_FULL_SIZE: Final = 12
@@ -29,12 +29,12 @@ _NOT_FILL: Final = re.compile(rb"[^\xff]")
 
 
 def sniff(data: bytes) -> bool:
-    """Return whether the first bytes are those of a JPEG file."""
+    """Returns whether the first bytes are those of a JPEG file."""
     return data.startswith(b"\xff\xd8\xff")
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Yield (marker, start, end) of each segment up to the first start of scan; `start` is that of the 0xFF."""
+    """Yields (marker, start, end) of each segment up to the first start of scan; `start` is that of the 0xFF."""
     at = 2
     for _ in range(MAX_PARTS):
         start = data.find(b"\xff", at)
@@ -63,7 +63,7 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def _frame(payload: bytes) -> tuple[int, int, list[tuple[int, int]]]:
-    """Return width, height and the (horizontal, vertical) sampling factors of each component."""
+    """Returns width, height and the (horizontal, vertical) sampling factors of each component."""
     if len(payload) < 6:
         raise corrupt("the frame header is too short")
     bits, height, width, components = struct.unpack_from(">BHHB", payload)
@@ -80,14 +80,14 @@ def _frame(payload: bytes) -> tuple[int, int, list[tuple[int, int]]]:
 
 
 def _min_bits(width: int, height: int, factors: list[tuple[int, int]], progressive: bool) -> int:
-    """Return a lower bound of the coded size in bits: one or two bits for each 8 x 8 block."""
+    """Returns a lower bound of the coded size in bits: one or two bits for each 8 x 8 block."""
     widest, tallest = max(h for h, _ in factors), max(v for _, v in factors)
     blocks = sum(-(-width * h // (8 * widest)) * -(-height * v // (8 * tallest)) for h, v in factors)
     return blocks * (1 if progressive else 2)
 
 
 def _profile(parts: dict[int, bytes], total: int) -> bytes | None:
-    """Join the numbered segments of an ICC profile (ICC.1:2022, annex B.4)."""
+    """Joins the numbered segments of an ICC profile (ICC.1:2022, annex B.4)."""
     if not parts or sorted(parts) != list(range(1, total + 1)):
         return None
     profile = b"".join(parts[number] for number in sorted(parts))
@@ -95,9 +95,9 @@ def _profile(parts: dict[int, bytes], total: int) -> bytes | None:
 
 
 def _end_and_scans(data: bytes, start: int) -> tuple[int, int]:
-    """Return the position of the first end marker after `start`, -1 if there is none, and the number of scans before.
+    """Returns the position of the first end marker after `start`, -1 if there is none, and the number of scans before.
 
-    Vectorised, because a search for pairs of bytes in Python takes a tenth of the time of decoding; in chunks, because
+    Vectorized, because a search for pairs of bytes in Python takes a tenth of the time of decoding; in chunks, because
     positions take eight times the memory of bytes.
     """
     values = np.frombuffer(data, np.uint8)
@@ -156,8 +156,8 @@ def _read_start(data: bytes, limits: Limits) -> _Start:
             found.restarts = any(payload)
         elif marker == _SOS:
             found.scan = start
-        is_colour = (marker == _APP0 and payload[:4] == b"JFIF") or (marker == _APP14 and payload[:5] == b"Adobe")
-        if marker in _FRAMES or marker in _TABLES or is_colour:
+        is_color = (marker == _APP0 and payload[:4] == b"JFIF") or (marker == _APP14 and payload[:5] == b"Adobe")
+        if marker in _FRAMES or marker in _TABLES or is_color:
             found.segments.append(data[start:end])
     if not found.factors:
         raise corrupt("a scan comes before the frame header")
@@ -165,7 +165,7 @@ def _read_start(data: bytes, limits: Limits) -> _Start:
 
 
 def read(data: bytes, limits: Limits, allow_truncated: bool) -> Header:
-    """Read the header of a JPEG file; in files with several images (MPO, Ultra HDR), of the first one."""
+    """Reads the header of a JPEG file; in files with several images (MPO, Ultra HDR), of the first one."""
     found = _read_start(data, limits)
     width, height, scan = found.width, found.height, found.scan
     end, scans = _end_and_scans(data, scan)

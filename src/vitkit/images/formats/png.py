@@ -14,7 +14,7 @@ _SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 _NAME: Final = re.compile(rb"[A-Za-z]{4}")
 #: Color type -> channels and allowed bit depths (table 11.1).
 _LAYOUTS: Final = {0: (1, {1, 2, 4, 8, 16}), 2: (3, {8, 16}), 3: (1, {1, 2, 4, 8}), 4: (2, {8, 16}), 6: (4, {8, 16})}
-_GREY, _COLOUR, _PALETTE = 0, 2, 3
+_GREY, _COLOR, _PALETTE = 0, 2, 3
 #: Chunks whose name begins with a lower-case letter are optional.
 _ANCILLARY: Final = ord("a")
 _USEFUL: Final = frozenset({b"PLTE", b"tRNS", b"iCCP", b"eXIf", b"acTL"})
@@ -30,13 +30,13 @@ class _Layout(NamedTuple):
     width: int
     height: int
     bits: int
-    colour: int
+    color: int
     interlaced: bool
 
     @property
     def pixel_bytes(self) -> int:
         """Size of all scan lines in bytes, including filter bytes."""
-        depth = self.bits * _LAYOUTS[self.colour][0]
+        depth = self.bits * _LAYOUTS[self.color][0]
         total = 0
         for x, y, step_x, step_y in _PASSES if self.interlaced else ((0, 0, 1, 1),):
             columns, rows = -(-(self.width - x) // step_x), -(-(self.height - y) // step_y)
@@ -46,12 +46,12 @@ class _Layout(NamedTuple):
 
 
 def sniff(data: bytes) -> bool:
-    """Return whether the first bytes are those of a PNG file."""
+    """Returns whether the first bytes are those of a PNG file."""
     return data.startswith(_SIGNATURE)
 
 
 def _chunks(data: bytes, allow_truncated: bool) -> Iterator[tuple[bytes, memoryview, bool]]:
-    """Yield (name, payload, whether the checksum is valid) of each chunk."""
+    """Yields (name, payload, whether the checksum is valid) of each chunk."""
     at, view = len(_SIGNATURE), memoryview(data)
     for _ in range(MAX_PARTS):
         if at + 12 > len(data):
@@ -77,17 +77,17 @@ def _chunks(data: bytes, allow_truncated: bool) -> Iterator[tuple[bytes, memoryv
 def _layout(payload: bytes, limits: Limits) -> _Layout:
     if len(payload) != 13:
         raise corrupt("the header chunk has the wrong length")
-    width, height, bits, colour, compression, filtering, interlaced = struct.unpack(">IIBBBBB", payload)
-    if bits not in _LAYOUTS.get(colour, (0, set()))[1]:
-        raise corrupt(f"color type {colour} with {bits} bits does not exist")
+    width, height, bits, color, compression, filtering, interlaced = struct.unpack(">IIBBBBB", payload)
+    if bits not in _LAYOUTS.get(color, (0, set()))[1]:
+        raise corrupt(f"color type {color} with {bits} bits does not exist")
     if compression or filtering or interlaced > 1:
         raise corrupt("an unknown compression, filter or interlace method")
     check_size(width, height, limits)
-    return _Layout(width, height, bits, colour, bool(interlaced))
+    return _Layout(width, height, bits, color, bool(interlaced))
 
 
 def _inflated_size(parts: list[memoryview], needed: int) -> int:
-    """Return the decompressed size of the pixels, counted in small chunks up to `needed`."""
+    """Returns the decompressed size of the pixels, counted in small chunks up to `needed`."""
     inflate, total = zlib.decompressobj(), 0
     try:
         for part in parts:
@@ -103,7 +103,7 @@ def _inflated_size(parts: list[memoryview], needed: int) -> int:
 
 
 def _profile(payload: bytes) -> bytes | None:
-    """Decompress iCCP (name, zero, method 0, deflated profile); None if it is broken or too large."""
+    """Decompresses iCCP (name, zero, method 0, deflated profile); None if it is broken or too large."""
     name_end = payload.find(b"\0")
     if not 0 < name_end < 80 or payload[name_end + 1 : name_end + 2] != b"\0":
         return None
@@ -115,15 +115,15 @@ def _profile(payload: bytes) -> bytes | None:
 
 
 def _transparency(payload: bytes, layout: _Layout) -> tuple[int, ...] | None:
-    """Read tRNS: a transparent color, or a table of alphas for palettes; None if it is invalid."""
-    if layout.colour == _PALETTE:
+    """Reads tRNS: a transparent color, or a table of alphas for palettes; None if it is invalid."""
+    if layout.color == _PALETTE:
         return tuple(payload[:256])
-    channels = {_GREY: 1, _COLOUR: 3}.get(layout.colour)
+    channels = {_GREY: 1, _COLOR: 3}.get(layout.color)
     return struct.unpack(f">{channels}H", payload) if channels and len(payload) == 2 * channels else None
 
 
 def _chunk(name: bytes, *payload: bytes | memoryview) -> list[bytes | memoryview]:
-    """Return the parts of a chunk."""
+    """Returns the parts of a chunk."""
     length, checksum = sum(map(len, payload)), zlib.crc32(name)
     for part in payload:
         checksum = zlib.crc32(part, checksum)
@@ -131,7 +131,7 @@ def _chunk(name: bytes, *payload: bytes | memoryview) -> list[bytes | memoryview
 
 
 def _check_pixels(layout: _Layout, pixels: list[memoryview]) -> None:
-    """Raise ImageError if the compressed data is too short for the pixels, before memory is allocated."""
+    """Raises ImageError if the compressed data is too short for the pixels, before memory is allocated."""
     if not any(pixels):
         raise corrupt("it has no pixels")
     needed = layout.pixel_bytes
@@ -141,7 +141,7 @@ def _check_pixels(layout: _Layout, pixels: list[memoryview]) -> None:
 
 
 def _check_order(name: bytes, previous: bytes, seen_pixels: bool) -> None:
-    """Raise ImageError for misplaced chunks and unknown critical chunks."""
+    """Raises ImageError for misplaced chunks and unknown critical chunks."""
     if name == b"IHDR":
         raise corrupt("two header chunks")
     if name == b"IDAT" and seen_pixels and previous != b"IDAT":
@@ -151,7 +151,7 @@ def _check_order(name: bytes, previous: bytes, seen_pixels: bool) -> None:
 
 
 def _gather(data: bytes, limits: Limits, allow_truncated: bool) -> tuple[_Layout, dict[bytes, bytes], list[memoryview]]:
-    """Return the header, the first chunk of each other required type, and the pixel chunks."""
+    """Returns the header, the first chunk of each other required type, and the pixel chunks."""
     layout: _Layout | None = None
     found: dict[bytes, bytes] = {}
     pixels: list[memoryview] = []
@@ -176,9 +176,9 @@ def _gather(data: bytes, limits: Limits, allow_truncated: bool) -> tuple[_Layout
 
 
 def _clean(layout: _Layout, palette: bytes | None, pixels: list[memoryview]) -> bytes:
-    """Return a PNG file that contains only these pixels."""
+    """Returns a PNG file that contains only these pixels."""
     parts = [_SIGNATURE, *_chunk(b"IHDR", struct.pack(">IIBBBBB", *layout[:4], 0, 0, layout.interlaced))]
-    if layout.colour == _PALETTE:
+    if layout.color == _PALETTE:
         if palette is None or len(palette) % 3 or not 0 < len(palette) <= 768:
             raise corrupt("the palette is missing or has the wrong length")
         parts += _chunk(b"PLTE", palette)
@@ -186,7 +186,7 @@ def _clean(layout: _Layout, palette: bytes | None, pixels: list[memoryview]) -> 
 
 
 def read(data: bytes, limits: Limits, allow_truncated: bool) -> Header:
-    """Read the header of a PNG file; for animations, of the image shown by viewers without animation support."""
+    """Reads the header of a PNG file; for animations, of the image shown by viewers without animation support."""
     layout, found, pixels = _gather(data, limits, allow_truncated)
     animation = found.get(b"acTL", b"")
     frames = max(1, struct.unpack_from(">I", animation)[0]) if len(animation) == 8 else 1

@@ -18,14 +18,14 @@ from vitkit.images.header import Header
 
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER = 256, 257, 258, 259, 262, 266
 _STRIP_OFFSETS, _ORIENTATION, _SAMPLES, _ROWS_PER_STRIP, _STRIP_SIZES, _PLANAR = 273, 274, 277, 278, 279, 284
-_GROUP3, _GROUP4, _PREDICTOR, _COLOUR_MAP = 292, 293, 317, 320
+_GROUP3, _GROUP4, _PREDICTOR, _COLOR_MAP = 292, 293, 317, 320
 _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_SIZES, _EXTRA_SAMPLES, _SAMPLE_FORMAT = 322, 323, 324, 325, 338, 339
 _JPEG_TABLES, _SUBSAMPLING, _POSITIONING, _PROFILE = 347, 530, 531, 34675
 
 #: Tags for the storage of the pixels; the decoder gets only these.
 _PIXEL_TAGS: Final = frozenset(
     {_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER, _STRIP_OFFSETS, _SAMPLES, _ROWS_PER_STRIP}
-    | {_STRIP_SIZES, _PLANAR, _GROUP3, _GROUP4, _PREDICTOR, _COLOUR_MAP, _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS}
+    | {_STRIP_SIZES, _PLANAR, _GROUP3, _GROUP4, _PREDICTOR, _COLOR_MAP, _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS}
     | {_TILE_SIZES, _EXTRA_SAMPLES, _SAMPLE_FORMAT, _JPEG_TABLES, _SUBSAMPLING, _POSITIONING}
 )
 #: Tags with several values and their maximum number; other tags are reduced to the first, because the decoder warns of
@@ -33,7 +33,7 @@ _PIXEL_TAGS: Final = frozenset(
 _LISTS: Final = {
     **dict.fromkeys((_STRIP_OFFSETS, _STRIP_SIZES, _TILE_OFFSETS, _TILE_SIZES, _JPEG_TABLES), MAX_PARTS),
     **dict.fromkeys((_BITS, _EXTRA_SAMPLES, _SAMPLE_FORMAT, _SUBSAMPLING), 64),
-    _COLOUR_MAP: 3 * 256,
+    _COLOR_MAP: 3 * 256,
 }
 #: Maximum expansion by compression: none, fax codes, LZW, JPEG, Deflate, PackBits.
 _EXPANSION: Final = {1: 1, 2: None, 3: None, 4: None, 5: 4096, 7: 1024, 8: 1032, 32773: 64, 32946: 1032}
@@ -42,12 +42,12 @@ _Tags = dict[int, Sequence[int]]
 
 
 def sniff(data: bytes) -> bool:
-    """Return whether the first bytes are those of a TIFF file."""
+    """Returns whether the first bytes are those of a TIFF file."""
     return data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 def _values(data: bytes, order: str, entry: int) -> Sequence[int] | None:
-    """Return the values of a directory entry; None for optional ones outside the file. The profile has no values here.
+    """Returns the values of a directory entry; None for optional ones outside the file. The profile has no values here.
 
     Raises ImageError for more values than the tag may have, before they are read.
     """
@@ -75,7 +75,7 @@ def _values(data: bytes, order: str, entry: int) -> Sequence[int] | None:
 
 
 def _read_directory(data: bytes, order: str, at: int) -> tuple[_Tags, int]:
-    """Return the integer tags of the directory at a position, and the position of the next directory.
+    """Returns the integer tags of the directory at a position, and the position of the next directory.
 
     The profile is returned as its position and size.
     """
@@ -99,7 +99,7 @@ def _read_directory(data: bytes, order: str, at: int) -> tuple[_Tags, int]:
 
 
 def _count_pages(data: bytes, order: str, at: int, limits: Limits) -> int:
-    """Count the pages in the chain of directories, which may be cyclic."""
+    """Counts the pages in the chain of directories, which may be cyclic."""
     seen: set[int] = set()
     while at and at not in seen and at + 2 <= len(data) and len(seen) < limits.max_frames:
         seen.add(at)
@@ -118,7 +118,7 @@ def _one(tags: Mapping[int, Sequence[int]], tag: int, default: int | None = None
 
 
 def _tile_shape(tags: _Tags, width: int, height: int, limits: Limits) -> tuple[int, int, int, int]:
-    """Return the tag of the offsets, the tag of the sizes, and width and height of a strip or tile.
+    """Returns the tag of the offsets, the tag of the sizes, and width and height of a strip or tile.
 
     Old writers store the tiles under the tags of strips; they are moved to those of tiles.
     """
@@ -140,7 +140,7 @@ def _tile_shape(tags: _Tags, width: int, height: int, limits: Limits) -> tuple[i
 
 
 def _check_tiles(data: bytes, tags: _Tags, bits_per_pixel: int, limits: Limits) -> None:
-    """Check offsets and sizes of all strips or tiles against the file and the image size."""
+    """Checks offsets and sizes of all strips or tiles against the file and the image size."""
     width, height, compression = _one(tags, _WIDTH), _one(tags, _HEIGHT), _one(tags, _COMPRESSION, 1)
     offset_tag, size_tag, tile_width, tile_height = _tile_shape(tags, width, height, limits)
     planes = _one(tags, _SAMPLES, 1) if _one(tags, _PLANAR, 1) == 2 else 1
@@ -170,7 +170,7 @@ def _check_tiles(data: bytes, tags: _Tags, bits_per_pixel: int, limits: Limits) 
 
 
 def _rewrite(data: bytes, order: str, tags: _Tags) -> bytes:
-    """Return the file with a new directory at its end that contains these tags and no next page."""
+    """Returns the file with a new directory at its end that contains these tags and no next page."""
     body = bytearray(data)
     body += b"\0" * (len(data) & 1)
     entries = []
@@ -189,7 +189,7 @@ def _rewrite(data: bytes, order: str, tags: _Tags) -> bytes:
 
 
 def _pixel_bits(tags: _Tags) -> int:
-    """Return the number of bits per pixel."""
+    """Returns the number of bits per pixel."""
     samples, bits = _one(tags, _SAMPLES, 1), tags.get(_BITS, (1,))
     if not 1 <= samples <= 8:
         raise ImageError("unsupported_format", f"a TIFF file with {samples} samples per pixel")
@@ -199,7 +199,7 @@ def _pixel_bits(tags: _Tags) -> int:
 
 
 def read(data: bytes, limits: Limits, allow_truncated: bool) -> Header:
-    """Read the header of a TIFF file. Truncated files are rejected, because the directory is often at the end."""
+    """Reads the header of a TIFF file. Truncated files are rejected, because the directory is often at the end."""
     if data[2] == 43 or data[3] == 43:
         raise ImageError("unsupported_format", "a BigTIFF file")
     if len(data) < 8:
@@ -238,7 +238,7 @@ _LIBRARIES = ("../pillow.libs/libtiff-*.so*", ".dylibs/libtiff*.dylib", "../pill
 
 @cache
 def silence_libtiff() -> bool:
-    """Stop libtiff from printing to standard error; return False if the library is not found.
+    """Stops libtiff from printing to standard error; return False if the library is not found.
 
     libtiff prints a line with contents of the file for every damaged file, and Pillow has no option for that. The error
     handler is disabled in the library inside the wheel of Pillow, for the process; errors are still reported to Pillow.

@@ -13,7 +13,7 @@ _ANIMATION_FLAG: Final = 0x02
 
 
 def sniff(data: bytes) -> bool:
-    """Return whether the first bytes are those of a WebP file."""
+    """Returns whether the first bytes are those of a WebP file."""
     return data[:4] == b"RIFF" and data[8:12] == b"WEBP"
 
 
@@ -35,7 +35,7 @@ def _three(data: bytes, at: int) -> int:
 
 
 def _bitstream_size(name: bytes, payload: bytes) -> tuple[int, int]:
-    """Return width and height in the bitstream, by which the decoder allocates memory."""
+    """Returns width and height in the bitstream, by which the decoder allocates memory."""
     if name == b"VP8L":
         if len(payload) < 5 or payload[0] != 0x2F:
             raise corrupt("the lossless image has an invalid header")
@@ -54,7 +54,7 @@ def _chunk(name: bytes, payload: bytes) -> bytes:
 
 
 def _still(parts: dict[bytes, bytes], limits: Limits) -> tuple[bytes, int, int]:
-    """Return a still image file made of the chunks ALPH, VP8 or VP8L, with its width and height."""
+    """Returns a still image file made of the chunks ALPH, VP8 or VP8L, with its width and height."""
     name = b"VP8L" if b"VP8L" in parts else b"VP8 "
     if name not in parts:
         raise corrupt("it has no image")
@@ -68,7 +68,7 @@ def _still(parts: dict[bytes, bytes], limits: Limits) -> tuple[bytes, int, int]:
 
 
 def _gather(data: bytes, limits: Limits) -> tuple[dict[bytes, bytes], int]:
-    """Return the first chunk of each type, and the number of frames."""
+    """Returns the first chunk of each type, and the number of frames."""
     (length,) = struct.unpack_from("<I", data, 4)
     if 8 + length > len(data):
         raise truncated()
@@ -82,7 +82,7 @@ def _gather(data: bytes, limits: Limits) -> tuple[dict[bytes, bytes], int]:
 
 
 def _canvas(payload: bytes, limits: Limits) -> tuple[int, int, bool]:
-    """Return width and height of the canvas, and whether it is animated, from the chunk VP8X."""
+    """Returns width and height of the canvas, and whether it is animated, from the chunk VP8X."""
     if len(payload) < 10:
         raise corrupt("the header chunk has the wrong length")
     width, height = _three(payload, 4) + 1, _three(payload, 7) + 1
@@ -91,7 +91,7 @@ def _canvas(payload: bytes, limits: Limits) -> tuple[int, int, bool]:
 
 
 def _first_frame(found: dict[bytes, bytes], limits: Limits) -> tuple[bytes, int, int, CanvasPosition | None]:
-    """Return a still file of the first frame, its width and height, and its position if it does not fill the canvas."""
+    """Returns a still file of the first frame, its width and height, and its position if it does not fill the canvas."""
     if b"VP8X" not in found:
         return *_still(found, limits), None
     canvas_width, canvas_height, animated = _canvas(found[b"VP8X"], limits)
@@ -111,7 +111,7 @@ def _first_frame(found: dict[bytes, bytes], limits: Limits) -> tuple[bytes, int,
 
 
 def read(data: bytes, limits: Limits, allow_truncated: bool) -> Header:
-    """Read the header of a WebP file. Truncated files are rejected, because the decoder returns no partial images."""
+    """Reads the header of a WebP file. Truncated files are rejected, because the decoder returns no partial images."""
     found, frames = _gather(data, limits)
     clean, width, height, canvas_position = _first_frame(found, limits)
     profile = found.get(b"ICCP")

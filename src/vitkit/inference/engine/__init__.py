@@ -184,7 +184,7 @@ def accelerate(
 def _candidates(
     model: Backbone, precision: str, supported: Capabilities, *, merging: bool, compiled: bool
 ) -> list[ExecutionPath]:
-    """Returns the paths to try, fastest first; ValueError for options that cannot be combined."""
+    """Returns the paths to try, fastest first. Raises ValueError for options that cannot be combined."""
     if merging:
         check_mergeable(model)
     if compiled and merging:

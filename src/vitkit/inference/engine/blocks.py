@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from vitkit.inference.engine.capabilities import Capabilities
 from vitkit.inference.engine.dense import fused_name
 from vitkit.inference.engine.merging import Merging
-from vitkit.inference.engine.quantization import quantising
+from vitkit.inference.engine.quantization import quantizing
 from vitkit.kernels import attention as kernel
 from vitkit.layers import MLP, Attention, Block, LayerScale, SwiGLU, rotate
 from vitkit.layers.attention import add_relative_logits
@@ -42,7 +42,7 @@ def attend(
     backend: AttentionBackend,
 ) -> Float[Tensor, "b m d"]:
     """Returns the attention output with concatenated heads; `bias` broadcasts to (b, h, m, n)."""
-    if backend == "kernel" and kernel.takes(q, k, v):
+    if backend == "kernel" and kernel.supports(q, k, v):
         return kernel.attention(q, k, v, bias)
     if backend != "fused":
         return _products(q, k, v, bias)
@@ -203,8 +203,8 @@ class FusedBlock(nn.Module):
         last: bool = False,
     ):
         super().__init__()
-        self.norm1, self.attn = quantising(block.norm1, *attention.input_layers), attention
-        self.norm2, self.mlp = quantising(block.norm2, *mlp.input_layers), mlp
+        self.norm1, self.attn = quantizing(block.norm1, *attention.input_layers), attention
+        self.norm2, self.mlp = quantizing(block.norm2, *mlp.input_layers), mlp
         self.index = index
         self.merging = merging
         self.last = last

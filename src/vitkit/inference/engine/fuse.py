@@ -1,4 +1,4 @@
-"""Copies a model and replaces known layers by fast ones; the model itself is not changed."""
+"""Copies a model and replaces supported layers with fused ones; the model itself is not changed."""
 
 import copy
 import math
@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from vitkit.inference.engine.blocks import AttentionBackend, FusedAttention, FusedBlock, FusedMLP, gamma_of, is_plain
 from vitkit.inference.engine.dense import Dense, Float8Dense, PatchDense, fused_name, has_float8_shape
 from vitkit.inference.engine.merging import Merging
-from vitkit.inference.engine.quantization import QuantisedDense, Range
+from vitkit.inference.engine.quantization import QuantizedDense, Range
 from vitkit.layers import MLP, Attention, BatchNorm, Block, PatchEmbed, StdConv, SwiGLU, pad_same
 from vitkit.models import Backbone, TokenBackbone, _pooling
 
 
 @dataclass(frozen=True)
 class Fusion:
-    """Settings of the fast layers.
+    """Settings of the fused layers that replace the layers of a model.
 
     Attributes:
         dtype: Dtype of the tokens.
@@ -55,7 +55,7 @@ class Fusion:
         dtype = self.inner if name in ("qkv", "query", "key_value", "value") else self.dtype
         # The output of the activation is the input of the next product, except in a gated MLP.
         to = self.ranges.get(f"{prefix}.fc2") if name == "fc1" and f"{prefix}.value" not in self.ranges else None
-        return QuantisedDense(weight, bias, taken=self.ranges[path], dtype=dtype, act=act, to=to)
+        return QuantizedDense(weight, bias, taken=self.ranges[path], dtype=dtype, act=act, to=to)
 
 
 class FoldedConv(nn.Module):

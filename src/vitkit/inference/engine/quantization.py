@@ -13,7 +13,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from vitkit.inference.engine.dense import FUSED, Dense
-from vitkit.kernels import quantise
+from vitkit.kernels import quantize
 from vitkit.layers import Block
 from vitkit.models import Backbone
 
@@ -32,13 +32,13 @@ class Range:
 
     def quantize(self, x: Float[Tensor, "*n"]) -> UInt8[Tensor, "*n"]:
         """Returns the nearest of the 256 values, clamped."""
-        if quantise.available() and quantise.takes(x):
-            return quantise.quantise(x, self.scale, self.zero)
+        if quantize.available() and quantize.supports(x):
+            return quantize.quantize(x, self.scale, self.zero)
         # Adding 0.5 and truncating rounds nonnegative numbers.
         return x.float().mul(1 / self.scale).add_(self.zero + 0.5).clamp_(0, 255).to(torch.uint8)
 
 
-class QuantisedDense(nn.Module):
+class QuantizedDense(nn.Module):
     """act(x W^T + b) + residual with int8 products; inputs that are not uint8 are quantized.
 
     `taken` is the range of the input. With `to`, the range of the next layer, the output is uint8, otherwise `dtype`.
@@ -77,7 +77,7 @@ class QuantisedDense(nn.Module):
         return y if factor is None else y * factor
 
 
-class QuantisingNorm(nn.Module):
+class QuantizingNorm(nn.Module):
     """LayerNorm whose output is quantized to uint8, the input of the int8 layer after it."""
 
     def __init__(self, norm: nn.LayerNorm, to: Range):
@@ -87,16 +87,16 @@ class QuantisingNorm(nn.Module):
 
     def forward(self, x: Float[Tensor, "*b d"]) -> UInt8[Tensor, "*b d"]:
         """Returns the normalized, quantized values."""
-        return quantise.quantise(x, self.to_range.scale, self.to_range.zero, self.norm)
+        return quantize.quantize(x, self.to_range.scale, self.to_range.zero, self.norm)
 
 
-def quantising(norm: nn.Module, *layers: nn.Module) -> nn.Module:
+def quantizing(norm: nn.Module, *layers: nn.Module) -> nn.Module:
     """Returns the norm before these layers, quantizing if they share a range and the kernel is available."""
-    ranges = {layer.taken if isinstance(layer, QuantisedDense) else None for layer in layers}
+    ranges = {layer.taken if isinstance(layer, QuantizedDense) else None for layer in layers}
     (to, *others) = ranges
-    if to is None or others or not isinstance(norm, nn.LayerNorm) or not quantise.available():
+    if to is None or others or not isinstance(norm, nn.LayerNorm) or not quantize.available():
         return norm
-    return QuantisingNorm(norm, to) if quantise.normalises(norm, norm.normalized_shape[-1]) else norm
+    return QuantizingNorm(norm, to) if quantize.supports_norm(norm, norm.normalized_shape[-1]) else norm
 
 
 @dataclass

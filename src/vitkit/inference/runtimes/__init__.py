@@ -50,8 +50,8 @@ def export(
     `precision` is the dtype of the exported weights. The image size is that of the model; the batch size is dynamic.
     The folder is written atomically. Returns the export settings with the measured difference.
 
-    Raises ExportError if the target does not support the model or its outputs differ, CheckpointError if the folder
-    exists, ImportError if a library of the target is missing.
+    Raises ExportError if the target does not support the model or its outputs differ. Raises CheckpointError if the
+    folder exists. Raises ImportError if a library of the target is missing.
     """
     module = runtime(to)
     if precision not in module.TOLERANCES:

@@ -84,11 +84,11 @@ class ExportedModel(models.Backbone):
         )
 
     def represent(self, features: Features) -> Float[Tensor, "b *n d"]:
-        """Returns the representation in the features; ValueError for features of another model."""
+        """Returns the representation in the features. Raises ValueError for features of another model."""
         return _stored(features, "representation")
 
     def logits(self, features: Features) -> Float[Tensor, "b *n classes"]:
-        """Returns the logits in the features; ValueError for features of another model."""
+        """Returns the logits in the features. Raises ValueError for features of another model."""
         return _stored(features, "logits")
 
     def forward(self, images: Float[Tensor, "b c height width"]) -> Float[Tensor, "b *n classes"]:
@@ -145,7 +145,7 @@ def targets() -> list[str]:
 
 
 def runtime(target: str) -> ModuleType:
-    """Returns the module of one runtime; ValueError for an unknown name."""
+    """Returns the module of one runtime. Raises ValueError for an unknown name."""
     return _RUNTIMES.get(target)
 
 

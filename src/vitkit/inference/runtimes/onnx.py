@@ -45,7 +45,7 @@ def write(traced: Traced, path: Path, precision: str) -> None:
 
 
 def open_file(path: Path, outputs: Sequence[str]) -> Runner:
-    """Opens a model, with torch's number of threads; CheckpointError if ONNX Runtime rejects it."""
+    """Opens a model, with torch's number of threads. Raises CheckpointError if ONNX Runtime rejects it."""
     try:
         import onnxruntime
     except ImportError:
@@ -97,7 +97,7 @@ def _remove_metadata(model: Any) -> None:
 
 
 def _fix_zero_padding(graph: Any) -> None:
-    """Replaces zero padding before a max-pool by padding with 1e-30.
+    """Replaces zero padding before a max-pool with padding with 1e-30.
 
     ONNX Runtime (1.31) folds zero padding into the pool, which then pads with minus infinity and changes BiT's outputs
     by 2.5e-3. The difference between 1e-30 and 0 is negligible.

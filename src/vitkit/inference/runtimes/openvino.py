@@ -32,7 +32,7 @@ def write(traced: Traced, path: Path, precision: str) -> None:
 
 
 def open_file(path: Path, outputs: Sequence[str]) -> Runner:
-    """Opens a model in float32, with torch's number of threads; CheckpointError if OpenVINO rejects it."""
+    """Opens a model in float32, with torch's number of threads. Raises CheckpointError if OpenVINO rejects it."""
     try:
         import openvino
     except ImportError:

@@ -22,7 +22,7 @@ def write(traced: Traced, path: Path, precision: str) -> None:
 
 
 def open_file(path: Path, outputs: Sequence[str]) -> Runner:
-    """Opens a program; CheckpointError for an archive that could run code or that PyTorch rejects."""
+    """Opens a program. Raises CheckpointError for an archive that could run code or that PyTorch rejects."""
     with path.open("rb") as file:
         check(file, path.name)
         file.seek(0)

@@ -113,7 +113,7 @@ def is_complete(path: Path, rank: int = 0, world_size: int = 1) -> bool:
 
 
 def read_manifest(path: Path) -> JsonDict:
-    """Reads the manifest of a checkpoint; raises ValueError if it is damaged, OSError if it is missing."""
+    """Reads the manifest of a checkpoint; raises ValueError if it is damaged. Raises OSError if it is missing."""
     try:
         manifest = json.loads((path / _MANIFEST).read_bytes())
     except RecursionError:

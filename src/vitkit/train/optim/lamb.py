@@ -7,7 +7,9 @@ from vitkit.train.optim._combined import Closure, Group, evaluate_closure
 
 
 class Lamb(torch.optim.Optimizer):
-    """w <- w - lr |w| / |u| u with u = m / (sqrt(v) + eps) + weight_decay w and Adam's moments (algorithm 2).
+    """Implements LAMB: w <- w - lr |w| / |u| u with u = m / (sqrt(v) + eps) + weight_decay w (algorithm 2).
+
+    m and v are Adam's moments.
 
     A tensor without weight decay, or with |w| or |u| equal to 0, is updated as by Adam. This is how apex implements it,
     with which DeiT III was trained.

@@ -53,7 +53,7 @@ def unsupported_reason(config: hybrid.Config) -> str | None:
 
 
 def write(checkpoint: Checkpoint, path: Path) -> None:
-    """Writes one archive with the published (pre-Linen) names."""
+    """Writes one `.npz` file with the tensor names of the published (pre-Linen) checkpoints."""
     write_npz(TABLE.saved(checkpoint.model.state_dict(), checkpoint.model.config.num_heads), path)
 
 

@@ -53,7 +53,7 @@ NAMES = {
 
 
 def read_config(data: Json) -> tuple[dict[str, Any], tuple[str, ...] | None]:
-    """Returns config fields and labels from config.json; CheckpointError for a wrong type."""
+    """Returns config fields and labels from config.json. Raises CheckpointError for a wrong type."""
     known = {field.name for field in fields(ViTFields)}
     try:
         parsed = configs.from_dict(

@@ -37,7 +37,7 @@ def read_processor(raw: RawCheckpoint, config: Any, crop_fraction: float, notes:
 
 
 def option(raw: RawCheckpoint, name: str, default: Any) -> Any:
-    """Returns a bool or number from config.json; CheckpointError if its type is wrong."""
+    """Returns a bool or number from config.json. Raises CheckpointError if its type is wrong."""
     value = (raw.config or {}).get(name, default)
     if isinstance(default, float) and type(value) is int:
         value = float(value)

@@ -46,7 +46,7 @@ def unsupported_reason(config: deit.Config) -> str | None:
 
 
 def write(checkpoint: Checkpoint, folder: Path) -> None:
-    """Writes a folder in the library's layout."""
+    """Writes a folder in transformers' layout."""
     config = checkpoint.model.config
     kind = "DeiTForImageClassificationWithTeacher" if config.num_classes else "DeiTModel"
     tensors = TABLE.saved(checkpoint.model.state_dict(), config.num_heads)

@@ -47,7 +47,7 @@ def unsupported_reason(config: Config) -> str | None:
 
 
 def write(checkpoint: Checkpoint, folder: Path) -> None:
-    """Writes a folder in the library's layout."""
+    """Writes a folder in transformers' layout."""
     tensors = TABLE.saved(checkpoint.model.state_dict(), checkpoint.model.config.num_heads)
     config_json = {"architectures": ["DeiTForImageClassification"], "model_type": "deit"}
     _folder.write_folder(checkpoint, folder, tensors, config_json, "deit.")

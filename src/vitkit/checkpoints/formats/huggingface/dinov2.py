@@ -96,7 +96,7 @@ def unsupported_reason(config: Config) -> str | None:
 
 
 def write(checkpoint: Checkpoint, folder: Path) -> None:
-    """Writes a folder in the library's layout."""
+    """Writes a folder in transformers' layout."""
     config = checkpoint.model.config
     kind = "Dinov2WithRegisters" if config.num_registers else "Dinov2"
     model_type = "dinov2_with_registers" if config.num_registers else "dinov2"

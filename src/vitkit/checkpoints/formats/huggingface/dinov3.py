@@ -110,7 +110,7 @@ def unsupported_reason(config: dinov3.Config) -> str | None:
 
 
 def write(checkpoint: Checkpoint, folder: Path) -> None:
-    """Writes a folder in the library's layout."""
+    """Writes a folder in transformers' layout."""
     config = checkpoint.model.config
     tensors = TABLE.saved(checkpoint.model.state_dict(), config.num_heads)
     tensors["embeddings.mask_token"] = tensors["embeddings.cls_token"].new_zeros(1, 1, config.width)

@@ -1,9 +1,9 @@
-/* Quantises rows to 8-bit integers, optionally after a LayerNorm: one pass over the memory instead of five for separate
+/* Quantizes rows to 8-bit integers, optionally after a LayerNorm: one pass over the memory instead of five for separate
    operations. */
 
 #include <stdint.h>
 
-struct quantise {
+struct quantize {
     const void *x; /* (rows, width), dense */
     const float *weight, *bias; /* of a LayerNorm, or NULL */
     uint8_t *out; /* (rows, width), dense */
@@ -20,7 +20,7 @@ struct quantise {
 #define INLINE static inline __attribute__((always_inline)) TARGET
 enum { VECTOR = 16 };
 
-INLINE __m512 load(const struct quantise *job, int64_t row, int64_t at, __mmask16 valid)
+INLINE __m512 load(const struct quantize *job, int64_t row, int64_t at, __mmask16 valid)
 {
     int64_t index = row * job->width + at;
     if (!job->is_bfloat16)
@@ -29,14 +29,14 @@ INLINE __m512 load(const struct quantise *job, int64_t row, int64_t at, __mmask1
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
 }
 
-INLINE __mmask16 valid_mask(const struct quantise *job, int64_t at)
+INLINE __mmask16 valid_mask(const struct quantize *job, int64_t at)
 {
     return job->width - at >= VECTOR ? 0xffff : (__mmask16)((1u << (job->width - at)) - 1);
 }
 
 TARGET static void run_thread(void *argument)
 {
-    const struct quantise *job = argument;
+    const struct quantize *job = argument;
     int64_t from, to;
     thread_range(job->rows, &from, &to);
     const __m512 inverse = _mm512_set1_ps(job->inverse), highest = _mm512_set1_ps(255.0f), lowest = _mm512_setzero_ps();
@@ -75,23 +75,23 @@ TARGET static void run_thread(void *argument)
 
 /* Whether the CPU has every extension of TARGET. The compiler's runtime reads CPUID, and XCR0 for the registers that
    the operating system saves. */
-int vitkit_quantise_runs(void)
+int vitkit_quantize_runs(void)
 {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
 }
 
-void vitkit_quantise(struct quantise *job, int threads)
+void vitkit_quantize(struct quantize *job, int threads)
 {
     run_parallel(run_thread, job, threads);
 }
 #else
-int vitkit_quantise_runs(void)
+int vitkit_quantize_runs(void)
 {
     return 0;
 }
 
-void vitkit_quantise(struct quantise *job, int threads)
+void vitkit_quantize(struct quantize *job, int threads)
 {
     (void)job, (void)threads;
 }

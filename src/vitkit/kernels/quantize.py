@@ -1,4 +1,4 @@
-"""Quantisation to 8-bit integers by a C kernel, optionally after a LayerNorm."""
+"""Quantization to 8-bit integers by a C kernel, optionally after a LayerNorm."""
 
 import ctypes
 
@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from vitkit.kernels import library
 
 
-class Quantise(ctypes.Structure):
-    """Arguments of one call: `struct quantise` of the C file."""
+class Quantize(ctypes.Structure):
+    """Arguments of one call: `struct quantize` of the C file."""
 
     _fields_ = (
         ("x", ctypes.c_void_p),
@@ -27,27 +27,27 @@ class Quantise(ctypes.Structure):
 
 
 def available() -> bool:
-    """Whether `quantise` can be called here: it was compiled, and the CPU has AVX-512."""
-    return library.routine("quantise", "quantise") is not None
+    """Whether `quantize` can be called here: it was compiled, and the CPU has AVX-512."""
+    return library.routine("quantize", "quantize") is not None
 
 
-def quantise(
+def quantize(
     x: Float[Tensor, "*b d"], scale: float, zero: int, norm: nn.LayerNorm | None = None
 ) -> UInt8[Tensor, "*b d"]:
     """Computes round(x / scale) + zero, clamped to 0..255; of norm(x) if a norm is given.
 
     `x` is float32 or bfloat16 on a CPU, the norm a float32 LayerNorm over the last axis. Raises RuntimeError if the
-    kernel is not `available`, ValueError for other inputs.
+    kernel is not `available`. Raises ValueError for other inputs.
     """
-    routine = library.required("quantise", "quantise")
-    if not takes(x):
-        raise ValueError(f"the quantise kernel takes float32 or bfloat16 on a CPU, not {x.dtype} on {x.device}")
-    if norm is not None and not normalises(norm, x.shape[-1]):
-        raise ValueError(f"the quantise kernel takes a LayerNorm over {x.shape[-1]} channels in float32, not {norm}")
+    routine = library.required("quantize", "quantize")
+    if not supports(x):
+        raise ValueError(f"the quantize kernel takes float32 or bfloat16 on a CPU, not {x.dtype} on {x.device}")
+    if norm is not None and not supports_norm(norm, x.shape[-1]):
+        raise ValueError(f"the quantize kernel takes a LayerNorm over {x.shape[-1]} channels in float32, not {norm}")
     x = x.contiguous()
     out = torch.empty(x.shape, dtype=torch.uint8)
     width = x.shape[-1]
-    call = Quantise(x.data_ptr(), None, None, out.data_ptr(), x.numel() // max(width, 1), width)
+    call = Quantize(x.data_ptr(), None, None, out.data_ptr(), x.numel() // max(width, 1), width)
     call.inverse, call.zero, call.is_bfloat16 = 1 / scale, zero, x.dtype == torch.bfloat16
     if norm is not None:
         call.epsilon, call.weight = norm.eps, norm.weight.data_ptr()
@@ -56,13 +56,13 @@ def quantise(
     return out
 
 
-def takes(x: Tensor) -> bool:
-    """Whether `quantise` supports this input: float32 or bfloat16 on a CPU."""
+def supports(x: Tensor) -> bool:
+    """Whether `quantize` supports this input: float32 or bfloat16 on a CPU."""
     return x.dtype in (torch.float32, torch.bfloat16) and x.device.type == "cpu"
 
 
-def normalises(norm: nn.Module, width: int) -> bool:
-    """Whether `quantise` supports this norm: a plain float32 LayerNorm over the last axis on a CPU."""
+def supports_norm(norm: nn.Module, width: int) -> bool:
+    """Whether `quantize` supports this norm: a plain float32 LayerNorm over the last axis on a CPU."""
     return (
         type(norm) is nn.LayerNorm
         and tuple(norm.normalized_shape) == (width,)
