@@ -3,6 +3,7 @@
 import io
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_type_hints
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from vitkit import models
 from vitkit.data.processor import Processor
 from vitkit.images import ImageError
 from vitkit.inference import Classifier, Predictor, expand, stream, top_predictions
+from vitkit.inference.predictor import Options
 
 LABELS = ("red", "green", "blue")
 
@@ -35,6 +37,13 @@ def images(tmp_path: Path) -> list[Path]:
         Image.fromarray(generator.integers(0, 256, size, dtype=np.uint8)).save(path)
         paths.append(path)
     return paths
+
+
+def test_typed_options_are_those_of_the_predictor() -> None:
+    parameters = get_type_hints(Predictor.__init__)
+    assert get_type_hints(Options) == {
+        name: hint for name, hint in parameters.items() if name not in ("model", "processor")
+    }
 
 
 def test_outcomes_are_in_order_and_equal_the_model(classifier: Classifier, images: list[Path]) -> None:

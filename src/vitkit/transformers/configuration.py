@@ -55,7 +55,7 @@ class PreTrainedConfig(ABC):
     output_hidden_states: bool | int | Sequence[int] | None
     problem_type: str | None
     return_dict: bool
-    pruned_heads: dict[int, list[int]] | None
+    pruned_heads: dict[int, list[int]] | dict[str, list[int]] | None
     _attn_implementation: str | None
     _name_or_path: str
 
