@@ -20,7 +20,8 @@ help: ## what there is to make
 demo: $(VENV)/demo ## set up, train a ViT on the embedded digits, evaluate, classify, write a report
 	$(BIN)/vitkit demo
 
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q
+# Bytecode is stored even where PYTHONDONTWRITEBYTECODE is set: tests start processes that would compile vitkit again.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q
 
 # Limits that make oneDNN, torch's own operations and the kernels use what a CPU with AVX2 has, whatever this CPU has.
 AVX2       := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 VITKIT_KERNELS=avx2

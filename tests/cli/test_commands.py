@@ -70,9 +70,18 @@ def test_classify_csv(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert rows[-1]["error"] == "not_an_image"
 
 
-@pytest.mark.parametrize(
-    ("encoding", "option"), [("utf-8", "--json"), pytest.param("ascii", "--csv", marks=pytest.mark.slow)]
-)
+def test_a_name_that_is_no_text_is_classified(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photo = (folder / "photos" / "0.png").read_bytes()
+    (tmp_path / "a.png").write_bytes(photo)
+    odd = os.fsencode(tmp_path) + b"/b\xff.png"
+    Path(os.fsdecode(odd)).write_bytes(photo)
+    assert main(["classify", str(folder / "model"), str(tmp_path), "--json"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [os.fsencode(row["path"]) for row in rows] == [os.fsencode(tmp_path) + b"/a.png", odd]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("encoding", "option"), [("utf-8", "--json"), ("ascii", "--csv")])
 def test_a_name_that_is_no_text_stops_nothing(folder: Path, tmp_path: Path, encoding: str, option: str) -> None:
     photo = (folder / "photos" / "0.png").read_bytes()
     (tmp_path / "a.png").write_bytes(photo)

@@ -56,7 +56,10 @@ OPTIONS = {
 FAST = ("map with tanh", "registers, positions of patches", "qk norm")
 
 
-MORE_GRADIENTS: tuple[dict, ...] = ({}, {"qk_norm": True, "layer_scale": 0.2})
+MORE_GRADIENTS: tuple[dict, ...] = (
+    {"depth": 2},
+    {"depth": 2, "qk_norm": True, "layer_scale": 0.2},
+)
 
 
 def close(given: np.ndarray, expected: np.ndarray, tolerance: float = 1e-5) -> None:
@@ -189,7 +192,7 @@ def test_features_and_weights():
 )
 def test_gradients(options):
     """Compares gradients of all parameters, including position embeddings that are resized."""
-    config = replace(TINY, **options)
+    config = replace(TINY, **{"depth": 1, **options})
     model, images, labels = torch_model(config), random_images(3, 24, 40, 3), np.array([0, 3, 1])
     F.cross_entropy(model(torch.from_numpy(images).permute(0, 3, 1, 2)), torch.from_numpy(labels)).backward()
     expected = to_flax({name: value.grad for name, value in model.named_parameters()}, config.num_heads)

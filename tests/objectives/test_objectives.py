@@ -17,7 +17,7 @@ from vitkit import checkpoints, models, objectives
 from vitkit.data.loader import Batch
 from vitkit.data.processor import Processor
 from vitkit.models import vit
-from vitkit.objectives import dino, distillation, supervised
+from vitkit.objectives import dino, distillation, mae, supervised
 
 ALL_PAIRS = [(objective, family) for objective in objectives.objectives() for family in models.families()]
 
@@ -50,6 +50,8 @@ def build(objective: str, family: str) -> objectives.Objective:
         config = dataclasses.replace(config, teacher=str(teacher(backbone.config.channels)))
     if isinstance(config, dino.Config):  # the published head has 65536 outputs
         config = dataclasses.replace(config, outputs=64, hidden=32, bottleneck=16, local_crops=2)
+    if isinstance(config, mae.Config):  # the published decoder has 25 million parameters
+        config = dataclasses.replace(config, decoder_width=32, decoder_depth=2, decoder_heads=2)
     return objectives.build(config, backbone)
 
 
@@ -79,7 +81,15 @@ def test_the_error_for_an_unsupported_model_names_it(objective: str, family: str
     assert len(message.split()) > 6
 
 
-@pytest.mark.parametrize(("objective", "family"), PAIRS)
+def is_fast(objective: str, family: str) -> bool:
+    """Whether a pair runs by default: every objective with the ViT, and every family with supervised training."""
+    return family == "vit" or objective == "supervised"
+
+
+@pytest.mark.parametrize(
+    ("objective", "family"),
+    [pair if is_fast(*pair) else pytest.param(*pair, marks=pytest.mark.slow) for pair in PAIRS],
+)
 def test_two_steps_with_every_model(objective: str, family: str) -> None:
     built = build(objective, family).train()
     batch = batch_for(built.backbone)
