@@ -146,7 +146,7 @@ def _nearest_size(settings: Mapping[str, Any]) -> dict[str, int]:
 
 
 def write(settings: Mapping[str, Any]) -> dict[str, object]:
-    """Returns the content of preprocessor_config.json for the fields of a `Processor`, as far as it can express them."""
+    """Returns preprocessor_config.json for the fields of a `Processor`, as far as it can express them."""
     rows, columns = settings["size"]
     crops = settings["center_crop"] != "none"
     config: dict[str, object] = {
