@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+from oracles import oracle
 
 import vitkit
 
@@ -45,8 +46,14 @@ def modules_after(statement: str) -> set[str]:
 def test_the_public_names_are_pinned() -> None:
     assert sorted(vitkit.__all__) == vitkit.__all__ == NAMES
     for name in NAMES:
-        assert getattr(vitkit, name) is not None
+        assert name.startswith("Flax") or getattr(vitkit, name) is not None
     assert dir(vitkit) == NAMES
+
+
+def test_the_public_names_of_flax_can_be_imported() -> None:
+    oracle("flax")
+    for name in NAMES:
+        assert getattr(vitkit, name) is not None
 
 
 def test_importing_vitkit_imports_no_heavy_library() -> None:

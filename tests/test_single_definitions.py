@@ -1,6 +1,7 @@
 """Activations, split names and names of model parts are defined once in the package (checks of the syntax trees)."""
 
 import ast
+import importlib
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -9,6 +10,7 @@ from typing import get_args
 
 import pytest
 import torch
+from oracles import oracle
 from torch import nn
 
 import vitkit
@@ -113,7 +115,8 @@ def test_names_of_activations_are_those_of_transformers() -> None:
 
 
 def test_activations_of_flax_are_those_of_torch() -> None:
-    layers = pytest.importorskip("vitkit.jax.layers", reason="needs the jax extra")
+    oracle("flax")
+    layers = importlib.import_module("vitkit.jax.layers")
     x = torch.linspace(-4, 4, 101)
     assert set(layers.ACTIVATIONS) == set(CORE)
     for each, function in layers.ACTIVATIONS.items():

@@ -141,7 +141,7 @@ def test_filters_are_the_eigenvectors_of_the_covariance() -> None:
 
 def test_filters_of_every_family_without_a_convolutional_stem(tiny: Backbone) -> None:
     if tiny.config.patch_size != token_backbone(tiny).get_submodule("patch_embed").patch_size:  # a hybrid
-        with pytest.raises(ValueError, match=r"does not read a gray or RGB image"):
+        with pytest.raises(ValueError, match=r"is not applied to a grayscale or RGB image"):
             rgb_filters(tiny)
         return
     filters, _ = rgb_filters(tiny, 6)

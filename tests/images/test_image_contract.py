@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from image_files import Good, bmp_run_length, composite, encode, exif, good, jpeg, png, scene, stored
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from vitkit.images import CODES, ImageError, Limits, open_image, probe
 
@@ -238,4 +238,13 @@ def test_odd_files_are_read_or_raise(shared: Path) -> None:
                 warnings.simplefilter("ignore")
                 expected = np.asarray(Image.open(path).convert("RGB"))
             assert np.array_equal(np.asarray(image), expected), name
-    assert not [name for name in unread if files[name]["result"] == "ok"]
+    # Older versions of Pillow do not know every file that the newest one reads.
+    assert not [name for name in unread if files[name]["result"] == "ok" and opens(shared / "data/odd_images" / name)]
+
+
+def opens(path: Path) -> bool:
+    try:
+        Image.open(path).close()
+    except UnidentifiedImageError:
+        return False
+    return True

@@ -111,7 +111,7 @@ def test_only_the_chosen_parameters_are_trained(workspace: Path, tmp_path: Path,
         (["--lr", "0"], "optimizer.lr is 0"),
         (["--batch-size", "0"], "batch_size is 0"),
         (["--out", "{workspace}"], "exists and is not a run folder"),
-        (["--set", "optimizer.lr=1"], "unknown key 'optimizer.lr'; did you mean"),
+        (["--set", "optimizer.lrr=1"], "unknown key 'optimizer.lrr'; did you mean"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -18,7 +18,7 @@ from oracles import oracle
 from PIL import Image
 
 import vitkit.transformers
-from vitkit import ImageError, ViTConfig, ViTForImageClassification, ViTImageProcessor, ViTModel, pipeline
+from vitkit import ImageError, Limits, ViTConfig, ViTForImageClassification, ViTImageProcessor, ViTModel, pipeline
 
 IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8))
 URL = "https://example.org/cat.png"
@@ -215,12 +215,12 @@ def test_failed_and_too_large_downloads_raise(checkpoint: str, monkeypatch: pyte
     def fail(url: str, timeout: float | None = None) -> Any:
         raise OSError("no route")
 
-    classify = pipeline("image-classification", checkpoint)
+    classify = pipeline("image-classification", checkpoint, limits=Limits(max_bytes=20_000))
     monkeypatch.setattr(urllib.request, "urlopen", fail)
     with pytest.raises(ImageError, match=r"cannot download https://example\.org/cat\.png: no route"):
         classify(URL)
-    monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: io.BytesIO(b"x" * 20_000_001))
-    with pytest.raises(ImageError, match="is larger than 20,000,000 bytes"):
+    monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: io.BytesIO(b"x" * 20_001))
+    with pytest.raises(ImageError, match="is larger than 20,000 bytes"):
         classify(URL)
 
 
