@@ -68,8 +68,8 @@ def _base(settings: Json, folder: Path) -> str:
         raise CheckpointError(
             f"{CONFIG} does not name the base model; set base_model_name_or_path in it to the folder of the base model"
         )
-    beside = folder.resolve().parent / base
-    return str(beside) if not Path(base).exists() and beside.exists() else base
+    sibling = folder.resolve().parent / base
+    return str(sibling) if not Path(base).exists() and sibling.exists() else base
 
 
 def _scale(settings: Json) -> Callable[[int], float]:
