@@ -2,14 +2,13 @@
 
 import json
 import stat
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 from vitkit.checkpoints.checkpoint import CheckpointError
+from vitkit.config import Json
 
 #: A parsed JSON object.
-Json = Mapping[str, Any]
 
 MAX_BYTES = 8 << 20
 # No valid file has longer numbers, and parsing them takes quadratic time.
