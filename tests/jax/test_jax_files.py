@@ -136,11 +136,11 @@ def test_a_new_head_is_saved_with_the_names_of_the_file(tmp_path):
 def test_errors_of_files(tmp_path):
     flat = to_flax(torch_model(replace(TINY, image_size=(32, 24))).state_dict(), 4)
     np.savez(tmp_path / "wide.npz", **flat)
-    with pytest.raises(ValueError, match="the table of 12 positions is not a square grid; pass image_size"):
+    with pytest.raises(ValueError, match="the 12 position embeddings are not a square grid; pass image_size"):
         vitjax.load(tmp_path / "wide.npz")
     assert vitjax.load(tmp_path / "wide.npz", image_size=(32, 24)).config.grid == (4, 3)
     np.savez(tmp_path / "none.npz", weight=np.zeros(3))
-    with pytest.raises(ValueError, match="has no 'embedding/kernel', so it is not a ViT checkpoint of Google"):
+    with pytest.raises(ValueError, match="has no 'embedding/kernel', so it is not one of Google's ViT checkpoints"):
         vitjax.load(tmp_path / "none.npz")
     norm = "Transformer/encoderblock_0/LayerNorm_2/scale"
     np.savez(tmp_path / "twice.npz", **flat, **{norm: flat[norm.replace("_2", "_1")]})
@@ -239,7 +239,7 @@ def test_other_families_raise(tmp_path):
         model=models.build(config), processor=Processor.squash((32, 32)), labels=default_labels(0)
     )
     checkpoints.save(checkpoint, tmp_path / "net", to="vitkit")
-    with pytest.raises(ValueError, match="of the family 'resnet'; the Flax model supports the plain ViT only"):
+    with pytest.raises(ValueError, match="belongs to the family 'resnet'; the Flax model supports only the plain ViT"):
         vitjax.load(tmp_path / "net")
 
 

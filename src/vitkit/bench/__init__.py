@@ -1,4 +1,4 @@
-"""Benchmarks: vitkit and other libraries on the same task, with ratios as the result.
+"""Benchmarks that compare the speed of vitkit and other libraries on the same tasks.
 
 kinds/          one file per kind of benchmark: what is measured, the unit, and the comparison of outputs
 peers/          one file per library, with one function for each kind that it supports
@@ -28,7 +28,7 @@ __all__ = ["Candidate", "Job", "Options", "Plan", "Prepared"]
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Options of a benchmark; each combination of model and batch size is a section of the report."""
+    """Options of a benchmark. Each combination of model and batch size has its own section of the report."""
 
     kind: str
     models: tuple[str, ...] = ("vit-b/16",)
@@ -42,7 +42,7 @@ class Options:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Settings of the measurement.
+    """Settings that control how the speed is measured.
 
     Attributes:
         rounds: Number of measured rounds.
@@ -61,7 +61,7 @@ class Plan:
     preparing: int = 1
 
     def __post_init__(self) -> None:
-        """Raises ValueError for settings that measure nothing."""
+        """Raises ValueError if a setting is too small to measure anything."""
         for name in ("rounds", "preparing"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
@@ -72,7 +72,7 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """The task of all candidates of a section.
+    """The task that all candidates of a report section perform.
 
     `task` is the kind or a part of it. `folder` has the same weights in every layout (see `_inputs`), or is empty.
     `shape` has the numbers that determine the limit: width, mlp_width, tokens and flops per image.
@@ -91,19 +91,19 @@ class Job:
     images: tuple[str, ...] = ()
 
     def to_dict(self) -> JsonDict:
-        """Returns plain values for JSON."""
+        """Converts the object to a dict of JSON types."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, data: Json) -> "Job":
-        """Returns the job of `to_dict`."""
+        """Creates a job from the dict that `to_dict` returns."""
         rows, columns = data["image_size"]
         return cls(**{**data, "image_size": (rows, columns), "images": tuple(data["images"])})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A peer with a precision (empty for kinds without) and settings; `module` has its functions."""
+    """A library to benchmark, with its precision (empty if not applicable), settings and Python module."""
 
     peer: str
     precision: str = ""
@@ -112,28 +112,28 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        """Name in tables, such as `timm bfloat16 compile=default`."""
+        """The name shown in tables, such as `timm bfloat16 compile=default`."""
         return " ".join(
             [self.peer, *filter(None, [self.precision]), *(f"{key}={value}" for key, value in self.settings)]
         )
 
     def setting(self, name: str, default: str = "") -> str:
-        """Returns a setting."""
+        """Returns the value of a setting."""
         return dict(self.settings).get(name, default)
 
     def to_dict(self) -> JsonDict:
-        """Returns plain values for JSON."""
+        """Converts the object to a dict of JSON types."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, data: Json) -> "Candidate":
-        """Returns the candidate of `to_dict`."""
+        """Creates a candidate from the dict that `to_dict` returns."""
         return cls(**{**data, "settings": tuple((key, value) for key, value in data["settings"])})
 
 
 @dataclass(kw_only=True)
 class Prepared:
-    """A candidate that is ready to run.
+    """A candidate that is loaded and ready to run.
 
     Attributes:
         run: Processes `items` and returns when the computation is complete.

@@ -1,4 +1,4 @@
-"""Rows of a table: medians, quartiles, ratios and limits."""
+"""Computes the rows of a benchmark table: medians, quartiles, ratios and limits."""
 
 import statistics
 from collections.abc import Sequence
@@ -10,24 +10,24 @@ from vitkit.config import JsonDict
 
 @dataclass(frozen=True)
 class Spread:
-    """Median and quartiles."""
+    """The median and quartiles of a set of numbers."""
 
     median: float
     low: float
     high: float
 
     def times(self, factor: float) -> "Spread":
-        """Returns all values multiplied by a factor."""
+        """Returns a copy with all values multiplied by a factor."""
         return Spread(self.median * factor, self.low * factor, self.high * factor)
 
     def inverse(self) -> "Spread":
-        """Returns the reciprocals: seconds per item from items per second."""
+        """Returns the reciprocal values, which convert items per second to seconds per item."""
         return Spread(1.0 / self.median, 1.0 / self.high, 1.0 / self.low)
 
 
 @dataclass(kw_only=True)
 class Row:
-    """One candidate in a table.
+    """The table row of one candidate.
 
     `status` is correct, wrong, measured (no outputs to compare), unchecked (no reference to compare with), failed or
     missing.
@@ -50,19 +50,19 @@ class Row:
 
     @property
     def counts(self) -> bool:
-        """Whether its speed is compared: it was measured and its outputs are not wrong."""
+        """Whether the candidate is ranked: its speed was measured and its outputs are not wrong."""
         return self.rate is not None and self.status in ("correct", "measured")
 
     @property
     def is_vitkit(self) -> bool:
-        """Whether the peer is vitkit."""
+        """Whether the candidate is vitkit."""
         return self.candidate.peer == "vitkit"
 
 
 def spread(numbers: Sequence[float]) -> Spread:
-    """Returns median and quartiles (inclusive). Raises ValueError for no numbers."""
+    """Returns the median and the inclusive quartiles. Raises ValueError if there are no numbers."""
     if not numbers:
-        raise ValueError("no numbers to take the median of")
+        raise ValueError("cannot compute the median: there are no numbers")
     if len(numbers) == 1:
         return Spread(numbers[0], numbers[0], numbers[0])
     low, middle, high = statistics.quantiles(numbers, n=4, method="inclusive")
@@ -70,7 +70,7 @@ def spread(numbers: Sequence[float]) -> Spread:
 
 
 def paired_ratio(rates: Sequence[float], others: Sequence[float]) -> Spread:
-    """Returns the ratio of rates within each round that both have, as median and quartiles.
+    """Returns the median and quartiles of the ratio of two candidates' rates in each common round.
 
     Both rates of a round are measured one after the other, so that load on the machine cancels out.
     """
@@ -78,7 +78,7 @@ def paired_ratio(rates: Sequence[float], others: Sequence[float]) -> Spread:
 
 
 def compare(rows: Sequence[Row]) -> None:
-    """Sets the `ratio` of rows to the fastest peer of the same precision, or of any precision if there is none.
+    """Sets each row's speed `ratio` relative to the fastest peer, preferably of the same precision.
 
     Peers are all libraries except vitkit. Without peers the ratios are to the first row.
     """
@@ -91,12 +91,12 @@ def compare(rows: Sequence[Row]) -> None:
 
 
 def fraction_of_limit(rate: float, work: float, limit: float | None) -> float | None:
-    """Returns rate (items per second) times work (per item), divided by the limit (work per second)."""
+    """Returns the fraction of the limit (work per second) that a rate (items per second) reaches."""
     return None if not limit else rate * work / limit
 
 
 def conclusion(rows: Sequence[Row]) -> str:
-    """Returns a sentence that compares the fastest vitkit with the fastest peer, or why there is no ratio."""
+    """Returns a sentence that compares vitkit with the fastest peer or explains why there is no ratio."""
     counted = [row for row in rows if row.counts]
     ours = [row for row in counted if row.is_vitkit]
     peers = [row for row in counted if not row.is_vitkit]
@@ -115,7 +115,7 @@ def conclusion(rows: Sequence[Row]) -> str:
 
 
 def to_dict(row: Row) -> JsonDict:
-    """Returns a row as plain values for JSON."""
+    """Converts a row to a dict of JSON types."""
     return {
         "candidate": row.candidate.name,
         "peer": row.candidate.peer,

@@ -16,18 +16,18 @@ ALWAYS = ("torch", "numpy", "pillow")
 
 
 def usable_cores() -> int:
-    """Returns the number of cores that this process may use."""
+    """Returns the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def threads() -> int:
-    """Returns the default number of threads: OMP_NUM_THREADS, else the number of cores."""
+    """Returns the default number of threads: OMP_NUM_THREADS if set, otherwise the number of cores."""
     value = os.environ.get("OMP_NUM_THREADS", "")
     return int(value) if value.isdecimal() and int(value) > 0 else usable_cores()
 
 
 def device(name: str) -> str:
-    """Returns `cpu` or `cuda`; `auto` is a GPU if available. Queries the driver, without a CUDA context."""
+    """Resolves `auto`, `cpu` or `cuda` to an available device without creating a CUDA context."""
     has_gpu = bool(gpus())
     if name == "auto":
         return "cuda" if has_gpu else "cpu"
@@ -39,7 +39,7 @@ def device(name: str) -> str:
 
 
 def gpus() -> list[str]:
-    """Returns the NVIDIA GPUs that the driver lists."""
+    """Returns the names of the NVIDIA GPUs that the driver lists."""
     if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
         return []
     command = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
@@ -51,7 +51,7 @@ def gpus() -> list[str]:
 
 
 def describe(device: str) -> JsonDict:
-    """Returns processor, flags, cores, memory, load, GPU, system and Python version."""
+    """Returns a description of the processor, memory, load, GPU, operating system and Python version."""
     found: JsonDict = {
         "processor": _processor(),
         "flags": _flags(),
@@ -67,19 +67,19 @@ def describe(device: str) -> JsonDict:
 
 
 def summary(found: JsonDict) -> str:
-    """Returns name, cores and flags of the processor in one line."""
+    """Returns the name, cores and flags of the processor as one line of text."""
     return f"{found['processor']}, {found['cores']} cores ({', '.join(found['flags'])})"
 
 
 def short_name(found: JsonDict) -> str:
-    """Returns a name for files, such as `amd-epyc-2-cores` or `nvidia-h200`."""
+    """Returns a hardware name for file names, such as `amd-epyc-2-cores` or `nvidia-h200`."""
     text = found["gpu"][0].split(",")[0] if found.get("gpu") else f"{found['processor']} {found['cores']} cores"
     text = re.sub(r"\((R|TM)\)|@.*?GHz|\bCPU\b|\bProcessor\b", " ", text)
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
 def versions(distributions: tuple[str, ...]) -> dict[str, str]:
-    """Returns the installed versions of these distributions, without missing ones."""
+    """Returns the versions of the given distributions that are installed."""
     found = {}
     for name in distributions:
         try:

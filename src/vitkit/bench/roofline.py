@@ -1,4 +1,4 @@
-"""The measured limit of the hardware: only the four matrix products of a ViT block, with prepacked weights.
+"""Measures the speed limit of the hardware with only the four matrix products of a ViT block.
 
 It is measured as one more candidate in the same rounds. One call computes the products of one block (qkv, projection,
 and the two of the MLP) for all tokens of a batch; items are floating-point operations, two per multiply-add. Attention,
@@ -22,7 +22,7 @@ COPIED_BYTES = 256 * 2**20
 
 
 def inference(job: Job, candidate: Candidate) -> Prepared:
-    """Prepares the products of one block, or with precision `copy` a copy of 256 MiB, whose items are bytes."""
+    """Prepares the matrix products of one block, or a copy of 256 MiB if the precision is `copy`."""
     torch.set_num_threads(job.threads)
     device = torch.device(job.device)
     with torch.inference_mode():
@@ -44,13 +44,13 @@ training = inference
 
 
 def shapes(job: Job) -> list[tuple[int, int, int]]:
-    """Returns (rows, inner, columns) of the products of one block for a batch."""
+    """Returns the sizes (rows, inner, columns) of the matrix products of one block for a batch."""
     rows, width, mlp = job.batch * job.shape["tokens"], job.shape["width"], job.shape["mlp_width"]
     return [(rows, width, 3 * width), (rows, width, width), (rows, width, mlp), (rows, mlp, width)]
 
 
 def synchronize(device: torch.device) -> None:
-    """Waits until all kernels on the device are complete."""
+    """Waits until all kernels on the device have finished."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type != "cpu":
@@ -58,7 +58,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def _products(job: Job, precision: str, device: torch.device) -> tuple[list[Callable[[], Tensor]], str]:
-    """Returns the fastest implementation in a short trial, and its name."""
+    """Returns the implementation that is fastest in a short trial, and its name."""
     candidates: dict[str, list[Callable[[], Tensor]]] = {}
     for name, make in _implementations(precision, device).items():
         candidates[name] = [make(*shape, device) for shape in shapes(job)]
@@ -116,7 +116,7 @@ def _packed(rows: int, inner: int, columns: int, device: torch.device, dtype: to
 
 def _packed_int8(rows: int, inner: int, columns: int, device: torch.device) -> Callable[[], Tensor]:
     if not can_pack(torch.float32):
-        raise ValueError("the limit of int8 on a CPU needs oneDNN's packed products, which only x86 CPUs have")
+        raise ValueError("the int8 limit on a CPU needs oneDNN's packed matrix products, which only x86 CPUs support")
     x = torch.randint(0, 255, (rows, inner), dtype=torch.uint8)
     weight = torch.randint(-127, 127, (columns, inner), dtype=torch.int8)
     packed = torch.ops.onednn.qlinear_prepack(weight, [rows, inner])
@@ -153,7 +153,7 @@ def _copy(device: torch.device) -> Prepared:
 
 
 def data(job: Job, candidate: Candidate) -> Prepared:
-    """Prepares decoding only: JPEG files to RGB pixels at full size with Pillow."""
+    """Prepares decoding of JPEG files to RGB pixels at full size with Pillow, without further processing."""
     from PIL import Image
 
     def run() -> None:

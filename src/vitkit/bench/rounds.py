@@ -1,4 +1,4 @@
-"""Runs candidates in separate processes, in interleaved rounds (A B A B)."""
+"""Runs candidates in separate processes and in interleaved rounds (A B A B)."""
 
 import json
 import os
@@ -20,28 +20,28 @@ from vitkit.config import Json, JsonDict
 
 
 class BaseWorker(Protocol):
-    """Interface of a worker."""
+    """The interface of worker processes."""
 
     def request(self, message: JsonDict, timeout: float) -> JsonDict:
-        """Sends a request and returns its response; raises `Failed`."""
+        """Sends a request and returns the response. Raises `Failed` if there is none."""
         ...
 
     def send(self, message: JsonDict) -> None:
-        """Sends a request without waiting for the response; raises `Failed` if the process has ended."""
+        """Sends a request without waiting for the response. Raises `Failed` if the process has ended."""
         ...
 
     def response(self, timeout: float) -> JsonDict:
-        """Returns the response to the last request; raises `Failed`."""
+        """Returns the response to the last request. Raises `Failed` if there is none."""
         ...
 
     def stop(self) -> None:
-        """Ends the worker."""
+        """Stops the worker."""
         ...
 
 
 @dataclass(kw_only=True)
 class Result:
-    """The result of a candidate: rates in items per second, one per measured round, or the failure."""
+    """The result of a candidate: one rate (items per second) per measured round, or the failure."""
 
     candidate: Candidate
     rates: list[float] = field(default_factory=list)
@@ -55,7 +55,7 @@ class Result:
 
 @dataclass(kw_only=True)
 class Results:
-    """The results of all candidates, in order; `interrupted` if the user ended the benchmark early."""
+    """The results of all candidates, in order, and whether the user interrupted the benchmark."""
 
     results: list[Result]
     interrupted: bool = False
@@ -68,7 +68,7 @@ def run_rounds(
     start: Callable[[Candidate], BaseWorker],
     log: Callable[[str], None] = lambda text: None,
 ) -> Results:
-    """Prepares the candidates, `plan.preparing` at the same time, and runs their rounds in turn.
+    """Prepares the candidates, up to `plan.preparing` at a time, and runs their rounds in turn.
 
     A candidate that fails is skipped in later rounds. After an interrupt the measured rounds are returned.
     """
@@ -145,11 +145,11 @@ WORKER = (sys.executable, "-P", "-m", "vitkit.bench.worker")
 
 
 class Failed(Exception):  # noqa: N818 - a status in the table
-    """A candidate failed; the message is the reason."""
+    """Raised if a candidate fails. The message is the reason."""
 
 
 def environment(threads: int, device: str) -> dict[str, str]:
-    """Returns environment variables: the same number of threads for every library, and no network."""
+    """Returns environment variables that set the number of threads in all libraries and disable downloads."""
     own = {
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,
@@ -165,7 +165,7 @@ def environment(threads: int, device: str) -> dict[str, str]:
 
 
 class Worker:
-    """A worker process; `request` sends a message and waits for the response."""
+    """A worker process that runs one candidate and responds to messages."""
 
     def __init__(self, variables: Mapping[str, str], command: tuple[str, ...] = WORKER):
         # A file, not a pipe: much output would fill a pipe and block the process.
@@ -177,12 +177,12 @@ class Worker:
         self.sent = time.monotonic()
 
     def request(self, message: Json, timeout: float) -> JsonDict:
-        """Returns the response; raises Failed for an error, a timeout (in seconds) and the end of the process."""
+        """Sends a message and returns the response. Raises Failed for errors, timeouts and ended processes."""
         self.send(message)
         return self.response(timeout)
 
     def send(self, message: Json) -> None:
-        """Sends a message without waiting for the response; raises Failed if the process has ended."""
+        """Sends a message without waiting for the response. Raises Failed if the process has ended."""
         assert self.process.stdin is not None
         self.sent = time.monotonic()
         try:
@@ -192,14 +192,14 @@ class Worker:
             raise Failed(self._exit_reason()) from None
 
     def response(self, timeout: float) -> JsonDict:
-        """Returns the response to the last message; the timeout counts from `send`."""
+        """Returns the response to the last message. The timeout starts at the call of `send`."""
         response = json.loads(self._line(timeout))
         if "error" in response:
             raise Failed(response["error"])
         return response
 
     def stop(self) -> None:
-        """Ends the process."""
+        """Stops the process."""
         for pipe in (self.process.stdin, self.process.stdout):
             if pipe is not None:
                 try:
@@ -230,7 +230,7 @@ class Worker:
         return line
 
     def _exit_reason(self) -> str:
-        """Returns why the process ended: the signal, or the last line of its error output."""
+        """Returns the reason why the process ended: a signal or the last line of its error output."""
         code = self.process.wait()
         if code < 0:
             name = signal.Signals(-code).name

@@ -1,4 +1,4 @@
-"""Writes reports: tables on the terminal, JSON and Markdown."""
+"""Writes benchmark reports as terminal tables, JSON and Markdown."""
 
 import dataclasses
 import json
@@ -19,7 +19,7 @@ NONE = "-"
 
 
 def show(report: "Report") -> None:
-    """Prints every section as a table, fastest first, with its remarks."""
+    """Prints a table with remarks for every section, with the fastest candidate first."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -41,12 +41,12 @@ def show(report: "Report") -> None:
 
 
 def to_json(report: "Report") -> str:
-    """Returns a report as JSON."""
+    """Returns a report as JSON text."""
     return json.dumps(to_dict(report), indent=2)
 
 
 def to_dict(report: "Report") -> JsonDict:
-    """Returns a report as plain values for JSON."""
+    """Converts a report to a dict of JSON types."""
     return {
         "kind": report.kind,
         "date": report.date,
@@ -61,7 +61,7 @@ def to_dict(report: "Report") -> JsonDict:
 
 
 def write(report: "Report", folder: Path) -> tuple[Path, Path]:
-    """Writes `<kind>_<hardware>_<date>.md` and `.json` into a folder; existing files are replaced."""
+    """Writes `<kind>_<hardware>_<date>.md` and `.json` to a folder. Replaces existing files."""
     folder.mkdir(parents=True, exist_ok=True)
     name = f"{report.kind}_{machine.short_name(report.machine)}_{report.date[:10]}"
     page, data = folder / f"{name}.md", folder / f"{name}.json"
@@ -71,7 +71,7 @@ def write(report: "Report", folder: Path) -> tuple[Path, Path]:
 
 
 def markdown(report: "Report") -> str:
-    """Returns the Markdown page: hardware, command, tables and a legend."""
+    """Returns a report as Markdown, with the hardware, the command, the tables and a legend."""
     found = report.machine
     gpus = "; ".join(map(str, found.get("gpu") or [])) if isinstance(found.get("gpu"), list) else ""
     memory = found["memory_bytes"]
@@ -101,7 +101,7 @@ def markdown(report: "Report") -> str:
 
 
 def ordered(section: "Section") -> list[Row]:
-    """Returns the rows that are compared, fastest first, then the others."""
+    """Returns the ranked rows, starting with the fastest, followed by the other rows."""
     return sorted(section.rows, key=lambda row: (not row.counts, -row.rate.median if row.rate else 0.0))
 
 
@@ -116,7 +116,7 @@ def title(section: "Section") -> str:
 
 
 def cells(report: "Report", row: Row) -> list[str]:
-    """Returns the cells of a row; candidates with wrong outputs have no ratio."""
+    """Returns the cells of a row. Candidates with wrong outputs have no ratio."""
     rate = None if row.rate is None else row.rate.inverse() if kind(report.kind).SHOWS_SECONDS else row.rate
     fraction = row.fraction_of_limit
     return [
@@ -147,7 +147,7 @@ def remarks(report: "Report", section: "Section") -> list[str]:
 
 
 def number(value: float) -> str:
-    """Formats a number with three digits, or as an integer from 100."""
+    """Formats a number with three significant digits, or numbers of at least 100 as integers."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 

@@ -1,4 +1,4 @@
-"""Shared by peers that are torch modules: inputs, compiling, forward passes and training steps."""
+"""Inputs, compilation, forward passes and training steps for all peers that are torch modules."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -20,25 +20,25 @@ Logits = Callable[[Tensor], Tensor]
 
 
 def images(job: Job) -> Float[np.ndarray, "b c h w"]:
-    """Returns the batch of all candidates: standard normal noise."""
+    """Returns the input batch of all candidates, which is standard normal noise."""
     size = (job.batch, 3, *job.image_size)
     return np.random.default_rng(0).standard_normal(size, dtype=np.float32)
 
 
 def targets(job: Job) -> np.ndarray:
-    """Returns the classes of the batch."""
+    """Returns the class labels of the batch."""
     return np.random.default_rng(1).integers(0, job.classes, job.batch)
 
 
 def set_up(job: Job) -> torch.device:
-    """Sets threads and seed; returns the device."""
+    """Sets the number of threads and the seed, and returns the device."""
     torch.set_num_threads(job.threads)
     torch.manual_seed(0)
     return torch.device(job.device)
 
 
 def compiled(module: nn.Module, candidate: Candidate) -> Callable[..., Any]:
-    """Returns the module, compiled if the setting `compile` is a mode of torch.compile."""
+    """Compiles the module if the setting `compile` is a mode of torch.compile."""
     mode = candidate.setting("compile", "none")
     if mode == "none":
         return module
@@ -48,7 +48,7 @@ def compiled(module: nn.Module, candidate: Candidate) -> Callable[..., Any]:
 
 
 def prepare_inference(job: Job, candidate: Candidate, module: nn.Module, logits: Callable[[Any], Tensor]) -> Prepared:
-    """Prepares inference: weights and images in the precision, or float32 weights with `autocast=true`."""
+    """Prepares inference in the requested precision, or with float32 weights if `autocast=true`."""
     device, dtype = set_up(job), getattr(torch, candidate.precision)
     autocast = candidate.setting("autocast") == "true"
     network = module.eval().to(device) if autocast else module.eval().to(device, dtype)

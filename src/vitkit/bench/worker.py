@@ -1,4 +1,4 @@
-"""The process of one candidate: reads JSON lines from standard input and writes JSON lines to standard output.
+"""Worker process of one candidate, which exchanges JSON lines on standard input and output.
 
 `prepare` imports the library and prepares the candidate, `round` runs it for some seconds. `make` writes files for a
 later `prepare` (an exported graph) in a separate process, so that its memory is not counted. Prints of libraries go to
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def prepare(request: JsonDict) -> tuple[Prepared | None, JsonDict]:
-    """Handles `make` and `prepare`; writes the outputs of the candidate to the requested file."""
+    """Handles `make` and `prepare` requests. Writes the candidate's outputs to the requested file."""
     job, candidate = Job.from_dict(request["job"]), Candidate.from_dict(request["candidate"])
     module = import_module(candidate.module)
     if request["do"] == "make":
@@ -60,7 +60,7 @@ def prepare(request: JsonDict) -> tuple[Prepared | None, JsonDict]:
 
 
 def run_round(prepared: Prepared | None, seconds: float) -> JsonDict:
-    """Runs one round: calls in sequence until `seconds` have passed."""
+    """Runs one round, which calls the candidate repeatedly until `seconds` have passed."""
     if prepared is None:
         raise ValueError("the candidate is not prepared")
     calls, begin, busy = 0, time.perf_counter(), time.process_time()
@@ -80,7 +80,7 @@ def run_round(prepared: Prepared | None, seconds: float) -> JsonDict:
 
 
 def reset_peak_memory() -> None:
-    """Resets the peak memory of the process: only that of the rounds counts."""
+    """Resets the peak memory of the process, so that only the rounds are measured."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
@@ -88,7 +88,7 @@ def reset_peak_memory() -> None:
 
 
 def peak_memory() -> int:
-    """Returns the peak memory in bytes since `reset_peak_memory`; that of the GPU if it is used."""
+    """Returns the peak memory in bytes since `reset_peak_memory`. Measures GPU memory if a GPU is used."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
         return int(torch.cuda.max_memory_allocated())
@@ -100,7 +100,7 @@ def peak_memory() -> int:
 
 
 def one_line(error: BaseException) -> str:
-    """Returns type and first line of the message of an exception."""
+    """Returns the type and the first message line of an exception."""
     text = str(error).strip().splitlines()
     first = text[0][:300] if text else ""
     return f"{type(error).__name__}: {first}" if first else type(error).__name__

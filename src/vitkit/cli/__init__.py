@@ -1,4 +1,4 @@
-"""The command line of vitkit: one file per command, with a typed function of the same name.
+"""The command line interface of vitkit. Each command is a typed function in a file of the same name.
 
 The signature and the docstring of the function are the help of the command. A command calls the library, prints, and
 returns its exit code (None is 0). User errors are one line on standard error with exit code 1, or 2 if some of many
@@ -16,17 +16,17 @@ _COMMANDS = Registry(__name__, "command")
 
 
 def commands() -> list[str]:
-    """The names of the commands."""
+    """Returns the names of all commands."""
     return _COMMANDS.names()
 
 
 def command(name: str) -> Callable[..., int | None]:
-    """The function of one command. Raises ValueError for an unknown name."""
+    """Returns the function of a command. Raises ValueError if the name is unknown."""
     return getattr(_COMMANDS.get(name), name)
 
 
 def usage() -> str:
-    """The help of `vitkit` without a command."""
+    """Returns the help text of `vitkit` without a command."""
     lines = ["usage: vitkit COMMAND ...", "", "A complete Vision Transformer toolkit. Commands:", ""]
     for name in commands():
         summary = (command(name).__doc__ or "").strip().splitlines()[0]
@@ -36,7 +36,7 @@ def usage() -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit code."""
+    """Runs a command and returns the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     for stream in (sys.stdout, sys.stderr):
         # File names may contain characters that the terminal cannot encode; they are escaped.

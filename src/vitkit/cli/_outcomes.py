@@ -1,4 +1,4 @@
-"""Helpers of the commands: config settings, image arguments and exit codes."""
+"""Helper functions of the commands for config settings, image arguments and exit codes."""
 
 import json
 import sys
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def settings(words: Sequence[str]) -> dict[str, str]:
-    """Parses `NAME=VALUE` settings. Raises ValueError for anything else."""
+    """Parses settings of the form `NAME=VALUE`. Raises ValueError for other text."""
     pairs = [word.partition("=") for word in words]
     for (name, equals, _), word in zip(pairs, words, strict=True):
         if not name or not equals:
@@ -24,7 +24,7 @@ def settings(words: Sequence[str]) -> dict[str, str]:
 
 
 class StandardInput(bytes):
-    """An image from standard input, printed as `-`."""
+    """An image from standard input, which is printed as `-`."""
 
     def __str__(self) -> str:
         return "-"
@@ -55,7 +55,7 @@ def _is_text(data: bytes) -> bool:
 
 
 def load_model(model: str, revision: str | None, image_size: int | None, words: Sequence[str]) -> "Classifier":
-    """Loads a checkpoint and prints on standard error what had to be guessed about it."""
+    """Loads a checkpoint and prints on standard error which of its properties were guessed."""
     from vitkit.inference import load
 
     classifier = load(model, revision=revision, image_size=image_size, config=settings(words))
@@ -65,9 +65,7 @@ def load_model(model: str, revision: str | None, image_size: int | None, words: 
 
 
 def limits(max_pixels: int | None, max_bytes: int | None) -> Limits:
-    """Returns the limits of image files by the options --max-pixels and --max-bytes. Raises ValueError for values below
-    1.
-    """
+    """Returns the image limits of --max-pixels and --max-bytes. Raises ValueError for values below 1."""
     for option, value in (("--max-pixels", max_pixels), ("--max-bytes", max_bytes)):
         if value is not None and value < 1:
             raise ValueError(f"{option} is {value}; it must be at least 1")
@@ -76,17 +74,17 @@ def limits(max_pixels: int | None, max_bytes: int | None) -> Limits:
 
 
 def shows_progress() -> bool:
-    """Returns whether to show progress: standard error is a terminal and standard output is not."""
+    """Returns whether standard error is a terminal and standard output is not, to show progress."""
     return sys.stderr.isatty() and not sys.stdout.isatty()
 
 
 def json_line(row: Json) -> str:
-    """Returns one line of JSON that the encoding of standard output can represent."""
+    """Returns one line of JSON in characters that the encoding of standard output supports."""
     return json.dumps(row, ensure_ascii=(sys.stdout.encoding or "").lower().replace("-", "") != "utf8")
 
 
 def count_failures(outcomes: Iterable["Outcome"]) -> int:
-    """Consumes the outcomes, prints how many failed, and returns the exit code: 0, or 2 if some failed."""
+    """Consumes the outcomes, prints the number of failures and returns the exit code (2 after failures)."""
     total = failed = 0
     for outcome in outcomes:
         total += 1

@@ -30,7 +30,7 @@ def bench(
     KIND is `inference` (the network), `training` (steps), `classification` (JPEG files to classes, with the defaults of
     every library), `data` (JPEG files to tensors, on one core) or `startup` (complete processes). Candidates run in
     separate processes and take turns, so that load on the machine affects all of them. Their outputs are compared, and
-    a candidate with wrong outputs is not ranked. The result is the ratios. An interrupt shows what has been measured.
+    a candidate with wrong outputs is not ranked. The result is the speed ratios. An interrupt shows the results so far.
 
     Args:
         kind: Kind of benchmark.
@@ -67,7 +67,7 @@ def bench(
 
 
 def _status() -> Callable[[str], None]:
-    """Returns a function that shows the status on one line of a terminal."""
+    """Returns a function that shows the status in one line of the terminal."""
     if not sys.stderr.isatty():
         return lambda text: None
     return lambda text: print(f"\r\033[K{text[:100]}", end="\r", file=sys.stderr, flush=True)

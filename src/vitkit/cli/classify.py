@@ -53,7 +53,7 @@ def classify(
         batch_size: Batch size (default: 8 on a CPU, 64 on a GPU).
         image_size: Input size in pixels (default: the model's).
         revision: Branch, tag or commit of a Hub id.
-        set: Fields of the model config as NAME=VALUE, for what a file does not contain (pool=none).
+        set: Fields of the model config that a file does not contain, as NAME=VALUE (pool=none).
         allow_truncated: Accept truncated image files.
         max_pixels: Largest width x height of an image in pixels (default: 120,000,000).
         max_bytes: Largest size of an image file in bytes (default: 200,000,000).
@@ -62,7 +62,7 @@ def classify(
     from vitkit.inference import Predictor, top_predictions
 
     if json and csv:
-        raise ValueError("choose one of --json and --csv")
+        raise ValueError("choose either --json or --csv, not both")
     if top < 1:
         raise ValueError(f"--top is {top}; it must be at least 1")
     sources = arguments_to_images(images)

@@ -30,7 +30,7 @@ def convert(
         patch_size: Resize the patch embedding to this patch size in pixels.
         head: File with a linear head for a backbone without one (DINO, DINOv2, DINOv3).
         revision: Branch, tag or commit of a Hub id.
-        set: Fields of the model config as NAME=VALUE, for what a file does not contain (activation=gelu_tanh).
+        set: Fields of the model config that a file does not contain, as NAME=VALUE (activation=gelu_tanh).
         overwrite: Overwrite an existing target.
     """
     from vitkit import checkpoints

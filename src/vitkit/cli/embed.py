@@ -50,7 +50,7 @@ def embed(
         max_pixels: Largest width x height of an image in pixels (default: 120,000,000).
         max_bytes: Largest size of an image file in bytes (default: 200,000,000).
         revision: Branch, tag or commit of a Hub id.
-        set: Fields of the model config as NAME=VALUE, for what a file does not contain (pool=none).
+        set: Fields of the model config that a file does not contain, as NAME=VALUE (pool=none).
     """
     from vitkit.cli._outcomes import arguments_to_images, count_failures, limits, load_model, shows_progress
     from vitkit.inference import Predictor

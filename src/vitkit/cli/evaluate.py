@@ -33,7 +33,7 @@ def evaluate(
     revision: str | None = None,
     set: tuple[str, ...] = (),  # noqa: A002 - the option's name
 ) -> None:
-    """Evaluate a model on labelled images.
+    """Evaluate a model on labeled images.
 
     Evaluators of predictions: `top1` (and top-5), `confusion`, `calibration`, `real:FILE` (accuracy with a JSON file of
     labels, such as ReaL's real.json), `subset` (accuracy among the classes of the images only, as for ImageNet-A and
@@ -60,7 +60,7 @@ def evaluate(
         max_pixels: Largest width x height of an image in pixels (default: 120,000,000).
         max_bytes: Largest size of an image file in bytes (default: 200,000,000).
         revision: Branch, tag or commit of a Hub id.
-        set: Fields of the model config as NAME=VALUE, for what a file does not contain (pool=none).
+        set: Fields of the model config that a file does not contain, as NAME=VALUE (pool=none).
     """
     from vitkit.cli._outcomes import limits, settings
     from vitkit.evaluate import protocol
@@ -100,7 +100,7 @@ def evaluate(
 
 
 def _some(data: str) -> Iterable[object]:
-    """Returns about 32 evenly spaced images of a source, from its train split if it has one."""
+    """Returns about 32 evenly spaced images of a dataset, from the train split if there is one."""
     from vitkit.data import splits
 
     found = splits(data)

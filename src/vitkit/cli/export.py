@@ -30,7 +30,7 @@ def export(
         precision: Precision of the stored weights; float16 needs openvino.
         image_size: Input size in pixels (default: the model's).
         revision: Branch, tag or commit of a Hub id.
-        set: Fields of the model config as NAME=VALUE, for what a file does not contain (pool=none).
+        set: Fields of the model config that a file does not contain, as NAME=VALUE (pool=none).
         overwrite: Overwrite an existing folder.
     """
     from vitkit import checkpoints

@@ -25,7 +25,7 @@ def finetune(
     """Fine-tune a checkpoint on your own classes.
 
     Adds a new head for the classes of the data, trains, saves the best model in OUT/best (`vitkit classify OUT/best
-    photos/`) and writes OUT/report.html with its mistakes. The same command resumes a stopped run.
+    photos/`) and writes OUT/report.html with the model's mistakes. The same command resumes a stopped run.
 
     Args:
         model: A checkpoint: a folder, a file of any format, or a Hugging Face Hub id.

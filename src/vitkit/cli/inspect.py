@@ -23,7 +23,7 @@ def inspect(
         model: A checkpoint folder or file, a Hugging Face Hub id, or the name of an architecture (`vitkit models`).
         json: Print one JSON object.
         revision: Branch, tag or commit of a Hub id.
-        set: Fields of the model config as NAME=VALUE, for what a file does not contain (pool=none).
+        set: Fields of the model config that a file does not contain, as NAME=VALUE (pool=none).
     """
     from vitkit.cli._outcomes import settings
 

@@ -9,7 +9,7 @@ from tyro.conf import Positional, arg
 def models(name: Annotated[Positional[str], arg(metavar="NAME")] = "", *, json: bool = False) -> None:
     """List the architectures.
 
-    Parameter counts are for 224 x 224 images and 1000 classes. `vitkit inspect NAME` describes one in detail.
+    Parameter counts are for 224 x 224 images and 1000 classes. `vitkit inspect NAME` shows the details of a model.
 
     Args:
         name: Only names that contain this text.

@@ -24,14 +24,14 @@ def paper(
 ) -> None:
     """Reproduce the tables and figures of the ViT paper.
 
-    Without a name: list them. With a name: show the published numbers and the commands that reproduce it at full scale.
+    Without a name, lists them. With a name, shows the published numbers and the commands for the full scale.
     --scale small runs a small version on this machine: OUT gets result.md with the published numbers and ours,
     result.json and figures; the same command resumes a stopped run. --scale full computes what needs no training:
     counts of parameters and FLOPs, and figures of a model (--model).
 
     Args:
         name: Table, figure or study (table8, figure5, selfsupervision).
-        scale: Scale: small fits this machine, full is the paper's.
+        scale: Scale: small fits this machine, full is the scale of the paper.
         out: Output folder (default: runs/paper/NAME).
         data: Data for the small scale, such as parquet:/data/cifar10 (default: the embedded digits).
         model: Checkpoint for figure6, figure7 and figure14.
@@ -50,7 +50,7 @@ def paper(
         _show(name, found, json)
         return
     if model is not None and not experiments.uses_model(name):
-        raise ValueError(f"{found.title} is not drawn of a model: --model is for figure6, figure7 and figure14")
+        raise ValueError(f"{found.title} does not show a model; --model is only for figure6, figure7 and figure14")
     _make(name, scale, json, out=out or Path("runs") / "paper" / name, data=data, model=model, seeds=seeds,
           steps=steps, device=device)  # fmt: skip
 

@@ -9,7 +9,7 @@ from tyro.conf import Positional, arg
 def recipes(name: Annotated[Positional[str], arg(metavar="NAME")] = "", *, json: bool = False) -> None:
     """List the training recipes.
 
-    With the full name of one: its description, its command and the expected result.
+    With the full name of a recipe, prints its description, its command and the expected result.
 
     Args:
         name: Only names that contain this text.

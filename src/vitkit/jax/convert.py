@@ -1,4 +1,4 @@
-"""Conversion of weights between the PyTorch and the Flax ViT, bit for bit.
+"""Converts weights between the PyTorch and the Flax ViT without changing any bit.
 
 A flat tree is a dict whose keys join the names of modules by `/`, as Google's files do
 (`Transformer/encoderblock_0/...`); `flatten` and `nest` convert between it and the nested dicts of Flax. Arrays are
@@ -49,7 +49,7 @@ TABLE = Table(
 
 
 def to_flax(state: Mapping[str, Tensor | np.ndarray], num_heads: int) -> Flat:
-    """Converts a PyTorch state dict to a flat Flax tree; raises ValueError for unknown names."""
+    """Converts a PyTorch state dict to a flat Flax tree. Raises ValueError if a name is unknown."""
     if unknown := [name for name in state if TABLE.step(name) is None]:
         raise ValueError(f"the Flax ViT has no parameter for {', '.join(unknown[:3])}")
     flat = TABLE.saved({name: to_tensor(value) for name, value in state.items()}, num_heads)
@@ -57,14 +57,14 @@ def to_flax(state: Mapping[str, Tensor | np.ndarray], num_heads: int) -> Flat:
 
 
 def to_torch(flat: Mapping[str, ArrayLike | Tensor]) -> dict[str, Tensor]:
-    """Converts a flat Flax tree to a PyTorch state dict; raises ValueError for unknown names."""
+    """Converts a flat Flax tree to a PyTorch state dict. Raises ValueError if a name is unknown."""
     if unknown := [name for name in flat if not TABLE.matches(name)]:
         raise ValueError(f"the PyTorch ViT has no parameter for {', '.join(unknown[:3])}")
     return TABLE.loaded({name: to_tensor(value) for name, value in flat.items()})
 
 
 def to_tensor(value: ArrayLike | Tensor) -> Tensor:
-    """Copies a numpy or JAX array to a tensor on the CPU; tensors on the CPU are not copied."""
+    """Copies a numpy or JAX array to a tensor on the CPU. Returns CPU tensors without a copy."""
     if isinstance(value, Tensor):
         return value.detach().cpu()
     array = np.array(value, order="C")
@@ -81,7 +81,7 @@ def to_array(tensor: Tensor) -> np.ndarray:
 
 
 def flatten(params: Mapping[str, PyTree]) -> dict[str, PyTree]:
-    """Flattens a nested tree, joining names by `/`."""
+    """Flattens a nested tree and joins the names with `/`."""
     return traverse_util.flatten_dict(params, sep="/")
 
 

@@ -1,4 +1,4 @@
-"""Conversion between the attributes of Hugging Face's ViTConfig and our config.
+"""Converts between the attributes of Hugging Face's ViTConfig and the config of vitkit.
 
 The Flax classes accept any object with the attributes of a ViTConfig (`hidden_size`, `num_hidden_layers`, ...).
 `from_pretrained` creates a `ViTAttributes` by default.
@@ -17,7 +17,7 @@ ACTIVATIONS = names_in("transformers")
 
 @dataclass(kw_only=True)
 class ViTAttributes:
-    """Fields and defaults of ViTConfig in transformers; `other` stores unknown keys."""
+    """The fields and defaults of transformers' ViTConfig. `other` stores unknown keys."""
 
     hidden_size: int = 768
     num_hidden_layers: int = 12
@@ -43,17 +43,17 @@ class ViTAttributes:
 
     @property
     def num_labels(self) -> int:
-        """Number of classes."""
+        """The number of classes."""
         return len(self.id2label)
 
     @property
     def label2id(self) -> dict[str, int]:
-        """Class index of each label."""
+        """The class index of each label."""
         return {label: index for index, label in self.id2label.items()}
 
     @classmethod
     def from_dict(cls, data: Json) -> "ViTAttributes":
-        """Converts the content of a config.json; `num_labels` creates labels if there are none."""
+        """Creates a config from the content of config.json. `num_labels` creates labels if there are none."""
         known = {each.name for each in fields(cls)} - {"other"}
         values = {name: value for name, value in data.items() if name in known}
         other = {name: value for name, value in data.items() if name not in known | {"num_labels", "label2id"}}
@@ -64,7 +64,7 @@ class ViTAttributes:
         return cls(**values, other=other)
 
     def to_dict(self) -> JsonDict:
-        """Returns the content of config.json, as transformers writes it."""
+        """Returns the content of config.json in the format of transformers."""
         data = {name: value for name, value in asdict(self).items() if name not in ("other", "use_return_dict")}
         labels = {"id2label": {str(index): label for index, label in self.id2label.items()}, "label2id": self.label2id}
         return {"model_type": "vit", **self.other, **data, **labels}
@@ -75,7 +75,7 @@ Attributes = Any
 
 
 def model_config(attributes: Attributes, *, classifier: bool) -> Config:
-    """Converts the attributes to our config, for a model with a classifier or with a pooler.
+    """Converts the attributes to a vitkit config for a model with a classifier or a pooler.
 
     The pooler (linear layer and tanh on the class token) is called pre-logits in Google's tree. Raises ValueError for
     an unsupported activation.
@@ -105,7 +105,7 @@ def model_config(attributes: Attributes, *, classifier: bool) -> Config:
 
 
 def attributes_of(config: Config, labels: Mapping[int, str] | None = None) -> JsonDict:
-    """Converts our config to Hugging Face's attributes; raises ValueError if unsupported."""
+    """Converts a vitkit config to Hugging Face's attributes. Raises ValueError for unsupported options."""
     supported = Config(
         **{
             name: getattr(config, name)

@@ -1,4 +1,4 @@
-"""The Flax classes of transformers 4, `FlaxViTModel` and `FlaxViTForImageClassification`.
+"""The classes `FlaxViTModel` and `FlaxViTForImageClassification` of transformers 4.
 
 Signatures, outputs and methods are those of transformers 4.57, its last release with Flax. The parameters have the
 names of Google's tree: the pooler of Hugging Face is `pre_logits`, the classifier `head`. Improvements: any image size,
@@ -27,7 +27,7 @@ from vitkit.jax.vit import ViT
 
 
 class FlaxViTPreTrainedModel(ABC):
-    """Base class: parameters, the compiled call, loading, saving and precision.
+    """Base class of the Flax models, with parameters, compiled calls, loading, saving and precision.
 
     `config` is a ViTConfig or any object with its attributes. With `_do_init=False` the model stores no parameters:
     create them with `init_weights` and pass them to every call.
@@ -69,7 +69,7 @@ class FlaxViTPreTrainedModel(ABC):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
     ) -> Any:
-        """Returns the output for images (b, c, height, width); a tuple if `return_dict=False`.
+        """Returns the output for images (b, c, height, width), as a tuple if `return_dict=False`.
 
         `params` replace the stored parameters. Training needs `dropout_rng` if the config has any dropout.
         """
@@ -92,14 +92,14 @@ class FlaxViTPreTrainedModel(ABC):
 
     @property
     def params(self) -> Params:
-        """The parameters as nested dicts; raises AttributeError for a model with `_do_init=False`."""
+        """The parameters as nested dicts. Raises AttributeError for a model with `_do_init=False`."""
         if self._params is None:
             raise AttributeError("a model with _do_init=False stores no params; pass them to each call")
         return self._params
 
     @params.setter
     def params(self, params: Mapping[str, PyTree]) -> None:
-        """Replaces the parameters; raises ValueError if they do not match the config."""
+        """Replaces the parameters. Raises ValueError if they do not match the config."""
         if not self._is_initialized:
             raise ValueError("a model with _do_init=False stores no params; pass them to each call")
         check(self.module.config, params)
@@ -107,13 +107,13 @@ class FlaxViTPreTrainedModel(ABC):
 
     @property
     def required_params(self) -> set[tuple[str, ...]]:
-        """Paths of all parameters."""
+        """The paths of all parameters."""
         return set(traverse_util.flatten_dict(self.params_shape_tree))
 
     def init_weights(
         self, rng: jax.Array, input_shape: tuple[int, ...] | None = None, params: Mapping[str, PyTree] | None = None
     ) -> Params:
-        """Initializes parameters: truncated normal weights, zero biases, norm scales of one.
+        """Initializes the weights with a truncated normal, biases with zeros and norm scales with ones.
 
         The standard deviation is `initializer_range`. Parameters in `params` are used unchanged. `input_shape` is
         accepted for compatibility and ignored.
@@ -132,19 +132,19 @@ class FlaxViTPreTrainedModel(ABC):
         return nest(flat)
 
     def num_parameters(self, params: Params | None = None) -> int:
-        """Number of parameters."""
+        """Returns the number of parameters."""
         return sum(int(np.prod(value.shape)) for value in jax.tree.leaves(self.params if params is None else params))
 
     def to_bf16(self, params: Params, mask: Params | None = None) -> Params:
-        """Returns `params` cast to bfloat16, or only those where `mask` is true."""
+        """Casts `params` to bfloat16, or only the parameters whose `mask` is true."""
         return _cast(params, jnp.bfloat16, mask)
 
     def to_fp16(self, params: Params, mask: Params | None = None) -> Params:
-        """Returns `params` cast to float16; see `to_bf16`."""
+        """Casts `params` to float16, like `to_bf16`."""
         return _cast(params, jnp.float16, mask)
 
     def to_fp32(self, params: Params, mask: Params | None = None) -> Params:
-        """Returns `params` cast to float32; see `to_bf16`."""
+        """Casts `params` to float32, like `to_bf16`."""
         return _cast(params, jnp.float32, mask)
 
     @classmethod
@@ -191,12 +191,12 @@ class FlaxViTPreTrainedModel(ABC):
         return model
 
     def save_pretrained(self, folder: str | os.PathLike[str], params: Params | None = None) -> None:
-        """Writes `config.json` and `model.safetensors`, which the PyTorch classes can also load."""
+        """Saves `config.json` and `model.safetensors`, which the PyTorch classes can also load."""
         write(folder, self.config, self.module.config, self.params if params is None else params)
 
 
 class FlaxViTModel(FlaxViTPreTrainedModel):
-    """ViT with a pooler; returns tokens after the final norm and the pooled class token."""
+    """ViT with a pooler. Returns the tokens after the final norm and the pooled class token."""
 
     classifier = False
 
@@ -207,7 +207,7 @@ class FlaxViTModel(FlaxViTPreTrainedModel):
 
 
 class FlaxViTForImageClassification(FlaxViTPreTrainedModel):
-    """ViT with a linear classifier on the class token."""
+    """ViT with a linear classifier on top of the class token."""
 
     classifier = True
 
@@ -227,7 +227,7 @@ def _forward(
     train: bool,
     capture: tuple[bool, bool],
 ) -> tuple[jax.Array, jax.Array, tuple[jax.Array, ...] | None, tuple[jax.Array, ...] | None]:
-    """Returns tokens, pooled output or logits, and captured hidden states and attentions."""
+    """Returns the tokens, the pooled output or logits, and the captured hidden states and attentions."""
 
     def run(bound: ViT, images: jax.Array) -> tuple[jax.Array, jax.Array]:
         features = bound.features(images, train=train)

@@ -1,4 +1,4 @@
-"""Layers of the Flax model, and resizing of position embeddings by constant matrices."""
+"""Layers of the Flax model, and resizing of position embeddings with constant matrices."""
 
 from collections.abc import Callable
 from functools import lru_cache, partial
@@ -16,7 +16,7 @@ Grid = tuple[int, int]
 
 
 def sincos2d(grid: Grid, width: int, *, temperature: float = 10_000.0) -> Float[np.ndarray, "n d"]:
-    """Fixed position embeddings: sin x, cos x, sin y, cos y (MoCo v3, big_vision).
+    """Returns fixed sine-cosine position embeddings in the order of MoCo v3 and big_vision.
 
     x is the column.
     """
@@ -28,7 +28,7 @@ def sincos2d(grid: Grid, width: int, *, temperature: float = 10_000.0) -> Float[
 
 
 def _cubic(distance: np.ndarray, a: float) -> np.ndarray:
-    """Keys' cubic kernel; `a` is -0.75 in PyTorch and OpenCV, -0.5 in PIL and with antialiasing."""
+    """Evaluates Keys' cubic kernel. `a` is -0.75 in PyTorch and -0.5 in PIL and with antialiasing."""
     x = np.abs(distance)
     near = ((a + 2) * x - (a + 3)) * x * x + 1
     far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
@@ -83,14 +83,14 @@ RESIZES: dict[str, Callable[[int, int], np.ndarray]] = {
 
 @lru_cache(maxsize=256)
 def resize_matrix(old: int, new: int, method: str) -> Float[np.ndarray, "new old"]:
-    """Returns the matrix that resizes one axis of a grid, float32."""
+    """Returns the float32 matrix that resizes one axis of a grid."""
     if method not in RESIZES:
         raise ValueError(f"unknown resize method '{method}'; expected one of {', '.join(RESIZES)}")
     return RESIZES[method](old, new).astype(np.float32)
 
 
 def resize_positions(table: Float[Array, "n d"], old: Grid, new: Grid, method: str) -> Float[Array, "m d"]:
-    """Resizes position embeddings; corresponds to `vitkit.layers.resize_positions`."""
+    """Resizes position embeddings like `vitkit.layers.resize_positions`."""
     rows, columns = (resize_matrix(*sizes, method) for sizes in zip(old, new, strict=True))
     if table.shape[0] != old[0] * old[1]:
         raise ValueError(f"{table.shape[0]} positions do not match the grid {old[0]}x{old[1]}")
@@ -133,7 +133,7 @@ class Attention(nn.Module):
     def __call__(
         self, x: Float[Array, "b n d"], context: Float[Array, "b m d"] | None = None, *, train: bool = False
     ) -> Float[Array, "b n d"]:
-        """Applies cross-attention to `context`, or self-attention without it."""
+        """Applies cross-attention to `context`, or self-attention if `context` is None."""
         context = x if context is None else context
         width = x.shape[-1]
         heads = partial(
@@ -156,7 +156,7 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two dense layers with an activation in between and dropout after each."""
+    """Two dense layers with an activation in between and dropout after each layer."""
 
     hidden: int
     act: str = "gelu"
@@ -174,7 +174,7 @@ class MLP(nn.Module):
 
 
 class LayerScale(nn.Module):
-    """Trainable scale per channel of a residual branch."""
+    """Trainable scale for each channel of a residual branch."""
 
     initial: float
 
@@ -185,7 +185,7 @@ class LayerScale(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm encoder block (ViT paper, equations 2-3); its output is sown as `hidden_state`."""
+    """Pre-norm encoder block (ViT paper, equations 2-3) that sows its output as `hidden_state`."""
 
     num_heads: int
     mlp_width: int
@@ -200,7 +200,7 @@ class Block(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     def setup(self) -> None:
-        """Creates the modules with the names of the original tree, extended by LayerScale."""
+        """Creates the modules, with the names of the original parameter tree plus LayerScale."""
         qk_norm_eps = self.norm_eps if self.qk_norm else None
         self.LayerNorm_0 = layer_norm(self.norm_eps, self.dtype)
         self.MultiHeadDotProductAttention_0 = Attention(
@@ -215,7 +215,7 @@ class Block(nn.Module):
         self.drop_branch = nn.Dropout(self.drop_path, broadcast_dims=(1, 2))
 
     def __call__(self, x: Float[Array, "b n d"], train: bool = False) -> Float[Array, "b n d"]:
-        """Applies attention and MLP with residual connections."""
+        """Applies the attention and the MLP with residual connections."""
         branch = self.drop(self.MultiHeadDotProductAttention_0(self.LayerNorm_0(x), train=train), not train)
         x = x + self.drop_branch(branch if self.LayerScale_0 is None else self.LayerScale_0(branch), not train)
         branch = self.MlpBlock_0(self.LayerNorm_1(x), train=train)
@@ -225,7 +225,7 @@ class Block(nn.Module):
 
 
 class MapPool(nn.Module):
-    """Multi-head attention pooling: a trainable query attends to all tokens, then an MLP."""
+    """Multi-head attention pooling with a trainable query, followed by an MLP."""
 
     num_heads: int
     mlp_width: int

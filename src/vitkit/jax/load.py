@@ -1,4 +1,4 @@
-"""Loading and saving of Flax checkpoints.
+"""Loads and saves Flax checkpoints.
 
 Google's `.npz` files are read directly, other formats by `vitkit.checkpoints`.
 """
@@ -26,7 +26,7 @@ QUERY = "Transformer/encoderblock_0/MultiHeadDotProductAttention_0/query/kernel"
 
 @dataclass(frozen=True, kw_only=True)
 class FlaxCheckpoint:
-    """Config and parameters of a Flax ViT.
+    """The config and parameters of a Flax ViT.
 
     `params` is a nested dict of numpy or JAX arrays. `name_format` has the names of the `.npz` file that they were
     loaded from, if any. `processor` and `labels` are those of `vitkit.checkpoints`; if they are None, `save` writes the
@@ -53,7 +53,7 @@ class FlaxCheckpoint:
         return replace(self, config=config, params=params, labels=None)
 
     def with_image_size(self, image_size: tuple[int, int]) -> "FlaxCheckpoint":
-        """Changes the image size; learned positions are resized by `config.position_resize`."""
+        """Changes the image size and resizes learned position embeddings with `config.position_resize`."""
         config = replace(self.config, image_size=image_size)
         flat = flatten(self.params)
         if POSITIONS in flat and config.grid != self.config.grid:
@@ -85,7 +85,7 @@ def load(source: str | os.PathLike[str], **changes: object) -> FlaxCheckpoint:
 
 
 def save(target: str | Path, checkpoint: FlaxCheckpoint, *, overwrite: bool = False) -> None:
-    """Saves a Google file if `target` ends in `.npz`, else a checkpoint folder.
+    """Saves a Google `.npz` file if `target` ends in `.npz`, otherwise a checkpoint folder.
 
     A checkpoint loaded from an `.npz` file is saved with the same names, order and bytes. Raises ValueError if the
     folder exists, unless `overwrite`.
@@ -97,7 +97,7 @@ def save(target: str | Path, checkpoint: FlaxCheckpoint, *, overwrite: bool = Fa
 
 
 def config_of(flat: Flat, name_format: npz.NameFormat, **changes: object) -> Config:
-    """Infers the config from the names and shapes of a Google file; `changes` override fields.
+    """Infers the config from the names and shapes of a Google file. `changes` override fields.
 
     Without a class token the pool is "gap"; a learned position table is assumed to have a square grid.
     """
@@ -133,14 +133,14 @@ def config_of(flat: Flat, name_format: npz.NameFormat, **changes: object) -> Con
         side = math.isqrt(max(rows, 0))
         if side * side != rows:
             raise ValueError(
-                f"the table of {rows} positions is not a square grid; pass image_size=(height, width) in pixels"
+                f"the {rows} position embeddings are not a square grid; pass image_size=(height, width) in pixels"
             )
         config = replace(config, image_size=(side * config.patch_size[0], side * config.patch_size[1]))
     return config
 
 
 def check(config: Config, params: Mapping[str, PyTree]) -> None:
-    """Raises ValueError if names or shapes of the parameters do not match the config."""
+    """Raises ValueError if the names or shapes of the parameters do not match the config."""
     expected, actual = shapes(config), {name: tuple(value.shape) for name, value in flatten(params).items()}
     missing, unknown = sorted(expected.keys() - actual.keys()), sorted(actual.keys() - expected.keys())
     wrong = [name for name in expected if name in actual and actual[name] != expected[name]]
@@ -152,7 +152,7 @@ def check(config: Config, params: Mapping[str, PyTree]) -> None:
 
 
 def shapes(config: Config) -> dict[str, tuple[int, ...]]:
-    """Returns the shapes of all parameters by flat name, without computing them."""
+    """Returns the shapes of all parameters by flat name, without computing the values."""
     import jax
 
     images = jax.ShapeDtypeStruct((1, *config.image_size, config.channels), jnp.float32)
@@ -170,7 +170,7 @@ def _load_through_torch(source: str | os.PathLike[str], changes: configs.Json) -
     if not isinstance(config, Config):
         family = loaded.model.family
         raise ValueError(
-            f"{source} is of the family '{family}'; the Flax model supports the plain ViT only, use PyTorch"
+            f"{source} belongs to the family '{family}'; the Flax model supports only the plain ViT; use PyTorch"
         )
     params = nest(to_flax(loaded.model.state_dict(), config.num_heads))
     return FlaxCheckpoint(config=config, params=params, processor=loaded.processor, labels=loaded.labels)

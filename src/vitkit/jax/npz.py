@@ -1,4 +1,4 @@
-"""Reading and writing Google's `.npz` files (vision_transformer, big_vision) as Flax trees.
+"""Reads and writes Google's `.npz` files (vision_transformer, big_vision) as Flax trees.
 
 In memory there is one tree, with the names of the current original code (Linen numbering, position embeddings under
 `Transformer/posembed_input`). Files name the same arrays in several ways: published ones have the numbering of flax
@@ -30,7 +30,7 @@ PREFIXES = ("opt/target/params/", "opt/target/", "params/img/", "params/")
 
 @dataclass(frozen=True)
 class NameFormat:
-    """Array names of an `.npz` file.
+    """The format of array names in an `.npz` file.
 
     `names` maps names in the tree to names in the file, in the order of the file; stacked blocks share one name. Arrays
     without an entry, such as a new head, are written with `prefix`. `library` is the one that wrote the file.
@@ -42,7 +42,7 @@ class NameFormat:
 
 
 def read(path: str | Path) -> tuple[Flat, NameFormat]:
-    """Reads a Google file; returns the flat tree and the names in the file.
+    """Reads a Google file and returns the flat tree and the names in the file.
 
     Optimizer state is ignored. Raises ValueError if the file does not contain a plain ViT.
     """
@@ -52,7 +52,7 @@ def read(path: str | Path) -> tuple[Flat, NameFormat]:
     prefix = next((each for each in PREFIXES if f"{each}embedding/kernel" in arrays), "")
     if f"{prefix}embedding/kernel" not in arrays:
         raise ValueError(
-            f"{path} has no 'embedding/kernel', so it is not a ViT checkpoint of Google; it has {names[:5]}"
+            f"{path} has no 'embedding/kernel', so it is not one of Google's ViT checkpoints; it has {names[:5]}"
         )
     names = [name for name in names if name.startswith(prefix) and not (prefix == "" and name.startswith("opt/"))]
     if hybrid := [name for name in names if name.removeprefix(prefix).startswith(("conv_root", "block1"))]:
@@ -88,14 +88,14 @@ def _save(arrays: dict[str, Any], path: Path) -> None:
 
 
 def _canonical(name: str) -> str:
-    """Converts a name of a file to the name in the Flax tree."""
+    """Converts an array name of a file to the name in the Flax tree."""
     for pattern, replacement in big_vision.FORMAT.aliases:
         name = re.sub(pattern, replacement, name)
     return POSITIONS if name == "pos_embedding" else name
 
 
 def _unstack(name: str, array: np.ndarray) -> Flat:
-    """Splits an array of stacked blocks into one per block."""
+    """Splits an array of stacked blocks into one array per block."""
     if not name.startswith(STACKED):
         return {name: array}
     return {name.replace("encoderblock/", f"encoderblock_{n}/"): array[n] for n in range(array.shape[0])}

@@ -1,4 +1,4 @@
-"""`Features`, and model outputs with the API of transformers, as JAX pytrees."""
+"""`Features` and model outputs with the API of transformers, registered as JAX pytrees."""
 
 from collections.abc import Iterator
 from dataclasses import fields
@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 @struct.dataclass
 class Features:
-    """Output of `ViT.features`: tokens (b, num_special + rows * columns, d).
+    """The output of `ViT.features`, with tokens of shape (b, num_special + rows * columns, d).
 
     Special tokens come first. Corresponds to `vitkit.layers.Features`; `grid` and `num_special` are static under `jit`.
     """
@@ -22,7 +22,7 @@ class Features:
 
     @property
     def class_token(self) -> Float[Array, "b d"]:
-        """The class token, which is the first special token; raises ValueError if there is none."""
+        """The class token, which is the first special token. Raises ValueError if there is none."""
         if self.num_special == 0:
             raise ValueError("the model has no class token; pool the patches instead")
         return self.tokens[:, 0]
@@ -44,23 +44,23 @@ class Features:
 
 
 class Output:
-    """Base class of outputs: `output.logits`, `output["logits"]` and `output[0]` are the same."""
+    """Base class of outputs. Fields are accessed by attribute, by key or by position."""
 
     def keys(self) -> tuple[str, ...]:
-        """Returns the names of fields that are not None."""
+        """Returns the names of the fields that are not None."""
         names = (field.name for field in fields(self))  # type: ignore[arg-type]
         return tuple(name for name in names if getattr(self, name) is not None)
 
     def values(self) -> tuple[object, ...]:
-        """Returns the values of fields that are not None."""
+        """Returns the values of the fields that are not None."""
         return self.to_tuple()
 
     def items(self) -> tuple[tuple[str, object], ...]:
-        """Returns pairs of names and values."""
+        """Returns pairs of names and values of the fields that are not None."""
         return tuple(zip(self.keys(), self.to_tuple(), strict=True))
 
     def to_tuple(self) -> tuple[object, ...]:
-        """Returns the values of fields that are not None."""
+        """Returns the values of the fields that are not None."""
         return tuple(getattr(self, name) for name in self.keys())
 
     def __getitem__(self, key: int | slice | str) -> Any:
@@ -86,7 +86,7 @@ class Output:
 
 @struct.dataclass
 class FlaxBaseModelOutputWithPooling(Output):
-    """Tokens after the final norm, pooled class token, hidden states and attention weights."""
+    """Output with tokens after the final norm, pooled class token, hidden states and attention weights."""
 
     last_hidden_state: Float[Array, "b n d"] | None = None
     pooler_output: Float[Array, "b d"] | None = None
@@ -96,7 +96,7 @@ class FlaxBaseModelOutputWithPooling(Output):
 
 @struct.dataclass
 class FlaxSequenceClassifierOutput(Output):
-    """Logits, hidden states and attention weights."""
+    """Output with logits, hidden states and attention weights."""
 
     logits: Float[Array, "b classes"] | None = None
     hidden_states: tuple[Array, ...] | None = None

@@ -1,4 +1,4 @@
-"""Loading and saving for the Flax classes of Hugging Face.
+"""Loads and saves checkpoints for Hugging Face's Flax classes.
 
 Hugging Face folders are not loaded by `vitkit.checkpoints`, which ignores the pooler; the names are those of
 `checkpoints.formats.huggingface.vit`, and of the pooler.
@@ -30,7 +30,7 @@ TABLE = Table((*huggingface.TABLE.rules, Rule("pre_logits.fc.{leaf}", ("pooler.d
 def read(
     source: str | os.PathLike[str], config: Attributes, changes: Mapping[str, object], *, classifier: bool
 ) -> tuple[Attributes, Flat]:
-    """Returns the config and the flat tree of a checkpoint.
+    """Returns the config and the flat parameter tree of a checkpoint.
 
     `config` is a config, or the class that creates it (by `from_dict`). `changes` override its attributes. The head is
     omitted for a model without classifier, the pooler for a classifier. Raises ValueError for unknown `changes`.
@@ -54,7 +54,7 @@ def read(
 
 
 def write(folder: str | os.PathLike[str], config: Attributes, model: Config, params: Mapping[str, PyTree]) -> None:
-    """Writes `config.json` and `model.safetensors` with the names of transformers 4."""
+    """Writes `config.json` and `model.safetensors` with the parameter names of transformers 4."""
     classifier = bool(model.num_classes)
     state = TABLE.saved(to_torch(flatten(params)), model.num_heads)
     if classifier:
@@ -69,7 +69,7 @@ def write(folder: str | os.PathLike[str], config: Attributes, model: Config, par
 
 
 def _huggingface_folder(source: str | os.PathLike[str]) -> Path | None:
-    """Returns the folder of a Hugging Face ViT, local or downloaded; None for other checkpoints."""
+    """Returns the local or downloaded folder of a Hugging Face ViT, or None for other checkpoints."""
     from vitkit.checkpoints.locate import locate
 
     files = locate(str(source), None)
@@ -78,7 +78,7 @@ def _huggingface_folder(source: str | os.PathLike[str]) -> Path | None:
 
 
 def _read_huggingface(folder: Path) -> tuple[JsonDict, Flat]:
-    """Reads `config.json` and the weights, with v4 or v5 names, in one file or in shards."""
+    """Reads `config.json` and the weights, which may have v4 or v5 names and be sharded."""
     index = folder / "model.safetensors.index.json"
     single = folder / "model.safetensors"
     parts = [single.name] if single.exists() else sorted(set(json.loads(index.read_text())["weight_map"].values()))
@@ -89,7 +89,7 @@ def _read_huggingface(folder: Path) -> tuple[JsonDict, Flat]:
     for name, array in (pair for part in parts for pair in load_file(folder / part).items()):
         for pattern, replacement in huggingface.FORMAT.aliases:
             name = re.sub(pattern, replacement, name)
-        # These classes have no mask token and no decoder for masked image modelling.
+        # These classes have no mask token and no decoder for masked image modeling.
         if not name.startswith(("embeddings.mask_token", "embeddings.position_ids", "decoder.")):
             state[name] = to_tensor(array)
     return data, to_flax(TABLE.loaded(state), data.get("num_attention_heads", 12))

@@ -1,4 +1,4 @@
-"""Training of a `vitkit.train.Run` with JAX.
+"""Trains a `vitkit.train.Run` with JAX.
 
 Data, order of samples and initial weights are those of PyTorch.
 """
@@ -34,7 +34,7 @@ SUPPORTED = {
 
 
 def train(run: Run, folder: str | Path, *, report: Callable[[dict[str, float]], None] | None = None) -> FitResult:
-    """Trains a run in its folder, or resumes it. PyTorch and JAX can both load `best/`.
+    """Starts or resumes a run in a folder. PyTorch and JAX can both load `best/`.
 
     `report` is called with each row of the log. Raises ValueError before training for unsupported settings, such as
     another family than the plain ViT or another objective than the supervised one.
@@ -60,7 +60,7 @@ def train(run: Run, folder: str | Path, *, report: Callable[[dict[str, float]], 
 
 
 def initial_checkpoint(run: Run, classes: tuple[str, ...]) -> FlaxCheckpoint:
-    """Returns the initial weights of a run, random or loaded, with processor and labels."""
+    """Returns the random or loaded initial weights of a run, with the processor and labels."""
     if run.init_from is None:
         initial = random_checkpoint(run.model, run.seed)
     else:
@@ -73,7 +73,7 @@ def initial_checkpoint(run: Run, classes: tuple[str, ...]) -> FlaxCheckpoint:
 
 
 def random_checkpoint(config: vit.Config, seed: int) -> FlaxCheckpoint:
-    """Returns random weights, equal to those of the PyTorch model for the same seed."""
+    """Returns random weights that equal those of the PyTorch model for the same seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         state = models.build(config).state_dict()
@@ -81,7 +81,7 @@ def random_checkpoint(config: vit.Config, seed: int) -> FlaxCheckpoint:
 
 
 def training_config(run: Run, steps: int) -> TrainingConfig:
-    """Converts a run to a `TrainingConfig`; raises ValueError for unsupported settings."""
+    """Converts a run to a `TrainingConfig`. Raises ValueError for unsupported settings."""
     check_supported(run)
     optimizer, schedule = run.optimizer, run.schedule
     # JAX multiplies the decay by the learning rate, as the paper does; in big_vision it is relative to the peak.
@@ -115,7 +115,7 @@ def training_config(run: Run, steps: int) -> TrainingConfig:
 
 
 def check_supported(run: Run) -> None:
-    """Raises ValueError that lists all settings of a run that the JAX backend does not support."""
+    """Raises ValueError with a list of all settings of a run that the JAX backend does not support."""
     optimizer, schedule = run.optimizer, run.schedule
     settings = {
         f"models of the family {models.family_of(run.model)}": type(run.model) is not vit.Config,
@@ -137,7 +137,7 @@ def check_supported(run: Run) -> None:
 
 
 def unsupported_settings(run: Run, part: str) -> Iterator[str]:
-    """Yields the fields of a part of a run that are unsupported and differ from their defaults."""
+    """Yields the unsupported fields of one part of a run that differ from their defaults."""
     config = getattr(run, part)
     if part == "objective" and not isinstance(config, supervised.Config):
         return
@@ -148,5 +148,5 @@ def unsupported_settings(run: Run, part: str) -> Iterator[str]:
 
 
 def to_numpy(batch: Batch) -> dict[str, np.ndarray]:
-    """Converts a batch to numpy; labels are class probabilities, which include mixing."""
+    """Converts a batch to numpy. The labels are class probabilities, including mixing."""
     return {"images": batch.images.numpy(), "labels": batch.targets.numpy()}

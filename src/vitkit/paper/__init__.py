@@ -1,4 +1,4 @@
-"""Tables and figures of the ViT paper, "An Image is Worth 16x16 Words".
+"""Reproduces the tables and figures of the ViT paper, "An Image is Worth 16x16 Words".
 
 Each file with an `EXPERIMENT` is one experiment: a table, a figure or an unnumbered study, named like the file. It
 contains a description, the published numbers, the commands at full scale, and `study(small) -> Findings`, which
@@ -26,13 +26,13 @@ _MODULES = Registry(__name__, "experiment", ("EXPERIMENT", "study"), exclude=("s
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of numbers and text with named columns; None is an unknown value."""
+    """Table of numbers and text with named columns. None is an unknown value."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a row of another length."""
+        """Raises ValueError if the length of a row does not match the columns."""
         for row in self.rows:
             if len(row) != len(self.columns):
                 raise ValueError(f"the row {row} has {len(row)} cells; expected {len(self.columns)}: {self.columns}")
@@ -42,13 +42,13 @@ class Table:
         return [[format_cell(cell) for cell in row] for row in self.rows]
 
     def to_dict(self) -> dict[str, object]:
-        """Returns the JSON form."""
+        """Returns the table in JSON form."""
         return {"columns": list(self.columns), "rows": [list(row) for row in self.rows]}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """A table, figure or study of the paper and how to reproduce it.
+    """A table, figure or study of the paper, with the commands to reproduce it.
 
     `full` are the commands at the paper's scale, and `needs` the data and models that they require; it is empty if the
     experiment is computed without either. `small` describes the study at small scale. `minutes` is its approximate time
@@ -67,7 +67,7 @@ class Experiment:
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """Results of a study: table with published numbers, drawings, remarks and raw numbers."""
+    """The results of a study: table with published numbers, plots, remarks and raw numbers."""
 
     table: Table
     drawings: Mapping[str, Drawing] = field(default_factory=dict)
@@ -76,13 +76,13 @@ class Findings:
 
 
 def experiments() -> dict[str, Experiment]:
-    """Returns all experiments by name: figures, tables, then those without a number."""
+    """Returns all experiments by name, ordered as figures, tables and unnumbered experiments."""
     known = {name: module.EXPERIMENT for name, module in _MODULES}
     return dict(sorted(known.items(), key=lambda pair: _order(pair[0])))
 
 
 def experiment(name: str) -> Experiment:
-    """Returns the named experiment. Raises ValueError for an unknown name."""
+    """Returns the experiment with the given name. Raises ValueError if the name is unknown."""
     known = experiments()
     if name not in known:
         raise ValueError(f"the paper has no '{name}'{nearest(name, known)}")
@@ -90,13 +90,13 @@ def experiment(name: str) -> Experiment:
 
 
 def study(name: str, small: "SmallScale") -> Findings:
-    """Runs an experiment at small scale. Raises ValueError for an unknown name."""
+    """Runs an experiment at small scale. Raises ValueError if the name is unknown."""
     experiment(name)
     return _MODULES.get(name).study(small)
 
 
 def full(name: str, small: "SmallScale") -> Findings:
-    """Runs an experiment at the paper's scale if it needs no training.
+    """Runs an experiment that needs no training at the paper's scale.
 
     Counts and comparisons are the same at both scales; figures of a model need `small.model`. Raises ValueError with
     the requirements of all other experiments.
@@ -117,7 +117,7 @@ def uses_model(name: str) -> bool:
 
 
 def format_cell(cell: Cell) -> str:
-    """Returns a cell as text."""
+    """Formats the value of a cell as text."""
     if cell is None:
         return "-"
     if isinstance(cell, float):

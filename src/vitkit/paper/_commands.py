@@ -1,4 +1,4 @@
-"""Command lines of the experiments at full scale; a test parses all of them."""
+"""Commands that run the experiments at full scale."""
 
 JFT = "webdataset:/data/jft300m"
 IMAGENET_21K = "webdataset:/data/imagenet21k"
@@ -20,7 +20,7 @@ def pretrain(recipe: str, data: str, *settings: str, out: str = "") -> str:
 
 
 def finetune(start: str, data: str, out: str, *, steps: int, lr: float, image_size: int = 384, extra: str = "") -> str:
-    """Returns the `vitkit finetune` command with the hyper-parameters of Table 4."""
+    """Returns the `vitkit finetune` command with the hyperparameters of Table 4."""
     settings = f"{CROP} {extra}".strip()
     return (
         f"vitkit finetune {start} --data {data} --out {out} --image-size {image_size} --steps {steps} --lr {lr} "

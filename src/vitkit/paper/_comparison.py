@@ -1,4 +1,4 @@
-"""Findings of a sweep: a table, plots of accuracies, and tests of differences."""
+"""Creates the findings of a sweep: a table, accuracy plots and significance tests."""
 
 from collections.abc import Mapping, Sequence
 
@@ -21,7 +21,7 @@ FEW_CLASSES = (
 def findings(
     title: str, outcomes: Sequence[Outcome], published: Mapping[str, Cell], small: SmallScale, label: str = "published"
 ) -> Findings:
-    """Returns the findings of a sweep; the first outcome is the baseline of all comparisons.
+    """Returns the findings of a sweep. The first outcome is the baseline of all comparisons.
 
     `published` contains the paper's numbers by variant, and `label` is their column name.
     """
@@ -69,7 +69,7 @@ def against_flops(title: str, kinds: Mapping[str, Sequence[tuple[float, Outcome]
 
 
 def caveat(small: SmallScale) -> str:
-    """Returns the differences between this study and the paper."""
+    """Returns remarks on the differences between this study and the paper."""
     few = FEW_CLASSES if small.data == "digits" else ""
     return (
         f"{SCALE} of '{small.data}', and evaluated on the other half; the paper's models have 86 to 632 million "

@@ -1,4 +1,4 @@
-"""Models and images for the experiments that explain a model."""
+"""Provides models and images for the experiments that explain a model."""
 
 from itertools import islice
 from pathlib import Path
@@ -18,7 +18,7 @@ def train_model(small: SmallScale, name: str, model: object, **changes: object) 
 
 
 def load_subject(small: SmallScale, checkpoint: str | Path, num_images: int) -> ExplainInputs:
-    """Loads a checkpoint and `num_images` images, spaced evenly over the dataset."""
+    """Loads a checkpoint and `num_images` images that are evenly spaced in the dataset."""
     classifier = load(str(checkpoint))
     placed = Predictor(classifier.model, classifier.processor, device=small.device)
     sources = splits(small.data)
@@ -34,7 +34,7 @@ def given_or_trained(small: SmallScale) -> str | Path:
 
 
 def model_remark(small: SmallScale) -> str:
-    """Returns the remark that names the explained model."""
+    """Returns a remark with the name of the explained model."""
     if small.model:
         return f"Model: {small.model}."
     return (

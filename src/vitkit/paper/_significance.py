@@ -1,4 +1,4 @@
-"""Means and deviations over seeds, and significance tests of differences between variants."""
+"""Computes means and deviations over seeds, and tests differences between variants."""
 
 import math
 import statistics
@@ -22,18 +22,18 @@ class Trial:
 
     @property
     def deviation(self) -> float:
-        """The standard deviation over seeds (n - 1); NaN for a single seed."""
+        """The sample standard deviation over seeds, or NaN for a single seed."""
         return statistics.stdev(self.values) if len(self.values) > 1 else math.nan
 
     @property
     def percent(self) -> str:
-        """Mean and deviation in percent, as text."""
+        """The mean and deviation in percent, as text."""
         spread = "" if math.isnan(self.deviation) else f" +- {100 * self.deviation:.1f}"
         return f"{100 * self.mean:.1f}{spread}"
 
 
 def pooled_deviation(trials: Sequence[Trial]) -> float:
-    """Returns the pooled standard deviation within variants; NaN if every variant has one seed."""
+    """Returns the pooled standard deviation within variants, or NaN if every variant has one seed."""
     several = [trial for trial in trials if len(trial.values) > 1]
     freedom = sum(len(trial.values) - 1 for trial in several)
     if not freedom:
@@ -42,7 +42,7 @@ def pooled_deviation(trials: Sequence[Trial]) -> float:
 
 
 def significant_difference(trials: Sequence[Trial]) -> float:
-    """Returns the smallest significant difference to the mean of the first variant.
+    """Returns the smallest significant difference from the mean of the first variant.
 
     Student's t test with the pooled deviation, at 5 % divided by the number of comparisons (Bonferroni).
     """
@@ -75,7 +75,7 @@ def compare(trials: Sequence[Trial], quantity: str) -> tuple[str, ...]:
 
 
 def student_quantile(probability: float, freedom: int) -> float:
-    """Returns a quantile above the median of Student's t distribution."""
+    """Returns a quantile of Student's t distribution above the median."""
     low, high = 0.0, 1e4
     for _ in range(80):
         middle = (low + high) / 2

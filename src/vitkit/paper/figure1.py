@@ -32,7 +32,7 @@ EXPERIMENT = Experiment(
 
 
 def study(small: SmallScale) -> Findings:
-    """Counts the parameters of the parts of ViT-B/16."""
+    """Counts the parameters in each part of ViT-B/16."""
     config = models.preset("vit-b/16")
     model = models.build(config, device="meta")
     assert isinstance(model, TokenBackbone)

@@ -1,4 +1,4 @@
-"""Figure 12: speed by input size, and the largest batch that fits in memory (appendix D.5)."""
+"""Figure 12: speed and largest batch that fits in memory, by input size (appendix D.5)."""
 
 import torch
 
@@ -68,7 +68,7 @@ def study(small: SmallScale) -> Findings:
 
 
 def speed(config: object, size: int, *, batches: int) -> float:
-    """Measures the images per second on one CPU thread."""
+    """Measures the number of images per second on one CPU thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -79,7 +79,7 @@ def speed(config: object, size: int, *, batches: int) -> float:
 
 
 def memory(config: object, size: int) -> tuple[int, int]:
-    """Returns the bytes that autograd saves per image, and the images that fit in `MEMORY`.
+    """Returns the bytes that autograd saves per image and the number of images that fit in `MEMORY`.
 
     Runs on the meta device with two and four images to separate the bytes per image from those per step, such as
     standardized filters. (With one image, torch saves some tensors in another form.)

@@ -1,4 +1,4 @@
-"""Figure 13: axial attention, full attention and a ResNet by FLOPs and speed (appendix D.6)."""
+"""Figure 13: FLOPs and speed of axial attention, full attention and a ResNet (appendix D.6)."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -73,7 +73,7 @@ def study(small: SmallScale) -> Findings:
 
 
 def speed(folder: Path, side: int) -> float:
-    """Measures the images per second of a checkpoint on one CPU thread."""
+    """Measures how many images per second a checkpoint processes on one CPU thread."""
     model = checkpoints.load(folder).model.eval()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""Figure 14: further attention maps (appendix D.8); Figure 6 with more images."""
+"""Figure 14: more attention maps like those of Figure 6 (appendix D.8)."""
 
 from dataclasses import replace
 
@@ -22,5 +22,5 @@ EXPERIMENT: Experiment = replace(
 
 
 def study(small: SmallScale) -> Findings:
-    """Computes rollout on more images."""
+    """Computes attention rollout on more images than Figure 6."""
     return figure6.study(small, IMAGES)

@@ -1,4 +1,4 @@
-"""Figure 2: VTAB by group - natural, specialised, structured (section 4.2)."""
+"""Figure 2: VTAB by group - natural, specialized, structured (section 4.2)."""
 
 from vitkit.paper import Experiment, Findings, Table, table9
 from vitkit.paper.small_scale import SmallScale
@@ -7,7 +7,7 @@ from vitkit.recipes.vtab import GROUPS, PUBLISHED, averages
 EXPERIMENT = Experiment(
     title="Figure 2: VTAB by group",
     section="section 4.2",
-    shows="Mean accuracy on the natural, specialised and structured tasks of VTAB-1k.",
+    shows="Mean accuracy on the natural, specialized and structured tasks of VTAB-1k.",
     published=Table(
         ("model (groups are means of Table 9)", *GROUPS, "all 19"),
         tuple(

@@ -50,7 +50,7 @@ EXPERIMENT = Experiment(
 
 
 def models_of(small: SmallScale) -> dict[str, Variant]:
-    """Returns a small ViT, a larger ViT and a ResNet."""
+    """Returns the configs of a small ViT, a larger ViT and a ResNet."""
     size = (small.side, small.side)
     return {
         "ViT, small": Variant(small.vit(width=32, num_heads=2, mlp_width=64, depth=2)),
@@ -70,7 +70,7 @@ def pretrain(small: SmallScale, steps: int) -> dict[float, list[Outcome]]:
 
 
 def plot(title: str, lines: Mapping[str, list[tuple[float, float, float]]], y_label: str) -> Curves:
-    """Returns a plot of points (fraction of the images, mean, deviation), one line per model."""
+    """Returns a plot of the accuracy against the fraction of the images, with one line per model."""
     curves = [
         Curve(name, *(tuple(column) for column in zip(*points, strict=True)))  # type: ignore[arg-type]
         for name, points in lines.items()

@@ -26,7 +26,7 @@ EXPERIMENT = Experiment(
 
 
 def study(small: SmallScale, num_images: int = IMAGES) -> Findings:
-    """Computes rollout on `num_images` images."""
+    """Computes attention rollout on `num_images` images."""
     subject = _explained_models.load_subject(small, _explained_models.given_or_trained(small), num_images)
     explanation = explain.explain("rollout", subject)
     values = next(iter(explanation.arrays.values()))

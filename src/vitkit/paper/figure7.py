@@ -44,7 +44,7 @@ EXPERIMENT = Experiment(
 
 
 def study(small: SmallScale) -> Findings:
-    """Computes the three parts and a number for each."""
+    """Draws the three parts of the figure and computes one number for each."""
     subject = _explained_models.load_subject(small, _explained_models.given_or_trained(small), IMAGES)
     embed = subject.model.config
     number = min(FILTERS, embed.width, embed.channels * embed.patch_size[0] * embed.patch_size[1])

@@ -1,4 +1,4 @@
-"""Small-scale studies: pre-training on half of the classes, transfer to the other half.
+"""Small-scale studies that pre-train on half of the classes and transfer to the other half.
 
 Models are trained by `vitkit.train` in run folders inside the folder of the study. An interrupted study resumes, and
 finished runs are not repeated. The default dataset is the digits of the package, 1,797 images of ten classes.
@@ -32,12 +32,12 @@ FEWSHOT_POOL = 100  # images per class to sample few-shot images from, for a sou
 
 
 def silent(text: str) -> None:
-    """Ignores a message."""
+    """Does nothing with the message."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A variant of a comparison: a model config and the changes to its run."""
+    """A variant in a comparison: a model config and changes to its training run."""
 
     model: Dataclass
     changes: Mapping[str, object] = field(default_factory=dict)
@@ -45,7 +45,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Results of a variant over seeds.
+    """The results of a variant for all seeds.
 
     `accuracy` is that on held-out images of the training classes, `fewshot` the 5-shot accuracy on the other classes,
     and `flops` the floating-point operations of the forward pass per image.
@@ -60,7 +60,7 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class SmallScale:
-    """Settings of a study: output folder, dataset, number of seeds and number of steps.
+    """The settings of a study: output folder, dataset, number of seeds and number of steps.
 
     `steps` None is the default of the study. `model` is a checkpoint for the experiments that explain a model. `say` is
     called with a message after every run.
@@ -75,7 +75,7 @@ class SmallScale:
     log: Callable[[str], None] = silent
 
     def __post_init__(self) -> None:
-        """Raises ValueError for fewer than one seed or step."""
+        """Raises ValueError if the number of seeds or steps is less than 1."""
         if self.seeds < 1 or (self.steps is not None and self.steps < 1):
             raise ValueError(f"seeds is {self.seeds} and steps is {self.steps}; expected at least 1")
 
@@ -94,25 +94,25 @@ class SmallScale:
 
     @property
     def side(self) -> int:
-        """Image size of the models, in pixels per side."""
+        """The image size of the models in pixels per side."""
         return 16 if self.data == "digits" else 32
 
     @property
     def upstream(self) -> str:
-        """The source of the first half of the classes, for pre-training."""
+        """The dataset of the first half of the classes, used for pre-training."""
         return f"part:classes=0-{len(self.classes) // 2 - 1}@{self.data}"
 
     @property
     def downstream(self) -> str:
-        """The source of the second half of the classes, for transfer."""
+        """The dataset of the second half of the classes, used for transfer."""
         return f"part:classes={len(self.classes) // 2}-{len(self.classes) - 1}@{self.data}"
 
     def part(self, source: str, options: str) -> str:
-        """Returns a part of `upstream` or `downstream`, as in `share=0.1`."""
+        """Returns a part of `upstream` or `downstream`, such as `share=0.1`."""
         return source.replace("@", f",{options}@", 1)
 
     def length(self, steps: int) -> int:
-        """Returns the requested number of steps, or the default `steps`."""
+        """Returns the number of steps that the user requested, or the default `steps`."""
         return self.steps or steps
 
     def vit(self, **changes: object) -> vit.Config:
@@ -122,7 +122,7 @@ class SmallScale:
         return vit.Config(**{**size, **shape, **changes})
 
     def run(self, name: str, model: Dataclass, *, data: str, seed: int, steps: int, **changes: object) -> Run:
-        """Returns a run from scratch; a double underscore in a keyword of `changes` is a dot."""
+        """Returns a run from scratch. A double underscore in a keyword of `changes` stands for a dot."""
         num_classes = len(next(iter(splits(data).values())).classes)
         run = Run(
             name=f"{name}-seed{seed}",
@@ -144,7 +144,7 @@ class SmallScale:
         return config.override(run, {key.replace("__", "."): value for key, value in changes.items()})
 
     def train(self, run: Run) -> Result:
-        """Trains a run in a subfolder of the study, or reads its result if it is finished."""
+        """Trains a run in a subfolder of the study, or reads the result if the run is finished."""
         start = time.process_time()
         result = train(run, self.out / "runs" / run.name)
         seconds = time.process_time() - start
@@ -168,7 +168,7 @@ class SmallScale:
         return self.train(self.run(name, model, data=data, seed=seed, steps=steps, **settings))
 
     def fewshot(self, folder: Path, source: str | None = None) -> float:
-        """Returns the 5-shot accuracy on new classes, mean of three samples (section 4.1)."""
+        """Returns the mean 5-shot accuracy of three samples of new classes (section 4.1)."""
         loaded, data = checkpoints.load(folder), source or self.downstream
         config = protocol.EvaluationConfig(
             data=data,
@@ -200,7 +200,7 @@ class SmallScale:
 
 
 def slug(name: str) -> str:
-    """Returns a name as a folder name."""
+    """Converts a name to a valid folder name."""
     return "".join(each if each.isalnum() or each in "-_." else "-" for each in name.lower())
 
 

@@ -1,4 +1,4 @@
-"""Table 3: pre-training hyper-parameters, compared with our recipes."""
+"""Table 3: pre-training hyperparameters, compared with the recipes of vitkit."""
 
 from vitkit.paper import Cell, Experiment, Findings, Table
 from vitkit.paper.small_scale import SmallScale
@@ -45,14 +45,14 @@ EXPERIMENT = Experiment(
 
 
 def ours(name: str) -> tuple[Cell, ...]:
-    """Returns the values of a recipe for the columns of the table."""
+    """Returns the values of a recipe in the columns of the table."""
     run = recipe(name)
     dropout = float(getattr(run.model, "dropout", 0.0))
     return (run.epochs, run.optimizer.lr, run.schedule.decay, run.optimizer.weight_decay, dropout)
 
 
 def study(small: SmallScale) -> Findings:
-    """Compares every recipe with the published row."""
+    """Compares every recipe with its published row."""
     rows, differing = [], []
     for name, published in ROWS.items():
         actual, expected = ours(name), published[2:]

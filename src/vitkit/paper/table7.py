@@ -42,7 +42,7 @@ EXPERIMENT = Experiment(
 
 
 def study(small: SmallScale) -> Findings:
-    """Trains both models with both optimizers."""
+    """Trains each of the two models with each of the two optimizers."""
     kinds = {
         "ResNet": resnet.Config(image_size=(small.side, small.side), depths=(1, 1, 1), stem_width=8, num_groups=4),
         "ViT": small.vit(),

@@ -27,7 +27,7 @@ LOCATIONS = {"stem": "stem", "every layer": "layers", "shared": "shared"}
 
 
 def options(name: str) -> dict[str, str]:
-    """Returns the fields of the model's config for the name of a variant."""
+    """Returns the model config fields of a named variant."""
     kind, _, location = name.partition(", ")
     return {**KINDS[kind], **({"position_at": LOCATIONS[location]} if location else {})}
 

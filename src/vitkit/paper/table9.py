@@ -43,7 +43,7 @@ EXPERIMENT = Experiment(
 
 
 def study(small: SmallScale) -> Findings:
-    """Runs the protocol on all other classes and on two of them, with and without pre-training."""
+    """Runs the VTAB protocol on all new classes and on two of them, with and without pre-training."""
     half, last = len(small.classes) // 2, len(small.classes) - 1
     tasks = {"all other classes": f"{half}-{last}", "the last two": f"{last - 1}-{last}"}
     pretrained = small.sweep({"pre-trained": Variant(small.vit())}, STEPS)[0].folders
@@ -72,7 +72,7 @@ def study(small: SmallScale) -> Findings:
 
 
 def protocol(small: SmallScale, name: str, classes: str, start: Path | None, seed: int) -> tuple[float, float]:
-    """Returns the best learning rate on 20 images after training on 80, and the final accuracy."""
+    """Returns the best learning rate on 20 validation images and the final accuracy."""
     first, last = map(int, classes.split("-"))
     source = f"part:split=train@{small.data}" if small.has_splits else small.data
     hundred = f"part:classes={classes},number={IMAGES // (last - first + 1)},seed={seed}@{source}"

@@ -1,4 +1,4 @@
-"""Save the findings of a study as result.json, result.md and figures."""
+"""Saves the findings of a study as result.json, result.md and figures."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from vitkit.paper.small_scale import SmallScale
 
 
 def write(name: str, experiment: Experiment, findings: Findings, small: SmallScale, seconds: float) -> list[Path]:
-    """Saves all files in the folder of the study and returns their paths; `seconds` is CPU time."""
+    """Saves all files in the study folder and returns their paths. `seconds` is the CPU time."""
     small.out.mkdir(parents=True, exist_ok=True)
     paths = []
     for label, drawing in findings.drawings.items():
@@ -33,7 +33,7 @@ def write(name: str, experiment: Experiment, findings: Findings, small: SmallSca
 def to_dict(
     name: str, experiment: Experiment, findings: Findings, small: SmallScale, seconds: float
 ) -> dict[str, object]:
-    """Returns the JSON form: the findings and the settings to reproduce them."""
+    """Returns the findings and the settings that reproduce them in JSON form."""
     return {
         "name": name,
         "title": experiment.title,
@@ -61,6 +61,6 @@ def markdown(experiment: Experiment, findings: Findings, small: SmallScale, figu
 
 
 def table(content: Table) -> str:
-    """Returns a table in Markdown."""
+    """Formats a table in Markdown."""
     lines = ["| " + " | ".join(content.columns) + " |", "|" + "---|" * len(content.columns)]
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in content.words()])

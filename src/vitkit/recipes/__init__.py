@@ -1,4 +1,4 @@
-"""Training recipes: named runs with the command that starts them and the accuracy to expect.
+"""Training recipes: named runs, each with its command and expected accuracy.
 
 Each file of this folder lists its recipes in `RECIPES`. To add a recipe, add an entry to a list or add a file.
 """
@@ -15,7 +15,7 @@ _MODULES = Registry(__name__, "recipe file", ("RECIPES",))
 
 @dataclass(frozen=True)
 class Recipe:
-    """One training recipe, such as `digits.tiny`.
+    """A training recipe, such as `digits.tiny`.
 
     Args:
         name: `file.recipe`, the name on the command line.
@@ -40,17 +40,17 @@ class Recipe:
     notes: str = "Training time was not measured."
 
     def run(self) -> Run:
-        """Builds the run."""
+        """Creates the training run of the recipe."""
         return self.base(self.name, **self.overrides)
 
     @property
     def command(self) -> str:
-        """The example command."""
+        """The example command that starts the recipe."""
         return f"vitkit train {self.name} --data {self.data} {self.options}".rstrip()
 
     @property
     def description(self) -> str:
-        """Returns the summary line, the command and the notes as three paragraphs."""
+        """Returns a text with the summary, the command and the notes of the recipe."""
         expected = f": {self.expected}" if self.expected else ""
         source = f" ({self.source})" if self.source else ""
         paragraphs = (f"{self.summary}{expected}{source}.", f"`{self.command}`", self.notes)
@@ -63,7 +63,7 @@ def recipes() -> dict[str, Recipe]:
 
 
 def recipe(name: str) -> Run:
-    """Returns the run of the named recipe. Raises ValueError for an unknown name."""
+    """Returns the run of a recipe. Raises ValueError if the name is unknown."""
     known = recipes()
     if name not in known:
         raise ValueError(f"unknown recipe '{name}'{nearest(name, known)}")

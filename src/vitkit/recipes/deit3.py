@@ -100,7 +100,7 @@ def _from_imagenet21k(name: str, size: str, depth: float, start: str) -> Run:
 
 
 def _simple_crop(image: int) -> Augment:
-    """`deit3` with a random crop after reflection padding, CutMix only and no repeats."""
+    """Returns `deit3` augmentation with a padded random crop, CutMix only and no repeats."""
     crop = Crop(kind="simple", short_side=image, padding=4)
     return replace(deit3(), crop=crop, mixing=Mixing(cutmix=1.0), repeats=1)
 

@@ -1,4 +1,4 @@
-"""Small images as text for a terminal."""
+"""Trains on handwritten digits and shows small images as text in a terminal."""
 
 import time
 from collections.abc import Sequence
@@ -26,14 +26,14 @@ SHADES = " \u2591\u2592\u2593\u2588"
 
 
 def text_lines(image: Image.Image) -> list[str]:
-    """Returns an image as lines of shaded blocks, two characters per pixel."""
+    """Returns an image as lines of shaded blocks with two characters per pixel."""
     pixels: UInt8[np.ndarray, "h w"] = np.asarray(image.convert("L"))
     shades = pixels.astype(int) * len(SHADES) // 256
     return ["".join(SHADES[shade] * 2 for shade in row) for row in shades]
 
 
 def side_by_side(columns: Sequence[Sequence[str]], *, gap: int = 4) -> str:
-    """Joins text blocks horizontally; each column is as wide as its longest line."""
+    """Joins text blocks horizontally. Each column is as wide as its longest line."""
     height = max(len(column) for column in columns)
     widths = [max(len(line) for line in column) for column in columns]
     rows = []
@@ -114,7 +114,7 @@ def demo(out: str | Path = "runs/demo", *, console: Console | None = None, keep_
 
 
 def _choose_folder(out: Path, run: Run) -> Path:
-    """Returns the first of `out`, `out-2`, ... that does not exist or is this run unfinished."""
+    """Returns the first of `out`, `out-2`, ... that is missing or contains this unfinished run."""
 
     def fits(folder: Path) -> bool:
         run_folder = RunFolder(folder)
@@ -126,7 +126,7 @@ def _choose_folder(out: Path, run: Run) -> Path:
 
 
 def _show_predictions(classifier: Classifier, held_out: Source, width: int, num: int = 8) -> str:
-    """Returns some held-out digits as text, each with its prediction."""
+    """Returns some held-out digits as text with their predictions."""
     cells = []
     for index in range(0, len(held_out), len(held_out) // num)[:num]:
         example = held_out.read(index)

@@ -1,4 +1,4 @@
-"""Recipes with a teacher: distilled DeiT, a small model for flowers, one for the digits."""
+"""Distillation recipes for DeiT, a small model for flowers and a small model for digits."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""ViT pre-training as in the ViT paper's Table 3, and "Better plain ViT baselines".
+"""ViT pre-training as in Table 3 of the ViT paper and in "Better plain ViT baselines".
 
 JFT-300M is not public. Use another source with `--data`, or read the recipes as configurations.
 """
@@ -65,7 +65,7 @@ ON_JFT = (
 
 
 def jft(name: str, size: str, rate: float, epochs: int) -> Run:
-    """Pre-training on JFT-300M with a sigmoid loss (Table 3)."""
+    """Returns a run that pre-trains on JFT-300M with a sigmoid loss (Table 3)."""
     loss = supervised.Config(loss="sigmoid", head_bias=-10.0)
     run = _pretraining(name, _model(size, JFT, 0.0), loss, rate=rate, decay=0.1)
     return replace(run, epochs=epochs, optimizer=replace(run.optimizer, clip=None))
@@ -90,7 +90,7 @@ def _model(size: str, classes: int, dropout: float) -> object:
 
 
 def _pretraining(name: str, model: object, loss: supervised.Config, *, rate: float, decay: float) -> Run:
-    """Returns a run with the settings that all rows of Table 3 share.
+    """Returns a run with the common settings of all rows of Table 3.
 
     The run has one epoch, which the caller replaces.
     """

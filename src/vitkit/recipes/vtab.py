@@ -47,7 +47,7 @@ PUBLISHED: dict[str, dict[str, float]] = {
 
 
 def averages(scores: Mapping[str, float]) -> dict[str, float]:
-    """Returns the mean score of each group and of all 19 tasks (`mean`).
+    """Returns the mean score of each task group and of all 19 tasks (`mean`).
 
     Raises ValueError for an unknown and for a missing task.
     """
@@ -56,7 +56,9 @@ def averages(scores: Mapping[str, float]) -> dict[str, float]:
         raise ValueError(f"VTAB has no task '{unknown[0]}'{nearest(unknown[0], TASKS)}")
     missing = [task for task in TASKS if task not in scores]
     if missing:
-        raise ValueError(f"VTAB is the mean of {len(TASKS)} tasks; scores are missing for {', '.join(missing)}")
+        raise ValueError(
+            f"the VTAB score is the mean of {len(TASKS)} tasks; scores are missing for {', '.join(missing)}"
+        )
     means = {group: sum(scores[task] for task in tasks) / len(tasks) for group, tasks in GROUPS.items()}
     return {**means, "mean": sum(scores[task] for task in TASKS) / len(TASKS)}
 
@@ -94,7 +96,7 @@ def benchmark(
     start: str = START,
     rates: Sequence[float] = (0.01,),
 ) -> dict[str, float]:
-    """Trains all 19 tasks and returns their accuracies, the group means and the overall mean.
+    """Trains on all 19 tasks and returns the accuracies, the group means and the overall mean.
 
     `sources` gives the data sources of tasks that are not read from the public mirror. With several `rates`, each is
     tried on 800 training images, and the one with the best accuracy on the other 200 is used to train on all 1,000

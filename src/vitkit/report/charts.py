@@ -1,4 +1,4 @@
-"""Line charts and reliability diagrams as SVG, styled by the CSS of the page."""
+"""Draws line charts and reliability diagrams as SVG, styled with the CSS of the page."""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Line:
-    """A named series; `style` is a CSS class of the page (`quiet`, `train`, `val`), `dots` marks every point."""
+    """A named series of points. `style` is a CSS class, and `dots` marks every point."""
 
     name: str
     points: Sequence[Point]
@@ -24,7 +24,7 @@ class Line:
 def line_chart(
     lines: Sequence[Line], *, title: str, percent: bool = False, limits: tuple[float, float] | None = None
 ) -> str:
-    """Draws series over training steps; raises ValueError if all are empty."""
+    """Draws series over training steps. Raises ValueError if all series are empty."""
     points = [point for line in lines for point in line.points]
     if not points:
         raise ValueError(f"the chart '{title}' has no points")
@@ -51,7 +51,7 @@ def line_chart(
 
 
 def reliability_chart(bins: Sequence[tuple[float, float, int]]) -> str:
-    """Draws accuracy against confidence; a bin is (mean confidence, accuracy, number of images)."""
+    """Draws accuracy against confidence. Each bin is (mean confidence, accuracy, number of images)."""
     side, pad = 280, 48
     inner = side - 2 * pad
     parts = [f'<svg viewBox="0 0 {side} {side}" role="img" aria-label="calibration">']
@@ -74,14 +74,14 @@ def reliability_chart(bins: Sequence[tuple[float, float, int]]) -> str:
 
 
 def smoothed(points: Sequence[Point], fraction: float = 0.1) -> list[Point]:
-    """Returns the points under a moving average; `fraction` is the window as a fraction of all points."""
+    """Smooths points with a moving average. `fraction` is the window as a fraction of all points."""
     half = max(1, int(len(points) * fraction) // 2)
     windows = [points[max(0, index - half) : index + half + 1] for index in range(len(points))]
     return [(x, sum(y for _, y in window) / len(window)) for (x, _), window in zip(points, windows, strict=True)]
 
 
 def ticks(low: float, high: float, *, most: int = 5) -> list[float]:
-    """Returns at most `most` + 1 ticks from `low` to `high`, spaced by 1, 2 or 5 times a power of ten."""
+    """Returns up to `most` + 1 ticks from `low` to `high`, with steps of 1, 2 or 5 times a power of ten."""
     span = max(high - low, 1e-12)
     rough = span / most
     power = 10.0 ** math.floor(math.log10(rough))

@@ -1,4 +1,4 @@
-"""Report sections of the confusion matrix, per-class metrics and confidence calibration."""
+"""Report sections for the confusion matrix, per-class metrics and confidence calibration."""
 
 from collections.abc import Sequence
 from html import escape
@@ -28,7 +28,7 @@ def class_section(predictions: Predictions, names: tuple[str, ...]) -> str:
 
 
 def matrix(counts: Sequence[Sequence[int]], names: Sequence[str]) -> str:
-    """Returns the confusion matrix as a table; rows are labels, columns predictions."""
+    """Returns the confusion matrix as a table whose rows are labels and columns are predictions."""
     most_wrong = max((value for r, row in enumerate(counts) for c, value in enumerate(row) if r != c), default=0) or 1
     rows = []
     for label, row in enumerate(counts):
@@ -47,7 +47,7 @@ def matrix(counts: Sequence[Sequence[int]], names: Sequence[str]) -> str:
 
 
 def confused_pairs(counts: Sequence[Sequence[int]], names: Sequence[str]) -> str:
-    """Returns the most frequent confusions, for more classes than a readable matrix has."""
+    """Returns a table of the most frequent confusions, used when a matrix would be too large."""
     wrong = [(value, r, c) for r, row in enumerate(counts) for c, value in enumerate(row) if r != c and value]
     rows = "".join(
         f"<tr><td>{escape(names[label])}</td><td>{escape(names[predicted])}</td><td>{value}</td></tr>"
@@ -60,7 +60,7 @@ def confused_pairs(counts: Sequence[Sequence[int]], names: Sequence[str]) -> str
 
 
 def confidence_section(predictions: Predictions) -> str:
-    """Returns the reliability diagram and the accuracy at several coverages."""
+    """Returns the reliability diagram and the accuracy at several levels of coverage."""
     predictions = calibration.labelled(predictions)
     bins = [each for each in calibration.bins(predictions, num=10) if each.images]
     total = sum(each.images for each in bins)

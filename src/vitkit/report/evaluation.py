@@ -1,4 +1,4 @@
-"""The report of an evaluation: `evaluation.json` for programs and `report.html` for people."""
+"""Writes the report of an evaluation as `evaluation.json` and `report.html`."""
 
 import json
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from vitkit.report.page import page, tile
 
 
 def write(evaluation: Evaluation, folder: Path) -> None:
-    """Writes `evaluation.json` and `report.html`; raises ValueError if the folder holds the report of a run."""
+    """Writes both report files. Raises ValueError if the folder contains the report of a training run."""
     report = folder / "report.html"
     if report.exists() and not (folder / "evaluation.json").exists():
         raise ValueError(f"'{report}' exists and is not the report of an evaluation; choose another folder")
@@ -70,7 +70,7 @@ def table(metrics: dict[str, float]) -> str:
 
 
 def metric_rows(metrics: dict[str, float]) -> Sequence[tuple[str, str, str]]:
-    """Returns rows of evaluator, metric and formatted value."""
+    """Returns rows with the evaluator, the metric and the formatted value."""
     rows = []
     for key, value in metrics.items():
         evaluator, _, name = key.rpartition(".")

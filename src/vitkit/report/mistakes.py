@@ -1,4 +1,4 @@
-"""Report section of misclassified images, each with a map of what the model attended to.
+"""Report section with misclassified images and maps of the model's attention.
 
 Attention maps are computed for the shown images only, so the evaluation itself keeps its fused attention.
 """
@@ -34,7 +34,7 @@ GRADIENT = "input gradient of the predicted class"
 
 
 def wrong_predictions(predictions: Predictions) -> list[int]:
-    """Indices of the misclassified images, the most confident mistake first."""
+    """Returns the indices of the misclassified images, with the most confident mistake first."""
     wrong = (~top1.hits(predictions, 1)) & (predictions.targets.sum(dim=1) > 0)
     confidence = predictions.scores.amax(dim=1).masked_fill(~wrong, -1.0)
     order: list[int] = confidence.argsort(descending=True, stable=True)[: int(wrong.sum())].tolist()
@@ -42,7 +42,7 @@ def wrong_predictions(predictions: Predictions) -> list[int]:
 
 
 def section(source: Source, predictions: Predictions, best: Checkpoint | None = None) -> str:
-    """Returns the most confident mistakes with their labels, predictions and, given a model, attention maps.
+    """Returns the most confident mistakes with labels, predictions and optional attention maps.
 
     `predictions` are in the order of `source`.
     """
@@ -83,7 +83,7 @@ def _card(source: Source, predictions: Predictions, index: int, overlay: Image.I
 
 
 def has_attention(model: Backbone) -> bool:
-    """Returns whether the model has attention between patches, so that a rollout exists."""
+    """Returns whether the model has attention between patches, which attention rollout needs."""
     try:
         token_backbone(model)
     except ValueError:
@@ -92,7 +92,7 @@ def has_attention(model: Backbone) -> bool:
 
 
 def attention_overlays(model: Backbone, processor: Processor, source: Source) -> Overlays:
-    """Returns a function from image indices to the model's input images, dimmed where their attention is low."""
+    """Returns a function that draws input images by index, dimmed where the attention is low."""
 
     def overlays(indices: Sequence[int]) -> list[Image.Image]:
         images: list[Image.Image] = []
@@ -109,13 +109,13 @@ def attention_overlays(model: Backbone, processor: Processor, source: Source) ->
 
 
 def attention_map(model: Backbone, pixels: Float[Tensor, "b c height width"]) -> Float[Tensor, "b rows columns"]:
-    """Attention rollout to the class token, or to the mean of all patches for models that pool them."""
+    """Computes attention rollout to the class token, or to the mean patch for models that pool patches."""
     product, features = rollout(model, pixels)
     return patch_map(product, features, find_query(token_backbone(model), features)).float()
 
 
 def gradient_map(model: Backbone, pixels: Float[Tensor, "b c height width"]) -> Float[Tensor, "b rows columns"]:
-    """Magnitude of the top logit's input gradient, averaged over small squares (Simonyan et al. 2014)."""
+    """Averages the magnitude of the top logit's input gradient over small squares (Simonyan et al. 2014)."""
     with eval_mode(model), torch.enable_grad():
         inputs = pixels.detach().requires_grad_()
         (gradient,) = torch.autograd.grad(model(inputs).amax(dim=1).sum(), inputs)
@@ -124,7 +124,7 @@ def gradient_map(model: Backbone, pixels: Float[Tensor, "b c height width"]) -> 
 
 
 def dim(image: Image.Image, values: Float[np.ndarray, "rows columns"]) -> Image.Image:
-    """Scales the brightness of an image by a map, from `MIN_BRIGHTNESS` at its minimum to 1 at its maximum."""
+    """Scales the brightness of an image with a map, from `MIN_BRIGHTNESS` to 1."""
     low, high = float(values.min()), float(values.max())
     scaled = (values - low) / (high - low) if high > low else np.ones_like(values)
     mask = Image.fromarray((scaled * 255).astype(np.uint8)).resize(image.size, Image.Resampling.BICUBIC)

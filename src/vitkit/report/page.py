@@ -1,4 +1,4 @@
-"""Layout and style of a report: one HTML file without external resources, with a dark mode, readable on phones."""
+"""Layout and style of reports, which are single HTML files without external resources."""
 
 import base64
 import io
@@ -95,13 +95,13 @@ def page(title: str, body: str) -> str:
 
 
 def tile(value: str, name: str, *, first: bool = False) -> str:
-    """Returns a box with a value and its name."""
+    """Returns an HTML box with a value and its name."""
     kinds = " first" * first + " long" * (len(value) > 9)
     return f'<div class="tile{kinds}"><b>{escape(value)}</b><span>{escape(name)}</span></div>'
 
 
 def image_tag(image: Image.Image, *, alt: str, most: int = 192) -> str:
-    """Embeds an image of at most `most` pixels per side; images up to 64 pixels are scaled without smoothing."""
+    """Embeds an image with up to `most` pixels per side. Scales images up to 64 pixels without smoothing."""
     shown = image.copy()
     shown.thumbnail((most, most))
     small = max(shown.size) <= 64

@@ -1,4 +1,4 @@
-"""The report of a training run: its metrics, its curves, its mistakes and its config."""
+"""Report of a training run with its metrics, curves, mistakes and config."""
 
 from dataclasses import dataclass
 from html import escape
@@ -14,7 +14,7 @@ from vitkit.report.page import page, tile
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingReport:
-    """What the report of a run shows.
+    """The data shown in the report of a training run.
 
     `events` are those of the run's log, `metric` selects the best model, and `selection` is "best" or "last".
     `data` names the training data and `split` says where the validation images come from; `config` is the run as JSON.
@@ -39,12 +39,12 @@ class TrainingReport:
         return sum(parameter.numel() for parameter in self.model.model.parameters())
 
     def of(self, kind: str) -> list[JsonDict]:
-        """The events of one kind."""
+        """Returns the log events of one kind."""
         return [event for event in self.events if event["kind"] == kind]
 
     @property
     def step(self) -> int:
-        """The step after which the model was saved."""
+        """The training step after which the model was saved."""
         evaluations = self.of("evaluation")
         if self.selection == "last":
             return int(evaluations[-1]["step"])
@@ -98,7 +98,7 @@ def head(report: TrainingReport) -> str:
 
 
 def curves(report: TrainingReport) -> str:
-    """Returns charts of loss and accuracy over the steps."""
+    """Returns charts of the loss and accuracy over the training steps."""
     steps, evaluations = report.of("step"), report.of("evaluation")
     if not steps or not evaluations:
         return ""
@@ -138,7 +138,7 @@ def curves(report: TrainingReport) -> str:
 
 
 def config(report: TrainingReport) -> str:
-    """Returns the config that repeats the run, and the versions it ran with."""
+    """Returns the config to repeat the run and the library versions used."""
     start = report.events[0]
     versions = f"torch {start['torch']}, Python {start['python']}, {start['device']}" if "torch" in start else ""
     summary = "<summary>Full config (config.json)</summary>"

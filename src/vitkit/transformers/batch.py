@@ -1,4 +1,4 @@
-"""`BatchFeature`, and iteration over images given as paths, URLs, PIL, arrays or lists."""
+"""`BatchFeature`, and loading of images from paths, URLs, PIL images, arrays or lists."""
 
 import urllib.request
 from collections import UserDict
@@ -47,7 +47,7 @@ TENSOR_TYPES: dict[str, Callable[[np.ndarray], object]] = {
 
 
 class BatchFeature(UserDict[str, Any]):
-    """A dict of arrays that are attributes, too: `batch.pixel_values`, `model(**batch)`."""
+    """A dict of arrays whose keys are also attributes, such as `batch.pixel_values`."""
 
     def __init__(self, data: Mapping[str, object] | None = None, tensor_type: Argument = None):
         super().__init__(dict(data or {}))
@@ -80,7 +80,7 @@ class BatchFeature(UserDict[str, Any]):
         return self
 
     def to(self, *args: Argument, **kwargs: Argument) -> "BatchFeature":
-        """Moves torch tensors; takes the arguments of `Tensor.to`.
+        """Moves or casts torch tensors. Takes the arguments of `Tensor.to`.
 
         Only floating-point tensors change their dtype.
         """
@@ -101,7 +101,7 @@ LAYOUTS: dict[str, Channels | None] = {"channels_first": "first", "channels_last
 
 
 def iterate_images(images: Images) -> Iterator[ImageInput]:
-    """Yields the images of a single image, a list or nested lists, in order.
+    """Yields the images in a single image, a list or nested lists, in order.
 
     JAX and TensorFlow arrays become numpy arrays; http and https URLs are downloaded; paths, bytes, PIL images and
     arrays of a batch (four dimensions) are yielded unchanged. Raises ValueError for an array that does not have 2, 3 or
@@ -127,7 +127,7 @@ def _check_dimensions(array: ImageInput) -> ImageInput:
 
 
 def download(url: str, *, timeout: float | None = 30.0, limits: Limits | None = None) -> bytes:
-    """Downloads an image; raises ImageError on failure or if it exceeds `limits.max_bytes`."""
+    """Downloads an image. Raises ImageError on failure or if it is larger than `limits.max_bytes`."""
     max_bytes = (limits or Limits()).max_bytes
     try:
         with urllib.request.urlopen(url, timeout=timeout) as response:
@@ -140,7 +140,7 @@ def download(url: str, *, timeout: float | None = 30.0, limits: Limits | None = 
 
 
 def parse_layout(name: Argument, argument: str) -> Channels | None:
-    """Converts transformers' name of a channel layout; raises ValueError for an unknown one."""
+    """Converts transformers' name of a channel layout. Raises ValueError if the name is unknown."""
     name = getattr(name, "value", name)
     if name is None:
         return None

@@ -43,7 +43,7 @@ COMMON: dict[str, object] = {
 
 
 class PreTrainedConfig(ABC):
-    """Base class of `ViTConfig`: labels, output options, and reading and writing of config.json."""
+    """Base class of `ViTConfig` with labels, output options, and reading and writing of config.json."""
 
     model_type: ClassVar[str]
 
@@ -61,12 +61,12 @@ class PreTrainedConfig(ABC):
 
     @property
     def num_labels(self) -> int:
-        """Number of classes; setting another number resets the labels to LABEL_0, LABEL_1, ..."""
+        """The number of classes. Changing the number resets the labels to LABEL_0, LABEL_1, ..."""
         return len(self.id2label)
 
     @num_labels.setter
     def num_labels(self, number: int) -> None:
-        """Replaces the labels if their number changes."""
+        """Sets the number of classes and replaces the labels if the number changes."""
         if getattr(self, "id2label", None) is None or number != self.num_labels:
             self.id2label = {index: f"LABEL_{index}" for index in range(number)}
             self.label2id = {label: index for index, label in self.id2label.items()}
@@ -74,7 +74,7 @@ class PreTrainedConfig(ABC):
     def set_labels(
         self, number: int | None, id2label: Mapping[int | str, str] | None, label2id: Mapping[str, int | str] | None
     ) -> None:
-        """Sets the labels; `id2label` takes precedence over `number`, with a warning."""
+        """Sets the labels. `id2label` takes precedence over `number`, with a warning."""
         if id2label is None:
             self.num_labels = 2 if number is None else number
             return
@@ -89,7 +89,7 @@ class PreTrainedConfig(ABC):
 
     @property
     def torch_dtype(self) -> torch.dtype | None:
-        """Old name of `dtype`."""
+        """Former name of `dtype`."""
         return self.dtype
 
     @torch_dtype.setter
@@ -99,7 +99,7 @@ class PreTrainedConfig(ABC):
 
     @property
     def use_return_dict(self) -> bool:
-        """Old name of `return_dict`."""
+        """Former name of `return_dict`."""
         return self.return_dict
 
     @property
@@ -113,7 +113,7 @@ class PreTrainedConfig(ABC):
         self._name_or_path = str(value)
 
     def update(self, values: Mapping[str, object]) -> None:
-        """Sets an attribute for each key."""
+        """Sets an attribute for each key of a dict."""
         for name, value in values.items():
             setattr(self, name, value)
 
@@ -123,21 +123,21 @@ class PreTrainedConfig(ABC):
         return {name: _to_json(value) for name, value in (saved | {"model_type": self.model_type}).items()}
 
     def to_diff_dict(self) -> JsonDict:
-        """Returns `to_dict` without the attributes of `COMMON` that are at their defaults."""
+        """Returns `to_dict` without the `COMMON` attributes that have their default values."""
         return {name: value for name, value in self.to_dict().items() if name not in COMMON or value != COMMON[name]}
 
     def to_json_string(self, use_diff: bool = True) -> str:
-        """Returns the text of config.json: `to_diff_dict`, or `to_dict` without `use_diff`."""
+        """Returns `to_diff_dict` as JSON text, or `to_dict` if `use_diff` is false."""
         return json.dumps(self.to_diff_dict() if use_diff else self.to_dict(), indent=2, sort_keys=True) + "\n"
 
     def to_json_file(self, path: str | os.PathLike[str], use_diff: bool = True) -> None:
-        """Writes `to_json_string` to a file."""
+        """Writes the text of `to_json_string` to a file."""
         atomic.write_text(Path(path), self.to_json_string(use_diff))
 
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **hub_options: Argument
     ) -> None:
-        """Writes config.json to a folder, created if needed.
+        """Writes config.json to a folder, which is created if needed.
 
         If `push_to_hub`, uploads it with the options of `hub.push_folder`.
         """
@@ -147,12 +147,12 @@ class PreTrainedConfig(ABC):
             hub.push_folder(folder, ["config.json"], **hub_options)
 
     def push_to_hub(self, repo_id: str, **options: Argument) -> str:
-        """Uploads config.json; takes the options of `hub.push` and returns the URL of the commit."""
+        """Uploads config.json with the options of `hub.push` and returns the URL of the commit."""
         return hub.push(self.save_pretrained, repo_id, **options)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Argument) -> Any:
-        """Loads the config of a folder, file or hub id.
+        """Loads the config from a folder, file or Hub id.
 
         `kwargs` are those of `hub.locate` and `from_dict`.
         """
@@ -169,13 +169,13 @@ class PreTrainedConfig(ABC):
     def get_config_dict(
         cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Argument
     ) -> tuple[JsonDict, dict[str, Argument]]:
-        """Returns the content of config.json, and the `kwargs` that `hub.locate` does not use."""
+        """Returns the content of config.json and the `kwargs` that `hub.locate` does not use."""
         location, rest = hub.locate(pretrained_model_name_or_path, kwargs)
         return location.read_json("config.json"), rest
 
     @classmethod
     def from_dict(cls, config_dict: Json, return_unused_kwargs: bool = False, **kwargs: Argument) -> Any:
-        """Creates a config from a dict, and sets those `kwargs` that are attributes of it.
+        """Creates a config from a dict and sets the `kwargs` that are attributes of the config.
 
         Other `kwargs` are ignored, as in transformers, or returned with the config if `return_unused_kwargs`.
         """
@@ -218,7 +218,7 @@ PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_class
 
 @dataclass(init=False, eq=False, repr=False)
 class ViTConfig(PreTrainedConfig):
-    """Configuration of a ViT, with the names of transformers.
+    """Configuration of a ViT with transformers' attribute names.
 
     Unknown keys become attributes and are saved. `encoder_stride` may also be a pair (height, width). Two settings are
     additions to those of transformers: `drop_path_rate`, the stochastic depth of the last layer (it grows linearly from
@@ -281,5 +281,5 @@ class ViTConfig(PreTrainedConfig):
 
 
 def pair(size: Sizes) -> tuple[int, int]:
-    """Expands a size to (height, width)."""
+    """Converts a size to (height, width)."""
     return (size, size) if isinstance(size, int) else (size[0], size[1])

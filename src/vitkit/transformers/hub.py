@@ -1,4 +1,4 @@
-"""Files in local folders and on the Hugging Face Hub: finding, downloading, uploading."""
+"""Finds, downloads and uploads files in local folders and on the Hugging Face Hub."""
 
 import os
 import tempfile
@@ -22,14 +22,14 @@ IGNORED = ("trust_remote_code", "resume_download", "proxies", "mirror", "_fast_i
 
 @dataclass(frozen=True)
 class Location:
-    """A local folder, a single file, or a repository of the Hub, with an optional subfolder."""
+    """A local folder, a single file or a Hub repository, with an optional subfolder."""
 
     source: str
     subfolder: str = ""
     options: Mapping[str, Argument] = field(default_factory=dict)
 
     def find(self, *names: str) -> Path:
-        """Returns the path of the first of the named files that exists.
+        """Returns the path of the first of the given file names that exists.
 
         Raises FileNotFoundError if none does.
         """
@@ -46,7 +46,7 @@ class Location:
         )
 
     def read_json(self, *names: str) -> JsonDict:
-        """Returns the content of the first of the named files that exists."""
+        """Returns the content of the first of the given files that exists."""
         return read_json(self.find(*names))
 
     def _download(self, name: str) -> Path | None:
@@ -68,7 +68,7 @@ class Location:
 
 
 def locate(source: str | os.PathLike[str], kwargs: Mapping[str, Argument]) -> tuple[Location, dict[str, Argument]]:
-    """Splits the keyword arguments of `from_pretrained` into a location and the others.
+    """Splits the keyword arguments of `from_pretrained` into a location and the other arguments.
 
     The location uses subfolder, cache_dir, force_download, local_files_only, token and revision. Download options of
     old versions of transformers (`IGNORED`) are dropped.
@@ -79,7 +79,7 @@ def locate(source: str | os.PathLike[str], kwargs: Mapping[str, Argument]) -> tu
 
 
 def make_folder(path: str | os.PathLike[str]) -> Path:
-    """Creates a folder if needed and returns it; raises ValueError if the path is a file."""
+    """Creates a folder if needed and returns its path. Raises ValueError if the path is a file."""
     folder = Path(path)
     if folder.is_file():
         raise ValueError(f"Provided path ({path}) should be a directory, not a file")

@@ -1,4 +1,4 @@
-"""`from_pretrained` and `save_pretrained`, with parameter names of transformers 4 and 5."""
+"""Implements `from_pretrained` and `save_pretrained` with the names of transformers 4 and 5."""
 
 import copy
 import logging
@@ -32,7 +32,7 @@ Model = Any
 
 @dataclass
 class LoadingReport:
-    """Missing, unexpected and mismatched keys, returned for `output_loading_info=True`."""
+    """Report of missing, unexpected and mismatched keys, returned if `output_loading_info=True`."""
 
     missing_keys: set[str] = field(default_factory=set)
     unexpected_keys: set[str] = field(default_factory=set)
@@ -57,7 +57,7 @@ def load(
     key_mapping: Mapping[str, str] | None = None,
     **kwargs: Argument,
 ) -> Any:
-    """Loads a model in evaluation mode; returns (model, report) if `output_loading_info`.
+    """Loads a model in evaluation mode. Returns (model, report) if `output_loading_info` is true.
 
     source          folder or hub id; `kwargs` may contain the arguments of `hub.locate`
     config          replaces the saved config; without it, `kwargs` override attributes of the saved one (num_labels=10)
@@ -71,7 +71,7 @@ def load(
     unreadable config or file. Raises RuntimeError for mismatched shapes. Raises TypeError for unknown arguments.
     """
     if not weights_only:
-        raise ValueError("weights_only=False is not supported: it would run code of the file")
+        raise ValueError("weights_only=False is not supported: loading could run code from the file")
     location, kwargs = hub.locate(source, kwargs)
     config, kwargs = _config(location, config, kwargs)
     if state_dict is not None:
@@ -92,7 +92,7 @@ def load(
 def _config(
     location: hub.Location, config: ViTConfig | str | os.PathLike[str] | None, kwargs: dict[str, Argument]
 ) -> tuple[ViTConfig, dict[str, Argument]]:
-    """Returns the config, and the `kwargs` that are arguments of the model."""
+    """Returns the config and the `kwargs` that are arguments of the model."""
     implementation = kwargs.pop("attn_implementation", None)
     if isinstance(config, ViTConfig):
         result, rest = copy.deepcopy(config), kwargs
@@ -150,7 +150,7 @@ def _dtype(dtype: torch.dtype | str | None, config: ViTConfig, tensors: Tensors)
 
 
 def parse_dtype(dtype: torch.dtype | str) -> torch.dtype:
-    """Converts the name of a dtype; raises ValueError for an unknown one."""
+    """Converts the name of a dtype to a dtype. Raises ValueError if the name is unknown."""
     parsed = dtype if isinstance(dtype, torch.dtype) else getattr(torch, dtype.removeprefix("torch."), None)
     if not isinstance(parsed, torch.dtype):
         raise ValueError(f"unknown dtype '{dtype}'; use auto, float32, bfloat16, float16 or float64")
@@ -170,14 +170,14 @@ def _device(device_map: DeviceMap) -> torch.device:
 
 
 def expected_name(name: str, prefix: str, expected: Iterable[str]) -> str:
-    """Converts a v4 or v5 name, with or without prefix, to the model's parameter name."""
+    """Converts a v4 or v5 name, with or without a prefix, to the parameter name of the model."""
     bare = to_v5(name.removeprefix("vit."))
     return prefix + bare if prefix + bare in expected or name.startswith("vit.") else bare
 
 
 @torch.no_grad()
 def _load_tensors(model: Model, tensors: Tensors, ignore_mismatched_sizes: bool) -> LoadingReport:
-    """Copies the tensors to the parameters, and initializes the parameters that have none."""
+    """Copies tensors to the parameters and initializes the parameters without a tensor."""
     parameters = dict(model.named_parameters())
     prefix = "" if model.base_model is model else f"{model.base_model_prefix}."
     tensors = tensors.renamed(lambda name: expected_name(name, prefix, parameters))
@@ -220,7 +220,7 @@ def save(
     save_original_format: bool = True,
     **hub_options: Argument,
 ) -> None:
-    """Writes config.json and weights to a folder, created if needed.
+    """Writes config.json and the weights to a folder, which is created if needed.
 
     state_dict            tensors to save instead of the model's own, with v4 or v5 names
     max_shard_size        bytes, or a string such as "200MB"; larger weights are saved as shards and an index

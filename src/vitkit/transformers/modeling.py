@@ -1,4 +1,4 @@
-"""ViT models with the API of transformers: encoder, classifier, masked image modelling."""
+"""ViT models with the API of transformers: encoder, classifier and masked image modeling."""
 
 from collections.abc import Generator, Sequence
 from typing import ClassVar
@@ -39,7 +39,7 @@ def classification_loss(
     config: ViTConfig,
     num_items_in_batch: Tensor | int | None = None,
 ) -> Float[Tensor, ""]:
-    """Mean squared error, cross-entropy (labels of -100 are ignored) or binary cross-entropy.
+    """Computes the mean squared error, cross-entropy (ignoring labels of -100) or binary cross-entropy.
 
     If `config.problem_type` is None, the labels determine it and it is stored: regression for one class, single-label
     classification for integers, else multi-label classification. With `num_items_in_batch` the cross-entropy is summed
@@ -68,7 +68,7 @@ LayerSelection = bool | int | Sequence[int] | None
 
 
 class ViTPooler(nn.Module):
-    """Linear layer and activation on the class token."""
+    """Pooler with a linear layer and an activation on the class token."""
 
     def __init__(self, config: ViTConfig):
         super().__init__()
@@ -81,7 +81,7 @@ class ViTPooler(nn.Module):
 
 
 class ViTModel(ViTPreTrainedModel):
-    """The ViT encoder with an optional pooler; `use_mask_token` is for masked image modelling."""
+    """ViT encoder with an optional pooler. `use_mask_token` is for masked image modeling."""
 
     def __init__(self, config: ViTConfig, add_pooling_layer: bool = True, use_mask_token: bool = False):
         super().__init__(config)
@@ -100,20 +100,20 @@ class ViTModel(ViTPreTrainedModel):
 
     @property
     def encoder(self) -> AliasGroup:
-        """The parent of `layer` before transformers 5.9."""
+        """Alias of the module that contained `layer` before transformers 5.9."""
         return AliasGroup(layer=(self, "layers"))
 
     def attention_of(self, layer: int) -> ViTAttention:
-        """Returns the attention module of a layer; raises TypeError if it was replaced."""
+        """Returns the attention module of a layer. Raises TypeError if the module was replaced."""
         attention = self.layers[layer].attention
         if not isinstance(attention, ViTAttention):
-            raise TypeError(f"the attention of layer {layer} is a {type(attention).__name__}, expected a ViTAttention")
+            raise TypeError(f"the attention of layer {layer} is a {type(attention).__name__}; expected a ViTAttention")
         return attention
 
     def named_modules(
         self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True
     ) -> Generator[tuple[str, nn.Module]]:
-        """Yields all modules, then aliases of the layers under their v4 names (`names.ModuleAlias`)."""
+        """Yields all modules, followed by aliases of the layers under their v4 names."""
         first_visit = memo is None or self not in memo
         yield from super().named_modules(memo, prefix, remove_duplicate)
         if first_visit and remove_duplicate:
@@ -137,7 +137,7 @@ class ViTModel(ViTPreTrainedModel):
         *,
         attention_mask: Tensor | None = None,
     ) -> BaseModelOutputWithPooling | tuple[Tensor | LayerOutputs, ...]:
-        """Returns tokens, the pooled class token, and outputs of the selected layers.
+        """Returns the tokens, the pooled class token and the outputs of the selected layers.
 
         `bool_masked_pos` (b, patches) is true for masked patches; see `names.head_masks` and `names.attention_bias` for
         the shapes of `head_mask` and `attention_mask`. Raises ValueError for unsupported image sizes.
@@ -172,7 +172,7 @@ class ViTModel(ViTPreTrainedModel):
         output_attentions: LayerSelection,
         output_hidden_states: LayerSelection,
     ) -> tuple[Tensor, tuple[Tensor | None, ...] | None, tuple[Tensor | None, ...] | None]:
-        """Applies all layers; returns tokens, selected hidden states and attention weights."""
+        """Applies all layers and returns the tokens, selected hidden states and attention weights."""
         depth = len(self.layers)
         attention_layers = selected_layers(output_attentions, depth, "output_attentions")
         state_layers = selected_layers(output_hidden_states, depth + 1, "output_hidden_states")
@@ -222,7 +222,7 @@ class ViTForImageClassification(ViTPreTrainedModel):
         attention_mask: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
     ) -> ImageClassifierOutput | tuple[Tensor | LayerOutputs, ...]:
-        """Returns the logits (b, classes), and the loss if labels are given; see `ViTModel.forward`."""
+        """Returns the logits (b, classes) and, if labels are given, the loss. See `ViTModel.forward`."""
         outputs = self.vit(
             pixel_values,
             head_mask=head_mask,
@@ -242,7 +242,7 @@ class ViTForImageClassification(ViTPreTrainedModel):
 
 
 class PatchesToPixels(nn.Module):
-    """Rearranges one pixel vector per patch to an image: `nn.PixelShuffle` for patches that need not be square."""
+    """Rearranges pixel vectors of patches to images, like `nn.PixelShuffle` for rectangular patches."""
 
     def __init__(self, rows: int, columns: int):
         super().__init__()
@@ -250,12 +250,12 @@ class PatchesToPixels(nn.Module):
         self.columns = columns
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps (b, channels * rows * columns, r, s) to (b, channels, r * rows, s * columns)."""
+        """Rearranges (b, channels * rows * columns, r, s) to (b, channels, r * rows, s * columns)."""
         return rearrange(x, "b (c p q) r s -> b c (r p) (s q)", p=self.rows, q=self.columns)
 
 
 class ViTForMaskedImageModeling(ViTPreTrainedModel):
-    """ViT with a mask token and a decoder to pixels, for masked image modelling (SimMIM).
+    """ViT with a mask token and a decoder to pixels for masked image modeling (SimMIM).
 
     The decoder predicts `encoder_stride` squared pixels per patch. Images and patches need not be square; with
     interpolated positions, images may have any size.
@@ -284,7 +284,7 @@ class ViTForMaskedImageModeling(ViTPreTrainedModel):
         *,
         attention_mask: Tensor | None = None,
     ) -> MaskedImageModelingOutput | tuple[Tensor | LayerOutputs, ...]:
-        """Returns the reconstruction (b, c, height, width), and the loss if a mask is given.
+        """Returns the reconstruction (b, c, height, width) and, if a mask is given, the loss.
 
         Other arguments are those of `ViTModel.forward`. Raises ValueError for a mask if `encoder_stride` differs from
         `patch_size`.
@@ -325,7 +325,7 @@ def masked_loss(
     mask: Shaped[Tensor, "b p"],
     grid: tuple[int, int],
 ) -> Float[Tensor, ""]:
-    """Mean absolute error over the pixels of masked patches (SimMIM, section 3.4).
+    """Computes the mean absolute error over the pixels of masked patches (SimMIM, section 3.4).
 
     Pixels at the right and bottom that fill no patch are ignored.
     """

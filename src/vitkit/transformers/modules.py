@@ -1,4 +1,4 @@
-"""Modules of the Hugging Face ViT: embeddings, attention, encoder layers."""
+"""Modules of the Hugging Face ViT: embeddings, attention and encoder layers."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -41,12 +41,12 @@ class ViTAttention(nn.Module):
 
     @property
     def attention(self) -> AliasGroup:
-        """The parent of `query`, `key` and `value` before transformers 5.9."""
+        """Alias of the module that contained `query`, `key` and `value` before transformers 5.9."""
         return AliasGroup(query=(self, "q_proj"), key=(self, "k_proj"), value=(self, "v_proj"))
 
     @property
     def output(self) -> AliasGroup:
-        """The parent of the output projection before transformers 5.9."""
+        """Alias of the module that contained the output projection before transformers 5.9."""
         return AliasGroup(dense=(self, "o_proj"))
 
     def forward(
@@ -82,7 +82,7 @@ class ViTAttention(nn.Module):
         return self.o_proj(rearrange(context, "b h n k -> b n (h k)")), weights
 
     def prune_heads(self, heads: Iterable[int]) -> None:
-        """Removes heads by their index before any pruning; raises ValueError for invalid ones."""
+        """Removes heads by their original index. Raises ValueError if an index is invalid."""
         total = self.config.num_attention_heads
         pruned = set(heads) - self.pruned_heads
         if invalid := sorted(pruned - set(range(total))):
@@ -100,7 +100,7 @@ class ViTAttention(nn.Module):
 
 
 def _select(linear: nn.Linear, index: Tensor, axis: int) -> nn.Linear:
-    """Keeps only some output (axis 0) or input (axis 1) features of a linear layer."""
+    """Keeps only the selected output (axis 0) or input (axis 1) features of a linear layer."""
     index = index.to(linear.weight.device)
     linear.weight = nn.Parameter(linear.weight.detach().index_select(axis, index), linear.weight.requires_grad)
     if axis == 0 and linear.bias is not None:
@@ -110,7 +110,7 @@ def _select(linear: nn.Linear, index: Tensor, axis: int) -> nn.Linear:
 
 
 class ViTPatchEmbeddings(nn.Module):
-    """Patch embedding by a strided convolution.
+    """Patch embedding with a strided convolution.
 
     Pixels at the right and bottom that fill no patch are ignored. Raises ValueError for a wrong number of channels.
     """
@@ -126,7 +126,7 @@ class ViTPatchEmbeddings(nn.Module):
         )
 
     def grid_of(self, height: int, width: int) -> tuple[int, int]:
-        """Returns the rows and columns of patches for an image size."""
+        """Returns the number of rows and columns of patches for an image size."""
         return height // self.patch_size[0], width // self.patch_size[1]
 
     def forward(self, pixel_values: Float[Tensor, "b c height width"]) -> Float[Tensor, "b p d"]:
@@ -160,7 +160,7 @@ class ViTEmbeddings(nn.Module):
     def interpolate_pos_encoding(
         self, embeddings: Float[Tensor, "b n d"], height: int, width: int
     ) -> Float[Tensor, "1 n d"]:
-        """Resizes the position embeddings, by `config.position_resize` or else bicubic."""
+        """Resizes the position embeddings with `config.position_resize`, or with bicubic if unset."""
         special, patches = self.position_embeddings[0].tensor_split([1])
         native, grid = self.patch_embeddings.grid, self.patch_embeddings.grid_of(height, width)
         method = getattr(self.config, "position_resize", "bicubic")
@@ -206,7 +206,7 @@ ACTIVATION_MODULES: dict[str, Callable[[], nn.Module]] = {
 
 
 def make_activation(name: str) -> nn.Module:
-    """Creates the activation with a name of transformers; raises ValueError for an unknown name."""
+    """Creates an activation by transformers' name. Raises ValueError if the name is unknown."""
     if name not in ACTIVATION_MODULES:
         raise ValueError(f"unknown activation '{name}'; expected one of {', '.join(sorted(ACTIVATION_MODULES))}")
     return ACTIVATION_MODULES[name]()
@@ -230,12 +230,12 @@ class ViTLayer(nn.Module):
 
     @property
     def intermediate(self) -> AliasGroup:
-        """The parent of the first linear layer of the MLP before transformers 5.9."""
+        """Alias of the module that contained the first MLP layer before transformers 5.9."""
         return AliasGroup(dense=(self.mlp, "fc1"))
 
     @property
     def output(self) -> AliasGroup:
-        """The parent of the second linear layer of the MLP before transformers 5.9."""
+        """Alias of the module that contained the second MLP layer before transformers 5.9."""
         return AliasGroup(dense=(self.mlp, "fc2"))
 
     def forward(
@@ -245,7 +245,7 @@ class ViTLayer(nn.Module):
         head_mask: Float[Tensor, "..."] | None = None,
         output_attentions: bool = False,
     ) -> Float[Tensor, "b n d"] | tuple[Float[Tensor, "b n d"], Float[Tensor, "b h n n"] | None]:
-        """Returns the output tokens, or (tokens, attention weights) if `output_attentions`."""
+        """Returns the output tokens, or (tokens, attention weights) if `output_attentions` is true."""
         attention_output, weights = self.attention(
             self.layernorm_before(hidden_states), attention_mask, head_mask, output_attentions
         )

@@ -1,4 +1,4 @@
-"""Names of modules and parameters, and arguments of `forward`, in transformers 4 and 5.
+"""Converts module names, parameter names and `forward` arguments between transformers 4 and 5.
 
 The module tree has the v5 names, those of transformers 5.9 and later (`layers.0.attention.q_proj`). The v4 name
 `encoder.layer[0].attention.attention.query` refers to the same module, `load_state_dict` and `from_pretrained` accept
@@ -33,7 +33,7 @@ V5_TO_V4 = {
 
 
 def to_v5(name: str) -> str:
-    """Converts the v4 name of a parameter or module; returns other names unchanged."""
+    """Converts the v4 name of a parameter or module to v5. Returns other names unchanged."""
     match = re.fullmatch(r"encoder\.layer\.(\d+)(\..*)?", name, flags=re.DOTALL)
     return (
         name
@@ -43,7 +43,7 @@ def to_v5(name: str) -> str:
 
 
 def to_v4(name: str) -> str:
-    """Converts the v5 name of a parameter or module; returns other names unchanged."""
+    """Converts the v5 name of a parameter or module to v4. Returns other names unchanged."""
     match = re.fullmatch(r"layers\.(\d+)(\..*)?", name, flags=re.DOTALL)
     return name if match is None else f"encoder.layer.{match[1]}{_replace_prefix(match[2] or '', V5_TO_V4)}"
 
@@ -56,30 +56,30 @@ def _replace_prefix(name: str, prefixes: Mapping[str, str]) -> str:
 
 
 def rename(mapping: MutableMapping[str, Tensor], prefix: str, convert: Callable[[str], str]) -> None:
-    """Renames the keys with a prefix in place; raises ValueError for duplicates."""
+    """Renames the keys with a prefix in place. Raises ValueError if a new name is duplicated."""
     entries = [(name, value) for name, value in mapping.items()]
     names = [prefix + convert(name[len(prefix) :]) if name.startswith(prefix) else name for name, _ in entries]
     if names == [name for name, _ in entries]:
         return
     if duplicates := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"the state dict contains {duplicates[0]} under its v4 and its v5 name")
+        raise ValueError(f"the state dict contains {duplicates[0]} under both its v4 and v5 names")
     mapping.clear()
     mapping.update(zip(names, (value for _, value in entries), strict=True))
 
 
 def accept_both_formats(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: object) -> None:
-    """Pre-hook of `load_state_dict` that converts v4 names."""
+    """Converts v4 names as a pre-hook of `load_state_dict`."""
     rename(state_dict, prefix, to_v5)
 
 
 def write_name_format(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, _: object) -> None:
-    """Hook of `state_dict` that converts the names to the `name_format` of the model."""
+    """Converts the names to the model's `name_format` as a hook of `state_dict`."""
     if module._name_format == "v4":
         rename(state_dict, prefix, to_v4)
 
 
 class ModuleAlias(nn.Module):
-    """Entry of `named_modules` for a v4 name: forwards attributes, calls and hooks.
+    """Alias of a module under its v4 name, which forwards attributes, calls and hooks.
 
     It is not an `nn.Linear` and has no parameters, so that code that selects modules by type or counts parameters sees
     each module once.
@@ -114,7 +114,7 @@ for _name in HOOKS:
 
 
 class AliasGroup(nn.Module):
-    """A v4 parent module that v5 does not have, such as `encoder` or `output`.
+    """A parent module that exists only in v4, such as `encoder` or `output`.
 
     Its attributes are aliases of attributes of other modules: name=(module, attribute). It computes nothing, so
     registering a hook raises ValueError.
@@ -150,7 +150,7 @@ for _name in HOOKS:
 
 
 def module_aliases(layers: nn.ModuleList, prefix: str) -> Iterator[tuple[str, nn.Module]]:
-    """Yields a `ModuleAlias` for every layer and each of its renamed modules, with the v4 names."""
+    """Yields a `ModuleAlias` with the v4 name for every layer and each of its renamed modules."""
     for index, layer in enumerate(layers):
         v4_layer = f"{prefix}encoder.layer.{index}"
         yield v4_layer, ModuleAlias(layer)
@@ -162,7 +162,7 @@ Forward = Callable[..., Any]
 
 
 def accept_both_orders(v5_names: Sequence[str]) -> Callable[[Forward], Forward]:
-    """Makes a `forward` with the parameters of transformers 4 accept the order of 5, too.
+    """Makes a `forward` with the parameter order of transformers 4 also accept that of 5.
 
     `v5_names` are the positional parameters of version 5. A call is read as version 5 if it cannot be version 4: a bool
     where 4 has labels or a head mask, a tensor where 4 has a flag, labels where 4 has a head mask (integers, or floats
@@ -216,7 +216,7 @@ def _is_labels(config: ViTConfig, value: Tensor, batch: int) -> bool:
 
 
 def selected_layers(selection: bool | int | Sequence[int] | None, count: int, argument: str) -> frozenset[int]:
-    """Returns the indices of the selected layers; negative ones count from the end.
+    """Returns the indices of the selected layers. Negative indices count from the end.
 
     Raises ValueError for an index out of range.
     """
@@ -229,7 +229,7 @@ def selected_layers(selection: bool | int | Sequence[int] | None, count: int, ar
 
 
 def attention_bias(attention_mask: Tensor | None, dtype: torch.dtype) -> Float[Tensor, "..."] | None:
-    """Converts a mask, (b, n) or broadcastable to (b, h, n, n), to a bias of the logits.
+    """Converts a mask, (b, n) or broadcastable to (b, h, n, n), to a bias of the attention logits.
 
     True or 1 includes a token (the class token is the first), False or 0 excludes it; a floating-point mask with four
     dimensions is added unchanged. Raises ValueError for another number of dimensions.

@@ -1,4 +1,4 @@
-"""Model outputs: ordered dicts with access by key, attribute or position.
+"""Model outputs, which are ordered dicts with access by key, attribute or position.
 
 Fields that are None are omitted.
 """
@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 
 class ModelOutput(OrderedDict[str, Any], ABC):
-    """Base class of model outputs.
+    """Base class of all model outputs.
 
     `output.logits`, `output["logits"]` and `output[1]` are the same.
     """
@@ -68,7 +68,7 @@ LayerOutputs = tuple[Tensor | None, ...] | None
 
 @dataclass
 class BaseModelOutputWithPooling(ModelOutput):
-    """Final tokens (b, n, d), pooled class token (b, d), and outputs of the layers.
+    """Output with final tokens (b, n, d), pooled class token (b, d) and layer outputs.
 
     `hidden_states` contains the input of every layer and the output of the last one, before the final norm (b, n, d);
     `attentions` contains the attention weights of every layer (b, h, n, n). Entries of unselected layers are None.
@@ -82,7 +82,7 @@ class BaseModelOutputWithPooling(ModelOutput):
 
 @dataclass
 class ImageClassifierOutput(ModelOutput):
-    """Loss (if labels were given), logits (b, classes), and layer outputs.
+    """Output with the loss (if labels were given), logits (b, classes) and layer outputs.
 
     Layer outputs are those of `BaseModelOutputWithPooling`.
     """
@@ -95,7 +95,7 @@ class ImageClassifierOutput(ModelOutput):
 
 @dataclass
 class MaskedImageModelingOutput(ModelOutput):
-    """Loss (if a mask was given), reconstruction (b, c, height, width), and layer outputs.
+    """Output with the loss (if a mask was given), reconstruction (b, c, height, width) and layer outputs.
 
     Layer outputs are those of `BaseModelOutputWithPooling`.
     """
@@ -107,7 +107,7 @@ class MaskedImageModelingOutput(ModelOutput):
 
     @property
     def logits(self) -> Tensor | None:
-        """Old name of `reconstruction`."""
+        """Former name of `reconstruction`."""
         return self.reconstruction
 
 

@@ -23,7 +23,7 @@ PRECISIONS = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float1
 
 
 class _SelectField(nn.Module):
-    """Wraps a model to return one field of its output, as `Predictor` expects a tensor."""
+    """Wraps a model to return a single output field, because `Predictor` expects a tensor."""
 
     def __init__(self, model: ViTPreTrainedModel, field: str | int):
         super().__init__()
@@ -31,7 +31,7 @@ class _SelectField(nn.Module):
         self.field = field
 
     def forward(self, images: Tensor) -> Tensor:
-        """Returns the field; raises ValueError if the model does not return it."""
+        """Returns the output field. Raises ValueError if the model does not return the field."""
         output = self.model(images)
         if self.field not in output and isinstance(self.field, str):
             raise ValueError(
@@ -42,7 +42,7 @@ class _SelectField(nn.Module):
 
 @dataclass(frozen=True)
 class Task:
-    """A pipeline task: model class, output field, and postprocessing.
+    """A pipeline task with its model class, output field and postprocessing.
 
     `output_field` returns the name or index of the field for the options of a call. `postprocess` takes the config, the
     field of one image and the options, and returns the result.
@@ -54,7 +54,7 @@ class Task:
 
 
 class Pipeline:
-    """Runs a task on images: a result for one image, a list for a list, else an iterator.
+    """Runs a task on one image, a list of images or an iterable of images.
 
     Images are paths, URLs, bytes, PIL images or arrays; an unreadable one raises `vitkit.ImageError`.
     """
@@ -133,7 +133,7 @@ FUNCTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 def best_labels(
     config: ViTConfig, logits: np.ndarray, *, top_k: int | None = 5, function_to_apply: str | None = None
 ) -> list[dict[str, str | float]]:
-    """Returns the `top_k` labels with scores, best first.
+    """Returns the `top_k` labels with scores, sorted from best to worst.
 
     `function_to_apply` is "softmax", "sigmoid" or "none"; the default depends on `config.problem_type`.
     """
@@ -149,7 +149,7 @@ def best_labels(
 def features(
     config: ViTConfig, output: np.ndarray, *, pool: bool = False, return_tensors: bool = False
 ) -> Tensor | list[object]:
-    """Returns tokens (1, n, d) or pooled vector (1, d) as nested lists or a torch tensor."""
+    """Returns tokens (1, n, d) or a pooled vector (1, d) as nested lists or a torch tensor."""
     batch = torch.from_numpy(output)[None]
     return batch if return_tensors else batch.tolist()
 
@@ -171,7 +171,7 @@ def pipeline(
     limits: Limits | None = None,
     **model_options: Argument,
 ) -> Pipeline:
-    """Creates a pipeline for a model, or for the folder or hub id of a model.
+    """Creates a pipeline for a model, or for a model's folder or Hub id.
 
     The task defaults to feature extraction for a `ViTModel`, else to classification; the processor to the one saved
     with the model. `model_options` are those of `from_pretrained` (dtype, revision, ...); `limits` (`vitkit.Limits`)
@@ -184,7 +184,7 @@ def pipeline(
     if isinstance(model, ViTPreTrainedModel):
         if model_options:
             raise TypeError(
-                f"{', '.join(model_options)} can only be set when loading: pass the path of the model, not the model"
+                f"{', '.join(model_options)} can only be set when loading a model: pass a path instead of a model"
             )
         network = model
     else:

@@ -17,7 +17,7 @@ from vitkit.transformers.names import NAME_FORMATS
 
 
 class ViTPreTrainedModel(nn.Module, ABC):
-    """Base class of `ViTModel` and of the models that add a head to one (their attribute `vit`)."""
+    """Base class of `ViTModel` and of the models with a head, which store a `ViTModel` as `vit`."""
 
     config_class: ClassVar[type[ViTConfig]] = ViTConfig
     base_model_prefix: ClassVar[str] = "vit"
@@ -41,7 +41,7 @@ class ViTPreTrainedModel(nn.Module, ABC):
         self._check_implementation(config._attn_implementation or "sdpa")
 
     def post_init(self) -> None:
-        """Initializes the weights and prunes `config.pruned_heads`; every constructor ends with it."""
+        """Initializes the weights and prunes `config.pruned_heads` at the end of every constructor."""
         base = self.base_model
         if base is not self:
             head = [child for child in self.children() if child is not base]
@@ -53,7 +53,7 @@ class ViTPreTrainedModel(nn.Module, ABC):
 
     @torch.no_grad()
     def init_weights(self, only: Iterable[nn.Module] | None = None) -> None:
-        """Initializes all modules, or those in `only`.
+        """Initializes all modules, or only the modules in `only`.
 
         Weights are truncated normal; biases and mask token are zero.
         """
@@ -76,7 +76,7 @@ class ViTPreTrainedModel(nn.Module, ABC):
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | os.PathLike[str], *model_args: Argument, **kwargs: Argument
     ) -> Any:
-        """Loads a model in evaluation mode from a folder or hub id; see `loading.load`."""
+        """Loads a model in evaluation mode from a folder or Hub id. See `loading.load`."""
         return loading.load(cls, pretrained_model_name_or_path, *model_args, **kwargs)
 
     @classmethod
@@ -94,7 +94,7 @@ class ViTPreTrainedModel(nn.Module, ABC):
     _from_config = from_config
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **options: Argument) -> None:
-        """Writes config.json and model.safetensors; takes the options of `loading.save`."""
+        """Saves config.json and model.safetensors with the options of `loading.save`."""
         loading.save(self, save_directory, **options)
 
     def push_to_hub(self, repo_id: str, **options: Argument) -> str:
@@ -106,12 +106,12 @@ class ViTPreTrainedModel(nn.Module, ABC):
 
     @property
     def base_model(self) -> Any:
-        """The `ViTModel` without the head."""
+        """The `ViTModel` without a head."""
         return getattr(self, self.base_model_prefix, self)  # type: ignore[return-value]
 
     @property
     def name_format(self) -> str:
-        """Parameter names in `state_dict`: "v5", those of the modules, or "v4".
+        """The format of parameter names in `state_dict`: "v5" (as in the modules) or "v4".
 
         Transformers before 5.9 uses the v4 names.
         """
@@ -119,7 +119,7 @@ class ViTPreTrainedModel(nn.Module, ABC):
 
     @name_format.setter
     def name_format(self, name: str) -> None:
-        """Sets the parameter names of `state_dict`. Raises ValueError for an unknown format."""
+        """Sets the format of parameter names in `state_dict`. Raises ValueError for other formats."""
         if name not in NAME_FORMATS:
             raise ValueError(f"unknown name_format '{name}'; expected one of {', '.join(NAME_FORMATS)}")
         self.base_model._name_format = name
@@ -135,11 +135,11 @@ class ViTPreTrainedModel(nn.Module, ABC):
         return next(parameter.dtype for parameter in self.parameters() if parameter.is_floating_point())
 
     def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
-        """Number of parameters; embeddings always count, as in transformers."""
+        """Returns the number of parameters, which always includes embeddings as in transformers."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad or not only_trainable)
 
     def get_memory_footprint(self, return_buffers: bool = True) -> int:
-        """Size of parameters and buffers in bytes."""
+        """Returns the size of parameters and buffers in bytes."""
         tensors: list[Tensor] = [*self.parameters(), *(self.buffers() if return_buffers else [])]
         return sum(tensor.nbytes for tensor in tensors)
 
@@ -148,24 +148,24 @@ class ViTPreTrainedModel(nn.Module, ABC):
         return self.base_model.embeddings.patch_embeddings
 
     def get_output_embeddings(self) -> None:
-        """Returns None: a ViT has no output embeddings."""
+        """Returns None, because a ViT has no output embeddings."""
         return
 
     def tie_weights(self) -> None:
-        """Does nothing: a ViT has no tied weights."""
+        """Does nothing, because a ViT has no tied weights."""
 
     def can_generate(self) -> bool:
-        """Returns False: a ViT does not generate text."""
+        """Returns False, because a ViT does not generate text."""
         return False
 
     def enable_input_require_grads(self) -> None:
-        """Makes patch embeddings require gradients, for checkpointed layers that are frozen."""
+        """Makes patch embeddings require gradients, which frozen checkpointed layers need."""
         self._grad_hook = self.get_input_embeddings().register_forward_hook(
             lambda module, inputs, output: output.requires_grad_(True)
         )
 
     def disable_input_require_grads(self) -> None:
-        """Reverts `enable_input_require_grads`."""
+        """Reverts the effect of `enable_input_require_grads`."""
         self._grad_hook.remove()
 
     def activation_checkpointing_enable(
@@ -174,7 +174,7 @@ class ViTPreTrainedModel(nn.Module, ABC):
         every_n_layers: int = 1,
         offload: bool = False,
     ) -> None:
-        """Enables activation checkpointing for every layer, or for every n-th.
+        """Enables activation checkpointing for every layer or for every n-th layer.
 
         `activation_checkpointing_kwargs` are options of `torch.utils.checkpoint.checkpoint`. Raises ValueError for
         `offload`, which is not supported.
@@ -203,11 +203,11 @@ class ViTPreTrainedModel(nn.Module, ABC):
 
     @property
     def is_gradient_checkpointing(self) -> bool:
-        """Old name of `is_activation_checkpointing`."""
+        """Former name of `is_activation_checkpointing`."""
         return self.is_activation_checkpointing
 
     def set_attn_implementation(self, attn_implementation: str) -> None:
-        """Selects "sdpa" (PyTorch's fused kernels) or "eager" (plain matrix products)."""
+        """Selects the attention "sdpa" (PyTorch's fused kernels) or "eager" (plain matrix products)."""
         self._check_implementation(attn_implementation)
 
     def _check_implementation(self, name: str) -> None:
@@ -218,7 +218,7 @@ class ViTPreTrainedModel(nn.Module, ABC):
         self.config._attn_implementation = name
 
     def prune_heads(self, heads_to_prune: Mapping[int, Iterable[int]]) -> None:
-        """Removes heads, given by layer; the config stores them, so that a saved model loads pruned."""
+        """Removes the given heads of each layer and records them in the config, which saved models contain."""
         pruned = {int(layer): set(heads) for layer, heads in (getattr(self.config, "pruned_heads", None) or {}).items()}
         for layer, heads in heads_to_prune.items():
             attention = self.base_model.attention_of(layer)

@@ -1,4 +1,4 @@
-"""Kinds of benchmarks: one file each, found by its file name.
+"""Kinds of benchmarks. Each kind is a module, and its name is the file name.
 
 `UNIT` is the unit of rates; with `SHOWS_SECONDS` tables show times. `DEFAULTS` are the default options. `jobs(options)`
 returns the sections. `limits(job, candidates)` returns the candidates that measure the limit of the hardware, and
@@ -21,12 +21,12 @@ def kinds() -> list[str]:
 
 
 def kind(name: str) -> ModuleType:
-    """Returns the module of one kind. Raises ValueError for an unknown name."""
+    """Returns the module of a kind of benchmark. Raises ValueError if the name is unknown."""
     return _KINDS.get(name)
 
 
 def make_job(options: Options, model: str, batch: int) -> Job:
-    """Returns a job, before its weights and images are written."""
+    """Creates a job whose weights and images are not written yet."""
     return Job(
         kind=options.kind,
         task=options.kind,

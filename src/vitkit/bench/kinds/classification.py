@@ -1,4 +1,4 @@
-"""JPEG files to classes, with the default settings that the documentation of each library shows."""
+"""Benchmark of classifying JPEG files with the default settings documented by each library."""
 
 from collections.abc import Sequence
 
@@ -18,16 +18,16 @@ MAX_DIFFERENCE = 0.1
 
 
 def jobs(options: Options) -> list[Job]:
-    """Returns a section per model."""
+    """Returns one job per model."""
     return [make_job(options, model, 1) for model in options.models]
 
 
 def limits(job: Job, candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Returns no limits: `data` and `inference` measure those of decoding and the model."""
+    """Returns no limits, because the `data` and `inference` benchmarks measure the relevant limits."""
     return []
 
 
 def check_outputs(outputs: np.ndarray, reference: np.ndarray, candidate: Candidate) -> tuple[float, bool]:
-    """Compares predicted classes; processors round differently, which changes a few of them."""
+    """Compares predicted classes. A few may differ because image processors round differently."""
     difference = float((outputs != reference).mean()) if outputs.shape == reference.shape else 1.0
     return difference, difference <= MAX_DIFFERENCE

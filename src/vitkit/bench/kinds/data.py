@@ -1,4 +1,4 @@
-"""JPEG files to tensors on one core: decoded, resized bilinearly without cropping, normalized."""
+"""Benchmark of decoding, resizing and normalizing JPEG files on one CPU core."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -21,22 +21,22 @@ MAX_MEAN_DIFFERENCE = 1.0
 
 
 def jobs(options: Options) -> list[Job]:
-    """Returns one section with one thread: rates are per core."""
+    """Returns a single job that uses one thread, so that the rates are per core."""
     return [replace(make_job(options, "", 1), threads=1)]
 
 
 def limits(job: Job, candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Returns the limit: decoding only."""
+    """Returns the limit, which is the speed of JPEG decoding alone."""
     return [Candidate(peer="limit", precision="decoding", module="vitkit.bench.roofline")]
 
 
 def work(job: Job) -> float:
-    """Returns the number of decoded images per image."""
+    """Returns the work per image, which is one decoded image."""
     return 1.0
 
 
 def check_outputs(outputs: np.ndarray, reference: np.ndarray, candidate: Candidate) -> tuple[float, bool]:
-    """Compares pixels with vitkit's processor, which equals Pillow bit for bit."""
+    """Compares pixels with those of vitkit's processor, which matches Pillow bit for bit."""
     if outputs.shape != reference.shape:
         return float("inf"), False
     difference = np.abs(outputs - reference) * SCALE
@@ -44,7 +44,7 @@ def check_outputs(outputs: np.ndarray, reference: np.ndarray, candidate: Candida
 
 
 def prepare_reading(job: Job, read: Callable[[str], np.ndarray], how: str) -> Prepared:
-    """Returns a candidate that reads one file after the other."""
+    """Returns a candidate that processes the files one at a time."""
 
     def run() -> None:
         for name in job.images:

@@ -1,4 +1,4 @@
-"""Forward passes on a batch in memory, with the same weights and images in all libraries."""
+"""Benchmark of forward passes in memory with the same weights and images in all libraries."""
 
 from collections.abc import Sequence
 
@@ -20,12 +20,12 @@ DEFAULT_MAX_DIFFERENCE = 6e-2
 
 
 def jobs(options: Options) -> list[Job]:
-    """Returns a section per model and batch size."""
+    """Returns one job per model and batch size."""
     return [make_job(options, model, batch) for model in options.models for batch in options.batches]
 
 
 def limits(job: Job, candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Returns the matrix products in every precision of the candidates, and a copy."""
+    """Returns the limits: matrix products in every precision of the candidates, and a memory copy."""
     from vitkit.bench import roofline
 
     precisions = {each.precision for each in candidates}
@@ -37,12 +37,12 @@ def limits(job: Job, candidates: Sequence[Candidate]) -> list[Candidate]:
 
 
 def work(job: Job) -> float:
-    """Returns the floating-point operations of one image."""
+    """Returns the number of floating-point operations per image."""
     return float(job.shape["flops"])
 
 
 def check_outputs(outputs: np.ndarray, reference: np.ndarray, candidate: Candidate) -> tuple[float, bool]:
-    """Returns ||logits - reference|| / ||reference||, and whether rounding in the precision explains it."""
+    """Returns the relative error of the logits and whether rounding in the precision explains the error."""
     if outputs.shape != reference.shape or not np.isfinite(outputs).all():
         return float("inf"), False
     difference = float(np.linalg.norm(outputs - reference) / np.linalg.norm(reference))

@@ -1,4 +1,4 @@
-"""Complete processes that import the model classes, or classify one image."""
+"""Benchmark of complete processes that import the model classes or classify one image."""
 
 import json
 import subprocess
@@ -22,35 +22,35 @@ DIFFERENCE = "predicted class (0: the same, 1: another)"
 
 
 def jobs(options: Options) -> list[Job]:
-    """Returns two sections per model."""
+    """Returns two jobs per model: importing and classifying."""
     return [
         replace(make_job(options, model, 1), task=task) for model in options.models for task in ("import", "classify")
     ]
 
 
 def limits(job: Job, candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Returns the limit: `import torch`."""
+    """Returns the limit, which is the time of `import torch` alone."""
     return [Candidate(peer="limit", precision="import torch", module=__name__)]
 
 
 def startup(job: Job, candidate: Candidate) -> Prepared:
-    """Prepares the limit."""
+    """Prepares a process that only imports torch."""
     return prepare_process([sys.executable, "-c", "import torch"], classifies=False)
 
 
 def work(job: Job) -> float:
-    """Returns the number of processes per process."""
+    """Returns the work per item, which is one process."""
     return 1.0
 
 
 def check_outputs(outputs: np.ndarray, reference: np.ndarray, candidate: Candidate) -> tuple[float, bool]:
-    """Compares the predicted class."""
+    """Compares the predicted class with the reference."""
     same = bool((outputs == reference).all()) if outputs.shape == reference.shape else False
     return float(not same), same
 
 
 def prepare_process(command: Sequence[str], *, classifies: bool) -> Prepared:
-    """Returns a candidate that runs a process; if it classifies, its last line has the predicted class.
+    """Returns a candidate that runs a process and can read the predicted class from its last line.
 
     Raises ValueError with the last line of standard error if the process fails.
     """

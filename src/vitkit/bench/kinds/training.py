@@ -1,4 +1,4 @@
-"""Training steps on a batch in memory: forward, backward, gradient clipping and AdamW."""
+"""Benchmark of training steps on a batch in memory: forward, backward, gradient clipping and AdamW."""
 
 import numpy as np
 
@@ -17,17 +17,17 @@ limits = inference.limits
 
 
 def jobs(options: Options) -> list[Job]:
-    """Returns a section per model and batch size."""
+    """Returns one job per model and batch size."""
     return [make_job(options, model, batch) for model in options.models for batch in options.batches]
 
 
 def work(job: Job) -> float:
-    """Returns three times the operations of a forward pass: backward has two products for each."""
+    """Returns the operations per image, which are three times those of the forward pass."""
     return 3.0 * job.shape["flops"]
 
 
 def check_outputs(outputs: np.ndarray, reference: np.ndarray, candidate: Candidate) -> tuple[float, bool]:
-    """Compares the losses of the first steps, which depend on model, gradients and updates."""
+    """Compares the losses of the first steps, which depend on the model, gradients and updates."""
     if outputs.shape != reference.shape or not np.isfinite(outputs).all():
         return float("inf"), False
     difference = float(np.abs(outputs / reference - 1.0).max())

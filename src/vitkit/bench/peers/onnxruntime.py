@@ -1,4 +1,4 @@
-"""ONNX Runtime on a graph of torch.onnx; int8 with its dynamic quantization of matrix products."""
+"""ONNX Runtime with a graph exported by torch.onnx. int8 uses its dynamic quantization."""
 
 from pathlib import Path
 from typing import Any
@@ -9,12 +9,12 @@ NEEDS = ("onnxruntime", "onnx", "onnxscript")
 
 
 def precisions(kind: str, device: str) -> tuple[str, ...]:
-    """Returns float32 and int8 on a CPU, where it has no bfloat16, and float32 and float16 on a GPU."""
+    """Returns the supported precisions: float32 and int8 on a CPU, float32 and float16 on a GPU."""
     return ("float32", "int8") if device == "cpu" else ("float32", "float16")
 
 
 def make(job: Job, candidate: Candidate) -> None:
-    """Exports the graph for the batch size, quantized for int8."""
+    """Exports the graph for the batch size and quantizes it if the precision is int8."""
     graph = _graph(job, candidate.precision)
     if graph.exists():
         return
@@ -47,7 +47,7 @@ def _export(job: Job, precision: str, graph: Path) -> None:
 
 
 def inference(job: Job, candidate: Candidate) -> Prepared:
-    """Prepares `InferenceSession.run` with all graph optimizations."""
+    """Prepares calls of `InferenceSession.run` with all graph optimizations."""
     import onnxruntime
 
     from vitkit.bench import torch_network
@@ -57,7 +57,7 @@ def inference(job: Job, candidate: Candidate) -> Prepared:
     options.inter_op_num_threads = 1
     provider = "CPUExecutionProvider" if job.device == "cpu" else "CUDAExecutionProvider"
     if provider not in onnxruntime.get_available_providers():
-        raise ValueError(f"this ONNX Runtime has no {provider}; install onnxruntime-gpu")
+        raise ValueError(f"the installed ONNX Runtime has no {provider}; install onnxruntime-gpu")
     session: Any = onnxruntime.InferenceSession(str(_graph(job, candidate.precision)), options, providers=[provider])
     batch = torch_network.images(job)
     inputs = {session.get_inputs()[0].name: batch.astype("float16") if candidate.precision == "float16" else batch}

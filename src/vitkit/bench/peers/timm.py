@@ -1,4 +1,4 @@
-"""timm, eager; `timm:compile=MODE` compiles it, `timm:autocast=true` uses float32 weights with autocast."""
+"""timm in eager mode. `compile=MODE` compiles the model and `autocast=true` enables autocast."""
 
 import sys
 from typing import Any
@@ -22,21 +22,21 @@ with torch.no_grad():
 
 
 def precisions(kind: str, device: str) -> tuple[str, ...]:
-    """Returns float32 and the fast 16-bit dtypes; no choice for kinds that read files."""
+    """Returns float32 and the fast 16-bit dtypes, or no precision for benchmarks that read files."""
     if kind in ("inference", "training"):
         return ("float32", "bfloat16", *(["float16"] if device == "cuda" and kind == "inference" else []))
     return ("",)
 
 
 def inference(job: Job, candidate: Candidate) -> Prepared:
-    """Prepares `create_model(...)(batch)`."""
+    """Prepares forward passes of a model that `timm.create_model` creates."""
     from vitkit.bench import torch_network
 
     return torch_network.prepare_inference(job, candidate, _model(job), lambda output: output)
 
 
 def classification(job: Job, candidate: Candidate) -> Prepared:
-    """Prepares the loop of timm's documentation: its transform and one image at a time."""
+    """Prepares the loop in timm's documentation, which transforms and classifies one image at a time."""
     import torch
     from PIL import Image
     from timm.data.config import resolve_model_data_config
@@ -62,14 +62,14 @@ def classification(job: Job, candidate: Candidate) -> Prepared:
 
 
 def training(job: Job, candidate: Candidate) -> Prepared:
-    """Prepares training steps of its model."""
+    """Prepares training steps of timm's model."""
     from vitkit.bench import torch_network
 
     return torch_network.prepare_training(job, candidate, _model(job), lambda output: output)
 
 
 def data(job: Job, candidate: Candidate) -> Prepared:
-    """Prepares its evaluation transform: bilinear, without cropping, same size and statistics as the others."""
+    """Prepares timm's evaluation transform with bilinear resizing and without cropping."""
     from PIL import Image
     from timm.data.transforms_factory import create_transform
 
@@ -83,7 +83,7 @@ def data(job: Job, candidate: Candidate) -> Prepared:
 
 
 def startup(job: Job, candidate: Candidate) -> Prepared:
-    """Prepares a process that imports it, or classifies one image as documented."""
+    """Prepares a process that imports timm or classifies one image as in timm's documentation."""
     from vitkit.bench.kinds.startup import prepare_process
 
     if job.task == "import":

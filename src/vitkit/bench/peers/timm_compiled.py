@@ -1,4 +1,4 @@
-"""timm with torch.compile, the fastest mode of its benchmark script; `compile=MODE` for another."""
+"""timm with torch.compile, by default in the fastest mode of timm's benchmark script."""
 
 import dataclasses
 
@@ -10,17 +10,17 @@ LAYOUT = timm.LAYOUT
 
 
 def precisions(kind: str, device: str) -> tuple[str, ...]:
-    """Returns the precisions in which timm can be benchmarked."""
+    """Returns the precisions of the timm benchmark."""
     return timm.precisions(kind, device)
 
 
 def inference(job: Job, candidate: Candidate) -> Prepared:
-    """Prepares timm's model, compiled; on a GPU with CUDA graphs."""
+    """Prepares timm's compiled model, which uses CUDA graphs on a GPU."""
     return timm.inference(job, _compiled(candidate, "reduce-overhead" if job.device == "cuda" else "default"))
 
 
 def training(job: Job, candidate: Candidate) -> Prepared:
-    """Prepares training steps of timm's model, compiled."""
+    """Prepares training steps of timm's compiled model."""
     return timm.training(job, _compiled(candidate, "default"))
 
 

@@ -1,4 +1,4 @@
-"""torchvision's VisionTransformer and transforms; `compile=MODE` and `autocast=true` are settings."""
+"""torchvision's VisionTransformer and transforms, with settings `compile=MODE` and `autocast=true`."""
 
 from typing import Any
 
@@ -11,26 +11,26 @@ NEEDS = ("torchvision", "torch")
 
 
 def precisions(kind: str, device: str) -> tuple[str, ...]:
-    """Returns the precisions of timm."""
+    """Returns the same precisions as for timm."""
     return timm.precisions(kind, device)
 
 
 def inference(job: Job, candidate: Candidate) -> Prepared:
-    """Prepares `VisionTransformer(...)(batch)`."""
+    """Prepares forward passes of torchvision's VisionTransformer."""
     from vitkit.bench import torch_network
 
     return torch_network.prepare_inference(job, candidate, _model(job), lambda output: output)
 
 
 def training(job: Job, candidate: Candidate) -> Prepared:
-    """Prepares training steps of its model."""
+    """Prepares training steps of torchvision's model."""
     from vitkit.bench import torch_network
 
     return torch_network.prepare_training(job, candidate, _model(job), lambda output: output)
 
 
 def data(job: Job, candidate: Candidate) -> Prepared:
-    """Prepares its v2 transforms on the decoded tensor, with antialias, as its documentation recommends."""
+    """Prepares torchvision's v2 transforms on tensors with antialiasing, as its documentation recommends."""
     import torch
     from torchvision.io import ImageReadMode, decode_image
     from torchvision.transforms import v2

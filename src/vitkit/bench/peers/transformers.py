@@ -1,4 +1,4 @@
-"""Hugging Face transformers; `attn=sdpa|eager`, `compile=MODE` and `autocast=true` are settings."""
+"""Hugging Face transformers, with the settings `attn=sdpa|eager`, `compile=MODE` and `autocast=true`."""
 
 import sys
 from typing import Any
@@ -22,19 +22,19 @@ print(classify.model.config.label2id[best])
 
 
 def precisions(kind: str, device: str) -> tuple[str, ...]:
-    """Returns the precisions of timm; for `data` its two processors."""
+    """Returns the same precisions as for timm, or the two image processors for the `data` benchmark."""
     return ("fast", "pil") if kind == "data" else timm.precisions(kind, device)
 
 
 def inference(job: Job, candidate: Candidate) -> Prepared:
-    """Prepares the logits of `AutoModelForImageClassification`."""
+    """Prepares forward passes of `AutoModelForImageClassification`."""
     from vitkit.bench import torch_network
 
     return torch_network.prepare_inference(job, candidate, _model(job, candidate), lambda output: output.logits)
 
 
 def classification(job: Job, candidate: Candidate) -> Prepared:
-    """Prepares `pipeline("image-classification")(files)`."""
+    """Prepares calls of `pipeline("image-classification")` on files."""
     import transformers
 
     from vitkit.bench import torch_network
@@ -51,14 +51,14 @@ def classification(job: Job, candidate: Candidate) -> Prepared:
 
 
 def training(job: Job, candidate: Candidate) -> Prepared:
-    """Prepares training steps of its model."""
+    """Prepares training steps of transformers' model."""
     from vitkit.bench import torch_network
 
     return torch_network.prepare_training(job, candidate, _model(job, candidate), lambda output: output.logits)
 
 
 def data(job: Job, candidate: Candidate) -> Prepared:
-    """Prepares ViTImageProcessor with torchvision (`fast`) or Pillow (`pil`), one image at a time."""
+    """Prepares ViTImageProcessor, based on torchvision (`fast`) or Pillow (`pil`), for single images."""
     import transformers
     from PIL import Image
 
@@ -75,7 +75,7 @@ def data(job: Job, candidate: Candidate) -> Prepared:
 
 
 def startup(job: Job, candidate: Candidate) -> Prepared:
-    """Prepares a process that imports its ViT classes, or classifies one image with a pipeline."""
+    """Prepares a process that imports transformers' ViT classes or classifies one image with a pipeline."""
     from vitkit.bench.kinds.startup import prepare_process
 
     if job.task == "import":
