@@ -125,7 +125,7 @@ CONFIGS: list[tuple[dict[str, Any], str]] = [
     ({"num_attention_heads": 5}, "64 is not a multiple of the number of heads 5"),
     ({"num_attention_heads": 0}, "num_heads"),
     ({"num_attention_heads": "4"}, "'num_attention_heads' is '4'; expected an integer"),
-    ({"image_size": 64}, "image_size 64x64 has 8x8 patches, but the position table has 17 rows"),
+    ({"image_size": 64}, "image_size 64x64 has 8x8 patches, but the position embedding has 17 rows"),
     ({"image_size": [32]}, "image_size"),
     ({"image_size": 10**12}, "image_size"),
     ({"patch_size": 16}, r"patch_size is \(16, 16\), but the tensors have \(8, 8\)"),
@@ -194,9 +194,9 @@ def test_invalid_vitkit_layout(tmp_path: Path) -> None:
     checkpoints.save(checkpoint(TINY), tmp_path / "x", to="vitkit")
     data = json.loads((tmp_path / "x" / "config.json").read_text())
     for change, message in [
-        ({"model": data["model"] | {"depth": 10**8}}, "depth is 100000000, more than the tensors can have"),
+        ({"model": data["model"] | {"depth": 10**8}}, "depth is 100000000, too large for the tensors in the file"),
         ({"model": data["model"] | {"width": 2**40, "num_heads": 1}}, "width is 1099511627776"),
-        ({"model": data["model"] | {"num_classes": 10**15}}, "of another shape|cannot build a model|classes"),
+        ({"model": data["model"] | {"num_classes": 10**15}}, "with a wrong shape|cannot build a model|classes"),
         ({"model": data["model"] | {"position": "sincos2d", "image_size": [10**6, 10**6]}}, "too many positions"),
         ({"model": data["model"] | {"family": "os"}}, "unknown model family 'os'"),
         ({"model": data["model"] | {"unknown_field": 1}}, "unknown key 'unknown_field'"),
@@ -213,7 +213,7 @@ def test_vitkit_fields_are_bounded_by_the_tensors(field: str, tmp_path: Path) ->
     checkpoints.save(checkpoint(TINY), tmp_path / "x", to="vitkit")
     data = json.loads((tmp_path / "x" / "config.json").read_text())
     (tmp_path / "x" / "config.json").write_text(json.dumps(data | {"model": data["model"] | {field: 10**20}}))
-    _load_error(tmp_path / "x", f"{field} is 100000000000000000000, more than the tensors can have")
+    _load_error(tmp_path / "x", f"{field} is 100000000000000000000, too large for the tensors in the file")
 
 
 @pytest.mark.parametrize("family", ["resnet", "hybrid", "dinov3", "beit", "deit"])
@@ -225,7 +225,7 @@ def test_sizes_of_other_families_are_bounded(family: str, tmp_path: Path) -> Non
     for name, value in {"depths": [30_000], "image_size": [10_000, 10_000], "num_registers": 10**20}.items():
         if name in data["model"]:
             (tmp_path / "x" / "config.json").write_text(json.dumps(data | {"model": data["model"] | {name: value}}))
-            _load_error(tmp_path / "x", "more than|of another shape")
+            _load_error(tmp_path / "x", "too large|more than|with a wrong shape")
 
 
 @pytest.mark.parametrize(

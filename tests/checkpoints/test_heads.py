@@ -160,7 +160,7 @@ def test_head_file_replaces_an_existing_head(times: int, tmp_path: Path) -> None
     full = Checkpoint(model=model, processor=Processor.squash(32), labels=default_labels(9))
     checkpoints.save(full, tmp_path / "full")
     loaded = checkpoints.load(tmp_path / "full", head=tmp_path / "head.pth")
-    assert loaded.origin.notes[-1].endswith(" and replaces a head of 9 classes")
+    assert loaded.origin.notes[-1].endswith(" and replaces a head with 9 classes")
     assert len(loaded.labels) == loaded.model.config.num_classes == 7
     batch = images(SIZE)
     with torch.no_grad():

@@ -63,7 +63,7 @@ def test_folders(tmp_path: Path) -> None:
     checkpoints.save(checkpoint(GOOGLE), tmp_path / "jax" / "a.npz", to="npz")
     assert checkpoints.load(tmp_path / "jax").origin.format == "npz"
     checkpoints.save(checkpoint(GOOGLE), tmp_path / "jax" / "b.npz", to="npz")
-    _load_error(tmp_path / "jax", r"several weights files, pass one of them: a\.npz, b\.npz")
+    _load_error(tmp_path / "jax", r"several weights files; pass one of them: a\.npz, b\.npz")
     (tmp_path / "x.txt").write_text("hello")
     _load_error(tmp_path / "x.txt", r"x\.txt is not a weights file; supported suffixes are \.safetensors")
     _load_error(tmp_path / "run" / "best", "is a local path: revision", revision="main")

@@ -174,10 +174,10 @@ def test_trainer_folders(base: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("latest", "checkpoint of DeepSpeed: run its zero_to_fp32.py"),
+        ("latest", "DeepSpeed checkpoint: run its zero_to_fp32.py"),
         (".metadata", "sharded checkpoint of torch.distributed: convert it"),
-        ("tf_model.h5", "weights of TensorFlow only"),
-        ("manifest.ocdbt", "checkpoint of Orbax"),
+        ("tf_model.h5", "only TensorFlow weights"),
+        ("manifest.ocdbt", "Orbax checkpoint"),
     ],
 )
 def test_folders_of_other_kinds(name: str, message: str, tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def test_train_and_val_folders_are_splits(tmp_path: Path) -> None:
     assert validation.classes == ("a", "b", "c")
     assert validation.label(0) == validation.read(0).label == 2
     paint(tmp_path / "Validation" / "d" / "1.png")
-    with pytest.raises(ValueError, match="has classes that the training data lacks: d"):
+    with pytest.raises(ValueError, match="has classes that are not in the training data: d"):
         data.train_and_val(f"folder:{tmp_path}")
     with pytest.raises(ValueError, match="has several splits: train, val; choose one"):
         data.source(f"folder:{tmp_path}")
@@ -87,7 +87,7 @@ def test_invalid_folders_raise(images: Path) -> None:
     with pytest.raises(ValueError, match=r"the class folder '.*tulip' has no images"):
         data.splits(f"folder:{images}")
     paint(images / "tulip" / "only.png")
-    with pytest.raises(ValueError, match="the class 'tulip' has a single image"):
+    with pytest.raises(ValueError, match="the class 'tulip' has only one image"):
         data.train_and_val(f"folder:{images}")
 
 

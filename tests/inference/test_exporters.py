@@ -252,7 +252,7 @@ def test_unsupported_operations_raise_errors(program: Path) -> None:
     for message, call in (
         ("exported for images of shape", lambda: opened(torch.zeros(1, 3, size[0] * 2, size[1]))),
         (
-            "runs on the CPU and takes float32",
+            "runs on the CPU in float32, not in",
             lambda: Predictor(opened.model, opened.processor, precision="bfloat16").model,
         ),
         ("has no state dict", lambda: opened.model.state_dict()),

@@ -139,7 +139,7 @@ HOSTILE: dict[str, tuple[Callable[[dict[str, bytes]], None], str]] = {
     "missing program": (lambda parts: parts.pop(MODEL), "missing"),
     "a program that is not an object": (
         lambda parts: parts.update({MODEL: b"[]"}),
-        "the layout of the program|not a program",
+        "torch.export did not write this program|not a program",
     ),
     "a program that is not JSON": (lambda parts: parts.update({MODEL: b"\xff"}), "not JSON"),
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""LoRA adapters of peft: the weights of the base model with the adapter merged into them.
+"""Loads LoRA adapters of peft by merging them into the weights of their base model.
 
 W' = W + B A alpha / r (Hu et al. 2021, section 4.1); rank-stabilised adapters divide by the root of r instead.
 """
@@ -31,7 +31,7 @@ EFFECTS = re.compile(
 
 
 def is_adapter(folder: Path) -> bool:
-    """Returns whether a folder has an adapter of peft."""
+    """Returns whether a folder contains a peft adapter."""
     return (folder / CONFIG).is_file() and any((folder / name).is_file() for name in FILES)
 
 
@@ -73,7 +73,7 @@ def _base(settings: Json, folder: Path) -> str:
 
 
 def _scale(settings: Json) -> Callable[[int], float]:
-    """Returns the factor of an adapter by its rank. Raises CheckpointError for options that are not merged this way."""
+    """Returns the scaling factor of an adapter. Raises CheckpointError for unsupported adapter options."""
     used = [
         name
         for name, value in settings.items()

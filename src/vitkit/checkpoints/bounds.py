@@ -1,4 +1,4 @@
-"""Limits of what config files can ask for, checked before anything is built or allocated."""
+"""Limits on the values in config files, checked before a model is built or memory is allocated."""
 
 import dataclasses
 import math
@@ -21,23 +21,23 @@ MAX_VALUE = 1e6
 
 
 def check_config(config: Any, tensors: Tensors) -> None:
-    """Raises CheckpointError if a config asks for more than the tensors of the file can hold."""
+    """Raises CheckpointError if a config has sizes that are too large for the tensors in the file."""
     largest = max((side for info in tensors.infos.values() for side in info.shape), default=0)
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         numbers = list(_integers(value))
         limit, what = MAX_INTEGER, f"more than {MAX_INTEGER:,}"
         if field.name in SIDES:
-            limit, what = largest, "more than the tensors can have"
+            limit, what = largest, "too large for the tensors in the file"
         if field.name in COUNTS:
-            limit, what = len(tensors.infos), "more than the tensors can have"
+            limit, what = len(tensors.infos), "too large for the tensors in the file"
             numbers = [sum(numbers)]
         if max(numbers, default=0) > limit:
             raise CheckpointError(f"config.json: {field.name} is {str(value)[:80]}, {what}")
 
 
 def check_sizes(image_size: tuple[int, int], processor: Processor) -> None:
-    """Raises CheckpointError if images of these sizes would take too much memory, or the statistics are unusable."""
+    """Raises CheckpointError if the image size is too large or the normalization statistics are invalid."""
     to = processor.resize_to
     sizes = {
         "image_size": image_size,

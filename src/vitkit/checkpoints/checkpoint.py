@@ -21,7 +21,7 @@ def printable(text: str) -> str:
 
 
 def listing(names: list[str], limit: int = 8) -> str:
-    """Joins names for an error message; after `limit` names it gives the number of the rest."""
+    """Joins names for an error message; names after the first `limit` are only counted."""
     shown = ", ".join(map(_shown, names[:limit]))
     return f"{shown} and {len(names) - limit} more" if len(names) > limit else shown
 
@@ -33,7 +33,7 @@ def _shown(name: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """Source of a checkpoint, its format, Hub commit, and notes on inferred or ignored values."""
+    """The source of a checkpoint, its format and Hub commit, and notes on inferred or ignored values."""
 
     source: str = ""
     format: str = "vitkit"

@@ -1,4 +1,4 @@
-"""Detects the format of a file: the one with the fewest unknown tensor names."""
+"""Detects the format of a file by choosing the format with the fewest unknown tensor names."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -33,7 +33,7 @@ UNSUPPORTED_FAMILIES: tuple[tuple[str, str], ...] = (
 
 @dataclass(frozen=True, kw_only=True)
 class Detection:
-    """A format and the tensors under its names.
+    """A detected format, and the tensors of the file under the names of that format.
 
     `unknown` lists names that the format does not have, and `outside` tensors next to the model that could change its
     output.
@@ -78,7 +78,7 @@ def detect_format(tensors: Tensors, config: Json | None, format_name: str | None
 
 
 def canonical(tensors: Tensors, config: Json | None) -> tuple[Tensors, Callable[[str], str]]:
-    """Returns the tensors of the model under the names of its format, and the function that renames a tensor so.
+    """Returns the model's tensors under the names of its format, and the function that renames them.
 
     Unlike `detect_format` it changes no values and keeps tensors that the format ignores.
     """
@@ -86,7 +86,7 @@ def canonical(tensors: Tensors, config: Json | None) -> tuple[Tensors, Callable[
     layout = detected.format
     found = Names(tensors).unwrap(layout.anchors[0], layout.ignored) if layout.anchors else _as_stored(tensors)
     if found is None or found.outside:
-        raise CheckpointError("its tensors do not have the names of a model alone")
+        raise CheckpointError("its tensor names are not those of a complete model")
 
     def rename(name: str) -> str:
         return _alias(layout, name.removeprefix(detected.wrapper))
@@ -133,7 +133,7 @@ def _as_stored(tensors: Tensors) -> Unwrapped:
 
 
 def _with_head(layout: Format, tensors: Tensors, inside: Tensors, found: Unwrapped) -> tuple[Tensors, tuple[str, ...]]:
-    """Adds a linear layer next to the backbone as its head; returns also the names that could not be added."""
+    """Adds a linear layer next to the backbone as its head and returns the names that could not be added."""
     if not found.head:
         return inside, found.outside
     names: dict[str, str] = {}
@@ -193,6 +193,6 @@ def _model_type_error(kind: str, names: list[str], config: Json) -> str:
 
 
 def family_of(names: Iterable[str]) -> str | None:
-    """Returns a description of the unsupported family of the tensors; None if unknown."""
+    """Returns a description of the unsupported model family of the tensors, or None if it is unknown."""
     names = list(names)
     return next((text for regex, text in UNSUPPORTED_FAMILIES if any(re.search(regex, name) for name in names)), None)

@@ -1,4 +1,4 @@
-"""Linear heads in separate files, as DINO, DINOv2 and DINOv3 publish them.
+"""Loads linear heads from separate files, as published for DINO, DINOv2 and DINOv3.
 
 Such a file has one weight matrix and its bias. The input of the head follows from its width, as a multiple of the
 token width: class tokens of the last four blocks (4: DINO's small models), class token and mean patch token of the last
@@ -33,7 +33,7 @@ STEM = re.compile(r"((state_dict|model|module|linear|linear_head|head|fc|classif
 
 
 def attach(model: Backbone, path: Path, overrides: Mapping[str, Any], dtype: torch.dtype | None = torch.float32) -> str:
-    """Replaces the model's head with the one in a file; returns a note that describes its input.
+    """Replaces the model's head with the head in a file and returns a note that describes its input.
 
     The input is set by `pool` and `pool_blocks` in `overrides`; else it is the input of the model's current head if the
     widths match; else that of a published head of this width. `dtype=None` uses the dtype of the model. Raises
@@ -55,7 +55,7 @@ def attach(model: Backbone, path: Path, overrides: Mapping[str, Any], dtype: tor
         weight = rearrange(weight, "classes (d two) -> classes (two d)", two=2)
         reads += ", interleaved in the file"
     had = model.config.num_classes
-    instead = f" and replaces a head of {had} classes" if had else ""
+    instead = f" and replaces a head with {had} classes" if had else ""
     head = nn.Linear(width, classes, device="meta")
     head.load_state_dict({"weight": weight.contiguous(), "bias": bias.contiguous()}, assign=True)
     model.head, model.config = head.train(model.training), dataclasses.replace(config, num_classes=classes)
@@ -63,7 +63,7 @@ def attach(model: Backbone, path: Path, overrides: Mapping[str, Any], dtype: tor
 
 
 def _check(config: Any, file: str) -> None:
-    """Raises CheckpointError if the model has no normalized tokens for a head to read."""
+    """Raises CheckpointError if the model has no normalized tokens that a head could use as input."""
     if not isinstance(config, vit.Config | dinov3.Config):
         family = models.family_of(config)
         raise CheckpointError(f"{file}: heads from files need a ViT, hybrid, DINO, DINOv2 or DINOv3, not {family}")

@@ -1,4 +1,4 @@
-"""Downloads from the Hugging Face Hub into its cache: config files and weights, safetensors if there are any."""
+"""Downloads config files and weights from the Hugging Face Hub into its cache; prefers safetensors."""
 
 import difflib
 from pathlib import Path
@@ -27,7 +27,7 @@ OLDER_PATTERNS = (
 
 
 def download(name: str, revision: str | None) -> tuple[Path, str]:
-    """Downloads a model; returns its folder in the Hub cache and the commit.
+    """Downloads a model and returns its folder in the Hub cache and the commit.
 
     `revision` defaults to the main branch. Only files that match `PATTERNS` are downloaded, and those that match
     `OLDER_PATTERNS` if the model has no safetensors. Without a network, or with HF_HUB_OFFLINE=1, the files in the

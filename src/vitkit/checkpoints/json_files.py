@@ -17,7 +17,7 @@ MAX_KEYS = 100_000
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Returns the JSON object in a file. Raises CheckpointError if it is not one valid JSON object."""
+    """Returns the JSON object in a file. Raises CheckpointError if the file is not a valid JSON object."""
     if not stat.S_ISREG(path.stat().st_mode):
         raise CheckpointError(f"{path.name} is not a regular file; remove it or replace it")
     size = path.stat().st_size

@@ -1,4 +1,4 @@
-"""Loads a checkpoint: find files, detect the format, validate names and shapes, read tensors."""
+"""Loads checkpoints: finds files, detects the format, validates names and shapes, and reads tensors."""
 
 import dataclasses
 import os
@@ -64,20 +64,21 @@ def load(
     if head is not None:
         return _with_head(checkpoint, heads.attach(checkpoint.model, Path(head).expanduser(), config or {}, dtype))
     if num_classes is not None:
-        note = f"head of {checkpoint.model.config.num_classes} classes replaced by a zero one of {num_classes} classes"
+        had = checkpoint.model.config.num_classes
+        note = f"head with {had} classes replaced with a zero head for {num_classes} classes"
         checkpoint.model.reset_head(num_classes)
         return _with_head(checkpoint, note)
     return checkpoint
 
 
 def _with_head(checkpoint: Checkpoint, note: str) -> Checkpoint:
-    """Adds default labels for a new head and a note to the checkpoint."""
+    """Adds a note and the default labels for a new head to the checkpoint."""
     origin = dataclasses.replace(checkpoint.origin, notes=(*checkpoint.origin.notes, note))
     return dataclasses.replace(checkpoint, labels=default_labels(checkpoint.model.config.num_classes), origin=origin)
 
 
 def _with_source(source: str, error: str) -> str:
-    """Prefixes an error of `locate` with the source, unless the message contains it."""
+    """Prefixes errors of `locate` with the source, unless the message already contains it."""
     error = error.removeprefix(f"{Path(source).name}: ")
     named = re.search(rf"(?<!\S){re.escape(source)}(?!\w|[.-]\w)", error)
     return error if named else f"{source}: {error}"
@@ -92,7 +93,7 @@ def assemble(
     overrides: Mapping[str, Any],
     dtype: torch.dtype | None,
 ) -> Checkpoint:
-    """Builds the checkpoint; validates names, shapes and config before reading values."""
+    """Builds the checkpoint after validating the tensor names, shapes and config."""
     detected = detect_format(files.tensors, files.config, format)
     raw = RawCheckpoint(
         tensors=detected.tensors,
@@ -138,7 +139,7 @@ def _labels(described: Description) -> tuple[str, ...]:
 
 
 def _model(config: Any, detected: Detection, dtype: torch.dtype | None) -> models.Backbone:
-    """Builds the model on the meta device, assigns tensors of the file and computes buffers."""
+    """Builds the model on the meta device, assigns the tensors in the file and computes buffers."""
     try:
         model = models.build(config, device="meta")
     except (RuntimeError, ValueError, TypeError, OverflowError) as error:

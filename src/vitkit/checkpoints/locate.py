@@ -40,24 +40,24 @@ STATE_FILES = re.compile(
 )
 # Files of other frameworks and of sharded training, and what to do with them.
 OTHERS: tuple[tuple[str, str], ...] = (
-    ("latest", "it is a checkpoint of DeepSpeed: run its zero_to_fp32.py and pass the file that it writes"),
+    ("latest", "it is a DeepSpeed checkpoint: run its zero_to_fp32.py and pass the file that it writes"),
     (
         ".metadata",
         "it is a sharded checkpoint of torch.distributed: convert it with "
         "`python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE.pth`",
     ),
-    ("tf_model.h5", "it has weights of TensorFlow only: save them with transformers in PyTorch as model.safetensors"),
+    ("tf_model.h5", "it has only TensorFlow weights: convert them to model.safetensors with transformers"),
     (
         "saved_model.pb",
-        "it has weights of TensorFlow only: save them with transformers in PyTorch as model.safetensors",
+        "it has only TensorFlow weights: convert them to model.safetensors with transformers",
     ),
-    ("manifest.ocdbt", "it is a checkpoint of Orbax: save the parameters as a flat .npz"),
+    ("manifest.ocdbt", "it is an Orbax checkpoint: save the parameters as a flat .npz"),
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Files:
-    """Files of a local checkpoint; only headers and config files have been read.
+    """The files of a local checkpoint; only their headers and the config files have been read.
 
     `subtree` is the part of the file that was asked for, "" for all of it.
     """
@@ -71,7 +71,7 @@ class Files:
 
 
 def locate(source: str, revision: str | None) -> Files:
-    """Returns the files of a path or Hub id. Raises CheckpointError if it does not exist."""
+    """Returns the files of a path or Hub id. Raises CheckpointError if the source does not exist."""
     if URL.fullmatch(source):
         raise CheckpointError(_url_error(source))
     name, tree = _split(source)
@@ -96,7 +96,7 @@ def locate(source: str, revision: str | None) -> Files:
 
 
 def _split(source: str) -> tuple[str, str]:
-    """Splits FILE:TREE if FILE exists and FILE:TREE does not."""
+    """Splits a source FILE:TREE if FILE exists and no file is named FILE:TREE."""
     name, _, tree = source.rpartition(":")
     if name and tree and not Path(source).expanduser().exists() and Path(name).expanduser().exists():
         return name, tree.strip("./")
@@ -110,7 +110,7 @@ def _url_error(source: str) -> str:
 
 
 def _adapter(path: Path) -> Path | None:
-    """Returns the folder of an adapter of peft that has no complete weights; None for anything else."""
+    """Returns the folder of a peft adapter without complete weights, or None for any other source."""
     if path.is_dir():
         return path if is_adapter(path) and not any((path / name).is_file() for name in WEIGHTS) else None
     return path.parent if path.name in ADAPTERS and is_adapter(path.parent) else None
@@ -124,7 +124,7 @@ def _open_base(base: str) -> tuple[Tensors, Json | None]:
 
 
 def _timm_wrapper(config: Json | None, preprocessor: Json | None) -> tuple[Json | None, Json | None]:
-    """Returns the config.json of transformers' TimmWrapper in timm's own layout."""
+    """Converts a config.json of transformers' TimmWrapper to timm's own layout."""
     if config is None or config.get("model_type") != "timm_wrapper":
         return config, preprocessor
     data = {key: value for key, value in config.items() if key != "model_type"}
@@ -158,7 +158,7 @@ def _from_hub(source: str, path: Path, revision: str | None) -> tuple[Path, str 
 
 
 def suggest_presets(name: str) -> str:
-    """Returns an error message suffix that suggests similar presets; "" if there are none."""
+    """Returns a suffix for error messages that suggests similar presets, or "" if there are none."""
     presets = models.presets()
     short_name = name.lower().replace("_", "-")
     for word, short in ABBREVIATIONS:
@@ -193,7 +193,7 @@ def _weights_in(folder: Path) -> Path:
         return others[0]
     if others:
         raise CheckpointError(
-            f"{folder} has several weights files, pass one of them: {listing([path.name for path in others])}"
+            f"{folder} has several weights files; pass one of them: {listing([path.name for path in others])}"
         )
     if "export" in (_json(folder, "config.json") or {}):
         raise CheckpointError(
@@ -203,7 +203,7 @@ def _weights_in(folder: Path) -> Path:
 
 
 def _hint(folder: Path) -> str:
-    """Returns what to pass instead of a folder without weights."""
+    """Returns a suggestion of what to pass instead of a folder without weights."""
     if (folder / "best" / WEIGHTS[0]).is_file():
         return f"; {folder / 'best'} has"
     steps = {
@@ -219,7 +219,7 @@ def _hint(folder: Path) -> str:
 
 
 def _subtree(tensors: Tensors, tree: str, separator: str) -> Tensors:
-    """Selects the tensors under one name, at any depth. Raises CheckpointError if it is missing or not unique."""
+    """Selects the tensors under a name at any depth. Raises CheckpointError if it is missing or not unique."""
     inner = f"{separator}{tree}{separator}"
     names: dict[str, str] = {}
     prefixes: dict[str, None] = {}

@@ -1,4 +1,4 @@
-"""Default preprocessing of each project, for checkpoints that do not store it."""
+"""Default preprocessing of each project, for checkpoints that do not include preprocessing settings."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,12 +17,12 @@ def stated(read: Callable[[], Processor], where: str) -> Processor:
 
 
 def google(config: Config) -> Processor:
-    """Squashes to size, scales to -1..1 (input pipeline of google-research/vision_transformer)."""
+    """Squashes images to `size` and scales to -1..1, as in google-research/vision_transformer."""
     return fitted(Processor.squash(config.image_size), config)
 
 
 def big_vision(config: Config) -> Processor:
-    """Area resize of the short side to 8/7 of the size, center crop, scaled to -1..1.
+    """Resizes the short side to 8/7 of the size (area filter), crops the center and scales to -1..1.
 
     SigLIP models, which have a MAP head, squash images instead.
     """
@@ -32,12 +32,12 @@ def big_vision(config: Config) -> Processor:
 
 
 def meta(config: Config, crop_fraction: float = 7 / 8) -> Processor:
-    """Bicubic resize of the short side to size / crop_fraction, crop, ImageNet statistics."""
+    """Resizes the short side to size / crop_fraction (bicubic), crops and uses ImageNet statistics."""
     return fitted(Processor.crop(config.image_size, crop_fraction, mean=IMAGENET_MEAN, std=IMAGENET_STD), config)
 
 
 def torchvision(config: Config) -> Processor:
-    """Bilinear resize to 256 and crop 224, ImageNet statistics.
+    """Resizes the short side to 256 (bilinear), crops to 224 and uses ImageNet statistics.
 
     The larger SWAG models use a bicubic resize to their size.
     """
@@ -47,7 +47,7 @@ def torchvision(config: Config) -> Processor:
 
 
 def fitted(processor: Processor, config: Config) -> Processor:
-    """Disables color management, as in published evaluations; converts to grayscale if needed."""
+    """Disables color management, as in published evaluations, and converts to grayscale if needed."""
     processor = replace(processor, profile="ignore")
     if config.channels == 1 and processor.channels == 3:
         return replace(processor, mean=HALF[:1], std=HALF[:1], fill=(0,))
@@ -55,7 +55,7 @@ def fitted(processor: Processor, config: Config) -> Processor:
 
 
 def resized(processor: Processor, size: tuple[int, int]) -> Processor:
-    """Returns the processor for another size with the same crop fraction."""
+    """Returns the processor for another image size with the same crop fraction."""
     to = processor.resize_to
     if to is None or to == processor.size:
         return replace(processor, size=size, resize_to=None)

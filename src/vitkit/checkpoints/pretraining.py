@@ -1,4 +1,4 @@
-"""Loads decoders, mask tokens, heads and tokenizers of published files, for pre-training.
+"""Loads decoders, mask tokens, heads and tokenizers for pre-training from published files.
 
 The backbone of a file is loaded like any checkpoint. Its other parts belong to an objective, which defines their names
 in each file layout.
@@ -30,7 +30,7 @@ POINTWISE = Transform(lambda parts: parts[0].flatten(1), lambda ours, heads: [ou
 
 @dataclass(frozen=True)
 class Layout:
-    """Tensor names of an objective's parts in one kind of file, with aliases of older names."""
+    """Tensor names of the parts of a pre-training objective in one kind of file, with older aliases."""
 
     table: Table
     aliases: tuple[tuple[str, str], ...] = ()
@@ -39,7 +39,7 @@ class Layout:
 def load_parts(
     source: str, wanted: Mapping[str, Shape], layouts: Sequence[Layout], *, what: str, num_heads: int = 1
 ) -> dict[str, Tensor]:
-    """Loads the tensors in `wanted` (names to shapes) from a folder, file or Hub id, in float32.
+    """Loads the tensors in `wanted` (names to shapes) from a folder, file or Hub id as float32.
 
     The layout that matches most names in the file is used. Raises CheckpointError if the source has none of the
     parts, or if some are missing or have other shapes; `what` describes the parts in the message.
@@ -60,7 +60,7 @@ def load_parts(
 
 
 def _matched(tensors: Tensors, layout: Layout) -> Tensors:
-    """Selects the tensors that the layout has, under its names."""
+    """Selects the tensors that the layout includes and renames them to its names."""
     names: dict[str, str] = {}
     for old in tensors.infos:
         new = old
@@ -74,14 +74,14 @@ def _matched(tensors: Tensors, layout: Layout) -> Tensors:
 
 
 def load_dalle_encoder(path: str | os.PathLike[str]) -> DalleEncoder:
-    """Loads DALL-E's encoder in evaluation mode, without gradients; infers sizes from tensors.
+    """Loads DALL-E's encoder in evaluation mode, without gradients, and infers its sizes from the tensors.
 
     `path` is OpenAI's `encoder.pkl` (a pickled module, of which only the tensors are read) or any file of its tensors.
     Raises CheckpointError that lists every tensor that is missing, unknown or of another shape.
     """
     file = Path(path).expanduser()
     if not file.is_file():
-        raise CheckpointError(f"no such file: '{path}'; expected DALL-E's encoder.pkl or a .safetensors of its tensors")
+        raise CheckpointError(f"no such file: '{path}'; expected DALL-E's encoder.pkl or its tensors as .safetensors")
     # The published encoder.pkl is a pickled module.
     tensors = open_weights(file, inside_modules=True)
     first, last = (tensors.infos.get(f"blocks.{part}.w") for part in ("input", "output.conv"))
@@ -95,7 +95,7 @@ def load_dalle_encoder(path: str | os.PathLike[str]) -> DalleEncoder:
     wrong = [name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)]
     if wrong:
         raise CheckpointError(
-            f"{file.name} is not DALL-E's encoder: missing, unknown or of another shape: {listing(sorted(wrong))}"
+            f"{file.name} is not DALL-E's encoder: missing, unknown or with a wrong shape: {listing(sorted(wrong))}"
         )
     state = {name: tensors.read(name).float().clone() for name in wanted}
     model.load_state_dict(state, assign=True)

@@ -1,4 +1,4 @@
-"""Saves checkpoints in any format that supports the model; writes are atomic."""
+"""Saves checkpoints in any format that supports the model. Files are written atomically."""
 
 import os
 from collections.abc import Callable
@@ -38,7 +38,7 @@ def save(
     chosen = matching[reasons.index(None)]
     path = Path(target).expanduser()
     if chosen.suffix and path.suffix != chosen.suffix:
-        raise CheckpointError(f"{chosen.name} is a single file: the name must end in {chosen.suffix}, not {path.name}")
+        raise CheckpointError(f"{chosen.name} is a single file: its name must end in {chosen.suffix}, not {path.name}")
     write = write_file if chosen.suffix else write_folder
     write(path, lambda part: chosen.write(checkpoint, part), overwrite=overwrite)
     return chosen.name

@@ -1,4 +1,4 @@
-"""Two-way tables of tensor names between vitkit and a format, with transforms of the values.
+"""Tables that map tensor names between vitkit and a format in both directions, with transforms.
 
 Each format and family has one table, used for reading and writing. In patterns, `{i}` and `{j}` are numbers, `{i+1}`
 and `{j+1}` the same numbers counted from 1 (`{j+1:02}`: with two digits), `{leaf}` is `weight` or `bias`, and `{name}`
@@ -59,12 +59,12 @@ def _load_head_biases(parts: Sequence[Tensor]) -> Tensor:
 
 
 def heads_in(parts: int) -> Transform:
-    """Transform for JAX attention input projections, `parts` of which are fused in vitkit."""
+    """Returns the transform for JAX attention input projections; vitkit fuses `parts` of them."""
     return Transform(_load_heads, lambda ours, heads: [rearrange(each, _SPLIT, h=heads) for each in ours.chunk(parts)])
 
 
 def head_biases(parts: int) -> Transform:
-    """Transform for the biases of `heads_in`."""
+    """Returns the transform for the biases of the projections in `heads_in`."""
     return Transform(
         _load_head_biases,
         lambda ours, heads: [rearrange(each, "(h k) -> h k", h=heads) for each in ours.chunk(parts)],
@@ -79,7 +79,7 @@ HEADS_OUT = Transform(
 
 @dataclass(frozen=True)
 class Rule:
-    """One row of a table: vitkit's name pattern, the format's patterns, and a transform."""
+    """One row of a table: vitkit's name pattern, the name patterns of the format, and a transform."""
 
     ours: str
     theirs: tuple[str, ...]
@@ -87,12 +87,12 @@ class Rule:
 
     @cached_property
     def our_regex(self) -> re.Pattern[str]:
-        """Regex for vitkit's names."""
+        """The regular expression for vitkit's names."""
         return _regex(self.ours)
 
     @cached_property
     def their_regexes(self) -> tuple[re.Pattern[str], ...]:
-        """Regexes for the format's names, one per part."""
+        """The regular expressions for the names in the format, one per part."""
         return tuple(map(_regex, self.theirs))
 
     def names(self, match: re.Match[str]) -> list[str]:
@@ -102,7 +102,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Step:
-    """A vitkit tensor, the format's tensors that it is made of, and the transform."""
+    """A vitkit tensor, the tensors of the format from which it is made, and the transform."""
 
     ours: str
     theirs: list[str]
@@ -120,14 +120,14 @@ class Table:
         return any(regex.fullmatch(name) for rule in self.rules for regex in rule.their_regexes)
 
     def step(self, ours: str) -> Step | None:
-        """Returns how a vitkit tensor maps to the format; None if the format has no name for it."""
+        """Returns how a vitkit tensor maps to the format, or None if the format has no name for the tensor."""
         for rule in self.rules:
             if match := rule.our_regex.fullmatch(ours):
                 return Step(ours, rule.names(match), rule.transform)
         return None
 
     def shapes(self, tensors: Tensors) -> dict[str, Shape]:
-        """Returns the shapes of vitkit tensors whose parts are all in the file; reads no values."""
+        """Returns the shapes of vitkit tensors whose parts are all in the file, without reading values."""
         shapes: dict[str, Shape] = {}
         for rule in self.rules:
             for name in tensors.infos:
@@ -160,7 +160,7 @@ class Table:
         return plan
 
     def saved(self, state: Mapping[str, Tensor], num_heads: int) -> dict[str, Tensor]:
-        """Converts a state dict to the format. Raises CheckpointError if it has no name for a tensor."""
+        """Converts a state dict to the format. Raises CheckpointError if the format has no name for a tensor."""
         result: dict[str, Tensor] = {}
         for name, tensor in state.items():
             step = self.step(name)
@@ -171,7 +171,7 @@ class Table:
         return result
 
     def loaded(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Converts tensors of the format to a state dict, which may be a part of a model's.
+        """Converts tensors of the format to a state dict, which may be only part of a model's state dict.
 
         Raises CheckpointError for an unknown name and for a fused tensor of which a part is missing.
         """
@@ -202,7 +202,7 @@ def _regex(pattern: str) -> re.Pattern[str]:
 
 
 def _filled(pattern: str, match: re.Match[str]) -> str:
-    """Fills the placeholders of a pattern from a match of another pattern."""
+    """Fills the placeholders of a pattern with values from a match of another pattern."""
     groups = match.groupdict()
     for letter in "ij":
         if f"{letter}_from_1" in groups:
@@ -231,7 +231,7 @@ def _problems(wanted: Mapping[str, Shape], tensors: Tensors) -> Iterable[str]:
         yield f"{_count(extra)} unknown: {listing(extra)}"
     present = [(name, shape, tensors.infos[name]) for name, shape in wanted.items() if name in tensors.infos]
     if other := [f"{name} is {info.shape}, expected {shape}" for name, shape, info in present if info.shape != shape]:
-        yield f"{_count(other)} of another shape: {listing(other)}"
+        yield f"{_count(other)} with a wrong shape: {listing(other)}"
     if unreadable := [f"{name} is {info.problem}" for name, _, info in present if info.problem]:
         yield f"{_count(unreadable)} not readable: {listing(unreadable)}"
     if integers := [f"{name} is {info.dtype}" for name, _, info in present if not info.dtype.is_floating_point]:

@@ -14,7 +14,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Info:
-    """Shape and dtype of a tensor, from the file header; `problem` says why it cannot be read ("": it can)."""
+    """The shape and dtype of a tensor from the file header; `problem` says why it cannot be read, or is ""."""
 
     shape: Shape
     dtype: dtype
@@ -39,7 +39,7 @@ class Tensors:
         return Tensors({new: self.infos[old] for new, old in names.items()}, lambda name: self.read(names[name]))
 
     def renamed(self, rename: Callable[[str], str]) -> "Tensors":
-        """Renames every tensor with `rename(name)`. Raises CheckpointError if two get the same name."""
+        """Renames every tensor with `rename(name)`. Raises CheckpointError if two tensors get the same name."""
         names: dict[str, str] = {}
         for old in self.infos:
             new = rename(old)
@@ -81,7 +81,7 @@ def fuse_pairs(tensors: Tensors, first: str, second: str, to: str) -> Tensors:
 
 
 def split_qkv_bias(tensors: Tensors, pattern: str, query: str, value: str) -> Tensors:
-    """Splits fused qkv biases that match `pattern` into query and value; drops the key bias."""
+    """Splits fused qkv biases that match `pattern` into query and value, and drops the key bias."""
     parts: dict[str, tuple[str, int]] = {}
     for name, info in tensors.infos.items():
         match = re.fullmatch(pattern, name)

@@ -1,4 +1,4 @@
-"""Finds the state dict of the model in a training file: its prefix, its head, and what is not part of it.
+"""Finds the state dict of the model in a training checkpoint: its prefix, head and unrelated tensors.
 
 Every tensor is accounted for. It belongs to the model, it is a part of training that cannot change the output of the
 model (ignored, and listed in the notes), or it could change the output (an error).
@@ -44,7 +44,7 @@ LAYER = re.compile(r"(.*?)\.?(weight|bias)")
 
 @dataclass(frozen=True)
 class Name:
-    """A tensor's name in the file, the dict that has it, and the rest of the name without transparent parts."""
+    """A tensor's name in the file, the dict that contains it, and its name without wrapper prefixes."""
 
     original: str
     root: str
@@ -53,7 +53,7 @@ class Name:
 
 @dataclass(frozen=True, kw_only=True)
 class Unwrapped:
-    """Tensors of the model under the names of a format.
+    """The tensors of the model under the names of a format.
 
     `head` are the names of the weight and bias of a linear layer next to the backbone, and `outside` other tensors
     that could change the output. `optional` says that the layer may be a part of pre-training if the backbone has a
@@ -70,7 +70,7 @@ class Unwrapped:
 
 @dataclass(frozen=True)
 class Names:
-    """The names of a file."""
+    """The tensor names of a file."""
 
     tensors: Tensors
     anchors: dict[str, dict[tuple[str, str], str]] = field(default_factory=dict)
@@ -82,14 +82,14 @@ class Names:
         return [_name(name, roots) for name in self.tensors.infos]
 
     def applicable(self, ignored: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
-        """Returns the patterns without a third element, and those whose third element is a pattern of some name."""
+        """Returns the patterns whose third element is missing or matches some tensor name."""
         return [each for each in ignored if len(each) < 3 or self._has(each[2])]
 
     def _has(self, pattern: str) -> bool:
         return any(re.search(pattern, name) for name in self.tensors.infos)
 
     def unwrap(self, anchor: str, ignored: Sequence[tuple[str, ...]]) -> Unwrapped | None:
-        """Returns the tensors of the model; None if no name matches the pattern `anchor` after any prefix.
+        """Returns the tensors of the model, or None if no name matches the pattern `anchor` after a prefix.
 
         `ignored` are those of a `Format`: patterns of names that do not change the output, each with a description.
         """
@@ -103,7 +103,7 @@ class Names:
         return self._of(chosen, found[chosen], others, ignored)
 
     def _found(self, anchor: str) -> dict[tuple[str, str], str]:
-        """Returns the names before the anchor in the file, by root and wrapper."""
+        """Returns the name prefixes before the anchor, by root and wrapper."""
         if anchor not in self.anchors:
             prefixed = re.compile(rf"(?P<wrapper>(?:.*?[./])??)(?:{anchor})")
             last = re.compile(rf"(?:{anchor})$")
@@ -155,7 +155,7 @@ class Names:
 
 
 def _before(name: Name, match: re.Match[str]) -> str:
-    """Returns what is before the anchor in the file's own name."""
+    """Returns the part of the original name that comes before the anchor."""
     rest = name.key[match.end("wrapper") :]
     known = name.original.endswith(rest)
     return name.original.removesuffix(rest) if known else name.root + match["wrapper"]
@@ -188,7 +188,7 @@ def _pretraining_part(name: Name) -> str:
 
 
 def training_part(name: str) -> str | None:
-    """Returns a description if the name starts with a part of training that is not weights of the model."""
+    """Returns a description if a name belongs to the training state and not to the model weights."""
     part = _parts(name)[0] if _parts(name) else ""
     return f"{part} (not model weights)" if TRAINING.fullmatch(part) else None
 
@@ -222,7 +222,7 @@ def _is_counter(key: str, info: Info) -> bool:
 
 
 def _not_model(name: Name, info: Info, root: str, ignored: Sequence[tuple[str, ...]]) -> str | None:
-    """Returns what a tensor outside of the model is, if it cannot change the output; else None."""
+    """Returns a description of a tensor outside the model that cannot change the output, or None."""
     path = name.original if name.root != root else name.key
     part = (_parts(path) or [path])[0]
     if TEXT_TOWER.fullmatch(path) or _is_training(path):
@@ -236,7 +236,7 @@ def _not_model(name: Name, info: Info, root: str, ignored: Sequence[tuple[str, .
 
 
 def _linear(names: Iterable[Name], tensors: Tensors) -> dict[str, Name]:
-    """Returns weight and bias of the only layer in these names, if it is linear; else an empty dict."""
+    """Returns the weight and bias of the only layer in these names if it is linear, or an empty dict."""
     found: dict[str, Name] = {}
     stems: set[str] = set()
     for name in names:
@@ -252,7 +252,7 @@ def _linear(names: Iterable[Name], tensors: Tensors) -> dict[str, Name]:
 
 
 def _unchunked(names: dict[str, str]) -> dict[str, str]:
-    """Removes the chunk from `blocks.CHUNK.BLOCK.` if every block is in a chunk (DINOv2's training code)."""
+    """Removes the chunk from names `blocks.CHUNK.BLOCK.`, as in DINOv2, if every block is in a chunk."""
     matches = {key: CHUNK.fullmatch(key) for key in names}
     chunked = {key: match for key, match in matches.items() if match}
     if not chunked or any(re.match(r"(.*\.)?blocks\.\d+\.", key) for key in names if key not in chunked):

@@ -24,7 +24,7 @@ SOURCES = Registry(f"{__name__}.sources", "data source", needs=["open_source"])
 
 
 class ReadOptions(TypedDict, total=False):
-    """Options of `images.open_image`: those of the model's preprocessing (see `Processor`), and the limits."""
+    """Options of `images.open_image`: the file options of the preprocessing (see `Processor`) and the limits."""
 
     limits: Limits
     profile: Profile
@@ -33,7 +33,7 @@ class ReadOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Example:
-    """One labelled image.
+    """An image with its label.
 
     image  upright, mode RGB, any size
     label  class index, or a tuple of class indices
@@ -46,7 +46,7 @@ class Example:
 
 
 class Source(ABC):
-    """Map-style dataset of labelled images, in an order that is the same on every machine and in every run.
+    """A map-style dataset of labeled images, whose order is the same on every machine and in every run.
 
     `classes` are the class names, indexed by label. Reading must be safe from several processes at once.
     """
@@ -67,11 +67,11 @@ class Source(ABC):
 
 
 class EncodedSource(Source):
-    """Source of encoded image files, decoded by `images.open_image`."""
+    """A source of encoded image files, which `images.open_image` decodes."""
 
     @abstractmethod
     def encoded(self, index: int) -> tuple[bytes | Path, str]:
-        """Returns the path or the bytes of an image file, and its key."""
+        """Returns the path or the bytes of an image file, and the key of the image."""
 
     def read(self, index: int, **options: Unpack[ReadOptions]) -> Example:
         """Decodes an image. Raises `ImageError` that names the image."""
@@ -84,7 +84,7 @@ class EncodedSource(Source):
 
 
 class Subset(Source):
-    """Subset of a source at the given indices."""
+    """A subset of a source at the given indices."""
 
     def __init__(self, source: Source, indices: np.ndarray):
         self.source = source
@@ -96,16 +96,16 @@ class Subset(Source):
         return int(self.indices.shape[0])
 
     def read(self, index: int, **options: Unpack[ReadOptions]) -> Example:
-        """Returns the example of the source."""
+        """Returns an example of the source."""
         return self.source.read(int(self.indices[index]), **options)
 
     def label(self, index: int) -> Label:
-        """Returns the label of the source."""
+        """Returns the label of an example of the source."""
         return self.source.label(int(self.indices[index]))
 
 
 class Relabelled(Source):
-    """Source with its labels mapped to another list of classes, which may contain further classes.
+    """A source whose labels are mapped to another list of classes, which may contain more classes.
 
     `indices` maps the classes of the source to the new ones; by default classes are matched by name.
     """
@@ -120,33 +120,33 @@ class Relabelled(Source):
         return len(self.source)
 
     def read(self, index: int, **options: Unpack[ReadOptions]) -> Example:
-        """Returns the example of the source with the mapped label."""
+        """Returns an example of the source with its mapped label."""
         return replace(self.source.read(index, **options), label=self.label(index))
 
     def label(self, index: int) -> Label:
-        """Returns the index among the new classes."""
+        """Returns the label as an index into the new classes."""
         label = self.source.label(index)
         return self.indices[label] if isinstance(label, int) else tuple(self.indices[each] for each in label)
 
 
 def fitted(source: Source, classes: tuple[str, ...], *, name: str) -> Source:
-    """Maps the labels of a source to `classes`. Raises ValueError that lists the classes missing there."""
+    """Maps the labels of a source to `classes`. Raises ValueError that lists the missing classes."""
     if source.classes == classes:
         return source
     missing = [each for each in source.classes if each not in classes]
     if missing:
         shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if missing[5:] else "")
-        raise ValueError(f"'{name}' has classes that the training data lacks: {shown}")
+        raise ValueError(f"'{name}' has classes that are not in the training data: {shown}")
     return Relabelled(source, classes)
 
 
 def source_names() -> list[str]:
-    """Returns the names of all sources: the public files of `sources/`."""
+    """Returns the names of all sources, which are the public modules in `sources/`."""
     return SOURCES.names()
 
 
 def splits(name: str) -> dict[str, Source]:
-    """Opens a source and return its splits: `splits("digits")`, `splits("folder:images/")`.
+    """Opens a source and returns its splits: `splits("digits")`, `splits("folder:images/")`.
 
     The keys are the published splits, or `all`. Raises ValueError for an unknown source and for an invalid location.
     """
@@ -191,7 +191,7 @@ def train_and_val(name: str, *, val: str | None = None, held_out: float = 0.2, s
 
 
 def stratified_split(source: Source, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the indices of the training and of the validation images, in ascending order.
+    """Returns the indices of the training images and of the validation images, in ascending order.
 
     The validation set gets `fraction` of each class, at least one image. Images with several labels count with their
     first. Raises ValueError for a fraction outside (0, 1) and for a class with a single image.
@@ -206,6 +206,6 @@ def stratified_split(source: Source, fraction: float, seed: int) -> tuple[np.nda
         members = random.permutation(np.flatnonzero(first == label))
         if members.shape[0] < 2:
             name = source.classes[label] if label >= 0 else "no label"
-            raise ValueError(f"the class '{name}' has a single image: training and validation need at least one each")
+            raise ValueError(f"the class '{name}' has only one image: training and validation need at least one each")
         is_val[members[: max(1, round(fraction * members.shape[0]))]] = True
     return np.flatnonzero(~is_val), np.flatnonzero(is_val)

@@ -1,4 +1,4 @@
-"""ImageNet-1k class names, and matching of dataset classes to model labels."""
+"""ImageNet-1k class names, and the matching of dataset classes to model labels."""
 
 import re
 from collections import defaultdict
@@ -13,18 +13,18 @@ PLACEHOLDER = re.compile(r"(class |LABEL_)\d+")  # labels of a checkpoint withou
 
 @cache
 def imagenet1k() -> tuple[str, ...]:
-    """Returns the 1000 class names in index order, each with all lemmas of its WordNet synset: "tench, Tinca tinca"."""
+    """Returns the 1000 class names in index order, with all lemmas of a synset: "tench, Tinca tinca"."""
     return tuple(name for _, name in _rows())
 
 
 @cache
 def imagenet1k_synsets() -> tuple[str, ...]:
-    """Returns the 1000 WordNet ids in index order ("n01440764"), as used in ImageNet's folder and file names."""
+    """Returns the 1000 WordNet ids ("n01440764") in index order, as in the names of ImageNet's folders."""
     return tuple(synset for synset, _ in _rows())
 
 
 def default_labels(num_classes: int) -> tuple[str, ...]:
-    """Returns labels for a checkpoint without any: ImageNet-1k's for 1000 classes, else "class 0", "class 1", ..."""
+    """Returns default labels: those of ImageNet-1k for 1000 classes, otherwise "class 0", "class 1", ..."""
     if num_classes == 1000:
         return imagenet1k()
     return tuple(f"class {index}" for index in range(num_classes))

@@ -1,4 +1,4 @@
-"""Batches of a source. Training sample number g of a run is a pure function of (seed, g).
+"""Loads batches from a source; the seed and the sample number determine each training sample.
 
 An epoch is a permutation that depends on (seed, epoch). The samples of a run are the epochs one after the other; a
 batch may contain samples of two epochs. Random augmentation of a sample depends on (seed, epoch, index). The order and
@@ -31,7 +31,7 @@ MAX_TRIES = 20
 
 @dataclass(frozen=True)
 class Batch:
-    """Batch of preprocessed images and soft targets.
+    """A batch of preprocessed images and soft targets.
 
     images    normalized pixels
     targets   weight of each class: one-hot unless images are mixed or have several labels
@@ -52,7 +52,7 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class Stream:
-    """Order of the training samples of a run. `batch_size` is the global batch size, summed over all processes."""
+    """The order of training samples in a run; `batch_size` is the global batch size of all processes."""
 
     batch_size: int
     seed: int = 0
@@ -71,7 +71,7 @@ class Stream:
 
 
 def permutation(num: int, seed: int, epoch: int) -> np.ndarray:
-    """Returns the order of `num` samples in an epoch."""
+    """Returns the random order of `num` samples in an epoch."""
     return _random(seed, ORDER, epoch, 0).permutation(num)
 
 
@@ -81,7 +81,7 @@ def sample_random(seed: int, epoch: int, index: int, copy: int = 0) -> np.random
 
 
 def training_batches(source: Source, transform: Transform, stream: Stream, *, consumed: int = 0) -> Iterator[Batch]:
-    """Returns an endless iterator of the batches of this process, starting after `consumed` samples of the run.
+    """Returns an endless iterator over the batches of this process, starting after `consumed` samples.
 
     An unreadable image is replaced by another one, chosen by (seed, epoch, index), and listed in `Batch.replaced`.
     Raises ValueError if the batch is too small for mixing.
@@ -118,7 +118,7 @@ def evaluation_batches(source: Source, transform: Transform, *, batch_size: int,
 
 @dataclass(frozen=True, slots=True)
 class SampleIndex:
-    """Index of a training sample.
+    """The index of a training sample.
 
     epoch  number of the epoch
     index  index of the image in the source
@@ -148,7 +148,7 @@ def _samples(num: int, stream: Stream, augment: Augment, consumed: int) -> Itera
 
 
 def _positions(stream: Stream, augment: Augment) -> list[int]:
-    """Returns the positions of this process in the global batch, followed by the mixing partners outside of them."""
+    """Returns the positions of this process in the global batch, followed by other mixing partners."""
     size = stream.batch_size // stream.world_size
     own = range(stream.rank * size, (stream.rank + 1) * size)
     if not augment.mixing.active:

@@ -1,4 +1,4 @@
-"""Images in memory (PIL, numpy, torch) to 8-bit RGB, without importing torch."""
+"""Converts images in memory (PIL, NumPy, torch) to 8-bit RGB, without importing torch."""
 
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ def is_tensor(image: object) -> bool:
 
 
 def as_array(image: Any) -> np.ndarray:
-    """Converts an array or torch tensor to numpy; bfloat16 and float16 tensors become float32."""
+    """Converts an array or torch tensor to NumPy; bfloat16 and float16 tensors become float32."""
     if not is_tensor(image):
         return np.asarray(image)
     tensor = image.detach().cpu()
@@ -28,7 +28,7 @@ def as_array(image: Any) -> np.ndarray:
 
 
 def find_channels(shape: tuple[int, ...], channels: Channels | None, is_torch: bool) -> Channels:
-    """Returns whether the first or the last axis of an image shape is the channel axis.
+    """Returns "first" or "last" for the position of the channel axis in an image shape.
 
     The channel axis has length 1, 3 or 4; if both have, it is the last for numpy and the first for torch. If none has,
     an axis of length 2 (gray and alpha) is chosen by the same rule. Raises ValueError if there is no such axis.
@@ -63,7 +63,7 @@ def _from_array(values: np.ndarray, channels: Channels | None, is_torch: bool, d
 
 
 def _wide_pil(image: Image.Image, data_range: float | None) -> Image.Image:
-    """Converts modes with more than 8 bits to grayscale; mode I has 8 or 16 bits, depending on its largest value."""
+    """Converts PIL modes with more than 8 bits to grayscale; mode I has 8 or 16 bits, by its largest value."""
     if image.mode == "F":
         return Image.fromarray(floats_to_bytes(np.asarray(image), clip=False, data_range=data_range))
     if image.mode.startswith("I;16"):

@@ -1,4 +1,4 @@
-"""Conversion to sRGB: palettes, CMYK, Lab, embedded ICC profiles, and alpha over a background."""
+"""Converts images to sRGB: palettes, CMYK, Lab, embedded ICC profiles, and alpha over a background."""
 
 import io
 from functools import lru_cache
@@ -17,7 +17,7 @@ _MAX_CHANGE: Final = 3
 
 
 def _samples(mode: str) -> Image.Image:
-    """Returns a small image with all grays and, for RGB, all values of each channel and a grid of colors.
+    """Returns a small test image with all grays and, for RGB, all channel values and a grid of colors.
 
     The rows of an RGB image are: grays, then combinations of full and zero channels, each with all 256 values; then a
     grid of 16 x 16 x 16 colors.
@@ -34,7 +34,7 @@ def _samples(mode: str) -> Image.Image:
 
 @lru_cache(maxsize=32)
 def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """Returns the transform from a profile to sRGB; None if it is the identity, broken or of another mode."""
+    """Returns the transform from a profile to sRGB, or None if it is the identity or unusable."""
     if profile[16:20] != _SPACES.get(mode):
         return None
     try:
@@ -58,7 +58,7 @@ def _lab_to_rgb() -> ImageCms.ImageCmsTransform:
 
 
 def split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
-    """Splits an 8-bit image into the image without alpha and its alpha channel (None if there is none)."""
+    """Splits an 8-bit image into its colors and its alpha channel (None if it has no alpha)."""
     straight = {"La": "LA", "RGBa": "RGBA"}.get(image.mode)
     image = image.convert(straight) if straight else image
     if image.mode == "PA":

@@ -1,4 +1,4 @@
-"""Decode untrusted image files to RGB by the contract of `vitkit.images`."""
+"""Decodes untrusted image files to RGB as specified in `vitkit.images`."""
 
 import io
 import os
@@ -49,7 +49,7 @@ _LARGE_LOCK = threading.Lock()
 
 
 def _renew_lock() -> None:
-    """Replaces the lock in a forked process, where the thread that held it does not exist."""
+    """Replaces the lock in a forked process, because the thread that held the lock does not exist there."""
     global _LARGE_LOCK
     _LARGE_LOCK = threading.Lock()
 
@@ -60,7 +60,7 @@ if hasattr(os, "register_at_fork"):
 
 @contextmanager
 def _turn(header: Header) -> Iterator[None]:
-    """Wait until no other large image is decoded, if this one is large."""
+    """Waits until no other large image is being decoded, if this image is large."""
     if header.width * header.height <= _LARGE:
         yield
         return
@@ -69,7 +69,7 @@ def _turn(header: Header) -> Iterator[None]:
 
 
 def _open(header: Header) -> ImageFile.ImageFile:
-    """Opens the cleaned file and check that the decoder reads the size that was checked."""
+    """Opens the cleaned file and checks that the decoder reports the size that was validated."""
     if header.format == "TIFF":
         silence_libtiff()
     decoder = _DECODERS.get(header.format) or heif_decoder()
@@ -89,13 +89,13 @@ _TRUNCATION_MESSAGES: Final = ("truncated", "not large enough", "not enough imag
 
 
 def _is_truncation(error: Exception) -> bool:
-    """Returns whether an error of a decoder means missing rather than wrong data."""
+    """Returns whether a decoder error means that data is missing and not that data is invalid."""
     text = str(error).lower()
     return isinstance(error, EOFError | struct.error) or any(message in text for message in _TRUNCATION_MESSAGES)
 
 
 def _with_end_marker(header: Header) -> Header:
-    """Adds the missing end marker to a JPEG. Raises ImageError if pixels are missing, too.
+    """Adds the missing end marker to a JPEG file. Raises ImageError if pixels are also missing.
 
     Different bytes are appended and the results compared: a decoder with all pixels ignores them, otherwise they change
     the image. Large images are compared at an eighth of their size.
@@ -126,7 +126,7 @@ def _load(image: ImageFile.ImageFile, allow_truncated: bool) -> None:
 
 
 def _load_decoded_rows(image: ImageFile.ImageFile) -> bool:
-    """Uses the rows that were decoded before the end; return False if there are none."""
+    """Uses the rows that were decoded before the end of the data; returns False if there are none."""
     image.tile = []
     try:
         image.load()
@@ -136,7 +136,7 @@ def _load_decoded_rows(image: ImageFile.ImageFile) -> bool:
 
 
 def _key_to_alpha(image: Image.Image, header: Header) -> Image.Image | None:
-    """Returns the alpha channel of a transparent color or an alpha table (PNG tRNS, GIF transparent index)."""
+    """Returns the alpha channel for a transparent color or alpha table (PNG tRNS, GIF transparent index)."""
     key = header.transparency
     if not key:
         return None
@@ -157,7 +157,7 @@ def _key_to_alpha(image: Image.Image, header: Header) -> Image.Image | None:
 
 
 def _eight_bits(image: Image.Image, header: Header, data_range: float | None) -> Image.Image:
-    """Converts integers and floats with more than 8 bits to 8-bit grayscale."""
+    """Converts images with more than 8 bits per pixel value (integers or floats) to 8-bit grayscale."""
     if image.mode == "F":
         values = floats_to_bytes(np.asarray(image), clip=True, data_range=data_range)
     elif image.mode.startswith("I"):
@@ -174,7 +174,7 @@ def _eight_bits(image: Image.Image, header: Header, data_range: float | None) ->
 def _paste_on_canvas(
     image: Image.Image, alpha: Image.Image | None, header: Header
 ) -> tuple[Image.Image, Image.Image | None]:
-    """Pastes a frame on its larger canvas; the rest is transparent."""
+    """Pastes a frame on its larger canvas; the rest of the canvas is transparent."""
     if header.canvas_position is None:
         return image, alpha
     left, top, *size = header.canvas_position
@@ -187,7 +187,7 @@ def _paste_on_canvas(
 def _layers(
     header: Header, allow_truncated: bool, data_range: float | None
 ) -> tuple[Image.Image, Image.Image | None, Header]:
-    """Decodes the image and return its colors, alpha, and the header with metadata from the decoder.
+    """Decodes the image and returns its colors, alpha, and the header with metadata from the decoder.
 
     The decoded PIL file goes out of scope here to free its memory.
     """
@@ -217,7 +217,7 @@ def open_image(
     profile: Profile = "convert",
     data_range: float | None = None,
 ) -> Image.Image:
-    """Reads an image file by the contract of `vitkit.images`: upright, sRGB, 8 bits, mode RGB.
+    """Reads an image file as an upright 8-bit sRGB image in mode RGB, as specified in `vitkit.images`.
 
     source           path, bytes or open binary file
     limits           maximum size of the file and the image
@@ -241,7 +241,7 @@ def open_image(
 
 
 def _to_array(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
-    """Copies an RGB image to a writable array; some rows at a time, because `np.array` takes three copies."""
+    """Copies an RGB image to a writable array in chunks of rows, which needs less memory than `np.array`."""
     pixels = np.empty((image.height, image.width, 3), np.uint8)
     rows = max(1, (1 << 20) // image.width)
     for top in range(0, image.height, rows):
@@ -260,7 +260,7 @@ def open_pixels(
     data_range: float | None = None,
     min_size: Callable[[tuple[int, int]], tuple[int, int]] | None = None,
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Reads an image file as a writable array; arguments and errors of `open_image`.
+    """Reads an image file as a writable array; the arguments and errors are those of `open_image`.
 
     `min_size` maps the size (rows, columns) of an upright JPEG file to the minimum size of the result; the array may
     then be a half, a quarter or an eighth of the image size.

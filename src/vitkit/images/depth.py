@@ -1,4 +1,4 @@
-"""Conversion of samples of any bit depth to 8 bits.
+"""Converts pixel values of any bit depth to 8 bits.
 
 The rules for files and arrays:
 
@@ -27,7 +27,7 @@ _CHUNK: Final = 1 << 20
 
 
 def _in_chunks(convert: Callable[[np.ndarray], np.ndarray], values: np.ndarray) -> UInt8[np.ndarray, "*s"]:
-    """Converts some rows at a time, so that wide intermediate values exist only for a part of the image."""
+    """Converts an image in chunks of rows, to limit the memory for intermediate values."""
     done = np.empty(values.shape, np.uint8)
     rows = max(1, _CHUNK // max(1, values[:1].size))
     for start in range(0, values.shape[0], rows):
@@ -36,12 +36,12 @@ def _in_chunks(convert: Callable[[np.ndarray], np.ndarray], values: np.ndarray) 
 
 
 def integers_to_bytes(values: Integer[np.ndarray, "*s"], bits: int) -> UInt8[np.ndarray, "*s"]:
-    """Returns the most significant 8 of `bits` bits; negative values become 0, fewer than 8 bits are unchanged."""
+    """Returns the upper 8 of `bits` bits, or all if there are fewer; negative values become 0."""
     return _in_chunks(lambda chunk: np.clip(chunk >> max(bits - 8, 0), 0, 255), values)
 
 
 def wide_to_bytes(values: Integer[np.ndarray, "*s"], bits: int) -> UInt8[np.ndarray, "*s"]:
-    """Converts integers of a type with at most `bits` bits; the largest value determines whether 8, 16 or all are used.
+    """Converts integers with at most `bits` bits; the largest value determines the bit depth (8, 16 or all).
 
     Most files with 32 bits contain 8 or 16-bit values, because their writer had no narrower type.
     """
@@ -87,7 +87,7 @@ def floats_to_bytes(
 
 
 def _finite_range(values: Float[np.ndarray, "*s"]) -> tuple[float, float, bool]:
-    """Returns the lowest and the highest finite value, with others as 0, and whether all are finite."""
+    """Returns the lowest and highest finite values, and whether all are finite; other values count as 0."""
     low, high, is_finite = math.inf, -math.inf, True
     rows = max(1, _CHUNK // max(1, values[:1].size))
     for start in range(0, values.shape[0], rows):
@@ -101,14 +101,14 @@ def _finite_range(values: Float[np.ndarray, "*s"]) -> tuple[float, float, bool]:
 
 
 def _is_ambiguous(values: Float[np.ndarray, "*s"]) -> bool:
-    """Returns whether an array contains zeros and ones and nothing else, as a dark image of 8-bit values does."""
+    """Returns whether an array contains only zeros and ones, as a dark 8-bit image also could."""
     ones = np.count_nonzero(values == 1)
     return bool(0 < ones < values.size and ones + np.count_nonzero(values == 0) == values.size)
 
 
 @cache
 def _warn_of_range() -> None:
-    """Warns once per process of a float image whose range of values is ambiguous."""
+    """Warns once per process about a float image whose range of values is ambiguous."""
     warnings.warn(
         "a float image contains only the values 0 and 1; 1 is converted to white. If its values are from 0 to 255, "
         "pass data_range=255 or an image of type uint8",
@@ -117,7 +117,7 @@ def _warn_of_range() -> None:
 
 
 def array_to_bytes(values: np.ndarray, data_range: float | None = None) -> UInt8[np.ndarray, "*s"]:
-    """Converts a numeric array to 8 bits by the rules above; `data_range` is the value of white in floats.
+    """Converts a numeric array to 8 bits; `data_range` is the value of white in float images.
 
     uint16 has 16 bits. Other integer types have 8 bits if all values are at most 255, else 16. Raises ValueError for
     other types and ranges.
@@ -135,7 +135,7 @@ def array_to_bytes(values: np.ndarray, data_range: float | None = None) -> UInt8
         return wide_to_bytes(values, 16)
     if np.issubdtype(values.dtype, np.floating):
         return floats_to_bytes(values, clip=False, data_range=data_range)
-    raise ValueError(f"an image must have integers, floats or booleans, got {values.dtype}")
+    raise ValueError(f"an image must contain integers, floats or booleans, got {values.dtype}")
 
 
 def _booleans(values: Bool[np.ndarray, "*s"]) -> UInt8[np.ndarray, "*s"]:

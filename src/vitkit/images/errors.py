@@ -1,4 +1,4 @@
-"""`ImageError`, its codes, and `Limits` of image files."""
+"""`ImageError` with its codes, and `Limits` for image files."""
 
 from dataclasses import dataclass, fields
 from typing import Final, Literal
@@ -46,7 +46,7 @@ class ImageError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Limits that are checked before decoding; the default accepts the files of cameras with 100 megapixels.
+    """Limits that are checked before decoding; the defaults accept files of 100-megapixel cameras.
 
     max_bytes   file size in bytes
     max_pixels  width x height; decoding needs at most 17 bytes per pixel

@@ -1,4 +1,4 @@
-"""Read the bytes of an image file, up to the byte limit."""
+"""Reads the bytes of an image file, up to the byte limit."""
 
 import os
 import re
@@ -43,7 +43,7 @@ def _read_file(path: str | os.PathLike[str], limits: Limits) -> bytes:
 
 
 def _read_stream(file: BinaryIO | FileIO, limits: Limits, size: int | None = None) -> bytes:
-    """Reads a file from its start; stop after one kilobyte if it is not an image.
+    """Reads a file from the start, and stops after one kilobyte if the file is not an image.
 
     `size` is the size of a regular file. The result is at most one chunk larger than the limit.
     """
@@ -72,7 +72,7 @@ def _read_stream(file: BinaryIO | FileIO, limits: Limits, size: int | None = Non
 
 
 def read_source(source: Source, limits: Limits) -> bytes:
-    """Returns the bytes of a path, of bytes, or of an open binary file. Raises ImageError, or TypeError for others."""
+    """Returns the bytes of an image from a path, bytes or an open binary file. Raises ImageError or TypeError."""
     if isinstance(source, bytes):
         return source
     if isinstance(source, bytearray | memoryview):

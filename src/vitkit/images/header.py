@@ -1,4 +1,4 @@
-"""Header of an image file before decoding, and its EXIF orientation."""
+"""The header of an image file, read before decoding, and its EXIF orientation."""
 
 import struct
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ CanvasPosition = tuple[int, int, int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
-    """Header of an image file, and the cleaned file for the decoder.
+    """The header of an image file, and the cleaned file for the decoder.
 
     `clean` is a file that contains only the pixels of the first frame. Metadata, other frames and trailing bytes are
     removed, so decompression bombs in text chunks, broken EXIF data and manipulated animations never reach the decoder,
@@ -66,7 +66,7 @@ _OPERATIONS: Final = {
 
 
 def read_orientation(exif: bytes) -> int:
-    """Returns the orientation (1 to 8) of a block of EXIF data; 1 if it is missing, broken or out of range.
+    """Returns the orientation (1 to 8) in a block of EXIF data, or 1 if it is missing or invalid.
 
     Only this tag of the first directory is read, so hostile EXIF data has no cost.
     """
@@ -89,6 +89,6 @@ def read_orientation(exif: bytes) -> int:
 
 
 def apply_orientation(image: Image.Image, orientation: int) -> Image.Image:
-    """Rotates and flip an image according to its EXIF orientation."""
+    """Rotates and flips an image according to its EXIF orientation."""
     operation = _OPERATIONS.get(orientation)
     return image if operation is None else image.transpose(operation)

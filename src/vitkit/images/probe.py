@@ -1,4 +1,4 @@
-"""Detect the format of an image file and check its structure before decoding."""
+"""Detects the format of an image file and checks its structure before decoding."""
 
 from types import ModuleType
 from typing import Final
@@ -40,7 +40,7 @@ _TGA_TYPES: Final = frozenset({1, 2, 3, 9, 10, 11})
 
 
 def _is_tga(data: bytes) -> bool:
-    """Returns whether the first bytes are those of a TGA file, which has no signature: every field must be possible."""
+    """Returns whether the first bytes could be a TGA header, which has no signature, by checking every field."""
     if len(data) < 18 or data[1] > 1 or data[2] not in _TGA_TYPES or data[16] not in (8, 15, 16, 24, 32):
         return False
     has_map = data[1] == 1
@@ -50,7 +50,7 @@ def _is_tga(data: bytes) -> bool:
 
 
 def _unsupported_name(data: bytes) -> str | None:
-    """Returns the name of an unsupported format of these first bytes, or None."""
+    """Returns the name of the unsupported format that these first bytes indicate, or None."""
     # Before the other formats, because an uncompressed TGA file begins like a cursor.
     if _is_tga(data):
         return "TGA"
@@ -70,7 +70,7 @@ def _unknown(data: bytes) -> ImageError:
 
 
 def sniff(data: bytes) -> str | None:
-    """Returns the name of the format of these first bytes (1 KB is enough), also of unsupported ones; else None."""
+    """Returns the name of the format of these first bytes, supported or not, or None (1 KB is enough)."""
     for module in _FORMATS:
         if module.sniff(data):
             return module.__name__.rpartition(".")[2].upper()

@@ -80,11 +80,11 @@ class Classifier(nn.Module):
     def embed(
         self, images: ImageInput | Iterable[ImageInput], **options: Unpack[Options]
     ) -> Iterator[tuple[ImageInput, np.ndarray]]:
-        """Yields each image with its representation (d,), float32; arguments and errors as for `classify`."""
+        """Yields each image with its representation (d,) in float32; takes the arguments of `classify`."""
         return _outputs(self.predictor(**options).embeddings(_images(images)))
 
     def predictor(self, **options: Unpack[Options]) -> Predictor:
-        """Returns a `Predictor` with these options; the previous one if options and weights have not changed."""
+        """Returns a `Predictor` with these options, cached until the options or the weights change."""
         key = _key(self, options)
         last = _LAST.get(self)
         if last is None or key is None or last[0] != key:
@@ -120,7 +120,7 @@ def load(source: str | os.PathLike[str], **options: Any) -> Classifier:
 
 
 def _key(classifier: Classifier, options: Options) -> Key | None:
-    """Returns what a predictor depends on; None if changes of weights cannot be detected."""
+    """Returns a key of all that a predictor depends on, or None if weight changes cannot be detected."""
     tensors = [*classifier.model.parameters(), *classifier.model.buffers()]
     if any(tensor.is_inference() for tensor in tensors) or options.get("calibration"):
         return None
@@ -129,7 +129,7 @@ def _key(classifier: Classifier, options: Options) -> Key | None:
 
 
 def _images(images: ImageInput | Iterable[ImageInput]) -> Iterable[ImageInput]:
-    """Yields the images of one image or several, with folders and globs expanded."""
+    """Yields the images in the input, a single image or several, with folders and globs expanded."""
     many: Iterable[ImageInput] = images if isinstance(images, list | tuple | Iterator) else [images]
     for image in many:
         if isinstance(image, str | Path):

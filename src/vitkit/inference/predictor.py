@@ -59,7 +59,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of one image: a float32 row of the model's output, or the error."""
+    """The result for one image: a float32 row of the model's output, or the error."""
 
     source: ImageInput
     output: np.ndarray | None = None
@@ -132,7 +132,7 @@ class Predictor:
 
     @property
     def model(self) -> Backbone:
-        """The model that runs; takes normalized images of `dtype` on `device`.
+        """The model in use, which takes normalized images of `dtype` on `device`.
 
         Prepared on first use. Raises ValueError if this model cannot run in the precision.
         """
@@ -140,22 +140,22 @@ class Predictor:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of the images that `model` takes."""
+        """The dtype of the images that `model` accepts."""
         network = self._accelerate().model
         return torch.float32 if isinstance(network, engine.FastModel) else next(network.parameters()).dtype
 
     @property
     def precision(self) -> str:
-        """The precision in use, one of `PRECISIONS`."""
+        """The precision in use, which is one of `PRECISIONS`."""
         return self._accelerate().precision
 
     @property
     def summary(self) -> str:
-        """One line with the precision in use, the reason and the difference from float32."""
+        """A one-line summary of the precision in use, the reason and the difference from float32."""
         return self._accelerate().summary
 
     def _accelerate(self, first: Tensor | None = None) -> engine.Accelerated:
-        """Prepares the model on first use; int8 layers are calibrated on `first` without `calibration`."""
+        """Prepares the model on first use; calibrates int8 layers on `first` if there is no `calibration`."""
         if self._accelerated is None:
             network = to_device(self._model, self.device)
             dtype = next(network.parameters()).dtype
@@ -172,18 +172,18 @@ class Predictor:
         return self._accelerated
 
     def _calibration_images(self, first: Tensor | None) -> Tensor:
-        """Returns normalized images for calibration: `calibration`, else `first`, else the probe images."""
+        """Returns normalized images for calibration: `calibration`, `first` or the probe images."""
         images = [self._read(image) for image in islice(self._calibration, CALIBRATION)]
         if images:
             return self._stack(images).to(self.device)
         return probe(self._model, count=8).to(self.device) if first is None else first.to(self.device)
 
     def logits(self, images: Iterable[ImageInput]) -> Iterator[Outcome]:
-        """Yields the logits of each image, (classes,)."""
+        """Yields the logits of each image, of shape (classes,)."""
         return self._with_progress(images, lambda model, batch: model(batch))
 
     def embeddings(self, images: Iterable[ImageInput]) -> Iterator[Outcome]:
-        """Yields the representation of each image that the head reads, (d,)."""
+        """Yields the representation of each image that the head reads, of shape (d,)."""
         return self._with_progress(images, lambda model, batch: model.represent(model.features(batch)))
 
     def _with_progress(self, images: Iterable[ImageInput], network: Network) -> Iterator[Outcome]:
@@ -262,7 +262,7 @@ def _outcome(source: ImageInput, row: np.ndarray) -> Outcome:
 
 
 def top_predictions(logits: np.ndarray, labels: Sequence[str], top: int) -> list[Prediction]:
-    """Returns the `top` classes by softmax score, best first; all classes if there are fewer."""
+    """Returns the `top` classes (or all, if there are fewer) by softmax score, best first."""
     if logits.ndim != 1:
         raise ValueError(
             f"the logits of an image have shape {logits.shape}; expected (classes,): this model does not classify"
@@ -274,7 +274,7 @@ def top_predictions(logits: np.ndarray, labels: Sequence[str], top: int) -> list
 
 
 def find_device(name: str) -> torch.device:
-    """Returns a torch device by name; auto is a GPU if available. ValueError if there is no such device."""
+    """Returns a torch device by name; auto prefers a GPU. Raises ValueError if there is no such device."""
     available = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
     available += ["mps"] if torch.backends.mps.is_available() else []
     if name == "auto":
@@ -287,12 +287,12 @@ def find_device(name: str) -> torch.device:
 
 
 def to_device(model: Backbone, device: torch.device) -> Backbone:
-    """Returns the model if it is on the device, else a copy there."""
+    """Returns the model if it is on the device, or a copy on the device."""
     return model if next(model.parameters()).device == device else copy.deepcopy(model).to(device)
 
 
 def keep_operations(model: Backbone, precision: str) -> engine.Accelerated:
-    """Returns a model in the requested precision without the engine.
+    """Returns a model that runs in the requested precision without the engine.
 
     For models that the engine does not support: exported, or not in float32. Raises ValueError for int8, which needs
     the engine.

@@ -44,7 +44,7 @@ def read_ahead(
 def run_in_workers(
     source: Iterable[ImageInput], read: Read, run: Callable[[Sequence[Pair]], Sequence[T]], batch: int, workers: int
 ) -> Iterator[T]:
-    """Yields the results of `run` on each batch, called in worker threads.
+    """Yields the results of `run` on each batch; `run` is called in worker threads.
 
     Each worker reads and runs its own batches on one core. This is faster on a CPU than one model on all threads, which
     wait in every layer for the slowest. At most two batches per worker are in progress; the last images are distributed
@@ -72,7 +72,7 @@ def run_in_workers(
 
 
 def num_workers() -> int:
-    """Returns the number of workers for `run_in_workers`; 1 if torch cannot be limited."""
+    """Returns the number of workers for `run_in_workers`, or 1 if torch's threads cannot be limited."""
     threads = torch.get_num_threads()
     return threads if threads > 1 and _can_use_one_thread() else 1
 

@@ -1,4 +1,4 @@
-"""Weights files: one module per file type, with `open_file(path) -> Tensors`.
+"""Readers of weights files: one module per file type, each with `open_file(path) -> Tensors`.
 
 `open_file` reads headers only. Headers are validated, also against the file size, before memory is allocated for
 values. No code is executed.
@@ -33,20 +33,20 @@ NOT_WEIGHTS: tuple[tuple[bytes, str], ...] = (
         "it is an HTML page, not weights; download the file itself (on the Hub: /resolve/, not /blob/)",
     ),
     (b"<html", "it is an HTML page, not weights; download the file itself (on the Hub: /resolve/, not /blob/)"),
-    (b"<?xml", "it is an XML page, perhaps an error of the server, not weights; download the file again"),
+    (b"<?xml", "it is an XML page (perhaps a server error), not weights; download the file again"),
     (b"\x1f\x8b", "it is compressed with gzip; unpack it first (gunzip)"),
     (b"7z\xbc\xaf", "it is a 7z archive; unpack it first"),
     (b"Rar!", "it is a RAR archive; unpack it first"),
     (
         b"\x89HDF\r\n",
-        "it is an HDF5 file of Keras, which vitkit does not support; save the weights as .npz or .safetensors",
+        "it is a Keras HDF5 file, which vitkit does not support; save the weights as .npz or .safetensors",
     ),
 )
-TAR = "it is a tar archive, of torch 0.1 or of packed files; unpack it and pass the weights file in it"
+TAR = "it is a tar archive; unpack it and pass the weights file that it contains"
 
 
 def open_weights(path: Path, *, inside_modules: bool = False) -> Tensors:
-    """Opens a weights file by its suffix; CheckpointError with the file name if it is invalid.
+    """Opens a weights file by its suffix. Raises CheckpointError with the file name if the file is invalid.
 
     With `inside_modules`, pickled modules are read as dicts of their parameters and buffers.
     """
@@ -73,7 +73,7 @@ def check_regular(path: Path) -> None:
 
 
 def _check_start(path: Path) -> None:
-    """Raises CheckpointError if the first bytes are those of a common mistake."""
+    """Raises CheckpointError if the first bytes show that the file is not a weights file."""
     with path.open("rb") as file:
         start = file.read(512)
     if not start:

@@ -25,14 +25,14 @@ Buffer = bytes | memoryview
 
 @dataclass(frozen=True, slots=True)
 class Global:
-    """The name of a class or function, `module.name`."""
+    """The name of a class or function in a pickle, `module.name`."""
 
     name: str
 
 
 @dataclass(slots=True, eq=False)
 class Object:
-    """A dict, or an instance of any class: the arguments, state and items that the pickle stores for it."""
+    """A dict or an instance of any class, with the arguments, state and items stored in the pickle."""
 
     name: str
     arguments: Any = ()
@@ -61,7 +61,7 @@ def parse_pickle(data: Buffer, position: int, rebuild: Rebuild, persistent: Pers
 
 
 class _Parser:
-    """The stack machine of pickle, with inert values."""
+    """The stack machine that parses a pickle without creating objects of its classes."""
 
     def __init__(self, data: memoryview, position: int, rebuild: Rebuild, persistent: Persistent):
         self.data, self.position = data, position
@@ -71,7 +71,7 @@ class _Parser:
         self.memo: dict[int, Any] = {}
 
     def parse(self) -> Any:
-        """Runs operations up to STOP; returns the value on the stack."""
+        """Runs all operations up to STOP and returns the value on the stack."""
         for _ in range(MAX_OPERATIONS):
             code = self.data[self.position]
             self.position += 1
@@ -91,7 +91,7 @@ class _Parser:
         return taken
 
     def number(self, layout: str) -> Any:
-        """Returns a number of this `struct` layout."""
+        """Reads a number in the given `struct` format."""
         return struct.unpack(layout, self.take(struct.calcsize(layout)))[0]
 
     def line(self) -> str:
@@ -108,24 +108,24 @@ class _Parser:
         self.stack.append(value)
 
     def text(self, layout: str) -> None:
-        """Pushes a UTF-8 string after its length."""
+        """Reads the length of a UTF-8 string and pushes the string."""
         self.push(str(self.take(self.number(layout)), "utf-8", "backslashreplace"))
 
     def raw(self, layout: str) -> None:
-        """Pushes bytes after their length."""
+        """Reads the length of a bytes object and pushes the bytes."""
         self.push(bytes(self.take(self.number(layout))))
 
     def old_string(self, layout: str) -> None:
-        """Pushes a byte string of Python 2 after its length."""
+        """Reads the length of a Python 2 byte string and pushes the string."""
         self.push(str(self.take(self.number(layout)), "latin1"))
 
     def mark(self) -> None:
-        """Starts a new stack; the present one continues after the next `marked`."""
+        """Pushes a mark; `marked` later returns the values above the mark."""
         self.marks.append(self.stack)
         self.stack = []
 
     def marked(self) -> list[Any]:
-        """Returns the values since the last mark, and removes the mark."""
+        """Removes the last mark and returns the values above it."""
         items, self.stack = self.stack, self.marks.pop()
         return items
 
@@ -137,7 +137,7 @@ class _Parser:
         self.stack[-count:] = [items]
 
     def dict_of_marked(self) -> None:
-        """Pushes a dict of keys and values since the mark."""
+        """Pushes a dict of the keys and values above the mark."""
         items = self.marked()
         self.push(Object("dict", pairs=list(zip(items[::2], items[1::2], strict=True))))
 
@@ -173,19 +173,19 @@ class _Parser:
         self.memo[index] = self.stack[-1]
 
     def named(self) -> None:
-        """Pushes the global of a module and a name on the stack."""
+        """Pushes the global whose module and name are on the stack."""
         name, module = self.stack.pop(), self.stack.pop()
         if not isinstance(name, str) or not isinstance(module, str):
             raise ValueError
         self.push(Global(f"{module}.{name}"))
 
     def global_of_lines(self) -> None:
-        """Pushes the global of a module and a name in lines of text."""
+        """Pushes the global whose module and name are the next two lines of text."""
         module = self.line()
         self.push(Global(f"{module}.{self.line()}"))
 
     def call(self, function: Any, arguments: Any) -> None:
-        """Pushes the value of a call, without calling anything."""
+        """Pushes the value that represents a call, without calling anything."""
         name = function.name if isinstance(function, Global) else "an object"
         if ATTACKS.fullmatch(name):
             raise CheckpointError(
@@ -196,22 +196,22 @@ class _Parser:
         self.push(Object(name, values) if made is None else made)
 
     def reduce(self) -> None:
-        """Calls the function on the stack with the tuple above it."""
+        """Records a call of the function on the stack with the tuple above it."""
         arguments, function = self.stack.pop(), self.stack.pop()
         self.call(function, arguments)
 
     def reduce_with_keywords(self) -> None:
-        """Calls as `reduce` does; keyword arguments are dropped."""
+        """Records a call like `reduce` and drops the keyword arguments."""
         self.stack.pop()
         self.reduce()
 
     def instance_of_marked(self) -> None:
-        """Calls the first value since the mark with the others."""
+        """Records a call of the first value above the mark with the other values."""
         function, *arguments = self.marked()
         self.call(function, tuple(arguments))
 
     def instance_of_lines(self) -> None:
-        """Calls the global in lines of text with the values since the mark."""
+        """Records a call of the global in the next two lines of text with the values above the mark."""
         module = self.line()
         self.call(Global(f"{module}.{self.line()}"), tuple(self.marked()))
 
@@ -222,19 +222,19 @@ class _Parser:
             self.stack[-1].state = state
 
     def persistent_of_stack(self) -> None:
-        """Replaces a persistent id with its value."""
+        """Replaces the persistent id on the stack with its value."""
         self.push(self.persistent(self.stack.pop()))
 
     def persistent_of_line(self) -> None:
-        """Pushes the value of a persistent id in a line of text."""
+        """Pushes the value of the persistent id in the next line of text."""
         self.push(self.persistent(self.line()))
 
     def long(self, layout: str) -> None:
-        """Pushes a signed integer after its length."""
+        """Reads the length of a signed integer and pushes the integer."""
         self.push(int.from_bytes(self.take(self.number(layout)), "little", signed=True))
 
     def integer_of_line(self) -> None:
-        """Pushes an integer or a boolean in a line of text."""
+        """Pushes the integer or boolean in the next line of text."""
         line = self.line().removesuffix("L")
         if len(line) > MAX_DIGITS:
             raise ValueError

@@ -1,4 +1,4 @@
-"""Tensors of a pickle: which storage they view, with which shape and strides."""
+"""Tensors in a pickle: the storage that each tensor views, and its shape and strides."""
 
 import math
 from collections.abc import Callable
@@ -45,7 +45,7 @@ OTHER_KINDS = {
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """A storage of the file: `numel` values of a dtype, from `start` values on."""
+    """A storage in the file: `numel` values of one dtype, starting at value number `start`."""
 
     key: str
     dtype: torch.dtype
@@ -55,7 +55,7 @@ class Storage:
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """A tensor of the file; `problem` says why its values cannot be read, "" if they can."""
+    """A tensor in the file; `problem` says why its values cannot be read, or is "" if they can be read."""
 
     storage: Storage | None
     dtype: torch.dtype
@@ -70,7 +70,7 @@ class StoredTensor:
         return Info(self.shape, self.dtype, self.problem)
 
     def read(self, values: Callable[[Storage], Tensor]) -> Tensor:
-        """Returns the tensor as a view of its storage; `values` returns a storage as bytes."""
+        """Returns the tensor as a view of its storage; the function `values` returns the bytes of a storage."""
         if self.storage is None or self.problem:
             raise CheckpointError(f"a tensor is {self.problem}")
         flat = values(self.storage).view(self.dtype)
@@ -78,7 +78,7 @@ class StoredTensor:
 
 
 def storage_of(identity: Any) -> Storage:
-    """Returns the storage of torch's persistent id: ("storage", class, key, device, size[, view])."""
+    """Returns the storage for a persistent id of torch: ("storage", class, key, device, size[, view])."""
     if not isinstance(identity, tuple) or len(identity) not in (5, 6) or identity[0] != "storage":
         raise CheckpointError("its pickle refers to data that torch.save does not write")
     kind, key, _, numel = identity[1:5]
@@ -92,7 +92,7 @@ def storage_of(identity: Any) -> Storage:
 
 
 def rebuild(name: str, arguments: tuple[Any, ...]) -> Any:
-    """Returns the value of a call in a pickle: a tensor, a shape or None for anything else."""
+    """Returns the value of a call in a pickle: a tensor, a shape, or None for any other call."""
     if name == "torch.Size" and len(arguments) == 1:
         return tuple(arguments[0]) if isinstance(arguments[0], tuple | list) else None
     if name == "torch._tensor._rebuild_from_type_v2" and len(arguments) == 4:
@@ -129,7 +129,7 @@ def _dense(kind: str, arguments: tuple[Any, ...]) -> StoredTensor:
 def _problem(
     storage: Storage, dtype: torch.dtype, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]
 ) -> str:
-    """Returns why a tensor does not fit its storage; "" if it does."""
+    """Returns the reason why a tensor does not fit its storage, or "" if it fits."""
     if len(shape) > MAX_AXES:
         return f"of {len(shape)} axes"
     stored = storage.numel * storage.dtype.itemsize

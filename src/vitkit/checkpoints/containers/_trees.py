@@ -1,4 +1,4 @@
-"""Nested dicts and lists of a pickle as tensors with dotted names."""
+"""Flattens the nested dicts and lists of a pickle to tensors with dotted names."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -32,7 +32,7 @@ def is_module(value: Any) -> bool:
 
 
 def flatten(value: Any, *, inside_modules: bool) -> Tree:
-    """Returns the tensors in nested dicts and lists, with keys joined by dots; other values are ignored.
+    """Returns the tensors in nested dicts and lists, with keys joined with dots; ignores other values.
 
     With `inside_modules`, pickled modules are dicts of their parameters, buffers and submodules.
     """

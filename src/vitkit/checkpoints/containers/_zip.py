@@ -1,4 +1,4 @@
-"""Limits of zip archives, checked before `zipfile` creates an object per member."""
+"""Limits for zip archives, checked before `zipfile` creates an object for each member."""
 
 import os
 import struct
@@ -14,7 +14,7 @@ END_RECORD, ZIP64_LOCATOR, MAX_COMMENT = 22, 20, 65_535
 
 
 def check_directory(path: Path, kind: str) -> None:
-    """Raises CheckpointError if the directory of the archive is missing or too large; `kind` is for the message."""
+    """Raises CheckpointError if the zip directory is missing or too large; the message names the file `kind`."""
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - END_RECORD - MAX_COMMENT - ZIP64_LOCATOR))

@@ -1,4 +1,4 @@
-"""Parameters of Flax in MessagePack (`flax_model.msgpack` of transformers), as PyTorch's names and layouts.
+"""Reads Flax parameters from MessagePack files (transformers' `flax_model.msgpack`) in PyTorch's layout.
 
 Only maps, strings, integers and arrays are read. Kernels become weights: (in, out) is transposed, and the axes of
 (height, width, in, out) are permuted.
@@ -58,13 +58,13 @@ SCALARS = {
 
 
 class _Reader:
-    """Reads values from the bytes of a file; arrays are returned as spans of it."""
+    """Reads values from the bytes of a file; arrays are returned as spans of the file."""
 
     def __init__(self, data: Any, position: int, end: int):
         self.data, self.position, self.end, self.count = data, position, end, 0
 
     def span(self, length: int) -> slice:
-        """Returns where the next bytes are, and moves past them."""
+        """Returns the position of the next bytes and moves past them."""
         start = self.position
         if length > self.end - start:
             raise CheckpointError("the file is cut off or damaged; download or copy it again")
@@ -76,7 +76,7 @@ class _Reader:
         return int.from_bytes(self.data[self.span(length)], "big")
 
     def value(self, depth: int = 0) -> Any:
-        """Returns the next value: a map as pairs, a list as a tuple, bytes as their span."""
+        """Returns the next value: a map as pairs, a list as a tuple, and bytes as their span in the file."""
         self.count += 1
         if self.count > MAX_VALUES or depth > MAX_DEPTH:
             raise CheckpointError("it has too many or too deeply nested values for a file of parameters")
@@ -128,7 +128,7 @@ class _Reader:
 
 
 class _Array:
-    """Shape, dtype and bytes of an array."""
+    """The shape, dtype and bytes of an array."""
 
     def __init__(self, shape: Any, dtype: Any, span: Any):
         sides = shape if isinstance(shape, tuple) else ()
@@ -138,15 +138,15 @@ class _Array:
             raise CheckpointError("an array in it has an invalid shape")
         self.shape, self.dtype, self.start = sides, DTYPES[dtype], span.start
         if math.prod(sides) * self.dtype.itemsize != span.stop - span.start:
-            raise CheckpointError("an array in it has another number of bytes than its shape; copy the file again")
+            raise CheckpointError("the shape of an array in it does not match its bytes; copy the file again")
 
 
 def open_file(path: Path) -> Tensors:
-    """Opens a file of nested maps of arrays; names are joined by dots."""
+    """Opens a file with nested maps of arrays; nested names are joined with dots."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         arrays = dict(_flatten(_Reader(data, 0, len(data)).value(), ""))
     if not arrays:
-        raise CheckpointError("it contains no arrays; pass the file of the model's parameters")
+        raise CheckpointError("it contains no arrays; pass the file with the model's parameters")
     order = {name: _axes(name, len(array.shape)) for name, array in arrays.items()}
     infos: dict[str, Info] = {}
     names: dict[str, str] = {}
@@ -167,7 +167,7 @@ def open_file(path: Path) -> Tensors:
 
 
 def _axes(name: str, axes: int) -> tuple[int, ...]:
-    """Returns the order of axes in PyTorch: (out, in) and (out, in, height, width) for kernels."""
+    """Returns the axis permutation to PyTorch: kernels become (out, in) or (out, in, height, width)."""
     if name.rpartition(".")[2] == "kernel":
         return {2: (1, 0), 4: (3, 2, 0, 1)}.get(axes, tuple(range(axes)))
     return tuple(range(axes))

@@ -1,4 +1,4 @@
-"""NumPy archives; headers are validated before an array is allocated."""
+"""Reads and writes NumPy archives; array headers are validated before memory is allocated."""
 
 import math
 import tokenize
@@ -44,7 +44,7 @@ Header = tuple[tuple[int, ...], bool, np.dtype]
 
 
 def open_file(path: Path) -> Tensors:
-    """Opens an archive; arrays are named without `.npy`."""
+    """Opens an archive; tensor names do not include the suffix `.npy`."""
     members = _members(path)
     infos: dict[str, Info] = {}
     try:
@@ -94,7 +94,7 @@ def _members(path: Path) -> dict[str, zipfile.ZipInfo]:
 
 
 def _header(file: IO[bytes], name: str, size: int) -> Header:
-    """Returns shape, Fortran order and dtype of a member; they must match its `size` in bytes."""
+    """Returns the shape, Fortran order and dtype of a member after checking them against its `size`."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
@@ -144,7 +144,7 @@ def _read(path: Path, member: zipfile.ZipInfo, name: str) -> Tensor:
 
 
 def _fill(file: IO[bytes], buffer: bytearray) -> int:
-    """Reads into the buffer in chunks, without a copy; returns the number of bytes read."""
+    """Reads into the buffer in chunks, without a copy, and returns the number of bytes read."""
     view, filled = memoryview(buffer), 0
     while chunk := file.read(min(CHUNK, len(buffer) - filled)) if filled < len(buffer) else b"":
         view[filled : filled + len(chunk)] = chunk

@@ -1,4 +1,4 @@
-"""safetensors files; the header is validated here, the library memory-maps the values."""
+"""Reads and writes safetensors files; vitkit validates the header, and safetensors maps the values."""
 
 import math
 from collections.abc import Mapping
@@ -68,7 +68,7 @@ def write_weights(tensors: Mapping[str, Tensor], folder: Path) -> None:
 
 
 def read_header(path: Path) -> dict[str, Info]:
-    """Returns the header entries; every byte of the data must belong to exactly one tensor."""
+    """Returns the header entries after checking that every byte of data belongs to exactly one tensor."""
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(8)

@@ -1,4 +1,4 @@
-"""Weights in several files with an index of tensor names (Hugging Face `*.index.json`)."""
+"""Reads weights in several files with an index of tensor names (Hugging Face `*.index.json`)."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ MAX_SHARDS = 1000
 
 
 def open_file(path: Path) -> Tensors:
-    """Opens all shards. Raises CheckpointError if the index does not match them or leaves its folder."""
+    """Opens all shards. Raises CheckpointError if the index is wrong or refers to files outside its folder."""
     weight_map = read_json(path).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
         raise CheckpointError("the index has no weight_map of tensor names to file names")

@@ -1,4 +1,4 @@
-"""Checkpoint formats: one module per library and model family, found by file name.
+"""Checkpoint formats: one module per library and model family, each imported by its file name.
 
 Each module has a `FORMAT`: a two-way table of tensor names plus the values that tensors do not store: activation,
 LayerNorm epsilon and preprocessing. To support another family of a library, add a file with the same `targets`; no
@@ -41,7 +41,7 @@ class RawCheckpoint:
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """Model config, processor, labels (None: not stored) and notes read from a checkpoint."""
+    """The model config, processor, labels (None if not stored) and notes read from a checkpoint."""
 
     config: Any
     processor: Processor
@@ -98,7 +98,7 @@ def list_formats() -> list[str]:
 
 
 def formats_for(target: str) -> list[Format]:
-    """Returns the formats that `target` selects, the one with that name first.
+    """Returns the formats that `target` selects, starting with the format of the same name.
 
     Raises ValueError for an unknown target.
     """

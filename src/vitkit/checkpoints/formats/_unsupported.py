@@ -1,4 +1,4 @@
-"""Config fields that a format cannot store, as error messages."""
+"""Error messages for config fields that a format cannot store."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import fields
@@ -29,7 +29,7 @@ def unsupported_field(config: Any, title: str, *, fixed: Mapping[str, Any], free
 
 
 def implied_mismatch(config: Any, title: str, implied: Mapping[str, Any]) -> str | None:
-    """Returns an error message if the config differs from values that the format implies."""
+    """Returns an error message if the config differs from the values that the format implies."""
     other = {name: getattr(config, name) for name, value in implied.items() if getattr(config, name) != value}
     if not other:
         return None

@@ -1,4 +1,4 @@
-"""State dicts of torchvision's `VisionTransformer`, with old or new names."""
+"""State dicts of torchvision's `VisionTransformer`, with old or new tensor names."""
 
 from pathlib import Path
 
@@ -33,7 +33,7 @@ TABLE = Table(tuple(Rule(ours, (theirs,)) for ours, theirs in PAIRS.items()))
 
 
 def describe(raw: RawCheckpoint) -> Description:
-    """Infers the config from shapes; num_heads comes from the table of known widths."""
+    """Infers the config from tensor shapes; num_heads comes from a table of known widths."""
     notes: list[str] = []
     config = infer_vit(
         TABLE.shapes(raw.tensors),
@@ -52,7 +52,7 @@ def describe(raw: RawCheckpoint) -> Description:
 
 
 def unsupported_reason(config: Config) -> str | None:
-    """Requires the ViT paper's model with square RGB images, exact GELU and epsilon 1e-6."""
+    """Requires the ViT paper's model with square RGB images, exact GELU and an epsilon of 1e-6."""
     if config.position_tokens == "patches":
         return f"{TITLE} has a position for the class token, but this model has none; use to='vitkit'"
     if config.patch_size[0] != config.patch_size[1] or config.image_size[0] != config.image_size[1]:

@@ -1,4 +1,4 @@
-"""vitkit's own folders: they store every config field of every model family."""
+"""vitkit's own checkpoint folders, which store every config field of every model family."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ TABLE = Table((Rule("{name}", ("{name}",)),))
 
 
 def describe(raw: RawCheckpoint) -> Description:
-    """Reads config.json; sizes larger than any tensor are rejected before the model is built."""
+    """Reads config.json and rejects sizes larger than any tensor before the model is built."""
     file_config = raw.config or {}
     if file_config["vitkit"] != VERSION:
         raise CheckpointError(
@@ -45,7 +45,7 @@ def describe(raw: RawCheckpoint) -> Description:
 
 
 def accepts(config: Json | None) -> bool:
-    """Returns whether config.json is in vitkit's layout."""
+    """Returns whether config.json was written by vitkit."""
     return config is not None and "vitkit" in config and isinstance(config.get("model"), dict)
 
 

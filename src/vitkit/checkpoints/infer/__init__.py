@@ -1,1 +1,1 @@
-"""Infers a model config from tensor shapes; one module per group of model families."""
+"""Infers model configs from tensor shapes; there is one module per group of model families."""

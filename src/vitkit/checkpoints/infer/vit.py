@@ -35,7 +35,7 @@ def infer_vit(
     image_size: tuple[int, int] | None,
     notes: list[str],
 ) -> Config:
-    """Infers the config of tensors with these vitkit names and shapes.
+    """Infers the config of a model from the vitkit names and shapes of its tensors.
 
     `defaults` (of the format), `file_config` (of the file) and `overrides` (of the caller) map fields of `Config` to
     values. `image_size` is tried if none of them sets it. Guessed values are added to `notes`. Raises CheckpointError
@@ -64,14 +64,14 @@ def infer_vit(
 
 
 def parse_overrides(cls: type, overrides: Fields) -> dict[str, Any]:
-    """Converts overrides to the types of config fields; strings are parsed, sizes may be ints."""
+    """Converts overrides to the types of config fields; parses strings, and accepts integers for sizes."""
     plain = {name: configs.parse(value) if isinstance(value, str) else value for name, value in overrides.items()}
     sides = {name: (value, value) for name, value in plain.items() if name.endswith("_size") and isinstance(value, int)}
     return _typed(cls, plain | sides, overrides, "config")
 
 
 def _typed(cls: type, values: Fields, texts: Fields, where: str) -> dict[str, Any]:
-    """Converts values to the types of config fields; `texts` are their original strings."""
+    """Converts values to the types of config fields; `texts` contains the original strings."""
     hints = get_type_hints(cls)
     result: dict[str, Any] = {}
     for name, value in values.items():
@@ -173,16 +173,16 @@ def _positions(
         size = fields["image_size"]
         raise CheckpointError(
             f"image_size {size[0]}x{size[1]} has {size[0] // patch[0]}x{size[1] // patch[1]} patches, "
-            f"but the position table has {rows} rows"
+            f"but the position embedding has {rows} rows"
         )
     for tokens in order:
         side = math.isqrt(max(rows - specials[tokens], 0))
         if side and side * side == rows - specials[tokens]:
             size = (side * patch[0], side * patch[1])
             if tokens == "patches" and fields["class_token"] and len(order) > 1:
-                notes.append("no positions for special tokens: the position table is a square grid without them")
+                notes.append("no positions for special tokens: the position embedding is a square grid without them")
             return {"image_size": size, "position": "learned", "position_tokens": tokens}
     raise CheckpointError(
-        f"a position table of {rows} rows is not a square grid: "
+        f"a position embedding with {rows} rows is not a square grid: "
         "set image_size=(height, width) in pixels (--set image_size='[height, width]')"
     )

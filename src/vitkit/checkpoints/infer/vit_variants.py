@@ -27,7 +27,7 @@ def infer_variant(
     extra: Fields,
     notes: list[str],
 ) -> Config:
-    """Infers a config of type `cls` for tensors with these vitkit names and shapes.
+    """Infers a config of type `cls` from the vitkit names and shapes of the tensors.
 
     `defaults`, `file_config`, `notes` and errors are those of `infer_vit`. `extra` are config fields that a plain ViT
     does not have or that have another meaning in it.
@@ -53,7 +53,7 @@ def infer_variant(
 def relative_image_size(
     shapes: Mapping[str, Shape], tables: Sequence[str], file_config: Fields, raw: RawCheckpoint
 ) -> dict[str, Any]:
-    """Infers image_size from the first relative position table in `tables`; {} without one.
+    """Infers image_size from the first relative position bias in `tables`; returns {} if there is none.
 
     A size in config.json must match the table. The caller's size is used if it matches. Otherwise the grid is square.
     """
@@ -68,12 +68,12 @@ def relative_image_size(
     side = (math.isqrt(max(table[0] - 3, 0)) + 1) // 2
     if "image_size" in file_config or relative_rows((side, side)) != table[0]:
         size = file_config.get("image_size", "a square")
-        raise CheckpointError(f"a table of {table[0]} relative positions does not match an image of {size}")
+        raise CheckpointError(f"a relative position bias with {table[0]} rows does not match an image of {size}")
     return {"image_size": (side * patch[0], side * patch[1])}
 
 
 def parse_size(overrides: Fields) -> tuple[int, int] | None:
-    """Returns image_size of the overrides; None if it is not set."""
+    """Returns image_size from the overrides, or None if it is not set."""
     if "image_size" not in overrides:
         return None
     return parse_overrides(vit.Config, {"image_size": overrides["image_size"]})["image_size"]

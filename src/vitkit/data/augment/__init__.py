@@ -62,12 +62,12 @@ class Augment:
 
     @property
     def colors(self) -> bool:
-        """Whether an operation needs RGB images."""
+        """Whether any operation needs RGB images."""
         return self.three_augment or self.randaugment.layers > 0 or self.jitter != Jitter()
 
 
 class Transform:
-    """Image to model input (channels, rows, columns) float32: the processor with augmentation.
+    """Transforms an image to model input (channels, rows, columns) in float32, with augmentation.
 
     `limits` are those of the image files. Raises ValueError for color augmentation with a grayscale processor, and if
     the crop is larger than the image.
@@ -85,7 +85,7 @@ class Transform:
         self.normalizer = replace(processor, resize="none", resize_to=None, center_crop="none")
 
     def __call__(self, image: Image.Image, random: np.random.Generator | None = None) -> Float32[np.ndarray, "c h w"]:
-        """Preprocesses an image with augmentation, or without if there is no generator."""
+        """Preprocesses an image, with augmentation if a random generator is given."""
         if random is None:
             return self.normalizer.array(self.processor.image(image))
         if self.augment.crop.kind == "none":
@@ -97,7 +97,7 @@ class Transform:
 
 
 def augmented(image: Image.Image, augment: Augment, random: np.random.Generator) -> Image.Image:
-    """Applies all augmentations except crop, erasing and mixing."""
+    """Applies all augmentations to an image except crop, erasing and mixing."""
     if augment.rotate or augment.shift or augment.zoom:
         image = move(image, augment, random)
     if augment.flip and random.random() < 0.5:
@@ -110,7 +110,7 @@ def augmented(image: Image.Image, augment: Augment, random: np.random.Generator)
 
 
 def move(image: Image.Image, augment: Augment, random: np.random.Generator) -> Image.Image:
-    """Rotates, translate and scale an image around its center with one bilinear resampling; the border is black."""
+    """Rotates, translates and scales an image around its center (bilinear) and fills the border with black."""
     rotation, across, down, growth = random.uniform(-1.0, 1.0, size=4)
     angle = math.radians(rotation * augment.rotate)
     scale = 1.0 / (1.0 + growth * augment.zoom)

@@ -1,4 +1,4 @@
-"""Random crops with the sampling of TensorFlow, torchvision or DeiT III."""
+"""Random crops, sampled as in TensorFlow, torchvision or DeiT III."""
 
 import math
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ DEFAULT_ASPECT = {"tensorflow": (0.75, 1.33), "torchvision": (3 / 4, 4 / 3)}
 
 @dataclass(frozen=True, kw_only=True)
 class Crop:
-    """Random crop of a training image, instead of the processor's resizing.
+    """Settings of the random crop of training images, which replaces the processor's resizing.
 
     kind         "tensorflow" and "torchvision" are the Inception crops of the two libraries; "simple" resizes the image
                  to `short_side` (None: the input size), pads it by `padding` reflected pixels and takes a random window
@@ -68,7 +68,7 @@ class Crop:
 
 
 def crop_and_resize(image: Image.Image, crop: Crop, processor: Processor, random: np.random.Generator) -> Image.Image:
-    """Crops an image at random and resize it to the input size of the processor."""
+    """Crops an image at random and resizes it to the input size of the processor."""
     if crop.kind == "simple":
         return _simple(image, crop, processor, random)
     area, aspect = crop.area or DEFAULT_AREA[crop.kind], crop.aspect or DEFAULT_ASPECT[crop.kind]
@@ -80,7 +80,7 @@ def crop_and_resize(image: Image.Image, crop: Crop, processor: Processor, random
 def tensorflow_box(
     size: tuple[int, int], area: tuple[float, float], aspect: tuple[float, float], random: np.random.Generator
 ) -> Box:
-    """TensorFlow's sample_distorted_bounding_box over the full image; the full image after 100 failed attempts.
+    """Samples a box as TensorFlow's sample_distorted_bounding_box; after 100 failures, uses the full image.
 
     The aspect ratio is uniform (not its logarithm), and the height is a uniform integer (not the area). A crop reaches
     the last row or column only if it has all of them, because the original samples offsets below the free space.
@@ -96,7 +96,7 @@ def tensorflow_box(
 def _tensorflow_try(
     size: tuple[int, int], area: tuple[float, float], ratio: np.float32, random: np.random.Generator
 ) -> Box | None:
-    """One attempt, in float32 with rounding half to even as in the original; None if it fails."""
+    """Makes one attempt in float32, with TensorFlow's rounding half to even; returns None if it fails."""
     rows, columns = size
     least, most = (np.float32(fraction) * np.float32(rows * columns) for fraction in area)
 
@@ -125,7 +125,7 @@ def _tensorflow_try(
 def torchvision_box(
     size: tuple[int, int], area: tuple[float, float], aspect: tuple[float, float], random: np.random.Generator
 ) -> Box:
-    """RandomResizedCrop of torchvision and timm: area and the logarithm of the aspect ratio are uniform.
+    """Samples a box with uniform area and log aspect ratio, as RandomResizedCrop of torchvision and timm.
 
     After ten failed attempts, the largest center crop within the aspect limits.
     """

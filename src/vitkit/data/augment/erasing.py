@@ -1,4 +1,4 @@
-"""Random erasing (Zhong et al. 2017) of normalized images, with the sampling of timm and DeiT."""
+"""Random erasing (Zhong et al. 2017) of normalized images, sampled as in timm and DeiT."""
 
 import math
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from jaxtyping import Float32
 
 @dataclass(frozen=True, kw_only=True)
 class Erasing:
-    """Random erasing settings.
+    """Settings of random erasing.
 
     probability  probability for an image
     area         minimum and maximum fraction of the image area, divided between the boxes
@@ -38,7 +38,7 @@ class Erasing:
 def erase(
     image: Float32[np.ndarray, "c h w"], erasing: Erasing, random: np.random.Generator
 ) -> Float32[np.ndarray, "c h w"]:
-    """Erases random boxes of an image in place; a box that does not fit after ten attempts is left out."""
+    """Erases random boxes of an image in place; skips a box that does not fit after ten attempts."""
     if random.random() >= erasing.probability:
         return image
     channels, rows, columns = image.shape

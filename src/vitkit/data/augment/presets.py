@@ -22,7 +22,7 @@ AUGREG: dict[str, tuple[int, float, float]] = {
 
 
 def augreg(name: str) -> Augment:
-    """Returns one of the seven augmentation strengths of AugReg: TensorFlow's Inception crop, flip, RandAugment, Mixup.
+    """Returns AugReg's augmentation at one of seven strengths: Inception crop, flip, RandAugment and Mixup.
 
     light1 is not the identity: RandAugment at magnitude 0 still reduces color, contrast and brightness. Raises
     ValueError for an unknown name.

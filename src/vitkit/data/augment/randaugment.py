@@ -1,4 +1,4 @@
-"""RandAugment of the ViT papers: the sixteen operations of the TensorFlow original, with its known defects.
+"""RandAugment of the ViT papers: the sixteen operations of the TensorFlow code, with its known defects.
 
 All selected operations are applied, at a fixed magnitude M of 0 to 10 or more, to 8-bit RGB pixels. The border is
 filled with gray (128), positions are rounded to the nearest pixel, pixel values are truncated to integers. M = 0 is not
@@ -24,7 +24,7 @@ FILL = 128
 
 @dataclass(frozen=True, kw_only=True)
 class RandAugment:
-    """RandAugment settings.
+    """Settings of RandAugment.
 
     layers      number of operations per image, sampled with replacement; 0 disables RandAugment
     magnitude   strength of the operations
@@ -98,7 +98,7 @@ def invert(pixels: Pixels, magnitude: float, random: np.random.Generator) -> Pix
 
 
 def rotate(pixels: Pixels, magnitude: float, random: np.random.Generator) -> Pixels:
-    """Rotates around the center by 3 M degrees in a random direction."""
+    """Rotates around the center by 3 * M degrees (M: magnitude) in a random direction."""
     angle = math.radians(_signed(magnitude / 10 * 30, random))
     cos, sin = math.cos(angle), math.sin(angle)
     x, y = (pixels.shape[1] - 1) / 2, (pixels.shape[0] - 1) / 2
@@ -106,46 +106,46 @@ def rotate(pixels: Pixels, magnitude: float, random: np.random.Generator) -> Pix
 
 
 def posterize(pixels: Pixels, magnitude: float, random: np.random.Generator) -> Pixels:
-    """Keeps the upper int(0.4 M) bits; black below M = 2.5, where the original shifts by 8 bits."""
+    """Keeps the upper int(0.4 * M) bits; images become black for M < 2.5, as in the original."""
     shift = max(0, 8 - int(magnitude / 10 * 4))
     return (pixels.astype(np.uint16) >> shift << shift).astype(np.uint8)
 
 
 def solarize(pixels: Pixels, magnitude: float, random: np.random.Generator) -> Pixels:
-    """Inverts pixel values of at least int(25.6 M) mod 256: M = 0, 10 and 20 invert all."""
+    """Inverts pixel values of at least int(25.6 * M) mod 256; for M = 0, 10 and 20 all are inverted."""
     return np.where(pixels < int(magnitude / 10 * 256) % 256, pixels, 255 - pixels)
 
 
 def solarize_add(pixels: Pixels, magnitude: float, random: np.random.Generator) -> Pixels:
-    """Adds int(11 M) to pixel values below 128, clipped at 255."""
+    """Adds int(11 * M) to pixel values below 128 and clips at 255."""
     raised = np.clip(pixels.astype(np.int64) + int(magnitude / 10 * 110), 0, 255).astype(np.uint8)
     return np.where(pixels < 128, raised, pixels)
 
 
 def color(pixels: Pixels, magnitude: float, random: np.random.Generator) -> Pixels:
-    """Blends with the grayscale image (see `_blend`)."""
+    """Blends an image with its grayscale version (see `_blend`)."""
     return _blend(np.repeat(_greys(pixels)[..., None], 3, axis=2), pixels, magnitude)
 
 
 def contrast(pixels: Pixels, magnitude: float, random: np.random.Generator) -> Pixels:
-    """Blends with the gray value (number of pixels) / 256, a defect of the original (big_vision issues 109 and 110)."""
+    """Blends an image with the gray value (number of pixels) / 256, a known defect of the original."""
     # The original uses the mean of the histogram counts instead of the mean pixel value.
     gray = int(min(255.0, pixels.shape[0] * pixels.shape[1] / 256))
     return _blend(np.full_like(pixels, gray), pixels, magnitude)
 
 
 def contrast_to_mean(pixels: Pixels, magnitude: float, random: np.random.Generator) -> Pixels:
-    """Blends with the mean gray value of the image, as intended by the original."""
+    """Blends an image with its mean gray value, as the original intended."""
     return _blend(np.full_like(pixels, int(_greys(pixels).mean())), pixels, magnitude)
 
 
 def brightness(pixels: Pixels, magnitude: float, random: np.random.Generator) -> Pixels:
-    """Blends with black."""
+    """Blends an image with black."""
     return _blend(np.zeros_like(pixels), pixels, magnitude)
 
 
 def sharpness(pixels: Pixels, magnitude: float, random: np.random.Generator) -> Pixels:
-    """Blends with the image smoothed by a 3 x 3 mean with center weight 5; the border is unchanged."""
+    """Blends an image with a smoothed version (3 x 3 mean, center weight 5); the border is unchanged."""
     rows, columns = pixels.shape[0] - 2, pixels.shape[1] - 2
     if rows < 1 or columns < 1:
         return pixels
@@ -159,27 +159,27 @@ def sharpness(pixels: Pixels, magnitude: float, random: np.random.Generator) -> 
 
 
 def shear_x(pixels: Pixels, magnitude: float, random: np.random.Generator) -> Pixels:
-    """Shifts each row by 0.03 M times its index, in a random direction."""
+    """Shifts each row by 0.03 * M times its index in a random direction."""
     return _affine(pixels, (1.0, _signed(magnitude / 10 * 0.3, random), 0.0, 0.0, 1.0, 0.0))
 
 
 def shear_y(pixels: Pixels, magnitude: float, random: np.random.Generator) -> Pixels:
-    """Shifts each column by 0.03 M times its index, in a random direction."""
+    """Shifts each column by 0.03 * M times its index in a random direction."""
     return _affine(pixels, (1.0, 0.0, 0.0, _signed(magnitude / 10 * 0.3, random), 1.0, 0.0))
 
 
 def translate_x(pixels: Pixels, magnitude: float, random: np.random.Generator) -> Pixels:
-    """Translates horizontally by 10 M pixels (not a fraction of the width), in a random direction."""
+    """Translates horizontally by 10 * M pixels (not a fraction of the width) in a random direction."""
     return _affine(pixels, (1.0, 0.0, _signed(magnitude / 10 * 100, random), 0.0, 1.0, 0.0))
 
 
 def translate_y(pixels: Pixels, magnitude: float, random: np.random.Generator) -> Pixels:
-    """Translates vertically by 10 M pixels, in a random direction."""
+    """Translates vertically by 10 * M pixels in a random direction."""
     return _affine(pixels, (1.0, 0.0, 0.0, 0.0, 1.0, _signed(magnitude / 10 * 100, random)))
 
 
 def cutout(pixels: Pixels, magnitude: float, random: np.random.Generator) -> Pixels:
-    """Fills a square of side 2 int(4 M) around a random pixel with gray, clipped at the border."""
+    """Fills a square with sides of 2 * int(4 * M) pixels around a random pixel with gray."""
     half, out = int(magnitude / 10 * 40), pixels.copy()
     row, column = (int(random.integers(side)) for side in pixels.shape[:2])
     out[max(0, row - half) : row + half, max(0, column - half) : column + half] = FILL
@@ -207,7 +207,7 @@ OPERATIONS: dict[str, Operation] = {
 
 
 def _blend(degenerate: Pixels, pixels: Pixels, magnitude: float) -> Pixels:
-    """Returns degenerate + f (pixels - degenerate) with f = 0.18 M + 0.1, which interpolates below M = 5."""
+    """Returns degenerate + f * (pixels - degenerate) with the factor f = 0.18 * M + 0.1."""
     start = degenerate.astype(np.float32)
     factor = np.float32(magnitude / 10 * 1.8 + 0.1)
     return np.clip(start + (pixels.astype(np.float32) - start) * factor, 0, 255).astype(np.uint8)
@@ -224,7 +224,7 @@ def _signed(value: float, random: np.random.Generator) -> float:
 
 
 def _affine(pixels: Pixels, matrix: tuple[float, float, float, float, float, float]) -> Pixels:
-    """Maps each pixel (x, y) from (ax + by + c, dx + ey + f), rounded to nearest; gray outside the image."""
+    """Copies each pixel (x, y) from (ax + by + c, dx + ey + f), rounded; pixels outside the image are gray."""
     a, b, c, d, e, f = matrix
     # Coordinates of Pillow refer to the corners of pixels, those of TensorFlow to their centers.
     shifted = (a, b, c + 0.5 - 0.5 * (a + b), d, e, f + 0.5 - 0.5 * (d + e))

@@ -1,4 +1,4 @@
-"""RandAugment of timm and DeiT ("rand-m9-mstd0.5-inc1"): fifteen operations whose effect increases with the magnitude.
+"""RandAugment of timm and DeiT ("rand-m9-mstd0.5-inc1"), with fifteen operations.
 
 Each selected operation is applied with probability 0.5, at a magnitude sampled from a normal distribution and clipped
 to 0 to 10. Resampling is bicubic and the border is filled with the mean color of ImageNet. Differences from the
@@ -32,7 +32,7 @@ def randaugment(
 
 
 def autocontrast(image: Image.Image, magnitude: float) -> Image.Image:
-    """Stretches each channel to the full range."""
+    """Stretches the values of each channel to the full range."""
     return ImageOps.autocontrast(image)
 
 
@@ -52,18 +52,18 @@ def rotate(image: Image.Image, magnitude: float) -> Image.Image:
 
 
 def posterize(image: Image.Image, magnitude: float) -> Image.Image:
-    """Keeps the upper 4 - int(0.4 |magnitude|) bits; black at 10, which newer versions of Pillow do not support."""
+    """Keeps the upper 4 - int(0.4 * |magnitude|) bits; at magnitude 10 the image becomes black."""
     bits = 4 - int(abs(magnitude) / HIGHEST * 4)
     return ImageOps.posterize(image, bits) if bits else Image.new("RGB", image.size)
 
 
 def solarize(image: Image.Image, magnitude: float) -> Image.Image:
-    """Inverts pixel values of at least 256 - int(25.6 |magnitude|); all at 10."""
+    """Inverts pixel values of at least 256 - int(25.6 * |magnitude|); at magnitude 10 all are inverted."""
     return ImageOps.solarize(image, 256 - min(256, int(abs(magnitude) / HIGHEST * 256)))
 
 
 def solarize_add(image: Image.Image, magnitude: float) -> Image.Image:
-    """Adds int(11 |magnitude|) to pixel values below 128."""
+    """Adds int(11 * |magnitude|) to pixel values below 128."""
     more = min(128, int(abs(magnitude) / HIGHEST * 110))
     return image.point([min(255, value + more) if value < 128 else value for value in range(256)] * 3)
 
@@ -84,7 +84,7 @@ def translate_x(image: Image.Image, magnitude: float) -> Image.Image:
 
 
 def translate_y(image: Image.Image, magnitude: float) -> Image.Image:
-    """Moved up or down by 4.5 % of its height a magnitude."""
+    """Translates vertically by 4.5% of the height per unit of magnitude."""
     return _affine(image, (1.0, 0.0, 0.0, 0.0, 1.0, magnitude / HIGHEST * 0.45 * image.height))
 
 
@@ -94,7 +94,7 @@ def _affine(image: Image.Image, matrix: tuple[float, ...]) -> Image.Image:
 
 
 def _enhancing(enhancer: Callable[[Image.Image], Any]) -> Callable[[Image.Image, float], Image.Image]:
-    """Returns an operation with the enhancement factor max(0.1, 1 + 0.09 magnitude)."""
+    """Returns an operation that enhances an image with the factor max(0.1, 1 + 0.09 * magnitude)."""
 
     def enhance(image: Image.Image, magnitude: float) -> Image.Image:
         enhanced: Image.Image = enhancer(image).enhance(max(0.1, 1.0 + magnitude / HIGHEST * 0.9))

@@ -1,4 +1,4 @@
-"""Resize and crop by vitkit's kernel: bit for bit equal to Pillow, and several times faster."""
+"""Resizes and crops with vitkit's kernel, which is bit for bit equal to Pillow and several times faster."""
 
 from functools import lru_cache
 from typing import Final
@@ -28,7 +28,7 @@ _PROBES: Final = (
 def resize_and_crop(
     pixels: UInt8[np.ndarray, "h w 3"], to: Size, name: Interpolation, rule: Crop, size: Size
 ) -> UInt8[np.ndarray, "rows columns 3"] | None:
-    """Resizes and crop as `geometry.resize_and_crop`, or without a crop if the rule is "none".
+    """Resizes and crops like `geometry.resize_and_crop`, or only resizes if the rule is "none".
 
     Returns None if it is not supported: other filters, crops larger than the image, very large images, and versions of
     Pillow with other results.
@@ -45,19 +45,19 @@ def resize_and_crop(
 
 
 def resizes(to: Size, name: Interpolation, rule: Crop, size: Size) -> bool:
-    """Returns whether RGB images can be resized to `to` and cropped to `size` with this filter and rule."""
+    """Returns whether the kernel supports resizing RGB images to `to` and cropping them to `size`."""
     inside = rule == "none" or (to[0] >= size[0] and to[1] >= size[1])
     return name in _FILTERS and inside and to[0] * to[1] <= MAX_RESIZED and rows_before_columns() is not None
 
 
 def _steep(given: Size, to: Size) -> bool:
-    """Returns whether the number of rows decreases by more than twice the decrease of the columns."""
+    """Returns whether the height shrinks by a factor more than twice that of the width."""
     return to[0] < given[0] and given[0] - to[0] > 2 * (given[1] - to[1])
 
 
 @lru_cache(maxsize=1)
 def rows_before_columns() -> str | None:
-    """Returns when Pillow runs the vertical pass first: "never" (up to 12) or "steep" (13).
+    """Returns when Pillow runs the vertical pass first: "never" (Pillow up to 12) or "steep" (Pillow 13).
 
     None if results differ from the kernel in both cases, or if there is no kernel.
     """

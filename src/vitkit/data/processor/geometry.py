@@ -1,4 +1,4 @@
-"""Sizes of resized images and positions of crops, with the rounding of the original libraries."""
+"""Computes sizes of resized images and positions of crops, with the rounding of the original libraries."""
 
 from typing import Final, Literal
 
@@ -71,7 +71,7 @@ def _crop(image: Image.Image, size: Size, rule: Crop, fill: tuple[int, ...]) -> 
 
 
 def _resize_window(image: Image.Image, to: Size, name: Interpolation, rule: Crop, size: Size) -> Image.Image:
-    """Resizes only the cropped part: the same image up to rounding, with little memory."""
+    """Resizes only the cropped part, which uses little memory; the result is the same up to rounding."""
     rows, columns = min(size[0], to[0]), min(size[1], to[1])
     top, left = max(0, crop_start(to[0], size[0], rule)), max(0, crop_start(to[1], size[1], rule))
     down, across = image.height / to[0], image.width / to[1]
@@ -93,7 +93,7 @@ def resize_image(image: Image.Image, to: Size, name: Interpolation) -> Image.Ima
 def resize_and_crop(
     image: Image.Image, to: Size, name: Interpolation, rule: Crop, size: Size, fill: tuple[int, ...]
 ) -> Image.Image:
-    """Resizes an image to `to` and center-crop it to `size`, padded with `fill`, with the rounding of one library."""
+    """Resizes an image to `to` and center-crops it to `size` with a library's rounding; pads with `fill`."""
     if to[0] * to[1] > MAX_RESIZED and to != (image.height, image.width):
         return _crop(_resize_window(image, to, name, rule, size), size, rule, fill)
     return _crop(resize_image(image, to, name), size, rule, fill)

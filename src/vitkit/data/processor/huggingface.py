@@ -43,13 +43,13 @@ _HARMLESS_STEPS: Final = frozenset({"do_reduce_labels"})
 
 
 def _kind(config: Mapping[str, object]) -> str:
-    """Returns the model family in the class name: ViT for ViTImageProcessorFast or ViTFeatureExtractor."""
+    """Returns the model family of a class name, such as ViT for ViTImageProcessorFast."""
     name = config.get("image_processor_type") or config.get("feature_extractor_type") or "ViTImageProcessor"
     return re.sub(r"(ImageProcessor|FeatureExtractor)\w*$", "", str(name))
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the settings of a file with the defaults of its class; nulls count as missing."""
+    """Returns the settings in a file with the defaults of its class; null values count as missing."""
     kind = _kind(config)
     stated = {key: value for key, value in config.items() if value is not None}
     unsupported = [
@@ -106,7 +106,7 @@ def _numbers(value: float | Sequence[float], channels: int) -> tuple[float, ...]
 
 
 def read(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Returns the `Processor` fields of a preprocessor_config.json, and those stored under "vitkit" in it.
+    """Returns the `Processor` fields in a preprocessor_config.json, including those stored under "vitkit".
 
     Raises ValueError that names the setting.
     """
@@ -137,7 +137,7 @@ def read(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _nearest_size(settings: Mapping[str, Any]) -> dict[str, int]:
-    """Returns the size for transformers: exact where transformers can express it, else the nearest."""
+    """Returns the size setting for transformers, or the nearest one that transformers supports."""
     to = settings["size"] if settings["resize_to"] is None else settings["resize_to"]
     if settings["resize"] == "shortest":
         return {"shortest_edge": to if isinstance(to, int) else max(to)}
@@ -146,7 +146,7 @@ def _nearest_size(settings: Mapping[str, Any]) -> dict[str, int]:
 
 
 def write(settings: Mapping[str, Any]) -> dict[str, object]:
-    """Returns preprocessor_config.json for the fields of a `Processor`, as far as it can express them."""
+    """Returns the content of preprocessor_config.json for the `Processor` fields that it supports."""
     rows, columns = settings["size"]
     crops = settings["center_crop"] != "none"
     config: dict[str, object] = {

@@ -1,4 +1,4 @@
-"""Rescaling and normalization of 8-bit pixel values by lookup table, and the usual means and standard deviations."""
+"""Rescaling and normalization of 8-bit pixels with a lookup table, and common means and deviations."""
 
 from functools import lru_cache
 from typing import Final
@@ -25,7 +25,7 @@ def table(rescale: float, mean: tuple[float, ...], std: tuple[float, ...]) -> Fl
 def normalize(
     pixels: UInt8[np.ndarray, "h w *c"], rescale: float, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> Float32[np.ndarray, "c h w"]:
-    """Rescales 8-bit pixels and normalize them by channel."""
+    """Rescales 8-bit pixels and normalizes them by channel."""
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
     normalized = np.empty((len(mean), *pixels.shape[:2]), np.float32)
     for channel, row in enumerate(table(rescale, mean, std)):
@@ -36,7 +36,7 @@ def normalize(
 def normalize_fused(
     pixels: UInt8[np.ndarray, "h w c"], rescale: float, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> Float32[np.ndarray, "c h w"]:
-    """Rescales and normalize by one multiplication and one subtraction: `normalize` up to float rounding."""
+    """Rescales and normalizes with one multiplication and one subtraction; equals `normalize` up to rounding."""
     factor, shift = rescale / np.array(std, np.float64), np.array(mean, np.float64) / np.array(std, np.float64)
     normalized = np.empty((len(mean), *pixels.shape[:2]), np.float32)
     np.multiply(np.moveaxis(pixels, -1, 0), factor.astype(np.float32)[:, None, None], out=normalized)

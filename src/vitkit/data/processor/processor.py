@@ -43,7 +43,7 @@ ImageInput = Any
 
 
 class FileOptions(TypedDict, total=False):
-    """Options for image files, see `vitkit.images.open_image`; `data_range` is also for arrays."""
+    """Options for image files (see `vitkit.images.open_image`); `data_range` also applies to arrays."""
 
     limits: Limits
     allow_truncated: bool
@@ -51,14 +51,14 @@ class FileOptions(TypedDict, total=False):
 
 
 class Options(FileOptions, total=False):
-    """Options of the preprocessing of one image: those for files, and the channel axis of arrays."""
+    """Options for preprocessing one image: those for files, and the channel axis of arrays."""
 
     channels: Channels | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Processor:
-    """Resize, center crop, rescale and normalize; bit for bit as transformers' PIL processor and timm's eval transform.
+    """Resizes, crops and normalizes images, bit for bit equal to transformers' PIL processors and timm.
 
     size           rows and columns of the model input
     resize         "squash": to `resize_to`, without keeping the aspect ratio; "shortest": short side to `resize_to`,
@@ -115,7 +115,7 @@ class Processor:
             )
 
     def _canonicalize(self) -> None:
-        """Uses one form of each setting, so that equal processors compare equal."""
+        """Converts equivalent settings to one form, so that equivalent processors compare equal."""
         to = self.resize_to
         if self.resize != "shortest":
             to = (to, to) if isinstance(to, int) else to
@@ -126,17 +126,17 @@ class Processor:
 
     @property
     def channels(self) -> int:
-        """3 for RGB, 1 for grayscale."""
+        """The number of channels: 3 for RGB, 1 for grayscale."""
         return len(self.mean)
 
     @classmethod
     def squash(cls, size: int | Size, **fields: Any) -> "Processor":
-        """Returns a processor that resizes to `size` without keeping the aspect ratio, as Google's and HF's ViT."""
+        """Returns a processor that resizes to `size` and ignores the aspect ratio, as for Google's ViT."""
         return cls(size=(size, size) if isinstance(size, int) else size, resize="squash", **fields)
 
     @classmethod
     def crop(cls, size: int | Size, crop_fraction: float = 0.9, **fields: Any) -> "Processor":
-        """Returns a processor that keeps the central `crop_fraction` of the short side, as timm and torchvision."""
+        """Returns a processor that crops the central `crop_fraction` of the short side, as timm does."""
         if not 0 < crop_fraction <= 1:
             raise ValueError(f"crop_fraction must be above 0 and at most 1, got {crop_fraction}")
         rows, columns = (size, size) if isinstance(size, int) else size
@@ -158,7 +158,7 @@ class Processor:
         allow_truncated: bool = False,
         data_range: float | None = None,
     ) -> Image.Image:
-        """Resizes and crop an image; return it in mode RGB (or L), before normalization.
+        """Resizes and crops an image and returns it in mode RGB (or L), before normalization.
 
         `data_range` is the value of white in floats. Raises ImageError for files, ValueError and TypeError for images
         in memory.
@@ -176,7 +176,7 @@ class Processor:
     def rgb(
         self, image: ImageInput, *, channels: Channels | None = None, **options: Unpack[FileOptions]
     ) -> Image.Image:
-        """Returns the full image in mode RGB; `limits` and `allow_truncated` are for files, `data_range` for floats."""
+        """Returns the full image in mode RGB; the options are those of `image`."""
         if isinstance(image, Image.Image | np.ndarray) or is_tensor(image):
             return to_rgb(
                 image,
@@ -188,7 +188,7 @@ class Processor:
         return open_image(image, background=self.background, profile=self.profile, **options)
 
     def array(self, image: ImageInput, **options: Unpack[Options]) -> Float32[np.ndarray, "c h w"]:
-        """Preprocesses one image without torch, for decoding threads; options as for `image`."""
+        """Preprocesses one image without torch, for decoding threads; the options are those of `image`."""
         return self.normalize(self.pixels(image, **options))
 
     def resized_size(self, size: Size) -> Size:
@@ -198,7 +198,7 @@ class Processor:
     def pixels(
         self, image: ImageInput, *, channels: Channels | None = None, **options: Unpack[FileOptions]
     ) -> UInt8[np.ndarray, "h w *c"]:
-        """Returns the pixels of `image`, by the fast kernel where the result is equal; options and errors as there."""
+        """Returns the pixels of `image`, computed with the fast kernel if equal; takes the arguments of `image`."""
         if self.channels != 3 or self.interpolation not in ("bilinear", "bicubic"):
             return np.asarray(self.image(image, channels=channels, **options))
         if isinstance(image, Image.Image | np.ndarray) or is_tensor(image):
@@ -210,13 +210,13 @@ class Processor:
         return np.asarray(self._resize_and_crop(Image.fromarray(pixels))) if found is None else found
 
     def normalize(self, pixels: UInt8[np.ndarray, "h w *c"]) -> Float32[np.ndarray, "c h w"]:
-        """Rescales pixels and normalize them by channel."""
+        """Rescales pixels and normalizes them by channel."""
         return normalize(pixels, self.rescale, tuple(self.mean), tuple(self.std))
 
     def __call__(
         self, images: ImageInput | Sequence[ImageInput], **options: Unpack[Options]
     ) -> 'Float32[Tensor, "b c h w"]':
-        """Preprocesses an image, a list, or an array (b, c, h, w) or (b, h, w, c) to a batch; options of `image`."""
+        """Preprocesses an image, a list of images, or an array (b, c, h, w) or (b, h, w, c) to a batch."""
         import torch
 
         arrays = [self.array(image, **choices) for image, choices in _each(images, options)]
@@ -230,7 +230,7 @@ class Processor:
         return torch.from_numpy(np.stack(arrays))
 
     def to_huggingface(self) -> dict[str, Any]:
-        """Returns the content of preprocessor_config.json; settings that transformers lacks are under "vitkit"."""
+        """Returns the content of preprocessor_config.json, with other settings under the key "vitkit"."""
         settings = to_dict(self)
         config = huggingface.write(settings)
         readable = to_dict(Processor(**huggingface.read(config)[0]))
@@ -239,7 +239,7 @@ class Processor:
 
     @classmethod
     def from_huggingface(cls, config: Mapping[str, Any]) -> "Processor":
-        """Returns the processor of a preprocessor_config.json or processor_config.json of any version."""
+        """Returns the processor for a preprocessor_config.json or processor_config.json of any version."""
         settings, own = huggingface.read(config)
         plain = cls(**settings)
         checked = from_dict(cls, to_dict(plain) | own, where="vitkit")
@@ -247,12 +247,12 @@ class Processor:
 
     @classmethod
     def from_timm(cls, pretrained_cfg: Mapping[str, Any]) -> "Processor":
-        """Returns the processor of timm's eval transform for a pretrained_cfg (or a config.json that holds one)."""
+        """Returns the processor for a timm pretrained_cfg, or for a config.json that contains one."""
         return cls(**timm.read(pretrained_cfg))
 
 
 def _each(images: ImageInput, options: Options) -> Iterator[tuple[ImageInput, Options]]:
-    """Yields every single image of the input with its options."""
+    """Yields each single image in the input with its options."""
     if isinstance(images, list | tuple):
         for image in images:
             yield image, options

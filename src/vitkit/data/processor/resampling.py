@@ -1,4 +1,4 @@
-"""Preprocessing with torch: resampling as in transformers' torchvision backend, and normalization on a device.
+"""Preprocessing with torch: transformers' torchvision resampling, and normalization on a device.
 
 Pillow and torch use the same filters with different rounding: on typical images, one pixel in fifty differs by one or
 two, and more where Pillow 13 resizes the rows before the columns. transformers 5 uses torch by default; `Processor`
@@ -59,7 +59,7 @@ def _resize(pixels: np.ndarray, to: tuple[int, int], filter_name: str) -> np.nda
 
 
 def to_device(pixels: UInt8[Tensor, "b h w c"], device: torch.device) -> UInt8[Tensor, "b h w c"]:
-    """Copies pixels to a device; from pinned memory to a GPU, so that the copy is asynchronous."""
+    """Copies pixels to a device; copies to a GPU are asynchronous, from pinned memory."""
     if device.type != "cuda":
         return pixels.to(device)
     return pixels.pin_memory().to(device, non_blocking=True)

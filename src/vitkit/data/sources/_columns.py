@@ -1,4 +1,4 @@
-"""Columns and labels of tables of images (CSV, JSON lines, Parquet, Hugging Face Hub)."""
+"""Finds the columns and labels in tables of images (CSV, JSON lines, Parquet, Hugging Face Hub)."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -33,7 +33,7 @@ def parse(location: str) -> tuple[str, dict[str, str]]:
 
 
 def choose(kind: str, columns: Iterable[str], chosen: Mapping[str, str], where: str) -> str:
-    """Returns the column of images, labels or splits: the one given in the location, else by its name."""
+    """Returns the column of images, labels or splits that the location selects, or finds it by name."""
     columns = list(columns)
     if kind in chosen:
         if chosen[kind] not in columns:
@@ -50,7 +50,7 @@ def choose(kind: str, columns: Iterable[str], chosen: Mapping[str, str], where: 
 
 
 def choose_by_type(kind: str, candidates: list[str], columns: list[str], chosen: Mapping[str, str], where: str) -> str:
-    """Returns the only column of a fitting type, else choose by name among `candidates` (or all columns)."""
+    """Returns the only column in `candidates`, or chooses by name among them (or among all columns)."""
     if kind in chosen or not candidates:
         return choose(kind, columns, chosen, where)
     if len(candidates) > 1 and not any(name.lower() in NAMES[kind] for name in candidates):
@@ -59,12 +59,12 @@ def choose_by_type(kind: str, candidates: list[str], columns: list[str], chosen:
 
 
 def feature_type(feature: object) -> object:
-    """Returns the type name of a feature of `datasets` ("Image", "ClassLabel"), None if it has none."""
+    """Returns the type name of a `datasets` feature ("Image", "ClassLabel"), or None if it has none."""
     return feature.get("_type") if isinstance(feature, dict) else None
 
 
 def class_names(feature: Any) -> tuple[str, ...] | None:
-    """Returns the names of a ClassLabel or of a list of ClassLabels, in any of the three formats of `datasets`."""
+    """Returns the class names of a ClassLabel, or of a list of them, in any format of `datasets`."""
     inner: Any = feature[0] if isinstance(feature, list) and feature else feature
     if feature_type(inner) in ("Sequence", "List", "LargeList"):
         inner = inner["feature"]
@@ -83,7 +83,7 @@ def check_labels(values: Sequence[object], where: str) -> None:
 
 
 def open_labelled(splits: Mapping[str, Callable[[], Source]]) -> dict[str, Source]:
-    """Opens the splits and leave out those without labels. Raises ValueError if none has labels."""
+    """Opens the splits and skips those without labels. Raises ValueError if no split has labels."""
     found, missing = {}, None
     for name, open_split in splits.items():
         try:

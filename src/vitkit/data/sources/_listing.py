@@ -1,4 +1,4 @@
-"""Sources of images listed in a table with their labels, for CSV and JSON-lines files."""
+"""Sources whose images and labels are listed in a table, for CSV and JSON-lines files."""
 
 import os
 from collections.abc import Mapping
@@ -13,14 +13,14 @@ from vitkit.data.sources._columns import choose, encode_labels
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a list: its line number in the file, counted from 1, and its fields."""
+    """One row of a table: its line number in the file, counted from 1, and its fields."""
 
     line: int
     fields: Mapping[str, Any]
 
 
 class Listing(EncodedSource):
-    """Images of a list, in the order of the list. The key of an image is its path relative to the list."""
+    """The images of a table, in its order. The key of an image is its path relative to the table."""
 
     def __init__(self, folder: Path, keys: list[str], labels: list[Label], classes: tuple[str, ...]):
         self.folder = folder
@@ -33,7 +33,7 @@ class Listing(EncodedSource):
         return len(self.keys)
 
     def encoded(self, index: int) -> tuple[bytes | Path, str]:
-        """Returns the path or the bytes of an image file, and its key."""
+        """Returns the path or the bytes of an image file, and the key of the image."""
         return self.folder / self.keys[index], self.keys[index]
 
     def label(self, index: int) -> Label:
@@ -42,7 +42,7 @@ class Listing(EncodedSource):
 
 
 def listing_splits(path: Path, rows: list[Row], columns: list[str], chosen: Mapping[str, str]) -> dict[str, Source]:
-    """Returns one source per value of the `split` column; without that column, all rows form the split `all`.
+    """Returns one source per value of the `split` column, or the split `all` without such a column.
 
     Class names are those in the list, or the lines of a `classes.txt` in the same folder. Raises ValueError that names
     the line for a missing image and for an invalid label.

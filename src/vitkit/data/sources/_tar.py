@@ -1,4 +1,4 @@
-"""Index and random access of uncompressed tar shards. Nothing is extracted and no code is run."""
+"""Indexes and reads uncompressed tar shards without extracting files or running code."""
 
 import tarfile
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ PICKLES = frozenset(["pkl", "pickle", "pyd", "pt", "pth", "joblib", "dill", "pyc
 
 @dataclass(frozen=True)
 class Member:
-    """Position of a file in a shard, in bytes."""
+    """The position of a file in a shard, in bytes."""
 
     offset: int
     size: int
@@ -81,6 +81,6 @@ def _split(name: str) -> tuple[str, str]:
 
 
 def _shown(name: str) -> str:
-    """Escapes and shorten an untrusted name for an error message."""
+    """Escapes and shortens an untrusted name for an error message."""
     text = name.encode("ascii", "backslashreplace").decode().replace("\n", " ").replace("\0", "?")
     return text if len(text) <= 80 else text[:77] + "..."

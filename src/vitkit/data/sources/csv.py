@@ -15,7 +15,7 @@ from vitkit.data.sources._listing import Row, listing_splits
 
 
 def open_source(location: str) -> dict[str, Source]:
-    """Opens a CSV file and return its splits. Raises ValueError that names the line of an error."""
+    """Opens a CSV file and returns its splits. Raises ValueError with the line number of an error."""
     name, chosen = parse(location)
     path = Path(name).expanduser()
     if not path.is_file():
@@ -25,7 +25,7 @@ def open_source(location: str) -> dict[str, Source]:
 
 
 def _rows(path: Path) -> tuple[list[str], list[Row]]:
-    """Reads the header and the rows. The delimiter is a comma, or a semicolon or tab if the header has no comma."""
+    """Reads the header and the rows, separated by commas, or by semicolons or tabs if the header has no comma."""
     rows = []
     with path.open(encoding="utf-8-sig", newline="") as file:
         try:
@@ -49,7 +49,7 @@ def _rows(path: Path) -> tuple[list[str], list[Row]]:
 
 
 def _with_labels(rows: list[Row], column: str) -> list[Row]:
-    """Splits labels at `|` and convert them to integers if all are integers."""
+    """Splits labels at `|` and converts them to integers if all of them are integers."""
     texts = [row.fields[column] for row in rows]
     several = any("|" in text for text in texts)
     lists = [[part.strip() for part in text.split("|") if part.strip()] if several else [text] for text in texts]

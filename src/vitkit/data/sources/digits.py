@@ -1,4 +1,4 @@
-"""Source `digits`: the 1,797 handwritten digits of the UCI optdigits test set, included in the package (digits.md)."""
+"""Source `digits`: 1,797 handwritten digits from the UCI optdigits test set, included in vitkit."""
 
 from importlib.resources import files
 from typing import Unpack
@@ -10,7 +10,7 @@ from vitkit.data import Example, ReadOptions, Source
 
 
 class Digits(Source):
-    """Handwritten digits, white on black, 8x8 pixels. The key is the row number in the original file."""
+    """Images of handwritten digits, 8x8 pixels. The key is the row number in the original file."""
 
     classes = tuple("0123456789")
 
@@ -21,7 +21,7 @@ class Digits(Source):
         self.images = np.rint(counts * (255 / 16)).astype(np.uint8)
 
     def __len__(self) -> int:
-        """Returns 1797."""
+        """Returns the number of images, 1797."""
         return int(self.labels.shape[0])
 
     def read(self, index: int, **options: Unpack[ReadOptions]) -> Example:
@@ -30,7 +30,7 @@ class Digits(Source):
         return Example(image=image, label=self.label(index), key=f"digit {index}")
 
     def label(self, index: int) -> int:
-        """Returns the digit."""
+        """Returns the digit as a class index."""
         return int(self.labels[index])
 
 

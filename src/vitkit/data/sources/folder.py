@@ -1,4 +1,4 @@
-"""Source `folder:images/`: one folder per class (images/daisy/1.jpg), maybe by split (images/train/daisy/1.jpg)."""
+"""Source `folder:images/`: one folder per class, optionally in split folders (images/train/daisy/1.jpg)."""
 
 import os
 from pathlib import Path
@@ -19,7 +19,7 @@ class Folder(EncodedSource):
         self.classes = tuple(_subfolders(path))
         if not self.classes:
             raise ValueError(
-                f"the folder '{path}' has no class folders; put the images of each class in a folder of its own"
+                f"the folder '{path}' has no class folders; put the images of each class in a separate folder"
             )
         self.keys: list[str] = []
         self.labels: list[int] = []
@@ -35,7 +35,7 @@ class Folder(EncodedSource):
         return len(self.keys)
 
     def encoded(self, index: int) -> tuple[bytes | Path, str]:
-        """Returns the path or the bytes of an image file, and its key."""
+        """Returns the path or the bytes of an image file, and the key of the image."""
         return self.path / self.keys[index], self.keys[index]
 
     def label(self, index: int) -> int:
@@ -44,7 +44,7 @@ class Folder(EncodedSource):
 
 
 def open_source(location: str) -> dict[str, Source]:
-    """Opens a folder and return its splits, or `all`. Raises ValueError for a missing folder or class without images."""
+    """Opens a folder and returns its splits, or `all`. Raises ValueError for missing or empty folders."""
     path = Path(location).expanduser()
     if not location or not path.is_dir():
         raise ValueError(f"there is no folder '{location}'; expected folder:PATH")

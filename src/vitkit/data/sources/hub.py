@@ -22,7 +22,7 @@ from vitkit.data.sources._columns import (
 
 
 class Table(EncodedSource):
-    """One split of a dataset of `datasets`. The key of an image is the split name and the row number.
+    """One split of a Hub dataset. The key of an image consists of the split name and the row number.
 
     Raises ValueError that names the row of an invalid label.
     """
@@ -49,7 +49,7 @@ class Table(EncodedSource):
         return len(self.labels)
 
     def encoded(self, index: int) -> tuple[bytes | Path, str]:
-        """Returns the path or the bytes of an image file, and its key."""
+        """Returns the path or the bytes of an image file, and the key of the image."""
         value = self.images[index][self.image] or {}
         return value.get("bytes") or _cached(value.get("path")), f"{self.name} row {index}"
 
@@ -59,7 +59,7 @@ class Table(EncodedSource):
 
 
 def _cached(path: str | None) -> Path | bytes:
-    """Returns the path if it is inside the cache of `datasets`, else no bytes: a table may not read other files."""
+    """Returns the path if it is in the cache of `datasets`; tables must not read other files."""
     from datasets import config
 
     homes = (config.HF_CACHE_HOME, config.HF_DATASETS_CACHE)
@@ -68,7 +68,7 @@ def _cached(path: str | None) -> Path | bytes:
 
 
 def open_source(location: str) -> dict[str, Source]:
-    """Loads a dataset and return its splits, renamed to train, val and test; splits without labels are left out.
+    """Loads a dataset and returns its splits with labels, renamed to train, val and test.
 
     Raises ValueError for an unknown dataset or a missing configuration, ImportError without `datasets`.
     """

@@ -13,7 +13,7 @@ from vitkit.data.sources._listing import Row, listing_splits
 
 
 def open_source(location: str) -> dict[str, Source]:
-    """Opens a JSON-lines file and return its splits.
+    """Opens a JSON-lines file and returns its splits.
 
     Raises ValueError for a missing file, and one that names the line for an invalid row.
     """

@@ -36,7 +36,7 @@ CACHE_BYTES = 512 << 20
 
 
 class Parquet(EncodedSource):
-    """Rows of Parquet files, in order. The key of an image is the file name and the row number.
+    """The rows of Parquet files, in order. The key of an image consists of file name and row number.
 
     Row groups are read on demand; the last used `cache_bytes` of them are cached. Files of images should have small row
     groups (about 100 rows). Raises ValueError that names the file or row for files with different columns and for
@@ -77,7 +77,7 @@ class Parquet(EncodedSource):
         return int(self.starts[-1])
 
     def encoded(self, index: int) -> tuple[bytes | Path, str]:
-        """Returns the path or the bytes of an image file, and its key."""
+        """Returns the path or the bytes of an image file, and the key of the image."""
         group = int(np.searchsorted(self.starts, index, side="right")) - 1
         value = self._group(group)[index - int(self.starts[group])].as_py()
         data = value.get("bytes") if isinstance(value, dict) else value
@@ -97,7 +97,7 @@ class Parquet(EncodedSource):
         self._cache: OrderedDict[int, ChunkedArray] = OrderedDict()
 
     def _group(self, group: int) -> "ChunkedArray":
-        """Returns the image column of a row group, from the cache or from its file."""
+        """Returns the image column of a row group from the cache or from the file."""
         if self._process != os.getpid():
             # A worker process must not share file positions or connections with its parent.
             self._reset()
@@ -129,7 +129,7 @@ class Parquet(EncodedSource):
 
 
 def open_source(location: str) -> dict[str, Source]:
-    """Opens Parquet files and return their splits, by the names of files and folders; else `all`.
+    """Opens Parquet files and returns their splits by file and folder names, or `all`.
 
     Splits without labels are left out. Raises ValueError if there are no files, ImportError without pyarrow.
     """
@@ -149,7 +149,7 @@ def open_source(location: str) -> dict[str, Source]:
 
 
 def _find(name: str) -> tuple["AbstractFileSystem", str, list[str]]:
-    """Returns the fsspec file system of a location, its root folder and the sorted paths of its files."""
+    """Returns the fsspec file system and root folder of a location, and the sorted paths of its files."""
     from fsspec.core import url_to_fs
 
     try:

@@ -1,4 +1,4 @@
-"""Source `part:classes=0-4@digits`: a subset of another source, by class or by number of images.
+"""Source `part:classes=0-4@digits`: a subset of another source by class or number of images.
 
 Settings precede the first at sign, separated by commas. `classes` selects classes by index or name, with ranges and
 sums (`0-4+7`, `cat+dog`), and renumbers them from 0. `number` images per class, or a `share` of them, are then sampled
@@ -17,7 +17,7 @@ from vitkit.data import Relabelled, Source, Subset, splits
 
 @dataclass(frozen=True)
 class Part:
-    """Settings of a subset; None does not restrict."""
+    """Settings of a subset; None selects everything."""
 
     classes: str | None = None
     share: float | None = None
@@ -73,7 +73,7 @@ def read(text: str) -> Part:
 
 
 def class_indices(text: str, classes: tuple[str, ...]) -> list[int]:
-    """Parses a sum of class indices, ranges and names (`0-4+7`) and return the indices in its order."""
+    """Parses class indices, ranges and names joined with + (`0-4+7`) and returns the indices in order."""
     found: list[int] = []
     for word in text.split("+"):
         first, dash, last = word.partition("-")
@@ -104,7 +104,7 @@ def select_classes(source: Source, chosen: list[int]) -> Source:
 
 
 def sampled(source: Source, part: Part) -> Source:
-    """Samples images of every class (at least one), or return all except these, in the order of the source."""
+    """Samples images of every class (at least one), or returns all other images, in the order of the source."""
     if part.share is None and part.number is None:
         return source
     labels = [source.label(index) for index in range(len(source))]
@@ -116,5 +116,5 @@ def sampled(source: Source, part: Part) -> Source:
         count = part.number if part.number is not None else max(1, round((part.share or 1.0) * members.shape[0]))
         selected.append(members[count:] if part.rest else members[:count])
     if not sum(map(len, selected)):
-        raise ValueError("rest=1 leaves no images: the part takes all of its source")
+        raise ValueError("rest=1 leaves no images: the part already contains all images of its source")
     return Subset(source, np.sort(np.concatenate(selected)))

@@ -20,7 +20,7 @@ TRAIN, VAL = 800, 200
 
 @dataclass(frozen=True)
 class Task:
-    """A task of VTAB: its group, number of classes, name in the mirror, and the fractions of its splits.
+    """A VTAB task: its group, number of classes, name in the mirror, and the fractions of its splits.
 
     train, val   fractions of the published training set for training and validation; the rest is the test set if none
                  was published. A published validation set is used unchanged.
@@ -36,7 +36,7 @@ class Task:
 
     @property
     def source(self) -> str:
-        """Public mirror: WebDataset shards on the Hub with the labels of VTAB."""
+        """The public mirror of the task: WebDataset shards on the Hub with the labels of VTAB."""
         return f"hub:clip-benchmark/wds_{self.mirror}#label=cls"
 
 
@@ -65,7 +65,7 @@ TASKS: dict[str, Task] = {
 
 @dataclass(frozen=True)
 class TaskSplits:
-    """Full training, validation and test sets of a task, before the 1,000 images are selected."""
+    """The full training, validation and test sets of a task, before 1,000 images are selected."""
 
     train: Source
     val: Source
@@ -73,7 +73,7 @@ class TaskSplits:
 
 
 def open_source(location: str) -> dict[str, Source]:
-    """Returns `train` (1,000 images) and `test`, or for `TASK:tune` `train` (800) and `val` (200).
+    """Returns `train` (1,000 images) and `test`; for `TASK:tune`, returns `train` (800) and `val` (200).
 
     Raises ValueError for an unknown task, a wrong number of classes and too few images.
     """
@@ -118,7 +118,7 @@ def task_splits(task: Task, found: dict[str, Source], name: str, *, seed: int | 
 
 
 def divide(source: Source, ends: list[float], seed: int | None) -> list[Source]:
-    """Divides a source at the given fractions of its length, after shuffling with `seed` unless it is None."""
+    """Shuffles a source (unless `seed` is None) and divides it at the given fractions of its length."""
     order = np.arange(len(source)) if seed is None else np.random.default_rng(seed).permutation(len(source))
     bounds = [0, *(int(end * len(source) + 1e-6) for end in ends)]
     return [Subset(source, order[start:end]) for start, end in pairwise(bounds)]
@@ -130,20 +130,20 @@ def shuffled(source: Source, seed: int | None) -> Source:
 
 
 def first(source: Source, number: int, task: str) -> Source:
-    """Returns the first `number` images. Raises ValueError if there are fewer."""
+    """Returns the first `number` images. Raises ValueError if the source has fewer images."""
     if len(source) < number:
         raise ValueError(f"VTAB-1k needs {number} images of a split of '{task}', which has {len(source)}")
     return Subset(source, np.arange(number))
 
 
 def check_classes(name: str, task: Task, source: Source) -> None:
-    """Raises ValueError if the number of classes is not that of the task."""
+    """Raises ValueError if the source and the task have different numbers of classes."""
     if len(source.classes) != task.classes:
         raise ValueError(f"task '{name}' has {task.classes} classes, but its source has {len(source.classes)}")
 
 
 class Concatenation(Source):
-    """Concatenation of two sources with the same classes."""
+    """The concatenation of two sources with the same classes."""
 
     def __init__(self, one: Source, other: Source):
         self.one = one
@@ -151,16 +151,16 @@ class Concatenation(Source):
         self.classes = one.classes
 
     def __len__(self) -> int:
-        """Returns the number of images of both."""
+        """Returns the number of images in both sources."""
         return len(self.one) + len(self.other)
 
     def read(self, index: int, **options: Unpack[ReadOptions]) -> Example:
-        """Returns the example of the source that contains it."""
+        """Returns an example of the source that contains the index."""
         source, inner = self._locate(index)
         return source.read(inner, **options)
 
     def label(self, index: int) -> Label:
-        """Returns the label of the source that contains it."""
+        """Returns a label of the source that contains the index."""
         source, inner = self._locate(index)
         return source.label(inner)
 

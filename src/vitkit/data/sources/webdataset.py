@@ -1,4 +1,4 @@
-"""Source `webdataset:shards/train-{000..099}.tar`: tar shards of samples, such as 0001.jpg with 0001.cls or 0001.json.
+"""Source `webdataset:shards/train-{000..099}.tar`: tar shards with files such as 0001.jpg and 0001.cls.
 
 The label is the class index in `.cls` (or `.cls.txt`), or the field `label` (or `cls`) in `.json`, where it may be a
 list. Class names are the lines of a `classes.txt` in the same folder, else indices.
@@ -19,7 +19,7 @@ MAX_LABEL = 10_000_000
 
 
 class WebDataset(EncodedSource):
-    """Samples of tar shards, in order. The key of an image is the shard name and the sample name.
+    """The samples of tar shards, in order. The key of an image consists of shard name and sample name.
 
     Raises ValueError that names the shard for an invalid shard (see `_tar.index`) and for a sample without label.
     """
@@ -49,7 +49,7 @@ class WebDataset(EncodedSource):
         return len(self.images)
 
     def encoded(self, index: int) -> tuple[bytes | Path, str]:
-        """Returns the path or the bytes of an image file, and its key."""
+        """Returns the path or the bytes of an image file, and the key of the image."""
         return read(*self.images[index]), self.keys[index]
 
     def label(self, index: int) -> Label:
@@ -58,7 +58,7 @@ class WebDataset(EncodedSource):
 
 
 def open_source(location: str) -> dict[str, Source]:
-    """Opens the shards of a folder, a glob or a range `{000..099}` and return their splits, by file name; else `all`.
+    """Opens the shards of a folder, glob or range `{000..099}` and returns splits by file name, or `all`.
 
     Raises ValueError if there are no shards.
     """
@@ -85,7 +85,7 @@ def _shards(location: str) -> list[Path]:
 
 
 def _expand(text: str) -> list[str]:
-    """Expands `a-{08..11}.tar` to four names of equal width."""
+    """Expands a range of shards, such as `a-{08..11}.tar`, to the file names."""
     match = re.search(r"\{(\d+)\.\.(\d+)\}", text)
     if match is None:
         return [text]

@@ -1,4 +1,4 @@
-"""Parsers of image file headers, one file per format. No value of a file is trusted.
+"""Parsers of image file headers, one module per format. They do not trust any value in a file.
 
 Functions of each file:
 
@@ -26,7 +26,7 @@ BIG: Final = 8 << 20
 
 
 def check_size(width: int, height: int, limits: Limits) -> None:
-    """Raises ImageError for an image without pixels (corrupt) or with too many (too_many_pixels)."""
+    """Raises ImageError for an image with no pixels (corrupt) or too many pixels (too_many_pixels)."""
     if width < 1 or height < 1:
         raise ImageError("corrupt", f"the image has {width} x {height} pixels")
     if width * height > limits.max_pixels:

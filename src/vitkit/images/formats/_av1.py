@@ -1,4 +1,4 @@
-"""Frame sizes in the sequence headers of an AV1 bitstream (AV1 specification, section 5.5)."""
+"""Reads frame sizes from the sequence headers of an AV1 bitstream (AV1 specification, section 5.5)."""
 
 from collections.abc import Iterable, Iterator
 from typing import Final
@@ -13,7 +13,7 @@ _MAX_UNITS: Final = 16_384
 
 
 class _Bits:
-    """Reader of unsigned integers from bits; raises ImageError at the end of the data."""
+    """Reads unsigned integers from bits. Raises ImageError at the end of the data."""
 
     def __init__(self, data: bytes) -> None:
         self._value, self._left = int.from_bytes(data, "big"), 8 * len(data)
@@ -26,7 +26,7 @@ class _Bits:
         return (self._value >> self._left) & ((1 << count) - 1)
 
     def take_variable(self) -> int:
-        """Reads uvlc() of section 4.10.3."""
+        """Reads an integer of variable length (uvlc() in section 4.10.3)."""
         zeros = 0
         while not self.take(1):
             zeros += 1
@@ -70,7 +70,7 @@ def _sequence_size(payload: bytes) -> tuple[int, int]:
 
 
 def _length(data: bytes, at: int) -> tuple[int, int]:
-    """Reads leb128() of section 4.10.5; return the value and the next position."""
+    """Reads an integer (leb128() in section 4.10.5); returns the value and the next position."""
     value = 0
     for i in range(8):
         if at >= len(data):
@@ -84,7 +84,7 @@ def _length(data: bytes, at: int) -> tuple[int, int]:
 
 
 def frame_sizes(data: bytes, ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """Yields (width, height) of each sequence header in the bitstream units of some ranges (start, end) of a file.
+    """Yields (width, height) from each sequence header in the given ranges (start, end) of a file.
 
     Other data (a grid description, an alpha item of another codec) ends a range without an error; the decoder rejects
     it. Raises ImageError for more units than `_MAX_UNITS`, in all ranges together, because ranges may overlap.

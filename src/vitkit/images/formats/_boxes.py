@@ -1,4 +1,4 @@
-"""Boxes of an ISO base media file (ISO/IEC 14496-12, section 4.2)."""
+"""Reads the boxes of an ISO base media file (ISO/IEC 14496-12, section 4.2)."""
 
 import struct
 from collections.abc import Iterator, Mapping

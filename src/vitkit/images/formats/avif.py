@@ -1,4 +1,4 @@
-"""AVIF, and HEIF if a plug-in provides a decoder for Pillow: the primary image of an ISO base media file.
+"""AVIF files, and HEIF files if a plug-in adds a decoder to Pillow: only the primary image is read.
 
 Sizes are checked twice: in the item properties (ispe), and for AVIF also in the sequence header of the coded image,
 because the AV1 decoder allocates memory by that header.
@@ -25,12 +25,12 @@ _CONTAINERS: Final = {b"meta": 4, b"iprp": 0}
 
 
 def sniff(data: bytes) -> bool:
-    """Returns whether the first bytes are those of a AVIF file."""
+    """Returns whether the first bytes are those of an AVIF file."""
     return data[4:8] == b"ftyp" and data[8:12] in _AVIF_BRANDS | _HEIF_BRANDS
 
 
 def _integer(data: bytes, at: int, size: int) -> tuple[int, int]:
-    """Reads an unsigned integer of `size` bytes (0, 4 or 8 in iloc); return it and the next position."""
+    """Reads an unsigned integer of `size` bytes (0, 4 or 8); returns the integer and the next position."""
     if at + size > len(data):
         raise corrupt("an item box is too short")
     return int.from_bytes(data[at : at + size], "big"), at + size
@@ -73,7 +73,7 @@ def _extents(data: bytes, found: "_Meta") -> Iterator[tuple[int, int]]:
 
 
 def _stored_in(found: "_Meta", method: int, size: int) -> tuple[int, int]:
-    """Returns (start, end) of the data to which the offsets of an item refer: the file, or the box idat."""
+    """Returns (start, end) of the data to which the offsets of an item refer: the file or the idat box."""
     if method == 0:
         return 0, size
     if method == 1 and found.data is not None:
@@ -82,7 +82,7 @@ def _stored_in(found: "_Meta", method: int, size: int) -> tuple[int, int]:
 
 
 def _check_coded_sizes(data: bytes, found: "_Meta", limits: Limits) -> None:
-    """Checks the size of every coded image against the limit and the sizes in the properties."""
+    """Checks the size of each coded image against the limit and the sizes in the item properties."""
     largest = max(width * height for width, height in found.sizes.values())
     ranges = dict.fromkeys(_extents(data, found))  # items may share extents
     if sum(last - first for first, last in ranges) > 2 * len(data):
@@ -95,7 +95,7 @@ def _check_coded_sizes(data: bytes, found: "_Meta", limits: Limits) -> None:
 
 @dataclass
 class _Meta:
-    """Item boxes of a file: positions (start, end) in the file, and properties by their number from 1."""
+    """The item boxes of a file: positions (start, end) in the file, and properties by number (from 1)."""
 
     locations: tuple[int, int] | None = None
     data: tuple[int, int] | None = None
@@ -119,7 +119,7 @@ def _read_properties(data: bytes, start: int, end: int, found: _Meta) -> None:
 
 
 def _properties_of_primary(data: bytes, found: _Meta) -> list[int]:
-    """Returns the numbers of the properties of the primary item (ISO/IEC 23008-12, 9.3.1); empty if there are none."""
+    """Returns the numbers of the properties of the primary item (ISO/IEC 23008-12, 9.3.1)."""
     if found.primary is None or found.associations is None:
         return []
     box = data[slice(*found.associations)]
@@ -139,7 +139,7 @@ def _properties_of_primary(data: bytes, found: _Meta) -> list[int]:
 
 
 def heif_decoder() -> type[ImageFile.ImageFile] | None:
-    """Returns the HEIF decoder of Pillow: a registered plug-in, or pillow-heif (the extra `heif`), which is imported."""
+    """Returns Pillow's HEIF decoder: a registered plug-in, or pillow-heif (the extra `heif`)."""
     if "HEIF" in Image.OPEN:
         return cast(type[ImageFile.ImageFile], Image.OPEN["HEIF"][0])
     try:
@@ -160,7 +160,7 @@ def _check_decoder(name: Format) -> None:
 
 
 def _format(data: bytes) -> Format:
-    """Returns AVIF if it is the major brand, or a compatible one of a file with a general major brand."""
+    """Returns AVIF if it is the major brand, or if it is a compatible brand and the major brand is general."""
     end = min(int.from_bytes(data[:4], "big"), 1024)
     general = data[8:12] in (b"mif1", b"msf1")
     brands = {data[8:12]} | ({data[at : at + 4] for at in range(16, end, 4)} if general else set())
@@ -212,7 +212,7 @@ def _transformed(width: int, height: int, properties: list[int], found: _Meta) -
 
 
 def read(data: bytes, limits: Limits, allow_truncated: bool) -> Header:
-    """Reads the header of an AVIF or HEIF file. Truncated files are rejected even with `allow_truncated`."""
+    """Reads the header of an AVIF or HEIF file. Rejects truncated files even with `allow_truncated`."""
     kind = _format(data)
     _check_decoder(kind)
     clean, found = _clean(data, limits)

@@ -1,4 +1,4 @@
-"""Windows and OS/2 bitmaps: uncompressed, bit fields, and small run-length encoded files."""
+"""Windows and OS/2 bitmaps: uncompressed files, bit fields, and small run-length encoded files."""
 
 import struct
 from typing import Final
@@ -21,7 +21,7 @@ def sniff(data: bytes) -> bool:
 
 
 def read(data: bytes, limits: Limits, allow_truncated: bool) -> Header:
-    """Reads the header of a BMP file. Rows are bottom-up (positive height) or top-down."""
+    """Reads the header of a BMP file, whose rows are bottom-up (positive height) or top-down."""
     (size,) = struct.unpack_from("<I", data, 14)
     if size not in _HEADER_SIZES:
         raise ImageError("unsupported_format", f"a BMP file with a header of {size} bytes")

@@ -1,4 +1,4 @@
-"""PNG and APNG (W3C PNG third edition): every chunk is checked; the decoder gets only those with pixels."""
+"""PNG and APNG files (W3C PNG third edition); every chunk is checked, and the decoder gets only pixels."""
 
 import re
 import struct
@@ -25,7 +25,7 @@ _DEFLATE: Final = 1032
 
 
 class _Layout(NamedTuple):
-    """The fields of IHDR."""
+    """The fields of the IHDR chunk."""
 
     width: int
     height: int
@@ -35,7 +35,7 @@ class _Layout(NamedTuple):
 
     @property
     def pixel_bytes(self) -> int:
-        """Size of all scan lines in bytes, including filter bytes."""
+        """The size of all scan lines in bytes, including filter bytes."""
         depth = self.bits * _LAYOUTS[self.color][0]
         total = 0
         for x, y, step_x, step_y in _PASSES if self.interlaced else ((0, 0, 1, 1),):
@@ -51,7 +51,7 @@ def sniff(data: bytes) -> bool:
 
 
 def _chunks(data: bytes, allow_truncated: bool) -> Iterator[tuple[bytes, memoryview, bool]]:
-    """Yields (name, payload, whether the checksum is valid) of each chunk."""
+    """Yields (name, payload, whether the checksum is valid) for each chunk."""
     at, view = len(_SIGNATURE), memoryview(data)
     for _ in range(MAX_PARTS):
         if at + 12 > len(data):
@@ -103,7 +103,7 @@ def _inflated_size(parts: list[memoryview], needed: int) -> int:
 
 
 def _profile(payload: bytes) -> bytes | None:
-    """Decompresses iCCP (name, zero, method 0, deflated profile); None if it is broken or too large."""
+    """Decompresses the profile in an iCCP chunk; returns None if it is broken or too large."""
     name_end = payload.find(b"\0")
     if not 0 < name_end < 80 or payload[name_end + 1 : name_end + 2] != b"\0":
         return None
@@ -115,7 +115,7 @@ def _profile(payload: bytes) -> bytes | None:
 
 
 def _transparency(payload: bytes, layout: _Layout) -> tuple[int, ...] | None:
-    """Reads tRNS: a transparent color, or a table of alphas for palettes; None if it is invalid."""
+    """Reads a tRNS chunk: a transparent color, or an alpha table for palettes; None if invalid."""
     if layout.color == _PALETTE:
         return tuple(payload[:256])
     channels = {_GREY: 1, _COLOR: 3}.get(layout.color)
@@ -123,7 +123,7 @@ def _transparency(payload: bytes, layout: _Layout) -> tuple[int, ...] | None:
 
 
 def _chunk(name: bytes, *payload: bytes | memoryview) -> list[bytes | memoryview]:
-    """Returns the parts of a chunk."""
+    """Returns the encoded parts of a chunk."""
     length, checksum = sum(map(len, payload)), zlib.crc32(name)
     for part in payload:
         checksum = zlib.crc32(part, checksum)
@@ -151,7 +151,7 @@ def _check_order(name: bytes, previous: bytes, seen_pixels: bool) -> None:
 
 
 def _gather(data: bytes, limits: Limits, allow_truncated: bool) -> tuple[_Layout, dict[bytes, bytes], list[memoryview]]:
-    """Returns the header, the first chunk of each other required type, and the pixel chunks."""
+    """Returns the header, the first chunk of each other type that is needed, and the pixel chunks."""
     layout: _Layout | None = None
     found: dict[bytes, bytes] = {}
     pixels: list[memoryview] = []
@@ -186,7 +186,7 @@ def _clean(layout: _Layout, palette: bytes | None, pixels: list[memoryview]) -> 
 
 
 def read(data: bytes, limits: Limits, allow_truncated: bool) -> Header:
-    """Reads the header of a PNG file; for animations, of the image shown by viewers without animation support."""
+    """Reads the header of a PNG file; for animations, reads the image that still-image viewers show."""
     layout, found, pixels = _gather(data, limits, allow_truncated)
     animation = found.get(b"acTL", b"")
     frames = max(1, struct.unpack_from(">I", animation)[0]) if len(animation) == 8 else 1

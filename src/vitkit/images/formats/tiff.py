@@ -1,4 +1,4 @@
-"""TIFF 6.0, first page: the directory is read, checked, and rewritten for the decoder."""
+"""TIFF 6.0 files, first page only; the directory is read, checked and rewritten for the decoder."""
 
 import contextlib
 import ctypes
@@ -47,7 +47,7 @@ def sniff(data: bytes) -> bool:
 
 
 def _values(data: bytes, order: str, entry: int) -> Sequence[int] | None:
-    """Returns the values of a directory entry; None for optional ones outside the file. The profile has no values here.
+    """Returns the values of a directory entry, or None for optional entries outside the file.
 
     Raises ImageError for more values than the tag may have, before they are read.
     """
@@ -118,7 +118,7 @@ def _one(tags: Mapping[int, Sequence[int]], tag: int, default: int | None = None
 
 
 def _tile_shape(tags: _Tags, width: int, height: int, limits: Limits) -> tuple[int, int, int, int]:
-    """Returns the tag of the offsets, the tag of the sizes, and width and height of a strip or tile.
+    """Returns the tags of the offsets and of the sizes, and the width and height of a strip or tile.
 
     Old writers store the tiles under the tags of strips; they are moved to those of tiles.
     """
@@ -140,7 +140,7 @@ def _tile_shape(tags: _Tags, width: int, height: int, limits: Limits) -> tuple[i
 
 
 def _check_tiles(data: bytes, tags: _Tags, bits_per_pixel: int, limits: Limits) -> None:
-    """Checks offsets and sizes of all strips or tiles against the file and the image size."""
+    """Checks the offsets and sizes of all strips or tiles against the file and the image size."""
     width, height, compression = _one(tags, _WIDTH), _one(tags, _HEIGHT), _one(tags, _COMPRESSION, 1)
     offset_tag, size_tag, tile_width, tile_height = _tile_shape(tags, width, height, limits)
     planes = _one(tags, _SAMPLES, 1) if _one(tags, _PLANAR, 1) == 2 else 1
@@ -170,7 +170,7 @@ def _check_tiles(data: bytes, tags: _Tags, bits_per_pixel: int, limits: Limits) 
 
 
 def _rewrite(data: bytes, order: str, tags: _Tags) -> bytes:
-    """Returns the file with a new directory at its end that contains these tags and no next page."""
+    """Returns the file with a new directory at the end that contains these tags and no next page."""
     body = bytearray(data)
     body += b"\0" * (len(data) & 1)
     entries = []
@@ -199,7 +199,7 @@ def _pixel_bits(tags: _Tags) -> int:
 
 
 def read(data: bytes, limits: Limits, allow_truncated: bool) -> Header:
-    """Reads the header of a TIFF file. Truncated files are rejected, because the directory is often at the end."""
+    """Reads the header of a TIFF file. Rejects truncated files, as the directory is often at the end."""
     if data[2] == 43 or data[3] == 43:
         raise ImageError("unsupported_format", "a BigTIFF file")
     if len(data) < 8:
@@ -238,7 +238,7 @@ _LIBRARIES = ("../pillow.libs/libtiff-*.so*", ".dylibs/libtiff*.dylib", "../pill
 
 @cache
 def silence_libtiff() -> bool:
-    """Stops libtiff from printing to standard error; return False if the library is not found.
+    """Stops libtiff from printing to standard error; returns False if the library is not found.
 
     libtiff prints a line with contents of the file for every damaged file, and Pillow has no option for that. The error
     handler is disabled in the library inside the wheel of Pillow, for the process; errors are still reported to Pillow.

@@ -1,4 +1,4 @@
-"""Engine: makes fast copies of models and checks them against the model in float32.
+"""The inference engine: makes fast copies of models and compares them with the float32 model.
 
 `accelerate` tries the execution paths (`path.paths`) that the device supports. For each it makes a copy of the model
 with fused layers and packed weights (`fuse.fuse`) and compares the outputs on a probe image; a path that fails or
@@ -51,7 +51,7 @@ NUM_COMPARED = 4
 
 @dataclass(frozen=True)
 class Accelerated:
-    """A fast model, its precision, and a summary with the reason and the difference from float32."""
+    """A fast model, its precision, and a summary with its reason and its difference from float32."""
 
     model: Backbone
     precision: str
@@ -61,7 +61,7 @@ class Accelerated:
 
 
 class FastModel(Backbone):
-    """A fast copy of a model with the same interface; takes images of any floating dtype.
+    """A fast copy of a model with the same interface, which accepts images of any floating dtype.
 
     Batches are split into chunks, so that outputs do not depend on the batch size. If the head reads special tokens
     only, `features` has no patch tokens. `original` is the model that was copied.
@@ -91,7 +91,7 @@ class FastModel(Backbone):
 
     @property
     def pool_width(self) -> int:
-        """Width of the representation."""
+        """The width of the representation."""
         return self.network.pool_width
 
     def features(self, images: Float[Tensor, "b c height width"]) -> Features:
@@ -125,7 +125,7 @@ class FastModel(Backbone):
         return self.network.logits(features)
 
     def init_weights(self) -> None:
-        """Raises RuntimeError: packed weights cannot be initialized."""
+        """Raises RuntimeError, because packed weights cannot be initialized."""
         raise RuntimeError("the weights of a fast copy are packed; initialize the original model instead")
 
 
@@ -138,7 +138,7 @@ def accelerate(
     calibration: Callable[[], Float[Tensor, "b c rows columns"]] | None = None,
     compiled: int = 0,
 ) -> Accelerated:
-    """Returns the fastest copy of `model` whose outputs are close to those in float32.
+    """Returns the fastest copy of `model` whose outputs are close to the float32 outputs.
 
     Args:
         model: A model in float32; it is not changed.
@@ -184,17 +184,17 @@ def accelerate(
 def _candidates(
     model: Backbone, precision: str, supported: Capabilities, *, merging: bool, compiled: bool
 ) -> list[ExecutionPath]:
-    """Returns the paths to try, fastest first. Raises ValueError for options that cannot be combined."""
+    """Returns the execution paths to try, fastest first. Raises ValueError for incompatible options."""
     if merging:
         check_mergeable(model)
     if compiled and merging:
-        raise ValueError("token merging does not support torch.compile: choose one of them")
+        raise ValueError("token merging does not support torch.compile: choose only one of the two")
     candidates = paths(precision, supported, model, merging=merging)
     return compiled_paths(candidates, supported) if compiled else candidates
 
 
 def _fusion(model: Backbone, path: ExecutionPath, supported: Capabilities, images: Tensor) -> tuple[Backbone, Fusion]:
-    """Returns the model to copy and the settings; for int8 a smoothed copy and the calibrated ranges."""
+    """Returns the model to copy and its fusion settings; for int8, a smoothed copy with calibrated ranges."""
     on_cpu = images.device.type == "cpu"
     in_bfloat16 = path.precision == "float8" or (path.precision == "int8" and supported.bfloat16)
     inner = torch.bfloat16 if in_bfloat16 else TYPES.get(path.precision, torch.float32)

@@ -1,4 +1,4 @@
-"""Encoder blocks for inference: fused attention, MLP and residuals.
+"""Encoder blocks for inference, with fused attention, MLP and residuals.
 
 The backends of attention all compute softmax(q k^T / sqrt(k) + bias) v; the fastest depends on the CPU.
 """
@@ -51,7 +51,7 @@ def attend(
 
 
 def _products(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
-    """Computes one image at a time, so that its attention weights (h, m, n) stay in the cache."""
+    """Computes attention one image at a time, so that the weights (h, m, n) stay in the CPU cache."""
     b, h, m, width = q.shape
     out = q.new_empty(b, m, h, width)
     if bias is not None:
@@ -67,7 +67,7 @@ def _products(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def is_plain(block: nn.Module) -> bool:
-    """Returns whether a block has only known layers and a known activation."""
+    """Returns whether a block consists only of supported layers with a supported activation."""
     if type(block) is not Block or type(block.attn) is not Attention:
         return False
     if type(block.mlp) is MLP:
@@ -128,7 +128,7 @@ class FusedAttention(nn.Module):
 
     @property
     def input_layers(self) -> list[nn.Module]:
-        """The layers that read the tokens."""
+        """The layers whose input is the tokens."""
         return [self.qkv] if self.keep is None else [self.query, self.key_value]
 
     def project(
@@ -140,7 +140,7 @@ class FusedAttention(nn.Module):
         return self.proj(attend(q, k, v, bias, self.backend), residual=residual)
 
     def heads(self, x: Float[Tensor, "b n d"], rotation: Float[Tensor, "2 p k"] | None) -> tuple[Tensor, ...]:
-        """Returns query, key and value, (b, h, n, k) each."""
+        """Returns query, key and value, each of shape (b, h, n, k)."""
         if self.keep is None:
             q, k, v = (self._split(part) for part in self.qkv(x).chunk(3, dim=-1))
         else:
@@ -176,7 +176,7 @@ class FusedMLP(nn.Module):
 
     @property
     def input_layers(self) -> list[nn.Module]:
-        """The layers that read the tokens."""
+        """The layers whose input is the tokens."""
         return [self.fc1, self.value] if self.gated else [self.fc1]
 
     def forward(self, x: Float[Tensor, "*b d"], residual: Float[Tensor, "*b d"] | None = None) -> Float[Tensor, "*b d"]:
@@ -216,7 +216,7 @@ class FusedBlock(nn.Module):
         rotation: Float[Tensor, "2 p k"] | None = None,
         relative: Float[Tensor, "offsets k"] | None = None,
     ) -> Float[Tensor, "b m d"]:
-        """Returns the tokens: all of them, those left after merging, or the first `keep`."""
+        """Returns the output tokens: all tokens, those left after merging, or the first `keep` tokens."""
         if self.merging is not None:
             if bias is not None or rotation is not None or relative is not None:
                 raise ValueError("tokens cannot be merged: the attention of this model depends on their positions")
@@ -240,12 +240,12 @@ class FusedBlock(nn.Module):
 
 
 def gamma_of(scale: nn.Module) -> Tensor | None:
-    """Returns the factors of a LayerScale, or None."""
+    """Returns the factors of a LayerScale, or None for other modules."""
     return scale.gamma if isinstance(scale, LayerScale) else None
 
 
 def scaled(linear: nn.Linear, gamma: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Returns weight and bias of a linear layer with `gamma` multiplied into its output channels."""
+    """Returns the weight and bias of a linear layer, with the output channels multiplied by `gamma`."""
     if gamma is None:
         return linear.weight, linear.bias
     return linear.weight * gamma[:, None], None if linear.bias is None else linear.bias * gamma

@@ -1,4 +1,4 @@
-"""Dense layers for inference: packed weights, patch projection, and float8."""
+"""Dense layers for inference, with packed weights, and for patch projection and float8."""
 
 from collections.abc import Callable
 
@@ -23,19 +23,19 @@ FLOAT8_MULTIPLE = 16  # float8 products need weights whose rows and columns are 
 
 
 def fused_name(module: nn.Module) -> str | None:
-    """Returns the name in `PLAIN` of an activation module, or None for an unknown one."""
+    """Returns the name of an activation module in `PLAIN`, or None for an unknown module."""
     return "" if isinstance(module, nn.Identity) else activation_name(module)
 
 
 def add_or_multiply(
     y: Float[Tensor, "*b o"], residual: Float[Tensor, "*b o"] | None, factor: Float[Tensor, "*b o"] | None
 ) -> Float[Tensor, "*b o"]:
-    """Returns y + residual, y * factor or y, in the wider dtype."""
+    """Adds the residual to y or multiplies y by the factor, if given, in the wider dtype."""
     return y + residual if residual is not None else y * factor if factor is not None else y
 
 
 class Dense(nn.Module):
-    """act(x W^T + b), then + residual or * factor, with a constant `weight` (out, in) and `bias` (out,).
+    """A dense layer with constant weights: act(x W^T + b), then + residual or * factor.
 
     With `packed` the weight is stored in oneDNN's blocked layout, bias and activation are fused into the product, and
     the residual or factor is applied in place. Without it the operations are PyTorch's, on any device. If oneDNN cannot
@@ -67,7 +67,7 @@ class Dense(nn.Module):
         residual: Float[Tensor, "*b o"] | None = None,
         factor: Float[Tensor, "*b o"] | None = None,
     ) -> Float[Tensor, "*b o"]:
-        """Returns the product; at most one of `residual` and `factor`, and neither with an activation."""
+        """Returns the output; accepts `residual` or `factor`, and neither if the layer has an activation."""
         x = x.to(self.dtype)
         if self.observer is not None:
             self.observer(x)
@@ -81,7 +81,7 @@ class Dense(nn.Module):
 
 
 class PatchDense(nn.Module):
-    """The patch projection as a dense layer: a convolution whose stride equals its kernel size.
+    """Patch projection as a dense layer, for a convolution whose stride equals its kernel size.
 
     Input (b, c, height, width), output (b, d, height / patch, width / patch), as for the convolution.
     """
@@ -93,7 +93,7 @@ class PatchDense(nn.Module):
         self.dense = make("proj", convolution.weight.flatten(1), convolution.bias)
 
     def forward(self, x: Float[Tensor, "b c height width"]) -> Float[Tensor, "b d rows columns"]:
-        """Returns the map of patch embeddings; pixels of incomplete patches at the right and bottom are ignored."""
+        """Returns the map of patch embeddings; ignores incomplete patches at the right and bottom."""
         x = x.to(self.dtype)
         height, width = self.patch
         rows, columns = x.shape[2] // height, x.shape[3] // width
@@ -104,7 +104,7 @@ class PatchDense(nn.Module):
 
 
 def has_float8_shape(weight: Float[Tensor, "o i"]) -> bool:
-    """Returns whether float8 products support the shape of a weight."""
+    """Returns whether float8 matrix products support the shape of a weight."""
     return all(size % FLOAT8_MULTIPLE == 0 for size in weight.shape)
 
 
@@ -115,7 +115,7 @@ def to_float8(x: Float[Tensor, "n k"]) -> tuple[Tensor, Float[Tensor, "n 1"]]:
 
 
 def float8_matmul(x: tuple[Tensor, Tensor], weight: tuple[Tensor, Tensor], dtype: torch.dtype) -> Float[Tensor, "n o"]:
-    """Returns x W^T in `dtype`, for x and W with scales of `to_float8`."""
+    """Returns x W^T in `dtype`; x and W are float8 matrices with the scales from `to_float8`."""
     if not hasattr(F, "scaled_mm"):  # before torch 2.10
         return torch._scaled_mm(x[0], weight[0].t(), x[1], weight[1].t(), out_dtype=dtype)
     row = F.ScalingType.RowWise
@@ -123,7 +123,7 @@ def float8_matmul(x: tuple[Tensor, Tensor], weight: tuple[Tensor, Tensor], dtype
 
 
 class Float8Dense(nn.Module):
-    """act(x W^T + b), then + residual or * factor, with float8 products; the output is `dtype`.
+    """A dense layer with float8 products and output in `dtype`: act(x W^T + b), then + residual or * factor.
 
     Inputs have one scale per token, weights one per output channel. The weight must have a shape that
     `has_float8_shape` accepts.
@@ -145,7 +145,7 @@ class Float8Dense(nn.Module):
         residual: Float[Tensor, "*b o"] | None = None,
         factor: Float[Tensor, "*b o"] | None = None,
     ) -> Float[Tensor, "*b o"]:
-        """Returns the product; at most one of `residual` and `factor`, and neither with an activation."""
+        """Returns the output; accepts `residual` or `factor`, and neither if the layer has an activation."""
         y = float8_matmul(to_float8(x.to(self.dtype).flatten(0, -2)), (self.weight, self.scale), self.dtype)
         y = PLAIN[self.act](y if self.bias is None else y + self.bias).unflatten(0, x.shape[:-1])
         return add_or_multiply(y, residual, factor)

@@ -1,4 +1,4 @@
-"""Copies a model and replaces supported layers with fused ones; the model itself is not changed."""
+"""Copies a model and replaces supported layers with fused layers; does not change the original."""
 
 import copy
 import math
@@ -46,7 +46,7 @@ class Fusion:
     float8: bool = False
 
     def make(self, prefix: str, name: str, weight: Tensor, bias: Tensor | None, act: str = "") -> nn.Module:
-        """Makes the dense layer `prefix.name`."""
+        """Makes the dense layer that replaces the layer `prefix.name`."""
         path = f"{prefix}.{name}"
         if self.float8 and prefix.endswith((".attn", ".mlp")) and has_float8_shape(weight):
             return Float8Dense(weight, bias, dtype=self.inner, act=act)
@@ -59,7 +59,7 @@ class Fusion:
 
 
 class FoldedConv(nn.Module):
-    """`StdConv` with precomputed standardized filters."""
+    """A `StdConv` whose standardized filters are computed in advance."""
 
     def __init__(self, convolution: StdConv, dtype: torch.dtype):
         super().__init__()
@@ -69,14 +69,14 @@ class FoldedConv(nn.Module):
         self.weight = nn.Parameter(convolution.standardized_weight().to(dtype), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Returns the convolved map."""
+        """Returns the output of the convolution."""
         x = x.to(self.weight.dtype)
         x = pad_same(x, self.kernel, self.stride) if self.same else x
         return F.conv2d(x, self.weight, stride=self.stride, padding=self.padding)
 
 
 def fuse(model: Backbone, fusion: Fusion) -> Backbone:
-    """Returns the fast copy of a model, in evaluation mode; it cannot be trained, saved or moved.
+    """Returns a fast copy of a model in evaluation mode; the copy cannot be trained, saved or moved.
 
     Raises ValueError if tokens are to be merged and the model does not support it.
     """
@@ -93,18 +93,18 @@ def fuse(model: Backbone, fusion: Fusion) -> Backbone:
 
 
 def check_mergeable(model: nn.Module) -> None:
-    """Raises ValueError unless all blocks are plain and positions are added before the first block only."""
+    """Raises ValueError unless all blocks are plain and positions are added only before the first block."""
     supported = (
         isinstance(model, TokenBackbone)
         and getattr(model.config, "position_at", "stem") == "stem"
         and all(isinstance(block, FusedBlock) or is_plain(block) for block in model.blocks)
     )
     if not supported:
-        raise ValueError("tokens can be merged in plain encoder blocks with positions added before the first one only")
+        raise ValueError("tokens can be merged only in plain encoder blocks, with positions added before them")
 
 
 def special_tokens_read(model: Backbone, images: Tensor) -> int | None:
-    """Returns the number of special tokens if the head reads nothing else; None if it reads patches too.
+    """Returns the number of special tokens if the head reads only those, or None if it reads patches.
 
     Runs the head with NaN in all patch tokens: its outputs are then finite. All blocks must be plain.
     """
@@ -134,7 +134,7 @@ def _replace(parent: nn.Module, prefix: str, fusion: Fusion) -> None:
 
 
 def _fast(module: nn.Module, parent: nn.Module, path: str, fusion: Fusion) -> nn.Module | None:
-    """Returns the fast form of a module, or None for a module without one."""
+    """Returns the fast version of a module, or None if there is none."""
     make = partial(fusion.make, path)
     if type(module) is Attention:
         return FusedAttention(module, make, fusion.attention)
@@ -151,7 +151,7 @@ def _fast(module: nn.Module, parent: nn.Module, path: str, fusion: Fusion) -> nn
 
 
 def _has_disjoint_windows(convolution: nn.Conv2d) -> bool:
-    """Returns whether a convolution is a linear layer on disjoint patches."""
+    """Returns whether a convolution is equivalent to a linear layer on disjoint patches."""
     return (
         convolution.stride == convolution.kernel_size
         and convolution.padding in (0, (0, 0))
@@ -177,7 +177,7 @@ def _block(block: Block, index: int, fusion: Fusion) -> FusedBlock:
 
 
 def _convert(network: nn.Module, fusion: Fusion) -> None:
-    """Converts remaining parameters (special tokens, position tables) to the dtype of the tokens."""
+    """Converts the remaining parameters (special tokens, position embeddings) to the dtype of the tokens."""
     for module in network.modules():
         if fusion.mixed and isinstance(module, nn.LayerNorm | nn.GroupNorm | BatchNorm):
             continue
@@ -189,5 +189,5 @@ def _convert(network: nn.Module, fusion: Fusion) -> None:
 
 
 def _as_weight(module: nn.Conv2d, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Casts the input of a convolution to the dtype of its weight: images are float32."""
+    """Casts the input of a convolution, such as float32 images, to the dtype of its weight."""
     return (arguments[0].to(module.weight.dtype), *arguments[1:])

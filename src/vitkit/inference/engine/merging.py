@@ -15,7 +15,7 @@ Reduction = int | tuple[int, float] | list[int]
 
 
 def schedule(reduction: Reduction, depth: int) -> list[int]:
-    """Returns the number of tokens to merge in each of `depth` blocks.
+    """Returns the number of tokens to merge in each of the `depth` blocks.
 
     An int applies to every block. A pair (r, inflection) is linear from r (1 - inflection) to r (1 + inflection), so
     that -1 merges early and 1 late. A list has one number per block; missing ones are zero. Raises ValueError for
@@ -39,13 +39,13 @@ def schedule(reduction: Reduction, depth: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Merge:
-    """A merge of n tokens into `count`: token i becomes part of token `target[b, i]`."""
+    """A merge of n tokens into `count` tokens: token i becomes part of token `target[b, i]`."""
 
     target: Int[Tensor, "b n"]
     count: int
 
     def tokens(self, x: Float[Tensor, "b n d"], size: Float[Tensor, "b n"]) -> Float[Tensor, "b m d"]:
-        """Returns the merged tokens: means weighted by the number of patches per token."""
+        """Returns the merged tokens, which are means weighted by the number of patches per token."""
         total = x.new_zeros(x.shape[0], self.count, x.shape[2], dtype=torch.float32)
         index = self.target[:, :, None].expand(-1, -1, x.shape[2])
         total.scatter_add_(1, index, x.float() * size[:, :, None])
@@ -57,7 +57,7 @@ class Merge:
 
 
 def match(metric: Float[Tensor, "b n k"], reduction: int, num_special: int) -> Merge | None:
-    """Bipartite soft matching (section 3.2 of the paper); None if there is nothing to merge.
+    """Matches similar tokens (bipartite soft matching); returns None if there is nothing to merge.
 
     The similarity of tokens is the cosine of their metric (the mean of their keys over the heads). Each token at an
     even position is paired with the most similar one at an odd position, and the `reduction` most similar pairs are
@@ -97,7 +97,7 @@ def _targets(merged: Tensor, partner: Tensor, n: int, num_special: int) -> Int[T
 
 
 class Merging:
-    """Token merging through the blocks of one model; the sizes of the tokens are stored per thread.
+    """Token merging in the blocks of one model; the sizes of the tokens are stored per thread.
 
     Every block calls `merge` between attention and MLP. `bias` is added to the next attention logits (proportional
     attention, equation 1); models pre-trained with MAE and not fine-tuned are better without it.
@@ -119,7 +119,7 @@ class Merging:
         return None if size is None or not self.proportional else size.log()[:, None, None]
 
     def merge(self, block: int, x: Float[Tensor, "b n d"], keys: Float[Tensor, "b h n k"]) -> Float[Tensor, "b m d"]:
-        """Returns the tokens of a block after its merge."""
+        """Returns the tokens of a block after merging."""
         merge = match(keys.float().mean(dim=1), self.counts[block], self.num_special)
         if merge is None:
             return x

@@ -1,4 +1,4 @@
-"""Execution paths: which to try for a device and a precision, and how they are compared."""
+"""Execution paths: selects those to try for a device and precision, and compares their outputs."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -35,19 +35,19 @@ class ExecutionPath:
 
     @property
     def bound(self) -> float:
-        """The largest difference from float32 that is allowed."""
+        """The largest allowed difference from float32."""
         return BOUNDS[self.precision]
 
     @property
     def description(self) -> str:
-        """The path in one phrase."""
+        """A short description of the path."""
         if self.compiled:
             return f"{self.precision}, compiled"
         return f"{self.precision}{', weights packed and steps fused' if self.fused else ', eager'}"
 
 
 def paths(precision: str, capabilities: Capabilities, model: Backbone, *, merging: bool = False) -> list[ExecutionPath]:
-    """Returns the paths to try, fastest first.
+    """Returns the execution paths to try, fastest first.
 
     `auto` ends with eager float32, so one of its paths always works. A named precision is never replaced by another.
     Raises ValueError for an unknown precision and for an 8-bit precision that the device does not support.
@@ -71,7 +71,7 @@ def paths(precision: str, capabilities: Capabilities, model: Backbone, *, mergin
 
 
 def compiled_paths(candidates: Iterable[ExecutionPath], capabilities: Capabilities) -> list[ExecutionPath]:
-    """Returns the same paths for torch.compile, without packed weights, which it cannot compile.
+    """Returns the same paths for torch.compile, without packed weights, which cannot be compiled.
 
     Raises ValueError for int8, whose layers it cannot compile either.
     """
@@ -98,7 +98,7 @@ def _automatic(capabilities: Capabilities, model: Backbone, merging: bool) -> li
 
 
 def probe(model: Backbone, count: int = 1) -> Float[Tensor, "b c rows columns"]:
-    """Returns seeded test images: smooth shapes with noise, normalized."""
+    """Returns normalized test images (smooth shapes with noise) generated with a fixed seed."""
     config = model.config
     generator = torch.Generator().manual_seed(20)
     shapes = torch.randn(count, config.channels, 8, 8, generator=generator)

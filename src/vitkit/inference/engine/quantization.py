@@ -1,4 +1,4 @@
-"""int8 dense layers: weights quantized per channel, inputs with a calibrated range per tensor.
+"""int8 dense layers, with weights quantized per channel and inputs per tensor (calibrated).
 
 Inputs are round(x / scale) + zero in 0..255, weights round(W / scale_o) in -127..127, and products are exact in int32
 (Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference").
@@ -39,7 +39,7 @@ class Range:
 
 
 class QuantizedDense(nn.Module):
-    """act(x W^T + b) + residual with int8 products; inputs that are not uint8 are quantized.
+    """A dense layer with int8 products: act(x W^T + b) + residual; quantizes inputs that are not uint8.
 
     `taken` is the range of the input. With `to`, the range of the next layer, the output is uint8, otherwise `dtype`.
     """
@@ -63,7 +63,7 @@ class QuantizedDense(nn.Module):
     def forward(
         self, x: Tensor, *, residual: Float[Tensor, "*b o"] | None = None, factor: Float[Tensor, "*b o"] | None = None
     ) -> Tensor:
-        """Returns the product with activation, residual or factor."""
+        """Returns the output of the layer, with activation, residual or factor."""
         quantized = (x if x.dtype == torch.uint8 else self.taken.quantize(x)).contiguous()
         operands = (quantized, self.taken.scale, self.taken.zero, self.weight, self.scales, self.zeros)
         if residual is not None:
@@ -78,7 +78,7 @@ class QuantizedDense(nn.Module):
 
 
 class QuantizingNorm(nn.Module):
-    """LayerNorm whose output is quantized to uint8, the input of the int8 layer after it."""
+    """A LayerNorm whose output is quantized to uint8 for the int8 layer that follows."""
 
     def __init__(self, norm: nn.LayerNorm, to: Range):
         super().__init__()
@@ -91,7 +91,7 @@ class QuantizingNorm(nn.Module):
 
 
 def quantizing(norm: nn.Module, *layers: nn.Module) -> nn.Module:
-    """Returns the norm before these layers, quantizing if they share a range and the kernel is available."""
+    """Returns the norm before these layers, which quantizes if they share a range and the kernel is available."""
     ranges = {layer.taken if isinstance(layer, QuantizedDense) else None for layer in layers}
     (to, *others) = ranges
     if to is None or others or not isinstance(norm, nn.LayerNorm) or not quantize.available():
@@ -101,14 +101,14 @@ def quantizing(norm: nn.Module, *layers: nn.Module) -> nn.Module:
 
 @dataclass
 class InputObserver:
-    """Statistics of the inputs of a dense layer: a sample of rows, and minimum and maximum per channel."""
+    """Statistics of the inputs of a dense layer: sampled rows, and the minimum and maximum per channel."""
 
     rows: list[Tensor] = field(default_factory=list)
     low: Tensor | None = None
     high: Tensor | None = None
 
     def observe(self, x: Float[Tensor, "*b i"]) -> None:
-        """Adds one input."""
+        """Adds one input to the statistics."""
         flat = x.detach().float().flatten(0, -2)
         low, high = flat.amin(0), flat.amax(0)
         self.low = low if self.low is None else torch.minimum(self.low, low)
@@ -118,19 +118,19 @@ class InputObserver:
             self.rows.append(flat[::step].clone())
 
     def copy(self) -> "InputObserver":
-        """Returns a copy; outside of inference mode its tensors are normal tensors."""
+        """Returns a copy; made outside of inference mode, it has normal tensors."""
         low, high = (None if end is None else end.clone() for end in (self.low, self.high))
         return InputObserver([part.clone() for part in self.rows], low, high)
 
     @property
     def largest(self) -> Float[Tensor, " i"]:
-        """Largest absolute value per channel."""
+        """The largest absolute value per channel."""
         if self.low is None or self.high is None:
             raise ValueError("an int8 layer has no calibration data: calibrate with at least one image")
         return torch.maximum(self.low.abs(), self.high.abs())
 
     def range(self, divisor: Float[Tensor, " i"] | None = None) -> Range:
-        """Returns the range with the least squared error on the sampled inputs, divided per channel."""
+        """Returns the range with the lowest squared error on the sampled inputs, divided per channel."""
         if self.low is None or self.high is None:
             raise ValueError("an int8 layer has no calibration data: calibrate with at least one image")
         by = torch.ones_like(self.low) if divisor is None else divisor
@@ -145,7 +145,7 @@ class InputObserver:
 
 
 def observe(model: Backbone) -> dict[str, InputObserver]:
-    """Attaches observers to the dense layers of a fused model; returns them by layer name."""
+    """Attaches observers to the dense layers of a fused model and returns them by layer name."""
     observers = {}
     for number, block in enumerate(model.blocks):
         for name, module in block.named_modules(prefix=f"blocks.{number}"):
@@ -158,7 +158,7 @@ def observe(model: Backbone) -> dict[str, InputObserver]:
 def smooth(
     block: Block, prefix: str, observers: Mapping[str, InputObserver], strength: float = 0.5
 ) -> dict[str, Tensor]:
-    """Scales large input channels down and their weights up, in place; returns the divisors by layer name.
+    """Scales large input channels down and their weights up in place; returns the divisors by layer name.
 
     The divisor of a channel is max|x|^strength / max|w|^(1 - strength) (Xiao et al. 2023, "SmoothQuant", equation 4).
     It is folded into the LayerNorm before the layer, for the projection into the values, so that the outputs of the

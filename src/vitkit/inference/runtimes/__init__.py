@@ -34,7 +34,7 @@ __all__ = [
 
 
 class ExportError(ValueError):
-    """The target does not support the model, or the exported model has different outputs."""
+    """Raised if the target does not support a model, or if the exported model has different outputs."""
 
 
 def export(
@@ -101,7 +101,7 @@ def _write_config(checkpoint: Checkpoint, export: Export, part: Path) -> None:
 
 
 def _verify(checkpoint: Checkpoint, part: Path, exports: list[Export], tolerance: float) -> None:
-    """Loads the export as a user would and raises ExportError if its outputs differ."""
+    """Loads the export as a user would. Raises ExportError if its outputs differ."""
     try:
         opened, _, _ = load_export(part)
         difference, scale = differences(checkpoint.model, opened)

@@ -1,4 +1,4 @@
-"""Loads exported models as backbones that run the exported file in its runtime.
+"""Loads exported models as backbones whose forward pass runs in the target runtime.
 
 Everything that reads logits, representations or tokens (`Predictor`, `Classifier`, evaluators) accepts such a model.
 """
@@ -31,7 +31,7 @@ _RUNTIMES = Registry("vitkit.inference.runtimes", "export target", ("FILE", "TOL
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """Settings of an export, the key `export` of its config.json.
+    """Settings of an export, stored under the key `export` in its config.json.
 
     `outputs` are the names of the model's outputs in order: `logits` (if it has classes), `representation` (if it is
     not the tokens) and `tokens`, with the layout in `grid` and `num_special`. `difference` is the largest difference
@@ -49,14 +49,14 @@ class Export:
 
 @dataclass(frozen=True)
 class ExportedFeatures(Features):
-    """Features of an exported model, with its representation and logits."""
+    """The features of an exported model, with its representation and logits."""
 
     representation: Tensor | None = None
     logits: Tensor | None = None
 
 
 class ExportedModel(models.Backbone):
-    """An exported model as a backbone: runs on the CPU in float32, with one image size and any batch size.
+    """A backbone that runs an exported model on the CPU in float32, with one image size and any batch size.
 
     It cannot be trained, saved or moved to another device or dtype: these raise ValueError.
     """
@@ -72,7 +72,7 @@ class ExportedModel(models.Backbone):
         self.placeholder = nn.Parameter(torch.empty(0), requires_grad=False)
 
     def features(self, images: Float[Tensor, "b c height width"]) -> ExportedFeatures:
-        """Returns the tokens with logits and representation."""
+        """Returns the tokens, with the logits and the representation."""
         outputs = self._run(images, self.export.outputs)
         representation = outputs.get("representation", outputs["tokens"])
         return ExportedFeatures(
@@ -84,11 +84,11 @@ class ExportedModel(models.Backbone):
         )
 
     def represent(self, features: Features) -> Float[Tensor, "b *n d"]:
-        """Returns the representation in the features. Raises ValueError for features of another model."""
+        """Returns the representation from the features. Raises ValueError for features of another model."""
         return _stored(features, "representation")
 
     def logits(self, features: Features) -> Float[Tensor, "b *n classes"]:
-        """Returns the logits in the features. Raises ValueError for features of another model."""
+        """Returns the logits from the features. Raises ValueError for features of another model."""
         return _stored(features, "logits")
 
     def forward(self, images: Float[Tensor, "b c height width"]) -> Float[Tensor, "b *n classes"]:
@@ -97,15 +97,15 @@ class ExportedModel(models.Backbone):
         return self._run(images, (first,))[first]
 
     def init_weights(self) -> None:
-        """Raises ValueError: the weights are in the exported file."""
+        """Raises ValueError, because the weights are in the exported file."""
         raise ValueError("an exported model cannot be initialized; its weights are in the exported file")
 
     def reset_head(self, num_classes: int) -> None:
-        """Raises ValueError: the head is in the exported file."""
+        """Raises ValueError, because the head is in the exported file."""
         raise ValueError("the head of an exported model cannot change: change the checkpoint and export it again")
 
     def state_dict(self, *args: object, **kwargs: object) -> NoReturn:
-        """Raises ValueError: the weights are in the exported file."""
+        """Raises ValueError, because the weights are in the exported file."""
         raise ValueError("an exported model has no state dict: load its checkpoint instead")
 
     def _run(self, images: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
@@ -122,9 +122,7 @@ class ExportedModel(models.Backbone):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "ExportedModel":
         moved = fn(self.placeholder)
         if moved.device.type != "cpu" or moved.dtype != torch.float32:
-            raise ValueError(
-                f"an exported model runs on the CPU and takes float32, not {moved.dtype} on {moved.device}"
-            )
+            raise ValueError(f"an exported model runs on the CPU in float32, not in {moved.dtype} on {moved.device}")
         return self
 
     def __deepcopy__(self, memo: dict[int, object]) -> "ExportedModel":
@@ -150,13 +148,13 @@ def runtime(target: str) -> ModuleType:
 
 
 def is_export(folder: Path) -> bool:
-    """Returns whether a folder has an exported model."""
+    """Returns whether a folder contains an exported model."""
     path = folder / "config.json"
     return path.is_file() and isinstance(read_json(path).get("export"), dict)
 
 
 def load_export(folder: Path) -> tuple[ExportedModel, Processor, tuple[str, ...]]:
-    """Loads model, processor and labels of an export; CheckpointError (one line) if it is invalid."""
+    """Loads model, processor and labels of an export. Raises CheckpointError if the export is invalid."""
     try:
         return _load_export(folder)
     except CheckpointError as error:

@@ -71,7 +71,7 @@ def check(file: BinaryIO, name: str) -> None:
     except CheckpointError as error:
         raise CheckpointError(f"{name}: {error}") from None
     except (KeyError, TypeError, AttributeError, RecursionError):
-        raise CheckpointError(f"{name}: the layout of the program is not that of torch.export") from None
+        raise CheckpointError(f"{name}: torch.export did not write this program") from None
 
 
 def _sizes(reader: torch._C.PyTorchFileReader, records: list[str], file: BinaryIO) -> dict[str, int]:
@@ -85,7 +85,7 @@ def _sizes(reader: torch._C.PyTorchFileReader, records: list[str], file: BinaryI
 
 
 def _sizes_by_directory(reader: Any, records: list[str], file: BinaryIO) -> dict[str, int]:
-    """Returns the sizes read by zipfile, after checking that it sees the same records as PyTorch.
+    """Returns the record sizes from zipfile, after checking that PyTorch would see the same records.
 
     The directory must be the end of the file, and its entries must have the names, order and offsets that PyTorch
     reads, uncompressed.
@@ -101,7 +101,7 @@ def _sizes_by_directory(reader: Any, records: list[str], file: BinaryIO) -> dict
     entries = [(entry.filename.partition("/")[2], entry.header_offset) for entry in found]
     stored = all(each.compress_type == zipfile.ZIP_STORED and each.compress_size == each.file_size for each in found)
     if (signature, comment) != (b"PK\5\6", 0) or entries != positions or not stored:
-        raise CheckpointError("the zip directory is not as torch.export writes it")
+        raise CheckpointError("the zip directory was not written by torch.export")
     return {record: entry.file_size for record, entry in zip(records, found, strict=True)}
 
 
@@ -113,7 +113,7 @@ def _check_records(records: list[str], sizes: dict[str, int], file: BinaryIO) ->
     if len(set(records)) != len(records):
         raise CheckpointError("two records have the same name")
     if sizes.get(_SAMPLES, 0):
-        raise CheckpointError("it has sample inputs, which are a pickle; export it with vitkit, which removes them")
+        raise CheckpointError("it has sample inputs in a pickle; export it with vitkit, which removes them")
     file.seek(0, 2)
     if sum(sizes.values()) > file.tell():
         raise CheckpointError("the records are larger than the file")
@@ -139,7 +139,7 @@ def _check_payloads(config: Json, folder: str, sizes: dict[str, int]) -> None:
         if prod(size["as_int"] for size in meta["sizes"]) > sizes[record]:
             raise CheckpointError(f"{record} is smaller than its tensor")
         if meta["device"]["type"] != "cpu":
-            raise CheckpointError("a tensor is on another device than the CPU")
+            raise CheckpointError("a tensor is not on the CPU")
 
 
 def _check_model(model: Json) -> None:
@@ -160,7 +160,7 @@ def _check_model(model: Json) -> None:
 
 
 def _strings(value: object, key: str) -> Iterator[tuple[str, str]]:
-    """Yields every string, keys included, with its key."""
+    """Yields every string in JSON data with its key, including the keys themselves."""
     if isinstance(value, str):
         yield key, value
     elif isinstance(value, dict):
@@ -173,7 +173,7 @@ def _strings(value: object, key: str) -> Iterator[tuple[str, str]]:
 
 
 def _check_tree(text: str) -> None:
-    """Checks a tree of nested arguments: built-in containers only, no types that are resolved by name."""
+    """Checks that a tree of arguments has only built-in containers and no types that are resolved by name."""
     try:
         tree = json.loads(text)
     except ValueError:

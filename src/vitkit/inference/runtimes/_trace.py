@@ -27,7 +27,7 @@ class Traced:
 
 
 class _SelectedOutputs(nn.Module):
-    """Returns the outputs in `names` of one forward pass."""
+    """A module that returns the outputs in `names` from one forward pass."""
 
     def __init__(self, model: Backbone, names: tuple[str, ...]):
         super().__init__()
@@ -44,7 +44,7 @@ class _SelectedOutputs(nn.Module):
 
 
 def trace(model: Backbone) -> Traced:
-    """Traces a model for images of its config's size.
+    """Traces a model for images of the size in its config.
 
     Traces a copy on the CPU, in float32 and evaluation mode. Raises ValueError for a model on the meta device, which
     has no weights.

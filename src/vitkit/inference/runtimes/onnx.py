@@ -22,7 +22,7 @@ _LARGEST = 1_800_000_000
 
 
 def write(traced: Traced, path: Path, precision: str) -> None:
-    """Writes the graph and validates it; weights of the largest models go to a separate file."""
+    """Writes the graph and validates it; the largest models get a separate file for weights."""
     try:
         import onnx
         import onnxscript  # noqa: F401 - used by torch's exporter
@@ -45,7 +45,7 @@ def write(traced: Traced, path: Path, precision: str) -> None:
 
 
 def open_file(path: Path, outputs: Sequence[str]) -> Runner:
-    """Opens a model, with torch's number of threads. Raises CheckpointError if ONNX Runtime rejects it."""
+    """Loads a model with torch's number of threads. Raises CheckpointError if ONNX Runtime rejects it."""
     try:
         import onnxruntime
     except ImportError:
@@ -73,7 +73,7 @@ def open_file(path: Path, outputs: Sequence[str]) -> Runner:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Suppresses prints, logs and warnings of the exporter."""
+    """Suppresses printed output, logs and warnings of the exporter."""
     logger = logging.getLogger("onnxscript")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -86,7 +86,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _remove_metadata(model: Any) -> None:
-    """Removes metadata of Python frames, which has local file paths."""
+    """Removes metadata of Python frames, which contains local file paths."""
     graph = model.graph
     for item in [model, graph, *graph.all_nodes(), *graph.inputs, *graph.outputs, *graph.initializers.values()]:
         item.metadata_props.clear()
@@ -97,7 +97,7 @@ def _remove_metadata(model: Any) -> None:
 
 
 def _fix_zero_padding(graph: Any) -> None:
-    """Replaces zero padding before a max-pool with padding with 1e-30.
+    """Replaces zero padding before a max-pool with padding of 1e-30.
 
     ONNX Runtime (1.31) folds zero padding into the pool, which then pads with minus infinity and changes BiT's outputs
     by 2.5e-3. The difference between 1e-30 and 0 is negligible.

@@ -32,7 +32,7 @@ def write(traced: Traced, path: Path, precision: str) -> None:
 
 
 def open_file(path: Path, outputs: Sequence[str]) -> Runner:
-    """Opens a model in float32, with torch's number of threads. Raises CheckpointError if OpenVINO rejects it."""
+    """Loads a model in float32 with torch's number of threads. Raises CheckpointError if it is rejected."""
     try:
         import openvino
     except ImportError:
@@ -56,6 +56,6 @@ def open_file(path: Path, outputs: Sequence[str]) -> Runner:
 
 
 def _reason(error: RuntimeError) -> str:
-    """Returns the last line of the message without source positions."""
+    """Returns the last line of an error message without source positions."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip() and "Exception from" not in line]
     return lines[-1][:200] if lines else "no reason given"

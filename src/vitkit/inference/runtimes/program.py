@@ -1,4 +1,4 @@
-"""torch.export programs (.pt2), run by PyTorch after a check of the complete file."""
+"""torch.export programs (.pt2), which PyTorch runs after a check of the complete file."""
 
 import warnings
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ def write(traced: Traced, path: Path, precision: str) -> None:
 
 
 def open_file(path: Path, outputs: Sequence[str]) -> Runner:
-    """Opens a program. Raises CheckpointError for an archive that could run code or that PyTorch rejects."""
+    """Loads a program. Raises CheckpointError if the archive could run code or PyTorch rejects it."""
     with path.open("rb") as file:
         check(file, path.name)
         file.seek(0)

@@ -1,4 +1,4 @@
-"""Table rules shared by the JAX formats; flax stores kernels input-first."""
+"""Rules for tensor names shared by the JAX formats; Flax stores the input axis of kernels first."""
 
 import re
 
@@ -7,22 +7,22 @@ from vitkit.checkpoints.tensors import Info, Tensors
 
 
 def dense(ours: str, theirs: str) -> list[Rule]:
-    """Rules for a dense layer; the kernel is (in, out)."""
+    """Returns the rules for a dense layer, whose kernel is (in, out)."""
     return [Rule(f"{ours}.weight", (f"{theirs}/kernel",), TRANSPOSED), Rule(f"{ours}.bias", (f"{theirs}/bias",))]
 
 
 def convolution(ours: str, theirs: str) -> list[Rule]:
-    """Rules for a convolution; the kernel is (height, width, in, out)."""
+    """Returns the rules for a convolution, whose kernel is (height, width, in, out)."""
     return [Rule(f"{ours}.weight", (f"{theirs}/kernel",), CONVOLUTION), Rule(f"{ours}.bias", (f"{theirs}/bias",))]
 
 
 def norm(ours: str, theirs: str) -> list[Rule]:
-    """Rules for a LayerNorm."""
+    """Returns the rules for a LayerNorm."""
     return [Rule(f"{ours}.weight", (f"{theirs}/scale",)), Rule(f"{ours}.bias", (f"{theirs}/bias",))]
 
 
 def projections(ours: str, theirs: str, parts: tuple[str, ...]) -> list[Rule]:
-    """Rules for attention input projections, fused into one matrix in vitkit."""
+    """Returns the rules for the attention input projections, which vitkit fuses into one matrix."""
     kernels, biases = (tuple(f"{theirs}/{part}/{leaf}" for part in parts) for leaf in ("kernel", "bias"))
     return [
         Rule(f"{ours}.weight", kernels, heads_in(len(parts))),
@@ -31,12 +31,12 @@ def projections(ours: str, theirs: str, parts: tuple[str, ...]) -> list[Rule]:
 
 
 def output(ours: str, theirs: str) -> list[Rule]:
-    """Rules for the attention output projection."""
+    """Returns the rules for the attention output projection."""
     return [Rule(f"{ours}.weight", (f"{theirs}/out/kernel",), HEADS_OUT), Rule(f"{ours}.bias", (f"{theirs}/out/bias",))]
 
 
 def vit(attention: str, norm2: str, mlp: str) -> list[Rule]:
-    """Rules shared by Google's ViTs; the arguments are names of modules in a block."""
+    """Returns the rules shared by Google's ViTs; the arguments are names of modules in a block."""
     block = "Transformer/encoderblock_{i}"
     return [
         Rule("cls_token", ("cls",)),
@@ -54,12 +54,12 @@ def vit(attention: str, norm2: str, mlp: str) -> list[Rule]:
 
 
 def resnet_convolution(ours: str, theirs: str) -> Rule:
-    """Rule for a weight-standardized convolution; the stored kernel is not standardized."""
+    """Returns the rule for a weight-standardized convolution; the stored kernel is not standardized."""
     return Rule(f"{ours}.weight", (f"{theirs}/kernel",), CONVOLUTION)
 
 
 def group_norm(ours: str, theirs: str, leaves: tuple[str, str]) -> list[Rule]:
-    """Rules for a GroupNorm; `leaves` are the names of scale and shift."""
+    """Returns the rules for a GroupNorm; `leaves` are the names of scale and shift."""
     return [
         Rule(f"{ours}.{leaf}", (f"{theirs}/{their_leaf}",))
         for leaf, their_leaf in zip(("weight", "bias"), leaves, strict=True)
@@ -67,7 +67,7 @@ def group_norm(ours: str, theirs: str, leaves: tuple[str, str]) -> list[Rule]:
 
 
 def squeeze_norms(tensors: Tensors, pattern: str) -> Tensors:
-    """Flattens norm parameters of shape (1, 1, 1, c), as older flax stores them, to (c,)."""
+    """Flattens norm parameters of shape (1, 1, 1, c), stored by older versions of Flax, to (c,)."""
     old = {
         name
         for name, info in tensors.infos.items()

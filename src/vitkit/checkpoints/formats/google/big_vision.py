@@ -1,4 +1,4 @@
-"""big_vision's `.npz` files: no class token position; token, mean or MAP pooling; stacked blocks."""
+"""big_vision's `.npz` files: ViTs with token, mean or MAP pooling, and no class token position."""
 
 from pathlib import Path
 
@@ -37,7 +37,7 @@ TABLE = Table(
 
 
 def unstack(tensors: Tensors) -> Tensors:
-    """Splits blocks that a scan over depth stored as one array with a leading depth axis."""
+    """Splits blocks that are stored as one array with a leading depth axis (a scan over depth in JAX)."""
     stacked = {name: info for name, info in tensors.infos.items() if name.startswith(STACKED)}
     depths = {info.shape[0] if info.shape else 0 for info in stacked.values()}
     if not stacked:
@@ -64,7 +64,7 @@ def unstack(tensors: Tensors) -> Tensors:
 
 
 def describe(raw: RawCheckpoint) -> Description:
-    """Infers the config; without a position table, positions are sine-cosine."""
+    """Infers the config; a model without a position embedding in the file has a sine-cosine one."""
     notes: list[str] = []
     shapes = TABLE.shapes(raw.tensors)
     fixed = {} if "pos_embed" in shapes else {"position": "sincos2d"}
@@ -86,7 +86,7 @@ def describe(raw: RawCheckpoint) -> Description:
 
 
 def unsupported_reason(config: Config) -> str | None:
-    """Requires positions for patches only or sine-cosine positions, tanh-GELU and epsilon 1e-6."""
+    """Requires positions for patches only or sine-cosine positions, tanh-GELU and an epsilon of 1e-6."""
     if config.position not in ("learned", "sincos2d"):
         return f"{TITLE} cannot store position='{config.position}'; use to='vitkit'"
     if config.position == "learned" and config.num_special_positions:
@@ -97,7 +97,7 @@ def unsupported_reason(config: Config) -> str | None:
 
 
 def write(checkpoint: Checkpoint, path: Path) -> None:
-    """Writes one archive with all names under `params/`."""
+    """Writes one archive with all tensor names under `params/`."""
     saved = TABLE.saved(checkpoint.model.state_dict(), checkpoint.model.config.num_heads)
     write_npz({PREFIX + name: tensor for name, tensor in saved.items()}, path)
 

@@ -48,7 +48,7 @@ TABLE = Table(
 
 
 def describe(raw: RawCheckpoint) -> Description:
-    """Infers depths and widths; preprocessing is that of Google's ViTs (squash, -1..1)."""
+    """Infers depths and widths; preprocessing is that of Google's ViTs (squash, scale to -1..1)."""
     notes: list[str] = []
     config = infer_resnet(
         TABLE.shapes(raw.tensors),
@@ -62,12 +62,12 @@ def describe(raw: RawCheckpoint) -> Description:
 
 
 def unsupported_reason(config: resnet.Config) -> str | None:
-    """Requires Big Transfer's order, padding and epsilons."""
+    """Requires the order of layers, padding and epsilons of Big Transfer."""
     return implied_mismatch(config, "Big Transfer's .npz", IMPLIED)
 
 
 def write(checkpoint: Checkpoint, path: Path) -> None:
-    """Writes one archive with the published names."""
+    """Writes one archive with the tensor names of the published checkpoints."""
     write_npz(TABLE.saved(checkpoint.model.state_dict(), 1), path)
 
 

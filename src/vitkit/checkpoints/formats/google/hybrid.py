@@ -1,4 +1,4 @@
-"""Google's original `.npz` files of hybrids (ViT paper, section 3.1)."""
+"""Google's original `.npz` files of hybrid ViTs (ViT paper, section 3.1)."""
 
 from pathlib import Path
 
@@ -33,7 +33,7 @@ TABLE = Table(
 
 
 def describe(raw: RawCheckpoint) -> Description:
-    """Infers the config as for the plain `.npz`, with the epsilons of the original code."""
+    """Infers the config as for a plain ViT, but with the epsilons of the original code."""
     notes: list[str] = []
     config = infer_hybrid(
         TABLE.shapes(raw.tensors),
@@ -47,7 +47,7 @@ def describe(raw: RawCheckpoint) -> Description:
 
 
 def unsupported_reason(config: hybrid.Config) -> str | None:
-    """Rejects what the plain `.npz` rejects, and other epsilons than the original code's."""
+    """Rejects configs that the plain ViT format rejects, and epsilons that differ from the original code."""
     plain = Config(**{name: getattr(config, name) for name in VIT_FIELDS})
     return vit.unsupported_reason(plain) or implied_mismatch(config, TITLE, IMPLIED)
 

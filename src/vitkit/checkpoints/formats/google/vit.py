@@ -1,4 +1,4 @@
-"""Google's original `.npz` files (google-research/vision_transformer), all flax versions."""
+"""Google's original `.npz` files (google-research/vision_transformer) of all Flax versions."""
 
 from pathlib import Path
 
@@ -48,13 +48,13 @@ def describe(raw: RawCheckpoint) -> Description:
 
 
 def num_heads(raw: RawCheckpoint, attention: str) -> int:
-    """Returns num_heads from the first query kernel; 1 if it is missing (the table reports it)."""
+    """Returns num_heads from the first query kernel, or 1 if the kernel is missing (reported later)."""
     info = raw.tensors.infos.get(f"Transformer/encoderblock_0/{attention}/query/kernel")
     return info.shape[1] if info is not None and len(info.shape) == 3 and info.shape[1] else 1
 
 
 def unsupported_reason(config: Config) -> str | None:
-    """Requires a class token position, token or mean pooling, tanh-GELU and epsilon 1e-6."""
+    """Requires a class token position, token or mean pooling, tanh-GELU and an epsilon of 1e-6."""
     if config.class_token and config.position_tokens == "patches":
         return f"{TITLE} has a position for the class token, but this model has none; use to='big_vision'"
     fixed = {"pool": "token" if config.class_token else "gap"}
@@ -63,7 +63,7 @@ def unsupported_reason(config: Config) -> str | None:
 
 
 def write(checkpoint: Checkpoint, path: Path) -> None:
-    """Writes one archive with the published (pre-Linen) names."""
+    """Writes one archive with the tensor names of the published (pre-Linen) checkpoints."""
     write_npz(TABLE.saved(checkpoint.model.state_dict(), checkpoint.model.config.num_heads), path)
 
 

@@ -1,4 +1,4 @@
-"""Hugging Face transformers formats, and the tensor names that they share."""
+"""Formats of Hugging Face transformers, and the tensor names that they share."""
 
 LAYER = "encoder.layer.{i}"
 # From the in-memory names of transformers 5 to the names in its files.

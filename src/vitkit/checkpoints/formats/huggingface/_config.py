@@ -1,4 +1,4 @@
-"""Reads and writes transformers' config.json of a ViT; only known keys are read."""
+"""Reads and writes transformers' config.json for ViTs; unknown keys are ignored."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -20,7 +20,7 @@ MAX_SIDE = 100_000
 
 @dataclass(frozen=True, kw_only=True)
 class ViTFields:
-    """Fields of ViTConfig that define the computation; other keys are ignored."""
+    """The fields of transformers' ViTConfig that affect the outputs; other keys are ignored."""
 
     num_attention_heads: int | None = None
     num_hidden_layers: int | None = None
@@ -53,7 +53,7 @@ NAMES = {
 
 
 def read_config(data: Json) -> tuple[dict[str, Any], tuple[str, ...] | None]:
-    """Returns config fields and labels from config.json. Raises CheckpointError for a wrong type."""
+    """Returns config fields and labels from config.json. Raises CheckpointError for values of a wrong type."""
     known = {field.name for field in fields(ViTFields)}
     try:
         parsed = configs.from_dict(
@@ -91,7 +91,7 @@ def _labels(names: Mapping[str, str] | None) -> tuple[str, ...] | None:
 
 
 def to_config(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Returns the config.json for transformers; other fields are stored under `vitkit`."""
+    """Returns the config.json for transformers; fields that it lacks are stored under `vitkit`."""
     config = checkpoint.model.config
     data: dict[str, Any] = {
         "architectures": ["ViTForImageClassification" if config.num_classes else "ViTModel"],

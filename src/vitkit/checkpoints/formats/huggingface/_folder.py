@@ -1,4 +1,4 @@
-"""Reading and writing folders of transformers' DeiT, BEiT, DINOv2 and DINOv3."""
+"""Reads and writes checkpoint folders of transformers' DeiT, BEiT, DINOv2 and DINOv3."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +18,7 @@ FileConfig = tuple[dict[str, Any], tuple[str, ...] | None]
 
 
 def read_file_config(raw: RawCheckpoint, defaults: Json, notes: list[str]) -> FileConfig:
-    """Returns config fields (missing keys: library defaults) and labels from config.json."""
+    """Returns config fields and labels from config.json; missing keys get transformers' defaults."""
     if raw.config is None:
         notes.append("no config.json: using transformers' default norm_eps and activation")
         return {}, None
@@ -26,7 +26,7 @@ def read_file_config(raw: RawCheckpoint, defaults: Json, notes: list[str]) -> Fi
 
 
 def read_processor(raw: RawCheckpoint, config: Any, crop_fraction: float, notes: list[str]) -> Processor:
-    """Reads preprocessor_config.json; the default is that of the original evaluation."""
+    """Reads preprocessor_config.json; without one, uses the preprocessing of the original evaluation."""
     if raw.preprocessor is None:
         notes.append("no preprocessor_config.json: using the preprocessing of the original evaluation")
         return preprocessing.meta(config, crop_fraction)
@@ -37,7 +37,7 @@ def read_processor(raw: RawCheckpoint, config: Any, crop_fraction: float, notes:
 
 
 def option(raw: RawCheckpoint, name: str, default: Any) -> Any:
-    """Returns a bool or number from config.json. Raises CheckpointError if its type is wrong."""
+    """Returns a boolean or number from config.json. Raises CheckpointError if its type is wrong."""
     value = (raw.config or {}).get(name, default)
     if isinstance(default, float) and type(value) is int:
         value = float(value)

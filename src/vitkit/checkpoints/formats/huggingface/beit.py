@@ -1,4 +1,4 @@
-"""Hugging Face transformers' BEiT: classification, and the encoder of masked image modeling."""
+"""Hugging Face transformers' BEiT for classification, and its encoder for masked image modeling."""
 
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ def family_fields(shapes: dict[str, Shape]) -> dict[str, Any]:
 
 
 def describe(raw: RawCheckpoint) -> Description:
-    """Reads config.json; a bare state dict gets the library's defaults."""
+    """Reads config.json; without one, uses transformers' defaults."""
     notes: list[str] = []
     file_config, labels = _folder.read_file_config(raw, {}, notes)
     shapes = TABLE.shapes(raw.tensors)
@@ -66,7 +66,7 @@ def unsupported_reason(config: beit.Config) -> str | None:
 
 
 def write(checkpoint: Checkpoint, folder: Path) -> None:
-    """Writes a folder for `BeitForImageClassification`, or `BeitModel` if there are no classes."""
+    """Writes a folder for `BeitForImageClassification`, or for `BeitModel` if the model has no classes."""
     config = checkpoint.model.config
     config_json = {
         "architectures": ["BeitForImageClassification" if config.num_classes else "BeitModel"],

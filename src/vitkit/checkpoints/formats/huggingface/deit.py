@@ -1,4 +1,4 @@
-"""Hugging Face transformers' `DeiTForImageClassificationWithTeacher`: DeiT with two heads."""
+"""Hugging Face transformers' `DeiTForImageClassificationWithTeacher`, a DeiT with two heads."""
 
 from pathlib import Path
 
@@ -26,12 +26,12 @@ DEFAULTS = {**vit.DEFAULTS, "position_order": ("all",)}
 
 
 def as_registers(shapes: dict[str, Shape]) -> dict[str, Shape]:
-    """Renames the distillation token to a register, as `infer_vit` expects."""
+    """Renames the distillation token to a register token, as `infer_vit` expects."""
     return {("reg_token" if name == "dist_token" else name): shape for name, shape in shapes.items()}
 
 
 def describe(raw: RawCheckpoint) -> Description:
-    """Reads config.json; a bare state dict gets the library's defaults."""
+    """Reads config.json; without one, uses transformers' defaults."""
     notes: list[str] = []
     file_config, labels = _folder.read_file_config(raw, {}, notes)
     shapes = as_registers(TABLE.shapes(raw.tensors))
@@ -46,7 +46,7 @@ def unsupported_reason(config: deit.Config) -> str | None:
 
 
 def write(checkpoint: Checkpoint, folder: Path) -> None:
-    """Writes a folder in transformers' layout."""
+    """Writes a checkpoint folder that transformers can load."""
     config = checkpoint.model.config
     kind = "DeiTForImageClassificationWithTeacher" if config.num_classes else "DeiTModel"
     tensors = TABLE.saved(checkpoint.model.state_dict(), config.num_heads)

@@ -1,4 +1,4 @@
-"""Hugging Face transformers' `DeiTForImageClassification`: distilled DeiT with a single head.
+"""Hugging Face transformers' `DeiTForImageClassification`, a distilled DeiT with a single head.
 
 No head reads the distillation token, so vitkit loads the model as a plain ViT with one register.
 """
@@ -23,8 +23,8 @@ TABLE = Table(
 
 
 def describe(raw: RawCheckpoint) -> Description:
-    """Reads config.json; a bare state dict gets the library's defaults."""
-    notes = ["single head on the class token: the distillation token is loaded as a register"]
+    """Reads config.json; without one, uses transformers' defaults."""
+    notes = ["single head on the class token: the distillation token is loaded as a register token"]
     file_config, labels = _folder.read_file_config(raw, {}, notes)
     config = infer_vit(
         TABLE.shapes(raw.tensors),
@@ -47,7 +47,7 @@ def unsupported_reason(config: Config) -> str | None:
 
 
 def write(checkpoint: Checkpoint, folder: Path) -> None:
-    """Writes a folder in transformers' layout."""
+    """Writes a checkpoint folder that transformers can load."""
     tensors = TABLE.saved(checkpoint.model.state_dict(), checkpoint.model.config.num_heads)
     config_json = {"architectures": ["DeiTForImageClassification"], "model_type": "deit"}
     _folder.write_folder(checkpoint, folder, tensors, config_json, "deit.")

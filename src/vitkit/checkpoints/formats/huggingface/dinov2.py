@@ -1,4 +1,4 @@
-"""Hugging Face transformers' DINOv2, with or without registers, SwiGLU and the linear head."""
+"""Hugging Face transformers' DINOv2, with or without registers, SwiGLU and a linear head."""
 
 from pathlib import Path
 
@@ -37,7 +37,7 @@ DEFAULTS = {"activation": "gelu", "norm_eps": 1e-6, "position_order": ("class+pa
 
 
 def arrange(tensors: Tensors) -> Tensors:
-    """Renames SwiGLU weights to fc1 and fc2; concatenates gate and value of transformers 5."""
+    """Renames SwiGLU weights to fc1 and fc2, and concatenates the gate and value of transformers 5."""
 
     def rename(name: str) -> str:
         for old, new in (("weights_in", "fc1"), ("weights_out", "fc2"), ("down_proj", "fc2")):
@@ -49,7 +49,7 @@ def arrange(tensors: Tensors) -> Tensors:
 
 
 def describe(raw: RawCheckpoint) -> Description:
-    """Reads config.json; a bare state dict gets the library's defaults."""
+    """Reads config.json; without one, uses transformers' defaults."""
     notes: list[str] = []
     file_config, labels = _folder.read_file_config(raw, CONFIG_DEFAULTS, notes)
     # DINOv2 computes the MLP width from mlp_ratio and ignores intermediate_size.
@@ -75,7 +75,7 @@ def describe(raw: RawCheckpoint) -> Description:
 
 
 def _ratio(config: Config) -> int | None:
-    """Returns the integer `mlp_ratio` that gives the MLP width; None if no ratio does."""
+    """Returns the integer `mlp_ratio` that results in the MLP width, or None if there is none."""
     for ratio in range(1, 17):
         hidden = config.width * ratio
         if (hidden if config.mlp == "mlp" else (int(hidden * 2 / 3) + 7) // 8 * 8) == config.mlp_width:
@@ -96,7 +96,7 @@ def unsupported_reason(config: Config) -> str | None:
 
 
 def write(checkpoint: Checkpoint, folder: Path) -> None:
-    """Writes a folder in transformers' layout."""
+    """Writes a checkpoint folder that transformers can load."""
     config = checkpoint.model.config
     kind = "Dinov2WithRegisters" if config.num_registers else "Dinov2"
     model_type = "dinov2_with_registers" if config.num_registers else "dinov2"

@@ -42,12 +42,12 @@ HEADS_OF_WIDTH = {4096: 32}
 
 
 def arrange(tensors: Tensors) -> Tensors:
-    """Concatenates gate and value of SwiGLU under the name of the MLP's first matrix."""
+    """Concatenates the gate and value of SwiGLU under the name of the first MLP layer."""
     return fuse_pairs(tensors, r"(.*\.mlp)\.gate_proj\.(weight|bias)", r"\1.up_proj.\2", r"\1.up_proj.\2")
 
 
 def family_fields(shapes: dict[str, Shape]) -> dict[str, Any]:
-    """Returns the config fields beyond a plain ViT's that the tensors determine."""
+    """Returns the config fields that the tensors determine, except those of a plain ViT."""
     return {
         "qkv_bias": "blocks.0.attn.q_bias" in shapes,
         "layer_scale": 1e-5 if "blocks.0.ls1.gamma" in shapes else None,
@@ -55,7 +55,7 @@ def family_fields(shapes: dict[str, Shape]) -> dict[str, Any]:
 
 
 def describe(raw: RawCheckpoint) -> Description:
-    """Reads config.json; a bare state dict gets the library's defaults."""
+    """Reads config.json; without one, uses transformers' defaults."""
     notes: list[str] = []
     file_config, labels = _folder.read_file_config(raw, CONFIG_DEFAULTS, notes)
     if _folder.option(raw, "key_bias", False) or not _folder.option(raw, "mlp_bias", True):
@@ -84,7 +84,7 @@ def describe(raw: RawCheckpoint) -> Description:
 
 
 def heads(shapes: dict[str, Shape]) -> dict[str, int]:
-    """Returns num_heads for the width whose head dimension is not 64."""
+    """Returns num_heads for the only width whose head dimension is not 64."""
     width = shapes.get("patch_embed.proj.weight", (0,))[0]
     return {"num_heads": HEADS_OF_WIDTH[width]} if width in HEADS_OF_WIDTH else {}
 
@@ -110,7 +110,7 @@ def unsupported_reason(config: dinov3.Config) -> str | None:
 
 
 def write(checkpoint: Checkpoint, folder: Path) -> None:
-    """Writes a folder in transformers' layout."""
+    """Writes a checkpoint folder that transformers can load."""
     config = checkpoint.model.config
     tensors = TABLE.saved(checkpoint.model.state_dict(), config.num_heads)
     tensors["embeddings.mask_token"] = tensors["embeddings.cls_token"].new_zeros(1, 1, config.width)

@@ -1,4 +1,4 @@
-"""Hugging Face transformers' ViT, with v4 (file) or v5 (in-memory) tensor names."""
+"""Hugging Face transformers' ViT, with the tensor names of v4 (in files) or v5 (in memory)."""
 
 from pathlib import Path
 
@@ -43,7 +43,7 @@ DEFAULTS = {
 
 
 def describe(raw: RawCheckpoint) -> Description:
-    """Reads config.json; a bare state dict gets the defaults of transformers' ViTConfig."""
+    """Reads config.json; without one, uses the defaults of transformers' ViTConfig."""
     notes: list[str] = []
     file_config: Json = {}
     labels: tuple[str, ...] | None = None

@@ -1,4 +1,4 @@
-"""timm's config.json: architecture, model arguments, labels and preprocessing."""
+"""Reads and writes timm's config.json: architecture, model arguments, labels and preprocessing."""
 
 import re
 from collections.abc import Mapping
@@ -111,7 +111,7 @@ def _labels(config_json: Json, cfg: Json) -> tuple[str, ...] | None:
 
 
 def to_config(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Returns the config.json for timm; other fields are stored under `vitkit`."""
+    """Returns the config.json for timm; fields that timm lacks are stored under `vitkit`."""
     config = checkpoint.model.config
     ratio = config.mlp_width / config.width
     arguments = {
@@ -154,7 +154,7 @@ def to_config(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def pretrained_cfg(processor: Processor, config: Any) -> dict[str, Any]:
-    """Returns the timm eval settings that are closest to a processor."""
+    """Returns the timm evaluation settings that are closest to a processor."""
     to = processor.resize_to if processor.resize_to is not None else processor.size
     short = to if isinstance(to, int) else min(to)
     modes = {"shortest": "center", "squash": "squash", "longest": "border", "none": "center"}
@@ -193,5 +193,5 @@ def check_architecture(name: str, known: re.Pattern[str]) -> None:
 
 
 def architecture_size(name: str) -> tuple[int | None, int | None]:
-    """Returns depth and num_heads of an architecture; None if its name does not determine them."""
+    """Returns depth and num_heads of an architecture, or None if its name does not determine them."""
     return next(((depth, heads) for pattern, depth, heads in SIZES if re.match(pattern, name)), (None, None))

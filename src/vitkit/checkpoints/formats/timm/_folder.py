@@ -1,4 +1,4 @@
-"""Reading and writing folders of timm's DeiT, BEiT, DINOv3 and hybrids."""
+"""Reads and writes checkpoint folders of timm's DeiT, BEiT, DINOv3 and hybrid ViTs."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +18,7 @@ from vitkit.data.processor import Processor
 
 
 def read_file_config(raw: RawCheckpoint, names: tuple[str, ...] = ()) -> tuple[dict[str, Any], tuple[str, ...] | None]:
-    """Returns config fields and labels from config.json, with `names` from its `vitkit` key."""
+    """Returns config fields and labels from config.json; the fields in `names` are under its key `vitkit`."""
     if raw.config is None:
         return {}, None
     fields, labels = read_config(raw.config)
@@ -31,7 +31,7 @@ def read_file_config(raw: RawCheckpoint, names: tuple[str, ...] = ()) -> tuple[d
 
 
 def read_processor(raw: RawCheckpoint, config: Any) -> Processor | None:
-    """Reads the processor from config.json or preprocessor_config.json; None if missing.
+    """Reads the processor from config.json or preprocessor_config.json; returns None if both lack it.
 
     Raises CheckpointError for invalid values.
     """
@@ -48,7 +48,7 @@ def read_processor(raw: RawCheckpoint, config: Any) -> Processor | None:
 
 
 def processor(raw: RawCheckpoint, config: Any, crop_fraction: float, notes: list[str]) -> Processor:
-    """Returns the processor of the folder; the default is that of the original evaluation."""
+    """Returns the processor of the folder; without one, returns that of the original evaluation."""
     stored = read_processor(raw, config)
     if stored is not None:
         return stored

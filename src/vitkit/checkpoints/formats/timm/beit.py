@@ -1,4 +1,4 @@
-"""Official files of BEiT and BEiT v2, and timm folders with the same names."""
+"""Official files of BEiT and BEiT v2, and timm folders with the same tensor names."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -33,7 +33,7 @@ TABLE = Table(
 
 
 def arrange(tensors: Tensors) -> Tensors:
-    """Adds a default LayerNorm after mean pooling to SimMIM files, as its fine-tuning does.
+    """Adds a default LayerNorm after mean pooling to SimMIM files, as SimMIM's fine-tuning does.
 
     SimMIM's pre-training files have a mask token and no final norm.
     """
@@ -75,13 +75,13 @@ def _halved(processor: Processor) -> Processor:
 
 
 def unsupported_reason(config: beit.Config) -> str | None:
-    """Rejects fields that timm does not have, and another norm_eps than timm's."""
+    """Rejects fields that timm does not have, and values of norm_eps that differ from timm's."""
     free = ("activation", "norm_eps", "relative", "position", "layer_scale", "pool", "relative_resize")
     return unsupported_field(config, TITLE, fixed={}, free=free) or implied_mismatch(config, TITLE, {"norm_eps": 1e-6})
 
 
 def write(checkpoint: Checkpoint, folder: Path) -> None:
-    """Writes a folder for timm; tensor names are those of the official code."""
+    """Writes a folder for timm with the tensor names of the official code."""
     config = checkpoint.model.config
     arguments = {
         "qkv_bias": True,

@@ -1,4 +1,4 @@
-"""timm's BiT ResNets, `resnetv2_*_bit`; their head is a 1x1 convolution."""
+"""timm's BiT ResNets, `resnetv2_*_bit`, whose head is a 1x1 convolution."""
 
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,7 @@ def describe(raw: RawCheckpoint) -> Description:
 
 
 def unsupported_reason(config: resnet.Config) -> str | None:
-    """Rejects sizes without a timm entry point, and other epsilons than timm's."""
+    """Rejects sizes for which timm has no model, and epsilons that differ from timm's."""
     if (config.depths, config.stem_width) not in ENTRIES:
         return f"timm has no BiT of depths {config.depths} and stem {config.stem_width}; use to='vitkit'"
     return implied_mismatch(config, "timm's BiT", IMPLIED)

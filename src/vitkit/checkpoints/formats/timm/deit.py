@@ -1,4 +1,4 @@
-"""Official files of the distilled DeiT and timm folders; both have vitkit's tensor names."""
+"""Official files of the distilled DeiT, and timm folders; both have vitkit's tensor names."""
 
 from pathlib import Path
 
@@ -29,13 +29,13 @@ def describe(raw: RawCheckpoint) -> Description:
 
 
 def unsupported_reason(config: deit.Config) -> str | None:
-    """Rejects fields that timm does not have, and another norm_eps than timm's."""
+    """Rejects fields that timm does not have, and values of norm_eps that differ from timm's."""
     free = ("activation", "norm_eps", "qkv_bias")
     return unsupported_field(config, TITLE, fixed={}, free=free) or implied_mismatch(config, TITLE, {"norm_eps": 1e-6})
 
 
 def write(checkpoint: Checkpoint, folder: Path) -> None:
-    """Writes a folder for timm; tensor names are those of the official code."""
+    """Writes a folder for timm with the tensor names of the official code."""
     config = checkpoint.model.config
     tensors = TABLE.saved(checkpoint.model.state_dict(), config.num_heads)
     arguments = {"qkv_bias": config.qkv_bias, "act_layer": config.activation}

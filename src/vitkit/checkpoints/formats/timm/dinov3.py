@@ -1,4 +1,4 @@
-"""Official files of DINOv3, and timm folders; they split SwiGLU and the qkv bias differently."""
+"""Official files of DINOv3, and timm folders; both store SwiGLU and the qkv bias differently from vitkit."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,14 +31,14 @@ TABLE = Table(
 
 
 def arrange(tensors: Tensors) -> Tensors:
-    """Concatenates gate and value; drops the masked key bias from the fused qkv bias."""
+    """Concatenates gate and value of SwiGLU, and drops the masked key bias from the fused qkv bias."""
     for gate, value in (("fc1_g", "fc1_x"), ("w1", "w2")):
         tensors = fuse_pairs(tensors, rf"(.*\.mlp)\.{gate}\.(weight|bias)", rf"\1.{value}.\2", r"\1.fc1.\2")
     return split_qkv_bias(tensors, r"(blocks\.\d+\.attn)\.qkv\.bias", r"\1.q_bias", r"\1.v_bias")
 
 
 def accepts(config: Json | None) -> bool:
-    """Accepts a missing config.json, or a timm config.json of a DINOv3 architecture."""
+    """Returns whether config.json is missing or is a timm config.json with a DINOv3 architecture."""
     return vit.FORMAT.accepts(config) and (config is None or "dinov3" in str(config.get("architecture")))
 
 
@@ -62,7 +62,7 @@ def describe(raw: RawCheckpoint) -> Description:
 
 
 def unsupported_reason(config: dinov3.Config) -> str | None:
-    """Rejects fields for which timm's class has no argument."""
+    """Rejects fields for which timm's model class has no argument."""
     if config.pool == "token+gap":
         return f"{TITLE} has no pool 'token+gap'; use to='vitkit'"
     if config.mlp == "swiglu" and config.mlp_width % 8:

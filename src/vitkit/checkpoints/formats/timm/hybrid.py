@@ -1,4 +1,4 @@
-"""timm's hybrids (`vit_*_r26_s32` and others): tensor names are those of vitkit."""
+"""timm's hybrid ViTs (`vit_*_r26_s32` and others), which have vitkit's tensor names."""
 
 from pathlib import Path
 
@@ -44,7 +44,7 @@ def describe(raw: RawCheckpoint) -> Description:
 
 
 def unsupported_reason(config: hybrid.Config) -> str | None:
-    """Rejects what timm's ViT rejects, ResNets without a timm entry point, and other epsilons."""
+    """Rejects fields that timm's ViT rejects, ResNets that timm does not have, and other epsilons."""
     if config.depths not in ARCHITECTURES:
         return f"timm has no hybrid of depths {config.depths}; use to='vitkit'"
     plain = Config(**{name: getattr(config, name) for name in VIT_FIELDS})

@@ -54,7 +54,7 @@ PROJECTS: tuple[tuple[str, str, str, float], ...] = (
 
 
 def describe(raw: RawCheckpoint) -> Description:
-    """Reads config.json; the default is the project found by file name and wrapper."""
+    """Reads config.json; without one, infers the project from the file name and the wrapper of its weights."""
     notes: list[str] = []
     file_config: Json = {"position": "learned"}
     labels: tuple[str, ...] | None = None
