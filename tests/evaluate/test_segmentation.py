@@ -100,7 +100,7 @@ def test_masks_are_cropped_like_images_without_interpolation(tmp_path: Path) -> 
 def test_wrong_masks_and_models_raise(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"needs an argument: write segmentation:MASKS"):
         evaluate.evaluator("segmentation")
-    with pytest.raises(ValueError, match="no image has a mask with an object"):
+    with pytest.raises(ValueError, match="matches an image and contains an object"):
         segmentation.evaluate(subject(("a/1.jpg",)), str(tmp_path))
     Image.new("RGB", (8, 8)).save(tmp_path / "1.png")
     with pytest.raises(ValueError, match=r"has mode RGB"):
@@ -110,5 +110,5 @@ def test_wrong_masks_and_models_raise(tmp_path: Path) -> None:
         segmentation.evaluate(subject(("a/1.jpg",), models.build(resnet.TINY)), str(tmp_path))
     without = subject(("a/1.jpg",))
     without.processor = None
-    with pytest.raises(ValueError, match="needs the processor"):
+    with pytest.raises(ValueError, match="needs the image processor"):
         segmentation.evaluate(without, str(tmp_path))
