@@ -1,4 +1,4 @@
-"""Runs the command `vitkit` as `python -m vitkit`, as torchrun does."""
+"""Runs the `vitkit` command with `python -m vitkit`, the form that torchrun needs."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Atomic writes: after a crash or power failure a target is complete or unchanged.
+"""Atomic writes: after a crash or power failure, the target is either complete or unchanged.
 
 Only this module renames files. Content is written to a temporary name in the same folder, flushed to disk (`fsync`) and
 renamed; then the folder is flushed, so that the new name is on disk, too.
@@ -17,7 +17,7 @@ OLD = ".old"
 
 
 def write_file(target: Path, write: Callable[[Path], object]) -> None:
-    """Writes a file with `write(path)` and replaces an existing one.
+    """Calls `write(path)` to write a file, and replaces any existing file.
 
     Devices and pipes are written directly. The parent folder is created. If `write` raises, the exception is propagated
     and the target does not change.
@@ -40,17 +40,17 @@ def write_file(target: Path, write: Callable[[Path], object]) -> None:
 
 
 def write_bytes(target: Path, content: bytes) -> None:
-    """Writes bytes to a file and replaces an existing one."""
+    """Writes bytes to a file and replaces any existing file."""
     write_file(target, lambda part: part.write_bytes(content))
 
 
 def write_text(target: Path, text: str) -> None:
-    """Writes text to a UTF-8 file and replaces an existing one."""
+    """Writes text to a UTF-8 file and replaces any existing file."""
     write_bytes(target, text.encode("utf-8"))
 
 
 def write_folder(target: Path, write: Callable[[Path], object]) -> None:
-    """Writes a folder with `write(folder)` and replaces an existing one.
+    """Calls `write(folder)` to write a folder, and replaces any existing folder.
 
     An existing folder is first renamed to a hidden `.old` name next to it and removed at the end, because there is no
     portable system call to exchange two folders. If the process is killed between the two renames, the complete old
@@ -71,7 +71,7 @@ def write_folder(target: Path, write: Callable[[Path], object]) -> None:
 
 
 def publish(part: Path, target: Path) -> None:
-    """Renames a folder whose files are flushed to its final name and replaces an existing folder."""
+    """Renames a flushed folder to its final name and replaces any existing folder."""
     flush(part)
     old = part.with_name(f"{part.name.removesuffix(PART)}{OLD}{PART}")
     if target.exists():
@@ -87,14 +87,14 @@ def publish(part: Path, target: Path) -> None:
 
 
 def remove_folder(path: Path) -> None:
-    """Removes a folder; it is renamed first, so that its name never refers to an incomplete folder."""
+    """Renames a folder and then removes it, so that its name never refers to an incomplete folder."""
     renamed = path.with_name(f"{path.name}{OLD}{PART}")
     os.rename(path, renamed)
     shutil.rmtree(renamed)
 
 
 def flush(path: Path) -> None:
-    """Flushes the content of a file, or the entries of a folder, to disk."""
+    """Flushes the contents of a file, or the entries of a folder, to disk."""
     windows = sys.platform == "win32"
     if windows and path.is_dir():
         return  # Windows cannot open folders; its journal preserves the order of renames
@@ -106,5 +106,5 @@ def flush(path: Path) -> None:
 
 
 def _temporary_name(target: Path) -> Path:
-    """Returns a new hidden path in the folder of the target."""
+    """Returns a new hidden path in the same folder as the target."""
     return target.with_name(f".{target.name}.{secrets.token_hex(4)}{PART}")

@@ -25,7 +25,7 @@ from typing import (
 
 @runtime_checkable
 class Dataclass(Protocol):
-    """An instance of a dataclass, as every config is."""
+    """Any dataclass instance, such as a config."""
 
     __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[object]]]
 
@@ -45,12 +45,12 @@ Converted = Any
 
 
 def to_dict(config: Dataclass) -> JsonDict:
-    """Converts a config to its JSON form: nested dicts in field order, with lists for tuples."""
+    """Converts a config to nested dicts for JSON, in field order and with tuples as lists."""
     return {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
 
 
 def from_dict(cls: type[ConfigClass], data: Json, *, where: str = "") -> ConfigClass:
-    """Converts the output of `to_dict` back to a config; missing fields have their defaults.
+    """Converts the output of `to_dict` back to a config; missing fields get their default values.
 
     `where` is the prefix of names in errors. Raises ValueError for unknown keys, for missing fields without a default,
     and for values of a wrong type.
@@ -98,7 +98,7 @@ def _override(config: Config, changes: Sequence[tuple[list[str], object, str]]) 
 
 
 def parse(text: str) -> Converted:
-    """Parses a command-line value: JSON (a number, true, [1, 2]), none, or else the string itself."""
+    """Parses a command-line value as JSON (a number, true, [1, 2]) or none, and otherwise as a string."""
     import json
 
     if text.lower() in ("none", "true", "false"):
@@ -110,7 +110,9 @@ def parse(text: str) -> Converted:
 
 
 def convert(value: Converted, hint: Hint, where: str, *, text: object = None) -> Converted:
-    """Converts ints to floats, lists to tuples, dicts to dataclasses as `hint` says; else ValueError.
+    """Converts a value to the type `hint`. Raises ValueError if the value does not fit the type.
+
+    Converts ints to floats, lists to tuples and dicts to dataclasses as needed.
 
     `text` is the string that the value was parsed from; it is used if `hint` is a string (a label named "1", a pool
     named "none").
@@ -181,7 +183,7 @@ def _convert_tuple(value: object, arguments: tuple[Hint, ...], where: str) -> tu
 
 
 def nearest(word: str, options: Iterable[object], *, limit: int = 3) -> str:
-    """Returns the end of an error message: the options similar to `word`, or all of them if none is."""
+    """Returns the end of an error message: the options similar to `word`, or all options if none match."""
     names = [str(option) for option in options]
     near = difflib.get_close_matches(word, names, n=limit, cutoff=0.6)
     if near:

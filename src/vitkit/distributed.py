@@ -1,4 +1,4 @@
-"""Distributed training: process group, data-parallel wrappers and collectives, on torch.distributed.
+"""Distributed training with torch.distributed: process group, data-parallel wrappers, collectives.
 
 Level 0; only this module and `train/checkpointing` use torch.distributed. torchrun starts the processes. Without it
 the world size is 1, and torch.distributed is not imported. Parallelism is `ddp`, where every process has the full
@@ -31,21 +31,21 @@ def rank() -> int:
 
 
 def is_main_process() -> bool:
-    """Whether this process has rank 0, which writes files and messages."""
+    """Returns whether this process has rank 0, which writes files and messages."""
     return rank() == 0
 
 
 @contextmanager
 def process_group(device: str = "auto", kind: Kind = "none") -> Iterator[torch.device]:
-    """Joins the process group and yields the device; `auto` is a GPU if there is one.
+    """Joins the process group and yields the device; `auto` selects a GPU if one is available.
 
     Raises ValueError for an unknown device, and if `kind` does not fit the number of processes.
     """
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched > 1 and kind == "none":
-        raise ValueError(f"launched as {launched} processes without parallelism; use --parallel ddp or fsdp")
+        raise ValueError(f"{launched} processes were launched without parallelism; use --parallel ddp or fsdp")
     if launched == 1 and kind == "fsdp":
-        raise ValueError("fsdp shards a model over several processes, but there is one; launch with torchrun")
+        raise ValueError("fsdp needs more than one process, but only one is running; launch with torchrun")
     chosen = _device(device)
     if launched == 1:
         yield chosen
@@ -60,7 +60,7 @@ def process_group(device: str = "auto", kind: Kind = "none") -> Iterator[torch.d
 
 
 def shard(module: nn.Module, kind: Kind, blocks: Iterable[nn.Module] = ()) -> None:
-    """With `fsdp`, shards every parameter in place; `blocks` are gathered one at a time."""
+    """Shards every parameter in place with `fsdp`; `blocks` are gathered one at a time."""
     if kind != "fsdp":
         return
     from torch.distributed.device_mesh import init_device_mesh
@@ -73,7 +73,7 @@ def shard(module: nn.Module, kind: Kind, blocks: Iterable[nn.Module] = ()) -> No
 
 
 def wrap(module: nn.Module, kind: Kind = "none") -> nn.Module:
-    """With `ddp`, wraps the module so that gradients are averaged over all processes."""
+    """Wraps the module with `ddp` so that gradients are averaged over all processes."""
     if kind != "ddp" or world_size() == 1:
         return module
     # Objectives do not use all parameters of the model; masked prediction does not use the head, for example.
@@ -81,7 +81,7 @@ def wrap(module: nn.Module, kind: Kind = "none") -> nn.Module:
 
 
 def no_sync(module: nn.Module) -> AbstractContextManager[None]:
-    """Returns a context manager without gradient synchronization, for all micro-batches but the last."""
+    """Returns a context manager that disables gradient synchronization for all but the last micro-batch."""
     return module.no_sync() if isinstance(module, nn.parallel.DistributedDataParallel) else nullcontext()
 
 
@@ -95,7 +95,7 @@ def mean(value: Tensor) -> Tensor:
 
 
 def any_true(flag: bool) -> bool:
-    """Whether the flag is set in any process."""
+    """Returns whether the flag is set in any process."""
     return all_reduce_max(int(flag)) > 0
 
 
@@ -118,7 +118,7 @@ def all_reduce_sum(*numbers: int) -> list[int]:
 
 
 def broadcast(number: float) -> float:
-    """Returns the number of rank 0 in every process; the others wait for it."""
+    """Broadcasts a number from rank 0 to all processes."""
     if world_size() == 1:
         return number
     tensor = torch.tensor(number, dtype=torch.float64, device=_own_device())
@@ -127,7 +127,7 @@ def broadcast(number: float) -> float:
 
 
 def on_rank_zero(action: Callable[[], None]) -> None:
-    """Runs an action on rank 0 while the other processes wait, and raises its errors in all.
+    """Runs an action on rank 0 while the other processes wait, and raises its errors in every process.
 
     ValueError, OSError and ImportError of the action are raised in all processes; otherwise a failing rank 0 would
     leave the others waiting.
@@ -150,7 +150,7 @@ def on_rank_zero(action: Callable[[], None]) -> None:
 
 @contextmanager
 def exit_after_rank_zero(*exceptions: type[BaseException]) -> Iterator[None]:
-    """Delays exceptions that all processes raise until rank 0 has raised its own.
+    """Delays an exception in the other processes until rank 0 has raised its own.
 
     torchrun stops all other processes as soon as one of them fails.
     """
@@ -162,7 +162,7 @@ def exit_after_rank_zero(*exceptions: type[BaseException]) -> Iterator[None]:
 
 
 def background_group() -> Any:
-    """Creates a CPU process group for communication in the background; None for a single process.
+    """Creates a CPU process group for background communication; returns None for a single process.
 
     All processes must call it.
     """
@@ -170,7 +170,7 @@ def background_group() -> Any:
 
 
 def all_gather(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Returns the concatenated names of all processes, in the order of the ranks."""
+    """Returns the concatenated names from all processes, in rank order."""
     if world_size() == 1:
         return names
     gathered: list[tuple[str, ...]] = [()] * world_size()
@@ -179,7 +179,7 @@ def all_gather(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def full(value: Any) -> Any:
-    """Replaces every sharded tensor in nested containers by the full tensor; all processes must call it."""
+    """Replaces sharded tensors in nested containers with full tensors. All processes must call this."""
     if world_size() == 1:
         return value
     if isinstance(value, dict):
@@ -190,12 +190,12 @@ def full(value: Any) -> Any:
 
 
 def is_shard(value: Tensor) -> bool:
-    """Whether a tensor is a shard of a distributed tensor."""
+    """Returns whether a tensor is a shard of a distributed tensor."""
     return hasattr(value, "device_mesh")
 
 
 def shard_like(value: Tensor, other: Tensor) -> Tensor:
-    """Shards a full tensor as `other` is sharded; returns `value` itself if there is nothing to do."""
+    """Shards a full tensor in the same way as `other`; returns `value` itself if no change is needed."""
     if world_size() == 1 or not is_shard(other) or is_shard(value):
         return value
     from torch.distributed.tensor import DTensor, distribute_tensor

@@ -1,4 +1,4 @@
-"""Memory of the process: its peak, and whether the C library returns freed memory to the system.
+"""Memory of the process: peak usage, and whether the C library returns freed memory to the system.
 
 Level 0. What only some systems have is imported where it is used.
 """
@@ -15,7 +15,7 @@ LARGEST = 32 * 1024 * 1024  # the most that the second takes, and what it comes 
 
 
 def peak(*, children: bool = False) -> int:
-    """The most bytes that this process, or its finished child processes, have used; 0 on Windows, which has no meter.
+    """Returns the peak memory of this process or its finished child processes in bytes; 0 on Windows.
 
     Args:
         children: Measure the largest child process that has ended instead of this process.
@@ -30,7 +30,7 @@ def peak(*, children: bool = False) -> int:
 
 @contextmanager
 def kept() -> Iterator[None]:
-    """Keep freed memory with the process while the context is open; does nothing where the C library is not glibc.
+    """Keeps freed memory in the process inside the context. Has no effect without glibc.
 
     A training step allocates and frees the same gigabytes as the one before: without this every page of them is
     requested and cleared again: 0.75 to 1.3 million page faults in seven steps of ViT-S/16 with 16 images, 0.36 with

@@ -1,4 +1,4 @@
-"""Discovery of implementations: the public modules of a package, by file name.
+"""Discovery of implementations, which are the public modules of a package, by file name.
 
 Every folder of implementations (models, objectives, evaluators, data sources, commands, ...) is a package whose public
 modules have the same attributes. Adding an implementation is adding a file. Modules that start with an underscore are
@@ -14,7 +14,7 @@ from vitkit.config import nearest
 
 
 class Registry:
-    """Registry of the modules of a package that implement one kind of component, by file name.
+    """Registry of modules in a package that implement one kind of component, by file name.
 
     Args:
         package: Dotted name of the package, usually `__name__` of its `__init__.py`.
@@ -30,13 +30,13 @@ class Registry:
         self.exclude = frozenset(exclude)
 
     def names(self) -> list[str]:
-        """Returns the sorted names, without importing the modules."""
+        """Returns the sorted names without importing the modules."""
         modules = pkgutil.iter_modules(import_module(self.package).__path__)
         names = {module.name for module in modules if not module.name.startswith("_")}
         return sorted(names - self.exclude)
 
     def get(self, name: str) -> ModuleType:
-        """Returns the module of a name; ValueError with similar names for an unknown one."""
+        """Returns the module with the given name. Raises ValueError that suggests names if it is unknown."""
         if name not in self.names():
             raise ValueError(f"unknown {self.kind} '{name}'{nearest(name, self.names())}")
         module = import_module(f"{self.package}.{name}")
@@ -46,6 +46,6 @@ class Registry:
         return module
 
     def __iter__(self) -> Iterator[tuple[str, ModuleType]]:
-        """Yields every name with its module."""
+        """Yields every name and its module."""
         for name in self.names():
             yield name, self.get(name)

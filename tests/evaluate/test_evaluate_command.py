@@ -159,13 +159,13 @@ def test_errors_are_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -
         capsys, folder / "model", "--data", heap, "--train", heap, "--with", "knn"
     )
     message = error_of(capsys, folder / "model", "--data", heap, "--train", images)
-    assert "trains nothing; leave train out" in message
+    assert "uses no training images; leave train out" in message
     assert "held_out needs data without splits" in error_of(
         capsys, folder / "model", "--data", images, "--held-out", "0.2"
     )
     assert "has no classes to predict" in error_of(capsys, folder / "backbone", "--data", heap)
     assert "did you mean 'top1'" in error_of(capsys, folder / "model", "--data", heap, "--with", "top2")
-    assert "no evaluator is given; choose from average_precision, calibration" in error_of(
+    assert "no evaluator was given; choose from average_precision, calibration" in error_of(
         capsys, folder / "model", "--data", heap, "--with", ","
     )
     assert "leave one of them out" in error_of(

@@ -111,7 +111,7 @@ def test_missing_training_images_raise(name: str) -> None:
     model = models.build(vit.TINY)
     images = torch.zeros(2, model.config.channels, *model.config.image_size)
     subject = ModelOutputs(model, lambda: [Batch(images, torch.eye(5)[:2], ("a", "b"))], tuple("abcde"))
-    with pytest.raises(ValueError, match="need labelled training images, and none were given"):
+    with pytest.raises(ValueError, match="need labeled training images, and none were given"):
         evaluate.evaluate(subject, [name])
 
 

@@ -110,5 +110,5 @@ def test_wrong_masks_and_models_raise(tmp_path: Path) -> None:
         segmentation.evaluate(subject(("a/1.jpg",), models.build(resnet.TINY)), str(tmp_path))
     without = subject(("a/1.jpg",))
     without.processor = None
-    with pytest.raises(ValueError, match="needs the processor"):
+    with pytest.raises(ValueError, match="needs the image processor"):
         segmentation.evaluate(without, str(tmp_path))

@@ -62,15 +62,15 @@ def test_methods_are_the_files_of_the_folder() -> None:
 
 def test_an_unknown_option_raises() -> None:
     model = small("vit")
-    with pytest.raises(ValueError, match="'rollout' takes no option 'share'; its options are: layer, fusion, discard"):
+    with pytest.raises(ValueError, match="'rollout' has no option 'share'; its options are: layer, fusion, discard"):
         explain.explain("rollout", ExplainInputs(model, noise_images(model)), share=0.5)
-    with pytest.raises(ValueError, match="'distance' takes no option 'layer'; its options are: none"):
+    with pytest.raises(ValueError, match="'distance' has no option 'layer'; its options are: none"):
         explain.explain("distance", ExplainInputs(model, noise_images(model)), layer=1)
 
 
 @pytest.mark.parametrize("method", ["attention", "distance", "foreground", "gradient", "rollout"])
 def test_an_explanation_of_images_without_images_raises(method: str) -> None:
-    with pytest.raises(ValueError, match="give at least one"):
+    with pytest.raises(ValueError, match="needs at least one image"):
         explain.explain(method, ExplainInputs(small("vit"), torch.empty(0, 3, 32, 32)))
 
 
@@ -179,9 +179,9 @@ def test_explanations_of_the_model_need_no_image(folder: Path, tmp_path: Path, m
 def test_errors_are_one_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model, out = str(folder / "model"), str(tmp_path / "out.png")
     for arguments, message in [
-        ([model, "--out", out], "give at least one"),
+        ([model, "--out", out], "needs at least one image"),
         ([model, str(folder / "a.png"), "--out", str(tmp_path / "out.jpg")], "the output file must end in .png"),
-        ([model, str(folder / "a.png"), "--out", out, "--share", "0.5"], "'rollout' takes no option 'share'"),
+        ([model, str(folder / "a.png"), "--out", out, "--share", "0.5"], "'rollout' has no option 'share'"),
         ([model, str(folder / "none.png"), "--out", out], "none.png: the file cannot be opened"),
     ]:
         assert main(["explain", *arguments]) == 1

@@ -111,7 +111,7 @@ def test_unsupported_inputs_are_rejected() -> None:
         (good, heads(1, 1, 4, 32), heads(1, 1, 4, 32)),
         (good, good[:, :, :0], good[:, :, :0]),
     ):
-        with pytest.raises(ValueError, match="the attention kernel takes matching bfloat16 heads"):
+        with pytest.raises(ValueError, match="the attention kernel needs bfloat16 heads of matching shapes"):
             attention.attention(q, k, v)
 
 

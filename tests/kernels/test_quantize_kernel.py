@@ -64,7 +64,7 @@ def test_results_do_not_depend_on_the_number_of_threads(monkeypatch: pytest.Monk
 
 @needs_kernels
 def test_unsupported_inputs_are_rejected() -> None:
-    with pytest.raises(ValueError, match="takes float32 or bfloat16 on a CPU"):
+    with pytest.raises(ValueError, match="needs a float32 or bfloat16 tensor on a CPU"):
         quantize.quantize(random(2, 3).double(), 1.0, 0)
     for norm in (nn.LayerNorm(4), nn.LayerNorm(3).bfloat16(), nn.LayerNorm(3, elementwise_affine=False)):
         with pytest.raises(ValueError, match="a LayerNorm over 3 channels in float32"):

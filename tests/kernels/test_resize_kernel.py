@@ -87,7 +87,7 @@ def test_unsupported_inputs_are_rejected() -> None:
         (good, (4, 4), (0, 0, 0, 4)),
     ]
     for pixels, to, window in calls:
-        with pytest.raises(ValueError, match="the resize kernel takes uint8 RGB pixels"):
+        with pytest.raises(ValueError, match="the resize kernel needs uint8 RGB pixels"):
             resize.resize(pixels, to, window, cubic=True, rows_first=False)
 
 

@@ -49,7 +49,7 @@ def test_invalid_weights_are_rejected() -> None:
     assert built.class_weights.tolist() == [0.625, 0.625, 0.625, 0.625, 2.5]
     with pytest.raises(ValueError, match="there are 2 class_weights, but 5 classes"):
         supervised.build(supervised.Config(class_weights=(1.0, 2.0)), models.build(vit.TINY))
-    with pytest.raises(ValueError, match="none can be negative"):
+    with pytest.raises(ValueError, match="weights cannot be negative"):
         supervised.Config(class_weights=(1.0, -2.0))
 
 

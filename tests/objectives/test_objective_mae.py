@@ -140,7 +140,7 @@ def test_fixed_positions_and_several_special_tokens() -> None:
 def test_unsupported_models_and_configs_are_rejected() -> None:
     from vitkit.models import beit
 
-    with pytest.raises(ValueError, match="the layers of BEiT need the full grid"):
+    with pytest.raises(ValueError, match="the blocks of BEiT need the full grid"):
         mae.build(CONFIG, models.build(beit.TINY))
     with pytest.raises(ValueError, match="reads a class token"):
         built(model=dataclasses.replace(vit.TINY, class_token=False, pool="gap"))

@@ -70,7 +70,7 @@ def test_lora_trains_every_head_and_its_own_matrices(family: str) -> None:
 
 def test_head_tuning_of_a_model_without_a_head_is_rejected() -> None:
     model = models.build(replace(vit.TINY, num_classes=0))
-    with pytest.raises(ValueError, match="the model has none: num_classes is 0"):
+    with pytest.raises(ValueError, match="needs a model with a head, but num_classes is 0"):
         tuning.apply(Tuning(head_only=True), model)
     tuning.apply(Tuning(lora_rank=2), model)
     assert trained(model)
@@ -100,7 +100,7 @@ def test_fsdp_shards_exactly_the_encoder_blocks_and_the_rest(family: str, monkey
 @pytest.mark.parametrize("setting", ["activation_checkpointing", "compile"])
 def test_settings_for_blocks_are_rejected_where_there_are_none(setting: str, small_run: Callable[..., Run]) -> None:
     run = run_of(small_run, "resnet", **{f"hardware__{setting}": True})
-    with pytest.raises(ValueError, match=rf"hardware\.{setting} needs encoder blocks, and the family resnet has none"):
+    with pytest.raises(ValueError, match=rf"hardware\.{setting} needs encoder blocks, but the family resnet has none"):
         build_training(run, 12, torch.device("cpu"))
 
 
@@ -175,7 +175,7 @@ def test_layer_decay_and_muon_need_encoder_blocks() -> None:
     for family in ("resnet", "axial_resnet"):
         with pytest.raises(ValueError, match="layer_decay needs a model with blocks"):
             optim.build(Optimizer(layer_decay=0.5), tiny(family))
-        with pytest.raises(ValueError, match="muon is for the matrices inside blocks"):
+        with pytest.raises(ValueError, match="muon needs trainable matrices inside blocks"):
             optim.build(Optimizer(name="muon"), tiny(family))
 
 

@@ -22,10 +22,10 @@ from vitkit.train.finetune import finetune
 STATISTICS = [
     (
         masked.Config(mean=(0.4, 0.5, 0.5)),
-        r"the mean of the objective is \(0\.4, 0\.5, 0\.5\) and that of the processor \(0\.5,",
+        r"the objective's mean is \(0\.4, 0\.5, 0\.5\), but the processor's is \(0\.5,",
     ),
-    (masked.Config(std=(0.2, 0.2, 0.2)), r"the std of the objective is \(0\.2, 0\.2, 0\.2\)"),
-    (beit.Config(mean=(0.1, 0.1, 0.1)), "the mean of the objective is"),
+    (masked.Config(std=(0.2, 0.2, 0.2)), r"the objective's std is \(0\.2, 0\.2, 0\.2\)"),
+    (beit.Config(mean=(0.1, 0.1, 0.1)), "the objective's mean is"),
 ]
 
 
@@ -42,7 +42,7 @@ def test_mean_and_std_of_objective_and_processor_must_be_equal(
 
 def test_epochs_of_objective_and_run_must_be_equal(small_run: Callable[..., Run]) -> None:
     run = dataclasses.replace(small_run(), steps=None, epochs=30.0, objective=dino.Config(epochs=100))
-    with pytest.raises(ValueError, match=r"objective\.epochs is 100 and the run's epochs are 30: they must be equal"):
+    with pytest.raises(ValueError, match=r"objective\.epochs is 100, but the run has 30 epochs: they must be equal"):
         checks.check(run, Digits())
     checks.check(dataclasses.replace(run, objective=dino.Config(epochs=30)), Digits())
 
@@ -59,12 +59,12 @@ def test_validation_classes_need_training_images(small_run: Callable[..., Run]) 
             return super().label(index) % 4
 
     with pytest.raises(
-        ValueError, match="the validation data have images of 4, 5, 6, 7, 8 and 1 more, the training data"
+        ValueError, match="the validation data contain images of 4, 5, 6, 7, 8 and 1 more, but the training data"
     ):
         checks.check(small_run(), FourClasses(), Digits())
     checks.check(small_run(), Digits(), FourClasses())
     renamed = Relabelled(Digits(), tuple("abcdefghijk"), tuple(range(1, 11)))
-    with pytest.raises(ValueError, match="the model has 10 classes, 'digits' has 11"):
+    with pytest.raises(ValueError, match="the model has 10 classes, but 'digits' has 11"):
         checks.check(small_run(), renamed)
 
 
@@ -73,7 +73,7 @@ def test_a_validation_label_out_of_range_is_rejected(small_run: Callable[..., Ru
         def label(self, index: int) -> int:
             return 12 if index == 3 else 0
 
-    with pytest.raises(ValueError, match="validation image 3 has the label 12, but there are 10 classes"):
+    with pytest.raises(ValueError, match="validation image 3 has the label 12, but the classes are 0 to 9"):
         checks.check(small_run(), Digits(), InvalidLabel())
 
 
@@ -96,7 +96,7 @@ def test_a_checkpoint_of_another_architecture_is_rejected(small_run: Callable[..
     model = models.build(dataclasses.replace(vit.TINY, num_classes=2))
     checkpoint = checkpoints.Checkpoint(model=model, processor=Processor.squash(32), labels=("a", "b"))
     checkpoints.save(checkpoint, tmp_path / "other")
-    with pytest.raises(ValueError, match="has another architecture than the run: 'blocks"):
+    with pytest.raises(ValueError, match="has a different architecture from the run: 'blocks"):
         train(small_run(init_from=str(tmp_path / "other")), tmp_path / "run")
     assert not (tmp_path / "run" / "log.jsonl").exists()
 

@@ -55,7 +55,7 @@ def test_the_tf32_setting_is_restored(small_run: Callable[..., Run], tmp_path: P
         ({"ema": 1.0}, "ema is 1.0"),
         ({"tuning__freeze": ["*"]}, "no parameter is trainable"),
         ({"model__num_classes": 7}, "the model has 7 classes"),
-        ({"model__image_size": [16, 16]}, "the processor gives"),
+        ({"model__image_size": [16, 16]}, "but the processor has"),
     ],
 )
 def test_an_invalid_run_is_rejected_before_the_first_step(
@@ -77,7 +77,7 @@ def test_too_little_disk_space_is_rejected(
 
 def test_a_label_out_of_range_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Digits, "label", lambda self, index: 10 if index == 5 else 3)
-    with pytest.raises(ValueError, match="image 5 has the label 10, but there are 10 classes"):
+    with pytest.raises(ValueError, match="image 5 has the label 10, but the classes are 0 to 9"):
         checks.check_labels(Digits())
 
 

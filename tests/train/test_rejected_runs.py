@@ -26,7 +26,7 @@ from vitkit.train.setup import initial_model
         ({"precision": "float16"}, "float16 training needs a GPU"),
         ({"hardware__loggers": ["tensorbord"]}, "unknown logger 'tensorbord'"),
         ({"hardware__keep_checkpoints": 1}, "hardware.keep_checkpoints is 1; it must be at least 2"),
-        ({"init_head": "checkpoint"}, "init_head is checkpoint, which needs a checkpoint: set init_from"),
+        ({"init_head": "checkpoint"}, "init_head=checkpoint needs a checkpoint: set init_from"),
         ({"optimizer__name": "lamb"}, "the head of this run starts at zero: set model.init=truncated"),
         ({"optimizer__name": "lamb", "init_from": "x"}, "the head of this run starts at zero: set init_head=random"),
         (
@@ -54,12 +54,12 @@ def test_nothing_is_written_for_an_invalid_run(
 def test_a_checkpoint_of_another_architecture_leaves_no_folder(small_run: Callable[..., Run], tmp_path: Path) -> None:
     train(small_run(steps=1, schedule__warmup=0), tmp_path / "first")
     run = small_run(init_from=str(tmp_path / "first" / "best"), model__depth=3)
-    with pytest.raises(ValueError, match="has another architecture than the run"):
+    with pytest.raises(ValueError, match="has a different architecture from the run"):
         train(run, tmp_path / "second")
     assert os.listdir(tmp_path) == ["first"]
     # Nor is anything written into an existing empty folder.
     (tmp_path / "third").mkdir()
-    with pytest.raises(ValueError, match="has another architecture than the run"):
+    with pytest.raises(ValueError, match="has a different architecture from the run"):
         train(run, tmp_path / "third")
     assert os.listdir(tmp_path / "third") == []
 
@@ -77,7 +77,7 @@ def test_init_head_chooses_the_initial_head(small_run: Callable[..., Run], tmp_p
     assert random.head.weight.std().item() == pytest.approx(0.02, rel=0.3)
     assert torch.equal(random.blocks[1].attn.qkv.weight, vitkit.load(start).model.blocks[1].attn.qkv.weight)
     with pytest.raises(
-        ValueError, match=r"another architecture than the run: 'head.bias' is \(10,\) instead of \(9,\)"
+        ValueError, match=r"a different architecture from the run: 'head.bias' is \(10,\) instead of \(9,\)"
     ):
         initial_model(small_run(init_from=start, init_head="checkpoint", model__num_classes=9))
 

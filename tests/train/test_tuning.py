@@ -111,6 +111,6 @@ def test_a_run_is_initialized_from_a_checkpoint_with_a_zero_head(small_run: Call
             assert torch.equal(built.state_dict()[name], value)
     other = small_run(**{**changes, "model__mlp_width": 48}, model__patch_size=[8, 8], init_from=str(tmp_path / "c"))
     with pytest.raises(
-        ValueError, match=r"has another architecture than the run: 'blocks\.0\.mlp\.fc1\.bias' is \(64,\)"
+        ValueError, match=r"has a different architecture from the run: 'blocks\.0\.mlp\.fc1\.bias' is \(64,\)"
     ):
         setup.initial_model(other)

@@ -1,4 +1,4 @@
-"""Evaluators compute named metrics of a model; each file with an `evaluate` function is one.
+"""Evaluators, which compute named metrics of a model; each file defines one `evaluate` function.
 
 An evaluator is a file with a function `evaluate(subject) -> {name: number}`. The subject contains the model and the
 images; it runs the model once for all evaluators. To add an evaluator, add a file. An evaluator with an argument takes
@@ -28,7 +28,7 @@ _EVALUATORS = Registry(__name__, "evaluator", ("evaluate",), exclude=("protocol"
 
 @dataclass(frozen=True)
 class Predictions:
-    """Logits and targets of images, float32 on the CPU; `keys` are the names of the images."""
+    """Logits and targets of images in float32 on the CPU; `keys` are the image names."""
 
     logits: Float[Tensor, "n classes"]
     targets: Float[Tensor, "n classes"]
@@ -42,19 +42,19 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Representations:
-    """Pooled features (inputs of the head) and targets of labelled images, float32 on the CPU."""
+    """Pooled features (inputs of the head) and targets of labeled images, in float32 on the CPU."""
 
     vectors: Float[Tensor, "n d"]
     targets: Float[Tensor, "n classes"]
 
     @property
     def labels(self) -> Int[Tensor, " n"]:
-        """Class index of each image; the first one if an image has several labels."""
+        """Class index of each image; the first index if an image has several labels."""
         return self.targets.argmax(dim=1)
 
 
 class ModelOutputs:
-    """A model and labelled images, with outputs that are computed once for all evaluators.
+    """A model and labeled images, with outputs that are computed once for all evaluators.
 
     `batches` returns the evaluation images, and `training` the training images of evaluators that train a classifier;
     the columns of the targets are `classes`. `processor` is the preprocessing of the images, for evaluators that apply
@@ -87,7 +87,7 @@ class ModelOutputs:
 
     @cached_property
     def predictions(self) -> Predictions:
-        """Logits of all images, in order. Raises ValueError for a wrong number of classes."""
+        """Logits of all images, in order. Raises ValueError if the number of classes is wrong."""
         if self.model.config.num_classes == 0:
             raise ValueError("the model has no classes; evaluate it with knn, fewshot or probe")
         logits, targets = self._outputs.logits, self._outputs.targets
@@ -100,14 +100,14 @@ class ModelOutputs:
 
     @cached_property
     def representations(self) -> Representations:
-        """Representations of the labelled evaluation images, in order."""
+        """Representations of the labeled evaluation images, in order."""
         return self._outputs.representations
 
     @cached_property
     def training_representations(self) -> Representations:
-        """Representations of the labelled training images. Raises ValueError if there are none."""
+        """Representations of the labeled training images. Raises ValueError if there are none."""
         if self.training is None:
-            raise ValueError("knn, fewshot, probe and linear need labelled training images, and none were given")
+            raise ValueError("knn, fewshot, probe and linear need labeled training images, and none were given")
         return self._forward(self.training, logits=False).representations
 
     @cached_property
@@ -147,7 +147,7 @@ class _Outputs:
 
     @property
     def representations(self) -> Representations:
-        """Representations of the labelled images. Raises ValueError without labels or pooling."""
+        """Representations of the labeled images. Raises ValueError if labels or pooling are missing."""
         if self.vectors.ndim != 2:
             raise ValueError(
                 "this model has no pooling and returns one vector per token; set pool to get one vector per image"
@@ -164,7 +164,7 @@ def evaluators() -> list[str]:
 
 
 def evaluator(spec: str) -> ModuleType:
-    """Returns the module of an evaluator, given as `top1` or `real:labels.json`.
+    """Returns the module of an evaluator from its name, such as `top1` or `real:labels.json`.
 
     Raises ValueError for an unknown evaluator, and for a missing or unexpected argument.
     """
@@ -183,12 +183,12 @@ def evaluator(spec: str) -> ModuleType:
 
 
 def reads(spec: str) -> str:
-    """Returns the input of an evaluator: `predictions`, `representations` or `model`."""
+    """Returns what an evaluator needs as input: `predictions`, `representations` or `model`."""
     return getattr(evaluator(spec), "READS", "predictions")
 
 
 def evaluate(subject: ModelOutputs, names: Iterable[str]) -> dict[str, float]:
-    """Returns the metrics of several evaluators as `evaluator.metric`.
+    """Returns the metrics of several evaluators, with names of the form `evaluator.metric`.
 
     Metrics of an evaluator with an argument are named `evaluator:argument.metric`.
     """

@@ -1,4 +1,4 @@
-"""Mean average precision (mAP), for images with several labels."""
+"""Mean average precision (mAP) for images with several labels."""
 
 import torch
 from jaxtyping import Float
@@ -8,7 +8,7 @@ from vitkit.evaluate import ModelOutputs
 
 
 def evaluate(subject: ModelOutputs) -> dict[str, float]:
-    """Returns `mean` (mAP), `weighted` by class size, and `worst` over classes with images.
+    """Returns the average precision: `mean` (mAP), `weighted` by class size, and of the `worst` class.
 
     Images without a label count as negatives of every class. Raises ValueError if no image has a label.
     """

@@ -13,7 +13,7 @@ BINS = 15
 
 @dataclass(frozen=True)
 class Bin:
-    """One bin of a reliability diagram; the means of an empty bin are 0."""
+    """One bin of a reliability diagram. The means of an empty bin are 0."""
 
     low: float
     high: float
@@ -23,7 +23,7 @@ class Bin:
 
 
 def evaluate(subject: ModelOutputs) -> dict[str, float]:
-    """Returns `ece`, `mce`, `brier`, `nll` and `temperature`.
+    """Returns the calibration metrics `ece`, `mce`, `brier`, `nll` and `temperature`.
 
     `ece` and `mce` are the expected and maximum calibration errors over 15 bins. Dividing the logits by the temperature
     maximizes the likelihood of these images.
@@ -44,7 +44,7 @@ def evaluate(subject: ModelOutputs) -> dict[str, float]:
 
 
 def labelled(predictions: Predictions) -> Predictions:
-    """Returns the predictions of the labelled images. Raises ValueError if there are none."""
+    """Returns the predictions of the labeled images. Raises ValueError if there are none."""
     keep = predictions.targets.sum(dim=1) > 0
     if not keep.any():
         raise ValueError("none of the images has a label")
@@ -53,7 +53,7 @@ def labelled(predictions: Predictions) -> Predictions:
 
 
 def bins(predictions: Predictions, num: int = BINS) -> list[Bin]:
-    """Returns the reliability diagram over `num` equal ranges (low, high] of the confidence."""
+    """Returns the reliability diagram for `num` confidence intervals (low, high] of equal width."""
     confidence, guess = predictions.scores.double().max(dim=1)
     correct = predictions.targets.gather(1, guess[:, None])[:, 0] > 0
     # The highest score is never exactly 0, so every image is in one of the half-open ranges.
@@ -81,7 +81,7 @@ def target_distribution(predictions: Predictions) -> Float[Tensor, "n classes"]:
 
 
 def temperature(predictions: Predictions) -> float:
-    """Returns the temperature in 0.01..100 with the least negative log-likelihood.
+    """Returns the temperature between 0.01 and 100 that minimizes the negative log-likelihood.
 
     Golden-section search on the logarithm of the temperature finds the minimum, because the likelihood is unimodal.
     """

@@ -1,4 +1,4 @@
-"""Confusion matrix, and precision, recall and F1 by class."""
+"""Confusion matrix, and precision, recall and F1 for each class."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from vitkit.evaluate import ModelOutputs, Predictions
 
 @dataclass(frozen=True)
 class ClassResult:
-    """Number of images, precision, recall and F1 of a class; 0 if undefined."""
+    """Number of images, precision, recall and F1 of a class; undefined values are 0."""
 
     name: str
     images: int

@@ -1,4 +1,4 @@
-"""Few-shot linear classification by closed-form least squares on representations.
+"""Few-shot linear classification of representations with closed-form least squares.
 
 This is big_vision's `fewshot_lsr`, the few-shot evaluation of the ViT paper (section 4.1), in float64. The training
 images of each class are sampled with `numpy.random.default_rng(seed)`. Features are standardized by the sampled images
@@ -19,7 +19,7 @@ CONSTANT = 100.0
 
 
 def evaluate(subject: ModelOutputs) -> dict[str, float]:
-    """Returns the accuracy by shots and seed (`5shot_seed0`), and the mean over seeds (`5shot`).
+    """Returns the accuracy for each number of shots and seed (`5shot_seed0`), and its mean (`5shot`).
 
     A class with fewer training images than shots contributes all of them.
     """
@@ -38,7 +38,7 @@ def evaluate(subject: ModelOutputs) -> dict[str, float]:
 
 
 def sample_shots(labels: Int[np.ndarray, " n"], num_classes: int, shots: int, seed: int) -> Int[np.ndarray, " chosen"]:
-    """Returns the indices of `shots` training images per class: the first of a permutation."""
+    """Returns the indices of `shots` randomly chosen training images per class."""
     random = np.random.default_rng(seed)
     return np.concatenate([random.permutation(np.flatnonzero(labels == each))[:shots] for each in range(num_classes)])
 
@@ -49,7 +49,7 @@ def predict(
     test_vectors: Float[np.ndarray, "m d"],
     num_classes: int,
 ) -> Int[np.ndarray, " m"]:
-    """Returns the predicted classes of the test vectors by regularized least squares."""
+    """Predicts the classes of the test vectors with regularized least squares."""
     mean, deviation = vectors.mean(axis=0), vectors.std(axis=0) + 1e-5
     x, z = (_with_constant((each - mean) / deviation) for each in (vectors, test_vectors))
     weights = least_squares(x, 2.0 * np.eye(num_classes)[labels] - 1.0, L2)
@@ -59,7 +59,7 @@ def predict(
 def least_squares(
     x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "n classes"], l2: float
 ) -> Float[np.ndarray, "d classes"]:
-    """Returns `(x'x + l2)^-1 x'y`, or the equal `x'(xx' + l2)^-1 y` if its matrix is smaller."""
+    """Solves regularized least squares in the primal or the dual form, whichever has a smaller matrix."""
     if x.shape[0] >= x.shape[1]:
         values, axes = np.linalg.eigh(x.T @ x)
         return axes @ ((axes.T @ (x.T @ y)) / (values + l2)[:, None])

@@ -25,7 +25,7 @@ _ON_CPU = {
 
 
 class FlopCounter(TorchDispatchMode):
-    """Context manager that counts floating-point operations, including backward passes.
+    """Context manager that counts floating-point operations, including those of backward passes.
 
     A multiplication and an addition count as two. It counts the operations that torch has formulas for: matrix
     products, convolutions and attention, not norms and activations. Operations inside `exclude_recomputation` are not
@@ -51,7 +51,7 @@ class FlopCounter(TorchDispatchMode):
         super().__exit__(*error)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Runs and counts an operation."""
+        """Runs an operation and counts its floating-point operations."""
         kwargs = kwargs or {}
         formula = flop_registry.get(func._overloadpacket) or _ON_CPU.get(func._overloadpacket)
         if formula is None and func is not torch.ops.prim.device.default:
@@ -75,12 +75,12 @@ def _uncounted() -> Iterator[None]:
 
 
 def exclude_recomputation() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """The `context_fn` for `torch.utils.checkpoint` that excludes recomputation from `FlopCounter`."""
+    """A `context_fn` for `torch.utils.checkpoint` that excludes recomputation from `FlopCounter`."""
     return nullcontext(), _uncounted()
 
 
 def evaluate(subject: ModelOutputs) -> dict[str, float]:
-    """Returns `giga`, billions of floating-point operations per image, and `million_parameters`."""
+    """Returns `giga` (billions of floating-point operations per image) and `million_parameters`."""
     parameters = sum(parameter.numel() for parameter in subject.original_model.parameters())
     return {"giga": flops(subject.original_model) / 1e9, "million_parameters": parameters / 1e6}
 

@@ -18,7 +18,7 @@ MAX_SIMILARITIES = 2**25  # in memory at a time: 128 MiB
 
 
 def evaluate(subject: ModelOutputs) -> dict[str, float]:
-    """Returns the accuracy `k20` by number of neighbors, and `k20_top5` for over five classes.
+    """Returns the accuracy for each number of neighbors (`k20`), and `k20_top5` for over five classes.
 
     Numbers of neighbors above the number of training images are omitted. Raises ValueError if none remains.
     """
@@ -26,7 +26,7 @@ def evaluate(subject: ModelOutputs) -> dict[str, float]:
     total, num_classes = training.vectors.shape[0], training.targets.shape[1]
     numbers = [k for k in NEIGHBORS if k <= total]
     if not numbers:
-        raise ValueError(f"knn needs at least {NEIGHBORS[0]} training images; there are {total}")
+        raise ValueError(f"knn needs at least {NEIGHBORS[0]} training images but got {total}")
     similarities, classes = neighbors(
         test.vectors.to(subject.device), training.vectors.to(subject.device), training.labels, max(numbers)
     )

@@ -1,4 +1,4 @@
-"""Linear evaluation of DINO and DINOv2 with frozen features of the last blocks.
+"""Linear evaluation on frozen features of the last blocks, as in DINO and DINOv2.
 
 Features are the class tokens of the last blocks after the final norm, concatenated, with or without the mean patch
 token of the last block (Caron et al. 2021, section 4.1; Oquab et al. 2023, appendix B.3). As in the original, all
@@ -32,20 +32,20 @@ SEED = 0
 
 @dataclass(frozen=True)
 class FrozenFeatures:
-    """Features and targets of labelled images; `blocks` are in model order."""
+    """Features and targets of labeled images; `blocks` are in model order."""
 
     blocks: Float[Tensor, "n blocks d"]
     patches: Float[Tensor, "n d"]
     targets: Float[Tensor, "n classes"]
 
     def vectors(self, count: int, mean_patch: bool) -> Float[Tensor, "n width"]:
-        """Returns the concatenated tokens of the last `count` blocks, and the mean patch token."""
+        """Returns the concatenated class tokens of the last `count` blocks, and the mean patch token."""
         tokens = rearrange(self.blocks[:, -count:], "n b d -> n (b d)")
         return torch.cat([tokens, self.patches], dim=1) if mean_patch else tokens
 
 
 def evaluate(subject: ModelOutputs, blocks: str = str(BLOCKS)) -> dict[str, float]:
-    """Returns `accuracy`, `top5` for more than five classes, and the chosen settings.
+    """Returns `accuracy`, `top5` (for more than five classes), and the chosen settings.
 
     The settings are the learning `rate`, the number of `blocks` and `mean_patch` (0 or 1) with the best accuracy on the
     held-out training images, `held_out`. The argument `blocks` is the number of last blocks to try in addition to the
@@ -55,7 +55,7 @@ def evaluate(subject: ModelOutputs, blocks: str = str(BLOCKS)) -> dict[str, floa
     if not blocks.isdecimal() or int(blocks) < 1:
         raise ValueError(f"linear takes a number of blocks, as in linear:4, not '{blocks}'")
     if subject.training is None:
-        raise ValueError("linear needs labelled training images, and none were given")
+        raise ValueError("linear needs labeled training images, and none were given")
     training, test = (
         extract_features(subject.original_model, each(), int(blocks)) for each in (subject.training, subject.batches)
     )
@@ -92,7 +92,7 @@ class Heads:
 
 
 def train_heads(x: Float[Tensor, "n d"], labels: Int[Tensor, " n"], num_classes: int, rates: Sequence[float]) -> Heads:
-    """Trains one layer per learning rate with SGD, momentum and cosine decay to 0.
+    """Trains one layer per learning rate, using SGD with momentum and cosine decay to 0.
 
     Initial weights are sampled from N(0, 0.01), and there is no weight decay. All layers see the same batches in the
     same order, so each equals a layer that is trained alone.
@@ -122,7 +122,7 @@ def batch_indices(num: int, random: torch.Generator) -> Iterator[Int[Tensor, " r
 
 
 def extract_features(model: Backbone, batches: Iterable[Batch], count: int) -> FrozenFeatures:
-    """Returns the features of the last `count` blocks for every labelled image."""
+    """Returns the features of the last `count` blocks for every labeled image."""
     if not isinstance(model, TokenBackbone):
         raise ValueError(f"linear needs encoder blocks over tokens, and {type(model).__name__} has none; use probe")
     parameter, training = next(model.parameters()), model.training
@@ -146,7 +146,7 @@ def extract_features(model: Backbone, batches: Iterable[Batch], count: int) -> F
 def block_vectors(
     model: TokenBackbone, images: Float[Tensor, "b c height width"], count: int
 ) -> tuple[Float[Tensor, "b blocks d"], Float[Tensor, "b d"]]:
-    """Returns class tokens of the last blocks after the norm, and the last mean patch token.
+    """Returns the normalized class tokens of the last blocks, and the mean patch token of the last block.
 
     For a model without class token, the mean patch tokens replace it. Tensors are float32 on the CPU.
     """

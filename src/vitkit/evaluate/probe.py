@@ -32,12 +32,12 @@ class Probe:
     gradient: float
 
     def __call__(self, vectors: Float[Tensor, "n d"]) -> Float[Tensor, "n classes"]:
-        """Returns logits."""
+        """Returns the logits."""
         return F.linear(vectors.to(self.weight), self.weight, self.bias)
 
 
 def evaluate(subject: ModelOutputs) -> dict[str, float]:
-    """Returns `accuracy`, `top5` for over five classes, `l2`, `held_out` and `gradient`.
+    """Returns `accuracy`, `top5` (for more than five classes), `l2`, `held_out` and `gradient`.
 
     `l2` is the chosen penalty, `held_out` its accuracy on the held-out training images, and `gradient` that of the
     final fit.
@@ -62,7 +62,7 @@ def evaluate(subject: ModelOutputs) -> dict[str, float]:
 
 
 def split(labels: Int[Tensor, " n"]) -> tuple[Int[Tensor, " train"], Int[Tensor, " held_out"]]:
-    """Returns the rows to train on and the held-out rows, a fifth of each class.
+    """Returns the training rows and the held-out rows, which are a fifth of each class.
 
     The image of a class with a single image is trained on. Raises ValueError if no class has two images.
     """
@@ -73,7 +73,7 @@ def split(labels: Int[Tensor, " n"]) -> tuple[Int[Tensor, " train"], Int[Tensor,
         if members.shape[0] > 1:
             held_out[members[: max(1, round(HELD_OUT * members.shape[0]))]] = True
     if not held_out.any():
-        raise ValueError("a held-out set needs a class with at least two training images, and there is none")
+        raise ValueError("a held-out set needs a class with at least two training images, but no class has two")
     return torch.from_numpy(np.flatnonzero(~held_out)), torch.from_numpy(np.flatnonzero(held_out))
 
 
@@ -90,7 +90,7 @@ def fit_path(
 def fit(
     x: Float[Tensor, "n d"], labels: Int[Tensor, " n"], num_classes: int, l2: float, start: Probe | None = None
 ) -> Probe:
-    """Minimizes the mean cross-entropy + l2 / 2 * |weight|^2 over weight and bias.
+    """Fits weight and bias by minimizing the mean cross-entropy + l2 / 2 * |weight|^2.
 
     This is scikit-learn's logistic regression with C = 1 / (l2 n). The loss is convex, so `start` changes only the
     number of steps.

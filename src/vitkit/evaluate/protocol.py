@@ -1,4 +1,4 @@
-"""Evaluation of a model on a data set, outside of any run.
+"""Evaluation of a model on a data set, independent of a training run.
 
 `EvaluationConfig` names the data and the evaluators, `run` evaluates a model, and `Evaluation` holds the metrics.
 """
@@ -42,10 +42,10 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         """Validates the options before any image is read."""
         if not self.evaluators:
-            raise ValueError(f"no evaluator is given; choose from {', '.join(evaluate.evaluators())}")
+            raise ValueError(f"no evaluator was given; choose from {', '.join(evaluate.evaluators())}")
         if self.train is not None and "representations" not in self.reads:
             raise ValueError(
-                f"train is '{self.train}', but {', '.join(self.evaluators)} trains nothing; leave train out"
+                f"train is '{self.train}', but {', '.join(self.evaluators)} uses no training images; leave train out"
             )
         if self.train is not None and self.held_out is not None:
             raise ValueError("train and held_out both choose the training images; leave one of them out")
@@ -54,11 +54,11 @@ class EvaluationConfig:
 
     @property
     def reads(self) -> set[str]:
-        """What the evaluators read: predictions, representations or the model."""
+        """Inputs that the evaluators need: predictions, representations or the model."""
         return {evaluate.reads(word) for word in self.evaluators}
 
     def sources(self, labels: tuple[str, ...]) -> tuple[Source | None, Source]:
-        """Returns the training images, if an evaluator needs them, and the evaluation images.
+        """Returns the evaluation images, and the training images if an evaluator needs them.
 
         Their classes are numbered like the model's `labels` if an evaluator reads predictions. Raises ValueError if the
         classes do not match.
@@ -68,7 +68,7 @@ class EvaluationConfig:
             training = None
         elif training is None:
             raise ValueError(
-                f"knn, fewshot, probe and linear need labelled training images, but '{self.data}' has no train split: "
+                f"knn, fewshot, probe and linear need labeled training images, but '{self.data}' has no train split: "
                 "set train or held_out"
             )
         if "predictions" not in self.reads:
@@ -100,7 +100,7 @@ class EvaluationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """The metrics of an evaluation, with `predictions` if an evaluator read them."""
+    """The metrics of an evaluation, with the `predictions` if an evaluator used them."""
 
     model: str
     config: EvaluationConfig
@@ -113,7 +113,7 @@ class Evaluation:
     checkpoint: checkpoints.Checkpoint | None = None
 
     def to_dict(self) -> dict[str, object]:
-        """Returns the JSON form: the metrics and everything needed to compute them again."""
+        """Returns a dict for JSON with the metrics and everything needed to compute them again."""
         return {
             "model": self.model,
             "data": self.config.data,
@@ -140,7 +140,7 @@ def run(
     config: EvaluationConfig,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Evaluates `model` and reports the metrics under `name`.
+    """Evaluates `model` and returns its metrics under the name `name`.
 
     `progress` wraps the batches of each pass, and gets their number. Raises ValueError if model, images and evaluators
     do not fit, and ImageError for an image that cannot be read.

@@ -1,4 +1,4 @@
-"""Accuracy with other labels for the same images, such as the ReaL labels of ImageNet.
+"""Accuracy with alternative labels for the same images, such as the ReaL labels of ImageNet.
 
 "Are we done with ImageNet?" (Beyer et al. 2020). Its `real.json` is a list that begins with the labels of
 ILSVRC2012_val_00000001.JPEG. For other images, use an object {file name: labels}.
@@ -17,7 +17,7 @@ NUMBERED = re.compile(r"ILSVRC2012_val_(\d{8})\b")
 
 
 def evaluate(subject: ModelOutputs, labels: str) -> dict[str, float]:
-    """Returns the metrics of `top1` for the labels of a JSON file.
+    """Returns the metrics of `top1`, computed with the labels in a JSON file.
 
     Images with an empty list of labels are excluded.
     """
@@ -25,7 +25,7 @@ def evaluate(subject: ModelOutputs, labels: str) -> dict[str, float]:
 
 
 def read(path: Path) -> Mapping[str, Sequence[int]]:
-    """Reads labels by file name. Raises ValueError unless the file is a list or object of lists."""
+    """Reads the labels of each image file. Raises ValueError unless the JSON has lists of labels."""
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
@@ -33,12 +33,12 @@ def read(path: Path) -> Mapping[str, Sequence[int]]:
     if isinstance(entries, list):
         entries = {f"ILSVRC2012_val_{number:08d}.JPEG": labels for number, labels in enumerate(entries, start=1)}
     if not isinstance(entries, dict) or not all(_are_labels(labels) for labels in entries.values()):
-        raise ValueError(f"'{path}' is neither a list of label lists nor an object of them by file name")
+        raise ValueError(f"'{path}' is neither a list of label lists nor an object that maps file names to label lists")
     return entries
 
 
 def relabel(predictions: Predictions, labels: Mapping[str, Sequence[int]]) -> Predictions:
-    """Returns the predictions with multi-hot targets from `labels`, zero for an empty list.
+    """Returns the predictions with multi-hot targets from `labels`; an empty list gives a zero row.
 
     Raises ValueError for images without an entry in `labels`, and for class indices out of range.
     """

@@ -1,4 +1,4 @@
-"""Segmentation of objects by self-attention (DINO; Caron et al. 2021, section 4.2.2).
+"""Object segmentation from self-attention maps (DINO; Caron et al. 2021, section 4.2.2).
 
 The predicted mask of a head is the set of patches that receives 60 % of its attention in the last layer. Each annotated
 object is compared with the head of the highest Jaccard index. The result is the mean over the objects of an image, then
@@ -37,7 +37,7 @@ def evaluate(subject: ModelOutputs, masks: str) -> dict[str, float]:
     excluded. Raises ValueError if no image has a mask.
     """
     if subject.processor is None:
-        raise ValueError("segmentation needs the processor of the images to preprocess the masks")
+        raise ValueError("segmentation needs the image processor to preprocess the masks")
     per_image: list[Float[np.ndarray, "objects heads"]] = []
     for batch in subject.batches():
         paths = [find_mask(Path(masks).expanduser(), key) for key in batch.keys]
@@ -62,7 +62,7 @@ def evaluate(subject: ModelOutputs, masks: str) -> dict[str, float]:
 
 
 def summarize(overlaps: Iterable[Float[np.ndarray, "objects heads"]]) -> dict[str, float]:
-    """Returns the means over objects and images; the last column of each array is the mean map."""
+    """Averages scores over objects and images; the last column of each array is for the mean map."""
     per_image = list(overlaps)
     best = np.mean([each[:, :-1].max(axis=1).mean() for each in per_image])
     alone = np.mean([each.mean(axis=0) for each in per_image], axis=0)
@@ -78,7 +78,7 @@ def summarize(overlaps: Iterable[Float[np.ndarray, "objects heads"]]) -> dict[st
 
 
 def predicted_masks(maps: Float[Tensor, "b heads rows columns"], patch: tuple[int, int]) -> Bool[Tensor, "b masks r c"]:
-    """Returns the predicted mask of each head and, last, of the mean of the heads, in pixels."""
+    """Returns the predicted pixel mask of each head, followed by the mask of the mean over heads."""
     every = torch.cat([maps, maps.mean(dim=1, keepdim=True)], dim=1)
     chosen = foreground_mask(every, FRACTION).cpu()
     return chosen.repeat_interleave(patch[0], dim=2).repeat_interleave(patch[1], dim=3)
@@ -100,7 +100,7 @@ def jaccard(
 
 
 def find_mask(folder: Path, key: str) -> Path | None:
-    """Returns the mask file of an image, by its path in the dataset or its file name, or None."""
+    """Finds the mask file of an image by its path or file name; returns None if no mask matches."""
     path = Path(key).with_suffix(".png")
     return next((each for each in (folder / path, folder / path.name) if each.is_file()), None)
 
@@ -117,7 +117,7 @@ def read_mask(path: Path) -> Image.Image:
 
 
 def preprocess_mask(mask: Image.Image, processor: Processor) -> Int[np.ndarray, "r c"]:
-    """Resizes and crops a mask like its image, with nearest-neighbor interpolation."""
+    """Resizes and crops a mask in the same way as its image, with nearest-neighbor interpolation."""
     plain = dataclasses.replace(
         processor, interpolation="nearest", mean=(0.5,), std=(0.5,), fill=(VOID,), profile="ignore"
     )

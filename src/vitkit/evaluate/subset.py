@@ -12,7 +12,7 @@ from vitkit.evaluate import ModelOutputs, Predictions, top1
 
 
 def evaluate(subject: ModelOutputs, classes: str = "") -> dict[str, float]:
-    """Returns the metrics of `top1` for the classes listed in a file.
+    """Returns the metrics of `top1`, restricted to the classes listed in a file.
 
     Without a file, the classes are those of the images. `classes` is their number. Images of other classes are
     excluded.
@@ -23,7 +23,7 @@ def evaluate(subject: ModelOutputs, classes: str = "") -> dict[str, float]:
 
 
 def read(path: Path, classes: Sequence[str]) -> list[int]:
-    """Reads the classes from a JSON list or a text file with one class per line.
+    """Reads classes from a file: a JSON list, or text with one class per line.
 
     Classes are indices, names, or WordNet ids of ImageNet-1k. Raises ValueError for a class that the model does not
     have, and for an empty list.
@@ -42,12 +42,12 @@ def read(path: Path, classes: Sequence[str]) -> list[int]:
 
 
 def present_classes(predictions: Predictions) -> list[int]:
-    """Returns the classes of at least one image."""
+    """Returns the classes that have at least one image."""
     return predictions.targets.sum(dim=0).nonzero()[:, 0].tolist()
 
 
 def restrict(predictions: Predictions, classes: Sequence[int]) -> Predictions:
-    """Returns the predictions for some classes; images of other classes have zero targets."""
+    """Restricts predictions to some classes; images of other classes get zero targets."""
     columns = list(classes)
     return Predictions(
         logits=predictions.logits[:, columns], targets=predictions.targets[:, columns], keys=predictions.keys

@@ -28,7 +28,7 @@ class Throughput:
 
 
 def evaluate(subject: ModelOutputs, precision: str = "") -> dict[str, float]:
-    """Returns `float32_images_per_second` and `batch_size`, measured with the first batch.
+    """Measures `float32_images_per_second` on the first batch, and returns it with `batch_size`.
 
     `precision` is one of `PRECISIONS` (`throughput:bfloat16`); the default is that of the model.
     """
@@ -50,7 +50,7 @@ def measure(
     warm_up: int = WARM_UP,
     batches: int = BATCHES,
 ) -> Throughput:
-    """Measures the throughput on one batch. Raises ValueError for an unknown precision."""
+    """Measures the throughput on one batch. Raises ValueError if the precision is unknown."""
     if precision and precision not in PRECISIONS:
         raise ValueError(f"unknown precision '{precision}'; choose from {', '.join(PRECISIONS)}")
     parameter = next(model.parameters())

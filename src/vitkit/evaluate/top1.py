@@ -11,12 +11,12 @@ from vitkit.evaluate import ModelOutputs, Predictions
 
 
 def evaluate(subject: ModelOutputs) -> dict[str, float]:
-    """Returns `accuracy`, `top5` for over five classes, `loss`, and the number of `images`."""
+    """Returns `accuracy`, `top5` (for more than five classes), `loss`, and the number of `images`."""
     return metrics(subject.predictions)
 
 
 def metrics(predictions: Predictions) -> dict[str, float]:
-    """Returns the metrics for predictions. Raises ValueError if no image has a label."""
+    """Computes the metrics of predictions. Raises ValueError if no image has a label."""
     labelled = predictions.targets.sum(dim=1) > 0
     if not labelled.any():
         raise ValueError("none of the images has a label")
@@ -33,7 +33,7 @@ def metrics(predictions: Predictions) -> dict[str, float]:
 
 
 def hits(predictions: Predictions, k: int) -> Bool[Tensor, " n"]:
-    """Returns whether one of the top `k` predictions of each image is correct."""
+    """Returns, for each image, whether one of the top `k` predictions is correct."""
     best = predictions.logits.topk(k, dim=1).indices
     return (predictions.targets.gather(1, best) > 0).any(dim=1)
 

@@ -1,4 +1,4 @@
-"""Explanations of a model's predictions; each file with an `explain` function is one method.
+"""Explanations of a model's predictions; each method is a file with an `explain` function.
 
 An explanation consists of arrays and a `Drawing` of them. Each file also contains the tensor functions of its method
 (`rollout.rollout`, `distance.attention_distance`, ...). They use only `TokenBackbone`, its blocks and `Features`. A
@@ -30,7 +30,7 @@ _METHODS = Registry(__name__, "explanation", ("explain",), exclude=("drawings",)
 
 @dataclass(frozen=True)
 class ExplainInputs:
-    """A model and the images on which to explain it; `subject.read` creates one from files.
+    """A model and the images to explain; `subject.read` creates a subject from files.
 
     `pixels` are the preprocessed images on the model's device. `images` show the same parts of the images at a higher
     resolution, for display. Explanations of the weights alone need no image.
@@ -44,7 +44,7 @@ class ExplainInputs:
 
 @dataclass(frozen=True)
 class Explanation:
-    """The result of an explanation method: named arrays and a drawing of them."""
+    """Result of an explanation method: named arrays and a drawing of these arrays."""
 
     arrays: Mapping[str, np.ndarray]
     drawing: Drawing
@@ -54,7 +54,7 @@ class Explanation:
         _plots.save(_plots.draw(self.drawing), path)
 
     def save_arrays(self, path: str | os.PathLike[str]) -> None:
-        """Saves the arrays as an .npz file. Raises ValueError for a path with another suffix."""
+        """Saves the arrays as an .npz file. Raises ValueError if the path has another suffix."""
         if Path(path).suffix != ".npz":
             raise ValueError(f"arrays are saved as an .npz file, not '{os.fspath(path)}'")
         atomic.write_file(Path(path), self._compress)
@@ -70,12 +70,12 @@ def methods() -> list[str]:
 
 
 def explain(method: str, subject: ExplainInputs, **options: object) -> Explanation:
-    """Runs an explanation method. Raises ValueError for an unknown method or option."""
+    """Runs an explanation method. Raises ValueError if the method or an option is unknown."""
     function = _METHODS.get(method).explain
     known = [name for name in inspect.signature(function).parameters if name != "subject"]
     for name in options:
         if name not in known:
-            raise ValueError(f"'{method}' takes no option '{name}'; its options are: {', '.join(known) or 'none'}")
+            raise ValueError(f"'{method}' has no option '{name}'; its options are: {', '.join(known) or 'none'}")
     return function(subject, **options)
 
 

@@ -1,4 +1,4 @@
-"""Capture attention weights during a forward pass, and convert them to patch maps."""
+"""Capture of attention weights during a forward pass, and their conversion to patch maps."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ BATCH = 8
 
 
 def token_backbone(model: Backbone) -> TokenBackbone:
-    """Returns the model. Raises ValueError if it has no encoder blocks with `attention_weights`."""
+    """Returns the model. Raises ValueError if the model has no blocks with `attention_weights`."""
     if not isinstance(model, TokenBackbone):
         raise ValueError(
             f"{type(model).__name__} has convolutional stages instead of encoder blocks over tokens, so there is no "
@@ -31,7 +31,7 @@ def token_backbone(model: Backbone) -> TokenBackbone:
 
 
 def find_layers(model: TokenBackbone, layers: Sequence[int] | None) -> list[int]:
-    """Returns sorted block indices; negative ones count from the end, None means all blocks."""
+    """Returns sorted block indices; negative indices count from the end, and None means all blocks."""
     depth = len(model.blocks)
     if layers is None:
         return list(range(depth))
@@ -43,7 +43,7 @@ def find_layers(model: TokenBackbone, layers: Sequence[int] | None) -> list[int]
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Sets the model to eval mode, and restores the mode of every module on exit."""
+    """Context manager that sets the model to eval mode and restores the mode of every module on exit."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
@@ -88,14 +88,14 @@ def capture_attention(
 
 
 def find_query(model: TokenBackbone, features: Features) -> Query:
-    """Returns `class` if the head reads the class token, else `patches`."""
+    """Returns `class` if the head uses the class token, and otherwise `patches`."""
     pooled = getattr(model.config, "pool", "token") in ("gap", "map")
     has_class = features.num_special > 0 and getattr(model.config, "class_token", True)
     return "class" if has_class and not pooled else "patches"
 
 
 def patch_map(weights: Float[Tensor, "*b n n"], features: Features, query: Query) -> Float[Tensor, "*b rows columns"]:
-    """Returns the attention to each patch from the class token, or the mean over all patches.
+    """Returns the attention from the class token, or on average from all patches, to each patch.
 
     Rows of `weights` are queries, columns are keys.
     """
@@ -105,5 +105,5 @@ def patch_map(weights: Float[Tensor, "*b n n"], features: Features, query: Query
 
 
 def query_name(query: Query) -> str:
-    """Returns the description of a query for titles."""
+    """Returns a description of the query for plot titles."""
     return "the class token" if query == "class" else "all patches (mean: the head reads no class token)"

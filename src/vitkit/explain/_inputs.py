@@ -1,4 +1,4 @@
-"""Prepare images for explanations: model input, and the same crop for display."""
+"""Preparation of images for explanations: the model input, and the same crop for display."""
 
 import dataclasses
 import os
@@ -19,7 +19,7 @@ DISPLAY_SIDE = 512
 
 
 def read(model: Backbone, processor: Processor, images: Sequence[object], labels: Sequence[str] = ()) -> ExplainInputs:
-    """Returns the subject of a model and images (paths, bytes, PIL images, arrays or tensors).
+    """Creates a subject from a model and images (paths, bytes, PIL images, arrays or tensors).
 
     Raises `ImageError` for an image that cannot be read, and ValueError if the images differ in shape after
     preprocessing.
@@ -31,7 +31,7 @@ def read(model: Backbone, processor: Processor, images: Sequence[object], labels
 
 
 def _crop_to_patches(model: Backbone, pixels: Tensor, image: Image.Image) -> Image.Image:
-    """Crops the right and bottom remainder that fills no patch, which the model does not see."""
+    """Crops the pixels at the right and bottom that do not fill a patch, which the model ignores."""
     if not isinstance(model, TokenBackbone):
         return image
     height, width = (
@@ -71,13 +71,13 @@ def _to_side(image: Image.Image) -> Image.Image:
 
 
 def require_images(subject: ExplainInputs) -> None:
-    """Raises ValueError if the subject has no image."""
+    """Raises ValueError if the subject has no images."""
     if subject.pixels.shape[0] == 0:
-        raise ValueError("this explanation needs images: give at least one")
+        raise ValueError("this explanation needs at least one image")
 
 
 def top_classes(subject: ExplainInputs) -> tuple[str, ...]:
-    """Returns the predicted class and its softmax score for each image, as captions.
+    """Returns a caption for each image: the predicted class and its softmax score.
 
     The captions of a model without classes are empty.
     """
@@ -94,5 +94,5 @@ def top_classes(subject: ExplainInputs) -> tuple[str, ...]:
 
 
 def label_name(subject: ExplainInputs, index: int) -> str:
-    """Returns the label of a class up to its first comma, or `class INDEX` without labels."""
+    """Returns the label of a class up to the first comma, or `class INDEX` if there are no labels."""
     return subject.labels[index].split(",")[0] if subject.labels else f"class {index}"

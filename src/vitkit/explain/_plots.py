@@ -31,7 +31,7 @@ OUTSIDE = (0.2, 0.1, 0.35)
 
 
 def save(figure: Figure, path: str | os.PathLike[str]) -> None:
-    """Saves a figure as a PNG file. Raises ValueError for a path with another suffix."""
+    """Saves a figure as a PNG file. Raises ValueError if the path has another suffix."""
     if Path(path).suffix.lower() != ".png":
         raise ValueError(f"figures are saved as .png files, not '{os.fspath(path)}'")
     # Without matplotlib's version in the metadata, equal figures give equal files.
@@ -40,7 +40,7 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> None:
 
 
 def blank(width: float, height: float, title: str) -> tuple[Figure, float]:
-    """Returns a white figure with a title, and its total height including the title in inches."""
+    """Returns a white figure with a title, and the total height in inches, including the title."""
     # About nine and a half bold letters fit in an inch.
     lines = textwrap.wrap(title, max(1, int(9.5 * (width - 2 * MARGIN)))) or [""]
     total = height + TITLE + 0.22 * (len(lines) - 1)
@@ -54,7 +54,7 @@ def blank(width: float, height: float, title: str) -> tuple[Figure, float]:
 @singledispatch
 def draw(drawing: object) -> Figure:
     """Returns the figure of a drawing."""
-    raise TypeError(f"cannot draw a {type(drawing).__name__}; expected a Drawing of vitkit.explain")
+    raise TypeError(f"cannot draw a {type(drawing).__name__}; expected a drawing from vitkit.explain")
 
 
 @draw.register
@@ -98,7 +98,7 @@ def _short(text: str, most: int = 38) -> str:
 def overlay(
     image: Image.Image, values: Float[np.ndarray, "rows columns"], style: str = "heat"
 ) -> Float[np.ndarray, "height width 3"]:
-    """Returns an image with a patch map over it in a style of `Map`, as RGB values in 0..1."""
+    """Draws a patch map over an image in a style of `Map`, and returns RGB values between 0 and 1."""
     colors = np.asarray(image.convert("RGB"), dtype=np.float32) / 255
     scaled = _scale(values, style)
     smooth = Image.Resampling.NEAREST if style == "mask" else Image.Resampling.BICUBIC
@@ -115,7 +115,7 @@ def overlay(
 
 
 def _scale(values: np.ndarray, style: str) -> np.ndarray:
-    """Returns a map in 0..1.
+    """Scales a map to the range from 0 to 1.
 
     Heat ranges from the minimum, because rollout is positive everywhere, to the 98th percentile, because single patches
     can have very high values. Light is relative to the maximum, as in the paper.

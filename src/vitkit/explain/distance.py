@@ -1,4 +1,4 @@
-"""Mean attention distance of every head by layer (ViT paper, Figures 7 right and 11)."""
+"""Mean attention distance of every head in each layer (ViT paper, Figures 7 right and 11)."""
 
 import torch
 from jaxtyping import Float
@@ -35,7 +35,7 @@ def attention_distance(
 
 
 def distances_by_layer(model: Backbone, images: Float[Tensor, "b c height width"]) -> Float[Tensor, "b layers h"]:
-    """Returns the attention distance of every image, layer and head."""
+    """Returns the mean attention distance for every image, layer and head."""
     patch_size = token_backbone(model).config.patch_size
     per_image: list[Tensor] = []
 
@@ -50,7 +50,7 @@ def distances_by_layer(model: Backbone, images: Float[Tensor, "b c height width"
 
 
 def explain(subject: ExplainInputs) -> Explanation:
-    """Mean attention distance over all images (128 in the paper), one point per head.
+    """Plots the mean attention distance over all images (128 in the paper), with one point per head.
 
     Arrays: `distance` (layers, heads) in pixels; `per_image` (b, layers, heads); `uniform`, the distance of uniform
     attention.

@@ -1,4 +1,4 @@
-"""What an explanation draws: overlays of maps on images, tiles, scatter plots and line plots."""
+"""Drawings of explanations: overlays of maps on images, tiles, scatter plots and line plots."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -45,7 +45,7 @@ class Tiles:
 
 @dataclass(frozen=True)
 class Dots:
-    """A scatter plot of values by head and layer; `uniform` is that of uniform attention."""
+    """A scatter plot of one value per head and layer; `uniform` is the value for uniform attention."""
 
     title: str
     values: Float[np.ndarray, "layers heads"]
@@ -55,7 +55,7 @@ class Dots:
 
 @dataclass(frozen=True)
 class Curve:
-    """A series of points; `spread` is half the length of the error bars, `joined` draws lines."""
+    """A series of points; `spread` is half the error bar length, and `joined` connects the points."""
 
     name: str
     x: tuple[float, ...]
@@ -66,7 +66,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Curves:
-    """A line plot of several series; if `x_names` is given, x values are indices into it."""
+    """A line plot of several series; if `x_names` is given, x values are indices into `x_names`."""
 
     title: str
     x_label: str

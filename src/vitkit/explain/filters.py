@@ -47,7 +47,7 @@ def rgb_filters(model: Backbone, number: int = 28) -> tuple[Float[Tensor, "numbe
 
 
 def explain(subject: ExplainInputs, *, number: int = 28) -> Explanation:
-    """The first `number` principal components (28 in the paper) as small images; gray is zero.
+    """Shows the first `number` principal components (28 in the paper) as small images; gray is zero.
 
     Arrays: `filters` (number, channels, rows, columns), unit vectors; `variance`, the explained variance ratio of each.
     """

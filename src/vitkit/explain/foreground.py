@@ -1,4 +1,4 @@
-"""Foreground masks: patches with most of a head's attention (DINO, Caron et al. 2021)."""
+"""Foreground masks: the patches that get most of a head's attention (DINO, Caron et al. 2021)."""
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -11,7 +11,7 @@ from vitkit.explain.attention import attention_maps
 
 
 def foreground_mask(attention: Float[Tensor, "*b rows columns"], share: float = 0.6) -> Bool[Tensor, "*b rows columns"]:
-    """Returns the smallest set of patches with at least a fraction `share` of each map's sum.
+    """Returns the smallest set of patches that contains at least a fraction `share` of each map's sum.
 
     As a loop: drop the patch with the least attention while the dropped attention is at most 1 - share of the total.
     Raises ValueError for a fraction outside (0, 1].
@@ -26,7 +26,7 @@ def foreground_mask(attention: Float[Tensor, "*b rows columns"], share: float = 
 
 
 def explain(subject: ExplainInputs, *, layer: int = -1, head: int | None = None, share: float = 0.6) -> Explanation:
-    """Foreground masks of one layer, for one head or for all heads and their mean.
+    """Creates foreground masks of one layer, for one head or for all heads and their mean.
 
     Arrays: `masks` (b, heads, rows, columns), bool; `mean_mask` (b, rows, columns); `maps`, the attention maps.
     """

@@ -34,7 +34,7 @@ Block = Any
 def class_attention(
     model: Backbone, image: Float[Tensor, "b c height width"], classes: Sequence[int] | None = None
 ) -> tuple[Float[Tensor, "b n n"], list[int], Features]:
-    """Returns R minus the identity for one class per image, the classes, and the embedding.
+    """Returns R minus the identity for one class per image, with the classes and embeddings.
 
     `classes` is one class index per image; None takes the predicted class. The gradients of different images are
     independent. Raises ValueError for a model without classes, a class index out of range, and a model without
@@ -128,7 +128,7 @@ def weight_gradient(
 
 
 def explain(subject: ExplainInputs, *, label: str | int | None = None) -> Explanation:
-    """Maps of the patches that support class `label` (name or index) or the predicted class.
+    """Creates maps of the patches that support the class `label` or the predicted class.
 
     Arrays: `classes` (b,); `maps` (b, rows, columns).
     """
@@ -155,7 +155,7 @@ def explain(subject: ExplainInputs, *, label: str | int | None = None) -> Explan
 
 
 def _class_index(subject: ExplainInputs, label: str | int) -> int:
-    """Returns the index of a class, given as an index, a label, or a name within a label."""
+    """Returns the index of a class that is given as an index, a label, or a name within a label."""
     if isinstance(label, int) or label.lstrip("-").isdigit():
         return int(label)
     wanted = label.lower().strip()

@@ -33,7 +33,7 @@ def position_similarity(model: Backbone) -> Float[Tensor, "rows columns rows col
 
 
 def explain(subject: ExplainInputs) -> Explanation:
-    """One tile per patch: the similarity of its position embedding to that of every patch.
+    """Draws one tile per patch: the similarity of its position embedding to all position embeddings.
 
     Arrays: `similarity` (rows, columns, rows, columns).
     """

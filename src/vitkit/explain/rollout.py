@@ -18,7 +18,7 @@ Fusion = Literal["mean", "max", "min"]
 def step(
     weights: Float[Tensor, "b h n n"], *, fusion: Fusion = "mean", discard: float = 0.0, num_special: int = 0
 ) -> Float[Tensor, "b n n"]:
-    """Returns the mixing matrix of a layer: fused heads plus identity, rows normalized to one.
+    """Returns the mixing matrix of a layer: fused heads plus the identity, with rows that sum to one.
 
     `discard` first sets this fraction of the smallest fused weights to zero, per image; weights of special tokens as
     keys are not changed. Abnar and Zuidema 2020, "Quantifying Attention Flow in Transformers", fuse by the mean and
@@ -67,7 +67,7 @@ def rollout(
 
 
 def explain(subject: ExplainInputs, *, layer: int = -1, fusion: Fusion = "mean", discard: float = 0.0) -> Explanation:
-    """Rollout from the first layer to `layer`, as a heat map and as in the paper's Figure 6.
+    """Draws the rollout from the first layer to `layer` as a heat map and as in the paper's Figure 6.
 
     Arrays: `rollout` (b, n, n) with output tokens in rows; `maps` (b, rows, columns).
     """

@@ -1,4 +1,4 @@
-"""Kernels: C routines that are faster on a CPU than compositions of torch operations.
+"""C kernels that are faster on a CPU than compositions of torch operations.
 
 library.py           loads the libraries that were compiled when vitkit was installed
 attention.py         attention in bfloat16 on AVX-512, with or without a bias (attention.c)

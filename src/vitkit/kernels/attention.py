@@ -1,4 +1,4 @@
-"""Attention in bfloat16 by a C kernel, with logits and sums in float32."""
+"""Attention in bfloat16 with a C kernel that computes logits and sums in float32."""
 
 import ctypes
 from functools import lru_cache
@@ -14,7 +14,7 @@ VECTOR = 16
 
 
 class Heads(ctypes.Structure):
-    """Address and strides of a tensor (b, h, n, width): `struct heads` of the C file."""
+    """Address and strides of a tensor (b, h, n, width); matches `struct heads` in the C file."""
 
     _fields_ = (
         ("data", ctypes.c_void_p),
@@ -25,7 +25,7 @@ class Heads(ctypes.Structure):
 
 
 class Attention(ctypes.Structure):
-    """Arguments of one call: `struct attention` of the C file."""
+    """Arguments of one call; matches `struct attention` in the C file."""
 
     _fields_ = (
         ("q", Heads),
@@ -42,19 +42,19 @@ class Attention(ctypes.Structure):
 
 
 def available() -> bool:
-    """Whether `attention` can be called here: it was compiled, and the CPU has AVX-512 with bfloat16."""
+    """Returns whether the kernel was compiled and the CPU has AVX-512 with bfloat16."""
     return library.routine("attention", "attention") is not None
 
 
 @lru_cache(maxsize=1)
 def tiles() -> bool:
-    """Whether the CPU has tile products (Intel AMX), with which torch's own attention is faster."""
+    """Returns whether the CPU has Intel AMX, with which torch's own attention is faster."""
     supported = getattr(torch.cpu, "_is_amx_tile_supported", None)
     return bool(supported is not None and supported())
 
 
 def supports(q: Tensor, k: Tensor, v: Tensor) -> bool:
-    """Whether `attention` supports the inputs: bfloat16 on a CPU, width divisible by 16, last axis dense."""
+    """Returns whether inputs are bfloat16 on a CPU, with a width divisible by 16 and a dense last axis."""
     return q.shape[-1] % VECTOR == 0 and all(
         each.dtype == torch.bfloat16 and each.stride(-1) == 1 and each.device.type == "cpu" for each in (q, k, v)
     )
@@ -77,7 +77,7 @@ def attention(
     n = k.shape[2]
     if not supports(q, k, v) or k.shape != (b, h, n, width) or v.shape != k.shape or n == 0:
         raise ValueError(
-            "the attention kernel takes matching bfloat16 heads on a CPU, "
+            "the attention kernel needs bfloat16 heads of matching shapes on a CPU, "
             f"not {q.dtype} {[*q.shape]}, {[*k.shape]}, {[*v.shape]}"
         )
     out = torch.empty(b, m, h * width, dtype=torch.bfloat16)
@@ -98,7 +98,7 @@ def attention(
 def packed(
     qkv: BFloat16[Tensor, "b n three_d"], num_heads: int, rows: Float[Tensor, "b h n 2"] | None = None
 ) -> BFloat16[Tensor, "b n d"]:
-    """Computes `attention` of query, key and value in one tensor whose last axis is (3, h, k).
+    """Computes `attention` for query, key and value in one tensor whose last axis is (3, h, k).
 
     `rows` receives the row statistics for the backward pass. Python computes addresses only, which matters for small
     networks. Raises RuntimeError if the kernel is not `available`. Raises ValueError for unsupported inputs
@@ -107,7 +107,7 @@ def packed(
     routine = library.required("attention", "attention")
     if not supports_packed(qkv, num_heads):
         raise ValueError(
-            f"the packed attention kernel takes bfloat16 on a CPU, not {qkv.dtype} {[*qkv.shape]} for {num_heads} heads"
+            f"the packed attention kernel needs bfloat16 on a CPU, not {qkv.dtype} {[*qkv.shape]} for {num_heads} heads"
         )
     qkv = qkv.contiguous()
     b, n, three = qkv.shape
@@ -123,7 +123,7 @@ def packed(
 
 
 def supports_packed(qkv: Tensor, num_heads: int) -> bool:
-    """Whether `packed` supports this input: bfloat16 on a CPU, width of a head a multiple of 16."""
+    """Returns whether the input is bfloat16 on a CPU with a head width that is a multiple of 16."""
     if qkv.dtype != torch.bfloat16 or qkv.device.type != "cpu" or qkv.ndim != 3:
         return False
     return qkv.shape[2] % (3 * num_heads * VECTOR) == 0 and qkv.shape[1] > 0

@@ -1,4 +1,4 @@
-"""Loading of the compiled libraries, which are missing without a C compiler."""
+"""Loading of the compiled C libraries; an installation without a C compiler lacks these libraries."""
 
 import ctypes
 import os
@@ -14,7 +14,7 @@ AVX512 = frozenset({"attention", "quantize"})
 
 @lru_cache(maxsize=2)
 def library(name: str = "native") -> ctypes.CDLL | None:
-    """Loads a library: `native`, which runs on torch's threads, or `images`, which is single-threaded.
+    """Loads a library: `native`, which uses torch's threads, or `images`, which is single-threaded.
 
     Returns None if it was not compiled, has another interface version, or VITKIT_KERNELS is 0.
     """
@@ -36,7 +36,7 @@ def library(name: str = "native") -> ctypes.CDLL | None:
 
 @lru_cache(maxsize=8)
 def routine(name: str, runs: str, file: str = "native") -> Callable[..., int] | None:
-    """Returns the C function `vitkit_{name}`; None if it is missing or the CPU cannot run it.
+    """Returns the C function `vitkit_{name}`, or None if it is missing or the CPU does not support it.
 
     The C function `vitkit_{runs}_runs` checks the CPU. VITKIT_KERNELS=avx2 disables the kernels that need AVX-512.
     """
@@ -49,7 +49,7 @@ def routine(name: str, runs: str, file: str = "native") -> Callable[..., int] | 
 
 
 def required(name: str, runs: str, file: str = "native") -> Callable[..., int]:
-    """Returns the C function as `routine` does. Raises RuntimeError if there is none."""
+    """Returns the C function `vitkit_{name}`. Raises RuntimeError if it is not available."""
     function = routine(name, runs, file)
     if function is None:
         raise RuntimeError(

@@ -1,4 +1,4 @@
-"""Differentiable attention in bfloat16 by C kernels, for query, key and value in one tensor.
+"""Differentiable bfloat16 attention with C kernels, for query, key and value in one tensor.
 
 Forward and backward pass are registered as custom operators, so that autograd, torch.compile and FLOP counters
 support them.
@@ -15,7 +15,7 @@ from vitkit.kernels import attention, library
 
 
 class Gradients(ctypes.Structure):
-    """Arguments of one backward pass: `struct gradients` of the C file."""
+    """Arguments of one backward pass; matches `struct gradients` in the C file."""
 
     _fields_ = (
         ("inputs", ctypes.c_void_p * 3),
@@ -31,12 +31,12 @@ class Gradients(ctypes.Structure):
 
 
 def available() -> bool:
-    """Whether `packed_attention` can be called here; see `attention.available`."""
+    """Returns whether this machine supports `packed_attention`; see `attention.available`."""
     return library.routine("attention_backward", "attention") is not None
 
 
 def preferred() -> bool:
-    """Whether to use `packed_attention`: it is available, and torch's own attention is not faster (AMX).
+    """Returns whether `packed_attention` is available and torch's own attention is not faster (AMX).
 
     It is not used in torch.export and inside functorch transforms, which need torch's own operators.
     """
@@ -116,13 +116,13 @@ _forward.register_autograd(_differentiate, setup_context=_save_for_backward)
 
 @register_flop_formula(torch.ops.vitkit.packed_attention)
 def _forward_flops(shape: tuple[int, int, int], num_heads: int, *_: object, **__: object) -> int:
-    """FLOPs of two matrix products, two operations per multiplication."""
+    """Returns the FLOPs of two matrix products, with two operations per multiplication."""
     b, n, three = shape
     return 4 * b * n * n * three // 3
 
 
 @register_flop_formula(torch.ops.vitkit.packed_attention_backward)
 def _backward_flops(shape: tuple[int, int, int], *_: object, **__: object) -> int:
-    """FLOPs of five matrix products, as torch counts its own: the logits are recomputed."""
+    """Returns the FLOPs of five matrix products, which include the recomputation of the logits."""
     b, n, width = shape
     return 10 * b * n * n * width

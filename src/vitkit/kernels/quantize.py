@@ -1,4 +1,4 @@
-"""Quantization to 8-bit integers by a C kernel, optionally after a LayerNorm."""
+"""Quantization to 8-bit integers with a C kernel, optionally after a LayerNorm."""
 
 import ctypes
 
@@ -10,7 +10,7 @@ from vitkit.kernels import library
 
 
 class Quantize(ctypes.Structure):
-    """Arguments of one call: `struct quantize` of the C file."""
+    """Arguments of one call; matches `struct quantize` in the C file."""
 
     _fields_ = (
         ("x", ctypes.c_void_p),
@@ -27,23 +27,25 @@ class Quantize(ctypes.Structure):
 
 
 def available() -> bool:
-    """Whether `quantize` can be called here: it was compiled, and the CPU has AVX-512."""
+    """Returns whether the kernel was compiled and the CPU has AVX-512."""
     return library.routine("quantize", "quantize") is not None
 
 
 def quantize(
     x: Float[Tensor, "*b d"], scale: float, zero: int, norm: nn.LayerNorm | None = None
 ) -> UInt8[Tensor, "*b d"]:
-    """Computes round(x / scale) + zero, clamped to 0..255; of norm(x) if a norm is given.
+    """Computes round(x / scale) + zero, clamped to 0..255; normalizes x first if a norm is given.
 
     `x` is float32 or bfloat16 on a CPU, the norm a float32 LayerNorm over the last axis. Raises RuntimeError if the
     kernel is not `available`. Raises ValueError for other inputs.
     """
     routine = library.required("quantize", "quantize")
     if not supports(x):
-        raise ValueError(f"the quantize kernel takes float32 or bfloat16 on a CPU, not {x.dtype} on {x.device}")
+        raise ValueError(
+            f"the quantize kernel needs a float32 or bfloat16 tensor on a CPU, not {x.dtype} on {x.device}"
+        )
     if norm is not None and not supports_norm(norm, x.shape[-1]):
-        raise ValueError(f"the quantize kernel takes a LayerNorm over {x.shape[-1]} channels in float32, not {norm}")
+        raise ValueError(f"the quantize kernel needs a LayerNorm over {x.shape[-1]} channels in float32, not {norm}")
     x = x.contiguous()
     out = torch.empty(x.shape, dtype=torch.uint8)
     width = x.shape[-1]
@@ -57,12 +59,12 @@ def quantize(
 
 
 def supports(x: Tensor) -> bool:
-    """Whether `quantize` supports this input: float32 or bfloat16 on a CPU."""
+    """Returns whether `quantize` supports this input, which must be float32 or bfloat16 on a CPU."""
     return x.dtype in (torch.float32, torch.bfloat16) and x.device.type == "cpu"
 
 
 def supports_norm(norm: nn.Module, width: int) -> bool:
-    """Whether `quantize` supports this norm: a plain float32 LayerNorm over the last axis on a CPU."""
+    """Returns whether this norm is a plain float32 LayerNorm over the last axis on a CPU."""
     return (
         type(norm) is nn.LayerNorm
         and tuple(norm.normalized_shape) == (width,)

@@ -1,4 +1,4 @@
-"""Resizing and cropping of RGB pixels by a C kernel with Pillow's fixed-point arithmetic."""
+"""Resizing and cropping of RGB images with a C kernel that uses Pillow's fixed-point arithmetic."""
 
 import ctypes
 
@@ -11,7 +11,7 @@ Size = tuple[int, int]
 
 
 class Resize(ctypes.Structure):
-    """Arguments of one call: `struct resize` of the C file."""
+    """Arguments of one call; matches `struct resize` in the C file."""
 
     _fields_ = (
         ("input", ctypes.c_void_p),
@@ -24,7 +24,7 @@ class Resize(ctypes.Structure):
 
 
 def available() -> bool:
-    """Whether `resize` can be called here: it was compiled, and the CPU has AVX2."""
+    """Returns whether the kernel was compiled and the CPU has AVX2."""
     return library.routine("resize", "resize", "images") is not None
 
 
@@ -36,7 +36,7 @@ def resize(
     cubic: bool,
     rows_first: bool,
 ) -> UInt8[np.ndarray, "crop_rows crop_columns 3"]:
-    """Resizes an image to `to` (rows, columns) and returns the `window` (top, left, rows, columns) of it.
+    """Resizes an image to `to` (rows, columns) and crops it to `window` (top, left, rows, columns).
 
     The filter is bicubic (a = -0.5) or bilinear, scaled by the downsampling factor (antialiasing). `rows_first` runs
     the vertical pass before the horizontal one. Raises RuntimeError if the kernel is not `available`. Raises ValueError
@@ -48,7 +48,7 @@ def resize(
     inside = 0 <= top < top + rows <= to[0] and 0 <= left < left + columns <= to[1]
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size or not inside:
         raise ValueError(
-            f"the resize kernel takes uint8 RGB pixels and a window inside the resized image, "
+            f"the resize kernel needs uint8 RGB pixels and a window inside the resized image, "
             f"not {pixels.dtype} {pixels.shape} resized to {to} and the window {window}"
         )
     pixels = np.ascontiguousarray(pixels)

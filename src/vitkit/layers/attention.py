@@ -18,7 +18,7 @@ from vitkit.layers.rotary import rotate
 def attention_weights(
     q: Float[Tensor, "b h n k"], k: Float[Tensor, "b h m k"], bias: Float[Tensor, "..."] | None = None
 ) -> Float[Tensor, "b h n m"]:
-    """Computes softmax(q k^T / sqrt(k) + bias) in float32, which fused kernels do not return."""
+    """Computes attention weights, softmax(q k^T / sqrt(k) + bias), in float32."""
     logits = (q.float() * q.shape[-1] ** -0.5) @ k.float().transpose(-2, -1)
     if bias is not None:
         logits = logits + bias
@@ -26,7 +26,7 @@ def attention_weights(
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with fused qkv projection.
+    """Multi-head self-attention with a fused qkv projection.
 
     The rows of `qkv` are the query, key and value projections; the heads are contiguous inside each.
 
@@ -96,7 +96,7 @@ class Attention(nn.Module):
     def heads(
         self, x: Float[Tensor, "b n d"], rotation: Float[Tensor, "2 p k"] | None = None
     ) -> tuple[Float[Tensor, "b h n k"], Float[Tensor, "b h n k"], Float[Tensor, "b h n k"]]:
-        """Returns query, key and value, split into heads."""
+        """Computes query, key and value, and splits them into heads."""
         return self._split(self._project(x), rotation)
 
     def packed(
@@ -123,7 +123,7 @@ class Attention(nn.Module):
         return qkv
 
     def _use_kernel(self, qkv: Float[Tensor, "b n three_d"]) -> bool:
-        """Whether the C kernel supports this input and is faster: bfloat16 on a CPU without AMX."""
+        """Returns whether the C kernel supports this input and is faster (bfloat16 on a CPU without AMX)."""
         plain = isinstance(self.q_norm, nn.Identity) and not (self.training and self.dropout)
         return plain and supports_packed(qkv, self.num_heads) and preferred()
 
@@ -138,7 +138,7 @@ class Attention(nn.Module):
 def add_relative_logits(
     bias: Float[Tensor, "..."] | None, q: Float[Tensor, "b h n k"], relative: Float[Tensor, "offsets k"] | None
 ) -> Float[Tensor, "..."] | None:
-    """Adds the logits of relative position vectors, if there are any, to the bias."""
+    """Adds the logits of relative position vectors, if any, to the bias."""
     if relative is None:
         return bias
     logits = relative_logits(q, relative)

@@ -14,7 +14,7 @@ from vitkit.layers.resnet import BatchNorm
 
 
 class RelativeLineAttention(nn.Module):
-    """Position-sensitive self-attention over lines (b, c, n), one row or column of a map each.
+    """Position-sensitive self-attention over lines (b, c, n), which are rows or columns of a map.
 
     Heads are contiguous; queries and keys have half the width of a value. With trainable vectors r for every distance
     i - j of two positions, the logits are q_i k_j + q_i r^q_(i-j) + k_j r^k_(j-i). Each of the three terms goes through
@@ -38,11 +38,11 @@ class RelativeLineAttention(nn.Module):
 
     @property
     def length(self) -> int:
-        """The length of lines that the table fits without interpolation."""
+        """Length of the lines that the table fits without interpolation."""
         return (self.relative.shape[1] + 1) // 2
 
     def resize(self, length: int) -> None:
-        """Interpolates the table so that it fits lines of another length."""
+        """Interpolates the table of relative positions for lines of another length."""
         self.relative = nn.Parameter(self.interpolated(length).detach().clone())
 
     def forward(self, x: Float[Tensor, "b c n"]) -> Float[Tensor, "b c n"]:
@@ -63,20 +63,20 @@ class RelativeLineAttention(nn.Module):
         return rearrange(out, "b (c two) n -> two b c n", two=2).sum(dim=0)
 
     def interpolated(self, length: int) -> Float[Tensor, "k distances"]:
-        """Returns the table interpolated for lines of a length, distance 0 in its middle."""
+        """Interpolates the table for lines of a given length, with distance 0 in the middle."""
         if length == 1:
             return self.relative[:, self.length - 1 : self.length]
         sizes = (1, 2 * self.length - 1), (1, 2 * length - 1)
         return resize_positions(self.relative.T, *sizes, "bilinear_corners").T
 
     def relative_to(self, length: int) -> Float[Tensor, "k n n"]:
-        """Returns the vector of every pair of positions (i, j): the column at distance i - j from the middle."""
+        """Returns the vector of every pair of positions (i, j), which is the column for distance i - j."""
         table = self.interpolated(length)
         position = torch.arange(length, device=table.device)
         return table[:, position[:, None] - position[None, :] + length - 1]
 
     def init_weights(self) -> None:
-        """Initializes projections and vectors as the original code: normal with variance 1 / fan-in."""
+        """Initializes projections and vectors as in the original code: normal with variance 1 / fan-in."""
         nn.init.normal_(self.qkv.weight, std=self.qkv.in_channels**-0.5)
         nn.init.normal_(self.relative, std=self.parts[2] ** -0.5)
 
@@ -118,14 +118,14 @@ class AxialBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Float[Tensor, "b n d"], grid: tuple[int, int]) -> Float[Tensor, "b n d"]:
-        """Returns the tokens of a grid of (rows, columns) after attention and MLP."""
+        """Applies attention and MLP to the tokens of a grid of (rows, columns)."""
         to_lines, to_tokens = LINES[self.axis]
         lines = self.attn(rearrange(self.norm1(x), to_lines, r=grid[0], c=grid[1]))
         x = x + self.drop_path(self.dropout(rearrange(lines, to_tokens, r=grid[0], c=grid[1])))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
     def attention_weights(self, x: Float[Tensor, "b n d"], grid: tuple[int, int]) -> Float[Tensor, "b h n n"]:
-        """Returns the attention weights of `forward`, zero between tokens of different lines."""
+        """Returns the attention weights of `forward`, which are zero between tokens of different lines."""
         rows, columns = grid
         weights = self.attn.weights(rearrange(self.norm1(x), LINES[self.axis][0], r=rows, c=columns))
         if self.axis == "row":

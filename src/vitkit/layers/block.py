@@ -1,4 +1,4 @@
-"""Pre-norm encoder blocks, MLPs, and running a list of blocks (ViT paper, equations 2-3)."""
+"""Pre-norm encoder blocks, MLPs, and a function that runs all blocks (ViT paper, equations 2-3)."""
 
 from collections.abc import Iterable, Sequence
 from typing import Literal
@@ -14,7 +14,7 @@ from vitkit.layers.position import PositionInput
 
 
 def layer_norm(width: int, eps: float) -> nn.LayerNorm:
-    """Returns a LayerNorm; eps is 1e-6 for JAX and timm weights, 1e-12 for Hugging Face ViT."""
+    """Returns a LayerNorm; eps is 1e-6 for JAX and timm weights, and 1e-12 for Hugging Face ViTs."""
     return nn.LayerNorm(width, eps=eps)
 
 
@@ -28,7 +28,7 @@ class DropPath(nn.Module):
     def forward(
         self, x: Float[Tensor, "b ..."], lengths: Int[Tensor, " images"] | None = None
     ) -> Float[Tensor, "b ..."]:
-        """Zeroes a fraction `rate` of the samples in training; returns `x` itself otherwise.
+        """Zeroes a fraction `rate` of the samples during training; otherwise returns `x` unchanged.
 
         `lengths` are the numbers of tokens per image of a packed sequence (`layers.packing`).
         """
@@ -55,7 +55,7 @@ class LayerScale(nn.Module):
 
 
 class MLP(nn.Module):
-    """MLP of two linear layers with activation and dropout (ViT paper, section 3.1, Table 3)."""
+    """MLP with two linear layers, activation and dropout (ViT paper, section 3.1, Table 3)."""
 
     def __init__(self, width: int, hidden: int, *, act: str = "gelu", dropout: float = 0.0):
         super().__init__()
@@ -140,7 +140,7 @@ def run_blocks(
     positions: Iterable[PositionInput],
     class_tokens: list[Tensor] | None = None,
 ) -> Float[Tensor, "b m d"]:
-    """Runs tokens through all blocks, each with its own positional input.
+    """Runs tokens through all blocks, each of which gets its own positional input.
 
     `positions` has one entry per block. The blocks of this package return as many tokens as they get; blocks made for
     inference may return fewer. If `class_tokens` is a list, the first token (b, d) after each block is appended to it.

@@ -1,4 +1,4 @@
-"""Encoder of DALL-E's discrete autoencoder: images to one of 8192 visual tokens per 8x8 pixels.
+"""Encoder of DALL-E's discrete autoencoder, which maps each 8x8 pixels to one of 8192 visual tokens.
 
 Ramesh et al. 2021, "Zero-Shot Text-to-Image Generation", appendix A.2. Its tokens are the prediction targets of BEiT.
 Parameter names are those of OpenAI's published file.
@@ -16,7 +16,7 @@ STRIDE = 8
 
 
 class DalleConv(nn.Module):
-    """Convolution with an output of the same size; parameters are `w` and `b` as in the file."""
+    """Convolution with an output of the same size; parameters are named `w` and `b` as in checkpoints."""
 
     def __init__(self, inner: int, outer: int, kernel: int):
         super().__init__()
@@ -24,7 +24,7 @@ class DalleConv(nn.Module):
         self.b = nn.Parameter(empty(outer).zero_())
 
     def forward(self, x: Float[Tensor, "b inner r c"]) -> Float[Tensor, "b outer r c"]:
-        """Returns the map of `outer` channels."""
+        """Returns a feature map with `outer` channels."""
         return F.conv2d(x, self.w, self.b, padding=(self.w.shape[2] - 1) // 2)
 
 
@@ -47,12 +47,12 @@ class DalleBlock(nn.Module):
         self.res_path = nn.Sequential(steps)
 
     def forward(self, x: Float[Tensor, "b inner r c"]) -> Float[Tensor, "b outer r c"]:
-        """Returns the sum of shortcut and residual branch."""
+        """Returns the sum of the shortcut and the residual branch."""
         return self.id_path(x) + self.gain * self.res_path(x)
 
 
 class DalleEncoder(nn.Module):
-    """Groups of residual blocks with max-pooling between them, then the logits of the visual tokens.
+    """Groups of residual blocks with max-pooling in between, followed by a layer for the logits.
 
     Each group doubles the width; each but the last halves the map. There are no norms; residual branches are scaled by
     1 / (number of blocks)^2. The defaults are those of the published encoder; `vocabulary` is the number of tokens.
@@ -79,9 +79,9 @@ class DalleEncoder(nn.Module):
         self.blocks = nn.Sequential(parts)
 
     def forward(self, pixels: Float[Tensor, "b c height width"]) -> Float[Tensor, "b vocabulary r s"]:
-        """Returns the logits of the visual tokens for pixel values in [0, 1] and sides divisible by 8."""
+        """Returns the logits of the visual tokens. Pixels are in [0, 1], and sides are divisible by 8."""
         return self.blocks((1 - 2 * LOGIT_LAPLACE_EPS) * pixels + LOGIT_LAPLACE_EPS)
 
     def tokenize(self, pixels: Float[Tensor, "b c height width"]) -> Int[Tensor, "b r s"]:
-        """Returns the most likely visual token of every 8x8 pixels."""
+        """Returns the most likely visual token for every square of 8x8 pixels."""
         return self(pixels).argmax(dim=1)

@@ -1,4 +1,4 @@
-"""`Features`: the output of every backbone, and the input of heads, objectives and evaluators."""
+"""Defines `Features`, the output of backbones and the input of heads, objectives and evaluators."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -32,7 +32,7 @@ class Features:
 
     @property
     def special(self) -> Float[Tensor, "b s d"]:
-        """The special tokens; may be empty."""
+        """The special tokens, possibly none."""
         return self.tokens[:, : self.num_special]
 
     @property
@@ -55,7 +55,7 @@ class Features:
 
     @staticmethod
     def join(parts: Sequence["Features"]) -> "Features":
-        """Concatenates batches of images of one size."""
+        """Concatenates batches of images that have the same size."""
         first = parts[0]
         return replace(first, **{name: torch.cat([getattr(part, name) for part in parts]) for name in first._tensors()})
 
@@ -69,7 +69,7 @@ def join_tokens(
     patches: Float[Tensor, "b d r c"],
     positions: Float[Tensor, "1 rows d"] | None,
 ) -> Float[Tensor, "b n d"]:
-    """Concatenates special tokens (None is skipped) and row-major patches, and adds positions.
+    """Concatenates special tokens (None is skipped) and row-major patches, and adds position embeddings.
 
     If the table has rows for some of the special tokens, they come first; the other special tokens (registers) get no
     position.

@@ -14,7 +14,7 @@ TRUNCATED_STD = 0.87962566103423978
 
 
 def init_layers(model: nn.Module) -> None:
-    """Initializes the layers of `model` as the original JAX code, from torch's global generator.
+    """Initializes the layers of `model` as in the original JAX code, with torch's global generator.
 
     Attention and MLP weights are Xavier-uniform (query, key and value separately), MLP biases normal with std 1e-6,
     standardized convolutions LeCun normal. Norms have scale one and bias zero; the last norm of a residual branch of
@@ -94,7 +94,7 @@ def init_mae(model: nn.Module, *, std: float = 0.02) -> None:
 
 
 def init_lecun(layer: nn.Linear | nn.Conv2d) -> None:
-    """Initializes as flax by default: truncated LeCun normal weights and zero bias."""
+    """Initializes a layer with flax's defaults: truncated LeCun normal weights and zero bias."""
     fan_in = layer.weight[0].numel()
     std = math.sqrt(1.0 / fan_in) / TRUNCATED_STD
     nn.init.trunc_normal_(layer.weight, std=std, a=-2 * std, b=2 * std)

@@ -1,4 +1,4 @@
-"""Images of several sizes in one sequence without padding (NaViT, Dehghani et al. 2023, section 2.1).
+"""Packing of images of several sizes into one sequence (NaViT, Dehghani et al. 2023, section 2.1).
 
 Layers that work on each token (norms, linear layers) get one long matrix; attention runs within each image. Images with
 the same grid are adjacent, so that a view of the sequence is a batch for attention. `benchmarks/packing.py` compares
@@ -32,7 +32,7 @@ class Packed:
 
     @classmethod
     def join(cls, groups: Sequence[Features]) -> "Packed":
-        """Concatenates groups. Raises ValueError for no groups, or if they differ in the number of special tokens."""
+        """Concatenates groups. Raises ValueError if there are none or their special tokens differ in number."""
         specials = {group.num_special for group in groups}
         if len(specials) != 1:
             raise ValueError(f"groups to pack must have the same number of special tokens, not {sorted(specials)}")

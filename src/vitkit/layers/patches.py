@@ -1,4 +1,4 @@
-"""Patch embedding (ViT paper, equation 1), and resizing it to other patch sizes."""
+"""Patch embedding (ViT paper, equation 1), which can be resized to other patch sizes."""
 
 from functools import lru_cache
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 @lru_cache(maxsize=256)
 def patch_resize_matrix(old: int, new: int) -> Float[Tensor, "new old"]:
-    """Returns pinv(B^T) in float64, where B (new, old) resizes a line of pixels linearly.
+    """Returns pinv(B^T) in float64, where the matrix B (new, old) resizes a line of pixels linearly.
 
     B is the matrix of `F.interpolate(mode="linear", align_corners=False)` and of TensorFlow's bilinear resize:
     half-pixel centers, no antialiasing.
@@ -68,13 +68,13 @@ class PatchEmbed(nn.Module):
     def forward(
         self, images: Float[Tensor, "b c height width"], patch_size: tuple[int, int] | None = None
     ) -> Float[Tensor, "b d rows columns"]:
-        """Returns a map with one token per patch; `patch_size` replaces the native size in this call."""
+        """Returns a map with one token per patch; `patch_size` overrides the native patch size."""
         if patch_size is None and self.patch_sizes and self.training:
             side = self.patch_sizes[int(torch.randint(len(self.patch_sizes), (), device="cpu"))]
             patch_size = (side, side)
         x = self.backbone(images)
         if x.shape[1] != self.channels:
-            raise ValueError(f"the model takes images with {self.channels} channels, these have {x.shape[1]}")
+            raise ValueError(f"the model takes images with {self.channels} channels, but these have {x.shape[1]}")
         self.grid(x.shape[2], x.shape[3], patch_size)
         if patch_size is None or patch_size == self.patch_size:
             return self.proj(x)
@@ -93,7 +93,7 @@ class PatchEmbed(nn.Module):
             raise ValueError("the patch size of a hybrid cannot change: its patches are cut from its ResNet's map")
 
     def grid(self, height: int, width: int, patch_size: tuple[int, int] | None = None) -> tuple[int, int]:
-        """Returns rows and columns of patches in an image, or in a backbone's map, of `height` x `width`."""
+        """Returns the rows and columns of patches in an image or feature map of `height` x `width`."""
         size = patch_size or self.patch_size
         rows, columns = height // size[0], width // size[1]
         if rows == 0 or columns == 0:

@@ -13,7 +13,7 @@ from vitkit.layers.features import Features
 
 
 class Prototypes(nn.Module):
-    """Weight-normalized linear layer without bias; parameter names are those of DINO's checkpoints."""
+    """Weight-normalized linear layer without bias; parameters are named as in DINO's checkpoints."""
 
     def __init__(self, width: int, outputs: int, *, fixed_norm: bool):
         super().__init__()
@@ -21,7 +21,7 @@ class Prototypes(nn.Module):
         self.weight_v = nn.Parameter(torch.empty(outputs, width).uniform_(-(width**-0.5), width**-0.5))
 
     def forward(self, x: Float[Tensor, "b d"], *, frozen: bool = False) -> Float[Tensor, "b k"]:
-        """Returns the dot products with the prototypes; with `frozen` the weight gets no gradient."""
+        """Returns the dot products with the prototypes; if `frozen`, the weight gets no gradient."""
         weight = self.weight_g * F.normalize(self.weight_v, dim=1)
         return F.linear(x, weight.detach() if frozen else weight)
 
@@ -44,14 +44,14 @@ def pool_tokens(features: Features, pool: str) -> Float[Tensor, "b *n d"]:
 
 
 def class_tokens(features: Features) -> Float[Tensor, "b d"]:
-    """Concatenates the class tokens of all blocks that the features hold, in the order of the blocks."""
+    """Concatenates the class tokens that the features contain, in the order of the blocks."""
     if features.earlier is None:
         return features.class_token
     return torch.cat([features.earlier.flatten(1), features.class_token], dim=1)
 
 
 class MapPool(nn.Module):
-    """Multi-head attention pooling: one trainable query attends to all tokens, then a residual MLP.
+    """Multi-head attention pooling: a trainable query attends to all tokens, and a residual MLP follows.
 
     The MAP head of Zhai et al. 2022, "Scaling Vision Transformers", section 3.
     """
@@ -76,5 +76,5 @@ class MapPool(nn.Module):
 
 
 def pre_logits(width: int, out: int) -> nn.Sequential:
-    """Returns the hidden layer of the pre-training head: linear, then tanh (ViT paper, section 3.1)."""
+    """Returns the hidden layer of the pre-training head: linear and tanh (ViT paper, section 3.1)."""
     return nn.Sequential(OrderedDict(fc=nn.Linear(width, out), act=nn.Tanh()))

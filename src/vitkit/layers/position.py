@@ -1,4 +1,4 @@
-"""Position embeddings: sine-cosine tables, resizing, and the positional input of encoder blocks."""
+"""Position embeddings: sine-cosine embeddings, resizing, and positional inputs of encoder blocks."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class PositionInput:
-    """Positional inputs of one encoder block; None for each that the block does not have.
+    """Positional inputs of one encoder block; inputs that the block does not use are None.
 
     `added` is added to the tokens before the block (a position table with special rows first); `bias`, `rotation` and
     `relative` are the arguments of `Attention`.
@@ -34,7 +34,7 @@ Grid = tuple[int, int]
 
 
 def sincos2d(grid: Grid, width: int, *, temperature: float = 10_000.0, endpoint: bool = True) -> Float[Tensor, "n d"]:
-    """Returns the fixed 2-D sine-cosine position table of big_vision or MAE.
+    """Returns the fixed 2-D sine-cosine position embedding of big_vision or MAE.
 
     The default is that of big_vision ("Better plain ViT baselines"). A quarter of the width each is sin x, cos x, sin
     y, cos y at the frequencies temperature^(-k / (d/4 - 1)); x is the column. With `endpoint=False` the frequencies are
@@ -42,7 +42,9 @@ def sincos2d(grid: Grid, width: int, *, temperature: float = 10_000.0, endpoint:
     a multiple of 4 or is below 8.
     """
     if width % 4 or width < 8:
-        raise ValueError(f"width {width} does not fit a sine-cosine table: it must be a multiple of 4 and at least 8")
+        raise ValueError(
+            f"width {width} does not fit a sine-cosine position embedding: it must be a multiple of 4 and at least 8"
+        )
     steps = torch.arange(width // 4, dtype=torch.float64) / (width // 4 - endpoint)
     omega = temperature**-steps
     y, x = torch.meshgrid(*(torch.arange(size, dtype=torch.float64) for size in grid), indexing="ij")
@@ -84,7 +86,7 @@ RESIZES: dict[str, Callable[[Tensor, Grid, Grid], Tensor]] = {
 def resize_positions(
     table: Float[Tensor, "n d"], old: Grid, new: Grid, method: str, *, special: int = 0
 ) -> Float[Tensor, "m d"]:
-    """Resizes a position table from the grid `old` (rows, columns) to the grid `new`.
+    """Resizes a position embedding from the grid `old` (rows, columns) to the grid `new`.
 
     `method` is a key of `RESIZES`. The first `special` rows, which belong to special tokens, do not change. The
     arithmetic is float32 for every dtype of the table; equal grids return the table itself.
@@ -93,9 +95,9 @@ def resize_positions(
         first, patches = table.tensor_split([special])
         return torch.cat([first, resize_positions(patches, old, new, method)])
     if method not in RESIZES:
-        raise ValueError(f"unknown method to resize positions '{method}'; choose one of {', '.join(RESIZES)}")
+        raise ValueError(f"unknown method to resize position embeddings '{method}'; choose one of {', '.join(RESIZES)}")
     if table.shape[0] != old[0] * old[1]:
-        raise ValueError(f"a table of {table.shape[0]} positions does not fit a grid of {old[0]}x{old[1]}")
+        raise ValueError(f"a position embedding with {table.shape[0]} rows does not fit a grid of {old[0]}x{old[1]}")
     if old == new:
         return table
     table_map = rearrange(table.float(), "(r c) d -> 1 d r c", r=old[0], c=old[1])
@@ -106,7 +108,7 @@ def resize_positions(
 def resize_tables(
     tables: Float[Tensor, "t n d"], old: Grid, new: Grid, method: str, *, special: int = 0
 ) -> Float[Tensor, "t m d"]:
-    """Resizes several tables of one grid, such as one per layer, as `resize_positions` does."""
+    """Resizes several position embeddings of one grid, such as one per layer, with `resize_positions`."""
     if old == new:
         return tables
     wide = rearrange(tables, "t n d -> n (t d)")
@@ -117,7 +119,7 @@ def resize_tables(
 def factorized_tables(
     row: Float[Tensor, "t rows e"], column: Float[Tensor, "t columns e"], new: Grid, method: str
 ) -> Float[Tensor, "t n d"]:
-    """Builds tables for the grid `new` from one vector per row and one per column, half the width each.
+    """Builds position embeddings for the grid `new` from half-width vectors per row and per column.
 
     The vector of the patch (r, c) is the concatenation of row[r] and column[c] (ViT paper, appendix D.4,
     "2-dimensional"). If an axis has another length, its vectors are resized by `method` as a grid of one row or column.
@@ -128,6 +130,6 @@ def factorized_tables(
 
 
 def with_special_rows(tables: Float[Tensor, "t rows d"], num_patches: int, num_special: int) -> Float[Tensor, "t n d"]:
-    """Pads the tables with zero rows so that each of `num_special` tokens before the patches has a row."""
+    """Adds zero rows to position embeddings so that each of `num_special` special tokens has a row."""
     first, patches = tables.tensor_split([tables.shape[1] - num_patches], dim=1)
     return torch.cat([F.pad(first, (0, 0, 0, num_special - first.shape[1])), patches], dim=1)

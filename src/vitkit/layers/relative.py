@@ -1,4 +1,4 @@
-"""Relative position biases (BEiT, section 2.2) and vectors (Shaw et al. 2018), and resizing them."""
+"""Relative position biases (BEiT, section 2.2), relative vectors (Shaw et al. 2018), and resizing."""
 
 from collections.abc import Callable
 
@@ -35,12 +35,12 @@ def relative_index(grid: Grid, *, device: torch.device | str | None = None) -> I
 
 
 def relative_bias(table: Float[Tensor, "rows h"], index: Int[Tensor, "n n"]) -> Float[Tensor, "h n n"]:
-    """Returns the bias of the attention logits: the row of the table for every pair of tokens."""
+    """Returns the bias of the attention logits for every pair of tokens, looked up in the table."""
     return rearrange(table[index], "q k h -> h q k")
 
 
 def geometric_positions(old: int, new: int) -> Float[Tensor, " old"]:
-    """Returns the positions of the `old` distances of an axis on the `new` axis, in geometric steps.
+    """Maps the `old` distances of an axis to positions on the `new` axis, in geometric steps.
 
     Small distances need more resolution than large ones. The steps away from the middle are therefore 1, q, q^2 ...,
     where q between 1.01 and 1.5 is found by bisection such that the last step reaches the new end.
@@ -122,9 +122,11 @@ def resize_relative(table: Float[Tensor, "rows h"], old: Grid, new: Grid, method
     """
     if method not in RELATIVE_RESIZES:
         choices = ", ".join(RELATIVE_RESIZES)
-        raise ValueError(f"unknown method to resize a relative table '{method}'; choose one of {choices}")
+        raise ValueError(f"unknown method to resize a relative position bias table '{method}'; choose one of {choices}")
     if table.shape[0] != relative_rows(old):
-        raise ValueError(f"a relative table of {table.shape[0]} rows does not fit a grid of {old[0]}x{old[1]}")
+        raise ValueError(
+            f"a relative position bias table of {table.shape[0]} rows does not fit a grid of {old[0]}x{old[1]}"
+        )
     if old == new:
         return table
     patches, special = table.float().tensor_split([table.shape[0] - SPECIAL_ROWS])
@@ -135,12 +137,12 @@ def resize_relative(table: Float[Tensor, "rows h"], old: Grid, new: Grid, method
 
 
 def num_offsets(grid: Grid) -> int:
-    """Returns the number of offsets between two of the n patches of a grid, -(n - 1) to n - 1."""
+    """Returns the number of offsets between n patches, which range from -(n - 1) to n - 1."""
     return 2 * grid[0] * grid[1] - 1
 
 
 def relative_logits(q: Float[Tensor, "b h n k"], table: Float[Tensor, "offsets k"]) -> Float[Tensor, "b h n n"]:
-    """Computes q_i . r_(i - j) / sqrt(k) for every pair of patches, query i and key j; zero for special tokens.
+    """Computes the logits q_i . r_(i - j) / sqrt(k) for pairs of patches; zero for special tokens.
 
     The patches are the last p tokens; row i - j + p - 1 of the 2 p - 1 rows of the table is r_(i - j). As a loop over s
     special tokens: `logits[s + i, s + j] = q[s + i] @ table[i - j + p - 1] * k**-0.5`. Instead of gathering a vector
@@ -182,7 +184,7 @@ def resize_offsets(table: Float[Tensor, "offsets k"], old: Grid, new: Grid) -> F
 
 
 class _Displacements:
-    """Displacements along one axis of the new grid, with their pair counts and old positions."""
+    """Displacements along one axis of the new grid, with pair counts and positions on the old grid."""
 
     def __init__(self, old: int, new: int, device: torch.device):
         self.new = torch.arange(1 - new, new, device=device)
@@ -193,5 +195,5 @@ class _Displacements:
         self.fraction = position - self.low
 
     def neighbors(self) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """Returns the integer displacements below and above, each with its interpolation weight."""
+        """Returns the nearest lower and upper integer displacements, each with an interpolation weight."""
         return (self.low, 1 - self.fraction), (self.high, self.fraction)

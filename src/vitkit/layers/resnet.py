@@ -15,7 +15,7 @@ EpsilonOn = Literal["std", "variance"]
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Returns TensorFlow's SAME padding before and after an axis: outputs have ceil(size / stride).
+    """Returns TensorFlow's SAME padding before and after an axis, for outputs of ceil(size / stride).
 
     An odd total has one more after the axis; PyTorch's symmetric padding would shift every feature.
     """
@@ -26,14 +26,14 @@ def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
 def pad_same(
     x: Float[Tensor, "b c rows columns"], kernel: int, stride: int, value: float = 0.0
 ) -> Float[Tensor, "b c padded_rows padded_columns"]:
-    """Pads `x` by the SAME padding of a square `kernel`, filled with `value`."""
+    """Applies the SAME padding of a square `kernel` to `x`, filled with `value`."""
     top, bottom = same_padding(x.shape[2], kernel, stride)
     left, right = same_padding(x.shape[3], kernel, stride)
     return F.pad(x, (left, right, top, bottom), value=value) if top + bottom + left + right else x
 
 
 class StdConv(nn.Conv2d):
-    """Convolution with weight standardization, without bias (Qiao et al. 2019, "Micro-Batch Training").
+    """Weight-standardized convolution without bias (Qiao et al. 2019, "Micro-Batch Training").
 
     The stored weights are not standardized. `forward` subtracts the mean of each filter and divides by its deviation:
     std + `eps` with `eps_on` "std" (the stem of the hybrids), sqrt(variance + eps) with "variance" (BiT, timm). The
@@ -57,12 +57,12 @@ class StdConv(nn.Conv2d):
         self.eps_on = eps_on
 
     def forward(self, input: Float[Tensor, "b c rows columns"]) -> Float[Tensor, "b d new_rows new_columns"]:  # noqa: A002
-        """Returns the convolution of `input` with the standardized filters."""
+        """Convolves `input` with the standardized filters."""
         x = pad_same(input, self.kernel_size[0], self.stride[0]) if self.same else input
         return F.conv2d(x, self.standardized_weight(), stride=self.stride, padding=self.padding)
 
     def standardized_weight(self) -> Float[Tensor, "d c kernel kernel"]:
-        """Returns the standardized filters; the statistics are at least float32."""
+        """Returns the standardized filters; the statistics are computed in at least float32."""
         weight = self.weight.to(torch.promote_types(self.weight.dtype, torch.float32))
         variance, mean = torch.var_mean(weight, dim=(1, 2, 3), correction=0, keepdim=True)
         deviation = variance.sqrt() + self.eps if self.eps_on == "std" else (variance + self.eps).sqrt()
@@ -70,7 +70,7 @@ class StdConv(nn.Conv2d):
 
 
 class MaxPoolSame(nn.Module):
-    """Max-pooling over a square window with SAME padding of minus infinity."""
+    """Max-pooling over a square window with SAME padding, filled with minus infinity."""
 
     def __init__(self, kernel: int, stride: int):
         super().__init__()
@@ -83,7 +83,7 @@ class MaxPoolSame(nn.Module):
 
 
 class GroupNorm(nn.GroupNorm):
-    """GroupNorm with its initial scale: 0 for the last norm of a residual branch, else 1."""
+    """GroupNorm whose initial scale is 0 for the last norm of a residual branch, and 1 otherwise."""
 
     def __init__(self, num_groups: int, width: int, *, eps: float, initial: float = 1.0):
         super().__init__(num_groups, width, eps=eps)
@@ -91,7 +91,7 @@ class GroupNorm(nn.GroupNorm):
 
 
 class BatchNorm(nn.Module):
-    """BatchNorm over dimension 1 of a tensor with any number of further dimensions.
+    """BatchNorm over dimension 1 of a tensor with any number of trailing dimensions.
 
     Unlike torch's it has no buffer `num_batches_tracked`, which only a cumulative average needs. `initial` is the
     initial scale.
@@ -124,7 +124,7 @@ EXPANSION = 4
 
 
 class ResNetStem(nn.Module):
-    """Stem of a ResNet: 7x7 convolution, norm and ReLU (if `norm` is given), max-pooling.
+    """Stem of a ResNet: 7x7 convolution, norm and ReLU (if `norm` is given), and max-pooling.
 
     Convolution and pooling have stride 2. Without SAME padding the map is padded with zeros before the pooling. BiT has
     no norm and no ReLU here, so that values can be negative and such a zero can be the maximum. Raises ValueError for a
@@ -140,14 +140,14 @@ class ResNetStem(nn.Module):
         self.pool = MaxPoolSame(3, 2) if same else nn.Sequential(nn.ZeroPad2d(1), nn.MaxPool2d(3, 2))
 
     def forward(self, images: Float[Tensor, "b c height width"]) -> Float[Tensor, "b d rows columns"]:
-        """Returns a map of a quarter of the height and width."""
+        """Returns a feature map with a quarter of the height and width of the images."""
         if images.shape[1] != self.channels:
-            raise ValueError(f"the model takes images with {self.channels} channels, these have {images.shape[1]}")
+            raise ValueError(f"the model takes images with {self.channels} channels, but these have {images.shape[1]}")
         return self.pool(self.act(self.norm(self.conv(images))))
 
 
 class PostBottleneck(nn.Module):
-    """Bottleneck with norms after the convolutions (He et al. 2016a); the 3x3 convolution has the stride.
+    """Bottleneck with norms after convolutions (He et al. 2016a); the 3x3 convolution is strided.
 
     The initial scale of the last norm is zero, so that the bottleneck starts as its shortcut.
     """
@@ -168,14 +168,14 @@ class PostBottleneck(nn.Module):
         )
 
     def forward(self, x: Float[Tensor, "b c rows columns"]) -> Float[Tensor, "b d new_rows new_columns"]:
-        """Returns the ReLU of the sum of shortcut and branch."""
+        """Returns the ReLU of the sum of the shortcut and the branch."""
         y = F.relu(self.norm1(self.conv1(x)))
         y = F.relu(self.norm2(self.conv2(y)))
         return F.relu(self.downsample(x) + self.norm3(self.conv3(y)))
 
 
 class PreBottleneck(nn.Module):
-    """Bottleneck with norms before the convolutions (He et al. 2016b); the 3x3 convolution has the stride.
+    """Bottleneck with norms before convolutions (He et al. 2016b); the 3x3 convolution is strided.
 
     The input of a projected shortcut is the normalized one; the shortcut has no norm.
     """
@@ -193,7 +193,7 @@ class PreBottleneck(nn.Module):
         self.downsample = nn.Sequential(OrderedDict(conv=conv(in_width, out_width, 1, stride))) if projected else None
 
     def forward(self, x: Float[Tensor, "b c rows columns"]) -> Float[Tensor, "b d new_rows new_columns"]:
-        """Returns the sum of shortcut and branch."""
+        """Returns the sum of the shortcut and the branch."""
         y = F.relu(self.norm1(x))
         shortcut = x if self.downsample is None else self.downsample(y)
         y = F.relu(self.norm2(self.conv1(y)))
@@ -204,7 +204,7 @@ class PreBottleneck(nn.Module):
 def resnet_stages(
     stem_width: int, depths: tuple[int, ...], *, bottleneck: type[nn.Module], conv: Conv, norm: Norm
 ) -> nn.Sequential:
-    """Builds the stages of a ResNet; each but the first halves the map and doubles the width.
+    """Builds the stages of a ResNet; all but the first halve the map size and double the width.
 
     Blocks are named `stages.N.blocks.M`. The input has `stem_width` channels, the output `resnet_width(stem_width,
     depths)`.
@@ -223,10 +223,10 @@ def resnet_stages(
 
 
 def resnet_width(stem_width: int, depths: tuple[int, ...]) -> int:
-    """Returns the number of output channels of a stem and the stages after it."""
+    """Returns the number of output channels of a ResNet's stem and stages."""
     return EXPANSION * stem_width * 2 ** (len(depths) - 1) if depths else stem_width
 
 
 def resnet_stride(depths: tuple[int, ...]) -> int:
-    """Returns the stride of the output map in pixels: 4 after the stem and the first stage."""
+    """Returns the stride of the output map in pixels, which is 4 after the stem and the first stage."""
     return 4 * 2 ** max(len(depths) - 1, 0)

@@ -44,11 +44,11 @@ class Backbone(nn.Module, ABC):
 
     @property
     def family(self) -> str:
-        """Name of the family that the config belongs to: a file of this folder."""
+        """Name of the model family of the config, which is the name of a file in this folder."""
         return family_of(self.config)
 
     def layer_of(self, name: str) -> int:
-        """Layer index of a parameter for layer-wise learning rates (BEiT's rule, also MAE's and DINOv2's).
+        """Returns the layer index of a parameter for layer-wise learning rates, as in BEiT, MAE and DINOv2.
 
         0 for the embedding (tokens, position tables, `embedding_modules`), i + 1 for block i, and depth + 1 for what
         comes after the blocks or belongs to all of them. Raises ValueError for a name that is no parameter.
@@ -72,34 +72,34 @@ class Backbone(nn.Module, ABC):
 
     @property
     def pool_width(self) -> int:
-        """Width of the pooled features, the input of pre-logits or head."""
+        """Width of the pooled features, which are the input of the pre-logits layer or the head."""
         return self.width
 
     @abstractmethod
     def features(self, images: Float[Tensor, "b c height width"]) -> Features:
-        """Returns the tokens of the images, after the final norm if the family has it before the pooling."""
+        """Returns the tokens of the images, after the final norm if this norm comes before pooling."""
 
     @abstractmethod
     def represent(self, features: Features) -> Float[Tensor, "b *n d"]:
-        """Returns the input of the head, (b, d): pooled features, after pre-logits if there are any."""
+        """Returns the input of the head (b, d): pooled features, after the pre-logits layer if there is one."""
 
     @abstractmethod
     def init_weights(self) -> None:
-        """Initializes every parameter and buffer from torch's global generator, also after `to_empty`."""
+        """Initializes all parameters and buffers with torch's global generator, also after `to_empty`."""
 
     def init_buffers(self) -> None:
-        """Fills the buffers that are not in the state dict; `init_weights` calls it, too."""
+        """Fills the buffers that are not in the state dict; `init_weights` also calls this method."""
 
     def forward(self, images: Float[Tensor, "b c height width"]) -> Float[Tensor, "b *n classes"]:
         """Returns `logits(features(images))`."""
         return self.logits(self.features(images))
 
     def logits(self, features: Features) -> Float[Tensor, "b *n classes"]:
-        """Returns the logits of features; the representation itself if the model has no classes."""
+        """Returns the logits of features, or their representation if the model has no classes."""
         return self.head(self.represent(features))
 
     def resize(self, image_size: tuple[int, int] | None = None, patch_size: tuple[int, int] | None = None) -> None:
-        """Changes the native image size (pixels) or patch size (FlexiViT's PI-resize) of the model.
+        """Changes the native image size (in pixels) or patch size (with FlexiViT's PI-resize) of the model.
 
         Parameters that depend on the sizes are resized once, by the methods that the config names. For sizes that the
         family does not support it raises ValueError and leaves the model unchanged.
@@ -115,7 +115,7 @@ class Backbone(nn.Module, ABC):
         self.init_buffers()
 
     def resize_parameters(self, config: AnyConfig) -> None:
-        """Resizes parameters and buffers to the image and patch size of another config; `resize` calls it.
+        """Resizes parameters and buffers to another config's image and patch size, as part of `resize`.
 
         Families override it; parameters of convolutional networks do not depend on the sizes.
         """
@@ -144,14 +144,14 @@ class TokenBackbone(Backbone):
 
     @abstractmethod
     def embed(self, images: Float[Tensor, "b c height width"]) -> Features:
-        """Returns the tokens with positions, the input of the first block."""
+        """Returns the tokens with position embeddings, which are the input of the first block."""
 
     @abstractmethod
     def encode(self, embedded: Features) -> Features:
         """Runs embedded tokens through the blocks and the final norm."""
 
     def position_inputs(self, grid: tuple[int, int]) -> Iterator[PositionInput]:
-        """Returns the positional input of each block for a grid of (rows, columns), for `encode` and packing.
+        """Returns the positional input of each block for a grid of (rows, columns).
 
         Raises ValueError for a family whose blocks need the grid itself.
         """
@@ -161,11 +161,11 @@ class TokenBackbone(Backbone):
         )
 
     def positions(self, grid: tuple[int, int]) -> Float[Tensor, "1 rows d"] | None:
-        """Returns the position table that `embed` adds for a grid, special rows first; None if it adds none."""
+        """Returns the position embedding that `embed` adds, with special tokens first, or None."""
         return None
 
     def resize_parameters(self, config: AnyConfig) -> None:
-        """Resizes the patch projection, position tables and relative position vectors."""
+        """Resizes the patch projection, position embeddings and relative position vectors."""
         if config.patch_size != self.config.patch_size:
             self.patch_embed.resize(config.patch_size)
         _positions.resize(self, config)
@@ -176,27 +176,27 @@ class TokenBackbone(Backbone):
 
 
 def families() -> list[str]:
-    """Returns the names of the families."""
+    """Returns the names of the model families."""
     return _FAMILIES.names()
 
 
 def family(name: str) -> ModuleType:
-    """Returns the module of one family. Raises ValueError for an unknown name."""
+    """Returns the module of a model family. Raises ValueError if the name is unknown."""
     return _FAMILIES.get(name)
 
 
 def family_of(config: object) -> str:
-    """Returns the name of the family of a config."""
+    """Returns the name of the model family of a config."""
     return type(config).__module__.rpartition(".")[2]
 
 
 def presets() -> dict[str, AnyConfig]:
-    """Returns the presets of all families by name."""
+    """Returns the presets of all model families by name."""
     return {name: config for each in families() for name, config in family(each).PRESETS.items()}
 
 
 def preset(name: str, **changes: object) -> AnyConfig:
-    """Returns a preset with changed fields, as in `preset("vit-b/16", image_size=384, num_classes=10)`.
+    """Returns a preset with changed fields, such as `preset("vit-b/16", image_size=384)`.
 
     An int for a size means a square. Raises ValueError with similar names for an unknown one.
     """
@@ -211,7 +211,7 @@ def preset(name: str, **changes: object) -> AnyConfig:
 
 
 def build(config: AnyConfig, *, device: str | torch.device = "cpu", initialize: bool = True) -> Backbone:
-    """Builds the model of a config; on the meta device or with `initialize=False` uninitialized."""
+    """Builds the model of a config. Skips initialization on the meta device or if `initialize=False`."""
     module = family(family_of(config))
     with torch.device("meta"):
         model = module.Model(config)
@@ -226,12 +226,12 @@ def build(config: AnyConfig, *, device: str | torch.device = "cpu", initialize: 
 
 
 def to_dict(config: Dataclass) -> JsonDict:
-    """Converts a model config to its JSON form: its fields, and the family under `family`."""
+    """Converts a model config to a dict for JSON, with its fields and the family under `family`."""
     return {"family": family_of(config), **configs.to_dict(config)}
 
 
 def from_dict(data: Json) -> AnyConfig:
-    """Converts the output of `to_dict` back to a model config; ValueError as in `config.from_dict`."""
+    """Converts the output of `to_dict` back to a model config. Raises ValueError if it is invalid."""
     if not isinstance(data.get("family"), str):
         raise ValueError("the model config has no 'family'")
     rest = {key: value for key, value in data.items() if key != "family"}

@@ -24,7 +24,7 @@ TOKENS = 4096
 
 
 def features(model: Backbone, images: Sequence[Float[Tensor, "c _ _"]], *, tokens: int = TOKENS) -> list[Features]:
-    """Returns the final features of each image (a batch of one each), in the order of the images.
+    """Returns the final features of each image, as a batch of one, in the order of the images.
 
     `tokens` is the maximum size of a pack; a larger image is a pack of its own. Raises ValueError for a model that
     cannot pack, and whatever the model raises for an image.
@@ -44,14 +44,14 @@ def features(model: Backbone, images: Sequence[Float[Tensor, "c _ _"]], *, token
 def logits(
     model: Backbone, images: Sequence[Float[Tensor, "c _ _"]], *, tokens: int = TOKENS
 ) -> Float[Tensor, "images classes"]:
-    """Returns the logits of each image, in the order of the images; see `features`.
+    """Returns the logits of the images, in order; see `features`.
 
     Raises ValueError for a head that reads every token (pool "none"), whose logits have one shape per image.
     """
     if getattr(model.config, "pool", "") == "none":
         raise ValueError("pool='none' returns logits of every token, which differ in number; use `features` instead")
     if not images:
-        raise ValueError("no images to pack")
+        raise ValueError("there are no images to pack")
     results: list[Tensor] = [torch.empty(0)] * len(images)
     for indices, packed in _packs(_token_backbone(model), images, tokens):
         scores = torch.cat([model.logits(group) for group in encode(model, packed).split()])
@@ -71,12 +71,12 @@ def pack(model: Backbone, images: Sequence[Float[Tensor, "c _ _"]]) -> Packed:
 
 
 def order(images: Sequence[Float[Tensor, "c _ _"]]) -> list[int]:
-    """Returns the indices of the images in the order of `pack`: the smallest area first."""
+    """Returns the indices of the images in the order of `pack`, which is by increasing area."""
     return sorted(range(len(images)), key=lambda index: (images[index][0].numel(), images[index].shape, index))
 
 
 def encode(model: Backbone, packed: Packed) -> Packed:
-    """Runs packed tokens through the blocks and the final norm, as `TokenBackbone.encode` for each group."""
+    """Runs packed tokens through blocks and final norm, like `TokenBackbone.encode` for each group."""
     backbone = _token_backbone(model)
     class_tokens = _pooling.class_token_list(backbone.config)
     positions = [backbone.position_inputs(grid) for grid in packed.grids]
@@ -87,7 +87,9 @@ def encode(model: Backbone, packed: Packed) -> Packed:
 
 def _token_backbone(model: Backbone) -> TokenBackbone:
     if not isinstance(model, TokenBackbone):
-        raise ValueError(f"{type(model).__name__} has no sequence of tokens to pack; run it on each size separately")
+        raise ValueError(
+            f"{type(model).__name__} does not process tokens and cannot pack images; run it on each size separately"
+        )
     return model
 
 

@@ -1,4 +1,4 @@
-"""Position tables of model families: creation, initialization, resizing, and inputs of encoder blocks.
+"""Position embeddings of models: creation, initialization, resizing, and inputs of encoder blocks.
 
 Tables are parameters of the model itself, with timm's name if timm has one: `pos_embed` (t, rows, width), or
 `pos_embed_row` and `pos_embed_column` of half the width. The first axis t is 1, or the number of layers.
@@ -47,7 +47,7 @@ def check(config: AnyConfig) -> None:
 
 
 def add_tables(model: nn.Module, config: AnyConfig) -> None:
-    """Registers the tables of the config: zero parameters, or the buffer `sincos`.
+    """Registers the position embeddings of the config as zero parameters, or as the buffer `sincos`.
 
     Parameters for tables that the model does not have are None.
     """
@@ -67,19 +67,19 @@ def add_tables(model: nn.Module, config: AnyConfig) -> None:
 
 
 def init_tables(model: nn.Module) -> None:
-    """Initializes the trainable tables as the original code: normal with std 0.02."""
+    """Initializes the trainable position embeddings as in the original code: normal with std 0.02."""
     for table in learned_tables(model).values():
         nn.init.normal_(table, std=0.02)
 
 
 def learned_tables(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Returns the trainable tables of the model by name."""
+    """Returns the trainable position embeddings of the model by name."""
     candidates = {name: getattr(model, name, None) for name in NAMES}
     return {name: table for name, table in candidates.items() if table is not None}
 
 
 def tables(model: nn.Module, grid: tuple[int, int]) -> Float[Tensor, "t rows d"] | None:
-    """Returns all tables for a grid of (rows, columns), special rows first; None without tables."""
+    """Returns all position embeddings for a grid of (rows, columns), special tokens first, or None."""
     config = config_of(model)
     learned, method = learned_tables(model), getattr(config, "position_resize", "")
     if "pos_embed" in learned:
@@ -95,7 +95,7 @@ def tables(model: nn.Module, grid: tuple[int, int]) -> Float[Tensor, "t rows d"]
 
 
 def position_inputs(model: nn.Module, blocks: nn.ModuleList, grid: tuple[int, int]) -> Iterator[PositionInput]:
-    """Yields the positional input of each block: its position table and its relative vectors."""
+    """Yields the positional input of each block: position embedding and relative position vectors."""
     config = config_of(model)
     added = tables(model, grid) if getattr(config, "position_at", "stem") != "stem" else None
     if added is not None:
@@ -110,7 +110,7 @@ def position_inputs(model: nn.Module, blocks: nn.ModuleList, grid: tuple[int, in
 
 
 def resize(model: nn.Module, config: AnyConfig) -> None:
-    """Resizes all position tables and vectors of the model from its own grid to the grid of `config`."""
+    """Resizes all position embeddings and vectors of the model to the grid of `config`."""
     old, new = config_of(model).grid, config.grid
     tables_of = {
         "pos_embed": (old, new),
@@ -130,12 +130,12 @@ def resize(model: nn.Module, config: AnyConfig) -> None:
 
 
 def replace_parameter(model: nn.Module, name: str, tensor: Tensor) -> None:
-    """Replaces the parameter of that name; `requires_grad` does not change."""
+    """Replaces the parameter with the given name; `requires_grad` does not change."""
     where, _, leaf = name.rpartition(".")
     value = tensor.detach().clone(memory_format=torch.contiguous_format)
     setattr(model.get_submodule(where), leaf, nn.Parameter(value, model.get_parameter(name).requires_grad))
 
 
 def config_of(model: nn.Module) -> AnyConfig:
-    """Returns the config of a model of any family."""
+    """Returns the config of a model from any family."""
     return model.config

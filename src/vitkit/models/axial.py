@@ -77,7 +77,7 @@ class Config:
 
 
 class AxialViT(TokenBackbone):
-    """Axial-ViT: alternating row and column blocks, final norm, mean of the patches and head.
+    """Axial-ViT: alternating row and column blocks, final norm, mean over patches, and head.
 
     Parameter names are those of the plain ViT with twice the blocks: even blocks attend along rows, odd ones along
     columns.
@@ -110,7 +110,7 @@ class AxialViT(TokenBackbone):
         )
 
     def embed(self, images: Float[Tensor, "b c height width"]) -> Features:
-        """Returns the patches with their positions."""
+        """Returns the patch tokens with position embeddings."""
         patches = self.patch_embed(images)
         grid = (patches.shape[2], patches.shape[3])
         tokens = rearrange(patches, "b d r c -> b (r c) d")
@@ -125,7 +125,7 @@ class AxialViT(TokenBackbone):
         return embedded.with_tokens(self.norm(tokens))
 
     def positions(self, grid: tuple[int, int]) -> Float[Tensor, "1 n d"] | None:
-        """Returns the position table for a grid of (rows, columns) of patches; None without positions."""
+        """Returns the position embedding for a grid of (rows, columns), or None without positions."""
         return _positions.tables(self, grid)
 
     def represent(self, features: Features) -> Float[Tensor, "b d"]:
@@ -133,7 +133,7 @@ class AxialViT(TokenBackbone):
         return self.pre_logits(features.patches.mean(dim=1))
 
     def init_weights(self) -> None:
-        """Initializes as the plain ViT: Xavier for attention and MLP, LeCun for patches, zeros for the head."""
+        """Initializes as in the plain ViT: Xavier attention and MLP, LeCun patch embedding, and a zero head."""
         init_layers(self)
         init_lecun(self.patch_embed.proj)
         for layer in self.pre_logits.children():

@@ -38,7 +38,9 @@ class Config:
     def __post_init__(self) -> None:
         """Raises ValueError for sizes that the model does not support."""
         if min(self.image_size) < 1 or self.channels < 1 or self.stem_width < 1 or self.num_heads < 1:
-            raise ValueError(f"all sizes, channels, widths and heads must be at least 1, but the config is {self}")
+            raise ValueError(
+                f"sizes, channels, widths and numbers of heads must be at least 1, but the config is {self}"
+            )
         if not self.depths or any(depth < 1 for depth in self.depths):
             raise ValueError(f"depths is {self.depths}; it needs at least 1 stage, with at least 1 bottleneck each")
         if self.stem_width % self.num_heads:
@@ -55,13 +57,13 @@ class Config:
         return self.map_size(len(self.depths) - 1)
 
     def map_size(self, stage: int) -> tuple[int, int]:
-        """Returns rows and columns of the output map of a stage; every halving rounds up."""
+        """Returns the rows and columns of a stage's output map; every halving rounds up."""
         stride = 4 * 2**stage
         return -(-self.image_size[0] // stride), -(-self.image_size[1] // stride)
 
 
 def plain_conv(in_width: int, out_width: int, kernel: int, stride: int = 1) -> nn.Conv2d:
-    """Returns a convolution without bias, padded by half its kernel on every side."""
+    """Returns a convolution without bias, padded with half its kernel size on every side."""
     return nn.Conv2d(in_width, out_width, kernel, stride=stride, padding=kernel // 2, bias=False)
 
 
@@ -89,7 +91,7 @@ class AxialBottleneck(nn.Module):
         self.downsample = nn.Sequential(shortcut) if in_width != out_width or stride != 1 else nn.Identity()
 
     def forward(self, x: Float[Tensor, "b c rows columns"]) -> Float[Tensor, "b d new_rows new_columns"]:
-        """Returns the ReLU of the sum of shortcut and branch."""
+        """Returns the ReLU of the sum of the shortcut and the branch."""
         rows, columns = x.shape[2], x.shape[3]
         y = F.relu(self.norm1(self.conv1(x)))
         y = self.column(rearrange(y, "b d r c -> (b c) d r"))
@@ -131,7 +133,7 @@ class AxialResNet(Backbone):
         return nn.Sequential(OrderedDict(blocks=nn.Sequential(*blocks)))
 
     def features(self, images: Float[Tensor, "b c height width"]) -> Features:
-        """Returns the cells of the last map as tokens, without special tokens."""
+        """Returns the cells of the last feature map as tokens, without special tokens."""
         x = self.stages(self.stem(images))
         return Features(tokens=rearrange(x, "b d r c -> b (r c) d"), grid=(x.shape[2], x.shape[3]))
 
@@ -144,11 +146,11 @@ class AxialResNet(Backbone):
                 block.row.resize(columns)
 
     def represent(self, features: Features) -> Float[Tensor, "b d"]:
-        """Returns the mean over the map."""
+        """Returns the mean over the feature map."""
         return features.patches.mean(dim=1)
 
     def init_weights(self) -> None:
-        """Initializes as Axial-DeepLab (He normal convolutions, normal attention), but with a zero head."""
+        """Initializes as in Axial-DeepLab (He normal convolutions, normal attention), but with a zero head."""
         init_layers(self)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):

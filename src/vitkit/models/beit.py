@@ -76,7 +76,7 @@ class Config:
 
 
 class RelativePosition(nn.Module):
-    """Holds the table of relative position biases that all blocks share."""
+    """Module with the relative position bias table that all blocks share."""
 
     def __init__(self, rows: int, num_heads: int):
         super().__init__()
@@ -121,26 +121,26 @@ class BEiT(TokenBackbone):
         self.head = nn.Linear(config.width, config.num_classes) if config.num_classes else nn.Identity()
 
     def embed(self, images: Float[Tensor, "b c height width"]) -> Features:
-        """Returns class token and patches, with absolute positions if the config has them."""
+        """Returns class token and patches, with absolute position embeddings if the config has them."""
         patches = self.patch_embed(images)
         grid = (patches.shape[2], patches.shape[3])
         tokens = join_tokens([self.cls_token], patches, self.positions(grid))
         return Features(tokens=self.pos_drop(tokens), grid=grid, num_special=1)
 
     def encode(self, embedded: Features) -> Features:
-        """Runs tokens through all blocks, and through the final norm if it is applied to all tokens."""
+        """Runs tokens through all blocks, and applies the final norm if this norm precedes pooling."""
         tokens = run_blocks(self.blocks, embedded.tokens, self.position_inputs(embedded.grid))
         return embedded.with_tokens(self.norm(tokens))
 
     def position_inputs(self, grid: tuple[int, int]) -> Iterator[PositionInput]:
-        """Yields the bias of every block for the grid, from its own table or from the shared one."""
+        """Yields the bias of every block for the grid, from the block's own table or the shared table."""
         index = relative_index(grid, device=self.cls_token.device)
         tables = [*self.tables(grid).values()]
         for number in range(self.config.depth):
             yield PositionInput(bias=relative_bias(tables[number % len(tables)], index) if tables else None)
 
     def positions(self, grid: tuple[int, int]) -> Float[Tensor, "1 rows d"] | None:
-        """Returns the absolute position table for a grid of (rows, columns), the row of the class token first."""
+        """Returns the absolute position embedding for a grid of (rows, columns), class token first."""
         if self.pos_embed is None:
             return None
         native, method = self.config.grid, self.config.position_resize
@@ -159,7 +159,7 @@ class BEiT(TokenBackbone):
         return dict(zip(names, wide.chunk(len(names), dim=1), strict=True))
 
     def resize_parameters(self, config: Config) -> None:
-        """Also resizes the tables of relative position biases."""
+        """Resizes as in the base class, including the relative position bias tables."""
         tables = self.tables(config.grid)
         super().resize_parameters(config)
         for name, table in tables.items():
@@ -170,7 +170,7 @@ class BEiT(TokenBackbone):
         return self.fc_norm(pool_tokens(features, self.config.pool))
 
     def init_weights(self) -> None:
-        """Initializes as BEiT: truncated normal, output layers of block i divided by sqrt(2 i).
+        """Initializes as in BEiT: truncated normal, with output layers of block i divided by sqrt(2 i).
 
         Pre-training truncates at one standard deviation; fine-tuning does not, and scales the head down.
         """

@@ -1,4 +1,4 @@
-"""DeiT with a distillation token; DeiT without it and DeiT III are presets of the plain ViT.
+"""DeiT with a distillation token. Other DeiT and DeiT III models are presets of the plain ViT.
 
 Touvron et al. 2021, "Training data-efficient image transformers & distillation through attention", section 4; Touvron
 et al. 2022, "DeiT III".
@@ -98,7 +98,7 @@ class DeiT(TokenBackbone):
         self.head_dist = nn.Linear(config.width, config.num_classes) if config.num_classes else nn.Identity()
 
     def embed(self, images: Float[Tensor, "b c height width"]) -> Features:
-        """Returns class token, distillation token and patches, with their positions."""
+        """Returns class token, distillation token and patches, with position embeddings."""
         patches = self.patch_embed(images)
         grid = (patches.shape[2], patches.shape[3])
         tokens = join_tokens([self.cls_token, self.dist_token], patches, self.positions(grid))
@@ -110,16 +110,16 @@ class DeiT(TokenBackbone):
         return embedded.with_tokens(self.norm(tokens))
 
     def position_inputs(self, grid: tuple[int, int]) -> Iterator[PositionInput]:
-        """Returns empty inputs: positions are added to the tokens by `embed`."""
+        """Returns empty inputs, because `embed` adds the position embeddings to the tokens."""
         return (PositionInput() for _ in self.blocks)
 
     def positions(self, grid: tuple[int, int]) -> Float[Tensor, "1 rows d"]:
-        """Returns the position table for a grid of (rows, columns), the two special rows first."""
+        """Returns the position embedding for a grid of (rows, columns), special tokens first."""
         native, method = self.config.grid, self.config.position_resize
         return resize_positions(self.pos_embed[0], native, grid, method, special=2)[None]
 
     def represent(self, features: Features) -> Float[Tensor, "b d"]:
-        """Returns the mean of class and distillation token: one vector per image, for retrieval and probing."""
+        """Returns the mean of class and distillation token, one vector per image."""
         return features.special.mean(dim=1)
 
     def both_logits(self, features: Features) -> Float[Tensor, "b 2 classes"]:
@@ -128,7 +128,7 @@ class DeiT(TokenBackbone):
         return torch.stack([self.head(first), self.head_dist(second)], dim=1)
 
     def logits(self, features: Features) -> Float[Tensor, "b classes"]:
-        """Returns the mean of the two heads' logits (not of their probabilities), in training, too."""
+        """Returns the mean of the two heads' logits (not of their probabilities), also during training."""
         return self.both_logits(features).mean(dim=1)
 
     def reset_head(self, num_classes: int) -> None:

@@ -62,7 +62,7 @@ class Config:
         vit.Config(**{name: getattr(self, name) for name in names})
         if self.width // self.num_heads % 4:
             head_width = self.width // self.num_heads
-            raise ValueError(f"head width {head_width} is not a multiple of 4, which rotary positions need")
+            raise ValueError(f"head width {head_width} is not a multiple of 4, which rotary position embeddings need")
         if self.rotary_rescale < 1:
             raise ValueError(f"rotary_rescale is {self.rotary_rescale}; it must be at least 1")
 
@@ -73,7 +73,7 @@ class Config:
 
 
 class DINOv3(TokenBackbone):
-    """DINOv3: a ViT with registers whose attention rotates the queries and keys of the patches.
+    """DINOv3: a ViT with registers, and with rotary position embeddings for the patches.
 
     Parameter names are timm's except LayerScale (`ls1.gamma`) and the gated MLP, whose first two matrices are fused.
     """
@@ -110,7 +110,7 @@ class DINOv3(TokenBackbone):
         return _pooling.width(self.config)
 
     def embed(self, images: Float[Tensor, "b c height width"]) -> Features:
-        """Returns class token, registers and patches without positions."""
+        """Returns class token, registers and patches without position embeddings."""
         patches = self.patch_embed(images)
         tokens = join_tokens([self.cls_token, self.reg_token], patches, None)
         return Features(
@@ -128,7 +128,7 @@ class DINOv3(TokenBackbone):
         return (PositionInput(rotation=rotation) for _ in self.blocks)
 
     def rotation(self, grid: tuple[int, int], device: torch.device) -> Float[Tensor, "2 p k"]:
-        """Returns the rotation of the patches of a grid; training scales all positions by a random factor."""
+        """Returns the rotation of a grid of patches; training scales all positions by a random factor."""
         config = self.config
         scale: Tensor | float = 1.0
         if self.training and config.rotary_rescale > 1:

@@ -69,7 +69,7 @@ class Config(vit.Config):
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns of patches; the ResNet rounds its map up, the patch embedding down."""
+        """Rows and columns of patches; the ResNet rounds sizes up, and the patch embedding rounds down."""
         rows, columns = (-(-size // self.stride) for size in self.image_size)
         return rows // self.map_patch[0], columns // self.map_patch[1]
 

@@ -1,4 +1,4 @@
-"""Masked autoencoders: configs of plain ViTs as encoders, and the decoder.
+"""Masked autoencoders: encoder configs, which are plain ViTs, and the decoder.
 
 He et al. 2021, "Masked Autoencoders Are Scalable Vision Learners", section 3. Masking and loss belong to the objective.
 The encoder's fixed sine-cosine positions are stored as a trainable table, which fine-tuning trains.
@@ -20,7 +20,7 @@ Model = vit.ViT
 
 
 class MAEDecoder(nn.Module):
-    """Decoder of MAE: tokens of visible patches to the pixels of every patch (section 3).
+    """Decoder of MAE: predicts the pixels of every patch from visible patch tokens (section 3).
 
     The fixed sine-cosine positions are a parameter without gradient. `grid` is the grid at the native image size.
     """
@@ -51,7 +51,7 @@ class MAEDecoder(nn.Module):
     def forward(
         self, tokens: Float[Tensor, "b m d"], restore: Int[Tensor, "b p"], grid: tuple[int, int] | None = None
     ) -> Float[Tensor, "b p pixels"]:
-        """Returns the pixels of all p patches, each in the order (row, column, channel).
+        """Predicts the pixels of all p patches, each in the order (row, column, channel).
 
         `tokens` are the encoder's outputs: the class token, then the visible patches in any order. `restore` is, for
         each patch in row-major order, its index among the visible patches followed by the masked ones. `grid` defaults
@@ -71,7 +71,7 @@ class MAEDecoder(nn.Module):
         return self.decoder_pred(self.decoder_norm(x))[:, 1:]
 
     def init_weights(self) -> None:
-        """Initializes weights (Xavier), mask token (normal) and sine-cosine table (zero for the class token)."""
+        """Initializes weights (Xavier), mask token (normal) and the sine-cosine position embedding."""
         init_mae(self)
         table = sincos2d(self.grid, self.decoder_pos_embed.shape[2], endpoint=False)
         self.decoder_pos_embed.data.copy_(F.pad(table, (0, 0, 1, 0)))

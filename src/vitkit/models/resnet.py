@@ -30,7 +30,7 @@ from vitkit.models import Backbone
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Config of a BiT ResNet; `image_size` is (rows, columns) in pixels, and other sizes work, too.
+    """Config of a BiT ResNet; `image_size` is (rows, columns) in pixels, but other sizes also work.
 
     `depths` are the numbers of bottlenecks per stage, `stem_width` is 64 times the width factor. The epsilon of the
     weight standardization is added to the variance in BiT (1e-10) and in timm (1e-8), and to the standard deviation in
@@ -52,7 +52,9 @@ class Config:
     def __post_init__(self) -> None:
         """Raises ValueError for sizes that the model does not support."""
         if min(self.image_size) < 1 or self.channels < 1:
-            raise ValueError(f"image_size is {self.image_size}, channels {self.channels}; all must be at least 1")
+            raise ValueError(
+                f"image_size is {self.image_size}, and channels is {self.channels}; all values must be at least 1"
+            )
         if not self.depths or any(depth < 1 for depth in self.depths):
             raise ValueError(f"depths is {self.depths}; it needs at least 1 stage, with at least 1 bottleneck each")
         if self.num_groups < 1 or self.stem_width < 1 or self.stem_width % self.num_groups:
@@ -95,14 +97,14 @@ class ResNet(Backbone):
         self.blocks = nn.ModuleList()
 
     def features(self, images: Float[Tensor, "b c height width"]) -> Features:
-        """Returns the cells of the last map as tokens, without special tokens."""
+        """Returns the cells of the last feature map as tokens, without special tokens."""
         x = self.stages(self.stem(images))
         # Pre-activation stages end without norm and activation. Post-activation ones do not, and norm is the identity.
         x = F.relu(self.norm(x))
         return Features(tokens=rearrange(x, "b d r c -> b (r c) d"), grid=(x.shape[2], x.shape[3]))
 
     def represent(self, features: Features) -> Float[Tensor, "b d"]:
-        """Returns the mean over the map."""
+        """Returns the mean over the feature map."""
         return features.patches.mean(dim=1)
 
     def init_weights(self) -> None:

@@ -118,12 +118,12 @@ class Config:
 
     @property
     def num_special(self) -> int:
-        """Number of special tokens, which come before the patches."""
+        """Number of special tokens, which precede the patches."""
         return int(self.class_token) + self.num_registers
 
     @property
     def num_special_positions(self) -> int:
-        """Number of rows for special tokens in the position table; only a learned table has any."""
+        """Number of special tokens in the position embedding; 0 unless this embedding is learned."""
         if self.position != "learned":
             return 0
         return {"patches": 0, "class+patches": int(self.class_token), "all": self.num_special}[self.position_tokens]
@@ -171,7 +171,7 @@ class ViT(TokenBackbone):
         return _pooling.width(self.config)
 
     def embed(self, images: Float[Tensor, "b c height width"]) -> Features:
-        """Returns special tokens and patches with their positions (equation 1)."""
+        """Returns special tokens and patches with position embeddings (equation 1)."""
         patches = self.patch_embed(images)
         grid = (patches.shape[2], patches.shape[3])
         tokens = join_tokens([self.cls_token, self.reg_token], patches, self.positions(grid))
@@ -184,20 +184,23 @@ class ViT(TokenBackbone):
         return replace(embedded, tokens=tokens, earlier=_pooling.earlier(class_tokens, self.config, self.norm))
 
     def position_inputs(self, grid: tuple[int, int]) -> Iterator[PositionInput]:
-        """Yields the position tables and vectors of each layer, if the config has them."""
+        """Yields the positional input of each layer: position embedding and relative position vectors."""
         return _positions.position_inputs(self, self.blocks, grid)
 
     def positions(self, grid: tuple[int, int]) -> Float[Tensor, "1 rows d"] | None:
-        """Returns the table that `embed` adds for a grid, special rows first; None if it adds none."""
+        """Returns the position embedding that `embed` adds for a grid, with special tokens first, or None."""
         return _positions.tables(self, grid) if self.config.position_at == "stem" else None
 
     def represent(self, features: Features) -> Float[Tensor, "b *n d"]:
-        """Pools the tokens as `config.pool` says, then applies norm and pre-logits."""
+        """Pools the tokens according to `config.pool`, then applies norm and pre-logits."""
         pooled = self.attn_pool(features.patches) if self.attn_pool else pool_tokens(features, self.config.pool)
         return self.pre_logits(self.fc_norm(pooled))
 
     def init_weights(self) -> None:
-        """Initializes by `config.init`; "jax" is Xavier for attention and MLP, LeCun for patches, a zero head."""
+        """Initializes all weights with the scheme that `config.init` names.
+
+        "jax" is Xavier for attention and MLP, LeCun for patches, and a zero head.
+        """
         if self.config.init == "jax":
             self._init_jax()
         elif self.config.init == "truncated":
@@ -220,7 +223,7 @@ class ViT(TokenBackbone):
         _positions.init_tables(self)
 
     def init_buffers(self) -> None:
-        """Fills the sine-cosine table, if the config has one."""
+        """Fills the sine-cosine position embedding if the config has one."""
         if self.config.position == "sincos2d":
             self.sincos.copy_(sincos2d(self.config.grid, self.config.width))
 

@@ -28,18 +28,18 @@ _OBJECTIVES = Registry(__name__, "objective", ("Config", "build"))
 
 
 class Objective(nn.Module, ABC):
-    """Base class of training methods; `backbone` is the module that is evaluated and saved."""
+    """Base class of training objectives; `backbone` is the module to evaluate and save."""
 
     backbone: Backbone
     done: float
 
     @abstractmethod
     def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """Returns `loss`, which is minimized, and further scalars for the log; all are means over the batch."""
+        """Returns the `loss` to minimize and other scalars to log; all values are means over the batch."""
 
     @property
     def phase(self) -> int:
-        """Index of the current phase of the run, from 0; the cost of a step can differ between phases."""
+        """Index of the current phase of the run, from 0. The cost of a step can differ between phases."""
         return 0
 
     def blocks(self) -> list[nn.Module]:
@@ -47,15 +47,15 @@ class Objective(nn.Module, ABC):
         return [block for part in self.modules() if isinstance(part, Backbone) for block in part.blocks]
 
     def input_parameters(self) -> tuple[nn.Parameter, ...]:
-        """Returns parameters outside the backbone that are used before its first block, such as a mask token."""
+        """Returns parameters used before the first block but outside the backbone, such as a mask token."""
         return ()
 
     def after_step(self, progress: float) -> None:
-        """Called after every optimizer step; `progress` is the completed fraction of the run."""
+        """Updates state after every optimizer step; `progress` is the completed fraction of the run."""
 
 
 def add_progress(objective: Objective) -> None:
-    """Adds the buffer `progress` (0 to 1) to an objective, and `done`, its copy on the host.
+    """Adds the buffer `progress` (0 to 1) to an objective, with `done` as its copy on the CPU.
 
     Code that reads `done` does not synchronize with the device.
     """
@@ -65,13 +65,13 @@ def add_progress(objective: Objective) -> None:
 
 
 def set_progress(objective: Objective, progress: float) -> None:
-    """Sets `progress` and `done`; `done` is rounded to float32 so that a resumed run has the same value."""
+    """Sets `progress` and `done`; `done` is rounded to float32 so that resumed runs get the same value."""
     objective.get_buffer("progress").fill_(progress)
     objective.done = torch.tensor(progress, dtype=torch.float32).item()
 
 
 def save_digest_only(objective: Objective, name: str) -> None:
-    """Excludes a frozen submodule, which has its own file, from the state dict.
+    """Excludes a frozen submodule, whose weights are in a separate file, from the state dict.
 
     The state dict has the buffer `{name}_digest`, a hash of the submodule's weights, instead. Loading it into an
     objective whose submodule has other weights raises ValueError.
@@ -82,14 +82,14 @@ def save_digest_only(objective: Objective, name: str) -> None:
 
 
 def load_into(objective: Objective, source: str, parts: Iterable[str], layouts: Sequence[Layout], *, what: str) -> None:
-    """Loads named tensors of a published checkpoint into an objective; errors as in `load_parts`."""
+    """Loads named tensors of a published checkpoint into an objective. Raises errors like `load_parts`."""
     state = objective.state_dict()
     wanted = {name: tuple(state[name].shape) for name in parts}
     objective.load_state_dict(state | load_parts(source, wanted, layouts, what=what))
 
 
 def digest(state: Mapping[str, Tensor]) -> Tensor:
-    """Returns the SHA-256 of named weights, (32,) bytes."""
+    """Returns the SHA-256 hash of named weights as a tensor of 32 bytes."""
     sha256 = hashlib.sha256()
     for name in sorted(state):
         sha256.update(name.encode())
@@ -103,7 +103,7 @@ def objectives() -> list[str]:
 
 
 def objective(name: str) -> ModuleType:
-    """Returns the module of one objective. Raises ValueError for an unknown name."""
+    """Returns the module of an objective. Raises ValueError if the name is unknown."""
     return _OBJECTIVES.get(name)
 
 
@@ -114,17 +114,17 @@ def build(config: Dataclass, backbone: Backbone) -> Objective:
 
 
 def fitted(config: AnyConfig, training: Source) -> AnyConfig:
-    """Returns the config with values computed from the training data, such as `class_weights="balanced"`."""
+    """Computes config values such as `class_weights="balanced"` from the training data."""
     return config.fitted(training) if hasattr(config, "fitted") else config
 
 
 def to_dict(config: Dataclass) -> JsonDict:
-    """Converts the config of an objective to its JSON form: its fields, and its name under `objective`."""
+    """Converts the config of an objective to a dict for JSON, with the name under `objective`."""
     return {"objective": _name(config), **configs.to_dict(config)}
 
 
 def from_dict(data: Json) -> AnyConfig:
-    """Converts the output of `to_dict` back to a config; ValueError as in `config.from_dict`."""
+    """Converts the output of `to_dict` back to a config. Raises ValueError if it is invalid."""
     if not isinstance(data.get("objective"), str):
         raise ValueError("the config of the objective has no name under 'objective'")
     rest = {key: value for key, value in data.items() if key != "objective"}
@@ -150,7 +150,7 @@ def _insert_into_state_dict(part: str, module: nn.Module, state: dict[str, Tenso
     saved = state.get(f"{prefix}{part}_digest")
     if saved is not None and not torch.equal(saved.cpu(), module.get_buffer(f"{part}_digest").cpu()):
         raise ValueError(
-            f"the weights of '{part}' differ from those that this run started with; resume with the original ones"
+            f"the weights of '{part}' have changed since this run started; resume with the original weights"
         )
     for name, tensor in module.get_submodule(part).state_dict(prefix=f"{prefix}{part}.").items():
         state[name] = tensor

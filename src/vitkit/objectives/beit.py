@@ -1,4 +1,4 @@
-"""BEiT: predicting the visual tokens of masked blocks (Bao et al. 2021, section 2).
+"""BEiT: prediction of the visual tokens of masked patches (Bao et al. 2021, section 2).
 
 The published tokenizer is DALL-E's encoder, which needs its file. The default is a small tokenizer with a codebook as
 in BEiT v2 (Peng et al. 2022, section 3.2: cosine similarity, codes as running means). It is trained to reconstruct
@@ -65,7 +65,7 @@ class Config:
     std: tuple[float, ...] = HALF
 
     def __post_init__(self) -> None:
-        """Raises ValueError for fractions and sizes out of range."""
+        """Raises ValueError if a fraction or size is out of range."""
         for name in ("mask_ratio", "tokenizer_fraction", "code_decay"):
             if not 0.0 < getattr(self, name) < 1.0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be between 0 and 1")
@@ -74,7 +74,7 @@ class Config:
 
 
 class Tokenizer(nn.Module):
-    """Tokenizer with a codebook: images to one code per patch, and codes back to pixels."""
+    """Tokenizer with a codebook, which maps patches of images to codes, and codes back to pixels."""
 
     codebook: Tensor
     sums: Tensor
@@ -98,7 +98,7 @@ class Tokenizer(nn.Module):
         self.register_buffer("counts", torch.zeros(config.codes), persistent=False)
 
     def vectors(self, images: Float[Tensor, "b c height width"]) -> Float[Tensor, "b r s k"]:
-        """Returns a unit vector per patch, to look up in the codebook."""
+        """Returns a unit vector per patch, which is used to find the nearest code."""
         return F.normalize(rearrange(self.encoder(images).float(), "b k r s -> b r s k"), dim=3)
 
     def nearest_codes(self, vectors: Float[Tensor, "*b k"]) -> Int[Tensor, "*b"]:
@@ -106,7 +106,7 @@ class Tokenizer(nn.Module):
         return (vectors @ self.codebook.T).argmax(dim=-1)
 
     def reconstruct(self, vectors: Float[Tensor, "b r s k"]) -> tuple[Float[Tensor, "b p pixels"], Float[Tensor, ""]]:
-        """Returns the pixels of each patch decoded from its code, and the mean squared distance to the codes.
+        """Returns the decoded pixels of each patch, and the mean squared distance to the codes.
 
         The pixels of a patch are in the order (row, column, channel). The gradient is passed straight through the
         codebook (straight-through estimator); `update_codebook` updates the codes.
@@ -123,7 +123,7 @@ class Tokenizer(nn.Module):
 
     @torch.no_grad()
     def update_codebook(self, seed: int) -> None:
-        """Moves used codes towards the mean of their vectors, unused codes towards the most used one.
+        """Moves used codes toward the mean of their vectors, and unused codes toward the most used code.
 
         `seed` is for the noise on unused codes; it must be the same in all processes of the run.
         """
@@ -140,7 +140,7 @@ class Tokenizer(nn.Module):
 
 
 class BEiT(Objective):
-    """BEiT pre-training: a backbone, a mask token, a linear head over visual tokens, and a tokenizer.
+    """BEiT pre-training: a backbone, a mask token, a linear head for visual tokens, and a tokenizer.
 
     `published` is DALL-E's encoder; None trains a new tokenizer. Raises ValueError for a backbone without tokens, and
     for a number of channels or codes that differs from that of `published`.
@@ -171,21 +171,21 @@ class BEiT(Objective):
 
     @property
     def encoder(self) -> TokenBackbone:
-        """The backbone with the type that `__init__` has checked."""
+        """The backbone; `__init__` checks its type."""
         return cast(TokenBackbone, self.backbone)
 
     @property
     def trains_tokenizer(self) -> bool:
-        """Whether the run is in the phase that trains the tokenizer."""
+        """Returns whether the run is in the phase that trains the tokenizer."""
         return self.tokenizer is not None and self.done < self.config.tokenizer_fraction
 
     @property
     def phase(self) -> int:
-        """0 while the tokenizer is trained, then 1."""
+        """Phase of the run: 0 while the tokenizer is trained, then 1."""
         return 0 if self.trains_tokenizer else 1
 
     def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """Returns `loss` (reconstruction, then cross-entropy of the visual tokens), `words` and `accuracy`.
+        """Returns `loss` (reconstruction, later cross-entropy of visual tokens), `words` and `accuracy`.
 
         `words` is the perplexity of the visual tokens in the batch, `accuracy` the fraction of correct predictions.
         """
@@ -203,7 +203,7 @@ class BEiT(Objective):
     def tokenizer_step(
         self, images: Float[Tensor, "b c height width"], tokenizer: Tokenizer
     ) -> dict[str, Float[Tensor, ""]]:
-        """Returns the scalars of a step that trains the tokenizer."""
+        """Returns the loss and other scalars of a step that trains the tokenizer."""
         patch = self.encoder.config.patch_size
         grid = (images.shape[2] // patch[0], images.shape[3] // patch[1])
         vectors = tokenizer.vectors(images[:, :, : grid[0] * patch[0], : grid[1] * patch[1]])
@@ -230,19 +230,19 @@ class BEiT(Objective):
         return self.published.tokenize(small.clamp(0, 1))
 
     def perplexity(self, tokens: Int[Tensor, "*b"]) -> Float[Tensor, ""]:
-        """Returns the perplexity of the token frequencies: the effective number of used tokens."""
+        """Returns the perplexity of the token frequencies, which is the effective number of used tokens."""
         frequencies = tokens.flatten().bincount(minlength=self.config.codes) / tokens.numel()
         return (-torch.xlogy(frequencies, frequencies).sum()).exp()
 
     def after_step(self, progress: float) -> None:
-        """Updates the codebook in the phase that trains the tokenizer."""
+        """Updates the codebook during the phase that trains the tokenizer."""
         if self.tokenizer is not None and self.trains_tokenizer:
             self.tokenizer.update_codebook(round(progress * 2**40))
         set_progress(self, progress)
 
 
 def build(config: Config, backbone: Backbone) -> BEiT:
-    """Builds the objective, and loads tokenizer, mask token and head from the files that the config names."""
+    """Builds the objective, and loads tokenizer, mask token and head from the files in the config."""
     objective = BEiT(config, backbone, load_dalle_encoder(config.tokenizer) if config.tokenizer else None)
     if config.start:
         parts = ("mask_token", "lm_head.weight", "lm_head.bias")

@@ -38,7 +38,7 @@ LAYOUTS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Config of DINO: views, head and schedules. The defaults are those of the published code.
+    """Config of DINO: views, head and schedules. The defaults match the published code.
 
     `epochs` is the length of the run in epochs, the unit of the other epoch counts. There are two global crops of the
     model's image size and `local_crops` small ones of `local_size` (rows, columns); None is 3/7 of the image size,
@@ -69,7 +69,7 @@ class Config:
     start: str = ""
 
     def __post_init__(self) -> None:
-        """Raises ValueError for values out of range."""
+        """Raises ValueError if a value is out of range."""
         for name, least in (("outputs", 2), ("hidden", 1), ("bottleneck", 1), ("epochs", 1), ("local_crops", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
@@ -95,12 +95,12 @@ class Head(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, x: Float[Tensor, "b d"], *, frozen: bool = False) -> Float[Tensor, "b k"]:
-        """Returns the logits; with `frozen` the last layer gets no gradient, so that the optimizer skips it."""
+        """Returns the logits; if `frozen`, the last layer gets no gradient and the optimizer skips it."""
         return self.last_layer(F.normalize(self.mlp(x).float(), dim=1), frozen=frozen)
 
 
 class DINO(Objective):
-    """DINO: trains `student` and its head; `backbone` is the teacher, which is evaluated and saved.
+    """DINO: trains `student` with its head; `backbone` is the teacher, which is evaluated and saved.
 
     All schedules are functions of `progress`, the completed fraction of the run. Raises ValueError for a model without
     pooling.
@@ -139,7 +139,7 @@ class DINO(Objective):
         return self
 
     def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """Returns `loss`, which is `entropy` + `kl`, and scalars that show a collapse.
+        """Returns `loss`, its terms `entropy` and `kl`, and scalars that indicate a collapse.
 
         `entropy` is that of the teacher's predictions (0: always one output; log K: uniform), `kl` the divergence of
         the student's from them. A `kl` near 0 with a constant `entropy` is a collapse. `rank` is the effective rank of
@@ -167,7 +167,7 @@ class DINO(Objective):
     def views(
         self, images: Float[Tensor, "b c height width"]
     ) -> tuple[list[Float[Tensor, "b c _ _"]], list[Float[Tensor, "b c _ _"]]]:
-        """Returns two global views and the local views of images.
+        """Returns two global views and several local views of the images.
 
         Views are cropped, flipped and color-augmented at random; the probability of blur is 1 and 0.1 for the global
         views and 0.5 for the local ones.
@@ -192,7 +192,7 @@ class DINO(Objective):
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
-        """Updates the teacher (EMA of the student) and the center (EMA of the mean teacher logits)."""
+        """Updates the teacher (EMA of the student) and the center (EMA of the mean of the teacher's logits)."""
         momentum = teacher_momentum(self.config, self.done)
         for teacher, student in ((self.backbone, self.student), (self.teacher_head, self.student_head)):
             for mine, other in zip(teacher.parameters(), student.parameters(), strict=True):
@@ -207,7 +207,7 @@ class DINO(Objective):
 
 
 def dino_loss(teacher: Float[Tensor, "t b k"], student: Float[Tensor, "v b k"]) -> Float[Tensor, ""]:
-    """Cross-entropy of the student's log-probabilities with the teacher's on different views.
+    """Returns the cross-entropy between teacher and student predictions on different views.
 
     All pairs of a teacher's view and another view of the student count. As a loop: for t in teacher, for v in student,
     if t is not v: -(teacher[t] * student[v]).sum(k); then the mean over b and pairs. The teacher's views are the first
@@ -218,7 +218,7 @@ def dino_loss(teacher: Float[Tensor, "t b k"], student: Float[Tensor, "v b k"]) 
 
 
 def teacher_temperature(config: Config, epoch: int) -> float:
-    """Returns the teacher's temperature in an epoch: linear over `temperature_epochs`, then constant."""
+    """Returns the teacher's temperature in an epoch: a linear ramp, then a constant."""
     first, last = config.teacher_temperatures
     if epoch >= config.temperature_epochs:
         return last
@@ -226,12 +226,12 @@ def teacher_temperature(config: Config, epoch: int) -> float:
 
 
 def teacher_momentum(config: Config, progress: float) -> float:
-    """Returns the momentum of the teacher's EMA in the step that starts at `progress`."""
+    """Returns the momentum of the teacher's EMA for the step that starts at `progress`."""
     return 1 - (1 - config.momentum) * (math.cos(math.pi * progress) + 1) / 2
 
 
 def effective_rank(vectors: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
-    """Returns (trace C)^2 / trace(C^2) of the covariance C: 1 on a line, at most min(n - 1, d)."""
+    """Returns the effective rank of the covariance C, which is (trace C)^2 / trace(C^2)."""
     centered = (vectors - vectors.mean(dim=0)).float()
     gram = centered @ centered.T if vectors.shape[0] < vectors.shape[1] else centered.T @ centered
     return gram.trace().square() / gram.square().sum().clamp_min(torch.finfo(gram.dtype).tiny)
@@ -244,7 +244,7 @@ def _local_size(size: Sequence[int], backbone: Backbone) -> tuple[int, int]:
 
 
 def build(config: Config, backbone: Backbone) -> DINO:
-    """Builds the objective, and loads the full checkpoint that the config names."""
+    """Builds the objective, and loads the full checkpoint if the config specifies one."""
     objective = DINO(config, backbone)
     if config.start:
         # All but the progress of the run and the classification heads, which DINO's files do not have.

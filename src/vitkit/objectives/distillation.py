@@ -23,7 +23,7 @@ from vitkit.objectives.supervised import cross_entropy
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Config of distillation.
+    """Config of distillation from a teacher.
 
     `teacher` is any checkpoint that vitkit loads, with the classes of the student. With `separate_head` it can
     have other classes (ImageNet's, for example): an additional head on the student's representation predicts them and
@@ -45,16 +45,16 @@ class Config:
     std: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        """Raises ValueError for values out of range."""
+        """Raises ValueError if a value is out of range."""
         if not 0.0 <= self.alpha <= 1.0 or self.temperature <= 0.0:
             given = f"alpha is {self.alpha} and temperature {self.temperature}"
             raise ValueError(f"{given}; alpha must be between 0 and 1, and temperature above 0")
         if (self.mean is None) != (self.std is None):
-            raise ValueError(f"mean is {self.mean} and std {self.std}; give both or neither")
+            raise ValueError(f"mean is {self.mean} and std is {self.std}; set both or neither")
 
 
 class Distillation(Objective):
-    """Distillation: trains a student on labels and on the predictions of a frozen teacher.
+    """Distillation: trains a student with labels and the predictions of a frozen teacher.
 
     The teacher is in evaluation mode and gets the same images at its own size. The state dict has a hash of the
     teacher's weights instead of the weights; resuming with another teacher raises ValueError. So does a teacher with
@@ -99,7 +99,7 @@ class Distillation(Objective):
         return self
 
     def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """Returns `loss`, its terms `labels` and `teacher`, `accuracy`, and the ratio `agree`."""
+        """Returns `loss` with its terms `labels` and `teacher`, `accuracy`, and the agreement rate `agree`."""
         first, second = self.student_logits(batch.images)
         teacher_logits = self.teacher_logits(batch.images)
         smoothing = self.config.label_smoothing
@@ -118,7 +118,7 @@ class Distillation(Objective):
     def student_logits(
         self, images: Float[Tensor, "b c height width"]
     ) -> tuple[Float[Tensor, "b classes"], Float[Tensor, "b teacher_classes"]]:
-        """Returns the student's logits for the labels and for the teacher; equal with a single head.
+        """Returns the student's logits for labels and for the teacher, which are equal with a single head.
 
         The separate head for a teacher with other classes reads the representation of the student.
         """
@@ -133,7 +133,7 @@ class Distillation(Objective):
 
     @torch.no_grad()
     def teacher_logits(self, images: Float[Tensor, "b c height width"]) -> Float[Tensor, "b classes"]:
-        """Returns the teacher's logits of the same augmented images, at its own size and normalization."""
+        """Returns the teacher's logits for the same images, resized and normalized for the teacher."""
         images = images * self.scale + self.shift
         if tuple(images.shape[2:]) != self.size:
             images = F.interpolate(images, size=self.size, mode="bicubic", antialias=True)
@@ -142,7 +142,7 @@ class Distillation(Objective):
     def teacher_loss(
         self, student: Float[Tensor, "b classes"], teacher: Float[Tensor, "b classes"]
     ) -> Float[Tensor, ""]:
-        """Returns the cross-entropy with the teacher's class, or T^2 KL(teacher || student) at temperature T."""
+        """Returns the hard loss (cross-entropy with the teacher's class) or soft loss (T^2 KL divergence)."""
         if self.config.kind == "hard":
             return F.cross_entropy(student, teacher.argmax(dim=1))
         t = self.config.temperature

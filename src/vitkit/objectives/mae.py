@@ -1,4 +1,4 @@
-"""Masked autoencoding: reconstructing masked patches from a quarter of them (He et al. 2021)."""
+"""Masked autoencoding: reconstruction of images from a quarter of the patches (He et al. 2021)."""
 
 from dataclasses import dataclass
 from typing import cast
@@ -61,13 +61,13 @@ class Config:
     start: str = ""
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a fraction out of range."""
+        """Raises ValueError if a fraction is out of range."""
         if not 0.0 < self.mask_ratio < 1.0:
             raise ValueError(f"mask_ratio is {self.mask_ratio}; it must be between 0 and 1")
 
 
 class MAE(Objective):
-    """MAE: a plain ViT over the visible patches, and a decoder for all patches.
+    """MAE: a plain ViT that encodes the visible patches, and a decoder that predicts all patches.
 
     Positions that are initialized as the sine-cosine table (init="mae") are frozen. Raises ValueError for a backbone
     whose blocks need the full grid (relative positions, rotations, axial attention), or without a class token.
@@ -77,7 +77,7 @@ class MAE(Objective):
         super().__init__()
         if not isinstance(backbone, ViT | DeiT):
             raise ValueError(
-                f"MAE encodes only the visible patches, but the layers of {type(backbone).__name__} need "
+                f"MAE encodes only the visible patches, but the blocks of {type(backbone).__name__} need "
                 "the full grid; use a plain ViT"
             )
         if isinstance(backbone, ViT) and backbone.config.patch_sizes:
@@ -108,12 +108,12 @@ class MAE(Objective):
             backbone.pos_embed.requires_grad_(False)
 
     def blocks(self) -> list[nn.Module]:
-        """Returns the blocks of encoder and decoder."""
+        """Returns the blocks of the encoder and the decoder."""
         return [*super().blocks(), *self.decoder.decoder_blocks]
 
     @property
     def encoder(self) -> ViT | DeiT:
-        """The backbone with the type that `__init__` has checked."""
+        """The backbone; `__init__` checks its type."""
         return cast(ViT | DeiT, self.backbone)
 
     def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
@@ -136,7 +136,7 @@ class MAE(Objective):
     def reconstruct(
         self, images: Float[Tensor, "b c height width"], noise: Float[Tensor, "b p"]
     ) -> tuple[Float[Tensor, "b p pixels"], Bool[Tensor, "b p"]]:
-        """Returns the predicted pixels of every patch, (row, column, channel), and the mask (True for masked).
+        """Returns the predicted pixels of every patch, and the mask, which is True for masked patches.
 
         The patches with the smallest `noise` are visible, ordered by their noise as in the original.
         """
@@ -154,7 +154,7 @@ class MAE(Objective):
         return self.decoder(inputs, restore, embedded.grid), restore >= visible
 
     def target(self, images: Float[Tensor, "b c height width"]) -> Float[Tensor, "b p pixels"]:
-        """Returns the pixels of every patch, normalized by mean and unbiased variance if the config says so."""
+        """Returns the pixels of every patch, normalized per patch if the config enables normalization."""
         pixels = patch_pixels(images, self.grid(images), self.encoder.config.patch_size)
         pixels = rearrange(pixels, "b p h w c -> b p (h w c)").float()
         if not self.config.normalized:
@@ -164,7 +164,7 @@ class MAE(Objective):
 
 
 def build(config: Config, backbone: Backbone) -> MAE:
-    """Builds the objective, and loads the decoder from the checkpoint that the config names."""
+    """Builds the objective, and loads the decoder from the checkpoint in the config."""
     objective = MAE(config, backbone)
     if config.start:
         wanted = {name: tuple(each.shape) for name, each in objective.decoder.state_dict().items()}

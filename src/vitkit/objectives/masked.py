@@ -1,4 +1,4 @@
-"""Masked patch prediction: predicting the colors of corrupted patches (ViT paper, appendix B.1.2)."""
+"""Masked patch prediction: prediction of corrupted patches' colors (ViT paper, appendix B.1.2)."""
 
 from dataclasses import dataclass
 from typing import Literal, cast
@@ -37,17 +37,17 @@ class Config:
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
 
     def __post_init__(self) -> None:
-        """Raises ValueError for values out of range."""
+        """Raises ValueError if a value is out of range."""
         if not 0.0 < self.corruption_ratio <= 1.0:
             raise ValueError(f"corruption_ratio is {self.corruption_ratio}; it must be above 0 and at most 1")
         if min(self.replaced, self.swapped) < 0.0 or self.replaced + self.swapped > 1.0:
-            raise ValueError(f"replaced is {self.replaced} and swapped {self.swapped}; their sum must be at most 1")
+            raise ValueError(f"replaced is {self.replaced} and swapped is {self.swapped}; their sum must be at most 1")
         if not 1 <= self.bits <= 4:
             raise ValueError(f"bits is {self.bits}; it must be 1 to 4")
 
 
 class Masked(Objective):
-    """Masked patch prediction: a backbone, a [mask] embedding, and a linear layer over corrupted patches.
+    """Masked patch prediction: a backbone, a [mask] embedding, and a linear layer for color classes.
 
     Raises ValueError for a backbone without tokens.
     """
@@ -75,11 +75,11 @@ class Masked(Objective):
 
     @property
     def encoder(self) -> TokenBackbone:
-        """The backbone with the type that `__init__` has checked."""
+        """The backbone; `__init__` checks its type."""
         return cast(TokenBackbone, self.backbone)
 
     def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """Returns `loss` and `accuracy` of the predicted colors of the corrupted patches."""
+        """Returns `loss` and `accuracy` of the colors predicted for the corrupted patches."""
         embedded = self.encoder.embed(batch.images)
         chosen = random_mask(batch.images.shape[0], embedded.patches.shape[1], self.config.corruption_ratio)
         encoded = self.encoder.encode(self.corrupt(embedded, chosen))
@@ -93,7 +93,7 @@ class Masked(Objective):
         return {"loss": F.cross_entropy(logits, target), "accuracy": (logits.argmax(dim=1) == target).float().mean()}
 
     def corrupt(self, embedded: Features, chosen: Bool[Tensor, "b p"]) -> Features:
-        """Replaces chosen patches with the mask token or another patch, or leaves them unchanged.
+        """Replaces chosen patches with the mask token or another patch, or keeps the original patch.
 
         Position embeddings do not change: a patch embedding is copied without its position. (This is exact without
         dropout on the embedding.)
@@ -112,7 +112,7 @@ class Masked(Objective):
         return apply_mask(mixed, self.encoder, self.mask_token, replaced)
 
     def colors(self, pixels: Float[Tensor, "n h w c"]) -> Int[Tensor, "n cells"]:
-        """Returns color classes of patches or of their 4x4 cells: R + 8 G + 64 B for 3 bits."""
+        """Returns the color classes of patches or of their 4x4 cells; 3-bit classes are R + 8 G + 64 B."""
         mean, std = pixels.new_tensor(self.config.mean), pixels.new_tensor(self.config.std)
         patches = rearrange(pixels * std + mean, "n h w c -> n c h w")
         small = F.adaptive_avg_pool2d(patches, 1 if self.config.target == "mean_color" else SMALL)
@@ -122,7 +122,7 @@ class Masked(Objective):
 
 
 def token_backbone(backbone: Backbone, what: str) -> TokenBackbone:
-    """Returns the backbone as a `TokenBackbone`. Raises ValueError if it is none, or if it samples patch sizes."""
+    """Returns the backbone. Raises ValueError unless it is a `TokenBackbone` with one patch size."""
     if not isinstance(backbone, TokenBackbone):
         raise ValueError(f"{what} masks tokens before the encoder, but {type(backbone).__name__} has no tokens")
     if getattr(backbone.config, "patch_sizes", ()):
@@ -131,13 +131,13 @@ def token_backbone(backbone: Backbone, what: str) -> TokenBackbone:
 
 
 def random_mask(num: int, patches: int, ratio: float) -> Bool[Tensor, "b p"]:
-    """Samples a mask of a ratio of patches per image, at least one; on the CPU for all devices."""
+    """Samples a mask of a ratio of patches per image (at least one), on the CPU for every device."""
     count = max(1, round(ratio * patches))
     return torch.rand(num, patches).argsort(dim=1).argsort(dim=1) < count
 
 
 def patch_positions(backbone: TokenBackbone, embedded: Features) -> Float[Tensor, "1 p d"]:
-    """Returns the position embeddings that `embed` adds to the patches; zeros if it adds none."""
+    """Returns the position embeddings that `embed` adds to the patches, or zeros if there are none."""
     table = backbone.positions(embedded.grid)
     num = embedded.patches.shape[1]
     return embedded.tokens.new_zeros(1, num, embedded.tokens.shape[2]) if table is None else table[:, -num:]
@@ -146,7 +146,7 @@ def patch_positions(backbone: TokenBackbone, embedded: Features) -> Float[Tensor
 def apply_mask(
     embedded: Features, backbone: TokenBackbone, token: Float[Tensor, " d"], masked: Bool[Tensor, "b p"]
 ) -> Features:
-    """Replaces masked patches with the mask token plus their position embeddings."""
+    """Replaces masked patches with the mask token plus the position embeddings of these patches."""
     mask_tokens = token.to(embedded.tokens.dtype) + patch_positions(backbone, embedded)
     patches = torch.where(masked.to(mask_tokens.device)[..., None], mask_tokens, embedded.patches)
     return embedded.with_tokens(torch.cat([embedded.special, patches], dim=1))
@@ -155,7 +155,7 @@ def apply_mask(
 def patch_pixels(
     images: Float[Tensor, "b c height width"], grid: tuple[int, int], patch_size: tuple[int, int]
 ) -> Float[Tensor, "b p h w c"]:
-    """Returns the pixels of each patch, row-major; pixels outside the grid are ignored.
+    """Returns the pixels of each patch in row-major order, without pixels outside the grid.
 
     Raises ValueError for images smaller than the grid of patches (a hybrid rounds the size of its map up).
     """

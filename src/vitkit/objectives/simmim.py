@@ -1,4 +1,4 @@
-"""SimMIM: predicting the pixels of masked squares by one linear layer (Xie et al. 2022, section 3)."""
+"""SimMIM: prediction of masked pixels with one linear layer (Xie et al. 2022, section 3)."""
 
 import math
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ LAYOUTS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Config of SimMIM: `mask_ratio` is the fraction of masked squares, `unit` their side in pixels.
+    """Config of SimMIM: the fraction `mask_ratio` of masked squares, and their side `unit` in pixels.
 
     `unit` must be a multiple of the patch size; if patches are at least as large, single patches are masked. `start` is
     a checkpoint from which mask token and decoder are loaded: a file of SimMIM's pre-training, or transformers'
@@ -45,14 +45,14 @@ class Config:
     start: str = ""
 
     def __post_init__(self) -> None:
-        """Raises ValueError for values out of range."""
+        """Raises ValueError if a value is out of range."""
         if not 0.0 < self.mask_ratio <= 1.0 or self.unit < 1:
             given = f"mask_ratio is {self.mask_ratio} and unit {self.unit}"
-            raise ValueError(f"{given}; mask_ratio must be above 0 and at most 1, unit at least 1")
+            raise ValueError(f"{given}; mask_ratio must be above 0 and at most 1, and unit must be at least 1")
 
 
 class SimMIM(Objective):
-    """SimMIM: a backbone over all tokens, with mask tokens, and a linear layer from tokens to pixels.
+    """SimMIM: a backbone for all tokens, including mask tokens, and a linear layer that predicts pixels.
 
     The layer is the 1x1 convolution of the original: its outputs are in the order (channel, row, column). Raises
     ValueError for a backbone without tokens, and for a unit that is not a multiple of the patch size.
@@ -76,11 +76,11 @@ class SimMIM(Objective):
 
     @property
     def encoder(self) -> TokenBackbone:
-        """The backbone with the type that `__init__` has checked."""
+        """The backbone; `__init__` checks its type."""
         return cast(TokenBackbone, self.backbone)
 
     def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """Returns `loss`: the mean absolute error of the normalized pixels of masked patches."""
+        """Returns `loss`, which is the mean absolute error of the normalized pixels of masked patches."""
         embedded = self.encoder.embed(batch.images)
         masked = unit_mask(batch.images.shape[0], embedded.grid, self.span, self.config.mask_ratio)
         encoded = self.encoder.encode(apply_mask(embedded, self.encoder, self.mask_token, masked))
@@ -90,7 +90,7 @@ class SimMIM(Objective):
 
 
 def unit_mask(num: int, grid: tuple[int, int], span: tuple[int, int], ratio: float) -> Bool[Tensor, "b p"]:
-    """Samples a patch mask of a ratio of units; a unit is `span` (rows, columns) of patches.
+    """Samples a patch mask for a fraction of units, each of `span` (rows, columns) patches.
 
     Units at the right and the bottom of the grid can be smaller.
     """
@@ -103,7 +103,7 @@ def unit_mask(num: int, grid: tuple[int, int], span: tuple[int, int], ratio: flo
 
 
 def build(config: Config, backbone: Backbone) -> SimMIM:
-    """Builds the objective, and loads mask token and decoder from the checkpoint that the config names."""
+    """Builds the objective, and loads mask token and decoder from the checkpoint in the config."""
     objective = SimMIM(config, backbone)
     if config.start:
         parts = ("mask_token", "decoder.weight", "decoder.bias")

@@ -44,12 +44,14 @@ class Config:
     positive_weights: tuple[float, ...] | Literal["balanced"] | None = None
 
     def __post_init__(self) -> None:
-        """Raises ValueError for values out of range, and for options that need the sigmoid loss."""
+        """Raises ValueError for values out of range and for options that require the sigmoid loss."""
         if not 0.0 <= self.label_smoothing < 1.0:
             raise ValueError(f"label_smoothing is {self.label_smoothing}; it must be at least 0 and below 1")
         for name, weights in (("class", self.class_weights), ("positive", self.positive_weights)):
             if isinstance(weights, tuple) and (not weights or min(weights) < 0.0 or max(weights) == 0.0):
-                raise ValueError(f"{name}_weights are {weights}; none can be negative, and not all can be 0")
+                raise ValueError(
+                    f"{name}_weights are {weights}; weights cannot be negative, and at least one must be above 0"
+                )
         if self.loss != "sigmoid" and (self.binarize_targets or self.average != "batch"):
             given = f"binarize_targets={self.binarize_targets} and average='{self.average}'"
             raise ValueError(f"{given} need loss='sigmoid', not '{self.loss}'")
@@ -57,7 +59,7 @@ class Config:
             raise ValueError(f"positive_weights need loss='sigmoid', not '{self.loss}'")
 
     def fitted(self, training: Source) -> "Config":
-        """Returns the config with "balanced" and "effective" weights computed from the training labels.
+        """Computes "balanced" and "effective" weights of the config from the training labels.
 
         Raises ValueError for a class without images, and with positive weights for a label that all images have.
         """
@@ -83,7 +85,7 @@ class Config:
 
 
 class Supervised(Objective):
-    """Supervised classification: the cross-entropy between logits and targets; see `Config`.
+    """Supervised classification with the cross-entropy between logits and targets; see `Config`.
 
     Raises ValueError for a backbone without a linear head.
     """
@@ -106,7 +108,7 @@ class Supervised(Objective):
             nn.init.constant_(backbone.head.bias, config.head_bias)
 
     def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """Returns `loss`, and `accuracy`: the fraction of images whose top prediction is the top target."""
+        """Returns `loss` and `accuracy`, the fraction of images whose top prediction is the top target."""
         # float32 also under autocast: a softmax in bfloat16 has three digits.
         logits = self.backbone(batch.images).float()
         targets = (batch.targets > 0).to(batch.targets) if self.config.binarize_targets else batch.targets
@@ -141,7 +143,7 @@ def cross_entropy(
     class_weights: Float[Tensor, " classes"] | None = None,
     positive_weights: Float[Tensor, " classes"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Cross-entropy of soft targets, averaged over the batch.
+    """Returns the cross-entropy with soft targets, averaged over the batch.
 
     For `kind` "softmax" it is -sum_c t_c log softmax(l)_c; for "sigmoid", with the sigmoid s, it is
     -sum_c [t_c log s(l_c) + (1 - t_c) log s(-l_c)]. With class weights w the loss of an image is multiplied by

@@ -1,4 +1,4 @@
-"""Training: `train(run, folder)` runs the training loop for a config (`Run`) and resumes it from its run folder.
+"""Training: `train(run, folder)` starts the training run of a config (`Run`), or resumes it.
 
 run.py           config of a run (`Run`) and the files of a run folder
 finetune.py      the `Run` that fine-tunes a checkpoint on a data source

@@ -1,4 +1,4 @@
-"""Validate a run before training starts."""
+"""Validation of a run before training starts."""
 
 import shutil
 from pathlib import Path
@@ -13,14 +13,18 @@ from vitkit.train.run import Run
 
 
 def check(run: Run, source: Source, validation: Source | None = None) -> None:
-    """Raises ValueError if model, processor, objective, training and validation data do not fit together."""
+    """Raises ValueError if model, processor, objective and data do not match."""
     classes = len(source.classes)
     if run.model.num_classes != classes:
-        raise ValueError(f"the model has {run.model.num_classes} classes, '{run.data.source}' has {classes}")
+        raise ValueError(f"the model has {run.model.num_classes} classes, but '{run.data.source}' has {classes}")
     if run.model.channels != run.processor.channels:
-        raise ValueError(f"the model has {run.model.channels} input channels, the processor {run.processor.channels}")
+        raise ValueError(
+            f"the model has {run.model.channels} input channels, but the processor has {run.processor.channels}"
+        )
     if tuple(run.model.image_size) != tuple(run.processor.size):
-        raise ValueError(f"the model has image_size {run.model.image_size}, the processor gives {run.processor.size}")
+        raise ValueError(
+            f"the model has image_size {run.model.image_size}, but the processor has size {run.processor.size}"
+        )
     for name in run.evaluators:
         evaluate.evaluator(name)
     check_patch_size(run.model)
@@ -33,7 +37,7 @@ def check(run: Run, source: Source, validation: Source | None = None) -> None:
 
 
 def check_patch_size(model: AnyConfig) -> None:
-    """Raises ValueError if the image size is not a multiple of the patch size: the model would ignore the border."""
+    """Raises ValueError if the image size is not a multiple of the patch size."""
     for side, patch in zip(model.image_size, getattr(model, "patch_size", model.image_size), strict=True):
         if side % patch:
             near = max(patch, round(side / patch) * patch)
@@ -41,19 +45,19 @@ def check_patch_size(model: AnyConfig) -> None:
 
 
 def check_objective(run: Run) -> None:
-    """Raises ValueError if the objective has another mean, std or number of epochs than the run."""
+    """Raises ValueError if the objective's mean, std or number of epochs differs from the run's."""
     objective = run.objective
     numbers = getattr(objective, "colors", None) or objective
     for name in ("mean", "std"):
         given, wanted = getattr(numbers, name, None), getattr(run.processor, name)
         if given is not None and len(given) == len(wanted) and not np.allclose(given, wanted, atol=1e-4):
             raise ValueError(
-                f"the {name} of the objective is {_short(given)} and that of the processor {_short(wanted)}: they must "
+                f"the objective's {name} is {_short(given)}, but the processor's is {_short(wanted)}: they must "
                 "be equal"
             )
     epochs = getattr(objective, "epochs", None)
     if epochs is not None and run.epochs is not None and epochs != run.epochs:
-        raise ValueError(f"objective.epochs is {epochs:g} and the run's epochs are {run.epochs:g}: they must be equal")
+        raise ValueError(f"objective.epochs is {epochs:g}, but the run has {run.epochs:g} epochs: they must be equal")
 
 
 def _short(numbers: tuple[float, ...]) -> str:
@@ -61,34 +65,34 @@ def _short(numbers: tuple[float, ...]) -> str:
 
 
 def check_classes(trained: set[int], evaluated: set[int], classes: tuple[str, ...]) -> None:
-    """Raises ValueError for classes of the validation data without a training image."""
+    """Raises ValueError if a class of the validation data has no training images."""
     missing = sorted(evaluated - trained)
     if missing and trained:
         shown = ", ".join(classes[number] for number in missing[:5])
         more = f" and {len(missing) - 5} more" if missing[5:] else ""
-        raise ValueError(f"the validation data have images of {shown}{more}, the training data have none")
+        raise ValueError(f"the validation data contain images of {shown}{more}, but the training data contain none")
 
 
 def check_labels(source: Source, what: str = "image") -> set[int]:
-    """Returns the classes that have images; raises ValueError for a label out of range (-1 stands for no label)."""
+    """Returns the classes that have images. Raises ValueError for labels out of range, except -1."""
     classes, found = len(source.classes), set()
     for index in range(len(source)):
         label = source.label(index)
         for number in label if isinstance(label, tuple) else (label,):
             if not -1 <= number < classes:
-                raise ValueError(f"{what} {index} has the label {number}, but there are {classes} classes, from 0")
+                raise ValueError(f"{what} {index} has the label {number}, but the classes are 0 to {classes - 1}")
             found.add(number)
     return found - {-1}
 
 
 def first_multilabel(source: Source) -> int | None:
-    """Returns the index of the first image with several labels, None if there is none."""
+    """Returns the index of the first image with several labels, or None if there is none."""
     labels = (source.label(index) for index in range(len(source)))
     return next((index for index, label in enumerate(labels) if isinstance(label, tuple) and len(label) > 1), None)
 
 
 def check_single_label(source: Source) -> None:
-    """Raises ValueError if an image has several labels, which the softmax loss does not support."""
+    """Raises ValueError if an image has several labels, because the softmax loss needs one label."""
     index = first_multilabel(source)
     label = None if index is None else source.label(index)
     if isinstance(label, tuple):
@@ -97,7 +101,7 @@ def check_single_label(source: Source) -> None:
 
 
 def check_disk_space(run: Run, folder: Path) -> None:
-    """Raises ValueError if the checkpoints and models of a run do not fit on the disk of its folder.
+    """Raises ValueError if the disk lacks space for the checkpoints and models of a run.
 
     A checkpoint holds the weights, up to two moments of each and perhaps their average. During a save there is one
     checkpoint more than `keep_checkpoints`.
@@ -108,18 +112,20 @@ def check_disk_space(run: Run, folder: Path) -> None:
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise ValueError(f"the run needs about {needed / 1e9:.2f} GB in '{folder}', and {free / 1e9:.2f} GB are free")
+        raise ValueError(
+            f"the run needs about {needed / 1e9:.2f} GB in '{folder}', but only {free / 1e9:.2f} GB are free"
+        )
 
 
 def check_settings(run: Run, device: torch.device) -> None:
-    """Raises ValueError for settings that cannot be combined."""
+    """Raises ValueError if settings of the run cannot be combined."""
     if run.hardware.keep_checkpoints < 2:
         raise ValueError(
             f"hardware.keep_checkpoints is {run.hardware.keep_checkpoints}; it must be at least 2, because the newest "
             "checkpoint may be damaged"
         )
     if run.precision == "float16" and device.type != "cuda":
-        raise ValueError(f"float16 training needs a GPU, and the device is {device.type}: use bfloat16 or float32")
+        raise ValueError(f"float16 training needs a GPU, but the device is {device.type}: use bfloat16 or float32")
     if run.init_head == "checkpoint" and getattr(run.objective, "head_bias", None) is not None:
         raise ValueError("init_head=checkpoint loads the head's bias, and objective.head_bias would overwrite it")
     if run.optimizer.name == "lamb" and _head_starts_at_zero(run):

@@ -1,4 +1,4 @@
-"""Log of a run (log.jsonl), its progress bar, and loggers: TensorBoard, Weights & Biases and MLflow."""
+"""Logging of a run: log.jsonl, the progress bar, TensorBoard, Weights & Biases and MLflow."""
 
 import importlib
 import json
@@ -32,7 +32,7 @@ class Logger(Protocol):
 
 
 class TensorBoard:
-    """TensorBoard event files in the folder `tensorboard` of a run; a resumed run hides events after its `step`."""
+    """TensorBoard event files of a run; a resumed run hides events after its `step`."""
 
     def __init__(self, folder: Path, step: int = 0):
         from torch.utils.tensorboard.writer import SummaryWriter  # slow to import, and not needed for --help
@@ -40,7 +40,7 @@ class TensorBoard:
         self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
 
     def log(self, kind: str, step: int, values: Mapping[str, float]) -> None:
-        """Logs each metric as KIND/NAME."""
+        """Logs each metric with the name KIND/NAME."""
         for name, value in values.items():
             self.writer.add_scalar(f"{kind}/{name}", value, step)
 
@@ -50,7 +50,7 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """Weights & Biases run with the name of the run folder, by which it is resumed."""
+    """Weights & Biases run, which is named after the run folder and can be resumed."""
 
     def __init__(self, run: Run, folder: Path):
         module = _import("wandb")
@@ -60,7 +60,7 @@ class WeightsAndBiases:
         )
 
     def log(self, kind: str, step: int, values: Mapping[str, float]) -> None:
-        """Logs each metric as KIND/NAME."""
+        """Logs each metric with the name KIND/NAME."""
         self.run.log({f"{kind}/{name}": value for name, value in values.items()}, step=step)
 
     def close(self) -> None:
@@ -69,7 +69,7 @@ class WeightsAndBiases:
 
 
 class MLflow:
-    """MLflow run with the name of the run folder, at MLflow's tracking URI."""
+    """MLflow run, which is named after the run folder and uses MLflow's tracking URI."""
 
     def __init__(self, run: Run, folder: Path):
         self.module = _import("mlflow")
@@ -77,7 +77,7 @@ class MLflow:
         self.module.start_run(run_name=folder.resolve().name)
 
     def log(self, kind: str, step: int, values: Mapping[str, float]) -> None:
-        """Logs each metric as KIND/NAME."""
+        """Logs each metric with the name KIND/NAME."""
         self.module.log_metrics({f"{kind}/{name}": value for name, value in values.items()}, step=step)
 
     def close(self) -> None:
@@ -92,7 +92,7 @@ LOGGERS: dict[str, Callable[[Run, Path], Logger]] = {
 
 
 def check_loggers(run: Run) -> None:
-    """Raises ValueError for an unknown logger. Raises ImportError for one that is not installed."""
+    """Raises ValueError if a logger is unknown, and ImportError if its package is not installed."""
     unknown = [name for name in run.hardware.loggers if name not in LOGGERS]
     if unknown:
         known = f"the loggers are {', '.join(LOGGERS)}; TensorBoard is always on"
@@ -102,7 +102,7 @@ def check_loggers(run: Run) -> None:
 
 
 def open_loggers(run: Run, folder: Path, step: int = 0) -> tuple[Logger, ...]:
-    """Opens TensorBoard and the loggers in `hardware.loggers`, for a run that starts or resumes at `step`."""
+    """Creates the TensorBoard logger and `hardware.loggers` for a run that starts or resumes at `step`."""
     requested = tuple(LOGGERS[name](run, folder) for name in run.hardware.loggers)
     return (TensorBoard(folder, step), *requested)
 
@@ -166,7 +166,7 @@ class Events:
             logger.close()
 
     def write(self, kind: str, step: int, **values: object) -> None:
-        """Appends an event to the log and flushes it; sends steps and evaluations to the loggers."""
+        """Appends an event to the log and flushes the file; sends steps and evaluations to the loggers."""
         self.file.write(json.dumps({"kind": kind, "step": step, "time": round(time.time(), 3), **values}) + "\n")
         self.file.flush()
         numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
@@ -175,11 +175,11 @@ class Events:
                 logger.log(kind, step, numbers)
 
     def print(self, text: str) -> None:
-        """Prints a line on the console."""
+        """Prints a line to the console."""
         self.console.print(text, highlight=False)
 
     def step(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Records a step; reads, logs and shows its metrics every `every` steps."""
+        """Records a step; every `every` steps, logs and shows the metrics of the step."""
         self.recent.append((time.monotonic(), step))
         if step % self.every != 0 and step != 1:
             if not self.bar.disable:
@@ -198,26 +198,26 @@ class Events:
         self.write("step", step, **cost, **scalars)
 
     def images_per_second(self) -> float:
-        """Returns the training speed over the last steps, without evaluations."""
+        """Returns the training speed over the last steps, excluding evaluations."""
         if len(self.recent) < 2:
             return 0.0
         (start, first), (end, last) = self.recent[0], self.recent[-1]
         return (last - first) * self.batch_size / max(end - start, 1e-9)
 
     def pause(self) -> None:
-        """Restarts the measurement of the speed, after something else than training."""
+        """Restarts the speed measurement after an interruption of training, such as an evaluation."""
         self.recent.clear()
 
 
 def memory_in_use() -> int:
-    """Returns the peak memory of this process in bytes: of the GPU if it is used, else of the CPU; 0 if unknown."""
+    """Returns the peak GPU memory (or CPU memory without a GPU) of this process in bytes; 0 if unknown."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated()
     return memory.peak()
 
 
 def read(log: Path) -> list[JsonDict]:
-    """Reads the events of a log in order; ignores an incomplete last line, which a killed process leaves."""
+    """Reads the events of a log in order, and ignores an incomplete last line from a killed process."""
     if not log.exists():
         return []
     lines = log.read_text(encoding="utf-8").split("\n")
@@ -225,7 +225,7 @@ def read(log: Path) -> list[JsonDict]:
 
 
 def rewind(log: Path, step: int) -> None:
-    """Removes the events after the step that a run resumes from, so that none is logged twice."""
+    """Removes the events after the step from which a run resumes, so that no event is logged twice."""
     events = [event for event in read(log) if event["step"] <= step]
     atomic.write_text(log, "".join(json.dumps(event) + "\n" for event in events))
 

@@ -1,4 +1,4 @@
-"""Build the `Run` that fine-tunes a checkpoint on a data source, with defaults by the size of the data."""
+"""Creates a `Run` that fine-tunes a checkpoint; the size of the data determines the defaults."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,7 +31,7 @@ CROP_AREA = (0.25, 1.0)
 
 @dataclass(frozen=True, kw_only=True)
 class Defaults:
-    """Hyper-parameters for a size of the training data."""
+    """Hyperparameters for a number of training images."""
 
     steps: int
     warmup: int
@@ -40,7 +40,7 @@ class Defaults:
 
 
 def defaults(num_images: int) -> Defaults:
-    """Returns steps, warm-up, learning rate and batch size for a number of training images.
+    """Returns the steps, warm-up, learning rate and batch size for a number of training images.
 
     ViT paper, Table 4: 500 steps for Pets and Flowers, 10,000 for CIFAR, 20,000 for ImageNet, batches of 512. The
     limits between them, 20 and 500 thousand images, are those of BiT's rule. Warm-up and learning rates are AugReg's
@@ -67,7 +67,7 @@ def finetune(
     mode: Literal["full", "head", "lora"] = "full",
     seed: int = 0,
 ) -> Run:
-    """Returns the run that fine-tunes a checkpoint, for `train(finetune(model, data), folder)`.
+    """Returns a run that fine-tunes a checkpoint; start it with `train(finetune(model, data), folder)`.
 
     SGD with momentum 0.9, cosine schedule, no weight decay and gradients clipped to norm 1, as in the ViT paper; no
     dropout, as in AugReg; Inception crops and flips, as in the original code. The processor is the checkpoint's.
@@ -79,7 +79,7 @@ def finetune(
     and `image_size` do not fit together.
     """
     if steps is not None and epochs is not None:
-        raise ValueError(f"give either --steps or --epochs, not both: got {steps} and {epochs}")
+        raise ValueError(f"set either --steps or --epochs, not both; got {steps} and {epochs}")
     source, _ = train_and_val(data, val=val, held_out=held_out, seed=0)
     default, checkpoint = defaults(len(source)), absolute(model)
     config, processor = _model_and_processor(checkpoint, len(source.classes), image_size)
@@ -107,7 +107,7 @@ def finetune(
 
 
 def _loss_and_metric(source: Source) -> dict[str, Any]:
-    """Returns the fields of a run for images with one label, or with several."""
+    """Returns the fields of a run that depend on whether images have one or several labels."""
     if first_multilabel(source) is None:
         return {"objective": supervised.Config()}
     return {
@@ -118,13 +118,13 @@ def _loss_and_metric(source: Source) -> dict[str, Any]:
 
 
 def default_precision() -> Literal["float32", "bfloat16"]:
-    """Returns bfloat16 if the hardware has fast bfloat16 matrix products, else float32."""
+    """Returns bfloat16 if the hardware has fast bfloat16 matrix products, and float32 otherwise."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return "bfloat16" if capabilities(device).bfloat16 else "float32"
 
 
 def absolute(name: str) -> str:
-    """Makes a checkpoint path absolute, so that the run can be resumed from another folder; keeps Hub ids."""
+    """Makes a checkpoint path absolute so that runs can resume from any folder; keeps Hub ids unchanged."""
     path = Path(name).expanduser()
     return str(path.resolve()) if path.exists() else name
 
@@ -137,7 +137,7 @@ def _model_and_processor(model: str, num_classes: int, image_size: int | None) -
     config, processor = loaded.model.config, loaded.processor
     if tuple(processor.size) != tuple(config.image_size):
         raise ValueError(
-            f"the model '{model}' has image_size {tuple(config.image_size)}, but its processor gives {processor.size}: "
+            f"the model '{model}' has image_size {tuple(config.image_size)}, but its processor has {processor.size}: "
             "set --image-size"
         )
     no_dropout = {name: 0.0 for name in ("dropout", "attention_dropout", "stochastic_depth") if hasattr(config, name)}
@@ -145,7 +145,7 @@ def _model_and_processor(model: str, num_classes: int, image_size: int | None) -
 
 
 def check_image_size(config: AnyConfig, image_size: int) -> None:
-    """Raises ValueError, with the nearest valid size, if `image_size` is not a multiple of the model's patch size."""
+    """Raises ValueError if `image_size` is not a multiple of the model's patch size."""
     for patch in getattr(config, "patch_size", None) or ():
         if image_size < patch or image_size % patch:
             near = max(patch, round(image_size / patch) * patch)

@@ -1,4 +1,4 @@
-"""Run training in a run folder: start or resume, log, evaluate, save, and stop on SIGTERM or Ctrl-C."""
+"""Training in a run folder: start or resume, log, evaluate, save, and stop on SIGTERM or Ctrl-C."""
 
 import os
 import platform
@@ -33,7 +33,7 @@ MAX_UNREADABLE = 0.01
 
 
 class Interrupted(KeyboardInterrupt):
-    """The run was stopped by a signal after saving a checkpoint; the same command resumes it."""
+    """Raised when a signal has stopped the run after a checkpoint; the same command resumes the run."""
 
     def __init__(self, number: int, step: int):
         name = signal.Signals(number).name
@@ -42,7 +42,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class StopRequest:
-    """Context that records SIGTERM and SIGINT instead of ending the process; a second Ctrl-C ends it at once.
+    """Context manager that records SIGTERM and SIGINT; a second Ctrl-C ends the process immediately.
 
     Has an effect in the main thread only, because Python handles signals there.
     """
@@ -71,7 +71,7 @@ class StopRequest:
 
 @dataclass(frozen=True)
 class Result:
-    """Result of a run: its folder, the metric of the saved model, and the step of that model.
+    """Result of a run: its folder, and the metric and step of the saved model.
 
     `main` is True in the process of rank 0, which writes the files.
     """
@@ -83,7 +83,7 @@ class Result:
 
 
 def train(run: Run, folder: str | Path, *, console: Console | None = None, keep_memory: bool = False) -> Result:
-    """Trains a run in its folder, or resumes it; for a completed run only the report is written.
+    """Trains or resumes a run in its folder; for a completed run, writes only the report.
 
     `console` shows the progress. With `keep_memory` a process that trains on the CPU keeps freed memory
     (`vitkit.memory.kept`), as the commands do. Under torchrun every process calls this function, and rank 0 writes.
@@ -123,7 +123,7 @@ def train(run: Run, folder: str | Path, *, console: Console | None = None, keep_
 
 
 def prepare(run: Run, files: RunFolder, device: torch.device) -> tuple[Training, Source, Source]:
-    """Validates a run; returns its initial training state and its training and validation data."""
+    """Validates a run, and returns its initial training state, training data and validation data."""
     checks.check_settings(run, device)
     check_loggers(run)
     source, validation = train_and_val(
@@ -137,7 +137,7 @@ def prepare(run: Run, files: RunFolder, device: torch.device) -> tuple[Training,
 
 
 class TrainingSession:
-    """One process's part of a run, from start or resume to its end or stop."""
+    """One process of a run, from the start to the end of training."""
 
     def __init__(self, training: Training, files: RunFolder, validation: Source, saver: CheckpointSaver):
         self.training = training
@@ -168,11 +168,11 @@ class TrainingSession:
 
     @property
     def local_batch_size(self) -> float:
-        """Number of images of a batch in this process."""
+        """Number of images per batch in this process."""
         return self.training.run.batch_size / distributed.world_size()
 
     def save(self, *, last: bool) -> None:
-        """Saves a training checkpoint; all processes must call it. The run ends after the `last` one."""
+        """Saves a training checkpoint; `last` marks the last of the run. All processes must call this."""
         content = {
             "training": self.training.state_dict(),
             "score": self.score,
@@ -182,7 +182,7 @@ class TrainingSession:
         self.saver.save(self.training.step, content, last=last)
 
     def run(self, source: Source, events: Events) -> None:
-        """Trains until the last step, or until a signal or an error stops the run."""
+        """Trains until the last step or until a signal or error stops the run."""
         training, run = self.training, self.training.run
         events.write(
             "start" if training.step == 0 else "resume",
@@ -213,7 +213,7 @@ class TrainingSession:
                 raise Interrupted(number, training.step)
 
     def after_step(self, events: Events, stop: StopRequest, source: Source) -> Callable[[Metrics, Batch], bool]:
-        """Returns the function that logs, evaluates and saves after a step; it returns True to stop."""
+        """Returns a function that logs, evaluates and saves after a step, and that returns True to stop."""
         training, run = self.training, self.training.run
 
         def after(scalars: Metrics, batch: Batch) -> bool:
@@ -237,7 +237,7 @@ class TrainingSession:
         return after
 
     def count_unreadable(self, found: int, batch: Batch, events: Events) -> None:
-        """Logs the number of unreadable images in a batch of all processes; raises TrainingStopped if too many."""
+        """Logs the number of unreadable images in a batch. Raises TrainingStopped if there are too many."""
         if found:
             self.unreadable += found
             events.write("unreadable", self.training.step, number=found, images=list(batch.replaced))
@@ -248,7 +248,7 @@ class TrainingSession:
                 )
 
     def evaluate(self, events: Events, source: Source) -> None:
-        """Evaluates the model, and saves it if it is the best so far or `select` is last."""
+        """Evaluates the model, and saves it if it is the best model so far or if `select` is last."""
         run, step = self.training.run, self.training.step
         model = evaluation_model(self.training)
         value = 0.0
@@ -268,7 +268,7 @@ class TrainingSession:
 
 
 def data_stream(run: Run) -> Stream:
-    """Returns the part of the training samples for this process; raises ValueError if they cannot be split evenly."""
+    """Returns this process's part of the training data. Raises ValueError if an even split is impossible."""
     return Stream(
         batch_size=run.batch_size,
         seed=run.seed,
@@ -279,7 +279,7 @@ def data_stream(run: Run) -> Stream:
 
 
 def model_outputs(run: Run, backbone: Backbone, source: Source, training: Source) -> evaluate.ModelOutputs:
-    """Returns a model with its validation images, and the training images without augmentation (for k-NN, probes)."""
+    """Returns a model with validation images, and training images without augmentation."""
 
     def batches(of: Source) -> Iterable[Batch]:
         transform = Transform(run.processor)

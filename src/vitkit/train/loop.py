@@ -1,4 +1,4 @@
-"""The training loop, the same for every objective and model."""
+"""The training loop, which is the same for every objective and model."""
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -23,12 +23,12 @@ STEP = 3  # random stream of dropout, stochastic depth and masks; `data.loader` 
 
 
 class TrainingStopped(ValueError):  # noqa: N818 - an end, as StopIteration is
-    """The run cannot continue; the weights are those before the failed step."""
+    """Raised when a run cannot continue; the weights are unchanged by the failed step."""
 
 
 @dataclass
 class Training:
-    """Everything that changes during a run.
+    """State that changes during a run.
 
     There is no state of random number generators: the run's seed and the step number determine those of a step.
     """
@@ -45,21 +45,21 @@ class Training:
     module: nn.Module = field(init=False)  # the objective, wrapped for DDP if needed
 
     def __post_init__(self) -> None:
-        """Sets the module to the objective itself."""
+        """Sets the module that is called in training to the objective itself."""
         self.module = self.objective
 
     @cached_property
     def parameters(self) -> list[nn.Parameter]:
-        """The parameters of the objective; cached, as listing them takes a noticeable time in a small model."""
+        """The parameters of the objective, cached because collecting them is slow for a small model."""
         return list(self.objective.parameters())
 
     @property
     def consumed(self) -> int:
-        """Number of training samples used so far, from which the data loader resumes."""
+        """Number of training samples used so far, which determines where the data loader resumes."""
         return self.step * self.run.batch_size
 
     def state_dict(self) -> State:
-        """Returns the content of a training checkpoint; tensors are this process's shards if the model is sharded."""
+        """Returns the content of a training checkpoint; a sharded model gives the shards of this process."""
         state = {
             "step": self.step,
             "objective": self.objective.state_dict(),
@@ -72,7 +72,7 @@ class Training:
         return state
 
     def load_state_dict(self, state: State) -> None:
-        """Restores the output of `state_dict`; the tensors may be full or this process's shards."""
+        """Restores the output of `state_dict`; tensors can be full or the shards of this process."""
         own = self.objective.state_dict()
         weights = {
             name: distributed.shard_like(value, own.get(name, value)) for name, value in state["objective"].items()
@@ -88,7 +88,7 @@ class Training:
 
 
 def checkpoint_templates(training: Training) -> dict[str, Tensor]:
-    """Maps paths in a training checkpoint to tensors of the training with the same shape and sharding.
+    """Maps paths in a training checkpoint to current tensors with the same shape and sharding.
 
     Optimizer moments do not exist before the first step; their template is the parameter that they belong to.
     """
@@ -100,7 +100,7 @@ def checkpoint_templates(training: Training) -> dict[str, Tensor]:
 
 
 def shard_optimizer_state(optimizer: torch.optim.Optimizer, state: State) -> State:
-    """Shards the tensors of an optimizer's state dict as their parameters are sharded."""
+    """Shards the tensors of an optimizer's state dict in the same way as the parameters."""
     if "state" not in state:
         return state
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -136,7 +136,7 @@ def fit(training: Training, batches: Iterator[Batch], after: Callable[[Metrics, 
 
 
 def update(training: Training, batch: Batch) -> Metrics:
-    """Updates the weights once; returns the objective's metrics, the learning rate `lr` and the `grad_norm`.
+    """Updates the weights once; returns the objective's metrics, the learning rate and gradient norm.
 
     Raises TrainingStopped before the update if the loss or the gradient is not finite. This check is the only
     synchronization with the device in a step.
@@ -178,7 +178,7 @@ def backward(
     precision: str = "float32",
     scaler: torch.amp.GradScaler | None = None,
 ) -> dict[str, Tensor]:
-    """Accumulates the gradients of a batch in equal parts.
+    """Accumulates gradients over equal parts of a batch.
 
     Returns the metrics as means over this process's batch, on its device.
     """
@@ -208,7 +208,7 @@ def split(batch: Batch, parts: int) -> list[Batch]:
 
 
 def check_finite(values: dict[str, Tensor], batch: Batch, step: int) -> None:
-    """Raises TrainingStopped, with the keys of the batch, if a value of any process is not finite.
+    """Raises TrainingStopped with the keys of the batch if a value is not finite in any process.
 
     Costs one copy from the device and one all-reduce for all values.
     """
@@ -221,5 +221,5 @@ def check_finite(values: dict[str, Tensor], batch: Batch, step: int) -> None:
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:
-    """Returns the random seed of one step in one process, for dropout, stochastic depth and masks."""
+    """Returns the random seed for dropout, stochastic depth and masks of one step in one process."""
     return int(np.random.SeedSequence([seed, STEP, step, rank]).generate_state(1, np.uint64)[0])

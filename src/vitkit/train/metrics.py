@@ -1,4 +1,4 @@
-"""Scalar metrics of a training step, copied from the device only when they are read."""
+"""Scalar metrics of a training step, copied from the device only when needed."""
 
 from collections.abc import Iterator, Mapping
 
@@ -9,7 +9,7 @@ from vitkit import distributed
 
 
 class Metrics(Mapping[str, float]):
-    """Metrics of one step by name, as floats; the first read reduces and copies all of them.
+    """Metrics of one step by name, as floats; the first access reduces and copies all metrics.
 
     `scalars` are means over this process's part of the batch; one all-reduce averages them over all processes, so all
     processes must read at the same step. `equal` are metrics with the same value in all processes. The device is not
@@ -22,7 +22,7 @@ class Metrics(Mapping[str, float]):
         self.values_read: dict[str, float] | None = None
 
     def __getitem__(self, name: str) -> float:
-        """Returns the value of a metric; raises KeyError for an unknown name."""
+        """Returns the value of a metric. Raises KeyError if the name is unknown."""
         if name not in self.scalars and name not in self.equal:
             raise KeyError(name)
         if self.values_read is None:
@@ -30,11 +30,11 @@ class Metrics(Mapping[str, float]):
         return self.values_read[name]
 
     def __iter__(self) -> Iterator[str]:
-        """Iterates over the names, without reading a value."""
+        """Iterates over the names without copying values from the device."""
         return iter((*self.scalars, *self.equal))
 
     def __len__(self) -> int:
-        """Number of metrics."""
+        """Returns the number of metrics."""
         return len(self.scalars) + len(self.equal)
 
     def _read(self) -> dict[str, float]:
@@ -46,7 +46,7 @@ class Metrics(Mapping[str, float]):
 
 
 def _packed(values: Mapping[str, Tensor]) -> Tensor:
-    """Concatenates scalars into a vector, in float32 or a wider dtype of one of them."""
+    """Concatenates scalars into a vector in float32, or in a wider dtype if a scalar has one."""
     if not values:
         return torch.empty(0)
     dtype = torch.float32

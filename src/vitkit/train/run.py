@@ -1,4 +1,4 @@
-"""Configuration of a training run (`Run`), its JSON form, and the files of a run folder."""
+"""Config of a training run (`Run`), its conversion to JSON, and the files of a run folder."""
 
 import json
 import math
@@ -19,7 +19,7 @@ from vitkit.train.tuning import Tuning
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """Training and validation data.
+    """Config of the training and validation data.
 
     The validation data are `val` if given, else the validation split of `source`, else a stratified random fraction
     `held_out` of it, chosen by `split_seed`.
@@ -33,7 +33,7 @@ class Data:
 
 @dataclass(frozen=True, kw_only=True)
 class Hardware:
-    """Settings for speed, memory, saving and logging; a run can be resumed with other values of them.
+    """Settings for speed, memory, saving and logging, which can change when a run is resumed.
 
     They do not change what is trained: results with other values differ by rounding at most.
 
@@ -65,7 +65,7 @@ class Hardware:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A training run; `model` is the config of a model family and `objective` the config of an objective.
+    """Config of a training run; `model` and `objective` are configs of a model and an objective.
 
     The length is given as `steps` (updates) or as `epochs`. `grad_accum_steps` splits a batch into equal parts whose
     gradients are accumulated before the update. The model is evaluated by `evaluators` every `evaluate_every` steps and
@@ -103,7 +103,7 @@ class Run:
     hardware: Hardware = field(default_factory=Hardware)
 
     def __post_init__(self) -> None:
-        """Raises ValueError for values that would fail during the run."""
+        """Raises ValueError for values that would cause an error during the run."""
         if (self.steps is None) == (self.epochs is None):
             raise ValueError(f"set either steps or epochs: steps is {self.steps} and epochs is {self.epochs}")
         for name in ("batch_size", "grad_accum_steps", "evaluate_every", "steps", "epochs"):
@@ -111,18 +111,18 @@ class Run:
             if value is not None and value <= 0:
                 raise ValueError(f"{name} is {value}; it must be above 0")
         if self.init_from is None and self.init_head != "zeros":
-            raise ValueError(f"init_head is {self.init_head}, which needs a checkpoint: set init_from")
+            raise ValueError(f"init_head={self.init_head} needs a checkpoint: set init_from")
         if self.ema is not None and not 0.0 < self.ema < 1.0:
-            raise ValueError(f"ema is {self.ema}; it must lie between 0 and 1, or be none for no averaging")
+            raise ValueError(f"ema is {self.ema}; it must be between 0 and 1, or none for no averaging")
         if self.batch_size % self.grad_accum_steps:
             raise ValueError(
                 f"batch_size {self.batch_size} is not a multiple of grad_accum_steps {self.grad_accum_steps}"
             )
         if self.metric.partition(".")[0] not in self.evaluators:
-            raise ValueError(f"the metric '{self.metric}' is of no evaluator of the run: {self.evaluators}")
+            raise ValueError(f"the metric '{self.metric}' belongs to none of the run's evaluators: {self.evaluators}")
 
     def total_steps(self, num_examples: int) -> int:
-        """Number of updates of the run for a number of training images."""
+        """Returns the number of updates for a number of training images."""
         if self.steps is not None:
             return self.steps
         return max(1, math.ceil((self.epochs or 0.0) * num_examples / self.batch_size))
@@ -135,7 +135,7 @@ def to_dict(run: Run) -> JsonDict:
 
 
 def from_dict(data: Json) -> Run:
-    """Reads a run from the output of `to_dict`; raises ValueError as `config.from_dict` does."""
+    """Converts the output of `to_dict` back to a run. Raises ValueError if it is invalid."""
     for key in ("model", "objective"):
         if not isinstance(data.get(key), Mapping):
             raise ValueError(f"a run needs its '{key}' as an object with named fields")
@@ -144,17 +144,17 @@ def from_dict(data: Json) -> Run:
 
 
 def to_json(run: Run) -> str:
-    """Converts a run to the text of its config.json."""
+    """Converts a run to the text of a config.json file."""
     return json.dumps(to_dict(run), indent=2) + "\n"
 
 
 def from_json(text: str) -> Run:
-    """Reads a run from the text of a config.json; raises ValueError for invalid text."""
+    """Reads a run from the text of a config.json file. Raises ValueError if the text is invalid."""
     return from_dict(json.loads(text))
 
 
 def differences(one: Run, other: Run) -> list[str]:
-    """Returns the dotted names of fields that differ between two runs, except those of `hardware`."""
+    """Returns the dotted names of fields that differ between two runs, except fields of `hardware`."""
     first, second = _flat(to_dict(one)), _flat(to_dict(other))
     names = sorted(first.keys() | second.keys())
     return [name for name in names if first.get(name) != second.get(name) and not name.startswith("hardware.")]
@@ -179,7 +179,7 @@ class RunFolder:
         self.report = path / "report.html"
 
     def check(self, run: Run) -> None:
-        """Raises ValueError if the folder contains another run or other files; writes nothing."""
+        """Raises ValueError if the folder contains another run or other files. Does not write any files."""
         if self.config.exists():
             names = differences(self.run(), run)
             if names:
@@ -190,7 +190,7 @@ class RunFolder:
             raise ValueError(f"'{self.path}' exists and is not a run folder: choose another name, or an empty folder")
 
     def create(self, run: Run) -> None:
-        """Creates the folder with the config of the run unless it exists; raises ValueError as `check`."""
+        """Creates the folder and saves the config unless they exist. Raises ValueError like `check`."""
         self.check(run)
         if self.config.exists():
             return
@@ -198,7 +198,7 @@ class RunFolder:
         atomic.write_text(self.config, to_json(run))
 
     def run(self) -> Run:
-        """Reads the run of the folder; raises ValueError if there is none."""
+        """Reads the run in the folder. Raises ValueError if the folder contains no run."""
         try:
             text = self.config.read_text(encoding="utf-8")
         except OSError:

@@ -1,4 +1,4 @@
-"""Learning rate schedules (ViT paper, Tables 3 and 4; big_vision) and the moving average of weights."""
+"""Learning rate schedules (ViT paper, Tables 3 and 4; big_vision), and a moving average of weights."""
 
 import math
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """Learning rate schedule: linear warm-up from 0, a decay, and a linear cooldown to 0; lengths are in steps.
+    """Learning rate schedule with linear warm-up, decay and linear cooldown; lengths are in steps.
 
     `end` is the final value of `cosine` and `linear` as a fraction of the peak. `rsqrt` decays as 1 / sqrt(1 + (step -
     warmup) / timescale), independent of the length of the run. `constant` does not decay. The cooldown multiplies the
@@ -24,20 +24,20 @@ class Schedule:
     timescale: int = 10_000
 
     def __post_init__(self) -> None:
-        """Raises ValueError for values below their minimum."""
+        """Raises ValueError if a value is below its minimum."""
         for name, least in (("warmup", 0), ("cooldown", 0), ("end", 0), ("timescale", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"schedule.{name} is {getattr(self, name)}; it must be at least {least}")
 
 
 def factor(schedule: Schedule, step: int, total: int) -> float:
-    """Returns the learning rate of step `step` (from 0) of `total`, as a fraction of the peak.
+    """Returns the learning rate of `step` (from 0) out of `total` steps, as a fraction of the peak.
 
     As in the original code, a warm-up begins with a learning rate of 0. Raises ValueError if the warm-up is not shorter
     than the run.
     """
     if total > 1 and schedule.warmup >= total:
-        raise ValueError(f"schedule.warmup is {schedule.warmup}; it must be below the {total} steps of the run")
+        raise ValueError(f"schedule.warmup is {schedule.warmup}; it must be below the run's {total} steps")
     value = _decay(schedule, step, total)
     if schedule.warmup:
         value *= min(1.0, step / schedule.warmup)
@@ -59,10 +59,10 @@ def _decay(schedule: Schedule, step: int, total: int) -> float:
 
 
 class EMA:
-    """Exponential moving average of weights: ema <- k ema + (1 - k) weights, k = min(decay, (1 + t) / (10 + t)).
+    """Exponential moving average of weights, with a decay that increases during the first updates.
 
-    t is the number of updates so far. As in TensorFlow, the decay grows with t, which reduces the weight of the initial
-    values in short runs.
+    ema <- k ema + (1 - k) weights with k = min(decay, (1 + t) / (10 + t)); t is the number of updates so far. As
+    in TensorFlow, the decay grows with t, which reduces the weight of the initial values in short runs.
     """
 
     def __init__(self, module: nn.Module, decay: float):
@@ -71,13 +71,13 @@ class EMA:
 
     @torch.no_grad()
     def update(self, module: nn.Module, step: int) -> None:
-        """Includes the weights after update number `step` (from 1)."""
+        """Updates the average with the weights after update number `step` (from 1)."""
         weight = 1.0 - min(self.decay, (1 + step) / (10 + step))
         for name, parameter in module.named_parameters():
             self.values[name].lerp_(parameter.detach(), weight)
 
     @torch.no_grad()
     def load(self, values: dict[str, Tensor]) -> None:
-        """Restores saved values."""
+        """Restores the saved average."""
         for name, value in self.values.items():
             value.copy_(values[name])

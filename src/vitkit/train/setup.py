@@ -1,4 +1,4 @@
-"""Build the model, objective and optimizer of a run, and the model to evaluate and save.
+"""Setup of the model, objective and optimizer of a run, and of the model to evaluate and save.
 
 Order: weights, trainable parameters, objective, device, activation checkpointing, sharding, compilation, optimizer,
 wrapper.
@@ -23,7 +23,7 @@ from vitkit.train.schedule import EMA
 
 
 def build_training(run: Run, total: int, device: torch.device) -> Training:
-    """Builds the training state of a run of `total` steps; its seed determines the initial weights."""
+    """Builds the training state of a run of `total` steps; the run's seed determines initial weights."""
     torch.manual_seed(run.seed)
     # On the CPU, so that a seed gives the same weights on every device.
     backbone = initial_model(run)
@@ -33,7 +33,7 @@ def build_training(run: Run, total: int, device: torch.device) -> Training:
     for setting in ("activation_checkpointing", "compile"):
         if getattr(run.hardware, setting) and not blocks:
             raise ValueError(
-                f"hardware.{setting} needs encoder blocks, and the family {backbone.family} has none: set it to false"
+                f"hardware.{setting} needs encoder blocks, but the family {backbone.family} has none: set it to false"
             )
     if run.hardware.activation_checkpointing:
         enable_activation_checkpointing(blocks)
@@ -51,7 +51,7 @@ def build_training(run: Run, total: int, device: torch.device) -> Training:
 
 
 def initial_model(run: Run) -> Backbone:
-    """Builds the model of a run before its first step, on the CPU.
+    """Builds the initial model of a run on the CPU.
 
     Resizes the position embedding of a checkpoint to the image size of the run, and initializes its head by
     `run.init_head` (zeros: ViT paper, section 3.2). Raises ValueError if the checkpoint has another architecture.
@@ -69,7 +69,7 @@ def initial_model(run: Run) -> Backbone:
         name = differ[0]
         shapes = f"'{name}' is {actual.get(name, 'missing')} instead of {expected.get(name, 'missing')}"
         raise ValueError(
-            f"'{run.init_from}' has another architecture than the run: {shapes} ({len(differ)} tensors differ)"
+            f"'{run.init_from}' has a different architecture from the run: {shapes} ({len(differ)} tensors differ)"
         )
     if run.init_head == "random":
         state |= {name: parameter.detach() for name, parameter in model.head_parameters().items()}
@@ -78,7 +78,7 @@ def initial_model(run: Run) -> Backbone:
 
 
 def enable_activation_checkpointing(blocks: Iterable[nn.Module]) -> None:
-    """Stores only the inputs of blocks; their activations, dropout included, are recomputed in the backward pass."""
+    """Stores only the inputs of blocks; the backward pass recomputes all activations, also of dropout."""
     for block in blocks:
         block.forward = partial(_checkpointed, block.forward)
 
@@ -108,7 +108,7 @@ def evaluation_model(training: Training) -> Backbone:
 
 @contextmanager
 def process_settings(run: Run, device: torch.device, *, keep_memory: bool = False) -> Iterator[None]:
-    """Applies the process-wide settings of a run and restores the previous ones at the end.
+    """Applies the process-wide settings of a run and restores the previous settings at the end.
 
     These are torch's number of threads, TF32 matrix products and, with `keep_memory` on a CPU, `vitkit.memory.kept`.
     """

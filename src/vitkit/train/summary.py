@@ -1,4 +1,4 @@
-"""Write the report of a run folder: read the run, evaluate its saved model and write report.html."""
+"""Report of a run folder: reads the run, evaluates its saved model and writes report.html."""
 
 from vitkit import atomic, checkpoints, evaluate
 from vitkit.data import Subset, train_and_val
@@ -11,9 +11,9 @@ from vitkit.train.run import RunFolder
 
 
 def write_report(folder: RunFolder) -> None:
-    """Writes the report of a run folder; raises ValueError if no model has been saved yet."""
+    """Writes the report of a run folder. Raises ValueError if no model has been saved yet."""
     if not folder.best.is_dir():
-        raise ValueError(f"'{folder.path}' has nothing to report yet: no model was evaluated")
+        raise ValueError(f"'{folder.path}' has nothing to report, because no model has been evaluated yet")
     atomic.write_text(folder.report, html(load_report(folder)))
 
 

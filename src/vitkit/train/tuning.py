@@ -1,4 +1,4 @@
-"""Choose the trainable parameters: all, some by name, the head only (linear probe), or LoRA."""
+"""Choice of trainable parameters: all, some by name, only the head (linear probe), or LoRA."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from vitkit.models import Backbone
 
 @dataclass(frozen=True, kw_only=True)
 class Tuning:
-    """Trainable parameters, by patterns of their names (`blocks.0.*`, `*.attn.*`).
+    """Config of the trainable parameters, with name patterns such as `blocks.0.*` or `*.attn.*`.
 
     With no pattern all parameters are trained. `train_only` trains the parameters that match; `freeze` excludes those
     that match. `head_only` trains the model's heads (a linear probe) and what `train_only` matches. A `lora_rank` above
@@ -31,13 +31,13 @@ class Tuning:
     lora_layers: tuple[str, ...] = ("*.attn.qkv", "*.attn.proj")
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a negative rank."""
+        """Raises ValueError if the LoRA rank is negative."""
         if self.lora_rank < 0:
             raise ValueError(f"tuning.lora_rank is {self.lora_rank}; it must be at least 1, or 0 for no LoRA")
 
 
 class LowRank(nn.Module):
-    """Weight plus a low-rank update, initially zero: W + scale * up down (Hu et al. 2021, section 4.1)."""
+    """LoRA weight W + scale * up down, whose update is initially zero (Hu et al. 2021, section 4.1)."""
 
     def __init__(self, weight: Float[Tensor, "out in"], rank: int, scale: float):
         super().__init__()
@@ -52,12 +52,12 @@ class LowRank(nn.Module):
 
 
 def apply(tuning: Tuning, backbone: Backbone) -> None:
-    """Freezes parameters and adds the low-rank updates; raises ValueError for a pattern without a match."""
+    """Freezes parameters and adds low-rank updates. Raises ValueError if a pattern has no match."""
     names = [name for name, _ in backbone.named_parameters()]
     _check_patterns((*tuning.train_only, *tuning.freeze), names, "parameters")
     heads = set(backbone.head_parameters()) if tuning.head_only or tuning.lora_rank else set()
     if tuning.head_only and not heads:
-        raise ValueError("tuning.head_only trains the head, and the model has none: num_classes is 0")
+        raise ValueError("tuning.head_only needs a model with a head, but num_classes is 0")
     everything = not (tuning.train_only or tuning.head_only or tuning.lora_rank)
     for name, parameter in backbone.named_parameters():
         chosen = everything or name in heads or _matches(name, tuning.train_only)
@@ -67,8 +67,8 @@ def apply(tuning: Tuning, backbone: Backbone) -> None:
         add_low_rank(tuning, backbone)
     if not any(parameter.requires_grad for parameter in backbone.parameters()):
         raise ValueError(
-            f"no parameter is trainable: tuning.head_only is {tuning.head_only}, train_only is {tuning.train_only} and "
-            f"freeze is {tuning.freeze}"
+            f"no parameter is trainable: tuning.head_only is {tuning.head_only}, train_only is {tuning.train_only}, "
+            f"and freeze is {tuning.freeze}"
         )
 
 
@@ -83,7 +83,7 @@ def add_low_rank(tuning: Tuning, backbone: Backbone) -> None:
 
 
 def merge_low_rank(state: Mapping[str, Tensor], tuning: Tuning) -> dict[str, Tensor]:
-    """Merges low-rank updates into the weights; returns the state dict of a model without LoRA."""
+    """Merges low-rank updates into the weights, and returns the state dict of a model without LoRA."""
     marker, plain = ".parametrizations.weight.", dict(state)
     for name in [name for name in state if name.endswith(f"{marker}original")]:
         layer = name.removesuffix(f"{marker}original")

@@ -1,4 +1,4 @@
-"""Model FLOPs utilization (MFU): FLOPs of a step per second, divided by the device's peak.
+"""Model FLOPs utilization (MFU): FLOPs per second in training, divided by the device's peak.
 
 Chowdhery et al. 2022 (PaLM), appendix B.
 """
@@ -32,18 +32,18 @@ MEASURING_SECONDS = 0.1
 
 @dataclass(frozen=True)
 class Peak:
-    """Peak FLOPs per second of matrix products on one device, and where the number comes from."""
+    """Peak FLOPs per second of matrix products on one device, and the source of this number."""
 
     flops_per_second: float
     source: str
 
     def utilization(self, flops: float, seconds: float) -> float:
-        """Returns the fraction of the peak that `flops` in `seconds` reach."""
+        """Returns the utilization, as a fraction of the peak, of `flops` computed in `seconds`."""
         return flops / seconds / self.flops_per_second
 
 
 def peak(device: torch.device, precision: str, *, tf32: bool = False) -> Peak:
-    """Returns the peak of a device: published for a known GPU, else measured once by short matrix products."""
+    """Returns the peak of a device, which is published for known GPUs and measured for other devices."""
     kind = "tf32" if precision == "float32" and tf32 and device.type == "cuda" else precision
     if device.type == "cuda":
         found = published(torch.cuda.get_device_name(device), kind)
@@ -53,7 +53,7 @@ def peak(device: torch.device, precision: str, *, tf32: bool = False) -> Peak:
 
 
 def published(name: str, kind: str) -> Peak | None:
-    """Returns the published peak of a GPU by its name, None if it is not in the table or unsupported."""
+    """Returns the published peak of a GPU by name, or None if the GPU or dtype is not in the table."""
     for known, peaks in PEAKS.items():
         teraflops = peaks[KINDS.index(kind)]
         if re.search(rf"\b{known}\b", name) and teraflops:

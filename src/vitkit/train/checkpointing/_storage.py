@@ -1,4 +1,4 @@
-"""Storage of sharded checkpoints: one safetensors file per process, with its metadata as JSON in the manifest.
+"""Storage of sharded checkpoints: a safetensors file per process, and a manifest with metadata.
 
 torch.distributed.checkpoint plans which process writes which shards, and which process reads which of them when the
 number of processes has changed. Its own file formats store the metadata as a pickle, which can execute code; JSON and
@@ -30,7 +30,7 @@ from vitkit.train.checkpointing import files
 
 
 class Writer(StorageWriter):
-    """Writes one safetensors file per process into a temporary folder, which rank 0 renames at the end."""
+    """Writes one safetensors file per process to a temporary folder, which rank 0 renames at the end."""
 
     def __init__(self, folder: Path, step: int, rest: JsonDict, keep: int):
         self.folder, self.step, self.rest, self.keep = folder, step, rest, keep
@@ -38,14 +38,14 @@ class Writer(StorageWriter):
 
     @classmethod
     def validate_checkpoint_id(cls, checkpoint_id: object) -> bool:
-        """Returns False: the folder is an argument of the constructor."""
+        """Returns False, because the constructor takes the folder."""
         return False
 
     def reset(self, checkpoint_id: object = None) -> None:
-        """Does nothing: the folder is an argument of the constructor."""
+        """Does nothing, because the constructor takes the folder."""
 
     def set_up_storage_writer(self, is_coordinator: bool, *args: object, **kwargs: object) -> None:
-        """Creates the temporary folder on rank 0, before the other processes get their plans."""
+        """Creates the temporary folder on rank 0 before the other processes get their plans."""
         if is_coordinator:
             self.temporary = files.create_temporary(self.folder, self.step, keep=self.keep)
 
@@ -54,12 +54,12 @@ class Writer(StorageWriter):
         return plan
 
     def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
-        """Adds the path of its file to the plan of each process."""
+        """Adds the file path of each process to its plan."""
         paths = [self.temporary / f"shard-{number:05d}.safetensors" for number in range(len(plans))]
         return [replace(plan, storage_data=path) for plan, path in zip(plans, paths, strict=True)]
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
-        """Writes the shards of this process and flushes them to the disk."""
+        """Writes the shards of this process and flushes them to disk."""
         path: Path = plan.storage_data
         tensors: dict[str, Tensor] = {}
         seen: set[int] = set()
@@ -81,7 +81,7 @@ class Writer(StorageWriter):
         return done
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
-        """Writes the manifest and renames the folder, after all processes have written."""
+        """Writes the manifest and renames the folder after all processes have written their files."""
         written = [result for part in results for result in part]
         file_of = {_key(result.index): result.storage_data[0] for result in written}
         tensors = {
@@ -102,7 +102,7 @@ class Writer(StorageWriter):
 
 
 class Reader(StorageReader):
-    """Reads the shards that a process needs, for any number of processes that wrote them."""
+    """Reads the shards that a process needs; any number of processes may have written the checkpoint."""
 
     def __init__(self, path: Path, manifest: Json):
         self.path = path
@@ -113,14 +113,14 @@ class Reader(StorageReader):
 
     @classmethod
     def validate_checkpoint_id(cls, checkpoint_id: object) -> bool:
-        """Returns False: the folder is an argument of the constructor."""
+        """Returns False, because the constructor takes the folder."""
         return False
 
     def reset(self, checkpoint_id: object = None) -> None:
-        """Does nothing: the folder is an argument of the constructor."""
+        """Does nothing, because the constructor takes the folder."""
 
     def read_metadata(self, *args: object, **kwargs: object) -> Metadata:
-        """Returns the metadata of the manifest."""
+        """Returns the metadata in the manifest."""
         return self.metadata
 
     def set_up_storage_reader(self, metadata: Metadata, is_coordinator: bool, *args: object, **kwargs: object) -> None:
@@ -135,7 +135,7 @@ class Reader(StorageReader):
         return plans
 
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
-        """Reads the shards of the plan, file by file."""
+        """Reads the shards in the plan, one file at a time."""
         wanted: dict[str, list[ReadItem]] = {}
         for item in plan.items:
             wanted.setdefault(self.file_of[_key(item.storage_index)], []).append(item)
@@ -155,13 +155,15 @@ def _read(file: safe_open, item: ReadItem, planner: LoadPlanner) -> None:
     values = file.get_slice(key)[part] if part else file.get_tensor(key)
     target = planner.resolve_tensor(item)
     if values.shape != target.shape or values.dtype != target.dtype:
-        raise ValueError(f"'{key}' is {values.dtype} of {tuple(values.shape)} in its file, unlike its manifest")
+        raise ValueError(
+            f"'{key}' is {values.dtype} of {tuple(values.shape)} in its file, which differs from the manifest"
+        )
     target.copy_(values)
     planner.commit_tensor(item, target)
 
 
 def _parse_manifest(manifest: Json) -> tuple[Metadata, dict[str, str]]:
-    """Returns the metadata of a manifest as torch.distributed.checkpoint has it, and the file of each shard."""
+    """Converts a manifest to torch.distributed.checkpoint metadata and the file of each shard."""
     tensors: dict[str, STORAGE_TYPES] = {}
     file_of: dict[str, str] = {}
     most = sum(entry["size"] for entry in manifest["files"].values())
@@ -189,7 +191,7 @@ def _key(index: MetadataIndex) -> str:
 
 
 def split_tensors(content: Mapping[str, object]) -> tuple[dict[str, Tensor], JsonDict]:
-    """Splits a checkpoint into its tensors by path (`training/optimizer/state/3/exp_avg`) and the rest as JSON values.
+    """Splits a checkpoint into tensors by path (such as `training/optimizer/state/3`) and JSON values.
 
     Mappings become lists of pairs, which preserves integer keys; tuples are marked. Raises ValueError for anything else
     than tensors and plain values.
@@ -199,7 +201,7 @@ def split_tensors(content: Mapping[str, object]) -> tuple[dict[str, Tensor], Jso
     def visit(value: object, path: str) -> object:
         if isinstance(value, Tensor):
             if path in tensors:
-                raise ValueError(f"a checkpoint has two tensors at '{path}'")
+                raise ValueError(f"the checkpoint has two tensors at '{path}'")
             tensors[path] = value
             return {"tensor": path}
         if isinstance(value, Mapping):
@@ -209,14 +211,16 @@ def split_tensors(content: Mapping[str, object]) -> tuple[dict[str, Tensor], Jso
             return {"tuple": items} if isinstance(value, tuple) else items
         if value is None or isinstance(value, bool | int | float | str):
             return value
-        raise ValueError(f"a checkpoint contains tensors and plain values, but '{path}' is a {type(value).__name__}")
+        raise ValueError(
+            f"a checkpoint can contain only tensors and plain values, but '{path}' is a {type(value).__name__}"
+        )
 
     rest = {key: visit(value, key) for key, value in content.items()}
     return tensors, rest
 
 
 def join_tensors(rest: Json, tensors: Mapping[str, Tensor]) -> files.State:
-    """Reverses `split_tensors`; raises ValueError if the two arguments do not fit together."""
+    """Reverses `split_tensors`. Raises ValueError if the two arguments do not match."""
 
     def build(value: object) -> object:
         if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""Save and load training checkpoints: full or sharded, synchronously or in the background."""
+"""Saving and loading of training checkpoints: full or sharded, synchronously or in the background."""
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,11 +16,11 @@ from vitkit.train.run import Hardware
 
 
 class CheckpointNotSaved(ValueError):  # noqa: N818 - an end, as TrainingStopped is
-    """A training checkpoint could not be saved; the earlier ones remain."""
+    """Raised when a training checkpoint could not be saved; the earlier checkpoints remain."""
 
 
 def load_newest(folder: Path, allocate: files.Allocate | None = None) -> files.State | None:
-    """Loads the newest complete checkpoint, None if there is none; all processes must call it.
+    """Loads the newest complete checkpoint, or returns None. All processes must call this function.
 
     The tensors of a sharded checkpoint are read into those that `allocate` returns: this process's shards.
     """
@@ -36,7 +36,7 @@ def load_newest(folder: Path, allocate: files.Allocate | None = None) -> files.S
 
 
 class CheckpointSaver:
-    """Saves training checkpoints into a folder and loads the newest; all processes must call its methods.
+    """Saves checkpoints to a folder and loads the newest. All processes must call its methods.
 
     A full checkpoint is gathered and written by rank 0; of a sharded one each process writes its shards. With
     `hardware.async_save` the checkpoint is copied and written in the background, at most one at a time. An error in the
@@ -72,7 +72,7 @@ class CheckpointSaver:
                 self.thread.shutdown()
 
     def save(self, step: int, content: Mapping[str, object], *, last: bool = False) -> None:
-        """Saves the checkpoint of a step; with `last`, returns only when it is on the disk.
+        """Saves the checkpoint of a step; if `last`, waits until the files are on disk.
 
         Raises CheckpointNotSaved, in every process, if this checkpoint or the one before could not be saved.
         """
@@ -87,7 +87,7 @@ class CheckpointSaver:
             self.wait()
 
     def wait(self) -> None:
-        """Waits for the pending save; raises CheckpointNotSaved, in every process, if it failed."""
+        """Waits for the pending save. Raises CheckpointNotSaved in every process if the save failed."""
         if self.step is None:
             return
         failure = self._failure()
@@ -96,7 +96,7 @@ class CheckpointSaver:
             raise CheckpointNotSaved(messages[0]) from failure
 
     def load_newest(self, allocate: files.Allocate) -> files.State | None:
-        """Loads the newest complete checkpoint of the folder, as the function `load_newest`."""
+        """Loads the newest complete checkpoint of the folder with the function `load_newest`."""
         return load_newest(self.folder, allocate)
 
     def _save_full(self, step: int, content: Mapping[str, object], background: bool) -> Future[object] | None:
@@ -132,14 +132,14 @@ class CheckpointSaver:
 
 
 def is_sharded(hardware: Hardware) -> bool:
-    """Whether the checkpoints of a run are sharded: as `checkpoint_format` says, auto as its model is."""
+    """Returns whether a run's checkpoints are sharded; by default they are if the model is sharded."""
     if hardware.checkpoint_format == "auto":
         return hardware.parallel == "fsdp"
     return hardware.checkpoint_format == "sharded"
 
 
 def allocate_like(templates: Mapping[str, Tensor]) -> files.Allocate:
-    """Returns the function that allocates tensors for a sharded checkpoint with the sharding of `templates`.
+    """Returns a function that allocates checkpoint tensors with the same sharding as `templates`.
 
     The template of a tensor is the one at its path, or at the path of its parent (`loop.checkpoint_templates`).
     """
@@ -155,7 +155,7 @@ def allocate_like(templates: Mapping[str, Tensor]) -> files.Allocate:
 
 
 def copy_to_cpu(value: files.Nested) -> files.Nested:
-    """Copies a nested value with every tensor in it to the CPU."""
+    """Copies a nested value and moves every tensor in it to the CPU."""
     if isinstance(value, Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, dict):
@@ -166,7 +166,7 @@ def copy_to_cpu(value: files.Nested) -> files.Nested:
 
 
 def _completed(action: Callable[..., object], *arguments: object, **options: object) -> Future[object]:
-    """Calls a function now and returns its result or exception as a future."""
+    """Calls a function immediately and returns its result or exception as a future."""
     future: Future[object] = Future()
     try:
         future.set_result(action(*arguments, **options))

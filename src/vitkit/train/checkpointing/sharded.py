@@ -1,4 +1,4 @@
-"""Sharded checkpoints: each process writes and reads its own shards, with torch.distributed.checkpoint."""
+"""Sharded checkpoints with torch.distributed.checkpoint: each process saves and loads its own shards."""
 
 import warnings
 from collections.abc import Iterator, Mapping
@@ -20,7 +20,7 @@ from vitkit.train.checkpointing._storage import Reader, Writer
 def save(
     folder: Path, step: int, content: Mapping[str, object], *, keep: int, group: ProcessGroup | None = None
 ) -> None:
-    """Saves the checkpoint of a step; all processes must call it and communicate over `group`.
+    """Saves the checkpoint of a step. All processes must call this; they communicate over `group`.
 
     Raises ValueError and OSError as `files.save`, in all processes if one of them failed.
     """
@@ -32,7 +32,7 @@ def save(
 def async_save(
     folder: Path, step: int, content: Mapping[str, object], *, keep: int, group: ProcessGroup | None = None
 ) -> Future[object]:
-    """Saves as `save`, but returns once the shards are copied; the future is done when the files are on the disk."""
+    """Copies the shards and saves them in the background; returns a future for the end of the save."""
     tensors, rest = _storage.split_tensors(content)
     with _original_errors():
         writer = Writer(folder, step, rest, keep)
@@ -42,7 +42,7 @@ def async_save(
 
 
 def load(path: Path, manifest: Json, allocate: files.Allocate, group: ProcessGroup | None = None) -> files.State:
-    """Loads a checkpoint, in each process its shards, into the tensors that `allocate` returns.
+    """Loads the shards of each process from a checkpoint into the tensors that `allocate` returns.
 
     Raises ValueError if the manifest, the files and the allocated tensors do not fit together.
     """
@@ -59,7 +59,7 @@ def load(path: Path, manifest: Json, allocate: files.Allocate, group: ProcessGro
 
 @contextmanager
 def _original_errors() -> Iterator[None]:
-    """Raises the exceptions that torch.distributed.checkpoint wraps, and ignores its warning about a single process."""
+    """Unwraps exceptions of torch.distributed.checkpoint, and ignores its warning for a single process."""
     warnings.filterwarnings("ignore", "torch.distributed is disabled, unavailable or uninitialized", UserWarning)
     try:
         yield
@@ -70,7 +70,7 @@ def _original_errors() -> Iterator[None]:
 
 
 def root_cause(error: BaseException) -> BaseException:
-    """Returns the exception of the process that failed, from one of torch.distributed.checkpoint."""
+    """Returns the exception of the failed process from a torch.distributed.checkpoint exception."""
     if not isinstance(error, CheckpointException):
         return error
     cause = next(iter(error.failures.values()))[0]

@@ -17,7 +17,7 @@ from vitkit.train.optim.lion import Lion
 
 @dataclass(frozen=True, kw_only=True)
 class Optimizer:
-    """Optimizer with its peak learning rate `lr`, weight decay and gradient clipping.
+    """Config of an optimizer: peak learning rate `lr`, weight decay and gradient clipping.
 
     `adamw` (Loshchilov and Hutter 2019), `adam` (weight decay added to the gradient), `sgd` with `momentum`
     (fine-tuning in the ViT paper), `lion` (Chen et al. 2023), `lamb` (You et al. 2020, as in DeiT III; Adam for tensors
@@ -47,13 +47,13 @@ class Optimizer:
     layer_decay: float = 1.0
 
     def __post_init__(self) -> None:
-        """Raises ValueError for values out of range."""
+        """Raises ValueError if a value is out of range."""
         if self.lr <= 0.0 or self.weight_decay < 0.0:
             given = f"optimizer.lr is {self.lr} and weight_decay {self.weight_decay}"
-            raise ValueError(f"{given}; lr must be above 0, weight_decay at least 0")
+            raise ValueError(f"{given}; lr must be above 0, and weight_decay must be at least 0")
         if self.final_decay is not None and min(self.weight_decay, self.final_decay) <= 0.0:
             given = f"optimizer.weight_decay is {self.weight_decay} and final_decay {self.final_decay}"
-            raise ValueError(f"{given}; with a final_decay both must be above 0")
+            raise ValueError(f"{given}; if final_decay is set, both must be above 0")
         if self.clip is not None and self.clip <= 0.0:
             raise ValueError(f"optimizer.clip is {self.clip}; it must be above 0, or none for no clipping")
         if not 0.0 < self.layer_decay <= 1.0:
@@ -87,7 +87,7 @@ def _muon(config: Optimizer, module: nn.Module) -> torch.optim.Optimizer:
     inner = {name: each for name, each in decayed.items() if each.ndim == 2 and id(each) in inside}
     outer = {name: each for name, each in decayed.items() if name not in inner}
     if not inner:
-        raise ValueError("muon is for the matrices inside blocks, and none is trainable: use adamw")
+        raise ValueError("muon needs trainable matrices inside blocks, but there are none: use adamw")
     matrices = torch.optim.Muon(
         parameter_groups(config, module, inner, {}),
         lr=config.lr,
@@ -102,7 +102,7 @@ def _muon(config: Optimizer, module: nn.Module) -> torch.optim.Optimizer:
 
 
 def split_by_decay(module: nn.Module) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
-    """Returns the trainable parameters with weight decay and those without, by name.
+    """Returns two dicts of trainable parameters by name: with weight decay and without weight decay.
 
     Weight decay applies to the weights of linear and convolution layers (big_vision's `.*/kernel`), not to biases,
     norms, scales, position embeddings and tokens.
@@ -118,7 +118,7 @@ def split_by_decay(module: nn.Module) -> tuple[dict[str, nn.Parameter], dict[str
 def parameter_groups(
     config: Optimizer, module: nn.Module, decayed: dict[str, nn.Parameter], undecayed: dict[str, nn.Parameter]
 ) -> list[Group]:
-    """Returns the parameter groups for an optimizer; `scale` is the factor of a group's learning rate."""
+    """Returns the parameter groups for an optimizer; `scale` multiplies a group's learning rate."""
     weight_decay = config.weight_decay / config.lr if config.decay == "schedule" else config.weight_decay
     scales = layer_scales(module, config.layer_decay)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
@@ -129,7 +129,7 @@ def parameter_groups(
 
 
 def layer_scales(module: nn.Module, layer_decay: float) -> dict[str, float]:
-    """Returns the learning rate factor of every parameter: layer_decay ^ (depth + 1 - layer).
+    """Returns the learning rate factor of every parameter, which is layer_decay ^ (depth + 1 - layer).
 
     The layer is `Backbone.layer_of`. Parameters of the objective itself have factor 1, except inputs of the first block
     (such as a mask token), which count as layer 0.
@@ -152,19 +152,19 @@ def layer_scales(module: nn.Module, layer_decay: float) -> dict[str, float]:
 
 
 def _backbones(module: nn.Module) -> dict[str, Backbone]:
-    """Returns the backbones in a module by the prefix of their parameter names."""
+    """Returns the backbones in a module by parameter name prefix."""
     named = module.named_modules()
     return {f"{name}." if name else "": part for name, part in named if isinstance(part, Backbone)}
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Sets the learning rate of the next update, times the factor of each group."""
+    """Sets the learning rate of the next update, multiplied by the factor of each group."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("scale", 1.0)
 
 
 def set_weight_decay(optimizer: torch.optim.Optimizer, config: Optimizer, progress: float) -> None:
-    """Sets the weight decay of the next update if it has a schedule; `progress` is the completed part of the run."""
+    """Sets the weight decay of the next update if weight decay has a schedule."""
     if config.final_decay is None:
         return
     value = config.final_decay + (config.weight_decay - config.final_decay) * (1 + math.cos(math.pi * progress)) / 2
@@ -174,7 +174,7 @@ def set_weight_decay(optimizer: torch.optim.Optimizer, config: Optimizer, progre
 
 
 def clip_gradients(config: Optimizer, parameters: Iterable[nn.Parameter], norm: torch.Tensor) -> None:
-    """Clips gradients to the maximum norm of the config; `norm` is the norm of all gradients."""
+    """Clips gradients to the maximum norm in the config; `norm` is the total norm of the gradients."""
     if config.clip is None:
         return
     if config.clip_by == "all":

@@ -1,4 +1,4 @@
-"""Several optimizers as one, and closures of torch.optim."""
+"""Combination of several optimizers, and support for torch.optim closures."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ StateDict = dict[str, Any]
 
 
 def evaluate_closure(closure: Closure | None) -> float | None:
-    """Evaluates the closure of a step with gradients enabled; returns None without a closure."""
+    """Evaluates the closure of a step with gradients enabled; returns None if there is no closure."""
     if closure is None:
         return None
     with torch.enable_grad():
@@ -20,7 +20,7 @@ def evaluate_closure(closure: Closure | None) -> float | None:
 
 
 class CombinedOptimizer(torch.optim.Optimizer):
-    """Optimizer that steps several optimizers and shares their parameter groups."""
+    """Optimizer that combines several optimizers and shares their parameter groups."""
 
     def __init__(self, parts: Sequence[torch.optim.Optimizer]):
         self.parts = list(parts)
@@ -36,7 +36,7 @@ class CombinedOptimizer(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Closure | None = None) -> float | None:  # type: ignore[override]
-        """Performs one update of every part; the closure is called once."""
+        """Performs one update with every optimizer; the closure is called once."""
         loss = evaluate_closure(closure)
         for part in self.parts:
             part.step()
@@ -44,7 +44,7 @@ class CombinedOptimizer(torch.optim.Optimizer):
         return loss
 
     def state_dict(self) -> StateDict:
-        """Returns the state dicts of all parts."""
+        """Returns the state dicts of all optimizers."""
         return {"parts": [part.state_dict() for part in self.parts]}
 
     def load_state_dict(self, state_dict: StateDict) -> None:

@@ -7,9 +7,10 @@ from vitkit.train.optim._combined import Closure, Group, evaluate_closure
 
 
 class Lamb(torch.optim.Optimizer):
-    """Implements LAMB: w <- w - lr |w| / |u| u with u = m / (sqrt(v) + eps) + weight_decay w (algorithm 2).
+    """Implements the LAMB optimizer (algorithm 2), which scales Adam's update by the norm of weights.
 
-    m and v are Adam's moments.
+    The update is w <- w - lr |w| / |u| u with u = m / (sqrt(v) + eps) + weight_decay w, where m and v
+    are Adam's moments.
 
     A tensor without weight decay, or with |w| or |u| equal to 0, is updated as by Adam. This is how apex implements it,
     with which DeiT III was trained.
@@ -27,7 +28,7 @@ class Lamb(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Closure | None = None) -> float | None:  # type: ignore[override]
-        """Performs one update; `closure` re-evaluates the loss, as in torch.optim."""
+        """Performs one update; as in torch.optim, `closure` re-evaluates the loss."""
         loss = evaluate_closure(closure)
         for group in self.param_groups:
             for parameter in group["params"]:
@@ -56,7 +57,7 @@ class Lamb(torch.optim.Optimizer):
 
 
 def _full_norm(tensor: torch.Tensor) -> torch.Tensor:
-    """Returns the norm of the full tensor, also of a sharded one."""
+    """Returns the norm of the full tensor, even if the tensor is sharded."""
     norm = tensor.norm()
     # The method of a DTensor; no isinstance, because its module is slow to import.
     full_tensor = getattr(norm, "full_tensor", None)

@@ -7,7 +7,9 @@ from vitkit.train.optim._combined import Closure, evaluate_closure
 
 
 class Lion(torch.optim.Optimizer):
-    """w <- w - lr (sign(b1 m + (1 - b1) g) + weight_decay w), then m <- b2 m + (1 - b2) g (algorithm 2).
+    """Implements the Lion optimizer (algorithm 2), whose update is the sign of an interpolated momentum.
+
+    The update is w <- w - lr (sign(b1 m + (1 - b1) g) + weight_decay w), then m <- b2 m + (1 - b2) g.
 
     Updates are larger than Adam's: the paper uses a 3 to 10 times smaller learning rate and a weight decay larger by
     the same factor.
@@ -18,7 +20,7 @@ class Lion(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Closure | None = None) -> float | None:  # type: ignore[override]
-        """Performs one update; `closure` re-evaluates the loss, as in torch.optim."""
+        """Performs one update; as in torch.optim, `closure` re-evaluates the loss."""
         loss = evaluate_closure(closure)
         for group in self.param_groups:
             first, second = group["betas"]
