@@ -8,7 +8,6 @@ from typing import Any, NoReturn
 from vitkit.checkpoints.checkpoint import CheckpointError
 from vitkit.config import Json
 
-
 MAX_BYTES = 8 << 20
 # No valid file has longer numbers, and parsing them takes quadratic time.
 MAX_DIGITS = 30
