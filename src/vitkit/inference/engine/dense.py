@@ -117,7 +117,7 @@ def to_float8(x: Float[Tensor, "n k"]) -> tuple[Tensor, Float[Tensor, "n 1"]]:
 def float8_matmul(x: tuple[Tensor, Tensor], weight: tuple[Tensor, Tensor], dtype: torch.dtype) -> Float[Tensor, "n o"]:
     """Returns x W^T in `dtype`; x and W are float8 matrices with the scales from `to_float8`."""
     if not hasattr(F, "scaled_mm"):  # before torch 2.10
-        return torch._scaled_mm(x[0], weight[0].t(), x[1], weight[1].t(), out_dtype=dtype)
+        return torch.ops.aten._scaled_mm(x[0], weight[0].t(), x[1], weight[1].t(), out_dtype=dtype)
     row = F.ScalingType.RowWise
     return F.scaled_mm(x[0], weight[0].t(), x[1], row, weight[1].t(), row, output_dtype=dtype)
 
