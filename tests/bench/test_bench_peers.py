@@ -141,7 +141,7 @@ def test_limit_uses_dtypes_that_the_cpu_can_pack(monkeypatch: pytest.MonkeyPatch
     assert (
         set(roofline._implementations("float32", cpu)) == set(roofline._implementations("bfloat16", cpu)) == {"linear"}
     )
-    with pytest.raises(ValueError, match=r"int8 on a CPU .* which only x86 CPUs have"):
+    with pytest.raises(ValueError, match=r"int8 limit on a CPU .* which only x86 CPUs support"):
         roofline._packed_int8(4, 16, 8, cpu)
 
 
