@@ -59,7 +59,8 @@ def _not_images() -> dict[str, Bad]:
         "icon": Bad(encode(Image.new("RGB", (16, 16)), "ICO"), FORMAT),
         "jpeg 2000": Bad(encode(Image.new("RGB", (16, 16)), "JPEG2000"), FORMAT),
         "portable pixmap": Bad(encode(Image.new("RGB", (16, 16)), "PPM"), FORMAT),
-        "heic": Bad(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(50), FORMAT),
+        # Without the extra `heif` the format is unsupported, with it the file is damaged.
+        "heic": Bad(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(50), (*FORMAT, *CORRUPT)),
         "only a png signature": Bad(b"\x89PNG\r\n\x1a\n", TRUNCATED),
         "only a jpeg start": Bad(b"\xff\xd8\xff", TRUNCATED),
         "png signature without its high bit": Bad(b"\x09" + png(scene(), 8, 2)[1:], NOTHING),

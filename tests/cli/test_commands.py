@@ -163,7 +163,7 @@ def test_models_and_inspect(folder: Path, capsys: pytest.CaptureFixture[str]) ->
     [
         (["clasify"], "unknown command 'clasify'; did you mean 'classify'?"),
         (["classify", "{folder}/model"], "give at least one image"),
-        (["classify", "{folder}/model", "{folder}/photos", "--json", "--csv"], "choose one"),
+        (["classify", "{folder}/model", "{folder}/photos", "--json", "--csv"], "choose either --json or --csv"),
         (["classify", "{folder}/model", "{folder}/photos", "--top", "0"], "--top is 0"),
         (["classify", "{folder}/nothing", "{folder}/photos"], "nothing"),
         (["classify", "{folder}/model", "{folder}/*.webp"], "no file matches"),

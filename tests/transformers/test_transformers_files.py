@@ -128,7 +128,7 @@ def test_dtypes_devices_attention_and_arguments(folder: Path) -> None:
         load(folder, dtype="float33")
     with pytest.raises(TypeError, match="unexpected keyword argument 'unknown'"):
         load(folder, unknown=1)
-    with pytest.raises(ValueError, match="weights_only=False is not supported: it would run code"):
+    with pytest.raises(ValueError, match="weights_only=False is not supported: loading could run code"):
         load(folder, weights_only=False)
 
 
