@@ -91,7 +91,7 @@ def test_the_operators_pass_opcheck() -> None:
 
 def test_unsupported_inputs_are_rejected() -> None:
     for qkv, num_heads in ((random(1, 4, 96).float(), 2), (random(1, 4, 96), 4), (random(1, 0, 96), 2)):
-        with pytest.raises(ValueError, match="the packed attention kernel needs bfloat16 on a CPU"):
+        with pytest.raises(ValueError, match="the packed attention kernel needs a 3-d bfloat16 tensor on a CPU"):
             kernel.packed_attention(qkv, num_heads)
 
 

@@ -55,7 +55,7 @@ class Row:
 
     @property
     def is_vitkit(self) -> bool:
-        """Whether the candidate is vitkit."""
+        """True if the candidate measures vitkit itself, not a peer library."""
         return self.candidate.peer == "vitkit"
 
 

@@ -1,4 +1,4 @@
-"""`Tensors`: names, shapes and dtypes of a weights file, known before values are read."""
+"""`Tensors`: the tensors of a weights file; names, shapes and dtypes are available before values are read."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping

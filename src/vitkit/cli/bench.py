@@ -35,12 +35,12 @@ def bench(
     Args:
         kind: Kind of benchmark.
         model: Architectures (vit-ti/16,vit-b/16), with the same random weights in all libraries, or checkpoints.
-        batch: Batch sizes, such as 1,8,32; one table each.
+        batch: Comma-separated batch sizes, such as 1,8,32. Prints one table per batch size.
         precision: Comma-separated precisions: float32, bfloat16, float16, int8, auto, or `all`.
-        peers: Candidates with settings, such as vitkit,vitkit:precision=int8,timm:compile=max-autotune (default: all).
-        threads: Threads per candidate (default: OMP_NUM_THREADS, else the number of cores); `data` uses one.
+        peers: Candidates and settings: vitkit,vitkit:precision=int8,timm:compile=max-autotune. If not set: all.
+        threads: Threads per candidate. If not set: OMP_NUM_THREADS, else the number of cores; `data` uses one.
         device: Device: auto, cpu, cuda.
-        images: Folder of images for `classification`, `data` and `startup` (default: noise).
+        images: Folder of images for `classification`, `data` and `startup`. If not set: noise.
         rounds: Number of measured rounds, after two warm-up rounds.
         seconds: Minimum duration of a round in seconds.
         timeout: Seconds after which a candidate that is still loading or compiling counts as failed.

@@ -50,13 +50,13 @@ def classify(
         resampling: Resize like `pillow` or `torch`; `draft` decodes large JPEG files at reduced size (faster).
         compile: Compile the network with torch.compile, which takes a minute or more.
         device: Device: auto, cpu, cuda, cuda:1, mps.
-        batch_size: Batch size (default: 8 on a CPU, 64 on a GPU).
-        image_size: Input size in pixels (default: the model's).
+        batch_size: Batch size. If not set: 8 on a CPU, 64 on a GPU.
+        image_size: Input size in pixels. If not set: the model's.
         revision: Branch, tag or commit of a Hub id.
         set: Fields of the model config that a file does not contain, as NAME=VALUE (pool=none).
         allow_truncated: Accept truncated image files.
-        max_pixels: Largest width x height of an image in pixels (default: 120,000,000).
-        max_bytes: Largest size of an image file in bytes (default: 200,000,000).
+        max_pixels: Largest width x height of an image in pixels. If not set: 120,000,000.
+        max_bytes: Largest size of an image file in bytes. If not set: 200,000,000.
     """
     from vitkit.cli._outcomes import arguments_to_images, count_failures, limits, load_model, shows_progress
     from vitkit.inference import Predictor, top_predictions

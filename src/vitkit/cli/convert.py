@@ -24,7 +24,7 @@ def convert(
 
     Args:
         source: A checkpoint: a folder, a file of any format, or a Hugging Face Hub id.
-        target: Output folder, or file for npz and big_vision (.npz) and torchvision (.pth).
+        target: Output path: a .npz file for npz and big_vision, a .pth file for torchvision, else a folder.
         to: Output format: huggingface, timm, npz, big_vision, torchvision, or vitkit (any model).
         image_size: Resize the position embeddings for this image size in pixels.
         patch_size: Resize the patch embedding to this patch size in pixels.

@@ -45,20 +45,20 @@ def evaluate(
     Args:
         model: A checkpoint: a folder, a file of any format, or a Hugging Face Hub id.
         data: Evaluation images, such as folder:photos/val; the val or test split if there are splits.
-        train: Training images of knn, fewshot, probe and linear (default: the train split of the data).
+        train: Training images of knn, fewshot, probe and linear. If not set: the train split of the data.
         evaluators: Evaluators to run.
         out: Output folder for evaluation.json and report.html.
         json: Print one JSON object instead of a table.
-        held_out: Fraction of each class to evaluate on; the rest is for training.
+        held_out: Fraction of each class to evaluate on; the rest is used for training.
         seed: Seed of the held-out split.
         precision: Arithmetic of the network; auto is the fastest that stays close to float32. int8 is calibrated on the
             first images, float8 needs a GPU.
         merge_tokens: Tokens to merge in every block (ToMe): faster, with different outputs.
         device: Device: auto, cpu, cuda, cuda:1, mps.
-        batch_size: Batch size (default: 8 on a CPU, 64 on a GPU).
+        batch_size: Batch size. If not set: 8 on a CPU, 64 on a GPU.
         workers: Processes that load images; 0 loads them in the main process.
-        max_pixels: Largest width x height of an image in pixels (default: 120,000,000).
-        max_bytes: Largest size of an image file in bytes (default: 200,000,000).
+        max_pixels: Largest width x height of an image in pixels. If not set: 120,000,000.
+        max_bytes: Largest size of an image file in bytes. If not set: 200,000,000.
         revision: Branch, tag or commit of a Hub id.
         set: Fields of the model config that a file does not contain, as NAME=VALUE (pool=none).
     """

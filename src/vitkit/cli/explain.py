@@ -38,13 +38,13 @@ def explain(
         images: Files, folders, globs, or - for standard input; none for positions and filters.
         out: Output PNG file.
         method: Explanation method.
-        layer: Layer to explain, or to roll out to; negative numbers count from the end (default: the last).
+        layer: Layer to explain, or to roll out to; negative numbers count from the end. If not set: the last.
         head: Attention head to draw; with --method attention and no --layer, this head of every layer.
-        label: Class name or index for gradient (default: the predicted class).
-        fusion: How rollout combines heads (default: mean, as in the paper).
-        discard: Fraction of the smallest weights that rollout discards (default: 0, as in the paper).
-        share: Fraction of the attention inside a foreground mask (default: 0.6, as in DINO).
-        number: Number of filters to draw (default: 28, as in the paper).
+        label: Class name or index for gradient. If not set: the predicted class.
+        fusion: How rollout combines heads. If not set: mean, as in the paper.
+        discard: Fraction of the smallest weights that rollout discards. If not set: 0, as in the paper.
+        share: Fraction of the attention inside a foreground mask. If not set: 0.6, as in DINO.
+        number: Number of filters to draw. If not set: 28, as in the paper.
         arrays: Output .npz file for the values.
         device: Device: auto, cpu, cuda, cuda:1, mps.
         revision: Branch, tag or commit of a Hub id.

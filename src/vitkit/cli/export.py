@@ -26,9 +26,9 @@ def export(
     Args:
         model: A checkpoint: a folder, a file of any format, or a Hub id such as google/vit-base-patch16-224.
         to: Runtime: onnx (ONNX Runtime and others), openvino, or program (torch.export, .pt2).
-        out: Output folder (default: MODEL-RUNTIME in the current folder).
+        out: Output folder. If not set: MODEL-RUNTIME in the current folder.
         precision: Precision of the stored weights; float16 needs openvino.
-        image_size: Input size in pixels (default: the model's).
+        image_size: Input size in pixels. If not set: the model's.
         revision: Branch, tag or commit of a Hub id.
         set: Fields of the model config that a file does not contain, as NAME=VALUE (pool=none).
         overwrite: Overwrite an existing folder.

@@ -31,13 +31,13 @@ def finetune(
         model: A checkpoint: a folder, a file of any format, or a Hugging Face Hub id.
         data: Training data, such as folder:photos/ (with class folders, or train/ and val/ that contain them).
         out: Output run folder.
-        val: Validation data (default: the val split of the data, else a held-out fraction).
+        val: Validation data. If not set: the val split of the data, else a held-out fraction.
         held_out: Fraction held out for validation if the data has no val split.
-        image_size: Input size in pixels, a multiple of the patch size (default: the checkpoint's).
-        steps: Number of training steps (default: 500, 10,000 or 20,000, by the number of images).
+        image_size: Input size in pixels, a multiple of the patch size. If not set: the checkpoint's.
+        steps: Number of training steps. If not set: 500, 10,000 or 20,000, depending on the number of images.
         epochs: Number of epochs, instead of steps.
-        lr: Peak learning rate (default: by the number of images).
-        batch_size: Batch size (default: by the number of images).
+        lr: Peak learning rate. If not set, it depends on the number of images.
+        batch_size: Batch size. If not set, it depends on the number of images.
         mode: What to train: the full model, the head only, or LoRA and the head.
         seed: Seed for shuffling and augmentation.
         set: More fields of the run as NAME=VALUE (ema=0.999, optimizer.name=adamw).

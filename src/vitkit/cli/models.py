@@ -12,7 +12,7 @@ def models(name: Annotated[Positional[str], arg(metavar="NAME")] = "", *, json: 
     Parameter counts are for 224 x 224 images and 1000 classes. `vitkit inspect NAME` shows the details of a model.
 
     Args:
-        name: Only names that contain this text.
+        name: List only names that contain this text.
         json: Print one JSON object per line.
     """
     from rich.console import Console

@@ -32,11 +32,11 @@ def paper(
     Args:
         name: Table, figure or study (table8, figure5, selfsupervision).
         scale: Scale: small fits this machine, full is the scale of the paper.
-        out: Output folder (default: runs/paper/NAME).
-        data: Data for the small scale, such as parquet:/data/cifar10 (default: the embedded digits).
+        out: Output folder. If not set: runs/paper/NAME.
+        data: Data for the small scale, such as parquet:/data/cifar10. If not set: the embedded digits.
         model: Checkpoint for figure6, figure7 and figure14.
         seeds: Training runs per model, to separate differences from noise.
-        steps: Training steps per model (default: depends on NAME).
+        steps: Training steps per model. If not set, it depends on NAME.
         device: Device: auto, cpu, cuda, cuda:1, mps.
         json: Print one JSON object, or one per line for the list.
     """

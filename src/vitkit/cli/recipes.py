@@ -12,7 +12,7 @@ def recipes(name: Annotated[Positional[str], arg(metavar="NAME")] = "", *, json:
     With the full name of a recipe, prints its description, its command and the expected result.
 
     Args:
-        name: Only names that contain this text.
+        name: List only names that contain this text.
         json: Print one JSON object per line.
     """
     from vitkit import recipes as book

@@ -25,10 +25,10 @@ def train(
 
     Args:
         recipe: Name of a recipe (`vitkit recipes`).
-        out: Output run folder (default: runs/RECIPE).
-        data: Training data, such as parquet:/data/imagenet (default: the recipe's).
-        val: Validation data (default: the data's own split).
-        init_from: Checkpoint to initialize the weights from (default: the recipe's).
+        out: Output run folder. If not set: runs/RECIPE.
+        data: Training data, such as parquet:/data/imagenet. If not set: the recipe's.
+        val: Validation data. If not set: the data's own split.
+        init_from: Checkpoint to initialize the weights from. If not set: the recipe's.
         set: Fields of the run as NAME=VALUE, with dots for nested fields (optimizer.lr=1e-3, steps=100).
         parallel: Parallelism under torchrun: replicas (ddp) or sharded parameters (fsdp).
         backend: Framework: PyTorch, or JAX (plain ViTs, supervised; pip install 'vitkit[jax]').

@@ -107,7 +107,8 @@ def packed(
     routine = library.required("attention", "attention")
     if not supports_packed(qkv, num_heads):
         raise ValueError(
-            f"the packed attention kernel needs bfloat16 on a CPU, not {qkv.dtype} {[*qkv.shape]} for {num_heads} heads"
+            "the packed attention kernel needs a 3-d bfloat16 tensor on a CPU with a head width of 16, 32, ...; "
+            f"got {qkv.dtype} on {qkv.device}, shape {[*qkv.shape]}, num_heads={num_heads}"
         )
     qkv = qkv.contiguous()
     b, n, three = qkv.shape

@@ -1,4 +1,4 @@
-"""Reads weights in several files with an index of tensor names (Hugging Face `*.index.json`)."""
+"""Reads sharded weights through their index file (Hugging Face `*.index.json`)."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""AVIF files, and HEIF files if a plug-in adds a decoder to Pillow: only the primary image is read.
+"""Reads the primary image of AVIF files, and of HEIF files if a Pillow plug-in provides a decoder.
 
 Sizes are checked twice: in the item properties (ispe), and for AVIF also in the sequence header of the coded image,
 because the AV1 decoder allocates memory by that header.

@@ -58,7 +58,7 @@ def _frame_start(reader: _Reader) -> tuple[bytes, int | None]:
     control, transparent = b"", None
     while (kind := reader.take(1)[0]) != _IMAGE:
         if kind != _EXTENSION:
-            raise corrupt("it has no image" if kind == _TRAILER else "an unknown block")
+            raise corrupt("the file contains no image" if kind == _TRAILER else "an unknown block")
         start = reader.at - 1
         label = reader.take(1)[0]
         if not reader.skip_blocks():

@@ -57,7 +57,7 @@ def _still(parts: dict[bytes, bytes], limits: Limits) -> tuple[bytes, int, int]:
     """Returns a still image file made from the chunks ALPH, VP8 or VP8L, with its width and height."""
     name = b"VP8L" if b"VP8L" in parts else b"VP8 "
     if name not in parts:
-        raise corrupt("it has no image")
+        raise corrupt("the file contains no image")
     width, height = _bitstream_size(name, parts[name])
     check_size(width, height, limits)
     body = _chunk(name, parts[name])

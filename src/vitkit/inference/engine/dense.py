@@ -30,7 +30,7 @@ def fused_name(module: nn.Module) -> str | None:
 def add_or_multiply(
     y: Float[Tensor, "*b o"], residual: Float[Tensor, "*b o"] | None, factor: Float[Tensor, "*b o"] | None
 ) -> Float[Tensor, "*b o"]:
-    """Adds the residual to y or multiplies y by the factor, if given, in the wider dtype."""
+    """Returns y + residual or y * factor, whichever operand is given, in the promoted dtype of the operands."""
     return y + residual if residual is not None else y * factor if factor is not None else y
 
 

@@ -33,7 +33,7 @@ TABLE = Table(
 
 
 def describe(raw: RawCheckpoint) -> Description:
-    """Infers the config as for a plain ViT, but with the epsilons of the original code."""
+    """Infers the config as for a plain ViT, but with the normalization epsilons of the original implementation."""
     notes: list[str] = []
     config = infer_hybrid(
         TABLE.shapes(raw.tensors),
