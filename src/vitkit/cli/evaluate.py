@@ -113,7 +113,9 @@ def _progress(batches: Iterable[T], total: int) -> Iterable[T]:
     from rich.progress import track
 
     console = Console(stderr=True)
-    return track(batches, "images", total=total, console=console, transient=True, disable=not console.is_terminal)
+    if not console.is_terminal:  # rich 13 ends even a disabled bar with an empty line
+        return batches
+    return track(batches, "images", total=total, console=console, transient=True)
 
 
 def _write_table(found: "Evaluation") -> None:
