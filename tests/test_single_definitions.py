@@ -105,7 +105,7 @@ def test_names_of_activations_are_unambiguous() -> None:
 
 def test_names_of_activations_are_those_of_transformers() -> None:
     """transformers computes each activation under the names in our table."""
-    library = pytest.importorskip("transformers.activations", reason="transformers is the oracle")
+    library = oracle("transformers.activations")
     x = torch.linspace(-4, 4, 101)
     assert set(names_in("transformers")) <= set(library.ACT2FN)
     for row in ACTIVATIONS.values():
