@@ -264,7 +264,7 @@ def test_predictor_reports_precision_and_summary() -> None:
         calibrated = Predictor(model, processor, precision="int8", calibration=images[:2], batch_size=2)
         stream = Predictor(model, processor, precision="int8", batch_size=2)
         rows = [np.stack([outcome.output for outcome in each.logits(images)]) for each in (calibrated, stream)]
-        # Both are calibrated on the same two images. The batches are equal: on some CPUs their size changes the last bit.
+        # Both are calibrated on the same two images. On some CPUs the batch size changes the last bit.
         np.testing.assert_array_equal(rows[0], rows[1])
         # Ten tokens are too few for good ranges; calibrated on all images the logits are close.
         full = Predictor(model, processor, precision="int8", calibration=images)
