@@ -10,6 +10,8 @@ from vitkit.images.header import Header
 _EXTENSION, _IMAGE, _TRAILER, _GRAPHIC_CONTROL = 0x21, 0x2C, 0x3B, 0xF9
 #: Maximum number of blocks, including empty ones; with 255 bytes each, this is a file of 255 MB.
 _MAX_BLOCKS: Final = 1_000_000
+#: Maximum number of extensions and frames, which take longer to read than blocks.
+_MAX_CHAINS: Final = 200_000
 #: An LZW code has at least 3 bits and stands for at most 4096 pixels.
 _PIXELS_PER_BYTE: Final = 4096 * 8 // 3
 
@@ -25,10 +27,11 @@ def _table_bytes(flags: int) -> int:
 
 
 class _Reader:
-    """A bounds-checked reader with a maximum number of blocks."""
+    """A bounds-checked reader with a maximum number of blocks and of chains of blocks."""
 
     def __init__(self, data: bytes, at: int) -> None:
-        self.data, self.at, self.blocks = data, at, 0
+        self.data, self.at = data, at
+        self.blocks = self.chains = 0
 
     def take(self, count: int) -> bytes:
         """Returns the next `count` bytes. Raises ImageError if the file is truncated."""
@@ -41,6 +44,9 @@ class _Reader:
     def skip_blocks(self) -> bool:
         """Skips a chain of sub-blocks; returns False if the file ends first."""
         data, size = self.data, len(self.data)
+        self.chains += 1
+        if self.chains > _MAX_CHAINS:
+            raise corrupt(f"more than {_MAX_CHAINS} extensions and frames")
         while self.at < size:
             length = data[self.at]
             self.at += 1 + length
