@@ -33,7 +33,7 @@ def vitkit_readers() -> dict[str, Reader]:
 
     def without_turbo(reader: Reader) -> Reader:
         def run(data: bytes) -> Any:
-            fast, turbo.decode = turbo.decode, lambda header: None
+            fast, turbo.decode = turbo.decode, lambda header, min_size=None: None
             try:
                 return reader(data)
             finally:

@@ -77,7 +77,7 @@ def run_of(width: int, rounds: int) -> Run:
         data=Data(source="digits"),
         processor=Processor.squash(32),
         optimizer=Optimizer(lr=1e-3),
-        schedule=Schedule(warmup=10),
+        schedule=Schedule(warmup=BLOCK),
         batch_size=BATCH,
         steps=(rounds + 1) * BLOCK,
         evaluate_every=10**9,
