@@ -27,6 +27,7 @@ NAMES += [name for name in timm.list_models(module="eva") if "dinov3" in name an
 # Architectures with unsupported blocks or tensors.
 UNSUPPORTED = re.compile(
     r"aimv2|beit3|.*(quickgelu|_rpn_|_xp_|_18x2_|clip|_mci_|resnet26d|resnet50d|_d?pwee_|_dwee_|_dlittle_)"
+    r"|test_vit3"
 )
 
 
@@ -85,6 +86,28 @@ def test_unsupported_architectures(name: str, message: str, folder: Path) -> Non
     with pytest.raises(CheckpointError, match=message) as caught:
         checkpoints.load(folder)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"architecture": "test_vit3"}, "test_vit3 sets pool_include_prefix=True, which changes the output"),
+        ({"architecture": "test_vit3.r160_in1k"}, "test_vit3.r160_in1k sets pool_include_prefix"),
+        ({"model_args": {"scale_attn_norm": True}}, "model_args has scale_attn_norm=True, which changes"),
+        ({"model_args": {"norm_layer": "rmsnorm"}}, "model_args has norm_layer='rmsnorm', which changes"),
+        ({"model_args": {"of_the_future": 3}}, "model_args has of_the_future=3, which changes"),
+    ],
+)
+def test_arguments_without_tensors_are_not_ignored(config: dict[str, Any], message: str, folder: Path) -> None:
+    _write_config(folder, **{"architecture": "vit_tiny_patch16_224", **config})
+    with pytest.raises(CheckpointError, match=message):
+        checkpoints.load(folder)
+
+
+def test_arguments_that_have_no_effect(folder: Path) -> None:
+    arguments = {"depth": 2, "num_heads": 2, "dynamic_img_size": True, "drop_path_rate": 0.1, "norm_layer": None}
+    _write_config(folder, architecture="vit_tiny_patch16_224", model_args={**arguments, "scale_mlp_norm": False})
+    assert checkpoints.load(folder).model.config.depth == 2
 
 
 def test_missing_last_block(folder: Path) -> None:

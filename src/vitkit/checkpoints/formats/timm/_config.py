@@ -7,6 +7,7 @@ from typing import Any
 from vitkit import config as configs
 from vitkit.checkpoints.checkpoint import Checkpoint, CheckpointError
 from vitkit.checkpoints.formats._unsupported import TRAINING, extra_fields
+from vitkit.checkpoints.formats.timm._arguments import check_arguments
 from vitkit.checkpoints.json_files import Json
 from vitkit.data.processor import Processor
 from vitkit.layers.activations import names_in
@@ -58,6 +59,7 @@ def read_config(config_json: Json, known: re.Pattern[str] = VITS) -> tuple[dict[
             "config.json: architecture must be a string, model_args and pretrained_cfg must be objects"
         )
     check_architecture(name, known)
+    check_arguments(name, arguments)
     fields: dict[str, Any] = {}
     pool = arguments.get("global_pool", config_json.get("global_pool"))
     if pool is not None:
