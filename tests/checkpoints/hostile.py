@@ -426,3 +426,26 @@ def _config(text: bytes) -> Callable[[Path], Path]:
 
 for _name, _text in CONFIGS.items():
     CORPUS[f"config {_name}"] = _config(_text)
+
+
+def _with_wrong_encoding(path: Path) -> Path:
+    """Marks the member names as UTF-8 and makes one of them invalid."""
+    data = bytearray(path.read_bytes())
+    directory = data.find(b"PK\1\2")
+    flags, name = directory + 8, directory + 46
+    data[flags + 1] |= 0x08
+    data[name] = 0xAF
+    path.write_bytes(data)
+    return path
+
+
+@entry
+def _pth_with_a_member_name_in_a_wrong_encoding(folder: Path) -> Path:
+    torch.save(state(), folder / "x.pth")
+    return _with_wrong_encoding(folder / "x.pth")
+
+
+@entry
+def _npz_with_a_member_name_in_a_wrong_encoding(folder: Path) -> Path:
+    np.savez(folder / "x.npz", **{name: value.numpy() for name, value in state().items()})
+    return _with_wrong_encoding(folder / "x.npz")

@@ -291,7 +291,15 @@ def test_seeds_reach_models_and_errors(tmp_path: Path) -> None:
     """Some mutated checkpoints are still valid, and some are not."""
     outcomes = [check(write_mutated(seed, tmp_path)) for seed in range(250)]
     assert outcomes.count("ok") > 12
-    for message in ("missing", "unknown", "with a wrong shape", "config.json", "bytes", "damaged", "not floating-point"):
+    for message in (
+        "missing",
+        "unknown",
+        "with a wrong shape",
+        "config.json",
+        "bytes",
+        "damaged",
+        "not floating-point",
+    ):
         assert any(message in outcome for outcome in outcomes), message
 
 

@@ -232,3 +232,11 @@ def test_an_ambiguous_range_warns_once() -> None:
             to_rgb(image)
         to_rgb(mask, data_range=1)
     assert len(caught) == 1
+
+
+def test_nan_of_any_kind_in_a_file_becomes_black_without_a_warning() -> None:
+    """Casting a signaling NaN to another type raises a warning of numpy."""
+    bits = np.array([[0x7F800001, 0x7FC00000, 0x7F800000, 0xFF800000, 0x3F800000]], np.uint32)
+    data = io.BytesIO()
+    Image.fromarray(bits.view(np.float32)).save(data, "TIFF")
+    assert np.asarray(open_image(data.getvalue()))[0, :, 0].tolist() == [0, 0, 0, 0, 255]

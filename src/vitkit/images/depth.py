@@ -78,9 +78,9 @@ def floats_to_bytes(
     scale = 255.0 / data_range
 
     def convert(chunk: np.ndarray) -> np.ndarray:
+        if not is_finite:  # before the cast, which warns about signaling NaN
+            chunk = np.where(np.isfinite(chunk), chunk, np.zeros((), chunk.dtype))
         chunk = chunk.astype(np.float64)
-        if not is_finite:
-            chunk[~np.isfinite(chunk)] = 0
         return np.rint(np.clip(chunk * scale, 0, 255))
 
     return _in_chunks(convert, values)

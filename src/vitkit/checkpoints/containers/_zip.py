@@ -1,9 +1,12 @@
 """Limits for zip archives, checked before `zipfile` creates an object for each member."""
 
+import errno
 import os
 import struct
 import zipfile
-from collections.abc import Iterable
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from vitkit.checkpoints.checkpoint import CheckpointError
@@ -33,6 +36,27 @@ def check_directory(path: Path, kind: str) -> None:
                 entries, length = struct.unpack_from("<QQ", record, 32)
     if entries > MAX_MEMBERS or length > MAX_DIRECTORY:
         raise CheckpointError(f"too many members: {entries:,} in a directory of {length:,} bytes")
+
+
+@contextmanager
+def damaged_archives() -> Iterator[None]:
+    """Converts the exceptions of `zipfile` for a damaged archive to CheckpointError.
+
+    RuntimeError is also raised for unsupported versions and compression, ValueError for member names in a wrong
+    encoding, OSError (EINVAL) for offsets outside the file.
+    """
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, ValueError, OverflowError) as error:
+        raise CheckpointError(f"the archive is damaged ({str(error)[:120]}); download or copy it again") from None
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        raise CheckpointError(
+            "the archive is damaged (an offset is outside the file); download or copy it again"
+        ) from None
 
 
 def check_total(members: Iterable[zipfile.ZipInfo], size: int, limit: int) -> None:

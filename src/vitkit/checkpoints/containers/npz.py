@@ -4,7 +4,6 @@ import math
 import tokenize
 import warnings
 import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
@@ -15,7 +14,7 @@ from numpy.lib import format as npy
 from torch import Tensor
 
 from vitkit.checkpoints.checkpoint import CheckpointError
-from vitkit.checkpoints.containers._zip import check_directory, check_total
+from vitkit.checkpoints.containers._zip import check_directory, check_total, damaged_archives
 from vitkit.checkpoints.tensors import Info, Tensors
 
 # Weights compress little: a large archive with a higher compression ratio is a zip bomb.
@@ -47,14 +46,11 @@ def open_file(path: Path) -> Tensors:
     """Opens an archive; tensor names do not include the suffix `.npy`."""
     members = _members(path)
     infos: dict[str, Info] = {}
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for name, member in members.items():
-                with archive.open(member) as file:
-                    shape, _, dtype = _header(file, name, member.file_size)
-                infos[name] = Info(shape, DTYPES[dtype.str[1:]])
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
-        raise _damaged(error) from None
+    with damaged_archives(), zipfile.ZipFile(path) as archive:
+        for name, member in members.items():
+            with archive.open(member) as file:
+                shape, _, dtype = _header(file, name, member.file_size)
+            infos[name] = Info(shape, DTYPES[dtype.str[1:]])
     return Tensors(infos, lambda name: _read(path, members[name], name))
 
 
@@ -70,14 +66,9 @@ def write_npz(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 def _members(path: Path) -> dict[str, zipfile.ZipInfo]:
-    try:
-        check_directory(path, ".npz archive")
-        with zipfile.ZipFile(path) as archive:
-            found = archive.infolist()
-    except (zipfile.BadZipFile, RuntimeError, ValueError) as error:  # RuntimeError: unsupported zip version
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(f"not a .npz archive: {str(error).lower()}") from None
+    check_directory(path, ".npz archive")
+    with damaged_archives(), zipfile.ZipFile(path) as archive:
+        found = archive.infolist()
     members: dict[str, zipfile.ZipInfo] = {}
     for member in found:
         name = member.filename.removesuffix(".npy")
@@ -122,16 +113,13 @@ def _header(file: IO[bytes], name: str, size: int) -> Header:
 
 
 def _read(path: Path, member: zipfile.ZipInfo, name: str) -> Tensor:
-    try:
-        with zipfile.ZipFile(path) as archive, archive.open(member) as file:
-            shape, fortran, dtype = _header(file, name, member.file_size)
-            buffer = bytearray(math.prod(shape) * dtype.itemsize)
-            filled = _fill(file, buffer)
-            if filled != len(buffer):
-                raise CheckpointError(f"{path.name}: {name!r} ends after {filled:,} of {len(buffer):,} bytes")
-            file.read(1)  # reading to the end verifies the checksum
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
-        raise _damaged(error) from None
+    with damaged_archives(), zipfile.ZipFile(path) as archive, archive.open(member) as file:
+        shape, fortran, dtype = _header(file, name, member.file_size)
+        buffer = bytearray(math.prod(shape) * dtype.itemsize)
+        filled = _fill(file, buffer)
+        if filled != len(buffer):
+            raise CheckpointError(f"{path.name}: {name!r} ends after {filled:,} of {len(buffer):,} bytes")
+        file.read(1)  # reading to the end verifies the checksum
     array = np.frombuffer(buffer, dtype=np.dtype(("<" if dtype.str[1] == "V" else dtype.str[0]) + dtype.str[1:]))
     if dtype.str[1] == "V":
         array = array.view(np.int16)
@@ -150,7 +138,3 @@ def _fill(file: IO[bytes], buffer: bytearray) -> int:
         view[filled : filled + len(chunk)] = chunk
         filled += len(chunk)
     return filled
-
-
-def _damaged(error: Exception) -> CheckpointError:
-    return CheckpointError(f"the archive is damaged: {str(error)[:120]}")

@@ -5,7 +5,6 @@ tensors are ignored, and none of them is imported or called. Values of tensors a
 """
 
 import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from vitkit.checkpoints.checkpoint import CheckpointError, listing
 from vitkit.checkpoints.containers._pickle import parse_pickle
 from vitkit.checkpoints.containers._storages import Storage, StoredTensor, rebuild, storage_of
 from vitkit.checkpoints.containers._trees import Tree, flatten, is_module
-from vitkit.checkpoints.containers._zip import check_directory, check_total
+from vitkit.checkpoints.containers._zip import check_directory, check_total, damaged_archives
 from vitkit.checkpoints.tensors import Tensors
 
 ZIP = b"PK\x03\x04"
@@ -67,17 +66,14 @@ def _no_tensors(value: Any, tree: Tree) -> str:
 
 
 def _read_zip(path: Path) -> tuple[Any, Values]:
-    try:
-        check_directory(path, "file of torch.save")
-        with zipfile.ZipFile(path) as archive:
-            members = {member.filename: member for member in archive.infolist()}
-            root = _root(members)
-            size = path.stat().st_size
-            check_total(archive.infolist(), size, size)  # torch does not compress
-            order = archive.read(f"{root}byteorder") if f"{root}byteorder" in members else b"little"
-            data = _stored(archive, members[f"{root}data.pkl"])
-    except (zipfile.BadZipFile, RuntimeError, EOFError, zlib.error) as error:
-        raise CheckpointError(f"the archive is damaged ({str(error)[:120]}); download or copy it again") from None
+    check_directory(path, "file of torch.save")
+    with damaged_archives(), zipfile.ZipFile(path) as archive:
+        members = {member.filename: member for member in archive.infolist()}
+        root = _root(members)
+        size = path.stat().st_size
+        check_total(archive.infolist(), size, size)  # torch does not compress
+        order = archive.read(f"{root}byteorder") if f"{root}byteorder" in members else b"little"
+        data = _stored(archive, members[f"{root}data.pkl"])
     value, _ = parse_pickle(data, 0, rebuild, storage_of)
 
     def values(storage: Storage) -> Tensor:

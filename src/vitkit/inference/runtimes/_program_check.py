@@ -95,7 +95,7 @@ def _sizes_by_directory(reader: Any, records: list[str], file: BinaryIO) -> dict
     try:
         with zipfile.ZipFile(file) as archive:
             found = archive.infolist()
-    except (zipfile.BadZipFile, RuntimeError, ValueError, OSError):
+    except (zipfile.BadZipFile, struct.error, EOFError, RuntimeError, ValueError, OSError):
         raise CheckpointError("the zip directory cannot be read") from None
     positions = [(record, reader.get_record_header_offset(record)) for record in records]
     entries = [(entry.filename.partition("/")[2], entry.header_offset) for entry in found]
