@@ -1,9 +1,12 @@
 """The attention kernel against float64 for shapes, layouts, biases and threads, and its errors."""
 
 import os
+import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -154,8 +157,35 @@ def test_without_the_library_the_engine_falls_back() -> None:
 
 
 def test_a_library_with_another_interface_version_is_not_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    if library.library() is None:
+        pytest.skip("needs a compiled library")
     monkeypatch.setattr(library, "INTERFACE", library.INTERFACE + 1)
-    assert library.library.__wrapped__() is None
+    with pytest.warns(UserWarning, match="compiled from older sources"):
+        assert library.library.__wrapped__() is None
+
+
+@pytest.mark.parametrize("name", list(library.FUNCTIONS))
+def test_a_library_that_lacks_a_function_is_not_loaded(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library from before a kernel was added would otherwise fail with AttributeError at the first use."""
+    if library.library(name) is None:
+        pytest.skip("needs a compiled library")
+    monkeypatch.setitem(library.FUNCTIONS, name, (*library.FUNCTIONS[name], "added_later"))
+    with pytest.warns(UserWarning, match="compiled from older sources") as warned:
+        assert library.library.__wrapped__(name) is None
+    (message,) = warned
+    assert str(message.message).startswith(f"the C kernels in {name}.")
+    assert "pip install -e ." in str(message.message)
+
+
+def test_the_loader_checks_every_function_of_the_c_sources() -> None:
+    """The table of functions names what the C sources of each library in pyproject.toml define."""
+    root = Path(__file__).parents[2]
+    project = tomllib.loads((root / "pyproject.toml").read_text())
+    for extension in project["tool"]["setuptools"]["ext-modules"]:
+        sources = "".join((root / source).read_text() for source in extension["sources"])
+        defined = set(re.findall(r"^(?:int|void) vitkit_(\w+)\(", sources, re.MULTILINE))
+        name = extension["name"].rpartition(".")[2]
+        assert {*library.FUNCTIONS[name], "interface"} == defined
 
 
 def test_the_libraries_are_compiled_if_there_is_a_compiler() -> None:
