@@ -1,5 +1,6 @@
 """Shared fixtures: the shared data folder, requirements on the CPU, and shape checks for all tests."""
 
+import atexit
 import gc
 import os
 import time
@@ -12,6 +13,9 @@ from jaxtyping import install_import_hook
 # The tests check the shape annotations of layers, models and objectives in every call.
 if os.environ.get("VITKIT_CHECK_SHAPES", "1") == "1":
     install_import_hook(["vitkit.layers", "vitkit.models", "vitkit.objectives"], "beartype.beartype")
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    atexit.register(os._exit, 0)
 
 SHARED = Path(os.environ.get("VITKIT_SHARED", Path(__file__).parents[2] / "shared"))
 STARTED = time.monotonic()
@@ -30,10 +34,7 @@ def pytest_collection() -> Generator[None, object, object]:
     finally:
         gc.freeze()
         gc.enable()
-
-
-def pytest_unconfigure() -> None:
-    gc.unfreeze()
+        atexit.register(gc.unfreeze)
 
 
 @pytest.fixture(scope="session")

@@ -131,11 +131,10 @@ def good_png() -> dict[str, Good]:
     files["rgb"] = Good(png(rgb, 8, 2), rgb)
     files["rgb_suggested_palette"] = Good(png(rgb, 8, 2, chunk(b"PLTE", bytes(range(60)))), rgb)
     files["rotated"] = Good(png(rgb, 8, 2, chunk(b"eXIf", exif(6))), np.rot90(rgb, -1))
-    files["text_bomb"] = Good(png(rgb, 8, 2, chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(50_000_000)))), rgb)
-    files["international_text_bomb"] = Good(
-        png(rgb, 8, 2, chunk(b"iTXt", b"a\0\1\0\0\0" + zlib.compress(bytes(50_000_000)))), rgb
-    )
-    files["profile_bomb"] = Good(png(rgb, 8, 2, chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(50_000_000)))), rgb)
+    bomb = zlib.compress(bytes(50_000_000))
+    files["text_bomb"] = Good(png(rgb, 8, 2, chunk(b"zTXt", b"a\0\0" + bomb)), rgb)
+    files["international_text_bomb"] = Good(png(rgb, 8, 2, chunk(b"iTXt", b"a\0\1\0\0\0" + bomb)), rgb)
+    files["profile_bomb"] = Good(png(rgb, 8, 2, chunk(b"iCCP", b"a\0\0" + bomb)), rgb)
     files["profile_broken"] = Good(png(rgb, 8, 2, chunk(b"iCCP", b"a\0\0" + zlib.compress(b"ICC"))), rgb)
     files["extra_chunk_broken_sum"] = Good(png(rgb, 8, 2, chunk(b"gAMA", b"\0\0\0\1")[:-1] + b"\0"), rgb)
     files["after_the_end"] = Good(png(rgb, 8, 2) + b"PK\3\4" + bytes(5000), rgb)
