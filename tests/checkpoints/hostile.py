@@ -11,6 +11,7 @@ import pickle
 import struct
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -210,10 +211,19 @@ def archive(folder: Path, members: list[tuple[str, bytes]], compression: int = z
 @entry
 def _npz_bomb(folder: Path) -> Path:
     """One megabyte that unpacks to 1024, with a valid name and header."""
-    with zipfile.ZipFile(folder / "x.npz", "w", zipfile.ZIP_DEFLATED) as file, file.open("head/kernel.npy", "w") as out:
-        out.write(npy(header(shape="(1024, 262144)")))
-        for _ in range(1024):
-            out.write(bytes(1 << 20))
+    # Compressing a gigabyte takes seconds, so one block is compressed and repeated.
+    compress = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    start, block = npy(header(shape="(1024, 262144)")), bytes(1 << 20)
+    first, each = (compress.compress(data) + compress.flush(zlib.Z_FULL_FLUSH) for data in (start, block))
+    stream, checksum = first + each * 1024 + compress.flush(), zlib.crc32(start)
+    for _ in range(1024):
+        checksum = zlib.crc32(block, checksum)
+    name = b"head/kernel.npy"
+    member = struct.pack("<5H3L2H", 20, 0, 8, 0, 33, checksum, len(stream), len(start) + (1 << 30), len(name), 0)
+    local = b"PK\3\4" + member + name + stream
+    directory = b"PK\1\2" + struct.pack("<H", 20) + member + bytes(14) + name
+    end = b"PK\5\6" + struct.pack("<4H2LH", 0, 0, 1, 1, len(directory), len(local), 0)
+    (folder / "x.npz").write_bytes(local + directory + end)
     return folder / "x.npz"
 
 
