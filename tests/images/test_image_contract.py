@@ -196,7 +196,8 @@ def odd_files(shared: Path) -> dict[str, dict]:
     return {entry["file"]: entry["pillow"] for entry in json.loads((folder / "manifest.json").read_text())}
 
 
-@pytest.mark.parametrize("shape", ["Landscape", pytest.param("Portrait", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", ["Landscape", "Portrait"])
 def test_exif_orientations_of_real_files(shape: str, shared: Path) -> None:
     """Pixels are equal to Pillow's exif_transpose and close to the reference image.
 

@@ -253,10 +253,10 @@ def test_with_head_and_with_image_size():
     assert new.config == model.config
     same(dict(sorted(flatten(new.params).items())), dict(sorted(to_flax(model.state_dict(), 4).items())))
     images = random_images(2, 40, 56, 3)
-    before = checkpoint.model().apply({"params": checkpoint.params}, images)
+    before = jax.jit(checkpoint.model().apply)({"params": checkpoint.params}, images)
     wide = checkpoint.with_image_size((40, 56))
     assert wide.config.grid == (5, 7)
     assert wide.params["Transformer"]["posembed_input"]["pos_embedding"].shape == (1, 36, 32)
-    after = wide.model().apply({"params": wide.params}, images)
+    after = jax.jit(wide.model().apply)({"params": wide.params}, images)
     assert np.abs(np.asarray(after - before)).max() <= 1e-5
     assert nest(flatten(wide.params)).keys() == checkpoint.params.keys()

@@ -85,6 +85,7 @@ def torch_steps(optimizer_of, training, steps: int = 3):
     return to_flax(model.state_dict(), ONE.num_heads)
 
 
+@pytest.mark.slow  # tests/jax/test_jax_run.py compares the losses of AdamW by default
 def test_adamw_matches_pytorch():
     training = vitjax.TrainingConfig(steps=10, warmup_steps=2, learning_rate=1e-2, weight_decay=0.1, clip=0.5)
     state, _ = run_steps(training)
