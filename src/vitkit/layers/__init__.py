@@ -8,6 +8,7 @@ from vitkit.layers.activations import ActivationName, activation
 from vitkit.layers.attention import Attention, attention_weights
 from vitkit.layers.axial import AxialBlock, RelativeLineAttention
 from vitkit.layers.block import MLP, Block, DropPath, LayerScale, SwiGLU, encoder_blocks, layer_norm, run_blocks
+from vitkit.layers.channels import adapt_input_weight
 from vitkit.layers.features import Features, join_tokens
 from vitkit.layers.init import init_layers, init_lecun, init_mae, init_truncated
 from vitkit.layers.packing import Packed, run_packed
@@ -73,6 +74,7 @@ __all__ = [
     "StdConv",
     "SwiGLU",
     "activation",
+    "adapt_input_weight",
     "attention_weights",
     "axial_rotation",
     "encoder_blocks",

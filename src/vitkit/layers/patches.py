@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vitkit.layers.channels import adapt_input_convolution, as_input
+
 
 @lru_cache(maxsize=256)
 def patch_resize_matrix(old: int, new: int) -> Float[Tensor, "new old"]:
@@ -46,7 +48,8 @@ class PatchEmbed(nn.Module):
     `backbone` makes it the patch embedding of a hybrid (ViT paper, section 3.1): the patches are cut from the feature
     map of the backbone, which has `channels` channels. With `patch_sizes` (sides in pixels), training samples one of
     them for each batch, uniformly and from torch's generator on the CPU (FlexiViT, section 3.1); the weights keep the
-    size `patch_size`. Raises ValueError for a wrong number of channels and for an image smaller than one patch.
+    size `patch_size`. Floating-point images get the dtype of the weights. Raises ValueError for a wrong number of channels and
+    for an image smaller than one patch.
     """
 
     def __init__(
@@ -72,9 +75,10 @@ class PatchEmbed(nn.Module):
         if patch_size is None and self.patch_sizes and self.training:
             side = self.patch_sizes[int(torch.randint(len(self.patch_sizes), (), device="cpu"))]
             patch_size = (side, side)
-        x = self.backbone(images)
-        if x.shape[1] != self.channels:
-            raise ValueError(f"the model takes images with {self.channels} channels, but these have {x.shape[1]}")
+        if isinstance(self.backbone, nn.Identity):
+            x = as_input(images, self.channels, self.proj.weight.dtype)
+        else:
+            x = self.backbone(images)
         self.grid(x.shape[2], x.shape[3], patch_size)
         if patch_size is None or patch_size == self.patch_size:
             return self.proj(x)
@@ -87,6 +91,11 @@ class PatchEmbed(nn.Module):
         weight = resize_patches(self.proj.weight.detach(), patch_size).clone()
         self.proj.weight = nn.Parameter(weight, self.proj.weight.requires_grad)
         self.patch_size = self.proj.kernel_size = self.proj.stride = patch_size
+
+    def adapt_channels(self, channels: int) -> None:
+        """Adapts the RGB weights to another number of channels; see `channels.adapt_input_weight`."""
+        adapt_input_convolution(self.proj, channels)
+        self.channels = channels
 
     def _check_resizable(self) -> None:
         if not isinstance(self.backbone, nn.Identity):

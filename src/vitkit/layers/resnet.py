@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vitkit.layers.channels import adapt_input_convolution, as_input
+
 Padding = Literal["same", "symmetric"]
 EpsilonOn = Literal["std", "variance"]
 
@@ -127,8 +129,8 @@ class ResNetStem(nn.Module):
     """Stem of a ResNet: 7x7 convolution, norm and ReLU (if `norm` is given), and max-pooling.
 
     Convolution and pooling have stride 2. Without SAME padding the map is padded with zeros before the pooling. BiT has
-    no norm and no ReLU here, so that values can be negative and such a zero can be the maximum. Raises ValueError for a
-    wrong number of channels.
+    no norm and no ReLU here, so that values can be negative and such a zero can be the maximum. Floating-point images
+    get the dtype of the weights. Raises ValueError for a wrong number of channels.
     """
 
     def __init__(self, channels: int, width: int, *, conv: Conv, norm: Norm | None, same: bool = True):
@@ -141,9 +143,13 @@ class ResNetStem(nn.Module):
 
     def forward(self, images: Float[Tensor, "b c height width"]) -> Float[Tensor, "b d rows columns"]:
         """Returns a feature map with a quarter of the height and width of the images."""
-        if images.shape[1] != self.channels:
-            raise ValueError(f"the model takes images with {self.channels} channels, but these have {images.shape[1]}")
-        return self.pool(self.act(self.norm(self.conv(images))))
+        x = as_input(images, self.channels, self.conv.get_parameter("weight").dtype)
+        return self.pool(self.act(self.norm(self.conv(x))))
+
+    def adapt_channels(self, channels: int) -> None:
+        """Adapts the RGB weights to another number of channels; see `channels.adapt_input_weight`."""
+        adapt_input_convolution(self.conv, channels)
+        self.channels = channels
 
 
 class PostBottleneck(nn.Module):

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from vitkit import config as configs
 from vitkit.config import AnyConfig, Dataclass, Json, JsonDict
-from vitkit.layers import Features, PatchEmbed, PositionInput
+from vitkit.layers import Features, PatchEmbed, PositionInput, ResNetStem
 from vitkit.models import _positions
 from vitkit.registry import Registry
 
@@ -119,6 +119,19 @@ class Backbone(nn.Module, ABC):
 
         Families override it; parameters of convolutional networks do not depend on the sizes.
         """
+
+    def adapt_channels(self, channels: int) -> None:
+        """Adapts an RGB model to images of another number of channels, by timm's rule.
+
+        The weight of the input convolution is summed over RGB for one channel, and repeated and scaled for others (see
+        `layers.adapt_input_weight`). Raises ValueError if the model is not for RGB, and leaves it unchanged.
+        """
+        stem = next((module for module in self.modules() if isinstance(module, ResNetStem)), None)
+        layer = stem or self.get_submodule("patch_embed")
+        assert isinstance(layer, ResNetStem | PatchEmbed), "every family has one of them"
+        config = dataclasses.replace(self.config, channels=channels)
+        layer.adapt_channels(channels)
+        self.config = config
 
     def reset_head(self, num_classes: int) -> None:
         """Replaces head and pre-logits with a zero linear head for `num_classes` (ViT paper, section 3.2)."""

@@ -1,0 +1,52 @@
+"""Input images of a model: their shape and dtype, and weights for another number of channels."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+def as_input(
+    images: Float[Tensor, "b c height width"], channels: int, dtype: torch.dtype
+) -> Float[Tensor, "b c height width"]:
+    """Returns images in the dtype of the weights, so that a model in bfloat16 takes float32 images.
+
+    Raises ValueError for images without a batch axis, with another number of channels, or of integers.
+    """
+    if images.ndim != 4:
+        raise ValueError(
+            f"images must have the shape (batch, channels, height, width), got {tuple(images.shape)}"
+            + ("; add a batch axis with images[None]" if images.ndim == 3 else "")
+        )
+    if images.shape[1] != channels:
+        raise ValueError(f"the model takes images with {channels} channels, but these have {images.shape[1]}")
+    if not images.is_floating_point():
+        raise ValueError(f"images must be normalized floats, got {images.dtype}; preprocess them with the processor")
+    return images if images.dtype == dtype else images.to(dtype)
+
+
+def adapt_input_weight(weight: Float[Tensor, "out c h w"], channels: int) -> Float[Tensor, "out c2 h w"]:
+    """Returns the weight of an RGB input convolution for another number of channels, by timm's rule.
+
+    One channel gets the sum of the RGB weights, so that a gray image gives the output of the same image in RGB. More
+    channels repeat the weights (R, G, B, R, ...), scaled by 3 / channels, so that the output keeps its magnitude.
+    Source: `timm.models._manipulate.adapt_input_conv`. Raises ValueError for other numbers of input channels.
+    """
+    given = weight.shape[1]
+    if given == channels:
+        return weight
+    if given != 3:
+        raise ValueError(f"only weights for 3 channels (RGB) can be adapted to {channels} channels, not for {given}")
+    if channels < 1:
+        raise ValueError(f"channels is {channels}; it must be at least 1")
+    if channels == 1:
+        return weight.float().sum(dim=1, keepdim=True).to(weight.dtype)
+    repeated = weight.float().repeat(1, -(-channels // 3), 1, 1)[:, :channels]
+    return (repeated * (3 / channels)).to(weight.dtype)
+
+
+def adapt_input_convolution(convolution: nn.Module, channels: int) -> None:
+    """Replaces the weight of an input convolution by that of `adapt_input_weight`."""
+    assert isinstance(convolution, nn.Conv2d)
+    weight = adapt_input_weight(convolution.weight.detach(), channels).clone()
+    convolution.weight = nn.Parameter(weight, convolution.weight.requires_grad)
+    convolution.in_channels = channels
