@@ -46,7 +46,9 @@ def test_every_family_is_adapted(family: str, channels: int) -> None:
 def test_only_rgb_weights_are_adapted() -> None:
     model = models.build(models.family("vit").TINY)
     model.adapt_channels(4)
-    with pytest.raises(ValueError, match=r"only weights for 3 channels \(RGB\) can be adapted to 2 channels, not for 4"):
+    with pytest.raises(
+        ValueError, match=r"only weights for 3 channels \(RGB\) can be adapted to 2 channels, not for 4"
+    ):
         model.adapt_channels(2)
     assert model.config.channels == 4
 
@@ -64,7 +66,9 @@ def no_shape_checks() -> Iterator[None]:
 def test_images_of_a_wrong_shape_or_dtype_are_named(family: str) -> None:
     config = models.family(family).TINY
     model = models.build(config)
-    with pytest.raises(ValueError, match=r"must have the shape \(batch, channels, height, width\), got .*images\[None\]"):
+    with pytest.raises(
+        ValueError, match=r"must have the shape \(batch, channels, height, width\), got .*images\[None\]"
+    ):
         model(torch.zeros(3, *config.image_size))
     with pytest.raises(ValueError, match=r"takes images with 3 channels, but these have 4"):
         model(torch.zeros(1, 4, *config.image_size))

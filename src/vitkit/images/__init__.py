@@ -6,6 +6,8 @@ The contract (docs/images.md has the table, tests/images checks it):
   if Pillow can decode them. Other formats are rejected.
 * `probe` reads the structure of a file and checks bytes, pixels and frames against `Limits` before anything is decoded.
   The decoder then gets a cleaned file that contains only the pixels of the first frame.
+* `open_channels` reads images with any number of channels under the same limits: multi-band TIFF files, arrays of
+  numpy, and alpha as a channel (see `multiband`).
 * The result has EXIF orientation applied; palettes, CMYK, YCCK, Lab and embedded ICC profiles converted to sRGB; alpha
   composited over a background (white); more than 8 bits reduced to the upper 8; the first frame of an animation.
 * An unreadable file raises `ImageError` with a `code` of `CODES` and a message that is safe to show. No warning is
@@ -16,19 +18,24 @@ Level 0: imports only Pillow and numpy.
 """
 
 from vitkit.images.arrays import Channels, as_array, find_channels, is_tensor, to_rgb
+from vitkit.images.bands import AnyImage, Bands
 from vitkit.images.color import Color, Profile
 from vitkit.images.decode import open_image, open_pixels
 from vitkit.images.depth import array_to_bytes
 from vitkit.images.errors import CODES, DEFAULT_LIMITS, Code, ImageError, Limits
-from vitkit.images.files import SUFFIXES, Source
+from vitkit.images.files import ARRAY_SUFFIXES, SUFFIXES, Source
 from vitkit.images.header import FORMATS, Format, Header
+from vitkit.images.multiband import find_bands, open_channels, to_channels
 from vitkit.images.probe import probe, sniff
 
 __all__ = [
+    "ARRAY_SUFFIXES",
     "CODES",
     "DEFAULT_LIMITS",
     "FORMATS",
     "SUFFIXES",
+    "AnyImage",
+    "Bands",
     "Channels",
     "Code",
     "Color",
@@ -40,11 +47,14 @@ __all__ = [
     "Source",
     "array_to_bytes",
     "as_array",
+    "find_bands",
     "find_channels",
     "is_tensor",
+    "open_channels",
     "open_image",
     "open_pixels",
     "probe",
     "sniff",
+    "to_channels",
     "to_rgb",
 ]

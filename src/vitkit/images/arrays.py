@@ -91,10 +91,18 @@ def _key_to_alpha(image: Image.Image) -> Image.Image:
 
 
 def _from_pil(image: Image.Image, background: Color, profile: Profile, data_range: float | None = None) -> Image.Image:
+    if image.mode == "RGB" and type(image) is Image.Image and "transparency" not in image.info and 0 not in image.size:
+        return image
+    flat, alpha, embedded, orientation = split_pil(image, data_range)
+    return apply_orientation(composite(to_srgb(flat, embedded, profile), alpha, background), orientation)
+
+
+def split_pil(
+    image: Image.Image, data_range: float | None
+) -> tuple[Image.Image, Image.Image | None, bytes | None, int]:
+    """Returns the colors, the alpha channel, the embedded profile and the orientation of a PIL image."""
     if 0 in image.size:
         raise ValueError(f"the image has no pixels: its size is {image.size}")
-    if image.mode == "RGB" and type(image) is Image.Image and "transparency" not in image.info:
-        return image
     try:
         image.load()
     except Exception:
@@ -104,7 +112,7 @@ def _from_pil(image: Image.Image, background: Color, profile: Profile, data_rang
     orientation = read_orientation(image.info.get("exif") or b"") if opened else 1
     embedded = image.info.get("icc_profile") if opened else None
     flat, alpha = split_alpha(_key_to_alpha(_wide_pil(image, data_range)))
-    return apply_orientation(composite(to_srgb(flat, embedded, profile), alpha, background), orientation)
+    return flat, alpha, embedded, orientation
 
 
 def to_rgb(

@@ -59,9 +59,9 @@ if hasattr(os, "register_at_fork"):
 
 
 @contextmanager
-def _turn(header: Header) -> Iterator[None]:
+def turn(pixels: int) -> Iterator[None]:
     """Waits until no other large image is being decoded, if this image is large."""
-    if header.width * header.height <= _LARGE:
+    if pixels <= _LARGE:
         yield
         return
     with _LARGE_LOCK:
@@ -230,14 +230,33 @@ def open_image(
     """
     check_background(background)
     header = probe(read_source(source, limits), limits, allow_truncated=allow_truncated)
-    with _turn(header):
-        header = header if header.complete else _with_end_marker(header)
-        image, alpha, header = _fast_layers(header) or _layers(header, allow_truncated, data_range)
-        try:
-            image = to_srgb(image, header.profile, profile)
-        except ValueError:
-            raise ImageError("unsupported_format", f"a {header.format} file with an unsupported color space") from None
+    with turn(header.width * header.height):
+        image, alpha, header = decode_layers(header, allow_truncated, data_range)
+        image = colors_to_srgb(image, header, profile)
         return apply_orientation(composite(image, alpha, background), header.orientation)
+
+
+def decode_layers(
+    header: Header, allow_truncated: bool, data_range: float | None
+) -> tuple[Image.Image, Image.Image | None, Header]:
+    """Decodes a probed file to its colors and alpha; the header then has all metadata. Call it within `turn`."""
+    header = header if header.complete else _with_end_marker(header)
+    return _fast_layers(header) or _layers(header, allow_truncated, data_range)
+
+
+def colors_to_srgb(image: Image.Image, header: Header, profile: Profile) -> Image.Image:
+    """Converts decoded colors to sRGB. Raises ImageError for an unsupported color space."""
+    try:
+        return to_srgb(image, header.profile, profile)
+    except ValueError:
+        raise ImageError("unsupported_format", f"a {header.format} file with an unsupported color space") from None
+
+
+def decode_plain(header: Header) -> Image.Image:
+    """Decodes a file to the image that the decoder returns. Call it within `turn`."""
+    image = _open(header)
+    _load(image, allow_truncated=False)
+    return image
 
 
 def _to_array(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
@@ -269,7 +288,7 @@ def open_pixels(
     data = read_source(source, limits)
     header = probe(data, limits, allow_truncated=allow_truncated)
     if header.orientation == 1 and (profile == "ignore" or header.profile is None):
-        with _turn(header):
+        with turn(header.width * header.height):
             pixels = turbo.decode(header, None if min_size is None else min_size((header.height, header.width)))
         if pixels is not None and pixels.ndim == 3:
             return pixels

@@ -3,6 +3,7 @@
 import os
 import re
 import stat
+from collections.abc import Callable
 from io import BytesIO, FileIO
 from typing import BinaryIO, Final
 
@@ -18,11 +19,13 @@ SUFFIXES: Final = frozenset(
         *(".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif"),
     )
 )
+#: Suffixes of array files, which are images where a folder has no others.
+ARRAY_SUFFIXES: Final = frozenset((".npy",))
 _CHUNK: Final = 1 << 20
 _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
-def _read_file(path: str | os.PathLike[str], limits: Limits) -> bytes:
+def _read_file(path: str | os.PathLike[str], limits: Limits, check: Callable[[bytes], object]) -> bytes:
     if isinstance(path, str) and _URL.match(path) and not os.path.exists(path):
         raise ImageError("unreadable", "it is a URL; download the file and pass its path")
     try:
@@ -39,13 +42,16 @@ def _read_file(path: str | os.PathLike[str], limits: Limits) -> bytes:
         raise ImageError("unreadable", "the path is a folder or a device, not a file")
     # Without a buffer, a single read of the known size fills the result without a copy.
     with open(descriptor, "rb", buffering=0) as file:
-        return _read_stream(file, limits, status.st_size)
+        return _read_stream(file, limits, check, status.st_size)
 
 
-def _read_stream(file: BinaryIO | FileIO, limits: Limits, size: int | None = None) -> bytes:
+def _read_stream(
+    file: BinaryIO | FileIO, limits: Limits, check: Callable[[bytes], object], size: int | None = None
+) -> bytes:
     """Reads a file from the start, and stops after one kilobyte if the file is not an image.
 
-    `size` is the size of a regular file. The result is at most one chunk larger than the limit.
+    `check` raises the error for the first kilobyte, and `size` is the size of a regular file. The result is at most one
+    chunk larger than the limit.
     """
     try:
         if hasattr(file, "seekable") and file.seekable():
@@ -53,7 +59,7 @@ def _read_stream(file: BinaryIO | FileIO, limits: Limits, size: int | None = Non
         start = file.read(1024)
         if not isinstance(start, bytes):
             raise TypeError(f"image files must be opened in binary mode, but read() returned {type(start).__name__}")
-        detect_format(start)
+        check(start)
         if size is not None:
             check_bytes(size, limits)
             file.seek(0)
@@ -71,14 +77,17 @@ def _read_stream(file: BinaryIO | FileIO, limits: Limits, size: int | None = Non
     return buffer.getvalue()
 
 
-def read_source(source: Source, limits: Limits) -> bytes:
-    """Returns the bytes of an image from a path, bytes or an open binary file. Raises ImageError or TypeError."""
+def read_source(source: Source, limits: Limits, check: Callable[[bytes], object] = detect_format) -> bytes:
+    """Returns the bytes of an image from a path, bytes or an open binary file. Raises ImageError or TypeError.
+
+    `check` gets the first kilobyte of a file and raises ImageError if the file should not be read.
+    """
     if isinstance(source, bytes):
         return source
     if isinstance(source, bytearray | memoryview):
         return bytes(source)
     if isinstance(source, str | os.PathLike):
-        return _read_file(source, limits)
+        return _read_file(source, limits, check)
     if hasattr(source, "read"):
-        return _read_stream(source, limits)
+        return _read_stream(source, limits, check)
     raise TypeError(f"expected a path, bytes or an open binary file, got {type(source).__name__}")

@@ -48,8 +48,8 @@ class PatchEmbed(nn.Module):
     `backbone` makes it the patch embedding of a hybrid (ViT paper, section 3.1): the patches are cut from the feature
     map of the backbone, which has `channels` channels. With `patch_sizes` (sides in pixels), training samples one of
     them for each batch, uniformly and from torch's generator on the CPU (FlexiViT, section 3.1); the weights keep the
-    size `patch_size`. Floating-point images get the dtype of the weights. Raises ValueError for a wrong number of channels and
-    for an image smaller than one patch.
+    size `patch_size`. Floating-point images get the dtype of the weights. Raises ValueError for a wrong number of
+    channels and for an image smaller than one patch.
     """
 
     def __init__(

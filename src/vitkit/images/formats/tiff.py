@@ -5,11 +5,13 @@ import ctypes
 import struct
 import sys
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import PIL
 
 from vitkit.images.errors import ImageError, Limits
@@ -28,17 +30,22 @@ _PIXEL_TAGS: Final = frozenset(
     | {_STRIP_SIZES, _PLANAR, _GROUP3, _GROUP4, _PREDICTOR, _COLOR_MAP, _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS}
     | {_TILE_SIZES, _EXTRA_SAMPLES, _SAMPLE_FORMAT, _JPEG_TABLES, _SUBSAMPLING, _POSITIONING}
 )
+#: Maximum number of bands of a file; cameras with hundreds of bands have 224 or fewer.
+MAX_BANDS: Final = 256
 #: Tags with several values and their maximum number; other tags are reduced to the first, because the decoder warns of
 #: more. Tags may share their bytes, so the numbers also bound the memory that a small file can ask for.
 _LISTS: Final = {
     **dict.fromkeys((_STRIP_OFFSETS, _STRIP_SIZES, _TILE_OFFSETS, _TILE_SIZES, _JPEG_TABLES), MAX_PARTS),
-    **dict.fromkeys((_BITS, _EXTRA_SAMPLES, _SAMPLE_FORMAT, _SUBSAMPLING), 64),
+    **dict.fromkeys((_BITS, _EXTRA_SAMPLES, _SAMPLE_FORMAT, _SUBSAMPLING), MAX_BANDS),
     _COLOR_MAP: 3 * 256,
 }
 #: Maximum expansion by compression: none, fax codes, LZW, JPEG, Deflate, PackBits.
 _EXPANSION: Final = {1: 1, 2: None, 3: None, 4: None, 5: 4096, 7: 1024, 8: 1032, 32773: 64, 32946: 1032}
 _TYPE_FORMATS: Final = {1: "B", 3: "H", 4: "I", 7: "B"}
 _Tags = dict[int, Sequence[int]]
+#: Letters of numpy's types for the values of `_SAMPLE_FORMAT`.
+_SAMPLE_KINDS: Final = {1: "u", 2: "i", 3: "f"}
+_JPEG: Final = 7
 
 
 def sniff(data: bytes) -> bool:
@@ -188,18 +195,18 @@ def _rewrite(data: bytes, order: str, tags: _Tags) -> bytes:
     return bytes(body)
 
 
-def _pixel_bits(tags: _Tags) -> int:
-    """Returns the number of bits per pixel."""
+def _pixel_bits(tags: _Tags, most: int = 8) -> int:
+    """Returns the number of bits per pixel. Raises ImageError for more than `most` samples per pixel."""
     samples, bits = _one(tags, _SAMPLES, 1), tags.get(_BITS, (1,))
-    if not 1 <= samples <= 8:
+    if not 1 <= samples <= most:
         raise ImageError("unsupported_format", f"a TIFF file with {samples} samples per pixel")
     if any(not 1 <= depth <= 64 for depth in bits):
         raise corrupt("a sample has 0 or more than 64 bits")
     return sum(bits[:samples]) if len(bits) >= samples else bits[0] * samples
 
 
-def read(data: bytes, limits: Limits, allow_truncated: bool) -> Header:
-    """Reads the header of a TIFF file. Rejects truncated files, as the directory is often at the end."""
+def _first_page(data: bytes, limits: Limits) -> tuple[_Tags, str, int]:
+    """Returns the tags of the first page, the byte order and the number of pages."""
     if data[2] == 43 or data[3] == 43:
         raise ImageError("unsupported_format", "a BigTIFF file")
     if len(data) < 8:
@@ -213,14 +220,20 @@ def read(data: bytes, limits: Limits, allow_truncated: bool) -> Header:
         raise ImageError("unsupported_format", f"a TIFF file with compression {compression}")
     frames = _count_pages(data, order, following, limits)
     check_frames(frames, limits)
+    return tags, order, frames
+
+
+def read(data: bytes, limits: Limits, allow_truncated: bool) -> Header:
+    """Reads the header of a TIFF file. Rejects truncated files, as the directory is often at the end."""
+    tags, order, frames = _first_page(data, limits)
     _check_tiles(data, tags, _pixel_bits(tags), limits)
     depth, photometric = tags.get(_BITS, (1,))[0], _one(tags, _PHOTOMETRIC, 0)
     sample_format, orientation = _one(tags, _SAMPLE_FORMAT, 1), _one(tags, _ORIENTATION, 1)
     profile_at, profile_size = tags.get(_PROFILE, (0, 0))
     return Header(
         format="TIFF",
-        width=width,
-        height=height,
+        width=_one(tags, _WIDTH),
+        height=_one(tags, _HEIGHT),
         clean=_rewrite(data, order, tags),
         frames=frames,
         orientation=orientation if 1 <= orientation <= 8 else 1,
@@ -230,6 +243,101 @@ def read(data: bytes, limits: Limits, allow_truncated: bool) -> Header:
         # Up to 8 bits, the decoder handles white-is-zero itself.
         inverted=photometric == 0 and depth > 8,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BandFile:
+    """The bands of the first page of a TIFF file, and their bytes as grayscale files for the decoder.
+
+    A grayscale file has one pixel per byte of the samples. So the decoder only decompresses, for every type and number
+    of samples and both byte orders.
+
+    width, height  size of the image in pixels
+    orientation    EXIF orientation, 1 to 8
+    dtype          type of a sample, in the byte order of the file
+    bands          number of bands
+    planar         each band has a file of its own; otherwise one file has the samples of each pixel side by side
+    columns        columns in a row of a strip (the image width) or tile
+    predictor      1 for none, 2 for differences to the left pixel, 3 the same for the bytes of floats
+    inverted       0 is white
+    files          the grayscale files, one after the other
+    """
+
+    width: int
+    height: int
+    orientation: int
+    dtype: np.dtype
+    bands: int
+    planar: bool
+    columns: int
+    predictor: int
+    inverted: bool
+    files: Iterator[Header]
+
+
+def read_bands(data: bytes, limits: Limits) -> BandFile | None:
+    """Reads the header of a TIFF file with any number of bands; returns None if its samples are colors.
+
+    These are palettes, CMYK, YCbCr and Lab. `max_pixels` limits width x height x bands. Raises ImageError.
+    """
+    tags, order, _ = _first_page(data, limits)
+    if _one(tags, _PHOTOMETRIC, 1) not in (0, 1, 2):
+        return None
+    bits, bands, dtype = _pixel_bits(tags, MAX_BANDS), _one(tags, _SAMPLES, 1), _sample_type(tags, order)
+    planar, compression = bands == 1 or _one(tags, _PLANAR, 1) == 2, _one(tags, _COMPRESSION, 1)
+    if compression in (2, 3, 4) or (compression == _JPEG and not (planar and dtype.itemsize == 1)):
+        raise ImageError("unsupported_format", f"a TIFF file of {bands} bands with compression {compression}")
+    width, height, orientation = _one(tags, _WIDTH), _one(tags, _HEIGHT), _one(tags, _ORIENTATION, 1)
+    _check_tiles(data, tags, bits, limits)
+    columns = _one(tags, _TILE_WIDTH) if _TILE_OFFSETS in tags else width
+    padded = -(-width // columns) * columns
+    if padded * height * bands > limits.max_pixels:
+        raise ImageError(
+            "too_many_pixels",
+            f"the image has {width} x {height} pixels of {bands} bands; the limit max_pixels, which counts every band, "
+            f"is {limits.max_pixels}",
+        )
+    return BandFile(
+        width=width,
+        height=height,
+        orientation=orientation if 1 <= orientation <= 8 else 1,
+        dtype=dtype,
+        bands=bands,
+        planar=planar,
+        columns=columns,
+        predictor=_one(tags, _PREDICTOR, 1) if compression in (5, 8, 32946) else 1,
+        inverted=_one(tags, _PHOTOMETRIC, 1) == 0,
+        files=_band_files(data, order, tags, (padded, height, dtype.itemsize * (1 if planar else bands))),
+    )
+
+
+def _sample_type(tags: _Tags, order: str) -> np.dtype:
+    """Returns the type of the samples. Raises ImageError unless all have one type of whole bytes."""
+    bits, kinds = set(tags.get(_BITS, (1,))), set(tags.get(_SAMPLE_FORMAT, (1,)))
+    depth, kind = max(bits), _SAMPLE_KINDS.get(max(kinds))
+    if len(bits) > 1 or len(kinds) > 1 or kind is None or depth not in ((16, 32, 64) if kind == "f" else (8, 16, 32)):
+        raise ImageError("unsupported_format", "a TIFF file whose bands have different or unsupported types of values")
+    return np.dtype(f"{order}{kind}{depth // 8}")
+
+
+def _band_files(data: bytes, order: str, tags: _Tags, shape: tuple[int, int, int]) -> Iterator[Header]:
+    """Yields the grayscale files of the bands; `shape` is the width, height and number of bytes of a pixel."""
+    width, height, size = shape
+    tiled = _TILE_OFFSETS in tags
+    at, sizes = (_TILE_OFFSETS, _TILE_SIZES) if tiled else (_STRIP_OFFSETS, _STRIP_SIZES)
+    planes = _one(tags, _SAMPLES, 1) if _one(tags, _PLANAR, 1) == 2 else 1
+    parts = len(tags[at]) // planes
+    kept = {tag: tags[tag] for tag in (_COMPRESSION, _FILL_ORDER, _ROWS_PER_STRIP, _JPEG_TABLES) if tag in tags}
+    kept |= {_WIDTH: (width * size,), _HEIGHT: (height,), _BITS: (8,), _PHOTOMETRIC: (1,), _SAMPLES: (1,)}
+    kept |= {_TILE_WIDTH: (tags[_TILE_WIDTH][0] * size,), _TILE_HEIGHT: tags[_TILE_HEIGHT]} if tiled else {}
+    for plane in range(planes):
+        part = slice(plane * parts, (plane + 1) * parts)
+        body, positions = bytearray(data[:8]), []
+        for offset, count in zip(tags[at][part], tags[sizes][part], strict=True):
+            positions.append(len(body))
+            body += data[offset : offset + count]
+        clean = _rewrite(bytes(body), order, {**kept, at: positions, sizes: tags[sizes][part]})
+        yield Header(format="TIFF", width=width * size, height=height, clean=clean)
 
 
 #: Positions of the library in the wheels of Pillow for Linux, macOS and Windows.

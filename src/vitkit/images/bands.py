@@ -1,0 +1,94 @@
+"""`Bands`: an 8-bit image with any number of channels, for models that take other images than RGB or grayscale."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+
+class Bands:
+    """An 8-bit image with any number of channels: one grayscale PIL image per channel, all of one size.
+
+    It has the methods of PIL images that preprocessing needs. They apply Pillow's operation to each band, so that the
+    result equals that of the bands alone. `np.asarray(bands)` has the shape (height, width, bands).
+    """
+
+    mode = "bands"
+
+    def __init__(self, bands: Sequence[Image.Image]):
+        if not bands or any(band.mode != "L" or band.size != bands[0].size for band in bands):
+            raise ValueError("Bands needs at least one image, all in mode L and of one size")
+        self.bands = tuple(bands)
+
+    @classmethod
+    def from_array(cls, pixels: UInt8[np.ndarray, "h w c"]) -> "Bands":
+        """Returns the bands of an array with the channels last."""
+        return cls([Image.fromarray(np.ascontiguousarray(pixels[..., band])) for band in range(pixels.shape[-1])])
+
+    @property
+    def width(self) -> int:
+        """Width in pixels."""
+        return self.bands[0].width
+
+    @property
+    def height(self) -> int:
+        """Height in pixels."""
+        return self.bands[0].height
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels."""
+        return self.bands[0].size
+
+    def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
+        pixels = np.empty((self.height, self.width, len(self.bands)), np.uint8)
+        for index, band in enumerate(self.bands):
+            pixels[..., index] = np.asarray(band)
+        return pixels if dtype is None else pixels.astype(dtype)
+
+    def crop(self, box: tuple[int, int, int, int]) -> "Bands":
+        """Returns a box (left, top, right, bottom); the parts outside are 0."""
+        return Bands([band.crop(box) for band in self.bands])
+
+    def resize(
+        self,
+        size: tuple[int, int],
+        resample: Image.Resampling,
+        box: tuple[float, float, float, float] | None = None,
+    ) -> "Bands":
+        """Returns the image, or a box of it, resized to (width, height)."""
+        return Bands([band.resize(size, resample, box=box) for band in self.bands])
+
+    def transpose(self, method: Image.Transpose) -> "Bands":
+        """Returns the image flipped or rotated by a multiple of 90 degrees."""
+        return Bands([band.transpose(method) for band in self.bands])
+
+    def transform(
+        self, size: tuple[int, int], method: Image.Transform, data: Sequence[float], resample: Image.Resampling
+    ) -> "Bands":
+        """Returns the image after a geometric transform; pixels from outside are 0."""
+        return Bands([band.transform(size, method, data, resample) for band in self.bands])
+
+    def padded(self, box: tuple[int, int, int, int], fill: Sequence[int]) -> "Bands":
+        """Returns a box that may be larger than the image, with one fill value per band outside."""
+        return Bands([_padded(band, box, value) for band, value in zip(self.bands, fill, strict=True)])
+
+    def convert(self, mode: str) -> Image.Image:
+        """Returns the image for display: the first three bands as RGB, or the first as gray if there are fewer.
+
+        Raises ValueError for another mode than RGB.
+        """
+        if mode != "RGB":
+            raise ValueError(f"an image of {len(self.bands)} bands cannot be converted to mode {mode}")
+        return Image.merge("RGB", self.bands[:3] if len(self.bands) >= 3 else self.bands[:1] * 3)
+
+
+def _padded(image: Image.Image, box: tuple[int, int, int, int], value: int) -> Image.Image:
+    canvas = Image.new(image.mode, (box[2] - box[0], box[3] - box[1]), value)
+    canvas.paste(image, (-box[0], -box[1]))
+    return canvas
+
+
+#: An image during preprocessing: RGB or grayscale, or with any number of channels.
+AnyImage = Image.Image | Bands

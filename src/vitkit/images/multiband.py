@@ -1,0 +1,227 @@
+"""Reads images with any number of channels: files and images in memory to `Bands`, or RGB and grayscale as usual.
+
+The rules, in addition to those of `open_image`:
+
+* Multi-band TIFF files and `.npy` arrays have as many bands as the model takes channels. Bands are values, not colors:
+  their ICC profile is ignored and alpha is a band like others.
+* PNG, WebP, GIF, AVIF and HEIF files have two channels (gray and alpha) or four (RGB and alpha); without alpha they are
+  opaque. Other formats do so only if they have alpha. The colors are not composited over a background.
+* The band axis of an array has as many values as there are channels; if several axes have, it is the last in numpy and
+  the first in torch. An array of two axes is one band.
+* Values of more than 8 bits become 8 bits by the rules of `depth`, one range for all bands, or linearly from 0 to
+  `data_range`, the value of white.
+"""
+
+from typing import Any, Final
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from vitkit.images import npy
+from vitkit.images.arrays import Channels, as_array, is_tensor, split_pil
+from vitkit.images.bands import AnyImage, Bands
+from vitkit.images.color import Color, Profile, check_background, to_srgb
+from vitkit.images.decode import colors_to_srgb, decode_layers, decode_plain, open_image, turn
+from vitkit.images.depth import array_to_bytes, floats_to_bytes, integers_to_bytes, wide_to_bytes
+from vitkit.images.errors import DEFAULT_LIMITS, ImageError, Limits
+from vitkit.images.files import Source, read_source
+from vitkit.images.formats import tiff
+from vitkit.images.header import apply_orientation
+from vitkit.images.probe import check_bytes, detect_format, probe
+
+#: Formats with an optional alpha channel: a file without one is opaque.
+_ALPHA_FORMATS: Final = frozenset({"PNG", "WEBP", "GIF", "AVIF", "HEIF"})
+#: Numbers of channels that are colors with alpha -> mode.
+_WITH_ALPHA: Final = {2: "LA", 4: "RGBA"}
+
+
+def open_channels(
+    source: Source,
+    channels: int,
+    *,
+    limits: Limits = DEFAULT_LIMITS,
+    background: Color = (255, 255, 255),
+    allow_truncated: bool = False,
+    profile: Profile = "convert",
+    data_range: float | None = None,
+) -> AnyImage:
+    """Reads an image file with a number of channels: mode RGB for 3, L for 1, otherwise `Bands`.
+
+    The arguments are those of `open_image`, which reads RGB and grayscale; `.npy` arrays are read for any number.
+    `data_range` also applies to integers of more than 8 bits in bands. Raises ImageError, also if the file has another
+    number of channels.
+    """
+    check_background(background)
+    data = read_source(source, limits, _detect)
+    if npy.sniff(data):
+        check_bytes(len(data), limits)
+        with turn(len(data)):
+            return _as_image(_array_file(data, channels, limits, data_range), channels)
+    if channels in (1, 3):
+        image = open_image(
+            data,
+            limits=limits,
+            background=background,
+            allow_truncated=allow_truncated,
+            profile=profile,
+            data_range=data_range,
+        )
+        return image if channels == 3 else image.convert("L")
+    check_bytes(len(data), limits)
+    file = tiff.read_bands(data, limits) if tiff.sniff(data) else None
+    if file is not None:
+        _check_channels(file.bands, channels)
+        with turn(file.width * file.height * file.bands):
+            image = Bands.from_array(_band_bytes(file, data_range))
+        return Bands([apply_orientation(band, file.orientation) for band in image.bands])
+    header = probe(data, limits, allow_truncated=allow_truncated)
+    with turn(header.width * header.height):
+        image, alpha, header = decode_layers(header, allow_truncated, data_range)
+        if image.mode not in ("1", "L"):
+            image = colors_to_srgb(image, header, profile)
+        bands = _with_alpha(image, alpha, channels, opaque=header.format in _ALPHA_FORMATS)
+        return Bands([apply_orientation(band, header.orientation) for band in bands.bands])
+
+
+def _detect(start: bytes) -> None:
+    """Raises ImageError for the first bytes of a file that is neither an image nor an array."""
+    if not npy.sniff(start):
+        detect_format(start)
+
+
+def _check_channels(given: int, channels: int) -> None:
+    if given != channels:
+        raise ImageError("unsupported_format", f"the image has {given} channels, but {channels} are expected")
+
+
+def _as_image(pixels: UInt8[np.ndarray, "h w c"], channels: int) -> AnyImage:
+    if channels in (1, 3):
+        return Image.fromarray(np.ascontiguousarray(pixels[..., 0] if channels == 1 else pixels))
+    return Bands.from_array(pixels)
+
+
+def _with_alpha(image: Image.Image, alpha: Image.Image | None, channels: int, *, opaque: bool) -> Bands:
+    """Returns the bands of colors and alpha; `opaque` allows images without alpha."""
+    gray = image.mode in ("1", "L")
+    given = (1 if gray else 3) + (alpha is not None or opaque)
+    mode = _WITH_ALPHA.get(channels)
+    if mode is None or (alpha is None and not opaque) or (channels == 2 and not gray):
+        _check_channels(given, channels)
+    colors = image.convert("L" if channels == 2 else "RGB")
+    return Bands([*colors.split(), alpha if alpha is not None else Image.new("L", image.size, 255)])
+
+
+def to_channels(
+    image: Any,
+    channels: int,
+    *,
+    axis: Channels | None = None,
+    profile: Profile = "convert",
+    data_range: float | None = None,
+) -> Bands:
+    """Converts an image in memory to `Bands`: PIL images with alpha, numpy arrays, torch tensors, or `Bands`.
+
+    The arguments are those of `to_rgb`; `axis` is the position of the bands in an array. PIL images without alpha are
+    opaque if they come from a file whose format has an optional alpha channel. Raises ValueError for another number of
+    channels and for invalid values, TypeError, and ImageError from a lazily loaded PIL file.
+    """
+    if isinstance(image, Bands):
+        _check_channels(len(image.bands), channels)
+        return image
+    if isinstance(image, Image.Image):
+        opaque = getattr(image, "format", None) in _ALPHA_FORMATS
+        colors, alpha, embedded, orientation = split_pil(image, data_range)
+        colors = colors if colors.mode in ("1", "L") else to_srgb(colors, embedded, profile)
+        bands = _with_alpha(colors, alpha, channels, opaque=opaque).bands
+        return Bands([apply_orientation(band, orientation) for band in bands])
+    if not is_tensor(image) and not isinstance(image, np.ndarray):
+        raise TypeError(f"expected a PIL, numpy or torch image, got {type(image).__name__}")
+    values = as_array(image)
+    if values.ndim not in (2, 3) or 0 in values.shape:
+        raise ValueError(
+            f"an image must have the shape (h, w), (h, w, c) or (c, h, w) without zeros, got {values.shape}"
+        )
+    return Bands.from_array(_memory_bytes(_bands_last(values, channels, axis, is_torch=is_tensor(image)), data_range))
+
+
+def _memory_bytes(values: np.ndarray, data_range: float | None) -> UInt8[np.ndarray, "h w c"]:
+    """Converts an array to 8 bits; `data_range` also applies to integers of more than 8 bits."""
+    if data_range is not None and values.dtype.kind in "iu" and values.dtype.itemsize > 1:
+        return floats_to_bytes(values, clip=True, data_range=data_range)
+    return array_to_bytes(values, data_range)
+
+
+def _array_file(data: bytes, channels: int, limits: Limits, data_range: float | None) -> UInt8[np.ndarray, "h w c"]:
+    values = _bands_last(npy.read(data, limits), channels, None, is_torch=False)
+    return _to_bytes(values, data_range)
+
+
+def find_bands(shape: tuple[int, ...], channels: int, axis: Channels | None, *, is_torch: bool) -> Channels:
+    """Returns "first" or "last" for the position of the axis with a number of channels in an image shape.
+
+    Raises ValueError if there is no such axis.
+    """
+    ends: dict[Channels, int] = {"first": shape[0], "last": shape[-1]}
+    order: tuple[Channels, ...] = ("first", "last") if is_torch else ("last", "first")
+    found = [end for end in order if ends[end] == channels and axis in (None, end)]
+    if len(shape) != 3 or not found:
+        raise ValueError(f"the array has the shape {shape}, but {channels} channels first or last are expected")
+    return found[0]
+
+
+def _bands_last(values: np.ndarray, channels: int, axis: Channels | None, *, is_torch: bool) -> np.ndarray:
+    """Returns an array with the bands last. Raises ImageError for another number of bands."""
+    if values.ndim == 2:
+        values = values[..., None]
+    try:
+        first = find_bands(values.shape, channels, axis, is_torch=is_torch) == "first"
+    except ValueError as error:
+        raise ImageError("unsupported_format", str(error)) from None
+    return np.moveaxis(values, 0, -1) if first else values
+
+
+def _to_bytes(values: np.ndarray, data_range: float | None) -> UInt8[np.ndarray, "h w c"]:
+    """Converts the values of a file to 8 bits; other values are clipped, and NaN becomes 0."""
+    if values.dtype in (np.uint8, np.bool_):
+        return array_to_bytes(values)
+    if data_range is not None or values.dtype.kind == "f":
+        return floats_to_bytes(values, clip=True, data_range=data_range)
+    bits = 8 * values.dtype.itemsize - (values.dtype.kind == "i")
+    return integers_to_bytes(values, bits) if bits <= 16 else wide_to_bytes(values, bits)
+
+
+def _band_bytes(file: tiff.BandFile, data_range: float | None) -> UInt8[np.ndarray, "h w c"]:
+    """Decodes the bands of a TIFF file to 8 bits."""
+    width = -(-file.width // file.columns) * file.columns
+    values = np.empty((file.height, file.width, file.bands), file.dtype.newbyteorder("="))
+    for number, header in enumerate(file.files):
+        raw = np.asarray(decode_plain(header)).reshape(file.height, width, -1)
+        part = slice(number, number + 1) if file.planar else slice(None)
+        values[..., part] = _samples(raw, file)[:, : file.width]
+    pixels = _to_bytes(values, data_range)
+    return 255 - pixels if file.inverted else pixels
+
+
+def _samples(raw: UInt8[np.ndarray, "h w bytes"], file: tiff.BandFile) -> np.ndarray:
+    """Returns the samples (h, w, bands) in the bytes of a file, after undoing the predictor in each tile."""
+    height, width, size = raw.shape
+    bands = size // file.dtype.itemsize
+    if file.predictor == 1:
+        return raw.view(file.dtype).reshape(height, width, bands)
+    tiles = raw.reshape(height, width // file.columns, file.columns, size)
+    if file.predictor == 3:
+        return _from_float_predictor(tiles, file.dtype, bands).reshape(height, width, bands)
+    unsigned = f"u{file.dtype.itemsize}"
+    differences = tiles.view(np.dtype(unsigned).newbyteorder(file.dtype.byteorder)).astype(unsigned)
+    values = np.cumsum(differences, axis=2, dtype=unsigned, out=differences).view(file.dtype.newbyteorder("="))
+    return values.reshape(height, width, bands)
+
+
+def _from_float_predictor(tiles: UInt8[np.ndarray, "h t w bytes"], dtype: np.dtype, bands: int) -> np.ndarray:
+    """Undoes the predictor of floats (Adobe's technical note 3): differences of bytes, which are sorted by place."""
+    height, count, columns, _ = tiles.shape
+    rows = tiles.reshape(height, count, -1, bands)
+    planes = np.cumsum(rows, axis=2, dtype=np.uint8).reshape(height, count, dtype.itemsize, columns * bands)
+    values = np.ascontiguousarray(np.moveaxis(planes, 2, -1)).view(dtype.newbyteorder(">"))
+    return values.reshape(height, count, columns, bands)
