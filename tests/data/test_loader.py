@@ -187,8 +187,8 @@ def test_files_are_opened_with_the_options_of_the_processor(tmp_path: Path) -> N
     results = []
     for background in ((255, 255, 255), (0, 0, 0)):
         processor = Processor.squash(16, background=background, profile="ignore")
-        expected = {"limits": DEFAULT_LIMITS, "background": background, "profile": "ignore"}
-        assert Transform(processor).read_options == expected
+        expected = {"limits": DEFAULT_LIMITS, "background": background, "profile": "ignore", "channels": 3}
+        assert Transform(processor).read_options == {**expected, "data_range": None}
         (batch,) = evaluation_batches(source(f"folder:{tmp_path}"), Transform(processor), batch_size=1)
         np.testing.assert_array_equal(batch.images[0].numpy(), processor.array(data))
         results.append(batch.images)

@@ -258,7 +258,7 @@ def test_unsupported_settings_raise(config: dict, message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "cfg", [{"crop_mode": "spiral"}, {"interpolation": "random"}, {"input_size": (1, 224, 224)}, {"num_classes": 10}]
+    "cfg", [{"crop_mode": "spiral"}, {"interpolation": "random"}, {"mean": (0.5, 0.5)}, {"num_classes": 10}]
 )
 def test_unsupported_timm_settings_raise(cfg: dict) -> None:
     with pytest.raises(ValueError, match=r"crop_mode|interpolation|channels|pretrained_cfg"):

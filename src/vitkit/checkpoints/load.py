@@ -17,6 +17,7 @@ from vitkit.checkpoints.detect import Detection, detect_format
 from vitkit.checkpoints.formats import Description, RawCheckpoint
 from vitkit.checkpoints.locate import Files, locate
 from vitkit.data.labels import default_labels
+from vitkit.data.processor import Processor
 
 
 def load(
@@ -28,6 +29,7 @@ def load(
     patch_size: int | tuple[int, int] | None = None,
     num_classes: int | None = None,
     head: str | os.PathLike[str] | None = None,
+    channels: int | None = None,
     config: Mapping[str, Any] | None = None,
     dtype: torch.dtype | None = torch.float32,
 ) -> Checkpoint:
@@ -39,7 +41,9 @@ def load(
     cannot be inferred. `image_size` in pixels resizes the position table if the file has another size; it sets the size
     of files that do not store it. `patch_size` resizes the patch projection (FlexiViT; `layers.resize_patches`) and the
     position table. `num_classes` replaces the head with a zero-initialized one, 0 removes it. `head` is the path of a
-    separate file with a linear head, as DINO and DINOv2 publish them (`checkpoints.heads`). Weights are converted to
+    separate file with a linear head, as DINO and DINOv2 publish them (`checkpoints.heads`). `channels` adapts the input
+    weights and the preprocessing of an RGB model to another number of channels (`models.Backbone.adapt_channels`), as
+    does `config={"channels": 4}`. Weights are converted to
     `dtype`; None keeps the dtype of the file. The model is in evaluation mode.
 
     Raises CheckpointError with a one-line message if the checkpoint is invalid. Raises ValueError for an unknown
@@ -49,6 +53,8 @@ def load(
         raise ValueError(f"head={os.fspath(head)!r} and num_classes={num_classes} both set the head; pass only one")
     # With another head, these fields describe its input, not that of the file's head.
     overrides = {name: value for name, value in (config or {}).items() if head is None or name not in heads.FIELDS}
+    if "channels" in overrides:
+        channels = parse_channels(overrides.pop("channels"))
     text = os.fspath(source)
     size, patch = ((each, each) if isinstance(each, int) else each for each in (image_size, patch_size))
     try:
@@ -57,6 +63,7 @@ def load(
         raise CheckpointError(_with_source(text, str(error))) from None
     try:
         checkpoint = assemble(files, format=format, image_size=size, patch_size=patch, overrides=overrides, dtype=dtype)
+        checkpoint = checkpoint if channels is None else with_channels(checkpoint, channels)
     except CheckpointError as error:
         raise CheckpointError(_with_source(text, str(error))) from None
     origin = dataclasses.replace(checkpoint.origin, source=text, revision=files.revision)
@@ -69,6 +76,29 @@ def load(
         checkpoint.model.reset_head(num_classes)
         return _with_head(checkpoint, note)
     return checkpoint
+
+
+def parse_channels(value: object) -> int:
+    """Returns a number of channels given as an integer or text. Raises CheckpointError for other values."""
+    number = int(value) if isinstance(value, str) and value.isdecimal() else value
+    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+        raise CheckpointError(f"channels is {value!r}; it must be an integer of at least 1")
+    return number
+
+
+def with_channels(checkpoint: Checkpoint, channels: int) -> Checkpoint:
+    """Adapts an RGB checkpoint to another number of channels, with a note. Raises CheckpointError for other models."""
+    given, channels = checkpoint.model.config.channels, parse_channels(channels)
+    if given == channels:
+        return checkpoint
+    try:
+        checkpoint.model.adapt_channels(channels)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from None
+    how = "summed over red, green and blue" if channels == 1 else f"repeated red, green, blue, ... times 3/{channels}"
+    note = f"input weights adapted from {given} to {channels} channels: {how}; mean and std of the pixels likewise"
+    origin = dataclasses.replace(checkpoint.origin, notes=(*checkpoint.origin.notes, note))
+    return dataclasses.replace(checkpoint, processor=checkpoint.processor.with_channels(channels), origin=origin)
 
 
 def _with_head(checkpoint: Checkpoint, note: str) -> Checkpoint:
@@ -110,9 +140,8 @@ def assemble(
         bounds.check_sizes(described.config.image_size, described.processor)
     labels = tuple(map(printable, _labels(described)))
     model = _model(described.config, detected, dtype)
-    processor = described.processor
-    notes = tuple(map(printable, detected.notes + described.notes))
-    config = described.config
+    config, processor, extended = described.config, *_processor(described)
+    notes = tuple(map(printable, detected.notes + described.notes)) + extended
     patch = None if patch_size == getattr(config, "patch_size", None) else patch_size
     image = None if image_size == config.image_size else image_size
     if image is not None or patch is not None:
@@ -125,6 +154,15 @@ def assemble(
         processor = preprocessing.resized(processor, image)
     origin = Origin(format=detected.format.name, notes=notes)
     return Checkpoint(model=model.eval(), processor=processor, labels=labels, origin=origin)
+
+
+def _processor(described: Description) -> tuple[Processor, tuple[str, ...]]:
+    """Returns the processor for the channels of the model, and a note if the file has those of another number."""
+    processor, channels = described.processor, described.config.channels
+    if processor.channels == channels:
+        return processor, ()
+    note = f"the file has mean and std for {processor.channels} channels: adapted to the model's {channels}"
+    return preprocessing.stated(lambda: processor.with_channels(channels), "mean and std"), (note,)
 
 
 def _labels(described: Description) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from vitkit.checkpoints.checkpoint import CheckpointError
-from vitkit.data.processor import HALF, IMAGENET_MEAN, IMAGENET_STD, Processor
+from vitkit.data.processor import IMAGENET_MEAN, IMAGENET_STD, Processor
 from vitkit.models.vit import Config
 
 
@@ -47,11 +47,8 @@ def torchvision(config: Config) -> Processor:
 
 
 def fitted(processor: Processor, config: Config) -> Processor:
-    """Disables color management, as in published evaluations, and converts to grayscale if needed."""
-    processor = replace(processor, profile="ignore")
-    if config.channels == 1 and processor.channels == 3:
-        return replace(processor, mean=HALF[:1], std=HALF[:1], fill=(0,))
-    return processor
+    """Disables color management, as in published evaluations, and adapts the number of channels."""
+    return replace(processor, profile="ignore").with_channels(config.channels)
 
 
 def resized(processor: Processor, size: tuple[int, int]) -> Processor:

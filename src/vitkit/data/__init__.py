@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import TypedDict, Unpack
 
 import numpy as np
-from PIL import Image
 
 from vitkit.config import nearest
-from vitkit.images import ImageError, Limits, Profile, open_image
+from vitkit.images import AnyImage, ImageError, Limits, Profile, open_channels
 from vitkit.registry import Registry
 
 Label = int | tuple[int, ...]
@@ -24,23 +23,25 @@ SOURCES = Registry(f"{__name__}.sources", "data source", needs=["open_source"])
 
 
 class ReadOptions(TypedDict, total=False):
-    """Options of `images.open_image`: the file options of the preprocessing (see `Processor`) and the limits."""
+    """Options of `images.open_channels`: the file options of the preprocessing (see `Processor`) and the limits."""
 
     limits: Limits
     profile: Profile
     background: tuple[int, int, int]
+    channels: int
+    data_range: float | None
 
 
 @dataclass(frozen=True)
 class Example:
     """An image with its label.
 
-    image  upright, mode RGB, any size
+    image  upright, any size, mode RGB, or what `images.open_channels` returns for the requested channels
     label  class index, or a tuple of class indices
     key    name of the image in messages
     """
 
-    image: Image.Image
+    image: AnyImage
     label: Label
     key: str
 
@@ -67,7 +68,7 @@ class Source(ABC):
 
 
 class EncodedSource(Source):
-    """A source of encoded image files, which `images.open_image` decodes."""
+    """A source of encoded image files, which `images.open_channels` decodes."""
 
     @abstractmethod
     def encoded(self, index: int) -> tuple[bytes | Path, str]:
@@ -76,8 +77,9 @@ class EncodedSource(Source):
     def read(self, index: int, **options: Unpack[ReadOptions]) -> Example:
         """Decodes an image. Raises `ImageError` that names the image."""
         data, key = self.encoded(index)
+        channels = options.pop("channels", 3)
         try:
-            image = open_image(data, **options)
+            image = open_channels(data, channels, **options)
         except ImageError as error:
             raise ImageError(error.code, f"{key}: {error}") from None
         return Example(image=image, label=self.label(index), key=key)

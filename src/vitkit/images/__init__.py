@@ -18,14 +18,14 @@ Level 0: imports only Pillow and numpy.
 """
 
 from vitkit.images.arrays import Channels, as_array, find_channels, is_tensor, to_rgb
-from vitkit.images.bands import AnyImage, Bands
+from vitkit.images.bands import AnyImage, Bands, from_pixels
 from vitkit.images.color import Color, Profile
-from vitkit.images.decode import open_image, open_pixels
+from vitkit.images.decode import PixelOptions, open_image, open_pixels
 from vitkit.images.depth import array_to_bytes
 from vitkit.images.errors import CODES, DEFAULT_LIMITS, Code, ImageError, Limits
 from vitkit.images.files import ARRAY_SUFFIXES, SUFFIXES, Source
 from vitkit.images.header import FORMATS, Format, Header
-from vitkit.images.multiband import find_bands, open_channels, to_channels
+from vitkit.images.multiband import bands_to_bytes, find_bands, open_channels, open_rgb_pixels, to_channels
 from vitkit.images.probe import probe, sniff
 
 __all__ = [
@@ -43,16 +43,20 @@ __all__ = [
     "Header",
     "ImageError",
     "Limits",
+    "PixelOptions",
     "Profile",
     "Source",
     "array_to_bytes",
     "as_array",
+    "bands_to_bytes",
     "find_bands",
     "find_channels",
+    "from_pixels",
     "is_tensor",
     "open_channels",
     "open_image",
     "open_pixels",
+    "open_rgb_pixels",
     "probe",
     "sniff",
     "to_channels",

@@ -92,3 +92,10 @@ def _padded(image: Image.Image, box: tuple[int, int, int, int], value: int) -> I
 
 #: An image during preprocessing: RGB or grayscale, or with any number of channels.
 AnyImage = Image.Image | Bands
+
+
+def from_pixels(pixels: UInt8[np.ndarray, "h w *c"]) -> AnyImage:
+    """Returns a grayscale image of an array (h, w), an RGB image of three channels, and `Bands` of other numbers."""
+    if pixels.ndim == 2 or pixels.shape[-1] == 3:
+        return Image.fromarray(np.ascontiguousarray(pixels))
+    return Bands.from_array(pixels)

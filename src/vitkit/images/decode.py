@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Final
+from typing import Final, TypedDict
 
 import numpy as np
 from jaxtyping import UInt8
@@ -257,6 +257,17 @@ def decode_plain(header: Header) -> Image.Image:
     image = _open(header)
     _load(image, allow_truncated=False)
     return image
+
+
+class PixelOptions(TypedDict, total=False):
+    """The options of `open_pixels`."""
+
+    limits: Limits
+    background: Color
+    allow_truncated: bool
+    profile: Profile
+    data_range: float | None
+    min_size: Callable[[tuple[int, int]], tuple[int, int]] | None
 
 
 def _to_array(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:

@@ -12,7 +12,7 @@ The rules, in addition to those of `open_image`:
   `data_range`, the value of white.
 """
 
-from typing import Any, Final
+from typing import Any, Final, Unpack
 
 import numpy as np
 from jaxtyping import UInt8
@@ -20,9 +20,17 @@ from PIL import Image
 
 from vitkit.images import npy
 from vitkit.images.arrays import Channels, as_array, is_tensor, split_pil
-from vitkit.images.bands import AnyImage, Bands
+from vitkit.images.bands import AnyImage, Bands, from_pixels
 from vitkit.images.color import Color, Profile, check_background, to_srgb
-from vitkit.images.decode import colors_to_srgb, decode_layers, decode_plain, open_image, turn
+from vitkit.images.decode import (
+    PixelOptions,
+    colors_to_srgb,
+    decode_layers,
+    decode_plain,
+    open_image,
+    open_pixels,
+    turn,
+)
 from vitkit.images.depth import array_to_bytes, floats_to_bytes, integers_to_bytes, wide_to_bytes
 from vitkit.images.errors import DEFAULT_LIMITS, ImageError, Limits
 from vitkit.images.files import Source, read_source
@@ -57,7 +65,8 @@ def open_channels(
     if npy.sniff(data):
         check_bytes(len(data), limits)
         with turn(len(data)):
-            return _as_image(_array_file(data, channels, limits, data_range), channels)
+            pixels = _array_file(data, channels, limits, data_range)
+            return from_pixels(pixels[..., 0] if channels == 1 else pixels)
     if channels in (1, 3):
         image = open_image(
             data,
@@ -84,6 +93,17 @@ def open_channels(
         return Bands([apply_orientation(band, header.orientation) for band in bands.bands])
 
 
+def open_rgb_pixels(source: Source, **options: Unpack[PixelOptions]) -> UInt8[np.ndarray, "h w 3"]:
+    """Reads an image file like `open_pixels`, and `.npy` arrays of three bands."""
+    try:
+        return open_pixels(source, **options)
+    except ImageError as error:
+        if error.code != "not_an_image":
+            raise
+    options.pop("min_size", None)
+    return np.array(open_channels(source, 3, **options))
+
+
 def _detect(start: bytes) -> None:
     """Raises ImageError for the first bytes of a file that is neither an image nor an array."""
     if not npy.sniff(start):
@@ -93,12 +113,6 @@ def _detect(start: bytes) -> None:
 def _check_channels(given: int, channels: int) -> None:
     if given != channels:
         raise ImageError("unsupported_format", f"the image has {given} channels, but {channels} are expected")
-
-
-def _as_image(pixels: UInt8[np.ndarray, "h w c"], channels: int) -> AnyImage:
-    if channels in (1, 3):
-        return Image.fromarray(np.ascontiguousarray(pixels[..., 0] if channels == 1 else pixels))
-    return Bands.from_array(pixels)
 
 
 def _with_alpha(image: Image.Image, alpha: Image.Image | None, channels: int, *, opaque: bool) -> Bands:
@@ -142,11 +156,11 @@ def to_channels(
         raise ValueError(
             f"an image must have the shape (h, w), (h, w, c) or (c, h, w) without zeros, got {values.shape}"
         )
-    return Bands.from_array(_memory_bytes(_bands_last(values, channels, axis, is_torch=is_tensor(image)), data_range))
+    return Bands.from_array(bands_to_bytes(_bands_last(values, channels, axis, is_torch=is_tensor(image)), data_range))
 
 
-def _memory_bytes(values: np.ndarray, data_range: float | None) -> UInt8[np.ndarray, "h w c"]:
-    """Converts an array to 8 bits; `data_range` also applies to integers of more than 8 bits."""
+def bands_to_bytes(values: np.ndarray, data_range: float | None) -> UInt8[np.ndarray, "*s"]:
+    """Converts an array of bands to 8 bits; unlike in `array_to_bytes`, `data_range` also applies to wide integers."""
     if data_range is not None and values.dtype.kind in "iu" and values.dtype.itemsize > 1:
         return floats_to_bytes(values, clip=True, data_range=data_range)
     return array_to_bytes(values, data_range)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from vitkit import checkpoints
 from vitkit.config import AnyConfig
 from vitkit.data.processor import ImageInput, Processor
-from vitkit.images import SUFFIXES
+from vitkit.images import ARRAY_SUFFIXES, SUFFIXES
 from vitkit.inference.predictor import Options, Outcome, Prediction, Predictor, top_predictions
 from vitkit.inference.runtimes._exported import is_export, load_export
 from vitkit.layers import Features
@@ -165,11 +165,14 @@ def expand(names: Iterable[str]) -> Iterator[str]:
 
 def _folder(name: str) -> Iterator[str]:
     found = False
-    for path in sorted(Path(name).rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(name).parts)
-        if path.suffix.lower() in SUFFIXES and not hidden and path.is_file():
-            found = True
-            yield str(path)
+    paths = sorted(Path(name).rglob("*"))
+    # The arrays of numpy are the images of a folder without others.
+    for suffixes in (SUFFIXES, ARRAY_SUFFIXES):
+        for path in paths if not found else ():
+            hidden = any(part.startswith(".") for part in path.relative_to(name).parts)
+            if path.suffix.lower() in suffixes and not hidden and path.is_file():
+                found = True
+                yield str(path)
     if not found:
         raise ValueError(f"the folder '{name}' has no image files")
 

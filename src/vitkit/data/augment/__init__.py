@@ -19,7 +19,7 @@ from vitkit.data.augment.mixing import Mixing
 from vitkit.data.augment.photometric import Jitter, color_jitter, three_augment
 from vitkit.data.augment.randaugment import RandAugment, randaugment
 from vitkit.data.processor import Processor
-from vitkit.images import DEFAULT_LIMITS, Limits
+from vitkit.images import DEFAULT_LIMITS, AnyImage, Bands, Limits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,22 +69,23 @@ class Augment:
 class Transform:
     """Transforms an image to model input (channels, rows, columns) in float32, with augmentation.
 
-    `limits` are those of the image files. Raises ValueError for color augmentation with a grayscale processor, and if
-    the crop is larger than the image.
+    `limits` are those of the image files. Raises ValueError for color augmentation without an RGB processor, and if the
+    crop is larger than the image.
     """
 
     def __init__(self, processor: Processor, augment: Augment | None = None, limits: Limits = DEFAULT_LIMITS):
         self.processor = processor
         self.augment = augment or Augment()
-        if self.augment.colors and processor.channels == 1:
-            raise ValueError("the processor is grayscale; randaugment, jitter and three_augment need RGB")
+        if self.augment.colors and processor.channels != 3:
+            given = "is grayscale" if processor.channels == 1 else f"has {processor.channels} channels"
+            raise ValueError(f"the processor {given}; randaugment, jitter and three_augment need RGB")
         self.augment.crop.check(processor.size)
         # The weights may have been trained with other options than the defaults of `open_image`.
-        self.read_options = ReadOptions(limits=limits, profile=processor.profile, background=processor.background)
+        self.read_options = read_options(processor, limits)
         # Rescaling and normalization only: the augmented image has its final size.
         self.normalizer = replace(processor, resize="none", resize_to=None, center_crop="none")
 
-    def __call__(self, image: Image.Image, random: np.random.Generator | None = None) -> Float32[np.ndarray, "c h w"]:
+    def __call__(self, image: AnyImage, random: np.random.Generator | None = None) -> Float32[np.ndarray, "c h w"]:
         """Preprocesses an image, with augmentation if a random generator is given."""
         if random is None:
             return self.normalizer.array(self.processor.image(image))
@@ -96,12 +97,25 @@ class Transform:
         return erase(array, self.augment.erasing, random) if self.augment.erasing.probability else array
 
 
-def augmented(image: Image.Image, augment: Augment, random: np.random.Generator) -> Image.Image:
+def read_options(processor: Processor, limits: Limits = DEFAULT_LIMITS) -> ReadOptions:
+    """Returns the options for reading the images of a source for a processor."""
+    return ReadOptions(
+        limits=limits,
+        profile=processor.profile,
+        background=processor.background,
+        channels=processor.channels,
+        data_range=processor.data_range,
+    )
+
+
+def augmented(image: AnyImage, augment: Augment, random: np.random.Generator) -> AnyImage:
     """Applies all augmentations to an image except crop, erasing and mixing."""
     if augment.rotate or augment.shift or augment.zoom:
         image = move(image, augment, random)
     if augment.flip and random.random() < 0.5:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    if isinstance(image, Bands):
+        return image  # `Transform` rejects operations on colors for bands
     if augment.three_augment:
         image = three_augment(image, random)
     if augment.randaugment.layers:
@@ -109,7 +123,7 @@ def augmented(image: Image.Image, augment: Augment, random: np.random.Generator)
     return color_jitter(image, augment.jitter, random) if augment.jitter != Jitter() else image
 
 
-def move(image: Image.Image, augment: Augment, random: np.random.Generator) -> Image.Image:
+def move(image: AnyImage, augment: Augment, random: np.random.Generator) -> AnyImage:
     """Rotates, translates and scales an image around its center (bilinear) and fills the border with black."""
     rotation, across, down, growth = random.uniform(-1.0, 1.0, size=4)
     angle = math.radians(rotation * augment.rotate)

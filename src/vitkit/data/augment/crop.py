@@ -9,6 +9,7 @@ from PIL import Image
 
 from vitkit.data.processor import Processor
 from vitkit.data.processor.geometry import Interpolation, resize_image, resized_size
+from vitkit.images import AnyImage, from_pixels
 
 Box = tuple[int, int, int, int]  # top, left, height, width
 Kind = Literal["none", "tensorflow", "torchvision", "simple"]
@@ -67,7 +68,7 @@ class Crop:
             )
 
 
-def crop_and_resize(image: Image.Image, crop: Crop, processor: Processor, random: np.random.Generator) -> Image.Image:
+def crop_and_resize(image: AnyImage, crop: Crop, processor: Processor, random: np.random.Generator) -> AnyImage:
     """Crops an image at random and resizes it to the input size of the processor."""
     if crop.kind == "simple":
         return _simple(image, crop, processor, random)
@@ -145,19 +146,19 @@ def torchvision_box(
     return (rows - height) // 2, (columns - width) // 2, height, width
 
 
-def _simple(image: Image.Image, crop: Crop, processor: Processor, random: np.random.Generator) -> Image.Image:
+def _simple(image: AnyImage, crop: Crop, processor: Processor, random: np.random.Generator) -> AnyImage:
     rows, columns = processor.size
     to = crop.short_side or (rows if rows == columns else processor.size)
     image = _resize(image, resized_size((image.height, image.width), "shortest", to), crop, processor)
     if crop.padding:
         pixels = np.asarray(image)
         edges = [(crop.padding, crop.padding)] * 2 + [(0, 0)] * (pixels.ndim - 2)
-        image = Image.fromarray(np.pad(pixels, edges, mode="reflect"))
+        image = from_pixels(np.pad(pixels, edges, mode="reflect"))
     top, left = (int(random.integers(room + 1)) for room in (image.height - rows, image.width - columns))
     return image.crop((left, top, left + columns, top + rows))
 
 
-def _resize(image: Image.Image, to: tuple[int, int], crop: Crop, processor: Processor) -> Image.Image:
+def _resize(image: AnyImage, to: tuple[int, int], crop: Crop, processor: Processor) -> AnyImage:
     if crop.resampling == "bilinear_aliased":
         extent = (0, 0, image.width, image.height)
         return image.transform((to[1], to[0]), Image.Transform.EXTENT, extent, Image.Resampling.BILINEAR)

@@ -10,8 +10,8 @@ from PIL import Image
 
 from vitkit.data.processor import fast
 from vitkit.data.processor.geometry import Size
-from vitkit.data.processor.processor import FileOptions, ImageInput, Processor
-from vitkit.images import DEFAULT_LIMITS, Limits, is_tensor, open_pixels
+from vitkit.data.processor.processor import FileOptions, ImageInput, Processor, is_in_memory
+from vitkit.images import DEFAULT_LIMITS, Limits, open_rgb_pixels
 
 # Minimum ratio of decoded to resized pixels along each axis, as Pillow's `reducing_gap`.
 GAP = 2
@@ -29,20 +29,18 @@ def array(
     Reduced decoding needs simplejpeg (the extra `fast`), vitkit's kernels, and an RGB processor with a bilinear or
     bicubic filter. Raises the errors of `Processor.array`.
     """
-    options: FileOptions = {"limits": limits, "allow_truncated": allow_truncated}
-    if isinstance(image, Image.Image | np.ndarray) or is_tensor(image) or processor.resize == "none":
+    options: FileOptions = {"limits": limits, "allow_truncated": allow_truncated, "data_range": processor.data_range}
+    if is_in_memory(image) or processor.resize == "none" or processor.channels != 3:
         return processor.array(image, **options)
     target: list[Size] = []
 
     def min_size(size: Size) -> Size:
         to = processor.resized_size(size)
         target.append(to)
-        supported = processor.channels == 3 and fast.resizes(
-            to, processor.interpolation, processor.center_crop, processor.size
-        )
+        supported = fast.resizes(to, processor.interpolation, processor.center_crop, processor.size)
         return (GAP * to[0], GAP * to[1]) if supported else size
 
-    pixels = open_pixels(
+    pixels = open_rgb_pixels(
         image, background=processor.background, profile=processor.profile, min_size=min_size, **options
     )
     # Wrapped as a PIL image, because an array of three rows could be mistaken for three channels.

@@ -4,7 +4,7 @@ from typing import Final, Literal
 
 from PIL import Image
 
-from vitkit.images import ImageError
+from vitkit.images import AnyImage, Bands, ImageError
 
 Resize = Literal["squash", "shortest", "longest", "none"]
 Crop = Literal["none", "torchvision", "huggingface"]
@@ -60,9 +60,11 @@ def crop_start(length: int, crop: int, rule: Crop) -> int:
     return (length - crop) // 2
 
 
-def _crop(image: Image.Image, size: Size, rule: Crop, fill: tuple[int, ...]) -> Image.Image:
+def _crop(image: AnyImage, size: Size, rule: Crop, fill: tuple[int, ...]) -> AnyImage:
     top, left = crop_start(image.height, size[0], rule), crop_start(image.width, size[1], rule)
     if (image.height < size[0] or image.width < size[1]) and any(fill):
+        if isinstance(image, Bands):
+            return image.padded((left, top, left + size[1], top + size[0]), fill)
         color = fill if len(fill) == 3 else fill[0]
         canvas = Image.new(image.mode, (size[1], size[0]), color)
         canvas.paste(image, (-left, -top))
@@ -70,7 +72,7 @@ def _crop(image: Image.Image, size: Size, rule: Crop, fill: tuple[int, ...]) -> 
     return image.crop((left, top, left + size[1], top + size[0]))
 
 
-def _resize_window(image: Image.Image, to: Size, name: Interpolation, rule: Crop, size: Size) -> Image.Image:
+def _resize_window(image: AnyImage, to: Size, name: Interpolation, rule: Crop, size: Size) -> AnyImage:
     """Resizes only the cropped part, which uses little memory; the result is the same up to rounding."""
     rows, columns = min(size[0], to[0]), min(size[1], to[1])
     top, left = max(0, crop_start(to[0], size[0], rule)), max(0, crop_start(to[1], size[1], rule))
@@ -79,7 +81,7 @@ def _resize_window(image: Image.Image, to: Size, name: Interpolation, rule: Crop
     return image.resize((columns, rows), _FILTERS[name], box=(left * across, top * down, right, bottom))
 
 
-def resize_image(image: Image.Image, to: Size, name: Interpolation) -> Image.Image:
+def resize_image(image: AnyImage, to: Size, name: Interpolation) -> AnyImage:
     """Resizes an image. Raises ImageError if the result has more than `MAX_RESIZED` pixels."""
     if to == (image.height, image.width):
         return image
@@ -91,8 +93,8 @@ def resize_image(image: Image.Image, to: Size, name: Interpolation) -> Image.Ima
 
 
 def resize_and_crop(
-    image: Image.Image, to: Size, name: Interpolation, rule: Crop, size: Size, fill: tuple[int, ...]
-) -> Image.Image:
+    image: AnyImage, to: Size, name: Interpolation, rule: Crop, size: Size, fill: tuple[int, ...]
+) -> AnyImage:
     """Resizes an image to `to` and center-crops it to `size` with a library's rounding; pads with `fill`."""
     if to[0] * to[1] > MAX_RESIZED and to != (image.height, image.width):
         return _crop(_resize_window(image, to, name, rule, size), size, rule, fill)

@@ -12,6 +12,21 @@ IMAGENET_STD: Final = (0.229, 0.224, 0.225)
 HALF: Final = (0.5, 0.5, 0.5)
 
 
+def for_channels(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    """Returns the mean, std or fill for another number of channels.
+
+    One value is repeated. RGB values become their mean for one channel, and are repeated (R, G, B, R, ...) for others,
+    as input weights are adapted (`layers.adapt_input_weight`). Raises ValueError for other numbers of values.
+    """
+    if len(values) == channels:
+        return values
+    if len(values) not in (1, 3):
+        raise ValueError(f"{len(values)} values cannot be extended to {channels} channels; expected 1, 3 or {channels}")
+    if channels == 1:
+        return (sum(values) / len(values),)
+    return (values * channels)[:channels]
+
+
 @lru_cache(maxsize=64)
 def table(rescale: float, mean: tuple[float, ...], std: tuple[float, ...]) -> Float32[np.ndarray, "c 256"]:
     """Returns the normalized value of each of the 256 pixel values, one row per channel.

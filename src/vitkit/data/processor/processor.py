@@ -20,18 +20,24 @@ from vitkit.data.processor.geometry import (
     resize_image,
     resized_size,
 )
-from vitkit.data.processor.normalization import HALF, normalize
+from vitkit.data.processor.normalization import HALF, for_channels, normalize
 from vitkit.images import (
     DEFAULT_LIMITS,
+    AnyImage,
+    Bands,
     Channels,
     Limits,
+    PixelOptions,
     Profile,
     array_to_bytes,
     as_array,
+    bands_to_bytes,
+    find_bands,
     find_channels,
     is_tensor,
-    open_image,
-    open_pixels,
+    open_channels,
+    open_rgb_pixels,
+    to_channels,
     to_rgb,
 )
 
@@ -43,7 +49,7 @@ ImageInput = Any
 
 
 class FileOptions(TypedDict, total=False):
-    """Options for image files (see `vitkit.images.open_image`); `data_range` also applies to arrays."""
+    """Options for image files (see `vitkit.images.open_channels`); `data_range` also applies to arrays."""
 
     limits: Limits
     allow_truncated: bool
@@ -69,8 +75,11 @@ class Processor:
     center_crop    "none", or crop to `size` with the rounding of one library; smaller images are padded with `fill`
     fill           pixel values of the padding
     rescale        factor for pixel values in 0..255, before normalization
-    mean, std      one value per channel: three for RGB, one for grayscale
+    mean, std      one value per channel: three for RGB, one for grayscale, any number for the bands of
+                   `images.open_channels`
     background     color behind transparent pixels
+    data_range     value of white in floats, and with other channels than RGB and grayscale in integers of more than
+                   8 bits, such as 10000 for reflectances; by default see `vitkit.images.depth`
     profile        "convert" embedded ICC profiles to sRGB, or "ignore" them, as transformers, timm and processors read
                    from their files do
     """
@@ -85,6 +94,7 @@ class Processor:
     mean: tuple[float, ...] = HALF
     std: tuple[float, ...] = HALF
     background: tuple[int, int, int] = (255, 255, 255)
+    data_range: float | None = None
     profile: Profile = "convert"
 
     def __post_init__(self) -> None:
@@ -100,10 +110,8 @@ class Processor:
                 )
         if len(self.size) != 2 or min(self.size) < 1:
             raise ValueError(f"Processor.size must be (rows, columns), both at least 1, got {self.size!r}")
-        if len(self.mean) not in (1, 3) or len(self.mean) != len(self.std):
-            raise ValueError(
-                f"mean and std must have 3 values (RGB) or 1 (grayscale), got {self.mean!r} and {self.std!r}"
-            )
+        if not self.mean or len(self.mean) != len(self.std):
+            raise ValueError(f"mean and std must have one value per channel, got {self.mean!r} and {self.std!r}")
         if not all(self.std):
             raise ValueError(f"std must not contain 0, got {self.std!r}")
         self._canonicalize()
@@ -121,13 +129,21 @@ class Processor:
             to = (to, to) if isinstance(to, int) else to
             to = None if to == self.size or self.resize == "none" else to
         object.__setattr__(self, "resize_to", to)
-        if self.channels == 1 and len(self.fill) == 3 and len(set(self.fill)) == 1:
-            object.__setattr__(self, "fill", self.fill[:1])
+        if len(self.fill) != self.channels and len(self.fill) in (1, 3) and len(set(self.fill)) == 1:
+            object.__setattr__(self, "fill", self.fill[:1] * self.channels)
 
     @property
     def channels(self) -> int:
-        """The number of channels: 3 for RGB, 1 for grayscale."""
+        """The number of channels: 3 for RGB, 1 for grayscale, or another number of bands."""
         return len(self.mean)
+
+    def with_channels(self, channels: int) -> "Processor":
+        """Returns the processor for another number of channels; see `normalization.for_channels`."""
+        if channels == self.channels:
+            return self
+        mean, std = for_channels(self.mean, channels), for_channels(self.std, channels)
+        fill = tuple(round(value) for value in for_channels(self.fill, channels))
+        return replace(self, mean=mean, std=std, fill=fill)
 
     @classmethod
     def squash(cls, size: int | Size, **fields: Any) -> "Processor":
@@ -157,35 +173,39 @@ class Processor:
         limits: Limits = DEFAULT_LIMITS,
         allow_truncated: bool = False,
         data_range: float | None = None,
-    ) -> Image.Image:
-        """Resizes and crops an image and returns it in mode RGB (or L), before normalization.
+    ) -> AnyImage:
+        """Resizes and crops an image and returns it in mode RGB or L, or as `Bands`, before normalization.
 
-        `data_range` is the value of white in floats. Raises ImageError for files, ValueError and TypeError for images
+        `data_range` replaces that of the processor. Raises ImageError for files, ValueError and TypeError for images
         in memory.
         """
         options: FileOptions = {"limits": limits, "allow_truncated": allow_truncated, "data_range": data_range}
-        rgb = self.rgb(image, channels=channels, **options)
-        return self._resize_and_crop(rgb if self.channels == 3 else rgb.convert("L"))
+        return self._resize_and_crop(self.full(image, channels=channels, **options))
 
-    def _resize_and_crop(self, image: Image.Image) -> Image.Image:
+    def _resize_and_crop(self, image: AnyImage) -> AnyImage:
         target = self.resized_size((image.height, image.width))
         if self.center_crop == "none":
             return resize_image(image, target, self.interpolation)
         return resize_and_crop(image, target, self.interpolation, self.center_crop, self.size, self.fill)
 
-    def rgb(
-        self, image: ImageInput, *, channels: Channels | None = None, **options: Unpack[FileOptions]
-    ) -> Image.Image:
-        """Returns the full image in mode RGB; the options are those of `image`."""
-        if isinstance(image, Image.Image | np.ndarray) or is_tensor(image):
-            return to_rgb(
-                image,
-                channels=channels,
-                background=self.background,
-                profile=self.profile,
-                data_range=options.get("data_range"),
-            )
-        return open_image(image, background=self.background, profile=self.profile, **options)
+    def full(self, image: ImageInput, *, channels: Channels | None = None, **options: Unpack[FileOptions]) -> AnyImage:
+        """Returns the image in its size, in mode RGB or L, or as `Bands`; the options are those of `image`."""
+        white = self._white(options)
+        if not is_in_memory(image):
+            return open_channels(image, self.channels, **self._reading(options))
+        if self.channels not in (1, 3):
+            return to_channels(image, self.channels, axis=channels, profile=self.profile, data_range=white)
+        rgb = to_rgb(image, channels=channels, background=self.background, profile=self.profile, data_range=white)
+        return rgb if self.channels == 3 else rgb.convert("L")
+
+    def _white(self, options: FileOptions) -> float | None:
+        given = options.get("data_range")
+        return self.data_range if given is None else given
+
+    def _reading(self, options: FileOptions) -> PixelOptions:
+        """Returns the options for reading a file with the settings of this processor."""
+        settings = PixelOptions(background=self.background, profile=self.profile, data_range=self._white(options))
+        return {**options, **settings}
 
     def array(self, image: ImageInput, **options: Unpack[Options]) -> Float32[np.ndarray, "c h w"]:
         """Preprocesses one image without torch, for decoding threads; the options are those of `image`."""
@@ -201,10 +221,10 @@ class Processor:
         """Returns the pixels of `image`, computed with the fast kernel if equal; takes the arguments of `image`."""
         if self.channels != 3 or self.interpolation not in ("bilinear", "bicubic"):
             return np.asarray(self.image(image, channels=channels, **options))
-        if isinstance(image, Image.Image | np.ndarray) or is_tensor(image):
-            pixels = np.asarray(self.rgb(image, channels=channels, **options))
+        if is_in_memory(image):
+            pixels = np.asarray(self.full(image, channels=channels, **options))
         else:
-            pixels = open_pixels(image, background=self.background, profile=self.profile, **options)
+            pixels = open_rgb_pixels(image, **self._reading(options))
         to = self.resized_size((pixels.shape[0], pixels.shape[1]))
         found = fast.resize_and_crop(pixels, to, self.interpolation, self.center_crop, self.size)
         return np.asarray(self._resize_and_crop(Image.fromarray(pixels))) if found is None else found
@@ -219,7 +239,7 @@ class Processor:
         """Preprocesses an image, a list of images, or an array (b, c, h, w) or (b, h, w, c) to a batch."""
         import torch
 
-        arrays = [self.array(image, **choices) for image, choices in _each(images, options)]
+        arrays = [self.array(image, **choices) for image, choices in _each(images, options, self)]
         if not arrays:
             return torch.empty((0, self.channels, *self.size))
         if len({array.shape for array in arrays}) > 1:
@@ -251,7 +271,12 @@ class Processor:
         return cls(**timm.read(pretrained_cfg))
 
 
-def _each(images: ImageInput, options: Options) -> Iterator[tuple[ImageInput, Options]]:
+def is_in_memory(image: ImageInput) -> bool:
+    """Returns whether an image is already decoded: a PIL image, an array, a tensor or `Bands`."""
+    return isinstance(image, Image.Image | np.ndarray | Bands) or is_tensor(image)
+
+
+def _each(images: ImageInput, options: Options, processor: Processor) -> Iterator[tuple[ImageInput, Options]]:
     """Yields each single image in the input with its options."""
     if isinstance(images, list | tuple):
         for image in images:
@@ -262,8 +287,15 @@ def _each(images: ImageInput, options: Options) -> Iterator[tuple[ImageInput, Op
                 f"a batch of images must have the shape (b, c, h, w) or (b, h, w, c), got {tuple(images.shape)}"
             )
         # The range of values is found for the batch, so that a dark image among bright ones is not brightened.
-        pixels = array_to_bytes(as_array(images), options.get("data_range"))
-        channels = find_channels(pixels.shape[1:], options.get("channels"), is_tensor(images))
+        white = processor.data_range if options.get("data_range") is None else options.get("data_range")
+        if processor.channels in (1, 3):
+            pixels = array_to_bytes(as_array(images), white)
+            channels = find_channels(pixels.shape[1:], options.get("channels"), is_tensor(images))
+        else:
+            pixels = bands_to_bytes(as_array(images), white)
+            channels = find_bands(
+                pixels.shape[1:], processor.channels, options.get("channels"), is_torch=is_tensor(images)
+            )
         for image in pixels:
             yield image, {**options, "channels": channels}
     else:

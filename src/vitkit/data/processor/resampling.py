@@ -15,8 +15,8 @@ from torch import Tensor
 
 from vitkit.data.processor.geometry import MAX_RESIZED, crop_start
 from vitkit.data.processor.normalization import normalize_fused, table
-from vitkit.data.processor.processor import FileOptions, ImageInput, Processor
-from vitkit.images import DEFAULT_LIMITS, Limits, is_tensor, open_pixels
+from vitkit.data.processor.processor import FileOptions, ImageInput, Processor, is_in_memory
+from vitkit.images import DEFAULT_LIMITS, Limits, open_rgb_pixels
 
 
 def array(
@@ -31,15 +31,17 @@ def array(
     Pillow is used if torch lacks the filter or the crop is larger than the image. Raises the errors of
     `Processor.array`.
     """
-    options: FileOptions = {"limits": limits, "allow_truncated": allow_truncated}
-    if isinstance(image, Image.Image | np.ndarray) or is_tensor(image):
-        pixels = np.array(processor.rgb(image))
+    options: FileOptions = {"limits": limits, "allow_truncated": allow_truncated, "data_range": processor.data_range}
+    if processor.channels != 3:
+        return processor.array(image, **options)
+    if is_in_memory(image):
+        pixels = np.array(processor.full(image))
     else:
-        pixels = open_pixels(image, background=processor.background, profile=processor.profile, **options)
+        pixels = open_rgb_pixels(image, background=processor.background, profile=processor.profile, **options)
     rows, columns = processor.resized_size((pixels.shape[0], pixels.shape[1]))
     crops = processor.center_crop != "none"
     size = processor.size if crops else (rows, columns)
-    supported = processor.interpolation in ("bilinear", "bicubic") and processor.channels == 3
+    supported = processor.interpolation in ("bilinear", "bicubic")
     if not supported or rows < size[0] or columns < size[1] or rows * columns > MAX_RESIZED:
         return processor.array(Image.fromarray(pixels))
     pixels = _resize(pixels, (rows, columns), processor.interpolation)

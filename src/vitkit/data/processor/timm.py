@@ -5,7 +5,7 @@ from math import floor
 from typing import Any, Final, get_args
 
 from vitkit.data.processor.geometry import Interpolation
-from vitkit.data.processor.normalization import IMAGENET_MEAN, IMAGENET_STD
+from vitkit.data.processor.normalization import IMAGENET_MEAN, IMAGENET_STD, for_channels
 
 #: Default of timm.
 _CROP_FRACTION: Final = 0.875
@@ -26,9 +26,9 @@ def read(pretrained_cfg: Mapping[str, Any]) -> dict[str, Any]:
     mode, interpolation = cfg.get("crop_mode") or "center", cfg.get("interpolation") or "bicubic"
     if interpolation not in get_args(Interpolation):
         raise ValueError(f"interpolation must be one of {list(get_args(Interpolation))}, got {interpolation!r}")
-    mean, std = tuple(cfg.get("mean") or IMAGENET_MEAN), tuple(cfg.get("std") or IMAGENET_STD)
-    if len(mean) != channels:
-        raise ValueError(f"input_size has {channels} channels, but mean has {len(mean)} numbers")
+    # timm saves the RGB statistics of a model that was created with other `in_chans`.
+    mean = for_channels(tuple(cfg.get("mean") or IMAGENET_MEAN), channels)
+    std = for_channels(tuple(cfg.get("std") or IMAGENET_STD), channels)
     to = floor(rows / fraction), floor(columns / fraction)
     how: dict[str, Any] = {"resize_to": to, "fill": (0,) * channels}
     if mode == "center":

@@ -1,15 +1,18 @@
 """Source `folder:images/`: one folder per class, optionally in split folders (images/train/daisy/1.jpg)."""
 
 import os
+from collections.abc import Container
 from pathlib import Path
 
 from vitkit.data import EncodedSource, Source
 from vitkit.data.sources import SPLIT_NAMES
-from vitkit.images import SUFFIXES
+from vitkit.images import ARRAY_SUFFIXES, SUFFIXES
 
 
 class Folder(EncodedSource):
     """Images in class folders, sorted by name. The key of an image is its path inside the folder.
+
+    Where no class folder has image files, the images are the `.npy` arrays.
 
     Raises ValueError if there are no class folders or a class folder has no images.
     """
@@ -23,8 +26,10 @@ class Folder(EncodedSource):
             )
         self.keys: list[str] = []
         self.labels: list[int] = []
-        for label, name in enumerate(self.classes):
-            found = _images(path, name)
+        images = [_images(path, name, SUFFIXES) for name in self.classes]
+        if not any(images):
+            images = [_images(path, name, ARRAY_SUFFIXES) for name in self.classes]
+        for label, (name, found) in enumerate(zip(self.classes, images, strict=True)):
             if not found:
                 raise ValueError(f"the class folder '{path / name}' has no images")
             self.keys.extend(found)
@@ -60,11 +65,11 @@ def _subfolders(path: Path) -> list[str]:
     return sorted(entry.name for entry in os.scandir(path) if entry.is_dir() and not entry.name.startswith("."))
 
 
-def _images(path: Path, name: str) -> list[str]:
+def _images(path: Path, name: str, suffixes: Container[str]) -> list[str]:
     found = []
     for folder, subfolders, files in os.walk(path / name):
         subfolders[:] = sorted(each for each in subfolders if not each.startswith("."))
         inside = Path(folder).relative_to(path)
-        images = (file for file in files if Path(file).suffix.lower() in SUFFIXES and not file.startswith("."))
+        images = (file for file in files if Path(file).suffix.lower() in suffixes and not file.startswith("."))
         found += [(inside / file).as_posix() for file in images]
     return sorted(found)

@@ -13,7 +13,7 @@ from vitkit.data import EncodedSource, Label, Source
 from vitkit.data.sources import split_of
 from vitkit.data.sources._tar import Member, index, read
 
-SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif")
+SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "npy")
 LABELS = ("cls", "cls.txt", "json")
 MAX_LABEL = 10_000_000
 
