@@ -10,6 +10,7 @@ from tyro.conf import Positional, arg
 T = TypeVar("T")
 
 if TYPE_CHECKING:
+    from vitkit.data.processor import Processor
     from vitkit.evaluate.protocol import Evaluation
 
 
@@ -73,7 +74,7 @@ def evaluate(
         classifier.processor,
         precision=precision,
         merge_tokens=merge_tokens,
-        calibration=_some(train or data) if precision == "int8" else (),
+        calibration=_some(train or data, classifier.processor) if precision == "int8" else (),
         device=device,
         batch_size=batch_size,
     )
@@ -99,13 +100,14 @@ def evaluate(
             print(f"see {out / 'report.html'}")
 
 
-def _some(data: str) -> Iterable[object]:
+def _some(data: str, processor: "Processor") -> Iterable[object]:
     """Returns about 32 evenly spaced images of a dataset, from the train split if there is one."""
     from vitkit.data import splits
+    from vitkit.data.augment import read_options
 
     found = splits(data)
-    source = found.get("train") or next(iter(found.values()))
-    return (source.read(index).image for index in range(0, len(source), max(len(source) // 32, 1)))
+    source, options = found.get("train") or next(iter(found.values())), read_options(processor)
+    return (source.read(index, **options).image for index in range(0, len(source), max(len(source) // 32, 1)))
 
 
 def _progress(batches: Iterable[T], total: int) -> Iterable[T]:

@@ -14,6 +14,7 @@ def finetune(
     val: str | None = None,
     held_out: float = 0.2,
     image_size: int | None = None,
+    channels: int | None = None,
     steps: int | None = None,
     epochs: float | None = None,
     lr: float | None = None,
@@ -34,6 +35,7 @@ def finetune(
         val: Validation data. If not set: the val split of the data, else a held-out fraction.
         held_out: Fraction held out for validation if the data has no val split.
         image_size: Input size in pixels, a multiple of the patch size. If not set: the checkpoint's.
+        channels: Number of channels of the images, to which an RGB model is adapted. If not set: the model's.
         steps: Number of training steps. If not set: 500, 10,000 or 20,000, depending on the number of images.
         epochs: Number of epochs, instead of steps.
         lr: Peak learning rate. If not set, it depends on the number of images.
@@ -53,6 +55,7 @@ def finetune(
         val=val,
         held_out=held_out,
         image_size=image_size,
+        channels=channels,
         steps=steps,
         epochs=epochs,
         lr=lr,

@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vitkit.data.processor import HALF, Processor
+from vitkit.data.processor import Processor
 from vitkit.explain import ExplainInputs
 from vitkit.explain._hooks import BATCH, eval_mode
-from vitkit.images import ImageError
+from vitkit.images import AnyImage, ImageError
 from vitkit.models import Backbone, TokenBackbone
 
 #: Short side of the displayed images, in pixels.
@@ -24,9 +24,9 @@ def read(model: Backbone, processor: Processor, images: Sequence[object], labels
     Raises `ImageError` for an image that cannot be read, and ValueError if the images differ in shape after
     preprocessing.
     """
-    originals = [_original(processor, image) for image in images]
+    originals = [original(processor, image) for image in images]
     pixels = processor(originals).to(next(model.parameters()).device)
-    views = tuple(_crop_to_patches(model, pixels, large_view(processor, original)) for original in originals)
+    views = tuple(_crop_to_patches(model, pixels, large_view(processor, each)) for each in originals)
     return ExplainInputs(model=model, pixels=pixels, images=views, labels=tuple(labels))
 
 
@@ -40,19 +40,22 @@ def _crop_to_patches(model: Backbone, pixels: Tensor, image: Image.Image) -> Ima
     return image.crop((0, 0, round(image.width * width), round(image.height * height)))
 
 
-def _original(processor: Processor, image: object) -> Image.Image:
-    plain = {"resize_to": None, "mean": HALF, "std": HALF, "fill": (0, 0, 0)}
+def original(processor: Processor, image: object) -> AnyImage:
+    """Returns an image in its size with the channels of the model. Raises ImageError that names the image."""
     try:
-        return dataclasses.replace(processor, resize="none", center_crop="none", **plain).image(image)
+        return processor.full(image)
     except ImageError as error:
         name = image if isinstance(image, str | os.PathLike) else "an image"
         raise ImageError(error.code, f"{name}: {error}") from None
 
 
-def large_view(processor: Processor, original: Image.Image) -> Image.Image:
-    """Returns the part of an image that the model sees, undistorted, at `DISPLAY_SIDE` pixels."""
+def large_view(processor: Processor, original: AnyImage) -> Image.Image:
+    """Returns the part of an image that the model sees, undistorted, at `DISPLAY_SIDE` pixels.
+
+    Of other channels than RGB and grayscale it shows the first three, or the first if there are two.
+    """
     if processor.resize == "squash" and processor.center_crop == "none":
-        return _to_side(original)
+        return _to_side(original.convert("RGB"))
     if processor.resize == "none":
         return _to_side(processor.image(original).convert("RGB"))
     factor = max(1, round(DISPLAY_SIDE / min(processor.size)))

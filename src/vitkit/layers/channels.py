@@ -1,14 +1,15 @@
 """Input images of a model: their shape and dtype, and weights for another number of channels."""
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 
 def as_input(
-    images: Float[Tensor, "b c height width"], channels: int, dtype: torch.dtype
+    images: Float[Tensor, "b c height width"], channels: int, layer: nn.Module
 ) -> Float[Tensor, "b c height width"]:
-    """Returns images in the dtype of the weights, so that a model in bfloat16 takes float32 images.
+    """Returns images in the dtype of a layer's weight, so that a model in bfloat16 takes float32 images.
+
+    A layer of the inference engine has no floating-point weight and gets the images unchanged.
 
     Raises ValueError for images without a batch axis, with another number of channels, or of integers.
     """
@@ -21,7 +22,10 @@ def as_input(
         raise ValueError(f"the model takes images with {channels} channels, but these have {images.shape[1]}")
     if not images.is_floating_point():
         raise ValueError(f"images must be normalized floats, got {images.dtype}; preprocess them with the processor")
-    return images if images.dtype == dtype else images.to(dtype)
+    weight = getattr(layer, "weight", None)
+    if not isinstance(weight, Tensor) or not weight.is_floating_point() or weight.dtype == images.dtype:
+        return images
+    return images.to(weight.dtype)
 
 
 def adapt_input_weight(weight: Float[Tensor, "out c h w"], channels: int) -> Float[Tensor, "out c2 h w"]:

@@ -76,7 +76,7 @@ class PatchEmbed(nn.Module):
             side = self.patch_sizes[int(torch.randint(len(self.patch_sizes), (), device="cpu"))]
             patch_size = (side, side)
         if isinstance(self.backbone, nn.Identity):
-            x = as_input(images, self.channels, self.proj.weight.dtype)
+            x = as_input(images, self.channels, self.proj)
         else:
             x = self.backbone(images)
         self.grid(x.shape[2], x.shape[3], patch_size)

@@ -143,7 +143,7 @@ class ResNetStem(nn.Module):
 
     def forward(self, images: Float[Tensor, "b c height width"]) -> Float[Tensor, "b d rows columns"]:
         """Returns a feature map with a quarter of the height and width of the images."""
-        x = as_input(images, self.channels, self.conv.get_parameter("weight").dtype)
+        x = as_input(images, self.channels, self.conv)
         return self.pool(self.act(self.norm(self.conv(x))))
 
     def adapt_channels(self, channels: int) -> None:

@@ -4,6 +4,7 @@ from itertools import islice
 from pathlib import Path
 
 from vitkit.data import splits
+from vitkit.data.augment import read_options
 from vitkit.explain import ExplainInputs, _inputs
 from vitkit.inference import Predictor, load
 from vitkit.paper.small_scale import SmallScale
@@ -24,7 +25,8 @@ def load_subject(small: SmallScale, checkpoint: str | Path, num_images: int) -> 
     sources = splits(small.data)
     source = sources.get("val") or sources.get("test") or next(iter(sources.values()))
     step = max(1, len(source) // num_images)
-    images = [source.read(index).image for index in islice(range(0, len(source), step), num_images)]
+    options = read_options(classifier.processor)
+    images = [source.read(index, **options).image for index in islice(range(0, len(source), step), num_images)]
     return _inputs.read(placed.model, classifier.processor, images, classifier.labels)
 
 

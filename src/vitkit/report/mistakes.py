@@ -14,7 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from vitkit.checkpoints import Checkpoint
-from vitkit.data import Source
+from vitkit.data import ReadOptions, Source
+from vitkit.data.augment import read_options
 from vitkit.data.processor import Processor
 from vitkit.evaluate import Predictions, top1
 from vitkit.explain._hooks import eval_mode, find_query, patch_map, token_backbone
@@ -58,26 +59,33 @@ def section(source: Source, predictions: Predictions, best: Checkpoint | None = 
         kind = ROLLOUT if has_attention(best.model) else GRADIENT
         caption = f" The second image of each pair is bright where the model looked: {kind}."
     pairs = zip(shown, overlays or [None] * len(shown), strict=True)
-    cards = "".join(_card(source, predictions, index, overlay) for index, overlay in pairs)
+    options = ReadOptions() if best is None else read_options(best.processor)
+    images = (source.read(index, **options).image.convert("RGB") for index in shown)
+    cards = "".join(
+        _card(image, source.classes, predictions, index, overlay)
+        for image, (index, overlay) in zip(images, pairs, strict=True)
+    )
     return (
         f"<h2>{title}</h2><p class='soft'>Sorted by confidence. Some of these may be wrong labels."
         f'{caption}</p><div class="images{" wide" if overlays else ""}">{cards}</div>'
     )
 
 
-def _card(source: Source, predictions: Predictions, index: int, overlay: Image.Image | None = None) -> str:
-    names, scores = source.classes, predictions.scores[index]
+def _card(
+    image: Image.Image, names: Sequence[str], predictions: Predictions, index: int, overlay: Image.Image | None
+) -> str:
+    scores = predictions.scores[index]
     predicted = int(predictions.logits[index].argmax())
     labels = [label for label, target in enumerate(predictions.targets[index].tolist()) if target > 0]
     true_names = ", ".join(names[label] for label in labels)
     true_score = sum(float(scores[label]) for label in labels)
-    image = image_tag(source.read(index).image, alt=f"{true_names}, predicted as {names[predicted]}")
+    shown = image_tag(image, alt=f"{true_names}, predicted as {names[predicted]}")
     if overlay is not None:
-        image = f'<div class="overlay">{image}{image_tag(overlay, alt="attention map")}</div>'
+        shown = f'<div class="overlay">{shown}{image_tag(overlay, alt="attention map")}</div>'
     score = f"{float(scores[predicted]):.0%}"
     prediction = f"<span>predicted</span> <span class='wrong'>{escape(names[predicted])}</span> <span>{score}</span>"
     return (
-        f"<figure>{image}<figcaption><span>label</span> <b>{escape(true_names)}</b> <span>{true_score:.0%}</span><br>"
+        f"<figure>{shown}<figcaption><span>label</span> <b>{escape(true_names)}</b> <span>{true_score:.0%}</span><br>"
         f"{prediction}<br><small>{escape(predictions.keys[index])}</small></figcaption></figure>"
     )
 
@@ -96,7 +104,7 @@ def attention_overlays(model: Backbone, processor: Processor, source: Source) ->
 
     def overlays(indices: Sequence[int]) -> list[Image.Image]:
         images: list[Image.Image] = []
-        options = {"profile": processor.profile, "background": processor.background}
+        options = read_options(processor)
         for start in range(0, len(indices), BATCH_SIZE):
             batch = [source.read(index, **options).image for index in indices[start : start + BATCH_SIZE]]
             subject = read(model, processor, batch)

@@ -60,6 +60,7 @@ def finetune(
     val: str | None = None,
     held_out: float = 0.2,
     image_size: int | None = None,
+    channels: int | None = None,
     steps: int | None = None,
     epochs: float | None = None,
     lr: float | None = None,
@@ -74,15 +75,16 @@ def finetune(
     Precision is bfloat16 where the hardware supports it. With several labels per image the loss is sigmoid
     cross-entropy and the metric is mean average precision.
 
-    Hyper-parameters that are None depend on the number of images (`defaults`). `image_size` is in pixels. `mode` is
-    what to train: the full model, the head only, or LoRA and the head. Raises ValueError if the checkpoint, the data
+    Hyper-parameters that are None depend on the number of images (`defaults`). `image_size` is in pixels. `channels`
+    adapts an RGB model to images of another number of channels. `mode` is what to train: the full model, the head only,
+    or LoRA and the head. Raises ValueError if the checkpoint, the data
     and `image_size` do not fit together.
     """
     if steps is not None and epochs is not None:
         raise ValueError(f"set either --steps or --epochs, not both; got {steps} and {epochs}")
     source, _ = train_and_val(data, val=val, held_out=held_out, seed=0)
     default, checkpoint = defaults(len(source)), absolute(model)
-    config, processor = _model_and_processor(checkpoint, len(source.classes), image_size)
+    config, processor = _model_and_processor(checkpoint, len(source.classes), image_size, channels)
     size = default.batch_size if batch_size is None else batch_size
     length = {"steps": default.steps if steps is None and epochs is None else steps, "epochs": epochs}
     total = length["steps"] or max(1, round((epochs or 0.0) * len(source) / max(1, size)))
@@ -129,11 +131,13 @@ def absolute(name: str) -> str:
     return str(path.resolve()) if path.exists() else name
 
 
-def _model_and_processor(model: str, num_classes: int, image_size: int | None) -> tuple[AnyConfig, Processor]:
-    loaded = checkpoints.load(model, num_classes=num_classes)
+def _model_and_processor(
+    model: str, num_classes: int, image_size: int | None, channels: int | None
+) -> tuple[AnyConfig, Processor]:
+    loaded = checkpoints.load(model, num_classes=num_classes, channels=channels)
     if image_size is not None:
         check_image_size(loaded.model.config, image_size)
-        loaded = checkpoints.load(model, num_classes=num_classes, image_size=image_size)
+        loaded = checkpoints.load(model, num_classes=num_classes, image_size=image_size, channels=channels)
     config, processor = loaded.model.config, loaded.processor
     if tuple(processor.size) != tuple(config.image_size):
         raise ValueError(

@@ -132,6 +132,7 @@ def prepare(run: Run, files: RunFolder, device: torch.device) -> tuple[Training,
     checks.check(run, source, validation)
     run = replace(run, objective=objectives.fitted(run.objective, source))
     check_mixing(run.augment, data_stream(run))
+    Transform(run.processor, run.augment)  # raises for augmentation that does not fit the images
     distributed.on_rank_zero(lambda: checks.check_disk_space(run, files.path))
     return build_training(run, run.total_steps(len(source)), device), source, validation
 
@@ -195,7 +196,10 @@ class TrainingSession:
             held_out=len(self.validation),
             peak_flops=events.peak.flops_per_second if events.peak else None,
             peak_source=events.peak.source if events.peak else None,
+            notes=list(training.notes),
         )
+        for note in training.notes if training.step == 0 else ():
+            events.print(f"{run.init_from}: {note}")
         transform = Transform(run.processor, run.augment)
         batches = training_batches(source, transform, data_stream(run), consumed=training.consumed)
         with StopRequest() as stop:

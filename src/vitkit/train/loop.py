@@ -42,6 +42,7 @@ class Training:
     scaler: torch.amp.GradScaler | None = None
     flops: float | None = None  # of a step of this process, counted in the first step of each phase of the objective
     counted_phase: int = -1  # phase that `flops` was counted in
+    notes: tuple[str, ...] = ()  # of the checkpoint with the initial weights
     module: nn.Module = field(init=False)  # the objective, wrapped for DDP if needed
 
     def __post_init__(self) -> None:

@@ -26,7 +26,8 @@ def build_training(run: Run, total: int, device: torch.device) -> Training:
     """Builds the training state of a run of `total` steps; the run's seed determines initial weights."""
     torch.manual_seed(run.seed)
     # On the CPU, so that a seed gives the same weights on every device.
-    backbone = initial_model(run)
+    notes: list[str] = []
+    backbone = initial_model(run, notes)
     tuning.apply(run.tuning, backbone)
     objective = objectives.build(run.objective, backbone).to(device)
     blocks = objective.blocks()
@@ -41,7 +42,7 @@ def build_training(run: Run, total: int, device: torch.device) -> Training:
     if run.hardware.compile:
         for block in blocks:
             block.compile()
-    training = Training(run, objective, optim.build(run.optimizer, objective), total)
+    training = Training(run, objective, optim.build(run.optimizer, objective), total, notes=tuple(notes))
     training.module = distributed.wrap(objective, run.hardware.parallel)
     if run.ema is not None:
         training.ema = EMA(objective.backbone, run.ema)
@@ -50,18 +51,24 @@ def build_training(run: Run, total: int, device: torch.device) -> Training:
     return training
 
 
-def initial_model(run: Run) -> Backbone:
+def initial_model(run: Run, notes: list[str] | None = None) -> Backbone:
     """Builds the initial model of a run on the CPU.
 
-    Resizes the position embedding of a checkpoint to the image size of the run, and initializes its head by
-    `run.init_head` (zeros: ViT paper, section 3.2). Raises ValueError if the checkpoint has another architecture.
+    Resizes the position embedding of a checkpoint to the image size of the run, adapts its input weights to the number
+    of channels, and initializes its head by `run.init_head` (zeros: ViT paper, section 3.2). The notes of the
+    checkpoint are added to `notes`. Raises ValueError if the checkpoint has another architecture.
     """
     model = models.build(run.model, initialize=run.init_from is None or run.init_head == "random")
     if run.init_from is None:
         return model
     height, width = run.model.image_size
     num_classes = None if run.init_head == "checkpoint" else run.model.num_classes
-    state = checkpoints.load(run.init_from, image_size=(height, width), num_classes=num_classes).model.state_dict()
+    loaded = checkpoints.load(
+        run.init_from, image_size=(height, width), num_classes=num_classes, channels=run.model.channels
+    )
+    state = loaded.model.state_dict()
+    if notes is not None:
+        notes.extend(loaded.origin.notes)
     actual = {name: tuple(tensor.shape) for name, tensor in state.items()}
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     differ = [name for name in sorted(actual.keys() | expected.keys()) if actual.get(name) != expected.get(name)]
