@@ -131,7 +131,7 @@ def test_augreg_presets() -> None:
         assert each.flip
         assert (each.crop.kind, each.crop.resampling) == ("tensorflow", "bilinear_aliased")
         assert each.randaugment.contrast == "original"
-        assert each.mixing.share == "larger"
+        assert each.mixing.ratio == "larger"
     with pytest.raises(ValueError, match="unknown augmentation 'light0'; did you mean 'light"):
         presets.augreg("light0")
     with pytest.raises(ValueError, match="unknown Inception crop 'jax'"):

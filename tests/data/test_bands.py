@@ -191,7 +191,9 @@ def test_sources_of_bands(tmp_path: Path, suffix: str, kind: str) -> None:
     assert isinstance(example.image, Bands)
     (batch,) = evaluation_batches(found, Transform(processor), batch_size=8)
     np.testing.assert_array_equal(batch.images.numpy(), expected)
-    augment = Augment(flip=True, erasing=Erasing(probability=1.0), mixing=Mixing(mixup=0.4, cutmix=1.0, share="drawn"))
+    augment = Augment(
+        flip=True, erasing=Erasing(probability=1.0), mixing=Mixing(mixup=0.4, cutmix=1.0, ratio="sampled")
+    )
     trained = next(iter(training_batches(found, Transform(processor, augment), Stream(batch_size=4))))
     assert trained.images.shape == (4, 5, 16, 16)
     # The error of an image with another number of channels names it.

@@ -113,7 +113,7 @@ def sample_mixes(mixing: Mixing, num: int = 3000) -> list[Mix]:
 
 
 def test_distributions_of_lambda() -> None:
-    sampled = np.array([mix.lam for mix in sample_mixes(Mixing(mixup=0.4, share="drawn"))])
+    sampled = np.array([mix.lam for mix in sample_mixes(Mixing(mixup=0.4, ratio="sampled"))])
     # Beta(p, p): mean 1/2, variance 1 / (4 (2p + 1)).
     assert abs(sampled.mean() - 0.5) < 0.03
     assert abs(sampled.var() - 1 / (4 * 1.8)) < 0.01
@@ -176,7 +176,7 @@ MODES = [(mode, repeats) for mode in ("batch", "pair", "elem") for repeats in (1
 @pytest.mark.parametrize(("mode", "repeats"), MODES)
 def test_every_mode_equals_a_naive_loop(mode: str, repeats: int) -> None:
     changes = {"flip": True, "repeats": repeats}
-    mixing = Mixing(mixup=0.8, cutmix=1.0, probability=0.8, share="drawn", mode=mode)
+    mixing = Mixing(mixup=0.8, cutmix=1.0, probability=0.8, ratio="sampled", mode=mode)
     plain, mixed = take(6, Augment(**changes)), take(6, Augment(**changes, mixing=mixing))
     combined = [
         concatenate([take(6, Augment(**changes, mixing=mixing), rank=rank, world_size=4)[step] for rank in range(4)])
@@ -213,7 +213,7 @@ def test_two_images_are_mixed_as_in_timm(mode: str) -> None:
     theirs = oracle("timm.data.mixup")
     images, labels = torch.rand(2, 3, 12, 10), torch.tensor([1, 3])
     for seed in range(40):
-        mixing = Mixing(mixup=0.8, cutmix=1.0, share="drawn", mode=mode)
+        mixing = Mixing(mixup=0.8, cutmix=1.0, ratio="sampled", mode=mode)
         random = [np.random.default_rng([seed, mix_group(row, 2, 1, mode)]) for row in range(2)]
         mixes = [sample_mix(mixing, (12, 10), each) for each in random]
         mixup = theirs.Mixup(0.8, 1.0, mode=mode, label_smoothing=0.1, num_classes=5)

@@ -33,8 +33,8 @@ def test_selected_classes_are_renumbered() -> None:
         assert some.classes[example.label] == str(full.label(int(example.key.removeprefix("digit "))))  # type: ignore[index]
 
 
-def test_shares_are_stratified_and_nested_and_rest_is_the_complement() -> None:
-    small, large = (set(keys(data.source(f"part:share={share}@digits"))) for share in (0.05, 0.2))
+def test_fractions_are_stratified_and_nested_and_rest_is_the_complement() -> None:
+    small, large = (set(keys(data.source(f"part:fraction={fraction}@digits"))) for fraction in (0.05, 0.2))
     assert small < large
     found = labels(data.source("part:number=7@digits"))
     assert np.bincount(found).tolist() == [7] * 10
@@ -59,12 +59,12 @@ def table(path: Path, numbers: dict[str, int], classes: int) -> str:
 
 
 def test_a_part_changes_only_the_training_split(tmp_path: Path) -> None:
-    found = data.splits(f"part:share=0.5,classes=0+1@{table(tmp_path, {'train': 42, 'test': 30}, 3)}")
+    found = data.splits(f"part:fraction=0.5,classes=0+1@{table(tmp_path, {'train': 42, 'test': 30}, 3)}")
     assert {name: len(each) for name, each in found.items()} == {"train": 14, "test": 20}
     (alone,) = data.splits(f"part:split=train,number=2@jsonl:{tmp_path / 'all.jsonl'}").items()
     assert (alone[0], len(alone[1])) == ("all", 6)
     inner = f"part:split=train,number=5@jsonl:{tmp_path / 'all.jsonl'}"
-    sampled, rest = (set(keys(data.source(f"part:share=0.8{setting}@{inner}"))) for setting in ("", ",rest=1"))
+    sampled, rest = (set(keys(data.source(f"part:fraction=0.8{setting}@{inner}"))) for setting in ("", ",rest=1"))
     assert (len(sampled), len(rest), len(sampled | rest)) == (12, 3, 15)
 
 
@@ -73,17 +73,17 @@ def test_a_part_changes_only_the_training_split(tmp_path: Path) -> None:
     [
         ("digits", "expected part:classes=0-4"),
         ("classes=0-4@", "expected part:classes=0-4"),
-        ("shares=0.1@digits", "of a part; did you mean 'share'"),
-        ("share=2@digits", "above 0 and at most 1"),
-        ("share=x@digits", "'share=x' of a part: could not convert"),
+        ("fractions=0.1@digits", "of a part; did you mean 'fraction'"),
+        ("fraction=2@digits", "above 0 and at most 1"),
+        ("fraction=x@digits", "'fraction=x' of a part: could not convert"),
         ("number=0@digits", "at least 1"),
-        ("share=0.5,number=3@digits", "share or number, not both"),
-        ("rest=1@digits", "needs a share or a number"),
+        ("fraction=0.5,number=3@digits", "fraction or number, not both"),
+        ("rest=1@digits", "needs a fraction or a number"),
         ("classes=0-10@digits", "class 10 of a part is out of range for 10 classes"),
         ("classes=nine@digits", "unknown class 'nine' of a part"),
         ("classes=1+0-3@digits", "contains a class twice"),
         ("split=train@digits", "'digits' has no split 'train'; there is all"),
-        ("share=1.0,rest=1@digits", "leaves no images"),
+        ("fraction=1.0,rest=1@digits", "leaves no images"),
     ],
 )
 def test_invalid_parts_raise(location: str, message: str) -> None:

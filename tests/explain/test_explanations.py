@@ -195,16 +195,16 @@ def test_the_gradient_explains_the_requested_class() -> None:
         explain.explain("gradient", subject)
 
 
-@pytest.mark.parametrize("share", [0.1, 0.6, 1.0])
-def test_foreground_is_the_smallest_set_with_the_requested_attention(share: float) -> None:
+@pytest.mark.parametrize("fraction", [0.1, 0.6, 1.0])
+def test_foreground_is_the_smallest_set_with_the_requested_attention(fraction: float) -> None:
     attention = torch.rand(2, 3, 4, 5)
-    masks = foreground_mask(attention, share)
+    masks = foreground_mask(attention, fraction)
     assert masks.shape == attention.shape
     for values, mask in zip(attention.flatten(0, 1).double(), masks.flatten(0, 1), strict=True):
         selected, mass = set(), 0.0
         for index in values.flatten().argsort(descending=True).tolist():
             # The tolerance covers rounding: the fractions do not sum to exactly 1.
-            if mass >= share * float(values.sum()) * (1 - 1e-12):
+            if mass >= fraction * float(values.sum()) * (1 - 1e-12):
                 break
             selected.add(index)
             mass += float(values.flatten()[index])

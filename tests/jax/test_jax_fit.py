@@ -142,7 +142,7 @@ def test_accumulation_and_remat_change_nothing():
 
 @pytest.mark.slow
 def test_average_and_bfloat16_moments():
-    training = vitjax.TrainingConfig(steps=10, learning_rate=1e-2, average=0.5, momentum_precision="bfloat16")
+    training = vitjax.TrainingConfig(steps=10, learning_rate=1e-2, ema=0.5, momentum_precision="bfloat16")
     mesh = make_mesh(jax.devices()[:1])
     state = make_state(flax_params(torch_model(ONE)), training, mesh)
     step = make_step(vitjax.ViT(ONE), training, mesh)
@@ -163,7 +163,7 @@ import vitkit.jax as vitjax
 from vitkit.jax.step import make_mesh, make_state, shard_batch
 assert jax.device_count() == 2
 config = replace(TINY, depth=1, dropout=0.2, stochastic_depth=0.2, attention_dropout=0.1)
-training = vitjax.TrainingConfig(steps=10, learning_rate=0.1, optimizer="sgd", average=0.9, weight_decay=0.1)
+training = vitjax.TrainingConfig(steps=10, learning_rate=0.1, optimizer="sgd", ema=0.9, weight_decay=0.1)
 for changed in (training, replace(training, shard_parameters=True, accumulate=2)):
     # The sharding changes nothing; the split of a batch into parts determines the dropout of an image.
     alone = run_steps(replace(changed, shard_parameters=False), devices=jax.devices()[:1], config=config)
@@ -202,7 +202,7 @@ def test_two_devices_match_one():
 
 
 CONFIG = vitjax.TrainingConfig(
-    steps=60, learning_rate=1e-2, warmup_steps=5, log_every=20, evaluate_every=20, checkpoint_every=20, average=0.9
+    steps=60, learning_rate=1e-2, warmup_steps=5, log_every=20, evaluate_every=20, checkpoint_every=20, ema=0.9
 )
 
 

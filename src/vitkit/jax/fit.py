@@ -120,7 +120,7 @@ class _RunFolder:
         self.state = folder / "checkpoints" / "state.msgpack"
         self.log = folder / "log.jsonl"
         text = json.dumps(
-            {"backend": "jax", "plan": configs.to_dict(training), "model": models.to_dict(config)}, indent=2
+            {"backend": "jax", "training": configs.to_dict(training), "model": models.to_dict(config)}, indent=2
         )
         path = folder / "config.json"
         if path.exists() and path.read_text() != text:

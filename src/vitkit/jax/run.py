@@ -102,7 +102,7 @@ def training_config(run: Run, steps: int) -> TrainingConfig:
             "loss": run.objective.loss,
             "label_smoothing": run.objective.label_smoothing,
             "accumulate": run.grad_accum_steps,
-            "average": run.ema,
+            "ema": run.ema,
             "precision": run.precision,
             "remat": run.hardware.activation_checkpointing,
             "seed": run.seed,

@@ -29,7 +29,7 @@ class TrainingConfig:
                           momentum is that of SGD; the precision that of first moments; clip the maximum gradient norm
     weight_decay          decoupled (multiplied by the learning rate), on kernels only, as in big_vision
     loss                  softmax cross-entropy, or sigmoid cross-entropy summed over classes
-    average               decay of an exponential moving average of the weights, which is evaluated and saved
+    ema                   decay of an exponential moving average of the weights, which is evaluated and saved
     precision, remat      dtype of the computations; activation checkpointing
     shard_parameters      also shard parameters and optimizer state over the devices
     keep                  with validation, save the checkpoint with the best top-1 accuracy or the last one
@@ -51,7 +51,7 @@ class TrainingConfig:
     loss: Literal["softmax", "sigmoid"] = "softmax"
     label_smoothing: float = 0.0
     accumulate: int = 1
-    average: float | None = None
+    ema: float | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
     remat: bool = False
     shard_parameters: bool = False
@@ -118,12 +118,12 @@ class TrainState:
     step: jax.Array
     params: PyTree
     moments: optax.OptState
-    average: PyTree = None
+    ema: PyTree = None
 
     @property
     def best_params(self) -> PyTree:
         """The moving average of the parameters if enabled, otherwise the parameters."""
-        return self.params if self.average is None else self.average
+        return self.params if self.ema is None else self.ema
 
 
 def make_mesh(devices: Sequence[object] | None = None) -> Mesh:
@@ -135,8 +135,8 @@ def make_state(params: Params, training: TrainingConfig, mesh: Mesh) -> TrainSta
     """Creates the initial training state on the devices of the mesh, with a copy of the parameters."""
 
     def initial(params: Params) -> TrainState:
-        average = params if training.average is not None else None
-        return TrainState(jnp.zeros((), jnp.int32), params, make_optimizer(training).init(params), average)
+        ema = params if training.ema is not None else None
+        return TrainState(jnp.zeros((), jnp.int32), params, make_optimizer(training).init(params), ema)
 
     params = jax.tree.map(jnp.asarray, params)
     return jax.jit(initial, out_shardings=shardings(jax.eval_shape(initial, params), training, mesh))(params)
@@ -187,12 +187,12 @@ def _step(
     loss, gradients = _gradients(model, training, state.params, batch, key)
     updates, moments = make_optimizer(training).update(gradients, state.moments, state.params)
     params = optax.apply_updates(state.params, updates)
-    average, decay = state.average, training.average
+    ema, decay = state.ema, training.ema
     if decay is not None:
-        average = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, average, params)
+        ema = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, ema, params)
     rate = learning_rate(training)(state.step)
     metrics = {"loss": loss, "learning_rate": rate, "gradient_norm": optax.tree.norm(gradients)}
-    new = TrainState(state.step + 1, params, moments, average)
+    new = TrainState(state.step + 1, params, moments, ema)
     return jax.lax.with_sharding_constraint(new, shardings(new, training, mesh)), metrics
 
 

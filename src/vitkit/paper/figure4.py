@@ -25,7 +25,7 @@ def _full() -> tuple[str, ...]:
     ):
         for fraction, millions in ((0.03, 9), (0.1, 30), (0.3, 90), (1.0, 300)):
             out = f"runs/figure4_{recipe.partition('.')[2]}_{millions}m"
-            data = _commands.JFT if fraction == 1.0 else f"part:share={fraction}@{_commands.JFT}"
+            data = _commands.JFT if fraction == 1.0 else f"part:fraction={fraction}@{_commands.JFT}"
             lines += [_commands.pretrain(recipe, data, out=out), _commands.fewshot(f"{out}/best")]
     return tuple(lines)
 
@@ -63,7 +63,7 @@ def pretrain(small: SmallScale, steps: int) -> dict[float, list[Outcome]]:
     """Pre-trains every model on each fraction of the images."""
     outcomes = {}
     for fraction in FRACTIONS:
-        data = small.upstream if fraction == 1.0 else small.part(small.upstream, f"share={fraction}")
+        data = small.upstream if fraction == 1.0 else small.part(small.upstream, f"fraction={fraction}")
         named = {f"{name}, {fraction:.0%}": variant for name, variant in models_of(small).items()}
         outcomes[fraction] = small.sweep(named, steps, data=data)
     return outcomes

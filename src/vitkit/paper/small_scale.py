@@ -108,7 +108,7 @@ class SmallScale:
         return f"part:classes={len(self.classes) // 2}-{len(self.classes) - 1}@{self.data}"
 
     def part(self, source: str, options: str) -> str:
-        """Returns a part of `upstream` or `downstream`, such as `share=0.1`."""
+        """Returns a part of `upstream` or `downstream`, such as `fraction=0.1`."""
         return source.replace("@", f",{options}@", 1)
 
     def length(self, steps: int) -> int:

@@ -84,7 +84,7 @@ def protocol(small: SmallScale, name: str, classes: str, start: Path | None, see
         steps = small.length(TUNING)
         return small.finetune(slug(f"{name}-{label}"), start, data=data, seed=seed, steps=steps, **settings).score
 
-    eighty, twenty = f"part:share=0.8@{hundred}", f"part:share=0.8,rest=1@{hundred}"
+    eighty, twenty = f"part:fraction=0.8@{hundred}", f"part:fraction=0.8,rest=1@{hundred}"
     tuned = {rate: score(f"tune-{rate:g}", eighty, twenty, rate) for rate in RATES}
     rate = max(tuned, key=lambda each: tuned[each])
     return rate, score("final", hundred, rest, rate)

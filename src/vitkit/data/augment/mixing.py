@@ -20,8 +20,8 @@ class Mixing:
     cutmix       alpha of Beta(alpha, alpha) for CutMix; 0 disables it
     probability  probability of mixing
     switch       probability of CutMix if both are enabled
-    share        lambda of Mixup: "larger" is the larger of lambda and 1 - lambda, so that the image itself dominates
-                 (big_vision); "drawn" is lambda as sampled (timm; Zhang et al. 2017)
+    ratio        lambda of Mixup: "larger" is the larger of lambda and 1 - lambda, so that the image itself dominates
+                 (big_vision); "sampled" is lambda as sampled (timm; Zhang et al. 2017)
     mode         sample lambda per "batch", as in big_vision and DeiT, per "pair" of images that are mixed with each
                  other, or per "elem" (element); timm's names
     """
@@ -30,7 +30,7 @@ class Mixing:
     cutmix: float = 0.0
     probability: float = 1.0
     switch: float = 0.5
-    share: Literal["larger", "drawn"] = "larger"
+    ratio: Literal["larger", "sampled"] = "larger"
     mode: Literal["batch", "pair", "elem"] = "batch"
 
     def __post_init__(self) -> None:
@@ -101,7 +101,7 @@ def sample_mix(mixing: Mixing, size: tuple[int, int], random: np.random.Generato
     strength = mixing.cutmix if cut else mixing.mixup
     lam = float(random.beta(strength, strength))
     if not cut:
-        return Mix(max(lam, 1.0 - lam) if mixing.share == "larger" else lam)
+        return Mix(max(lam, 1.0 - lam) if mixing.ratio == "larger" else lam)
     box = _box(lam, size, random)
     # The border may clip the box, so the weights follow from its area.
     return Mix(1.0 - (box[1] - box[0]) * (box[3] - box[2]) / (size[0] * size[1]), box)

@@ -62,7 +62,7 @@ def deit(repeats: int = 3) -> Augment:
         flip=True,
         randaugment=RAND_M9,
         erasing=Erasing(probability=0.25),
-        mixing=Mixing(mixup=0.8, cutmix=1.0, share="drawn"),
+        mixing=Mixing(mixup=0.8, cutmix=1.0, ratio="sampled"),
         repeats=repeats,
     )
 
@@ -74,6 +74,6 @@ def deit3() -> Augment:
         flip=True,
         three_augment=True,
         jitter=Jitter(brightness=0.3, contrast=0.3, saturation=0.3),
-        mixing=Mixing(mixup=0.8, cutmix=1.0, share="drawn"),
+        mixing=Mixing(mixup=0.8, cutmix=1.0, ratio="sampled"),
         repeats=3,
     )

@@ -1,8 +1,9 @@
 """Source `part:classes=0-4@digits`: a subset of another source by class or number of images.
 
 Settings precede the first at sign, separated by commas. `classes` selects classes by index or name, with ranges and
-sums (`0-4+7`, `cat+dog`), and renumbers them from 0. `number` images per class, or a `share` of them, are then sampled
-with `seed` (default 0) from the training split only; other splits stay complete: `part:share=0.03@folder:images`.
+sums (`0-4+7`, `cat+dog`), and renumbers them from 0. `number` images per class, or a `fraction` of them, are then
+sampled with `seed` (default 0) from the training split only; other splits stay complete:
+`part:fraction=0.03@folder:images`.
 `rest=1` selects all images except these, for evaluation where a source has no other split. `split=train` selects one
 split as if there were no other. Subsets of one seed are nested: the smaller is a subset of the larger.
 """
@@ -20,7 +21,7 @@ class Part:
     """Settings of a subset; None selects everything."""
 
     classes: str | None = None
-    share: float | None = None
+    fraction: float | None = None
     number: int | None = None
     seed: int = 0
     rest: int = 0
@@ -28,21 +29,21 @@ class Part:
 
     def __post_init__(self) -> None:
         """Validates the settings."""
-        if self.share is not None and not 0.0 < self.share <= 1.0:
-            raise ValueError(f"share of a part is {self.share}; expected above 0 and at most 1")
+        if self.fraction is not None and not 0.0 < self.fraction <= 1.0:
+            raise ValueError(f"fraction of a part is {self.fraction}; expected above 0 and at most 1")
         if self.number is not None and self.number < 1:
             raise ValueError(f"number of images per class is {self.number}; expected at least 1")
-        if self.share is not None and self.number is not None:
-            raise ValueError("a part takes share or number, not both")
-        if self.rest and self.share is None and self.number is None:
-            raise ValueError("rest=1 needs a share or a number")
+        if self.fraction is not None and self.number is not None:
+            raise ValueError("a part takes fraction or number, not both")
+        if self.rest and self.fraction is None and self.number is None:
+            raise ValueError("rest=1 needs a fraction or a number")
 
 
 def open_source(location: str) -> dict[str, Source]:
     """Returns the subset of each split. Raises ValueError for invalid settings and unknown classes."""
     text, at, name = location.partition("@")
     if not at or not name:
-        raise ValueError(f"expected part:classes=0-4,share=0.1@SOURCE, got 'part:{location}'")
+        raise ValueError(f"expected part:classes=0-4,fraction=0.1@SOURCE, got 'part:{location}'")
     part = read(text)
     found = splits(name)
     if part.split is not None:
@@ -57,7 +58,7 @@ def open_source(location: str) -> dict[str, Source]:
 
 
 def read(text: str) -> Part:
-    """Parses settings such as `classes=0-4,share=0.1`."""
+    """Parses settings such as `classes=0-4,fraction=0.1`."""
     known = {field.name: field.type for field in fields(Part)}
     part = Part()
     for setting in text.split(","):
@@ -65,7 +66,7 @@ def read(text: str) -> Part:
         if not equals or name not in known:
             raise ValueError(f"unknown setting '{setting}' of a part{nearest(name, known)}")
         try:
-            kind = {"classes": str, "share": float, "split": str}.get(name, int)
+            kind = {"classes": str, "fraction": float, "split": str}.get(name, int)
             part = replace(part, **{name: kind(value)})
         except ValueError as error:
             raise ValueError(f"'{setting}' of a part: {error}") from None
@@ -105,7 +106,7 @@ def select_classes(source: Source, chosen: list[int]) -> Source:
 
 def sampled(source: Source, part: Part) -> Source:
     """Samples images of every class (at least one), or returns all other images, in the order of the source."""
-    if part.share is None and part.number is None:
+    if part.fraction is None and part.number is None:
         return source
     labels = [source.label(index) for index in range(len(source))]
     first = np.array([label if isinstance(label, int) else min(label, default=-1) for label in labels])
@@ -113,7 +114,7 @@ def sampled(source: Source, part: Part) -> Source:
     selected = []
     for label in np.unique(first):
         members = random.permutation(np.flatnonzero(first == label))
-        count = part.number if part.number is not None else max(1, round((part.share or 1.0) * members.shape[0]))
+        count = part.number if part.number is not None else max(1, round((part.fraction or 1.0) * members.shape[0]))
         selected.append(members[count:] if part.rest else members[:count])
     if not sum(map(len, selected)):
         raise ValueError("rest=1 leaves no images: the part already contains all images of its source")
