@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from vitkit.checkpoints import convert
     from vitkit.data.processor import Processor
     from vitkit.images import ImageError, Limits, open_image
-    from vitkit.inference import Classifier, Prediction, Predictor, load
+    from vitkit.inference import Classifier, Prediction, Predictor, UntrainedHeadWarning, load
     from vitkit.jax import FlaxViTForImageClassification, FlaxViTModel
+    from vitkit.task import Task
     from vitkit.transformers import (
         ViTConfig,
         ViTFeatureExtractor,
@@ -37,6 +38,8 @@ _MODULES = {
     "Prediction": "vitkit.inference",
     "Predictor": "vitkit.inference",
     "Processor": "vitkit.data.processor",
+    "Task": "vitkit.task",
+    "UntrainedHeadWarning": "vitkit.inference",
     "ViTConfig": "vitkit.transformers",
     "ViTFeatureExtractor": "vitkit.transformers",
     "ViTForImageClassification": "vitkit.transformers",
@@ -60,6 +63,8 @@ __all__ = [
     "Prediction",
     "Predictor",
     "Processor",
+    "Task",
+    "UntrainedHeadWarning",
     "ViTConfig",
     "ViTFeatureExtractor",
     "ViTForImageClassification",

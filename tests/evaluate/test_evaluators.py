@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from vitkit.data.loader import Batch
 from vitkit.data.processor import Processor
 from vitkit.evaluate import ModelOutputs, Predictions, confusion, top1
 from vitkit.models import vit
+from vitkit.task import Task
 
 CLASSES = tuple("abcdefgh")
 
@@ -86,7 +88,9 @@ def test_every_evaluator_returns_finite_metrics(name: str, tmp_path: Path) -> No
     (tmp_path / "labels.json").write_text(json.dumps(LABEL_FILE))
     arguments = {"real": tmp_path / "labels.json", "segmentation": tmp_path}
     word = f"{name}:{arguments[name]}" if name in arguments else name
-    model = models.build(vit.TINY).train()
+    regression = getattr(evaluate.evaluator(word), "PROBLEM_TYPES", ()) == ("regression",)
+    task = Task(problem_type="regression") if regression else Task()
+    model = models.build(replace(vit.TINY, task=task)).train()
     object_mask = np.zeros(model.config.image_size, dtype=np.uint8)
     object_mask[: object_mask.shape[0] // 2] = 1
     Image.fromarray(object_mask).save(tmp_path / "a.png")

@@ -15,6 +15,7 @@ from vitkit.data.processor import Processor
 from vitkit.images import ImageError
 from vitkit.inference import Classifier, Predictor, expand, stream, top_predictions
 from vitkit.inference.predictor import Options
+from vitkit.task import Task
 
 LABELS = ("red", "green", "blue")
 
@@ -136,12 +137,12 @@ def test_classify_error_names_the_file(classifier: Classifier, tmp_path: Path) -
 
 
 def test_scores_are_softmax_best_first() -> None:
-    predictions = top_predictions(np.array([1.0, 3.0, 2.0], np.float32), LABELS, top=2)
+    predictions = top_predictions(np.array([1.0, 3.0, 2.0], np.float32), LABELS, top=2, task=Task())
     assert [(p.label, p.index) for p in predictions] == [("green", 1), ("blue", 2)]
     assert predictions[0].score == pytest.approx(np.exp(3) / np.exp([1, 2, 3]).sum())
-    assert len(top_predictions(np.zeros(3, np.float32), LABELS, top=10)) == 3
+    assert len(top_predictions(np.zeros(3, np.float32), LABELS, top=10, task=Task())) == 3
     with pytest.raises(ValueError, match=r"does not classify"):
-        top_predictions(np.zeros((4, 3), np.float32), LABELS, top=1)
+        top_predictions(np.zeros((4, 3), np.float32), LABELS, top=1, task=Task())
 
 
 def test_number_of_labels_must_match() -> None:

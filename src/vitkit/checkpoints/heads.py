@@ -58,7 +58,10 @@ def attach(model: Backbone, path: Path, overrides: Mapping[str, Any], dtype: tor
     instead = f" and replaces a head with {had} classes" if had else ""
     head = nn.Linear(width, classes, device="meta")
     head.load_state_dict({"weight": weight.contiguous(), "bias": bias.contiguous()}, assign=True)
-    model.head, model.config = head.train(model.training), dataclasses.replace(config, num_classes=classes)
+    model.head, model.config = (
+        head.train(model.training),
+        dataclasses.replace(config, num_classes=classes, task=config.task.for_new_head()),
+    )
     return f"the head of {path.name} ({classes} classes) {reads}{instead}"
 
 

@@ -11,13 +11,16 @@ import torch
 from torch import Tensor
 
 from vitkit import models
-from vitkit.checkpoints import bounds, heads, preprocessing
+from vitkit.checkpoints import bounds, heads, meaning, preprocessing
 from vitkit.checkpoints.checkpoint import Checkpoint, CheckpointError, Origin, printable
 from vitkit.checkpoints.detect import Detection, detect_format
 from vitkit.checkpoints.formats import Description, RawCheckpoint
 from vitkit.checkpoints.locate import Files, locate
 from vitkit.data.labels import default_labels
 from vitkit.data.processor import Processor
+from vitkit.task import Task
+
+UNTRAINED = "the head is untrained: it gives every image the same scores; train it before you use its predictions"
 
 
 def load(
@@ -43,8 +46,9 @@ def load(
     position table. `num_classes` replaces the head with a zero-initialized one, 0 removes it. `head` is the path of a
     separate file with a linear head, as DINO and DINOv2 publish them (`checkpoints.heads`). `channels` adapts the input
     weights and the preprocessing of an RGB model to another number of channels (`models.Backbone.adapt_channels`), as
-    does `config={"channels": 4}`. Weights are converted to
-    `dtype`; None keeps the dtype of the file. The model is in evaluation mode.
+    does `config={"channels": 4}`. What the outputs mean is read from the file (`problem_type`), or set with
+    `task.problem_type` in `config`. Weights are converted to `dtype`; None keeps the dtype of the file. The model is in
+    evaluation mode.
 
     Raises CheckpointError with a one-line message if the checkpoint is invalid. Raises ValueError for an unknown
     format.
@@ -74,6 +78,7 @@ def load(
         had = checkpoint.model.config.num_classes
         note = f"head with {had} classes replaced with a zero head for {num_classes} classes"
         checkpoint.model.reset_head(num_classes)
+        note += f"; {UNTRAINED}" if num_classes else ""
         return _with_head(checkpoint, note)
     return checkpoint
 
@@ -103,8 +108,11 @@ def with_channels(checkpoint: Checkpoint, channels: int) -> Checkpoint:
 
 def _with_head(checkpoint: Checkpoint, note: str) -> Checkpoint:
     """Adds a note and the default labels for a new head to the checkpoint."""
-    origin = dataclasses.replace(checkpoint.origin, notes=(*checkpoint.origin.notes, note))
-    return dataclasses.replace(checkpoint, labels=default_labels(checkpoint.model.config.num_classes), origin=origin)
+    notes = (each for each in checkpoint.origin.notes if each != UNTRAINED)
+    origin = dataclasses.replace(checkpoint.origin, notes=(*notes, note))
+    config = checkpoint.model.config
+    labels = default_labels(config.num_classes, regression=config.task.regression)
+    return dataclasses.replace(checkpoint, labels=labels, origin=origin)
 
 
 def _with_source(source: str, error: str) -> str:
@@ -125,6 +133,7 @@ def assemble(
 ) -> Checkpoint:
     """Builds the checkpoint after validating the tensor names, shapes and config."""
     detected = detect_format(files.tensors, files.config, format)
+    task_overrides, overrides = meaning.split_overrides(overrides)
     raw = RawCheckpoint(
         tensors=detected.tensors,
         config=files.config,
@@ -135,13 +144,20 @@ def assemble(
         image_size=image_size,
     )
     described = detected.format.describe(raw)
+    found: list[str] = []
+    task = meaning.read(described.config, files.config, task_overrides, found)
+    described = dataclasses.replace(described, notes=described.notes + tuple(found))
     bounds.check_config(described.config, detected.tensors)
     if "image_size" not in overrides:
         bounds.check_sizes(described.config.image_size, described.processor)
-    labels = tuple(map(printable, _labels(described)))
+    labels = tuple(map(printable, _labels(described, task)))
     model = _model(described.config, detected, dtype)
-    config, processor, extended = described.config, *_processor(described)
+    if task.target_std and detected.format.family is not None:
+        meaning.rescale_head(model, dataclasses.replace(task, target_mean=(), target_std=()), task)
+    model.config = dataclasses.replace(described.config, task=task)
+    processor, extended = _processor(described)
     notes = tuple(map(printable, detected.notes + described.notes)) + extended
+    config = model.config
     patch = None if patch_size == getattr(config, "patch_size", None) else patch_size
     image = None if image_size == config.image_size else image_size
     if image is not None or patch is not None:
@@ -152,6 +168,8 @@ def assemble(
     if image is not None:
         notes += (f"image size resized from {config.image_size} to {image}",)
         processor = preprocessing.resized(processor, image)
+    if config.num_classes and meaning.is_untrained(model):
+        notes += (UNTRAINED,)
     origin = Origin(format=detected.format.name, notes=notes)
     return Checkpoint(model=model.eval(), processor=processor, labels=labels, origin=origin)
 
@@ -165,10 +183,10 @@ def _processor(described: Description) -> tuple[Processor, tuple[str, ...]]:
     return preprocessing.stated(lambda: processor.with_channels(channels), "mean and std"), (note,)
 
 
-def _labels(described: Description) -> tuple[str, ...]:
+def _labels(described: Description, task: Task) -> tuple[str, ...]:
     classes = described.config.num_classes
     if described.labels is None:
-        return default_labels(classes)
+        return default_labels(classes, regression=task.regression)
     if len(described.labels) == classes:
         return described.labels
     if classes == 0:

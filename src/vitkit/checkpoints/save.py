@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vitkit import atomic
+from vitkit.checkpoints import meaning
 from vitkit.checkpoints.checkpoint import Checkpoint, CheckpointError
 from vitkit.checkpoints.formats import formats_for
 from vitkit.checkpoints.load import load
@@ -32,10 +33,16 @@ def save(
     matching = [each for each in candidates if each.family in (None, name)]
     if not matching:
         raise CheckpointError(f"{to} does not support the model family {name}; use to='vitkit'")
-    reasons = [each.unsupported_reason(checkpoint.model.config) for each in matching]
+    config = checkpoint.model.config
+    reasons = [
+        each.unsupported_reason(config) or (meaning.unsupported(config, each.name) if each.suffix else None)
+        for each in matching
+    ]
     if all(reasons):
         raise CheckpointError(str(reasons[0]))
     chosen = matching[reasons.index(None)]
+    if chosen.family is not None:
+        checkpoint = meaning.in_target_units(checkpoint)
     path = Path(target).expanduser()
     if chosen.suffix and path.suffix != chosen.suffix:
         raise CheckpointError(f"{chosen.name} is a single file: its name must end in {chosen.suffix}, not {path.name}")

@@ -10,7 +10,12 @@ from tyro.conf import Positional, arg
 from vitkit.config import JsonDict
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from vitkit.inference import Outcome, Prediction
+    from vitkit.task import Function
+
+    Rows = Iterator[tuple[Outcome, list[Prediction]]]
 
 
 def classify(
@@ -18,6 +23,7 @@ def classify(
     images: Annotated[Positional[tuple[str, ...]], arg(metavar="IMAGE...")],
     *,
     top: int = 5,
+    threshold: float | None = None,
     json: bool = False,
     csv: bool = False,
     precision: Literal["auto", "float32", "bfloat16", "float16", "int8", "float8"] = "auto",
@@ -35,13 +41,15 @@ def classify(
 ) -> int:
     """Classify images.
 
-    Prints the most likely classes of every image. An image that cannot be read is reported, the others are still
-    classified, and the exit code is 2.
+    Prints the most likely classes of every image. If the labels of the model are independent, `*` marks those whose
+    score reaches the model's threshold. A regression prints the predicted values. An image that cannot be read is
+    reported, the others are still classified, and the exit code is 2.
 
     Args:
         model: A checkpoint: a folder, a file of any format, or a Hub id such as google/vit-base-patch16-224.
         images: Files, folders, globs, or - for standard input (an image, or one path per line).
         top: Number of classes to show.
+        threshold: For independent labels: show only labels with at least this score.
         json: Print one JSON object per image, one per line.
         csv: Print CSV, one row per class.
         precision: Arithmetic of the network; auto is the fastest that stays close to float32. int8 is calibrated on the
@@ -59,7 +67,7 @@ def classify(
         max_bytes: Largest size of an image file in bytes. If not set: 200,000,000.
     """
     from vitkit.cli._outcomes import arguments_to_images, count_failures, limits, load_model, shows_progress
-    from vitkit.inference import Predictor, top_predictions
+    from vitkit.inference import Predictor, check_threshold, top_predictions
 
     if json and csv:
         raise ValueError("choose either --json or --csv, not both")
@@ -69,6 +77,9 @@ def classify(
     classifier = load_model(model, revision, image_size, set)
     if not classifier.labels:
         raise ValueError(f"the model '{model}' has no classes; use `vitkit embed` for its features")
+    task = classifier.config.task
+    if threshold is not None:
+        check_threshold(task, len(classifier.labels), threshold)
     predictor = Predictor(
         classifier.model,
         classifier.processor,
@@ -82,40 +93,44 @@ def classify(
         limits=limits(max_pixels, max_bytes),
         progress=shows_progress(),
     )
-    rows = (
-        (outcome, top_predictions(outcome.output, classifier.labels, top) if outcome.output is not None else [])
-        for outcome in predictor.logits(sources)
-    )
+
+    def decoded(output: "np.ndarray") -> list["Prediction"]:
+        return top_predictions(output, classifier.labels, top, task=task, threshold=threshold)
+
+    rows = ((each, [] if each.output is None else decoded(each.output)) for each in predictor.logits(sources))
     write = _write_json if json else _write_csv if csv else _write_table
-    return count_failures(write(rows))
+    return count_failures(write(rows, task.function(len(classifier.labels))))
 
 
-def _write_json(rows: Iterator[tuple["Outcome", list["Prediction"]]]) -> Iterator["Outcome"]:
+def _write_json(rows: "Rows", function: "Function") -> Iterator["Outcome"]:
     from vitkit.cli._outcomes import json_line
 
+    names = {"softmax": ("score",), "sigmoid": ("score", "predicted"), "none": ("value",)}[function]
     for outcome, predictions in rows:
         line: JsonDict = {"path": str(outcome.source)}
         if outcome.error is not None:
             line["error"] = {"code": outcome.error.code, "message": str(outcome.error)}
         else:
-            line["predictions"] = [{"label": p.label, "index": p.index, "score": p.score} for p in predictions]
+            fields = ("label", "index", *names)
+            line["predictions"] = [{name: getattr(each, name) for name in fields} for each in predictions]
         print(json_line(line), flush=True)
         yield outcome
 
 
-def _write_csv(rows: Iterator[tuple["Outcome", list["Prediction"]]]) -> Iterator["Outcome"]:
+def _write_csv(rows: "Rows", function: "Function") -> Iterator["Outcome"]:
+    columns = {"softmax": ["score"], "sigmoid": ["score", "predicted"], "none": ["value"]}[function]
     writer = csv_format.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(["path", "rank", "label", "index", "score", "error"])
+    writer.writerow(["path", "rank", "label", "index", *columns, "error"])
     for outcome, predictions in rows:
         if outcome.error is not None:
-            writer.writerow([outcome.source, "", "", "", "", outcome.error.code])
-        for rank, prediction in enumerate(predictions, start=1):
-            score = f"{prediction.score:.6f}"
-            writer.writerow([outcome.source, rank, prediction.label, prediction.index, score, ""])
+            writer.writerow([outcome.source, "", "", "", *([""] * len(columns)), outcome.error.code])
+        for rank, each in enumerate(predictions, start=1):
+            values = [f"{each.score:.6f}", str(each.predicted).lower()] if each.value is None else [f"{each.value:.9g}"]
+            writer.writerow([outcome.source, rank, each.label, each.index, *values[: len(columns)], ""])
         yield outcome
 
 
-def _write_table(rows: Iterator[tuple["Outcome", list["Prediction"]]]) -> Iterator["Outcome"]:
+def _write_table(rows: "Rows", function: "Function") -> Iterator["Outcome"]:
     from rich.console import Console
     from rich.text import Text
 
@@ -124,8 +139,13 @@ def _write_table(rows: Iterator[tuple["Outcome", list["Prediction"]]]) -> Iterat
         console.print(Text(str(outcome.source), style="bold"))
         if outcome.error is not None:
             console.print(Text(f"  cannot be read: {outcome.error}", style="red"))
-        for prediction in predictions:
-            filled = round(20 * prediction.score)
-            bar = "#" * filled + "." * (20 - filled)
-            console.print(Text(f"  {prediction.score:6.1%}  {bar}  {prediction.label}"))
+        elif not predictions:
+            console.print(Text("  no label reaches the threshold"))
+        for each in predictions:
+            if each.value is not None:
+                console.print(Text(f"  {each.value:12.6g}  {each.label}"))
+                continue
+            filled = round(20 * each.score)
+            mark = "" if function == "softmax" else "* " if each.predicted else "  "
+            console.print(Text(f"  {each.score:6.1%}  {'#' * filled}{'.' * (20 - filled)}  {mark}{each.label}"))
         yield outcome

@@ -12,6 +12,7 @@ T = TypeVar("T")
 if TYPE_CHECKING:
     from vitkit.data.processor import Processor
     from vitkit.evaluate.protocol import Evaluation
+    from vitkit.task import Task
 
 
 def evaluate(
@@ -19,7 +20,7 @@ def evaluate(
     *,
     data: str,
     train: str | None = None,
-    evaluators: Annotated[str, arg(name="with", metavar="NAME,...")] = "top1,confusion,calibration",
+    evaluators: Annotated[str, arg(name="with", metavar="NAME,...")] = "auto",
     out: Path | None = None,
     json: bool = False,
     held_out: float | None = None,
@@ -36,7 +37,8 @@ def evaluate(
 ) -> None:
     """Evaluate a model on labeled images.
 
-    Evaluators of predictions: `top1` (and top-5), `confusion`, `calibration`, `real:FILE` (accuracy with a JSON file of
+    Evaluators of predictions: `top1` (and top-5), `confusion`, `calibration`, `average_precision` and `f1` (for images
+    with several labels), `regression` (MAE, RMSE and R2 of numbers), `real:FILE` (accuracy with a JSON file of
     labels, such as ReaL's real.json), `subset` (accuracy among the classes of the images only, as for ImageNet-A and
     ImageNet-R; `subset:FILE` lists the classes). Evaluators of features: `knn`, `fewshot`, `probe`, `linear` (DINO's
     protocol); they use the training images of --train. Evaluators of attention: `segmentation:FOLDER`, with one PNG of
@@ -47,7 +49,8 @@ def evaluate(
         model: A checkpoint: a folder, a file of any format, or a Hugging Face Hub id.
         data: Evaluation images, such as folder:photos/val; the val or test split if there are splits.
         train: Training images of knn, fewshot, probe and linear. If not set: the train split of the data.
-        evaluators: Evaluators to run.
+        evaluators: Evaluators to run. auto: top1, confusion and calibration; average_precision, f1 and calibration for
+            independent labels; regression for numbers.
         out: Output folder for evaluation.json and report.html.
         json: Print one JSON object instead of a table.
         held_out: Fraction of each class to evaluate on; the rest is used for training.
@@ -81,7 +84,7 @@ def evaluate(
     config = protocol.EvaluationConfig(
         data=data,
         train=train,
-        evaluators=tuple(word.strip() for word in evaluators.split(",") if word.strip()),
+        evaluators=_evaluators(evaluators, classifier.config.task),
         held_out=held_out,
         seed=seed,
         batch_size=placed.batch_size,
@@ -98,6 +101,14 @@ def evaluate(
         print(placed.summary)
         if out is not None:
             print(f"see {out / 'report.html'}")
+
+
+def _evaluators(text: str, task: "Task") -> tuple[str, ...]:
+    """Returns the evaluators in a list separated by commas; auto stands for the defaults of the task."""
+    from vitkit.evaluate import default_evaluators
+
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    return tuple(each for word in words for each in (default_evaluators(task) if word == "auto" else (word,)))
 
 
 def _some(data: str, processor: "Processor") -> Iterable[object]:

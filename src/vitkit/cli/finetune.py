@@ -21,11 +21,13 @@ def finetune(
     batch_size: int | None = None,
     mode: Literal["full", "head", "lora"] = "full",
     seed: int = 0,
+    tune_threshold: bool = False,
     set: tuple[str, ...] = (),  # noqa: A002 - the option's name
 ) -> None:
-    """Fine-tune a checkpoint on your own classes.
+    """Fine-tune a checkpoint on your own classes, labels or numbers.
 
-    Adds a new head for the classes of the data, trains, saves the best model in OUT/best (`vitkit classify OUT/best
+    Adds a new head for the classes of the data, for independent labels if images have several, or for numbers
+    (csv:photos.csv#target=age), trains, saves the best model in OUT/best (`vitkit classify OUT/best
     photos/`) and writes OUT/report.html with the model's mistakes. The same command resumes a stopped run.
 
     Args:
@@ -42,6 +44,8 @@ def finetune(
         batch_size: Batch size. If not set, it depends on the number of images.
         mode: What to train: the full model, the head only, or LoRA and the head.
         seed: Seed for shuffling and augmentation.
+        tune_threshold: For images with several labels: save the threshold of each label with the best F1 on the
+            validation images.
         set: More fields of the run as NAME=VALUE (ema=0.999, optimizer.name=adamw).
     """
     from vitkit import config
@@ -62,6 +66,7 @@ def finetune(
         batch_size=batch_size,
         mode=mode,
         seed=seed,
+        tune_threshold=tune_threshold,
     )
     run = config.override(run, settings(set))
     result: Result = train(run, out, console=events.console(), keep_memory=True)

@@ -34,25 +34,30 @@ class ReadOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Example:
-    """An image with its label.
+    """An image with its label or its targets.
 
-    image  upright, any size, mode RGB, or what `images.open_channels` returns for the requested channels
-    label  class index, or a tuple of class indices
-    key    name of the image in messages
+    image    upright, any size, mode RGB, or what `images.open_channels` returns for the requested channels
+    label    class index, or a tuple of class indices (empty for a regression)
+    key      name of the image in messages
+    targets  numbers to predict, for a regression
     """
 
     image: AnyImage
     label: Label
     key: str
+    targets: tuple[float, ...] = ()
 
 
 class Source(ABC):
     """A map-style dataset of labeled images, whose order is the same on every machine and in every run.
 
-    `classes` are the class names, indexed by label. Reading must be safe from several processes at once.
+    `classes` are the class names, indexed by label. If `regression` is true, every image has numbers to predict
+    (`targets`) instead of a label, and `classes` are the names of these numbers. Reading must be safe from several
+    processes at once.
     """
 
     classes: tuple[str, ...]
+    regression: bool = False
 
     @abstractmethod
     def __len__(self) -> int:
@@ -64,7 +69,14 @@ class Source(ABC):
 
     @abstractmethod
     def label(self, index: int) -> Label:
-        """Returns the label without reading the image."""
+        """Returns the label without reading the image; an empty tuple for a regression."""
+
+    def targets(self, index: int) -> tuple[float, ...]:
+        """Returns the numbers to predict, one per entry of `classes`, without reading the image.
+
+        Raises ValueError unless `regression` is true.
+        """
+        raise ValueError(f"the images of {type(self).__name__} have classes, not numbers to predict")
 
 
 class EncodedSource(Source):
@@ -82,7 +94,8 @@ class EncodedSource(Source):
             image = open_channels(data, channels, **options)
         except ImageError as error:
             raise ImageError(error.code, f"{key}: {error}") from None
-        return Example(image=image, label=self.label(index), key=key)
+        targets = self.targets(index) if self.regression else ()
+        return Example(image=image, label=self.label(index), key=key, targets=targets)
 
 
 class Subset(Source):
@@ -92,6 +105,7 @@ class Subset(Source):
         self.source = source
         self.indices = indices
         self.classes = source.classes
+        self.regression = source.regression
 
     def __len__(self) -> int:
         """Returns the number of images."""
@@ -105,17 +119,25 @@ class Subset(Source):
         """Returns the label of an example of the source."""
         return self.source.label(int(self.indices[index]))
 
+    def targets(self, index: int) -> tuple[float, ...]:
+        """Returns the targets of an example of the source."""
+        return self.source.targets(int(self.indices[index]))
+
 
 class Relabelled(Source):
     """A source whose labels are mapped to another list of classes, which may contain more classes.
 
-    `indices` maps the classes of the source to the new ones; by default classes are matched by name.
+    `indices` maps the classes of the source to the new ones; by default classes are matched by name. The targets of a
+    regression are reordered; raises ValueError if there are more new names than targets.
     """
 
     def __init__(self, source: Source, classes: tuple[str, ...], indices: tuple[int, ...] | None = None):
         self.source = source
         self.classes = classes
         self.indices = tuple(map(classes.index, source.classes)) if indices is None else indices
+        self.regression = source.regression
+        if self.regression and len(classes) != len(source.classes):
+            raise ValueError(f"there are {len(source.classes)} targets, expected {len(classes)}: {', '.join(classes)}")
 
     def __len__(self) -> int:
         """Returns the number of images."""
@@ -123,16 +145,23 @@ class Relabelled(Source):
 
     def read(self, index: int, **options: Unpack[ReadOptions]) -> Example:
         """Returns an example of the source with its mapped label."""
-        return replace(self.source.read(index, **options), label=self.label(index))
+        targets = self.targets(index) if self.regression else ()
+        return replace(self.source.read(index, **options), label=self.label(index), targets=targets)
 
     def label(self, index: int) -> Label:
         """Returns the label as an index into the new classes."""
         label = self.source.label(index)
         return self.indices[label] if isinstance(label, int) else tuple(self.indices[each] for each in label)
 
+    def targets(self, index: int) -> tuple[float, ...]:
+        """Returns the targets in the order of the new names."""
+        values = self.source.targets(index)
+        return tuple(value for _, value in sorted(zip(self.indices, values, strict=True)))
 
-def fitted(source: Source, classes: tuple[str, ...], *, name: str) -> Source:
+
+def fitted(source: Source, classes: tuple[str, ...], *, name: str, regression: bool = False) -> Source:
     """Maps the labels of a source to `classes`. Raises ValueError that lists the missing classes."""
+    check_kind(source, regression=regression, name=name)
     if source.classes == classes:
         return source
     missing = [each for each in source.classes if each not in classes]
@@ -140,6 +169,16 @@ def fitted(source: Source, classes: tuple[str, ...], *, name: str) -> Source:
         shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if missing[5:] else "")
         raise ValueError(f"'{name}' has classes that are not in the training data: {shown}")
     return Relabelled(source, classes)
+
+
+def check_kind(source: Source, *, regression: bool, name: str) -> None:
+    """Raises ValueError if a source has numbers to predict instead of classes, or the reverse."""
+    if source.regression != regression:
+        kinds = {True: "numbers to predict", False: "classes"}
+        raise ValueError(
+            f"'{name}' has {kinds[source.regression]} ({', '.join(source.classes[:3])}), but {kinds[regression]} are "
+            "expected; append #target=COLUMN or #label=COLUMN to the location"
+        )
 
 
 def source_names() -> list[str]:
@@ -171,7 +210,7 @@ def train_and_val(name: str, *, val: str | None = None, held_out: float = 0.2, s
 
     The validation set is the source `val` if given, else the validation or test split of the source, else a stratified
     random split of `held_out` of the training images that depends only on `seed`. Raises ValueError if one of the two
-    is missing or their classes differ.
+    is missing or their classes differ. The split of a regression is random.
     """
     found = splits(name)
     training = found.get("train") or found.get("all")
@@ -189,7 +228,7 @@ def train_and_val(name: str, *, val: str | None = None, held_out: float = 0.2, s
         validation = found.get("val") or found.get("test")
         if validation is None:
             raise ValueError(f"'{name}' has no validation or test split; its splits are {', '.join(found)}")
-    return training, fitted(validation, training.classes, name=val or name)
+    return training, fitted(validation, training.classes, name=val or name, regression=training.regression)
 
 
 def stratified_split(source: Source, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

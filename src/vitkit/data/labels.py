@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 
-from vitkit.data import Relabelled, Source
+from vitkit.data import Relabelled, Source, check_kind
 
-PLACEHOLDER = re.compile(r"(class |LABEL_)\d+")  # labels of a checkpoint without class names
+PLACEHOLDER = re.compile(r"(class |target |LABEL_)\d+")  # labels of a checkpoint without class names
 
 
 @cache
@@ -23,8 +23,10 @@ def imagenet1k_synsets() -> tuple[str, ...]:
     return tuple(synset for synset, _ in _rows())
 
 
-def default_labels(num_classes: int) -> tuple[str, ...]:
-    """Returns default labels: those of ImageNet-1k for 1000 classes, otherwise "class 0", "class 1", ..."""
+def default_labels(num_classes: int, *, regression: bool = False) -> tuple[str, ...]:
+    """Returns default labels: those of ImageNet-1k for 1000 classes, otherwise "class 0", ... or "target 0", ..."""
+    if regression:
+        return tuple(f"target {index}" for index in range(num_classes))
     if num_classes == 1000:
         return imagenet1k()
     return tuple(f"class {index}" for index in range(num_classes))
@@ -35,8 +37,9 @@ def _rows() -> list[list[str]]:
     return [line.split("\t") for line in text.splitlines()]
 
 
-def matched(source: Source, labels: tuple[str, ...], *, name: str) -> Source:
+def matched(source: Source, labels: tuple[str, ...], *, name: str, regression: bool = False) -> Source:
     """Maps the labels of a source to the labels of a model. Raises ValueError that lists classes without a label."""
+    check_kind(source, regression=regression, name=name)
     if source.classes == labels:
         return source
     return Relabelled(source, labels, class_indices(source.classes, labels, name=name))

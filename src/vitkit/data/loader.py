@@ -34,7 +34,7 @@ class Batch:
     """A batch of preprocessed images and soft targets.
 
     images    normalized pixels
-    targets   weight of each class: one-hot unless images are mixed or have several labels
+    targets   weight of each class: one-hot unless images are mixed or have several labels; numbers for a regression
     keys      names of the images
     replaced  names of unreadable images that were replaced by others
     """
@@ -162,6 +162,7 @@ class _Sample:
     image: np.ndarray
     label: Label
     key: str
+    targets: tuple[float, ...] = ()
     replaced: tuple[str, ...] = ()
     start: int = 0
 
@@ -180,7 +181,7 @@ class _Training(Dataset[_Sample]):
             try:
                 example = self.source.read(index, **self.transform.read_options)
                 image = self.transform(example.image, random)
-                return _Sample(image, example.label, example.key, tuple(replaced), sample.start)
+                return _Sample(image, example.label, example.key, example.targets, tuple(replaced), sample.start)
             except ImageError as error:
                 replaced.append(f"image {index}: {error}")
                 index = int(random.integers(len(self.source)))
@@ -194,7 +195,7 @@ class _Evaluation(Dataset[_Sample]):
 
     def __getitem__(self, sample: SampleIndex) -> _Sample:
         example = self.source.read(sample.index, **self.transform.read_options)
-        return _Sample(self.transform(example.image), example.label, example.key)
+        return _Sample(self.transform(example.image), example.label, example.key, example.targets)
 
 
 @dataclass(frozen=True)
@@ -204,7 +205,10 @@ class _Collate:
     def __call__(self, samples: Sequence[_Sample]) -> Batch:
         targets = torch.zeros(len(samples), self.num_classes)
         for row, sample in enumerate(samples):
-            targets[row, list(sample.label) if isinstance(sample.label, tuple) else sample.label] = 1.0
+            if sample.targets:
+                targets[row] = torch.tensor(sample.targets)
+            else:
+                targets[row, list(sample.label) if isinstance(sample.label, tuple) else sample.label] = 1.0
         return Batch(
             images=torch.from_numpy(np.stack([sample.image for sample in samples])),
             targets=targets,

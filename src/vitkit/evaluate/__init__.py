@@ -3,7 +3,8 @@
 An evaluator is a file with a function `evaluate(subject) -> {name: number}`. The subject contains the model and the
 images; it runs the model once for all evaluators. To add an evaluator, add a file. An evaluator with an argument takes
 it as the second parameter and is called `name:argument` (`real:labels.json`). An evaluator that does not need the
-model's classes declares its input: `READS = "representations"` or `READS = "model"`.
+model's classes declares its input: `READS = "representations"` or `READS = "model"`. An evaluator of predictions fits
+both kinds of classification, or the `PROBLEM_TYPES` (of `vitkit.task`) that it declares.
 """
 
 import inspect
@@ -21,23 +22,26 @@ from vitkit.data.loader import Batch
 from vitkit.data.processor import Processor
 from vitkit.models import Backbone
 from vitkit.registry import Registry
+from vitkit.task import PROBLEM_TYPES, SINGLE_LABEL, Task
 
 Batches = Callable[[], Iterable[Batch]]
+CLASSIFICATION = ("single_label_classification", "multi_label_classification")
 _EVALUATORS = Registry(__name__, "evaluator", ("evaluate",), exclude=("protocol",))
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """Logits and targets of images in float32 on the CPU; `keys` are the image names."""
+    """Logits and targets of images in float32 on the CPU; `keys` are the image names, `task` decodes the logits."""
 
     logits: Float[Tensor, "n classes"]
     targets: Float[Tensor, "n classes"]
     keys: tuple[str, ...]
+    task: Task = SINGLE_LABEL
 
     @cached_property
     def scores(self) -> Float[Tensor, "n classes"]:
-        """Softmax probabilities."""
-        return self.logits.softmax(dim=1)
+        """Probabilities, or the predicted values of a regression in float64."""
+        return self.task.scores(self.logits.double() if self.task.regression else self.logits)
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,8 @@ class ModelOutputs:
     """
 
     processor: Processor | None = None
+    # The task of the model, which decodes its logits.
+    task: Task = SINGLE_LABEL
 
     def __init__(
         self,
@@ -75,6 +81,7 @@ class ModelOutputs:
         self.model = model
         # A fast copy of a model has no blocks, so evaluators that need them use its original.
         self.original_model: Backbone = getattr(model, "original", model)
+        self.task = self.original_model.config.task
         self.batches = batches
         self.classes = classes
         self.training = training
@@ -96,7 +103,7 @@ class ModelOutputs:
                 f"the model's logits for {targets.shape[0]} images of {targets.shape[1]} classes "
                 f"have the shape {tuple(logits.shape)}; expected {tuple(targets.shape)}"
             )
-        return Predictions(logits=logits, targets=targets, keys=self._outputs.keys)
+        return Predictions(logits=logits, targets=targets, keys=self._outputs.keys, task=self.task)
 
     @cached_property
     def representations(self) -> Representations:
@@ -187,12 +194,35 @@ def reads(spec: str) -> str:
     return getattr(evaluator(spec), "READS", "predictions")
 
 
+def default_evaluators(task: Task) -> tuple[str, ...]:
+    """Returns the evaluators of predictions that fit a task, for `vitkit evaluate`."""
+    return {
+        "single_label_classification": ("top1", "confusion", "calibration"),
+        "multi_label_classification": ("average_precision", "f1", "calibration"),
+        "regression": ("regression",),
+    }[task.problem_type]
+
+
+def check_task(names: Iterable[str], task: Task) -> None:
+    """Raises ValueError if an evaluator does not fit the task of a model."""
+    for spec in names:
+        default = CLASSIFICATION if reads(spec) == "predictions" else PROBLEM_TYPES
+        types = getattr(evaluator(spec), "PROBLEM_TYPES", default)
+        if task.problem_type not in types:
+            raise ValueError(
+                f"the evaluator '{spec}' is for {' and '.join(types)}, but the model's task is {task.problem_type}; "
+                f"use {', '.join(default_evaluators(task))}"
+            )
+
+
 def evaluate(subject: ModelOutputs, names: Iterable[str]) -> dict[str, float]:
     """Returns the metrics of several evaluators, with names of the form `evaluator.metric`.
 
-    Metrics of an evaluator with an argument are named `evaluator:argument.metric`.
+    Metrics of an evaluator with an argument are named `evaluator:argument.metric`. Raises ValueError for an evaluator
+    that does not fit the task of the model.
     """
     modules = {name: evaluator(name) for name in names}
+    check_task(modules, subject.task)
     numbers: dict[str, float] = {}
     for spec, module in modules.items():
         name, colon, argument = spec.partition(":")

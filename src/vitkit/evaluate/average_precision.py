@@ -17,6 +17,7 @@ def evaluate(subject: ModelOutputs) -> dict[str, float]:
     present = truth.any(dim=0)
     if not present.any():
         raise ValueError("none of the images has a label")
+    # Logits rank images like sigmoid scores, without ties by rounding.
     each = average_precision(predictions.logits[:, present], truth[:, present])
     weights = truth[:, present].sum(dim=0) / truth.sum()
     return {"mean": each.mean().item(), "weighted": (each * weights).sum().item(), "worst": each.min().item()}

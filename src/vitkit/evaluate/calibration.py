@@ -1,8 +1,13 @@
-"""Calibration of the predicted probabilities (Guo et al. 2017)."""
+"""Calibration of the predicted probabilities (Guo et al. 2017).
 
-from dataclasses import dataclass
+For independent labels, every pair of an image and a label is one binary prediction: its confidence is the probability
+of the predicted side (label or no label), and all metrics are means over pairs.
+"""
+
+from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -28,19 +33,36 @@ def evaluate(subject: ModelOutputs) -> dict[str, float]:
     `ece` and `mce` are the expected and maximum calibration errors over 15 bins. Dividing the logits by the temperature
     maximizes the likelihood of these images.
     """
-    predictions = labelled(subject.predictions)
+    predictions = usable(subject.predictions)
     filled = [each for each in bins(predictions) if each.images]
     gaps = torch.tensor([abs(each.confidence - each.accuracy) for each in filled], dtype=torch.float64)
-    fractions = torch.tensor([each.images for each in filled], dtype=torch.float64) / predictions.targets.shape[0]
-    truth = target_distribution(predictions)
-    log_scores = predictions.logits.double().log_softmax(dim=1)
+    counts = torch.tensor([each.images for each in filled], dtype=torch.float64)
+    squares = (predictions.task.scores(predictions.logits.double()) - target_distribution(predictions)).square()
     return {
-        "ece": (gaps * fractions).sum().item(),
+        "ece": (gaps * (counts / counts.sum())).sum().item(),
         "mce": gaps.max().item(),
-        "brier": (log_scores.exp() - truth).square().sum(dim=1).mean().item(),
-        "nll": -(truth * log_scores).sum(dim=1).mean().item(),
+        "brier": (squares.mean() if independent(predictions) else squares.sum(dim=1).mean()).item(),
+        "nll": nll(predictions, predictions.logits.double()),
         "temperature": temperature(predictions),
     }
+
+
+def independent(predictions: Predictions) -> bool:
+    """Returns whether the labels are independent of each other."""
+    return predictions.task.function(predictions.targets.shape[1]) == "sigmoid"
+
+
+def usable(predictions: Predictions) -> Predictions:
+    """Returns the labeled images, or all images if labels are independent: an image may have no label."""
+    return predictions if independent(predictions) else labelled(predictions)
+
+
+def nll(predictions: Predictions, logits: Float[Tensor, "n classes"]) -> float:
+    """Returns the negative log-likelihood of the targets under some logits."""
+    truth = target_distribution(predictions)
+    if independent(predictions):
+        return F.binary_cross_entropy_with_logits(logits, truth).item()
+    return F.cross_entropy(logits, truth).item()
 
 
 def labelled(predictions: Predictions) -> Predictions:
@@ -49,13 +71,18 @@ def labelled(predictions: Predictions) -> Predictions:
     if not keep.any():
         raise ValueError("none of the images has a label")
     keys = tuple(key for key, selected in zip(predictions.keys, keep.tolist(), strict=True) if selected)
-    return Predictions(logits=predictions.logits[keep], targets=predictions.targets[keep], keys=keys)
+    return replace(predictions, logits=predictions.logits[keep], targets=predictions.targets[keep], keys=keys)
 
 
 def bins(predictions: Predictions, num: int = BINS) -> list[Bin]:
     """Returns the reliability diagram for `num` confidence intervals (low, high] of equal width."""
-    confidence, guess = predictions.scores.double().max(dim=1)
-    correct = predictions.targets.gather(1, guess[:, None])[:, 0] > 0
+    if independent(predictions):
+        scores = predictions.scores.double().flatten()
+        confidence = torch.maximum(scores, 1.0 - scores)
+        correct = (scores >= 0.5) == (predictions.targets.flatten() > 0)
+    else:
+        confidence, guess = predictions.scores.double().max(dim=1)
+        correct = predictions.targets.gather(1, guess[:, None])[:, 0] > 0
     # The highest score is never exactly 0, so every image is in one of the half-open ranges.
     indices = (confidence * num).ceil().long().clamp(1, num) - 1
     result = []
@@ -75,8 +102,10 @@ def bins(predictions: Predictions, num: int = BINS) -> list[Bin]:
 
 
 def target_distribution(predictions: Predictions) -> Float[Tensor, "n classes"]:
-    """Returns the targets normalized to sum to one per image."""
+    """Returns the targets normalized to sum to one per image, or as 0 and 1 for independent labels."""
     targets = predictions.targets.double()
+    if independent(predictions):
+        return (targets > 0).double()
     return targets / targets.sum(dim=1, keepdim=True)
 
 
@@ -85,11 +114,10 @@ def temperature(predictions: Predictions) -> float:
 
     Golden-section search on the logarithm of the temperature finds the minimum, because the likelihood is unimodal.
     """
-    truth, logits = target_distribution(predictions), predictions.logits.double()
+    logits = predictions.logits.double()
 
     def loss(log_temperature: float) -> float:
-        scaled = logits / torch.tensor(log_temperature, dtype=torch.float64).exp()
-        return -(truth * scaled.log_softmax(dim=1)).sum(dim=1).mean().item()
+        return nll(predictions, logits / torch.tensor(log_temperature, dtype=torch.float64).exp())
 
     low, high, ratio = -4.605, 4.605, (5**0.5 - 1) / 2
     inner, outer = high - ratio * (high - low), low + ratio * (high - low)

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from vitkit.evaluate import ModelOutputs, Predictions
 
+PROBLEM_TYPES = ("single_label_classification",)
+
 
 @dataclass(frozen=True)
 class ClassResult:

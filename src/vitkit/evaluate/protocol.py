@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from vitkit import __version__, checkpoints, evaluate
-from vitkit.data import Source, fitted, splits, train_and_val
+from vitkit.data import Source, check_kind, fitted, splits, train_and_val
 from vitkit.data.augment import Transform
 from vitkit.data.labels import matched
 from vitkit.data.loader import Batch, evaluation_batches
@@ -32,7 +32,7 @@ class EvaluationConfig:
 
     data: str
     train: str | None = None
-    evaluators: tuple[str, ...] = ("top1", "confusion", "calibration")
+    evaluators: tuple[str, ...]
     held_out: float | None = None
     seed: int = 0
     batch_size: int = 8
@@ -57,13 +57,15 @@ class EvaluationConfig:
         """Inputs that the evaluators need: predictions, representations or the model."""
         return {evaluate.reads(word) for word in self.evaluators}
 
-    def sources(self, labels: tuple[str, ...]) -> tuple[Source | None, Source]:
+    def sources(self, labels: tuple[str, ...], *, regression: bool = False) -> tuple[Source | None, Source]:
         """Returns the evaluation images, and the training images if an evaluator needs them.
 
         Their classes are numbered like the model's `labels` if an evaluator reads predictions. Raises ValueError if the
-        classes do not match.
+        classes do not match. `regression` says whether the model predicts numbers.
         """
         training, evaluation = self._open()
+        if self.reads != {"model"}:
+            check_kind(evaluation, regression=regression and "predictions" in self.reads, name=self.data)
         if "representations" not in self.reads:
             training = None
         elif training is None:
@@ -76,7 +78,7 @@ class EvaluationConfig:
         if not labels:
             raise ValueError("the model has no classes to predict: use knn, fewshot or probe")
         matched_training = None if training is None else matched(training, labels, name=self.train or self.data)
-        return matched_training, matched(evaluation, labels, name=self.data)
+        return matched_training, matched(evaluation, labels, name=self.data, regression=regression)
 
     def _open(self) -> tuple[Source | None, Source]:
         found = splits(self.data)
@@ -145,7 +147,9 @@ def run(
     `progress` wraps the batches of each pass, and gets their number. Raises ValueError if model, images and evaluators
     do not fit, and ImageError for an image that cannot be read.
     """
-    training, source = config.sources(labels)
+    task = model.config.task
+    evaluate.check_task(config.evaluators, task)
+    training, source = config.sources(labels, regression=task.regression)
     transform = Transform(processor, limits=config.limits)
 
     def batches(of: Source) -> Callable[[], Iterable[Batch]]:

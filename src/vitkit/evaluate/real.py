@@ -7,6 +7,7 @@ ILSVRC2012_val_00000001.JPEG. For other images, use an object {file name: labels
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -59,7 +60,7 @@ def relabel(predictions: Predictions, labels: Mapping[str, Sequence[int]]) -> Pr
         targets[row, list(labels[name])] = 1.0
     if missing:
         raise ValueError(f"there are no labels for {len(missing)} of {targets.shape[0]} images, such as '{missing[0]}'")
-    return Predictions(logits=predictions.logits, targets=targets, keys=predictions.keys)
+    return replace(predictions, targets=targets)
 
 
 def _are_labels(labels: object) -> bool:

@@ -10,6 +10,8 @@ from pathlib import Path
 from vitkit.data.labels import class_indices
 from vitkit.evaluate import ModelOutputs, Predictions, top1
 
+PROBLEM_TYPES = ("single_label_classification",)
+
 
 def evaluate(subject: ModelOutputs, classes: str = "") -> dict[str, float]:
     """Returns the metrics of `top1`, restricted to the classes listed in a file.

@@ -4,6 +4,7 @@ A prediction is correct if it is one of the true classes. Images without a label
 """
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool
 from torch import Tensor
 
@@ -20,8 +21,12 @@ def metrics(predictions: Predictions) -> dict[str, float]:
     labelled = predictions.targets.sum(dim=1) > 0
     if not labelled.any():
         raise ValueError("none of the images has a label")
-    truth = predictions.targets / predictions.targets.sum(dim=1, keepdim=True).clamp(min=1.0)
-    loss = -(truth * predictions.logits.log_softmax(dim=1)).sum(dim=1)
+    if predictions.task.function(predictions.targets.shape[1]) == "sigmoid":
+        truth = (predictions.targets > 0).float()
+        loss = F.binary_cross_entropy_with_logits(predictions.logits, truth, reduction="none").sum(dim=1)
+    else:
+        truth = predictions.targets / predictions.targets.sum(dim=1, keepdim=True).clamp(min=1.0)
+        loss = F.cross_entropy(predictions.logits, truth, reduction="none")
     result = {
         "accuracy": hits(predictions, 1)[labelled].double().mean().item(),
         "loss": loss[labelled].double().mean().item(),

@@ -80,7 +80,7 @@ def require_images(subject: ExplainInputs) -> None:
 
 
 def top_classes(subject: ExplainInputs) -> tuple[str, ...]:
-    """Returns a caption for each image: the predicted class and its softmax score.
+    """Returns a caption for each image: the predicted class and its score, or the value of the first target.
 
     The captions of a model without classes are empty.
     """
@@ -90,7 +90,10 @@ def top_classes(subject: ExplainInputs) -> tuple[str, ...]:
         logits = torch.cat([subject.model(batch) for batch in subject.pixels.split(BATCH)])
     if logits.ndim != 2:
         return ("",) * subject.pixels.shape[0]
-    scores, classes = logits.softmax(dim=-1).max(dim=-1)
+    task = subject.model.config.task
+    if task.regression:
+        return tuple(f"{label_name(subject, 0)} {value:.4g}" for value in task.scores(logits)[:, 0].tolist())
+    scores, classes = task.scores(logits).max(dim=-1)
     return tuple(
         f"{label_name(subject, int(index))} {float(score):.0%}" for score, index in zip(scores, classes, strict=True)
     )

@@ -5,7 +5,17 @@
 to image files. `engine` makes fast copies of models, `runtimes` exports models and runs the exports.
 """
 
-from vitkit.inference.classifier import Classifier, expand, load
-from vitkit.inference.predictor import Outcome, Prediction, Predictor, top_predictions
+from vitkit.inference.classifier import Classifier, UntrainedHeadWarning, expand, load
+from vitkit.inference.predictor import Outcome, Prediction, Predictor, check_threshold, top_predictions
 
-__all__ = ["Classifier", "Outcome", "Prediction", "Predictor", "expand", "load", "top_predictions"]
+__all__ = [
+    "Classifier",
+    "Outcome",
+    "Prediction",
+    "Predictor",
+    "UntrainedHeadWarning",
+    "check_threshold",
+    "expand",
+    "load",
+    "top_predictions",
+]

@@ -2,6 +2,7 @@
 
 import glob
 import os
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Unpack
@@ -12,10 +13,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitkit import checkpoints
+from vitkit.checkpoints.load import UNTRAINED
+from vitkit.checkpoints.meaning import is_untrained
 from vitkit.config import AnyConfig
 from vitkit.data.processor import ImageInput, Processor
 from vitkit.images import ARRAY_SUFFIXES, SUFFIXES
-from vitkit.inference.predictor import Options, Outcome, Prediction, Predictor, top_predictions
+from vitkit.inference.predictor import Options, Outcome, Prediction, Predictor, check_threshold, top_predictions
 from vitkit.inference.runtimes._exported import is_export, load_export
 from vitkit.layers import Features
 from vitkit.models import Backbone
@@ -26,6 +29,10 @@ Key = tuple[Processor, int, tuple[tuple[str, object], ...], tuple[tuple[int, int
 # The last predictor of each classifier, so that weights are not prepared again in every call. Not an attribute, which
 # would be copied and pickled with the module.
 _LAST: "WeakKeyDictionary[Classifier, tuple[Key | None, Predictor]]" = WeakKeyDictionary()
+
+
+class UntrainedHeadWarning(UserWarning):
+    """Warns that a model with an untrained head, such as a new one, classifies images."""
 
 
 class Classifier(nn.Module):
@@ -65,17 +72,30 @@ class Classifier(nn.Module):
         return self.model.features(images)
 
     def classify(
-        self, images: ImageInput | Iterable[ImageInput], *, top: int = 5, **options: Unpack[Options]
+        self,
+        images: ImageInput | Iterable[ImageInput],
+        *,
+        top: int = 5,
+        threshold: float | None = None,
+        **options: Unpack[Options],
     ) -> Iterator[tuple[ImageInput, list[Prediction]]]:
-        """Yields each image with its `top` classes, best first.
+        """Yields each image with its `top` classes, best first, or with the values that a regression predicts.
 
-        `images` is one image or several: paths, folders, globs, bytes, PIL, NumPy or torch images. `options` are those
-        of `Predictor`. Raises ValueError for a model without classes and `ImageError` for an unreadable image.
+        `images` is one image or several: paths, folders, globs, bytes, PIL, NumPy or torch images. For independent
+        labels, `threshold` returns only labels with at least this score. `options` are those of `Predictor`. Warns
+        with `UntrainedHeadWarning` if the head gives every image the same scores. Raises ValueError for a model
+        without classes and `ImageError` for an unreadable image.
         """
         if not self.labels:
             raise ValueError("this model has no classes: use `embed`, or add a head by fine-tuning")
-        for image, logits in _outputs(self.predictor(**options).logits(_images(images))):
-            yield image, top_predictions(logits, self.labels, top)
+        task = self.config.task
+        if threshold is not None:
+            check_threshold(task, len(self.labels), threshold)
+        predictor = self.predictor(**options)
+        if is_untrained(self.model):
+            warnings.warn(UNTRAINED, UntrainedHeadWarning, stacklevel=2)
+        for image, logits in _outputs(predictor.logits(_images(images))):
+            yield image, top_predictions(logits, self.labels, top, task=task, threshold=threshold)
 
     def embed(
         self, images: ImageInput | Iterable[ImageInput], **options: Unpack[Options]

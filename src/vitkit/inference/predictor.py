@@ -18,6 +18,7 @@ from vitkit.inference.engine.merging import Reduction
 from vitkit.inference.engine.path import TYPES, probe
 from vitkit.inference.runtimes._exported import ExportedModel
 from vitkit.models import Backbone
+from vitkit.task import Task
 
 Network = Callable[[Backbone, Tensor], Tensor]
 # Values of `precision` other than auto.
@@ -50,11 +51,21 @@ class Options(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Prediction:
-    """A class and its softmax score, between 0 and 1."""
+    """A class or label with its score, or the predicted value of a target.
+
+    label      name of the class, label or target
+    index      its index among the outputs of the model
+    score      softmax (one label per image) or sigmoid (independent labels), between 0 and 1; for a regression the
+               predicted value, in the units of the targets
+    predicted  whether it is the highest score, or at least the threshold of an independent label
+    value      the predicted value of a regression, None for labels
+    """
 
     label: str
     index: int
     score: float
+    predicted: bool = False
+    value: float | None = None
 
 
 @dataclass(frozen=True)
@@ -261,16 +272,41 @@ def _outcome(source: ImageInput, row: np.ndarray) -> Outcome:
     return Outcome(source=source, error=ImageError("not_finite", "the output of the model is not finite; try float32"))
 
 
-def top_predictions(logits: np.ndarray, labels: Sequence[str], top: int) -> list[Prediction]:
-    """Returns the `top` classes (or all, if there are fewer) by softmax score, best first."""
+def top_predictions(
+    logits: np.ndarray, labels: Sequence[str], top: int, *, task: Task, threshold: float | None = None
+) -> list[Prediction]:
+    """Returns the `top` classes or labels (or all, if there are fewer) by score, best first.
+
+    For a regression it returns the values of the first `top` targets, in their order. With `threshold`, only labels
+    with at least this score are returned. Raises ValueError for a threshold unless labels are independent.
+    """
     if logits.ndim != 1:
         raise ValueError(
             f"the logits of an image have shape {logits.shape}; expected (classes,): this model does not classify"
         )
-    shifted = np.exp((logits - logits.max()).astype(np.float64))
-    scores = shifted / shifted.sum()
-    best = np.argsort(-scores, kind="stable")[:top]
-    return [Prediction(label=labels[int(index)], index=int(index), score=float(scores[index])) for index in best]
+    scores = task.scores(logits)
+    if threshold is not None:
+        check_threshold(task, logits.shape[0], threshold)
+    if task.regression:
+        values = enumerate(scores[:top].tolist())
+        return [Prediction(label=labels[index], index=index, score=value, value=value) for index, value in values]
+    predicted = task.with_threshold(threshold).decisions(logits)
+    # Logits have the order of the scores, but no ties by rounding.
+    best = np.argsort(-logits, kind="stable")[:top].tolist()
+    return [
+        Prediction(label=labels[index], index=index, score=float(scores[index]), predicted=bool(predicted[index]))
+        for index in best
+        if threshold is None or predicted[index]
+    ]
+
+
+def check_threshold(task: Task, outputs: int, threshold: float) -> None:
+    """Raises ValueError for a threshold out of range, and for a model without independent labels."""
+    if task.function(outputs) != "sigmoid":
+        kind = "predicts numbers" if task.regression else "has classes that exclude each other"
+        raise ValueError(f"threshold is {threshold}, but the model {kind}; a threshold needs independent labels")
+    if not 0.0 <= threshold <= 1.0:
+        raise ValueError(f"threshold is {threshold}; it must be between 0 and 1")
 
 
 def find_device(name: str) -> torch.device:

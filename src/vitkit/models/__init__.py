@@ -1,5 +1,7 @@
 """Models: one file per family, each with `Config` (a frozen dataclass), `Model`, `PRESETS` and `TINY`.
 
+Every config has the fields `image_size`, `channels`, `num_classes` and `task` (`vitkit.task.Task`: what the outputs
+mean).
 `Model(config)` returns a `Backbone`: it is the class itself, or a function that composes a model of another family (the
 hybrid is a ViT with another patch embedding). `TINY` is a config that runs in milliseconds, for the contract tests. A
 new family is one new file here: it is found by its file name, and every objective, evaluator, exporter, command and
@@ -134,7 +136,10 @@ class Backbone(nn.Module, ABC):
         self.config = config
 
     def reset_head(self, num_classes: int) -> None:
-        """Replaces head and pre-logits with a zero linear head for `num_classes` (ViT paper, section 3.2)."""
+        """Replaces head and pre-logits with a zero linear head for `num_classes` (ViT paper, section 3.2).
+
+        The problem type of the task stays; its thresholds and statistics belong to the old head and are removed.
+        """
         old = next(self.parameters())
         self.head = (
             nn.Linear(self.pool_width, num_classes, device=old.device, dtype=old.dtype)
@@ -143,7 +148,8 @@ class Backbone(nn.Module, ABC):
         )
         for parameter in self.head.parameters():
             nn.init.zeros_(parameter)
-        changes = {"num_classes": num_classes} | ({"pre_logits": 0} if getattr(self.config, "pre_logits", 0) else {})
+        changes = {"num_classes": num_classes, "task": self.config.task.for_new_head()}
+        changes |= {"pre_logits": 0} if getattr(self.config, "pre_logits", 0) else {}
         self.config = dataclasses.replace(self.config, **changes)
         if "pre_logits" in changes:
             self.pre_logits = nn.Identity()
@@ -224,8 +230,12 @@ def preset(name: str, **changes: object) -> AnyConfig:
 
 
 def build(config: AnyConfig, *, device: str | torch.device = "cpu", initialize: bool = True) -> Backbone:
-    """Builds the model of a config. Skips initialization on the meta device or if `initialize=False`."""
+    """Builds the model of a config. Skips initialization on the meta device or if `initialize=False`.
+
+    Raises ValueError for a config that the model or its task does not support.
+    """
     module = family(family_of(config))
+    config.task.check(config.num_classes)
     with torch.device("meta"):
         model = module.Model(config)
     if torch.device(device).type == "meta":

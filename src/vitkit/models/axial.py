@@ -28,6 +28,7 @@ from vitkit.layers import (
     pre_logits,
 )
 from vitkit.models import TokenBackbone, _positions, vit
+from vitkit.task import SINGLE_LABEL, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +49,7 @@ class Config:
     num_heads: int = 12
     mlp_width: int = 3072
     num_classes: int = 1000
+    task: Task = SINGLE_LABEL
     pre_logits: int = 0
     position: Literal["learned", "factorized", "none"] = "learned"
     position_resize: _positions.Resize = "bilinear_corners"

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from vitkit.layers import BatchNorm, Features, RelativeLineAttention, ResNetStem, init_layers
 from vitkit.models import Backbone
+from vitkit.task import SINGLE_LABEL, Task
 
 EXPANSION = 2
 
@@ -33,6 +34,7 @@ class Config:
     stem_width: int = 64
     num_heads: int = 8
     num_classes: int = 1000
+    task: Task = SINGLE_LABEL
     norm_eps: float = 1e-5
 
     def __post_init__(self) -> None:

@@ -31,6 +31,7 @@ from vitkit.layers import (
     run_blocks,
 )
 from vitkit.models import TokenBackbone, _positions, vit
+from vitkit.task import SINGLE_LABEL, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +52,7 @@ class Config:
     num_heads: int = 12
     mlp_width: int = 3072
     num_classes: int = 1000
+    task: Task = SINGLE_LABEL
     pool: Literal["gap", "token"] = "gap"
     relative: Literal["blocks", "shared", "none"] = "blocks"
     relative_resize: Literal["geometric", "geometric_linear", "bilinear"] = "geometric"
@@ -196,7 +198,8 @@ def for_fine_tuning(pretrained: BEiT, num_classes: int) -> BEiT:
     config = pretrained.config
     if config.relative != "shared":
         raise ValueError(f"fine-tuning needs a model with relative='shared', not relative='{config.relative}'")
-    model = BEiT(dataclasses.replace(config, relative="blocks", pool="gap", num_classes=num_classes))
+    changes = {"relative": "blocks", "pool": "gap", "num_classes": num_classes, "task": config.task.for_new_head()}
+    model = BEiT(dataclasses.replace(config, **changes))
     model.init_weights()
     state = pretrained.state_dict()
     table = state.pop("rel_pos_bias.relative_position_bias_table")

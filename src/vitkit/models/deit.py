@@ -27,6 +27,7 @@ from vitkit.layers import (
     run_blocks,
 )
 from vitkit.models import TokenBackbone, _positions, vit
+from vitkit.task import SINGLE_LABEL, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +45,7 @@ class Config:
     num_heads: int = 12
     mlp_width: int = 3072
     num_classes: int = 1000
+    task: Task = SINGLE_LABEL
     position_resize: _positions.Resize = "bicubic"
     activation: ActivationName = "gelu"
     norm_eps: float = 1e-6

@@ -22,6 +22,7 @@ from vitkit.layers import (
     run_blocks,
 )
 from vitkit.models import TokenBackbone, _pooling, vit
+from vitkit.task import SINGLE_LABEL, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +42,7 @@ class Config:
     num_heads: int = 12
     mlp_width: int = 3072
     num_classes: int = 0
+    task: Task = SINGLE_LABEL
     num_registers: int = 4
     pool: Literal["token", "gap", "token+gap"] = "token"
     mlp: Literal["mlp", "swiglu"] = "mlp"

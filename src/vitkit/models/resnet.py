@@ -26,6 +26,7 @@ from vitkit.layers import (
     resnet_width,
 )
 from vitkit.models import Backbone
+from vitkit.task import SINGLE_LABEL, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,7 @@ class Config:
     stem_width: int = 64
     num_groups: int = 32
     num_classes: int = 1000
+    task: Task = SINGLE_LABEL
     order: Literal["pre", "post"] = "pre"
     padding: Literal["symmetric", "same"] = "symmetric"
     norm_eps: float = 1e-5

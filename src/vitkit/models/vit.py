@@ -32,6 +32,7 @@ from vitkit.layers import (
     sincos2d,
 )
 from vitkit.models import TokenBackbone, _pooling, _positions
+from vitkit.task import SINGLE_LABEL, Task
 
 # Fields of the config that are arguments of `encoder_blocks`.
 BLOCK = (
@@ -72,6 +73,7 @@ class Config:
     num_heads: int = 12
     mlp_width: int = 3072
     num_classes: int = 1000
+    task: Task = SINGLE_LABEL
     class_token: bool = True
     num_registers: int = 0
     pool: Literal["token", "gap", "map", "none", "token+gap"] = "token"

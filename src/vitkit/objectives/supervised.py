@@ -1,4 +1,4 @@
-"""Supervised classification with softmax or sigmoid cross-entropy (ViT paper, section 4.1)."""
+"""Supervised classification with softmax or sigmoid cross-entropy (ViT paper, section 4.1), and regression."""
 
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -19,9 +19,10 @@ EFFECTIVE = 0.999  # beta of the effective number of samples (Cui et al. 2019)
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Config of supervised classification.
+    """Config of supervised classification or regression.
 
-    `loss` "softmax" is for exclusive classes, "sigmoid" for independent ones. `label_smoothing` is the fraction of each
+    `loss` "softmax" is for exclusive classes, "sigmoid" for independent ones, "mse" (the mean squared error of
+    standardized targets, see `vitkit.task`) for numbers. `label_smoothing` is the fraction of each
     target that is spread evenly over all classes. `binarize_targets` sets every positive target, as mixing
     produces them, to 1 (DeiT III). `average` is the reduction of the sigmoid loss: summed over classes and averaged
     over the `batch`, or averaged over all `elements`, which divides it by the number of classes. `head_bias` is the
@@ -35,7 +36,7 @@ class Config:
     number of images without the label divided by the number with it.
     """
 
-    loss: Literal["softmax", "sigmoid"] = "softmax"
+    loss: Literal["softmax", "sigmoid", "mse"] = "softmax"
     label_smoothing: float = 0.0
     binarize_targets: bool = False
     average: Literal["batch", "elements"] = "batch"
@@ -55,6 +56,8 @@ class Config:
         if self.loss != "sigmoid" and (self.binarize_targets or self.average != "batch"):
             given = f"binarize_targets={self.binarize_targets} and average='{self.average}'"
             raise ValueError(f"{given} need loss='sigmoid', not '{self.loss}'")
+        if self.loss == "mse" and (self.label_smoothing or self.class_weights is not None):
+            raise ValueError("label_smoothing and class_weights need classes; loss='mse' predicts numbers")
         if self.positive_weights is not None and self.loss != "sigmoid":
             raise ValueError(f"positive_weights need loss='sigmoid', not '{self.loss}'")
 
@@ -85,9 +88,9 @@ class Config:
 
 
 class Supervised(Objective):
-    """Supervised classification with the cross-entropy between logits and targets; see `Config`.
+    """Supervised training with the cross-entropy or squared error of logits and targets; see `Config`.
 
-    Raises ValueError for a backbone without a linear head.
+    Raises ValueError for a backbone without a linear head, and if the loss does not fit its task.
     """
 
     class_weights: Tensor | None
@@ -97,6 +100,9 @@ class Supervised(Objective):
         super().__init__()
         if not isinstance(backbone.head, nn.Linear):
             raise ValueError("supervised training needs a model with a head; set num_classes")
+        if (config.loss == "mse") != backbone.config.task.regression:
+            problem = backbone.config.task.problem_type
+            raise ValueError(f"loss='{config.loss}' does not fit task.problem_type='{problem}' of the model")
         self.config = config
         self.backbone = backbone
         classes = backbone.head.out_features
@@ -108,9 +114,14 @@ class Supervised(Objective):
             nn.init.constant_(backbone.head.bias, config.head_bias)
 
     def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """Returns `loss` and `accuracy`, the fraction of images whose top prediction is the top target."""
+        """Returns `loss` and `accuracy`, the fraction of images whose top prediction is the top target.
+
+        For a regression it returns only `loss`.
+        """
         # float32 also under autocast: a softmax in bfloat16 has three digits.
         logits = self.backbone(batch.images).float()
+        if self.config.loss == "mse":
+            return {"loss": F.mse_loss(logits, self.backbone.config.task.standardized(batch.targets))}
         targets = (batch.targets > 0).to(batch.targets) if self.config.binarize_targets else batch.targets
         loss = cross_entropy(
             logits,

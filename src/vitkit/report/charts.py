@@ -73,6 +73,33 @@ def reliability_chart(bins: Sequence[tuple[float, float, int]]) -> str:
     return "".join(parts) + "</svg>"
 
 
+def scatter_chart(points: Sequence[Point], most: int = 2000) -> str:
+    """Draws predicted against true values; of more than `most` points it draws evenly spaced ones."""
+    side, pad = 280, 48
+    inner = side - 2 * pad
+    values = [value for point in points for value in point]
+    low, high = min(values), max(values)
+    high = high if high > low else low + 1.0
+
+    def place(value: float) -> float:
+        return inner * (value - low) / (high - low)
+
+    parts = [f'<svg viewBox="0 0 {side} {side}" role="img" aria-label="predicted and true values">']
+    parts.append(f'<line class="ideal" x1="{pad}" y1="{side - pad}" x2="{side - pad}" y2="{pad}"/>')
+    for value in ticks(low, high, most=4):
+        x, y = pad + place(value), side - pad - place(value)
+        parts.append(f'<line class="grid" x1="{pad}" y1="{y:.1f}" x2="{side - pad}" y2="{y:.1f}"/>')
+        parts.append(f'<text x="{x:.1f}" y="{side - pad + 18}" text-anchor="middle">{show(value)}</text>')
+        parts.append(f'<text x="{pad - 6}" y="{y + 4:.1f}" text-anchor="end">{show(value)}</text>')
+    for true, predicted in points[:: max(1, -(-len(points) // most))]:
+        x, y = pad + place(true), side - pad - place(predicted)
+        tip = f"true {true:.6g}, predicted {predicted:.6g}"
+        parts.append(f'<circle class="val" cx="{x:.1f}" cy="{y:.1f}" r="2.5"><title>{tip}</title></circle>')
+    parts.append(f'<text x="{side - pad}" y="{side - 12}" text-anchor="end">true value</text>')
+    parts.append(f'<text x="{pad - 42}" y="{pad - 14}">predicted</text>')
+    return "".join(parts) + "</svg>"
+
+
 def smoothed(points: Sequence[Point], fraction: float = 0.1) -> list[Point]:
     """Smooths points with a moving average. `fraction` is the window as a fraction of all points."""
     half = max(1, int(len(points) * fraction) // 2)

@@ -14,7 +14,7 @@ def class_section(predictions: Predictions, names: tuple[str, ...]) -> str:
     counts = confusion.matrix(predictions)
     results = sorted(confusion.per_class(counts, names), key=lambda result: result.f1)
     rows = "".join(
-        f"<tr><td>{escape(each.name)}</td><td>{each.images}</td>{_bar(each.recall)}{_bar(each.precision)}</tr>"
+        f"<tr><td>{escape(each.name)}</td><td>{each.images}</td>{bar(each.recall)}{bar(each.precision)}</tr>"
         for each in results
         if each.images
     )
@@ -61,20 +61,23 @@ def confused_pairs(counts: Sequence[Sequence[int]], names: Sequence[str]) -> str
 
 def confidence_section(predictions: Predictions) -> str:
     """Returns the reliability diagram and the accuracy at several levels of coverage."""
-    predictions = calibration.labelled(predictions)
+    predictions = calibration.usable(predictions)
     bins = [each for each in calibration.bins(predictions, num=10) if each.images]
     total = sum(each.images for each in bins)
     gap = sum((each.confidence - each.accuracy) * each.images for each in bins) / total
     verdict = "overconfident" if gap > 0.01 else "underconfident" if gap < -0.01 else "well calibrated"
     chart = charts.reliability_chart([(each.confidence, each.accuracy, each.images) for each in bins])
     temperature = calibration.temperature(predictions)
+    independent = calibration.independent(predictions)
+    dot = "A dot is a bin of decisions (label or no label)" if independent else "A dot is a bin of images"
+    coverage = "" if independent else coverage_table(predictions)
     return (
         "<h2>Confidence</h2>"
         f"<p>On average the model is {verdict}: its mean confidence is {gap * 100:+.1f} points from its accuracy. "
         f"The best temperature for its logits is {temperature:.2f}.</p>"
         '<div class="pair"><div class="card small"><h3>Reliability diagram</h3>'
-        f"{chart}<p class='soft'>A dot is a bin of images with similar confidence, larger for more images. On the "
-        f"dashed line, confidence equals accuracy.</p></div>{coverage_table(predictions)}</div>"
+        f"{chart}<p class='soft'>{dot} with similar confidence, larger for more of them. On the "
+        f"dashed line, confidence equals accuracy.</p></div>{coverage}</div>"
     )
 
 
@@ -89,7 +92,7 @@ def coverage_table(predictions: Predictions) -> str:
         count = max(1, round(coverage * correct.shape[0]))
         wrong = count - int(correct[:count].sum())
         rows.append(
-            f"<tr><td>{coverage:.0%}</td><td>{float(confidence[count - 1]):.0%}</td>{_bar(1 - wrong / count)}"
+            f"<tr><td>{coverage:.0%}</td><td>{float(confidence[count - 1]):.0%}</td>{bar(1 - wrong / count)}"
             f"<td>{wrong} of {count}</td></tr>"
         )
     return (
@@ -99,5 +102,6 @@ def coverage_table(predictions: Predictions) -> str:
     )
 
 
-def _bar(fraction: float) -> str:
+def bar(fraction: float) -> str:
+    """Returns a table cell with a bar and a percentage."""
     return f'<td><span class="bar"><i style="width:{fraction * 100:.0f}%"></i></span><b>{fraction:.1%}</b></td>'

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from vitkit import atomic
 from vitkit.evaluate.protocol import Evaluation
-from vitkit.report import confusion, mistakes
+from vitkit.report import results
 from vitkit.report.page import page, tile
 
 
@@ -25,12 +25,8 @@ def html(evaluation: Evaluation) -> str:
     """Returns the report as one HTML document."""
     parts = [head(evaluation), table(evaluation.metrics)]
     predictions = evaluation.predictions
-    if predictions is not None and bool((predictions.targets.sum(dim=1) > 0).any()):
-        parts += [
-            mistakes.section(evaluation.source, predictions, evaluation.checkpoint),
-            confusion.class_section(predictions, evaluation.source.classes),
-            confusion.confidence_section(predictions),
-        ]
+    if predictions is not None and (predictions.task.regression or bool((predictions.targets.sum(dim=1) > 0).any())):
+        parts += results.sections(evaluation.source, predictions, evaluation.checkpoint)
     text = escape(json.dumps(evaluation.to_dict(), indent=2))
     parts.append(f"<details><summary>All metrics and options (evaluation.json)</summary><pre>{text}</pre></details>")
     return page(f"{evaluation.model} on {evaluation.config.data}", "\n".join(parts))
@@ -40,11 +36,7 @@ def head(evaluation: Evaluation) -> str:
     """Returns the title, a summary and the main metrics."""
     tiles = []
     if evaluation.predictions is not None:
-        labelled = int((evaluation.predictions.targets.sum(dim=1) > 0).sum())
-        wrong = len(mistakes.wrong_predictions(evaluation.predictions))
-        if labelled:
-            tiles.append(tile(f"{(labelled - wrong) / labelled:.2%}", "accuracy", first=True))
-        tiles.append(tile(f"{wrong} of {labelled}", "wrong"))
+        tiles += results.tiles(evaluation.predictions, evaluation.source.classes)
     tiles.append(tile(f"{len(evaluation.source):,}", "images"))
     tiles.append(tile(evaluation.precision, f"on {evaluation.device}"))
     training = ""

@@ -35,7 +35,20 @@ GRADIENT = "input gradient of the predicted class"
 
 
 def wrong_predictions(predictions: Predictions) -> list[int]:
-    """Returns the indices of the misclassified images, with the most confident mistake first."""
+    """Returns the indices of the images with a wrong prediction, with the most confident mistake first.
+
+    With independent labels an image is wrong if one label is. For a regression it returns all images, with the largest
+    error in units of the standard deviation first.
+    """
+    task = predictions.task
+    if task.regression:
+        errors = (predictions.scores - predictions.targets).abs() / predictions.targets.double().std(dim=0).clamp(1e-9)
+        return errors.amax(dim=1).argsort(descending=True, stable=True).tolist()
+    if task.problem_type == "multi_label_classification":
+        truth = predictions.targets > 0
+        differs = task.decisions(predictions.logits) != truth
+        errors = ((predictions.scores - truth.float()).abs() * differs).amax(dim=1)
+        return errors.argsort(descending=True, stable=True)[: int(differs.any(dim=1).sum())].tolist()
     wrong = (~top1.hits(predictions, 1)) & (predictions.targets.sum(dim=1) > 0)
     confidence = predictions.scores.amax(dim=1).masked_fill(~wrong, -1.0)
     order: list[int] = confidence.argsort(descending=True, stable=True)[: int(wrong.sum())].tolist()
@@ -52,6 +65,8 @@ def section(source: Source, predictions: Predictions, best: Checkpoint | None = 
         return "<h2>Mistakes</h2><p>None: every validation image is classified correctly.</p>"
     shown = wrong[:MAX_SHOWN]
     title = f"Mistakes: the {len(shown)} most confident of {len(wrong)}" if len(wrong) > len(shown) else "Mistakes"
+    title = f"The {len(shown)} largest errors" if predictions.task.regression else title
+    order = "Sorted by error." if predictions.task.regression else "Sorted by confidence."
     overlays: list[Image.Image] = []
     caption = ""
     if best is not None:
@@ -66,7 +81,7 @@ def section(source: Source, predictions: Predictions, best: Checkpoint | None = 
         for image, (index, overlay) in zip(images, pairs, strict=True)
     )
     return (
-        f"<h2>{title}</h2><p class='soft'>Sorted by confidence. Some of these may be wrong labels."
+        f"<h2>{title}</h2><p class='soft'>{order} Some of these may be wrong labels."
         f'{caption}</p><div class="images{" wide" if overlays else ""}">{cards}</div>'
     )
 
@@ -74,20 +89,32 @@ def section(source: Source, predictions: Predictions, best: Checkpoint | None = 
 def _card(
     image: Image.Image, names: Sequence[str], predictions: Predictions, index: int, overlay: Image.Image | None
 ) -> str:
-    scores = predictions.scores[index]
-    predicted = int(predictions.logits[index].argmax())
-    labels = [label for label, target in enumerate(predictions.targets[index].tolist()) if target > 0]
-    true_names = ", ".join(names[label] for label in labels)
-    true_score = sum(float(scores[label]) for label in labels)
-    shown = image_tag(image, alt=f"{true_names}, predicted as {names[predicted]}")
+    true, true_score, predicted, score = _captions(names, predictions, index)
+    shown = image_tag(image, alt=f"{true}, predicted as {predicted}")
     if overlay is not None:
         shown = f'<div class="overlay">{shown}{image_tag(overlay, alt="attention map")}</div>'
-    score = f"{float(scores[predicted]):.0%}"
-    prediction = f"<span>predicted</span> <span class='wrong'>{escape(names[predicted])}</span> <span>{score}</span>"
+    prediction = f"<span>predicted</span> <span class='wrong'>{escape(predicted)}</span> <span>{score}</span>"
+    kind = "true" if predictions.task.regression else "label"
     return (
-        f"<figure>{shown}<figcaption><span>label</span> <b>{escape(true_names)}</b> <span>{true_score:.0%}</span><br>"
+        f"<figure>{shown}<figcaption><span>{kind}</span> <b>{escape(true)}</b> <span>{true_score}</span><br>"
         f"{prediction}<br><small>{escape(predictions.keys[index])}</small></figcaption></figure>"
     )
+
+
+def _captions(names: tuple[str, ...], predictions: Predictions, index: int) -> tuple[str, str, str, str]:
+    """Returns the true labels or values of an image with their score, and the predicted ones with theirs."""
+    scores, targets = predictions.scores[index].tolist(), predictions.targets[index].tolist()
+    if predictions.task.regression:
+        found, true = (", ".join(f"{value:.4g}" for value in values) for values in (scores, targets))
+        return true, "", found, ""
+    labels = [label for label, target in enumerate(targets) if target > 0]
+    true_names = ", ".join(names[label] for label in labels) or "none"
+    if predictions.task.problem_type == "multi_label_classification":
+        chosen = predictions.task.decisions(predictions.logits[index]).nonzero()[:, 0].tolist()
+        shown = [", ".join(f"{scores[label]:.0%}" for label in each) for each in (labels, chosen)]
+        return true_names, shown[0], ", ".join(names[label] for label in chosen) or "none", shown[1]
+    best = int(predictions.logits[index].argmax())
+    return true_names, f"{sum(scores[label] for label in labels):.0%}", names[best], f"{scores[best]:.0%}"
 
 
 def has_attention(model: Backbone) -> bool:

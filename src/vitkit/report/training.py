@@ -7,7 +7,7 @@ from vitkit.checkpoints import Checkpoint
 from vitkit.config import JsonDict
 from vitkit.data import Source
 from vitkit.evaluate import Predictions
-from vitkit.report import charts, confusion, mistakes
+from vitkit.report import charts, results
 from vitkit.report.charts import Line
 from vitkit.report.page import page, tile
 
@@ -53,13 +53,10 @@ class TrainingReport:
 
 def html(report: TrainingReport) -> str:
     """Returns the report as one HTML document."""
-    predictions, names = report.predictions, report.validation.classes
     parts = [
         head(report),
         curves(report),
-        mistakes.section(report.validation, predictions, report.model),
-        confusion.class_section(predictions, names),
-        confusion.confidence_section(predictions),
+        *results.sections(report.validation, report.predictions, report.model),
         config(report),
     ]
     return page(report.name, "\n".join(parts))
@@ -67,22 +64,22 @@ def html(report: TrainingReport) -> str:
 
 def head(report: TrainingReport) -> str:
     """Returns the title, a summary and the main metrics."""
-    labelled = int((report.predictions.targets.sum(dim=1) > 0).sum())
-    wrong = len(mistakes.wrong_predictions(report.predictions))
     steps = report.of("step")
     start, end = report.events[0]["time"], report.events[-1]["time"]
     speeds = sorted(event["images_per_second"] for event in steps if event["images_per_second"])
     utilization = sorted(event["mfu"] for event in steps if "mfu" in event)
     mfu = f", {utilization[len(utilization) // 2]:.0%} MFU" if utilization else ""
     evaluations = len(report.of("evaluation"))
+    task = report.predictions.task
+    metric = "accuracy" if task.problem_type == "single_label_classification" else "metric"
     bias = (
-        f" This model is the best of {evaluations} evaluations on these images, so its accuracy is slightly optimiztic."
+        f" This model is the best of {evaluations} evaluations on these images, so its {metric} is slightly optimiztic."
         if report.selection == "best" and evaluations > 1
         else ""
     )
+    outputs = f"{len(report.training.classes)} {'targets' if task.regression else 'classes'}"
     tiles = [
-        tile(f"{(labelled - wrong) / labelled:.2%}", "validation accuracy", first=True),
-        tile(f"{wrong} of {labelled}", "wrong"),
+        *results.tiles(report.predictions, report.validation.classes, "validation "),
         tile(f"{report.step:,}", f"step of this model ({report.selection})"),
         tile(f"{report.parameters / 1e6:.3g} M", "parameters"),
         tile(duration(end - start), "training time"),
@@ -90,7 +87,7 @@ def head(report: TrainingReport) -> str:
     ]
     return (
         f"<h1>{escape(report.name)}</h1>"
-        f'<p class="lead">Trained on {len(report.training):,} images of {len(report.training.classes)} classes from '
+        f'<p class="lead">Trained on {len(report.training):,} images of {outputs} from '
         f"<code>{escape(report.data)}</code>, evaluated on {len(report.validation):,} other images "
         f"({escape(report.split)}).{bias}</p>"
         f'<div class="tiles">{"".join(tiles)}</div>'
@@ -106,6 +103,9 @@ def curves(report: TrainingReport) -> str:
     val_loss = [(event["step"], event["top1.loss"]) for event in evaluations if "top1.loss" in event]
     val_accuracy = [(event["step"], event[report.metric]) for event in evaluations]
     accuracy = [(event["step"], event["accuracy"]) for event in steps if "accuracy" in event]
+    if report.metric != "top1.accuracy":
+        accuracy = []  # another metric, which has no comparable value on training batches
+    regression = report.predictions.task.regression
     low = min(y for _, y in [*val_accuracy, *charts.smoothed(accuracy)])
     panels = [
         (
@@ -118,12 +118,12 @@ def curves(report: TrainingReport) -> str:
             {},
         ),
         (
-            "Accuracy",
+            "Accuracy" if report.metric == "top1.accuracy" else report.metric,
             [
                 Line("training", charts.smoothed(accuracy), "train"),
                 Line("validation", val_accuracy, "val", dots=True),
             ],
-            {"percent": True, "limits": (max(0.0, min(low, 0.9) - 0.02), 1.0)},
+            {} if regression else {"percent": True, "limits": (max(0.0, min(low, 0.9) - 0.02), 1.0)},
         ),
     ]
     key = (

@@ -10,6 +10,7 @@ from vitkit import evaluate, models
 from vitkit.config import AnyConfig
 from vitkit.data import Source
 from vitkit.train.run import Run
+from vitkit.train.targets import first_multilabel
 
 
 def check(run: Run, source: Source, validation: Source | None = None) -> None:
@@ -25,14 +26,19 @@ def check(run: Run, source: Source, validation: Source | None = None) -> None:
         raise ValueError(
             f"the model has image_size {run.model.image_size}, but the processor has size {run.processor.size}"
         )
-    for name in run.evaluators:
-        evaluate.evaluator(name)
+    evaluate.check_task(run.evaluators, run.model.task)
+    if source.regression and (features := [each for each in run.evaluators if evaluate.reads(each) != "predictions"]):
+        raise ValueError(f"the evaluator '{features[0]}' needs classes, but '{run.data.source}' has numbers to predict")
+    if run.tune_threshold and run.model.task.function(classes) != "sigmoid":
+        raise ValueError("tune_threshold needs images with independent labels, several for one image")
     check_patch_size(run.model)
     check_objective(run)
     trained = check_labels(source)
     if validation is not None:
         check_classes(trained, check_labels(validation, "validation image"), source.classes)
     if getattr(run.objective, "loss", None) == "softmax":
+        if run.model.task.problem_type == "multi_label_classification":
+            raise ValueError("the labels of the model are independent: set objective.loss=sigmoid")
         check_single_label(source)
 
 
@@ -83,12 +89,6 @@ def check_labels(source: Source, what: str = "image") -> set[int]:
                 raise ValueError(f"{what} {index} has the label {number}, but the classes are 0 to {classes - 1}")
             found.add(number)
     return found - {-1}
-
-
-def first_multilabel(source: Source) -> int | None:
-    """Returns the index of the first image with several labels, or None if there is none."""
-    labels = (source.label(index) for index in range(len(source)))
-    return next((index for index, label in enumerate(labels) if isinstance(label, tuple) and len(label) > 1), None)
 
 
 def check_single_label(source: Source) -> None:

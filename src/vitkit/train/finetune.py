@@ -8,16 +8,17 @@ import torch
 
 from vitkit import checkpoints
 from vitkit.config import AnyConfig
-from vitkit.data import Source, train_and_val
+from vitkit.data import train_and_val
 from vitkit.data.augment import Augment
 from vitkit.data.augment.crop import Crop
 from vitkit.data.processor import Processor
 from vitkit.inference.engine import capabilities
 from vitkit.objectives import supervised
-from vitkit.train.checks import first_multilabel
+from vitkit.task import Task
 from vitkit.train.optim import Optimizer
 from vitkit.train.run import Data, Run
 from vitkit.train.schedule import Schedule
+from vitkit.train.targets import inferred_task
 from vitkit.train.tuning import Tuning
 
 # Steps, warm-up and learning rate for fewer training images than the first number (see `defaults`).
@@ -67,13 +68,16 @@ def finetune(
     batch_size: int | None = None,
     mode: Literal["full", "head", "lora"] = "full",
     seed: int = 0,
+    tune_threshold: bool = False,
 ) -> Run:
     """Returns a run that fine-tunes a checkpoint; start it with `train(finetune(model, data), folder)`.
 
     SGD with momentum 0.9, cosine schedule, no weight decay and gradients clipped to norm 1, as in the ViT paper; no
     dropout, as in AugReg; Inception crops and flips, as in the original code. The processor is the checkpoint's.
-    Precision is bfloat16 where the hardware supports it. With several labels per image the loss is sigmoid
-    cross-entropy and the metric is mean average precision.
+    Precision is bfloat16 where the hardware supports it. The task follows from the data: with several labels per image
+    the loss is sigmoid cross-entropy and the metric is mean average precision; with numbers as targets the loss is the
+    mean squared error of standardized targets and the metric is R2. With `tune_threshold` the saved model has the
+    threshold of each label with the best F1 on the validation images.
 
     Hyper-parameters that are None depend on the number of images (`defaults`). `image_size` is in pixels. `channels`
     adapts an RGB model to images of another number of channels. `mode` is what to train: the full model, the head only,
@@ -85,12 +89,13 @@ def finetune(
     source, _ = train_and_val(data, val=val, held_out=held_out, seed=0)
     default, checkpoint = defaults(len(source)), absolute(model)
     config, processor = _model_and_processor(checkpoint, len(source.classes), image_size, channels)
+    task = inferred_task(source)
     size = default.batch_size if batch_size is None else batch_size
     length = {"steps": default.steps if steps is None and epochs is None else steps, "epochs": epochs}
     total = length["steps"] or max(1, round((epochs or 0.0) * len(source) / max(1, size)))
     return Run(
         name=f"{Path(model).stem or 'model'} on {data}",
-        model=config,
+        model=replace(config, task=task),
         data=Data(source=data, val=val, held_out=held_out),
         processor=processor,
         augment=Augment(crop=Crop(kind="torchvision", area=CROP_AREA), flip=True),
@@ -104,17 +109,21 @@ def finetune(
         precision=default_precision(),
         tuning=Tuning(head_only=mode == "head", lora_rank=LORA_RANK if mode == "lora" else 0),
         evaluate_every=max(1, int(total) // 10),
-        **_loss_and_metric(source),
+        tune_threshold=tune_threshold,
+        **_loss_and_metric(task),
     )
 
 
-def _loss_and_metric(source: Source) -> dict[str, Any]:
-    """Returns the fields of a run that depend on whether images have one or several labels."""
-    if first_multilabel(source) is None:
+def _loss_and_metric(task: Task) -> dict[str, Any]:
+    """Returns the fields of a run that depend on its task."""
+    if task.regression:
+        loss = supervised.Config(loss="mse")
+        return {"objective": loss, "evaluators": ("regression",), "metric": "regression.r2"}
+    if task.problem_type == "single_label_classification":
         return {"objective": supervised.Config()}
     return {
         "objective": supervised.Config(loss="sigmoid"),
-        "evaluators": ("average_precision",),
+        "evaluators": ("average_precision", "f1"),
         "metric": "average_precision.mean",
     }
 

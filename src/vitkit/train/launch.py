@@ -17,7 +17,9 @@ from vitkit import checkpoints, distributed, evaluate, objectives
 from vitkit.data import Source, train_and_val
 from vitkit.data.augment import Transform
 from vitkit.data.loader import Batch, Stream, check_mixing, evaluation_batches, training_batches
+from vitkit.evaluate.f1 import best_thresholds
 from vitkit.models import Backbone
+from vitkit.task import Task
 from vitkit.train import checks
 from vitkit.train.checkpointing.saving import CheckpointNotSaved, CheckpointSaver, allocate_like
 from vitkit.train.events import Events, check_loggers, open_loggers, read, rewind
@@ -26,6 +28,7 @@ from vitkit.train.metrics import Metrics
 from vitkit.train.run import Run, RunFolder
 from vitkit.train.setup import build_training, evaluation_model, process_settings
 from vitkit.train.summary import write_report
+from vitkit.train.targets import with_task
 from vitkit.train.utilization import peak
 
 # Training stops when a larger fraction of the images is unreadable.
@@ -129,6 +132,7 @@ def prepare(run: Run, files: RunFolder, device: torch.device) -> tuple[Training,
     source, validation = train_and_val(
         run.data.source, val=run.data.val, held_out=run.data.held_out, seed=run.data.split_seed
     )
+    run = with_task(run, source)
     checks.check(run, source, validation)
     run = replace(run, objective=objectives.fitted(run.objective, source))
     check_mixing(run.augment, data_stream(run))
@@ -255,19 +259,21 @@ class TrainingSession:
         """Evaluates the model, and saves it if it is the best model so far or if `select` is last."""
         run, step = self.training.run, self.training.step
         model = evaluation_model(self.training)
-        value = 0.0
+        value, task = 0.0, run.model.task
         if distributed.is_main_process():
-            metrics = evaluate.evaluate(model_outputs(run, model, self.validation, source), run.evaluators)
+            outputs = model_outputs(run, model, self.validation, source)
+            metrics = evaluate.evaluate(outputs, run.evaluators)
             if run.metric not in metrics:
                 raise ValueError(f"unknown metric '{run.metric}'; the metrics are {', '.join(metrics)}")
-            value = metrics[run.metric]
+            value, task = metrics[run.metric], tuned_task(run, outputs)
             events.write("evaluation", step, **metrics)
         value = distributed.broadcast(value)
         if value > self.score or run.select == "last":
             self.score, self.best_step = value, step
             if distributed.is_main_process():
-                save_model(run, model, self.validation.classes, self.files.best)
-        events.print(f"step {step:>6} of {self.training.total}   {run.metric} {value:.2%}")
+                save_model(run, model, self.validation.classes, self.files.best, task)
+        shown = f"{value:.4g}" if run.metric.startswith("regression.") else f"{value:.2%}"
+        events.print(f"step {step:>6} of {self.training.total}   {run.metric} {shown}")
         events.pause()
 
 
@@ -292,7 +298,17 @@ def model_outputs(run: Run, backbone: Backbone, source: Source, training: Source
     return evaluate.ModelOutputs(backbone, lambda: batches(source), source.classes, training=lambda: batches(training))
 
 
-def save_model(run: Run, backbone: Backbone, classes: tuple[str, ...], folder: Path) -> None:
-    """Saves the model as a checkpoint folder with its processor and labels."""
+def tuned_task(run: Run, outputs: evaluate.ModelOutputs) -> Task:
+    """Returns the task of the model, with the best thresholds for its predictions if `run.tune_threshold`."""
+    return outputs.task.with_threshold(best_thresholds(outputs.predictions) if run.tune_threshold else None)
+
+
+def save_model(run: Run, backbone: Backbone, classes: tuple[str, ...], folder: Path, task: Task) -> None:
+    """Saves the model as a checkpoint folder with its processor, labels and task."""
     checkpoint = checkpoints.Checkpoint(model=backbone, processor=run.processor, labels=classes)
-    checkpoints.save(checkpoint, folder, overwrite=True)
+    config = backbone.config
+    backbone.config = replace(config, task=task)
+    try:
+        checkpoints.save(checkpoint, folder, overwrite=True)
+    finally:
+        backbone.config = config

@@ -70,7 +70,8 @@ class Run:
     The length is given as `steps` (updates) or as `epochs`. `grad_accum_steps` splits a batch into equal parts whose
     gradients are accumulated before the update. The model is evaluated by `evaluators` every `evaluate_every` steps and
     at the end. `select` chooses the model to save: the `last`, or the `best` by the validation `metric`. Selecting the
-    best on the validation images biases its metric slightly upwards.
+    best on the validation images biases its metric slightly upwards. `tune_threshold` saves, for every independent
+    label, the threshold with the best F1 on the validation images.
 
     `init_from` is a checkpoint with initial weights. `init_head` initializes its head with `zeros`, at `random` as in a
     new model, or from the `checkpoint`, which needs the same classes in the same order. `tuning` chooses the trainable
@@ -100,6 +101,7 @@ class Run:
     evaluate_every: int = 1000
     metric: str = "top1.accuracy"
     select: Literal["best", "last"] = "best"
+    tune_threshold: bool = False
     hardware: Hardware = field(default_factory=Hardware)
 
     def __post_init__(self) -> None:

@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from vitkit import checkpoints, distributed, memory, models, objectives
+from vitkit.checkpoints import meaning
 from vitkit.evaluate.flops import FlopCounter, exclude_recomputation
 from vitkit.models import Backbone
 from vitkit.train import optim, tuning
@@ -66,6 +67,8 @@ def initial_model(run: Run, notes: list[str] | None = None) -> Backbone:
     loaded = checkpoints.load(
         run.init_from, image_size=(height, width), num_classes=num_classes, channels=run.model.channels
     )
+    if run.init_head == "checkpoint" and run.model.task.regression:
+        meaning.rescale_head(loaded.model, loaded.model.config.task, run.model.task)
     state = loaded.model.state_dict()
     if notes is not None:
         notes.extend(loaded.origin.notes)

@@ -53,7 +53,7 @@ def classification(job: Job, candidate: Candidate) -> Prepared:
         with torch.no_grad():
             for name in job.images:
                 image = transform(Image.open(name).convert("RGB")).unsqueeze(0).to(device)
-                found.append(int(model(image).softmax(dim=1).argmax()))
+                found.append(int(model(image).argmax()))
         return found
 
     return Prepared(

@@ -1,33 +1,77 @@
 """Finds the columns and labels in tables of images (CSV, JSON lines, Parquet, Hugging Face Hub)."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from vitkit.config import nearest
-from vitkit.data import Label, Source
+from vitkit.data import EncodedSource, Label, Source
 
 #: Names of the image, label and split columns, in order of preference.
 NAMES: dict[str, tuple[str, ...]] = {
     "image": ("image", "img", "path", "file", "file_name", "filename", "image_path", "filepath", "picture", "photo"),
     "label": ("label", "labels", "class", "classes", "fine_label", "category", "target", "cls"),
+    "target": (),  # never found by name: numbers in the label column are targets, too
     "split": ("split",),
 }
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The labels of a table: class names, and one label per row; or names of targets, and their numbers per row."""
+
+    classes: tuple[str, ...]
+    labels: list[Label]
+    targets: list[tuple[float, ...]] | None = None
+
+    def part(self, rows: Sequence[int]) -> "Labels":
+        """Returns the labels of some rows."""
+        targets = None if self.targets is None else [self.targets[row] for row in rows]
+        return replace(self, labels=[self.labels[row] for row in rows], targets=targets)
+
+
+class Table(EncodedSource):
+    """A source of encoded images whose labels or targets are in memory."""
+
+    def __init__(self, rows: Labels):
+        self.classes = rows.classes
+        self.labels = rows.labels
+        self.numbers = rows.targets
+        self.regression = rows.targets is not None
+
+    def __len__(self) -> int:
+        """Returns the number of images."""
+        return len(self.labels)
+
+    def label(self, index: int) -> Label:
+        """Returns the class index, or a tuple of class indices."""
+        return self.labels[index]
+
+    def targets(self, index: int) -> tuple[float, ...]:
+        """Returns the numbers to predict."""
+        return super().targets(index) if self.numbers is None else self.numbers[index]
 
 
 def parse(location: str) -> tuple[str, dict[str, str]]:
     """Splits `images.csv#image=file,label=species` into the location and the selected columns.
 
-    Raises ValueError for an unknown kind of column.
+    Several columns of targets are joined with a comma. Raises ValueError for an unknown kind of column, and for a label
+    and a target column at once.
     """
     path, mark, text = location.rpartition("#")
     if not mark or "=" not in text:
         return location, {}
     parts = [part.partition("=") for part in text.split(",")]
     chosen = {kind: column for kind, _, column in parts}
+    if targets := [column for kind, _, column in parts if kind == "target"]:
+        chosen["target"] = ",".join(targets)
+    if {"label", "target"} <= chosen.keys():
+        raise ValueError(f"'#{text}' selects a label column and a target column; select one of them")
     for kind in chosen:
         if kind not in NAMES:
             raise ValueError(
-                f"unknown column kind '{kind}' in '#{text}'; expected image, label or split{nearest(kind, NAMES)}"
+                f"unknown column kind '{kind}' in '#{text}'; expected {', '.join(NAMES)}{nearest(kind, NAMES)}"
             )
     return path, chosen
 
@@ -46,7 +90,56 @@ def choose(kind: str, columns: Iterable[str], chosen: Mapping[str, str], where: 
     raise ValueError(
         f"{where} has no {kind} column ({', '.join(NAMES[kind][:4])}, ...); its columns are "
         f"{', '.join(map(str, columns)) or 'none'}; append #{kind}=COLUMN to the location"
+        + (" (#target=COLUMN for numbers to predict)" if kind == "label" else "")
     )
+
+
+def label_columns(
+    columns: Sequence[str], chosen: Mapping[str, str], where: str, candidates: Sequence[str] = ()
+) -> tuple[str, ...]:
+    """Returns the target columns that the location selects, else the label column (`choose_by_type`)."""
+    if "target" not in chosen:
+        return (choose_by_type("label", list(candidates), list(columns), chosen, where),)
+    names = tuple(chosen["target"].split(","))
+    return tuple(choose("target", columns, {"target": name}, where) for name in names)
+
+
+def encode(
+    values: Sequence[Any],
+    columns: tuple[str, ...],
+    names: tuple[str, ...] | None,
+    row: Callable[[int], str],
+    *,
+    targets: bool,
+) -> Labels:
+    """Returns the labels of a table, or its targets if they are numbers with a fraction (floats).
+
+    `values` has one value per row: a label or a list of labels, or, for several `columns` of targets, a tuple with the
+    value of each. `targets` takes integers as targets, too. Raises ValueError that names the row (`row(index)`) of an
+    invalid value.
+    """
+    lists = [list(value) if isinstance(value, list | tuple) else [value] for value in values]
+    if not targets and not any(isinstance(each, float) for value in lists for each in value):
+        classes, labels = encode_labels(values, names, row)
+        return Labels(classes, labels)
+    widths = sorted({len(value) for value in lists})
+    numbers = [tuple(_number(each, row, index) for each in value) for index, value in enumerate(lists)]
+    if len(widths) > 1 or widths == [0]:
+        raise ValueError(f"{row(0)} and others have {' to '.join(map(str, widths))} targets; expected the same number")
+    if len(columns) != widths[0]:
+        columns = tuple(f"{columns[0]} {index}" for index in range(widths[0]))
+    return Labels(columns, [()] * len(numbers), numbers)
+
+
+def _number(value: object, row: Callable[[int], str], index: int) -> float:
+    try:
+        number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        given = "missing" if value is None or value == "" else repr(value)[:40]
+        raise ValueError(f"{row(index)}: the target is {given}; expected a finite number")
+    return number
 
 
 def choose_by_type(kind: str, candidates: list[str], columns: list[str], chosen: Mapping[str, str], where: str) -> str:

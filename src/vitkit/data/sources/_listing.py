@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vitkit.data import EncodedSource, Label, Source
+from vitkit.data import Source
 from vitkit.data.sources import SPLITS
-from vitkit.data.sources._columns import choose, encode_labels
+from vitkit.data.sources._columns import Labels, Table, choose, encode, label_columns
 
 
 @dataclass(frozen=True)
@@ -19,37 +19,28 @@ class Row:
     fields: Mapping[str, Any]
 
 
-class Listing(EncodedSource):
+class Listing(Table):
     """The images of a table, in its order. The key of an image is its path relative to the table."""
 
-    def __init__(self, folder: Path, keys: list[str], labels: list[Label], classes: tuple[str, ...]):
+    def __init__(self, folder: Path, keys: list[str], rows: Labels):
+        super().__init__(rows)
         self.folder = folder
         self.keys = keys
-        self.labels = labels
-        self.classes = classes
-
-    def __len__(self) -> int:
-        """Returns the number of images."""
-        return len(self.keys)
 
     def encoded(self, index: int) -> tuple[bytes | Path, str]:
         """Returns the path or the bytes of an image file, and the key of the image."""
         return self.folder / self.keys[index], self.keys[index]
-
-    def label(self, index: int) -> Label:
-        """Returns the class index, or a tuple of class indices."""
-        return self.labels[index]
 
 
 def listing_splits(path: Path, rows: list[Row], columns: list[str], chosen: Mapping[str, str]) -> dict[str, Source]:
     """Returns one source per value of the `split` column, or the split `all` without such a column.
 
     Class names are those in the list, or the lines of a `classes.txt` in the same folder. Raises ValueError that names
-    the line for a missing image and for an invalid label.
+    the line for a missing image and for an invalid label or target.
     """
     if not rows:
         raise ValueError(f"{path.name} lists no images")
-    image, label = (choose(kind, columns, chosen, path.name) for kind in ("image", "label"))
+    image, named = choose("image", columns, chosen, path.name), label_columns(columns, chosen, path.name)
     keys = []
     for row in rows:
         key = row.fields.get(image)
@@ -59,14 +50,15 @@ def listing_splits(path: Path, rows: list[Row], columns: list[str], chosen: Mapp
     names = path.parent / "classes.txt"
     text = names.read_text(encoding="utf-8") if names.is_file() else ""
     given = tuple(line.strip() for line in text.splitlines() if line.strip()) or None
-    values = [row.fields.get(label) for row in rows]
-    classes, labels = encode_labels(values, given, lambda index: f"{path.name}, line {rows[index].line}")
+    several = [tuple(row.fields.get(name) for name in named) for row in rows]
+    values = [each[0] if len(named) == 1 else each for each in several]
+    where = [f"{path.name}, line {row.line}" for row in rows]
+    labels = encode(values, named, given, where.__getitem__, targets="target" in chosen)
     parts: dict[str, list[int]] = {}
     for index, row in enumerate(rows):
         parts.setdefault(_split(row, columns, chosen, path.name), []).append(index)
     return {
-        split: Listing(path.parent, [keys[each] for each in part], [labels[each] for each in part], classes)
-        for split, part in parts.items()
+        split: Listing(path.parent, [keys[each] for each in part], labels.part(part)) for split, part in parts.items()
     }
 
 

@@ -1,17 +1,22 @@
 """Source `csv:images.csv`: a table of images and labels with a header, such as `path,label`.
 
 Paths are relative to the file. Columns are found by name, or given: `csv:images.csv#image=file,label=species`. A label
-is a class name or index; several labels are separated by `|`, as in `cat|dog`. An optional column `split` contains
-train, val or test.
+is a class name or index; several labels are separated by `|`, as in `cat|dog`. Numbers with a decimal point are targets
+of a regression; `csv:images.csv#target=age` takes any numbers as targets, also several columns
+(`#target=x,target=y`). An optional column `split` contains train, val or test.
 """
 
 import csv
+import re
 from pathlib import Path
 from typing import Any
 
 from vitkit.data import Source
-from vitkit.data.sources._columns import choose, parse
+from vitkit.data.sources._columns import label_columns, parse
 from vitkit.data.sources._listing import Row, listing_splits
+
+# A number with a decimal point or an exponent; text such as "nan" is a class name.
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
 def open_source(location: str) -> dict[str, Source]:
@@ -21,7 +26,9 @@ def open_source(location: str) -> dict[str, Source]:
     if not path.is_file():
         raise ValueError(f"there is no file '{name}'; expected csv:FILE")
     columns, rows = _rows(path)
-    return listing_splits(path, _with_labels(rows, choose("label", columns, chosen, path.name)), columns, chosen)
+    for column in label_columns(columns, chosen, path.name):
+        rows = _with_labels(rows, column)
+    return listing_splits(path, rows, columns, chosen)
 
 
 def _rows(path: Path) -> tuple[list[str], list[Row]]:
@@ -49,12 +56,14 @@ def _rows(path: Path) -> tuple[list[str], list[Row]]:
 
 
 def _with_labels(rows: list[Row], column: str) -> list[Row]:
-    """Splits labels at `|` and converts them to integers if all of them are integers."""
+    """Splits labels at `|` and converts them to numbers if all of them are numbers (integers, or else floats)."""
     texts = [row.fields[column] for row in rows]
     several = any("|" in text for text in texts)
     lists = [[part.strip() for part in text.split("|") if part.strip()] if several else [text] for text in texts]
-    numbers = all(label.removeprefix("-").isdecimal() for labels in lists for label in labels if label)
-    values: list[Any] = [[int(label) if numbers and label else label for label in labels] for labels in lists]
+    given = [label for labels in lists for label in labels if label]
+    integers = all(label.removeprefix("-").isdecimal() for label in given)
+    number = int if integers else float if all(NUMBER.fullmatch(label) for label in given) else str
+    values: list[Any] = [[number(label) if label else label for label in labels] for labels in lists]
     return [
         Row(row.line, {**row.fields, column: labels if several else labels[0]})
         for row, labels in zip(rows, values, strict=True)

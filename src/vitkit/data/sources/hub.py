@@ -1,27 +1,29 @@
 """Source `hub:uoft-cs/cifar10`: a dataset of the Hugging Face Hub, loaded by `datasets` and stored in its cache.
 
 A configuration follows a colon, a revision an at sign: `hub:owner/name:config@main`. Columns are found by their
-features, or given: `hub:uoft-cs/cifar100#label=coarse_label`. Code of a dataset is never run.
+features, or given: `hub:uoft-cs/cifar100#label=coarse_label`, or `#target=age` for numbers to predict. Code of a
+dataset is never run.
 """
 
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vitkit.data import EncodedSource, Label, Source
-from vitkit.data.sources import SPLITS
+from vitkit.data import Source
+from vitkit.data.sources import SPLITS, _columns
 from vitkit.data.sources._columns import (
     check_labels,
     choose_by_type,
     class_names,
-    encode_labels,
+    encode,
     feature_type,
+    label_columns,
     open_labelled,
     parse,
 )
 
 
-class Table(EncodedSource):
+class Table(_columns.Table):
     """One split of a Hub dataset. The key of an image consists of the split name and the row number.
 
     Raises ValueError that names the row of an invalid label.
@@ -35,27 +37,22 @@ class Table(EncodedSource):
         classes = [column for column in table.column_names if class_names(features[column]) is not None]
         self.name = name
         self.image = choose_by_type("image", image_columns, table.column_names, chosen, f"the split '{name}'")
-        label = choose_by_type("label", classes, table.column_names, chosen, f"the split '{name}'")
+        labels = label_columns(table.column_names, chosen, f"the split '{name}'", classes)
         if self.image not in image_columns:
             raise ValueError(f"the split '{name}': the column '{self.image}' contains no images")
-        values = table.select_columns([label])[:][label]
+        columns = [table.select_columns([label])[:][label] for label in labels]
+        values = columns[0] if len(labels) == 1 else list(zip(*columns, strict=True))
         check_labels(values, name)
-        self.classes, self.labels = encode_labels(values, class_names(features[label]), lambda row: f"{name} row {row}")
+        targets = "target" in chosen
+        names = None if targets else class_names(features[labels[0]])
+        super().__init__(encode(values, labels, names, lambda row: f"{name} row {row}", targets=targets))
         # `datasets` does not decode: `vitkit.images` checks and decodes the bytes.
         self.images = table.select_columns([self.image]).cast_column(self.image, Image(decode=False))
-
-    def __len__(self) -> int:
-        """Returns the number of images."""
-        return len(self.labels)
 
     def encoded(self, index: int) -> tuple[bytes | Path, str]:
         """Returns the path or the bytes of an image file, and the key of the image."""
         value = self.images[index][self.image] or {}
         return value.get("bytes") or _cached(value.get("path")), f"{self.name} row {index}"
-
-    def label(self, index: int) -> Label:
-        """Returns the class index, or a tuple of class indices."""
-        return self.labels[index]
 
 
 def _cached(path: str | None) -> Path | bytes:

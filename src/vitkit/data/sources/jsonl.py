@@ -1,7 +1,8 @@
 """Source `jsonl:images.jsonl`: one JSON object per line, such as `{"path": "1.jpg", "label": "cat"}`.
 
 Paths are relative to the file. Fields are found by name, or given: `jsonl:images.jsonl#image=file,label=species`. A
-label is a class name or index, or a list of them. An optional field `split` contains train, val or test.
+label is a class name or index, or a list of them; floats are targets of a regression. `#target=age` takes any numbers
+as targets, also of several fields (`#target=x,target=y`). An optional field `split` contains train, val or test.
 """
 
 import json

@@ -2,7 +2,8 @@
 
 The location is a folder, a file or a glob, local or supported by fsspec (`parquet:s3://bucket/imagenet`). Image and
 label columns are found by the features that `datasets` stores in the file, else by name, or given:
-`parquet:images#label=coarse_label`.
+`parquet:images#label=coarse_label`. Labels that are floats are targets of a regression; `#target=age` takes any numbers
+as targets, also several columns (`#target=x,target=y`).
 """
 
 import json
@@ -14,14 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vitkit.data import EncodedSource, Label, Source
+from vitkit.data import Source
 from vitkit.data.sources import split_of
 from vitkit.data.sources._columns import (
+    Table,
     check_labels,
     choose_by_type,
     class_names,
-    encode_labels,
+    encode,
     feature_type,
+    label_columns,
     open_labelled,
     parse,
 )
@@ -35,7 +38,7 @@ if TYPE_CHECKING:
 CACHE_BYTES = 512 << 20
 
 
-class Parquet(EncodedSource):
+class Parquet(Table):
     """The rows of Parquet files, in order. The key of an image consists of file name and row number.
 
     Row groups are read on demand; the last used `cache_bytes` of them are cached. Files of images should have small row
@@ -52,24 +55,27 @@ class Parquet(EncodedSource):
         values: list[Any] = []
         groups: list[tuple[int, int, int]] = []  # file, row group, rows
         names: tuple[str, ...] | None = None
+        named: tuple[str, ...] = ()
         self.offsets: list[int] = []
         for number, path in enumerate(paths):
             with self._open(path) as file:
                 columns = _columns(file.schema_arrow, chosen, os.path.basename(path))
-                if number and columns != (self.image, self.label_column, names):
+                if number and columns != (self.image, named, names):
                     raise ValueError(
                         f"{os.path.basename(path)} and {os.path.basename(paths[0])} have different columns or classes"
                     )
-                self.image, self.label_column, names = columns
+                self.image, named, names = columns
                 self.offsets.append(len(values))
-                values += file.read([self.label_column], use_threads=False)[self.label_column].to_pylist()
+                table = file.read(list(named), use_threads=False)
+                several = [table[name].to_pylist() for name in named]
+                values += several[0] if len(named) == 1 else zip(*several, strict=True)
                 counts = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
                 groups += [(number, group, rows) for group, rows in enumerate(counts)]
         self.groups = groups
         # Index of the first row of each row group; `offsets` has the same for files.
         self.starts = np.cumsum([0, *(rows for _, _, rows in groups)])
         check_labels(values, os.path.basename(paths[0]))
-        self.classes, self.labels = encode_labels(values, names, self._name)
+        super().__init__(encode(values, named, names, self._name, targets="target" in chosen))
         self._reset()
 
     def __len__(self) -> int:
@@ -82,10 +88,6 @@ class Parquet(EncodedSource):
         value = self._group(group)[index - int(self.starts[group])].as_py()
         data = value.get("bytes") if isinstance(value, dict) else value
         return data or b"", self._name(index)
-
-    def label(self, index: int) -> Label:
-        """Returns the class index, or a tuple of class indices."""
-        return self.labels[index]
 
     def __getstate__(self) -> dict[str, object]:
         # Open files and cached row groups are not passed to other processes.
@@ -170,18 +172,20 @@ def _find(name: str) -> tuple["AbstractFileSystem", str, list[str]]:
     return system, root, sorted(paths)
 
 
-def _columns(schema: "Schema", chosen: dict[str, str], where: str) -> tuple[str, str, tuple[str, ...] | None]:
-    """Returns the image column, the label column and its class names (None if the file has none)."""
+def _columns(
+    schema: "Schema", chosen: dict[str, str], where: str
+) -> tuple[str, tuple[str, ...], tuple[str, ...] | None]:
+    """Returns the image column, the label or target columns, and class names (None if the file has none)."""
     info = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     features = info.get("info", {}).get("features", {}) if isinstance(info, dict) else {}
     images = [name for name in schema.names if feature_type(features.get(name)) == "Image"]
     images = images or [name for name in schema.names if _holds_bytes(schema.field(name).type)]
     classes = [name for name in schema.names if class_names(features.get(name)) is not None]
     image = choose_by_type("image", images, schema.names, chosen, where)
-    label = choose_by_type("label", classes, schema.names, chosen, where)
+    labels = label_columns(schema.names, chosen, where, classes)
     if not _holds_bytes(schema.field(image).type):
         raise ValueError(f"{where}: the column '{image}' contains no images but {schema.field(image).type}")
-    return image, label, class_names(features.get(label))
+    return image, labels, None if "target" in chosen else class_names(features.get(labels[0]))
 
 
 def _holds_bytes(kind: "DataType") -> bool:

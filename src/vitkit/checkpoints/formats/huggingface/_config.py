@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from vitkit import config as configs
+from vitkit.checkpoints import meaning
 from vitkit.checkpoints.checkpoint import Checkpoint, CheckpointError
 from vitkit.checkpoints.formats._unsupported import TRAINING, extra_fields
 from vitkit.checkpoints.json_files import Json
@@ -111,8 +112,10 @@ def to_config(checkpoint: Checkpoint) -> dict[str, Any]:
         "num_hidden_layers": config.depth,
         "patch_size": _side(config.patch_size),
         "qkv_bias": getattr(config, "qkv_bias", True),
-        "vitkit": extra_fields(config),
+        "vitkit": extra_fields(config) | meaning.to_json(config.task, problem_type=False),
     }
+    if config.task.problem_type != "single_label_classification":
+        data["problem_type"] = config.task.problem_type
     if config.num_classes:
         data["id2label"] = {str(index): label for index, label in enumerate(checkpoint.labels)}
         data["label2id"] = {label: index for index, label in enumerate(checkpoint.labels)}

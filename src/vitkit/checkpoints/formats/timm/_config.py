@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vitkit import config as configs
+from vitkit.checkpoints import meaning
 from vitkit.checkpoints.checkpoint import Checkpoint, CheckpointError
 from vitkit.checkpoints.formats._unsupported import TRAINING, extra_fields
 from vitkit.checkpoints.formats.timm._arguments import check_arguments
@@ -139,7 +140,7 @@ def to_config(checkpoint: Checkpoint) -> dict[str, Any]:
         "act_layer": config.activation,
     }
     cfg = pretrained_cfg(checkpoint.processor, config)
-    vitkit_fields = extra_fields(config)
+    vitkit_fields = extra_fields(config) | meaning.to_json(config.task)
     vitkit_fields |= {"layer_scale": config.layer_scale, "position_tokens": config.position_tokens}
     if Processor.from_timm(cfg) != checkpoint.processor:
         vitkit_fields["processor"] = configs.to_dict(checkpoint.processor)

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from vitkit import config as configs
-from vitkit.checkpoints import preprocessing
+from vitkit.checkpoints import meaning, preprocessing
 from vitkit.checkpoints.checkpoint import Checkpoint, CheckpointError
 from vitkit.checkpoints.containers.safetensors import write_weights
 from vitkit.checkpoints.formats import RawCheckpoint
@@ -73,7 +73,9 @@ def write_folder(
     ratio = config.mlp_width / config.width
     exact = int(config.width * ratio) == config.mlp_width
     cfg = pretrained_cfg(checkpoint.processor, config)
-    vitkit_fields = extra_fields(config) | {name: getattr(config, name) for name in extra}
+    vitkit_fields = (
+        extra_fields(config) | meaning.to_json(config.task) | {name: getattr(config, name) for name in extra}
+    )
     if Processor.from_timm(cfg) != checkpoint.processor:
         vitkit_fields["processor"] = configs.to_dict(checkpoint.processor)
     pool = {"token": "token", "gap": "avg"}[getattr(config, "pool", "token")]

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from vitkit import config as configs
-from vitkit.checkpoints import preprocessing
+from vitkit.checkpoints import meaning, preprocessing
 from vitkit.checkpoints.checkpoint import Checkpoint
 from vitkit.checkpoints.containers.safetensors import write_weights
 from vitkit.checkpoints.formats import Description, Format, RawCheckpoint
@@ -72,8 +72,11 @@ def write(checkpoint: Checkpoint, folder: Path) -> None:
         "label_names": list(checkpoint.labels),
         "pretrained_cfg": cfg,
     }
+    vitkit_fields: dict[str, Any] = meaning.to_json(config.task)
     if Processor.from_timm(cfg) != checkpoint.processor:
-        config_json["vitkit"] = {"processor": configs.to_dict(checkpoint.processor)}
+        vitkit_fields["processor"] = configs.to_dict(checkpoint.processor)
+    if vitkit_fields:
+        config_json["vitkit"] = vitkit_fields
     write_weights(TABLE.saved(checkpoint.model.state_dict(), 1), folder)
     write_json(config_json, folder / "config.json")
 

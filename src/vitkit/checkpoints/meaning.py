@@ -1,0 +1,142 @@
+"""Reads and writes the task of a checkpoint, which says what the outputs of its head mean.
+
+transformers' config.json stores the problem type under `problem_type` and timm's has no such field; the rest of a task
+is under `vitkit` in both. In files of other libraries the head of a regression predicts values in the units of the
+targets, so that these libraries predict the same numbers; in memory it predicts standardized values, which lower
+precisions represent well.
+"""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from vitkit import config as configs
+from vitkit.checkpoints.checkpoint import Checkpoint, CheckpointError
+from vitkit.checkpoints.json_files import Json
+from vitkit.config import AnyConfig, JsonDict
+from vitkit.models import Backbone
+from vitkit.task import Task
+
+PREFIX = "task."
+
+
+def split_overrides(overrides: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Splits overrides of a model config into those of its task (`task.problem_type`), without prefix, and the rest."""
+    task = {name.removeprefix(PREFIX): value for name, value in overrides.items() if name.startswith(PREFIX)}
+    return task, {name: value for name, value in overrides.items() if not name.startswith(PREFIX)}
+
+
+def read(config: AnyConfig, file_config: Json | None, overrides: Mapping[str, Any], notes: list[str]) -> Task:
+    """Returns the task of a file whose format gave `config`; `overrides` are the caller's, without prefix.
+
+    Statistics of targets that do not fit the number of outputs are ignored with a note: the head was replaced since.
+    Raises CheckpointError for an invalid task.
+    """
+    data = file_config or {}
+    extra = data.get("vitkit")
+    stored = dict(extra["task"]) if isinstance(extra, Mapping) and isinstance(extra.get("task"), Mapping) else {}
+    if data.get("problem_type") is not None:
+        stored["problem_type"] = data["problem_type"]
+    elif "model_type" in data:
+        stored.pop("problem_type", None)  # transformers' own key decides, also if a user has removed it
+    stored = configs.to_dict(config.task) | stored
+    if overrides.get("problem_type", stored["problem_type"]) != stored["problem_type"]:
+        stored = {}  # the other fields belong to the problem type of the file
+    elif stored["problem_type"] != "regression" or _length(stored) not in (0, config.num_classes):
+        removed = [stored.pop(name, None) for name in ("target_mean", "target_std")]
+        if any(removed):
+            notes.append("the statistics of the targets in config.json belong to another head: ignoring them")
+    try:
+        task = configs.from_dict(Task, stored | _parsed(overrides), where="task")
+        task.check(config.num_classes)
+    except ValueError as error:
+        raise CheckpointError(f"config.json: {error}") from None
+    return task
+
+
+def to_json(task: Task, *, problem_type: bool = True) -> JsonDict:
+    """Returns the fields of a task that differ from the defaults, for the key `vitkit` of a config.json."""
+    plain, default = configs.to_dict(task), configs.to_dict(Task())
+    if not problem_type:
+        default["problem_type"] = task.problem_type
+    changed = {name: value for name, value in plain.items() if value != default[name]}
+    return {"task": changed} if changed else {}
+
+
+def unsupported(config: AnyConfig, format_name: str) -> str | None:
+    """Returns why a format without config.json cannot store the task of a model, or None if it can."""
+    if config.task == Task() or not config.num_classes:
+        return None
+    names = [field.name for field in fields(Task) if getattr(config.task, field.name) != field.default]
+    shown = ", ".join(f"{name}={getattr(config.task, name)!r}" for name in names)
+    return (
+        f"{format_name} cannot store what the outputs mean (task: {shown[:160]}); use to='huggingface', 'timm' or "
+        "'vitkit', or load the model with task.problem_type='single_label_classification' to accept the loss"
+    )
+
+
+def in_target_units(checkpoint: Checkpoint) -> Checkpoint:
+    """Returns a checkpoint whose regression head predicts values in the units of the targets; shares other weights."""
+    task = checkpoint.model.config.task
+    if not task.target_std:
+        return checkpoint
+    heads = {id(parameter) for parameter in checkpoint.model.head_parameters().values()}
+    shared = {id(each): each for each in checkpoint.model.parameters() if id(each) not in heads}
+    model = copy.deepcopy(checkpoint.model, shared)
+    rescale_head(model, task, replace(task, target_mean=(), target_std=()))
+    model.config = checkpoint.model.config
+    return replace(checkpoint, model=model)
+
+
+@torch.no_grad()
+def rescale_head(model: Backbone, old: Task, new: Task) -> None:
+    """Changes linear heads that predict targets standardized by `old` to predict those standardized by `new`.
+
+    Computed in float64. Raises ValueError for a head that is not linear with a bias.
+    """
+    ones = (1.0,) * model.config.num_classes
+    zeros = (0.0,) * model.config.num_classes
+    old_mean, old_std, new_mean, new_std = (
+        torch.tensor(values or default, dtype=torch.float64)
+        for values, default in (
+            (old.target_mean, zeros), (old.target_std, ones), (new.target_mean, zeros), (new.target_std, ones)
+        )
+    )  # fmt: skip
+    scale, shift = old_std / new_std, (old_mean - new_mean) / new_std
+    for name in model.head_modules:
+        head = model.get_submodule(name)
+        if not isinstance(head, nn.Linear) or head.bias is None:
+            raise ValueError(f"the head '{name}' is not a linear layer with a bias, so its targets cannot be rescaled")
+        device = head.weight.device
+        head.weight.copy_(head.weight.double() * scale.to(device)[:, None])
+        head.bias.copy_(head.bias.double() * scale.to(device) + shift.to(device))
+    model.config = replace(model.config, task=new)
+
+
+def is_untrained(model: Backbone) -> bool:
+    """Returns whether the head gives every image the same scores, as a zero head does before its training."""
+    heads = [model.get_submodule(name) for name in model.head_modules]
+    linear = [head for head in heads if isinstance(head, nn.Linear)]
+    if not linear or len(linear) < len(heads) or linear[0].weight.is_meta:
+        return False
+    function = model.config.task.function(model.config.num_classes)
+    return all(_is_constant(head, shift=function == "softmax") for head in linear)
+
+
+def _is_constant(head: nn.Linear, *, shift: bool) -> bool:
+    """Returns whether the outputs of a layer do not depend on its input; with `shift`, up to a shift of all outputs."""
+    weight = head.weight.detach()
+    return bool((weight == (weight[:1] if shift else 0.0)).all())
+
+
+def _length(stored: Mapping[str, Any]) -> int:
+    mean = stored.get("target_mean", ())
+    return len(mean) if isinstance(mean, list | tuple) else 0
+
+
+def _parsed(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: configs.parse(value) if isinstance(value, str) else value for name, value in overrides.items()}

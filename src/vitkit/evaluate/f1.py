@@ -1,0 +1,91 @@
+"""Precision, recall and F1 of predicted labels: scores of at least the threshold, or the best class of each image."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vitkit.evaluate import ModelOutputs, Predictions
+
+
+@dataclass(frozen=True)
+class LabelResult:
+    """Number of images, precision, recall, F1 and threshold of a label; undefined values are 0."""
+
+    name: str
+    images: int
+    precision: float
+    recall: float
+    f1: float
+    threshold: float
+
+
+def evaluate(subject: ModelOutputs) -> dict[str, float]:
+    """Returns F1 over all decisions (`micro`, with `precision` and `recall`) and as a mean over labels (`macro`).
+
+    `exact` is the fraction of images whose predicted labels are exactly the true ones. Labels without images are
+    excluded from `macro`. Raises ValueError if no image has a label.
+    """
+    predictions = subject.predictions
+    results = [each for each in per_label(predictions, subject.classes) if each.images]
+    if not results:
+        raise ValueError("none of the images has a label")
+    chosen, truth = predictions.task.decisions(predictions.logits), predictions.targets > 0
+    hits, predicted, actual = int((chosen & truth).sum()), int(chosen.sum()), int(truth.sum())
+    return {
+        "micro": 2 * hits / (predicted + actual),
+        "macro": sum(each.f1 for each in results) / len(results),
+        "precision": hits / predicted if predicted else 0.0,
+        "recall": hits / actual,
+        "exact": (chosen == truth).all(dim=1).double().mean().item(),
+    }
+
+
+def per_label(predictions: Predictions, names: tuple[str, ...]) -> list[LabelResult]:
+    """Returns the results of each label."""
+    chosen, truth = predictions.task.decisions(predictions.logits), predictions.targets > 0
+    threshold = predictions.task.threshold
+    thresholds = threshold if isinstance(threshold, tuple) else (threshold,) * len(names)
+    counts = torch.stack([(chosen & truth).sum(dim=0), chosen.sum(dim=0), truth.sum(dim=0)], dim=1).tolist()
+    return [
+        LabelResult(
+            name=name,
+            images=actual,
+            precision=hits / predicted if predicted else 0.0,
+            recall=hits / actual if actual else 0.0,
+            f1=2 * hits / (actual + predicted) if actual + predicted else 0.0,
+            threshold=limit,
+        )
+        for name, limit, (hits, predicted, actual) in zip(names, thresholds, counts, strict=True)
+    ]
+
+
+def best_thresholds(predictions: Predictions) -> tuple[float, ...]:
+    """Returns the threshold of each label with the highest F1 on these images, between two neighboring scores.
+
+    Of equal F1, the threshold closest to 0.5 is returned, and 0.5 for labels without images. Raises ValueError unless
+    labels are independent.
+    """
+    if predictions.task.function(predictions.targets.shape[1]) != "sigmoid":
+        raise ValueError("thresholds can be tuned for independent labels only")
+    scores = predictions.task.scores(predictions.logits.double())
+    return tuple(_best(column, true) for column, true in zip(scores.T, (predictions.targets > 0).T, strict=True))
+
+
+def _best(scores: Float[Tensor, " n"], true: Tensor) -> float:
+    """Returns the threshold with the best F1; as a loop: try the middle of every two neighboring scores."""
+    if not true.any():
+        return 0.5
+    ordered, order = scores.sort(descending=True, stable=True)
+    hits = true[order].double().cumsum(dim=0)
+    f1 = 2 * hits / (torch.arange(1, hits.shape[0] + 1) + hits[-1])
+    below = torch.cat([ordered[1:], ordered.new_zeros(1)])
+    f1[ordered == below] = -1.0  # a threshold cannot separate equal scores
+    # Rounded for readable files where that does not move the threshold beyond a score.
+    middle = (ordered + below) / 2
+    rounded = (middle * 1e4).round() / 1e4
+    limits = torch.where((rounded <= ordered) & (rounded > below), rounded, middle)
+    limits = torch.where((ordered >= 0.5) & (below < 0.5), torch.full_like(limits, 0.5), limits)
+    candidates = limits[f1 >= f1.max() - 1e-12]
+    return float(candidates[(candidates - 0.5).abs().argmin()])

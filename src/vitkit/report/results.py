@@ -1,0 +1,90 @@
+"""Report sections and main metrics that depend on the task of a model, for both reports."""
+
+from html import escape
+
+import torch
+
+from vitkit.checkpoints import Checkpoint
+from vitkit.data import Source
+from vitkit.evaluate import Predictions, average_precision, f1, regression
+from vitkit.report import charts, confusion, mistakes
+from vitkit.report.page import tile
+
+
+def sections(source: Source, predictions: Predictions, model: Checkpoint | None) -> list[str]:
+    """Returns the sections on the predictions of a model; `predictions` are in the order of `source`."""
+    names = source.classes
+    shown = mistakes.section(source, predictions, model)
+    if predictions.task.regression:
+        return [value_section(predictions, names), shown]
+    confidence = confusion.confidence_section(predictions)
+    if predictions.task.problem_type == "multi_label_classification":
+        return [shown, label_section(predictions, names), confidence]
+    return [shown, confusion.class_section(predictions, names), confidence]
+
+
+def tiles(predictions: Predictions, names: tuple[str, ...], what: str = "") -> list[str]:
+    """Returns the main metrics of predictions; `what` precedes their names ("validation ")."""
+    if predictions.task.regression:
+        results = regression.per_target(predictions, names)
+        r2, mae = (sum(getattr(each, name) for each in results) / len(results) for name in ("r2", "mae"))
+        return [tile(f"{r2:.4f}", f"{what}R2", first=True), tile(f"{mae:.4g}", "mean absolute error")]
+    if predictions.task.problem_type == "multi_label_classification":
+        counted = _counted(predictions)
+        mean = sum(counted.values()) / len(counted) if counted else 0.0
+        wrong = len(mistakes.wrong_predictions(predictions))
+        return [
+            tile(f"{mean:.2%}", f"{what}mean average precision", first=True),
+            tile(f"{wrong} of {predictions.targets.shape[0]}", "images with a wrong label"),
+        ]
+    labelled = int((predictions.targets.sum(dim=1) > 0).sum())
+    wrong = len(mistakes.wrong_predictions(predictions))
+    first = [tile(f"{(labelled - wrong) / labelled:.2%}", f"{what}accuracy", first=True)] if labelled else []
+    return [*first, tile(f"{wrong} of {labelled}", "wrong")]
+
+
+def label_section(predictions: Predictions, names: tuple[str, ...]) -> str:
+    """Returns the metrics of every independent label at its threshold."""
+    counted = _counted(predictions)
+    results = sorted(enumerate(f1.per_label(predictions, names)), key=lambda each: each[1].f1)
+    rows = "".join(
+        f"<tr><td>{escape(each.name)}</td><td>{each.images}</td><td>{each.threshold:.3g}</td>"
+        f"{confusion.bar(counted[index])}{confusion.bar(each.f1)}{confusion.bar(each.recall)}"
+        f"{confusion.bar(each.precision)}</tr>"
+        for index, each in results
+        if each.images
+    )
+    return (
+        "<h2>Labels</h2><p>A label is predicted if its score is at least its threshold.</p>"
+        '<div class="card scroll"><h3>Labels by F1, lowest first</h3><table class="classes"><tr><th>label</th>'
+        "<th>images</th><th>threshold</th><th>average precision</th><th>F1</th><th>recall</th><th>precision</th></tr>"
+        f"{rows}</table></div>"
+    )
+
+
+def value_section(predictions: Predictions, names: tuple[str, ...]) -> str:
+    """Returns the predicted and true values of every target, and their errors."""
+    rows = "".join(
+        f"<tr><td>{escape(each.name)}</td><td>{each.mae:.4g}</td><td>{each.rmse:.4g}</td><td>{each.r2:.4f}</td></tr>"
+        for each in regression.per_target(predictions, names)
+    )
+    table = (
+        '<div class="card scroll"><h3>Errors, in the units of the target</h3><table class="classes"><tr>'
+        f"<th>target</th><th>mean absolute</th><th>root mean squared</th><th>R2</th></tr>{rows}</table></div>"
+    )
+    plots = [
+        f'<div class="card small"><h3>{escape(name)}</h3>{charts.scatter_chart(list(zip(true, found, strict=True)))}'
+        "<p class='soft'>Each dot is an image; on the dashed line, the prediction is the true value.</p></div>"
+        for name, true, found in zip(names, predictions.targets.T.tolist(), predictions.scores.T.tolist(), strict=True)
+    ]
+    return f'<h2>Predicted values</h2><div class="pair">{plots[0]}{table}{"".join(plots[1:4])}</div>'
+
+
+def _counted(predictions: Predictions) -> dict[int, float]:
+    """Returns the average precision of the labels that have images, by index."""
+    truth = predictions.targets > 0
+    present = torch.nonzero(truth.any(dim=0))[:, 0]
+    if not present.numel():
+        return {}
+    each = average_precision.average_precision(predictions.logits[:, present], truth[:, present])
+    return dict(zip(present.tolist(), each.tolist(), strict=True))
