@@ -17,6 +17,8 @@ NAMES = [
     "Prediction",
     "Predictor",
     "Processor",
+    "Task",
+    "UntrainedHeadWarning",
     "ViTConfig",
     "ViTFeatureExtractor",
     "ViTForImageClassification",

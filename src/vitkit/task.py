@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # The names of transformers' `config.problem_type`.
-ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
+ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
 PROBLEM_TYPES: tuple[ProblemType, ...] = get_args(ProblemType)
 # The names of transformers' `function_to_apply`.
 Function = Literal["softmax", "sigmoid", "none"]
@@ -86,19 +86,12 @@ class Task:
 
         NumPy logits are computed in float64, torch logits in float32 unless they are in float64.
         """
-        function = self.function(logits.shape[-1])
-        if not isinstance(logits, np.ndarray):
-            logits = logits.float() if logits.itemsize < 4 else logits
-            if function == "none":
-                return self._values(logits)
-            return logits.softmax(dim=-1) if function == "softmax" else logits.sigmoid()
-        logits = logits.astype(np.float64)
-        if function == "none":
-            return self._values(logits)
-        if function == "sigmoid":
-            return np.exp(-np.logaddexp(0.0, -logits))
-        shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
-        return shifted / shifted.sum(axis=-1, keepdims=True)
+        scores = apply(self.function(logits.shape[-1]), logits)
+        if not self.target_std:
+            return scores
+        if isinstance(scores, np.ndarray):
+            return scores * np.asarray(self.target_std) + np.asarray(self.target_mean)
+        return scores * scores.new_tensor(self.target_std) + scores.new_tensor(self.target_mean)
 
     def decisions(self, logits: Array) -> Array:
         """Returns whether each label is predicted: a score of at least its threshold, or the highest of all classes.
@@ -128,13 +121,22 @@ class Task:
         """Returns the task with another threshold, or unchanged for None."""
         return self if threshold is None else replace(self, threshold=threshold)
 
-    def _values(self, logits: Array) -> Array:
-        if not self.target_std:
-            return logits
-        if isinstance(logits, np.ndarray):
-            return logits * np.asarray(self.target_std) + np.asarray(self.target_mean)
-        return logits * logits.new_tensor(self.target_std) + logits.new_tensor(self.target_mean)
-
 
 # The default: one class per image.
 SINGLE_LABEL = Task()
+
+
+def apply(function: Function, logits: Array) -> Array:
+    """Returns a function of logits over their last axis, in the precision of `Task.scores`."""
+    if not isinstance(logits, np.ndarray):
+        logits = logits.float() if logits.itemsize < 4 else logits
+        return (
+            logits.softmax(dim=-1) if function == "softmax" else logits.sigmoid() if function == "sigmoid" else logits
+        )
+    logits = logits.astype(np.float64)
+    if function == "none":
+        return logits
+    if function == "sigmoid":
+        return np.exp(-np.logaddexp(0.0, -logits))
+    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return shifted / shifted.sum(axis=-1, keepdims=True)

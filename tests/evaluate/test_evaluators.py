@@ -109,8 +109,9 @@ def test_every_evaluator_returns_finite_metrics(name: str, tmp_path: Path) -> No
     names = tuple(f"c{index}" for index in range(model.config.num_classes))
     processor = Processor(size=model.config.image_size)
     subject = ModelOutputs(model, batches, names, training=training, processor=processor)
-    numbers = evaluate.evaluate(subject, [word, "top1"])
-    assert all(key.startswith((f"{name}.", f"{name}:", "top1.")) for key in numbers)
+    other = "regression" if regression else "top1"
+    numbers = evaluate.evaluate(subject, [word, other])
+    assert all(key.startswith((f"{name}.", f"{name}:", f"{other}.")) for key in numbers)
     assert any(key.startswith((f"{name}.", f"{name}:")) for key in numbers)
     assert all(isinstance(value, float) and math.isfinite(value) for value in numbers.values())
     # `linear` reads the last blocks, so it runs its own forward passes.

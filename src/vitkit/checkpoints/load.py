@@ -78,8 +78,7 @@ def load(
         had = checkpoint.model.config.num_classes
         note = f"head with {had} classes replaced with a zero head for {num_classes} classes"
         checkpoint.model.reset_head(num_classes)
-        note += f"; {UNTRAINED}" if num_classes else ""
-        return _with_head(checkpoint, note)
+        return _with_head(checkpoint, note, *[UNTRAINED] * bool(num_classes))
     return checkpoint
 
 
@@ -106,10 +105,10 @@ def with_channels(checkpoint: Checkpoint, channels: int) -> Checkpoint:
     return dataclasses.replace(checkpoint, processor=checkpoint.processor.with_channels(channels), origin=origin)
 
 
-def _with_head(checkpoint: Checkpoint, note: str) -> Checkpoint:
-    """Adds a note and the default labels for a new head to the checkpoint."""
+def _with_head(checkpoint: Checkpoint, *added: str) -> Checkpoint:
+    """Adds notes and the default labels for a new head to the checkpoint."""
     notes = (each for each in checkpoint.origin.notes if each != UNTRAINED)
-    origin = dataclasses.replace(checkpoint.origin, notes=(*notes, note))
+    origin = dataclasses.replace(checkpoint.origin, notes=(*notes, *added))
     config = checkpoint.model.config
     labels = default_labels(config.num_classes, regression=config.task.regression)
     return dataclasses.replace(checkpoint, labels=labels, origin=origin)

@@ -11,6 +11,7 @@ from typing import Any
 from vitkit.config import Json, JsonDict
 from vitkit.layers.activations import CORE, names_in
 from vitkit.models.vit import Config
+from vitkit.task import PROBLEM_TYPES, SINGLE_LABEL, ProblemType, Task
 
 ACTIVATIONS = names_in("transformers")
 
@@ -94,6 +95,7 @@ def model_config(attributes: Attributes, *, classifier: bool) -> Config:
         num_heads=attributes.num_attention_heads,
         mlp_width=attributes.intermediate_size,
         num_classes=attributes.num_labels if classifier else 0,
+        task=Task(problem_type=problem_type_of(attributes)) if classifier else SINGLE_LABEL,
         pre_logits=0 if classifier else pooler,
         position_resize="bicubic",
         activation=ACTIVATIONS[attributes.hidden_act],  # type: ignore[arg-type]
@@ -104,14 +106,29 @@ def model_config(attributes: Attributes, *, classifier: bool) -> Config:
     )
 
 
+def problem_type_of(attributes: Attributes) -> ProblemType:
+    """Returns the problem type of the attributes. Raises ValueError for an unknown one."""
+    stored = getattr(attributes, "problem_type", None) or getattr(attributes, "other", {}).get("problem_type")
+    if stored is None:
+        return "single_label_classification"
+    known = next((name for name in PROBLEM_TYPES if name == stored), None)
+    if known is None:
+        raise ValueError(f"problem_type is {str(stored)[:60]!r}; expected one of {', '.join(PROBLEM_TYPES)}")
+    return known
+
+
 def attributes_of(config: Config, labels: Mapping[int, str] | None = None) -> JsonDict:
-    """Converts a vitkit config to Hugging Face's attributes. Raises ValueError for unsupported options."""
+    """Converts a vitkit config to Hugging Face's attributes, with the problem type of the task.
+
+    Raises ValueError for unsupported options.
+    """
     supported = Config(
         **{
             name: getattr(config, name)
             for name in ("image_size", "patch_size", "channels", "width", "depth", "num_heads", "mlp_width")
         },
         num_classes=config.num_classes,
+        task=config.task,
         pre_logits=config.pre_logits,
         position_resize=config.position_resize,
         activation=config.activation,
@@ -140,6 +157,11 @@ def attributes_of(config: Config, labels: Mapping[int, str] | None = None) -> Js
         "patch_size": _to_number(config.patch_size),
         "num_channels": config.channels,
         "qkv_bias": config.qkv_bias,
+        **(
+            {}
+            if config.task.problem_type == "single_label_classification"
+            else {"problem_type": config.task.problem_type}
+        ),
         **({"pooler_output_size": config.pre_logits} if config.pre_logits else {}),
         **({"id2label": dict(labels or {index: f"LABEL_{index}" for index in range(count)})} if count else {}),
     }

@@ -49,8 +49,19 @@ class FlaxCheckpoint:
         if num_classes:
             kernel = np.zeros((self.config.width, num_classes), np.float32)
             params["head"] = {"kernel": kernel, "bias": np.zeros(num_classes, np.float32)}
-        config = replace(self.config, num_classes=num_classes, pre_logits=0)
+        config = replace(self.config, num_classes=num_classes, task=self.config.task.for_new_head(), pre_logits=0)
         return replace(self, config=config, params=params, labels=None)
+
+    def in_target_units(self) -> "FlaxCheckpoint":
+        """Returns a checkpoint whose regression head predicts values in the units of the targets."""
+        task = self.config.task
+        if not task.target_std:
+            return self
+        mean, std = np.asarray(task.target_mean), np.asarray(task.target_std)
+        kernel, bias = (np.asarray(self.params["head"][name], np.float64) for name in ("kernel", "bias"))
+        head = {"kernel": np.float32(kernel * std), "bias": np.float32(bias * std + mean)}
+        config = replace(self.config, task=replace(task, target_mean=(), target_std=()))
+        return replace(self, config=config, params={**self.params, "head": head})
 
     def with_image_size(self, image_size: tuple[int, int]) -> "FlaxCheckpoint":
         """Changes the image size and resizes learned position embeddings with `config.position_resize`."""
@@ -91,6 +102,10 @@ def save(target: str | Path, checkpoint: FlaxCheckpoint, *, overwrite: bool = Fa
     folder exists, unless `overwrite`.
     """
     if str(target).endswith(".npz"):
+        from vitkit.checkpoints import meaning
+
+        if reason := meaning.unsupported(checkpoint.config, "npz"):
+            raise ValueError(reason)
         npz.write(target, flatten(checkpoint.params), checkpoint.name_format)
     else:
         _save_through_torch(Path(target), checkpoint, overwrite)
@@ -126,8 +141,10 @@ def config_of(flat: Flat, name_format: npz.NameFormat, **changes: object) -> Con
         "qk_norm": QUERY.replace("query/kernel", "query_ln/scale") in flat,
         "layer_scale": 1.0 if "Transformer/encoderblock_0/LayerScale_0/gamma" in flat else None,
     }
+    plain = {name: value for name, value in changes.items() if "." not in name}  # without task.problem_type
     sizes = {key: (value, value) for key, value in changes.items() if key.endswith("_size") and isinstance(value, int)}
-    config = configs.from_dict(Config, {**inferred, **changes, **sizes})
+    config = configs.from_dict(Config, {**inferred, **plain, **sizes})
+    config = configs.override(config, {name: value for name, value in changes.items() if name not in plain})
     if learned and "image_size" not in changes:
         rows = flat[POSITIONS].shape[1] - config.num_special_positions
         side = math.isqrt(max(rows, 0))

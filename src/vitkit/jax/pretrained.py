@@ -96,7 +96,7 @@ def _read_huggingface(folder: Path) -> tuple[JsonDict, Flat]:
 
 
 def _read_other(source: str | os.PathLike[str]) -> tuple[JsonDict, Flat]:
-    checkpoint = load(source)
+    checkpoint = load(source).in_target_units()
     labels = dict(enumerate(checkpoint.labels)) if checkpoint.labels else None
     return attributes_of(checkpoint.config, labels), flatten(checkpoint.params)
 

@@ -23,6 +23,7 @@ from vitkit.models import vit
 from vitkit.objectives import supervised
 from vitkit.train import Run
 from vitkit.train.checks import check
+from vitkit.train.targets import with_task
 from vitkit.train.tuning import Tuning
 
 # Supported fields of the parts of a run; others must have their default values.
@@ -42,6 +43,7 @@ def train(run: Run, folder: str | Path, *, report: Callable[[dict[str, float]], 
     training, validation = train_and_val(
         run.data.source, val=run.data.val, held_out=run.data.held_out, seed=run.data.split_seed
     )
+    run = with_task(run, training)
     check(run, training)
     config = training_config(run, run.total_steps(len(training)))
     stream = Stream(batch_size=run.batch_size, seed=run.seed, workers=run.hardware.workers)
@@ -65,6 +67,7 @@ def initial_checkpoint(run: Run, classes: tuple[str, ...]) -> FlaxCheckpoint:
         initial = random_checkpoint(run.model, run.seed)
     else:
         initial = load(run.init_from).with_head(len(classes)).with_image_size(tuple(run.model.image_size))
+        initial = replace(initial, config=replace(initial.config, task=run.model.task))
         if initial.config != run.model:
             raise ValueError(
                 f"the config of '{run.init_from}', {initial.config}, differs from that of the run, {run.model}"
@@ -120,6 +123,7 @@ def check_supported(run: Run) -> None:
     settings = {
         f"models of the family {models.family_of(run.model)}": type(run.model) is not vit.Config,
         "objectives other than supervised": not isinstance(run.objective, supervised.Config),
+        "objective.loss=mse": getattr(run.objective, "loss", None) == "mse",
         f"optimizer.name={optimizer.name}": optimizer.name not in ("adamw", "sgd"),
         "weight decay with sgd": optimizer.name == "sgd" and optimizer.weight_decay != 0.0,
         f"schedule.decay={schedule.decay}": schedule.decay == "rsqrt",

@@ -16,6 +16,7 @@ import torch
 from vitkit import atomic
 from vitkit import config as configs
 from vitkit.config import Json, JsonDict
+from vitkit.task import PROBLEM_TYPES
 from vitkit.transformers import hub
 from vitkit.transformers.hub import Argument
 
@@ -180,8 +181,16 @@ class PreTrainedConfig(ABC):
         Other `kwargs` are ignored, as in transformers, or returned with the config if `return_unused_kwargs`.
         """
         named = {name: kwargs.pop(name) for name in ("name_or_path", "attn_implementation") if name in kwargs}
+        data = copy.deepcopy(dict(config_dict))
+        if kwargs.get("id2label") is not None:
+            # The keys may be strings, as in config.json.
+            data.pop("label2id", None)
+            labels = ("num_labels", "id2label", "label2id")
+            data |= {name: kwargs.pop(name) for name in labels if kwargs.get(name) is not None}
         number = {"num_labels": kwargs["num_labels"]} if kwargs.get("num_labels") is not None else {}
-        config = cls(**{**copy.deepcopy(dict(config_dict)), **number, **named})
+        config = cls(**{**data, **number, **named})
+        if kwargs.get("label2id") is not None:
+            kwargs["label2id"] = {label: int(index) for label, index in kwargs["label2id"].items()}
         for name in [name for name in kwargs if hasattr(config, name)]:
             setattr(config, name, kwargs.pop(name))
         return (config, kwargs) if return_unused_kwargs else config
@@ -212,8 +221,6 @@ def _to_json(value: object) -> object:
 
 # Pixels: one number for both sides, or (height, width).
 Sizes = int | tuple[int, int]
-
-PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 
 
 @dataclass(init=False, eq=False, repr=False)

@@ -42,7 +42,8 @@ def classification_loss(
     """Computes the mean squared error, cross-entropy (ignoring labels of -100) or binary cross-entropy.
 
     If `config.problem_type` is None, the labels determine it and it is stored: regression for one class, single-label
-    classification for integers, else multi-label classification. With `num_items_in_batch` the cross-entropy is summed
+    classification for integers, else multi-label classification. Raises RuntimeError for class labels that are not
+    integers, as transformers does. With `num_items_in_batch` the cross-entropy is summed
     and divided by that number, so that every image has the same weight under gradient accumulation.
     """
     labels = labels.to(logits.device)
@@ -56,6 +57,11 @@ def classification_loss(
         return F.mse_loss(logits.squeeze(), labels.squeeze()) if config.num_labels == 1 else F.mse_loss(logits, labels)
     if config.problem_type == "multi_label_classification":
         return F.binary_cross_entropy_with_logits(logits, labels)
+    if labels.is_floating_point() or labels.is_complex():
+        raise RuntimeError(
+            f"the labels of problem_type='single_label_classification' are class indices, expected an integer dtype "
+            f"(torch.long), got {labels.dtype}; set problem_type='regression' for numbers"
+        )
     logits, labels = logits.view(-1, config.num_labels), labels.view(-1).long()
     if num_items_in_batch is None:
         return F.cross_entropy(logits, labels)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from vitkit.data.processor import ImageInput
 from vitkit.images import Limits
 from vitkit.inference import Predictor
+from vitkit.task import PROBLEM_TYPES, Function, apply
+from vitkit.task import Task as Meaning
 from vitkit.transformers.batch import Images, download
 from vitkit.transformers.configuration import ViTConfig
 from vitkit.transformers.hub import Argument
@@ -118,30 +120,20 @@ def _read(image: ImageInput, timeout: float | None, limits: Limits | None) -> Im
     return download(image, timeout=timeout, limits=limits) if is_url else image
 
 
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    shifted = np.exp(logits - logits.max())
-    return shifted / shifted.sum()
-
-
-FUNCTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "softmax": _softmax,
-    "sigmoid": lambda logits: 1 / (1 + np.exp(-logits)),
-    "none": lambda logits: logits,
-}
-
-
 def best_labels(
     config: ViTConfig, logits: np.ndarray, *, top_k: int | None = 5, function_to_apply: str | None = None
 ) -> list[dict[str, str | float]]:
     """Returns the `top_k` labels with scores, sorted from best to worst.
 
-    `function_to_apply` is "softmax", "sigmoid" or "none"; the default depends on `config.problem_type`.
+    `function_to_apply` is "softmax", "sigmoid" or "none"; the default is that of `config.problem_type`.
     """
-    sigmoid = config.problem_type == "multi_label_classification" or config.num_labels == 1
-    function = (function_to_apply or ("sigmoid" if sigmoid else "softmax")).lower()
-    if function not in FUNCTIONS:
-        raise ValueError(f"unknown function_to_apply '{function}'; expected one of {', '.join(FUNCTIONS)}")
-    scores = FUNCTIONS[function](logits)
+    problem = next((name for name in PROBLEM_TYPES if name == config.problem_type), "single_label_classification")
+    function = (function_to_apply or Meaning(problem_type=problem).function(config.num_labels)).lower()
+    names: tuple[Function, ...] = get_args(Function)
+    chosen = next((name for name in names if name == function), None)
+    if chosen is None:
+        raise ValueError(f"unknown function_to_apply '{function}'; expected one of {', '.join(names)}")
+    scores = apply(chosen, logits)
     best = np.argsort(-scores, kind="stable")[:top_k]
     return [{"label": config.id2label[int(index)], "score": float(scores[index])} for index in best]
 
