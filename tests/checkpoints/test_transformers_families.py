@@ -12,8 +12,8 @@ from torch import Tensor
 
 from vitkit import checkpoints, models
 from vitkit.checkpoints import CheckpointError
-from vitkit.checkpoints.load import UNTRAINED
 from vitkit.checkpoints.formats import all_formats
+from vitkit.checkpoints.load import UNTRAINED
 
 BASE: dict[str, Any] = {
     "image_size": 32,
