@@ -29,6 +29,7 @@ SUPPORTED: dict[str, list[Config]] = {
         dataclasses.replace(TINY, position_resize="bicubic", num_heads=4, norm_eps=1e-12),
         dataclasses.replace(TINY, image_size=(48, 32), qkv_bias=False, activation="gelu_tanh", num_classes=0),
         dataclasses.replace(TINY, patch_size=(16, 8), channels=1, stochastic_depth=0.1, dropout=0.1),
+        dataclasses.replace(TINY, num_heads=4, channels=12),
     ],
     "timm": [
         dataclasses.replace(TINY, position_resize="bicubic_antialias"),
@@ -37,6 +38,7 @@ SUPPORTED: dict[str, list[Config]] = {
         dataclasses.replace(TINY, class_token=False, pool="gap", norm="pooled", position_tokens="patches"),
         dataclasses.replace(TINY, class_token=False, pool="map", activation="gelu_tanh", position_tokens="patches"),
         dataclasses.replace(TINY, qk_norm=True, num_heads=2, qkv_bias=False, num_classes=0),
+        dataclasses.replace(TINY, channels=4),
     ],
     "dinov2_huggingface": [
         dataclasses.replace(TINY, layer_scale=0.1, mlp_width=128, pool="token+gap", position_resize="bicubic"),
@@ -48,7 +50,7 @@ SUPPORTED: dict[str, list[Config]] = {
     ],
     "npz": [
         GOOGLE,
-        dataclasses.replace(GOOGLE, pre_logits=32),
+        dataclasses.replace(GOOGLE, pre_logits=32, channels=4),
         dataclasses.replace(GOOGLE, class_token=False, pool="gap", num_classes=0),
     ],
     "big_vision": [
@@ -86,7 +88,7 @@ def images(size: tuple[int, int], channels: int = 3) -> torch.Tensor:
 def checkpoint(config: Config, **fields: Any) -> Checkpoint:
     """Returns a checkpoint of this config with random weights."""
     model = fill(models.build(config))
-    mean = (0.5,) * (3 if config.channels == 3 else 1)
+    mean = (0.5,) * config.channels
     processor = Processor.squash(config.image_size, mean=mean, std=mean, fill=(0,) * len(mean))
     made = {"model": model, "processor": processor, "labels": default_labels(config.num_classes)} | fields
     return Checkpoint(**made)

@@ -12,7 +12,7 @@ from slow_cases import slow_except
 from twins import TINY, flax_params, random_images, torch_model
 
 import vitkit.jax as vitjax
-from vitkit import models
+from vitkit import checkpoints, models
 from vitkit.jax.convert import POSITIONS, flatten, nest, to_flax, to_torch
 from vitkit.jax.load import shapes
 
@@ -260,3 +260,20 @@ def test_with_head_and_with_image_size():
     after = jax.jit(wide.model().apply)({"params": wide.params}, images)
     assert np.abs(np.asarray(after - before)).max() <= 1e-5
     assert nest(flatten(wide.params)).keys() == checkpoint.params.keys()
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_an_rgb_file_is_adapted_to_other_channels_like_that_of_pytorch(channels: int, tmp_path) -> None:
+    model = torch_model(TINY)
+    checkpoint = vitjax.FlaxCheckpoint(config=TINY, params=flax_params(model))
+    for name in ("a.npz", "folder"):
+        vitjax.save(tmp_path / name, checkpoint)
+        adapted = vitjax.load(tmp_path / name, channels=channels, num_heads=TINY.num_heads)
+        ours = checkpoints.load(tmp_path / name, channels=channels, config={"num_heads": TINY.num_heads}).model
+        images = random_images(2, 32, 32, channels)
+        with torch.no_grad():
+            expected = ours(torch.from_numpy(images).permute(0, 3, 1, 2)).numpy()
+        given = np.asarray(adapted.model().apply({"params": adapted.params}, images))
+        np.testing.assert_allclose(given, expected, atol=1e-4, rtol=1e-4)
+        with pytest.raises(ValueError, match="only weights for 3 channels"):
+            adapted.with_channels(7)

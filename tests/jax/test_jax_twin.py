@@ -52,6 +52,7 @@ OPTIONS = {
     "dropout in inference": {"dropout": 0.5, "attention_dropout": 0.5, "stochastic_depth": 0.5},
     "not square": {"image_size": (40, 24), "patch_size": (8, 4)},
     "one channel": {"channels": 1},
+    "five channels": {"channels": 5},
 }
 FAST = ("map with tanh", "registers, positions of patches", "qk norm")
 

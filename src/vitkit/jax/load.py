@@ -21,6 +21,7 @@ from vitkit.jax.layers import resize_positions
 from vitkit.jax.vit import ViT
 from vitkit.models.vit import Config
 
+PATCHES = "embedding/kernel"
 QUERY = "Transformer/encoderblock_0/MultiHeadDotProductAttention_0/query/kernel"
 
 
@@ -78,17 +79,33 @@ class FlaxCheckpoint:
             processor = resized(processor, image_size)
         return replace(self, config=config, params=nest(flat), processor=processor)
 
+    def with_channels(self, channels: int) -> "FlaxCheckpoint":
+        """Adapts RGB weights to another number of channels; see `layers.adapt_input_weight` for the ValueError."""
+        import torch
+
+        from vitkit.layers import adapt_input_weight
+
+        flat = flatten(self.params)
+        kernel = torch.from_numpy(np.array(flat[PATCHES])).permute(3, 2, 0, 1)
+        flat[PATCHES] = adapt_input_weight(kernel, channels).permute(2, 3, 1, 0).contiguous().numpy()
+        processor = None if self.processor is None else self.processor.with_channels(channels)
+        return replace(self, config=replace(self.config, channels=channels), params=nest(flat), processor=processor)
+
 
 def load(source: str | os.PathLike[str], **changes: object) -> FlaxCheckpoint:
     """Loads a Google `.npz` file, or any checkpoint that `vitkit.checkpoints.load` supports.
 
     `changes` are fields of the config that the file does not store, for example pool="none" for an unpooled model, or
-    `image_size` for a position table that is not square. Raises ValueError if weights and config do not match.
+    `image_size` for a position table that is not square; `channels` adapts an RGB model. Raises ValueError if weights
+    and config do not match.
     """
     if str(source).endswith(".npz"):
         flat, name_format = npz.read(Path(source))
+        channels = changes.pop("channels", None)
         config = config_of(flat, name_format, **changes)
         checkpoint = FlaxCheckpoint(config=config, params=nest(flat), name_format=name_format)
+        if isinstance(channels, int) and channels != config.channels:
+            checkpoint = checkpoint.with_channels(channels)
     else:
         checkpoint = _load_through_torch(source, changes)
     check(checkpoint.config, checkpoint.params)
@@ -116,7 +133,7 @@ def config_of(flat: Flat, name_format: npz.NameFormat, **changes: object) -> Con
 
     Without a class token the pool is "gap"; a learned position table is assumed to have a square grid.
     """
-    patch = flat["embedding/kernel"].shape
+    patch = flat[PATCHES].shape
     depth = len({name.split("/")[1] for name in flat if name.startswith("Transformer/encoderblock_")})
     class_token, map_pool = "cls" in flat, "MAPHead_0/probe" in flat
     big_vision = name_format.library == "big_vision"
