@@ -86,7 +86,7 @@ def test_saved_folder_loads_in_timm(index: int, tmp_path: Path) -> None:
     made = checkpoint(SUPPORTED["timm"][index])
     checkpoints.save(made, tmp_path / "x", to="timm")
     theirs = timm.create_model(f"local-dir:{tmp_path / 'x'}", pretrained=True).eval()
-    batch = images(made.model.config.image_size)
+    batch = images(made.model.config.image_size, made.model.config.channels)
     with torch.no_grad():
         assert (theirs(batch) - made.model(batch)).abs().max() < 1e-5
 
