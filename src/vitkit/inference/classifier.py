@@ -20,7 +20,7 @@ from vitkit.data.processor import ImageInput, Processor
 from vitkit.images import ARRAY_SUFFIXES, SUFFIXES
 from vitkit.inference.predictor import Options, Outcome, Prediction, Predictor, check_threshold, top_predictions
 from vitkit.inference.runtimes._exported import is_export, load_export
-from vitkit.layers import Features
+from vitkit.layers import Blocks, Features, TapOptions
 from vitkit.models import Backbone
 
 # What a predictor depends on: processor, id of the model, options and versions of the weights.
@@ -67,9 +67,18 @@ class Classifier(nn.Module):
         """Returns the logits of normalized images."""
         return self.model(images)
 
-    def features(self, images: Float[Tensor, "b c height width"]) -> Features:
-        """Returns the tokens of normalized images after the final norm."""
-        return self.model.features(images)
+    def features(
+        self, images: Float[Tensor, "b c height width"], blocks: Blocks | None = None, **options: Unpack[TapOptions]
+    ) -> Features:
+        """Returns the tokens of normalized images after the final norm, and the outputs of `blocks` as `taps`.
+
+        See `Backbone.features` for `blocks`, and `TapOptions` for `as_maps`, `norm` and `intermediates_only`.
+        """
+        return (
+            self.model.features(images, blocks, **options)
+            if blocks is not None or options
+            else self.model.features(images)
+        )
 
     def classify(
         self,

@@ -48,6 +48,7 @@ from vitkit.layers.resnet import (
     same_padding,
 )
 from vitkit.layers.rotary import axial_rotation, rotary_periods, rotate
+from vitkit.layers.taps import Blocks, TapOptions, Taps, block_indices, make_taps, run_stages
 
 __all__ = [
     "MLP",
@@ -58,6 +59,7 @@ __all__ = [
     "AxialBlock",
     "BatchNorm",
     "Block",
+    "Blocks",
     "DropPath",
     "Features",
     "GroupNorm",
@@ -73,10 +75,13 @@ __all__ = [
     "ResNetStem",
     "StdConv",
     "SwiGLU",
+    "TapOptions",
+    "Taps",
     "activation",
     "adapt_input_weight",
     "attention_weights",
     "axial_rotation",
+    "block_indices",
     "encoder_blocks",
     "factorized_tables",
     "init_layers",
@@ -85,6 +90,7 @@ __all__ = [
     "init_truncated",
     "join_tokens",
     "layer_norm",
+    "make_taps",
     "num_offsets",
     "pad_same",
     "pool_tokens",
@@ -105,6 +111,7 @@ __all__ = [
     "rotate",
     "run_blocks",
     "run_packed",
+    "run_stages",
     "same_padding",
     "sincos2d",
     "with_special_rows",

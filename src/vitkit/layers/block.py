@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from vitkit.layers.activations import activation
 from vitkit.layers.attention import Attention
 from vitkit.layers.position import PositionInput
+from vitkit.layers.taps import Taps
 
 
 def layer_norm(width: int, eps: float) -> nn.LayerNorm:
@@ -139,16 +140,20 @@ def run_blocks(
     tokens: Float[Tensor, "b n d"],
     positions: Iterable[PositionInput],
     class_tokens: list[Tensor] | None = None,
+    taps: Taps | None = None,
 ) -> Float[Tensor, "b m d"]:
     """Runs tokens through all blocks, each of which gets its own positional input.
 
     `positions` has one entry per block. The blocks of this package return as many tokens as they get; blocks made for
     inference may return fewer. If `class_tokens` is a list, the first token (b, d) after each block is appended to it.
+    `taps` collects the outputs of chosen blocks, and can stop after the last one.
     """
-    for block, position in zip(blocks, positions, strict=True):
+    for index, (block, position) in enumerate(zip(blocks, positions, strict=True)):
         tokens = block(tokens if position.added is None else tokens + position.added, **position.kwargs)
         if class_tokens is not None:
             class_tokens.append(tokens[:, 0].clone())  # a view would keep all tokens in memory
+        if taps is not None and taps.add(index, tokens):
+            break
     return tokens
 
 

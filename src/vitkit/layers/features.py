@@ -16,12 +16,15 @@ class Features:
     `tokens` is (b, num_special + rows * columns, d): first the special tokens (class, distillation, registers), then
     the patches in row-major order. A convolutional backbone has no special tokens. `earlier` holds class tokens of
     blocks before the last one, after the final norm and in the order of the blocks, for heads that read several.
+    `taps` are the outputs of the blocks that `Backbone.features` was asked for, as tokens (b, n, d) with the special
+    tokens, or as maps (b, d, rows, columns).
     """
 
     tokens: Float[Tensor, "b n d"]
     grid: tuple[int, int]
     num_special: int = 0
     earlier: Float[Tensor, "b blocks d"] | None = None
+    taps: tuple[Tensor, ...] = ()
 
     @property
     def class_token(self) -> Float[Tensor, "b d"]:
@@ -51,13 +54,16 @@ class Features:
 
     def each(self, change: Callable[[Tensor], Tensor]) -> "Features":
         """Applies a function to every tensor, such as a copy or a slice of the batch."""
-        return replace(self, **{name: change(getattr(self, name)) for name in self._tensors()})
+        changed = {name: change(getattr(self, name)) for name in self._tensors()}
+        return replace(self, **changed, taps=tuple(change(tap) for tap in self.taps))
 
     @staticmethod
     def join(parts: Sequence["Features"]) -> "Features":
         """Concatenates batches of images that have the same size."""
         first = parts[0]
-        return replace(first, **{name: torch.cat([getattr(part, name) for part in parts]) for name in first._tensors()})
+        joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in first._tensors()}
+        taps = zip(*(part.taps for part in parts), strict=True)
+        return replace(first, **joined, taps=tuple(torch.cat(tap) for tap in taps))
 
     def _tensors(self) -> list[str]:
         """Names of the fields that have one row per image."""

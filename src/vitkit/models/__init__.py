@@ -13,7 +13,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from types import ModuleType
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 import torch
 from jaxtyping import Float
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from vitkit import config as configs
 from vitkit.config import AnyConfig, Dataclass, Json, JsonDict
-from vitkit.layers import Features, PatchEmbed, PositionInput, ResNetStem
+from vitkit.layers import Blocks, Features, PatchEmbed, PositionInput, ResNetStem, TapOptions, Taps, make_taps
 from vitkit.models import _positions
 from vitkit.registry import Registry
 
@@ -78,8 +78,15 @@ class Backbone(nn.Module, ABC):
         return self.width
 
     @abstractmethod
-    def features(self, images: Float[Tensor, "b c height width"]) -> Features:
-        """Returns the tokens of the images, after the final norm if this norm comes before pooling."""
+    def features(
+        self, images: Float[Tensor, "b c height width"], blocks: Blocks | None = None, **options: Unpack[TapOptions]
+    ) -> Features:
+        """Returns the tokens of the images, after the final norm if this norm comes before pooling.
+
+        With `blocks`, `Features.taps` has the outputs of these blocks, of one forward pass and in the given order:
+        indices from 0, negative ones from the end, or a number of last blocks. The blocks of a convolutional network
+        are its stages, of which only the last has the width of the final norm. See `TapOptions` for the options.
+        """
 
     @abstractmethod
     def represent(self, features: Features) -> Float[Tensor, "b *n d"]:
@@ -166,8 +173,8 @@ class TokenBackbone(Backbone):
         """Returns the tokens with position embeddings, which are the input of the first block."""
 
     @abstractmethod
-    def encode(self, embedded: Features) -> Features:
-        """Runs embedded tokens through the blocks and the final norm."""
+    def encode(self, embedded: Features, taps: Taps | None = None) -> Features:
+        """Runs embedded tokens through the blocks and the final norm; `taps` collects the outputs of blocks."""
 
     def position_inputs(self, grid: tuple[int, int]) -> Iterator[PositionInput]:
         """Returns the positional input of each block for a grid of (rows, columns).
@@ -189,9 +196,13 @@ class TokenBackbone(Backbone):
             self.patch_embed.resize(config.patch_size)
         _positions.resize(self, config)
 
-    def features(self, images: Float[Tensor, "b c height width"]) -> Features:
-        """Returns `encode(embed(images))`."""
-        return self.encode(self.embed(images))
+    def features(
+        self, images: Float[Tensor, "b c height width"], blocks: Blocks | None = None, **options: Unpack[TapOptions]
+    ) -> Features:
+        """Returns `encode(embed(images))`, with the outputs of `blocks`."""
+        taps = make_taps(blocks, len(self.blocks), lambda _, tokens: self.norm(tokens), **options)
+        embedded = self.embed(images)
+        return self.encode(embedded) if taps is None else taps.attach(self.encode(embedded, taps))
 
 
 def families() -> list[str]:

@@ -22,6 +22,7 @@ from vitkit.layers import (
     AxialBlock,
     Features,
     PatchEmbed,
+    Taps,
     init_layers,
     init_lecun,
     layer_norm,
@@ -119,11 +120,13 @@ class AxialViT(TokenBackbone):
         table = self.positions(grid)
         return Features(tokens=self.pos_drop(tokens if table is None else tokens + table), grid=grid)
 
-    def encode(self, embedded: Features) -> Features:
+    def encode(self, embedded: Features, taps: Taps | None = None) -> Features:
         """Runs tokens through all blocks and the final norm."""
         tokens = embedded.tokens
-        for block in self.blocks:
+        for index, block in enumerate(self.blocks):
             tokens = block(tokens, embedded.grid)
+            if taps is not None and taps.add(index, tokens):
+                break
         return embedded.with_tokens(self.norm(tokens))
 
     def positions(self, grid: tuple[int, int]) -> Float[Tensor, "1 n d"] | None:

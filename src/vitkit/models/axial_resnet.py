@@ -7,13 +7,24 @@ presets are those of that code; which sizes the paper trained, and how, was not 
 from collections import OrderedDict
 from dataclasses import dataclass
 from functools import partial
+from typing import Unpack
 
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitkit.layers import BatchNorm, Features, RelativeLineAttention, ResNetStem, init_layers
+from vitkit.layers import (
+    BatchNorm,
+    Blocks,
+    Features,
+    RelativeLineAttention,
+    ResNetStem,
+    TapOptions,
+    init_layers,
+    make_taps,
+    run_stages,
+)
 from vitkit.models import Backbone
 from vitkit.task import SINGLE_LABEL, Task
 
@@ -134,10 +145,15 @@ class AxialResNet(Backbone):
             in_width, lengths = EXPANSION * width, config.map_size(stage)
         return nn.Sequential(OrderedDict(blocks=nn.Sequential(*blocks)))
 
-    def features(self, images: Float[Tensor, "b c height width"]) -> Features:
+    def features(
+        self, images: Float[Tensor, "b c height width"], blocks: Blocks | None = None, **options: Unpack[TapOptions]
+    ) -> Features:
         """Returns the cells of the last feature map as tokens, without special tokens."""
-        x = self.stages(self.stem(images))
-        return Features(tokens=rearrange(x, "b d r c -> b (r c) d"), grid=(x.shape[2], x.shape[3]))
+        # The bottlenecks end with a norm and a ReLU; there is no final norm.
+        taps = make_taps(blocks, len(self.stages), lambda _, x: x, **options)
+        x = run_stages(self.stem(images), self.stages, taps)
+        features = Features(tokens=rearrange(x, "b d r c -> b (r c) d"), grid=(x.shape[2], x.shape[3]))
+        return features if taps is None else taps.attach(features)
 
     def resize_parameters(self, config: Config) -> None:
         """Interpolates the tables of relative positions to the lengths of the new maps."""

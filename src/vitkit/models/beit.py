@@ -18,6 +18,7 @@ from vitkit.layers import (
     Features,
     PatchEmbed,
     PositionInput,
+    Taps,
     encoder_blocks,
     init_truncated,
     join_tokens,
@@ -129,9 +130,9 @@ class BEiT(TokenBackbone):
         tokens = join_tokens([self.cls_token], patches, self.positions(grid))
         return Features(tokens=self.pos_drop(tokens), grid=grid, num_special=1)
 
-    def encode(self, embedded: Features) -> Features:
+    def encode(self, embedded: Features, taps: Taps | None = None) -> Features:
         """Runs tokens through all blocks, and applies the final norm if this norm precedes pooling."""
-        tokens = run_blocks(self.blocks, embedded.tokens, self.position_inputs(embedded.grid))
+        tokens = run_blocks(self.blocks, embedded.tokens, self.position_inputs(embedded.grid), taps=taps)
         return embedded.with_tokens(self.norm(tokens))
 
     def position_inputs(self, grid: tuple[int, int]) -> Iterator[PositionInput]:

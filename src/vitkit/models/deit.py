@@ -19,6 +19,7 @@ from vitkit.layers import (
     Features,
     PatchEmbed,
     PositionInput,
+    Taps,
     encoder_blocks,
     init_truncated,
     join_tokens,
@@ -106,9 +107,9 @@ class DeiT(TokenBackbone):
         tokens = join_tokens([self.cls_token, self.dist_token], patches, self.positions(grid))
         return Features(tokens=self.pos_drop(tokens), grid=grid, num_special=2)
 
-    def encode(self, embedded: Features) -> Features:
+    def encode(self, embedded: Features, taps: Taps | None = None) -> Features:
         """Runs tokens through all blocks and the final norm."""
-        tokens = run_blocks(self.blocks, embedded.tokens, self.position_inputs(embedded.grid))
+        tokens = run_blocks(self.blocks, embedded.tokens, self.position_inputs(embedded.grid), taps=taps)
         return embedded.with_tokens(self.norm(tokens))
 
     def position_inputs(self, grid: tuple[int, int]) -> Iterator[PositionInput]:

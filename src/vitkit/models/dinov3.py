@@ -13,6 +13,7 @@ from vitkit.layers import (
     Features,
     PatchEmbed,
     PositionInput,
+    Taps,
     axial_rotation,
     encoder_blocks,
     init_truncated,
@@ -119,9 +120,9 @@ class DINOv3(TokenBackbone):
             tokens=tokens, grid=(patches.shape[2], patches.shape[3]), num_special=1 + self.config.num_registers
         )
 
-    def encode(self, embedded: Features) -> Features:
+    def encode(self, embedded: Features, taps: Taps | None = None) -> Features:
         """Runs tokens through all blocks and the final norm."""
-        tokens = run_blocks(self.blocks, embedded.tokens, self.position_inputs(embedded.grid))
+        tokens = run_blocks(self.blocks, embedded.tokens, self.position_inputs(embedded.grid), taps=taps)
         return embedded.with_tokens(self.norm(tokens))
 
     def position_inputs(self, grid: tuple[int, int]) -> Iterator[PositionInput]:

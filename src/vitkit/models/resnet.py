@@ -6,7 +6,7 @@ later "bit" is post-activation with SAME padding, as are the hybrids. Both are c
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Literal, Unpack
 
 import torch.nn.functional as F
 from einops import rearrange
@@ -14,16 +14,20 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitkit.layers import (
+    Blocks,
     Features,
     GroupNorm,
     PostBottleneck,
     PreBottleneck,
     ResNetStem,
     StdConv,
+    TapOptions,
     init_layers,
+    make_taps,
     resnet_stages,
     resnet_stride,
     resnet_width,
+    run_stages,
 )
 from vitkit.models import Backbone
 from vitkit.task import SINGLE_LABEL, Task
@@ -98,12 +102,20 @@ class ResNet(Backbone):
         self.head = nn.Linear(self.width, config.num_classes) if config.num_classes else nn.Identity()
         self.blocks = nn.ModuleList()
 
-    def features(self, images: Float[Tensor, "b c height width"]) -> Features:
+    def features(
+        self, images: Float[Tensor, "b c height width"], blocks: Blocks | None = None, **options: Unpack[TapOptions]
+    ) -> Features:
         """Returns the cells of the last feature map as tokens, without special tokens."""
-        x = self.stages(self.stem(images))
+        taps = make_taps(blocks, len(self.stages), self._normalized, **options)
+        x = run_stages(self.stem(images), self.stages, taps)
+        if taps is None or not taps.stops:
+            x = self._normalized(len(self.stages) - 1, x)
+        features = Features(tokens=rearrange(x, "b d r c -> b (r c) d"), grid=(x.shape[2], x.shape[3]))
+        return features if taps is None else taps.attach(features)
+
+    def _normalized(self, stage: int, x: Float[Tensor, "b d r c"]) -> Float[Tensor, "b d r c"]:
         # Pre-activation stages end without norm and activation. Post-activation ones do not, and norm is the identity.
-        x = F.relu(self.norm(x))
-        return Features(tokens=rearrange(x, "b d r c -> b (r c) d"), grid=(x.shape[2], x.shape[3]))
+        return F.relu(self.norm(x)) if stage == len(self.stages) - 1 else x
 
     def represent(self, features: Features) -> Float[Tensor, "b d"]:
         """Returns the mean over the feature map."""

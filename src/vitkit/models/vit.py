@@ -18,6 +18,7 @@ from vitkit.layers import (
     MapPool,
     PatchEmbed,
     PositionInput,
+    Taps,
     encoder_blocks,
     init_layers,
     init_lecun,
@@ -179,10 +180,11 @@ class ViT(TokenBackbone):
         tokens = join_tokens([self.cls_token, self.reg_token], patches, self.positions(grid))
         return Features(tokens=self.pos_drop(tokens), grid=grid, num_special=self.config.num_special)
 
-    def encode(self, embedded: Features) -> Features:
+    def encode(self, embedded: Features, taps: Taps | None = None) -> Features:
         """Runs tokens through all blocks and the final norm (equations 2-4)."""
-        class_tokens = _pooling.class_token_list(self.config)
-        tokens = self.norm(run_blocks(self.blocks, embedded.tokens, self.position_inputs(embedded.grid), class_tokens))
+        class_tokens = None if taps is not None and taps.stops else _pooling.class_token_list(self.config)
+        positions = self.position_inputs(embedded.grid)
+        tokens = self.norm(run_blocks(self.blocks, embedded.tokens, positions, class_tokens, taps))
         return replace(embedded, tokens=tokens, earlier=_pooling.earlier(class_tokens, self.config, self.norm))
 
     def position_inputs(self, grid: tuple[int, int]) -> Iterator[PositionInput]:

@@ -8,6 +8,7 @@ differs too much is skipped. The model itself is not changed. Unknown layers are
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Unpack
 
 import torch
 from jaxtyping import Float
@@ -29,7 +30,7 @@ from vitkit.inference.engine.path import (
     paths,
     probe,
 )
-from vitkit.layers import Block, Features
+from vitkit.layers import Block, Blocks, Features, TapOptions
 from vitkit.models import Backbone, TokenBackbone
 
 __all__ = [
@@ -94,8 +95,12 @@ class FastModel(Backbone):
         """The width of the representation."""
         return self.network.pool_width
 
-    def features(self, images: Float[Tensor, "b c height width"]) -> Features:
-        """Returns the tokens of the images."""
+    def features(
+        self, images: Float[Tensor, "b c height width"], blocks: Blocks | None = None, **options: Unpack[TapOptions]
+    ) -> Features:
+        """Returns the tokens of the images. Raises ValueError for `blocks`, which the fast copy does not collect."""
+        if blocks is not None:
+            raise ValueError("a fast copy does not return the outputs of blocks; call `original.features` instead")
         images = images.to(self.dtype)
         if not images.shape[0]:
             # Some kernels reject empty tensors: take no rows of the tokens of one image.

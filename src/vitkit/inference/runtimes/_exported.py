@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import NoReturn
+from typing import NoReturn, Unpack
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from vitkit.checkpoints.json_files import read_json
 from vitkit.checkpoints.preprocessing import stated
 from vitkit.config import AnyConfig, from_dict
 from vitkit.data.processor import Processor
-from vitkit.layers import Features
+from vitkit.layers import Blocks, Features, TapOptions
 from vitkit.registry import Registry
 
 #: Maps float32 images (b, c, h, w) and output names to these outputs, in order.
@@ -71,8 +71,12 @@ class ExportedModel(models.Backbone):
         # A parameter, so that callers that read device and dtype of the parameters find them.
         self.placeholder = nn.Parameter(torch.empty(0), requires_grad=False)
 
-    def features(self, images: Float[Tensor, "b c height width"]) -> ExportedFeatures:
-        """Returns the tokens, with the logits and the representation."""
+    def features(
+        self, images: Float[Tensor, "b c height width"], blocks: Blocks | None = None, **options: Unpack[TapOptions]
+    ) -> ExportedFeatures:
+        """Returns the tokens, with logits and representation. Raises ValueError for `blocks`, which it lacks."""
+        if blocks is not None:
+            raise ValueError("an exported model does not contain the outputs of its blocks: load its checkpoint")
         outputs = self._run(images, self.export.outputs)
         representation = outputs.get("representation", outputs["tokens"])
         return ExportedFeatures(

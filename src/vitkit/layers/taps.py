@@ -1,0 +1,117 @@
+"""Collects the outputs of chosen blocks during one forward pass (`Features.taps`)."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TypedDict, Unpack
+
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vitkit.layers.features import Features
+
+#: Indices of blocks (negative ones count from the end), or the number of last blocks.
+Blocks = int | Sequence[int]
+
+
+class TapOptions(TypedDict, total=False):
+    """Options of `Backbone.features` with `blocks`.
+
+    `as_maps` returns feature maps (b, d, rows, columns) instead of tokens (b, n, d). `norm` applies the final norm to
+    the outputs. `intermediates_only` stops after the last chosen block; the tokens are then the output of this block.
+    """
+
+    as_maps: bool
+    norm: bool
+    intermediates_only: bool
+
+
+class Taps:
+    """Outputs of chosen blocks of one forward pass.
+
+    `final_norm` maps the index and the output of a block to its normalized output. Raises ValueError for blocks that
+    the model does not have.
+    """
+
+    def __init__(
+        self,
+        blocks: Blocks,
+        depth: int,
+        final_norm: Callable[[int, Tensor], Tensor],
+        **options: Unpack[TapOptions],
+    ):
+        if unknown := set(options) - set(TapOptions.__annotations__):
+            raise TypeError(f"unknown options {sorted(unknown)}; choose from {sorted(TapOptions.__annotations__)}")
+        self.indices = block_indices(blocks, depth)
+        self.options = options
+        self.final_norm = final_norm
+        self._outputs: dict[int, Tensor] = {}
+
+    def add(self, index: int, output: Tensor) -> bool:
+        """Stores the output of a block if it was chosen; returns whether the forward pass can stop."""
+        if index in self.indices:
+            self._outputs[index] = output
+        return self.stops and index >= max(self.indices)
+
+    @property
+    def stops(self) -> bool:
+        """Whether the forward pass stops after the last chosen block."""
+        return self.options.get("intermediates_only", False)
+
+    def attach(self, features: Features) -> Features:
+        """Returns the features with the outputs of the blocks, in the order in which they were chosen."""
+        taps = tuple(self._finished(index, features) for index in self.indices)
+        if self.stops:
+            features = replace(features, tokens=_tokens(self._outputs[max(self.indices)]), earlier=None)
+        return replace(features, taps=taps)
+
+    def _finished(self, index: int, features: Features) -> Tensor:
+        output = self._outputs[index]
+        if self.options.get("norm", False):
+            output = self.final_norm(index, output)
+        if not self.options.get("as_maps", False):
+            return _tokens(output)
+        # The outputs of convolutional stages are maps.
+        return output if output.ndim == 4 else features.with_tokens(output).map
+
+
+def make_taps(
+    blocks: Blocks | None, depth: int, final_norm: Callable[[int, Tensor], Tensor], **options: Unpack[TapOptions]
+) -> Taps | None:
+    """Returns the taps of one forward pass, None without blocks. Raises ValueError for options without blocks."""
+    if blocks is None:
+        if options:
+            raise ValueError(f"{' and '.join(options)} needs blocks, such as blocks=(2, 5) or blocks=4 for the last 4")
+        return None
+    return Taps(blocks, depth, final_norm, **options)
+
+
+def block_indices(blocks: Blocks, depth: int) -> tuple[int, ...]:
+    """Returns the indices of chosen blocks, from 0 to depth - 1. Raises ValueError for blocks that do not exist."""
+    if isinstance(blocks, int):
+        if not 1 <= blocks <= depth:
+            raise ValueError(f"blocks={blocks} are the last {blocks} blocks; it must be 1 to {depth}, the depth")
+        return tuple(range(depth - blocks, depth))
+    indices = tuple(int(block) for block in blocks)
+    if not indices:
+        raise ValueError("blocks is empty; pass the indices of blocks, or a number of last blocks")
+    for index in indices:
+        if not -depth <= index < depth:
+            last = depth - 1
+            raise ValueError(f"there is no block {index}: this model has blocks 0 to {last}, or -{depth} to -1")
+    return tuple(index % depth for index in indices)
+
+
+def run_stages(
+    x: Float[Tensor, "b c rows columns"], stages: nn.Sequential, taps: Taps | None
+) -> Float[Tensor, "b d new_rows new_columns"]:
+    """Runs a feature map through convolutional stages, up to the last chosen one if `taps` stops there."""
+    for index, stage in enumerate(stages):
+        x = stage(x)
+        if taps is not None and taps.add(index, x):
+            break
+    return x
+
+
+def _tokens(output: Tensor) -> Float[Tensor, "b n d"]:
+    return rearrange(output, "b d r c -> b (r c) d") if output.ndim == 4 else output
