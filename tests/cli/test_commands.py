@@ -18,6 +18,7 @@ from PIL import Image
 from vitkit import checkpoints, models
 from vitkit.cli import command, commands, main
 from vitkit.data.processor import Processor
+from vitkit.inference import load
 
 LABELS = ("red", "green", "blue")
 
@@ -223,6 +224,41 @@ def test_the_page_of_commands_is_what_they_say() -> None:
     pinned = f"tyro=={version('tyro')}" in (root / "constraints.txt").read_text().splitlines()
     same = (lambda page: page) if pinned else (lambda page: sorted(set(re.findall(r"(?m)^## .*|--[a-z][\w-]*", page))))
     assert same(written) == same(done.stdout), "the help has changed: run `make docs`"
+
+
+def test_embed_blocks_json_and_npz(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = str(folder / "model")
+    arguments = ["embed", model, str(folder / "photos"), "--blocks=-1", "--precision", "float32"]
+    assert main(arguments) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    classifier = load(model)
+    images = classifier.processor([row["path"] for row in rows])
+    (tokens,) = classifier.features(images, blocks=1).taps
+    np.testing.assert_allclose([row["blocks"]["0"] for row in rows], tokens[:, 0].detach(), atol=1e-5)
+    assert main([*arguments, "--as-maps", "--out", str(tmp_path / "e.npz")]) == 0
+    assert "outputs of 1 block" in capsys.readouterr().out
+    (maps,) = classifier.features(images, blocks=1, as_maps=True).taps
+    with np.load(tmp_path / "e.npz") as saved:
+        assert sorted(saved) == ["block_0", "embeddings", "paths"]
+        np.testing.assert_allclose(saved["block_0"], maps.detach(), atol=1e-5)
+        np.testing.assert_allclose(saved["embeddings"], [row["embedding"] for row in rows], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--blocks", "9"], "there is no block 9"),
+        (["--blocks", "a"], "--blocks is 'a'; expected numbers"),
+        (["--as-maps"], "--as-maps needs --blocks"),
+        (["--blocks", "0", "--precision", "int8"], "choose the precision auto, float32"),
+        (["--blocks", "0", "--merge-tokens", "2"], "without token merging"),
+    ],
+)
+def test_embed_rejects_wrong_blocks(
+    options: list[str], message: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["embed", str(folder / "model"), str(folder / "photos"), *options]) == 1
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["classify", "embed"])

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import Positional, arg
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+
+    import numpy as np
 
     from vitkit.inference import Outcome
 
@@ -16,6 +18,8 @@ def embed(
     images: Annotated[Positional[tuple[str, ...]], arg(metavar="IMAGE...")],
     *,
     out: Path | None = None,
+    blocks: str | None = None,
+    as_maps: bool = False,
     precision: Literal["auto", "float32", "bfloat16", "float16", "int8", "float8"] = "auto",
     merge_tokens: int = 0,
     resampling: Literal["pillow", "torch", "draft"] = "pillow",
@@ -31,13 +35,19 @@ def embed(
 ) -> int:
     """Compute feature vectors of images.
 
-    Prints one JSON object per line, or writes one .npz with `paths` and `embeddings` (images, width). An image that
-    cannot be read is reported and left out of the .npz, and the exit code is 2.
+    Prints one JSON object per line, or writes one .npz with `paths` and `embeddings` (images, width). With --blocks,
+    `blocks` has also the output of each block by its number, in the .npz as arrays `block_3` (images, width), or with
+    --as-maps (images, width, rows, columns). An image that cannot be read is reported and left out of the .npz, and
+    the exit code is 2.
 
     Args:
         model: A checkpoint: a folder, a file of any format, or a Hugging Face Hub id.
         images: Files, folders, globs, or - for standard input (an image, or one path per line).
         out: Output .npz file, instead of JSON lines.
+        blocks: Blocks (stages of a convolutional network) to output, too: 3,6,9 from 0, or -1 for the last. One vector
+            per image, without the final norm: the class token if the model's head reads it, else the mean of the
+            patches.
+        as_maps: Output the feature maps of --blocks instead of one vector per image.
         precision: Arithmetic of the network; auto is the fastest that stays close to float32. int8 is calibrated on the
             first images, float8 needs a GPU.
         merge_tokens: Tokens to merge in every block (ToMe): faster, with different outputs.
@@ -59,6 +69,8 @@ def embed(
         raise ValueError(f"--out writes .npz files, not '{out.name}'")
     if out is not None and not out.parent.is_dir():
         raise ValueError(f"the folder '{out.parent}' of --out does not exist")
+    if as_maps and not blocks:
+        raise ValueError("--as-maps needs --blocks, such as --blocks 3,6,9")
     sources = arguments_to_images(images)
     classifier = load_model(model, revision, image_size, set)
     predictor = Predictor(
@@ -74,11 +86,25 @@ def embed(
         limits=limits(max_pixels, max_bytes),
         progress=shows_progress(),
     )
-    outcomes = predictor.embeddings(sources)
-    return count_failures(_print_json(outcomes)) if out is None else _save(outcomes, out)
+    numbers = _numbers(blocks, classifier.model.num_taps)
+    outcomes = predictor.embeddings(sources, blocks=numbers or None, as_maps=as_maps)
+    return count_failures(_print_json(outcomes, numbers)) if out is None else _save(outcomes, numbers, out)
 
 
-def _print_json(outcomes: "Iterator[Outcome]") -> "Iterator[Outcome]":
+def _numbers(blocks: str | None, depth: int) -> tuple[int, ...]:
+    """Returns the blocks of the option --blocks, from 0 to depth - 1."""
+    from vitkit.layers import block_indices
+
+    if blocks is None:
+        return ()
+    try:
+        numbers = [int(each) for each in blocks.split(",")]
+    except ValueError:
+        raise ValueError(f"--blocks is '{blocks}'; expected numbers separated by commas, such as 3,6,9") from None
+    return tuple(dict.fromkeys(block_indices(numbers, depth)))
+
+
+def _print_json(outcomes: "Iterator[Outcome]", blocks: "Sequence[int]") -> "Iterator[Outcome]":
     from vitkit.cli._outcomes import json_line
 
     for outcome in outcomes:
@@ -86,11 +112,13 @@ def _print_json(outcomes: "Iterator[Outcome]") -> "Iterator[Outcome]":
             rest = {"error": {"code": outcome.error.code, "message": str(outcome.error)}} if outcome.error else {}
         else:
             rest = {"embedding": outcome.output.tolist()}
+            if blocks:
+                rest["blocks"] = {str(block): tap.tolist() for block, tap in zip(blocks, outcome.taps, strict=True)}
         print(json_line({"path": str(outcome.source), **rest}), flush=True)
         yield outcome
 
 
-def _save(outcomes: "Iterator[Outcome]", out: Path) -> int:
+def _save(outcomes: "Iterator[Outcome]", blocks: "Sequence[int]", out: Path) -> int:
     import sys
 
     import numpy as np
@@ -113,9 +141,19 @@ def _save(outcomes: "Iterator[Outcome]", out: Path) -> int:
     if not rows:
         raise ValueError("no image could be read; nothing was written")
     names = np.array([str(outcome.source) for outcome in saved])
-    atomic.write_file(out, lambda part: _write(part, paths=names, embeddings=np.stack(rows)))
-    print(f"{out}: {len(rows)} embeddings of width {rows[0].shape[-1]}")
+    taps = {f"block_{block}": _stack(block, [each.taps[row] for each in saved]) for row, block in enumerate(blocks)}
+    atomic.write_file(out, lambda part: _write(part, paths=names, embeddings=np.stack(rows), **taps))
+    rest = f", and outputs of {len(blocks)} block{'s' * (len(blocks) > 1)}" if blocks else ""
+    print(f"{out}: {len(rows)} embeddings of width {rows[0].shape[-1]}{rest}")
     return code
+
+
+def _stack(block: int, outputs: "list[np.ndarray]") -> "np.ndarray":
+    import numpy as np
+
+    if len(shapes := {output.shape for output in outputs}) > 1:
+        raise ValueError(f"the maps of block {block} have several sizes, {sorted(shapes)}: set --image-size")
+    return np.stack(outputs)
 
 
 def _write(path: Path, **arrays: Any) -> None:

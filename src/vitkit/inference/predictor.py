@@ -17,10 +17,12 @@ from vitkit.inference import engine, stream
 from vitkit.inference.engine.merging import Reduction
 from vitkit.inference.engine.path import TYPES, probe
 from vitkit.inference.runtimes._exported import ExportedModel
+from vitkit.layers import Blocks, Features, block_indices
 from vitkit.models import Backbone
 from vitkit.task import Task
 
-Network = Callable[[Backbone, Tensor], Tensor]
+#: Maps a model and normalized images to outputs with one row per image: the output, then those of chosen blocks.
+Network = Callable[[Backbone, Tensor], tuple[Tensor, ...]]
 # Values of `precision` other than auto.
 PRECISIONS = engine.PRECISIONS
 Resampling = Literal["pillow", "torch", "draft"]
@@ -70,11 +72,15 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result for one image: a float32 row of the model's output, or the error."""
+    """The result for one image: a float32 row of the model's output, or the error.
+
+    `taps` are the outputs of the blocks that `Predictor.embeddings` was asked for.
+    """
 
     source: ImageInput
     output: np.ndarray | None = None
     error: ImageError | None = None
+    taps: tuple[np.ndarray, ...] = ()
 
 
 class Predictor:
@@ -191,11 +197,35 @@ class Predictor:
 
     def logits(self, images: Iterable[ImageInput]) -> Iterator[Outcome]:
         """Yields the logits of each image, of shape (classes,)."""
-        return self._with_progress(images, lambda model, batch: model(batch))
+        return self._with_progress(images, lambda model, batch: (model(batch),))
 
-    def embeddings(self, images: Iterable[ImageInput]) -> Iterator[Outcome]:
-        """Yields the representation of each image that the head reads, of shape (d,)."""
-        return self._with_progress(images, lambda model, batch: model.represent(model.features(batch)))
+    def embeddings(
+        self, images: Iterable[ImageInput], *, blocks: Blocks | None = None, as_maps: bool = False
+    ) -> Iterator[Outcome]:
+        """Yields the representation of each image that the head reads, of shape (d,).
+
+        With `blocks` (see `Backbone.features`), `Outcome.taps` has one output per block from the same pass: its class
+        token if the head reads the class token, else the mean of its patches, of shape (d,); or with `as_maps` the map
+        of its patches, of shape (d, rows, columns). They have no final norm. The model then runs without the engine.
+        Raises ValueError for blocks that do not exist, and for precisions that need the engine.
+        """
+        if blocks is None:
+            return self._with_progress(images, lambda model, batch: (model.represent(model.features(batch)),))
+        if self._merge not in (0, []) or self._compiled or self._precision not in ("auto", *TYPES):
+            raise ValueError(
+                "the outputs of blocks need a model without token merging, compilation and quantization: "
+                f"choose the precision auto, {', '.join(TYPES)}"
+            )
+        indices = block_indices(blocks, self._model.num_taps)
+        plain = copy.copy(self)
+        plain._accelerated = keep_operations(to_device(self._model, self.device), self._precision)
+
+        def run(model: Backbone, batch: Tensor) -> tuple[Tensor, ...]:
+            features = model.features(batch, indices, as_maps=as_maps)
+            taps = features.taps if as_maps else [_pooled(model, features, tap) for tap in features.taps]
+            return (model.represent(features), *taps)
+
+        return plain._with_progress(images, run)
 
     def _with_progress(self, images: Iterable[ImageInput], network: Network) -> Iterator[Outcome]:
         outcomes = self._stream(images, network)
@@ -245,7 +275,7 @@ class Predictor:
         for group in shapes.values():
             rows = self._forward(self._stack([pixels for _, pixels in group]), network)
             for (position, _), row in zip(group, rows, strict=True):
-                outcomes[position] = _outcome(batch[position][0], row)
+                outcomes[position] = _outcome(batch[position][0], *row)
         return [outcome for outcome in outcomes if outcome is not None]
 
     def _stack(self, images: Sequence[np.ndarray]) -> Tensor:
@@ -255,21 +285,29 @@ class Predictor:
         levels = stacked if stacked.ndim == 4 else stacked[..., None]
         return torch_resampling.normalize_on_device(self.processor, torch_resampling.to_device(levels, self.device))
 
-    def _forward(self, pixels: Tensor, network: Network) -> np.ndarray:
+    def _forward(self, pixels: Tensor, network: Network) -> list[tuple[np.ndarray, ...]]:
         model = self._accelerate(pixels).model
         training = model.training
         model.eval()
         try:
             with torch.inference_mode():
-                return network(model, pixels.to(self.device, self.dtype)).float().cpu().numpy()
+                outputs = network(model, pixels.to(self.device, self.dtype))
+                return list(zip(*(output.float().cpu().numpy() for output in outputs), strict=True))
         finally:
             model.train(training)
 
 
-def _outcome(source: ImageInput, row: np.ndarray) -> Outcome:
-    if np.isfinite(row).all():
-        return Outcome(source=source, output=row)
+def _outcome(source: ImageInput, row: np.ndarray, *taps: np.ndarray) -> Outcome:
+    if all(np.isfinite(each).all() for each in (row, *taps)):
+        return Outcome(source=source, output=row, taps=taps)
     return Outcome(source=source, error=ImageError("not_finite", "the output of the model is not finite; try float32"))
+
+
+def _pooled(model: Backbone, features: Features, tokens: Tensor) -> Tensor:
+    """Returns the class token of a block's output if the head of the model reads it, else the mean of the patches."""
+    output = features.with_tokens(tokens)
+    reads_token = output.num_special > 0 and getattr(model.config, "pool", "token") in ("token", "token+gap")
+    return output.class_token if reads_token else output.patches.mean(dim=1)
 
 
 def top_predictions(

@@ -88,6 +88,8 @@ def make_taps(
 
 def block_indices(blocks: Blocks, depth: int) -> tuple[int, ...]:
     """Returns the indices of chosen blocks, from 0 to depth - 1. Raises ValueError for blocks that do not exist."""
+    if not depth:
+        raise ValueError("this model does not return the outputs of blocks; of an exported model, load the checkpoint")
     if isinstance(blocks, int):
         if not 1 <= blocks <= depth:
             raise ValueError(f"blocks={blocks} are the last {blocks} blocks; it must be 1 to {depth}, the depth")

@@ -73,6 +73,12 @@ class Backbone(nn.Module, ABC):
         }
 
     @property
+    def num_taps(self) -> int:
+        """Number of blocks whose outputs `features` can return; those of convolutional networks are stages."""
+        stages = getattr(self, "stages", None)
+        return len(self.blocks) or (len(stages) if isinstance(stages, nn.Sequential) else 0)
+
+    @property
     def pool_width(self) -> int:
         """Width of the pooled features, which are the input of the pre-logits layer or the head."""
         return self.width
@@ -200,7 +206,7 @@ class TokenBackbone(Backbone):
         self, images: Float[Tensor, "b c height width"], blocks: Blocks | None = None, **options: Unpack[TapOptions]
     ) -> Features:
         """Returns `encode(embed(images))`, with the outputs of `blocks`."""
-        taps = make_taps(blocks, len(self.blocks), lambda _, tokens: self.norm(tokens), **options)
+        taps = make_taps(blocks, self.num_taps, lambda _, tokens: self.norm(tokens), **options)
         embedded = self.embed(images)
         return self.encode(embedded) if taps is None else taps.attach(self.encode(embedded, taps))
 

@@ -150,7 +150,7 @@ class AxialResNet(Backbone):
     ) -> Features:
         """Returns the cells of the last feature map as tokens, without special tokens."""
         # The bottlenecks end with a norm and a ReLU; there is no final norm.
-        taps = make_taps(blocks, len(self.stages), lambda _, x: x, **options)
+        taps = make_taps(blocks, self.num_taps, lambda _, x: x, **options)
         x = run_stages(self.stem(images), self.stages, taps)
         features = Features(tokens=rearrange(x, "b d r c -> b (r c) d"), grid=(x.shape[2], x.shape[3]))
         return features if taps is None else taps.attach(features)

@@ -106,7 +106,7 @@ class ResNet(Backbone):
         self, images: Float[Tensor, "b c height width"], blocks: Blocks | None = None, **options: Unpack[TapOptions]
     ) -> Features:
         """Returns the cells of the last feature map as tokens, without special tokens."""
-        taps = make_taps(blocks, len(self.stages), self._normalized, **options)
+        taps = make_taps(blocks, self.num_taps, self._normalized, **options)
         x = run_stages(self.stem(images), self.stages, taps)
         if taps is None or not taps.stops:
             x = self._normalized(len(self.stages) - 1, x)
