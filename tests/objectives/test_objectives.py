@@ -128,6 +128,21 @@ def test_the_state_dict_restores_the_objective(objective: str, family: str) -> N
 
 
 @pytest.mark.parametrize("name", objectives.objectives())
+def test_an_objective_that_needs_no_labels_does_not_read_them(name: str) -> None:
+    built = build(name, "vit").eval()
+    batch = batch_for(built.backbone)
+    needs_labels = objectives.needs_labels(objectives.objective(name).Config())
+    assert needs_labels == (name in ("supervised", "distillation"))
+    if needs_labels:
+        return
+    losses = []
+    for targets in (batch.targets, torch.zeros(4, 0)):
+        torch.manual_seed(1)
+        losses.append(built(dataclasses.replace(batch, targets=targets))["loss"])
+    assert torch.equal(*losses)
+
+
+@pytest.mark.parametrize("name", objectives.objectives())
 def test_a_config_round_trips_through_json(name: str) -> None:
     config = objectives.objective(name).Config()
     data = objectives.to_dict(config)

@@ -1,5 +1,6 @@
 """`vitkit train`."""
 
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -26,7 +27,8 @@ def train(
     Args:
         recipe: Name of a recipe (`vitkit recipes`).
         out: Output run folder. If not set: runs/RECIPE.
-        data: Training data, such as parquet:/data/imagenet. If not set: the recipe's.
+        data: Training data, such as parquet:/data/imagenet. If not set: the recipe's. The model gets as many classes as
+            the data. Pre-training recipes need no labels: folder:photos/, list:images.txt.
         val: Validation data. If not set: the data's own split.
         init_from: Checkpoint to initialize the weights from. If not set: the recipe's.
         set: Fields of the run as NAME=VALUE, with dots for nested fields (optimizer.lr=1e-3, steps=100).
@@ -40,6 +42,7 @@ def train(
     from vitkit.train import Result, events
     from vitkit.train import run as runs
     from vitkit.train import train as go
+    from vitkit.train.adapt import adapt
 
     if bool(recipe) == (repeat is not None):
         raise ValueError("give either the name of a recipe (`vitkit recipes`) or --from with the config.json of a run")
@@ -47,6 +50,9 @@ def train(
     given = {"data.source": data, "data.val": val, "init_from": init_from, "hardware.parallel": parallel}
     changes = {name: value for name, value in given.items() if value is not None} | settings(set)
     run = config.override(run, changes)
+    if "data.source" in changes:
+        run, notes = adapt(run, changes)
+        print("".join(f"{note}\n" for note in notes), end="", file=sys.stderr)
     folder = out or Path("runs") / run.name
     if backend == "jax":
         from vitkit.jax import run as jax_run

@@ -2,8 +2,8 @@
 
 A data source is a file of `sources/` with a function `open_source(location) -> {split: Source}`, selected by its file
 name: `digits`, `folder:images/`, `csv:images.csv`, `jsonl:images.jsonl`, `parquet:images/`, `webdataset:shards/`,
-`hub:owner/name`. It returns the published splits, or a single split named `all`. `part:` selects a subset of another
-source, `vtab:` a task of VTAB-1k. To add a source, add one file.
+`list:images.txt`, `hub:owner/name`. It returns the published splits, or a single split named `all`. `part:` selects a
+subset of another source, `vtab:` a task of VTAB-1k. To add a source, add one file.
 `processor` is the evaluation preprocessing that is saved with the weights; `augment` and `loader` serve training.
 """
 
@@ -52,12 +52,14 @@ class Source(ABC):
     """A map-style dataset of labeled images, whose order is the same on every machine and in every run.
 
     `classes` are the class names, indexed by label. If `regression` is true, every image has numbers to predict
-    (`targets`) instead of a label, and `classes` are the names of these numbers. Reading must be safe from several
-    processes at once.
+    (`targets`) instead of a label, and `classes` are the names of these numbers. Without labels there are no classes,
+    every label is -1, and `unlabelled` says what labels would need. Reading must be safe from several processes at
+    once.
     """
 
     classes: tuple[str, ...]
     regression: bool = False
+    unlabelled: str = ""
 
     @abstractmethod
     def __len__(self) -> int:
@@ -106,6 +108,7 @@ class Subset(Source):
         self.indices = indices
         self.classes = source.classes
         self.regression = source.regression
+        self.unlabelled = source.unlabelled
 
     def __len__(self) -> int:
         """Returns the number of images."""
@@ -151,7 +154,32 @@ class Relabelled(Source):
     def label(self, index: int) -> Label:
         """Returns the label as an index into the new classes."""
         label = self.source.label(index)
-        return self.indices[label] if isinstance(label, int) else tuple(self.indices[each] for each in label)
+        return self._mapped(label) if isinstance(label, int) else tuple(map(self._mapped, label))
+
+    def _mapped(self, label: int) -> int:
+        return self.indices[label] if label >= 0 else -1
+
+
+class Unlabelled(Source):
+    """A source without its labels."""
+
+    classes = ()
+
+    def __init__(self, source: Source, reason: str):
+        self.source = source
+        self.unlabelled = source.unlabelled or reason
+
+    def __len__(self) -> int:
+        """Returns the number of images."""
+        return len(self.source)
+
+    def read(self, index: int, **options: Unpack[ReadOptions]) -> Example:
+        """Returns an example of the source with the label -1."""
+        return replace(self.source.read(index, **options), label=-1)
+
+    def label(self, index: int) -> int:
+        """Returns -1."""
+        return -1
 
     def targets(self, index: int) -> tuple[float, ...]:
         """Returns the targets in the order of the new names."""
@@ -186,15 +214,22 @@ def source_names() -> list[str]:
     return SOURCES.names()
 
 
-def splits(name: str) -> dict[str, Source]:
+def splits(name: str, *, needs_labels: bool = True) -> dict[str, Source]:
     """Opens a source and returns its splits: `splits("digits")`, `splits("folder:images/")`.
 
-    The keys are the published splits, or `all`. Raises ValueError for an unknown source and for an invalid location.
+    The keys are the published splits, or `all`; those without labels are left out if others have labels. Raises
+    ValueError for an unknown source, for an invalid location, and for a source without labels if they are needed.
     """
     kind, _, location = name.partition(":")
     if kind not in source_names():
         raise ValueError(f"unknown data source '{kind}' in '{name}'{nearest(kind, source_names())}")
-    return SOURCES.get(kind).open_source(location)
+    found: dict[str, Source] = SOURCES.get(kind).open_source(location)
+    labelled = {split: each for split, each in found.items() if each.classes}
+    if needs_labels and found and not labelled:
+        reason = next(iter(found.values())).unlabelled
+        raise ValueError(f"{reason}; without labels, pre-train with a recipe that needs none (`vitkit recipes`)")
+    # Test sets are published without labels. Training images without labels are used with all other images.
+    return labelled if needs_labels or labelled.keys() & {"train", "all"} else found
 
 
 def source(name: str) -> Source:
@@ -205,29 +240,35 @@ def source(name: str) -> Source:
     return found["all"]
 
 
-def train_and_val(name: str, *, val: str | None = None, held_out: float = 0.2, seed: int = 0) -> tuple[Source, Source]:
+def train_and_val(
+    name: str, *, val: str | None = None, held_out: float = 0.2, seed: int = 0, needs_labels: bool = True
+) -> tuple[Source, Source]:
     """Returns the training set and the validation set of a source.
 
     The validation set is the source `val` if given, else the validation or test split of the source, else a stratified
-    random split of `held_out` of the training images that depends only on `seed`. Raises ValueError if one of the two
-    is missing or their classes differ. The split of a regression is random.
+    random split of `held_out` of the training images that depends only on `seed`; the split of a regression is random.
+    Without `needs_labels` the images may have no labels; neither of the two has labels then, also if there is only one
+    class. Raises ValueError if one of the two is missing or their classes differ.
     """
-    found = splits(name)
+    found = splits(name, needs_labels=needs_labels)
     training = found.get("train") or found.get("all")
     if training is None:
         raise ValueError(f"'{name}' has no training split; its splits are {', '.join(found)}")
     if val is not None:
-        others = splits(val)
+        others = splits(val, needs_labels=needs_labels)
         validation = others.get("val") or others.get("test") or others.get("all")
         if validation is None:
             raise ValueError(f"'{val}' has no validation or test split; its splits are {', '.join(others)}")
     elif "all" in found:
         train_indices, val_indices = stratified_split(training, held_out, seed)
-        return Subset(training, train_indices), Subset(training, val_indices)
+        training, validation = Subset(training, train_indices), Subset(training, val_indices)
     else:
         validation = found.get("val") or found.get("test")
         if validation is None:
             raise ValueError(f"'{name}' has no validation or test split; its splits are {', '.join(found)}")
+    if not needs_labels and not training.regression and not (len(training.classes) > 1 and validation.classes):
+        reason = f"the images of '{name}' have fewer than two classes"
+        return Unlabelled(training, reason), Unlabelled(validation, reason)
     return training, fitted(validation, training.classes, name=val or name, regression=training.regression)
 
 

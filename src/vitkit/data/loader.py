@@ -205,10 +205,10 @@ class _Collate:
     def __call__(self, samples: Sequence[_Sample]) -> Batch:
         targets = torch.zeros(len(samples), self.num_classes)
         for row, sample in enumerate(samples):
+            labels = sample.label if isinstance(sample.label, tuple) else (sample.label,)
+            targets[row, [label for label in labels if label >= 0]] = 1.0
             if sample.targets:
                 targets[row] = torch.tensor(sample.targets)
-            else:
-                targets[row, list(sample.label) if isinstance(sample.label, tuple) else sample.label] = 1.0
         return Batch(
             images=torch.from_numpy(np.stack([sample.image for sample in samples])),
             targets=targets,

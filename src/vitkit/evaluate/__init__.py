@@ -3,8 +3,10 @@
 An evaluator is a file with a function `evaluate(subject) -> {name: number}`. The subject contains the model and the
 images; it runs the model once for all evaluators. To add an evaluator, add a file. An evaluator with an argument takes
 it as the second parameter and is called `name:argument` (`real:labels.json`). An evaluator that does not need the
-model's classes declares its input: `READS = "representations"` or `READS = "model"`. An evaluator of predictions fits
-both kinds of classification, or the `PROBLEM_TYPES` (of `vitkit.task`) that it declares.
+model's classes declares its input: `READS = "representations"`, `READS = "model"`, or `READS = "images"` for the
+representations of images that need no labels. An evaluator of predictions fits both kinds of classification, or the
+`PROBLEM_TYPES` (of `vitkit.task`) that it declares. An evaluator whose metrics are no fractions of 1 declares
+`FRACTIONS = False`.
 """
 
 import inspect
@@ -111,6 +113,11 @@ class ModelOutputs:
         return self._outputs.representations
 
     @cached_property
+    def vectors(self) -> Float[Tensor, "n d"]:
+        """Representations of all evaluation images, with and without labels, in order."""
+        return self._outputs.pooled
+
+    @cached_property
     def training_representations(self) -> Representations:
         """Representations of the labeled training images. Raises ValueError if there are none."""
         if self.training is None:
@@ -155,14 +162,19 @@ class _Outputs:
     @property
     def representations(self) -> Representations:
         """Representations of the labeled images. Raises ValueError if labels or pooling are missing."""
+        vectors, labelled = self.pooled, self.targets.sum(dim=1) > 0
+        if not labelled.any():
+            raise ValueError("none of the images has a label")
+        return Representations(vectors=vectors[labelled], targets=self.targets[labelled])
+
+    @property
+    def pooled(self) -> Tensor:
+        """Representations of all images. Raises ValueError without pooling."""
         if self.vectors.ndim != 2:
             raise ValueError(
                 "this model has no pooling and returns one vector per token; set pool to get one vector per image"
             )
-        labelled = self.targets.sum(dim=1) > 0
-        if not labelled.any():
-            raise ValueError("none of the images has a label")
-        return Representations(vectors=self.vectors[labelled], targets=self.targets[labelled])
+        return self.vectors
 
 
 def evaluators() -> list[str]:
@@ -190,7 +202,7 @@ def evaluator(spec: str) -> ModuleType:
 
 
 def reads(spec: str) -> str:
-    """Returns what an evaluator needs as input: `predictions`, `representations` or `model`."""
+    """Returns what an evaluator needs as input: `predictions`, `representations`, `images` or `model`."""
     return getattr(evaluator(spec), "READS", "predictions")
 
 
@@ -213,6 +225,21 @@ def check_task(names: Iterable[str], task: Task) -> None:
                 f"the evaluator '{spec}' is for {' and '.join(types)}, but the model's task is {task.problem_type}; "
                 f"use {', '.join(default_evaluators(task))}"
             )
+
+
+def needs_labels(spec: str) -> bool:
+    """Returns whether an evaluator needs labels of the images."""
+    return reads(spec) in ("predictions", "representations")
+
+
+def is_fraction(metric: str) -> bool:
+    """Returns whether the values of a metric (`evaluator.metric`) are fractions of 1."""
+    return getattr(_EVALUATORS.get(metric.partition(".")[0].partition(":")[0]), "FRACTIONS", True)
+
+
+def formatted(metric: str, value: float) -> str:
+    """Returns the value of a metric as text: a percentage for fractions, else a number."""
+    return f"{value:.2%}" if is_fraction(metric) else f"{value:.4g}"
 
 
 def evaluate(subject: ModelOutputs, names: Iterable[str]) -> dict[str, float]:

@@ -81,7 +81,7 @@ class EvaluationConfig:
         return matched_training, matched(evaluation, labels, name=self.data, regression=regression)
 
     def _open(self) -> tuple[Source | None, Source]:
-        found = splits(self.data)
+        found = splits(self.data, needs_labels=any(map(evaluate.needs_labels, self.evaluators)))
         if self.held_out is not None:
             if "all" not in found:
                 raise ValueError(f"'{self.data}' has splits ({', '.join(found)}); held_out needs data without splits")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from vitkit.evaluate import ModelOutputs, Predictions
 
 PROBLEM_TYPES = ("regression",)
+FRACTIONS = False
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 `Config` is a frozen dataclass, and `build` returns an `Objective`. A new objective is one new file here: it is found
 by its file name and works with every model and the training loop. Whatever a method needs besides the backbone (a
 teacher, a center, a mask token) is a submodule, parameter or buffer of the objective, so that it is moved, sharded,
-saved and restored with it.
+saved and restored with it. An objective that does not read `Batch.targets` declares `NEEDS_LABELS = False`.
 """
 
 import hashlib
@@ -111,6 +111,11 @@ def build(config: Dataclass, backbone: Backbone) -> Objective:
     """Builds the objective of a config for a backbone."""
     built: Objective = objective(_name(config)).build(config, backbone)
     return built
+
+
+def needs_labels(config: Dataclass) -> bool:
+    """Returns whether the objective of a config needs labeled images."""
+    return bool(getattr(objective(_name(config)), "NEEDS_LABELS", True))
 
 
 def fitted(config: AnyConfig, training: Source) -> AnyConfig:

@@ -26,6 +26,8 @@ from vitkit.models import Backbone, TokenBackbone
 from vitkit.objectives import Objective, add_progress, load_into, save_digest_only, set_progress
 from vitkit.objectives.masked import apply_mask, patch_pixels, token_backbone
 
+NEEDS_LABELS = False
+
 COMMITMENT = 0.25  # weight of the commitment loss (van den Oord et al. 2017)
 
 LAYOUTS = (

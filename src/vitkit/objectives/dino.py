@@ -20,6 +20,8 @@ from vitkit.layers.pool import Prototypes
 from vitkit.models import Backbone
 from vitkit.objectives import Objective, add_progress, load_into, set_progress
 
+NEEDS_LABELS = False
+
 MODELS = (("student", "student"), ("backbone", "teacher"))  # our name, name in files
 # A full checkpoint of DINO's code: two models, two heads, and the center of the loss.
 LAYOUTS = (

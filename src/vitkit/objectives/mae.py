@@ -20,6 +20,8 @@ from vitkit.models.vit import ViT
 from vitkit.objectives import Objective
 from vitkit.objectives.masked import patch_pixels
 
+NEEDS_LABELS = False
+
 PATCH_EPS = 1e-6
 OWN = (
     *("mask_token", "decoder_pos_embed", "decoder_embed.{leaf}", "decoder_norm.{leaf}", "decoder_pred.{leaf}"),

@@ -14,6 +14,8 @@ from vitkit.layers import Features
 from vitkit.models import Backbone, TokenBackbone
 from vitkit.objectives import Objective
 
+NEEDS_LABELS = False
+
 SMALL = 4  # rows and columns of the downsampled patch
 
 

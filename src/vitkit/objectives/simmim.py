@@ -31,6 +31,9 @@ LAYOUTS = (
 )
 
 
+NEEDS_LABELS = False
+
+
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """Config of SimMIM: the fraction `mask_ratio` of masked squares, and their side `unit` in pixels.

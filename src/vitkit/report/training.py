@@ -6,7 +6,7 @@ from html import escape
 from vitkit.checkpoints import Checkpoint
 from vitkit.config import JsonDict
 from vitkit.data import Source
-from vitkit.evaluate import Predictions
+from vitkit.evaluate import Predictions, formatted, is_fraction
 from vitkit.report import charts, results
 from vitkit.report.charts import Line
 from vitkit.report.page import page, tile
@@ -18,7 +18,7 @@ class TrainingReport:
 
     `events` are those of the run's log, `metric` selects the best model, and `selection` is "best" or "last".
     `data` names the training data and `split` says where the validation images come from; `config` is the run as JSON.
-    `predictions` are those of `model` on the `validation` images.
+    `predictions` are those of `model` on the `validation` images, None if these have no labels.
     """
 
     name: str
@@ -30,7 +30,7 @@ class TrainingReport:
     events: list[JsonDict]
     training: Source
     validation: Source
-    predictions: Predictions
+    predictions: Predictions | None
     model: Checkpoint
 
     @property
@@ -53,13 +53,10 @@ class TrainingReport:
 
 def html(report: TrainingReport) -> str:
     """Returns the report as one HTML document."""
-    parts = [
-        head(report),
-        curves(report),
-        *results.sections(report.validation, report.predictions, report.model),
-        config(report),
-    ]
-    return page(report.name, "\n".join(parts))
+    parts = [head(report), curves(report)]
+    if report.predictions is not None:
+        parts += results.sections(report.validation, report.predictions, report.model)
+    return page(report.name, "\n".join([*parts, config(report)]))
 
 
 def head(report: TrainingReport) -> str:
@@ -70,16 +67,16 @@ def head(report: TrainingReport) -> str:
     utilization = sorted(event["mfu"] for event in steps if "mfu" in event)
     mfu = f", {utilization[len(utilization) // 2]:.0%} MFU" if utilization else ""
     evaluations = len(report.of("evaluation"))
-    task = report.predictions.task
-    metric = "accuracy" if task.problem_type == "single_label_classification" else "metric"
+    metric = "accuracy" if report.metric == "top1.accuracy" else "metric"
     bias = (
         f" This model is the best of {evaluations} evaluations on these images, so its {metric} is slightly optimiztic."
         if report.selection == "best" and evaluations > 1
         else ""
     )
-    outputs = f"{len(report.training.classes)} {'targets' if task.regression else 'classes'}"
+    number = len(report.training.classes)
+    outputs = f"of {number} {'targets' if report.training.regression else 'classes'}" if number else "without labels"
     tiles = [
-        *results.tiles(report.predictions, report.validation.classes, "validation "),
+        *main_tiles(report),
         tile(f"{report.step:,}", f"step of this model ({report.selection})"),
         tile(f"{report.parameters / 1e6:.3g} M", "parameters"),
         tile(duration(end - start), "training time"),
@@ -87,11 +84,19 @@ def head(report: TrainingReport) -> str:
     ]
     return (
         f"<h1>{escape(report.name)}</h1>"
-        f'<p class="lead">Trained on {len(report.training):,} images of {outputs} from '
+        f'<p class="lead">Trained on {len(report.training):,} images {outputs} from '
         f"<code>{escape(report.data)}</code>, evaluated on {len(report.validation):,} other images "
         f"({escape(report.split)}).{bias}</p>"
         f'<div class="tiles">{"".join(tiles)}</div>'
     )
+
+
+def main_tiles(report: TrainingReport) -> list[str]:
+    """Returns the main metrics of the predictions, or the metric of the run if the images have no labels."""
+    if report.predictions is None:
+        value = next(event[report.metric] for event in report.of("evaluation") if event["step"] == report.step)
+        return [tile(formatted(report.metric, value), report.metric, first=True)]
+    return results.tiles(report.predictions, report.validation.classes, "validation ")
 
 
 def curves(report: TrainingReport) -> str:
@@ -105,7 +110,6 @@ def curves(report: TrainingReport) -> str:
     accuracy = [(event["step"], event["accuracy"]) for event in steps if "accuracy" in event]
     if report.metric != "top1.accuracy":
         accuracy = []  # another metric, which has no comparable value on training batches
-    regression = report.predictions.task.regression
     low = min(y for _, y in [*val_accuracy, *charts.smoothed(accuracy)])
     panels = [
         (
@@ -123,7 +127,7 @@ def curves(report: TrainingReport) -> str:
                 Line("training", charts.smoothed(accuracy), "train"),
                 Line("validation", val_accuracy, "val", dots=True),
             ],
-            {} if regression else {"percent": True, "limits": (max(0.0, min(low, 0.9) - 0.02), 1.0)},
+            {"percent": True, "limits": (max(0.0, min(low, 0.9) - 0.02), 1.0)} if is_fraction(report.metric) else {},
         ),
     ]
     key = (

@@ -31,6 +31,12 @@ def check(run: Run, source: Source, validation: Source | None = None) -> None:
         raise ValueError(f"the evaluator '{features[0]}' needs classes, but '{run.data.source}' has numbers to predict")
     if run.tune_threshold and run.model.task.function(classes) != "sigmoid":
         raise ValueError("tune_threshold needs images with independent labels, several for one image")
+    for name in run.evaluators:
+        if evaluate.needs_labels(name) and not source.classes:
+            raise ValueError(
+                f"the evaluator '{name}' needs labels, but '{run.data.source}' has none: "
+                'set evaluators=["rank"] metric=rank.effective'
+            )
     check_patch_size(run.model)
     check_objective(run)
     trained = check_labels(source)

@@ -14,13 +14,14 @@ import torch
 from rich.console import Console
 
 from vitkit import checkpoints, distributed, evaluate, objectives
-from vitkit.data import Source, train_and_val
+from vitkit.data import Source
 from vitkit.data.augment import Transform
 from vitkit.data.loader import Batch, Stream, check_mixing, evaluation_batches, training_batches
 from vitkit.evaluate.f1 import best_thresholds
 from vitkit.models import Backbone
 from vitkit.task import Task
 from vitkit.train import checks
+from vitkit.train.adapt import open_data
 from vitkit.train.checkpointing.saving import CheckpointNotSaved, CheckpointSaver, allocate_like
 from vitkit.train.events import Events, check_loggers, open_loggers, read, rewind
 from vitkit.train.loop import Training, TrainingStopped, checkpoint_templates, fit
@@ -129,9 +130,7 @@ def prepare(run: Run, files: RunFolder, device: torch.device) -> tuple[Training,
     """Validates a run, and returns its initial training state, training data and validation data."""
     checks.check_settings(run, device)
     check_loggers(run)
-    source, validation = train_and_val(
-        run.data.source, val=run.data.val, held_out=run.data.held_out, seed=run.data.split_seed
-    )
+    source, validation = open_data(run)
     run = with_task(run, source)
     checks.check(run, source, validation)
     run = replace(run, objective=objectives.fitted(run.objective, source))
@@ -272,8 +271,7 @@ class TrainingSession:
             self.score, self.best_step = value, step
             if distributed.is_main_process():
                 save_model(run, model, self.validation.classes, self.files.best, task)
-        shown = f"{value:.4g}" if run.metric.startswith("regression.") else f"{value:.2%}"
-        events.print(f"step {step:>6} of {self.training.total}   {run.metric} {shown}")
+        events.print(f"step {step:>6} of {self.training.total}   {run.metric} {evaluate.formatted(run.metric, value)}")
         events.pause()
 
 

@@ -1,11 +1,12 @@
 """Report of a run folder: reads the run, evaluates its saved model and writes report.html."""
 
 from vitkit import atomic, checkpoints, evaluate
-from vitkit.data import Subset, train_and_val
+from vitkit.data import Subset, Unlabelled
 from vitkit.data.augment import Transform
 from vitkit.data.loader import evaluation_batches
 from vitkit.report.training import TrainingReport, html
 from vitkit.train import run as runs
+from vitkit.train.adapt import open_data
 from vitkit.train.events import read
 from vitkit.train.run import RunFolder
 
@@ -21,7 +22,7 @@ def load_report(folder: RunFolder) -> TrainingReport:
     """Reads a run folder and evaluates its saved model on the validation images."""
     run = folder.run()
     data = run.data
-    training, validation = train_and_val(data.source, val=data.val, held_out=data.held_out, seed=data.split_seed)
+    training, validation = open_data(run)
     model = checkpoints.load(folder.best)
     transform = Transform(model.processor)
     outputs = evaluate.ModelOutputs(
@@ -29,17 +30,18 @@ def load_report(folder: RunFolder) -> TrainingReport:
         lambda: evaluation_batches(validation, transform, batch_size=run.batch_size),
         validation.classes,
     )
+    held_out = validation.source if isinstance(validation, Unlabelled) else validation
     own_split = f"stratified split of {data.held_out:.0%}, seed {data.split_seed}"
     return TrainingReport(
         name=run.name,
         data=data.source,
-        split=data.val or (own_split if isinstance(validation, Subset) else "its own validation split"),
+        split=data.val or (own_split if isinstance(held_out, Subset) else "its own validation split"),
         config=runs.to_json(run),
         metric=run.metric,
         selection=run.select,
         events=read(folder.log),
         training=training,
         validation=validation,
-        predictions=outputs.predictions,
+        predictions=outputs.predictions if validation.classes else None,
         model=model,
     )

@@ -19,11 +19,15 @@ NAMES: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Labels:
-    """The labels of a table: class names, and one label per row; or names of targets, and their numbers per row."""
+    """The labels of a table: class names, and one label per row; or names of targets, and their numbers per row.
+
+    Without labels there are no classes, every label is -1, and `unlabelled` says what labels would need.
+    """
 
     classes: tuple[str, ...]
     labels: list[Label]
     targets: list[tuple[float, ...]] | None = None
+    unlabelled: str = ""
 
     def part(self, rows: Sequence[int]) -> "Labels":
         """Returns the labels of some rows."""
@@ -39,6 +43,7 @@ class Table(EncodedSource):
         self.labels = rows.labels
         self.numbers = rows.targets
         self.regression = rows.targets is not None
+        self.unlabelled = rows.unlabelled
 
     def __len__(self) -> int:
         """Returns the number of images."""
@@ -96,12 +101,20 @@ def choose(kind: str, columns: Iterable[str], chosen: Mapping[str, str], where: 
 
 def label_columns(
     columns: Sequence[str], chosen: Mapping[str, str], where: str, candidates: Sequence[str] = ()
-) -> tuple[str, ...]:
-    """Returns the target columns that the location selects, else the label column (`choose_by_type`)."""
-    if "target" not in chosen:
-        return (choose_by_type("label", list(candidates), list(columns), chosen, where),)
-    names = tuple(chosen["target"].split(","))
-    return tuple(choose("target", columns, {"target": name}, where) for name in names)
+) -> tuple[tuple[str, ...], str]:
+    """Returns the target columns that the location selects, else the label column (`choose_by_type`).
+
+    Without such a column the names are empty, and the second value says what labels would need.
+    """
+    if "target" in chosen:
+        names = tuple(chosen["target"].split(","))
+        return tuple(choose("target", columns, {"target": name}, where) for name in names), ""
+    if not candidates and "label" not in chosen:
+        try:
+            return (choose("label", columns, chosen, where),), ""
+        except ValueError as error:
+            return (), str(error)
+    return (choose_by_type("label", list(candidates), list(columns), chosen, where),), ""
 
 
 def encode(
@@ -111,13 +124,17 @@ def encode(
     row: Callable[[int], str],
     *,
     targets: bool,
+    unlabelled: str,
+    missing: tuple[object, ...] = (None, -1),
 ) -> Labels:
     """Returns the labels of a table, or its targets if they are numbers with a fraction (floats).
 
     `values` has one value per row: a label or a list of labels, or, for several `columns` of targets, a tuple with the
-    value of each. `targets` takes integers as targets, too. Raises ValueError that names the row (`row(index)`) of an
-    invalid value.
+    value of each. `targets` takes integers as targets, too. If all labels are `missing`, the table has no labels, and
+    `unlabelled` is the reason. Raises ValueError that names the row (`row(index)`) of an invalid value.
     """
+    if not targets and all_missing(values, missing):
+        return Labels((), [-1] * len(values), unlabelled=unlabelled)
     lists = [list(value) if isinstance(value, list | tuple) else [value] for value in values]
     if not targets and not any(isinstance(each, float) for value in lists for each in value):
         classes, labels = encode_labels(values, names, row)
@@ -165,27 +182,9 @@ def class_names(feature: Any) -> tuple[str, ...] | None:
     return tuple(map(str, names)) if isinstance(names, list) else None
 
 
-class MissingLabelsError(ValueError):
-    """Raised for a split without any label."""
-
-
-def check_labels(values: Sequence[object], where: str) -> None:
-    """Raises `MissingLabelsError` if all labels are missing or -1, as in published test sets."""
-    if values and all(value is None or value == -1 for value in values):
-        raise MissingLabelsError(f"{where}: no image has a label")
-
-
-def open_labelled(splits: Mapping[str, Callable[[], Source]]) -> dict[str, Source]:
-    """Opens the splits and skips those without labels. Raises ValueError if no split has labels."""
-    found, missing = {}, None
-    for name, open_split in splits.items():
-        try:
-            found[name] = open_split()
-        except MissingLabelsError as error:
-            missing = error
-    if missing is not None and not found:
-        raise missing
-    return found
+def all_missing(values: Sequence[object], missing: tuple[object, ...] = (None, -1)) -> bool:
+    """Returns whether all labels are missing, as in published test sets."""
+    return all(any(value is each or value == each for each in missing) for value in values)
 
 
 def encode_labels(

@@ -35,12 +35,14 @@ class Listing(Table):
 def listing_splits(path: Path, rows: list[Row], columns: list[str], chosen: Mapping[str, str]) -> dict[str, Source]:
     """Returns one source per value of the `split` column, or the split `all` without such a column.
 
-    Class names are those in the list, or the lines of a `classes.txt` in the same folder. Raises ValueError that names
-    the line for a missing image and for an invalid label or target.
+    Class names are those in the list, or the lines of a `classes.txt` in the same folder. There are no classes without
+    a label column, or if it is empty. Raises ValueError that names the line for a missing image and for an invalid
+    label or target.
     """
+    named, unlabelled = label_columns(columns, chosen, path.name)
     if not rows:
-        raise ValueError(f"{path.name} lists no images")
-    image, named = choose("image", columns, chosen, path.name), label_columns(columns, chosen, path.name)
+        raise ValueError(f"{path.name} lists no images" if columns else unlabelled)
+    image = choose("image", columns, chosen, path.name)
     keys = []
     for row in rows:
         key = row.fields.get(image)
@@ -51,9 +53,15 @@ def listing_splits(path: Path, rows: list[Row], columns: list[str], chosen: Mapp
     text = names.read_text(encoding="utf-8") if names.is_file() else ""
     given = tuple(line.strip() for line in text.splitlines() if line.strip()) or None
     several = [tuple(row.fields.get(name) for name in named) for row in rows]
-    values = [each[0] if len(named) == 1 else each for each in several]
+    values = [None if not each else each[0] if len(named) == 1 else each for each in several]
     where = [f"{path.name}, line {row.line}" for row in rows]
-    labels = encode(values, named, given, where.__getitem__, targets="target" in chosen)
+    unlabelled = unlabelled or f"{path.name}: no image has a label in the column '{', '.join(named)}'"
+    labels = encode(
+        *(values, named, given, where.__getitem__),
+        targets="target" in chosen,
+        unlabelled=unlabelled,
+        missing=(None, ""),
+    )
     parts: dict[str, list[int]] = {}
     for index, row in enumerate(rows):
         parts.setdefault(_split(row, columns, chosen, path.name), []).append(index)

@@ -3,7 +3,8 @@
 Paths are relative to the file. Columns are found by name, or given: `csv:images.csv#image=file,label=species`. A label
 is a class name or index; several labels are separated by `|`, as in `cat|dog`. Numbers with a decimal point are targets
 of a regression; `csv:images.csv#target=age` takes any numbers as targets, also several columns
-(`#target=x,target=y`). An optional column `split` contains train, val or test.
+(`#target=x,target=y`). An optional column `split` contains train, val or test. Without a label column the images have
+no labels.
 """
 
 import csv
@@ -26,7 +27,7 @@ def open_source(location: str) -> dict[str, Source]:
     if not path.is_file():
         raise ValueError(f"there is no file '{name}'; expected csv:FILE")
     columns, rows = _rows(path)
-    for column in label_columns(columns, chosen, path.name):
+    for column in label_columns(columns, chosen, path.name)[0]:
         rows = _with_labels(rows, column)
     return listing_splits(path, rows, columns, chosen)
 

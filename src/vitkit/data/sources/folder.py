@@ -1,4 +1,7 @@
-"""Source `folder:images/`: one folder per class, optionally in split folders (images/train/daisy/1.jpg)."""
+"""Source `folder:images/`: one folder per class, optionally in split folders (images/train/daisy/1.jpg).
+
+A folder of images without class folders is a source without labels.
+"""
 
 import os
 from collections.abc import Container
@@ -12,20 +15,24 @@ from vitkit.images import ARRAY_SUFFIXES, SUFFIXES
 class Folder(EncodedSource):
     """Images in class folders, sorted by name. The key of an image is its path inside the folder.
 
-    Where no class folder has image files, the images are the `.npy` arrays.
-
-    Raises ValueError if there are no class folders or a class folder has no images.
+    Where no class folder has image files, the images are the `.npy` arrays. Without class folders, the images are those
+    of the folder itself, which have no labels. Raises ValueError if there is neither, and for a class folder without
+    images.
     """
 
     def __init__(self, path: Path):
         self.path = path
         self.classes = tuple(_subfolders(path))
-        if not self.classes:
-            raise ValueError(
-                f"the folder '{path}' has no class folders; put the images of each class in a separate folder"
-            )
         self.keys: list[str] = []
         self.labels: list[int] = []
+        if not self.classes:
+            self.unlabelled = (
+                f"the folder '{path}' has no class folders; put the images of each class in a separate folder"
+            )
+            self.keys = _images(path, "", SUFFIXES) or _images(path, "", ARRAY_SUFFIXES)
+            self.labels = [-1] * len(self.keys)
+            if not self.keys:
+                raise ValueError(self.unlabelled)
         images = [_images(path, name, SUFFIXES) for name in self.classes]
         if not any(images):
             images = [_images(path, name, ARRAY_SUFFIXES) for name in self.classes]

@@ -5,20 +5,17 @@ features, or given: `hub:uoft-cs/cifar100#label=coarse_label`, or `#target=age` 
 dataset is never run.
 """
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from vitkit.data import Source
 from vitkit.data.sources import SPLITS, _columns
 from vitkit.data.sources._columns import (
-    check_labels,
     choose_by_type,
     class_names,
     encode,
     feature_type,
     label_columns,
-    open_labelled,
     parse,
 )
 
@@ -37,15 +34,17 @@ class Table(_columns.Table):
         classes = [column for column in table.column_names if class_names(features[column]) is not None]
         self.name = name
         self.image = choose_by_type("image", image_columns, table.column_names, chosen, f"the split '{name}'")
-        labels = label_columns(table.column_names, chosen, f"the split '{name}'", classes)
+        labels, unlabelled = label_columns(table.column_names, chosen, f"the split '{name}'", classes)
         if self.image not in image_columns:
             raise ValueError(f"the split '{name}': the column '{self.image}' contains no images")
-        columns = [table.select_columns([label])[:][label] for label in labels]
-        values = columns[0] if len(labels) == 1 else list(zip(*columns, strict=True))
-        check_labels(values, name)
+        columns = [table.select_columns([label])[:][label] for label in labels] or [[None] * len(table)]
+        values = columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
         targets = "target" in chosen
-        names = None if targets else class_names(features[labels[0]])
-        super().__init__(encode(values, labels, names, lambda row: f"{name} row {row}", targets=targets))
+        names = None if targets or not labels else class_names(features[labels[0]])
+        unlabelled = unlabelled or f"{name}: no image has a label"
+        super().__init__(
+            encode(values, labels, names, lambda row: f"{name} row {row}", targets=targets, unlabelled=unlabelled)
+        )
         # `datasets` does not decode: `vitkit.images` checks and decodes the bytes.
         self.images = table.select_columns([self.image]).cast_column(self.image, Image(decode=False))
 
@@ -65,7 +64,7 @@ def _cached(path: str | None) -> Path | bytes:
 
 
 def open_source(location: str) -> dict[str, Source]:
-    """Loads a dataset and returns its splits with labels, renamed to train, val and test.
+    """Loads a dataset and returns its splits, renamed to train, val and test.
 
     Raises ValueError for an unknown dataset or a missing configuration, ImportError without `datasets`.
     """
@@ -84,6 +83,4 @@ def open_source(location: str) -> dict[str, Source]:
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"the dataset '{name}' cannot be opened: {type(error).__name__}: {reason}") from None
     tables = {str(split): table for split, table in found.items()}
-    return open_labelled(
-        {SPLITS.get(split.lower(), split): partial(Table, table, split, chosen) for split, table in tables.items()}
-    )
+    return {SPLITS.get(split.lower(), split): Table(table, split, chosen) for split, table in tables.items()}

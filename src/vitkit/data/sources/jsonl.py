@@ -2,7 +2,8 @@
 
 Paths are relative to the file. Fields are found by name, or given: `jsonl:images.jsonl#image=file,label=species`. A
 label is a class name or index, or a list of them; floats are targets of a regression. `#target=age` takes any numbers
-as targets, also of several fields (`#target=x,target=y`). An optional field `split` contains train, val or test.
+as targets, also of several fields (`#target=x,target=y`). An optional field `split` contains train, val or test. If no
+object has a label, the images have no labels.
 """
 
 import json

@@ -9,7 +9,6 @@ as targets, also several columns (`#target=x,target=y`).
 import json
 import os
 from collections import OrderedDict
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +18,11 @@ from vitkit.data import Source
 from vitkit.data.sources import split_of
 from vitkit.data.sources._columns import (
     Table,
-    check_labels,
     choose_by_type,
     class_names,
     encode,
     feature_type,
     label_columns,
-    open_labelled,
     parse,
 )
 
@@ -56,26 +53,26 @@ class Parquet(Table):
         groups: list[tuple[int, int, int]] = []  # file, row group, rows
         names: tuple[str, ...] | None = None
         named: tuple[str, ...] = ()
+        unlabelled = ""
         self.offsets: list[int] = []
         for number, path in enumerate(paths):
             with self._open(path) as file:
-                columns = _columns(file.schema_arrow, chosen, os.path.basename(path))
-                if number and columns != (self.image, named, names):
+                *columns, unlabelled = _columns(file.schema_arrow, chosen, os.path.basename(path))
+                if number and columns != [self.image, named, names]:
                     raise ValueError(
                         f"{os.path.basename(path)} and {os.path.basename(paths[0])} have different columns or classes"
                     )
                 self.image, named, names = columns
                 self.offsets.append(len(values))
-                table = file.read(list(named), use_threads=False)
-                several = [table[name].to_pylist() for name in named]
-                values += several[0] if len(named) == 1 else zip(*several, strict=True)
+                values += _values(file, named)
                 counts = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
                 groups += [(number, group, rows) for group, rows in enumerate(counts)]
         self.groups = groups
         # Index of the first row of each row group; `offsets` has the same for files.
         self.starts = np.cumsum([0, *(rows for _, _, rows in groups)])
-        check_labels(values, os.path.basename(paths[0]))
-        super().__init__(encode(values, named, names, self._name, targets="target" in chosen))
+        unlabelled = unlabelled or f"{os.path.basename(paths[0])}: no image has a label"
+        targets = "target" in chosen
+        super().__init__(encode(values, named, names, self._name, targets=targets, unlabelled=unlabelled))
         self._reset()
 
     def __len__(self) -> int:
@@ -130,10 +127,19 @@ class Parquet(Table):
         return f"{os.path.basename(self.paths[file])} row {index - self.offsets[file]}"
 
 
+def _values(file: "ParquetFile", columns: tuple[str, ...]) -> list[Any]:
+    """Returns the labels or targets of a file as they are stored; None for every row without such a column."""
+    if not columns:
+        return [None] * file.metadata.num_rows
+    table = file.read(list(columns), use_threads=False)
+    several = [table[name].to_pylist() for name in columns]
+    return several[0] if len(columns) == 1 else list(zip(*several, strict=True))
+
+
 def open_source(location: str) -> dict[str, Source]:
     """Opens Parquet files and returns their splits by file and folder names, or `all`.
 
-    Splits without labels are left out. Raises ValueError if there are no files, ImportError without pyarrow.
+    Raises ValueError if there are no files, ImportError without pyarrow.
     """
     try:
         import pyarrow.parquet  # noqa: F401
@@ -147,7 +153,7 @@ def open_source(location: str) -> dict[str, Source]:
         named.setdefault(split_of(below) or "all", []).append(path)
     if "all" in named and len(named) > 1:
         named = {"all": paths}
-    return open_labelled({split: partial(Parquet, system, files, chosen) for split, files in named.items()})
+    return {split: Parquet(system, files, chosen) for split, files in named.items()}
 
 
 def _find(name: str) -> tuple["AbstractFileSystem", str, list[str]]:
@@ -174,18 +180,22 @@ def _find(name: str) -> tuple["AbstractFileSystem", str, list[str]]:
 
 def _columns(
     schema: "Schema", chosen: dict[str, str], where: str
-) -> tuple[str, tuple[str, ...], tuple[str, ...] | None]:
-    """Returns the image column, the label or target columns, and class names (None if the file has none)."""
+) -> tuple[str, tuple[str, ...], tuple[str, ...] | None, str]:
+    """Returns the image column, the label or target columns, class names, and what labels would need.
+
+    The class names are None if the file has none.
+    """
     info = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     features = info.get("info", {}).get("features", {}) if isinstance(info, dict) else {}
     images = [name for name in schema.names if feature_type(features.get(name)) == "Image"]
     images = images or [name for name in schema.names if _holds_bytes(schema.field(name).type)]
     classes = [name for name in schema.names if class_names(features.get(name)) is not None]
     image = choose_by_type("image", images, schema.names, chosen, where)
-    labels = label_columns(schema.names, chosen, where, classes)
+    labels, unlabelled = label_columns(schema.names, chosen, where, classes)
     if not _holds_bytes(schema.field(image).type):
         raise ValueError(f"{where}: the column '{image}' contains no images but {schema.field(image).type}")
-    return image, labels, None if "target" in chosen else class_names(features.get(labels[0]))
+    has_names = labels and "target" not in chosen
+    return image, labels, class_names(features.get(labels[0])) if has_names else None, unlabelled
 
 
 def _holds_bytes(kind: "DataType") -> bool:

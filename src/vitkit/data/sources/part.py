@@ -45,7 +45,7 @@ def open_source(location: str) -> dict[str, Source]:
     if not at or not name:
         raise ValueError(f"expected part:classes=0-4,fraction=0.1@SOURCE, got 'part:{location}'")
     part = read(text)
-    found = splits(name)
+    found = splits(name, needs_labels=False)
     if part.split is not None:
         if part.split not in found:
             raise ValueError(f"'{name}' has no split '{part.split}'{nearest(part.split, found)}")

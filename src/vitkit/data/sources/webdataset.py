@@ -21,7 +21,8 @@ MAX_LABEL = 10_000_000
 class WebDataset(EncodedSource):
     """The samples of tar shards, in order. The key of an image consists of shard name and sample name.
 
-    Raises ValueError that names the shard for an invalid shard (see `_tar.index`) and for a sample without label.
+    Without any label file the images have no labels. Raises ValueError that names the shard for an invalid shard (see
+    `_tar.index`) and for a sample without label among others with labels.
     """
 
     def __init__(self, shards: list[Path]):
@@ -31,7 +32,9 @@ class WebDataset(EncodedSource):
         for shard in shards:
             for key, members in index(shard).items():
                 self._add(shard, key, members)
-        self.classes = _classes(shards[0].parent, self.labels)
+        if self.unlabelled and any(label != -1 for label in self.labels):
+            raise ValueError(self.unlabelled)
+        self.classes = () if self.unlabelled else _classes(shards[0].parent, self.labels)
 
     def _add(self, shard: Path, key: str, members: dict[str, Member]) -> None:
         image = next((members[name] for name in SUFFIXES if name in members), None)
@@ -39,8 +42,11 @@ class WebDataset(EncodedSource):
             return  # not a sample, such as a note or a checksum
         kind = next((name for name in LABELS if name in members), None)
         if kind is None:
-            raise ValueError(f"{shard.name}: the sample '{key}' has no label; expected a .cls or .json file")
-        self.labels.append(_label(read(shard, members[kind]), kind, f"{shard.name}: the label of '{key}'"))
+            missing = f"{shard.name}: the sample '{key}' has no label; expected a .cls or .json file"
+            self.unlabelled = self.unlabelled or missing
+            self.labels.append(-1)
+        else:
+            self.labels.append(_label(read(shard, members[kind]), kind, f"{shard.name}: the label of '{key}'"))
         self.images.append((shard, image))
         self.keys.append(f"{shard.name}/{key}")
 

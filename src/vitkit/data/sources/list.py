@@ -1,0 +1,40 @@
+"""Source `list:images.txt`: a text file with one image path per line, for training without labels.
+
+    flat/1.jpg
+    flat/2.jpg
+
+Paths are relative to the file, or absolute. Empty lines and lines that start with # are skipped. Images with labels are
+listed in a CSV file (`csv:`) or a JSON-lines file (`jsonl:`).
+"""
+
+import os
+from pathlib import Path
+
+from vitkit.data import Label, Source
+from vitkit.data.sources._listing import Listing
+
+
+def open_source(location: str) -> dict[str, Source]:
+    """Opens a list of images as the split `all`. Raises ValueError with the line number of a missing image."""
+    path = Path(location).expanduser()
+    if not location or not path.is_file():
+        raise ValueError(f"there is no file '{location}'; expected list:FILE")
+    keys: list[str] = []
+    for number, line in enumerate(_lines(path), start=1):
+        key = line.strip()
+        if not key or key.startswith("#"):
+            continue
+        if "\0" in key or not os.path.isfile(path.parent / key):
+            raise ValueError(f"{path.name}, line {number}: there is no image {key[:80]!r}")
+        keys.append(key)
+    if not keys:
+        raise ValueError(f"{path.name} lists no images")
+    labels: list[Label] = [-1] * len(keys)
+    reason = f"{path.name} is a list of images without labels; list labels in a CSV file (csv:FILE)"
+    return {"all": Listing(path.parent, keys, labels, (), reason)}
+
+
+def _lines(path: Path) -> list[str]:
+    """Returns the lines of the file; bytes that are not UTF-8 stay part of a file name."""
+    text = path.read_bytes().removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
+    return text.replace("\r\n", "\n").split("\n")
