@@ -88,8 +88,8 @@ def test_a_folder_of_another_run_is_rejected_before_the_data_are_read(
     train(small_run(steps=1, schedule__warmup=0), tmp_path)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     monkeypatch.setattr("vitkit.train.launch.open_data", None)
-    with pytest.raises(ValueError, match="contains another run, which differs in steps: choose another folder"):
-        train(small_run(steps=2, schedule__warmup=0), tmp_path)
+    with pytest.raises(ValueError, match="contains another run, which differs in seed: choose another folder"):
+        train(small_run(steps=1, schedule__warmup=0, seed=3), tmp_path)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 

@@ -19,6 +19,7 @@ def finetune(
     epochs: float | None = None,
     lr: float | None = None,
     batch_size: int | None = None,
+    patience: int | None = None,
     mode: Literal["full", "head", "lora"] = "full",
     seed: int = 0,
     tune_threshold: bool = False,
@@ -27,8 +28,9 @@ def finetune(
     """Fine-tune a checkpoint on your own classes, labels or numbers.
 
     Adds a new head for the classes of the data, for independent labels if images have several, or for numbers
-    (csv:photos.csv#target=age), trains, saves the best model in OUT/best (`vitkit classify OUT/best
-    photos/`) and writes OUT/report.html with the model's mistakes. The same command resumes a stopped run.
+    (csv:photos.csv#target=age), trains, saves the best model in OUT/best (`vitkit classify OUT/best photos/`) and
+    writes OUT/report.html with the model's mistakes. The same command resumes a stopped run, and continues a finished
+    run with more steps or epochs.
 
     Args:
         model: A checkpoint: a folder, a file of any format, or a Hugging Face Hub id.
@@ -42,6 +44,8 @@ def finetune(
         epochs: Number of epochs, instead of steps.
         lr: Peak learning rate. If not set, it depends on the number of images.
         batch_size: Batch size. If not set, it depends on the number of images.
+        patience: Stop early after this many evaluations, of 10 in a run, without a better metric. If not set: train all
+            steps.
         mode: What to train: the full model, the head only, or LoRA and the head.
         seed: Seed for shuffling and augmentation.
         tune_threshold: For images with several labels: save the threshold of each label with the best F1 on the
@@ -64,6 +68,7 @@ def finetune(
         epochs=epochs,
         lr=lr,
         batch_size=batch_size,
+        patience=patience,
         mode=mode,
         seed=seed,
         tune_threshold=tune_threshold,
@@ -71,4 +76,6 @@ def finetune(
     run = config.override(run, settings(set))
     result: Result = train(run, out, console=events.console(), keep_memory=True)
     if result.main:
-        print(f"{out / 'best'}: {run.metric} {result.score:.4f} at step {result.step}; see {out / 'report.html'}")
+        note = f" ({result.note})" if result.note else ""
+        metric = f"{run.metric} {result.score:.4f} at step {result.step}{note}"
+        print(f"{out / 'best'}: {metric}; see {out / 'report.html'}")

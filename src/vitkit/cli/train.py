@@ -22,7 +22,8 @@ def train(
     """Run a training recipe.
 
     Writes a run folder: config.json, log.jsonl, checkpoints/, best/ and report.html. The same command resumes a
-    stopped run. On several GPUs: `torchrun --nproc-per-node 8 -m vitkit train RECIPE --parallel ddp`.
+    stopped run, and trains a finished run on with more steps or epochs. On several GPUs: `torchrun --nproc-per-node 8
+    -m vitkit train RECIPE --parallel ddp`.
 
     Args:
         recipe: Name of a recipe (`vitkit recipes`).
@@ -62,7 +63,9 @@ def train(
         return
     result: Result = go(run, folder, console=events.console(), keep_memory=True)
     if result.main:
-        print(f"{folder / 'best'}: {run.metric} {result.score:.4f} at step {result.step}; see {folder / 'report.html'}")
+        note = f" ({result.note})" if result.note else ""
+        metric = f"{run.metric} {result.score:.4f} at step {result.step}{note}"
+        print(f"{folder / 'best'}: {metric}; see {folder / 'report.html'}")
 
 
 def _row(numbers: dict[str, float]) -> str:

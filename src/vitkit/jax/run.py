@@ -129,6 +129,7 @@ def check_supported(run: Run) -> None:
         f"schedule.decay={schedule.decay}": schedule.decay == "rsqrt",
         **{setting: True for part in SUPPORTED for setting in unsupported_settings(run, part)},
         f"init_head={run.init_head}": run.init_head != "zeros",
+        "patience": run.patience is not None,
         "tuning": run.tuning != Tuning(),
         "precision=float16": run.precision == "float16",
         f"metric={run.metric}": run.metric != "top1.accuracy" and run.select == "best",

@@ -86,9 +86,18 @@ def head(report: TrainingReport) -> str:
         f"<h1>{escape(report.name)}</h1>"
         f'<p class="lead">Trained on {len(report.training):,} images {outputs} from '
         f"<code>{escape(report.data)}</code>, evaluated on {len(report.validation):,} other images "
-        f"({escape(report.split)}).{bias}</p>"
+        f"({escape(report.split)}).{bias}{escape(stopped_early(report))}</p>"
         f'<div class="tiles">{"".join(tiles)}</div>'
     )
+
+
+def stopped_early(report: TrainingReport) -> str:
+    """Returns a sentence on early stopping, empty if the run was not stopped early or was continued."""
+    stops, steps = report.of("early_stop"), report.of("step")
+    if not stops or (steps and steps[-1]["step"] > stops[-1]["step"]):
+        return ""
+    reason = str(stops[-1]["reason"])
+    return f" Training {reason}."
 
 
 def main_tiles(report: TrainingReport) -> list[str]:

@@ -66,6 +66,7 @@ def finetune(
     epochs: float | None = None,
     lr: float | None = None,
     batch_size: int | None = None,
+    patience: int | None = None,
     mode: Literal["full", "head", "lora"] = "full",
     seed: int = 0,
     tune_threshold: bool = False,
@@ -79,10 +80,10 @@ def finetune(
     mean squared error of standardized targets and the metric is R2. With `tune_threshold` the saved model has the
     threshold of each label with the best F1 on the validation images.
 
-    Hyper-parameters that are None depend on the number of images (`defaults`). `image_size` is in pixels. `channels`
-    adapts an RGB model to images of another number of channels. `mode` is what to train: the full model, the head only,
-    or LoRA and the head. Raises ValueError if the checkpoint, the data
-    and `image_size` do not fit together.
+    Hyper-parameters that are None depend on the number of images (`defaults`). With `patience` the run stops after that
+    many evaluations without a better metric; a run has ten. `image_size` is in pixels. `channels` adapts an RGB model
+    to images of another number of channels. `mode` is what to train: the full model, the head only, or LoRA and the
+    head. Raises ValueError if the checkpoint, the data and `image_size` do not fit together.
     """
     if steps is not None and epochs is not None:
         raise ValueError(f"set either --steps or --epochs, not both; got {steps} and {epochs}")
@@ -110,6 +111,7 @@ def finetune(
         tuning=Tuning(head_only=mode == "head", lora_rank=LORA_RANK if mode == "lora" else 0),
         evaluate_every=max(1, int(total) // 10),
         tune_threshold=tune_threshold,
+        patience=patience,
         **_loss_and_metric(task),
     )
 

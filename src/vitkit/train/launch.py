@@ -14,6 +14,7 @@ import torch
 from rich.console import Console
 
 from vitkit import checkpoints, distributed, evaluate, objectives
+from vitkit.config import JsonDict
 from vitkit.data import Source
 from vitkit.data.augment import Transform
 from vitkit.data.loader import Batch, Stream, check_mixing, evaluation_batches, training_batches
@@ -28,6 +29,7 @@ from vitkit.train.loop import Training, TrainingStopped, checkpoint_templates, f
 from vitkit.train.metrics import Metrics
 from vitkit.train.run import Run, RunFolder
 from vitkit.train.setup import build_training, evaluation_model, process_settings
+from vitkit.train.stopping import EarlyStopping
 from vitkit.train.summary import write_report
 from vitkit.train.targets import with_task
 from vitkit.train.utilization import peak
@@ -77,22 +79,28 @@ class StopRequest:
 class Result:
     """Result of a run: its folder, and the metric and step of the saved model.
 
-    `main` is True in the process of rank 0, which writes the files.
+    `main` is True in the process of rank 0, which writes the files. `note` says why the run stopped early.
     """
 
     folder: Path
     score: float
     step: int
     main: bool = True
+    note: str = ""
 
 
 def train(run: Run, folder: str | Path, *, console: Console | None = None, keep_memory: bool = False) -> Result:
     """Trains or resumes a run in its folder; for a completed run, writes only the report.
 
+    A run with more `steps` or `epochs` than the one in the folder trains on: from the next step, the learning rate
+    follows the schedule of the new length. `run.CHANGEABLE` and `run.CHANGEABLE_WITH_LENGTH` are all fields that may
+    change, besides those of `hardware`.
+
     `console` shows the progress. With `keep_memory` a process that trains on the CPU keeps freed memory
     (`vitkit.memory.kept`), as the commands do. Under torchrun every process calls this function, and rank 0 writes.
 
-    Raises ValueError before training if the run is invalid or the folder contains another run, TrainingStopped for a
+    Raises ValueError before training if the run is invalid, is shorter than what was trained, or if the folder contains
+    another run, TrainingStopped for a
     loss that is not finite, and Interrupted after SIGTERM or Ctrl-C, once a checkpoint is saved.
     """
     if not run.data.source:
@@ -109,6 +117,7 @@ def train(run: Run, folder: str | Path, *, console: Console | None = None, keep_
         with agreed, CheckpointSaver(files.checkpoints, run.hardware) as saver:
             session = TrainingSession(training, files, validation, saver)
             session.resume()
+            changed = session.change_config(run, len(source))
             with Events(
                 files.log if distributed.is_main_process() else Path(os.devnull),
                 total=training.total,
@@ -118,12 +127,16 @@ def train(run: Run, folder: str | Path, *, console: Console | None = None, keep_
                 loggers=open_loggers(run, files.path, training.step) if distributed.is_main_process() else (),
                 peak=peak(device, run.precision, tf32=run.hardware.tf32),
             ) as events:
+                if changed:
+                    events.write("changed", training.step, **changed)
+                    events.print(f"step {training.step:>6}   {changed['note']}")
                 session.run(source, events)
         main = distributed.is_main_process()
         if main:
             write_report(files)
         distributed.broadcast(0.0)
-    return Result(files.path, session.score, session.best_step, main)
+    note = session.stopping.reason if session.stopping.exhausted and training.step < training.total else ""
+    return Result(files.path, session.score, session.best_step, main, note)
 
 
 def prepare(run: Run, files: RunFolder, device: torch.device) -> tuple[Training, Source, Source]:
@@ -151,6 +164,7 @@ class TrainingSession:
         self.score = float("-inf")  # metric of the saved model
         self.best_step = 0  # its step
         self.unreadable = 0
+        self.stopping = EarlyStopping(training.run)
         self.logged_phase = -1  # phase of the objective whose FLOPs were logged last
 
     def resume(self) -> None:
@@ -159,16 +173,37 @@ class TrainingSession:
         if saved is not None:
             self.training.load_state_dict(saved["training"])
             self.score, self.best_step, self.unreadable = saved["score"], saved["best_step"], saved["unreadable"]
-        costs = []
+        events = []
         if distributed.is_main_process():
             rewind(self.files.log, self.training.step)
-            costs = [event for event in read(self.files.log) if event["kind"] == "cost"]
+            events = read(self.files.log)
+        self.stopping.restore(events)
+        costs = [event for event in events if event["kind"] == "cost"]
         # FLOPs are counted once per phase, also in a resumed run: the step that counts them is not compiled, so
         # counting in another step would change its rounding.
         flops_per_image = distributed.broadcast(costs[-1]["flops_per_image"] if costs else 0.0)
         self.training.flops = flops_per_image * self.local_batch_size or None
         phase = round(distributed.broadcast(costs[-1].get("phase", 0) if costs else -1))
         self.training.counted_phase = self.logged_phase = phase
+
+    def change_config(self, run: Run, num_images: int) -> JsonDict:
+        """Saves the config of a resumed run if fields have changed, and returns what to log about it.
+
+        Raises ValueError if the run is shorter than what was trained.
+        """
+        step, total = self.training.step, self.training.total
+        if step > total:
+            raise ValueError(f"'{self.files.path}' has trained {step} steps, more than {total}: choose at least {step}")
+        changed = self.files.changes(run)
+        before = self.files.run().total_steps(num_images)
+        distributed.broadcast(0.0)  # no process reads the config after rank 0 has changed it
+        if not changed:
+            return {}
+        distributed.on_rank_zero(lambda: self.files.save(run))
+        note = f"{', '.join(changed)} changed"
+        if before != total:
+            note += f"; {total} steps instead of {before}: the {run.schedule.decay} schedule of {total} steps from here"
+        return {"fields": changed, "total_before": before, "total": total, "note": note}
 
     @property
     def local_batch_size(self) -> float:
@@ -203,6 +238,11 @@ class TrainingSession:
         )
         for note in training.notes if training.step == 0 else ():
             events.print(f"{run.init_from}: {note}")
+        if training.step == training.total and self.stopping.step < training.step:
+            self.evaluate(events, source)  # the run was shortened to the step at which it had been interrupted
+        if self.stopping.exhausted:
+            events.print(f"step {training.step:>6} of {training.total}   {self.stopping.reason}; raise patience")
+            return
         transform = Transform(run.processor, run.augment)
         batches = training_batches(source, transform, data_stream(run), consumed=training.consumed)
         with StopRequest() as stop:
@@ -236,6 +276,10 @@ class TrainingSession:
             if over or step % run.evaluate_every == 0:
                 self.evaluate(events, source)
                 stopping = distributed.any_true(stop.number is not None)  # a signal may arrive during the evaluation
+                if self.stopping.exhausted and not over:
+                    stopping = True
+                    events.write("early_stop", step, reason=self.stopping.reason)
+                    events.print(f"step {step:>6} of {training.total}   {self.stopping.reason}")
             if over or stopping or step % run.hardware.save_every == 0:
                 self.save(last=over or bool(stopping))
                 events.pause()
@@ -267,6 +311,7 @@ class TrainingSession:
             value, task = metrics[run.metric], tuned_task(run, outputs)
             events.write("evaluation", step, **metrics)
         value = distributed.broadcast(value)
+        self.stopping.add(step, value)
         if value > self.score or run.select == "last":
             self.score, self.best_step = value, step
             if distributed.is_main_process():

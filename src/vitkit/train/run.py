@@ -16,6 +16,11 @@ from vitkit.train.optim import Optimizer
 from vitkit.train.schedule import Schedule
 from vitkit.train.tuning import Tuning
 
+# Fields that may change when a run resumes, apart from those of `hardware`: always, and together with the length.
+CHANGEABLE = ("patience", "min_delta")
+LENGTH = ("steps", "epochs")
+CHANGEABLE_WITH_LENGTH = (*LENGTH, "objective.epochs", "evaluate_every", "schedule.")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
@@ -71,7 +76,8 @@ class Run:
     gradients are accumulated before the update. The model is evaluated by `evaluators` every `evaluate_every` steps and
     at the end. `select` chooses the model to save: the `last`, or the `best` by the validation `metric`. Selecting the
     best on the validation images biases its metric slightly upwards. `tune_threshold` saves, for every independent
-    label, the threshold with the best F1 on the validation images.
+    label, the threshold with the best F1 on the validation images. With `patience` the run stops early, after that many
+    evaluations without an improvement of the metric by more than `min_delta`.
 
     `init_from` is a checkpoint with initial weights. `init_head` initializes its head with `zeros`, at `random` as in a
     new model, or from the `checkpoint`, which needs the same classes in the same order. `tuning` chooses the trainable
@@ -102,16 +108,20 @@ class Run:
     metric: str = "top1.accuracy"
     select: Literal["best", "last"] = "best"
     tune_threshold: bool = False
+    patience: int | None = None
+    min_delta: float = 0.0
     hardware: Hardware = field(default_factory=Hardware)
 
     def __post_init__(self) -> None:
         """Raises ValueError for values that would cause an error during the run."""
         if (self.steps is None) == (self.epochs is None):
             raise ValueError(f"set either steps or epochs: steps is {self.steps} and epochs is {self.epochs}")
-        for name in ("batch_size", "grad_accum_steps", "evaluate_every", "steps", "epochs"):
+        for name in ("batch_size", "grad_accum_steps", "evaluate_every", "steps", "epochs", "patience"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name} is {value}; it must be above 0")
+        if self.min_delta < 0:
+            raise ValueError(f"min_delta is {self.min_delta}; it must be at least 0")
         if self.init_from is None and self.init_head != "zeros":
             raise ValueError(f"init_head={self.init_head} needs a checkpoint: set init_from")
         if self.ema is not None and not 0.0 < self.ema < 1.0:
@@ -181,9 +191,14 @@ class RunFolder:
         self.report = path / "report.html"
 
     def check(self, run: Run) -> None:
-        """Raises ValueError if the folder contains another run or other files. Does not write any files."""
+        """Raises ValueError if the folder contains another run or other files. Does not write any files.
+
+        A run with another length is the same run, see `changes`.
+        """
         if self.config.exists():
-            names = differences(self.run(), run)
+            found = differences(self.run(), run)
+            allowed = CHANGEABLE + (CHANGEABLE_WITH_LENGTH if set(LENGTH) & set(found) else ())
+            names = [name for name in found if not name.startswith(allowed)]
             if names:
                 shown = ", ".join(names[:5]) + (", ..." if names[5:] else "")
                 raise ValueError(f"'{self.path}' contains another run, which differs in {shown}: choose another folder")
@@ -191,12 +206,20 @@ class RunFolder:
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise ValueError(f"'{self.path}' exists and is not a run folder: choose another name, or an empty folder")
 
+    def changes(self, run: Run) -> list[str]:
+        """Returns the names of fields that differ from the saved config, of which `check` allows some to change."""
+        return differences(self.run(), run) if self.config.exists() else []
+
     def create(self, run: Run) -> None:
         """Creates the folder and saves the config unless they exist. Raises ValueError like `check`."""
         self.check(run)
         if self.config.exists():
             return
         self.path.mkdir(parents=True, exist_ok=True)
+        self.save(run)
+
+    def save(self, run: Run) -> None:
+        """Saves the config of the run."""
         atomic.write_text(self.config, to_json(run))
 
     def run(self) -> Run:
