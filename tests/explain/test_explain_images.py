@@ -55,7 +55,9 @@ def test_every_explanation_is_saved_as_a_figure(method: str, tmp_path: Path) -> 
 
 
 def test_methods_are_the_files_of_the_folder() -> None:
-    assert explain.methods() == ["attention", "distance", "filters", "foreground", "gradient", "positions", "rollout"]
+    assert explain.methods() == [
+        *("attention", "distance", "filters", "foreground", "gradient", "pca", "positions", "rollout"),
+    ]
     with pytest.raises(ValueError, match="unknown explanation 'rolout'; did you mean 'rollout'"):
         explain.explain("rolout", ExplainInputs(small("vit"), torch.empty(0, 3, 32, 32)))
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 # The modules of `vitkit.explain`, which imports torch and would slow down --help.
-Method = Literal["attention", "distance", "filters", "foreground", "gradient", "positions", "rollout"]
+Method = Literal["attention", "distance", "filters", "foreground", "gradient", "pca", "positions", "rollout"]
 
 
 def explain(
@@ -22,6 +22,8 @@ def explain(
     discard: float | None = None,
     share: float | None = None,
     number: int | None = None,
+    all_patches: bool = False,
+    image_size: int | None = None,
     arrays: Path | None = None,
     device: str = "auto",
     revision: str | None = None,
@@ -30,7 +32,8 @@ def explain(
 
     Methods for images: `rollout` (attention rollout through all layers), `attention` (every head of a layer),
     `gradient` (gradient-weighted attention for a class), `foreground` (the patches with most of a head's attention),
-    `distance` (mean attention distance of every head). Methods for the model alone: `positions` (similarity of position
+    `distance` (mean attention distance of every head), `pca` (principal components of the patch features of all images
+    as colors, of any model). Methods for the model alone: `positions` (similarity of position
     embeddings), `filters` (principal components of the patch embedding). Several images are drawn below each other.
 
     Args:
@@ -45,14 +48,16 @@ def explain(
         discard: Fraction of the smallest weights that rollout discards. If not set: 0, as in the paper.
         share: Fraction of the attention inside a foreground mask. If not set: 0.6, as in DINO.
         number: Number of filters to draw. If not set: 28, as in the paper.
+        all_patches: Color all patches with pca, not only the foreground.
+        image_size: Input size in pixels. If not set: the model's.
         arrays: Output .npz file for the values.
         device: Device: auto, cpu, cuda, cuda:1, mps.
         revision: Branch, tag or commit of a Hub id.
     """
     from vitkit import explain as explanations
-    from vitkit.cli._outcomes import arguments_to_images
+    from vitkit.cli._outcomes import arguments_to_images, load_model
     from vitkit.explain import _inputs
-    from vitkit.inference import Predictor, load
+    from vitkit.inference import Predictor
 
     for path, suffix in ((out, ".png"), (arrays, ".npz")):
         if path is not None and path.suffix.lower() != suffix:
@@ -65,9 +70,10 @@ def explain(
         "discard": discard,
         "share": share,
         "number": number,
+        "all_patches": all_patches or None,
     }
     sources = list(arguments_to_images(images)) if images else []
-    classifier = load(model, revision=revision)
+    classifier = load_model(model, revision, image_size, ())
     placed = Predictor(classifier.model, classifier.processor, precision="float32", device=device)
     shown = _inputs.read(placed.model, classifier.processor, sources, classifier.labels)
     given = {name: value for name, value in options.items() if value is not None}

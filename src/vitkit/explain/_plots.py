@@ -96,9 +96,12 @@ def _short(text: str, most: int = 38) -> str:
 
 
 def overlay(
-    image: Image.Image, values: Float[np.ndarray, "rows columns"], style: str = "heat"
+    image: Image.Image, values: Float[np.ndarray, "rows columns *rgb"], style: str = "heat"
 ) -> Float[np.ndarray, "height width 3"]:
     """Draws a patch map over an image in a style of `Map`, and returns RGB values between 0 and 1."""
+    if style == "rgb":
+        pixels = Image.fromarray((values * 255).round().astype(np.uint8))
+        return np.asarray(pixels.resize(image.size, Image.Resampling.NEAREST), dtype=np.float32) / 255
     colors = np.asarray(image.convert("RGB"), dtype=np.float32) / 255
     scaled = _scale(values, style)
     smooth = Image.Resampling.NEAREST if style == "mask" else Image.Resampling.BICUBIC

@@ -13,12 +13,12 @@ class Map:
     """One value per patch of each image, displayed over the image.
 
     Style `heat` is a heat map, `light` multiplies the image by the map (ViT paper, Figure 6), and `mask` shows the
-    patches above zero.
+    patches above zero. Style `rgb` shows three values from 0 to 1 per patch as a color, without the image.
     """
 
     name: str
-    values: Float[np.ndarray, "b rows columns"]
-    style: Literal["heat", "light", "mask"] = "heat"
+    values: Float[np.ndarray, "b rows columns *rgb"]
+    style: Literal["heat", "light", "mask", "rgb"] = "heat"
 
 
 @dataclass(frozen=True)
