@@ -93,7 +93,6 @@ def test_errors_name_the_line(folder: Path, text: str, message: str) -> None:
         ([{"path": "images/0.png", "label": True}], "line 1: the label is True"),
         ([{"path": "images/0.png", "label": 1.5}, {"path": "images/1.png"}], "line 2: the target is missing"),
         ([{"path": "images/0.png", "label": 1.5}, {"path": "images/1.png", "label": "x"}], "line 2: the target is 'x'"),
-        ([{"path": "images/0.png", "label": True}], "line 1: the label is True"),
         (
             [{"path": "images/0.png", "label": 1}, {"path": "images/0.png", "label": "a"}],
             "labels mix class indices and names",

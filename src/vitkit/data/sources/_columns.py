@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vitkit.config import nearest
-from vitkit.data import EncodedSource, Label, Source
+from vitkit.data import EncodedSource, Label
 
 #: Names of the image, label and split columns, in order of preference.
 NAMES: dict[str, tuple[str, ...]] = {

@@ -10,7 +10,8 @@ listed in a CSV file (`csv:`) or a JSON-lines file (`jsonl:`).
 import os
 from pathlib import Path
 
-from vitkit.data import Label, Source
+from vitkit.data import Source
+from vitkit.data.sources._columns import Labels
 from vitkit.data.sources._listing import Listing
 
 
@@ -31,7 +32,7 @@ def open_source(location: str) -> dict[str, Source]:
         raise ValueError(f"{path.name} lists no images")
     labels: list[Label] = [-1] * len(keys)
     reason = f"{path.name} is a list of images without labels; list labels in a CSV file (csv:FILE)"
-    return {"all": Listing(path.parent, keys, labels, (), reason)}
+    return {"all": Listing(path.parent, keys, Labels((), [-1] * len(keys), unlabelled=reason))}
 
 
 def _lines(path: Path) -> list[str]:
