@@ -30,7 +30,6 @@ def open_source(location: str) -> dict[str, Source]:
         keys.append(key)
     if not keys:
         raise ValueError(f"{path.name} lists no images")
-    labels: list[Label] = [-1] * len(keys)
     reason = f"{path.name} is a list of images without labels; list labels in a CSV file (csv:FILE)"
     return {"all": Listing(path.parent, keys, Labels((), [-1] * len(keys), unlabelled=reason))}
 
