@@ -28,7 +28,7 @@ def open_source(location: str) -> dict[str, Source]:
         raise ValueError(f"there is no file '{name}'; expected csv:FILE")
     columns, rows = _rows(path)
     for column in label_columns(columns, chosen, path.name)[0]:
-        rows = _with_labels(rows, column)
+        rows = _with_labels(rows, column, targets="target" in chosen)
     return listing_splits(path, rows, columns, chosen)
 
 
@@ -56,15 +56,20 @@ def _rows(path: Path) -> tuple[list[str], list[Row]]:
     return columns, rows
 
 
-def _with_labels(rows: list[Row], column: str) -> list[Row]:
-    """Splits labels at `|` and converts them to numbers if all of them are numbers (integers, or else floats)."""
+def _with_labels(rows: list[Row], column: str, *, targets: bool) -> list[Row]:
+    """Splits labels at `|` and converts them to numbers if all of them are numbers (integers, or else floats).
+
+    Of `targets`, every number is converted, so that errors name the others.
+    """
     texts = [row.fields[column] for row in rows]
     several = any("|" in text for text in texts)
     lists = [[part.strip() for part in text.split("|") if part.strip()] if several else [text] for text in texts]
     given = [label for labels in lists for label in labels if label]
     integers = all(label.removeprefix("-").isdecimal() for label in given)
-    number = int if integers else float if all(NUMBER.fullmatch(label) for label in given) else str
-    values: list[Any] = [[number(label) if label else label for label in labels] for labels in lists]
+    number = int if integers else float if targets or all(NUMBER.fullmatch(label) for label in given) else str
+    values: list[Any] = [
+        [number(label) if number is str or NUMBER.fullmatch(label) else label for label in labels] for labels in lists
+    ]
     return [
         Row(row.line, {**row.fields, column: labels if several else labels[0]})
         for row, labels in zip(rows, values, strict=True)

@@ -177,6 +177,7 @@ def _load_export(folder: Path) -> tuple[ExportedModel, Processor, tuple[str, ...
     if "tokens" not in export.outputs or len(export.grid) != 2 or min(*export.grid, export.width) < 1:
         raise ValueError(f"an export needs the output tokens with a grid, not {export.outputs} with grid {export.grid}")
     config = models.from_dict(config_json["model"] if isinstance(config_json.get("model"), dict) else {})
+    config.task.check(config.num_classes)
     labels = config_json.get("labels", [])
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
         raise ValueError("labels is not a list of strings")
