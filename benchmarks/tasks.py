@@ -49,7 +49,9 @@ def handwriting(split: str) -> tuple[np.ndarray, np.ndarray]:
     return digits.images[rows], np.asarray(digits.labels)[rows]
 
 
-def several_labels(random: np.random.Generator, images: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, list[str]]:
+def several_labels(
+    random: np.random.Generator, images: np.ndarray, classes: np.ndarray
+) -> tuple[np.ndarray, list[str]]:
     """Composes up to four digits in different cells; the labels are the digits, an image may have none."""
     canvas = np.zeros((SIDE, SIDE), np.uint8)
     labels = set()

@@ -45,8 +45,8 @@ def write_bytes(target: Path, content: bytes) -> None:
 
 
 def write_text(target: Path, text: str) -> None:
-    """Writes text to a UTF-8 file and replaces any existing file."""
-    write_bytes(target, text.encode("utf-8"))
+    """Writes text to a UTF-8 file and replaces any existing file; bytes of names that are not UTF-8 are escaped."""
+    write_bytes(target, text.encode("utf-8", "backslashreplace"))
 
 
 def write_folder(target: Path, write: Callable[[Path], object]) -> None:

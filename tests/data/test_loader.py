@@ -1,5 +1,6 @@
 """The loader: batches do not depend on workers, processes and resuming."""
 
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -10,8 +11,17 @@ from PIL import Image
 
 from vitkit.data import Example, Source, source
 from vitkit.data.augment import Augment, Transform, move
-from vitkit.data.loader import Batch, Stream, evaluation_batches, permutation, sample_random, training_batches
+from vitkit.data.loader import (
+    Batch,
+    Stream,
+    check_readable,
+    evaluation_batches,
+    permutation,
+    sample_random,
+    training_batches,
+)
 from vitkit.data.processor import Processor
+from vitkit.data.unreadable import TooManyUnreadable, Unreadable
 from vitkit.images import DEFAULT_LIMITS, ImageError
 
 AUGMENT = Augment(rotate=20.0, shift=0.1, zoom=0.2, flip=True)
@@ -50,7 +60,7 @@ def assert_same(one: list[Batch], other: list[Batch]) -> None:
         assert a.keys == b.keys
         assert torch.equal(a.images, b.images)
         assert torch.equal(a.targets, b.targets)
-        assert a.replaced == b.replaced
+        assert a.unreadable == b.unreadable
 
 
 def concatenate(batches: list[Batch]) -> Batch:
@@ -133,16 +143,50 @@ def test_unreadable_images_are_replaced_deterministically_and_listed() -> None:
     batches = take(6, source=broken)
     assert_same(batches, take(6, source=broken, workers=2))
     assert_same(batches[2:], take(4, source=broken, consumed=16))
-    replaced = [name for batch in batches for name in batch.replaced]
+    replaced = [str(image) for batch in batches for image in batch.unreadable]
     assert {"image 1: it is truncated", "image 5: it is truncated"} <= set(replaced)
     assert not {"1", "5", "7"} & {key for batch in batches for key in batch.keys}
 
 
-def test_unreadable_images_raise_in_training_if_all_and_always_in_evaluation() -> None:
-    with pytest.raises(ValueError, match="20 images in a row cannot be read"):
-        take(1, source=Noise(broken=tuple(range(23))))
-    with pytest.raises(ImageError, match="it is truncated"):
-        list(evaluation_batches(Noise(broken=(4,)), TRANSFORM, batch_size=5))
+@pytest.mark.parametrize("workers", [0, 1])
+def test_unreadable_images_end_training_if_no_replacement_is_found(workers: int) -> None:
+    with pytest.raises(TooManyUnreadable, match=r"^20 images in a row cannot be read; the last was image \d+: it is"):
+        take(1, source=Noise(broken=tuple(range(23))), workers=workers)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_unreadable_images_are_left_out_of_the_evaluation_and_collected(workers: int) -> None:
+    broken = (4, 10, 11, 12, 13, 14, 22)  # the third batch has no other image
+    source, unreadable = Noise(broken=broken), Unreadable(23)
+    for _ in range(2):  # two passes count each image once
+        batches = list(evaluation_batches(source, TRANSFORM, batch_size=5, workers=workers, unreadable=unreadable))
+        keys = [key for batch in batches for key in batch.keys]
+        assert keys == [str(index) for index in range(23) if index not in broken]
+        assert all(len(batch.keys) == batch.images.shape[0] == batch.targets.shape[0] > 0 for batch in batches)
+    assert [image.index for image in unreadable.images] == list(broken)
+    assert str(unreadable.images[0]) == "image 4: it is truncated"
+    readable = unreadable.readable(source)
+    assert [readable.read(index).key for index in range(len(readable))] == keys
+
+
+def test_unreadable_images_end_an_evaluation_above_a_fraction_only() -> None:
+    read = partial(evaluation_batches, transform=TRANSFORM, batch_size=5)
+    with pytest.raises(TooManyUnreadable, match="image 4: it is truncated"):
+        list(read(Noise(broken=(4,))))
+    many = Noise(broken=tuple(range(11)))
+    with pytest.raises(TooManyUnreadable, match=r"11 of 23 images could not be read, and the limit is 40%; one is it"):
+        list(read(many, unreadable=Unreadable(23, limit=0.4)))
+    assert len(list(read(many, unreadable=Unreadable(23, limit=0.5)))) == 3
+    # Ten of a small set never end it, unless none is left.
+    assert list(read(Noise(broken=tuple(range(10))), unreadable=Unreadable(23, limit=0.0)))
+    with pytest.raises(TooManyUnreadable, match="none of 23 images could be read; the first one is it is truncated"):
+        list(read(Noise(broken=tuple(range(23))), unreadable=Unreadable(23)))
+
+
+def test_a_source_without_a_readable_image_is_found_before_training() -> None:
+    check_readable(Noise(broken=tuple(range(0, 23, 2))), TRANSFORM, "training")
+    with pytest.raises(TooManyUnreadable, match="no training image can be read; the first one is it is truncated"):
+        check_readable(Noise(broken=tuple(range(23))), TRANSFORM, "training")
 
 
 def test_uneven_batches_raise() -> None:

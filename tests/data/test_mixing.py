@@ -61,9 +61,9 @@ def test_batches_do_not_depend_on_workers_processes_and_resuming(name: str) -> N
             assert torch.equal(one.images, other.images)
             assert torch.equal(one.targets, other.targets)
             # Each process lists its own images: nothing is counted twice.
-        replaced = [name for step in range(7) for rank in range(world) for name in ranks[rank][step].replaced]
-        assert replaced == [name for batch in expected for name in batch.replaced]
-    assert any(batch.replaced for batch in expected)
+        replaced = [name for step in range(7) for rank in range(world) for name in ranks[rank][step].unreadable]
+        assert replaced == [name for batch in expected for name in batch.unreadable]
+    assert any(batch.unreadable for batch in expected)
 
 
 @pytest.mark.parametrize("repeats", [1, 3])

@@ -64,7 +64,7 @@ def test_knn_omits_more_neighbors_than_training_images() -> None:
     test = clouds(20, 2)
     assert "knn.k20" in evaluate.evaluate(FixedSubject(clouds(20, 1), test), ["knn"])
     assert "knn.k100" not in evaluate.evaluate(FixedSubject(clouds(20, 1), test), ["knn"])
-    with pytest.raises(ValueError, match="knn needs at least 10 training images but got 9"):
+    with pytest.raises(ValueError, match="knn needs at least 10 labeled training images, but there are 9"):
         evaluate.evaluate(FixedSubject(clouds(9, 1), test), ["knn"])
 
 

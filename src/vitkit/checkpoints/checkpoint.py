@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from vitkit.data.processor import Processor
 from vitkit.models import Backbone
+from vitkit.text import printable
 
 
 class CheckpointError(ValueError):
@@ -11,13 +12,6 @@ class CheckpointError(ValueError):
 
     def __init__(self, message: str):
         super().__init__(printable(message))
-
-
-def printable(text: str) -> str:
-    """Escapes control characters, line breaks and other unprintable characters of untrusted text."""
-    if text.isprintable():
-        return text
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
 def listing(names: list[str], limit: int = 8) -> str:

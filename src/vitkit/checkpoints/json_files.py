@@ -48,7 +48,8 @@ def parse_json(data: bytes, name: str) -> dict[str, Any]:
 
 def write_json(data: Json, path: Path) -> None:
     """Writes JSON with an indent of two, as transformers and timm do."""
-    path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(data, indent=2, ensure_ascii=False) + "\n"
+    path.write_bytes(text.encode("utf-8", "backslashreplace"))  # a lone surrogate becomes its JSON escape
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:

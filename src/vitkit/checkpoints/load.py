@@ -12,13 +12,14 @@ from torch import Tensor
 
 from vitkit import models
 from vitkit.checkpoints import bounds, heads, meaning, preprocessing
-from vitkit.checkpoints.checkpoint import Checkpoint, CheckpointError, Origin, printable
+from vitkit.checkpoints.checkpoint import Checkpoint, CheckpointError, Origin
 from vitkit.checkpoints.detect import Detection, detect_format
 from vitkit.checkpoints.formats import Description, RawCheckpoint
 from vitkit.checkpoints.locate import Files, locate
 from vitkit.data.labels import default_labels
 from vitkit.data.processor import Processor
 from vitkit.task import Task
+from vitkit.text import printable
 
 UNTRAINED = "the head is untrained: it gives every image the same scores; train it before you use its predictions"
 

@@ -4,11 +4,13 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vitkit.config import Json
 from vitkit.images import DEFAULT_LIMITS, Limits, sniff
 from vitkit.inference.classifier import expand
+from vitkit.text import shortened
 
 if TYPE_CHECKING:
     from vitkit.inference import Classifier, Outcome
@@ -71,6 +73,20 @@ def limits(max_pixels: int | None, max_bytes: int | None) -> Limits:
             raise ValueError(f"{option} is {value}; it must be at least 1")
     given = {"max_pixels": max_pixels, "max_bytes": max_bytes}
     return replace(DEFAULT_LIMITS, **{name: value for name, value in given.items() if value is not None})
+
+
+def data_limits(max_pixels: int | None, max_bytes: int | None) -> dict[str, str]:
+    """Returns --max-pixels and --max-bytes as settings of a run."""
+    given = {"data.max_pixels": max_pixels, "data.max_bytes": max_bytes}
+    return {name: str(value) for name, value in given.items() if value is not None}
+
+
+def report_unreadable(names: Sequence[str], folder: Path) -> None:
+    """Prints on standard error how many images of a run could not be read."""
+    if names:
+        shown = shortened(list(names))
+        print(f"vitkit: {len(names)} images could not be read: {shown}; {folder / 'report.html'} lists them",
+              file=sys.stderr)  # fmt: skip
 
 
 def shows_progress() -> bool:

@@ -1,6 +1,7 @@
 """`vitkit evaluate`."""
 
 import json as json_format
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
@@ -32,9 +33,10 @@ def evaluate(
     workers: int = 0,
     max_pixels: int | None = None,
     max_bytes: int | None = None,
+    max_unreadable: float = 0.1,
     revision: str | None = None,
     set: tuple[str, ...] = (),  # noqa: A002 - the option's name
-) -> None:
+) -> int:
     """Evaluate a model on labeled images.
 
     Evaluators of predictions: `top1` (and top-5), `confusion`, `calibration`, `average_precision` and `f1` (for images
@@ -43,7 +45,8 @@ def evaluate(
     ImageNet-R; `subset:FILE` lists the classes). Evaluators of features: `knn`, `fewshot`, `probe`, `linear` (DINO's
     protocol); they use the training images of --train. Evaluators of attention: `segmentation:FOLDER`, with one PNG of
     object ids per image. Evaluators of the model itself: `throughput` (`throughput:bfloat16`), `flops`. Dataset classes
-    are matched to model labels by name; WordNet ids (n01440764) match the ImageNet classes.
+    are matched to model labels by name; WordNet ids (n01440764) match the ImageNet classes. Unreadable images are left
+    out and named, and the exit code is 2.
 
     Args:
         model: A checkpoint: a folder, a file of any format, or a Hugging Face Hub id.
@@ -63,6 +66,7 @@ def evaluate(
         workers: Processes that load images; 0 loads them in the main process.
         max_pixels: Largest width x height of an image in pixels. If not set: 120,000,000.
         max_bytes: Largest size of an image file in bytes. If not set: 200,000,000.
+        max_unreadable: Largest fraction of images that may be unreadable; ten always may.
         revision: Branch, tag or commit of a Hub id.
         set: Fields of the model config that a file does not contain, as NAME=VALUE (pool=none).
     """
@@ -70,6 +74,7 @@ def evaluate(
     from vitkit.evaluate import protocol
     from vitkit.inference import Predictor, load
     from vitkit.report import evaluation as report
+    from vitkit.text import printable
 
     classifier = load(model, revision=revision, config=settings(set))
     placed = Predictor(
@@ -90,6 +95,7 @@ def evaluate(
         batch_size=placed.batch_size,
         workers=workers,
         limits=limits(max_pixels, max_bytes),
+        max_unreadable=max_unreadable,
     )
     found = protocol.run(model, placed.model, classifier.processor, classifier.labels, config, _progress)
     if out is not None:
@@ -101,6 +107,11 @@ def evaluate(
         print(placed.summary)
         if out is not None:
             print(f"see {out / 'report.html'}")
+    for name in found.unreadable:
+        print(f"vitkit: {printable(name)}", file=sys.stderr)
+    if found.unreadable:
+        print(f"vitkit: {len(found.unreadable)} images could not be read and were left out", file=sys.stderr)
+    return 2 if found.unreadable else 0
 
 
 def _evaluators(text: str, task: "Task") -> tuple[str, ...]:

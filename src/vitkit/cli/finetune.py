@@ -23,6 +23,8 @@ def finetune(
     mode: Literal["full", "head", "lora"] = "full",
     seed: int = 0,
     tune_threshold: bool = False,
+    max_pixels: int | None = None,
+    max_bytes: int | None = None,
     set: tuple[str, ...] = (),  # noqa: A002 - the option's name
 ) -> None:
     """Fine-tune a checkpoint on your own classes, labels or numbers.
@@ -50,10 +52,12 @@ def finetune(
         seed: Seed for shuffling and augmentation.
         tune_threshold: For images with several labels: save the threshold of each label with the best F1 on the
             validation images.
+        max_pixels: Largest width x height of an image in pixels. If not set: 120,000,000.
+        max_bytes: Largest size of an image file in bytes. If not set: 200,000,000.
         set: More fields of the run as NAME=VALUE (ema=0.999, optimizer.name=adamw).
     """
     from vitkit import config
-    from vitkit.cli._outcomes import settings
+    from vitkit.cli._outcomes import data_limits, report_unreadable, settings
     from vitkit.train import Result, events, train
     from vitkit.train.finetune import finetune as plan
 
@@ -73,9 +77,10 @@ def finetune(
         seed=seed,
         tune_threshold=tune_threshold,
     )
-    run = config.override(run, settings(set))
+    run = config.override(run, data_limits(max_pixels, max_bytes) | settings(set))
     result: Result = train(run, out, console=events.console(), keep_memory=True)
     if result.main:
         note = f" ({result.note})" if result.note else ""
         metric = f"{run.metric} {result.score:.4f} at step {result.step}{note}"
+        report_unreadable(result.unreadable, out)
         print(f"{out / 'best'}: {metric}; see {out / 'report.html'}")

@@ -14,6 +14,8 @@ def train(
     data: str | None = None,
     val: str | None = None,
     init_from: str | None = None,
+    max_pixels: int | None = None,
+    max_bytes: int | None = None,
     set: tuple[str, ...] = (),  # noqa: A002 - the option's name
     parallel: Literal["none", "ddp", "fsdp"] | None = None,
     backend: Literal["torch", "jax"] = "torch",
@@ -32,13 +34,15 @@ def train(
             the data. Pre-training recipes need no labels: folder:photos/, list:images.txt.
         val: Validation data. If not set: the data's own split.
         init_from: Checkpoint to initialize the weights from. If not set: the recipe's.
+        max_pixels: Largest width x height of an image in pixels. If not set: the recipe's (120,000,000).
+        max_bytes: Largest size of an image file in bytes. If not set: the recipe's (200,000,000).
         set: Fields of the run as NAME=VALUE, with dots for nested fields (optimizer.lr=1e-3, steps=100).
         parallel: Parallelism under torchrun: replicas (ddp) or sharded parameters (fsdp).
         backend: Framework: PyTorch, or JAX (plain ViTs, supervised; pip install 'vitkit[jax]').
         repeat: config.json of a run to repeat, instead of a recipe.
     """
     from vitkit import config
-    from vitkit.cli._outcomes import settings
+    from vitkit.cli._outcomes import data_limits, report_unreadable, settings
     from vitkit.recipes import recipe as by_name
     from vitkit.train import Result, events
     from vitkit.train import run as runs
@@ -49,7 +53,8 @@ def train(
         raise ValueError("give either the name of a recipe (`vitkit recipes`) or --from with the config.json of a run")
     run = by_name(recipe) if repeat is None else runs.from_json(repeat.read_text(encoding="utf-8"))
     given = {"data.source": data, "data.val": val, "init_from": init_from, "hardware.parallel": parallel}
-    changes = {name: value for name, value in given.items() if value is not None} | settings(set)
+    changes = {name: value for name, value in given.items() if value is not None}
+    changes |= data_limits(max_pixels, max_bytes) | settings(set)
     run = config.override(run, changes)
     if "data.source" in changes:
         run, notes = adapt(run, changes)
@@ -65,6 +70,7 @@ def train(
     if result.main:
         note = f" ({result.note})" if result.note else ""
         metric = f"{run.metric} {result.score:.4f} at step {result.step}{note}"
+        report_unreadable(result.unreadable, folder)
         print(f"{folder / 'best'}: {metric}; see {folder / 'report.html'}")
 
 

@@ -53,13 +53,15 @@ class Source(ABC):
 
     `classes` are the class names, indexed by label. If `regression` is true, every image has numbers to predict
     (`targets`) instead of a label, and `classes` are the names of these numbers. Without labels there are no classes,
-    every label is -1, and `unlabelled` says what labels would need. Reading must be safe from several processes at
-    once.
+    every label is -1, and `unlabelled` says what labels would need. `skipped` names what was found and is no readable
+    file, so that it is not part of the source: broken links, pipes, folders without permission. Reading must be safe
+    from several processes at once.
     """
 
     classes: tuple[str, ...]
     regression: bool = False
     unlabelled: str = ""
+    skipped: tuple[str, ...] = ()
 
     @abstractmethod
     def __len__(self) -> int:
@@ -90,8 +92,12 @@ class EncodedSource(Source):
 
     def read(self, index: int, **options: Unpack[ReadOptions]) -> Example:
         """Decodes an image. Raises `ImageError` that names the image."""
-        data, key = self.encoded(index)
         channels = options.pop("channels", 3)
+        try:
+            data, key = self.encoded(index)
+        except (OSError, ValueError) as error:  # a damaged shard or a disk that fails loses its images, not the run
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            raise ImageError("unreadable", reason or type(error).__name__) from None
         try:
             image = open_channels(data, channels, **options)
         except ImageError as error:
@@ -109,6 +115,7 @@ class Subset(Source):
         self.classes = source.classes
         self.regression = source.regression
         self.unlabelled = source.unlabelled
+        self.skipped = source.skipped
 
     def __len__(self) -> int:
         """Returns the number of images."""
@@ -137,6 +144,7 @@ class Relabelled(Source):
     def __init__(self, source: Source, classes: tuple[str, ...], indices: tuple[int, ...] | None = None):
         self.source = source
         self.classes = classes
+        self.skipped = source.skipped
         self.indices = tuple(map(classes.index, source.classes)) if indices is None else indices
         self.regression = source.regression
         if self.regression and len(classes) != len(source.classes):

@@ -7,6 +7,8 @@ integer: the number of consumed samples. With repeated augmentation, R consecuti
 copies of one image. Mixing depends on (seed, number of the first sample of the batch), and on the position in the batch
 if each element has its own parameters. The partner of an image may be in the batch of another process (see
 `mixing.partner`), so each process reads a few images more than its own.
+
+An unreadable image ends neither training nor evaluation: it is replaced by another one or left out, and reported.
 """
 
 import signal
@@ -23,6 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 from vitkit.data import Label, Source
 from vitkit.data.augment import Augment, Transform
 from vitkit.data.augment.mixing import mix_groups, partner, sample_mix
+from vitkit.data.unreadable import TooManyUnreadable, Unreadable, UnreadableImage
 from vitkit.images import ImageError
 
 ORDER, SAMPLE, MIX = 1, 2, 4  # streams of random numbers of a seed; `train.loop` uses 3
@@ -33,21 +36,21 @@ MAX_TRIES = 20
 class Batch:
     """A batch of preprocessed images and soft targets.
 
-    images    normalized pixels
-    targets   weight of each class: one-hot unless images are mixed or have several labels; numbers for a regression
-    keys      names of the images
-    replaced  names of unreadable images that were replaced by others
+    images      normalized pixels
+    targets     weight of each class: one-hot unless images are mixed or have several labels; numbers for a regression
+    keys        names of the images
+    unreadable  images that were replaced by others in training, or left out in evaluation
     """
 
     images: Float[Tensor, "b c height width"]
     targets: Float[Tensor, "b classes"]
     keys: tuple[str, ...]
-    replaced: tuple[str, ...] = ()
+    unreadable: tuple[UnreadableImage, ...] = ()
 
     def to(self, device: torch.device) -> "Batch":
         """Copies the batch to a device."""
         images = self.images.to(device, non_blocking=True)
-        return Batch(images, self.targets.to(device, non_blocking=True), self.keys, self.replaced)
+        return Batch(images, self.targets.to(device, non_blocking=True), self.keys, self.unreadable)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,15 +86,24 @@ def sample_random(seed: int, epoch: int, index: int, copy: int = 0) -> np.random
 def training_batches(source: Source, transform: Transform, stream: Stream, *, consumed: int = 0) -> Iterator[Batch]:
     """Returns an endless iterator over the batches of this process, starting after `consumed` samples.
 
-    An unreadable image is replaced by another one, chosen by (seed, epoch, index), and listed in `Batch.replaced`.
-    Raises ValueError if the batch is too small for mixing.
+    An unreadable image is replaced by another one, chosen by (seed, epoch, index), and listed in `Batch.unreadable`.
+    Raises ValueError if the batch is too small for mixing. The iterator raises TooManyUnreadable if no replacement can
+    be read, either.
     """
     augment = transform.augment
     check_mixing(augment, stream)
     dataset = _Training(source, transform, stream.seed)
     samples = _samples(len(source), stream, augment, consumed)
     collate = _MixingCollate(len(source.classes), augment, stream) if augment.mixing.active else None
-    return iter(_loader(dataset, samples, stream.workers, collate))
+    return _raised(_loader(dataset, samples, stream.workers, collate))
+
+
+def _raised(batches: Iterable[Batch | TooManyUnreadable]) -> Iterator[Batch]:
+    """Raises the errors among the batches: raised in a worker process, an error would get a traceback as its text."""
+    for batch in batches:
+        if isinstance(batch, TooManyUnreadable):
+            raise batch
+        yield batch
 
 
 def check_mixing(augment: Augment, stream: Stream) -> None:
@@ -104,16 +116,37 @@ def check_mixing(augment: Augment, stream: Stream) -> None:
         )
 
 
-def evaluation_batches(source: Source, transform: Transform, *, batch_size: int, workers: int = 0) -> Iterator[Batch]:
+def evaluation_batches(
+    source: Source, transform: Transform, *, batch_size: int, workers: int = 0, unreadable: Unreadable | None = None
+) -> Iterator[Batch]:
     """Returns an iterator over all images in order, without augmentation; the last batch may be smaller.
 
-    Raises ImageError for an unreadable image.
+    Unreadable images are left out and added to `unreadable`, which raises TooManyUnreadable above its limit. Without
+    it, the first of them raises TooManyUnreadable.
     """
     samples = (
         [SampleIndex(0, index) for index in range(start, min(start + batch_size, len(source)))]
         for start in range(0, len(source), batch_size)
     )
-    return iter(_loader(_Evaluation(source, transform), samples, workers))
+    for batch in _raised(_loader(_Evaluation(source, transform), samples, workers)):
+        if batch.unreadable and unreadable is None:
+            raise TooManyUnreadable(str(batch.unreadable[0]))
+        if unreadable is not None:
+            unreadable.add(batch.unreadable)
+        if batch.keys:
+            yield batch
+
+
+def check_readable(source: Source, transform: Transform, what: str) -> None:
+    """Reads a few images, evenly spaced. Raises TooManyUnreadable if none of them can be read."""
+    dataset, failed = _Evaluation(source, transform), None
+    for index in range(0, len(source), max(1, len(source) // MAX_TRIES)):
+        sample = dataset[SampleIndex(0, index)]
+        if not isinstance(sample, UnreadableImage):
+            return
+        failed = failed or sample
+    if failed is not None:
+        raise TooManyUnreadable(f"no {what} image can be read; the first one is {failed.reason}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,57 +196,70 @@ class _Sample:
     label: Label
     key: str
     targets: tuple[float, ...] = ()
-    replaced: tuple[str, ...] = ()
+    unreadable: tuple[UnreadableImage, ...] = ()
     start: int = 0
 
 
 @dataclass(frozen=True)
-class _Training(Dataset[_Sample]):
+class _Training(Dataset[_Sample | TooManyUnreadable]):
     source: Source
     transform: Transform
     seed: int
 
-    def __getitem__(self, sample: SampleIndex) -> _Sample:
+    def __getitem__(self, sample: SampleIndex) -> _Sample | TooManyUnreadable:
         index = sample.index
         random = sample_random(self.seed, sample.epoch, index, sample.copy)
-        replaced: list[str] = []
+        failed: list[UnreadableImage] = []
         for _ in range(MAX_TRIES):
             try:
                 example = self.source.read(index, **self.transform.read_options)
                 image = self.transform(example.image, random)
-                return _Sample(image, example.label, example.key, example.targets, tuple(replaced), sample.start)
+                return _Sample(image, example.label, example.key, example.targets, tuple(failed), sample.start)
             except ImageError as error:
-                replaced.append(f"image {index}: {error}")
+                failed.append(UnreadableImage(index, str(error)))
                 index = int(random.integers(len(self.source)))
-        raise ValueError(f"{MAX_TRIES} images in a row cannot be read; the last was {replaced[-1]}")
+        return TooManyUnreadable(f"{MAX_TRIES} images in a row cannot be read; the last was {failed[-1]}")
 
 
 @dataclass(frozen=True)
-class _Evaluation(Dataset[_Sample]):
+class _Evaluation(Dataset[_Sample | UnreadableImage]):
     source: Source
     transform: Transform
 
-    def __getitem__(self, sample: SampleIndex) -> _Sample:
-        example = self.source.read(sample.index, **self.transform.read_options)
-        return _Sample(self.transform(example.image), example.label, example.key, example.targets)
+    def __getitem__(self, sample: SampleIndex) -> _Sample | UnreadableImage:
+        try:
+            example = self.source.read(sample.index, **self.transform.read_options)
+            return _Sample(self.transform(example.image), example.label, example.key, example.targets)
+        except ImageError as error:
+            return UnreadableImage(sample.index, str(error))
+
+
+def _failure(samples: Sequence[object]) -> TooManyUnreadable | None:
+    return next((each for each in samples if isinstance(each, TooManyUnreadable)), None)
 
 
 @dataclass(frozen=True)
 class _Collate:
     num_classes: int
 
-    def __call__(self, samples: Sequence[_Sample]) -> Batch:
+    def __call__(self, samples: Sequence[_Sample | UnreadableImage | TooManyUnreadable]) -> Batch | TooManyUnreadable:
+        left_out = tuple(sample for sample in samples if isinstance(sample, UnreadableImage))
+        return _failure(samples) or self.batch([each for each in samples if isinstance(each, _Sample)], left_out)
+
+    def batch(self, samples: Sequence[_Sample], left_out: tuple[UnreadableImage, ...] = ()) -> Batch:
+        """Returns the batch of the samples; it is empty if every image was left out."""
         targets = torch.zeros(len(samples), self.num_classes)
         for row, sample in enumerate(samples):
             labels = sample.label if isinstance(sample.label, tuple) else (sample.label,)
             targets[row, [label for label in labels if label >= 0]] = 1.0
             if sample.targets:
                 targets[row] = torch.tensor(sample.targets)
+        images = [sample.image for sample in samples]
         return Batch(
-            images=torch.from_numpy(np.stack([sample.image for sample in samples])),
+            images=torch.from_numpy(np.stack(images)) if images else torch.empty(0, 0, 0, 0),
             targets=targets,
             keys=tuple(sample.key for sample in samples),
-            replaced=tuple(name for sample in samples for name in sample.replaced),
+            unreadable=left_out + tuple(each for sample in samples for each in sample.unreadable),
         )
 
 
@@ -225,11 +271,15 @@ class _MixingCollate:
     augment: Augment
     stream: Stream
 
-    def __call__(self, samples: Sequence[_Sample]) -> Batch:
+    def __call__(self, samples: Sequence[_Sample | TooManyUnreadable]) -> Batch | TooManyUnreadable:
+        return _failure(samples) or self.batch([each for each in samples if isinstance(each, _Sample)])
+
+    def batch(self, samples: Sequence[_Sample]) -> Batch:
+        """Returns the mixed batch of this process."""
         mixing, repeats, size = self.augment.mixing, self.augment.repeats, self.stream.batch_size
         local, start = size // self.stream.world_size, samples[0].start
         positions = _positions(self.stream, self.augment)
-        batch = _Collate(self.num_classes)(samples)
+        batch = _Collate(self.num_classes).batch(samples)
         row_of = {position: row for row, position in enumerate(positions)}
         partners = [row_of[partner(position, size, repeats, mixing.mode)] for position in positions[:local]]
         images, targets = batch.images.numpy(), batch.targets.numpy()
@@ -238,8 +288,8 @@ class _MixingCollate:
             mix = sample_mix(mixing, images.shape[-2:], _random(self.stream.seed, MIX, 0, start, group))
             others = [partners[row] for row in rows]
             mixed[rows], mixed_targets[rows] = mix(images[rows], targets[rows], (images[others], targets[others]))
-        replaced = tuple(name for sample in samples[:local] for name in sample.replaced)
-        return Batch(torch.from_numpy(mixed), torch.from_numpy(mixed_targets), batch.keys[:local], replaced)
+        unreadable = tuple(each for sample in samples[:local] for each in sample.unreadable)
+        return Batch(torch.from_numpy(mixed), torch.from_numpy(mixed_targets), batch.keys[:local], unreadable)
 
 
 def _loader(
@@ -247,7 +297,7 @@ def _loader(
     samples: Iterable[list[SampleIndex]],
     workers: int,
     collate: _MixingCollate | None = None,
-) -> DataLoader[Batch]:
+) -> DataLoader[Batch | TooManyUnreadable]:
     return DataLoader(
         dataset,
         batch_sampler=samples,  # type: ignore[arg-type]

@@ -7,6 +7,7 @@ model's classes declares its input: `READS = "representations"`, `READS = "model
 representations of images that need no labels. An evaluator of predictions fits both kinds of classification, or the
 `PROBLEM_TYPES` (of `vitkit.task`) that it declares. An evaluator whose metrics are no fractions of 1 declares
 `FRACTIONS = False`.
+It may define `check`, which raises an error for unsuitable data before any image is read (see `requirements`).
 """
 
 import inspect
@@ -28,7 +29,7 @@ from vitkit.task import PROBLEM_TYPES, SINGLE_LABEL, Task
 
 Batches = Callable[[], Iterable[Batch]]
 CLASSIFICATION = ("single_label_classification", "multi_label_classification")
-_EVALUATORS = Registry(__name__, "evaluator", ("evaluate",), exclude=("protocol",))
+_EVALUATORS = Registry(__name__, "evaluator", ("evaluate",), exclude=("protocol", "requirements"))
 
 
 @dataclass(frozen=True)

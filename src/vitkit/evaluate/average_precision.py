@@ -5,6 +5,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vitkit.evaluate import ModelOutputs
+from vitkit.evaluate.requirements import EvaluationData
+
+
+def check(data: EvaluationData) -> tuple[str, ...]:
+    """Returns the names of the metrics. Raises ValueError if no image has a label."""
+    _ = data.counts
+    return ("mean", "weighted", "worst")
 
 
 def evaluate(subject: ModelOutputs) -> dict[str, float]:

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vitkit.evaluate import ModelOutputs, Predictions
+from vitkit.evaluate.requirements import EvaluationData
 
 BINS = 15
 
@@ -25,6 +26,12 @@ class Bin:
     images: int
     confidence: float
     accuracy: float
+
+
+def check(data: EvaluationData) -> tuple[str, ...]:
+    """Returns the names of the metrics. Raises ValueError if no image has a label."""
+    _ = data.counts
+    return ("ece", "mce", "brier", "nll", "temperature")
 
 
 def evaluate(subject: ModelOutputs) -> dict[str, float]:

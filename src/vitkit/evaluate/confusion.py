@@ -7,6 +7,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from vitkit.evaluate import ModelOutputs, Predictions
+from vitkit.evaluate.requirements import EvaluationData
 
 PROBLEM_TYPES = ("single_label_classification",)
 
@@ -20,6 +21,12 @@ class ClassResult:
     precision: float
     recall: float
     f1: float
+
+
+def check(data: EvaluationData) -> tuple[str, ...]:
+    """Returns the names of the metrics. Raises ValueError if no image has a label."""
+    _ = data.counts
+    return ("mean_recall", "mean_f1", "worst_recall")
 
 
 def evaluate(subject: ModelOutputs) -> dict[str, float]:

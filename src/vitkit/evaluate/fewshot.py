@@ -10,12 +10,18 @@ import torch
 from jaxtyping import Float, Int
 
 from vitkit.evaluate import ModelOutputs, accuracy
+from vitkit.evaluate.requirements import EvaluationData
 
 READS = "representations"
 SHOTS = (1, 5, 10, 25)
 SEEDS = (0, 1, 2)
 L2 = 2.0**10
 CONSTANT = 100.0
+
+
+def check(data: EvaluationData) -> tuple[str, ...]:
+    """Returns the names of the metrics."""
+    return tuple(f"{shots}shot{suffix}" for shots in SHOTS for suffix in ("", *(f"_seed{seed}" for seed in SEEDS)))
 
 
 def evaluate(subject: ModelOutputs) -> dict[str, float]:

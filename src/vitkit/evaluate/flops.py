@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from vitkit.evaluate import ModelOutputs
+from vitkit.evaluate.requirements import EvaluationData
 from vitkit.models import Backbone
 
 READS = "model"
@@ -77,6 +78,11 @@ def _uncounted() -> Iterator[None]:
 def exclude_recomputation() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
     """A `context_fn` for `torch.utils.checkpoint` that excludes recomputation from `FlopCounter`."""
     return nullcontext(), _uncounted()
+
+
+def check(data: EvaluationData) -> tuple[str, ...]:
+    """Returns the names of the metrics."""
+    return ("giga", "million_parameters")
 
 
 def evaluate(subject: ModelOutputs) -> dict[str, float]:

@@ -10,11 +10,29 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vitkit.evaluate import ModelOutputs, accuracy
+from vitkit.evaluate.requirements import EvaluationData, top5
 
 READS = "representations"
 NEIGHBORS = (10, 20, 100, 200)
 TEMPERATURE = 0.07
 MAX_SIMILARITIES = 2**25  # in memory at a time: 128 MiB
+
+
+def check(data: EvaluationData) -> tuple[str, ...]:
+    """Returns the names of the metrics. Raises ValueError if there are too few training images."""
+    numbers = numbers_of_neighbors(int(data.training_counts.sum()))
+    return tuple(f"k{k}{suffix}" for k in numbers for suffix in ("", *(f"_{name}" for name in top5(data))))
+
+
+def numbers_of_neighbors(total: int) -> list[int]:
+    """Returns the numbers of neighbors for `total` training images. Raises ValueError if there are too few."""
+    numbers = [k for k in NEIGHBORS if k <= total]
+    if not numbers:
+        raise ValueError(
+            f"knn needs at least {NEIGHBORS[0]} labeled training images, but there are {total}: add images, or use "
+            "another evaluator"
+        )
+    return numbers
 
 
 def evaluate(subject: ModelOutputs) -> dict[str, float]:
@@ -24,9 +42,7 @@ def evaluate(subject: ModelOutputs) -> dict[str, float]:
     """
     training, test = subject.training_representations, subject.representations
     total, num_classes = training.vectors.shape[0], training.targets.shape[1]
-    numbers = [k for k in NEIGHBORS if k <= total]
-    if not numbers:
-        raise ValueError(f"knn needs at least {NEIGHBORS[0]} training images but got {total}")
+    numbers = numbers_of_neighbors(total)
     similarities, classes = neighbors(
         test.vectors.to(subject.device), training.vectors.to(subject.device), training.labels, max(numbers)
     )

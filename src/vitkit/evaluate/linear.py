@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from vitkit.data.loader import Batch
 from vitkit.evaluate import ModelOutputs, accuracy, probe
+from vitkit.evaluate.requirements import EvaluationData, top5
 from vitkit.models import Backbone, TokenBackbone
 
 READS = "representations"
@@ -44,6 +45,22 @@ class FrozenFeatures:
         return torch.cat([tokens, self.patches], dim=1) if mean_patch else tokens
 
 
+def check(data: EvaluationData, blocks: str = str(BLOCKS)) -> tuple[str, ...]:
+    """Returns the names of the metrics. Raises ValueError for a wrong number of blocks, and for unsuitable data."""
+    check_blocks(data.original_model, blocks)
+    data.check_split()
+    return ("accuracy", *top5(data), "rate", "blocks", "mean_patch", "held_out")
+
+
+def check_blocks(model: Backbone, blocks: str) -> TokenBackbone:
+    """Returns the model. Raises ValueError if `blocks` is no number, and for a model without encoder blocks."""
+    if not blocks.isdecimal() or int(blocks) < 1:
+        raise ValueError(f"linear takes a number of blocks, as in linear:4, not '{blocks}'")
+    if not isinstance(model, TokenBackbone):
+        raise ValueError(f"linear needs encoder blocks over tokens, and {type(model).__name__} has none; use probe")
+    return model
+
+
 def evaluate(subject: ModelOutputs, blocks: str = str(BLOCKS)) -> dict[str, float]:
     """Returns `accuracy`, `top5` (for more than five classes), and the chosen settings.
 
@@ -52,13 +69,10 @@ def evaluate(subject: ModelOutputs, blocks: str = str(BLOCKS)) -> dict[str, floa
     last block alone. Raises ValueError if it is not a number, for a model without encoder blocks, and without training
     images.
     """
-    if not blocks.isdecimal() or int(blocks) < 1:
-        raise ValueError(f"linear takes a number of blocks, as in linear:4, not '{blocks}'")
+    model = check_blocks(subject.original_model, blocks)
     if subject.training is None:
         raise ValueError("linear needs labeled training images, and none were given")
-    training, test = (
-        extract_features(subject.original_model, each(), int(blocks)) for each in (subject.training, subject.batches)
-    )
+    training, test = (extract_features(model, each(), int(blocks)) for each in (subject.training, subject.batches))
     labels, num_classes = training.targets.argmax(dim=1), training.targets.shape[1]
     train_rows, held_out_rows = probe.split(labels)
     tried: list[tuple[float, int, bool, float]] = []
@@ -121,10 +135,8 @@ def batch_indices(num: int, random: torch.Generator) -> Iterator[Int[Tensor, " r
         yield from torch.randperm(num, generator=random).split(BATCH)
 
 
-def extract_features(model: Backbone, batches: Iterable[Batch], count: int) -> FrozenFeatures:
+def extract_features(model: TokenBackbone, batches: Iterable[Batch], count: int) -> FrozenFeatures:
     """Returns the features of the last `count` blocks for every labeled image."""
-    if not isinstance(model, TokenBackbone):
-        raise ValueError(f"linear needs encoder blocks over tokens, and {type(model).__name__} has none; use probe")
     parameter, training = next(model.parameters()), model.training
     rows: list[tuple[Tensor, Tensor, Tensor]] = []
     model.eval()

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vitkit.evaluate import ModelOutputs, accuracy
+from vitkit.evaluate.requirements import EvaluationData, top5
 
 READS = "representations"
 STRENGTHS = tuple(10.0**power for power in range(1, -7, -1))
@@ -34,6 +35,12 @@ class Probe:
     def __call__(self, vectors: Float[Tensor, "n d"]) -> Float[Tensor, "n classes"]:
         """Returns the logits."""
         return F.linear(vectors.to(self.weight), self.weight, self.bias)
+
+
+def check(data: EvaluationData) -> tuple[str, ...]:
+    """Returns the names of the metrics. Raises ValueError if no class has two training images."""
+    data.check_split()
+    return ("accuracy", *top5(data), "l2", "held_out", "gradient")
 
 
 def evaluate(subject: ModelOutputs) -> dict[str, float]:

@@ -14,7 +14,8 @@ from vitkit.data.augment import Transform
 from vitkit.data.labels import matched
 from vitkit.data.loader import Batch, evaluation_batches
 from vitkit.data.processor import Processor
-from vitkit.evaluate import ModelOutputs, Predictions
+from vitkit.data.unreadable import Unreadable
+from vitkit.evaluate import ModelOutputs, Predictions, requirements
 from vitkit.images import DEFAULT_LIMITS, Limits
 from vitkit.models import Backbone
 
@@ -27,7 +28,8 @@ class EvaluationConfig:
 
     The model is evaluated on the `val` or `test` split of `data`, or on all of it. Evaluators that train a classifier
     use `train`, or the train split of `data`. With `held_out`, this fraction of every class of `data` is for evaluation
-    and the rest for training. `limits` are those of the image files.
+    and the rest for training. `limits` are those of the image files. Unreadable images are left out; above the
+    fraction `max_unreadable`, and more than ten, they end the evaluation.
     """
 
     data: str
@@ -38,9 +40,12 @@ class EvaluationConfig:
     batch_size: int = 8
     workers: int = 0
     limits: Limits = DEFAULT_LIMITS
+    max_unreadable: float = 0.1
 
     def __post_init__(self) -> None:
         """Validates the options before any image is read."""
+        if not 0.0 <= self.max_unreadable <= 1.0:
+            raise ValueError(f"max_unreadable is {self.max_unreadable}; it must be between 0 and 1")
         if not self.evaluators:
             raise ValueError(f"no evaluator was given; choose from {', '.join(evaluate.evaluators())}")
         if self.train is not None and "representations" not in self.reads:
@@ -102,7 +107,10 @@ class EvaluationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """The metrics of an evaluation, with the `predictions` if an evaluator used them."""
+    """The metrics of an evaluation, with the `predictions` if an evaluator used them.
+
+    `source` and `training` contain the images that could be read, `unreadable` names the others.
+    """
 
     model: str
     config: EvaluationConfig
@@ -113,6 +121,7 @@ class Evaluation:
     device: str
     precision: str
     checkpoint: checkpoints.Checkpoint | None = None
+    unreadable: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, object]:
         """Returns a dict for JSON with the metrics and everything needed to compute them again."""
@@ -124,6 +133,7 @@ class Evaluation:
             "seed": self.config.seed,
             "images": len(self.source),
             "training_images": None if self.training is None else len(self.training),
+            "unreadable": list(self.unreadable),
             "classes": len(self.source.classes),
             "device": self.device,
             "precision": self.precision,
@@ -145,32 +155,44 @@ def run(
     """Evaluates `model` and returns its metrics under the name `name`.
 
     `progress` wraps the batches of each pass, and gets their number. Raises ValueError if model, images and evaluators
-    do not fit, and ImageError for an image that cannot be read.
+    do not fit, before any image is read, and TooManyUnreadable if too many images cannot be read.
     """
     task = model.config.task
     evaluate.check_task(config.evaluators, task)
     training, source = config.sources(labels, regression=task.regression)
+    requirements.check(requirements.EvaluationData(model, source, training, processor), config.evaluators)
     transform = Transform(processor, limits=config.limits)
+    failed: list[Unreadable] = []
 
     def batches(of: Source) -> Callable[[], Iterable[Batch]]:
+        failed.append(unreadable := Unreadable(len(of), config.max_unreadable))
+
         def read() -> Iterable[Batch]:
-            found = evaluation_batches(of, transform, batch_size=config.batch_size, workers=config.workers)
+            options = {"batch_size": config.batch_size, "workers": config.workers, "unreadable": unreadable}
+            found = evaluation_batches(of, transform, **options)
             return found if progress is None else progress(found, -(-len(of) // config.batch_size))
 
         return read
 
-    training_batches = None if training is None else batches(training)
-    subject = ModelOutputs(model, batches(source), source.classes, training=training_batches, processor=processor)
+    subject = ModelOutputs(
+        model,
+        batches(source),
+        source.classes,
+        training=None if training is None else batches(training),
+        processor=processor,
+    )
     metrics = evaluate.evaluate(subject, config.evaluators)
+    skipped = dict.fromkeys((*source.skipped, *(() if training is None else training.skipped)))
     parameter = next(model.parameters())
     return Evaluation(
         model=name,
         config=config,
-        source=source,
-        training=training,
+        source=failed[0].readable(source),
+        training=training if training is None else failed[1].readable(training),
         metrics=metrics,
         predictions=subject.predictions if "predictions" in config.reads else None,
         device=str(parameter.device),
         precision=getattr(model, "precision", str(parameter.dtype).removeprefix("torch.")),
         checkpoint=checkpoints.Checkpoint(model=subject.original_model, processor=processor, labels=labels),
+        unreadable=(*skipped, *(str(image) for each in failed for image in each.images)),
     )

@@ -13,8 +13,15 @@ from pathlib import Path
 import torch
 
 from vitkit.evaluate import ModelOutputs, Predictions, top1
+from vitkit.evaluate.requirements import EvaluationData
 
 NUMBERED = re.compile(r"ILSVRC2012_val_(\d{8})\b")
+
+
+def check(data: EvaluationData, labels: str) -> tuple[str, ...]:
+    """Returns the names of the metrics. Raises ValueError or OSError if the file of labels cannot be read."""
+    read(Path(labels))
+    return ("accuracy", "loss", "images", *(("top5",) if data.num_classes > 5 else ()))
 
 
 def evaluate(subject: ModelOutputs, labels: str) -> dict[str, float]:

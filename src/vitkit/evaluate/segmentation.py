@@ -17,6 +17,8 @@ from torch import Tensor
 
 from vitkit.data.processor import Processor
 from vitkit.evaluate import ModelOutputs
+from vitkit.evaluate.requirements import EvaluationData
+from vitkit.explain._hooks import token_backbone
 from vitkit.explain.attention import attention_maps
 from vitkit.explain.foreground import foreground_mask
 from vitkit.images import DEFAULT_LIMITS, probe
@@ -24,6 +26,17 @@ from vitkit.images import DEFAULT_LIMITS, probe
 READS = "model"
 FRACTION = 0.6  # of a head's attention
 VOID = 255  # unlabelled pixels, which are ignored
+
+
+def check(data: EvaluationData, masks: str) -> tuple[str, ...]:
+    """Returns the names of the metrics. Raises ValueError for a model without attention, and if there are no masks."""
+    if data.processor is None:
+        raise ValueError("segmentation needs the image processor to preprocess the masks")
+    model, folder = token_backbone(data.original_model), Path(masks).expanduser()
+    if next(folder.rglob("*.png"), None) is None:
+        raise ValueError(f"the folder '{masks}' has no masks (.png)")
+    heads = tuple(f"head{number}" for number in range(model.config.num_heads))
+    return ("jaccard", "mean_head", "all_heads", *heads, "objects", "images")
 
 
 def evaluate(subject: ModelOutputs, masks: str) -> dict[str, float]:

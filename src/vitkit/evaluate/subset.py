@@ -9,6 +9,16 @@ from pathlib import Path
 
 from vitkit.data.labels import class_indices
 from vitkit.evaluate import ModelOutputs, Predictions, top1
+from vitkit.evaluate.requirements import EvaluationData
+
+
+def check(data: EvaluationData, classes: str = "") -> tuple[str, ...]:
+    """Returns the names of the metrics. Raises ValueError for invalid classes, and if none of them has an image."""
+    chosen = read(Path(classes), data.source.classes) if classes else data.counts.nonzero()[0].tolist()
+    if not data.counts[chosen].any():
+        raise ValueError(f"none of the images has one of the {len(chosen)} classes in '{classes}'")
+    return ("accuracy", "loss", "images", *(("top5",) if len(chosen) > 5 else ()), "classes")
+
 
 PROBLEM_TYPES = ("single_label_classification",)
 

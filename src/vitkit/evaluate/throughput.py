@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vitkit.evaluate import ModelOutputs
+from vitkit.evaluate.requirements import EvaluationData
 from vitkit.models import Backbone
 
 READS = "model"
@@ -25,6 +26,23 @@ class Throughput:
     batch_size: int
     precision: str
     device: str
+
+
+def check(data: EvaluationData, precision: str = "") -> tuple[str, ...]:
+    """Returns the names of the metrics. Raises ValueError if the precision is unknown."""
+    check_precision(precision)
+    return (f"{precision or precision_name(data.model)}_images_per_second", "batch_size")
+
+
+def check_precision(precision: str) -> None:
+    """Raises ValueError if the precision is unknown."""
+    if precision and precision not in PRECISIONS:
+        raise ValueError(f"unknown precision '{precision}'; choose from {', '.join(PRECISIONS)}")
+
+
+def precision_name(model: Backbone) -> str:
+    """Returns the precision of a model by name."""
+    return getattr(model, "precision", str(next(model.parameters()).dtype).removeprefix("torch."))
 
 
 def evaluate(subject: ModelOutputs, precision: str = "") -> dict[str, float]:
@@ -51,8 +69,7 @@ def measure(
     batches: int = BATCHES,
 ) -> Throughput:
     """Measures the throughput on one batch. Raises ValueError if the precision is unknown."""
-    if precision and precision not in PRECISIONS:
-        raise ValueError(f"unknown precision '{precision}'; choose from {', '.join(PRECISIONS)}")
+    check_precision(precision)
     parameter = next(model.parameters())
     dtype = PRECISIONS[precision] if precision else parameter.dtype
     timed = model if dtype == parameter.dtype else copy.deepcopy(model).to(dtype)
@@ -74,6 +91,6 @@ def measure(
     return Throughput(
         images_per_second=images.shape[0] / statistics.median(seconds[warm_up:]),
         batch_size=images.shape[0],
-        precision=getattr(timed, "precision", str(dtype).removeprefix("torch.")),
+        precision=precision_name(timed),
         device=str(parameter.device),
     )

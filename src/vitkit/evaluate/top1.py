@@ -9,6 +9,13 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from vitkit.evaluate import ModelOutputs, Predictions
+from vitkit.evaluate.requirements import EvaluationData, top5
+
+
+def check(data: EvaluationData) -> tuple[str, ...]:
+    """Returns the names of the metrics. Raises ValueError if no image has a label."""
+    _ = data.counts
+    return ("accuracy", "loss", "images", *top5(data))
 
 
 def evaluate(subject: ModelOutputs) -> dict[str, float]:

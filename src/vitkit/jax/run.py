@@ -15,6 +15,7 @@ from vitkit import models
 from vitkit.data import train_and_val
 from vitkit.data.augment import Transform
 from vitkit.data.loader import Batch, Stream, evaluation_batches, training_batches
+from vitkit.data.unreadable import Unreadable
 from vitkit.jax.convert import nest, to_flax
 from vitkit.jax.fit import FitResult, fit
 from vitkit.jax.load import FlaxCheckpoint, load
@@ -47,15 +48,18 @@ def train(run: Run, folder: str | Path, *, report: Callable[[dict[str, float]], 
     check(run, training)
     config = training_config(run, run.total_steps(len(training)))
     stream = Stream(batch_size=run.batch_size, seed=run.seed, workers=run.hardware.workers)
+    unreadable = Unreadable(len(validation), run.data.max_unreadable)
 
     def batches(step: int) -> Iterator[Mapping[str, np.ndarray]]:
-        transform = Transform(run.processor, run.augment)
+        transform = Transform(run.processor, run.augment, run.data.limits)
         consumed = step * run.batch_size
         return map(to_numpy, training_batches(training, transform, stream, consumed=consumed))
 
     def validation_batches(step: int) -> Iterator[Mapping[str, np.ndarray]]:
-        transform = Transform(run.processor)
-        return map(to_numpy, evaluation_batches(validation, transform, batch_size=run.batch_size))
+        transform = Transform(run.processor, limits=run.data.limits)
+        return map(
+            to_numpy, evaluation_batches(validation, transform, batch_size=run.batch_size, unreadable=unreadable)
+        )
 
     initial = initial_checkpoint(run, training.classes)
     return fit(initial, batches, config, validation=validation_batches, out=folder, report=report)

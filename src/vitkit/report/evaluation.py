@@ -8,7 +8,7 @@ from pathlib import Path
 from vitkit import atomic
 from vitkit.evaluate.protocol import Evaluation
 from vitkit.report import results
-from vitkit.report.page import page, tile
+from vitkit.report.page import page, tile, unreadable_section
 
 
 def write(evaluation: Evaluation, folder: Path) -> None:
@@ -27,6 +27,7 @@ def html(evaluation: Evaluation) -> str:
     predictions = evaluation.predictions
     if predictions is not None and (predictions.task.regression or bool((predictions.targets.sum(dim=1) > 0).any())):
         parts += results.sections(evaluation.source, predictions, evaluation.checkpoint)
+    parts.append(unreadable_section(list(evaluation.unreadable)))
     text = escape(json.dumps(evaluation.to_dict(), indent=2))
     parts.append(f"<details><summary>All metrics and options (evaluation.json)</summary><pre>{text}</pre></details>")
     return page(f"{evaluation.model} on {evaluation.config.data}", "\n".join(parts))

@@ -21,6 +21,7 @@ from vitkit.evaluate import Predictions, top1
 from vitkit.explain._hooks import eval_mode, find_query, patch_map, token_backbone
 from vitkit.explain._inputs import read
 from vitkit.explain.rollout import rollout
+from vitkit.images import Limits
 from vitkit.models import Backbone
 from vitkit.report.page import image_tag
 
@@ -28,6 +29,8 @@ Overlays = Callable[[Sequence[int]], list[Image.Image]]
 MAX_SHOWN = 24
 MIN_BRIGHTNESS = 0.12  # brightness where the map is lowest
 BATCH_SIZE = 4  # attention weights of one layer are in memory for this many images
+# The evaluation has read these images under the limits of the run.
+ALREADY_READ = Limits(max_bytes=1 << 40, max_pixels=1 << 40)
 CELL = 16  # pixels per side over which a gradient is averaged, like a patch
 
 ROLLOUT = "attention rollout through all layers (ViT paper, Figure 6)"
@@ -74,7 +77,7 @@ def section(source: Source, predictions: Predictions, best: Checkpoint | None = 
         kind = ROLLOUT if has_attention(best.model) else GRADIENT
         caption = f" The second image of each pair is bright where the model looked: {kind}."
     pairs = zip(shown, overlays or [None] * len(shown), strict=True)
-    options = ReadOptions() if best is None else read_options(best.processor)
+    options = ReadOptions(limits=ALREADY_READ) if best is None else read_options(best.processor, ALREADY_READ)
     images = (source.read(index, **options).image.convert("RGB") for index in shown)
     cards = "".join(
         _card(image, source.classes, predictions, index, overlay)
@@ -131,7 +134,7 @@ def attention_overlays(model: Backbone, processor: Processor, source: Source) ->
 
     def overlays(indices: Sequence[int]) -> list[Image.Image]:
         images: list[Image.Image] = []
-        options = read_options(processor)
+        options = read_options(processor, ALREADY_READ)
         for start in range(0, len(indices), BATCH_SIZE):
             batch = [source.read(index, **options).image for index in indices[start : start + BATCH_SIZE]]
             subject = read(model, processor, batch)

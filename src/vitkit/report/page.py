@@ -6,6 +6,8 @@ from html import escape
 
 from PIL import Image
 
+from vitkit.text import printable
+
 STYLE = """
 :root { color-scheme: light dark; --paper: #f7f6f3; --card: #ffffff; --ink: #1c1e21; --soft: #686c73; --rule: #e4e2dc;
   --blue: #2a5bd7; --rust: #c2501c; --quiet: #b9bdc6; }
@@ -91,6 +93,17 @@ def page(title: str, body: str) -> str:
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
+    )
+
+
+def unreadable_section(names: list[str]) -> str:
+    """Returns a list of the images that could not be read, or nothing if there are none."""
+    if not names:
+        return ""
+    rows = "".join(f"<li>{escape(printable(name))}</li>" for name in names)
+    return (
+        f"<h2>Unreadable images: {len(names):,}</h2><p class='soft'>They were left out of the evaluation, or replaced "
+        f"by other images in training.</p><details><summary>Names and reasons</summary><ul>{rows}</ul></details>"
     )
 
 

@@ -9,7 +9,7 @@ from vitkit.data import Source
 from vitkit.evaluate import Predictions, formatted, is_fraction
 from vitkit.report import charts, results
 from vitkit.report.charts import Line
-from vitkit.report.page import page, tile
+from vitkit.report.page import page, tile, unreadable_section
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +56,7 @@ def html(report: TrainingReport) -> str:
     parts = [head(report), curves(report)]
     if report.predictions is not None:
         parts += results.sections(report.validation, report.predictions, report.model)
+    parts.append(unreadable_section([name for event in report.of("unreadable") for name in event["images"]]))
     return page(report.name, "\n".join([*parts, config(report)]))
 
 

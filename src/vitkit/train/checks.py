@@ -9,6 +9,7 @@ import torch
 from vitkit import evaluate, models
 from vitkit.config import AnyConfig
 from vitkit.data import Source
+from vitkit.evaluate import requirements
 from vitkit.train.run import Run
 from vitkit.train.targets import first_multilabel
 
@@ -37,6 +38,8 @@ def check(run: Run, source: Source, validation: Source | None = None) -> None:
                 f"the evaluator '{name}' needs labels, but '{run.data.source}' has none: "
                 'set evaluators=["rank"] metric=rank.effective'
             )
+    if validation is not None:
+        check_evaluators(run, source, validation)
     check_patch_size(run.model)
     check_objective(run)
     trained = check_labels(source)
@@ -46,6 +49,13 @@ def check(run: Run, source: Source, validation: Source | None = None) -> None:
         if run.model.task.problem_type == "multi_label_classification":
             raise ValueError("the labels of the model are independent: set objective.loss=sigmoid")
         check_single_label(source)
+
+
+def check_evaluators(run: Run, source: Source, validation: Source) -> None:
+    """Raises ValueError if a metric cannot exist for the data, or if no evaluator computes the metric of the run."""
+    model = models.build(run.model, device="meta")
+    data = requirements.EvaluationData(model, validation, source, run.processor)
+    requirements.check_metric(run.metric, requirements.check(data, run.evaluators))
 
 
 def check_patch_size(model: AnyConfig) -> None:

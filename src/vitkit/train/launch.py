@@ -4,7 +4,7 @@ import os
 import platform
 import signal
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -17,7 +17,8 @@ from vitkit import checkpoints, distributed, evaluate, objectives
 from vitkit.config import JsonDict
 from vitkit.data import Source
 from vitkit.data.augment import Transform
-from vitkit.data.loader import Batch, Stream, check_mixing, evaluation_batches, training_batches
+from vitkit.data.loader import Batch, Stream, check_mixing, check_readable, evaluation_batches, training_batches
+from vitkit.data.unreadable import TooManyUnreadable, Unreadable, check_unreadable
 from vitkit.evaluate.f1 import best_thresholds
 from vitkit.models import Backbone
 from vitkit.task import Task
@@ -33,9 +34,6 @@ from vitkit.train.stopping import EarlyStopping
 from vitkit.train.summary import write_report
 from vitkit.train.targets import with_task
 from vitkit.train.utilization import peak
-
-# Training stops when a larger fraction of the images is unreadable.
-MAX_UNREADABLE = 0.01
 
 
 class Interrupted(KeyboardInterrupt):
@@ -79,7 +77,8 @@ class StopRequest:
 class Result:
     """Result of a run: its folder, and the metric and step of the saved model.
 
-    `main` is True in the process of rank 0, which writes the files. `note` says why the run stopped early.
+    `main` is True in the process of rank 0, which writes the files. `note` says why the run stopped early, `unreadable`
+    names the unreadable images.
     """
 
     folder: Path
@@ -87,6 +86,7 @@ class Result:
     step: int
     main: bool = True
     note: str = ""
+    unreadable: tuple[str, ...] = ()
 
 
 def train(run: Run, folder: str | Path, *, console: Console | None = None, keep_memory: bool = False) -> Result:
@@ -136,7 +136,7 @@ def train(run: Run, folder: str | Path, *, console: Console | None = None, keep_
             write_report(files)
         distributed.broadcast(0.0)
     note = session.stopping.reason if session.stopping.exhausted and training.step < training.total else ""
-    return Result(files.path, session.score, session.best_step, main, note)
+    return Result(files.path, session.score, session.best_step, main, note, tuple(session.named))
 
 
 def prepare(run: Run, files: RunFolder, device: torch.device) -> tuple[Training, Source, Source]:
@@ -148,7 +148,9 @@ def prepare(run: Run, files: RunFolder, device: torch.device) -> tuple[Training,
     checks.check(run, source, validation)
     run = replace(run, objective=objectives.fitted(run.objective, source))
     check_mixing(run.augment, data_stream(run))
-    Transform(run.processor, run.augment)  # raises for augmentation that does not fit the images
+    transform = Transform(run.processor, run.augment, run.data.limits)
+    distributed.on_rank_zero(lambda: check_readable(source, transform, "training"))
+    distributed.on_rank_zero(lambda: check_readable(validation, transform, "validation"))
     distributed.on_rank_zero(lambda: checks.check_disk_space(run, files.path))
     return build_training(run, run.total_steps(len(source)), device), source, validation
 
@@ -163,7 +165,9 @@ class TrainingSession:
         self.saver = saver
         self.score = float("-inf")  # metric of the saved model
         self.best_step = 0  # its step
-        self.unreadable = 0
+        self.evaluated = 0  # step of the last evaluation
+        self.unreadable = 0  # number of training samples that were replaced
+        self.named: dict[str, None] = {}  # unreadable images in the log, in order
         self.stopping = EarlyStopping(training.run)
         self.logged_phase = -1  # phase of the objective whose FLOPs were logged last
 
@@ -173,12 +177,18 @@ class TrainingSession:
         if saved is not None:
             self.training.load_state_dict(saved["training"])
             self.score, self.best_step, self.unreadable = saved["score"], saved["best_step"], saved["unreadable"]
-        events = []
+        log, metric, step = [], None, self.training.step
         if distributed.is_main_process():
-            rewind(self.files.log, self.training.step)
-            events = read(self.files.log)
-        self.stopping.restore(events)
-        costs = [event for event in events if event["kind"] == "cost"]
+            rewind(self.files.log, step)
+            log = read(self.files.log)
+            self.named = dict.fromkeys(name for each in log if each["kind"] == "unreadable" for name in each["images"])
+            # A checkpoint is saved before the evaluation of its step; the log says whether that was completed.
+            last = [each for each in log if each["kind"] == "evaluation" and each["step"] == step]
+            metric = last[-1].get(self.training.run.metric) if last else None
+        self.stopping.restore(log)
+        if distributed.broadcast(0.0 if metric is None else 1.0):
+            self.update_best(distributed.broadcast(metric or 0.0))
+        costs = [event for event in log if event["kind"] == "cost"]
         # FLOPs are counted once per phase, also in a resumed run: the step that counts them is not compiled, so
         # counting in another step would change its rounding.
         flops_per_image = distributed.broadcast(costs[-1]["flops_per_image"] if costs else 0.0)
@@ -204,6 +214,21 @@ class TrainingSession:
         if before != total:
             note += f"; {total} steps instead of {before}: the {run.schedule.decay} schedule of {total} steps from here"
         return {"fields": changed, "total_before": before, "total": total, "note": note}
+
+    @property
+    def evaluation_due(self) -> bool:
+        """Whether the model of this step must be evaluated, and was not yet."""
+        step = self.training.step
+        regular = step == self.training.total or step % self.training.run.evaluate_every == 0
+        return step > 0 and regular and self.evaluated != step
+
+    def update_best(self, value: float) -> bool:
+        """Records the metric of this step's model; returns whether it is the model to save."""
+        self.evaluated = self.training.step
+        chosen = value > self.score or self.training.run.select == "last"
+        if chosen:
+            self.score, self.best_step = value, self.training.step
+        return chosen
 
     @property
     def local_batch_size(self) -> float:
@@ -238,25 +263,28 @@ class TrainingSession:
         )
         for note in training.notes if training.step == 0 else ():
             events.print(f"{run.init_from}: {note}")
-        if training.step == training.total and self.stopping.step < training.step:
-            self.evaluate(events, source)  # the run was shortened to the step at which it had been interrupted
+        self.log_unreadable((*source.skipped, *self.validation.skipped), events)
         if self.stopping.exhausted:
             events.print(f"step {training.step:>6} of {training.total}   {self.stopping.reason}; raise patience")
             return
-        transform = Transform(run.processor, run.augment)
+        transform = Transform(run.processor, run.augment, run.data.limits)
         batches = training_batches(source, transform, data_stream(run), consumed=training.consumed)
         with StopRequest() as stop:
             try:
+                if self.evaluation_due:  # the run was stopped before this evaluation
+                    self.evaluate(events, source)
+                if self.stops_early(events):
+                    return
                 fit(training, batches, self.after_step(events, stop, source))
-            except TrainingStopped as error:
+            except (TrainingStopped, TooManyUnreadable) as error:
                 events.write("stopped", training.step, reason=str(error))
                 try:
                     self.save(last=True)
                 except CheckpointNotSaved as failure:
                     raise TrainingStopped(f"{error}; {failure}") from None
-                raise
+                raise TrainingStopped(str(error)) from None
             number = distributed.all_reduce_max(stop.number or 0)
-            if number and training.step < training.total:
+            if number and (training.step < training.total or self.evaluation_due):
                 raise Interrupted(number, training.step)
 
     def after_step(self, events: Events, stop: StopRequest, source: Source) -> Callable[[Metrics, Batch], bool]:
@@ -271,51 +299,72 @@ class TrainingSession:
                 events.write("cost", step, flops_per_image=flops_per_image, phase=self.logged_phase)
             events.flops = training.flops
             events.step(step, scalars)
-            unreadable, stopping = distributed.all_reduce_sum(len(batch.replaced), int(stop.number is not None))
+            unreadable, stopping = distributed.all_reduce_sum(len(batch.unreadable), int(stop.number is not None))
             self.count_unreadable(unreadable, batch, events)
-            if over or step % run.evaluate_every == 0:
-                self.evaluate(events, source)
-                stopping = distributed.any_true(stop.number is not None)  # a signal may arrive during the evaluation
-                if self.stopping.exhausted and not over:
-                    stopping = True
-                    events.write("early_stop", step, reason=self.stopping.reason)
-                    events.print(f"step {step:>6} of {training.total}   {self.stopping.reason}")
-            if over or stopping or step % run.hardware.save_every == 0:
+            # Saved before the evaluation, whose errors must not lose the training before it.
+            if self.evaluation_due or stopping or step % run.hardware.save_every == 0:
                 self.save(last=over or bool(stopping))
                 events.pause()
+            if self.evaluation_due and not stopping:
+                self.evaluate(events, source)
+                stopping = distributed.any_true(stop.number is not None)  # a signal may arrive during the evaluation
+                stopping = self.stops_early(events) or stopping
             return bool(stopping)
 
         return after
 
+    def stops_early(self, events: Events) -> bool:
+        """Returns whether the run stops before its last step because its metric has not improved, and logs it."""
+        training = self.training
+        if not self.stopping.exhausted or training.step == training.total:
+            return False
+        events.write("early_stop", training.step, reason=self.stopping.reason)
+        events.print(f"step {training.step:>6} of {training.total}   {self.stopping.reason}")
+        return True
+
     def count_unreadable(self, found: int, batch: Batch, events: Events) -> None:
-        """Logs the number of unreadable images in a batch. Raises TrainingStopped if there are too many."""
+        """Counts and logs the unreadable images in a batch. Raises TooManyUnreadable if there are too many."""
         if found:
             self.unreadable += found
-            events.write("unreadable", self.training.step, number=found, images=list(batch.replaced))
-            if self.unreadable > max(10, MAX_UNREADABLE * self.training.consumed):
-                last = f", the last one is {batch.replaced[-1]}" if batch.replaced else ""
-                raise TrainingStopped(
-                    f"{self.unreadable} of {self.training.consumed} training images could not be read{last}"
-                )
+            names = distributed.all_gather(tuple(map(str, batch.unreadable)))
+            self.log_unreadable(names, events)
+            check_unreadable(self.unreadable, self.training.consumed, self.training.run.data.max_unreadable, names[-1])
+
+    def log_unreadable(self, names: Iterable[str], events: Events) -> None:
+        """Logs unreadable images that are not in the log yet."""
+        new = [name for name in dict.fromkeys(names) if name not in self.named]
+        if new:
+            self.named |= dict.fromkeys(new)
+            events.write("unreadable", self.training.step, number=len(new), images=new)
 
     def evaluate(self, events: Events, source: Source) -> None:
-        """Evaluates the model, and saves it if it is the best model so far or if `select` is last."""
+        """Evaluates the model, and saves it if it is the best model so far or if `select` is last.
+
+        Raises TrainingStopped, in every process, if an evaluator cannot compute its metrics.
+        """
         run, step = self.training.run, self.training.step
         model = evaluation_model(self.training)
-        value, task = 0.0, run.model.task
-        if distributed.is_main_process():
-            outputs = model_outputs(run, model, self.validation, source)
-            metrics = evaluate.evaluate(outputs, run.evaluators)
+        metrics: dict[str, float] = {}
+        tasks = [run.model.task]
+
+        def compute() -> None:
+            unreadable = [Unreadable(len(each), run.data.max_unreadable) for each in (self.validation, source)]
+            outputs = model_outputs(run, model, self.validation, source, unreadable)
+            metrics.update(evaluate.evaluate(outputs, run.evaluators))
+            self.log_unreadable((str(image) for each in unreadable for image in each.images), events)
             if run.metric not in metrics:
                 raise ValueError(f"unknown metric '{run.metric}'; the metrics are {', '.join(metrics)}")
-            value, task = metrics[run.metric], tuned_task(run, outputs)
-            events.write("evaluation", step, **metrics)
-        value = distributed.broadcast(value)
+            tasks.append(tuned_task(run, outputs))
+
+        try:
+            distributed.on_rank_zero(compute)
+        except ValueError as error:
+            raise TrainingStopped(f"the evaluation of step {step} failed: {error}") from error
+        value = distributed.broadcast(metrics.get(run.metric, 0.0))
         self.stopping.add(step, value)
-        if value > self.score or run.select == "last":
-            self.score, self.best_step = value, step
-            if distributed.is_main_process():
-                save_model(run, model, self.validation.classes, self.files.best, task)
+        if self.update_best(value) and distributed.is_main_process():
+            save_model(run, model, self.validation.classes, self.files.best, tasks[-1])
+        events.write("evaluation", step, **metrics)  # at last: the log says that the evaluation is completed
         events.print(f"step {step:>6} of {self.training.total}   {run.metric} {evaluate.formatted(run.metric, value)}")
         events.pause()
 
@@ -331,14 +380,25 @@ def data_stream(run: Run) -> Stream:
     )
 
 
-def model_outputs(run: Run, backbone: Backbone, source: Source, training: Source) -> evaluate.ModelOutputs:
-    """Returns a model with validation images, and training images without augmentation."""
+def model_outputs(
+    run: Run, backbone: Backbone, source: Source, training: Source, unreadable: Sequence[Unreadable]
+) -> evaluate.ModelOutputs:
+    """Returns a model with validation images, and training images without augmentation.
 
-    def batches(of: Source) -> Iterable[Batch]:
-        transform = Transform(run.processor)
-        return evaluation_batches(of, transform, batch_size=run.batch_size, workers=run.hardware.workers)
+    `unreadable` collects those of the validation images, and those of the training images.
+    """
 
-    return evaluate.ModelOutputs(backbone, lambda: batches(source), source.classes, training=lambda: batches(training))
+    def batches(of: Source, failed: Unreadable) -> Iterable[Batch]:
+        transform, workers = Transform(run.processor, limits=run.data.limits), run.hardware.workers
+        return evaluation_batches(of, transform, batch_size=run.batch_size, workers=workers, unreadable=failed)
+
+    return evaluate.ModelOutputs(
+        backbone,
+        lambda: batches(source, unreadable[0]),
+        source.classes,
+        training=lambda: batches(training, unreadable[1]),
+        processor=run.processor,
+    )
 
 
 def tuned_task(run: Run, outputs: evaluate.ModelOutputs) -> Task:

@@ -12,6 +12,7 @@ from vitkit import config as configs
 from vitkit.config import AnyConfig, Json, JsonDict
 from vitkit.data.augment import Augment
 from vitkit.data.processor import Processor
+from vitkit.images import DEFAULT_LIMITS, Limits
 from vitkit.train.optim import Optimizer
 from vitkit.train.schedule import Schedule
 from vitkit.train.tuning import Tuning
@@ -28,12 +29,32 @@ class Data:
 
     The validation data are `val` if given, else the validation split of `source`, else a stratified random fraction
     `held_out` of it, chosen by `split_seed`.
+
+    `max_pixels` and `max_bytes` are limits of an image file. Unreadable images are replaced by others in training and
+    left out of the evaluation; the log names them. The run ends if their fraction is above `max_unreadable` and there
+    are more than ten.
     """
 
     source: str
     val: str | None = None
     held_out: float = 0.2
     split_seed: int = 0
+    max_pixels: int = DEFAULT_LIMITS.max_pixels
+    max_bytes: int = DEFAULT_LIMITS.max_bytes
+    max_unreadable: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for limits out of range."""
+        if not 0.0 <= self.max_unreadable <= 1.0:
+            raise ValueError(f"data.max_unreadable is {self.max_unreadable}; it must be between 0 and 1")
+        for name in ("max_pixels", "max_bytes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"data.{name} is {getattr(self, name)}; it must be at least 1")
+
+    @property
+    def limits(self) -> Limits:
+        """The limits of image files."""
+        return Limits(max_pixels=self.max_pixels, max_bytes=self.max_bytes)
 
 
 @dataclass(frozen=True, kw_only=True)

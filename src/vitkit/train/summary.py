@@ -4,6 +4,7 @@ from vitkit import atomic, checkpoints, evaluate
 from vitkit.data import Subset, Unlabelled
 from vitkit.data.augment import Transform
 from vitkit.data.loader import evaluation_batches
+from vitkit.data.unreadable import Unreadable
 from vitkit.report.training import TrainingReport, html
 from vitkit.train import run as runs
 from vitkit.train.adapt import open_data
@@ -24,12 +25,14 @@ def load_report(folder: RunFolder) -> TrainingReport:
     data = run.data
     training, validation = open_data(run)
     model = checkpoints.load(folder.best)
-    transform = Transform(model.processor)
+    transform = Transform(model.processor, limits=data.limits)
+    unreadable = Unreadable(len(validation), data.max_unreadable)
     outputs = evaluate.ModelOutputs(
         model.model,
-        lambda: evaluation_batches(validation, transform, batch_size=run.batch_size),
+        lambda: evaluation_batches(validation, transform, batch_size=run.batch_size, unreadable=unreadable),
         validation.classes,
     )
+    predictions = outputs.predictions if validation.classes else None
     held_out = validation.source if isinstance(validation, Unlabelled) else validation
     own_split = f"stratified split of {data.held_out:.0%}, seed {data.split_seed}"
     return TrainingReport(
@@ -41,7 +44,7 @@ def load_report(folder: RunFolder) -> TrainingReport:
         selection=run.select,
         events=read(folder.log),
         training=training,
-        validation=validation,
-        predictions=outputs.predictions if validation.classes else None,
+        validation=unreadable.readable(validation),
+        predictions=predictions,
         model=model,
     )

@@ -149,6 +149,7 @@ class Concatenation(Source):
         self.one = one
         self.other = other
         self.classes = one.classes
+        self.skipped = tuple(dict.fromkeys(one.skipped + other.skipped))
 
     def __len__(self) -> int:
         """Returns the number of images in both sources."""

@@ -1,0 +1,67 @@
+"""Unreadable images of a data set: collected, counted and named, and an error only above a fraction."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from vitkit.data import Source, Subset
+
+# So many unreadable images never end a run, whatever their fraction: a small data set may have a few.
+TOLERATED = 10
+
+
+class TooManyUnreadable(ValueError):  # noqa: N818 - an end, as StopIteration is
+    """Raised if a larger fraction of the images than allowed is unreadable."""
+
+
+@dataclass(frozen=True)
+class UnreadableImage:
+    """An image that could not be read: its index in the source, and the reason with its name."""
+
+    index: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"image {self.index}: {self.reason}"
+
+
+@dataclass
+class Unreadable:
+    """The unreadable images of one source, which `evaluation_batches` leaves out and collects.
+
+    `limit` is the largest fraction of the `total` number of images; up to `TOLERATED` images are always allowed.
+    """
+
+    total: int
+    limit: float = 1.0
+    errors: dict[int, str] = field(default_factory=dict)
+
+    def add(self, images: Iterable[UnreadableImage]) -> None:
+        """Adds images, each of which counts once. Raises TooManyUnreadable above the limit."""
+        self.errors |= {each.index: each.reason for each in images}
+        if self.errors:
+            example = next(iter(self.errors.values()))
+            check_unreadable(len(self.errors), self.total, self.limit, example)
+            if len(self.errors) >= self.total:
+                raise TooManyUnreadable(f"none of {self.total} images could be read; the first one is {example}")
+
+    @property
+    def images(self) -> tuple[UnreadableImage, ...]:
+        """The unreadable images in the order of the source."""
+        return tuple(UnreadableImage(index, self.errors[index]) for index in sorted(self.errors))
+
+    def readable(self, source: Source) -> Source:
+        """Returns the source without the unreadable images, in the order of the batches."""
+        if not self.errors:
+            return source
+        return Subset(source, np.array([index for index in range(len(source)) if index not in self.errors], dtype=int))
+
+
+def check_unreadable(number: int, total: int, limit: float, example: str) -> None:
+    """Raises TooManyUnreadable if `number` of `total` images is above the fraction `limit` and `TOLERATED`."""
+    if number > max(TOLERATED, limit * total):
+        raise TooManyUnreadable(
+            f"{number} of {total} images could not be read, and the limit is {limit:.0%}; one is {example}: repair or "
+            "remove them, or raise max_unreadable"
+        )
