@@ -103,7 +103,7 @@ def test_noise_on_standard_input_is_an_image_that_cannot_be_read(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(bytes(range(256)) * 10)))
-    assert main(["classify", str(folder / "model"), "-", "--json"]) == 2
+    assert main(["classify", str(folder / "model"), "-", "--json"]) == 1  # nothing was done
     assert json.loads(capsys.readouterr().out)["error"]["code"] == "not_an_image"
 
 
@@ -168,7 +168,6 @@ def test_models_and_inspect(folder: Path, capsys: pytest.CaptureFixture[str]) ->
         (["classify", "{folder}/model", "{folder}/photos", "--top", "0"], "--top is 0"),
         (["classify", "{folder}/nothing", "{folder}/photos"], "nothing"),
         (["classify", "{folder}/model", "{folder}/*.webp"], "no file matches"),
-        (["classify", "{folder}/model", "{folder}/photos", "{folder}/*.webp"], "no file matches"),
         (["convert", "{folder}/model", "{folder}/x", "--to", "keras"], "unknown format 'keras'"),
         (["embed", "{folder}/model", "{folder}/photos", "--out", "{folder}/no/x.npz"], "does not exist"),
         (["classify", "{folder}/model", "{folder}/photos", "--device", "gpu"], "no device 'gpu' on this machine"),
@@ -272,7 +271,7 @@ def test_limits_of_image_files(folder: Path, capsys: pytest.CaptureFixture[str],
         (["--max-pixels", "1999"], "too_many_pixels"),
         (["--max-bytes", str(size - 1)], "too_large"),
     ):
-        assert main([*arguments, *options]) == (2 if code else 0)
+        assert main([*arguments, *options]) == (1 if code else 0)
         row = json.loads(capsys.readouterr().out)
         assert row.get("error", {}).get("code") == code
     assert main([*arguments, "--max-pixels", "0"]) == 1

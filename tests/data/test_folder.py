@@ -1,5 +1,6 @@
 """Source `folder`: classes, order, splits and errors."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +97,28 @@ def test_an_unreadable_image_raises_image_error(images: Path) -> None:
     source = Folder(images)
     with pytest.raises(ImageError, match=r"rose/0\.png: "):
         source.read(5)
+
+
+def test_links_are_followed_and_what_is_no_file_is_skipped_and_named(
+    images: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    paint(elsewhere / "new.png")
+    (images / "lily").symlink_to(elsewhere)
+    (images / "lily" / "up").symlink_to(images)  # a loop
+    (images / "rose" / "gone.png").symlink_to("nowhere.png")
+    os.mkfifo(images / "rose" / "pipe.png")
+    (images / "gone").symlink_to("nowhere")
+    source = Folder(images)
+    assert source.classes == ("daisy", "lily", "rose")
+    assert source.read(source.keys.index("lily/new.png")).label == 1
+    assert set(source.skipped) >= {
+        "gone: it is a link to something that does not exist",
+        "rose/gone.png: it is a link to something that does not exist",
+        "rose/pipe.png: it is a named pipe, not a file",
+    }
+    training, validation = data.train_and_val(f"folder:{images}")
+    assert training.skipped == validation.skipped == source.skipped
 
 
 def test_flowers(shared: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from vitkit import data
+from vitkit.data.unreadable import TooManyUnreadable, check_skipped
 
 
 @pytest.fixture
@@ -70,7 +71,7 @@ def test_columns_splits_and_class_names(folder: Path) -> None:
     [
         ("", "has no label column"),
         ("path,label\n", "list.csv lists no images"),
-        ("path,label\nimages/0.png,a\nimages/9.png,a\n", "list.csv, line 3: there is no image 'images/9.png'"),
+        ("path,label\nimages/8.png,a\nimages/9.png,a\n", "list.csv, line 2: there is no image 'images/8.png'"),
         ("path,label\nimages/0.png,a\nimages/1.png,\n", "list.csv, line 3: the label is none"),
         ("path,label\nimages/0.png,a,b\n", "list.csv, line 2: 3 values, but the header has 2"),
         ("path,label\nimages/0.png,-1\n", "list.csv, line 2: class index -1 is out of range"),
@@ -83,6 +84,17 @@ def test_errors_name_the_line(folder: Path, text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         data.splits(csv(folder, text))
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_missing_image_is_left_out_and_named(folder: Path) -> None:
+    text = "path,label\nimages/0.png,a\nimages/9.png,b\nimages/1.png,a\n"
+    found = data.source(csv(folder, text))
+    assert [found.read(index).key for index in range(len(found))] == ["images/0.png", "images/1.png"]
+    assert found.skipped == ("list.csv, line 3: there is no image 'images/9.png'",)
+    check_skipped(found, 0.0)  # a few never end a run
+    many = data.source(csv(folder, "path,label\nimages/0.png,a\n" + "images/9.png,a\n" * 11))
+    with pytest.raises(TooManyUnreadable, match=r"11 of 12 images could not be read, and the limit is 90%"):
+        check_skipped(many, 0.9)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from PIL import Image
 
 from vitkit import models
 from vitkit.data.processor import Processor
-from vitkit.images import ImageError
+from vitkit.images import ImageError, Unlisted
 from vitkit.inference import Classifier, Predictor, expand, stream, top_predictions
 from vitkit.inference.predictor import Options
 from vitkit.task import Task
@@ -177,11 +177,14 @@ def test_expand_folders_globs_and_plain_names(tmp_path: Path) -> None:
     assert list(expand([str(tmp_path / "[1].png")])) == [str(tmp_path / "[1].png")]
     assert list(expand([str(tmp_path / "*.PNG")])) == [str(tmp_path / "a.PNG")]
     assert list(expand(["no such file.jpg"])) == ["no such file.jpg"]
-    with pytest.raises(ValueError, match=r"no file matches"):
-        list(expand([str(tmp_path / "*.webp")]))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"has no image files"):
-        list(expand([str(tmp_path / "empty")]))
+    given = [str(tmp_path / "*.webp"), str(tmp_path / "empty"), str(tmp_path / "b")]
+    pattern, empty, image = expand(given)
+    assert isinstance(pattern, Unlisted)
+    assert isinstance(empty, Unlisted)
+    assert (str(pattern), str(pattern.error)) == (given[0], "no file matches this pattern")
+    assert (str(empty), str(empty.error)) == (given[1], "the folder has no image files")
+    assert image == str(tmp_path / "b" / "2.jpg")
 
 
 def test_training_mode_is_restored(classifier: Classifier, images: list[Path]) -> None:

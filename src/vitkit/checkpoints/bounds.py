@@ -36,6 +36,16 @@ def check_config(config: Any, tensors: Tensors) -> None:
             raise CheckpointError(f"config.json: {field.name} is {str(value)[:80]}, {what}")
 
 
+def check_requested(image_size: tuple[int, int] | None) -> None:
+    """Raises ValueError if a requested image size is not positive, or too large for the memory of a position table."""
+    if image_size is None:
+        return
+    if min(image_size) < 1 or math.prod(image_size) > MAX_PIXELS:
+        shown = image_size[0] if image_size[0] == image_size[1] else f"{image_size[0]} x {image_size[1]}"
+        side = math.isqrt(MAX_PIXELS)
+        raise ValueError(f"image_size is {shown}; it must be at least 1 and at most {side} ({side} x {side} pixels)")
+
+
 def check_sizes(image_size: tuple[int, int], processor: Processor) -> None:
     """Raises CheckpointError if the image size is too large or the normalization statistics are invalid."""
     to = processor.resize_to

@@ -62,6 +62,7 @@ def load(
         channels = parse_channels(overrides.pop("channels"))
     text = os.fspath(source)
     size, patch = ((each, each) if isinstance(each, int) else each for each in (image_size, patch_size))
+    bounds.check_requested(size)
     try:
         files = locate(text, revision)
     except CheckpointError as error:

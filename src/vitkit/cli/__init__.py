@@ -2,11 +2,11 @@
 
 The signature and the docstring of the function are the help of the command. A command calls the library, prints, and
 returns its exit code (None is 0). User errors are one line on standard error with exit code 1, or 2 if some of many
-inputs failed; VITKIT_DEBUG=1 shows the traceback. No command imports torch before it runs, so that help is fast.
+inputs failed, 130 or 143 after an interrupt; VITKIT_DEBUG=1 shows the traceback. No command imports torch before it
+runs, so that help is fast.
 """
 
 import io
-import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -36,12 +36,26 @@ def usage() -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command and returns the exit code."""
+    """Runs a command and returns the exit code.
+
+    Without `arguments`, runs the command line of the process, and prepares the streams and signals of the process.
+    """
+    from vitkit.cli import _streams
+
+    if arguments is None:
+        try:
+            _streams.prepare_process()
+        except ValueError as error:
+            return _streams.fail(error)
     words = list(sys.argv[1:] if arguments is None else arguments)
     for stream in (sys.stdout, sys.stderr):
         # File names may contain characters that the terminal cannot encode; they are escaped.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    return _streams.guarded(lambda: _run(words))
+
+
+def _run(words: list[str]) -> int | None:
     if not words or words[0] in ("-h", "--help", "help"):
         print(usage())
         return 0 if words else 1
@@ -50,25 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print(f"vitkit {__version__}")
         return 0
-    try:
-        function = command(words[0])
-        import tyro
+    function = command(words[0])
+    import tyro
 
-        options = (tyro.conf.FlagCreatePairsOff,)
-        return int(tyro.cli(function, prog=f"vitkit {words[0]}", args=words[1:], config=options) or 0)
-    except KeyboardInterrupt as error:
-        # The message of an interrupted training run says what was saved and which signal arrived.
-        return _fail(str(error) or "interrupted", code=getattr(error, "exit_code", 130))
-    except BrokenPipeError:
-        # The reader closed our output (`vitkit ... | head`). Redirect it, so that the flush at exit does not fail.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    except (ValueError, OSError, ImportError) as error:
-        if os.environ.get("VITKIT_DEBUG") == "1":
-            raise
-        return _fail(" ".join(str(error).split()) or type(error).__name__)
-
-
-def _fail(message: str, *, code: int = 1) -> int:
-    print(f"vitkit: {message}", file=sys.stderr)
-    return code
+    return tyro.cli(function, prog=f"vitkit {words[0]}", args=words[1:], config=(tyro.conf.FlagCreatePairsOff,))

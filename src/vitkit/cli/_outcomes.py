@@ -1,6 +1,8 @@
 """Helper functions of the commands for config settings, image arguments and exit codes."""
 
-import json
+import codecs
+import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -8,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vitkit.config import Json
-from vitkit.images import DEFAULT_LIMITS, Limits, sniff
-from vitkit.inference.classifier import expand
-from vitkit.text import shortened
+from vitkit.images import DEFAULT_LIMITS, Limits, Unlisted, sniff
+from vitkit.inference.expand import expand
+from vitkit.text import json_text, printable, shortened
 
 if TYPE_CHECKING:
     from vitkit.inference import Classifier, Outcome
@@ -25,6 +27,11 @@ def settings(words: Sequence[str]) -> dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
+# Characters of no text, and the length of a path (4096 bytes on Linux).
+_CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f\x7f]")
+MAX_NAME = 4096
+
+
 class StandardInput(bytes):
     """An image from standard input, which is printed as `-`."""
 
@@ -32,28 +39,49 @@ class StandardInput(bytes):
         return "-"
 
 
-def arguments_to_images(arguments: Sequence[str]) -> list[str | bytes]:
-    """Expands image arguments. Raises ValueError if an argument matches no file."""
+def arguments_to_images(arguments: Sequence[str]) -> list[str | bytes | Unlisted]:
+    """Expands image arguments; what leads to no image becomes an error in its place."""
     if not arguments:
         raise ValueError("give at least one image: a file, a folder, a glob, or - for standard input")
     return [image for argument in arguments for image in (_standard_input() if argument == "-" else expand([argument]))]
 
 
-def _standard_input() -> Iterator[str | bytes]:
-    data = sys.stdin.buffer.read()
-    if not data.strip():
+def _standard_input() -> Iterator[str | bytes | Unlisted]:
+    if sys.stdin is None:
+        raise ValueError("standard input is closed; expected an image, or one path per line")
+    try:
+        data = sys.stdin.buffer.read()
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, "standard input") from None
+    if not data.strip(b"\0 \t\r\n"):
         raise ValueError("standard input is empty; expected an image, or one path per line")
-    if sniff(data) is not None or not _is_text(data):
+    names = _names(data)
+    if names is None:
         yield StandardInput(data)
     else:
-        yield from expand(line for line in data.decode("utf-8").splitlines() if line.strip())
+        yield from expand(names)
 
 
-def _is_text(data: bytes) -> bool:
-    try:
-        return "\0" not in data.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
+def _names(data: bytes) -> list[str] | None:
+    """Returns the paths in a list, separated by NUL bytes (`find -print0`) or line breaks, or None for an image.
+
+    Names are bytes of any encoding. Data are a list if the first name exists, or if they do not look like an image:
+    they have no signature of a format, and no control characters.
+    """
+    for mark, encoding in ((codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16")):
+        if data.startswith(mark):  # a list that PowerShell wrote
+            try:
+                data = data.decode(encoding).encode("utf-8", "surrogateescape")
+            except ValueError:
+                break
+    data = data.removeprefix(codecs.BOM_UTF8)
+    parts = data.split(b"\0") if b"\0" in data else [line.removesuffix(b"\r") for line in data.split(b"\n")]
+    names = [os.fsdecode(part) for part in parts if part.strip()]
+    if len(names[0]) <= MAX_NAME and os.path.lexists(names[0]):
+        return names
+    if sniff(data) is not None or max(map(len, names)) > MAX_NAME or _CONTROL.search(b"".join(parts)):
+        return None
+    return names
 
 
 def load_model(model: str, revision: str | None, image_size: int | None, words: Sequence[str]) -> "Classifier":
@@ -96,15 +124,21 @@ def shows_progress() -> bool:
 
 def json_line(row: Json) -> str:
     """Returns one line of JSON in characters that the encoding of standard output supports."""
-    return json.dumps(row, ensure_ascii=(sys.stdout.encoding or "").lower().replace("-", "") != "utf8")
+    return json_text(row, ascii_only=(sys.stdout.encoding or "").lower().replace("-", "") != "utf8")
 
 
 def count_failures(outcomes: Iterable["Outcome"]) -> int:
-    """Consumes the outcomes, prints the number of failures and returns the exit code (2 after failures)."""
-    total = failed = 0
+    """Consumes the outcomes, prints the number of failures and returns the exit code.
+
+    It is 2 if some images failed, and 1 if all did, so that nothing was done.
+    """
+    total, failed, first = 0, 0, ""
     for outcome in outcomes:
         total += 1
-        failed += outcome.error is not None
+        if outcome.error is not None:
+            failed += 1
+            first = first or printable(f"{outcome.source}: {outcome.error}")
     if failed:
-        print(f"vitkit: {failed} of {total} images could not be read", file=sys.stderr)
-    return 2 if failed else 0
+        which = "" if failed == 1 else "the first is "
+        print(f"vitkit: {failed} of {total} images could not be read: {which}{first}", file=sys.stderr)
+    return 0 if not failed else 1 if failed == total else 2

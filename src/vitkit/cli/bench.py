@@ -50,6 +50,7 @@ def bench(
     """
     from vitkit.bench import Plan, table
     from vitkit.bench.measure import measure, parse_options
+    from vitkit.cli._streams import interrupt_code
 
     lists = {"models": model, "batches": batch, "precisions": precision, "peers": peers}
     options = parse_options(kind, lists, threads=threads, device=device, images=images)
@@ -63,7 +64,7 @@ def bench(
     if out is not None:
         page, _ = table.write(report, out)
         print(f"see {page}", file=sys.stderr)
-    return 130 if report.interrupted else 0
+    return interrupt_code() if report.interrupted else 0
 
 
 def _status() -> Callable[[str], None]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import Positional, arg
 
 from vitkit.config import JsonDict
+from vitkit.text import printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -123,10 +124,11 @@ def _write_csv(rows: "Rows", function: "Function") -> Iterator["Outcome"]:
     writer.writerow(["path", "rank", "label", "index", *columns, "error"])
     for outcome, predictions in rows:
         if outcome.error is not None:
-            writer.writerow([outcome.source, "", "", "", *([""] * len(columns)), outcome.error.code])
+            writer.writerow([printable(outcome.source), "", "", "", *([""] * len(columns)), outcome.error.code])
         for rank, each in enumerate(predictions, start=1):
             values = [f"{each.score:.6f}", str(each.predicted).lower()] if each.value is None else [f"{each.value:.9g}"]
-            writer.writerow([outcome.source, rank, each.label, each.index, *values[: len(columns)], ""])
+            row = [printable(outcome.source), rank, printable(each.label), each.index, *values[: len(columns)], ""]
+            writer.writerow(row)
         yield outcome
 
 
@@ -136,16 +138,17 @@ def _write_table(rows: "Rows", function: "Function") -> Iterator["Outcome"]:
 
     console = Console(highlight=False, soft_wrap=True)
     for outcome, predictions in rows:
-        console.print(Text(str(outcome.source), style="bold"))
+        console.print(Text(printable(outcome.source), style="bold"))
         if outcome.error is not None:
-            console.print(Text(f"  cannot be read: {outcome.error}", style="red"))
+            console.print(Text(f"  cannot be read: {printable(outcome.error)}", style="red"))
         elif not predictions:
             console.print(Text("  no label reaches the threshold"))
         for each in predictions:
+            label = printable(each.label)
             if each.value is not None:
-                console.print(Text(f"  {each.value:12.6g}  {each.label}"))
+                console.print(Text(f"  {each.value:12.6g}  {label}"))
                 continue
             filled = round(20 * each.score)
             mark = "" if function == "softmax" else "* " if each.predicted else "  "
-            console.print(Text(f"  {each.score:6.1%}  {'#' * filled}{'.' * (20 - filled)}  {mark}{each.label}"))
+            console.print(Text(f"  {each.score:6.1%}  {'#' * filled}{'.' * (20 - filled)}  {mark}{label}"))
         yield outcome

@@ -125,6 +125,7 @@ def _save(outcomes: "Iterator[Outcome]", blocks: "Sequence[int]", out: Path) -> 
 
     from vitkit import atomic
     from vitkit.cli._outcomes import count_failures
+    from vitkit.text import printable
 
     saved: list[Outcome] = []
 
@@ -133,13 +134,14 @@ def _save(outcomes: "Iterator[Outcome]", blocks: "Sequence[int]", out: Path) -> 
             if outcome.error is None:
                 saved.append(outcome)
             else:
-                print(f"vitkit: {outcome.source}: {outcome.error}", file=sys.stderr)
+                print(f"vitkit: {printable(outcome.source)}: {printable(outcome.error)}", file=sys.stderr)
             yield outcome
 
     code = count_failures(collect())
     rows = [outcome.output for outcome in saved if outcome.output is not None]
     if not rows:
-        raise ValueError("no image could be read; nothing was written")
+        print("vitkit: no image could be read; nothing was written", file=sys.stderr)
+        return 1
     names = np.array([str(outcome.source) for outcome in saved])
     taps = {f"block_{block}": _stack(block, [each.taps[row] for each in saved]) for row, block in enumerate(blocks)}
     atomic.write_file(out, lambda part: _write(part, paths=names, embeddings=np.stack(rows), **taps))

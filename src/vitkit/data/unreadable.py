@@ -58,6 +58,12 @@ class Unreadable:
         return Subset(source, np.array([index for index in range(len(source)) if index not in self.errors], dtype=int))
 
 
+def check_skipped(source: Source, limit: float) -> None:
+    """Raises TooManyUnreadable if too many files of a source were missing when it was opened."""
+    if source.skipped:
+        check_unreadable(len(source.skipped), len(source) + len(source.skipped), limit, source.skipped[0])
+
+
 def check_unreadable(number: int, total: int, limit: float, example: str) -> None:
     """Raises TooManyUnreadable if `number` of `total` images is above the fraction `limit` and `TOLERATED`."""
     if number > max(TOLERATED, limit * total):

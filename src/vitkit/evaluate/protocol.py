@@ -14,7 +14,7 @@ from vitkit.data.augment import Transform
 from vitkit.data.labels import matched
 from vitkit.data.loader import Batch, evaluation_batches
 from vitkit.data.processor import Processor
-from vitkit.data.unreadable import Unreadable
+from vitkit.data.unreadable import Unreadable, check_skipped
 from vitkit.evaluate import ModelOutputs, Predictions, requirements
 from vitkit.images import DEFAULT_LIMITS, Limits
 from vitkit.models import Backbone
@@ -161,6 +161,8 @@ def run(
     evaluate.check_task(config.evaluators, task)
     training, source = config.sources(labels, regression=task.regression)
     requirements.check(requirements.EvaluationData(model, source, training, processor), config.evaluators)
+    for each in (source, *([] if training is None else [training])):
+        check_skipped(each, config.max_unreadable)
     transform = Transform(processor, limits=config.limits)
     failed: list[Unreadable] = []
 

@@ -24,6 +24,7 @@ from vitkit.images.decode import PixelOptions, open_image, open_pixels
 from vitkit.images.depth import array_to_bytes
 from vitkit.images.errors import CODES, DEFAULT_LIMITS, Code, ImageError, Limits
 from vitkit.images.files import ARRAY_SUFFIXES, SUFFIXES, Source
+from vitkit.images.folders import Unlisted, subfolders, unlisted, walk
 from vitkit.images.header import FORMATS, Format, Header
 from vitkit.images.multiband import bands_to_bytes, find_bands, open_channels, open_rgb_pixels, to_channels
 from vitkit.images.probe import probe, sniff
@@ -46,6 +47,7 @@ __all__ = [
     "PixelOptions",
     "Profile",
     "Source",
+    "Unlisted",
     "array_to_bytes",
     "as_array",
     "bands_to_bytes",
@@ -59,6 +61,9 @@ __all__ = [
     "open_rgb_pixels",
     "probe",
     "sniff",
+    "subfolders",
     "to_channels",
     "to_rgb",
+    "unlisted",
+    "walk",
 ]

@@ -21,25 +21,42 @@ SUFFIXES: Final = frozenset(
 )
 #: Suffixes of array files, which are images where a folder has no others.
 ARRAY_SUFFIXES: Final = frozenset((".npy",))
+_KINDS: Final = (
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+    (stat.S_ISDIR, "a folder"),
+)
 _CHUNK: Final = 1 << 20
 _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+
+
+def kind_of(status: os.stat_result) -> str:
+    """Returns what a path that is no regular file leads to: a folder, a named pipe, ..."""
+    return next((kind for check, kind in _KINDS if check(status.st_mode)), "not a regular file")
 
 
 def _read_file(path: str | os.PathLike[str], limits: Limits, check: Callable[[bytes], object]) -> bytes:
     if isinstance(path, str) and _URL.match(path) and not os.path.exists(path):
         raise ImageError("unreadable", "it is a URL; download the file and pass its path")
     try:
-        # Non-blocking: a named pipe without a writer would block the batch.
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        # Before opening: a named pipe would wait for a writer, and a device may act when it is opened.
+        status = os.stat(path)
+        descriptor = -1
+        if stat.S_ISREG(status.st_mode):
+            # Non-blocking, in case it was replaced meanwhile.
+            descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+            status = os.fstat(descriptor)
     except (OSError, ValueError) as error:
         reason = {FileNotFoundError: "it does not exist", PermissionError: "permission denied"}.get(type(error))
         raise ImageError(
             "unreadable", f"the file cannot be opened: {reason or 'the operating system reports an error'}"
         ) from None
-    status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
-        os.close(descriptor)
-        raise ImageError("unreadable", "the path is a folder or a device, not a file")
+        if descriptor >= 0:
+            os.close(descriptor)
+        raise ImageError("unreadable", f"it is {kind_of(status)}, not a file")
     # Without a buffer, a single read of the known size fills the result without a copy.
     with open(descriptor, "rb", buffering=0) as file:
         return _read_stream(file, limits, check, status.st_size)

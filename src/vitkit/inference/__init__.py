@@ -5,7 +5,8 @@
 to image files. `engine` makes fast copies of models, `runtimes` exports models and runs the exports.
 """
 
-from vitkit.inference.classifier import Classifier, UntrainedHeadWarning, expand, load
+from vitkit.inference.classifier import Classifier, UntrainedHeadWarning, load
+from vitkit.inference.expand import expand
 from vitkit.inference.predictor import Outcome, Prediction, Predictor, check_threshold, top_predictions
 
 __all__ = [

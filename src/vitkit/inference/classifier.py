@@ -1,11 +1,10 @@
 """`Classifier`, a model with its processor and labels, and `load` for any checkpoint."""
 
-import glob
 import os
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, Literal, Unpack, get_args
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -16,13 +15,15 @@ from vitkit import checkpoints
 from vitkit.checkpoints.load import UNTRAINED
 from vitkit.checkpoints.meaning import is_untrained
 from vitkit.config import AnyConfig
-from vitkit.data.processor import ImageInput, Processor
-from vitkit.images import ARRAY_SUFFIXES, SUFFIXES
+from vitkit.data.processor import ImageInput, Processor, named
+from vitkit.inference.expand import expand
 from vitkit.inference.predictor import Options, Outcome, Prediction, Predictor, check_threshold, top_predictions
 from vitkit.inference.runtimes._exported import is_export, load_export
 from vitkit.layers import Blocks, Features, TapOptions
 from vitkit.models import Backbone
 
+# What happens to an image that cannot be read.
+Errors = Literal["raise", "skip"]
 # What a predictor depends on: processor, id of the model, options and versions of the weights.
 Key = tuple[Processor, int, tuple[tuple[str, object], ...], tuple[tuple[int, int], ...]]
 
@@ -86,14 +87,16 @@ class Classifier(nn.Module):
         *,
         top: int = 5,
         threshold: float | None = None,
+        errors: Errors = "raise",
         **options: Unpack[Options],
     ) -> Iterator[tuple[ImageInput, list[Prediction]]]:
         """Yields each image with its `top` classes, best first, or with the values that a regression predicts.
 
         `images` is one image or several: paths, folders, globs, bytes, PIL, NumPy or torch images. For independent
-        labels, `threshold` returns only labels with at least this score. `options` are those of `Predictor`. Warns
-        with `UntrainedHeadWarning` if the head gives every image the same scores. Raises ValueError for a model
-        without classes and `ImageError` for an unreadable image.
+        labels, `threshold` returns only labels with at least this score. `options` are those of `Predictor`. An
+        unreadable image raises an `ImageError` that names it; with errors="skip" it is left out with a warning, and the
+        others are still classified (`Predictor.logits` yields errors as outcomes). Warns with `UntrainedHeadWarning` if
+        the head gives every image the same scores. Raises ValueError for a model without classes.
         """
         if not self.labels:
             raise ValueError("this model has no classes: use `embed`, or add a head by fine-tuning")
@@ -103,14 +106,14 @@ class Classifier(nn.Module):
         predictor = self.predictor(**options)
         if is_untrained(self.model):
             warnings.warn(UNTRAINED, UntrainedHeadWarning, stacklevel=2)
-        for image, logits in _outputs(predictor.logits(_images(images))):
+        for image, logits in _outputs(predictor.logits(_images(images)), errors):
             yield image, top_predictions(logits, self.labels, top, task=task, threshold=threshold)
 
     def embed(
-        self, images: ImageInput | Iterable[ImageInput], **options: Unpack[Options]
+        self, images: ImageInput | Iterable[ImageInput], *, errors: Errors = "raise", **options: Unpack[Options]
     ) -> Iterator[tuple[ImageInput, np.ndarray]]:
         """Yields each image with its representation (d,) in float32; takes the arguments of `classify`."""
-        return _outputs(self.predictor(**options).embeddings(_images(images)))
+        return _outputs(self.predictor(**options).embeddings(_images(images)), errors)
 
     def predictor(self, **options: Unpack[Options]) -> Predictor:
         """Returns a `Predictor` with these options, cached until the options or the weights change."""
@@ -168,50 +171,19 @@ def _images(images: ImageInput | Iterable[ImageInput]) -> Iterable[ImageInput]:
             yield image
 
 
-def _outputs(outcomes: Iterable[Outcome]) -> Iterator[tuple[ImageInput, np.ndarray]]:
-    for outcome in outcomes:
-        if outcome.error is not None:
-            name = outcome.source if isinstance(outcome.source, str | Path) else "an image"
-            raise type(outcome.error)(outcome.error.code, f"{name}: {outcome.error}")
-        assert outcome.output is not None
-        yield outcome.source, outcome.output
+def _outputs(outcomes: Iterable[Outcome], errors: Errors) -> Iterator[tuple[ImageInput, np.ndarray]]:
+    if errors not in get_args(Errors):
+        raise ValueError(f"errors is '{errors}'; it must be one of {', '.join(get_args(Errors))}")
+    return _readable(outcomes, errors)
 
 
-def expand(names: Iterable[str]) -> Iterator[str]:
-    """Yields the files of paths, folders (recursively, sorted by name) and globs, in order.
-
-    Other names are yielded unchanged, so that reading them raises the error. Raises ValueError for a folder without
-    images and a glob without matches.
-    """
-    for name in names:
-        if os.path.isdir(name):
-            yield from _folder(name)
-        elif glob.has_magic(name) and not os.path.exists(name):
-            yield from _glob(name)
-        else:
-            yield name
-
-
-def _folder(name: str) -> Iterator[str]:
-    found = False
-    paths = sorted(Path(name).rglob("*"))
-    # The arrays of numpy are the images of a folder without others.
-    for suffixes in (SUFFIXES, ARRAY_SUFFIXES):
-        for path in paths if not found else ():
-            hidden = any(part.startswith(".") for part in path.relative_to(name).parts)
-            if path.suffix.lower() in suffixes and not hidden and path.is_file():
-                found = True
-                yield str(path)
-    if not found:
-        raise ValueError(f"the folder '{name}' has no image files")
-
-
-def _glob(pattern: str) -> Iterator[str]:
-    matches = sorted(glob.glob(pattern, recursive=True))
-    if not matches:
-        raise ValueError(f"no file matches '{pattern}'")
-    for match in matches:
-        if os.path.isdir(match):
-            yield from _folder(match)
-        else:
-            yield match
+def _readable(outcomes: Iterable[Outcome], errors: Errors) -> Iterator[tuple[ImageInput, np.ndarray]]:
+    for index, outcome in enumerate(outcomes):
+        if outcome.error is None:
+            assert outcome.output is not None
+            yield outcome.source, outcome.output
+            continue
+        error = named(outcome.error, outcome.source, index)
+        if errors == "raise":
+            raise error
+        warnings.warn(f"skipped {error}", RuntimeWarning, stacklevel=2)

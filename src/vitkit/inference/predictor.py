@@ -190,7 +190,8 @@ class Predictor:
 
     def _calibration_images(self, first: Tensor | None) -> Tensor:
         """Returns normalized images for calibration: `calibration`, `first` or the probe images."""
-        images = [self._read(image) for image in islice(self._calibration, CALIBRATION)]
+        read = (stream.attempt(self._read, image) for image in self._calibration)
+        images = list(islice((each for each in read if not isinstance(each, ImageError)), CALIBRATION))
         if images:
             return self._stack(images).to(self.device)
         return probe(self._model, count=8).to(self.device) if first is None else first.to(self.device)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from vitkit.data.processor import ImageInput
-from vitkit.images import ImageError
+from vitkit.images import ImageError, Unlisted
 
 Read = Callable[[ImageInput], np.ndarray]
 # An image and its pixels, or the error if it cannot be read.
@@ -31,7 +31,7 @@ def read_ahead(
         try:
             while True:
                 for image in islice(source, 2 * batch - len(waiting)):
-                    waiting.append((image, pool.submit(_attempt, read, image)))
+                    waiting.append((image, pool.submit(attempt, read, image)))
                 if not waiting:
                     return
                 taken = [waiting.popleft() for _ in range(min(batch, len(waiting)))]
@@ -53,7 +53,7 @@ def run_in_workers(
     source = iter(source)
 
     def read_and_run(images: Sequence[ImageInput]) -> Sequence[T]:
-        return run([(image, _attempt(read, image)) for image in images])
+        return run([(image, attempt(read, image)) for image in images])
 
     with ThreadPoolExecutor(workers, thread_name_prefix="vitkit-worker", initializer=_use_one_thread) as pool:
         waiting: deque[Future[Sequence[T]]] = deque()
@@ -95,8 +95,13 @@ def _use_one_thread() -> bool:
     return torch.get_num_threads() == 1
 
 
-def _attempt(read: Read, image: ImageInput) -> np.ndarray | ImageError:
+def attempt(read: Read, image: ImageInput) -> np.ndarray | ImageError:
+    """Returns the pixels of an image, or the error; one image of a wrong type or shape must not end a stream."""
+    if isinstance(image, Unlisted):
+        return image.error
     try:
         return read(image)
     except ImageError as error:
         return error
+    except (ValueError, TypeError) as error:
+        return ImageError("unsupported_format", str(error))

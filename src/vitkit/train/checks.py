@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from vitkit import evaluate, models
+from vitkit.checkpoints.bounds import check_requested
 from vitkit.config import AnyConfig
 from vitkit.data import Source
 from vitkit.evaluate import requirements
@@ -59,7 +60,8 @@ def check_evaluators(run: Run, source: Source, validation: Source) -> None:
 
 
 def check_patch_size(model: AnyConfig) -> None:
-    """Raises ValueError if the image size is not a multiple of the patch size."""
+    """Raises ValueError if the image size is too large, or not a multiple of the patch size."""
+    check_requested(tuple(model.image_size))
     for side, patch in zip(model.image_size, getattr(model, "patch_size", model.image_size), strict=True):
         if side % patch:
             near = max(patch, round(side / patch) * patch)

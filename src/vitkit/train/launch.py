@@ -18,7 +18,7 @@ from vitkit.config import JsonDict
 from vitkit.data import Source
 from vitkit.data.augment import Transform
 from vitkit.data.loader import Batch, Stream, check_mixing, check_readable, evaluation_batches, training_batches
-from vitkit.data.unreadable import TooManyUnreadable, Unreadable, check_unreadable
+from vitkit.data.unreadable import TooManyUnreadable, Unreadable, check_skipped, check_unreadable
 from vitkit.evaluate.f1 import best_thresholds
 from vitkit.models import Backbone
 from vitkit.task import Task
@@ -148,6 +148,8 @@ def prepare(run: Run, files: RunFolder, device: torch.device) -> tuple[Training,
     checks.check(run, source, validation)
     run = replace(run, objective=objectives.fitted(run.objective, source))
     check_mixing(run.augment, data_stream(run))
+    for each in (source, validation):
+        check_skipped(each, run.data.max_unreadable)
     transform = Transform(run.processor, run.augment, run.data.limits)
     distributed.on_rank_zero(lambda: check_readable(source, transform, "training"))
     distributed.on_rank_zero(lambda: check_readable(validation, transform, "validation"))

@@ -12,7 +12,7 @@ import numpy as np
 
 from vitkit import atomic
 from vitkit.config import Json, JsonDict, nearest
-from vitkit.data.processor import ImageInput, Processor
+from vitkit.data.processor import ImageInput, Processor, named
 from vitkit.images import Channels, as_array, find_channels, is_tensor
 from vitkit.transformers import hub
 from vitkit.transformers.batch import BatchFeature, Images, iterate_images, parse_layout
@@ -103,7 +103,12 @@ class ViTImageProcessor:
         settings |= {
             name: _convert_setting(name, value, settings | given) for name, value in given.items() if value is not None
         }
-        arrays = [array for image in iterate_images(images) for array in self._process(image, settings)]
+        arrays: list[np.ndarray] = []
+        for index, image in enumerate(iterate_images(images)):
+            try:
+                arrays += self._process(image, settings)
+            except (ValueError, TypeError) as error:
+                raise (error if image is images else named(error, image, index)) from None
         if settings["do_pad"]:
             arrays = [_pad(array, settings["pad_size"], arrays) for array in arrays]
         if parse_layout(settings["data_format"], "data_format") == "last":

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vitkit.data.processor import ImageInput
-from vitkit.images import Limits
+from vitkit.data.processor import ImageInput, named
+from vitkit.images import ImageError, Limits, Unlisted
 from vitkit.inference import Predictor
 from vitkit.task import PROBLEM_TYPES, Function, apply
 from vitkit.task import Task as Meaning
@@ -86,18 +86,21 @@ class Pipeline:
         """Returns the results for one or several images.
 
         `options` are those of the task, `batch_size`, and `timeout` (seconds, for URLs). `images` is another name for
-        `inputs`. Raises TypeError for an unknown option.
+        `inputs`. An unreadable image raises an `ImageError` that names it; with errors="return" the error takes the
+        place of its result, and the other images are processed. Raises TypeError for an unknown option.
         """
         inputs = options.pop("images", inputs)
         batch_size = options.pop("batch_size", self.batch_size)
-        timeout = options.pop("timeout", 30.0)
+        timeout, errors = options.pop("timeout", 30.0), options.pop("errors", "raise")
+        if errors not in ("raise", "return"):
+            raise ValueError(f"errors is '{errors}'; it must be 'raise' or 'return'")
         single = isinstance(inputs, str | bytes) or not isinstance(inputs, Iterable) or hasattr(inputs, "__array__")
         images = (_read(image, timeout, self.limits) for image in ([inputs] if single else inputs))
-        results = self._run(images, batch_size, options)
+        results = self._run(images, batch_size, errors, options)
         return next(results) if single else list(results) if isinstance(inputs, list | tuple) else results
 
     def _run(
-        self, images: Iterable[ImageInput], batch_size: int | None, options: dict[str, Argument]
+        self, images: Iterable[ImageInput], batch_size: int | None, errors: str, options: dict[str, Argument]
     ) -> Iterator[object]:
         task = TASKS[self.task]
         network: Any = _SelectField(self.model, task.output_field(options))
@@ -109,15 +112,23 @@ class Pipeline:
             batch_size=batch_size,
             limits=self.limits,
         )
-        for outcome in predictor.logits(images):
-            if outcome.error is not None:
-                raise outcome.error
-            yield task.postprocess(self.model.config, outcome.output, **options)
+        for index, outcome in enumerate(predictor.logits(images)):
+            if outcome.error is None:
+                yield task.postprocess(self.model.config, outcome.output, **options)
+                continue
+            error = named(outcome.error, outcome.source, index)
+            if errors == "raise":
+                raise error
+            yield error
 
 
 def _read(image: ImageInput, timeout: float | None, limits: Limits | None) -> ImageInput:
-    is_url = isinstance(image, str) and image.startswith(("http://", "https://"))
-    return download(image, timeout=timeout, limits=limits) if is_url else image
+    if not (isinstance(image, str) and image.startswith(("http://", "https://"))):
+        return image
+    try:
+        return download(image, timeout=timeout, limits=limits)
+    except ImageError as error:  # in its place among the others
+        return Unlisted(image, error)
 
 
 def best_labels(

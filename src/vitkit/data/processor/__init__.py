@@ -12,6 +12,16 @@ timm.py           pretrained_cfg of timm
 
 from vitkit.data.processor.geometry import Crop, Interpolation, Resize
 from vitkit.data.processor.normalization import HALF, IMAGENET_MEAN, IMAGENET_STD
-from vitkit.data.processor.processor import ImageInput, Processor
+from vitkit.data.processor.processor import ImageInput, Processor, named
 
-__all__ = ["HALF", "IMAGENET_MEAN", "IMAGENET_STD", "Crop", "ImageInput", "Interpolation", "Processor", "Resize"]
+__all__ = [
+    "HALF",
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "Crop",
+    "ImageInput",
+    "Interpolation",
+    "Processor",
+    "Resize",
+    "named",
+]

@@ -1,5 +1,6 @@
 """`Processor`: preprocesses an image of any kind to the float32 tensor that the model expects."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import floor
@@ -26,9 +27,11 @@ from vitkit.images import (
     AnyImage,
     Bands,
     Channels,
+    ImageError,
     Limits,
     PixelOptions,
     Profile,
+    Unlisted,
     array_to_bytes,
     as_array,
     bands_to_bytes,
@@ -40,6 +43,7 @@ from vitkit.images import (
     to_channels,
     to_rgb,
 )
+from vitkit.text import printable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -236,10 +240,18 @@ class Processor:
     def __call__(
         self, images: ImageInput | Sequence[ImageInput], **options: Unpack[Options]
     ) -> 'Float32[Tensor, "b c h w"]':
-        """Preprocesses an image, a list of images, or an array (b, c, h, w) or (b, h, w, c) to a batch."""
+        """Preprocesses an image, a list of images, or an array (b, c, h, w) or (b, h, w, c) to a batch.
+
+        Errors name the image: by its path, or by its index.
+        """
         import torch
 
-        arrays = [self.array(image, **choices) for image, choices in _each(images, options, self)]
+        arrays = []
+        for index, (image, choices) in enumerate(_each(images, options, self)):
+            try:
+                arrays.append(self.array(image, **choices))
+            except (ValueError, TypeError) as error:
+                raise (error if image is images and not is_path(image) else named(error, image, index)) from None
         if not arrays:
             return torch.empty((0, self.channels, *self.size))
         if len({array.shape for array in arrays}) > 1:
@@ -274,6 +286,19 @@ class Processor:
 def is_in_memory(image: ImageInput) -> bool:
     """Returns whether an image is already decoded: a PIL image, an array, a tensor or `Bands`."""
     return isinstance(image, Image.Image | np.ndarray | Bands) or is_tensor(image)
+
+
+def named(error: ValueError | TypeError, image: ImageInput, index: int) -> ValueError | TypeError:
+    """Returns an error of the same kind whose message names the image: its path, or its index in the batch."""
+    text = f"{printable(image) if is_path(image) else f'image {index}'}: {error}"
+    if isinstance(error, ImageError):
+        return ImageError(error.code, text)
+    return TypeError(text) if isinstance(error, TypeError) else ValueError(text)
+
+
+def is_path(image: ImageInput) -> bool:
+    """Returns whether an image is given by its name."""
+    return isinstance(image, str | os.PathLike | Unlisted)
 
 
 def _each(images: ImageInput, options: Options, processor: Processor) -> Iterator[tuple[ImageInput, Options]]:

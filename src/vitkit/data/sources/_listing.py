@@ -22,8 +22,9 @@ class Row:
 class Listing(Table):
     """The images of a table, in its order. The key of an image is its path relative to the table."""
 
-    def __init__(self, folder: Path, keys: list[str], rows: Labels):
+    def __init__(self, folder: Path, keys: list[str], rows: Labels, skipped: tuple[str, ...] = ()):
         super().__init__(rows)
+        self.skipped = skipped
         self.folder = folder
         self.keys = keys
 
@@ -36,19 +37,15 @@ def listing_splits(path: Path, rows: list[Row], columns: list[str], chosen: Mapp
     """Returns one source per value of the `split` column, or the split `all` without such a column.
 
     Class names are those in the list, or the lines of a `classes.txt` in the same folder. There are no classes without
-    a label column, or if it is empty. Raises ValueError that names the line for a missing image and for an invalid
-    label or target.
+    a label column, or if it is empty. A row whose file is missing is left out and named in `Source.skipped`. Raises
+    ValueError that names the line if every file is missing, and for an invalid label or target.
     """
     named, unlabelled = label_columns(columns, chosen, path.name)
     if not rows:
         raise ValueError(f"{path.name} lists no images" if columns else unlabelled)
     image = choose("image", columns, chosen, path.name)
-    keys = []
-    for row in rows:
-        key = row.fields.get(image)
-        if not isinstance(key, str) or not key or not os.path.isfile(path.parent / key):
-            raise ValueError(f"{path.name}, line {row.line}: there is no image {str(key or '')[:80]!r}")
-        keys.append(key)
+    rows, skipped = _existing(path, rows, image)
+    keys = [row.fields[image] for row in rows]
     names = path.parent / "classes.txt"
     text = names.read_text(encoding="utf-8") if names.is_file() else ""
     given = tuple(line.strip() for line in text.splitlines() if line.strip()) or None
@@ -66,8 +63,23 @@ def listing_splits(path: Path, rows: list[Row], columns: list[str], chosen: Mapp
     for index, row in enumerate(rows):
         parts.setdefault(_split(row, columns, chosen, path.name), []).append(index)
     return {
-        split: Listing(path.parent, [keys[each] for each in part], labels.part(part)) for split, part in parts.items()
+        split: Listing(path.parent, [keys[each] for each in part], labels.part(part), skipped)
+        for split, part in parts.items()
     }
+
+
+def _existing(path: Path, rows: list[Row], image: str) -> tuple[list[Row], tuple[str, ...]]:
+    """Returns the rows whose file exists, and messages for the others. Raises ValueError if no file exists."""
+    found, skipped = [], []
+    for row in rows:
+        key = row.fields.get(image)
+        if isinstance(key, str) and key and os.path.isfile(path.parent / key):
+            found.append(row)
+        else:
+            skipped.append(f"{path.name}, line {row.line}: there is no image {str(key or '')[:80]!r}")
+    if not found:
+        raise ValueError(skipped[0])
+    return found, tuple(skipped)
 
 
 def _split(row: Row, columns: list[str], chosen: Mapping[str, str], name: str) -> str:

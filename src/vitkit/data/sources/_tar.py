@@ -1,8 +1,11 @@
 """Indexes and reads uncompressed tar shards without extracting files or running code."""
 
+import stat
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+
+from vitkit.images.files import kind_of
 
 MAX_MEMBERS = 2_000_000
 MAX_MEMBER_BYTES = 64 << 20
@@ -26,7 +29,10 @@ def index(shard: Path) -> dict[str, dict[str, Member]]:
     file name. Raises ValueError that names shard and member for a link, a device, a pickle, a path outside the folder,
     a duplicate or oversized member, and for a shard that is truncated, compressed or not a tar file.
     """
-    size = shard.stat().st_size
+    status = shard.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError(f"{shard.name} is {kind_of(status)}, not a file")
+    size = status.st_size
     samples: dict[str, dict[str, Member]] = {}
     try:
         # "r:" accepts no compression: compressed shards have no random access, and their unpacked size is unbounded.

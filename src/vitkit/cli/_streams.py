@@ -1,0 +1,168 @@
+"""Standard streams and signals of the process of a command: closed, full, disconnected or interrupted."""
+
+import errno
+import io
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable
+from types import FrameType
+
+from vitkit.text import printable
+
+# What to do about errors of the operating system that users can mend.
+ADVICE = {
+    errno.ENOSPC: "free some space, or choose another disk",
+    errno.EDQUOT: "free some space, or choose another disk",
+    errno.EFBIG: "raise the limit on file sizes (ulimit -f)",
+    errno.EMFILE: "raise the limit on open files (ulimit -n)",
+}
+# The last signal that stopped a command, for commands that end with what they have.
+_received = {"number": int(signal.SIGINT)}
+
+
+class Terminated(KeyboardInterrupt):
+    """Raised by SIGTERM, so that temporary files are removed and the exit code is 143."""
+
+    exit_code = 128 + signal.SIGTERM
+
+
+class _Tolerant(io.FileIO):
+    """A file that drops what cannot be written: a full or closed standard error must not end a job."""
+
+    def write(self, data: "bytes | memoryview") -> int:  # type: ignore[override]
+        try:
+            return super().write(data)
+        except OSError:
+            return memoryview(data).nbytes
+
+
+class _Named(io.FileIO):
+    """Standard output, whose errors name it."""
+
+    def write(self, data: "bytes | memoryview") -> int:  # type: ignore[override]
+        try:
+            return super().write(data)
+        except OSError as error:
+            error.filename = "standard output"
+            raise
+
+
+def prepare_process() -> None:
+    """Prepares the streams and signals of a process. Raises ValueError if standard output is closed."""
+    # The next file that is opened would get the number of a closed stream, and the text that libraries print to it.
+    opened = [os.open(os.devnull, os.O_RDWR) for number in range(3) if _is_closed(number)]
+    tolerant = _Tolerant(2, "w", closefd=False)
+    encoding = getattr(sys.stderr or sys.stdout, "encoding", None) or "utf-8"
+    options = {"encoding": encoding, "errors": "backslashreplace"}
+    sys.stderr = io.TextIOWrapper(io.BufferedWriter(tolerant), **options, write_through=True)
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # its warnings have file names of torch's sources
+    warnings.showwarning = show_warning
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _terminate)
+    if sys.stdout is None or 1 in opened:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - until the end of the process
+        raise ValueError("standard output is closed; redirect it to a file or to /dev/null")
+    if sys.stdout.fileno() == 1:
+        encoding, lines = sys.stdout.encoding, sys.stdout.isatty()
+        named = io.BufferedWriter(_Named(1, "w", closefd=False))
+        sys.stdout = io.TextIOWrapper(named, encoding=encoding, errors="backslashreplace", line_buffering=lines)
+
+
+def show_warning(message: Warning | str, category: type[Warning], *where: object, **kwargs: object) -> None:
+    """Prints a warning as one line, without the file and the line of code that it came from."""
+    print(f"vitkit: warning: {one_line(message)}", file=sys.stderr)
+
+
+def interrupt_code() -> int:
+    """Returns the exit code for the last signal: 130 for SIGINT, 143 for SIGTERM."""
+    return 128 + _received["number"]
+
+
+def output_failure() -> OSError | None:
+    """Flushes standard output. After an error returns it, and lets what remains disappear."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        _discard_output()
+        return error
+    return None
+
+
+def _discard_output() -> None:
+    """Connects standard output to the null device, so that the flush at the end of the process cannot fail."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError, AttributeError):  # a stream in memory
+        sys.stdout = io.StringIO()
+
+
+def one_line(error: object) -> str:
+    """Returns the message of an error as one line without control characters: what, what is wrong, what to do."""
+    if isinstance(error, OSError) and error.strerror:
+        name = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+        advice = ADVICE.get(error.errno or 0)
+        text = f"{name}{error.strerror}" + (f"; {advice}" if advice else "")
+    else:
+        text = str(error)
+    return printable(" ".join(text.split())) or type(error).__name__
+
+
+def fail(error: object, *, code: int = 1) -> int:
+    """Prints an error on standard error and returns the exit code."""
+    print(f"vitkit: {one_line(error)}", file=sys.stderr)
+    return code
+
+
+def guarded(function: Callable[[], int | None]) -> int:
+    """Runs a command and returns its exit code; errors of users and of the system become one line.
+
+    The code is 1 for an error, 130 or 143 for an interrupt, and 141 if the reader of the output closed it.
+    """
+    try:
+        code = int(function() or 0)
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt as error:
+        # The message of an interrupted training run says what was saved and which signal arrived.
+        output_failure()
+        return fail(str(error) or "interrupted", code=getattr(error, "exit_code", 130))
+    except SystemExit as error:
+        if isinstance(error.__context__, BrokenPipeError):  # rich exits with 1
+            return 141
+        if (failure := output_failure()) is not None:
+            return _fail_output(failure)
+        raise
+    except MemoryError:
+        return fail("not enough memory; use smaller images, a smaller batch or a smaller model")
+    except RuntimeError as error:  # torch's errors of full memory, on any device
+        if "memory" not in str(error).lower() or os.environ.get("VITKIT_DEBUG") == "1":
+            raise
+        return fail("not enough memory; use smaller images, a smaller batch or a smaller model")
+    except (ValueError, OSError, ImportError) as error:
+        if (failure := output_failure()) is not None:
+            return _fail_output(failure)
+        if os.environ.get("VITKIT_DEBUG") == "1":
+            raise
+        return fail(error)
+
+
+def _fail_output(error: OSError) -> int:
+    if isinstance(error, BrokenPipeError):  # `vitkit ... | head`
+        return 141
+    error.filename = "standard output"
+    return fail(error)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    _received["number"] = number
+    raise Terminated("stopped by SIGTERM")
+
+
+def _is_closed(number: int) -> bool:
+    try:
+        os.fstat(number)
+    except OSError:
+        return True
+    return False
