@@ -2,18 +2,29 @@
 
 Only this module renames files. Content is written to a temporary name in the same folder, flushed to disk (`fsync`) and
 renamed; then the folder is flushed, so that the new name is on disk, too.
+
+A full disk is an OSError that names the target, whatever the library that writes makes of it.
 """
 
+import errno
+import io
 import os
+import re
 import secrets
 import shutil
 import stat
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 PART = ".tmp"
 OLD = ".old"
+# Less free space means that a failed write has filled the disk.
+_FULL = 1 << 16
+_WRITE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")  # how Rust ends the message of an error of the system
 
 
 def write_file(target: Path, write: Callable[[Path], object]) -> None:
@@ -23,20 +34,48 @@ def write_file(target: Path, write: Callable[[Path], object]) -> None:
     and the target does not change.
     """
     if target.exists() and not target.is_file() and not target.is_dir():
-        write(target)
+        with _system_errors(target):
+            write(target)
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     part = _temporary_name(target)
     os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     mode = stat.S_IMODE(part.stat().st_mode)
     try:
-        write(part)
-        part.chmod(mode)  # `write` may have replaced it with a file with other permissions
-        flush(part)
+        with _system_errors(target):
+            write(part)
+            part.chmod(mode)  # `write` may have replaced it with a file with other permissions
+            flush(part)
         os.replace(part, target)
     finally:
         part.unlink(missing_ok=True)
     flush(target.parent)
+
+
+@contextmanager
+def open_deferred(path: Path) -> Iterator[BinaryIO]:
+    """Opens a file for writing. An OSError of a write is raised at the end of the context.
+
+    For writers in C++, such as that of `torch.save`, in which an error of a write can end the process.
+    """
+    raw = _Deferred(path, "w")
+    with io.BufferedWriter(raw) as file:
+        yield file
+    if raw.failure is not None:
+        raw.failure.filename = str(path)
+        raise raw.failure
+
+
+class _Deferred(io.FileIO):
+    failure: OSError | None = None
+
+    def write(self, data: "bytes | memoryview") -> int:  # type: ignore[override]
+        if self.failure is None:
+            try:
+                return super().write(data)
+            except OSError as error:
+                self.failure = error
+        return memoryview(data).nbytes
 
 
 def write_bytes(target: Path, content: bytes) -> None:
@@ -60,11 +99,12 @@ def write_folder(target: Path, write: Callable[[Path], object]) -> None:
     part = _temporary_name(target)
     part.mkdir()
     try:
-        write(part)
-        mode = stat.S_IMODE(part.stat().st_mode)
-        for path in part.rglob("*"):
-            path.chmod(mode if path.is_dir() else mode & 0o666)
-            flush(path)
+        with _system_errors(target):
+            write(part)
+            mode = stat.S_IMODE(part.stat().st_mode)
+            for path in part.rglob("*"):
+                path.chmod(mode if path.is_dir() else mode & 0o666)
+                flush(path)
         publish(part, target)
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -103,6 +143,34 @@ def flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+@contextmanager
+def _system_errors(target: Path) -> Iterator[None]:
+    """Raises an OSError that names the target if a write failed because of the system, not the content."""
+    try:
+        yield
+    except Exception as error:
+        number = _errno(error, target)
+        if number is None:
+            raise
+        raise OSError(number, os.strerror(number), str(target)) from error
+
+
+def _errno(error: Exception, target: Path) -> int | None:
+    """Returns the errno of an error of the system in the chain of an error, or None for an error of another kind."""
+    below: BaseException | None = error
+    while below is not None:
+        found = _OS_ERROR.search(str(below))
+        number = below.errno if isinstance(below, OSError) else int(found[1]) if found else None
+        # The name of a temporary file says nothing to the user.
+        if number in _WRITE_ERRORS or (below is error and number and PART in str(getattr(below, "filename", "") or PART)):
+            return number
+        below = below.__cause__ or below.__context__
+    if isinstance(error, ImportError):
+        return None
+    folder = target.parent if target.parent.is_dir() else target
+    return errno.ENOSPC if shutil.disk_usage(folder).free < _FULL else None
 
 
 def _temporary_name(target: Path) -> Path:

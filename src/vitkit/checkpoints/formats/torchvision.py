@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from vitkit import atomic
 from vitkit.checkpoints import preprocessing
 from vitkit.checkpoints.checkpoint import Checkpoint
 from vitkit.checkpoints.formats import Description, Format, RawCheckpoint
@@ -65,7 +66,8 @@ def unsupported_reason(config: Config) -> str | None:
 
 def write(checkpoint: Checkpoint, path: Path) -> None:
     """Writes a state dict of plain tensors with `torch.save`."""
-    torch.save(TABLE.saved(checkpoint.model.state_dict(), checkpoint.model.config.num_heads), path)
+    with atomic.open_deferred(path) as file:
+        torch.save(TABLE.saved(checkpoint.model.state_dict(), checkpoint.model.config.num_heads), file)
 
 
 FORMAT = Format(

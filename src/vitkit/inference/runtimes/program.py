@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from vitkit import atomic
 from vitkit.checkpoints import CheckpointError
 from vitkit.inference.runtimes._exported import Runner
 from vitkit.inference.runtimes._program_check import check
@@ -18,7 +19,8 @@ TOLERANCES = {"float32": 1e-4}
 
 def write(traced: Traced, path: Path, precision: str) -> None:
     """Writes the archive for `torch.export.load`."""
-    torch.export.save(traced.program, path)
+    with atomic.open_deferred(path) as file:
+        torch.export.save(traced.program, file)
 
 
 def open_file(path: Path, outputs: Sequence[str]) -> Runner:

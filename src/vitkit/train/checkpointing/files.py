@@ -40,7 +40,7 @@ def save(folder: Path, step: int, state: State, *, keep: int) -> Path:
     example for a full disk; the older checkpoints then remain.
     """
     temporary = create_temporary(folder, step, keep=keep)
-    with (temporary / _FULL).open("wb") as file:
+    with atomic.open_deferred(temporary / _FULL) as file:
         torch.save(state, file)
     files = {_FULL: flush(temporary / _FULL)}
     return publish(temporary, {"step": step, "files": files}, keep=keep)
