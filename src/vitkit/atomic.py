@@ -164,7 +164,9 @@ def _errno(error: Exception, target: Path) -> int | None:
         found = _OS_ERROR.search(str(below))
         number = below.errno if isinstance(below, OSError) else int(found[1]) if found else None
         # The name of a temporary file says nothing to the user.
-        if number in _WRITE_ERRORS or (below is error and number and PART in str(getattr(below, "filename", "") or PART)):
+        if number in _WRITE_ERRORS or (
+            below is error and number and PART in str(getattr(below, "filename", "") or PART)
+        ):
             return number
         below = below.__cause__ or below.__context__
     if isinstance(error, ImportError):

@@ -167,6 +167,11 @@ class Relabelled(Source):
     def _mapped(self, label: int) -> int:
         return self.indices[label] if label >= 0 else -1
 
+    def targets(self, index: int) -> tuple[float, ...]:
+        """Returns the targets in the order of the new names."""
+        values = self.source.targets(index)
+        return tuple(value for _, value in sorted(zip(self.indices, values, strict=True)))
+
 
 class Unlabelled(Source):
     """A source without its labels."""
@@ -176,6 +181,7 @@ class Unlabelled(Source):
     def __init__(self, source: Source, reason: str):
         self.source = source
         self.unlabelled = source.unlabelled or reason
+        self.skipped = source.skipped
 
     def __len__(self) -> int:
         """Returns the number of images."""
@@ -188,11 +194,6 @@ class Unlabelled(Source):
     def label(self, index: int) -> int:
         """Returns -1."""
         return -1
-
-    def targets(self, index: int) -> tuple[float, ...]:
-        """Returns the targets in the order of the new names."""
-        values = self.source.targets(index)
-        return tuple(value for _, value in sorted(zip(self.indices, values, strict=True)))
 
 
 def fitted(source: Source, classes: tuple[str, ...], *, name: str, regression: bool = False) -> Source:

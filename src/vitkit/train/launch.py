@@ -188,6 +188,8 @@ class TrainingSession:
             last = [each for each in log if each["kind"] == "evaluation" and each["step"] == step]
             metric = last[-1].get(self.training.run.metric) if last else None
         self.stopping.restore(log)
+        if not distributed.broadcast(float(self.files.best.is_dir())):  # somebody removed the saved model
+            self.score, metric = float("-inf"), None
         if distributed.broadcast(0.0 if metric is None else 1.0):
             self.update_best(distributed.broadcast(metric or 0.0))
         costs = [event for event in log if event["kind"] == "cost"]
