@@ -189,7 +189,7 @@ def test_unknown_settings_raise() -> None:
         lambda: ViTImageProcessor.from_dict({}, do_resise=True),
     ):
         with pytest.raises(
-            TypeError, match=r"no setting 'do_resise'; did you mean 'do_resize'.* \(all: do_resize, size, "
+            TypeError, match=r"no setting 'do_resise'; did you mean 'do_resize' or 'do_rescale'\?$"
         ):
             call()
 

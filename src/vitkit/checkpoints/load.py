@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -61,7 +61,11 @@ def load(
     if "channels" in overrides:
         channels = parse_channels(overrides.pop("channels"))
     text = os.fspath(source)
-    size, patch = ((each, each) if isinstance(each, int) else each for each in (image_size, patch_size))
+    size, patch = _size(image_size, "image_size"), _size(patch_size, "patch_size")
+    if num_classes is not None and (not _is_integer(num_classes) or num_classes < 0):
+        raise ValueError(f"num_classes is {num_classes!r}; it must be an integer of at least 0, or None")
+    if dtype is not None and not isinstance(dtype, torch.dtype):
+        raise ValueError(f"dtype is {dtype!r}; it must be a torch.dtype such as torch.bfloat16, or None")
     bounds.check_requested(size)
     try:
         files = locate(text, revision)
@@ -87,9 +91,23 @@ def load(
 def parse_channels(value: object) -> int:
     """Returns a number of channels given as an integer or text. Raises CheckpointError for other values."""
     number = int(value) if isinstance(value, str) and value.isdecimal() else value
-    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+    if not _is_integer(number) or number < 1:
         raise CheckpointError(f"channels is {value!r}; it must be an integer of at least 1")
     return number
+
+
+def _is_integer(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _size(value: object, name: str) -> tuple[int, int] | None:
+    """Returns (rows, columns) of a size given as one integer, as a pair or None. Raises ValueError for other values."""
+    if value is None:
+        return None
+    sides = list(value) if isinstance(value, tuple | list) else [value, value]
+    if len(sides) != 2 or not all(_is_integer(side) and side > 0 for side in sides):
+        raise ValueError(f"{name} is {value!r}; it must be a positive integer or (rows, columns) in pixels")
+    return int(sides[0]), int(sides[1])
 
 
 def with_channels(checkpoint: Checkpoint, channels: int) -> Checkpoint:

@@ -58,6 +58,7 @@ class Classifier(nn.Module):
         self.processor = processor
         self.labels = labels
         self.origin = origin
+        self.training = model.training
 
     @property
     def config(self) -> AnyConfig:

@@ -8,7 +8,7 @@ from vitkit.layers.activations import ActivationName, activation
 from vitkit.layers.attention import Attention, attention_weights
 from vitkit.layers.axial import AxialBlock, RelativeLineAttention
 from vitkit.layers.block import MLP, Block, DropPath, LayerScale, SwiGLU, encoder_blocks, layer_norm, run_blocks
-from vitkit.layers.channels import adapt_input_weight
+from vitkit.layers.channels import adapt_input_weight, check_axes
 from vitkit.layers.features import Features, join_tokens
 from vitkit.layers.init import init_layers, init_lecun, init_mae, init_truncated
 from vitkit.layers.packing import Packed, run_packed
@@ -82,6 +82,7 @@ __all__ = [
     "attention_weights",
     "axial_rotation",
     "block_indices",
+    "check_axes",
     "encoder_blocks",
     "factorized_tables",
     "init_layers",

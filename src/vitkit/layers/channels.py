@@ -4,6 +4,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 
+def check_axes(images: Tensor) -> None:
+    """Raises ValueError for images without the four axes batch, channels, height and width."""
+    if images.ndim != 4:
+        raise ValueError(
+            f"images must have the shape (batch, channels, height, width), got {tuple(images.shape)}"
+            + ("; add a batch axis with images[None]" if images.ndim == 3 else "")
+        )
+
+
 def as_input(
     images: Float[Tensor, "b c height width"], channels: int, layer: nn.Module
 ) -> Float[Tensor, "b c height width"]:
@@ -13,11 +22,7 @@ def as_input(
 
     Raises ValueError for images without a batch axis, with another number of channels, or of integers.
     """
-    if images.ndim != 4:
-        raise ValueError(
-            f"images must have the shape (batch, channels, height, width), got {tuple(images.shape)}"
-            + ("; add a batch axis with images[None]" if images.ndim == 3 else "")
-        )
+    check_axes(images)
     if images.shape[1] != channels:
         raise ValueError(f"the model takes images with {channels} channels, but these have {images.shape[1]}")
     if not images.is_floating_point():

@@ -72,6 +72,8 @@ class BatchFeature(UserDict[str, Any]):
             raise ValueError(f"return_tensors is {tensor_type!r}; expected None or one of {choices}")
         convert = TENSOR_TYPES[name_of_type]
         for name, value in self.data.items():
+            if isinstance(value, list) and not value:
+                raise ValueError(f"there are no images for '{name}'; pass at least one, or use return_tensors=None")
             if isinstance(value, list) and len({np.shape(item) for item in value}) > 1:
                 raise ValueError(
                     f"the images of '{name}' have different shapes; resize them, or use return_tensors=None"

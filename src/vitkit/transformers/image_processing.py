@@ -217,7 +217,7 @@ def check_names(names: Iterable[str], where: str) -> None:
     """Raises TypeError if a setting is unknown."""
     for name in names:
         if name not in DEFAULTS:
-            raise TypeError(f"{where} has no setting '{name}'{nearest(name, DEFAULTS)} (all: {', '.join(DEFAULTS)})")
+            raise TypeError(f"{where} has no setting '{name}'{nearest(name, DEFAULTS)}")
 
 
 @lru_cache(maxsize=64)

@@ -9,7 +9,7 @@ from einops import rearrange
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from vitkit.layers import MLP, DropPath, attention_weights, layer_norm, resize_positions
+from vitkit.layers import MLP, DropPath, attention_weights, check_axes, layer_norm, resize_positions
 from vitkit.layers.activations import ACTIVATIONS
 from vitkit.transformers.configuration import ViTConfig, pair
 from vitkit.transformers.names import AliasGroup
@@ -173,6 +173,7 @@ class ViTEmbeddings(nn.Module):
         interpolate_pos_encoding: bool | None = None,
     ) -> Float[Tensor, "b n d"]:
         """Returns the input tokens of the first layer."""
+        check_axes(pixel_values)
         height, width = pixel_values.shape[2:]
         tokens = self.patch_embeddings(pixel_values)
         if not interpolate_pos_encoding and (height, width) != self.patch_embeddings.image_size:

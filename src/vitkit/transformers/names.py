@@ -175,6 +175,9 @@ def accept_both_orders(v5_names: Sequence[str]) -> Callable[[Forward], Forward]:
 
         @functools.wraps(forward)
         def call(self: Any, *args: Argument, **kwargs: Argument) -> Any:
+            # TorchScript passes the defaults of all parameters, also of those that are only keywords.
+            while args and args[-1] is None:
+                args = args[:-1]
             if not args[1:]:
                 return forward(self, *args, **kwargs)
             names = v5_names if _is_v5_call(self.config, args, v4_names) else v4_names
