@@ -60,6 +60,14 @@ class PreTrainedConfig(ABC):
     _attn_implementation: str | None
     _name_or_path: str
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Converts the indices of labels to integers, because those of JSON and of many scripts are strings."""
+        if name == "id2label" and isinstance(value, Mapping):
+            value = {int(index): label for index, label in value.items()}
+        elif name == "label2id" and isinstance(value, Mapping):
+            value = {label: int(index) for label, index in value.items()}
+        super().__setattr__(name, value)
+
     @property
     def num_labels(self) -> int:
         """The number of classes. Changing the number resets the labels to LABEL_0, LABEL_1, ..."""
