@@ -188,9 +188,7 @@ def test_unknown_settings_raise() -> None:
         lambda: ViTImageProcessor()(IMAGE, do_resise=True),
         lambda: ViTImageProcessor.from_dict({}, do_resise=True),
     ):
-        with pytest.raises(
-            TypeError, match=r"no setting 'do_resise'; did you mean 'do_resize' or 'do_rescale'\?$"
-        ):
+        with pytest.raises(TypeError, match=r"no setting 'do_resise'; did you mean 'do_resize' or 'do_rescale'\?$"):
             call()
 
 

@@ -104,10 +104,11 @@ def _size(value: object, name: str) -> tuple[int, int] | None:
     """Returns (rows, columns) of a size given as one integer, as a pair or None. Raises ValueError for other values."""
     if value is None:
         return None
-    sides = list(value) if isinstance(value, tuple | list) else [value, value]
-    if len(sides) != 2 or not all(_is_integer(side) and side > 0 for side in sides):
+    given: list[object] = list(value) if isinstance(value, tuple | list) else [value, value]
+    sides = [side for side in given if _is_integer(side) and side > 0]
+    if len(given) != 2 or len(sides) != 2:
         raise ValueError(f"{name} is {value!r}; it must be a positive integer or (rows, columns) in pixels")
-    return int(sides[0]), int(sides[1])
+    return sides[0], sides[1]
 
 
 def with_channels(checkpoint: Checkpoint, channels: int) -> Checkpoint:

@@ -92,14 +92,13 @@ class EncodedSource(Source):
 
     def read(self, index: int, **options: Unpack[ReadOptions]) -> Example:
         """Decodes an image. Raises `ImageError` that names the image."""
-        channels = options.pop("channels", 3)
         try:
             data, key = self.encoded(index)
         except (OSError, ValueError) as error:  # a damaged shard or a disk that fails loses its images, not the run
             reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
             raise ImageError("unreadable", reason or type(error).__name__) from None
         try:
-            image = open_channels(data, channels, **options)
+            image = open_channels(data, **options)
         except ImageError as error:
             raise ImageError(error.code, f"{key}: {error}") from None
         targets = self.targets(index) if self.regression else ()

@@ -20,7 +20,7 @@ Level 0: imports only Pillow and numpy.
 from vitkit.images.arrays import Channels, as_array, find_channels, is_tensor, to_rgb
 from vitkit.images.bands import AnyImage, Bands, from_pixels
 from vitkit.images.color import Color, Profile
-from vitkit.images.decode import PixelOptions, open_image, open_pixels
+from vitkit.images.decode import OpenOptions, open_image, open_pixels
 from vitkit.images.depth import array_to_bytes
 from vitkit.images.errors import CODES, DEFAULT_LIMITS, Code, ImageError, Limits
 from vitkit.images.files import ARRAY_SUFFIXES, SUFFIXES, Source
@@ -44,7 +44,7 @@ __all__ = [
     "Header",
     "ImageError",
     "Limits",
-    "PixelOptions",
+    "OpenOptions",
     "Profile",
     "Source",
     "Unlisted",

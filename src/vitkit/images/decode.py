@@ -259,15 +259,14 @@ def decode_plain(header: Header) -> Image.Image:
     return image
 
 
-class PixelOptions(TypedDict, total=False):
-    """The options of `open_pixels`."""
+class OpenOptions(TypedDict, total=False):
+    """The options of `open_image`."""
 
     limits: Limits
     background: Color
     allow_truncated: bool
     profile: Profile
     data_range: float | None
-    min_size: Callable[[tuple[int, int]], tuple[int, int]] | None
 
 
 def _to_array(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:

@@ -12,6 +12,7 @@ The rules, in addition to those of `open_image`:
   `data_range`, the value of white.
 """
 
+from collections.abc import Callable
 from typing import Any, Final, Unpack
 
 import numpy as np
@@ -23,7 +24,7 @@ from vitkit.images.arrays import Channels, as_array, is_tensor, split_pil
 from vitkit.images.bands import AnyImage, Bands, from_pixels
 from vitkit.images.color import Color, Profile, check_background, to_srgb
 from vitkit.images.decode import (
-    PixelOptions,
+    OpenOptions,
     colors_to_srgb,
     decode_layers,
     decode_plain,
@@ -46,7 +47,7 @@ _WITH_ALPHA: Final = {2: "LA", 4: "RGBA"}
 
 def open_channels(
     source: Source,
-    channels: int,
+    channels: int = 3,
     *,
     limits: Limits = DEFAULT_LIMITS,
     background: Color = (255, 255, 255),
@@ -93,14 +94,18 @@ def open_channels(
         return Bands([apply_orientation(band, header.orientation) for band in bands.bands])
 
 
-def open_rgb_pixels(source: Source, **options: Unpack[PixelOptions]) -> UInt8[np.ndarray, "h w 3"]:
+def open_rgb_pixels(
+    source: Source,
+    *,
+    min_size: Callable[[tuple[int, int]], tuple[int, int]] | None = None,
+    **options: Unpack[OpenOptions],
+) -> UInt8[np.ndarray, "h w 3"]:
     """Reads an image file like `open_pixels`, and `.npy` arrays of three bands."""
     try:
-        return open_pixels(source, **options)
+        return open_pixels(source, min_size=min_size, **options)
     except ImageError as error:
         if error.code != "not_an_image":
             raise
-    options.pop("min_size", None)
     return np.array(open_channels(source, 3, **options))
 
 
@@ -177,11 +182,11 @@ def find_bands(shape: tuple[int, ...], channels: int, axis: Channels | None, *, 
     Raises ValueError if there is no such axis.
     """
     ends: dict[Channels, int] = {"first": shape[0], "last": shape[-1]}
-    order: tuple[Channels, ...] = ("first", "last") if is_torch else ("last", "first")
-    found = [end for end in order if ends[end] == channels and axis in (None, end)]
-    if len(shape) != 3 or not found:
-        raise ValueError(f"the array has the shape {shape}, but {channels} channels first or last are expected")
-    return found[0]
+    order: tuple[Channels, Channels] = ("first", "last") if is_torch else ("last", "first")
+    for end in order:
+        if len(shape) == 3 and ends[end] == channels and axis in (None, end):
+            return end
+    raise ValueError(f"the array has the shape {shape}, but {channels} channels first or last are expected")
 
 
 def _bands_last(values: np.ndarray, channels: int, axis: Channels | None, *, is_torch: bool) -> np.ndarray:

@@ -29,7 +29,7 @@ from vitkit.images import (
     Channels,
     ImageError,
     Limits,
-    PixelOptions,
+    OpenOptions,
     Profile,
     Unlisted,
     array_to_bytes,
@@ -206,9 +206,9 @@ class Processor:
         given = options.get("data_range")
         return self.data_range if given is None else given
 
-    def _reading(self, options: FileOptions) -> PixelOptions:
+    def _reading(self, options: FileOptions) -> OpenOptions:
         """Returns the options for reading a file with the settings of this processor."""
-        settings = PixelOptions(background=self.background, profile=self.profile, data_range=self._white(options))
+        settings = OpenOptions(background=self.background, profile=self.profile, data_range=self._white(options))
         return {**options, **settings}
 
     def array(self, image: ImageInput, **options: Unpack[Options]) -> Float32[np.ndarray, "c h w"]:
