@@ -34,7 +34,7 @@ def write_file(target: Path, write: Callable[[Path], object]) -> None:
     and the target does not change.
     """
     if target.exists() and not target.is_file() and not target.is_dir():
-        with _system_errors(target):
+        with system_errors(target):
             write(target)
         return
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -42,7 +42,7 @@ def write_file(target: Path, write: Callable[[Path], object]) -> None:
     os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     mode = stat.S_IMODE(part.stat().st_mode)
     try:
-        with _system_errors(target):
+        with system_errors(target):
             write(part)
             part.chmod(mode)  # `write` may have replaced it with a file with other permissions
             flush(part)
@@ -99,7 +99,7 @@ def write_folder(target: Path, write: Callable[[Path], object]) -> None:
     part = _temporary_name(target)
     part.mkdir()
     try:
-        with _system_errors(target):
+        with system_errors(target):
             write(part)
             mode = stat.S_IMODE(part.stat().st_mode)
             for path in part.rglob("*"):
@@ -133,6 +133,15 @@ def remove_folder(path: Path) -> None:
     shutil.rmtree(renamed)
 
 
+@contextmanager
+def new_file_mode(path: Path) -> Iterator[None]:
+    """Gives a file that the context writes the permissions of any new file; safetensors writes for the owner only."""
+    path.touch()
+    mode = stat.S_IMODE(path.stat().st_mode)
+    yield
+    path.chmod(mode)
+
+
 def flush(path: Path) -> None:
     """Flushes the contents of a file, or the entries of a folder, to disk."""
     windows = sys.platform == "win32"
@@ -146,7 +155,7 @@ def flush(path: Path) -> None:
 
 
 @contextmanager
-def _system_errors(target: Path) -> Iterator[None]:
+def system_errors(target: Path) -> Iterator[None]:
     """Raises an OSError that names the target if a write failed because of the system, not the content."""
     try:
         yield

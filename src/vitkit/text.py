@@ -30,6 +30,11 @@ def shortened(names: list[str], most: int = 3) -> str:
     return f"{shown} and {len(names) - most:,} more" if len(names) > most else shown
 
 
+def plural(number: int, noun: str) -> str:
+    """Returns a count with its noun: 1 image, 2 images."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def _json_escape(character: str) -> str:
     number = ord(character)
     if number < 0x10000:

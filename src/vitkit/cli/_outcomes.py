@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from vitkit.config import Json
 from vitkit.images import DEFAULT_LIMITS, Limits, Unlisted, sniff
 from vitkit.inference.expand import expand
-from vitkit.text import json_text, printable, shortened
+from vitkit.text import json_text, plural, printable, shortened
 
 if TYPE_CHECKING:
     from vitkit.inference import Classifier, Outcome
@@ -113,8 +113,15 @@ def report_unreadable(names: Sequence[str], folder: Path) -> None:
     """Prints on standard error how many images of a run could not be read."""
     if names:
         shown = shortened(list(names))
-        print(f"vitkit: {len(names)} images could not be read: {shown}; {folder / 'report.html'} lists them",
+        print(f"vitkit: {plural(len(names), 'image')} could not be read: {shown}; {folder / 'report.html'} lists them",
               file=sys.stderr)  # fmt: skip
+
+
+def report_errors(errors: Sequence[Exception | str]) -> int:
+    """Prints one line per error on standard error and returns their number."""
+    for error in errors:
+        print(f"vitkit: {printable(error)}", file=sys.stderr)
+    return len(errors)
 
 
 def shows_progress() -> bool:

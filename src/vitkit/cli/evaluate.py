@@ -70,11 +70,11 @@ def evaluate(
         revision: Branch, tag or commit of a Hub id.
         set: Fields of the model config that a file does not contain, as NAME=VALUE (pool=none).
     """
-    from vitkit.cli._outcomes import limits, settings
+    from vitkit.cli._outcomes import limits, report_errors, settings
     from vitkit.evaluate import protocol
     from vitkit.inference import Predictor, load
     from vitkit.report import evaluation as report
-    from vitkit.text import printable
+    from vitkit.text import plural
 
     classifier = load(model, revision=revision, config=settings(set))
     placed = Predictor(
@@ -107,10 +107,9 @@ def evaluate(
         print(placed.summary)
         if out is not None:
             print(f"see {out / 'report.html'}")
-    for name in found.unreadable:
-        print(f"vitkit: {printable(name)}", file=sys.stderr)
+    report_errors(list(found.unreadable))
     if found.unreadable:
-        print(f"vitkit: {len(found.unreadable)} images could not be read and were left out", file=sys.stderr)
+        print(f"vitkit: {plural(len(found.unreadable), 'image')} could not be read and left out", file=sys.stderr)
     return 2 if found.unreadable else 0
 
 

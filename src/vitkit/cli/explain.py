@@ -26,15 +26,18 @@ def explain(
     image_size: int | None = None,
     arrays: Path | None = None,
     device: str = "auto",
+    max_pixels: int | None = None,
+    max_bytes: int | None = None,
     revision: str | None = None,
-) -> None:
+) -> int:
     """Draw attention maps and other explanations of a model.
 
     Methods for images: `rollout` (attention rollout through all layers), `attention` (every head of a layer),
     `gradient` (gradient-weighted attention for a class), `foreground` (the patches with most of a head's attention),
     `distance` (mean attention distance of every head), `pca` (principal components of the patch features of all images
-    as colors, of any model). Methods for the model alone: `positions` (similarity of position
-    embeddings), `filters` (principal components of the patch embedding). Several images are drawn below each other.
+    as colors, of any model). Methods for the model alone: `positions` (similarity of position embeddings), `filters`
+    (principal components of the patch embedding). Several images are drawn below each other; those that cannot be read
+    are named, and the exit code is 2.
 
     Args:
         model: A checkpoint: a folder, a file of any format, or a Hugging Face Hub id.
@@ -52,10 +55,12 @@ def explain(
         image_size: Input size in pixels. If not set: the model's.
         arrays: Output .npz file for the values.
         device: Device: auto, cpu, cuda, cuda:1, mps.
+        max_pixels: Largest width x height of an image in pixels. If not set: 120,000,000.
+        max_bytes: Largest size of an image file in bytes. If not set: 200,000,000.
         revision: Branch, tag or commit of a Hub id.
     """
     from vitkit import explain as explanations
-    from vitkit.cli._outcomes import arguments_to_images, load_model
+    from vitkit.cli._outcomes import arguments_to_images, limits, load_model, report_errors
     from vitkit.explain import _inputs
     from vitkit.inference import Predictor
 
@@ -75,7 +80,10 @@ def explain(
     sources = list(arguments_to_images(images)) if images else []
     classifier = load_model(model, revision, image_size, ())
     placed = Predictor(classifier.model, classifier.processor, precision="float32", device=device)
-    shown = _inputs.read(placed.model, classifier.processor, sources, classifier.labels)
+    originals, errors = _inputs.readable(classifier.processor, sources, limits(max_pixels, max_bytes))
+    if report_errors(errors) and not originals:
+        return 1
+    shown = _inputs.read(placed.model, classifier.processor, originals, classifier.labels)
     given = {name: value for name, value in options.items() if value is not None}
     explanation = explanations.explain(method, shown, **given)
     explanation.save(out)
@@ -84,3 +92,4 @@ def explain(
         explanation.save_arrays(arrays)
         shapes = ", ".join(f"{name} {value.shape}" for name, value in explanation.arrays.items())
         print(f"{arrays}: {shapes}")
+    return 2 if errors else 0

@@ -13,15 +13,17 @@ from pathlib import Path
 import torch
 
 from vitkit.evaluate import ModelOutputs, Predictions, top1
-from vitkit.evaluate.requirements import EvaluationData
+from vitkit.evaluate.requirements import EvaluationData, top5
 
 NUMBERED = re.compile(r"ILSVRC2012_val_(\d{8})\b")
 
 
 def check(data: EvaluationData, labels: str) -> tuple[str, ...]:
-    """Returns the names of the metrics. Raises ValueError or OSError if the file of labels cannot be read."""
-    read(Path(labels))
-    return ("accuracy", "loss", "images", *(("top5",) if data.num_classes > 5 else ()))
+    """Returns the names of the metrics. Raises ValueError or OSError for an unsuitable file of labels."""
+    highest = max((label for each in read(Path(labels)).values() for label in each), default=-1)
+    if highest >= data.num_classes:
+        raise ValueError(f"'{labels}' has the label {highest}; the images have the classes 0 to {data.num_classes - 1}")
+    return ("accuracy", "loss", "images", *top5(data))
 
 
 def evaluate(subject: ModelOutputs, labels: str) -> dict[str, float]:

@@ -17,6 +17,7 @@ from vitkit.data import Source
 from vitkit.data.processor import Processor
 from vitkit.evaluate import evaluator, reads
 from vitkit.models import Backbone
+from vitkit.text import plural
 
 
 @dataclass(frozen=True)
@@ -74,13 +75,18 @@ def check(data: EvaluationData, names: Iterable[str]) -> dict[str, tuple[str, ..
     return known
 
 
-def check_metric(metric: str, known: dict[str, tuple[str, ...] | None]) -> None:
-    """Raises ValueError if no evaluator computes the metric."""
+def check_metric(metric: str, known: dict[str, tuple[str, ...] | None], data: EvaluationData) -> None:
+    """Raises ValueError if no evaluator computes the metric for the data."""
     prefix, _, name = metric.rpartition(".")
     names = known.get(prefix)
     if prefix not in known or (names is not None and name not in names):
         every = [f"{evaluator}.{each}" for evaluator, metrics in known.items() for each in metrics or ()]
-        raise ValueError(f"unknown metric '{metric}'; the metrics for these data are {', '.join(every)}")
+        training = 0 if data.training is None else len(data.training)
+        raise ValueError(
+            f"no evaluator computes the metric '{metric}' for {plural(training, 'training image')} and "
+            f"{plural(len(data.source), 'validation image')} of {data.num_classes} classes; set metric to one of "
+            f"{', '.join(every)}"
+        )
 
 
 def top5(data: EvaluationData) -> tuple[str, ...]:

@@ -11,8 +11,9 @@ from torch import Tensor
 from vitkit.data.processor import Processor
 from vitkit.explain import ExplainInputs
 from vitkit.explain._hooks import BATCH, eval_mode
-from vitkit.images import AnyImage, ImageError
+from vitkit.images import DEFAULT_LIMITS, AnyImage, ImageError, Limits, Unlisted
 from vitkit.models import Backbone, TokenBackbone
+from vitkit.text import printable
 
 #: Short side of the displayed images, in pixels.
 DISPLAY_SIDE = 512
@@ -40,13 +41,29 @@ def _crop_to_patches(model: Backbone, pixels: Tensor, image: Image.Image) -> Ima
     return image.crop((0, 0, round(image.width * width), round(image.height * height)))
 
 
-def original(processor: Processor, image: object) -> AnyImage:
+def original(processor: Processor, image: object, limits: Limits = DEFAULT_LIMITS) -> AnyImage:
     """Returns an image in its size with the channels of the model. Raises ImageError that names the image."""
     try:
-        return processor.full(image)
+        if isinstance(image, Unlisted):
+            raise image.error
+        return processor.full(image, limits=limits)
     except ImageError as error:
-        name = image if isinstance(image, str | os.PathLike) else "an image"
+        name = printable(image) if isinstance(image, str | os.PathLike | Unlisted) else "an image"
         raise ImageError(error.code, f"{name}: {error}") from None
+
+
+def readable(
+    processor: Processor, images: Sequence[object], limits: Limits = DEFAULT_LIMITS
+) -> tuple[list[AnyImage], list[ImageError]]:
+    """Returns the images that can be read, and the errors of the others, which name them."""
+    found: list[AnyImage] = []
+    errors: list[ImageError] = []
+    for image in images:
+        try:
+            found.append(original(processor, image, limits))
+        except ImageError as error:
+            errors.append(error)
+    return found, errors
 
 
 def large_view(processor: Processor, original: AnyImage) -> Image.Image:

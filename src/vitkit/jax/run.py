@@ -3,7 +3,7 @@
 Data, order of samples and initial weights are those of PyTorch.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from vitkit import models
 from vitkit.data import train_and_val
 from vitkit.data.augment import Transform
 from vitkit.data.loader import Batch, Stream, evaluation_batches, training_batches
-from vitkit.data.unreadable import Unreadable
+from vitkit.data.unreadable import Unreadable, check_unreadable
 from vitkit.jax.convert import nest, to_flax
 from vitkit.jax.fit import FitResult, fit
 from vitkit.jax.load import FlaxCheckpoint, load
@@ -53,7 +53,8 @@ def train(run: Run, folder: str | Path, *, report: Callable[[dict[str, float]], 
     def batches(step: int) -> Iterator[Mapping[str, np.ndarray]]:
         transform = Transform(run.processor, run.augment, run.data.limits)
         consumed = step * run.batch_size
-        return map(to_numpy, training_batches(training, transform, stream, consumed=consumed))
+        found = training_batches(training, transform, stream, consumed=consumed)
+        return map(to_numpy, count_unreadable(found, run.data.max_unreadable, consumed))
 
     def validation_batches(step: int) -> Iterator[Mapping[str, np.ndarray]]:
         transform = Transform(run.processor, limits=run.data.limits)
@@ -154,6 +155,16 @@ def unsupported_settings(run: Run, part: str) -> Iterator[str]:
         value = getattr(config, each.name)
         if each.name not in SUPPORTED[part] and value != each.default:
             yield f"{part}.{each.name}" + ("" if isinstance(value, tuple) else f"={value}")
+
+
+def count_unreadable(batches: Iterable[Batch], limit: float, consumed: int = 0) -> Iterator[Batch]:
+    """Yields the batches. Raises TooManyUnreadable if too many images of the training data cannot be read."""
+    number = 0
+    for batch in batches:
+        number, consumed = number + len(batch.unreadable), consumed + len(batch.keys)
+        if batch.unreadable:
+            check_unreadable(number, consumed, limit, str(batch.unreadable[0]))
+        yield batch
 
 
 def to_numpy(batch: Batch) -> dict[str, np.ndarray]:

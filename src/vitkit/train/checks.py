@@ -56,7 +56,7 @@ def check_evaluators(run: Run, source: Source, validation: Source) -> None:
     """Raises ValueError if a metric cannot exist for the data, or if no evaluator computes the metric of the run."""
     model = models.build(run.model, device="meta")
     data = requirements.EvaluationData(model, validation, source, run.processor)
-    requirements.check_metric(run.metric, requirements.check(data, run.evaluators))
+    requirements.check_metric(run.metric, requirements.check(data, run.evaluators), data)
 
 
 def check_patch_size(model: AnyConfig) -> None:

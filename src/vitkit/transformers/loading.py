@@ -257,13 +257,17 @@ def _write_weights(state: Mapping[str, Tensor], folder: Path, max_shard_size: in
     from huggingface_hub import save_torch_state_dict
 
     name = f"model.{variant}" if variant else "model"
-    save_torch_state_dict(
-        dict(state),
-        folder,
-        filename_pattern=name + "{suffix}.safetensors",
-        max_shard_size=max_shard_size,
-        metadata={"format": "pt"},
-    )
+    with atomic.system_errors(folder):
+        save_torch_state_dict(
+            dict(state),
+            folder,
+            filename_pattern=name + "{suffix}.safetensors",
+            max_shard_size=max_shard_size,
+            metadata={"format": "pt"},
+        )
+    mode = (folder / "config.json").stat().st_mode & 0o777
+    for path in folder.glob(f"{name}*.safetensors"):
+        path.chmod(mode)  # safetensors writes files for their owner only
     index = folder / f"{name}.safetensors.index.json"
     if variant and index.exists():
         atomic.write_bytes(folder / f"model.safetensors.index.{variant}.json", index.read_bytes())

@@ -25,6 +25,7 @@ from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, ReadItem
 from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, WriteResult
 from torch.futures import Future
 
+from vitkit import atomic
 from vitkit.config import Json, JsonDict
 from vitkit.train.checkpointing import files
 
@@ -74,7 +75,8 @@ class Writer(StorageWriter):
         done: Future[list[WriteResult]] = Future()
         results: list[WriteResult] = []
         if tensors:
-            save_file(tensors, path)
+            with atomic.new_file_mode(path):
+                save_file(tensors, path)
             entry = (path.name, files.flush(path))
             results = [WriteResult(item.index, tensors[_key(item.index)].nbytes, entry) for item in plan.items]
         done.set_result(results)
