@@ -70,13 +70,13 @@ def evaluate(
         revision: Branch, tag or commit of a Hub id.
         set: Fields of the model config that a file does not contain, as NAME=VALUE (pool=none).
     """
-    from vitkit.cli._outcomes import limits, report_errors, settings
+    from vitkit.cli._outcomes import limits, load_model, report_errors
     from vitkit.evaluate import protocol
-    from vitkit.inference import Predictor, load
+    from vitkit.inference import Predictor
     from vitkit.report import evaluation as report
     from vitkit.text import plural
 
-    classifier = load(model, revision=revision, config=settings(set))
+    classifier = load_model(model, revision, None, set)
     placed = Predictor(
         classifier.model,
         classifier.processor,

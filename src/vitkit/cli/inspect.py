@@ -71,6 +71,8 @@ def _facts(name: str, revision: str | None, changes: dict[str, str]) -> JsonDict
 
 
 def _text(value: object, name: str = "") -> str:
+    if isinstance(value, dict):
+        return "\n".join(f"{key}: {_text(item)}" for key, item in value.items())
     if isinstance(value, bool) or not isinstance(value, int | list | tuple):
         return "none" if value is None else str(value)
     if isinstance(value, int):
