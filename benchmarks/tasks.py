@@ -126,7 +126,7 @@ def finetune(kind: str, out: Path, options: argparse.Namespace) -> dict[str, flo
         run("convert", str(best), str(out / f"{kind}-{to}"), "--to", to, "--overwrite")
         differences["convert"] = max(differences["convert"], difference(scores(out / f"{kind}-{to}", images), expected))
     for to in options.exports:
-        run("export", str(best), str(out / f"{kind}-{to}"), "--to", to, "--overwrite")
+        run("export", str(best), "--out", str(out / f"{kind}-{to}"), "--to", to, "--overwrite")
         differences["export"] = max(differences["export"], difference(scores(out / f"{kind}-{to}", images), expected))
     return {**found["metrics"], "minutes": minutes, **differences}
 
