@@ -169,7 +169,8 @@ A ViT of width {MODEL.width} and depth {MODEL.depth} with random weights; {optio
 | a number of two digits, mean squared error | R2 {values["regression.r2"]:.4f}, mean absolute error \
 {values["regression.mae"]:.2f} | {values["minutes"]:.1f} |
 
-The scores that `vitkit classify` prints for ten images differ by at most {max(labels["convert"], values["convert"]):.1e}
+The scores that `vitkit classify` prints for ten images differ by at most
+{max(labels["convert"], values["convert"]):.1e}
 after `convert` to huggingface, timm and vitkit, and by at most {max(labels["export"], values["export"]):.1e} after
 `export` to {", ".join(options.exports)}.
 """

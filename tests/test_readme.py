@@ -47,6 +47,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("cat.jpg", "dog.jpg", "photos/a.jpg", "photos/b.jpg", *classes):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(generator.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(tmp_path / name)
+    ages = [f"{name},{20 + index}" for index, name in enumerate(classes)]
+    (tmp_path / "photos.csv").write_text("\n".join(["path,age", *ages]))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -102,6 +102,29 @@ def test_multi_label_models_use_a_sigmoid(checkpoint: str) -> None:
     assert sum(entry["score"] for entry in scores) != pytest.approx(1, abs=0.05)
 
 
+@pytest.mark.parametrize(
+    ("problem", "outputs", "function"),
+    [(None, 1, "sigmoid"), ("regression", 1, "none"), ("regression", 3, "none"), (None, 3, "softmax")],
+)
+def test_the_function_is_that_of_the_problem_type(
+    checkpoint: str, problem: str | None, outputs: int, function: str
+) -> None:
+    settings: dict[str, Any] = {"num_labels": outputs, "problem_type": problem, "ignore_mismatched_sizes": True}
+    model = ViTForImageClassification.from_pretrained(checkpoint, **settings)
+    classify = pipeline("image-classification", model, image_processor=checkpoint)
+    assert classify(IMAGE) == classify(IMAGE, function_to_apply=function)
+
+
+def test_labels_with_keys_of_strings(checkpoint: str, caplog: pytest.LogCaptureFixture) -> None:
+    labels = {"id2label": {"0": "x", "1": "y"}, "label2id": {"x": "0", "y": "1"}}
+    model = ViTForImageClassification.from_pretrained(checkpoint, num_labels=2, ignore_mismatched_sizes=True, **labels)
+    assert model.config.id2label == {0: "x", 1: "y"}
+    assert model.config.label2id == {"x": 0, "y": 1}
+    assert "incompatible" not in caplog.text
+    config = ViTConfig.from_pretrained(checkpoint, id2label={"0": "x"})
+    assert (config.num_labels, config.label2id) == (1, {"x": 0})
+
+
 def test_invalid_arguments_raise(checkpoint: str, offline_cwd: Path) -> None:
     (offline_cwd / "broken.png").write_bytes(png()[:60])
     classify = pipeline("image-classification", checkpoint)

@@ -296,3 +296,15 @@ def test_other_errors() -> None:
 
 def test_every_model_is_tested() -> None:
     assert set(OURS) == {kind.__name__ for kind in ViTPreTrainedModel.__subclasses__()}
+
+
+def test_float_class_labels_raise_in_both(hf: ModuleType) -> None:
+    reference, ours = pair(hf, "ViTForImageClassification", {})
+    reference.config.problem_type = ours.config.problem_type = "single_label_classification"
+    x, labels = images(reference.config, torch.float32)[:2], torch.tensor([1.9, 0.2])
+    with pytest.raises(RuntimeError):
+        reference(x, labels=labels)
+    with pytest.raises(RuntimeError, match=r"expected an integer dtype \(torch\.long\), got torch\.float32"):
+        ours(x, labels=labels)
+    assert ours(x, labels=labels.long()).loss.isfinite()
+    assert torch.equal(ours(x, labels=labels.long().int()).loss, ours(x, labels=labels.long()).loss)
