@@ -11,7 +11,9 @@ def export(
     *,
     to: Literal["onnx", "openvino", "program"],
     out: Path | None = None,
-    precision: Literal["float32", "float16"] = "float32",
+    precision: Literal["float32", "float16", "int8"] = "float32",
+    dynamic_size: bool = False,
+    calibration: tuple[str, ...] = (),
     image_size: int | None = None,
     revision: str | None = None,
     set: tuple[str, ...] = (),  # noqa: A002 - the option's name
@@ -19,31 +21,43 @@ def export(
 ) -> None:
     """Export a model to another runtime.
 
-    The exported model is run on random images with batch sizes 1 and 3 and saved only if its outputs match the model.
+    The exported model is run on random images with batch sizes 1 and 3 and saved only if its outputs match the model;
+    an int8 model is run on the calibration images.
     The result is a folder with labels and preprocessing, which `vitkit classify`, `embed` and `evaluate` accept as
-    MODEL. The image size is fixed, the batch size is dynamic.
+    MODEL. The batch size is dynamic; the image size is fixed without --dynamic-size.
 
     Args:
         model: A checkpoint: a folder, a file of any format, or a Hub id such as google/vit-base-patch16-224.
         to: Runtime: onnx (ONNX Runtime and others), openvino, or program (torch.export, .pt2).
         out: Output folder. If not set: MODEL-RUNTIME in the current folder.
-        precision: Precision of the stored weights; float16 needs openvino.
+        precision: Precision of the weights: float16 with onnx and openvino; int8, which needs --calibration, with onnx.
+        dynamic_size: Accept images of every size; the position table is resized in the graph (onnx).
+        calibration: Images for int8, about a hundred of the kind that the model will see: files, folders or globs.
         image_size: Input size in pixels. If not set: the model's.
         revision: Branch, tag or commit of a Hub id.
         set: Fields of the model config that a file does not contain, as NAME=VALUE (pool=none).
         overwrite: Overwrite an existing folder.
     """
     from vitkit import checkpoints
-    from vitkit.cli._outcomes import settings
+    from vitkit.cli._outcomes import arguments_to_images, settings
     from vitkit.inference import runtimes
 
     folder = out or Path(f"{Path(model.partition('@')[0]).stem}-{to}")
     runtimes.runtime(to)
     checkpoint = checkpoints.load(model, revision=revision, image_size=image_size, config=settings(set))
-    found = runtimes.export(checkpoint, folder, to=to, precision=precision, overwrite=overwrite)
+    found = runtimes.export(
+        checkpoint,
+        folder,
+        to=to,
+        precision=precision,
+        dynamic_size=dynamic_size,
+        calibration=arguments_to_images(calibration) if calibration else (),
+        overwrite=overwrite,
+    )
     size = sum(path.stat().st_size for path in folder.iterdir())
     rows, columns = checkpoint.model.config.image_size
-    print(
-        f"{folder}: {to}, {size / 1e6:.1f} MB, images of {rows} x {columns}; outputs match within "
-        f"{found.difference:.1g}"
-    )
+    images = "images of every size" if found.dynamic_size else f"images of {rows} x {columns}"
+    match = f"outputs match within {found.difference:.1g}"
+    if found.agreement is not None:
+        match = f"outputs differ by {found.difference:.1%}, predictions agree on {found.agreement:.0%} of the images"
+    print(f"{folder}: {to}, {size / 1e6:.1f} MB, {images}; {match}")

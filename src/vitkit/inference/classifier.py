@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from vitkit import checkpoints
 from vitkit.checkpoints.load import UNTRAINED
 from vitkit.checkpoints.meaning import is_untrained
+from vitkit.checkpoints.preprocessing import resized
 from vitkit.config import AnyConfig
 from vitkit.data.processor import ImageInput, Processor, named
 from vitkit.inference.expand import expand
@@ -139,14 +140,22 @@ class Classifier(nn.Module):
 def load(source: str | os.PathLike[str], **options: Any) -> Classifier:
     """Loads a classifier from a folder, a file or a Hugging Face Hub id.
 
-    `options` are those of `checkpoints.load`. Exported models (`vitkit export`) can be loaded too, without options.
+    `options` are those of `checkpoints.load`. Exported models (`vitkit export`) can be loaded too, without options
+    except `image_size` if they have a dynamic size.
     """
     if is_export(Path(source).expanduser()):
-        if changed := [name for name, value in options.items() if value]:
+        model, processor, labels = load_export(Path(source).expanduser())
+        fixed = {
+            name: value for name, value in options.items() if name != "image_size" or not model.export.dynamic_size
+        }
+        if changed := [name for name, value in fixed.items() if value]:
             raise ValueError(
                 f"{source} is an exported model, whose {' and '.join(changed)} cannot change: export it again"
             )
-        model, processor, labels = load_export(Path(source).expanduser())
+        if size := options.get("image_size"):
+            rows, columns = (size, size) if isinstance(size, int) else size
+            model.resize((rows, columns))
+            processor = resized(processor, (rows, columns))
         return Classifier(model, processor, labels, checkpoints.Origin(source=str(source), format=model.export.target))
     loaded = checkpoints.load(source, **options)
     return Classifier(loaded.model.eval(), loaded.processor, loaded.labels, loaded.origin)

@@ -33,6 +33,7 @@ from vitkit.layers.relative import (
     resize_offsets,
     resize_relative,
 )
+from vitkit.layers.resize_matrix import is_symbolic
 from vitkit.layers.resnet import (
     BatchNorm,
     GroupNorm,
@@ -89,6 +90,7 @@ __all__ = [
     "init_lecun",
     "init_mae",
     "init_truncated",
+    "is_symbolic",
     "join_tokens",
     "layer_norm",
     "make_taps",

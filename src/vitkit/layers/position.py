@@ -9,6 +9,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
+from vitkit.layers.resize_matrix import is_symbolic, resize_by_matrices
+
 
 @dataclass(frozen=True)
 class PositionInput:
@@ -89,7 +91,8 @@ def resize_positions(
     """Resizes a position embedding from the grid `old` (rows, columns) to the grid `new`.
 
     `method` is a key of `RESIZES`. The first `special` rows, which belong to special tokens, do not change. The
-    arithmetic is float32 for every dtype of the table; equal grids return the table itself.
+    arithmetic is float32 for every dtype of the table; equal grids return the table itself. In a trace for several
+    sizes the resize is part of the graph.
     """
     if special:
         first, patches = table.tensor_split([special])
@@ -98,10 +101,13 @@ def resize_positions(
         raise ValueError(f"unknown method to resize position embeddings '{method}'; choose one of {', '.join(RESIZES)}")
     if table.shape[0] != old[0] * old[1]:
         raise ValueError(f"a position embedding with {table.shape[0]} rows does not fit a grid of {old[0]}x{old[1]}")
-    if old == new:
-        return table
     table_map = rearrange(table.float(), "(r c) d -> 1 d r c", r=old[0], c=old[1])
-    resized = RESIZES[method](table_map, old, new)
+    if is_symbolic(new):
+        resized = resize_by_matrices(table_map[0], new, method)[None]
+    elif old == new:
+        return table
+    else:
+        resized = RESIZES[method](table_map, old, new)
     return rearrange(resized, "1 d r c -> (r c) d").to(table.dtype)
 
 
@@ -109,7 +115,7 @@ def resize_tables(
     tables: Float[Tensor, "t n d"], old: Grid, new: Grid, method: str, *, special: int = 0
 ) -> Float[Tensor, "t m d"]:
     """Resizes several position embeddings of one grid, such as one per layer, with `resize_positions`."""
-    if old == new:
+    if not is_symbolic(new) and old == new:
         return tables
     wide = rearrange(tables, "t n d -> n (t d)")
     resized = resize_positions(wide, old, new, method, special=special)
@@ -126,7 +132,9 @@ def factorized_tables(
     """
     row = resize_tables(row, (row.shape[1], 1), (new[0], 1), method)
     column = resize_tables(column, (1, column.shape[1]), (1, new[1]), method)
-    return torch.cat([row.repeat_interleave(new[1], dim=1), column.repeat(1, new[0], 1)], dim=2)
+    # expand, and not repeat_interleave, whose result torch.export cannot give a symbolic size in ONNX.
+    pair = (row[:, :, None].expand(-1, -1, new[1], -1), column[:, None].expand(-1, new[0], -1, -1))
+    return torch.cat(pair, dim=3).flatten(1, 2)
 
 
 def with_special_rows(tables: Float[Tensor, "t rows d"], num_patches: int, num_special: int) -> Float[Tensor, "t n d"]:

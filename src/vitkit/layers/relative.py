@@ -8,6 +8,8 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from vitkit.layers.resize_matrix import is_symbolic, resize_by_matrices
+
 Grid = tuple[int, int]
 SPECIAL_ROWS = 3
 
@@ -104,6 +106,8 @@ def _geometric(matrix: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, 
 
 
 def _bilinear(table: Tensor, old: Grid, new: Grid) -> Tensor:
+    if is_symbolic(new):
+        return resize_by_matrices(table, new, "bilinear")
     return F.interpolate(table[None], size=new, mode="bilinear", align_corners=False)[0]
 
 
@@ -127,7 +131,10 @@ def resize_relative(table: Float[Tensor, "rows h"], old: Grid, new: Grid, method
         raise ValueError(
             f"a relative position bias table of {table.shape[0]} rows does not fit a grid of {old[0]}x{old[1]}"
         )
-    if old == new:
+    if is_symbolic(new):
+        if method != "bilinear":
+            raise ValueError(f"relative_resize='{method}' solves for its positions and cannot be part of a graph")
+    elif old == new:
         return table
     patches, special = table.float().tensor_split([table.shape[0] - SPECIAL_ROWS])
     sizes = [(2 * grid[0] - 1, 2 * grid[1] - 1) for grid in (old, new)]

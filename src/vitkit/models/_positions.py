@@ -16,6 +16,7 @@ from vitkit.config import AnyConfig
 from vitkit.layers import (
     PositionInput,
     factorized_tables,
+    is_symbolic,
     resize_offsets,
     resize_tables,
     sincos2d,
@@ -91,7 +92,8 @@ def tables(model: nn.Module, grid: tuple[int, int]) -> Float[Tensor, "t rows d"]
         return None
     # The fixed table is computed for the grid, not resized.
     fixed = model.get_buffer("sincos")
-    return (fixed if grid == config.grid else sincos2d(grid, config.width).to(fixed))[None]
+    native = not is_symbolic(grid) and grid == config.grid
+    return (fixed if native else sincos2d(grid, config.width).to(fixed))[None]
 
 
 def position_inputs(model: nn.Module, blocks: nn.ModuleList, grid: tuple[int, int]) -> Iterator[PositionInput]:

@@ -2,23 +2,34 @@
 
 A module has `FILE` (the name of the model file), `TOLERANCES` (the supported precisions with the largest difference
 allowed from the original model), `write(traced, path, precision)`, and `open_file(path, outputs)`, which returns a
-function from images to outputs. Exports are untrusted files: no runtime executes code that a file contains.
+function from images to outputs. Optional are `DYNAMIC_SIZE = True`, for graphs that run with every image size,
+`DTYPES`, the dtypes in which a model is traced by precision, and `quantize(source, target, images)`, which makes the
+precision `int8`. Exports are untrusted files: no runtime executes code that a file contains.
 
 An export is a folder with the model file, `config.json` (the model config, its labels and the export settings) and
 `preprocessor_config.json`. `vitkit.load` and every command that predicts accept it in place of a checkpoint.
 """
 
+import copy
 import os
+from collections.abc import Iterable
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from vitkit import models
 from vitkit.checkpoints import Checkpoint
 from vitkit.checkpoints.json_files import write_json
 from vitkit.checkpoints.save import check_folder, write_folder
 from vitkit.config import to_dict
+from vitkit.data.processor import ImageInput
+from vitkit.inference.runtimes import _quantized
 from vitkit.inference.runtimes._exported import VERSION, Export, ExportedModel, is_export, load_export, runtime, targets
-from vitkit.inference.runtimes._trace import Traced, differences, trace
+from vitkit.inference.runtimes._trace import Traced, differences, sizes_to_test, trace
 
 __all__ = [
     "Export",
@@ -33,6 +44,10 @@ __all__ = [
 ]
 
 
+#: Largest number of calibration images.
+MAX_CALIBRATION = 512
+
+
 class ExportError(ValueError):
     """Raised if the target does not support a model, or if the exported model has different outputs."""
 
@@ -43,12 +58,16 @@ def export(
     *,
     to: str,
     precision: str = "float32",
+    dynamic_size: bool = False,
+    calibration: Iterable[ImageInput] = (),
     overwrite: bool = False,
 ) -> Export:
     """Exports a model to the target `to` and compares its outputs with the original.
 
-    `precision` is the dtype of the exported weights. The image size is that of the model; the batch size is dynamic.
-    The folder is written atomically. Returns the export settings with the measured difference.
+    `precision` is the dtype of the exported weights. int8 measures the ranges of activations on the images in
+    `calibration`, about a hundred like those that the model will see. The batch size is dynamic; the image size is that
+    of the model, or dynamic with `dynamic_size`: the position table is then resized in the graph. The folder is written
+    atomically. Returns the export settings with the measured difference.
 
     Raises ExportError if the target does not support the model or its outputs differ. Raises CheckpointError if the
     folder exists. Raises ImportError if a library of the target is missing.
@@ -56,34 +75,65 @@ def export(
     module = runtime(to)
     if precision not in module.TOLERANCES:
         raise ValueError(f"{to} supports precision {' or '.join(module.TOLERANCES)}, not '{precision}'")
+    if dynamic_size and not getattr(module, "DYNAMIC_SIZE", False):
+        raise ValueError(f"{to} has a fixed image size; a dynamic size needs --to onnx")
+    images = _calibration_images(checkpoint, precision, calibration)
     target = Path(folder).expanduser()
     check_folder(target, overwrite=overwrite)
-    traced = trace(checkpoint.model)
+    dtype = getattr(module, "DTYPES", {}).get(precision, torch.float32)
+    traced = _trace_or_raise(checkpoint.model, dynamic_size, dtype)
     exports: list[Export] = []
 
     def write(part: Path) -> None:
         try:
             module.write(traced, part / module.FILE, precision)
+            if images is not None:
+                module.quantize(part / module.FILE, part / module.FILE, images)
         except (ImportError, OSError):
             raise
         except Exception as error:
             raise ExportError(f"{to} does not support this model: {_one_line(error)}") from error
-        exports.append(_write_json_files(checkpoint, traced, to, precision, part))
-        _verify(checkpoint, part, exports, module.TOLERANCES[precision])
+        settings = {"target": to, "precision": precision, "dynamic_size": dynamic_size}
+        exports.append(_write_json_files(checkpoint, traced, settings, part))
+        if images is None:
+            _verify(checkpoint, part, exports, module.TOLERANCES[precision])
+        else:
+            _verify_quantized(checkpoint, part, exports, images)
 
     write_folder(target, write, overwrite=overwrite)
     return exports[-1]
 
 
-def _write_json_files(checkpoint: Checkpoint, traced: Traced, to: str, precision: str, part: Path) -> Export:
+def _calibration_images(checkpoint: Checkpoint, precision: str, images: Iterable[ImageInput]) -> Tensor | None:
+    """Returns preprocessed images for int8, None for other precisions. Raises ValueError if they do not fit."""
+    found = list(islice(images, MAX_CALIBRATION))
+    if precision != "int8":
+        if found:
+            raise ValueError(f"calibration images are for the precision int8, not {precision}")
+        return None
+    if not found:
+        raise ValueError("int8 needs calibration images, about a hundred like those that the model will see")
+    return checkpoint.processor(found)
+
+
+def _trace_or_raise(model: models.Backbone, dynamic_size: bool, dtype: torch.dtype) -> Traced:
+    """Traces the model. Raises ExportError if it cannot have a dynamic image size."""
+    try:
+        return trace(model, dynamic_size=dynamic_size, dtype=dtype)
+    except Exception as error:
+        if not dynamic_size:
+            raise
+        raise ExportError(_one_line(error)) from error
+
+
+def _write_json_files(checkpoint: Checkpoint, traced: Traced, settings: dict[str, Any], part: Path) -> Export:
     """Writes config.json and preprocessor_config.json next to the model file."""
     export = Export(
-        target=to,
         outputs=traced.outputs,
         grid=traced.grid,
         num_special=traced.num_special,
         width=checkpoint.model.width,
-        precision=precision,
+        **settings,
     )
     _write_config(checkpoint, export, part)
     write_json(checkpoint.processor.to_huggingface(), part / "preprocessor_config.json")
@@ -104,7 +154,7 @@ def _verify(checkpoint: Checkpoint, part: Path, exports: list[Export], tolerance
     """Loads the export as a user would. Raises ExportError if its outputs differ."""
     try:
         opened, _, _ = load_export(part)
-        difference, scale = differences(checkpoint.model, opened)
+        difference, scale = differences(checkpoint.model, opened, dynamic_size=exports[-1].dynamic_size)
     except ImportError:
         raise
     except Exception as error:
@@ -116,6 +166,23 @@ def _verify(checkpoint: Checkpoint, part: Path, exports: list[Export], tolerance
                 f"the limit is {tolerance * scale[name]:.2g}; no files were saved"
             )
     exports.append(replace(exports[-1], difference=max(difference.values())))
+    _write_config(checkpoint, exports[-1], part)
+
+
+def _verify_quantized(checkpoint: Checkpoint, part: Path, exports: list[Export], images: Tensor) -> None:
+    """Runs an int8 export on the calibration images. Raises ExportError if its outputs differ too much."""
+    model = copy.deepcopy(checkpoint.model).to("cpu", torch.float32).eval()
+    try:
+        opened, _, _ = load_export(part)
+        off, agreement = _quantized.compare(model, opened, images)
+        sizes = sizes_to_test(model, dynamic_size=exports[-1].dynamic_size)
+        for height, width in sizes:
+            opened(torch.zeros(2, model.config.channels, height, width))
+    except Exception as error:
+        raise ExportError(f"{exports[-1].target} cannot run the exported model: {_one_line(error, part)}") from error
+    if reason := _quantized.differs(off, agreement, images.shape[0]):
+        raise ExportError(f"the int8 model is not accurate enough: {reason}; no files were saved")
+    exports.append(replace(exports[-1], difference=off, agreement=agreement))
     _write_config(checkpoint, exports[-1], part)
 
 

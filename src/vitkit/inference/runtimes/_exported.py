@@ -4,7 +4,7 @@ Everything that reads logits, representations or tokens (`Predictor`, `Classifie
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import NoReturn, Unpack
@@ -34,8 +34,10 @@ class Export:
     """Settings of an export, stored under the key `export` in its config.json.
 
     `outputs` are the names of the model's outputs in order: `logits` (if it has classes), `representation` (if it is
-    not the tokens) and `tokens`, with the layout in `grid` and `num_special`. `difference` is the largest difference
-    from the outputs of the original model.
+    not the tokens) and `tokens`, with the layout in `grid` and `num_special`. With `dynamic_size` the model accepts
+    every image size, and `grid` is that of the native size. `difference` is the largest difference from the outputs of
+    the original model; of an int8 model it is relative to their standard deviation on the calibration images, and
+    `agreement` is the fraction of these images with the same predicted class.
     """
 
     target: str
@@ -45,6 +47,8 @@ class Export:
     width: int
     precision: str
     difference: float = 0.0
+    dynamic_size: bool = False
+    agreement: float | None = None
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,9 @@ class ExportedFeatures(Features):
 
 
 class ExportedModel(models.Backbone):
-    """A backbone that runs an exported model on the CPU in float32, with one image size and any batch size.
+    """A backbone that runs an exported model on the CPU in float32, with any batch size.
+
+    The image size is fixed unless the export has a dynamic size.
 
     It cannot be trained, saved or moved to another device or dtype: these raise ValueError.
     """
@@ -81,7 +87,7 @@ class ExportedModel(models.Backbone):
         representation = outputs.get("representation", outputs["tokens"])
         return ExportedFeatures(
             tokens=outputs["tokens"],
-            grid=self.export.grid,
+            grid=self._grid(images.shape[2], images.shape[3]),
             num_special=self.export.num_special,
             representation=representation,
             logits=outputs.get("logits", representation),
@@ -112,12 +118,31 @@ class ExportedModel(models.Backbone):
         """Raises ValueError, because the weights are in the exported file."""
         raise ValueError("an exported model has no state dict: load its checkpoint instead")
 
+    def resize(self, image_size: tuple[int, int] | None = None, patch_size: tuple[int, int] | None = None) -> None:
+        """Changes the native image size of a model with a dynamic size. Raises ValueError for other models."""
+        if patch_size is not None or not self.export.dynamic_size:
+            raise ValueError(
+                "the sizes of an exported model are fixed: export it again, for example with a dynamic size"
+            )
+        if image_size is not None:
+            self.config = replace(self.config, image_size=image_size)
+
+    def _grid(self, height: int, width: int) -> tuple[int, int]:
+        if not self.export.dynamic_size:
+            return self.export.grid
+        rows, columns = replace(self.config, image_size=(height, width)).grid
+        return rows, columns
+
     def _run(self, images: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
         wanted = (self.config.channels, *self.config.image_size)
-        if tuple(images.shape[1:]) != wanted:
+        if self.export.dynamic_size:
+            if images.shape[1] != wanted[0]:
+                raise ValueError(f"the model has {wanted[0]} input channels, but the images have {images.shape[1]}")
+            self._grid(images.shape[2], images.shape[3])  # raises ValueError for an image smaller than one patch
+        elif tuple(images.shape[1:]) != wanted:
             raise ValueError(
                 f"the model was exported for images of shape {wanted}, not {tuple(images.shape[1:])}: "
-                "export it again with --image-size"
+                "export it again with --image-size or --dynamic-size"
             )
         pixels = np.ascontiguousarray(images.detach().numpy(), dtype=np.float32)
         arrays = self._runner(pixels, outputs)

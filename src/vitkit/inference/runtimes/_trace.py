@@ -1,13 +1,16 @@
-"""Traces a model with torch.export; only the batch size is dynamic."""
+"""Traces a model with torch.export; the batch size is dynamic, and the image size if it is asked for."""
 
 import copy
 from dataclasses import dataclass
+from itertools import product
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitkit.models import Backbone
+from vitkit.config import AnyConfig
+from vitkit.models import Backbone, axial_resnet, hybrid
 
 #: Node metadata with local file paths and source code.
 _SOURCE_METADATA = ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "from_node", "custom")
@@ -29,40 +32,46 @@ class Traced:
 class _SelectedOutputs(nn.Module):
     """A module that returns the outputs in `names` from one forward pass."""
 
-    def __init__(self, model: Backbone, names: tuple[str, ...]):
+    def __init__(self, model: Backbone, names: tuple[str, ...], dtype: torch.dtype = torch.float32):
         super().__init__()
         self.model = model
         self.names = names
+        self.dtype = dtype
 
     def forward(self, images: Float[Tensor, "b c height width"]) -> tuple[Tensor, ...]:
-        """Returns the outputs of normalized images, in order."""
-        features = self.model.features(images)
+        """Returns the outputs of normalized images in float32, in order."""
+        features = self.model.features(images.to(self.dtype))
         outputs = {"representation": self.model.represent(features), "tokens": features.tokens}
         if "logits" in self.names:
             outputs["logits"] = self.model.logits(features)
-        return tuple(outputs[name] for name in self.names)
+        return tuple(outputs[name].float() for name in self.names)
 
 
-def trace(model: Backbone) -> Traced:
-    """Traces a model for images of the size in its config.
+def trace(model: Backbone, *, dynamic_size: bool = False, dtype: torch.dtype = torch.float32) -> Traced:
+    """Traces a model for images of the size in its config, or of any size with `dynamic_size`.
 
-    Traces a copy on the CPU, in float32 and evaluation mode. Raises ValueError for a model on the meta device, which
-    has no weights.
+    Traces a copy on the CPU in evaluation mode, which computes in `dtype` and has inputs and outputs in float32. Raises
+    ValueError for a model on the meta device, which has no weights, and for one without a dynamic image size.
     """
+    if dynamic_size and (reason := fixed_size_reason(model.config)):
+        raise ValueError(f"{type(model).__name__} cannot have a dynamic image size: {reason}; export it for each size")
     if next(model.parameters()).device.type == "meta":
         raise ValueError("a model on the meta device has no weights to export")
     plain = copy.deepcopy(model).to("cpu", torch.float32).eval().requires_grad_(False)
     rows, columns = model.config.image_size
     # With batch size 1, torch.export would treat the batch size as a constant.
     images = torch.zeros(2, model.config.channels, rows, columns)
+    shapes: dict[int, Any] = {0: torch.export.Dim("batch", min=1)}
     with torch.no_grad():
         features = plain.features(images)
         # Without pooling the representation is the tokens; OpenVINO does not allow the same tensor as two outputs.
         pooled = () if plain.represent(features) is features.tokens else ("representation",)
         names = (*(("logits",) if model.config.num_classes else ()), *pooled, "tokens")
-        program = torch.export.export(
-            _SelectedOutputs(plain, names), (images,), dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1)}}
-        )
+        if dynamic_size:
+            images, sides = _other_size(model, images)
+            shapes |= sides
+        selected = _SelectedOutputs(plain.to(dtype), names, dtype)
+        program = torch.export.export(selected, (images,), dynamic_shapes={"images": shapes})
     _remove_metadata(program)
     return Traced(
         program=program,
@@ -70,6 +79,42 @@ def trace(model: Backbone) -> Traced:
         grid=features.grid,
         num_special=features.num_special,
     )
+
+
+def fixed_size_reason(config: AnyConfig) -> str:
+    """Returns why the image size of a model must be fixed in an export, empty if it can be dynamic."""
+    if getattr(config, "relative", "none") != "none" and config.relative_resize != "bilinear":
+        return "its tables of relative positions are resized by a search for geometric steps"
+    if getattr(config, "position", "") == "relative":
+        return "its vectors of relative positions are averaged over pairs of patches"
+    if isinstance(config, axial_resnet.Config):
+        return "its tables of relative positions are interpolated for every stage"
+    if isinstance(config, hybrid.Config) or getattr(config, "padding", "") == "same":
+        return "the padding of its convolutions (SAME) depends on the size"
+    return ""
+
+
+def _other_size(model: Backbone, images: Tensor) -> tuple[Tensor, dict[int, Any]]:
+    """Returns images of another size than the native one, which no check of sizes can mistake, and dynamic sides."""
+    patch = getattr(model.config, "patch_size", None)
+    if patch is None:
+        size = [side + step for side, step in zip(images.shape[2:], (32, 64), strict=True)]
+        dimensions = [torch.export.Dim.DYNAMIC, torch.export.Dim.DYNAMIC]
+    else:
+        size = [(n + more) * side for n, more, side in zip(model.config.grid, (1, 2), patch, strict=True)]
+        names = ("rows", "columns")
+        dimensions = [side * torch.export.Dim(name, min=2) for name, side in zip(names, patch, strict=True)]
+    return images.new_zeros(*images.shape[:2], *size), dict(zip((2, 3), dimensions, strict=True))
+
+
+def sizes_to_test(model: Backbone, *, dynamic_size: bool) -> list[tuple[int, int]]:
+    """Returns the image sizes to test an export with: the native one, and a larger, a smaller and an odd one."""
+    rows, columns = model.config.image_size
+    if not dynamic_size:
+        return [(rows, columns)]
+    patch = getattr(model.config, "patch_size", (32, 32))
+    less = tuple(max(side, side * (size // side // 2)) for size, side in zip((rows, columns), patch, strict=True))
+    return [(rows, columns), (rows + patch[0], 2 * columns), less, (rows + patch[0] // 2, columns + 3 * patch[1])]
 
 
 def _remove_metadata(program: torch.export.ExportedProgram) -> None:
@@ -83,8 +128,10 @@ def _remove_metadata(program: torch.export.ExportedProgram) -> None:
 
 
 @torch.inference_mode()
-def differences(model: Backbone, exported: Backbone) -> tuple[dict[str, float], dict[str, float]]:
-    """Returns the largest difference and the scale of each output on seeded random images.
+def differences(
+    model: Backbone, exported: Backbone, *, dynamic_size: bool = False
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Returns the largest difference and the scale of each output on seeded random images, of several sizes if dynamic.
 
     The scale is the largest absolute value of the original output, at least 1; tolerances are multiples of it. NaN
     gives an infinite difference.
@@ -93,8 +140,8 @@ def differences(model: Backbone, exported: Backbone) -> tuple[dict[str, float], 
     generator = torch.Generator().manual_seed(SEED)
     largest: dict[str, float] = {}
     scale: dict[str, float] = {}
-    for batch in BATCHES:
-        images = torch.randn(batch, model.config.channels, *model.config.image_size, generator=generator)
+    for (height, width), batch in product(sizes_to_test(model, dynamic_size=dynamic_size), BATCHES):
+        images = torch.randn(batch, model.config.channels, height, width, generator=generator)
         expected, actual = _outputs(model, images), _outputs(exported, images)
         for name, value in expected.items():
             largest[name] = max(largest.get(name, 0.0), _difference(value, actual[name]))

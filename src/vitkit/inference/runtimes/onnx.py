@@ -10,13 +10,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from vitkit.checkpoints import CheckpointError
+from vitkit.inference.runtimes import _quantized
 from vitkit.inference.runtimes._exported import Runner
 from vitkit.inference.runtimes._trace import Traced
 
 FILE = "model.onnx"
-TOLERANCES = {"float32": 1e-4}
+# int8 is checked on the calibration images instead (`_quantized`).
+TOLERANCES = {"float32": 1e-4, "float16": 2e-2, "int8": _quantized.DIFFERENCE}
+# float16 models have inputs and outputs in float32.
+DTYPES = {"float16": torch.float16}
+DYNAMIC_SIZE = True
 #: Protobuf messages are limited to 2 GB: larger models store their weights in a separate file.
 _LARGEST = 1_800_000_000
 
@@ -42,6 +49,14 @@ def write(traced: Traced, path: Path, precision: str) -> None:
     size = sum(value.const_value.nbytes for value in program.model.graph.initializers.values())
     program.save(str(path), external_data=size > _LARGEST)
     onnx.checker.check_model(str(path), full_check=True)
+
+
+def quantize(source: Path, target: Path, images: Float[Tensor, "b c height width"]) -> None:
+    """Quantizes a model to 8 bits with calibration images."""
+    import onnx
+
+    _quantized.quantize(source, target, images)
+    onnx.checker.check_model(str(target), full_check=True)
 
 
 def open_file(path: Path, outputs: Sequence[str]) -> Runner:
