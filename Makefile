@@ -24,11 +24,12 @@ demo: $(VENV)/demo ## set up, train a ViT on the embedded digits, evaluate, clas
 PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q
 
 # Limits that make oneDNN, torch's own operations and the kernels use what a CPU with AVX2 has, whatever this CPU has.
-AVX2       := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 VITKIT_KERNELS=avx2
-# Without two files of prediction that read hundreds of photos: their time is that of decoding.
+# The other pass checks the shapes of the same tests.
+AVX2       := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 VITKIT_KERNELS=avx2 VITKIT_CHECK_SHAPES=0
+# Without the files whose time is that of decoding photos, exporting, or starting processes that compute nothing.
 AVX2_TESTS := tests/inference tests/kernels tests/bench tests/checkpoints/test_heads.py \
-	--ignore=tests/inference/test_hostile_folder.py --ignore=tests/inference/test_deit_tiny.py \
-	--ignore=tests/inference/test_exporters.py --ignore=tests/inference/test_hostile_programs.py
+	$(addprefix --ignore=tests/inference/test_,hostile_folder.py deit_tiny.py exporters.py export_files.py) \
+	$(addprefix --ignore=tests/,inference/test_hostile_programs.py bench/test_bench_rounds.py bench/test_bench_table.py)
 
 test: $(VENV)/dev test-avx2 ## set up and run the tests (under 5 minutes)
 	$(PYTEST)

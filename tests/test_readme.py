@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from slow_cases import slow_except
 
 from vitkit import checkpoints, models, train
 from vitkit.cli import main
@@ -64,7 +65,11 @@ def test_python_blocks(block: str, place: Path) -> None:
         exec(block, {})  # the README is ours
 
 
-@pytest.mark.parametrize("line", command_lines())
+# By default, tests/inference/test_export_files.py exports to ONNX.
+SLOW = [line for line in command_lines() if "--to onnx" in line]
+
+
+@pytest.mark.parametrize("line", slow_except(command_lines(), *(set(command_lines()) - set(SLOW))))
 def test_commands(line: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if "--to onnx" in line:
         pytest.importorskip("onnxscript", reason="needs the extra: pip install 'vitkit[export]'")

@@ -166,10 +166,10 @@ def test_many_members_are_indexed_quickly(tmp_path: Path) -> None:
     info = tarfile.TarInfo("0.txt").tobuf(tarfile.USTAR_FORMAT)
     assert len(info) == 512
     with (tmp_path / "many.tar").open("wb") as file:
-        for number in range(20_000):
+        for number in range(8_000):
             file.write(tarfile.TarInfo(f"{number}.txt").tobuf(tarfile.USTAR_FORMAT))
         file.write(bytes(1024))
-    assert len(_tar.index(tmp_path / "many.tar")) == 20_000
+    assert len(_tar.index(tmp_path / "many.tar")) == 8_000
 
 
 def test_a_shard_that_shrinks_raises(tmp_path: Path) -> None:

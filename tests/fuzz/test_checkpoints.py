@@ -276,7 +276,7 @@ KEYS = st.sampled_from(
 )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(which=st.sampled_from([0, 1, 3]), changes=st.dictionaries(KEYS, JSON, max_size=3))
 def test_configs(which: int, changes: dict[str, Any], tmp_path: Path) -> None:
     for name, data in SEEDS[which].items():

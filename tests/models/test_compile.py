@@ -11,7 +11,6 @@ import sys
 from functools import cache
 
 import pytest
-from slow_cases import slow_except
 
 from vitkit import models
 
@@ -51,17 +50,9 @@ for what, family in (job.split(":") for job in sys.argv[1:]):
 FAMILIES = [name for name in models.families() if models.family(name).Config.__module__.endswith(f".{name}")]
 
 
-# Compiling takes seconds per family, so only the plain ViT is compiled by default.
-FAST = ("vit",)
-
-
 def result(what: str, family: str) -> str | None:
     """What went wrong with a family, None where nothing did."""
-    if what != "inductor" and family in FAST:
-        jobs = [f"{each}:{name}" for each in ("export", "compile") for name in FAST]
-    else:
-        jobs = [f"{what}:{name}" for name in FAMILIES]
-    return results(*jobs)[f"{what}:{family}"]
+    return results(*(f"{what}:{name}" for name in FAMILIES))[f"{what}:{family}"]
 
 
 @cache
@@ -78,12 +69,15 @@ def results(*jobs: str) -> dict[str, str | None]:
     return dict(json.loads(line) for line in lines)
 
 
-@pytest.mark.parametrize("family", slow_except(FAMILIES, *FAST))
+# Starting the process takes seconds; by default, tests/inference/test_exporters.py exports the ViT.
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
 def test_export_with_a_dynamic_batch(family: str) -> None:
     assert result("export", family) is None
 
 
-@pytest.mark.parametrize("family", slow_except(FAMILIES, *FAST))
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
 def test_compile_as_one_graph(family: str) -> None:
     assert result("compile", family) is None
 

@@ -11,14 +11,16 @@ import pytest
 SCRIPT = Path(__file__).with_name("save_until_killed.py")
 
 
+# By default, tests/test_atomic.py kills a writer at each of its system calls.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "kills"),
     [
         ("full", 3),
-        pytest.param("sharded", 5, marks=pytest.mark.slow),
-        pytest.param("full", 50, marks=pytest.mark.slow),
-        pytest.param("sharded", 50, marks=pytest.mark.slow),
-        pytest.param("two", 50, marks=pytest.mark.slow),
+        ("sharded", 5),
+        ("full", 50),
+        ("sharded", 50),
+        ("two", 50),
     ],
 )
 def test_a_kill_loses_only_the_checkpoint_being_written(tmp_path: Path, kind: str, kills: int) -> None:

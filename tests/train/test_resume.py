@@ -144,14 +144,15 @@ def test_killed_after_any_step_and_resumed(
     assert kinds.count("evaluation") == 3  # none is logged twice
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
-        pytest.param(EVERYTHING, marks=pytest.mark.slow),
-        pytest.param({**EVERYTHING, "optimizer__name": "muon", "optimizer__layer_decay": 0.8}, marks=pytest.mark.slow),
+        EVERYTHING,
+        {**EVERYTHING, "optimizer__name": "muon", "optimizer__layer_decay": 0.8},
         {"optimizer__name": "lion", "tuning__lora_rank": 2, "ema": 0.5},
-        pytest.param({"optimizer__name": "sgd", "hardware__activation_checkpointing": True}, marks=pytest.mark.slow),
-        pytest.param({"optimizer__name": "lamb", "model__init": "truncated"}, marks=pytest.mark.slow),
+        {"optimizer__name": "sgd", "hardware__activation_checkpointing": True},
+        {"optimizer__name": "lamb", "model__init": "truncated"},
     ],
     ids=["everything", "muon", "lion, lora", "sgd, activation checkpointing", "lamb"],
 )

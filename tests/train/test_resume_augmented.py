@@ -29,7 +29,9 @@ EVERYTHING = Augment(
 )
 
 
-@pytest.mark.parametrize(("step", "workers"), [pytest.param(3, 2, marks=pytest.mark.slow), (8, 1)])
+# By default, test_resume.py resumes a run with RandAugment and mixing.
+@pytest.mark.slow
+@pytest.mark.parametrize(("step", "workers"), [(3, 2), (8, 1)])
 def test_stopped_within_an_epoch_and_resumed_with_other_workers(
     small_run: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, workers: int
 ) -> None:

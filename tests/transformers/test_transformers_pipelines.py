@@ -247,6 +247,7 @@ def test_failed_and_too_large_downloads_raise(checkpoint: str, monkeypatch: pyte
         classify(URL)
 
 
+@pytest.mark.slow
 def test_importing_a_class_loads_few_modules_besides_torch() -> None:
     """Counts modules because import times depend on the load of the machine."""
     code = """
