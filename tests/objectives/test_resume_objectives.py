@@ -156,6 +156,7 @@ def test_the_defaults_are_those_of_the_papers() -> None:
     assert (dino.Config().outputs, dino.Config().momentum, dino.Config().local_crops) == (65536, 0.996, 8)
 
 
+@pytest.mark.slow
 def test_the_cost_of_a_step_is_measured_again_in_another_phase(teacher: str, tmp_path: Path) -> None:
     """The phases of BEiT have different costs; a resumed run logs each cost once."""
 

@@ -134,15 +134,17 @@ def test_several_labels_per_image(small_run: Callable[..., Run], multilabel: Pat
     assert (result.folder / "report.html").exists()
 
 
-def test_finetuning_uses_the_sigmoid_loss_for_several_labels(multilabel: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("trained", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_finetuning_uses_the_sigmoid_loss_for_several_labels(multilabel: Path, tmp_path: Path, trained: bool) -> None:
     model = models.build(dataclasses.replace(vit.TINY, image_size=(16, 16)))
     checkpoint = checkpoints.Checkpoint(model=model, processor=Processor.squash(16), labels=tuple("abcde"))
     checkpoints.save(checkpoint, tmp_path / "model")
     run = finetune(str(tmp_path / "model"), f"csv:{multilabel}", steps=60, batch_size=16, lr=0.03)
     assert (run.objective.loss, run.metric) == ("sigmoid", "average_precision.mean")
-    result = train(run, tmp_path / "run")
-    assert result.score > 0.8
-    assert (result.folder / "report.html").exists()
+    if trained:
+        result = train(run, tmp_path / "run")
+        assert result.score > 0.8
+        assert (result.folder / "report.html").exists()
 
 
 def test_balanced_class_weights_are_those_of_the_training_labels(small_run: Callable[..., Run], tmp_path: Path) -> None:

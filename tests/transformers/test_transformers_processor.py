@@ -66,10 +66,11 @@ def test_all_images_are_bitwise_equal_to_transformers(hf: ModuleType, shared: Pa
         assert np.array_equal(values(ours(path)), expected), path.name
 
 
-def test_unusual_files_match_the_opened_image_or_raise(hf: ModuleType, shared: Path) -> None:
+@pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.slow)])
+def test_unusual_files_match_the_opened_image_or_raise(hf: ModuleType, shared: Path, every: int) -> None:
     """transformers gets the image that `open_image` returns, upright and RGB; ours gets the file."""
     reference, ours, opened = hf.ViTImageProcessorPil(), ViTImageProcessor(), 0
-    for path in sorted((shared / "data" / "odd_images").iterdir()):
+    for path in sorted((shared / "data" / "odd_images").iterdir())[::every]:
         try:
             image = open_image(path, profile="ignore")
         except ImageError:
@@ -79,7 +80,7 @@ def test_unusual_files_match_the_opened_image_or_raise(hf: ModuleType, shared: P
         opened += 1
         expected = reference(image.convert("RGB"), return_tensors="np", input_data_format="channels_last")
         assert np.array_equal(values(ours(path)), expected["pixel_values"]), path.name
-    assert opened > 80
+    assert opened > 80 // every
 
 
 @pytest.mark.parametrize(
