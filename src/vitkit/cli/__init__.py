@@ -9,6 +9,10 @@ runs, so that help is fast.
 import io
 import sys
 from collections.abc import Callable, Sequence
+from inspect import signature
+from pathlib import Path
+from types import NoneType
+from typing import Annotated, Literal, get_args, get_origin, get_type_hints
 
 from vitkit.registry import Registry
 
