@@ -197,7 +197,10 @@ def test_invalid_vitkit_layout(tmp_path: Path) -> None:
         ({"model": data["model"] | {"depth": 10**8}}, "depth is 100000000, too large for the tensors in the file"),
         ({"model": data["model"] | {"width": 2**40, "num_heads": 1}}, "width is 1099511627776"),
         ({"model": data["model"] | {"num_classes": 10**15}}, "with a wrong shape|cannot build a model|classes"),
-        ({"model": data["model"] | {"position": "sincos2d", "image_size": [10**6, 10**6]}}, "too many positions"),
+        (
+            {"model": data["model"] | {"position": "sincos2d", "image_size": [10**6, 10**6]}},
+            "too many patches for a position embedding",
+        ),
         ({"model": data["model"] | {"family": "os"}}, "unknown model family 'os'"),
         ({"model": data["model"] | {"unknown_field": 1}}, "unknown key 'unknown_field'"),
         ({"vitkit": 99}, "version 99"),
@@ -236,8 +239,8 @@ def test_sizes_of_other_families_are_bounded(family: str, tmp_path: Path) -> Non
             "crop_size to 7000x7000 pixels, more than 16,777,216",
         ),
         ({"do_center_crop": True, "crop_size": {"height": 20_000, "width": 20_000}}, "crop_size to 20000x20000 pixels"),
-        ({"image_std": [1e-300] * 3}, "std .* is out of range; correct it"),
-        ({"image_mean": [1e300] * 3}, "mean .* is out of range; correct it"),
+        ({"image_std": [1e-300] * 3}, "std .* is out of range; correct the file"),
+        ({"image_mean": [1e300] * 3}, "mean .* is out of range; correct the file"),
         ({f"k{index}": 0 for index in range(400_000)}, r"400,\d+ keys; the limit is 100,000"),
     ],
     ids=["crop", "large crop", "std", "mean", "keys"],
@@ -261,7 +264,9 @@ def test_existing_targets(folder: Path, tmp_path: Path) -> None:
     assert checkpoints.load(folder).origin.format == "vitkit"
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "letter.txt").write_text("dear")
-    with pytest.raises(CheckpointError, match="is not replaced: it is not empty and not a checkpoint folder"):
+    with pytest.raises(
+        CheckpointError, match="is not replaced, because it is not empty and is not a checkpoint folder"
+    ):
         checkpoints.save(made, tmp_path / "home", overwrite=True)
     assert (tmp_path / "home" / "letter.txt").read_text() == "dear"
     (tmp_path / "empty").mkdir()

@@ -215,7 +215,7 @@ def test_invalid_heads_are_rejected(dino: nn.Module, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="both set the head"):
         checkpoints.load(path, head=tmp_path / "head.pth", num_classes=3)
     shallow = models.build(vit.TINY)
-    with pytest.raises(CheckpointError, match="pool_blocks is 4; it must be 1 to 2, the depth"):
+    with pytest.raises(CheckpointError, match="pool_blocks is 4; it must be between 1 and the depth, 2"):
         heads.attach(shallow, tmp_path / "head.pth", {})
     assert shallow.config == vit.TINY
     with pytest.raises(CheckpointError, match="not beit"):
@@ -227,7 +227,7 @@ def test_invalid_heads_are_rejected(dino: nn.Module, tmp_path: Path) -> None:
 
 def test_invalid_pool_blocks() -> None:
     for blocks in (0, 5):
-        with pytest.raises(ValueError, match=f"pool_blocks is {blocks}; it must be 1 to 4"):
+        with pytest.raises(ValueError, match=f"pool_blocks is {blocks}; it must be between 1 and the depth, 4"):
             vit.Config(**SMALL_CONFIG, pool_blocks=blocks)
     for more in ({"pool": "gap"}, {"pool": "map"}, {"norm": "pooled"}):
         with pytest.raises(ValueError, match=r"needs pool=.token. or .token.gap. and norm=.tokens."):

@@ -177,7 +177,7 @@ def _no_proxy() -> Exception:
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (errors.RepositoryNotFoundError("x", response=_response(404)), "no public repository owner/tiny"),
+        (errors.RepositoryNotFoundError("x", response=_response(404)), "the Hub has no repository owner/tiny"),
         (errors.GatedRepoError("x", response=_response(403)), "terms"),
         (errors.RevisionNotFoundError("x", response=_response(404)), "has no revision v9"),
         (errors.HfHubHTTPError("x", response=_response(500)), "cannot be reached"),

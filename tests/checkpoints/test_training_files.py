@@ -179,7 +179,7 @@ REJECTED: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "an unmerged adapter": (
         lambda: STATE | {"blocks.0.attn.qkv.lora_A.weight": torch.ones(2, 64)},
-        r"LoRA adapters are not merged; merge them with peft",
+        r"LoRA adapters that are not merged; merge them with peft",
     ),
     "a head without bias": (
         lambda: {"state_dict": _prefixed("net.", _backbone()) | {"fc.weight": torch.ones(5, 64)}},
@@ -206,12 +206,12 @@ REJECTED: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: {"model": torch.nn.Linear(2, 2), "epoch": 1},
         r"pickled module .*state_dict",
     ),
-    "one tensor": (lambda: torch.ones(3), "contains one tensor"),
+    "one tensor": (lambda: torch.ones(3), "contains a single tensor"),
     "numbers": (lambda: {"epoch": 1}, "contains no tensors"),
     "flat parameters": (lambda: {"_flat_param": torch.ones(9)}, "flattened and sharded by FSDP"),
     "sharded by ZeRO-3": (
         lambda: {"module": {name: torch.empty(0) for name in STATE}},
-        r"sharded over processes; gather them first",
+        r"sharded over several processes; gather them first",
     ),
 }
 EXTRAS = (False, True)

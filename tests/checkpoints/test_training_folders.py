@@ -150,7 +150,7 @@ def test_flax_folders(base: Path) -> None:
     assert torch.equal(_logits(base), expected)
     for end in (1, len(data) // 2, len(data) - 1):
         (base / "flax_model.msgpack").write_bytes(data[:end])
-        assert "cut off or damaged" in _error(base)
+        assert "truncated or damaged" in _error(base)
     for bad in (b"\xc1", b"\x80", b"\xdf\xff\xff\xff\xff", b"\x91" * 100_000, b"\xc7\x03\x01\x93\x01\x02"):
         (base / "flax_model.msgpack").write_bytes(bad)
         assert "flax_model.msgpack: " in _error(base)
@@ -188,10 +188,10 @@ def test_folders_of_other_kinds(name: str, message: str, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("start", "message"),
     [
-        (b"", "it is empty (0 bytes)"),
+        (b"", "the file is empty (0 bytes)"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 346293852\n", "Git LFS pointer"),
-        (b"\n<!DOCTYPE html><html>", "it is an HTML page"),
-        (b"<html>", "it is an HTML page"),
+        (b"\n<!DOCTYPE html><html>", "the file is an HTML page"),
+        (b"<html>", "the file is an HTML page"),
         (b"\x1f\x8b\x08", "compressed with gzip; unpack it first"),
         (b"PK\x03\x04" + bytes(100), "download or copy it again"),
     ],
@@ -213,7 +213,7 @@ def test_other_files_of_torch(tmp_path: Path) -> None:
         assert "download or copy it again" in _error(tmp_path / "cut.pth")
     with tarfile.open(tmp_path / "x.tar", "w") as archive:
         archive.add(tmp_path / "cut.pth", "cut.pth")
-    assert "it is a tar archive" in _error(tmp_path / "x.tar")
+    assert "the file is a tar archive" in _error(tmp_path / "x.tar")
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -229,7 +229,7 @@ def test_urls(tmp_path: Path) -> None:
 
 def test_pipes_and_folders_in_place_of_files(base: Path, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "x.pth")
-    assert "it is not a regular file" in _error(tmp_path / "x.pth")
+    assert "this is not a regular file" in _error(tmp_path / "x.pth")
     (base / "config.json").unlink()
     (base / "config.json").mkdir()
     assert "config.json is not a regular file" in _error(base)

@@ -31,5 +31,5 @@ def test_unknown_tensor_names(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"the tensors match no format of .*: 'encoder.weird\\x1b\[31m'"):
         checkpoints.load(tmp_path / "x.pth")
     torch.save({"epoch": 3}, tmp_path / "y.pth")
-    with pytest.raises(CheckpointError, match="it contains no tensors"):
+    with pytest.raises(CheckpointError, match="the file contains no tensors"):
         checkpoints.load(tmp_path / "y.pth")

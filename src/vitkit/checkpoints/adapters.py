@@ -108,7 +108,8 @@ def _merged(base: Tensors, adapter: Tensors, rename: Callable[[str], str], scale
     wrong = [name for name, sides in pairs.items() if not _fits(base.infos.get(name), sides, adapter)]
     if wrong or not pairs:
         raise CheckpointError(
-            f"the adapter does not fit its base model: {listing(wrong) if wrong else 'it has no LoRA matrices'}"
+            "the adapter does not fit its base model: "
+            f"{listing(wrong) if wrong else 'the adapter has no LoRA matrices'}"
         )
 
     def read(name: str) -> Tensor:

@@ -57,13 +57,14 @@ def check_sizes(image_size: tuple[int, int], processor: Processor) -> None:
     for name, size in sizes.items():
         if math.prod(size) > MAX_PIXELS:
             raise CheckpointError(
-                f"the config files set {name} to {size[0]}x{size[1]} pixels, more than {MAX_PIXELS:,}; correct them"
+                f"the config files set {name} to {size[0]}x{size[1]} pixels, more than {MAX_PIXELS:,}; "
+                "correct the image size in these files"
             )
     values = (*processor.mean, *processor.std, processor.rescale)
     if not all(abs(value) <= MAX_VALUE for value in values) or min(map(abs, processor.std)) < MIN_STD:
         raise CheckpointError(
             f"preprocessor_config.json: mean {processor.mean}, std {processor.std} or rescale {processor.rescale} "
-            "is out of range; correct it"
+            "is out of range; correct the file"
         )
 
 

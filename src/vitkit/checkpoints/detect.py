@@ -60,13 +60,14 @@ def detect_format(tensors: Tensors, config: Json | None, format_name: str | None
         raise CheckpointError(_unknown_error(tensors, config, format_name))
     if all(0 in info.shape for info in tensors.infos.values()):
         raise CheckpointError(
-            "its tensors are empty, because the weights are sharded over processes; gather them first "
+            "the tensors are empty, because the weights are sharded over several processes; gather them first "
             "(DeepSpeed: zero_to_fp32.py, or stage3_gather_16bit_weights_on_model_save)"
         )
     best = min(found, key=lambda each: len(each.unknown) + len(each.outside))
     if any(".lora_" in name for name in best.unknown):
         raise CheckpointError(
-            "its LoRA adapters are not merged; merge them with peft (model.merge_and_unload()) and save the state_dict"
+            "the file contains LoRA adapters that are not merged; merge them with peft "
+            "(model.merge_and_unload()) and save the state_dict"
         )
     if best.unknown and (family := family_of([*best.unknown, *best.outside])):
         raise CheckpointError(
@@ -86,7 +87,7 @@ def canonical(tensors: Tensors, config: Json | None) -> tuple[Tensors, Callable[
     layout = detected.format
     found = Names(tensors).unwrap(layout.anchors[0], layout.ignored) if layout.anchors else _as_stored(tensors)
     if found is None or found.outside:
-        raise CheckpointError("its tensor names are not those of a complete model")
+        raise CheckpointError("the tensor names are not those of a complete model")
 
     def rename(name: str) -> str:
         return _alias(layout, name.removeprefix(detected.wrapper))
@@ -171,7 +172,7 @@ def _unknown_error(tensors: Tensors, config: Json | None, format_name: str | Non
         return "the file has no tensors; pass a file of weights"
     if any(re.search(r"(^|\.)_?flat_param", name) for name in names):
         return (
-            "its weights are flattened and sharded by FSDP; save a full state dict "
+            "the weights are flattened and sharded by FSDP; save a full state dict "
             "(torch.distributed.checkpoint.state_dict.get_model_state_dict with full_state_dict=True)"
         )
     if family := family_of(names):

@@ -76,7 +76,7 @@ def _check(config: Any, file: str) -> None:
 
 
 def _stem(file: str, tensors: Tensors) -> str:
-    """Returns the prefix of `weight` and `bias` of the only linear layer in a file."""
+    """Returns the name prefix of the only linear layer in a file."""
     stems = [name.removesuffix("weight") for name in tensors.infos if name.endswith("weight")]
     found = [stem for stem in stems if STEM.fullmatch(stem) and _is_layer(tensors.infos, stem)]
     if len(found) != 1:

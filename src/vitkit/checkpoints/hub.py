@@ -56,7 +56,9 @@ def _snapshot(name: str, revision: str | None, patterns: tuple[str, ...]) -> Pat
             f"{name} is a gated repository: accept its terms on the Hub and set a token (HF_TOKEN)"
         ) from None
     except errors.RepositoryNotFoundError:
-        raise CheckpointError(f"the Hub has no public repository {name}, and no private one for this token") from None
+        raise CheckpointError(
+            f"the Hub has no repository {name} that is public or accessible with this token; check the name"
+        ) from None
     # huggingface_hub versions use different HTTP libraries; this error name works with all of them.
     except (errors.LocalEntryNotFoundError, errors.HTTPError, OSError):  # pyright: ignore[reportPrivateImportUsage]
         at = f" at {revision}" if revision else ""

@@ -197,7 +197,8 @@ def _weights_in(folder: Path) -> Path:
         )
     if "export" in (_json(folder, "config.json") or {}):
         raise CheckpointError(
-            f"{folder} is an exported model, which can only predict and evaluate; pass its checkpoint"
+            f"{folder} is an exported model, which supports only prediction and evaluation; pass the "
+            "checkpoint from which it was exported"
         )
     raise CheckpointError(f"{folder} has no weights: none of {', '.join(WEIGHTS)}{_hint(folder)}")
 

@@ -30,7 +30,7 @@ POINTWISE = Transform(lambda parts: parts[0].flatten(1), lambda ours, heads: [ou
 
 @dataclass(frozen=True)
 class Layout:
-    """Tensor names of the parts of a pre-training objective in one kind of file, with older aliases."""
+    """Tensor names of the parts of a pre-training objective in one file format, with older names."""
 
     table: Table
     aliases: tuple[tuple[str, str], ...] = ()

@@ -14,7 +14,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Info:
-    """The shape and dtype of a tensor from the file header; `problem` says why it cannot be read, or is ""."""
+    """The shape and dtype of a tensor in a file; `problem` is the reason why it cannot be read, or ""."""
 
     shape: Shape
     dtype: dtype

@@ -113,7 +113,9 @@ class Names:
                 if last.search(name.key) and (match := prefixed.fullmatch(name.key))
             }
         if len(found := self.anchors[anchor]) > MAX_COPIES:
-            raise CheckpointError(f"the file has weights under {len(found):,} names; pass one of them after a colon")
+            raise CheckpointError(
+                f"the file has weights under {len(found):,} names; pass one of them after a colon, as in FILE:NAME"
+            )
         return found
 
     def _of(

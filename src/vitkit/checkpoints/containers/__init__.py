@@ -26,23 +26,23 @@ SUFFIXES = {
 NOT_WEIGHTS: tuple[tuple[bytes, str], ...] = (
     (
         b"version https://git-lfs",
-        "it is a Git LFS pointer, not the weights; run `git lfs pull` in its repository, or download the file",
+        "the file is a Git LFS pointer, not the weights; run `git lfs pull` in its repository, or download the file",
     ),
     (
         b"<!doctype html",
-        "it is an HTML page, not weights; download the file itself (on the Hub: /resolve/, not /blob/)",
+        "the file is an HTML page, not weights; download the file itself (on the Hub: /resolve/, not /blob/)",
     ),
-    (b"<html", "it is an HTML page, not weights; download the file itself (on the Hub: /resolve/, not /blob/)"),
-    (b"<?xml", "it is an XML page (perhaps a server error), not weights; download the file again"),
-    (b"\x1f\x8b", "it is compressed with gzip; unpack it first (gunzip)"),
-    (b"7z\xbc\xaf", "it is a 7z archive; unpack it first"),
-    (b"Rar!", "it is a RAR archive; unpack it first"),
+    (b"<html", "the file is an HTML page, not weights; download the file itself (on the Hub: /resolve/, not /blob/)"),
+    (b"<?xml", "the file is an XML page (perhaps a server error), not weights; download the file again"),
+    (b"\x1f\x8b", "the file is compressed with gzip; unpack it first (gunzip)"),
+    (b"7z\xbc\xaf", "the file is a 7z archive; unpack it first"),
+    (b"Rar!", "the file is a RAR archive; unpack it first"),
     (
         b"\x89HDF\r\n",
-        "it is a Keras HDF5 file, which vitkit does not support; save the weights as .npz or .safetensors",
+        "the file is a Keras HDF5 file, which vitkit does not support; save the weights as .npz or .safetensors",
     ),
 )
-TAR = "it is a tar archive; unpack it and pass the weights file that it contains"
+TAR = "the file is a tar archive; unpack it and pass the weights file inside"
 
 
 def open_weights(path: Path, *, inside_modules: bool = False) -> Tensors:
@@ -69,7 +69,7 @@ def open_weights(path: Path, *, inside_modules: bool = False) -> Tensors:
 def check_regular(path: Path) -> None:
     """Raises CheckpointError for a pipe, device or socket, which could block or never end."""
     if not stat.S_ISREG(path.stat().st_mode):
-        raise CheckpointError("it is not a regular file; pass a weights file or its folder")
+        raise CheckpointError("this is not a regular file; pass a weights file or the folder that contains it")
 
 
 def _check_start(path: Path) -> None:
@@ -77,7 +77,7 @@ def _check_start(path: Path) -> None:
     with path.open("rb") as file:
         start = file.read(512)
     if not start:
-        raise CheckpointError("it is empty (0 bytes); download or copy it again")
+        raise CheckpointError("the file is empty (0 bytes); download or copy it again")
     text = start.lstrip(b"\xef\xbb\xbf \r\n\t").lower()
     for signature, message in NOT_WEIGHTS:
         if start.startswith(signature) or text.startswith(signature):

@@ -57,11 +57,13 @@ def parse_pickle(data: Buffer, position: int, rebuild: Rebuild, persistent: Pers
     except (IndexError, KeyError, struct.error, TypeError, AttributeError, ValueError, OverflowError) as error:
         if isinstance(error, CheckpointError):
             raise
-        raise CheckpointError("the pickle in it is cut off or damaged; download or copy the file again") from None
+        raise CheckpointError(
+            "the pickle in the file is truncated or damaged; download or copy the file again"
+        ) from None
 
 
 class _Parser:
-    """The stack machine that parses a pickle without creating objects of its classes."""
+    """Stack machine that parses a pickle without creating instances of its classes."""
 
     def __init__(self, data: memoryview, position: int, rebuild: Rebuild, persistent: Persistent):
         self.data, self.position = data, position
@@ -79,7 +81,7 @@ class _Parser:
                 return self.stack.pop()
             OPERATIONS[code](self)
         raise CheckpointError(
-            f"the pickle in it has more than {MAX_OPERATIONS:,} operations; save the state_dict alone"
+            f"the pickle in the file has more than {MAX_OPERATIONS:,} operations; save the state_dict alone"
         )
 
     def take(self, count: int) -> memoryview:
@@ -95,7 +97,7 @@ class _Parser:
         return struct.unpack(layout, self.take(struct.calcsize(layout)))[0]
 
     def line(self) -> str:
-        """Returns the text up to the next line break."""
+        """Reads the text up to the next line break."""
         for end in range(self.position, min(self.position + 100_000, len(self.data))):
             if self.data[end] == 0x0A:
                 text = str(self.data[self.position : end], "utf-8", "backslashreplace")
@@ -189,7 +191,8 @@ class _Parser:
         name = function.name if isinstance(function, Global) else "an object"
         if ATTACKS.fullmatch(name):
             raise CheckpointError(
-                f"unpickling it would call {name[:60]}, which can run code; vitkit does not: do not trust this file"
+                f"unpickling the file would call {name[:60]}, which can run code; vitkit does not run it: "
+                "do not trust this file"
             )
         values = arguments if isinstance(arguments, tuple) else ()
         made = self.rebuild(name, values)
@@ -242,7 +245,9 @@ class _Parser:
 
 
 def _extension(parser: _Parser) -> None:
-    raise CheckpointError("its pickle uses extension codes or separate buffers; save the state_dict with torch.save")
+    raise CheckpointError(
+        "the pickle in the file uses extension codes or out-of-band buffers; save the state_dict with torch.save"
+    )
 
 
 OPERATIONS: dict[int, Callable[[_Parser], Any]] = {

@@ -1,4 +1,4 @@
-"""Tensors in a pickle: the storage that each tensor views, and its shape and strides."""
+"""Tensors in a pickle, as views of storages with a shape and strides."""
 
 import math
 from collections.abc import Callable
@@ -45,7 +45,7 @@ OTHER_KINDS = {
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """A storage in the file: `numel` values of one dtype, starting at value number `start`."""
+    """A storage in the file: `numel` values of one dtype, from index `start`."""
 
     key: str
     dtype: torch.dtype
@@ -55,7 +55,7 @@ class Storage:
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """A tensor in the file; `problem` says why its values cannot be read, or is "" if they can be read."""
+    """A tensor in the file; `problem` is the reason why its values cannot be read, or ""."""
 
     storage: Storage | None
     dtype: torch.dtype
@@ -80,14 +80,18 @@ class StoredTensor:
 def storage_of(identity: Any) -> Storage:
     """Returns the storage for a persistent id of torch: ("storage", class, key, device, size[, view])."""
     if not isinstance(identity, tuple) or len(identity) not in (5, 6) or identity[0] != "storage":
-        raise CheckpointError("its pickle refers to data that torch.save does not write")
+        raise CheckpointError(
+            "the pickle in the file refers to data that torch.save does not write; save the state_dict with torch.save"
+        )
     kind, key, _, numel = identity[1:5]
     name = kind.name.rpartition(".")[2] if isinstance(kind, Global) else ""
     start = 0
     if len(identity) == 6 and identity[5] is not None:
         start = identity[5][1]
     if name not in STORAGES or not isinstance(key, str) or not _natural(numel) or not _natural(start):
-        raise CheckpointError(f"it has a storage of the unknown class {name[:60]!r}; save float tensors")
+        raise CheckpointError(
+            f"the file has a storage of the unsupported class {name[:60]!r}; save floating-point tensors"
+        )
     return Storage(key, STORAGES[name], numel, start)
 
 

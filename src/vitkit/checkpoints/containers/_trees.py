@@ -17,7 +17,7 @@ MAX_VALUES = 200_000
 
 @dataclass
 class Tree:
-    """Tensors by name; `roots` are the names of dicts that have tensors, `modules` classes of pickled modules."""
+    """Tensors by name, the names of the dicts that contain them, and the classes of pickled modules."""
 
     tensors: dict[str, StoredTensor] = field(default_factory=dict)
     roots: dict[str, None] = field(default_factory=dict)
@@ -45,13 +45,15 @@ def flatten(value: Any, *, inside_modules: bool) -> Tree:
         for key, item in _items(node, tree, inside_modules=inside_modules):
             visited += 1
             if visited > MAX_VALUES:
-                raise CheckpointError(f"it has more than {MAX_VALUES:,} values in dicts; save the state_dict alone")
+                raise CheckpointError(
+                    f"the file has more than {MAX_VALUES:,} values in dicts; save only the state_dict"
+                )
             name = f"{prefix}{key}"
             if len(name) > MAX_NAME:
                 continue
             if isinstance(item, StoredTensor):
                 if len(tree.tensors) == MAX_TENSORS:
-                    raise CheckpointError(f"it has more than {MAX_TENSORS:,} tensors; save the state_dict alone")
+                    raise CheckpointError(f"the file has more than {MAX_TENSORS:,} tensors; save only the state_dict")
                 tree.tensors[name] = item
                 tree.roots[prefix] = None
             elif depth < MAX_DEPTH:

@@ -25,7 +25,7 @@ def check_directory(path: Path, kind: str) -> None:
         at = tail.rfind(b"PK\5\6")
         if at < 0 or at + END_RECORD > len(tail):
             raise CheckpointError(
-                f"not a complete {kind}: no zip directory at its end; if it is one, download or copy it again"
+                f"not a complete {kind}: the zip directory at the end is missing; download or copy the file again"
             )
         entries, length = struct.unpack_from("<HL", tail, at + 10)
         locator = at - ZIP64_LOCATOR
@@ -35,7 +35,7 @@ def check_directory(path: Path, kind: str) -> None:
             if len(record) == 56:
                 entries, length = struct.unpack_from("<QQ", record, 32)
     if entries > MAX_MEMBERS or length > MAX_DIRECTORY:
-        raise CheckpointError(f"too many members: {entries:,} in a directory of {length:,} bytes")
+        raise CheckpointError(f"the archive has too many members: {entries:,}, in a directory of {length:,} bytes")
 
 
 @contextmanager

@@ -67,7 +67,7 @@ class _Reader:
         """Returns the position of the next bytes and moves past them."""
         start = self.position
         if length > self.end - start:
-            raise CheckpointError("the file is cut off or damaged; download or copy it again")
+            raise CheckpointError("the file is truncated or damaged; download or copy it again")
         self.position += length
         return slice(start, self.position)
 
@@ -79,7 +79,7 @@ class _Reader:
         """Returns the next value: a map as pairs, a list as a tuple, and bytes as their span in the file."""
         self.count += 1
         if self.count > MAX_VALUES or depth > MAX_DEPTH:
-            raise CheckpointError("it has too many or too deeply nested values for a file of parameters")
+            raise CheckpointError("the file has too many or too deeply nested values for model parameters")
         code = self.number(1)
         if code < 0x80 or code >= 0xE0:
             return code if code < 0x80 else code - 256
@@ -103,13 +103,13 @@ class _Reader:
         if 0xD4 <= code <= 0xD8:
             return "extension", 1 << (code - 0xD4)
         if code == 0xC1:
-            raise CheckpointError("it is not MessagePack; download or copy it again")
+            raise CheckpointError("the file is not in MessagePack format; download or copy it again")
         kind = "map" if code < 0x90 else "list" if code < 0xA0 else "text"
         return kind, code & (0x1F if kind == "text" else 0x0F)
 
     def _counted(self, length: int) -> range:
         if length > self.end - self.position:  # every value takes a byte
-            raise CheckpointError("the file is cut off or damaged; download or copy it again")
+            raise CheckpointError("the file is truncated or damaged; download or copy it again")
         return range(length)
 
     def _scalar(self, code: int, length: int) -> int | None:
@@ -133,12 +133,12 @@ class _Array:
     def __init__(self, shape: Any, dtype: Any, span: Any):
         sides = shape if isinstance(shape, tuple) else ()
         if not isinstance(span, slice) or not isinstance(dtype, str) or dtype not in DTYPES or len(sides) > MAX_AXES:
-            raise CheckpointError(f"an array in it is damaged or has an unsupported dtype, {str(dtype)[:40]!r}")
+            raise CheckpointError(f"an array in the file is damaged or has an unsupported dtype, {str(dtype)[:40]!r}")
         if not all(type(side) is int and side >= 0 for side in sides):
-            raise CheckpointError("an array in it has an invalid shape")
+            raise CheckpointError("an array in the file has an invalid shape; download or copy the file again")
         self.shape, self.dtype, self.start = sides, DTYPES[dtype], span.start
         if math.prod(sides) * self.dtype.itemsize != span.stop - span.start:
-            raise CheckpointError("the shape of an array in it does not match its bytes; copy the file again")
+            raise CheckpointError("the shape of an array in the file does not match its bytes; copy the file again")
 
 
 def open_file(path: Path) -> Tensors:
@@ -146,7 +146,7 @@ def open_file(path: Path) -> Tensors:
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         arrays = dict(_flatten(_Reader(data, 0, len(data)).value(), ""))
     if not arrays:
-        raise CheckpointError("it contains no arrays; pass the file with the model's parameters")
+        raise CheckpointError("the file contains no arrays; pass the file with the model's parameters")
     order = {name: _axes(name, len(array.shape)) for name, array in arrays.items()}
     infos: dict[str, Info] = {}
     names: dict[str, str] = {}
@@ -179,7 +179,9 @@ def _flatten(value: Any, prefix: str) -> list[tuple[str, _Array]]:
     if not isinstance(value, list):
         return []
     if any(key == "__msgpack_chunked_array__" for key, _ in value):
-        raise CheckpointError("it has an array in chunks of over 1 GB, which vitkit does not read; save it as .npz")
+        raise CheckpointError(
+            "the file has an array in chunks of over 1 GB, which vitkit does not support; save the parameters as .npz"
+        )
     found: list[tuple[str, _Array]] = []
     for key, item in value:
         if isinstance(key, str) and len(prefix) + len(key) < 1000:

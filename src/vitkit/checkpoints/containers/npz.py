@@ -73,11 +73,13 @@ def _members(path: Path) -> dict[str, zipfile.ZipInfo]:
     for member in found:
         name = member.filename.removesuffix(".npy")
         if not member.filename.endswith(".npy") or name.startswith("/") or ".." in name.split("/") or "\\" in name:
-            raise CheckpointError(f"archive member {member.filename[:80]!r} is not an array")
+            raise CheckpointError(f"archive member {member.filename[:80]!r} is not a .npy array")
         if name in members:
             raise CheckpointError(f"duplicate array {name[:80]!r}")
         if member.compress_type not in STORED_OR_DEFLATED or member.flag_bits & 1:
-            raise CheckpointError(f"{name[:80]!r} has an unsupported compression or is encrypted")
+            raise CheckpointError(
+                f"{name[:80]!r} is encrypted or uses an unsupported compression; save it with numpy.savez"
+            )
         members[name] = member
     size = path.stat().st_size
     check_total(members.values(), size, max(SMALL, MAX_RATIO * size))
@@ -132,7 +134,7 @@ def _read(path: Path, member: zipfile.ZipInfo, name: str) -> Tensor:
 
 
 def _fill(file: IO[bytes], buffer: bytearray) -> int:
-    """Reads into the buffer in chunks, without a copy, and returns the number of bytes read."""
+    """Reads into the buffer in chunks and returns the number of bytes read."""
     view, filled = memoryview(buffer), 0
     while chunk := file.read(min(CHUNK, len(buffer) - filled)) if filled < len(buffer) else b"":
         view[filled : filled + len(chunk)] = chunk

@@ -29,7 +29,7 @@ Values = Callable[[Storage], Tensor]
 
 
 def open_file(path: Path, *, inside_modules: bool = False) -> Tensors:
-    """Opens a file; tensors in nested dicts and lists get dotted names, and other values are ignored.
+    """Opens a file; tensors in nested dicts and lists get dotted names; ignores other values.
 
     With `inside_modules`, pickled modules are read as dicts of their parameters and buffers.
     """
@@ -56,13 +56,16 @@ def _no_tensors(value: Any, tree: Tree) -> str:
     if tree.modules or is_module(value):
         kind = next(iter(tree.modules), getattr(value, "name", ""))
         return (
-            f"it is a pickled module ({kind[:80]}), whose code vitkit does not run; "
-            "load it with its own code and save its weights: torch.save(model.state_dict(), 'weights.pth')"
+            f"the file contains a pickled module ({kind[:80]}), whose code vitkit does not run; "
+            "load it with its own code and save the weights: torch.save(model.state_dict(), 'weights.pth')"
         )
     if isinstance(value, StoredTensor):
-        return "it contains one tensor; save a dict of tensors, model.state_dict()"
+        return "the file contains a single tensor; save a dict of tensors: torch.save(model.state_dict(), path)"
     kind = getattr(value, "name", type(value).__name__)
-    return f"it contains no tensors (a {kind[:60]}); save a dict of tensors: torch.save(model.state_dict(), path)"
+    return (
+        f"the file contains no tensors (only a {kind[:60]}); save a dict of tensors: "
+        "torch.save(model.state_dict(), path)"
+    )
 
 
 def _read_zip(path: Path) -> tuple[Any, Values]:
@@ -80,7 +83,7 @@ def _read_zip(path: Path) -> tuple[Any, Values]:
         member = members.get(f"{root}data/{storage.key}")
         size = storage.numel * storage.dtype.itemsize
         if member is None or member.file_size < size or member.compress_type != zipfile.ZIP_STORED:
-            raise CheckpointError(f"the data of a tensor ({storage.key[:40]!r}) is missing, cut off or compressed")
+            raise CheckpointError(f"the data of a tensor ({storage.key[:40]!r}) is missing, truncated or compressed")
         with path.open("rb") as file:
             file.seek(member.header_offset)
             header = file.read(30)
@@ -99,11 +102,12 @@ def _root(members: dict[str, zipfile.ZipInfo]) -> str:
         folder, _, file = name.partition("/")
         if file == "constants.pkl" or file.startswith("code/"):
             raise CheckpointError(
-                "it is a TorchScript archive, which contains code; load it with torch.jit.load where you trust it "
-                "and save its weights: torch.save(model.state_dict(), 'weights.pth')"
+                "the file is a TorchScript archive, which contains code; load it with torch.jit.load "
+                "where you trust it "
+                "and save the weights: torch.save(model.state_dict(), 'weights.pth')"
             )
         if file.startswith(("models/", "archive_format")) or name.startswith(("models/", "serialized_exported")):
-            raise CheckpointError("it is a program of torch.export; pass the checkpoint that it was exported from")
+            raise CheckpointError("the file is a torch.export program; pass the checkpoint from which it was exported")
         if file == "data.pkl":
             root = f"{folder}/"
             if not any(each.startswith((f"{root}code/", f"{root}constants.pkl")) for each in members):
@@ -113,14 +117,14 @@ def _root(members: dict[str, zipfile.ZipInfo]) -> str:
 
 def _stored(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
     if member.file_size > MAX_PICKLE:
-        raise CheckpointError(f"its data.pkl has {member.file_size:,} bytes; the limit is {MAX_PICKLE:,}")
+        raise CheckpointError(f"data.pkl in the archive has {member.file_size:,} bytes; the limit is {MAX_PICKLE:,}")
     return archive.read(member)
 
 
 def _mapped(path: Path, start: int, size: int, storage: Storage, *, swap: bool) -> Tensor:
     """Returns bytes of a file as a flat uint8 tensor; writing to the tensor does not change the file."""
     if start + size > path.stat().st_size:
-        raise CheckpointError("the file is cut off; download or copy it again")
+        raise CheckpointError("the file is truncated; download or copy it again")
     if size == 0:
         return torch.empty(0, dtype=torch.uint8)
     array = np.memmap(path, dtype=np.uint8, mode="c", offset=start, shape=(size,))
@@ -153,7 +157,7 @@ def _read_legacy(path: Path) -> tuple[Any, Values]:
 
     def values(storage: Storage) -> Tensor:
         if storage.key not in spans:
-            raise CheckpointError("the data of a tensor is missing: the file is cut off or damaged; copy it again")
+            raise CheckpointError("the data of a tensor is missing: the file is truncated or damaged; copy it again")
         return _mapped(path, spans[storage.key], storage.numel * storage.dtype.itemsize, storage, swap=False)
 
     return parts[3], values

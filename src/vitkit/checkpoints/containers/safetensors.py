@@ -112,10 +112,12 @@ def _check_layout(spans: dict[str, tuple[int, int]], size: int) -> None:
     for name, (start, stop) in sorted(spans.items(), key=lambda item: item[1]):
         if start != end:
             kind = "overlaps another tensor" if start < end else "leaves a gap before it"
-            raise CheckpointError(f"{name[:80]!r} {kind}: it starts at byte {start:,}, the one before ends at {end:,}")
+            raise CheckpointError(
+                f"{name[:80]!r} {kind}: it starts at byte {start:,}, but the previous tensor ends at byte {end:,}"
+            )
         end = stop
     if end != size:
-        raise CheckpointError(f"the tensors have {end:,} bytes, the file has {size:,} for them")
+        raise CheckpointError(f"the header describes {end:,} bytes of tensors, but the file has {size:,}")
 
 
 def _naturals(value: object) -> bool:

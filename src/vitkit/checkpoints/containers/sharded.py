@@ -14,7 +14,7 @@ def open_file(path: Path) -> Tensors:
     """Opens all shards. Raises CheckpointError if the index is wrong or refers to files outside its folder."""
     weight_map = read_json(path).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
-        raise CheckpointError("the index has no weight_map of tensor names to file names")
+        raise CheckpointError("the index has no weight_map from tensor names to file names")
     shards = sorted(set(weight_map.values()))
     if len(shards) > MAX_SHARDS:
         raise CheckpointError(f"the index has {len(shards):,} files; the limit is {MAX_SHARDS:,}")

@@ -23,7 +23,7 @@ from vitkit.data.processor import Processor
 
 @dataclass(frozen=True, kw_only=True)
 class RawCheckpoint:
-    """Tensors and JSON files of a checkpoint in a known format; no values have been read.
+    """Tensors and JSON files of a checkpoint in a known format, before tensor values are read.
 
     `tensors` have the format's names. `file_name` and `wrapper` (the prefix that was removed from every name, such as
     `teacher.`) identify variants that nothing else distinguishes. `overrides` are config fields set by the caller,

@@ -87,7 +87,9 @@ def _typed(cls: type, values: Fields, texts: Fields, where: str) -> dict[str, An
 def check_fixed_positions(config: Any) -> None:
     """Raises CheckpointError if the fixed sine-cosine position embedding would be too large."""
     if getattr(config, "position", None) == "sincos2d" and math.prod(config.grid) > MAX_FIXED_POSITIONS:
-        raise CheckpointError(f"image_size {config.image_size} has too many positions: {math.prod(config.grid):,}")
+        raise CheckpointError(
+            f"image_size {config.image_size} has too many patches for a position embedding: {math.prod(config.grid):,}"
+        )
 
 
 def _structure(shapes: Mapping[str, Shape]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""big_vision's `.npz` files: ViTs with token, mean or MAP pooling, and no class token position."""
+"""big_vision's `.npz` files: ViTs whose class token, if any, has no position embedding."""
 
 from pathlib import Path
 
@@ -86,7 +86,7 @@ def describe(raw: RawCheckpoint) -> Description:
 
 
 def unsupported_reason(config: Config) -> str | None:
-    """Requires positions for patches only or sine-cosine positions, tanh-GELU and an epsilon of 1e-6."""
+    """Returns an error message unless the model has the positions, GELU and epsilon of big_vision."""
     if config.position not in ("learned", "sincos2d"):
         return f"{TITLE} cannot store position='{config.position}'; use to='vitkit'"
     if config.position == "learned" and config.num_special_positions:

@@ -48,7 +48,7 @@ TABLE = Table(
 
 
 def describe(raw: RawCheckpoint) -> Description:
-    """Infers depths and widths; preprocessing is that of Google's ViTs (squash, scale to -1..1)."""
+    """Infers depths and widths; uses the preprocessing of Google's ViTs (squash, scale to -1..1)."""
     notes: list[str] = []
     config = infer_resnet(
         TABLE.shapes(raw.tensors),
@@ -62,7 +62,7 @@ def describe(raw: RawCheckpoint) -> Description:
 
 
 def unsupported_reason(config: resnet.Config) -> str | None:
-    """Requires the order of layers, padding and epsilons of Big Transfer."""
+    """Returns an error message unless the model has the layer order, padding and epsilons of Big Transfer."""
     return implied_mismatch(config, "Big Transfer's .npz", IMPLIED)
 
 

@@ -47,7 +47,7 @@ def describe(raw: RawCheckpoint) -> Description:
 
 
 def unsupported_reason(config: hybrid.Config) -> str | None:
-    """Rejects configs that the plain ViT format rejects, and epsilons that differ from the original code."""
+    """Returns an error message for configs that differ from the original code, or None."""
     plain = Config(**{name: getattr(config, name) for name in VIT_FIELDS})
     return vit.unsupported_reason(plain) or implied_mismatch(config, TITLE, IMPLIED)
 

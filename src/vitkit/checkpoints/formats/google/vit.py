@@ -48,13 +48,13 @@ def describe(raw: RawCheckpoint) -> Description:
 
 
 def num_heads(raw: RawCheckpoint, attention: str) -> int:
-    """Returns num_heads from the first query kernel, or 1 if the kernel is missing (reported later)."""
+    """Returns num_heads from the first query kernel, or 1 if the kernel is missing."""
     info = raw.tensors.infos.get(f"Transformer/encoderblock_0/{attention}/query/kernel")
     return info.shape[1] if info is not None and len(info.shape) == 3 and info.shape[1] else 1
 
 
 def unsupported_reason(config: Config) -> str | None:
-    """Requires a class token position, token or mean pooling, tanh-GELU and an epsilon of 1e-6."""
+    """Returns an error message unless the model has the positions, pooling, GELU and epsilon of the original code."""
     if config.class_token and config.position_tokens == "patches":
         return f"{TITLE} has a position for the class token, but this model has none; use to='big_vision'"
     fixed = {"pool": "token" if config.class_token else "gap"}

@@ -60,7 +60,7 @@ def describe(raw: RawCheckpoint) -> Description:
 
 
 def unsupported_reason(config: beit.Config) -> str | None:
-    """Rejects fields that transformers' BEiT does not have."""
+    """Returns an error message for fields that transformers' BEiT does not have, or None."""
     free = ("activation", "norm_eps", "relative", "position", "layer_scale", "pool", "relative_resize")
     return unsupported_field(config, "transformers' BEiT", fixed={}, free=free)
 

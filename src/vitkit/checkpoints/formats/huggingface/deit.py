@@ -41,7 +41,7 @@ def describe(raw: RawCheckpoint) -> Description:
 
 
 def unsupported_reason(config: deit.Config) -> str | None:
-    """Rejects fields that transformers' DeiT does not have."""
+    """Returns an error message for fields that transformers' DeiT does not have, or None."""
     return unsupported_field(config, "transformers' DeiT", fixed={}, free=("activation", "norm_eps", "qkv_bias"))
 
 

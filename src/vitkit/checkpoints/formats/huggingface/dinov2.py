@@ -84,7 +84,7 @@ def _ratio(config: Config) -> int | None:
 
 
 def unsupported_reason(config: Config) -> str | None:
-    """Rejects fields that transformers' DINOv2 does not have."""
+    """Returns an error message for fields that transformers' DINOv2 does not have, or None."""
     title = "transformers' DINOv2"
     if config.layer_scale is None:
         return f"{title} always has LayerScale, but this model has none; use to='vitkit'"

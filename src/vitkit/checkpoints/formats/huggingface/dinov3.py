@@ -90,10 +90,10 @@ def heads(shapes: dict[str, Shape]) -> dict[str, int]:
 
 
 def unsupported_reason(config: dinov3.Config) -> str | None:
-    """Rejects fields that transformers' DINOv3 does not have."""
+    """Returns an error message for fields that transformers' DINOv3 does not have, or None."""
     title = "transformers' DINOv3"
     if config.num_classes:
-        return f"{title} has no class with a head, but this model has {config.num_classes} classes; use to='vitkit'"
+        return f"{title} has no classifier, but this model has {config.num_classes} classes; use to='vitkit'"
     if config.layer_scale is None:
         return f"{title} always has LayerScale, but this model has none; use to='vitkit'"
     free = (

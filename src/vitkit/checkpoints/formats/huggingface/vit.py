@@ -69,7 +69,7 @@ def describe(raw: RawCheckpoint) -> Description:
 
 
 def unsupported_reason(config: Config) -> str | None:
-    """Rejects fields that transformers' ViT does not have."""
+    """Returns an error message for fields that transformers' ViT does not have, or None."""
     if config.position_tokens == "patches":
         return "transformers' ViT has a position for the class token, but this model has none; use to='vitkit'"
     return unsupported_field(

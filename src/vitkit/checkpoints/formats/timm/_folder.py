@@ -18,7 +18,7 @@ from vitkit.data.processor import Processor
 
 
 def read_file_config(raw: RawCheckpoint, names: tuple[str, ...] = ()) -> tuple[dict[str, Any], tuple[str, ...] | None]:
-    """Returns config fields and labels from config.json; the fields in `names` are under its key `vitkit`."""
+    """Returns config fields and labels from config.json; fields in `names` are read from its key `vitkit`."""
     if raw.config is None:
         return {}, None
     fields, labels = read_config(raw.config)

@@ -75,7 +75,7 @@ def _halved(processor: Processor) -> Processor:
 
 
 def unsupported_reason(config: beit.Config) -> str | None:
-    """Rejects fields that timm does not have, and values of norm_eps that differ from timm's."""
+    """Returns an error message for fields or epsilons that timm's BEiT does not have, or None."""
     free = ("activation", "norm_eps", "relative", "position", "layer_scale", "pool", "relative_resize")
     return unsupported_field(config, TITLE, fixed={}, free=free) or implied_mismatch(config, TITLE, {"norm_eps": 1e-6})
 

@@ -53,7 +53,7 @@ def describe(raw: RawCheckpoint) -> Description:
 
 
 def unsupported_reason(config: resnet.Config) -> str | None:
-    """Rejects sizes for which timm has no model, and epsilons that differ from timm's."""
+    """Returns an error message for sizes or epsilons that timm's BiT does not have, or None."""
     if (config.depths, config.stem_width) not in ENTRIES:
         return f"timm has no BiT of depths {config.depths} and stem {config.stem_width}; use to='vitkit'"
     return implied_mismatch(config, "timm's BiT", IMPLIED)

@@ -29,7 +29,7 @@ def describe(raw: RawCheckpoint) -> Description:
 
 
 def unsupported_reason(config: deit.Config) -> str | None:
-    """Rejects fields that timm does not have, and values of norm_eps that differ from timm's."""
+    """Returns an error message for fields or epsilons that timm's DeiT does not have, or None."""
     free = ("activation", "norm_eps", "qkv_bias")
     return unsupported_field(config, TITLE, fixed={}, free=free) or implied_mismatch(config, TITLE, {"norm_eps": 1e-6})
 

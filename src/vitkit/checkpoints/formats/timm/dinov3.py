@@ -62,7 +62,7 @@ def describe(raw: RawCheckpoint) -> Description:
 
 
 def unsupported_reason(config: dinov3.Config) -> str | None:
-    """Rejects fields for which timm's model class has no argument."""
+    """Returns an error message for fields that timm's DINOv3 does not have, or None."""
     if config.pool == "token+gap":
         return f"{TITLE} has no pool 'token+gap'; use to='vitkit'"
     if config.mlp == "swiglu" and config.mlp_width % 8:

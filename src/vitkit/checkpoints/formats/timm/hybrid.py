@@ -44,7 +44,7 @@ def describe(raw: RawCheckpoint) -> Description:
 
 
 def unsupported_reason(config: hybrid.Config) -> str | None:
-    """Rejects fields that timm's ViT rejects, ResNets that timm does not have, and other epsilons."""
+    """Returns an error message for fields, ResNets or epsilons that timm's hybrids do not have, or None."""
     if config.depths not in ARCHITECTURES:
         return f"timm has no hybrid of depths {config.depths}; use to='vitkit'"
     plain = Config(**{name: getattr(config, name) for name in VIT_FIELDS})
