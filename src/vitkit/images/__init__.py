@@ -1,4 +1,4 @@
-"""Untrusted image files and images in memory to checked RGB images: upright, sRGB, 8 bits.
+"""Reads untrusted image files, and converts images in memory, to upright 8-bit sRGB images.
 
 The contract (docs/images.md has the table, tests/images checks it):
 

@@ -51,7 +51,7 @@ def find_channels(shape: tuple[int, ...], channels: Channels | None, is_torch: b
 def _from_array(values: np.ndarray, channels: Channels | None, is_torch: bool, data_range: float | None) -> Image.Image:
     if values.ndim not in (2, 3) or 0 in values.shape:
         raise ValueError(
-            f"an image must have the shape (h, w), (h, w, c) or (c, h, w) without zeros, got {values.shape}"
+            f"an image must have the shape (h, w), (h, w, c) or (c, h, w) with no empty axis, got {values.shape}"
         )
     pixels = array_to_bytes(values, data_range)
     if pixels.ndim == 3:

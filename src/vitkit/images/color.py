@@ -17,7 +17,7 @@ _MAX_CHANGE: Final = 3
 
 
 def _samples(mode: str) -> Image.Image:
-    """Returns a small test image with all grays and, for RGB, all channel values and a grid of colors.
+    """Returns a small test image with all gray values and, for RGB, a grid of colors.
 
     The rows of an RGB image are: grays, then combinations of full and zero channels, each with all 256 values; then a
     grid of 16 x 16 x 16 colors.

@@ -1,4 +1,4 @@
-"""Decodes untrusted image files to RGB as specified in `vitkit.images`."""
+"""Decodes untrusted image files to upright 8-bit RGB images."""
 
 import io
 import os
@@ -79,9 +79,9 @@ def _open(header: Header) -> ImageFile.ImageFile:
     except Exception:
         # Decoders raise many types of errors for broken files, with messages that contain addresses.
         code = "unsupported_format" if header.format in _MANY_LAYOUTS else "corrupt"
-        raise ImageError(code, f"the {header.format} decoder rejects the file") from None
+        raise ImageError(code, f"the {header.format} decoder cannot read the file") from None
     if image.size != (header.width, header.height):
-        raise ImageError("corrupt", "the file contains two different sizes")
+        raise ImageError("corrupt", "the header and the decoder report different image sizes")
     return image
 
 
@@ -217,7 +217,7 @@ def open_image(
     profile: Profile = "convert",
     data_range: float | None = None,
 ) -> Image.Image:
-    """Reads an image file as an upright 8-bit sRGB image in mode RGB, as specified in `vitkit.images`.
+    """Reads an image file as an upright 8-bit sRGB image in mode RGB.
 
     source           path, bytes or open binary file
     limits           maximum size of the file and the image

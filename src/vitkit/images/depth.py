@@ -36,7 +36,7 @@ def _in_chunks(convert: Callable[[np.ndarray], np.ndarray], values: np.ndarray) 
 
 
 def integers_to_bytes(values: Integer[np.ndarray, "*s"], bits: int) -> UInt8[np.ndarray, "*s"]:
-    """Returns the upper 8 of `bits` bits, or all if there are fewer; negative values become 0."""
+    """Converts `bits`-bit integers to 8 bits by dropping the lower bits; negative values become 0."""
     return _in_chunks(lambda chunk: np.clip(chunk >> max(bits - 8, 0), 0, 255), values)
 
 

@@ -39,7 +39,7 @@ def kind_of(status: os.stat_result) -> str:
 
 def _read_file(path: str | os.PathLike[str], limits: Limits, check: Callable[[bytes], object]) -> bytes:
     if isinstance(path, str) and _URL.match(path) and not os.path.exists(path):
-        raise ImageError("unreadable", "it is a URL; download the file and pass its path")
+        raise ImageError("unreadable", "the path is a URL; download the image and pass the path of the file")
     try:
         # Before opening: a named pipe would wait for a writer, and a device may act when it is opened.
         status = os.stat(path)

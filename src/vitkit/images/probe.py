@@ -40,7 +40,7 @@ _TGA_TYPES: Final = frozenset({1, 2, 3, 9, 10, 11})
 
 
 def _is_tga(data: bytes) -> bool:
-    """Returns whether the first bytes could be a TGA header, which has no signature, by checking every field."""
+    """Returns whether the first bytes could be a TGA header; checks every field, as TGA has no signature."""
     if len(data) < 18 or data[1] > 1 or data[2] not in _TGA_TYPES or data[16] not in (8, 15, 16, 24, 32):
         return False
     has_map = data[1] == 1
@@ -50,7 +50,7 @@ def _is_tga(data: bytes) -> bool:
 
 
 def _unsupported_name(data: bytes) -> str | None:
-    """Returns the name of the unsupported format that these first bytes indicate, or None."""
+    """Returns the name of an unsupported format from the first bytes of a file, or None."""
     # Before the other formats, because an uncompressed TGA file begins like a cursor.
     if _is_tga(data):
         return "TGA"
@@ -70,7 +70,7 @@ def _unknown(data: bytes) -> ImageError:
 
 
 def sniff(data: bytes) -> str | None:
-    """Returns the name of the format of these first bytes, supported or not, or None (1 KB is enough)."""
+    """Returns the name of the image format of the first bytes (1 KB is enough), or None if it is unknown."""
     for module in _FORMATS:
         if module.sniff(data):
             return module.__name__.rpartition(".")[2].upper()
@@ -78,7 +78,7 @@ def sniff(data: bytes) -> str | None:
 
 
 def detect_format(data: bytes) -> ModuleType:
-    """Returns the module for the format of these first bytes (1 KB is enough).
+    """Returns the module that parses the format of the first bytes (1 KB is enough).
 
     Raises ImageError with the code not_an_image or unsupported_format.
     """
@@ -91,7 +91,7 @@ def detect_format(data: bytes) -> ModuleType:
 def check_bytes(size: int, limits: Limits) -> None:
     """Raises ImageError (too_large) for a file with too many bytes."""
     if size > limits.max_bytes:
-        raise ImageError("too_large", f"the file has more than {limits.max_bytes} bytes, the limit max_bytes")
+        raise ImageError("too_large", f"the file is too large; the limit max_bytes is {limits.max_bytes} bytes")
 
 
 def probe(data: bytes, limits: Limits = DEFAULT_LIMITS, *, allow_truncated: bool = False) -> Header:

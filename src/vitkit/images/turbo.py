@@ -1,4 +1,4 @@
-"""Decodes JPEG files with simplejpeg (libjpeg-turbo, the extra `fast`) if results equal Pillow's.
+"""Decodes JPEG files with simplejpeg (extra `fast`) if the pixels equal those of Pillow.
 
 Pillow copies every row once more. This decoder gets the same cleaned file after the same probe. Files for which it
 raises or warns are decoded by Pillow, so that errors and pixels of damaged files are those of Pillow.
@@ -33,7 +33,7 @@ def decode(header: Header, min_size: tuple[int, int] | None = None) -> UInt8[np.
 
 
 def _divisor(size: tuple[int, int], min_size: tuple[int, int] | None) -> int:
-    """Returns the largest scale divisor with which an image of `size` is at least as large as `min_size`."""
+    """Returns the largest divisor by which an image of `size` can shrink without falling below `min_size`."""
     if min_size is None:
         return 1
     return next((by for by in (8, 4, 2) if size[0] >= by * min_size[0] and size[1] >= by * min_size[1]), 1)

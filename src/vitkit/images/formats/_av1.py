@@ -21,7 +21,7 @@ class _Bits:
     def take(self, count: int) -> int:
         """Returns the next `count` bits as an integer."""
         if count > self._left:
-            raise corrupt("a sequence header is too short")
+            raise corrupt("an AV1 sequence header is too short")
         self._left -= count
         return (self._value >> self._left) & ((1 << count) - 1)
 
@@ -74,7 +74,7 @@ def _length(data: bytes, at: int) -> tuple[int, int]:
     value = 0
     for i in range(8):
         if at >= len(data):
-            raise corrupt("a unit has no length")
+            raise corrupt("an AV1 unit has no length field")
         byte = data[at]
         at += 1
         value |= (byte & 127) << (7 * i)
@@ -94,13 +94,13 @@ def frame_sizes(data: bytes, ranges: Iterable[tuple[int, int]]) -> Iterator[tupl
         for size in _frame_sizes(data, start, end):
             units += 1
             if units > _MAX_UNITS:
-                raise corrupt(f"more than {_MAX_UNITS} units")
+                raise corrupt(f"the file has more than {_MAX_UNITS} AV1 units")
             if size is not None:
                 yield size
 
 
 def _frame_sizes(data: bytes, at: int, end: int) -> Iterator[tuple[int, int] | None]:
-    """Yields the size in each sequence header, and None for each other unit."""
+    """Yields the size for each sequence header and None for each other unit."""
     while at < end:
         head = data[at]
         if head & 0x80:

@@ -37,4 +37,4 @@ def boxes(
         if name in containers and depth < _MAX_DEPTH:
             yield from boxes(data, payload + containers[name], at + length, containers, depth + 1)
         at += length
-    raise corrupt(f"more than {MAX_PARTS} boxes")
+    raise corrupt(f"the file has more than {MAX_PARTS} boxes")

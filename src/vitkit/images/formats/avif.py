@@ -44,7 +44,7 @@ def _extents(data: bytes, found: "_Meta") -> Iterator[tuple[int, int]]:
     box = data[slice(*(found.locations or (0, 0)))]
     version = box[0] if box else 255
     if version > 2 or len(box) < 6:
-        raise corrupt("the item locations have an unknown version")
+        raise corrupt("the item location box has an unknown version")
     sizes = struct.unpack_from(">H", box, 4)[0]
     offset_size, length_size, base_size = sizes >> 12, (sizes >> 8) & 15, (sizes >> 4) & 15
     index_size = sizes & 15 if version else 0
@@ -58,7 +58,7 @@ def _extents(data: bytes, found: "_Meta") -> Iterator[tuple[int, int]]:
         extents, at = _integer(box, at, 2)
         total += extents
         if total > MAX_PARTS:
-            raise corrupt(f"more than {MAX_PARTS} extents")
+            raise corrupt(f"the items have more than {MAX_PARTS} extents")
         start, end = _stored_in(found, method & 15, len(data))
         for _ in range(extents):
             _, at = _integer(box, at, index_size)
@@ -78,19 +78,21 @@ def _stored_in(found: "_Meta", method: int, size: int) -> tuple[int, int]:
         return 0, size
     if method == 1 and found.data is not None:
         return found.data
-    raise ImageError("unsupported_format", "an AVIF file whose items are stored in other items")
+    raise ImageError(
+        "unsupported_format", "AVIF files whose items are stored in other items are not supported; use JPEG or PNG"
+    )
 
 
 def _check_coded_sizes(data: bytes, found: "_Meta", limits: Limits) -> None:
-    """Checks the size of each coded image against the limit and the sizes in the item properties."""
+    """Raises ImageError if a coded image exceeds the limit or the size in its item properties."""
     largest = max(width * height for width, height in found.sizes.values())
     ranges = dict.fromkeys(_extents(data, found))  # items may share extents
     if sum(last - first for first, last in ranges) > 2 * len(data):
-        raise corrupt("its extents overlap")
+        raise corrupt("the extents of an item overlap")
     for width, height in frame_sizes(data, ranges):
         check_size(width, height, limits)
         if width * height > largest:
-            raise corrupt("the coded image is larger than the size in the properties")
+            raise corrupt("the coded image is larger than the size in the item properties")
 
 
 @dataclass
@@ -194,7 +196,7 @@ def _clean(data: bytes, limits: Limits) -> tuple[bytes, _Meta]:
     if found.locations is None and found.sequence is not None and _format(data) == "AVIF":
         return _clean(still_of_sequence(data, *found.sequence), limits)
     if not found.sizes or found.locations is None:
-        raise corrupt("the size or the location of the image is missing")
+        raise corrupt("the size or the location of the primary image is missing")
     for width, height in found.sizes.values():
         check_size(width, height, limits)
     return bytes(clean), found

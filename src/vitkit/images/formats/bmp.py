@@ -24,7 +24,7 @@ def read(data: bytes, limits: Limits, allow_truncated: bool) -> Header:
     """Reads the header of a BMP file, whose rows are bottom-up (positive height) or top-down."""
     (size,) = struct.unpack_from("<I", data, 14)
     if size not in _HEADER_SIZES:
-        raise ImageError("unsupported_format", f"a BMP file with a header of {size} bytes")
+        raise ImageError("unsupported_format", f"BMP files with a header of {size} bytes are not supported")
     if len(data) < 14 + size:
         raise truncated()
     compression = _RAW
@@ -34,14 +34,14 @@ def read(data: bytes, limits: Limits, allow_truncated: bool) -> Header:
         width, height, _, bits, compression = struct.unpack_from("<iiHHI", data, 18)
     check_size(width, abs(height), limits)
     if bits not in _DEPTHS:
-        raise ImageError("unsupported_format", f"a BMP file with {bits} bits per pixel")
+        raise ImageError("unsupported_format", f"BMP files with {bits} bits per pixel are not supported")
     if compression in (_RLE8, _RLE4):
         if bits != (8 if compression == _RLE8 else 4):
-            raise corrupt("the compression does not match the depth")
+            raise corrupt("the compression method does not match the bits per pixel")
         if width * abs(height) > min(_MAX_RUN_LENGTH_PIXELS, limits.max_pixels):
-            raise ImageError("too_many_pixels", "a run-length encoded BMP file with more than 2 million pixels")
+            raise ImageError("too_many_pixels", "run-length encoded BMP files may have at most 2 million pixels")
     elif compression not in (_RAW, _BITFIELDS):
-        raise ImageError("unsupported_format", f"a BMP file with compression {compression}")
+        raise ImageError("unsupported_format", f"BMP files with compression method {compression} are not supported")
     elif not allow_truncated and -(-width * bits // 32) * 4 * abs(height) > len(data) - 14 - size:
         raise truncated()
     return Header(format="BMP", width=width, height=abs(height), clean=data)

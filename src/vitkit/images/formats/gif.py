@@ -52,7 +52,7 @@ class _Reader:
             self.at += 1 + length
             self.blocks += 1
             if self.blocks > _MAX_BLOCKS:
-                raise corrupt(f"more than {_MAX_BLOCKS} data blocks")
+                raise corrupt(f"the file has more than {_MAX_BLOCKS} data blocks")
             if length == 0:
                 return True
         self.at = size

@@ -59,7 +59,7 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
         if marker == _SOS:
             return
         at += length
-    raise corrupt(f"more than {MAX_PARTS} segments before the image")
+    raise corrupt(f"the file has more than {MAX_PARTS} segments before the image")
 
 
 def _frame(payload: bytes) -> tuple[int, int, list[tuple[int, int]]]:
@@ -68,11 +68,14 @@ def _frame(payload: bytes) -> tuple[int, int, list[tuple[int, int]]]:
         raise corrupt("the frame header is too short")
     bits, height, width, components = struct.unpack_from(">BHHB", payload)
     if bits != 8:
-        raise ImageError("unsupported_format", f"a JPEG file with {bits} bits per sample; only 8 are supported")
+        raise ImageError("unsupported_format", f"JPEG files with {bits} bits per sample are not supported; use 8 bits")
     if components not in (1, 3, 4) or len(payload) < 6 + 3 * components:
         raise corrupt(f"the frame header has {components} components")
     if height == 0:
-        raise ImageError("unsupported_format", "a JPEG file that contains its height only after the image")
+        raise ImageError(
+            "unsupported_format",
+            "JPEG files that store the height after the image are not supported; save the image again",
+        )
     factors = [(payload[i] >> 4, payload[i] & 15) for i in range(7, 7 + 3 * components, 3)]
     if any(not (1 <= h <= 4 and 1 <= v <= 4) for h, v in factors):
         raise corrupt("a sampling factor is not between 1 and 4")
@@ -116,7 +119,7 @@ def _end_and_scans(data: bytes, start: int) -> tuple[int, int]:
 def _check_scans(scans: int, pixels: int, limits: Limits) -> None:
     if scans > _MAX_SCANS or scans * pixels > _SCANS_AT_FULL_SIZE * limits.max_pixels:
         raise ImageError(
-            "too_many_pixels", f"the image has {pixels} pixels in {scans} scans, which take too long to decode"
+            "too_many_pixels", f"the image has {pixels} pixels in {scans} scans, which would take too long to decode"
         )
 
 
@@ -142,12 +145,15 @@ def _read_start(data: bytes, limits: Limits) -> _Start:
         payload = data[start + 4 : end]
         if marker in _FRAMES:
             if found.factors:
-                raise corrupt("two frame headers")
+                raise corrupt("there are two frame headers; expected one")
             found.width, found.height, found.factors = _frame(payload)
             found.progressive = marker == 0xC2
             check_size(found.width, found.height, limits)
         elif marker in _OTHER_FRAMES:
-            raise ImageError("unsupported_format", "a lossless, hierarchical or arithmetic JPEG file")
+            raise ImageError(
+                "unsupported_format",
+                "lossless, hierarchical and arithmetic JPEG files are not supported; use baseline or progressive",
+            )
         elif marker == _APP1 and payload.startswith(b"Exif\0\0"):
             found.orientation = read_orientation(payload)
         elif marker == _APP2 and payload.startswith(b"ICC_PROFILE\0") and len(payload) > 14:

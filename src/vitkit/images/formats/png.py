@@ -71,7 +71,7 @@ def _chunks(data: bytes, allow_truncated: bool) -> Iterator[tuple[bytes, memoryv
         yield name, payload, struct.unpack_from(">I", data, at - 4)[0] == zlib.crc32(payload, zlib.crc32(name))
         if name == b"IEND":
             return
-    raise corrupt(f"more than {MAX_PARTS} chunks")
+    raise corrupt(f"the file has more than {MAX_PARTS} chunks")
 
 
 def _layout(payload: bytes, limits: Limits) -> _Layout:
@@ -81,7 +81,7 @@ def _layout(payload: bytes, limits: Limits) -> _Layout:
     if bits not in _LAYOUTS.get(color, (0, set()))[1]:
         raise corrupt(f"color type {color} with {bits} bits does not exist")
     if compression or filtering or interlaced > 1:
-        raise corrupt("an unknown compression, filter or interlace method")
+        raise corrupt("the compression, filter or interlace method is unknown")
     check_size(width, height, limits)
     return _Layout(width, height, bits, color, bool(interlaced))
 
@@ -133,7 +133,7 @@ def _chunk(name: bytes, *payload: bytes | memoryview) -> list[bytes | memoryview
 def _check_pixels(layout: _Layout, pixels: list[memoryview]) -> None:
     """Raises ImageError if the compressed data is too short for the pixels, before memory is allocated."""
     if not any(pixels):
-        raise corrupt("it has no pixels")
+        raise corrupt("there is no pixel data")
     needed = layout.pixel_bytes
     # The decoder accepts a truncated stream and leaves the other rows black.
     if sum(map(len, pixels)) * _DEFLATE < needed or _inflated_size(pixels, needed) < needed:
@@ -143,11 +143,13 @@ def _check_pixels(layout: _Layout, pixels: list[memoryview]) -> None:
 def _check_order(name: bytes, previous: bytes, seen_pixels: bool) -> None:
     """Raises ImageError for misplaced chunks and unknown critical chunks."""
     if name == b"IHDR":
-        raise corrupt("two header chunks")
+        raise corrupt("there are two header chunks; expected one")
     if name == b"IDAT" and seen_pixels and previous != b"IDAT":
         raise corrupt("the pixel chunks are not consecutive")
     if name[0] < _ANCILLARY and name not in (b"PLTE", b"IDAT", b"IEND"):
-        raise ImageError("unsupported_format", "a PNG file with an unknown critical chunk")
+        raise ImageError(
+            "unsupported_format", "PNG files with unknown critical chunks are not supported; save the image again"
+        )
 
 
 def _gather(data: bytes, limits: Limits, allow_truncated: bool) -> tuple[_Layout, dict[bytes, bytes], list[memoryview]]:
@@ -159,12 +161,12 @@ def _gather(data: bytes, limits: Limits, allow_truncated: bool) -> tuple[_Layout
     for name, payload, is_valid in _chunks(data, allow_truncated):
         if layout is None:
             if name != b"IHDR" or not is_valid:
-                raise corrupt("it does not begin with a valid header chunk")
+                raise corrupt("the first chunk is not a valid header")
             layout = _layout(bytes(payload), limits)
         else:
             _check_order(name, previous, bool(pixels))
             if not is_valid and name[0] < _ANCILLARY and not allow_truncated:
-                raise corrupt("a checksum is wrong")
+                raise corrupt("the checksum of a chunk is wrong")
             if name == b"IDAT":
                 pixels.append(payload)
             elif is_valid and name in _USEFUL:

@@ -61,7 +61,7 @@ def _values(data: bytes, order: str, entry: int) -> Sequence[int] | None:
     tag, kind, number = struct.unpack_from(order + "HHI", data, entry)
     code = _TYPE_FORMATS.get(kind)
     if code is None or number == 0 or (tag == _JPEG_TABLES and code != "B"):
-        raise corrupt(f"tag {tag} has no values or values of a wrong type")
+        raise corrupt(f"TIFF tag {tag} has no values or values of a wrong type")
     size = struct.calcsize(code) * number
     position = entry + 8 if size <= 4 else struct.unpack_from(order + "I", data, entry + 8)[0]
     if position + size > len(data):
@@ -72,7 +72,7 @@ def _values(data: bytes, order: str, entry: int) -> Sequence[int] | None:
         return (position, size) if code == "B" and size <= MAX_PROFILE else None
     most = _LISTS.get(tag, number)
     if number > most:
-        raise corrupt(f"tag {tag} with more than {most} values")
+        raise corrupt(f"TIFF tag {tag} has more than {most} values")
     # An array takes a tenth of the memory of a tuple.
     values = array(code)
     values.frombytes(data[position : position + (size if tag in _LISTS else size // number)])
@@ -97,7 +97,7 @@ def _read_directory(data: bytes, order: str, at: int) -> tuple[_Tags, int]:
         if tag not in _PIXEL_TAGS and tag not in (_ORIENTATION, _PROFILE):
             continue
         if tag in tags:
-            raise corrupt(f"tag {tag} is a duplicate")
+            raise corrupt(f"TIFF tag {tag} appears twice")
         values = _values(data, order, entry)
         if values is not None:
             tags[tag] = values
@@ -119,13 +119,13 @@ def _one(tags: Mapping[int, Sequence[int]], tag: int, default: int | None = None
     values = tags.get(tag)
     if values is None:
         if default is None:
-            raise corrupt(f"tag {tag} is missing")
+            raise corrupt(f"the required TIFF tag {tag} is missing")
         return default
     return values[0]
 
 
 def _tile_shape(tags: _Tags, width: int, height: int, limits: Limits) -> tuple[int, int, int, int]:
-    """Returns the tags of the offsets and of the sizes, and the width and height of a strip or tile.
+    """Returns the tags with the offsets and sizes of strips or tiles, and their width and height.
 
     Old writers store the tiles under the tags of strips; they are moved to those of tiles.
     """
@@ -154,12 +154,12 @@ def _check_tiles(data: bytes, tags: _Tags, bits_per_pixel: int, limits: Limits) 
     tiles = -(-width // tile_width) * -(-height // tile_height) * planes
     offsets = tags.get(offset_tag, ())
     if len(offsets) < tiles:
-        raise corrupt(f"the image needs {tiles} strips or tiles, the file has {len(offsets)}")
+        raise corrupt(f"the image needs {tiles} strips or tiles, but the file has {len(offsets)}")
     row_bytes = -(-tile_width * bits_per_pixel // (8 * planes))
     sizes = tags.get(size_tag)
     if sizes is None:
         if compression != 1:
-            raise corrupt("the sizes of its strips are missing")
+            raise corrupt("the sizes of the strips are missing")
         sizes = tuple(row_bytes * min(tile_height, height - i * tile_height) for i in range(tiles))
         tags[size_tag] = sizes
     if len(sizes) < tiles:
@@ -169,7 +169,7 @@ def _check_tiles(data: bytes, tags: _Tags, bits_per_pixel: int, limits: Limits) 
         raise truncated()
     # Overlapping strips would allow a small file to take unlimited time.
     if sum(sizes) > len(data):
-        raise corrupt("its strips overlap")
+        raise corrupt("strips or tiles overlap")
     expansion, wanted = _EXPANSION[compression], -(-width * height * bits_per_pixel // 8)
     if expansion is not None and sum(sizes) * expansion < wanted:
         raise truncated()
@@ -208,7 +208,7 @@ def _pixel_bits(tags: _Tags, most: int = 8) -> int:
 def _first_page(data: bytes, limits: Limits) -> tuple[_Tags, str, int]:
     """Returns the tags of the first page, the byte order and the number of pages."""
     if data[2] == 43 or data[3] == 43:
-        raise ImageError("unsupported_format", "a BigTIFF file")
+        raise ImageError("unsupported_format", "BigTIFF files are not supported; save the image as TIFF, JPEG or PNG")
     if len(data) < 8:
         raise truncated()
     order = "<" if data[:2] == b"II" else ">"
@@ -217,7 +217,7 @@ def _first_page(data: bytes, limits: Limits) -> tuple[_Tags, str, int]:
     check_size(width, height, limits)
     compression = _one(tags, _COMPRESSION, 1)
     if compression not in _EXPANSION:
-        raise ImageError("unsupported_format", f"a TIFF file with compression {compression}")
+        raise ImageError("unsupported_format", f"TIFF files with compression {compression} are not supported")
     frames = _count_pages(data, order, following, limits)
     check_frames(frames, limits)
     return tags, order, frames

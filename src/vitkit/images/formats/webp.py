@@ -27,7 +27,7 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
             raise truncated()
         yield name, data[at + 8 : at + 8 + length]
         at += 8 + length + (length & 1)
-    raise corrupt(f"more than {MAX_PARTS} chunks")
+    raise corrupt(f"the file has more than {MAX_PARTS} chunks")
 
 
 def _three(data: bytes, at: int) -> int:
@@ -100,13 +100,13 @@ def _first_frame(found: dict[bytes, bytes], limits: Limits) -> tuple[bytes, int,
     if animated:
         frame = found.get(b"ANMF", b"")
         if len(frame) < 16:
-            raise corrupt("it has no frame")
+            raise corrupt("the animation has no frame")
         left, top, parts = 2 * _three(frame, 0), 2 * _three(frame, 3), dict(_chunks(frame[16:]))
     clean, width, height = _still(parts, limits)
     if (width, height) == (canvas_width, canvas_height) and not left and not top:
         return clean, width, height, None
     if not animated or left + width > canvas_width or top + height > canvas_height:
-        raise corrupt("the header and the image have different sizes")
+        raise corrupt("the header and the image data state different sizes")
     return clean, width, height, (left, top, canvas_width, canvas_height)
 
 
