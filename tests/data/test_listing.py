@@ -107,10 +107,10 @@ def test_a_missing_image_is_left_out_and_named(folder: Path) -> None:
         ([{"path": "images/0.png", "label": 1.5}, {"path": "images/1.png", "label": "x"}], "line 2: the target is 'x'"),
         (
             [{"path": "images/0.png", "label": 1}, {"path": "images/0.png", "label": "a"}],
-            "labels mix class indices and names",
+            "some labels are class indices and some are names",
         ),
         ([{"path": 3, "label": 1}], "line 1: there is no image '3'"),
-        ([{"path": "images/0.png", "label": 10**9}], "the highest label is 1000000000"),
+        ([{"path": "images/0.png", "label": 10**9}], "the largest label is 1000000000"),
     ],
 )
 def test_errors_of_json_lines(folder: Path, rows: list[object], message: str) -> None:

@@ -106,7 +106,7 @@ HOSTILE: dict[str, tuple[list[tuple[tarfile.TarInfo, bytes]], str]] = {
     "pyd": ([*sample(0), plain("0.pyd", b"x")], "is a pickle"),
     "hidden pickle": ([*sample(0), plain("0.features.pkl", b"x")], "is a pickle"),
     "no label": ([plain("0.png", image_bytes(0))], "has no label"),
-    "label of text": (sample(0, b"cat"), "neither a number nor JSON"),
+    "label of text": (sample(0, b"cat"), "neither a class index nor JSON"),
     "negative label": (sample(0, b"-1"), "expected a class index"),
     "label of a float": (sample(0, b"1.5"), "expected a class index"),
     "label of true": (sample(0, b"true"), "expected a class index"),

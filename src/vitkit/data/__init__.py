@@ -49,7 +49,7 @@ class Example:
 
 
 class Source(ABC):
-    """A map-style dataset of labeled images, whose order is the same on every machine and in every run.
+    """A map-style dataset of labeled images in a fixed order.
 
     `classes` are the class names, indexed by label. If `regression` is true, every image has numbers to predict
     (`targets`) instead of a label, and `classes` are the names of these numbers. Without labels there are no classes,
@@ -121,11 +121,11 @@ class Subset(Source):
         return int(self.indices.shape[0])
 
     def read(self, index: int, **options: Unpack[ReadOptions]) -> Example:
-        """Returns an example of the source."""
+        """Returns an example of the underlying source."""
         return self.source.read(int(self.indices[index]), **options)
 
     def label(self, index: int) -> Label:
-        """Returns the label of an example of the source."""
+        """Returns the label of an example of the underlying source."""
         return self.source.label(int(self.indices[index]))
 
     def targets(self, index: int) -> tuple[float, ...]:
@@ -134,7 +134,7 @@ class Subset(Source):
 
 
 class Relabelled(Source):
-    """A source whose labels are mapped to another list of classes, which may contain more classes.
+    """A source whose labels are mapped to another list of classes.
 
     `indices` maps the classes of the source to the new ones; by default classes are matched by name. The targets of a
     regression are reordered; raises ValueError if there are more new names than targets.
@@ -281,7 +281,7 @@ def train_and_val(
 
 
 def stratified_split(source: Source, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the indices of the training images and of the validation images, in ascending order.
+    """Splits the images of each class; returns sorted training and validation indices.
 
     The validation set gets `fraction` of each class, at least one image. Images with several labels count with their
     first. Raises ValueError for a fraction outside (0, 1) and for a class with a single image.

@@ -67,8 +67,8 @@ def class_indices(classes: Sequence[str], labels: tuple[str, ...], *, name: str)
     missing = [each for each, indices in zip(classes, found, strict=True) if not indices]
     if missing:
         raise ValueError(
-            f"'{name}' has {len(classes)} classes ({_some(classes)}), the model {len(labels)} ({_some(labels)}): "
-            f"{_some(missing)} {'has' if len(missing) == 1 else 'have'} no label"
+            f"'{name}' has {len(classes)} classes ({_listing(classes)}), the model {len(labels)} ({_listing(labels)}): "
+            f"{_listing(missing)} {'has' if len(missing) == 1 else 'have'} no label"
         )
     ambiguous = [(each, indices) for each, indices in zip(classes, found, strict=True) if len(indices) > 1]
     if ambiguous:
@@ -82,7 +82,7 @@ def class_indices(classes: Sequence[str], labels: tuple[str, ...], *, name: str)
         repeated = next(index for index in result if result.count(index) > 1)
         same = [each for each, index in zip(classes, result, strict=True) if index == repeated]
         raise ValueError(
-            f"the classes {_some(same)} of '{name}' match the same label of the model, '{labels[repeated]}'"
+            f"the classes {_listing(same)} of '{name}' match the same label of the model, '{labels[repeated]}'"
         )
     return result
 
@@ -103,7 +103,7 @@ def _keys(name: str) -> list[str]:
 
 
 def _is_imagenet(labels: tuple[str, ...]) -> bool:
-    """Returns whether these are the ImageNet-1k labels; some checkpoints spell a few names differently."""
+    """Returns whether the labels are those of ImageNet-1k, of which some checkpoints spell a few differently."""
     known = imagenet1k()
     return len(labels) == len(known) and sum(map(str.__eq__, labels, known)) > 0.9 * len(known)
 
@@ -112,6 +112,6 @@ def _plain(name: str) -> str:
     return " ".join(re.split(r"[\s_-]+", name.strip().lower()))
 
 
-def _some(names: Sequence[str], most: int = 3) -> str:
+def _listing(names: Sequence[str], most: int = 3) -> str:
     shown = ", ".join(name.partition(",")[0] for name in names[:most])
     return f"{shown} and {len(names) - most} more" if len(names) > most else shown

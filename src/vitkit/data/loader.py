@@ -1,4 +1,4 @@
-"""Loads batches from a source; the seed and the sample number determine each training sample.
+"""Loads batches from a source; training samples depend only on the seed and the sample number.
 
 An epoch is a permutation that depends on (seed, epoch). The samples of a run are the epochs one after the other; a
 batch may contain samples of two epochs. Random augmentation of a sample depends on (seed, epoch, index). The order and

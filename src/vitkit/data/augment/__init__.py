@@ -62,7 +62,7 @@ class Augment:
 
     @property
     def colors(self) -> bool:
-        """Whether any operation needs RGB images."""
+        """True if any operation needs RGB images."""
         return self.three_augment or self.randaugment.layers > 0 or self.jitter != Jitter()
 
 

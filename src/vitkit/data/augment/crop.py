@@ -81,7 +81,7 @@ def crop_and_resize(image: AnyImage, crop: Crop, processor: Processor, random: n
 def tensorflow_box(
     size: tuple[int, int], area: tuple[float, float], aspect: tuple[float, float], random: np.random.Generator
 ) -> Box:
-    """Samples a box as TensorFlow's sample_distorted_bounding_box; after 100 failures, uses the full image.
+    """Samples a box like TensorFlow's sample_distorted_bounding_box; falls back to the full image.
 
     The aspect ratio is uniform (not its logarithm), and the height is a uniform integer (not the area). A crop reaches
     the last row or column only if it has all of them, because the original samples offsets below the free space.
@@ -97,7 +97,7 @@ def tensorflow_box(
 def _tensorflow_try(
     size: tuple[int, int], area: tuple[float, float], ratio: np.float32, random: np.random.Generator
 ) -> Box | None:
-    """Makes one attempt in float32, with TensorFlow's rounding half to even; returns None if it fails."""
+    """Samples one box in float32 with TensorFlow's rounding; returns None if the box does not fit."""
     rows, columns = size
     least, most = (np.float32(fraction) * np.float32(rows * columns) for fraction in area)
 

@@ -31,7 +31,8 @@ class Erasing:
             raise ValueError(f"erasing: probability {self.probability} and area {self.area} must be between 0 and 1")
         if not 0.0 < self.aspect <= 1.0 or self.count < 1:
             raise ValueError(
-                f"erasing: aspect {self.aspect} must be above 0 and at most 1, count {self.count} at least 1"
+                f"erasing: aspect {self.aspect} must be above 0 and at most 1, and count {self.count} "
+                "must be at least 1"
             )
 
 

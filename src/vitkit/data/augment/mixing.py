@@ -42,13 +42,13 @@ class Mixing:
 
     @property
     def active(self) -> bool:
-        """Whether any batches are mixed."""
+        """True if Mixup or CutMix is enabled."""
         return self.probability > 0.0 and max(self.mixup, self.cutmix) > 0.0
 
 
 @dataclass(frozen=True)
 class Mix:
-    """Sampled mixing parameters: the weight `lam` and, for CutMix, the `box` (top, bottom, left, right)."""
+    """Sampled mixing parameters: the weight `lam`, and the CutMix `box` (top, bottom, left, right)."""
 
     lam: float = 1.0
     box: tuple[int, int, int, int] | None = None
@@ -66,7 +66,7 @@ class Mix:
 
 
 def partner(position: int, size: int, repeats: int, mode: str) -> int:
-    """Returns the position in a batch of `size` that is mixed into `position`.
+    """Returns the position in the batch of the image that is mixed with the image at `position`.
 
     This is `repeats` positions earlier, so that it is another image. In `pair` mode the batch is divided into groups of
     two images with their copies, and the first element of a group is paired with the last, the second with the last but
@@ -79,7 +79,7 @@ def partner(position: int, size: int, repeats: int, mode: str) -> int:
 
 
 def mix_group(position: int, size: int, repeats: int, mode: str) -> int:
-    """Returns the number of the group that shares one sampled lambda: 0 in `batch` mode, otherwise from 1."""
+    """Returns the number of the group of images that share one sampled lambda."""
     if mode == "batch":
         return 0
     return 1 + (min(position, partner(position, size, repeats, mode)) if mode == "pair" else position)

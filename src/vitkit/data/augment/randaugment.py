@@ -1,4 +1,4 @@
-"""RandAugment of the ViT papers: the sixteen operations of the TensorFlow code, with its known defects.
+"""RandAugment of the ViT papers, with the sixteen operations (and known bugs) of the TensorFlow code.
 
 All selected operations are applied, at a fixed magnitude M of 0 to 10 or more, to 8-bit RGB pixels. The border is
 filled with gray (128), positions are rounded to the nearest pixel, pixel values are truncated to integers. M = 0 is not
@@ -128,7 +128,7 @@ def color(pixels: Pixels, magnitude: float, random: np.random.Generator) -> Pixe
 
 
 def contrast(pixels: Pixels, magnitude: float, random: np.random.Generator) -> Pixels:
-    """Blends an image with the gray value (number of pixels) / 256, a known defect of the original."""
+    """Blends an image with the gray value (number of pixels) / 256, a known bug of the original."""
     # The original uses the mean of the histogram counts instead of the mean pixel value.
     gray = int(min(255.0, pixels.shape[0] * pixels.shape[1] / 256))
     return _blend(np.full_like(pixels, gray), pixels, magnitude)
@@ -207,7 +207,7 @@ OPERATIONS: dict[str, Operation] = {
 
 
 def _blend(degenerate: Pixels, pixels: Pixels, magnitude: float) -> Pixels:
-    """Returns degenerate + f * (pixels - degenerate) with the factor f = 0.18 * M + 0.1."""
+    """Blends two images: degenerate + f * (pixels - degenerate), where f = 0.18 * M + 0.1."""
     start = degenerate.astype(np.float32)
     factor = np.float32(magnitude / 10 * 1.8 + 0.1)
     return np.clip(start + (pixels.astype(np.float32) - start) * factor, 0, 255).astype(np.uint8)

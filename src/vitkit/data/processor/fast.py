@@ -1,4 +1,4 @@
-"""Resizes and crops with vitkit's kernel, which is bit for bit equal to Pillow and several times faster."""
+"""Resizes and crops with a C kernel, bit for bit equal to Pillow and several times faster."""
 
 from functools import lru_cache
 from typing import Final
@@ -57,7 +57,7 @@ def _steep(given: Size, to: Size) -> bool:
 
 @lru_cache(maxsize=1)
 def rows_before_columns() -> str | None:
-    """Returns when Pillow runs the vertical pass first: "never" (Pillow up to 12) or "steep" (Pillow 13).
+    """Returns when the installed Pillow runs the vertical pass first: "never" or "steep" (Pillow 13).
 
     None if results differ from the kernel in both cases, or if there is no kernel.
     """

@@ -65,7 +65,8 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
     wanted = ("size", "resample", "image_mean", "image_std", "do_center_crop")
     if missing := [key for key in wanted if key not in settings]:
         raise ValueError(
-            f"{kind}ImageProcessor is unknown and has no defaults; its file must contain {', '.join(missing)}"
+            f"{kind}ImageProcessor is unknown, so its defaults are unknown too; the file must contain "
+            f"{', '.join(missing)}"
         )
     return settings
 

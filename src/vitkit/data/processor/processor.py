@@ -61,7 +61,7 @@ class FileOptions(TypedDict, total=False):
 
 
 class Options(FileOptions, total=False):
-    """Options for preprocessing one image: those for files, and the channel axis of arrays."""
+    """Options for preprocessing one image: file options, and the channel axis of arrays."""
 
     channels: Channels | None
 
@@ -222,7 +222,7 @@ class Processor:
     def pixels(
         self, image: ImageInput, *, channels: Channels | None = None, **options: Unpack[FileOptions]
     ) -> UInt8[np.ndarray, "h w *c"]:
-        """Returns the pixels of `image`, computed with the fast kernel if equal; takes the arguments of `image`."""
+        """Returns the pixels of `image` as an array, computed with the C kernel if possible."""
         if self.channels != 3 or self.interpolation not in ("bilinear", "bicubic"):
             return np.asarray(self.image(image, channels=channels, **options))
         if is_in_memory(image):

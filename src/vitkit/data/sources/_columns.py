@@ -160,7 +160,7 @@ def _number(value: object, row: Callable[[int], str], index: int) -> float:
 
 
 def choose_by_type(kind: str, candidates: list[str], columns: list[str], chosen: Mapping[str, str], where: str) -> str:
-    """Returns the only column in `candidates`, or chooses by name among them (or among all columns)."""
+    """Returns the only column in `candidates`, or chooses one of several by name."""
     if kind in chosen or not candidates:
         return choose(kind, columns, chosen, where)
     if len(candidates) > 1 and not any(name.lower() in NAMES[kind] for name in candidates):
@@ -221,11 +221,13 @@ def encode_labels(
 def _names(lists: Sequence[Sequence[int | str]], row: Callable[[int], str]) -> tuple[str, ...]:
     kinds = {type(label): index for index, labels in enumerate(lists) for label in labels}
     if len(kinds) > 1:
-        raise ValueError(f"{row(min(kinds.values()))}: labels mix class indices and names")
+        raise ValueError(f"{row(min(kinds.values()))}: some labels are class indices and some are names; use one kind")
     every = {label for labels in lists for label in labels}
     if kinds.keys() == {str}:
         return tuple(sorted(map(str, every)))
     highest = max((label for label in every if isinstance(label, int)), default=-1)
     if highest > 10_000_000:
-        raise ValueError(f"the highest label is {highest}; labels are class indices, counted from 0")
+        raise ValueError(
+            f"the largest label is {highest}, which is too large; labels are class indices, counted from 0"
+        )
     return tuple(str(each) for each in range(highest + 1))

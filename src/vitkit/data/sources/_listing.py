@@ -1,4 +1,4 @@
-"""Sources whose images and labels are listed in a table, for CSV and JSON-lines files."""
+"""Base of the CSV and JSON-lines sources, whose images and labels are listed in a table."""
 
 import os
 from collections.abc import Mapping

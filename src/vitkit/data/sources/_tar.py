@@ -77,7 +77,7 @@ def _check(info: tarfile.TarInfo, shard: Path) -> None:
     if _split(info.name)[1].rpartition(".")[2] in PICKLES or _split(info.name)[1] in PICKLES:
         raise ValueError(f"{shard.name}: the member {shown} is a pickle; pickles are not supported")
     if info.size > MAX_MEMBER_BYTES:
-        raise ValueError(f"{shard.name}: the member {shown} has {info.size:,} bytes; {MAX_MEMBER_BYTES:,} is the limit")
+        raise ValueError(f"{shard.name}: the member {shown} has {info.size:,} bytes; the limit is {MAX_MEMBER_BYTES:,}")
 
 
 def _split(name: str) -> tuple[str, str]:

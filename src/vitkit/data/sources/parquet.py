@@ -60,7 +60,8 @@ class Parquet(Table):
                 *columns, unlabelled = _columns(file.schema_arrow, chosen, os.path.basename(path))
                 if number and columns != [self.image, named, names]:
                     raise ValueError(
-                        f"{os.path.basename(path)} and {os.path.basename(paths[0])} have different columns or classes"
+                        f"{os.path.basename(path)} and {os.path.basename(paths[0])} have different "
+                        "columns or classes; files of one split must have the same"
                     )
                 self.image, named, names = columns
                 self.offsets.append(len(values))

@@ -117,5 +117,5 @@ def sampled(source: Source, part: Part) -> Source:
         count = part.number if part.number is not None else max(1, round((part.fraction or 1.0) * members.shape[0]))
         selected.append(members[count:] if part.rest else members[:count])
     if not sum(map(len, selected)):
-        raise ValueError("rest=1 leaves no images: the part already contains all images of its source")
+        raise ValueError("rest=1 selects no images, because the part already contains all images of the source")
     return Subset(source, np.sort(np.concatenate(selected)))

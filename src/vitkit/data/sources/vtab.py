@@ -112,13 +112,13 @@ def task_splits(task: Task, found: dict[str, Source], name: str, *, seed: int | 
         train, val = divide(training, [fraction, 1.0], seed)
         return TaskSplits(train, val, test)
     if task.train + task.val > 0.95:
-        raise ValueError(f"'{name}' has no test split, which this task needs")
+        raise ValueError(f"this task needs a test split, but '{name}' has none")
     train, val, rest = divide(training, [task.train, task.train + task.val, 1.0], seed)
     return TaskSplits(train, val, rest)
 
 
 def divide(source: Source, ends: list[float], seed: int | None) -> list[Source]:
-    """Shuffles a source (unless `seed` is None) and divides it at the given fractions of its length."""
+    """Splits a source at the given fractions of its length, shuffled unless `seed` is None."""
     order = np.arange(len(source)) if seed is None else np.random.default_rng(seed).permutation(len(source))
     bounds = [0, *(int(end * len(source) + 1e-6) for end in ends)]
     return [Subset(source, order[start:end]) for start, end in pairwise(bounds)]
@@ -132,7 +132,7 @@ def shuffled(source: Source, seed: int | None) -> Source:
 def first(source: Source, number: int, task: str) -> Source:
     """Returns the first `number` images. Raises ValueError if the source has fewer images."""
     if len(source) < number:
-        raise ValueError(f"VTAB-1k needs {number} images of a split of '{task}', which has {len(source)}")
+        raise ValueError(f"VTAB-1k needs {number} images of each split of '{task}', but one has {len(source)}")
     return Subset(source, np.arange(number))
 
 

@@ -107,7 +107,7 @@ def _label(data: bytes, kind: str, name: str) -> Label:
     try:
         value = json.loads(data.decode("utf-8"))
     except ValueError:
-        raise ValueError(f"{name} is neither a number nor JSON") from None
+        raise ValueError(f"{name} is neither a class index nor JSON") from None
     if isinstance(value, dict):
         value = value.get("label", value.get("cls"))
     numbers = [_class_number(number, name) for number in (value if isinstance(value, list) else [value])]
