@@ -175,7 +175,7 @@ def test_unsupported_combinations_with_compile() -> None:
         ("bfloat16", False, True),
         ("float32", False, True),
     ]
-    with pytest.raises(ValueError, match="choose int8 or compile"):
+    with pytest.raises(ValueError, match=r"use int8 or torch\.compile"):
         compiled_paths([ExecutionPath("int8", True, "requested")], packs)
     with pytest.raises(ValueError, match=r"token merging does not support torch\.compile"):
         engine.accelerate(small(), precision="float32", merge=2, compiled=4)

@@ -256,12 +256,12 @@ def test_unsupported_operations_raise_errors(program: Path) -> None:
             lambda: Predictor(opened.model, opened.processor, precision="bfloat16").model,
         ),
         ("has no state dict", lambda: opened.model.state_dict()),
-        ("head of an exported model cannot change", lambda: opened.model.reset_head(3)),
+        ("head of an exported model cannot be changed", lambda: opened.model.reset_head(3)),
         ("cannot be initialized", lambda: opened.model.init_weights()),
-        ("image_size cannot change", lambda: vitkit.load(program, image_size=64)),
-        ("pass its checkpoint", lambda: checkpoints.load(program)),
+        ("image_size cannot be changed", lambda: vitkit.load(program, image_size=64)),
+        ("pass the checkpoint from which it was exported", lambda: checkpoints.load(program)),
         (
-            "accepts only its own features",
+            "accepts only features that it computed itself",
             lambda: opened.model.logits(checkpoint().model.features(torch.zeros(1, 3, *size))),
         ),
     ):

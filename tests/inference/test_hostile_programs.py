@@ -100,17 +100,17 @@ def added(name: str) -> Callable[[dict[str, bytes]], None]:
 
 
 HOSTILE: dict[str, tuple[Callable[[dict[str, bytes]], None], str]] = {
-    "a weight that is a pickle": (edit_json(WEIGHTS, lambda c: first_weight(c).update(use_pickle=True)), "is a pickle"),
-    "a weight whose flag is 0": (edit_json(WEIGHTS, lambda c: first_weight(c).update(use_pickle=0)), "is a pickle"),
-    "a constant that is a pickle": (edit_json(CONSTANTS, constant("tensor_0")), "is a pickle"),
-    "a custom object": (edit_json(CONSTANTS, constant("custom_obj_0")), "is a pickle"),
-    "an opaque object": (edit_json(CONSTANTS, constant("opaque_obj_0")), "is a pickle"),
-    "weights of the old layout": (added("data/weights/model.pt"), "unexpected record 'data/weights/model.pt'"),
+    "a weight that is a pickle": (edit_json(WEIGHTS, lambda c: first_weight(c).update(use_pickle=True)), "as a pickle"),
+    "a weight whose flag is 0": (edit_json(WEIGHTS, lambda c: first_weight(c).update(use_pickle=0)), "as a pickle"),
+    "a constant that is a pickle": (edit_json(CONSTANTS, constant("tensor_0")), "as a pickle"),
+    "a custom object": (edit_json(CONSTANTS, constant("custom_obj_0")), "as a pickle"),
+    "an opaque object": (edit_json(CONSTANTS, constant("opaque_obj_0")), "as a pickle"),
+    "weights of the old layout": (added("data/weights/model.pt"), "the unexpected record 'data/weights/model.pt'"),
     "a compiled library": (added("data/aotinductor/model/a.so"), "unexpected record"),
     "a second model": (added("models/other.json"), "unexpected record"),
     "a weight from elsewhere": (
         edit_json(WEIGHTS, lambda c: first_weight(c).update(path_name="../../x")),
-        "is a pickle",
+        "as a pickle",
     ),
     "guards": (edit_json(MODEL, lambda m: m.update(guards_code=["f(1)"])), "guards, which are Python code"),
     "an operator of another module": (operator("torch.serialization.os.system"), "the operator"),
@@ -134,12 +134,12 @@ HOSTILE: dict[str, tuple[Callable[[dict[str, bytes]], None], str]] = {
     "arguments that are not JSON": (edit_json(MODEL, lambda m: call_spec(m).update(in_spec="(*, *)")), "is not JSON"),
     "a tensor larger than its bytes": (
         edit_json(WEIGHTS, lambda c: first_weight(c)["tensor_meta"].update(sizes=[{"as_int": 10**12}])),
-        "smaller than its tensor",
+        "fewer bytes than its tensor",
     ),
     "missing program": (lambda parts: parts.pop(MODEL), "missing"),
     "a program that is not an object": (
         lambda parts: parts.update({MODEL: b"[]"}),
-        "torch.export did not write this program|not a program",
+        "does not have the structure that torch.export writes|not a program",
     ),
     "a program that is not JSON": (lambda parts: parts.update({MODEL: b"\xff"}), "not JSON"),
 }  # fmt: skip
@@ -179,7 +179,7 @@ def test_zip_bomb_is_rejected(valid: Path, tmp_path: Path) -> None:
     path = write_archive(tmp_path / "model.pt2", parts, zipfile.ZIP_DEFLATED)
     with (
         path.open("rb") as file,
-        pytest.raises(checkpoints.CheckpointError, match=r"larger than the file|not a \.pt2|directory"),
+        pytest.raises(checkpoints.CheckpointError, match=r"more bytes than the file|not a \.pt2|directory"),
     ):
         check(file, path.name)
 

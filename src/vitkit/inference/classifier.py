@@ -150,7 +150,8 @@ def load(source: str | os.PathLike[str], **options: Any) -> Classifier:
         }
         if changed := [name for name, value in fixed.items() if value]:
             raise ValueError(
-                f"{source} is an exported model, whose {' and '.join(changed)} cannot change: export it again"
+                f"{source} is an exported model, whose {' and '.join(changed)} cannot be changed; export "
+                "the checkpoint again"
             )
         if size := options.get("image_size"):
             rows, columns = (size, size) if isinstance(size, int) else size
@@ -162,7 +163,7 @@ def load(source: str | os.PathLike[str], **options: Any) -> Classifier:
 
 
 def _key(classifier: Classifier, options: Options) -> Key | None:
-    """Returns a key of all that a predictor depends on, or None if weight changes cannot be detected."""
+    """Returns a cache key of the predictor, or None if changes of the weights cannot be detected."""
     tensors = [*classifier.model.parameters(), *classifier.model.buffers()]
     if any(tensor.is_inference() for tensor in tensors) or options.get("calibration"):
         return None
@@ -171,7 +172,7 @@ def _key(classifier: Classifier, options: Options) -> Key | None:
 
 
 def _images(images: ImageInput | Iterable[ImageInput]) -> Iterable[ImageInput]:
-    """Yields the images in the input, a single image or several, with folders and globs expanded."""
+    """Yields the images in the input (one or several); expands folders and globs."""
     many: Iterable[ImageInput] = images if isinstance(images, list | tuple | Iterator) else [images]
     for image in many:
         if isinstance(image, str | Path):

@@ -1,4 +1,4 @@
-"""Runs a function on batches of images in order while further images are read in threads."""
+"""Runs a function on batches of images in order, while threads read the next images."""
 
 import ctypes
 import os

@@ -52,7 +52,7 @@ NUM_COMPARED = 4
 
 @dataclass(frozen=True)
 class Accelerated:
-    """A fast model, its precision, and a summary with its reason and its difference from float32."""
+    """A fast copy of a model, its precision, and a summary of the choice and the error."""
 
     model: Backbone
     precision: str
@@ -131,7 +131,9 @@ class FastModel(Backbone):
 
     def init_weights(self) -> None:
         """Raises RuntimeError, because packed weights cannot be initialized."""
-        raise RuntimeError("the weights of a fast copy are packed; initialize the original model instead")
+        raise RuntimeError(
+            "the weights of a fast copy cannot be initialized, because they are packed; initialize the original model"
+        )
 
 
 def accelerate(
@@ -193,7 +195,7 @@ def _candidates(
     if merging:
         check_mergeable(model)
     if compiled and merging:
-        raise ValueError("token merging does not support torch.compile: choose only one of the two")
+        raise ValueError("token merging does not support torch.compile; use one or the other")
     candidates = paths(precision, supported, model, merging=merging)
     return compiled_paths(candidates, supported) if compiled else candidates
 

@@ -56,7 +56,7 @@ def capabilities(device: torch.device) -> Capabilities:
 
 @lru_cache(maxsize=1)
 def _cpu() -> Capabilities:
-    """Returns the features that both the CPU and oneDNN (which the environment can limit) support.
+    """Returns the features that both the CPU and oneDNN support.
 
     A feature that this version of torch cannot query counts as missing.
     """

@@ -30,7 +30,7 @@ def fused_name(module: nn.Module) -> str | None:
 def add_or_multiply(
     y: Float[Tensor, "*b o"], residual: Float[Tensor, "*b o"] | None, factor: Float[Tensor, "*b o"] | None
 ) -> Float[Tensor, "*b o"]:
-    """Returns y + residual or y * factor, whichever operand is given, in the promoted dtype of the operands."""
+    """Adds `residual` to y or multiplies y by `factor`, with dtype promotion; one of them must be given."""
     return y + residual if residual is not None else y * factor if factor is not None else y
 
 
@@ -67,7 +67,7 @@ class Dense(nn.Module):
         residual: Float[Tensor, "*b o"] | None = None,
         factor: Float[Tensor, "*b o"] | None = None,
     ) -> Float[Tensor, "*b o"]:
-        """Returns the output; accepts `residual` or `factor`, and neither if the layer has an activation."""
+        """Returns the output. A layer without an activation can add a `residual` or multiply by a `factor`."""
         x = x.to(self.dtype)
         if self.observer is not None:
             self.observer(x)
@@ -145,7 +145,7 @@ class Float8Dense(nn.Module):
         residual: Float[Tensor, "*b o"] | None = None,
         factor: Float[Tensor, "*b o"] | None = None,
     ) -> Float[Tensor, "*b o"]:
-        """Returns the output; accepts `residual` or `factor`, and neither if the layer has an activation."""
+        """Returns the output. A layer without an activation can add a `residual` or multiply by a `factor`."""
         y = float8_matmul(to_float8(x.to(self.dtype).flatten(0, -2)), (self.weight, self.scale), self.dtype)
         y = PLAIN[self.act](y if self.bias is None else y + self.bias).unflatten(0, x.shape[:-1])
         return add_or_multiply(y, residual, factor)

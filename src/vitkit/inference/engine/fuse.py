@@ -19,7 +19,7 @@ from vitkit.models import Backbone, TokenBackbone, _pooling
 
 @dataclass(frozen=True)
 class Fusion:
-    """Settings of the fused layers that replace the layers of a model.
+    """Settings for replacing the layers of a model with fused layers.
 
     Attributes:
         dtype: Dtype of the tokens.

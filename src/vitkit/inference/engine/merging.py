@@ -39,7 +39,7 @@ def schedule(reduction: Reduction, depth: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Merge:
-    """A merge of n tokens into `count` tokens: token i becomes part of token `target[b, i]`."""
+    """Merge of n tokens into `count` tokens: token i of sample b becomes part of token `target[b, i]`."""
 
     target: Int[Tensor, "b n"]
     count: int
@@ -130,6 +130,6 @@ class Merging:
         return merge.tokens(x, size)
 
     def unmerge(self, x: Float[Tensor, "b m d"]) -> Float[Tensor, "b n d"]:
-        """Returns one token per original position; merged tokens are repeated."""
+        """Repeats merged tokens, so that there is one token per original position."""
         source = self._state.source
         return x if source is None else x.gather(1, source[:, :, None].expand(-1, -1, x.shape[2]))

@@ -1,4 +1,4 @@
-"""Execution paths: selects those to try for a device and precision, and compares their outputs."""
+"""Selects the execution paths to try for a device and precision, and compares their outputs."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -77,7 +77,7 @@ def compiled_paths(candidates: Iterable[ExecutionPath], capabilities: Capabiliti
     """
     candidates = list(candidates)
     if any(path.precision == "int8" for path in candidates):
-        raise ValueError("torch.compile does not support int8 layers: choose int8 or compile")
+        raise ValueError("torch.compile does not support int8 layers; use int8 or torch.compile, not both")
     found = (replace(path, fused=path.fused and not capabilities.packs, compiled=True) for path in candidates)
     return list(dict.fromkeys(found))
 

@@ -1,4 +1,4 @@
-"""int8 dense layers, with weights quantized per channel and inputs per tensor (calibrated).
+"""int8 dense layers with weights quantized per channel and inputs quantized per tensor.
 
 Inputs are round(x / scale) + zero in 0..255, weights round(W / scale_o) in -127..127, and products are exact in int32
 (Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference").
@@ -31,7 +31,7 @@ class Range:
     zero: int
 
     def quantize(self, x: Float[Tensor, "*n"]) -> UInt8[Tensor, "*n"]:
-        """Returns the nearest of the 256 values, clamped."""
+        """Quantizes to the nearest value from 0 to 255."""
         if quantize.available() and quantize.supports(x):
             return quantize.quantize(x, self.scale, self.zero)
         # Adding 0.5 and truncating rounds nonnegative numbers.
@@ -91,7 +91,7 @@ class QuantizingNorm(nn.Module):
 
 
 def quantizing(norm: nn.Module, *layers: nn.Module) -> nn.Module:
-    """Returns the norm before these layers, which quantizes if they share a range and the kernel is available."""
+    """Returns the norm before these layers, fused with their quantization if possible."""
     ranges = {layer.taken if isinstance(layer, QuantizedDense) else None for layer in layers}
     (to, *others) = ranges
     if to is None or others or not isinstance(norm, nn.LayerNorm) or not quantize.available():
@@ -118,7 +118,7 @@ class InputObserver:
             self.rows.append(flat[::step].clone())
 
     def copy(self) -> "InputObserver":
-        """Returns a copy; made outside of inference mode, it has normal tensors."""
+        """Returns a copy, whose tensors are no inference tensors if made outside of inference mode."""
         low, high = (None if end is None else end.clone() for end in (self.low, self.high))
         return InputObserver([part.clone() for part in self.rows], low, high)
 
@@ -137,7 +137,7 @@ class InputObserver:
         sample = torch.cat(self.rows) / by
         low, high = min(float((self.low / by).min()), 0.0), max(float((self.high / by).max()), 1e-6)
         if not math.isfinite(high - low):
-            raise RuntimeError("the input of a layer is not finite")
+            raise RuntimeError("the input of a layer contains NaN or infinite values; use float32")
         # Each end on its own: activations such as GELU have a lower bound, which should not be clamped.
         high = min((high * cut for cut in CUTS), key=lambda end: _error(sample, _range(low, end)))
         low = min((low * cut for cut in CUTS), key=lambda end: _error(sample, _range(end, high)))

@@ -94,11 +94,11 @@ class ExportedModel(models.Backbone):
         )
 
     def represent(self, features: Features) -> Float[Tensor, "b *n d"]:
-        """Returns the representation from the features. Raises ValueError for features of another model."""
+        """Returns the representation stored in the features. Raises ValueError for features of another model."""
         return _stored(features, "representation")
 
     def logits(self, features: Features) -> Float[Tensor, "b *n classes"]:
-        """Returns the logits from the features. Raises ValueError for features of another model."""
+        """Returns the logits stored in the features. Raises ValueError for features of another model."""
         return _stored(features, "logits")
 
     def forward(self, images: Float[Tensor, "b c height width"]) -> Float[Tensor, "b *n classes"]:
@@ -112,7 +112,7 @@ class ExportedModel(models.Backbone):
 
     def reset_head(self, num_classes: int) -> None:
         """Raises ValueError, because the head is in the exported file."""
-        raise ValueError("the head of an exported model cannot change: change the checkpoint and export it again")
+        raise ValueError("the head of an exported model cannot be changed; change the checkpoint and export it again")
 
     def state_dict(self, *args: object, **kwargs: object) -> NoReturn:
         """Raises ValueError, because the weights are in the exported file."""
@@ -162,7 +162,9 @@ class ExportedModel(models.Backbone):
 def _stored(features: Features, name: str) -> Tensor:
     value = getattr(features, name, None)
     if value is None:
-        raise ValueError("an exported model accepts only its own features")
+        raise ValueError(
+            "an exported model accepts only features that it computed itself; call `features` of the same model"
+        )
     return value
 
 

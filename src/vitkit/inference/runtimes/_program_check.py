@@ -71,7 +71,7 @@ def check(file: BinaryIO, name: str) -> None:
     except CheckpointError as error:
         raise CheckpointError(f"{name}: {error}") from None
     except (KeyError, TypeError, AttributeError, RecursionError):
-        raise CheckpointError(f"{name}: torch.export did not write this program") from None
+        raise CheckpointError(f"{name}: the archive does not have the structure that torch.export writes") from None
 
 
 def _sizes(reader: torch._C.PyTorchFileReader, records: list[str], file: BinaryIO) -> dict[str, int]:
@@ -81,7 +81,7 @@ def _sizes(reader: torch._C.PyTorchFileReader, records: list[str], file: BinaryI
     except AttributeError:  # torch 2.9
         return _sizes_by_directory(reader, records, file)
     except RuntimeError:
-        raise CheckpointError("a record cannot be found") from None
+        raise CheckpointError("a record of the archive cannot be found") from None
 
 
 def _sizes_by_directory(reader: Any, records: list[str], file: BinaryIO) -> dict[str, int]:
@@ -109,14 +109,16 @@ def _check_records(records: list[str], sizes: dict[str, int], file: BinaryIO) ->
     known = {*_PLAIN, _MODEL, _SAMPLES, *_CONFIGS.values()}
     for record in records:
         if record not in known and not _TENSORS.fullmatch(record):
-            raise CheckpointError(f"unexpected record {record[:80]!r}")
+            raise CheckpointError(f"the archive has the unexpected record {record[:80]!r}")
     if len(set(records)) != len(records):
-        raise CheckpointError("two records have the same name")
+        raise CheckpointError("two records of the archive have the same name")
     if sizes.get(_SAMPLES, 0):
-        raise CheckpointError("it has sample inputs in a pickle; export it with vitkit, which removes them")
+        raise CheckpointError(
+            "the program has sample inputs in a pickle; export the model with vitkit, which removes them"
+        )
     file.seek(0, 2)
     if sum(sizes.values()) > file.tell():
-        raise CheckpointError("the records are larger than the file")
+        raise CheckpointError("the records have more bytes than the file")
 
 
 def _json(reader: torch._C.PyTorchFileReader, sizes: dict[str, int], record: str) -> JsonDict:
@@ -134,17 +136,21 @@ def _check_payloads(config: Json, folder: str, sizes: dict[str, int]) -> None:
     for entry in config["config"].values():
         record = folder + entry["path_name"]
         if entry["use_pickle"] is not False or not _TENSORS.fullmatch(record):
-            raise CheckpointError("a tensor or object is a pickle; vitkit does not export pickles")
+            raise CheckpointError(
+                "a tensor or object is stored as a pickle; export the model with vitkit, which stores none"
+            )
         meta = entry["tensor_meta"]
         if prod(size["as_int"] for size in meta["sizes"]) > sizes[record]:
-            raise CheckpointError(f"{record} is smaller than its tensor")
+            raise CheckpointError(f"{record} has fewer bytes than its tensor")
         if meta["device"]["type"] != "cpu":
-            raise CheckpointError("a tensor is not on the CPU")
+            raise CheckpointError("a tensor is on another device than the CPU; export the model on the CPU")
 
 
 def _check_model(model: Json) -> None:
     if model.get("guards_code"):
-        raise CheckpointError("it has guards, which are Python code; vitkit does not export guards")
+        raise CheckpointError(
+            "the program has guards, which are Python code; export the model with vitkit, which removes them"
+        )
     for key, text in _strings(model, ""):
         if key == "target":
             match = _TARGET.fullmatch(text)
