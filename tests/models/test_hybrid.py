@@ -265,7 +265,7 @@ def test_unsupported_configs_are_rejected() -> None:
         hybrid.Config(depths=(3, 0, 6))
     with pytest.raises(ValueError, match=r"stem_width 48 is not a positive multiple of num_groups 32"):
         hybrid.Config(stem_width=48)
-    with pytest.raises(ValueError, match=r"init='truncated' does not initialize a ResNet"):
+    with pytest.raises(ValueError, match=r"init='truncated' cannot initialize a ResNet"):
         hybrid.Config(init="truncated")
     with pytest.raises(ValueError, match=r"takes images with 3 channels, but these have 1"):
         models.build(hybrid.TINY)(torch.zeros(1, 1, 36, 32))

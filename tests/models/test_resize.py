@@ -110,7 +110,7 @@ def test_every_family_with_patches_supports_other_patch_sizes(name: str) -> None
     rows, columns = model.config.image_size
     images = torch.randn(2, model.config.channels, rows, columns)
     if name == "hybrid":
-        with pytest.raises(ValueError, match="cut from its ResNet's map"):
+        with pytest.raises(ValueError, match="its patches come from the feature map of its ResNet"):
             model.resize(patch_size=(32, 32))
         assert model.config == VARIANTS[name]
         return
@@ -123,7 +123,7 @@ def test_every_family_with_patches_supports_other_patch_sizes(name: str) -> None
 
 
 def test_models_without_patches_and_invalid_sizes_are_rejected() -> None:
-    with pytest.raises(ValueError, match="ResNet has no patches; only image_size can change"):
+    with pytest.raises(ValueError, match="ResNet has no patches, so the patch size cannot change"):
         build_random(VARIANTS["resnet"]).resize(patch_size=(4, 4))
     model = build_random(vit.TINY)
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -192,9 +192,9 @@ def test_a_batch_with_another_patch_size_trains_the_native_weights() -> None:
 @pytest.mark.parametrize(
     ("family", "changes", "message"),
     [
-        ("vit", {"patch_sizes": (0,)}, "each must be 1 to 32"),
-        ("vit", {"patch_sizes": (64,)}, "each must be 1 to 32"),
-        ("hybrid", {"patch_sizes": (16,)}, "cut from its ResNet's map"),
+        ("vit", {"patch_sizes": (0,)}, "each must be between 1 and 32"),
+        ("vit", {"patch_sizes": (64,)}, "each must be between 1 and 32"),
+        ("hybrid", {"patch_sizes": (16,)}, "its patches come from the feature map of its ResNet"),
     ],
 )
 def test_unsupported_patch_sizes_are_rejected(family: str, changes: dict, message: str) -> None:

@@ -46,11 +46,11 @@ class Backbone(nn.Module, ABC):
 
     @property
     def family(self) -> str:
-        """Name of the model family of the config, which is the name of a file in this folder."""
+        """Name of the model family, which is the name of a file in this folder."""
         return family_of(self.config)
 
     def layer_of(self, name: str) -> int:
-        """Returns the layer index of a parameter for layer-wise learning rates, as in BEiT, MAE and DINOv2.
+        """Returns the layer index of a parameter for layer-wise learning rate decay, as in BEiT and MAE.
 
         0 for the embedding (tokens, position tables, `embedding_modules`), i + 1 for block i, and depth + 1 for what
         comes after the blocks or belongs to all of them. Raises ValueError for a name that is no parameter.
@@ -65,7 +65,7 @@ class Backbone(nn.Module, ABC):
         return 0 if not rest or module in self.embedding_modules else len(self.blocks) + 1
 
     def head_parameters(self) -> dict[str, nn.Parameter]:
-        """Parameters of every head by name; empty for a model without classes."""
+        """Returns the parameters of all heads by name; empty for a model without classes."""
         return {
             f"{head}.{name}": parameter
             for head in self.head_modules
@@ -103,7 +103,7 @@ class Backbone(nn.Module, ABC):
         """Initializes all parameters and buffers with torch's global generator, also after `to_empty`."""
 
     def init_buffers(self) -> None:
-        """Fills the buffers that are not in the state dict; `init_weights` also calls this method."""
+        """Initializes the buffers that are not in the state dict; `init_weights` also calls this method."""
 
     def forward(self, images: Float[Tensor, "b c height width"]) -> Float[Tensor, "b *n classes"]:
         """Returns `logits(features(images))`."""
@@ -120,7 +120,9 @@ class Backbone(nn.Module, ABC):
         family does not support it raises ValueError and leaves the model unchanged.
         """
         if patch_size is not None and not hasattr(self.config, "patch_size"):
-            raise ValueError(f"{type(self).__name__} has no patches; only image_size can change")
+            raise ValueError(
+                f"{type(self).__name__} has no patches, so the patch size cannot change; set image_size only"
+            )
         changes = {"image_size": image_size, "patch_size": patch_size}
         given = {name: size for name, size in changes.items() if size is not None}
         config = dataclasses.replace(self.config, **given)

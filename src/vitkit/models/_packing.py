@@ -71,7 +71,7 @@ def pack(model: Backbone, images: Sequence[Float[Tensor, "c _ _"]]) -> Packed:
 
 
 def order(images: Sequence[Float[Tensor, "c _ _"]]) -> list[int]:
-    """Returns the indices of the images in the order of `pack`, which is by increasing area."""
+    """Returns the indices of the images by increasing area, which is their order in `pack`."""
     return sorted(range(len(images)), key=lambda index: (images[index][0].numel(), images[index].shape, index))
 
 
@@ -88,7 +88,8 @@ def encode(model: Backbone, packed: Packed) -> Packed:
 def _token_backbone(model: Backbone) -> TokenBackbone:
     if not isinstance(model, TokenBackbone):
         raise ValueError(
-            f"{type(model).__name__} does not process tokens and cannot pack images; run it on each size separately"
+            f"{type(model).__name__} does not process tokens and cannot pack images; run the model on "
+            "each size separately"
         )
     return model
 

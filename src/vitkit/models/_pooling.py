@@ -10,14 +10,14 @@ from vitkit.config import AnyConfig
 
 
 def check(config: AnyConfig) -> None:
-    """Raises ValueError if the pool needs missing tokens or if the norm does not fit the pool."""
+    """Raises ValueError if the pooling needs tokens that are missing or does not fit the norm."""
     pool, norm, read = config.pool, config.norm, config.pool_blocks
     if "token" in pool and not config.class_token:
         raise ValueError(f"pool='{pool}' reads the class token, but class_token is False; use pool='gap' or 'map'")
     if pool == "none" and norm == "pooled":
         raise ValueError("norm='pooled' needs a pool, but pool is 'none'; use norm='tokens'")
     if not 1 <= read <= config.depth:
-        raise ValueError(f"pool_blocks is {read}; it must be 1 to {config.depth}, the depth")
+        raise ValueError(f"pool_blocks is {read}; it must be between 1 and the depth, {config.depth}")
     if read > 1 and ("token" not in pool or norm == "pooled"):
         given = f"pool='{pool}' and norm='{norm}'"
         raise ValueError(f"pool_blocks={read} needs pool='token' or 'token+gap' and norm='tokens', not {given}")
@@ -29,17 +29,17 @@ def width(config: AnyConfig) -> int:
 
 
 def blocks(config: AnyConfig) -> int:
-    """Returns the number of last blocks whose class tokens the head uses (1 by default)."""
+    """Returns how many of the last blocks provide a class token for the head (1 by default)."""
     return getattr(config, "pool_blocks", 1)
 
 
 def class_token_list(config: AnyConfig) -> list[Tensor] | None:
-    """Returns an empty list for the class tokens of blocks, or None if the head uses only the last block."""
+    """Returns an empty list to collect class tokens, or None if the head uses only the last block."""
     return [] if blocks(config) > 1 else None
 
 
 def earlier(
     collected: Sequence[Float[Tensor, "b d"]] | None, config: AnyConfig, norm: nn.Module
 ) -> Float[Tensor, "b blocks d"] | None:
-    """Stacks and normalizes the class tokens of blocks before the last; returns None if there are none."""
+    """Stacks and normalizes the class tokens of earlier blocks; returns None if there are none."""
     return norm(torch.stack(list(collected[-blocks(config) : -1]), dim=1)) if collected else None

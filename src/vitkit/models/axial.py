@@ -138,7 +138,7 @@ class AxialViT(TokenBackbone):
         return self.pre_logits(features.patches.mean(dim=1))
 
     def init_weights(self) -> None:
-        """Initializes as in the plain ViT: Xavier attention and MLP, LeCun patch embedding, and a zero head."""
+        """Initializes weights as in the plain ViT: Xavier for attention and MLP, LeCun for patches, zero head."""
         init_layers(self)
         init_lecun(self.patch_embed.proj)
         for layer in self.pre_logits.children():

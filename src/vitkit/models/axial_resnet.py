@@ -1,4 +1,4 @@
-"""AxialResNet: a ResNet with attention along columns and rows in place of its 3x3 convolutions.
+"""AxialResNet: a ResNet with axial attention in place of the 3x3 convolutions.
 
 The baseline of the ViT paper's appendix D.6, which follows the published code of Axial-DeepLab (Wang et al. 2020). The
 presets are those of that code; which sizes the paper trained, and how, was not published.
@@ -81,7 +81,7 @@ def plain_conv(in_width: int, out_width: int, kernel: int, stride: int = 1) -> n
 
 
 class AxialBottleneck(nn.Module):
-    """Post-activation bottleneck with attention along both axes in place of its 3x3 convolution.
+    """Post-activation bottleneck with attention along both axes in place of the 3x3 convolution.
 
     A stride is average-pooling after the attention. The initial scale of the last norm is zero. `lengths` are the rows
     and columns of the input map.

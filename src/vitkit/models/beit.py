@@ -79,7 +79,7 @@ class Config:
 
 
 class RelativePosition(nn.Module):
-    """Module with the relative position bias table that all blocks share."""
+    """Module that stores the relative position bias table shared by all blocks."""
 
     def __init__(self, rows: int, num_heads: int):
         super().__init__()

@@ -47,9 +47,11 @@ class Config(vit.Config):
         """Raises ValueError for sizes and options that the model does not support."""
         super().__post_init__()
         if self.init != "jax":
-            raise ValueError(f"init='{self.init}' does not initialize a ResNet; a hybrid needs init='jax'")
+            raise ValueError(f"init='{self.init}' cannot initialize a ResNet; use init='jax' for a hybrid ViT")
         if self.patch_sizes:
-            raise ValueError("a hybrid does not support patch_sizes: its patches are cut from its ResNet's map")
+            raise ValueError(
+                "a hybrid ViT does not support patch_sizes, because its patches come from the feature map of its ResNet"
+            )
         if any(depth < 1 for depth in self.depths):
             raise ValueError(f"depths is {self.depths}; every stage needs at least 1 bottleneck")
         if self.num_groups < 1 or self.stem_width < 1 or self.stem_width % self.num_groups:

@@ -112,7 +112,9 @@ class Config:
         _positions.check(self)
         if any(not 1 <= side <= min(self.image_size) for side in self.patch_sizes):
             side = min(self.image_size)
-            raise ValueError(f"patch_sizes is {self.patch_sizes}; each must be 1 to {side}, the side of the image")
+            raise ValueError(
+                f"patch_sizes is {self.patch_sizes}; each must be between 1 and {side}, the side of the image"
+            )
 
     @property
     def grid(self) -> tuple[int, int]:
