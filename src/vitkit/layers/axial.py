@@ -70,7 +70,7 @@ class RelativeLineAttention(nn.Module):
         return resize_positions(self.relative.T, *sizes, "bilinear_corners").T
 
     def relative_to(self, length: int) -> Float[Tensor, "k n n"]:
-        """Returns the vector of every pair of positions (i, j), which is the column for distance i - j."""
+        """Returns the relative position vector of each pair (i, j): the table column for distance i - j."""
         table = self.interpolated(length)
         position = torch.arange(length, device=table.device)
         return table[:, position[:, None] - position[None, :] + length - 1]

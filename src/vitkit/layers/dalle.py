@@ -1,4 +1,4 @@
-"""Encoder of DALL-E's discrete autoencoder, which maps each 8x8 pixels to one of 8192 visual tokens.
+"""DALL-E's discrete VAE encoder, which maps each 8x8 square of pixels to one of 8192 visual tokens.
 
 Ramesh et al. 2021, "Zero-Shot Text-to-Image Generation", appendix A.2. Its tokens are the prediction targets of BEiT.
 Parameter names are those of OpenAI's published file.

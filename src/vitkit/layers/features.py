@@ -30,7 +30,7 @@ class Features:
     def class_token(self) -> Float[Tensor, "b d"]:
         """The first special token. Raises ValueError if there are no special tokens."""
         if self.num_special == 0:
-            raise ValueError("these features have no class token; pool the patches instead")
+            raise ValueError("the features have no class token; use the patch tokens instead")
         return self.tokens[:, 0]
 
     @property

@@ -33,7 +33,7 @@ def resize_patches(weight: Float[Tensor, "d c h w"], size: tuple[int, int]) -> F
     if size == tuple(weight.shape[2:]):
         return weight
     if min(size) < 1:
-        raise ValueError(f"patch size {size[0]}x{size[1]} is empty; sizes must be at least 1")
+        raise ValueError(f"patch size {size[0]}x{size[1]} is invalid; both sides must be at least 1")
     rows, columns = (
         patch_resize_matrix(old, new).to(weight.device) for old, new in zip(weight.shape[2:], size, strict=True)
     )
@@ -99,7 +99,10 @@ class PatchEmbed(nn.Module):
 
     def _check_resizable(self) -> None:
         if not isinstance(self.backbone, nn.Identity):
-            raise ValueError("the patch size of a hybrid cannot change: its patches are cut from its ResNet's map")
+            raise ValueError(
+                "the patch size of a hybrid ViT cannot change, because its patches come from the feature "
+                "map of its ResNet"
+            )
 
     def grid(self, height: int, width: int, patch_size: tuple[int, int] | None = None) -> tuple[int, int]:
         """Returns the rows and columns of patches in an image or feature map of `height` x `width`."""

@@ -27,7 +27,7 @@ class PositionInput:
 
     @property
     def kwargs(self) -> dict[str, Tensor]:
-        """The keyword arguments of the block's `forward`."""
+        """Keyword arguments for the `forward` method of the block."""
         given = {"bias": self.bias, "rotation": self.rotation, "relative": self.relative}
         return {name: tensor for name, tensor in given.items() if tensor is not None}
 

@@ -15,12 +15,12 @@ SPECIAL_ROWS = 3
 
 
 def relative_rows(grid: Grid) -> int:
-    """Returns the number of rows of a bias table: one per distance, and three for the class token."""
+    """Returns the number of rows of a relative position bias table, with three for the class token."""
     return (2 * grid[0] - 1) * (2 * grid[1] - 1) + SPECIAL_ROWS
 
 
 def relative_index(grid: Grid, *, device: torch.device | str | None = None) -> Int[Tensor, "n n"]:
-    """Returns the row of the bias table for each pair of tokens (query, key).
+    """Returns the row of the relative position bias table for each pair of tokens (query, key).
 
     The class token is the first token, patches are row-major. Patches (r, c) and (s, t) use the row
     (r - s + R - 1) (2 C - 1) + (c - t + C - 1) on a grid of R rows and C columns; the last three rows are class to
@@ -37,7 +37,7 @@ def relative_index(grid: Grid, *, device: torch.device | str | None = None) -> I
 
 
 def relative_bias(table: Float[Tensor, "rows h"], index: Int[Tensor, "n n"]) -> Float[Tensor, "h n n"]:
-    """Returns the bias of the attention logits for every pair of tokens, looked up in the table."""
+    """Returns the relative position bias of every pair of tokens, to be added to the attention logits."""
     return rearrange(table[index], "q k h -> h q k")
 
 
@@ -191,7 +191,7 @@ def resize_offsets(table: Float[Tensor, "offsets k"], old: Grid, new: Grid) -> F
 
 
 class _Displacements:
-    """Displacements along one axis of the new grid, with pair counts and positions on the old grid."""
+    """Displacements along one axis of the new grid, their pair counts and their positions on the old grid."""
 
     def __init__(self, old: int, new: int, device: torch.device):
         self.new = torch.arange(1 - new, new, device=device)
