@@ -117,7 +117,7 @@ def test_labels_that_cannot_be_balanced_are_rejected() -> None:
     with pytest.raises(ValueError, match="positive_weights need loss='sigmoid', not 'softmax'"):
         supervised.Config(positive_weights="balanced")
     every = supervised.Config(loss="sigmoid", positive_weights="balanced")
-    with pytest.raises(ValueError, match="cannot balance label 'class 1': every training image has it"):
+    with pytest.raises(ValueError, match="cannot balance label 'class 1': every training image has this label"):
         every.fitted(Labelled([(0, 1), (1, 2), (1,)], 3))
     assert supervised.Config().fitted(Labelled([], 3)) == supervised.Config()
 

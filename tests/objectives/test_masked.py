@@ -109,7 +109,7 @@ def test_mask_tokens_have_position_embeddings() -> None:
 
 
 def test_unsupported_backbones_and_configs_are_rejected() -> None:
-    with pytest.raises(ValueError, match="masks tokens before the encoder, but ResNet has no tokens"):
+    with pytest.raises(ValueError, match="masks tokens before the first block, but ResNet has no tokens"):
         masked.build(masked.Config(), models.build(resnet.TINY))
     with pytest.raises(ValueError, match="SimMIM masks tokens"):
         simmim.build(simmim.Config(), models.build(resnet.TINY))

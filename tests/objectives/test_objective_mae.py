@@ -146,5 +146,5 @@ def test_unsupported_models_and_configs_are_rejected() -> None:
         built(model=dataclasses.replace(vit.TINY, class_token=False, pool="gap"))
     with pytest.raises(ValueError, match="mask_ratio is 1"):
         mae.Config(mask_ratio=1.0)
-    with pytest.raises(ValueError, match="masking 95% of 16 patches leaves none visible"):
+    with pytest.raises(ValueError, match="masking 95% of 16 patches leaves no visible patch"):
         built(dataclasses.replace(CONFIG, mask_ratio=0.95)).reconstruct(random_images(), torch.rand(3, 16))

@@ -47,7 +47,7 @@ class Objective(nn.Module, ABC):
         return [block for part in self.modules() if isinstance(part, Backbone) for block in part.blocks]
 
     def input_parameters(self) -> tuple[nn.Parameter, ...]:
-        """Returns parameters used before the first block but outside the backbone, such as a mask token."""
+        """Returns input parameters outside the backbone, such as a mask token."""
         return ()
 
     def after_step(self, progress: float) -> None:
@@ -65,13 +65,13 @@ def add_progress(objective: Objective) -> None:
 
 
 def set_progress(objective: Objective, progress: float) -> None:
-    """Sets `progress` and `done`; `done` is rounded to float32 so that resumed runs get the same value."""
+    """Sets `progress` and `done`, both rounded to float32 so that resumed runs get the same value."""
     objective.get_buffer("progress").fill_(progress)
     objective.done = torch.tensor(progress, dtype=torch.float32).item()
 
 
 def save_digest_only(objective: Objective, name: str) -> None:
-    """Excludes a frozen submodule, whose weights are in a separate file, from the state dict.
+    """Stores only a hash of a frozen submodule in the state dict, because its weights are in another file.
 
     The state dict has the buffer `{name}_digest`, a hash of the submodule's weights, instead. Loading it into an
     objective whose submodule has other weights raises ValueError.
@@ -82,7 +82,7 @@ def save_digest_only(objective: Objective, name: str) -> None:
 
 
 def load_into(objective: Objective, source: str, parts: Iterable[str], layouts: Sequence[Layout], *, what: str) -> None:
-    """Loads named tensors of a published checkpoint into an objective. Raises errors like `load_parts`."""
+    """Loads tensors of a published checkpoint into an objective. Raises the errors of `load_parts`."""
     state = objective.state_dict()
     wanted = {name: tuple(state[name].shape) for name in parts}
     objective.load_state_dict(state | load_parts(source, wanted, layouts, what=what))

@@ -100,7 +100,7 @@ class Tokenizer(nn.Module):
         self.register_buffer("counts", torch.zeros(config.codes), persistent=False)
 
     def vectors(self, images: Float[Tensor, "b c height width"]) -> Float[Tensor, "b r s k"]:
-        """Returns a unit vector per patch, which is used to find the nearest code."""
+        """Returns one unit vector per patch for the search of the nearest code."""
         return F.normalize(rearrange(self.encoder(images).float(), "b k r s -> b r s k"), dim=3)
 
     def nearest_codes(self, vectors: Float[Tensor, "*b k"]) -> Int[Tensor, "*b"]:
@@ -173,7 +173,7 @@ class BEiT(Objective):
 
     @property
     def encoder(self) -> TokenBackbone:
-        """The backbone; `__init__` checks its type."""
+        """The backbone, as a `TokenBackbone`."""
         return cast(TokenBackbone, self.backbone)
 
     @property

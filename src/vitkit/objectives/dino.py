@@ -141,7 +141,7 @@ class DINO(Objective):
         return self
 
     def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """Returns `loss`, its terms `entropy` and `kl`, and scalars that indicate a collapse.
+        """Returns `loss`, its terms `entropy` and `kl`, and scalars that reveal a collapse.
 
         `entropy` is that of the teacher's predictions (0: always one output; log K: uniform), `kl` the divergence of
         the student's from them. A `kl` near 0 with a constant `entropy` is a collapse. `rank` is the effective rank of

@@ -75,7 +75,7 @@ class Distillation(Objective):
         channels, others = backbone.config.channels, teacher.config.channels
         if not channels == others == len(config.mean or processor.mean) == len(config.std or processor.std):
             given = f"the student takes {channels} channels, the teacher {others}"
-            raise ValueError(f"{given}; both and the lengths of mean and std must be equal")
+            raise ValueError(f"{given}; the numbers of channels and the lengths of mean and std must be equal")
         self.config = config
         self.backbone = backbone
         self.separate_head = nn.Linear(backbone.head.in_features, teacher_classes) if config.separate_head else None

@@ -115,7 +115,7 @@ class MAE(Objective):
 
     @property
     def encoder(self) -> ViT | DeiT:
-        """The backbone; `__init__` checks its type."""
+        """The backbone, as a plain ViT."""
         return cast(ViT | DeiT, self.backbone)
 
     def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
@@ -147,7 +147,10 @@ class MAE(Objective):
         restore = order.argsort(dim=1)
         visible = int(noise.shape[1] * (1 - self.config.mask_ratio))
         if visible < 1:
-            raise ValueError(f"masking {self.config.mask_ratio:.0%} of {noise.shape[1]} patches leaves none visible")
+            raise ValueError(
+                f"masking {self.config.mask_ratio:.0%} of {noise.shape[1]} patches leaves no visible "
+                "patch; use a lower mask_ratio"
+            )
         index = repeat(order[:, :visible], "b v -> b v d", d=embedded.tokens.shape[2])
         tokens = torch.cat([embedded.special, embedded.patches.gather(1, index)], dim=1)
         encoded = self.encoder.encode(embedded.with_tokens(tokens))

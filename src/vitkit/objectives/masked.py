@@ -77,7 +77,7 @@ class Masked(Objective):
 
     @property
     def encoder(self) -> TokenBackbone:
-        """The backbone; `__init__` checks its type."""
+        """The backbone, as a `TokenBackbone`."""
         return cast(TokenBackbone, self.backbone)
 
     def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
@@ -126,14 +126,14 @@ class Masked(Objective):
 def token_backbone(backbone: Backbone, what: str) -> TokenBackbone:
     """Returns the backbone. Raises ValueError unless it is a `TokenBackbone` with one patch size."""
     if not isinstance(backbone, TokenBackbone):
-        raise ValueError(f"{what} masks tokens before the encoder, but {type(backbone).__name__} has no tokens")
+        raise ValueError(f"{what} masks tokens before the first block, but {type(backbone).__name__} has no tokens")
     if getattr(backbone.config, "patch_sizes", ()):
         raise ValueError(f"{what} does not support patch_sizes: it predicts patches of one size; set it to ()")
     return backbone
 
 
 def random_mask(num: int, patches: int, ratio: float) -> Bool[Tensor, "b p"]:
-    """Samples a mask of a ratio of patches per image (at least one), on the CPU for every device."""
+    """Samples a random mask with the given ratio of masked patches (at least one), on the CPU."""
     count = max(1, round(ratio * patches))
     return torch.rand(num, patches).argsort(dim=1).argsort(dim=1) < count
 

@@ -79,7 +79,7 @@ class SimMIM(Objective):
 
     @property
     def encoder(self) -> TokenBackbone:
-        """The backbone; `__init__` checks its type."""
+        """The backbone, as a `TokenBackbone`."""
         return cast(TokenBackbone, self.backbone)
 
     def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:

@@ -82,7 +82,7 @@ class Config:
             negatives = len(rows) - counts
             if not negatives.all():
                 name = classes[int(negatives.argmin())]
-                raise ValueError(f"cannot balance label '{name}': every training image has it")
+                raise ValueError(f"cannot balance label '{name}': every training image has this label")
             positive = tuple((negatives / counts).tolist())
         return replace(self, class_weights=chosen, positive_weights=positive)
 
@@ -139,7 +139,9 @@ class Supervised(Objective):
 
 def _weight_tensor(name: str, weights: tuple[float, ...] | str | None, classes: int) -> Tensor | None:
     if isinstance(weights, str):
-        raise ValueError(f"{name}='{weights}' needs the training labels; call `objectives.fitted` first")
+        raise ValueError(
+            f"{name}='{weights}' needs the training labels; call `objectives.fitted` to compute the weights"
+        )
     if weights is not None and len(weights) != classes:
         raise ValueError(f"there are {len(weights)} {name}, but {classes} classes")
     return None if weights is None else torch.tensor(weights, dtype=torch.float32)
