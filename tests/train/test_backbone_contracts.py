@@ -173,9 +173,9 @@ def test_layer_wise_learning_rates_of_tokens_stages_and_parts_of_objectives() ->
 
 def test_layer_decay_and_muon_need_encoder_blocks() -> None:
     for family in ("resnet", "axial_resnet"):
-        with pytest.raises(ValueError, match="layer_decay needs a model with blocks"):
+        with pytest.raises(ValueError, match="layer_decay needs a model with encoder blocks"):
             optim.build(Optimizer(layer_decay=0.5), tiny(family))
-        with pytest.raises(ValueError, match="muon needs trainable matrices inside blocks"):
+        with pytest.raises(ValueError, match="muon needs trainable matrices in encoder blocks"):
             optim.build(Optimizer(name="muon"), tiny(family))
 
 

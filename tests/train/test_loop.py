@@ -125,7 +125,7 @@ def test_a_nonfinite_value_stops_before_the_update_and_names_the_batch(
         batch.images[3, 0, 0, 0] = math.nan
     else:
         training.objective.backbone.head.weight.register_hook(lambda gradient: gradient * math.inf)
-    with pytest.raises(TrainingStopped, match=rf"{where}.* not finite in step 0; nothing was updated") as error:
+    with pytest.raises(TrainingStopped, match=rf"{where}.* not finite in step 0; no weights were updated") as error:
         update(training, batch)
     assert all(key in str(error.value) for key in batch.keys)
     for one, two in zip(before, training.objective.parameters(), strict=True):

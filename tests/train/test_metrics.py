@@ -175,7 +175,7 @@ def test_a_nonfinite_value_of_another_process_is_named_in_all(
 ) -> None:
     training = build_training(run_of(small_run), STEPS, torch.device("cpu"))
     monkeypatch.setattr(distributed, "all_reduce_sum", lambda *flags: [1, 0])  # the loss, in one process
-    with pytest.raises(ValueError, match="the loss is not finite in step 0; nothing was updated"):
+    with pytest.raises(ValueError, match="the loss is not finite in step 0; no weights were updated"):
         fit(training, iter(batches(training.run)), lambda scalars, batch: False)
 
 

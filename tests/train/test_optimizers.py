@@ -186,7 +186,7 @@ def test_layers_nearer_the_input_have_lower_learning_rates() -> None:
         power = {"0": 2, "1": 1}[name.split(".")[1]] if name.startswith("blocks.") else power
         assert lr == 0.8 * 0.5**power, name
     assert set(optim.layer_scales(model, 1.0).values()) == {1.0}
-    with pytest.raises(ValueError, match="needs a model with blocks"):
+    with pytest.raises(ValueError, match="needs a model with encoder blocks"):
         optim.layer_scales(nn.Linear(2, 2), 0.9)
 
 

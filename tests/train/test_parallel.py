@@ -121,13 +121,13 @@ def test_a_signal_to_one_process_stops_both_and_one_process_resumes(
 
 def test_invalid_launches_are_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     with (
-        pytest.raises(ValueError, match="fsdp needs more than one process, but only one is running"),
+        pytest.raises(ValueError, match="fsdp needs at least two processes, but only one is running"),
         distributed.process_group("cpu", "fsdp"),
     ):
         pass
     monkeypatch.setenv("WORLD_SIZE", "2")
     with (
-        pytest.raises(ValueError, match="2 processes were launched without parallelism; use --parallel ddp or fsdp"),
+        pytest.raises(ValueError, match="2 processes were launched, but the run is not parallel"),
         distributed.process_group("cpu", "none"),
     ):
         pass

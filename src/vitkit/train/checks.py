@@ -16,7 +16,7 @@ from vitkit.train.targets import first_multilabel
 
 
 def check(run: Run, source: Source, validation: Source | None = None) -> None:
-    """Raises ValueError if model, processor, objective and data do not match."""
+    """Raises ValueError if the model, processor, objective and data of a run do not match."""
     classes = len(source.classes)
     if run.model.num_classes != classes:
         raise ValueError(f"the model has {run.model.num_classes} classes, but '{run.data.source}' has {classes}")
@@ -98,7 +98,7 @@ def check_classes(trained: set[int], evaluated: set[int], classes: tuple[str, ..
 
 
 def check_labels(source: Source, what: str = "image") -> set[int]:
-    """Returns the classes that have images. Raises ValueError for labels out of range, except -1."""
+    """Returns the classes that have images. Raises ValueError for labels out of range (-1 means no label)."""
     classes, found = len(source.classes), set()
     for index in range(len(source)):
         label = source.label(index)

@@ -32,7 +32,7 @@ class Logger(Protocol):
 
 
 class TensorBoard:
-    """TensorBoard event files of a run; a resumed run hides events after its `step`."""
+    """Writes TensorBoard event files; a resumed run hides events after its `step`."""
 
     def __init__(self, folder: Path, step: int = 0):
         from torch.utils.tensorboard.writer import SummaryWriter  # slow to import, and not needed for --help
@@ -50,7 +50,7 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """Weights & Biases run, which is named after the run folder and can be resumed."""
+    """Logs to a Weights & Biases run, which is named after the run folder and can be resumed."""
 
     def __init__(self, run: Run, folder: Path):
         module = _import("wandb")
@@ -69,7 +69,7 @@ class WeightsAndBiases:
 
 
 class MLflow:
-    """MLflow run, which is named after the run folder and uses MLflow's tracking URI."""
+    """Logs to an MLflow run, which is named after the run folder; MLflow's settings choose the server."""
 
     def __init__(self, run: Run, folder: Path):
         self.module = _import("mlflow")
@@ -115,7 +115,7 @@ def _import(name: str) -> ModuleType:
 
 
 class Events:
-    """Event log of a run with a progress bar, as a context manager.
+    """Context manager for the event log and the progress bar of a run.
 
     The bar is shown on `console` if it is a terminal; otherwise there is one line per evaluation. With `peak`, the peak
     of this process's device, the model FLOPs utilization (`mfu`) is shown and logged.
@@ -205,7 +205,7 @@ class Events:
         return (last - first) * self.batch_size / max(end - start, 1e-9)
 
     def pause(self) -> None:
-        """Restarts the speed measurement after an interruption of training, such as an evaluation."""
+        """Restarts the speed measurement after a pause in training, such as an evaluation."""
         self.recent.clear()
 
 

@@ -1,4 +1,4 @@
-"""Creates a `Run` that fine-tunes a checkpoint; the size of the data determines the defaults."""
+"""Creates a `Run` that fine-tunes a checkpoint, with defaults for the size of the dataset."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -137,7 +137,7 @@ def default_precision() -> Literal["float32", "bfloat16"]:
 
 
 def absolute(name: str) -> str:
-    """Makes a checkpoint path absolute so that runs can resume from any folder; keeps Hub ids unchanged."""
+    """Makes a checkpoint path absolute, so that runs resume from any folder; returns Hub ids unchanged."""
     path = Path(name).expanduser()
     return str(path.resolve()) if path.exists() else name
 

@@ -1,4 +1,4 @@
-"""Training in a run folder: start or resume, log, evaluate, save, and stop on SIGTERM or Ctrl-C."""
+"""Trains a run in a folder: starts or resumes, logs, evaluates, saves, and stops on SIGTERM or Ctrl-C."""
 
 import os
 import platform
@@ -75,7 +75,7 @@ class StopRequest:
 
 @dataclass(frozen=True)
 class Result:
-    """Result of a run: its folder, and the metric and step of the saved model.
+    """Result of a run: the folder, and the metric and step of the saved model.
 
     `main` is True in the process of rank 0, which writes the files. `note` says why the run stopped early, `unreadable`
     names the unreadable images.
@@ -240,7 +240,7 @@ class TrainingSession:
         return self.training.run.batch_size / distributed.world_size()
 
     def save(self, *, last: bool) -> None:
-        """Saves a training checkpoint; `last` marks the last of the run. All processes must call this."""
+        """Saves a training checkpoint; `last` is true for the last of the run. All processes must call this."""
         content = {
             "training": self.training.state_dict(),
             "score": self.score,
@@ -292,7 +292,7 @@ class TrainingSession:
                 raise Interrupted(number, training.step)
 
     def after_step(self, events: Events, stop: StopRequest, source: Source) -> Callable[[Metrics, Batch], bool]:
-        """Returns a function that logs, evaluates and saves after a step, and that returns True to stop."""
+        """Returns the callback of a step, which logs, evaluates and saves, and returns True to stop."""
         training, run = self.training, self.training.run
 
         def after(scalars: Metrics, batch: Batch) -> bool:
@@ -374,7 +374,7 @@ class TrainingSession:
 
 
 def data_stream(run: Run) -> Stream:
-    """Returns this process's part of the training data. Raises ValueError if an even split is impossible."""
+    """Returns the training samples of this process. Raises ValueError if they cannot be split evenly."""
     return Stream(
         batch_size=run.batch_size,
         seed=run.seed,

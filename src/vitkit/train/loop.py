@@ -23,12 +23,12 @@ STEP = 3  # random stream of dropout, stochastic depth and masks; `data.loader` 
 
 
 class TrainingStopped(ValueError):  # noqa: N818 - an end, as StopIteration is
-    """Raised when a run cannot continue; the weights are unchanged by the failed step."""
+    """Raised when a run cannot continue; the failed step has not changed the weights."""
 
 
 @dataclass
 class Training:
-    """State that changes during a run.
+    """Training state: objective, optimizer, step and moving average.
 
     There is no state of random number generators: the run's seed and the step number determine those of a step.
     """
@@ -209,7 +209,7 @@ def split(batch: Batch, parts: int) -> list[Batch]:
 
 
 def check_finite(values: dict[str, Tensor], batch: Batch, step: int) -> None:
-    """Raises TrainingStopped with the keys of the batch if a value is not finite in any process.
+    """Raises TrainingStopped if a value is not finite in any process; the message lists the batch.
 
     Costs one copy from the device and one all-reduce for all values.
     """
@@ -218,7 +218,9 @@ def check_finite(values: dict[str, Tensor], batch: Batch, step: int) -> None:
     if any(broken):
         what = " and ".join(name for name, number in zip(values, broken, strict=True) if number)
         keys = ", ".join(distributed.all_gather(batch.keys))
-        raise TrainingStopped(f"{what} is not finite in step {step}; nothing was updated. The batch: {keys}")
+        raise TrainingStopped(
+            f"{what} is not finite in step {step}; no weights were updated. The images of the batch: {keys}"
+        )
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:

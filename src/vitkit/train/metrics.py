@@ -9,7 +9,7 @@ from vitkit import distributed
 
 
 class Metrics(Mapping[str, float]):
-    """Metrics of one step by name, as floats; the first access reduces and copies all metrics.
+    """Metrics of one step by name, as floats, reduced and copied at the first access.
 
     `scalars` are means over this process's part of the batch; one all-reduce averages them over all processes, so all
     processes must read at the same step. `equal` are metrics with the same value in all processes. The device is not

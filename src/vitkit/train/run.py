@@ -25,7 +25,7 @@ CHANGEABLE_WITH_LENGTH = (*LENGTH, "objective.epochs", "evaluate_every", "schedu
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """Config of the training and validation data.
+    """Config of the training data and the validation data.
 
     The validation data are `val` if given, else the validation split of `source`, else a stratified random fraction
     `held_out` of it, chosen by `split_seed`.
@@ -152,7 +152,10 @@ class Run:
                 f"batch_size {self.batch_size} is not a multiple of grad_accum_steps {self.grad_accum_steps}"
             )
         if self.metric.partition(".")[0] not in self.evaluators:
-            raise ValueError(f"the metric '{self.metric}' belongs to none of the run's evaluators: {self.evaluators}")
+            raise ValueError(
+                f"the metric '{self.metric}' does not belong to an evaluator of the run; the evaluators "
+                f"are {self.evaluators}"
+            )
 
     def total_steps(self, num_examples: int) -> int:
         """Returns the number of updates for a number of training images."""
@@ -171,7 +174,7 @@ def from_dict(data: Json) -> Run:
     """Converts the output of `to_dict` back to a run. Raises ValueError if it is invalid."""
     for key in ("model", "objective"):
         if not isinstance(data.get(key), Mapping):
-            raise ValueError(f"a run needs its '{key}' as an object with named fields")
+            raise ValueError(f"the field '{key}' of a run is missing or is not an object with named fields")
     parts = {"model": models.from_dict(data["model"]), "objective": objectives.from_dict(data["objective"])}
     return configs.from_dict(Run, {**data, **parts})
 

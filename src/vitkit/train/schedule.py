@@ -37,7 +37,9 @@ def factor(schedule: Schedule, step: int, total: int) -> float:
     than the run.
     """
     if total > 1 and schedule.warmup >= total:
-        raise ValueError(f"schedule.warmup is {schedule.warmup}; it must be below the run's {total} steps")
+        raise ValueError(
+            f"schedule.warmup is {schedule.warmup}; it must be below the number of training steps, {total}"
+        )
     value = _decay(schedule, step, total)
     if schedule.warmup:
         value *= min(1.0, step / schedule.warmup)

@@ -1,4 +1,4 @@
-"""Setup of the model, objective and optimizer of a run, and of the model to evaluate and save.
+"""Builds the model, objective and optimizer of a run, and the model to evaluate and save.
 
 Order: weights, trainable parameters, objective, device, activation checkpointing, sharding, compilation, optimizer,
 wrapper.
@@ -88,7 +88,7 @@ def initial_model(run: Run, notes: list[str] | None = None) -> Backbone:
 
 
 def enable_activation_checkpointing(blocks: Iterable[nn.Module]) -> None:
-    """Stores only the inputs of blocks; the backward pass recomputes all activations, also of dropout."""
+    """Enables activation checkpointing of every encoder block, including its dropout masks."""
     for block in blocks:
         block.forward = partial(_checkpointed, block.forward)
 

@@ -1,4 +1,4 @@
-"""Report of a run folder: reads the run, evaluates its saved model and writes report.html."""
+"""Writes the report of a run folder after evaluating the saved model."""
 
 from vitkit import atomic, checkpoints, evaluate
 from vitkit.data import Subset, Unlabelled
@@ -15,7 +15,9 @@ from vitkit.train.run import RunFolder
 def write_report(folder: RunFolder) -> None:
     """Writes the report of a run folder. Raises ValueError if no model has been saved yet."""
     if not folder.best.is_dir():
-        raise ValueError(f"'{folder.path}' has nothing to report, because no model has been evaluated yet")
+        raise ValueError(
+            f"'{folder.path}' has no saved model to report yet; continue the run until its first evaluation"
+        )
     atomic.write_text(folder.report, html(load_report(folder)))
 
 

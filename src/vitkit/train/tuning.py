@@ -1,4 +1,4 @@
-"""Choice of trainable parameters: all, some by name, only the head (linear probe), or LoRA."""
+"""Chooses the trainable parameters: all, some by name, only the head (linear probe), or LoRA."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -37,7 +37,7 @@ class Tuning:
 
 
 class LowRank(nn.Module):
-    """LoRA weight W + scale * up down, whose update is initially zero (Hu et al. 2021, section 4.1)."""
+    """LoRA parametrization of a weight: W + scale * up @ down, initially W (Hu et al. 2021, section 4.1)."""
 
     def __init__(self, weight: Float[Tensor, "out in"], rank: int, scale: float):
         super().__init__()

@@ -43,7 +43,7 @@ class Peak:
 
 
 def peak(device: torch.device, precision: str, *, tf32: bool = False) -> Peak:
-    """Returns the peak of a device, which is published for known GPUs and measured for other devices."""
+    """Returns the peak of a device: published for known GPUs, measured for other devices."""
     kind = "tf32" if precision == "float32" and tf32 and device.type == "cuda" else precision
     if device.type == "cuda":
         found = published(torch.cuda.get_device_name(device), kind)

@@ -31,7 +31,7 @@ from vitkit.train.checkpointing import files
 
 
 class Writer(StorageWriter):
-    """Writes one safetensors file per process to a temporary folder, which rank 0 renames at the end."""
+    """Writes one safetensors file per process to a temporary folder, which rank 0 then renames."""
 
     def __init__(self, folder: Path, step: int, rest: JsonDict, keep: int):
         self.folder, self.step, self.rest, self.keep = folder, step, rest, keep
@@ -104,7 +104,7 @@ class Writer(StorageWriter):
 
 
 class Reader(StorageReader):
-    """Reads the shards that a process needs; any number of processes may have written the checkpoint."""
+    """Reads the shards that a process needs, written by any number of processes."""
 
     def __init__(self, path: Path, manifest: Json):
         self.path = path

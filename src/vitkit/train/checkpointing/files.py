@@ -84,7 +84,7 @@ def load_full(path: Path) -> State | None:
 
 
 def newest_complete(folder: Path) -> Path | None:
-    """Returns the newest complete checkpoint in all processes, each of which verifies some of the files."""
+    """Returns the newest complete checkpoint; the processes verify its files together."""
     before = float("inf")
     while True:
         steps = [_step(path) for path in list_checkpoints(folder)] if distributed.is_main_process() else []
@@ -104,7 +104,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def is_complete(path: Path, rank: int = 0, world_size: int = 1) -> bool:
-    """Returns whether the files of a checkpoint, or this process's part of them, match its manifest."""
+    """Returns whether the files of a checkpoint match its manifest; each process can check a part."""
     try:
         files = read_manifest(path)["files"]
         return all(files[name] == _digest(path / name) for name in sorted(files)[rank::world_size])
@@ -127,7 +127,7 @@ def read_manifest(path: Path) -> JsonDict:
     if seal != _seal(manifest) or not isinstance(manifest["files"], dict):
         raise ValueError(f"{path / _MANIFEST} is damaged")
     if any(Path(name).name != name for name in manifest["files"]):
-        raise ValueError(f"{path / _MANIFEST} names files outside its folder")
+        raise ValueError(f"{path / _MANIFEST} contains names of files outside its folder")
     return manifest
 
 

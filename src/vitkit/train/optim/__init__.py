@@ -55,7 +55,7 @@ class Optimizer:
             given = f"optimizer.weight_decay is {self.weight_decay} and final_decay {self.final_decay}"
             raise ValueError(f"{given}; if final_decay is set, both must be above 0")
         if self.clip is not None and self.clip <= 0.0:
-            raise ValueError(f"optimizer.clip is {self.clip}; it must be above 0, or none for no clipping")
+            raise ValueError(f"optimizer.clip is {self.clip}; it must be above 0, or none to disable clipping")
         if not 0.0 < self.layer_decay <= 1.0:
             raise ValueError(f"optimizer.layer_decay is {self.layer_decay}; it must be above 0 and at most 1")
         if self.name in ("adam", "sgd", "lamb") and self.decay == "schedule" and self.weight_decay:
@@ -87,7 +87,7 @@ def _muon(config: Optimizer, module: nn.Module) -> torch.optim.Optimizer:
     inner = {name: each for name, each in decayed.items() if each.ndim == 2 and id(each) in inside}
     outer = {name: each for name, each in decayed.items() if name not in inner}
     if not inner:
-        raise ValueError("muon needs trainable matrices inside blocks, but there are none: use adamw")
+        raise ValueError("muon needs trainable matrices in encoder blocks, but there are none: use adamw")
     matrices = torch.optim.Muon(
         parameter_groups(config, module, inner, {}),
         lr=config.lr,
@@ -129,7 +129,7 @@ def parameter_groups(
 
 
 def layer_scales(module: nn.Module, layer_decay: float) -> dict[str, float]:
-    """Returns the learning rate factor of every parameter, which is layer_decay ^ (depth + 1 - layer).
+    """Returns the learning rate factor of each parameter: layer_decay ^ (depth + 1 - layer).
 
     The layer is `Backbone.layer_of`. Parameters of the objective itself have factor 1, except inputs of the first block
     (such as a mask token), which count as layer 0.
@@ -139,7 +139,7 @@ def layer_scales(module: nn.Module, layer_decay: float) -> dict[str, float]:
         return dict.fromkeys(names, 1.0)
     backbones = _backbones(module)
     if not any(len(part.blocks) for part in backbones.values()):
-        raise ValueError("optimizer.layer_decay needs a model with blocks; set it to 1")
+        raise ValueError("optimizer.layer_decay needs a model with encoder blocks; set it to 1")
     scales = dict.fromkeys(names, 1.0)
     for prefix, part in backbones.items():
         for name, _ in part.named_parameters():

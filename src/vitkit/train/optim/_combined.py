@@ -1,4 +1,4 @@
-"""Combination of several optimizers, and support for torch.optim closures."""
+"""Combines several optimizers into one, and evaluates torch.optim closures."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
