@@ -242,7 +242,7 @@ def test_files_of_every_version_load(version: str, tmp_path: Path) -> None:
 def test_unsupported_steps_raise(tmp_path: Path) -> None:
     (tmp_path / "preprocessor_config.json").write_text('{"do_flip_channel_order": true, "size": 32}')
     with pytest.raises(
-        ValueError, match=re.escape("steps that the ViT image processor does not have: do_flip_channel_order")
+        ValueError, match=re.escape("steps that ViTImageProcessor does not support: do_flip_channel_order")
     ):
         ViTImageProcessor.from_pretrained(tmp_path)
 

@@ -47,7 +47,7 @@ TENSOR_TYPES: dict[str, Callable[[np.ndarray], object]] = {
 
 
 class BatchFeature(UserDict[str, Any]):
-    """A dict of arrays whose keys are also attributes, such as `batch.pixel_values`."""
+    """Dict of arrays whose keys are also attributes, such as `batch.pixel_values`."""
 
     def __init__(self, data: Mapping[str, object] | None = None, tensor_type: Argument = None):
         super().__init__(dict(data or {}))

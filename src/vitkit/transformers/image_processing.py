@@ -200,7 +200,7 @@ class ViTImageProcessor:
         if steps := sorted(
             name for name, value in data.items() if name not in known and name.startswith("do_") and value
         ):
-            raise ValueError(f"the file enables steps that the ViT image processor does not have: {', '.join(steps)}")
+            raise ValueError(f"the file enables steps that ViTImageProcessor does not support: {', '.join(steps)}")
         processor = cls(**known | kwargs)
         return (processor, unused) if return_unused_kwargs else processor
 

@@ -82,7 +82,7 @@ class ViTAttention(nn.Module):
         return self.o_proj(rearrange(context, "b h n k -> b n (h k)")), weights
 
     def prune_heads(self, heads: Iterable[int]) -> None:
-        """Removes heads by their original index. Raises ValueError if an index is invalid."""
+        """Removes attention heads by their original index. Raises ValueError if an index is invalid."""
         total = self.config.num_attention_heads
         pruned = set(heads) - self.pruned_heads
         if invalid := sorted(pruned - set(range(total))):

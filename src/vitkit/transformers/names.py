@@ -127,7 +127,7 @@ class AliasGroup(nn.Module):
     def __getattr__(self, name: str) -> Any:
         if name not in self.__dict__["aliases"]:
             known = ", ".join(self.__dict__["aliases"])
-            raise AttributeError(f"no attribute '{name}'; this group of module aliases has {known}")
+            raise AttributeError(f"no attribute '{name}'; the modules in this group are {known}")
         module, attribute = self.__dict__["aliases"][name]
         return getattr(module, attribute)
 
@@ -162,7 +162,7 @@ Forward = Callable[..., Any]
 
 
 def accept_both_orders(v5_names: Sequence[str]) -> Callable[[Forward], Forward]:
-    """Makes a `forward` with the parameter order of transformers 4 also accept that of 5.
+    """Decorator that lets a `forward` accept the argument order of transformers 4 and 5.
 
     `v5_names` are the positional parameters of version 5. A call is read as version 5 if it cannot be version 4: a bool
     where 4 has labels or a head mask, a tensor where 4 has a flag, labels where 4 has a head mask (integers, or floats

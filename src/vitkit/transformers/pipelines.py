@@ -194,7 +194,9 @@ def pipeline(
         network: ViTPreTrainedModel = TASKS[task].model_class.from_pretrained(model or DEFAULT, **model_options)
     processor = image_processor or feature_extractor or network.name_or_path
     if processor == "":
-        raise ValueError("the model was not loaded from a folder or hub id; pass image_processor=")
+        raise ValueError(
+            "the model was not loaded from a folder or Hub id, so its image processor is unknown; pass image_processor="
+        )
     if not isinstance(processor, ViTImageProcessor):
         processor = ViTImageProcessor.from_pretrained(processor)
     return Pipeline(task, network, processor, device=device, batch_size=batch_size, limits=limits)

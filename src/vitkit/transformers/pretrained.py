@@ -159,7 +159,7 @@ class ViTPreTrainedModel(nn.Module, ABC):
         return False
 
     def enable_input_require_grads(self) -> None:
-        """Makes patch embeddings require gradients, which frozen checkpointed layers need."""
+        """Makes the patch embeddings require gradients, as needed for checkpointing with frozen layers."""
         self._grad_hook = self.get_input_embeddings().register_forward_hook(
             lambda module, inputs, output: output.requires_grad_(True)
         )
@@ -198,7 +198,7 @@ class ViTPreTrainedModel(nn.Module, ABC):
 
     @property
     def is_activation_checkpointing(self) -> bool:
-        """Whether activation checkpointing is enabled."""
+        """True if activation checkpointing is enabled."""
         return self.base_model.checkpointing is not None
 
     @property
@@ -218,7 +218,7 @@ class ViTPreTrainedModel(nn.Module, ABC):
         self.config._attn_implementation = name
 
     def prune_heads(self, heads_to_prune: Mapping[int, Iterable[int]]) -> None:
-        """Removes the given heads of each layer and records them in the config, which saved models contain."""
+        """Removes the given attention heads of each layer and stores their indices in the config."""
         pruned = {int(layer): set(heads) for layer, heads in (getattr(self.config, "pruned_heads", None) or {}).items()}
         for layer, heads in heads_to_prune.items():
             attention = self.base_model.attention_of(layer)
