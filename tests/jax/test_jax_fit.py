@@ -290,7 +290,7 @@ def test_fine_tuning_from_a_checkpoint(full_run, tmp_path):
 
 @pytest.mark.slow
 def test_errors():
-    with pytest.raises(ValueError, match="the batches ended after 1 of 3 steps"):
+    with pytest.raises(ValueError, match="the iterator of batches ended after 1 of 3 steps"):
         vitjax.fit(ONE, lambda start: iter([batch()]), vitjax.TrainingConfig(steps=3))
     with pytest.raises(ValueError, match="validation returned no batches"):
         vitjax.fit(ONE, batches, vitjax.TrainingConfig(steps=1), validation=lambda start: iter([]))

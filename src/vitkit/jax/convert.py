@@ -64,7 +64,7 @@ def to_torch(flat: Mapping[str, ArrayLike | Tensor]) -> dict[str, Tensor]:
 
 
 def to_tensor(value: ArrayLike | Tensor) -> Tensor:
-    """Copies a numpy or JAX array to a tensor on the CPU. Returns CPU tensors without a copy."""
+    """Converts a numpy or JAX array to a new CPU tensor; returns CPU tensors unchanged."""
     if isinstance(value, Tensor):
         return value.detach().cpu()
     array = np.array(value, order="C")

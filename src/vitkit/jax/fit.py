@@ -63,7 +63,9 @@ def fit(
     while done < training.steps:
         batch = next(stream, None)
         if batch is None:
-            raise ValueError(f"the batches ended after {done} of {training.steps} steps")
+            raise ValueError(
+                f"the iterator of batches ended after {done} of {training.steps} steps; it must be endless"
+            )
         state, metrics = step(state, shard_batch(batch, mesh))
         done += 1
         row = _row(done, metrics, training)
@@ -164,7 +166,7 @@ def _start(source: Config | FlaxCheckpoint | str | Path, training: TrainingConfi
 
 
 def _row(done: int, metrics: Mapping[str, jax.Array], training: TrainingConfig) -> dict[str, float]:
-    """Returns the metrics of a step if they are due. Otherwise the host does not wait for the device."""
+    """Returns the metrics of a step if they are due; otherwise returns None without waiting for the device."""
     row: dict[str, float] = {"step": done}
     return (
         row | {name: float(value) for name, value in metrics.items()}

@@ -28,7 +28,7 @@ def sincos2d(grid: Grid, width: int, *, temperature: float = 10_000.0) -> Float[
 
 
 def _cubic(distance: np.ndarray, a: float) -> np.ndarray:
-    """Evaluates Keys' cubic kernel. `a` is -0.75 in PyTorch and -0.5 in PIL and with antialiasing."""
+    """Evaluates Keys' cubic kernel, where `a` is -0.75 in PyTorch and -0.5 in PIL and with antialiasing."""
     x = np.abs(distance)
     near = ((a + 2) * x - (a + 3)) * x * x + 1
     far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a

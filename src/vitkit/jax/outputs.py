@@ -86,7 +86,7 @@ class Output:
 
 @struct.dataclass
 class FlaxBaseModelOutputWithPooling(Output):
-    """Output with tokens after the final norm, pooled class token, hidden states and attention weights."""
+    """Model output: final tokens, pooled class token, hidden states and attention weights."""
 
     last_hidden_state: Float[Array, "b n d"] | None = None
     pooler_output: Float[Array, "b d"] | None = None
@@ -96,7 +96,7 @@ class FlaxBaseModelOutputWithPooling(Output):
 
 @struct.dataclass
 class FlaxSequenceClassifierOutput(Output):
-    """Output with logits, hidden states and attention weights."""
+    """Model output: logits, hidden states and attention weights."""
 
     logits: Float[Array, "b classes"] | None = None
     hidden_states: tuple[Array, ...] | None = None

@@ -168,5 +168,5 @@ def count_unreadable(batches: Iterable[Batch], limit: float, consumed: int = 0) 
 
 
 def to_numpy(batch: Batch) -> dict[str, np.ndarray]:
-    """Converts a batch to numpy. The labels are class probabilities, including mixing."""
+    """Converts a batch to numpy; the labels are class probabilities, after Mixup or CutMix."""
     return {"images": batch.images.numpy(), "labels": batch.targets.numpy()}

@@ -159,7 +159,7 @@ def shardings(state: TrainState, training: TrainingConfig, mesh: Mesh) -> PyTree
 
 
 def shard_batch(batch: Batch, mesh: Mesh) -> dict[str, jax.Array]:
-    """Shards this process's batch over the devices. Raises ValueError if not divisible."""
+    """Shards the batch of this process over the devices. Raises ValueError if its size is not divisible."""
     size = np.asarray(batch["labels"]).shape[0]
     if size * jax.process_count() % mesh.size:
         raise ValueError(f"batch size {size} is not divisible by the number of devices, {mesh.size}")
