@@ -26,7 +26,7 @@ _MODULES = Registry(__name__, "experiment", ("EXPERIMENT", "study"), exclude=("s
 
 @dataclass(frozen=True)
 class Table:
-    """Table of numbers and text with named columns. None is an unknown value."""
+    """Table of numbers and text with named columns; None is an unknown value."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
@@ -85,7 +85,7 @@ def experiment(name: str) -> Experiment:
     """Returns the experiment with the given name. Raises ValueError if the name is unknown."""
     known = experiments()
     if name not in known:
-        raise ValueError(f"the paper has no '{name}'{nearest(name, known)}")
+        raise ValueError(f"the paper has no experiment '{name}'{nearest(name, known)}")
     return known[name]
 
 
@@ -111,7 +111,7 @@ def full(name: str, small: "SmallScale") -> Findings:
 
 
 def uses_model(name: str) -> bool:
-    """Returns whether the experiment shows a trained model, which can be any checkpoint."""
+    """Returns whether the experiment explains a trained model, which can be any checkpoint."""
     experiment(name)
     return bool(getattr(_MODULES.get(name), "USES_MODEL", False))
 

@@ -1,4 +1,4 @@
-"""Provides models and images for the experiments that explain a model."""
+"""Models and images for the experiments that explain a model."""
 
 from itertools import islice
 from pathlib import Path

@@ -50,7 +50,7 @@ EXPERIMENT = Experiment(
 
 
 def tuned(small: SmallScale, name: str, starts: tuple[Path, ...], steps: int = TUNING) -> Trial:
-    """Fine-tunes each checkpoint on `LABELLED` images per class and returns the accuracies."""
+    """Fine-tunes each checkpoint on a few images per class and returns the accuracies."""
     data = small.part(small.downstream, f"number={LABELLED}")
     results = [
         small.finetune(slug(f"{name}-tuned"), start, data=data, seed=seed, steps=small.length(steps))

@@ -19,7 +19,7 @@ EXPERIMENT = Experiment(
 
 
 def study(small: SmallScale) -> Findings:
-    """Evaluates the images of half of the classes, both among all classes and among that half."""
+    """Evaluates images of half of the classes, with predictions among all classes and among that half."""
     folder = _explained_models.train_model(small, "seen", small.vit(), steps=small.length(200))
     loaded = checkpoints.load(folder)
     config = protocol.EvaluationConfig(data=small.downstream, evaluators=("top1", "subset"), batch_size=64)

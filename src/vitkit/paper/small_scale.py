@@ -32,12 +32,12 @@ FEWSHOT_POOL = 100  # images per class to sample few-shot images from, for a sou
 
 
 def silent(text: str) -> None:
-    """Does nothing with the message."""
+    """Ignores the message."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A variant in a comparison: a model config and changes to its training run."""
+    """A variant in a comparison: a model config and changes to the training run."""
 
     model: Dataclass
     changes: Mapping[str, object] = field(default_factory=dict)
@@ -89,7 +89,7 @@ class SmallScale:
 
     @cached_property
     def has_splits(self) -> bool:
-        """Whether the dataset has its own evaluation split."""
+        """True if the dataset has its own evaluation split."""
         return "all" not in splits(self.data)
 
     @property

@@ -64,7 +64,7 @@ EXPERIMENT = Experiment(
 
 
 def study(small: SmallScale) -> Findings:
-    """Compares all variants with learned 1-D positions at the stem, the default of the paper."""
+    """Compares all variants with the default of the paper: learned 1-D positions at the stem."""
     names = [*PUBLISHED, "sine-cosine"]
     variants = {name: Variant(small.vit(**options(name))) for name in names}
     return findings(EXPERIMENT.title, small.sweep(variants, STEPS), PUBLISHED, small, "ViT-B/16, 5-shot ImageNet (%)")

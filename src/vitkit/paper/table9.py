@@ -43,7 +43,7 @@ EXPERIMENT = Experiment(
 
 
 def study(small: SmallScale) -> Findings:
-    """Runs the VTAB protocol on all new classes and on two of them, with and without pre-training."""
+    """Runs the VTAB protocol on all or two of the new classes, with and without pre-training."""
     half, last = len(small.classes) // 2, len(small.classes) - 1
     tasks = {"all other classes": f"{half}-{last}", "the last two": f"{last - 1}-{last}"}
     pretrained = small.sweep({"pre-trained": Variant(small.vit())}, STEPS)[0].folders
