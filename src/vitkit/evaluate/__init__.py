@@ -1,4 +1,4 @@
-"""Evaluators, which compute named metrics of a model; each file defines one `evaluate` function.
+"""Evaluators compute named metrics of a model; each file defines one `evaluate` function.
 
 An evaluator is a file with a function `evaluate(subject) -> {name: number}`. The subject contains the model and the
 images; it runs the model once for all evaluators. To add an evaluator, add a file. An evaluator with an argument takes
@@ -61,7 +61,7 @@ class Representations:
 
 
 class ModelOutputs:
-    """A model and labeled images, with outputs that are computed once for all evaluators.
+    """A model, labeled images, and the model's outputs, which are computed once for all evaluators.
 
     `batches` returns the evaluation images, and `training` the training images of evaluators that train a classifier;
     the columns of the targets are `classes`. `processor` is the preprocessing of the images, for evaluators that apply

@@ -65,7 +65,7 @@ def predict(
 def least_squares(
     x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "n classes"], l2: float
 ) -> Float[np.ndarray, "d classes"]:
-    """Solves regularized least squares in the primal or the dual form, whichever has a smaller matrix."""
+    """Solves regularized least squares in the primal or dual form, whichever has the smaller matrix."""
     if x.shape[0] >= x.shape[1]:
         values, axes = np.linalg.eigh(x.T @ x)
         return axes @ ((axes.T @ (x.T @ y)) / (values + l2)[:, None])

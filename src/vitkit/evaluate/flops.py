@@ -76,7 +76,7 @@ def _uncounted() -> Iterator[None]:
 
 
 def exclude_recomputation() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """A `context_fn` for `torch.utils.checkpoint` that excludes recomputation from `FlopCounter`."""
+    """Context function for `torch.utils.checkpoint` that excludes recomputation from `FlopCounter`."""
     return nullcontext(), _uncounted()
 
 

@@ -69,7 +69,7 @@ def evaluate(subject: ModelOutputs) -> dict[str, float]:
 
 
 def split(labels: Int[Tensor, " n"]) -> tuple[Int[Tensor, " train"], Int[Tensor, " held_out"]]:
-    """Returns the training rows and the held-out rows, which are a fifth of each class.
+    """Splits rows into training rows and held-out rows (a fifth of each class).
 
     The image of a class with a single image is trained on. Raises ValueError if no class has two images.
     """

@@ -1,4 +1,4 @@
-"""Evaluation of a model on a data set, independent of a training run.
+"""Evaluates a model on a dataset, independently of a training run.
 
 `EvaluationConfig` names the data and the evaluators, `run` evaluates a model, and `Evaluation` holds the metrics.
 """
@@ -59,7 +59,7 @@ class EvaluationConfig:
 
     @property
     def reads(self) -> set[str]:
-        """Inputs that the evaluators need: predictions, representations or the model."""
+        """The inputs that the evaluators need: predictions, representations or the model."""
         return {evaluate.reads(word) for word in self.evaluators}
 
     def sources(self, labels: tuple[str, ...], *, regression: bool = False) -> tuple[Source | None, Source]:

@@ -48,7 +48,7 @@ def read(path: Path) -> Mapping[str, Sequence[int]]:
 
 
 def relabel(predictions: Predictions, labels: Mapping[str, Sequence[int]]) -> Predictions:
-    """Returns the predictions with multi-hot targets from `labels`; an empty list gives a zero row.
+    """Returns the predictions with multi-hot targets from `labels`; an empty list becomes a zero row.
 
     Raises ValueError for images without an entry in `labels`, and for class indices out of range.
     """
