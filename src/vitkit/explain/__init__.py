@@ -30,7 +30,7 @@ _METHODS = Registry(__name__, "explanation", ("explain",), exclude=("drawings",)
 
 @dataclass(frozen=True)
 class ExplainInputs:
-    """A model and the images to explain; `subject.read` creates a subject from files.
+    """A model and the images to explain.
 
     `pixels` are the preprocessed images on the model's device. `images` show the same parts of the images at a higher
     resolution, for display. Explanations of the weights alone need no image.

@@ -1,4 +1,4 @@
-"""Capture of attention weights during a forward pass, and their conversion to patch maps."""
+"""Captures attention weights during a forward pass and converts them to patch maps."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -88,7 +88,7 @@ def capture_attention(
 
 
 def find_query(model: TokenBackbone, features: Features) -> Query:
-    """Returns `class` if the head uses the class token, and otherwise `patches`."""
+    """Returns `class` if the head uses the class token, otherwise `patches`."""
     pooled = getattr(model.config, "pool", "token") in ("gap", "map")
     has_class = features.num_special > 0 and getattr(model.config, "class_token", True)
     return "class" if has_class and not pooled else "patches"

@@ -1,4 +1,4 @@
-"""Preparation of images for explanations: the model input, and the same crop for display."""
+"""Prepares images for explanations: the input of the model, and the same crop for display."""
 
 import dataclasses
 import os
@@ -20,7 +20,7 @@ DISPLAY_SIDE = 512
 
 
 def read(model: Backbone, processor: Processor, images: Sequence[object], labels: Sequence[str] = ()) -> ExplainInputs:
-    """Creates a subject from a model and images (paths, bytes, PIL images, arrays or tensors).
+    """Creates inputs from a model and images (paths, bytes, PIL images, arrays or tensors).
 
     Raises `ImageError` for an image that cannot be read, and ValueError if the images differ in shape after
     preprocessing.
@@ -32,7 +32,7 @@ def read(model: Backbone, processor: Processor, images: Sequence[object], labels
 
 
 def _crop_to_patches(model: Backbone, pixels: Tensor, image: Image.Image) -> Image.Image:
-    """Crops the pixels at the right and bottom that do not fill a patch, which the model ignores."""
+    """Crops incomplete patches at the right and bottom, which the model ignores."""
     if not isinstance(model, TokenBackbone):
         return image
     height, width = (
@@ -91,7 +91,7 @@ def _to_side(image: Image.Image) -> Image.Image:
 
 
 def require_images(subject: ExplainInputs) -> None:
-    """Raises ValueError if the subject has no images."""
+    """Raises ValueError if there are no images."""
     if subject.pixels.shape[0] == 0:
         raise ValueError("this explanation needs at least one image")
 

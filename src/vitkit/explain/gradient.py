@@ -34,7 +34,7 @@ Block = Any
 def class_attention(
     model: Backbone, image: Float[Tensor, "b c height width"], classes: Sequence[int] | None = None
 ) -> tuple[Float[Tensor, "b n n"], list[int], Features]:
-    """Returns R minus the identity for one class per image, with the classes and embeddings.
+    """Returns the relevancy (R minus the identity) of one class per image, the classes and the embeddings.
 
     `classes` is one class index per image; None takes the predicted class. The gradients of different images are
     independent. Raises ValueError for a model without classes, a class index out of range, and a model without
@@ -74,7 +74,7 @@ def _check_model(model: Backbone) -> TokenBackbone:
     for block in backbone.blocks:
         if not (isinstance(block.attn, Attention) and hasattr(block, "norm1") and hasattr(block, "norm2")):
             raise ValueError(
-                f"gradient explains blocks with norm1, attn and norm2, not {type(block).__name__}; use rollout"
+                f"the method gradient needs blocks with norm1, attn and norm2, not {type(block).__name__}; use rollout"
             )
     return backbone
 

@@ -24,7 +24,8 @@ def position_similarity(model: Backbone) -> Float[Tensor, "rows columns rows col
     table = None if positions is None else positions(backbone.config.grid)
     if table is None:
         raise ValueError(
-            f"this {type(model).__name__} adds no position embedding to its patches, so there is nothing to compare"
+            f"this {type(model).__name__} adds no position embedding to its patches; use a model with "
+            "position embeddings"
         )
     rows, columns = backbone.config.grid
     # Special tokens come first.
