@@ -169,7 +169,7 @@ def test_specs_are_parsed() -> None:
         (["tim"], ["float32"], r"unknown peer 'tim'; did you mean 'timm'"),
         (["timm"], ["bfloat61"], r"'bfloat61' on this device; did you mean 'bfloat16'"),
         (["timm:precision=int8"], ["float32"], r"timm does not support the precision 'int8'"),
-        (["timm:fast"], ["float32"], r"NAME=VALUE, not 'fast'"),
+        (["timm:fast"], ["float32"], r"has the setting 'fast'; write settings as NAME=VALUE"),
         (["openvino", "vitkit"], ["float64"], r"no peer supports the precision 'float64'"),
     ],
 )

@@ -122,7 +122,7 @@ def test_candidate_that_hangs_fails_after_the_timeout() -> None:
     begin = time.monotonic()
     plan = Plan(rounds=1, seconds=0.0, warm_up=0, pause=0.0, timeout=2.0)
     (result,) = run_rounds(JOB, [candidate("hangs", failure="hang")], plan, start).results
-    assert result.failure == "no response within 2 s"
+    assert result.failure == "the process did not respond within 2 s"
     assert time.monotonic() - begin < 60
 
 
@@ -132,7 +132,7 @@ def test_timeout_counts_from_the_request() -> None:
     results = run_rounds(
         JOB, [candidate("hangs", failure="hang", number=str(number)) for number in range(3)], plan, start
     ).results
-    assert [result.failure for result in results] == ["no response within 2 s"] * 3
+    assert [result.failure for result in results] == ["the process did not respond within 2 s"] * 3
     assert time.monotonic() - begin < 60
 
 

@@ -50,12 +50,12 @@ class Row:
 
     @property
     def counts(self) -> bool:
-        """Whether the candidate is ranked: its speed was measured and its outputs are not wrong."""
+        """True if the candidate is ranked: its speed was measured and its outputs are correct."""
         return self.rate is not None and self.status in ("correct", "measured")
 
     @property
     def is_vitkit(self) -> bool:
-        """True if the candidate measures vitkit itself, not a peer library."""
+        """True if the row is a measurement of vitkit, not of another library."""
         return self.candidate.peer == "vitkit"
 
 

@@ -189,7 +189,7 @@ def _reference(
 
 
 def _make(job: Job, candidate: Candidate, plan: Plan, log: Callable[[str], None]) -> str:
-    """Writes the files of a peer in a separate process and returns the error, if any."""
+    """Writes the files of a peer library in a separate process; returns an error message, or None."""
     if not hasattr(peers.peer(candidate.peer), "make"):
         return ""
     log(f"exporting for {candidate.name}")

@@ -22,7 +22,7 @@ COPIED_BYTES = 256 * 2**20
 
 
 def inference(job: Job, candidate: Candidate) -> Prepared:
-    """Prepares the matrix products of one block, or a copy of 256 MiB if the precision is `copy`."""
+    """Prepares the matrix products of one block; the precision `copy` prepares a memory copy of 256 MiB."""
     torch.set_num_threads(job.threads)
     device = torch.device(job.device)
     with torch.inference_mode():

@@ -221,7 +221,7 @@ class Worker:
             while b"\n" not in self.buffer:
                 if not selector.select(max(0.0, end - time.monotonic())):
                     self.process.kill()
-                    raise Failed(f"no response within {timeout:.0f} s")
+                    raise Failed(f"the process did not respond within {timeout:.0f} s")
                 data = os.read(self.process.stdout.fileno(), 65536)
                 if not data:
                     raise Failed(self._exit_reason())

@@ -60,9 +60,9 @@ def prepare(request: JsonDict) -> tuple[Prepared | None, JsonDict]:
 
 
 def run_round(prepared: Prepared | None, seconds: float) -> JsonDict:
-    """Runs one round, which calls the candidate repeatedly until `seconds` have passed."""
+    """Runs one round: calls the candidate repeatedly until `seconds` have passed."""
     if prepared is None:
-        raise ValueError("the candidate is not prepared")
+        raise ValueError("the candidate is not prepared; send a `prepare` request first")
     calls, begin, busy = 0, time.perf_counter(), time.process_time()
     while True:
         prepared.run()

@@ -18,7 +18,7 @@ SHOWS_SECONDS = True
 DEFAULTS = {"models": ("vit-ti/16",), "precisions": ("all",), "batches": (1,)}
 NEEDS_WEIGHTS, NUM_IMAGES = True, 1
 REFERENCES = (("transformers", ""), ("timm", ""), ("vitkit", ""))
-DIFFERENCE = "predicted class (0: the same, 1: another)"
+DIFFERENCE = "predicted class (0: the same as the reference, 1: another)"
 
 
 def jobs(options: Options) -> list[Job]:

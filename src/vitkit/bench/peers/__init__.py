@@ -72,7 +72,7 @@ def _parse(spec: str, kind: str, device: str, precisions: Sequence[str]) -> list
     pairs = [part.partition("=") for part in parts]
     for (key, equals, value), part in zip(pairs, parts, strict=True):
         if not (key and equals and value):
-            raise ValueError(f"the peer '{spec}' takes settings as NAME=VALUE, not '{part}'")
+            raise ValueError(f"the candidate '{spec}' has the setting '{part}'; write settings as NAME=VALUE")
     settings = {key: value for key, _, value in pairs}
     own = _precisions(name, kind, device)
     precision = settings.pop("precision", "")
