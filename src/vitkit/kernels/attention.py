@@ -48,7 +48,7 @@ def available() -> bool:
 
 @lru_cache(maxsize=1)
 def tiles() -> bool:
-    """Returns whether the CPU has Intel AMX, with which torch's own attention is faster."""
+    """Returns whether the CPU has Intel AMX, on which torch's attention is faster than this kernel."""
     supported = getattr(torch.cpu, "_is_amx_tile_supported", None)
     return bool(supported is not None and supported())
 

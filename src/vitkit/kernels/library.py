@@ -1,4 +1,4 @@
-"""Loading of the compiled C libraries; an installation without a C compiler lacks these libraries."""
+"""Loads the compiled C libraries, which are missing if vitkit was installed without a C compiler."""
 
 import ctypes
 import os

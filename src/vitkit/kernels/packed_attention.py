@@ -36,7 +36,7 @@ def available() -> bool:
 
 
 def preferred() -> bool:
-    """Returns whether `packed_attention` is available and torch's own attention is not faster (AMX).
+    """Returns whether `packed_attention` is available and faster than torch's attention (no AMX).
 
     It is not used in torch.export and inside functorch transforms, which need torch's own operators.
     """
