@@ -37,15 +37,15 @@ def is_main_process() -> bool:
 
 @contextmanager
 def process_group(device: str = "auto", kind: Kind = "none") -> Iterator[torch.device]:
-    """Joins the process group and yields the device; `auto` selects a GPU if one is available.
+    """Initializes the process group and yields the device; `auto` selects a GPU if one is available.
 
     Raises ValueError for an unknown device, and if `kind` does not fit the number of processes.
     """
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched > 1 and kind == "none":
-        raise ValueError(f"{launched} processes were launched without parallelism; use --parallel ddp or fsdp")
+        raise ValueError(f"{launched} processes were launched, but the run is not parallel; use --parallel ddp or fsdp")
     if launched == 1 and kind == "fsdp":
-        raise ValueError("fsdp needs more than one process, but only one is running; launch with torchrun")
+        raise ValueError("fsdp needs at least two processes, but only one is running; start the run with torchrun")
     chosen = _device(device)
     if launched == 1:
         yield chosen
@@ -60,7 +60,7 @@ def process_group(device: str = "auto", kind: Kind = "none") -> Iterator[torch.d
 
 
 def shard(module: nn.Module, kind: Kind, blocks: Iterable[nn.Module] = ()) -> None:
-    """Shards every parameter in place with `fsdp`; `blocks` are gathered one at a time."""
+    """Shards all parameters in place with `fsdp`; the parameters of `blocks` are gathered one block at a time."""
     if kind != "fsdp":
         return
     from torch.distributed.device_mesh import init_device_mesh

@@ -1,4 +1,4 @@
-"""Memory of the process: peak usage, and whether the C library returns freed memory to the system.
+"""Measures the peak memory of a process, and controls whether freed memory returns to the system.
 
 Level 0. What only some systems have is imported where it is used.
 """

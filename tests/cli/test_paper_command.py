@@ -38,7 +38,7 @@ def test_one_of_them(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["tabel8"], "the paper has no 'tabel8'; did you mean 'table8'"),
+        (["tabel8"], "the paper has no experiment 'tabel8'; did you mean 'table8'"),
         (
             ["table8", "--scale", "full"],
             "Table 8: position embeddings at full scale needs JFT-300M, which is not public",

@@ -1,4 +1,4 @@
-"""Helper functions of the commands for config settings, image arguments and exit codes."""
+"""Helpers for commands: config settings, image arguments and exit codes."""
 
 import codecs
 import os
@@ -33,7 +33,7 @@ MAX_NAME = 4096
 
 
 class StandardInput(bytes):
-    """An image from standard input, which is printed as `-`."""
+    """Image read from standard input; its name in the output is `-`."""
 
     def __str__(self) -> str:
         return "-"
@@ -85,7 +85,7 @@ def _names(data: bytes) -> list[str] | None:
 
 
 def load_model(model: str, revision: str | None, image_size: int | None, words: Sequence[str]) -> "Classifier":
-    """Loads a checkpoint and prints on standard error which of its properties were guessed."""
+    """Loads a checkpoint and prints notes about inferred settings to standard error."""
     from vitkit.inference import load
 
     classifier = load(model, revision=revision, image_size=image_size, config=settings(words))
@@ -125,7 +125,7 @@ def report_errors(errors: Sequence[Exception | str]) -> int:
 
 
 def shows_progress() -> bool:
-    """Returns whether standard error is a terminal and standard output is not, to show progress."""
+    """Returns whether to show progress: standard error is a terminal and standard output is not."""
     return sys.stderr.isatty() and not sys.stdout.isatty()
 
 

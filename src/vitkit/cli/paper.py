@@ -65,12 +65,14 @@ def _list(found: "dict[str, Experiment]", json: bool) -> None:
         return
     table = Table("name", box=None, pad_edge=False)
     table.add_column("small scale", justify="right")
-    table.add_column("what it is")
+    table.add_column("description")
     for name, each in found.items():
         table.add_row(name, f"{max(1, round(60 * each.minutes))} s" if each.minutes < 1 else f"{each.minutes:g} min",
                       each.title.partition(": ")[2] or each.title)  # fmt: skip
     Console(highlight=False).print(table)
-    print("\n`vitkit paper NAME` shows one with its commands; `vitkit paper NAME --scale small` makes it here.")
+    print(
+        "\n`vitkit paper NAME` shows the published numbers and the commands; add --scale small to run a small version."
+    )
 
 
 def _record(name: str, each: "Experiment") -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""Trains on handwritten digits and shows small images as text in a terminal."""
+"""Recipe and demo on handwritten digits, with small images shown as text in the terminal."""
 
 import time
 from collections.abc import Sequence

@@ -84,7 +84,7 @@ def _imagenet(name: str, size: str) -> Run:
 
 
 def _model(size: str, classes: int, dropout: float) -> object:
-    """Returns a model config with a tanh layer before the head, as in the paper."""
+    """Returns a model config with the pre-logits layer of the paper (linear and tanh)."""
     config = models.preset(size, num_classes=classes, activation="gelu_tanh", dropout=dropout)
     return replace(config, pre_logits=config.width)
 

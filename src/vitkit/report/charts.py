@@ -24,7 +24,7 @@ class Line:
 def line_chart(
     lines: Sequence[Line], *, title: str, percent: bool = False, limits: tuple[float, float] | None = None
 ) -> str:
-    """Draws series over training steps. Raises ValueError if all series are empty."""
+    """Draws a line chart over training steps. Raises ValueError if all series are empty."""
     points = [point for line in lines for point in line.points]
     if not points:
         raise ValueError(f"the chart '{title}' has no points")
@@ -51,7 +51,7 @@ def line_chart(
 
 
 def reliability_chart(bins: Sequence[tuple[float, float, int]]) -> str:
-    """Draws accuracy against confidence. Each bin is (mean confidence, accuracy, number of images)."""
+    """Draws a reliability diagram from bins of (mean confidence, accuracy, number of images)."""
     side, pad = 280, 48
     inner = side - 2 * pad
     parts = [f'<svg viewBox="0 0 {side} {side}" role="img" aria-label="calibration">']

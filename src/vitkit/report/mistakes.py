@@ -1,4 +1,4 @@
-"""Report section with misclassified images and maps of the model's attention.
+"""Report section with misclassified images and attention maps.
 
 Attention maps are computed for the shown images only, so the evaluation itself keeps its fused attention.
 """
@@ -121,7 +121,7 @@ def _captions(names: tuple[str, ...], predictions: Predictions, index: int) -> t
 
 
 def has_attention(model: Backbone) -> bool:
-    """Returns whether the model has attention between patches, which attention rollout needs."""
+    """Returns whether the model has attention between patches, as attention rollout requires."""
     try:
         token_backbone(model)
     except ValueError:
@@ -147,13 +147,13 @@ def attention_overlays(model: Backbone, processor: Processor, source: Source) ->
 
 
 def attention_map(model: Backbone, pixels: Float[Tensor, "b c height width"]) -> Float[Tensor, "b rows columns"]:
-    """Computes attention rollout to the class token, or to the mean patch for models that pool patches."""
+    """Computes attention rollout to the class token, or to the mean of the patches."""
     product, features = rollout(model, pixels)
     return patch_map(product, features, find_query(token_backbone(model), features)).float()
 
 
 def gradient_map(model: Backbone, pixels: Float[Tensor, "b c height width"]) -> Float[Tensor, "b rows columns"]:
-    """Averages the magnitude of the top logit's input gradient over small squares (Simonyan et al. 2014)."""
+    """Computes a saliency map: the input gradient of the top logit, averaged over small squares."""
     with eval_mode(model), torch.enable_grad():
         inputs = pixels.detach().requires_grad_()
         (gradient,) = torch.autograd.grad(model(inputs).amax(dim=1).sum(), inputs)

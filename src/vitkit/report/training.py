@@ -44,7 +44,7 @@ class TrainingReport:
 
     @property
     def step(self) -> int:
-        """The training step after which the model was saved."""
+        """The training step at which the model was saved."""
         evaluations = self.of("evaluation")
         if self.selection == "last":
             return int(evaluations[-1]["step"])
@@ -152,7 +152,7 @@ def curves(report: TrainingReport) -> str:
 
 
 def config(report: TrainingReport) -> str:
-    """Returns the config to repeat the run and the library versions used."""
+    """Returns a section with the config of the run and the library versions."""
     start = report.events[0]
     versions = f"torch {start['torch']}, Python {start['python']}, {start['device']}" if "torch" in start else ""
     summary = "<summary>Full config (config.json)</summary>"
