@@ -193,13 +193,13 @@ def test_folders_of_other_kinds(name: str, message: str, tmp_path: Path) -> None
         (b"\n<!DOCTYPE html><html>", "the file is an HTML page"),
         (b"<html>", "the file is an HTML page"),
         (b"\x1f\x8b\x08", "compressed with gzip; unpack it first"),
-        (b"PK\x03\x04" + bytes(100), "download or copy it again"),
+        (b"PK\x03\x04" + bytes(100), "download or copy the file again"),
     ],
 )
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors", ".bin", ".npz"])
 def test_files_that_are_not_weights(start: bytes, message: str, suffix: str, tmp_path: Path) -> None:
     if start.startswith(b"PK") and suffix == ".safetensors":
-        message = "download or copy it again"
+        message = "download or copy the file again"
     path = tmp_path / f"x{suffix}"
     path.write_bytes(start)
     assert message in _error(path)
@@ -210,7 +210,7 @@ def test_other_files_of_torch(tmp_path: Path) -> None:
     data = (tmp_path / "cut.pth").read_bytes()
     for end in (len(data) // 2, len(data) - 10):
         (tmp_path / "cut.pth").write_bytes(data[:end])
-        assert "download or copy it again" in _error(tmp_path / "cut.pth")
+        assert "download or copy the file again" in _error(tmp_path / "cut.pth")
     with tarfile.open(tmp_path / "x.tar", "w") as archive:
         archive.add(tmp_path / "cut.pth", "cut.pth")
     assert "the file is a tar archive" in _error(tmp_path / "x.tar")

@@ -77,7 +77,7 @@ def _check_start(path: Path) -> None:
     with path.open("rb") as file:
         start = file.read(512)
     if not start:
-        raise CheckpointError("the file is empty (0 bytes); download or copy it again")
+        raise CheckpointError("the file is empty (0 bytes); download or copy the file again")
     text = start.lstrip(b"\xef\xbb\xbf \r\n\t").lower()
     for signature, message in NOT_WEIGHTS:
         if start.startswith(signature) or text.startswith(signature):

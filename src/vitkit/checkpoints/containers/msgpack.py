@@ -67,7 +67,7 @@ class _Reader:
         """Returns the position of the next bytes and moves past them."""
         start = self.position
         if length > self.end - start:
-            raise CheckpointError("the file is truncated or damaged; download or copy it again")
+            raise CheckpointError("the file is truncated or damaged; download or copy the file again")
         self.position += length
         return slice(start, self.position)
 
@@ -103,13 +103,13 @@ class _Reader:
         if 0xD4 <= code <= 0xD8:
             return "extension", 1 << (code - 0xD4)
         if code == 0xC1:
-            raise CheckpointError("the file is not in MessagePack format; download or copy it again")
+            raise CheckpointError("the file is not in MessagePack format; download or copy the file again")
         kind = "map" if code < 0x90 else "list" if code < 0xA0 else "text"
         return kind, code & (0x1F if kind == "text" else 0x0F)
 
     def _counted(self, length: int) -> range:
         if length > self.end - self.position:  # every value takes a byte
-            raise CheckpointError("the file is truncated or damaged; download or copy it again")
+            raise CheckpointError("the file is truncated or damaged; download or copy the file again")
         return range(length)
 
     def _scalar(self, code: int, length: int) -> int | None:

@@ -88,7 +88,7 @@ def _read_zip(path: Path) -> tuple[Any, Values]:
             file.seek(member.header_offset)
             header = file.read(30)
             if len(header) < 30 or not header.startswith(ZIP):
-                raise CheckpointError("the archive is damaged; download or copy it again")
+                raise CheckpointError("the archive is damaged; download or copy the file again")
             start = member.header_offset + 30 + int.from_bytes(header[26:28], "little")
             start += int.from_bytes(header[28:30], "little")
         return _mapped(path, start, size, storage, swap=order == b"big")
@@ -124,7 +124,7 @@ def _stored(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
 def _mapped(path: Path, start: int, size: int, storage: Storage, *, swap: bool) -> Tensor:
     """Returns bytes of a file as a flat uint8 tensor; writing to the tensor does not change the file."""
     if start + size > path.stat().st_size:
-        raise CheckpointError("the file is truncated; download or copy it again")
+        raise CheckpointError("the file is truncated; download or copy the file again")
     if size == 0:
         return torch.empty(0, dtype=torch.uint8)
     array = np.memmap(path, dtype=np.uint8, mode="c", offset=start, shape=(size,))

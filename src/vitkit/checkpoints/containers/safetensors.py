@@ -75,7 +75,7 @@ def read_header(path: Path) -> dict[str, Info]:
         length = int.from_bytes(start, "little")
         if len(start) < 8 or length > size - 8:
             raise CheckpointError(
-                "not a complete safetensors file: its header is longer than the file; download or copy it again"
+                "not a complete safetensors file: its header is longer than the file; download or copy the file again"
             )
         if length > MAX_HEADER:
             raise CheckpointError(f"the header has {length:,} bytes; the limit is {MAX_HEADER:,}")
