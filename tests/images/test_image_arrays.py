@@ -102,7 +102,7 @@ def test_types() -> None:
         (np.zeros((50, 50, 5)), r"\(50, 50, 5\)"),
         (np.zeros(9), r"\(9,\)"),
         (np.zeros((1, 3, 5, 5)), r"\(1, 3, 5, 5\)"),
-        (np.zeros((0, 5, 3)), "without zeros"),
+        (np.zeros((0, 5, 3)), "with no empty axis"),
         (np.full((5, 5), -1.5), "normalized"),
         (np.full((5, 5), 1e6), "normalized"),
         (np.full((5, 5), np.nan), "NaN"),

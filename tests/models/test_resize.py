@@ -100,7 +100,7 @@ def test_the_same_size_returns_the_weights_and_an_empty_size_is_rejected() -> No
     weight = torch.randn(5, 3, 8, 8)
     assert resize_patches(weight, (8, 8)) is weight
     assert resize_patches(weight.bfloat16(), (4, 4)).dtype == torch.bfloat16
-    with pytest.raises(ValueError, match="patch size 0x4 is empty"):
+    with pytest.raises(ValueError, match="patch size 0x4 is invalid"):
         resize_patches(weight, (0, 4))
 
 

@@ -71,7 +71,8 @@ def _list(found: "dict[str, Experiment]", json: bool) -> None:
                       each.title.partition(": ")[2] or each.title)  # fmt: skip
     Console(highlight=False).print(table)
     print(
-        "\n`vitkit paper NAME` shows the published numbers and the commands; add --scale small to run a small version."
+        "\n`vitkit paper NAME` shows the published numbers and the commands, "
+        "and `vitkit paper NAME --scale small` runs a small version."
     )
 
 
