@@ -34,17 +34,17 @@ def bench(
 
     Args:
         kind: Kind of benchmark.
-        model: Architectures (vit-ti/16,vit-b/16), with the same random weights in all libraries, or checkpoints.
+        model: Comma-separated architectures (with random weights) or checkpoints, such as vit-ti/16,vit-b/16.
         batch: Comma-separated batch sizes, such as 1,8,32. Prints one table per batch size.
         precision: Comma-separated precisions: float32, bfloat16, float16, int8, auto, or `all`.
-        peers: Candidates and settings: vitkit,vitkit:precision=int8,timm:compile=max-autotune. If not set: all.
-        threads: Threads per candidate. If not set: OMP_NUM_THREADS, else the number of cores; `data` uses one.
-        device: Device: auto, cpu, cuda.
+        peers: Libraries, with settings: vitkit,vitkit:precision=int8,timm:compile=max-autotune. If not set: all.
+        threads: CPU threads per library. If not set: OMP_NUM_THREADS, else the number of cores; `data` uses one.
+        device: Device to run on: auto, cpu or cuda.
         images: Folder of images for `classification`, `data` and `startup`. If not set: noise.
         rounds: Number of measured rounds, after two warm-up rounds.
         seconds: Minimum duration of a round in seconds.
-        timeout: Seconds after which a candidate that is still loading or compiling counts as failed.
-        prepare: Candidates to prepare at the same time; more than one disturbs autotuning.
+        timeout: Seconds after which a library that is still loading or compiling counts as failed.
+        prepare: Number of libraries to load at the same time; more than 1 disturbs autotuning.
         out: Output folder for KIND_HARDWARE_DATE.md and .json.
         json: Print one JSON object instead of tables.
     """

@@ -53,16 +53,15 @@ def classify(
         threshold: For independent labels: show only labels with at least this score.
         json: Print one JSON object per image, one per line.
         csv: Print CSV, one row per class.
-        precision: Arithmetic of the network; auto is the fastest that stays close to float32. int8 is calibrated on the
-            first images, float8 needs a GPU.
-        merge_tokens: Tokens to merge in every block (ToMe): faster, with different outputs.
-        resampling: Resize like `pillow` or `torch`; `draft` decodes large JPEG files at reduced size (faster).
-        compile: Compile the network with torch.compile, which takes a minute or more.
-        device: Device: auto, cpu, cuda, cuda:1, mps.
+        precision: Precision; auto is the fastest close to float32, int8 calibrates on the first images, float8 needs a GPU.
+        merge_tokens: Number of tokens to merge in each block (ToMe), which is faster but changes the outputs.
+        resampling: Resizing method: `pillow`, `torch`, or `draft`, which decodes large JPEG files at reduced size.
+        compile: Compile the model with torch.compile, which takes a minute or more.
+        device: Device to run on: auto, cpu, cuda, cuda:1 or mps.
         batch_size: Batch size. If not set: 8 on a CPU, 64 on a GPU.
         image_size: Input size in pixels. If not set: the model's.
         revision: Branch, tag or commit of a Hub id.
-        set: Fields of the model config that a file does not contain, as NAME=VALUE (pool=none).
+        set: Model config fields that are missing in the checkpoint, as NAME=VALUE (pool=none).
         allow_truncated: Accept truncated image files.
         max_pixels: Largest width x height of an image in pixels. If not set: 120,000,000.
         max_bytes: Largest size of an image file in bytes. If not set: 200,000,000.

@@ -20,18 +20,18 @@ def convert(
 ) -> None:
     """Convert a checkpoint to another format.
 
-    Every tensor is accounted for: a missing, unexpected or misshapen tensor is an error that names it.
+    Missing, unexpected and wrongly shaped tensors raise an error that names them.
 
     Args:
         source: A checkpoint: a folder, a file of any format, or a Hugging Face Hub id.
-        target: Output path: a .npz file for npz and big_vision, a .pth file for torchvision, else a folder.
+        target: Output folder, or output file for the formats npz, big_vision (.npz) and torchvision (.pth).
         to: Output format: huggingface, timm, npz, big_vision, torchvision, or vitkit (any model).
         image_size: Resize the position embeddings for this image size in pixels.
         patch_size: Resize the patch embedding to this patch size in pixels.
         head: File with a linear head for a backbone without one (DINO, DINOv2, DINOv3).
         revision: Branch, tag or commit of a Hub id.
-        set: Fields of the model config that a file does not contain, as NAME=VALUE (activation=gelu_tanh).
-        overwrite: Overwrite an existing target.
+        set: Model config fields that are missing in the checkpoint, as NAME=VALUE (activation=gelu_tanh).
+        overwrite: Replace an existing output file or folder.
     """
     from vitkit import checkpoints
     from vitkit.cli._outcomes import settings

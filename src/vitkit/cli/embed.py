@@ -60,7 +60,7 @@ def embed(
         max_pixels: Largest width x height of an image in pixels. If not set: 120,000,000.
         max_bytes: Largest size of an image file in bytes. If not set: 200,000,000.
         revision: Branch, tag or commit of a Hub id.
-        set: Fields of the model config that a file does not contain, as NAME=VALUE (pool=none).
+        set: Model config fields that are missing in the checkpoint, as NAME=VALUE (pool=none).
     """
     from vitkit.cli._outcomes import arguments_to_images, count_failures, limits, load_model, shows_progress
     from vitkit.inference import Predictor

@@ -56,19 +56,18 @@ def evaluate(
             independent labels; regression for numbers.
         out: Output folder for evaluation.json and report.html.
         json: Print one JSON object instead of a table.
-        held_out: Fraction of each class to evaluate on; the rest is used for training.
+        held_out: Held-out fraction of each class to evaluate on; the rest is used for training.
         seed: Seed of the held-out split.
-        precision: Arithmetic of the network; auto is the fastest that stays close to float32. int8 is calibrated on the
-            first images, float8 needs a GPU.
-        merge_tokens: Tokens to merge in every block (ToMe): faster, with different outputs.
-        device: Device: auto, cpu, cuda, cuda:1, mps.
+        precision: Precision; auto is the fastest close to float32, int8 calibrates on the first images, float8 needs a GPU.
+        merge_tokens: Number of tokens to merge in each block (ToMe), which is faster but changes the outputs.
+        device: Device to run on: auto, cpu, cuda, cuda:1 or mps.
         batch_size: Batch size. If not set: 8 on a CPU, 64 on a GPU.
         workers: Processes that load images; 0 loads them in the main process.
         max_pixels: Largest width x height of an image in pixels. If not set: 120,000,000.
         max_bytes: Largest size of an image file in bytes. If not set: 200,000,000.
         max_unreadable: Largest fraction of images that may be unreadable; ten always may.
         revision: Branch, tag or commit of a Hub id.
-        set: Fields of the model config that a file does not contain, as NAME=VALUE (pool=none).
+        set: Model config fields that are missing in the checkpoint, as NAME=VALUE (pool=none).
     """
     from vitkit.cli._outcomes import limits, load_model, report_errors
     from vitkit.evaluate import protocol

@@ -35,8 +35,8 @@ def export(
         calibration: Images for int8, about a hundred of the kind that the model will see: files, folders or globs.
         image_size: Input size in pixels. If not set: the model's.
         revision: Branch, tag or commit of a Hub id.
-        set: Fields of the model config that a file does not contain, as NAME=VALUE (pool=none).
-        overwrite: Overwrite an existing folder.
+        set: Model config fields that are missing in the checkpoint, as NAME=VALUE (pool=none).
+        overwrite: Replace an existing output folder.
     """
     from vitkit import checkpoints
     from vitkit.cli._outcomes import arguments_to_images, settings

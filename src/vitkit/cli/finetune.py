@@ -39,7 +39,7 @@ def finetune(
         data: Training data, such as folder:photos/ (with class folders, or train/ and val/ that contain them).
         out: Output run folder.
         val: Validation data. If not set: the val split of the data, else a held-out fraction.
-        held_out: Fraction held out for validation if the data has no val split.
+        held_out: Held-out fraction for validation if the data has no val split.
         image_size: Input size in pixels, a multiple of the patch size. If not set: the checkpoint's.
         channels: Number of channels of the images, to which an RGB model is adapted. If not set: the model's.
         steps: Number of training steps. If not set: 500, 10,000 or 20,000, depending on the number of images.

@@ -21,9 +21,9 @@ def inspect(
 
     Args:
         model: A checkpoint folder or file, a Hugging Face Hub id, or the name of an architecture (`vitkit models`).
-        json: Print one JSON object.
+        json: Print the description as one JSON object.
         revision: Branch, tag or commit of a Hub id.
-        set: Fields of the model config that a file does not contain, as NAME=VALUE (pool=none).
+        set: Model config fields that are missing in the checkpoint, as NAME=VALUE (pool=none).
     """
     from vitkit.cli._outcomes import settings
 

@@ -13,7 +13,7 @@ def models(name: Annotated[Positional[str], arg(metavar="NAME")] = "", *, json: 
 
     Args:
         name: List only names that contain this text.
-        json: Print one JSON object per line.
+        json: Print one JSON object per architecture, one per line.
     """
     from rich.console import Console
     from rich.table import Table

@@ -31,14 +31,14 @@ def paper(
 
     Args:
         name: Table, figure or study (table8, figure5, selfsupervision).
-        scale: Scale: small fits this machine, full is the scale of the paper.
+        scale: Scale of the study: small runs on this machine, full is that of the paper.
         out: Output folder. If not set: runs/paper/NAME.
-        data: Data for the small scale, such as parquet:/data/cifar10. If not set: the embedded digits.
+        data: Data for the small scale: the embedded digits, or a source such as parquet:/data/cifar10.
         model: Checkpoint for figure6, figure7 and figure14.
-        seeds: Training runs per model, to separate differences from noise.
+        seeds: Number of training runs per model, which differ in the random seed.
         steps: Training steps per model. If not set, it depends on NAME.
-        device: Device: auto, cpu, cuda, cuda:1, mps.
-        json: Print one JSON object, or one per line for the list.
+        device: Device to run on: auto, cpu, cuda, cuda:1 or mps.
+        json: Print JSON instead of text, with one line per experiment in the list.
     """
     from vitkit import paper as experiments
 

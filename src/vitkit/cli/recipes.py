@@ -13,7 +13,7 @@ def recipes(name: Annotated[Positional[str], arg(metavar="NAME")] = "", *, json:
 
     Args:
         name: List only names that contain this text.
-        json: Print one JSON object per line.
+        json: Print one JSON object per recipe, one per line.
     """
     from vitkit import recipes as book
     from vitkit.config import nearest
