@@ -53,7 +53,7 @@ def classify(
         threshold: For independent labels: show only labels with at least this score.
         json: Print one JSON object per image, one per line.
         csv: Print CSV, one row per class.
-        precision: Precision; auto is the fastest close to float32, int8 calibrates on the first images, float8 needs a GPU.
+        precision: Precision (auto: fastest close to float32; int8: calibrated on the first images; float8: GPU only).
         merge_tokens: Number of tokens to merge in each block (ToMe), which is faster but changes the outputs.
         resampling: Resizing method: `pillow`, `torch`, or `draft`, which decodes large JPEG files at reduced size.
         compile: Compile the model with torch.compile, which takes a minute or more.

@@ -58,7 +58,7 @@ def evaluate(
         json: Print one JSON object instead of a table.
         held_out: Held-out fraction of each class to evaluate on; the rest is used for training.
         seed: Seed of the held-out split.
-        precision: Precision; auto is the fastest close to float32, int8 calibrates on the first images, float8 needs a GPU.
+        precision: Precision (auto: fastest close to float32; int8: calibrated on the first images; float8: GPU only).
         merge_tokens: Number of tokens to merge in each block (ToMe), which is faster but changes the outputs.
         device: Device to run on: auto, cpu, cuda, cuda:1 or mps.
         batch_size: Batch size. If not set: 8 on a CPU, 64 on a GPU.
