@@ -148,7 +148,7 @@ def test_convert_attaches_a_head(dino: nn.Module, tmp_path: Path, capsys: pytest
     capsys.readouterr()
     arguments[1] = str(tmp_path / "other")
     assert main(["convert", *arguments, "--head", str(tmp_path / "no.pth")]) == 1
-    assert f"no such file: {tmp_path / 'no.pth'}" in capsys.readouterr().err
+    assert f"the file with the head does not exist: {tmp_path / 'no.pth'}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("times", [1, 2, 4, 5])

@@ -42,7 +42,7 @@ def attach(model: Backbone, path: Path, overrides: Mapping[str, Any], dtype: tor
     """
     _check(model.config, path.name)
     if not path.is_file():
-        raise CheckpointError(f"no such file: {path}")
+        raise CheckpointError(f"the file with the head does not exist: {path}")
     tensors = open_weights(path)
     stem = _stem(path.name, tensors)
     classes, width = tensors.infos[f"{stem}weight"].shape

@@ -58,7 +58,7 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     result: dict[str, object] = {}
     for key, value in pairs:
         if key in result:
-            raise CheckpointError(f"duplicate key {key[:80]!r}")
+            raise CheckpointError(f"the key {key[:80]!r} appears twice")
         result[key] = value
     return result
 

@@ -204,7 +204,7 @@ def _weights_in(folder: Path) -> Path:
 
 
 def _hint(folder: Path) -> str:
-    """Returns a suggestion of what to pass instead of a folder without weights."""
+    """Returns a suggestion for the error message of a folder without weights."""
     if (folder / "best" / WEIGHTS[0]).is_file():
         return f"; {folder / 'best'} has"
     steps = {

@@ -191,7 +191,7 @@ class Table:
             for regex in rule.their_regexes:
                 if match := regex.fullmatch(name):
                     return rule, match
-        raise CheckpointError(f"unknown tensor {name}")
+        raise CheckpointError(f"this format has no tensor named {name}")
 
 
 def _regex(pattern: str) -> re.Pattern[str]:

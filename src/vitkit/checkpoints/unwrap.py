@@ -254,7 +254,7 @@ def _linear(names: Iterable[Name], tensors: Tensors) -> dict[str, Name]:
 
 
 def _unchunked(names: dict[str, str]) -> dict[str, str]:
-    """Removes the chunk from names `blocks.CHUNK.BLOCK.`, as in DINOv2, if every block is in a chunk."""
+    """Removes the chunk index from names `blocks.CHUNK.BLOCK.` (DINOv2) if all blocks are in chunks."""
     matches = {key: CHUNK.fullmatch(key) for key in names}
     chunked = {key: match for key, match in matches.items() if match}
     if not chunked or any(re.match(r"(.*\.)?blocks\.\d+\.", key) for key in names if key not in chunked):

@@ -123,7 +123,7 @@ class _Reader:
         parts = inside.value(depth + 1)
         self.count += inside.count
         if not isinstance(parts, tuple) or len(parts) != 3:
-            raise CheckpointError("an array in it is damaged; download or copy the file again")
+            raise CheckpointError("an array in the file is damaged; download or copy the file again")
         return _Array(*parts)
 
 

@@ -75,7 +75,7 @@ def _members(path: Path) -> dict[str, zipfile.ZipInfo]:
         if not member.filename.endswith(".npy") or name.startswith("/") or ".." in name.split("/") or "\\" in name:
             raise CheckpointError(f"archive member {member.filename[:80]!r} is not a .npy array")
         if name in members:
-            raise CheckpointError(f"duplicate array {name[:80]!r}")
+            raise CheckpointError(f"the archive has several arrays named {name[:80]!r}")
         if member.compress_type not in STORED_OR_DEFLATED or member.flag_bits & 1:
             raise CheckpointError(
                 f"{name[:80]!r} is encrypted or uses an unsupported compression; save it with numpy.savez"

@@ -85,7 +85,7 @@ def read_header(path: Path) -> dict[str, Info]:
     header = parse_json(text, "the header")
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise CheckpointError("__metadata__ in the header is not an object of strings")
+        raise CheckpointError("__metadata__ in the header is not a JSON object of strings")
     entries = {name: _entry(name, value) for name, value in header.items()}
     _check_layout({name: span for name, (_, span) in entries.items()}, size - 8 - length)
     return {name: info for name, (info, _) in entries.items()}

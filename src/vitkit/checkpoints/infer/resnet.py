@@ -77,7 +77,7 @@ def _convolution(shapes: Mapping[str, Shape], name: str) -> Shape:
 
 
 def _covered(size: tuple[int, int], patch: tuple[int, int], stride: int) -> tuple[int, int]:
-    """Returns the image size in pixels that complete patches of the rounded feature map cover."""
+    """Returns the image size in pixels that is covered by the complete patches of the feature map."""
     rows, columns = (-(-side // stride) * stride // each * each for side, each in zip(size, patch, strict=True))
     return rows, columns
 

@@ -64,7 +64,8 @@ def read_config(data: Json) -> tuple[dict[str, Any], tuple[str, ...] | None]:
         raise CheckpointError(f"config.json: {error}") from None
     if parsed.hidden_act not in ACTIVATIONS:
         raise CheckpointError(
-            f"config.json: hidden_act {parsed.hidden_act[:40]!r}{configs.nearest(parsed.hidden_act, ACTIVATIONS)}"
+            "config.json: unknown hidden_act "
+            f"{parsed.hidden_act[:40]!r}{configs.nearest(parsed.hidden_act, ACTIVATIONS)}"
         )
     values = {ours: getattr(parsed, theirs) for theirs, ours in NAMES.items() if getattr(parsed, theirs) is not None}
     for name in ("image_size", "patch_size"):

@@ -44,7 +44,7 @@ def read_processor(raw: RawCheckpoint, config: Any) -> Processor | None:
             return Processor.from_timm({**cfg, "input_size": (config.channels, *config.image_size)})
         return None if raw.preprocessor is None else Processor.from_huggingface(raw.preprocessor)
     except (ValueError, TypeError) as error:
-        raise CheckpointError(f"invalid preprocessing: {error}") from None
+        raise CheckpointError(f"the preprocessing settings are invalid: {error}") from None
 
 
 def processor(raw: RawCheckpoint, config: Any, crop_fraction: float, notes: list[str]) -> Processor:
