@@ -64,7 +64,7 @@ class Stream:
     workers: int = 0
 
     def __post_init__(self) -> None:
-        """Validates the settings."""
+        """Raises ValueError if a setting is invalid."""
         if self.batch_size < 1 or self.batch_size % self.world_size:
             raise ValueError(
                 f"batch_size {self.batch_size} is not a multiple of the number of processes, {self.world_size}"

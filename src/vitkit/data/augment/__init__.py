@@ -53,7 +53,7 @@ class Augment:
     repeats: int = 1
 
     def __post_init__(self) -> None:
-        """Validates the settings."""
+        """Raises ValueError if a setting is invalid."""
         for name, most in (("rotate", 180.0), ("shift", 1.0), ("zoom", 0.9)):
             if not 0.0 <= getattr(self, name) <= most:
                 raise ValueError(f"augment.{name} is {getattr(self, name)}; it must be between 0 and {most}")

@@ -45,7 +45,7 @@ class Crop:
     resampling: Resampling = "processor"
 
     def __post_init__(self) -> None:
-        """Validates the settings."""
+        """Raises ValueError if a setting is invalid."""
         for name, options in (("kind", Kind), ("resampling", Resampling)):
             if getattr(self, name) not in get_args(options):
                 raise ValueError(

@@ -26,7 +26,7 @@ class Erasing:
     count: int = 1
 
     def __post_init__(self) -> None:
-        """Validates the settings."""
+        """Raises ValueError if a setting is invalid."""
         if not 0.0 <= self.probability <= 1.0 or not 0.0 < self.area[0] <= self.area[1] <= 1.0:
             raise ValueError(f"erasing: probability {self.probability} and area {self.area} must be between 0 and 1")
         if not 0.0 < self.aspect <= 1.0 or self.count < 1:

@@ -34,7 +34,7 @@ class Mixing:
     mode: Literal["batch", "pair", "elem"] = "batch"
 
     def __post_init__(self) -> None:
-        """Validates the settings."""
+        """Raises ValueError if a setting is invalid."""
         if self.mixup < 0.0 or self.cutmix < 0.0:
             raise ValueError(f"mixing.mixup is {self.mixup} and mixing.cutmix {self.cutmix}; neither may be negative")
         if not 0.0 <= self.probability <= 1.0 or not 0.0 <= self.switch <= 1.0:

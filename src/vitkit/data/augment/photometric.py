@@ -20,7 +20,7 @@ class Jitter:
     hue: float = 0.0
 
     def __post_init__(self) -> None:
-        """Validates the settings."""
+        """Raises ValueError if a setting is invalid."""
         for name, most in (("brightness", 10.0), ("contrast", 10.0), ("saturation", 10.0), ("hue", 0.5)):
             if not 0.0 <= getattr(self, name) <= most:
                 raise ValueError(f"jitter.{name} is {getattr(self, name)}; it must be between 0 and {most}")

@@ -42,7 +42,7 @@ class RandAugment:
     noise: float = 0.0
 
     def __post_init__(self) -> None:
-        """Validates the settings."""
+        """Raises ValueError if a setting is invalid."""
         if self.layers < 0 or not 0.0 <= self.magnitude <= 100.0:
             raise ValueError(
                 f"randaugment.layers is {self.layers} and magnitude {self.magnitude}; layers must be at least 0 "

@@ -82,7 +82,7 @@ def parse(location: str) -> tuple[str, dict[str, str]]:
 
 
 def choose(kind: str, columns: Iterable[str], chosen: Mapping[str, str], where: str) -> str:
-    """Returns the column of images, labels or splits that the location selects, or finds it by name."""
+    """Returns the column that the location selects, or finds it by its name."""
     columns = list(columns)
     if kind in chosen:
         if chosen[kind] not in columns:

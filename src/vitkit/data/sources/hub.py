@@ -76,7 +76,7 @@ def open_source(location: str) -> dict[str, Source]:
     path, _, revision = path.partition("@")
     name, _, config = path.partition(":")
     if not name:
-        raise ValueError("expected hub:OWNER/NAME")
+        raise ValueError("the name of the dataset is missing; expected hub:OWNER/NAME")
     try:
         found = datasets.load_dataset(name, config or None, revision=revision or None)
     except (ValueError, OSError) as error:  # errors of the library and of its connections

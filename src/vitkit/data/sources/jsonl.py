@@ -37,7 +37,7 @@ def _fields(data: bytes, where: str) -> dict[str, object]:
     try:
         value = json.loads(data.decode("utf-8-sig"))
     except (ValueError, RecursionError):
-        raise ValueError(f"{where}: not valid JSON") from None
+        raise ValueError(f"{where}: the line is not valid JSON") from None
     if not isinstance(value, dict):
         raise ValueError(f"{where}: expected a JSON object")
     return value
