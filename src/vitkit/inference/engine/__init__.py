@@ -122,7 +122,7 @@ class FastModel(Backbone):
         return features.each(lambda tensor: tensor[:count].clone())
 
     def represent(self, features: Features) -> Float[Tensor, "b *n d"]:
-        """Returns the representation that the head reads."""
+        """Returns the representation, which is the input of the head."""
         return self.network.represent(features)
 
     def logits(self, features: Features) -> Float[Tensor, "b *n classes"]:

@@ -63,7 +63,7 @@ class QuantizedDense(nn.Module):
     def forward(
         self, x: Tensor, *, residual: Float[Tensor, "*b o"] | None = None, factor: Float[Tensor, "*b o"] | None = None
     ) -> Tensor:
-        """Returns the output of the layer, with activation, residual or factor."""
+        """Returns the output of the layer, after the activation, residual or factor if there is one."""
         quantized = (x if x.dtype == torch.uint8 else self.taken.quantize(x)).contiguous()
         operands = (quantized, self.taken.scale, self.taken.zero, self.weight, self.scales, self.zeros)
         if residual is not None:
@@ -158,7 +158,7 @@ def observe(model: Backbone) -> dict[str, InputObserver]:
 def smooth(
     block: Block, prefix: str, observers: Mapping[str, InputObserver], strength: float = 0.5
 ) -> dict[str, Tensor]:
-    """Scales large input channels down and their weights up in place; returns the divisors by layer name.
+    """Divides large input channels and multiplies their weights in place; returns the divisors by layer.
 
     The divisor of a channel is max|x|^strength / max|w|^(1 - strength) (Xiao et al. 2023, "SmoothQuant", equation 4).
     It is folded into the LayerNorm before the layer, for the projection into the values, so that the outputs of the

@@ -123,12 +123,12 @@ def _check_records(records: list[str], sizes: dict[str, int], file: BinaryIO) ->
 
 def _json(reader: torch._C.PyTorchFileReader, sizes: dict[str, int], record: str) -> JsonDict:
     if sizes.get(record, _MAX_JSON + 1) > _MAX_JSON:
-        raise CheckpointError(f"{record} is missing or too large")
+        raise CheckpointError(f"the record {record} is missing or too large")
     try:
         # Of duplicate keys the last one counts, as in torch.
         value = json.loads(reader.get_record(record))
     except ValueError:
-        raise CheckpointError(f"{record} is not JSON") from None
+        raise CheckpointError(f"the record {record} is not JSON") from None
     return value if isinstance(value, dict) else {}
 
 
@@ -183,9 +183,9 @@ def _check_tree(text: str) -> None:
     try:
         tree = json.loads(text)
     except ValueError:
-        raise CheckpointError("the tree of arguments is not JSON") from None
+        raise CheckpointError("the argument tree of the program is not JSON") from None
     for key, string in _strings(tree, ""):
         if key == "type" and string not in ("builtins.tuple", "builtins.dict", "builtins.list"):
-            raise CheckpointError(f"the container {string[:80]!r} of arguments is not allowed")
+            raise CheckpointError(f"the argument tree has the container {string[:80]!r}, which is not allowed")
         if not re.fullmatch(r'[\w.\[\]", ]{0,400}', string):
             raise CheckpointError(f"the string {string[:80]!r} is not a name")
