@@ -173,7 +173,7 @@ class BEiT(TokenBackbone):
         return self.fc_norm(pool_tokens(features, self.config.pool))
 
     def init_weights(self) -> None:
-        """Initializes as in BEiT: truncated normal, with output layers of block i divided by sqrt(2 i).
+        """Initializes weights as in BEiT: truncated normal, output layers of block i divided by sqrt(2 i).
 
         Pre-training truncates at one standard deviation; fine-tuning does not, and scales the head down.
         """

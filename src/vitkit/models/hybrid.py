@@ -1,4 +1,4 @@
-"""Hybrids: ViTs over the feature map of a ResNet (ViT paper, section 3.1).
+"""Hybrid ViTs, which process the feature map of a ResNet (ViT paper, section 3.1).
 
 The ResNet is that of the original code (google-research/vision_transformer); R26 and the models with the stem only come
 from "How to train your ViT?" (Steiner et al. 2021).
@@ -26,7 +26,7 @@ from vitkit.models import vit
 
 @dataclass(frozen=True, kw_only=True)
 class Config(vit.Config):
-    """Config of a hybrid: a plain ViT and its ResNet.
+    """Config of a hybrid ViT: a plain ViT and its ResNet.
 
     `patch_size` is the size of a token in pixels: the ResNet's stride times the patch on its feature map. `depths` are
     the numbers of bottlenecks per stage: (3, 4, 6, 3) is a ResNet-50 with stride 32. For stride 16 the paper leaves out
@@ -77,7 +77,7 @@ class Config(vit.Config):
 
 
 def hybrid(config: Config) -> vit.ViT:
-    """Builds a ViT whose patch embedding cuts patches from the feature map of a ResNet.
+    """Builds a ViT whose patches come from the feature map of a ResNet.
 
     Parameter names are timm's: `patch_embed.backbone.stem` and `.stages`, or `patch_embed.backbone` for the stem only.
     """
