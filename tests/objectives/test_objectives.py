@@ -155,7 +155,7 @@ def test_a_config_round_trips_through_json(name: str) -> None:
 def test_unknown_objectives_list_similar_names() -> None:
     with pytest.raises(ValueError, match="unknown objective 'supervise'; did you mean 'supervised'"):
         objectives.objective("supervise")
-    with pytest.raises(ValueError, match="has no name under 'objective'"):
+    with pytest.raises(ValueError, match="has no field 'objective'"):
         objectives.from_dict({})
 
 

@@ -76,7 +76,7 @@ class Config:
 
 
 class Tokenizer(nn.Module):
-    """Tokenizer with a codebook, which maps patches of images to codes, and codes back to pixels."""
+    """Image tokenizer with a codebook: maps patches to codes, and codes back to pixels."""
 
     codebook: Tensor
     sums: Tensor

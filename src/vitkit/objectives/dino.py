@@ -80,7 +80,7 @@ class Config:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be between 0 and 1")
         if min(self.student_temperature, *self.teacher_temperatures) <= 0.0:
             temperatures = (self.student_temperature, *self.teacher_temperatures)
-            raise ValueError(f"temperatures must be above 0, not {temperatures}")
+            raise ValueError(f"temperatures are {temperatures}; all must be above 0")
 
 
 class Head(nn.Module):
