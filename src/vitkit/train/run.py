@@ -146,7 +146,7 @@ class Run:
         if self.init_from is None and self.init_head != "zeros":
             raise ValueError(f"init_head={self.init_head} needs a checkpoint: set init_from")
         if self.ema is not None and not 0.0 < self.ema < 1.0:
-            raise ValueError(f"ema is {self.ema}; it must be between 0 and 1, or none for no averaging")
+            raise ValueError(f"ema is {self.ema}; it must be between 0 and 1, or none to disable averaging")
         if self.batch_size % self.grad_accum_steps:
             raise ValueError(
                 f"batch_size {self.batch_size} is not a multiple of grad_accum_steps {self.grad_accum_steps}"

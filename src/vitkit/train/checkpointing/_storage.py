@@ -172,7 +172,7 @@ def _parse_manifest(manifest: Json) -> tuple[Metadata, dict[str, str]]:
     for name, entry in manifest["tensors"].items():
         dtype = getattr(torch, entry["dtype"])
         if not isinstance(dtype, torch.dtype):
-            raise ValueError(f"'{entry['dtype']}' is not a dtype")
+            raise ValueError(f"'{entry['dtype']}' is not a dtype of torch")
         size, chunks = torch.Size(entry["shape"]), []
         if min(size, default=0) < 0:
             raise ValueError(f"the shape of '{name}' is {list(size)}")

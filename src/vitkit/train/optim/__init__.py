@@ -164,7 +164,7 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 def set_weight_decay(optimizer: torch.optim.Optimizer, config: Optimizer, progress: float) -> None:
-    """Sets the weight decay of the next update if weight decay has a schedule."""
+    """Sets the weight decay of the next update, if it is scheduled."""
     if config.final_decay is None:
         return
     value = config.final_decay + (config.weight_decay - config.final_decay) * (1 + math.cos(math.pi * progress)) / 2
