@@ -103,7 +103,7 @@ class PreTrainedConfig(ABC):
 
     @torch_dtype.setter
     def torch_dtype(self, value: torch.dtype | None) -> None:
-        """Sets `dtype`."""
+        """Sets `dtype`, for which this is the former name."""
         self.dtype = value
 
     @property

@@ -68,12 +68,12 @@ def rename(mapping: MutableMapping[str, Tensor], prefix: str, convert: Callable[
 
 
 def accept_both_formats(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: object) -> None:
-    """Converts v4 names as a pre-hook of `load_state_dict`."""
+    """Pre-hook of `load_state_dict` that converts v4 names to v5."""
     rename(state_dict, prefix, to_v5)
 
 
 def write_name_format(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, _: object) -> None:
-    """Converts the names to the model's `name_format` as a hook of `state_dict`."""
+    """Hook of `state_dict` that converts names to the model's `name_format`."""
     if module._name_format == "v4":
         rename(state_dict, prefix, to_v4)
 
