@@ -196,7 +196,7 @@ class FlaxViTPreTrainedModel(ABC):
 
 
 class FlaxViTModel(FlaxViTPreTrainedModel):
-    """ViT with a pooler. Returns the tokens after the final norm and the pooled class token."""
+    """ViT that returns the tokens after the final norm and the pooled class token."""
 
     classifier = False
 

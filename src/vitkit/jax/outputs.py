@@ -44,7 +44,7 @@ class Features:
 
 
 class Output:
-    """Base class of outputs. Fields are accessed by attribute, by key or by position."""
+    """Base class of model outputs, whose fields are accessed by attribute, key or position."""
 
     def keys(self) -> tuple[str, ...]:
         """Returns the names of the fields that are not None."""

@@ -83,7 +83,7 @@ def _read_huggingface(folder: Path) -> tuple[JsonDict, Flat]:
     single = folder / "model.safetensors"
     parts = [single.name] if single.exists() else sorted(set(json.loads(index.read_text())["weight_map"].values()))
     if missing := [part for part in parts if not (folder / part).is_file()]:
-        raise ValueError(f"{folder} has no {', '.join(missing)}")
+        raise ValueError(f"the folder {folder} has no {', '.join(missing)}")
     data = json.loads((folder / "config.json").read_text())
     state: dict[str, Tensor] = {}
     for name, array in (pair for part in parts for pair in load_file(folder / part).items()):
