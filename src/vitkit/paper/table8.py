@@ -1,4 +1,4 @@
-"""Table 8: kinds of position embeddings and where they are added (appendix D.4)."""
+"""Table 8: types of position embeddings, and the layers that add them (appendix D.4)."""
 
 from vitkit.paper import Experiment, Findings, Table, _commands
 from vitkit.paper._comparison import findings
