@@ -162,7 +162,7 @@ def gradient_map(model: Backbone, pixels: Float[Tensor, "b c height width"]) -> 
 
 
 def dim(image: Image.Image, values: Float[np.ndarray, "rows columns"]) -> Image.Image:
-    """Scales the brightness of an image with a map, from `MIN_BRIGHTNESS` to 1."""
+    """Dims an image where a map is low; the brightness is `MIN_BRIGHTNESS` to 1."""
     low, high = float(values.min()), float(values.max())
     scaled = (values - low) / (high - low) if high > low else np.ones_like(values)
     mask = Image.fromarray((scaled * 255).astype(np.uint8)).resize(image.size, Image.Resampling.BICUBIC)
