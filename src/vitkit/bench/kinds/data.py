@@ -31,7 +31,7 @@ def limits(job: Job, candidates: Sequence[Candidate]) -> list[Candidate]:
 
 
 def work(job: Job) -> float:
-    """Returns the work per image, which is one decoded image."""
+    """Returns the amount of work per image: one decoded image."""
     return 1.0
 
 

@@ -39,7 +39,7 @@ def startup(job: Job, candidate: Candidate) -> Prepared:
 
 
 def work(job: Job) -> float:
-    """Returns the work per item, which is one process."""
+    """Returns the amount of work per item: one process."""
     return 1.0
 
 
@@ -59,7 +59,7 @@ def prepare_process(command: Sequence[str], *, classifies: bool) -> Prepared:
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             errors = done.stderr.strip().splitlines() or ["no output"]
-            raise ValueError(f"exit code {done.returncode}: {errors[-1]}")
+            raise ValueError(f"the process failed with exit code {done.returncode}: {errors[-1]}")
         return done.stdout.strip().splitlines()[-1] if classifies else ""
 
     output = run()

@@ -22,7 +22,7 @@ def jobs(options: Options) -> list[Job]:
 
 
 def work(job: Job) -> float:
-    """Returns the operations per image, which are three times those of the forward pass."""
+    """Returns the floating-point operations per image: three times those of the forward pass."""
     return 3.0 * job.shape["flops"]
 
 
