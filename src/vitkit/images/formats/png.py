@@ -98,7 +98,7 @@ def _inflated_size(parts: list[memoryview], needed: int) -> int:
         while total < needed and not inflate.eof and (chunk := inflate.decompress(b"", 1 << 18)):
             total += len(chunk)
     except zlib.error:
-        raise corrupt("the compressed pixels are invalid") from None
+        raise corrupt("the compressed pixel data is invalid") from None
     return total
 
 

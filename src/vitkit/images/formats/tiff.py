@@ -137,7 +137,7 @@ def _tile_shape(tags: _Tags, width: int, height: int, limits: Limits) -> tuple[i
     if _TILE_OFFSETS not in tags:
         rows = min(_one(tags, _ROWS_PER_STRIP, height), height)
         if rows < 1:
-            raise corrupt("a strip has no rows")
+            raise corrupt("the strips have no rows (TIFF tag RowsPerStrip is 0)")
         return _STRIP_OFFSETS, _STRIP_SIZES, width, rows
     tile_width, tile_height = _one(tags, _TILE_WIDTH), _one(tags, _TILE_HEIGHT)
     if tile_width % 16 or tile_height % 16:
@@ -169,7 +169,7 @@ def _check_tiles(data: bytes, tags: _Tags, bits_per_pixel: int, limits: Limits) 
         raise truncated()
     # Overlapping strips would allow a small file to take unlimited time.
     if sum(sizes) > len(data):
-        raise corrupt("strips or tiles overlap")
+        raise corrupt("two strips or tiles overlap")
     expansion, wanted = _EXPANSION[compression], -(-width * height * bits_per_pixel // 8)
     if expansion is not None and sum(sizes) * expansion < wanted:
         raise truncated()
