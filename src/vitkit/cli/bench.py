@@ -1,4 +1,4 @@
-"""`vitkit bench`."""
+"""The `vitkit bench` command."""
 
 import sys
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""`vitkit classify`."""
+"""The `vitkit classify` command."""
 
 import csv as csv_format
 import sys

@@ -1,4 +1,4 @@
-"""`vitkit convert`."""
+"""The `vitkit convert` command."""
 
 from pathlib import Path
 from typing import Annotated

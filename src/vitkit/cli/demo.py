@@ -1,4 +1,4 @@
-"""`vitkit demo`."""
+"""The `vitkit demo` command."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""`vitkit embed`."""
+"""The `vitkit embed` command."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal

@@ -1,4 +1,4 @@
-"""`vitkit evaluate`."""
+"""The `vitkit evaluate` command."""
 
 import json as json_format
 import sys

@@ -1,4 +1,4 @@
-"""`vitkit explain`."""
+"""The `vitkit explain` command."""
 
 from pathlib import Path
 from typing import Annotated, Literal

@@ -1,4 +1,4 @@
-"""`vitkit export`."""
+"""The `vitkit export` command."""
 
 from pathlib import Path
 from typing import Annotated, Literal

@@ -1,4 +1,4 @@
-"""`vitkit finetune`."""
+"""The `vitkit finetune` command."""
 
 from pathlib import Path
 from typing import Annotated, Literal

@@ -1,4 +1,4 @@
-"""`vitkit inspect`."""
+"""The `vitkit inspect` command."""
 
 import json as json_format
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""`vitkit models`."""
+"""The `vitkit models` command."""
 
 import json as json_format
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""`vitkit paper`."""
+"""The `vitkit paper` command."""
 
 import json as json_format
 from pathlib import Path

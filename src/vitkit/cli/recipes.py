@@ -1,4 +1,4 @@
-"""`vitkit recipes`."""
+"""The `vitkit recipes` command."""
 
 import json as json_format
 from typing import Annotated

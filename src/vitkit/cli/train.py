@@ -1,4 +1,4 @@
-"""`vitkit train`."""
+"""The `vitkit train` command."""
 
 import sys
 from pathlib import Path

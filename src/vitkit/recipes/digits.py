@@ -33,7 +33,7 @@ def text_lines(image: Image.Image) -> list[str]:
 
 
 def side_by_side(columns: Sequence[Sequence[str]], *, gap: int = 4) -> str:
-    """Joins text blocks horizontally. Each column is as wide as its longest line."""
+    """Joins text blocks horizontally; each column is as wide as its longest line."""
     height = max(len(column) for column in columns)
     widths = [max(len(line) for line in column) for column in columns]
     rows = []
