@@ -187,5 +187,5 @@ def test_unsupported_models_and_configs_are_rejected() -> None:
         dino.Config(outputs=1)
     with pytest.raises(ValueError, match="momentum is 2"):
         dino.Config(momentum=2.0)
-    with pytest.raises(ValueError, match="temperatures are .*; all must be above 0"):
+    with pytest.raises(ValueError, match=r"temperatures are .*; all must be above 0"):
         dino.Config(student_temperature=0.0)
