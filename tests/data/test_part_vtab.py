@@ -77,13 +77,13 @@ def test_a_part_changes_only_the_training_split(tmp_path: Path) -> None:
         ("fraction=2@digits", "above 0 and at most 1"),
         ("fraction=x@digits", "'fraction=x' of a part: could not convert"),
         ("number=0@digits", "at least 1"),
-        ("fraction=0.5,number=3@digits", "fraction or number, not both"),
-        ("rest=1@digits", "needs a fraction or a number"),
+        ("fraction=0.5,number=3@digits", "fraction and number cannot both be set"),
+        ("rest=1@digits", "rest=1 needs fraction or number"),
         ("classes=0-10@digits", "class 10 of a part is out of range for 10 classes"),
         ("classes=nine@digits", "unknown class 'nine' of a part"),
         ("classes=1+0-3@digits", "contains a class twice"),
         ("split=train@digits", "'digits' has no split 'train'; there is all"),
-        ("fraction=1.0,rest=1@digits", "leaves no images"),
+        ("fraction=1.0,rest=1@digits", "selects no images"),
     ],
 )
 def test_invalid_parts_raise(location: str, message: str) -> None:

@@ -71,4 +71,25 @@ def _run(words: list[str]) -> int | None:
     function = command(words[0])
     import tyro
 
+    _hide_missing_defaults(function)
     return tyro.cli(function, prog=f"vitkit {words[0]}", args=words[1:], config=(tyro.conf.FlagCreatePairsOff,))
+
+
+def _hide_missing_defaults(function: Callable[..., int | None]) -> None:
+    """Removes None, False and empty defaults from the help of a command; the texts describe what happens instead."""
+    import tyro
+
+    hints = get_type_hints(function, include_extras=True)
+    for name, parameter in signature(function).parameters.items():
+        if parameter.default in (None, (), "", parameter.empty) or parameter.default is False:
+            metavar = _metavar(hints[name]) if parameter.default is None else None
+            hidden = tyro.conf.arg(help_behavior_hint="", metavar=metavar)
+            function.__annotations__[name] = Annotated[hints[name], hidden]
+
+
+def _metavar(hint: object) -> str | None:
+    """Returns the placeholder of an optional value in the help, without None, or None for tyro's own."""
+    given, *_ = (each for each in get_args(hint) if each is not NoneType)
+    if get_origin(given) is Literal:
+        return f"{{{','.join(map(str, get_args(given)))}}}"
+    return given.__name__.upper() if given in (int, float, str, Path) else None

@@ -301,7 +301,8 @@ class Predictor:
 def _outcome(source: ImageInput, row: np.ndarray, *taps: np.ndarray) -> Outcome:
     if all(np.isfinite(each).all() for each in (row, *taps)):
         return Outcome(source=source, output=row, taps=taps)
-    return Outcome(source=source, error=ImageError("not_finite", "the output of the model is not finite; try float32"))
+    message = "the output of the model contains NaN or infinite values; try float32"
+    return Outcome(source=source, error=ImageError("not_finite", message))
 
 
 def _pooled(model: Backbone, features: Features, tokens: Tensor) -> Tensor:
@@ -320,9 +321,7 @@ def top_predictions(
     with at least this score are returned. Raises ValueError for a threshold unless labels are independent.
     """
     if logits.ndim != 1:
-        raise ValueError(
-            f"the logits of an image have shape {logits.shape}; expected (classes,): this model does not classify"
-        )
+        raise ValueError(f"the logits of an image have shape {logits.shape}; expected (classes,), as from a classifier")
     scores = task.scores(logits)
     if threshold is not None:
         check_threshold(task, logits.shape[0], threshold)

@@ -34,9 +34,9 @@ class Part:
         if self.number is not None and self.number < 1:
             raise ValueError(f"number of images per class is {self.number}; expected at least 1")
         if self.fraction is not None and self.number is not None:
-            raise ValueError("a part takes fraction or number, not both")
+            raise ValueError("fraction and number cannot both be set for a part; choose one")
         if self.rest and self.fraction is None and self.number is None:
-            raise ValueError("rest=1 needs a fraction or a number")
+            raise ValueError("rest=1 needs fraction or number: it selects the images that they leave out")
 
 
 def open_source(location: str) -> dict[str, Source]:

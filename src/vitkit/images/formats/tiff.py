@@ -199,7 +199,7 @@ def _pixel_bits(tags: _Tags, most: int = 8) -> int:
     """Returns the number of bits per pixel. Raises ImageError for more than `most` samples per pixel."""
     samples, bits = _one(tags, _SAMPLES, 1), tags.get(_BITS, (1,))
     if not 1 <= samples <= most:
-        raise ImageError("unsupported_format", f"a TIFF file with {samples} samples per pixel")
+        raise ImageError("unsupported_format", f"TIFF files with {samples} samples per pixel are not supported")
     if any(not 1 <= depth <= 64 for depth in bits):
         raise corrupt("a sample has 0 or more than 64 bits")
     return sum(bits[:samples]) if len(bits) >= samples else bits[0] * samples
