@@ -32,10 +32,10 @@ from vitkit.objectives import supervised
 from vitkit.train import Data, Hardware, Run, RunFolder
 from vitkit.train.checkpointing.saving import CheckpointSaver
 from vitkit.train.events import Events
-from vitkit.train.launch import StopRequest, TrainingSession
 from vitkit.train.loop import fit, step_seed
 from vitkit.train.optim import Optimizer
 from vitkit.train.schedule import Schedule, factor
+from vitkit.train.session import StopRequest, TrainingSession
 from vitkit.train.setup import build_training
 
 BLOCK, BATCH = 5, 8

@@ -70,6 +70,7 @@ class _Deferred(io.FileIO):
     failure: OSError | None = None
 
     def write(self, data: "bytes | memoryview") -> int:  # type: ignore[override]
+        """Writes bytes, and returns their number also after a failure."""
         if self.failure is None:
             try:
                 return super().write(data)

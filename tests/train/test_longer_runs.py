@@ -119,7 +119,7 @@ def metric(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         return {**original(subject, names), "top1.accuracy": values[step]}
 
     seen: list[int] = []
-    monkeypatch.setattr("vitkit.train.launch.evaluate.evaluate", evaluated)
+    monkeypatch.setattr("vitkit.train.session.evaluate.evaluate", evaluated)
     return values
 
 

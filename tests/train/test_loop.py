@@ -12,8 +12,8 @@ from vitkit.data import train_and_val
 from vitkit.data.augment import Transform
 from vitkit.data.loader import Batch, Stream, training_batches
 from vitkit.train import Run, TrainingStopped
-from vitkit.train.launch import build_training
 from vitkit.train.loop import Training, backward, fit, split, step_seed, update
+from vitkit.train.setup import build_training
 
 
 def batches(run: Run, consumed: int = 0) -> Iterator[Batch]:

@@ -114,11 +114,11 @@ def work(path: str, rank: int) -> None:
 
 def run_job(run: Run, folder: Path, fault: str, step: int) -> End:
     """Runs one job in this process."""
-    from vitkit.train import Interrupted, TrainingStopped, launch, train
+    from vitkit.train import Interrupted, TrainingStopped, session, train
     from vitkit.train.checkpointing.saving import CheckpointNotSaved
 
     signalled, error, keys = 0.0, "", []
-    original_batches, original_step = launch.training_batches, launch.Events.step
+    original_batches, original_step = session.training_batches, session.Events.step
 
     def record_keys(*arguments: Any, consumed: int) -> Any:
         for batch in original_batches(*arguments, consumed=consumed):
@@ -136,8 +136,8 @@ def run_job(run: Run, folder: Path, fault: str, step: int) -> End:
 
     with ExitStack() as stack:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
-        patch.setattr(launch, "training_batches", record_keys)
-        patch.setattr(launch.Events, "step", send_signal)
+        patch.setattr(session, "training_batches", record_keys)
+        patch.setattr(session.Events, "step", send_signal)
         try:
             train(run, folder)
         except (Interrupted, TrainingStopped, CheckpointNotSaved, ValueError, OSError) as raised:

@@ -32,6 +32,7 @@ class _Tolerant(io.FileIO):
     """A file that drops what cannot be written: a full or closed standard error must not end a job."""
 
     def write(self, data: "bytes | memoryview") -> int:  # type: ignore[override]
+        """Writes bytes, and returns their number also if they cannot be written."""
         try:
             return super().write(data)
         except OSError:
@@ -42,6 +43,7 @@ class _Named(io.FileIO):
     """Standard output, whose errors name it."""
 
     def write(self, data: "bytes | memoryview") -> int:  # type: ignore[override]
+        """Writes bytes, and returns their number."""
         try:
             return super().write(data)
         except OSError as error:
