@@ -153,7 +153,7 @@ def main() -> None:
     parser.add_argument("--exports", nargs="*", default=["onnx", "openvino", "program"])
     options = parser.parse_args()
     labels, values = (finetune(kind, options.out, options) for kind in ("labels", "number"))
-    machine = describe()
+    machine = describe("cpu")
     name, today = short_name(machine), date.today().isoformat()
     command = f"--images {options.images} --steps {options.steps} --threads {options.threads}"
     page = f"""# Fine-tuning with several labels and with numbers ({name}, {today})

@@ -330,7 +330,7 @@ def top_predictions(
         return [Prediction(label=labels[index], index=index, score=value, value=value) for index, value in values]
     predicted = task.with_threshold(threshold).decisions(logits)
     # Logits have the order of the scores, but no ties by rounding.
-    best = np.argsort(-logits, kind="stable")[:top].tolist()
+    best = map(int, np.argsort(-logits, kind="stable")[:top])
     return [
         Prediction(label=labels[index], index=index, score=float(scores[index]), predicted=bool(predicted[index]))
         for index in best

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from vitkit import config as configs
 from vitkit.config import Json, JsonDict
 from vitkit.layers.activations import CORE, names_in
 from vitkit.models.vit import Config
-from vitkit.task import PROBLEM_TYPES, SINGLE_LABEL, ProblemType, Task
+from vitkit.task import SINGLE_LABEL, Task
 
 ACTIVATIONS = names_in("transformers")
 
@@ -95,7 +96,7 @@ def model_config(attributes: Attributes, *, classifier: bool) -> Config:
         num_heads=attributes.num_attention_heads,
         mlp_width=attributes.intermediate_size,
         num_classes=attributes.num_labels if classifier else 0,
-        task=Task(problem_type=problem_type_of(attributes)) if classifier else SINGLE_LABEL,
+        task=task_of(attributes) if classifier else SINGLE_LABEL,
         pre_logits=0 if classifier else pooler,
         position_resize="bicubic",
         activation=ACTIVATIONS[attributes.hidden_act],  # type: ignore[arg-type]
@@ -106,15 +107,10 @@ def model_config(attributes: Attributes, *, classifier: bool) -> Config:
     )
 
 
-def problem_type_of(attributes: Attributes) -> ProblemType:
-    """Returns the problem type of the attributes. Raises ValueError for an unknown one."""
+def task_of(attributes: Attributes) -> Task:
+    """Returns the task by the problem type of the attributes. Raises ValueError for an unknown one."""
     stored = getattr(attributes, "problem_type", None) or getattr(attributes, "other", {}).get("problem_type")
-    if stored is None:
-        return "single_label_classification"
-    known = next((name for name in PROBLEM_TYPES if name == stored), None)
-    if known is None:
-        raise ValueError(f"problem_type is {str(stored)[:60]!r}; expected one of {', '.join(PROBLEM_TYPES)}")
-    return known
+    return SINGLE_LABEL if stored is None else configs.from_dict(Task, {"problem_type": stored})
 
 
 def attributes_of(config: Config, labels: Mapping[int, str] | None = None) -> JsonDict:

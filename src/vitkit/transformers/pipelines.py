@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vitkit import config as configs
 from vitkit.data.processor import ImageInput, named
 from vitkit.images import ImageError, Limits, Unlisted
 from vitkit.inference import Predictor
-from vitkit.task import PROBLEM_TYPES, Function, apply
+from vitkit.task import Function, apply
 from vitkit.task import Task as Meaning
 from vitkit.transformers.batch import Images, download
 from vitkit.transformers.configuration import ViTConfig
@@ -131,6 +132,9 @@ def _read(image: ImageInput, timeout: float | None, limits: Limits | None) -> Im
         return Unlisted(image, error)
 
 
+FUNCTIONS: dict[str, Function] = {name: name for name in get_args(Function)}
+
+
 def best_labels(
     config: ViTConfig, logits: np.ndarray, *, top_k: int | None = 5, function_to_apply: str | None = None
 ) -> list[dict[str, str | float]]:
@@ -138,13 +142,11 @@ def best_labels(
 
     `function_to_apply` is "softmax", "sigmoid" or "none"; the default is that of `config.problem_type`.
     """
-    problem = next((name for name in PROBLEM_TYPES if name == config.problem_type), "single_label_classification")
-    function = (function_to_apply or Meaning(problem_type=problem).function(config.num_labels)).lower()
-    names: tuple[Function, ...] = get_args(Function)
-    chosen = next((name for name in names if name == function), None)
-    if chosen is None:
-        raise ValueError(f"unknown function_to_apply '{function}'; expected one of {', '.join(names)}")
-    scores = apply(chosen, logits)
+    meaning = configs.from_dict(Meaning, {} if config.problem_type is None else {"problem_type": config.problem_type})
+    function = (function_to_apply or meaning.function(config.num_labels)).lower()
+    if function not in FUNCTIONS:
+        raise ValueError(f"unknown function_to_apply '{function}'; expected one of {', '.join(FUNCTIONS)}")
+    scores = apply(FUNCTIONS[function], logits)
     best = np.argsort(-scores, kind="stable")[:top_k]
     return [{"label": config.id2label[int(index)], "score": float(scores[index])} for index in best]
 
