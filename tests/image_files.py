@@ -309,6 +309,29 @@ def tiff(samples: Pixels, order: str = "<", *, strips: list[bytes] | None = None
     return bytes(data) + struct.pack(order + "H", len(entries)) + directory + bytes(4)
 
 
+def _compressed_values() -> dict[str, Good]:
+    """Return gray images of wide values with Deflate, in both byte orders."""
+    fraction = np.random.default_rng(3).random((ROWS, COLUMNS, 1)).astype(np.float32)
+    signed = (deep(16).astype(np.int64) - 32768).astype(np.int16)
+    unsigned = deep(16).astype(np.uint32) << 16
+    compressed = {}
+    for order, name in (("<", "little"), (">", "big")):
+        for kind, values, code, pixels in (
+            ("float", fraction, 3, np.rint(fraction[..., 0] * 255)),
+            ("signed_16", signed, 2, np.clip(signed >> 7, 0, 255)[..., 0]),
+            ("signed_32", signed.astype(np.int32) << 16, 2, np.clip(signed >> 7, 0, 255)[..., 0]),
+            ("unsigned_32", unsigned, 1, (unsigned >> 24)[..., 0]),
+            ("gray_16", deep(16).astype(np.uint16), 1, (deep(16) >> 8)[..., 0]),
+            ("rgb_16", deep(16, 3).astype(np.uint16), 1, deep(16, 3) >> 8),
+        ):
+            strip = zlib.compress(values.astype(values.dtype.newbyteorder(order)).tobytes())
+            data = tiff(values, order, strips=[strip], t259=8, t339=[code] * values.shape[2])
+            shown = pixels.astype(np.uint8)
+            compressed[f"{kind}_{name}_deflate"] = Good(data, gray(shown) if shown.ndim == 2 else shown)
+    plain = tiff(unsigned, ">", t339=1)
+    return compressed | {"unsigned_32_big": Good(plain, gray((unsigned >> 24)[..., 0].astype(np.uint8)))}
+
+
 def good_tiff() -> dict[str, Good]:
     files, rgb, byte = {}, scene(), deep(8).astype(np.uint8)
     wide, signed = deep(16).astype(np.uint16), deep(16).astype(np.int64) - 32768
@@ -322,6 +345,7 @@ def good_tiff() -> dict[str, Good]:
         files[f"rgb_16_{name}"] = Good(tiff(color, order), (color >> 8).astype(np.uint8))
         fraction = np.random.default_rng(3).random((ROWS, COLUMNS, 1)).astype(np.float32)
         files[f"float_{name}"] = Good(tiff(fraction, order, t339=3), gray(np.rint(fraction[..., 0] * 255)))
+    files |= _compressed_values()
     files["float_255"] = Good(tiff(byte.astype(np.float32), t339=3), gray(byte[..., 0]))
     broken = byte.astype(np.float32) / 255
     broken[0, 0], broken[0, 1] = np.nan, -5

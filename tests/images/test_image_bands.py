@@ -13,9 +13,10 @@ from band_files import array_file, tiff
 from PIL import Image
 
 from vitkit.images import Bands, ImageError, Limits, open_channels, open_image, to_channels
+from vitkit.images.decode import decode_plain
 from vitkit.images.depth import floats_to_bytes, integers_to_bytes
 from vitkit.images.formats import tiff as tiff_format
-from vitkit.images.multiband import _band_bytes
+from vitkit.images.samples import band_bytes
 
 RANDOM = np.random.default_rng(0)
 TYPES = ("u1", "i1", "u2", "i2", "u4", "i4", "f2", "f4", "f8")
@@ -63,7 +64,7 @@ def test_files_of_libtiff_have_the_pixels_that_libtiff_decodes(mode: str, predic
     assert layout.predictor == predictor
     read = np.asarray(Image.open(file))
     wanted = expected(read) if mode != "F" else floats_to_bytes(read, clip=True)
-    assert np.array_equal(np.squeeze(_band_bytes(layout, None)), wanted)
+    assert np.array_equal(np.squeeze(band_bytes(layout, None, decode_plain)), wanted)
 
 
 def test_white_is_zero_is_inverted_and_the_orientation_applied() -> None:

@@ -3,6 +3,7 @@
 import io
 import os
 import struct
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,11 +26,11 @@ from vitkit.images.color import Color, Profile, check_background, composite, spl
 from vitkit.images.depth import floats_to_bytes, integers_to_bytes, wide_to_bytes
 from vitkit.images.errors import DEFAULT_LIMITS, ImageError, Limits
 from vitkit.images.files import Source, read_source
-from vitkit.images.formats import BIG, truncated
+from vitkit.images.formats import BIG, tiff, truncated
 from vitkit.images.formats.avif import heif_decoder
-from vitkit.images.formats.tiff import silence_libtiff
 from vitkit.images.header import Header, apply_orientation, read_orientation
 from vitkit.images.probe import probe
+from vitkit.images.samples import band_bytes
 
 # Decoders are called directly: Image.open would try others, and warns through global state.
 _DECODERS: Final[dict[str, type[ImageFile.ImageFile]]] = {
@@ -71,7 +72,7 @@ def turn(pixels: int) -> Iterator[None]:
 def _open(header: Header) -> ImageFile.ImageFile:
     """Opens the cleaned file and checks that the decoder reports the size that was validated."""
     if header.format == "TIFF":
-        silence_libtiff()
+        tiff.silence_libtiff()
     decoder = _DECODERS.get(header.format) or heif_decoder()
     assert decoder is not None, "the probe checks the decoder"
     try:
@@ -191,6 +192,10 @@ def _layers(
 
     The decoded PIL file goes out of scope here to free its memory.
     """
+    if header.misread:
+        file = tiff.read_bands(header.clean, replace(DEFAULT_LIMITS, max_pixels=sys.maxsize))
+        assert file is not None, "the probe checks the samples"
+        return Image.fromarray(band_bytes(file, data_range, decode_plain)[..., 0]), None, replace(header, clean=b"")
     loaded = _open(header)
     _load(loaded, allow_truncated)
     if header.format in ("AVIF", "HEIF"):

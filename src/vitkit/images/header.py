@@ -31,6 +31,7 @@ class Header:
     signed           samples are signed integers
     inverted         0 is white, which the decoder does not handle
     canvas_position  (left, top, canvas width, canvas height) if the first frame covers only a part of its canvas
+    misread          the decoder does not restore the byte order of the samples of a TIFF file
     complete         False if a JPEG has no end marker; only decoding shows whether pixels are missing
     """
 
@@ -46,6 +47,7 @@ class Header:
     signed: bool = False
     inverted: bool = False
     canvas_position: CanvasPosition | None = None
+    misread: bool = False
     complete: bool = True
 
 

@@ -32,12 +32,13 @@ from vitkit.images.decode import (
     open_pixels,
     turn,
 )
-from vitkit.images.depth import array_to_bytes, floats_to_bytes, integers_to_bytes, wide_to_bytes
+from vitkit.images.depth import array_to_bytes, floats_to_bytes
 from vitkit.images.errors import DEFAULT_LIMITS, ImageError, Limits
 from vitkit.images.files import Source, read_source
 from vitkit.images.formats import tiff
 from vitkit.images.header import apply_orientation
 from vitkit.images.probe import check_bytes, detect_format, probe
+from vitkit.images.samples import band_bytes, values_to_bytes
 
 #: Formats with an optional alpha channel: a file without one is opaque.
 _ALPHA_FORMATS: Final = frozenset({"PNG", "WEBP", "GIF", "AVIF", "HEIF"})
@@ -83,7 +84,7 @@ def open_channels(
     if file is not None:
         _check_channels(file.bands, channels)
         with turn(file.width * file.height * file.bands):
-            image = Bands.from_array(_band_bytes(file, data_range))
+            image = Bands.from_array(band_bytes(file, data_range, decode_plain))
         return Bands([apply_orientation(band, file.orientation) for band in image.bands])
     header = probe(data, limits, allow_truncated=allow_truncated)
     with turn(header.width * header.height):
@@ -173,7 +174,7 @@ def bands_to_bytes(values: np.ndarray, data_range: float | None) -> UInt8[np.nda
 
 def _array_file(data: bytes, channels: int, limits: Limits, data_range: float | None) -> UInt8[np.ndarray, "h w c"]:
     values = _bands_last(npy.read(data, limits), channels, None, is_torch=False)
-    return _to_bytes(values, data_range)
+    return values_to_bytes(values, data_range)
 
 
 def find_bands(shape: tuple[int, ...], channels: int, axis: Channels | None, *, is_torch: bool) -> Channels:
@@ -198,49 +199,3 @@ def _bands_last(values: np.ndarray, channels: int, axis: Channels | None, *, is_
     except ValueError as error:
         raise ImageError("unsupported_format", str(error)) from None
     return np.moveaxis(values, 0, -1) if first else values
-
-
-def _to_bytes(values: np.ndarray, data_range: float | None) -> UInt8[np.ndarray, "h w c"]:
-    """Converts the values of a file to 8 bits; other values are clipped, and NaN becomes 0."""
-    if values.dtype in (np.uint8, np.bool_):
-        return array_to_bytes(values)
-    if data_range is not None or values.dtype.kind == "f":
-        return floats_to_bytes(values, clip=True, data_range=data_range)
-    bits = 8 * values.dtype.itemsize - (values.dtype.kind == "i")
-    return integers_to_bytes(values, bits) if bits <= 16 else wide_to_bytes(values, bits)
-
-
-def _band_bytes(file: tiff.BandFile, data_range: float | None) -> UInt8[np.ndarray, "h w c"]:
-    """Decodes the bands of a TIFF file to 8 bits."""
-    width = -(-file.width // file.columns) * file.columns
-    values = np.empty((file.height, file.width, file.bands), file.dtype.newbyteorder("="))
-    for number, header in enumerate(file.files):
-        raw = np.asarray(decode_plain(header)).reshape(file.height, width, -1)
-        part = slice(number, number + 1) if file.planar else slice(None)
-        values[..., part] = _samples(raw, file)[:, : file.width]
-    pixels = _to_bytes(values, data_range)
-    return 255 - pixels if file.inverted else pixels
-
-
-def _samples(raw: UInt8[np.ndarray, "h w bytes"], file: tiff.BandFile) -> np.ndarray:
-    """Returns the samples (h, w, bands) in the bytes of a file, after undoing the predictor in each tile."""
-    height, width, size = raw.shape
-    bands = size // file.dtype.itemsize
-    if file.predictor == 1:
-        return raw.view(file.dtype).reshape(height, width, bands)
-    tiles = raw.reshape(height, width // file.columns, file.columns, size)
-    if file.predictor == 3:
-        return _from_float_predictor(tiles, file.dtype, bands).reshape(height, width, bands)
-    unsigned = f"u{file.dtype.itemsize}"
-    differences = tiles.view(np.dtype(unsigned).newbyteorder(file.dtype.byteorder)).astype(unsigned)
-    values = np.cumsum(differences, axis=2, dtype=unsigned, out=differences).view(file.dtype.newbyteorder("="))
-    return values.reshape(height, width, bands)
-
-
-def _from_float_predictor(tiles: UInt8[np.ndarray, "h t w bytes"], dtype: np.dtype, bands: int) -> np.ndarray:
-    """Undoes the predictor of floats (Adobe's technical note 3): differences of bytes, which are sorted by place."""
-    height, count, columns, _ = tiles.shape
-    rows = tiles.reshape(height, count, -1, bands)
-    planes = np.cumsum(rows, axis=2, dtype=np.uint8).reshape(height, count, dtype.itemsize, columns * bands)
-    values = np.ascontiguousarray(np.moveaxis(planes, 2, -1)).view(dtype.newbyteorder(">"))
-    return values.reshape(height, count, columns, bands)

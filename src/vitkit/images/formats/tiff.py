@@ -242,6 +242,11 @@ def read(data: bytes, limits: Limits, allow_truncated: bool) -> Header:
         signed=sample_format == 2,
         # Up to 8 bits, the decoder handles white-is-zero itself.
         inverted=photometric == 0 and depth > 8,
+        # Pillow takes big-endian values that libtiff has swapped for big-endian ones, and lacks unsigned 32 bits.
+        misread=order == ">"
+        and (_one(tags, _SAMPLES, 1), photometric in (0, 1)) == (1, True)
+        and (depth, sample_format) in ((16, 2), (32, 1), (32, 2), (32, 3))
+        and (_one(tags, _COMPRESSION, 1) in (5, 8, 32773, 32946) or (depth, sample_format) == (32, 1)),
     )
 
 
