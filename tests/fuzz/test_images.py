@@ -13,6 +13,7 @@ import zlib
 
 import numpy as np
 import pytest
+from band_files import array_file, tiff
 from hostile_files import bad
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,7 +21,7 @@ from image_files import good
 from PIL import Image
 
 from vitkit.data.processor import Processor
-from vitkit.images import CODES, ImageError, Limits, open_image, probe
+from vitkit.images import CODES, AnyImage, ImageError, Limits, open_channels, open_image, probe
 
 LEAK = re.compile(r"0x[0-9a-f]{4,}|Traceback|/[a-z]+/|<_io|PIL\b|object at", re.IGNORECASE)
 LIMITS = Limits(max_pixels=2_000_000, max_bytes=4_000_000)
@@ -48,6 +49,21 @@ BOUNDARY_VALUES = (
     0xFFFFFFFF,
 )
 
+
+def _band_seeds() -> list[bytes]:
+    """Return small files of five bands in every layout."""
+    random = np.random.default_rng(0)
+    seeds = []
+    for kind in ("u1", "u2", "f4"):
+        pixels = random.integers(0, 200, (9, 11, 5)).astype(kind)
+        options = [{}, {"planar": True}, {"tile": 16}, {"order": ">"}, {"deflate": True, "predictor": 2}]
+        options += [{"deflate": True, "predictor": 3, "tile": 16}] if kind == "f4" else []
+        seeds += [tiff(pixels, **each) for each in options]
+        seeds += [array_file(pixels), array_file(np.asfortranarray(np.moveaxis(pixels, -1, 0)))]
+    return seeds
+
+
+BAND_SEEDS = _band_seeds()
 SEEDS = [file.data for file in [*good().values(), *bad().values()] if 8 < len(file.data) < 60_000]
 
 
@@ -92,10 +108,10 @@ def mutate(data: bytes, kind: int, where: float, value: int, other: bytes) -> by
     return bytes(changed)
 
 
-def mutated(seed: int) -> bytes:
+def mutated(seed: int, seeds: list[bytes] = SEEDS) -> bytes:
     """Return the mutated file of a seed."""
     random = np.random.default_rng(seed)
-    data, other = (SEEDS[int(random.integers(len(SEEDS)))] for _ in range(2))
+    data, other = (seeds[int(random.integers(len(seeds)))] for _ in range(2))
     for _ in range(int(random.integers(1, 4))):
         data = mutate(data, int(random.integers(7)), float(random.random()), int(random.integers(2**31)), other)
     return with_valid_checksums(data) if random.random() < 0.7 else data
@@ -149,6 +165,40 @@ def test_mutated_files(first: int, second: int, changes: list, fix: bool, allow_
     check(with_valid_checksums(data) if fix else data, allow_truncated)
 
 
+def check_bands(data: bytes) -> None:
+    """Check for five bands within the limits or a clean error, no warning, bounded time."""
+    start = time.process_time()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        result: AnyImage | ImageError
+        try:
+            result = open_channels(data, 5, limits=LIMITS)
+        except ImageError as error:
+            result = error
+    if isinstance(result, ImageError):
+        assert result.code in CODES
+        assert str(result).isprintable()
+        assert not LEAK.search(str(result)), result
+    else:
+        assert np.asarray(result).shape == (result.height, result.width, 5)
+        assert 0 < result.height * result.width * 5 <= LIMITS.max_pixels
+    assert not caught, [str(warning.message) for warning in caught]
+    assert time.process_time() - start < MAX_SECONDS
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    first=st.integers(0, len(BAND_SEEDS) - 1),
+    second=st.integers(0, len(BAND_SEEDS) - 1),
+    changes=st.lists(st.tuples(st.integers(0, 6), st.floats(0, 1), st.integers(0, 2**31)), max_size=5),
+)
+def test_mutated_files_of_bands(first: int, second: int, changes: list) -> None:
+    data = BAND_SEEDS[first]
+    for change in changes:
+        data = mutate(data, *change, BAND_SEEDS[second])
+    check_bands(data)
+
+
 @settings(max_examples=100, deadline=None)
 @given(
     signature=st.sampled_from(
@@ -174,6 +224,7 @@ def test_mutated_files_for_long() -> None:
     while time.monotonic() < end:
         try:
             check(mutated(seed + count), bool(count % 3 == 0))
+            check_bands(mutated(seed + count, BAND_SEEDS))
         except Exception:
             print(f"mutated({seed + count}) of tests/fuzz/test_images.py fails, allow_truncated={count % 3 == 0}")
             raise

@@ -73,6 +73,18 @@ def test_white_is_zero_is_inverted_and_the_orientation_applied() -> None:
     assert np.array_equal(np.asarray(image), np.rot90(255 - pixels, -1))
 
 
+def test_signaling_nan_and_the_largest_floats_do_not_warn() -> None:
+    pixels = np.full((4, 4, 2), 0x7F800001, np.uint32).view(np.float32)
+    pixels[1] = 3e38
+    pixels[2] = 0.5
+    assert np.isnan(pixels[0]).all()
+    for data in (tiff(pixels), array_file(pixels)):
+        image = np.asarray(open_channels(data, 2, data_range=1.0))
+        assert image[:, 0, 0].tolist() == [0, 255, 128, 0]
+    large = np.array([[[1e308, 0.0]]])
+    assert np.asarray(open_channels(array_file(large), 2, data_range=1.0)).tolist() == [[[255, 0]]]
+
+
 def test_data_range_is_the_value_of_white() -> None:
     pixels = RANDOM.integers(0, 12_000, (8, 9, 6), dtype=np.uint16)
     wanted = np.rint(np.clip(pixels * (255 / 10_000), 0, 255))

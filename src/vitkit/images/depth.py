@@ -83,7 +83,9 @@ def floats_to_bytes(
         chunk = chunk.astype(np.float64)
         return np.rint(np.clip(chunk * scale, 0, 255))
 
-    return _in_chunks(convert, values)
+    # Signaling NaN and values near the largest float would warn, and are then replaced and clipped.
+    with np.errstate(invalid="ignore", over="ignore"):
+        return _in_chunks(convert, values)
 
 
 def _finite_range(values: Float[np.ndarray, "*s"]) -> tuple[float, float, bool]:
