@@ -128,7 +128,7 @@ def test_invalid_locations_raise(folder: Path) -> None:
     with pytest.raises(ValueError, match="unknown column kind 'picture' in '#picture=path'"):
         data.splits(csv(folder, "path,label\nimages/0.png,a\n") + "#picture=path")
     (folder / "list.jsonl").write_bytes(b'{"path": "images/0.png", "label": 0}\n{"path"')
-    with pytest.raises(ValueError, match="line 2: not valid JSON"):
+    with pytest.raises(ValueError, match="line 2: the line is not valid JSON"):
         data.splits(f"jsonl:{folder / 'list.jsonl'}")
     (folder / "list.csv").write_bytes(b"path,label\n\xff\xfe,1\n")
     with pytest.raises(ValueError, match="is not UTF-8 text"):
