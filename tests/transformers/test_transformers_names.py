@@ -87,7 +87,7 @@ def test_modules_are_accessible_by_both_names(model: ViTForImageClassification) 
     assert model.vit.layers[0].attention.v_proj is replacement
     model.vit.encoder.layer[0].output.dense = nn.Linear(64, 32)
     assert "vit.encoder.layer.0" not in [name for name, _ in model.named_children()]
-    with pytest.raises(AttributeError, match="no attribute 'quary'; the modules in this group are query, key, value"):
+    with pytest.raises(AttributeError, match="the group of modules has no 'quary'; its modules are query, key, value"):
         _ = model.vit.encoder.layer[0].attention.attention.quary
 
 

@@ -15,7 +15,7 @@ class CheckpointError(ValueError):
 
 
 def listing(names: list[str], limit: int = 8) -> str:
-    """Joins names for an error message; names after the first `limit` are only counted."""
+    """Joins the first `limit` names for an error message and counts the others."""
     shown = ", ".join(map(_shown, names[:limit]))
     return f"{shown} and {len(names) - limit} more" if len(names) > limit else shown
 

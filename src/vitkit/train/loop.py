@@ -46,7 +46,7 @@ class Training:
     module: nn.Module = field(init=False)  # the objective, wrapped for DDP if needed
 
     def __post_init__(self) -> None:
-        """Sets the module that is called in training to the objective itself."""
+        """Initializes `module` with the objective; DDP replaces it with the wrapped objective."""
         self.module = self.objective
 
     @cached_property

@@ -25,7 +25,7 @@ CHANGEABLE_WITH_LENGTH = (*LENGTH, "objective.epochs", "evaluate_every", "schedu
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """Config of the training data and the validation data.
+    """Config of the data: the sources of training and validation images.
 
     The validation data are `val` if given, else the validation split of `source`, else a stratified random fraction
     `held_out` of it, chosen by `split_seed`.

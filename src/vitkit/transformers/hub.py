@@ -29,7 +29,7 @@ class Location:
     options: Mapping[str, Argument] = field(default_factory=dict)
 
     def find(self, *names: str) -> Path:
-        """Returns the path of the first of the given file names that exists.
+        """Returns the path of the first of these files that exists.
 
         Raises FileNotFoundError if none does.
         """
@@ -46,7 +46,7 @@ class Location:
         )
 
     def read_json(self, *names: str) -> JsonDict:
-        """Returns the content of the first of the given files that exists."""
+        """Returns the content of the first of these JSON files that exists."""
         return read_json(self.find(*names))
 
     def _download(self, name: str) -> Path | None:

@@ -127,7 +127,7 @@ class AliasGroup(nn.Module):
     def __getattr__(self, name: str) -> Any:
         if name not in self.__dict__["aliases"]:
             known = ", ".join(self.__dict__["aliases"])
-            raise AttributeError(f"no attribute '{name}'; the modules in this group are {known}")
+            raise AttributeError(f"the group of modules has no '{name}'; its modules are {known}")
         module, attribute = self.__dict__["aliases"][name]
         return getattr(module, attribute)
 
