@@ -182,7 +182,7 @@ def test_operations_are_three_augment_randaugment_jitter_in_order(image: Image.I
 def test_invalid_settings_raise() -> None:
     gray = Processor(mean=(0.5,), std=(0.5,), fill=(0,))
     for augment in (Augment(three_augment=True), Augment(jitter=Jitter(hue=0.1)), presets.augreg("light1")):
-        with pytest.raises(ValueError, match="the processor converts images to grayscale"):
+        with pytest.raises(ValueError, match="the processor is grayscale"):
             Transform(gray, augment)
     for make, message in (
         (lambda: Jitter(hue=0.6), "jitter.hue"),
