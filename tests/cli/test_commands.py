@@ -120,6 +120,108 @@ def test_standard_input_is_a_list_or_an_image(
     assert len(row["predictions"]) == 3
 
 
+@pytest.mark.parametrize(
+    ("content", "before"),
+    [
+        pytest.param(b"\xef\xbb\xbf{images}", 0, id="byte order mark"),
+        pytest.param(b"{folder}/\xff\x1b[31m.png\0{images}\0", 1, id="NUL bytes"),
+        pytest.param(b"{images}\r\n", 0, id="CRLF"),
+        pytest.param(b"nothing\xe9.png\nBM \x1b[2J.png\n\xc2\x85.png\n{images}", 3, id="any bytes"),
+        pytest.param(b"utf-16", 0, id="UTF-16"),
+    ],
+)
+def test_lists_on_standard_input_bear_any_bytes(
+    folder: Path, content: bytes, before: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    images = [str(folder / "photos" / f"{index}.png") for index in range(2)]
+    mark = b"\0" if b"\0" in content else b"\r\n" if b"\r\n" in content else b"\n"
+    joined = mark.join(map(os.fsencode, images))
+    data = "\n".join(images).encode("utf-16") if content == b"utf-16" else content.replace(b"{images}", joined)
+    data = data.replace(b"{folder}", os.fsencode(folder))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+    assert main(["classify", str(folder / "model"), "-", "--json", "--precision", "float32"]) == (2 if before else 0)
+    captured = capfd.readouterr()
+    rows = [json.loads(line) for line in captured.out.splitlines()]
+    assert [row["path"] for row in rows[before:]] == images
+    assert ["error" in row for row in rows] == [True] * before + [False] * 2
+    if before:
+        assert os.fsencode(rows[0]["path"]) == data.split(mark)[0]
+    assert not any(
+        (ord(each) < 32 and each != "\n") or ord(each) in range(127, 160) for each in captured.out + captured.err
+    )
+
+
+def test_a_closed_or_empty_standard_input_is_an_error(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for given, words in ((None, "is closed"), (io.TextIOWrapper(io.BytesIO(b" \n")), "is empty")):
+        monkeypatch.setattr(sys, "stdin", given)
+        assert main(["classify", str(folder / "model"), "-"]) == 1
+        error = capsys.readouterr().err
+        assert error == f"vitkit: standard input {words}; expected an image, or one path per line\n"
+
+
+def test_folders_and_globs_without_images_stop_nothing(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    empty, odd = tmp_path / "empty", tmp_path / "odd"
+    empty.mkdir()
+    odd.mkdir()
+    os.mkfifo(odd / "pipe")
+    (odd / "gone").symlink_to("nowhere")
+    (odd / "photos").symlink_to(folder / "photos")
+    (odd / "loop").symlink_to(odd)
+    given = [empty, tmp_path / "*.png", odd, folder / "photos" / "0.png"]
+    assert main(["classify", str(folder / "model"), *map(str, given), "--json", "--precision", "float32"]) == 2
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(row["path"], row.get("error", {}).get("message")) for row in rows] == [
+        (str(empty), "the folder has no image files"),
+        (str(tmp_path / "*.png"), "no file matches this pattern"),
+        (str(odd / "gone"), "it is a link to something that does not exist"),
+        *((str(odd / "photos" / f"{index}.png"), None) for index in range(3)),
+        (str(odd / "pipe"), "it is a named pipe, not a file"),
+        (str(given[-1]), None),
+    ]
+    assert main(["classify", str(folder / "model"), str(empty)]) == 1
+    error = capsys.readouterr().err
+    assert error == f"vitkit: 1 of 1 images could not be read: {empty}: the folder has no image files\n"
+
+
+def test_control_characters_of_names_and_labels_reach_neither_terminal_nor_csv(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "a\x1b[31m\r\n\x9bfake,1,cat,0,1.0,.png"
+    (tmp_path / name).write_bytes((folder / "photos" / "0.png").read_bytes())
+    (tmp_path / "\x1b[2Jbroken.png").write_bytes(b"oops")
+    for options in ([], ["--csv"], ["--json"]):
+        arguments = [str(folder / "model"), str(tmp_path), *options, "--precision", "float32"]
+        assert main(["classify", *arguments]) == 2
+        captured = capsys.readouterr()
+        assert all(line.isprintable() for line in (captured.out + captured.err).split("\n"))
+        if options == ["--csv"]:
+            rows = list(csv.reader(io.StringIO(captured.out)))
+            assert len(rows) == 1 + 1 + 3
+            assert all(len(row) == 6 for row in rows)
+        if options == ["--json"]:
+            assert Path(json.loads(captured.out.splitlines()[1])["path"]).name == name
+    for words in (["inspect", str(tmp_path / name)], ["evaluate", str(folder / "model"), "--data", f"folder:{name}"]):
+        assert main(words) == 1
+        assert capsys.readouterr().err[:-1].isprintable()
+
+
+def test_huge_image_sizes_are_refused_before_memory_is_allocated(
+    folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    model, image = str(folder / "model"), str(folder / "photos" / "0.png")
+    for words in (
+        ["classify", model, image, "--image-size", "1000000"],
+        ["convert", model, str(tmp_path / "x"), "--to", "timm", "--image-size", "1000000"],
+        ["export", model, "--to", "program", "--image-size", "1000000"],
+    ):
+        assert main(words) == 1
+        assert "image_size is 1000000; it must be at least 1 and at most 4096" in capsys.readouterr().err
+
+
 def test_embed_json_and_npz(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["embed", str(folder / "model"), str(folder / "photos")]
     assert main(arguments) == 0

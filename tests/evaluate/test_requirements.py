@@ -14,7 +14,7 @@ from vitkit.data import Example, Label, Source
 from vitkit.data.augment import Transform
 from vitkit.data.loader import evaluation_batches
 from vitkit.data.processor import Processor
-from vitkit.evaluate import ModelOutputs
+from vitkit.evaluate import ModelOutputs, linear, probe
 from vitkit.evaluate.requirements import EvaluationData, check, check_metric
 from vitkit.models import resnet, vit
 from vitkit.train import Run, train
@@ -55,7 +55,11 @@ def specs(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("num_classes", [4, 6])
-def test_every_evaluator_names_the_metrics_that_it_computes(tmp_path: Path, num_classes: int) -> None:
+def test_every_evaluator_names_the_metrics_that_it_computes(
+    tmp_path: Path, num_classes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linear, "EPOCHS", 1)
+    monkeypatch.setattr(probe, "MAX_STEPS", 5)
     model = models.build(replace(CONFIG, num_classes=num_classes))
     source, training = (Labels([i % 4 for i in range(n)], num_classes, readable=True) for n in (12, 24))
     data = EvaluationData(model, source, training, PROCESSOR)

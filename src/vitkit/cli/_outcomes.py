@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,10 @@ def settings(words: Sequence[str]) -> dict[str, str]:
 # Characters of no text, and the length of a path (4096 bytes on Linux).
 _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f\x7f]")
 MAX_NAME = 4096
+
+
+def _is_long(name: str) -> bool:
+    return 5 <= len(name) <= MAX_NAME
 
 
 class StandardInput(bytes):
@@ -65,8 +70,8 @@ def _standard_input() -> Iterator[str | bytes | Unlisted]:
 def _names(data: bytes) -> list[str] | None:
     """Returns the paths in a list, separated by NUL bytes (`find -print0`) or line breaks, or None for an image.
 
-    Names are bytes of any encoding. Data are a list if the first name exists, or if they do not look like an image:
-    they have no signature of a format, and no control characters.
+    Names are bytes of any encoding. Data are a list if names in it exist, or if they do not look like an image: they
+    have no signature of a format, and no control characters.
     """
     for mark, encoding in ((codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16")):
         if data.startswith(mark):  # a list that PowerShell wrote
@@ -77,7 +82,8 @@ def _names(data: bytes) -> list[str] | None:
     data = data.removeprefix(codecs.BOM_UTF8)
     parts = data.split(b"\0") if b"\0" in data else [line.removesuffix(b"\r") for line in data.split(b"\n")]
     names = [os.fsdecode(part) for part in parts if part.strip()]
-    if len(names[0]) <= MAX_NAME and os.path.lexists(names[0]):
+    # Short parts of an unknown image might exist by chance.
+    if any(os.path.lexists(name) for name in [*names[:1], *islice(filter(_is_long, names), MAX_NAME)]):
         return names
     if sniff(data) is not None or max(map(len, names)) > MAX_NAME or _CONTROL.search(b"".join(parts)):
         return None
