@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from vitkit import cli, inference, recipes, train  # noqa: F401 - imported before the forks, which share them
-from vitkit.evaluate import protocol  # noqa: F401
+from vitkit import cli, inference, recipes  # noqa: F401
+from vitkit.evaluate import flops, protocol  # noqa: F401 - imported before the forks, which share it
 
 NUMBERS = {"stdin": 0, "stdout": 1, "stderr": 2}
 
@@ -73,5 +73,7 @@ def run(case: dict[str, Any]) -> dict[str, Any]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as scratch:
+        inference.load("m").save(scratch, to="timm")  # imports what the commands need
     for line in sys.stdin.read().splitlines():
         print(json.dumps(run(json.loads(line))), flush=True)

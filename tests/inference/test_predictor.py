@@ -12,7 +12,7 @@ from PIL import Image
 
 from vitkit import models
 from vitkit.data.processor import Processor
-from vitkit.images import ImageError, Unlisted
+from vitkit.images import ImageError, Unlisted, unlisted
 from vitkit.inference import Classifier, Predictor, expand, stream, top_predictions
 from vitkit.inference.predictor import Options
 from vitkit.task import Task
@@ -185,6 +185,50 @@ def test_expand_folders_globs_and_plain_names(tmp_path: Path) -> None:
     assert (str(pattern), str(pattern.error)) == (given[0], "no file matches this pattern")
     assert (str(empty), str(empty.error)) == (given[1], "the folder has no image files")
     assert image == str(tmp_path / "b" / "2.jpg")
+
+
+def test_a_batch_goes_on_after_an_image_that_cannot_be_read(classifier: Classifier, images: list[Path]) -> None:
+    good = str(images[0])
+    batch = [good, "no such file.png", np.zeros((2, 2, 2, 2, 2)), None, good]
+    for method in (classifier.classify, classifier.embed):
+        with pytest.raises(ImageError, match=r"^no such file\.png: the file cannot be opened: it does not exist$"):
+            list(method(batch))
+        with pytest.raises(ImageError, match=r"^image 1: "):
+            list(method([good, batch[2]]))
+        with pytest.warns(RuntimeWarning) as caught:
+            rows = list(method(batch, errors="skip"))
+        assert [source for source, _ in rows] == [good, good]
+        assert [str(each.message).partition(":")[0] for each in caught] == [
+            "skipped no such file.png", "skipped image 2", "skipped image 3"
+        ]  # fmt: skip
+        with pytest.raises(ValueError, match="errors is 'ignore'; it must be one of raise, skip"):
+            list(method(batch, errors="ignore"))
+    outcomes = list(Predictor(classifier.model, classifier.processor).logits([*batch, unlisted("x", "it is gone")]))
+    assert [outcome.error is None for outcome in outcomes] == [True, False, False, False, True, False]
+    assert str(outcomes[-1].error) == "it is gone"
+
+
+def test_calibration_images_that_cannot_be_read_are_skipped(classifier: Classifier, images: list[Path]) -> None:
+    predictor = Predictor(classifier.model, classifier.processor, calibration=["nothing.png", images[0], images[1]])
+    assert predictor._calibration_images(None).shape[0] == 2
+
+
+def test_globs_follow_links_and_do_not_loop(
+    images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photo, root = images[0].read_bytes(), tmp_path / "globs"
+    for name in ("a/1.png", "a/b/2.png", "3.png"):
+        (root / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / "in" / name).write_bytes(photo)
+    (root / "in" / "a" / "up").symlink_to(root / "in")
+    (root / "in" / "a" / "again").symlink_to(root / "in")
+    (root / "in" / "c").symlink_to(root / "in" / "a" / "b")
+    inside = ["3.png", "a/1.png", "a/b/2.png", "c/2.png"]
+    for pattern in ("in/**/*.png", "in/**", "i*/**/*.png", "**/*.png"):
+        monkeypatch.chdir(root)
+        assert list(expand([pattern])) == [f"in/{name}" for name in inside], pattern
+        assert list(expand([f"{root}/{pattern}"])) == [f"{root}/in/{name}" for name in inside], pattern
+    assert list(expand(["in/**/b/*.png"])) == ["in/a/b/2.png"]
 
 
 def test_training_mode_is_restored(classifier: Classifier, images: list[Path]) -> None:

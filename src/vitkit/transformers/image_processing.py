@@ -13,7 +13,7 @@ import numpy as np
 from vitkit import atomic
 from vitkit.config import Json, JsonDict, nearest
 from vitkit.data.processor import ImageInput, Processor, named
-from vitkit.images import Channels, as_array, find_channels, is_tensor
+from vitkit.images import DEFAULT_LIMITS, Channels, Limits, as_array, find_channels, is_tensor
 from vitkit.transformers import hub
 from vitkit.transformers.batch import BatchFeature, Images, iterate_images, parse_layout
 from vitkit.transformers.hub import Argument
@@ -61,12 +61,14 @@ class ViTImageProcessor:
     """Resizes, crops, rescales, normalizes and pads images. Each call can override all settings.
 
     Inputs are the images that `vitkit.images.to_rgb` accepts (every PIL mode, integers of any depth, floats from 0 to 1
-    or 0 to 255, channels first or last), paths and URLs. Raises TypeError for an unknown setting. Raises ValueError for
-    invalid values and images.
+    or 0 to 255, channels first or last), paths and URLs. `limits` (`vitkit.Limits`), an attribute that is not saved,
+    bounds the size of image files. Raises TypeError for an unknown setting. Raises ValueError for invalid values, and
+    for invalid images, which it names by path or index.
     """
 
     model_input_names: ClassVar[list[str]] = ["pixel_values"]
     backend: ClassVar[str] = "pil"
+    limits: Limits = DEFAULT_LIMITS
 
     do_resize: bool
     size: SizeDict
@@ -132,7 +134,9 @@ class ViTImageProcessor:
         arrays = (
             list(np.asarray(processor(image, channels=channels))) if values is not None and values.ndim == 4 else None
         )
-        arrays = arrays or [processor.array(image, channels=channels) if in_memory else processor.array(image)]
+        arrays = arrays or [
+            processor.array(image, channels=channels) if in_memory else processor.array(image, limits=self.limits)
+        ]
         as_bytes = not steps["do_rescale"] and not steps["do_normalize"]
         return [array.astype(np.uint8) for array in arrays] if as_bytes else arrays
 
