@@ -1,10 +1,29 @@
 """Matching of dataset classes to model labels, by name or synset; ambiguous classes raise."""
 
-import pytest
-from PIL import Image
+from dataclasses import replace
+from pathlib import Path
 
+import pytest
+import torch
+from oracles import oracle
+from PIL import Image
+from slow_cases import slow_except
+
+import vitkit
+from vitkit import checkpoints, models
 from vitkit.data import Example, Label, Source
-from vitkit.data.labels import class_indices, imagenet1k, imagenet1k_synsets, matched
+from vitkit.data.labels import (
+    SUBSETS,
+    class_indices,
+    default_labels,
+    imagenet1k,
+    imagenet1k_synsets,
+    imagenet21k,
+    imagenet21k_synsets,
+    matched,
+)
+from vitkit.data.processor import Processor
+from vitkit.models import vit
 
 LABELS = ("tench, Tinca tinca", "Red wine", "crane", "crane", "maillot, tank suit", "sea_slug")
 
@@ -51,6 +70,68 @@ def test_wordnet_ids_match_imagenet_labels() -> None:
     assert class_indices(["n01440764"], ("a tench", *labels[1:]), name="x") == (0,)
     with pytest.raises(ValueError, match="n01440764 has no label"):
         class_indices(["n01440764"], tuple(f"thing {index}" for index in range(1000)), name="x")
+
+
+def test_names_of_imagenet_21k_and_its_subsets() -> None:
+    names, synsets = imagenet21k(), imagenet21k_synsets()
+    assert len(names) == len(synsets) == len(set(synsets)) == 21843
+    assert synsets == tuple(sorted(synsets))
+    assert (synsets[0], names[0]) == ("n00004475", "organism, being")
+    # The two classes that only Google's heads have.
+    missing = [index for index, synset in enumerate(synsets) if synset not in set(imagenet21k_synsets(21841))]
+    assert missing == [9205, 15027]
+    assert [names[index] for index in missing] == ["picture, image, icon, ikon", "bleacher"]
+    by_id = dict(zip(synsets, names, strict=True))
+    for number in SUBSETS:
+        assert len(imagenet21k(number)) == number
+        assert [by_id[synset] for synset in imagenet21k_synsets(number)] == list(imagenet21k(number))
+        assert default_labels(number) == imagenet21k(number)
+    # The same synset has the same name as in ImageNet-1k; one of its synsets is not in ImageNet-21k.
+    known = dict(zip(imagenet1k_synsets(), imagenet1k(), strict=True))
+    assert known.keys() - by_id.keys() == {"n04399382"}
+    assert all(by_id[synset] == name for synset, name in known.items() if synset in by_id)
+    assert all(name and name.isprintable() and name == name.strip() for name in names)
+    assert default_labels(21842)[0] == "class 0"
+
+
+TIMM = {21843: "imagenet21k-goog", 21841: "imagenet22k", 11821: "imagenet12k", 11221: "imagenet21k-miil"}
+
+
+@pytest.mark.parametrize("number", TIMM)
+def test_the_order_is_timm_s(number: int) -> None:
+    info = oracle("timm.data").ImageNetInfo(TIMM[number])
+    assert tuple(info.label_names()) == imagenet21k_synsets(number)
+    assert [info.index_to_description(index) for index in range(0, number, 997)] == list(imagenet21k(number)[::997])
+
+
+def test_wordnet_ids_match_imagenet_21k_labels() -> None:
+    assert class_indices(["n09859684", "n00004475"], imagenet21k(), name="x") == (15027, 0)
+    with pytest.raises(ValueError, match="n09859684 has no label"):
+        class_indices(["n09859684"], imagenet21k(21841), name="x")
+
+
+def test_the_data_file_is_small_and_has_its_licence() -> None:
+    folder = Path(vitkit.__file__).parent / "data"
+    assert (folder / "imagenet21k.tsv.gz").stat().st_size < 400_000
+    assert "WordNet Release 3.0" in (folder / "imagenet21k.md").read_text()
+
+
+@pytest.mark.parametrize("labels", slow_except(["none", "placeholders", "own"], "none"))
+def test_a_checkpoint_of_21843_classes_loads_with_names(labels: str, tmp_path: Path) -> None:
+    config = replace(vit.TINY, width=8, num_heads=1, depth=1, mlp_width=8, num_classes=21843)
+    named = {"none": default_labels(21843), "own": tuple(f"thing {index}" for index in range(21843))}
+    given = named.get(labels, tuple(f"LABEL_{index}" for index in range(21843)))
+    model = models.build(config)
+    if labels == "none":
+        torch.save(model.state_dict(), tmp_path / "vit.pth")
+        loaded = checkpoints.load(tmp_path / "vit.pth", config={"num_heads": 1})
+    else:
+        saved = checkpoints.Checkpoint(model=model, processor=Processor.squash(32), labels=given)
+        checkpoints.save(saved, tmp_path / "saved")
+        loaded = checkpoints.load(tmp_path / "saved")
+    assert loaded.labels == (given if labels == "own" else imagenet21k())
+    notes = "no class names in the file: ImageNet's for 21843 classes"
+    assert (notes in loaded.origin.notes) == (labels != "own")
 
 
 def test_a_model_without_class_names_takes_classes_in_order() -> None:

@@ -16,7 +16,7 @@ from vitkit.checkpoints.checkpoint import Checkpoint, CheckpointError, Origin
 from vitkit.checkpoints.detect import Detection, detect_format
 from vitkit.checkpoints.formats import Description, RawCheckpoint
 from vitkit.checkpoints.locate import Files, locate
-from vitkit.data.labels import default_labels
+from vitkit.data.labels import PLACEHOLDER, SUBSETS, default_labels
 from vitkit.data.processor import Processor
 from vitkit.task import Task
 from vitkit.text import printable
@@ -176,7 +176,8 @@ def assemble(
         meaning.rescale_head(model, dataclasses.replace(task, target_mean=(), target_std=()), task)
     model.config = dataclasses.replace(described.config, task=task)
     processor, extended = _processor(described)
-    notes = tuple(map(printable, detected.notes + described.notes)) + extended
+    named = (f"no class names in the file: ImageNet's for {len(labels)} classes",) if _named_by_size(described) else ()
+    notes = tuple(map(printable, detected.notes + described.notes + named)) + extended
     config = model.config
     patch = None if patch_size == getattr(config, "patch_size", None) else patch_size
     image = None if image_size == config.image_size else image_size
@@ -205,13 +206,20 @@ def _processor(described: Description) -> tuple[Processor, tuple[str, ...]]:
 
 def _labels(described: Description, task: Task) -> tuple[str, ...]:
     classes = described.config.num_classes
-    if described.labels is None:
+    if described.labels is None or _named_by_size(described):
         return default_labels(classes, regression=task.regression)
     if len(described.labels) == classes:
         return described.labels
     if classes == 0:
         return ()
     raise CheckpointError(f"the head has {classes} classes, but the config has {len(described.labels)} labels")
+
+
+def _named_by_size(described: Description) -> bool:
+    """Returns whether the only class names are placeholders or none, and the classes are those of ImageNet-21k."""
+    labels = described.labels
+    unnamed = labels is None or (len(labels) > 0 and all(PLACEHOLDER.fullmatch(label) for label in labels))
+    return unnamed and described.config.num_classes in SUBSETS
 
 
 def _model(config: Any, detected: Detection, dtype: torch.dtype | None) -> models.Backbone:

@@ -1,5 +1,6 @@
-"""ImageNet-1k class names, and the matching of dataset classes to model labels."""
+"""Class names of ImageNet-1k and ImageNet-21k, and the matching of dataset classes to model labels."""
 
+import gzip
 import re
 from collections import defaultdict
 from collections.abc import Sequence
@@ -8,6 +9,8 @@ from importlib.resources import files
 
 from vitkit.data import Relabelled, Source, check_kind
 
+# Subsets of ImageNet-21k by their number of classes, as bits of a column in imagenet21k.tsv.gz (see imagenet21k.md).
+SUBSETS = {21843: 0, 21841: 1, 11821: 2, 11221: 4, 10450: 8}
 PLACEHOLDER = re.compile(r"(class |target |LABEL_)\d+")  # labels of a checkpoint without class names
 
 
@@ -23,18 +26,44 @@ def imagenet1k_synsets() -> tuple[str, ...]:
     return tuple(synset for synset, _ in _rows())
 
 
+@cache
+def imagenet21k(num_classes: int = 21843) -> tuple[str, ...]:
+    """Returns the class names of ImageNet-21k or one of its subsets in index order, with all lemmas of a synset.
+
+    All are in the order of their WordNet ids: Google's 21843 classes; the 21841 of fall11.tar, without the two that
+    only Google has (timm's 22k, BEiT's heads); timm's 12k (11821); ImageNet-21K-P of fall11 (11221) and of winter21
+    (10450). The heads of Swin and FocalNet (21841 and 21842) have another order, which their size does not tell.
+    """
+    return tuple(name for _, name in _rows21k(num_classes))
+
+
+@cache
+def imagenet21k_synsets(num_classes: int = 21843) -> tuple[str, ...]:
+    """Returns the WordNet ids of `imagenet21k(num_classes)`."""
+    return tuple(synset for synset, _ in _rows21k(num_classes))
+
+
 def default_labels(num_classes: int, *, regression: bool = False) -> tuple[str, ...]:
-    """Returns default labels: those of ImageNet-1k for 1000 classes, otherwise "class 0", ... or "target 0", ..."""
+    """Returns default labels: those of ImageNet for its numbers of classes, otherwise "class 0" or "target 0" etc."""
     if regression:
         return tuple(f"target {index}" for index in range(num_classes))
     if num_classes == 1000:
         return imagenet1k()
+    if num_classes in SUBSETS:
+        return imagenet21k(num_classes)
     return tuple(f"class {index}" for index in range(num_classes))
 
 
 def _rows() -> list[list[str]]:
     text = files("vitkit.data").joinpath("imagenet1k.tsv").read_text(encoding="utf-8")
     return [line.split("\t") for line in text.splitlines()]
+
+
+def _rows21k(num_classes: int) -> list[tuple[str, str]]:
+    data = files("vitkit.data").joinpath("imagenet21k.tsv.gz").read_bytes()
+    rows = (line.split("\t") for line in gzip.decompress(data).decode().splitlines())
+    subset = SUBSETS[num_classes]
+    return [(synset, name) for synset, subsets, name in rows if not subset or int(subsets, 16) & subset]
 
 
 def matched(source: Source, labels: tuple[str, ...], *, name: str, regression: bool = False) -> Source:
@@ -49,7 +78,7 @@ def class_indices(classes: Sequence[str], labels: tuple[str, ...], *, name: str)
     """Returns the index of each class among the labels of a model.
 
     A class matches a label if both are equal; if they differ only in case, `_` and `-`; if the class is one of the
-    names in the label ("tench" in "tench, Tinca tinca"); or, for ImageNet-1k labels, if it is the WordNet id
+    names in the label ("tench" in "tench, Tinca tinca"); or, for ImageNet labels, if it is the WordNet id
     ("n01440764"). For a model without class names, classes are taken in order if their number is the same. Raises
     ValueError for a class that matches no label or several, and for two classes that match the same label.
     """
@@ -94,7 +123,7 @@ def _tables(labels: tuple[str, ...]) -> list[dict[str, list[int]]]:
         plain[_plain(label)].append(index)
         for part in label.split(","):
             names[_plain(part)].append(index)
-    synsets = {synset: [index] for index, synset in enumerate(imagenet1k_synsets())} if _is_imagenet(labels) else {}
+    synsets = {synset: [index] for index, synset in enumerate(_synsets(labels))}
     return [exact, synsets, plain, names]
 
 
@@ -102,10 +131,15 @@ def _keys(name: str) -> list[str]:
     return [name, name, _plain(name), _plain(name)]
 
 
-def _is_imagenet(labels: tuple[str, ...]) -> bool:
-    """Returns whether the labels are those of ImageNet-1k, of which some checkpoints spell a few differently."""
-    known = imagenet1k()
-    return len(labels) == len(known) and sum(map(str.__eq__, labels, known)) > 0.9 * len(known)
+def _synsets(labels: tuple[str, ...]) -> tuple[str, ...]:
+    """Returns the WordNet ids of ImageNet labels, of which some checkpoints spell a few differently, or nothing."""
+    number = len(labels)
+    if number != 1000 and number not in SUBSETS:
+        return ()
+    same = sum(map(str.__eq__, labels, default_labels(number)))
+    if same <= 0.9 * number:
+        return ()
+    return imagenet1k_synsets() if number == 1000 else imagenet21k_synsets(number)
 
 
 def _plain(name: str) -> str:

@@ -27,8 +27,9 @@ def relative_index(grid: Grid, *, device: torch.device | str | None = None) -> I
     patch, patch to class, and class to class.
     """
     rows, columns = grid
-    row = torch.arange(rows, device=device).repeat_interleave(columns)
-    column = torch.arange(columns, device=device).repeat(rows)
+    # expand, and not repeat_interleave, whose result torch.export cannot give a symbolic size in ONNX.
+    row = torch.arange(rows, device=device)[:, None].expand(rows, columns).flatten()
+    column = torch.arange(columns, device=device).expand(rows, columns).flatten()
     index = (row[:, None] - row + rows - 1) * (2 * columns - 1) + column[:, None] - column + columns - 1
     index = F.pad(index, (1, 0, 1, 0), value=relative_rows(grid) - 2)
     index[0] = relative_rows(grid) - 3

@@ -1,10 +1,13 @@
 """Traces a model with torch.export; the batch size is dynamic, and the image size if it is asked for."""
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
+import jaxtyping
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -71,7 +74,8 @@ def trace(model: Backbone, *, dynamic_size: bool = False, dtype: torch.dtype = t
             images, sides = _other_size(model, images)
             shapes |= sides
         selected = _SelectedOutputs(plain.to(dtype), names, dtype)
-        program = torch.export.export(selected, (images,), dynamic_shapes={"images": shapes})
+        with without_shape_checks() if dynamic_size else nullcontext():
+            program = torch.export.export(selected, (images,), dynamic_shapes={"images": shapes})
     _remove_metadata(program)
     return Traced(
         program=program,
@@ -79,6 +83,17 @@ def trace(model: Backbone, *, dynamic_size: bool = False, dtype: torch.dtype = t
         grid=features.grid,
         num_special=features.num_special,
     )
+
+
+@contextmanager
+def without_shape_checks() -> Iterator[None]:
+    """Disables the checks of annotations that a caller may have installed; symbolic sizes are not of type int."""
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", before)
 
 
 def fixed_size_reason(config: AnyConfig) -> str:
