@@ -59,7 +59,8 @@ def assert_equal_at(opened: Any, made: checkpoints.Checkpoint, sizes: list[tuple
             torch.testing.assert_close(found.tokens, features.tokens, atol=tolerance * scale, rtol=0)
 
 
-@pytest.mark.parametrize("name", slow_except(list(DYNAMIC), "antialias"))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DYNAMIC)
 def test_a_dynamic_size_equals_the_model_at_every_size(name: str, tmp_path: Path) -> None:
     needs("onnx")
     family, changes = DYNAMIC[name]
@@ -166,6 +167,7 @@ def test_the_limits_of_an_int8_model_are_stated() -> None:
     assert _quantized.differs(float("nan"), 1.0, 100) != ""
 
 
+@pytest.mark.slow
 def test_an_inaccurate_int8_model_is_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     needs("onnx")
     monkeypatch.setattr(_quantized, "compare", lambda *_: (0.1, 0.2))
@@ -193,6 +195,7 @@ def test_the_image_size_of_a_dynamic_export_can_change(dynamic: Callable[[str], 
     assert main(["classify", str(folder), str(image), "--image-size", "48"]) == 0
 
 
+@pytest.mark.slow
 def test_the_size_of_other_exports_is_fixed(tmp_path: Path) -> None:
     made = checkpoints.Checkpoint(model=models.build(vit.TINY), processor=Processor.squash(32), labels=tuple("abcde"))
     runtimes.export(made, tmp_path / "out", to="program")

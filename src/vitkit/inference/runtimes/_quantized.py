@@ -44,12 +44,23 @@ def quantize(source: Path, target: Path, images: Float[Tensor, "b c height width
             _reader(images),
             quant_format=quantization.QuantFormat.QDQ,
             op_types_to_quantize=list(OPERATORS),
+            nodes_to_exclude=_without_weights(prepared),
             per_channel=True,
             reduce_range=True,
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
             extra_options={"MatMulConstBOnly": True},
         )
+
+
+def _without_weights(path: Path) -> list[str]:
+    """Returns the names of products without a weight matrix: of two activations, and of a position table."""
+    import onnx
+
+    graph = onnx.load(str(path), load_external_data=False).graph
+    matrices = {tensor.name for tensor in graph.initializer if len(tensor.dims) == 2}
+    products = [node for node in graph.node if node.op_type in ("MatMul", "Gemm")]
+    return [node.name for node in products if not matrices & set(node.input)]
 
 
 def _reader(images: Tensor) -> Any:
