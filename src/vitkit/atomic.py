@@ -17,7 +17,10 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 PART = ".tmp"
 OLD = ".old"
@@ -67,10 +70,12 @@ def open_deferred(path: Path) -> Iterator[BinaryIO]:
 
 
 class _Deferred(io.FileIO):
+    """A file that stores the first error of a write, and drops what follows."""
+
     failure: OSError | None = None
 
-    def write(self, data: "bytes | memoryview") -> int:  # type: ignore[override]
-        """Writes bytes, and returns their number also after a failure."""
+    def write(self, data: "ReadableBuffer", /) -> int:
+        """Writes bytes unless a write has failed."""
         if self.failure is None:
             try:
                 return super().write(data)

@@ -8,8 +8,12 @@ import sys
 import warnings
 from collections.abc import Callable
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from vitkit.text import printable
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 # What to do about errors of the operating system that users can mend.
 ADVICE = {
@@ -31,8 +35,8 @@ class Terminated(KeyboardInterrupt):
 class _Tolerant(io.FileIO):
     """A file that drops what cannot be written: a full or closed standard error must not end a job."""
 
-    def write(self, data: "bytes | memoryview") -> int:  # type: ignore[override]
-        """Writes bytes, and returns their number also if they cannot be written."""
+    def write(self, data: "ReadableBuffer", /) -> int:
+        """Writes bytes, or drops them."""
         try:
             return super().write(data)
         except OSError:
@@ -42,8 +46,8 @@ class _Tolerant(io.FileIO):
 class _Named(io.FileIO):
     """Standard output, whose errors name it."""
 
-    def write(self, data: "bytes | memoryview") -> int:  # type: ignore[override]
-        """Writes bytes, and returns their number."""
+    def write(self, data: "ReadableBuffer", /) -> int:
+        """Writes bytes. Raises OSError that names standard output."""
         try:
             return super().write(data)
         except OSError as error:
@@ -64,7 +68,7 @@ def prepare_process() -> None:
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, _terminate)
     if sys.stdout is None or 1 in opened:
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - until the end of the process
+        sys.stdout = io.StringIO()  # what is printed there is lost anyway
         raise ValueError("standard output is closed; redirect it to a file or to /dev/null")
     if sys.stdout.fileno() == 1:
         encoding, lines = sys.stdout.encoding, sys.stdout.isatty()
