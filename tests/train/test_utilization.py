@@ -85,7 +85,8 @@ def test_a_run_logs_its_flops_and_resumes_without_counting_again(
     small_run: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("vitkit.train.launch.peak", lambda *_, **__: Peak(1e12, "given"))
-    log = train(small_run(), tmp_path / "run").folder / "log.jsonl"
+    run = small_run(hardware__keep_checkpoints=9)
+    log = train(run, tmp_path / "run").folder / "log.jsonl"
     events = read(log)
     (cost,) = (event for event in events if event["kind"] == "cost")
     model = models.build(small_run().model)
@@ -100,10 +101,12 @@ def test_a_run_logs_its_flops_and_resumes_without_counting_again(
         assert event["memory_gb"] > 0.01
     assert any("mfu" in event for event in steps)
 
-    for checkpoint_folder in sorted((tmp_path / "run" / "checkpoints").iterdir())[1:]:
-        checkpoint_folder.rename(tmp_path / checkpoint_folder.name)
+    (tmp_path / "run" / "best").rename(tmp_path / "best")
+    for checkpoint_folder in list((tmp_path / "run" / "checkpoints").iterdir()):
+        if checkpoint_folder.name > "step-00000008":
+            checkpoint_folder.rename(tmp_path / checkpoint_folder.name)
     monkeypatch.setattr("vitkit.train.loop.FlopCounter", None)  # fails if called
-    train(small_run(), tmp_path / "run")
+    train(run, tmp_path / "run")
     resumed = [event["loss"] for event in read(log) if event["kind"] == "step"]
     assert resumed == [event["loss"] for event in steps]
 
