@@ -19,6 +19,7 @@ from vitkit.models import vit
 from vitkit.objectives import supervised
 from vitkit.task import Task
 from vitkit.train import Run, RunFolder
+from vitkit.train.setup import initial_model
 from vitkit.train.targets import inferred_task, with_task
 
 COLORS = ("blue", "green", "red")
@@ -157,6 +158,19 @@ def test_numbers_are_predicted_in_their_units_by_every_reader(
     assert value == pytest.approx(year.value, abs=0.5)
 
 
+def test_a_head_that_is_trained_further_predicts_the_same_numbers(numbers_run: Path) -> None:
+    run = RunFolder(numbers_run.parent).run()
+    task = Task(problem_type="regression", target_mean=(0.0, 5.0), target_std=(100.0, 0.5))
+    model = dataclasses.replace(run.model, task=task)
+    start = dataclasses.replace(run, model=model, init_from=str(numbers_run), init_head="checkpoint")
+    images = torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        before = vitkit.load(numbers_run)
+        expected = before.config.task.scores(before(images).double())
+        found = task.scores(initial_model(start).eval()(images).double())
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
+
+
 def test_parquet_and_lists_of_floats_are_targets(workspace: Path, tmp_path: Path) -> None:
     pyarrow = pytest.importorskip("pyarrow", reason="Parquet needs pyarrow: pip install 'vitkit[data]'")
     parquet = pytest.importorskip("pyarrow.parquet")
@@ -237,6 +251,28 @@ def test_the_task_is_inferred_from_the_data_before_the_first_step(small_run: obj
         with_task(numbers, data.source("digits"))
     with pytest.raises(ValueError, match=r"loss='softmax' does not fit task.problem_type='regression'"):
         supervised.build(supervised.Config(), models.build(dataclasses.replace(numbers.model, num_classes=1)))
+
+
+def test_a_recipe_with_independent_labels_gets_their_task(workspace: Path, small_run: object) -> None:
+    run: Run = small_run(objective__loss="sigmoid", model__num_classes=3)  # type: ignore[operator]
+    source = data.source(f"jsonl:{workspace / 'labels.jsonl'}")
+    found = with_task(run, source)
+    assert found.model.task == Task(problem_type="multi_label_classification")
+    assert (run.evaluators, found.evaluators) == (("top1", "confusion"), ("top1",))
+    assert with_task(run, data.source("digits")) == run
+
+
+def test_a_recipe_predicts_numbers(workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["train", "digits.tiny", "--data", f"csv:{workspace / 'numbers.csv'}", "--out", str(tmp_path / "run")]
+    settings = ["model.num_classes=1", "steps=3", "epochs=none", "schedule.warmup=1", "batch_size=16", *FAST]
+    assert main([*command, "--set", *settings]) == 1
+    error = capsys.readouterr().err
+    assert "set objective.loss=mse" in error
+    settings += ["objective.loss=mse", "objective.label_smoothing=0", 'evaluators=["regression"]']
+    assert main([*command, "--set", *settings, "metric=regression.r2"]) == 0
+    task = vitkit.load(tmp_path / "run" / "best").config.task
+    assert task.problem_type == "regression"
+    assert task.target_mean[0] == pytest.approx(1950, abs=20)
 
 
 def test_the_squared_error_is_that_of_standardized_targets() -> None:

@@ -216,12 +216,16 @@ def default_evaluators(task: Task) -> tuple[str, ...]:
     }[task.problem_type]
 
 
+def problem_types(spec: str) -> tuple[str, ...]:
+    """Returns the problem types of tasks that an evaluator fits."""
+    default = CLASSIFICATION if reads(spec) == "predictions" else PROBLEM_TYPES
+    return getattr(evaluator(spec), "PROBLEM_TYPES", default)
+
+
 def check_task(names: Iterable[str], task: Task) -> None:
     """Raises ValueError if an evaluator does not fit the task of a model."""
     for spec in names:
-        default = CLASSIFICATION if reads(spec) == "predictions" else PROBLEM_TYPES
-        types = getattr(evaluator(spec), "PROBLEM_TYPES", default)
-        if task.problem_type not in types:
+        if task.problem_type not in (types := problem_types(spec)):
             raise ValueError(
                 f"the evaluator '{spec}' is for {' and '.join(types)}, but the model's task is {task.problem_type}; "
                 f"use {', '.join(default_evaluators(task))}"

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from vitkit import evaluate
 from vitkit.config import AnyConfig
 from vitkit.data import Source
 from vitkit.task import SINGLE_LABEL, Task
@@ -63,8 +64,15 @@ def with_task(run: Run, source: Source) -> Run:
     if loss == "mse" or run.model.task.regression:
         raise ValueError(f"'{run.data.source}' has classes, but the run predicts numbers: append #target=COLUMN to it")
     if loss == "sigmoid" and run.model.task == SINGLE_LABEL and first_multilabel(source) is not None:
-        return replace(run, model=_with(run.model, Task(problem_type="multi_label_classification")))
+        return _with_labels(run, Task(problem_type="multi_label_classification"))
     return run
+
+
+def _with_labels(run: Run, task: Task) -> Run:
+    """Returns a run for independent labels, without evaluators of one class per image (unless its metric needs one)."""
+    fits = tuple(each for each in run.evaluators if task.problem_type in evaluate.problem_types(each))
+    evaluators = fits if run.metric.partition(".")[0] in fits else run.evaluators
+    return replace(run, model=_with(run.model, task), evaluators=evaluators)
 
 
 def _with(model: AnyConfig, task: Task) -> AnyConfig:
