@@ -11,6 +11,7 @@ from oracles import oracle
 from PIL import Image
 
 from vitkit.data.augment import Augment, Transform
+from vitkit.data.augment import crop as crop_module
 from vitkit.data.augment.crop import Crop, crop_and_resize, tensorflow_box, torchvision_box
 from vitkit.data.processor import Processor
 
@@ -180,3 +181,16 @@ def test_invalid_settings_raise(settings: dict, message: str) -> None:
         Crop(**settings)
     with pytest.raises(ValueError, match="too small for the input size"):
         Transform(Processor.squash(16), Augment(crop=Crop(kind="simple", short_side=12, padding=1)))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_large_boxes_are_cut_without_a_warning_of_pillow(monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 70, 3), dtype=np.uint8)).convert(mode)
+    settings = Crop(kind="torchvision", area=(0.6, 1.0))
+    processor = Processor.squash(16)
+    expected = [crop_and_resize(image, settings, processor, np.random.default_rng(seed)) for seed in range(5)]
+    monkeypatch.setattr(crop_module, "LARGE", 10)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    for seed in range(5):
+        given = crop_and_resize(image, settings, processor, np.random.default_rng(seed))
+        np.testing.assert_array_equal(np.asarray(given), np.asarray(expected[seed]))

@@ -6,10 +6,12 @@ import struct
 import tracemalloc
 from collections.abc import Callable
 
+import band_files
 import numpy as np
 import pytest
 import torch
 from band_files import array_file, tiff
+from image_files import good
 from PIL import Image
 
 from vitkit.images import Bands, ImageError, Limits, open_channels, open_image, to_channels
@@ -65,6 +67,31 @@ def test_files_of_libtiff_have_the_pixels_that_libtiff_decodes(mode: str, predic
     read = np.asarray(Image.open(file))
     wanted = expected(read) if mode != "F" else floats_to_bytes(read, clip=True)
     assert np.array_equal(np.squeeze(band_bytes(layout, None, decode_plain)), wanted)
+
+
+def test_files_above_the_limit_of_pillow_do_not_warn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`Limits` replaces the limit of Pillow (89 million pixels), which warns and then raises; here it is ten pixels."""
+    files = {name: file for name, file in good().items() if name.startswith("tiff/")}
+    pixels = values("u2", 5)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    for file in files.values():
+        assert np.abs(np.asarray(open_image(file.data)).astype(int) - file.pixels).max() <= file.within
+    for planar, tile in itertools.product((False, True), (0, 16)):
+        data = tiff(pixels, planar=planar, tile=tile, deflate=True, predictor=2)
+        assert np.array_equal(np.asarray(open_channels(data, 5)), expected(pixels))
+
+
+def test_planes_may_be_jpeg_compressed(monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = np.asarray(Image.fromarray(values("u1", 4, 5, 7), "RGBA").resize((40, 32)))
+
+    def jpeg(raw: bytes) -> bytes:
+        file = io.BytesIO()
+        Image.fromarray(np.frombuffer(raw, np.uint8).reshape(-1, 40)).save(file, "JPEG", quality=95)
+        return file.getvalue()
+
+    monkeypatch.setattr(band_files.zlib, "compress", jpeg)
+    data = tiff(pixels, planar=True, rows=16, deflate=True, extra={259: (3, (7,))})
+    assert np.abs(np.asarray(open_channels(data, 4)).astype(int) - pixels).max() < 10
 
 
 def test_white_is_zero_is_inverted_and_the_orientation_applied() -> None:

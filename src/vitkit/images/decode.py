@@ -32,6 +32,17 @@ from vitkit.images.header import Header, apply_orientation, read_orientation
 from vitkit.images.probe import probe
 from vitkit.images.samples import band_bytes
 
+
+class _Tiff(TiffImageFile):
+    """Pillow's TIFF decoder without its limit of pixels, which warns; `Limits` has been checked before."""
+
+    def load_prepare(self) -> None:
+        """Allocates the image."""
+        if self._im is None:
+            self.im = Image.core.new(self.mode, getattr(self, "_tile_size", self.size))
+        ImageFile.ImageFile.load_prepare(self)
+
+
 # Decoders are called directly: Image.open would try others, and warns through global state.
 _DECODERS: Final[dict[str, type[ImageFile.ImageFile]]] = {
     "JPEG": JpegImageFile,
@@ -39,7 +50,7 @@ _DECODERS: Final[dict[str, type[ImageFile.ImageFile]]] = {
     "WEBP": WebPImageFile,
     "GIF": GifImageFile,
     "BMP": BmpImageFile,
-    "TIFF": TiffImageFile,
+    "TIFF": _Tiff,
     "AVIF": AvifImageFile,
 }
 #: In these formats, a valid header that the decoder rejects means an unsupported pixel layout.

@@ -17,6 +17,8 @@ Resampling = Literal[
     "processor", "bilinear_aliased", "nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"
 ]  # fmt: skip
 
+# Pixels of a box that is cut out without `Image.crop`, whose limit is 89 million.
+LARGE = 64_000_000
 # Defaults of the libraries: fraction of the image area, and width over height.
 DEFAULT_AREA = {"tensorflow": (0.05, 1.0), "torchvision": (0.08, 1.0)}
 DEFAULT_ASPECT = {"tensorflow": (0.75, 1.33), "torchvision": (3 / 4, 4 / 3)}
@@ -75,7 +77,16 @@ def crop_and_resize(image: AnyImage, crop: Crop, processor: Processor, random: n
     area, aspect = crop.area or DEFAULT_AREA[crop.kind], crop.aspect or DEFAULT_ASPECT[crop.kind]
     sample = tensorflow_box if crop.kind == "tensorflow" else torchvision_box
     top, left, height, width = sample((image.height, image.width), area, aspect, random)
-    return _resize(image.crop((left, top, left + width, top + height)), processor.size, crop, processor)
+    return _resize(_cut(image, (top, left, height, width)), processor.size, crop, processor)
+
+
+def _cut(image: AnyImage, box: Box) -> AnyImage:
+    """Returns a box of an image; Pillow's `crop` warns of large boxes, its `transform` gives the same pixels."""
+    top, left, height, width = box
+    edges = (left, top, left + width, top + height)
+    if height * width <= LARGE:
+        return image.crop(edges)
+    return image.transform((width, height), Image.Transform.EXTENT, edges, Image.Resampling.NEAREST)
 
 
 def tensorflow_box(
