@@ -15,7 +15,7 @@ from vitkit.jax import load
 from vitkit.jax import run as jax_run
 from vitkit.objectives import supervised
 from vitkit.recipes import recipe
-from vitkit.train import train
+from vitkit.train import setup, train
 from vitkit.train.optim import Optimizer
 
 SHORT = ["--set", "steps=3", "evaluate_every=3", "hardware.log_every=1", "schedule.warmup=1", "batch_size=16"]
@@ -58,6 +58,20 @@ def test_initial_weights_match_pytorch() -> None:
     expected = models.build(run.model).patch_embed.proj.weight.detach().numpy().transpose(2, 3, 1, 0)
     kernel = jax_run.random_checkpoint(run.model, run.seed).params["embedding"]["kernel"]
     np.testing.assert_array_equal(kernel, expected)
+
+
+def test_initial_weights_are_adapted_to_the_channels_of_the_run_like_those_of_pytorch(tmp_path: Path) -> None:
+    run = short_run()
+    rgb = models.build(replace(run.model, channels=3))
+    labels = tuple("0123456789")
+    processor = run.processor.with_channels(3)
+    checkpoints.save(checkpoints.Checkpoint(model=rgb, processor=processor, labels=labels), tmp_path / "rgb")
+    model = replace(checkpoints.load(tmp_path / "rgb").model.config, channels=4)
+    run = replace(run, init_from=str(tmp_path / "rgb"), model=model, processor=processor.with_channels(4))
+    given = jax_run.initial_checkpoint(run, labels)
+    assert (given.config.channels, given.processor) == (4, run.processor)
+    kernel = setup.initial_model(run).patch_embed.get_parameter("proj.weight").detach().numpy().transpose(2, 3, 1, 0)
+    np.testing.assert_array_equal(given.params["embedding"]["kernel"], kernel)
 
 
 def test_unsupported_settings_raise(tmp_path: Path) -> None:

@@ -71,7 +71,8 @@ def initial_checkpoint(run: Run, classes: tuple[str, ...]) -> FlaxCheckpoint:
     if run.init_from is None:
         initial = random_checkpoint(run.model, run.seed)
     else:
-        initial = load(run.init_from).with_head(len(classes)).with_image_size(tuple(run.model.image_size))
+        initial = load(run.init_from, channels=run.model.channels)
+        initial = initial.with_head(len(classes)).with_image_size(tuple(run.model.image_size))
         initial = replace(initial, config=replace(initial.config, task=run.model.task))
         if initial.config != run.model:
             raise ValueError(
