@@ -3,10 +3,11 @@
 import io
 import struct
 import zlib
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+Order = Literal["<", ">"]
 KINDS = {"u": 1, "i": 2, "f": 3}
 
 
@@ -30,7 +31,7 @@ def _predicted(part: np.ndarray, predictor: int) -> np.ndarray:
 def tiff(
     pixels: np.ndarray,
     *,
-    order: str = "<",
+    order: Order = "<",
     planar: bool = False,
     tile: int = 0,
     rows: int = 7,

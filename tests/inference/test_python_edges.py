@@ -1,6 +1,5 @@
 """Calls of loaded models from Python code: dtypes, modes, empty inputs, the legacy ONNX exporter, and wrong values."""
 
-import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         num_labels=3,
     )
     model = ViTForImageClassification(config)
-    model.classifier.weight.data.normal_()
+    torch.nn.init.normal_(model.get_parameter("classifier.weight"))
     model.save_pretrained(path)
     ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(path)
     pixels = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
@@ -84,7 +83,7 @@ def test_the_training_flag_is_that_of_the_model(folder: Path) -> None:
 @pytest.mark.usefixtures("no_shape_checks")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning", "ignore::UserWarning")
 @pytest.mark.parametrize("kind", ["classifier", "classification", "model"])
-def test_the_legacy_onnx_exporter_exports_models(folder: Path, kind: str) -> None:
+def test_the_legacy_onnx_exporter_exports_models(folder: Path, kind: str, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime", reason="runs the model: pip install 'vitkit[export]'")
     pytest.importorskip("onnx", reason="writes the model: pip install 'vitkit[export]'")
     make = {
@@ -93,9 +92,9 @@ def test_the_legacy_onnx_exporter_exports_models(folder: Path, kind: str) -> Non
         "model": ViTModel.from_pretrained,
     }[kind]
     model: Any = make(folder).eval()
-    images, file = torch.randn(1, 3, 32, 32), io.BytesIO()
+    images, file = torch.randn(1, 3, 32, 32), str(tmp_path / "model.onnx")
     torch.onnx.export(model, (images,), file, dynamo=False)
-    session = onnxruntime.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     (first, *_) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
     with torch.no_grad():
         outputs = model(images)

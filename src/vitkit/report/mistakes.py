@@ -90,7 +90,7 @@ def section(source: Source, predictions: Predictions, best: Checkpoint | None = 
 
 
 def _card(
-    image: Image.Image, names: Sequence[str], predictions: Predictions, index: int, overlay: Image.Image | None
+    image: Image.Image, names: tuple[str, ...], predictions: Predictions, index: int, overlay: Image.Image | None
 ) -> str:
     true, true_score, predicted, score = _captions(names, predictions, index)
     shown = image_tag(image, alt=f"{true}, predicted as {predicted}")
