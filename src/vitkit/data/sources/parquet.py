@@ -57,8 +57,9 @@ class Parquet(Table):
         self.offsets: list[int] = []
         for number, path in enumerate(paths):
             with self._open(path) as file:
-                *columns, unlabelled = _columns(file.schema_arrow, chosen, os.path.basename(path))
-                if number and columns != [self.image, named, names]:
+                image, label, stored, unlabelled = _columns(file.schema_arrow, chosen, os.path.basename(path))
+                columns = (image, label, stored)
+                if number and columns != (self.image, named, names):
                     raise ValueError(
                         f"{os.path.basename(path)} and {os.path.basename(paths[0])} have different "
                         "columns or classes; files of one split must have the same"

@@ -128,8 +128,9 @@ def sizes_to_test(model: Backbone, *, dynamic_size: bool) -> list[tuple[int, int
     if not dynamic_size:
         return [(rows, columns)]
     patch = getattr(model.config, "patch_size", (32, 32))
-    less = tuple(max(side, side * (size // side // 2)) for size, side in zip((rows, columns), patch, strict=True))
-    return [(rows, columns), (rows + patch[0], 2 * columns), less, (rows + patch[0] // 2, columns + 3 * patch[1])]
+    less = [max(side, side * (size // side // 2)) for size, side in zip((rows, columns), patch, strict=True)]
+    odd = (rows + patch[0] // 2, columns + 3 * patch[1])
+    return [(rows, columns), (rows + patch[0], 2 * columns), (less[0], less[1]), odd]
 
 
 def _remove_metadata(program: torch.export.ExportedProgram) -> None:
