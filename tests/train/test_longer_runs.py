@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from two_processes import Job, ends, run_in_two
 
 from vitkit import evaluate
 from vitkit.cli import main
@@ -185,6 +186,22 @@ def test_a_resumed_run_stops_at_the_same_step(
             train(run, tmp_path / "twice")
     assert train(run, tmp_path / "twice").note == train(run, tmp_path / "once").note != ""
     assert_same(weights(tmp_path / "twice"), stopped)
+
+
+@pytest.mark.slow
+def test_two_processes_train_on_and_stop_together(small_run: Callable[..., Run], tmp_path: Path) -> None:
+    ddp = {"hardware__parallel": "ddp"}
+    early = small_run(evaluate_every=1, patience=1, optimizer__lr=1e-12, schedule__warmup=0, **ddp)
+    jobs = [
+        Job(small_run(steps=4, **ddp), tmp_path / "run"),
+        Job(small_run(steps=8, **ddp), tmp_path / "run"),
+        Job(early, tmp_path / "early"),
+    ]
+    run_in_two(jobs, tmp_path / "scratch")
+    assert [end.error for folder in ("run", "early") for end in ends(tmp_path / folder)] == [""] * 4
+    assert weights(tmp_path / "run")["step"] == 8
+    assert [event["step"] for event in events(tmp_path / "run", "changed")] == [4]
+    assert weights(tmp_path / "early")["step"] == 2
 
 
 @pytest.mark.parametrize(

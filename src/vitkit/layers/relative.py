@@ -31,10 +31,11 @@ def relative_index(grid: Grid, *, device: torch.device | str | None = None) -> I
     row = torch.arange(rows, device=device)[:, None].expand(rows, columns).flatten()
     column = torch.arange(columns, device=device).expand(rows, columns).flatten()
     index = (row[:, None] - row + rows - 1) * (2 * columns - 1) + column[:, None] - column + columns - 1
-    index = F.pad(index, (1, 0, 1, 0), value=relative_rows(grid) - 2)
-    index[0] = relative_rows(grid) - 3
-    index[0, 0] = relative_rows(grid) - 1
-    return index
+    number, last = rows * columns, relative_rows(grid) - 1
+    to_class = torch.full((number, 1), last - 1, device=device)
+    from_class = torch.full((1, number), last - 2, device=device)
+    both = torch.full((1, 1), last, device=device)
+    return torch.cat([torch.cat([both, from_class], dim=1), torch.cat([to_class, index], dim=1)])
 
 
 def relative_bias(table: Float[Tensor, "rows h"], index: Int[Tensor, "n n"]) -> Float[Tensor, "h n n"]:
