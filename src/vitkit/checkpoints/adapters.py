@@ -1,4 +1,4 @@
-"""Loads LoRA adapters of peft by merging them into the weights of their base model.
+"""Loads peft's LoRA adapters. Their weights are merged into the weights of the base model.
 
 W' = W + B A alpha / r (Hu et al. 2021, section 4.1); rank-stabilised adapters divide by the root of r instead.
 """
@@ -36,7 +36,7 @@ def is_adapter(folder: Path) -> bool:
 
 
 def open_adapter(folder: Path, open_base: Callable[[str], tuple[Tensors, Json | None]]) -> tuple[Tensors, Json | None]:
-    """Returns the merged tensors and the config.json of the base model.
+    """Merges an adapter into its base model. Returns the merged tensors and the base model's config.json.
 
     `open_base` opens the base model by its path or Hub id. Raises CheckpointError if the adapter is of another kind.
     """

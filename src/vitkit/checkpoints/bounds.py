@@ -21,7 +21,7 @@ MAX_VALUE = 1e6
 
 
 def check_config(config: Any, tensors: Tensors) -> None:
-    """Raises CheckpointError if a config has sizes that are too large for the tensors in the file."""
+    """Raises CheckpointError if a size in a config is larger than the tensors in the weights file allow."""
     largest = max((side for info in tensors.infos.values() for side in info.shape), default=0)
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -37,7 +37,7 @@ def check_config(config: Any, tensors: Tensors) -> None:
 
 
 def check_requested(image_size: tuple[int, int] | None) -> None:
-    """Raises ValueError if a requested image size is not positive, or too large for the memory of a position table."""
+    """Raises ValueError if a requested image size (rows, columns) is not positive or has too many pixels."""
     if image_size is None:
         return
     if min(image_size) < 1 or math.prod(image_size) > MAX_PIXELS:
@@ -47,7 +47,7 @@ def check_requested(image_size: tuple[int, int] | None) -> None:
 
 
 def check_sizes(image_size: tuple[int, int], processor: Processor) -> None:
-    """Raises CheckpointError if the image size is too large or the normalization statistics are invalid."""
+    """Raises CheckpointError if the image size has too many pixels or the mean, std or rescale factor is invalid."""
     to = processor.resize_to
     sizes = {
         "image_size": image_size,

@@ -1,4 +1,4 @@
-"""`Checkpoint`, which `load` returns and `save` takes, and `CheckpointError`."""
+"""Defines `Checkpoint`, which `load` returns and `save` accepts, and the exception `CheckpointError`."""
 
 from dataclasses import dataclass
 
@@ -8,26 +8,26 @@ from vitkit.text import printable
 
 
 class CheckpointError(ValueError):
-    """A checkpoint cannot be found, read or written; the message is a single line without control characters."""
+    """Raised if a checkpoint cannot be found, read or written. The message is one line without control characters."""
 
     def __init__(self, message: str):
         super().__init__(printable(message))
 
 
 def listing(names: list[str], limit: int = 8) -> str:
-    """Joins the first `limit` names for an error message and counts the others."""
+    """Returns the first `limit` names, joined for an error message, and the number of the remaining names."""
     shown = ", ".join(map(_shown, names[:limit]))
     return f"{shown} and {len(names) - limit} more" if len(names) > limit else shown
 
 
 def _shown(name: str) -> str:
-    """Quotes and truncates names from untrusted files that are unprintable or too long."""
+    """Returns a name from an untrusted file, quoted and truncated if it is unprintable or too long."""
     return name if name.isprintable() and len(name) <= 160 else repr(name[:160])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """The source of a checkpoint, its format and Hub commit, and notes on inferred or ignored values."""
+    """The source of a checkpoint, its file format, its Hub commit, and notes on inferred or ignored values."""
 
     source: str = ""
     format: str = "vitkit"
@@ -37,7 +37,7 @@ class Origin:
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A model with its image processor and one label per class (no labels if it has no head)."""
+    """A model with its image processor and one label per class. A model without a head has no labels."""
 
     model: Backbone
     processor: Processor

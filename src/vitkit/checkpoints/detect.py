@@ -1,4 +1,4 @@
-"""Detects the format of a file by choosing the format with the fewest unknown tensor names."""
+"""Detects the format of a weights file: the format for which the fewest tensor names are unknown."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -33,7 +33,7 @@ UNSUPPORTED_FAMILIES: tuple[tuple[str, str], ...] = (
 
 @dataclass(frozen=True, kw_only=True)
 class Detection:
-    """A detected format, and the tensors of the file under the names of that format.
+    """A detected format, with the tensors of the file renamed to the names of that format.
 
     `unknown` lists names that the format does not have, and `outside` tensors next to the model that could change its
     output.
@@ -48,7 +48,7 @@ class Detection:
 
 
 def detect_format(tensors: Tensors, config: Json | None, format_name: str | None) -> Detection:
-    """Returns the format of the tensors.
+    """Returns the format that has names for the most tensors of the file.
 
     `format_name` restricts the choice to formats with that target. Raises CheckpointError if no format matches; the
     message names the model family or some of the tensors.
@@ -79,7 +79,7 @@ def detect_format(tensors: Tensors, config: Json | None, format_name: str | None
 
 
 def canonical(tensors: Tensors, config: Json | None) -> tuple[Tensors, Callable[[str], str]]:
-    """Returns the model's tensors under the names of its format, and the function that renames them.
+    """Returns the model's tensors under the names of their format, and the function that renames them.
 
     Unlike `detect_format` it changes no values and keeps tensors that the format ignores.
     """
@@ -134,7 +134,9 @@ def _as_stored(tensors: Tensors) -> Unwrapped:
 
 
 def _with_head(layout: Format, tensors: Tensors, inside: Tensors, found: Unwrapped) -> tuple[Tensors, tuple[str, ...]]:
-    """Adds a linear layer next to the backbone as its head and returns the names that could not be added."""
+    """Adds a separate linear layer of the file to the model's tensors as the head.
+    Returns the tensors and the names of layers that cannot be added.
+    """
     if not found.head:
         return inside, found.outside
     names: dict[str, str] = {}
@@ -185,7 +187,7 @@ def _unknown_error(tensors: Tensors, config: Json | None, format_name: str | Non
 
 
 def _model_type_error(kind: str, names: list[str], config: Json) -> str:
-    """Returns the error for an unsupported model_type or names that do not match it."""
+    """Returns the error for a model_type that is unsupported or does not match the tensor names."""
     prefix = f"config.json: model_type is {kind[:40]!r}"
     # Formats that also accept a config.json without model_type (such as npz) do not check it.
     if not any(each.accepts(config) and not each.accepts({}) for each in all_formats()):
@@ -194,6 +196,6 @@ def _model_type_error(kind: str, names: list[str], config: Json) -> str:
 
 
 def family_of(names: Iterable[str]) -> str | None:
-    """Returns a description of the unsupported model family of the tensors, or None if it is unknown."""
+    """Returns a description of the unsupported model family with these tensor names, or None if it is unknown."""
     names = list(names)
     return next((text for regex, text in UNSUPPORTED_FAMILIES if any(re.search(regex, name) for name in names)), None)

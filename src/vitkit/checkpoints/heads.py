@@ -1,4 +1,4 @@
-"""Loads linear heads from separate files, as published for DINO, DINOv2 and DINOv3.
+"""Loads linear heads from separate files, such as those published for DINO, DINOv2 and DINOv3.
 
 Such a file has one weight matrix and its bias. The input of the head follows from its width, as a multiple of the
 token width: class tokens of the last four blocks (4: DINO's small models), class token and mean patch token of the last
@@ -33,7 +33,7 @@ STEM = re.compile(r"((state_dict|model|module|linear|linear_head|head|fc|classif
 
 
 def attach(model: Backbone, path: Path, overrides: Mapping[str, Any], dtype: torch.dtype | None = torch.float32) -> str:
-    """Replaces the model's head with the head in a file and returns a note that describes its input.
+    """Replaces the head of a model with the head in a file. Returns a note that describes the input of the new head.
 
     The input is set by `pool` and `pool_blocks` in `overrides`; else it is the input of the model's current head if the
     widths match; else that of a published head of this width. `dtype=None` uses the dtype of the model. Raises
@@ -66,7 +66,7 @@ def attach(model: Backbone, path: Path, overrides: Mapping[str, Any], dtype: tor
 
 
 def _check(config: Any, file: str) -> None:
-    """Raises CheckpointError if the model has no normalized tokens that a head could use as input."""
+    """Raises CheckpointError unless a head from a file can use the model's tokens after the final norm as input."""
     if not isinstance(config, vit.Config | dinov3.Config):
         family = models.family_of(config)
         raise CheckpointError(f"{file}: heads from files need a ViT, hybrid, DINO, DINOv2 or DINOv3, not {family}")
@@ -86,7 +86,7 @@ def _stem(file: str, tensors: Tensors) -> str:
 
 
 def _is_layer(infos: Mapping[str, Info], stem: str) -> bool:
-    """Returns whether weight and bias with this prefix belong to a linear layer."""
+    """Returns whether the weight and bias with this name prefix belong to a linear layer."""
     weight, bias = infos[f"{stem}weight"], infos.get(f"{stem}bias")
     if bias is None or len(weight.shape) != 2 or bias.shape != weight.shape[:1] or 0 in weight.shape:
         return False
@@ -94,7 +94,7 @@ def _is_layer(infos: Mapping[str, Info], stem: str) -> bool:
 
 
 def _config(file: str, config: Any, width: int, overrides: Mapping[str, Any]) -> Any:
-    """Returns the config with `pool` and `pool_blocks` for a head of this width."""
+    """Returns the config with the `pool` and `pool_blocks` that give the head an input of this width."""
     given = {name: value for name, value in overrides.items() if name in FIELDS}
     if given:
         config = _replaced(file, config, parse_overrides(type(config), given))
@@ -124,7 +124,7 @@ def _replaced(file: str, config: Any, changes: Mapping[str, Any]) -> Any:
 
 
 def _describe(config: Any) -> str:
-    """Returns a description of the head's input."""
+    """Returns a description of the input of a head, such as "the class token"."""
     tokens = (
         "the class token"
         if _pooling.blocks(config) == 1

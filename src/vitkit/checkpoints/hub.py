@@ -1,4 +1,4 @@
-"""Downloads config files and weights from the Hugging Face Hub into its cache; prefers safetensors."""
+"""Downloads config files and weights from the Hugging Face Hub to the Hub cache. Prefers safetensors files."""
 
 import difflib
 from pathlib import Path
@@ -27,7 +27,7 @@ OLDER_PATTERNS = (
 
 
 def download(name: str, revision: str | None) -> tuple[Path, str]:
-    """Downloads a model and returns its folder in the Hub cache and the commit.
+    """Downloads a model. Returns its folder in the Hub cache and the commit hash.
 
     `revision` defaults to the main branch. Only files that match `PATTERNS` are downloaded, and those that match
     `OLDER_PATTERNS` if the model has no safetensors. Without a network, or with HF_HUB_OFFLINE=1, the files in the
@@ -66,7 +66,7 @@ def _snapshot(name: str, revision: str | None, patterns: tuple[str, ...]) -> Pat
 
 
 def similar_cached_models(name: str) -> list[str]:
-    """Returns names of cached models that are similar to `name`."""
+    """Returns the ids of models in the Hub cache that are similar to `name`."""
     from huggingface_hub import constants
 
     folders = Path(constants.HF_HUB_CACHE).glob("models--*--*")

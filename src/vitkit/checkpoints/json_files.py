@@ -1,4 +1,4 @@
-"""Reads untrusted JSON (limited size and depth, no duplicate keys, no NaN) and writes JSON."""
+"""Reads untrusted JSON files and writes JSON. Reading rejects large or deep files, duplicate keys and NaN."""
 
 import json
 import stat
@@ -26,7 +26,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def parse_json(data: bytes, name: str) -> dict[str, Any]:
-    """Parses bytes as `read_json` does; `name` is used in error messages."""
+    """Parses bytes with the checks of `read_json`. `name` is the file name in error messages."""
     try:
         value = json.loads(
             data.decode("utf-8"),

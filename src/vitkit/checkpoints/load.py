@@ -1,4 +1,4 @@
-"""Loads checkpoints: finds files, detects the format, validates names and shapes, and reads tensors."""
+"""Loads a checkpoint: finds the files, detects the format, validates names and shapes, and reads the tensors."""
 
 import dataclasses
 import os
@@ -89,7 +89,7 @@ def load(
 
 
 def parse_channels(value: object) -> int:
-    """Returns a number of channels given as an integer or text. Raises CheckpointError for other values."""
+    """Returns a number of channels that is an integer or a string. Raises CheckpointError for other values."""
     number = int(value) if isinstance(value, str) and value.isdecimal() else value
     if not _is_integer(number) or number < 1:
         raise CheckpointError(f"channels is {value!r}; it must be an integer of at least 1")
@@ -101,7 +101,7 @@ def _is_integer(value: object) -> TypeGuard[int]:
 
 
 def _size(value: object, name: str) -> tuple[int, int] | None:
-    """Returns (rows, columns) of a size given as one integer, as a pair or None. Raises ValueError for other values."""
+    """Returns (rows, columns) of a size that is one integer, a pair or None. Raises ValueError for other values."""
     if value is None:
         return None
     given: list[object] = list(value) if isinstance(value, tuple | list) else [value, value]
@@ -112,7 +112,7 @@ def _size(value: object, name: str) -> tuple[int, int] | None:
 
 
 def with_channels(checkpoint: Checkpoint, channels: int) -> Checkpoint:
-    """Adapts an RGB checkpoint to another number of channels, with a note. Raises CheckpointError for other models."""
+    """Adapts a checkpoint for RGB images to another number of channels. Raises CheckpointError for other checkpoints."""
     given, channels = checkpoint.model.config.channels, parse_channels(channels)
     if given == channels:
         return checkpoint
@@ -127,7 +127,7 @@ def with_channels(checkpoint: Checkpoint, channels: int) -> Checkpoint:
 
 
 def _with_head(checkpoint: Checkpoint, *added: str) -> Checkpoint:
-    """Adds notes and the default labels for a new head to the checkpoint."""
+    """Returns the checkpoint of a model with a new head, with the added notes and the default labels."""
     notes = (each for each in checkpoint.origin.notes if each != UNTRAINED)
     origin = dataclasses.replace(checkpoint.origin, notes=(*notes, *added))
     config = checkpoint.model.config
@@ -136,7 +136,7 @@ def _with_head(checkpoint: Checkpoint, *added: str) -> Checkpoint:
 
 
 def _with_source(source: str, error: str) -> str:
-    """Prefixes errors of `locate` with the source, unless the message already contains it."""
+    """Adds the source to the start of an error message, unless the message already contains it."""
     error = error.removeprefix(f"{Path(source).name}: ")
     named = re.search(rf"(?<!\S){re.escape(source)}(?!\w|[.-]\w)", error)
     return error if named else f"{source}: {error}"
@@ -151,7 +151,7 @@ def assemble(
     overrides: Mapping[str, Any],
     dtype: torch.dtype | None,
 ) -> Checkpoint:
-    """Builds the checkpoint after validating the tensor names, shapes and config."""
+    """Builds a checkpoint from files after validating their tensor names, shapes and config."""
     detected = detect_format(files.tensors, files.config, format)
     task_overrides, overrides = meaning.split_overrides(overrides)
     raw = RawCheckpoint(
@@ -196,7 +196,7 @@ def assemble(
 
 
 def _processor(described: Description) -> tuple[Processor, tuple[str, ...]]:
-    """Returns the processor for the channels of the model, and a note if the file has those of another number."""
+    """Returns the processor, adapted to the model's number of channels, and a note if it was adapted."""
     processor, channels = described.processor, described.config.channels
     if processor.channels == channels:
         return processor, ()
@@ -223,7 +223,7 @@ def _named_by_size(described: Description) -> bool:
 
 
 def _model(config: Any, detected: Detection, dtype: torch.dtype | None) -> models.Backbone:
-    """Builds the model on the meta device, assigns the tensors in the file and computes buffers."""
+    """Builds the model on the meta device, assigns the tensors from the file and computes the buffers."""
     try:
         model = models.build(config, device="meta")
     except (RuntimeError, ValueError, TypeError, OverflowError) as error:

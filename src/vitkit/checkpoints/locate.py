@@ -1,4 +1,4 @@
-"""Finds the files of a source: a folder, a file, a subtree of a file, or a Hub id."""
+"""Finds the files of a checkpoint by its source: a folder, a file, a subtree of a file, or a Hub id."""
 
 import dataclasses
 import difflib
@@ -57,7 +57,7 @@ OTHERS: tuple[tuple[str, str], ...] = (
 
 @dataclass(frozen=True, kw_only=True)
 class Files:
-    """The files of a local checkpoint; only their headers and the config files have been read.
+    """The files of a local checkpoint. Config files have been read; of the weights, only the headers.
 
     `subtree` is the part of the file that was asked for, "" for all of it.
     """
@@ -71,7 +71,7 @@ class Files:
 
 
 def locate(source: str, revision: str | None) -> Files:
-    """Returns the files of a path or Hub id. Raises CheckpointError if the source does not exist."""
+    """Returns the files of a local path or Hub id. Raises CheckpointError if the source does not exist."""
     if URL.fullmatch(source):
         raise CheckpointError(_url_error(source))
     name, tree = _split(source)
@@ -96,7 +96,7 @@ def locate(source: str, revision: str | None) -> Files:
 
 
 def _split(source: str) -> tuple[str, str]:
-    """Splits a source FILE:TREE if FILE exists and no file is named FILE:TREE."""
+    """Splits a source FILE:TREE into both parts if FILE exists and no file is named FILE:TREE."""
     name, _, tree = source.rpartition(":")
     if name and tree and not Path(source).expanduser().exists() and Path(name).expanduser().exists():
         return name, tree.strip("./")
@@ -110,7 +110,7 @@ def _url_error(source: str) -> str:
 
 
 def _adapter(path: Path) -> Path | None:
-    """Returns the folder of a peft adapter without complete weights, or None for any other source."""
+    """Returns the folder of a peft adapter, or None if the source has complete weights or no adapter."""
     if path.is_dir():
         return path if is_adapter(path) and not any((path / name).is_file() for name in WEIGHTS) else None
     return path.parent if path.name in ADAPTERS and is_adapter(path.parent) else None
@@ -124,7 +124,7 @@ def _open_base(base: str) -> tuple[Tensors, Json | None]:
 
 
 def _timm_wrapper(config: Json | None, preprocessor: Json | None) -> tuple[Json | None, Json | None]:
-    """Converts a config.json of transformers' TimmWrapper to timm's own layout."""
+    """Converts a config.json of transformers' TimmWrapper to the layout of timm's own config.json."""
     if config is None or config.get("model_type") != "timm_wrapper":
         return config, preprocessor
     data = {key: value for key, value in config.items() if key != "model_type"}
@@ -158,7 +158,7 @@ def _from_hub(source: str, path: Path, revision: str | None) -> tuple[Path, str 
 
 
 def suggest_presets(name: str) -> str:
-    """Returns a suffix for error messages that suggests similar presets, or "" if there are none."""
+    """Returns the end of an error message, which suggests similar presets, or "" if there are none."""
     presets = models.presets()
     short_name = name.lower().replace("_", "-")
     for word, short in ABBREVIATIONS:
@@ -204,7 +204,7 @@ def _weights_in(folder: Path) -> Path:
 
 
 def _hint(folder: Path) -> str:
-    """Returns a suggestion for the error message of a folder without weights."""
+    """Returns the end of the error message for a folder without weights: what to load instead."""
     if (folder / "best" / WEIGHTS[0]).is_file():
         return f"; {folder / 'best'} has"
     steps = {
@@ -220,7 +220,7 @@ def _hint(folder: Path) -> str:
 
 
 def _subtree(tensors: Tensors, tree: str, separator: str) -> Tensors:
-    """Selects the tensors under a name at any depth. Raises CheckpointError if it is missing or not unique."""
+    """Selects the tensors whose names contain the part `tree`. Raises CheckpointError if no or several subtrees match."""
     inner = f"{separator}{tree}{separator}"
     names: dict[str, str] = {}
     prefixes: dict[str, None] = {}

@@ -1,4 +1,4 @@
-"""Reads and writes the task of a checkpoint, which says what the outputs of its head mean.
+"""Reads and writes the task of a checkpoint, which defines the meaning of the head's outputs.
 
 transformers' config.json stores the problem type under `problem_type` and timm's has no such field; the rest of a task
 is under `vitkit` in both. In files of other libraries the head of a regression predicts values in the units of the
@@ -25,13 +25,13 @@ PREFIX = "task."
 
 
 def split_overrides(overrides: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Splits overrides of a model config into those of its task (`task.problem_type`), without prefix, and the rest."""
+    """Splits overrides into those of the task (`task.problem_type`), with the prefix removed, and those of the config."""
     task = {name.removeprefix(PREFIX): value for name, value in overrides.items() if name.startswith(PREFIX)}
     return task, {name: value for name, value in overrides.items() if not name.startswith(PREFIX)}
 
 
 def read(config: AnyConfig, file_config: Json | None, overrides: Mapping[str, Any], notes: list[str]) -> Task:
-    """Returns the task of a file whose format gave `config`; `overrides` are the caller's, without prefix.
+    """Returns the task in config.json with the overrides applied. `config` is the model config from the same file.
 
     Statistics of targets that do not fit the number of outputs are ignored with a note: the head was replaced since.
     Raises CheckpointError for an invalid task.
@@ -59,7 +59,7 @@ def read(config: AnyConfig, file_config: Json | None, overrides: Mapping[str, An
 
 
 def to_json(task: Task, *, problem_type: bool = True) -> JsonDict:
-    """Returns the fields of a task that differ from the defaults, for the key `vitkit` of a config.json."""
+    """Returns the task fields that differ from their defaults, to be stored under `vitkit` in a config.json."""
     plain, default = configs.to_dict(task), configs.to_dict(Task())
     if not problem_type:
         default["problem_type"] = task.problem_type
@@ -68,7 +68,7 @@ def to_json(task: Task, *, problem_type: bool = True) -> JsonDict:
 
 
 def unsupported(config: AnyConfig, format_name: str) -> str | None:
-    """Returns why a format without config.json cannot store the task of a model, or None if it can."""
+    """Returns why a format without config.json cannot store the task of this config, or None if it can."""
     if config.task == Task() or not config.num_classes:
         return None
     names = [field.name for field in fields(Task) if getattr(config.task, field.name) != field.default]
@@ -80,7 +80,7 @@ def unsupported(config: AnyConfig, format_name: str) -> str | None:
 
 
 def in_target_units(checkpoint: Checkpoint) -> Checkpoint:
-    """Returns a checkpoint whose regression head predicts values in the units of the targets; shares other weights."""
+    """Returns a checkpoint whose regression head predicts targets in their own units. Other weights are shared."""
     task = checkpoint.model.config.task
     if not task.target_std:
         return checkpoint
@@ -94,7 +94,7 @@ def in_target_units(checkpoint: Checkpoint) -> Checkpoint:
 
 @torch.no_grad()
 def rescale_head(model: Backbone, old: Task, new: Task) -> None:
-    """Changes linear heads that predict targets standardized by `old` to predict those standardized by `new`.
+    """Rescales linear regression heads from the target mean and std of task `old` to those of task `new`.
 
     Computed in float64. Raises ValueError for a head that is not linear with a bias.
     """
@@ -118,7 +118,7 @@ def rescale_head(model: Backbone, old: Task, new: Task) -> None:
 
 
 def is_untrained(model: Backbone) -> bool:
-    """Returns whether the head gives every image the same scores, as a zero head does before its training."""
+    """Returns whether the head gives every image the same scores, as a zero-initialized head does."""
     heads = [model.get_submodule(name) for name in model.head_modules]
     linear = [head for head in heads if isinstance(head, nn.Linear)]
     if not linear or len(linear) < len(heads) or linear[0].weight.is_meta:
@@ -128,7 +128,7 @@ def is_untrained(model: Backbone) -> bool:
 
 
 def _is_constant(head: nn.Linear, *, shift: bool) -> bool:
-    """Returns whether the outputs of a layer do not depend on its input; with `shift`, up to a shift of all outputs."""
+    """Returns whether the outputs of a layer ignore its input. With `shift`, all outputs may change by the same amount."""
     weight = head.weight.detach()
     return bool((weight == (weight[:1] if shift else 0.0)).all())
 

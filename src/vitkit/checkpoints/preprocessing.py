@@ -9,7 +9,7 @@ from vitkit.models.vit import Config
 
 
 def stated(read: Callable[[], Processor], where: str) -> Processor:
-    """Calls `read` to parse a stored processor. Raises CheckpointError for invalid values."""
+    """Calls `read` to parse the processor settings of a file. Raises CheckpointError if they are invalid."""
     try:
         return read()
     except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
@@ -17,12 +17,12 @@ def stated(read: Callable[[], Processor], where: str) -> Processor:
 
 
 def google(config: Config) -> Processor:
-    """Squashes images to `size` and scales to -1..1, as in google-research/vision_transformer."""
+    """Returns the processor of google-research/vision_transformer: squash to `image_size`, scale pixels to -1..1."""
     return fitted(Processor.squash(config.image_size), config)
 
 
 def big_vision(config: Config) -> Processor:
-    """Resizes the short side to 8/7 of the size (area filter), crops the center and scales to -1..1.
+    """Returns big_vision's processor: resize the short side to 8/7 of the size, center-crop, scale pixels to -1..1.
 
     SigLIP models, which have a MAP head, squash images instead.
     """
@@ -32,12 +32,12 @@ def big_vision(config: Config) -> Processor:
 
 
 def meta(config: Config, crop_fraction: float = 7 / 8) -> Processor:
-    """Resizes the short side to size / crop_fraction (bicubic), crops and uses ImageNet statistics."""
+    """Returns the processor of Meta's models: resize (bicubic) to size / crop_fraction, crop, ImageNet mean and std."""
     return fitted(Processor.crop(config.image_size, crop_fraction, mean=IMAGENET_MEAN, std=IMAGENET_STD), config)
 
 
 def torchvision(config: Config) -> Processor:
-    """Resizes the short side to 256 (bilinear), crops to 224 and uses ImageNet statistics.
+    """Returns torchvision's processor: resize to 256 (bilinear), center-crop to 224, ImageNet mean and std.
 
     The larger SWAG models use a bicubic resize to their size.
     """
@@ -47,12 +47,12 @@ def torchvision(config: Config) -> Processor:
 
 
 def fitted(processor: Processor, config: Config) -> Processor:
-    """Disables color management, as in published evaluations, and adapts the number of channels."""
+    """Returns the processor without color management, as in published evaluations, for the model's channels."""
     return replace(processor, profile="ignore").with_channels(config.channels)
 
 
 def resized(processor: Processor, size: tuple[int, int]) -> Processor:
-    """Returns the processor for another image size with the same crop fraction."""
+    """Returns the processor for another image size, with the same crop fraction."""
     to = processor.resize_to
     if to is None or to == processor.size:
         return replace(processor, size=size, resize_to=None)

@@ -1,4 +1,4 @@
-"""Loads decoders, mask tokens, heads and tokenizers for pre-training from published files.
+"""Loads the parts of pre-training models from published files: decoders, mask tokens, heads and tokenizers.
 
 The backbone of a file is loaded like any checkpoint. Its other parts belong to an objective, which defines their names
 in each file layout.
@@ -30,7 +30,7 @@ POINTWISE = Transform(lambda parts: parts[0].flatten(1), lambda ours, heads: [ou
 
 @dataclass(frozen=True)
 class Layout:
-    """Tensor names of the parts of a pre-training objective in one file format, with older names."""
+    """Tensor names of the parts of a pre-training model in one file format, including names of older versions."""
 
     table: Table
     aliases: tuple[tuple[str, str], ...] = ()
@@ -39,7 +39,7 @@ class Layout:
 def load_parts(
     source: str, wanted: Mapping[str, Shape], layouts: Sequence[Layout], *, what: str, num_heads: int = 1
 ) -> dict[str, Tensor]:
-    """Loads the tensors in `wanted` (names to shapes) from a folder, file or Hub id as float32.
+    """Loads tensors from a folder, file or Hub id as float32. `wanted` maps their names to their shapes.
 
     The layout that matches most names in the file is used. Raises CheckpointError if the source has none of the
     parts, or if some are missing or have other shapes; `what` describes the parts in the message.
@@ -60,7 +60,7 @@ def load_parts(
 
 
 def _matched(tensors: Tensors, layout: Layout) -> Tensors:
-    """Selects the tensors that the layout includes and renames them to its names."""
+    """Selects the tensors that a layout lists and renames them to the names in the layout."""
     names: dict[str, str] = {}
     for old in tensors.infos:
         new = old
@@ -74,7 +74,7 @@ def _matched(tensors: Tensors, layout: Layout) -> Tensors:
 
 
 def load_dalle_encoder(path: str | os.PathLike[str]) -> DalleEncoder:
-    """Loads DALL-E's encoder in evaluation mode, without gradients, and infers its sizes from the tensors.
+    """Loads DALL-E's encoder in evaluation mode, without gradients. Its sizes are inferred from the tensors.
 
     `path` is OpenAI's `encoder.pkl` (a pickled module, of which only the tensors are read) or any file of its tensors.
     Raises CheckpointError that lists every tensor that is missing, unknown or of another shape.

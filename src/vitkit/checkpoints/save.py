@@ -1,4 +1,4 @@
-"""Saves checkpoints in any format that supports the model. Files are written atomically."""
+"""Saves a checkpoint in any format that supports its model. Files are written atomically."""
 
 import os
 from collections.abc import Callable
@@ -19,7 +19,7 @@ def save(
     to: str | None = None,
     overwrite: bool = False,
 ) -> str:
-    """Writes a checkpoint in the format `to` and returns the name of the format.
+    """Writes a checkpoint in the format `to` and returns the name of the format, such as "timm".
 
     `to` is one of `list_formats()`. The default is huggingface if it supports the model, else vitkit. The target is a
     folder, or a file for npz, big_vision and torchvision. It is written atomically; an existing target is an error
@@ -59,14 +59,14 @@ def convert(
     overwrite: bool = False,
     **options: Any,
 ) -> Checkpoint:
-    """Loads a checkpoint with `load(source, **options)`, writes it as `to` and returns it."""
+    """Loads a checkpoint with `load(source, **options)`, saves it in the format `to` and returns the checkpoint."""
     checkpoint = load(source, **options)
     save(checkpoint, target, to=to, overwrite=overwrite)
     return checkpoint
 
 
 def write_file(target: Path, write: Callable[[Path], None], *, overwrite: bool) -> None:
-    """Writes a file with `write(path)`. Raises CheckpointError if it exists and `overwrite` is False."""
+    """Calls `write(path)` to write a file. Raises CheckpointError if the file exists and `overwrite` is False."""
     if target.is_dir():
         raise CheckpointError(f"{target} is a folder, but this format is a single file")
     if target.exists() and not overwrite:
@@ -75,7 +75,8 @@ def write_file(target: Path, write: Callable[[Path], None], *, overwrite: bool) 
 
 
 def write_folder(target: Path, write: Callable[[Path], None], *, overwrite: bool) -> None:
-    """Writes a folder with `write(folder)`. Raises CheckpointError if it is not empty and `overwrite` is False.
+    """Calls `write(folder)` to write a folder.
+    Raises CheckpointError if the folder is not empty and `overwrite` is False.
 
     With `overwrite`, an existing folder is replaced only if it is a checkpoint: it has a config.json and no subfolders.
     """
@@ -84,7 +85,7 @@ def write_folder(target: Path, write: Callable[[Path], None], *, overwrite: bool
 
 
 def check_folder(target: Path, *, overwrite: bool) -> None:
-    """Raises CheckpointError if `write_folder` cannot write the target."""
+    """Raises CheckpointError if `write_folder` cannot write this folder."""
     if target.exists() and not target.is_dir():
         raise CheckpointError(f"{target} is a file, but this format is a folder")
     inside = list(target.iterdir()) if target.is_dir() else []

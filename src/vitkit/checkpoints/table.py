@@ -1,4 +1,4 @@
-"""Tables that map tensor names between vitkit and a format in both directions, with transforms.
+"""Tables that map tensor names of a format to vitkit's names and back, and transform the tensors.
 
 Each format and family has one table, used for reading and writing. In patterns, `{i}` and `{j}` are numbers, `{i+1}`
 and `{j+1}` the same numbers counted from 1 (`{j+1:02}`: with two digits), `{leaf}` is `weight` or `bias`, and `{name}`
@@ -31,7 +31,7 @@ PLACEHOLDERS = {
 
 @dataclass(frozen=True)
 class Transform:
-    """Converts a format's tensors to vitkit's (`load`) and back (`save(tensor, num_heads)`)."""
+    """Converts tensors of a format to one vitkit tensor (`load`), and back (`save(tensor, num_heads)`)."""
 
     load: Callable[[Sequence[Tensor]], Tensor]
     save: Callable[[Tensor, int], Sequence[Tensor]]
@@ -59,12 +59,12 @@ def _load_head_biases(parts: Sequence[Tensor]) -> Tensor:
 
 
 def heads_in(parts: int) -> Transform:
-    """Returns the transform for JAX attention input projections; vitkit fuses `parts` of them."""
+    """Returns the transform for the attention input projections of JAX, `parts` of which vitkit fuses into one."""
     return Transform(_load_heads, lambda ours, heads: [rearrange(each, _SPLIT, h=heads) for each in ours.chunk(parts)])
 
 
 def head_biases(parts: int) -> Transform:
-    """Returns the transform for the biases of the projections in `heads_in`."""
+    """Returns the transform for the biases of the attention input projections (see `heads_in`)."""
     return Transform(
         _load_head_biases,
         lambda ours, heads: [rearrange(each, "(h k) -> h k", h=heads) for each in ours.chunk(parts)],
@@ -79,7 +79,7 @@ HEADS_OUT = Transform(
 
 @dataclass(frozen=True)
 class Rule:
-    """One row of a table: vitkit's name pattern, the name patterns of the format, and a transform."""
+    """One row of a table: a pattern of vitkit names, the format's patterns for the same tensor, and a transform."""
 
     ours: str
     theirs: tuple[str, ...]
@@ -87,22 +87,22 @@ class Rule:
 
     @cached_property
     def our_regex(self) -> re.Pattern[str]:
-        """The regular expression for vitkit's names."""
+        """The regular expression that matches vitkit's names."""
         return _regex(self.ours)
 
     @cached_property
     def their_regexes(self) -> tuple[re.Pattern[str], ...]:
-        """The regular expressions for the names in the format, one per part."""
+        """The regular expressions that match the format's names, one for each tensor that is fused."""
         return tuple(map(_regex, self.theirs))
 
     def names(self, match: re.Match[str]) -> list[str]:
-        """Returns the format's names with the placeholders filled from a match."""
+        """Returns the format's names for one tensor. The placeholders are filled from a match."""
         return [_filled(pattern, match) for pattern in self.theirs]
 
 
 @dataclass(frozen=True)
 class Step:
-    """A vitkit tensor, the tensors of the format from which it is made, and the transform."""
+    """The name of a vitkit tensor, the names of the format's tensors it is made from, and the transform."""
 
     ours: str
     theirs: list[str]
@@ -111,23 +111,23 @@ class Step:
 
 @dataclass(frozen=True)
 class Table:
-    """The rules of one format for one model family."""
+    """The rules of one format for the tensor names of one model family."""
 
     rules: tuple[Rule, ...]
 
     def matches(self, name: str) -> bool:
-        """Returns whether a rule matches this name of the format."""
+        """Returns whether a rule of the table matches this tensor name of the format."""
         return any(regex.fullmatch(name) for rule in self.rules for regex in rule.their_regexes)
 
     def step(self, ours: str) -> Step | None:
-        """Returns how a vitkit tensor maps to the format, or None if the format has no name for the tensor."""
+        """Returns how a vitkit tensor is made from the format's tensors, or None if no rule matches its name."""
         for rule in self.rules:
             if match := rule.our_regex.fullmatch(ours):
                 return Step(ours, rule.names(match), rule.transform)
         return None
 
     def shapes(self, tensors: Tensors) -> dict[str, Shape]:
-        """Returns the shapes of vitkit tensors whose parts are all in the file, without reading values."""
+        """Returns the shapes of the vitkit tensors that can be made from the file, by name. No values are read."""
         shapes: dict[str, Shape] = {}
         for rule in self.rules:
             for name in tensors.infos:
@@ -140,7 +140,7 @@ class Table:
         return shapes
 
     def plan(self, expected: Mapping[str, Shape], tensors: Tensors, num_heads: int) -> list[Step]:
-        """Returns one step per vitkit tensor after validating all names, shapes and dtypes.
+        """Returns one step per vitkit tensor, after validating the names, shapes and dtypes in the file.
 
         Raises CheckpointError that lists every tensor that is missing, unknown, of another shape or not floating-point.
         """
@@ -160,7 +160,7 @@ class Table:
         return plan
 
     def saved(self, state: Mapping[str, Tensor], num_heads: int) -> dict[str, Tensor]:
-        """Converts a state dict to the format. Raises CheckpointError if the format has no name for a tensor."""
+        """Converts a state dict to the format. Raises CheckpointError if no rule matches a tensor name."""
         result: dict[str, Tensor] = {}
         for name, tensor in state.items():
             step = self.step(name)
@@ -171,7 +171,7 @@ class Table:
         return result
 
     def loaded(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Converts tensors of the format to a state dict, which may be only part of a model's state dict.
+        """Converts tensors of the format to a state dict, which may be incomplete.
 
         Raises CheckpointError for an unknown name and for a fused tensor of which a part is missing.
         """
@@ -202,7 +202,7 @@ def _regex(pattern: str) -> re.Pattern[str]:
 
 
 def _filled(pattern: str, match: re.Match[str]) -> str:
-    """Fills the placeholders of a pattern with values from a match of another pattern."""
+    """Returns a pattern with its placeholders filled from the match of another pattern."""
     groups = match.groupdict()
     for letter in "ij":
         if f"{letter}_from_1" in groups:

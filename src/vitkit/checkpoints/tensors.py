@@ -1,4 +1,4 @@
-"""`Tensors`: the tensors of a weights file; names, shapes and dtypes are available before values are read."""
+"""`Tensors`: the tensors of a weights file. Names, shapes and dtypes are available without reading the values."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -14,7 +14,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Info:
-    """The shape and dtype of a tensor in a file; `problem` is the reason why it cannot be read, or ""."""
+    """The shape and dtype of a tensor in a file. `problem` is the reason why it cannot be read, or "" if it can."""
 
     shape: Shape
     dtype: dtype
@@ -23,7 +23,7 @@ class Info:
 
 @dataclass(frozen=True)
 class Tensors:
-    """Named tensors on disk; `read(name)` loads one. Raises CheckpointError if the data is invalid.
+    """Named tensors in a file. `read(name)` loads a tensor and raises CheckpointError if its data is invalid.
 
     `roots` are the names, up to their last dot, of the dicts in the file that have tensors: one of them is a state
     dict, and the others are different parts of a training run. `notes` tell what the file has besides tensors.
@@ -35,11 +35,11 @@ class Tensors:
     notes: tuple[str, ...] = ()
 
     def select(self, names: Mapping[str, str]) -> "Tensors":
-        """Selects and renames tensors; `names` maps new names to old ones."""
+        """Returns selected tensors under new names. `names` maps each new name to the old name."""
         return Tensors({new: self.infos[old] for new, old in names.items()}, lambda name: self.read(names[name]))
 
     def renamed(self, rename: Callable[[str], str]) -> "Tensors":
-        """Renames every tensor with `rename(name)`. Raises CheckpointError if two tensors get the same name."""
+        """Returns the tensors with the names `rename(name)`. Raises CheckpointError if two names become equal."""
         names: dict[str, str] = {}
         for old in self.infos:
             new = rename(old)
@@ -49,13 +49,13 @@ class Tensors:
         return self.select(names)
 
     def without(self, names: Iterable[str]) -> "Tensors":
-        """Removes the tensors with these names."""
+        """Returns the tensors except those with these names."""
         left_out = set(names)
         return self.select({name: name for name in self.infos if name not in left_out})
 
 
 def fuse_pairs(tensors: Tensors, first: str, second: str, to: str) -> Tensors:
-    """Concatenates pairs of tensors, such as gate and value of SwiGLU, along the first axis.
+    """Concatenates pairs of tensors, such as the gate and value weights of SwiGLU, along the first axis.
 
     `first` is a pattern of names; `second` and `to` are replacements that give the name of the second tensor and of
     the result. Tensors without a second one are not changed.
@@ -81,7 +81,7 @@ def fuse_pairs(tensors: Tensors, first: str, second: str, to: str) -> Tensors:
 
 
 def split_qkv_bias(tensors: Tensors, pattern: str, query: str, value: str) -> Tensors:
-    """Splits fused qkv biases that match `pattern` into query and value, and drops the key bias."""
+    """Splits fused qkv biases whose names match `pattern` into query and value biases, and removes the key bias."""
     parts: dict[str, tuple[str, int]] = {}
     for name, info in tensors.infos.items():
         match = re.fullmatch(pattern, name)

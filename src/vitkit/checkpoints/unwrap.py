@@ -1,4 +1,4 @@
-"""Finds the state dict of the model in a training checkpoint: its prefix, head and unrelated tensors.
+"""Finds the model's state dict in a training checkpoint, with its name prefix, its head and unrelated tensors.
 
 Every tensor is accounted for. It belongs to the model, it is a part of training that cannot change the output of the
 model (ignored, and listed in the notes), or it could change the output (an error).
@@ -44,7 +44,7 @@ LAYER = re.compile(r"(.*?)\.?(weight|bias)")
 
 @dataclass(frozen=True)
 class Name:
-    """A tensor's name in the file, the dict that contains it, and its name without wrapper prefixes."""
+    """The full name of a tensor in the file, the dict that contains the tensor, and its key without wrapper prefixes."""
 
     original: str
     root: str
@@ -53,7 +53,7 @@ class Name:
 
 @dataclass(frozen=True, kw_only=True)
 class Unwrapped:
-    """The tensors of the model under the names of a format.
+    """The tensors of a model, with the prefix of their names in the training checkpoint removed.
 
     `head` are the names of the weight and bias of a linear layer next to the backbone, and `outside` other tensors
     that could change the output. `optional` says that the layer may be a part of pre-training if the backbone has a
@@ -70,26 +70,26 @@ class Unwrapped:
 
 @dataclass(frozen=True)
 class Names:
-    """The tensor names of a file."""
+    """The tensor names of a weights file, parsed to find the model's state dict."""
 
     tensors: Tensors
     anchors: dict[str, dict[tuple[str, str], str]] = field(default_factory=dict)
 
     @cached_property
     def all(self) -> list[Name]:
-        """Every name, in the order of the file."""
+        """All tensor names, in the order of the file."""
         roots = set(self.tensors.roots)
         return [_name(name, roots) for name in self.tensors.infos]
 
     def applicable(self, ignored: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
-        """Returns the patterns whose third element is missing or matches some tensor name."""
+        """Returns the entries of `ignored` that apply: their third element is missing or matches a tensor name."""
         return [each for each in ignored if len(each) < 3 or self._has(each[2])]
 
     def _has(self, pattern: str) -> bool:
         return any(re.search(pattern, name) for name in self.tensors.infos)
 
     def unwrap(self, anchor: str, ignored: Sequence[tuple[str, ...]]) -> Unwrapped | None:
-        """Returns the tensors of the model, or None if no name matches the pattern `anchor` after a prefix.
+        """Returns the tensors of the model, or None if no tensor name matches the pattern `anchor` after a prefix.
 
         `ignored` are those of a `Format`: patterns of names that do not change the output, each with a description.
         """
@@ -103,7 +103,7 @@ class Names:
         return self._of(chosen, found[chosen], others, ignored)
 
     def _found(self, anchor: str) -> dict[tuple[str, str], str]:
-        """Returns the name prefixes before the anchor, by root and wrapper."""
+        """Returns the name prefixes of all copies of the model, by dict (root) and wrapper prefix."""
         if anchor not in self.anchors:
             prefixed = re.compile(rf"(?P<wrapper>(?:.*?[./])??)(?:{anchor})")
             last = re.compile(rf"(?:{anchor})$")
@@ -157,7 +157,7 @@ class Names:
 
 
 def _before(name: Name, match: re.Match[str]) -> str:
-    """Returns the part of the original name that comes before the anchor."""
+    """Returns the part of a tensor's full name that precedes the match of the anchor pattern."""
     rest = name.key[match.end("wrapper") :]
     known = name.original.endswith(rest)
     return name.original.removesuffix(rest) if known else name.root + match["wrapper"]
@@ -190,13 +190,15 @@ def _pretraining_part(name: Name) -> str:
 
 
 def training_part(name: str) -> str | None:
-    """Returns a description if a name belongs to the training state and not to the model weights."""
+    """Returns a description if a tensor belongs to the training state, or None if it can be a model weight."""
     part = _parts(name)[0] if _parts(name) else ""
     return f"{part} (not model weights)" if TRAINING.fullmatch(part) else None
 
 
 def _chosen(copies: list[tuple[str, str]]) -> tuple[str, str]:
-    """Returns the preferred copy of the weights. Raises CheckpointError if two are equally good."""
+    """Returns the preferred copy of the weights, such as EMA weights.
+    Raises CheckpointError if two copies have the same priority.
+    """
     ranked = sorted(copies, key=_rank)
     equal = [each for each in ranked if _rank(each) == _rank(ranked[0])]
     if len(equal) > 1:
@@ -224,7 +226,7 @@ def _is_counter(key: str, info: Info) -> bool:
 
 
 def _not_model(name: Name, info: Info, root: str, ignored: Sequence[tuple[str, ...]]) -> str | None:
-    """Returns a description of a tensor outside the model that cannot change the output, or None."""
+    """Returns a description of a tensor outside the model that does not affect the output, or None if it may."""
     path = name.original if name.root != root else name.key
     part = (_parts(path) or [path])[0]
     if TEXT_TOWER.fullmatch(path) or _is_training(path):
@@ -238,7 +240,7 @@ def _not_model(name: Name, info: Info, root: str, ignored: Sequence[tuple[str, .
 
 
 def _linear(names: Iterable[Name], tensors: Tensors) -> dict[str, Name]:
-    """Returns the weight and bias of the only layer in these names if it is linear, or an empty dict."""
+    """Returns the weight and bias if these names are one linear layer, or {} if they are not."""
     found: dict[str, Name] = {}
     stems: set[str] = set()
     for name in names:
@@ -254,7 +256,7 @@ def _linear(names: Iterable[Name], tensors: Tensors) -> dict[str, Name]:
 
 
 def _unchunked(names: dict[str, str]) -> dict[str, str]:
-    """Removes the chunk index from names `blocks.CHUNK.BLOCK.` (DINOv2) if all blocks are in chunks."""
+    """Removes the chunk index from DINOv2's names `blocks.CHUNK.BLOCK.` if all blocks are in chunks."""
     matches = {key: CHUNK.fullmatch(key) for key in names}
     chunked = {key: match for key, match in matches.items() if match}
     if not chunked or any(re.match(r"(.*\.)?blocks\.\d+\.", key) for key in names if key not in chunked):

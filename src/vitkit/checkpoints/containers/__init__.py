@@ -1,4 +1,4 @@
-"""Readers of weights files: one module per file type, each with `open_file(path) -> Tensors`.
+"""Readers of weights files. There is one module per file type, each with a function `open_file(path) -> Tensors`.
 
 `open_file` reads headers only. Headers are validated, also against the file size, before memory is allocated for
 values. No code is executed.
@@ -46,7 +46,7 @@ TAR = "the file is a tar archive; unpack it and pass the weights file inside"
 
 
 def open_weights(path: Path, *, inside_modules: bool = False) -> Tensors:
-    """Opens a weights file by its suffix. Raises CheckpointError with the file name if the file is invalid.
+    """Opens a weights file with the reader for its suffix. Raises CheckpointError if the file is invalid.
 
     With `inside_modules`, pickled modules are read as dicts of their parameters and buffers.
     """
@@ -67,13 +67,13 @@ def open_weights(path: Path, *, inside_modules: bool = False) -> Tensors:
 
 
 def check_regular(path: Path) -> None:
-    """Raises CheckpointError for a pipe, device or socket, which could block or never end."""
+    """Raises CheckpointError for a named pipe, device or socket, because reading it could block or never end."""
     if not stat.S_ISREG(path.stat().st_mode):
         raise CheckpointError("this is not a regular file; pass a weights file or the folder that contains it")
 
 
 def _check_start(path: Path) -> None:
-    """Raises CheckpointError if the first bytes show that the file is not a weights file."""
+    """Raises CheckpointError if the first bytes of a file show that it is not a weights file."""
     with path.open("rb") as file:
         start = file.read(512)
     if not start:

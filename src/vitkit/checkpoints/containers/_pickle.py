@@ -1,4 +1,4 @@
-"""Parses pickles (protocols 0 to 5) as data: no class is imported, and nothing is called.
+"""Parses pickles (protocols 0 to 5) without importing any class or calling any function.
 
 Dicts and instances of any class become `Object`s, classes and functions become `Global`s. The number of operations is
 limited, so that a small file cannot take much time or memory.
@@ -32,7 +32,7 @@ class Global:
 
 @dataclass(slots=True, eq=False)
 class Object:
-    """A dict or an instance of any class, with the arguments, state and items stored in the pickle."""
+    """A dict or a class instance in a pickle, with the constructor arguments, state and items stored there."""
 
     name: str
     arguments: Any = ()
@@ -47,7 +47,7 @@ Persistent = Callable[[Any], Any]
 
 
 def parse_pickle(data: Buffer, position: int, rebuild: Rebuild, persistent: Persistent) -> tuple[Any, int]:
-    """Returns the value of the pickle that starts at `position`, and the position after it.
+    """Returns the value of the pickle that starts at `position`, and the position after the pickle.
 
     Raises CheckpointError for an invalid pickle, and for one that would call a function that runs code.
     """
@@ -63,7 +63,7 @@ def parse_pickle(data: Buffer, position: int, rebuild: Rebuild, persistent: Pers
 
 
 class _Parser:
-    """Stack machine that parses a pickle without creating instances of its classes."""
+    """Stack machine that parses a pickle without creating instances of the pickled classes."""
 
     def __init__(self, data: memoryview, position: int, rebuild: Rebuild, persistent: Persistent):
         self.data, self.position = data, position
@@ -73,7 +73,7 @@ class _Parser:
         self.memo: dict[int, Any] = {}
 
     def parse(self) -> Any:
-        """Runs all operations up to STOP and returns the value on the stack."""
+        """Executes the opcodes of the pickle up to STOP and returns the value on top of the stack."""
         for _ in range(MAX_OPERATIONS):
             code = self.data[self.position]
             self.position += 1
@@ -85,7 +85,7 @@ class _Parser:
         )
 
     def take(self, count: int) -> memoryview:
-        """Returns the next bytes."""
+        """Returns the next `count` bytes of the pickle."""
         end = self.position + count
         if end > len(self.data):
             raise IndexError
@@ -132,7 +132,7 @@ class _Parser:
         return items
 
     def tuple_of(self, count: int) -> None:
-        """Replaces the last values with a tuple of them."""
+        """Replaces the top values of the stack with a tuple of these values."""
         items = tuple(self.stack[-count:])
         if len(items) != count:
             raise IndexError
@@ -150,7 +150,7 @@ class _Parser:
             self.stack[-1].pairs.extend(pairs)
 
     def set_item(self) -> None:
-        """Adds the last key and value to the dict below them."""
+        """Adds the key and value on top of the stack to the dict below them."""
         value, key = self.stack.pop(), self.stack.pop()
         self.set_items([key, value])
 
@@ -160,18 +160,18 @@ class _Parser:
             self.stack[-1].extend(items)
 
     def append_one(self) -> None:
-        """Adds the last value to the list below it."""
+        """Adds the value on top of the stack to the list below it."""
         self.append([self.stack.pop()])
 
     def pop(self) -> None:
-        """Removes the last value, or the last mark."""
+        """Removes the value or the mark on top of the stack."""
         if self.stack:
             self.stack.pop()
         else:
             self.marked()
 
     def put(self, index: int) -> None:
-        """Stores the last value in the memo."""
+        """Stores the value on top of the stack in the memo."""
         self.memo[index] = self.stack[-1]
 
     def named(self) -> None:
@@ -204,32 +204,32 @@ class _Parser:
         self.call(function, arguments)
 
     def reduce_with_keywords(self) -> None:
-        """Records a call like `reduce` and drops the keyword arguments."""
+        """Records a call of the function on the stack, like `reduce`, and ignores the keyword arguments."""
         self.stack.pop()
         self.reduce()
 
     def instance_of_marked(self) -> None:
-        """Records a call of the first value above the mark with the other values."""
+        """Records a call of the first value above the mark, with the values after it as arguments."""
         function, *arguments = self.marked()
         self.call(function, tuple(arguments))
 
     def instance_of_lines(self) -> None:
-        """Records a call of the global in the next two lines of text with the values above the mark."""
+        """Records a call of the global named by the next two lines, with the values above the mark as arguments."""
         module = self.line()
         self.call(Global(f"{module}.{self.line()}"), tuple(self.marked()))
 
     def build(self) -> None:
-        """Stores the last value as the state of the object below it."""
+        """Stores the value on top of the stack as the state of the object below it."""
         state = self.stack.pop()
         if isinstance(self.stack[-1], Object):
             self.stack[-1].state = state
 
     def persistent_of_stack(self) -> None:
-        """Replaces the persistent id on the stack with its value."""
+        """Replaces the persistent id on the stack with the object that it identifies."""
         self.push(self.persistent(self.stack.pop()))
 
     def persistent_of_line(self) -> None:
-        """Pushes the value of the persistent id in the next line of text."""
+        """Pushes the object that the persistent id in the next line of text identifies."""
         self.push(self.persistent(self.line()))
 
     def long(self, layout: str) -> None:

@@ -1,4 +1,4 @@
-"""Tensors in a pickle, as views of storages with a shape and strides."""
+"""Tensors in a pickle: views of storages, each with an offset, a shape and strides."""
 
 import math
 from collections.abc import Callable
@@ -45,7 +45,7 @@ OTHER_KINDS = {
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """A storage in the file: `numel` values of one dtype, from index `start`."""
+    """A storage in the file, or a part of one: `numel` values of one dtype, starting with element `start`."""
 
     key: str
     dtype: torch.dtype
@@ -55,7 +55,7 @@ class Storage:
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """A tensor in the file; `problem` is the reason why its values cannot be read, or ""."""
+    """A tensor in the file. `problem` is the reason why the values cannot be read, or "" if they can."""
 
     storage: Storage | None
     dtype: torch.dtype
@@ -66,11 +66,11 @@ class StoredTensor:
 
     @property
     def info(self) -> Info:
-        """Shape and dtype."""
+        """The shape and dtype of the tensor, and the reason if its values cannot be read."""
         return Info(self.shape, self.dtype, self.problem)
 
     def read(self, values: Callable[[Storage], Tensor]) -> Tensor:
-        """Returns the tensor as a view of its storage; the function `values` returns the bytes of a storage."""
+        """Returns the tensor as a view of its storage. `values` is a function that reads the bytes of a storage."""
         if self.storage is None or self.problem:
             raise CheckpointError(f"a tensor is {self.problem}")
         flat = values(self.storage).view(self.dtype)
@@ -78,7 +78,7 @@ class StoredTensor:
 
 
 def storage_of(identity: Any) -> Storage:
-    """Returns the storage for a persistent id of torch: ("storage", class, key, device, size[, view])."""
+    """Returns the storage of a persistent id in torch's format: ("storage", class, key, device, size[, view])."""
     if not isinstance(identity, tuple) or len(identity) not in (5, 6) or identity[0] != "storage":
         raise CheckpointError(
             "the pickle in the file refers to data that torch.save does not write; save the state_dict with torch.save"
@@ -96,7 +96,7 @@ def storage_of(identity: Any) -> Storage:
 
 
 def rebuild(name: str, arguments: tuple[Any, ...]) -> Any:
-    """Returns the value of a call in a pickle: a tensor, a shape, or None for any other call."""
+    """Returns the result of a function call in a pickle: a tensor, a shape, or None for any other function."""
     if name == "torch.Size" and len(arguments) == 1:
         return tuple(arguments[0]) if isinstance(arguments[0], tuple | list) else None
     if name == "torch._tensor._rebuild_from_type_v2" and len(arguments) == 4:

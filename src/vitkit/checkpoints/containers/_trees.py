@@ -17,7 +17,7 @@ MAX_VALUES = 200_000
 
 @dataclass
 class Tree:
-    """Tensors by name, the names of the dicts that contain them, and the classes of pickled modules."""
+    """Tensors by dotted name, the names of the dicts that contain tensors, and the classes of pickled modules."""
 
     tensors: dict[str, StoredTensor] = field(default_factory=dict)
     roots: dict[str, None] = field(default_factory=dict)
@@ -32,7 +32,7 @@ def is_module(value: Any) -> bool:
 
 
 def flatten(value: Any, *, inside_modules: bool) -> Tree:
-    """Returns the tensors in nested dicts and lists, with keys joined with dots; ignores other values.
+    """Returns the tensors in nested dicts and lists, named by their keys joined with dots. Ignores other values.
 
     With `inside_modules`, pickled modules are dicts of their parameters, buffers and submodules.
     """

@@ -1,4 +1,4 @@
-"""Limits for zip archives, checked before `zipfile` creates an object for each member."""
+"""Checks the size of zip archives before `zipfile` creates an object for each member."""
 
 import errno
 import os
@@ -17,7 +17,7 @@ END_RECORD, ZIP64_LOCATOR, MAX_COMMENT = 22, 20, 65_535
 
 
 def check_directory(path: Path, kind: str) -> None:
-    """Raises CheckpointError if the zip directory is missing or too large; the message names the file `kind`."""
+    """Raises CheckpointError if the zip directory is missing or too large. `kind` names the file type in the message."""
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - END_RECORD - MAX_COMMENT - ZIP64_LOCATOR))
@@ -40,7 +40,7 @@ def check_directory(path: Path, kind: str) -> None:
 
 @contextmanager
 def damaged_archives() -> Iterator[None]:
-    """Converts the exceptions of `zipfile` for a damaged archive to CheckpointError.
+    """Converts the exceptions that `zipfile` raises for a damaged archive to CheckpointError.
 
     RuntimeError is also raised for unsupported versions and compression, ValueError for member names in a wrong
     encoding, OSError (EINVAL) for offsets outside the file.
@@ -60,7 +60,7 @@ def damaged_archives() -> Iterator[None]:
 
 
 def check_total(members: Iterable[zipfile.ZipInfo], size: int, limit: int) -> None:
-    """Raises CheckpointError if the members of an archive of `size` bytes unpack to more than `limit` bytes."""
+    """Raises CheckpointError if the members of an archive unpack to more than `limit` bytes."""
     unpacked = sum(member.file_size for member in members)
     if unpacked > limit:
         raise CheckpointError(f"zip bomb: {size:,} bytes unpack to {unpacked:,}")

@@ -1,4 +1,4 @@
-"""Reads Flax parameters from MessagePack files (transformers' `flax_model.msgpack`) in PyTorch's layout.
+"""Reads Flax parameters from MessagePack files (transformers' `flax_model.msgpack`) in the layout of PyTorch.
 
 Only maps, strings, integers and arrays are read. Kernels become weights: (in, out) is transposed, and the axes of
 (height, width, in, out) are permuted.
@@ -58,13 +58,13 @@ SCALARS = {
 
 
 class _Reader:
-    """Reads values from the bytes of a file; arrays are returned as spans of the file."""
+    """Reads MessagePack values from the bytes of a file. The bytes of arrays are not copied."""
 
     def __init__(self, data: Any, position: int, end: int):
         self.data, self.position, self.end, self.count = data, position, end, 0
 
     def span(self, length: int) -> slice:
-        """Returns the position of the next bytes and moves past them."""
+        """Returns the (start, end) position of the next bytes and moves to the end."""
         start = self.position
         if length > self.end - start:
             raise CheckpointError("the file is truncated or damaged; download or copy the file again")
@@ -76,7 +76,7 @@ class _Reader:
         return int.from_bytes(self.data[self.span(length)], "big")
 
     def value(self, depth: int = 0) -> Any:
-        """Returns the next value: a map as pairs, a list as a tuple, and bytes as their span in the file."""
+        """Returns the next value: a map as a list of pairs, a list as a tuple, and bytes as a (start, end) position."""
         self.count += 1
         if self.count > MAX_VALUES or depth > MAX_DEPTH:
             raise CheckpointError("the file has too many or too deeply nested values for model parameters")
@@ -142,7 +142,7 @@ class _Array:
 
 
 def open_file(path: Path) -> Tensors:
-    """Opens a file with nested maps of arrays; nested names are joined with dots."""
+    """Opens a file with nested maps of arrays. The keys are joined with dots to tensor names."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         arrays = dict(_flatten(_Reader(data, 0, len(data)).value(), ""))
     if not arrays:
@@ -167,7 +167,7 @@ def open_file(path: Path) -> Tensors:
 
 
 def _axes(name: str, axes: int) -> tuple[int, ...]:
-    """Returns the axis permutation to PyTorch: kernels become (out, in) or (out, in, height, width)."""
+    """Returns the axis permutation to PyTorch's layout: (out, in) or (out, in, height, width) for kernels."""
     if name.rpartition(".")[2] == "kernel":
         return {2: (1, 0), 4: (3, 2, 0, 1)}.get(axes, tuple(range(axes)))
     return tuple(range(axes))

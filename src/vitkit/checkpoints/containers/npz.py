@@ -1,4 +1,4 @@
-"""Reads and writes NumPy archives; array headers are validated before memory is allocated."""
+"""Reads and writes NumPy `.npz` archives. Array headers are validated before memory is allocated."""
 
 import math
 import tokenize
@@ -43,7 +43,7 @@ Header = tuple[tuple[int, ...], bool, np.dtype]
 
 
 def open_file(path: Path) -> Tensors:
-    """Opens an archive; tensor names do not include the suffix `.npy`."""
+    """Opens an archive. The suffix `.npy` of the members is removed from the tensor names."""
     members = _members(path)
     infos: dict[str, Info] = {}
     with damaged_archives(), zipfile.ZipFile(path) as archive:
@@ -55,7 +55,7 @@ def open_file(path: Path) -> Tensors:
 
 
 def write_npz(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Writes tensors as arrays of the same dtype; bfloat16 becomes float32."""
+    """Writes tensors as arrays of the same dtype. bfloat16 tensors are converted to float32."""
     arrays = {
         name: (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).cpu().numpy()
         for name, tensor in tensors.items()
@@ -87,7 +87,7 @@ def _members(path: Path) -> dict[str, zipfile.ZipInfo]:
 
 
 def _header(file: IO[bytes], name: str, size: int) -> Header:
-    """Returns the shape, Fortran order and dtype of a member after checking them against its `size`."""
+    """Returns the shape, Fortran order and dtype of an archive member after checking them against the member's size."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
@@ -134,7 +134,7 @@ def _read(path: Path, member: zipfile.ZipInfo, name: str) -> Tensor:
 
 
 def _fill(file: IO[bytes], buffer: bytearray) -> int:
-    """Reads into the buffer in chunks and returns the number of bytes read."""
+    """Reads a stream into the buffer in chunks and returns the number of bytes read."""
     view, filled = memoryview(buffer), 0
     while chunk := file.read(min(CHUNK, len(buffer) - filled)) if filled < len(buffer) else b"":
         view[filled : filled + len(chunk)] = chunk

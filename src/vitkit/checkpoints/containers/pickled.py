@@ -1,4 +1,4 @@
-"""Reads files written by `torch.save`: zip archives and the older file layout, pickle protocols 0 to 5.
+"""Reads files written by `torch.save`: zip archives and the legacy format, with pickle protocols 0 to 5.
 
 The pickle is read as data (`_pickle`): numbers, paths, Namespaces and instances of any other class next to the
 tensors are ignored, and none of them is imported or called. Values of tensors are memory-mapped.
@@ -29,7 +29,7 @@ Values = Callable[[Storage], Tensor]
 
 
 def open_file(path: Path, *, inside_modules: bool = False) -> Tensors:
-    """Opens a file; tensors in nested dicts and lists get dotted names; ignores other values.
+    """Opens a file. Tensors in nested dicts and lists get dotted names; other values are ignored.
 
     With `inside_modules`, pickled modules are read as dicts of their parameters and buffers.
     """
@@ -97,7 +97,7 @@ def _read_zip(path: Path) -> tuple[Any, Values]:
 
 
 def _root(members: dict[str, zipfile.ZipInfo]) -> str:
-    """Returns the folder of data.pkl in an archive. Raises CheckpointError for archives that contain code."""
+    """Returns the folder of data.pkl in an archive. Raises CheckpointError for TorchScript and torch.export archives."""
     for name in members:
         folder, _, file = name.partition("/")
         if file == "constants.pkl" or file.startswith("code/"):
@@ -122,7 +122,7 @@ def _stored(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
 
 
 def _mapped(path: Path, start: int, size: int, storage: Storage, *, swap: bool) -> Tensor:
-    """Returns bytes of a file as a flat uint8 tensor; writing to the tensor does not change the file."""
+    """Memory-maps bytes of a file as a flat uint8 tensor. Writing to the tensor does not change the file."""
     if start + size > path.stat().st_size:
         raise CheckpointError("the file is truncated; download or copy the file again")
     if size == 0:
@@ -137,7 +137,7 @@ def _mapped(path: Path, start: int, size: int, storage: Storage, *, swap: bool) 
 
 
 def _read_legacy(path: Path) -> tuple[Any, Values]:
-    """Reads files of torch before 1.6: pickles of the header and the object, followed by the storages."""
+    """Reads a file of torch before 1.6: the pickled header, the pickled object, then the storages."""
     storages: dict[str, Storage] = {}
 
     def persistent(identity: Any) -> Storage:
@@ -164,7 +164,7 @@ def _read_legacy(path: Path) -> tuple[Any, Values]:
 
 
 def _spans(path: Path, position: int, keys: Any, storages: dict[str, Storage]) -> dict[str, int]:
-    """Returns where the values of each storage start; storages are consecutive, each after its size."""
+    """Returns the position of the first value of each storage. Storages are consecutive, each after its size."""
     spans: dict[str, int] = {}
     with path.open("rb") as file:
         for key in keys if isinstance(keys, list) else []:

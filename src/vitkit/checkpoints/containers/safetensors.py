@@ -1,4 +1,4 @@
-"""Reads and writes safetensors files; vitkit validates the header, and safetensors maps the values."""
+"""Reads and writes safetensors files. vitkit validates the header; the safetensors library memory-maps the values."""
 
 import math
 from collections.abc import Mapping
@@ -36,7 +36,7 @@ DTYPES = {
 
 
 def open_file(path: Path) -> Tensors:
-    """Opens a file. Raises CheckpointError if the header is invalid or does not match the file."""
+    """Opens a safetensors file. Raises CheckpointError if the header is invalid or does not match the file size."""
     infos = read_header(path)
     opened: list[Any] = []
 
@@ -54,7 +54,7 @@ def open_file(path: Path) -> Tensors:
 
 
 def write_weights(tensors: Mapping[str, Tensor], folder: Path) -> None:
-    """Writes `model.safetensors` with the metadata that transformers expects."""
+    """Writes `model.safetensors` with the metadata that transformers requires."""
     from safetensors.torch import save_file
 
     # safetensors does not allow tensors that share memory.

@@ -1,4 +1,4 @@
-"""Checkpoint formats: one module per library and model family, each imported by its file name.
+"""Checkpoint formats. There is one module per library and model family.
 
 Each module has a `FORMAT`: a two-way table of tensor names plus the values that tensors do not store: activation,
 LayerNorm epsilon and preprocessing. To support another family of a library, add a file with the same `targets`; no
@@ -23,7 +23,7 @@ from vitkit.data.processor import Processor
 
 @dataclass(frozen=True, kw_only=True)
 class RawCheckpoint:
-    """Tensors and JSON files of a checkpoint in a known format, before tensor values are read.
+    """The tensors and JSON files of a checkpoint whose format is known. Tensor values have not been read.
 
     `tensors` have the format's names. `file_name` and `wrapper` (the prefix that was removed from every name, such as
     `teacher.`) identify variants that nothing else distinguishes. `overrides` are config fields set by the caller,
@@ -41,7 +41,7 @@ class RawCheckpoint:
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """The model config, processor, labels (None if not stored) and notes read from a checkpoint."""
+    """The model config, processor, labels (None if the files have none) and notes read from a checkpoint."""
 
     config: Any
     processor: Processor
@@ -93,12 +93,12 @@ def all_formats() -> tuple[Format, ...]:
 
 
 def list_formats() -> list[str]:
-    """Returns the valid values of `to=` and `format=`."""
+    """Returns the format names that the arguments `to=` and `format=` accept."""
     return sorted({target for each in all_formats() for target in each.targets})
 
 
 def formats_for(target: str) -> list[Format]:
-    """Returns the formats that `target` selects, starting with the format of the same name.
+    """Returns the formats that the name `target` stands for. The format named `target` itself comes first.
 
     Raises ValueError for an unknown target.
     """

@@ -1,4 +1,4 @@
-"""Error messages for config fields that a format cannot store."""
+"""Error messages for config fields that a checkpoint format cannot store."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import fields
@@ -31,7 +31,7 @@ def unsupported_field(config: Any, title: str, *, fixed: Mapping[str, Any], free
 
 
 def implied_mismatch(config: Any, title: str, implied: Mapping[str, Any]) -> str | None:
-    """Returns an error message if the config differs from the values that the format implies."""
+    """Returns an error message if config fields differ from values that the format always implies, or None."""
     other = {name: getattr(config, name) for name, value in implied.items() if getattr(config, name) != value}
     if not other:
         return None
@@ -45,5 +45,5 @@ def implied_mismatch(config: Any, title: str, implied: Mapping[str, Any]) -> str
 
 
 def extra_fields(config: Any) -> dict[str, Any]:
-    """Returns the fields to store under `vitkit` in another library's config.json."""
+    """Returns the config fields that another library's config.json stores under the key `vitkit`."""
     return {name: getattr(config, name) for name in TRAINING if hasattr(config, name)}

@@ -1,4 +1,4 @@
-"""State dicts of torchvision's `VisionTransformer`, with old or new tensor names."""
+"""State dicts of torchvision's `VisionTransformer`, with the tensor names of old or new versions."""
 
 from pathlib import Path
 
@@ -34,7 +34,7 @@ TABLE = Table(tuple(Rule(ours, (theirs,)) for ours, theirs in PAIRS.items()))
 
 
 def describe(raw: RawCheckpoint) -> Description:
-    """Infers the config from tensor shapes; num_heads comes from a table of known widths."""
+    """Infers the config from tensor shapes. num_heads is looked up in a table of embedding widths."""
     notes: list[str] = []
     config = infer_vit(
         TABLE.shapes(raw.tensors),
@@ -53,7 +53,7 @@ def describe(raw: RawCheckpoint) -> Description:
 
 
 def unsupported_reason(config: Config) -> str | None:
-    """Returns an error message unless the model is a ViT of the paper for square RGB images, or None."""
+    """Returns an error message unless the model is a ViT of the ViT paper for square RGB images, or None."""
     if config.position_tokens == "patches":
         return f"{TITLE} has a position for the class token, but this model has none; use to='vitkit'"
     if config.patch_size[0] != config.patch_size[1] or config.image_size[0] != config.image_size[1]:
@@ -65,7 +65,7 @@ def unsupported_reason(config: Config) -> str | None:
 
 
 def write(checkpoint: Checkpoint, path: Path) -> None:
-    """Writes a state dict of plain tensors with `torch.save`."""
+    """Writes a state dict with `torch.save`."""
     with atomic.open_deferred(path) as file:
         torch.save(TABLE.saved(checkpoint.model.state_dict(), checkpoint.model.config.num_heads), file)
 

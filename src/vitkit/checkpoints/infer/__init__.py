@@ -1,1 +1,1 @@
-"""Infers model configs from tensor shapes; there is one module per group of model families."""
+"""Infers model configs from tensor shapes. There is one module per group of model families."""

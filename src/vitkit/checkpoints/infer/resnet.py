@@ -25,7 +25,7 @@ def infer_hybrid(
     image_size: tuple[int, int] | None,
     notes: list[str],
 ) -> hybrid.Config:
-    """Infers the config of a hybrid ViT; the arguments and errors are those of `infer_vit`."""
+    """Infers the config of a hybrid ViT. Takes the arguments and raises the errors of `infer_vit`."""
     parsed = parse_overrides(hybrid.Config, overrides)
     depths = resnet_depths(shapes, f"{BACKBONE}.stages")
     stride = resnet_stride(depths)
@@ -58,7 +58,7 @@ OWN_FIELDS = {field.name for field in fields(hybrid.Config)} - VIT_FIELDS
 
 
 def resnet_depths(shapes: Mapping[str, Shape], where: str) -> tuple[int, ...]:
-    """Returns the number of bottleneck blocks per stage. Raises CheckpointError if one is missing."""
+    """Returns the number of bottleneck blocks in each stage. Raises CheckpointError if a block is missing."""
     pattern = re.compile(rf"{re.escape(where)}\.(\d{{1,3}})\.blocks\.(\d{{1,3}})\.conv1\.weight")
     found = {(int(match[1]), int(match[2])) for name in shapes if (match := pattern.fullmatch(name))}
     stages = max((stage for stage, _ in found), default=-1) + 1
@@ -77,7 +77,7 @@ def _convolution(shapes: Mapping[str, Shape], name: str) -> Shape:
 
 
 def _covered(size: tuple[int, int], patch: tuple[int, int], stride: int) -> tuple[int, int]:
-    """Returns the image size in pixels that is covered by the complete patches of the feature map."""
+    """Returns the image size (rows, columns), in pixels, that the complete patches of the feature map cover."""
     rows, columns = (-(-side // stride) * stride // each * each for side, each in zip(size, patch, strict=True))
     return rows, columns
 

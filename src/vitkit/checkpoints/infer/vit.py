@@ -35,7 +35,7 @@ def infer_vit(
     image_size: tuple[int, int] | None,
     notes: list[str],
 ) -> Config:
-    """Infers the config of a model from the vitkit names and shapes of its tensors.
+    """Infers the config of a ViT from the shapes of its tensors, which have vitkit's names.
 
     `defaults` (of the format), `file_config` (of the file) and `overrides` (of the caller) map fields of `Config` to
     values. `image_size` is tried if none of them sets it. Guessed values are added to `notes`. Raises CheckpointError
@@ -64,14 +64,14 @@ def infer_vit(
 
 
 def parse_overrides(cls: type, overrides: Fields) -> dict[str, Any]:
-    """Converts overrides to the types of config fields; parses strings, and accepts integers for sizes."""
+    """Converts overrides to the types of config fields. Strings are parsed; one integer sets both sides of a size."""
     plain = {name: configs.parse(value) if isinstance(value, str) else value for name, value in overrides.items()}
     sides = {name: (value, value) for name, value in plain.items() if name.endswith("_size") and isinstance(value, int)}
     return _typed(cls, plain | sides, overrides, "config")
 
 
 def _typed(cls: type, values: Fields, texts: Fields, where: str) -> dict[str, Any]:
-    """Converts values to the types of config fields; `texts` contains the original strings."""
+    """Converts values to the types of config fields. `texts` contains the strings from which values were parsed."""
     hints = get_type_hints(cls)
     result: dict[str, Any] = {}
     for name, value in values.items():
@@ -85,7 +85,7 @@ def _typed(cls: type, values: Fields, texts: Fields, where: str) -> dict[str, An
 
 
 def check_fixed_positions(config: Any) -> None:
-    """Raises CheckpointError if the fixed sine-cosine position embedding would be too large."""
+    """Raises CheckpointError if a sine-cosine position embedding for the image size has too many positions."""
     if getattr(config, "position", None) == "sincos2d" and math.prod(config.grid) > MAX_FIXED_POSITIONS:
         raise CheckpointError(
             f"image_size {config.image_size} has too many patches for a position embedding: {math.prod(config.grid):,}"
@@ -149,7 +149,7 @@ def _num_heads(shapes: Mapping[str, Shape], fields: Fields, notes: list[str]) ->
 def _positions(
     shapes: Mapping[str, Shape], fields: Fields, image_size: tuple[int, int] | None, notes: list[str]
 ) -> dict[str, Any]:
-    """Infers image_size, position and position_tokens."""
+    """Infers image_size, position and position_tokens from the position embedding."""
     patch = fields["patch_size"]
     if fields.get("position") in ("none", "sincos2d") or "pos_embed" not in shapes:
         size = fields.get("image_size") or image_size

@@ -27,7 +27,7 @@ def infer_variant(
     extra: Fields,
     notes: list[str],
 ) -> Config:
-    """Infers a config of type `cls` from the vitkit names and shapes of the tensors.
+    """Infers a config of the class `cls` from the shapes of the tensors, which have vitkit's names.
 
     `defaults`, `file_config`, `notes` and errors are those of `infer_vit`. `extra` are config fields that a plain ViT
     does not have or that have another meaning in it.
@@ -53,7 +53,7 @@ def infer_variant(
 def relative_image_size(
     shapes: Mapping[str, Shape], tables: Sequence[str], file_config: Fields, raw: RawCheckpoint
 ) -> dict[str, Any]:
-    """Infers image_size from the first relative position bias in `tables`; returns {} if there is none.
+    """Infers image_size from the first relative position bias named in `tables`, or returns {} without one.
 
     A size in config.json must match the table. The caller's size is used if it matches. Otherwise the grid is square.
     """

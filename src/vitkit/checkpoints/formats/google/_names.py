@@ -1,4 +1,4 @@
-"""Rules for tensor names shared by the JAX formats; Flax stores the input axis of kernels first."""
+"""Rules for tensor names shared by the JAX formats. Flax kernels have the input axis before the output axis."""
 
 import re
 
@@ -22,7 +22,7 @@ def norm(ours: str, theirs: str) -> list[Rule]:
 
 
 def projections(ours: str, theirs: str, parts: tuple[str, ...]) -> list[Rule]:
-    """Returns the rules for the attention input projections, which vitkit fuses into one matrix."""
+    """Returns the rules for the query, key and value projections, which vitkit fuses into one matrix."""
     kernels, biases = (tuple(f"{theirs}/{part}/{leaf}" for part in parts) for leaf in ("kernel", "bias"))
     return [
         Rule(f"{ours}.weight", kernels, heads_in(len(parts))),
@@ -36,7 +36,7 @@ def output(ours: str, theirs: str) -> list[Rule]:
 
 
 def vit(attention: str, norm2: str, mlp: str) -> list[Rule]:
-    """Returns the rules shared by Google's ViTs; the arguments are names of modules in a block."""
+    """Returns the rules shared by Google's ViTs. The arguments are module names inside an encoder block."""
     block = "Transformer/encoderblock_{i}"
     return [
         Rule("cls_token", ("cls",)),
@@ -54,12 +54,12 @@ def vit(attention: str, norm2: str, mlp: str) -> list[Rule]:
 
 
 def resnet_convolution(ours: str, theirs: str) -> Rule:
-    """Returns the rule for a weight-standardized convolution; the stored kernel is not standardized."""
+    """Returns the rule for a weight-standardized convolution. The file stores the kernel before standardization."""
     return Rule(f"{ours}.weight", (f"{theirs}/kernel",), CONVOLUTION)
 
 
 def group_norm(ours: str, theirs: str, leaves: tuple[str, str]) -> list[Rule]:
-    """Returns the rules for a GroupNorm; `leaves` are the names of scale and shift."""
+    """Returns the rules for a GroupNorm. `leaves` are the names of the scale and shift parameters."""
     return [
         Rule(f"{ours}.{leaf}", (f"{theirs}/{their_leaf}",))
         for leaf, their_leaf in zip(("weight", "bias"), leaves, strict=True)
@@ -67,7 +67,7 @@ def group_norm(ours: str, theirs: str, leaves: tuple[str, str]) -> list[Rule]:
 
 
 def squeeze_norms(tensors: Tensors, pattern: str) -> Tensors:
-    """Flattens norm parameters of shape (1, 1, 1, c), stored by older versions of Flax, to (c,)."""
+    """Reshapes norm parameters of shape (1, 1, 1, c), which older versions of Flax store, to (c,)."""
     old = {
         name
         for name, info in tensors.infos.items()

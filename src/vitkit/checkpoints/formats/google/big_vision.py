@@ -1,4 +1,4 @@
-"""big_vision's `.npz` files: ViTs whose class token, if any, has no position embedding."""
+"""big_vision's `.npz` files: ViTs without a position embedding for the class token."""
 
 from pathlib import Path
 
@@ -37,7 +37,7 @@ TABLE = Table(
 
 
 def unstack(tensors: Tensors) -> Tensors:
-    """Splits blocks that are stored as one array with a leading depth axis (a scan over depth in JAX)."""
+    """Splits stacked blocks, which are one array with a leading depth axis (from `nn.scan`), into single blocks."""
     stacked = {name: info for name, info in tensors.infos.items() if name.startswith(STACKED)}
     depths = {info.shape[0] if info.shape else 0 for info in stacked.values()}
     if not stacked:
@@ -64,7 +64,7 @@ def unstack(tensors: Tensors) -> Tensors:
 
 
 def describe(raw: RawCheckpoint) -> Description:
-    """Infers the config; a model without a position embedding in the file has a sine-cosine one."""
+    """Infers the config from the tensors. Without a stored position embedding, positions are sine-cosine."""
     notes: list[str] = []
     shapes = TABLE.shapes(raw.tensors)
     fixed = {} if "pos_embed" in shapes else {"position": "sincos2d"}
@@ -86,7 +86,7 @@ def describe(raw: RawCheckpoint) -> Description:
 
 
 def unsupported_reason(config: Config) -> str | None:
-    """Returns an error message unless the model has the positions, GELU and epsilon of big_vision."""
+    """Returns an error message if positions, pooling, GELU variant or LayerNorm epsilon differ from big_vision."""
     if config.position not in ("learned", "sincos2d"):
         return f"{TITLE} cannot store position='{config.position}'; use to='vitkit'"
     if config.position == "learned" and config.num_special_positions:
@@ -97,7 +97,7 @@ def unsupported_reason(config: Config) -> str | None:
 
 
 def write(checkpoint: Checkpoint, path: Path) -> None:
-    """Writes one archive with all tensor names under `params/`."""
+    """Writes an `.npz` archive in which all tensor names start with `params/`."""
     saved = TABLE.saved(checkpoint.model.state_dict(), checkpoint.model.config.num_heads)
     write_npz({PREFIX + name: tensor for name, tensor in saved.items()}, path)
 

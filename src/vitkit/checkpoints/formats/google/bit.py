@@ -1,4 +1,4 @@
-"""Big Transfer's `.npz` files (google-research/big_transfer): pre-activation ResNets."""
+"""Big Transfer's `.npz` files (google-research/big_transfer): ResNets with pre-activation."""
 
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ TABLE = Table(
 
 
 def describe(raw: RawCheckpoint) -> Description:
-    """Infers depths and widths; uses the preprocessing of Google's ViTs (squash, scale to -1..1)."""
+    """Infers depths and widths from the tensors. The processor squashes images and scales pixels to -1..1."""
     notes: list[str] = []
     config = infer_resnet(
         TABLE.shapes(raw.tensors),
@@ -62,12 +62,12 @@ def describe(raw: RawCheckpoint) -> Description:
 
 
 def unsupported_reason(config: resnet.Config) -> str | None:
-    """Returns an error message unless the model has the layer order, padding and epsilons of Big Transfer."""
+    """Returns an error message if layer order, padding or norm epsilons differ from Big Transfer, or None."""
     return implied_mismatch(config, "Big Transfer's .npz", IMPLIED)
 
 
 def write(checkpoint: Checkpoint, path: Path) -> None:
-    """Writes one archive with the tensor names of the published checkpoints."""
+    """Writes an `.npz` archive with the tensor names of the published checkpoints."""
     write_npz(TABLE.saved(checkpoint.model.state_dict(), 1), path)
 
 

@@ -33,7 +33,7 @@ TABLE = Table(
 
 
 def describe(raw: RawCheckpoint) -> Description:
-    """Infers the config as for a plain ViT, but with the normalization epsilons of the original implementation."""
+    """Infers the config like that of a plain ViT, with the norm epsilons of the original implementation."""
     notes: list[str] = []
     config = infer_hybrid(
         TABLE.shapes(raw.tensors),
@@ -47,13 +47,13 @@ def describe(raw: RawCheckpoint) -> Description:
 
 
 def unsupported_reason(config: hybrid.Config) -> str | None:
-    """Returns an error message for configs that differ from the original code, or None."""
+    """Returns an error message if the config differs from the original implementation, or None."""
     plain = Config(**{name: getattr(config, name) for name in VIT_FIELDS})
     return vit.unsupported_reason(plain) or implied_mismatch(config, TITLE, IMPLIED)
 
 
 def write(checkpoint: Checkpoint, path: Path) -> None:
-    """Writes one `.npz` file with the tensor names of the published (pre-Linen) checkpoints."""
+    """Writes an `.npz` archive with the tensor names of the published checkpoints, which predate Flax Linen."""
     write_npz(TABLE.saved(checkpoint.model.state_dict(), checkpoint.model.config.num_heads), path)
 
 

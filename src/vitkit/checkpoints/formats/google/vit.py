@@ -1,4 +1,4 @@
-"""Google's original `.npz` files (google-research/vision_transformer) of all Flax versions."""
+"""Google's original `.npz` files (google-research/vision_transformer), written by any version of Flax."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ TABLE = Table(
 
 
 def describe(raw: RawCheckpoint) -> Description:
-    """Infers the config.
+    """Infers the config from the names and shapes of the tensors.
 
     Without a class token the pool is "gap". For `unpooled` files, which look the same, set pool="none".
     """
@@ -48,13 +48,13 @@ def describe(raw: RawCheckpoint) -> Description:
 
 
 def num_heads(raw: RawCheckpoint, attention: str) -> int:
-    """Returns num_heads from the first query kernel, or 1 if the kernel is missing."""
+    """Returns the number of heads in the first query kernel, or 1 if the kernel is missing."""
     info = raw.tensors.infos.get(f"Transformer/encoderblock_0/{attention}/query/kernel")
     return info.shape[1] if info is not None and len(info.shape) == 3 and info.shape[1] else 1
 
 
 def unsupported_reason(config: Config) -> str | None:
-    """Returns an error message unless the model has the positions, pooling, GELU and epsilon of the original code."""
+    """Returns an error message if positions, pooling, GELU or epsilon differ from the original code, or None."""
     if config.class_token and config.position_tokens == "patches":
         return f"{TITLE} has a position for the class token, but this model has none; use to='big_vision'"
     fixed = {"pool": "token" if config.class_token else "gap"}
@@ -63,7 +63,7 @@ def unsupported_reason(config: Config) -> str | None:
 
 
 def write(checkpoint: Checkpoint, path: Path) -> None:
-    """Writes one archive with the tensor names of the published (pre-Linen) checkpoints."""
+    """Writes an `.npz` archive with the tensor names of the published checkpoints, which predate Flax Linen."""
     write_npz(TABLE.saved(checkpoint.model.state_dict(), checkpoint.model.config.num_heads), path)
 
 

@@ -1,4 +1,4 @@
-"""Formats of Hugging Face transformers, and the tensor names that they share."""
+"""Checkpoint formats of Hugging Face transformers, and the tensor names that these formats share."""
 
 LAYER = "encoder.layer.{i}"
 # From the in-memory names of transformers 5 to the names in its files.

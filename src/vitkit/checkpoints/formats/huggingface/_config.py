@@ -1,4 +1,4 @@
-"""Reads and writes transformers' config.json for ViTs; unknown keys are ignored."""
+"""Reads and writes transformers' config.json for ViTs. Unknown keys are ignored."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -21,7 +21,7 @@ MAX_SIDE = 100_000
 
 @dataclass(frozen=True, kw_only=True)
 class ViTFields:
-    """The fields of transformers' ViTConfig that affect the outputs; other keys are ignored."""
+    """The fields of transformers' ViTConfig that affect the outputs of a model. Other keys are ignored."""
 
     num_attention_heads: int | None = None
     num_hidden_layers: int | None = None
@@ -93,7 +93,7 @@ def _labels(names: Mapping[str, str] | None) -> tuple[str, ...] | None:
 
 
 def to_config(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Returns the config.json for transformers; fields that it lacks are stored under `vitkit`."""
+    """Returns the config.json for transformers. Config fields that transformers lacks are stored under `vitkit`."""
     config = checkpoint.model.config
     data: dict[str, Any] = {
         "architectures": ["ViTForImageClassification" if config.num_classes else "ViTModel"],

@@ -18,7 +18,7 @@ FileConfig = tuple[dict[str, Any], tuple[str, ...] | None]
 
 
 def read_file_config(raw: RawCheckpoint, defaults: Json, notes: list[str]) -> FileConfig:
-    """Returns config fields and labels from config.json; missing keys get transformers' defaults."""
+    """Returns config fields and labels from config.json. Missing keys get the defaults of transformers."""
     if raw.config is None:
         notes.append("no config.json: using transformers' default norm_eps and activation")
         return {}, None
@@ -26,7 +26,7 @@ def read_file_config(raw: RawCheckpoint, defaults: Json, notes: list[str]) -> Fi
 
 
 def read_processor(raw: RawCheckpoint, config: Any, crop_fraction: float, notes: list[str]) -> Processor:
-    """Reads preprocessor_config.json; without one, uses the preprocessing of the original evaluation."""
+    """Reads preprocessor_config.json. Without that file, returns the preprocessing of the original evaluation."""
     if raw.preprocessor is None:
         notes.append("no preprocessor_config.json: using the preprocessing of the original evaluation")
         return preprocessing.meta(config, crop_fraction)
@@ -37,7 +37,7 @@ def read_processor(raw: RawCheckpoint, config: Any, crop_fraction: float, notes:
 
 
 def option(raw: RawCheckpoint, name: str, default: Any) -> Any:
-    """Returns a boolean or number from config.json. Raises CheckpointError if its type is wrong."""
+    """Returns a boolean or numeric option of config.json. Raises CheckpointError if its type is wrong."""
     value = (raw.config or {}).get(name, default)
     if isinstance(default, float) and type(value) is int:
         value = float(value)

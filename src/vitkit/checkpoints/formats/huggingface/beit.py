@@ -1,4 +1,4 @@
-"""Hugging Face transformers' BEiT for classification, and its encoder for masked image modeling."""
+"""Hugging Face transformers' BEiT: the classifier, and the encoder from masked image modeling."""
 
 from pathlib import Path
 from typing import Any
@@ -37,14 +37,14 @@ DEFAULTS = {**vit.DEFAULTS, "relative_resize": "bilinear"}
 
 
 def family_fields(shapes: dict[str, Shape]) -> dict[str, Any]:
-    """Returns the config fields that the tensors of a BEiT determine."""
+    """Returns the BEiT config fields that can be inferred from the tensor shapes."""
     relative = next((kind for kind, name in zip(("blocks", "shared"), TABLES, strict=True) if name in shapes), "none")
     pool = "gap" if "fc_norm.weight" in shapes else "token"
     return {"relative": relative, "pool": pool, "position": "learned" if "pos_embed" in shapes else "none"}
 
 
 def describe(raw: RawCheckpoint) -> Description:
-    """Reads config.json; without one, uses transformers' defaults."""
+    """Reads config.json. Without that file, uses the defaults of transformers."""
     notes: list[str] = []
     file_config, labels = _folder.read_file_config(raw, {}, notes)
     shapes = TABLE.shapes(raw.tensors)
@@ -60,7 +60,7 @@ def describe(raw: RawCheckpoint) -> Description:
 
 
 def unsupported_reason(config: beit.Config) -> str | None:
-    """Returns an error message for fields that transformers' BEiT does not have, or None."""
+    """Returns an error message if transformers' BEiT cannot represent the config, or None."""
     free = ("activation", "norm_eps", "relative", "position", "layer_scale", "pool", "relative_resize")
     return unsupported_field(config, "transformers' BEiT", fixed={}, free=free)
 

@@ -26,12 +26,12 @@ DEFAULTS = {**vit.DEFAULTS, "position_order": ("all",)}
 
 
 def as_registers(shapes: dict[str, Shape]) -> dict[str, Shape]:
-    """Renames the distillation token to a register token, as `infer_vit` expects."""
+    """Renames the distillation token to a register token, because `infer_vit` knows no distillation token."""
     return {("reg_token" if name == "dist_token" else name): shape for name, shape in shapes.items()}
 
 
 def describe(raw: RawCheckpoint) -> Description:
-    """Reads config.json; without one, uses transformers' defaults."""
+    """Reads config.json. Without that file, uses the defaults of transformers."""
     notes: list[str] = []
     file_config, labels = _folder.read_file_config(raw, {}, notes)
     shapes = as_registers(TABLE.shapes(raw.tensors))
@@ -41,7 +41,7 @@ def describe(raw: RawCheckpoint) -> Description:
 
 
 def unsupported_reason(config: deit.Config) -> str | None:
-    """Returns an error message for fields that transformers' DeiT does not have, or None."""
+    """Returns an error message if transformers' DeiT cannot represent the config, or None."""
     return unsupported_field(config, "transformers' DeiT", fixed={}, free=("activation", "norm_eps", "qkv_bias"))
 
 

@@ -23,7 +23,7 @@ TABLE = Table(
 
 
 def describe(raw: RawCheckpoint) -> Description:
-    """Reads config.json; without one, uses transformers' defaults."""
+    """Reads config.json. Without that file, uses the defaults of transformers."""
     notes = ["single head on the class token: the distillation token is loaded as a register token"]
     file_config, labels = _folder.read_file_config(raw, {}, notes)
     config = infer_vit(
@@ -39,7 +39,7 @@ def describe(raw: RawCheckpoint) -> Description:
 
 
 def unsupported_reason(config: Config) -> str | None:
-    """Returns an error message unless the model has a head, a class token and one register with positions."""
+    """Returns an error message unless the model has a head, a class token and one register token with a position."""
     if (config.num_registers, config.position_tokens, config.class_token) != (1, "all", True) or not config.num_classes:
         return "transformers' DeiTForImageClassification needs a head and one register with a position; use to='vitkit'"
     free = ("num_registers", "position_tokens", "activation", "norm_eps", "qkv_bias")

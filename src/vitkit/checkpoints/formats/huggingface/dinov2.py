@@ -37,7 +37,7 @@ DEFAULTS = {"activation": "gelu", "norm_eps": 1e-6, "position_order": ("class+pa
 
 
 def arrange(tensors: Tensors) -> Tensors:
-    """Renames SwiGLU weights to fc1 and fc2, and concatenates the gate and value of transformers 5."""
+    """Renames SwiGLU weights to fc1 and fc2. Gate and value weights, separate in transformers 5, are concatenated."""
 
     def rename(name: str) -> str:
         for old, new in (("weights_in", "fc1"), ("weights_out", "fc2"), ("down_proj", "fc2")):
@@ -49,7 +49,7 @@ def arrange(tensors: Tensors) -> Tensors:
 
 
 def describe(raw: RawCheckpoint) -> Description:
-    """Reads config.json; without one, uses transformers' defaults."""
+    """Reads config.json. Without that file, uses the defaults of transformers."""
     notes: list[str] = []
     file_config, labels = _folder.read_file_config(raw, CONFIG_DEFAULTS, notes)
     # DINOv2 computes the MLP width from mlp_ratio and ignores intermediate_size.
@@ -75,7 +75,7 @@ def describe(raw: RawCheckpoint) -> Description:
 
 
 def _ratio(config: Config) -> int | None:
-    """Returns the integer `mlp_ratio` that results in the MLP width, or None if there is none."""
+    """Returns the integer `mlp_ratio` that gives the MLP width of the model, or None if no integer does."""
     for ratio in range(1, 17):
         hidden = config.width * ratio
         if (hidden if config.mlp == "mlp" else (int(hidden * 2 / 3) + 7) // 8 * 8) == config.mlp_width:
@@ -84,7 +84,7 @@ def _ratio(config: Config) -> int | None:
 
 
 def unsupported_reason(config: Config) -> str | None:
-    """Returns an error message for fields that transformers' DINOv2 does not have, or None."""
+    """Returns an error message if transformers' DINOv2 cannot represent the config, or None."""
     title = "transformers' DINOv2"
     if config.layer_scale is None:
         return f"{title} always has LayerScale, but this model has none; use to='vitkit'"

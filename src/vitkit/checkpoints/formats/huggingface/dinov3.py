@@ -42,12 +42,12 @@ HEADS_OF_WIDTH = {4096: 32}
 
 
 def arrange(tensors: Tensors) -> Tensors:
-    """Concatenates the gate and value of SwiGLU under the name of the first MLP layer."""
+    """Concatenates the gate and value weights of SwiGLU under the name of the first MLP layer."""
     return fuse_pairs(tensors, r"(.*\.mlp)\.gate_proj\.(weight|bias)", r"\1.up_proj.\2", r"\1.up_proj.\2")
 
 
 def family_fields(shapes: dict[str, Shape]) -> dict[str, Any]:
-    """Returns the config fields that the tensors determine, except those of a plain ViT."""
+    """Returns the DINOv3 config fields that can be inferred from the tensor shapes, without those of a plain ViT."""
     return {
         "qkv_bias": "blocks.0.attn.q_bias" in shapes,
         "layer_scale": 1e-5 if "blocks.0.ls1.gamma" in shapes else None,
@@ -55,7 +55,7 @@ def family_fields(shapes: dict[str, Shape]) -> dict[str, Any]:
 
 
 def describe(raw: RawCheckpoint) -> Description:
-    """Reads config.json; without one, uses transformers' defaults."""
+    """Reads config.json. Without that file, uses the defaults of transformers."""
     notes: list[str] = []
     file_config, labels = _folder.read_file_config(raw, CONFIG_DEFAULTS, notes)
     if _folder.option(raw, "key_bias", False) or not _folder.option(raw, "mlp_bias", True):
@@ -84,13 +84,13 @@ def describe(raw: RawCheckpoint) -> Description:
 
 
 def heads(shapes: dict[str, Shape]) -> dict[str, int]:
-    """Returns num_heads for the only width whose head dimension is not 64."""
+    """Returns num_heads for width 4096, the only width with a head dimension other than 64, or {} for other widths."""
     width = shapes.get("patch_embed.proj.weight", (0,))[0]
     return {"num_heads": HEADS_OF_WIDTH[width]} if width in HEADS_OF_WIDTH else {}
 
 
 def unsupported_reason(config: dinov3.Config) -> str | None:
-    """Returns an error message for fields that transformers' DINOv3 does not have, or None."""
+    """Returns an error message if transformers' DINOv3 cannot represent the config, or None."""
     title = "transformers' DINOv3"
     if config.num_classes:
         return f"{title} has no classifier, but this model has {config.num_classes} classes; use to='vitkit'"

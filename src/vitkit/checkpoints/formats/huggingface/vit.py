@@ -1,4 +1,4 @@
-"""Hugging Face transformers' ViT, with the tensor names of v4 (in files) or v5 (in memory)."""
+"""Hugging Face transformers' ViT. Tensor names may be those of transformers 4 (in files) or 5 (in memory)."""
 
 from pathlib import Path
 
@@ -43,7 +43,7 @@ DEFAULTS = {
 
 
 def describe(raw: RawCheckpoint) -> Description:
-    """Reads config.json; without one, uses the defaults of transformers' ViTConfig."""
+    """Reads config.json. Without that file, uses the defaults of transformers' ViTConfig."""
     notes: list[str] = []
     file_config: Json = {}
     labels: tuple[str, ...] | None = None
@@ -69,7 +69,7 @@ def describe(raw: RawCheckpoint) -> Description:
 
 
 def unsupported_reason(config: Config) -> str | None:
-    """Returns an error message for fields that transformers' ViT does not have, or None."""
+    """Returns an error message if transformers' ViT cannot represent the config, or None."""
     if config.position_tokens == "patches":
         return "transformers' ViT has a position for the class token, but this model has none; use to='vitkit'"
     return unsupported_field(
@@ -78,7 +78,7 @@ def unsupported_reason(config: Config) -> str | None:
 
 
 def write(checkpoint: Checkpoint, folder: Path) -> None:
-    """Writes config.json, preprocessor_config.json and model.safetensors with v4 names."""
+    """Writes config.json, preprocessor_config.json and model.safetensors with the tensor names of transformers 4."""
     config = checkpoint.model.config
     saved = TABLE.saved(checkpoint.model.state_dict(), config.num_heads)
     if config.num_classes:

@@ -1,1 +1,1 @@
-"""timm formats: timm folders, and official files (DeiT, DINO, MAE, BEiT) with the same tensor names."""
+"""timm's checkpoint formats: folders of timm, and official files (DeiT, DINO, MAE, BEiT) with the same tensor names."""

@@ -1,4 +1,4 @@
-"""Checks timm's `model_args`: each argument that can change the output is either supported or rejected.
+"""Checks timm's `model_args`. Every argument that can change the output is either supported or an error.
 
 The tensors do not show all of them: `pool_include_prefix` has no tensor, but it changes the pooled tokens.
 """

@@ -114,7 +114,7 @@ def _labels(config_json: Json, cfg: Json) -> tuple[str, ...] | None:
 
 
 def to_config(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Returns the config.json for timm; fields that timm lacks are stored under `vitkit`."""
+    """Returns the config.json for timm. Config fields that timm lacks are stored under `vitkit`."""
     config = checkpoint.model.config
     ratio = config.mlp_width / config.width
     arguments = {
@@ -157,7 +157,7 @@ def to_config(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def pretrained_cfg(processor: Processor, config: Any) -> dict[str, Any]:
-    """Returns the timm evaluation settings that are closest to a processor."""
+    """Returns the timm `pretrained_cfg` entries that are closest to the settings of a processor."""
     to = processor.resize_to if processor.resize_to is not None else processor.size
     short = to if isinstance(to, int) else min(to)
     modes = {"shortest": "center", "squash": "squash", "longest": "border", "none": "center"}
@@ -180,7 +180,7 @@ def pretrained_cfg(processor: Processor, config: Any) -> dict[str, Any]:
 
 
 def check_architecture(name: str, known: re.Pattern[str]) -> None:
-    """Raises CheckpointError for an unsupported architecture or one that does not match `known`."""
+    """Raises CheckpointError for an architecture that is unsupported or does not match the `known` fields."""
     if not name:
         return
     shown = name[:60] if name.isprintable() else repr(name[:60])
@@ -196,5 +196,5 @@ def check_architecture(name: str, known: re.Pattern[str]) -> None:
 
 
 def architecture_size(name: str) -> tuple[int | None, int | None]:
-    """Returns depth and num_heads of an architecture, or None if its name does not determine them."""
+    """Returns the depth and num_heads of an architecture, or None if the name does not determine them."""
     return next(((depth, heads) for pattern, depth, heads in SIZES if re.match(pattern, name)), (None, None))

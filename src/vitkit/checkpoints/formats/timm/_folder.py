@@ -18,7 +18,7 @@ from vitkit.data.processor import Processor
 
 
 def read_file_config(raw: RawCheckpoint, names: tuple[str, ...] = ()) -> tuple[dict[str, Any], tuple[str, ...] | None]:
-    """Returns config fields and labels from config.json; fields in `names` are read from its key `vitkit`."""
+    """Returns config fields and labels from config.json. The fields in `names` are read from the key `vitkit`."""
     if raw.config is None:
         return {}, None
     fields, labels = read_config(raw.config)
@@ -31,7 +31,7 @@ def read_file_config(raw: RawCheckpoint, names: tuple[str, ...] = ()) -> tuple[d
 
 
 def read_processor(raw: RawCheckpoint, config: Any) -> Processor | None:
-    """Reads the processor from config.json or preprocessor_config.json; returns None if both lack it.
+    """Returns the processor from config.json or preprocessor_config.json, or None if neither file has one.
 
     Raises CheckpointError for invalid values.
     """
@@ -48,7 +48,7 @@ def read_processor(raw: RawCheckpoint, config: Any) -> Processor | None:
 
 
 def processor(raw: RawCheckpoint, config: Any, crop_fraction: float, notes: list[str]) -> Processor:
-    """Returns the processor of the folder; without one, returns that of the original evaluation."""
+    """Returns the processor stored in the folder. Without one, returns that of the original evaluation."""
     stored = read_processor(raw, config)
     if stored is not None:
         return stored

@@ -33,7 +33,7 @@ TABLE = Table(
 
 
 def arrange(tensors: Tensors) -> Tensors:
-    """Adds a default LayerNorm after mean pooling to SimMIM files, as SimMIM's fine-tuning does.
+    """Adds an untrained LayerNorm after mean pooling to SimMIM's pre-training files, as SimMIM's fine-tuning does.
 
     SimMIM's pre-training files have a mask token and no final norm.
     """
@@ -47,7 +47,7 @@ def arrange(tensors: Tensors) -> Tensors:
 
 
 def describe(raw: RawCheckpoint) -> Description:
-    """Reads config.json; without one, uses the model and preprocessing of the official code."""
+    """Reads config.json. Without that file, uses the model and preprocessing of the official code."""
     notes: list[str] = []
     file_config, labels = _folder.read_file_config(raw, OWN)
     shapes = TABLE.shapes(raw.tensors)
@@ -75,7 +75,7 @@ def _halved(processor: Processor) -> Processor:
 
 
 def unsupported_reason(config: beit.Config) -> str | None:
-    """Returns an error message for fields or epsilons that timm's BEiT does not have, or None."""
+    """Returns an error message if timm's BEiT cannot represent the config, or None."""
     free = ("activation", "norm_eps", "relative", "position", "layer_scale", "pool", "relative_resize")
     return unsupported_field(config, TITLE, fixed={}, free=free) or implied_mismatch(config, TITLE, {"norm_eps": 1e-6})
 

@@ -36,7 +36,7 @@ ENTRIES = {
 
 
 def describe(raw: RawCheckpoint) -> Description:
-    """Reads config.json; without one, uses timm's model and the original preprocessing."""
+    """Reads config.json. Without that file, uses timm's model and the original preprocessing."""
     notes: list[str] = []
     file_config, labels = ({}, None) if raw.config is None else _config.read_config(raw.config, _config.RESNETS)
     size = {"image_size": file_config["image_size"]} if "image_size" in file_config else {}
@@ -53,7 +53,7 @@ def describe(raw: RawCheckpoint) -> Description:
 
 
 def unsupported_reason(config: resnet.Config) -> str | None:
-    """Returns an error message for sizes or epsilons that timm's BiT does not have, or None."""
+    """Returns an error message if timm has no BiT with these depths, stem width and epsilons, or None."""
     if (config.depths, config.stem_width) not in ENTRIES:
         return f"timm has no BiT of depths {config.depths} and stem {config.stem_width}; use to='vitkit'"
     return implied_mismatch(config, "timm's BiT", IMPLIED)

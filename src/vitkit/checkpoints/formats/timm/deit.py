@@ -1,4 +1,4 @@
-"""Official files of the distilled DeiT, and timm folders; both have vitkit's tensor names."""
+"""Official files of the distilled DeiT, and timm folders. Both use the same tensor names as vitkit."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ DEFAULTS = {**vit.DEFAULTS, "position_order": ("all",), "position_resize": "bicu
 
 
 def describe(raw: RawCheckpoint) -> Description:
-    """Reads config.json; without one, uses the model and preprocessing of the official code."""
+    """Reads config.json. Without that file, uses the model and preprocessing of the official code."""
     notes: list[str] = []
     file_config, labels = _folder.read_file_config(raw)
     # timm resizes positions with antialiasing, the official fine-tuning code without.
@@ -29,7 +29,7 @@ def describe(raw: RawCheckpoint) -> Description:
 
 
 def unsupported_reason(config: deit.Config) -> str | None:
-    """Returns an error message for fields or epsilons that timm's DeiT does not have, or None."""
+    """Returns an error message if timm's DeiT cannot represent the config, or None."""
     free = ("activation", "norm_eps", "qkv_bias")
     return unsupported_field(config, TITLE, fixed={}, free=free) or implied_mismatch(config, TITLE, {"norm_eps": 1e-6})
 

@@ -1,4 +1,4 @@
-"""Official files of DINOv3, and timm folders; both store SwiGLU and the qkv bias differently from vitkit."""
+"""Official files of DINOv3, and timm folders. Both store SwiGLU and the qkv bias differently from vitkit."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,19 +31,19 @@ TABLE = Table(
 
 
 def arrange(tensors: Tensors) -> Tensors:
-    """Concatenates gate and value of SwiGLU, and drops the masked key bias from the fused qkv bias."""
+    """Concatenates the gate and value weights of SwiGLU, and removes the masked (zero) key bias from the qkv bias."""
     for gate, value in (("fc1_g", "fc1_x"), ("w1", "w2")):
         tensors = fuse_pairs(tensors, rf"(.*\.mlp)\.{gate}\.(weight|bias)", rf"\1.{value}.\2", r"\1.fc1.\2")
     return split_qkv_bias(tensors, r"(blocks\.\d+\.attn)\.qkv\.bias", r"\1.q_bias", r"\1.v_bias")
 
 
 def accepts(config: Json | None) -> bool:
-    """Returns whether config.json is missing or is a timm config.json with a DINOv3 architecture."""
+    """Returns whether config.json is missing or is timm's with a DINOv3 architecture."""
     return vit.FORMAT.accepts(config) and (config is None or "dinov3" in str(config.get("architecture")))
 
 
 def describe(raw: RawCheckpoint) -> Description:
-    """Reads config.json; without one, uses the model of the official code."""
+    """Reads config.json. Without that file, uses the model of the official code."""
     notes: list[str] = []
     file_config, labels = _folder.read_file_config(raw, OWN)
     shapes = TABLE.shapes(raw.tensors)
@@ -62,7 +62,7 @@ def describe(raw: RawCheckpoint) -> Description:
 
 
 def unsupported_reason(config: dinov3.Config) -> str | None:
-    """Returns an error message for fields that timm's DINOv3 does not have, or None."""
+    """Returns an error message if timm's DINOv3 cannot represent the config, or None."""
     if config.pool == "token+gap":
         return f"{TITLE} has no pool 'token+gap'; use to='vitkit'"
     if config.mlp == "swiglu" and config.mlp_width % 8:
@@ -75,7 +75,7 @@ def unsupported_reason(config: dinov3.Config) -> str | None:
 
 
 def write(checkpoint: Checkpoint, folder: Path) -> None:
-    """Writes a folder for timm."""
+    """Writes a folder that timm can load."""
     config = checkpoint.model.config
     tensors = TABLE.saved(checkpoint.model.state_dict(), config.num_heads)
     gated = config.mlp == "swiglu"

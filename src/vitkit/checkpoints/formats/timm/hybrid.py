@@ -1,4 +1,4 @@
-"""timm's hybrid ViTs (`vit_*_r26_s32` and others), which have vitkit's tensor names."""
+"""timm's hybrid ViTs (`vit_*_r26_s32` and others), which use the same tensor names as vitkit."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ ARCHITECTURES = {
 
 
 def describe(raw: RawCheckpoint) -> Description:
-    """Reads config.json; without one, uses timm's model and the original preprocessing."""
+    """Reads config.json. Without that file, uses timm's model and the original preprocessing."""
     notes: list[str] = []
     file_config, labels = ({}, None) if raw.config is None else _config.read_config(raw.config)
     config = infer_hybrid(
@@ -44,7 +44,7 @@ def describe(raw: RawCheckpoint) -> Description:
 
 
 def unsupported_reason(config: hybrid.Config) -> str | None:
-    """Returns an error message for fields, ResNets or epsilons that timm's hybrids do not have, or None."""
+    """Returns an error message if timm's hybrid ViTs cannot represent the config, or None."""
     if config.depths not in ARCHITECTURES:
         return f"timm has no hybrid of depths {config.depths}; use to='vitkit'"
     plain = Config(**{name: getattr(config, name) for name in VIT_FIELDS})

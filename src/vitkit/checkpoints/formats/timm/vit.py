@@ -54,7 +54,7 @@ PROJECTS: tuple[tuple[str, str, str, float], ...] = (
 
 
 def describe(raw: RawCheckpoint) -> Description:
-    """Reads config.json; without one, infers the project from the file name and the wrapper of its weights."""
+    """Reads config.json. Without that file, infers the project from the file name and the prefix of the tensor names."""
     notes: list[str] = []
     file_config: Json = {"position": "learned"}
     labels: tuple[str, ...] | None = None
@@ -116,7 +116,7 @@ def _processor(raw: RawCheckpoint, config: Config, project: tuple[str, str, str,
 
 
 def unsupported_reason(config: Config) -> str | None:
-    """Returns an error message for fields that timm's `VisionTransformer` does not have, or None."""
+    """Returns an error message if timm's `VisionTransformer` cannot represent the config, or None."""
     title = "timm's VisionTransformer"
     if config.position_tokens == "class+patches" and config.num_registers and config.position == "learned":
         return f"{title} cannot have positions for the class token but not for registers; use to='vitkit'"
