@@ -112,7 +112,7 @@ def _size(value: object, name: str) -> tuple[int, int] | None:
 
 
 def with_channels(checkpoint: Checkpoint, channels: int) -> Checkpoint:
-    """Adapts a checkpoint for RGB images to another number of channels. Raises CheckpointError for other checkpoints."""
+    """Adapts an RGB checkpoint to another number of channels. Raises CheckpointError for other checkpoints."""
     given, channels = checkpoint.model.config.channels, parse_channels(channels)
     if given == channels:
         return checkpoint

@@ -220,7 +220,7 @@ def _hint(folder: Path) -> str:
 
 
 def _subtree(tensors: Tensors, tree: str, separator: str) -> Tensors:
-    """Selects the tensors whose names contain the part `tree`. Raises CheckpointError if no or several subtrees match."""
+    """Selects the tensors whose names contain the part `tree`. Raises CheckpointError unless one subtree matches."""
     inner = f"{separator}{tree}{separator}"
     names: dict[str, str] = {}
     prefixes: dict[str, None] = {}

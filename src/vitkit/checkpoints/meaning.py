@@ -25,7 +25,7 @@ PREFIX = "task."
 
 
 def split_overrides(overrides: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Splits overrides into those of the task (`task.problem_type`), with the prefix removed, and those of the config."""
+    """Splits overrides into those of the task (`task.problem_type`), without the prefix, and those of the config."""
     task = {name.removeprefix(PREFIX): value for name, value in overrides.items() if name.startswith(PREFIX)}
     return task, {name: value for name, value in overrides.items() if not name.startswith(PREFIX)}
 
@@ -128,7 +128,7 @@ def is_untrained(model: Backbone) -> bool:
 
 
 def _is_constant(head: nn.Linear, *, shift: bool) -> bool:
-    """Returns whether the outputs of a layer ignore its input. With `shift`, all outputs may change by the same amount."""
+    """Returns whether the outputs of a layer ignore its input. With `shift`, a shift of all outputs is allowed."""
     weight = head.weight.detach()
     return bool((weight == (weight[:1] if shift else 0.0)).all())
 

@@ -17,7 +17,7 @@ END_RECORD, ZIP64_LOCATOR, MAX_COMMENT = 22, 20, 65_535
 
 
 def check_directory(path: Path, kind: str) -> None:
-    """Raises CheckpointError if the zip directory is missing or too large. `kind` names the file type in the message."""
+    """Raises CheckpointError if the zip directory is missing or too large. `kind` is the file type in the message."""
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - END_RECORD - MAX_COMMENT - ZIP64_LOCATOR))

@@ -97,7 +97,7 @@ def _read_zip(path: Path) -> tuple[Any, Values]:
 
 
 def _root(members: dict[str, zipfile.ZipInfo]) -> str:
-    """Returns the folder of data.pkl in an archive. Raises CheckpointError for TorchScript and torch.export archives."""
+    """Returns the folder of data.pkl in an archive. Raises CheckpointError for TorchScript and torch.export files."""
     for name in members:
         folder, _, file = name.partition("/")
         if file == "constants.pkl" or file.startswith("code/"):

@@ -11,7 +11,7 @@ MAX_SHARDS = 1000
 
 
 def open_file(path: Path) -> Tensors:
-    """Opens all shards of an index. Raises CheckpointError if the index is invalid or lists files outside its folder."""
+    """Opens all shards of an index. Raises CheckpointError if the index is invalid or a shard is outside its folder."""
     weight_map = read_json(path).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
         raise CheckpointError("the index has no weight_map from tensor names to file names")

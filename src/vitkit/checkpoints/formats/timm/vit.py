@@ -54,7 +54,7 @@ PROJECTS: tuple[tuple[str, str, str, float], ...] = (
 
 
 def describe(raw: RawCheckpoint) -> Description:
-    """Reads config.json. Without that file, infers the project from the file name and the prefix of the tensor names."""
+    """Reads config.json. Without that file, infers the project from the file name and the tensor name prefix."""
     notes: list[str] = []
     file_config: Json = {"position": "learned"}
     labels: tuple[str, ...] | None = None
