@@ -44,7 +44,7 @@ LAYER = re.compile(r"(.*?)\.?(weight|bias)")
 
 @dataclass(frozen=True)
 class Name:
-    """The full name of a tensor in the file, the dict that contains the tensor, and the key without wrapper prefixes."""
+    """The full name of a tensor in the file, the dict that contains the tensor, and the key without wrapper prefix."""
 
     original: str
     root: str

@@ -23,7 +23,7 @@ SOURCES = Registry(f"{__name__}.sources", "data source", needs=["open_source"])
 
 
 class ReadOptions(TypedDict, total=False):
-    """Options of `images.open_channels`: the file options of the preprocessing (see `Processor`) and the limits."""
+    """Options for reading images with `images.open_channels`: file options of the preprocessing, and size limits."""
 
     limits: Limits
     profile: Profile
@@ -34,7 +34,7 @@ class ReadOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Example:
-    """An image with its label or its targets.
+    """An image with its label or, for regression, with its targets.
 
     image    upright, any size, mode RGB, or what `images.open_channels` returns for the requested channels
     label    class index, or a tuple of class indices (empty for a regression)
@@ -73,10 +73,10 @@ class Source(ABC):
 
     @abstractmethod
     def label(self, index: int) -> Label:
-        """Returns the label without reading the image; an empty tuple for a regression."""
+        """Returns the label without reading the image. For regression, returns an empty tuple."""
 
     def targets(self, index: int) -> tuple[float, ...]:
-        """Returns the numbers to predict, one per entry of `classes`, without reading the image.
+        """Returns the numbers to predict, one for each name in `classes`, without reading the image.
 
         Raises ValueError unless `regression` is true.
         """
@@ -84,14 +84,14 @@ class Source(ABC):
 
 
 class EncodedSource(Source):
-    """A source of encoded image files, which `images.open_channels` decodes."""
+    """Base class of sources whose images are encoded files. `images.open_channels` decodes them."""
 
     @abstractmethod
     def encoded(self, index: int) -> tuple[bytes | Path, str]:
         """Returns the path or the bytes of an image file, and the key of the image."""
 
     def read(self, index: int, **options: Unpack[ReadOptions]) -> Example:
-        """Decodes an image. Raises `ImageError` that names the image."""
+        """Decodes an image. Raises `ImageError` with the key of the image if it cannot be decoded."""
         try:
             data, key = self.encoded(index)
         except (OSError, ValueError) as error:  # a damaged shard or a disk that fails loses its images, not the run
@@ -106,7 +106,7 @@ class EncodedSource(Source):
 
 
 class Subset(Source):
-    """A subset of a source at the given indices."""
+    """The images of a source at the given indices."""
 
     def __init__(self, source: Source, indices: np.ndarray):
         self.source = source
@@ -129,12 +129,12 @@ class Subset(Source):
         return self.source.label(int(self.indices[index]))
 
     def targets(self, index: int) -> tuple[float, ...]:
-        """Returns the targets of an example of the source."""
+        """Returns the targets of an example of the underlying source."""
         return self.source.targets(int(self.indices[index]))
 
 
 class Relabelled(Source):
-    """A source whose labels are mapped to another list of classes.
+    """A source whose class indices are mapped to a different list of classes.
 
     `indices` maps the classes of the source to the new ones; by default classes are matched by name. The targets of a
     regression are reordered; raises ValueError if there are more new names than targets.
@@ -167,13 +167,13 @@ class Relabelled(Source):
         return self.indices[label] if label >= 0 else -1
 
     def targets(self, index: int) -> tuple[float, ...]:
-        """Returns the targets in the order of the new names."""
+        """Returns the targets in the order of the new target names."""
         values = self.source.targets(index)
         return tuple(value for _, value in sorted(zip(self.indices, values, strict=True)))
 
 
 class Unlabelled(Source):
-    """A source without its labels."""
+    """A source whose labels are ignored: every label is -1 and there are no classes."""
 
     classes = ()
 
@@ -196,7 +196,7 @@ class Unlabelled(Source):
 
 
 def fitted(source: Source, classes: tuple[str, ...], *, name: str, regression: bool = False) -> Source:
-    """Maps the labels of a source to `classes`. Raises ValueError that lists the missing classes."""
+    """Returns the source with its labels mapped to `classes`. Raises ValueError that lists unknown classes."""
     check_kind(source, regression=regression, name=name)
     if source.classes == classes:
         return source
@@ -208,7 +208,7 @@ def fitted(source: Source, classes: tuple[str, ...], *, name: str, regression: b
 
 
 def check_kind(source: Source, *, regression: bool, name: str) -> None:
-    """Raises ValueError if a source has numbers to predict instead of classes, or the reverse."""
+    """Raises ValueError if a source has regression targets where classes are expected, or the reverse."""
     if source.regression != regression:
         kinds = {True: "numbers to predict", False: "classes"}
         raise ValueError(
@@ -218,12 +218,12 @@ def check_kind(source: Source, *, regression: bool, name: str) -> None:
 
 
 def source_names() -> list[str]:
-    """Returns the names of all sources, which are the public modules in `sources/`."""
+    """Returns the names of all data sources, which are the public modules in `sources/`."""
     return SOURCES.names()
 
 
 def splits(name: str, *, needs_labels: bool = True) -> dict[str, Source]:
-    """Opens a source and returns its splits: `splits("digits")`, `splits("folder:images/")`.
+    """Opens a source and returns its splits by name. Examples: `splits("digits")`, `splits("folder:images/")`.
 
     The keys are the published splits, or `all`; those without labels are left out if others have labels. Raises
     ValueError for an unknown source, for an invalid location, and for a source without labels if they are needed.
@@ -241,7 +241,7 @@ def splits(name: str, *, needs_labels: bool = True) -> dict[str, Source]:
 
 
 def source(name: str) -> Source:
-    """Returns the only split of a source. Raises ValueError if there are several."""
+    """Returns the only split of a source. Raises ValueError if the source has several splits."""
     found = splits(name)
     if list(found) != ["all"]:
         raise ValueError(f"'{name}' has several splits: {', '.join(found)}; choose one")
@@ -281,7 +281,7 @@ def train_and_val(
 
 
 def stratified_split(source: Source, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Splits the images of each class; returns sorted training and validation indices.
+    """Splits the images of each class at random. Returns sorted training and validation indices.
 
     The validation set gets `fraction` of each class, at least one image. Images with several labels count with their
     first. Raises ValueError for a fraction outside (0, 1) and for a class with a single image.

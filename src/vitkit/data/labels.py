@@ -16,13 +16,13 @@ PLACEHOLDER = re.compile(r"(class |target |LABEL_)\d+")  # labels of a checkpoin
 
 @cache
 def imagenet1k() -> tuple[str, ...]:
-    """Returns the 1000 class names in index order, with all lemmas of a synset: "tench, Tinca tinca"."""
+    """Returns the 1000 class names in index order. A name lists all lemmas of a synset, as in "tench, Tinca tinca"."""
     return tuple(name for _, name in _rows())
 
 
 @cache
 def imagenet1k_synsets() -> tuple[str, ...]:
-    """Returns the 1000 WordNet ids ("n01440764") in index order, as in the names of ImageNet's folders."""
+    """Returns the 1000 WordNet ids ("n01440764") in index order. ImageNet's class folders have these names."""
     return tuple(synset for synset, _ in _rows())
 
 
@@ -67,7 +67,7 @@ def _rows21k(num_classes: int) -> list[tuple[str, str]]:
 
 
 def matched(source: Source, labels: tuple[str, ...], *, name: str, regression: bool = False) -> Source:
-    """Maps the labels of a source to the labels of a model. Raises ValueError that lists classes without a label."""
+    """Returns the source with its classes mapped to model labels. Raises ValueError that lists unmatched classes."""
     check_kind(source, regression=regression, name=name)
     if source.classes == labels:
         return source
@@ -75,7 +75,7 @@ def matched(source: Source, labels: tuple[str, ...], *, name: str, regression: b
 
 
 def class_indices(classes: Sequence[str], labels: tuple[str, ...], *, name: str) -> tuple[int, ...]:
-    """Returns the index of each class among the labels of a model.
+    """Returns the index of each dataset class among the labels of a model.
 
     A class matches a label if both are equal; if they differ only in case, `_` and `-`; if the class is one of the
     names in the label ("tench" in "tench, Tinca tinca"); or, for ImageNet labels, if it is the WordNet id

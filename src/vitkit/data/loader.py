@@ -1,4 +1,4 @@
-"""Loads batches from a source; training samples depend only on the seed and the sample number.
+"""Loads batches from a source. A training sample depends only on the seed and the number of the sample.
 
 An epoch is a permutation that depends on (seed, epoch). The samples of a run are the epochs one after the other; a
 batch may contain samples of two epochs. Random augmentation of a sample depends on (seed, epoch, index). The order and
@@ -55,7 +55,7 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class Stream:
-    """The order of training samples in a run; `batch_size` is the global batch size of all processes."""
+    """Settings of the order of training samples. `batch_size` is the global batch size over all processes."""
 
     batch_size: int
     seed: int = 0
@@ -74,17 +74,17 @@ class Stream:
 
 
 def permutation(num: int, seed: int, epoch: int) -> np.ndarray:
-    """Returns the random order of `num` samples in an epoch."""
+    """Returns a random permutation of `num` samples, which depends on the seed and the epoch."""
     return _random(seed, ORDER, epoch, 0).permutation(num)
 
 
 def sample_random(seed: int, epoch: int, index: int, copy: int = 0) -> np.random.Generator:
-    """Returns the random generator for the augmentation of one sample."""
+    """Returns the random number generator for the augmentation of one sample."""
     return _random(seed, SAMPLE, epoch, index, copy)
 
 
 def training_batches(source: Source, transform: Transform, stream: Stream, *, consumed: int = 0) -> Iterator[Batch]:
-    """Returns an endless iterator over the batches of this process, starting after `consumed` samples.
+    """Returns an endless iterator over the training batches of this process, starting after `consumed` samples.
 
     An unreadable image is replaced by another one, chosen by (seed, epoch, index), and listed in `Batch.unreadable`.
     Raises ValueError if the batch is too small for mixing. The iterator raises TooManyUnreadable if no replacement can
@@ -99,7 +99,7 @@ def training_batches(source: Source, transform: Transform, stream: Stream, *, co
 
 
 def _raised(batches: Iterable[Batch | TooManyUnreadable]) -> Iterator[Batch]:
-    """Raises the errors among the batches: raised in a worker process, an error would get a traceback as its text."""
+    """Yields batches, and raises an error that a worker returned in place of a batch."""
     for batch in batches:
         if isinstance(batch, TooManyUnreadable):
             raise batch
@@ -107,7 +107,7 @@ def _raised(batches: Iterable[Batch | TooManyUnreadable]) -> Iterator[Batch]:
 
 
 def check_mixing(augment: Augment, stream: Stream) -> None:
-    """Raises ValueError if the batch is too small for mixing."""
+    """Raises ValueError if the batch size is too small for Mixup or CutMix."""
     least = 2 * augment.repeats
     if augment.mixing.active and stream.batch_size < least:
         raise ValueError(
@@ -119,7 +119,7 @@ def check_mixing(augment: Augment, stream: Stream) -> None:
 def evaluation_batches(
     source: Source, transform: Transform, *, batch_size: int, workers: int = 0, unreadable: Unreadable | None = None
 ) -> Iterator[Batch]:
-    """Returns an iterator over all images in order, without augmentation; the last batch may be smaller.
+    """Returns an iterator over all images in order, without augmentation. The last batch may be smaller.
 
     Unreadable images are left out and added to `unreadable`, which raises TooManyUnreadable above its limit. Without
     it, the first of them raises TooManyUnreadable.
@@ -138,7 +138,7 @@ def evaluation_batches(
 
 
 def check_readable(source: Source, transform: Transform, what: str) -> None:
-    """Reads a few images, evenly spaced. Raises TooManyUnreadable if none of them can be read."""
+    """Reads up to 20 evenly spaced images. Raises TooManyUnreadable if none of them can be read."""
     dataset, failed = _Evaluation(source, transform), None
     for index in range(0, len(source), max(1, len(source) // MAX_TRIES)):
         sample = dataset[SampleIndex(0, index)]
@@ -151,7 +151,7 @@ def check_readable(source: Source, transform: Transform, what: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class SampleIndex:
-    """The index of a training sample.
+    """The epoch, image index and copy number of a training sample, and the start of its batch.
 
     epoch  number of the epoch
     index  index of the image in the source
@@ -181,7 +181,7 @@ def _samples(num: int, stream: Stream, augment: Augment, consumed: int) -> Itera
 
 
 def _positions(stream: Stream, augment: Augment) -> list[int]:
-    """Returns the positions of this process in the global batch, followed by other mixing partners."""
+    """Returns the global batch positions that this process loads: its own, then those of other mixing partners."""
     size = stream.batch_size // stream.world_size
     own = range(stream.rank * size, (stream.rank + 1) * size)
     if not augment.mixing.active:
@@ -247,7 +247,7 @@ class _Collate:
         return _failure(samples) or self.batch([each for each in samples if isinstance(each, _Sample)], left_out)
 
     def batch(self, samples: Sequence[_Sample], left_out: tuple[UnreadableImage, ...] = ()) -> Batch:
-        """Returns the batch of the samples; it is empty if every image was left out."""
+        """Returns the batch of the samples. The batch is empty if every image was unreadable."""
         targets = torch.zeros(len(samples), self.num_classes)
         for row, sample in enumerate(samples):
             labels = sample.label if isinstance(sample.label, tuple) else (sample.label,)
@@ -265,7 +265,7 @@ class _Collate:
 
 @dataclass(frozen=True)
 class _MixingCollate:
-    """Mixes the images of this process with their partners in the global batch."""
+    """Collates the samples of this process and mixes their images with partners from the global batch."""
 
     num_classes: int
     augment: Augment
@@ -275,7 +275,7 @@ class _MixingCollate:
         return _failure(samples) or self.batch([each for each in samples if isinstance(each, _Sample)])
 
     def batch(self, samples: Sequence[_Sample]) -> Batch:
-        """Returns the mixed batch of this process."""
+        """Returns the batch of this process after Mixup or CutMix."""
         mixing, repeats, size = self.augment.mixing, self.augment.repeats, self.stream.batch_size
         local, start = size // self.stream.world_size, samples[0].start
         positions = _positions(self.stream, self.augment)

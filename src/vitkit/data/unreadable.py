@@ -1,4 +1,4 @@
-"""Unreadable images of a data set: collected, counted and named, and an error only above a fraction."""
+"""Counts and lists unreadable images of a dataset. Raises an error if their fraction is above a limit."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -12,12 +12,12 @@ TOLERATED = 10
 
 
 class TooManyUnreadable(ValueError):  # noqa: N818 - an end, as StopIteration is
-    """Raised if a larger fraction of the images than allowed is unreadable."""
+    """Raised if the fraction of unreadable images is above the limit, or if no image can be read."""
 
 
 @dataclass(frozen=True)
 class UnreadableImage:
-    """An image that could not be read: its index in the source, and the reason with its name."""
+    """An image that cannot be read: its index in the source, and the reason, which names the image."""
 
     index: int
     reason: str
@@ -28,7 +28,7 @@ class UnreadableImage:
 
 @dataclass
 class Unreadable:
-    """The unreadable images of one source, which `evaluation_batches` leaves out and collects.
+    """The unreadable images of one source, collected by `evaluation_batches`, which skips them.
 
     `limit` is the largest fraction of the `total` number of images; up to `TOLERATED` images are always allowed.
     """
@@ -38,7 +38,7 @@ class Unreadable:
     errors: dict[int, str] = field(default_factory=dict)
 
     def add(self, images: Iterable[UnreadableImage]) -> None:
-        """Adds images, each of which counts once. Raises TooManyUnreadable above the limit."""
+        """Adds unreadable images; each image is counted once. Raises TooManyUnreadable above the limit."""
         self.errors |= {each.index: each.reason for each in images}
         if self.errors:
             example = next(iter(self.errors.values()))
@@ -52,20 +52,20 @@ class Unreadable:
         return tuple(UnreadableImage(index, self.errors[index]) for index in sorted(self.errors))
 
     def readable(self, source: Source) -> Source:
-        """Returns the source without the unreadable images, in the order of the batches."""
+        """Returns the source without its unreadable images, in unchanged order."""
         if not self.errors:
             return source
         return Subset(source, np.array([index for index in range(len(source)) if index not in self.errors], dtype=int))
 
 
 def check_skipped(source: Source, limit: float) -> None:
-    """Raises TooManyUnreadable if too many files of a source were missing when it was opened."""
+    """Raises TooManyUnreadable if too many files of a source could not be read when it was opened."""
     if source.skipped:
         check_unreadable(len(source.skipped), len(source) + len(source.skipped), limit, source.skipped[0])
 
 
 def check_unreadable(number: int, total: int, limit: float, example: str) -> None:
-    """Raises TooManyUnreadable if `number` of `total` images is above the fraction `limit` and `TOLERATED`."""
+    """Raises TooManyUnreadable if `number` is above `TOLERATED` and above the fraction `limit` of `total`."""
     if number > max(TOLERATED, limit * total):
         raise TooManyUnreadable(
             f"{number} of {total} images could not be read, and the limit is {limit:.0%}; one is {example}: repair or "

@@ -1,4 +1,4 @@
-"""Augmentation of training images; each operation is a function of an image and a random generator.
+"""Augmentation of training images. Each operation is a function of an image and a random number generator.
 
 The generator is seeded per sample (see `loader`), so the result does not depend on the process that reads the image. To
 add an operation, write one file with its config and its function, and add one field to `Augment` and one line to
@@ -24,7 +24,7 @@ from vitkit.images import DEFAULT_LIMITS, AnyImage, Bands, Limits
 
 @dataclass(frozen=True, kw_only=True)
 class Augment:
-    """Augmentation settings, in the order of application; the default is no augmentation.
+    """Augmentation settings, in the order in which the operations are applied. The default is no augmentation.
 
     crop           random crop, see `Crop`
     rotate         maximum rotation in degrees, in both directions
@@ -62,12 +62,12 @@ class Augment:
 
     @property
     def colors(self) -> bool:
-        """True if any operation needs RGB images."""
+        """Whether any operation requires RGB images."""
         return self.three_augment or self.randaugment.layers > 0 or self.jitter != Jitter()
 
 
 class Transform:
-    """Transforms an image to model input (channels, rows, columns) in float32, with augmentation.
+    """Converts an image to the model input, an array (channels, rows, columns) in float32, with augmentation.
 
     `limits` are those of the image files. Raises ValueError for color augmentation without an RGB processor, and if the
     crop is larger than the image.
@@ -86,7 +86,7 @@ class Transform:
         self.normalizer = replace(processor, resize="none", resize_to=None, center_crop="none")
 
     def __call__(self, image: AnyImage, random: np.random.Generator | None = None) -> Float32[np.ndarray, "c h w"]:
-        """Preprocesses an image, with augmentation if a random generator is given."""
+        """Preprocesses an image. Augmentation is applied if a random number generator is given."""
         if random is None:
             return self.normalizer.array(self.processor.image(image))
         if self.augment.crop.kind == "none":
@@ -98,7 +98,7 @@ class Transform:
 
 
 def read_options(processor: Processor, limits: Limits = DEFAULT_LIMITS) -> ReadOptions:
-    """Returns the options for reading the images of a source for a processor."""
+    """Returns the options for reading the images of a source with the settings of a processor."""
     return ReadOptions(
         limits=limits,
         profile=processor.profile,
@@ -109,7 +109,7 @@ def read_options(processor: Processor, limits: Limits = DEFAULT_LIMITS) -> ReadO
 
 
 def augmented(image: AnyImage, augment: Augment, random: np.random.Generator) -> AnyImage:
-    """Applies all augmentations to an image except crop, erasing and mixing."""
+    """Applies all augmentations of a single image except the random crop and erasing."""
     if augment.rotate or augment.shift or augment.zoom:
         image = move(image, augment, random)
     if augment.flip and random.random() < 0.5:
@@ -124,7 +124,7 @@ def augmented(image: AnyImage, augment: Augment, random: np.random.Generator) ->
 
 
 def move(image: AnyImage, augment: Augment, random: np.random.Generator) -> AnyImage:
-    """Rotates, translates and scales an image around its center (bilinear) and fills the border with black."""
+    """Rotates, translates and scales an image around its center (bilinear). Pixels from outside the image are black."""
     rotation, across, down, growth = random.uniform(-1.0, 1.0, size=4)
     angle = math.radians(rotation * augment.rotate)
     scale = 1.0 / (1.0 + growth * augment.zoom)

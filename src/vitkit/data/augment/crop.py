@@ -26,7 +26,7 @@ DEFAULT_ASPECT = {"tensorflow": (0.75, 1.33), "torchvision": (3 / 4, 4 / 3)}
 
 @dataclass(frozen=True, kw_only=True)
 class Crop:
-    """Settings of the random crop of training images, which replaces the processor's resizing.
+    """Settings of the random crop of training images, which replaces the resizing of the processor.
 
     kind         "tensorflow" and "torchvision" are the Inception crops of the two libraries; "simple" resizes the image
                  to `short_side` (None: the input size), pads it by `padding` reflected pixels and takes a random window
@@ -63,7 +63,7 @@ class Crop:
             )
 
     def check(self, size: tuple[int, int]) -> None:
-        """Raises ValueError if a simple crop of this size does not fit into the padded image."""
+        """Raises ValueError if a "simple" crop of this size is larger than the padded image."""
         if self.kind == "simple" and self.short_side and self.short_side + 2 * self.padding < max(size):
             raise ValueError(
                 f"crop.short_side {self.short_side} with padding {self.padding} is too small for the input size {size}"
@@ -92,7 +92,7 @@ def _cut(image: AnyImage, box: Box) -> AnyImage:
 def tensorflow_box(
     size: tuple[int, int], area: tuple[float, float], aspect: tuple[float, float], random: np.random.Generator
 ) -> Box:
-    """Samples a box like TensorFlow's sample_distorted_bounding_box; falls back to the full image.
+    """Samples a box like TensorFlow's sample_distorted_bounding_box. Returns the full image if no box fits.
 
     The aspect ratio is uniform (not its logarithm), and the height is a uniform integer (not the area). A crop reaches
     the last row or column only if it has all of them, because the original samples offsets below the free space.
@@ -108,7 +108,7 @@ def tensorflow_box(
 def _tensorflow_try(
     size: tuple[int, int], area: tuple[float, float], ratio: np.float32, random: np.random.Generator
 ) -> Box | None:
-    """Samples one box in float32 with TensorFlow's rounding; returns None if the box does not fit."""
+    """Samples one box in float32 with the rounding of TensorFlow. Returns None if the box does not fit."""
     rows, columns = size
     least, most = (np.float32(fraction) * np.float32(rows * columns) for fraction in area)
 
@@ -137,7 +137,7 @@ def _tensorflow_try(
 def torchvision_box(
     size: tuple[int, int], area: tuple[float, float], aspect: tuple[float, float], random: np.random.Generator
 ) -> Box:
-    """Samples a box with uniform area and log aspect ratio, as RandomResizedCrop of torchvision and timm.
+    """Samples a box with uniform area and log-uniform aspect ratio, like RandomResizedCrop in torchvision and timm.
 
     After ten failed attempts, the largest center crop within the aspect limits.
     """

@@ -39,7 +39,7 @@ class Erasing:
 def erase(
     image: Float32[np.ndarray, "c h w"], erasing: Erasing, random: np.random.Generator
 ) -> Float32[np.ndarray, "c h w"]:
-    """Erases random boxes of an image in place; skips a box that does not fit after ten attempts."""
+    """Erases random boxes of an image in place. A box that does not fit in ten attempts is skipped."""
     if random.random() >= erasing.probability:
         return image
     channels, rows, columns = image.shape

@@ -1,4 +1,4 @@
-"""Random masks that consist of blocks of patches (BEiT, Bao et al. 2021, section 2.3)."""
+"""Random masks made of rectangular blocks of patches (BEiT, Bao et al. 2021, section 2.3)."""
 
 import math
 import random
@@ -13,7 +13,7 @@ ASPECT = 0.3  # height over width of a block is between this and its inverse
 
 
 def block_masks(num: int, grid: tuple[int, int], ratio: float, smallest: int, *, exact: bool) -> Bool[Tensor, "b p"]:
-    """Samples masks for `num` images with torch's global generator; `ratio` of the patches are masked.
+    """Samples a mask for each of `num` images with torch's global generator. `ratio` is the fraction of masked patches.
 
     With `exact`, single patches are added or removed until the number is exact (BEiT v2); otherwise there may be fewer.
     """
@@ -31,7 +31,7 @@ def block_masks(num: int, grid: tuple[int, int], ratio: float, smallest: int, *,
 
 
 def block_mask(grid: tuple[int, int], count: int, smallest: int, generator: random.Random) -> np.ndarray:
-    """Samples a mask by adding blocks until `count` patches are masked or no block fits.
+    """Samples a mask by adding rectangular blocks until `count` patches are masked or no further block fits.
 
     The area of a block is uniform between `smallest` and the number of patches left to mask; height over width is
     log-uniform between 0.3 and its inverse. A block is smaller than the grid in both directions.

@@ -1,4 +1,4 @@
-"""Mixup and CutMix of the images and targets of a batch."""
+"""Mixup and CutMix of the images and targets in a batch."""
 
 import math
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ Targets = Float32[np.ndarray, "b classes"]
 
 @dataclass(frozen=True, kw_only=True)
 class Mixing:
-    """Settings of Mixup and CutMix. Partners come from the global batch, independent of the world size.
+    """Settings of Mixup and CutMix. An image is mixed with another one of the global batch, for any world size.
 
     mixup        alpha of Beta(alpha, alpha) for Mixup; 0 disables it
     cutmix       alpha of Beta(alpha, alpha) for CutMix; 0 disables it
@@ -42,19 +42,19 @@ class Mixing:
 
     @property
     def active(self) -> bool:
-        """True if Mixup or CutMix is enabled."""
+        """Whether Mixup or CutMix is enabled."""
         return self.probability > 0.0 and max(self.mixup, self.cutmix) > 0.0
 
 
 @dataclass(frozen=True)
 class Mix:
-    """Sampled mixing parameters: the weight `lam`, and the CutMix `box` (top, bottom, left, right)."""
+    """Sampled mixing parameters: the mixing weight `lam`, and the CutMix `box` (top, bottom, left, right)."""
 
     lam: float = 1.0
     box: tuple[int, int, int, int] | None = None
 
     def __call__(self, images: Images, targets: Targets, partners: tuple[Images, Targets]) -> tuple[Images, Targets]:
-        """Mixes images and targets with those of their partners x': lam x + (1 - lam) x', or x' in the box."""
+        """Mixes images x and targets with their partners x': lam * x + (1 - lam) * x', or x' inside the CutMix box."""
         lam, other = np.float32(self.lam), np.float32(1.0 - self.lam)
         if self.box is None:
             mixed = images * lam + partners[0] * other
@@ -66,7 +66,7 @@ class Mix:
 
 
 def partner(position: int, size: int, repeats: int, mode: str) -> int:
-    """Returns the position in the batch of the image that is mixed with the image at `position`.
+    """Returns the batch position of the image that is mixed with the image at `position`.
 
     This is `repeats` positions earlier, so that it is another image. In `pair` mode the batch is divided into groups of
     two images with their copies, and the first element of a group is paired with the last, the second with the last but
@@ -79,14 +79,14 @@ def partner(position: int, size: int, repeats: int, mode: str) -> int:
 
 
 def mix_group(position: int, size: int, repeats: int, mode: str) -> int:
-    """Returns the number of the group of images that share one sampled lambda."""
+    """Returns the number of the group to which an image belongs. Images of a group share one sampled lambda."""
     if mode == "batch":
         return 0
     return 1 + (min(position, partner(position, size, repeats, mode)) if mode == "pair" else position)
 
 
 def mix_groups(positions: Sequence[int], size: int, repeats: int, mode: str) -> dict[int, list[int]]:
-    """Returns the indices into `positions` for each group (see `mix_group`)."""
+    """Returns the images of each group as indices into `positions` (see `mix_group`)."""
     found: dict[int, list[int]] = {}
     for index, position in enumerate(positions):
         found.setdefault(mix_group(position, size, repeats, mode), []).append(index)
@@ -108,7 +108,7 @@ def sample_mix(mixing: Mixing, size: tuple[int, int], random: np.random.Generato
 
 
 def _box(lam: float, size: tuple[int, int], random: np.random.Generator) -> tuple[int, int, int, int]:
-    """Samples a box with 1 - lam of the image area, clipped at the border (Yun et al. 2019)."""
+    """Samples a box with the fraction 1 - lam of the image area, clipped at the border (Yun et al. 2019)."""
     edges: list[int] = []
     for side in size:
         length, middle = int(side * math.sqrt(1.0 - lam)), int(random.integers(side))

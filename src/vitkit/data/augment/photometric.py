@@ -8,7 +8,7 @@ from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 @dataclass(frozen=True, kw_only=True)
 class Jitter:
-    """Settings of color jitter, as in torchvision's ColorJitter; 0 disables an operation.
+    """Settings of color jitter, as in torchvision's ColorJitter. The value 0 disables an operation.
 
     Factors for brightness, contrast and saturation are uniform in [max(0, 1 - v), 1 + v], the hue shift in [-hue, hue]
     with 0.5 for half the color circle. The order is random. DeiT uses 0.3 for the first three.
@@ -45,14 +45,14 @@ def color_jitter(image: Image.Image, jitter: Jitter, random: np.random.Generator
 
 
 def shift_hue(image: Image.Image, amount: float) -> Image.Image:
-    """Shifts all hues by a fraction of the color circle, in 255 steps as in torchvision."""
+    """Shifts the hue of all pixels by a fraction of the color circle, in steps of 1/255 as in torchvision."""
     hue, saturation, brightness = image.convert("HSV").split()
     shifted = hue.point([(value + int(amount * 255)) % 256 for value in range(256)])
     return Image.merge("HSV", (shifted, saturation, brightness)).convert("RGB")
 
 
 def three_augment(image: Image.Image, random: np.random.Generator) -> Image.Image:
-    """Applies one of three random operations: grayscale, solarize at 128, or blur with radius 0.1 to 2."""
+    """Applies one of three random operations: grayscale, solarize at 128, or blur with a radius of 0.1 to 2 pixels."""
     choice = random.integers(3)
     if choice == 0:
         return image.convert("L").convert("RGB")

@@ -1,4 +1,4 @@
-"""Augmentation settings of published recipes, by name."""
+"""Augmentation settings of published recipes, such as AugReg, DeiT and DeiT III."""
 
 from vitkit.config import nearest
 from vitkit.data.augment import Augment
@@ -22,7 +22,7 @@ AUGREG: dict[str, tuple[int, float, float]] = {
 
 
 def augreg(name: str) -> Augment:
-    """Returns AugReg's augmentation at one of seven strengths: Inception crop, flip, RandAugment and Mixup.
+    """Returns AugReg's augmentation (Inception crop, flip, RandAugment, Mixup) at one of seven strengths.
 
     light1 is not the identity: RandAugment at magnitude 0 still reduces color, contrast and brightness. Raises
     ValueError for an unknown name.
@@ -39,7 +39,7 @@ def augreg(name: str) -> Augment:
 
 
 def inception(kind: str) -> Crop:
-    """Returns the Inception crop of `tensorflow` (Google's recipes) or `torchvision` (DeiT, timm)."""
+    """Returns the Inception crop with the sampling of `tensorflow` (Google's recipes) or `torchvision` (DeiT, timm)."""
     if kind == "tensorflow":
         return Crop(kind="tensorflow", resampling="bilinear_aliased")
     if kind == "torchvision":

@@ -1,4 +1,4 @@
-"""RandAugment of the ViT papers, with the sixteen operations (and known bugs) of the TensorFlow code.
+"""RandAugment of the ViT papers, with the sixteen operations of the TensorFlow code, including its known bugs.
 
 All selected operations are applied, at a fixed magnitude M of 0 to 10 or more, to 8-bit RGB pixels. The border is
 filled with gray (128), positions are rounded to the nearest pixel, pixel values are truncated to integers. M = 0 is not
@@ -24,7 +24,7 @@ FILL = 128
 
 @dataclass(frozen=True, kw_only=True)
 class RandAugment:
-    """Settings of RandAugment.
+    """Settings of RandAugment: number, magnitude and kind of the operations.
 
     layers      number of operations per image, sampled with replacement; 0 disables RandAugment
     magnitude   strength of the operations
@@ -56,7 +56,7 @@ class RandAugment:
 
 
 def randaugment(image: Image.Image, config: RandAugment, random: np.random.Generator) -> Image.Image:
-    """Applies `layers` random operations to an RGB image."""
+    """Applies randomly sampled operations to an RGB image. `config.layers` is their number."""
     if config.operations == "increasing":
         return randaugment_timm.randaugment(image, config.magnitude, config.noise, config.layers, random)
     pixels = np.asarray(image)
@@ -69,7 +69,7 @@ def randaugment(image: Image.Image, config: RandAugment, random: np.random.Gener
 
 
 def autocontrast(pixels: Pixels, magnitude: float, random: np.random.Generator) -> Pixels:
-    """Stretches each channel so that its minimum becomes 0 and its maximum 255."""
+    """Stretches the values of each channel so that the minimum becomes 0 and the maximum 255."""
     values, out = np.arange(256, dtype=np.float32), pixels.copy()
     for channel in range(3):
         low, high = np.float32(pixels[..., channel].min()), np.float32(pixels[..., channel].max())
@@ -93,12 +93,12 @@ def equalize(pixels: Pixels, magnitude: float, random: np.random.Generator) -> P
 
 
 def invert(pixels: Pixels, magnitude: float, random: np.random.Generator) -> Pixels:
-    """Inverts all pixel values: 255 - x."""
+    """Inverts all pixel values: x becomes 255 - x."""
     return 255 - pixels
 
 
 def rotate(pixels: Pixels, magnitude: float, random: np.random.Generator) -> Pixels:
-    """Rotates around the center by 3 * M degrees (M: magnitude) in a random direction."""
+    """Rotates around the center by 3 * M degrees (M is the magnitude) in a random direction."""
     angle = math.radians(_signed(magnitude / 10 * 30, random))
     cos, sin = math.cos(angle), math.sin(angle)
     x, y = (pixels.shape[1] - 1) / 2, (pixels.shape[0] - 1) / 2
@@ -106,18 +106,18 @@ def rotate(pixels: Pixels, magnitude: float, random: np.random.Generator) -> Pix
 
 
 def posterize(pixels: Pixels, magnitude: float, random: np.random.Generator) -> Pixels:
-    """Keeps the upper int(0.4 * M) bits; images become black for M < 2.5, as in the original."""
+    """Keeps the upper int(0.4 * M) bits of each pixel value. As in the original, images are black for M < 2.5."""
     shift = max(0, 8 - int(magnitude / 10 * 4))
     return (pixels.astype(np.uint16) >> shift << shift).astype(np.uint8)
 
 
 def solarize(pixels: Pixels, magnitude: float, random: np.random.Generator) -> Pixels:
-    """Inverts pixel values of at least int(25.6 * M) mod 256; for M = 0, 10 and 20 all are inverted."""
+    """Inverts pixel values of at least int(25.6 * M) mod 256. All values are inverted for M = 0, 10 and 20."""
     return np.where(pixels < int(magnitude / 10 * 256) % 256, pixels, 255 - pixels)
 
 
 def solarize_add(pixels: Pixels, magnitude: float, random: np.random.Generator) -> Pixels:
-    """Adds int(11 * M) to pixel values below 128 and clips at 255."""
+    """Adds int(11 * M) to pixel values below 128 and clips the result at 255."""
     raised = np.clip(pixels.astype(np.int64) + int(magnitude / 10 * 110), 0, 255).astype(np.uint8)
     return np.where(pixels < 128, raised, pixels)
 
@@ -128,14 +128,14 @@ def color(pixels: Pixels, magnitude: float, random: np.random.Generator) -> Pixe
 
 
 def contrast(pixels: Pixels, magnitude: float, random: np.random.Generator) -> Pixels:
-    """Blends an image with the gray value (number of pixels) / 256, a known bug of the original."""
+    """Blends an image with the gray value (number of pixels) / 256. This is a known bug of the original code."""
     # The original uses the mean of the histogram counts instead of the mean pixel value.
     gray = int(min(255.0, pixels.shape[0] * pixels.shape[1] / 256))
     return _blend(np.full_like(pixels, gray), pixels, magnitude)
 
 
 def contrast_to_mean(pixels: Pixels, magnitude: float, random: np.random.Generator) -> Pixels:
-    """Blends an image with its mean gray value, as the original intended."""
+    """Blends an image with its mean gray value, as the original code intended."""
     return _blend(np.full_like(pixels, int(_greys(pixels).mean())), pixels, magnitude)
 
 
@@ -145,7 +145,7 @@ def brightness(pixels: Pixels, magnitude: float, random: np.random.Generator) ->
 
 
 def sharpness(pixels: Pixels, magnitude: float, random: np.random.Generator) -> Pixels:
-    """Blends an image with a smoothed version (3 x 3 mean, center weight 5); the border is unchanged."""
+    """Blends an image with a smoothed version (3 x 3 mean, center weight 5). Border pixels do not change."""
     rows, columns = pixels.shape[0] - 2, pixels.shape[1] - 2
     if rows < 1 or columns < 1:
         return pixels
@@ -169,7 +169,7 @@ def shear_y(pixels: Pixels, magnitude: float, random: np.random.Generator) -> Pi
 
 
 def translate_x(pixels: Pixels, magnitude: float, random: np.random.Generator) -> Pixels:
-    """Translates horizontally by 10 * M pixels (not a fraction of the width) in a random direction."""
+    """Translates horizontally by 10 * M pixels, which is not a fraction of the width, in a random direction."""
     return _affine(pixels, (1.0, 0.0, _signed(magnitude / 10 * 100, random), 0.0, 1.0, 0.0))
 
 
@@ -179,7 +179,7 @@ def translate_y(pixels: Pixels, magnitude: float, random: np.random.Generator) -
 
 
 def cutout(pixels: Pixels, magnitude: float, random: np.random.Generator) -> Pixels:
-    """Fills a square with sides of 2 * int(4 * M) pixels around a random pixel with gray."""
+    """Fills a square with a side of 2 * int(4 * M) pixels, centered at a random pixel, with gray."""
     half, out = int(magnitude / 10 * 40), pixels.copy()
     row, column = (int(random.integers(side)) for side in pixels.shape[:2])
     out[max(0, row - half) : row + half, max(0, column - half) : column + half] = FILL
@@ -214,7 +214,7 @@ def _blend(degenerate: Pixels, pixels: Pixels, magnitude: float) -> Pixels:
 
 
 def _greys(pixels: Pixels) -> UInt8[np.ndarray, "h w"]:
-    """Returns TensorFlow's gray values of an image."""
+    """Returns the gray values of an image, computed as in TensorFlow."""
     weights: Float32[np.ndarray, 3] = np.array([0.2989, 0.587, 0.114], np.float32)
     return (pixels.astype(np.float32) @ weights / np.float32(255) * np.float32(255.5)).astype(np.uint8)
 
@@ -224,7 +224,7 @@ def _signed(value: float, random: np.random.Generator) -> float:
 
 
 def _affine(pixels: Pixels, matrix: tuple[float, float, float, float, float, float]) -> Pixels:
-    """Copies each pixel (x, y) from (ax + by + c, dx + ey + f), rounded; pixels outside the image are gray."""
+    """Copies pixel (x, y) from (ax + by + c, dx + ey + f), rounded. Pixels from outside the image are gray."""
     a, b, c, d, e, f = matrix
     # Coordinates of Pillow refer to the corners of pixels, those of TensorFlow to their centers.
     shifted = (a, b, c + 0.5 - 0.5 * (a + b), d, e, f + 0.5 - 0.5 * (d + e))

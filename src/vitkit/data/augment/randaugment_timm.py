@@ -1,4 +1,4 @@
-"""RandAugment of timm and DeiT ("rand-m9-mstd0.5-inc1"), with fifteen operations.
+"""RandAugment of timm and DeiT ("rand-m9-mstd0.5-inc1") with fifteen operations.
 
 Each selected operation is applied with probability 0.5, at a magnitude sampled from a normal distribution and clipped
 to 0 to 10. Resampling is bicubic and the border is filled with the mean color of ImageNet. Differences from the
@@ -22,7 +22,7 @@ FILL = (124, 116, 104)
 def randaugment(
     image: Image.Image, magnitude: float, noise: float, layers: int, random: np.random.Generator
 ) -> Image.Image:
-    """Applies `layers` random operations to an RGB image; `noise` is the standard deviation of the magnitude."""
+    """Applies `layers` random operations to an RGB image. `noise` is the standard deviation of the magnitude."""
     for name in random.choice(list(OPERATIONS), size=layers):
         if random.random() < PROBABILITY:
             sampled = min(HIGHEST, max(0.0, random.normal(magnitude, noise) if noise else magnitude))
@@ -32,7 +32,7 @@ def randaugment(
 
 
 def autocontrast(image: Image.Image, magnitude: float) -> Image.Image:
-    """Stretches the values of each channel to the full range."""
+    """Stretches the values of each channel to the full range 0..255."""
     return ImageOps.autocontrast(image)
 
 
@@ -42,7 +42,7 @@ def equalize(image: Image.Image, magnitude: float) -> Image.Image:
 
 
 def invert(image: Image.Image, magnitude: float) -> Image.Image:
-    """Inverts all pixel values: 255 - x."""
+    """Inverts all pixel values: x becomes 255 - x."""
     return ImageOps.invert(image)
 
 
@@ -52,13 +52,13 @@ def rotate(image: Image.Image, magnitude: float) -> Image.Image:
 
 
 def posterize(image: Image.Image, magnitude: float) -> Image.Image:
-    """Keeps the upper 4 - int(0.4 * |magnitude|) bits; at magnitude 10 the image becomes black."""
+    """Keeps the upper 4 - int(0.4 * |magnitude|) bits of each pixel value. At magnitude 10 the image is black."""
     bits = 4 - int(abs(magnitude) / HIGHEST * 4)
     return ImageOps.posterize(image, bits) if bits else Image.new("RGB", image.size)
 
 
 def solarize(image: Image.Image, magnitude: float) -> Image.Image:
-    """Inverts pixel values of at least 256 - int(25.6 * |magnitude|); at magnitude 10 all are inverted."""
+    """Inverts pixel values of at least 256 - int(25.6 * |magnitude|). At magnitude 10 all values are inverted."""
     return ImageOps.solarize(image, 256 - min(256, int(abs(magnitude) / HIGHEST * 256)))
 
 
@@ -94,7 +94,7 @@ def _affine(image: Image.Image, matrix: tuple[float, ...]) -> Image.Image:
 
 
 def _enhancing(enhancer: Callable[[Image.Image], Any]) -> Callable[[Image.Image, float], Image.Image]:
-    """Returns an operation that enhances an image with the factor max(0.1, 1 + 0.09 * magnitude)."""
+    """Returns an operation that applies a Pillow enhancer with the factor max(0.1, 1 + 0.09 * magnitude)."""
 
     def enhance(image: Image.Image, magnitude: float) -> Image.Image:
         enhanced: Image.Image = enhancer(image).enhance(max(0.1, 1.0 + magnitude / HIGHEST * 0.9))

@@ -1,4 +1,4 @@
-"""Random views of batches of normalized images on their device: crops, color augmentation and blur.
+"""Random views of a batch of normalized images, computed on their device: crops, color augmentation and blur.
 
 Used by objectives that compare views of one image. Random numbers come from the global CPU generator of torch, which
 the training loop seeds before every step, so views are the same on every device.
@@ -17,7 +17,7 @@ GREY = (0.299, 0.587, 0.114)  # ITU-R 601, as Pillow
 
 @dataclass(frozen=True, kw_only=True)
 class ColorAugmentation:
-    """Settings of color augmentation. Saturation and hue change only in images with three channels.
+    """Settings of color augmentation. Saturation and hue are changed only in images with three channels.
 
     mean, std  normalization of the images
     jitter     strength for brightness, contrast, saturation and hue
@@ -63,7 +63,7 @@ def augment_colors(
     blur_probability: float = 0.0,
     solarize_probability: float = 0.0,
 ) -> Float[Tensor, "b c h w"]:
-    """Applies color jitter, grayscale, blur and solarize in this order, each to random images.
+    """Applies color jitter, grayscale, blur and solarize, in this order, each to a random subset of the images.
 
     `blur_probability` and `solarize_probability` are the probabilities of the last two.
     """
@@ -92,7 +92,7 @@ def jitter(x: Float[Tensor, "b c h w"], amounts: tuple[float, float, float, floa
 
 
 def blur(x: Float[Tensor, "b c h w"], sigma: Float[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
-    """Blurs each image with a Gaussian of its own `sigma`, truncated at three times the largest sigma."""
+    """Blurs each image with a Gaussian of its own `sigma`. The kernels end at three times the largest sigma."""
     b, c, height, width = x.shape
     radius = min(math.ceil(3 * float(sigma.max())), min(height, width) - 1)
     offsets = torch.arange(-radius, radius + 1)

@@ -1,4 +1,4 @@
-"""Image preprocessing of models; its settings are saved with the weights.
+"""Image preprocessing of models. The settings are saved in the same folder as the weights.
 
 processor.py      `Processor`: resize, center crop, rescale, normalize
 geometry.py       sizes of resized images and positions of crops, with the rounding of each library

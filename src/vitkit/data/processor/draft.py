@@ -1,4 +1,4 @@
-"""Preprocessing with reduced JPEG decoding, which is faster but changes pixel values slightly.
+"""Preprocessing with reduced-size JPEG decoding, which is faster but changes pixel values slightly.
 
 A decoder can skip the high frequencies of every 8 x 8 block and return the image at a half, a quarter or an eighth of
 its size. This is done if the decoded image is still at least twice as large as the resized one.
@@ -24,7 +24,7 @@ def array(
     limits: Limits = DEFAULT_LIMITS,
     allow_truncated: bool = False,
 ) -> Float32[np.ndarray, "c h w"]:
-    """Preprocesses one image with reduced decoding where possible, otherwise with `Processor.array`.
+    """Preprocesses one image with reduced-size JPEG decoding where possible, otherwise with `Processor.array`.
 
     Reduced decoding needs simplejpeg (the extra `fast`), vitkit's kernels, and an RGB processor with a bilinear or
     bicubic filter. Raises the errors of `Processor.array`.

@@ -1,4 +1,4 @@
-"""Resizes and crops with a C kernel, bit for bit equal to Pillow and several times faster."""
+"""Resizes and crops with a C kernel, whose results are bit for bit equal to Pillow's."""
 
 from functools import lru_cache
 from typing import Final
@@ -28,7 +28,7 @@ _PROBES: Final = (
 def resize_and_crop(
     pixels: UInt8[np.ndarray, "h w 3"], to: Size, name: Interpolation, rule: Crop, size: Size
 ) -> UInt8[np.ndarray, "rows columns 3"] | None:
-    """Resizes and crops like `geometry.resize_and_crop`, or only resizes if the rule is "none".
+    """Resizes and crops like `geometry.resize_and_crop`, or only resizes if `rule` is "none".
 
     Returns None if it is not supported: other filters, crops larger than the image, very large images, and versions of
     Pillow with other results.
@@ -45,19 +45,19 @@ def resize_and_crop(
 
 
 def resizes(to: Size, name: Interpolation, rule: Crop, size: Size) -> bool:
-    """Returns whether the kernel supports resizing RGB images to `to` and cropping them to `size`."""
+    """Returns whether the C kernel can resize RGB images to the size `to` and crop them to `size`."""
     inside = rule == "none" or (to[0] >= size[0] and to[1] >= size[1])
     return name in _FILTERS and inside and to[0] * to[1] <= MAX_RESIZED and rows_before_columns() is not None
 
 
 def _steep(given: Size, to: Size) -> bool:
-    """Returns whether the height shrinks by a factor more than twice that of the width."""
+    """Returns whether the height shrinks by more than twice as many pixels as the width."""
     return to[0] < given[0] and given[0] - to[0] > 2 * (given[1] - to[1])
 
 
 @lru_cache(maxsize=1)
 def rows_before_columns() -> str | None:
-    """Returns when the installed Pillow runs the vertical pass first: "never" or "steep" (Pillow 13).
+    """Returns when the installed Pillow resizes vertically first: "never", or "steep" as in Pillow 13.
 
     None if results differ from the kernel in both cases, or if there is no kernel.
     """

@@ -1,4 +1,4 @@
-"""Computes sizes of resized images and positions of crops, with the rounding of the original libraries."""
+"""Computes sizes of resized images and positions of crops, with the rounding of torchvision, transformers and timm."""
 
 from typing import Final, Literal
 
@@ -50,7 +50,7 @@ def resized_size(size: Size, resize: Resize, to: int | Size) -> Size:
 
 
 def crop_start(length: int, crop: int, rule: Crop) -> int:
-    """Returns the start of a center crop along one axis; negative if the image is shorter and must be padded.
+    """Returns the start of a center crop along one axis. It is negative if the image is smaller than the crop.
 
     The rules differ by one pixel if the difference of the lengths is odd: torchvision rounds half to even (and pads the
     smaller half first), transformers rounds down (and pads the larger half first).
@@ -73,7 +73,7 @@ def _crop(image: AnyImage, size: Size, rule: Crop, fill: tuple[int, ...]) -> Any
 
 
 def _resize_window(image: AnyImage, to: Size, name: Interpolation, rule: Crop, size: Size) -> AnyImage:
-    """Resizes only the cropped part, which uses little memory; the result is the same up to rounding."""
+    """Resizes only the part that the crop keeps, to save memory. Results equal a full resize up to rounding."""
     rows, columns = min(size[0], to[0]), min(size[1], to[1])
     top, left = max(0, crop_start(to[0], size[0], rule)), max(0, crop_start(to[1], size[1], rule))
     down, across = image.height / to[0], image.width / to[1]
@@ -95,7 +95,7 @@ def resize_image(image: AnyImage, to: Size, name: Interpolation) -> AnyImage:
 def resize_and_crop(
     image: AnyImage, to: Size, name: Interpolation, rule: Crop, size: Size, fill: tuple[int, ...]
 ) -> AnyImage:
-    """Resizes an image to `to` and center-crops it to `size` with a library's rounding; pads with `fill`."""
+    """Resizes an image to `to` and center-crops it to `size`. Smaller images are padded with `fill`."""
     if to[0] * to[1] > MAX_RESIZED and to != (image.height, image.width):
         return _crop(_resize_window(image, to, name, rule, size), size, rule, fill)
     return _crop(resize_image(image, to, name), size, rule, fill)

@@ -1,4 +1,4 @@
-"""Reads every version of transformers' `preprocessor_config.json`, and writes one that all versions can read.
+"""Reads every version of transformers' `preprocessor_config.json`, and writes files that all versions can read.
 
 Versions: `feature_extractor_type` with integer sizes and without `do_rescale` (v4 before 2023), slow and fast image
 processors of v4 (the latter with many nulls), v5, and `processor_config.json` with settings under `image_processor`.
@@ -43,13 +43,13 @@ _HARMLESS_STEPS: Final = frozenset({"do_reduce_labels"})
 
 
 def _kind(config: Mapping[str, object]) -> str:
-    """Returns the model family of a class name, such as ViT for ViTImageProcessorFast."""
+    """Returns the model family in a class name, such as "ViT" for ViTImageProcessorFast."""
     name = config.get("image_processor_type") or config.get("feature_extractor_type") or "ViTImageProcessor"
     return re.sub(r"(ImageProcessor|FeatureExtractor)\w*$", "", str(name))
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the settings in a file with the defaults of its class; null values count as missing."""
+    """Returns the settings of a config file. Missing and null settings get the defaults of the processor class."""
     kind = _kind(config)
     stated = {key: value for key, value in config.items() if value is not None}
     unsupported = [
@@ -72,7 +72,7 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _size(value: object, name: str) -> Size:
-    """Returns (rows, columns) of a size in any of its formats."""
+    """Returns (rows, columns) of a size in any format of transformers."""
     match value:
         case int():
             return value, value
@@ -85,7 +85,7 @@ def _size(value: object, name: str) -> Size:
 
 
 def _resize_fields(settings: Mapping[str, Any], kind: str) -> dict[str, Any]:
-    """Returns the `Processor` fields for resizing."""
+    """Returns the `Processor` fields that determine the resizing."""
     size = settings["size"]
     if isinstance(size, Mapping):
         size = {key: value for key, value in size.items() if value is not None}
@@ -107,7 +107,7 @@ def _numbers(value: float | Sequence[float], channels: int) -> tuple[float, ...]
 
 
 def read(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Returns the `Processor` fields in a preprocessor_config.json, including those stored under "vitkit".
+    """Returns the `Processor` fields in a preprocessor_config.json, and those stored under the key "vitkit".
 
     Raises ValueError that names the setting.
     """
@@ -138,7 +138,7 @@ def read(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _nearest_size(settings: Mapping[str, Any]) -> dict[str, int]:
-    """Returns the size setting for transformers, or the nearest one that transformers supports."""
+    """Returns the `size` setting for transformers that is equal or nearest to the processor's."""
     to = settings["size"] if settings["resize_to"] is None else settings["resize_to"]
     if settings["resize"] == "shortest":
         return {"shortest_edge": to if isinstance(to, int) else max(to)}
@@ -147,7 +147,7 @@ def _nearest_size(settings: Mapping[str, Any]) -> dict[str, int]:
 
 
 def write(settings: Mapping[str, Any]) -> dict[str, object]:
-    """Returns the content of preprocessor_config.json for the `Processor` fields that it supports."""
+    """Returns the content of a preprocessor_config.json. `Processor` fields that transformers lacks are left out."""
     rows, columns = settings["size"]
     crops = settings["center_crop"] != "none"
     config: dict[str, object] = {

@@ -1,4 +1,4 @@
-"""Rescaling and normalization of 8-bit pixels with a lookup table, and common means and deviations."""
+"""Rescales and normalizes 8-bit pixels with a lookup table. Defines common values of mean and std."""
 
 from functools import lru_cache
 from typing import Final
@@ -13,7 +13,7 @@ HALF: Final = (0.5, 0.5, 0.5)
 
 
 def for_channels(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
-    """Returns the mean, std or fill for another number of channels.
+    """Returns the values of mean, std or fill for another number of channels.
 
     One value is repeated. RGB values become their mean for one channel, and are repeated (R, G, B, R, ...) for others,
     as input weights are adapted (`layers.adapt_input_weight`). Raises ValueError for other numbers of values.
@@ -29,7 +29,7 @@ def for_channels(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
 
 @lru_cache(maxsize=64)
 def table(rescale: float, mean: tuple[float, ...], std: tuple[float, ...]) -> Float32[np.ndarray, "c 256"]:
-    """Returns the normalized value of each of the 256 pixel values, one row per channel.
+    """Returns a lookup table with the normalized values of the pixel values 0 to 255, one row per channel.
 
     The order of rounding is that of transformers and timm.
     """
@@ -40,7 +40,7 @@ def table(rescale: float, mean: tuple[float, ...], std: tuple[float, ...]) -> Fl
 def normalize(
     pixels: UInt8[np.ndarray, "h w *c"], rescale: float, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> Float32[np.ndarray, "c h w"]:
-    """Rescales 8-bit pixels and normalizes them by channel."""
+    """Rescales 8-bit pixels and normalizes each channel with its mean and std."""
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
     normalized = np.empty((len(mean), *pixels.shape[:2]), np.float32)
     for channel, row in enumerate(table(rescale, mean, std)):
@@ -51,7 +51,7 @@ def normalize(
 def normalize_fused(
     pixels: UInt8[np.ndarray, "h w c"], rescale: float, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> Float32[np.ndarray, "c h w"]:
-    """Rescales and normalizes with one multiplication and one subtraction; equals `normalize` up to rounding."""
+    """Rescales and normalizes with one multiplication and one subtraction. Equals `normalize` up to rounding."""
     factor, shift = rescale / np.array(std, np.float64), np.array(mean, np.float64) / np.array(std, np.float64)
     normalized = np.empty((len(mean), *pixels.shape[:2]), np.float32)
     np.multiply(np.moveaxis(pixels, -1, 0), factor.astype(np.float32)[:, None, None], out=normalized)

@@ -1,4 +1,4 @@
-"""`Processor`: preprocesses an image of any kind to the float32 tensor that the model expects."""
+"""`Processor`: converts any image to the float32 array or tensor that the model expects."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -53,7 +53,7 @@ ImageInput = Any
 
 
 class FileOptions(TypedDict, total=False):
-    """Options for image files (see `vitkit.images.open_channels`); `data_range` also applies to arrays."""
+    """Options for reading image files (see `vitkit.images.open_channels`). `data_range` also applies to arrays."""
 
     limits: Limits
     allow_truncated: bool
@@ -61,14 +61,14 @@ class FileOptions(TypedDict, total=False):
 
 
 class Options(FileOptions, total=False):
-    """Options for preprocessing one image: file options, and the channel axis of arrays."""
+    """Options for preprocessing one image: those for image files, and the position of the channel axis in arrays."""
 
     channels: Channels | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Processor:
-    """Resizes, crops and normalizes images, bit for bit equal to transformers' PIL processors and timm.
+    """Resizes, crops and normalizes images, bit for bit equal to timm and to transformers' processors for PIL.
 
     size           rows and columns of the model input
     resize         "squash": to `resize_to`, without keeping the aspect ratio; "shortest": short side to `resize_to`,
@@ -138,11 +138,11 @@ class Processor:
 
     @property
     def channels(self) -> int:
-        """The number of channels: 3 for RGB, 1 for grayscale, or another number of bands."""
+        """The number of channels: 3 for RGB, 1 for grayscale, or any other number of bands."""
         return len(self.mean)
 
     def with_channels(self, channels: int) -> "Processor":
-        """Returns the processor for another number of channels; see `normalization.for_channels`."""
+        """Returns a processor for another number of channels (see `normalization.for_channels`)."""
         if channels == self.channels:
             return self
         mean, std = for_channels(self.mean, channels), for_channels(self.std, channels)
@@ -151,12 +151,12 @@ class Processor:
 
     @classmethod
     def squash(cls, size: int | Size, **fields: Any) -> "Processor":
-        """Returns a processor that resizes to `size` and ignores the aspect ratio, as for Google's ViT."""
+        """Returns a processor that resizes to `size` without keeping the aspect ratio, as for Google's ViT."""
         return cls(size=(size, size) if isinstance(size, int) else size, resize="squash", **fields)
 
     @classmethod
     def crop(cls, size: int | Size, crop_fraction: float = 0.9, **fields: Any) -> "Processor":
-        """Returns a processor that crops the central `crop_fraction` of the short side, as timm does."""
+        """Returns a processor that center-crops the fraction `crop_fraction` of the short side, as timm does."""
         if not 0 < crop_fraction <= 1:
             raise ValueError(f"crop_fraction must be above 0 and at most 1, got {crop_fraction}")
         rows, columns = (size, size) if isinstance(size, int) else size
@@ -178,7 +178,7 @@ class Processor:
         allow_truncated: bool = False,
         data_range: float | None = None,
     ) -> AnyImage:
-        """Resizes and crops an image and returns it in mode RGB or L, or as `Bands`, before normalization.
+        """Resizes and crops an image. Returns it before normalization: in mode RGB or L, or as `Bands`.
 
         `data_range` replaces that of the processor. Raises ImageError for files, ValueError and TypeError for images
         in memory.
@@ -193,7 +193,7 @@ class Processor:
         return resize_and_crop(image, target, self.interpolation, self.center_crop, self.size, self.fill)
 
     def full(self, image: ImageInput, *, channels: Channels | None = None, **options: Unpack[FileOptions]) -> AnyImage:
-        """Returns the image in its size, in mode RGB or L, or as `Bands`; the options are those of `image`."""
+        """Returns the image without resizing or cropping: in mode RGB or L, or as `Bands`."""
         white = self._white(options)
         if not is_in_memory(image):
             return open_channels(image, self.channels, **self._reading(options))
@@ -207,22 +207,22 @@ class Processor:
         return self.data_range if given is None else given
 
     def _reading(self, options: FileOptions) -> OpenOptions:
-        """Returns the options for reading a file with the settings of this processor."""
+        """Returns the options for reading a file, completed with the settings of this processor."""
         settings = OpenOptions(background=self.background, profile=self.profile, data_range=self._white(options))
         return {**options, **settings}
 
     def array(self, image: ImageInput, **options: Unpack[Options]) -> Float32[np.ndarray, "c h w"]:
-        """Preprocesses one image without torch, for decoding threads; the options are those of `image`."""
+        """Preprocesses one image without torch. Takes the options of `image`."""
         return self.normalize(self.pixels(image, **options))
 
     def resized_size(self, size: Size) -> Size:
-        """Returns the size (rows, columns) to which an image of `size` is resized before the crop."""
+        """Returns the size (rows, columns) to which an image of `size` is resized before it is cropped."""
         return resized_size(size, self.resize, self.size if self.resize_to is None else self.resize_to)
 
     def pixels(
         self, image: ImageInput, *, channels: Channels | None = None, **options: Unpack[FileOptions]
     ) -> UInt8[np.ndarray, "h w *c"]:
-        """Returns the pixels of `image` as an array, computed with the C kernel if possible."""
+        """Returns the resized and cropped pixels as an array, computed with the C kernel if possible."""
         if self.channels != 3 or self.interpolation not in ("bilinear", "bicubic"):
             return np.asarray(self.image(image, channels=channels, **options))
         if is_in_memory(image):
@@ -234,13 +234,13 @@ class Processor:
         return np.asarray(self._resize_and_crop(Image.fromarray(pixels))) if found is None else found
 
     def normalize(self, pixels: UInt8[np.ndarray, "h w *c"]) -> Float32[np.ndarray, "c h w"]:
-        """Rescales pixels and normalizes them by channel."""
+        """Rescales pixels and normalizes each channel with its mean and std."""
         return normalize(pixels, self.rescale, tuple(self.mean), tuple(self.std))
 
     def __call__(
         self, images: ImageInput | Sequence[ImageInput], **options: Unpack[Options]
     ) -> 'Float32[Tensor, "b c h w"]':
-        """Preprocesses an image, a list of images, or an array (b, c, h, w) or (b, h, w, c) to a batch.
+        """Preprocesses an image, a list of images, or an array (b, c, h, w) or (b, h, w, c). Returns a batch.
 
         Errors name the image: by its path, or by its index.
         """
@@ -262,7 +262,7 @@ class Processor:
         return torch.from_numpy(np.stack(arrays))
 
     def to_huggingface(self) -> dict[str, Any]:
-        """Returns the content of preprocessor_config.json, with other settings under the key "vitkit"."""
+        """Returns the content of preprocessor_config.json. Settings that transformers lacks are under "vitkit"."""
         settings = to_dict(self)
         config = huggingface.write(settings)
         readable = to_dict(Processor(**huggingface.read(config)[0]))
@@ -271,7 +271,7 @@ class Processor:
 
     @classmethod
     def from_huggingface(cls, config: Mapping[str, Any]) -> "Processor":
-        """Returns the processor for a preprocessor_config.json or processor_config.json of any version."""
+        """Returns the processor of a preprocessor_config.json or processor_config.json of any version."""
         settings, own = huggingface.read(config)
         plain = cls(**settings)
         checked = from_dict(cls, to_dict(plain) | own, where="vitkit")
@@ -279,7 +279,7 @@ class Processor:
 
     @classmethod
     def from_timm(cls, pretrained_cfg: Mapping[str, Any]) -> "Processor":
-        """Returns the processor for a timm pretrained_cfg, or for a config.json that contains one."""
+        """Returns the processor of a timm pretrained_cfg, or of a config.json that contains one."""
         return cls(**timm.read(pretrained_cfg))
 
 
@@ -289,7 +289,7 @@ def is_in_memory(image: ImageInput) -> bool:
 
 
 def named(error: ValueError | TypeError, image: ImageInput, index: int) -> ValueError | TypeError:
-    """Returns an error of the same kind whose message names the image: its path, or its index in the batch."""
+    """Returns the error with the path of the image, or its index in the batch, added to the message."""
     text = f"{printable(image) if is_path(image) else f'image {index}'}: {error}"
     if isinstance(error, ImageError):
         return ImageError(error.code, text)
@@ -297,12 +297,12 @@ def named(error: ValueError | TypeError, image: ImageInput, index: int) -> Value
 
 
 def is_path(image: ImageInput) -> bool:
-    """Returns whether an image is given by its name."""
+    """Returns whether an image is given as a path or another name."""
     return isinstance(image, str | os.PathLike | Unlisted)
 
 
 def _each(images: ImageInput, options: Options, processor: Processor) -> Iterator[tuple[ImageInput, Options]]:
-    """Yields each single image in the input with its options."""
+    """Yields every image of the input with the options for that image."""
     if isinstance(images, list | tuple):
         for image in images:
             yield image, options

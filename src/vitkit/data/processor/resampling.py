@@ -1,4 +1,4 @@
-"""Preprocessing with torch: transformers' torchvision resampling, and normalization on a device.
+"""Preprocessing with torch: the resampling of transformers' torchvision processors, and normalization on a device.
 
 Pillow and torch use the same filters with different rounding: on typical images, one pixel in fifty differs by one or
 two, and more where Pillow 13 resizes the rows before the columns. transformers 5 uses torch by default; `Processor`
@@ -26,7 +26,7 @@ def array(
     limits: Limits = DEFAULT_LIMITS,
     allow_truncated: bool = False,
 ) -> Float32[np.ndarray, "c h w"]:
-    """Preprocesses one image with torch's resampling.
+    """Preprocesses one image. torch resizes it, as in transformers' torchvision processors.
 
     Pillow is used if torch lacks the filter or the crop is larger than the image. Raises the errors of
     `Processor.array`.
@@ -61,14 +61,14 @@ def _resize(pixels: np.ndarray, to: tuple[int, int], filter_name: str) -> np.nda
 
 
 def to_device(pixels: UInt8[Tensor, "b h w c"], device: torch.device) -> UInt8[Tensor, "b h w c"]:
-    """Copies pixels to a device; copies to a GPU are asynchronous, from pinned memory."""
+    """Copies pixels to a device. Copies to a GPU are asynchronous and use pinned memory."""
     if device.type != "cuda":
         return pixels.to(device)
     return pixels.pin_memory().to(device, non_blocking=True)
 
 
 def normalize_on_device(processor: Processor, pixels: UInt8[Tensor, "b h w c"]) -> Float[Tensor, "b c h w"]:
-    """Normalizes a batch on its device, bit for bit equal to `Processor.normalize`."""
+    """Normalizes a batch on its device. Results are bit for bit equal to `Processor.normalize`."""
     values = _values(processor, pixels.device)
     planes = [values[channel][pixels[..., channel].long()] for channel in range(processor.channels)]
     return torch.stack(planes, dim=1)

@@ -1,4 +1,4 @@
-"""Data sources (one module each), and the names of splits.
+"""Data sources (one module per source), and the recognition of split names.
 
 A file without underscore has a function `open_source(location) -> {split: Source}` (see `vitkit.data`).
 """
@@ -15,7 +15,7 @@ SPLITS = {name: split for split, names in SPLIT_NAMES.items() for name in names}
 
 
 def split_of(path: str) -> str | None:
-    """Returns the split at the start of a file or folder name: train-00000.parquet, test/0.parquet."""
+    """Returns the split named at the start of a file or folder name (train-00000.parquet, test/0.parquet), or None."""
     for part in reversed(Path(path).parts):
         word = re.split(r"[^a-z]", part.lower())[0]
         if word in SPLITS:

@@ -1,4 +1,4 @@
-"""Finds the columns and labels in tables of images (CSV, JSON lines, Parquet, Hugging Face Hub)."""
+"""Finds the image and label columns of tables (CSV, JSON lines, Parquet, Hugging Face Hub) and encodes the labels."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,7 +19,7 @@ NAMES: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Labels:
-    """The labels of a table: class names, and one label per row; or names of targets, and their numbers per row.
+    """The labels of a table: class names with one label per row, or target names with their values per row.
 
     Without labels there are no classes, every label is -1, and `unlabelled` says what labels would need.
     """
@@ -30,13 +30,13 @@ class Labels:
     unlabelled: str = ""
 
     def part(self, rows: Sequence[int]) -> "Labels":
-        """Returns the labels of some rows."""
+        """Returns the labels of the given rows."""
         targets = None if self.targets is None else [self.targets[row] for row in rows]
         return replace(self, labels=[self.labels[row] for row in rows], targets=targets)
 
 
 class Table(EncodedSource):
-    """A source of encoded images whose labels or targets are in memory."""
+    """Base class of sources of encoded images whose labels or targets are in memory."""
 
     def __init__(self, rows: Labels):
         self.classes = rows.classes
@@ -54,7 +54,7 @@ class Table(EncodedSource):
         return self.labels[index]
 
     def targets(self, index: int) -> tuple[float, ...]:
-        """Returns the numbers to predict."""
+        """Returns the numbers to predict for an image."""
         return super().targets(index) if self.numbers is None else self.numbers[index]
 
 
@@ -82,7 +82,7 @@ def parse(location: str) -> tuple[str, dict[str, str]]:
 
 
 def choose(kind: str, columns: Iterable[str], chosen: Mapping[str, str], where: str) -> str:
-    """Returns the column that the location selects, or finds it by its name."""
+    """Returns the column of one kind, such as "image": the selected column, or one with a known name."""
     columns = list(columns)
     if kind in chosen:
         if chosen[kind] not in columns:
@@ -102,7 +102,7 @@ def choose(kind: str, columns: Iterable[str], chosen: Mapping[str, str], where: 
 def label_columns(
     columns: Sequence[str], chosen: Mapping[str, str], where: str, candidates: Sequence[str] = ()
 ) -> tuple[tuple[str, ...], str]:
-    """Returns the target columns that the location selects, else the label column (`choose_by_type`).
+    """Returns the selected target columns, or else the label column.
 
     Without such a column the names are empty, and the second value says what labels would need.
     """
@@ -127,7 +127,7 @@ def encode(
     unlabelled: str,
     missing: tuple[object, ...] = (None, -1),
 ) -> Labels:
-    """Returns the labels of a table, or its targets if they are numbers with a fraction (floats).
+    """Returns the labels of a table, or its regression targets if the values are floats.
 
     `values` has one value per row: a label or a list of labels, or, for several `columns` of targets, a tuple with the
     value of each. `targets` takes integers as targets, too. If all labels are `missing`, the table has no labels, and
@@ -160,7 +160,7 @@ def _number(value: object, row: Callable[[int], str], index: int) -> float:
 
 
 def choose_by_type(kind: str, candidates: list[str], columns: list[str], chosen: Mapping[str, str], where: str) -> str:
-    """Returns the only column in `candidates`, or chooses one of several by name."""
+    """Returns the only candidate column, or chooses one of several candidates by name."""
     if kind in chosen or not candidates:
         return choose(kind, columns, chosen, where)
     if len(candidates) > 1 and not any(name.lower() in NAMES[kind] for name in candidates):
@@ -169,12 +169,12 @@ def choose_by_type(kind: str, candidates: list[str], columns: list[str], chosen:
 
 
 def feature_type(feature: object) -> object:
-    """Returns the type name of a `datasets` feature ("Image", "ClassLabel"), or None if it has none."""
+    """Returns the type name of a `datasets` feature, such as "Image" or "ClassLabel", or None if it has none."""
     return feature.get("_type") if isinstance(feature, dict) else None
 
 
 def class_names(feature: Any) -> tuple[str, ...] | None:
-    """Returns the class names of a ClassLabel, or of a list of them, in any format of `datasets`."""
+    """Returns the class names of a ClassLabel feature, or of a list of ClassLabels, or None for other features."""
     inner: Any = feature[0] if isinstance(feature, list) and feature else feature
     if feature_type(inner) in ("Sequence", "List", "LargeList"):
         inner = inner["feature"]
@@ -183,14 +183,14 @@ def class_names(feature: Any) -> tuple[str, ...] | None:
 
 
 def all_missing(values: Sequence[object], missing: tuple[object, ...] = (None, -1)) -> bool:
-    """Returns whether all labels are missing, as in published test sets."""
+    """Returns whether the labels of all rows are missing, as in published test sets."""
     return all(any(value is each or value == each for each in missing) for value in values)
 
 
 def encode_labels(
     values: Sequence[Any], names: tuple[str, ...] | None, row: Callable[[int], str]
 ) -> tuple[tuple[str, ...], list[Label]]:
-    """Returns the class names and the label of each row as class indices.
+    """Returns the class names, and the labels of each row as class indices.
 
     `values` are class indices or names, or lists of them. Without `names` the classes are the sorted names, or the
     indices up to the highest. Raises ValueError that names the row (`row(index)`) for a missing label, a label of a

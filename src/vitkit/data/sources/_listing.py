@@ -1,4 +1,4 @@
-"""Base of the CSV and JSON-lines sources, whose images and labels are listed in a table."""
+"""Base of the CSV and JSON-lines sources, which list the images and labels in a table."""
 
 import os
 from collections.abc import Mapping
@@ -13,14 +13,14 @@ from vitkit.data.sources._columns import Labels, Table, choose, encode, label_co
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a table: its line number in the file, counted from 1, and its fields."""
+    """One row of a table: its fields, and its line number in the file, counted from 1."""
 
     line: int
     fields: Mapping[str, Any]
 
 
 class Listing(Table):
-    """The images of a table, in its order. The key of an image is its path relative to the table."""
+    """The images listed in a table, in the order of the rows. The key of an image is its path relative to the table."""
 
     def __init__(self, folder: Path, keys: list[str], rows: Labels, skipped: tuple[str, ...] = ()):
         super().__init__(rows)
@@ -34,7 +34,7 @@ class Listing(Table):
 
 
 def listing_splits(path: Path, rows: list[Row], columns: list[str], chosen: Mapping[str, str]) -> dict[str, Source]:
-    """Returns one source per value of the `split` column, or the split `all` without such a column.
+    """Returns one source per value of the `split` column, or only the split `all` without that column.
 
     Class names are those in the list, or the lines of a `classes.txt` in the same folder. There are no classes without
     a label column, or if it is empty. A row whose file is missing is left out and named in `Source.skipped`. Raises
@@ -69,7 +69,7 @@ def listing_splits(path: Path, rows: list[Row], columns: list[str], chosen: Mapp
 
 
 def _existing(path: Path, rows: list[Row], image: str) -> tuple[list[Row], tuple[str, ...]]:
-    """Returns the rows whose file exists, and messages for the others. Raises ValueError if no file exists."""
+    """Returns the rows whose image file exists, and a message for each other row."""
     found, skipped = [], []
     for row in rows:
         key = row.fields.get(image)

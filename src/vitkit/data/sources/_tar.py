@@ -1,4 +1,4 @@
-"""Indexes and reads uncompressed tar shards without extracting files or running code."""
+"""Indexes and reads uncompressed tar shards without extracting their files."""
 
 import stat
 import tarfile
@@ -16,14 +16,14 @@ PICKLES = frozenset(["pkl", "pickle", "pyd", "pt", "pth", "joblib", "dill", "pyc
 
 @dataclass(frozen=True)
 class Member:
-    """The position of a file in a shard, in bytes."""
+    """The position and size of a file in a tar shard, in bytes."""
 
     offset: int
     size: int
 
 
 def index(shard: Path) -> dict[str, dict[str, Member]]:
-    """Returns the members of a shard by sample and extension: {"0001": {"jpg": Member, "cls": Member}}.
+    """Returns the files of a shard by sample name and extension: {"0001": {"jpg": Member, "cls": Member}}.
 
     Members are in the order of the shard. As in WebDataset, the name of a sample is the path up to the first dot of the
     file name. Raises ValueError that names shard and member for a link, a device, a pickle, a path outside the folder,
@@ -55,7 +55,7 @@ def index(shard: Path) -> dict[str, dict[str, Member]]:
 
 
 def read(shard: Path, member: Member) -> bytes:
-    """Returns the bytes of a member. Raises ValueError if the shard has become shorter since it was indexed."""
+    """Returns the bytes of a file in a shard. Raises ValueError if the shard was shortened after it was indexed."""
     with shard.open("rb") as file:
         file.seek(member.offset)
         data = file.read(member.size)
@@ -65,7 +65,7 @@ def read(shard: Path, member: Member) -> bytes:
 
 
 def _check(info: tarfile.TarInfo, shard: Path) -> None:
-    """Raises ValueError unless a member is a regular file of limited size with a safe name."""
+    """Raises ValueError unless an archive member is a regular file of limited size with a safe name."""
     shown = f"'{_shown(info.name)}'"
     # tarfile counts sparse members as regular files, but their content is not stored contiguously.
     if not info.isreg() or info.issparse():
@@ -87,6 +87,6 @@ def _split(name: str) -> tuple[str, str]:
 
 
 def _shown(name: str) -> str:
-    """Escapes and shortens an untrusted name for an error message."""
+    """Returns an untrusted name, escaped and shortened for an error message."""
     text = name.encode("ascii", "backslashreplace").decode().replace("\n", " ").replace("\0", "?")
     return text if len(text) <= 80 else text[:77] + "..."

@@ -1,4 +1,4 @@
-"""Source `csv:images.csv`: a table of images and labels with a header, such as `path,label`.
+"""Source `csv:images.csv`: a table of images and labels. The first line names the columns, such as `path,label`.
 
 Paths are relative to the file. Columns are found by name, or given: `csv:images.csv#image=file,label=species`. A label
 is a class name or index; several labels are separated by `|`, as in `cat|dog`. Numbers with a decimal point are targets
@@ -33,7 +33,7 @@ def open_source(location: str) -> dict[str, Source]:
 
 
 def _rows(path: Path) -> tuple[list[str], list[Row]]:
-    """Reads the header and the rows, separated by commas, or by semicolons or tabs if the header has no comma."""
+    """Reads the header and the rows. The separator is a comma, or a semicolon or tab if the header has no comma."""
     rows = []
     with path.open(encoding="utf-8-sig", newline="") as file:
         try:
@@ -57,7 +57,7 @@ def _rows(path: Path) -> tuple[list[str], list[Row]]:
 
 
 def _with_labels(rows: list[Row], column: str, *, targets: bool) -> list[Row]:
-    """Splits labels at `|` and converts them to numbers if all of them are numbers (integers, or else floats).
+    """Splits labels at `|` and converts them to integers, or else floats, if all of them are numbers.
 
     Of `targets`, every number is converted, so that errors name the others.
     """

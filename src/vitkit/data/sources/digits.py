@@ -1,4 +1,4 @@
-"""Source `digits`: 1,797 handwritten digits from the UCI optdigits test set, included in vitkit."""
+"""Source `digits`: 1,797 handwritten digits from the test set of UCI optdigits, included in vitkit."""
 
 from importlib.resources import files
 from typing import Unpack
@@ -10,7 +10,7 @@ from vitkit.data import Example, ReadOptions, Source
 
 
 class Digits(Source):
-    """Images of handwritten digits, 8x8 pixels. The key is the row number in the original file."""
+    """Images of handwritten digits, 8 x 8 pixels. The key of an image is its row number in the original file."""
 
     classes = tuple("0123456789")
 

@@ -14,7 +14,7 @@ from vitkit.text import printable
 
 
 class Folder(EncodedSource):
-    """Images in class folders, sorted by name. The key of an image is its path inside the folder.
+    """Images in class folders, sorted by name. The key of an image is its path relative to the folder.
 
     Where no class folder has image files, the images are the `.npy` arrays. Without class folders, the images are those
     of the folder itself, which have no labels. Links are followed. What is no readable file (a broken link, a named
@@ -63,7 +63,7 @@ class Folder(EncodedSource):
 
 
 def open_source(location: str) -> dict[str, Source]:
-    """Opens a folder and returns its splits, or `all`. Raises ValueError for missing or empty folders."""
+    """Opens a folder and returns its splits, or the split `all`. Raises ValueError for missing or empty folders."""
     path = Path(location).expanduser()
     if not location or not path.is_dir():
         raise ValueError(f"there is no folder '{location}'; expected folder:PATH")
@@ -76,7 +76,7 @@ def open_source(location: str) -> dict[str, Source]:
 
 
 def _subfolders(path: Path) -> tuple[list[str], list[str]]:
-    """Returns the names of the subfolders, and of what is neither a folder nor a file, with reasons."""
+    """Returns the names of the subfolders, and messages for entries that are neither folders nor files."""
     names, skipped = [], []
     for name in sorted(os.listdir(path)):
         inside = path / name
@@ -91,7 +91,7 @@ def _subfolders(path: Path) -> tuple[list[str], list[str]]:
 
 
 def _images(path: Path, name: str, suffixes: Container[str], skipped: list[str]) -> list[str]:
-    """Returns the images of a class folder as sorted keys, and adds what is no readable file to `skipped`."""
+    """Returns the images of a class folder as sorted keys. Messages for unreadable entries are added to `skipped`."""
     found = []
     for entry in walk(str(path / name), suffixes):
         if isinstance(entry, Unlisted):

@@ -1,4 +1,4 @@
-"""Source `hub:uoft-cs/cifar10`: a dataset of the Hugging Face Hub, loaded by `datasets` and stored in its cache.
+"""Source `hub:uoft-cs/cifar10`: a dataset of the Hugging Face Hub, downloaded and cached by `datasets`.
 
 A configuration follows a colon, a revision an at sign: `hub:owner/name:config@main`. Columns are found by their
 features, or given: `hub:uoft-cs/cifar100#label=coarse_label`, or `#target=age` for numbers to predict. Code of a
@@ -21,7 +21,7 @@ from vitkit.data.sources._columns import (
 
 
 class Table(_columns.Table):
-    """One split of a Hub dataset. The key of an image consists of the split name and the row number.
+    """One split of a Hub dataset. The key of an image is the split name with the row number.
 
     Raises ValueError that names the row of an invalid label.
     """
@@ -55,7 +55,7 @@ class Table(_columns.Table):
 
 
 def _cached(path: str | None) -> Path | bytes:
-    """Returns the path if it is in the cache of `datasets`; tables must not read other files."""
+    """Returns the path if it is in the cache of `datasets`, or b"". A table must not refer to other local files."""
     from datasets import config
 
     homes = (config.HF_CACHE_HOME, config.HF_DATASETS_CACHE)

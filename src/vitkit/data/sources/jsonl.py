@@ -33,7 +33,7 @@ def open_source(location: str) -> dict[str, Source]:
 
 
 def _fields(data: bytes, where: str) -> dict[str, object]:
-    """Parses one line to its fields."""
+    """Parses one line of the file. Returns the fields of its JSON object."""
     try:
         value = json.loads(data.decode("utf-8-sig"))
     except (ValueError, RecursionError):

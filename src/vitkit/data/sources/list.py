@@ -16,7 +16,7 @@ from vitkit.data.sources._listing import Listing
 
 
 def open_source(location: str) -> dict[str, Source]:
-    """Opens a list of images as the split `all`. Raises ValueError with the line number of a missing image."""
+    """Opens a list of image paths as the split `all`. Raises ValueError with the line number of a missing image."""
     path = Path(location).expanduser()
     if not location or not path.is_file():
         raise ValueError(f"there is no file '{location}'; expected list:FILE")
@@ -35,6 +35,6 @@ def open_source(location: str) -> dict[str, Source]:
 
 
 def _lines(path: Path) -> list[str]:
-    """Returns the lines of the file; bytes that are not UTF-8 stay part of a file name."""
+    """Returns the lines of the file. Undecodable bytes of file names are kept (surrogateescape)."""
     text = path.read_bytes().removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
     return text.replace("\r\n", "\n").split("\n")

@@ -36,7 +36,7 @@ CACHE_BYTES = 512 << 20
 
 
 class Parquet(Table):
-    """The rows of Parquet files, in order. The key of an image consists of file name and row number.
+    """The rows of Parquet files, in order. The key of an image is the file name with the row number.
 
     Row groups are read on demand; the last used `cache_bytes` of them are cached. Files of images should have small row
     groups (about 100 rows). Raises ValueError that names the file or row for files with different columns and for
@@ -130,7 +130,7 @@ class Parquet(Table):
 
 
 def _values(file: "ParquetFile", columns: tuple[str, ...]) -> list[Any]:
-    """Returns the labels or targets of a file as they are stored; None for every row without such a column."""
+    """Returns the stored labels or targets of all rows of a file, or None for every row if there is no such column."""
     if not columns:
         return [None] * file.metadata.num_rows
     table = file.read(list(columns), use_threads=False)
@@ -139,7 +139,7 @@ def _values(file: "ParquetFile", columns: tuple[str, ...]) -> list[Any]:
 
 
 def open_source(location: str) -> dict[str, Source]:
-    """Opens Parquet files and returns their splits by file and folder names, or `all`.
+    """Opens Parquet files. Returns their splits, found from the file and folder names, or the split `all`.
 
     Raises ValueError if there are no files, ImportError without pyarrow.
     """
@@ -159,7 +159,7 @@ def open_source(location: str) -> dict[str, Source]:
 
 
 def _find(name: str) -> tuple["AbstractFileSystem", str, list[str]]:
-    """Returns the fsspec file system and root folder of a location, and the sorted paths of its files."""
+    """Returns the fsspec file system and the root folder of a location, and the sorted paths of its Parquet files."""
     from fsspec.core import url_to_fs
 
     try:
@@ -183,7 +183,7 @@ def _find(name: str) -> tuple["AbstractFileSystem", str, list[str]]:
 def _columns(
     schema: "Schema", chosen: dict[str, str], where: str
 ) -> tuple[str, tuple[str, ...], tuple[str, ...] | None, str]:
-    """Returns the image column, the label or target columns, class names, and what labels would need.
+    """Returns the image column, the label or target columns, the class names, and why there are no labels.
 
     The class names are None if the file has none.
     """

@@ -1,4 +1,4 @@
-"""Source `part:classes=0-4@digits`: a subset of another source by class or number of images.
+"""Source `part:classes=0-4@digits`: a subset of another source, selected by class or number of images.
 
 Settings precede the first at sign, separated by commas. `classes` selects classes by index or name, with ranges and
 sums (`0-4+7`, `cat+dog`), and renumbers them from 0. `number` images per class, or a `fraction` of them, are then
@@ -18,7 +18,7 @@ from vitkit.data import Relabelled, Source, Subset, splits
 
 @dataclass(frozen=True)
 class Part:
-    """Settings of a subset; None selects everything."""
+    """Settings of a subset. Settings that are None select everything."""
 
     classes: str | None = None
     fraction: float | None = None
@@ -28,7 +28,7 @@ class Part:
     split: str | None = None
 
     def __post_init__(self) -> None:
-        """Validates the settings."""
+        """Raises ValueError if a setting is invalid."""
         if self.fraction is not None and not 0.0 < self.fraction <= 1.0:
             raise ValueError(f"fraction of a part is {self.fraction}; expected above 0 and at most 1")
         if self.number is not None and self.number < 1:
@@ -40,7 +40,7 @@ class Part:
 
 
 def open_source(location: str) -> dict[str, Source]:
-    """Returns the subset of each split. Raises ValueError for invalid settings and unknown classes."""
+    """Returns the subset of each split. Raises ValueError for an invalid setting or an unknown class."""
     text, at, name = location.partition("@")
     if not at or not name:
         raise ValueError(f"expected part:classes=0-4,fraction=0.1@SOURCE, got 'part:{location}'")
@@ -58,7 +58,7 @@ def open_source(location: str) -> dict[str, Source]:
 
 
 def read(text: str) -> Part:
-    """Parses settings such as `classes=0-4,fraction=0.1`."""
+    """Parses the settings of a subset, such as `classes=0-4,fraction=0.1`."""
     known = {field.name: field.type for field in fields(Part)}
     part = Part()
     for setting in text.split(","):
@@ -74,7 +74,7 @@ def read(text: str) -> Part:
 
 
 def class_indices(text: str, classes: tuple[str, ...]) -> list[int]:
-    """Parses class indices, ranges and names joined with + (`0-4+7`) and returns the indices in order."""
+    """Parses class indices, ranges and names joined with `+`, such as `0-4+7`. Returns indices in the given order."""
     found: list[int] = []
     for word in text.split("+"):
         first, dash, last = word.partition("-")
@@ -93,7 +93,7 @@ def class_indices(text: str, classes: tuple[str, ...]) -> list[int]:
 
 
 def select_classes(source: Source, chosen: list[int]) -> Source:
-    """Returns the images whose labels are all in `chosen`, renumbered from 0. Raises ValueError if there is none."""
+    """Returns the images whose labels are all in `chosen`, with classes renumbered from 0."""
     new_indices = {old: new for new, old in enumerate(chosen)}
     labels = [source.label(index) for index in range(len(source))]
     tuples = [(label,) if isinstance(label, int) else label for label in labels]
@@ -105,7 +105,7 @@ def select_classes(source: Source, chosen: list[int]) -> Source:
 
 
 def sampled(source: Source, part: Part) -> Source:
-    """Samples images of every class (at least one), or returns all other images, in the order of the source."""
+    """Returns sampled images of every class (at least one), or all images that were not sampled, in source order."""
     if part.fraction is None and part.number is None:
         return source
     labels = [source.label(index) for index in range(len(source))]

@@ -1,4 +1,4 @@
-"""Source `vtab:eurosat@hub:owner/name`: one of the 19 tasks of VTAB-1k, with its 1,000 training images.
+"""Source `vtab:eurosat@hub:owner/name`: one of the 19 tasks of VTAB-1k, with 1,000 training images.
 
 Zhai et al. 2020, "A Large-scale Study of Representation Learning with the Visual Task Adaptation Benchmark". After the
 at sign follows the source of the images (a folder, Parquet files, the Hub, ...); the default is the public mirror in
@@ -20,7 +20,7 @@ TRAIN, VAL = 800, 200
 
 @dataclass(frozen=True)
 class Task:
-    """A VTAB task: its group, number of classes, name in the mirror, and the fractions of its splits.
+    """A VTAB task: its group, its number of classes, its name in the public mirror, and the fractions of its splits.
 
     train, val   fractions of the published training set for training and validation; the rest is the test set if none
                  was published. A published validation set is used unchanged.
@@ -36,7 +36,7 @@ class Task:
 
     @property
     def source(self) -> str:
-        """The public mirror of the task: WebDataset shards on the Hub with the labels of VTAB."""
+        """The source of the task's public mirror: WebDataset shards on the Hub with the labels of VTAB."""
         return f"hub:clip-benchmark/wds_{self.mirror}#label=cls"
 
 
@@ -73,7 +73,7 @@ class TaskSplits:
 
 
 def open_source(location: str) -> dict[str, Source]:
-    """Returns `train` (1,000 images) and `test`; for `TASK:tune`, returns `train` (800) and `val` (200).
+    """Returns the splits `train` (1,000 images) and `test`, or `train` (800) and `val` (200) for `TASK:tune`.
 
     Raises ValueError for an unknown task, a wrong number of classes and too few images.
     """
@@ -118,19 +118,19 @@ def task_splits(task: Task, found: dict[str, Source], name: str, *, seed: int | 
 
 
 def divide(source: Source, ends: list[float], seed: int | None) -> list[Source]:
-    """Splits a source at the given fractions of its length, shuffled unless `seed` is None."""
+    """Splits a source at the given cumulative fractions of its length. The source is shuffled unless `seed` is None."""
     order = np.arange(len(source)) if seed is None else np.random.default_rng(seed).permutation(len(source))
     bounds = [0, *(int(end * len(source) + 1e-6) for end in ends)]
     return [Subset(source, order[start:end]) for start, end in pairwise(bounds)]
 
 
 def shuffled(source: Source, seed: int | None) -> Source:
-    """Returns the source in random order."""
+    """Returns the source in random order, or in its own order if `seed` is None."""
     return divide(source, [1.0], seed)[0]
 
 
 def first(source: Source, number: int, task: str) -> Source:
-    """Returns the first `number` images. Raises ValueError if the source has fewer images."""
+    """Returns the first `number` images of a source. Raises ValueError if the source has fewer images."""
     if len(source) < number:
         raise ValueError(f"VTAB-1k needs {number} images of each split of '{task}', but one has {len(source)}")
     return Subset(source, np.arange(number))
@@ -143,7 +143,7 @@ def check_classes(name: str, task: Task, source: Source) -> None:
 
 
 class Concatenation(Source):
-    """The concatenation of two sources with the same classes."""
+    """The images of two sources with the same classes, one source after the other."""
 
     def __init__(self, one: Source, other: Source):
         self.one = one

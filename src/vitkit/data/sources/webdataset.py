@@ -19,7 +19,7 @@ MAX_LABEL = 10_000_000
 
 
 class WebDataset(EncodedSource):
-    """The samples of tar shards, in order. The key of an image consists of shard name and sample name.
+    """The samples of tar shards, in order. The key of an image is the shard name with the sample name.
 
     Without any label file the images have no labels. Raises ValueError that names the shard for an invalid shard (see
     `_tar.index`) and for a sample without label among others with labels.
@@ -64,7 +64,7 @@ class WebDataset(EncodedSource):
 
 
 def open_source(location: str) -> dict[str, Source]:
-    """Opens the shards of a folder, glob or range `{000..099}` and returns splits by file name, or `all`.
+    """Opens the shards of a folder, glob or range `{000..099}`. Returns splits by file name, or the split `all`.
 
     Raises ValueError if there are no shards.
     """
@@ -91,7 +91,7 @@ def _shards(location: str) -> list[Path]:
 
 
 def _expand(text: str) -> list[str]:
-    """Expands a range of shards, such as `a-{08..11}.tar`, to the file names."""
+    """Returns the file names in a range of shards, such as `a-{08..11}.tar`."""
     match = re.search(r"\{(\d+)\.\.(\d+)\}", text)
     if match is None:
         return [text]
