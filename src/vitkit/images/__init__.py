@@ -1,4 +1,4 @@
-"""Reads untrusted image files, and converts images in memory, to upright 8-bit sRGB images.
+"""Reads untrusted image files, and converts images in memory. Both become upright 8-bit sRGB images.
 
 The contract (docs/images.md has the table, tests/images checks it):
 

@@ -1,4 +1,4 @@
-"""Converts images in memory (PIL, NumPy, torch) to 8-bit RGB, without importing torch."""
+"""Converts images in memory (PIL, NumPy, torch) to 8-bit RGB images, without importing torch."""
 
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ def is_tensor(image: object) -> bool:
 
 
 def as_array(image: Any) -> np.ndarray:
-    """Converts an array or torch tensor to NumPy; bfloat16 and float16 tensors become float32."""
+    """Converts an array or torch tensor to NumPy. Floating-point tensors, such as bfloat16, become float32."""
     if not is_tensor(image):
         return np.asarray(image)
     tensor = image.detach().cpu()
@@ -28,7 +28,7 @@ def as_array(image: Any) -> np.ndarray:
 
 
 def find_channels(shape: tuple[int, ...], channels: Channels | None, is_torch: bool) -> Channels:
-    """Returns "first" or "last" for the position of the channel axis in an image shape.
+    """Returns the position of the channel axis in the shape of an image: "first" or "last".
 
     The channel axis has length 1, 3 or 4; if both have, it is the last for numpy and the first for torch. If none has,
     an axis of length 2 (gray and alpha) is chosen by the same rule. Raises ValueError if there is no such axis.
@@ -63,7 +63,7 @@ def _from_array(values: np.ndarray, channels: Channels | None, is_torch: bool, d
 
 
 def _wide_pil(image: Image.Image, data_range: float | None) -> Image.Image:
-    """Converts PIL modes with more than 8 bits to grayscale; mode I has 8 or 16 bits, by its largest value."""
+    """Converts PIL images with more than 8 bits per pixel value to 8-bit grayscale. Returns other images unchanged."""
     if image.mode == "F":
         return Image.fromarray(floats_to_bytes(np.asarray(image), clip=False, data_range=data_range))
     if image.mode.startswith("I;16"):
@@ -72,7 +72,7 @@ def _wide_pil(image: Image.Image, data_range: float | None) -> Image.Image:
 
 
 def _key_to_alpha(image: Image.Image) -> Image.Image:
-    """Converts a transparent color or alpha table (`info["transparency"]`) to an alpha channel."""
+    """Converts a transparent color or an alpha table (`info["transparency"]`) of a PIL image to an alpha channel."""
     key = image.info.get("transparency")
     if key is None or image.mode not in ("1", "L", "P", "RGB"):
         return image
@@ -100,7 +100,7 @@ def _from_pil(image: Image.Image, background: Color, profile: Profile, data_rang
 def split_pil(
     image: Image.Image, data_range: float | None
 ) -> tuple[Image.Image, Image.Image | None, bytes | None, int]:
-    """Returns the colors, the alpha channel, the embedded profile and the orientation of a PIL image."""
+    """Returns the colors, alpha channel, embedded ICC profile and EXIF orientation of a PIL image."""
     if 0 in image.size:
         raise ValueError(f"the image has no pixels: its size is {image.size}")
     try:

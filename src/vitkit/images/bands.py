@@ -1,4 +1,4 @@
-"""`Bands`: an 8-bit image with any number of channels, for models that take other images than RGB or grayscale."""
+"""`Bands`: an 8-bit image with any number of channels, for models that take neither RGB nor grayscale images."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from PIL import Image
 
 
 class Bands:
-    """An 8-bit image with any number of channels: one grayscale PIL image per channel, all of one size.
+    """An 8-bit image with any number of channels, stored as one grayscale PIL image of the same size per channel.
 
     It has the methods of PIL images that preprocessing needs. They apply Pillow's operation to each band, so that the
     result equals that of the bands alone. `np.asarray(bands)` has the shape (height, width, bands).
@@ -23,7 +23,7 @@ class Bands:
 
     @classmethod
     def from_array(cls, pixels: UInt8[np.ndarray, "h w c"]) -> "Bands":
-        """Returns the bands of an array with the channels last."""
+        """Returns the image of an array whose channels are on the last axis."""
         return cls([Image.fromarray(np.ascontiguousarray(pixels[..., band])) for band in range(pixels.shape[-1])])
 
     @property
@@ -48,7 +48,7 @@ class Bands:
         return pixels if dtype is None else pixels.astype(dtype)
 
     def crop(self, box: tuple[int, int, int, int]) -> "Bands":
-        """Returns a box (left, top, right, bottom); the parts outside are 0."""
+        """Returns the pixels inside a box (left, top, right, bottom). Pixels outside the image are 0."""
         return Bands([band.crop(box) for band in self.bands])
 
     def resize(
@@ -57,7 +57,7 @@ class Bands:
         resample: Image.Resampling,
         box: tuple[float, float, float, float] | None = None,
     ) -> "Bands":
-        """Returns the image, or a box of it, resized to (width, height)."""
+        """Returns the image, or the part inside `box`, resized to (width, height)."""
         return Bands([band.resize(size, resample, box=box) for band in self.bands])
 
     def transpose(self, method: Image.Transpose) -> "Bands":
@@ -67,15 +67,15 @@ class Bands:
     def transform(
         self, size: tuple[int, int], method: Image.Transform, data: Sequence[float], resample: Image.Resampling
     ) -> "Bands":
-        """Returns the image after a geometric transform; pixels from outside are 0."""
+        """Returns the image after a geometric transform. Pixels from outside the image are 0."""
         return Bands([band.transform(size, method, data, resample) for band in self.bands])
 
     def padded(self, box: tuple[int, int, int, int], fill: Sequence[int]) -> "Bands":
-        """Returns a box that may be larger than the image, with one fill value per band outside."""
+        """Returns the pixels inside a box that may be larger than the image. `fill` has one padding value per band."""
         return Bands([_padded(band, box, value) for band, value in zip(self.bands, fill, strict=True)])
 
     def convert(self, mode: str) -> Image.Image:
-        """Returns the image for display: the first three bands as RGB, or the first as gray if there are fewer.
+        """Returns an RGB image for display: the first three bands, or the first band as gray if there are fewer.
 
         Raises ValueError for another mode than RGB.
         """
@@ -95,7 +95,7 @@ AnyImage = Image.Image | Bands
 
 
 def from_pixels(pixels: UInt8[np.ndarray, "h w *c"]) -> AnyImage:
-    """Returns a grayscale image of an array (h, w), an RGB image of three channels, and `Bands` of other numbers."""
+    """Returns an array (h, w) as a grayscale image, and (h, w, 3) as RGB. Other numbers of channels become `Bands`."""
     if pixels.ndim == 2 or pixels.shape[-1] == 3:
         return Image.fromarray(np.ascontiguousarray(pixels))
     return Bands.from_array(pixels)

@@ -1,4 +1,4 @@
-"""Converts images to sRGB: palettes, CMYK, Lab, embedded ICC profiles, and alpha over a background."""
+"""Converts images to sRGB: palettes, CMYK, Lab, embedded ICC profiles, and alpha over a background color."""
 
 import io
 from functools import lru_cache
@@ -17,7 +17,7 @@ _MAX_CHANGE: Final = 3
 
 
 def _samples(mode: str) -> Image.Image:
-    """Returns a small test image with all gray values and, for RGB, a grid of colors.
+    """Returns a test image with all gray values and, for RGB, a grid of colors.
 
     The rows of an RGB image are: grays, then combinations of full and zero channels, each with all 256 values; then a
     grid of 16 x 16 x 16 colors.
@@ -34,7 +34,7 @@ def _samples(mode: str) -> Image.Image:
 
 @lru_cache(maxsize=32)
 def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """Returns the transform from a profile to sRGB, or None if it is the identity or unusable."""
+    """Returns the transform from an ICC profile to sRGB, or None if it changes no color or is invalid."""
     if profile[16:20] != _SPACES.get(mode):
         return None
     try:
@@ -58,7 +58,7 @@ def _lab_to_rgb() -> ImageCms.ImageCmsTransform:
 
 
 def split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
-    """Splits an 8-bit image into its colors and its alpha channel (None if it has no alpha)."""
+    """Splits an 8-bit image into its colors and its alpha channel, which is None if there is no alpha."""
     straight = {"La": "LA", "RGBa": "RGBA"}.get(image.mode)
     image = image.convert(straight) if straight else image
     if image.mode == "PA":
@@ -85,7 +85,7 @@ def to_srgb(image: Image.Image, profile: bytes | None, use: Profile = "convert")
 
 
 def composite(image: Image.Image, alpha: Image.Image | None, background: Color) -> Image.Image:
-    """Composites an RGB image with its alpha channel over a background color."""
+    """Composites an RGB image over a background color with the given alpha channel."""
     if alpha is None or alpha.getextrema() == (255, 255):
         return image
     canvas = Image.new("RGB", image.size, background)
@@ -94,6 +94,6 @@ def composite(image: Image.Image, alpha: Image.Image | None, background: Color) 
 
 
 def check_background(background: Color) -> None:
-    """Raises ValueError for a background that is not an RGB color."""
+    """Raises ValueError if a background is not an RGB color of three integers from 0 to 255."""
     if len(background) != 3 or any(not isinstance(c, int) or not 0 <= c <= 255 for c in background):
         raise ValueError(f"background must be three integers from 0 to 255 (red, green, blue), got {background!r}")

@@ -61,7 +61,7 @@ _LARGE_LOCK = threading.Lock()
 
 
 def _renew_lock() -> None:
-    """Replaces the lock in a forked process, because the thread that held the lock does not exist there."""
+    """Creates a new lock in a forked process, because no thread of this process could release the old one."""
     global _LARGE_LOCK
     _LARGE_LOCK = threading.Lock()
 
@@ -72,7 +72,7 @@ if hasattr(os, "register_at_fork"):
 
 @contextmanager
 def turn(pixels: int) -> Iterator[None]:
-    """Waits until no other large image is being decoded, if this image is large."""
+    """Context manager for decoding. It waits if the image is large, until no other large image is being decoded."""
     if pixels <= _LARGE:
         yield
         return
@@ -81,7 +81,7 @@ def turn(pixels: int) -> Iterator[None]:
 
 
 def _open(header: Header) -> ImageFile.ImageFile:
-    """Opens the cleaned file and checks that the decoder reports the size that was validated."""
+    """Opens the cleaned file. Raises ImageError if the decoder reports another size than the validated header."""
     if header.format == "TIFF":
         tiff.silence_libtiff()
     decoder = _DECODERS.get(header.format) or heif_decoder()
@@ -101,13 +101,13 @@ _TRUNCATION_MESSAGES: Final = ("truncated", "not large enough", "not enough imag
 
 
 def _is_truncation(error: Exception) -> bool:
-    """Returns whether a decoder error means that data is missing and not that data is invalid."""
+    """Returns whether a decoder error means that data is missing, rather than that data is invalid."""
     text = str(error).lower()
     return isinstance(error, EOFError | struct.error) or any(message in text for message in _TRUNCATION_MESSAGES)
 
 
 def _with_end_marker(header: Header) -> Header:
-    """Adds the missing end marker to a JPEG file. Raises ImageError if pixels are also missing.
+    """Adds the missing end marker to a JPEG file. Raises ImageError if pixel data is also missing.
 
     Different bytes are appended and the results compared: a decoder with all pixels ignores them, otherwise they change
     the image. Large images are compared at an eighth of their size.
@@ -138,7 +138,7 @@ def _load(image: ImageFile.ImageFile, allow_truncated: bool) -> None:
 
 
 def _load_decoded_rows(image: ImageFile.ImageFile) -> bool:
-    """Uses the rows that were decoded before the end of the data; returns False if there are none."""
+    """Keeps the rows decoded before the end of a truncated file. Returns False if that fails."""
     image.tile = []
     try:
         image.load()
@@ -148,7 +148,7 @@ def _load_decoded_rows(image: ImageFile.ImageFile) -> bool:
 
 
 def _key_to_alpha(image: Image.Image, header: Header) -> Image.Image | None:
-    """Returns the alpha channel for a transparent color or alpha table (PNG tRNS, GIF transparent index)."""
+    """Returns the alpha channel of an image with a transparent color, a transparent palette index or an alpha table."""
     key = header.transparency
     if not key:
         return None
@@ -169,7 +169,7 @@ def _key_to_alpha(image: Image.Image, header: Header) -> Image.Image | None:
 
 
 def _eight_bits(image: Image.Image, header: Header, data_range: float | None) -> Image.Image:
-    """Converts images with more than 8 bits per pixel value (integers or floats) to 8-bit grayscale."""
+    """Converts an image with more than 8 bits per pixel value (integers or floats) to 8-bit grayscale."""
     if image.mode == "F":
         values = floats_to_bytes(np.asarray(image), clip=True, data_range=data_range)
     elif image.mode.startswith("I"):
@@ -186,7 +186,7 @@ def _eight_bits(image: Image.Image, header: Header, data_range: float | None) ->
 def _paste_on_canvas(
     image: Image.Image, alpha: Image.Image | None, header: Header
 ) -> tuple[Image.Image, Image.Image | None]:
-    """Pastes a frame on its larger canvas; the rest of the canvas is transparent."""
+    """Pastes the first frame on its larger, transparent canvas. Returns the colors and the alpha channel."""
     if header.canvas_position is None:
         return image, alpha
     left, top, *size = header.canvas_position
@@ -199,7 +199,7 @@ def _paste_on_canvas(
 def _layers(
     header: Header, allow_truncated: bool, data_range: float | None
 ) -> tuple[Image.Image, Image.Image | None, Header]:
-    """Decodes the image and returns its colors, alpha, and the header with metadata from the decoder.
+    """Decodes an image. Returns the colors, the alpha channel, and the header with metadata from the decoder.
 
     The decoded PIL file goes out of scope here to free its memory.
     """
@@ -255,13 +255,13 @@ def open_image(
 def decode_layers(
     header: Header, allow_truncated: bool, data_range: float | None
 ) -> tuple[Image.Image, Image.Image | None, Header]:
-    """Decodes a probed file to its colors and alpha; the header then has all metadata. Call it within `turn`."""
+    """Decodes a probed file. Returns the colors, alpha channel and completed header. Must run within `turn`."""
     header = header if header.complete else _with_end_marker(header)
     return _fast_layers(header) or _layers(header, allow_truncated, data_range)
 
 
 def colors_to_srgb(image: Image.Image, header: Header, profile: Profile) -> Image.Image:
-    """Converts decoded colors to sRGB. Raises ImageError for an unsupported color space."""
+    """Converts the colors of a decoded file to sRGB. Raises ImageError for an unsupported color space."""
     try:
         return to_srgb(image, header.profile, profile)
     except ValueError:
@@ -269,7 +269,7 @@ def colors_to_srgb(image: Image.Image, header: Header, profile: Profile) -> Imag
 
 
 def decode_plain(header: Header) -> Image.Image:
-    """Decodes a file to the image that the decoder returns. Call it within `turn`."""
+    """Returns the image of a file as decoded by Pillow, without any conversion. Must run within `turn`."""
     image = _open(header)
     _load(image, allow_truncated=False)
     return image
@@ -286,7 +286,7 @@ class OpenOptions(TypedDict, total=False):
 
 
 def _to_array(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
-    """Copies an RGB image to a writable array in chunks of rows, which needs less memory than `np.array`."""
+    """Copies an RGB image to a writable array in chunks of rows. This needs less memory than `np.array`."""
     pixels = np.empty((image.height, image.width, 3), np.uint8)
     rows = max(1, (1 << 20) // image.width)
     for top in range(0, image.height, rows):
@@ -305,7 +305,7 @@ def open_pixels(
     data_range: float | None = None,
     min_size: Callable[[tuple[int, int]], tuple[int, int]] | None = None,
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Reads an image file as a writable array; the arguments and errors are those of `open_image`.
+    """Reads an image file as a writable RGB array. Takes the arguments and raises the errors of `open_image`.
 
     `min_size` maps the size (rows, columns) of an upright JPEG file to the minimum size of the result; the array may
     then be a half, a quarter or an eighth of the image size.

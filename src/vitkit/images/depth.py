@@ -27,7 +27,7 @@ _CHUNK: Final = 1 << 20
 
 
 def _in_chunks(convert: Callable[[np.ndarray], np.ndarray], values: np.ndarray) -> UInt8[np.ndarray, "*s"]:
-    """Converts an image in chunks of rows, to limit the memory for intermediate values."""
+    """Converts an image in chunks of rows, to limit the memory for temporary arrays."""
     done = np.empty(values.shape, np.uint8)
     rows = max(1, _CHUNK // max(1, values[:1].size))
     for start in range(0, values.shape[0], rows):
@@ -36,12 +36,12 @@ def _in_chunks(convert: Callable[[np.ndarray], np.ndarray], values: np.ndarray) 
 
 
 def integers_to_bytes(values: Integer[np.ndarray, "*s"], bits: int) -> UInt8[np.ndarray, "*s"]:
-    """Converts `bits`-bit integers to 8 bits by dropping the lower bits; negative values become 0."""
+    """Converts `bits`-bit integers to 8 bits. The lower bits are dropped, and negative values become 0."""
     return _in_chunks(lambda chunk: np.clip(chunk >> max(bits - 8, 0), 0, 255), values)
 
 
 def wide_to_bytes(values: Integer[np.ndarray, "*s"], bits: int) -> UInt8[np.ndarray, "*s"]:
-    """Converts integers with at most `bits` bits; the largest value determines the bit depth (8, 16 or all).
+    """Converts integers of up to `bits` bits. The largest value determines whether 8, 16 or all bits are used.
 
     Most files with 32 bits contain 8 or 16-bit values, because their writer had no narrower type.
     """
@@ -52,7 +52,7 @@ def wide_to_bytes(values: Integer[np.ndarray, "*s"], bits: int) -> UInt8[np.ndar
 def floats_to_bytes(
     values: Float[np.ndarray, "*s"], *, clip: bool, data_range: float | None = None
 ) -> UInt8[np.ndarray, "*s"]:
-    """Converts floats to 8 bits, rounded to nearest.
+    """Converts floating-point values to 8 bits, rounded to nearest.
 
     White is `data_range`. By default, the largest value determines it: 1 if it is at most 1, else 255 if it is at most
     255, else 65535. With `clip`, for files, other values are clipped and NaN becomes 0. Without, for arrays, other
@@ -89,7 +89,7 @@ def floats_to_bytes(
 
 
 def _finite_range(values: Float[np.ndarray, "*s"]) -> tuple[float, float, bool]:
-    """Returns the lowest and highest finite values, and whether all are finite; other values count as 0."""
+    """Returns the minimum, the maximum, and whether all values are finite. NaN and infinity count as 0."""
     low, high, is_finite = math.inf, -math.inf, True
     rows = max(1, _CHUNK // max(1, values[:1].size))
     for start in range(0, values.shape[0], rows):
@@ -103,14 +103,14 @@ def _finite_range(values: Float[np.ndarray, "*s"]) -> tuple[float, float, bool]:
 
 
 def _is_ambiguous(values: Float[np.ndarray, "*s"]) -> bool:
-    """Returns whether an array contains only zeros and ones, as a dark 8-bit image also could."""
+    """Returns whether an array contains only zeros and ones, which could also be a dark image with range 0..255."""
     ones = np.count_nonzero(values == 1)
     return bool(0 < ones < values.size and ones + np.count_nonzero(values == 0) == values.size)
 
 
 @cache
 def _warn_of_range() -> None:
-    """Warns once per process about a float image whose range of values is ambiguous."""
+    """Warns about a floating-point image whose range is 0..1 or 0..255. Warns once per process."""
     warnings.warn(
         "a float image contains only the values 0 and 1; 1 is converted to white. If its values are from 0 to 255, "
         "pass data_range=255 or an image of type uint8",
@@ -119,7 +119,7 @@ def _warn_of_range() -> None:
 
 
 def array_to_bytes(values: np.ndarray, data_range: float | None = None) -> UInt8[np.ndarray, "*s"]:
-    """Converts a numeric array to 8 bits; `data_range` is the value of white in float images.
+    """Converts a numeric array to 8 bits. `data_range` is the value of white in floating-point images.
 
     uint16 has 16 bits. Other integer types have 8 bits if all values are at most 255, else 16. Raises ValueError for
     other types and ranges.

@@ -1,4 +1,4 @@
-"""`ImageError` with its codes, and `Limits` for image files."""
+"""`ImageError` with its error codes, and `Limits` for image files."""
 
 from dataclasses import dataclass, fields
 from typing import Final, Literal
@@ -46,7 +46,7 @@ class ImageError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Limits that are checked before decoding; the defaults accept files of 100-megapixel cameras.
+    """Limits on image files, checked before decoding. The defaults accept files of 100-megapixel cameras.
 
     max_bytes   file size in bytes
     max_pixels  width x height; decoding needs at most 17 bytes per pixel

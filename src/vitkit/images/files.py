@@ -1,4 +1,4 @@
-"""Reads the bytes of an image file, up to the byte limit."""
+"""Reads the bytes of an image file, up to the limit on the file size."""
 
 import os
 import re
@@ -33,7 +33,7 @@ _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
 def kind_of(status: os.stat_result) -> str:
-    """Returns what a path that is no regular file leads to: a folder, a named pipe, ..."""
+    """Returns the kind of a path that is not a regular file, such as "a folder" or "a named pipe"."""
     return next((kind for check, kind in _KINDS if check(status.st_mode)), "not a regular file")
 
 
@@ -65,7 +65,7 @@ def _read_file(path: str | os.PathLike[str], limits: Limits, check: Callable[[by
 def _read_stream(
     file: BinaryIO | FileIO, limits: Limits, check: Callable[[bytes], object], size: int | None = None
 ) -> bytes:
-    """Reads a file from the start, and stops after one kilobyte if the file is not an image.
+    """Reads a file from the start. Stops after one kilobyte if the file is not an image.
 
     `check` raises the error for the first kilobyte, and `size` is the size of a regular file. The result is at most one
     chunk larger than the limit.
@@ -95,7 +95,7 @@ def _read_stream(
 
 
 def read_source(source: Source, limits: Limits, check: Callable[[bytes], object] = detect_format) -> bytes:
-    """Returns the bytes of an image from a path, bytes or an open binary file. Raises ImageError or TypeError.
+    """Returns the bytes of an image given as a path, bytes or an open binary file. Raises ImageError or TypeError.
 
     `check` gets the first kilobyte of a file and raises ImageError if the file should not be read.
     """

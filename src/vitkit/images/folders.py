@@ -1,4 +1,4 @@
-"""Lists the image files of folders: links are followed, and what is no readable file is reported, never dropped."""
+"""Lists the image files in folders. Links are followed; anything unreadable is reported."""
 
 import os
 import stat
@@ -14,7 +14,7 @@ _Identity = tuple[int, int]  # of a folder, whatever its path: device and inode
 
 @dataclass(frozen=True)
 class Unlisted:
-    """A name that leads to no image file, in place of an image, with the reason as an error."""
+    """A name that cannot be read as an image file, with the reason as an error. It takes the place of an image."""
 
     name: str
     error: ImageError
@@ -25,7 +25,7 @@ class Unlisted:
 
 @dataclass(frozen=True)
 class _Level:
-    """A folder that is being listed: its remaining entries, its identity, and the folders seen below a link."""
+    """A folder that is being listed: the remaining entries, its identity, and the folders already seen below a link."""
 
     entries: Iterator[str]
     identity: _Identity
@@ -33,7 +33,7 @@ class _Level:
 
 
 def walk(folder: str, suffixes: Container[str] = SUFFIXES) -> Iterator[str | Unlisted]:
-    """Yields the image files in a folder and its subfolders, sorted by name, as paths that start with `folder`.
+    """Yields the image files in a folder and its subfolders, sorted by name. The paths start with `folder`.
 
     A file is an image by its suffix. Links to files and folders are followed; a folder that contains itself through a
     link is listed once. Broken links, named pipes, sockets, devices and folders that cannot be listed are yielded as
@@ -52,19 +52,19 @@ def walk(folder: str, suffixes: Container[str] = SUFFIXES) -> Iterator[str | Unl
 
 
 def subfolders(folder: str) -> Iterator[str]:
-    """Yields a folder and the folders below it, in the order of `walk` and with its rules for links."""
+    """Yields a folder and all folders below it, in the order of `walk`. Links are followed as in `walk`."""
     for entry in _entries(folder):
         if not isinstance(entry, Unlisted) and stat.S_ISDIR(entry[1].st_mode):
             yield entry[0]
 
 
 def unlisted(name: str, reason: str) -> Unlisted:
-    """Returns a name with the reason why it leads to no image file."""
+    """Returns an `Unlisted` with the reason why the name cannot be read as an image file."""
     return Unlisted(name, ImageError("unreadable", reason))
 
 
 def _entries(folder: str) -> Iterator[tuple[str, os.stat_result] | Unlisted]:
-    """Yields the paths of the folder and of everything below it, and what cannot be listed."""
+    """Yields the path and status of a folder and of everything below it. What cannot be listed is `Unlisted`."""
     levels: list[_Level] = []
     path: str | None = folder
     while path is not None or levels:
@@ -78,7 +78,7 @@ def _entries(folder: str) -> Iterator[tuple[str, os.stat_result] | Unlisted]:
 
 
 def _look(path: str, levels: list[_Level]) -> tuple[str, os.stat_result] | Unlisted | None:
-    """Returns a path with its status, and adds a folder to the levels; returns None for a folder that was listed."""
+    """Returns a path with its status and starts to list it if it is a folder, or None if it was listed before."""
     try:
         status = os.stat(path)
     except OSError as error:

@@ -15,7 +15,7 @@ CanvasPosition = tuple[int, int, int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
-    """The header of an image file, and the cleaned file for the decoder.
+    """The header of an image file, and a cleaned copy of the file for the decoder.
 
     `clean` is a file that contains only the pixels of the first frame. Metadata, other frames and trailing bytes are
     removed, so decompression bombs in text chunks, broken EXIF data and manipulated animations never reach the decoder,
@@ -68,7 +68,7 @@ _OPERATIONS: Final = {
 
 
 def read_orientation(exif: bytes) -> int:
-    """Returns the orientation (1 to 8) in a block of EXIF data, or 1 if it is missing or invalid.
+    """Returns the EXIF orientation (1 to 8) in EXIF data, or 1 if it is missing or invalid.
 
     Only this tag of the first directory is read, so hostile EXIF data has no cost.
     """

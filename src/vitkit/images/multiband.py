@@ -1,4 +1,4 @@
-"""Reads images with any number of channels: files and images in memory to `Bands`, or RGB and grayscale as usual.
+"""Reads files and images in memory with any number of channels, as `Bands`, RGB or grayscale images.
 
 The rules, in addition to those of `open_image`:
 
@@ -56,7 +56,7 @@ def open_channels(
     profile: Profile = "convert",
     data_range: float | None = None,
 ) -> AnyImage:
-    """Reads an image file with a number of channels: mode RGB for 3, L for 1, otherwise `Bands`.
+    """Reads an image file with the given number of channels: as RGB for 3, as grayscale for 1, otherwise as `Bands`.
 
     The arguments are those of `open_image`, which reads RGB and grayscale; `.npy` arrays are read for any number.
     `data_range` also applies to integers of more than 8 bits in bands. Raises ImageError, also if the file has another
@@ -101,7 +101,7 @@ def open_rgb_pixels(
     min_size: Callable[[tuple[int, int]], tuple[int, int]] | None = None,
     **options: Unpack[OpenOptions],
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Reads an image file like `open_pixels`, and `.npy` arrays of three bands."""
+    """Reads an image file like `open_pixels`. Also reads `.npy` arrays with three bands."""
     try:
         return open_pixels(source, min_size=min_size, **options)
     except ImageError as error:
@@ -111,7 +111,7 @@ def open_rgb_pixels(
 
 
 def _detect(start: bytes) -> None:
-    """Raises ImageError for the first bytes of a file that is neither an image nor an array."""
+    """Raises ImageError if the first bytes are neither those of an image file nor of a `.npy` array."""
     if not npy.sniff(start):
         detect_format(start)
 
@@ -122,7 +122,7 @@ def _check_channels(given: int, channels: int) -> None:
 
 
 def _with_alpha(image: Image.Image, alpha: Image.Image | None, channels: int, *, opaque: bool) -> Bands:
-    """Returns the bands of colors and alpha; `opaque` allows images without alpha."""
+    """Returns colors and alpha as bands. If `opaque` is true, images without alpha become opaque."""
     gray = image.mode in ("1", "L")
     given = (1 if gray else 3) + (alpha is not None or opaque)
     mode = _WITH_ALPHA.get(channels)
@@ -140,7 +140,7 @@ def to_channels(
     profile: Profile = "convert",
     data_range: float | None = None,
 ) -> Bands:
-    """Converts an image in memory to `Bands`: PIL images with alpha, numpy arrays, torch tensors, or `Bands`.
+    """Converts an image in memory to `Bands`: a PIL image with alpha, a numpy array, a torch tensor or `Bands`.
 
     The arguments are those of `to_rgb`; `axis` is the position of the bands in an array. PIL images without alpha are
     opaque if they come from a file whose format has an optional alpha channel. Raises ValueError for another number of
@@ -166,7 +166,7 @@ def to_channels(
 
 
 def bands_to_bytes(values: np.ndarray, data_range: float | None) -> UInt8[np.ndarray, "*s"]:
-    """Converts an array of bands to 8 bits; unlike in `array_to_bytes`, `data_range` also applies to wide integers."""
+    """Converts an array of bands to 8 bits. `data_range` applies to floats and to integers of more than 8 bits."""
     if data_range is not None and values.dtype.kind in "iu" and values.dtype.itemsize > 1:
         return floats_to_bytes(values, clip=True, data_range=data_range)
     return array_to_bytes(values, data_range)
@@ -178,7 +178,7 @@ def _array_file(data: bytes, channels: int, limits: Limits, data_range: float | 
 
 
 def find_bands(shape: tuple[int, ...], channels: int, axis: Channels | None, *, is_torch: bool) -> Channels:
-    """Returns "first" or "last" for the position of the axis with a number of channels in an image shape.
+    """Returns the position, "first" or "last", of the axis of length `channels` in the shape of an image.
 
     Raises ValueError if there is no such axis.
     """
@@ -191,7 +191,7 @@ def find_bands(shape: tuple[int, ...], channels: int, axis: Channels | None, *, 
 
 
 def _bands_last(values: np.ndarray, channels: int, axis: Channels | None, *, is_torch: bool) -> np.ndarray:
-    """Returns an array with the bands last. Raises ImageError for another number of bands."""
+    """Returns an array with the bands on the last axis. Raises ImageError if the number of bands is wrong."""
     if values.ndim == 2:
         values = values[..., None]
     try:

@@ -1,4 +1,4 @@
-"""Arrays of numpy's `.npy` format as image files; the header is parsed strictly and nothing is unpickled."""
+"""Reads arrays in numpy's `.npy` format as images. The header is parsed strictly; nothing is unpickled."""
 
 import math
 import re
@@ -21,12 +21,12 @@ _SIZES: Final = {"b": (1,), "i": (1, 2, 4, 8), "u": (1, 2, 4, 8), "f": (2, 4, 8)
 
 
 def sniff(data: bytes) -> bool:
-    """Returns whether the first bytes are those of an array file."""
+    """Returns whether the first bytes are those of a `.npy` file."""
     return data.startswith(_MAGIC)
 
 
 def read(data: bytes, limits: Limits) -> np.ndarray:
-    """Returns the array of a file without a copy, after checking its header against the file and the limits.
+    """Returns the array in a file, without a copy, after checking the header against the file size and the limits.
 
     It has two axes (rows, columns) or three, one of which holds the bands. Raises ImageError.
     """
@@ -49,7 +49,7 @@ def read(data: bytes, limits: Limits) -> np.ndarray:
 
 
 def _header(data: bytes) -> tuple[np.dtype, bool, tuple[int, ...], int]:
-    """Returns the dtype, the order of the axes, the shape and the position of the values."""
+    """Returns the dtype, whether the order is Fortran, the shape, and the position of the values in the file."""
     if len(data) < 12:
         raise truncated()
     if data[6] not in (1, 2, 3):

@@ -1,4 +1,4 @@
-"""Detects the format of an image file and checks its structure before decoding."""
+"""Detects the format of an image file and checks the structure of the file before it is decoded."""
 
 from types import ModuleType
 from typing import Final
@@ -40,7 +40,7 @@ _TGA_TYPES: Final = frozenset({1, 2, 3, 9, 10, 11})
 
 
 def _is_tga(data: bytes) -> bool:
-    """Returns whether the first bytes could be a TGA header; checks every field, as TGA has no signature."""
+    """Returns whether the first bytes may be a TGA header. TGA has no signature, so every field is checked."""
     if len(data) < 18 or data[1] > 1 or data[2] not in _TGA_TYPES or data[16] not in (8, 15, 16, 24, 32):
         return False
     has_map = data[1] == 1
@@ -50,7 +50,7 @@ def _is_tga(data: bytes) -> bool:
 
 
 def _unsupported_name(data: bytes) -> str | None:
-    """Returns the name of an unsupported format from the first bytes of a file, or None."""
+    """Returns the name of the unsupported image format of these first bytes, or None if it is unknown."""
     # Before the other formats, because an uncompressed TGA file begins like a cursor.
     if _is_tga(data):
         return "TGA"
@@ -58,7 +58,7 @@ def _unsupported_name(data: bytes) -> str | None:
 
 
 def _unknown(data: bytes) -> ImageError:
-    """Returns the error for a file of an unsupported format."""
+    """Returns the error for a file whose format is not supported."""
     if not data:
         return ImageError("not_an_image", "the file is empty")
     name = _unsupported_name(data)
@@ -70,7 +70,7 @@ def _unknown(data: bytes) -> ImageError:
 
 
 def sniff(data: bytes) -> str | None:
-    """Returns the name of the image format of the first bytes (1 KB is enough), or None if it is unknown."""
+    """Returns the name of the image format of these first bytes (1 KB is enough), or None if it is unknown."""
     for module in _FORMATS:
         if module.sniff(data):
             return module.__name__.rpartition(".")[2].upper()
@@ -78,7 +78,7 @@ def sniff(data: bytes) -> str | None:
 
 
 def detect_format(data: bytes) -> ModuleType:
-    """Returns the module that parses the format of the first bytes (1 KB is enough).
+    """Returns the module that parses the image format of these first bytes (1 KB is enough).
 
     Raises ImageError with the code not_an_image or unsupported_format.
     """
@@ -89,7 +89,7 @@ def detect_format(data: bytes) -> ModuleType:
 
 
 def check_bytes(size: int, limits: Limits) -> None:
-    """Raises ImageError (too_large) for a file with too many bytes."""
+    """Raises ImageError (too_large) if a file has more bytes than the limit."""
     if size > limits.max_bytes:
         raise ImageError("too_large", f"the file is too large; the limit max_bytes is {limits.max_bytes} bytes")
 

@@ -1,4 +1,4 @@
-"""Samples of TIFF files with any number of bands: from the bytes that the decoder returns to values and to 8 bits."""
+"""Converts the decoded bytes of TIFF files with any number of bands to sample values and to 8 bits."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,7 @@ from vitkit.images.header import Header
 
 
 def values_to_bytes(values: np.ndarray, data_range: float | None) -> UInt8[np.ndarray, "h w c"]:
-    """Converts the values of a file to 8 bits; other values are clipped, and NaN becomes 0."""
+    """Converts the sample values of a file to 8 bits. Values out of range are clipped, and NaN becomes 0."""
     if values.dtype in (np.uint8, np.bool_):
         return array_to_bytes(values)
     if data_range is not None or values.dtype.kind == "f":
@@ -24,7 +24,7 @@ def values_to_bytes(values: np.ndarray, data_range: float | None) -> UInt8[np.nd
 def band_bytes(
     file: BandFile, data_range: float | None, decode: Callable[[Header], Image.Image]
 ) -> UInt8[np.ndarray, "h w c"]:
-    """Decodes the bands of a TIFF file to 8 bits; `decode` decodes one of its grayscale files."""
+    """Returns the bands of a TIFF file as 8-bit values. `decode` decodes one of the file's grayscale files."""
     width = -(-file.width // file.columns) * file.columns
     values = np.empty((file.height, file.width, file.bands), file.dtype.newbyteorder("="))
     for number, header in enumerate(file.files):
@@ -36,7 +36,7 @@ def band_bytes(
 
 
 def _samples(raw: UInt8[np.ndarray, "h w bytes"], file: BandFile) -> np.ndarray:
-    """Returns the samples (h, w, bands) in the bytes of a file, after undoing the predictor in each tile."""
+    """Returns the sample values (h, w, bands) of decoded bytes, after undoing the predictor in each tile."""
     height, width, size = raw.shape
     bands = size // file.dtype.itemsize
     if file.predictor == 1:
@@ -51,7 +51,7 @@ def _samples(raw: UInt8[np.ndarray, "h w bytes"], file: BandFile) -> np.ndarray:
 
 
 def _from_float_predictor(tiles: UInt8[np.ndarray, "h t w bytes"], dtype: np.dtype, bands: int) -> np.ndarray:
-    """Undoes the predictor of floats (Adobe's technical note 3): differences of bytes, which are sorted by place."""
+    """Undoes TIFF's floating-point predictor, which stores byte differences grouped by byte significance."""
     height, count, columns, _ = tiles.shape
     rows = tiles.reshape(height, count, -1, bands)
     planes = np.cumsum(rows, axis=2, dtype=np.uint8).reshape(height, count, dtype.itemsize, columns * bands)

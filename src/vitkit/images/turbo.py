@@ -1,4 +1,4 @@
-"""Decodes JPEG files with simplejpeg (extra `fast`) if the pixels equal those of Pillow.
+"""Decodes JPEG files with simplejpeg (the extra `fast`) if the pixels are equal to Pillow's.
 
 Pillow copies every row once more. This decoder gets the same cleaned file after the same probe. Files for which it
 raises or warns are decoded by Pillow, so that errors and pixels of damaged files are those of Pillow.
@@ -20,7 +20,7 @@ _COLORS: Final = {"YCbCr": "RGB", "RGB": "RGB", "Gray": "GRAY"}
 
 
 def decode(header: Header, min_size: tuple[int, int] | None = None) -> UInt8[np.ndarray, "h w *c"] | None:
-    """Decodes a JPEG file to (h, w, 3), or (h, w) for grayscale; returns None if only Pillow can decode it.
+    """Decodes a JPEG file to an array (h, w, 3), or (h, w) for grayscale, or returns None if only Pillow can decode it.
 
     With `min_size` (rows, columns), the image is decoded at a half, a quarter or an eighth of its size if both sides
     are at least that long: fewer coefficients of each block are used, which is faster and changes pixels.
@@ -33,7 +33,7 @@ def decode(header: Header, min_size: tuple[int, int] | None = None) -> UInt8[np.
 
 
 def _divisor(size: tuple[int, int], min_size: tuple[int, int] | None) -> int:
-    """Returns the largest divisor by which an image of `size` can shrink without falling below `min_size`."""
+    """Returns the largest factor of 8, 4, 2 or 1 by which `size` can shrink and still be at least `min_size`."""
     if min_size is None:
         return 1
     return next((by for by in (8, 4, 2) if size[0] >= by * min_size[0] and size[1] >= by * min_size[1]), 1)
@@ -55,7 +55,7 @@ def _decode(decoder: ModuleType, data: bytes, size: tuple[int, int], divisor: in
 
 @lru_cache(maxsize=1)
 def equal_decoder() -> ModuleType | None:
-    """Returns simplejpeg if it is installed and decodes exactly as Pillow does, or None."""
+    """Returns the module simplejpeg, or None if it is not installed or its pixels differ from Pillow's."""
     try:
         import simplejpeg
     except ImportError:
@@ -64,7 +64,7 @@ def equal_decoder() -> ModuleType | None:
 
 
 def _equals_pillow(decoder: ModuleType) -> bool:
-    """Returns whether simplejpeg decodes small images of every common layout exactly as Pillow does."""
+    """Returns whether simplejpeg decodes small test images to exactly the same pixels as Pillow."""
     random = np.random.default_rng(0)
     ramp = np.add.outer(np.arange(43) * 3, np.arange(67) * 2)[..., None] + np.array([0, 60, 120])
     colors = Image.fromarray(((ramp + random.integers(0, 60, ramp.shape)) % 256).astype(np.uint8))

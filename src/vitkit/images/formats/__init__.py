@@ -1,4 +1,4 @@
-"""Parsers of image file headers, one module per format. They do not trust any value in a file.
+"""Parsers of image file headers, one module per format. Every value in a file is validated before use.
 
 Functions of each file:
 
@@ -26,7 +26,7 @@ BIG: Final = 8 << 20
 
 
 def check_size(width: int, height: int, limits: Limits) -> None:
-    """Raises ImageError for an image with no pixels (corrupt) or too many pixels (too_many_pixels)."""
+    """Raises ImageError if an image has no pixels (corrupt) or too many pixels (too_many_pixels)."""
     if width < 1 or height < 1:
         raise ImageError("corrupt", f"the image has {width} x {height} pixels")
     if width * height > limits.max_pixels:
@@ -37,7 +37,7 @@ def check_size(width: int, height: int, limits: Limits) -> None:
 
 
 def check_frames(frames: int, limits: Limits) -> None:
-    """Raises ImageError (too_large) for a file with too many frames."""
+    """Raises ImageError (too_large) if a file has too many frames."""
     if frames > limits.max_frames:
         raise ImageError("too_large", f"the file has too many frames; the limit max_frames is {limits.max_frames}")
 
@@ -48,5 +48,5 @@ def truncated() -> ImageError:
 
 
 def corrupt(what: str) -> ImageError:
-    """Returns the error for a file that violates its format; `what` describes the violation."""
+    """Returns the error for a file that violates its format. `what` describes the violation."""
     return ImageError("corrupt", f"the file is damaged: {what}")

@@ -13,7 +13,7 @@ _MAX_UNITS: Final = 16_384
 
 
 class _Bits:
-    """Reads unsigned integers from bits. Raises ImageError at the end of the data."""
+    """Reads unsigned integers from a sequence of bits. Raises ImageError at the end of the data."""
 
     def __init__(self, data: bytes) -> None:
         self._value, self._left = int.from_bytes(data, "big"), 8 * len(data)
@@ -26,7 +26,7 @@ class _Bits:
         return (self._value >> self._left) & ((1 << count) - 1)
 
     def take_variable(self) -> int:
-        """Reads an integer of variable length (uvlc() in section 4.10.3)."""
+        """Returns an integer of variable length (uvlc() in section 4.10.3)."""
         zeros = 0
         while not self.take(1):
             zeros += 1
@@ -57,7 +57,7 @@ def _skip_operating_points(bits: _Bits) -> None:
 
 
 def _sequence_size(payload: bytes) -> tuple[int, int]:
-    """Returns the maximum width and height of frames in a sequence header."""
+    """Returns the maximum frame width and height in a sequence header."""
     bits = _Bits(payload)
     bits.take(3)  # profile
     bits.take(1)  # still_picture
@@ -70,7 +70,7 @@ def _sequence_size(payload: bytes) -> tuple[int, int]:
 
 
 def _length(data: bytes, at: int) -> tuple[int, int]:
-    """Reads an integer (leb128() in section 4.10.5); returns the value and the next position."""
+    """Reads an integer (leb128() in section 4.10.5). Returns the integer and the position after it."""
     value = 0
     for i in range(8):
         if at >= len(data):
@@ -84,7 +84,7 @@ def _length(data: bytes, at: int) -> tuple[int, int]:
 
 
 def frame_sizes(data: bytes, ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """Yields (width, height) from each sequence header in the given ranges (start, end) of a file.
+    """Yields (width, height) of each sequence header in the given ranges (start, end) of a file.
 
     Other data (a grid description, an alpha item of another codec) ends a range without an error; the decoder rejects
     it. Raises ImageError for more units than `_MAX_UNITS`, in all ranges together, because ranges may overlap.
@@ -100,7 +100,7 @@ def frame_sizes(data: bytes, ranges: Iterable[tuple[int, int]]) -> Iterator[tupl
 
 
 def _frame_sizes(data: bytes, at: int, end: int) -> Iterator[tuple[int, int] | None]:
-    """Yields the size for each sequence header and None for each other unit."""
+    """Yields (width, height) for each sequence header and None for each other unit of the bitstream."""
     while at < end:
         head = data[at]
         if head & 0x80:

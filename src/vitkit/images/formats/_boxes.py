@@ -12,7 +12,7 @@ _MAX_DEPTH: Final = 5
 def boxes(
     data: bytes, start: int, end: int, containers: Mapping[bytes, int], depth: int = 0
 ) -> Iterator[tuple[bytes, int, int]]:
-    """Yields (type, start of the payload, end of the payload) of each box, including those nested in `containers`.
+    """Yields (type, payload start, payload end) of each box, including the boxes nested in `containers`.
 
     `containers` maps types to the number of bytes before their first box.
     """

@@ -1,4 +1,4 @@
-"""Converts the first frame of an AVIF sequence without a primary image to a still AVIF file.
+"""Extracts the first frame of an AVIF sequence without a primary image as a still AVIF file.
 
 Only the first sample of the first AV1 track is used, so the tables of a hostile file have no cost.
 """
@@ -17,7 +17,7 @@ _TABLE, _ENTRY = 8, 78
 
 @dataclass
 class _Track:
-    """The first sample of a track: its size in pixels, decoder configuration, offset and length."""
+    """The first frame of a track: its width and height in pixels, decoder configuration, offset and length."""
 
     handler: bytes = b""
     width: int = 0
@@ -28,7 +28,7 @@ class _Track:
 
 
 def _read_entry(data: bytes, at: int, end: int, track: _Track) -> None:
-    """Reads the first sample entry (ISO/IEC 14496-12, 12.1.3) if its codec is AV1."""
+    """Reads size and decoder configuration from a track's first sample entry if the codec is AV1."""
     if end - at < 8 + _ENTRY or data[at + 4 : at + 8] != b"av01":
         return
     track.width, track.height = struct.unpack_from(">HH", data, at + 8 + 24)
@@ -39,7 +39,7 @@ def _read_entry(data: bytes, at: int, end: int, track: _Track) -> None:
 
 
 def _tracks(data: bytes, start: int, end: int) -> list[_Track]:
-    """Returns the tracks in the moov box."""
+    """Returns the tracks in a moov box."""
     tracks: list[_Track] = []
     for name, at, stop in boxes(data, start, end, _CONTAINERS):
         if name == b"trak":
@@ -67,7 +67,7 @@ def _box(name: bytes, *parts: bytes) -> bytes:
 
 
 def still_of_sequence(data: bytes, start: int, end: int) -> bytes:
-    """Returns a still AVIF file of the first frame; (start, end) is the payload of the moov box."""
+    """Returns a still AVIF file of the first frame. (start, end) is the payload of the moov box."""
     for track in _tracks(data, start, end):
         if track.configuration and track.handler != b"auxv":
             break

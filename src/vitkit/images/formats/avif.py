@@ -1,4 +1,4 @@
-"""Reads the primary image of AVIF files, and of HEIF files if a Pillow plug-in provides a decoder.
+"""Reads the primary image of AVIF files, and of HEIF files if a Pillow plug-in can decode them.
 
 Sizes are checked twice: in the item properties (ispe), and for AVIF also in the sequence header of the coded image,
 because the AV1 decoder allocates memory by that header.
@@ -25,12 +25,12 @@ _CONTAINERS: Final = {b"meta": 4, b"iprp": 0}
 
 
 def sniff(data: bytes) -> bool:
-    """Returns whether the first bytes are those of an AVIF file."""
+    """Returns whether the first bytes are those of an AVIF or HEIF file."""
     return data[4:8] == b"ftyp" and data[8:12] in _AVIF_BRANDS | _HEIF_BRANDS
 
 
 def _integer(data: bytes, at: int, size: int) -> tuple[int, int]:
-    """Reads an unsigned integer of `size` bytes (0, 4 or 8); returns the integer and the next position."""
+    """Reads an unsigned integer of `size` bytes. Returns the integer and the position after it."""
     if at + size > len(data):
         raise corrupt("an item box is too short")
     return int.from_bytes(data[at : at + size], "big"), at + size
@@ -73,7 +73,7 @@ def _extents(data: bytes, found: "_Meta") -> Iterator[tuple[int, int]]:
 
 
 def _stored_in(found: "_Meta", method: int, size: int) -> tuple[int, int]:
-    """Returns (start, end) of the data to which the offsets of an item refer: the file or the idat box."""
+    """Returns (start, end) of the data that the offsets of an item refer to: the file or the idat box."""
     if method == 0:
         return 0, size
     if method == 1 and found.data is not None:
@@ -84,7 +84,7 @@ def _stored_in(found: "_Meta", method: int, size: int) -> tuple[int, int]:
 
 
 def _check_coded_sizes(data: bytes, found: "_Meta", limits: Limits) -> None:
-    """Raises ImageError if a coded image exceeds the limit or the size in its item properties."""
+    """Raises ImageError if a coded image exceeds the pixel limit or the size in the item properties."""
     largest = max(width * height for width, height in found.sizes.values())
     ranges = dict.fromkeys(_extents(data, found))  # items may share extents
     if sum(last - first for first, last in ranges) > 2 * len(data):
@@ -97,7 +97,7 @@ def _check_coded_sizes(data: bytes, found: "_Meta", limits: Limits) -> None:
 
 @dataclass
 class _Meta:
-    """The item boxes of a file: positions (start, end) in the file, and properties by number (from 1)."""
+    """The item boxes of a file: their positions (start, end), and item properties by number, counted from 1."""
 
     locations: tuple[int, int] | None = None
     data: tuple[int, int] | None = None
@@ -121,7 +121,7 @@ def _read_properties(data: bytes, start: int, end: int, found: _Meta) -> None:
 
 
 def _properties_of_primary(data: bytes, found: _Meta) -> list[int]:
-    """Returns the numbers of the properties of the primary item (ISO/IEC 23008-12, 9.3.1)."""
+    """Returns the property numbers of the primary item (ISO/IEC 23008-12, 9.3.1)."""
     if found.primary is None or found.associations is None:
         return []
     box = data[slice(*found.associations)]
@@ -141,7 +141,7 @@ def _properties_of_primary(data: bytes, found: _Meta) -> list[int]:
 
 
 def heif_decoder() -> type[ImageFile.ImageFile] | None:
-    """Returns Pillow's HEIF decoder: a registered plug-in, or pillow-heif (the extra `heif`)."""
+    """Returns the HEIF decoder of a registered plug-in or of pillow-heif (the extra `heif`), or None."""
     if "HEIF" in Image.OPEN:
         return cast(type[ImageFile.ImageFile], Image.OPEN["HEIF"][0])
     try:
@@ -152,7 +152,7 @@ def heif_decoder() -> type[ImageFile.ImageFile] | None:
 
 
 def _check_decoder(name: Format) -> None:
-    """Raises ImageError if there is no decoder for the format."""
+    """Raises ImageError if no decoder for the format is installed."""
     if name == "AVIF" and not features.check("avif"):
         raise ImageError("unsupported_format", "no decoder for AVIF files is installed; install a newer Pillow")
     if name == "HEIF" and heif_decoder() is None:
@@ -162,7 +162,7 @@ def _check_decoder(name: Format) -> None:
 
 
 def _format(data: bytes) -> Format:
-    """Returns AVIF if it is the major brand, or if it is a compatible brand and the major brand is general."""
+    """Returns AVIF if the major brand is AVIF, or if it is generic and AVIF is a compatible brand; otherwise HEIF."""
     end = min(int.from_bytes(data[:4], "big"), 1024)
     general = data[8:12] in (b"mif1", b"msf1")
     brands = {data[8:12]} | ({data[at : at + 4] for at in range(16, end, 4)} if general else set())
@@ -170,7 +170,7 @@ def _format(data: bytes) -> Format:
 
 
 def _clean(data: bytes, limits: Limits) -> tuple[bytes, _Meta]:
-    """Returns the file without metadata and animation, and its item boxes."""
+    """Returns the file without metadata and animation, and the item boxes of the file."""
     found = _Meta()
     clean = bytearray(data)
     for name, start, end in boxes(data, 0, len(data), _CONTAINERS):
@@ -203,7 +203,7 @@ def _clean(data: bytes, limits: Limits) -> tuple[bytes, _Meta]:
 
 
 def _transformed(width: int, height: int, properties: list[int], found: _Meta) -> tuple[int, int]:
-    """Returns the size of an image after crop and rotation, which the HEIF decoder applies."""
+    """Returns the size (width, height) of an image after the crop and rotation that the HEIF decoder applies."""
     for number in properties:
         if number in found.apertures:
             columns, rows = found.apertures[number]
@@ -214,7 +214,7 @@ def _transformed(width: int, height: int, properties: list[int], found: _Meta) -
 
 
 def read(data: bytes, limits: Limits, allow_truncated: bool) -> Header:
-    """Reads the header of an AVIF or HEIF file. Rejects truncated files even with `allow_truncated`."""
+    """Reads the header of an AVIF or HEIF file. Truncated files are rejected even with `allow_truncated`."""
     kind = _format(data)
     _check_decoder(kind)
     clean, found = _clean(data, limits)

@@ -21,7 +21,7 @@ def sniff(data: bytes) -> bool:
 
 
 def read(data: bytes, limits: Limits, allow_truncated: bool) -> Header:
-    """Reads the header of a BMP file, whose rows are bottom-up (positive height) or top-down."""
+    """Reads the header of a BMP file. Rows are stored bottom-up if the height is positive, otherwise top-down."""
     (size,) = struct.unpack_from("<I", data, 14)
     if size not in _HEADER_SIZES:
         raise ImageError("unsupported_format", f"BMP files with a header of {size} bytes are not supported")

@@ -1,4 +1,4 @@
-"""GIF files (87a and 89a): the first frame on its canvas."""
+"""GIF files (87a and 89a). Only the first frame is read, placed on its canvas."""
 
 import struct
 from typing import Final
@@ -22,12 +22,12 @@ def sniff(data: bytes) -> bool:
 
 
 def _table_bytes(flags: int) -> int:
-    """Returns the size of the color table in bytes, which the flags determine."""
+    """Returns the size in bytes of the color table that the flags announce."""
     return 3 << (1 + (flags & 7)) if flags & 0x80 else 0
 
 
 class _Reader:
-    """A bounds-checked reader with a maximum number of blocks and of chains of blocks."""
+    """Bounds-checked reader that limits the number of blocks and of chains of blocks."""
 
     def __init__(self, data: bytes, at: int) -> None:
         self.data, self.at = data, at
@@ -42,7 +42,7 @@ class _Reader:
         return chunk
 
     def skip_blocks(self) -> bool:
-        """Skips a chain of sub-blocks; returns False if the file ends first."""
+        """Skips a chain of sub-blocks. Returns False if the file ends inside the chain."""
         data, size = self.data, len(self.data)
         self.chains += 1
         if self.chains > _MAX_CHAINS:
@@ -60,7 +60,9 @@ class _Reader:
 
 
 def _frame_start(reader: _Reader) -> tuple[bytes, int | None]:
-    """Skips to the first image block; returns the preceding control block and the transparent index."""
+    """Skips to the first image block.
+    Returns the graphic control block before it and the palette index of the transparent color.
+    """
     control, transparent = b"", None
     while (kind := reader.take(1)[0]) != _IMAGE:
         if kind != _EXTENSION:
@@ -76,7 +78,7 @@ def _frame_start(reader: _Reader) -> tuple[bytes, int | None]:
 
 
 def _frame(reader: _Reader, limits: Limits, allow_truncated: bool) -> tuple[bytes, int, int]:
-    """Returns the image block that begins one byte before the position, and its canvas width and height."""
+    """Returns the image block that starts one byte before the reader's position, and the canvas width and height."""
     start = reader.at - 1
     screen_width, screen_height = struct.unpack_from("<HH", reader.data, 6)
     left, top, width, height, flags = struct.unpack("<HHHHB", reader.take(9))
@@ -94,7 +96,7 @@ def _frame(reader: _Reader, limits: Limits, allow_truncated: bool) -> tuple[byte
 
 
 def _count_frames(reader: _Reader, limits: Limits) -> int:
-    """Counts the frames up to the end or to corrupt data, because only the first frame is decoded."""
+    """Counts the frames up to the end of the file or to invalid data, because only the first frame is decoded."""
     frames, data = 1, reader.data
     while reader.at < len(data) and frames <= limits.max_frames:
         kind = data[reader.at]
@@ -111,7 +113,7 @@ def _count_frames(reader: _Reader, limits: Limits) -> int:
 
 
 def read(data: bytes, limits: Limits, allow_truncated: bool) -> Header:
-    """Reads the header of a GIF file; its `transparency` is the transparent index."""
+    """Reads the header of a GIF file. `transparency` is the palette index of the transparent color."""
     if len(data) < 13:
         raise truncated()
     reader = _Reader(data, 13)

@@ -34,7 +34,7 @@ def sniff(data: bytes) -> bool:
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Yields (marker, start, end) of each segment up to the first scan; `start` is the position of 0xFF."""
+    """Yields (marker, start, end) of each segment up to the first scan. `start` is the position of the byte 0xFF."""
     at = 2
     for _ in range(MAX_PARTS):
         start = data.find(b"\xff", at)
@@ -63,7 +63,7 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def _frame(payload: bytes) -> tuple[int, int, list[tuple[int, int]]]:
-    """Returns the width, height and (horizontal, vertical) sampling factors of each component."""
+    """Returns the width and height, and the (horizontal, vertical) sampling factors of each component."""
     if len(payload) < 6:
         raise corrupt("the frame header is too short")
     bits, height, width, components = struct.unpack_from(">BHHB", payload)
@@ -83,14 +83,14 @@ def _frame(payload: bytes) -> tuple[int, int, list[tuple[int, int]]]:
 
 
 def _min_bits(width: int, height: int, factors: list[tuple[int, int]], progressive: bool) -> int:
-    """Returns a lower bound for the coded size in bits: one or two bits for each 8 x 8 block."""
+    """Returns a lower bound for the compressed size, in bits: one or two bits for each block of 8 x 8 pixels."""
     widest, tallest = max(h for h, _ in factors), max(v for _, v in factors)
     blocks = sum(-(-width * h // (8 * widest)) * -(-height * v // (8 * tallest)) for h, v in factors)
     return blocks * (1 if progressive else 2)
 
 
 def _profile(parts: dict[int, bytes], total: int) -> bytes | None:
-    """Joins the numbered segments of an ICC profile (ICC.1:2022, annex B.4)."""
+    """Joins the numbered segments that contain an ICC profile (ICC.1:2022, annex B.4)."""
     if not parts or sorted(parts) != list(range(1, total + 1)):
         return None
     profile = b"".join(parts[number] for number in sorted(parts))
@@ -98,7 +98,7 @@ def _profile(parts: dict[int, bytes], total: int) -> bytes | None:
 
 
 def _end_and_scans(data: bytes, start: int) -> tuple[int, int]:
-    """Returns the position of the first end marker after `start` (or -1), and the number of scans before it.
+    """Returns the position of the first end marker after `start`, or -1, and the number of scans before it.
 
     Vectorized, because a search for pairs of bytes in Python takes a tenth of the time of decoding; in chunks, because
     positions take eight times the memory of bytes.
@@ -125,7 +125,7 @@ def _check_scans(scans: int, pixels: int, limits: Limits) -> None:
 
 @dataclass
 class _Start:
-    """The contents of a file before its first scan; `segments` contains those that the decoder needs."""
+    """The contents of a file before its first scan. `segments` has the segments that the decoder needs."""
 
     segments: list[bytes]
     width: int = 0
@@ -171,7 +171,7 @@ def _read_start(data: bytes, limits: Limits) -> _Start:
 
 
 def read(data: bytes, limits: Limits, allow_truncated: bool) -> Header:
-    """Reads the header of a JPEG file; only the first image is read in MPO and Ultra HDR files."""
+    """Reads the header of a JPEG file. For MPO and Ultra HDR files, only the first image is read."""
     found = _read_start(data, limits)
     width, height, scan = found.width, found.height, found.scan
     end, scans = _end_and_scans(data, scan)

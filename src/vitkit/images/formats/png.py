@@ -1,4 +1,4 @@
-"""PNG and APNG files (W3C PNG third edition); every chunk is checked, and the decoder gets only pixels."""
+"""PNG and APNG files (W3C PNG third edition). Every chunk is checked; the decoder gets only the pixel data."""
 
 import re
 import struct
@@ -35,7 +35,7 @@ class _Layout(NamedTuple):
 
     @property
     def pixel_bytes(self) -> int:
-        """The size of all scan lines in bytes, including filter bytes."""
+        """The uncompressed size of all rows in bytes, including their filter bytes."""
         depth = self.bits * _LAYOUTS[self.color][0]
         total = 0
         for x, y, step_x, step_y in _PASSES if self.interlaced else ((0, 0, 1, 1),):
@@ -51,7 +51,7 @@ def sniff(data: bytes) -> bool:
 
 
 def _chunks(data: bytes, allow_truncated: bool) -> Iterator[tuple[bytes, memoryview, bool]]:
-    """Yields (name, payload, whether the checksum is valid) for each chunk."""
+    """Yields (name, payload, whether the checksum is valid) of each chunk."""
     at, view = len(_SIGNATURE), memoryview(data)
     for _ in range(MAX_PARTS):
         if at + 12 > len(data):
@@ -87,7 +87,7 @@ def _layout(payload: bytes, limits: Limits) -> _Layout:
 
 
 def _inflated_size(parts: list[memoryview], needed: int) -> int:
-    """Returns the decompressed size of the pixels, counted in small chunks up to `needed`."""
+    """Decompresses the pixel data in small chunks and returns the size in bytes. Stops at `needed` bytes."""
     inflate, total = zlib.decompressobj(), 0
     try:
         for part in parts:
@@ -103,7 +103,7 @@ def _inflated_size(parts: list[memoryview], needed: int) -> int:
 
 
 def _profile(payload: bytes) -> bytes | None:
-    """Decompresses the profile in an iCCP chunk; returns None if it is broken or too large."""
+    """Decompresses the ICC profile in an iCCP chunk. Returns None if the profile is invalid or too large."""
     name_end = payload.find(b"\0")
     if not 0 < name_end < 80 or payload[name_end + 1 : name_end + 2] != b"\0":
         return None
@@ -115,7 +115,7 @@ def _profile(payload: bytes) -> bytes | None:
 
 
 def _transparency(payload: bytes, layout: _Layout) -> tuple[int, ...] | None:
-    """Reads a tRNS chunk: a transparent color, or an alpha table for palettes; None if invalid."""
+    """Returns the transparent color or the palette's alpha table in a tRNS chunk, or None if it is invalid."""
     if layout.color == _PALETTE:
         return tuple(payload[:256])
     channels = {_GREY: 1, _COLOR: 3}.get(layout.color)
@@ -123,7 +123,7 @@ def _transparency(payload: bytes, layout: _Layout) -> tuple[int, ...] | None:
 
 
 def _chunk(name: bytes, *payload: bytes | memoryview) -> list[bytes | memoryview]:
-    """Returns the encoded parts of a chunk."""
+    """Returns an encoded chunk in parts: length, name, payload and checksum."""
     length, checksum = sum(map(len, payload)), zlib.crc32(name)
     for part in payload:
         checksum = zlib.crc32(part, checksum)
@@ -131,7 +131,7 @@ def _chunk(name: bytes, *payload: bytes | memoryview) -> list[bytes | memoryview
 
 
 def _check_pixels(layout: _Layout, pixels: list[memoryview]) -> None:
-    """Raises ImageError if the compressed data is too short for the pixels, before memory is allocated."""
+    """Raises ImageError if the compressed pixel data is too short. Called before memory is allocated."""
     if not any(pixels):
         raise corrupt("there is no pixel data")
     needed = layout.pixel_bytes
@@ -141,7 +141,7 @@ def _check_pixels(layout: _Layout, pixels: list[memoryview]) -> None:
 
 
 def _check_order(name: bytes, previous: bytes, seen_pixels: bool) -> None:
-    """Raises ImageError for misplaced chunks and unknown critical chunks."""
+    """Raises ImageError if a chunk is misplaced, or critical and unknown."""
     if name == b"IHDR":
         raise corrupt("there are two header chunks; expected one")
     if name == b"IDAT" and seen_pixels and previous != b"IDAT":
@@ -153,7 +153,7 @@ def _check_order(name: bytes, previous: bytes, seen_pixels: bool) -> None:
 
 
 def _gather(data: bytes, limits: Limits, allow_truncated: bool) -> tuple[_Layout, dict[bytes, bytes], list[memoryview]]:
-    """Returns the header, the first chunk of each other type that is needed, and the pixel chunks."""
+    """Returns the header fields, the first chunk of each other type that is needed, and the pixel chunks."""
     layout: _Layout | None = None
     found: dict[bytes, bytes] = {}
     pixels: list[memoryview] = []
@@ -178,7 +178,7 @@ def _gather(data: bytes, limits: Limits, allow_truncated: bool) -> tuple[_Layout
 
 
 def _clean(layout: _Layout, palette: bytes | None, pixels: list[memoryview]) -> bytes:
-    """Returns a PNG file that contains only these pixels."""
+    """Returns a PNG file that contains only the given pixel chunks."""
     parts = [_SIGNATURE, *_chunk(b"IHDR", struct.pack(">IIBBBBB", *layout[:4], 0, 0, layout.interlaced))]
     if layout.color == _PALETTE:
         if palette is None or len(palette) % 3 or not 0 < len(palette) <= 768:
@@ -188,7 +188,7 @@ def _clean(layout: _Layout, palette: bytes | None, pixels: list[memoryview]) -> 
 
 
 def read(data: bytes, limits: Limits, allow_truncated: bool) -> Header:
-    """Reads the header of a PNG file; for animations, reads the image that still-image viewers show."""
+    """Reads the header of a PNG file. Of an animation, the image shown by still-image viewers is read."""
     layout, found, pixels = _gather(data, limits, allow_truncated)
     animation = found.get(b"acTL", b"")
     frames = max(1, struct.unpack_from(">I", animation)[0]) if len(animation) == 8 else 1

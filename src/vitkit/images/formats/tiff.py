@@ -1,4 +1,4 @@
-"""TIFF 6.0 files, first page only; the directory is read, checked and rewritten for the decoder."""
+"""TIFF 6.0 files, first page only. The directory is checked and rewritten for the decoder."""
 
 import contextlib
 import ctypes
@@ -54,7 +54,7 @@ def sniff(data: bytes) -> bool:
 
 
 def _values(data: bytes, order: str, entry: int) -> Sequence[int] | None:
-    """Returns the values of a directory entry, or None for optional entries outside the file.
+    """Returns the values of a directory entry, or None for an optional entry whose values are outside the file.
 
     Raises ImageError for more values than the tag may have, before they are read.
     """
@@ -106,7 +106,7 @@ def _read_directory(data: bytes, order: str, at: int) -> tuple[_Tags, int]:
 
 
 def _count_pages(data: bytes, order: str, at: int, limits: Limits) -> int:
-    """Counts the pages in the chain of directories, which may be cyclic."""
+    """Counts the pages by following the chain of directories. A cyclic chain ends the count."""
     seen: set[int] = set()
     while at and at not in seen and at + 2 <= len(data) and len(seen) < limits.max_frames:
         seen.add(at)
@@ -125,7 +125,7 @@ def _one(tags: Mapping[int, Sequence[int]], tag: int, default: int | None = None
 
 
 def _tile_shape(tags: _Tags, width: int, height: int, limits: Limits) -> tuple[int, int, int, int]:
-    """Returns the tags with the offsets and sizes of strips or tiles, and their width and height.
+    """Returns the two tags with the offsets and sizes of strips or tiles, and the width and height of a tile.
 
     Old writers store the tiles under the tags of strips; they are moved to those of tiles.
     """
@@ -147,7 +147,7 @@ def _tile_shape(tags: _Tags, width: int, height: int, limits: Limits) -> tuple[i
 
 
 def _check_tiles(data: bytes, tags: _Tags, bits_per_pixel: int, limits: Limits) -> None:
-    """Checks the offsets and sizes of all strips or tiles against the file and the image size."""
+    """Raises ImageError if the offsets or sizes of strips or tiles do not fit the file or the image size."""
     width, height, compression = _one(tags, _WIDTH), _one(tags, _HEIGHT), _one(tags, _COMPRESSION, 1)
     offset_tag, size_tag, tile_width, tile_height = _tile_shape(tags, width, height, limits)
     planes = _one(tags, _SAMPLES, 1) if _one(tags, _PLANAR, 1) == 2 else 1
@@ -177,7 +177,7 @@ def _check_tiles(data: bytes, tags: _Tags, bits_per_pixel: int, limits: Limits) 
 
 
 def _rewrite(data: bytes, order: str, tags: _Tags) -> bytes:
-    """Returns the file with a new directory at the end that contains these tags and no next page."""
+    """Returns the file with a new, single directory at the end, which contains only the tags needed for the pixels."""
     body = bytearray(data)
     body += b"\0" * (len(data) & 1)
     entries = []
@@ -196,7 +196,7 @@ def _rewrite(data: bytes, order: str, tags: _Tags) -> bytes:
 
 
 def _pixel_bits(tags: _Tags, most: int = 8) -> int:
-    """Returns the number of bits per pixel. Raises ImageError for more than `most` samples per pixel."""
+    """Returns the number of bits per pixel. Raises ImageError if a pixel has more than `most` samples."""
     samples, bits = _one(tags, _SAMPLES, 1), tags.get(_BITS, (1,))
     if not 1 <= samples <= most:
         raise ImageError("unsupported_format", f"TIFF files with {samples} samples per pixel are not supported")
@@ -224,7 +224,7 @@ def _first_page(data: bytes, limits: Limits) -> tuple[_Tags, str, int]:
 
 
 def read(data: bytes, limits: Limits, allow_truncated: bool) -> Header:
-    """Reads the header of a TIFF file. Rejects truncated files, as the directory is often at the end."""
+    """Reads the header of a TIFF file. Truncated files are rejected, because the directory is often at the end."""
     tags, order, frames = _first_page(data, limits)
     _check_tiles(data, tags, _pixel_bits(tags), limits)
     depth, photometric = tags.get(_BITS, (1,))[0], _one(tags, _PHOTOMETRIC, 0)
@@ -252,7 +252,7 @@ def read(data: bytes, limits: Limits, allow_truncated: bool) -> Header:
 
 @dataclass(frozen=True, kw_only=True)
 class BandFile:
-    """The bands of the first page of a TIFF file, and their bytes as grayscale files for the decoder.
+    """The bands of the first page of a TIFF file, repacked as grayscale files that the decoder can read.
 
     A grayscale file has one pixel per byte of the samples. So the decoder only decompresses, for every type and number
     of samples and both byte orders.
@@ -281,7 +281,7 @@ class BandFile:
 
 
 def read_bands(data: bytes, limits: Limits) -> BandFile | None:
-    """Reads the header of a TIFF file with any number of bands; returns None if its samples are colors.
+    """Reads the header of a TIFF file with any number of bands. Returns None for palette, CMYK, YCbCr and Lab files.
 
     These are palettes, CMYK, YCbCr and Lab. `max_pixels` limits width x height x bands. Raises ImageError.
     """
@@ -317,7 +317,7 @@ def read_bands(data: bytes, limits: Limits) -> BandFile | None:
 
 
 def _sample_type(tags: _Tags, order: str) -> np.dtype:
-    """Returns the type of the samples. Raises ImageError unless all have one type of whole bytes."""
+    """Returns the dtype of the samples. Raises ImageError if samples differ in type or are not whole bytes."""
     bits, kinds = set(tags.get(_BITS, (1,))), set(tags.get(_SAMPLE_FORMAT, (1,)))
     depth, kind = max(bits), _SAMPLE_KINDS.get(max(kinds))
     if len(bits) > 1 or len(kinds) > 1 or kind is None or depth not in ((16, 32, 64) if kind == "f" else (8, 16, 32)):
@@ -326,7 +326,7 @@ def _sample_type(tags: _Tags, order: str) -> np.dtype:
 
 
 def _band_files(data: bytes, order: str, tags: _Tags, shape: tuple[int, int, int]) -> Iterator[Header]:
-    """Yields the grayscale files of the bands; `shape` is the width, height and number of bytes of a pixel."""
+    """Yields the grayscale files of the bands. `shape` is the width, the height and the number of bytes per pixel."""
     width, height, size = shape
     tiled = _TILE_OFFSETS in tags
     at, sizes = (_TILE_OFFSETS, _TILE_SIZES) if tiled else (_STRIP_OFFSETS, _STRIP_SIZES)
@@ -351,7 +351,7 @@ _LIBRARIES = ("../pillow.libs/libtiff-*.so*", ".dylibs/libtiff*.dylib", "../pill
 
 @cache
 def silence_libtiff() -> bool:
-    """Stops libtiff from printing to standard error; returns False if the library is not found.
+    """Stops libtiff from printing to standard error. Returns False if the library is not found.
 
     libtiff prints a line with contents of the file for every damaged file, and Pillow has no option for that. The error
     handler is disabled in the library inside the wheel of Pillow, for the process; errors are still reported to Pillow.

@@ -1,4 +1,4 @@
-"""WebP files (RFC 9649): still images, and the first frame of animations as a still image."""
+"""WebP files (RFC 9649): still images, and the first frame of animations."""
 
 import struct
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ def _three(data: bytes, at: int) -> int:
 
 
 def _bitstream_size(name: bytes, payload: bytes) -> tuple[int, int]:
-    """Returns the width and height in the bitstream, for which the decoder allocates memory."""
+    """Returns the width and height in the bitstream. The decoder allocates memory for this size."""
     if name == b"VP8L":
         if len(payload) < 5 or payload[0] != 0x2F:
             raise corrupt("the lossless image has an invalid header")
@@ -54,7 +54,7 @@ def _chunk(name: bytes, payload: bytes) -> bytes:
 
 
 def _still(parts: dict[bytes, bytes], limits: Limits) -> tuple[bytes, int, int]:
-    """Returns a still image file made from the chunks ALPH, VP8 or VP8L, with its width and height."""
+    """Returns a still WebP file made from the chunks ALPH, VP8 or VP8L, with its width and height."""
     name = b"VP8L" if b"VP8L" in parts else b"VP8 "
     if name not in parts:
         raise corrupt("the file contains no image")
@@ -82,7 +82,7 @@ def _gather(data: bytes, limits: Limits) -> tuple[dict[bytes, bytes], int]:
 
 
 def _canvas(payload: bytes, limits: Limits) -> tuple[int, int, bool]:
-    """Returns the canvas width and height, and whether the file is animated, from the VP8X chunk."""
+    """Returns the width and height of the canvas in the VP8X chunk, and whether the file is animated."""
     if len(payload) < 10:
         raise corrupt("the header chunk has the wrong length")
     width, height = _three(payload, 4) + 1, _three(payload, 7) + 1
@@ -91,7 +91,7 @@ def _canvas(payload: bytes, limits: Limits) -> tuple[int, int, bool]:
 
 
 def _first_frame(found: dict[bytes, bytes], limits: Limits) -> tuple[bytes, int, int, CanvasPosition | None]:
-    """Returns a still file of the first frame, its width and height, and its position on a larger canvas."""
+    """Returns the first frame as a still WebP file, with its width and height and its position on the canvas."""
     if b"VP8X" not in found:
         return *_still(found, limits), None
     canvas_width, canvas_height, animated = _canvas(found[b"VP8X"], limits)
@@ -111,7 +111,7 @@ def _first_frame(found: dict[bytes, bytes], limits: Limits) -> tuple[bytes, int,
 
 
 def read(data: bytes, limits: Limits, allow_truncated: bool) -> Header:
-    """Reads the header of a WebP file. Rejects truncated files, as the decoder returns no partial images."""
+    """Reads the header of a WebP file. Truncated files are rejected, because the decoder returns no partial images."""
     found, frames = _gather(data, limits)
     clean, width, height, canvas_position = _first_frame(found, limits)
     profile = found.get(b"ICCP")
