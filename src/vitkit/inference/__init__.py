@@ -1,4 +1,4 @@
-"""Inference with one outcome per image, in order, also for images that cannot be read.
+"""Runs models on streams of images. There is one result per image, in order, also for images that cannot be read.
 
 `Predictor` runs a model on a stream of images; it decodes in worker threads and chooses precision, device and batches.
 `Classifier`, which `vitkit.load` returns, is a model with its processor and labels. `expand` resolves folders and globs

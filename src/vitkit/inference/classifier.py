@@ -1,4 +1,4 @@
-"""`Classifier`, a model with its processor and labels, and `load` for any checkpoint."""
+"""`Classifier`, a model with its processor and labels, and `load`, which loads any checkpoint as a `Classifier`."""
 
 import os
 import warnings
@@ -34,11 +34,11 @@ _LAST: "WeakKeyDictionary[Classifier, tuple[Key | None, Predictor]]" = WeakKeyDi
 
 
 class UntrainedHeadWarning(UserWarning):
-    """Warns that a model with an untrained head, such as a new one, classifies images."""
+    """Warns that a model classifies images with an untrained head, such as a newly initialized one."""
 
 
 class Classifier(nn.Module):
-    """A model with its processor and labels.
+    """A model with its processor and its labels.
 
     `forward` maps normalized images (b, channels, height, width) to logits (b, classes). Raises ValueError if the
     number of labels is not the number of classes.
@@ -73,7 +73,7 @@ class Classifier(nn.Module):
     def features(
         self, images: Float[Tensor, "b c height width"], blocks: Blocks | None = None, **options: Unpack[TapOptions]
     ) -> Features:
-        """Returns the tokens of normalized images after the final norm, and the outputs of `blocks` as `taps`.
+        """Returns the tokens of normalized images after the final norm. The outputs of `blocks` are in `taps`.
 
         See `Backbone.features` for `blocks`, and `TapOptions` for `as_maps`, `norm` and `intermediates_only`.
         """
@@ -92,7 +92,7 @@ class Classifier(nn.Module):
         errors: Errors = "raise",
         **options: Unpack[Options],
     ) -> Iterator[tuple[ImageInput, list[Prediction]]]:
-        """Yields each image with its `top` classes, best first, or with the values that a regression predicts.
+        """Yields each image with its predictions: the `top` classes, best first, or the values of a regression.
 
         `images` is one image or several: paths, folders, globs, bytes, PIL, NumPy or torch images. For independent
         labels, `threshold` returns only labels with at least this score. `options` are those of `Predictor`. An
@@ -114,11 +114,11 @@ class Classifier(nn.Module):
     def embed(
         self, images: ImageInput | Iterable[ImageInput], *, errors: Errors = "raise", **options: Unpack[Options]
     ) -> Iterator[tuple[ImageInput, np.ndarray]]:
-        """Yields each image with its representation (d,) in float32; takes the arguments of `classify`."""
+        """Yields each image with its representation (d,) in float32. Takes the arguments of `classify`."""
         return _outputs(self.predictor(**options).embeddings(_images(images)), errors)
 
     def predictor(self, **options: Unpack[Options]) -> Predictor:
-        """Returns a `Predictor` with these options, cached until the options or the weights change."""
+        """Returns a `Predictor` with these options. It is cached until the options or the weights change."""
         key = _key(self, options)
         last = _LAST.get(self)
         if last is None or key is None or last[0] != key:
@@ -127,11 +127,11 @@ class Classifier(nn.Module):
         return last[1]
 
     def save(self, folder: str | os.PathLike[str], **options: Any) -> None:
-        """Writes a checkpoint folder; `options` are those of `checkpoints.save`."""
+        """Writes a checkpoint. `options` are the options of `checkpoints.save`."""
         checkpoints.save(self.checkpoint(), folder, **options)
 
     def checkpoint(self) -> checkpoints.Checkpoint:
-        """Returns model, processor, labels and origin as a `Checkpoint`."""
+        """Returns the model, processor, labels and origin as a `Checkpoint`."""
         return checkpoints.Checkpoint(
             model=self.model, processor=self.processor, labels=self.labels, origin=self.origin or checkpoints.Origin()
         )
@@ -163,7 +163,7 @@ def load(source: str | os.PathLike[str], **options: Any) -> Classifier:
 
 
 def _key(classifier: Classifier, options: Options) -> Key | None:
-    """Returns a cache key of the predictor, or None if changes of the weights cannot be detected."""
+    """Returns the cache key of a predictor, or None if changes of the weights cannot be detected."""
     tensors = [*classifier.model.parameters(), *classifier.model.buffers()]
     if any(tensor.is_inference() for tensor in tensors) or options.get("calibration"):
         return None
@@ -172,7 +172,7 @@ def _key(classifier: Classifier, options: Options) -> Key | None:
 
 
 def _images(images: ImageInput | Iterable[ImageInput]) -> Iterable[ImageInput]:
-    """Yields the images in the input (one or several); expands folders and globs."""
+    """Yields every image of an input that may be one image or several. Folders and globs are expanded."""
     many: Iterable[ImageInput] = images if isinstance(images, list | tuple | Iterator) else [images]
     for image in many:
         if isinstance(image, str | Path):

@@ -1,4 +1,4 @@
-"""Expands names of files, folders and globs to image files; what leads to none becomes an error in its place."""
+"""Expands file, folder and glob names to image files. A name without image files becomes an error in its place."""
 
 import glob
 import os
@@ -8,7 +8,7 @@ from vitkit.images import ARRAY_SUFFIXES, Unlisted, subfolders, unlisted, walk
 
 
 def expand(names: Iterable[str]) -> Iterator[str | Unlisted]:
-    """Yields the files of paths, folders (recursively, sorted by name) and globs, in order.
+    """Yields the files for the given paths, folders (recursively, sorted by name) and globs, in order.
 
     Other names are yielded unchanged, so that reading them gives the error. An empty folder, a glob without matches,
     and what is no readable file inside a folder are yielded as `Unlisted`, which a `Predictor` returns as an error.
@@ -45,7 +45,7 @@ def _glob(pattern: str) -> Iterator[str | Unlisted]:
 
 
 def _matches(pattern: str) -> Iterator[str]:
-    """Yields the matches of a pattern. `**` stands for any folders, by the rules of `walk` for links and loops."""
+    """Yields the paths that match a glob pattern. `**` matches folders at any depth; links are followed as in `walk`."""
     head, mark, tail = f"/{pattern}".partition("/**/")
     if mark:
         above = "/" if head == "/" else head[1:]

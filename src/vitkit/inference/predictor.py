@@ -1,4 +1,4 @@
-"""`Predictor`: runs a model on a stream of images, with one outcome per image."""
+"""`Predictor`: runs a model on a stream of images and yields one outcome per image."""
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
@@ -37,7 +37,7 @@ CALIBRATION = 32
 
 
 class Options(TypedDict, total=False):
-    """The options of `Predictor`."""
+    """Options of `Predictor`."""
 
     precision: str
     device: str
@@ -53,7 +53,7 @@ class Options(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Prediction:
-    """A class or label with its score, or the predicted value of a target.
+    """A predicted class or label with its score, or the predicted value of a regression target.
 
     label      name of the class, label or target
     index      its index among the outputs of the model
@@ -72,7 +72,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result for one image: a float32 row of the model's output, or the error.
+    """The result for one image: a row of the model's output in float32, or an error.
 
     `taps` are the outputs of the blocks that `Predictor.embeddings` was asked for.
     """
@@ -149,7 +149,7 @@ class Predictor:
 
     @property
     def model(self) -> Backbone:
-        """The model in use, which takes normalized images of `dtype` on `device`.
+        """The model in use. It takes normalized images of the dtype `dtype` on `device`.
 
         Prepared on first use. Raises ValueError if this model cannot run in the precision.
         """
@@ -157,22 +157,22 @@ class Predictor:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of the images that `model` accepts."""
+        """The dtype of the images that `model` takes."""
         network = self._accelerate().model
         return torch.float32 if isinstance(network, engine.FastModel) else next(network.parameters()).dtype
 
     @property
     def precision(self) -> str:
-        """The precision in use, which is one of `PRECISIONS`."""
+        """The precision in use, one of `PRECISIONS`."""
         return self._accelerate().precision
 
     @property
     def summary(self) -> str:
-        """A one-line summary of the precision in use, the reason and the difference from float32."""
+        """One line with the precision in use, why it was chosen, and the difference from float32."""
         return self._accelerate().summary
 
     def _accelerate(self, first: Tensor | None = None) -> engine.Accelerated:
-        """Prepares the model on first use; calibrates int8 layers on `first` if there is no `calibration`."""
+        """Prepares the model on first use. int8 layers are calibrated on `first` if `calibration` is empty."""
         if self._accelerated is None:
             network = to_device(self._model, self.device)
             dtype = next(network.parameters()).dtype
@@ -189,7 +189,7 @@ class Predictor:
         return self._accelerated
 
     def _calibration_images(self, first: Tensor | None) -> Tensor:
-        """Returns normalized images for calibration: `calibration`, `first` or the probe images."""
+        """Returns normalized images for calibration: from `calibration`, else `first`, else synthetic images."""
         read = (stream.attempt(self._read, image) for image in self._calibration)
         images = list(islice((each for each in read if not isinstance(each, ImageError)), CALIBRATION))
         if images:
@@ -197,13 +197,13 @@ class Predictor:
         return probe(self._model, count=8).to(self.device) if first is None else first.to(self.device)
 
     def logits(self, images: Iterable[ImageInput]) -> Iterator[Outcome]:
-        """Yields the logits of each image, of shape (classes,)."""
+        """Yields one outcome per image. Its output is the logits, of shape (classes,)."""
         return self._with_progress(images, lambda model, batch: (model(batch),))
 
     def embeddings(
         self, images: Iterable[ImageInput], *, blocks: Blocks | None = None, as_maps: bool = False
     ) -> Iterator[Outcome]:
-        """Yields the representation of each image that the head reads, of shape (d,).
+        """Yields one outcome per image. Its output is the representation that the head reads, of shape (d,).
 
         With `blocks` (see `Backbone.features`), `Outcome.taps` has one output per block from the same pass: its class
         token if the head reads the class token, else the mean of its patches, of shape (d,); or with `as_maps` the map
@@ -306,7 +306,7 @@ def _outcome(source: ImageInput, row: np.ndarray, *taps: np.ndarray) -> Outcome:
 
 
 def _pooled(model: Backbone, features: Features, tokens: Tensor) -> Tensor:
-    """Returns the class token of a block's output if the head of the model reads it, else the mean of the patches."""
+    """Returns the class token of a block's output, or the mean patch token if the head reads no class token."""
     output = features.with_tokens(tokens)
     reads_token = output.num_special > 0 and getattr(model.config, "pool", "token") in ("token", "token+gap")
     return output.class_token if reads_token else output.patches.mean(dim=1)
@@ -315,7 +315,7 @@ def _pooled(model: Backbone, features: Features, tokens: Tensor) -> Tensor:
 def top_predictions(
     logits: np.ndarray, labels: Sequence[str], top: int, *, task: Task, threshold: float | None = None
 ) -> list[Prediction]:
-    """Returns the `top` classes or labels (or all, if there are fewer) by score, best first.
+    """Returns the `top` classes or labels with the highest scores, best first.
 
     For a regression it returns the values of the first `top` targets, in their order. With `threshold`, only labels
     with at least this score are returned. Raises ValueError for a threshold unless labels are independent.
@@ -339,7 +339,7 @@ def top_predictions(
 
 
 def check_threshold(task: Task, outputs: int, threshold: float) -> None:
-    """Raises ValueError for a threshold out of range, and for a model without independent labels."""
+    """Raises ValueError if a threshold is out of range, or if the labels of the model are not independent."""
     if task.function(outputs) != "sigmoid":
         kind = "predicts numbers" if task.regression else "has classes that exclude each other"
         raise ValueError(f"threshold is {threshold}, but the model {kind}; a threshold needs independent labels")
@@ -348,7 +348,7 @@ def check_threshold(task: Task, outputs: int, threshold: float) -> None:
 
 
 def find_device(name: str) -> torch.device:
-    """Returns a torch device by name; auto prefers a GPU. Raises ValueError if there is no such device."""
+    """Returns a torch device by name. auto selects a GPU if available. Raises ValueError for a missing device."""
     available = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
     available += ["mps"] if torch.backends.mps.is_available() else []
     if name == "auto":
@@ -361,12 +361,12 @@ def find_device(name: str) -> torch.device:
 
 
 def to_device(model: Backbone, device: torch.device) -> Backbone:
-    """Returns the model if it is on the device, or a copy on the device."""
+    """Returns the model itself if it is on the device, otherwise a copy on the device."""
     return model if next(model.parameters()).device == device else copy.deepcopy(model).to(device)
 
 
 def keep_operations(model: Backbone, precision: str) -> engine.Accelerated:
-    """Returns a model that runs in the requested precision without the engine.
+    """Returns the model in the requested precision, with its original layers instead of the engine's.
 
     For models that the engine does not support: exported, or not in float32. Raises ValueError for int8, which needs
     the engine.

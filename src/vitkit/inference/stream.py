@@ -1,4 +1,4 @@
-"""Runs a function on batches of images in order, while threads read the next images."""
+"""Runs a function on batches of images in order, while threads read the images of the next batches."""
 
 import ctypes
 import os
@@ -24,7 +24,7 @@ T = TypeVar("T")
 def read_ahead(
     source: Iterable[ImageInput], read: Read, run: Callable[[Sequence[Pair]], Sequence[T]], batch: int
 ) -> Iterator[T]:
-    """Yields the results of `run` on each batch, while threads read the next batch."""
+    """Yields the results of `run` on each batch, in order. Meanwhile, threads read the images of the next batch."""
     source = iter(source)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="vitkit-decode") as pool:
         waiting: deque[tuple[ImageInput, Future[np.ndarray | ImageError]]] = deque()
@@ -44,7 +44,7 @@ def read_ahead(
 def run_in_workers(
     source: Iterable[ImageInput], read: Read, run: Callable[[Sequence[Pair]], Sequence[T]], batch: int, workers: int
 ) -> Iterator[T]:
-    """Yields the results of `run` on each batch; `run` is called in worker threads.
+    """Yields the results of `run` on each batch, in order. Worker threads call `run` on one core each.
 
     Each worker reads and runs its own batches on one core. This is faster on a CPU than one model on all threads, which
     wait in every layer for the slowest. At most two batches per worker are in progress; the last images are distributed
@@ -72,7 +72,7 @@ def run_in_workers(
 
 
 def num_workers() -> int:
-    """Returns the number of workers for `run_in_workers`, or 1 if torch's threads cannot be limited."""
+    """Returns the number of workers for `run_in_workers`. It is 1 if torch's threads cannot be limited."""
     threads = torch.get_num_threads()
     return threads if threads > 1 and _can_use_one_thread() else 1
 
@@ -84,7 +84,7 @@ def _can_use_one_thread() -> bool:
 
 
 def _use_one_thread() -> bool:
-    """Limits torch to one thread for calls from this thread; returns whether that is possible.
+    """Limits torch to one thread in the calling thread. Returns whether that is possible.
 
     Not `torch.set_num_threads`: it also changes threads that start later, and the matrix library in all threads.
     """
@@ -96,7 +96,7 @@ def _use_one_thread() -> bool:
 
 
 def attempt(read: Read, image: ImageInput) -> np.ndarray | ImageError:
-    """Returns the pixels of an image, or the error; one image of a wrong type or shape must not end a stream."""
+    """Returns the pixels of an image, or an error if the image cannot be read or has a wrong type or shape."""
     if isinstance(image, Unlisted):
         return image.error
     try:

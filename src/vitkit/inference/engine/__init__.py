@@ -1,4 +1,4 @@
-"""The inference engine: makes fast copies of models and compares them with the float32 model.
+"""The inference engine. It makes a fast copy of a model and compares the outputs with those of the float32 model.
 
 `accelerate` tries the execution paths (`path.paths`) that the device supports. For each it makes a copy of the model
 with fused layers and packed weights (`fuse.fuse`) and compares the outputs on a probe image; a path that fails or
@@ -52,7 +52,7 @@ NUM_COMPARED = 4
 
 @dataclass(frozen=True)
 class Accelerated:
-    """A fast copy of a model, its precision, and a summary of the choice and the error."""
+    """A fast copy of a model, the precision of the copy, and a summary of why the copy was chosen."""
 
     model: Backbone
     precision: str
@@ -62,7 +62,7 @@ class Accelerated:
 
 
 class FastModel(Backbone):
-    """A fast copy of a model with the same interface, which accepts images of any floating dtype.
+    """A fast copy of a model with the same interface. It accepts images of any floating-point dtype.
 
     Batches are split into chunks, so that outputs do not depend on the batch size. If the head reads special tokens
     only, `features` has no patch tokens. `original` is the model that was copied.
@@ -92,13 +92,13 @@ class FastModel(Backbone):
 
     @property
     def pool_width(self) -> int:
-        """The width of the representation."""
+        """The width of the representation, which is the input of the head."""
         return self.network.pool_width
 
     def features(
         self, images: Float[Tensor, "b c height width"], blocks: Blocks | None = None, **options: Unpack[TapOptions]
     ) -> Features:
-        """Returns the tokens of the images. Raises ValueError for `blocks`, which the fast copy does not collect."""
+        """Returns the tokens of images. Raises ValueError for `blocks`, because block outputs are not collected."""
         if blocks is not None:
             raise ValueError("a fast copy does not return the outputs of blocks; call `original.features` instead")
         images = images.to(self.dtype)
@@ -122,11 +122,11 @@ class FastModel(Backbone):
         return features.each(lambda tensor: tensor[:count].clone())
 
     def represent(self, features: Features) -> Float[Tensor, "b *n d"]:
-        """Returns the representation, which is the input of the head."""
+        """Returns the representation of each image, which is the input of the head."""
         return self.network.represent(features)
 
     def logits(self, features: Features) -> Float[Tensor, "b *n classes"]:
-        """Returns the logits of the features."""
+        """Returns the logits for features."""
         return self.network.logits(features)
 
     def init_weights(self) -> None:
@@ -145,7 +145,7 @@ def accelerate(
     calibration: Callable[[], Float[Tensor, "b c rows columns"]] | None = None,
     compiled: int = 0,
 ) -> Accelerated:
-    """Returns the fastest copy of `model` whose outputs are close to the float32 outputs.
+    """Returns the fastest copy of a model whose outputs are close to those of the model in float32.
 
     Args:
         model: A model in float32; it is not changed.
@@ -191,7 +191,7 @@ def accelerate(
 def _candidates(
     model: Backbone, precision: str, supported: Capabilities, *, merging: bool, compiled: bool
 ) -> list[ExecutionPath]:
-    """Returns the execution paths to try, fastest first. Raises ValueError for incompatible options."""
+    """Returns the execution paths to try, fastest first. Raises ValueError for options that cannot be combined."""
     if merging:
         check_mergeable(model)
     if compiled and merging:
@@ -201,7 +201,7 @@ def _candidates(
 
 
 def _fusion(model: Backbone, path: ExecutionPath, supported: Capabilities, images: Tensor) -> tuple[Backbone, Fusion]:
-    """Returns the model to copy and its fusion settings; for int8, a smoothed copy with calibrated ranges."""
+    """Returns the model to copy and the fusion settings. For int8, that model is smoothed and calibrated."""
     on_cpu = images.device.type == "cpu"
     in_bfloat16 = path.precision == "float8" or (path.precision == "int8" and supported.bfloat16)
     inner = torch.bfloat16 if in_bfloat16 else TYPES.get(path.precision, torch.float32)

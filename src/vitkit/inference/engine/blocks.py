@@ -1,4 +1,4 @@
-"""Encoder blocks for inference, with fused attention, MLP and residuals.
+"""Encoder blocks for inference, with fused attention, fused MLP and fused residual additions.
 
 The backends of attention all compute softmax(q k^T / sqrt(k) + bias) v; the fastest depends on the CPU.
 """
@@ -25,7 +25,7 @@ Make = Callable[..., nn.Module]
 
 
 def attention_backend(capabilities: Capabilities, dtype: torch.dtype) -> AttentionBackend:
-    """Returns the fastest attention backend for a device and dtype.
+    """Returns the attention backend that is fastest on a device in a dtype.
 
     PyTorch's fused kernel is the fastest in float32 and on CPUs with tiles (AMX). With AVX-512 bfloat16 only, two
     batched products and a softmax take 60 % of its time, and vitkit's own kernel, if it was compiled, half of that.
@@ -41,7 +41,7 @@ def attend(
     bias: Float[Tensor, "..."] | None,
     backend: AttentionBackend,
 ) -> Float[Tensor, "b m d"]:
-    """Returns the attention output with concatenated heads; `bias` broadcasts to (b, h, m, n)."""
+    """Returns the attention output with concatenated heads. `bias` is broadcast to (b, h, m, n)."""
     if backend == "kernel" and kernel.supports(q, k, v):
         return kernel.attention(q, k, v, bias)
     if backend != "fused":
@@ -51,7 +51,7 @@ def attend(
 
 
 def _products(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
-    """Computes attention one image at a time, so that the weights (h, m, n) stay in the CPU cache."""
+    """Computes attention for one image at a time, so that the attention weights (h, m, n) fit in the CPU cache."""
     b, h, m, width = q.shape
     out = q.new_empty(b, m, h, width)
     if bias is not None:
@@ -67,7 +67,7 @@ def _products(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def is_plain(block: nn.Module) -> bool:
-    """Returns whether a block consists only of supported layers with a supported activation."""
+    """Returns whether the engine supports every layer and the activation of a block."""
     if type(block) is not Block or type(block.attn) is not Attention:
         return False
     if type(block.mlp) is MLP:
@@ -76,7 +76,7 @@ def is_plain(block: nn.Module) -> bool:
 
 
 class FusedAttention(nn.Module):
-    """`Attention` with packed dense layers; `gamma` (LayerScale) is folded into the projection.
+    """`Attention` with packed dense layers. `gamma` (LayerScale) is folded into the output projection.
 
     With `keep` only the first `keep` tokens are queries: the last block of a classifier needs no more. The model reads
     the relative position tables from `relative_position_bias_table` and `relative_positions`.
@@ -120,7 +120,7 @@ class FusedAttention(nn.Module):
         relative: Float[Tensor, "offsets k"] | None = None,
         residual: Float[Tensor, "b m d"] | None = None,
     ) -> Float[Tensor, "b m d"]:
-        """Returns the attention output, plus the residual if given."""
+        """Returns the attention output, with the residual added if it is given."""
         if self.direct and bias is None and rotation is None and relative is None:
             return self.proj(kernel.packed(self.qkv(x), self.num_heads), residual=residual)
         q, k, v = self.heads(x, rotation)
@@ -128,13 +128,13 @@ class FusedAttention(nn.Module):
 
     @property
     def input_layers(self) -> list[nn.Module]:
-        """The layers whose input is the tokens."""
+        """The dense layers that take the tokens as input."""
         return [self.qkv] if self.keep is None else [self.query, self.key_value]
 
     def project(
         self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, residual: Tensor | None
     ) -> Float[Tensor, "b m d"]:
-        """Returns the projected attention output, plus the residual if given."""
+        """Returns the attention output after its projection, with the residual added if it is given."""
         if self.keep is not None and bias is not None and bias.shape[-2] > 1:
             bias = bias[..., : self.keep, :]
         return self.proj(attend(q, k, v, bias, self.backend), residual=residual)
@@ -157,7 +157,7 @@ class FusedAttention(nn.Module):
 
 
 class FusedMLP(nn.Module):
-    """`MLP` or `SwiGLU` with packed dense layers; `gamma` (LayerScale) is folded into the second layer.
+    """`MLP` or `SwiGLU` with packed dense layers. `gamma` (LayerScale) is folded into the last layer.
 
     Gate and value of a SwiGLU are separate products.
     """
@@ -176,17 +176,17 @@ class FusedMLP(nn.Module):
 
     @property
     def input_layers(self) -> list[nn.Module]:
-        """The layers whose input is the tokens."""
+        """The dense layers that take the tokens as input."""
         return [self.fc1, self.value] if self.gated else [self.fc1]
 
     def forward(self, x: Float[Tensor, "*b d"], residual: Float[Tensor, "*b d"] | None = None) -> Float[Tensor, "*b d"]:
-        """Returns the output per token, plus the residual if given."""
+        """Returns the output for each token, with the residual added if it is given."""
         hidden = self.fc1(x)
         return self.fc2(self.value(x, factor=hidden) if self.gated else hidden, residual=residual)
 
 
 class FusedBlock(nn.Module):
-    """`Block` with fused attention, MLP and residuals, and optional token merging.
+    """`Block` with fused attention, fused MLP, fused residual additions, and optional token merging.
 
     `merging` is shared by all blocks of a model. `index` is the index of this block; the `last` block restores merged
     tokens to their positions. With `merging`, `forward` raises ValueError for a bias, a rotation or relative positions.
@@ -216,7 +216,7 @@ class FusedBlock(nn.Module):
         rotation: Float[Tensor, "2 p k"] | None = None,
         relative: Float[Tensor, "offsets k"] | None = None,
     ) -> Float[Tensor, "b m d"]:
-        """Returns the output tokens: all tokens, those left after merging, or the first `keep` tokens."""
+        """Returns the output tokens: all of them, those left after merging, or the first `keep` tokens."""
         if self.merging is not None:
             if bias is not None or rotation is not None or relative is not None:
                 raise ValueError("tokens cannot be merged: the attention of this model depends on their positions")
@@ -240,7 +240,7 @@ class FusedBlock(nn.Module):
 
 
 def gamma_of(scale: nn.Module) -> Tensor | None:
-    """Returns the factors of a LayerScale, or None for other modules."""
+    """Returns the `gamma` of a LayerScale, or None for other modules."""
     return scale.gamma if isinstance(scale, LayerScale) else None
 
 

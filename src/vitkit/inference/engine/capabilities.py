@@ -1,4 +1,4 @@
-"""Detects the dtypes for which the CPU or GPU has dedicated hardware for matrix products."""
+"""Detects for which dtypes the CPU or GPU has dedicated hardware for matrix products."""
 
 import os
 import platform
@@ -16,7 +16,7 @@ WITHOUT_BFLOAT16 = WITHOUT_INT8 | {"AVX512_CORE_VNNI"}
 
 @dataclass(frozen=True)
 class Capabilities:
-    """The hardware features that determine how a model is run.
+    """The hardware features of a device that determine how a model is run on it.
 
     `bfloat16`, `float16`, `int8` and `float8`: matrix products of this dtype run in dedicated hardware instead of
     float32. `tiles`: the CPU has matrix tiles (Intel AMX). `packs`: oneDNN can multiply with prepacked weights, at
@@ -33,7 +33,7 @@ class Capabilities:
 
     @property
     def description(self) -> str:
-        """A short description of the device and its dtypes."""
+        """A short description of the device and of the dtypes that it accelerates."""
         dtypes = [name for name in ("bfloat16", "float16", "int8", "float8") if getattr(self, name)]
         tiles = " in tiles (AMX)" if self.tiles else ""
         return (
@@ -56,7 +56,7 @@ def capabilities(device: torch.device) -> Capabilities:
 
 @lru_cache(maxsize=1)
 def _cpu() -> Capabilities:
-    """Returns the features that both the CPU and oneDNN support.
+    """Returns the CPU features that oneDNN supports as well.
 
     A feature that this version of torch cannot query counts as missing.
     """
@@ -81,7 +81,7 @@ def _cpu() -> Capabilities:
 
 
 def can_pack(dtype: torch.dtype) -> bool:
-    """Returns whether oneDNN supports matrix products with packed weights of this dtype on this CPU.
+    """Returns whether oneDNN can multiply by packed weights of this dtype on this CPU.
 
     float32 works on every x86 CPU, bfloat16 needs AVX-512 or AVX-NE-CONVERT, float16 needs AVX-512 FP16.
     """

@@ -1,4 +1,4 @@
-"""Dense layers for inference, with packed weights, and for patch projection and float8."""
+"""Dense layers for inference: with packed weights, for patch projection, and with float8 matrix products."""
 
 from collections.abc import Callable
 
@@ -23,19 +23,19 @@ FLOAT8_MULTIPLE = 16  # float8 products need weights whose rows and columns are 
 
 
 def fused_name(module: nn.Module) -> str | None:
-    """Returns the name of an activation module in `PLAIN`, or None for an unknown module."""
+    """Returns the name of an activation module in `PLAIN`, or None if the activation is not supported."""
     return "" if isinstance(module, nn.Identity) else activation_name(module)
 
 
 def add_or_multiply(
     y: Float[Tensor, "*b o"], residual: Float[Tensor, "*b o"] | None, factor: Float[Tensor, "*b o"] | None
 ) -> Float[Tensor, "*b o"]:
-    """Adds `residual` to y or multiplies y by `factor`, with dtype promotion; one of them must be given."""
+    """Returns y + residual or y * factor, with dtype promotion. Returns y if neither is given."""
     return y + residual if residual is not None else y * factor if factor is not None else y
 
 
 class Dense(nn.Module):
-    """A dense layer with constant weights: act(x W^T + b), then + residual or * factor.
+    """A dense layer with constant weights: act(x W^T + b), then an optional residual addition or multiplication.
 
     With `packed` the weight is stored in oneDNN's blocked layout, bias and activation are fused into the product, and
     the residual or factor is applied in place. Without it the operations are PyTorch's, on any device. If oneDNN cannot
@@ -67,7 +67,7 @@ class Dense(nn.Module):
         residual: Float[Tensor, "*b o"] | None = None,
         factor: Float[Tensor, "*b o"] | None = None,
     ) -> Float[Tensor, "*b o"]:
-        """Returns the output. A layer without an activation can add a `residual` or multiply by a `factor`."""
+        """Returns the output. Without an activation, `residual` can be added or `factor` multiplied."""
         x = x.to(self.dtype)
         if self.observer is not None:
             self.observer(x)
@@ -81,7 +81,7 @@ class Dense(nn.Module):
 
 
 class PatchDense(nn.Module):
-    """Patch projection as a dense layer, for a convolution whose stride equals its kernel size.
+    """A patch projection as a dense layer. It replaces a convolution whose stride equals its kernel size.
 
     Input (b, c, height, width), output (b, d, height / patch, width / patch), as for the convolution.
     """
@@ -93,7 +93,7 @@ class PatchDense(nn.Module):
         self.dense = make("proj", convolution.weight.flatten(1), convolution.bias)
 
     def forward(self, x: Float[Tensor, "b c height width"]) -> Float[Tensor, "b d rows columns"]:
-        """Returns the map of patch embeddings; ignores incomplete patches at the right and bottom."""
+        """Returns the map of patch embeddings. Incomplete patches at the right and bottom are ignored."""
         x = x.to(self.dtype)
         height, width = self.patch
         rows, columns = x.shape[2] // height, x.shape[3] // width
@@ -104,18 +104,18 @@ class PatchDense(nn.Module):
 
 
 def has_float8_shape(weight: Float[Tensor, "o i"]) -> bool:
-    """Returns whether float8 matrix products support the shape of a weight."""
+    """Returns whether float8 matrix products support a weight of this shape."""
     return all(size % FLOAT8_MULTIPLE == 0 for size in weight.shape)
 
 
 def to_float8(x: Float[Tensor, "n k"]) -> tuple[Tensor, Float[Tensor, "n 1"]]:
-    """Returns a matrix in float8 with one scale per row."""
+    """Returns a matrix in float8 and its scales, one per row."""
     scale = x.abs().amax(dim=1, keepdim=True).float().clamp(min=1e-12) / FLOAT8_MAX
     return (x / scale).clamp(-FLOAT8_MAX, FLOAT8_MAX).to(FLOAT8), scale
 
 
 def float8_matmul(x: tuple[Tensor, Tensor], weight: tuple[Tensor, Tensor], dtype: torch.dtype) -> Float[Tensor, "n o"]:
-    """Returns x W^T in `dtype`; x and W are float8 matrices with the scales from `to_float8`."""
+    """Returns x W^T in `dtype`. x and W are float8 matrices with the scales from `to_float8`."""
     if not hasattr(F, "scaled_mm"):  # before torch 2.10
         return torch.ops.aten._scaled_mm(x[0], weight[0].t(), x[1], weight[1].t(), out_dtype=dtype)
     row = F.ScalingType.RowWise
@@ -123,7 +123,7 @@ def float8_matmul(x: tuple[Tensor, Tensor], weight: tuple[Tensor, Tensor], dtype
 
 
 class Float8Dense(nn.Module):
-    """A dense layer with float8 products and output in `dtype`: act(x W^T + b), then + residual or * factor.
+    """A dense layer with float8 matrix products: act(x W^T + b), then + residual or * factor. Outputs have `dtype`.
 
     Inputs have one scale per token, weights one per output channel. The weight must have a shape that
     `has_float8_shape` accepts.
@@ -145,7 +145,7 @@ class Float8Dense(nn.Module):
         residual: Float[Tensor, "*b o"] | None = None,
         factor: Float[Tensor, "*b o"] | None = None,
     ) -> Float[Tensor, "*b o"]:
-        """Returns the output. A layer without an activation can add a `residual` or multiply by a `factor`."""
+        """Returns the output. Without an activation, `residual` can be added or `factor` multiplied."""
         y = float8_matmul(to_float8(x.to(self.dtype).flatten(0, -2)), (self.weight, self.scale), self.dtype)
         y = PLAIN[self.act](y if self.bias is None else y + self.bias).unflatten(0, x.shape[:-1])
         return add_or_multiply(y, residual, factor)

@@ -1,4 +1,4 @@
-"""Copies a model and replaces supported layers with fused layers; does not change the original."""
+"""Copies a model and replaces supported layers by fused layers. The original model does not change."""
 
 import copy
 import math
@@ -19,7 +19,7 @@ from vitkit.models import Backbone, TokenBackbone, _pooling
 
 @dataclass(frozen=True)
 class Fusion:
-    """Settings for replacing the layers of a model with fused layers.
+    """Settings for the fused layers that replace the layers of a model.
 
     Attributes:
         dtype: Dtype of the tokens.
@@ -46,7 +46,7 @@ class Fusion:
     float8: bool = False
 
     def make(self, prefix: str, name: str, weight: Tensor, bias: Tensor | None, act: str = "") -> nn.Module:
-        """Makes the dense layer that replaces the layer `prefix.name`."""
+        """Returns the dense layer that replaces the layer named `prefix.name`."""
         path = f"{prefix}.{name}"
         if self.float8 and prefix.endswith((".attn", ".mlp")) and has_float8_shape(weight):
             return Float8Dense(weight, bias, dtype=self.inner, act=act)
@@ -59,7 +59,7 @@ class Fusion:
 
 
 class FoldedConv(nn.Module):
-    """A `StdConv` whose standardized filters are computed in advance."""
+    """A `StdConv` (weight-standardized convolution) whose weight is standardized in advance."""
 
     def __init__(self, convolution: StdConv, dtype: torch.dtype):
         super().__init__()
@@ -76,7 +76,7 @@ class FoldedConv(nn.Module):
 
 
 def fuse(model: Backbone, fusion: Fusion) -> Backbone:
-    """Returns a fast copy of a model in evaluation mode; the copy cannot be trained, saved or moved.
+    """Returns a fast copy of a model in evaluation mode. The copy cannot be trained, saved or moved to another device.
 
     Raises ValueError if tokens are to be merged and the model does not support it.
     """
@@ -93,7 +93,7 @@ def fuse(model: Backbone, fusion: Fusion) -> Backbone:
 
 
 def check_mergeable(model: nn.Module) -> None:
-    """Raises ValueError unless all blocks are plain and positions are added only before the first block."""
+    """Raises ValueError unless tokens of the model can be merged. All blocks must be plain encoder blocks."""
     supported = (
         isinstance(model, TokenBackbone)
         and getattr(model.config, "position_at", "stem") == "stem"
@@ -104,7 +104,7 @@ def check_mergeable(model: nn.Module) -> None:
 
 
 def special_tokens_read(model: Backbone, images: Tensor) -> int | None:
-    """Returns the number of special tokens if the head reads only those, or None if it reads patches.
+    """Returns the number of special tokens if the head uses no patch tokens, otherwise None.
 
     Runs the head with NaN in all patch tokens: its outputs are then finite. All blocks must be plain.
     """
@@ -134,7 +134,7 @@ def _replace(parent: nn.Module, prefix: str, fusion: Fusion) -> None:
 
 
 def _fast(module: nn.Module, parent: nn.Module, path: str, fusion: Fusion) -> nn.Module | None:
-    """Returns the fast version of a module, or None if there is none."""
+    """Returns the fused layer that replaces a module, or None if there is none."""
     make = partial(fusion.make, path)
     if type(module) is Attention:
         return FusedAttention(module, make, fusion.attention)
@@ -151,7 +151,7 @@ def _fast(module: nn.Module, parent: nn.Module, path: str, fusion: Fusion) -> nn
 
 
 def _has_disjoint_windows(convolution: nn.Conv2d) -> bool:
-    """Returns whether a convolution is equivalent to a linear layer on disjoint patches."""
+    """Returns whether a convolution is equal to a linear layer on patches that do not overlap."""
     return (
         convolution.stride == convolution.kernel_size
         and convolution.padding in (0, (0, 0))
@@ -177,7 +177,7 @@ def _block(block: Block, index: int, fusion: Fusion) -> FusedBlock:
 
 
 def _convert(network: nn.Module, fusion: Fusion) -> None:
-    """Converts the remaining parameters (special tokens, position embeddings) to the dtype of the tokens."""
+    """Converts the remaining parameters, such as position embeddings, to the dtype of the tokens."""
     for module in network.modules():
         if fusion.mixed and isinstance(module, nn.LayerNorm | nn.GroupNorm | BatchNorm):
             continue
@@ -189,5 +189,5 @@ def _convert(network: nn.Module, fusion: Fusion) -> None:
 
 
 def _as_weight(module: nn.Conv2d, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Casts the input of a convolution, such as float32 images, to the dtype of its weight."""
+    """Forward pre-hook that casts the input of a convolution to the dtype of its weight."""
     return (arguments[0].to(module.weight.dtype), *arguments[1:])

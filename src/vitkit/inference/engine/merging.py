@@ -1,4 +1,4 @@
-"""Token merging without training: each block merges its most similar tokens after attention.
+"""Token merging without training (ToMe): each block merges its most similar tokens after attention.
 
 Bolya et al. 2023, "Token Merging: Your ViT But Faster", section 3.
 """
@@ -39,25 +39,25 @@ def schedule(reduction: Reduction, depth: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Merge:
-    """Merge of n tokens into `count` tokens: token i of sample b becomes part of token `target[b, i]`."""
+    """A merge of n tokens into `count` tokens. Token i of sample b becomes part of token `target[b, i]`."""
 
     target: Int[Tensor, "b n"]
     count: int
 
     def tokens(self, x: Float[Tensor, "b n d"], size: Float[Tensor, "b n"]) -> Float[Tensor, "b m d"]:
-        """Returns the merged tokens, which are means weighted by the number of patches per token."""
+        """Returns the merged tokens: means of tokens, weighted by the number of patches that each represents."""
         total = x.new_zeros(x.shape[0], self.count, x.shape[2], dtype=torch.float32)
         index = self.target[:, :, None].expand(-1, -1, x.shape[2])
         total.scatter_add_(1, index, x.float() * size[:, :, None])
         return (total / self.sizes(size)[:, :, None]).to(x.dtype)
 
     def sizes(self, size: Float[Tensor, "b n"]) -> Float[Tensor, "b m"]:
-        """Returns the number of patches per merged token."""
+        """Returns the number of patches that each merged token represents."""
         return size.new_zeros(size.shape[0], self.count).scatter_add_(1, self.target, size)
 
 
 def match(metric: Float[Tensor, "b n k"], reduction: int, num_special: int) -> Merge | None:
-    """Matches similar tokens (bipartite soft matching); returns None if there is nothing to merge.
+    """Matches similar tokens (bipartite soft matching). Returns None if there are no tokens to merge.
 
     The similarity of tokens is the cosine of their metric (the mean of their keys over the heads). Each token at an
     even position is paired with the most similar one at an odd position, and the `reduction` most similar pairs are
@@ -97,7 +97,7 @@ def _targets(merged: Tensor, partner: Tensor, n: int, num_special: int) -> Int[T
 
 
 class Merging:
-    """Token merging in the blocks of one model; the sizes of the tokens are stored per thread.
+    """Token merging in the blocks of one model. The token sizes of the current batch are stored per thread.
 
     Every block calls `merge` between attention and MLP. `bias` is added to the next attention logits (proportional
     attention, equation 1); models pre-trained with MAE and not fine-tuned are better without it.
@@ -110,16 +110,16 @@ class Merging:
         self._state = threading.local()
 
     def begin(self) -> None:
-        """Resets the sizes for a new batch."""
+        """Resets the token sizes before a new batch."""
         self._state.size = self._state.source = None
 
     def bias(self) -> Float[Tensor, "b 1 1 n"] | None:
-        """Returns the logarithm of the size of each key, to be added to the attention logits."""
+        """Returns the logarithm of the token sizes, which is added to the attention logits, or None if not needed."""
         size = self._state.size
         return None if size is None or not self.proportional else size.log()[:, None, None]
 
     def merge(self, block: int, x: Float[Tensor, "b n d"], keys: Float[Tensor, "b h n k"]) -> Float[Tensor, "b m d"]:
-        """Returns the tokens of a block after merging."""
+        """Returns the tokens of a block after merging the most similar ones."""
         merge = match(keys.float().mean(dim=1), self.counts[block], self.num_special)
         if merge is None:
             return x
@@ -130,6 +130,6 @@ class Merging:
         return merge.tokens(x, size)
 
     def unmerge(self, x: Float[Tensor, "b m d"]) -> Float[Tensor, "b n d"]:
-        """Repeats merged tokens, so that there is one token per original position."""
+        """Repeats merged tokens so that there is one token for each original position."""
         source = self._state.source
         return x if source is None else x.gather(1, source[:, :, None].expand(-1, -1, x.shape[2]))

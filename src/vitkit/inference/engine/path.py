@@ -1,4 +1,4 @@
-"""Selects the execution paths to try for a device and precision, and compares their outputs."""
+"""Chooses the execution paths to try for a device and precision, and compares the outputs of models."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -26,7 +26,7 @@ SMALL = 1_000_000
 
 @dataclass(frozen=True)
 class ExecutionPath:
-    """How to run a model: precision, fused or eager, compiled or not, and the reason."""
+    """How to run a model: the precision, whether layers are fused, whether it is compiled, and the reason."""
 
     precision: str
     fused: bool
@@ -35,12 +35,12 @@ class ExecutionPath:
 
     @property
     def bound(self) -> float:
-        """The largest allowed difference from float32."""
+        """The largest accepted difference from the float32 outputs (see `difference`)."""
         return BOUNDS[self.precision]
 
     @property
     def description(self) -> str:
-        """A short description of the path."""
+        """A short description, such as "bfloat16, compiled"."""
         if self.compiled:
             return f"{self.precision}, compiled"
         return f"{self.precision}{', weights packed and steps fused' if self.fused else ', eager'}"
@@ -71,7 +71,7 @@ def paths(precision: str, capabilities: Capabilities, model: Backbone, *, mergin
 
 
 def compiled_paths(candidates: Iterable[ExecutionPath], capabilities: Capabilities) -> list[ExecutionPath]:
-    """Returns the same paths for torch.compile, without packed weights, which cannot be compiled.
+    """Returns the paths for torch.compile. They do not pack weights, because packed layers cannot be compiled.
 
     Raises ValueError for int8, whose layers it cannot compile either.
     """
@@ -98,7 +98,7 @@ def _automatic(capabilities: Capabilities, model: Backbone, merging: bool) -> li
 
 
 def probe(model: Backbone, count: int = 1) -> Float[Tensor, "b c rows columns"]:
-    """Returns normalized test images (smooth shapes with noise) generated with a fixed seed."""
+    """Returns normalized synthetic images (smooth shapes with noise), generated with a fixed seed."""
     config = model.config
     generator = torch.Generator().manual_seed(20)
     shapes = torch.randn(count, config.channels, 8, 8, generator=generator)
@@ -108,7 +108,7 @@ def probe(model: Backbone, count: int = 1) -> Float[Tensor, "b c rows columns"]:
 
 
 def outputs(model: Backbone, images: Tensor) -> list[Float[Tensor, "b n"]]:
-    """Returns logits and representations of normalized images, in float32."""
+    """Returns the logits and the representations of normalized images in float32."""
     training = model.training
     model.eval()
     try:
@@ -120,7 +120,7 @@ def outputs(model: Backbone, images: Tensor) -> list[Float[Tensor, "b n"]]:
 
 
 def difference(exact: list[Tensor], fast: list[Tensor]) -> float:
-    """Returns the largest relative difference of logits and representations.
+    """Returns the largest relative difference between exact and fast outputs (logits and representations).
 
     It is the root mean square difference divided by the standard deviation of the exact output, which is not divided if
     it is constant (a new head is zero). Outputs that are not finite or of another shape give infinity.

@@ -1,4 +1,4 @@
-"""int8 dense layers with weights quantized per channel and inputs quantized per tensor.
+"""int8 dense layers. Weights are quantized per output channel and inputs per tensor.
 
 Inputs are round(x / scale) + zero in 0..255, weights round(W / scale_o) in -127..127, and products are exact in int32
 (Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference").
@@ -25,13 +25,13 @@ CUTS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
 
 @dataclass(frozen=True)
 class Range:
-    """Affine quantization to 0..255: x is (quantized - zero) * scale."""
+    """Affine quantization to 0..255. The value of an integer q is (q - zero) * scale."""
 
     scale: float
     zero: int
 
     def quantize(self, x: Float[Tensor, "*n"]) -> UInt8[Tensor, "*n"]:
-        """Quantizes to the nearest value from 0 to 255."""
+        """Quantizes values to the nearest integer from 0 to 255."""
         if quantize.available() and quantize.supports(x):
             return quantize.quantize(x, self.scale, self.zero)
         # Adding 0.5 and truncating rounds nonnegative numbers.
@@ -39,7 +39,7 @@ class Range:
 
 
 class QuantizedDense(nn.Module):
-    """A dense layer with int8 products: act(x W^T + b) + residual; quantizes inputs that are not uint8.
+    """A dense layer with int8 products: act(x W^T + b) + residual. Inputs that are not uint8 are quantized first.
 
     `taken` is the range of the input. With `to`, the range of the next layer, the output is uint8, otherwise `dtype`.
     """
@@ -63,7 +63,7 @@ class QuantizedDense(nn.Module):
     def forward(
         self, x: Tensor, *, residual: Float[Tensor, "*b o"] | None = None, factor: Float[Tensor, "*b o"] | None = None
     ) -> Tensor:
-        """Returns the output of the layer, after the activation, residual or factor if there is one."""
+        """Returns the output after the activation, residual addition or multiplication by the factor."""
         quantized = (x if x.dtype == torch.uint8 else self.taken.quantize(x)).contiguous()
         operands = (quantized, self.taken.scale, self.taken.zero, self.weight, self.scales, self.zeros)
         if residual is not None:
@@ -78,7 +78,7 @@ class QuantizedDense(nn.Module):
 
 
 class QuantizingNorm(nn.Module):
-    """A LayerNorm whose output is quantized to uint8 for the int8 layer that follows."""
+    """A LayerNorm whose output is quantized to uint8 for the int8 layers that follow."""
 
     def __init__(self, norm: nn.LayerNorm, to: Range):
         super().__init__()
@@ -86,12 +86,12 @@ class QuantizingNorm(nn.Module):
         self.to_range = to
 
     def forward(self, x: Float[Tensor, "*b d"]) -> UInt8[Tensor, "*b d"]:
-        """Returns the normalized, quantized values."""
+        """Returns the normalized tokens, quantized to uint8."""
         return quantize.quantize(x, self.to_range.scale, self.to_range.zero, self.norm)
 
 
 def quantizing(norm: nn.Module, *layers: nn.Module) -> nn.Module:
-    """Returns the norm before these layers, fused with their quantization if possible."""
+    """Returns the norm before these layers, fused with the quantization of their input if possible."""
     ranges = {layer.taken if isinstance(layer, QuantizedDense) else None for layer in layers}
     (to, *others) = ranges
     if to is None or others or not isinstance(norm, nn.LayerNorm) or not quantize.available():
@@ -101,14 +101,14 @@ def quantizing(norm: nn.Module, *layers: nn.Module) -> nn.Module:
 
 @dataclass
 class InputObserver:
-    """Statistics of the inputs of a dense layer: sampled rows, and the minimum and maximum per channel."""
+    """Statistics of a dense layer's inputs: sampled rows, and the minimum and maximum per channel."""
 
     rows: list[Tensor] = field(default_factory=list)
     low: Tensor | None = None
     high: Tensor | None = None
 
     def observe(self, x: Float[Tensor, "*b i"]) -> None:
-        """Adds one input to the statistics."""
+        """Adds the input of one forward pass to the statistics."""
         flat = x.detach().float().flatten(0, -2)
         low, high = flat.amin(0), flat.amax(0)
         self.low = low if self.low is None else torch.minimum(self.low, low)
@@ -118,19 +118,19 @@ class InputObserver:
             self.rows.append(flat[::step].clone())
 
     def copy(self) -> "InputObserver":
-        """Returns a copy, whose tensors are no inference tensors if made outside of inference mode."""
+        """Returns a copy. Its tensors are not inference tensors if it is made outside of inference mode."""
         low, high = (None if end is None else end.clone() for end in (self.low, self.high))
         return InputObserver([part.clone() for part in self.rows], low, high)
 
     @property
     def largest(self) -> Float[Tensor, " i"]:
-        """The largest absolute value per channel."""
+        """The largest absolute value of each input channel."""
         if self.low is None or self.high is None:
             raise ValueError("an int8 layer has no calibration data: calibrate with at least one image")
         return torch.maximum(self.low.abs(), self.high.abs())
 
     def range(self, divisor: Float[Tensor, " i"] | None = None) -> Range:
-        """Returns the range with the lowest squared error on the sampled inputs, divided per channel."""
+        """Returns the range with the smallest squared error on the sampled inputs, after dividing by `divisor`."""
         if self.low is None or self.high is None:
             raise ValueError("an int8 layer has no calibration data: calibrate with at least one image")
         by = torch.ones_like(self.low) if divisor is None else divisor
@@ -145,7 +145,7 @@ class InputObserver:
 
 
 def observe(model: Backbone) -> dict[str, InputObserver]:
-    """Attaches observers to the dense layers of a fused model and returns them by layer name."""
+    """Adds an observer to each dense layer of a fused model. Returns the observers by layer name."""
     observers = {}
     for number, block in enumerate(model.blocks):
         for name, module in block.named_modules(prefix=f"blocks.{number}"):
@@ -158,7 +158,7 @@ def observe(model: Backbone) -> dict[str, InputObserver]:
 def smooth(
     block: Block, prefix: str, observers: Mapping[str, InputObserver], strength: float = 0.5
 ) -> dict[str, Tensor]:
-    """Divides large input channels and multiplies their weights in place; returns the divisors by layer.
+    """Moves large input channels into the weights in place (SmoothQuant). Returns the divisors by layer name.
 
     The divisor of a channel is max|x|^strength / max|w|^(1 - strength) (Xiao et al. 2023, "SmoothQuant", equation 4).
     It is folded into the LayerNorm before the layer, for the projection into the values, so that the outputs of the

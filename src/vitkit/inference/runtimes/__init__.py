@@ -1,4 +1,4 @@
-"""Runtimes: one module per runtime that exports a model and runs the export.
+"""Exports models to other runtimes. There is one module per runtime, which also runs the exported model.
 
 A module has `FILE` (the name of the model file), `TOLERANCES` (the supported precisions with the largest difference
 allowed from the original model), `write(traced, path, precision)`, and `open_file(path, outputs)`, which returns a
@@ -49,7 +49,7 @@ MAX_CALIBRATION = 512
 
 
 class ExportError(ValueError):
-    """Raised if the target does not support a model, or if the exported model has different outputs."""
+    """Raised if the runtime does not support a model, or if the outputs of the exported model differ."""
 
 
 def export(
@@ -62,7 +62,7 @@ def export(
     calibration: Iterable[ImageInput] = (),
     overwrite: bool = False,
 ) -> Export:
-    """Exports a model to the target `to` and compares its outputs with the original.
+    """Exports a model to the runtime `to` and compares the outputs with those of the original model.
 
     `precision` is the dtype of the exported weights. int8 measures the ranges of activations on the images in
     `calibration`, about a hundred like those that the model will see. The batch size is dynamic; the image size is that
@@ -105,7 +105,7 @@ def export(
 
 
 def _calibration_images(checkpoint: Checkpoint, precision: str, images: Iterable[ImageInput]) -> Tensor | None:
-    """Returns preprocessed images for int8, None for other precisions. Raises ValueError if they do not fit."""
+    """Returns the preprocessed calibration images for int8, or None for other precisions."""
     found = list(islice(images, MAX_CALIBRATION))
     if precision != "int8":
         if found:
@@ -117,7 +117,7 @@ def _calibration_images(checkpoint: Checkpoint, precision: str, images: Iterable
 
 
 def _trace_or_raise(model: models.Backbone, dynamic_size: bool, dtype: torch.dtype) -> Traced:
-    """Traces the model. Raises ExportError if it cannot have a dynamic image size."""
+    """Traces a model. Raises ExportError if a dynamic image size is requested and tracing fails."""
     try:
         return trace(model, dynamic_size=dynamic_size, dtype=dtype)
     except Exception as error:
@@ -151,7 +151,7 @@ def _write_config(checkpoint: Checkpoint, export: Export, part: Path) -> None:
 
 
 def _verify(checkpoint: Checkpoint, part: Path, exports: list[Export], tolerance: float) -> None:
-    """Loads the export as a user would. Raises ExportError if its outputs differ."""
+    """Loads the exported model as a user would. Raises ExportError if the outputs differ from the original model."""
     try:
         opened, _, _ = load_export(part)
         difference, scale = differences(checkpoint.model, opened, dynamic_size=exports[-1].dynamic_size)
@@ -170,7 +170,7 @@ def _verify(checkpoint: Checkpoint, part: Path, exports: list[Export], tolerance
 
 
 def _verify_quantized(checkpoint: Checkpoint, part: Path, exports: list[Export], images: Tensor) -> None:
-    """Runs an int8 export on the calibration images. Raises ExportError if its outputs differ too much."""
+    """Runs an int8 export on the calibration images. Raises ExportError if the outputs differ too much."""
     model = copy.deepcopy(checkpoint.model).to("cpu", torch.float32).eval()
     try:
         opened, _, _ = load_export(part)

@@ -1,4 +1,4 @@
-"""Loads exported models as backbones whose forward pass runs in the target runtime.
+"""Loads exported models as backbones whose forward pass runs in another runtime.
 
 Everything that reads logits, representations or tokens (`Predictor`, `Classifier`, evaluators) accepts such a model.
 """
@@ -31,7 +31,7 @@ _RUNTIMES = Registry("vitkit.inference.runtimes", "export target", ("FILE", "TOL
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """Settings of an export, stored under the key `export` in its config.json.
+    """Settings of an exported model, stored under the key `export` in its config.json.
 
     `outputs` are the names of the model's outputs in order: `logits` (if it has classes), `representation` (if it is
     not the tokens) and `tokens`, with the layout in `grid` and `num_special`. With `dynamic_size` the model accepts
@@ -53,14 +53,14 @@ class Export:
 
 @dataclass(frozen=True)
 class ExportedFeatures(Features):
-    """The features of an exported model, with its representation and logits."""
+    """Tokens of an exported model, with the representation and logits of the same forward pass."""
 
     representation: Tensor | None = None
     logits: Tensor | None = None
 
 
 class ExportedModel(models.Backbone):
-    """A backbone that runs an exported model on the CPU in float32, with any batch size.
+    """A backbone that runs an exported model on the CPU in float32. The batch size is dynamic.
 
     The image size is fixed unless the export has a dynamic size.
 
@@ -80,7 +80,7 @@ class ExportedModel(models.Backbone):
     def features(
         self, images: Float[Tensor, "b c height width"], blocks: Blocks | None = None, **options: Unpack[TapOptions]
     ) -> ExportedFeatures:
-        """Returns the tokens, with logits and representation. Raises ValueError for `blocks`, which it lacks."""
+        """Returns the tokens with logits and representation. Raises ValueError for `blocks`."""
         if blocks is not None:
             raise ValueError("an exported model does not contain the outputs of its blocks: load its checkpoint")
         outputs = self._run(images, self.export.outputs)
@@ -94,15 +94,15 @@ class ExportedModel(models.Backbone):
         )
 
     def represent(self, features: Features) -> Float[Tensor, "b *n d"]:
-        """Returns the representation stored in the features. Raises ValueError for features of another model."""
+        """Returns the representation stored in the features. Raises ValueError for another model's features."""
         return _stored(features, "representation")
 
     def logits(self, features: Features) -> Float[Tensor, "b *n classes"]:
-        """Returns the logits stored in the features. Raises ValueError for features of another model."""
+        """Returns the logits stored in the features. Raises ValueError for another model's features."""
         return _stored(features, "logits")
 
     def forward(self, images: Float[Tensor, "b c height width"]) -> Float[Tensor, "b *n classes"]:
-        """Returns the logits."""
+        """Returns the logits of normalized images, or the representation if the model has no classes."""
         first = self.export.outputs[0]
         return self._run(images, (first,))[first]
 
@@ -119,7 +119,7 @@ class ExportedModel(models.Backbone):
         raise ValueError("an exported model has no state dict: load its checkpoint instead")
 
     def resize(self, image_size: tuple[int, int] | None = None, patch_size: tuple[int, int] | None = None) -> None:
-        """Changes the native image size of a model with a dynamic size. Raises ValueError for other models."""
+        """Changes the native image size. Raises ValueError if the model was exported with a fixed size."""
         if patch_size is not None or not self.export.dynamic_size:
             raise ValueError(
                 "the sizes of an exported model are fixed: export it again, for example with a dynamic size"
@@ -169,12 +169,12 @@ def _stored(features: Features, name: str) -> Tensor:
 
 
 def targets() -> list[str]:
-    """Returns the names of the runtimes."""
+    """Returns the names of the runtimes to which models can be exported."""
     return _RUNTIMES.names()
 
 
 def runtime(target: str) -> ModuleType:
-    """Returns the module of one runtime. Raises ValueError for an unknown name."""
+    """Returns the module of a runtime by name. Raises ValueError if the name is unknown."""
     return _RUNTIMES.get(target)
 
 
@@ -185,7 +185,7 @@ def is_export(folder: Path) -> bool:
 
 
 def load_export(folder: Path) -> tuple[ExportedModel, Processor, tuple[str, ...]]:
-    """Loads model, processor and labels of an export. Raises CheckpointError if the export is invalid."""
+    """Loads the model, processor and labels of an exported model. Raises CheckpointError if a file is invalid."""
     try:
         return _load_export(folder)
     except CheckpointError as error:

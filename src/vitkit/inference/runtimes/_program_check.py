@@ -1,4 +1,4 @@
-"""Checks a .pt2 archive before `torch.export.load` reads it.
+"""Checks that a .pt2 archive is safe before `torch.export.load` reads it.
 
 `torch.export.load` unpickles: weights and constants marked `use_pickle`, custom objects, and the sample inputs (with a
 fallback from `weights_only=True` to full pickle). It also parses symbolic sizes with a parser that evaluates Python,
@@ -55,7 +55,7 @@ _SIZE: Final = re.compile(
 
 
 def check(file: BinaryIO, name: str) -> None:
-    """Raises CheckpointError unless `torch.export.load` can safely read the archive."""
+    """Raises CheckpointError unless it is safe to read the archive with `torch.export.load`."""
     try:
         # PyTorch's own archive reader: another reader could see other members in the same bytes.
         reader = torch._C.PyTorchFileReader(file)  # type: ignore[attr-defined]
@@ -75,7 +75,7 @@ def check(file: BinaryIO, name: str) -> None:
 
 
 def _sizes(reader: torch._C.PyTorchFileReader, records: list[str], file: BinaryIO) -> dict[str, int]:
-    """Returns the size of each record in bytes."""
+    """Returns the size in bytes of each record in the archive."""
     try:
         return {record: reader.get_record_size(record) for record in records}
     except AttributeError:  # torch 2.9
@@ -85,7 +85,7 @@ def _sizes(reader: torch._C.PyTorchFileReader, records: list[str], file: BinaryI
 
 
 def _sizes_by_directory(reader: Any, records: list[str], file: BinaryIO) -> dict[str, int]:
-    """Returns the record sizes from zipfile, after checking that PyTorch would see the same records.
+    """Returns the record sizes from zipfile, after checking that PyTorch would read the same records.
 
     The directory must be the end of the file, and its entries must have the names, order and offsets that PyTorch
     reads, uncompressed.
@@ -166,7 +166,7 @@ def _check_model(model: Json) -> None:
 
 
 def _strings(value: object, key: str) -> Iterator[tuple[str, str]]:
-    """Yields every string in JSON data with its key, including the keys themselves."""
+    """Yields every string in JSON data with its key. Keys are yielded as well."""
     if isinstance(value, str):
         yield key, value
     elif isinstance(value, dict):
@@ -179,7 +179,7 @@ def _strings(value: object, key: str) -> Iterator[tuple[str, str]]:
 
 
 def _check_tree(text: str) -> None:
-    """Checks that a tree of arguments has only built-in containers and no types that are resolved by name."""
+    """Raises CheckpointError unless a tree of arguments consists of built-in containers and plain names."""
     try:
         tree = json.loads(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Static 8-bit quantization of ONNX models with calibration images, and the comparison with the original model."""
+"""Quantizes ONNX models to 8 bits with calibration images, and compares them with the original model."""
 
 import contextlib
 import io
@@ -28,7 +28,7 @@ OPERATORS = ("MatMul", "Gemm", "Conv")
 
 
 def quantize(source: Path, target: Path, images: Float[Tensor, "b c height width"]) -> None:
-    """Quantizes the weights of an ONNX model per channel, and its activations to ranges measured on `images`.
+    """Quantizes an ONNX model: weights per channel, and activations with ranges measured on `images`.
 
     The weights have 7 bits, because the 8-bit products of older CPUs saturate at 16 bits.
     """
@@ -72,7 +72,7 @@ def _reader(images: Tensor) -> Any:
         """Yields the calibration images in batches."""
 
         def get_next(self) -> dict[str, np.ndarray] | None:  # type: ignore[override]
-            """Returns the next batch, None at the end."""
+            """Returns the next batch, or None at the end."""
             batch = next(batches, None)
             return None if batch is None else {"images": batch.numpy()}
 
@@ -80,7 +80,7 @@ def _reader(images: Tensor) -> Any:
 
 
 def compare(model: Backbone, exported: Backbone, images: Float[Tensor, "b c height width"]) -> tuple[float, float]:
-    """Returns the largest relative difference of the outputs, and the fraction of equal predicted classes.
+    """Returns the largest relative difference of the outputs, and the fraction of images with equal predicted classes.
 
     The difference is that of the inference engine (`engine.path.difference`); the fraction is 1 for a model without
     classes.
@@ -94,7 +94,7 @@ def compare(model: Backbone, exported: Backbone, images: Float[Tensor, "b c heig
 
 
 def differs(off: float, agreement: float, number: int) -> str:
-    """Returns why the outputs of a quantized model differ too much on `number` images, empty if they do not."""
+    """Returns why the outputs of a quantized model differ too much on `number` images, or "" if they do not."""
     if not off <= DIFFERENCE:
         return f"its outputs differ by {off:.1%} of their standard deviation, the limit is {DIFFERENCE:.0%}"
     if round((1 - agreement) * number) > max(1, (1 - AGREEMENT) * number):
@@ -104,7 +104,7 @@ def differs(off: float, agreement: float, number: int) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Suppresses printed output, logs and warnings of the quantizer."""
+    """Context manager that suppresses printed output, logs and warnings of the quantizer."""
     level = logging.root.level
     logging.root.setLevel(logging.ERROR)
     try:

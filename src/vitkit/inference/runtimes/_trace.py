@@ -1,4 +1,4 @@
-"""Traces a model with torch.export; the batch size is dynamic, and the image size if it is asked for."""
+"""Traces a model with torch.export. The batch size is dynamic; the image size is dynamic on request."""
 
 import copy
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Traced:
-    """A traced program from `images` to `outputs`, with the layout of its tokens."""
+    """A traced program that maps `images` to `outputs`, with the patch grid and number of special tokens."""
 
     program: torch.export.ExportedProgram
     outputs: tuple[str, ...]
@@ -33,7 +33,7 @@ class Traced:
 
 
 class _SelectedOutputs(nn.Module):
-    """A module that returns the outputs in `names` from one forward pass."""
+    """A module that computes the outputs listed in `names` in one forward pass."""
 
     def __init__(self, model: Backbone, names: tuple[str, ...], dtype: torch.dtype = torch.float32):
         super().__init__()
@@ -42,7 +42,7 @@ class _SelectedOutputs(nn.Module):
         self.dtype = dtype
 
     def forward(self, images: Float[Tensor, "b c height width"]) -> tuple[Tensor, ...]:
-        """Returns the outputs of normalized images in float32, in order."""
+        """Returns the selected outputs for normalized images, in float32 and in the order of `names`."""
         features = self.model.features(images.to(self.dtype))
         outputs = {"representation": self.model.represent(features), "tokens": features.tokens}
         if "logits" in self.names:
@@ -51,7 +51,7 @@ class _SelectedOutputs(nn.Module):
 
 
 def trace(model: Backbone, *, dynamic_size: bool = False, dtype: torch.dtype = torch.float32) -> Traced:
-    """Traces a model for images of the size in its config, or of any size with `dynamic_size`.
+    """Traces a model for the image size in its config, or for any image size with `dynamic_size`.
 
     Traces a copy on the CPU in evaluation mode, which computes in `dtype` and has inputs and outputs in float32. Raises
     ValueError for a model on the meta device, which has no weights, and for one without a dynamic image size.
@@ -97,7 +97,7 @@ def without_shape_checks() -> Iterator[None]:
 
 
 def fixed_size_reason(config: AnyConfig) -> str:
-    """Returns why the image size of a model must be fixed in an export, empty if it can be dynamic."""
+    """Returns why a model must be exported with a fixed image size, or "" if the size can be dynamic."""
     if getattr(config, "relative", "none") != "none" and config.relative_resize != "bilinear":
         return "its tables of relative positions are resized by a search for geometric steps"
     if getattr(config, "position", "") == "relative":
@@ -110,7 +110,7 @@ def fixed_size_reason(config: AnyConfig) -> str:
 
 
 def _other_size(model: Backbone, images: Tensor) -> tuple[Tensor, dict[int, Any]]:
-    """Returns images of another size than the native one, which no check of sizes can mistake, and dynamic sides."""
+    """Returns example images of a non-native size for tracing, and the dynamic dimensions of their sides."""
     patch = getattr(model.config, "patch_size", None)
     if patch is None:
         size = [side + step for side, step in zip(images.shape[2:], (32, 64), strict=True)]
@@ -123,7 +123,7 @@ def _other_size(model: Backbone, images: Tensor) -> tuple[Tensor, dict[int, Any]
 
 
 def sizes_to_test(model: Backbone, *, dynamic_size: bool) -> list[tuple[int, int]]:
-    """Returns the image sizes to test an export with: the native one, and a larger, a smaller and an odd one."""
+    """Returns the image sizes to test: the native one and, if dynamic, a larger, a smaller and an odd one."""
     rows, columns = model.config.image_size
     if not dynamic_size:
         return [(rows, columns)]
@@ -134,7 +134,7 @@ def sizes_to_test(model: Backbone, *, dynamic_size: bool) -> list[tuple[int, int
 
 
 def _remove_metadata(program: torch.export.ExportedProgram) -> None:
-    """Removes sample inputs, which would be pickled, and metadata with local file paths."""
+    """Removes the sample inputs, which would be pickled, and metadata that contains local file paths."""
     program._example_inputs = None
     for module in program.graph_module.modules():
         if isinstance(module, torch.fx.GraphModule):
@@ -147,7 +147,7 @@ def _remove_metadata(program: torch.export.ExportedProgram) -> None:
 def differences(
     model: Backbone, exported: Backbone, *, dynamic_size: bool = False
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Returns the largest difference and the scale of each output on seeded random images, of several sizes if dynamic.
+    """Returns the largest difference and the scale of each output, measured on random images with a fixed seed.
 
     The scale is the largest absolute value of the original output, at least 1; tolerances are multiples of it. NaN
     gives an infinite difference.

@@ -1,4 +1,4 @@
-"""ONNX models (opset 20), exported by torch.onnx.export and run by ONNX Runtime on the CPU."""
+"""Exports models to ONNX (opset 20) with torch.onnx.export, and runs them with ONNX Runtime on the CPU."""
 
 import contextlib
 import io
@@ -29,7 +29,7 @@ _LARGEST = 1_800_000_000
 
 
 def write(traced: Traced, path: Path, precision: str) -> None:
-    """Writes the graph and validates it; the largest models get a separate file for weights."""
+    """Writes and validates the ONNX graph. The weights of very large models are written to a separate file."""
     try:
         import onnx
         import onnxscript  # noqa: F401 - used by torch's exporter
@@ -52,7 +52,7 @@ def write(traced: Traced, path: Path, precision: str) -> None:
 
 
 def quantize(source: Path, target: Path, images: Float[Tensor, "b c height width"]) -> None:
-    """Quantizes a model to 8 bits with calibration images."""
+    """Quantizes an ONNX model to 8 bits with calibration images."""
     import onnx
 
     _quantized.quantize(source, target, images)
@@ -60,7 +60,7 @@ def quantize(source: Path, target: Path, images: Float[Tensor, "b c height width
 
 
 def open_file(path: Path, outputs: Sequence[str]) -> Runner:
-    """Loads a model with torch's number of threads. Raises CheckpointError if ONNX Runtime rejects it."""
+    """Loads a model with torch's number of threads. Raises CheckpointError if ONNX Runtime cannot load it."""
     try:
         import onnxruntime
     except ImportError:
@@ -88,7 +88,7 @@ def open_file(path: Path, outputs: Sequence[str]) -> Runner:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Suppresses printed output, logs and warnings of the exporter."""
+    """Context manager that suppresses printed output, logs and warnings of the exporter."""
     logger = logging.getLogger("onnxscript")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -101,7 +101,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _remove_metadata(model: Any) -> None:
-    """Removes metadata of Python frames, which contains local file paths."""
+    """Removes metadata of Python stack frames, which contains local file paths."""
     graph = model.graph
     for item in [model, graph, *graph.all_nodes(), *graph.inputs, *graph.outputs, *graph.initializers.values()]:
         item.metadata_props.clear()
@@ -112,7 +112,7 @@ def _remove_metadata(model: Any) -> None:
 
 
 def _fix_zero_padding(graph: Any) -> None:
-    """Replaces zero padding before a max-pool with padding of 1e-30.
+    """Changes the value of zero padding before a max-pool to 1e-30.
 
     ONNX Runtime (1.31) folds zero padding into the pool, which then pads with minus infinity and changes BiT's outputs
     by 2.5e-3. The difference between 1e-30 and 0 is negligible.

@@ -1,4 +1,4 @@
-"""OpenVINO models (an .xml file with weights in a .bin file), run on the CPU."""
+"""Exports models to OpenVINO (an .xml file with weights in a .bin file), and runs them on the CPU."""
 
 import warnings
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ TOLERANCES = {"float32": 1e-4, "float16": 2e-2}
 
 
 def write(traced: Traced, path: Path, precision: str) -> None:
-    """Converts the torch.export program directly (not through ONNX) and writes both files."""
+    """Converts the torch.export program, without ONNX as an intermediate format, and writes both files."""
     try:
         import openvino
     except ImportError:
@@ -32,7 +32,7 @@ def write(traced: Traced, path: Path, precision: str) -> None:
 
 
 def open_file(path: Path, outputs: Sequence[str]) -> Runner:
-    """Loads a model in float32 with torch's number of threads. Raises CheckpointError if it is rejected."""
+    """Loads a model in float32 with torch's number of threads. Raises CheckpointError if OpenVINO rejects it."""
     try:
         import openvino
     except ImportError:
@@ -56,6 +56,6 @@ def open_file(path: Path, outputs: Sequence[str]) -> Runner:
 
 
 def _reason(error: RuntimeError) -> str:
-    """Returns the last line of an error message without source positions."""
+    """Returns the last line of an OpenVINO error message that is not a source position."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip() and "Exception from" not in line]
     return lines[-1][:200] if lines else "no reason given"

@@ -1,4 +1,4 @@
-"""torch.export programs (.pt2), which PyTorch runs after a check of the complete file."""
+"""Exports models as torch.export programs (.pt2). PyTorch runs them after the complete file is checked."""
 
 import warnings
 from collections.abc import Sequence
@@ -18,13 +18,13 @@ TOLERANCES = {"float32": 1e-4}
 
 
 def write(traced: Traced, path: Path, precision: str) -> None:
-    """Writes the archive for `torch.export.load`."""
+    """Writes the archive that `torch.export.load` reads."""
     with atomic.open_deferred(path) as file:
         torch.export.save(traced.program, file)
 
 
 def open_file(path: Path, outputs: Sequence[str]) -> Runner:
-    """Loads a program. Raises CheckpointError if the archive could run code or PyTorch rejects it."""
+    """Loads a program. Raises CheckpointError if the archive could execute code or PyTorch rejects it."""
     with path.open("rb") as file:
         check(file, path.name)
         file.seek(0)
