@@ -1,4 +1,4 @@
-"""Training: `train(run, folder)` starts the training run of a config (`Run`), or resumes it.
+"""Training of models: `train(run, folder)` starts or resumes the training run that the config `Run` describes.
 
 run.py           config of a run (`Run`) and the files of a run folder
 finetune.py      the `Run` that fine-tunes a checkpoint on a data source

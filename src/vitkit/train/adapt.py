@@ -1,4 +1,4 @@
-"""Opens the data of a run, and adapts a recipe to data with other classes or without labels."""
+"""Opens the data of a run, and changes the settings of a recipe to fit other classes or unlabeled images."""
 
 from collections.abc import Collection
 from dataclasses import replace
@@ -24,7 +24,7 @@ def open_data(run: Run) -> tuple[Source, Source]:
 
 
 def adapt(run: Run, chosen: Collection[str] = ()) -> tuple[Run, list[str]]:
-    """Adapts a recipe to its data, except the fields in `chosen`, and returns notes about what changed.
+    """Changes the settings of a recipe to fit its data, except those in `chosen`. Also returns notes on the changes.
 
     The model gets as many classes as the data. If the data have no labels, evaluators that need labels are left out;
     if the metric is one of theirs, the run is evaluated by the effective rank and saves the last model.

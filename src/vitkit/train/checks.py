@@ -53,14 +53,14 @@ def check(run: Run, source: Source, validation: Source | None = None) -> None:
 
 
 def check_evaluators(run: Run, source: Source, validation: Source) -> None:
-    """Raises ValueError if a metric cannot exist for the data, or if no evaluator computes the metric of the run."""
+    """Raises ValueError if an evaluator does not fit the data, or if no evaluator computes the metric of the run."""
     model = models.build(run.model, device="meta")
     data = requirements.EvaluationData(model, validation, source, run.processor)
     requirements.check_metric(run.metric, requirements.check(data, run.evaluators), data)
 
 
 def check_patch_size(model: AnyConfig) -> None:
-    """Raises ValueError if the image size is too large, or not a multiple of the patch size."""
+    """Raises ValueError if the image size of the model is too large or not a multiple of the patch size."""
     check_requested(tuple(model.image_size))
     for side, patch in zip(model.image_size, getattr(model, "patch_size", model.image_size), strict=True):
         if side % patch:
@@ -69,7 +69,7 @@ def check_patch_size(model: AnyConfig) -> None:
 
 
 def check_objective(run: Run) -> None:
-    """Raises ValueError if the objective's mean, std or number of epochs differs from the run's."""
+    """Raises ValueError if mean, std or number of epochs of the objective differ from those of the run."""
     objective = run.objective
     numbers = getattr(objective, "colors", None) or objective
     for name in ("mean", "std"):
@@ -98,7 +98,7 @@ def check_classes(trained: set[int], evaluated: set[int], classes: tuple[str, ..
 
 
 def check_labels(source: Source, what: str = "image") -> set[int]:
-    """Returns the classes that have images. Raises ValueError for labels out of range (-1 means no label)."""
+    """Returns the indices of classes with images. Raises ValueError for labels out of range (-1 is no label)."""
     classes, found = len(source.classes), set()
     for index in range(len(source)):
         label = source.label(index)
@@ -136,7 +136,7 @@ def check_disk_space(run: Run, folder: Path) -> None:
 
 
 def check_settings(run: Run, device: torch.device) -> None:
-    """Raises ValueError if settings of the run cannot be combined."""
+    """Raises ValueError if settings of the run cannot be combined with each other or with the device."""
     if run.hardware.keep_checkpoints < 2:
         raise ValueError(
             f"hardware.keep_checkpoints is {run.hardware.keep_checkpoints}; it must be at least 2, because the newest "

@@ -22,17 +22,17 @@ from vitkit.train.utilization import Peak
 
 
 class Logger(Protocol):
-    """Receives the metrics of a run."""
+    """Protocol of the loggers, which receive the metrics of a run."""
 
     def log(self, kind: str, step: int, values: Mapping[str, float]) -> None:
-        """Logs metrics; `kind` is step or evaluation."""
+        """Logs the metrics of a training step (`kind="step"`) or of an evaluation (`kind="evaluation"`)."""
 
     def close(self) -> None:
-        """Ends logging."""
+        """Closes the logger after the run."""
 
 
 class TensorBoard:
-    """Writes TensorBoard event files; a resumed run hides events after its `step`."""
+    """Writes TensorBoard event files. When a run resumes from `step`, earlier events of later steps are hidden."""
 
     def __init__(self, folder: Path, step: int = 0):
         from torch.utils.tensorboard.writer import SummaryWriter  # slow to import, and not needed for --help
@@ -40,17 +40,17 @@ class TensorBoard:
         self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
 
     def log(self, kind: str, step: int, values: Mapping[str, float]) -> None:
-        """Logs each metric with the name KIND/NAME."""
+        """Logs each metric under the name `KIND/NAME`, such as `step/loss`."""
         for name, value in values.items():
             self.writer.add_scalar(f"{kind}/{name}", value, step)
 
     def close(self) -> None:
-        """Writes buffered events."""
+        """Writes buffered events and closes the event file."""
         self.writer.close()
 
 
 class WeightsAndBiases:
-    """Logs to a Weights & Biases run, which is named after the run folder and can be resumed."""
+    """Logs to a Weights & Biases run with the name of the run folder. A resumed run is continued."""
 
     def __init__(self, run: Run, folder: Path):
         module = _import("wandb")
@@ -60,7 +60,7 @@ class WeightsAndBiases:
         )
 
     def log(self, kind: str, step: int, values: Mapping[str, float]) -> None:
-        """Logs each metric with the name KIND/NAME."""
+        """Logs each metric under the name `KIND/NAME`, such as `step/loss`."""
         self.run.log({f"{kind}/{name}": value for name, value in values.items()}, step=step)
 
     def close(self) -> None:
@@ -69,7 +69,7 @@ class WeightsAndBiases:
 
 
 class MLflow:
-    """Logs to an MLflow run, which is named after the run folder; MLflow's settings choose the server."""
+    """Logs to an MLflow run with the name of the run folder, on the tracking server that MLflow is set to."""
 
     def __init__(self, run: Run, folder: Path):
         self.module = _import("mlflow")
@@ -77,7 +77,7 @@ class MLflow:
         self.module.start_run(run_name=folder.resolve().name)
 
     def log(self, kind: str, step: int, values: Mapping[str, float]) -> None:
-        """Logs each metric with the name KIND/NAME."""
+        """Logs each metric under the name `KIND/NAME`, such as `step/loss`."""
         self.module.log_metrics({f"{kind}/{name}": value for name, value in values.items()}, step=step)
 
     def close(self) -> None:
@@ -102,7 +102,7 @@ def check_loggers(run: Run) -> None:
 
 
 def open_loggers(run: Run, folder: Path, step: int = 0) -> tuple[Logger, ...]:
-    """Creates the TensorBoard logger and `hardware.loggers` for a run that starts or resumes at `step`."""
+    """Returns the TensorBoard logger and the `hardware.loggers` of a run that starts or resumes at `step`."""
     requested = tuple(LOGGERS[name](run, folder) for name in run.hardware.loggers)
     return (TensorBoard(folder, step), *requested)
 
@@ -166,7 +166,7 @@ class Events:
             logger.close()
 
     def write(self, kind: str, step: int, **values: object) -> None:
-        """Appends an event to the log and flushes the file; sends steps and evaluations to the loggers."""
+        """Appends an event to the log file. Events of steps and evaluations are also sent to the loggers."""
         self.file.write(json.dumps({"kind": kind, "step": step, "time": round(time.time(), 3), **values}) + "\n")
         self.file.flush()
         numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
@@ -179,7 +179,7 @@ class Events:
         self.console.print(text, highlight=False)
 
     def step(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Records a step; every `every` steps, logs and shows the metrics of the step."""
+        """Updates the progress bar after a step. The metrics of every `every`-th step are logged and shown."""
         self.recent.append((time.monotonic(), step))
         if step % self.every != 0 and step != 1:
             if not self.bar.disable:
@@ -198,19 +198,19 @@ class Events:
         self.write("step", step, **cost, **scalars)
 
     def images_per_second(self) -> float:
-        """Returns the training speed over the last steps, excluding evaluations."""
+        """Returns the training speed over the last steps in images per second, without the time of evaluations."""
         if len(self.recent) < 2:
             return 0.0
         (start, first), (end, last) = self.recent[0], self.recent[-1]
         return (last - first) * self.batch_size / max(end - start, 1e-9)
 
     def pause(self) -> None:
-        """Restarts the speed measurement after a pause in training, such as an evaluation."""
+        """Restarts the measurement of the training speed after an interruption such as an evaluation."""
         self.recent.clear()
 
 
 def memory_in_use() -> int:
-    """Returns the peak GPU memory (or CPU memory without a GPU) of this process in bytes; 0 if unknown."""
+    """Returns the peak memory of this process in bytes, on the GPU if it uses one. Returns 0 if unknown."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated()
     return memory.peak()
@@ -225,11 +225,11 @@ def read(log: Path) -> list[JsonDict]:
 
 
 def rewind(log: Path, step: int) -> None:
-    """Removes the events after the step from which a run resumes, so that no event is logged twice."""
+    """Removes from a log the events after `step`, from which a run resumes, so that no event is logged twice."""
     events = [event for event in read(log) if event["step"] <= step]
     atomic.write_text(log, "".join(json.dumps(event) + "\n" for event in events))
 
 
 def console() -> Console:
-    """Returns a console on standard error; standard output is for results."""
+    """Returns a console that writes to standard error, because standard output is for results."""
     return Console(file=sys.stderr)

@@ -32,7 +32,7 @@ CROP_AREA = (0.25, 1.0)
 
 @dataclass(frozen=True, kw_only=True)
 class Defaults:
-    """Hyperparameters for a number of training images."""
+    """Default hyperparameters of fine-tuning for a given number of training images."""
 
     steps: int
     warmup: int
@@ -41,7 +41,7 @@ class Defaults:
 
 
 def defaults(num_images: int) -> Defaults:
-    """Returns the steps, warm-up, learning rate and batch size for a number of training images.
+    """Returns the default steps, warm-up, learning rate and batch size for a number of training images.
 
     ViT paper, Table 4: 500 steps for Pets and Flowers, 10,000 for CIFAR, 20,000 for ImageNet, batches of 512. The
     limits between them, 20 and 500 thousand images, are those of BiT's rule. Warm-up and learning rates are AugReg's
@@ -117,7 +117,7 @@ def finetune(
 
 
 def _loss_and_metric(task: Task) -> dict[str, Any]:
-    """Returns the fields of a run that depend on its task."""
+    """Returns the objective, evaluators and metric of a run that trains a task."""
     if task.regression:
         loss = supervised.Config(loss="mse")
         return {"objective": loss, "evaluators": ("regression",), "metric": "regression.r2"}
@@ -137,7 +137,7 @@ def default_precision() -> Literal["float32", "bfloat16"]:
 
 
 def absolute(name: str) -> str:
-    """Makes a checkpoint path absolute, so that runs resume from any folder; returns Hub ids unchanged."""
+    """Returns the absolute path of a checkpoint, so that a run resumes from any folder. Hub IDs are unchanged."""
     path = Path(name).expanduser()
     return str(path.resolve()) if path.exists() else name
 

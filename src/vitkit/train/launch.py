@@ -27,7 +27,7 @@ from vitkit.train.utilization import peak
 
 @dataclass(frozen=True)
 class Result:
-    """Result of a run: the folder, and the metric and step of the saved model.
+    """Result of `train`: the run folder, and the metric and training step of the saved model.
 
     `main` is True in the process of rank 0, which writes the files. `note` says why the run stopped early, `unreadable`
     names the unreadable images.
@@ -42,7 +42,7 @@ class Result:
 
 
 def train(run: Run, folder: str | Path, *, console: Console | None = None, keep_memory: bool = False) -> Result:
-    """Trains or resumes a run in its folder; for a completed run, writes only the report.
+    """Starts or resumes a training run in a folder. For a completed run, only the report is written.
 
     A run with more `steps` or `epochs` than the one in the folder trains on: from the next step, the learning rate
     follows the schedule of the new length. `run.CHANGEABLE` and `run.CHANGEABLE_WITH_LENGTH` are all fields that may

@@ -28,7 +28,7 @@ class TrainingStopped(ValueError):  # noqa: N818 - an end, as StopIteration is
 
 @dataclass
 class Training:
-    """Training state: objective, optimizer, step and moving average.
+    """Training state of a run: objective, optimizer, number of steps and moving average of the weights.
 
     There is no state of random number generators: the run's seed and the step number determine those of a step.
     """
@@ -46,21 +46,21 @@ class Training:
     module: nn.Module = field(init=False)  # the objective, wrapped for DDP if needed
 
     def __post_init__(self) -> None:
-        """Initializes `module` with the objective; DDP replaces it with the wrapped objective."""
+        """Sets `module` to the objective. It is replaced with the wrapped objective if the run uses DDP."""
         self.module = self.objective
 
     @cached_property
     def parameters(self) -> list[nn.Parameter]:
-        """The parameters of the objective, cached because collecting them is slow for a small model."""
+        """The parameters of the objective, which are collected once, because that is slow for a small model."""
         return list(self.objective.parameters())
 
     @property
     def consumed(self) -> int:
-        """Number of training samples used so far, which determines where the data loader resumes."""
+        """Number of training samples used so far, from which the data loader of a resumed run continues."""
         return self.step * self.run.batch_size
 
     def state_dict(self) -> State:
-        """Returns the content of a training checkpoint; a sharded model gives the shards of this process."""
+        """Returns the content of a training checkpoint. Of a sharded model, it contains the shards of this process."""
         state = {
             "step": self.step,
             "objective": self.objective.state_dict(),
@@ -73,7 +73,7 @@ class Training:
         return state
 
     def load_state_dict(self, state: State) -> None:
-        """Restores the output of `state_dict`; tensors can be full or the shards of this process."""
+        """Restores the output of `state_dict`. The tensors can be full or the shards of this process."""
         own = self.objective.state_dict()
         weights = {
             name: distributed.shard_like(value, own.get(name, value)) for name, value in state["objective"].items()
@@ -89,7 +89,7 @@ class Training:
 
 
 def checkpoint_templates(training: Training) -> dict[str, Tensor]:
-    """Maps paths in a training checkpoint to current tensors with the same shape and sharding.
+    """Returns for each tensor in a training checkpoint a current tensor with the same shape and sharding.
 
     Optimizer moments do not exist before the first step; their template is the parameter that they belong to.
     """
@@ -119,7 +119,7 @@ def shard_optimizer_state(optimizer: torch.optim.Optimizer, state: State) -> Sta
 
 
 def fit(training: Training, batches: Iterator[Batch], after: Callable[[Metrics, Batch], bool]) -> None:
-    """Trains until the last step, or until `after` returns True.
+    """Trains until the last step, or until the callback `after` returns True.
 
     `after` is called after every step with its metrics and its batch.
     """
@@ -137,7 +137,7 @@ def fit(training: Training, batches: Iterator[Batch], after: Callable[[Metrics, 
 
 
 def update(training: Training, batch: Batch) -> Metrics:
-    """Updates the weights once; returns the objective's metrics, the learning rate and gradient norm.
+    """Updates the weights once. Returns the metrics of the objective, the learning rate and the gradient norm.
 
     Raises TrainingStopped before the update if the loss or the gradient is not finite. This check is the only
     synchronization with the device in a step.
@@ -179,7 +179,7 @@ def backward(
     precision: str = "float32",
     scaler: torch.amp.GradScaler | None = None,
 ) -> dict[str, Tensor]:
-    """Accumulates gradients over equal parts of a batch.
+    """Runs forward and backward passes over `parts` equal parts of a batch, and accumulates the gradients.
 
     Returns the metrics as means over this process's batch, on its device.
     """
@@ -209,7 +209,7 @@ def split(batch: Batch, parts: int) -> list[Batch]:
 
 
 def check_finite(values: dict[str, Tensor], batch: Batch, step: int) -> None:
-    """Raises TrainingStopped if a value is not finite in any process; the message lists the batch.
+    """Raises TrainingStopped if a value is not finite in any process. The message lists the images of the batch.
 
     Costs one copy from the device and one all-reduce for all values.
     """

@@ -9,7 +9,7 @@ from vitkit import distributed
 
 
 class Metrics(Mapping[str, float]):
-    """Metrics of one step by name, as floats, reduced and copied at the first access.
+    """Metrics of one step by name, as floats. They are reduced and copied to the CPU at the first access.
 
     `scalars` are means over this process's part of the batch; one all-reduce averages them over all processes, so all
     processes must read at the same step. `equal` are metrics with the same value in all processes. The device is not
@@ -46,7 +46,7 @@ class Metrics(Mapping[str, float]):
 
 
 def _packed(values: Mapping[str, Tensor]) -> Tensor:
-    """Concatenates scalars into a vector in float32, or in a wider dtype if a scalar has one."""
+    """Stacks scalars into a vector in float32, or in a wider dtype if one of them has a wider dtype."""
     if not values:
         return torch.empty(0)
     dtype = torch.float32

@@ -44,7 +44,7 @@ class Data:
     max_unreadable: float = 0.1
 
     def __post_init__(self) -> None:
-        """Raises ValueError for limits out of range."""
+        """Raises ValueError if a limit is out of range."""
         if not 0.0 <= self.max_unreadable <= 1.0:
             raise ValueError(f"data.max_unreadable is {self.max_unreadable}; it must be between 0 and 1")
         for name in ("max_pixels", "max_bytes"):
@@ -53,7 +53,7 @@ class Data:
 
     @property
     def limits(self) -> Limits:
-        """The limits of image files."""
+        """Maximum size of an image file, in pixels and in bytes."""
         return Limits(max_pixels=self.max_pixels, max_bytes=self.max_bytes)
 
 
@@ -91,7 +91,7 @@ class Hardware:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """Config of a training run; `model` and `objective` are configs of a model and an objective.
+    """Config of a training run, which contains the configs of its model, objective, data and optimizer.
 
     The length is given as `steps` (updates) or as `epochs`. `grad_accum_steps` splits a batch into equal parts whose
     gradients are accumulated before the update. The model is evaluated by `evaluators` every `evaluate_every` steps and
@@ -134,7 +134,7 @@ class Run:
     hardware: Hardware = field(default_factory=Hardware)
 
     def __post_init__(self) -> None:
-        """Raises ValueError for values that would cause an error during the run."""
+        """Raises ValueError if a setting is out of range or contradicts another setting."""
         if (self.steps is None) == (self.epochs is None):
             raise ValueError(f"set either steps or epochs: steps is {self.steps} and epochs is {self.epochs}")
         for name in ("batch_size", "grad_accum_steps", "evaluate_every", "steps", "epochs", "patience"):
@@ -158,20 +158,20 @@ class Run:
             )
 
     def total_steps(self, num_examples: int) -> int:
-        """Returns the number of updates for a number of training images."""
+        """Returns the number of training steps of the run for a number of training images."""
         if self.steps is not None:
             return self.steps
         return max(1, math.ceil((self.epochs or 0.0) * num_examples / self.batch_size))
 
 
 def to_dict(run: Run) -> JsonDict:
-    """Converts a run to JSON values."""
+    """Converts the config of a run to a dict for JSON."""
     data = configs.to_dict(run)
     return data | {"model": models.to_dict(run.model), "objective": objectives.to_dict(run.objective)}
 
 
 def from_dict(data: Json) -> Run:
-    """Converts the output of `to_dict` back to a run. Raises ValueError if it is invalid."""
+    """Converts the output of `to_dict` back to the config of a run. Raises ValueError if it is invalid."""
     for key in ("model", "objective"):
         if not isinstance(data.get(key), Mapping):
             raise ValueError(f"the field '{key}' of a run is missing or is not an object with named fields")
@@ -180,17 +180,17 @@ def from_dict(data: Json) -> Run:
 
 
 def to_json(run: Run) -> str:
-    """Converts a run to the text of a config.json file."""
+    """Converts the config of a run to the text of a config.json file."""
     return json.dumps(to_dict(run), indent=2) + "\n"
 
 
 def from_json(text: str) -> Run:
-    """Reads a run from the text of a config.json file. Raises ValueError if the text is invalid."""
+    """Reads the config of a run from the text of config.json. Raises ValueError if the text is invalid."""
     return from_dict(json.loads(text))
 
 
 def differences(one: Run, other: Run) -> list[str]:
-    """Returns the dotted names of fields that differ between two runs, except fields of `hardware`."""
+    """Returns the settings that differ between two runs, such as `optimizer.lr`, without those of `hardware`."""
     first, second = _flat(to_dict(one)), _flat(to_dict(other))
     names = sorted(first.keys() | second.keys())
     return [name for name in names if first.get(name) != second.get(name) and not name.startswith("hardware.")]
@@ -204,7 +204,7 @@ def _flat(data: Json, prefix: str = "") -> JsonDict:
 
 
 class RunFolder:
-    """The files of a run folder."""
+    """Paths of the files in a run folder, and methods that check, save and read its config."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -215,7 +215,7 @@ class RunFolder:
         self.report = path / "report.html"
 
     def check(self, run: Run) -> None:
-        """Raises ValueError if the folder contains another run or other files. Does not write any files.
+        """Raises ValueError if the folder contains another run or other files.
 
         A run with another length is the same run, see `changes`.
         """
@@ -231,11 +231,11 @@ class RunFolder:
             raise ValueError(f"'{self.path}' exists and is not a run folder: choose another name, or an empty folder")
 
     def changes(self, run: Run) -> list[str]:
-        """Returns the names of fields that differ from the saved config, of which `check` allows some to change."""
+        """Returns the settings that differ from the saved config, such as `steps`. Empty for a new folder."""
         return differences(self.run(), run) if self.config.exists() else []
 
     def create(self, run: Run) -> None:
-        """Creates the folder and saves the config unless they exist. Raises ValueError like `check`."""
+        """Creates the folder and saves the config, if they do not exist. Raises the errors of `check`."""
         self.check(run)
         if self.config.exists():
             return
@@ -247,7 +247,7 @@ class RunFolder:
         atomic.write_text(self.config, to_json(run))
 
     def run(self) -> Run:
-        """Reads the run in the folder. Raises ValueError if the folder contains no run."""
+        """Reads the saved config of the run. Raises ValueError if the folder contains no run."""
         try:
             text = self.config.read_text(encoding="utf-8")
         except OSError:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """Learning rate schedule with linear warm-up, decay and linear cooldown; lengths are in steps.
+    """Learning rate schedule with linear warm-up, decay and linear cooldown. All lengths are in steps.
 
     `end` is the final value of `cosine` and `linear` as a fraction of the peak. `rsqrt` decays as 1 / sqrt(1 + (step -
     warmup) / timescale), independent of the length of the run. `constant` does not decay. The cooldown multiplies the
@@ -31,7 +31,7 @@ class Schedule:
 
 
 def factor(schedule: Schedule, step: int, total: int) -> float:
-    """Returns the learning rate of `step` (from 0) out of `total` steps, as a fraction of the peak.
+    """Returns the learning rate of `step` (from 0) out of `total` steps, as a fraction of the peak learning rate.
 
     As in the original code, a warm-up begins with a learning rate of 0. Raises ValueError if the warm-up is not shorter
     than the run.
@@ -73,13 +73,13 @@ class EMA:
 
     @torch.no_grad()
     def update(self, module: nn.Module, step: int) -> None:
-        """Updates the average with the weights after update number `step` (from 1)."""
+        """Updates the average with the weights after training step `step` (from 1)."""
         weight = 1.0 - min(self.decay, (1 + step) / (10 + step))
         for name, parameter in module.named_parameters():
             self.values[name].lerp_(parameter.detach(), weight)
 
     @torch.no_grad()
     def load(self, values: dict[str, Tensor]) -> None:
-        """Restores the saved average."""
+        """Restores the average from a training checkpoint."""
         for name, value in self.values.items():
             value.copy_(values[name])

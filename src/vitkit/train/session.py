@@ -1,4 +1,4 @@
-"""One process of a run: resumes, trains, logs, evaluates and saves, and stops on SIGTERM or Ctrl-C."""
+"""Training in one process: resumes, trains, logs, evaluates and saves a run, and stops on SIGTERM or Ctrl-C."""
 
 import platform
 import signal
@@ -30,7 +30,7 @@ from vitkit.train.stopping import EarlyStopping
 
 
 class Interrupted(KeyboardInterrupt):
-    """Raised when a signal has stopped the run after a checkpoint; the same command resumes the run."""
+    """Raised after a signal has stopped the run and a checkpoint is saved. The same command resumes the run."""
 
     def __init__(self, number: int, step: int):
         name = signal.Signals(number).name
@@ -39,7 +39,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class StopRequest:
-    """Context manager that records SIGTERM and SIGINT; a second Ctrl-C ends the process immediately.
+    """Context manager that records SIGTERM and SIGINT. A second Ctrl-C ends the process immediately.
 
     Has an effect in the main thread only, because Python handles signals there.
     """
@@ -67,7 +67,7 @@ class StopRequest:
 
 
 class TrainingSession:
-    """One process of a run, from the start to the end of training."""
+    """Training of a run in one process, from the start or the last checkpoint to the end."""
 
     def __init__(self, training: Training, files: RunFolder, validation: Source, saver: CheckpointSaver):
         self.training = training
@@ -83,7 +83,7 @@ class TrainingSession:
         self.logged_phase = -1  # phase of the objective whose FLOPs were logged last
 
     def resume(self) -> None:
-        """Loads the newest complete training checkpoint, if any, and removes later events from the log."""
+        """Loads the newest complete training checkpoint, if there is one. Removes later events from the log."""
         saved = self.saver.load_newest(allocate_like(checkpoint_templates(self.training)))
         if saved is not None:
             self.training.load_state_dict(saved["training"])
@@ -110,7 +110,7 @@ class TrainingSession:
         self.training.counted_phase = self.logged_phase = phase
 
     def change_config(self, run: Run, num_images: int) -> JsonDict:
-        """Saves the config of a resumed run if fields have changed, and returns what to log about it.
+        """Saves the changed config of a resumed run, and returns the log event of the change (empty without changes).
 
         Raises ValueError if the run is shorter than what was trained.
         """
@@ -130,13 +130,13 @@ class TrainingSession:
 
     @property
     def evaluation_due(self) -> bool:
-        """Whether the model of this step must be evaluated, and was not yet."""
+        """Whether the model must be evaluated after the current step and has not been evaluated yet."""
         step = self.training.step
         regular = step == self.training.total or step % self.training.run.evaluate_every == 0
         return step > 0 and regular and self.evaluated != step
 
     def update_best(self, value: float) -> bool:
-        """Records the metric of this step's model; returns whether it is the model to save."""
+        """Records the metric of the current model, and returns whether this model is to be saved."""
         self.evaluated = self.training.step
         chosen = value > self.score or self.training.run.select == "last"
         if chosen:
@@ -145,11 +145,11 @@ class TrainingSession:
 
     @property
     def local_batch_size(self) -> float:
-        """Number of images per batch in this process."""
+        """Number of images that this process gets of each batch."""
         return self.training.run.batch_size / distributed.world_size()
 
     def save(self, *, last: bool) -> None:
-        """Saves a training checkpoint; `last` is true for the last of the run. All processes must call this."""
+        """Saves a training checkpoint. If `last` is True, waits until it is on disk. All processes must call this."""
         content = {
             "training": self.training.state_dict(),
             "score": self.score,
@@ -159,7 +159,7 @@ class TrainingSession:
         self.saver.save(self.training.step, content, last=last)
 
     def run(self, source: Source, events: Events) -> None:
-        """Trains until the last step or until a signal or error stops the run."""
+        """Trains until the last step, or until a signal, an error or early stopping ends the run."""
         training, run = self.training, self.training.run
         events.write(
             "start" if training.step == 0 else "resume",
@@ -201,7 +201,7 @@ class TrainingSession:
                 raise Interrupted(number, training.step)
 
     def after_step(self, events: Events, stop: StopRequest, source: Source) -> Callable[[Metrics, Batch], bool]:
-        """Returns the callback of a step, which logs, evaluates and saves, and returns True to stop."""
+        """Returns the callback after each step, which logs, evaluates and saves, and returns True to end training."""
         training, run = self.training, self.training.run
 
         def after(scalars: Metrics, batch: Batch) -> bool:
@@ -227,7 +227,7 @@ class TrainingSession:
         return after
 
     def stops_early(self, events: Events) -> bool:
-        """Returns whether the run stops before its last step because its metric has not improved, and logs it."""
+        """Returns whether early stopping ends the run before its last step. Logs the reason if it does."""
         training = self.training
         if not self.stopping.exhausted or training.step == training.total:
             return False
@@ -251,7 +251,7 @@ class TrainingSession:
             events.write("unreadable", self.training.step, number=len(new), images=new)
 
     def evaluate(self, events: Events, source: Source) -> None:
-        """Evaluates the model, and saves it if it is the best model so far or if `select` is last.
+        """Evaluates the model, and saves it if it is the best one so far or if `select` is "last".
 
         Raises TrainingStopped, in every process, if an evaluator cannot compute its metrics.
         """
@@ -283,7 +283,7 @@ class TrainingSession:
 
 
 def data_stream(run: Run) -> Stream:
-    """Returns the training samples of this process. Raises ValueError if they cannot be split evenly."""
+    """Returns the order of training samples in this process. Raises ValueError if batches cannot be split evenly."""
     return Stream(
         batch_size=run.batch_size,
         seed=run.seed,
@@ -296,7 +296,7 @@ def data_stream(run: Run) -> Stream:
 def model_outputs(
     run: Run, backbone: Backbone, source: Source, training: Source, unreadable: Sequence[Unreadable]
 ) -> evaluate.ModelOutputs:
-    """Returns a model with validation images, and training images without augmentation.
+    """Returns the inputs of evaluators: the model, validation images, and training images without augmentation.
 
     `unreadable` collects those of the validation images, and those of the training images.
     """
@@ -315,7 +315,7 @@ def model_outputs(
 
 
 def tuned_task(run: Run, outputs: evaluate.ModelOutputs) -> Task:
-    """Returns the task of the model, with the best thresholds for its predictions if `run.tune_threshold`."""
+    """Returns the task of the model, with the thresholds of the best F1 if `run.tune_threshold` is set."""
     return outputs.task.with_threshold(best_thresholds(outputs.predictions) if run.tune_threshold else None)
 
 

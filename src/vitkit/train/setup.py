@@ -1,4 +1,4 @@
-"""Builds the model, objective and optimizer of a run, and the model to evaluate and save.
+"""Builds the model, objective and optimizer of a run, and returns the model to evaluate and save.
 
 Order: weights, trainable parameters, objective, device, activation checkpointing, sharding, compilation, optimizer,
 wrapper.
@@ -24,7 +24,7 @@ from vitkit.train.schedule import EMA
 
 
 def build_training(run: Run, total: int, device: torch.device) -> Training:
-    """Builds the training state of a run of `total` steps; the run's seed determines initial weights."""
+    """Builds the training state of a run of `total` steps, with initial weights from the seed of the run."""
     torch.manual_seed(run.seed)
     # On the CPU, so that a seed gives the same weights on every device.
     notes: list[str] = []
@@ -53,7 +53,7 @@ def build_training(run: Run, total: int, device: torch.device) -> Training:
 
 
 def initial_model(run: Run, notes: list[str] | None = None) -> Backbone:
-    """Builds the initial model of a run on the CPU.
+    """Builds the model of a run on the CPU, with weights from the checkpoint `run.init_from` if it is set.
 
     Resizes the position embedding of a checkpoint to the image size of the run, adapts its input weights to the number
     of channels, and initializes its head by `run.init_head` (zeros: ViT paper, section 3.2). The notes of the
@@ -88,7 +88,7 @@ def initial_model(run: Run, notes: list[str] | None = None) -> Backbone:
 
 
 def enable_activation_checkpointing(blocks: Iterable[nn.Module]) -> None:
-    """Enables activation checkpointing of every encoder block, including its dropout masks."""
+    """Enables activation checkpointing of every encoder block. Recomputation uses the same dropout masks."""
     for block in blocks:
         block.forward = partial(_checkpointed, block.forward)
 
@@ -100,7 +100,7 @@ def _checkpointed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any
 
 
 def evaluation_model(training: Training) -> Backbone:
-    """Returns the model to evaluate and save: unsharded, with EMA weights and merged LoRA updates.
+    """Returns the model to evaluate and save: unsharded, with the EMA weights and with LoRA updates merged.
 
     This is the trained model itself if none of these apply. All processes must call it.
     """
@@ -118,7 +118,7 @@ def evaluation_model(training: Training) -> Backbone:
 
 @contextmanager
 def process_settings(run: Run, device: torch.device, *, keep_memory: bool = False) -> Iterator[None]:
-    """Applies the process-wide settings of a run and restores the previous settings at the end.
+    """Context manager that applies the process-wide settings of a run, and restores the previous ones on exit.
 
     These are torch's number of threads, TF32 matrix products and, with `keep_memory` on a CPU, `vitkit.memory.kept`.
     """

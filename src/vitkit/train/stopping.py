@@ -8,7 +8,7 @@ from vitkit.train.run import Run
 
 
 class EarlyStopping:
-    """Counts the evaluations since the metric of a run improved by more than `min_delta`.
+    """Early stopping, which counts the evaluations since the metric of a run improved by more than `min_delta`.
 
     The count is a function of the evaluations in the log, so that a resumed run stops at the same step as an
     uninterrupted one, and a larger `patience` lets a stopped run continue.
@@ -21,7 +21,7 @@ class EarlyStopping:
         self.step = -1  # step of the last evaluation
 
     def add(self, step: int, value: float) -> None:
-        """Counts the evaluation of a step; an evaluation that was counted before is ignored."""
+        """Updates the count with the metric of an evaluation. The same evaluation is not counted twice."""
         if step <= self.step:
             return
         self.step = step
@@ -30,7 +30,7 @@ class EarlyStopping:
         self.best = value if improved else self.best
 
     def restore(self, events: Iterable[JsonDict]) -> None:
-        """Counts the evaluations of a log. All processes must call this; rank 0 has the log."""
+        """Restores the count from the log of rank 0. All processes must call this."""
         for event in events:
             if event["kind"] == "evaluation" and self.run.metric in event:
                 self.add(event["step"], event[self.run.metric])
@@ -39,12 +39,12 @@ class EarlyStopping:
 
     @property
     def exhausted(self) -> bool:
-        """Whether the run stops because its metric has not improved for `patience` evaluations."""
+        """Whether the metric has not improved for `patience` evaluations, so that the run must stop."""
         return self.run.patience is not None and self.stale >= self.run.patience
 
     @property
     def reason(self) -> str:
-        """The reason for stopping, in words."""
+        """The reason for early stopping, as text for the log."""
         least = f" by more than {self.run.min_delta:g}" if self.run.min_delta else ""
         evaluations = f"{self.stale} evaluation{'s' * (self.stale != 1)}"
         return f"stopped early at step {self.step}: {self.run.metric} has not improved{least} for {evaluations}"

@@ -1,4 +1,4 @@
-"""Writes the report of a run folder after evaluating the saved model."""
+"""Evaluates the saved model of a run folder and writes the report."""
 
 from vitkit import atomic, checkpoints, evaluate
 from vitkit.data import Subset, Unlabelled
@@ -13,7 +13,7 @@ from vitkit.train.run import RunFolder
 
 
 def write_report(folder: RunFolder) -> None:
-    """Writes the report of a run folder. Raises ValueError if no model has been saved yet."""
+    """Evaluates the saved model and writes the report. Raises ValueError if no model has been saved yet."""
     if not folder.best.is_dir():
         raise ValueError(
             f"'{folder.path}' has no saved model to report yet; continue the run until its first evaluation"
@@ -22,7 +22,7 @@ def write_report(folder: RunFolder) -> None:
 
 
 def load_report(folder: RunFolder) -> TrainingReport:
-    """Reads a run folder and evaluates its saved model on the validation images."""
+    """Returns the content of the report: the log of the run, and predictions of the saved model."""
     run = folder.run()
     data = run.data
     training, validation = open_data(run)

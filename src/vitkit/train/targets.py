@@ -12,7 +12,7 @@ from vitkit.train.run import Run
 
 
 def inferred_task(source: Source) -> Task:
-    """Returns the task of training data.
+    """Returns the task that fits the labels or numbers of the training data.
 
     Numbers as targets are a regression, standardized by their mean and standard deviation. Labels are independent if an
     image has several labels, or an empty list of labels. Everything else is one class per image. Raises ValueError for
@@ -48,7 +48,7 @@ def _regression(source: Source) -> Task:
 
 
 def with_task(run: Run, source: Source) -> Run:
-    """Returns a run whose model has the task of its training data and objective.
+    """Returns the run with the task of its model set according to its training data and objective.
 
     A run that trains independent labels gets this task if its images have several; a regression gets the statistics of
     its targets. Raises ValueError if the objective does not fit the data.

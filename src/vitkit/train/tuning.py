@@ -47,12 +47,12 @@ class LowRank(nn.Module):
         nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))
 
     def forward(self, weight: Float[Tensor, "out in"]) -> Float[Tensor, "out in"]:
-        """Returns the updated weight."""
+        """Returns the weight with the LoRA update."""
         return weight + self.scale * (self.up @ self.down)
 
 
 def apply(tuning: Tuning, backbone: Backbone) -> None:
-    """Freezes parameters and adds low-rank updates. Raises ValueError if a pattern has no match."""
+    """Freezes parameters and adds LoRA updates. Raises ValueError if a pattern matches no parameter."""
     names = [name for name, _ in backbone.named_parameters()]
     _check_patterns((*tuning.train_only, *tuning.freeze), names, "parameters")
     heads = set(backbone.head_parameters()) if tuning.head_only or tuning.lora_rank else set()
@@ -73,7 +73,7 @@ def apply(tuning: Tuning, backbone: Backbone) -> None:
 
 
 def add_low_rank(tuning: Tuning, backbone: Backbone) -> None:
-    """Adds a low-rank update to the weight of each linear layer that `lora_layers` matches."""
+    """Adds a LoRA update to the weight of each linear layer that `lora_layers` matches."""
     layers = {name: layer for name, layer in backbone.named_modules() if isinstance(layer, nn.Linear)}
     _check_patterns(tuning.lora_layers, list(layers), "linear layers")
     for name, layer in layers.items():
@@ -83,7 +83,7 @@ def add_low_rank(tuning: Tuning, backbone: Backbone) -> None:
 
 
 def merge_low_rank(state: Mapping[str, Tensor], tuning: Tuning) -> dict[str, Tensor]:
-    """Merges low-rank updates into the weights, and returns the state dict of a model without LoRA."""
+    """Merges LoRA updates into the weights, and returns the state dict of a model without LoRA."""
     marker, plain = ".parametrizations.weight.", dict(state)
     for name in [name for name in state if name.endswith(f"{marker}original")]:
         layer = name.removesuffix(f"{marker}original")

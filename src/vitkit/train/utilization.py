@@ -1,4 +1,4 @@
-"""Model FLOPs utilization (MFU): FLOPs per second in training, divided by the device's peak.
+"""Model FLOPs utilization (MFU): FLOP/s in training, divided by the peak FLOP/s of the device.
 
 Chowdhery et al. 2022 (PaLM), appendix B.
 """
@@ -32,18 +32,18 @@ MEASURING_SECONDS = 0.1
 
 @dataclass(frozen=True)
 class Peak:
-    """Peak FLOPs per second of matrix products on one device, and the source of this number."""
+    """Peak FLOP/s of matrix products on one device, and the source of this number."""
 
     flops_per_second: float
     source: str
 
     def utilization(self, flops: float, seconds: float) -> float:
-        """Returns the utilization, as a fraction of the peak, of `flops` computed in `seconds`."""
+        """Returns the fraction of the peak FLOP/s that is reached when `flops` take `seconds`."""
         return flops / seconds / self.flops_per_second
 
 
 def peak(device: torch.device, precision: str, *, tf32: bool = False) -> Peak:
-    """Returns the peak of a device: published for known GPUs, measured for other devices."""
+    """Returns the peak FLOP/s of a device: the published number for known GPUs, otherwise a measured one."""
     kind = "tf32" if precision == "float32" and tf32 and device.type == "cuda" else precision
     if device.type == "cuda":
         found = published(torch.cuda.get_device_name(device), kind)
@@ -53,7 +53,7 @@ def peak(device: torch.device, precision: str, *, tf32: bool = False) -> Peak:
 
 
 def published(name: str, kind: str) -> Peak | None:
-    """Returns the published peak of a GPU by name, or None if the GPU or dtype is not in the table."""
+    """Returns the published peak FLOP/s of a GPU, or None if the GPU or dtype is not in the table."""
     for known, peaks in PEAKS.items():
         teraflops = peaks[KINDS.index(kind)]
         if re.search(rf"\b{known}\b", name) and teraflops:
@@ -63,7 +63,7 @@ def published(name: str, kind: str) -> Peak | None:
 
 @cache
 def measured(device: torch.device, precision: str, threads: int) -> Peak:
-    """Measures the fastest of several square matrix products; `threads` is part of the cache key."""
+    """Measures the FLOP/s of the fastest of several equal square matrix products on a device."""
     side = 4096 if device.type == "cuda" else 512
     matrix = torch.full((side, side), 0.5, device=device, dtype=getattr(torch, precision))
     out, best, spent, rounds = torch.empty_like(matrix), float("inf"), 0.0, 0

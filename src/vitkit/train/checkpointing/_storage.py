@@ -1,4 +1,4 @@
-"""Storage of sharded checkpoints: a safetensors file per process, and a manifest with metadata.
+"""Storage of sharded training checkpoints: one safetensors file per process, and a manifest with metadata.
 
 torch.distributed.checkpoint plans which process writes which shards, and which process reads which of them when the
 number of processes has changed. Its own file formats store the metadata as a pickle, which can execute code; JSON and
@@ -39,14 +39,14 @@ class Writer(StorageWriter):
 
     @classmethod
     def validate_checkpoint_id(cls, checkpoint_id: object) -> bool:
-        """Returns False, because the constructor takes the folder."""
+        """Returns False: checkpoints have no ID, because the folder is passed to the constructor."""
         return False
 
     def reset(self, checkpoint_id: object = None) -> None:
-        """Does nothing, because the constructor takes the folder."""
+        """Does nothing, because the folder is passed to the constructor."""
 
     def set_up_storage_writer(self, is_coordinator: bool, *args: object, **kwargs: object) -> None:
-        """Creates the temporary folder on rank 0 before the other processes get their plans."""
+        """Creates the temporary folder on rank 0, before any process writes to it."""
         if is_coordinator:
             self.temporary = files.create_temporary(self.folder, self.step, keep=self.keep)
 
@@ -55,7 +55,7 @@ class Writer(StorageWriter):
         return plan
 
     def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
-        """Adds the file path of each process to its plan."""
+        """Adds to the plan of each process the path of the file that the process writes."""
         paths = [self.temporary / f"shard-{number:05d}.safetensors" for number in range(len(plans))]
         return [replace(plan, storage_data=path) for plan, path in zip(plans, paths, strict=True)]
 
@@ -83,7 +83,7 @@ class Writer(StorageWriter):
         return done
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
-        """Writes the manifest and renames the folder after all processes have written their files."""
+        """Writes the manifest and renames the temporary folder, after all processes have written their files."""
         written = [result for part in results for result in part]
         file_of = {_key(result.index): result.storage_data[0] for result in written}
         tensors = {
@@ -104,7 +104,7 @@ class Writer(StorageWriter):
 
 
 class Reader(StorageReader):
-    """Reads the shards that a process needs, written by any number of processes."""
+    """Reads the shards that a process needs from a checkpoint, which any number of processes may have written."""
 
     def __init__(self, path: Path, manifest: Json):
         self.path = path
@@ -115,11 +115,11 @@ class Reader(StorageReader):
 
     @classmethod
     def validate_checkpoint_id(cls, checkpoint_id: object) -> bool:
-        """Returns False, because the constructor takes the folder."""
+        """Returns False: checkpoints have no ID, because the folder is passed to the constructor."""
         return False
 
     def reset(self, checkpoint_id: object = None) -> None:
-        """Does nothing, because the constructor takes the folder."""
+        """Does nothing, because the folder is passed to the constructor."""
 
     def read_metadata(self, *args: object, **kwargs: object) -> Metadata:
         """Returns the metadata in the manifest."""
@@ -165,7 +165,7 @@ def _read(file: safe_open, item: ReadItem, planner: LoadPlanner) -> None:
 
 
 def _parse_manifest(manifest: Json) -> tuple[Metadata, dict[str, str]]:
-    """Converts a manifest to torch.distributed.checkpoint metadata and the file of each shard."""
+    """Returns the torch.distributed.checkpoint metadata in a manifest, and the file name of each shard."""
     tensors: dict[str, STORAGE_TYPES] = {}
     file_of: dict[str, str] = {}
     most = sum(entry["size"] for entry in manifest["files"].values())
@@ -193,7 +193,7 @@ def _key(index: MetadataIndex) -> str:
 
 
 def split_tensors(content: Mapping[str, object]) -> tuple[dict[str, Tensor], JsonDict]:
-    """Splits a checkpoint into tensors by path (such as `training/optimizer/state/3`) and JSON values.
+    """Splits a checkpoint into JSON values and a dict of tensors, with keys such as `training/optimizer/state/3`.
 
     Mappings become lists of pairs, which preserves integer keys; tuples are marked. Raises ValueError for anything else
     than tensors and plain values.
@@ -222,7 +222,7 @@ def split_tensors(content: Mapping[str, object]) -> tuple[dict[str, Tensor], Jso
 
 
 def join_tensors(rest: Json, tensors: Mapping[str, Tensor]) -> files.State:
-    """Reverses `split_tensors`. Raises ValueError if the two arguments do not match."""
+    """Restores a checkpoint from the output of `split_tensors`. Raises ValueError if a tensor is missing."""
 
     def build(value: object) -> object:
         if isinstance(value, list):

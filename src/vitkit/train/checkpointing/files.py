@@ -1,4 +1,4 @@
-"""Files of training checkpoints, written so that a killed process leaves a complete checkpoint.
+"""Saving and verification of training checkpoints. A process that is killed while saving damages no checkpoint.
 
 A checkpoint is a folder `step-00000120` with a MANIFEST.json: size and SHA-256 of every file, and a hash of the
 manifest itself. It is written under a temporary name, flushed to the disk, and renamed. Loading skips a folder that
@@ -34,7 +34,7 @@ _FULL = "state.pt"
 
 
 def save(folder: Path, step: int, state: State, *, keep: int) -> Path:
-    """Saves a full checkpoint, then removes all but the `keep` newest checkpoints.
+    """Saves a full checkpoint as one file, then removes all but the `keep` newest checkpoints.
 
     Raises ValueError for `keep` below 2: if the only checkpoint is damaged, nothing is left. Raises OSError, for
     example for a full disk; the older checkpoints then remain.
@@ -47,7 +47,7 @@ def save(folder: Path, step: int, state: State, *, keep: int) -> Path:
 
 
 def create_temporary(folder: Path, step: int, *, keep: int) -> Path:
-    """Creates an empty temporary folder for a checkpoint; removes temporary folders of killed processes."""
+    """Creates a temporary folder for a checkpoint, and removes temporary folders that killed processes left."""
     if keep < 2:
         raise ValueError(f"keep is {keep}; it must be at least 2, because the newest checkpoint may be damaged")
     folder.mkdir(parents=True, exist_ok=True)
@@ -59,13 +59,13 @@ def create_temporary(folder: Path, step: int, *, keep: int) -> Path:
 
 
 def flush(path: Path) -> JsonDict:
-    """Flushes a file to disk and returns its entry in the manifest."""
+    """Flushes a file to disk, and returns its size and SHA-256 hash for the manifest."""
     atomic.flush(path)
     return _digest(path)
 
 
 def publish(temporary: Path, manifest: JsonDict, *, keep: int) -> Path:
-    """Writes the manifest, renames the temporary folder, and removes all but the `keep` newest folders."""
+    """Writes the manifest, renames the temporary folder, and removes all but the `keep` newest checkpoints."""
     text = json.dumps(manifest | {"seal": _seal(manifest)})
     atomic.write_text(temporary / _MANIFEST, text)
     target = temporary.with_name(temporary.name.removesuffix(atomic.PART))
@@ -76,7 +76,7 @@ def publish(temporary: Path, manifest: JsonDict, *, keep: int) -> Path:
 
 
 def load_full(path: Path) -> State | None:
-    """Loads a full checkpoint; returns None if the checkpoint is sharded."""
+    """Loads a full checkpoint on the CPU. Returns None if the checkpoint is sharded."""
     if not (path / _FULL).exists():
         return None
     state: State = torch.load(path / _FULL, weights_only=True, map_location="cpu")
@@ -84,7 +84,7 @@ def load_full(path: Path) -> State | None:
 
 
 def newest_complete(folder: Path) -> Path | None:
-    """Returns the newest complete checkpoint; the processes verify its files together."""
+    """Returns the newest complete checkpoint, or None. Each process verifies a part of the files."""
     before = float("inf")
     while True:
         steps = [_step(path) for path in list_checkpoints(folder)] if distributed.is_main_process() else []
@@ -97,14 +97,14 @@ def newest_complete(folder: Path) -> Path | None:
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Returns the checkpoint folders, including incomplete but not temporary folders, oldest first."""
+    """Returns the checkpoint folders, oldest first. Damaged checkpoints are included, temporary folders are not."""
     if not folder.is_dir():
         return []
     return sorted((path for path in folder.iterdir() if _NAME.fullmatch(path.name)), key=_step)
 
 
 def is_complete(path: Path, rank: int = 0, world_size: int = 1) -> bool:
-    """Returns whether the files of a checkpoint match its manifest; each process can check a part."""
+    """Returns whether the files of a checkpoint match its manifest. Each of `world_size` processes checks a part."""
     try:
         files = read_manifest(path)["files"]
         return all(files[name] == _digest(path / name) for name in sorted(files)[rank::world_size])
@@ -113,7 +113,7 @@ def is_complete(path: Path, rank: int = 0, world_size: int = 1) -> bool:
 
 
 def read_manifest(path: Path) -> JsonDict:
-    """Reads the manifest of a checkpoint. Raises ValueError if damaged, and OSError if missing."""
+    """Reads the manifest of a checkpoint. Raises ValueError if it is damaged, and OSError if it is missing."""
     try:
         manifest = json.loads((path / _MANIFEST).read_bytes())
     except RecursionError:

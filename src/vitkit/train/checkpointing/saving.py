@@ -16,7 +16,7 @@ from vitkit.train.run import Hardware
 
 
 class CheckpointNotSaved(ValueError):  # noqa: N818 - an end, as TrainingStopped is
-    """Raised when a training checkpoint could not be saved; the earlier checkpoints remain."""
+    """Raised when a training checkpoint could not be saved. The earlier checkpoints are kept."""
 
 
 def load_newest(folder: Path, allocate: files.Allocate | None = None) -> files.State | None:
@@ -36,7 +36,7 @@ def load_newest(folder: Path, allocate: files.Allocate | None = None) -> files.S
 
 
 class CheckpointSaver:
-    """Saves checkpoints to a folder and loads the newest. All processes must call its methods.
+    """Saves training checkpoints to a folder, and loads the newest one. All processes must call the methods.
 
     A full checkpoint is gathered and written by rank 0; of a sharded one each process writes its shards. With
     `hardware.async_save` the checkpoint is copied and written in the background, at most one at a time. An error in the
@@ -72,7 +72,7 @@ class CheckpointSaver:
                 self.thread.shutdown()
 
     def save(self, step: int, content: Mapping[str, object], *, last: bool = False) -> None:
-        """Saves the checkpoint of a step; if `last`, waits until the files are on disk.
+        """Saves the checkpoint of a step. If `last` is True, waits until the files are on disk.
 
         Raises CheckpointNotSaved, in every process, if this checkpoint or the one before could not be saved.
         """
@@ -87,7 +87,7 @@ class CheckpointSaver:
             self.wait()
 
     def wait(self) -> None:
-        """Waits for the pending save. Raises CheckpointNotSaved in every process if the save failed."""
+        """Waits until the last save is completed. Raises CheckpointNotSaved in every process if it failed."""
         if self.step is None:
             return
         failure = self._failure()
@@ -96,7 +96,7 @@ class CheckpointSaver:
             raise CheckpointNotSaved(messages[0]) from failure
 
     def load_newest(self, allocate: files.Allocate) -> files.State | None:
-        """Loads the newest complete checkpoint of the folder with the function `load_newest`."""
+        """Loads the newest complete checkpoint in the folder, or returns None."""
         return load_newest(self.folder, allocate)
 
     def _save_full(self, step: int, content: Mapping[str, object], background: bool) -> Future[object] | None:
@@ -132,14 +132,14 @@ class CheckpointSaver:
 
 
 def is_sharded(hardware: Hardware) -> bool:
-    """Returns whether a run's checkpoints are sharded; by default they are if the model is sharded."""
+    """Returns whether the checkpoints of a run are sharded. With the format "auto", they are sharded under FSDP."""
     if hardware.checkpoint_format == "auto":
         return hardware.parallel == "fsdp"
     return hardware.checkpoint_format == "sharded"
 
 
 def allocate_like(templates: Mapping[str, Tensor]) -> files.Allocate:
-    """Returns a function that allocates checkpoint tensors with the same sharding as `templates`.
+    """Returns a function that allocates the tensors of a checkpoint with the sharding of the tensors in `templates`.
 
     The template of a tensor is the one at its path, or at the path of its parent (`loop.checkpoint_templates`).
     """
@@ -155,7 +155,7 @@ def allocate_like(templates: Mapping[str, Tensor]) -> files.Allocate:
 
 
 def copy_to_cpu(value: files.Nested) -> files.Nested:
-    """Copies a nested value and moves every tensor in it to the CPU."""
+    """Copies nested dicts, lists and tuples, with all tensors on the CPU."""
     if isinstance(value, Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, dict):
@@ -166,7 +166,7 @@ def copy_to_cpu(value: files.Nested) -> files.Nested:
 
 
 def _completed(action: Callable[..., object], *arguments: object, **options: object) -> Future[object]:
-    """Calls a function immediately and returns its result or exception as a future."""
+    """Calls a function, and returns a completed future with its result or exception."""
     future: Future[object] = Future()
     try:
         future.set_result(action(*arguments, **options))

@@ -32,7 +32,7 @@ def save(
 def async_save(
     folder: Path, step: int, content: Mapping[str, object], *, keep: int, group: ProcessGroup | None = None
 ) -> Future[object]:
-    """Copies the shards and saves them in the background; returns a future for the end of the save."""
+    """Copies the shards and saves them in the background. Returns a future that completes when they are saved."""
     tensors, rest = _storage.split_tensors(content)
     with _original_errors():
         writer = Writer(folder, step, rest, keep)
@@ -59,7 +59,7 @@ def load(path: Path, manifest: Json, allocate: files.Allocate, group: ProcessGro
 
 @contextmanager
 def _original_errors() -> Iterator[None]:
-    """Unwraps exceptions of torch.distributed.checkpoint, and ignores its warning for a single process."""
+    """Context manager that raises the original exceptions instead of those of torch.distributed.checkpoint."""
     warnings.filterwarnings("ignore", "torch.distributed is disabled, unavailable or uninitialized", UserWarning)
     try:
         yield
@@ -70,7 +70,7 @@ def _original_errors() -> Iterator[None]:
 
 
 def root_cause(error: BaseException) -> BaseException:
-    """Returns the exception of the failed process from a torch.distributed.checkpoint exception."""
+    """Returns the original exception of a process that torch.distributed.checkpoint has wrapped in `error`."""
     if not isinstance(error, CheckpointException):
         return error
     cause = next(iter(error.failures.values()))[0]

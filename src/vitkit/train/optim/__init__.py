@@ -102,7 +102,7 @@ def _muon(config: Optimizer, module: nn.Module) -> torch.optim.Optimizer:
 
 
 def split_by_decay(module: nn.Module) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
-    """Returns two dicts of trainable parameters by name: with weight decay and without weight decay.
+    """Returns two dicts of trainable parameters by name: those with and those without weight decay.
 
     Weight decay applies to the weights of linear and convolution layers (big_vision's `.*/kernel`), not to biases,
     norms, scales, position embeddings and tokens.
@@ -118,7 +118,7 @@ def split_by_decay(module: nn.Module) -> tuple[dict[str, nn.Parameter], dict[str
 def parameter_groups(
     config: Optimizer, module: nn.Module, decayed: dict[str, nn.Parameter], undecayed: dict[str, nn.Parameter]
 ) -> list[Group]:
-    """Returns the parameter groups for an optimizer; `scale` multiplies a group's learning rate."""
+    """Returns the parameter groups for an optimizer. The `scale` of a group multiplies its learning rate."""
     weight_decay = config.weight_decay / config.lr if config.decay == "schedule" else config.weight_decay
     scales = layer_scales(module, config.layer_decay)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
@@ -152,19 +152,19 @@ def layer_scales(module: nn.Module, layer_decay: float) -> dict[str, float]:
 
 
 def _backbones(module: nn.Module) -> dict[str, Backbone]:
-    """Returns the backbones in a module by parameter name prefix."""
+    """Returns the backbones in a module. Keys are the prefixes of their parameter names."""
     named = module.named_modules()
     return {f"{name}." if name else "": part for name, part in named if isinstance(part, Backbone)}
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Sets the learning rate of the next update, multiplied by the factor of each group."""
+    """Sets the learning rate of each parameter group to `lr` times the `scale` of the group."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("scale", 1.0)
 
 
 def set_weight_decay(optimizer: torch.optim.Optimizer, config: Optimizer, progress: float) -> None:
-    """Sets the weight decay of the next update, if it is scheduled."""
+    """Sets the weight decay of the parameter groups to its scheduled value, if the config has a schedule."""
     if config.final_decay is None:
         return
     value = config.final_decay + (config.weight_decay - config.final_decay) * (1 + math.cos(math.pi * progress)) / 2
@@ -174,7 +174,7 @@ def set_weight_decay(optimizer: torch.optim.Optimizer, config: Optimizer, progre
 
 
 def clip_gradients(config: Optimizer, parameters: Iterable[nn.Parameter], norm: torch.Tensor) -> None:
-    """Clips gradients to the maximum norm in the config; `norm` is the total norm of the gradients."""
+    """Clips gradients to the maximum norm in the config. `norm` is the total norm before clipping."""
     if config.clip is None:
         return
     if config.clip_by == "all":

@@ -1,4 +1,4 @@
-"""Combines several optimizers into one, and evaluates torch.optim closures."""
+"""Combines several optimizers into one, and evaluates the closure argument of `torch.optim.Optimizer.step`."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ StateDict = dict[str, Any]
 
 
 def evaluate_closure(closure: Closure | None) -> float | None:
-    """Evaluates the closure of a step with gradients enabled; returns None if there is no closure."""
+    """Returns the loss that the closure of a step computes, with gradients enabled. Returns None without a closure."""
     if closure is None:
         return None
     with torch.enable_grad():
@@ -20,7 +20,7 @@ def evaluate_closure(closure: Closure | None) -> float | None:
 
 
 class CombinedOptimizer(torch.optim.Optimizer):
-    """Optimizer that combines several optimizers and shares their parameter groups."""
+    """Optimizer that combines several optimizers and contains the parameter groups of all of them."""
 
     def __init__(self, parts: Sequence[torch.optim.Optimizer]):
         self.parts = list(parts)
@@ -36,7 +36,7 @@ class CombinedOptimizer(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Closure | None = None) -> float | None:  # type: ignore[override]
-        """Performs one update with every optimizer; the closure is called once."""
+        """Performs one optimization step with every optimizer. The closure is called once."""
         loss = evaluate_closure(closure)
         for part in self.parts:
             part.step()

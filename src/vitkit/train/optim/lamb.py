@@ -7,7 +7,7 @@ from vitkit.train.optim._combined import Closure, Group, evaluate_closure
 
 
 class Lamb(torch.optim.Optimizer):
-    """Implements the LAMB optimizer (algorithm 2), which scales Adam's update by the norm of weights.
+    """LAMB optimizer (algorithm 2 of the paper), which scales the update of Adam by the norm of the weights.
 
     The update is w <- w - lr |w| / |u| u with u = m / (sqrt(v) + eps) + weight_decay w, where m and v
     are Adam's moments.
@@ -28,7 +28,7 @@ class Lamb(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Closure | None = None) -> float | None:  # type: ignore[override]
-        """Performs one update; as in torch.optim, `closure` re-evaluates the loss."""
+        """Performs one optimization step. The optional `closure` reevaluates the model and returns the loss."""
         loss = evaluate_closure(closure)
         for group in self.param_groups:
             for parameter in group["params"]:
@@ -38,7 +38,7 @@ class Lamb(torch.optim.Optimizer):
         return loss
 
     def _update(self, parameter: torch.Tensor, group: Group) -> torch.Tensor:
-        """Returns the update for a learning rate of 1."""
+        """Returns the update of a parameter, before it is multiplied by the learning rate."""
         state, gradient = self.state[parameter], parameter.grad
         if not state:
             # On the CPU, because every step reads it; float32 counts exactly up to 2^24, where bias correction is 1.
@@ -57,7 +57,7 @@ class Lamb(torch.optim.Optimizer):
 
 
 def _full_norm(tensor: torch.Tensor) -> torch.Tensor:
-    """Returns the norm of the full tensor, even if the tensor is sharded."""
+    """Returns the norm of a tensor. Of a sharded tensor, it is the norm of the full tensor."""
     norm = tensor.norm()
     # The method of a DTensor; no isinstance, because its module is slow to import.
     full_tensor = getattr(norm, "full_tensor", None)

@@ -7,7 +7,7 @@ from vitkit.train.optim._combined import Closure, evaluate_closure
 
 
 class Lion(torch.optim.Optimizer):
-    """Implements the Lion optimizer (algorithm 2), whose update is the sign of an interpolated momentum.
+    """Lion optimizer (algorithm 2 of the paper), whose update is the sign of an interpolated momentum.
 
     The update is w <- w - lr (sign(b1 m + (1 - b1) g) + weight_decay w), then m <- b2 m + (1 - b2) g.
 
@@ -20,7 +20,7 @@ class Lion(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Closure | None = None) -> float | None:  # type: ignore[override]
-        """Performs one update; as in torch.optim, `closure` re-evaluates the loss."""
+        """Performs one optimization step. The optional `closure` reevaluates the model and returns the loss."""
         loss = evaluate_closure(closure)
         for group in self.param_groups:
             first, second = group["betas"]
