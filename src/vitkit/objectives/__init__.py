@@ -1,4 +1,4 @@
-"""Objectives: one file per training method, each with `Config` and `build(config, backbone)`.
+"""Training objectives: one module per training method, each with `Config` and `build(config, backbone)`.
 
 `Config` is a frozen dataclass, and `build` returns an `Objective`. A new objective is one new file here: it is found
 by its file name and works with every model and the training loop. Whatever a method needs besides the backbone (a
@@ -28,34 +28,34 @@ _OBJECTIVES = Registry(__name__, "objective", ("Config", "build"))
 
 
 class Objective(nn.Module, ABC):
-    """Base class of training objectives; `backbone` is the module to evaluate and save."""
+    """Base class of training objectives, which compute the loss. `backbone` is the model to evaluate and save."""
 
     backbone: Backbone
     done: float
 
     @abstractmethod
     def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """Returns the `loss` to minimize and other scalars to log; all values are means over the batch."""
+        """Returns the `loss` to minimize and other scalars to log. All values are means over the batch."""
 
     @property
     def phase(self) -> int:
-        """Index of the current phase of the run, from 0. The cost of a step can differ between phases."""
+        """Index of the current training phase, from 0. FLOPs per step can differ between phases."""
         return 0
 
     def blocks(self) -> list[nn.Module]:
-        """Returns the blocks to shard, checkpoint and compile: the encoder blocks of all backbones."""
+        """Returns the encoder blocks of all backbones, for sharding, activation checkpointing and compilation."""
         return [block for part in self.modules() if isinstance(part, Backbone) for block in part.blocks]
 
     def input_parameters(self) -> tuple[nn.Parameter, ...]:
-        """Returns input parameters outside the backbone, such as a mask token."""
+        """Returns the parameters outside the backbone that are inputs of its first block, such as a mask token."""
         return ()
 
     def after_step(self, progress: float) -> None:
-        """Updates state after every optimizer step; `progress` is the completed fraction of the run."""
+        """Updates the objective after every optimizer step. `progress` is the completed fraction of the run."""
 
 
 def add_progress(objective: Objective) -> None:
-    """Adds the buffer `progress` (0 to 1) to an objective, with `done` as its copy on the CPU.
+    """Adds the buffer `progress`, the completed fraction of the run, to an objective. `done` is a copy on the CPU.
 
     Code that reads `done` does not synchronize with the device.
     """
@@ -65,13 +65,13 @@ def add_progress(objective: Objective) -> None:
 
 
 def set_progress(objective: Objective, progress: float) -> None:
-    """Sets `progress` and `done`, both rounded to float32 so that resumed runs get the same value."""
+    """Sets `progress` and `done` of an objective, both rounded to float32 so that resumed runs get the same value."""
     objective.get_buffer("progress").fill_(progress)
     objective.done = torch.tensor(progress, dtype=torch.float32).item()
 
 
 def save_digest_only(objective: Objective, name: str) -> None:
-    """Stores only a hash of a frozen submodule in the state dict, because its weights are in another file.
+    """Replaces the weights of a frozen submodule in the state dict of an objective with their hash.
 
     The state dict has the buffer `{name}_digest`, a hash of the submodule's weights, instead. Loading it into an
     objective whose submodule has other weights raises ValueError.
@@ -82,14 +82,14 @@ def save_digest_only(objective: Objective, name: str) -> None:
 
 
 def load_into(objective: Objective, source: str, parts: Iterable[str], layouts: Sequence[Layout], *, what: str) -> None:
-    """Loads tensors of a published checkpoint into an objective. Raises the errors of `load_parts`."""
+    """Loads the tensors `parts` of a published checkpoint into an objective. Raises the errors of `load_parts`."""
     state = objective.state_dict()
     wanted = {name: tuple(state[name].shape) for name in parts}
     objective.load_state_dict(state | load_parts(source, wanted, layouts, what=what))
 
 
 def digest(state: Mapping[str, Tensor]) -> Tensor:
-    """Returns the SHA-256 hash of named weights as a tensor of 32 bytes."""
+    """Returns the SHA-256 hash of the weights in a state dict, as a tensor of 32 bytes."""
     sha256 = hashlib.sha256()
     for name in sorted(state):
         sha256.update(name.encode())
@@ -119,17 +119,17 @@ def needs_labels(config: Dataclass) -> bool:
 
 
 def fitted(config: AnyConfig, training: Source) -> AnyConfig:
-    """Computes config values such as `class_weights="balanced"` from the training data."""
+    """Replaces config values such as `class_weights="balanced"` with numbers computed from the training data."""
     return config.fitted(training) if hasattr(config, "fitted") else config
 
 
 def to_dict(config: Dataclass) -> JsonDict:
-    """Converts the config of an objective to a dict for JSON, with the name under `objective`."""
+    """Converts the config of an objective to a dict for JSON. The key `objective` has the name of the objective."""
     return {"objective": _name(config), **configs.to_dict(config)}
 
 
 def from_dict(data: Json) -> AnyConfig:
-    """Converts the output of `to_dict` back to a config. Raises ValueError if it is invalid."""
+    """Converts the output of `to_dict` back to the config of an objective. Raises ValueError if it is invalid."""
     if not isinstance(data.get("objective"), str):
         raise ValueError("the config of the objective has no field 'objective' with its name")
     rest = {key: value for key, value in data.items() if key != "objective"}

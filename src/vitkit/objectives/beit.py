@@ -40,7 +40,7 @@ LAYOUTS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Config of BEiT pre-training: masking and tokenizer.
+    """Config of BEiT pre-training: masking of patches and image tokenizer.
 
     `mask_ratio` is the fraction of masked patches (75 of 196), in blocks of at least `smallest` patches. With `exact`
     every image has exactly this number, by adding or removing single patches (BEiT v2); without it an image can have
@@ -76,7 +76,7 @@ class Config:
 
 
 class Tokenizer(nn.Module):
-    """Image tokenizer with a codebook: maps patches to codes, and codes back to pixels."""
+    """Image tokenizer with a codebook. The encoder maps patches to codes, and the decoder maps codes to pixels."""
 
     codebook: Tensor
     sums: Tensor
@@ -100,7 +100,7 @@ class Tokenizer(nn.Module):
         self.register_buffer("counts", torch.zeros(config.codes), persistent=False)
 
     def vectors(self, images: Float[Tensor, "b c height width"]) -> Float[Tensor, "b r s k"]:
-        """Returns one unit vector per patch for the search of the nearest code."""
+        """Returns the output of the encoder: one vector per patch, normalized to unit length."""
         return F.normalize(rearrange(self.encoder(images).float(), "b k r s -> b r s k"), dim=3)
 
     def nearest_codes(self, vectors: Float[Tensor, "*b k"]) -> Int[Tensor, "*b"]:
@@ -108,7 +108,7 @@ class Tokenizer(nn.Module):
         return (vectors @ self.codebook.T).argmax(dim=-1)
 
     def reconstruct(self, vectors: Float[Tensor, "b r s k"]) -> tuple[Float[Tensor, "b p pixels"], Float[Tensor, ""]]:
-        """Returns the decoded pixels of each patch, and the mean squared distance to the codes.
+        """Returns the decoded pixels of each patch, and the mean squared distance between vectors and nearest codes.
 
         The pixels of a patch are in the order (row, column, channel). The gradient is passed straight through the
         codebook (straight-through estimator); `update_codebook` updates the codes.
@@ -125,7 +125,7 @@ class Tokenizer(nn.Module):
 
     @torch.no_grad()
     def update_codebook(self, seed: int) -> None:
-        """Moves used codes toward the mean of their vectors, and unused codes toward the most used code.
+        """Moves used codes toward the mean of the vectors assigned to them, and unused codes toward the most used code.
 
         `seed` is for the noise on unused codes; it must be the same in all processes of the run.
         """
@@ -142,7 +142,7 @@ class Tokenizer(nn.Module):
 
 
 class BEiT(Objective):
-    """BEiT pre-training: a backbone, a mask token, a linear head for visual tokens, and a tokenizer.
+    """BEiT pre-training objective: backbone, mask token, linear head that predicts visual tokens, and tokenizer.
 
     `published` is DALL-E's encoder; None trains a new tokenizer. Raises ValueError for a backbone without tokens, and
     for a number of channels or codes that differs from that of `published`.
@@ -168,7 +168,7 @@ class BEiT(Objective):
         add_progress(self)
 
     def input_parameters(self) -> tuple[nn.Parameter, ...]:
-        """Returns the mask token, which replaces patches before the first block."""
+        """Returns the mask token, which replaces masked patches before the first block."""
         return (self.mask_token,)
 
     @property
@@ -178,16 +178,16 @@ class BEiT(Objective):
 
     @property
     def trains_tokenizer(self) -> bool:
-        """Returns whether the run is in the phase that trains the tokenizer."""
+        """Whether the run is in its first phase, which trains the tokenizer."""
         return self.tokenizer is not None and self.done < self.config.tokenizer_fraction
 
     @property
     def phase(self) -> int:
-        """Phase of the run: 0 while the tokenizer is trained, then 1."""
+        """Training phase: 0 while the tokenizer is trained, and 1 while the backbone is trained."""
         return 0 if self.trains_tokenizer else 1
 
     def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """Returns `loss` (reconstruction, later cross-entropy of visual tokens), `words` and `accuracy`.
+        """Returns `loss`, `words` and `accuracy` of a batch; without `accuracy` while the tokenizer is trained.
 
         `words` is the perplexity of the visual tokens in the batch, `accuracy` the fraction of correct predictions.
         """
@@ -205,7 +205,7 @@ class BEiT(Objective):
     def tokenizer_step(
         self, images: Float[Tensor, "b c height width"], tokenizer: Tokenizer
     ) -> dict[str, Float[Tensor, ""]]:
-        """Returns the loss and other scalars of a step that trains the tokenizer."""
+        """Returns `loss` (reconstruction error and distance to the codes) and `words` of a step for the tokenizer."""
         patch = self.encoder.config.patch_size
         grid = (images.shape[2] // patch[0], images.shape[3] // patch[1])
         vectors = tokenizer.vectors(images[:, :, : grid[0] * patch[0], : grid[1] * patch[1]])
@@ -232,7 +232,7 @@ class BEiT(Objective):
         return self.published.tokenize(small.clamp(0, 1))
 
     def perplexity(self, tokens: Int[Tensor, "*b"]) -> Float[Tensor, ""]:
-        """Returns the perplexity of the token frequencies, which is the effective number of used tokens."""
+        """Returns the perplexity of the token frequencies, which is the effective number of tokens in use."""
         frequencies = tokens.flatten().bincount(minlength=self.config.codes) / tokens.numel()
         return (-torch.xlogy(frequencies, frequencies).sum()).exp()
 
@@ -244,7 +244,7 @@ class BEiT(Objective):
 
 
 def build(config: Config, backbone: Backbone) -> BEiT:
-    """Builds the objective, and loads tokenizer, mask token and head from the files in the config."""
+    """Builds the BEiT objective, and loads tokenizer, mask token and head from the files named in the config."""
     objective = BEiT(config, backbone, load_dalle_encoder(config.tokenizer) if config.tokenizer else None)
     if config.start:
         parts = ("mask_token", "lm_head.weight", "lm_head.bias")

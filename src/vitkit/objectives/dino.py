@@ -40,7 +40,7 @@ LAYOUTS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Config of DINO: views, head and schedules. The defaults match the published code.
+    """Config of DINO: views, projection head and schedules. The defaults are those of the published code.
 
     `epochs` is the length of the run in epochs, the unit of the other epoch counts. There are two global crops of the
     model's image size and `local_crops` small ones of `local_size` (rows, columns); None is 3/7 of the image size,
@@ -84,7 +84,7 @@ class Config:
 
 
 class Head(nn.Module):
-    """Projection head: three-layer MLP, L2 normalization, weight-normalized prototypes."""
+    """Projection head of DINO: three-layer MLP, L2 normalization, and a weight-normalized linear layer."""
 
     def __init__(self, width: int, config: Config):
         super().__init__()
@@ -97,12 +97,12 @@ class Head(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, x: Float[Tensor, "b d"], *, frozen: bool = False) -> Float[Tensor, "b k"]:
-        """Returns the logits; if `frozen`, the last layer gets no gradient and the optimizer skips it."""
+        """Returns the logits. If `frozen` is True, the last layer gets no gradient and is not updated."""
         return self.last_layer(F.normalize(self.mlp(x).float(), dim=1), frozen=frozen)
 
 
 class DINO(Objective):
-    """DINO: trains `student` with its head; `backbone` is the teacher, which is evaluated and saved.
+    """DINO objective, which trains `student`. `backbone` is the teacher, which is evaluated and saved.
 
     All schedules are functions of `progress`, the completed fraction of the run. Raises ValueError for a model without
     pooling.
@@ -134,14 +134,14 @@ class DINO(Objective):
         self.train()
 
     def train(self, mode: bool = True) -> "DINO":
-        """Sets the mode of the student; the teacher stays in evaluation mode."""
+        """Sets training or evaluation mode for the student. The teacher stays in evaluation mode."""
         super().train(mode)
         self.backbone.eval()
         self.teacher_head.eval()
         return self
 
     def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """Returns `loss`, its terms `entropy` and `kl`, and scalars that reveal a collapse.
+        """Returns `loss`, its terms `entropy` and `kl`, and the effective rank `rank`, which reveals a collapse.
 
         `entropy` is that of the teacher's predictions (0: always one output; log K: uniform), `kl` the divergence of
         the student's from them. A `kl` near 0 with a constant `entropy` is a collapse. `rank` is the effective rank of
@@ -169,7 +169,7 @@ class DINO(Objective):
     def views(
         self, images: Float[Tensor, "b c height width"]
     ) -> tuple[list[Float[Tensor, "b c _ _"]], list[Float[Tensor, "b c _ _"]]]:
-        """Returns two global views and several local views of the images.
+        """Returns two global and several local views of each image, which are augmented random crops.
 
         Views are cropped, flipped and color-augmented at random; the probability of blur is 1 and 0.1 for the global
         views and 0.5 for the local ones.
@@ -188,13 +188,13 @@ class DINO(Objective):
 
     @property
     def epoch(self) -> int:
-        """Index of the current epoch, below `config.epochs`."""
+        """Index of the current epoch, from 0 to `config.epochs` - 1."""
         # The tolerance covers float32 rounding of values such as 29/100.
         return min(self.config.epochs - 1, math.floor(self.done * self.config.epochs + 1e-4))
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
-        """Updates the teacher (EMA of the student) and the center (EMA of the mean of the teacher's logits)."""
+        """Updates the teacher (EMA of the student's weights) and the center (EMA of the mean teacher logits)."""
         momentum = teacher_momentum(self.config, self.done)
         for teacher, student in ((self.backbone, self.student), (self.teacher_head, self.student_head)):
             for mine, other in zip(teacher.parameters(), student.parameters(), strict=True):
@@ -209,7 +209,7 @@ class DINO(Objective):
 
 
 def dino_loss(teacher: Float[Tensor, "t b k"], student: Float[Tensor, "v b k"]) -> Float[Tensor, ""]:
-    """Returns the cross-entropy between teacher and student predictions on different views.
+    """Returns the mean cross-entropy of student predictions, with teacher predictions on other views as targets.
 
     All pairs of a teacher's view and another view of the student count. As a loop: for t in teacher, for v in student,
     if t is not v: -(teacher[t] * student[v]).sum(k); then the mean over b and pairs. The teacher's views are the first
@@ -220,7 +220,7 @@ def dino_loss(teacher: Float[Tensor, "t b k"], student: Float[Tensor, "v b k"]) 
 
 
 def teacher_temperature(config: Config, epoch: int) -> float:
-    """Returns the teacher's temperature in an epoch: a linear ramp, then a constant."""
+    """Returns the softmax temperature of the teacher in an epoch: a linear warm-up, then a constant."""
     first, last = config.teacher_temperatures
     if epoch >= config.temperature_epochs:
         return last
@@ -228,12 +228,12 @@ def teacher_temperature(config: Config, epoch: int) -> float:
 
 
 def teacher_momentum(config: Config, progress: float) -> float:
-    """Returns the momentum of the teacher's EMA for the step that starts at `progress`."""
+    """Returns the momentum of the teacher's EMA, after the fraction `progress` of the run."""
     return 1 - (1 - config.momentum) * (math.cos(math.pi * progress) + 1) / 2
 
 
 def effective_rank(vectors: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
-    """Returns the effective rank of the covariance C, which is (trace C)^2 / trace(C^2)."""
+    """Returns the effective rank of vectors with the covariance C, which is (trace C)^2 / trace(C^2)."""
     centered = (vectors - vectors.mean(dim=0)).float()
     gram = centered @ centered.T if vectors.shape[0] < vectors.shape[1] else centered.T @ centered
     return gram.trace().square() / gram.square().sum().clamp_min(torch.finfo(gram.dtype).tiny)
@@ -246,7 +246,7 @@ def _local_size(size: Sequence[int], backbone: Backbone) -> tuple[int, int]:
 
 
 def build(config: Config, backbone: Backbone) -> DINO:
-    """Builds the objective, and loads the full checkpoint if the config specifies one."""
+    """Builds the DINO objective, and loads a full checkpoint of DINO's training if the config names one."""
     objective = DINO(config, backbone)
     if config.start:
         # All but the progress of the run and the classification heads, which DINO's files do not have.

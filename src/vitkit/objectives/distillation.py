@@ -1,4 +1,4 @@
-"""Hard and soft distillation from a teacher (DeiT, section 4; Hinton et al. 2015).
+"""Hard and soft knowledge distillation from a teacher (DeiT, section 4; Hinton et al. 2015).
 
 A student with a distillation token (`models.deit`) is trained on the labels with its class token and on the teacher's
 predictions with its distillation token; any other model is trained on both with its one head.
@@ -23,7 +23,7 @@ from vitkit.objectives.supervised import cross_entropy
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Config of distillation from a teacher.
+    """Config of knowledge distillation: checkpoint of the teacher, kind of loss, and weight of the teacher loss.
 
     `teacher` is any checkpoint that vitkit loads, with the classes of the student. With `separate_head` it can
     have other classes (ImageNet's, for example): an additional head on the student's representation predicts them and
@@ -54,7 +54,7 @@ class Config:
 
 
 class Distillation(Objective):
-    """Distillation: trains a student with labels and the predictions of a frozen teacher.
+    """Distillation objective, which trains a student with labels and the predictions of a frozen teacher.
 
     The teacher is in evaluation mode and gets the same images at its own size. The state dict has a hash of the
     teacher's weights instead of the weights; resuming with another teacher raises ValueError. So does a teacher with
@@ -93,13 +93,13 @@ class Distillation(Objective):
         self.train()
 
     def train(self, mode: bool = True) -> "Distillation":
-        """Sets the mode of the student; the teacher stays in evaluation mode."""
+        """Sets training or evaluation mode for the student. The teacher stays in evaluation mode."""
         super().train(mode)
         self.teacher.eval()
         return self
 
     def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """Returns `loss` with its terms `labels` and `teacher`, `accuracy`, and the agreement rate `agree`."""
+        """Returns `loss`, its terms `labels` and `teacher`, `accuracy`, and `agree`, the agreement with the teacher."""
         first, second = self.student_logits(batch.images)
         teacher_logits = self.teacher_logits(batch.images)
         smoothing = self.config.label_smoothing
@@ -118,7 +118,7 @@ class Distillation(Objective):
     def student_logits(
         self, images: Float[Tensor, "b c height width"]
     ) -> tuple[Float[Tensor, "b classes"], Float[Tensor, "b teacher_classes"]]:
-        """Returns the student's logits for labels and for the teacher, which are equal with a single head.
+        """Returns the student's logits for the label loss and for the teacher loss. With a single head, they are equal.
 
         The separate head for a teacher with other classes reads the representation of the student.
         """
@@ -133,7 +133,7 @@ class Distillation(Objective):
 
     @torch.no_grad()
     def teacher_logits(self, images: Float[Tensor, "b c height width"]) -> Float[Tensor, "b classes"]:
-        """Returns the teacher's logits for the same images, resized and normalized for the teacher."""
+        """Returns the teacher's logits for the images, which are resized and normalized as the teacher requires."""
         images = images * self.scale + self.shift
         if tuple(images.shape[2:]) != self.size:
             images = F.interpolate(images, size=self.size, mode="bicubic", antialias=True)
@@ -142,7 +142,7 @@ class Distillation(Objective):
     def teacher_loss(
         self, student: Float[Tensor, "b classes"], teacher: Float[Tensor, "b classes"]
     ) -> Float[Tensor, ""]:
-        """Returns the hard loss (cross-entropy with the teacher's class) or soft loss (T^2 KL divergence)."""
+        """Returns the hard loss (cross-entropy with the teacher's class) or the soft loss (KL divergence times T^2)."""
         if self.config.kind == "hard":
             return F.cross_entropy(student, teacher.argmax(dim=1))
         t = self.config.temperature
@@ -152,7 +152,7 @@ class Distillation(Objective):
 
 
 def build(config: Config, backbone: Backbone) -> Distillation:
-    """Builds the objective, with the teacher loaded from a folder, a file or the Hub."""
+    """Builds the distillation objective, with the teacher loaded from a folder, a file or the Hub."""
     if not config.teacher:
         raise ValueError("distillation needs a teacher; set objective.teacher to a checkpoint")
     loaded = checkpoints.load(config.teacher)

@@ -1,4 +1,4 @@
-"""Masked autoencoding: reconstruction of images from a quarter of the patches (He et al. 2021)."""
+"""Masked autoencoders (MAE): reconstruction of images from a quarter of the patches (He et al. 2021)."""
 
 from dataclasses import dataclass
 from typing import cast
@@ -48,7 +48,7 @@ LAYOUTS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Config of MAE: masking, target and decoder.
+    """Config of MAE: fraction of masked patches, normalization of the target, and size of the decoder.
 
     `mask_ratio` is the fraction of masked patches. `normalized` normalizes the target by the mean and standard
     deviation of each patch's pixels, over all channels (section 4.1, "Reconstruction target"). `start` is a checkpoint
@@ -69,7 +69,7 @@ class Config:
 
 
 class MAE(Objective):
-    """MAE: a plain ViT that encodes the visible patches, and a decoder that predicts all patches.
+    """MAE objective: a plain ViT encodes the visible patches, and a decoder predicts the pixels of all patches.
 
     Positions that are initialized as the sine-cosine table (init="mae") are frozen. Raises ValueError for a backbone
     whose blocks need the full grid (relative positions, rotations, axial attention), or without a class token.
@@ -110,7 +110,7 @@ class MAE(Objective):
             backbone.pos_embed.requires_grad_(False)
 
     def blocks(self) -> list[nn.Module]:
-        """Returns the blocks of the encoder and the decoder."""
+        """Returns the transformer blocks of the encoder and the decoder."""
         return [*super().blocks(), *self.decoder.decoder_blocks]
 
     @property
@@ -119,7 +119,7 @@ class MAE(Objective):
         return cast(ViT | DeiT, self.backbone)
 
     def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """Returns `loss`: the mean squared error of the pixels of masked patches."""
+        """Returns `loss`, the mean squared error of the predicted pixels of masked patches."""
         # On the CPU, so that a seed gives the same masks on every device.
         noise = torch.rand(batch.images.shape[0], self.num_patches(batch.images))
         predicted, masked = self.reconstruct(batch.images, noise.to(batch.images.device))
@@ -131,14 +131,14 @@ class MAE(Objective):
         return rows * columns
 
     def grid(self, images: Float[Tensor, "b c height width"]) -> tuple[int, int]:
-        """Returns rows and columns of patches per image."""
+        """Returns the number of rows and columns of patches in an image."""
         height, width = self.encoder.config.patch_size
         return images.shape[2] // height, images.shape[3] // width
 
     def reconstruct(
         self, images: Float[Tensor, "b c height width"], noise: Float[Tensor, "b p"]
     ) -> tuple[Float[Tensor, "b p pixels"], Bool[Tensor, "b p"]]:
-        """Returns the predicted pixels of every patch, and the mask, which is True for masked patches.
+        """Returns the predicted pixels of every patch, and a mask that is True for masked patches.
 
         The patches with the smallest `noise` are visible, ordered by their noise as in the original.
         """
@@ -169,7 +169,7 @@ class MAE(Objective):
 
 
 def build(config: Config, backbone: Backbone) -> MAE:
-    """Builds the objective, and loads the decoder from the checkpoint in the config."""
+    """Builds the MAE objective, and loads the decoder if the config names a checkpoint."""
     objective = MAE(config, backbone)
     if config.start:
         wanted = {name: tuple(each.shape) for name, each in objective.decoder.state_dict().items()}

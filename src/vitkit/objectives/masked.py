@@ -1,4 +1,4 @@
-"""Masked patch prediction: prediction of corrupted patches' colors (ViT paper, appendix B.1.2)."""
+"""Masked patch prediction: prediction of the colors of corrupted patches (ViT paper, appendix B.1.2)."""
 
 from dataclasses import dataclass
 from typing import Literal, cast
@@ -21,7 +21,7 @@ SMALL = 4  # rows and columns of the downsampled patch
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Config of masked patch prediction: corruption and target.
+    """Config of masked patch prediction: corruption of patches and colors to predict.
 
     `corruption_ratio` is the fraction of patches of each image that are corrupted. A fraction `replaced` of those
     is replaced by the [mask] embedding, a fraction `swapped` by the embedding of another patch; the others do not
@@ -49,7 +49,7 @@ class Config:
 
 
 class Masked(Objective):
-    """Masked patch prediction: a backbone, a [mask] embedding, and a linear layer for color classes.
+    """Masked patch prediction objective: backbone, mask token, and linear layer that predicts colors.
 
     Raises ValueError for a backbone without tokens.
     """
@@ -72,7 +72,7 @@ class Masked(Objective):
         nn.init.zeros_(self.predict.bias)
 
     def input_parameters(self) -> tuple[nn.Parameter, ...]:
-        """Returns the mask token, which replaces patches before the first block."""
+        """Returns the mask token, which replaces masked patches before the first block."""
         return (self.mask_token,)
 
     @property
@@ -95,7 +95,7 @@ class Masked(Objective):
         return {"loss": F.cross_entropy(logits, target), "accuracy": (logits.argmax(dim=1) == target).float().mean()}
 
     def corrupt(self, embedded: Features, chosen: Bool[Tensor, "b p"]) -> Features:
-        """Replaces chosen patches with the mask token or another patch, or keeps the original patch.
+        """Replaces each chosen patch, at random, with the mask token or another patch, or keeps the patch.
 
         Position embeddings do not change: a patch embedding is copied without its position. (This is exact without
         dropout on the embedding.)
@@ -114,7 +114,7 @@ class Masked(Objective):
         return apply_mask(mixed, self.encoder, self.mask_token, replaced)
 
     def colors(self, pixels: Float[Tensor, "n h w c"]) -> Int[Tensor, "n cells"]:
-        """Returns the color classes of patches or of their 4x4 cells; 3-bit classes are R + 8 G + 64 B."""
+        """Returns the color class of each patch, or of each cell of its 4x4 grid. With 3 bits it is R + 8 G + 64 B."""
         mean, std = pixels.new_tensor(self.config.mean), pixels.new_tensor(self.config.std)
         patches = rearrange(pixels * std + mean, "n h w c -> n c h w")
         small = F.adaptive_avg_pool2d(patches, 1 if self.config.target == "mean_color" else SMALL)
@@ -124,7 +124,7 @@ class Masked(Objective):
 
 
 def token_backbone(backbone: Backbone, what: str) -> TokenBackbone:
-    """Returns the backbone. Raises ValueError unless it is a `TokenBackbone` with one patch size."""
+    """Returns `backbone` as a `TokenBackbone`. Raises ValueError if it is none or has several patch sizes."""
     if not isinstance(backbone, TokenBackbone):
         raise ValueError(f"{what} masks tokens before the first block, but {type(backbone).__name__} has no tokens")
     if getattr(backbone.config, "patch_sizes", ()):
@@ -133,7 +133,7 @@ def token_backbone(backbone: Backbone, what: str) -> TokenBackbone:
 
 
 def random_mask(num: int, patches: int, ratio: float) -> Bool[Tensor, "b p"]:
-    """Samples a random mask with the given ratio of masked patches (at least one), on the CPU."""
+    """Samples a random mask on the CPU with the given fraction of masked patches, which is at least one patch."""
     count = max(1, round(ratio * patches))
     return torch.rand(num, patches).argsort(dim=1).argsort(dim=1) < count
 
@@ -157,7 +157,7 @@ def apply_mask(
 def patch_pixels(
     images: Float[Tensor, "b c height width"], grid: tuple[int, int], patch_size: tuple[int, int]
 ) -> Float[Tensor, "b p h w c"]:
-    """Returns the pixels of each patch in row-major order, without pixels outside the grid.
+    """Returns the pixels of each patch in row-major order. Pixels outside the grid of patches are cropped.
 
     Raises ValueError for images smaller than the grid of patches (a hybrid rounds the size of its map up).
     """
@@ -169,5 +169,5 @@ def patch_pixels(
 
 
 def build(config: Config, backbone: Backbone) -> Masked:
-    """Builds the objective for a backbone."""
+    """Builds the masked patch prediction objective for a backbone."""
     return Masked(config, backbone)

@@ -36,7 +36,7 @@ NEEDS_LABELS = False
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Config of SimMIM: the fraction `mask_ratio` of masked squares, and their side `unit` in pixels.
+    """Config of SimMIM. Squares with a side of `unit` pixels are masked, a fraction `mask_ratio` of all squares.
 
     `unit` must be a multiple of the patch size; if patches are at least as large, single patches are masked. `start` is
     a checkpoint from which mask token and decoder are loaded: a file of SimMIM's pre-training, or transformers'
@@ -55,7 +55,7 @@ class Config:
 
 
 class SimMIM(Objective):
-    """SimMIM: a backbone for all tokens, including mask tokens, and a linear layer that predicts pixels.
+    """SimMIM objective: a backbone encodes all tokens, including mask tokens, and a linear layer predicts pixels.
 
     The layer is the 1x1 convolution of the original: its outputs are in the order (channel, row, column). Raises
     ValueError for a backbone without tokens, and for a unit that is not a multiple of the patch size.
@@ -74,7 +74,7 @@ class SimMIM(Objective):
         nn.init.trunc_normal_(self.mask_token, std=0.02)
 
     def input_parameters(self) -> tuple[nn.Parameter, ...]:
-        """Returns the mask token, which replaces patches before the first block."""
+        """Returns the mask token, which replaces masked patches before the first block."""
         return (self.mask_token,)
 
     @property
@@ -83,7 +83,7 @@ class SimMIM(Objective):
         return cast(TokenBackbone, self.backbone)
 
     def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """Returns `loss`, which is the mean absolute error of the normalized pixels of masked patches."""
+        """Returns `loss`, the mean absolute error of the predicted pixels of masked patches."""
         embedded = self.encoder.embed(batch.images)
         masked = unit_mask(batch.images.shape[0], embedded.grid, self.span, self.config.mask_ratio)
         encoded = self.encoder.encode(apply_mask(embedded, self.encoder, self.mask_token, masked))
@@ -93,7 +93,7 @@ class SimMIM(Objective):
 
 
 def unit_mask(num: int, grid: tuple[int, int], span: tuple[int, int], ratio: float) -> Bool[Tensor, "b p"]:
-    """Samples a patch mask for a fraction of units, each of `span` (rows, columns) patches.
+    """Samples a mask of patches: a fraction `ratio` of units, each of `span` (rows, columns) patches, is masked.
 
     Units at the right and the bottom of the grid can be smaller.
     """
@@ -106,7 +106,7 @@ def unit_mask(num: int, grid: tuple[int, int], span: tuple[int, int], ratio: flo
 
 
 def build(config: Config, backbone: Backbone) -> SimMIM:
-    """Builds the objective, and loads mask token and decoder from the checkpoint in the config."""
+    """Builds the SimMIM objective, and loads mask token and decoder if the config names a checkpoint."""
     objective = SimMIM(config, backbone)
     if config.start:
         parts = ("mask_token", "decoder.weight", "decoder.bias")

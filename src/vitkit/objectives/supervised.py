@@ -19,7 +19,7 @@ EFFECTIVE = 0.999  # beta of the effective number of samples (Cui et al. 2019)
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Config of supervised classification or regression.
+    """Config of supervised classification or regression: loss, label smoothing and class weights.
 
     `loss` "softmax" is for exclusive classes, "sigmoid" for independent ones, "mse" (the mean squared error of
     standardized targets, see `vitkit.task`) for numbers. `label_smoothing` is the fraction of each
@@ -45,7 +45,7 @@ class Config:
     positive_weights: tuple[float, ...] | Literal["balanced"] | None = None
 
     def __post_init__(self) -> None:
-        """Raises ValueError for values out of range and for options that require the sigmoid loss."""
+        """Raises ValueError if a value is out of range, or if an option does not fit the loss."""
         if not 0.0 <= self.label_smoothing < 1.0:
             raise ValueError(f"label_smoothing is {self.label_smoothing}; it must be at least 0 and below 1")
         for name, weights in (("class", self.class_weights), ("positive", self.positive_weights)):
@@ -62,7 +62,7 @@ class Config:
             raise ValueError(f"positive_weights need loss='sigmoid', not '{self.loss}'")
 
     def fitted(self, training: Source) -> "Config":
-        """Computes "balanced" and "effective" weights of the config from the training labels.
+        """Returns the config with "balanced" and "effective" weights replaced by numbers from the training labels.
 
         Raises ValueError for a class without images, and with positive weights for a label that all images have.
         """
@@ -88,7 +88,7 @@ class Config:
 
 
 class Supervised(Objective):
-    """Supervised training with the cross-entropy or squared error of logits and targets; see `Config`.
+    """Supervised objective: cross-entropy for classification, or mean squared error for regression.
 
     Raises ValueError for a backbone without a linear head, and if the loss does not fit its task.
     """
@@ -114,7 +114,7 @@ class Supervised(Objective):
             nn.init.constant_(backbone.head.bias, config.head_bias)
 
     def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """Returns `loss` and `accuracy`, the fraction of images whose top prediction is the top target.
+        """Returns `loss` and `accuracy`, the fraction of images whose most likely class is the class of the target.
 
         For a regression it returns only `loss`.
         """
@@ -156,7 +156,7 @@ def cross_entropy(
     class_weights: Float[Tensor, " classes"] | None = None,
     positive_weights: Float[Tensor, " classes"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Returns the cross-entropy with soft targets, averaged over the batch.
+    """Returns the softmax or sigmoid cross-entropy with soft targets, averaged over the batch.
 
     For `kind` "softmax" it is -sum_c t_c log softmax(l)_c; for "sigmoid", with the sigmoid s, it is
     -sum_c [t_c log s(l_c) + (1 - t_c) log s(-l_c)]. With class weights w the loss of an image is multiplied by
@@ -181,5 +181,5 @@ def _terms(
 
 
 def build(config: Config, backbone: Backbone) -> Supervised:
-    """Builds the objective for a backbone."""
+    """Builds the supervised objective for a backbone."""
     return Supervised(config, backbone)
