@@ -1,4 +1,4 @@
-"""Models: one file per family, each with `Config` (a frozen dataclass), `Model`, `PRESETS` and `TINY`.
+"""Models: one module per model family, each with `Config` (a frozen dataclass), `Model`, `PRESETS` and `TINY`.
 
 Every config has the fields `image_size`, `channels`, `num_classes` and `task` (`vitkit.task.Task`: what the outputs
 mean).
@@ -29,7 +29,7 @@ _FAMILIES = Registry(__name__, "model family", ("Config", "Model", "PRESETS", "T
 
 
 class Backbone(nn.Module, ABC):
-    """Base class of models: images to `Features`, and features to logits.
+    """Base class of models. `features` maps images to `Features`, and `logits` maps these features to logits.
 
     `images` are normalized float tensors (b, channels, height, width), at least one patch high and wide. `width` is the
     width of a token.
@@ -46,11 +46,11 @@ class Backbone(nn.Module, ABC):
 
     @property
     def family(self) -> str:
-        """Name of the model family, which is the name of a file in this folder."""
+        """Name of the model family, such as `vit`, which is the name of its module in `vitkit.models`."""
         return family_of(self.config)
 
     def layer_of(self, name: str) -> int:
-        """Returns the layer index of a parameter for layer-wise learning rate decay, as in BEiT and MAE.
+        """Returns the layer index of a parameter, for layer-wise learning rate decay as in BEiT and MAE.
 
         0 for the embedding (tokens, position tables, `embedding_modules`), i + 1 for block i, and depth + 1 for what
         comes after the blocks or belongs to all of them. Raises ValueError for a name that is no parameter.
@@ -65,7 +65,7 @@ class Backbone(nn.Module, ABC):
         return 0 if not rest or module in self.embedding_modules else len(self.blocks) + 1
 
     def head_parameters(self) -> dict[str, nn.Parameter]:
-        """Returns the parameters of all heads by name; empty for a model without classes."""
+        """Returns the parameters of all heads by name. The dict is empty for a model without classes."""
         return {
             f"{head}.{name}": parameter
             for head in self.head_modules
@@ -74,20 +74,20 @@ class Backbone(nn.Module, ABC):
 
     @property
     def num_taps(self) -> int:
-        """Number of blocks whose outputs `features` can return; those of convolutional networks are stages."""
+        """Number of blocks whose outputs `features` can return. Stages of convolutional networks count as blocks."""
         stages = getattr(self, "stages", None)
         return len(self.blocks) or (len(stages) if isinstance(stages, nn.Sequential) else 0)
 
     @property
     def pool_width(self) -> int:
-        """Width of the pooled features, which are the input of the pre-logits layer or the head."""
+        """Width of the pooled features, which are the input of the head or of the pre-logits layer before it."""
         return self.width
 
     @abstractmethod
     def features(
         self, images: Float[Tensor, "b c height width"], blocks: Blocks | None = None, **options: Unpack[TapOptions]
     ) -> Features:
-        """Returns the tokens of the images, after the final norm if this norm comes before pooling.
+        """Returns the tokens of the images as `Features`, after the final norm unless the norm follows pooling.
 
         With `blocks`, `Features.taps` has the outputs of these blocks, of one forward pass and in the given order:
         indices from 0, negative ones from the end, or a number of last blocks. The blocks of a convolutional network
@@ -96,25 +96,25 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def represent(self, features: Features) -> Float[Tensor, "b *n d"]:
-        """Returns the input of the head (b, d): pooled features, after the pre-logits layer if there is one."""
+        """Returns the input of the head (b, d): the pooled features, after the pre-logits layer if there is one."""
 
     @abstractmethod
     def init_weights(self) -> None:
-        """Initializes all parameters and buffers with torch's global generator, also after `to_empty`."""
+        """Initializes all parameters and buffers, with torch's global random generator. Also works after `to_empty`."""
 
     def init_buffers(self) -> None:
-        """Initializes the buffers that are not in the state dict; `init_weights` also calls this method."""
+        """Initializes the buffers that are not in the state dict. `init_weights` calls this method, too."""
 
     def forward(self, images: Float[Tensor, "b c height width"]) -> Float[Tensor, "b *n classes"]:
         """Returns `logits(features(images))`."""
         return self.logits(self.features(images))
 
     def logits(self, features: Features) -> Float[Tensor, "b *n classes"]:
-        """Returns the logits of features, or their representation if the model has no classes."""
+        """Returns the logits of features. For a model without classes, returns their representation."""
         return self.head(self.represent(features))
 
     def resize(self, image_size: tuple[int, int] | None = None, patch_size: tuple[int, int] | None = None) -> None:
-        """Changes the native image size (in pixels) or patch size (with FlexiViT's PI-resize) of the model.
+        """Changes the native image size (in pixels) or the patch size (with FlexiViT's PI-resize) of the model.
 
         Parameters that depend on the sizes are resized once, by the methods that the config names. For sizes that the
         family does not support it raises ValueError and leaves the model unchanged.
@@ -132,13 +132,13 @@ class Backbone(nn.Module, ABC):
         self.init_buffers()
 
     def resize_parameters(self, config: AnyConfig) -> None:
-        """Resizes parameters and buffers to another config's image and patch size, as part of `resize`.
+        """Resizes parameters and buffers to the image size and patch size of `config`. Called by `resize`.
 
         Families override it; parameters of convolutional networks do not depend on the sizes.
         """
 
     def adapt_channels(self, channels: int) -> None:
-        """Adapts an RGB model to images of another number of channels, by timm's rule.
+        """Adapts the input weights of an RGB model to another number of image channels, in the same way as timm.
 
         The weight of the input convolution is summed over RGB for one channel, and repeated and scaled for others (see
         `layers.adapt_input_weight`). Raises ValueError if the model is not for RGB, and leaves it unchanged.
@@ -151,7 +151,7 @@ class Backbone(nn.Module, ABC):
         self.config = config
 
     def reset_head(self, num_classes: int) -> None:
-        """Replaces head and pre-logits with a zero linear head for `num_classes` (ViT paper, section 3.2).
+        """Replaces head and pre-logits layer with a zero linear head for `num_classes` (ViT paper, section 3.2).
 
         The problem type of the task stays; its thresholds and statistics belong to the old head and are removed.
         """
@@ -171,21 +171,21 @@ class Backbone(nn.Module, ABC):
 
 
 class TokenBackbone(Backbone):
-    """A backbone of encoder blocks over tokens, split into `embed` and `encode` for masking."""
+    """Base class of models with encoder blocks over tokens. `embed` and `encode` are separate to allow masking."""
 
     patch_embed: PatchEmbed
     norm: nn.Module
 
     @abstractmethod
     def embed(self, images: Float[Tensor, "b c height width"]) -> Features:
-        """Returns the tokens with position embeddings, which are the input of the first block."""
+        """Returns the tokens of the images with position embeddings, which are the input of the first block."""
 
     @abstractmethod
     def encode(self, embedded: Features, taps: Taps | None = None) -> Features:
-        """Runs embedded tokens through the blocks and the final norm; `taps` collects the outputs of blocks."""
+        """Runs embedded tokens through all blocks and the final norm. `taps` collects the outputs of chosen blocks."""
 
     def position_inputs(self, grid: tuple[int, int]) -> Iterator[PositionInput]:
-        """Returns the positional input of each block for a grid of (rows, columns).
+        """Returns the positional input of each block for a grid of (rows, columns) patches.
 
         Raises ValueError for a family whose blocks need the grid itself.
         """
@@ -195,7 +195,7 @@ class TokenBackbone(Backbone):
         )
 
     def positions(self, grid: tuple[int, int]) -> Float[Tensor, "1 rows d"] | None:
-        """Returns the position embedding that `embed` adds, with special tokens first, or None."""
+        """Returns the position embeddings that `embed` adds, those of special tokens first, or None if it adds none."""
         return None
 
     def resize_parameters(self, config: AnyConfig) -> None:
@@ -207,7 +207,7 @@ class TokenBackbone(Backbone):
     def features(
         self, images: Float[Tensor, "b c height width"], blocks: Blocks | None = None, **options: Unpack[TapOptions]
     ) -> Features:
-        """Returns `encode(embed(images))`, with the outputs of `blocks`."""
+        """Returns `encode(embed(images))`, with the outputs of the chosen `blocks` in `Features.taps`."""
         taps = make_taps(blocks, self.num_taps, lambda _, tokens: self.norm(tokens), **options)
         embedded = self.embed(images)
         return self.encode(embedded) if taps is None else taps.attach(self.encode(embedded, taps))
@@ -219,7 +219,7 @@ def families() -> list[str]:
 
 
 def family(name: str) -> ModuleType:
-    """Returns the module of a model family. Raises ValueError if the name is unknown."""
+    """Returns the Python module of a model family. Raises ValueError if the name is unknown."""
     return _FAMILIES.get(name)
 
 
@@ -234,7 +234,7 @@ def presets() -> dict[str, AnyConfig]:
 
 
 def preset(name: str, **changes: object) -> AnyConfig:
-    """Returns a preset with changed fields, such as `preset("vit-b/16", image_size=384)`.
+    """Returns the config of a preset with some fields changed, such as `preset("vit-b/16", image_size=384)`.
 
     An int for a size means a square. Raises ValueError with similar names for an unknown one.
     """
@@ -249,7 +249,7 @@ def preset(name: str, **changes: object) -> AnyConfig:
 
 
 def build(config: AnyConfig, *, device: str | torch.device = "cpu", initialize: bool = True) -> Backbone:
-    """Builds the model of a config. Skips initialization on the meta device or if `initialize=False`.
+    """Builds the model of a config. Weights are not initialized on the meta device or if `initialize=False`.
 
     Raises ValueError for a config that the model or its task does not support.
     """
@@ -268,7 +268,7 @@ def build(config: AnyConfig, *, device: str | torch.device = "cpu", initialize: 
 
 
 def to_dict(config: Dataclass) -> JsonDict:
-    """Converts a model config to a dict for JSON, with its fields and the family under `family`."""
+    """Converts a model config to a dict for JSON. The key `family` has the name of the model family."""
     return {"family": family_of(config), **configs.to_dict(config)}
 
 

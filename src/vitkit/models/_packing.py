@@ -1,4 +1,4 @@
-"""Forward passes over images of different sizes and aspect ratios without padding (NaViT).
+"""Forward passes over images of different sizes, whose tokens are packed into sequences without padding (NaViT).
 
 It works for every `TokenBackbone` that implements `position_inputs`, with all its heads and without training or
 conversion. The result of each image is the same as without packing.
@@ -24,7 +24,7 @@ TOKENS = 4096
 
 
 def features(model: Backbone, images: Sequence[Float[Tensor, "c _ _"]], *, tokens: int = TOKENS) -> list[Features]:
-    """Returns the final features of each image, as a batch of one, in the order of the images.
+    """Returns the final features of each image, in the order of the images. Each one is a batch of one image.
 
     `tokens` is the maximum size of a pack; a larger image is a pack of its own. Raises ValueError for a model that
     cannot pack, and whatever the model raises for an image.
@@ -44,7 +44,7 @@ def features(model: Backbone, images: Sequence[Float[Tensor, "c _ _"]], *, token
 def logits(
     model: Backbone, images: Sequence[Float[Tensor, "c _ _"]], *, tokens: int = TOKENS
 ) -> Float[Tensor, "images classes"]:
-    """Returns the logits of the images, in order; see `features`.
+    """Returns the logits of images of different sizes, in the order of the images.
 
     Raises ValueError for a head that reads every token (pool "none"), whose logits have one shape per image.
     """
@@ -61,7 +61,7 @@ def logits(
 
 
 def pack(model: Backbone, images: Sequence[Float[Tensor, "c _ _"]]) -> Packed:
-    """Embeds images and packs their tokens; position embeddings match the patch grid of each image.
+    """Embeds images and packs their tokens. Position embeddings are resized to the patch grid of each image.
 
     The images are sorted by size (`order`). It is differentiable, as is `encode`.
     """
@@ -71,12 +71,12 @@ def pack(model: Backbone, images: Sequence[Float[Tensor, "c _ _"]]) -> Packed:
 
 
 def order(images: Sequence[Float[Tensor, "c _ _"]]) -> list[int]:
-    """Returns the indices of the images by increasing area, which is their order in `pack`."""
+    """Returns the indices of the images, sorted by increasing area, which is the order that `pack` uses."""
     return sorted(range(len(images)), key=lambda index: (images[index][0].numel(), images[index].shape, index))
 
 
 def encode(model: Backbone, packed: Packed) -> Packed:
-    """Runs packed tokens through blocks and final norm, like `TokenBackbone.encode` for each group."""
+    """Runs packed tokens through all blocks and the final norm, with the results of `TokenBackbone.encode`."""
     backbone = _token_backbone(model)
     class_tokens = _pooling.class_token_list(backbone.config)
     positions = [backbone.position_inputs(grid) for grid in packed.grids]
@@ -97,7 +97,7 @@ def _token_backbone(model: Backbone) -> TokenBackbone:
 def _packs(
     model: TokenBackbone, images: Sequence[Float[Tensor, "c _ _"]], tokens: int
 ) -> Iterator[tuple[list[int], Packed]]:
-    """Yields packs of at most `tokens` tokens, each with the indices of its images."""
+    """Yields packs of at most `tokens` tokens (or one larger image), each with the indices of its images."""
     patch = model.config.patch_size
     indices: list[int] = []
     total = 0

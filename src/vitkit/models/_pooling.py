@@ -1,4 +1,4 @@
-"""Pooling options of a ViT config: validation, pooled width, and class tokens of several blocks."""
+"""Helper functions for the pooling options of a ViT config, including class tokens of several blocks."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from vitkit.config import AnyConfig
 
 
 def check(config: AnyConfig) -> None:
-    """Raises ValueError if the pooling needs tokens that are missing or does not fit the norm."""
+    """Raises ValueError if the pooling of a config needs tokens that the model lacks, or does not fit the norm."""
     pool, norm, read = config.pool, config.norm, config.pool_blocks
     if "token" in pool and not config.class_token:
         raise ValueError(f"pool='{pool}' reads the class token, but class_token is False; use pool='gap' or 'map'")
@@ -24,22 +24,22 @@ def check(config: AnyConfig) -> None:
 
 
 def width(config: AnyConfig) -> int:
-    """Returns the pooled width, which is the token width times the number of concatenated tokens."""
+    """Returns the width of the pooled features: the token width times the number of concatenated tokens."""
     return config.width * (blocks(config) + (config.pool == "token+gap"))
 
 
 def blocks(config: AnyConfig) -> int:
-    """Returns how many of the last blocks provide a class token for the head (1 by default)."""
+    """Returns the number of last blocks whose class tokens are the input of the head (1 by default)."""
     return getattr(config, "pool_blocks", 1)
 
 
 def class_token_list(config: AnyConfig) -> list[Tensor] | None:
-    """Returns an empty list to collect class tokens, or None if the head uses only the last block."""
+    """Returns an empty list for the class tokens of blocks, or None if the head uses only that of the last block."""
     return [] if blocks(config) > 1 else None
 
 
 def earlier(
     collected: Sequence[Float[Tensor, "b d"]] | None, config: AnyConfig, norm: nn.Module
 ) -> Float[Tensor, "b blocks d"] | None:
-    """Stacks and normalizes the class tokens of earlier blocks; returns None if there are none."""
+    """Stacks and normalizes the class tokens of blocks before the last one. Returns None if there are none."""
     return norm(torch.stack(list(collected[-blocks(config) : -1]), dim=1)) if collected else None

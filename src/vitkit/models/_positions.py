@@ -1,4 +1,4 @@
-"""Position embeddings of models: creation, initialization, resizing, and inputs of encoder blocks.
+"""Position embeddings of models: creation, initialization, resizing, and positional inputs of encoder blocks.
 
 Tables are parameters of the model itself, with timm's name if timm has one: `pos_embed` (t, rows, width), or
 `pos_embed_row` and `pos_embed_column` of half the width. The first axis t is 1, or the number of layers.
@@ -38,7 +38,7 @@ AT: dict[str, tuple[str, ...]] = {
 
 
 def check(config: AnyConfig) -> None:
-    """Raises ValueError for unsupported combinations of `position`, `position_at` and `width`."""
+    """Raises ValueError for an unsupported combination of `position`, `position_at` and `width` in a config."""
     if config.position == "factorized" and config.width % 2:
         raise ValueError(f"position='factorized' needs an even width, not {config.width}")
     at = getattr(config, "position_at", "stem")
@@ -48,7 +48,7 @@ def check(config: AnyConfig) -> None:
 
 
 def add_tables(model: nn.Module, config: AnyConfig) -> None:
-    """Registers the position embeddings of the config as zero parameters, or as the buffer `sincos`.
+    """Registers the position embeddings of a config in the model: as zero parameters, or as the buffer `sincos`.
 
     Parameters for tables that the model does not have are None.
     """
@@ -74,13 +74,13 @@ def init_tables(model: nn.Module) -> None:
 
 
 def learned_tables(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Returns the trainable position embeddings of the model by name."""
+    """Returns the trainable position embeddings of a model by parameter name."""
     candidates = {name: getattr(model, name, None) for name in NAMES}
     return {name: table for name, table in candidates.items() if table is not None}
 
 
 def tables(model: nn.Module, grid: tuple[int, int]) -> Float[Tensor, "t rows d"] | None:
-    """Returns all position embeddings for a grid of (rows, columns), special tokens first, or None."""
+    """Returns the position embeddings of a model, resized to a grid of (rows, columns), or None if it has none."""
     config = config_of(model)
     learned, method = learned_tables(model), getattr(config, "position_resize", "")
     if "pos_embed" in learned:
@@ -97,7 +97,7 @@ def tables(model: nn.Module, grid: tuple[int, int]) -> Float[Tensor, "t rows d"]
 
 
 def position_inputs(model: nn.Module, blocks: nn.ModuleList, grid: tuple[int, int]) -> Iterator[PositionInput]:
-    """Yields the positional input of each block: position embedding and relative position vectors."""
+    """Yields the positional input of each block: position embeddings to add, and relative position vectors."""
     config = config_of(model)
     added = tables(model, grid) if getattr(config, "position_at", "stem") != "stem" else None
     if added is not None:
@@ -112,7 +112,7 @@ def position_inputs(model: nn.Module, blocks: nn.ModuleList, grid: tuple[int, in
 
 
 def resize(model: nn.Module, config: AnyConfig) -> None:
-    """Resizes all position embeddings and vectors of the model to the grid of `config`."""
+    """Resizes all position embeddings and relative position vectors of a model to the grid of `config`."""
     old, new = config_of(model).grid, config.grid
     tables_of = {
         "pos_embed": (old, new),
@@ -132,7 +132,7 @@ def resize(model: nn.Module, config: AnyConfig) -> None:
 
 
 def replace_parameter(model: nn.Module, name: str, tensor: Tensor) -> None:
-    """Replaces the parameter with the given name; `requires_grad` does not change."""
+    """Replaces the parameter of a module with the given name. `requires_grad` is kept."""
     where, _, leaf = name.rpartition(".")
     value = tensor.detach().clone(memory_format=torch.contiguous_format)
     setattr(model.get_submodule(where), leaf, nn.Parameter(value, model.get_parameter(name).requires_grad))

@@ -34,7 +34,7 @@ from vitkit.task import SINGLE_LABEL, Task
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Config of an Axial-ViT; sizes are (rows, columns) in pixels.
+    """Config of an Axial-ViT. Image size and patch size are (rows, columns) in pixels.
 
     `depth` is the number of pairs of a row block and a column block, as the depth of the corresponding plain ViT.
     `position` is a trainable table with one row per patch (`learned`), two trainable tables of half the width for rows
@@ -80,7 +80,7 @@ class Config:
 
 
 class AxialViT(TokenBackbone):
-    """Axial-ViT: alternating row and column blocks, final norm, mean over patches, and head.
+    """Axial-ViT: alternating blocks with row attention and column attention, final norm, mean pooling and head.
 
     Parameter names are those of the plain ViT with twice the blocks: even blocks attend along rows, odd ones along
     columns.
@@ -113,7 +113,7 @@ class AxialViT(TokenBackbone):
         )
 
     def embed(self, images: Float[Tensor, "b c height width"]) -> Features:
-        """Returns the patch tokens with position embeddings."""
+        """Returns the patch tokens of the images with position embeddings."""
         patches = self.patch_embed(images)
         grid = (patches.shape[2], patches.shape[3])
         tokens = rearrange(patches, "b d r c -> b (r c) d")
@@ -130,15 +130,15 @@ class AxialViT(TokenBackbone):
         return embedded.with_tokens(self.norm(tokens))
 
     def positions(self, grid: tuple[int, int]) -> Float[Tensor, "1 n d"] | None:
-        """Returns the position embedding for a grid of (rows, columns), or None without positions."""
+        """Returns the position embeddings for a grid of (rows, columns), or None if the model has none."""
         return _positions.tables(self, grid)
 
     def represent(self, features: Features) -> Float[Tensor, "b d"]:
-        """Returns the mean of the patches, after the pre-logits layer if the config has one."""
+        """Returns the mean of the patch tokens, after the pre-logits layer if the config has one."""
         return self.pre_logits(features.patches.mean(dim=1))
 
     def init_weights(self) -> None:
-        """Initializes weights as in the plain ViT: Xavier for attention and MLP, LeCun for patches, zero head."""
+        """Initializes weights as in the plain ViT: Xavier (attention, MLP), LeCun (patch embedding), zero (head)."""
         init_layers(self)
         init_lecun(self.patch_embed.proj)
         for layer in self.pre_logits.children():

@@ -33,7 +33,7 @@ EXPANSION = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Config of an AxialResNet; `image_size` is (rows, columns) in pixels.
+    """Config of an AxialResNet. `image_size` is (rows, columns) in pixels.
 
     The tables of relative positions fit images of that size and are interpolated for other sizes. `depths` are the
     numbers of bottlenecks per stage, `stem_width` is 64 times the width factor: S 0.5, M 0.75, L 1.
@@ -70,18 +70,18 @@ class Config:
         return self.map_size(len(self.depths) - 1)
 
     def map_size(self, stage: int) -> tuple[int, int]:
-        """Returns the rows and columns of a stage's output map; every halving rounds up."""
+        """Returns the rows and columns of the output map of a stage, from 0. Every halving rounds up."""
         stride = 4 * 2**stage
         return -(-self.image_size[0] // stride), -(-self.image_size[1] // stride)
 
 
 def plain_conv(in_width: int, out_width: int, kernel: int, stride: int = 1) -> nn.Conv2d:
-    """Returns a convolution without bias, padded with half its kernel size on every side."""
+    """Returns a convolution without bias, with a padding of `kernel // 2` on every side."""
     return nn.Conv2d(in_width, out_width, kernel, stride=stride, padding=kernel // 2, bias=False)
 
 
 class AxialBottleneck(nn.Module):
-    """Post-activation bottleneck with attention along both axes in place of the 3x3 convolution.
+    """Post-activation bottleneck block with attention along columns and rows in place of the 3x3 convolution.
 
     A stride is average-pooling after the attention. The initial scale of the last norm is zero. `lengths` are the rows
     and columns of the input map.
@@ -104,7 +104,7 @@ class AxialBottleneck(nn.Module):
         self.downsample = nn.Sequential(shortcut) if in_width != out_width or stride != 1 else nn.Identity()
 
     def forward(self, x: Float[Tensor, "b c rows columns"]) -> Float[Tensor, "b d new_rows new_columns"]:
-        """Returns the ReLU of the sum of the shortcut and the branch."""
+        """Returns the ReLU of the sum of the shortcut and the residual branch."""
         rows, columns = x.shape[2], x.shape[3]
         y = F.relu(self.norm1(self.conv1(x)))
         y = self.column(rearrange(y, "b d r c -> (b c) d r"))
@@ -114,7 +114,7 @@ class AxialBottleneck(nn.Module):
 
 
 class AxialResNet(Backbone):
-    """AxialResNet: stem, stages of axial bottlenecks, global average pooling and linear head."""
+    """AxialResNet: stem, stages of axial bottleneck blocks, global average pooling and linear head."""
 
     embedding_modules = ("stem", "stages")
 
@@ -148,7 +148,7 @@ class AxialResNet(Backbone):
     def features(
         self, images: Float[Tensor, "b c height width"], blocks: Blocks | None = None, **options: Unpack[TapOptions]
     ) -> Features:
-        """Returns the cells of the last feature map as tokens, without special tokens."""
+        """Returns the positions of the last feature map as tokens, without special tokens."""
         # The bottlenecks end with a norm and a ReLU; there is no final norm.
         taps = make_taps(blocks, self.num_taps, lambda _, x: x, **options)
         x = run_stages(self.stem(images), self.stages, taps)
@@ -156,7 +156,7 @@ class AxialResNet(Backbone):
         return features if taps is None else taps.attach(features)
 
     def resize_parameters(self, config: Config) -> None:
-        """Interpolates the tables of relative positions to the lengths of the new maps."""
+        """Interpolates the relative position embeddings to the feature map sizes of `config`."""
         for stage, blocks in enumerate(self.stages):
             for index, block in enumerate(blocks.blocks):  # type: ignore[arg-type]
                 rows, columns = config.map_size(stage if index else max(stage - 1, 0))
@@ -164,11 +164,11 @@ class AxialResNet(Backbone):
                 block.row.resize(columns)
 
     def represent(self, features: Features) -> Float[Tensor, "b d"]:
-        """Returns the mean over the feature map."""
+        """Returns the mean over the last feature map."""
         return features.patches.mean(dim=1)
 
     def init_weights(self) -> None:
-        """Initializes weights as in Axial-DeepLab: He normal convolutions, normal attention, but a zero head."""
+        """Initializes weights as in Axial-DeepLab (He normal convolutions, normal attention), but with a zero head."""
         init_layers(self)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):

@@ -37,7 +37,7 @@ from vitkit.task import SINGLE_LABEL, Task
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Config of a BEiT; sizes are (rows, columns) in pixels.
+    """Config of a BEiT. Image size and patch size are (rows, columns) in pixels.
 
     `relative` is one table of relative position biases per block, one table shared by all blocks, or none. `position`
     is an additional absolute position table, which one published model has. With `pool="gap"` the final norm follows
@@ -79,7 +79,7 @@ class Config:
 
 
 class RelativePosition(nn.Module):
-    """Module that stores the relative position bias table shared by all blocks."""
+    """Module that holds the relative position bias table, if all blocks share one table."""
 
     def __init__(self, rows: int, num_heads: int):
         super().__init__()
@@ -124,33 +124,33 @@ class BEiT(TokenBackbone):
         self.head = nn.Linear(config.width, config.num_classes) if config.num_classes else nn.Identity()
 
     def embed(self, images: Float[Tensor, "b c height width"]) -> Features:
-        """Returns class token and patches, with absolute position embeddings if the config has them."""
+        """Returns class token and patch tokens, with absolute position embeddings if the config has them."""
         patches = self.patch_embed(images)
         grid = (patches.shape[2], patches.shape[3])
         tokens = join_tokens([self.cls_token], patches, self.positions(grid))
         return Features(tokens=self.pos_drop(tokens), grid=grid, num_special=1)
 
     def encode(self, embedded: Features, taps: Taps | None = None) -> Features:
-        """Runs tokens through all blocks, and applies the final norm if this norm precedes pooling."""
+        """Runs tokens through all blocks and, if it comes before pooling, the final norm."""
         tokens = run_blocks(self.blocks, embedded.tokens, self.position_inputs(embedded.grid), taps=taps)
         return embedded.with_tokens(self.norm(tokens))
 
     def position_inputs(self, grid: tuple[int, int]) -> Iterator[PositionInput]:
-        """Yields the bias of every block for the grid, from the block's own table or the shared table."""
+        """Yields the relative position bias of every block for a grid, from its own table or the shared table."""
         index = relative_index(grid, device=self.cls_token.device)
         tables = [*self.tables(grid).values()]
         for number in range(self.config.depth):
             yield PositionInput(bias=relative_bias(tables[number % len(tables)], index) if tables else None)
 
     def positions(self, grid: tuple[int, int]) -> Float[Tensor, "1 rows d"] | None:
-        """Returns the absolute position embedding for a grid of (rows, columns), class token first."""
+        """Returns the absolute position embeddings for a grid of (rows, columns), that of the class token first."""
         if self.pos_embed is None:
             return None
         native, method = self.config.grid, self.config.position_resize
         return resize_positions(self.pos_embed[0], native, grid, method, special=1)[None]
 
     def tables(self, grid: tuple[int, int]) -> dict[str, Float[Tensor, "rows h"]]:
-        """Returns the tables of relative position biases by name, resized to the grid."""
+        """Returns the relative position bias tables by parameter name, resized to a grid of (rows, columns)."""
         names = [f"blocks.{index}.attn.relative_position_bias_table" for index in range(self.config.depth)]
         if self.config.relative != "blocks":
             names = ["rel_pos_bias.relative_position_bias_table"] if self.config.relative == "shared" else []
@@ -162,18 +162,18 @@ class BEiT(TokenBackbone):
         return dict(zip(names, wide.chunk(len(names), dim=1), strict=True))
 
     def resize_parameters(self, config: Config) -> None:
-        """Resizes as in the base class, including the relative position bias tables."""
+        """Resizes the patch projection, position embeddings and relative position bias tables."""
         tables = self.tables(config.grid)
         super().resize_parameters(config)
         for name, table in tables.items():
             _positions.replace_parameter(self, name, table)
 
     def represent(self, features: Features) -> Float[Tensor, "b d"]:
-        """Returns the normalized mean of the patches, or the class token."""
+        """Returns the normalized mean of the patch tokens, or the class token, as `config.pool` selects."""
         return self.fc_norm(pool_tokens(features, self.config.pool))
 
     def init_weights(self) -> None:
-        """Initializes weights as in BEiT: truncated normal, output layers of block i divided by sqrt(2 i).
+        """Initializes weights from a truncated normal distribution. Output layers of block i are divided by sqrt(2 i).
 
         Pre-training truncates at one standard deviation; fine-tuning does not, and scales the head down.
         """
@@ -191,7 +191,7 @@ class BEiT(TokenBackbone):
 
 
 def for_fine_tuning(pretrained: BEiT, num_classes: int) -> BEiT:
-    """Builds a model for fine-tuning; every block gets a copy of the shared bias table.
+    """Builds a model for fine-tuning from a pre-trained one. Each block gets a copy of the shared bias table.
 
     It pools the mean of the patches; the norm after it and the head are randomly initialized, as in BEiT's own
     fine-tuning. Raises ValueError for a model whose blocks do not share a table.

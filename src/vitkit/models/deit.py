@@ -33,7 +33,7 @@ from vitkit.task import SINGLE_LABEL, Task
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Config of a distilled DeiT; sizes are (rows, columns) in pixels.
+    """Config of a distilled DeiT. Image size and patch size are (rows, columns) in pixels.
 
     The position table has a row for every token. `num_classes` 0 means no heads.
     """
@@ -101,7 +101,7 @@ class DeiT(TokenBackbone):
         self.head_dist = nn.Linear(config.width, config.num_classes) if config.num_classes else nn.Identity()
 
     def embed(self, images: Float[Tensor, "b c height width"]) -> Features:
-        """Returns class token, distillation token and patches, with position embeddings."""
+        """Returns class token, distillation token and patch tokens, with position embeddings."""
         patches = self.patch_embed(images)
         grid = (patches.shape[2], patches.shape[3])
         tokens = join_tokens([self.cls_token, self.dist_token], patches, self.positions(grid))
@@ -113,25 +113,25 @@ class DeiT(TokenBackbone):
         return embedded.with_tokens(self.norm(tokens))
 
     def position_inputs(self, grid: tuple[int, int]) -> Iterator[PositionInput]:
-        """Returns empty inputs, because `embed` adds the position embeddings to the tokens."""
+        """Returns an empty positional input for each block, because `embed` adds the position embeddings."""
         return (PositionInput() for _ in self.blocks)
 
     def positions(self, grid: tuple[int, int]) -> Float[Tensor, "1 rows d"]:
-        """Returns the position embedding for a grid of (rows, columns), special tokens first."""
+        """Returns the position embeddings for a grid of (rows, columns), those of the two special tokens first."""
         native, method = self.config.grid, self.config.position_resize
         return resize_positions(self.pos_embed[0], native, grid, method, special=2)[None]
 
     def represent(self, features: Features) -> Float[Tensor, "b d"]:
-        """Returns the mean of class and distillation token, one vector per image."""
+        """Returns the mean of the class token and the distillation token of each image."""
         return features.special.mean(dim=1)
 
     def both_logits(self, features: Features) -> Float[Tensor, "b 2 classes"]:
-        """Returns the logits of the class token's head and of the distillation token's head."""
+        """Returns the logits of both heads: that of the class token, then that of the distillation token."""
         first, second = features.special.unbind(1)
         return torch.stack([self.head(first), self.head_dist(second)], dim=1)
 
     def logits(self, features: Features) -> Float[Tensor, "b classes"]:
-        """Returns the mean of the two heads' logits (not of their probabilities), also during training."""
+        """Returns the mean of the logits of both heads (not of the probabilities), also during training."""
         return self.both_logits(features).mean(dim=1)
 
     def reset_head(self, num_classes: int) -> None:
@@ -140,7 +140,7 @@ class DeiT(TokenBackbone):
         self.head_dist = copy.deepcopy(self.head)
 
     def init_weights(self) -> None:
-        """Initializes weights, tokens and positions from a truncated normal distribution (DeiT's code)."""
+        """Initializes weights, special tokens and position embeddings from a truncated normal, as in DeiT's code."""
         init_truncated(self)
 
 

@@ -1,4 +1,4 @@
-"""DINO and DINOv2: configs of plain ViTs that are pre-trained without labels.
+"""DINO and DINOv2: presets of the plain ViT, for weights that are pre-trained without labels.
 
 Caron et al. 2021; Oquab et al. 2023; registers from Darcet et al. 2023, "Vision Transformers Need Registers". The
 projection heads belong to the objective. DINOv3 has rotary positions and is another family.

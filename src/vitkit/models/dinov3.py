@@ -28,7 +28,7 @@ from vitkit.task import SINGLE_LABEL, Task
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Config of a DINOv3; sizes are (rows, columns) in pixels.
+    """Config of a DINOv3. Image size and patch size are (rows, columns) in pixels.
 
     `qkv_bias` is a bias of query and value; the original masks the key bias, so it is left out here. `rotary_base` is
     the base of the periods (`layers.rotary_periods`). `rotary_rescale` is the maximum factor by which training randomly
@@ -76,7 +76,7 @@ class Config:
 
 
 class DINOv3(TokenBackbone):
-    """DINOv3: a ViT with registers, and with rotary position embeddings for the patches.
+    """DINOv3: a ViT with register tokens, and with rotary position embeddings of the patches.
 
     Parameter names are timm's except LayerScale (`ls1.gamma`) and the gated MLP, whose first two matrices are fused.
     """
@@ -113,7 +113,7 @@ class DINOv3(TokenBackbone):
         return _pooling.width(self.config)
 
     def embed(self, images: Float[Tensor, "b c height width"]) -> Features:
-        """Returns class token, registers and patches without position embeddings."""
+        """Returns class token, register tokens and patch tokens, without position embeddings."""
         patches = self.patch_embed(images)
         tokens = join_tokens([self.cls_token, self.reg_token], patches, None)
         return Features(
@@ -126,12 +126,12 @@ class DINOv3(TokenBackbone):
         return embedded.with_tokens(self.norm(tokens))
 
     def position_inputs(self, grid: tuple[int, int]) -> Iterator[PositionInput]:
-        """Returns the same rotation for all blocks."""
+        """Returns the positional input of each block, which is the same rotation for all blocks."""
         rotation = self.rotation(grid, self.cls_token.device)
         return (PositionInput(rotation=rotation) for _ in self.blocks)
 
     def rotation(self, grid: tuple[int, int], device: torch.device) -> Float[Tensor, "2 p k"]:
-        """Returns the rotation of a grid of patches; training scales all positions by a random factor."""
+        """Returns the rotary embeddings of a grid of patches. In training, positions are scaled by a random factor."""
         config = self.config
         scale: Tensor | float = 1.0
         if self.training and config.rotary_rescale > 1:
@@ -141,7 +141,7 @@ class DINOv3(TokenBackbone):
         return axial_rotation(grid, head_width, base=config.rotary_base, scale=scale, device=device)
 
     def represent(self, features: Features) -> Float[Tensor, "b d"]:
-        """Returns the class token, the mean of the patches, or both."""
+        """Returns the class token, the mean of the patch tokens, or both, as `config.pool` selects."""
         return pool_tokens(features, self.config.pool)
 
     def init_weights(self) -> None:

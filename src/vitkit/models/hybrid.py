@@ -1,4 +1,4 @@
-"""Hybrid ViTs, which process the feature map of a ResNet (ViT paper, section 3.1).
+"""Hybrid ViTs, whose patches are taken from the feature map of a ResNet (ViT paper, section 3.1).
 
 The ResNet is that of the original code (google-research/vision_transformer); R26 and the models with the stem only come
 from "How to train your ViT?" (Steiner et al. 2021).
@@ -26,7 +26,7 @@ from vitkit.models import vit
 
 @dataclass(frozen=True, kw_only=True)
 class Config(vit.Config):
-    """Config of a hybrid ViT: a plain ViT and its ResNet.
+    """Config of a hybrid ViT: the fields of a plain ViT, and those of the ResNet before it.
 
     `patch_size` is the size of a token in pixels: the ResNet's stride times the patch on its feature map. `depths` are
     the numbers of bottlenecks per stage: (3, 4, 6, 3) is a ResNet-50 with stride 32. For stride 16 the paper leaves out
@@ -61,17 +61,17 @@ class Config(vit.Config):
 
     @property
     def stride(self) -> int:
-        """Stride of the ResNet's feature map in pixels."""
+        """Stride of the ResNet's feature map, in pixels of the image."""
         return resnet_stride(self.depths)
 
     @property
     def map_patch(self) -> tuple[int, int]:
-        """Rows and columns of one patch on the ResNet's feature map."""
+        """Patch size on the ResNet's feature map, as (rows, columns)."""
         return self.patch_size[0] // self.stride, self.patch_size[1] // self.stride
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns of patches; the ResNet rounds sizes up, and the patch embedding rounds down."""
+        """Rows and columns of patches. The ResNet rounds sizes up, and the patch embedding rounds them down."""
         rows, columns = (-(-size // self.stride) for size in self.image_size)
         return rows // self.map_patch[0], columns // self.map_patch[1]
 

@@ -1,4 +1,4 @@
-"""Masked autoencoders: encoder configs, which are plain ViTs, and the decoder.
+"""Masked autoencoders (MAE): presets of the encoder, which is a plain ViT, and the decoder for pre-training.
 
 He et al. 2021, "Masked Autoencoders Are Scalable Vision Learners", section 3. Masking and loss belong to the objective.
 The encoder's fixed sine-cosine positions are stored as a trainable table, which fine-tuning trains.
@@ -20,7 +20,7 @@ Model = vit.ViT
 
 
 class MAEDecoder(nn.Module):
-    """Decoder of MAE: predicts the pixels of every patch from visible patch tokens (section 3).
+    """Decoder of MAE, which predicts the pixels of every patch from the encoded visible patches (section 3).
 
     The fixed sine-cosine positions are a parameter without gradient. `grid` is the grid at the native image size.
     """
@@ -51,7 +51,7 @@ class MAEDecoder(nn.Module):
     def forward(
         self, tokens: Float[Tensor, "b m d"], restore: Int[Tensor, "b p"], grid: tuple[int, int] | None = None
     ) -> Float[Tensor, "b p pixels"]:
-        """Predicts the pixels of all p patches, each in the order (row, column, channel).
+        """Returns the predicted pixels of all patches, in the order (row, column, channel) within a patch.
 
         `tokens` are the encoder's outputs: the class token, then the visible patches in any order. `restore` is, for
         each patch in row-major order, its index among the visible patches followed by the masked ones. `grid` defaults

@@ -35,7 +35,7 @@ from vitkit.task import SINGLE_LABEL, Task
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Config of a BiT ResNet; `image_size` is (rows, columns) in pixels, but other sizes also work.
+    """Config of a BiT ResNet. `image_size` is (rows, columns) in pixels. Images of other sizes also work.
 
     `depths` are the numbers of bottlenecks per stage, `stem_width` is 64 times the width factor. The epsilon of the
     weight standardization is added to the variance in BiT (1e-10) and in timm (1e-8), and to the standard deviation in
@@ -73,7 +73,7 @@ class Config:
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns of the last feature map at the native image size; every halving rounds up."""
+        """Rows and columns of the last feature map at the native image size. Every halving rounds up."""
         stride = resnet_stride(self.depths)
         return -(-self.image_size[0] // stride), -(-self.image_size[1] // stride)
 
@@ -105,7 +105,7 @@ class ResNet(Backbone):
     def features(
         self, images: Float[Tensor, "b c height width"], blocks: Blocks | None = None, **options: Unpack[TapOptions]
     ) -> Features:
-        """Returns the cells of the last feature map as tokens, without special tokens."""
+        """Returns the positions of the last feature map as tokens, without special tokens."""
         taps = make_taps(blocks, self.num_taps, self._normalized, **options)
         x = run_stages(self.stem(images), self.stages, taps)
         if taps is None or not taps.stops:
@@ -118,11 +118,11 @@ class ResNet(Backbone):
         return F.relu(self.norm(x)) if stage == len(self.stages) - 1 else x
 
     def represent(self, features: Features) -> Float[Tensor, "b d"]:
-        """Returns the mean over the feature map."""
+        """Returns the mean over the last feature map."""
         return features.patches.mean(dim=1)
 
     def init_weights(self) -> None:
-        """Initializes convolutions (LeCun normal), norms (one and zero) and head (zero; BiT, section 3.3)."""
+        """Initializes convolutions (LeCun normal), norms (scale 1, bias 0) and head (zero, as in BiT, section 3.3)."""
         init_layers(self)
         for parameter in self.head.parameters():
             nn.init.zeros_(parameter)

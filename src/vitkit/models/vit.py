@@ -44,7 +44,7 @@ BLOCK = (
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Config of a plain ViT; sizes are (rows, columns) in pixels.
+    """Config of a plain ViT. Image size and patch size are (rows, columns) in pixels.
 
     `position` is the kind of position embedding (appendix D.4): `learned`, one trainable vector per patch of the
     sequence; `factorized`, trainable vectors of half the width for row and column (the paper's 2-D); `relative`,
@@ -123,19 +123,19 @@ class Config:
 
     @property
     def num_special(self) -> int:
-        """Number of special tokens, which precede the patches."""
+        """Number of special tokens before the patch tokens, such as the class token and registers."""
         return int(self.class_token) + self.num_registers
 
     @property
     def num_special_positions(self) -> int:
-        """Number of special tokens in the position embedding; 0 unless this embedding is learned."""
+        """Number of special tokens that have a position embedding. It is 0 unless position embeddings are learned."""
         if self.position != "learned":
             return 0
         return {"patches": 0, "class+patches": int(self.class_token), "all": self.num_special}[self.position_tokens]
 
 
 class ViT(TokenBackbone):
-    """Vision Transformer: embedding (equation 1), encoder blocks (2-3), final norm and head (4).
+    """Vision Transformer (equations 1-4 of the ViT paper): embedding, encoder blocks, final norm and head.
 
     `patch_embed` replaces the default patch embedding, for other families; its output is a map of `config.grid`.
     """
@@ -176,7 +176,7 @@ class ViT(TokenBackbone):
         return _pooling.width(self.config)
 
     def embed(self, images: Float[Tensor, "b c height width"]) -> Features:
-        """Returns special tokens and patches with position embeddings (equation 1)."""
+        """Returns special tokens and patch tokens with position embeddings (equation 1)."""
         patches = self.patch_embed(images)
         grid = (patches.shape[2], patches.shape[3])
         tokens = join_tokens([self.cls_token, self.reg_token], patches, self.positions(grid))
@@ -190,20 +190,20 @@ class ViT(TokenBackbone):
         return replace(embedded, tokens=tokens, earlier=_pooling.earlier(class_tokens, self.config, self.norm))
 
     def position_inputs(self, grid: tuple[int, int]) -> Iterator[PositionInput]:
-        """Yields the positional input of each layer: position embedding and relative position vectors."""
+        """Yields the positional input of each block: position embeddings to add, and relative position vectors."""
         return _positions.position_inputs(self, self.blocks, grid)
 
     def positions(self, grid: tuple[int, int]) -> Float[Tensor, "1 rows d"] | None:
-        """Returns the position embedding that `embed` adds for a grid, with special tokens first, or None."""
+        """Returns the position embeddings that `embed` adds for a grid, those of special tokens first, or None."""
         return _positions.tables(self, grid) if self.config.position_at == "stem" else None
 
     def represent(self, features: Features) -> Float[Tensor, "b *n d"]:
-        """Pools the tokens according to `config.pool`, then applies norm and pre-logits."""
+        """Returns the pooled tokens, after the final norm and the pre-logits layer if these follow pooling."""
         pooled = self.attn_pool(features.patches) if self.attn_pool else pool_tokens(features, self.config.pool)
         return self.pre_logits(self.fc_norm(pooled))
 
     def init_weights(self) -> None:
-        """Initializes all weights with the scheme that `config.init` names.
+        """Initializes all weights with the scheme `config.init`, such as "jax" or "truncated".
 
         "jax" is Xavier for attention and MLP, LeCun for patches, and a zero head.
         """
@@ -229,7 +229,7 @@ class ViT(TokenBackbone):
         _positions.init_tables(self)
 
     def init_buffers(self) -> None:
-        """Fills the sine-cosine position embedding if the config has one."""
+        """Computes the sine-cosine position embedding if the config has one."""
         if self.config.position == "sincos2d":
             self.sincos.copy_(sincos2d(self.config.grid, self.config.width))
 
