@@ -1,4 +1,4 @@
-"""Layers: modules and functions on tensors, configured with plain numbers.
+"""Layers of the models: `nn.Module` classes and functions on tensors, which do not depend on model configs.
 
 They know nothing of configs, devices and precision. The letters in shapes: b batch, n tokens, d width, h heads,
 k width of a head, c channels, r and c (or rows and columns) of the grid.

@@ -1,4 +1,4 @@
-"""Activation functions: their names, modules, and names in other libraries."""
+"""Activation functions, with the names by which model configs and other libraries select them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ ActivationName = Literal["gelu", "gelu_tanh", "relu", "silu"]
 
 
 class QuickGELU(nn.Module):
-    """Approximation of GELU in CLIP: x * sigmoid(1.702 x)."""
+    """Approximation of GELU that CLIP uses: x * sigmoid(1.702 x)."""
 
     def forward(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
         """Applies the activation to each element."""
@@ -24,7 +24,7 @@ class QuickGELU(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class Activation:
-    """An activation function: its module, and its names in transformers and timm.
+    """An activation function: the torch module, and the names in transformers and timm.
 
     The first name is the one that is written to files. Activations that a model config can name also have the torch
     `function`, the name and variant by which oneDNN fuses them into a matrix product, and the name and arguments of
@@ -88,17 +88,17 @@ CORE = {name: each for name, each in ACTIVATIONS.items() if each.function is not
 
 
 def activation(name: str) -> nn.Module:
-    """Returns the module of an activation; `gelu` is exact, and `gelu_tanh` is approximate (JAX weights)."""
+    """Returns a new module of a named activation: `gelu` is the exact GELU, `gelu_tanh` its tanh approximation."""
     if name not in CORE:
         raise ValueError(f"unknown activation '{name}'; choose one of {', '.join(CORE)}")
     return CORE[name].module()
 
 
 def activation_name(module: nn.Module) -> str | None:
-    """Returns the name of an activation module, or None if model configs have no name for the module."""
+    """Returns the name by which model configs select an activation module, or None if there is no such name."""
     return next((name for name, each in CORE.items() if repr(each.module()) == repr(module)), None)
 
 
 def names_in(library: Literal["transformers", "timm"]) -> dict[str, str]:
-    """Returns a mapping from a library's activation names to the names in model configs."""
+    """Returns a dict that maps the activation names of a library to the names in model configs."""
     return {theirs: name for name, each in CORE.items() for theirs in getattr(each, library)}

@@ -18,7 +18,7 @@ from vitkit.layers.rotary import rotate
 def attention_weights(
     q: Float[Tensor, "b h n k"], k: Float[Tensor, "b h m k"], bias: Float[Tensor, "..."] | None = None
 ) -> Float[Tensor, "b h n m"]:
-    """Computes attention weights, softmax(q k^T / sqrt(k) + bias), in float32."""
+    """Computes the attention weights softmax(q k^T / sqrt(head width) + bias) in float32."""
     logits = (q.float() * q.shape[-1] ** -0.5) @ k.float().transpose(-2, -1)
     if bias is not None:
         logits = logits + bias
@@ -89,20 +89,20 @@ class Attention(nn.Module):
         rotation: Float[Tensor, "2 p k"] | None = None,
         relative: Float[Tensor, "offsets k"] | None = None,
     ) -> Float[Tensor, "b h n n"]:
-        """Returns the attention weights of `forward`, softmax(q k^T / sqrt(k) + bias), in float32."""
+        """Returns the attention weights that `forward` uses, softmax(q k^T / sqrt(head width) + bias), in float32."""
         q, k, _ = self.heads(x, rotation)
         return attention_weights(q, k, add_relative_logits(bias, q.float(), relative))
 
     def heads(
         self, x: Float[Tensor, "b n d"], rotation: Float[Tensor, "2 p k"] | None = None
     ) -> tuple[Float[Tensor, "b h n k"], Float[Tensor, "b h n k"], Float[Tensor, "b h n k"]]:
-        """Computes query, key and value, and splits them into heads."""
+        """Returns query, key and value, split into heads."""
         return self._split(self._project(x), rotation)
 
     def packed(
         self, x: Float[Tensor, "n d"], shapes: Sequence[tuple[int, int]], inputs: Sequence[Mapping[str, Tensor]]
     ) -> Float[Tensor, "n d"]:
-        """Applies `forward` to each group of a packed sequence.
+        """Returns the results of `forward` for each group of images in a packed sequence.
 
         `shapes` are the (images, tokens per image) of each group, `inputs` its keyword arguments of `forward`.
         """
@@ -123,7 +123,7 @@ class Attention(nn.Module):
         return qkv
 
     def _use_kernel(self, qkv: Float[Tensor, "b n three_d"]) -> bool:
-        """Returns whether the C kernel supports this input and is faster (bfloat16 on a CPU without AMX)."""
+        """Returns whether the C kernel supports this bfloat16 input and is faster than torch (on CPUs without AMX)."""
         plain = isinstance(self.q_norm, nn.Identity) and not (self.training and self.dropout)
         return plain and supports_packed(qkv, self.num_heads) and preferred()
 
@@ -138,7 +138,7 @@ class Attention(nn.Module):
 def add_relative_logits(
     bias: Float[Tensor, "..."] | None, q: Float[Tensor, "b h n k"], relative: Float[Tensor, "offsets k"] | None
 ) -> Float[Tensor, "..."] | None:
-    """Adds the logits of relative position vectors, if any, to the bias."""
+    """Adds the attention logits of relative position vectors to the attention bias. Both are optional."""
     if relative is None:
         return bias
     logits = relative_logits(q, relative)

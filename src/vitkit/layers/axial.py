@@ -14,7 +14,7 @@ from vitkit.layers.resnet import BatchNorm
 
 
 class RelativeLineAttention(nn.Module):
-    """Position-sensitive self-attention over lines (b, c, n), which are rows or columns of a map.
+    """Self-attention with relative positions along the rows or the columns (b, c, n) of a feature map.
 
     Heads are contiguous; queries and keys have half the width of a value. With trainable vectors r for every distance
     i - j of two positions, the logits are q_i k_j + q_i r^q_(i-j) + k_j r^k_(j-i). Each of the three terms goes through
@@ -38,15 +38,15 @@ class RelativeLineAttention(nn.Module):
 
     @property
     def length(self) -> int:
-        """Length of the lines that the table fits without interpolation."""
+        """Length of rows or columns for which the table of relative positions is not interpolated."""
         return (self.relative.shape[1] + 1) // 2
 
     def resize(self, length: int) -> None:
-        """Interpolates the table of relative positions for lines of another length."""
+        """Interpolates the table of relative positions for rows or columns of another length."""
         self.relative = nn.Parameter(self.interpolated(length).detach().clone())
 
     def forward(self, x: Float[Tensor, "b c n"]) -> Float[Tensor, "b c n"]:
-        """Returns the lines after attention."""
+        """Returns the rows or columns after attention."""
         q, k, v = rearrange(self.norm_qkv(self.qkv(x)), "b (h k) n -> b h k n", h=self.num_heads).split(
             self.parts, dim=2
         )
@@ -63,20 +63,20 @@ class RelativeLineAttention(nn.Module):
         return rearrange(out, "b (c two) n -> two b c n", two=2).sum(dim=0)
 
     def interpolated(self, length: int) -> Float[Tensor, "k distances"]:
-        """Interpolates the table for lines of a given length, with distance 0 in the middle."""
+        """Returns the relative position table for rows or columns of a given length, with distance 0 in the middle."""
         if length == 1:
             return self.relative[:, self.length - 1 : self.length]
         sizes = (1, 2 * self.length - 1), (1, 2 * length - 1)
         return resize_positions(self.relative.T, *sizes, "bilinear_corners").T
 
     def relative_to(self, length: int) -> Float[Tensor, "k n n"]:
-        """Returns the relative position vector of each pair (i, j): the table column for distance i - j."""
+        """Returns the relative position vector of each pair of positions (i, j): the table column of i - j."""
         table = self.interpolated(length)
         position = torch.arange(length, device=table.device)
         return table[:, position[:, None] - position[None, :] + length - 1]
 
     def init_weights(self) -> None:
-        """Initializes projections and vectors as in the original code: normal with variance 1 / fan-in."""
+        """Initializes weights and relative positions as in the original code: normal with variance 1 / fan-in."""
         nn.init.normal_(self.qkv.weight, std=self.qkv.in_channels**-0.5)
         nn.init.normal_(self.relative, std=self.parts[2] ** -0.5)
 
@@ -118,14 +118,14 @@ class AxialBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Float[Tensor, "b n d"], grid: tuple[int, int]) -> Float[Tensor, "b n d"]:
-        """Applies attention and MLP to the tokens of a grid of (rows, columns)."""
+        """Returns the tokens of a grid of (rows, columns) after attention and MLP."""
         to_lines, to_tokens = LINES[self.axis]
         lines = self.attn(rearrange(self.norm1(x), to_lines, r=grid[0], c=grid[1]))
         x = x + self.drop_path(self.dropout(rearrange(lines, to_tokens, r=grid[0], c=grid[1])))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
     def attention_weights(self, x: Float[Tensor, "b n d"], grid: tuple[int, int]) -> Float[Tensor, "b h n n"]:
-        """Returns the attention weights of `forward`, which are zero between tokens of different lines."""
+        """Returns the attention weights of `forward`. They are zero between tokens of different rows (or columns)."""
         rows, columns = grid
         weights = self.attn.weights(rearrange(self.norm1(x), LINES[self.axis][0], r=rows, c=columns))
         if self.axis == "row":

@@ -15,12 +15,12 @@ from vitkit.layers.taps import Taps
 
 
 def layer_norm(width: int, eps: float) -> nn.LayerNorm:
-    """Returns a LayerNorm; eps is 1e-6 for JAX and timm weights, and 1e-12 for Hugging Face ViTs."""
+    """Returns a LayerNorm. `eps` is 1e-6 for JAX and timm weights, and 1e-12 for Hugging Face ViTs."""
     return nn.LayerNorm(width, eps=eps)
 
 
 class DropPath(nn.Module):
-    """Stochastic depth: drops a residual branch per sample and scales up the others (Huang et al. 2016)."""
+    """Stochastic depth: randomly drops a residual branch for some samples of a batch (Huang et al. 2016)."""
 
     def __init__(self, rate: float):
         super().__init__()
@@ -29,7 +29,7 @@ class DropPath(nn.Module):
     def forward(
         self, x: Float[Tensor, "b ..."], lengths: Int[Tensor, " images"] | None = None
     ) -> Float[Tensor, "b ..."]:
-        """Zeroes a fraction `rate` of the samples during training; otherwise returns `x` unchanged.
+        """Zeroes random samples with probability `rate` and scales the others. In evaluation mode, returns `x`.
 
         `lengths` are the numbers of tokens per image of a packed sequence (`layers.packing`).
         """
@@ -51,12 +51,12 @@ class LayerScale(nn.Module):
         self.gamma = nn.Parameter(torch.full((width,), initial))
 
     def forward(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
-        """Scales each channel of `x`."""
+        """Multiplies each channel of `x` by its trainable scale."""
         return x * self.gamma
 
 
 class MLP(nn.Module):
-    """MLP with two linear layers, activation and dropout (ViT paper, section 3.1, Table 3)."""
+    """MLP with two linear layers, an activation and dropout (ViT paper, section 3.1, Table 3)."""
 
     def __init__(self, width: int, hidden: int, *, act: str = "gelu", dropout: float = 0.0):
         super().__init__()
@@ -105,14 +105,14 @@ class Block(nn.Module):
         rotation: Float[Tensor, "2 p k"] | None = None,
         relative: Float[Tensor, "offsets k"] | None = None,
     ) -> Float[Tensor, "b n d"]:
-        """Returns the tokens after attention and MLP; see `Attention` for `bias`, `rotation` and `relative`."""
+        """Returns the tokens after attention and MLP. See `Attention` for `bias`, `rotation` and `relative`."""
         x = x + self.drop_path(self.ls1(self.dropout(self.attn(self.norm1(x), bias, rotation, relative))))
         return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
 
     def packed(
         self, x: Float[Tensor, "n d"], shapes: Sequence[tuple[int, int]], positions: Sequence[PositionInput]
     ) -> Float[Tensor, "n d"]:
-        """Applies `forward` to each group of a packed sequence.
+        """Returns the results of `forward` for each group of images in a packed sequence.
 
         `shapes` are the (images, tokens per image) of each group, `positions` its positional inputs.
         """
@@ -131,7 +131,7 @@ class Block(nn.Module):
         rotation: Float[Tensor, "2 p k"] | None = None,
         relative: Float[Tensor, "offsets k"] | None = None,
     ) -> Float[Tensor, "b h n n"]:
-        """Returns the attention weights of `forward`."""
+        """Returns the attention weights that `forward` uses, of shape (b, h, n, n)."""
         return self.attn.weights(self.norm1(x), bias, rotation, relative)
 
 
@@ -142,7 +142,7 @@ def run_blocks(
     class_tokens: list[Tensor] | None = None,
     taps: Taps | None = None,
 ) -> Float[Tensor, "b m d"]:
-    """Runs tokens through all blocks, each of which gets its own positional input.
+    """Runs tokens through all blocks. Each block gets its entry of `positions`.
 
     `positions` has one entry per block. The blocks of this package return as many tokens as they get; blocks made for
     inference may return fewer. If `class_tokens` is a list, the first token (b, d) after each block is appended to it.
@@ -176,7 +176,7 @@ def encoder_blocks(
     dropout: float = 0.0,
     attention_dropout: float = 0.0,
 ) -> nn.ModuleList:
-    """Builds `depth` encoder blocks; see `Attention`, `MLP`, `SwiGLU` and `Block` for the arguments.
+    """Builds `depth` encoder blocks. See `Attention`, `MLP`, `SwiGLU` and `Block` for the arguments.
 
     The rate of stochastic depth grows linearly from 0 in the first block to the full rate in the last (Huang et al.
     2016; DeiT), or is the full rate in every block (DeiT III, DINOv2).
@@ -208,7 +208,7 @@ def encoder_blocks(
 
 
 class SwiGLU(nn.Module):
-    """Gated MLP: silu(gate) * value between two linear layers (Shazeer 2020).
+    """Gated MLP, which computes silu(gate) * value between two linear layers (Shazeer 2020).
 
     `hidden` is the width of the gate and of the value. The rows of `fc1` are first the gate, then the value.
     """

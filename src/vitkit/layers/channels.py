@@ -1,11 +1,11 @@
-"""Input images of a model: their shape and dtype, and weights for another number of channels."""
+"""Checks and converts the input images of a model, and adapts its weights to another number of channels."""
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 
 def check_axes(images: Tensor) -> None:
-    """Raises ValueError for images without the four axes batch, channels, height and width."""
+    """Raises ValueError unless images have the four axes (batch, channels, height, width)."""
     if images.ndim != 4:
         raise ValueError(
             f"images must have the shape (batch, channels, height, width), got {tuple(images.shape)}"
@@ -16,7 +16,7 @@ def check_axes(images: Tensor) -> None:
 def as_input(
     images: Float[Tensor, "b c height width"], channels: int, layer: nn.Module
 ) -> Float[Tensor, "b c height width"]:
-    """Returns images in the dtype of a layer's weight, so that a model in bfloat16 takes float32 images.
+    """Converts images to the dtype of the weight of `layer`, so that a bfloat16 model accepts float32 images.
 
     A layer of the inference engine has no floating-point weight and gets the images unchanged.
 
@@ -34,7 +34,7 @@ def as_input(
 
 
 def adapt_input_weight(weight: Float[Tensor, "out c h w"], channels: int) -> Float[Tensor, "out c2 h w"]:
-    """Returns the weight of an RGB input convolution for another number of channels, by timm's rule.
+    """Converts the weight of an RGB input convolution to another number of channels, in the same way as timm.
 
     One channel gets the sum of the RGB weights, so that a gray image gives the output of the same image in RGB. More
     channels repeat the weights (R, G, B, R, ...), scaled by 3 / channels, so that the output keeps its magnitude.
@@ -54,7 +54,7 @@ def adapt_input_weight(weight: Float[Tensor, "out c h w"], channels: int) -> Flo
 
 
 def adapt_input_convolution(convolution: nn.Module, channels: int) -> None:
-    """Replaces the weight of an input convolution by that of `adapt_input_weight`."""
+    """Converts the weight of an input convolution in place, with `adapt_input_weight`."""
     assert isinstance(convolution, nn.Conv2d)
     weight = adapt_input_weight(convolution.weight.detach(), channels).clone()
     convolution.weight = nn.Parameter(weight, convolution.weight.requires_grad)

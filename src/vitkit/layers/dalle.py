@@ -1,4 +1,4 @@
-"""DALL-E's discrete VAE encoder, which maps each 8x8 square of pixels to one of 8192 visual tokens.
+"""Encoder of DALL-E's discrete VAE, which maps each 8x8 square of pixels to one of 8192 visual tokens.
 
 Ramesh et al. 2021, "Zero-Shot Text-to-Image Generation", appendix A.2. Its tokens are the prediction targets of BEiT.
 Parameter names are those of OpenAI's published file.
@@ -16,7 +16,7 @@ STRIDE = 8
 
 
 class DalleConv(nn.Module):
-    """Convolution with an output of the same size; parameters are named `w` and `b` as in checkpoints."""
+    """Convolution that keeps height and width. Its parameters are named `w` and `b`, as in DALL-E's checkpoints."""
 
     def __init__(self, inner: int, outer: int, kernel: int):
         super().__init__()
@@ -29,7 +29,7 @@ class DalleConv(nn.Module):
 
 
 class DalleBlock(nn.Module):
-    """Residual block of four ReLU-convolution layers, scaled by `gain`.
+    """Residual block of four ReLU-convolution layers, whose output is multiplied by `gain`.
 
     The shortcut is a 1x1 convolution if the numbers of channels differ.
     """
@@ -52,7 +52,7 @@ class DalleBlock(nn.Module):
 
 
 class DalleEncoder(nn.Module):
-    """Groups of residual blocks with max-pooling in between, followed by a layer for the logits.
+    """Encoder of groups of residual blocks with max-pooling in between, and a layer that predicts visual tokens.
 
     Each group doubles the width; each but the last halves the map. There are no norms; residual branches are scaled by
     1 / (number of blocks)^2. The defaults are those of the published encoder; `vocabulary` is the number of tokens.
@@ -79,7 +79,7 @@ class DalleEncoder(nn.Module):
         self.blocks = nn.Sequential(parts)
 
     def forward(self, pixels: Float[Tensor, "b c height width"]) -> Float[Tensor, "b vocabulary r s"]:
-        """Returns the logits of the visual tokens. Pixels are in [0, 1], and sides are divisible by 8."""
+        """Returns the logits of the visual tokens. Pixels must be in [0, 1], and image sides multiples of 8."""
         return self.blocks((1 - 2 * LOGIT_LAPLACE_EPS) * pixels + LOGIT_LAPLACE_EPS)
 
     def tokenize(self, pixels: Float[Tensor, "b c height width"]) -> Int[Tensor, "b r s"]:

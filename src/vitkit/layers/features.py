@@ -1,4 +1,4 @@
-"""Defines `Features`, the output of backbones and the input of heads, objectives and evaluators."""
+"""Defines `Features`, the output tokens of a model, which heads, objectives and evaluators read."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Features:
-    """Tokens of a batch of images with their grid of patches.
+    """Output of a model: the tokens of a batch of images, and the rows and columns of their patches.
 
     `tokens` is (b, num_special + rows * columns, d): first the special tokens (class, distillation, registers), then
     the patches in row-major order. A convolutional backbone has no special tokens. `earlier` holds class tokens of
@@ -45,28 +45,28 @@ class Features:
 
     @property
     def map(self) -> Float[Tensor, "b d rows columns"]:
-        """The patch tokens as a feature map."""
+        """The patch tokens as a feature map of shape (b, d, rows, columns)."""
         return rearrange(self.patches, "b (r c) d -> b d r c", r=self.grid[0], c=self.grid[1])
 
     def with_tokens(self, tokens: Float[Tensor, "b n d"]) -> "Features":
-        """Returns a copy with other tokens."""
+        """Returns a copy of the features with other tokens."""
         return replace(self, tokens=tokens)
 
     def each(self, change: Callable[[Tensor], Tensor]) -> "Features":
-        """Applies a function to every tensor, such as a copy or a slice of the batch."""
+        """Returns new features, with `change` (a copy or a slice of the batch, for example) applied to every tensor."""
         changed = {name: change(getattr(self, name)) for name in self._tensors()}
         return replace(self, **changed, taps=tuple(change(tap) for tap in self.taps))
 
     @staticmethod
     def join(parts: Sequence["Features"]) -> "Features":
-        """Concatenates batches of images that have the same size."""
+        """Concatenates the features of several batches, whose images must have the same size."""
         first = parts[0]
         joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in first._tensors()}
         taps = zip(*(part.taps for part in parts), strict=True)
         return replace(first, **joined, taps=tuple(torch.cat(tap) for tap in taps))
 
     def _tensors(self) -> list[str]:
-        """Names of the fields that have one row per image."""
+        """Returns the names of the fields that are tensors, which have one row per image."""
         return [field.name for field in fields(self) if isinstance(getattr(self, field.name), Tensor)]
 
 
@@ -75,7 +75,7 @@ def join_tokens(
     patches: Float[Tensor, "b d r c"],
     positions: Float[Tensor, "1 rows d"] | None,
 ) -> Float[Tensor, "b n d"]:
-    """Concatenates special tokens (None is skipped) and row-major patches, and adds position embeddings.
+    """Concatenates special tokens and patches (in row-major order), and adds position embeddings.
 
     If the table has rows for some of the special tokens, they come first; the other special tokens (registers) get no
     position.

@@ -1,4 +1,4 @@
-"""Weight initialization as in the original JAX code, in DeiT, DINO and BEiT, and in MAE."""
+"""Weight initialization as in the original JAX code of ViT, as in DeiT, DINO and BEiT, and as in MAE."""
 
 import math
 
@@ -14,7 +14,7 @@ TRUNCATED_STD = 0.87962566103423978
 
 
 def init_layers(model: nn.Module) -> None:
-    """Initializes the layers of `model` as in the original JAX code, with torch's global generator.
+    """Initializes the layers of `model` as in the original JAX code, with torch's global random generator.
 
     Attention and MLP weights are Xavier-uniform (query, key and value separately), MLP biases normal with std 1e-6,
     standardized convolutions LeCun normal. Norms have scale one and bias zero; the last norm of a residual branch of
@@ -50,7 +50,7 @@ def init_layers(model: nn.Module) -> None:
 
 
 def init_truncated(model: nn.Module, *, std: float = 0.02, cut: float = 2.0) -> None:
-    """Initializes `model` as DeiT, DINO and BEiT do: normal weights truncated at +-`cut`, zero biases.
+    """Initializes `model` as in DeiT, DINO and BEiT: normal weights truncated to [-`cut`, `cut`], zero biases.
 
     Special tokens and tables, which are parameters of the model itself, are sampled in the same way. Norms and patch
     projections have PyTorch's default initialization.
@@ -73,7 +73,7 @@ def init_truncated(model: nn.Module, *, std: float = 0.02, cut: float = 2.0) -> 
 
 
 def init_mae(model: nn.Module, *, std: float = 0.02) -> None:
-    """Initializes `model` as MAE does: Xavier-uniform weights, zero biases, normal special tokens.
+    """Initializes `model` as in MAE: Xavier-uniform weights, zero biases, and normal special tokens.
 
     The patch projection is Xavier-uniform, too, and the fused qkv projection counts as one matrix. The caller fills the
     fixed position table.
@@ -94,7 +94,7 @@ def init_mae(model: nn.Module, *, std: float = 0.02) -> None:
 
 
 def init_lecun(layer: nn.Linear | nn.Conv2d) -> None:
-    """Initializes a layer with flax's defaults: truncated LeCun normal weights and zero bias."""
+    """Initializes a layer with the defaults of flax: LeCun normal weights (truncated) and zero bias."""
     fan_in = layer.weight[0].numel()
     std = math.sqrt(1.0 / fan_in) / TRUNCATED_STD
     nn.init.trunc_normal_(layer.weight, std=std, a=-2 * std, b=2 * std)

@@ -18,7 +18,7 @@ from vitkit.layers.position import PositionInput
 
 @dataclass(frozen=True)
 class Packed:
-    """Tokens (n, d) of groups of images; `shapes` and `grids` have one entry per group.
+    """Packed tokens (n, d) of several groups of images. The images of a group have the same size.
 
     `shapes` are (images, tokens per image), `grids` (rows, columns). The tokens of an image are in the order of
     `Features`: `num_special` special tokens, then the patches. `earlier` has the meaning it has there.
@@ -32,7 +32,7 @@ class Packed:
 
     @classmethod
     def join(cls, groups: Sequence[Features]) -> "Packed":
-        """Concatenates groups. Raises ValueError if there are none or their special tokens differ in number."""
+        """Packs groups. Raises ValueError without groups, or if their numbers of special tokens differ."""
         specials = {group.num_special for group in groups}
         if len(specials) != 1:
             raise ValueError(f"groups to pack must have the same number of special tokens, not {sorted(specials)}")
@@ -44,7 +44,7 @@ class Packed:
         )
 
     def split(self) -> list[Features]:
-        """Returns each group as `Features`."""
+        """Returns the groups of images, each as `Features`."""
         parts = self.tokens.split([count * length for count, length in self.shapes])
         counts = [count for count, _ in self.shapes]
         earlier = [None] * len(counts) if self.earlier is None else self.earlier.split(counts)
@@ -59,7 +59,7 @@ class Packed:
         return (lengths.cumsum(0) - lengths).to(self.tokens.device)
 
     def with_tokens(self, tokens: Float[Tensor, "n d"]) -> "Packed":
-        """Returns a copy with other tokens."""
+        """Returns a copy of the packed sequence with other tokens."""
         return replace(self, tokens=tokens)
 
 
@@ -69,7 +69,7 @@ def run_packed(
     positions: Sequence[Iterable[PositionInput]],
     class_tokens: list[Tensor] | None = None,
 ) -> Packed:
-    """Runs packed tokens through all blocks; the result equals `run_blocks` for each group.
+    """Runs packed tokens through all blocks. The results equal those of `run_blocks` for each group.
 
     `positions` has the positional inputs of all blocks for each group. `class_tokens` is as in `run_blocks`. The
     blocks are `Block`s.

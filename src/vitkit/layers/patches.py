@@ -12,7 +12,7 @@ from vitkit.layers.channels import adapt_input_convolution, as_input
 
 @lru_cache(maxsize=256)
 def patch_resize_matrix(old: int, new: int) -> Float[Tensor, "new old"]:
-    """Returns pinv(B^T) in float64, where the matrix B (new, old) resizes a line of pixels linearly.
+    """Returns pinv(B^T) in float64, where B is the matrix (new, old) that linearly resizes `old` pixels to `new`.
 
     B is the matrix of `F.interpolate(mode="linear", align_corners=False)` and of TensorFlow's bilinear resize:
     half-pixel centers, no antialiasing.
@@ -71,7 +71,7 @@ class PatchEmbed(nn.Module):
     def forward(
         self, images: Float[Tensor, "b c height width"], patch_size: tuple[int, int] | None = None
     ) -> Float[Tensor, "b d rows columns"]:
-        """Returns a map with one token per patch; `patch_size` overrides the native patch size."""
+        """Returns a feature map with one token per patch. `patch_size` overrides the native patch size."""
         if patch_size is None and self.patch_sizes and self.training:
             side = self.patch_sizes[int(torch.randint(len(self.patch_sizes), (), device="cpu"))]
             patch_size = (side, side)
@@ -86,14 +86,14 @@ class PatchEmbed(nn.Module):
         return F.conv2d(x, resize_patches(self.proj.weight, patch_size), self.proj.bias, stride=patch_size)
 
     def resize(self, patch_size: tuple[int, int]) -> None:
-        """Resizes the projection to another native patch size; see `resize_patches`."""
+        """Resizes the projection to another native patch size with `resize_patches`."""
         self._check_resizable()
         weight = resize_patches(self.proj.weight.detach(), patch_size).clone()
         self.proj.weight = nn.Parameter(weight, self.proj.weight.requires_grad)
         self.patch_size = self.proj.kernel_size = self.proj.stride = patch_size
 
     def adapt_channels(self, channels: int) -> None:
-        """Adapts the RGB weights to another number of channels; see `channels.adapt_input_weight`."""
+        """Adapts the RGB weights to another number of channels with `channels.adapt_input_weight`."""
         adapt_input_convolution(self.proj, channels)
         self.channels = channels
 

@@ -1,4 +1,4 @@
-"""Token pooling, attention pooling (MAP), the pre-logits layer, and the prototype layer of DINO."""
+"""Token pooling, multi-head attention pooling (MAP), the pre-logits layer, and the last layer of DINO's head."""
 
 from collections import OrderedDict
 
@@ -13,7 +13,7 @@ from vitkit.layers.features import Features
 
 
 class Prototypes(nn.Module):
-    """Weight-normalized linear layer without bias; parameters are named as in DINO's checkpoints."""
+    """Weight-normalized linear layer without bias. Its parameters are named as in DINO's checkpoints."""
 
     def __init__(self, width: int, outputs: int, *, fixed_norm: bool):
         super().__init__()
@@ -21,13 +21,13 @@ class Prototypes(nn.Module):
         self.weight_v = nn.Parameter(torch.empty(outputs, width).uniform_(-(width**-0.5), width**-0.5))
 
     def forward(self, x: Float[Tensor, "b d"], *, frozen: bool = False) -> Float[Tensor, "b k"]:
-        """Returns the dot products with the prototypes; if `frozen`, the weight gets no gradient."""
+        """Returns the output of the linear layer. If `frozen` is True, the weight gets no gradient."""
         weight = self.weight_g * F.normalize(self.weight_v, dim=1)
         return F.linear(x, weight.detach() if frozen else weight)
 
 
 def pool_tokens(features: Features, pool: str) -> Float[Tensor, "b *n d"]:
-    """Pools tokens: class token (`token`), mean (`gap`), both (`token+gap`) or no pooling (`none`).
+    """Pools tokens: class token (`token`), mean of the patches (`gap`), both (`token+gap`), or all tokens (`none`).
 
     Class tokens of earlier blocks, if the features have any, are concatenated before that of the last block. Raises
     ValueError for an unknown `pool`.
@@ -44,7 +44,7 @@ def pool_tokens(features: Features, pool: str) -> Float[Tensor, "b *n d"]:
 
 
 def class_tokens(features: Features) -> Float[Tensor, "b d"]:
-    """Concatenates the class tokens that the features contain, in the order of the blocks."""
+    """Concatenates the class tokens of the last blocks, in the order of the blocks."""
     if features.earlier is None:
         return features.class_token
     return torch.cat([features.earlier.flatten(1), features.class_token], dim=1)
@@ -67,7 +67,7 @@ class MapPool(nn.Module):
         self.mlp = MLP(width, mlp_width, act=act)
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b d"]:
-        """Returns one vector per image."""
+        """Returns the pooled tokens, one vector per image."""
         query = self.q(self.latent.expand(x.shape[0], -1, -1))
         q = rearrange(query, "b n (h k) -> b h n k", h=self.num_heads)
         k, v = rearrange(self.kv(x), "b n (two h k) -> two b h n k", two=2, h=self.num_heads).unbind(0)
@@ -76,5 +76,5 @@ class MapPool(nn.Module):
 
 
 def pre_logits(width: int, out: int) -> nn.Sequential:
-    """Returns the hidden layer of the pre-training head: linear and tanh (ViT paper, section 3.1)."""
+    """Returns the hidden layer of the pre-training head, which is linear and tanh (ViT paper, section 3.1)."""
     return nn.Sequential(OrderedDict(fc=nn.Linear(width, out), act=nn.Tanh()))

@@ -14,7 +14,7 @@ from vitkit.layers.resize_matrix import is_symbolic, resize_by_matrices
 
 @dataclass(frozen=True)
 class PositionInput:
-    """Positional inputs of one encoder block; inputs that the block does not use are None.
+    """Positional inputs of one encoder block. Inputs that the block does not use are None.
 
     `added` is added to the tokens before the block (a position table with special rows first); `bias`, `rotation` and
     `relative` are the arguments of `Attention`.
@@ -27,7 +27,7 @@ class PositionInput:
 
     @property
     def kwargs(self) -> dict[str, Tensor]:
-        """Keyword arguments for the `forward` method of the block."""
+        """The inputs that are arguments of the block's `forward` method, by name."""
         given = {"bias": self.bias, "rotation": self.rotation, "relative": self.relative}
         return {name: tensor for name, tensor in given.items() if tensor is not None}
 
@@ -36,7 +36,7 @@ Grid = tuple[int, int]
 
 
 def sincos2d(grid: Grid, width: int, *, temperature: float = 10_000.0, endpoint: bool = True) -> Float[Tensor, "n d"]:
-    """Returns the fixed 2-D sine-cosine position embedding of big_vision or MAE.
+    """Returns the fixed 2-D sine-cosine position embedding, as in big_vision or MAE.
 
     The default is that of big_vision ("Better plain ViT baselines"). A quarter of the width each is sin x, cos x, sin
     y, cos y at the frequencies temperature^(-k / (d/4 - 1)); x is the column. With `endpoint=False` the frequencies are
@@ -114,7 +114,7 @@ def resize_positions(
 def resize_tables(
     tables: Float[Tensor, "t n d"], old: Grid, new: Grid, method: str, *, special: int = 0
 ) -> Float[Tensor, "t m d"]:
-    """Resizes several position embeddings of one grid, such as one per layer, with `resize_positions`."""
+    """Resizes several position embeddings of the same grid (one per layer, for example) with `resize_positions`."""
     if not is_symbolic(new) and old == new:
         return tables
     wide = rearrange(tables, "t n d -> n (t d)")
@@ -125,7 +125,7 @@ def resize_tables(
 def factorized_tables(
     row: Float[Tensor, "t rows e"], column: Float[Tensor, "t columns e"], new: Grid, method: str
 ) -> Float[Tensor, "t n d"]:
-    """Builds position embeddings for the grid `new` from half-width vectors per row and per column.
+    """Returns position embeddings for the grid `new`, which concatenate one vector per row and one per column.
 
     The vector of the patch (r, c) is the concatenation of row[r] and column[c] (ViT paper, appendix D.4,
     "2-dimensional"). If an axis has another length, its vectors are resized by `method` as a grid of one row or column.
@@ -138,6 +138,6 @@ def factorized_tables(
 
 
 def with_special_rows(tables: Float[Tensor, "t rows d"], num_patches: int, num_special: int) -> Float[Tensor, "t n d"]:
-    """Adds zero rows to position embeddings so that each of `num_special` special tokens has a row."""
+    """Adds rows of zeros to position embeddings, so that each of `num_special` special tokens has a row."""
     first, patches = tables.tensor_split([tables.shape[1] - num_patches], dim=1)
     return torch.cat([F.pad(first, (0, 0, 0, num_special - first.shape[1])), patches], dim=1)

@@ -1,4 +1,4 @@
-"""Relative position biases (BEiT, section 2.2), relative vectors (Shaw et al. 2018), and resizing."""
+"""Relative position biases (BEiT, section 2.2), relative position vectors (Shaw et al. 2018), and resizing."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ SPECIAL_ROWS = 3
 
 
 def relative_rows(grid: Grid) -> int:
-    """Returns the number of rows of a relative position bias table, with three for the class token."""
+    """Returns the number of rows of a relative position bias table, including three for the class token."""
     return (2 * grid[0] - 1) * (2 * grid[1] - 1) + SPECIAL_ROWS
 
 
@@ -39,12 +39,12 @@ def relative_index(grid: Grid, *, device: torch.device | str | None = None) -> I
 
 
 def relative_bias(table: Float[Tensor, "rows h"], index: Int[Tensor, "n n"]) -> Float[Tensor, "h n n"]:
-    """Returns the relative position bias of every pair of tokens, to be added to the attention logits."""
+    """Returns the relative position bias of every pair of tokens, which is added to the attention logits."""
     return rearrange(table[index], "q k h -> h q k")
 
 
 def geometric_positions(old: int, new: int) -> Float[Tensor, " old"]:
-    """Maps the `old` distances of an axis to positions on the `new` axis, in geometric steps.
+    """Returns a position among the `new` distances for each of the `old` ones, in geometric steps from the center.
 
     Small distances need more resolution than large ones. The steps away from the middle are therefore 1, q, q^2 ...,
     where q between 1.01 and 1.5 is found by bisection such that the last step reaches the new end.
@@ -59,7 +59,7 @@ def geometric_positions(old: int, new: int) -> Float[Tensor, " old"]:
 
 
 def linear_matrix(positions: Float[Tensor, " m"], targets: Float[Tensor, " n"]) -> Float[Tensor, "n m"]:
-    """Returns the matrix of linear interpolation from `positions` to `targets`, clamped at the ends."""
+    """Returns the matrix that linearly interpolates values at `positions` to `targets`, clamped at the ends."""
     targets = targets.clamp(positions[0], positions[-1])
     left = (torch.searchsorted(positions, targets, right=True) - 1).clamp(0, positions.shape[0] - 2)
     fraction = (targets - positions[left]) / (positions[left + 1] - positions[left])
@@ -68,7 +68,7 @@ def linear_matrix(positions: Float[Tensor, " m"], targets: Float[Tensor, " n"]) 
 
 
 def cubic_matrix(positions: Float[Tensor, " m"], targets: Float[Tensor, " n"]) -> Float[Tensor, "n m"]:
-    """Returns the matrix of cubic spline interpolation with the not-a-knot condition at both ends.
+    """Returns the matrix of a cubic spline interpolation, with the not-a-knot condition at both ends.
 
     It is the spline of SciPy's `interp2d`, which the original used. Raises ValueError for fewer than 4 positions.
     """
@@ -146,12 +146,12 @@ def resize_relative(table: Float[Tensor, "rows h"], old: Grid, new: Grid, method
 
 
 def num_offsets(grid: Grid) -> int:
-    """Returns the number of offsets between n patches, which range from -(n - 1) to n - 1."""
+    """Returns the number of differences between row-major patch indices of a grid: 2 n - 1 for n patches."""
     return 2 * grid[0] * grid[1] - 1
 
 
 def relative_logits(q: Float[Tensor, "b h n k"], table: Float[Tensor, "offsets k"]) -> Float[Tensor, "b h n n"]:
-    """Computes the logits q_i . r_(i - j) / sqrt(k) for pairs of patches; zero for special tokens.
+    """Computes the logits q_i . r_(i - j) / sqrt(head width) of pairs of patches. Those of special tokens are zero.
 
     The patches are the last p tokens; row i - j + p - 1 of the 2 p - 1 rows of the table is r_(i - j). As a loop over s
     special tokens: `logits[s + i, s + j] = q[s + i] @ table[i - j + p - 1] * k**-0.5`. Instead of gathering a vector
@@ -193,7 +193,7 @@ def resize_offsets(table: Float[Tensor, "offsets k"], old: Grid, new: Grid) -> F
 
 
 class _Displacements:
-    """Displacements along one axis of the new grid, their pair counts and their positions on the old grid."""
+    """Displacements along one axis of the new grid, with numbers of patch pairs and positions on the old grid."""
 
     def __init__(self, old: int, new: int, device: torch.device):
         self.new = torch.arange(1 - new, new, device=device)
@@ -204,5 +204,5 @@ class _Displacements:
         self.fraction = position - self.low
 
     def neighbors(self) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """Returns the nearest lower and upper integer displacements, each with an interpolation weight."""
+        """Returns the next lower and next higher displacements on the old grid, each with its interpolation weight."""
         return (self.low, 1 - self.fraction), (self.high, self.fraction)

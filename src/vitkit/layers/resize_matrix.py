@@ -1,4 +1,4 @@
-"""Matrices that resize position embeddings, for grids whose size is unknown when a model is traced.
+"""Interpolation matrices for position embeddings, used when torch.export traces a model with symbolic sizes.
 
 `F.interpolate` cannot express every method in an exported graph. Each method is separable and linear, so that it is a
 product with one matrix per axis. The matrices are computed from the sizes with elementary tensor operations, which
@@ -17,12 +17,12 @@ CUBIC, CUBIC_ANTIALIAS = -0.75, -0.5
 
 
 def is_symbolic(grid: Grid) -> bool:
-    """Returns whether a size is unknown, because torch.export traces a model for several sizes."""
+    """Returns whether a size is symbolic, because torch.export traces a model for dynamic image sizes."""
     return any(isinstance(size, torch.SymInt) for size in grid)
 
 
 def resize_by_matrices(table: Float[Tensor, "d r c"], new: Grid, method: str) -> Float[Tensor, "d r2 c2"]:
-    """Resizes a map to a grid with symbolic sizes; the result is that of the method in `position.RESIZES`."""
+    """Resizes a map to a grid of symbolic sizes, with the same result as the method in `position.RESIZES`."""
     rows, columns = (torch.full((), size, device=table.device) for size in new)
     same = (rows == table.shape[1]) & (columns == table.shape[2])
     left, right = (
@@ -33,12 +33,12 @@ def resize_by_matrices(table: Float[Tensor, "d r c"], new: Grid, method: str) ->
 
 
 def _sources(index: Float[Tensor, " n"], scale: Float[Tensor, ""]) -> Float[Tensor, " n"]:
-    """Returns the positions on the old axis of the centers of new cells."""
+    """Returns the centers of the new cells as positions on the old axis."""
     return (index + 0.5) * scale - 0.5
 
 
 def _cubic(distance: Float[Tensor, "*n"], a: float) -> Float[Tensor, "*n"]:
-    """Returns Keys' cubic convolution kernel with the parameter `a`, which is zero from a distance of 2."""
+    """Returns the values of Keys' cubic convolution kernel with the parameter `a`, which are zero from distance 2."""
     x = distance.abs()
     near = ((a + 2) * x - (a + 3)) * x * x + 1
     far = (((x - 5) * x + 8) * x - 4) * a
@@ -52,7 +52,7 @@ def _triangle(distance: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
 def _with_repeated_ends(
     source: Float[Tensor, " n"], old: int, taps: range, weight: Callable[[Tensor], Tensor]
 ) -> Float[Tensor, "n old"]:
-    """Returns the weights of the old cells; positions outside the axis use the value of its end."""
+    """Returns the interpolation weights of the old cells. Positions outside the axis use the nearest cell."""
     cells = torch.arange(old, device=source.device)
     left = source.floor()
     matrix = torch.zeros((), device=source.device)
@@ -64,7 +64,7 @@ def _with_repeated_ends(
 
 
 def _antialiased(old: int, index: Tensor, count: Tensor, filter_: Callable[[Tensor], Tensor]) -> Float[Tensor, "n old"]:
-    """Returns normalized weights of a filter that is stretched where the axis gets shorter (as Pillow's resize)."""
+    """Returns normalized weights of a filter with antialiasing, which is stretched for downsampling as in Pillow."""
     scale = old / count.float()
     stretch = scale.clamp_min(1.0)
     cells = torch.arange(old, device=index.device)

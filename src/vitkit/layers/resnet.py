@@ -17,7 +17,7 @@ EpsilonOn = Literal["std", "variance"]
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Returns TensorFlow's SAME padding before and after an axis, for outputs of ceil(size / stride).
+    """Returns the SAME padding of TensorFlow before and after an axis, for an output size of ceil(size / stride).
 
     An odd total has one more after the axis; PyTorch's symmetric padding would shift every feature.
     """
@@ -35,7 +35,7 @@ def pad_same(
 
 
 class StdConv(nn.Conv2d):
-    """Weight-standardized convolution without bias (Qiao et al. 2019, "Micro-Batch Training").
+    """Convolution with weight standardization and without bias (Qiao et al. 2019, "Micro-Batch Training").
 
     The stored weights are not standardized. `forward` subtracts the mean of each filter and divides by its deviation:
     std + `eps` with `eps_on` "std" (the stem of the hybrids), sqrt(variance + eps) with "variance" (BiT, timm). The
@@ -59,12 +59,12 @@ class StdConv(nn.Conv2d):
         self.eps_on = eps_on
 
     def forward(self, input: Float[Tensor, "b c rows columns"]) -> Float[Tensor, "b d new_rows new_columns"]:  # noqa: A002
-        """Convolves `input` with the standardized filters."""
+        """Returns the convolution of `input` with the standardized weight."""
         x = pad_same(input, self.kernel_size[0], self.stride[0]) if self.same else input
         return F.conv2d(x, self.standardized_weight(), stride=self.stride, padding=self.padding)
 
     def standardized_weight(self) -> Float[Tensor, "d c kernel kernel"]:
-        """Returns the standardized filters; the statistics are computed in at least float32."""
+        """Returns the standardized weight. Its mean and variance are computed in at least float32."""
         weight = self.weight.to(torch.promote_types(self.weight.dtype, torch.float32))
         variance, mean = torch.var_mean(weight, dim=(1, 2, 3), correction=0, keepdim=True)
         deviation = variance.sqrt() + self.eps if self.eps_on == "std" else (variance + self.eps).sqrt()
@@ -85,7 +85,7 @@ class MaxPoolSame(nn.Module):
 
 
 class GroupNorm(nn.GroupNorm):
-    """GroupNorm whose initial scale is 0 for the last norm of a residual branch, and 1 otherwise."""
+    """GroupNorm with an initial scale, which is 0 for the last norm of a residual branch and otherwise 1."""
 
     def __init__(self, num_groups: int, width: int, *, eps: float, initial: float = 1.0):
         super().__init__(num_groups, width, eps=eps)
@@ -126,7 +126,7 @@ EXPANSION = 4
 
 
 class ResNetStem(nn.Module):
-    """Stem of a ResNet: 7x7 convolution, norm and ReLU (if `norm` is given), and max-pooling.
+    """Stem of a ResNet: 7x7 convolution, norm and ReLU (only if `norm` is given), and max-pooling.
 
     Convolution and pooling have stride 2. Without SAME padding the map is padded with zeros before the pooling. BiT has
     no norm and no ReLU here, so that values can be negative and such a zero can be the maximum. Floating-point images
@@ -147,13 +147,13 @@ class ResNetStem(nn.Module):
         return self.pool(self.act(self.norm(self.conv(x))))
 
     def adapt_channels(self, channels: int) -> None:
-        """Adapts the RGB weights to another number of channels; see `channels.adapt_input_weight`."""
+        """Adapts the RGB weights to another number of channels with `channels.adapt_input_weight`."""
         adapt_input_convolution(self.conv, channels)
         self.channels = channels
 
 
 class PostBottleneck(nn.Module):
-    """Bottleneck with norms after convolutions (He et al. 2016a); the 3x3 convolution is strided.
+    """Bottleneck block with norms after the convolutions (He et al. 2016a). The 3x3 convolution has the stride.
 
     The initial scale of the last norm is zero, so that the bottleneck starts as its shortcut.
     """
@@ -174,14 +174,14 @@ class PostBottleneck(nn.Module):
         )
 
     def forward(self, x: Float[Tensor, "b c rows columns"]) -> Float[Tensor, "b d new_rows new_columns"]:
-        """Returns the ReLU of the sum of the shortcut and the branch."""
+        """Returns the ReLU of the sum of the shortcut and the residual branch."""
         y = F.relu(self.norm1(self.conv1(x)))
         y = F.relu(self.norm2(self.conv2(y)))
         return F.relu(self.downsample(x) + self.norm3(self.conv3(y)))
 
 
 class PreBottleneck(nn.Module):
-    """Bottleneck with norms before convolutions (He et al. 2016b); the 3x3 convolution is strided.
+    """Bottleneck block with norms before the convolutions (He et al. 2016b). The 3x3 convolution has the stride.
 
     The input of a projected shortcut is the normalized one; the shortcut has no norm.
     """
@@ -199,7 +199,7 @@ class PreBottleneck(nn.Module):
         self.downsample = nn.Sequential(OrderedDict(conv=conv(in_width, out_width, 1, stride))) if projected else None
 
     def forward(self, x: Float[Tensor, "b c rows columns"]) -> Float[Tensor, "b d new_rows new_columns"]:
-        """Returns the sum of the shortcut and the branch."""
+        """Returns the sum of the shortcut and the residual branch."""
         y = F.relu(self.norm1(x))
         shortcut = x if self.downsample is None else self.downsample(y)
         y = F.relu(self.norm2(self.conv1(y)))
@@ -210,7 +210,7 @@ class PreBottleneck(nn.Module):
 def resnet_stages(
     stem_width: int, depths: tuple[int, ...], *, bottleneck: type[nn.Module], conv: Conv, norm: Norm
 ) -> nn.Sequential:
-    """Builds the stages of a ResNet; all but the first halve the map size and double the width.
+    """Builds the stages of a ResNet. All but the first halve the feature map and double the number of channels.
 
     Blocks are named `stages.N.blocks.M`. The input has `stem_width` channels, the output `resnet_width(stem_width,
     depths)`.
@@ -229,10 +229,10 @@ def resnet_stages(
 
 
 def resnet_width(stem_width: int, depths: tuple[int, ...]) -> int:
-    """Returns the number of output channels of a ResNet's stem and stages."""
+    """Returns the number of output channels of a ResNet with the given stem width and depths."""
     return EXPANSION * stem_width * 2 ** (len(depths) - 1) if depths else stem_width
 
 
 def resnet_stride(depths: tuple[int, ...]) -> int:
-    """Returns the stride of the output map in pixels, which is 4 after the stem and the first stage."""
+    """Returns the stride of the last feature map of a ResNet in pixels: 4 for the first stage, then doubled."""
     return 4 * 2 ** max(len(depths) - 1, 0)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def rotary_periods(head_width: int, base: float = 100.0) -> Float[Tensor, " q"]:
-    """Returns the periods base^(k / q) for k = 0 .. q - 1, where q is a quarter of the head width.
+    """Returns the periods of the rotations: base^(i / q) for i = 0 .. q - 1, where q is a quarter of the head width.
 
     Their unit is half the side of the image, so that they do not depend on the resolution. Raises ValueError if the
     head's width is not a multiple of 4.
@@ -31,7 +31,7 @@ def axial_rotation(
     scale: Float[Tensor, ""] | float = 1.0,
     device: torch.device | None = None,
 ) -> Float[Tensor, "2 p k"]:
-    """Returns the cosines and sines of rotations for a grid (rows, columns), row-major in float32.
+    """Returns cosines and sines of the rotary embeddings of a grid (rows, columns), in float32 and row-major order.
 
     Rows and columns each span -1 to 1, the position of a patch is its center, and its angles are
     2 pi position / period. The channels of a head are a quarter for the row, a quarter for the column, and both again,
@@ -46,7 +46,7 @@ def axial_rotation(
 
 
 def rotate(x: Float[Tensor, "b h n k"], rotation: Float[Tensor, "2 p k"]) -> Float[Tensor, "b h n k"]:
-    """Rotates the patches, which are the last p tokens of `x`; special tokens do not change.
+    """Applies rotary embeddings to the patches, which are the last p tokens of `x`. Special tokens do not change.
 
     Channels c and c + k / 2 are a plane (a, b) that is rotated to (a cos - b sin, b cos + a sin).
     """

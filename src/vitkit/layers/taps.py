@@ -1,4 +1,4 @@
-"""Collects the outputs of chosen blocks during one forward pass (`Features.taps`)."""
+"""Collects the outputs of chosen blocks during a forward pass, for `Features.taps`."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -15,7 +15,7 @@ Blocks = int | Sequence[int]
 
 
 class TapOptions(TypedDict, total=False):
-    """Options of `Backbone.features` with `blocks`.
+    """Keyword arguments of `Backbone.features` that need the argument `blocks`.
 
     `as_maps` returns feature maps (b, d, rows, columns) instead of tokens (b, n, d). `norm` applies the final norm to
     the outputs. `intermediates_only` stops after the last chosen block; the tokens are then the output of this block.
@@ -27,7 +27,7 @@ class TapOptions(TypedDict, total=False):
 
 
 class Taps:
-    """Outputs of chosen blocks of one forward pass.
+    """Collects the outputs of chosen blocks during one forward pass.
 
     `final_norm` maps the index and the output of a block to its normalized output. Raises ValueError for blocks that
     the model does not have.
@@ -48,7 +48,7 @@ class Taps:
         self._outputs: dict[int, Tensor] = {}
 
     def add(self, index: int, output: Tensor) -> bool:
-        """Stores the output of a block if it was chosen; returns whether the forward pass can stop."""
+        """Stores the output of a block if it was chosen. Returns whether the forward pass can stop after it."""
         if index in self.indices:
             self._outputs[index] = output
         return self.stops and index >= max(self.indices)
@@ -59,7 +59,7 @@ class Taps:
         return self.options.get("intermediates_only", False)
 
     def attach(self, features: Features) -> Features:
-        """Returns the features with the outputs of the blocks, in the order in which they were chosen."""
+        """Returns `features` with the stored outputs as `taps`, in the order in which the blocks were chosen."""
         taps = tuple(self._finished(index, features) for index in self.indices)
         if self.stops:
             features = replace(features, tokens=_tokens(self._outputs[max(self.indices)]), earlier=None)
@@ -78,7 +78,7 @@ class Taps:
 def make_taps(
     blocks: Blocks | None, depth: int, final_norm: Callable[[int, Tensor], Tensor], **options: Unpack[TapOptions]
 ) -> Taps | None:
-    """Returns the taps of one forward pass, None without blocks. Raises ValueError for options without blocks."""
+    """Returns `Taps` for one forward pass, or None if `blocks` is None. Options without blocks raise ValueError."""
     if blocks is None:
         if options:
             raise ValueError(f"{' and '.join(options)} needs blocks, such as blocks=(2, 5) or blocks=4 for the last 4")
@@ -87,7 +87,7 @@ def make_taps(
 
 
 def block_indices(blocks: Blocks, depth: int) -> tuple[int, ...]:
-    """Returns the indices of chosen blocks, from 0 to depth - 1. Raises ValueError for blocks that do not exist."""
+    """Returns the indices (0 to depth - 1) of chosen blocks. Raises ValueError if a block does not exist."""
     if not depth:
         raise ValueError("this model does not return the outputs of blocks; of an exported model, load the checkpoint")
     if isinstance(blocks, int):
@@ -107,7 +107,7 @@ def block_indices(blocks: Blocks, depth: int) -> tuple[int, ...]:
 def run_stages(
     x: Float[Tensor, "b c rows columns"], stages: nn.Sequential, taps: Taps | None
 ) -> Float[Tensor, "b d new_rows new_columns"]:
-    """Runs a feature map through convolutional stages, up to the last chosen one if `taps` stops there."""
+    """Runs a feature map through convolutional stages. It stops after the last chosen stage if `taps` says so."""
     for index, stage in enumerate(stages):
         x = stage(x)
         if taps is not None and taps.add(index, x):
