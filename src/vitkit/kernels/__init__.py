@@ -1,4 +1,4 @@
-"""C kernels for a CPU that are faster than the equivalent torch operations.
+"""C kernels for the CPU, which are faster than the equivalent torch operations.
 
 library.py           loads the libraries that were compiled when vitkit was installed
 attention.py         attention in bfloat16 on AVX-512, with or without a bias (attention.c)

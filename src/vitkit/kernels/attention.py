@@ -1,4 +1,4 @@
-"""Attention in bfloat16 with a C kernel that computes logits and sums in float32."""
+"""Attention for bfloat16 tensors on the CPU, with a C kernel that computes logits and sums in float32."""
 
 import ctypes
 from functools import lru_cache
@@ -14,7 +14,7 @@ VECTOR = 16
 
 
 class Heads(ctypes.Structure):
-    """Address and strides of a tensor (b, h, n, width); matches `struct heads` in the C file."""
+    """Address and strides of a tensor (b, h, n, width). The layout is that of `struct heads` in the C file."""
 
     _fields_ = (
         ("data", ctypes.c_void_p),
@@ -25,7 +25,7 @@ class Heads(ctypes.Structure):
 
 
 class Attention(ctypes.Structure):
-    """Arguments of one call; matches `struct attention` in the C file."""
+    """Arguments of one call of the attention kernel. The layout is that of `struct attention` in the C file."""
 
     _fields_ = (
         ("q", Heads),
@@ -42,19 +42,19 @@ class Attention(ctypes.Structure):
 
 
 def available() -> bool:
-    """Returns whether the kernel was compiled and the CPU has AVX-512 with bfloat16."""
+    """Returns whether the kernel is compiled and the CPU supports AVX-512 with bfloat16."""
     return library.routine("attention", "attention") is not None
 
 
 @lru_cache(maxsize=1)
 def tiles() -> bool:
-    """Returns whether the CPU has Intel AMX, on which torch's attention is faster than this kernel."""
+    """Returns whether the CPU has Intel AMX tiles, with which torch's attention is faster than this kernel."""
     supported = getattr(torch.cpu, "_is_amx_tile_supported", None)
     return bool(supported is not None and supported())
 
 
 def supports(q: Tensor, k: Tensor, v: Tensor) -> bool:
-    """Returns whether inputs are bfloat16 on a CPU, with a width divisible by 16 and a dense last axis."""
+    """Returns whether the kernel supports query, key and value: bfloat16, on a CPU, head width a multiple of 16."""
     return q.shape[-1] % VECTOR == 0 and all(
         each.dtype == torch.bfloat16 and each.stride(-1) == 1 and each.device.type == "cpu" for each in (q, k, v)
     )
@@ -66,10 +66,10 @@ def attention(
     v: BFloat16[Tensor, "b h n k"],
     bias: Float[Tensor, "..."] | None = None,
 ) -> BFloat16[Tensor, "b m d"]:
-    """Computes softmax(q k^T / sqrt(k) + bias) v with concatenated heads.
+    """Computes attention, softmax(q k^T / sqrt(head width) + bias) v, and concatenates the heads.
 
     `bias` broadcasts to (b, h, m, n). Tensors can be views. Raises RuntimeError if the kernel is not `available`,
-    ValueError for unsupported inputs (`takes`) and for shapes that do not match, and MemoryError if an allocation
+    ValueError for unsupported inputs (`supports`) and for shapes that do not match, and MemoryError if an allocation
     fails.
     """
     routine = library.required("attention", "attention")
@@ -98,7 +98,7 @@ def attention(
 def packed(
     qkv: BFloat16[Tensor, "b n three_d"], num_heads: int, rows: Float[Tensor, "b h n 2"] | None = None
 ) -> BFloat16[Tensor, "b n d"]:
-    """Computes `attention` for query, key and value in one tensor whose last axis is (3, h, k).
+    """Computes `attention` for query, key and value in one tensor, with a last axis of (3, heads, head width).
 
     `rows` receives the row statistics for the backward pass. Python computes addresses only, which matters for small
     networks. Raises RuntimeError if the kernel is not `available`. Raises ValueError for unsupported inputs
@@ -124,7 +124,7 @@ def packed(
 
 
 def supports_packed(qkv: Tensor, num_heads: int) -> bool:
-    """Returns whether the input is bfloat16 on a CPU with a head width that is a multiple of 16."""
+    """Returns whether `packed` supports the input: bfloat16, on a CPU, head width a multiple of 16."""
     if qkv.dtype != torch.bfloat16 or qkv.device.type != "cpu" or qkv.ndim != 3:
         return False
     return qkv.shape[2] % (3 * num_heads * VECTOR) == 0 and qkv.shape[1] > 0

@@ -1,4 +1,4 @@
-"""Loads the compiled C libraries, which are missing if vitkit was installed without a C compiler."""
+"""Loads the compiled C libraries. They are missing if vitkit was installed without a C compiler."""
 
 import ctypes
 import os
@@ -20,7 +20,7 @@ AVX512 = frozenset({"attention", "quantize"})
 
 @lru_cache(maxsize=2)
 def library(name: str = "native") -> ctypes.CDLL | None:
-    """Loads a library: `native`, which uses torch's threads, or `images`, which is single-threaded.
+    """Loads the C library `native`, which uses torch's threads, or `images`, which is single-threaded.
 
     Returns None if it was not compiled or if VITKIT_KERNELS is 0. Also returns None, with a warning, if it was compiled
     from older sources: with another interface version, or without one of its functions.
@@ -50,7 +50,7 @@ def library(name: str = "native") -> ctypes.CDLL | None:
 
 
 def _is_current(loaded: ctypes.CDLL, name: str) -> bool:
-    """Returns whether a loaded library has the current interface version and all of its functions."""
+    """Returns whether a loaded library has the expected interface version and all functions of this version."""
     symbols = ("vitkit_interface", *(f"vitkit_{function}" for function in FUNCTIONS[name]))
     return all(hasattr(loaded, symbol) for symbol in symbols) and loaded.vitkit_interface() == INTERFACE
 

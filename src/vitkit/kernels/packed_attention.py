@@ -15,7 +15,7 @@ from vitkit.kernels import attention, library
 
 
 class Gradients(ctypes.Structure):
-    """Arguments of one backward pass; matches `struct gradients` in the C file."""
+    """Arguments of one backward pass. The layout is that of `struct gradients` in the C file."""
 
     _fields_ = (
         ("inputs", ctypes.c_void_p * 3),
@@ -31,7 +31,7 @@ class Gradients(ctypes.Structure):
 
 
 def available() -> bool:
-    """Returns whether this machine supports `packed_attention`; see `attention.available`."""
+    """Returns whether this machine supports `packed_attention`, for which it needs AVX-512 with bfloat16."""
     return library.routine("attention_backward", "attention") is not None
 
 
@@ -54,7 +54,7 @@ _faster_here.__dict__["_dynamo_marked_constant"] = True
 
 
 def packed_attention(qkv: BFloat16[Tensor, "b n three_d"], num_heads: int) -> BFloat16[Tensor, "b n d"]:
-    """Computes softmax(q k^T / sqrt(k)) v from a fused projection, with concatenated heads.
+    """Computes softmax(q k^T / sqrt(head width)) v from a fused qkv projection, and concatenates the heads.
 
     Raises the exceptions of `attention.packed`.
     """
@@ -116,13 +116,13 @@ _forward.register_autograd(_differentiate, setup_context=_save_for_backward)
 
 @register_flop_formula(torch.ops.vitkit.packed_attention)
 def _forward_flops(shape: tuple[int, int, int], num_heads: int, *_: object, **__: object) -> int:
-    """Returns the FLOPs of two matrix products, with two operations per multiplication."""
+    """Returns the FLOPs of a forward pass, which are those of two matrix products."""
     b, n, three = shape
     return 4 * b * n * n * three // 3
 
 
 @register_flop_formula(torch.ops.vitkit.packed_attention_backward)
 def _backward_flops(shape: tuple[int, int, int], *_: object, **__: object) -> int:
-    """Returns the FLOPs of five matrix products, which include the recomputation of the logits."""
+    """Returns the FLOPs of a backward pass: five matrix products, one of which recomputes the logits."""
     b, n, width = shape
     return 10 * b * n * n * width

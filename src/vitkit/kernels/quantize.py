@@ -10,7 +10,7 @@ from vitkit.kernels import library
 
 
 class Quantize(ctypes.Structure):
-    """Arguments of one call; matches `struct quantize` in the C file."""
+    """Arguments of one call of the quantization kernel. The layout is that of `struct quantize` in the C file."""
 
     _fields_ = (
         ("x", ctypes.c_void_p),
@@ -27,14 +27,14 @@ class Quantize(ctypes.Structure):
 
 
 def available() -> bool:
-    """Returns whether the kernel was compiled and the CPU has AVX-512."""
+    """Returns whether the kernel is compiled and the CPU supports AVX-512."""
     return library.routine("quantize", "quantize") is not None
 
 
 def quantize(
     x: Float[Tensor, "*b d"], scale: float, zero: int, norm: nn.LayerNorm | None = None
 ) -> UInt8[Tensor, "*b d"]:
-    """Computes round(x / scale) + zero, clamped to 0..255; normalizes x first if a norm is given.
+    """Quantizes x to 8 bits: round(x / scale) + zero, clamped to 0..255. If `norm` is given, it is applied first.
 
     `x` is float32 or bfloat16 on a CPU, the norm a float32 LayerNorm over the last axis. Raises RuntimeError if the
     kernel is not `available`. Raises ValueError for other inputs.

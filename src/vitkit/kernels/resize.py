@@ -11,7 +11,7 @@ Size = tuple[int, int]
 
 
 class Resize(ctypes.Structure):
-    """Arguments of one call; matches `struct resize` in the C file."""
+    """Arguments of one call of the resize kernel. The layout is that of `struct resize` in the C file."""
 
     _fields_ = (
         ("input", ctypes.c_void_p),
@@ -24,7 +24,7 @@ class Resize(ctypes.Structure):
 
 
 def available() -> bool:
-    """Returns whether the kernel was compiled and the CPU has AVX2."""
+    """Returns whether the kernel is compiled and the CPU supports AVX2."""
     return library.routine("resize", "resize", "images") is not None
 
 
@@ -36,7 +36,7 @@ def resize(
     cubic: bool,
     rows_first: bool,
 ) -> UInt8[np.ndarray, "crop_rows crop_columns 3"]:
-    """Resizes an image to `to` (rows, columns) and crops it to `window` (top, left, rows, columns).
+    """Resizes an image to the size `to` (rows, columns), then crops it to `window` (top, left, rows, columns).
 
     The filter is bicubic (a = -0.5) or bilinear, scaled by the downsampling factor (antialiasing). `rows_first` runs
     the vertical pass before the horizontal one. Raises RuntimeError if the kernel is not `available`. Raises ValueError
