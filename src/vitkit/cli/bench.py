@@ -33,19 +33,19 @@ def bench(
     a candidate with wrong outputs is not ranked. The result is the speed ratios. An interrupt shows the results so far.
 
     Args:
-        kind: Kind of benchmark.
+        kind: Benchmark to run: inference, training, classification, data or startup.
         model: Comma-separated architectures (with random weights) or checkpoints, such as vit-ti/16,vit-b/16.
-        batch: Comma-separated batch sizes, such as 1,8,32. Prints one table per batch size.
-        precision: Comma-separated precisions: float32, bfloat16, float16, int8, auto, or `all`.
-        peers: Libraries, with settings: vitkit,vitkit:precision=int8,timm:compile=max-autotune. If not set: all.
-        threads: CPU threads per library. If not set: OMP_NUM_THREADS, else the number of cores; `data` uses one.
+        batch: Comma-separated batch sizes, such as 1,8,32. One table is printed per batch size.
+        precision: Comma-separated precisions: float32, bfloat16, float16, int8, auto, or all.
+        peers: Comma-separated libraries, optionally with settings, such as vitkit:precision=int8,timm. If not set: all.
+        threads: Number of CPU threads per library (1 for `data`). If not set: OMP_NUM_THREADS, or the number of cores.
         device: Device to run on: auto, cpu or cuda.
-        images: Folder of images for `classification`, `data` and `startup`. If not set: noise.
+        images: Folder of images for `classification`, `data` and `startup`. If not set: images of random noise.
         rounds: Number of measured rounds, after two warm-up rounds.
         seconds: Minimum duration of a round in seconds.
-        timeout: Seconds after which a library that is still loading or compiling counts as failed.
-        prepare: Number of libraries to load at the same time; more than 1 disturbs autotuning.
-        out: Output folder for KIND_HARDWARE_DATE.md and .json.
+        timeout: Time limit in seconds for a library to load and compile. A library that exceeds it counts as failed.
+        prepare: Number of libraries to load and compile at the same time. More than 1 makes autotuning less reliable.
+        out: Output folder for the results, KIND_HARDWARE_DATE.md and KIND_HARDWARE_DATE.json.
         json: Print one JSON object instead of tables.
     """
     from vitkit.bench import Plan, table

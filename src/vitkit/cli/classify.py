@@ -47,24 +47,25 @@ def classify(
     reported, the others are still classified, and the exit code is 2.
 
     Args:
-        model: A checkpoint: a folder, a file of any format, or a Hub id such as google/vit-base-patch16-224.
-        images: Files, folders, globs, or - for standard input (an image, or one path per line).
-        top: Number of classes to show.
-        threshold: For independent labels: show only labels with at least this score.
-        json: Print one JSON object per image, one per line.
-        csv: Print CSV, one row per class.
-        precision: Precision (auto: fastest close to float32; int8: calibrated on the first images; float8: GPU only).
-        merge_tokens: Number of tokens to merge in each block (ToMe), which is faster but changes the outputs.
-        resampling: Resizing method: `pillow`, `torch`, or `draft`, which decodes large JPEG files at reduced size.
+        model: Checkpoint: a folder, a weights file, or a Hugging Face Hub id such as google/vit-base-patch16-224.
+        images: Image files, folders or globs, or - for standard input (one image, or one path per line).
+        top: Number of classes to print per image, the most likely first.
+        threshold: For models with independent labels: print only labels with at least this score, from 0 to 1.
+        json: Print one line of JSON per image.
+        csv: Print CSV with a header, one row per image and class.
+        precision: Numerical precision. auto is the fastest whose outputs are close to those of float32.
+            int8 is calibrated on the first images. float8 needs a GPU.
+        merge_tokens: Number of tokens to merge in each block (ToMe). This is faster but changes the outputs.
+        resampling: Resize as in Pillow or in PyTorch. draft is Pillow, with large JPEG files decoded at reduced size.
         compile: Compile the model with torch.compile, which takes a minute or more.
         device: Device to run on: auto, cpu, cuda, cuda:1 or mps.
-        batch_size: Batch size. If not set: 8 on a CPU, 64 on a GPU.
+        batch_size: Number of images per batch. If not set: 8 on a CPU, 64 on a GPU.
         image_size: Input size in pixels. If not set: the model's.
-        revision: Branch, tag or commit of a Hub id.
-        set: Model config fields that are missing in the checkpoint, as NAME=VALUE (pool=none).
-        allow_truncated: Accept truncated image files.
-        max_pixels: Largest width x height of an image in pixels. If not set: 120,000,000.
-        max_bytes: Largest size of an image file in bytes. If not set: 200,000,000.
+        revision: Branch, tag or commit of the repository on the Hugging Face Hub.
+        set: Set model config fields that are missing in the checkpoint, as NAME=VALUE (num_heads=12).
+        allow_truncated: Decode truncated image files instead of reporting an error.
+        max_pixels: Largest accepted image, in pixels (width x height). If not set: 120,000,000.
+        max_bytes: Largest accepted image file, in bytes. If not set: 200,000,000.
     """
     from vitkit.cli._outcomes import arguments_to_images, count_failures, limits, load_model, shows_progress
     from vitkit.inference import Predictor, check_threshold, top_predictions

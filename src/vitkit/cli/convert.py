@@ -23,14 +23,14 @@ def convert(
     Missing, unexpected and wrongly shaped tensors raise an error that names them.
 
     Args:
-        source: A checkpoint: a folder, a file of any format, or a Hugging Face Hub id.
-        target: Output folder, or output file for the formats npz, big_vision (.npz) and torchvision (.pth).
-        to: Output format: huggingface, timm, npz, big_vision, torchvision, or vitkit (any model).
+        source: Checkpoint: a folder, a weights file, or a Hugging Face Hub id such as google/vit-base-patch16-224.
+        target: Output folder, or output file if the format is npz, big_vision (.npz) or torchvision (.pth).
+        to: Output format: huggingface, timm, npz, big_vision, torchvision, or vitkit. vitkit supports every model.
         image_size: Resize the position embeddings for this image size in pixels.
         patch_size: Resize the patch embedding to this patch size in pixels.
-        head: File with a linear head for a backbone without one (DINO, DINOv2, DINOv3).
-        revision: Branch, tag or commit of a Hub id.
-        set: Model config fields that are missing in the checkpoint, as NAME=VALUE (activation=gelu_tanh).
+        head: File with a linear head to add to a backbone without one (DINO, DINOv2 or DINOv3).
+        revision: Branch, tag or commit of the repository on the Hugging Face Hub.
+        set: Set model config fields that are missing in the checkpoint, as NAME=VALUE (num_heads=12).
         overwrite: Replace an existing output file or folder.
     """
     from vitkit import checkpoints

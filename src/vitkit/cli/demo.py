@@ -10,7 +10,7 @@ def demo(*, out: Path = Path("runs/demo")) -> None:
     fifth, classifies a few of them in the terminal, and writes a run folder with the model and report.html.
 
     Args:
-        out: Output run folder.
+        out: Output folder of the training run.
     """
     from vitkit.recipes.digits import demo as run
 

@@ -41,26 +41,26 @@ def embed(
     the exit code is 2.
 
     Args:
-        model: A checkpoint: a folder, a file of any format, or a Hugging Face Hub id.
-        images: Files, folders, globs, or - for standard input (an image, or one path per line).
-        out: Output .npz file, instead of JSON lines.
-        blocks: Blocks (stages of a convolutional network) to output, too: 3,6,9 from 0, or -1 for the last. One vector
-            per image, without the final norm: the class token if the model's head reads it, else the mean of the
-            patches.
-        as_maps: Output the feature maps of --blocks instead of one vector per image.
-        precision: Arithmetic of the network; auto is the fastest that stays close to float32. int8 is calibrated on the
-            first images, float8 needs a GPU.
-        merge_tokens: Tokens to merge in every block (ToMe): faster, with different outputs.
-        resampling: Resize like `pillow` or `torch`; `draft` decodes large JPEG files at reduced size (faster).
-        compile: Compile the network with torch.compile, which takes a minute or more.
-        device: Device: auto, cpu, cuda, cuda:1, mps.
-        batch_size: Batch size. If not set: 8 on a CPU, 64 on a GPU.
+        model: Checkpoint: a folder, a weights file, or a Hugging Face Hub id such as google/vit-base-patch16-224.
+        images: Image files, folders or globs, or - for standard input (one image, or one path per line).
+        out: Output .npz file. If not set: one line of JSON per image is printed.
+        blocks: Blocks (stages of a convolutional network) whose outputs to return too, such as 0,3,-1.
+            Blocks are numbered from 0, and -1 is the last. Each output is one vector per image, without the final norm:
+            the class token if the head reads it, else the mean of the patch tokens.
+        as_maps: Return the outputs of --blocks as feature maps instead of one vector per image.
+        precision: Numerical precision. auto is the fastest whose outputs are close to those of float32.
+            int8 is calibrated on the first images. float8 needs a GPU.
+        merge_tokens: Number of tokens to merge in each block (ToMe). This is faster but changes the outputs.
+        resampling: Resize as in Pillow or in PyTorch. draft is Pillow, with large JPEG files decoded at reduced size.
+        compile: Compile the model with torch.compile, which takes a minute or more.
+        device: Device to run on: auto, cpu, cuda, cuda:1 or mps.
+        batch_size: Number of images per batch. If not set: 8 on a CPU, 64 on a GPU.
         image_size: Input size in pixels. If not set: the model's.
-        allow_truncated: Accept truncated image files.
-        max_pixels: Largest width x height of an image in pixels. If not set: 120,000,000.
-        max_bytes: Largest size of an image file in bytes. If not set: 200,000,000.
-        revision: Branch, tag or commit of a Hub id.
-        set: Model config fields that are missing in the checkpoint, as NAME=VALUE (pool=none).
+        allow_truncated: Decode truncated image files instead of reporting an error.
+        max_pixels: Largest accepted image, in pixels (width x height). If not set: 120,000,000.
+        max_bytes: Largest accepted image file, in bytes. If not set: 200,000,000.
+        revision: Branch, tag or commit of the repository on the Hugging Face Hub.
+        set: Set model config fields that are missing in the checkpoint, as NAME=VALUE (num_heads=12).
     """
     from vitkit.cli._outcomes import arguments_to_images, count_failures, limits, load_model, shows_progress
     from vitkit.inference import Predictor

@@ -49,25 +49,27 @@ def evaluate(
     out and named, and the exit code is 2.
 
     Args:
-        model: A checkpoint: a folder, a file of any format, or a Hugging Face Hub id.
-        data: Evaluation images, such as folder:photos/val; the val or test split if there are splits.
-        train: Training images of knn, fewshot, probe and linear. If not set: the train split of the data.
-        evaluators: Evaluators to run. auto: top1, confusion and calibration; average_precision, f1 and calibration for
-            independent labels; regression for numbers.
+        model: Checkpoint: a folder, a weights file, or a Hugging Face Hub id such as google/vit-base-patch16-224.
+        data: Images to evaluate on, such as folder:photos/val. If the data has splits, its val or test split is used.
+        train: Training images for the evaluators knn, fewshot, probe and linear. If not set: the train split of --data.
+        evaluators: Comma-separated evaluators, such as top1,knn. auto selects top1, confusion and calibration
+            for classes, average_precision, f1 and calibration for independent labels, and regression
+            for numbers.
         out: Output folder for evaluation.json and report.html.
         json: Print one JSON object instead of a table.
-        held_out: Held-out fraction of each class to evaluate on; the rest is used for training.
-        seed: Seed of the held-out split.
-        precision: Precision (auto: fastest close to float32; int8: calibrated on the first images; float8: GPU only).
-        merge_tokens: Number of tokens to merge in each block (ToMe), which is faster but changes the outputs.
+        held_out: Fraction of the images of each class to evaluate on. The others are the training images.
+        seed: Random seed of the held-out split.
+        precision: Numerical precision. auto is the fastest whose outputs are close to those of float32.
+            int8 is calibrated on the first images. float8 needs a GPU.
+        merge_tokens: Number of tokens to merge in each block (ToMe). This is faster but changes the outputs.
         device: Device to run on: auto, cpu, cuda, cuda:1 or mps.
-        batch_size: Batch size. If not set: 8 on a CPU, 64 on a GPU.
-        workers: Processes that load images; 0 loads them in the main process.
-        max_pixels: Largest width x height of an image in pixels. If not set: 120,000,000.
-        max_bytes: Largest size of an image file in bytes. If not set: 200,000,000.
-        max_unreadable: Largest fraction of images that may be unreadable; ten always may.
-        revision: Branch, tag or commit of a Hub id.
-        set: Model config fields that are missing in the checkpoint, as NAME=VALUE (pool=none).
+        batch_size: Number of images per batch. If not set: 8 on a CPU, 64 on a GPU.
+        workers: Number of processes that load images. 0 loads them in the main process.
+        max_pixels: Largest accepted image, in pixels (width x height). If not set: 120,000,000.
+        max_bytes: Largest accepted image file, in bytes. If not set: 200,000,000.
+        max_unreadable: Largest fraction of images that may be unreadable. Up to 10 are always accepted.
+        revision: Branch, tag or commit of the repository on the Hugging Face Hub.
+        set: Set model config fields that are missing in the checkpoint, as NAME=VALUE (num_heads=12).
     """
     from vitkit.cli._outcomes import limits, load_model, report_errors
     from vitkit.evaluate import protocol

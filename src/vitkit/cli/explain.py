@@ -40,24 +40,24 @@ def explain(
     are named, and the exit code is 2.
 
     Args:
-        model: A checkpoint: a folder, a file of any format, or a Hugging Face Hub id.
-        images: Files, folders, globs, or - for standard input; none for positions and filters.
+        model: Checkpoint: a folder, a weights file, or a Hugging Face Hub id such as google/vit-base-patch16-224.
+        images: Image files, folders or globs, or - for standard input. positions and filters take no images.
         out: Output PNG file.
         method: Explanation method.
-        layer: Layer to explain, or to roll out to; negative numbers count from the end. If not set: the last.
-        head: Attention head to draw; with --method attention and no --layer, this head of every layer.
-        label: Class name or index for gradient. If not set: the predicted class.
-        fusion: How rollout combines heads. If not set: mean, as in the paper.
-        discard: Fraction of the smallest weights that rollout discards. If not set: 0, as in the paper.
-        share: Fraction of the attention inside a foreground mask. If not set: 0.6, as in DINO.
-        number: Number of filters to draw. If not set: 28, as in the paper.
-        all_patches: Color all patches with pca, not only the foreground.
+        layer: Layer to explain, or last layer of the rollout. Negative numbers count from the end. If not set: -1.
+        head: Attention head to draw. With --method attention and no --layer, this head is drawn for every layer.
+        label: Class name or index for --method gradient. If not set: the predicted class.
+        fusion: How --method rollout combines the heads. If not set: mean, as in the paper.
+        discard: Fraction of the smallest attention weights that rollout sets to 0. If not set: 0, as in the paper.
+        share: Fraction of the attention that the mask of --method foreground contains. If not set: 0.6, as in DINO.
+        number: Number of filters to draw with --method filters. If not set: 28, as in the paper.
+        all_patches: Color all patches with --method pca, not only those of the foreground.
         image_size: Input size in pixels. If not set: the model's.
-        arrays: Output .npz file for the values.
-        device: Device: auto, cpu, cuda, cuda:1, mps.
-        max_pixels: Largest width x height of an image in pixels. If not set: 120,000,000.
-        max_bytes: Largest size of an image file in bytes. If not set: 200,000,000.
-        revision: Branch, tag or commit of a Hub id.
+        arrays: Output .npz file for the values that are drawn.
+        device: Device to run on: auto, cpu, cuda, cuda:1 or mps.
+        max_pixels: Largest accepted image, in pixels (width x height). If not set: 120,000,000.
+        max_bytes: Largest accepted image file, in bytes. If not set: 200,000,000.
+        revision: Branch, tag or commit of the repository on the Hugging Face Hub.
     """
     from vitkit import explain as explanations
     from vitkit.cli._outcomes import arguments_to_images, limits, load_model, report_errors

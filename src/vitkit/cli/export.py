@@ -27,15 +27,16 @@ def export(
     MODEL. The batch size is dynamic; the image size is fixed without --dynamic-size.
 
     Args:
-        model: A checkpoint: a folder, a file of any format, or a Hub id such as google/vit-base-patch16-224.
-        to: Runtime: onnx (ONNX Runtime and others), openvino, or program (torch.export, .pt2).
+        model: Checkpoint: a folder, a weights file, or a Hugging Face Hub id such as google/vit-base-patch16-224.
+        to: Runtime to export to: onnx (ONNX Runtime and others), openvino, or program (torch.export, .pt2).
         out: Output folder. If not set: MODEL-RUNTIME in the current folder.
-        precision: Precision of the weights: float16 with onnx and openvino; int8, which needs --calibration, with onnx.
-        dynamic_size: Accept images of every size; the position table is resized in the graph (onnx).
-        calibration: Images for int8, about a hundred of the kind that the model will see: files, folders or globs.
+        precision: Numerical precision of the exported model. float16 needs --to onnx or openvino.
+            int8 needs --to onnx and --calibration.
+        dynamic_size: Accept images of every size. The exported model resizes its position embeddings. Only for onnx.
+        calibration: Image files, folders or globs to calibrate int8, about 100 images like those of the application.
         image_size: Input size in pixels. If not set: the model's.
-        revision: Branch, tag or commit of a Hub id.
-        set: Model config fields that are missing in the checkpoint, as NAME=VALUE (pool=none).
+        revision: Branch, tag or commit of the repository on the Hugging Face Hub.
+        set: Set model config fields that are missing in the checkpoint, as NAME=VALUE (num_heads=12).
         overwrite: Replace an existing output folder.
     """
     from vitkit import checkpoints

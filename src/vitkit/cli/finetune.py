@@ -35,26 +35,27 @@ def finetune(
     run with more steps or epochs.
 
     Args:
-        model: A checkpoint: a folder, a file of any format, or a Hugging Face Hub id.
-        data: Training data, such as folder:photos/ (with class folders, or train/ and val/ that contain them).
-        out: Output run folder.
-        val: Validation data. If not set: the val split of the data, else a held-out fraction.
-        held_out: Held-out fraction for validation if the data has no val split.
-        image_size: Input size in pixels, a multiple of the patch size. If not set: the checkpoint's.
-        channels: Number of channels of the images, to which an RGB model is adapted. If not set: the model's.
+        model: Checkpoint: a folder, a weights file, or a Hugging Face Hub id such as google/vit-base-patch16-224.
+        data: Training data, such as folder:photos/. This folder has one folder per class, or train/ and val/
+            that contain these class folders.
+        out: Output folder of the training run.
+        val: Validation data. If not set: the val split of --data, or a held-out fraction of the training images.
+        held_out: Fraction of the training images to hold out for validation if the data has no val split.
+        image_size: Input size in pixels, a multiple of the patch size. If not set: the model's.
+        channels: Number of channels of the images. An RGB model is adapted to this number. If not set: the model's.
         steps: Number of training steps. If not set: 500, 10,000 or 20,000, depending on the number of images.
-        epochs: Number of epochs, instead of steps.
+        epochs: Number of epochs, instead of --steps.
         lr: Peak learning rate. If not set, it depends on the number of images.
-        batch_size: Batch size. If not set, it depends on the number of images.
-        patience: Stop early after this many evaluations, of 10 in a run, without a better metric. If not set: train all
-            steps.
+        batch_size: Number of images per batch. If not set, it depends on the number of training images.
+        patience: Stop after this number of evaluations without a better metric. A full run has 10 evaluations.
+            If not set: train all steps.
         mode: What to train: the full model, the head only, or LoRA and the head.
-        seed: Seed for shuffling and augmentation.
-        tune_threshold: For images with several labels: save the threshold of each label with the best F1 on the
-            validation images.
-        max_pixels: Largest width x height of an image in pixels. If not set: 120,000,000.
-        max_bytes: Largest size of an image file in bytes. If not set: 200,000,000.
-        set: More fields of the run as NAME=VALUE (ema=0.999, optimizer.name=adamw).
+        seed: Random seed for shuffling and augmentation.
+        tune_threshold: For images with several labels: save the threshold of each label that has the best F1 score
+            on the validation images.
+        max_pixels: Largest accepted image, in pixels (width x height). If not set: 120,000,000.
+        max_bytes: Largest accepted image file, in bytes. If not set: 200,000,000.
+        set: Override settings of the run config as NAME=VALUE (ema=0.999, optimizer.name=adamw).
     """
     from vitkit import config
     from vitkit.cli._outcomes import data_limits, report_unreadable, settings

@@ -20,10 +20,10 @@ def inspect(
     Prints the architecture, the number of parameters, the FLOPs per image, preprocessing, labels and origin.
 
     Args:
-        model: A checkpoint folder or file, a Hugging Face Hub id, or the name of an architecture (`vitkit models`).
+        model: Checkpoint folder or file, Hugging Face Hub id, or name of an architecture (`vitkit models`).
         json: Print the description as one JSON object.
-        revision: Branch, tag or commit of a Hub id.
-        set: Model config fields that are missing in the checkpoint, as NAME=VALUE (pool=none).
+        revision: Branch, tag or commit of the repository on the Hugging Face Hub.
+        set: Set model config fields that are missing in the checkpoint, as NAME=VALUE (num_heads=12).
     """
     from vitkit.cli._outcomes import settings
 

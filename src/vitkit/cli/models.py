@@ -12,8 +12,8 @@ def models(name: Annotated[Positional[str], arg(metavar="NAME")] = "", *, json: 
     Parameter counts are for 224 x 224 images and 1000 classes. `vitkit inspect NAME` shows the details of a model.
 
     Args:
-        name: List only names that contain this text.
-        json: Print one JSON object per architecture, one per line.
+        name: List only the architectures whose name contains this text.
+        json: Print one line of JSON per architecture.
     """
     from rich.console import Console
     from rich.table import Table

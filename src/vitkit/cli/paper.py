@@ -30,15 +30,15 @@ def paper(
     counts of parameters and FLOPs, and figures of a model (--model).
 
     Args:
-        name: Table, figure or study (table8, figure5, selfsupervision).
-        scale: Scale of the study: small runs on this machine, full is that of the paper.
+        name: Name of a table, figure or study, such as table8, figure5 or selfsupervision.
+        scale: Scale of the experiment. small is a small version for this machine. full is the scale of the paper.
         out: Output folder. If not set: runs/paper/NAME.
-        data: Data for the small scale: the embedded digits, or a source such as parquet:/data/cifar10.
-        model: Checkpoint for figure6, figure7 and figure14.
+        data: Dataset for the small scale: digits, which is part of vitkit, or a source such as parquet:/data/cifar10.
+        model: Checkpoint of the model that figure6, figure7 and figure14 show.
         seeds: Number of training runs per model, which differ in the random seed.
-        steps: Training steps per model. If not set, it depends on NAME.
+        steps: Number of training steps per model. If not set, it depends on NAME.
         device: Device to run on: auto, cpu, cuda, cuda:1 or mps.
-        json: Print JSON instead of text, with one line per experiment in the list.
+        json: Print JSON instead of text. The list has one line of JSON per experiment.
     """
     from vitkit import paper as experiments
 

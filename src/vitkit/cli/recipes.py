@@ -12,8 +12,8 @@ def recipes(name: Annotated[Positional[str], arg(metavar="NAME")] = "", *, json:
     With the full name of a recipe, prints its description, its command and the expected result.
 
     Args:
-        name: List only names that contain this text.
-        json: Print one JSON object per recipe, one per line.
+        name: List only the recipes whose name contains this text.
+        json: Print one line of JSON per recipe.
     """
     from vitkit import recipes as book
     from vitkit.config import nearest

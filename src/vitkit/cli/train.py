@@ -29,16 +29,16 @@ def train(
 
     Args:
         recipe: Name of a recipe (`vitkit recipes`).
-        out: Output run folder. If not set: runs/RECIPE.
-        data: Training data, such as parquet:/data/imagenet. If not set: the recipe's. The model gets as many classes as
-            the data. Pre-training recipes need no labels: folder:photos/, list:images.txt.
-        val: Validation data. If not set: the data's own split.
+        out: Output folder of the training run. If not set: runs/RECIPE.
+        data: Training data, such as parquet:/data/imagenet. If not set: the recipe's.
+            The model gets one output per class. Pre-training recipes need no labels: folder:photos/, list:images.txt.
+        val: Validation data. If not set: the val split of the training data.
         init_from: Checkpoint to initialize the weights from. If not set: the recipe's.
-        max_pixels: Largest width x height of an image in pixels. If not set: the recipe's (120,000,000).
-        max_bytes: Largest size of an image file in bytes. If not set: the recipe's (200,000,000).
-        set: Fields of the run as NAME=VALUE, with dots for nested fields (optimizer.lr=1e-3, steps=100).
-        parallel: Parallelism under torchrun: replicas (ddp) or sharded parameters (fsdp).
-        backend: Framework: PyTorch, or JAX (plain ViTs, supervised; pip install 'vitkit[jax]').
+        max_pixels: Largest accepted image, in pixels (width x height). If not set: 120,000,000, or the value in --from.
+        max_bytes: Largest accepted image file, in bytes. If not set: 200,000,000, or the value in --from.
+        set: Override settings of the run config as NAME=VALUE (optimizer.lr=1e-3, steps=100).
+        parallel: Parallel training under torchrun: ddp (model replicas) or fsdp (sharded parameters).
+        backend: Training framework: PyTorch, or JAX for supervised training of plain ViTs (pip install 'vitkit[jax]').
         repeat: config.json of a run to repeat, instead of a recipe.
     """
     from vitkit import config
