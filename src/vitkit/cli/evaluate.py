@@ -44,7 +44,7 @@ def evaluate(
     labels, such as ReaL's real.json), `subset` (accuracy among the classes of the images only, as for ImageNet-A and
     ImageNet-R; `subset:FILE` lists the classes). Evaluators of features: `knn`, `fewshot`, `probe`, `linear` (DINO's
     protocol); they use the training images of --train. Evaluators of attention: `segmentation:FOLDER`, with one PNG of
-    object ids per image. Evaluators of the model itself: `throughput` (`throughput:bfloat16`), `flops`. Dataset classes
+    object ids per image. Evaluator of features without labels: `rank` (RankMe). Evaluators of the model itself: `throughput` (`throughput:bfloat16`), `flops`. Dataset classes
     are matched to model labels by name; WordNet ids (n01440764) match the ImageNet classes. Unreadable images are left
     out and named, and the exit code is 2.
 

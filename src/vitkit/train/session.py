@@ -119,8 +119,7 @@ class TrainingSession:
             raise ValueError(f"'{self.files.path}' has trained {step} steps, more than {total}: choose at least {step}")
         changed = self.files.changes(run)
         before = self.files.run().total_steps(num_images)
-        distributed.broadcast(0.0)  # no process reads the config after rank 0 has changed it
-        if not changed:
+        if not distributed.any_true(bool(changed)):  # every process has read the config before rank 0 changes it
             return {}
         distributed.on_rank_zero(lambda: self.files.save(run))
         note = f"{', '.join(changed)} changed"
