@@ -44,9 +44,9 @@ def evaluate(
     labels, such as ReaL's real.json), `subset` (accuracy among the classes of the images only, as for ImageNet-A and
     ImageNet-R; `subset:FILE` lists the classes). Evaluators of features: `knn`, `fewshot`, `probe`, `linear` (DINO's
     protocol); they use the training images of --train. Evaluators of attention: `segmentation:FOLDER`, with one PNG of
-    object ids per image. Evaluator of features without labels: `rank` (RankMe). Evaluators of the model itself: `throughput` (`throughput:bfloat16`), `flops`. Dataset classes
-    are matched to model labels by name; WordNet ids (n01440764) match the ImageNet classes. Unreadable images are left
-    out and named, and the exit code is 2.
+    object ids per image. Evaluator of features without labels: `rank` (RankMe). Evaluators of the model itself:
+    `throughput` (`throughput:bfloat16`), `flops`. Dataset classes are matched to model labels by name; WordNet ids
+    (n01440764) match the ImageNet classes. Unreadable images are left out and named, and the exit code is 2.
 
     Args:
         model: Checkpoint: a folder, a weights file, or a Hugging Face Hub id such as google/vit-base-patch16-224.
