@@ -17,6 +17,7 @@ from vitkit.data.processor import Processor
 from vitkit.evaluate import ModelOutputs, linear, probe
 from vitkit.evaluate.requirements import EvaluationData, check, check_metric
 from vitkit.models import resnet, vit
+from vitkit.task import Task
 from vitkit.train import Run, train
 
 PROCESSOR = Processor.squash(8)
@@ -43,15 +44,27 @@ class Labels(Source):
         return self.labels[index]
 
 
+class Numbers(Labels):
+    """Gray images with targets."""
+
+    regression = True
+
+    def read(self, index: int, **options: object) -> Example:
+        return replace(super().read(index, **options), label=(), targets=self.targets(index))
+
+    def targets(self, index: int) -> tuple[float, ...]:
+        return tuple(float(index * (target + 1)) for target in range(len(self.classes)))
+
+
 def specs(folder: Path) -> dict[str, str]:
-    """Every evaluator by name, with an argument where it needs one."""
+    """Every evaluator of classes by name, with an argument where it needs one."""
     (folder / "real.json").write_text(json.dumps({f"{index}.png": [index % 4] for index in range(12)}))
     mask = np.zeros((8, 8), dtype=np.uint8)
     mask[:4, :4] = 1
     for index in range(12):
         Image.fromarray(mask).save(folder / f"{index}.png")
     given = {"real": f"real:{folder / 'real.json'}", "segmentation": f"segmentation:{folder}"}
-    return {name: given.get(name, name) for name in evaluate.evaluators()}
+    return {name: given.get(name, name) for name in evaluate.evaluators() if name != "regression"}
 
 
 @pytest.mark.parametrize("num_classes", [4, 6])
@@ -75,6 +88,20 @@ def test_every_evaluator_names_the_metrics_that_it_computes(
         found = evaluate.evaluate(subject, [spec])
         assert known is not None, f"{name} has no check"
         assert sorted(key.rpartition(".")[2] for key in found) == sorted(known), name
+
+
+@pytest.mark.parametrize("num_targets", [1, 2])
+def test_regression_names_the_metrics_that_it_computes(num_targets: int) -> None:
+    task = Task(problem_type="regression")
+    model = models.build(replace(CONFIG, num_classes=num_targets, task=task))
+    source = Numbers([0] * 12, num_targets, readable=True)
+    (known,) = check(EvaluationData(model, source, None, PROCESSOR), ["regression"]).values()
+    subject = ModelOutputs(
+        model, lambda: evaluation_batches(source, Transform(PROCESSOR), batch_size=8), source.classes
+    )
+    found = evaluate.evaluate(subject, ["regression"])
+    assert known is not None
+    assert sorted(key.rpartition(".")[2] for key in found) == sorted(known)
 
 
 @pytest.mark.parametrize(

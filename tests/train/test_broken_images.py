@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from vitkit.data.sources.digits import Digits
-from vitkit.train import Run, TrainingStopped, events, launch, train
+from vitkit.train import Run, TrainingStopped, events, session, train
 from vitkit.train.checkpointing import files
 
 SCRIPT = Path(__file__).with_name("train_until_killed.py")
@@ -110,7 +110,7 @@ def test_a_checkpoint_is_saved_before_each_evaluation(
         raise ValueError("it cannot be computed")
 
     with monkeypatch.context() as patch:
-        patch.setattr(launch.evaluate, "evaluate", fails)
+        patch.setattr(session.evaluate, "evaluate", fails)
         with pytest.raises(TrainingStopped, match="the evaluation of step 2 failed: it cannot be computed"):
             train(run, tmp_path / "run")
     assert [path.name for path in files.list_checkpoints(tmp_path / "run" / "checkpoints")] == ["step-00000002"]

@@ -15,7 +15,7 @@ from slow_cases import slow_except
 import vitkit
 from vitkit.config import override
 from vitkit.data.sources.digits import Digits
-from vitkit.train import Interrupted, Run, RunFolder, launch, train
+from vitkit.train import Interrupted, Run, RunFolder, launch, session, train
 from vitkit.train.checkpointing import saving
 from vitkit.train.events import read
 from vitkit.train.loop import Training
@@ -209,7 +209,7 @@ def test_a_folder_with_other_files_is_rejected(small_run: Callable[..., Run], tm
 def test_a_loss_that_is_not_finite_saves_and_names_the_batch(
     small_run: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = launch.training_batches
+    original = session.training_batches
 
     def with_nan(*arguments: Any, consumed: int) -> Any:
         for number, batch in enumerate(original(*arguments, consumed=consumed)):
@@ -217,8 +217,8 @@ def test_a_loss_that_is_not_finite_saves_and_names_the_batch(
                 batch.images[0] = float("nan")
             yield batch
 
-    monkeypatch.setattr(launch, "training_batches", with_nan)
-    with pytest.raises(launch.TrainingStopped, match=r"in step 6; no weights were updated\. The .* batch: digit"):
+    monkeypatch.setattr(session, "training_batches", with_nan)
+    with pytest.raises(session.TrainingStopped, match=r"in step 6; no weights were updated\. The .* batch: digit"):
         train(small_run(), tmp_path / "run")
     assert final(tmp_path / "run")["training"]["step"] == 6
     stopped = read(tmp_path / "run" / "log.jsonl")[-1]

@@ -208,7 +208,7 @@ def test_positional_arguments_of_both_versions() -> None:
     assert len(base(IMAGES, None, None, True, True)) == 3
     assert isinstance(base(IMAGES, None, None, None, None, None, False), tuple)
     with pytest.raises(TypeError, match="forward takes 7 positional arguments"):
-        base(IMAGES, None, None, None, None, None, None, None)
+        base(IMAGES, None, None, None, None, None, False, False)
 
 
 def test_an_ambiguous_second_argument_raises() -> None:

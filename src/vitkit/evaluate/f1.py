@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vitkit.evaluate import ModelOutputs, Predictions
+from vitkit.evaluate.requirements import EvaluationData
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,12 @@ class LabelResult:
     recall: float
     f1: float
     threshold: float
+
+
+def check(data: EvaluationData) -> tuple[str, ...]:
+    """Returns the names of the metrics. Raises ValueError if no image has a label."""
+    _ = data.counts
+    return ("micro", "macro", "precision", "recall", "exact")
 
 
 def evaluate(subject: ModelOutputs) -> dict[str, float]:

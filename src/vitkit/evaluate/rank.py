@@ -10,10 +10,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vitkit.evaluate import ModelOutputs
+from vitkit.evaluate.requirements import EvaluationData
 
 READS = "images"
 FRACTIONS = False
 EPSILON = 1e-7
+
+
+def check(data: EvaluationData) -> tuple[str, ...]:
+    """Returns the names of the metrics."""
+    return ("effective", "images")
 
 
 def evaluate(subject: ModelOutputs) -> dict[str, float]:

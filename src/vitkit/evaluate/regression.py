@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 
 from vitkit.evaluate import ModelOutputs, Predictions
+from vitkit.evaluate.requirements import EvaluationData
 
 PROBLEM_TYPES = ("regression",)
 FRACTIONS = False
+METRICS = ("mae", "rmse", "r2")
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,12 @@ class TargetResult:
     r2: float
 
 
+def check(data: EvaluationData) -> tuple[str, ...]:
+    """Returns the names of the metrics."""
+    each = [f"{name} {metric}" for name in data.source.classes for metric in METRICS]
+    return (*METRICS, "images", *(each if data.num_classes > 1 else ()))
+
+
 def evaluate(subject: ModelOutputs) -> dict[str, float]:
     """Returns the mean absolute error `mae`, the root mean squared error `rmse`, `r2` and the number of `images`.
 
@@ -25,11 +33,11 @@ def evaluate(subject: ModelOutputs) -> dict[str, float]:
     means over targets, and each target has its own, such as `age mae`.
     """
     results = per_target(subject.predictions, subject.classes)
-    metrics = {name: sum(getattr(each, name) for each in results) / len(results) for name in ("mae", "rmse", "r2")}
+    metrics = {name: sum(getattr(each, name) for each in results) / len(results) for name in METRICS}
     metrics["images"] = float(subject.predictions.targets.shape[0])
     if len(results) > 1:
         for each in results:
-            metrics |= {f"{each.name} {name}": getattr(each, name) for name in ("mae", "rmse", "r2")}
+            metrics |= {f"{each.name} {name}": getattr(each, name) for name in METRICS}
     return metrics
 
 

@@ -77,6 +77,11 @@ class ExportedModel(models.Backbone):
         # A parameter, so that callers that read device and dtype of the parameters find them.
         self.placeholder = nn.Parameter(torch.empty(0), requires_grad=False)
 
+    @property
+    def num_taps(self) -> int:
+        """0, because the outputs of blocks are not in the exported file."""
+        return 0
+
     def features(
         self, images: Float[Tensor, "b c height width"], blocks: Blocks | None = None, **options: Unpack[TapOptions]
     ) -> ExportedFeatures:
