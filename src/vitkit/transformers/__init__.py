@@ -1,4 +1,4 @@
-"""The ViT API of Hugging Face transformers, implemented with the layers of vitkit.
+"""The ViT API of Hugging Face transformers, implemented with vitkit's layers.
 
 Code written for transformers' ViT runs after changing the import. Models, config, image processor and pipeline have the
 names, arguments, outputs and errors of transformers 4 and 5; docs/coming-from-transformers.md compares them. The

@@ -1,4 +1,4 @@
-"""`BatchFeature`, and loading of images from paths, URLs, PIL images, arrays or lists."""
+"""`BatchFeature`, and functions that load images from paths, URLs, PIL images, arrays or lists."""
 
 import urllib.request
 from collections import UserDict
@@ -47,7 +47,7 @@ TENSOR_TYPES: dict[str, Callable[[np.ndarray], object]] = {
 
 
 class BatchFeature(UserDict[str, Any]):
-    """Dict of arrays whose keys are also attributes, such as `batch.pixel_values`."""
+    """A dict of arrays whose keys are also attributes, such as `batch.pixel_values`."""
 
     def __init__(self, data: Mapping[str, object] | None = None, tensor_type: Argument = None):
         super().__init__(dict(data or {}))
@@ -59,7 +59,7 @@ class BatchFeature(UserDict[str, Any]):
         return self.data[name]
 
     def convert_to_tensors(self, tensor_type: Argument = None) -> "BatchFeature":
-        """Stacks each list of arrays into one array of type "pt", "np", "jax" or "tf".
+        """Stacks each list of arrays into one array of the framework "pt", "np", "jax" or "tf".
 
         None changes nothing. Raises ValueError for another type and for arrays of different shapes. Raises ImportError
         if the library is missing.
@@ -82,7 +82,7 @@ class BatchFeature(UserDict[str, Any]):
         return self
 
     def to(self, *args: Argument, **kwargs: Argument) -> "BatchFeature":
-        """Moves or casts torch tensors. Takes the arguments of `Tensor.to`.
+        """Moves torch tensors to a device or casts them to a dtype. Takes the arguments of `Tensor.to`.
 
         Only floating-point tensors change their dtype.
         """
@@ -103,7 +103,7 @@ LAYOUTS: dict[str, Channels | None] = {"channels_first": "first", "channels_last
 
 
 def iterate_images(images: Images) -> Iterator[ImageInput]:
-    """Yields the images in a single image, a list or nested lists, in order.
+    """Yields the images of a single image, a list or nested lists, in order.
 
     JAX and TensorFlow arrays become numpy arrays; http and https URLs are downloaded; paths, bytes, PIL images and
     arrays of a batch (four dimensions) are yielded unchanged. Raises ValueError for an array that does not have 2, 3 or
@@ -129,7 +129,7 @@ def _check_dimensions(array: ImageInput) -> ImageInput:
 
 
 def download(url: str, *, timeout: float | None = 30.0, limits: Limits | None = None) -> bytes:
-    """Downloads an image. Raises ImageError on failure or if it is larger than `limits.max_bytes`."""
+    """Downloads an image. Raises ImageError if this fails or the image has more than `limits.max_bytes` bytes."""
     max_bytes = (limits or Limits()).max_bytes
     try:
         with urllib.request.urlopen(url, timeout=timeout) as response:
@@ -142,7 +142,7 @@ def download(url: str, *, timeout: float | None = 30.0, limits: Limits | None = 
 
 
 def parse_layout(name: Argument, argument: str) -> Channels | None:
-    """Converts transformers' name of a channel layout. Raises ValueError if the name is unknown."""
+    """Converts transformers' name of a channel layout to vitkit's. Raises ValueError if the name is unknown."""
     name = getattr(name, "value", name)
     if name is None:
         return None

@@ -44,7 +44,7 @@ COMMON: dict[str, object] = {
 
 
 class PreTrainedConfig(ABC):
-    """Base class of `ViTConfig` with labels, output options, and reading and writing of config.json."""
+    """Base class of `ViTConfig`: labels, output options, and reading and writing of config.json."""
 
     model_type: ClassVar[str]
 
@@ -61,7 +61,7 @@ class PreTrainedConfig(ABC):
     _name_or_path: str
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Converts the indices of labels to integers, because those of JSON and of many scripts are strings."""
+        """Converts the class indices of label mappings to integers, because JSON stores them as strings."""
         if name == "id2label" and isinstance(value, Mapping):
             value = {int(index): label for index, label in value.items()}
         elif name == "label2id" and isinstance(value, Mapping):
@@ -83,7 +83,7 @@ class PreTrainedConfig(ABC):
     def set_labels(
         self, number: int | None, id2label: Mapping[int | str, str] | None, label2id: Mapping[str, int | str] | None
     ) -> None:
-        """Sets the labels. `id2label` takes precedence over `number`, with a warning."""
+        """Sets the labels. If `id2label` and `number` contradict each other, `id2label` is used with a warning."""
         if id2label is None:
             self.num_labels = 2 if number is None else number
             return
@@ -98,27 +98,27 @@ class PreTrainedConfig(ABC):
 
     @property
     def torch_dtype(self) -> torch.dtype | None:
-        """Former name of `dtype`."""
+        """Former name of the attribute `dtype`."""
         return self.dtype
 
     @torch_dtype.setter
     def torch_dtype(self, value: torch.dtype | None) -> None:
-        """Sets `dtype`, for which this is the former name."""
+        """Sets `dtype`. `torch_dtype` is the former name of `dtype`."""
         self.dtype = value
 
     @property
     def use_return_dict(self) -> bool:
-        """Former name of `return_dict`."""
+        """Former name of the attribute `return_dict`."""
         return self.return_dict
 
     @property
     def name_or_path(self) -> str:
-        """The path or hub id that the config was loaded from."""
+        """The path or Hub id that the config was loaded from."""
         return self._name_or_path
 
     @name_or_path.setter
     def name_or_path(self, value: object) -> None:
-        """Stores the path or hub id as a string."""
+        """Sets the path or Hub id, converted to a string."""
         self._name_or_path = str(value)
 
     def update(self, values: Mapping[str, object]) -> None:
@@ -127,16 +127,16 @@ class PreTrainedConfig(ABC):
             setattr(self, name, value)
 
     def to_dict(self) -> JsonDict:
-        """Returns all settings as JSON types."""
+        """Returns all settings as a dict of JSON types."""
         saved = {name: value for name, value in self.__dict__.items() if name not in NOT_SAVED}
         return {name: _to_json(value) for name, value in (saved | {"model_type": self.model_type}).items()}
 
     def to_diff_dict(self) -> JsonDict:
-        """Returns `to_dict` without the `COMMON` attributes that have their default values."""
+        """Returns `to_dict` without the attributes in `COMMON` that have their default values."""
         return {name: value for name, value in self.to_dict().items() if name not in COMMON or value != COMMON[name]}
 
     def to_json_string(self, use_diff: bool = True) -> str:
-        """Returns `to_diff_dict` as JSON text, or `to_dict` if `use_diff` is false."""
+        """Returns `to_diff_dict` as JSON text, or `to_dict` if `use_diff` is False."""
         return json.dumps(self.to_diff_dict() if use_diff else self.to_dict(), indent=2, sort_keys=True) + "\n"
 
     def to_json_file(self, path: str | os.PathLike[str], use_diff: bool = True) -> None:
@@ -146,7 +146,7 @@ class PreTrainedConfig(ABC):
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **hub_options: Argument
     ) -> None:
-        """Writes config.json to a folder, which is created if needed.
+        """Writes config.json to a folder. The folder is created if needed.
 
         If `push_to_hub`, uploads it with the options of `hub.push_folder`.
         """
@@ -156,7 +156,7 @@ class PreTrainedConfig(ABC):
             hub.push_folder(folder, ["config.json"], **hub_options)
 
     def push_to_hub(self, repo_id: str, **options: Argument) -> str:
-        """Uploads config.json with the options of `hub.push` and returns the URL of the commit."""
+        """Uploads config.json and returns the URL of the commit. `options` are the options of `hub.push`."""
         return hub.push(self.save_pretrained, repo_id, **options)
 
     @classmethod
@@ -178,13 +178,13 @@ class PreTrainedConfig(ABC):
     def get_config_dict(
         cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Argument
     ) -> tuple[JsonDict, dict[str, Argument]]:
-        """Returns the content of config.json and the `kwargs` that `hub.locate` does not use."""
+        """Returns the content of config.json, and the `kwargs` that are not download options."""
         location, rest = hub.locate(pretrained_model_name_or_path, kwargs)
         return location.read_json("config.json"), rest
 
     @classmethod
     def from_dict(cls, config_dict: Json, return_unused_kwargs: bool = False, **kwargs: Argument) -> Any:
-        """Creates a config from a dict and sets the `kwargs` that are attributes of the config.
+        """Creates a config from a dict. `kwargs` that are attributes of the config replace the values.
 
         Other `kwargs` are ignored, as in transformers, or returned with the config if `return_unused_kwargs`.
         """
@@ -233,7 +233,7 @@ Sizes = int | tuple[int, int]
 
 @dataclass(init=False, eq=False, repr=False)
 class ViTConfig(PreTrainedConfig):
-    """Configuration of a ViT with transformers' attribute names.
+    """Configuration of a ViT, with the attribute names of transformers.
 
     Unknown keys become attributes and are saved. `encoder_stride` may also be a pair (height, width). Two settings are
     additions to those of transformers: `drop_path_rate`, the stochastic depth of the last layer (it grows linearly from
@@ -296,5 +296,5 @@ class ViTConfig(PreTrainedConfig):
 
 
 def pair(size: Sizes) -> tuple[int, int]:
-    """Converts a size to (height, width)."""
+    """Converts a size, an integer or a pair, to (height, width)."""
     return (size, size) if isinstance(size, int) else (size[0], size[1])

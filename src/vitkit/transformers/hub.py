@@ -29,7 +29,7 @@ class Location:
     options: Mapping[str, Argument] = field(default_factory=dict)
 
     def find(self, *names: str) -> Path:
-        """Returns the path of the first of these files that exists.
+        """Returns the path of the first of the named files that exists.
 
         Raises FileNotFoundError if none does.
         """
@@ -46,7 +46,7 @@ class Location:
         )
 
     def read_json(self, *names: str) -> JsonDict:
-        """Returns the content of the first of these JSON files that exists."""
+        """Returns the content of the first of the named JSON files that exists."""
         return read_json(self.find(*names))
 
     def _download(self, name: str) -> Path | None:
@@ -68,7 +68,7 @@ class Location:
 
 
 def locate(source: str | os.PathLike[str], kwargs: Mapping[str, Argument]) -> tuple[Location, dict[str, Argument]]:
-    """Splits the keyword arguments of `from_pretrained` into a location and the other arguments.
+    """Splits the keyword arguments of `from_pretrained` into a location with download options and the other arguments.
 
     The location uses subfolder, cache_dir, force_download, local_files_only, token and revision. Download options of
     old versions of transformers (`IGNORED`) are dropped.
@@ -109,7 +109,7 @@ def push_folder(
     token: str | bool | None = None,
     **commit: Argument,
 ) -> str:
-    """Uploads files of a folder to a repository and returns the URL of the commit.
+    """Uploads files from a folder to a Hub repository and returns the URL of the commit.
 
     The repository is created if needed; `repo_id` defaults to the name of the folder. `commit` may contain revision,
     create_pr and commit_description.

@@ -1,4 +1,4 @@
-"""`ViTImageProcessor`, whose outputs are bitwise equal to those of transformers' PIL processor."""
+"""`ViTImageProcessor`, whose outputs are bitwise equal to those of transformers' PIL image processor."""
 
 import copy
 import json
@@ -58,7 +58,7 @@ class SizeDict(dict[str, int]):
 
 
 class ViTImageProcessor:
-    """Resizes, crops, rescales, normalizes and pads images. Each call can override all settings.
+    """Resizes, crops, rescales, normalizes and pads images. Each call can override every setting.
 
     Inputs are the images that `vitkit.images.to_rgb` accepts (every PIL mode, integers of any depth, floats from 0 to 1
     or 0 to 255, channels first or last), paths and URLs. `limits` (`vitkit.Limits`), an attribute that is not saved,
@@ -95,7 +95,7 @@ class ViTImageProcessor:
         return self.preprocess(images, *args, **kwargs)
 
     def preprocess(self, images: Images, *args: Argument, **kwargs: Argument) -> BatchFeature:
-        """Processes images and returns `pixel_values`, a list of arrays (c, h, w).
+        """Processes images. Returns `pixel_values`, a list of arrays (c, h, w).
 
         If `return_tensors` is set, they are stacked to one array (b, c, h, w).
         """
@@ -119,7 +119,7 @@ class ViTImageProcessor:
         return batch if settings["device"] is None else batch.to(device=settings["device"])
 
     def _process(self, image: ImageInput, settings: Mapping[str, Argument]) -> list[np.ndarray]:
-        """Converts one image, or a batch in one array, to a list of arrays (c, h, w)."""
+        """Converts one image, or one array with a batch of images, to a list of arrays (c, h, w)."""
         channels = parse_layout(settings["input_data_format"], "input_data_format")
         steps = {name: settings[name] for name in (*STEPS, *CROP)}
         in_memory = is_tensor(image) or isinstance(image, np.ndarray)
@@ -141,7 +141,7 @@ class ViTImageProcessor:
         return [array.astype(np.uint8) for array in arrays] if as_bytes else arrays
 
     def processor(self, **changes: object) -> Processor:
-        """Returns a `vitkit.Processor` with the same settings, which `changes` override."""
+        """Returns a `vitkit.Processor` with the settings of this processor. `changes` replace settings."""
         settings = {name: getattr(self, name) for name in (*STEPS, *CROP)} | self.extra | changes
         return _processor(json.dumps(settings))
 
@@ -165,7 +165,7 @@ class ViTImageProcessor:
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **hub_options: Argument
     ) -> list[str]:
-        """Writes preprocessor_config.json to a folder, which is created if needed. Returns a list of its path.
+        """Writes preprocessor_config.json to a folder, which is created if needed. Returns a list with the path.
 
         If `push_to_hub`, uploads it with the options of `hub.push_folder`.
         """
@@ -194,7 +194,7 @@ class ViTImageProcessor:
 
     @classmethod
     def from_dict(cls, image_processor_dict: Json, return_unused_kwargs: bool = False, **kwargs: Argument) -> Any:
-        """Creates a processor from the content of a config file. `kwargs` override the settings.
+        """Creates a processor from the content of a config file. `kwargs` replace settings.
 
         Returns (processor, unused kwargs) if `return_unused_kwargs`. Raises ValueError for unsupported steps.
         """
@@ -218,7 +218,7 @@ class ViTImageProcessor:
 
 
 def check_names(names: Iterable[str], where: str) -> None:
-    """Raises TypeError if a setting is unknown."""
+    """Raises TypeError if a setting has an unknown name."""
     for name in names:
         if name not in DEFAULTS:
             raise TypeError(f"{where} has no setting '{name}'{nearest(name, DEFAULTS)}")
@@ -230,7 +230,7 @@ def _processor(settings: str) -> Processor:
 
 
 def _convert_setting(name: str, value: Argument, settings: Mapping[str, Argument]) -> Argument:
-    """Converts sizes to `SizeDict`, the mean and std to lists, and Pillow filters to integers."""
+    """Converts a setting to its stored type: sizes to `SizeDict`, mean and std to lists, filters to integers."""
     if name in ("size", "crop_size", "pad_size") and value is not None:
         if isinstance(value, int):
             square = name != "size" or settings.get("default_to_square") is not False
@@ -246,7 +246,7 @@ def _convert_setting(name: str, value: Argument, settings: Mapping[str, Argument
 def _process_floats(
     values: np.ndarray, channels: Channels | None, is_torch: bool, settings: Mapping[str, Argument]
 ) -> list[np.ndarray]:
-    """Rescales and normalizes float images without resizing them or rounding them to 8 bits."""
+    """Rescales and normalizes float images. They are not resized and not rounded to 8 bits."""
     if values.ndim == 4:
         return [array for image in values for array in _process_floats(image, channels, is_torch, settings)]
     if values.ndim == 2:
@@ -263,7 +263,7 @@ def _process_floats(
 
 
 def _pad(array: np.ndarray, size: Mapping[str, int] | None, batch: list[np.ndarray]) -> np.ndarray:
-    """Pads images with zeros at the right and bottom to a size or to the largest image of the batch."""
+    """Pads images with zeros at the right and bottom, to a given size or to the largest image of the batch."""
     largest = {"height": max(each.shape[1] for each in batch), "width": max(each.shape[2] for each in batch)}
     rows, columns = (size or largest)["height"] - array.shape[1], (size or largest)["width"] - array.shape[2]
     if rows < 0 or columns < 0:

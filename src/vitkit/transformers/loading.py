@@ -1,4 +1,4 @@
-"""Implements `from_pretrained` and `save_pretrained` with the names of transformers 4 and 5."""
+"""Implements `from_pretrained` and `save_pretrained`, with the parameter names of transformers 4 and 5."""
 
 import copy
 import logging
@@ -32,7 +32,7 @@ Model = Any
 
 @dataclass
 class LoadingReport:
-    """Report of missing, unexpected and mismatched keys, returned if `output_loading_info=True`."""
+    """The missing, unexpected and mismatched keys of a loaded file. Returned if `output_loading_info=True`."""
 
     missing_keys: set[str] = field(default_factory=set)
     unexpected_keys: set[str] = field(default_factory=set)
@@ -57,7 +57,7 @@ def load(
     key_mapping: Mapping[str, str] | None = None,
     **kwargs: Argument,
 ) -> Any:
-    """Loads a model in evaluation mode. Returns (model, report) if `output_loading_info` is true.
+    """Loads a model in evaluation mode. Returns (model, report) if `output_loading_info` is True.
 
     source          folder or hub id; `kwargs` may contain the arguments of `hub.locate`
     config          replaces the saved config; without it, `kwargs` override attributes of the saved one (num_labels=10)
@@ -92,7 +92,7 @@ def load(
 def _config(
     location: hub.Location, config: ViTConfig | str | os.PathLike[str] | None, kwargs: dict[str, Argument]
 ) -> tuple[ViTConfig, dict[str, Argument]]:
-    """Returns the config and the `kwargs` that are arguments of the model."""
+    """Returns the config, and the `kwargs` that are arguments of the model."""
     implementation = kwargs.pop("attn_implementation", None)
     if isinstance(config, ViTConfig):
         result, rest = copy.deepcopy(config), kwargs
@@ -150,7 +150,7 @@ def _dtype(dtype: torch.dtype | str | None, config: ViTConfig, tensors: Tensors)
 
 
 def parse_dtype(dtype: torch.dtype | str) -> torch.dtype:
-    """Converts the name of a dtype to a dtype. Raises ValueError if the name is unknown."""
+    """Converts the name of a dtype to a `torch.dtype`. Raises ValueError if the name is unknown."""
     parsed = dtype if isinstance(dtype, torch.dtype) else getattr(torch, dtype.removeprefix("torch."), None)
     if not isinstance(parsed, torch.dtype):
         raise ValueError(f"unknown dtype '{dtype}'; use auto, float32, bfloat16, float16 or float64")
@@ -170,14 +170,14 @@ def _device(device_map: DeviceMap) -> torch.device:
 
 
 def expected_name(name: str, prefix: str, expected: Iterable[str]) -> str:
-    """Converts a v4 or v5 name, with or without a prefix, to the parameter name of the model."""
+    """Converts a parameter name of transformers 4 or 5, with or without a prefix, to the name in the model."""
     bare = to_v5(name.removeprefix("vit."))
     return prefix + bare if prefix + bare in expected or name.startswith("vit.") else bare
 
 
 @torch.no_grad()
 def _load_tensors(model: Model, tensors: Tensors, ignore_mismatched_sizes: bool) -> LoadingReport:
-    """Copies tensors to the parameters and initializes the parameters without a tensor."""
+    """Copies tensors to the model's parameters and initializes the parameters that have no tensor."""
     parameters = dict(model.named_parameters())
     prefix = "" if model.base_model is model else f"{model.base_model_prefix}."
     tensors = tensors.renamed(lambda name: expected_name(name, prefix, parameters))
@@ -220,7 +220,7 @@ def save(
     save_original_format: bool = True,
     **hub_options: Argument,
 ) -> None:
-    """Writes config.json and the weights to a folder, which is created if needed.
+    """Writes config.json and the weights to a folder. The folder is created if needed.
 
     state_dict            tensors to save instead of the model's own, with v4 or v5 names
     max_shard_size        bytes, or a string such as "200MB"; larger weights are saved as shards and an index

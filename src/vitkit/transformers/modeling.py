@@ -39,7 +39,7 @@ def classification_loss(
     config: ViTConfig,
     num_items_in_batch: Tensor | int | None = None,
 ) -> Float[Tensor, ""]:
-    """Computes the mean squared error, cross-entropy (ignoring labels of -100) or binary cross-entropy.
+    """Returns the loss of the problem type: mean squared error, cross-entropy or binary cross-entropy.
 
     If `config.problem_type` is None, the labels determine it and it is stored: regression for one class, single-label
     classification for integers, else multi-label classification. Raises RuntimeError for class labels that are not
@@ -74,7 +74,7 @@ LayerSelection = bool | int | Sequence[int] | None
 
 
 class ViTPooler(nn.Module):
-    """Pooler with a linear layer and an activation on the class token."""
+    """Pooler: a linear layer and an activation, applied to the class token."""
 
     def __init__(self, config: ViTConfig):
         super().__init__()
@@ -82,12 +82,12 @@ class ViTPooler(nn.Module):
         self.activation = make_activation(config.pooler_act)
 
     def forward(self, hidden_states: Float[Tensor, "b n d"]) -> Float[Tensor, "b k"]:
-        """Returns one vector per image."""
+        """Returns one vector per image, computed from the class token."""
         return self.activation(self.dense(hidden_states[:, 0]))
 
 
 class ViTModel(ViTPreTrainedModel):
-    """ViT encoder with an optional pooler. `use_mask_token` is for masked image modeling."""
+    """ViT encoder with an optional pooler. With `use_mask_token`, patches can be replaced by a mask token."""
 
     def __init__(self, config: ViTConfig, add_pooling_layer: bool = True, use_mask_token: bool = False):
         super().__init__(config)
@@ -119,14 +119,14 @@ class ViTModel(ViTPreTrainedModel):
     def named_modules(
         self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True
     ) -> Generator[tuple[str, nn.Module]]:
-        """Yields all modules, followed by aliases of the layers under their v4 names."""
+        """Yields all modules, followed by aliases of the layers with their names of transformers 4."""
         first_visit = memo is None or self not in memo
         yield from super().named_modules(memo, prefix, remove_duplicate)
         if first_visit and remove_duplicate:
             yield from module_aliases(self.layers, f"{prefix}." if prefix else "")
 
     def modules(self, remove_duplicate: bool = True) -> Generator[nn.Module]:
-        """Yields every module once, without aliases."""
+        """Yields every module once, without the aliases of `named_modules`."""
         for _, module in super().named_modules(remove_duplicate=remove_duplicate):
             yield module
 
@@ -178,7 +178,7 @@ class ViTModel(ViTPreTrainedModel):
         output_attentions: LayerSelection,
         output_hidden_states: LayerSelection,
     ) -> tuple[Tensor, tuple[Tensor | None, ...] | None, tuple[Tensor | None, ...] | None]:
-        """Applies all layers and returns the tokens, selected hidden states and attention weights."""
+        """Applies all layers. Returns the tokens, the selected hidden states and the selected attention weights."""
         depth = len(self.layers)
         attention_layers = selected_layers(output_attentions, depth, "output_attentions")
         state_layers = selected_layers(output_hidden_states, depth + 1, "output_hidden_states")
@@ -248,7 +248,7 @@ class ViTForImageClassification(ViTPreTrainedModel):
 
 
 class PatchesToPixels(nn.Module):
-    """Rearranges pixel vectors of patches to images, like `nn.PixelShuffle` for rectangular patches."""
+    """Rearranges the pixel values predicted for each patch to images, like a rectangular `nn.PixelShuffle`."""
 
     def __init__(self, rows: int, columns: int):
         super().__init__()
@@ -261,7 +261,7 @@ class PatchesToPixels(nn.Module):
 
 
 class ViTForMaskedImageModeling(ViTPreTrainedModel):
-    """ViT with a mask token and a decoder to pixels for masked image modeling (SimMIM).
+    """ViT with a mask token and a decoder that predicts pixels, for masked image modeling (SimMIM).
 
     The decoder predicts `encoder_stride` squared pixels per patch. Images and patches need not be square; with
     interpolated positions, images may have any size.
@@ -290,7 +290,7 @@ class ViTForMaskedImageModeling(ViTPreTrainedModel):
         *,
         attention_mask: Tensor | None = None,
     ) -> MaskedImageModelingOutput | tuple[Tensor | LayerOutputs, ...]:
-        """Returns the reconstruction (b, c, height, width) and, if a mask is given, the loss.
+        """Returns the reconstructed images (b, c, height, width) and, if a mask is given, the loss.
 
         Other arguments are those of `ViTModel.forward`. Raises ValueError for a mask if `encoder_stride` differs from
         `patch_size`.
@@ -331,7 +331,7 @@ def masked_loss(
     mask: Shaped[Tensor, "b p"],
     grid: tuple[int, int],
 ) -> Float[Tensor, ""]:
-    """Computes the mean absolute error over the pixels of masked patches (SimMIM, section 3.4).
+    """Returns the mean absolute error over the pixels of masked patches (SimMIM, section 3.4).
 
     Pixels at the right and bottom that fill no patch are ignored.
     """

@@ -82,7 +82,7 @@ class ViTAttention(nn.Module):
         return self.o_proj(rearrange(context, "b h n k -> b n (h k)")), weights
 
     def prune_heads(self, heads: Iterable[int]) -> None:
-        """Removes attention heads by their original index. Raises ValueError if an index is invalid."""
+        """Removes attention heads, given by their original indices. Raises ValueError for an invalid index."""
         total = self.config.num_attention_heads
         pruned = set(heads) - self.pruned_heads
         if invalid := sorted(pruned - set(range(total))):
@@ -100,7 +100,7 @@ class ViTAttention(nn.Module):
 
 
 def _select(linear: nn.Linear, index: Tensor, axis: int) -> nn.Linear:
-    """Keeps only the selected output (axis 0) or input (axis 1) features of a linear layer."""
+    """Reduces a linear layer in place to the selected output (axis 0) or input (axis 1) features."""
     index = index.to(linear.weight.device)
     linear.weight = nn.Parameter(linear.weight.detach().index_select(axis, index), linear.weight.requires_grad)
     if axis == 0 and linear.bias is not None:
@@ -110,7 +110,7 @@ def _select(linear: nn.Linear, index: Tensor, axis: int) -> nn.Linear:
 
 
 class ViTPatchEmbeddings(nn.Module):
-    """Patch embedding with a strided convolution.
+    """Patch embedding: a convolution whose stride equals the patch size.
 
     Pixels at the right and bottom that fill no patch are ignored. Raises ValueError for a wrong number of channels.
     """
@@ -140,7 +140,7 @@ class ViTPatchEmbeddings(nn.Module):
 
 
 class ViTEmbeddings(nn.Module):
-    """Class token and patch embeddings plus position embeddings.
+    """Embeddings: the class token and the patch embeddings, with position embeddings added.
 
     The mask token replaces masked patches. Image and patch sizes need not be square. Raises ValueError for another
     image size than `config.image_size` unless positions are interpolated, and for a mask if the model has no mask
@@ -160,7 +160,7 @@ class ViTEmbeddings(nn.Module):
     def interpolate_pos_encoding(
         self, embeddings: Float[Tensor, "b n d"], height: int, width: int
     ) -> Float[Tensor, "1 n d"]:
-        """Resizes the position embeddings with `config.position_resize`, or with bicubic if unset."""
+        """Resizes the position embeddings by the method `config.position_resize` (default: bicubic)."""
         special, patches = self.position_embeddings[0].tensor_split([1])
         native, grid = self.patch_embeddings.grid, self.patch_embeddings.grid_of(height, width)
         method = getattr(self.config, "position_resize", "bicubic")
@@ -172,7 +172,7 @@ class ViTEmbeddings(nn.Module):
         bool_masked_pos: Shaped[Tensor, "b p"] | None = None,
         interpolate_pos_encoding: bool | None = None,
     ) -> Float[Tensor, "b n d"]:
-        """Returns the input tokens of the first layer."""
+        """Returns the tokens that are the input of the first layer."""
         check_axes(pixel_values)
         height, width = pixel_values.shape[2:]
         tokens = self.patch_embeddings(pixel_values)
@@ -207,7 +207,7 @@ ACTIVATION_MODULES: dict[str, Callable[[], nn.Module]] = {
 
 
 def make_activation(name: str) -> nn.Module:
-    """Creates an activation by transformers' name. Raises ValueError if the name is unknown."""
+    """Creates an activation by its name in transformers. Raises ValueError if the name is unknown."""
     if name not in ACTIVATION_MODULES:
         raise ValueError(f"unknown activation '{name}'; expected one of {', '.join(sorted(ACTIVATION_MODULES))}")
     return ACTIVATION_MODULES[name]()
@@ -246,7 +246,7 @@ class ViTLayer(nn.Module):
         head_mask: Float[Tensor, "..."] | None = None,
         output_attentions: bool = False,
     ) -> Float[Tensor, "b n d"] | tuple[Float[Tensor, "b n d"], Float[Tensor, "b h n n"] | None]:
-        """Returns the output tokens, or (tokens, attention weights) if `output_attentions` is true."""
+        """Returns the output tokens, or (tokens, attention weights) if `output_attentions` is True."""
         attention_output, weights = self.attention(
             self.layernorm_before(hidden_states), attention_mask, head_mask, output_attentions
         )

@@ -33,7 +33,7 @@ V5_TO_V4 = {
 
 
 def to_v5(name: str) -> str:
-    """Converts the v4 name of a parameter or module to v5. Returns other names unchanged."""
+    """Converts the transformers 4 name of a parameter or module to transformers 5. Returns other names unchanged."""
     match = re.fullmatch(r"encoder\.layer\.(\d+)(\..*)?", name, flags=re.DOTALL)
     return (
         name
@@ -43,7 +43,7 @@ def to_v5(name: str) -> str:
 
 
 def to_v4(name: str) -> str:
-    """Converts the v5 name of a parameter or module to v4. Returns other names unchanged."""
+    """Converts the transformers 5 name of a parameter or module to transformers 4. Returns other names unchanged."""
     match = re.fullmatch(r"layers\.(\d+)(\..*)?", name, flags=re.DOTALL)
     return name if match is None else f"encoder.layer.{match[1]}{_replace_prefix(match[2] or '', V5_TO_V4)}"
 
@@ -56,7 +56,7 @@ def _replace_prefix(name: str, prefixes: Mapping[str, str]) -> str:
 
 
 def rename(mapping: MutableMapping[str, Tensor], prefix: str, convert: Callable[[str], str]) -> None:
-    """Renames the keys with a prefix in place. Raises ValueError if a new name is duplicated."""
+    """Renames the keys that start with a prefix, in place. Raises ValueError if two keys get the same name."""
     entries = [(name, value) for name, value in mapping.items()]
     names = [prefix + convert(name[len(prefix) :]) if name.startswith(prefix) else name for name, _ in entries]
     if names == [name for name, _ in entries]:
@@ -68,18 +68,18 @@ def rename(mapping: MutableMapping[str, Tensor], prefix: str, convert: Callable[
 
 
 def accept_both_formats(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: object) -> None:
-    """Pre-hook of `load_state_dict` that converts v4 names to v5."""
+    """Pre-hook of `load_state_dict` that converts parameter names of transformers 4 to transformers 5."""
     rename(state_dict, prefix, to_v5)
 
 
 def write_name_format(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, _: object) -> None:
-    """Hook of `state_dict` that converts names to the model's `name_format`."""
+    """Hook of `state_dict` that converts parameter names to the model's `name_format`."""
     if module._name_format == "v4":
         rename(state_dict, prefix, to_v4)
 
 
 class ModuleAlias(nn.Module):
-    """Alias of a module under its v4 name, which forwards attributes, calls and hooks.
+    """Alias of a module under its name in transformers 4. Attributes, calls and hooks are those of the module.
 
     It is not an `nn.Linear` and has no parameters, so that code that selects modules by type or counts parameters sees
     each module once.
@@ -93,11 +93,11 @@ class ModuleAlias(nn.Module):
         return getattr(self.__dict__["module"], name)
 
     def forward(self, *args: object, **kwargs: object) -> object:
-        """Calls the module with its hooks."""
+        """Calls the aliased module, including its hooks."""
         return self.__dict__["module"](*args, **kwargs)
 
     def extra_repr(self) -> str:
-        """Returns the repr of the module."""
+        """Returns the repr of the aliased module."""
         return repr(self.__dict__["module"])
 
 
@@ -114,7 +114,7 @@ for _name in HOOKS:
 
 
 class AliasGroup(nn.Module):
-    """A parent module that exists only in v4, such as `encoder` or `output`.
+    """A parent module that exists only in transformers 4, such as `encoder` or `output`.
 
     Its attributes are aliases of attributes of other modules: name=(module, attribute). It computes nothing, so
     registering a hook raises ValueError.
@@ -150,7 +150,7 @@ for _name in HOOKS:
 
 
 def module_aliases(layers: nn.ModuleList, prefix: str) -> Iterator[tuple[str, nn.Module]]:
-    """Yields a `ModuleAlias` with the v4 name for every layer and each of its renamed modules."""
+    """Yields an alias with the transformers 4 name for each layer and for each renamed module in it."""
     for index, layer in enumerate(layers):
         v4_layer = f"{prefix}encoder.layer.{index}"
         yield v4_layer, ModuleAlias(layer)
@@ -162,7 +162,7 @@ Forward = Callable[..., Any]
 
 
 def accept_both_orders(v5_names: Sequence[str]) -> Callable[[Forward], Forward]:
-    """Decorator that lets a `forward` accept the argument order of transformers 4 and 5.
+    """Decorator for `forward` methods. They then accept the argument order of transformers 4 and 5.
 
     `v5_names` are the positional parameters of version 5. A call is read as version 5 if it cannot be version 4: a bool
     where 4 has labels or a head mask, a tensor where 4 has a flag, labels where 4 has a head mask (integers, or floats
@@ -232,7 +232,7 @@ def selected_layers(selection: bool | int | Sequence[int] | None, count: int, ar
 
 
 def attention_bias(attention_mask: Tensor | None, dtype: torch.dtype) -> Float[Tensor, "..."] | None:
-    """Converts a mask, (b, n) or broadcastable to (b, h, n, n), to a bias of the attention logits.
+    """Converts an attention mask, (b, n) or broadcastable to (b, h, n, n), to a bias of the attention logits.
 
     True or 1 includes a token (the class token is the first), False or 0 excludes it; a floating-point mask with four
     dimensions is added unchanged. Raises ValueError for another number of dimensions.

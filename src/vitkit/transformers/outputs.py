@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 
 class ModelOutput(OrderedDict[str, Any], ABC):
-    """Base class of all model outputs.
+    """Base class of model outputs: an ordered dict whose values are also attributes.
 
     `output.logits`, `output["logits"]` and `output[1]` are the same.
     """
@@ -107,7 +107,7 @@ class MaskedImageModelingOutput(ModelOutput):
 
     @property
     def logits(self) -> Tensor | None:
-        """Former name of `reconstruction`."""
+        """Former name of the attribute `reconstruction`."""
         return self.reconstruction
 
 

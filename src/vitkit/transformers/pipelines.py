@@ -1,4 +1,4 @@
-"""Pipelines for image classification and feature extraction, based on `Predictor`."""
+"""Pipelines for image classification and feature extraction, implemented with `Predictor`."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ PRECISIONS = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float1
 
 
 class _SelectField(nn.Module):
-    """Wraps a model to return a single output field, because `Predictor` expects a tensor."""
+    """Wraps a model so that it returns one field of its output, because `Predictor` expects a tensor."""
 
     def __init__(self, model: ViTPreTrainedModel, field: str | int):
         super().__init__()
@@ -34,7 +34,7 @@ class _SelectField(nn.Module):
         self.field = field
 
     def forward(self, images: Tensor) -> Tensor:
-        """Returns the output field. Raises ValueError if the model does not return the field."""
+        """Returns the selected field of the output. Raises ValueError if the model does not return it."""
         output = self.model(images)
         if self.field not in output and isinstance(self.field, str):
             raise ValueError(
@@ -45,7 +45,7 @@ class _SelectField(nn.Module):
 
 @dataclass(frozen=True)
 class Task:
-    """A pipeline task with its model class, output field and postprocessing.
+    """A pipeline task: its model class, the output field that it uses, and its postprocessing function.
 
     `output_field` returns the name or index of the field for the options of a call. `postprocess` takes the config, the
     field of one image and the options, and returns the result.
@@ -57,7 +57,7 @@ class Task:
 
 
 class Pipeline:
-    """Runs a task on one image, a list of images or an iterable of images.
+    """Applies a task to one image, a list of images or an iterable of images.
 
     Images are paths, URLs, bytes, PIL images or arrays; an unreadable one raises `vitkit.ImageError`.
     """
@@ -138,7 +138,7 @@ FUNCTIONS: dict[str, Function] = {name: name for name in get_args(Function)}
 def best_labels(
     config: ViTConfig, logits: np.ndarray, *, top_k: int | None = 5, function_to_apply: str | None = None
 ) -> list[dict[str, str | float]]:
-    """Returns the `top_k` labels with scores, sorted from best to worst.
+    """Returns the `top_k` labels with the highest scores, best first.
 
     `function_to_apply` is "softmax", "sigmoid" or "none"; the default is that of `config.problem_type`.
     """
@@ -154,7 +154,7 @@ def best_labels(
 def features(
     config: ViTConfig, output: np.ndarray, *, pool: bool = False, return_tensors: bool = False
 ) -> Tensor | list[object]:
-    """Returns tokens (1, n, d) or a pooled vector (1, d) as nested lists or a torch tensor."""
+    """Returns the tokens (1, n, d) or the pooled vector (1, d), as nested lists or a torch tensor."""
     batch = torch.from_numpy(output)[None]
     return batch if return_tensors else batch.tolist()
 
@@ -176,7 +176,7 @@ def pipeline(
     limits: Limits | None = None,
     **model_options: Argument,
 ) -> Pipeline:
-    """Creates a pipeline for a model, or for a model's folder or Hub id.
+    """Creates a pipeline for a model, or for a folder or Hub id from which the model is loaded.
 
     The task defaults to feature extraction for a `ViTModel`, else to classification; the processor to the one saved
     with the model. `model_options` are those of `from_pretrained` (dtype, revision, ...); `limits` (`vitkit.Limits`)

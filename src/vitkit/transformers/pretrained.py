@@ -17,7 +17,7 @@ from vitkit.transformers.names import NAME_FORMATS
 
 
 class ViTPreTrainedModel(nn.Module, ABC):
-    """Base class of `ViTModel` and of the models with a head, which store a `ViTModel` as `vit`."""
+    """Base class of `ViTModel` and of the models with a head, whose `ViTModel` is the attribute `vit`."""
 
     config_class: ClassVar[type[ViTConfig]] = ViTConfig
     base_model_prefix: ClassVar[str] = "vit"
@@ -41,7 +41,7 @@ class ViTPreTrainedModel(nn.Module, ABC):
         self._check_implementation(config._attn_implementation or "sdpa")
 
     def post_init(self) -> None:
-        """Initializes the weights and prunes `config.pruned_heads` at the end of every constructor."""
+        """Initializes the weights and prunes `config.pruned_heads`. Called at the end of every constructor."""
         base = self.base_model
         if base is not self:
             head = [child for child in self.children() if child is not base]
@@ -53,7 +53,7 @@ class ViTPreTrainedModel(nn.Module, ABC):
 
     @torch.no_grad()
     def init_weights(self, only: Iterable[nn.Module] | None = None) -> None:
-        """Initializes all modules, or only the modules in `only`.
+        """Initializes the weights of all modules, or only of the modules in `only`.
 
         Weights are truncated normal; biases and mask token are zero.
         """
@@ -94,7 +94,7 @@ class ViTPreTrainedModel(nn.Module, ABC):
     _from_config = from_config
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **options: Argument) -> None:
-        """Saves config.json and model.safetensors with the options of `loading.save`."""
+        """Saves config.json and model.safetensors. Takes the options of `loading.save`."""
         loading.save(self, save_directory, **options)
 
     def push_to_hub(self, repo_id: str, **options: Argument) -> str:
@@ -106,12 +106,12 @@ class ViTPreTrainedModel(nn.Module, ABC):
 
     @property
     def base_model(self) -> Any:
-        """The `ViTModel` without a head."""
+        """The `ViTModel`, which has no head."""
         return getattr(self, self.base_model_prefix, self)  # type: ignore[return-value]
 
     @property
     def name_format(self) -> str:
-        """The format of parameter names in `state_dict`: "v5" (as in the modules) or "v4".
+        """The format of parameter names in `state_dict`: "v5" (the names of the modules) or "v4" (transformers 4).
 
         Transformers before 5.9 uses the v4 names.
         """
@@ -119,7 +119,7 @@ class ViTPreTrainedModel(nn.Module, ABC):
 
     @name_format.setter
     def name_format(self, name: str) -> None:
-        """Sets the format of parameter names in `state_dict`. Raises ValueError for other formats."""
+        """Sets the format of parameter names in `state_dict`. Raises ValueError unless it is "v4" or "v5"."""
         if name not in NAME_FORMATS:
             raise ValueError(f"unknown name_format '{name}'; expected one of {', '.join(NAME_FORMATS)}")
         self.base_model._name_format = name
@@ -135,11 +135,11 @@ class ViTPreTrainedModel(nn.Module, ABC):
         return next(parameter.dtype for parameter in self.parameters() if parameter.is_floating_point())
 
     def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
-        """Returns the number of parameters, which always includes embeddings as in transformers."""
+        """Returns the number of parameters. Embeddings are always included, as in transformers."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad or not only_trainable)
 
     def get_memory_footprint(self, return_buffers: bool = True) -> int:
-        """Returns the size of parameters and buffers in bytes."""
+        """Returns the memory of parameters and buffers in bytes."""
         tensors: list[Tensor] = [*self.parameters(), *(self.buffers() if return_buffers else [])]
         return sum(tensor.nbytes for tensor in tensors)
 
@@ -159,7 +159,7 @@ class ViTPreTrainedModel(nn.Module, ABC):
         return False
 
     def enable_input_require_grads(self) -> None:
-        """Makes the patch embeddings require gradients, as needed for checkpointing with frozen layers."""
+        """Makes the patch embeddings require gradients. Activation checkpointing with frozen layers needs this."""
         self._grad_hook = self.get_input_embeddings().register_forward_hook(
             lambda module, inputs, output: output.requires_grad_(True)
         )
@@ -198,16 +198,16 @@ class ViTPreTrainedModel(nn.Module, ABC):
 
     @property
     def is_activation_checkpointing(self) -> bool:
-        """True if activation checkpointing is enabled."""
+        """Whether activation checkpointing is enabled."""
         return self.base_model.checkpointing is not None
 
     @property
     def is_gradient_checkpointing(self) -> bool:
-        """Former name of `is_activation_checkpointing`."""
+        """Former name of the attribute `is_activation_checkpointing`."""
         return self.is_activation_checkpointing
 
     def set_attn_implementation(self, attn_implementation: str) -> None:
-        """Selects the attention "sdpa" (PyTorch's fused kernels) or "eager" (plain matrix products)."""
+        """Selects the attention implementation: "sdpa" (fused kernels of PyTorch) or "eager" (matrix products)."""
         self._check_implementation(attn_implementation)
 
     def _check_implementation(self, name: str) -> None:
@@ -218,7 +218,7 @@ class ViTPreTrainedModel(nn.Module, ABC):
         self.config._attn_implementation = name
 
     def prune_heads(self, heads_to_prune: Mapping[int, Iterable[int]]) -> None:
-        """Removes the given attention heads of each layer and stores their indices in the config."""
+        """Removes the given attention heads of each layer and stores the head indices in the config."""
         pruned = {int(layer): set(heads) for layer, heads in (getattr(self.config, "pruned_heads", None) or {}).items()}
         for layer, heads in heads_to_prune.items():
             attention = self.base_model.attention_of(layer)
