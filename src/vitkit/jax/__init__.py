@@ -1,4 +1,4 @@
-"""JAX/Flax implementation of the Vision Transformer, with the parameter tree of Google's code.
+"""JAX/Flax implementation of the Vision Transformer, with the parameter names of Google's code.
 
     checkpoint = vitkit.jax.load("ViT-B_16.npz")        # or any checkpoint that vitkit.load opens
     logits = checkpoint.model().apply({"params": checkpoint.params}, images)        # images (b, height, width, c)

@@ -1,4 +1,4 @@
-"""Converts weights between the PyTorch and the Flax ViT without changing any bit.
+"""Converts weights between the PyTorch and the Flax ViT. All values stay bitwise equal.
 
 A flat tree is a dict whose keys join the names of modules by `/`, as Google's files do
 (`Transformer/encoderblock_0/...`); `flatten` and `nest` convert between it and the nested dicts of Flax. Arrays are
@@ -49,7 +49,7 @@ TABLE = Table(
 
 
 def to_flax(state: Mapping[str, Tensor | np.ndarray], num_heads: int) -> Flat:
-    """Converts a PyTorch state dict to a flat Flax tree. Raises ValueError if a name is unknown."""
+    """Converts a PyTorch state dict to a flat dict of Flax parameters. Raises ValueError if a name is unknown."""
     if unknown := [name for name in state if TABLE.step(name) is None]:
         raise ValueError(f"the Flax ViT has no parameter for {', '.join(unknown[:3])}")
     flat = TABLE.saved({name: to_tensor(value) for name, value in state.items()}, num_heads)
@@ -57,14 +57,14 @@ def to_flax(state: Mapping[str, Tensor | np.ndarray], num_heads: int) -> Flat:
 
 
 def to_torch(flat: Mapping[str, ArrayLike | Tensor]) -> dict[str, Tensor]:
-    """Converts a flat Flax tree to a PyTorch state dict. Raises ValueError if a name is unknown."""
+    """Converts a flat dict of Flax parameters to a PyTorch state dict. Raises ValueError if a name is unknown."""
     if unknown := [name for name in flat if not TABLE.matches(name)]:
         raise ValueError(f"the PyTorch ViT has no parameter for {', '.join(unknown[:3])}")
     return TABLE.loaded({name: to_tensor(value) for name, value in flat.items()})
 
 
 def to_tensor(value: ArrayLike | Tensor) -> Tensor:
-    """Converts a numpy or JAX array to a new CPU tensor; returns CPU tensors unchanged."""
+    """Converts a numpy or JAX array to a new CPU tensor. A torch tensor is only moved to the CPU."""
     if isinstance(value, Tensor):
         return value.detach().cpu()
     array = np.array(value, order="C")
@@ -74,17 +74,17 @@ def to_tensor(value: ArrayLike | Tensor) -> Tensor:
 
 
 def to_array(tensor: Tensor) -> np.ndarray:
-    """Returns a CPU tensor as a numpy array that shares its memory."""
+    """Returns a CPU tensor as a numpy array that shares memory with the tensor."""
     if tensor.dtype is torch.bfloat16:
         return tensor.contiguous().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
     return tensor.contiguous().numpy()
 
 
 def flatten(params: Mapping[str, PyTree]) -> dict[str, PyTree]:
-    """Flattens a nested tree and joins the names with `/`."""
+    """Flattens a nested dict of parameters and joins the keys with `/`."""
     return traverse_util.flatten_dict(params, sep="/")
 
 
 def nest(flat: Mapping[str, PyTree]) -> Params:
-    """Converts a flat tree to nested dicts."""
+    """Converts a flat dict of parameters, whose keys are joined with `/`, to nested dicts."""
     return traverse_util.unflatten_dict(dict(flat), sep="/")

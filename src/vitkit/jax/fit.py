@@ -1,4 +1,4 @@
-"""Trains and fine-tunes the Flax model with labels."""
+"""Trains and fine-tunes the Flax model on labeled images."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,7 +24,7 @@ Batches = Callable[[int], Iterator[Mapping[str, np.ndarray]]]
 
 @dataclass(frozen=True, kw_only=True)
 class FitResult:
-    """The trained checkpoint (the moving average if enabled) and the log of metrics."""
+    """The trained checkpoint, with the EMA weights if EMA is enabled, and the log of metrics."""
 
     checkpoint: FlaxCheckpoint
     log: list[dict[str, float]] = field(default_factory=list)
@@ -40,7 +40,7 @@ def fit(
     devices: Sequence[object] | None = None,
     report: Callable[[dict[str, float]], None] | None = None,
 ) -> FitResult:
-    """Trains a new model from a config, or fine-tunes a checkpoint or any source that `load` supports.
+    """Trains a new model from a config, or fine-tunes a checkpoint. `source` may be anything that `load` accepts.
 
     `batches(step)` returns an iterator of numpy batches from a step on: `images` (b, c, height, width), normalized, and
     `labels`, class indices (b,) or probabilities (b, classes). It is called once, with the number of completed steps.
@@ -83,7 +83,7 @@ def fit(
 def evaluate(
     model: ViT, params: Params, batches: Iterator[Mapping[str, np.ndarray]], training: TrainingConfig, mesh: Mesh
 ) -> dict[str, float]:
-    """Returns the metrics `validation_top1` and `validation_loss`.
+    """Returns the metrics `validation_top1` and `validation_loss` on the given batches.
 
     Batches are padded to be divisible by the number of devices.
     """
@@ -114,7 +114,7 @@ _evaluate_batch = jax.jit(_evaluate_batch_eager, static_argnames=("model", "trai
 
 
 class _RunFolder:
-    """Saves and restores a training run."""
+    """Saves and restores a training run in a folder."""
 
     def __init__(self, folder: Path, training: TrainingConfig, config: Config):
         self.folder = folder
@@ -131,7 +131,7 @@ class _RunFolder:
         atomic.write_text(path, text)
 
     def resume(self, state: TrainState) -> tuple[TrainState, list[dict[str, float]]]:
-        """Returns the saved state and log, or the given state and an empty log if nothing is saved."""
+        """Returns the saved training state and log, or the given state and an empty log if nothing is saved."""
         if not self.state.exists():
             return state, []
         saved = serialization.from_bytes({"state": state, "log": ""}, self.state.read_bytes())
@@ -141,7 +141,7 @@ class _RunFolder:
     def save(
         self, state: TrainState, row: dict[str, float], log: list[dict[str, float]], checkpoint: FlaxCheckpoint
     ) -> None:
-        """Saves the best checkpoint, the log and the training state when they are due."""
+        """Saves the best checkpoint, the log and the training state if they are due at this step."""
         done = row["step"]
         scores = [each["validation_top1"] for each in log if "validation_top1" in each]
         best = "validation_top1" in row and (self.training.keep == "last" or row["validation_top1"] >= max(scores))
@@ -166,7 +166,7 @@ def _start(source: Config | FlaxCheckpoint | str | Path, training: TrainingConfi
 
 
 def _row(done: int, metrics: Mapping[str, jax.Array], training: TrainingConfig) -> dict[str, float]:
-    """Returns the metrics of a step if they are due; otherwise returns None without waiting for the device."""
+    """Returns the log row of a step, with metrics only if they are due, because reading them waits for the device."""
     row: dict[str, float] = {"step": done}
     return (
         row | {name: float(value) for name, value in metrics.items()}

@@ -1,4 +1,4 @@
-"""Converts between the attributes of Hugging Face's ViTConfig and the config of vitkit.
+"""Converts between the attributes of Hugging Face's ViTConfig and vitkit's model config.
 
 The Flax classes accept any object with the attributes of a ViTConfig (`hidden_size`, `num_hidden_layers`, ...).
 `from_pretrained` creates a `ViTAttributes` by default.
@@ -19,7 +19,7 @@ ACTIVATIONS = names_in("transformers")
 
 @dataclass(kw_only=True)
 class ViTAttributes:
-    """The fields and defaults of transformers' ViTConfig. `other` stores unknown keys."""
+    """The fields and defaults of transformers' ViTConfig. Unknown keys are stored in `other`."""
 
     hidden_size: int = 768
     num_hidden_layers: int = 12
@@ -55,7 +55,7 @@ class ViTAttributes:
 
     @classmethod
     def from_dict(cls, data: Json) -> "ViTAttributes":
-        """Creates a config from the content of config.json. `num_labels` creates labels if there are none."""
+        """Creates the attributes from config.json. `num_labels` creates default labels if there are none."""
         known = {each.name for each in fields(cls)} - {"other"}
         values = {name: value for name, value in data.items() if name in known}
         other = {name: value for name, value in data.items() if name not in known | {"num_labels", "label2id"}}
@@ -77,7 +77,7 @@ Attributes = Any
 
 
 def model_config(attributes: Attributes, *, classifier: bool) -> Config:
-    """Converts the attributes to a vitkit config for a model with a classifier or a pooler.
+    """Converts the attributes to a vitkit config for a model with a classifier, or else with a pooler.
 
     The pooler (linear layer and tanh on the class token) is called pre-logits in Google's tree. Raises ValueError for
     an unsupported activation.
@@ -108,13 +108,13 @@ def model_config(attributes: Attributes, *, classifier: bool) -> Config:
 
 
 def task_of(attributes: Attributes) -> Task:
-    """Returns the task by the problem type of the attributes. Raises ValueError for an unknown one."""
+    """Returns the task for the problem type in the attributes. Raises ValueError if the type is unknown."""
     stored = getattr(attributes, "problem_type", None) or getattr(attributes, "other", {}).get("problem_type")
     return SINGLE_LABEL if stored is None else configs.from_dict(Task, {"problem_type": stored})
 
 
 def attributes_of(config: Config, labels: Mapping[int, str] | None = None) -> JsonDict:
-    """Converts a vitkit config to Hugging Face's attributes, with the problem type of the task.
+    """Converts a vitkit config to Hugging Face's attributes, including the problem type.
 
     Raises ValueError for unsupported options.
     """

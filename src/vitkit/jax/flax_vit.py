@@ -1,4 +1,4 @@
-"""The classes `FlaxViTModel` and `FlaxViTForImageClassification` of transformers 4.
+"""Implements `FlaxViTModel` and `FlaxViTForImageClassification` of transformers 4.
 
 Signatures, outputs and methods are those of transformers 4.57, its last release with Flax. The parameters have the
 names of Google's tree: the pooler of Hugging Face is `pre_logits`, the classifier `head`. Improvements: any image size,
@@ -27,7 +27,7 @@ from vitkit.jax.vit import ViT
 
 
 class FlaxViTPreTrainedModel(ABC):
-    """Base class of the Flax models, with parameters, compiled calls, loading, saving and precision.
+    """Base class of the Flax models: parameters, compiled forward pass, loading, saving and dtype casts.
 
     `config` is a ViTConfig or any object with its attributes. With `_do_init=False` the model stores no parameters:
     create them with `init_weights` and pass them to every call.
@@ -57,7 +57,7 @@ class FlaxViTPreTrainedModel(ABC):
 
     @abstractmethod
     def _output(self, tokens: jax.Array, last: jax.Array, **more: tuple[jax.Array, ...] | None) -> Output:
-        """Creates the output object from the normalized tokens and the pooled output or logits."""
+        """Creates the model output from the tokens after the final norm and the pooled output or logits."""
 
     def __call__(
         self,
@@ -69,7 +69,7 @@ class FlaxViTPreTrainedModel(ABC):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
     ) -> Any:
-        """Returns the output for images (b, c, height, width), as a tuple if `return_dict=False`.
+        """Returns the output for images (b, c, height, width). It is a tuple if `return_dict=False`.
 
         `params` replace the stored parameters. Training needs `dropout_rng` if the config has any dropout.
         """
@@ -107,13 +107,13 @@ class FlaxViTPreTrainedModel(ABC):
 
     @property
     def required_params(self) -> set[tuple[str, ...]]:
-        """The paths of all parameters."""
+        """The names (paths) of all parameters of the model."""
         return set(traverse_util.flatten_dict(self.params_shape_tree))
 
     def init_weights(
         self, rng: jax.Array, input_shape: tuple[int, ...] | None = None, params: Mapping[str, PyTree] | None = None
     ) -> Params:
-        """Initializes the weights with a truncated normal, biases with zeros and norm scales with ones.
+        """Returns initial parameters: truncated normal weights, zero biases and norm scales of one.
 
         The standard deviation is `initializer_range`. Parameters in `params` are used unchanged. `input_shape` is
         accepted for compatibility and ignored.
@@ -136,15 +136,15 @@ class FlaxViTPreTrainedModel(ABC):
         return sum(int(np.prod(value.shape)) for value in jax.tree.leaves(self.params if params is None else params))
 
     def to_bf16(self, params: Params, mask: Params | None = None) -> Params:
-        """Casts `params` to bfloat16, or only the parameters whose `mask` is true."""
+        """Returns `params` in bfloat16. With `mask`, only the parameters whose mask is True are cast."""
         return _cast(params, jnp.bfloat16, mask)
 
     def to_fp16(self, params: Params, mask: Params | None = None) -> Params:
-        """Casts `params` to float16, like `to_bf16`."""
+        """Returns `params` in float16. `mask` selects parameters as in `to_bf16`."""
         return _cast(params, jnp.float16, mask)
 
     def to_fp32(self, params: Params, mask: Params | None = None) -> Params:
-        """Casts `params` to float32, like `to_bf16`."""
+        """Returns `params` in float32. `mask` selects parameters as in `to_bf16`."""
         return _cast(params, jnp.float32, mask)
 
     @classmethod
@@ -160,7 +160,7 @@ class FlaxViTPreTrainedModel(ABC):
         _do_init: bool = True,
         **changes: object,
     ) -> Any:
-        """Loads a model from a folder or hub id, or from any file that `vitkit.jax.load` supports.
+        """Loads a model from a folder, a Hub id or any file that `vitkit.jax.load` supports.
 
         `changes` override attributes of the config (`num_labels=10`). Missing parameters are initialized, with a
         warning. `from_pt` is ignored, since the format is detected. Returns (model, params) if `_do_init=False`. Raises
@@ -191,7 +191,7 @@ class FlaxViTPreTrainedModel(ABC):
         return model
 
     def save_pretrained(self, folder: str | os.PathLike[str], params: Params | None = None) -> None:
-        """Saves `config.json` and `model.safetensors`, which the PyTorch classes can also load."""
+        """Saves `config.json` and `model.safetensors`. The PyTorch classes can load both as well."""
         write(folder, self.config, self.module.config, self.params if params is None else params)
 
 
@@ -207,7 +207,7 @@ class FlaxViTModel(FlaxViTPreTrainedModel):
 
 
 class FlaxViTForImageClassification(FlaxViTPreTrainedModel):
-    """ViT with a linear classifier on top of the class token."""
+    """ViT with a linear classifier on the class token."""
 
     classifier = True
 
@@ -227,7 +227,7 @@ def _forward(
     train: bool,
     capture: tuple[bool, bool],
 ) -> tuple[jax.Array, jax.Array, tuple[jax.Array, ...] | None, tuple[jax.Array, ...] | None]:
-    """Returns the tokens, the pooled output or logits, and the captured hidden states and attentions."""
+    """Returns the tokens, the pooled output or logits, the hidden states and the attention weights."""
 
     def run(bound: ViT, images: jax.Array) -> tuple[jax.Array, jax.Array]:
         features = bound.features(images, train=train)

@@ -1,4 +1,4 @@
-"""Layers of the Flax model, and resizing of position embeddings with constant matrices."""
+"""Layers of the Flax model, and the resizing of position embeddings with constant matrices."""
 
 from collections.abc import Callable
 from functools import lru_cache, partial
@@ -28,7 +28,7 @@ def sincos2d(grid: Grid, width: int, *, temperature: float = 10_000.0) -> Float[
 
 
 def _cubic(distance: np.ndarray, a: float) -> np.ndarray:
-    """Evaluates Keys' cubic kernel, where `a` is -0.75 in PyTorch and -0.5 in PIL and with antialiasing."""
+    """Returns the values of Keys' cubic kernel. `a` is -0.75 in PyTorch, and -0.5 in PIL and with antialiasing."""
     x = np.abs(distance)
     near = ((a + 2) * x - (a + 3)) * x * x + 1
     far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
@@ -83,14 +83,14 @@ RESIZES: dict[str, Callable[[int, int], np.ndarray]] = {
 
 @lru_cache(maxsize=256)
 def resize_matrix(old: int, new: int, method: str) -> Float[np.ndarray, "new old"]:
-    """Returns the float32 matrix that resizes one axis of a grid."""
+    """Returns the float32 matrix that resizes one axis of a grid of position embeddings."""
     if method not in RESIZES:
         raise ValueError(f"unknown resize method '{method}'; expected one of {', '.join(RESIZES)}")
     return RESIZES[method](old, new).astype(np.float32)
 
 
 def resize_positions(table: Float[Array, "n d"], old: Grid, new: Grid, method: str) -> Float[Array, "m d"]:
-    """Resizes position embeddings like `vitkit.layers.resize_positions`."""
+    """Resizes position embeddings with the same results as `vitkit.layers.resize_positions`."""
     rows, columns = (resize_matrix(*sizes, method) for sizes in zip(old, new, strict=True))
     if table.shape[0] != old[0] * old[1]:
         raise ValueError(f"{table.shape[0]} positions do not match the grid {old[0]}x{old[1]}")
@@ -109,7 +109,7 @@ xavier = nn.initializers.xavier_uniform()
 
 
 def layer_norm(eps: float, dtype: DTypeLike) -> nn.LayerNorm:
-    """LayerNorm with float32 statistics and without Flax's fast variance.
+    """Returns a LayerNorm with float32 statistics, computed without Flax's fast variance.
 
     The fast variance, E[x^2] - E[x]^2, is inaccurate for tokens with a large mean, which matters for eps 1e-12.
     """
@@ -133,7 +133,7 @@ class Attention(nn.Module):
     def __call__(
         self, x: Float[Array, "b n d"], context: Float[Array, "b m d"] | None = None, *, train: bool = False
     ) -> Float[Array, "b n d"]:
-        """Applies cross-attention to `context`, or self-attention if `context` is None."""
+        """Applies cross-attention to the tokens in `context`, or self-attention if `context` is None."""
         context = x if context is None else context
         width = x.shape[-1]
         heads = partial(
@@ -174,18 +174,18 @@ class MLP(nn.Module):
 
 
 class LayerScale(nn.Module):
-    """Trainable scale for each channel of a residual branch."""
+    """LayerScale: one trainable factor per channel of a residual branch."""
 
     initial: float
 
     @nn.compact
     def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
-        """Scales each channel."""
+        """Multiplies each channel by its factor."""
         return x * self.param("gamma", nn.initializers.constant(self.initial), (x.shape[-1],)).astype(x.dtype)
 
 
 class Block(nn.Module):
-    """Pre-norm encoder block (ViT paper, equations 2-3) that sows its output as `hidden_state`."""
+    """Pre-norm encoder block (ViT paper, equations 2-3). Its output is sown as `hidden_state`."""
 
     num_heads: int
     mlp_width: int
@@ -200,7 +200,7 @@ class Block(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     def setup(self) -> None:
-        """Creates the modules, with the names of the original parameter tree plus LayerScale."""
+        """Creates the modules under the names of the original code. LayerScale is an addition to them."""
         qk_norm_eps = self.norm_eps if self.qk_norm else None
         self.LayerNorm_0 = layer_norm(self.norm_eps, self.dtype)
         self.MultiHeadDotProductAttention_0 = Attention(
@@ -235,7 +235,7 @@ class MapPool(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b d"]:
-        """Returns one vector per image."""
+        """Returns one pooled vector per image."""
         probe = self.param("probe", xavier, (1, 1, x.shape[-1])).astype(x.dtype)
         query = jnp.broadcast_to(probe, (x.shape[0], 1, x.shape[-1]))
         attention = Attention(self.num_heads, dtype=self.dtype, name="MultiHeadDotProductAttention_0")

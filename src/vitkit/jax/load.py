@@ -41,11 +41,11 @@ class FlaxCheckpoint:
     labels: tuple[str, ...] | None = None
 
     def model(self, *, dtype: DTypeLike = jnp.float32, remat: bool = False) -> ViT:
-        """Returns the module for these parameters."""
+        """Returns the Flax module to which the parameters belong."""
         return ViT(self.config, dtype=dtype, remat=remat)
 
     def with_head(self, num_classes: int) -> "FlaxCheckpoint":
-        """Replaces head and pre-logits with a zero-initialized linear head (ViT paper, section 3.2)."""
+        """Replaces the head and the pre-logits layer with a zero-initialized linear head (ViT paper, section 3.2)."""
         params = {name: value for name, value in self.params.items() if name not in ("head", "pre_logits")}
         if num_classes:
             kernel = np.zeros((self.config.width, num_classes), np.float32)
@@ -54,7 +54,7 @@ class FlaxCheckpoint:
         return replace(self, config=config, params=params, labels=None)
 
     def in_target_units(self) -> "FlaxCheckpoint":
-        """Returns a checkpoint whose regression head predicts values in the units of the targets."""
+        """Returns a checkpoint whose regression head predicts targets in their own units."""
         task = self.config.task
         if not task.target_std:
             return self
@@ -65,7 +65,7 @@ class FlaxCheckpoint:
         return replace(self, config=config, params={**self.params, "head": head})
 
     def with_image_size(self, image_size: tuple[int, int]) -> "FlaxCheckpoint":
-        """Changes the image size and resizes learned position embeddings with `config.position_resize`."""
+        """Changes the image size. Learned position embeddings are resized with `config.position_resize`."""
         config = replace(self.config, image_size=image_size)
         flat = flatten(self.params)
         if POSITIONS in flat and config.grid != self.config.grid:
@@ -80,7 +80,7 @@ class FlaxCheckpoint:
         return replace(self, config=config, params=nest(flat), processor=processor)
 
     def with_channels(self, channels: int) -> "FlaxCheckpoint":
-        """Adapts RGB weights to another number of channels; see `layers.adapt_input_weight` for the ValueError."""
+        """Adapts RGB weights to another number of channels (see `layers.adapt_input_weight`)."""
         import torch
 
         from vitkit.layers import adapt_input_weight
@@ -129,7 +129,7 @@ def save(target: str | Path, checkpoint: FlaxCheckpoint, *, overwrite: bool = Fa
 
 
 def config_of(flat: Flat, name_format: npz.NameFormat, **changes: object) -> Config:
-    """Infers the config from the names and shapes of a Google file. `changes` override fields.
+    """Infers the config from the parameter names and shapes in a Google file. `changes` override config fields.
 
     Without a class token the pool is "gap"; a learned position table is assumed to have a square grid.
     """
@@ -186,7 +186,7 @@ def check(config: Config, params: Mapping[str, PyTree]) -> None:
 
 
 def shapes(config: Config) -> dict[str, tuple[int, ...]]:
-    """Returns the shapes of all parameters by flat name, without computing the values."""
+    """Returns the shapes of all parameters by flat name. No parameter is computed."""
     import jax
 
     images = jax.ShapeDtypeStruct((1, *config.image_size, config.channels), jnp.float32)

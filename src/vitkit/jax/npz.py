@@ -1,4 +1,4 @@
-"""Reads and writes Google's `.npz` files (vision_transformer, big_vision) as Flax trees.
+"""Reads and writes Google's `.npz` files (vision_transformer, big_vision) as flat dicts of Flax parameters.
 
 In memory there is one tree, with the names of the current original code (Linen numbering, position embeddings under
 `Transformer/posembed_input`). Files name the same arrays in several ways: published ones have the numbering of flax
@@ -30,7 +30,7 @@ PREFIXES = ("opt/target/params/", "opt/target/", "params/img/", "params/")
 
 @dataclass(frozen=True)
 class NameFormat:
-    """The format of array names in an `.npz` file.
+    """The array names of an `.npz` file, and the library that wrote the file.
 
     `names` maps names in the tree to names in the file, in the order of the file; stacked blocks share one name. Arrays
     without an entry, such as a new head, are written with `prefix`. `library` is the one that wrote the file.
@@ -42,7 +42,7 @@ class NameFormat:
 
 
 def read(path: str | Path) -> tuple[Flat, NameFormat]:
-    """Reads a Google file and returns the flat tree and the names in the file.
+    """Reads a Google file. Returns the flat dict of parameters, and the array names in the file.
 
     Optimizer state is ignored. Raises ValueError if the file does not contain a plain ViT.
     """
@@ -71,7 +71,7 @@ def read(path: str | Path) -> tuple[Flat, NameFormat]:
 
 
 def write(path: str | Path, flat: Mapping[str, ArrayLike], name_format: NameFormat | None = None) -> None:
-    """Writes a flat tree with the names of `name_format` (default: vision_transformer's)."""
+    """Writes a flat dict of parameters. Array names are those in `name_format` (default: vision_transformer's)."""
     name_format = name_format or NameFormat()
     order = [key for key in name_format.names if key in flat] + [key for key in flat if key not in name_format.names]
     groups: dict[str, list[np.ndarray]] = defaultdict(list)
@@ -88,19 +88,19 @@ def _save(arrays: dict[str, Any], path: Path) -> None:
 
 
 def _canonical(name: str) -> str:
-    """Converts an array name of a file to the name in the Flax tree."""
+    """Converts an array name of a file to vitkit's name of the Flax parameter."""
     for pattern, replacement in big_vision.FORMAT.aliases:
         name = re.sub(pattern, replacement, name)
     return POSITIONS if name == "pos_embedding" else name
 
 
 def _unstack(name: str, array: np.ndarray) -> Flat:
-    """Splits an array of stacked blocks into one array per block."""
+    """Splits an array with stacked blocks into one array per block. Returns other arrays unchanged."""
     if not name.startswith(STACKED):
         return {name: array}
     return {name.replace("encoderblock/", f"encoderblock_{n}/"): array[n] for n in range(array.shape[0])}
 
 
 def _bfloat16(array: np.ndarray) -> np.ndarray:
-    """Restores the dtype of bfloat16 arrays, which numpy reads as two untyped bytes."""
+    """Restores the dtype of bfloat16 arrays, which numpy reads as untyped values of two bytes."""
     return array.view(ml_dtypes.bfloat16) if array.dtype == np.dtype("V2") else array

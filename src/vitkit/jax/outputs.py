@@ -39,12 +39,12 @@ class Features:
 
     @property
     def map(self) -> Float[Array, "b rows columns d"]:
-        """The patch tokens as a feature map, channels last."""
+        """The patch tokens as a feature map (b, rows, columns, d)."""
         return rearrange(self.patches, "b (r c) d -> b r c d", r=self.grid[0], c=self.grid[1])
 
 
 class Output:
-    """Base class of model outputs, whose fields are accessed by attribute, key or position."""
+    """Base class of model outputs. Fields are accessed by attribute, key or position."""
 
     def keys(self) -> tuple[str, ...]:
         """Returns the names of the fields that are not None."""

@@ -1,4 +1,4 @@
-"""Loads and saves checkpoints for Hugging Face's Flax classes.
+"""Loads and saves checkpoints for the Flax classes of Hugging Face transformers.
 
 Hugging Face folders are not loaded by `vitkit.checkpoints`, which ignores the pooler; the names are those of
 `checkpoints.formats.huggingface.vit`, and of the pooler.
@@ -30,7 +30,7 @@ TABLE = Table((*huggingface.TABLE.rules, Rule("pre_logits.fc.{leaf}", ("pooler.d
 def read(
     source: str | os.PathLike[str], config: Attributes, changes: Mapping[str, object], *, classifier: bool
 ) -> tuple[Attributes, Flat]:
-    """Returns the config and the flat parameter tree of a checkpoint.
+    """Returns the config and the flat dict of parameters of a checkpoint.
 
     `config` is a config, or the class that creates it (by `from_dict`). `changes` override its attributes. The head is
     omitted for a model without classifier, the pooler for a classifier. Raises ValueError for unknown `changes`.
@@ -54,7 +54,7 @@ def read(
 
 
 def write(folder: str | os.PathLike[str], config: Attributes, model: Config, params: Mapping[str, PyTree]) -> None:
-    """Writes `config.json` and `model.safetensors` with the parameter names of transformers 4."""
+    """Writes `config.json`, and `model.safetensors` with the parameter names of transformers 4."""
     classifier = bool(model.num_classes)
     state = TABLE.saved(to_torch(flatten(params)), model.num_heads)
     if classifier:
@@ -69,7 +69,7 @@ def write(folder: str | os.PathLike[str], config: Attributes, model: Config, par
 
 
 def _huggingface_folder(source: str | os.PathLike[str]) -> Path | None:
-    """Returns the local or downloaded folder of a Hugging Face ViT, or None for other checkpoints."""
+    """Returns the folder of a Hugging Face ViT, downloaded if needed, or None for other checkpoints."""
     from vitkit.checkpoints.locate import locate
 
     files = locate(str(source), None)
@@ -78,7 +78,7 @@ def _huggingface_folder(source: str | os.PathLike[str]) -> Path | None:
 
 
 def _read_huggingface(folder: Path) -> tuple[JsonDict, Flat]:
-    """Reads `config.json` and the weights, which may have v4 or v5 names and be sharded."""
+    """Reads `config.json` and the weights. Names may be those of transformers 4 or 5; weights may be sharded."""
     index = folder / "model.safetensors.index.json"
     single = folder / "model.safetensors"
     parts = [single.name] if single.exists() else sorted(set(json.loads(index.read_text())["weight_map"].values()))

@@ -1,4 +1,4 @@
-"""Trains a `vitkit.train.Run` with JAX.
+"""Trains a `vitkit.train.Run` with JAX instead of PyTorch.
 
 Data, order of samples and initial weights are those of PyTorch.
 """
@@ -36,7 +36,7 @@ SUPPORTED = {
 
 
 def train(run: Run, folder: str | Path, *, report: Callable[[dict[str, float]], None] | None = None) -> FitResult:
-    """Starts or resumes a run in a folder. PyTorch and JAX can both load `best/`.
+    """Starts or resumes a run in a folder. Both PyTorch and JAX can load the checkpoint in `best/`.
 
     `report` is called with each row of the log. Raises ValueError before training for unsupported settings, such as
     another family than the plain ViT or another objective than the supervised one.
@@ -67,7 +67,7 @@ def train(run: Run, folder: str | Path, *, report: Callable[[dict[str, float]], 
 
 
 def initial_checkpoint(run: Run, classes: tuple[str, ...]) -> FlaxCheckpoint:
-    """Returns the random or loaded initial weights of a run, with the processor and labels."""
+    """Returns the initial weights of a run, randomly initialized or loaded, with the processor and labels."""
     if run.init_from is None:
         initial = random_checkpoint(run.model, run.seed)
     else:
@@ -82,7 +82,7 @@ def initial_checkpoint(run: Run, classes: tuple[str, ...]) -> FlaxCheckpoint:
 
 
 def random_checkpoint(config: vit.Config, seed: int) -> FlaxCheckpoint:
-    """Returns random weights that equal those of the PyTorch model for the same seed."""
+    """Returns randomly initialized weights, equal to those of the PyTorch model for the same seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         state = models.build(config).state_dict()
@@ -90,7 +90,7 @@ def random_checkpoint(config: vit.Config, seed: int) -> FlaxCheckpoint:
 
 
 def training_config(run: Run, steps: int) -> TrainingConfig:
-    """Converts a run to a `TrainingConfig`. Raises ValueError for unsupported settings."""
+    """Converts a run config to a `TrainingConfig`. Raises ValueError for unsupported settings."""
     check_supported(run)
     optimizer, schedule = run.optimizer, run.schedule
     # JAX multiplies the decay by the learning rate, as the paper does; in big_vision it is relative to the peak.
@@ -124,7 +124,7 @@ def training_config(run: Run, steps: int) -> TrainingConfig:
 
 
 def check_supported(run: Run) -> None:
-    """Raises ValueError with a list of all settings of a run that the JAX backend does not support."""
+    """Raises ValueError that lists all settings of a run config that the JAX backend does not support."""
     optimizer, schedule = run.optimizer, run.schedule
     settings = {
         f"models of the family {models.family_of(run.model)}": type(run.model) is not vit.Config,
@@ -148,7 +148,7 @@ def check_supported(run: Run) -> None:
 
 
 def unsupported_settings(run: Run, part: str) -> Iterator[str]:
-    """Yields the unsupported fields of one part of a run that differ from their defaults."""
+    """Yields the unsupported settings in one part of a run config that differ from their defaults."""
     config = getattr(run, part)
     if part == "objective" and not isinstance(config, supervised.Config):
         return
@@ -159,7 +159,7 @@ def unsupported_settings(run: Run, part: str) -> Iterator[str]:
 
 
 def count_unreadable(batches: Iterable[Batch], limit: float, consumed: int = 0) -> Iterator[Batch]:
-    """Yields the batches. Raises TooManyUnreadable if too many images of the training data cannot be read."""
+    """Yields the batches unchanged. Raises TooManyUnreadable if too many training images cannot be read."""
     number = 0
     for batch in batches:
         number, consumed = number + len(batch.unreadable), consumed + len(batch.keys)
@@ -169,5 +169,5 @@ def count_unreadable(batches: Iterable[Batch], limit: float, consumed: int = 0) 
 
 
 def to_numpy(batch: Batch) -> dict[str, np.ndarray]:
-    """Converts a batch to numpy; the labels are class probabilities, after Mixup or CutMix."""
+    """Converts a batch to numpy arrays. The labels are class probabilities, with Mixup or CutMix applied."""
     return {"images": batch.images.numpy(), "labels": batch.targets.numpy()}

@@ -1,4 +1,4 @@
-"""Training step of the Flax model, with the optimizer, learning rate schedule, sharding and losses."""
+"""Training step of the Flax model: optimizer, learning rate schedule, sharding and losses."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from vitkit.jax.vit import ViT
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """Configuration of supervised training for a fixed number of steps with one batch each.
+    """Configuration of supervised training: a fixed number of steps, with one batch per step.
 
     steps, accumulate     optimizer updates, and parts into which each batch is split for gradient accumulation
     learning_rate, warmup_steps, schedule, final_learning_rate
@@ -62,7 +62,7 @@ class TrainingConfig:
     checkpoint_every: int = 0
 
     def __post_init__(self) -> None:
-        """Raises ValueError if a number of steps is invalid."""
+        """Raises ValueError if a number of steps is out of range."""
         if self.steps < 1 or self.accumulate < 1:
             raise ValueError(f"steps is {self.steps} and accumulate is {self.accumulate}; both must be at least 1")
         if not 0 <= self.warmup_steps <= self.steps:
@@ -72,7 +72,7 @@ class TrainingConfig:
 
 
 def learning_rate(training: TrainingConfig) -> optax.Schedule:
-    """Returns the learning rate schedule of google-research/vision_transformer."""
+    """Returns the learning rate schedule of google-research/vision_transformer as a function of the step."""
 
     def rate(count: ArrayLike) -> jax.Array:
         step = jnp.asarray(count, jnp.float32)
@@ -88,7 +88,7 @@ def learning_rate(training: TrainingConfig) -> optax.Schedule:
 
 
 def make_optimizer(training: TrainingConfig) -> optax.GradientTransformation:
-    """Creates AdamW or SGD with gradient clipping, a schedule and weight decay for kernels."""
+    """Returns AdamW or SGD with gradient clipping, a learning rate schedule, and weight decay on kernels only."""
     moment = jnp.dtype(training.momentum_precision)
     moments = (
         optax.scale_by_adam(*training.betas, mu_dtype=moment)
@@ -104,7 +104,7 @@ def make_optimizer(training: TrainingConfig) -> optax.GradientTransformation:
 
 
 def kernels(params: Params) -> PyTree:
-    """Returns the mask that applies weight decay to kernels only."""
+    """Returns the mask of the parameters with weight decay: True for kernels, False for others."""
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
 
@@ -113,7 +113,7 @@ Batch = Mapping[str, jax.Array | np.ndarray]
 
 @struct.dataclass
 class TrainState:
-    """The training state: step, parameters, optimizer state and, if enabled, the moving average."""
+    """The training state: step, parameters, optimizer state and, if EMA is enabled, EMA parameters."""
 
     step: jax.Array
     params: PyTree
@@ -122,17 +122,17 @@ class TrainState:
 
     @property
     def best_params(self) -> PyTree:
-        """The moving average of the parameters if enabled, otherwise the parameters."""
+        """The EMA parameters if EMA is enabled, otherwise the parameters."""
         return self.params if self.ema is None else self.ema
 
 
 def make_mesh(devices: Sequence[object] | None = None) -> Mesh:
-    """Creates a mesh with the single axis `data` over the given devices, or over all devices."""
+    """Returns a device mesh with the single axis `data`, over the given devices or all devices."""
     return Mesh(np.array(jax.devices() if devices is None else list(devices)), ("data",))
 
 
 def make_state(params: Params, training: TrainingConfig, mesh: Mesh) -> TrainState:
-    """Creates the initial training state on the devices of the mesh, with a copy of the parameters."""
+    """Returns the initial training state on the devices of the mesh. The parameters are copied."""
 
     def initial(params: Params) -> TrainState:
         ema = params if training.ema is not None else None
@@ -143,7 +143,7 @@ def make_state(params: Params, training: TrainingConfig, mesh: Mesh) -> TrainSta
 
 
 def shardings(state: TrainState, training: TrainingConfig, mesh: Mesh) -> PyTree:
-    """Returns the sharding of each array, which is replicated or sharded along one axis.
+    """Returns the sharding of each array: replicated, or sharded along one axis.
 
     That axis is the longest one divisible by the number of devices.
     """
@@ -159,7 +159,7 @@ def shardings(state: TrainState, training: TrainingConfig, mesh: Mesh) -> PyTree
 
 
 def shard_batch(batch: Batch, mesh: Mesh) -> dict[str, jax.Array]:
-    """Shards the batch of this process over the devices. Raises ValueError if its size is not divisible."""
+    """Shards the batch of this process over the devices. Raises ValueError if the batch size is not divisible."""
     size = np.asarray(batch["labels"]).shape[0]
     if size * jax.process_count() % mesh.size:
         raise ValueError(f"batch size {size} is not divisible by the number of devices, {mesh.size}")
@@ -171,7 +171,7 @@ def shard_batch(batch: Batch, mesh: Mesh) -> dict[str, jax.Array]:
 def make_step(
     model: ViT, training: TrainingConfig, mesh: Mesh
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
-    """Returns the compiled update, which maps (state, sharded batch) to (new state, metrics).
+    """Returns the compiled training step, which maps (state, sharded batch) to (new state, metrics).
 
     The old state is donated. A batch has `images` (b, c, height, width) and `labels`: class indices (b,) or
     probabilities (b, classes).
@@ -199,7 +199,7 @@ def _step(
 def _gradients(
     model: ViT, training: TrainingConfig, params: Params, batch: Batch, key: jax.Array
 ) -> tuple[jax.Array, Params]:
-    """Returns the mean loss and its gradient, accumulated over the parts of the batch."""
+    """Returns the mean loss and its gradient. Both are accumulated over the micro-batches of the batch."""
 
     def loss(params: Params, images: jax.Array, labels: jax.Array, key: jax.Array) -> jax.Array:
         return losses(logits(model, params, images, key), labels, training).mean()
@@ -220,7 +220,7 @@ def _gradients(
 
 
 def logits(model: ViT, params: Params, images: jax.Array, key: jax.Array | None = None) -> jax.Array:
-    """Returns the logits of images (b, c, height, width). Uses training mode if `key` is given."""
+    """Returns the logits of images (b, c, height, width). With `key`, the model is in training mode."""
     rngs = {} if key is None else {"dropout": key}
     result = model.apply({"params": params}, rearrange(images, "b c h w -> b h w c"), train=key is not None, rngs=rngs)
     return jnp.asarray(result)

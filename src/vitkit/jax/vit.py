@@ -1,4 +1,4 @@
-"""Vision Transformer in Flax with the parameter names of Google's code."""
+"""Vision Transformer in Flax, with the parameter names of Google's code."""
 
 from dataclasses import replace
 
@@ -29,13 +29,13 @@ def check(config: Config) -> None:
 
 
 class Positions(nn.Module):
-    """Module of position embeddings, which are trainable (`pos_embedding`), sine-cosine or absent."""
+    """Position embeddings: trainable (`pos_embedding`), sine-cosine or none."""
 
     config: Config
 
     @nn.compact
     def __call__(self, grid: tuple[int, int]) -> Float[Array, "1 rows d"] | None:
-        """Returns the embeddings for a grid, with special tokens first, or None without positions."""
+        """Returns the position embeddings for a grid, those of special tokens first, or None if there are none."""
         config = self.config
         if config.position == "none":
             return None
@@ -49,14 +49,14 @@ class Positions(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Position embeddings, encoder blocks and final norm, named `Transformer` in the original tree."""
+    """The encoder: position embeddings, blocks and final norm. The original code names it `Transformer`."""
 
     config: Config
     dtype: DTypeLike = jnp.float32
     remat: bool = False
 
     def setup(self) -> None:
-        """Creates the encoder blocks and the final norm. `remat` recomputes activations."""
+        """Creates the blocks and the final norm. `remat` enables activation checkpointing."""
         config = self.config
         self.posembed_input = Positions(config)
         self.drop = nn.Dropout(config.dropout)
@@ -82,7 +82,7 @@ class Transformer(nn.Module):
     def embed(
         self, special: Float[Array, "b s d"], patches: Float[Array, "b p d"], grid: tuple[int, int], train: bool
     ) -> Float[Array, "b n d"]:
-        """Adds position embeddings to special tokens and patches, and applies dropout (equation 1)."""
+        """Adds position embeddings to the special tokens and patch tokens, and applies dropout (equation 1)."""
         positions = self.posembed_input(grid)
         if positions is not None:
             # Special tokens without positions (registers) come after those with positions.
@@ -115,7 +115,7 @@ class ViT(nn.Module):
     remat: bool = False
 
     def setup(self) -> None:
-        """Creates the modules, with the original names plus registers and `fc_norm`."""
+        """Creates the modules under the names of the original code. Registers and `fc_norm` are additions to them."""
         config = self.config
         check(config)
         zeros = nn.initializers.zeros
@@ -134,7 +134,7 @@ class ViT(nn.Module):
         self.head = nn.Dense(config.num_classes, kernel_init=zeros, dtype=self.dtype) if config.num_classes else None
 
     def embed(self, images: Float[Array, "b height width c"], *, train: bool = False) -> Features:
-        """Converts images to special and patch tokens with position embeddings (equation 1)."""
+        """Converts images to special tokens and patch tokens, with position embeddings added (equation 1)."""
         config = self.config
         if images.shape[3] != config.channels:
             raise ValueError(f"the images have {images.shape[3]} channels; the model expects {config.channels}")
@@ -155,11 +155,11 @@ class ViT(nn.Module):
         return replace(embedded, tokens=self.Transformer.encode(embedded.tokens, train))
 
     def features(self, images: Float[Array, "b height width c"], *, train: bool = False) -> Features:
-        """Returns the encoded tokens of images, that is `encode(embed(images))`."""
+        """Returns the tokens of images after the encoder: `encode(embed(images))`."""
         return self.encode(self.embed(images, train=train), train=train)
 
     def represent(self, features: Features) -> Float[Array, "b *n d"]:
-        """Pools the tokens with `config.pool`, then applies the norm and pre-logits if present."""
+        """Pools the tokens with `config.pool`, then applies the norm and the pre-logits layer if the model has them."""
         if self.config.pool == "token":
             pooled = features.class_token
         elif self.config.pool == "gap":
