@@ -1,4 +1,4 @@
-"""The command line interface of vitkit. Each command is a typed function in a file of the same name.
+"""The command-line interface of vitkit. Each command is a typed function in a module of the same name.
 
 The signature and the docstring of the function are the help of the command. A command calls the library, prints, and
 returns its exit code (None is 0). User errors are one line on standard error with exit code 1, or 2 if some of many
@@ -30,7 +30,7 @@ def command(name: str) -> Callable[..., int | None]:
 
 
 def usage() -> str:
-    """Returns the help text of `vitkit` without a command."""
+    """Returns the help text that `vitkit` prints without a command."""
     lines = ["usage: vitkit COMMAND ...", "", "A complete Vision Transformer toolkit. Commands:", ""]
     for name in commands():
         summary = (command(name).__doc__ or "").strip().splitlines()[0]
@@ -76,7 +76,7 @@ def _run(words: list[str]) -> int | None:
 
 
 def _hide_missing_defaults(function: Callable[..., int | None]) -> None:
-    """Removes None, False and empty defaults from the help of a command; the texts describe what happens instead."""
+    """Removes the defaults None, False and "" from the help of a command. The help texts describe these cases."""
     import tyro
 
     hints = get_type_hints(function, include_extras=True)
@@ -88,7 +88,7 @@ def _hide_missing_defaults(function: Callable[..., int | None]) -> None:
 
 
 def _metavar(hint: object) -> str | None:
-    """Returns the placeholder of an optional value in the help, without None, or None for tyro's own."""
+    """Returns the placeholder of an optional value in the help, or None to keep the placeholder of tyro."""
     given, *_ = (each for each in get_args(hint) if each is not NoneType)
     if get_origin(given) is Literal:
         return f"{{{','.join(map(str, get_args(given)))}}}"

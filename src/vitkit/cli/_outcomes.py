@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def settings(words: Sequence[str]) -> dict[str, str]:
-    """Parses settings of the form `NAME=VALUE`. Raises ValueError for other text."""
+    """Parses settings of the form `NAME=VALUE`. Raises ValueError for text of another form."""
     pairs = [word.partition("=") for word in words]
     for (name, equals, _), word in zip(pairs, words, strict=True):
         if not name or not equals:
@@ -38,14 +38,14 @@ def _is_long(name: str) -> bool:
 
 
 class StandardInput(bytes):
-    """Image read from standard input; its name in the output is `-`."""
+    """An image read from standard input. Its name in the output is `-`."""
 
     def __str__(self) -> str:
         return "-"
 
 
 def arguments_to_images(arguments: Sequence[str]) -> list[str | bytes | Unlisted]:
-    """Expands image arguments; what leads to no image becomes an error in its place."""
+    """Expands image arguments to images. An argument without images becomes an error in its place."""
     if not arguments:
         raise ValueError("give at least one image: a file, a folder, a glob, or - for standard input")
     return [image for argument in arguments for image in (_standard_input() if argument == "-" else expand([argument]))]
@@ -68,7 +68,7 @@ def _standard_input() -> Iterator[str | bytes | Unlisted]:
 
 
 def _names(data: bytes) -> list[str] | None:
-    """Returns the paths in a list, separated by NUL bytes (`find -print0`) or line breaks, or None for an image.
+    """Returns the paths in data from standard input (one per line, or separated by NUL), or None for image data.
 
     Names are bytes of any encoding. Data are a list if names in it exist, or if they do not look like an image: they
     have no signature of a format, and no control characters.
@@ -91,7 +91,7 @@ def _names(data: bytes) -> list[str] | None:
 
 
 def load_model(model: str, revision: str | None, image_size: int | None, words: Sequence[str]) -> "Classifier":
-    """Loads a checkpoint and prints notes about inferred settings to standard error."""
+    """Loads a checkpoint. Prints notes about inferred settings on standard error."""
     from vitkit.inference import load
 
     classifier = load(model, revision=revision, image_size=image_size, config=settings(words))
@@ -101,7 +101,7 @@ def load_model(model: str, revision: str | None, image_size: int | None, words: 
 
 
 def limits(max_pixels: int | None, max_bytes: int | None) -> Limits:
-    """Returns the image limits of --max-pixels and --max-bytes. Raises ValueError for values below 1."""
+    """Returns the image limits for --max-pixels and --max-bytes. Raises ValueError for values below 1."""
     for option, value in (("--max-pixels", max_pixels), ("--max-bytes", max_bytes)):
         if value is not None and value < 1:
             raise ValueError(f"{option} is {value}; it must be at least 1")
@@ -110,13 +110,13 @@ def limits(max_pixels: int | None, max_bytes: int | None) -> Limits:
 
 
 def data_limits(max_pixels: int | None, max_bytes: int | None) -> dict[str, str]:
-    """Returns --max-pixels and --max-bytes as settings of a run."""
+    """Returns --max-pixels and --max-bytes as settings of the run config."""
     given = {"data.max_pixels": max_pixels, "data.max_bytes": max_bytes}
     return {name: str(value) for name, value in given.items() if value is not None}
 
 
 def report_unreadable(names: Sequence[str], folder: Path) -> None:
-    """Prints on standard error how many images of a run could not be read."""
+    """Prints the number of unreadable images in a run on standard error."""
     if names:
         shown = shortened(list(names))
         print(f"vitkit: {plural(len(names), 'image')} could not be read: {shown}; {folder / 'report.html'} lists them",
@@ -124,24 +124,24 @@ def report_unreadable(names: Sequence[str], folder: Path) -> None:
 
 
 def report_errors(errors: Sequence[Exception | str]) -> int:
-    """Prints one line per error on standard error and returns their number."""
+    """Prints one line for each error on standard error. Returns the number of errors."""
     for error in errors:
         print(f"vitkit: {printable(error)}", file=sys.stderr)
     return len(errors)
 
 
 def shows_progress() -> bool:
-    """Returns whether to show progress: standard error is a terminal and standard output is not."""
+    """Returns whether to show progress: only if standard error is a terminal and standard output is not."""
     return sys.stderr.isatty() and not sys.stdout.isatty()
 
 
 def json_line(row: Json) -> str:
-    """Returns one line of JSON in characters that the encoding of standard output supports."""
+    """Returns one line of JSON. Characters that the encoding of standard output lacks are escaped."""
     return json_text(row, ascii_only=(sys.stdout.encoding or "").lower().replace("-", "") != "utf8")
 
 
 def count_failures(outcomes: Iterable["Outcome"]) -> int:
-    """Consumes the outcomes, prints the number of failures and returns the exit code.
+    """Consumes the outcomes, prints the number of failures on standard error and returns the exit code.
 
     It is 2 if some images failed, and 1 if all did, so that nothing was done.
     """

@@ -1,4 +1,4 @@
-"""Standard streams and signals of the process of a command: closed, full, disconnected or interrupted."""
+"""Handles standard streams and signals of a command: closed, full or disconnected streams, and interruptions."""
 
 import errno
 import io
@@ -27,13 +27,13 @@ _received = {"number": int(signal.SIGINT)}
 
 
 class Terminated(KeyboardInterrupt):
-    """Raised by SIGTERM, so that temporary files are removed and the exit code is 143."""
+    """Raised when SIGTERM arrives, so that temporary files are removed and the exit code is 143."""
 
     exit_code = 128 + signal.SIGTERM
 
 
 class _Tolerant(io.FileIO):
-    """A file that drops what cannot be written: a full or closed standard error must not end a job."""
+    """A file that ignores write errors. A full or closed standard error must not stop a command."""
 
     def write(self, data: "ReadableBuffer", /) -> int:
         """Writes bytes, or drops them."""
@@ -44,7 +44,7 @@ class _Tolerant(io.FileIO):
 
 
 class _Named(io.FileIO):
-    """Standard output, whose errors name it."""
+    """Standard output as a file whose write errors contain the name "standard output"."""
 
     def write(self, data: "ReadableBuffer", /) -> int:
         """Writes bytes. Raises OSError that names standard output."""
@@ -56,7 +56,7 @@ class _Named(io.FileIO):
 
 
 def prepare_process() -> None:
-    """Prepares the streams and signals of a process. Raises ValueError if standard output is closed."""
+    """Sets up the streams and signal handlers of the process. Raises ValueError if standard output is closed."""
     # The next file that is opened would get the number of a closed stream, and the text that libraries print to it.
     opened = [os.open(os.devnull, os.O_RDWR) for number in range(3) if _is_closed(number)]
     tolerant = _Tolerant(2, "w", closefd=False)
@@ -77,7 +77,7 @@ def prepare_process() -> None:
 
 
 def show_warning(message: Warning | str, category: type[Warning], *where: object, **kwargs: object) -> None:
-    """Prints a warning as one line, without the file and the line of code that it came from."""
+    """Prints a warning as one line on standard error, without the source file and line."""
     print(f"vitkit: warning: {one_line(message)}", file=sys.stderr)
 
 
@@ -87,7 +87,7 @@ def interrupt_code() -> int:
 
 
 def output_failure() -> OSError | None:
-    """Flushes standard output. After an error returns it, and lets what remains disappear."""
+    """Flushes standard output. If this fails, discards all further output and returns the error."""
     try:
         sys.stdout.flush()
     except OSError as error:
@@ -97,7 +97,7 @@ def output_failure() -> OSError | None:
 
 
 def _discard_output() -> None:
-    """Connects standard output to the null device, so that the flush at the end of the process cannot fail."""
+    """Redirects standard output to the null device, so that flushing it at exit cannot fail."""
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (OSError, ValueError, AttributeError):  # a stream in memory
@@ -105,7 +105,7 @@ def _discard_output() -> None:
 
 
 def one_line(error: object) -> str:
-    """Returns the message of an error as one line without control characters: what, what is wrong, what to do."""
+    """Returns the message of an error as one line without control characters."""
     if isinstance(error, OSError) and error.strerror:
         name = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
         advice = ADVICE.get(error.errno or 0)
@@ -122,7 +122,7 @@ def fail(error: object, *, code: int = 1) -> int:
 
 
 def guarded(function: Callable[[], int | None]) -> int:
-    """Runs a command and returns its exit code; errors of users and of the system become one line.
+    """Runs a command and returns its exit code. Errors of the user or the system are printed as one line.
 
     The code is 1 for an error, 130 or 143 for an interrupt, and 141 if the reader of the output closed it.
     """

@@ -68,7 +68,7 @@ def bench(
 
 
 def _status() -> Callable[[str], None]:
-    """Returns a function that shows the status in one line of the terminal."""
+    """Returns a function that displays a status text in one line of the terminal and overwrites the previous text."""
     if not sys.stderr.isatty():
         return lambda text: None
     return lambda text: print(f"\r\033[K{text[:100]}", end="\r", file=sys.stderr, flush=True)

@@ -92,7 +92,7 @@ def embed(
 
 
 def _numbers(blocks: str | None, depth: int) -> tuple[int, ...]:
-    """Returns the blocks of the option --blocks, from 0 to depth - 1."""
+    """Returns the block indices given by the option --blocks, each from 0 to depth - 1."""
     from vitkit.layers import block_indices
 
     if blocks is None:

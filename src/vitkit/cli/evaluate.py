@@ -115,7 +115,7 @@ def evaluate(
 
 
 def _evaluators(text: str, task: "Task") -> tuple[str, ...]:
-    """Returns the evaluators in a list separated by commas; auto stands for the defaults of the task."""
+    """Returns the evaluators in a comma-separated list. "auto" selects the default evaluators of the task."""
     from vitkit.evaluate import default_evaluators
 
     words = [word.strip() for word in text.split(",") if word.strip()]
@@ -123,7 +123,7 @@ def _evaluators(text: str, task: "Task") -> tuple[str, ...]:
 
 
 def _some(data: str, processor: "Processor") -> Iterable[object]:
-    """Returns about 32 evenly spaced images of a dataset, from the train split if there is one."""
+    """Returns about 32 evenly spaced images of a dataset, from the split `train` if there is one."""
     from vitkit.data import splits
     from vitkit.data.augment import read_options
 
