@@ -1,4 +1,4 @@
-"""Runs the `vitkit` command with `python -m vitkit`, the form that torchrun needs."""
+"""Runs the `vitkit` command as `python -m vitkit`, which is how torchrun starts it."""
 
 import sys
 

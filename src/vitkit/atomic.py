@@ -31,7 +31,7 @@ _OS_ERROR = re.compile(r"\(os error (\d+)\)")  # how Rust ends the message of an
 
 
 def write_file(target: Path, write: Callable[[Path], object]) -> None:
-    """Calls `write(path)` to write a file, and replaces any existing file.
+    """Calls `write(path)` to write a file, which then replaces an existing file atomically.
 
     Devices and pipes are written directly. The parent folder is created. If `write` raises, the exception is propagated
     and the target does not change.
@@ -57,7 +57,7 @@ def write_file(target: Path, write: Callable[[Path], object]) -> None:
 
 @contextmanager
 def open_deferred(path: Path) -> Iterator[BinaryIO]:
-    """Opens a file for writing. An OSError of a write is raised at the end of the context.
+    """Context manager that opens a file for writing. An OSError during writing is raised only when it exits.
 
     For writers in C++, such as that of `torch.save`, in which an error of a write can end the process.
     """
@@ -90,12 +90,12 @@ def write_bytes(target: Path, content: bytes) -> None:
 
 
 def write_text(target: Path, text: str) -> None:
-    """Writes text to a UTF-8 file and replaces any existing file; bytes of names that are not UTF-8 are escaped."""
+    """Writes text to a UTF-8 file and replaces any existing file. Undecodable bytes of file names are escaped."""
     write_bytes(target, text.encode("utf-8", "backslashreplace"))
 
 
 def write_folder(target: Path, write: Callable[[Path], object]) -> None:
-    """Calls `write(folder)` to write a folder, and replaces any existing folder.
+    """Calls `write(folder)` to write a folder, which then replaces an existing folder.
 
     An existing folder is first renamed to a hidden `.old` name next to it and removed at the end, because there is no
     portable system call to exchange two folders. If the process is killed between the two renames, the complete old
@@ -117,7 +117,7 @@ def write_folder(target: Path, write: Callable[[Path], object]) -> None:
 
 
 def publish(part: Path, target: Path) -> None:
-    """Renames a flushed folder to its final name and replaces any existing folder."""
+    """Renames a completely written folder to its final name. An existing folder is replaced."""
     flush(part)
     old = part.with_name(f"{part.name.removesuffix(PART)}{OLD}{PART}")
     if target.exists():
@@ -133,7 +133,7 @@ def publish(part: Path, target: Path) -> None:
 
 
 def remove_folder(path: Path) -> None:
-    """Renames a folder and then removes it, so that its name never refers to an incomplete folder."""
+    """Renames a folder before removing it, so that its name never refers to an incomplete folder."""
     renamed = path.with_name(f"{path.name}{OLD}{PART}")
     os.rename(path, renamed)
     shutil.rmtree(renamed)
@@ -141,7 +141,7 @@ def remove_folder(path: Path) -> None:
 
 @contextmanager
 def new_file_mode(path: Path) -> Iterator[None]:
-    """Gives a file that the context writes the permissions of any new file; safetensors writes for the owner only."""
+    """Gives a file written in the context the default permissions. safetensors makes it readable only by its owner."""
     path.touch()
     mode = stat.S_IMODE(path.stat().st_mode)
     yield
@@ -149,7 +149,7 @@ def new_file_mode(path: Path) -> Iterator[None]:
 
 
 def flush(path: Path) -> None:
-    """Flushes the contents of a file, or the entries of a folder, to disk."""
+    """Flushes the contents of a file, or the entries of a folder, to disk (fsync)."""
     windows = sys.platform == "win32"
     if windows and path.is_dir():
         return  # Windows cannot open folders; its journal preserves the order of renames
@@ -162,7 +162,7 @@ def flush(path: Path) -> None:
 
 @contextmanager
 def system_errors(target: Path) -> Iterator[None]:
-    """Raises an OSError that names the target if a write failed because of the system, not the content."""
+    """Raises an OSError that names the target if a write fails for a system reason, such as a full disk."""
     try:
         yield
     except Exception as error:
@@ -173,7 +173,7 @@ def system_errors(target: Path) -> Iterator[None]:
 
 
 def _errno(error: Exception, target: Path) -> int | None:
-    """Returns the errno of an error of the system in the chain of an error, or None for an error of another kind."""
+    """Returns the errno of the system error that caused an exception, or None if the cause is another one."""
     below: BaseException | None = error
     while below is not None:
         found = _OS_ERROR.search(str(below))
@@ -191,5 +191,5 @@ def _errno(error: Exception, target: Path) -> int | None:
 
 
 def _temporary_name(target: Path) -> Path:
-    """Returns a new hidden path in the same folder as the target."""
+    """Returns a new, hidden path in the folder of the target."""
     return target.with_name(f".{target.name}.{secrets.token_hex(4)}{PART}")

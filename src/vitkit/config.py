@@ -45,12 +45,12 @@ Converted = Any
 
 
 def to_dict(config: Dataclass) -> JsonDict:
-    """Converts a config to nested dicts for JSON, in field order and with tuples as lists."""
+    """Converts a config to nested dicts for JSON. Fields keep their order, and tuples become lists."""
     return {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
 
 
 def from_dict(cls: type[ConfigClass], data: Json, *, where: str = "") -> ConfigClass:
-    """Converts the output of `to_dict` back to a config; missing fields get their default values.
+    """Converts the output of `to_dict` back to a config. Missing fields get their default values.
 
     `where` is the prefix of names in errors. Raises ValueError for unknown keys, for missing fields without a default,
     and for values of a wrong type.
@@ -71,7 +71,7 @@ def from_dict(cls: type[ConfigClass], data: Json, *, where: str = "") -> ConfigC
 
 
 def override(config: Config, changes: Mapping[str, object]) -> Config:
-    """Returns a copy of `config` with changed fields, as in `{"optimizer.lr": 1e-3}`; strings are parsed.
+    """Returns a copy of `config` with changed fields, such as `{"optimizer.lr": 1e-3}`. Strings are parsed.
 
     All changes are applied at once, so that fields that depend on each other can change together.
     """
@@ -98,7 +98,7 @@ def _override(config: Config, changes: Sequence[tuple[list[str], object, str]]) 
 
 
 def parse(text: str) -> Converted:
-    """Parses a command-line value as JSON (a number, true, [1, 2]) or none, and otherwise as a string."""
+    """Parses a command-line value: JSON (a number, true, [1, 2]) or none. Other text is returned as a string."""
     import json
 
     if text.lower() in ("none", "true", "false"):
@@ -183,7 +183,7 @@ def _convert_tuple(value: object, arguments: tuple[Hint, ...], where: str) -> tu
 
 
 def nearest(word: str, options: Iterable[object], *, limit: int = 3) -> str:
-    """Returns the end of an error message: the options similar to `word`, or all options if none match."""
+    """Returns the end of an error message, which suggests options similar to `word`, or lists all options."""
     names = [str(option) for option in options]
     near = difflib.get_close_matches(word, names, n=limit, cutoff=0.6)
     if near:

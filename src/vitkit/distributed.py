@@ -1,4 +1,4 @@
-"""Distributed training with torch.distributed: process group, data-parallel wrappers, collectives.
+"""Distributed training with torch.distributed: process group, data-parallel wrappers and collectives.
 
 Level 0; only this module and `train/checkpointing` use torch.distributed. torchrun starts the processes. Without it
 the world size is 1, and torch.distributed is not imported. Parallelism is `ddp`, where every process has the full
@@ -21,23 +21,23 @@ TIMEOUT = timedelta(hours=6)
 
 
 def world_size() -> int:
-    """Returns the number of processes."""
+    """Returns the number of processes, which is 1 without distributed training."""
     return _group().get_world_size() if _joined() else 1
 
 
 def rank() -> int:
-    """Returns the rank of this process."""
+    """Returns the rank of this process, which is 0 without distributed training."""
     return _group().get_rank() if _joined() else 0
 
 
 def is_main_process() -> bool:
-    """Returns whether this process has rank 0, which writes files and messages."""
+    """Returns whether this process has rank 0. Only this process writes files and messages."""
     return rank() == 0
 
 
 @contextmanager
 def process_group(device: str = "auto", kind: Kind = "none") -> Iterator[torch.device]:
-    """Initializes the process group and yields the device; `auto` selects a GPU if one is available.
+    """Initializes the process group and yields the device. `auto` selects a GPU if one is available.
 
     Raises ValueError for an unknown device, and if `kind` does not fit the number of processes.
     """
@@ -60,7 +60,7 @@ def process_group(device: str = "auto", kind: Kind = "none") -> Iterator[torch.d
 
 
 def shard(module: nn.Module, kind: Kind, blocks: Iterable[nn.Module] = ()) -> None:
-    """Shards all parameters in place with `fsdp`; the parameters of `blocks` are gathered one block at a time."""
+    """Shards all parameters in place if `kind` is "fsdp". Parameters of `blocks` are gathered one block at a time."""
     if kind != "fsdp":
         return
     from torch.distributed.device_mesh import init_device_mesh
@@ -73,7 +73,7 @@ def shard(module: nn.Module, kind: Kind, blocks: Iterable[nn.Module] = ()) -> No
 
 
 def wrap(module: nn.Module, kind: Kind = "none") -> nn.Module:
-    """Wraps the module with `ddp` so that gradients are averaged over all processes."""
+    """Wraps a module in DistributedDataParallel, which averages gradients over all processes, if `kind` is "ddp"."""
     if kind != "ddp" or world_size() == 1:
         return module
     # Objectives do not use all parameters of the model; masked prediction does not use the head, for example.
@@ -81,7 +81,7 @@ def wrap(module: nn.Module, kind: Kind = "none") -> nn.Module:
 
 
 def no_sync(module: nn.Module) -> AbstractContextManager[None]:
-    """Returns a context manager that disables gradient synchronization for all but the last micro-batch."""
+    """Returns a context manager that disables gradient synchronization, for all micro-batches except the last."""
     return module.no_sync() if isinstance(module, nn.parallel.DistributedDataParallel) else nullcontext()
 
 
@@ -95,12 +95,12 @@ def mean(value: Tensor) -> Tensor:
 
 
 def any_true(flag: bool) -> bool:
-    """Returns whether the flag is set in any process."""
+    """Returns whether the flag is True in any process."""
     return all_reduce_max(int(flag)) > 0
 
 
 def all_reduce_max(number: int) -> int:
-    """Returns the maximum of a number over all processes."""
+    """Returns the maximum of an integer over all processes."""
     if world_size() == 1:
         return number
     tensor = torch.tensor(number, device=_own_device())
@@ -109,7 +109,7 @@ def all_reduce_max(number: int) -> int:
 
 
 def all_reduce_sum(*numbers: int) -> list[int]:
-    """Returns the sum of each number over all processes, in one all-reduce."""
+    """Returns the sums of the numbers over all processes. All sums use one all-reduce."""
     if world_size() == 1:
         return list(numbers)
     tensor = torch.tensor(numbers, device=_own_device())
@@ -118,7 +118,7 @@ def all_reduce_sum(*numbers: int) -> list[int]:
 
 
 def broadcast(number: float) -> float:
-    """Broadcasts a number from rank 0 to all processes."""
+    """Returns the number that rank 0 passes. All processes must call this."""
     if world_size() == 1:
         return number
     tensor = torch.tensor(number, dtype=torch.float64, device=_own_device())
@@ -127,7 +127,7 @@ def broadcast(number: float) -> float:
 
 
 def on_rank_zero(action: Callable[[], None]) -> None:
-    """Runs an action on rank 0 while the other processes wait, and raises its errors in every process.
+    """Runs an action on rank 0 while the other processes wait. Its errors are raised in every process.
 
     ValueError, OSError and ImportError of the action are raised in all processes; otherwise a failing rank 0 would
     leave the others waiting.
@@ -150,7 +150,7 @@ def on_rank_zero(action: Callable[[], None]) -> None:
 
 @contextmanager
 def exit_after_rank_zero(*exceptions: type[BaseException]) -> Iterator[None]:
-    """Delays an exception in the other processes until rank 0 has raised its own.
+    """Context manager that delays an exception in other processes until rank 0 has raised its own.
 
     torchrun stops all other processes as soon as one of them fails.
     """
@@ -162,7 +162,7 @@ def exit_after_rank_zero(*exceptions: type[BaseException]) -> Iterator[None]:
 
 
 def background_group() -> Any:
-    """Creates a CPU process group for background communication; returns None for a single process.
+    """Returns a new CPU process group for background communication, or None for a single process.
 
     All processes must call it.
     """
@@ -170,7 +170,7 @@ def background_group() -> Any:
 
 
 def all_gather(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Returns the concatenated names from all processes, in rank order."""
+    """Returns the names of all processes, concatenated in rank order."""
     if world_size() == 1:
         return names
     gathered: list[tuple[str, ...]] = [()] * world_size()
@@ -195,7 +195,7 @@ def is_shard(value: Tensor) -> bool:
 
 
 def shard_like(value: Tensor, other: Tensor) -> Tensor:
-    """Shards a full tensor in the same way as `other`; returns `value` itself if no change is needed."""
+    """Shards a full tensor in the same way as `other`. Returns `value` itself if no change is needed."""
     if world_size() == 1 or not is_shard(other) or is_shard(value):
         return value
     from torch.distributed.tensor import DTensor, distribute_tensor

@@ -1,4 +1,4 @@
-"""Measures the peak memory of a process, and controls whether freed memory returns to the system.
+"""Measures the peak memory of processes, and controls whether freed memory is returned to the system.
 
 Level 0. What only some systems have is imported where it is used.
 """
@@ -15,7 +15,7 @@ LARGEST = 32 * 1024 * 1024  # the most that the second takes, and what it comes 
 
 
 def peak(*, children: bool = False) -> int:
-    """Returns the peak memory of this process or its finished child processes in bytes; 0 on Windows.
+    """Returns the peak memory of this process, or of its finished child processes, in bytes. Returns 0 on Windows.
 
     Args:
         children: Measure the largest child process that has ended instead of this process.
@@ -30,7 +30,7 @@ def peak(*, children: bool = False) -> int:
 
 @contextmanager
 def kept() -> Iterator[None]:
-    """Keeps freed memory in the process inside the context. Has no effect without glibc.
+    """Context manager that keeps freed memory in the process. It has no effect without glibc.
 
     A training step allocates and frees the same gigabytes as the one before: without this every page of them is
     requested and cleared again: 0.75 to 1.3 million page faults in seven steps of ViT-S/16 with 16 images, 0.36 with

@@ -1,4 +1,4 @@
-"""Discovery of implementations, which are the public modules of a package, by file name.
+"""Finds implementations by file name. The implementations are the public modules of a package.
 
 Every folder of implementations (models, objectives, evaluators, data sources, commands, ...) is a package whose public
 modules have the same attributes. Adding an implementation is adding a file. Modules that start with an underscore are
@@ -14,7 +14,7 @@ from vitkit.config import nearest
 
 
 class Registry:
-    """Registry of modules in a package that implement one kind of component, by file name.
+    """Registry of the modules in a package that implement one kind of component. Their file names are the names.
 
     Args:
         package: Dotted name of the package, usually `__name__` of its `__init__.py`.
@@ -36,7 +36,7 @@ class Registry:
         return sorted(names - self.exclude)
 
     def get(self, name: str) -> ModuleType:
-        """Returns the module with this name. Raises ValueError with similar names if the name is unknown."""
+        """Returns the module with this name. If the name is unknown, raises ValueError that suggests similar names."""
         if name not in self.names():
             raise ValueError(f"unknown {self.kind} '{name}'{nearest(name, self.names())}")
         module = import_module(f"{self.package}.{name}")
@@ -46,6 +46,6 @@ class Registry:
         return module
 
     def __iter__(self) -> Iterator[tuple[str, ModuleType]]:
-        """Yields every name and its module."""
+        """Yields (name, module) for every module."""
         for name in self.names():
             yield name, self.get(name)

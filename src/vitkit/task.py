@@ -1,4 +1,4 @@
-"""`Task`: what the outputs of a model mean, and how they are decoded to scores and decisions.
+"""`Task`: the meaning of a model's outputs, and how logits are converted to scores and predictions.
 
 Level 0. A task is part of the config of every model, so it is saved, loaded, converted and exported with the weights.
 All code that reads the outputs of a model decodes them with its task; no other code applies a softmax or a sigmoid to
@@ -25,7 +25,7 @@ Array = TypeVar("Array", np.ndarray, "Tensor")
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """The meaning of the outputs of a model, which are the last axis of its logits.
+    """The meaning of the outputs of a model. The last axis of its logits is the axis of outputs.
 
     `problem_type` is `single_label_classification` (classes that exclude each other: a softmax over the outputs),
     `multi_label_classification` (independent labels: a sigmoid of each output) or `regression` (numbers). A
@@ -42,7 +42,7 @@ class Task:
     target_std: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        """Raises ValueError for fields that are out of range or do not fit together."""
+        """Raises ValueError if a field is out of range or contradicts another field."""
         if self.problem_type not in PROBLEM_TYPES:
             raise ValueError(f"problem_type is {self.problem_type!r}; expected one of {', '.join(PROBLEM_TYPES)}")
         thresholds = self.threshold if isinstance(self.threshold, tuple) else (self.threshold,)
@@ -66,23 +66,23 @@ class Task:
         return self.problem_type == "regression"
 
     def function(self, outputs: int) -> Function:
-        """Returns the function from logits to scores for a number of outputs."""
+        """Returns the function from logits to scores, for a model with this number of outputs."""
         if self.regression:
             return "none"
         return "sigmoid" if self.problem_type == "multi_label_classification" or outputs == 1 else "softmax"
 
     def check(self, outputs: int) -> None:
-        """Raises ValueError if a field has one number per output, but not as many as the model has outputs."""
+        """Raises ValueError if a field has one number per output, but the model has another number of outputs."""
         for name, values in (("threshold", self.threshold), ("target_mean", self.target_mean)):
             if isinstance(values, tuple) and len(values) not in (0, outputs):
                 raise ValueError(f"task.{name} has {len(values)} numbers, but the model has {outputs} outputs")
 
     def for_new_head(self) -> "Task":
-        """Returns the same problem type without thresholds and statistics, which belong to the outputs of a head."""
+        """Returns a task with the same problem type for a new head, without thresholds and target statistics."""
         return Task(problem_type=self.problem_type)
 
     def scores(self, logits: Array) -> Array:
-        """Returns probabilities, or the predicted values of a regression in the units of its targets.
+        """Returns probabilities or, for regression, the predicted values in the units of the targets.
 
         NumPy logits are computed in float64, torch logits in float32 unless they are in float64.
         """
@@ -94,7 +94,7 @@ class Task:
         return scores * scores.new_tensor(self.target_std) + scores.new_tensor(self.target_mean)
 
     def decisions(self, logits: Array) -> Array:
-        """Returns whether each label is predicted: a score of at least its threshold, or the highest of all classes.
+        """Returns whether each output is predicted: the score reaches the threshold, or is the highest of all classes.
 
         Raises ValueError for a regression, which decides nothing.
         """
@@ -112,13 +112,13 @@ class Task:
         return logits.new_zeros(logits.shape).scatter(-1, best, 1.0) > 0
 
     def standardized(self, targets: "Tensor") -> "Tensor":
-        """Returns (targets - mean) / std, which the logits of a regression predict."""
+        """Returns (targets - mean) / std. The logits of a regression model predict these values."""
         if not self.target_std:
             return targets
         return (targets - targets.new_tensor(self.target_mean)) / targets.new_tensor(self.target_std)
 
     def with_threshold(self, threshold: float | tuple[float, ...] | None) -> "Task":
-        """Returns the task with another threshold, or unchanged for None."""
+        """Returns the task with another threshold, or the task itself if `threshold` is None."""
         return self if threshold is None else replace(self, threshold=threshold)
 
 
@@ -127,7 +127,7 @@ SINGLE_LABEL = Task()
 
 
 def apply(function: Function, logits: Array) -> Array:
-    """Returns a function of logits over their last axis, in the precision of `Task.scores`."""
+    """Applies softmax, sigmoid or no function to the last axis of logits, in the precision of `Task.scores`."""
     if not isinstance(logits, np.ndarray):
         logits = logits.float() if logits.itemsize < 4 else logits
         return (

@@ -1,4 +1,4 @@
-"""Text of untrusted files, escaped for terminals, tables, reports and messages.
+"""Escapes text from untrusted files for terminals, tables, reports and messages.
 
 A file name, a label or a key of a config can hold any character: an escape sequence that a terminal would execute, a
 line break that forges a row, or a byte that is not UTF-8 (`os.fsdecode` returns it as a lone surrogate).
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def printable(text: object) -> str:
-    """Escapes control characters, line breaks, lone surrogates and other unprintable characters of untrusted text."""
+    """Returns untrusted text with control characters, line breaks and all other unprintable characters escaped."""
     text = str(text)
     if text.isprintable():
         return text
@@ -17,7 +17,7 @@ def printable(text: object) -> str:
 
 
 def json_text(value: Any, *, ascii_only: bool = False) -> str:
-    """Returns one line of JSON without unprintable characters; parsing it returns the same strings."""
+    """Returns a value as one line of JSON without unprintable characters. Parsing the line returns the same value."""
     text = json.dumps(value, ensure_ascii=ascii_only)
     if text.isprintable():
         return text
@@ -25,13 +25,13 @@ def json_text(value: Any, *, ascii_only: bool = False) -> str:
 
 
 def shortened(names: list[str], most: int = 3) -> str:
-    """Joins names for a message, escaped; those after the first `most` are only counted."""
+    """Joins escaped names for a message. After the first `most` names, only the number of the others is added."""
     shown = ", ".join(map(printable, names[:most]))
     return f"{shown} and {len(names) - most:,} more" if len(names) > most else shown
 
 
 def plural(number: int, noun: str) -> str:
-    """Returns a count with its noun: 1 image, 2 images."""
+    """Returns a count with its noun, such as "1 image" or "2 images"."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
