@@ -122,7 +122,7 @@ class _Parser:
         self.push(str(self.take(self.number(layout)), "latin1"))
 
     def mark(self) -> None:
-        """Pushes a mark; `marked` later returns the values above the mark."""
+        """Pushes a mark. `marked` later returns the values above the last mark."""
         self.marks.append(self.stack)
         self.stack = []
 
@@ -144,7 +144,7 @@ class _Parser:
         self.push(Object("dict", pairs=list(zip(items[::2], items[1::2], strict=True))))
 
     def set_items(self, items: list[Any]) -> None:
-        """Adds alternating keys and values to the dict on the stack."""
+        """Adds items, which are alternating keys and values, to the dict on top of the stack."""
         pairs = list(zip(items[::2], items[1::2], strict=True))
         if isinstance(self.stack[-1], Object):
             self.stack[-1].pairs.extend(pairs)
@@ -155,7 +155,7 @@ class _Parser:
         self.set_items([key, value])
 
     def append(self, items: list[Any]) -> None:
-        """Adds items to the list on the stack."""
+        """Adds items to the list on top of the stack."""
         if isinstance(self.stack[-1], list):
             self.stack[-1].extend(items)
 
@@ -175,7 +175,7 @@ class _Parser:
         self.memo[index] = self.stack[-1]
 
     def named(self) -> None:
-        """Pushes the global whose module and name are on the stack."""
+        """Pushes the global whose module and name are on top of the stack."""
         name, module = self.stack.pop(), self.stack.pop()
         if not isinstance(name, str) or not isinstance(module, str):
             raise ValueError
@@ -187,7 +187,7 @@ class _Parser:
         self.push(Global(f"{module}.{self.line()}"))
 
     def call(self, function: Any, arguments: Any) -> None:
-        """Pushes the value that represents a call, without calling anything."""
+        """Pushes an object that represents a function call. The function is not called."""
         name = function.name if isinstance(function, Global) else "an object"
         if ATTACKS.fullmatch(name):
             raise CheckpointError(
@@ -199,7 +199,7 @@ class _Parser:
         self.push(Object(name, values) if made is None else made)
 
     def reduce(self) -> None:
-        """Records a call of the function on the stack with the tuple above it."""
+        """Records a call of the function on the stack, with the tuple above it as arguments."""
         arguments, function = self.stack.pop(), self.stack.pop()
         self.call(function, arguments)
 

@@ -51,7 +51,7 @@ class Description:
 
 @dataclass(frozen=True, kw_only=True)
 class Format:
-    """A checkpoint format for one model family.
+    """A checkpoint format of one library for one model family.
 
     name                unique name, saved as `Origin.format`
     targets             values of `to=` that select this format; the first format that supports the model is written

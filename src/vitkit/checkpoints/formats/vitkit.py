@@ -19,7 +19,7 @@ TABLE = Table((Rule("{name}", ("{name}",)),))
 
 
 def describe(raw: RawCheckpoint) -> Description:
-    """Reads config.json. Sizes that exceed those of every tensor are rejected before the model is built."""
+    """Reads the config, processor and labels. Sizes that exceed those of every tensor are an error."""
     file_config = raw.config or {}
     if file_config["vitkit"] != VERSION:
         raise CheckpointError(

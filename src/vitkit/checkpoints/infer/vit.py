@@ -64,7 +64,7 @@ def infer_vit(
 
 
 def parse_overrides(cls: type, overrides: Fields) -> dict[str, Any]:
-    """Converts overrides to the types of config fields. Strings are parsed; one integer sets both sides of a size."""
+    """Converts overrides to the types of config fields. Strings are parsed. One integer sets both sides of a size."""
     plain = {name: configs.parse(value) if isinstance(value, str) else value for name, value in overrides.items()}
     sides = {name: (value, value) for name, value in plain.items() if name.endswith("_size") and isinstance(value, int)}
     return _typed(cls, plain | sides, overrides, "config")

@@ -1,1 +1,1 @@
-"""Google's `.npz` formats: vision_transformer, big_vision and Big Transfer."""
+"""Checkpoint formats of Google: the `.npz` files of vision_transformer, big_vision and Big Transfer."""

@@ -44,7 +44,7 @@ def family_fields(shapes: dict[str, Shape]) -> dict[str, Any]:
 
 
 def describe(raw: RawCheckpoint) -> Description:
-    """Reads config.json. Without that file, uses the defaults of transformers."""
+    """Reads the config, processor and labels. Without config.json, uses the defaults of transformers."""
     notes: list[str] = []
     file_config, labels = _folder.read_file_config(raw, {}, notes)
     shapes = TABLE.shapes(raw.tensors)

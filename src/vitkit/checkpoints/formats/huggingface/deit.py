@@ -31,7 +31,7 @@ def as_registers(shapes: dict[str, Shape]) -> dict[str, Shape]:
 
 
 def describe(raw: RawCheckpoint) -> Description:
-    """Reads config.json. Without that file, uses the defaults of transformers."""
+    """Reads the config, processor and labels. Without config.json, uses the defaults of transformers."""
     notes: list[str] = []
     file_config, labels = _folder.read_file_config(raw, {}, notes)
     shapes = as_registers(TABLE.shapes(raw.tensors))

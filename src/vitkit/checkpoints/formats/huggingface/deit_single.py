@@ -23,7 +23,7 @@ TABLE = Table(
 
 
 def describe(raw: RawCheckpoint) -> Description:
-    """Reads config.json. Without that file, uses the defaults of transformers."""
+    """Reads the config, processor and labels. Without config.json, uses the defaults of transformers."""
     notes = ["single head on the class token: the distillation token is loaded as a register token"]
     file_config, labels = _folder.read_file_config(raw, {}, notes)
     config = infer_vit(

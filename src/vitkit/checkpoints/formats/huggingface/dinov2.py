@@ -49,7 +49,7 @@ def arrange(tensors: Tensors) -> Tensors:
 
 
 def describe(raw: RawCheckpoint) -> Description:
-    """Reads config.json. Without that file, uses the defaults of transformers."""
+    """Reads the config, processor and labels. Without config.json, uses the defaults of transformers."""
     notes: list[str] = []
     file_config, labels = _folder.read_file_config(raw, CONFIG_DEFAULTS, notes)
     # DINOv2 computes the MLP width from mlp_ratio and ignores intermediate_size.

@@ -55,7 +55,7 @@ def family_fields(shapes: dict[str, Shape]) -> dict[str, Any]:
 
 
 def describe(raw: RawCheckpoint) -> Description:
-    """Reads config.json. Without that file, uses the defaults of transformers."""
+    """Reads the config, processor and labels. Without config.json, uses the defaults of transformers."""
     notes: list[str] = []
     file_config, labels = _folder.read_file_config(raw, CONFIG_DEFAULTS, notes)
     if _folder.option(raw, "key_bias", False) or not _folder.option(raw, "mlp_bias", True):

@@ -43,7 +43,7 @@ DEFAULTS = {
 
 
 def describe(raw: RawCheckpoint) -> Description:
-    """Reads config.json. Without that file, uses the defaults of transformers' ViTConfig."""
+    """Reads the config, processor and labels. Without config.json, uses the defaults of transformers."""
     notes: list[str] = []
     file_config: Json = {}
     labels: tuple[str, ...] | None = None

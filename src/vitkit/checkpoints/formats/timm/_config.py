@@ -180,7 +180,7 @@ def pretrained_cfg(processor: Processor, config: Any) -> dict[str, Any]:
 
 
 def check_architecture(name: str, known: re.Pattern[str]) -> None:
-    """Raises CheckpointError for an architecture that is unsupported or does not match the `known` fields."""
+    """Raises CheckpointError for an architecture that is unsupported or does not match the pattern `known`."""
     if not name:
         return
     shown = name[:60] if name.isprintable() else repr(name[:60])

@@ -47,7 +47,7 @@ def arrange(tensors: Tensors) -> Tensors:
 
 
 def describe(raw: RawCheckpoint) -> Description:
-    """Reads config.json. Without that file, uses the model and preprocessing of the official code."""
+    """Reads the config, processor and labels. Without config.json, uses the settings of the official code."""
     notes: list[str] = []
     file_config, labels = _folder.read_file_config(raw, OWN)
     shapes = TABLE.shapes(raw.tensors)

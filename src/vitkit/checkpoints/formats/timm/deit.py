@@ -17,7 +17,7 @@ DEFAULTS = {**vit.DEFAULTS, "position_order": ("all",), "position_resize": "bicu
 
 
 def describe(raw: RawCheckpoint) -> Description:
-    """Reads config.json. Without that file, uses the model and preprocessing of the official code."""
+    """Reads the config, processor and labels. Without config.json, uses the settings of the official code."""
     notes: list[str] = []
     file_config, labels = _folder.read_file_config(raw)
     # timm resizes positions with antialiasing, the official fine-tuning code without.

@@ -28,7 +28,7 @@ ARCHITECTURES = {
 
 
 def describe(raw: RawCheckpoint) -> Description:
-    """Reads config.json. Without that file, uses timm's model and the original preprocessing."""
+    """Reads the config, processor and labels. Without config.json, uses timm's model and the original preprocessing."""
     notes: list[str] = []
     file_config, labels = ({}, None) if raw.config is None else _config.read_config(raw.config)
     config = infer_hybrid(

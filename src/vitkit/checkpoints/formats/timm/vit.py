@@ -54,7 +54,7 @@ PROJECTS: tuple[tuple[str, str, str, float], ...] = (
 
 
 def describe(raw: RawCheckpoint) -> Description:
-    """Reads config.json. Without that file, infers the project from the file name and the tensor name prefix."""
+    """Reads the config, processor and labels. Without config.json, infers the project from file and tensor names."""
     notes: list[str] = []
     file_config: Json = {"position": "learned"}
     labels: tuple[str, ...] | None = None
