@@ -1,4 +1,4 @@
-"""Datasets, preprocessing, augmentation and loading.
+"""Datasets, image preprocessing, augmentation and data loading.
 
 A data source is a file of `sources/` with a function `open_source(location) -> {split: Source}`, selected by its file
 name: `digits`, `folder:images/`, `csv:images.csv`, `jsonl:images.jsonl`, `parquet:images/`, `webdataset:shards/`,
@@ -88,7 +88,7 @@ class EncodedSource(Source):
 
     @abstractmethod
     def encoded(self, index: int) -> tuple[bytes | Path, str]:
-        """Returns the path or the bytes of an image file, and the key of the image."""
+        """Returns the path or the bytes of an image file, and the key that names the image in messages."""
 
     def read(self, index: int, **options: Unpack[ReadOptions]) -> Example:
         """Decodes an image. Raises `ImageError` with the key of the image if it cannot be decoded."""
@@ -121,15 +121,15 @@ class Subset(Source):
         return int(self.indices.shape[0])
 
     def read(self, index: int, **options: Unpack[ReadOptions]) -> Example:
-        """Returns an example of the underlying source."""
+        """Returns the example at `indices[index]` of the underlying source."""
         return self.source.read(int(self.indices[index]), **options)
 
     def label(self, index: int) -> Label:
-        """Returns the label of an example of the underlying source."""
+        """Returns the label at `indices[index]` of the underlying source."""
         return self.source.label(int(self.indices[index]))
 
     def targets(self, index: int) -> tuple[float, ...]:
-        """Returns the targets of an example of the underlying source."""
+        """Returns the targets at `indices[index]` of the underlying source."""
         return self.source.targets(int(self.indices[index]))
 
 

@@ -138,7 +138,7 @@ def evaluation_batches(
 
 
 def check_readable(source: Source, transform: Transform, what: str) -> None:
-    """Reads up to 20 evenly spaced images. Raises TooManyUnreadable if none of them can be read."""
+    """Reads evenly spaced images until one can be read. Raises TooManyUnreadable if none of about 20 can be read."""
     dataset, failed = _Evaluation(source, transform), None
     for index in range(0, len(source), max(1, len(source) // MAX_TRIES)):
         sample = dataset[SampleIndex(0, index)]

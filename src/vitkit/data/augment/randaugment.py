@@ -98,7 +98,7 @@ def invert(pixels: Pixels, magnitude: float, random: np.random.Generator) -> Pix
 
 
 def rotate(pixels: Pixels, magnitude: float, random: np.random.Generator) -> Pixels:
-    """Rotates around the center by 3 * M degrees (M is the magnitude) in a random direction."""
+    """Rotates around the center by 3 * magnitude degrees in a random direction."""
     angle = math.radians(_signed(magnitude / 10 * 30, random))
     cos, sin = math.cos(angle), math.sin(angle)
     x, y = (pixels.shape[1] - 1) / 2, (pixels.shape[0] - 1) / 2
@@ -106,41 +106,41 @@ def rotate(pixels: Pixels, magnitude: float, random: np.random.Generator) -> Pix
 
 
 def posterize(pixels: Pixels, magnitude: float, random: np.random.Generator) -> Pixels:
-    """Keeps the upper int(0.4 * M) bits of each pixel value. As in the original, images are black for M < 2.5."""
+    """Keeps the upper int(0.4 * magnitude) bits of each pixel value. Images are black for magnitudes below 2.5."""
     shift = max(0, 8 - int(magnitude / 10 * 4))
     return (pixels.astype(np.uint16) >> shift << shift).astype(np.uint8)
 
 
 def solarize(pixels: Pixels, magnitude: float, random: np.random.Generator) -> Pixels:
-    """Inverts pixel values of at least int(25.6 * M) mod 256. All values are inverted for M = 0, 10 and 20."""
+    """Inverts pixel values of at least int(25.6 * magnitude) mod 256: all values for magnitudes of 0, 10 and 20."""
     return np.where(pixels < int(magnitude / 10 * 256) % 256, pixels, 255 - pixels)
 
 
 def solarize_add(pixels: Pixels, magnitude: float, random: np.random.Generator) -> Pixels:
-    """Adds int(11 * M) to pixel values below 128 and clips the result at 255."""
+    """Adds int(11 * magnitude) to pixel values below 128 and clips the result at 255."""
     raised = np.clip(pixels.astype(np.int64) + int(magnitude / 10 * 110), 0, 255).astype(np.uint8)
     return np.where(pixels < 128, raised, pixels)
 
 
 def color(pixels: Pixels, magnitude: float, random: np.random.Generator) -> Pixels:
-    """Blends an image with its grayscale version (see `_blend`)."""
+    """Blends an image with its grayscale version. The magnitude determines the weights (see `_blend`)."""
     return _blend(np.repeat(_greys(pixels)[..., None], 3, axis=2), pixels, magnitude)
 
 
 def contrast(pixels: Pixels, magnitude: float, random: np.random.Generator) -> Pixels:
-    """Blends an image with the gray value (number of pixels) / 256. This is a known bug of the original code."""
+    """Blends an image with the gray value (number of pixels) / 256, which is a known bug of the original code."""
     # The original uses the mean of the histogram counts instead of the mean pixel value.
     gray = int(min(255.0, pixels.shape[0] * pixels.shape[1] / 256))
     return _blend(np.full_like(pixels, gray), pixels, magnitude)
 
 
 def contrast_to_mean(pixels: Pixels, magnitude: float, random: np.random.Generator) -> Pixels:
-    """Blends an image with its mean gray value, as the original code intended."""
+    """Blends an image with the mean of its gray values, as the original code intended."""
     return _blend(np.full_like(pixels, int(_greys(pixels).mean())), pixels, magnitude)
 
 
 def brightness(pixels: Pixels, magnitude: float, random: np.random.Generator) -> Pixels:
-    """Blends an image with black."""
+    """Blends an image with black. The magnitude determines the weights (see `_blend`)."""
     return _blend(np.zeros_like(pixels), pixels, magnitude)
 
 
@@ -159,27 +159,27 @@ def sharpness(pixels: Pixels, magnitude: float, random: np.random.Generator) -> 
 
 
 def shear_x(pixels: Pixels, magnitude: float, random: np.random.Generator) -> Pixels:
-    """Shifts each row by 0.03 * M times its index in a random direction."""
+    """Shifts each row by 0.03 * magnitude * (row index) pixels in a random direction."""
     return _affine(pixels, (1.0, _signed(magnitude / 10 * 0.3, random), 0.0, 0.0, 1.0, 0.0))
 
 
 def shear_y(pixels: Pixels, magnitude: float, random: np.random.Generator) -> Pixels:
-    """Shifts each column by 0.03 * M times its index in a random direction."""
+    """Shifts each column by 0.03 * magnitude * (column index) pixels in a random direction."""
     return _affine(pixels, (1.0, 0.0, 0.0, _signed(magnitude / 10 * 0.3, random), 1.0, 0.0))
 
 
 def translate_x(pixels: Pixels, magnitude: float, random: np.random.Generator) -> Pixels:
-    """Translates horizontally by 10 * M pixels, which is not a fraction of the width, in a random direction."""
+    """Translates horizontally by 10 * magnitude pixels, independent of the width, in a random direction."""
     return _affine(pixels, (1.0, 0.0, _signed(magnitude / 10 * 100, random), 0.0, 1.0, 0.0))
 
 
 def translate_y(pixels: Pixels, magnitude: float, random: np.random.Generator) -> Pixels:
-    """Translates vertically by 10 * M pixels in a random direction."""
+    """Translates vertically by 10 * magnitude pixels, independent of the height, in a random direction."""
     return _affine(pixels, (1.0, 0.0, 0.0, 0.0, 1.0, _signed(magnitude / 10 * 100, random)))
 
 
 def cutout(pixels: Pixels, magnitude: float, random: np.random.Generator) -> Pixels:
-    """Fills a square with a side of 2 * int(4 * M) pixels, centered at a random pixel, with gray."""
+    """Fills a square with a side of 2 * int(4 * magnitude) pixels, centered at a random pixel, with gray."""
     half, out = int(magnitude / 10 * 40), pixels.copy()
     row, column = (int(random.integers(side)) for side in pixels.shape[:2])
     out[max(0, row - half) : row + half, max(0, column - half) : column + half] = FILL
@@ -207,7 +207,7 @@ OPERATIONS: dict[str, Operation] = {
 
 
 def _blend(degenerate: Pixels, pixels: Pixels, magnitude: float) -> Pixels:
-    """Blends two images: degenerate + f * (pixels - degenerate), where f = 0.18 * M + 0.1."""
+    """Blends two images: degenerate + f * (pixels - degenerate) with the factor f = 0.18 * magnitude + 0.1."""
     start = degenerate.astype(np.float32)
     factor = np.float32(magnitude / 10 * 1.8 + 0.1)
     return np.clip(start + (pixels.astype(np.float32) - start) * factor, 0, 255).astype(np.uint8)

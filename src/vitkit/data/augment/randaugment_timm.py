@@ -47,7 +47,7 @@ def invert(image: Image.Image, magnitude: float) -> Image.Image:
 
 
 def rotate(image: Image.Image, magnitude: float) -> Image.Image:
-    """Rotates around the center by 3 degrees per unit of magnitude."""
+    """Rotates around the center by 3 * magnitude degrees."""
     return image.rotate(magnitude / HIGHEST * 30.0, resample=Image.Resampling.BICUBIC, fillcolor=FILL)
 
 
@@ -69,22 +69,22 @@ def solarize_add(image: Image.Image, magnitude: float) -> Image.Image:
 
 
 def shear_x(image: Image.Image, magnitude: float) -> Image.Image:
-    """Shifts each row by 0.03 times its index per unit of magnitude."""
+    """Shifts each row by 0.03 * magnitude * (row index) pixels."""
     return _affine(image, (1.0, magnitude / HIGHEST * 0.3, 0.0, 0.0, 1.0, 0.0))
 
 
 def shear_y(image: Image.Image, magnitude: float) -> Image.Image:
-    """Shifts each column by 0.03 times its index per unit of magnitude."""
+    """Shifts each column by 0.03 * magnitude * (column index) pixels."""
     return _affine(image, (1.0, 0.0, 0.0, magnitude / HIGHEST * 0.3, 1.0, 0.0))
 
 
 def translate_x(image: Image.Image, magnitude: float) -> Image.Image:
-    """Translates horizontally by 4.5% of the width per unit of magnitude."""
+    """Translates horizontally by 4.5% of the width, multiplied by the magnitude."""
     return _affine(image, (1.0, 0.0, magnitude / HIGHEST * 0.45 * image.width, 0.0, 1.0, 0.0))
 
 
 def translate_y(image: Image.Image, magnitude: float) -> Image.Image:
-    """Translates vertically by 4.5% of the height per unit of magnitude."""
+    """Translates vertically by 4.5% of the height, multiplied by the magnitude."""
     return _affine(image, (1.0, 0.0, 0.0, 0.0, 1.0, magnitude / HIGHEST * 0.45 * image.height))
 
 

@@ -29,7 +29,7 @@ class Listing(Table):
         self.keys = keys
 
     def encoded(self, index: int) -> tuple[bytes | Path, str]:
-        """Returns the path or the bytes of an image file, and the key of the image."""
+        """Returns the path or the bytes of an image file, and the key that names the image in messages."""
         return self.folder / self.keys[index], self.keys[index]
 
 

@@ -54,7 +54,7 @@ class Folder(EncodedSource):
         return len(self.keys)
 
     def encoded(self, index: int) -> tuple[bytes | Path, str]:
-        """Returns the path or the bytes of an image file, and the key of the image."""
+        """Returns the path or the bytes of an image file, and the key that names the image in messages."""
         return self.path / self.keys[index], self.keys[index]
 
     def label(self, index: int) -> int:

@@ -49,7 +49,7 @@ class Table(_columns.Table):
         self.images = table.select_columns([self.image]).cast_column(self.image, Image(decode=False))
 
     def encoded(self, index: int) -> tuple[bytes | Path, str]:
-        """Returns the path or the bytes of an image file, and the key of the image."""
+        """Returns the path or the bytes of an image file, and the key that names the image in messages."""
         value = self.images[index][self.image] or {}
         return value.get("bytes") or _cached(value.get("path")), f"{self.name} row {index}"
 
@@ -64,7 +64,7 @@ def _cached(path: str | None) -> Path | bytes:
 
 
 def open_source(location: str) -> dict[str, Source]:
-    """Loads a dataset and returns its splits, renamed to train, val and test.
+    """Loads a dataset and returns its splits under the names train, val and test.
 
     Raises ValueError for an unknown dataset or a missing configuration, ImportError without `datasets`.
     """

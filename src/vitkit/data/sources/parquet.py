@@ -82,7 +82,7 @@ class Parquet(Table):
         return int(self.starts[-1])
 
     def encoded(self, index: int) -> tuple[bytes | Path, str]:
-        """Returns the path or the bytes of an image file, and the key of the image."""
+        """Returns the path or the bytes of an image file, and the key that names the image in messages."""
         group = int(np.searchsorted(self.starts, index, side="right")) - 1
         value = self._group(group)[index - int(self.starts[group])].as_py()
         data = value.get("bytes") if isinstance(value, dict) else value

@@ -93,7 +93,7 @@ def open_source(location: str) -> dict[str, Source]:
 
 
 def task_splits(task: Task, found: dict[str, Source], name: str, *, seed: int | None = 0) -> TaskSplits:
-    """Returns the training, validation and test sets of a task.
+    """Returns the training, validation and test sets of a VTAB task.
 
     A split is shuffled with `seed` before it is divided, because folders are sorted by class. None keeps the
     order of the source, which is right for the records of TensorFlow Datasets, on which the benchmark is defined.
@@ -156,12 +156,12 @@ class Concatenation(Source):
         return len(self.one) + len(self.other)
 
     def read(self, index: int, **options: Unpack[ReadOptions]) -> Example:
-        """Returns an example of the source that contains the index."""
+        """Returns the example at an index. Indices of the second source follow those of the first."""
         source, inner = self._locate(index)
         return source.read(inner, **options)
 
     def label(self, index: int) -> Label:
-        """Returns a label of the source that contains the index."""
+        """Returns the label at an index. Indices of the second source follow those of the first."""
         source, inner = self._locate(index)
         return source.label(inner)
 

@@ -55,7 +55,7 @@ class WebDataset(EncodedSource):
         return len(self.images)
 
     def encoded(self, index: int) -> tuple[bytes | Path, str]:
-        """Returns the path or the bytes of an image file, and the key of the image."""
+        """Returns the path or the bytes of an image file, and the key that names the image in messages."""
         return read(*self.images[index]), self.keys[index]
 
     def label(self, index: int) -> Label:
