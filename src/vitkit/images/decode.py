@@ -72,7 +72,7 @@ if hasattr(os, "register_at_fork"):
 
 @contextmanager
 def turn(pixels: int) -> Iterator[None]:
-    """Context manager for decoding. It waits if the image is large, until no other large image is being decoded."""
+    """Context manager that lets only one large image be decoded at a time. Small images do not wait."""
     if pixels <= _LARGE:
         yield
         return
@@ -276,7 +276,7 @@ def decode_plain(header: Header) -> Image.Image:
 
 
 class OpenOptions(TypedDict, total=False):
-    """The options of `open_image`."""
+    """Options of `open_image`."""
 
     limits: Limits
     background: Color

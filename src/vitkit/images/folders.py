@@ -64,7 +64,7 @@ def unlisted(name: str, reason: str) -> Unlisted:
 
 
 def _entries(folder: str) -> Iterator[tuple[str, os.stat_result] | Unlisted]:
-    """Yields the path and status of a folder and of everything below it. What cannot be listed is `Unlisted`."""
+    """Yields the path and status of a folder and of everything below it, or `Unlisted` for what cannot be listed."""
     levels: list[_Level] = []
     path: str | None = folder
     while path is not None or levels:

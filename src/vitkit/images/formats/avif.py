@@ -37,7 +37,7 @@ def _integer(data: bytes, at: int, size: int) -> tuple[int, int]:
 
 
 def _extents(data: bytes, found: "_Meta") -> Iterator[tuple[int, int]]:
-    """Yields (start, end) of each extent in the item location box (ISO/IEC 14496-12, 8.11.3).
+    """Yields (start, end) of each extent listed in the item location box (ISO/IEC 14496-12, 8.11.3).
 
     The number of extents is bounded, because an extent may take no bytes in the box.
     """
@@ -162,7 +162,7 @@ def _check_decoder(name: Format) -> None:
 
 
 def _format(data: bytes) -> Format:
-    """Returns AVIF if the major brand is AVIF, or if it is generic and AVIF is a compatible brand; otherwise HEIF."""
+    """Returns AVIF if the major brand is AVIF, or is generic and a compatible brand is AVIF, and HEIF otherwise."""
     end = min(int.from_bytes(data[:4], "big"), 1024)
     general = data[8:12] in (b"mif1", b"msf1")
     brands = {data[8:12]} | ({data[at : at + 4] for at in range(16, end, 4)} if general else set())

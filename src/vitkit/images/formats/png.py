@@ -25,7 +25,7 @@ _DEFLATE: Final = 1032
 
 
 class _Layout(NamedTuple):
-    """The fields of the IHDR chunk."""
+    """The fields of the IHDR chunk: size in pixels, bit depth, color type and interlacing."""
 
     width: int
     height: int

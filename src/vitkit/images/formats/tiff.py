@@ -82,7 +82,7 @@ def _values(data: bytes, order: str, entry: int) -> Sequence[int] | None:
 
 
 def _read_directory(data: bytes, order: str, at: int) -> tuple[_Tags, int]:
-    """Returns the integer tags of the directory at a position, and the position of the next directory.
+    """Returns the tags with integer values in the directory at a position, and the position of the next directory.
 
     The profile is returned as its position and size.
     """
