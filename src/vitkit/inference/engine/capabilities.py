@@ -44,7 +44,7 @@ class Capabilities:
 
 
 def capabilities(device: torch.device) -> Capabilities:
-    """Returns the capabilities of a torch device."""
+    """Returns the hardware features of a torch device."""
     if device.type == "cuda":
         # bfloat16 since Ampere (8.0), float8 since Ada (8.9), float16 on every GPU that torch supports.
         version, name = torch.cuda.get_device_capability(device), torch.cuda.get_device_name(device)

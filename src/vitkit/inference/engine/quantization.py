@@ -118,7 +118,7 @@ class InputObserver:
             self.rows.append(flat[::step].clone())
 
     def copy(self) -> "InputObserver":
-        """Returns a copy. Its tensors are not inference tensors if it is made outside of inference mode."""
+        """Returns a copy. Outside of inference mode, the copy contains no inference tensors."""
         low, high = (None if end is None else end.clone() for end in (self.low, self.high))
         return InputObserver([part.clone() for part in self.rows], low, high)
 
@@ -158,7 +158,7 @@ def observe(model: Backbone) -> dict[str, InputObserver]:
 def smooth(
     block: Block, prefix: str, observers: Mapping[str, InputObserver], strength: float = 0.5
 ) -> dict[str, Tensor]:
-    """Moves large input channels into the weights in place (SmoothQuant). Returns the divisors by layer name.
+    """Scales large input channels down and their weights up, in place (SmoothQuant). Returns the divisors by layer.
 
     The divisor of a channel is max|x|^strength / max|w|^(1 - strength) (Xiao et al. 2023, "SmoothQuant", equation 4).
     It is folded into the LayerNorm before the layer, for the projection into the values, so that the outputs of the
