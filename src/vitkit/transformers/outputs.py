@@ -68,7 +68,7 @@ LayerOutputs = tuple[Tensor | None, ...] | None
 
 @dataclass
 class BaseModelOutputWithPooling(ModelOutput):
-    """Model output: final tokens (b, n, d), pooled class token (b, d) and layer outputs.
+    """Model output: final tokens (b, n, d), pooled class token (b, d), hidden states and attention weights.
 
     `hidden_states` contains the input of every layer and the output of the last one, before the final norm (b, n, d);
     `attentions` contains the attention weights of every layer (b, h, n, n). Entries of unselected layers are None.
@@ -82,7 +82,7 @@ class BaseModelOutputWithPooling(ModelOutput):
 
 @dataclass
 class ImageClassifierOutput(ModelOutput):
-    """Model output: loss (if labels were given), logits (b, classes) and layer outputs.
+    """Model output: loss (if labels were given), logits (b, classes), hidden states and attention weights.
 
     Layer outputs are those of `BaseModelOutputWithPooling`.
     """
@@ -95,7 +95,7 @@ class ImageClassifierOutput(ModelOutput):
 
 @dataclass
 class MaskedImageModelingOutput(ModelOutput):
-    """Model output: loss (if a mask was given), reconstruction (b, c, height, width) and layer outputs.
+    """Model output: loss (if a mask was given), reconstructed images, hidden states and attention weights.
 
     Layer outputs are those of `BaseModelOutputWithPooling`.
     """
