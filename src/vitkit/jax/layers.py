@@ -16,7 +16,7 @@ Grid = tuple[int, int]
 
 
 def sincos2d(grid: Grid, width: int, *, temperature: float = 10_000.0) -> Float[np.ndarray, "n d"]:
-    """Returns fixed sine-cosine position embeddings in the order of MoCo v3 and big_vision.
+    """Returns fixed sine-cosine position embeddings, with the channels ordered as in MoCo v3 and big_vision.
 
     x is the column.
     """

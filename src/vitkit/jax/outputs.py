@@ -76,7 +76,7 @@ class Output:
         return key in self.keys()
 
     def __iter__(self) -> Iterator[str]:
-        """Iterates over the names, like a dict."""
+        """Iterates over the names of the fields that are not None."""
         return iter(self.keys())
 
     def __len__(self) -> int:

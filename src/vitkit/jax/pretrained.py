@@ -78,7 +78,7 @@ def _huggingface_folder(source: str | os.PathLike[str]) -> Path | None:
 
 
 def _read_huggingface(folder: Path) -> tuple[JsonDict, Flat]:
-    """Reads `config.json` and the weights. Names may be those of transformers 4 or 5; weights may be sharded."""
+    """Reads `config.json` and the weights, which may be sharded. Names may be those of transformers 4 or 5."""
     index = folder / "model.safetensors.index.json"
     single = folder / "model.safetensors"
     parts = [single.name] if single.exists() else sorted(set(json.loads(index.read_text())["weight_map"].values()))
