@@ -1,4 +1,4 @@
-"""Runs the `vitkit` command as `python -m vitkit`, which is how torchrun starts it."""
+"""Runs the `vitkit` command as `python -m vitkit`, the form that torchrun needs."""
 
 import sys
 

@@ -141,7 +141,7 @@ def remove_folder(path: Path) -> None:
 
 @contextmanager
 def new_file_mode(path: Path) -> Iterator[None]:
-    """Gives a file written in the context the default permissions. safetensors makes it readable only by its owner."""
+    """Context manager that gives a new file the default permissions. safetensors would restrict them to the owner."""
     path.touch()
     mode = stat.S_IMODE(path.stat().st_mode)
     yield
@@ -162,7 +162,7 @@ def flush(path: Path) -> None:
 
 @contextmanager
 def system_errors(target: Path) -> Iterator[None]:
-    """Raises an OSError that names the target if a write fails for a system reason, such as a full disk."""
+    """Context manager that raises an OSError naming the target if a write fails, such as on a full disk."""
     try:
         yield
     except Exception as error:

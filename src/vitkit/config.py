@@ -1,4 +1,4 @@
-"""Strict conversion of frozen dataclasses to JSON and back, with dotted overrides.
+"""Converts frozen dataclasses to JSON and back, with strict type checks and overrides such as `optimizer.lr=1e-3`.
 
 Level 0. Every config of vitkit (model, processor, run) is a frozen, keyword-only dataclass of plain values, and only
 this module reads and writes their JSON form. An unknown key, a missing key or a value of another type is a `ValueError`
@@ -25,7 +25,7 @@ from typing import (
 
 @runtime_checkable
 class Dataclass(Protocol):
-    """Any dataclass instance, such as a config."""
+    """Protocol for any dataclass instance, such as a config."""
 
     __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[object]]]
 

@@ -81,7 +81,7 @@ def wrap(module: nn.Module, kind: Kind = "none") -> nn.Module:
 
 
 def no_sync(module: nn.Module) -> AbstractContextManager[None]:
-    """Returns a context manager that disables gradient synchronization, for all micro-batches except the last."""
+    """Returns a context manager that disables gradient synchronization. Used for all micro-batches except the last."""
     return module.no_sync() if isinstance(module, nn.parallel.DistributedDataParallel) else nullcontext()
 
 
@@ -109,7 +109,7 @@ def all_reduce_max(number: int) -> int:
 
 
 def all_reduce_sum(*numbers: int) -> list[int]:
-    """Returns the sums of the numbers over all processes. All sums use one all-reduce."""
+    """Returns the sum of each number over all processes. All sums use one all-reduce."""
     if world_size() == 1:
         return list(numbers)
     tensor = torch.tensor(numbers, device=_own_device())
@@ -179,7 +179,7 @@ def all_gather(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def full(value: Any) -> Any:
-    """Replaces sharded tensors in nested containers with full tensors. All processes must call this."""
+    """Replaces sharded tensors in nested containers with full (unsharded) tensors. All processes must call this."""
     if world_size() == 1:
         return value
     if isinstance(value, dict):
@@ -190,7 +190,7 @@ def full(value: Any) -> Any:
 
 
 def is_shard(value: Tensor) -> bool:
-    """Returns whether a tensor is a shard of a distributed tensor."""
+    """Returns whether a tensor is a DTensor, of which this process stores only a shard."""
     return hasattr(value, "device_mesh")
 
 

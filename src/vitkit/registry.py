@@ -14,7 +14,7 @@ from vitkit.config import nearest
 
 
 class Registry:
-    """Registry of the modules in a package that implement one kind of component. Their file names are the names.
+    """Registry of the modules in a package that implement one kind of component. Modules are named by their files.
 
     Args:
         package: Dotted name of the package, usually `__name__` of its `__init__.py`.
@@ -30,7 +30,7 @@ class Registry:
         self.exclude = frozenset(exclude)
 
     def names(self) -> list[str]:
-        """Returns the sorted names without importing the modules."""
+        """Returns the sorted names of the modules. No module is imported."""
         modules = pkgutil.iter_modules(import_module(self.package).__path__)
         names = {module.name for module in modules if not module.name.startswith("_")}
         return sorted(names - self.exclude)
