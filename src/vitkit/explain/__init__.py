@@ -1,4 +1,4 @@
-"""Explanations of a model's predictions; each method is a file with an `explain` function.
+"""Explanations of a model: attention maps, rollout, filters and others. Each method is a module with `explain`.
 
 An explanation consists of arrays and a `Drawing` of them. Each file also contains the tensor functions of its method
 (`rollout.rollout`, `distance.attention_distance`, ...). They use only `TokenBackbone`, its blocks and `Features`. A
@@ -30,7 +30,7 @@ _METHODS = Registry(__name__, "explanation", ("explain",), exclude=("drawings",)
 
 @dataclass(frozen=True)
 class ExplainInputs:
-    """A model and the images to explain.
+    """Inputs of an explanation method: a model, preprocessed images, and the same images for display.
 
     `pixels` are the preprocessed images on the model's device. `images` show the same parts of the images at a higher
     resolution, for display. Explanations of the weights alone need no image.
@@ -44,7 +44,7 @@ class ExplainInputs:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Result of an explanation method: named arrays and a drawing of these arrays."""
+    """Result of an explanation method: named arrays, and a drawing that shows them."""
 
     arrays: Mapping[str, np.ndarray]
     drawing: Drawing
@@ -54,7 +54,7 @@ class Explanation:
         _plots.save(_plots.draw(self.drawing), path)
 
     def save_arrays(self, path: str | os.PathLike[str]) -> None:
-        """Saves the arrays as an .npz file. Raises ValueError if the path has another suffix."""
+        """Saves the arrays as a NumPy .npz file. Raises ValueError if the path has another suffix."""
         if Path(path).suffix != ".npz":
             raise ValueError(f"arrays are saved as an .npz file, not '{os.fspath(path)}'")
         atomic.write_file(Path(path), self._compress)

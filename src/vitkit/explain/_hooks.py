@@ -1,4 +1,4 @@
-"""Captures attention weights during a forward pass and converts them to patch maps."""
+"""Captures attention weights during a forward pass, and converts them to maps with one value per patch."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ BATCH = 8
 
 
 def token_backbone(model: Backbone) -> TokenBackbone:
-    """Returns the model. Raises ValueError if the model has no blocks with `attention_weights`."""
+    """Returns the model as a `TokenBackbone`. Raises ValueError if its blocks do not compute attention weights."""
     if not isinstance(model, TokenBackbone):
         raise ValueError(
             f"{type(model).__name__} has convolutional stages instead of encoder blocks over tokens, so there is no "
@@ -31,7 +31,7 @@ def token_backbone(model: Backbone) -> TokenBackbone:
 
 
 def find_layers(model: TokenBackbone, layers: Sequence[int] | None) -> list[int]:
-    """Returns sorted block indices; negative indices count from the end, and None means all blocks."""
+    """Returns sorted, non-negative block indices. Negative `layers` count from the end, and None is all blocks."""
     depth = len(model.blocks)
     if layers is None:
         return list(range(depth))
@@ -43,7 +43,7 @@ def find_layers(model: TokenBackbone, layers: Sequence[int] | None) -> list[int]
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Context manager that sets the model to eval mode and restores the mode of every module on exit."""
+    """Context manager that sets a model to evaluation mode, and restores the mode of every module on exit."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
@@ -59,7 +59,7 @@ def capture_attention(
     callback: Callable[[int, Float[Tensor, "b h n n"], Features], None],
     layers: Sequence[int] | None = None,
 ) -> Features:
-    """Runs the model, calls `callback` for the given layers, and returns the final features.
+    """Runs the model, calls `callback` with the attention weights of the given layers, and returns the features.
 
     The arguments of `callback` are the layer, its attention weights and the embedded images. Weights are float32, and
     `embedded` is the input of the first block. The weights are computed from the input of a block in addition to its
@@ -88,14 +88,14 @@ def capture_attention(
 
 
 def find_query(model: TokenBackbone, features: Features) -> Query:
-    """Returns `class` if the head uses the class token, otherwise `patches`."""
+    """Returns which tokens' attention to show: `class` if the head reads the class token, otherwise `patches`."""
     pooled = getattr(model.config, "pool", "token") in ("gap", "map")
     has_class = features.num_special > 0 and getattr(model.config, "class_token", True)
     return "class" if has_class and not pooled else "patches"
 
 
 def patch_map(weights: Float[Tensor, "*b n n"], features: Features, query: Query) -> Float[Tensor, "*b rows columns"]:
-    """Returns the attention from the class token, or on average from all patches, to each patch.
+    """Returns the attention to each patch, from the class token or averaged over all patches, as a map.
 
     Rows of `weights` are queries, columns are keys.
     """
@@ -105,5 +105,5 @@ def patch_map(weights: Float[Tensor, "*b n n"], features: Features, query: Query
 
 
 def query_name(query: Query) -> str:
-    """Returns a description of the query for plot titles."""
+    """Returns a description of the query tokens of an attention map, for plot titles."""
     return "the class token" if query == "class" else "all patches (mean: the head reads no class token)"

@@ -1,4 +1,4 @@
-"""Prepares images for explanations: the input of the model, and the same crop for display."""
+"""Prepares images for explanations: preprocessed for the model, and with the same crop for display."""
 
 import dataclasses
 import os
@@ -20,7 +20,7 @@ DISPLAY_SIDE = 512
 
 
 def read(model: Backbone, processor: Processor, images: Sequence[object], labels: Sequence[str] = ()) -> ExplainInputs:
-    """Creates inputs from a model and images (paths, bytes, PIL images, arrays or tensors).
+    """Reads and preprocesses images (paths, bytes, PIL images, arrays or tensors) for an explanation of a model.
 
     Raises `ImageError` for an image that cannot be read, and ValueError if the images differ in shape after
     preprocessing.
@@ -32,7 +32,7 @@ def read(model: Backbone, processor: Processor, images: Sequence[object], labels
 
 
 def _crop_to_patches(model: Backbone, pixels: Tensor, image: Image.Image) -> Image.Image:
-    """Crops incomplete patches at the right and bottom, which the model ignores."""
+    """Crops the right and bottom border of an image that does not fill a patch, which the model ignores."""
     if not isinstance(model, TokenBackbone):
         return image
     height, width = (
@@ -42,7 +42,7 @@ def _crop_to_patches(model: Backbone, pixels: Tensor, image: Image.Image) -> Ima
 
 
 def original(processor: Processor, image: object, limits: Limits = DEFAULT_LIMITS) -> AnyImage:
-    """Returns an image in its size with the channels of the model. Raises ImageError that names the image."""
+    """Reads an image at its full size, with the channels of the model. An ImageError contains the image's name."""
     try:
         if isinstance(image, Unlisted):
             raise image.error
@@ -55,7 +55,7 @@ def original(processor: Processor, image: object, limits: Limits = DEFAULT_LIMIT
 def readable(
     processor: Processor, images: Sequence[object], limits: Limits = DEFAULT_LIMITS
 ) -> tuple[list[AnyImage], list[ImageError]]:
-    """Returns the images that can be read, and the errors of the others, which name them."""
+    """Returns the images that can be read, and an error with the name of each other image."""
     found: list[AnyImage] = []
     errors: list[ImageError] = []
     for image in images:
@@ -67,7 +67,7 @@ def readable(
 
 
 def large_view(processor: Processor, original: AnyImage) -> Image.Image:
-    """Returns the part of an image that the model sees, undistorted, at `DISPLAY_SIDE` pixels.
+    """Returns the part of an image that the model sees, at about `DISPLAY_SIDE` pixels and without distortion.
 
     Of other channels than RGB and grayscale it shows the first three, or the first if there are two.
     """
@@ -91,13 +91,13 @@ def _to_side(image: Image.Image) -> Image.Image:
 
 
 def require_images(subject: ExplainInputs) -> None:
-    """Raises ValueError if there are no images."""
+    """Raises ValueError if the inputs contain no image."""
     if subject.pixels.shape[0] == 0:
         raise ValueError("this explanation needs at least one image")
 
 
 def top_classes(subject: ExplainInputs) -> tuple[str, ...]:
-    """Returns a caption for each image: the predicted class and its score, or the value of the first target.
+    """Returns a caption for each image: the predicted class with its score, or the value of the first target.
 
     The captions of a model without classes are empty.
     """

@@ -1,4 +1,4 @@
-"""Matplotlib figures of explanations, without pyplot's global state."""
+"""Draws explanations as Matplotlib figures, without the global state of pyplot."""
 
 import os
 import textwrap
@@ -40,7 +40,7 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> None:
 
 
 def blank(width: float, height: float, title: str) -> tuple[Figure, float]:
-    """Returns a white figure with a title, and the total height in inches, including the title."""
+    """Returns an empty figure with a title, and its total height in inches, including the title."""
     # About nine and a half bold letters fit in an inch.
     lines = textwrap.wrap(title, max(1, int(9.5 * (width - 2 * MARGIN)))) or [""]
     total = height + TITLE + 0.22 * (len(lines) - 1)
@@ -53,7 +53,7 @@ def blank(width: float, height: float, title: str) -> tuple[Figure, float]:
 
 @singledispatch
 def draw(drawing: object) -> Figure:
-    """Returns the figure of a drawing."""
+    """Draws a `drawing`, such as `Overlay` or `Curves`, as a Matplotlib figure."""
     raise TypeError(f"cannot draw a {type(drawing).__name__}; expected a drawing from vitkit.explain")
 
 
@@ -98,7 +98,7 @@ def _short(text: str, most: int = 38) -> str:
 def overlay(
     image: Image.Image, values: Float[np.ndarray, "rows columns *rgb"], style: str = "heat"
 ) -> Float[np.ndarray, "height width 3"]:
-    """Draws a patch map over an image in a style of `Map`, and returns RGB values between 0 and 1."""
+    """Draws a patch map over an image in one of the styles of `Map`. Returns RGB values between 0 and 1."""
     if style == "rgb":
         pixels = Image.fromarray((values * 255).round().astype(np.uint8))
         return np.asarray(pixels.resize(image.size, Image.Resampling.NEAREST), dtype=np.float32) / 255
@@ -118,7 +118,7 @@ def overlay(
 
 
 def _scale(values: np.ndarray, style: str) -> np.ndarray:
-    """Scales a map to the range from 0 to 1.
+    """Scales the values of a map linearly to the range from 0 to 1.
 
     Heat ranges from the minimum, because rollout is positive everywhere, to the 98th percentile, because single patches
     can have very high values. Light is relative to the maximum, as in the paper.

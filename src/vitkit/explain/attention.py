@@ -25,7 +25,7 @@ from vitkit.models import Backbone
 
 @dataclass(frozen=True)
 class AttentionMaps:
-    """Attention weights of some layers; `weights[i]` of shape (b, h, n, n) is from block `layers[i]`.
+    """Attention weights of some layers. `weights[i]`, of shape (b, h, n, n), is from block `layers[i]`.
 
     Rows are queries and sum to one; tokens are in the order of `Features`. `query` is the token or the tokens that the
     head reads.
@@ -38,14 +38,14 @@ class AttentionMaps:
 
     @property
     def maps(self) -> Float[Tensor, "b layers h rows columns"]:
-        """Returns the attention from the query (class token or mean over patches) to each patch."""
+        """Attention to each patch, from the class token or averaged over all patches."""
         return torch.stack([patch_map(weights, self.features, self.query) for weights in self.weights], dim=1)
 
 
 def attention_maps(
     model: Backbone, images: Float[Tensor, "b c height width"], layers: Sequence[int] | None = None
 ) -> AttentionMaps:
-    """Returns the float32 attention weights of the given layers, or of all layers for None.
+    """Returns the float32 attention weights of the given layers, or of all layers if `layers` is None.
 
     Other layers use the fused kernel. Raises ValueError for a layer index out of range and for a model without
     attention between patches.
@@ -57,7 +57,7 @@ def attention_maps(
 
 
 def explain(subject: ExplainInputs, *, layer: int | None = None, head: int | None = None) -> Explanation:
-    """Creates attention maps of all heads in a layer, of one head in all layers, or of one head.
+    """Shows attention maps: of all heads in a layer, of one head in all layers, or of one head in one layer.
 
     Without `layer` and `head`, shows all heads of the last layer.
 

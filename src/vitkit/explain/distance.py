@@ -1,4 +1,4 @@
-"""Mean attention distance of every head in each layer (ViT paper, Figures 7 right and 11)."""
+"""Mean attention distance of every head in every layer (ViT paper, Figures 7 right and 11)."""
 
 import torch
 from jaxtyping import Float
@@ -12,7 +12,7 @@ from vitkit.models import Backbone
 
 
 def patch_distances(grid: tuple[int, int], patch_size: tuple[int, int]) -> Float[Tensor, "p p"]:
-    """Returns the Euclidean distances in pixels between all patch centers, in row-major order."""
+    """Returns the Euclidean distances in pixels between the centers of all patches, in row-major order."""
     rows, columns = (
         torch.arange(size, dtype=torch.float32) * step for size, step in zip(grid, patch_size, strict=True)
     )
@@ -23,7 +23,7 @@ def patch_distances(grid: tuple[int, int], patch_size: tuple[int, int]) -> Float
 def attention_distance(
     weights: Float[Tensor, "b h n n"], grid: tuple[int, int], patch_size: tuple[int, int]
 ) -> Float[Tensor, "b h"]:
-    """Returns the mean attention distance in pixels, weighted by attention.
+    """Returns the mean distance in pixels between query and key patches, weighted by the attention.
 
     As a loop: `sum(weight[i, j] * distance(i, j) for j in patches)`, averaged over i in patches. Special tokens are
     removed without renormalizing, so attention to the class token counts as distance zero.
@@ -35,7 +35,7 @@ def attention_distance(
 
 
 def distances_by_layer(model: Backbone, images: Float[Tensor, "b c height width"]) -> Float[Tensor, "b layers h"]:
-    """Returns the mean attention distance for every image, layer and head."""
+    """Returns the mean attention distance in pixels for every image, layer and head."""
     patch_size = token_backbone(model).config.patch_size
     per_image: list[Tensor] = []
 
@@ -50,7 +50,7 @@ def distances_by_layer(model: Backbone, images: Float[Tensor, "b c height width"
 
 
 def explain(subject: ExplainInputs) -> Explanation:
-    """Plots the mean attention distance over all images (128 in the paper), with one point per head.
+    """Plots the attention distance of each head, averaged over all images (128 in the paper), against the layer.
 
     Arrays: `distance` (layers, heads) in pixels; `per_image` (b, layers, heads); `uniform`, the distance of uniform
     attention.

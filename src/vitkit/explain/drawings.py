@@ -10,7 +10,7 @@ from PIL import Image
 
 @dataclass(frozen=True)
 class Map:
-    """One value per patch of each image, displayed over the image.
+    """A map with one value (or color) per patch of each image, which is drawn over the image.
 
     Style `heat` is a heat map, `light` multiplies the image by the map (ViT paper, Figure 6), and `mask` shows the
     patches above zero. Style `rgb` shows three values from 0 to 1 per patch as a color, without the image.
@@ -23,7 +23,7 @@ class Map:
 
 @dataclass(frozen=True)
 class Overlay:
-    """A grid with one row per image: the image and its maps."""
+    """A figure with one row per image, which shows the image and its maps."""
 
     title: str
     images: tuple[Image.Image, ...]
@@ -33,7 +33,7 @@ class Overlay:
 
 @dataclass(frozen=True)
 class Tiles:
-    """A grid of small images with scalar values from `low` to 1 or RGB values in 0..1."""
+    """A grid of small images, with scalar values from `low` to 1 or RGB values from 0 to 1."""
 
     title: str
     tiles: Float[np.ndarray, "down across rows columns *rgb"]
@@ -45,7 +45,7 @@ class Tiles:
 
 @dataclass(frozen=True)
 class Dots:
-    """A scatter plot of one value per head and layer; `uniform` is the value for uniform attention."""
+    """A scatter plot of one value per head and layer. `uniform` is the value that uniform attention has."""
 
     title: str
     values: Float[np.ndarray, "layers heads"]
@@ -55,7 +55,7 @@ class Dots:
 
 @dataclass(frozen=True)
 class Curve:
-    """A series of points; `spread` is half the error bar length, and `joined` connects the points."""
+    """A series of points in a plot. `spread` is half the length of the error bars. `joined` connects the points."""
 
     name: str
     x: tuple[float, ...]
@@ -66,7 +66,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Curves:
-    """A line plot of several series; if `x_names` is given, x values are indices into `x_names`."""
+    """A line plot of several series. If `x_names` is given, x values are indices into it."""
 
     title: str
     x_label: str

@@ -16,7 +16,7 @@ from vitkit.models import Backbone
 def principal_filters(
     weight: Float[Tensor, "d c rows columns"], number: int
 ) -> tuple[Float[Tensor, "number c rows columns"], Float[Tensor, " number"]]:
-    """Returns the first principal components of filters and their explained variance ratios.
+    """Returns the first principal components of convolution filters, and their explained variance ratios.
 
     Components are unit vectors, sorted by variance; the entry with the largest magnitude is positive. The mean filter
     is subtracted first. Raises ValueError if `number` exceeds the number of components.
@@ -33,7 +33,7 @@ def principal_filters(
 
 
 def rgb_filters(model: Backbone, number: int = 28) -> tuple[Float[Tensor, "number c rows columns"], Tensor]:
-    """Returns the `principal_filters` of a model's patch projection.
+    """Returns the first principal components of the patch embedding filters of a model, and their variance ratios.
 
     Raises ValueError for a model whose patch projection does not read the image, such as a hybrid.
     """
@@ -47,7 +47,7 @@ def rgb_filters(model: Backbone, number: int = 28) -> tuple[Float[Tensor, "numbe
 
 
 def explain(subject: ExplainInputs, *, number: int = 28) -> Explanation:
-    """Shows the first `number` principal components (28 in the paper) as small images; gray is zero.
+    """Shows the first `number` principal components (28 in the paper) as small images, in which gray is zero.
 
     Arrays: `filters` (number, channels, rows, columns), unit vectors; `variance`, the explained variance ratio of each.
     """

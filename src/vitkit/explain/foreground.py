@@ -11,7 +11,7 @@ from vitkit.explain.attention import attention_maps
 
 
 def foreground_mask(attention: Float[Tensor, "*b rows columns"], share: float = 0.6) -> Bool[Tensor, "*b rows columns"]:
-    """Returns the smallest set of patches with at least the fraction `share` of the sum of each map.
+    """Returns, for each map, the smallest set of patches with at least the fraction `share` of its attention.
 
     As a loop: drop the patch with the least attention while the dropped attention is at most 1 - share of the total.
     Raises ValueError for a fraction outside (0, 1].
@@ -26,7 +26,7 @@ def foreground_mask(attention: Float[Tensor, "*b rows columns"], share: float = 
 
 
 def explain(subject: ExplainInputs, *, layer: int = -1, head: int | None = None, share: float = 0.6) -> Explanation:
-    """Creates foreground masks of one layer, for one head or for all heads and their mean.
+    """Shows the foreground masks of a layer, for one head or for all heads and the mean over heads.
 
     Arrays: `masks` (b, heads, rows, columns), bool; `mean_mask` (b, rows, columns); `maps`, the attention maps.
     """

@@ -1,4 +1,4 @@
-"""Gradient-weighted class attention: the patches that support a class.
+"""Gradient-weighted attention, which shows the patches that support a class.
 
 The rule of Chefer, Gur and Wolf 2021, "Generic Attention-model Explainability", equations 5-6, for self-attention:
 
@@ -34,7 +34,7 @@ Block = Any
 def class_attention(
     model: Backbone, image: Float[Tensor, "b c height width"], classes: Sequence[int] | None = None
 ) -> tuple[Float[Tensor, "b n n"], list[int], Features]:
-    """Returns the relevancy (R minus the identity) of one class per image, the classes and the embeddings.
+    """Returns the relevancy matrix for one class per image (without the identity), the classes and the embeddings.
 
     `classes` is one class index per image; None takes the predicted class. The gradients of different images are
     independent. Raises ValueError for a model without classes, a class index out of range, and a model without
@@ -112,7 +112,7 @@ def _relevance(model: TokenBackbone, inputs: list[Arguments], gradients: Sequenc
 def weight_gradient(
     block: Block, tokens: Float[Tensor, "b n d"], after: Float[Tensor, "b n d"]
 ) -> Float[Tensor, "b h n n"]:
-    """Returns the gradient with respect to a block's attention weights.
+    """Returns the gradient of the class logits with respect to the attention weights of a block.
 
     `tokens` is the input of the block, and `after` is the gradient with respect to the residual stream after attention.
     Projection and layer scale are linear, so their gradient does not depend on their input.
@@ -128,7 +128,7 @@ def weight_gradient(
 
 
 def explain(subject: ExplainInputs, *, label: str | int | None = None) -> Explanation:
-    """Creates maps of the patches that support the class `label` or the predicted class.
+    """Shows the patches that support the class `label`, or the predicted class without a label.
 
     Arrays: `classes` (b,); `maps` (b, rows, columns).
     """
@@ -155,7 +155,7 @@ def explain(subject: ExplainInputs, *, label: str | int | None = None) -> Explan
 
 
 def _class_index(subject: ExplainInputs, label: str | int) -> int:
-    """Returns the index of a class that is given as an index, a label, or a name within a label."""
+    """Returns the index of a class, which is given as an index, a label, or one of the names in a label."""
     if isinstance(label, int) or label.lstrip("-").isdigit():
         return int(label)
     wanted = label.lower().strip()

@@ -1,4 +1,4 @@
-"""Principal components of patch features as colors (DINOv2, Oquab et al. 2023, Figure 1).
+"""Principal components of patch features, shown as colors (DINOv2, Oquab et al. 2023, Figure 1).
 
 The first component over the patches of all images separates the foreground from the background. The first three
 components over the foreground patches are the red, green and blue of each patch, so that parts of objects with similar
@@ -21,7 +21,7 @@ MIN_PATCHES = 8
 def patch_features(
     model: Backbone, images: Float[Tensor, "b c height width"], layer: int = -1
 ) -> Float[Tensor, "b rows columns d"]:
-    """Returns the features of all patches after a block (a stage of a convolutional network) and the final norm."""
+    """Returns the features of all patches after a block (or a stage of a convolutional network) and the final norm."""
     maps = []
     with eval_mode(model), torch.no_grad():
         for batch in images.split(BATCH):
@@ -33,7 +33,7 @@ def patch_features(
 def principal_components(
     vectors: Float[Tensor, "n d"], number: int = 3
 ) -> tuple[Float[Tensor, "d number"], Float[Tensor, " number"]]:
-    """Returns the principal axes of vectors as columns, and the fractions of the variance along them.
+    """Returns the principal axes of vectors as columns, and the explained variance ratio of each axis.
 
     The largest absolute entry of every axis is positive, which makes the signs unique. Missing axes of vectors with
     fewer than `number` entries are zero.
@@ -49,9 +49,10 @@ def principal_components(
 
 
 def foreground_patches(features: Float[Tensor, "b rows columns d"]) -> Bool[Tensor, "b rows columns"]:
-    """Returns the patches above the mean of the first component, whose sign is positive inside the images.
+    """Returns the foreground patches, whose first principal component is above the mean.
 
-    Objects rarely fill the border of a photo, so the border has a lower mean than the inside.
+    The sign of the component is such that the border of the images has a lower mean than the inside, because objects
+    rarely fill the border of a photo.
     """
     vectors = features.flatten(0, 2).double()
     axes, _ = principal_components(vectors, 1)
@@ -66,7 +67,7 @@ def foreground_patches(features: Float[Tensor, "b rows columns d"]) -> Bool[Tens
 def component_colors(
     features: Float[Tensor, "b rows columns d"], foreground: Bool[Tensor, "b rows columns"]
 ) -> tuple[Float[Tensor, "b rows columns 3"], Float[Tensor, " 3"]]:
-    """Returns the first three components of the foreground patches, scaled to 0..1, and their fractions of variance.
+    """Returns the first three components of foreground patches as RGB values, and their explained variance ratios.
 
     Other patches are zero (black). The range of a component is that of the foreground patches of all images.
     """
@@ -80,7 +81,7 @@ def component_colors(
 
 
 def explain(subject: ExplainInputs, *, layer: int = -1, all_patches: bool = False) -> Explanation:
-    """Colors the patches of all images by the principal components of their features.
+    """Shows the patches of all images in colors, which are the principal components of their features.
 
     `all_patches` colors the background, too. Arrays: `colors` (b, rows, columns, 3) from 0 to 1; `foreground` (b, rows,
     columns); `variance`, the fractions of the variance of the three components.

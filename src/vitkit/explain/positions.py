@@ -15,7 +15,7 @@ MAX_TILES = 16
 
 
 def position_similarity(model: Backbone) -> Float[Tensor, "rows columns rows columns"]:
-    """Returns the cosine similarities of all position embeddings at the native image size.
+    """Returns the cosine similarities between the position embeddings of all patches, at the native image size.
 
     Raises ValueError for a model without tokens and for one that adds no position embedding to its patches.
     """
@@ -34,7 +34,7 @@ def position_similarity(model: Backbone) -> Float[Tensor, "rows columns rows col
 
 
 def explain(subject: ExplainInputs) -> Explanation:
-    """Draws one tile per patch: the similarity of its position embedding to all position embeddings.
+    """Shows a tile for each patch: the cosine similarity of its position embedding to those of all patches.
 
     Arrays: `similarity` (rows, columns, rows, columns).
     """

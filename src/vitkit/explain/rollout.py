@@ -18,7 +18,7 @@ Fusion = Literal["mean", "max", "min"]
 def step(
     weights: Float[Tensor, "b h n n"], *, fusion: Fusion = "mean", discard: float = 0.0, num_special: int = 0
 ) -> Float[Tensor, "b n n"]:
-    """Returns the mixing matrix of a layer: fused heads plus the identity, with rows that sum to one.
+    """Returns the attention of a layer, fused over heads, plus the identity. Rows are normalized to a sum of one.
 
     `discard` first sets this fraction of the smallest fused weights to zero, per image; weights of special tokens as
     keys are not changed. Abnar and Zuidema 2020, "Quantifying Attention Flow in Transformers", fuse by the mean and
@@ -47,7 +47,7 @@ def rollout(
     fusion: Fusion = "mean",
     discard: float = 0.0,
 ) -> tuple[Float[Tensor, "b n n"], Features]:
-    """Returns the attention rollout up to `layer`, and the final features.
+    """Returns the attention rollout of the layers up to `layer`, and the final features of the images.
 
     The rollout is the product of the attention matrices of the layers, each with its residual connection.
 
@@ -67,7 +67,7 @@ def rollout(
 
 
 def explain(subject: ExplainInputs, *, layer: int = -1, fusion: Fusion = "mean", discard: float = 0.0) -> Explanation:
-    """Draws the rollout from the first layer to `layer` as a heat map and as in the paper's Figure 6.
+    """Shows the attention rollout up to `layer`, as a heat map and as in Figure 6 of the ViT paper.
 
     Arrays: `rollout` (b, n, n) with output tokens in rows; `maps` (b, rows, columns).
     """
