@@ -1,4 +1,4 @@
-"""Evaluators compute named metrics of a model; each file defines one `evaluate` function.
+"""Evaluators, which compute named metrics of a model. Each evaluator is a module with an `evaluate` function.
 
 An evaluator is a file with a function `evaluate(subject) -> {name: number}`. The subject contains the model and the
 images; it runs the model once for all evaluators. To add an evaluator, add a file. An evaluator with an argument takes
@@ -34,7 +34,7 @@ _EVALUATORS = Registry(__name__, "evaluator", ("evaluate",), exclude=("protocol"
 
 @dataclass(frozen=True)
 class Predictions:
-    """Logits and targets of images in float32 on the CPU; `keys` are the image names, `task` decodes the logits."""
+    """Logits and targets of images, in float32 on the CPU, with the image names `keys` and the task of the model."""
 
     logits: Float[Tensor, "n classes"]
     targets: Float[Tensor, "n classes"]
@@ -43,25 +43,25 @@ class Predictions:
 
     @cached_property
     def scores(self) -> Float[Tensor, "n classes"]:
-        """Probabilities, or the predicted values of a regression in float64."""
+        """Probabilities of the classes. For a regression, the predicted values in float64."""
         return self.task.scores(self.logits.double() if self.task.regression else self.logits)
 
 
 @dataclass(frozen=True)
 class Representations:
-    """Pooled features (inputs of the head) and targets of labeled images, in float32 on the CPU."""
+    """Representations (inputs of the head) and targets of labeled images, in float32 on the CPU."""
 
     vectors: Float[Tensor, "n d"]
     targets: Float[Tensor, "n classes"]
 
     @property
     def labels(self) -> Int[Tensor, " n"]:
-        """Class index of each image; the first index if an image has several labels."""
+        """Class index of each image. For an image with several labels, it is the first index."""
         return self.targets.argmax(dim=1)
 
 
 class ModelOutputs:
-    """A model, labeled images, and the model's outputs, which are computed once for all evaluators.
+    """Input of the evaluators: a model, labeled images, and the model outputs, computed once for all evaluators.
 
     `batches` returns the evaluation images, and `training` the training images of evaluators that train a classifier;
     the columns of the targets are `classes`. `processor` is the preprocessing of the images, for evaluators that apply
@@ -97,7 +97,7 @@ class ModelOutputs:
 
     @cached_property
     def predictions(self) -> Predictions:
-        """Logits of all images, in order. Raises ValueError if the number of classes is wrong."""
+        """Predictions for all images, in order. Raises ValueError if the model and the images differ in classes."""
         if self.model.config.num_classes == 0:
             raise ValueError("the model has no classes; evaluate it with knn, fewshot or probe")
         logits, targets = self._outputs.logits, self._outputs.targets
@@ -115,7 +115,7 @@ class ModelOutputs:
 
     @cached_property
     def vectors(self) -> Float[Tensor, "n d"]:
-        """Representations of all evaluation images, with and without labels, in order."""
+        """Representations of all evaluation images, with or without labels, in order."""
         return self._outputs.pooled
 
     @cached_property
@@ -170,7 +170,7 @@ class _Outputs:
 
     @property
     def pooled(self) -> Tensor:
-        """Representations of all images. Raises ValueError without pooling."""
+        """Representations of all images. Raises ValueError if the model has no pooling."""
         if self.vectors.ndim != 2:
             raise ValueError(
                 "this model has no pooling and returns one vector per token; set pool to get one vector per image"
@@ -184,7 +184,7 @@ def evaluators() -> list[str]:
 
 
 def evaluator(spec: str) -> ModuleType:
-    """Returns the module of an evaluator from its name, such as `top1` or `real:labels.json`.
+    """Returns the Python module of an evaluator, by a name such as `top1` or `real:labels.json`.
 
     Raises ValueError for an unknown evaluator, and for a missing or unexpected argument.
     """
@@ -203,12 +203,12 @@ def evaluator(spec: str) -> ModuleType:
 
 
 def reads(spec: str) -> str:
-    """Returns what an evaluator needs as input: `predictions`, `representations`, `images` or `model`."""
+    """Returns which part of `ModelOutputs` an evaluator reads: predictions, representations, images or model."""
     return getattr(evaluator(spec), "READS", "predictions")
 
 
 def default_evaluators(task: Task) -> tuple[str, ...]:
-    """Returns the evaluators of predictions that fit a task, for `vitkit evaluate`."""
+    """Returns the names of the evaluators that `vitkit evaluate` runs by default for a task."""
     return {
         "single_label_classification": ("top1", "confusion", "calibration"),
         "multi_label_classification": ("average_precision", "f1", "calibration"),
@@ -223,7 +223,7 @@ def problem_types(spec: str) -> tuple[str, ...]:
 
 
 def check_task(names: Iterable[str], task: Task) -> None:
-    """Raises ValueError if an evaluator does not fit the task of a model."""
+    """Raises ValueError if one of the named evaluators does not support the task of the model."""
     for spec in names:
         if task.problem_type not in (types := problem_types(spec)):
             raise ValueError(
@@ -233,17 +233,17 @@ def check_task(names: Iterable[str], task: Task) -> None:
 
 
 def needs_labels(spec: str) -> bool:
-    """Returns whether an evaluator needs labels of the images."""
+    """Returns whether an evaluator needs labeled images."""
     return reads(spec) in ("predictions", "representations")
 
 
 def is_fraction(metric: str) -> bool:
-    """Returns whether the values of a metric (`evaluator.metric`) are fractions of 1."""
+    """Returns whether a metric, such as `top1.accuracy`, is a fraction between 0 and 1."""
     return getattr(_EVALUATORS.get(metric.partition(".")[0].partition(":")[0]), "FRACTIONS", True)
 
 
 def formatted(metric: str, value: float) -> str:
-    """Returns the value of a metric as text: a percentage for fractions, else a number."""
+    """Returns the value of a metric as text. Fractions are shown in percent."""
     return f"{value:.2%}" if is_fraction(metric) else f"{value:.4g}"
 
 

@@ -19,7 +19,7 @@ BINS = 15
 
 @dataclass(frozen=True)
 class Bin:
-    """One bin of a reliability diagram. The means of an empty bin are 0."""
+    """One bin of a reliability diagram. Confidence and accuracy of an empty bin are 0."""
 
     low: float
     high: float
@@ -55,17 +55,17 @@ def evaluate(subject: ModelOutputs) -> dict[str, float]:
 
 
 def independent(predictions: Predictions) -> bool:
-    """Returns whether the labels are independent of each other."""
+    """Returns whether the labels are independent (one sigmoid per label) instead of exclusive classes."""
     return predictions.task.function(predictions.targets.shape[1]) == "sigmoid"
 
 
 def usable(predictions: Predictions) -> Predictions:
-    """Returns the labeled images, or all images if labels are independent: an image may have no label."""
+    """Returns the predictions that count: those of labeled images, or of all images if labels are independent."""
     return predictions if independent(predictions) else labelled(predictions)
 
 
 def nll(predictions: Predictions, logits: Float[Tensor, "n classes"]) -> float:
-    """Returns the negative log-likelihood of the targets under some logits."""
+    """Returns the mean negative log-likelihood of the targets, given logits."""
     truth = target_distribution(predictions)
     if independent(predictions):
         return F.binary_cross_entropy_with_logits(logits, truth).item()
@@ -82,7 +82,7 @@ def labelled(predictions: Predictions) -> Predictions:
 
 
 def bins(predictions: Predictions, num: int = BINS) -> list[Bin]:
-    """Returns the reliability diagram for `num` confidence intervals (low, high] of equal width."""
+    """Returns the bins of a reliability diagram: `num` confidence intervals (low, high] of equal width."""
     if independent(predictions):
         scores = predictions.scores.double().flatten()
         confidence = torch.maximum(scores, 1.0 - scores)
@@ -109,7 +109,7 @@ def bins(predictions: Predictions, num: int = BINS) -> list[Bin]:
 
 
 def target_distribution(predictions: Predictions) -> Float[Tensor, "n classes"]:
-    """Returns the targets normalized to sum to one per image, or as 0 and 1 for independent labels."""
+    """Returns the targets as probabilities: with a sum of one per image, or 0 and 1 for independent labels."""
     targets = predictions.targets.double()
     if independent(predictions):
         return (targets > 0).double()
@@ -117,7 +117,7 @@ def target_distribution(predictions: Predictions) -> Float[Tensor, "n classes"]:
 
 
 def temperature(predictions: Predictions) -> float:
-    """Returns the temperature between 0.01 and 100 that minimizes the negative log-likelihood.
+    """Returns the temperature (0.01 to 100) that minimizes the negative log-likelihood of logits / temperature.
 
     Golden-section search on the logarithm of the temperature finds the minimum, because the likelihood is unimodal.
     """

@@ -14,7 +14,7 @@ PROBLEM_TYPES = ("single_label_classification",)
 
 @dataclass(frozen=True)
 class ClassResult:
-    """Number of images, precision, recall and F1 of a class; undefined values are 0."""
+    """Number of images, precision, recall and F1 of a class. Undefined values are 0."""
 
     name: str
     images: int
@@ -30,7 +30,7 @@ def check(data: EvaluationData) -> tuple[str, ...]:
 
 
 def evaluate(subject: ModelOutputs) -> dict[str, float]:
-    """Returns `mean_recall` (balanced accuracy), `mean_f1` and `worst_recall` over classes.
+    """Returns `mean_recall` (balanced accuracy), `mean_f1` and `worst_recall` of the classes.
 
     Classes without images are excluded.
     """
@@ -46,7 +46,7 @@ def evaluate(subject: ModelOutputs) -> dict[str, float]:
 
 
 def matrix(predictions: Predictions) -> Int[Tensor, "classes classes"]:
-    """Returns the number of images by true class (rows) and predicted class (columns).
+    """Returns the confusion matrix: numbers of images by true class (rows) and predicted class (columns).
 
     An image with several labels counts for the first one.
     """
@@ -57,7 +57,7 @@ def matrix(predictions: Predictions) -> Int[Tensor, "classes classes"]:
 
 
 def per_class(counts: Int[Tensor, "classes classes"], names: tuple[str, ...]) -> list[ClassResult]:
-    """Returns precision, recall and F1 of each class of a confusion matrix."""
+    """Returns the number of images, precision, recall and F1 of each class in a confusion matrix."""
     results = []
     for index, name in enumerate(names):
         correct, actual, predicted = (int(counts[index, index]), int(counts[index].sum()), int(counts[:, index].sum()))

@@ -1,4 +1,4 @@
-"""Precision, recall and F1 of predicted labels: scores of at least the threshold, or the best class of each image."""
+"""Precision, recall and F1 of predicted labels, for images with several labels or one class."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from vitkit.evaluate.requirements import EvaluationData
 
 @dataclass(frozen=True)
 class LabelResult:
-    """Number of images, precision, recall, F1 and threshold of a label; undefined values are 0."""
+    """Number of images, precision, recall, F1 and threshold of a label. Undefined values are 0."""
 
     name: str
     images: int
@@ -29,7 +29,7 @@ def check(data: EvaluationData) -> tuple[str, ...]:
 
 
 def evaluate(subject: ModelOutputs) -> dict[str, float]:
-    """Returns F1 over all decisions (`micro`, with `precision` and `recall`) and as a mean over labels (`macro`).
+    """Returns `micro` F1 with its `precision` and `recall`, `macro` F1 (mean over labels), and `exact` matches.
 
     `exact` is the fraction of images whose predicted labels are exactly the true ones. Labels without images are
     excluded from `macro`. Raises ValueError if no image has a label.
@@ -50,7 +50,7 @@ def evaluate(subject: ModelOutputs) -> dict[str, float]:
 
 
 def per_label(predictions: Predictions, names: tuple[str, ...]) -> list[LabelResult]:
-    """Returns the results of each label."""
+    """Returns precision, recall and F1 of each label, for the predicted labels of all images."""
     chosen, truth = predictions.task.decisions(predictions.logits), predictions.targets > 0
     threshold = predictions.task.threshold
     thresholds = threshold if isinstance(threshold, tuple) else (threshold,) * len(names)
@@ -69,7 +69,7 @@ def per_label(predictions: Predictions, names: tuple[str, ...]) -> list[LabelRes
 
 
 def best_thresholds(predictions: Predictions) -> tuple[float, ...]:
-    """Returns the threshold of each label with the highest F1 on these images, between two neighboring scores.
+    """Returns the threshold of each label that gives the highest F1 on these images.
 
     Of equal F1, the threshold closest to 0.5 is returned, and 0.5 for labels without images. Raises ValueError unless
     labels are independent.
@@ -81,7 +81,7 @@ def best_thresholds(predictions: Predictions) -> tuple[float, ...]:
 
 
 def _best(scores: Float[Tensor, " n"], true: Tensor) -> float:
-    """Returns the threshold with the best F1; as a loop: try the middle of every two neighboring scores."""
+    """Returns the threshold of one label with the highest F1, halfway between two consecutive scores."""
     if not true.any():
         return 0.5
     ordered, order = scores.sort(descending=True, stable=True)

@@ -1,4 +1,4 @@
-"""Few-shot linear classification of representations with closed-form least squares.
+"""Few-shot linear classification of representations with regularized least squares in closed form.
 
 This is big_vision's `fewshot_lsr`, the few-shot evaluation of the ViT paper (section 4.1), in float64. The training
 images of each class are sampled with `numpy.random.default_rng(seed)`. Features are standardized by the sampled images
@@ -25,7 +25,7 @@ def check(data: EvaluationData) -> tuple[str, ...]:
 
 
 def evaluate(subject: ModelOutputs) -> dict[str, float]:
-    """Returns the accuracy for each number of shots and seed (`5shot_seed0`), and its mean (`5shot`).
+    """Returns the accuracy for each number of shots and seed (`5shot_seed0`), and the mean over seeds (`5shot`).
 
     A class with fewer training images than shots contributes all of them.
     """
@@ -55,7 +55,7 @@ def predict(
     test_vectors: Float[np.ndarray, "m d"],
     num_classes: int,
 ) -> Int[np.ndarray, " m"]:
-    """Predicts the classes of the test vectors with regularized least squares."""
+    """Fits a linear classifier to labeled vectors by regularized least squares, and predicts test vectors."""
     mean, deviation = vectors.mean(axis=0), vectors.std(axis=0) + 1e-5
     x, z = (_with_constant((each - mean) / deviation) for each in (vectors, test_vectors))
     weights = least_squares(x, 2.0 * np.eye(num_classes)[labels] - 1.0, L2)
@@ -65,7 +65,7 @@ def predict(
 def least_squares(
     x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "n classes"], l2: float
 ) -> Float[np.ndarray, "d classes"]:
-    """Solves regularized least squares in the primal or dual form, whichever has the smaller matrix."""
+    """Solves regularized least squares, in the primal or the dual form, depending on which matrix is smaller."""
     if x.shape[0] >= x.shape[1]:
         values, axes = np.linalg.eigh(x.T @ x)
         return axes @ ((axes.T @ (x.T @ y)) / (values + l2)[:, None])

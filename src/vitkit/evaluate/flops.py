@@ -1,4 +1,4 @@
-"""Floating-point operations per image, counted operation by operation."""
+"""FLOPs (floating-point operations) per image of the forward pass, counted for each torch operation."""
 
 import copy
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ _ON_CPU = {
 
 
 class FlopCounter(TorchDispatchMode):
-    """Context manager that counts floating-point operations, including those of backward passes.
+    """Context manager that counts the FLOPs of torch operations, including those of backward passes.
 
     A multiplication and an addition count as two. It counts the operations that torch has formulas for: matrix
     products, convolutions and attention, not norms and activations. Operations inside `exclude_recomputation` are not
@@ -52,7 +52,7 @@ class FlopCounter(TorchDispatchMode):
         super().__exit__(*error)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Runs an operation and counts its floating-point operations."""
+        """Runs a torch operation and counts its FLOPs."""
         kwargs = kwargs or {}
         formula = flop_registry.get(func._overloadpacket) or _ON_CPU.get(func._overloadpacket)
         if formula is None and func is not torch.ops.prim.device.default:
@@ -76,7 +76,7 @@ def _uncounted() -> Iterator[None]:
 
 
 def exclude_recomputation() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """Context function for `torch.utils.checkpoint` that excludes recomputation from `FlopCounter`."""
+    """`context_fn` for `torch.utils.checkpoint`, with which `FlopCounter` does not count the recomputation."""
     return nullcontext(), _uncounted()
 
 
@@ -86,13 +86,13 @@ def check(data: EvaluationData) -> tuple[str, ...]:
 
 
 def evaluate(subject: ModelOutputs) -> dict[str, float]:
-    """Returns `giga` (billions of floating-point operations per image) and `million_parameters`."""
+    """Returns `giga` (GFLOPs of the forward pass of one image) and `million_parameters`."""
     parameters = sum(parameter.numel() for parameter in subject.original_model.parameters())
     return {"giga": flops(subject.original_model) / 1e9, "million_parameters": parameters / 1e6}
 
 
 def flops(model: Backbone, image_size: tuple[int, int] | None = None) -> int:
-    """Returns the floating-point operations of the forward pass of one image.
+    """Returns the FLOPs of the forward pass of one image.
 
     `image_size` is (rows, columns) and defaults to that of the model. The pass runs on the meta device.
     """

@@ -25,7 +25,7 @@ def check(data: EvaluationData) -> tuple[str, ...]:
 
 
 def numbers_of_neighbors(total: int) -> list[int]:
-    """Returns the numbers of neighbors for `total` training images. Raises ValueError if there are too few."""
+    """Returns the values of k for `total` training images. Raises ValueError if there are too few images."""
     numbers = [k for k in NEIGHBORS if k <= total]
     if not numbers:
         raise ValueError(
@@ -36,7 +36,7 @@ def numbers_of_neighbors(total: int) -> list[int]:
 
 
 def evaluate(subject: ModelOutputs) -> dict[str, float]:
-    """Returns the accuracy for each number of neighbors (`k20`), and `k20_top5` for over five classes.
+    """Returns the accuracy for each value of k (such as `k20`), and with more than five classes also `k20_top5`.
 
     Numbers of neighbors above the number of training images are omitted. Raises ValueError if none remains.
     """
@@ -61,7 +61,7 @@ def evaluate(subject: ModelOutputs) -> dict[str, float]:
 def neighbors(
     queries: Float[Tensor, "n d"], keys: Float[Tensor, "m d"], labels: Int[Tensor, " m"], k: int
 ) -> tuple[Float[Tensor, "n k"], Int[Tensor, "n k"]]:
-    """Returns the cosine similarities and labels of the `k` nearest keys of each query."""
+    """Returns, for each query vector, the `k` largest cosine similarities to `keys`, and the labels of these keys."""
     keys = F.normalize(keys, dim=1).T
     similarities, indices = [], []
     for chunk in F.normalize(queries, dim=1).split(max(1, MAX_SIMILARITIES // keys.shape[1])):
@@ -74,6 +74,6 @@ def neighbors(
 def vote(
     similarities: Float[Tensor, "n k"], classes: Int[Tensor, "n k"], num_classes: int
 ) -> Float[Tensor, "n num_classes"]:
-    """Returns the sum of exp(similarity / temperature) over the neighbors of each class."""
+    """Returns the score of each class: the sum of exp(similarity / temperature) over the neighbors of the class."""
     weights = (similarities.double() / TEMPERATURE).exp()
     return torch.zeros(similarities.shape[0], num_classes, dtype=torch.float64).scatter_add_(1, classes, weights)

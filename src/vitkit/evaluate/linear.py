@@ -33,27 +33,27 @@ SEED = 0
 
 @dataclass(frozen=True)
 class FrozenFeatures:
-    """Features and targets of labeled images; `blocks` are in model order."""
+    """Frozen features of labeled images: class tokens of the last blocks, and the mean patch token."""
 
     blocks: Float[Tensor, "n blocks d"]
     patches: Float[Tensor, "n d"]
     targets: Float[Tensor, "n classes"]
 
     def vectors(self, count: int, mean_patch: bool) -> Float[Tensor, "n width"]:
-        """Returns the concatenated class tokens of the last `count` blocks, and the mean patch token."""
+        """Returns the concatenated class tokens of the last `count` blocks, with the mean patch token if requested."""
         tokens = rearrange(self.blocks[:, -count:], "n b d -> n (b d)")
         return torch.cat([tokens, self.patches], dim=1) if mean_patch else tokens
 
 
 def check(data: EvaluationData, blocks: str = str(BLOCKS)) -> tuple[str, ...]:
-    """Returns the names of the metrics. Raises ValueError for a wrong number of blocks, and for unsuitable data."""
+    """Returns the names of the metrics. Raises ValueError for an invalid number of blocks, or unsuitable data."""
     check_blocks(data.original_model, blocks)
     data.check_split()
     return ("accuracy", *top5(data), "rate", "blocks", "mean_patch", "held_out")
 
 
 def check_blocks(model: Backbone, blocks: str) -> TokenBackbone:
-    """Returns the model. Raises ValueError if `blocks` is no number, and for a model without encoder blocks."""
+    """Returns the model as a `TokenBackbone`. Raises ValueError if it is none, or if `blocks` is not a number."""
     if not blocks.isdecimal() or int(blocks) < 1:
         raise ValueError(f"linear takes a number of blocks, as in linear:4, not '{blocks}'")
     if not isinstance(model, TokenBackbone):
@@ -62,7 +62,7 @@ def check_blocks(model: Backbone, blocks: str) -> TokenBackbone:
 
 
 def evaluate(subject: ModelOutputs, blocks: str = str(BLOCKS)) -> dict[str, float]:
-    """Returns `accuracy`, `top5` (for more than five classes), and the chosen settings.
+    """Returns `accuracy`, `top5` (for more than five classes), and the settings chosen on held-out images.
 
     The settings are the learning `rate`, the number of `blocks` and `mean_patch` (0 or 1) with the best accuracy on the
     held-out training images, `held_out`. The argument `blocks` is the number of last blocks to try in addition to the
@@ -95,18 +95,18 @@ def evaluate(subject: ModelOutputs, blocks: str = str(BLOCKS)) -> dict[str, floa
 
 @dataclass(frozen=True)
 class Heads:
-    """Linear layers on the same features, one per learning rate."""
+    """Linear classifiers on the same features, one for each learning rate."""
 
     weight: Float[Tensor, "rates classes d"]
     bias: Float[Tensor, "rates classes"]
 
     def __call__(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "rates n classes"]:
-        """Returns the logits of every layer."""
+        """Returns the logits of every classifier."""
         return torch.einsum("n d, r c d -> r n c", x, self.weight) + self.bias[:, None]
 
 
 def train_heads(x: Float[Tensor, "n d"], labels: Int[Tensor, " n"], num_classes: int, rates: Sequence[float]) -> Heads:
-    """Trains one layer per learning rate, using SGD with momentum and cosine decay to 0.
+    """Trains one linear classifier for each learning rate, with SGD, momentum and cosine decay to 0.
 
     Initial weights are sampled from N(0, 0.01), and there is no weight decay. All layers see the same batches in the
     same order, so each equals a layer that is trained alone.
@@ -130,7 +130,7 @@ def train_heads(x: Float[Tensor, "n d"], labels: Int[Tensor, " n"], num_classes:
 
 
 def batch_indices(num: int, random: torch.Generator) -> Iterator[Int[Tensor, " rows"]]:
-    """Yields the row indices of batches indefinitely, shuffled every epoch."""
+    """Yields the row indices of batches without end, shuffled in every epoch."""
     while True:
         yield from torch.randperm(num, generator=random).split(BATCH)
 

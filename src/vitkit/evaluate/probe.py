@@ -26,7 +26,7 @@ MAX_STEPS = 1000
 
 @dataclass(frozen=True)
 class Probe:
-    """A linear classifier in float64; `gradient` is the largest entry of its loss gradient."""
+    """A linear classifier in float64. `gradient` is the largest absolute gradient of the loss after the fit."""
 
     weight: Float[Tensor, "classes d"]
     bias: Float[Tensor, " classes"]
@@ -44,7 +44,7 @@ def check(data: EvaluationData) -> tuple[str, ...]:
 
 
 def evaluate(subject: ModelOutputs) -> dict[str, float]:
-    """Returns `accuracy`, `top5` (for more than five classes), `l2`, `held_out` and `gradient`.
+    """Returns `accuracy`, `top5` (for more than five classes), and the penalty `l2` with details of the fit.
 
     `l2` is the chosen penalty, `held_out` its accuracy on the held-out training images, and `gradient` that of the
     final fit.
@@ -69,7 +69,7 @@ def evaluate(subject: ModelOutputs) -> dict[str, float]:
 
 
 def split(labels: Int[Tensor, " n"]) -> tuple[Int[Tensor, " train"], Int[Tensor, " held_out"]]:
-    """Splits rows into training rows and held-out rows (a fifth of each class).
+    """Splits images into training images and held-out images (a fifth of each class), as row indices.
 
     The image of a class with a single image is trained on. Raises ValueError if no class has two images.
     """
@@ -87,7 +87,7 @@ def split(labels: Int[Tensor, " n"]) -> tuple[Int[Tensor, " train"], Int[Tensor,
 def fit_path(
     x: Float[Tensor, "n d"], labels: Int[Tensor, " n"], num_classes: int, strengths: Sequence[float] = STRENGTHS
 ) -> list[Probe]:
-    """Fits a probe for each penalty, in order; each starts from the previous solution."""
+    """Fits a probe for each L2 penalty, in order. Each fit starts from the previous solution."""
     probes: list[Probe] = []
     for l2 in strengths:
         probes.append(fit(x, labels, num_classes, l2, start=probes[-1] if probes else None))
@@ -97,7 +97,7 @@ def fit_path(
 def fit(
     x: Float[Tensor, "n d"], labels: Int[Tensor, " n"], num_classes: int, l2: float, start: Probe | None = None
 ) -> Probe:
-    """Fits weight and bias by minimizing the mean cross-entropy + l2 / 2 * |weight|^2.
+    """Fits a linear classifier by minimizing the mean cross-entropy plus l2 / 2 * |weight|^2.
 
     This is scikit-learn's logistic regression with C = 1 / (l2 n). The loss is convex, so `start` changes only the
     number of steps.

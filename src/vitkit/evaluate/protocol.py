@@ -1,4 +1,4 @@
-"""Evaluates a model on a dataset, independently of a training run.
+"""Evaluates a model on a dataset, without a training run.
 
 `EvaluationConfig` names the data and the evaluators, `run` evaluates a model, and `Evaluation` holds the metrics.
 """
@@ -24,7 +24,7 @@ Progress = Callable[[Iterable[Batch], int], Iterable[Batch]]
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
-    """The data and the evaluators of an evaluation (`top1`, `real:labels.json`, ...).
+    """Config of an evaluation: the data, and the evaluators (`top1`, `real:labels.json`, ...).
 
     The model is evaluated on the `val` or `test` split of `data`, or on all of it. Evaluators that train a classifier
     use `train`, or the train split of `data`. With `held_out`, this fraction of every class of `data` is for evaluation
@@ -43,7 +43,7 @@ class EvaluationConfig:
     max_unreadable: float = 0.1
 
     def __post_init__(self) -> None:
-        """Validates the options before any image is read."""
+        """Raises ValueError if a setting is invalid, before any image is read."""
         if not 0.0 <= self.max_unreadable <= 1.0:
             raise ValueError(f"max_unreadable is {self.max_unreadable}; it must be between 0 and 1")
         if not self.evaluators:
@@ -59,7 +59,7 @@ class EvaluationConfig:
 
     @property
     def reads(self) -> set[str]:
-        """The inputs that the evaluators need: predictions, representations or the model."""
+        """The parts of `ModelOutputs` that the evaluators read: predictions, representations, images or model."""
         return {evaluate.reads(word) for word in self.evaluators}
 
     def sources(self, labels: tuple[str, ...], *, regression: bool = False) -> tuple[Source | None, Source]:
@@ -107,7 +107,7 @@ class EvaluationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """The metrics of an evaluation, with the `predictions` if an evaluator used them.
+    """Result of an evaluation: the metrics, the settings, and the `predictions` if an evaluator used them.
 
     `source` and `training` contain the images that could be read, `unreadable` names the others.
     """
@@ -124,7 +124,7 @@ class Evaluation:
     unreadable: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, object]:
-        """Returns a dict for JSON with the metrics and everything needed to compute them again."""
+        """Returns a dict for JSON with the metrics and all settings that are needed to compute them again."""
         return {
             "model": self.model,
             "data": self.config.data,
@@ -152,7 +152,7 @@ def run(
     config: EvaluationConfig,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Evaluates `model` and returns its metrics under the name `name`.
+    """Evaluates a model according to `config`, and returns an `Evaluation` with `name` as the model name.
 
     `progress` wraps the batches of each pass, and gets their number. Raises ValueError if model, images and evaluators
     do not fit, before any image is read, and TooManyUnreadable if too many images cannot be read.

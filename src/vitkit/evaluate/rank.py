@@ -23,12 +23,12 @@ def check(data: EvaluationData) -> tuple[str, ...]:
 
 
 def evaluate(subject: ModelOutputs) -> dict[str, float]:
-    """Returns the rank of the representations of all images as `effective`, and the number of `images`."""
+    """Returns `effective`, the effective rank of the representations of all images, and the number of `images`."""
     return {"effective": effective_rank(subject.vectors), "images": float(subject.vectors.shape[0])}
 
 
 def effective_rank(vectors: Float[Tensor, "n d"]) -> float:
-    """Returns the exponential of the entropy of the normalized singular values."""
+    """Returns the effective rank of vectors: the exponential of the entropy of the normalized singular values."""
     matrix = vectors.double()
     gram = matrix @ matrix.T if matrix.shape[0] < matrix.shape[1] else matrix.T @ matrix
     singular = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt()

@@ -19,7 +19,7 @@ NUMBERED = re.compile(r"ILSVRC2012_val_(\d{8})\b")
 
 
 def check(data: EvaluationData, labels: str) -> tuple[str, ...]:
-    """Returns the names of the metrics. Raises ValueError or OSError for an unsuitable file of labels."""
+    """Returns the names of the metrics. Raises ValueError or OSError if the file of labels cannot be used."""
     highest = max((label for each in read(Path(labels)).values() for label in each), default=-1)
     if highest >= data.num_classes:
         raise ValueError(f"'{labels}' has the label {highest}; the images have the classes 0 to {data.num_classes - 1}")
@@ -27,7 +27,7 @@ def check(data: EvaluationData, labels: str) -> tuple[str, ...]:
 
 
 def evaluate(subject: ModelOutputs, labels: str) -> dict[str, float]:
-    """Returns the metrics of `top1`, computed with the labels in a JSON file.
+    """Returns the metrics of the evaluator `top1`, computed with the labels in a JSON file.
 
     Images with an empty list of labels are excluded.
     """
@@ -35,7 +35,7 @@ def evaluate(subject: ModelOutputs, labels: str) -> dict[str, float]:
 
 
 def read(path: Path) -> Mapping[str, Sequence[int]]:
-    """Reads the labels of each image file. Raises ValueError unless the JSON has lists of labels."""
+    """Reads a JSON file with the labels of each image. Raises ValueError if it does not contain lists of labels."""
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
@@ -48,7 +48,7 @@ def read(path: Path) -> Mapping[str, Sequence[int]]:
 
 
 def relabel(predictions: Predictions, labels: Mapping[str, Sequence[int]]) -> Predictions:
-    """Returns the predictions with multi-hot targets from `labels`; an empty list becomes a zero row.
+    """Returns the predictions with multi-hot targets from `labels`. An empty list of labels becomes a zero row.
 
     Raises ValueError for images without an entry in `labels`, and for class indices out of range.
     """

@@ -1,4 +1,4 @@
-"""Errors of predicted numbers, in the units of the targets."""
+"""Errors of the predicted values of a regression, in the units of the targets."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ METRICS = ("mae", "rmse", "r2")
 
 @dataclass(frozen=True)
 class TargetResult:
-    """Errors of one target; `r2` is 0 if all true values are equal."""
+    """Errors of the predictions of one target. `r2` is 0 if all true values are equal."""
 
     name: str
     mae: float
@@ -27,7 +27,7 @@ def check(data: EvaluationData) -> tuple[str, ...]:
 
 
 def evaluate(subject: ModelOutputs) -> dict[str, float]:
-    """Returns the mean absolute error `mae`, the root mean squared error `rmse`, `r2` and the number of `images`.
+    """Returns the mean absolute error `mae`, root mean squared error `rmse`, `r2` and the number of `images`.
 
     R2 is the fraction of the variance of the targets that the predictions explain. With several targets the metrics are
     means over targets, and each target has its own, such as `age mae`.
@@ -42,7 +42,7 @@ def evaluate(subject: ModelOutputs) -> dict[str, float]:
 
 
 def per_target(predictions: Predictions, names: tuple[str, ...]) -> list[TargetResult]:
-    """Returns the errors of each target."""
+    """Returns the errors of the predictions for each target of a regression."""
     truth = predictions.targets.double()
     errors = predictions.scores - truth
     spread = (truth - truth.mean(dim=0)).square().sum(dim=0)

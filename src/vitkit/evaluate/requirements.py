@@ -22,7 +22,7 @@ from vitkit.text import plural
 
 @dataclass(frozen=True)
 class EvaluationData:
-    """The model, which may be on the meta device, and the evaluation and training images of an evaluation."""
+    """Model and images of an evaluation, for checks that run no model. The model can be on the meta device."""
 
     model: Backbone
     source: Source
@@ -31,7 +31,7 @@ class EvaluationData:
 
     @property
     def original_model(self) -> Backbone:
-        """The model, not a fast copy of it."""
+        """The original model if `model` is a copy that is optimized for inference, otherwise `model`."""
         return getattr(self.model, "original", self.model)
 
     @property
@@ -46,13 +46,13 @@ class EvaluationData:
 
     @cached_property
     def training_counts(self) -> Int[np.ndarray, " classes"]:
-        """The number of training images of each class; an image with several labels counts for the first."""
+        """The number of training images of each class. An image with several labels counts for the first one."""
         if self.training is None:
             raise ValueError("knn, fewshot, probe and linear need labeled training images, and none were given")
         return _counts(self.training, "training image")
 
     def check_split(self) -> None:
-        """Raises ValueError unless a class has two training images, one of which can be held out."""
+        """Raises ValueError if no class has two training images, one of which can be held out."""
         if self.training_counts.max() < 2:
             raise ValueError("a held-out set needs a class with at least two training images, but no class has two")
 
@@ -76,7 +76,7 @@ def check(data: EvaluationData, names: Iterable[str]) -> dict[str, tuple[str, ..
 
 
 def check_metric(metric: str, known: dict[str, tuple[str, ...] | None], data: EvaluationData) -> None:
-    """Raises ValueError if no evaluator computes the metric for the data."""
+    """Raises ValueError if no evaluator computes the metric, such as `top1.accuracy`, for the data."""
     prefix, _, name = metric.rpartition(".")
     names = known.get(prefix)
     if prefix not in known or (names is not None and name not in names):
@@ -90,7 +90,7 @@ def check_metric(metric: str, known: dict[str, tuple[str, ...] | None], data: Ev
 
 
 def top5(data: EvaluationData) -> tuple[str, ...]:
-    """Returns the name of the top-5 accuracy, which exists for more than five classes."""
+    """Returns the name of the top-5 accuracy for more than five classes, otherwise no name."""
     return ("top5",) if data.num_classes > 5 else ()
 
 

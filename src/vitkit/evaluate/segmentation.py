@@ -1,4 +1,4 @@
-"""Object segmentation from self-attention maps (DINO; Caron et al. 2021, section 4.2.2).
+"""Object segmentation with the self-attention maps of the last block (DINO, Caron et al. 2021, section 4.2.2).
 
 The predicted mask of a head is the set of patches that receives 60 % of its attention in the last layer. Each annotated
 object is compared with the head of the highest Jaccard index. The result is the mean over the objects of an image, then
@@ -29,7 +29,7 @@ VOID = 255  # unlabelled pixels, which are ignored
 
 
 def check(data: EvaluationData, masks: str) -> tuple[str, ...]:
-    """Returns the names of the metrics. Raises ValueError for a model without attention, and if there are no masks."""
+    """Returns the names of the metrics. Raises ValueError if the model has no attention, or if there are no masks."""
     if data.processor is None:
         raise ValueError("segmentation needs the image processor to preprocess the masks")
     model, folder = token_backbone(data.original_model), Path(masks).expanduser()
@@ -40,7 +40,7 @@ def check(data: EvaluationData, masks: str) -> tuple[str, ...]:
 
 
 def evaluate(subject: ModelOutputs, masks: str) -> dict[str, float]:
-    """Returns the mean Jaccard indices of the attention heads.
+    """Returns the mean Jaccard index (intersection over union) of object masks and attention maps, for each head.
 
     `jaccard` is that of the best head for each object, `mean_head` the mean over heads, `all_heads` that of the mean
     map, and `head0`, `head1`, ... that of each head. `objects` and `images` are counts.
@@ -75,7 +75,7 @@ def evaluate(subject: ModelOutputs, masks: str) -> dict[str, float]:
 
 
 def summarize(overlaps: Iterable[Float[np.ndarray, "objects heads"]]) -> dict[str, float]:
-    """Averages scores over objects and images; the last column of each array belongs to the mean map."""
+    """Averages Jaccard indices over objects and images. The last column of each array is that of the mean map."""
     per_image = list(overlaps)
     best = np.mean([each[:, :-1].max(axis=1).mean() for each in per_image])
     alone = np.mean([each.mean(axis=0) for each in per_image], axis=0)
@@ -91,7 +91,7 @@ def summarize(overlaps: Iterable[Float[np.ndarray, "objects heads"]]) -> dict[st
 
 
 def predicted_masks(maps: Float[Tensor, "b heads rows columns"], patch: tuple[int, int]) -> Bool[Tensor, "b masks r c"]:
-    """Returns the predicted pixel mask of each head, followed by the mask of the mean over heads."""
+    """Returns the predicted pixel masks of each head and, as the last one, of the mean over heads."""
     every = torch.cat([maps, maps.mean(dim=1, keepdim=True)], dim=1)
     chosen = foreground_mask(every, FRACTION).cpu()
     return chosen.repeat_interleave(patch[0], dim=2).repeat_interleave(patch[1], dim=3)
@@ -100,7 +100,7 @@ def predicted_masks(maps: Float[Tensor, "b heads rows columns"], patch: tuple[in
 def jaccard(
     predicted: Bool[np.ndarray, "masks r c"], truth: Int[np.ndarray, "r c"]
 ) -> Float[np.ndarray, "objects masks"]:
-    """Returns the intersection over union of objects and predicted masks, ignoring void pixels.
+    """Returns the intersection over union of each object with each predicted mask, without void pixels.
 
     As a loop: `for o in objects: for m in masks: |predicted[m] and truth == o| / |predicted[m] or truth == o|`.
     """
@@ -113,13 +113,13 @@ def jaccard(
 
 
 def find_mask(folder: Path, key: str) -> Path | None:
-    """Finds the mask file of an image by its path or file name; returns None if no mask matches."""
+    """Returns the mask file of an image, found by path or file name, or None if there is no mask."""
     path = Path(key).with_suffix(".png")
     return next((each for each in (folder / path, folder / path.name) if each.is_file()), None)
 
 
 def read_mask(path: Path) -> Image.Image:
-    """Reads the object numbers of a mask. Raises ValueError for a color image."""
+    """Reads a mask file, whose pixels are object numbers. Raises ValueError for a color image."""
     data = path.read_bytes()
     probe(data, DEFAULT_LIMITS)
     with Image.open(path, formats=("PNG",)) as mask:
@@ -130,7 +130,7 @@ def read_mask(path: Path) -> Image.Image:
 
 
 def preprocess_mask(mask: Image.Image, processor: Processor) -> Int[np.ndarray, "r c"]:
-    """Resizes and crops a mask in the same way as its image, with nearest-neighbor interpolation."""
+    """Resizes and crops a mask as the processor does with the image, but with nearest-neighbor interpolation."""
     plain = dataclasses.replace(
         processor, interpolation="nearest", mean=(0.5,), std=(0.5,), fill=(VOID,), profile="ignore"
     )

@@ -13,7 +13,7 @@ from vitkit.evaluate.requirements import EvaluationData
 
 
 def check(data: EvaluationData, classes: str = "") -> tuple[str, ...]:
-    """Returns the names of the metrics. Raises ValueError for invalid classes, and if none of them has an image."""
+    """Returns the names of the metrics. Raises ValueError for invalid classes, or if no image is of these classes."""
     chosen = read(Path(classes), data.source.classes) if classes else data.counts.nonzero()[0].tolist()
     if not data.counts[chosen].any():
         raise ValueError(f"none of the images has one of the {len(chosen)} classes in '{classes}'")
@@ -24,7 +24,7 @@ PROBLEM_TYPES = ("single_label_classification",)
 
 
 def evaluate(subject: ModelOutputs, classes: str = "") -> dict[str, float]:
-    """Returns the metrics of `top1`, restricted to the classes listed in a file.
+    """Returns the metrics of the evaluator `top1`, restricted to the classes listed in a file.
 
     Without a file, the classes are those of the images. `classes` is their number. Images of other classes are
     excluded.
@@ -35,7 +35,7 @@ def evaluate(subject: ModelOutputs, classes: str = "") -> dict[str, float]:
 
 
 def read(path: Path, classes: Sequence[str]) -> list[int]:
-    """Reads classes from a file: a JSON list, or text with one class per line.
+    """Reads class indices from a file with classes: a JSON list, or text with one class per line.
 
     Classes are indices, names, or WordNet ids of ImageNet-1k. Raises ValueError for a class that the model does not
     have, and for an empty list.
@@ -54,12 +54,12 @@ def read(path: Path, classes: Sequence[str]) -> list[int]:
 
 
 def present_classes(predictions: Predictions) -> list[int]:
-    """Returns the classes that have at least one image."""
+    """Returns the indices of the classes that have at least one image."""
     return predictions.targets.sum(dim=0).nonzero()[:, 0].tolist()
 
 
 def restrict(predictions: Predictions, classes: Sequence[int]) -> Predictions:
-    """Restricts predictions to some classes; images of other classes get zero targets."""
+    """Restricts predictions to some classes. Images of other classes get zero targets."""
     columns = list(classes)
     return Predictions(
         logits=predictions.logits[:, columns], targets=predictions.targets[:, columns], keys=predictions.keys

@@ -1,4 +1,4 @@
-"""Images per second of the forward pass: the median over batches after a warm-up."""
+"""Throughput of the forward pass in images per second, as the median over batches after a warm-up."""
 
 import copy
 import statistics
@@ -20,7 +20,7 @@ WARM_UP, BATCHES = 3, 20
 
 @dataclass(frozen=True)
 class Throughput:
-    """A measured throughput and its settings."""
+    """A measured throughput in images per second, with batch size, precision and device."""
 
     images_per_second: float
     batch_size: int
@@ -41,12 +41,12 @@ def check_precision(precision: str) -> None:
 
 
 def precision_name(model: Backbone) -> str:
-    """Returns the precision of a model by name."""
+    """Returns the name of the precision in which a model computes, such as `float32`."""
     return getattr(model, "precision", str(next(model.parameters()).dtype).removeprefix("torch."))
 
 
 def evaluate(subject: ModelOutputs, precision: str = "") -> dict[str, float]:
-    """Measures `float32_images_per_second` on the first batch, and returns it with `batch_size`.
+    """Returns the throughput on the first batch, such as `float32_images_per_second`, and `batch_size`.
 
     `precision` is one of `PRECISIONS` (`throughput:bfloat16`); the default is that of the model.
     """
@@ -68,7 +68,7 @@ def measure(
     warm_up: int = WARM_UP,
     batches: int = BATCHES,
 ) -> Throughput:
-    """Measures the throughput on one batch. Raises ValueError if the precision is unknown."""
+    """Measures the throughput of a model on one batch. Raises ValueError if the precision is unknown."""
     check_precision(precision)
     parameter = next(model.parameters())
     dtype = PRECISIONS[precision] if precision else parameter.dtype

@@ -1,4 +1,4 @@
-"""Top-1 and top-5 accuracy; with multi-hot targets, ReaL accuracy (Beyer et al. 2020).
+"""Top-1 and top-5 accuracy. With multi-hot targets it is the ReaL accuracy (Beyer et al. 2020).
 
 A prediction is correct if it is one of the true classes. Images without a label are excluded, as in big_vision.
 """
@@ -24,7 +24,7 @@ def evaluate(subject: ModelOutputs) -> dict[str, float]:
 
 
 def metrics(predictions: Predictions) -> dict[str, float]:
-    """Computes the metrics of predictions. Raises ValueError if no image has a label."""
+    """Computes accuracy and loss of predictions. Raises ValueError if no image has a label."""
     labelled = predictions.targets.sum(dim=1) > 0
     if not labelled.any():
         raise ValueError("none of the images has a label")
@@ -45,11 +45,11 @@ def metrics(predictions: Predictions) -> dict[str, float]:
 
 
 def hits(predictions: Predictions, k: int) -> Bool[Tensor, " n"]:
-    """Returns, for each image, whether one of the top `k` predictions is correct."""
+    """Returns, for each image, whether one of the `k` classes with the highest logits is correct."""
     best = predictions.logits.topk(k, dim=1).indices
     return (predictions.targets.gather(1, best) > 0).any(dim=1)
 
 
 def predicted(predictions: Predictions) -> Tensor:
-    """Returns the predicted class of each image, shape (n,)."""
+    """Returns the index of the predicted class of each image."""
     return torch.argmax(predictions.logits, dim=1)
