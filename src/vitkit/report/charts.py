@@ -1,4 +1,4 @@
-"""Draws line charts and reliability diagrams as SVG, styled with the CSS of the page."""
+"""Draws line charts, reliability diagrams and scatter plots as SVG, styled with the CSS of the report."""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Line:
-    """A named series of points. `style` is a CSS class, and `dots` marks every point."""
+    """A named series of points in a line chart. `style` is a CSS class, and `dots` draws a dot at every point."""
 
     name: str
     points: Sequence[Point]
@@ -24,7 +24,7 @@ class Line:
 def line_chart(
     lines: Sequence[Line], *, title: str, percent: bool = False, limits: tuple[float, float] | None = None
 ) -> str:
-    """Draws a line chart over training steps. Raises ValueError if all series are empty."""
+    """Draws a line chart with training steps on the x axis. Raises ValueError if all series are empty."""
     points = [point for line in lines for point in line.points]
     if not points:
         raise ValueError(f"the chart '{title}' has no points")
@@ -51,7 +51,7 @@ def line_chart(
 
 
 def reliability_chart(bins: Sequence[tuple[float, float, int]]) -> str:
-    """Draws a reliability diagram from bins of (mean confidence, accuracy, number of images)."""
+    """Draws a reliability diagram from bins, each a tuple (mean confidence, accuracy, number of images)."""
     side, pad = 280, 48
     inner = side - 2 * pad
     parts = [f'<svg viewBox="0 0 {side} {side}" role="img" aria-label="calibration">']
@@ -74,7 +74,7 @@ def reliability_chart(bins: Sequence[tuple[float, float, int]]) -> str:
 
 
 def scatter_chart(points: Sequence[Point], most: int = 2000) -> str:
-    """Draws predicted against true values; of more than `most` points it draws evenly spaced ones."""
+    """Draws predicted against true values. At most `most` points are drawn, evenly chosen from all points."""
     side, pad = 280, 48
     inner = side - 2 * pad
     values = [value for point in points for value in point]
@@ -101,14 +101,14 @@ def scatter_chart(points: Sequence[Point], most: int = 2000) -> str:
 
 
 def smoothed(points: Sequence[Point], fraction: float = 0.1) -> list[Point]:
-    """Smooths points with a moving average. `fraction` is the window as a fraction of all points."""
+    """Smooths a series with a moving average, whose window is a fraction of the number of points."""
     half = max(1, int(len(points) * fraction) // 2)
     windows = [points[max(0, index - half) : index + half + 1] for index in range(len(points))]
     return [(x, sum(y for _, y in window) / len(window)) for (x, _), window in zip(points, windows, strict=True)]
 
 
 def ticks(low: float, high: float, *, most: int = 5) -> list[float]:
-    """Returns up to `most` + 1 ticks from `low` to `high`, with steps of 1, 2 or 5 times a power of ten."""
+    """Returns up to `most` + 1 axis ticks from `low` to `high`, at multiples of 1, 2 or 5 times a power of ten."""
     span = max(high - low, 1e-12)
     rough = span / most
     power = 10.0 ** math.floor(math.log10(rough))

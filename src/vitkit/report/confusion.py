@@ -10,7 +10,7 @@ MAX_CLASSES = 20  # the largest confusion matrix that stays readable
 
 
 def class_section(predictions: Predictions, names: tuple[str, ...]) -> str:
-    """Returns the confusion matrix (or the most confused pairs) and the metrics of every class."""
+    """Returns a section with the confusion matrix (or the most confused pairs) and the metrics of every class."""
     counts = confusion.matrix(predictions)
     results = sorted(confusion.per_class(counts, names), key=lambda result: result.f1)
     rows = "".join(
@@ -28,7 +28,7 @@ def class_section(predictions: Predictions, names: tuple[str, ...]) -> str:
 
 
 def matrix(counts: Sequence[Sequence[int]], names: Sequence[str]) -> str:
-    """Returns the confusion matrix as a table whose rows are labels and columns are predictions."""
+    """Returns the confusion matrix as an HTML table, with true classes in rows and predicted classes in columns."""
     most_wrong = max((value for r, row in enumerate(counts) for c, value in enumerate(row) if r != c), default=0) or 1
     rows = []
     for label, row in enumerate(counts):
@@ -47,7 +47,7 @@ def matrix(counts: Sequence[Sequence[int]], names: Sequence[str]) -> str:
 
 
 def confused_pairs(counts: Sequence[Sequence[int]], names: Sequence[str]) -> str:
-    """Returns a table of the most frequent confusions, used when a matrix would be too large."""
+    """Returns an HTML table of the most frequently confused classes, for a matrix that is too large to show."""
     wrong = [(value, r, c) for r, row in enumerate(counts) for c, value in enumerate(row) if r != c and value]
     rows = "".join(
         f"<tr><td>{escape(names[label])}</td><td>{escape(names[predicted])}</td><td>{value}</td></tr>"
@@ -60,7 +60,7 @@ def confused_pairs(counts: Sequence[Sequence[int]], names: Sequence[str]) -> str
 
 
 def confidence_section(predictions: Predictions) -> str:
-    """Returns the reliability diagram and the accuracy at several levels of coverage."""
+    """Returns a section with the reliability diagram and the accuracy on the most confident images."""
     predictions = calibration.usable(predictions)
     bins = [each for each in calibration.bins(predictions, num=10) if each.images]
     total = sum(each.images for each in bins)
@@ -82,7 +82,7 @@ def confidence_section(predictions: Predictions) -> str:
 
 
 def coverage_table(predictions: Predictions) -> str:
-    """Returns the accuracy on the most confident 100, 99, 95, 90, 80 and 50 % of the images."""
+    """Returns an HTML table with the accuracy on the most confident 100, 99, 95, 90, 80 and 50 % of the images."""
     predictions = calibration.labelled(predictions)
     confidence = predictions.scores.amax(dim=1)
     order = confidence.argsort(descending=True, stable=True)
@@ -103,5 +103,5 @@ def coverage_table(predictions: Predictions) -> str:
 
 
 def bar(fraction: float) -> str:
-    """Returns a table cell with a bar and a percentage."""
+    """Returns an HTML table cell that shows a fraction as a bar and in percent."""
     return f'<td><span class="bar"><i style="width:{fraction * 100:.0f}%"></i></span><b>{fraction:.1%}</b></td>'

@@ -12,7 +12,7 @@ from vitkit.report.page import page, tile, unreadable_section
 
 
 def write(evaluation: Evaluation, folder: Path) -> None:
-    """Writes both report files. Raises ValueError if the folder contains the report of a training run."""
+    """Writes both report files to a folder. Raises ValueError if it contains the report of a training run."""
     report = folder / "report.html"
     if report.exists() and not (folder / "evaluation.json").exists():
         raise ValueError(f"'{report}' exists and is not the report of an evaluation; choose another folder")
@@ -22,7 +22,7 @@ def write(evaluation: Evaluation, folder: Path) -> None:
 
 
 def html(evaluation: Evaluation) -> str:
-    """Returns the report as one HTML document."""
+    """Returns the report of an evaluation as one HTML document."""
     parts = [head(evaluation), table(evaluation.metrics)]
     predictions = evaluation.predictions
     if predictions is not None and (predictions.task.regression or bool((predictions.targets.sum(dim=1) > 0).any())):
@@ -34,7 +34,7 @@ def html(evaluation: Evaluation) -> str:
 
 
 def head(evaluation: Evaluation) -> str:
-    """Returns the title, a summary and the main metrics."""
+    """Returns the head of the report: the title, a summary and the main metrics."""
     tiles = []
     if evaluation.predictions is not None:
         tiles += results.tiles(evaluation.predictions, evaluation.source.classes)
@@ -54,7 +54,7 @@ def head(evaluation: Evaluation) -> str:
 
 
 def table(metrics: dict[str, float]) -> str:
-    """Returns a table of every metric, grouped by evaluator."""
+    """Returns an HTML table of all metrics, grouped by evaluator."""
     rows = "".join(
         f"<tr><td><span class='soft'>{escape(evaluator)}</span> {escape(name)}</td><td>{value}</td></tr>"
         for evaluator, name, value in metric_rows(metrics)
@@ -63,7 +63,7 @@ def table(metrics: dict[str, float]) -> str:
 
 
 def metric_rows(metrics: dict[str, float]) -> Sequence[tuple[str, str, str]]:
-    """Returns rows with the evaluator, the metric and the formatted value."""
+    """Returns the rows of the table of metrics: evaluator, name of the metric, and formatted value."""
     rows = []
     for key, value in metrics.items():
         evaluator, _, name = key.rpartition(".")

@@ -1,4 +1,4 @@
-"""Report section with misclassified images and attention maps.
+"""Report section that shows misclassified images, with attention maps.
 
 Attention maps are computed for the shown images only, so the evaluation itself keeps its fused attention.
 """
@@ -38,7 +38,7 @@ GRADIENT = "input gradient of the predicted class"
 
 
 def wrong_predictions(predictions: Predictions) -> list[int]:
-    """Returns the indices of the images with a wrong prediction, with the most confident mistake first.
+    """Returns the indices of the images with a wrong prediction, the most confident mistake first.
 
     With independent labels an image is wrong if one label is. For a regression it returns all images, with the largest
     error in units of the standard deviation first.
@@ -59,7 +59,7 @@ def wrong_predictions(predictions: Predictions) -> list[int]:
 
 
 def section(source: Source, predictions: Predictions, best: Checkpoint | None = None) -> str:
-    """Returns the most confident mistakes with labels, predictions and optional attention maps.
+    """Returns a section with the most confident mistakes: images, labels, predictions and optional attention maps.
 
     `predictions` are in the order of `source`.
     """
@@ -105,7 +105,7 @@ def _card(
 
 
 def _captions(names: tuple[str, ...], predictions: Predictions, index: int) -> tuple[str, str, str, str]:
-    """Returns the true labels or values of an image with their score, and the predicted ones with theirs."""
+    """Returns four captions of an image: true labels and their scores, then predicted labels and their scores."""
     scores, targets = predictions.scores[index].tolist(), predictions.targets[index].tolist()
     if predictions.task.regression:
         found, true = (", ".join(f"{value:.4g}" for value in values) for values in (scores, targets))
@@ -121,7 +121,7 @@ def _captions(names: tuple[str, ...], predictions: Predictions, index: int) -> t
 
 
 def has_attention(model: Backbone) -> bool:
-    """Returns whether the model has attention between patches, as attention rollout requires."""
+    """Returns whether the model has attention between patches, which attention rollout requires."""
     try:
         token_backbone(model)
     except ValueError:
@@ -130,7 +130,7 @@ def has_attention(model: Backbone) -> bool:
 
 
 def attention_overlays(model: Backbone, processor: Processor, source: Source) -> Overlays:
-    """Returns a function that draws input images by index, dimmed where the attention is low."""
+    """Returns a function that draws the images with given indices, darkened where the attention is low."""
 
     def overlays(indices: Sequence[int]) -> list[Image.Image]:
         images: list[Image.Image] = []
@@ -147,13 +147,13 @@ def attention_overlays(model: Backbone, processor: Processor, source: Source) ->
 
 
 def attention_map(model: Backbone, pixels: Float[Tensor, "b c height width"]) -> Float[Tensor, "b rows columns"]:
-    """Computes attention rollout to the class token, or to the mean of the patches."""
+    """Returns the attention rollout from the class token, or from the mean of the patches, to each patch."""
     product, features = rollout(model, pixels)
     return patch_map(product, features, find_query(token_backbone(model), features)).float()
 
 
 def gradient_map(model: Backbone, pixels: Float[Tensor, "b c height width"]) -> Float[Tensor, "b rows columns"]:
-    """Computes a saliency map: the input gradient of the top logit, averaged over small squares."""
+    """Returns a saliency map: the absolute input gradient of the highest logit, averaged over small squares."""
     with eval_mode(model), torch.enable_grad():
         inputs = pixels.detach().requires_grad_()
         (gradient,) = torch.autograd.grad(model(inputs).amax(dim=1).sum(), inputs)
@@ -162,7 +162,7 @@ def gradient_map(model: Backbone, pixels: Float[Tensor, "b c height width"]) -> 
 
 
 def dim(image: Image.Image, values: Float[np.ndarray, "rows columns"]) -> Image.Image:
-    """Dims an image where a map is low; the brightness is `MIN_BRIGHTNESS` to 1."""
+    """Darkens an image where a map has low values. Brightness is scaled by `MIN_BRIGHTNESS` to 1."""
     low, high = float(values.min()), float(values.max())
     scaled = (values - low) / (high - low) if high > low else np.ones_like(values)
     mask = Image.fromarray((scaled * 255).astype(np.uint8)).resize(image.size, Image.Resampling.BICUBIC)

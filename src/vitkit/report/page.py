@@ -1,4 +1,4 @@
-"""Layout and style of reports, which are single HTML files without external resources."""
+"""Layout and style of the HTML reports. A report is one file without external resources."""
 
 import base64
 import io
@@ -88,7 +88,7 @@ pre { font-size: .82rem; overflow-x: auto; }
 
 
 def page(title: str, body: str) -> str:
-    """Returns the complete HTML document."""
+    """Returns a complete HTML document with the given title and body."""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -97,7 +97,7 @@ def page(title: str, body: str) -> str:
 
 
 def unreadable_section(names: list[str]) -> str:
-    """Returns a list of the images that could not be read, or nothing if there are none."""
+    """Returns a section that lists the images that could not be read, or an empty string without such images."""
     if not names:
         return ""
     rows = "".join(f"<li>{escape(printable(name))}</li>" for name in names)
@@ -108,13 +108,13 @@ def unreadable_section(names: list[str]) -> str:
 
 
 def tile(value: str, name: str, *, first: bool = False) -> str:
-    """Returns an HTML box with a value and its name."""
+    """Returns an HTML box that shows a value and its name, for the main metrics of a report."""
     kinds = " first" * first + " long" * (len(value) > 9)
     return f'<div class="tile{kinds}"><b>{escape(value)}</b><span>{escape(name)}</span></div>'
 
 
 def image_tag(image: Image.Image, *, alt: str, most: int = 192) -> str:
-    """Embeds an image with up to `most` pixels per side. Scales images up to 64 pixels without smoothing."""
+    """Returns an HTML tag with an embedded image, which is reduced to at most `most` pixels per side."""
     shown = image.copy()
     shown.thumbnail((most, most))
     small = max(shown.size) <= 64

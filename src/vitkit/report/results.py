@@ -1,4 +1,4 @@
-"""Report sections and main metrics that depend on the task of a model, for both reports."""
+"""Report sections and main metrics that depend on the task of a model, for training and evaluation reports."""
 
 from html import escape
 
@@ -12,7 +12,7 @@ from vitkit.report.page import tile
 
 
 def sections(source: Source, predictions: Predictions, model: Checkpoint | None) -> list[str]:
-    """Returns the sections on the predictions of a model; `predictions` are in the order of `source`."""
+    """Returns the report sections on the predictions of a model, which must be in the order of `source`."""
     names = source.classes
     shown = mistakes.section(source, predictions, model)
     if predictions.task.regression:
@@ -24,7 +24,7 @@ def sections(source: Source, predictions: Predictions, model: Checkpoint | None)
 
 
 def tiles(predictions: Predictions, names: tuple[str, ...], what: str = "") -> list[str]:
-    """Returns the main metrics of predictions; `what` precedes their names ("validation ")."""
+    """Returns HTML boxes with the main metrics of predictions. `what` is a prefix of the names ("validation ")."""
     if predictions.task.regression:
         results = regression.per_target(predictions, names)
         r2, mae = (sum(getattr(each, name) for each in results) / len(results) for name in ("r2", "mae"))
@@ -44,7 +44,7 @@ def tiles(predictions: Predictions, names: tuple[str, ...], what: str = "") -> l
 
 
 def label_section(predictions: Predictions, names: tuple[str, ...]) -> str:
-    """Returns the metrics of every independent label at its threshold."""
+    """Returns a section with the metrics of every independent label at its decision threshold."""
     counted = _counted(predictions)
     results = sorted(enumerate(f1.per_label(predictions, names)), key=lambda each: each[1].f1)
     rows = "".join(
@@ -63,7 +63,7 @@ def label_section(predictions: Predictions, names: tuple[str, ...]) -> str:
 
 
 def value_section(predictions: Predictions, names: tuple[str, ...]) -> str:
-    """Returns the predicted and true values of every target, and their errors."""
+    """Returns a section on a regression: plots of predicted against true values, and a table of errors."""
     rows = "".join(
         f"<tr><td>{escape(each.name)}</td><td>{each.mae:.4g}</td><td>{each.rmse:.4g}</td><td>{each.r2:.4f}</td></tr>"
         for each in regression.per_target(predictions, names)
@@ -81,7 +81,7 @@ def value_section(predictions: Predictions, names: tuple[str, ...]) -> str:
 
 
 def _counted(predictions: Predictions) -> dict[int, float]:
-    """Returns the average precision of the labels that have images, by index."""
+    """Returns a dict from the index of each label that has images to its average precision."""
     truth = predictions.targets > 0
     present = torch.nonzero(truth.any(dim=0))[:, 0]
     if not present.numel():

@@ -14,7 +14,7 @@ from vitkit.report.page import page, tile, unreadable_section
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingReport:
-    """The data shown in the report of a training run.
+    """Content of the report of a training run: log events, images, predictions, and the saved model.
 
     `events` are those of the run's log, `metric` selects the best model, and `selection` is "best" or "last".
     `data` names the training data and `split` says where the validation images come from; `config` is the run as JSON.
@@ -35,11 +35,11 @@ class TrainingReport:
 
     @property
     def parameters(self) -> int:
-        """The number of parameters."""
+        """The number of parameters of the model."""
         return sum(parameter.numel() for parameter in self.model.model.parameters())
 
     def of(self, kind: str) -> list[JsonDict]:
-        """Returns the log events of one kind."""
+        """Returns the log events of one kind, such as "step" or "evaluation"."""
         return [event for event in self.events if event["kind"] == kind]
 
     @property
@@ -52,7 +52,7 @@ class TrainingReport:
 
 
 def html(report: TrainingReport) -> str:
-    """Returns the report as one HTML document."""
+    """Returns the report of a training run as one HTML document."""
     parts = [head(report), curves(report)]
     if report.predictions is not None:
         parts += results.sections(report.validation, report.predictions, report.model)
@@ -61,7 +61,7 @@ def html(report: TrainingReport) -> str:
 
 
 def head(report: TrainingReport) -> str:
-    """Returns the title, a summary and the main metrics."""
+    """Returns the head of the report: the title, a summary and the main metrics."""
     steps = report.of("step")
     start, end = report.events[0]["time"], report.events[-1]["time"]
     speeds = sorted(event["images_per_second"] for event in steps if event["images_per_second"])
@@ -93,7 +93,7 @@ def head(report: TrainingReport) -> str:
 
 
 def stopped_early(report: TrainingReport) -> str:
-    """Returns a sentence on early stopping, empty if the run was not stopped early or was continued."""
+    """Returns a sentence on early stopping, or an empty string if the run did not stop early or was continued."""
     stops, steps = report.of("early_stop"), report.of("step")
     if not stops or (steps and steps[-1]["step"] > stops[-1]["step"]):
         return ""
@@ -102,7 +102,7 @@ def stopped_early(report: TrainingReport) -> str:
 
 
 def main_tiles(report: TrainingReport) -> list[str]:
-    """Returns the main metrics of the predictions, or the metric of the run if the images have no labels."""
+    """Returns HTML boxes with the main metrics, or with the metric of the run for images without labels."""
     if report.predictions is None:
         value = next(event[report.metric] for event in report.of("evaluation") if event["step"] == report.step)
         return [tile(formatted(report.metric, value), report.metric, first=True)]
@@ -110,7 +110,7 @@ def main_tiles(report: TrainingReport) -> list[str]:
 
 
 def curves(report: TrainingReport) -> str:
-    """Returns charts of the loss and accuracy over the training steps."""
+    """Returns a section with charts of the loss and of the metric of the run over the training steps."""
     steps, evaluations = report.of("step"), report.of("evaluation")
     if not steps or not evaluations:
         return ""
@@ -160,7 +160,7 @@ def config(report: TrainingReport) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Formats a duration, such as 1 min 37 s."""
+    """Formats a duration in seconds as text, such as "1 min 37 s"."""
     if seconds < 60:
         return f"{seconds:.0f} s"
     if seconds < 3600:
