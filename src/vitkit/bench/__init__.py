@@ -28,7 +28,7 @@ __all__ = ["Candidate", "Job", "Options", "Plan", "Prepared"]
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Options of a benchmark. Each combination of model and batch size has its own section of the report."""
+    """Options of a benchmark. The report has one section for each combination of model and batch size."""
 
     kind: str
     models: tuple[str, ...] = ("vit-b/16",)
@@ -42,7 +42,7 @@ class Options:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Settings that control how the speed is measured.
+    """Settings of the measurement, such as the number of rounds and the duration of a round.
 
     Attributes:
         rounds: Number of measured rounds.
@@ -61,7 +61,7 @@ class Plan:
     preparing: int = 1
 
     def __post_init__(self) -> None:
-        """Raises ValueError if a setting is too small to measure anything."""
+        """Raises ValueError if a number or a duration is out of range."""
         for name in ("rounds", "preparing"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
@@ -72,7 +72,7 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """The task that all candidates of a report section perform.
+    """The task of a report section, such as inference with one model and batch size, which all candidates perform.
 
     `task` is the kind or a part of it. `folder` has the same weights in every layout (see `_inputs`), or is empty.
     `shape` has the numbers that determine the limit: width, mlp_width, tokens and flops per image.
@@ -91,7 +91,7 @@ class Job:
     images: tuple[str, ...] = ()
 
     def to_dict(self) -> JsonDict:
-        """Converts the object to a dict of JSON types."""
+        """Converts this object to a dict for JSON."""
         return dataclasses.asdict(self)
 
     @classmethod
@@ -103,7 +103,7 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A library to benchmark, with its precision (empty if not applicable), settings and Python module."""
+    """A library to benchmark, with its precision (empty if there is none), settings and Python module."""
 
     peer: str
     precision: str = ""
@@ -118,11 +118,11 @@ class Candidate:
         )
 
     def setting(self, name: str, default: str = "") -> str:
-        """Returns the value of a setting."""
+        """Returns the value of a setting, or `default` if it is not set."""
         return dict(self.settings).get(name, default)
 
     def to_dict(self) -> JsonDict:
-        """Converts the object to a dict of JSON types."""
+        """Converts this object to a dict for JSON."""
         return dataclasses.asdict(self)
 
     @classmethod
@@ -133,7 +133,7 @@ class Candidate:
 
 @dataclass(kw_only=True)
 class Prepared:
-    """A candidate that is loaded and ready to run.
+    """A loaded candidate: a function to measure, and the outputs to compare with other candidates.
 
     Attributes:
         run: Processes `items` and returns when the computation is complete.

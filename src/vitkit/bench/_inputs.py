@@ -1,4 +1,4 @@
-"""Creates the inputs of benchmarks: synthetic JPEG files and model weights for every library."""
+"""Creates the inputs of benchmarks: synthetic JPEG files, and model weights in the format of every library."""
 
 import dataclasses
 from pathlib import Path
@@ -18,7 +18,7 @@ SIZES = ((500, 375), (375, 500), (500, 333), (640, 480))
 
 
 def write_jpegs(folder: Path, count: int) -> tuple[str, ...]:
-    """Writes `count` JPEG files of smooth noise with sizes similar to ImageNet, and returns their paths."""
+    """Writes `count` JPEG files of smooth noise, with image sizes as in ImageNet, and returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     generator = np.random.default_rng(0)
     names = []
@@ -35,7 +35,7 @@ def write_jpegs(folder: Path, count: int) -> tuple[str, ...]:
 
 
 def write_weights(source: str, folder: Path) -> tuple[AnyConfig, dict[str, int], dict[str, str]]:
-    """Writes a model to `folder/<layout>` for every checkpoint layout that supports the model.
+    """Saves a model in every checkpoint layout that supports it, each to `folder/<layout>`.
 
     `source` is an architecture (`vit-b/16`), which gets random weights, or a checkpoint. Returns the config of the
     model, the shape for `Job`, and the reasons of unsupported layouts. Raises ValueError for an unknown source.
@@ -69,7 +69,7 @@ def _near(source: str) -> str:
 
 
 def _random(name: str) -> checkpoints.Checkpoint:
-    """Creates a model with noisy initial weights, so that no parameter is constant.
+    """Creates a model with random noise added to its initial weights, so that no parameter is constant.
 
     Uses exact GELU and an epsilon of 1e-6, which every library supports.
     """

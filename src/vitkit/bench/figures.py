@@ -1,4 +1,4 @@
-"""Computes the rows of a benchmark table: medians, quartiles, ratios and limits."""
+"""Computes the rows of a benchmark table: medians, quartiles, speed ratios and fractions of hardware limits."""
 
 import statistics
 from collections.abc import Sequence
@@ -10,24 +10,24 @@ from vitkit.config import JsonDict
 
 @dataclass(frozen=True)
 class Spread:
-    """The median and quartiles of a set of numbers."""
+    """Median, lower quartile and upper quartile of a set of numbers."""
 
     median: float
     low: float
     high: float
 
     def times(self, factor: float) -> "Spread":
-        """Returns a copy with all values multiplied by a factor."""
+        """Returns a copy whose median and quartiles are multiplied by a factor."""
         return Spread(self.median * factor, self.low * factor, self.high * factor)
 
     def inverse(self) -> "Spread":
-        """Returns the reciprocal values, which convert items per second to seconds per item."""
+        """Returns the median and quartiles of the reciprocals, to convert items per second to seconds per item."""
         return Spread(1.0 / self.median, 1.0 / self.high, 1.0 / self.low)
 
 
 @dataclass(kw_only=True)
 class Row:
-    """The table row of one candidate.
+    """Row of a benchmark table: the measured speed of one candidate, or the reason why there is none.
 
     `status` is correct, wrong, measured (no outputs to compare), unchecked (no reference to compare with), failed or
     missing.
@@ -50,17 +50,17 @@ class Row:
 
     @property
     def counts(self) -> bool:
-        """True if the candidate is ranked: its speed was measured and its outputs are correct."""
+        """Whether the candidate is ranked, because its speed was measured and its outputs are not wrong."""
         return self.rate is not None and self.status in ("correct", "measured")
 
     @property
     def is_vitkit(self) -> bool:
-        """True if the row is a measurement of vitkit, not of another library."""
+        """Whether the candidate is vitkit, not another library."""
         return self.candidate.peer == "vitkit"
 
 
 def spread(numbers: Sequence[float]) -> Spread:
-    """Returns the median and the inclusive quartiles. Raises ValueError if there are no numbers."""
+    """Returns the median and quartiles of some numbers. Raises ValueError if there are none."""
     if not numbers:
         raise ValueError("cannot compute the median: there are no numbers")
     if len(numbers) == 1:
@@ -70,7 +70,7 @@ def spread(numbers: Sequence[float]) -> Spread:
 
 
 def paired_ratio(rates: Sequence[float], others: Sequence[float]) -> Spread:
-    """Returns the median and quartiles of the ratio of two candidates' rates in each common round.
+    """Returns median and quartiles of a speed ratio, computed from the rates of two candidates in each round.
 
     Both rates of a round are measured one after the other, so that load on the machine cancels out.
     """
@@ -78,7 +78,7 @@ def paired_ratio(rates: Sequence[float], others: Sequence[float]) -> Spread:
 
 
 def compare(rows: Sequence[Row]) -> None:
-    """Sets each row's speed `ratio` relative to the fastest peer, preferably of the same precision.
+    """Sets the speed `ratio` of each row to the fastest peer, which is one of the same precision if possible.
 
     Peers are all libraries except vitkit. Without peers the ratios are to the first row.
     """
@@ -91,12 +91,12 @@ def compare(rows: Sequence[Row]) -> None:
 
 
 def fraction_of_limit(rate: float, work: float, limit: float | None) -> float | None:
-    """Returns the fraction of the limit (work per second) that a rate (items per second) reaches."""
+    """Returns a rate (items per second) as a fraction of the hardware limit (work per second)."""
     return None if not limit else rate * work / limit
 
 
 def conclusion(rows: Sequence[Row]) -> str:
-    """Returns a sentence that compares vitkit with the fastest peer or explains why there is no ratio."""
+    """Returns a sentence that compares vitkit with the fastest peer, or explains why they are not compared."""
     counted = [row for row in rows if row.counts]
     ours = [row for row in counted if row.is_vitkit]
     peers = [row for row in counted if not row.is_vitkit]
@@ -115,7 +115,7 @@ def conclusion(rows: Sequence[Row]) -> str:
 
 
 def to_dict(row: Row) -> JsonDict:
-    """Converts a row to a dict of JSON types."""
+    """Converts a row to a dict for JSON."""
     return {
         "candidate": row.candidate.name,
         "peer": row.candidate.peer,

@@ -1,4 +1,4 @@
-"""Describes the hardware for reports and file names."""
+"""Describes the hardware of this machine, for reports and file names."""
 
 import os
 import platform
@@ -16,7 +16,7 @@ ALWAYS = ("torch", "numpy", "pillow")
 
 
 def usable_cores() -> int:
-    """Returns the number of CPU cores that this process may use."""
+    """Returns the number of CPU cores that this process is allowed to use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -27,7 +27,7 @@ def threads() -> int:
 
 
 def device(name: str) -> str:
-    """Resolves `auto`, `cpu` or `cuda` to an available device without creating a CUDA context."""
+    """Returns `cpu` or `cuda` for the option `auto`, `cpu` or `cuda`, without creating a CUDA context."""
     has_gpu = bool(gpus())
     if name == "auto":
         return "cuda" if has_gpu else "cpu"
@@ -67,7 +67,7 @@ def describe(device: str) -> JsonDict:
 
 
 def summary(found: JsonDict) -> str:
-    """Returns the name, cores and flags of the processor as one line of text."""
+    """Returns one line of text with the name, number of cores and instruction sets of the processor."""
     return f"{found['processor']}, {found['cores']} cores ({', '.join(found['flags'])})"
 
 
@@ -79,7 +79,7 @@ def short_name(found: JsonDict) -> str:
 
 
 def versions(distributions: tuple[str, ...]) -> dict[str, str]:
-    """Returns the versions of the given distributions that are installed."""
+    """Returns the versions of Python distributions. Those that are not installed are omitted."""
     found = {}
     for name in distributions:
         try:

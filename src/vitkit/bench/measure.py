@@ -1,4 +1,4 @@
-"""Runs a benchmark: writes inputs, runs all candidates, compares their outputs and creates a report."""
+"""Runs a benchmark: writes the inputs, measures all candidates, compares their outputs, creates a report."""
 
 import datetime
 import shlex
@@ -21,7 +21,7 @@ from vitkit.config import JsonDict
 
 @dataclass(kw_only=True)
 class Section:
-    """A report section: the job, its rows, the measured limits and the name of the output reference."""
+    """A report section: the job, the rows of the table, the measured limits, and the name of the reference."""
 
     job: Job
     rows: list[Row]
@@ -31,7 +31,7 @@ class Section:
 
 @dataclass(kw_only=True)
 class Report:
-    """The report of a benchmark: all sections, the hardware, the date and the command."""
+    """The report of a benchmark, with its sections, hardware, date and command."""
 
     kind: str
     sections: list[Section]
@@ -44,7 +44,7 @@ class Report:
 
 
 def parse_options(name: str, lists: Mapping[str, str], **others: object) -> Options:
-    """Creates options from comma-separated lists. Empty lists select the defaults of the benchmark.
+    """Creates `Options` from comma-separated lists of the command line. An empty list selects the defaults.
 
     Raises ValueError for an unknown kind and an invalid batch size.
     """
@@ -65,7 +65,7 @@ def _positive(text: str) -> int:
 def measure(
     options: Options, plan: Plan, command: Sequence[str] = (), log: Callable[[str], None] = lambda text: None
 ) -> Report:
-    """Runs a benchmark. If interrupted, the report contains the results so far.
+    """Runs a benchmark and returns the report. After an interrupt it contains the results so far.
 
     Raises ValueError for an unknown kind, model, peer or precision before anything is run.
     """
@@ -100,7 +100,7 @@ def measure(
 
 
 def _reason(candidate: Candidate, unsupported: Mapping[str, str]) -> str:
-    """Returns the reason why a candidate cannot run, or an empty string if it can."""
+    """Returns the reason why a candidate cannot run on this machine, or an empty string if it can."""
     module = peers.peer(candidate.peer)
     return peers.missing(module) or unsupported.get(getattr(module, "LAYOUT", "vitkit"), "")
 
@@ -108,7 +108,7 @@ def _reason(candidate: Candidate, unsupported: Mapping[str, str]) -> str:
 def section(
     module: ModuleType, job: Job, candidates: Mapping[Candidate, str], plan: Plan, log: Callable[[str], None]
 ) -> tuple[Section, bool]:
-    """Runs the candidates that are supported and compares their outputs.
+    """Runs the candidates that have no reason not to run, and compares their outputs with the reference.
 
     Returns the section and whether it was interrupted.
     """
@@ -131,7 +131,7 @@ def section(
 
 
 def _bound(bounds: Sequence[Row], row: Row) -> float | None:
-    """Returns the limit for the precision of a row, or the limit if there is only one."""
+    """Returns the measured limit for the precision of a row, or the only limit if there is one."""
     own = [each for each in bounds if each.candidate.precision == row.candidate.precision]
     chosen = own or (bounds if len(bounds) == 1 else [])
     return chosen[0].rate.median if chosen and chosen[0].rate else None
@@ -168,7 +168,7 @@ def _row(
 def _reference(
     module: ModuleType, job: Job, results: dict[Candidate, Result], plan: Plan, log: Callable[[str], None] | None
 ) -> tuple[str, np.ndarray | None]:
-    """Returns the name and outputs of the reference, which may run only to produce its outputs.
+    """Returns name and outputs of the reference candidate. If it was not measured, it runs once.
 
     After an interrupt (`log` is None) nothing is run.
     """
@@ -189,7 +189,7 @@ def _reference(
 
 
 def _make(job: Job, candidate: Candidate, plan: Plan, log: Callable[[str], None]) -> str:
-    """Writes the files of a peer library in a separate process; returns an error message, or None."""
+    """Exports the model for a peer library in a separate process. Returns the error message, or an empty string."""
     if not hasattr(peers.peer(candidate.peer), "make"):
         return ""
     log(f"exporting for {candidate.name}")
@@ -218,7 +218,7 @@ def _images(options: Options, module: ModuleType, folder: Path) -> tuple[str, ..
 
 
 def _fill(job: Job, module: ModuleType, folder: Path, images: tuple[str, ...]) -> tuple[Job, Mapping[str, str]]:
-    """Writes the weights of a job. Returns the job and the reason for each unsupported layout."""
+    """Saves the weights of a job. Returns the job, and for each unsupported checkpoint layout the reason."""
     if not module.NEEDS_WEIGHTS:
         return replace(job, images=images), {}
     home = folder / "models" / "".join(letter if letter.isalnum() else "-" for letter in job.model)

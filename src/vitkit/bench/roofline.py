@@ -1,4 +1,4 @@
-"""Measures the speed limit of the hardware with the four matrix products of a ViT block alone.
+"""Measures the speed limit of the hardware: only the four matrix products of a ViT block, or only decoding.
 
 It is measured as one more candidate in the same rounds. One call computes the products of one block (qkv, projection,
 and the two of the MLP) for all tokens of a batch; items are floating-point operations, two per multiply-add. Attention,
@@ -22,7 +22,7 @@ COPIED_BYTES = 256 * 2**20
 
 
 def inference(job: Job, candidate: Candidate) -> Prepared:
-    """Prepares the matrix products of one block; the precision `copy` prepares a memory copy of 256 MiB."""
+    """Prepares the matrix products of one ViT block. The precision `copy` prepares a memory copy of 256 MiB."""
     torch.set_num_threads(job.threads)
     device = torch.device(job.device)
     with torch.inference_mode():
@@ -44,7 +44,7 @@ training = inference
 
 
 def shapes(job: Job) -> list[tuple[int, int, int]]:
-    """Returns the sizes (rows, inner, columns) of the matrix products of one block for a batch."""
+    """Returns the sizes (rows, inner, columns) of the four matrix products of one ViT block for a batch."""
     rows, width, mlp = job.batch * job.shape["tokens"], job.shape["width"], job.shape["mlp_width"]
     return [(rows, width, 3 * width), (rows, width, width), (rows, width, mlp), (rows, mlp, width)]
 
@@ -58,7 +58,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def _products(job: Job, precision: str, device: torch.device) -> tuple[list[Callable[[], Tensor]], str]:
-    """Returns the implementation that is fastest in a short trial, and its name."""
+    """Returns the fastest implementation of the matrix products in a short trial, and its name."""
     candidates: dict[str, list[Callable[[], Tensor]]] = {}
     for name, make in _implementations(precision, device).items():
         candidates[name] = [make(*shape, device) for shape in shapes(job)]
@@ -153,7 +153,7 @@ def _copy(device: torch.device) -> Prepared:
 
 
 def data(job: Job, candidate: Candidate) -> Prepared:
-    """Prepares decoding of JPEG files to RGB pixels at full size with Pillow, without further processing."""
+    """Prepares decoding of JPEG files to RGB pixels at full size with Pillow, without resizing."""
     from PIL import Image
 
     def run() -> None:

@@ -1,4 +1,4 @@
-"""Runs candidates in separate processes and in interleaved rounds (A B A B)."""
+"""Runs candidates in separate processes, in interleaved rounds (A B A B)."""
 
 import json
 import os
@@ -20,10 +20,10 @@ from vitkit.config import Json, JsonDict
 
 
 class BaseWorker(Protocol):
-    """The interface of worker processes."""
+    """Protocol of worker processes, each of which runs one candidate."""
 
     def request(self, message: JsonDict, timeout: float) -> JsonDict:
-        """Sends a request and returns the response. Raises `Failed` if there is none."""
+        """Sends a request and returns the response. Raises `Failed` if the worker does not respond."""
         ...
 
     def send(self, message: JsonDict) -> None:
@@ -31,17 +31,17 @@ class BaseWorker(Protocol):
         ...
 
     def response(self, timeout: float) -> JsonDict:
-        """Returns the response to the last request. Raises `Failed` if there is none."""
+        """Returns the response to the last request. Raises `Failed` if the worker does not respond."""
         ...
 
     def stop(self) -> None:
-        """Stops the worker."""
+        """Stops the worker process."""
         ...
 
 
 @dataclass(kw_only=True)
 class Result:
-    """The result of a candidate: one rate (items per second) per measured round, or the failure."""
+    """The result of a candidate: a rate (items per second) for each measured round, or the reason of a failure."""
 
     candidate: Candidate
     rates: list[float] = field(default_factory=list)
@@ -55,7 +55,7 @@ class Result:
 
 @dataclass(kw_only=True)
 class Results:
-    """The results of all candidates, in order, and whether the user interrupted the benchmark."""
+    """The results of all candidates, in order, and whether the benchmark was interrupted."""
 
     results: list[Result]
     interrupted: bool = False
@@ -68,7 +68,7 @@ def run_rounds(
     start: Callable[[Candidate], BaseWorker],
     log: Callable[[str], None] = lambda text: None,
 ) -> Results:
-    """Prepares the candidates, up to `plan.preparing` at a time, and runs their rounds in turn.
+    """Prepares the candidates, up to `plan.preparing` at the same time, and runs their rounds in turn.
 
     A candidate that fails is skipped in later rounds. After an interrupt the measured rounds are returned.
     """
@@ -102,7 +102,7 @@ def run_rounds(
 def _prepare(
     job: Job, group: Sequence[tuple[int, Result]], plan: Plan, start: Callable[[int, Result], BaseWorker]
 ) -> None:
-    """Starts the workers of a group and waits until all candidates are prepared."""
+    """Starts a worker for each candidate of a group, and waits until all candidates are prepared."""
     with tempfile.TemporaryDirectory(prefix="vitkit-bench-") as folder:
         sent: list[tuple[Result, BaseWorker, Path]] = []
         for number, result in group:
@@ -145,11 +145,11 @@ WORKER = (sys.executable, "-P", "-m", "vitkit.bench.worker")
 
 
 class Failed(Exception):  # noqa: N818 - a status in the table
-    """Raised if a candidate fails. The message is the reason."""
+    """Raised when a candidate fails. The message is the reason."""
 
 
 def environment(threads: int, device: str) -> dict[str, str]:
-    """Returns environment variables that set the number of threads in all libraries and disable downloads."""
+    """Returns environment variables of a worker: they set the number of threads and disable downloads."""
     own = {
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,
@@ -165,7 +165,7 @@ def environment(threads: int, device: str) -> dict[str, str]:
 
 
 class Worker:
-    """A worker process that runs one candidate and responds to messages."""
+    """A worker process that runs one candidate, and responds to messages on standard input."""
 
     def __init__(self, variables: Mapping[str, str], command: tuple[str, ...] = WORKER):
         # A file, not a pipe: much output would fill a pipe and block the process.
@@ -177,7 +177,7 @@ class Worker:
         self.sent = time.monotonic()
 
     def request(self, message: Json, timeout: float) -> JsonDict:
-        """Sends a message and returns the response. Raises Failed for errors, timeouts and ended processes."""
+        """Sends a message and returns the response. Raises Failed for an error, a timeout or an ended process."""
         self.send(message)
         return self.response(timeout)
 
@@ -199,7 +199,7 @@ class Worker:
         return response
 
     def stop(self) -> None:
-        """Stops the process."""
+        """Stops the worker process."""
         for pipe in (self.process.stdin, self.process.stdout):
             if pipe is not None:
                 try:
@@ -230,7 +230,7 @@ class Worker:
         return line
 
     def _exit_reason(self) -> str:
-        """Returns the reason why the process ended: a signal or the last line of its error output."""
+        """Returns the reason why the worker process ended: a signal, or the last line of its error output."""
         code = self.process.wait()
         if code < 0:
             name = signal.Signals(-code).name

@@ -19,7 +19,7 @@ NONE = "-"
 
 
 def show(report: "Report") -> None:
-    """Prints a table with remarks for every section, with the fastest candidate first."""
+    """Prints a table and remarks for every section of a report. The fastest candidate is the first row."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -46,7 +46,7 @@ def to_json(report: "Report") -> str:
 
 
 def to_dict(report: "Report") -> JsonDict:
-    """Converts a report to a dict of JSON types."""
+    """Converts a report to a dict for JSON."""
     return {
         "kind": report.kind,
         "date": report.date,
@@ -61,7 +61,7 @@ def to_dict(report: "Report") -> JsonDict:
 
 
 def write(report: "Report", folder: Path) -> tuple[Path, Path]:
-    """Writes `<kind>_<hardware>_<date>.md` and `.json` to a folder. Replaces existing files."""
+    """Writes a report to a folder as `<kind>_<hardware>_<date>.md` and `.json`. Replaces existing files."""
     folder.mkdir(parents=True, exist_ok=True)
     name = f"{report.kind}_{machine.short_name(report.machine)}_{report.date[:10]}"
     page, data = folder / f"{name}.md", folder / f"{name}.json"
@@ -101,12 +101,12 @@ def markdown(report: "Report") -> str:
 
 
 def ordered(section: "Section") -> list[Row]:
-    """Returns the ranked rows, starting with the fastest, followed by the other rows."""
+    """Returns the rows of ranked candidates, starting with the fastest, followed by the other rows."""
     return sorted(section.rows, key=lambda row: (not row.counts, -row.rate.median if row.rate else 0.0))
 
 
 def title(section: "Section") -> str:
-    """Returns the title of a section."""
+    """Returns the title of a report section: the task with its model, batch size and device."""
     job = section.job
     parts = [job.task if job.task != job.kind else "", job.model]
     parts.append(f"batch {job.batch}" if job.kind in ("inference", "training") else "")
@@ -116,7 +116,7 @@ def title(section: "Section") -> str:
 
 
 def cells(report: "Report", row: Row) -> list[str]:
-    """Returns the cells of a row. Candidates with wrong outputs have no ratio."""
+    """Returns the cells of a table row. Candidates with wrong outputs have no ratio."""
     rate = None if row.rate is None else row.rate.inverse() if kind(report.kind).SHOWS_SECONDS else row.rate
     fraction = row.fraction_of_limit
     return [
@@ -131,7 +131,7 @@ def cells(report: "Report", row: Row) -> list[str]:
 
 
 def remarks(report: "Report", section: "Section") -> list[str]:
-    """Returns the sentences below a table."""
+    """Returns the sentences below a table: the conclusion, the limits, and reasons of failures."""
     lines = [figures.conclusion(section.rows)]
     lines += [f"{row.candidate.name}, {row.status}: {row.reason}." for row in section.rows if row.reason]
     for row in section.limits:
@@ -147,7 +147,7 @@ def remarks(report: "Report", section: "Section") -> list[str]:
 
 
 def number(value: float) -> str:
-    """Formats a number with three significant digits, or numbers of at least 100 as integers."""
+    """Formats a number with three significant digits. Numbers of at least 100 are rounded to integers."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 

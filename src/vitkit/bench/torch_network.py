@@ -1,4 +1,4 @@
-"""Inputs, compilation, forward passes and training steps for all peers that are torch modules."""
+"""Inputs, compilation, forward passes and training steps for all libraries whose models are torch modules."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -20,25 +20,25 @@ Logits = Callable[[Tensor], Tensor]
 
 
 def images(job: Job) -> Float[np.ndarray, "b c h w"]:
-    """Returns the input batch of all candidates, which is standard normal noise."""
+    """Returns the images that are the input of all candidates: a batch of standard normal noise."""
     size = (job.batch, 3, *job.image_size)
     return np.random.default_rng(0).standard_normal(size, dtype=np.float32)
 
 
 def targets(job: Job) -> np.ndarray:
-    """Returns the class labels of the batch."""
+    """Returns the class labels of the input batch for training."""
     return np.random.default_rng(1).integers(0, job.classes, job.batch)
 
 
 def set_up(job: Job) -> torch.device:
-    """Sets the number of threads and the seed, and returns the device."""
+    """Sets torch's number of threads and random seed for a job, and returns the device."""
     torch.set_num_threads(job.threads)
     torch.manual_seed(0)
     return torch.device(job.device)
 
 
 def compiled(module: nn.Module, candidate: Candidate) -> Callable[..., Any]:
-    """Compiles the module if the setting `compile` is a mode of torch.compile."""
+    """Compiles a module with the torch.compile mode in the setting `compile`, if it is set."""
     mode = candidate.setting("compile", "none")
     if mode == "none":
         return module
@@ -48,7 +48,7 @@ def compiled(module: nn.Module, candidate: Candidate) -> Callable[..., Any]:
 
 
 def prepare_inference(job: Job, candidate: Candidate, module: nn.Module, logits: Callable[[Any], Tensor]) -> Prepared:
-    """Prepares inference in the requested precision, or with float32 weights if `autocast=true`."""
+    """Prepares forward passes in the precision of the candidate. With `autocast=true`, weights stay float32."""
     device, dtype = set_up(job), getattr(torch, candidate.precision)
     autocast = candidate.setting("autocast") == "true"
     network = module.eval().to(device) if autocast else module.eval().to(device, dtype)
@@ -63,7 +63,7 @@ def prepare_inference(job: Job, candidate: Candidate, module: nn.Module, logits:
 
 
 def prepare(job: Job, once: Callable[[], Tensor], device: torch.device, notes: dict[str, str]) -> Prepared:
-    """Returns a candidate that runs a forward pass and waits for the device."""
+    """Returns a prepared candidate that runs a forward pass and waits until the device has finished."""
     # Copied: with CUDA graphs the next pass overwrites the output.
     outputs = once().float().cpu().numpy().copy()
 
@@ -75,7 +75,7 @@ def prepare(job: Job, once: Callable[[], Tensor], device: torch.device, notes: d
 
 
 def prepare_training(job: Job, candidate: Candidate, module: nn.Module, logits: Callable[[Any], Tensor]) -> Prepared:
-    """Prepares training steps: AdamW, gradient clipping, and autocast unless the precision is float32."""
+    """Prepares training steps with AdamW, gradient clipping and, except in float32, autocast."""
     device, autocast = set_up(job), candidate.precision != "float32"
     module = module.to(device).train()
     call = compiled(module, candidate)

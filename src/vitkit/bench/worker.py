@@ -1,4 +1,4 @@
-"""Worker process of one candidate, which exchanges JSON lines on standard input and output.
+"""Worker process of one candidate, which reads requests and writes responses as JSON lines.
 
 `prepare` imports the library and prepares the candidate, `round` runs it for some seconds. `make` writes files for a
 later `prepare` (an exported graph) in a separate process, so that its memory is not counted. Prints of libraries go to
@@ -20,7 +20,7 @@ from vitkit.config import JsonDict
 
 
 def main() -> None:
-    """Handles requests until standard input ends."""
+    """Handles requests on standard input until it is closed."""
     # The parent handles the interrupt, which the terminal sends to all processes.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     responses = os.fdopen(os.dup(1), "w", buffering=1)
@@ -60,7 +60,7 @@ def prepare(request: JsonDict) -> tuple[Prepared | None, JsonDict]:
 
 
 def run_round(prepared: Prepared | None, seconds: float) -> JsonDict:
-    """Runs one round: calls the candidate repeatedly until `seconds` have passed."""
+    """Runs one round, in which the candidate is called repeatedly until `seconds` have passed."""
     if prepared is None:
         raise ValueError("the candidate is not prepared; send a `prepare` request first")
     calls, begin, busy = 0, time.perf_counter(), time.process_time()
@@ -80,7 +80,7 @@ def run_round(prepared: Prepared | None, seconds: float) -> JsonDict:
 
 
 def reset_peak_memory() -> None:
-    """Resets the peak memory of the process, so that only the rounds are measured."""
+    """Resets the peak memory of the process, so that preparation is not measured."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
@@ -88,7 +88,7 @@ def reset_peak_memory() -> None:
 
 
 def peak_memory() -> int:
-    """Returns the peak memory in bytes since `reset_peak_memory`. Measures GPU memory if a GPU is used."""
+    """Returns the peak memory in bytes since `reset_peak_memory`, on the GPU if one is used."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
         return int(torch.cuda.max_memory_allocated())
@@ -100,7 +100,7 @@ def peak_memory() -> int:
 
 
 def one_line(error: BaseException) -> str:
-    """Returns the type and the first message line of an exception."""
+    """Returns the type and the first line of the message of an exception."""
     text = str(error).strip().splitlines()
     first = text[0][:300] if text else ""
     return f"{type(error).__name__}: {first}" if first else type(error).__name__

@@ -21,12 +21,12 @@ def kinds() -> list[str]:
 
 
 def kind(name: str) -> ModuleType:
-    """Returns the module of a kind of benchmark. Raises ValueError if the name is unknown."""
+    """Returns the Python module of a kind of benchmark. Raises ValueError if the name is unknown."""
     return _KINDS.get(name)
 
 
 def make_job(options: Options, model: str, batch: int) -> Job:
-    """Creates a job whose weights and images are not written yet."""
+    """Creates a job for a model and batch size. Weights and images are written later."""
     return Job(
         kind=options.kind,
         task=options.kind,

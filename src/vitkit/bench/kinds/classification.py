@@ -23,11 +23,11 @@ def jobs(options: Options) -> list[Job]:
 
 
 def limits(job: Job, candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Returns no limits, because the `data` and `inference` benchmarks measure the relevant limits."""
+    """Returns no limits, because the benchmarks `data` and `inference` measure those of decoding and the model."""
     return []
 
 
 def check_outputs(outputs: np.ndarray, reference: np.ndarray, candidate: Candidate) -> tuple[float, bool]:
-    """Compares predicted classes. A few may differ because image processors round differently."""
+    """Compares predicted classes with the reference. A few may differ, because image processors round differently."""
     difference = float((outputs != reference).mean()) if outputs.shape == reference.shape else 1.0
     return difference, difference <= MAX_DIFFERENCE

@@ -21,17 +21,17 @@ MAX_MEAN_DIFFERENCE = 1.0
 
 
 def jobs(options: Options) -> list[Job]:
-    """Returns a single job that uses one thread, so that the rates are per core."""
+    """Returns a single job with one thread, so that rates are images per second per core."""
     return [replace(make_job(options, "", 1), threads=1)]
 
 
 def limits(job: Job, candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Returns the limit, which is the speed of JPEG decoding alone."""
+    """Returns the candidate that measures the speed limit, which is JPEG decoding without resizing."""
     return [Candidate(peer="limit", precision="decoding", module="vitkit.bench.roofline")]
 
 
 def work(job: Job) -> float:
-    """Returns the amount of work per image: one decoded image."""
+    """Returns the work per item, in the unit of the limit: one decoded image."""
     return 1.0
 
 
@@ -44,7 +44,7 @@ def check_outputs(outputs: np.ndarray, reference: np.ndarray, candidate: Candida
 
 
 def prepare_reading(job: Job, read: Callable[[str], np.ndarray], how: str) -> Prepared:
-    """Returns a candidate that processes the files one at a time."""
+    """Returns a prepared candidate that processes the JPEG files of a job one at a time."""
 
     def run() -> None:
         for name in job.images:

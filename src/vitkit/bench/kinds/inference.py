@@ -1,4 +1,4 @@
-"""Benchmark of forward passes in memory with the same weights and images in all libraries."""
+"""Benchmark of forward passes on a batch in memory, with the same weights and images in all libraries."""
 
 from collections.abc import Sequence
 
@@ -25,7 +25,7 @@ def jobs(options: Options) -> list[Job]:
 
 
 def limits(job: Job, candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Returns the limits: matrix products in every precision of the candidates, and a memory copy."""
+    """Returns the candidates that measure the limits: matrix products in each precision, and a memory copy."""
     from vitkit.bench import roofline
 
     precisions = {each.precision for each in candidates}
@@ -37,12 +37,12 @@ def limits(job: Job, candidates: Sequence[Candidate]) -> list[Candidate]:
 
 
 def work(job: Job) -> float:
-    """Returns the number of floating-point operations per image."""
+    """Returns the work per image: the FLOPs of a forward pass."""
     return float(job.shape["flops"])
 
 
 def check_outputs(outputs: np.ndarray, reference: np.ndarray, candidate: Candidate) -> tuple[float, bool]:
-    """Returns the relative error of the logits and whether rounding in the precision explains the error."""
+    """Returns the relative error of the logits, and whether rounding in the candidate's precision explains it."""
     if outputs.shape != reference.shape or not np.isfinite(outputs).all():
         return float("inf"), False
     difference = float(np.linalg.norm(outputs - reference) / np.linalg.norm(reference))

@@ -1,4 +1,4 @@
-"""Benchmark of complete processes that import the model classes or classify one image."""
+"""Benchmark of complete processes, which import the model classes or classify one image."""
 
 import json
 import subprocess
@@ -22,14 +22,14 @@ DIFFERENCE = "predicted class (0: the same as the reference, 1: another)"
 
 
 def jobs(options: Options) -> list[Job]:
-    """Returns two jobs per model: importing and classifying."""
+    """Returns two jobs per model: one that imports the library, and one that classifies an image."""
     return [
         replace(make_job(options, model, 1), task=task) for model in options.models for task in ("import", "classify")
     ]
 
 
 def limits(job: Job, candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Returns the limit, which is the time of `import torch` alone."""
+    """Returns the candidate that measures the limit, which is a process with `import torch` alone."""
     return [Candidate(peer="limit", precision="import torch", module=__name__)]
 
 
@@ -39,18 +39,18 @@ def startup(job: Job, candidate: Candidate) -> Prepared:
 
 
 def work(job: Job) -> float:
-    """Returns the amount of work per item: one process."""
+    """Returns the work per item, in the unit of the limit: one process."""
     return 1.0
 
 
 def check_outputs(outputs: np.ndarray, reference: np.ndarray, candidate: Candidate) -> tuple[float, bool]:
-    """Compares the predicted class with the reference."""
+    """Compares the predicted class with that of the reference."""
     same = bool((outputs == reference).all()) if outputs.shape == reference.shape else False
     return float(not same), same
 
 
 def prepare_process(command: Sequence[str], *, classifies: bool) -> Prepared:
-    """Returns a candidate that runs a process and can read the predicted class from its last line.
+    """Returns a prepared candidate that runs a process, whose last line of output can be the predicted class.
 
     Raises ValueError with the last line of standard error if the process fails.
     """

@@ -1,4 +1,4 @@
-"""Benchmark of training steps on a batch in memory: forward, backward, gradient clipping and AdamW."""
+"""Benchmark of training steps on a batch in memory: forward and backward pass, gradient clipping and AdamW."""
 
 import numpy as np
 
@@ -22,12 +22,12 @@ def jobs(options: Options) -> list[Job]:
 
 
 def work(job: Job) -> float:
-    """Returns the floating-point operations per image: three times those of the forward pass."""
+    """Returns the work per image: FLOPs of a training step, which are three times those of a forward pass."""
     return 3.0 * job.shape["flops"]
 
 
 def check_outputs(outputs: np.ndarray, reference: np.ndarray, candidate: Candidate) -> tuple[float, bool]:
-    """Compares the losses of the first steps, which depend on the model, gradients and updates."""
+    """Compares the losses of the first steps with the reference. They depend on gradients and updates, too."""
     if outputs.shape != reference.shape or not np.isfinite(outputs).all():
         return float("inf"), False
     difference = float(np.abs(outputs / reference - 1.0).max())

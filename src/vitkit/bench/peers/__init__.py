@@ -1,4 +1,4 @@
-"""Libraries to benchmark. Each module covers one library and has a function per supported benchmark.
+"""Libraries to benchmark ("peers"). Each has a module with one function per supported kind of benchmark.
 
 A function `inference(job, candidate) -> Prepared` (`classification`, `training`, `data`, `startup`) runs in the worker
 and imports the library. `NEEDS` are the required distributions, the library itself first. `precisions(kind, device)`
@@ -18,17 +18,17 @@ _PEERS = Registry(__name__, "peer", ("NEEDS", "precisions"))
 
 
 def peers() -> list[str]:
-    """Returns the names of the peers, starting with vitkit."""
+    """Returns the names of the libraries to benchmark, starting with vitkit."""
     return sorted(_PEERS.names(), key=lambda name: (name != "vitkit", name))
 
 
 def peer(name: str) -> ModuleType:
-    """Returns the module of a peer. Raises ValueError if the name is unknown."""
+    """Returns the Python module of a library to benchmark. Raises ValueError if the name is unknown."""
     return _PEERS.get(name)
 
 
 def missing(module: ModuleType) -> str:
-    """Returns the distributions that a peer needs and that are not installed."""
+    """Returns the names of the Python distributions that a peer needs and that are not installed."""
     absent = []
     for name in module.NEEDS:
         try:
@@ -39,7 +39,7 @@ def missing(module: ModuleType) -> str:
 
 
 def candidates(kind: str, device: str, specs: Sequence[str], precisions: Sequence[str]) -> list[Candidate]:
-    """Creates candidates from specs such as `timm` or `vitkit:precision=int8`.
+    """Returns the candidates for a list of specs such as `timm` or `vitkit:precision=int8`.
 
     A spec without a precision is one candidate for each of `precisions` that the peer supports, with `all` for all of
     them. The default are all peers that support the kind. Raises ValueError for an unknown peer, an invalid setting, a

@@ -1,4 +1,4 @@
-"""ONNX Runtime with a graph exported by torch.onnx. int8 uses its dynamic quantization."""
+"""ONNX Runtime, with a graph that torch.onnx exports. int8 is ONNX Runtime's dynamic quantization."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ def precisions(kind: str, device: str) -> tuple[str, ...]:
 
 
 def make(job: Job, candidate: Candidate) -> None:
-    """Exports the graph for the batch size and quantizes it if the precision is int8."""
+    """Exports the ONNX graph for the batch size of a job. For int8, the graph is quantized."""
     graph = _graph(job, candidate.precision)
     if graph.exists():
         return
@@ -47,7 +47,7 @@ def _export(job: Job, precision: str, graph: Path) -> None:
 
 
 def inference(job: Job, candidate: Candidate) -> Prepared:
-    """Prepares calls of `InferenceSession.run` with all graph optimizations."""
+    """Prepares forward passes with `InferenceSession.run` and all graph optimizations."""
     import onnxruntime
 
     from vitkit.bench import torch_network

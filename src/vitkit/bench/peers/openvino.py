@@ -1,4 +1,4 @@
-"""OpenVINO on a CPU with a model converted from PyTorch. int8 uses NNCF's transformer preset."""
+"""OpenVINO on a CPU, with a model converted from PyTorch. int8 uses NNCF with the preset for transformers."""
 
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,12 @@ CALIBRATION_IMAGES = 32
 
 
 def precisions(kind: str, device: str) -> tuple[str, ...]:
-    """Returns three precisions on a CPU and none on a GPU, because NVIDIA GPUs are not supported."""
+    """Returns the supported precisions on a CPU. There are none on a GPU, because NVIDIA GPUs are not supported."""
     return tuple(HINTS) if device == "cpu" else ()
 
 
 def make(job: Job, candidate: Candidate) -> None:
-    """Converts the model for the batch size and quantizes it if the precision is int8."""
+    """Converts the model of a job for its batch size. For int8, the model is quantized."""
     import openvino
     import torch
 
@@ -38,7 +38,7 @@ def make(job: Job, candidate: Candidate) -> None:
 
 
 def inference(job: Job, candidate: Candidate) -> Prepared:
-    """Prepares synchronous requests on all threads. The setting `hint` is `latency` or `throughput`."""
+    """Prepares synchronous inference requests. The setting `hint` is OpenVINO's `latency` or `throughput`."""
     import openvino
 
     from vitkit.bench import torch_network

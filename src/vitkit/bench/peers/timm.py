@@ -1,4 +1,4 @@
-"""timm in eager mode. `compile=MODE` compiles the model and `autocast=true` enables autocast."""
+"""timm in eager mode. The setting `compile=MODE` compiles the model, and `autocast=true` enables autocast."""
 
 import sys
 from typing import Any
@@ -22,7 +22,7 @@ with torch.no_grad():
 
 
 def precisions(kind: str, device: str) -> tuple[str, ...]:
-    """Returns float32 and the fast 16-bit dtypes, or no precision for benchmarks that read files."""
+    """Returns float32 and the fast 16-bit dtypes. For benchmarks that read files, returns one empty precision."""
     if kind in ("inference", "training"):
         return ("float32", "bfloat16", *(["float16"] if device == "cuda" and kind == "inference" else []))
     return ("",)
@@ -36,7 +36,7 @@ def inference(job: Job, candidate: Candidate) -> Prepared:
 
 
 def classification(job: Job, candidate: Candidate) -> Prepared:
-    """Prepares the loop in timm's documentation, which transforms and classifies one image at a time."""
+    """Prepares classification as in timm's documentation, which transforms and classifies one image at a time."""
     import torch
     from PIL import Image
     from timm.data.config import resolve_model_data_config
@@ -83,7 +83,7 @@ def data(job: Job, candidate: Candidate) -> Prepared:
 
 
 def startup(job: Job, candidate: Candidate) -> Prepared:
-    """Prepares a process that imports timm or classifies one image as in timm's documentation."""
+    """Prepares a process that imports timm, or that classifies one image as in timm's documentation."""
     from vitkit.bench.kinds.startup import prepare_process
 
     if job.task == "import":

@@ -1,4 +1,4 @@
-"""timm with torch.compile, by default in the fastest mode of timm's benchmark script."""
+"""timm with torch.compile, by default in the fastest mode that timm's benchmark script offers."""
 
 import dataclasses
 
@@ -10,12 +10,12 @@ LAYOUT = timm.LAYOUT
 
 
 def precisions(kind: str, device: str) -> tuple[str, ...]:
-    """Returns the precisions of the timm benchmark."""
+    """Returns the same precisions as for timm in eager mode."""
     return timm.precisions(kind, device)
 
 
 def inference(job: Job, candidate: Candidate) -> Prepared:
-    """Prepares timm's compiled model, which uses CUDA graphs on a GPU."""
+    """Prepares forward passes of timm's compiled model, which uses CUDA graphs on a GPU."""
     return timm.inference(job, _compiled(candidate, "reduce-overhead" if job.device == "cuda" else "default"))
 
 

@@ -1,4 +1,4 @@
-"""torchvision's VisionTransformer and transforms, with settings `compile=MODE` and `autocast=true`."""
+"""torchvision's VisionTransformer and transforms, with the settings `compile=MODE` and `autocast=true`."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ def training(job: Job, candidate: Candidate) -> Prepared:
 
 
 def data(job: Job, candidate: Candidate) -> Prepared:
-    """Prepares torchvision's v2 transforms on tensors with antialiasing, as its documentation recommends."""
+    """Prepares torchvision's v2 transforms on tensors, with antialiasing, as torchvision's documentation recommends."""
     import torch
     from torchvision.io import ImageReadMode, decode_image
     from torchvision.transforms import v2

@@ -22,7 +22,7 @@ print(classify.model.config.label2id[best])
 
 
 def precisions(kind: str, device: str) -> tuple[str, ...]:
-    """Returns the same precisions as for timm, or the two image processors for the `data` benchmark."""
+    """Returns the same precisions as for timm. For the `data` benchmark, returns the two image processors."""
     return ("fast", "pil") if kind == "data" else timm.precisions(kind, device)
 
 
@@ -34,7 +34,7 @@ def inference(job: Job, candidate: Candidate) -> Prepared:
 
 
 def classification(job: Job, candidate: Candidate) -> Prepared:
-    """Prepares calls of `pipeline("image-classification")` on files."""
+    """Prepares classification of image files with `pipeline("image-classification")`."""
     import transformers
 
     from vitkit.bench import torch_network
@@ -58,7 +58,7 @@ def training(job: Job, candidate: Candidate) -> Prepared:
 
 
 def data(job: Job, candidate: Candidate) -> Prepared:
-    """Prepares ViTImageProcessor, based on torchvision (`fast`) or Pillow (`pil`), for single images."""
+    """Prepares preprocessing of single images with the ViTImageProcessor of torchvision (`fast`) or Pillow (`pil`)."""
     import transformers
     from PIL import Image
 
@@ -75,7 +75,7 @@ def data(job: Job, candidate: Candidate) -> Prepared:
 
 
 def startup(job: Job, candidate: Candidate) -> Prepared:
-    """Prepares a process that imports transformers' ViT classes or classifies one image with a pipeline."""
+    """Prepares a process that imports the ViT classes of transformers, or that classifies one image with a pipeline."""
     from vitkit.bench.kinds.startup import prepare_process
 
     if job.task == "import":

@@ -1,4 +1,4 @@
-"""vitkit's public interface. The settings are options of `Predictor`, `Run` or `Processor`."""
+"""vitkit with its public interface. The settings are options of `Predictor`, `Run` or `Processor`."""
 
 import atexit
 import sys
@@ -15,7 +15,7 @@ CALIBRATION_IMAGES = 32
 
 
 def precisions(kind: str, device: str) -> tuple[str, ...]:
-    """Returns the precisions of `Predictor` or of a run. The default comes first for classification."""
+    """Returns the precisions of `Predictor` or of a training run. For classification, the default is the first."""
     if kind == "training":
         from vitkit.train import Run
 
@@ -28,7 +28,7 @@ def precisions(kind: str, device: str) -> tuple[str, ...]:
 
 
 def inference(job: Job, candidate: Candidate) -> Prepared:
-    """Prepares forward passes of the model of `Predictor` on a batch on the same device."""
+    """Prepares forward passes with the optimized model of `Predictor`, on a batch on the same device."""
     import torch
 
     from vitkit.bench import torch_network
@@ -45,7 +45,7 @@ def inference(job: Job, candidate: Candidate) -> Prepared:
 
 
 def classification(job: Job, candidate: Candidate) -> Prepared:
-    """Prepares calls of `vitkit.load(...).classify(files)`."""
+    """Prepares classification of image files with `vitkit.load(...).classify(files)`."""
     from vitkit import load
 
     classifier = load(f"{job.folder}/vitkit")
@@ -61,7 +61,7 @@ def classification(job: Job, candidate: Candidate) -> Prepared:
 
 
 def training(job: Job, candidate: Candidate) -> Prepared:
-    """Prepares updates of the training loop. The settings are fields of the run."""
+    """Prepares training steps of vitkit's training loop. The settings are fields of the run config."""
     import torch
     import torch.nn.functional as F
 
@@ -115,7 +115,7 @@ def _run(job: Job, candidate: Candidate, loaded: Any) -> Any:
 
 
 def data(job: Job, candidate: Candidate) -> Prepared:
-    """Prepares calls of `Processor.array`, one file at a time. The settings are fields of the processor."""
+    """Prepares preprocessing of single image files with `Processor.array`. The settings are its fields."""
     from vitkit import Processor, config
 
     # Ignores color profiles, as the other libraries do.
@@ -130,7 +130,7 @@ def data(job: Job, candidate: Candidate) -> Prepared:
 
 
 def startup(job: Job, candidate: Candidate) -> Prepared:
-    """Prepares a process that imports the model classes or classifies one image with `vitkit classify`."""
+    """Prepares a process that imports the model classes, or that classifies one image with `vitkit classify`."""
     from vitkit.bench.kinds.startup import prepare_process
 
     if job.task == "import":
