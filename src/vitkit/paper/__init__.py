@@ -26,13 +26,13 @@ _MODULES = Registry(__name__, "experiment", ("EXPERIMENT", "study"), exclude=("s
 
 @dataclass(frozen=True)
 class Table:
-    """Table of numbers and text with named columns; None is an unknown value."""
+    """Table of numbers and text with named columns. None stands for an unknown value."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
 
     def __post_init__(self) -> None:
-        """Raises ValueError if the length of a row does not match the columns."""
+        """Raises ValueError if a row does not have one cell per column."""
         for row in self.rows:
             if len(row) != len(self.columns):
                 raise ValueError(f"the row {row} has {len(row)} cells; expected {len(self.columns)}: {self.columns}")
@@ -42,13 +42,13 @@ class Table:
         return [[format_cell(cell) for cell in row] for row in self.rows]
 
     def to_dict(self) -> dict[str, object]:
-        """Returns the table in JSON form."""
+        """Converts the table to a dict for JSON."""
         return {"columns": list(self.columns), "rows": [list(row) for row in self.rows]}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """A table, figure or study of the paper, with the commands to reproduce it.
+    """A table, figure or study of the ViT paper, with its published numbers and the commands to reproduce it.
 
     `full` are the commands at the paper's scale, and `needs` the data and models that they require; it is empty if the
     experiment is computed without either. `small` describes the study at small scale. `minutes` is its approximate time
@@ -67,7 +67,7 @@ class Experiment:
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """The results of a study: table with published numbers, plots, remarks and raw numbers."""
+    """Results of a small-scale study: a table with the published numbers, plots, remarks and raw numbers."""
 
     table: Table
     drawings: Mapping[str, Drawing] = field(default_factory=dict)
@@ -76,7 +76,7 @@ class Findings:
 
 
 def experiments() -> dict[str, Experiment]:
-    """Returns all experiments by name, ordered as figures, tables and unnumbered experiments."""
+    """Returns all experiments by name: first figures, then tables, then unnumbered experiments."""
     known = {name: module.EXPERIMENT for name, module in _MODULES}
     return dict(sorted(known.items(), key=lambda pair: _order(pair[0])))
 
@@ -90,13 +90,13 @@ def experiment(name: str) -> Experiment:
 
 
 def study(name: str, small: "SmallScale") -> Findings:
-    """Runs an experiment at small scale. Raises ValueError if the name is unknown."""
+    """Runs the small-scale study of an experiment. Raises ValueError if the name is unknown."""
     experiment(name)
     return _MODULES.get(name).study(small)
 
 
 def full(name: str, small: "SmallScale") -> Findings:
-    """Runs an experiment that needs no training at the paper's scale.
+    """Runs an experiment at the scale of the paper, if it needs no training. Otherwise raises ValueError.
 
     Counts and comparisons are the same at both scales; figures of a model need `small.model`. Raises ValueError with
     the requirements of all other experiments.
@@ -111,13 +111,13 @@ def full(name: str, small: "SmallScale") -> Findings:
 
 
 def uses_model(name: str) -> bool:
-    """Returns whether the experiment explains a trained model, which can be any checkpoint."""
+    """Returns whether an experiment explains a trained model, for which any checkpoint can be given."""
     experiment(name)
     return bool(getattr(_MODULES.get(name), "USES_MODEL", False))
 
 
 def format_cell(cell: Cell) -> str:
-    """Formats the value of a cell as text."""
+    """Formats the value of a table cell as text."""
     if cell is None:
         return "-"
     if isinstance(cell, float):

@@ -1,4 +1,4 @@
-"""Commands that run the experiments at full scale."""
+"""Builds the `vitkit` commands that run the experiments at the scale of the paper."""
 
 JFT = "webdataset:/data/jft300m"
 IMAGENET_21K = "webdataset:/data/imagenet21k"
@@ -13,14 +13,14 @@ H14_AT_384 = 378
 
 
 def pretrain(recipe: str, data: str, *settings: str, out: str = "") -> str:
-    """Returns the `vitkit train` command of a recipe."""
+    """Returns the `vitkit train` command that pre-trains a recipe."""
     output = f" --out {out}" if out else ""
     changes = f" --set {' '.join(settings)}" if settings else ""
     return f"vitkit train {recipe} --data {data}{output}{changes}"
 
 
 def finetune(start: str, data: str, out: str, *, steps: int, lr: float, image_size: int = 384, extra: str = "") -> str:
-    """Returns the `vitkit finetune` command with the hyperparameters of Table 4."""
+    """Returns the `vitkit finetune` command with the hyperparameters of Table 4 in the ViT paper."""
     settings = f"{CROP} {extra}".strip()
     return (
         f"vitkit finetune {start} --data {data} --out {out} --image-size {image_size} --steps {steps} --lr {lr} "
@@ -34,6 +34,6 @@ def fewshot(model: str, data: str = IMAGENET) -> str:
 
 
 def explain(model: str, method: str, out: str, images: str = "") -> str:
-    """Returns the `vitkit explain` command."""
+    """Returns the `vitkit explain` command for an explanation method."""
     inputs = f" {images}" if images else ""
     return f"vitkit explain {model}{inputs} --method {method} --out {out}"

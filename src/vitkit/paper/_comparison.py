@@ -1,4 +1,4 @@
-"""Creates the findings of a sweep: a table, accuracy plots and significance tests."""
+"""Creates the results of a sweep over model variants: a table, plots of the accuracy and significance tests."""
 
 from collections.abc import Mapping, Sequence
 
@@ -21,7 +21,7 @@ FEW_CLASSES = (
 def findings(
     title: str, outcomes: Sequence[Outcome], published: Mapping[str, Cell], small: SmallScale, label: str = "published"
 ) -> Findings:
-    """Returns the findings of a sweep. The first outcome is the baseline of all comparisons.
+    """Returns the results of a sweep over variants. The first variant is the baseline of all comparisons.
 
     `published` contains the paper's numbers by variant, and `label` is their column name.
     """
@@ -58,7 +58,7 @@ def by_name(title: str, outcomes: Sequence[Outcome]) -> Curves:
 
 
 def against_flops(title: str, kinds: Mapping[str, Sequence[tuple[float, Outcome]]]) -> Curves:
-    """Returns a plot of the held-out accuracy of each kind of model against its cost."""
+    """Returns a plot of held-out accuracy against FLOPs, with one line for each kind of model."""
     curves = []
     for kind, points in kinds.items():
         ordered = sorted(points, key=lambda point: point[0])
@@ -69,7 +69,7 @@ def against_flops(title: str, kinds: Mapping[str, Sequence[tuple[float, Outcome]
 
 
 def caveat(small: SmallScale) -> str:
-    """Returns remarks on the differences between this study and the paper."""
+    """Returns a remark on the differences between a small-scale study and the paper."""
     few = FEW_CLASSES if small.data == "digits" else ""
     return (
         f"{SCALE} of '{small.data}', and evaluated on the other half; the paper's models have 86 to 632 million "

@@ -1,4 +1,4 @@
-"""Models and images for the experiments that explain a model."""
+"""Trains or loads the models and images for the experiments that explain a model."""
 
 from itertools import islice
 from pathlib import Path
@@ -13,13 +13,13 @@ STEPS = 400
 
 
 def train_model(small: SmallScale, name: str, model: object, **changes: object) -> Path:
-    """Trains a model on all images with the first seed and returns its checkpoint."""
+    """Trains a model on all classes of the dataset with seed 0, and returns the folder of its checkpoint."""
     settings = {"steps": small.length(STEPS), **changes}
     return small.train(small.run(name, model, data=small.data, seed=0, **settings)).folder / "best"  # type: ignore[arg-type]
 
 
 def load_subject(small: SmallScale, checkpoint: str | Path, num_images: int) -> ExplainInputs:
-    """Loads a checkpoint and `num_images` images that are evenly spaced in the dataset."""
+    """Loads a checkpoint and `num_images` images, evenly chosen from the dataset."""
     classifier = load(str(checkpoint))
     placed = Predictor(classifier.model, classifier.processor, device=small.device)
     sources = splits(small.data)
@@ -31,12 +31,12 @@ def load_subject(small: SmallScale, checkpoint: str | Path, num_images: int) -> 
 
 
 def given_or_trained(small: SmallScale) -> str | Path:
-    """Returns the given checkpoint, or trains a plain ViT on the given images."""
+    """Returns the checkpoint that the user has given, or trains a plain ViT on the dataset of the study."""
     return small.model or train_model(small, "seen", small.vit())
 
 
 def model_remark(small: SmallScale) -> str:
-    """Returns a remark with the name of the explained model."""
+    """Returns a remark that names the explained model."""
     if small.model:
         return f"Model: {small.model}."
     return (

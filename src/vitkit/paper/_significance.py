@@ -1,4 +1,4 @@
-"""Computes means and deviations over seeds, and tests differences between variants."""
+"""Computes means and standard deviations over seeds, and tests the significance of differences."""
 
 import math
 import statistics
@@ -10,30 +10,30 @@ SIGNIFICANCE = 0.05
 
 @dataclass(frozen=True)
 class Trial:
-    """One measurement of a variant with several seeds."""
+    """Values of one metric for one model variant, with one value per seed."""
 
     name: str
     values: tuple[float, ...]
 
     @property
     def mean(self) -> float:
-        """The mean over seeds."""
+        """The mean of the metric over seeds."""
         return statistics.fmean(self.values)
 
     @property
     def deviation(self) -> float:
-        """The sample standard deviation over seeds, or NaN for a single seed."""
+        """The sample standard deviation of the metric over seeds, or NaN for a single seed."""
         return statistics.stdev(self.values) if len(self.values) > 1 else math.nan
 
     @property
     def percent(self) -> str:
-        """The mean and deviation in percent, as text."""
+        """The mean and the standard deviation in percent, as text."""
         spread = "" if math.isnan(self.deviation) else f" +- {100 * self.deviation:.1f}"
         return f"{100 * self.mean:.1f}{spread}"
 
 
 def pooled_deviation(trials: Sequence[Trial]) -> float:
-    """Returns the pooled standard deviation within variants, or NaN if every variant has one seed."""
+    """Returns the standard deviation over seeds, pooled over variants, or NaN if every variant has one seed."""
     several = [trial for trial in trials if len(trial.values) > 1]
     freedom = sum(len(trial.values) - 1 for trial in several)
     if not freedom:
@@ -42,7 +42,7 @@ def pooled_deviation(trials: Sequence[Trial]) -> float:
 
 
 def significant_difference(trials: Sequence[Trial]) -> float:
-    """Returns the smallest significant difference from the mean of the first variant.
+    """Returns the smallest difference from the mean of the first variant that is significant.
 
     Student's t test with the pooled deviation, at 5 % divided by the number of comparisons (Bonferroni).
     """
@@ -55,7 +55,7 @@ def significant_difference(trials: Sequence[Trial]) -> float:
 
 
 def compare(trials: Sequence[Trial], quantity: str) -> tuple[str, ...]:
-    """Returns remarks on the significant differences between the first variant and the others."""
+    """Returns remarks that list the significant differences between the first variant and the others."""
     least, first = significant_difference(trials), trials[0]
     if math.isnan(least):
         return (f"{quantity}: differences are not tested with one seed.",)
@@ -75,7 +75,7 @@ def compare(trials: Sequence[Trial], quantity: str) -> tuple[str, ...]:
 
 
 def student_quantile(probability: float, freedom: int) -> float:
-    """Returns a quantile of Student's t distribution above the median."""
+    """Returns the quantile of Student's t distribution for a probability above 0.5."""
     low, high = 0.0, 1e4
     for _ in range(80):
         middle = (low + high) / 2
@@ -84,7 +84,7 @@ def student_quantile(probability: float, freedom: int) -> float:
 
 
 def _half(x: float, freedom: int, slices: int = 400) -> float:
-    """Returns the probability of 0 < t < x by Simpson's rule.
+    """Returns the probability P(0 < t < x) of Student's t distribution, by Simpson's rule.
 
     The integration variable is a, with t = sqrt(f) tan(a) and the density cos(a)^(f-1).
     """

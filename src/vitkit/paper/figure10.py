@@ -1,4 +1,4 @@
-"""Figure 10: position embeddings by training hyperparameters (appendix D.4)."""
+"""Figure 10: position embeddings of models with different training hyperparameters (appendix D.4)."""
 
 from vitkit import explain
 from vitkit.paper import Experiment, Findings, Table, _commands, _explained_models, figure7
@@ -40,7 +40,7 @@ EXPERIMENT = Experiment(
 
 
 def study(small: SmallScale) -> Findings:
-    """Computes the similarity of position embeddings after each training run."""
+    """Trains models with different hyperparameters, and computes similarities of their position embeddings."""
     drawings, rows = {}, []
     for name, setting in SETTINGS.items():
         steps = max(1, round(small.length(_explained_models.STEPS) * setting["length"]))

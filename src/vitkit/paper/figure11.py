@@ -28,7 +28,7 @@ EXPERIMENT = Experiment(
 
 
 def study(small: SmallScale) -> Findings:
-    """Computes the attention distances of both models."""
+    """Computes the mean attention distances of a plain ViT and a hybrid ViT."""
     plain = small.vit()
     shape = ("image_size", "patch_size", "width", "depth", "num_heads", "mlp_width")
     with_stem = hybrid.Config(**{n: getattr(plain, n) for n in shape}, depths=(1,), stem_width=8, num_groups=4)

@@ -42,7 +42,7 @@ EXPERIMENT = Experiment(
 
 
 def study(small: SmallScale) -> Findings:
-    """Measures the speed and computes the memory of every model at every size."""
+    """Measures the speed and computes the training memory of every model at every image size."""
     rows, curves = [], []
     for name in MODELS:
         speeds = []
@@ -68,7 +68,7 @@ def study(small: SmallScale) -> Findings:
 
 
 def speed(config: object, size: int, *, batches: int) -> float:
-    """Measures the number of images per second on one CPU thread."""
+    """Measures how many images per second a randomly initialized model processes on one CPU thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -79,7 +79,7 @@ def speed(config: object, size: int, *, batches: int) -> float:
 
 
 def memory(config: object, size: int) -> tuple[int, int]:
-    """Returns the bytes that autograd saves per image and the number of images that fit in `MEMORY`.
+    """Returns the bytes per image that autograd saves, and the largest batch size that fits in `MEMORY` bytes.
 
     Runs on the meta device with two and four images to separate the bytes per image from those per step, such as
     standardized filters. (With one image, torch saves some tensors in another form.)
@@ -92,7 +92,7 @@ def memory(config: object, size: int) -> tuple[int, int]:
 
 
 def saved_bytes(model: Backbone, size: int, images: int) -> int:
-    """Returns the bytes of all tensors that autograd saves, without the weights."""
+    """Returns the size in bytes of all tensors that autograd saves in a forward pass, without the weights."""
     weights = {id(parameter) for parameter in model.parameters()}
     sizes: dict[int, int] = {}
     alive = []  # references prevent that an id is reused

@@ -44,7 +44,7 @@ EXPERIMENT = Experiment(
 
 
 def study(small: SmallScale) -> Findings:
-    """Compares every model with the plain ViT and measures its speed."""
+    """Compares Axial-ViTs and a ResNet with plain ViTs, in accuracy, FLOPs and speed."""
     base, size = small.vit(), (small.side, small.side)
     shape = {name: getattr(base, name) for name in ("width", "depth", "num_heads", "mlp_width", "image_size")}
     variants = {

@@ -22,5 +22,5 @@ EXPERIMENT: Experiment = replace(
 
 
 def study(small: SmallScale) -> Findings:
-    """Computes attention rollout on more images than Figure 6."""
+    """Computes attention rollout in the same way as Figure 6, on more images."""
     return figure6.study(small, IMAGES)

@@ -1,4 +1,4 @@
-"""Figure 3: ImageNet accuracy after fine-tuning by pre-training dataset (section 4.3)."""
+"""Figure 3: ImageNet accuracy after fine-tuning, by dataset of the pre-training (section 4.3)."""
 
 from pathlib import Path
 
@@ -50,7 +50,7 @@ EXPERIMENT = Experiment(
 
 
 def tuned(small: SmallScale, name: str, starts: tuple[Path, ...], steps: int = TUNING) -> Trial:
-    """Fine-tunes each checkpoint on a few images per class and returns the accuracies."""
+    """Fine-tunes the checkpoint of each seed on a few images per class, and returns the accuracies."""
     data = small.part(small.downstream, f"number={LABELLED}")
     results = [
         small.finetune(slug(f"{name}-tuned"), start, data=data, seed=seed, steps=small.length(steps))
@@ -60,7 +60,7 @@ def tuned(small: SmallScale, name: str, starts: tuple[Path, ...], steps: int = T
 
 
 def study(small: SmallScale) -> Findings:
-    """Fine-tunes the models of Figure 4."""
+    """Fine-tunes the models of Figure 4, which are pre-trained on fractions of the images."""
     names = list(figure4.models_of(small))
     rows, lines, remarks, numbers = [], {}, [], {}
     for fraction, outcomes in figure4.pretrain(small, STEPS).items():

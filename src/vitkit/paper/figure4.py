@@ -50,7 +50,7 @@ EXPERIMENT = Experiment(
 
 
 def models_of(small: SmallScale) -> dict[str, Variant]:
-    """Returns the configs of a small ViT, a larger ViT and a ResNet."""
+    """Returns the model variants by name: a small ViT, a larger ViT and a ResNet."""
     size = (small.side, small.side)
     return {
         "ViT, small": Variant(small.vit(width=32, num_heads=2, mlp_width=64, depth=2)),
@@ -70,7 +70,7 @@ def pretrain(small: SmallScale, steps: int) -> dict[float, list[Outcome]]:
 
 
 def plot(title: str, lines: Mapping[str, list[tuple[float, float, float]]], y_label: str) -> Curves:
-    """Returns a plot of the accuracy against the fraction of the images, with one line per model."""
+    """Returns a plot of accuracy against the fraction of pre-training images, with one line per model."""
     curves = [
         Curve(name, *(tuple(column) for column in zip(*points, strict=True)))  # type: ignore[arg-type]
         for name, points in lines.items()
@@ -79,7 +79,7 @@ def plot(title: str, lines: Mapping[str, list[tuple[float, float, float]]], y_la
 
 
 def study(small: SmallScale) -> Findings:
-    """Pre-trains every model on every fraction and compares the models at each fraction."""
+    """Pre-trains every model on each fraction of the images, and compares the models at each fraction."""
     results = pretrain(small, STEPS)
     rows, lines, remarks = [], {}, []
     for fraction, outcomes in results.items():

@@ -36,7 +36,7 @@ EXPERIMENT = Experiment(
 
 
 def models_of(small: SmallScale) -> dict[str, tuple[str, vit.Config | hybrid.Config | resnet.Config]]:
-    """Returns the kind and config of every model by name."""
+    """Returns, for each model name, the kind (ViT, hybrid or ResNet) and the config."""
     models: dict[str, tuple[str, vit.Config | hybrid.Config | resnet.Config]] = {}
     for width, depth in SIZES:
         shape = {"width": width, "depth": depth, "num_heads": width // 16, "mlp_width": 2 * width}
@@ -53,7 +53,7 @@ def models_of(small: SmallScale) -> dict[str, tuple[str, vit.Config | hybrid.Con
 
 
 def study(small: SmallScale) -> Findings:
-    """Pre-trains every model and plots one line per kind of model."""
+    """Pre-trains every model, and plots accuracy against compute with one line for each kind of model."""
     named = models_of(small)
     outcomes = small.sweep({name: Variant(model) for name, (_, model) in named.items()}, STEPS)
     images = small.length(STEPS) * BATCH

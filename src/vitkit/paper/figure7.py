@@ -44,7 +44,7 @@ EXPERIMENT = Experiment(
 
 
 def study(small: SmallScale) -> Findings:
-    """Draws the three parts of the figure and computes one number for each."""
+    """Draws the three parts of the figure, and computes numbers that summarize them."""
     subject = _explained_models.load_subject(small, _explained_models.given_or_trained(small), IMAGES)
     embed = subject.model.config
     number = min(FILTERS, embed.width, embed.channels * embed.patch_size[0] * embed.patch_size[1])
@@ -70,7 +70,7 @@ def study(small: SmallScale) -> Findings:
 
 
 def mean_similarities(similarity: Float[np.ndarray, "rows columns rows columns"]) -> tuple[float, float]:
-    """Returns the mean similarity of adjacent patches and of all other pairs."""
+    """Returns the mean position embedding similarity of adjacent patches, and that of all other pairs."""
     rows, columns = similarity.shape[:2]
     positions = np.stack(np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij"), axis=-1).reshape(-1, 2)
     steps = np.abs(positions[:, None] - positions[None]).sum(axis=-1)

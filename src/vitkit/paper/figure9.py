@@ -42,7 +42,7 @@ EXPERIMENT = Experiment(
 
 
 def study(small: SmallScale) -> Findings:
-    """Trains both kinds of heads at every learning rate."""
+    """Pre-trains models with a class token and with global average pooling at every learning rate."""
     heads = {"class token": small.vit(), "average pooling": small.vit(class_token=False, pool="gap")}
     variants = {
         f"{head}, rate {rate:g}": Variant(model, {"optimizer__lr": rate})

@@ -39,7 +39,7 @@ EXPERIMENT = Experiment(
 
 
 def starts(small: SmallScale) -> dict[str, Starts]:
-    """Returns the checkpoints of each pre-training method, one per seed. None means no pre-training."""
+    """Pre-trains with each method, and returns one checkpoint per seed, or None for no pre-training."""
     model = small.vit()
     kinds: dict[str, dict[str, Any]] = {
         "supervised": {},
@@ -60,7 +60,7 @@ def starts(small: SmallScale) -> dict[str, Starts]:
 
 
 def study(small: SmallScale) -> Findings:
-    """Fine-tunes every pre-trained checkpoint and compares the accuracies."""
+    """Fine-tunes the checkpoints of each pre-training method, and compares the accuracies."""
     trials = []
     for name, folders in starts(small).items():
         candidates = [finetune(small, name, folders, rate) for rate in (0.03, 0.1)]
@@ -79,7 +79,7 @@ def study(small: SmallScale) -> Findings:
 
 
 def finetune(small: SmallScale, name: str, folders: Starts, rate: float) -> Trial:
-    """Fine-tunes the checkpoint of every seed, or a randomly initialized model without checkpoints."""
+    """Fine-tunes the checkpoint of each seed, or a randomly initialized model if the checkpoint is None."""
     data = small.part(small.downstream, f"number={figure3.LABELLED}")
     values = []
     for seed, start in enumerate(folders):

@@ -32,12 +32,12 @@ FEWSHOT_POOL = 100  # images per class to sample few-shot images from, for a sou
 
 
 def silent(text: str) -> None:
-    """Ignores the message."""
+    """Ignores a progress message."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A variant in a comparison: a model config and changes to the training run."""
+    """A model variant in a sweep: the model config, and changed settings of the training run."""
 
     model: Dataclass
     changes: Mapping[str, object] = field(default_factory=dict)
@@ -45,7 +45,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The results of a variant for all seeds.
+    """Results of a model variant for all seeds: accuracies, FLOPs and checkpoints.
 
     `accuracy` is that on held-out images of the training classes, `fewshot` the 5-shot accuracy on the other classes,
     and `flops` the floating-point operations of the forward pass per image.
@@ -60,7 +60,7 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class SmallScale:
-    """The settings of a study: output folder, dataset, number of seeds and number of steps.
+    """Settings of a small-scale study, such as the output folder, the dataset and the number of seeds.
 
     `steps` None is the default of the study. `model` is a checkpoint for the experiments that explain a model. `say` is
     called with a message after every run.
@@ -81,7 +81,7 @@ class SmallScale:
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
-        """The classes of the dataset. Raises ValueError for fewer than four classes."""
+        """The classes of the dataset. Raises ValueError if there are fewer than four."""
         classes = next(iter(splits(self.data).values())).classes
         if len(classes) < 4:
             raise ValueError(f"'{self.data}' has {len(classes)} classes; a study needs at least 4, half for transfer")
@@ -89,30 +89,30 @@ class SmallScale:
 
     @cached_property
     def has_splits(self) -> bool:
-        """True if the dataset has its own evaluation split."""
+        """Whether the dataset has its own evaluation split."""
         return "all" not in splits(self.data)
 
     @property
     def side(self) -> int:
-        """The image size of the models in pixels per side."""
+        """The side of the square input images of the models, in pixels."""
         return 16 if self.data == "digits" else 32
 
     @property
     def upstream(self) -> str:
-        """The dataset of the first half of the classes, used for pre-training."""
+        """The data source for pre-training: the first half of the classes."""
         return f"part:classes=0-{len(self.classes) // 2 - 1}@{self.data}"
 
     @property
     def downstream(self) -> str:
-        """The dataset of the second half of the classes, used for transfer."""
+        """The data source for transfer: the second half of the classes."""
         return f"part:classes={len(self.classes) // 2}-{len(self.classes) - 1}@{self.data}"
 
     def part(self, source: str, options: str) -> str:
-        """Returns a part of `upstream` or `downstream`, such as `fraction=0.1`."""
+        """Returns the data source for a part of `upstream` or `downstream`, such as `options="fraction=0.1"`."""
         return source.replace("@", f",{options}@", 1)
 
     def length(self, steps: int) -> int:
-        """Returns the number of steps that the user requested, or the default `steps`."""
+        """Returns the number of training steps that the user has set, or the default `steps`."""
         return self.steps or steps
 
     def vit(self, **changes: object) -> vit.Config:
@@ -122,7 +122,7 @@ class SmallScale:
         return vit.Config(**{**size, **shape, **changes})
 
     def run(self, name: str, model: Dataclass, *, data: str, seed: int, steps: int, **changes: object) -> Run:
-        """Returns a run from scratch. A double underscore in a keyword of `changes` stands for a dot."""
+        """Returns the config of a run from scratch, with `changes` such as `optimizer__lr` for `optimizer.lr`."""
         num_classes = len(next(iter(splits(data).values())).classes)
         run = Run(
             name=f"{name}-seed{seed}",
@@ -144,7 +144,7 @@ class SmallScale:
         return config.override(run, {key.replace("__", "."): value for key, value in changes.items()})
 
     def train(self, run: Run) -> Result:
-        """Trains a run in a subfolder of the study, or reads the result if the run is finished."""
+        """Trains a run in a subfolder of the study. For a finished run, only reads the result."""
         start = time.process_time()
         result = train(run, self.out / "runs" / run.name)
         seconds = time.process_time() - start
@@ -168,7 +168,7 @@ class SmallScale:
         return self.train(self.run(name, model, data=data, seed=seed, steps=steps, **settings))
 
     def fewshot(self, folder: Path, source: str | None = None) -> float:
-        """Returns the mean 5-shot accuracy of three samples of new classes (section 4.1)."""
+        """Returns the 5-shot accuracy of a checkpoint on new classes, as the mean of three samples (section 4.1)."""
         loaded, data = checkpoints.load(folder), source or self.downstream
         config = protocol.EvaluationConfig(
             data=data,
@@ -181,7 +181,7 @@ class SmallScale:
         return found.metrics[f"fewshot.{SHOTS}shot"]
 
     def sweep(self, variants: Mapping[str, Variant], steps: int, *, data: str | None = None) -> list[Outcome]:
-        """Pre-trains and evaluates every variant with every seed."""
+        """Pre-trains and evaluates every model variant with every seed."""
         outcomes = []
         for name, variant in variants.items():
             accuracy, fewshot, folders = [], [], []
@@ -205,7 +205,7 @@ def slug(name: str) -> str:
 
 
 def raw(outcomes: Sequence[Outcome]) -> dict[str, object]:
-    """Returns the raw numbers of a sweep for JSON."""
+    """Returns the numbers of a sweep for each seed, as a dict for JSON."""
     return {
         each.name: {"accuracy": each.accuracy.values, "fewshot": each.fewshot.values, "flops": each.flops}
         for each in outcomes

@@ -1,4 +1,4 @@
-"""Table 1: model variants, with the configs and parameter counts of vitkit."""
+"""Table 1: model variants, compared with the configs and numbers of parameters in vitkit."""
 
 from vitkit import models
 from vitkit.paper import Experiment, Findings, Table
@@ -26,7 +26,7 @@ EXPERIMENT = Experiment(
 
 
 def study(small: SmallScale) -> Findings:
-    """Compares the configs of vitkit with the published table."""
+    """Compares configs and numbers of parameters in vitkit with the published table."""
     rows = []
     for name, (*_, million) in PUBLISHED.items():
         config = models.preset(f"{name}/{PATCHES[name]}")

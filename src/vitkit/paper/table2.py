@@ -57,7 +57,7 @@ EXPERIMENT = Experiment(
 
 
 def study(small: SmallScale) -> Findings:
-    """Pre-trains and fine-tunes the three models of Table 2."""
+    """Pre-trains and fine-tunes small versions of the three models of Table 2."""
     size = (small.side, small.side)
     variants = {
         "ViT, larger": Variant(small.vit(width=96, num_heads=6, mlp_width=192)),

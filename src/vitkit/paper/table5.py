@@ -1,4 +1,4 @@
-"""Table 5: transfer of every ViT from every pre-training dataset (appendix D, Figure 3)."""
+"""Table 5: transfer accuracy of every ViT, by dataset of the pre-training (appendix D, Figure 3)."""
 
 from vitkit.paper import Experiment, Findings, Table, _commands, figure3
 from vitkit.paper.small_scale import SmallScale
@@ -61,5 +61,5 @@ EXPERIMENT = Experiment(
 
 
 def study(small: SmallScale) -> Findings:
-    """Runs the study of Figure 3."""
+    """Runs the study of Figure 3, which shows a part of the same results."""
     return figure3.study(small)

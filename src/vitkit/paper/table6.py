@@ -1,4 +1,4 @@
-"""Table 6: the models of the scaling study and their pre-training FLOPs.
+"""Table 6: models of the scaling study, with accuracies and FLOPs of pre-training.
 
 exaFLOPs = operations of the forward pass per image x 3 (the backward pass costs two more) x images x epochs. The
 operations are those of matrix products and convolutions; a multiplication and an addition count as two. The model is
@@ -21,7 +21,7 @@ TOLERANCE = 0.05
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the table: preset, recipe, epochs, published accuracies (%) and exaFLOPs."""
+    """A published row of Table 6: model preset, recipe, epochs, accuracies in percent, and exaFLOPs."""
 
     preset: str
     recipe: str
@@ -87,7 +87,7 @@ EXPERIMENT = Experiment(
 
 
 def exaflops(preset: str, epochs: float) -> float:
-    """Returns the exaFLOPs of pre-training a model on JFT-300M."""
+    """Returns the exaFLOPs (10^18 FLOPs) of pre-training a model on JFT-300M."""
     config = models.preset(preset, num_classes=CLASSES)
     if "vit" in preset:
         config = replace(config, pre_logits=config.width)
@@ -96,7 +96,7 @@ def exaflops(preset: str, epochs: float) -> float:
 
 
 def study(small: SmallScale) -> Findings:
-    """Computes the exaFLOPs of every row."""
+    """Computes the exaFLOPs of every row, and compares them with the published numbers."""
     counted = {row.preset: exaflops(row.preset, 1) for row in ROWS}
     counts = [(row, counted[row.preset] * row.epochs) for row in ROWS]
     rows = [

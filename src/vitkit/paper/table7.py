@@ -42,7 +42,7 @@ EXPERIMENT = Experiment(
 
 
 def study(small: SmallScale) -> Findings:
-    """Trains each of the two models with each of the two optimizers."""
+    """Pre-trains a ResNet and a ViT with Adam and with SGD, and fine-tunes the models with the best learning rates."""
     kinds = {
         "ResNet": resnet.Config(image_size=(small.side, small.side), depths=(1, 1, 1), stem_width=8, num_groups=4),
         "ViT": small.vit(),
@@ -73,7 +73,7 @@ def study(small: SmallScale) -> Findings:
 
 
 def plot(trials: list[Trial]) -> Curves:
-    """Returns a plot of the accuracies after fine-tuning."""
+    """Returns a plot of the accuracy of every model and optimizer after fine-tuning."""
     y = tuple(100 * trial.mean for trial in trials)
     spread = tuple(100 * trial.deviation for trial in trials)
     x = tuple(map(float, range(len(trials))))

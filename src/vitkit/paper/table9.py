@@ -1,4 +1,4 @@
-"""Table 9: VTAB-1k by task, with 1,000 training images each (appendix D.10)."""
+"""Table 9: VTAB-1k accuracy by task, with 1,000 training images per task (appendix D.10)."""
 
 from pathlib import Path
 
@@ -43,7 +43,7 @@ EXPERIMENT = Experiment(
 
 
 def study(small: SmallScale) -> Findings:
-    """Runs the VTAB protocol on all or two of the new classes, with and without pre-training."""
+    """Runs the VTAB protocol on two tasks of new classes, with and without pre-training."""
     half, last = len(small.classes) // 2, len(small.classes) - 1
     tasks = {"all other classes": f"{half}-{last}", "the last two": f"{last - 1}-{last}"}
     pretrained = small.sweep({"pre-trained": Variant(small.vit())}, STEPS)[0].folders
@@ -72,7 +72,7 @@ def study(small: SmallScale) -> Findings:
 
 
 def protocol(small: SmallScale, name: str, classes: str, start: Path | None, seed: int) -> tuple[float, float]:
-    """Returns the best learning rate on 20 validation images and the final accuracy."""
+    """Returns the learning rate that is best on 20 validation images, and the final accuracy with this rate."""
     first, last = map(int, classes.split("-"))
     source = f"part:split=train@{small.data}" if small.has_splits else small.data
     hundred = f"part:classes={classes},number={IMAGES // (last - first + 1)},seed={seed}@{source}"

@@ -1,4 +1,4 @@
-"""Saves the findings of a study as result.json, result.md and figures."""
+"""Saves the results of a study as result.json, result.md and image files of the plots."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from vitkit.paper.small_scale import SmallScale
 
 
 def write(name: str, experiment: Experiment, findings: Findings, small: SmallScale, seconds: float) -> list[Path]:
-    """Saves all files in the study folder and returns their paths. `seconds` is the CPU time."""
+    """Saves the results of a study in its folder, and returns the paths. `seconds` is the CPU time."""
     small.out.mkdir(parents=True, exist_ok=True)
     paths = []
     for label, drawing in findings.drawings.items():
@@ -33,7 +33,7 @@ def write(name: str, experiment: Experiment, findings: Findings, small: SmallSca
 def to_dict(
     name: str, experiment: Experiment, findings: Findings, small: SmallScale, seconds: float
 ) -> dict[str, object]:
-    """Returns the findings and the settings that reproduce them in JSON form."""
+    """Returns a dict for JSON with the results of a study and the settings that reproduce them."""
     return {
         "name": name,
         "title": experiment.title,
@@ -52,7 +52,7 @@ def to_dict(
 
 
 def markdown(experiment: Experiment, findings: Findings, small: SmallScale, figures: list[str]) -> str:
-    """Returns a study as Markdown: description, findings, remarks and published numbers."""
+    """Returns a study as Markdown text: description, results, remarks and published numbers."""
     parts = [f"# {experiment.title}, at small scale", experiment.shows, f"{experiment.small} Dataset: `{small.data}`."]
     parts += [table(findings.table), *(f"![]({name})" for name in figures)]
     parts.append("\n".join(f"* {remark}" for remark in findings.remarks))
@@ -61,6 +61,6 @@ def markdown(experiment: Experiment, findings: Findings, small: SmallScale, figu
 
 
 def table(content: Table) -> str:
-    """Formats a table in Markdown."""
+    """Formats a `Table` in Markdown."""
     lines = ["| " + " | ".join(content.columns) + " |", "|" + "---|" * len(content.columns)]
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in content.words()])
