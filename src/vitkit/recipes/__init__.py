@@ -1,4 +1,4 @@
-"""Training recipes: named runs, each with its command and expected accuracy.
+"""Training recipes: configs of training runs by name, with the command to start them and expected accuracies.
 
 Each file of this folder lists its recipes in `RECIPES`. To add a recipe, add an entry to a list or add a file.
 """
@@ -15,7 +15,7 @@ _MODULES = Registry(__name__, "recipe file", ("RECIPES",))
 
 @dataclass(frozen=True)
 class Recipe:
-    """A training recipe, such as `digits.tiny`.
+    """A training recipe, such as `digits.tiny`: a training run, its description and the expected accuracy.
 
     Args:
         name: `file.recipe`, the name on the command line.
@@ -40,17 +40,17 @@ class Recipe:
     notes: str = "Training time was not measured."
 
     def run(self) -> Run:
-        """Creates the training run of the recipe."""
+        """Returns the config of the training run."""
         return self.base(self.name, **self.overrides)
 
     @property
     def command(self) -> str:
-        """The example command that starts the recipe."""
+        """An example command that starts the training run."""
         return f"vitkit train {self.name} --data {self.data} {self.options}".rstrip()
 
     @property
     def description(self) -> str:
-        """Returns a text with the summary, the command and the notes of the recipe."""
+        """Text that describes the recipe: summary, expected accuracy, command and notes."""
         expected = f": {self.expected}" if self.expected else ""
         source = f" ({self.source})" if self.source else ""
         paragraphs = (f"{self.summary}{expected}{source}.", f"`{self.command}`", self.notes)
@@ -63,7 +63,7 @@ def recipes() -> dict[str, Recipe]:
 
 
 def recipe(name: str) -> Run:
-    """Returns the run of a recipe. Raises ValueError if the name is unknown."""
+    """Returns the config of the training run of a recipe. Raises ValueError if the name is unknown."""
     known = recipes()
     if name not in known:
         raise ValueError(f"unknown recipe '{name}'{nearest(name, known)}")

@@ -1,4 +1,4 @@
-"""AugReg: pre-training with augmentation chosen by model size (Steiner et al. 2022).
+"""AugReg: pre-training of ViTs with an augmentation strength for each model size (Steiner et al. 2022).
 
 "How to train your ViT? Data, Augmentation, and Regularization in Vision Transformers". The settings are those of
 big_vision's configs, which the authors recommend after their search; the accuracies are from Table 3 of the paper.

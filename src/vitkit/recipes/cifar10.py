@@ -1,4 +1,4 @@
-"""Small ViTs on CIFAR-10 from scratch, in about an hour on a laptop CPU or ten minutes on a GPU."""
+"""Training of small ViTs on CIFAR-10 from scratch, in about an hour on a laptop CPU or ten minutes on a GPU."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""DeiT III: plain ViTs on ImageNet-1k and ImageNet-21k (Touvron et al. 2022).
+"""DeiT III: plain ViTs trained on ImageNet-1k and ImageNet-21k (Touvron et al. 2022).
 
 "DeiT III: Revenge of the ViT". LAMB, a sigmoid loss on ImageNet-1k, one of three color augmentations, LayerScale and
 strong stochastic depth. Large models are trained at a low resolution and then fine-tuned at higher ones with AdamW.
@@ -100,7 +100,7 @@ def _from_imagenet21k(name: str, size: str, depth: float, start: str) -> Run:
 
 
 def _simple_crop(image: int) -> Augment:
-    """Returns `deit3` augmentation with a padded random crop, CutMix only and no repeats."""
+    """Returns the augmentation of DeiT III, but with padded random crops, CutMix only and no repeated augmentation."""
     crop = Crop(kind="simple", short_side=image, padding=4)
     return replace(deit3(), crop=crop, mixing=Mixing(cutmix=1.0), repeats=1)
 

@@ -1,4 +1,4 @@
-"""Recipe and demo on handwritten digits, with small images shown as text in the terminal."""
+"""Recipe and demo on handwritten digits. The demo shows small images as text in the terminal."""
 
 import time
 from collections.abc import Sequence
@@ -26,14 +26,14 @@ SHADES = " \u2591\u2592\u2593\u2588"
 
 
 def text_lines(image: Image.Image) -> list[str]:
-    """Returns an image as lines of shaded blocks with two characters per pixel."""
+    """Returns an image as lines of text, with two equal characters for each pixel that show its brightness."""
     pixels: UInt8[np.ndarray, "h w"] = np.asarray(image.convert("L"))
     shades = pixels.astype(int) * len(SHADES) // 256
     return ["".join(SHADES[shade] * 2 for shade in row) for row in shades]
 
 
 def side_by_side(columns: Sequence[Sequence[str]], *, gap: int = 4) -> str:
-    """Joins text blocks horizontally; each column is as wide as its longest line."""
+    """Joins blocks of text lines horizontally. Each block is padded to its longest line."""
     height = max(len(column) for column in columns)
     widths = [max(len(line) for line in column) for column in columns]
     rows = []
@@ -47,7 +47,7 @@ SIDE = 16
 
 
 def tiny(name: str = "digits.tiny") -> Run:
-    """Returns the run of the recipe `digits.tiny`."""
+    """Returns the config of the recipe `digits.tiny`, which trains a very small ViT."""
     return Run(
         name=name,
         model=vit.Config(
@@ -87,7 +87,7 @@ RECIPES = (
 
 
 def demo(out: str | Path = "runs/demo", *, console: Console | None = None, keep_memory: bool = False) -> Path:
-    """Trains `digits.tiny` in `out`, prints predictions, and returns the path of the report.
+    """Trains the recipe `digits.tiny` in the folder `out`, prints predictions, and returns the path of the report.
 
     An interrupted run is resumed. If the run in `out` is finished, the demo uses `out-2`, `out-3`, ... instead.
     `keep_memory` is the option of `vitkit.train.train`.
@@ -114,7 +114,7 @@ def demo(out: str | Path = "runs/demo", *, console: Console | None = None, keep_
 
 
 def _choose_folder(out: Path, run: Run) -> Path:
-    """Returns the first of `out`, `out-2`, ... that is missing or contains this unfinished run."""
+    """Returns the first of the folders `out`, `out-2`, ... that does not exist or contains this run, unfinished."""
 
     def fits(folder: Path) -> bool:
         run_folder = RunFolder(folder)
@@ -126,7 +126,7 @@ def _choose_folder(out: Path, run: Run) -> Path:
 
 
 def _show_predictions(classifier: Classifier, held_out: Source, width: int, num: int = 8) -> str:
-    """Returns some held-out digits as text with their predictions."""
+    """Returns text that shows some held-out digits and their predicted classes."""
     cells = []
     for index in range(0, len(held_out), len(held_out) // num)[:num]:
         example = held_out.read(index)

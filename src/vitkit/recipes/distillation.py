@@ -1,4 +1,4 @@
-"""Distillation recipes for DeiT, a small model for flowers and a small model for digits."""
+"""Distillation recipes: DeiT, a small model for images of flowers, and a small model for digits."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Fine-tuning as in Table 4 of the ViT paper, at 384 pixels.
+"""Fine-tuning as in Table 4 of the ViT paper, with images of 384x384 pixels.
 
 The recipes start from ViT-B/16 pre-trained on ImageNet-21k; `--init-from` takes another checkpoint of the same shape.
 The learning rates are from the middle of the paper's sweeps. For the setting of Table 2 add

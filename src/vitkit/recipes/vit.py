@@ -1,4 +1,4 @@
-"""ViT pre-training as in Table 3 of the ViT paper and in "Better plain ViT baselines".
+"""ViT pre-training as in Table 3 of the ViT paper, and as in "Better plain ViT baselines for ImageNet-1k".
 
 JFT-300M is not public. Use another source with `--data`, or read the recipes as configurations.
 """
@@ -65,7 +65,7 @@ ON_JFT = (
 
 
 def jft(name: str, size: str, rate: float, epochs: int) -> Run:
-    """Returns a run that pre-trains on JFT-300M with a sigmoid loss (Table 3)."""
+    """Returns the config of a run that pre-trains on JFT-300M with a sigmoid loss (Table 3)."""
     loss = supervised.Config(loss="sigmoid", head_bias=-10.0)
     run = _pretraining(name, _model(size, JFT, 0.0), loss, rate=rate, decay=0.1)
     return replace(run, epochs=epochs, optimizer=replace(run.optimizer, clip=None))
@@ -84,13 +84,13 @@ def _imagenet(name: str, size: str) -> Run:
 
 
 def _model(size: str, classes: int, dropout: float) -> object:
-    """Returns a model config with the pre-logits layer of the paper (linear and tanh)."""
+    """Returns the config of a preset with the pre-logits layer of the paper, which is linear and tanh."""
     config = models.preset(size, num_classes=classes, activation="gelu_tanh", dropout=dropout)
     return replace(config, pre_logits=config.width)
 
 
 def _pretraining(name: str, model: object, loss: supervised.Config, *, rate: float, decay: float) -> Run:
-    """Returns a run with the common settings of all rows of Table 3.
+    """Returns the config of a run with the settings that all rows of Table 3 share.
 
     The run has one epoch, which the caller replaces.
     """

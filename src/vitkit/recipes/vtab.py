@@ -47,7 +47,7 @@ PUBLISHED: dict[str, dict[str, float]] = {
 
 
 def averages(scores: Mapping[str, float]) -> dict[str, float]:
-    """Returns the mean score of each task group and of all 19 tasks (`mean`).
+    """Returns the mean accuracy of each group of tasks, and of all 19 tasks as `mean`.
 
     Raises ValueError for an unknown and for a missing task.
     """
@@ -96,7 +96,7 @@ def benchmark(
     start: str = START,
     rates: Sequence[float] = (0.01,),
 ) -> dict[str, float]:
-    """Trains on all 19 tasks and returns the accuracies, the group means and the overall mean.
+    """Fine-tunes on all 19 tasks of VTAB-1k, and returns the accuracies, the group means and the overall mean.
 
     `sources` gives the data sources of tasks that are not read from the public mirror. With several `rates`, each is
     tried on 800 training images, and the one with the best accuracy on the other 200 is used to train on all 1,000
