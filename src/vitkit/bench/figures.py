@@ -78,7 +78,7 @@ def paired_ratio(rates: Sequence[float], others: Sequence[float]) -> Spread:
 
 
 def compare(rows: Sequence[Row]) -> None:
-    """Sets the speed `ratio` of each row to the fastest peer, which is one of the same precision if possible.
+    """Sets the `ratio` of each row: its speed relative to the fastest peer, of the same precision if possible.
 
     Peers are all libraries except vitkit. Without peers the ratios are to the first row.
     """

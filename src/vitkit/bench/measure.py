@@ -100,7 +100,7 @@ def measure(
 
 
 def _reason(candidate: Candidate, unsupported: Mapping[str, str]) -> str:
-    """Returns the reason why a candidate cannot run on this machine, or an empty string if it can."""
+    """Returns the reason why a candidate cannot run, such as a missing package, or an empty string if it can."""
     module = peers.peer(candidate.peer)
     return peers.missing(module) or unsupported.get(getattr(module, "LAYOUT", "vitkit"), "")
 
@@ -108,7 +108,7 @@ def _reason(candidate: Candidate, unsupported: Mapping[str, str]) -> str:
 def section(
     module: ModuleType, job: Job, candidates: Mapping[Candidate, str], plan: Plan, log: Callable[[str], None]
 ) -> tuple[Section, bool]:
-    """Runs the candidates that have no reason not to run, and compares their outputs with the reference.
+    """Runs the candidates that support the job, and compares their outputs with the reference.
 
     Returns the section and whether it was interrupted.
     """

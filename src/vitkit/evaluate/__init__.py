@@ -97,7 +97,7 @@ class ModelOutputs:
 
     @cached_property
     def predictions(self) -> Predictions:
-        """Predictions for all images, in order. Raises ValueError if the model and the images differ in classes."""
+        """Predictions for all images. Raises ValueError if model and labels differ in the number of classes."""
         if self.model.config.num_classes == 0:
             raise ValueError("the model has no classes; evaluate it with knn, fewshot or probe")
         logits, targets = self._outputs.logits, self._outputs.targets

@@ -60,7 +60,7 @@ def independent(predictions: Predictions) -> bool:
 
 
 def usable(predictions: Predictions) -> Predictions:
-    """Returns the predictions that count: those of labeled images, or of all images if labels are independent."""
+    """Returns the predictions to evaluate: of labeled images, or of all images if labels are independent."""
     return predictions if independent(predictions) else labelled(predictions)
 
 

@@ -33,7 +33,10 @@ SEED = 0
 
 @dataclass(frozen=True)
 class FrozenFeatures:
-    """Frozen features of labeled images: class tokens of the last blocks, and the mean patch token."""
+    """Frozen features of labeled images: class tokens of the last blocks, and the mean patch token.
+
+    `blocks` are in the order of the model.
+    """
 
     blocks: Float[Tensor, "n blocks d"]
     patches: Float[Tensor, "n d"]
@@ -53,7 +56,7 @@ def check(data: EvaluationData, blocks: str = str(BLOCKS)) -> tuple[str, ...]:
 
 
 def check_blocks(model: Backbone, blocks: str) -> TokenBackbone:
-    """Returns the model as a `TokenBackbone`. Raises ValueError if it is none, or if `blocks` is not a number."""
+    """Returns the model as a `TokenBackbone`. Raises ValueError for other models, or if `blocks` is not a number."""
     if not blocks.isdecimal() or int(blocks) < 1:
         raise ValueError(f"linear takes a number of blocks, as in linear:4, not '{blocks}'")
     if not isinstance(model, TokenBackbone):

@@ -42,7 +42,7 @@ def _crop_to_patches(model: Backbone, pixels: Tensor, image: Image.Image) -> Ima
 
 
 def original(processor: Processor, image: object, limits: Limits = DEFAULT_LIMITS) -> AnyImage:
-    """Reads an image at its full size, with the channels of the model. An ImageError contains the image's name."""
+    """Reads an image at its full size, with the channels of the model. Raises ImageError with the image name."""
     try:
         if isinstance(image, Unlisted):
             raise image.error

@@ -20,8 +20,8 @@ from vitkit.layers.position import PositionInput
 class Packed:
     """Packed tokens (n, d) of several groups of images. The images of a group have the same size.
 
-    `shapes` are (images, tokens per image), `grids` (rows, columns). The tokens of an image are in the order of
-    `Features`: `num_special` special tokens, then the patches. `earlier` has the meaning it has there.
+    `shapes` are the (images, tokens per image) of each group, `grids` its (rows, columns). The tokens of an image are
+    in the order of `Features`: `num_special` special tokens, then the patches. `earlier` has the meaning it has there.
     """
 
     tokens: Float[Tensor, "n d"]

@@ -17,7 +17,7 @@ CUBIC, CUBIC_ANTIALIAS = -0.75, -0.5
 
 
 def is_symbolic(grid: Grid) -> bool:
-    """Returns whether a size is symbolic, because torch.export traces a model for dynamic image sizes."""
+    """Returns whether a size is symbolic, as in a model that torch.export traces for dynamic image sizes."""
     return any(isinstance(size, torch.SymInt) for size in grid)
 
 

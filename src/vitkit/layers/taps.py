@@ -107,7 +107,7 @@ def block_indices(blocks: Blocks, depth: int) -> tuple[int, ...]:
 def run_stages(
     x: Float[Tensor, "b c rows columns"], stages: nn.Sequential, taps: Taps | None
 ) -> Float[Tensor, "b d new_rows new_columns"]:
-    """Runs a feature map through convolutional stages. It stops after the last chosen stage if `taps` says so."""
+    """Runs a feature map through convolutional stages: all, or up to the last chosen one if `taps.stops` is True."""
     for index, stage in enumerate(stages):
         x = stage(x)
         if taps is not None and taps.add(index, x):

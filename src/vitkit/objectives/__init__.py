@@ -103,7 +103,7 @@ def objectives() -> list[str]:
 
 
 def objective(name: str) -> ModuleType:
-    """Returns the module of an objective. Raises ValueError if the name is unknown."""
+    """Returns the Python module of an objective. Raises ValueError if the name is unknown."""
     return _OBJECTIVES.get(name)
 
 

@@ -187,8 +187,9 @@ class BEiT(Objective):
         return 0 if self.trains_tokenizer else 1
 
     def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """Returns `loss`, `words` and `accuracy` of a batch; without `accuracy` while the tokenizer is trained.
+        """Returns `loss`, `words` (perplexity of visual tokens) and, once the tokenizer is trained, `accuracy`.
 
+        `loss` is that of the reconstruction while the tokenizer is trained, then the cross-entropy of visual tokens.
         `words` is the perplexity of the visual tokens in the batch, `accuracy` the fraction of correct predictions.
         """
         if self.tokenizer is not None and self.trains_tokenizer:

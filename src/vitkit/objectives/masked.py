@@ -124,7 +124,7 @@ class Masked(Objective):
 
 
 def token_backbone(backbone: Backbone, what: str) -> TokenBackbone:
-    """Returns `backbone` as a `TokenBackbone`. Raises ValueError if it is none or has several patch sizes."""
+    """Returns `backbone` as a `TokenBackbone`. Raises ValueError for other models, or for several patch sizes."""
     if not isinstance(backbone, TokenBackbone):
         raise ValueError(f"{what} masks tokens before the first block, but {type(backbone).__name__} has no tokens")
     if getattr(backbone.config, "patch_sizes", ()):

@@ -19,7 +19,7 @@ EXPERIMENT = Experiment(
 
 
 def study(small: SmallScale) -> Findings:
-    """Evaluates images of half of the classes, with predictions of all classes and of that half only."""
+    """Evaluates images of half of the classes. Predictions are among all classes, then among that half only."""
     folder = _explained_models.train_model(small, "seen", small.vit(), steps=small.length(200))
     loaded = checkpoints.load(folder)
     config = protocol.EvaluationConfig(data=small.downstream, evaluators=("top1", "subset"), batch_size=64)

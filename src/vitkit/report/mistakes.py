@@ -162,7 +162,7 @@ def gradient_map(model: Backbone, pixels: Float[Tensor, "b c height width"]) -> 
 
 
 def dim(image: Image.Image, values: Float[np.ndarray, "rows columns"]) -> Image.Image:
-    """Darkens an image where a map has low values. Brightness is scaled by `MIN_BRIGHTNESS` to 1."""
+    """Darkens an image where a map has low values, down to the fraction `MIN_BRIGHTNESS` of its brightness."""
     low, high = float(values.min()), float(values.max())
     scaled = (values - low) / (high - low) if high > low else np.ones_like(values)
     mask = Image.fromarray((scaled * 255).astype(np.uint8)).resize(image.size, Image.Resampling.BICUBIC)

@@ -114,7 +114,10 @@ def tile(value: str, name: str, *, first: bool = False) -> str:
 
 
 def image_tag(image: Image.Image, *, alt: str, most: int = 192) -> str:
-    """Returns an HTML tag with an embedded image, which is reduced to at most `most` pixels per side."""
+    """Returns an HTML tag with an embedded image, which is reduced to at most `most` pixels per side.
+
+    Images of up to 64 pixels per side are lossless, and the browser enlarges them without smoothing.
+    """
     shown = image.copy()
     shown.thumbnail((most, most))
     small = max(shown.size) <= 64

@@ -32,7 +32,7 @@ class Logger(Protocol):
 
 
 class TensorBoard:
-    """Writes TensorBoard event files. When a run resumes from `step`, earlier events of later steps are hidden."""
+    """Writes TensorBoard event files. A resumed run hides earlier events of the steps after `step`."""
 
     def __init__(self, folder: Path, step: int = 0):
         from torch.utils.tensorboard.writer import SummaryWriter  # slow to import, and not needed for --help
@@ -69,7 +69,7 @@ class WeightsAndBiases:
 
 
 class MLflow:
-    """Logs to an MLflow run with the name of the run folder, on the tracking server that MLflow is set to."""
+    """Logs to an MLflow run with the name of the run folder, on the tracking server in MLflow's settings."""
 
     def __init__(self, run: Run, folder: Path):
         self.module = _import("mlflow")

@@ -71,7 +71,7 @@ def finetune(
     seed: int = 0,
     tune_threshold: bool = False,
 ) -> Run:
-    """Returns a run that fine-tunes a checkpoint; start it with `train(finetune(model, data), folder)`.
+    """Returns a run that fine-tunes a checkpoint. Start it with `train(finetune(model, data), folder)`.
 
     SGD with momentum 0.9, cosine schedule, no weight decay and gradients clipped to norm 1, as in the ViT paper; no
     dropout, as in AugReg; Inception crops and flips, as in the original code. The processor is the checkpoint's.

@@ -23,7 +23,7 @@ STEP = 3  # random stream of dropout, stochastic depth and masks; `data.loader` 
 
 
 class TrainingStopped(ValueError):  # noqa: N818 - an end, as StopIteration is
-    """Raised when a run cannot continue; the failed step has not changed the weights."""
+    """Raised when a run cannot continue. The failed step has not changed the weights."""
 
 
 @dataclass
@@ -51,7 +51,7 @@ class Training:
 
     @cached_property
     def parameters(self) -> list[nn.Parameter]:
-        """The parameters of the objective, which are collected once, because that is slow for a small model."""
+        """The parameters of the objective. They are cached, because collecting them in every step is slow."""
         return list(self.objective.parameters())
 
     @property

@@ -30,7 +30,7 @@ from vitkit.train.stopping import EarlyStopping
 
 
 class Interrupted(KeyboardInterrupt):
-    """Raised after a signal has stopped the run and a checkpoint is saved. The same command resumes the run."""
+    """Raised after a signal has stopped the run and a checkpoint was saved. The same command resumes the run."""
 
     def __init__(self, number: int, step: int):
         name = signal.Signals(number).name

@@ -23,7 +23,7 @@ def jobs(options: Options) -> list[Job]:
 
 
 def limits(job: Job, candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Returns no limits, because the benchmarks `data` and `inference` measure those of decoding and the model."""
+    """Returns no limits. The benchmarks `data` and `inference` measure the limits of decoding and the model."""
     return []
 
 

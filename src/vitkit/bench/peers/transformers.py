@@ -58,7 +58,7 @@ def training(job: Job, candidate: Candidate) -> Prepared:
 
 
 def data(job: Job, candidate: Candidate) -> Prepared:
-    """Prepares preprocessing of single images with the ViTImageProcessor of torchvision (`fast`) or Pillow (`pil`)."""
+    """Prepares ViTImageProcessor, with the backend torchvision (`fast`) or Pillow (`pil`), for single images."""
     import transformers
     from PIL import Image
 

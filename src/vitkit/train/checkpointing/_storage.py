@@ -222,7 +222,7 @@ def split_tensors(content: Mapping[str, object]) -> tuple[dict[str, Tensor], Jso
 
 
 def join_tensors(rest: Json, tensors: Mapping[str, Tensor]) -> files.State:
-    """Restores a checkpoint from the output of `split_tensors`. Raises ValueError if a tensor is missing."""
+    """Restores a checkpoint from the output of `split_tensors`. Raises ValueError if an entry is invalid."""
 
     def build(value: object) -> object:
         if isinstance(value, list):
