@@ -99,7 +99,7 @@ def test_missing_block(folder: Path) -> None:
 
 def test_two_names_of_the_same_tensor(folder: Path) -> None:
     _weights(folder, lambda tensors: tensors.update({"layernorm.bias": tensors["vit.layernorm.bias"].clone()}))
-    _load_error(folder, "are names of the same tensor")
+    _load_error(folder, "both map to the same tensor")
 
 
 def test_missing_head(folder: Path) -> None:
@@ -118,7 +118,10 @@ def test_missing_position_table(folder: Path, tmp_path: Path) -> None:
 
 CONFIGS: list[tuple[dict[str, Any], str]] = [
     ({"id2label": {"0": "a", "1": "b"}}, "num_classes is 2, but the tensors have 5"),
-    ({"id2label": {"1": "a", "2": "b", "3": "c", "4": "d", "5": "e"}}, "id2label has 5 names, but none for class 0"),
+    (
+        {"id2label": {"1": "a", "2": "b", "3": "c", "4": "d", "5": "e"}},
+        "id2label has 5 labels, but none for the class 0",
+    ),
     ({"id2label": ["a"]}, "'id2label' is"),
     ({"hidden_size": 128}, "width is 128, but the tensors have 64"),
     ({"num_hidden_layers": 10**9}, "depth is 1000000000, but the tensors have 2"),
@@ -199,7 +202,7 @@ def test_invalid_vitkit_layout(tmp_path: Path) -> None:
         ({"model": data["model"] | {"num_classes": 10**15}}, "with a wrong shape|cannot build a model|classes"),
         (
             {"model": data["model"] | {"position": "sincos2d", "image_size": [10**6, 10**6]}},
-            "too many patches for a position embedding",
+            "patches, too many for a position embedding",
         ),
         ({"model": data["model"] | {"family": "os"}}, "unknown model family 'os'"),
         ({"model": data["model"] | {"unknown_field": 1}}, "unknown key 'unknown_field'"),
@@ -258,7 +261,7 @@ def test_model_type_does_not_match_the_tensors(folder: Path) -> None:
 
 def test_existing_targets(folder: Path, tmp_path: Path) -> None:
     made = checkpoint(TINY)
-    with pytest.raises(CheckpointError, match=r"exists and is not empty: pass overwrite=True \(--overwrite\)"):
+    with pytest.raises(CheckpointError, match=r"exists and is not empty; pass overwrite=True \(--overwrite\)"):
         checkpoints.save(made, folder)
     checkpoints.save(made, folder, overwrite=True, to="vitkit")
     assert checkpoints.load(folder).origin.format == "vitkit"

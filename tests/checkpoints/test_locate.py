@@ -139,9 +139,9 @@ def test_hub_ids_from_the_cache(cache: Path) -> None:
         assert loaded.origin.revision == COMMIT
         assert loaded.model.config.width == 64
     _load_error("owner/tiny@main", "owner/tiny@main has revision main, but revision=v2: pass only one", revision="v2")
-    _load_error("owner/tiny@v2", "owner/tiny at v2 is not in the Hub's cache, and the Hub cannot be reached")
+    _load_error("owner/tiny@v2", "owner/tiny at v2 is not in the local cache of the Hub, and the Hub cannot be reached")
     _load_error("owner/tinny", "; the cache has owner/tiny ")
-    _load_error("owner/other", "owner/other is not in the Hub's cache.* no such local file or folder")
+    _load_error("owner/other", "owner/other is not in the local cache of the Hub.* no such local file or folder")
 
 
 def test_cached_shards_are_links_to_blobs(cache: Path) -> None:
@@ -182,7 +182,7 @@ def _no_proxy() -> Exception:
         (errors.RevisionNotFoundError("x", response=_response(404)), "has no revision v9"),
         (errors.HfHubHTTPError("x", response=_response(500)), "cannot be reached"),
         (_no_proxy(), "cannot be reached"),
-        (errors.LocalEntryNotFoundError("x"), "not in the Hub's cache"),
+        (errors.LocalEntryNotFoundError("x"), "not in the local cache of the Hub"),
     ],
 )
 def test_hub_errors(error: Exception, message: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -144,7 +144,7 @@ WRAPPERS: dict[str, Callable[[], Any]] = {
 REJECTED: dict[str, tuple[Callable[[], Any], str]] = {
     "two equal copies": (
         lambda: {"net_a": STATE, "net_b": OTHER},
-        r"weights under net_a, net_b: pass one .*FILE:net_a",
+        r"several sets of weights, net_a, net_b; append .*FILE:net_a",
     ),
     "two heads": (
         lambda: {"state_dict": _prefixed("backbone.") | {"head.weight": torch.ones(3, 5), "head.bias": torch.ones(3)}},
@@ -298,7 +298,7 @@ def test_subtrees_of_pickles(tree: str, tmp_path: pathlib.Path) -> None:
     assert all(torch.equal(state[name], OTHER[name]) for name in STATE)
     with pytest.raises(CheckpointError, match="no subtree 'ema'; it has models, student, teacher"):
         checkpoints.load(f"{tmp_path}/x.pth:ema")
-    with pytest.raises(CheckpointError, match=r"'backbone' is in the file 2 times; pass one of teacher\.backbone"):
+    with pytest.raises(CheckpointError, match=r"the file has 2 subtrees 'backbone'; pass one of teacher\.backbone"):
         checkpoints.load(f"{tmp_path}/x.pth:backbone")
 
 

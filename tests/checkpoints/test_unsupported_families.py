@@ -22,13 +22,15 @@ NAMES = {
 @pytest.mark.parametrize("family", NAMES)
 def test_family_is_named(family: str, tmp_path: Path) -> None:
     torch.save({name: torch.zeros(4, 3, 2, 2) for name in NAMES[family]}, tmp_path / "x.pth")
-    with pytest.raises(CheckpointError, match=f"this is {family}.*, in a layout that vitkit does not support"):
+    with pytest.raises(CheckpointError, match=f"the model is {family}.*, in a layout that vitkit does not support"):
         checkpoints.load(tmp_path / "x.pth")
 
 
 def test_unknown_tensor_names(tmp_path: Path) -> None:
     torch.save({"encoder.weird\x1b[31m": torch.zeros(1)}, tmp_path / "x.pth")
-    with pytest.raises(CheckpointError, match=r"the tensors match no format of .*: 'encoder.weird\\x1b\[31m'"):
+    with pytest.raises(
+        CheckpointError, match=r"the tensor names match none of the formats .*: 'encoder.weird\\x1b\[31m'"
+    ):
         checkpoints.load(tmp_path / "x.pth")
     torch.save({"epoch": 3}, tmp_path / "y.pth")
     with pytest.raises(CheckpointError, match="the file contains no tensors"):

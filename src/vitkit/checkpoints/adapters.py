@@ -46,7 +46,7 @@ def open_adapter(folder: Path, open_base: Callable[[str], tuple[Tensors, Json | 
         tensors, config = open_base(base)
         tensors, rename = canonical(tensors, config)
     except CheckpointError as error:
-        raise CheckpointError(f"the base model of the adapter: {error}") from None
+        raise CheckpointError(f"the base model of the adapter cannot be loaded: {error}") from None
     adapter = open_weights(next(folder / name for name in FILES if (folder / name).is_file()))
     parts = adapter.renamed(lambda name: PREFIX.sub("", name))
     merged = _merged(tensors, parts, rename, _scale(settings))
@@ -108,8 +108,8 @@ def _merged(base: Tensors, adapter: Tensors, rename: Callable[[str], str], scale
     wrong = [name for name, sides in pairs.items() if not _fits(base.infos.get(name), sides, adapter)]
     if wrong or not pairs:
         raise CheckpointError(
-            "the adapter does not fit its base model: "
-            f"{listing(wrong) if wrong else 'the adapter has no LoRA matrices'}"
+            "the adapter does not fit its base model; missing or of a wrong shape: "
+            f"{listing(wrong) if wrong else 'all LoRA matrices'}"
         )
 
     def read(name: str) -> Tensor:

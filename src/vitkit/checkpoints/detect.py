@@ -71,7 +71,8 @@ def detect_format(tensors: Tensors, config: Json | None, format_name: str | None
         )
     if best.unknown and (family := family_of([*best.unknown, *best.outside])):
         raise CheckpointError(
-            f"this is {family}, in a layout that vitkit does not support ({listing([*best.unknown, *best.outside], 3)})"
+            f"the model is {family}, in a layout that vitkit does not support "
+            f"({listing([*best.unknown, *best.outside], 3)})"
         )
     if best.outside:
         raise CheckpointError(_outside_error(best))
@@ -87,7 +88,7 @@ def canonical(tensors: Tensors, config: Json | None) -> tuple[Tensors, Callable[
     layout = detected.format
     found = Names(tensors).unwrap(layout.anchors[0], layout.ignored) if layout.anchors else _as_stored(tensors)
     if found is None or found.outside:
-        raise CheckpointError("the tensor names are not those of a complete model")
+        raise CheckpointError("the tensor names are not those of a complete model; save the full state_dict")
 
     def rename(name: str) -> str:
         return _alias(layout, name.removeprefix(detected.wrapper))
@@ -100,7 +101,7 @@ def _outside_error(detection: Detection) -> str:
     tree = detection.wrapper.rstrip("./")
     return (
         f"{listing(list(detection.outside), 4)} next to the weights under '{detection.wrapper}' could change the "
-        f"output; to load the model under this name without them, pass FILE:{tree}"
+        f"output; to load only the weights under this name, pass FILE:{tree}"
     )
 
 
@@ -171,19 +172,19 @@ def _ignored(patterns: Iterable[tuple[str, ...]], name: str) -> str | None:
 def _unknown_error(tensors: Tensors, config: Json | None, format_name: str | None) -> str:
     names = list(tensors.infos)
     if not names:
-        return "the file has no tensors; pass a file of weights"
+        return "the file has no tensors; pass a weights file"
     if any(re.search(r"(^|\.)_?flat_param", name) for name in names):
         return (
             "the weights are flattened and sharded by FSDP; save a full state dict "
             "(torch.distributed.checkpoint.state_dict.get_model_state_dict with full_state_dict=True)"
         )
     if family := family_of(names):
-        return f"this is {family}, in a layout that vitkit does not support"
+        return f"the model is {family}, in a layout that vitkit does not support"
     if format_name is None and config is not None and isinstance(config.get("model_type"), str):
         return _model_type_error(config["model_type"], names, config)
     if format_name is not None:
         return f"the file is not in the format '{format_name}'; its tensors are {listing(names, 5)}"
-    return f"the tensors match no format of {', '.join(list_formats())}: {listing(names, 5)}"
+    return f"the tensor names match none of the formats {', '.join(list_formats())}: {listing(names, 5)}"
 
 
 def _model_type_error(kind: str, names: list[str], config: Json) -> str:

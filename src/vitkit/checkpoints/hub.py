@@ -38,8 +38,8 @@ def download(name: str, revision: str | None) -> tuple[Path, str]:
         folder = _snapshot(name, revision, (*PATTERNS, *OLDER_PATTERNS))
         if not any(path.match(pattern) for path in folder.iterdir() for pattern in OLDER_PATTERNS):
             raise CheckpointError(
-                f"{name} has no model.safetensors, pytorch_model.bin or flax_model.msgpack on the Hub or in its cache: "
-                "to load other file types, download the file and pass its path"
+                f"{name} has no model.safetensors, pytorch_model.bin or flax_model.msgpack on the Hub or in its cache; "
+                "to load another file, download it and pass its path"
             )
     return folder, folder.name
 
@@ -62,7 +62,9 @@ def _snapshot(name: str, revision: str | None, patterns: tuple[str, ...]) -> Pat
     # huggingface_hub versions use different HTTP libraries; this error name works with all of them.
     except (errors.LocalEntryNotFoundError, errors.HTTPError, OSError):  # pyright: ignore[reportPrivateImportUsage]
         at = f" at {revision}" if revision else ""
-        raise CheckpointError(f"{name}{at} is not in the Hub's cache, and the Hub cannot be reached") from None
+        raise CheckpointError(
+            f"{name}{at} is not in the local cache of the Hub, and the Hub cannot be reached"
+        ) from None
 
 
 def similar_cached_models(name: str) -> list[str]:

@@ -21,7 +21,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path.name} is not a regular file; remove it or replace it")
     size = path.stat().st_size
     if size > MAX_BYTES:
-        raise CheckpointError(f"{path.name} has {size:,} bytes; the limit is {MAX_BYTES:,}")
+        raise CheckpointError(f"{path.name} has {size:,} bytes; the limit is {MAX_BYTES:,} bytes")
     return parse_json(path.read_bytes(), path.name)
 
 
@@ -38,7 +38,7 @@ def parse_json(data: bytes, name: str) -> dict[str, Any]:
     except CheckpointError as error:
         raise CheckpointError(f"{name}: {error}") from None
     except RecursionError:
-        raise CheckpointError(f"{name} is nested too deeply") from None
+        raise CheckpointError(f"{name} has too many nested levels") from None
     except ValueError as error:
         raise CheckpointError(f"{name} is not JSON: {error}") from None
     if not isinstance(value, dict):
@@ -54,11 +54,11 @@ def write_json(data: Json, path: Path) -> None:
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     if len(pairs) > MAX_KEYS:
-        raise CheckpointError(f"an object has {len(pairs):,} keys; the limit is {MAX_KEYS:,}")
+        raise CheckpointError(f"a JSON object has {len(pairs):,} keys; the limit is {MAX_KEYS:,}")
     result: dict[str, object] = {}
     for key, value in pairs:
         if key in result:
-            raise CheckpointError(f"the key {key[:80]!r} appears twice")
+            raise CheckpointError(f"the key {key[:80]!r} occurs twice in an object")
         result[key] = value
     return result
 

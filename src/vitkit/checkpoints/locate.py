@@ -235,7 +235,7 @@ def _subtree(tensors: Tensors, tree: str, separator: str) -> Tensors:
         raise CheckpointError(f"the archive has no subtree '{tree}'; it has {listing(tops)}")
     if len(prefixes) > 1:
         paths = [prefix.rstrip(separator) for prefix in prefixes]
-        raise CheckpointError(f"'{tree}' is in the file {len(paths)} times; pass one of {listing(paths)}")
+        raise CheckpointError(f"the file has {len(paths)} subtrees '{tree}'; pass one of {listing(paths)}")
     (prefix,) = prefixes
     inside = tensors.select({name.partition("\0")[2]: old for name, old in names.items()})
     roots = ("", *(root.removeprefix(prefix) for root in tensors.roots if root.startswith(prefix) and root != prefix))

@@ -68,7 +68,7 @@ def _matched(tensors: Tensors, layout: Layout) -> Tensors:
             new = re.sub(pattern, replacement, new)
         if layout.table.matches(new):
             if new in names:
-                raise CheckpointError(f"{names[new]} and {old} are names of the same tensor")
+                raise CheckpointError(f"{names[new]} and {old} both map to the same tensor; keep only one of them")
             names[new] = old
     return tensors.select(names)
 
@@ -95,7 +95,7 @@ def load_dalle_encoder(path: str | os.PathLike[str]) -> DalleEncoder:
     wrong = [name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)]
     if wrong:
         raise CheckpointError(
-            f"{file.name} is not DALL-E's encoder: missing, unknown or with a wrong shape: {listing(sorted(wrong))}"
+            f"{file.name} is not DALL-E's encoder; missing, unknown or of a wrong shape: {listing(sorted(wrong))}"
         )
     state = {name: tensors.read(name).float().clone() for name in wanted}
     model.load_state_dict(state, assign=True)

@@ -45,7 +45,9 @@ def save(
         checkpoint = meaning.in_target_units(checkpoint)
     path = Path(target).expanduser()
     if chosen.suffix and path.suffix != chosen.suffix:
-        raise CheckpointError(f"{chosen.name} is a single file: its name must end in {chosen.suffix}, not {path.name}")
+        raise CheckpointError(
+            f"the format {chosen.name} is a single file, which must end in {chosen.suffix}, not {path.name}"
+        )
     write = write_file if chosen.suffix else write_folder
     write(path, lambda part: chosen.write(checkpoint, part), overwrite=overwrite)
     return chosen.name
@@ -68,9 +70,9 @@ def convert(
 def write_file(target: Path, write: Callable[[Path], None], *, overwrite: bool) -> None:
     """Calls `write(path)` to write a file. Raises CheckpointError if the file exists and `overwrite` is False."""
     if target.is_dir():
-        raise CheckpointError(f"{target} is a folder, but this format is a single file")
+        raise CheckpointError(f"{target} is a folder, but this format is a single file; pass the path of a file")
     if target.exists() and not overwrite:
-        raise CheckpointError(f"{target} exists: pass overwrite=True (--overwrite) to replace it")
+        raise CheckpointError(f"{target} exists; pass overwrite=True (--overwrite) to replace it")
     atomic.write_file(target, write)
 
 
@@ -87,10 +89,10 @@ def write_folder(target: Path, write: Callable[[Path], None], *, overwrite: bool
 def check_folder(target: Path, *, overwrite: bool) -> None:
     """Raises CheckpointError if `write_folder` cannot write this folder."""
     if target.exists() and not target.is_dir():
-        raise CheckpointError(f"{target} is a file, but this format is a folder")
+        raise CheckpointError(f"{target} is a file, but this format is a folder; pass the path of a folder")
     inside = list(target.iterdir()) if target.is_dir() else []
     if inside and not overwrite:
-        raise CheckpointError(f"{target} exists and is not empty: pass overwrite=True (--overwrite) to replace it")
+        raise CheckpointError(f"{target} exists and is not empty; pass overwrite=True (--overwrite) to replace it")
     if inside and (not (target / "config.json").is_file() or any(path.is_dir() for path in inside)):
         raise CheckpointError(
             f"{target} is not replaced, because it is not empty and is not a checkpoint folder; choose another folder"

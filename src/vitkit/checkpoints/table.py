@@ -180,7 +180,7 @@ class Table:
             rule, match = self._match(name)
             parts = rule.names(match)
             if missing := [part for part in parts if part not in tensors]:
-                raise CheckpointError(f"the file has {name}, but not {listing(missing)}")
+                raise CheckpointError(f"the file has the tensor {name}, but not {listing(missing)}")
             ours = _filled(rule.ours, match)
             if ours not in result:
                 result[ours] = rule.transform.load([tensors[part] for part in parts]).contiguous()

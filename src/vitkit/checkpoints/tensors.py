@@ -44,7 +44,7 @@ class Tensors:
         for old in self.infos:
             new = rename(old)
             if new in names:
-                raise CheckpointError(f"{names[new]} and {old} are names of the same tensor")
+                raise CheckpointError(f"{names[new]} and {old} both map to the same tensor; keep only one of them")
             names[new] = old
         return self.select(names)
 

@@ -114,7 +114,7 @@ class Names:
             }
         if len(found := self.anchors[anchor]) > MAX_COPIES:
             raise CheckpointError(
-                f"the file has weights under {len(found):,} names; pass one of them after a colon, as in FILE:NAME"
+                f"the file has {len(found):,} sets of weights; append the name of one of them, as in FILE:NAME"
             )
         return found
 
@@ -139,7 +139,7 @@ class Names:
             elif (key := name.key[len(wrapper) :]) and _is_counter(key, self.tensors.infos[name.original]):
                 notes[f"ignored: {name.original} (a number, not model weights)"] = None
             elif key in inside:
-                raise CheckpointError(f"{inside[key]} and {name.original} are names of the same tensor")
+                raise CheckpointError(f"{inside[key]} and {name.original} both map to the same tensor; keep only one")
             else:
                 inside[key] = name.original
         head = _linear(outside or pretraining, self.tensors)
@@ -204,7 +204,7 @@ def _chosen(copies: list[tuple[str, str]]) -> tuple[str, str]:
     if len(equal) > 1:
         names = ["".join(each).rstrip("./") for each in equal]
         raise CheckpointError(
-            f"the file has weights under {listing(names, 4)}: pass one of them after a colon, FILE:{names[0][:80]}"
+            f"the file has several sets of weights, {listing(names, 4)}; append the name of one: FILE:{names[0][:80]}"
         )
     return ranked[0]
 

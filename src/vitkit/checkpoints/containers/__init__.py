@@ -30,9 +30,12 @@ NOT_WEIGHTS: tuple[tuple[bytes, str], ...] = (
     ),
     (
         b"<!doctype html",
-        "the file is an HTML page, not weights; download the file itself (on the Hub: /resolve/, not /blob/)",
+        "the file is an HTML page, not weights; download the raw file (URL with /resolve/, not /blob/)",
     ),
-    (b"<html", "the file is an HTML page, not weights; download the file itself (on the Hub: /resolve/, not /blob/)"),
+    (
+        b"<html",
+        "the file is an HTML page, not weights; download the raw file (URL with /resolve/, not /blob/)",
+    ),
     (b"<?xml", "the file is an XML page (perhaps a server error), not weights; download the file again"),
     (b"\x1f\x8b", "the file is compressed with gzip; unpack it first (gunzip)"),
     (b"7z\xbc\xaf", "the file is a 7z archive; unpack it first"),
@@ -69,7 +72,7 @@ def open_weights(path: Path, *, inside_modules: bool = False) -> Tensors:
 def check_regular(path: Path) -> None:
     """Raises CheckpointError for a named pipe, device or socket, because reading it could block or never end."""
     if not stat.S_ISREG(path.stat().st_mode):
-        raise CheckpointError("this is not a regular file; pass a weights file or the folder that contains it")
+        raise CheckpointError("not a regular file; pass a weights file or the folder that contains it")
 
 
 def _check_start(path: Path) -> None:

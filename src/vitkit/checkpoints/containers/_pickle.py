@@ -81,7 +81,7 @@ class _Parser:
                 return self.stack.pop()
             OPERATIONS[code](self)
         raise CheckpointError(
-            f"the pickle in the file has more than {MAX_OPERATIONS:,} operations; save the state_dict alone"
+            f"the pickle in the file has more than {MAX_OPERATIONS:,} operations; save only the state_dict"
         )
 
     def take(self, count: int) -> memoryview:

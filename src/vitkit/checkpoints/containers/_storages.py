@@ -140,10 +140,10 @@ def _problem(
     needed = math.prod(shape) * dtype.itemsize
     # A stride of zero gives a huge shape from a single value; copying it would fill the memory.
     if needed > stored:
-        return f"of shape {_shown(shape)}, but it has only {stored:,} bytes of data"
+        return f"of shape {_shown(shape)}, but its storage has only {stored:,} bytes"
     last = sum((side - 1) * stride for side, stride in zip(shape, strides, strict=True)) if 0 not in shape else -1
     if (storage.start + offset + last + 1) * dtype.itemsize > stored + storage.start * storage.dtype.itemsize:
-        return "beyond the end of its data"
+        return "not completely inside its storage"
     return ""
 
 

@@ -35,7 +35,9 @@ def check_directory(path: Path, kind: str) -> None:
             if len(record) == 56:
                 entries, length = struct.unpack_from("<QQ", record, 32)
     if entries > MAX_MEMBERS or length > MAX_DIRECTORY:
-        raise CheckpointError(f"the archive has too many members: {entries:,}, in a directory of {length:,} bytes")
+        raise CheckpointError(
+            f"the archive has {entries:,} members in a directory of {length:,} bytes, which is too many"
+        )
 
 
 @contextmanager
@@ -63,4 +65,4 @@ def check_total(members: Iterable[zipfile.ZipInfo], size: int, limit: int) -> No
     """Raises CheckpointError if the members of an archive unpack to more than `limit` bytes."""
     unpacked = sum(member.file_size for member in members)
     if unpacked > limit:
-        raise CheckpointError(f"zip bomb: {size:,} bytes unpack to {unpacked:,}")
+        raise CheckpointError(f"the archive looks like a zip bomb: {size:,} bytes unpack to {unpacked:,} bytes")

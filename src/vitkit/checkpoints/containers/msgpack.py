@@ -180,7 +180,7 @@ def _flatten(value: Any, prefix: str) -> list[tuple[str, _Array]]:
         return []
     if any(key == "__msgpack_chunked_array__" for key, _ in value):
         raise CheckpointError(
-            "the file has an array in chunks of over 1 GB, which vitkit does not support; save the parameters as .npz"
+            "the file has an array of over 1 GB, stored in chunks, which vitkit does not support; save it as .npz"
         )
     found: list[tuple[str, _Array]] = []
     for key, item in value:

@@ -75,7 +75,9 @@ def _members(path: Path) -> dict[str, zipfile.ZipInfo]:
         if not member.filename.endswith(".npy") or name.startswith("/") or ".." in name.split("/") or "\\" in name:
             raise CheckpointError(f"archive member {member.filename[:80]!r} is not a .npy array")
         if name in members:
-            raise CheckpointError(f"the archive has several arrays named {name[:80]!r}")
+            raise CheckpointError(
+                f"the archive has several arrays named {name[:80]!r}; save each array under its own name"
+            )
         if member.compress_type not in STORED_OR_DEFLATED or member.flag_bits & 1:
             raise CheckpointError(
                 f"{name[:80]!r} is encrypted or uses an unsupported compression; save it with numpy.savez"
@@ -97,7 +99,9 @@ def _header(file: IO[bytes], name: str, size: int) -> Header:
                 raise ValueError(f"version {version} of the array format")
             shape, fortran, dtype = readers[version](file)
     except (*HEADER_ERRORS, tokenize.TokenError):
-        raise CheckpointError(f"{name[:80]!r} has no valid numpy array header") from None
+        raise CheckpointError(
+            f"{name[:80]!r} has no valid header of a numpy array; download or copy the file again"
+        ) from None
     if dtype.hasobject:
         raise CheckpointError(
             f"{name[:80]!r} is an array of pickled Python objects, which is not supported because it can run code"
@@ -105,11 +109,11 @@ def _header(file: IO[bytes], name: str, size: int) -> Header:
     if dtype.str[1:] not in DTYPES:
         raise CheckpointError(f"{name[:80]!r} has dtype {dtype}, expected one of {', '.join(DTYPES)}")
     if any(type(side) is not int or side < 0 for side in shape) or len(shape) > 8:
-        raise CheckpointError(f"{name[:80]!r} has invalid shape {str(shape)[:80]}")
+        raise CheckpointError(f"{name[:80]!r} has the invalid shape {str(shape)[:80]}")
     declared = math.prod(shape) * dtype.itemsize
     if declared != size - file.tell():
         raise CheckpointError(
-            f"{name[:80]!r} is {dtype} of shape {shape}, {declared:,} bytes, but has {size - file.tell():,}"
+            f"{name[:80]!r} of dtype {dtype} and shape {shape} needs {declared:,} bytes, but has {size - file.tell():,}"
         )
     return shape, fortran, dtype
 
@@ -120,7 +124,7 @@ def _read(path: Path, member: zipfile.ZipInfo, name: str) -> Tensor:
         buffer = bytearray(math.prod(shape) * dtype.itemsize)
         filled = _fill(file, buffer)
         if filled != len(buffer):
-            raise CheckpointError(f"{path.name}: {name!r} ends after {filled:,} of {len(buffer):,} bytes")
+            raise CheckpointError(f"{path.name}: {name!r} is truncated after {filled:,} of {len(buffer):,} bytes")
         file.read(1)  # reading to the end verifies the checksum
     array = np.frombuffer(buffer, dtype=np.dtype(("<" if dtype.str[1] == "V" else dtype.str[0]) + dtype.str[1:]))
     if dtype.str[1] == "V":

@@ -83,7 +83,9 @@ def _read_zip(path: Path) -> tuple[Any, Values]:
         member = members.get(f"{root}data/{storage.key}")
         size = storage.numel * storage.dtype.itemsize
         if member is None or member.file_size < size or member.compress_type != zipfile.ZIP_STORED:
-            raise CheckpointError(f"the data of a tensor ({storage.key[:40]!r}) is missing, truncated or compressed")
+            raise CheckpointError(
+                f"the data of a tensor ({storage.key[:40]!r}) is missing, truncated or compressed; copy the file again"
+            )
         with path.open("rb") as file:
             file.seek(member.header_offset)
             header = file.read(30)
@@ -103,7 +105,7 @@ def _root(members: dict[str, zipfile.ZipInfo]) -> str:
         if file == "constants.pkl" or file.startswith("code/"):
             raise CheckpointError(
                 "the file is a TorchScript archive, which contains code; load it with torch.jit.load "
-                "where you trust it "
+                "if you trust it "
                 "and save the weights: torch.save(model.state_dict(), 'weights.pth')"
             )
         if file.startswith(("models/", "archive_format")) or name.startswith(("models/", "serialized_exported")):
@@ -112,12 +114,14 @@ def _root(members: dict[str, zipfile.ZipInfo]) -> str:
             root = f"{folder}/"
             if not any(each.startswith((f"{root}code/", f"{root}constants.pkl")) for each in members):
                 return root
-    raise CheckpointError("the archive has no data.pkl, so torch.save did not write it; unpack it if it has weights")
+    raise CheckpointError("the archive has no data.pkl, so it is not from torch.save; if it has weights, unpack it")
 
 
 def _stored(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
     if member.file_size > MAX_PICKLE:
-        raise CheckpointError(f"data.pkl in the archive has {member.file_size:,} bytes; the limit is {MAX_PICKLE:,}")
+        raise CheckpointError(
+            f"data.pkl has {member.file_size:,} bytes, but the limit is {MAX_PICKLE:,}; save only the state_dict"
+        )
     return archive.read(member)
 
 
@@ -157,7 +161,9 @@ def _read_legacy(path: Path) -> tuple[Any, Values]:
 
     def values(storage: Storage) -> Tensor:
         if storage.key not in spans:
-            raise CheckpointError("the data of a tensor is missing: the file is truncated or damaged; copy it again")
+            raise CheckpointError(
+                "the data of a tensor is missing, so the file is truncated or damaged; copy the file again"
+            )
         return _mapped(path, spans[storage.key], storage.numel * storage.dtype.itemsize, storage, swap=False)
 
     return parts[3], values
@@ -179,4 +185,4 @@ def _spans(path: Path, position: int, keys: Any, storages: dict[str, Storage]) -
 
 
 def _no_values(storage: Storage) -> Tensor:
-    raise CheckpointError(f"the values of a tensor ({storage.key[:40]!r}) are not in the file")
+    raise CheckpointError(f"the values of a tensor ({storage.key[:40]!r}) are not in the file; copy the file again")

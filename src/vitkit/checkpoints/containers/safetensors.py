@@ -78,7 +78,7 @@ def read_header(path: Path) -> dict[str, Info]:
                 "not a complete safetensors file: its header is longer than the file; download or copy the file again"
             )
         if length > MAX_HEADER:
-            raise CheckpointError(f"the header has {length:,} bytes; the limit is {MAX_HEADER:,}")
+            raise CheckpointError(f"the header has {length:,} bytes; the limit is {MAX_HEADER:,} bytes")
         text = file.read(length)
     if not text.startswith(b"{"):
         raise CheckpointError("not a safetensors file: the header does not start with '{'")
@@ -93,7 +93,7 @@ def read_header(path: Path) -> dict[str, Info]:
 
 def _entry(name: str, value: Any) -> tuple[Info, tuple[int, int]]:
     if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
-        raise CheckpointError(f"the header entry of {name[:80]!r} does not have exactly dtype, shape and data_offsets")
+        raise CheckpointError(f"the header entry of {name[:80]!r} must have exactly dtype, shape and data_offsets")
     dtype, shape, span = value["dtype"], value["shape"], value["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise CheckpointError(f"{name[:80]!r} has dtype {str(dtype)[:20]!r}, expected one of {', '.join(DTYPES)}")
@@ -102,7 +102,8 @@ def _entry(name: str, value: Any) -> tuple[Info, tuple[int, int]]:
     size = math.prod(shape) * DTYPES[dtype].itemsize
     if span[1] - span[0] != size:
         raise CheckpointError(
-            f"{name[:80]!r} is {dtype} of shape {tuple(shape)}, {size:,} bytes, but has {span[1] - span[0]:,}"
+            f"{name[:80]!r} of dtype {dtype} and shape {tuple(shape)} needs {size:,} bytes, "
+            f"but has {span[1] - span[0]:,}"
         )
     return Info(tuple(shape), DTYPES[dtype]), (span[0], span[1])
 
@@ -117,7 +118,9 @@ def _check_layout(spans: dict[str, tuple[int, int]], size: int) -> None:
             )
         end = stop
     if end != size:
-        raise CheckpointError(f"the header describes {end:,} bytes of tensors, but the file has {size:,}")
+        raise CheckpointError(
+            f"the tensors in the header have {end:,} bytes, but the file has {size:,}; copy the file again"
+        )
 
 
 def _naturals(value: object) -> bool:

@@ -17,7 +17,7 @@ def open_file(path: Path) -> Tensors:
         raise CheckpointError("the index has no weight_map from tensor names to file names")
     shards = sorted(set(weight_map.values()))
     if len(shards) > MAX_SHARDS:
-        raise CheckpointError(f"the index has {len(shards):,} files; the limit is {MAX_SHARDS:,}")
+        raise CheckpointError(f"the index names {len(shards):,} files; the limit is {MAX_SHARDS:,}")
     opened = {shard: open_weights(_inside(path, shard)) for shard in shards}
     absent = [name for name, shard in weight_map.items() if name not in opened[shard].infos]
     if absent:

@@ -72,7 +72,7 @@ def read_config(data: Json) -> tuple[dict[str, Any], tuple[str, ...] | None]:
         if isinstance(size := values.get(name), int):
             values[name] = (size, size)
         if name in values and not all(0 < side <= MAX_SIDE for side in values[name]):
-            raise CheckpointError(f"config.json: {name} is {values[name]}")
+            raise CheckpointError(f"config.json: {name} is {values[name]}; each side must be 1 to {MAX_SIDE} pixels")
     if parsed.id2label is not None and any("ForImageClassification" in name for name in parsed.architectures):
         # With num_classes set, a missing head is an error.
         values["num_classes"] = len(parsed.id2label)
@@ -88,7 +88,7 @@ def _labels(names: Mapping[str, str] | None) -> tuple[str, ...] | None:
         return tuple(names[str(index)] for index in range(len(names)))
     except KeyError as error:
         raise CheckpointError(
-            f"config.json: id2label has {len(names)} names, but none for class {error.args[0]}"
+            f"config.json: id2label has {len(names)} labels, but none for the class {error.args[0]}"
         ) from None
 
 

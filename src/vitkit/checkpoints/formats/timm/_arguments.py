@@ -58,5 +58,5 @@ def check_arguments(architecture: str, arguments: Json) -> None:
             continue
         origin = f"model_args has {name}" if name in arguments else f"{architecture} sets {name}"
         raise CheckpointError(
-            f"config.json: {origin}={repr(value)[:40]}, which changes the output and is not supported; use timm for it"
+            f"config.json: {origin}={repr(value)[:40]}, which changes the output and is not supported; load with timm"
         )
