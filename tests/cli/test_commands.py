@@ -177,9 +177,9 @@ def test_folders_and_globs_without_images_stop_nothing(
     assert [(row["path"], row.get("error", {}).get("message")) for row in rows] == [
         (str(empty), "the folder has no image files"),
         (str(tmp_path / "*.png"), "no file matches this pattern"),
-        (str(odd / "gone"), "it is a link to something that does not exist"),
+        (str(odd / "gone"), "the path is a link to a file that does not exist"),
         *((str(odd / "photos" / f"{index}.png"), None) for index in range(3)),
-        (str(odd / "pipe"), "it is a named pipe, not a file"),
+        (str(odd / "pipe"), "the path is a named pipe, not a file"),
         (str(given[-1]), None),
     ]
     assert main(["classify", str(folder / "model"), str(empty)]) == 1

@@ -113,9 +113,9 @@ def test_links_are_followed_and_what_is_no_file_is_skipped_and_named(
     assert source.classes == ("daisy", "lily", "rose")
     assert source.read(source.keys.index("lily/new.png")).label == 1
     assert set(source.skipped) >= {
-        "gone: it is a link to something that does not exist",
-        "rose/gone.png: it is a link to something that does not exist",
-        "rose/pipe.png: it is a named pipe, not a file",
+        "gone: the path is a link to a file that does not exist",
+        "rose/gone.png: the path is a link to a file that does not exist",
+        "rose/pipe.png: the path is a named pipe, not a file",
     }
     training, validation = data.train_and_val(f"folder:{images}")
     assert training.skipped == validation.skipped == source.skipped

@@ -70,11 +70,11 @@ def test_what_is_no_readable_file_is_an_error_in_its_place(tmp_path: Path, monke
     found = {os.path.basename(str(entry)): entry for entry in walk(str(tmp_path))}
     errors = {name: str(entry.error) for name, entry in found.items() if isinstance(entry, Unlisted)}
     assert errors == {
-        "gone.png": "it is a link to something that does not exist",
+        "gone.png": "the path is a link to a file that does not exist",
         "locked": "the folder cannot be listed: permission denied",
         "loop": "the file cannot be opened: too many levels of symbolic links",
-        "pipe": "it is a named pipe, not a file",
-        "socket.png": "it is a socket, not a file",
+        "pipe": "the path is a named pipe, not a file",
+        "socket.png": "the path is a socket, not a file",
     }
     assert set(found) - set(errors) == {"1.png"}
 
@@ -90,5 +90,5 @@ def test_what_is_no_file_is_never_opened(tmp_path: Path, name: str, kind: str, m
         raise AssertionError("it was opened")
 
     monkeypatch.setattr(os, "open", opened)
-    with pytest.raises(ImageError, match=f"^it is {kind}, not a file$"):
+    with pytest.raises(ImageError, match=f"^the path is {kind}, not a file$"):
         open_image(tmp_path / name)

@@ -265,7 +265,9 @@ def colors_to_srgb(image: Image.Image, header: Header, profile: Profile) -> Imag
     try:
         return to_srgb(image, header.profile, profile)
     except ValueError:
-        raise ImageError("unsupported_format", f"a {header.format} file with an unsupported color space") from None
+        raise ImageError(
+            "unsupported_format", f"the {header.format} file has an unsupported color space; save it as RGB"
+        ) from None
 
 
 def decode_plain(header: Header) -> Image.Image:

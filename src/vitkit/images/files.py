@@ -56,7 +56,7 @@ def _read_file(path: str | os.PathLike[str], limits: Limits, check: Callable[[by
     if not stat.S_ISREG(status.st_mode):
         if descriptor >= 0:
             os.close(descriptor)
-        raise ImageError("unreadable", f"it is {kind_of(status)}, not a file")
+        raise ImageError("unreadable", f"the path is {kind_of(status)}, not a file")
     # Without a buffer, a single read of the known size fills the result without a copy.
     with open(descriptor, "rb", buffering=0) as file:
         return _read_stream(file, limits, check, status.st_size)

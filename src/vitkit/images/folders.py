@@ -48,7 +48,7 @@ def walk(folder: str, suffixes: Container[str] = SUFFIXES) -> Iterator[str | Unl
             if PurePath(path).suffix.lower() in suffixes:
                 yield path
         elif not stat.S_ISDIR(status.st_mode):
-            yield unlisted(path, f"it is {kind_of(status)}, not a file")
+            yield unlisted(path, f"the path is {kind_of(status)}, not a file")
 
 
 def subfolders(folder: str) -> Iterator[str]:
@@ -83,7 +83,7 @@ def _look(path: str, levels: list[_Level]) -> tuple[str, os.stat_result] | Unlis
         status = os.stat(path)
     except OSError as error:
         if isinstance(error, FileNotFoundError) and os.path.islink(path):
-            return unlisted(path, "it is a link to something that does not exist")
+            return unlisted(path, "the path is a link to a file that does not exist")
         return unlisted(path, f"the file cannot be opened: {_reason(error)}")
     if not stat.S_ISDIR(status.st_mode):
         return path, status

@@ -32,9 +32,9 @@ def read(data: bytes, limits: Limits) -> np.ndarray:
     """
     kind, fortran, shape, start = _header(data)
     if len(shape) not in (2, 3):
-        raise ImageError("unsupported_format", f"an array of {len(shape)} axes; an image has 2 or 3")
+        raise ImageError("unsupported_format", f"the array has {len(shape)} axes; an image has 2 or 3")
     if 0 in shape:
-        raise corrupt(f"the array has the shape {shape}")
+        raise corrupt(f"the array has the empty shape {shape}")
     values = math.prod(shape)
     if values > limits.max_pixels:
         raise ImageError(
@@ -53,23 +53,23 @@ def _header(data: bytes) -> tuple[np.dtype, bool, tuple[int, ...], int]:
     if len(data) < 12:
         raise truncated()
     if data[6] not in (1, 2, 3):
-        raise ImageError("unsupported_format", f"an array file of version {data[6]}")
+        raise ImageError("unsupported_format", f"array files of version {data[6]} are not supported")
     code, start = ("<H", 10) if data[6] == 1 else ("<I", 12)
     (length,) = struct.unpack_from(code, data, 8)
     if length > _MAX_HEADER:
-        raise corrupt(f"the header of the array has {length} bytes, more than {_MAX_HEADER}")
+        raise corrupt(f"the header of the array has {length} bytes, more than the limit of {_MAX_HEADER}")
     if start + length > len(data):
         raise truncated()
     text = data[start : start + length].decode("latin-1")
     descr, order, shape = (pattern.search(text) for pattern in (_DESCR, _ORDER, _SHAPE))
     if descr is None or order is None or shape is None:
-        raise ImageError("unsupported_format", "an array file whose values are not numbers, or with a broken header")
+        raise ImageError("unsupported_format", "the values of the array are not numbers, or the header is damaged")
     if descr[2] == "O":
-        raise ImageError("unsupported_format", "an array of Python objects, which is not read because it can run code")
+        raise ImageError("unsupported_format", "arrays of Python objects are not supported, because they can run code")
     sides = tuple(int(side) for side in shape[1].replace(",", " ").split())
     if max(sides, default=0) > _MAX_SIDE:
         raise corrupt("the array has an axis of more than 10 digits")
     size = int(descr[3] or 0)
     if size not in _SIZES[descr[2]]:
-        raise ImageError("unsupported_format", f"an array of the type {descr[2]}{size}")
+        raise ImageError("unsupported_format", f"arrays of the type {descr[2]}{size} are not supported")
     return np.dtype(f"{descr[1].replace('|', '')}{descr[2]}{size}"), order[1] == "True", sides, start + length

@@ -28,7 +28,7 @@ BIG: Final = 8 << 20
 def check_size(width: int, height: int, limits: Limits) -> None:
     """Raises ImageError if an image has no pixels (corrupt) or too many pixels (too_many_pixels)."""
     if width < 1 or height < 1:
-        raise ImageError("corrupt", f"the image has {width} x {height} pixels")
+        raise ImageError("corrupt", f"the image has {width} x {height} pixels; expected at least 1 x 1")
     if width * height > limits.max_pixels:
         raise ImageError(
             "too_many_pixels",

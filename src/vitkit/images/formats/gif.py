@@ -46,7 +46,7 @@ class _Reader:
         data, size = self.data, len(self.data)
         self.chains += 1
         if self.chains > _MAX_CHAINS:
-            raise corrupt(f"more than {_MAX_CHAINS} extensions and frames")
+            raise corrupt(f"the file has more than {_MAX_CHAINS} extensions and frames")
         while self.at < size:
             length = data[self.at]
             self.at += 1 + length
@@ -66,7 +66,7 @@ def _frame_start(reader: _Reader) -> tuple[bytes, int | None]:
     control, transparent = b"", None
     while (kind := reader.take(1)[0]) != _IMAGE:
         if kind != _EXTENSION:
-            raise corrupt("the file contains no image" if kind == _TRAILER else "an unknown block")
+            raise corrupt("the file contains no image" if kind == _TRAILER else "the file contains an unknown block")
         start = reader.at - 1
         label = reader.take(1)[0]
         if not reader.skip_blocks():
@@ -88,7 +88,7 @@ def _frame(reader: _Reader, limits: Limits, allow_truncated: bool) -> tuple[byte
     check_size(canvas_width, canvas_height, limits)
     reader.take(_table_bytes(flags))
     if not 1 <= reader.take(1)[0] <= 8:
-        raise corrupt("the code size is not between 1 and 8 bits")
+        raise corrupt("the LZW code size is not between 1 and 8 bits")
     is_complete = reader.skip_blocks() and width * height <= max(BIG, (reader.at - start) * _PIXELS_PER_BYTE)
     if not is_complete and not allow_truncated:
         raise truncated()

@@ -291,7 +291,9 @@ def read_bands(data: bytes, limits: Limits) -> BandFile | None:
     bits, bands, dtype = _pixel_bits(tags, MAX_BANDS), _one(tags, _SAMPLES, 1), _sample_type(tags, order)
     planar, compression = bands == 1 or _one(tags, _PLANAR, 1) == 2, _one(tags, _COMPRESSION, 1)
     if compression in (2, 3, 4) or (compression == _JPEG and not (planar and dtype.itemsize == 1)):
-        raise ImageError("unsupported_format", f"a TIFF file of {bands} bands with compression {compression}")
+        raise ImageError(
+            "unsupported_format", f"TIFF files of {bands} bands with compression {compression} are not supported"
+        )
     width, height, orientation = _one(tags, _WIDTH), _one(tags, _HEIGHT), _one(tags, _ORIENTATION, 1)
     _check_tiles(data, tags, bits, limits)
     columns = _one(tags, _TILE_WIDTH) if _TILE_OFFSETS in tags else width
@@ -321,7 +323,9 @@ def _sample_type(tags: _Tags, order: str) -> np.dtype:
     bits, kinds = set(tags.get(_BITS, (1,))), set(tags.get(_SAMPLE_FORMAT, (1,)))
     depth, kind = max(bits), _SAMPLE_KINDS.get(max(kinds))
     if len(bits) > 1 or len(kinds) > 1 or kind is None or depth not in ((16, 32, 64) if kind == "f" else (8, 16, 32)):
-        raise ImageError("unsupported_format", "a TIFF file whose bands have different or unsupported types of values")
+        raise ImageError(
+            "unsupported_format", "TIFF files whose bands have different or unusual data types are not supported"
+        )
     return np.dtype(f"{order}{kind}{depth // 8}")
 
 
