@@ -151,7 +151,8 @@ def test_color_augmentation_needs_rgb() -> None:
     processor = Processor.squash(16, mean=(0.5,) * 4, std=(0.5,) * 4)
     for augment in (Augment(three_augment=True), Augment(jitter=Jitter(brightness=0.3))):
         with pytest.raises(
-            ValueError, match="the processor has 4 channels; randaugment, jitter and three_augment need RGB"
+            ValueError,
+            match="the processor has 4 channels; randaugment, jitter and three_augment need an RGB processor",
         ):
             Transform(processor, augment)
 

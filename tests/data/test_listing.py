@@ -93,7 +93,7 @@ def test_a_missing_image_is_left_out_and_named(folder: Path) -> None:
     assert found.skipped == ("list.csv, line 3: there is no image 'images/9.png'",)
     check_skipped(found, 0.0)  # a few never end a run
     many = data.source(csv(folder, "path,label\nimages/0.png,a\n" + "images/9.png,a\n" * 11))
-    with pytest.raises(TooManyUnreadable, match=r"11 of 12 images could not be read, and the limit is 90%"):
+    with pytest.raises(TooManyUnreadable, match=r"11 of 12 images could not be read, but the limit is 90%"):
         check_skipped(many, 0.9)
 
 

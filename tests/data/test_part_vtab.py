@@ -82,7 +82,7 @@ def test_a_part_changes_only_the_training_split(tmp_path: Path) -> None:
         ("classes=0-10@digits", "class 10 of a part is out of range for 10 classes"),
         ("classes=nine@digits", "unknown class 'nine' of a part"),
         ("classes=1+0-3@digits", "contains a class twice"),
-        ("split=train@digits", "'digits' has no split 'train'; there is all"),
+        ("split=train@digits", "'digits' has no split 'train'; choose from all"),
         ("fraction=1.0,rest=1@digits", "selects no images"),
     ],
 )

@@ -87,7 +87,7 @@ def test_sources_without_labels_have_no_classes(kind: str, flat: Path) -> None:
     assert sorted(source.read(index).image.getpixel((0, 0))[0] for index in range(6)) == [0, 20, 40, 60, 80, 100]
     with pytest.raises(ValueError, match=r"label|class folders") as error:
         data.splits(name)
-    assert "pre-train with a recipe that needs none" in str(error.value)
+    assert "choose a pre-training recipe" in str(error.value)
     assert "\n" not in str(error.value)
     assert source.unlabelled in str(error.value)
     training, validation = data.train_and_val(name, needs_labels=False)

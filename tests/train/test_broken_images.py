@@ -140,7 +140,7 @@ def test_too_many_unreadable_images_end_a_run_after_a_checkpoint(
 ) -> None:
     monkeypatch.setattr("vitkit.data.unreadable.TOLERATED", 0)
     run = small(small_run, images, data__max_unreadable=0.0)
-    with pytest.raises(TrainingStopped, match=r"\d of \d+ images could not be read, and the limit is 0%; one is"):
+    with pytest.raises(TrainingStopped, match=r"\d of \d+ images could not be read, but the limit is 0%; repair"):
         train(run, tmp_path / "run")
     assert files.list_checkpoints(tmp_path / "run" / "checkpoints")
     assert [event["kind"] for event in events.read(tmp_path / "run" / "log.jsonl")][-1] == "stopped"
@@ -154,14 +154,14 @@ def test_data_without_a_readable_image_is_rejected_before_the_run(
         path.write_bytes(b"oops")
     (tmp_path / "data" / "train").symlink_to(images / "train")
     with pytest.raises(
-        ValueError, match=r"no validation image can be read; the first one is 0/1\.png: the file is not"
+        ValueError, match=r"no validation image can be read; the first error is: 0/1\.png: the file is not"
     ):
         train(small(small_run, tmp_path / "data"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_limits_are_part_of_the_run(small_run: Callable[..., Run], images: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"no training image can be read; the first one is 0/0\.png: .*max_pixels"):
+    with pytest.raises(ValueError, match=r"no training image can be read; the first error is: 0/0\.png: .*max_pixels"):
         train(small(small_run, images, data__max_pixels=63), tmp_path / "run")
     with pytest.raises(ValueError, match=r"data\.max_bytes is 0; it must be at least 1"):
         small(small_run, images, data__max_bytes=0)

@@ -147,7 +147,9 @@ class Relabelled(Source):
         self.indices = tuple(map(classes.index, source.classes)) if indices is None else indices
         self.regression = source.regression
         if self.regression and len(classes) != len(source.classes):
-            raise ValueError(f"there are {len(source.classes)} targets, expected {len(classes)}: {', '.join(classes)}")
+            raise ValueError(
+                f"the images have {len(source.classes)} targets; expected {len(classes)}: {', '.join(classes)}"
+            )
 
     def __len__(self) -> int:
         """Returns the number of images."""
@@ -235,7 +237,7 @@ def splits(name: str, *, needs_labels: bool = True) -> dict[str, Source]:
     labelled = {split: each for split, each in found.items() if each.classes}
     if needs_labels and found and not labelled:
         reason = next(iter(found.values())).unlabelled
-        raise ValueError(f"{reason}; without labels, pre-train with a recipe that needs none (`vitkit recipes`)")
+        raise ValueError(f"{reason}; to train without labels, choose a pre-training recipe (`vitkit recipes`)")
     # Test sets are published without labels. Training images without labels are used with all other images.
     return labelled if needs_labels or labelled.keys() & {"train", "all"} else found
 
@@ -296,6 +298,6 @@ def stratified_split(source: Source, fraction: float, seed: int) -> tuple[np.nda
         members = random.permutation(np.flatnonzero(first == label))
         if members.shape[0] < 2:
             name = source.classes[label] if label >= 0 else "no label"
-            raise ValueError(f"the class '{name}' has only one image: training and validation need at least one each")
+            raise ValueError(f"the class '{name}' has only one image; training and validation need at least one each")
         is_val[members[: max(1, round(fraction * members.shape[0]))]] = True
     return np.flatnonzero(~is_val), np.flatnonzero(is_val)

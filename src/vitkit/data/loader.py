@@ -146,7 +146,7 @@ def check_readable(source: Source, transform: Transform, what: str) -> None:
             return
         failed = failed or sample
     if failed is not None:
-        raise TooManyUnreadable(f"no {what} image can be read; the first one is {failed.reason}")
+        raise TooManyUnreadable(f"no {what} image can be read; the first error is: {failed.reason}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,7 @@ class Unreadable:
             example = next(iter(self.errors.values()))
             check_unreadable(len(self.errors), self.total, self.limit, example)
             if len(self.errors) >= self.total:
-                raise TooManyUnreadable(f"none of {self.total} images could be read; the first one is {example}")
+                raise TooManyUnreadable(f"none of {self.total} images could be read; the first error is: {example}")
 
     @property
     def images(self) -> tuple[UnreadableImage, ...]:
@@ -68,6 +68,6 @@ def check_unreadable(number: int, total: int, limit: float, example: str) -> Non
     """Raises TooManyUnreadable if `number` is above `TOLERATED` and above the fraction `limit` of `total`."""
     if number > max(TOLERATED, limit * total):
         raise TooManyUnreadable(
-            f"{number} of {total} images could not be read, and the limit is {limit:.0%}; one is {example}: repair or "
-            "remove them, or raise max_unreadable"
+            f"{number} of {total} images could not be read, but the limit is {limit:.0%}; repair or remove them, or "
+            f"raise max_unreadable (one error is: {example})"
         )

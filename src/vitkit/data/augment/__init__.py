@@ -78,7 +78,7 @@ class Transform:
         self.augment = augment or Augment()
         if self.augment.colors and processor.channels != 3:
             given = "is grayscale" if processor.channels == 1 else f"has {processor.channels} channels"
-            raise ValueError(f"the processor {given}; randaugment, jitter and three_augment need RGB")
+            raise ValueError(f"the processor {given}; randaugment, jitter and three_augment need an RGB processor")
         self.augment.crop.check(processor.size)
         # The weights may have been trained with other options than the defaults of `open_image`.
         self.read_options = read_options(processor, limits)

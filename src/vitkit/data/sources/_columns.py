@@ -142,7 +142,9 @@ def encode(
     widths = sorted({len(value) for value in lists})
     numbers = [tuple(_number(each, row, index) for each in value) for index, value in enumerate(lists)]
     if len(widths) > 1 or widths == [0]:
-        raise ValueError(f"{row(0)} and others have {' to '.join(map(str, widths))} targets; expected the same number")
+        raise ValueError(
+            f"{row(0)} and others have {' to '.join(map(str, widths))} targets; every row needs the same number"
+        )
     if len(columns) != widths[0]:
         columns = tuple(f"{columns[0]} {index}" for index in range(widths[0]))
     return Labels(columns, [()] * len(numbers), numbers)

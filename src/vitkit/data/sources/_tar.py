@@ -44,7 +44,7 @@ def index(shard: Path) -> dict[str, dict[str, Member]]:
                     continue
                 _check(info, shard)
                 if info.offset_data + info.size > size:
-                    raise ValueError(f"{shard.name} is truncated: '{_shown(info.name)}' extends beyond its end")
+                    raise ValueError(f"{shard.name} is truncated: '{_shown(info.name)}' extends beyond the end")
                 key, extension = _split(info.name)
                 if extension in samples.setdefault(key, {}):
                     raise ValueError(f"{shard.name} contains '{_shown(info.name)}' twice")
@@ -60,7 +60,7 @@ def read(shard: Path, member: Member) -> bytes:
         file.seek(member.offset)
         data = file.read(member.size)
     if len(data) != member.size:
-        raise ValueError(f"{shard.name} has become shorter since it was opened")
+        raise ValueError(f"{shard.name} was truncated after it was opened; do not change files during a run")
     return data
 
 

@@ -30,13 +30,13 @@ class Part:
     def __post_init__(self) -> None:
         """Raises ValueError if a setting is invalid."""
         if self.fraction is not None and not 0.0 < self.fraction <= 1.0:
-            raise ValueError(f"fraction of a part is {self.fraction}; expected above 0 and at most 1")
+            raise ValueError(f"the fraction of a part is {self.fraction}; expected above 0 and at most 1")
         if self.number is not None and self.number < 1:
-            raise ValueError(f"number of images per class is {self.number}; expected at least 1")
+            raise ValueError(f"the number of images per class is {self.number}; expected at least 1")
         if self.fraction is not None and self.number is not None:
             raise ValueError("fraction and number cannot both be set for a part; choose one")
         if self.rest and self.fraction is None and self.number is None:
-            raise ValueError("rest=1 needs fraction or number: it selects the images that they leave out")
+            raise ValueError("rest=1 needs fraction or number, because it selects the images that they leave out")
 
 
 def open_source(location: str) -> dict[str, Source]:
