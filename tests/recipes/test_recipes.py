@@ -118,7 +118,7 @@ PUBLISHED = [
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_recipe_without_data_raises_and_its_model_can_be_built(name: str, tmp_path: Path) -> None:
     run = recipes.recipe(name)
-    with pytest.raises(ValueError, match="has no training data: set --data"):
+    with pytest.raises(ValueError, match="has no training data; set --data"):
         train(run, tmp_path / "run")
     assert not (tmp_path / "run").exists()
     checks.check_patch_size(run.model)

@@ -42,7 +42,7 @@ def test_mean_and_std_of_objective_and_processor_must_be_equal(
 
 def test_epochs_of_objective_and_run_must_be_equal(small_run: Callable[..., Run]) -> None:
     run = dataclasses.replace(small_run(), steps=None, epochs=30.0, objective=dino.Config(epochs=100))
-    with pytest.raises(ValueError, match=r"objective\.epochs is 100, but the run has 30 epochs: they must be equal"):
+    with pytest.raises(ValueError, match=r"objective\.epochs is 100, but the run has 30 epochs; they must be equal"):
         checks.check(run, Digits())
     checks.check(dataclasses.replace(run, objective=dino.Config(epochs=30)), Digits())
 
@@ -117,7 +117,7 @@ def multilabel(tmp_path: Path) -> Path:
 
 def test_several_labels_per_image(small_run: Callable[..., Run], multilabel: Path, tmp_path: Path) -> None:
     run = small_run(data__source=f"csv:{multilabel}", model__num_classes=3, augment__flip=False)
-    with pytest.raises(ValueError, match=r"has several labels \(.*\): set objective\.loss=sigmoid"):
+    with pytest.raises(ValueError, match=r"has several labels \(.*\); set objective\.loss=sigmoid"):
         train(run, tmp_path / "softmax")
     valid = dataclasses.replace(
         run,

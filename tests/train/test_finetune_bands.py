@@ -147,7 +147,7 @@ def test_color_augmentation_is_rejected_before_the_first_step(root: Path, tmp_pa
     run = finetune(str(root / "rgb"), f"folder:{root / 'tiles'}", channels=4, steps=1)
     run = dataclasses.replace(run, augment=dataclasses.replace(run.augment, three_augment=True))
     with pytest.raises(
-        ValueError, match="the processor has 4 channels; randaugment, jitter and three_augment need RGB"
+        ValueError, match="the processor has 4 channels; randaugment, jitter and three_augment need an RGB processor"
     ):
         train(run, tmp_path / "run")
     assert not (tmp_path / "run").exists()

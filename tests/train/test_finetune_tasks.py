@@ -243,7 +243,7 @@ def test_the_task_is_inferred_from_the_data_before_the_first_step(small_run: obj
         with pytest.raises(ValueError, match=message):
             inferred_task(Numbers(values))
     run: Run = small_run()  # type: ignore[operator]
-    with pytest.raises(ValueError, match=r"has numbers to predict: set objective\.loss=mse"):
+    with pytest.raises(ValueError, match=r"has numbers to predict; set objective\.loss=mse"):
         with_task(run, Numbers([1.0, 2.0]))
     numbers = with_task(dataclasses.replace(run, objective=supervised.Config(loss="mse")), Numbers([1.0, 2.0]))
     assert numbers.model.task == inferred_task(Numbers([1.0, 2.0]))

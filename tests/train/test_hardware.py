@@ -51,7 +51,7 @@ def test_the_tf32_setting_is_restored(small_run: Callable[..., Run], tmp_path: P
     [
         ({"precision": "float16"}, "float16 training needs a GPU"),
         ({"hardware__loggers": ["tensorbord"]}, "unknown logger 'tensorbord'"),
-        ({"data__source": ""}, "has no training data: set --data"),
+        ({"data__source": ""}, "has no training data; set --data"),
         ({"ema": 1.0}, "ema is 1.0"),
         ({"tuning__freeze": ["*"]}, "no parameter is trainable"),
         ({"model__num_classes": 7}, "the model has 7 classes"),

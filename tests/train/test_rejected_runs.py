@@ -26,9 +26,9 @@ from vitkit.train.setup import initial_model
         ({"precision": "float16"}, "float16 training needs a GPU"),
         ({"hardware__loggers": ["tensorbord"]}, "unknown logger 'tensorbord'"),
         ({"hardware__keep_checkpoints": 1}, "hardware.keep_checkpoints is 1; it must be at least 2"),
-        ({"init_head": "checkpoint"}, "init_head=checkpoint needs a checkpoint: set init_from"),
-        ({"optimizer__name": "lamb"}, "the head of this run starts at zero: set model.init=truncated"),
-        ({"optimizer__name": "lamb", "init_from": "x"}, "the head of this run starts at zero: set init_head=random"),
+        ({"init_head": "checkpoint"}, "init_head=checkpoint needs a checkpoint; set init_from"),
+        ({"optimizer__name": "lamb"}, "the head of this run starts at zero; set model.init=truncated"),
+        ({"optimizer__name": "lamb", "init_from": "x"}, "the head of this run starts at zero; set init_head=random"),
         (
             {"init_from": "x", "init_head": "checkpoint", "objective__head_bias": -2.0},
             "objective.head_bias would overwrite it",
@@ -88,7 +88,7 @@ def test_a_folder_of_another_run_is_rejected_before_the_data_are_read(
     train(small_run(steps=1, schedule__warmup=0), tmp_path)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     monkeypatch.setattr("vitkit.train.launch.open_data", None)
-    with pytest.raises(ValueError, match="contains another run, which differs in seed: choose another folder"):
+    with pytest.raises(ValueError, match="contains another run, which differs in seed; choose another folder"):
         train(small_run(steps=1, schedule__warmup=0, seed=3), tmp_path)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 

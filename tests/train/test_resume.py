@@ -189,7 +189,7 @@ def test_a_completed_run_trains_nothing(
 def test_another_run_is_rejected_and_nothing_changed(small_run: Callable[..., Run], uninterrupted: Path) -> None:
     before = {path: path.read_bytes() for path in uninterrupted.rglob("*") if path.is_file()}
     with pytest.raises(
-        ValueError, match=r"contains another run, which differs in optimizer\.lr: choose another folder"
+        ValueError, match=r"contains another run, which differs in optimizer\.lr; choose another folder"
     ):
         train(small_run(grad_accum_steps=2, optimizer__lr=0.5), uninterrupted)
     with pytest.raises(ValueError, match="is not the config of a run"):

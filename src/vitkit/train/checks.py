@@ -36,7 +36,7 @@ def check(run: Run, source: Source, validation: Source | None = None) -> None:
     for name in run.evaluators:
         if evaluate.needs_labels(name) and not source.classes:
             raise ValueError(
-                f"the evaluator '{name}' needs labels, but '{run.data.source}' has none: "
+                f"the evaluator '{name}' needs labels, but '{run.data.source}' has none; "
                 'set evaluators=["rank"] metric=rank.effective'
             )
     if validation is not None:
@@ -48,7 +48,7 @@ def check(run: Run, source: Source, validation: Source | None = None) -> None:
         check_classes(trained, check_labels(validation, "validation image"), source.classes)
     if getattr(run.objective, "loss", None) == "softmax":
         if run.model.task.problem_type == "multi_label_classification":
-            raise ValueError("the labels of the model are independent: set objective.loss=sigmoid")
+            raise ValueError("the labels of the model are independent; set objective.loss=sigmoid")
         check_single_label(source)
 
 
@@ -76,12 +76,12 @@ def check_objective(run: Run) -> None:
         given, wanted = getattr(numbers, name, None), getattr(run.processor, name)
         if given is not None and len(given) == len(wanted) and not np.allclose(given, wanted, atol=1e-4):
             raise ValueError(
-                f"the objective's {name} is {_short(given)}, but the processor's is {_short(wanted)}: they must "
+                f"the objective's {name} is {_short(given)}, but the processor's is {_short(wanted)}; they must "
                 "be equal"
             )
     epochs = getattr(objective, "epochs", None)
     if epochs is not None and run.epochs is not None and epochs != run.epochs:
-        raise ValueError(f"objective.epochs is {epochs:g}, but the run has {run.epochs:g} epochs: they must be equal")
+        raise ValueError(f"objective.epochs is {epochs:g}, but the run has {run.epochs:g} epochs; they must be equal")
 
 
 def _short(numbers: tuple[float, ...]) -> str:
@@ -94,7 +94,9 @@ def check_classes(trained: set[int], evaluated: set[int], classes: tuple[str, ..
     if missing and trained:
         shown = ", ".join(classes[number] for number in missing[:5])
         more = f" and {len(missing) - 5} more" if missing[5:] else ""
-        raise ValueError(f"the validation data contain images of {shown}{more}, but the training data contain none")
+        raise ValueError(
+            f"the validation data contain images of {shown}{more}, but the training data contain no such images"
+        )
 
 
 def check_labels(source: Source, what: str = "image") -> set[int]:
@@ -115,7 +117,7 @@ def check_single_label(source: Source) -> None:
     label = None if index is None else source.label(index)
     if isinstance(label, tuple):
         names = ", ".join(source.classes[number] for number in label[:3])
-        raise ValueError(f"image {index} has several labels ({names}): set objective.loss=sigmoid")
+        raise ValueError(f"image {index} has several labels ({names}); set objective.loss=sigmoid")
 
 
 def check_disk_space(run: Run, folder: Path) -> None:
@@ -143,12 +145,12 @@ def check_settings(run: Run, device: torch.device) -> None:
             "checkpoint may be damaged"
         )
     if run.precision == "float16" and device.type != "cuda":
-        raise ValueError(f"float16 training needs a GPU, but the device is {device.type}: use bfloat16 or float32")
+        raise ValueError(f"float16 training needs a GPU, but the device is {device.type}; use bfloat16 or float32")
     if run.init_head == "checkpoint" and getattr(run.objective, "head_bias", None) is not None:
         raise ValueError("init_head=checkpoint loads the head's bias, and objective.head_bias would overwrite it")
     if run.optimizer.name == "lamb" and _head_starts_at_zero(run):
         raise ValueError(
-            "lamb scales an update by the norm of its tensor, and the head of this run starts at zero: "
+            "lamb scales an update by the norm of its tensor, and the head of this run starts at zero; "
             + ("set model.init=truncated" if run.init_from is None else "set init_head=random")
         )
     if run.hardware.parallel == "fsdp":
@@ -158,7 +160,7 @@ def check_settings(run: Run, device: torch.device) -> None:
             ("float16", run.precision == "float16"),
         ):
             if given:
-                raise ValueError(f"fsdp does not support {name}: use ddp")
+                raise ValueError(f"fsdp does not support {name}; use ddp")
 
 
 def _head_starts_at_zero(run: Run) -> bool:

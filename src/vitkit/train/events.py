@@ -111,7 +111,9 @@ def _import(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise ImportError(f"hardware.loggers names {name}, which is not installed: pip install {name}") from error
+        raise ImportError(
+            f"hardware.loggers contains {name}, which is not installed; run pip install {name}"
+        ) from error
 
 
 class Events:

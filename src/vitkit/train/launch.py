@@ -56,7 +56,7 @@ def train(run: Run, folder: str | Path, *, console: Console | None = None, keep_
     loss that is not finite, and Interrupted after SIGTERM or Ctrl-C, once a checkpoint is saved.
     """
     if not run.data.source:
-        raise ValueError(f"the run '{run.name}' has no training data: set --data, as in --data parquet:/data/imagenet")
+        raise ValueError(f"the run '{run.name}' has no training data; set --data, as in --data parquet:/data/imagenet")
     files = RunFolder(Path(folder))
     random = torch.random.fork_rng(devices=[])
     group = distributed.process_group(run.hardware.device, run.hardware.parallel)

@@ -136,7 +136,7 @@ class Run:
     def __post_init__(self) -> None:
         """Raises ValueError if a setting is out of range or contradicts another setting."""
         if (self.steps is None) == (self.epochs is None):
-            raise ValueError(f"set either steps or epochs: steps is {self.steps} and epochs is {self.epochs}")
+            raise ValueError(f"set either steps or epochs, not both; steps is {self.steps} and epochs is {self.epochs}")
         for name in ("batch_size", "grad_accum_steps", "evaluate_every", "steps", "epochs", "patience"):
             value = getattr(self, name)
             if value is not None and value <= 0:
@@ -144,7 +144,7 @@ class Run:
         if self.min_delta < 0:
             raise ValueError(f"min_delta is {self.min_delta}; it must be at least 0")
         if self.init_from is None and self.init_head != "zeros":
-            raise ValueError(f"init_head={self.init_head} needs a checkpoint: set init_from")
+            raise ValueError(f"init_head={self.init_head} needs a checkpoint; set init_from")
         if self.ema is not None and not 0.0 < self.ema < 1.0:
             raise ValueError(f"ema is {self.ema}; it must be between 0 and 1, or none to disable averaging")
         if self.batch_size % self.grad_accum_steps:
@@ -225,10 +225,10 @@ class RunFolder:
             names = [name for name in found if not name.startswith(allowed)]
             if names:
                 shown = ", ".join(names[:5]) + (", ..." if names[5:] else "")
-                raise ValueError(f"'{self.path}' contains another run, which differs in {shown}: choose another folder")
+                raise ValueError(f"'{self.path}' contains another run, which differs in {shown}; choose another folder")
             return
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-            raise ValueError(f"'{self.path}' exists and is not a run folder: choose another name, or an empty folder")
+            raise ValueError(f"'{self.path}' exists and is not a run folder; choose another name, or an empty folder")
 
     def changes(self, run: Run) -> list[str]:
         """Returns the settings that differ from the saved config, such as `steps`. Empty for a new folder."""
@@ -251,7 +251,7 @@ class RunFolder:
         try:
             text = self.config.read_text(encoding="utf-8")
         except OSError:
-            raise ValueError(f"'{self.path}' is not a run folder: it has no readable config.json") from None
+            raise ValueError(f"'{self.path}' is not a run folder, because it has no readable config.json") from None
         try:
             return from_json(text)
         except ValueError as error:

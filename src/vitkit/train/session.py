@@ -116,7 +116,9 @@ class TrainingSession:
         """
         step, total = self.training.step, self.training.total
         if step > total:
-            raise ValueError(f"'{self.files.path}' has trained {step} steps, more than {total}: choose at least {step}")
+            raise ValueError(
+                f"'{self.files.path}' has trained {step} steps, more than {total}; set steps to at least {step}"
+            )
         changed = self.files.changes(run)
         before = self.files.run().total_steps(num_images)
         if not distributed.any_true(bool(changed)):  # every process has read the config before rank 0 changes it

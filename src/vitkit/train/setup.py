@@ -35,7 +35,7 @@ def build_training(run: Run, total: int, device: torch.device) -> Training:
     for setting in ("activation_checkpointing", "compile"):
         if getattr(run.hardware, setting) and not blocks:
             raise ValueError(
-                f"hardware.{setting} needs encoder blocks, but the family {backbone.family} has none: set it to false"
+                f"hardware.{setting} needs encoder blocks, but the family {backbone.family} has none; set it to false"
             )
     if run.hardware.activation_checkpointing:
         enable_activation_checkpointing(blocks)

@@ -57,12 +57,12 @@ def with_task(run: Run, source: Source) -> Run:
     if source.regression:
         if loss != "mse":
             raise ValueError(
-                f"'{run.data.source}' has numbers to predict: set objective.loss=mse evaluators='[\"regression\"]' "
+                f"'{run.data.source}' has numbers to predict; set objective.loss=mse evaluators='[\"regression\"]' "
                 "metric=regression.r2"
             )
         return run if run.model.task.target_std else replace(run, model=_with(run.model, _regression(source)))
     if loss == "mse" or run.model.task.regression:
-        raise ValueError(f"'{run.data.source}' has classes, but the run predicts numbers: append #target=COLUMN to it")
+        raise ValueError(f"'{run.data.source}' has classes, but the run predicts numbers; append #target=COLUMN to it")
     if loss == "sigmoid" and run.model.task == SINGLE_LABEL and first_multilabel(source) is not None:
         return _with_labels(run, Task(problem_type="multi_label_classification"))
     return run

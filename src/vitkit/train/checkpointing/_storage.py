@@ -175,11 +175,11 @@ def _parse_manifest(manifest: Json) -> tuple[Metadata, dict[str, str]]:
             raise ValueError(f"'{entry['dtype']}' is not a dtype of torch")
         size, chunks = torch.Size(entry["shape"]), []
         if min(size, default=0) < 0:
-            raise ValueError(f"the shape of '{name}' is {list(size)}")
+            raise ValueError(f"the shape of '{name}' is {list(size)}; no side may be negative")
         for file, offsets, sizes in entry["chunks"]:
             chunks.append(ChunkStorageMetadata(torch.Size(offsets), torch.Size(sizes)))
             if file not in manifest["files"] or min([0, *offsets, *sizes]) < 0:
-                raise ValueError(f"a shard of '{name}' is at {offsets} in '{file}'")
+                raise ValueError(f"a shard of '{name}' has invalid offsets {offsets} or the unknown file '{file}'")
             file_of[_key(MetadataIndex(name, offsets))] = file
         # Never allocate more than the files contain.
         if sum(each.sizes.numel() for each in chunks) != size.numel() or size.numel() * dtype.itemsize > most:

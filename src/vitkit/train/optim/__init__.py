@@ -87,7 +87,7 @@ def _muon(config: Optimizer, module: nn.Module) -> torch.optim.Optimizer:
     inner = {name: each for name, each in decayed.items() if each.ndim == 2 and id(each) in inside}
     outer = {name: each for name, each in decayed.items() if name not in inner}
     if not inner:
-        raise ValueError("muon needs trainable matrices in encoder blocks, but there are none: use adamw")
+        raise ValueError("muon needs trainable matrices in encoder blocks, but there are none; use adamw")
     matrices = torch.optim.Muon(
         parameter_groups(config, module, inner, {}),
         lr=config.lr,
