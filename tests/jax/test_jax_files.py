@@ -88,7 +88,7 @@ def test_loading_directly_and_through_pytorch_gives_the_same_parameters(shared, 
 
 
 def test_hybrids_raise(shared):
-    with pytest.raises(ValueError, match=r"is a hybrid .* which the Flax ViT does not support"):
+    with pytest.raises(ValueError, match=r"is a hybrid ViT .* which vitkit.jax does not support"):
         vitjax.load(shared / "oracles" / "vit_jax" / "hybrid_2_2.npz")
 
 
@@ -239,7 +239,9 @@ def test_other_families_raise(tmp_path):
         model=models.build(config), processor=Processor.squash((32, 32)), labels=default_labels(0)
     )
     checkpoints.save(checkpoint, tmp_path / "net", to="vitkit")
-    with pytest.raises(ValueError, match="belongs to the family 'resnet'; the Flax model supports only the plain ViT"):
+    with pytest.raises(
+        ValueError, match=r"is a model of the family 'resnet', but vitkit\.jax supports only plain ViTs"
+    ):
         vitjax.load(tmp_path / "net")
 
 

@@ -175,7 +175,7 @@ class FlaxViTPreTrainedModel(ABC):
                 f"{name} has shape {tuple(loaded[name].shape)}, expected {expected[name]}" for name in wrong[:3]
             )
             raise ValueError(
-                f"{source} does not match the config: {pairs}; ignore_mismatched_sizes=True initializes these"
+                f"{source} does not match the config: {pairs}; pass ignore_mismatched_sizes=True to initialize them"
             )
         used = {name: jnp.asarray(loaded[name]) for name in expected if name in loaded and name not in wrong}
         model._missing_keys = set(expected) - set(used)

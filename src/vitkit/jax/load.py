@@ -204,7 +204,7 @@ def _load_through_torch(source: str | os.PathLike[str], changes: configs.Json) -
     if not isinstance(config, Config):
         family = loaded.model.family
         raise ValueError(
-            f"{source} belongs to the family '{family}'; the Flax model supports only the plain ViT; use PyTorch"
+            f"{source} is a model of the family '{family}', but vitkit.jax supports only plain ViTs; use PyTorch"
         )
     params = nest(to_flax(loaded.model.state_dict(), config.num_heads))
     return FlaxCheckpoint(config=config, params=params, processor=loaded.processor, labels=loaded.labels)

@@ -56,7 +56,9 @@ def read(path: str | Path) -> tuple[Flat, NameFormat]:
         )
     names = [name for name in names if name.startswith(prefix) and not (prefix == "" and name.startswith("opt/"))]
     if hybrid := [name for name in names if name.removeprefix(prefix).startswith(("conv_root", "block1"))]:
-        raise ValueError(f"{path} is a hybrid (it has '{hybrid[0]}'), which the Flax ViT does not support; use PyTorch")
+        raise ValueError(
+            f"{path} is a hybrid ViT (it has '{hybrid[0]}'), which vitkit.jax does not support; use PyTorch"
+        )
     flat: Flat = {}
     file_names: dict[str, str] = {}
     for name in names:
