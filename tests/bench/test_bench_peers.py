@@ -141,7 +141,7 @@ def test_limit_uses_dtypes_that_the_cpu_can_pack(monkeypatch: pytest.MonkeyPatch
     assert (
         set(roofline._implementations("float32", cpu)) == set(roofline._implementations("bfloat16", cpu)) == {"linear"}
     )
-    with pytest.raises(ValueError, match=r"int8 limit on a CPU .* which only x86 CPUs support"):
+    with pytest.raises(ValueError, match=r"peak int8 throughput .* which only x86 CPUs support"):
         roofline._packed_int8(4, 16, 8, cpu)
 
 
@@ -169,8 +169,8 @@ def test_specs_are_parsed() -> None:
         (["tim"], ["float32"], r"unknown peer 'tim'; did you mean 'timm'"),
         (["timm"], ["bfloat61"], r"'bfloat61' on this device; did you mean 'bfloat16'"),
         (["timm:precision=int8"], ["float32"], r"timm does not support the precision 'int8'"),
-        (["timm:fast"], ["float32"], r"has the setting 'fast'; write settings as NAME=VALUE"),
-        (["openvino", "vitkit"], ["float64"], r"no peer supports the precision 'float64'"),
+        (["timm:fast"], ["float32"], r"the setting 'fast' of 'timm:fast' is not of the form NAME=VALUE"),
+        (["openvino", "vitkit"], ["float64"], r"no library supports the precision 'float64'"),
     ],
 )
 def test_invalid_specs_are_rejected(specs: list[str], precisions: list[str], message: str) -> None:

@@ -213,7 +213,7 @@ def _images(options: Options, module: ModuleType, folder: Path) -> tuple[str, ..
     names = list(expand([options.images]))[: module.NUM_IMAGES]
     absent = [name for name in names if not Path(name).is_file()]
     if absent:
-        raise ValueError(f"no images in '{absent[0]}': expected a folder, a file or a glob")
+        raise ValueError(f"there are no images in '{absent[0]}'; expected a folder, a file or a glob")
     return tuple(str(Path(name).resolve()) for name in names)
 
 

@@ -50,12 +50,12 @@ def candidates(kind: str, device: str, specs: Sequence[str], precisions: Sequenc
     for precision in precisions:
         if any(known) and precision != "all" and precision not in known:
             similar = nearest(precision, [*sorted(known), "all"])
-            raise ValueError(f"no peer supports the precision '{precision}' on this device{similar}")
+            raise ValueError(f"no library supports the precision '{precision}' on this device{similar}")
     found: list[Candidate] = []
     for spec in specs:
         found += [each for each in _parse(spec, kind, device, precisions) if each not in found]
     if not found:
-        raise ValueError(f"none of {', '.join(specs)} supports the precision {', '.join(precisions)}")
+        raise ValueError(f"none of the libraries {', '.join(specs)} supports the precision {', '.join(precisions)}")
     return found
 
 
@@ -63,7 +63,7 @@ def _precisions(name: str, kind: str, device: str) -> tuple[str, ...]:
     module = peer(name)
     if not hasattr(module, kind):
         supporting = [each for each in peers() if hasattr(peer(each), kind)]
-        raise ValueError(f"the peer '{name}' does not support {kind}; choose from {', '.join(supporting)}")
+        raise ValueError(f"'{name}' does not support the benchmark {kind}; choose from {', '.join(supporting)}")
     return module.precisions(kind, device)
 
 
@@ -72,7 +72,7 @@ def _parse(spec: str, kind: str, device: str, precisions: Sequence[str]) -> list
     pairs = [part.partition("=") for part in parts]
     for (key, equals, value), part in zip(pairs, parts, strict=True):
         if not (key and equals and value):
-            raise ValueError(f"the candidate '{spec}' has the setting '{part}'; write settings as NAME=VALUE")
+            raise ValueError(f"the setting '{part}' of '{spec}' is not of the form NAME=VALUE, such as precision=int8")
     settings = {key: value for key, _, value in pairs}
     own = _precisions(name, kind, device)
     precision = settings.pop("precision", "")
