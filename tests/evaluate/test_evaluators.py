@@ -131,5 +131,5 @@ def test_unknown_evaluators_and_wrong_arguments_raise() -> None:
         evaluate.evaluator("top1:5")
     with pytest.raises(ValueError, match="'subset:' has no argument"):
         evaluate.evaluator("subset:")
-    with pytest.raises(ValueError, match="'real' needs an argument: write real:LABELS"):
+    with pytest.raises(ValueError, match="'real' needs an argument; write real:LABELS"):
         evaluate.evaluator("real")

@@ -110,7 +110,7 @@ def test_regression_names_the_metrics_that_it_computes(num_targets: int) -> None
         ("top1", [], [0], "there are no images to evaluate on"),
         ("top1", [(), ()], [0], "no image has a label"),
         ("calibration", [-1], [0], "no image has a label"),
-        ("knn", [0, 1], [0] * 9, "knn needs at least 10 labeled training images, but there are 9: add images"),
+        ("knn", [0, 1], [0] * 9, "knn needs at least 10 labeled training images, but there are 9; add images"),
         ("knn", [0, 1], [-1] * 20, "no training image has a label"),
         ("knn", [0, 1], None, "need labeled training images, and none were given"),
         ("fewshot", [-1], [0, 1], "no image has a label"),

@@ -98,7 +98,7 @@ def test_masks_are_cropped_like_images_without_interpolation(tmp_path: Path) -> 
 
 
 def test_wrong_masks_and_models_raise(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"needs an argument: write segmentation:MASKS"):
+    with pytest.raises(ValueError, match=r"needs an argument; write segmentation:MASKS"):
         evaluate.evaluator("segmentation")
     with pytest.raises(ValueError, match="matches an image and contains an object"):
         segmentation.evaluate(subject(("a/1.jpg",)), str(tmp_path))

@@ -195,10 +195,10 @@ def evaluator(spec: str) -> ModuleType:
         raise ValueError(
             f"the evaluator '{name}' takes no argument, but got '{spec}'"
             if argument
-            else f"'{spec}' has no argument after the colon"
+            else f"the evaluator '{spec}' has no argument after the colon"
         )
     if not colon and len(parameters) > 1 and parameters[1].default is inspect.Parameter.empty:
-        raise ValueError(f"the evaluator '{name}' needs an argument: write {name}:{parameters[1].name.upper()}")
+        raise ValueError(f"the evaluator '{name}' needs an argument; write {name}:{parameters[1].name.upper()}")
     return module
 
 

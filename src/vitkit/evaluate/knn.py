@@ -29,7 +29,7 @@ def numbers_of_neighbors(total: int) -> list[int]:
     numbers = [k for k in NEIGHBORS if k <= total]
     if not numbers:
         raise ValueError(
-            f"knn needs at least {NEIGHBORS[0]} labeled training images, but there are {total}: add images, or use "
+            f"knn needs at least {NEIGHBORS[0]} labeled training images, but there are {total}; add images, or use "
             "another evaluator"
         )
     return numbers

@@ -75,13 +75,13 @@ class EvaluationConfig:
             training = None
         elif training is None:
             raise ValueError(
-                f"knn, fewshot, probe and linear need labeled training images, but '{self.data}' has no train split: "
+                f"knn, fewshot, probe and linear need labeled training images, but '{self.data}' has no train split; "
                 "set train or held_out"
             )
         if "predictions" not in self.reads:
             return training, evaluation if training is None else fitted(evaluation, training.classes, name=self.data)
         if not labels:
-            raise ValueError("the model has no classes to predict: use knn, fewshot or probe")
+            raise ValueError("the model has no classes to predict; use knn, fewshot or probe")
         matched_training = None if training is None else matched(training, labels, name=self.train or self.data)
         return matched_training, matched(evaluation, labels, name=self.data, regression=regression)
 
@@ -97,7 +97,7 @@ class EvaluationConfig:
         if self.train is None:
             return found.get("train"), found[name]
         if self.train == self.data and name == "all":
-            raise ValueError(f"train and data are both '{self.data}': set held_out to split it")
+            raise ValueError(f"train and data are both '{self.data}'; set held_out to split it")
         others = splits(self.train)
         training = others.get("train") or others.get("all")
         if training is None:

@@ -104,7 +104,7 @@ def _check_inputs(data: EvaluationData, spec: str) -> None:
         _ = data.training_counts, data.counts
         if getattr(data.model.config, "pool", None) == "none" and not spec.startswith("linear"):
             raise ValueError(
-                f"{spec} needs one vector per image, but the model has no pooling: set pool (token, gap, ...)"
+                f"{spec} needs one vector per image, but the model has no pooling; set pool (token, gap, ...)"
             )
 
 
