@@ -127,7 +127,7 @@ def test_reason_names_a_missing_capability() -> None:
     new = Capabilities("AVX512 CPU", bfloat16=True, float16=False, int8=False, packs=True)
     assert [path.fused for path in paths("bfloat16", old, model)] == [True, False]
     assert paths("bfloat16", old, model)[0].reason == (
-        "bfloat16 was requested, which is no faster than float32 on this AVX2 CPU without arithmetic below float32"
+        "bfloat16 was requested, which is no faster than float32 on this AVX2 CPU without fast low precision"
     )
     assert "no faster" in paths("float16", new, model)[0].reason
     assert paths("bfloat16", new, model)[0].reason == "bfloat16 was requested"

@@ -53,7 +53,7 @@ def test_family_is_close_to_float32_or_raises_in_every_precision(family: str, pr
     before = copy.deepcopy(model.state_dict())
     blocks = isinstance(model, models.TokenBackbone)
     if precision in EIGHT_BITS and not (getattr(CPU, precision) and blocks):
-        with pytest.raises(ValueError, match=r"8-bit products|no dense layers"):
+        with pytest.raises(ValueError, match=r"8-bit matrix products|no dense layers"):
             engine.accelerate(model, precision=precision)
         return
     images = random_images(model)
@@ -157,7 +157,9 @@ def test_auto_depends_on_capabilities_and_model_size() -> None:
     assert best(False, False, False) == [("float32", False)]
     assert best(True, True, True, tiny("vit")) == [("float32", False)]
     none = Capabilities("test CPU", bfloat16=False, float16=False, int8=False)
-    with pytest.raises(ValueError, match=r"int8 needs a CPU with 8-bit products .* this device is test CPU without"):
+    with pytest.raises(
+        ValueError, match=r"int8 needs a CPU with 8-bit matrix products .* this device is test CPU without"
+    ):
         paths("int8", none, large)
     with pytest.raises(ValueError, match=r"unknown precision 'int3'"):
         paths("int3", none, large)

@@ -273,7 +273,7 @@ def test_unsupported_operations_raise_errors(program: Path) -> None:
     ("key", "value", "message"),
     [
         ("target", "tensorrt", "unknown export target 'tensorrt'"),
-        ("outputs", ["logits"], "an export needs the output tokens"),
+        ("outputs", ["logits"], "the export must have the output tokens"),
         ("outputs", "tokens", "export.outputs"),
         ("grid", [0, 2], "grid"),
         ("file", "../../secret", "unknown key 'export.file'"),

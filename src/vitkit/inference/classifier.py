@@ -101,7 +101,7 @@ class Classifier(nn.Module):
         the head gives every image the same scores. Raises ValueError for a model without classes.
         """
         if not self.labels:
-            raise ValueError("this model has no classes: use `embed`, or add a head by fine-tuning")
+            raise ValueError("this model has no classes; use `embed`, or add a head by fine-tuning")
         task = self.config.task
         if threshold is not None:
             check_threshold(task, len(self.labels), threshold)

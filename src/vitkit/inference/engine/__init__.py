@@ -195,7 +195,7 @@ def _candidates(
     if merging:
         check_mergeable(model)
     if compiled and merging:
-        raise ValueError("token merging does not support torch.compile; use one or the other")
+        raise ValueError("token merging does not support torch.compile; choose one of the two")
     candidates = paths(precision, supported, model, merging=merging)
     return compiled_paths(candidates, supported) if compiled else candidates
 

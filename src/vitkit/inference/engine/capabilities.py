@@ -37,9 +37,7 @@ class Capabilities:
         dtypes = [name for name in ("bfloat16", "float16", "int8", "float8") if getattr(self, name)]
         tiles = " in tiles (AMX)" if self.tiles else ""
         return (
-            f"{self.device} with {', '.join(dtypes)}{tiles}"
-            if dtypes
-            else f"{self.device} without arithmetic below float32"
+            f"{self.device} with {', '.join(dtypes)}{tiles}" if dtypes else f"{self.device} without fast low precision"
         )
 
 

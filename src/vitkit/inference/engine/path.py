@@ -17,8 +17,8 @@ TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.
 BOUNDS = {"float32": 1e-3, "bfloat16": 0.08, "float16": 0.02, "int8": 0.3, "float8": 0.3}
 # Hardware requirements of the 8-bit precisions.
 EIGHT_BITS = {
-    "int8": "a CPU with 8-bit products (AVX-512 VNNI)",
-    "float8": "a GPU with 8-bit products (compute capability 8.9 or more)",
+    "int8": "a CPU with 8-bit matrix products (AVX-512 VNNI)",
+    "float8": "a GPU with 8-bit matrix products (compute capability 8.9 or more)",
 }
 # Models with fewer parameters spend most of their time in function calls: no dtype makes them faster.
 SMALL = 1_000_000

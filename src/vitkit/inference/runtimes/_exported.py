@@ -207,12 +207,14 @@ def _load_export(folder: Path) -> tuple[ExportedModel, Processor, tuple[str, ...
         )
     export = from_dict(Export, config_json["export"], where="export")
     if "tokens" not in export.outputs or len(export.grid) != 2 or min(*export.grid, export.width) < 1:
-        raise ValueError(f"an export needs the output tokens with a grid, not {export.outputs} with grid {export.grid}")
+        raise ValueError(
+            f"the export must have the output tokens and a grid, not {export.outputs} and the grid {export.grid}"
+        )
     config = models.from_dict(config_json["model"] if isinstance(config_json.get("model"), dict) else {})
     config.task.check(config.num_classes)
     labels = config_json.get("labels", [])
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
-        raise ValueError("labels is not a list of strings")
+        raise ValueError("the field labels is not a list of strings")
     processor_json = read_json(folder / "preprocessor_config.json")
     processor = stated(lambda: Processor.from_huggingface(processor_json), "preprocessor_config.json")
     module = runtime(export.target)
