@@ -119,7 +119,7 @@ def test_decisions_are_the_best_class_or_the_labels_above_their_threshold() -> N
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"problem_type": "ranking"}, "'task.problem_type' is 'ranking'; it can be"),
+        ({"problem_type": "ranking"}, "'task.problem_type' is 'ranking'; expected one of"),
         ({"threshold": 1.5}, "threshold is 1.5; thresholds are scores between 0 and 1"),
         ({"threshold": []}, r"threshold is \(\)"),
         ({"problem_type": "regression", "target_mean": [1.0]}, "set both, one number per output"),

@@ -66,7 +66,7 @@ def from_dict(cls: type[ConfigClass], data: Json, *, where: str = "") -> ConfigC
     for name, field in fields.items():
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if required and name not in values:
-            raise ValueError(f"missing key '{_join(where, name)}'")
+            raise ValueError(f"the key '{_join(where, name)}' is missing")
     return cls(**values)
 
 
@@ -92,7 +92,7 @@ def _override(config: Config, changes: Sequence[tuple[list[str], object, str]]) 
     for first, deeper in inner.items():
         part = values.get(first, getattr(config, first))
         if not dataclasses.is_dataclass(part) or isinstance(part, type):
-            raise ValueError(f"'{deeper[0][2]}': '{first}' is {_show(part)}, which has no fields to set")
+            raise ValueError(f"cannot set '{deeper[0][2]}', because '{first}' is {_show(part)} and has no fields")
         values[first] = _override(part, deeper)
     return dataclasses.replace(config, **values)
 
@@ -128,7 +128,7 @@ def convert(value: Converted, hint: Hint, where: str, *, text: object = None) ->
         if any(value == option and type(value) is type(option) for option in arguments):
             return value
         near = nearest(value, arguments) if isinstance(value, str) else ""
-        raise ValueError(f"'{where}' is {_show(value)}; it can be {', '.join(map(repr, arguments))}{near}")
+        raise ValueError(f"'{where}' is {_show(value)}; expected one of {', '.join(map(repr, arguments))}{near}")
     if origin is tuple:
         return _convert_tuple(value, arguments, where)
     if origin is dict:
@@ -188,7 +188,7 @@ def nearest(word: str, options: Iterable[object], *, limit: int = 3) -> str:
     near = difflib.get_close_matches(word, names, n=limit, cutoff=0.6)
     if near:
         return f"; did you mean {' or '.join(repr(name) for name in near)}?"
-    return f"; there is {', '.join(names)}" if names else ""
+    return f"; choose from {', '.join(names)}" if names else ""
 
 
 def _plain(value: object) -> object:

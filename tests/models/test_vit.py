@@ -143,7 +143,7 @@ def test_a_remainder_that_does_not_fill_a_patch_is_ignored() -> None:
         ({"class_token": False}, "pool='token' reads the class token"),
         ({"depth": 0}, "depth is 0"),
         ({"image_size": 8}, "smaller than one patch"),
-        ({"pool": "mean"}, "it can be 'token', 'gap', 'map', 'none'"),
+        ({"pool": "mean"}, "expected one of 'token', 'gap', 'map', 'none'"),
         ({"pool": "none", "norm": "pooled"}, "needs a pool"),
     ],
 )

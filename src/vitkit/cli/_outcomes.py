@@ -24,7 +24,7 @@ def settings(words: Sequence[str]) -> dict[str, str]:
     pairs = [word.partition("=") for word in words]
     for (name, equals, _), word in zip(pairs, words, strict=True):
         if not name or not equals:
-            raise ValueError(f"--set takes NAME=VALUE, not '{word}'")
+            raise ValueError(f"--set takes NAME=VALUE, such as num_heads=12, not '{word}'")
     return {name: value for name, _, value in pairs}
 
 

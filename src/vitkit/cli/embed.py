@@ -154,7 +154,7 @@ def _stack(block: int, outputs: "list[np.ndarray]") -> "np.ndarray":
     import numpy as np
 
     if len(shapes := {output.shape for output in outputs}) > 1:
-        raise ValueError(f"the maps of block {block} have several sizes, {sorted(shapes)}: set --image-size")
+        raise ValueError(f"the maps of block {block} have several sizes, {sorted(shapes)}; set --image-size")
     return np.stack(outputs)
 
 

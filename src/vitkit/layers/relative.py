@@ -135,7 +135,9 @@ def resize_relative(table: Float[Tensor, "rows h"], old: Grid, new: Grid, method
         )
     if is_symbolic(new):
         if method != "bilinear":
-            raise ValueError(f"relative_resize='{method}' solves for its positions and cannot be part of a graph")
+            raise ValueError(
+                f"relative_resize='{method}' does not support a dynamic image size; use relative_resize='bilinear'"
+            )
     elif old == new:
         return table
     patches, special = table.float().tensor_split([table.shape[0] - SPECIAL_ROWS])

@@ -189,7 +189,7 @@ def pipeline(
     if isinstance(model, ViTPreTrainedModel):
         if model_options:
             raise TypeError(
-                f"{', '.join(model_options)} can only be set when loading a model: pass a path instead of a model"
+                f"{', '.join(model_options)} can only be set when loading a model; pass a path instead of a model"
             )
         network = model
     else:
