@@ -218,7 +218,9 @@ def test_a_loss_that_is_not_finite_saves_and_names_the_batch(
             yield batch
 
     monkeypatch.setattr(session, "training_batches", with_nan)
-    with pytest.raises(session.TrainingStopped, match=r"in step 6; no weights were updated\. The batch has the images digit"):
+    with pytest.raises(
+        session.TrainingStopped, match=r"in step 6; no weights were updated\. The batch has the images digit"
+    ):
         train(small_run(), tmp_path / "run")
     assert final(tmp_path / "run")["training"]["step"] == 6
     stopped = read(tmp_path / "run" / "log.jsonl")[-1]
