@@ -179,7 +179,9 @@ def test_invalid_specs_are_rejected(specs: list[str], precisions: list[str], mes
 
 
 def test_unsupported_kind_names_supporting_peers() -> None:
-    with pytest.raises(ValueError, match="'openvino' does not support training; choose from vitkit, timm"):
+    with pytest.raises(
+        ValueError, match="'openvino' does not support the benchmark training; choose from vitkit, timm"
+    ):
         peers.candidates("training", "cpu", ["openvino"], ["bfloat16"])
 
 

@@ -164,7 +164,7 @@ def test_num_heads_cannot_be_inferred(tmp_path: Path) -> None:
 
     made = checkpoint(dataclasses.replace(TINY, width=48, num_heads=3))
     torch.save(made.model.state_dict(), tmp_path / "x.pth")
-    _load_error(tmp_path / "x.pth", r"from width 48: set config=\{'num_heads': \.\.\.\} \(--set num_heads=")
+    _load_error(tmp_path / "x.pth", r"from width 48; set config=\{'num_heads': \.\.\.\} \(--set num_heads=")
     assert checkpoints.load(tmp_path / "x.pth", config={"num_heads": "3"}).model.config.num_heads == 3
 
 

@@ -66,7 +66,7 @@ def test_folders(tmp_path: Path) -> None:
     _load_error(tmp_path / "jax", r"several weights files; pass one of them: a\.npz, b\.npz")
     (tmp_path / "x.txt").write_text("hello")
     _load_error(tmp_path / "x.txt", r"x\.txt is not a weights file; supported suffixes are \.safetensors")
-    _load_error(tmp_path / "run" / "best", "is a local path: revision", revision="main")
+    _load_error(tmp_path / "run" / "best", "is a local path, but revision", revision="main")
 
 
 def test_weights_file_of_a_folder_uses_its_config(tmp_path: Path) -> None:
@@ -138,7 +138,9 @@ def test_hub_ids_from_the_cache(cache: Path) -> None:
         loaded = checkpoints.load(source, **options)
         assert loaded.origin.revision == COMMIT
         assert loaded.model.config.width == 64
-    _load_error("owner/tiny@main", "owner/tiny@main has revision main, but revision=v2: pass only one", revision="v2")
+    _load_error(
+        "owner/tiny@main", "owner/tiny@main names the revision main, but revision=v2; pass only one", revision="v2"
+    )
     _load_error("owner/tiny@v2", "owner/tiny at v2 is not in the local cache of the Hub, and the Hub cannot be reached")
     _load_error("owner/tinny", "; the cache has owner/tiny ")
     _load_error("owner/other", "owner/other is not in the local cache of the Hub.* no such local file or folder")

@@ -139,7 +139,7 @@ def test_seed_none_keeps_the_order_of_the_source(tmp_path: Path) -> None:
         ("pets:test@{}", {"train": 10}, "expected vtab:TASK, vtab:TASK:tune"),
         ("pets@", {"train": 10}, "expected vtab:TASK"),
         ("svhn@{}", {"train": 1000}, "this task needs a test split, but '.*' has none"),
-        ("eurosat@{}", {"train": 1000}, "needs 800 images of each split of 'eurosat', but one has 600"),
+        ("eurosat@{}", {"train": 1000}, "needs 800 images of each split of 'eurosat', but one split has 600"),
         ("svhn@{}", {"test": 10}, "has no training split; its splits are test"),
         ("dtd@{}", {"train": 900, "val": 300, "test": 9}, "'dtd' has 47 classes, but its source has 10"),
     ],

@@ -168,7 +168,7 @@ def test_errors_are_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -
     assert "no evaluator was given; choose from average_precision, calibration" in error_of(
         capsys, folder / "model", "--data", heap, "--with", ","
     )
-    assert "leave one of them out" in error_of(
+    assert "set only one of them" in error_of(
         capsys, folder / "model", "--data", heap, "--train", images, "--held-out", "0.2", "--with", "knn"
     )
 

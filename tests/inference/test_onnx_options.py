@@ -201,5 +201,5 @@ def test_the_size_of_other_exports_is_fixed(tmp_path: Path) -> None:
     runtimes.export(made, tmp_path / "out", to="program")
     with pytest.raises(ValueError, match="image_size cannot change"):
         vitkit.load(tmp_path / "out", image_size=64)
-    with pytest.raises(ValueError, match="are fixed: export it again"):
+    with pytest.raises(ValueError, match="are fixed; export it again"):
         vitkit.load(tmp_path / "out").model.resize((64, 64))

@@ -108,7 +108,7 @@ def test_models_and_images_that_cannot_be_packed_are_rejected() -> None:
         with pytest.raises(ValueError, match=message):
             _packing.logits(model, [torch.randn(3, 48, 48), torch.randn(3, 48, 64)])
     model = build_random(dataclasses.replace(TOKENS, pool="none"))
-    with pytest.raises(ValueError, match="differ in number"):
+    with pytest.raises(ValueError, match="the number of logits differs"):
         _packing.logits(model, random_images(model))
     assert len(_packing.features(model, random_images(model))) == 7
     with pytest.raises(ValueError, match="smaller than one patch"):

@@ -111,8 +111,8 @@ def test_gradients_reach_the_images_through_a_tap(model: models.Backbone) -> Non
         ((9,), r"there is no block 9: this model has blocks 0 to 2, or -3 to -1"),
         ((-4,), r"there is no block -4"),
         ((), r"blocks is empty"),
-        (4, r"it must be 1 to 3, the depth"),
-        (0, r"it must be 1 to 3, the depth"),
+        (4, r"it must be between 1 and the depth, 3"),
+        (0, r"it must be between 1 and the depth, 3"),
     ],
 )
 def test_blocks_that_do_not_exist_are_rejected(blocks: Any, message: str) -> None:

@@ -33,7 +33,7 @@ def check_config(config: Any, tensors: Tensors) -> None:
             limit, what = len(tensors.infos), "too large for the tensors in the file"
             numbers = [sum(numbers)]
         if max(numbers, default=0) > limit:
-            raise CheckpointError(f"config.json: {field.name} is {str(value)[:80]}, {what}")
+            raise CheckpointError(f"config.json: {field.name} is {str(value)[:80]}, which is {what}")
 
 
 def check_requested(image_size: tuple[int, int] | None) -> None:

@@ -53,7 +53,7 @@ def _snapshot(name: str, revision: str | None, patterns: tuple[str, ...]) -> Pat
         raise CheckpointError(f"{name} on the Hub has no revision {revision}") from None
     except errors.GatedRepoError:
         raise CheckpointError(
-            f"{name} is a gated repository: accept its terms on the Hub and set a token (HF_TOKEN)"
+            f"{name} is a gated repository; accept its terms on the Hub and set a token (HF_TOKEN)"
         ) from None
     except errors.RepositoryNotFoundError:
         raise CheckpointError(

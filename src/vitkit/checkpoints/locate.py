@@ -80,7 +80,7 @@ def locate(source: str, revision: str | None) -> Files:
     if not path.exists():
         path, commit = _from_hub(source, path, revision)
     elif revision is not None:
-        raise CheckpointError(f"{source} is a local path: revision is for Hub ids only")
+        raise CheckpointError(f"{source} is a local path, but revision is only for Hub ids")
     if folder := _adapter(path):
         tensors, config = open_adapter(folder, _open_base)
         return Files(path=folder, tensors=tensors, config=config, preprocessor=_preprocessor(folder), revision=commit)
@@ -147,7 +147,7 @@ def _from_hub(source: str, path: Path, revision: str | None) -> tuple[Path, str 
             f"models.build(models.preset({name!r})) makes a randomly initialized model"
         )
     if at and revision is not None and pinned != revision:
-        raise CheckpointError(f"{source} has revision {pinned}, but revision={revision}: pass only one")
+        raise CheckpointError(f"{source} names the revision {pinned}, but revision={revision}; pass only one")
     try:
         return download(name, pinned or revision)
     except CheckpointError as error:

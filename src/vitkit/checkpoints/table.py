@@ -147,7 +147,7 @@ class Table:
         steps = [self.step(name) for name in expected]
         unmapped = [name for name, step in zip(expected, steps, strict=True) if step is None]
         if unmapped:
-            raise CheckpointError(f"this format has no tensor name for {listing(unmapped)}")
+            raise CheckpointError(f"this format has no names for the tensors {listing(unmapped)}")
         plan = [step for step in steps if step is not None]
         wanted = {
             name: tuple(shape)
@@ -165,7 +165,7 @@ class Table:
         for name, tensor in state.items():
             step = self.step(name)
             if step is None:
-                raise CheckpointError(f"this format has no tensor name for {name}")
+                raise CheckpointError(f"this format has no name for the tensor {name}")
             parts = step.transform.save(tensor.detach(), num_heads)
             result.update(zip(step.theirs, (part.contiguous() for part in parts), strict=True))
         return result

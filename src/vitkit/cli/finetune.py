@@ -55,7 +55,7 @@ def finetune(
             on the validation images.
         max_pixels: Largest accepted image, in pixels (width x height). If not set: 120,000,000.
         max_bytes: Largest accepted image file, in bytes. If not set: 200,000,000.
-        set: Override settings of the run config as NAME=VALUE (ema=0.999, optimizer.name=adamw).
+        set: Override settings of the run config as NAME=VALUE (optimizer.lr=1e-3, ema=0.999).
     """
     from vitkit import config
     from vitkit.cli._outcomes import data_limits, report_unreadable, settings

@@ -36,7 +36,7 @@ def train(
         init_from: Checkpoint to initialize the weights from. If not set: the recipe's.
         max_pixels: Largest accepted image, in pixels (width x height). If not set: 120,000,000, or the value in --from.
         max_bytes: Largest accepted image file, in bytes. If not set: 200,000,000, or the value in --from.
-        set: Override settings of the run config as NAME=VALUE (optimizer.lr=1e-3, steps=100).
+        set: Override settings of the run config as NAME=VALUE (optimizer.lr=1e-3, ema=0.999).
         parallel: Parallel training under torchrun: ddp (model replicas) or fsdp (sharded parameters).
         backend: Training framework: PyTorch, or JAX for supervised training of plain ViTs (pip install 'vitkit[jax]').
         repeat: config.json of a run to repeat, instead of a recipe.

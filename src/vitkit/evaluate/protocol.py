@@ -53,7 +53,7 @@ class EvaluationConfig:
                 f"train is '{self.train}', but {', '.join(self.evaluators)} uses no training images; leave train out"
             )
         if self.train is not None and self.held_out is not None:
-            raise ValueError("train and held_out both choose the training images; leave one of them out")
+            raise ValueError("train and held_out both select the training images; set only one of them")
         if self.batch_size < 1:
             raise ValueError(f"batch_size is {self.batch_size}; it must be at least 1")
 

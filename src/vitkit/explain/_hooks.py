@@ -26,7 +26,9 @@ def token_backbone(model: Backbone) -> TokenBackbone:
         )
     for block in model.blocks:
         if not hasattr(block, "attention_weights"):
-            raise ValueError(f"the blocks of {type(model).__name__} ({type(block).__name__}) have no attention_weights")
+            raise ValueError(
+                f"the blocks of {type(model).__name__} ({type(block).__name__}) do not provide their attention weights"
+            )
     return model
 
 

@@ -160,7 +160,7 @@ def to_channels(
     values = as_array(image)
     if values.ndim not in (2, 3) or 0 in values.shape:
         raise ValueError(
-            f"an image must have the shape (h, w), (h, w, c) or (c, h, w) without zeros, got {values.shape}"
+            f"an image must have the shape (h, w), (h, w, c) or (c, h, w) with no empty axis, got {values.shape}"
         )
     return Bands.from_array(bands_to_bytes(_bands_last(values, channels, axis, is_torch=is_tensor(image)), data_range))
 

@@ -89,10 +89,12 @@ def make_taps(
 def block_indices(blocks: Blocks, depth: int) -> tuple[int, ...]:
     """Returns the indices (0 to depth - 1) of chosen blocks. Raises ValueError if a block does not exist."""
     if not depth:
-        raise ValueError("this model does not return the outputs of blocks; of an exported model, load the checkpoint")
+        raise ValueError("this model does not return the outputs of blocks; if it is exported, load its checkpoint")
     if isinstance(blocks, int):
         if not 1 <= blocks <= depth:
-            raise ValueError(f"blocks={blocks} are the last {blocks} blocks; it must be 1 to {depth}, the depth")
+            raise ValueError(
+                f"blocks={blocks} selects the last {blocks} blocks; it must be between 1 and the depth, {depth}"
+            )
         return tuple(range(depth - blocks, depth))
     indices = tuple(int(block) for block in blocks)
     if not indices:

@@ -49,7 +49,7 @@ def logits(
     Raises ValueError for a head that reads every token (pool "none"), whose logits have one shape per image.
     """
     if getattr(model.config, "pool", "") == "none":
-        raise ValueError("pool='none' returns logits of every token, which differ in number; use `features` instead")
+        raise ValueError("with pool='none' the number of logits differs between images; use `features` instead")
     if not images:
         raise ValueError("there are no images to pack")
     results: list[Tensor] = [torch.empty(0)] * len(images)

@@ -124,7 +124,7 @@ def iterate_images(images: Images) -> Iterator[ImageInput]:
 
 def _check_dimensions(array: ImageInput) -> ImageInput:
     if array.ndim not in (2, 3, 4):
-        raise ValueError(f"array has shape {tuple(array.shape)}; expected 2 or 3 dimensions (image) or 4 (batch)")
+        raise ValueError(f"the array has shape {tuple(array.shape)}; expected 2 or 3 dimensions (image) or 4 (batch)")
     return array
 
 

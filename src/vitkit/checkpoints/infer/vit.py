@@ -141,7 +141,7 @@ def _num_heads(shapes: Mapping[str, Shape], fields: Fields, notes: list[str]) ->
         notes.append(f"num_heads is not in the file: using {width // HEAD_WIDTH}, for a head dimension of {HEAD_WIDTH}")
         return width // HEAD_WIDTH
     raise CheckpointError(
-        f"num_heads is not in the file and cannot be inferred from width {width}: "
+        f"num_heads is not in the file and cannot be inferred from width {width}; "
         "set config={'num_heads': ...} (--set num_heads=...)"
     )
 
@@ -185,6 +185,6 @@ def _positions(
                 notes.append("no positions for special tokens: the position embedding is a square grid without them")
             return {"image_size": size, "position": "learned", "position_tokens": tokens}
     raise CheckpointError(
-        f"a position embedding with {rows} rows is not a square grid: "
+        f"a position embedding with {rows} rows is not a square grid; "
         "set image_size=(height, width) in pixels (--set image_size='[height, width]')"
     )

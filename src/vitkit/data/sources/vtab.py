@@ -132,7 +132,7 @@ def shuffled(source: Source, seed: int | None) -> Source:
 def first(source: Source, number: int, task: str) -> Source:
     """Returns the first `number` images of a source. Raises ValueError if the source has fewer images."""
     if len(source) < number:
-        raise ValueError(f"VTAB-1k needs {number} images of each split of '{task}', but one has {len(source)}")
+        raise ValueError(f"VTAB-1k needs {number} images of each split of '{task}', but one split has {len(source)}")
     return Subset(source, np.arange(number))
 
 

@@ -87,7 +87,7 @@ class ExportedModel(models.Backbone):
     ) -> ExportedFeatures:
         """Returns the tokens with logits and representation. Raises ValueError for `blocks`."""
         if blocks is not None:
-            raise ValueError("an exported model does not contain the outputs of its blocks: load its checkpoint")
+            raise ValueError("an exported model does not contain the outputs of its blocks; load its checkpoint")
         outputs = self._run(images, self.export.outputs)
         representation = outputs.get("representation", outputs["tokens"])
         return ExportedFeatures(
@@ -121,13 +121,13 @@ class ExportedModel(models.Backbone):
 
     def state_dict(self, *args: object, **kwargs: object) -> NoReturn:
         """Raises ValueError, because the weights are in the exported file."""
-        raise ValueError("an exported model has no state dict: load its checkpoint instead")
+        raise ValueError("an exported model has no state dict; load its checkpoint instead")
 
     def resize(self, image_size: tuple[int, int] | None = None, patch_size: tuple[int, int] | None = None) -> None:
         """Changes the native image size. Raises ValueError if the model was exported with a fixed size."""
         if patch_size is not None or not self.export.dynamic_size:
             raise ValueError(
-                "the sizes of an exported model are fixed: export it again, for example with a dynamic size"
+                "the sizes of an exported model are fixed; export it again, for example with a dynamic size"
             )
         if image_size is not None:
             self.config = replace(self.config, image_size=image_size)
