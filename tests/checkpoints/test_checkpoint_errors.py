@@ -173,7 +173,7 @@ def test_position_table_is_not_square(tmp_path: Path) -> None:
 
     made = checkpoint(dataclasses.replace(TINY, image_size=(24, 48)))
     torch.save(made.model.state_dict(), tmp_path / "x.pth")
-    _load_error(tmp_path / "x.pth", r"19 rows is not a square grid: set image_size=.* \(--set image_size='\[")
+    _load_error(tmp_path / "x.pth", r"19 rows is not a square grid; set image_size=.* \(--set image_size='\[")
     assert checkpoints.load(tmp_path / "x.pth", config={"image_size": "[24, 48]"}).model.config.image_size == (24, 48)
     loaded = checkpoints.load(tmp_path / "x.pth", image_size=(24, 48))
     assert loaded.model.config.image_size == (24, 48)
