@@ -14,7 +14,7 @@ from band_files import array_file, tiff
 from image_files import good
 from PIL import Image
 
-from vitkit.images import Bands, ImageError, Limits, open_channels, open_image, to_channels
+from vitkit.images import Bands, ImageError, Limits, count_bands, open_channels, open_image, to_channels
 from vitkit.images.decode import decode_plain
 from vitkit.images.depth import floats_to_bytes, integers_to_bytes
 from vitkit.images.formats import tiff as tiff_format
@@ -241,6 +241,19 @@ def test_a_bad_file_is_rejected_without_much_memory(name: str) -> None:
     assert caught.value.code == code, str(caught.value)
     assert str(caught.value).isprintable()
     assert peak < 4 << 20
+
+
+def test_only_bands_in_addition_to_colors_are_counted() -> None:
+    assert count_bands(tiff(values("u2", 5))) == 5
+    assert count_bands(tiff(values("u1", 4), photometric=2, extra={338: (3, (0,))})) == 4
+    for data in (
+        tiff(values("u1", 3), photometric=2),
+        tiff(values("u1", 4), photometric=2, extra={338: (3, (2,))}),
+        tiff(values("u1", 4), photometric=5),
+        array_file(values("u1", 5)),
+        good()["png/rgba"].data,
+    ):
+        assert count_bands(data) is None
 
 
 def test_limits_count_bands() -> None:

@@ -26,7 +26,7 @@ from vitkit.images.errors import CODES, DEFAULT_LIMITS, Code, ImageError, Limits
 from vitkit.images.files import ARRAY_SUFFIXES, SUFFIXES, Source
 from vitkit.images.folders import Unlisted, subfolders, unlisted, walk
 from vitkit.images.header import FORMATS, Format, Header
-from vitkit.images.multiband import bands_to_bytes, find_bands, open_channels, open_rgb_pixels, to_channels
+from vitkit.images.multiband import bands_to_bytes, count_bands, find_bands, open_channels, open_rgb_pixels, to_channels
 from vitkit.images.probe import probe, sniff
 
 __all__ = [
@@ -51,6 +51,7 @@ __all__ = [
     "array_to_bytes",
     "as_array",
     "bands_to_bytes",
+    "count_bands",
     "find_bands",
     "find_channels",
     "from_pixels",

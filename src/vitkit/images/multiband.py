@@ -132,6 +132,17 @@ def _with_alpha(image: Image.Image, alpha: Image.Image | None, channels: int, *,
     return Bands([*colors.split(), alpha if alpha is not None else Image.new("L", image.size, 255)])
 
 
+def count_bands(source: Source, limits: Limits = DEFAULT_LIMITS) -> int | None:
+    """Returns the number of bands of a TIFF file, or None for other files and for colors, with or without alpha.
+
+    `open_image` ignores bands in addition to RGB. Raises ImageError.
+    """
+    data = read_source(source, limits, _detect)
+    check_bytes(len(data), limits)
+    file = tiff.read_bands(data, limits) if tiff.sniff(data) else None
+    return None if file is None or file.alpha or file.bands <= 3 else file.bands
+
+
 def to_channels(
     image: Any,
     channels: int,

@@ -8,10 +8,11 @@ import torch
 
 from vitkit import checkpoints
 from vitkit.config import AnyConfig
-from vitkit.data import train_and_val
+from vitkit.data import EncodedSource, Source, train_and_val
 from vitkit.data.augment import Augment
 from vitkit.data.augment.crop import Crop
 from vitkit.data.processor import Processor
+from vitkit.images import ImageError, count_bands
 from vitkit.inference.engine import capabilities
 from vitkit.objectives import supervised
 from vitkit.task import Task
@@ -90,6 +91,8 @@ def finetune(
     source, _ = train_and_val(data, val=val, held_out=held_out, seed=0)
     default, checkpoint = defaults(len(source)), absolute(model)
     config, processor = _model_and_processor(checkpoint, len(source.classes), image_size, channels)
+    if channels is None:
+        check_bands(source, config.channels)
     task = inferred_task(source)
     size = default.batch_size if batch_size is None else batch_size
     length = {"steps": default.steps if steps is None and epochs is None else steps, "epochs": epochs}
@@ -157,6 +160,25 @@ def _model_and_processor(
         )
     no_dropout = {name: 0.0 for name in ("dropout", "attention_dropout", "stochastic_depth") if hasattr(config, name)}
     return replace(config, **no_dropout), processor
+
+
+def check_bands(source: Source, channels: int) -> None:
+    """Raises ValueError if the first image is a TIFF file with bands that an RGB model would ignore."""
+    inner: Any = source
+    while not isinstance(inner, EncodedSource) and hasattr(inner, "source"):
+        inner = inner.source
+    if channels != 3 or not isinstance(inner, EncodedSource):
+        return
+    file, key = inner.encoded(0)
+    try:
+        bands = count_bands(file)
+    except ImageError:
+        return  # it is reported when it is read
+    if bands is not None:
+        raise ValueError(
+            f"the image {key} has {bands} bands, but the model reads RGB; use --channels {bands}, or --channels 3 to "
+            "ignore the others"
+        )
 
 
 def check_image_size(config: AnyConfig, image_size: int) -> None:

@@ -265,6 +265,7 @@ class BandFile:
     columns        columns in a row of a strip (the image width) or tile
     predictor      1 for none, 2 for differences to the left pixel, 3 the same for the bytes of floats
     inverted       0 is white
+    alpha          an extra sample is alpha
     files          the grayscale files, one after the other
     """
 
@@ -277,6 +278,7 @@ class BandFile:
     columns: int
     predictor: int
     inverted: bool
+    alpha: bool
     files: Iterator[Header]
 
 
@@ -314,6 +316,7 @@ def read_bands(data: bytes, limits: Limits) -> BandFile | None:
         columns=columns,
         predictor=_one(tags, _PREDICTOR, 1) if compression in (5, 8, 32946) else 1,
         inverted=_one(tags, _PHOTOMETRIC, 1) == 0,
+        alpha=not {1, 2}.isdisjoint(tags.get(_EXTRA_SAMPLES, ())),
         files=_band_files(data, order, tags, (padded, height, dtype.itemsize * (1 if planar else bands))),
     )
 
