@@ -56,7 +56,7 @@ def test_a_tiff_file_of_every_layout(dtype: str) -> None:
 @pytest.mark.parametrize(("mode", "predictor"), [("RGB", 2), ("RGBA", 2), ("L", 2), ("I;16", 2), ("F", 3), ("RGB", 1)])
 @pytest.mark.parametrize("compression", ["tiff_adobe_deflate", "tiff_lzw"])
 def test_files_of_libtiff_have_the_pixels_that_libtiff_decodes(mode: str, predictor: int, compression: str) -> None:
-    base = Image.fromarray(values("u1", 4), "RGBA" if mode == "RGBA" else None)
+    base = Image.fromarray(values("u1", 4))
     wide = {"F": np.float32, "I;16": np.uint16}
     image = base.convert(mode) if mode not in wide else Image.fromarray(values("u2", 1)[..., 0].astype(wide[mode]))
     file = io.BytesIO()
@@ -82,7 +82,7 @@ def test_files_above_the_limit_of_pillow_do_not_warn(monkeypatch: pytest.MonkeyP
 
 
 def test_planes_may_be_jpeg_compressed(monkeypatch: pytest.MonkeyPatch) -> None:
-    pixels = np.asarray(Image.fromarray(values("u1", 4, 5, 7), "RGBA").resize((40, 32)))
+    pixels = np.asarray(Image.fromarray(values("u1", 4, 5, 7)).resize((40, 32)))
 
     def jpeg(raw: bytes) -> bytes:
         file = io.BytesIO()
@@ -151,7 +151,7 @@ def test_the_band_axis_is_the_last_in_numpy_and_the_first_in_torch() -> None:
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
 def test_alpha_is_a_channel(mode: str) -> None:
     pixels = values("u1", 4)
-    image = Image.fromarray(pixels, "RGBA").convert("LA") if mode == "LA" else Image.fromarray(pixels, "RGBA")
+    image = Image.fromarray(pixels).convert("LA") if mode == "LA" else Image.fromarray(pixels)
     image = image.quantize(9) if mode == "P" else image
     file = io.BytesIO()
     image.save(file, "PNG")
