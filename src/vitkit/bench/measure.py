@@ -6,6 +6,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,6 +18,7 @@ from vitkit.bench.figures import Row
 from vitkit.bench.kinds import kind
 from vitkit.bench.rounds import Failed, Result, Worker, environment, run_rounds
 from vitkit.config import JsonDict
+from vitkit.text import printable
 
 
 @dataclass(kw_only=True)
@@ -210,11 +212,11 @@ def _images(options: Options, module: ModuleType, folder: Path) -> tuple[str, ..
         return _inputs.write_jpegs(folder / "images", module.NUM_IMAGES)
     from vitkit.inference import expand
 
-    names = list(expand([options.images]))[: module.NUM_IMAGES]
-    absent = [name for name in names if not Path(name).is_file()]
+    names = list(islice(expand([options.images]), module.NUM_IMAGES))
+    absent = [name for name in names if not isinstance(name, str) or not Path(name).is_file()]
     if absent:
-        raise ValueError(f"there are no images in '{absent[0]}'; expected a folder, a file or a glob")
-    return tuple(str(Path(name).resolve()) for name in names)
+        raise ValueError(f"there are no images in '{printable(absent[0])}'; expected a folder, a file or a glob")
+    return tuple(str(Path(str(name)).resolve()) for name in names)
 
 
 def _fill(job: Job, module: ModuleType, folder: Path, images: tuple[str, ...]) -> tuple[Job, Mapping[str, str]]:

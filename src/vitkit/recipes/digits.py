@@ -133,7 +133,7 @@ def _show_predictions(classifier: Classifier, held_out: Source, width: int, num:
         (_, predictions) = next(iter(classifier.classify(example.image, top=1)))
         best = predictions[0]
         correction = "" if best.index == example.label else f", label {example.label}"
-        cells.append([*text_lines(example.image), f"{best.label} ({best.score:.0%}){correction}"])
+        cells.append([*text_lines(example.image.convert("RGB")), f"{best.label} ({best.score:.0%}){correction}"])
     across = max(1, min(4, width // 22))
     rows = [side_by_side(cells[start : start + across]) for start in range(0, len(cells), across)]
     return "\n\n".join(rows)

@@ -70,7 +70,7 @@ def head(report: TrainingReport) -> str:
     evaluations = len(report.of("evaluation"))
     metric = "accuracy" if report.metric == "top1.accuracy" else "metric"
     bias = (
-        f" This model is the best of {evaluations} evaluations on these images, so its {metric} is slightly optimiztic."
+        f" This model is the best of {evaluations} evaluations on these images, so its {metric} is slightly optimistic."
         if report.selection == "best" and evaluations > 1
         else ""
     )
