@@ -204,6 +204,11 @@ def test_control_characters_of_names_and_labels_reach_neither_terminal_nor_csv(
             assert all(len(row) == 6 for row in rows)
         if options == ["--json"]:
             assert Path(json.loads(captured.out.splitlines()[1])["path"]).name == name
+    odd = tmp_path / "m\x1b[31m[bold]"
+    odd.symlink_to(folder / "model")
+    for words in (["inspect", str(odd)], ["inspect", str(odd), "--json"]):
+        assert main(words) == 0
+        assert all(line.isprintable() for line in capsys.readouterr().out.split("\n"))
     for words in (["inspect", str(tmp_path / name)], ["evaluate", str(folder / "model"), "--data", f"folder:{name}"]):
         assert main(words) == 1
         assert capsys.readouterr().err[:-1].isprintable()

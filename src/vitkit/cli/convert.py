@@ -36,6 +36,7 @@ def convert(
     from vitkit import checkpoints
     from vitkit.cli._outcomes import settings
     from vitkit.config import nearest
+    from vitkit.text import printable
 
     if to not in checkpoints.list_formats():
         raise ValueError(f"unknown format '{to}'{nearest(to, checkpoints.list_formats())}")
@@ -44,4 +45,4 @@ def convert(
     )
     checkpoints.save(checkpoint, target, to=to, overwrite=overwrite)
     parameters = sum(parameter.numel() for parameter in checkpoint.model.parameters())
-    print(f"{target}: {checkpoint.origin.format} to {to}, {parameters:,} parameters")
+    print(printable(f"{target}: {checkpoint.origin.format} to {to}, {parameters:,} parameters"))

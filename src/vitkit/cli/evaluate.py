@@ -1,6 +1,5 @@
 """The `vitkit evaluate` command."""
 
-import json as json_format
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -71,7 +70,7 @@ def evaluate(
         revision: Branch, tag or commit of the repository on the Hugging Face Hub.
         set: Set model config fields that are missing in the checkpoint, as NAME=VALUE (num_heads=12).
     """
-    from vitkit.cli._outcomes import limits, load_model, report_errors
+    from vitkit.cli._outcomes import json_line, limits, load_model, report_errors
     from vitkit.evaluate import protocol
     from vitkit.inference import Predictor
     from vitkit.report import evaluation as report
@@ -102,7 +101,7 @@ def evaluate(
     if out is not None:
         report.write(found, out)
     if json:
-        print(json_format.dumps(found.to_dict(), ensure_ascii=False))
+        print(json_line(found.to_dict()))
     else:
         _write_table(found)
         print(placed.summary)
@@ -145,15 +144,17 @@ def _progress(batches: Iterable[T], total: int) -> Iterable[T]:
 def _write_table(found: "Evaluation") -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text  # not str, in which brackets are markup
 
     from vitkit.report.evaluation import metric_rows
+    from vitkit.text import printable
 
     table = Table("evaluator", "metric", show_edge=False, box=None, header_style="bold")
     table.add_column("", justify="right")
     last = ""
     for evaluator, name, value in metric_rows(found.metrics):
-        table.add_row("" if evaluator == last else evaluator, name, value)
+        table.add_row(Text("" if evaluator == last else printable(evaluator)), name, value)
         last = evaluator
     training = "" if found.training is None else f", trained on {len(found.training):,}"
-    print(f"{found.model} on {found.config.data}: {len(found.source):,} images{training}")
+    print(printable(f"{found.model} on {found.config.data}: {len(found.source):,} images{training}"))
     Console(highlight=False).print(table)

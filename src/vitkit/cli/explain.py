@@ -63,6 +63,7 @@ def explain(
     from vitkit.cli._outcomes import arguments_to_images, limits, load_model, report_errors
     from vitkit.explain import _inputs
     from vitkit.inference import Predictor
+    from vitkit.text import printable
 
     for path, suffix in ((out, ".png"), (arrays, ".npz")):
         if path is not None and path.suffix.lower() != suffix:
@@ -87,7 +88,7 @@ def explain(
     given = {name: value for name, value in options.items() if value is not None}
     explanation = explanations.explain(method, shown, **given)
     explanation.save(out)
-    print(f"{out}: {explanation.drawing.title}")
+    print(printable(f"{out}: {explanation.drawing.title}"))
     if arrays is not None:
         explanation.save_arrays(arrays)
         shapes = ", ".join(f"{name} {value.shape}" for name, value in explanation.arrays.items())

@@ -42,6 +42,7 @@ def export(
     from vitkit import checkpoints
     from vitkit.cli._outcomes import arguments_to_images, settings
     from vitkit.inference import runtimes
+    from vitkit.text import printable
 
     folder = out or Path(f"{Path(model.partition('@')[0]).stem}-{to}")
     runtimes.runtime(to)
@@ -61,4 +62,4 @@ def export(
     match = f"outputs match within {found.difference:.1g}"
     if found.agreement is not None:
         match = f"outputs differ by {found.difference:.1%}, predictions agree on {found.agreement:.0%} of the images"
-    print(f"{folder}: {to}, {size / 1e6:.1f} MB, {images}; {match}")
+    print(f"{printable(folder)}: {to}, {size / 1e6:.1f} MB, {images}; {match}")

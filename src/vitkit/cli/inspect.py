@@ -1,11 +1,11 @@
 """The `vitkit inspect` command."""
 
-import json as json_format
 from typing import Annotated
 
 from tyro.conf import Positional, arg
 
 from vitkit.config import JsonDict
+from vitkit.text import printable
 
 
 def inspect(
@@ -25,14 +25,15 @@ def inspect(
         revision: Branch, tag or commit of the repository on the Hugging Face Hub.
         set: Set model config fields that are missing in the checkpoint, as NAME=VALUE (num_heads=12).
     """
-    from vitkit.cli._outcomes import settings
+    from vitkit.cli._outcomes import json_line, settings
 
     facts = _facts(model, revision, settings(set))
     if json:
-        print(json_format.dumps(facts, ensure_ascii=False))
+        print(json_line(facts))
         return
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text  # not str, in which brackets are markup
 
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold")
@@ -40,9 +41,9 @@ def inspect(
         if isinstance(entries, dict):
             table.add_row(section)
             for name, value in entries.items():
-                table.add_row(f"  {name}", _text(value, name))
+                table.add_row(Text(f"  {printable(name)}"), Text(_text(value, name)))
         else:
-            table.add_row(section, _text(entries))
+            table.add_row(section, Text(_text(entries)))
     Console(highlight=False).print(table)
 
 
@@ -74,10 +75,10 @@ def _text(value: object, name: str = "") -> str:
     if isinstance(value, dict):
         return "\n".join(f"{key}: {_text(item)}" for key, item in value.items())
     if isinstance(value, bool) or not isinstance(value, int | list | tuple):
-        return "none" if value is None else str(value)
+        return "none" if value is None else printable(value)
     if isinstance(value, int):
         return f"{value:,}" if value < 1_000_000_000 else f"{value:,} ({value / 1e9:.2f} G)"
     if name.endswith("size"):
         return " x ".join(map(str, value))
     separator = ", " if all(isinstance(item, int | float) for item in value) else "\n"
-    return separator.join(map(str, value)) or "none"
+    return separator.join(map(printable, value)) or "none"
