@@ -175,8 +175,8 @@ def write_page(labels: Numbers, values: Numbers, options: argparse.Namespace) ->
     converted, exported = (max(labels[name], values[name]) for name in ("convert", "export"))
     page = f"""# Fine-tuning with several labels and with numbers ({name}, {today})
 
-`python benchmarks/tasks.py {command}`, threads: {options.threads}, float32,
-torch {torch.__version__.partition("+")[0]}. A ViT of width {MODEL.width} and depth {MODEL.depth} with random weights; {options.images} training images and
+`python benchmarks/tasks.py {command}`, float32, torch {torch.__version__.partition("+")[0]}.
+A ViT of width {MODEL.width} and depth {MODEL.depth} with random weights; {options.images} training images and
 {options.images // 4} validation images of other handwriting.
 
 | task | result on the validation images | CPU minutes |
