@@ -58,13 +58,12 @@ class Parquet(Table):
         for number, path in enumerate(paths):
             with self._open(path) as file:
                 image, label, stored, unlabelled = _columns(file.schema_arrow, chosen, os.path.basename(path))
-                columns = (image, label, stored)
-                if number and columns != (self.image, named, names):
+                if number and (image, label, stored) != (self.image, named, names):
                     raise ValueError(
                         f"{os.path.basename(path)} and {os.path.basename(paths[0])} have different "
                         "columns or classes; files of one split must have the same"
                     )
-                self.image, named, names = columns
+                self.image, named, names = image, label, stored
                 self.offsets.append(len(values))
                 values += _values(file, named)
                 counts = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
