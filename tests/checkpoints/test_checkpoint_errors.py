@@ -197,7 +197,10 @@ def test_invalid_vitkit_layout(tmp_path: Path) -> None:
     checkpoints.save(checkpoint(TINY), tmp_path / "x", to="vitkit")
     data = json.loads((tmp_path / "x" / "config.json").read_text())
     for change, message in [
-        ({"model": data["model"] | {"depth": 10**8}}, "depth is 100000000, too large for the tensors in the file"),
+        (
+            {"model": data["model"] | {"depth": 10**8}},
+            "depth is 100000000, which is too large for the tensors in the file",
+        ),
         ({"model": data["model"] | {"width": 2**40, "num_heads": 1}}, "width is 1099511627776"),
         ({"model": data["model"] | {"num_classes": 10**15}}, "with a wrong shape|cannot build a model|classes"),
         (
@@ -219,7 +222,7 @@ def test_vitkit_fields_are_bounded_by_the_tensors(field: str, tmp_path: Path) ->
     checkpoints.save(checkpoint(TINY), tmp_path / "x", to="vitkit")
     data = json.loads((tmp_path / "x" / "config.json").read_text())
     (tmp_path / "x" / "config.json").write_text(json.dumps(data | {"model": data["model"] | {field: 10**20}}))
-    _load_error(tmp_path / "x", f"{field} is 100000000000000000000, too large for the tensors in the file")
+    _load_error(tmp_path / "x", f"{field} is 100000000000000000000, which is too large for the tensors in the file")
 
 
 @pytest.mark.parametrize("family", ["resnet", "hybrid", "dinov3", "beit", "deit"])
