@@ -103,7 +103,7 @@ def _config(file: str, config: Any, width: int, overrides: Mapping[str, Any]) ->
         if rest or times not in POOL_BY_WIDTH:
             known = ", ".join(str(count * config.width) for count in POOL_BY_WIDTH)
             raise CheckpointError(
-                f"{file} has input width {width}; heads for tokens of width {config.width} have one of {known}"
+                f"{file} has input width {width}; expected one of {known} for tokens of width {config.width}"
             )
         changes: dict[str, Any] = dict(zip(FIELDS, POOL_BY_WIDTH[times], strict=True))
         if not hasattr(config, "pool_blocks") and changes.pop("pool_blocks") != 1:
