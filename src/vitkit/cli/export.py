@@ -33,7 +33,7 @@ def export(
         precision: Numerical precision of the exported model. float16 needs --to onnx or openvino.
             int8 needs --to onnx and --calibration.
         dynamic_size: Accept images of every size. The exported model resizes its position embeddings. Only for onnx.
-        calibration: Image files, folders or globs to calibrate int8, about 100 images like those of the application.
+        calibration: Image files, folders or globs to calibrate int8, about 100 images similar to those at inference.
         image_size: Input size in pixels. If not set: the model's.
         revision: Branch, tag or commit of the repository on the Hugging Face Hub.
         set: Set model config fields that are missing in the checkpoint, as NAME=VALUE (num_heads=12).

@@ -96,8 +96,8 @@ def class_indices(classes: Sequence[str], labels: tuple[str, ...], *, name: str)
     missing = [each for each, indices in zip(classes, found, strict=True) if not indices]
     if missing:
         raise ValueError(
-            f"'{name}' has {len(classes)} classes ({_listing(classes)}), but {_listing(missing)} "
-            f"{'has' if len(missing) == 1 else 'have'} no label of the model's {len(labels)} ({_listing(labels)})"
+            f"'{name}' has {len(classes)} classes ({_listing(classes)}) and the model has {len(labels)} labels "
+            f"({_listing(labels)}), but {_listing(missing)} {'has' if len(missing) == 1 else 'have'} no label"
         )
     ambiguous = [(each, indices) for each, indices in zip(classes, found, strict=True) if len(indices) > 1]
     if ambiguous:

@@ -65,7 +65,9 @@ def _header(data: bytes) -> tuple[np.dtype, bool, tuple[int, ...], int]:
     if descr is None or order is None or shape is None:
         raise ImageError("unsupported_format", "the values of the array are not numbers, or the header is damaged")
     if descr[2] == "O":
-        raise ImageError("unsupported_format", "arrays of Python objects are not supported, because they can run code")
+        raise ImageError(
+            "unsupported_format", "arrays of Python objects are not supported, because loading them can run code"
+        )
     sides = tuple(int(side) for side in shape[1].replace(",", " ").split())
     if max(sides, default=0) > _MAX_SIDE:
         raise corrupt("the array has an axis of more than 10 digits")

@@ -40,5 +40,5 @@ def _inside(index: Path, shard: str) -> Path:
     folder = index.parent.resolve()
     home = folder.parent.parent if folder.parent.name == "snapshots" else folder
     if not path.resolve().is_relative_to(home):
-        raise CheckpointError(f"the index refers to {shard}, which is a link to another folder; copy the file")
+        raise CheckpointError(f"the index refers to {shard}, which is a link to another folder; copy the file itself")
     return path

@@ -112,7 +112,7 @@ def _calibration_images(checkpoint: Checkpoint, precision: str, images: Iterable
             raise ValueError(f"calibration images are for the precision int8, not {precision}")
         return None
     if not found:
-        raise ValueError("int8 needs calibration images; pass about 100 like those of the application")
+        raise ValueError("int8 needs calibration images; pass about 100 images similar to those at inference")
     return checkpoint.processor(found)
 
 
