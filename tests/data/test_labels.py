@@ -144,7 +144,7 @@ def test_a_model_without_class_names_takes_classes_in_order() -> None:
 
 def test_classes_without_label_raise() -> None:
     with pytest.raises(
-        ValueError, match=r"'x' has 2 classes \(tench, cat\), and the model has 6 labels \(tench, Red wine, crane and 3"
+        ValueError, match=r"'x' has 2 classes \(tench, cat\) and the model has 6 labels \(tench, Red wine, crane and 3"
     ):
         class_indices(["tench", "cat"], LABELS, name="x")
     with pytest.raises(ValueError, match="the class 'crane' of 'x' matches several labels of the model: 2, 3"):
