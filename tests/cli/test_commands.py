@@ -227,6 +227,47 @@ def test_huge_image_sizes_are_refused_before_memory_is_allocated(
         assert "image_size is 1000000; it must be at least 1 and at most 4096" in capsys.readouterr().err
 
 
+@pytest.fixture
+def broken(folder: Path, tmp_path: Path) -> Path:
+    """Training and validation images of three classes, one of which is broken in either."""
+    for split in ("train", "val"):
+        for label in LABELS:
+            (tmp_path / "data" / split / label).mkdir(parents=True)
+            for index in range(3):
+                photo = folder / "photos" / f"{index}.png"
+                (tmp_path / "data" / split / label / photo.name).write_bytes(photo.read_bytes())
+        (tmp_path / "data" / split / "green" / "1.png").write_bytes(b"oops")
+    return tmp_path / "data"
+
+
+def test_an_unreadable_image_ends_neither_evaluate_nor_finetune(
+    folder: Path, broken: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluate = ["evaluate", str(folder / "model"), "--data", f"folder:{broken}", "--precision", "float32"]
+    assert main([*evaluate, "--out", str(broken.parent / "report")]) == 2
+    captured = capsys.readouterr()
+    assert "8 images" in captured.out
+    assert captured.err.splitlines()[0].startswith("vitkit: image 4: green/1.png: the file is not an image")
+    assert captured.err.splitlines()[-1] == "vitkit: 1 image could not be read and left out"
+    saved = json.loads((broken.parent / "report" / "evaluation.json").read_text())
+    assert (saved["images"], len(saved["unreadable"]), saved["metrics"]["top1.images"]) == (8, 1, 8)
+    assert "green/1.png: the file is not an image" in (broken.parent / "report" / "report.html").read_text()
+    monkeypatch.setattr("vitkit.data.unreadable.TOLERATED", 0)
+    assert main([*evaluate, "--max-unreadable", "0.1"]) == 1
+    assert "1 of 9 images could not be read, and the limit is 10%; one is green/1.png" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert main([*evaluate, "--max-pixels", "1999"]) == 1
+    assert "none of 9 images could be read; the first one is blue/0.png: the image has" in capsys.readouterr().err
+    train = ["finetune", str(folder / "model"), "--data", f"folder:{broken}", "--batch-size", "9", "--steps", "2"]
+    assert main([*train, "--out", str(broken.parent / "run"), "--max-pixels", "1999"]) == 1
+    assert "no training image can be read; the first one is blue/0.png" in capsys.readouterr().err
+    assert not (broken.parent / "run").exists()
+    assert main([*train, "--out", str(broken.parent / "run")]) == 0
+    error = capsys.readouterr().err
+    assert "vitkit: 2 images could not be read: training image 4: green/1.png: " in error
+    assert "validation image 4: green/1.png: " in error
+
+
 def test_embed_json_and_npz(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["embed", str(folder / "model"), str(folder / "photos")]
     assert main(arguments) == 0

@@ -184,7 +184,7 @@ def test_the_image_size_of_a_dynamic_export_can_change(dynamic: Callable[[str], 
     assert opened.model.config.image_size == (64, 64)
     assert opened.processor.size == (64, 64)
     assert opened.features(opened.processor([Image.new("RGB", (90, 70))])).grid == (8, 8)
-    with pytest.raises(ValueError, match="exported model, whose num_classes cannot change"):
+    with pytest.raises(ValueError, match="exported model, whose num_classes cannot be changed"):
         vitkit.load(folder, num_classes=3)
     with pytest.raises(ValueError, match="smaller than one patch"):
         opened(torch.zeros(1, 3, 4, 64))

@@ -196,5 +196,9 @@ def run(
         device=str(parameter.device),
         precision=getattr(model, "precision", str(parameter.dtype).removeprefix("torch.")),
         checkpoint=checkpoints.Checkpoint(model=subject.original_model, processor=processor, labels=labels),
-        unreadable=(*skipped, *(str(image) for each in failed for image in each.images)),
+        unreadable=(
+            *skipped,
+            *map(str, failed[0].images),
+            *(f"training {image}" for each in failed[1:] for image in each.images),
+        ),
     )

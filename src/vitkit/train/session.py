@@ -177,7 +177,9 @@ class TrainingSession:
         )
         for note in training.notes if training.step == 0 else ():
             events.print(f"{run.init_from}: {note}")
-        self.log_unreadable((*source.skipped, *self.validation.skipped), events)
+        self.log_unreadable((f"training data: {name}" for name in source.skipped), events)
+        if self.validation.skipped != source.skipped:  # not those of one folder, which was split
+            self.log_unreadable((f"validation data: {name}" for name in self.validation.skipped), events)
         if self.stopping.exhausted:
             events.print(f"step {training.step:>6} of {training.total}   {self.stopping.reason}; raise patience")
             return
@@ -240,7 +242,7 @@ class TrainingSession:
         """Counts and logs the unreadable images in a batch. Raises TooManyUnreadable if there are too many."""
         if found:
             self.unreadable += found
-            names = distributed.all_gather(tuple(map(str, batch.unreadable)))
+            names = distributed.all_gather(tuple(f"training {image}" for image in batch.unreadable))
             self.log_unreadable(names, events)
             check_unreadable(self.unreadable, self.training.consumed, self.training.run.data.max_unreadable, names[-1])
 
@@ -265,7 +267,8 @@ class TrainingSession:
             unreadable = [Unreadable(len(each), run.data.max_unreadable) for each in (self.validation, source)]
             outputs = model_outputs(run, model, self.validation, source, unreadable)
             metrics.update(evaluate.evaluate(outputs, run.evaluators))
-            self.log_unreadable((str(image) for each in unreadable for image in each.images), events)
+            for what, each in zip(("validation", "training"), unreadable, strict=True):
+                self.log_unreadable((f"{what} {image}" for image in each.images), events)
             if run.metric not in metrics:
                 raise ValueError(f"unknown metric '{run.metric}'; the metrics are {', '.join(metrics)}")
             tasks.append(tuned_task(run, outputs))
