@@ -199,7 +199,7 @@ def test_the_image_size_of_a_dynamic_export_can_change(dynamic: Callable[[str], 
 def test_the_size_of_other_exports_is_fixed(tmp_path: Path) -> None:
     made = checkpoints.Checkpoint(model=models.build(vit.TINY), processor=Processor.squash(32), labels=tuple("abcde"))
     runtimes.export(made, tmp_path / "out", to="program")
-    with pytest.raises(ValueError, match="image_size cannot change"):
+    with pytest.raises(ValueError, match="image_size cannot be changed"):
         vitkit.load(tmp_path / "out", image_size=64)
     with pytest.raises(ValueError, match="are fixed; export it again"):
         vitkit.load(tmp_path / "out").model.resize((64, 64))

@@ -267,8 +267,8 @@ class TrainingSession:
             unreadable = [Unreadable(len(each), run.data.max_unreadable) for each in (self.validation, source)]
             outputs = model_outputs(run, model, self.validation, source, unreadable)
             metrics.update(evaluate.evaluate(outputs, run.evaluators))
-            for what, each in zip(("validation", "training"), unreadable, strict=True):
-                self.log_unreadable((f"{what} {image}" for image in each.images), events)
+            self.log_unreadable((f"validation {image}" for image in unreadable[0].images), events)
+            self.log_unreadable((f"training {image}" for image in unreadable[1].images), events)
             if run.metric not in metrics:
                 raise ValueError(f"unknown metric '{run.metric}'; the metrics are {', '.join(metrics)}")
             tasks.append(tuned_task(run, outputs))
