@@ -254,7 +254,7 @@ def test_an_unreadable_image_ends_neither_evaluate_nor_finetune(
     assert "green/1.png: the file is not an image" in (broken.parent / "report" / "report.html").read_text()
     monkeypatch.setattr("vitkit.data.unreadable.TOLERATED", 0)
     assert main([*evaluate, "--max-unreadable", "0.1"]) == 1
-    assert "1 of 9 images could not be read, and the limit is 10%; one is green/1.png" in capsys.readouterr().err
+    assert "1 of 9 images could not be read, but the limit is 10%; repair or remove them" in capsys.readouterr().err
     monkeypatch.undo()
     assert main([*evaluate, "--max-pixels", "1999"]) == 1
     assert "none of 9 images could be read; the first one is blue/0.png: the image has" in capsys.readouterr().err
