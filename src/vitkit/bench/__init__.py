@@ -72,7 +72,7 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """The task of a report section, such as inference with one model and batch size, which all candidates perform.
+    """The task that all candidates of a report section perform, such as inference with one model and batch size.
 
     `task` is the kind or a part of it. `folder` has the same weights in every layout (see `_inputs`), or is empty.
     `shape` has the numbers that determine the limit: width, mlp_width, tokens and flops per image.

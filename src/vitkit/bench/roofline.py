@@ -1,4 +1,4 @@
-"""Measures the speed limit of the hardware: only the four matrix products of a ViT block, or only decoding.
+"""Measures hardware speed limits with only the four matrix products of a ViT block, or only JPEG decoding.
 
 It is measured as one more candidate in the same rounds. One call computes the products of one block (qkv, projection,
 and the two of the MLP) for all tokens of a batch; items are floating-point operations, two per multiply-add. Attention,

@@ -149,7 +149,7 @@ class Failed(Exception):  # noqa: N818 - a status in the table
 
 
 def environment(threads: int, device: str) -> dict[str, str]:
-    """Returns environment variables of a worker: they set the number of threads and disable downloads."""
+    """Returns environment variables for a worker, which set the number of threads and disable downloads."""
     own = {
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,

@@ -27,7 +27,7 @@ def work(job: Job) -> float:
 
 
 def check_outputs(outputs: np.ndarray, reference: np.ndarray, candidate: Candidate) -> tuple[float, bool]:
-    """Compares the losses of the first steps with the reference. They depend on gradients and updates, too."""
+    """Compares the losses of the first steps with the reference. Wrong gradients or updates change these losses."""
     if outputs.shape != reference.shape or not np.isfinite(outputs).all():
         return float("inf"), False
     difference = float(np.abs(outputs / reference - 1.0).max())

@@ -10,7 +10,7 @@ LAYOUT = timm.LAYOUT
 
 
 def precisions(kind: str, device: str) -> tuple[str, ...]:
-    """Returns the same precisions as for timm in eager mode."""
+    """Returns the precisions that the peer `timm` supports."""
     return timm.precisions(kind, device)
 
 

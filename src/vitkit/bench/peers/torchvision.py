@@ -11,7 +11,7 @@ NEEDS = ("torchvision", "torch")
 
 
 def precisions(kind: str, device: str) -> tuple[str, ...]:
-    """Returns the same precisions as for timm."""
+    """Returns the precisions that the peer `timm` supports."""
     return timm.precisions(kind, device)
 
 

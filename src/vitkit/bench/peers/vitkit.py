@@ -15,7 +15,7 @@ CALIBRATION_IMAGES = 32
 
 
 def precisions(kind: str, device: str) -> tuple[str, ...]:
-    """Returns the precisions of `Predictor` or of a training run. For classification, the default is the first."""
+    """Returns the precisions of `Predictor` or of a training run. For classification, the default comes first."""
     if kind == "training":
         from vitkit.train import Run
 
@@ -61,7 +61,7 @@ def classification(job: Job, candidate: Candidate) -> Prepared:
 
 
 def training(job: Job, candidate: Candidate) -> Prepared:
-    """Prepares training steps of vitkit's training loop. The settings are fields of the run config."""
+    """Prepares training steps of vitkit's training loop. The candidate's settings are those of the run config."""
     import torch
     import torch.nn.functional as F
 
@@ -115,7 +115,7 @@ def _run(job: Job, candidate: Candidate, loaded: Any) -> Any:
 
 
 def data(job: Job, candidate: Candidate) -> Prepared:
-    """Prepares preprocessing of single image files with `Processor.array`. The settings are its fields."""
+    """Prepares preprocessing of single images with `Processor.array`. Candidate settings are `Processor` fields."""
     from vitkit import Processor, config
 
     # Ignores color profiles, as the other libraries do.
