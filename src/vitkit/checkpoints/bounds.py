@@ -37,7 +37,7 @@ def check_config(config: Any, tensors: Tensors) -> None:
 
 
 def check_requested(image_size: tuple[int, int] | None) -> None:
-    """Raises ValueError if a requested image size (rows, columns) is not positive or has too many pixels."""
+    """Raises ValueError if a requested image size (height, width) is not positive or has too many pixels."""
     if image_size is None:
         return
     if min(image_size) < 1 or math.prod(image_size) > MAX_PIXELS:

@@ -101,7 +101,7 @@ def _is_integer(value: object) -> TypeGuard[int]:
 
 
 def _size(value: object, name: str) -> tuple[int, int] | None:
-    """Returns (rows, columns) of a size that is one integer, a pair or None. Raises ValueError for other values."""
+    """Returns (height, width) of a size that is one integer, a pair or None. Raises ValueError for other values."""
     if value is None:
         return None
     given: list[object] = list(value) if isinstance(value, tuple | list) else [value, value]
@@ -216,7 +216,7 @@ def _labels(described: Description, task: Task) -> tuple[str, ...]:
 
 
 def _named_by_size(described: Description) -> bool:
-    """Returns whether the only class names are placeholders or none, and the classes are those of ImageNet-21k."""
+    """Returns whether a checkpoint with ImageNet-21k's number of classes has no class names, or only placeholders."""
     labels = described.labels
     unnamed = labels is None or (len(labels) > 0 and all(PLACEHOLDER.fullmatch(label) for label in labels))
     return unnamed and described.config.num_classes in SUBSETS

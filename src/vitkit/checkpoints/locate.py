@@ -96,7 +96,7 @@ def locate(source: str, revision: str | None) -> Files:
 
 
 def _split(source: str) -> tuple[str, str]:
-    """Splits a source FILE:TREE into both parts if FILE exists and no file is named FILE:TREE."""
+    """Splits a source FILE:TREE into FILE and TREE if FILE exists and no file is named FILE:TREE."""
     name, _, tree = source.rpartition(":")
     if name and tree and not Path(source).expanduser().exists() and Path(name).expanduser().exists():
         return name, tree.strip("./")

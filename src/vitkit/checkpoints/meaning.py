@@ -80,7 +80,7 @@ def unsupported(config: AnyConfig, format_name: str) -> str | None:
 
 
 def in_target_units(checkpoint: Checkpoint) -> Checkpoint:
-    """Returns a checkpoint whose regression head predicts targets in their own units. Other weights are shared."""
+    """Returns a checkpoint whose regression head predicts targets in their own units. Other weights are not copied."""
     task = checkpoint.model.config.task
     if not task.target_std:
         return checkpoint
@@ -128,7 +128,7 @@ def is_untrained(model: Backbone) -> bool:
 
 
 def _is_constant(head: nn.Linear, *, shift: bool) -> bool:
-    """Returns whether the outputs of a layer ignore its input. With `shift`, a shift of all outputs is allowed."""
+    """Returns whether the outputs of a layer are zero or, with `shift`, all equal, apart from the bias."""
     weight = head.weight.detach()
     return bool((weight == (weight[:1] if shift else 0.0)).all())
 

@@ -17,7 +17,7 @@ def stated(read: Callable[[], Processor], where: str) -> Processor:
 
 
 def google(config: Config) -> Processor:
-    """Returns the processor of google-research/vision_transformer: squash to `image_size`, scale pixels to -1..1."""
+    """Returns Google's processor: resize to `image_size` without keeping the aspect ratio, scale pixels to -1..1."""
     return fitted(Processor.squash(config.image_size), config)
 
 
@@ -47,7 +47,7 @@ def torchvision(config: Config) -> Processor:
 
 
 def fitted(processor: Processor, config: Config) -> Processor:
-    """Returns the processor without color management, as in published evaluations, for the model's channels."""
+    """Returns the processor for the model's channels, without color management as in published evaluations."""
     return replace(processor, profile="ignore").with_channels(config.channels)
 
 

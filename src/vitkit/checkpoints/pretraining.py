@@ -39,7 +39,7 @@ class Layout:
 def load_parts(
     source: str, wanted: Mapping[str, Shape], layouts: Sequence[Layout], *, what: str, num_heads: int = 1
 ) -> dict[str, Tensor]:
-    """Loads tensors from a folder, file or Hub id as float32. `wanted` maps their names to their shapes.
+    """Loads tensors from a folder, file or Hub id as float32. `wanted` maps tensor names to shapes.
 
     The layout that matches most names in the file is used. Raises CheckpointError if the source has none of the
     parts, or if some are missing or have other shapes; `what` describes the parts in the message.

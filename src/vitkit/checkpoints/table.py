@@ -59,7 +59,7 @@ def _load_head_biases(parts: Sequence[Tensor]) -> Tensor:
 
 
 def heads_in(parts: int) -> Transform:
-    """Returns the transform for the attention input projections of JAX, `parts` of which vitkit fuses into one."""
+    """Returns the transform that fuses `parts` attention input projections of JAX into one vitkit tensor."""
     return Transform(_load_heads, lambda ours, heads: [rearrange(each, _SPLIT, h=heads) for each in ours.chunk(parts)])
 
 
@@ -79,7 +79,7 @@ HEADS_OUT = Transform(
 
 @dataclass(frozen=True)
 class Rule:
-    """One row of a table: a pattern of vitkit names, the format's patterns for the same tensor, and a transform."""
+    """Rule for tensor names: a pattern of vitkit names, the format's patterns for the same tensor, and a transform."""
 
     ours: str
     theirs: tuple[str, ...]
@@ -96,13 +96,13 @@ class Rule:
         return tuple(map(_regex, self.theirs))
 
     def names(self, match: re.Match[str]) -> list[str]:
-        """Returns the format's names for one tensor. The placeholders are filled from a match."""
+        """Returns the format's names for one tensor. A regular expression match fills the placeholders."""
         return [_filled(pattern, match) for pattern in self.theirs]
 
 
 @dataclass(frozen=True)
 class Step:
-    """The name of a vitkit tensor, the names of the format's tensors it is made from, and the transform."""
+    """The name of a vitkit tensor, the names of the format's tensors that it is made from, and the transform."""
 
     ours: str
     theirs: list[str]
@@ -116,7 +116,7 @@ class Table:
     rules: tuple[Rule, ...]
 
     def matches(self, name: str) -> bool:
-        """Returns whether a rule of the table matches this tensor name of the format."""
+        """Returns whether a rule of the table matches a tensor name of the format."""
         return any(regex.fullmatch(name) for rule in self.rules for regex in rule.their_regexes)
 
     def step(self, ours: str) -> Step | None:

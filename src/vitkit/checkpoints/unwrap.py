@@ -82,7 +82,7 @@ class Names:
         return [_name(name, roots) for name in self.tensors.infos]
 
     def applicable(self, ignored: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
-        """Returns the entries of `ignored` that apply: their third element is missing or matches a tensor name."""
+        """Returns the entries of `ignored` whose third element is missing or matches a tensor name."""
         return [each for each in ignored if len(each) < 3 or self._has(each[2])]
 
     def _has(self, pattern: str) -> bool:
@@ -226,7 +226,7 @@ def _is_counter(key: str, info: Info) -> bool:
 
 
 def _not_model(name: Name, info: Info, root: str, ignored: Sequence[tuple[str, ...]]) -> str | None:
-    """Returns a description of a tensor outside the model that does not affect the output, or None if it may."""
+    """Returns a description if a tensor is outside the model and cannot affect the output, otherwise None."""
     path = name.original if name.root != root else name.key
     part = (_parts(path) or [path])[0]
     if TEXT_TOWER.fullmatch(path) or _is_training(path):
@@ -240,7 +240,7 @@ def _not_model(name: Name, info: Info, root: str, ignored: Sequence[tuple[str, .
 
 
 def _linear(names: Iterable[Name], tensors: Tensors) -> dict[str, Name]:
-    """Returns the weight and bias if these names are one linear layer, or {} if they are not."""
+    """Returns the weight and bias if these names belong to one linear layer, otherwise {}."""
     found: dict[str, Name] = {}
     stems: set[str] = set()
     for name in names:

@@ -32,7 +32,7 @@ class Global:
 
 @dataclass(slots=True, eq=False)
 class Object:
-    """A dict or a class instance in a pickle, with the constructor arguments, state and items stored there."""
+    """A dict or a class instance in a pickle, with its constructor arguments, state and items."""
 
     name: str
     arguments: Any = ()

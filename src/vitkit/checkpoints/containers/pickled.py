@@ -29,7 +29,7 @@ Values = Callable[[Storage], Tensor]
 
 
 def open_file(path: Path, *, inside_modules: bool = False) -> Tensors:
-    """Opens a file. Tensors in nested dicts and lists get dotted names; other values are ignored.
+    """Opens a file. Tensors in nested dicts and lists get dotted names. Other values are ignored.
 
     With `inside_modules`, pickled modules are read as dicts of their parameters and buffers.
     """
@@ -141,7 +141,7 @@ def _mapped(path: Path, start: int, size: int, storage: Storage, *, swap: bool) 
 
 
 def _read_legacy(path: Path) -> tuple[Any, Values]:
-    """Reads a file of torch before 1.6: the pickled header, the pickled object, then the storages."""
+    """Reads a file written by torch before 1.6: the pickled header, the pickled object, then the storages."""
     storages: dict[str, Storage] = {}
 
     def persistent(identity: Any) -> Storage:
@@ -170,7 +170,7 @@ def _read_legacy(path: Path) -> tuple[Any, Values]:
 
 
 def _spans(path: Path, position: int, keys: Any, storages: dict[str, Storage]) -> dict[str, int]:
-    """Returns the position of the first value of each storage. Storages are consecutive, each after its size."""
+    """Returns the position of the first value of each storage. The size of a storage precedes its values."""
     spans: dict[str, int] = {}
     with path.open("rb") as file:
         for key in keys if isinstance(keys, list) else []:

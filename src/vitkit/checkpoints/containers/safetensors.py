@@ -1,4 +1,4 @@
-"""Reads and writes safetensors files. vitkit validates the header; the safetensors library memory-maps the values."""
+"""Reads and writes safetensors files. vitkit validates the header before the library maps the values to memory."""
 
 import math
 from collections.abc import Mapping

@@ -19,7 +19,7 @@ TABLE = Table((Rule("{name}", ("{name}",)),))
 
 
 def describe(raw: RawCheckpoint) -> Description:
-    """Reads the config, processor and labels. Sizes that exceed those of every tensor are an error."""
+    """Reads the config, processor and labels. Raises CheckpointError for sizes larger than those of every tensor."""
     file_config = raw.config or {}
     if file_config["vitkit"] != VERSION:
         raise CheckpointError(

@@ -77,7 +77,7 @@ def _convolution(shapes: Mapping[str, Shape], name: str) -> Shape:
 
 
 def _covered(size: tuple[int, int], patch: tuple[int, int], stride: int) -> tuple[int, int]:
-    """Returns the image size (rows, columns), in pixels, that the complete patches of the feature map cover."""
+    """Returns the image size (height, width), in pixels, that the complete patches of the feature map cover."""
     rows, columns = (-(-side // stride) * stride // each * each for side, each in zip(size, patch, strict=True))
     return rows, columns
 

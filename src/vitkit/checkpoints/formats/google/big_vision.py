@@ -86,7 +86,7 @@ def describe(raw: RawCheckpoint) -> Description:
 
 
 def unsupported_reason(config: Config) -> str | None:
-    """Returns an error message if positions, pooling, GELU variant or LayerNorm epsilon differ from big_vision."""
+    """Returns an error message if positions, pooling, GELU or epsilon differ from big_vision's, or None."""
     if config.position not in ("learned", "sincos2d"):
         return f"{TITLE} cannot store position='{config.position}'; use to='vitkit'"
     if config.position == "learned" and config.num_special_positions:

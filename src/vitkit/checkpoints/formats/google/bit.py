@@ -48,7 +48,7 @@ TABLE = Table(
 
 
 def describe(raw: RawCheckpoint) -> Description:
-    """Infers depths and widths from the tensors. The processor squashes images and scales pixels to -1..1."""
+    """Infers depths and widths from the tensors. The processor ignores the aspect ratio and scales pixels to -1..1."""
     notes: list[str] = []
     config = infer_resnet(
         TABLE.shapes(raw.tensors),

@@ -93,7 +93,7 @@ def _labels(names: Mapping[str, str] | None) -> tuple[str, ...] | None:
 
 
 def to_config(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Returns the config.json for transformers. Config fields that transformers lacks are stored under `vitkit`."""
+    """Returns the config.json for transformers. Fields that transformers lacks are stored under the key `vitkit`."""
     config = checkpoint.model.config
     data: dict[str, Any] = {
         "architectures": ["ViTForImageClassification" if config.num_classes else "ViTModel"],

@@ -39,7 +39,7 @@ def describe(raw: RawCheckpoint) -> Description:
 
 
 def unsupported_reason(config: Config) -> str | None:
-    """Returns an error message unless the model has a head, a class token and one register token with a position."""
+    """Returns an error message, or None if the model has a head, a class token and one positioned register token."""
     if (config.num_registers, config.position_tokens, config.class_token) != (1, "all", True) or not config.num_classes:
         return "transformers' DeiTForImageClassification needs a head and one register with a position; use to='vitkit'"
     free = ("num_registers", "position_tokens", "activation", "norm_eps", "qkv_bias")

@@ -114,7 +114,7 @@ def _labels(config_json: Json, cfg: Json) -> tuple[str, ...] | None:
 
 
 def to_config(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Returns the config.json for timm. Config fields that timm lacks are stored under `vitkit`."""
+    """Returns the config.json for timm. Config fields that timm lacks are stored under the key `vitkit`."""
     config = checkpoint.model.config
     ratio = config.mlp_width / config.width
     arguments = {

@@ -38,7 +38,7 @@ def arrange(tensors: Tensors) -> Tensors:
 
 
 def accepts(config: Json | None) -> bool:
-    """Returns whether config.json is missing or is timm's with a DINOv3 architecture."""
+    """Returns whether config.json is missing, or was written by timm and names a DINOv3 architecture."""
     return vit.FORMAT.accepts(config) and (config is None or "dinov3" in str(config.get("architecture")))
 
 
