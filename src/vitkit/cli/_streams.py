@@ -36,7 +36,7 @@ class _Tolerant(io.FileIO):
     """A file that ignores write errors. A full or closed standard error must not stop a command."""
 
     def write(self, data: "ReadableBuffer", /) -> int:
-        """Writes bytes, or drops them."""
+        """Writes bytes, or ignores them if the write fails."""
         try:
             return super().write(data)
         except OSError:
