@@ -44,7 +44,7 @@ def imagenet21k_synsets(num_classes: int = 21843) -> tuple[str, ...]:
 
 
 def default_labels(num_classes: int, *, regression: bool = False) -> tuple[str, ...]:
-    """Returns default labels: those of ImageNet for its numbers of classes, otherwise "class 0" or "target 0" etc."""
+    """Returns ImageNet's class names if the number of classes matches, otherwise "class 0" or "target 0" etc."""
     if regression:
         return tuple(f"target {index}" for index in range(num_classes))
     if num_classes == 1000:
@@ -132,7 +132,7 @@ def _keys(name: str) -> list[str]:
 
 
 def _synsets(labels: tuple[str, ...]) -> tuple[str, ...]:
-    """Returns the WordNet ids of ImageNet labels, of which some checkpoints spell a few differently, or nothing."""
+    """Returns the WordNet ids if more than 90% of the labels are ImageNet's class names, otherwise ()."""
     number = len(labels)
     if number != 1000 and number not in SUBSETS:
         return ()

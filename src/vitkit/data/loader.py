@@ -181,7 +181,7 @@ def _samples(num: int, stream: Stream, augment: Augment, consumed: int) -> Itera
 
 
 def _positions(stream: Stream, augment: Augment) -> list[int]:
-    """Returns the global batch positions that this process loads: its own, then those of other mixing partners."""
+    """Returns the global batch positions that this process loads: its own samples, then their mixing partners."""
     size = stream.batch_size // stream.world_size
     own = range(stream.rank * size, (stream.rank + 1) * size)
     if not augment.mixing.active:

@@ -67,7 +67,7 @@ class Augment:
 
 
 class Transform:
-    """Converts an image to the model input, an array (channels, rows, columns) in float32, with augmentation.
+    """Converts an image to the model input, an array (channels, height, width) in float32, with augmentation.
 
     `limits` are those of the image files. Raises ValueError for color augmentation without an RGB processor, and if the
     crop is larger than the image.

@@ -81,7 +81,7 @@ def crop_and_resize(image: AnyImage, crop: Crop, processor: Processor, random: n
 
 
 def _cut(image: AnyImage, box: Box) -> AnyImage:
-    """Returns a box of an image; Pillow's `crop` warns of large boxes, its `transform` gives the same pixels."""
+    """Returns a box of an image, cut with Pillow's `transform`, because `crop` warns about large boxes."""
     top, left, height, width = box
     edges = (left, top, left + width, top + height)
     if height * width <= LARGE:

@@ -14,7 +14,7 @@ Targets = Float32[np.ndarray, "b classes"]
 
 @dataclass(frozen=True, kw_only=True)
 class Mixing:
-    """Settings of Mixup and CutMix. An image is mixed with another one of the global batch, for any world size.
+    """Settings of Mixup and CutMix. Images are mixed with images of the global batch, also across processes.
 
     mixup        alpha of Beta(alpha, alpha) for Mixup; 0 disables it
     cutmix       alpha of Beta(alpha, alpha) for CutMix; 0 disables it
@@ -94,7 +94,7 @@ def mix_groups(positions: Sequence[int], size: int, repeats: int, mode: str) -> 
 
 
 def sample_mix(mixing: Mixing, size: tuple[int, int], random: np.random.Generator) -> Mix:
-    """Samples the mixing parameters for images of `size` (rows, columns)."""
+    """Samples the mixing parameters for images of `size` (height, width)."""
     if not mixing.active or random.random() >= mixing.probability:
         return Mix()
     cut = mixing.cutmix > 0.0 and (mixing.mixup == 0.0 or random.random() < mixing.switch)

@@ -56,7 +56,7 @@ class RandAugment:
 
 
 def randaugment(image: Image.Image, config: RandAugment, random: np.random.Generator) -> Image.Image:
-    """Applies randomly sampled operations to an RGB image. `config.layers` is their number."""
+    """Applies `config.layers` randomly sampled operations to an RGB image."""
     if config.operations == "increasing":
         return randaugment_timm.randaugment(image, config.magnitude, config.noise, config.layers, random)
     pixels = np.asarray(image)

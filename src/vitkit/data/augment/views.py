@@ -92,7 +92,7 @@ def jitter(x: Float[Tensor, "b c h w"], amounts: tuple[float, float, float, floa
 
 
 def blur(x: Float[Tensor, "b c h w"], sigma: Float[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
-    """Blurs each image with a Gaussian of its own `sigma`. The kernels end at three times the largest sigma."""
+    """Blurs each image with a Gaussian of its own `sigma`. Kernels end at three times the largest `sigma`."""
     b, c, height, width = x.shape
     radius = min(math.ceil(3 * float(sigma.max())), min(height, width) - 1)
     offsets = torch.arange(-radius, radius + 1)

@@ -25,7 +25,7 @@ _FILTERS: Final[dict[Interpolation, Image.Resampling]] = {
 
 
 def resized_size(size: Size, resize: Resize, to: int | Size) -> Size:
-    """Returns the size (rows, columns) to which an image of `size` is resized.
+    """Returns the size (height, width) to which an image of `size` is resized.
 
     squash            exactly `to`, without keeping the aspect ratio
     shortest, int     short side `to`; the long side is rounded down (torchvision, transformers)

@@ -72,7 +72,7 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _size(value: object, name: str) -> Size:
-    """Returns (rows, columns) of a size in any format of transformers."""
+    """Returns (height, width) of a size in any format of transformers."""
     match value:
         case int():
             return value, value

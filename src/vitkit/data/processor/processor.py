@@ -178,7 +178,7 @@ class Processor:
         allow_truncated: bool = False,
         data_range: float | None = None,
     ) -> AnyImage:
-        """Resizes and crops an image. Returns it before normalization: in mode RGB or L, or as `Bands`.
+        """Returns the resized and cropped image before normalization: in mode RGB or L, or as `Bands`.
 
         `data_range` replaces that of the processor. Raises ImageError for files, ValueError and TypeError for images
         in memory.
@@ -216,7 +216,7 @@ class Processor:
         return self.normalize(self.pixels(image, **options))
 
     def resized_size(self, size: Size) -> Size:
-        """Returns the size (rows, columns) to which an image of `size` is resized before it is cropped."""
+        """Returns the size (height, width) to which an image of `size` is resized before it is cropped."""
         return resized_size(size, self.resize, self.size if self.resize_to is None else self.resize_to)
 
     def pixels(

@@ -13,7 +13,7 @@ _KEYS: Final = ("input_size", "crop_pct", "crop_mode", "interpolation", "mean", 
 
 
 def read(pretrained_cfg: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the `Processor` fields that equal timm's evaluation transform.
+    """Returns the `Processor` fields that reproduce timm's evaluation transform.
 
     That is `timm.data.create_transform(**timm.data.resolve_data_config(pretrained_cfg=...))`. Raises ValueError for a
     config without any of the keys and for unsupported values.

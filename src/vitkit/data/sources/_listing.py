@@ -34,7 +34,7 @@ class Listing(Table):
 
 
 def listing_splits(path: Path, rows: list[Row], columns: list[str], chosen: Mapping[str, str]) -> dict[str, Source]:
-    """Returns one source per value of the `split` column, or only the split `all` without that column.
+    """Returns one source per value of the `split` column, or the single split `all` if there is no such column.
 
     Class names are those in the list, or the lines of a `classes.txt` in the same folder. There are no classes without
     a label column, or if it is empty. A row whose file is missing is left out and named in `Source.skipped`. Raises

@@ -57,7 +57,7 @@ def _rows(path: Path) -> tuple[list[str], list[Row]]:
 
 
 def _with_labels(rows: list[Row], column: str, *, targets: bool) -> list[Row]:
-    """Splits labels at `|` and converts them to integers, or else floats, if all of them are numbers.
+    """Splits labels at `|`. If all labels are numbers, converts them to integers or, if necessary, to floats.
 
     Of `targets`, every number is converted, so that errors name the others.
     """

@@ -55,7 +55,7 @@ class Table(_columns.Table):
 
 
 def _cached(path: str | None) -> Path | bytes:
-    """Returns the path if it is in the cache of `datasets`, or b"". A table must not refer to other local files."""
+    """Returns the path if it is in the cache of `datasets`, otherwise b"", so that no other local file is read."""
     from datasets import config
 
     homes = (config.HF_CACHE_HOME, config.HF_DATASETS_CACHE)

@@ -182,7 +182,7 @@ def _find(name: str) -> tuple["AbstractFileSystem", str, list[str]]:
 def _columns(
     schema: "Schema", chosen: dict[str, str], where: str
 ) -> tuple[str, tuple[str, ...], tuple[str, ...] | None, str]:
-    """Returns the image column, the label or target columns, the class names, and why there are no labels.
+    """Returns the image column, label or target columns, class names, and the reason if there are no labels.
 
     The class names are None if the file has none.
     """
