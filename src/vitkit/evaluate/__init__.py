@@ -56,7 +56,7 @@ class Representations:
 
     @property
     def labels(self) -> Int[Tensor, " n"]:
-        """Class index of each image. For an image with several labels, it is the first index."""
+        """Class index of each image. For an image with several labels, the index of the first one."""
         return self.targets.argmax(dim=1)
 
 
@@ -217,7 +217,7 @@ def default_evaluators(task: Task) -> tuple[str, ...]:
 
 
 def problem_types(spec: str) -> tuple[str, ...]:
-    """Returns the problem types of tasks that an evaluator fits."""
+    """Returns the problem types that an evaluator supports."""
     default = CLASSIFICATION if reads(spec) == "predictions" else PROBLEM_TYPES
     return getattr(evaluator(spec), "PROBLEM_TYPES", default)
 

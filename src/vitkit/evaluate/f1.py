@@ -81,7 +81,7 @@ def best_thresholds(predictions: Predictions) -> tuple[float, ...]:
 
 
 def _best(scores: Float[Tensor, " n"], true: Tensor) -> float:
-    """Returns the threshold of one label with the highest F1, which is between two consecutive scores."""
+    """Returns the threshold with the highest F1 for one label. It lies between two consecutive scores."""
     if not true.any():
         return 0.5
     ordered, order = scores.sort(descending=True, stable=True)

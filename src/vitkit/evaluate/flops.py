@@ -76,7 +76,7 @@ def _uncounted() -> Iterator[None]:
 
 
 def exclude_recomputation() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """`context_fn` for `torch.utils.checkpoint`, with which `FlopCounter` does not count the recomputation."""
+    """`context_fn` for `torch.utils.checkpoint` that makes `FlopCounter` ignore the recomputation."""
     return nullcontext(), _uncounted()
 
 

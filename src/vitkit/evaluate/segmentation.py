@@ -75,7 +75,7 @@ def evaluate(subject: ModelOutputs, masks: str) -> dict[str, float]:
 
 
 def summarize(overlaps: Iterable[Float[np.ndarray, "objects heads"]]) -> dict[str, float]:
-    """Averages Jaccard indices over objects and images. The last column of each array is that of the mean map."""
+    """Averages Jaccard indices over objects and images. The last column of each array is for the mean map."""
     per_image = list(overlaps)
     best = np.mean([each[:, :-1].max(axis=1).mean() for each in per_image])
     alone = np.mean([each.mean(axis=0) for each in per_image], axis=0)

@@ -13,7 +13,7 @@ from vitkit.evaluate.requirements import EvaluationData
 
 
 def check(data: EvaluationData, classes: str = "") -> tuple[str, ...]:
-    """Returns the names of the metrics. Raises ValueError for invalid classes, or if no image is of these classes."""
+    """Returns the names of the metrics. Raises ValueError for invalid classes, or if none of them has an image."""
     chosen = read(Path(classes), data.source.classes) if classes else data.counts.nonzero()[0].tolist()
     if not data.counts[chosen].any():
         raise ValueError(f"none of the images has one of the {len(chosen)} classes in '{classes}'")
@@ -35,7 +35,7 @@ def evaluate(subject: ModelOutputs, classes: str = "") -> dict[str, float]:
 
 
 def read(path: Path, classes: Sequence[str]) -> list[int]:
-    """Reads class indices from a file with classes: a JSON list, or text with one class per line.
+    """Reads class indices from a file: a JSON list of classes, or text with one class per line.
 
     Classes are indices, names, or WordNet ids of ImageNet-1k. Raises ValueError for a class that the model does not
     have, and for an empty list.

@@ -1,4 +1,4 @@
-"""Top-1 and top-5 accuracy. With multi-hot targets it is the ReaL accuracy (Beyer et al. 2020).
+"""Top-1 and top-5 accuracy. With multi-hot targets, top-1 accuracy is ReaL accuracy (Beyer et al. 2020).
 
 A prediction is correct if it is one of the true classes. Images without a label are excluded, as in big_vision.
 """
