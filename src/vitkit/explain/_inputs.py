@@ -32,7 +32,7 @@ def read(model: Backbone, processor: Processor, images: Sequence[object], labels
 
 
 def _crop_to_patches(model: Backbone, pixels: Tensor, image: Image.Image) -> Image.Image:
-    """Crops the right and bottom border of an image that does not fill a patch, which the model ignores."""
+    """Crops the right and bottom borders of an image that do not fill a patch, because the model ignores them."""
     if not isinstance(model, TokenBackbone):
         return image
     height, width = (

@@ -45,7 +45,7 @@ class Tiles:
 
 @dataclass(frozen=True)
 class Dots:
-    """A scatter plot of one value per head and layer. `uniform` is the value that uniform attention has."""
+    """A scatter plot of one value per head and layer. `uniform` is the value for uniform attention."""
 
     title: str
     values: Float[np.ndarray, "layers heads"]

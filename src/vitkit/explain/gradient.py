@@ -34,7 +34,7 @@ Block = Any
 def class_attention(
     model: Backbone, image: Float[Tensor, "b c height width"], classes: Sequence[int] | None = None
 ) -> tuple[Float[Tensor, "b n n"], list[int], Features]:
-    """Returns the relevancy matrix for one class per image (without the identity), the classes and the embeddings.
+    """Returns relevancy matrices (without the identity), class indices and embeddings, for one class per image.
 
     `classes` is one class index per image; None takes the predicted class. The gradients of different images are
     independent. Raises ValueError for a model without classes, a class index out of range, and a model without
