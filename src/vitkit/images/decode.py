@@ -34,7 +34,7 @@ from vitkit.images.samples import band_bytes
 
 
 class _Tiff(TiffImageFile):
-    """Pillow's TIFF decoder without its limit of pixels, which warns; `Limits` has been checked before."""
+    """Pillow's TIFF decoder without its pixel limit, which only warns. `Limits` is checked before decoding."""
 
     def load_prepare(self) -> None:
         """Allocates the image."""

@@ -110,7 +110,7 @@ def _is_ambiguous(values: Float[np.ndarray, "*s"]) -> bool:
 
 @cache
 def _warn_of_range() -> None:
-    """Warns about a floating-point image whose range is 0..1 or 0..255. Warns once per process."""
+    """Warns, once per process, that a floating-point image may have the range 0..1 or 0..255."""
     warnings.warn(
         "a float image contains only the values 0 and 1; 1 is converted to white. If its values are from 0 to 255, "
         "pass data_range=255 or an image of type uint8",

@@ -25,7 +25,7 @@ class Unlisted:
 
 @dataclass(frozen=True)
 class _Level:
-    """A folder that is being listed: the remaining entries, its identity, and the folders already seen below a link."""
+    """A folder that is being listed: its remaining entries and identity, and the folders already seen below a link."""
 
     entries: Iterator[str]
     identity: _Identity
@@ -64,7 +64,7 @@ def unlisted(name: str, reason: str) -> Unlisted:
 
 
 def _entries(folder: str) -> Iterator[tuple[str, os.stat_result] | Unlisted]:
-    """Yields the path and status of a folder and of everything below it, or `Unlisted` for what cannot be listed."""
+    """Yields the path and status of a folder and everything below it, or `Unlisted` if an entry cannot be listed."""
     levels: list[_Level] = []
     path: str | None = folder
     while path is not None or levels:
@@ -78,7 +78,7 @@ def _entries(folder: str) -> Iterator[tuple[str, os.stat_result] | Unlisted]:
 
 
 def _look(path: str, levels: list[_Level]) -> tuple[str, os.stat_result] | Unlisted | None:
-    """Returns a path with its status and starts to list it if it is a folder, or None if it was listed before."""
+    """Returns a path with its status, or None for a folder that was listed before. Starts to list a new folder."""
     try:
         status = os.stat(path)
     except OSError as error:

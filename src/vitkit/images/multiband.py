@@ -133,7 +133,7 @@ def _with_alpha(image: Image.Image, alpha: Image.Image | None, channels: int, *,
 
 
 def count_bands(source: Source, limits: Limits = DEFAULT_LIMITS) -> int | None:
-    """Returns the number of bands of a TIFF file, or None for other files and for colors, with or without alpha.
+    """Returns the number of bands of a TIFF file, or None for other files and for RGB or grayscale images.
 
     `open_image` ignores bands in addition to RGB. Raises ImageError.
     """

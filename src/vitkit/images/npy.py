@@ -1,4 +1,4 @@
-"""Reads arrays in numpy's `.npy` format as images. The header is parsed strictly; nothing is unpickled."""
+"""Reads arrays in numpy's `.npy` format as images. The header is parsed strictly, and nothing is unpickled."""
 
 import math
 import re

@@ -24,7 +24,7 @@ def values_to_bytes(values: np.ndarray, data_range: float | None) -> UInt8[np.nd
 def band_bytes(
     file: BandFile, data_range: float | None, decode: Callable[[Header], Image.Image]
 ) -> UInt8[np.ndarray, "h w c"]:
-    """Returns the bands of a TIFF file as 8-bit values. `decode` decodes one of the file's grayscale files."""
+    """Returns the bands of a TIFF file as 8-bit values. `decode` decodes one grayscale file of a `BandFile`."""
     width = -(-file.width // file.columns) * file.columns
     values = np.empty((file.height, file.width, file.bands), file.dtype.newbyteorder("="))
     for number, header in enumerate(file.files):

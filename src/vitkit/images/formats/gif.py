@@ -22,7 +22,7 @@ def sniff(data: bytes) -> bool:
 
 
 def _table_bytes(flags: int) -> int:
-    """Returns the size of the color table in bytes, which the flags describe. It is 0 without a color table."""
+    """Returns the size in bytes of the color table that the flags describe, or 0 if there is no color table."""
     return 3 << (1 + (flags & 7)) if flags & 0x80 else 0
 
 

@@ -1,4 +1,4 @@
-"""PNG and APNG files (W3C PNG third edition). Every chunk is checked; the decoder gets only the pixel data."""
+"""PNG and APNG files (W3C PNG third edition). Every chunk is checked. The decoder gets only the pixel data."""
 
 import re
 import struct
