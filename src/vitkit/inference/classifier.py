@@ -73,7 +73,7 @@ class Classifier(nn.Module):
     def features(
         self, images: Float[Tensor, "b c height width"], blocks: Blocks | None = None, **options: Unpack[TapOptions]
     ) -> Features:
-        """Returns the tokens of normalized images after the final norm. The outputs of `blocks` are in `taps`.
+        """Returns the tokens of normalized images after the final norm. `Features.taps` has the outputs of `blocks`.
 
         See `Backbone.features` for `blocks`, and `TapOptions` for `as_maps`, `norm` and `intermediates_only`.
         """

@@ -45,7 +45,7 @@ def _glob(pattern: str) -> Iterator[str | Unlisted]:
 
 
 def _matches(pattern: str) -> Iterator[str]:
-    """Yields the paths that match a glob pattern. `**` matches folders at any depth, with the links of `walk`."""
+    """Yields the paths that match a glob pattern. `**` matches folders at any depth and follows links like `walk`."""
     head, mark, tail = f"/{pattern}".partition("/**/")
     if mark:
         above = "/" if head == "/" else head[1:]

@@ -98,7 +98,7 @@ class FastModel(Backbone):
     def features(
         self, images: Float[Tensor, "b c height width"], blocks: Blocks | None = None, **options: Unpack[TapOptions]
     ) -> Features:
-        """Returns the tokens of images. Raises ValueError for `blocks`, because block outputs are not collected."""
+        """Returns the tokens of images. Raises ValueError if `blocks` is given: there are no block outputs."""
         if blocks is not None:
             raise ValueError("a fast copy does not return the outputs of blocks; call `original.features` instead")
         images = images.to(self.dtype)
@@ -201,7 +201,7 @@ def _candidates(
 
 
 def _fusion(model: Backbone, path: ExecutionPath, supported: Capabilities, images: Tensor) -> tuple[Backbone, Fusion]:
-    """Returns the model to copy and the fusion settings. For int8, that model is smoothed and calibrated."""
+    """Returns the model to copy and the fusion settings. For int8, the returned model is smoothed and calibrated."""
     on_cpu = images.device.type == "cpu"
     in_bfloat16 = path.precision == "float8" or (path.precision == "int8" and supported.bfloat16)
     inner = torch.bfloat16 if in_bfloat16 else TYPES.get(path.precision, torch.float32)

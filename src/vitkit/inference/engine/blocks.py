@@ -25,7 +25,7 @@ Make = Callable[..., nn.Module]
 
 
 def attention_backend(capabilities: Capabilities, dtype: torch.dtype) -> AttentionBackend:
-    """Returns the attention backend that is fastest on a device in a dtype.
+    """Returns the fastest attention backend for a device and a dtype.
 
     PyTorch's fused kernel is the fastest in float32 and on CPUs with tiles (AMX). With AVX-512 bfloat16 only, two
     batched products and a softmax take 60 % of its time, and vitkit's own kernel, if it was compiled, half of that.

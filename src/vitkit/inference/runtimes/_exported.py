@@ -85,7 +85,7 @@ class ExportedModel(models.Backbone):
     def features(
         self, images: Float[Tensor, "b c height width"], blocks: Blocks | None = None, **options: Unpack[TapOptions]
     ) -> ExportedFeatures:
-        """Returns the tokens with logits and representation. Raises ValueError for `blocks`."""
+        """Returns the tokens with logits and representation. Raises ValueError if `blocks` is given."""
         if blocks is not None:
             raise ValueError("an exported model does not contain the outputs of its blocks; load its checkpoint")
         outputs = self._run(images, self.export.outputs)

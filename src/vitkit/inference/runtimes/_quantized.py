@@ -54,7 +54,7 @@ def quantize(source: Path, target: Path, images: Float[Tensor, "b c height width
 
 
 def _without_weights(path: Path) -> list[str]:
-    """Returns the names of products without a weight matrix: of two activations, and of a position table."""
+    """Returns the names of matrix products without a 2-D weight, such as products of two activations."""
     import onnx
 
     graph = onnx.load(str(path), load_external_data=False).graph

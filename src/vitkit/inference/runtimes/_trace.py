@@ -1,4 +1,4 @@
-"""Traces a model with torch.export. The batch size is dynamic; the image size is dynamic on request."""
+"""Traces a model with torch.export. The batch size is dynamic. The image size is dynamic on request."""
 
 import copy
 from collections.abc import Iterator
@@ -87,7 +87,7 @@ def trace(model: Backbone, *, dynamic_size: bool = False, dtype: torch.dtype = t
 
 @contextmanager
 def without_shape_checks() -> Iterator[None]:
-    """Disables the checks of annotations that a caller may have installed; symbolic sizes are not of type int."""
+    """Disables type checks that a caller may have installed, because symbolic sizes are not of type int."""
     before = jaxtyping.config.jaxtyping_disable
     jaxtyping.config.update("jaxtyping_disable", True)
     try:

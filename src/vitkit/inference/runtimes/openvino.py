@@ -17,7 +17,7 @@ TOLERANCES = {"float32": 1e-4, "float16": 2e-2}
 
 
 def write(traced: Traced, path: Path, precision: str) -> None:
-    """Converts the torch.export program, without ONNX as an intermediate format, and writes both files."""
+    """Converts the torch.export program, without ONNX as an intermediate format, to an .xml and a .bin file."""
     try:
         import openvino
     except ImportError:
