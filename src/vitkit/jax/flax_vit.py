@@ -191,7 +191,7 @@ class FlaxViTPreTrainedModel(ABC):
         return model
 
     def save_pretrained(self, folder: str | os.PathLike[str], params: Params | None = None) -> None:
-        """Saves `config.json` and `model.safetensors`. The PyTorch classes can load both as well."""
+        """Saves `config.json` and `model.safetensors`, which the PyTorch classes can also load."""
         write(folder, self.config, self.module.config, self.params if params is None else params)
 
 

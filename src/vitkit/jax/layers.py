@@ -200,7 +200,7 @@ class Block(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     def setup(self) -> None:
-        """Creates the modules under the names of the original code. LayerScale is an addition to them."""
+        """Creates the modules under the names of the original code, which has no LayerScale."""
         qk_norm_eps = self.norm_eps if self.qk_norm else None
         self.LayerNorm_0 = layer_norm(self.norm_eps, self.dtype)
         self.MultiHeadDotProductAttention_0 = Attention(

@@ -35,7 +35,7 @@ class Positions(nn.Module):
 
     @nn.compact
     def __call__(self, grid: tuple[int, int]) -> Float[Array, "1 rows d"] | None:
-        """Returns the position embeddings for a grid, those of special tokens first, or None if there are none."""
+        """Returns position embeddings for a grid (special tokens first), or None if the model has none."""
         config = self.config
         if config.position == "none":
             return None
@@ -82,7 +82,7 @@ class Transformer(nn.Module):
     def embed(
         self, special: Float[Array, "b s d"], patches: Float[Array, "b p d"], grid: tuple[int, int], train: bool
     ) -> Float[Array, "b n d"]:
-        """Adds position embeddings to the special tokens and patch tokens, and applies dropout (equation 1)."""
+        """Adds position embeddings to special tokens and patch tokens, then dropout (ViT paper, equation 1)."""
         positions = self.posembed_input(grid)
         if positions is not None:
             # Special tokens without positions (registers) come after those with positions.
@@ -95,7 +95,7 @@ class Transformer(nn.Module):
         return tokens
 
     def encode(self, tokens: Float[Array, "b n d"], train: bool) -> Float[Array, "b n d"]:
-        """Applies all blocks and the final norm (equations 2-4)."""
+        """Applies all blocks and the final norm (ViT paper, equations 2-4)."""
         for block in self.encoderblock:
             tokens = block(tokens, train)
         return tokens if self.encoder_norm is None else self.encoder_norm(tokens)
@@ -115,7 +115,7 @@ class ViT(nn.Module):
     remat: bool = False
 
     def setup(self) -> None:
-        """Creates the modules under the names of the original code. Registers and `fc_norm` are additions to them."""
+        """Creates the modules under the names of the original code, which has no registers and no `fc_norm`."""
         config = self.config
         check(config)
         zeros = nn.initializers.zeros
@@ -134,7 +134,7 @@ class ViT(nn.Module):
         self.head = nn.Dense(config.num_classes, kernel_init=zeros, dtype=self.dtype) if config.num_classes else None
 
     def embed(self, images: Float[Array, "b height width c"], *, train: bool = False) -> Features:
-        """Converts images to special tokens and patch tokens, with position embeddings added (equation 1)."""
+        """Converts images to special tokens and patch tokens with position embeddings (ViT paper, equation 1)."""
         config = self.config
         if images.shape[3] != config.channels:
             raise ValueError(f"the images have {images.shape[3]} channels; the model expects {config.channels}")
@@ -151,7 +151,7 @@ class ViT(nn.Module):
         return Features(tokens=tokens, grid=grid, num_special=config.num_special)
 
     def encode(self, embedded: Features, *, train: bool = False) -> Features:
-        """Applies all blocks and the final norm (equations 2-4)."""
+        """Applies all blocks and the final norm (ViT paper, equations 2-4)."""
         return replace(embedded, tokens=self.Transformer.encode(embedded.tokens, train))
 
     def features(self, images: Float[Array, "b height width c"], *, train: bool = False) -> Features:
