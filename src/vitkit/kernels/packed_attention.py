@@ -31,7 +31,7 @@ class Gradients(ctypes.Structure):
 
 
 def available() -> bool:
-    """Returns whether this machine supports `packed_attention`, for which it needs AVX-512 with bfloat16."""
+    """Returns whether this machine supports `packed_attention`, which needs AVX-512 with bfloat16."""
     return library.routine("attention_backward", "attention") is not None
 
 

@@ -36,7 +36,7 @@ def resize(
     cubic: bool,
     rows_first: bool,
 ) -> UInt8[np.ndarray, "crop_rows crop_columns 3"]:
-    """Resizes an image to the size `to` (rows, columns), then crops it to `window` (top, left, rows, columns).
+    """Resizes an image to the size `to` (height, width), then crops it to `window` (top, left, height, width).
 
     The filter is bicubic (a = -0.5) or bilinear, scaled by the downsampling factor (antialiasing). `rows_first` runs
     the vertical pass before the horizontal one. Raises RuntimeError if the kernel is not `available`. Raises ValueError
