@@ -1,4 +1,4 @@
-"""Axial attention along the rows or columns of a grid (Wang et al. 2020; ViT paper, D.6)."""
+"""Axial attention along the rows or columns of a grid (Wang et al. 2020; ViT paper, appendix D.6)."""
 
 from typing import Literal
 

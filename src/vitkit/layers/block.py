@@ -29,7 +29,7 @@ class DropPath(nn.Module):
     def forward(
         self, x: Float[Tensor, "b ..."], lengths: Int[Tensor, " images"] | None = None
     ) -> Float[Tensor, "b ..."]:
-        """Zeroes random samples with probability `rate` and scales the others. In evaluation mode, returns `x`.
+        """Zeroes samples with probability `rate` and scales the remaining ones. In evaluation mode, returns `x`.
 
         `lengths` are the numbers of tokens per image of a packed sequence (`layers.packing`).
         """

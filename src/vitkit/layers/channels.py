@@ -34,7 +34,7 @@ def as_input(
 
 
 def adapt_input_weight(weight: Float[Tensor, "out c h w"], channels: int) -> Float[Tensor, "out c2 h w"]:
-    """Converts the weight of an RGB input convolution to another number of channels, in the same way as timm.
+    """Converts the weight of an RGB input convolution to another number of channels, as timm does.
 
     One channel gets the sum of the RGB weights, so that a gray image gives the output of the same image in RGB. More
     channels repeat the weights (R, G, B, R, ...), scaled by 3 / channels, so that the output keeps its magnitude.

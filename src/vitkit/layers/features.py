@@ -53,7 +53,7 @@ class Features:
         return replace(self, tokens=tokens)
 
     def each(self, change: Callable[[Tensor], Tensor]) -> "Features":
-        """Returns new features, with `change` (a copy or a slice of the batch, for example) applied to every tensor."""
+        """Returns new features after applying `change`, such as a copy or a slice of the batch, to every tensor."""
         changed = {name: change(getattr(self, name)) for name in self._tensors()}
         return replace(self, **changed, taps=tuple(change(tap) for tap in self.taps))
 

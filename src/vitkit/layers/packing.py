@@ -32,7 +32,7 @@ class Packed:
 
     @classmethod
     def join(cls, groups: Sequence[Features]) -> "Packed":
-        """Packs groups. Raises ValueError without groups, or if their numbers of special tokens differ."""
+        """Packs groups of images. Raises ValueError if there are none, or if their numbers of special tokens differ."""
         specials = {group.num_special for group in groups}
         if len(specials) != 1:
             raise ValueError(f"groups to pack must have the same number of special tokens, not {sorted(specials)}")

@@ -76,5 +76,5 @@ class MapPool(nn.Module):
 
 
 def pre_logits(width: int, out: int) -> nn.Sequential:
-    """Returns the hidden layer of the pre-training head, which is linear and tanh (ViT paper, section 3.1)."""
+    """Returns the hidden layer of the pre-training head: a linear layer and tanh (ViT paper, section 3.1)."""
     return nn.Sequential(OrderedDict(fc=nn.Linear(width, out), act=nn.Tanh()))

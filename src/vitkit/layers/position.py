@@ -125,7 +125,7 @@ def resize_tables(
 def factorized_tables(
     row: Float[Tensor, "t rows e"], column: Float[Tensor, "t columns e"], new: Grid, method: str
 ) -> Float[Tensor, "t n d"]:
-    """Returns position embeddings for the grid `new`, which concatenate one vector per row and one per column.
+    """Returns position embeddings for the grid `new` that concatenate one vector per row and one per column.
 
     The vector of the patch (r, c) is the concatenation of row[r] and column[c] (ViT paper, appendix D.4,
     "2-dimensional"). If an axis has another length, its vectors are resized by `method` as a grid of one row or column.

@@ -44,7 +44,7 @@ def relative_bias(table: Float[Tensor, "rows h"], index: Int[Tensor, "n n"]) -> 
 
 
 def geometric_positions(old: int, new: int) -> Float[Tensor, " old"]:
-    """Returns a position among the `new` distances for each of the `old` ones, in geometric steps from the center.
+    """Returns the position of each of the `old` distances on the new axis, in geometric steps from the center.
 
     Small distances need more resolution than large ones. The steps away from the middle are therefore 1, q, q^2 ...,
     where q between 1.01 and 1.5 is found by bisection such that the last step reaches the new end.
@@ -153,7 +153,7 @@ def num_offsets(grid: Grid) -> int:
 
 
 def relative_logits(q: Float[Tensor, "b h n k"], table: Float[Tensor, "offsets k"]) -> Float[Tensor, "b h n n"]:
-    """Computes the logits q_i . r_(i - j) / sqrt(head width) of pairs of patches. Those of special tokens are zero.
+    """Computes the logits q_i . r_(i - j) / sqrt(head width) of pairs of patches. Logits of special tokens are zero.
 
     The patches are the last p tokens; row i - j + p - 1 of the 2 p - 1 rows of the table is r_(i - j). As a loop over s
     special tokens: `logits[s + i, s + j] = q[s + i] @ table[i - j + p - 1] * k**-0.5`. Instead of gathering a vector
@@ -195,7 +195,7 @@ def resize_offsets(table: Float[Tensor, "offsets k"], old: Grid, new: Grid) -> F
 
 
 class _Displacements:
-    """Displacements along one axis of the new grid, with numbers of patch pairs and positions on the old grid."""
+    """Displacements along one axis of the new grid, with their numbers of patch pairs and positions on the old grid."""
 
     def __init__(self, old: int, new: int, device: torch.device):
         self.new = torch.arange(1 - new, new, device=device)

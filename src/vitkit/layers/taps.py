@@ -15,7 +15,7 @@ Blocks = int | Sequence[int]
 
 
 class TapOptions(TypedDict, total=False):
-    """Keyword arguments of `Backbone.features` that need the argument `blocks`.
+    """Keyword arguments of `Backbone.features` that are valid only together with `blocks`.
 
     `as_maps` returns feature maps (b, d, rows, columns) instead of tokens (b, n, d). `norm` applies the final norm to
     the outputs. `intermediates_only` stops after the last chosen block; the tokens are then the output of this block.
