@@ -138,7 +138,7 @@ class Backbone(nn.Module, ABC):
         """
 
     def adapt_channels(self, channels: int) -> None:
-        """Adapts the input weights of an RGB model to another number of image channels, in the same way as timm.
+        """Adapts the input weights of an RGB model to another number of image channels, as timm does.
 
         The weight of the input convolution is summed over RGB for one channel, and repeated and scaled for others (see
         `layers.adapt_input_weight`). Raises ValueError if the model is not for RGB, and leaves it unchanged.
@@ -195,7 +195,7 @@ class TokenBackbone(Backbone):
         )
 
     def positions(self, grid: tuple[int, int]) -> Float[Tensor, "1 rows d"] | None:
-        """Returns the position embeddings that `embed` adds, those of special tokens first, or None if it adds none."""
+        """Returns the position embeddings that `embed` adds (special tokens first), or None if `embed` adds none."""
         return None
 
     def resize_parameters(self, config: AnyConfig) -> None:

@@ -24,7 +24,7 @@ TOKENS = 4096
 
 
 def features(model: Backbone, images: Sequence[Float[Tensor, "c _ _"]], *, tokens: int = TOKENS) -> list[Features]:
-    """Returns the final features of each image, in the order of the images. Each one is a batch of one image.
+    """Returns the final features of each image, in input order. Each element is a batch of one image.
 
     `tokens` is the maximum size of a pack; a larger image is a pack of its own. Raises ValueError for a model that
     cannot pack, and whatever the model raises for an image.
@@ -76,7 +76,7 @@ def order(images: Sequence[Float[Tensor, "c _ _"]]) -> list[int]:
 
 
 def encode(model: Backbone, packed: Packed) -> Packed:
-    """Runs packed tokens through all blocks and the final norm, with the results of `TokenBackbone.encode`."""
+    """Runs packed tokens through all blocks and the final norm. Results equal those of `TokenBackbone.encode`."""
     backbone = _token_backbone(model)
     class_tokens = _pooling.class_token_list(backbone.config)
     positions = [backbone.position_inputs(grid) for grid in packed.grids]

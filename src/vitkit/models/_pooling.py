@@ -34,7 +34,7 @@ def blocks(config: AnyConfig) -> int:
 
 
 def class_token_list(config: AnyConfig) -> list[Tensor] | None:
-    """Returns an empty list for the class tokens of blocks, or None if the head uses only that of the last block."""
+    """Returns an empty list to collect class tokens of blocks, or None if the head uses only the last block."""
     return [] if blocks(config) > 1 else None
 
 

@@ -37,7 +37,7 @@ from vitkit.task import SINGLE_LABEL, Task
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Config of a BEiT. Image size and patch size are (rows, columns) in pixels.
+    """Config of a BEiT. Image size and patch size are (height, width) in pixels.
 
     `relative` is one table of relative position biases per block, one table shared by all blocks, or none. `position`
     is an additional absolute position table, which one published model has. With `pool="gap"` the final norm follows
@@ -143,7 +143,7 @@ class BEiT(TokenBackbone):
             yield PositionInput(bias=relative_bias(tables[number % len(tables)], index) if tables else None)
 
     def positions(self, grid: tuple[int, int]) -> Float[Tensor, "1 rows d"] | None:
-        """Returns the absolute position embeddings for a grid of (rows, columns), that of the class token first."""
+        """Returns the absolute position embeddings for a grid of (rows, columns), with the class token first."""
         if self.pos_embed is None:
             return None
         native, method = self.config.grid, self.config.position_resize
@@ -173,7 +173,7 @@ class BEiT(TokenBackbone):
         return self.fc_norm(pool_tokens(features, self.config.pool))
 
     def init_weights(self) -> None:
-        """Initializes weights from a truncated normal distribution. Output layers of block i are divided by sqrt(2 i).
+        """Initializes weights from a truncated normal. Output layer weights of block i are divided by sqrt(2 i).
 
         Pre-training truncates at one standard deviation; fine-tuning does not, and scales the head down.
         """

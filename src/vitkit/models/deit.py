@@ -33,7 +33,7 @@ from vitkit.task import SINGLE_LABEL, Task
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Config of a distilled DeiT. Image size and patch size are (rows, columns) in pixels.
+    """Config of a distilled DeiT. Image size and patch size are (height, width) in pixels.
 
     The position table has a row for every token. `num_classes` 0 means no heads.
     """
@@ -117,7 +117,7 @@ class DeiT(TokenBackbone):
         return (PositionInput() for _ in self.blocks)
 
     def positions(self, grid: tuple[int, int]) -> Float[Tensor, "1 rows d"]:
-        """Returns the position embeddings for a grid of (rows, columns), those of the two special tokens first."""
+        """Returns the position embeddings for a grid of (rows, columns), with the two special tokens first."""
         native, method = self.config.grid, self.config.position_resize
         return resize_positions(self.pos_embed[0], native, grid, method, special=2)[None]
 

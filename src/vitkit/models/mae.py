@@ -20,7 +20,7 @@ Model = vit.ViT
 
 
 class MAEDecoder(nn.Module):
-    """Decoder of MAE, which predicts the pixels of every patch from the encoded visible patches (section 3).
+    """Decoder of MAE, which predicts the pixels of every patch from the encoded visible patches (MAE, section 3).
 
     The fixed sine-cosine positions are a parameter without gradient. `grid` is the grid at the native image size.
     """

@@ -35,7 +35,7 @@ from vitkit.task import SINGLE_LABEL, Task
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Config of a BiT ResNet. `image_size` is (rows, columns) in pixels. Images of other sizes also work.
+    """Config of a BiT ResNet. `image_size` is (height, width) in pixels. Images of other sizes also work.
 
     `depths` are the numbers of bottlenecks per stage, `stem_width` is 64 times the width factor. The epsilon of the
     weight standardization is added to the variance in BiT (1e-10) and in timm (1e-8), and to the standard deviation in

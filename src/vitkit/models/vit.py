@@ -44,7 +44,7 @@ BLOCK = (
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Config of a plain ViT. Image size and patch size are (rows, columns) in pixels.
+    """Config of a plain ViT. Image size and patch size are (height, width) in pixels.
 
     `position` is the kind of position embedding (appendix D.4): `learned`, one trainable vector per patch of the
     sequence; `factorized`, trainable vectors of half the width for row and column (the paper's 2-D); `relative`,
@@ -176,14 +176,14 @@ class ViT(TokenBackbone):
         return _pooling.width(self.config)
 
     def embed(self, images: Float[Tensor, "b c height width"]) -> Features:
-        """Returns special tokens and patch tokens with position embeddings (equation 1)."""
+        """Returns special tokens and patch tokens with position embeddings (ViT paper, equation 1)."""
         patches = self.patch_embed(images)
         grid = (patches.shape[2], patches.shape[3])
         tokens = join_tokens([self.cls_token, self.reg_token], patches, self.positions(grid))
         return Features(tokens=self.pos_drop(tokens), grid=grid, num_special=self.config.num_special)
 
     def encode(self, embedded: Features, taps: Taps | None = None) -> Features:
-        """Runs tokens through all blocks and the final norm (equations 2-4)."""
+        """Runs tokens through all blocks and the final norm (ViT paper, equations 2-4)."""
         class_tokens = None if taps is not None and taps.stops else _pooling.class_token_list(self.config)
         positions = self.position_inputs(embedded.grid)
         tokens = self.norm(run_blocks(self.blocks, embedded.tokens, positions, class_tokens, taps))
@@ -194,7 +194,7 @@ class ViT(TokenBackbone):
         return _positions.position_inputs(self, self.blocks, grid)
 
     def positions(self, grid: tuple[int, int]) -> Float[Tensor, "1 rows d"] | None:
-        """Returns the position embeddings that `embed` adds for a grid, those of special tokens first, or None."""
+        """Returns the position embeddings that `embed` adds for a grid (special tokens first), or None."""
         return _positions.tables(self, grid) if self.config.position_at == "stem" else None
 
     def represent(self, features: Features) -> Float[Tensor, "b *n d"]:
