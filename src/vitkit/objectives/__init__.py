@@ -55,7 +55,7 @@ class Objective(nn.Module, ABC):
 
 
 def add_progress(objective: Objective) -> None:
-    """Adds the buffer `progress`, the completed fraction of the run, to an objective. `done` is a copy on the CPU.
+    """Adds the buffer `progress` (completed fraction of the run) to an objective, with a CPU copy named `done`.
 
     Code that reads `done` does not synchronize with the device.
     """

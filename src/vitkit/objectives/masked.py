@@ -133,7 +133,7 @@ def token_backbone(backbone: Backbone, what: str) -> TokenBackbone:
 
 
 def random_mask(num: int, patches: int, ratio: float) -> Bool[Tensor, "b p"]:
-    """Samples a random mask on the CPU with the given fraction of masked patches, which is at least one patch."""
+    """Samples a random mask on the CPU with the given fraction of masked patches. At least one patch is masked."""
     count = max(1, round(ratio * patches))
     return torch.rand(num, patches).argsort(dim=1).argsort(dim=1) < count
 

@@ -36,7 +36,7 @@ NEEDS_LABELS = False
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Config of SimMIM. Squares with a side of `unit` pixels are masked, a fraction `mask_ratio` of all squares.
+    """Config of SimMIM. A fraction `mask_ratio` of all squares with a side of `unit` pixels is masked.
 
     `unit` must be a multiple of the patch size; if patches are at least as large, single patches are masked. `start` is
     a checkpoint from which mask token and decoder are loaded: a file of SimMIM's pre-training, or transformers'
